@@ -5,7 +5,7 @@ VENV ?= .venv
 OUT ?= runs/first-picture
 ARGS ?=
 # Tests whose results come from float kernels, for the pass that is kept to AVX2.
-KERNEL_TESTS ?= tests/test_tolerance.py tests/nodes tests/checkpoints tests/plugins/test_diffusers_models.py \
+KERNEL_TESTS ?= tests/test_tolerance.py tests/nodes tests/plugins/test_diffusers_models.py \
 	tests/plugins/test_diffusers_steps.py plugins/gallery
 BENCHMARKS ?= $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py))
 

@@ -10,13 +10,13 @@ from setuptools.command.editable_wheel import editable_wheel
 FOLDERS = ("graph", "nodes", "plugins", "workflows")
 
 # Namespace packages, since folders that hold only weights or YAML have no __init__.py and would be dropped otherwise.
-found = find_namespace_packages(
+packages = find_namespace_packages(
     include=["guidegraph", "guidegraph.*", *(pattern for name in FOLDERS for pattern in (name, f"{name}.*"))],
     exclude=["*.__pycache__", "*.__pycache__.*", "plugins.gallery", "plugins.gallery.*"],  # their own distributions
 )
 
 
-def installed_name(package: str) -> str:
+def installed_package_name(package: str) -> str:
     return package if package.split(".")[0] == "guidegraph" else f"guidegraph.{package}"
 
 
@@ -33,7 +33,7 @@ class EditableInstall(editable_wheel):
 
 
 setup(
-    packages=[installed_name(package) for package in found],
+    packages=[installed_package_name(package) for package in packages],
     package_dir={"guidegraph": "guidegraph"} | {f"guidegraph.{name}": name for name in FOLDERS},
     cmdclass={"editable_wheel": EditableInstall},
 )

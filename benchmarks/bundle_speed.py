@@ -29,9 +29,9 @@ import numpy as np
 import torch
 from _pipelines import pipeline_folder
 
-from guidegraph.api import Workflow, load_workflow
-from guidegraph.graph.cache import MemoryCache
 from guidegraph.graph.events import NodeFinished
+from guidegraph.graph.execution.cache import MemoryCache
+from guidegraph.workflow import Workflow, load_workflow
 from guidegraph_runtime import Bundle, SessionSettings
 
 WORKFLOWS = Path(__file__).parents[1] / "workflows"
@@ -65,7 +65,7 @@ def models(folder: Path) -> dict[str, Callable[[], Model]]:
     }
 
 
-def exported(name: str, model: Model, folder: Path) -> Path:
+def export_models(name: str, model: Model, folder: Path) -> Path:
     """The bundle of a model, made by the command line where it is not there yet."""
     path = folder / f"{name}-bundle"
     if not path.exists():
@@ -172,7 +172,7 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for name in options.models:
             model = models(folder)[name]()
-            bundle = exported(name, model, folder)
+            bundle = export_models(name, model, folder)
             makers: dict[str, Callable[[], Loop]] = {
                 "bundle": lambda model=model, bundle=bundle: bundle_side(model, bundle, options.threads),  # type: ignore[misc]
                 "eager": lambda model=model: engine_side(model, compiled=False),  # type: ignore[misc]

@@ -23,9 +23,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from guidegraph.nodes.checkpoint import load_checkpoint
-from guidegraph.nodes.models.released_config import UNetShape
-from guidegraph.nodes.models.released_unet import ReleasedUNet
+from guidegraph.nodes.checkpoints.checkpoint import load_checkpoint
+from guidegraph.nodes.models.released.config import UNetShape
+from guidegraph.nodes.models.released.unet import ReleasedUNet
 
 LIMIT = 1.2
 MB = 1e6
@@ -81,7 +81,7 @@ def child(path: Path, dtype: str) -> None:
     from guidegraph.graph import context
     from guidegraph.nodes.checkpoints import loading  # noqa: F401 - imports are no part of what is measured
 
-    with context.placement("cpu", dtype):
+    with context.use_device("cpu", dtype):
         print("ready", flush=True)
         sys.stdin.readline()
         start = time.perf_counter()

@@ -23,13 +23,13 @@ from typing import Any
 
 import torch
 
-from guidegraph.api import Workflow, load_workflow
-from guidegraph.nodes.checkpoints.diffusers_unet import unet_shape, unet_tensors
+from guidegraph.nodes.checkpoints.diffusers.unet import read_unet_shape, unet_tensors
 from guidegraph.nodes.checkpoints.filling import fill
-from guidegraph.nodes.models.released_denoiser import ReleasedDenoiser
-from guidegraph.nodes.models.released_unet import ReleasedUNet
-from guidegraph.nodes.schedule import scaled_linear
+from guidegraph.nodes.models.released.denoiser import ReleasedDenoiser
+from guidegraph.nodes.models.released.unet import ReleasedUNet
+from guidegraph.nodes.sampling.schedule import scaled_linear
 from guidegraph.nodes.types import Condition
+from guidegraph.workflow import Workflow, load_workflow
 
 SCALE, TOKENS = 7.5, 77
 WORKFLOW = Path(__file__).parent / "checkpoint_speed.yaml"
@@ -122,7 +122,7 @@ def diffusers_side(unet: Any, noise: torch.Tensor, positive: torch.Tensor, negat
 
 def our_side(unet: Any, noise: torch.Tensor, positive: torch.Tensor, negative: torch.Tensor) -> Draw:
     """Draws with a workflow; the denoiser's weights are those of `unet`, shared."""
-    shape = unet_shape(dict(unet.config) | {"_class_name": type(unet).__name__}, Path("config.json"), "eps")
+    shape = read_unet_shape(dict(unet.config) | {"_class_name": type(unet).__name__}, Path("config.json"), "eps")
     with torch.device("meta"):
         network = ReleasedUNet(shape)
     fill(network, unet_tensors(unet.state_dict(), shape), "the U-Net")

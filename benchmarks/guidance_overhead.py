@@ -23,10 +23,10 @@ import torch
 from bundle_speed import machine
 
 from guidegraph import Condition, Prediction, StepContext, hookimpl, load_workflow, node
-from guidegraph.api import Workflow
-from guidegraph.graph.paths import resolve
-from guidegraph.nodes.model import load_model
-from guidegraph.nodes.models.hooks import NO_HOOKS, Hooks
+from guidegraph.graph.paths import resolve_path
+from guidegraph.nodes.models.model import load_model
+from guidegraph.nodes.models.networks.hooks import NO_HOOKS, Hooks
+from guidegraph.workflow import Workflow
 
 TEXT_TO_IMAGE = Path(__file__).parents[1] / "workflows" / "text_to_image.yaml"
 STEP = "      step:\n        use: scheduler.step\n"
@@ -105,7 +105,7 @@ def per_step(pairs: tuple[Workflow, Workflow], steps: int, rounds: int) -> tuple
 
 def unused_hooks() -> tuple[int, float]:
     """How often one forward of the embedded denoiser asks for a hook, and seconds for all of these questions."""
-    denoiser: Any = load_model(path=resolve("pkg:scenes", Path())).denoiser
+    denoiser: Any = load_model(path=resolve_path("pkg:scenes", Path())).denoiser
     asked: list[tuple[str, tuple[Any, ...]]] = []
 
     class Counting(Hooks):

@@ -111,23 +111,23 @@ def _set(params: dict[str, Any]) -> list[str]:
 def run_bundle(one: Environment, path: Path, out: Path) -> tuple[float, Parts]:
     """A picture from a bundle: seconds in all, and apart."""
     arguments = [str(path), "--set", f"steps={STEPS}", "--out", str(out), "--threads", "1", "--quiet"]
-    took = _timed([one.command("guidegraph-run"), *arguments])[0]
+    took = _measure_time([one.command("guidegraph-run"), *arguments])[0]
     record = json.loads((out / "run.json").read_text())
     timings = record["timings"]
     load, steps = timings["verify"] + timings["load"], timings["parts"]["sample.step"]["seconds"]
     # Sessions are made in the operations that first need them.
     other = sum(timings["operations"].values()) - timings["load"] - steps
-    return took, _apart(took, load, steps, other)
+    return took, _split_time(took, load, steps, other)
 
 
 def run_engine(one: Environment, workflow: Path, params: dict[str, Any], out: Path) -> tuple[float, Parts]:
     """A picture from the engine."""
     arguments = [str(workflow), *_set({**params, "steps": STEPS}), "--out", str(out), "--quiet"]
-    took = _timed([one.command("guidegraph"), "run", *arguments])[0]
+    took = _measure_time([one.command("guidegraph"), "run", *arguments])[0]
     record = json.loads((out / "run.json").read_text())
     timings = record["timings"]
     load, steps = sum(timings.get(f"nodes.{name}", 0) for name in ("model", "sampling")), timings["nodes.sample"]
-    return took, _apart(took, load, steps, sum(timings.values()) - load - steps)
+    return took, _split_time(took, load, steps, sum(timings.values()) - load - steps)
 
 
 def run_diffusers(one: Environment, folder: Path, out: Path) -> tuple[float, Parts]:
@@ -135,12 +135,12 @@ def run_diffusers(one: Environment, folder: Path, out: Path) -> tuple[float, Par
     script = Path(__file__).with_name("_diffusers_process.py")
     out.mkdir()
     arguments = [str(script), str(folder), str(out / "image.png"), str(STEPS), str(8 * LATENT)]
-    took, said = _timed([str(one.python), *arguments])
+    took, said = _measure_time([str(one.python), *arguments])
     found = json.loads(said.splitlines()[-1])
-    return took, _apart(took, found["load"], found["steps"], found["drawing"] - found["steps"])
+    return took, _split_time(took, found["load"], found["steps"], found["drawing"] - found["steps"])
 
 
-def _timed(command: list[str]) -> tuple[float, str]:
+def _measure_time(command: list[str]) -> tuple[float, str]:
     environ = _environ() | ONE_THREAD | OFFLINE
     started = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, env=environ)
@@ -150,7 +150,7 @@ def _timed(command: list[str]) -> tuple[float, str]:
     return took, done.stdout
 
 
-def _apart(took: float, load: float, steps: float, other: float) -> Parts:
+def _split_time(took: float, load: float, steps: float, other: float) -> Parts:
     return {"import": took - load - steps - other, "load": load, "steps": steps, "other": other}
 
 

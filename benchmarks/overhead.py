@@ -21,11 +21,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from guidegraph import node
-from guidegraph.graph.build import build
-from guidegraph.graph.node import spec_of
-from guidegraph.graph.plan import compile_plan
+from guidegraph.graph.execution.run import RunOptions, run_plan
+from guidegraph.graph.node import get_spec
+from guidegraph.graph.planning.plan import compile_plan
 from guidegraph.graph.registry import Registry
-from guidegraph.graph.run import RunOptions, run_plan
+from guidegraph.graph.resolution.load import build
 
 
 @node("chain.increment")
@@ -54,7 +54,7 @@ def ours(n: int, folder: Path, own: bool = False) -> dict[str, Callable[[], obje
     """
     path = folder / f"chain{n}.yaml"
     path.write_text(chain_yaml(n))
-    registry = Registry({"chain.increment": replace(spec_of(increment), distribution="guidegraph==0" if own else "")})
+    registry = Registry({"chain.increment": replace(get_spec(increment), distribution="guidegraph==0" if own else "")})
     graph = build(path, registry)
     plan = compile_plan(graph, {})
     result = run_plan(plan, RunOptions())

@@ -25,10 +25,10 @@ from pathlib import Path
 import torch
 from bundle_speed import machine
 
-from guidegraph.graph.paths import resolve
-from guidegraph.nodes.model import load_model
-from guidegraph.nodes.models import packed
-from guidegraph.nodes.models.pack_cache import PackCache
+from guidegraph.graph.paths import resolve_path
+from guidegraph.nodes.models.model import load_model
+from guidegraph.nodes.models.networks import packed
+from guidegraph.nodes.models.networks.pack_cache import PackCache
 
 MODEL = "pkg:scenes"
 CHANNELS = 4
@@ -36,7 +36,7 @@ CHANNELS = 4
 
 def sampling_step() -> Callable[[int], None]:
     """A function that takes one step at a size of the latent."""
-    model = load_model(path=resolve(MODEL, Path.cwd()))
+    model = load_model(path=resolve_path(MODEL, Path.cwd()))
     conditions = [model.text(["a tiger on grass under a night sky"]), model.text([""])]
 
     @torch.no_grad()
@@ -86,7 +86,7 @@ def main() -> None:
         if number % max(1, len(orders) // options.rounds) == 0:
             for size in options.sizes:
                 fresh[size].append(fresh_seconds(size, options.steps))
-        packed.CACHE = PackCache(packed.SPARE, packed.measure)
+        packed.CACHE = PackCache(packed.SPARE, packed.measure_layout)
         for size in order:
             after[size].append(least_seconds(step, size, options.steps))
     print(f"CPU time of a step of {MODEL} at {len(options.sizes)} sizes, in {len(orders)} orders in one process\n")

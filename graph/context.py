@@ -1,4 +1,4 @@
-"""Where a run computes: the device and the floating dtype that nodes should make new values on."""
+"""The device and floating dtype of the run in progress, on which nodes create new values."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import torch
 
 DTYPES = ("float32", "float64", "float16", "bfloat16")
-"""The dtypes that a run may have."""
+"""The dtypes that a run can use."""
 
 _device: ContextVar[str] = ContextVar("guidegraph_device", default="cpu")
 _dtype: ContextVar[str] = ContextVar("guidegraph_dtype", default="float32")
@@ -28,13 +28,13 @@ def current_dtype() -> torch.dtype:
     """The floating dtype of the run in progress (``torch.float32`` outside a run)."""
     import torch
 
-    found: torch.dtype = getattr(torch, _dtype.get())
-    return found
+    dtype: torch.dtype = getattr(torch, _dtype.get())
+    return dtype
 
 
 @contextmanager
-def placement(device: str, dtype: str) -> Iterator[None]:
-    """Set device and dtype (their torch names) for the nodes called inside."""
+def use_device(device: str, dtype: str) -> Iterator[None]:
+    """Set device and dtype (their torch names) for nodes called inside the ``with`` block."""
     tokens = _device.set(device), _dtype.set(dtype)
     try:
         yield

@@ -1,4 +1,4 @@
-"""The errors a person meets: where it is, what was expected, what was found, what to do."""
+"""Errors for the user: each gives its location, the expected and the actual value, and a remedy."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 from guidegraph_runtime.error_text import describe_error, error_text
-from guidegraph_runtime.shortages import with_shortage
+from guidegraph_runtime.machine.shortages import with_shortage
 
-MANY = 300
-LONG = 100
+MAX_COMPARED = 300
+MAX_LENGTH = 100
 
 
 @dataclass(frozen=True, order=True)
 class Mark:
-    """A place in a file; line and column count from 1."""
+    """A position in a file; line and column count from 1."""
 
     file: str
     line: int
@@ -28,7 +28,7 @@ class Mark:
 
 @dataclass(frozen=True, order=True)
 class Problem:
-    """One thing wrong with a workflow."""
+    """One error in a workflow."""
 
     mark: Mark
     code: str
@@ -36,16 +36,16 @@ class Problem:
     path: str = ""
 
     def __str__(self) -> str:
-        where = f" [{self.path}]" if self.path else ""
-        return f"{self.mark}: {self.code}: {self.message}{where}"
+        location = f" [{self.path}]" if self.path else ""
+        return f"{self.mark}: {self.code}: {self.message}{location}"
 
 
 class GuidegraphError(Exception):
-    """Base of all errors that are for the user."""
+    """Base class of all errors shown to the user."""
 
 
 class WorkflowError(GuidegraphError):
-    """A workflow or its arguments are wrong: nothing was run. ``problems`` lists everything found."""
+    """A workflow or its arguments are invalid, and nothing was run. ``problems`` lists every error."""
 
     def __init__(self, problems: Iterable[Problem]):
         self.problems: list[Problem] = sorted(set(problems))
@@ -53,48 +53,48 @@ class WorkflowError(GuidegraphError):
 
 
 class NodeError(GuidegraphError):
-    """A node failed while it ran. ``path`` names it in the workflow; the cause is chained."""
+    """A node raised an exception. ``path`` is the node's path in the workflow; the cause is chained."""
 
     def __init__(self, path: str, node_id: str, mark: Mark, cause: BaseException, iteration: str = ""):
         self.path, self.node_id, self.mark, self.cause, self.iteration = path, node_id, mark, cause, iteration
-        at = f" at iteration {iteration}" if iteration else ""
-        super().__init__(f"{mark}: node-failed: {path} ({node_id}){at}: {describe_failure(cause)}")
+        suffix = f" at iteration {iteration}" if iteration else ""
+        super().__init__(f"{mark}: node-failed: {path} ({node_id}){suffix}: {describe_failure(cause)}")
 
 
 def describe_failure(error: BaseException) -> str:
-    """What went wrong, for the person: disk or memory that ran out with a remedy, else class and text of the error."""
+    """The cause of a failure in words: a full disk or memory with its remedy, else the error's class and text."""
     own = error_text(error) if isinstance(error, GuidegraphError) else ""
     return with_shortage(own or describe_error(error), error)
 
 
 class Cancelled(GuidegraphError):
-    """The run was cancelled; outputs finished before that are kept. ``status`` is how its record says that it ended."""
+    """The run was cancelled; outputs that were complete are kept. ``status`` is the status in the run's record."""
 
     status: Literal["cancelled", "failed"] = "cancelled"
 
 
 class OutOfTime(Cancelled):
-    """A run took longer than its limit of seconds, and ended as if it had been cancelled."""
+    """A run exceeded its time limit and was stopped as if cancelled."""
 
     status = "failed"
 
 
-def closest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that a misspelt one most likely means."""
-    names = list(known)
-    if len(names) > MANY:  # comparing with all of a huge file's names, for each mistake in it, would take minutes
-        names = [n for n in names if n[:1] == name[:1] and abs(len(n) - len(name)) < 3][:MANY]
-    found = difflib.get_close_matches(name[:LONG], names, n=1, cutoff=0.6)
-    return found[0] if found else None
+def closest_match(name: str, candidates: Iterable[str]) -> str | None:
+    """The candidate most similar to a misspelt name; ``None`` if none is similar enough."""
+    names = list(candidates)
+    if len(names) > MAX_COMPARED:  # comparing every mistake in a huge file with all of its names would take minutes
+        names = [n for n in names if n[:1] == name[:1] and abs(len(n) - len(name)) < 3][:MAX_COMPARED]
+    matches = difflib.get_close_matches(name[:MAX_LENGTH], names, n=1, cutoff=0.6)
+    return matches[0] if matches else None
 
 
-def choices(name: str, known: Sequence[str] | Iterable[str], what: str, limit: int = 20) -> str:
-    """The tail of a message: the closest name, or the names that exist."""
-    names = list(known)
-    if guess := closest(name, names):
+def suggest(name: str, candidates: Sequence[str] | Iterable[str], noun: str, limit: int = 20) -> str:
+    """The end of a message: 'did you mean' with the closest name, or the first ``limit`` names that exist."""
+    names = list(candidates)
+    if guess := closest_match(name, names):
         hint = f"did you mean '{guess}'?"
-        return f"{hint} {what}: {', '.join(names)}" if len(names) <= limit else hint
+        return f"{hint} {noun}: {', '.join(names)}" if len(names) <= limit else hint
     if not names:
-        return f"there are no {what}"
+        return f"there are no {noun}"
     more = f", … ({len(names)} in all)" if len(names) > limit else ""
-    return f"{what}: {', '.join(names[:limit])}{more}"
+    return f"{noun}: {', '.join(names[:limit])}{more}"

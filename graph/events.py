@@ -1,8 +1,7 @@
-"""What a run tells its observers, and how it is cancelled.
+"""Events that a run sends to its observers, and the token that cancels it.
 
-An observer is any callable that takes an event. The progress bar, the JSON log and the report are
-observers. Events of a loop's body are folded into
-``LoopProgress`` while it runs, and into ``NodeTotals`` when it ends.
+An observer is any callable that takes an event. The progress bar, the JSON log and the report are observers. Events of
+a loop's body are summarised as ``LoopProgress`` while it runs, and as ``NodeTotals`` when it ends.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ Origin: TypeAlias = Literal["computed", "memory", "disk"]
 
 @dataclass(frozen=True)
 class RunStarted:
-    """``total`` operations of the top level will be computed or taken from a cache."""
+    """A run starts; ``total`` operations of the top level will be computed or taken from a cache."""
 
     workflow: str
     total: int
@@ -34,7 +33,7 @@ class NodeStarted:
 
 @dataclass(frozen=True)
 class NodeFinished:
-    """``origin`` says whether the values were computed or came from a cache."""
+    """A node has finished. ``origin``: whether its values were computed or came from a cache."""
 
     path: str
     node: str
@@ -45,10 +44,10 @@ class NodeFinished:
 
 @dataclass(frozen=True)
 class NodeTotals:
-    """A node in the body of a loop that has ended: its calls, and the seconds of all of them together.
+    """The number of calls and the total seconds of a node in the body of a loop that has ended.
 
-    A loop that fails or is cancelled has ended too. Calls that were batched share their time equally. On a GPU a call
-    may return before its work is done; the time is then with the call that waits for it.
+    A loop that failed or was cancelled has ended too. The time of a batch is divided equally among its calls. On a GPU
+    a call may return before its work is done; its time then counts for the call that waits for it.
     """
 
     path: str
@@ -76,7 +75,7 @@ class LoopProgress:
 
 @dataclass(frozen=True)
 class PreviewReady:
-    """An output of the preview of the training loop at ``path`` is complete, after ``step`` steps."""
+    """A preview of the training loop at ``path`` has completed an output after ``step`` steps."""
 
     path: str
     name: str
@@ -85,9 +84,9 @@ class PreviewReady:
 
 @dataclass(frozen=True)
 class TrainingStarted:
-    """The training loop at ``path`` begins, or goes on after ``step`` steps of its checkpoint.
+    """The training loop at ``path`` begins, or resumes after ``step`` steps of its checkpoint.
 
-    ``precision`` is what it computes in, fp32 or bf16; ``asked`` is what its workflow says: auto, fp32 or bf16.
+    precision: of the computation, fp32 or bf16. asked: the workflow's setting, auto, fp32 or bf16.
     """
 
     path: str
@@ -98,9 +97,9 @@ class TrainingStarted:
 
 @dataclass(frozen=True)
 class ModelMoved:
-    """A model went to a device. ``path`` and ``output`` name where it was made (``params``: given from outside).
+    """A model was moved to a device. ``path`` and ``output`` name the output that made it (``params`` for a parameter).
 
-    ``model`` is its class; ``bytes`` is what was moved or freed: weights that it shares count for one model alone.
+    model: its class. bytes: moved or freed; shared weights count for one model only.
     """
 
     path: str
@@ -140,22 +139,22 @@ Event: TypeAlias = (
 Observer: TypeAlias = Callable[[Event], None]
 
 
-def leave_to_token(number: int, frame: object) -> None:
-    """The handler of SIGINT where Ctrl-C sets a token, by a thread that signals wake, and raises no exception."""
+def ignore_interrupt(number: int, frame: object) -> None:
+    """A SIGINT handler that does nothing: another thread, woken by the signal, sets the cancel token."""
 
 
 def is_interrupt(error: BaseException) -> bool:
-    """Whether this is the person's Ctrl-C rather than a ``KeyboardInterrupt`` that a node's code raised.
+    """Whether an exception comes from the user's Ctrl-C and was not raised by a node's code.
 
-    Python raises it in the main thread alone, and not where Ctrl-C sets a token.
+    Python raises ``KeyboardInterrupt`` in the main thread only, and not if Ctrl-C sets a token.
     """
     if not isinstance(error, KeyboardInterrupt) or threading.current_thread() is not threading.main_thread():
         return False
-    return signal.getsignal(signal.SIGINT) is not leave_to_token
+    return signal.getsignal(signal.SIGINT) is not ignore_interrupt
 
 
 class CancelToken:
-    """Set from any thread or a signal handler; a run checks it between nodes and at every iteration."""
+    """A token that cancels a run: set by any thread or signal handler, checked between nodes and at every iteration."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
@@ -168,6 +167,6 @@ class CancelToken:
         return self._event.is_set()
 
     def check(self) -> None:
-        """Raise ``Cancelled`` once the token is set."""
+        """Raise ``Cancelled`` if the token is set."""
         if self._event.is_set():
             raise Cancelled("the run was cancelled")

@@ -1,8 +1,8 @@
-"""The validated graph: what ``build`` makes of a workflow and the plan is compiled from.
+"""The validated graph, made from a workflow by ``build`` and compiled to a plan.
 
-Sub-workflows are inlined by then, every link is resolved to a ``Source``, every literal is
-validated, and each region (the top level, or a loop's body) lists its operations in topological
-order. Keys are unique over the whole graph: ``sample`` for a node, ``sample.body.cond`` for a node
+Sub-workflows are inlined, every link is resolved to a ``Source``, every literal is validated, and
+each block (the top level, or a loop's body) lists its operations in topological order. Keys are
+unique over the whole graph: ``sample`` for a node, ``sample.body.cond`` for a node
 in a loop's body, ``guided/cond`` for a node of the sub-workflow that node ``guided`` uses.
 """
 
@@ -29,14 +29,14 @@ class Output:
 
 @dataclass(frozen=True)
 class Param:
-    """A parameter of the workflow: a value once the run is bound."""
+    """The value of a workflow parameter, known once the run is bound."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class Carry:
-    """What a loop carries, inside its body; ``loop`` is the loop's key."""
+    """The current value of a loop's carry, inside its body; ``loop`` is the loop's key."""
 
     loop: str
     name: str
@@ -44,7 +44,7 @@ class Carry:
 
 @dataclass(frozen=True)
 class Item:
-    """The current entry of what a loop runs over, or one field of it."""
+    """The loop's current item, or one field of it."""
 
     loop: str
     field: str | None = None
@@ -52,7 +52,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Index:
-    """The number of the iteration, from 0."""
+    """The iteration number, from 0."""
 
     loop: str
 
@@ -70,7 +70,7 @@ Sources = Source | tuple[Source, ...]
 
 @dataclass(frozen=True)
 class Parameter:
-    """A declared parameter. ``port`` validates its values; ``base`` is what a relative default path is relative to."""
+    """A declared parameter. ``port`` validates its values; a relative default path is relative to ``base``."""
 
     name: str
     port: Port
@@ -85,9 +85,9 @@ class Parameter:
 class Call:
     """One call of a node.
 
-    inputs: sources by port (a tuple for a list of links); ports not wired are absent and take their default.
-    settings: likewise by setting.
-    checks: ports and settings whose link narrows the type, to be checked by shape at run time.
+    inputs: sources by port (a tuple for a list of links); ports without a link are absent and take their default.
+    settings: the same, by setting.
+    checks: ports and settings whose link narrows the type, with the type to check at run time.
     """
 
     key: str
@@ -103,7 +103,7 @@ class Call:
         return self.spec.outputs
 
     def sources(self) -> Iterator[Source]:
-        """Everything this call reads itself."""
+        """All sources that this call reads."""
         for value in (*self.inputs.values(), *self.settings.values()):
             if isinstance(value, tuple):
                 yield from value
@@ -111,7 +111,7 @@ class Call:
                 yield value
 
     def parameters(self) -> Iterator[tuple[str, Port]]:
-        """Each parameter that this call reads, with the port or setting; in a list, with what takes one entry."""
+        """Each parameter that this call reads, with its port or setting; for one in a list, a port for one element."""
         for name, value in (*self.inputs.items(), *self.settings.items()):
             for source in value if isinstance(value, tuple) else (value,):
                 if isinstance(source, Param) and (port := self.spec.port(name)) is not None:
@@ -125,9 +125,9 @@ OTHERWISE = "otherwise"
 
 @dataclass(frozen=True)
 class Choice(Call):
-    """A call that gives one of its ports, its branches: the one that its setting ``when`` names.
+    """A call that returns one of its branches, which are its ports: the one that the setting ``when`` names.
 
-    Only the branch that is taken is computed. ``OTHERWISE``, where there is one, is taken for any other value.
+    Only that branch is computed. ``OTHERWISE``, if present, is used for any other value.
     """
 
     @property
@@ -137,17 +137,17 @@ class Choice(Call):
         return source
 
     def branch(self, name: str) -> Source:
-        """What a branch gives."""
+        """The source of a branch."""
         source = self.inputs[name]
         assert not isinstance(source, tuple)
         return source
 
 
 @dataclass(frozen=True)
-class Optimised:
-    """One trained model of a training loop (an entry of ``train``).
+class OptimisedModel:
+    """One model trained by a training loop (an entry of ``train``).
 
-    ``linked`` has the numbers among the others that are parameters; what those say takes their place when it runs.
+    ``linked``: sources of the numeric fields that are set by parameters; their values replace the fields in the run.
     """
 
     model: str
@@ -162,7 +162,7 @@ class Optimised:
 
 @dataclass(frozen=True)
 class Preview:
-    """Operations that a training loop runs every so many steps with what it carries, and their outputs by name.
+    """The preview of a training loop: operations on its carries, run once per ``every`` steps, and their outputs.
 
     ``every`` is a literal or a parameter.
     """
@@ -172,10 +172,10 @@ class Preview:
     outputs: Mapping[str, GraphOutput]
 
     def sources(self, loop: str) -> Iterator[Source]:
-        """Everything it reads from outside of the loop with this key."""
+        """All sources that it reads from outside the loop with this key."""
         yield self.every
-        read = [source for op in self.ops.values() for source in op.sources()]
-        for source in (*read, *(output.source for output in self.outputs.values())):
+        inner = [source for op in self.ops.values() for source in op.sources()]
+        for source in (*inner, *(output.source for output in self.outputs.values())):
             if isinstance(source, (Carry, Item, Index)) and source.loop == loop:
                 continue
             if isinstance(source, Output) and source.op in self.ops:
@@ -185,12 +185,12 @@ class Preview:
 
 @dataclass(frozen=True)
 class Training:
-    """The training part of a loop: the models, and how long, in which precision, saved where.
+    """The training options of a loop: models, number of steps, precision, checkpoint and preview.
 
-    ``steps`` and ``checkpoint``, a folder, are literals or parameters.
+    ``steps`` and ``checkpoint`` (a folder) are literals or parameters; ``every``: steps between checkpoints.
     """
 
-    models: tuple[Optimised, ...]
+    models: tuple[OptimisedModel, ...]
     steps: Source | None
     precision: str
     checkpoint: Source | None
@@ -201,7 +201,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Loop:
-    """A loop region. Its body may read anything outside; what it reads from there are its inputs."""
+    """A loop. Its body may read any source outside it; those sources are inputs of the loop."""
 
     key: str
     over: Source
@@ -215,18 +215,18 @@ class Loop:
     training: Training | None = None
 
     def roots(self) -> tuple[Source, ...]:
-        """What each iteration must give: the next carries, the collected values and the losses."""
+        """The sources each iteration must compute: the next carries, the collected values and the losses."""
         losses = (m.loss for m in self.training.models) if self.training else ()
         return (*self.next.values(), *self.collect.values(), *losses)
 
     def inner_sources(self) -> Iterator[Source]:
-        """What the body, ``next``, ``collect`` and the losses read, inside or outside of the loop."""
+        """All sources that the body, ``next``, ``collect`` and the losses read, inside or outside the loop."""
         for op in self.body.values():
             yield from op.sources()
         yield from self.roots()
 
     def sources(self) -> Iterator[Source]:
-        """Everything the loop reads from outside of it: ``over``, the carries' starts and the closure."""
+        """All sources that the loop reads from outside: ``over``, the carries' initial values and the closure."""
         yield self.over
         yield from self.carry.values()
         if self.training:
@@ -270,7 +270,7 @@ class Graph:
 
 
 def walk(ops: Mapping[str, Op], *, previews: bool = True) -> Iterator[Op]:
-    """Every operation, loops before their bodies and, where asked, their previews."""
+    """Every operation, each loop before its body; ``previews``: those of previews too."""
     stack: list[Iterator[Op]] = [iter(ops.values())]
     while stack:
         op = next(stack[-1], None)

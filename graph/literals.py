@@ -1,4 +1,4 @@
-"""Values that are given for ports: literals of a workflow, defaults and values of parameters."""
+"""Conversion of literals to port values: literals of a workflow, defaults and parameter values."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from guidegraph.graph.node import Port
-from guidegraph.graph.paths import resolve
+from guidegraph.graph.paths import resolve_path
 from guidegraph.graph.types import PortType, takes_literal
 from guidegraph_runtime.admission import number_problem
 
 STR = PortType((str,))
 
 
-def literal_value(port: Port, value: object, base: Path) -> Any:
-    """``value`` as the port's Python value; a relative path in it is one from ``base``. Raises ``ValueError``."""
+def convert_literal(port: Port, value: object, base: Path) -> Any:
+    """Convert a literal to the port's Python type; relative paths are relative to ``base``. Raises ``ValueError``."""
     kind = port.type
     if value is None and kind.optional:
         return None
@@ -22,38 +22,38 @@ def literal_value(port: Port, value: object, base: Path) -> Any:
         raise ValueError(f"expected {kind}, which only a node gives; found {type(value).__name__} {value!r:.80}")
     if (reason := number_problem(value, infinite=port.infinite)) is not None:
         raise ValueError(reason)
-    return absolute(port.literal(value), base)
+    return _absolute(port.literal(value), base)
 
 
-def absolute(value: Any, base: Path) -> Any:
-    """The same value with each path in it absolute. Raises ``ValueError``."""
+def _absolute(value: Any, base: Path) -> Any:
+    """The value with every path in it made absolute. Raises ``ValueError``."""
     if isinstance(value, Path):
-        return absolute_path(value, base)
-    if type(value) in (list, tuple) and any(isinstance(part, (Path, list, tuple)) for part in value):
-        return type(value)(absolute(part, base) for part in value)
+        return to_absolute_path(value, base)
+    if type(value) in (list, tuple) and any(isinstance(element, (Path, list, tuple)) for element in value):
+        return type(value)(_absolute(element, base) for element in value)
     return value
 
 
-def absolute_path(text: str | Path, base: Path) -> Path:
-    """The path that a text names, from the folder ``base``. Raises ``ValueError`` for one that cannot be."""
+def to_absolute_path(text: str | Path, base: Path) -> Path:
+    """The absolute path that ``text`` names, relative to ``base``. Raises ``ValueError`` for an invalid path."""
     if "\0" in str(text):
         raise ValueError("a path cannot hold a NUL character")
     try:
-        return resolve(text, base)
-    except (OSError, RuntimeError) as error:  # a name that is too long, a user who does not exist
+        return resolve_path(text, base)
+    except (OSError, RuntimeError) as error:  # the name is too long, or the user does not exist
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise ValueError(f"'{str(text)[:60]}' is not a path: {reason}") from None
 
 
-def is_text(kind: PortType) -> bool:
-    """Whether a value of this type is a text, and so can name a path."""
+def is_text_type(kind: PortType) -> bool:
+    """Whether the type is text, so that its values can name a path."""
     return kind.alternatives == STR.alternatives
 
 
-def is_plain(value: object) -> bool:
-    """Whether a value is such as YAML has: numbers, text, and lists and mappings of them."""
+def is_plain_data(value: object) -> bool:
+    """Whether a value consists of YAML's types only: null, booleans, numbers, text, lists and mappings."""
     if isinstance(value, (list, tuple)):
-        return all(map(is_plain, value))
+        return all(map(is_plain_data, value))
     if isinstance(value, dict):
-        return all(isinstance(key, str) for key in value) and all(map(is_plain, value.values()))
+        return all(isinstance(key, str) for key in value) and all(map(is_plain_data, value.values()))
     return value is None or isinstance(value, (bool, int, float, str))

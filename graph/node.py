@@ -1,7 +1,7 @@
 """``@node``: a function's signature is its node's schema.
 
-Positional parameters are input ports (one with a default is optional), keyword-only parameters are
-settings, and the return annotation gives the outputs: a ``NamedTuple`` names several, anything else
+Positional parameters are input ports (a default makes one optional), keyword-only parameters are
+settings, and the return annotation gives the outputs: a ``NamedTuple`` names several, any other type
 is the single output ``out``.
 """
 
@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias, TypeVar
 
-from guidegraph.graph.types import ANY, PortType, fields_of, is_tensor, port_type
+from guidegraph.graph.types import ANY, PortType, is_tensor, namedtuple_fields, to_port_type
 from guidegraph_runtime.admission import is_infinite
 
 if TYPE_CHECKING:
@@ -25,15 +25,15 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 REQUIRED = inspect.Parameter.empty
-ATTRIBUTE = "__guidegraph__"
+SPEC_ATTRIBUTE = "__guidegraph__"
 WIRED = "wired"
-"""What ``check=`` calls the names of the ports and settings that are linked or given."""
+"""Argument of ``check=``: the names of the ports and settings that have a link or a literal."""
 SHAPES = "shapes"
-"""What ``check=`` calls the shapes of ports, as far as they are known before anything is computed."""
+"""Argument of ``check=``: the shapes of ports that are known before the run."""
 READ = "outputs"
-"""What ``extras=`` calls the names of the outputs that something reads."""
+"""Argument of ``extras=``: the names of the outputs that are read."""
 SETTINGS_ALONE = ("identity", "provides")
-"""The traits that ask for settings and for no port."""
+"""Traits whose functions take settings but no ports."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Port:
     default: Any = REQUIRED
     setting: bool = False
     infinite: bool = False
-    """Infinities are values of it, as they are where the default is one."""
+    """Whether infinities are valid; true if the default is infinite."""
 
     @property
     def required(self) -> bool:
@@ -63,10 +63,10 @@ class Port:
             return TypeAdapter(self.annotation)
 
     def literal(self, value: object) -> object:
-        """A YAML or command-line literal as this port's Python value.
+        """Convert a YAML or command-line literal to this port's Python type.
 
-        Nothing converts silently: an int is a float and a string is a path, and that is all.
-        Raises ``ValueError`` that says what was expected and found.
+        The only implicit conversions are int to float and string to path. Raises ``ValueError`` with the expected
+        and the actual value.
         """
         import json
 
@@ -80,7 +80,7 @@ class Port:
             raise ValueError(_explain(error, value, self.type)) from None
 
     def check(self, value: object) -> object:
-        """A wired value of a setting, validated. Raises ``ValueError``; tensors pass where the type admits them."""
+        """Validate the value of a linked setting. Raises ``ValueError``; tensors are returned unchecked."""
         from pydantic import ValidationError
 
         if is_tensor(value):
@@ -94,8 +94,8 @@ class Port:
 def _explain(error: Exception, value: object, expected: PortType) -> str:
     details = error.errors() if hasattr(error, "errors") else []
     reasons = list(dict.fromkeys(str(d["msg"]) for d in details if "tensor" not in str(d["msg"])))
-    why = "; ".join(reasons) or f"expected {expected}"
-    return f"{why}; found {type(value).__name__} {value!r:.80}"
+    reason = "; ".join(reasons) or f"expected {expected}"
+    return f"{reason}; found {type(value).__name__} {value!r:.80}"
 
 
 Watch: TypeAlias = Literal["nothing", "torch", "everything"]
@@ -103,10 +103,10 @@ Watch: TypeAlias = Literal["nothing", "torch", "everything"]
 
 @dataclass(frozen=True)
 class NodeSpec:
-    """All the engine knows of a node. Traits tell passes what they may do.
+    """A node's schema and traits. Traits tell the passes which rewrites are allowed.
 
-    same_type: for outputs that are annotated with a type variable, the ports that share it: the output is of the type
-    of what they are linked to.
+    same_type: for each output annotated with a type variable, the ports annotated with it: the output has the type of
+    their links.
     """
 
     id: str
@@ -136,8 +136,8 @@ class NodeSpec:
     distribution: str = field(default="", compare=False)
 
     @cached_property
-    def asks_machine(self) -> bool:
-        """Whether a machine may lack something that the node needs: a package, a file, a part of a model."""
+    def has_requirements(self) -> bool:
+        """Whether the node may need something that this machine lacks: a package, a file, a component of a model."""
         paths = any(Path in port.type.alternatives for port in self.settings.values())
         return bool(paths or self.extras or self.provides)
 
@@ -146,17 +146,17 @@ class NodeSpec:
 
     @cached_property
     def watch(self) -> Watch:
-        """What of the process is looked at around a call, in case it is left changed.
+        """The process state that is saved before each call and restored after it.
 
-        Nodes that do not come with guidegraph are watched for everything. A node of guidegraph runs code of others only
-        in a model that it is given, and is then watched for settings of torch.
+        For nodes that do not ship with guidegraph: everything. guidegraph's own nodes run third-party code only
+        through a model on a port; for those nodes: torch's settings.
         """
-        from guidegraph.graph.hosted import kinds
+        from guidegraph.graph.memory.cpu_loading import port_kinds
 
         if not self.distribution.startswith("guidegraph=="):
             return "everything"
-        read = {kind for port in self.inputs.values() for kind in kinds(port.type)}
-        return "torch" if read & {"model", "unknown"} else "nothing"
+        kinds_read = {kind for port in self.inputs.values() for kind in port_kinds(port.type)}
+        return "torch" if kinds_read & {"model", "unknown"} else "nothing"
 
     @property
     def doc(self) -> str:
@@ -168,7 +168,7 @@ class NodeSpec:
 
 
 class NodeDefinitionError(TypeError):
-    """A function cannot be a node; the message says why and what to write instead."""
+    """A function cannot be a node; the message gives the reason and the correction."""
 
 
 def node(
@@ -188,35 +188,35 @@ def node(
     provides: Callable[..., Collection[str]] | None = None,
     version: str | int = 1,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Make a typed function a node with the given id (``namespace.name``).
+    """Register a typed function as the node ``id`` (``namespace.name``).
 
-    pure: same inputs give the same outputs and nothing else happens; ``False`` is never cached or merged.
-    io: waits for disk or network, so it may run on a thread beside the computation.
-    host: cannot be traced into a graph (tokenises, saves, loads).
-    runtime: the torch-free runtime has an operation of this id, with the same ports, settings and defaults, that does
-        the same, so an exported bundle can call it between its graphs.
-    split: how a host node is exported: given its ports and settings that are the same in every run, by name, a
-        ``Split``, or ``None`` where it cannot be.
-    batchable: ports along whose batch axis several calls may become one; the first has the batch's size, the others
-        that or 1.
-    needs: given settings and ports by name, the ports whose values matter; a port left out receives any value of
-        its type (that of a needed port), since the result must not depend on it. It is asked once the values that it
-        names are known, and none of them is a tensor.
-    identity: given settings by name, the port that is returned unchanged, or ``None``.
-    check: given settings and ports by name, ``wired`` (the names of those that are linked or given), and ``shapes``
-        (of ports by name, as far as they are known), what is wrong with the wiring: a message for each port, or an
-        empty mapping. It is asked as early as ``needs`` is, and before anything else of the loop in which the call is;
-        what has a default in its signature may not be known yet, and is left out then.
-    shape: the leading axes of what the node gives, as far as they follow from settings and ports: those that can be
-        written down by their values, the others as something with a ``shape``, or None where they are not wired. A
-        mapping has those of several outputs; None is not known. It raises ``ValueError`` for what cannot go together.
-        Without it a node that is ``batchable`` gives as many samples as its first port has.
-    extras: optional packages that the node imports, by module the extra of guidegraph that brings it, or a function of
-        settings, and of ``outputs`` (the names of those that something reads), that says so. A run for which one is
-        not installed is refused before it starts.
-    provides: given settings by name, the outputs that the node will give, for one that cannot always give all. It may
-        look at a file, and imports nothing large; it raises ``ValueError`` for what it cannot use.
-    version: part of the cache key; raise it when the result changes.
+    pure: equal inputs give equal outputs, without side effects; calls of an impure node are never cached or merged.
+    io: the node waits for disk or network, so it may run on a thread beside the computation.
+    host: the node cannot be traced into a graph (it tokenises, saves or loads).
+    runtime: the torch-free runtime has an equivalent operation of this id, with the same ports, settings and defaults,
+        so an exported bundle can call it between its graphs.
+    split: how a host node is exported. Takes the ports and settings that are constant over runs, by name; returns a
+        ``Split``, or ``None`` if the node cannot be exported.
+    batchable: ports along whose batch axis several calls may be merged; the first has the batch size, the others that
+        size or 1.
+    needs: takes settings and ports by name; returns the ports whose values matter. Any other port may receive any
+        value of its type (that of a needed port), so the result must not depend on it. Called once its arguments are
+        known; none of them is a tensor.
+    identity: takes settings by name; returns the port that is passed through unchanged, or ``None``.
+    check: takes settings and ports by name, ``wired`` (the names of those with a link or a literal) and ``shapes``
+        (the known shapes of ports, by name); returns a message for each port that is wired incorrectly. Called as
+        early as ``needs``, and before anything else in the loop that contains the call; arguments with a default are
+        omitted while their value is unknown.
+    shape: returns the leading axes of the output as far as settings and ports determine them; a mapping for several
+        outputs; ``None`` if unknown. Plain data is passed by value, other ports as an object with a ``shape``,
+        unlinked ports as ``None``. Raises ``ValueError`` for shapes that do not fit together. Without it, a
+        ``batchable`` node gives as many samples as its first port has.
+    extras: the optional packages that the node imports: a mapping from module to the extra of guidegraph that installs
+        it, or a function of settings and ``outputs`` (the names of the outputs that are read) that returns one. A run
+        is refused before it starts if a package is missing.
+    provides: takes settings by name; returns the outputs that the node will give, for a node that cannot always give
+        all. It may read a file but must not import large packages; raises ``ValueError`` for a file it cannot use.
+    version: part of the cache key; increase it when results change.
 
     Raises ``NodeDefinitionError`` for a signature that cannot be a schema.
     """
@@ -242,15 +242,15 @@ def node(
         traits: dict[str, Any] = {"pure": pure, "io": io, "host": host, "runtime": runtime}
         traits |= {"batchable": tuple(batchable), "version": str(version)}
         traits |= {"split": split, "shape": shape, "extras": extras, "provides": provides}
-        setattr(function, ATTRIBUTE, _spec(id, function, needs, identity, check, traits))
+        setattr(function, SPEC_ATTRIBUTE, _spec(id, function, needs, identity, check, traits))
         return function
 
     return register
 
 
-def spec_of(function: Callable[..., Any]) -> NodeSpec:
-    """The schema that ``@node`` read off a function. Raises ``NodeDefinitionError`` where there is none."""
-    spec = getattr(function, ATTRIBUTE, None)
+def get_spec(function: Callable[..., Any]) -> NodeSpec:
+    """The schema that ``@node`` attached to a function. Raises ``NodeDefinitionError`` if there is none."""
+    spec = getattr(function, SPEC_ATTRIBUTE, None)
     if not isinstance(spec, NodeSpec):
         name = getattr(function, "__qualname__", repr(function))
         raise NodeDefinitionError(f"{name} is not a node: decorate it with @node('namespace.name')")
@@ -276,7 +276,7 @@ def _spec(
             raise NodeDefinitionError(f"{name}: parameter '{parameter.name}' needs a type annotation")
         setting = parameter.kind is parameter.KEYWORD_ONLY
         try:
-            kind = port_type(hints[parameter.name])
+            kind = to_port_type(hints[parameter.name])
         except TypeError as error:
             raise NodeDefinitionError(f"{name}: parameter '{parameter.name}': {error}") from error
         infinite = is_infinite(parameter.default)
@@ -284,17 +284,17 @@ def _spec(
         (settings if setting else inputs)[parameter.name] = port
     if "return" not in hints:
         raise NodeDefinitionError(f"{name}: the return annotation gives the outputs; write one (None for no output)")
-    outputs, named = _outputs(name, hints["return"])
-    asking = {"needs": needs, "identity": identity, "check": check, "shape": traits["shape"]}
-    asking["provides"] = traits["provides"]
-    _check_traits(name, traits["batchable"], asking, inputs, settings)
+    outputs, named_outputs = _outputs(name, hints["return"])
+    trait_functions = {"needs": needs, "identity": identity, "check": check, "shape": traits["shape"]}
+    trait_functions["provides"] = traits["provides"]
+    _check_traits(name, traits["batchable"], trait_functions, inputs, settings)
     return NodeSpec(
         id,
         function,
         inputs,
         settings,
         outputs,
-        named,
+        named_outputs,
         needs=needs,
         identity=identity,
         check=check,
@@ -311,29 +311,29 @@ def _outputs(name: str, annotation: Any) -> tuple[dict[str, PortType], bool]:
     if annotation in (None, type(None)):
         return {}, False
     try:
-        kind = port_type(annotation)
+        kind = to_port_type(annotation)
     except TypeError as error:
         raise NodeDefinitionError(f"{name}: return annotation: {error}") from error
-    fields = fields_of(kind)
+    fields = namedtuple_fields(kind)
     return (fields, True) if fields else ({"out": kind if kind.alternatives else ANY}, False)
 
 
 def _same_type(
     annotation: Any, outputs: Mapping[str, PortType], inputs: Mapping[str, Any]
 ) -> dict[str, tuple[str, ...]]:
-    """For each output that is of a type variable, the ports that are."""
+    """For each output annotated with a type variable, the ports annotated with the same one."""
     origin: Any = typing.get_origin(annotation)
     generic = isinstance(origin, type) and issubclass(origin, typing.Generic)
-    given = dict(zip(origin.__parameters__, typing.get_args(annotation), strict=False)) if generic else {}
-    fields = typing.get_type_hints(origin, include_extras=True) if given else {}
-    found: dict[str, tuple[str, ...]] = {}
+    bindings = dict(zip(origin.__parameters__, typing.get_args(annotation), strict=False)) if generic else {}
+    fields = typing.get_type_hints(origin, include_extras=True) if bindings else {}
+    ports_by_output: dict[str, tuple[str, ...]] = {}
     for name in outputs:
         kind = fields.get(name, annotation if name == "out" else None)
-        variable = given.get(kind, kind) if isinstance(kind, TypeVar) else None
+        variable = bindings.get(kind, kind) if isinstance(kind, TypeVar) else None
         ports = tuple(port for port, hint in inputs.items() if hint is variable)
         if isinstance(variable, TypeVar) and ports:
-            found[name] = ports
-    return found
+            ports_by_output[name] = ports
+    return ports_by_output
 
 
 def _arguments(function: Callable[..., Any] | None) -> tuple[str, ...]:
@@ -350,8 +350,8 @@ def _check_traits(
     if unknown := [p for p in batchable if p not in inputs]:
         raise NodeDefinitionError(f"{name}: batchable names {unknown}, which are no input ports of it")
     for trait, function in traits.items():
-        known = {*settings} if trait in SETTINGS_ALONE else {*settings, *inputs}
-        known |= {WIRED, SHAPES} if trait == "check" else set()
-        if unknown := [a for a in _arguments(function) if a not in known]:
+        allowed = {*settings} if trait in SETTINGS_ALONE else {*settings, *inputs}
+        allowed |= {WIRED, SHAPES} if trait == "check" else set()
+        if unknown := [a for a in _arguments(function) if a not in allowed]:
             kinds = "settings" if trait in SETTINGS_ALONE else "settings or ports"
             raise NodeDefinitionError(f"{name}: {trait} asks for {unknown}, which are no {kinds} of it")

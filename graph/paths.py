@@ -1,26 +1,38 @@
-"""Paths written in workflows: relative to their file, or ``pkg:NAME`` for what ships with the package."""
+"""Paths in workflows: relative to the workflow's file, or ``pkg:NAME`` for files that ship with the package."""
 
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 PACKAGE = "pkg:"
 
 
-def package_roots() -> list[Path]:
-    """The folders that ``pkg:NAME`` is looked up in: models first, then everything beside the workflows."""
-    root = Path(__file__).parents[1] / "workflows"  # beside the engine, in a checkout as where it is installed
+def _package_file() -> str:
+    """The file of the package `guidegraph` itself: workflows/ lies beside it, in a checkout as in an install."""
+    return sys.modules[__name__.partition(".")[0]].__file__ or ""
+
+
+def _workflow_folder(package: Path) -> Path:
+    """workflows/ inside the installed package, or beside it in a checkout. package: the file of `guidegraph`."""
+    inside = package.parent / "workflows"
+    return inside if inside.is_dir() else package.parent.parent / "workflows"
+
+
+def find_package_roots() -> list[Path]:
+    """The folders searched for ``pkg:NAME``: models first, then the folder of the workflows."""
+    root = _workflow_folder(Path(_package_file()))
     return [root / "models", root] if root.is_dir() else []
 
 
-def shipped_folders() -> list[Path]:
-    """Where what ships with the package lies: as it is installed, and, of an editable install, in the checkout too."""
-    roots = (Path(__file__).parents[1], Path(os.path.realpath(__file__)).parents[1])
-    return [root / "workflows" for root in dict.fromkeys(roots) if (root / "workflows").is_dir()]
+def find_shipped_folders() -> list[Path]:
+    """The folders of files that ship with the package: the installed one and, if editable, that of the checkout."""
+    files = (Path(_package_file()), Path(os.path.realpath(_package_file())))
+    return [folder for folder in dict.fromkeys(map(_workflow_folder, files)) if folder.is_dir()]
 
 
-def resolve(text: str | Path, base: Path) -> Path:
+def resolve_path(text: str | Path, base: Path) -> Path:
     """The absolute path that ``text`` names, relative to the folder ``base``.
 
     Raises ``ValueError`` for a ``pkg:`` name that does not ship, or that leaves the package.
@@ -28,10 +40,10 @@ def resolve(text: str | Path, base: Path) -> Path:
     name = str(text)
     if not name.startswith(PACKAGE):
         return (base / Path(name).expanduser()).absolute()
-    wanted = name.removeprefix(PACKAGE)
-    inside = not Path(wanted).is_absolute() and ".." not in Path(wanted).parts
-    for root in package_roots() if inside and wanted else ():
-        if (root / wanted).exists():
-            return root / wanted
-    shipped = sorted({p.name for root in package_roots()[:1] if root.is_dir() for p in root.iterdir()})
+    relative = name.removeprefix(PACKAGE)
+    is_inside = not Path(relative).is_absolute() and ".." not in Path(relative).parts
+    for root in find_package_roots() if is_inside and relative else ():
+        if (root / relative).exists():
+            return root / relative
+    shipped = sorted({p.name for root in find_package_roots()[:1] if root.is_dir() for p in root.iterdir()})
     raise ValueError(f"'{name}' does not ship with the package; models that do: {', '.join(shipped) or 'none'}")

@@ -1,4 +1,4 @@
-"""The nodes and port types that are known, and what could not be loaded."""
+"""The installed nodes and port types, and the plugins that failed to load."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from guidegraph.graph.types import Tensor
 
 @dataclass(frozen=True)
 class Registry:
-    """What a workflow may use.
+    """All nodes, types and plugins that a workflow may use.
 
     nodes: specifications by id. types: port types by name, for ``type:`` of a parameter.
     failed: namespaces whose plugin did not load, with the reason.
-    versions: versions of plugin distributions, for ``requires``. absent: distributions that are installed but whose
-    plugin failed or is disabled, with the reason. folders: where the plugin of a namespace keeps its files, for
-    workflows that are named ``NAMESPACE:FILE``; none for a plugin that is no package.
+    versions: versions of plugin distributions, for ``requires``. absent: installed distributions whose plugin failed
+    or is disabled, with the reason. folders: the folders of each namespace's plugin, for workflows named
+    ``NAMESPACE:FILE``; empty for a plugin that is a single module.
     """
 
     nodes: Mapping[str, NodeSpec]

@@ -1,7 +1,7 @@
-"""Port types, and whether a value is of one.
+"""Port types, and checks of values against them.
 
-A port type is a Python class. ``Tensor`` and its descendants are *names* for the checker: at run
-time their values are plain ``torch.Tensor`` objects. What may be linked to what is in ``link_rule``.
+A port type is a Python class. ``Tensor`` and its subclasses are *names* for the checker: at run time
+their values are plain ``torch.Tensor`` objects. ``link_rule`` says which types may be linked.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import collections.abc
 import dataclasses
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, overload
 
-from guidegraph.graph.models import is_module
+from guidegraph.graph.frozen import is_module
 
 if TYPE_CHECKING:
     import torch
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 else:
 
     class Tensor:
-        """Any ``torch.Tensor``. A subclass names what the axes mean and checks them at run time.
+        """Any ``torch.Tensor``. A subclass names the axes, which are checked at run time.
 
-        ``axes`` lists one entry an axis: an int is a fixed size, a string a name of one that is not empty; ``None``
-        leaves the number of axes open. ``integer`` asks for an integer dtype.
+        ``axes`` has one element per axis: an int is a fixed size, a string names a non-empty axis; ``None`` allows
+        any number of axes. ``integer`` requires an integer dtype.
         """
 
         axes: ClassVar[tuple[int | str, ...] | None] = None
@@ -62,14 +62,14 @@ T = TypeVar("T", bound=type)
 
 @dataclass(frozen=True)
 class SequenceOf:
-    """A port that takes several values, in order."""
+    """A port that takes a list of values, in order."""
 
     element: PortType
 
 
 @dataclass(frozen=True)
 class PortType:
-    """What a port accepts or gives: one or more alternatives, and whether ``None`` is among them."""
+    """The type of a port: its alternatives, and whether ``None`` is allowed."""
 
     alternatives: tuple[type | SequenceOf, ...]
     optional: bool = False
@@ -84,7 +84,7 @@ class PortType:
 
     @property
     def sequence(self) -> SequenceOf | None:
-        """The alternative that takes a list of links, if there is one."""
+        """The alternative that takes a list of links, or ``None``."""
         return next((a for a in self.alternatives if isinstance(a, SequenceOf)), None)
 
 
@@ -94,23 +94,23 @@ _LITERALS: tuple[type, ...] = (int, float, str, bool, Path, list, dict, tuple)
 
 
 def type_name(cls: type) -> str:
-    """A type as people write it; of tensors that have axes and no name of their own, with the axes."""
+    """A type's name for messages; an unnamed tensor type is shown with its axes."""
     if "derived" in vars(cls):
         return f"Tensor ({', '.join(map(str, vars(cls)['axes']))})"
     return "Any" if cls is object else cls.__name__
 
 
 @cache
-def tensor_with(axes: tuple[int | str, ...], integer: bool = False) -> type:
-    """A type of tensors with these axes that has no name: the entries of a named one, or what is stacked of them."""
+def make_tensor_type(axes: tuple[int | str, ...], integer: bool = False) -> type:
+    """An unnamed tensor type with these axes: the rows of a named type, or a stack of its values."""
     return type("Tensor", (Tensor,), {"axes": axes, "integer": integer, "derived": True})
 
 
 @dataclass(frozen=True)
 class Beside:
-    """Of a `Path` setting, in `Annotated`: files of this name in the folder of the file that it names are read too.
+    """Marks a `Path` setting, in `Annotated`: the file of this name in the same folder is read too.
 
-    So they are part of what a cached result depends on.
+    Cached results then depend on that file as well.
     """
 
     name: str
@@ -118,29 +118,29 @@ class Beside:
 
 @dataclass(frozen=True)
 class Written:
-    """Of a `Path` setting, in `Annotated`: the node writes the file or folder that it names."""
+    """Marks a `Path` setting, in `Annotated`: the node writes this file or folder."""
 
 
 @dataclass(frozen=True)
 class RunsCode:
-    """Of a `Path` setting, in `Annotated`: loading the file may run code that it holds."""
+    """Marks a `Path` setting, in `Annotated`: loading the file may run code stored in it."""
 
 
 @cache
-def port_type(annotation: Any) -> PortType:
-    """The port type that an annotation names. Raises ``TypeError`` for what cannot be one."""
+def to_port_type(annotation: Any) -> PortType:
+    """The port type of an annotation. Raises ``TypeError`` if the annotation cannot be a port type."""
     if isinstance(annotation, TypeVar):
         bounds = annotation.__constraints__ or (annotation.__bound__,)
-        return ANY if bounds == (None,) else union([port_type(bound) for bound in bounds])
+        return ANY if bounds == (None,) else union([to_port_type(bound) for bound in bounds])
     if isinstance(annotation, typing.TypeAliasType) if hasattr(typing, "TypeAliasType") else False:
-        return port_type(annotation.__value__)
+        return to_port_type(annotation.__value__)
     if supertype := getattr(annotation, "__supertype__", None):
-        return port_type(supertype)
+        return to_port_type(supertype)
     origin = get_origin(annotation)
     if origin is Annotated:
-        return port_type(get_args(annotation)[0])
+        return to_port_type(get_args(annotation)[0])
     if origin in (Union, types.UnionType):
-        return union([port_type(a) for a in get_args(annotation)])
+        return union([to_port_type(a) for a in get_args(annotation)])
     if origin is Literal:
         return union([PortType((type(a),)) if a is not None else PortType((), True) for a in get_args(annotation)])
     if origin in (list, tuple, collections.abc.Sequence, collections.abc.Iterable):
@@ -160,25 +160,25 @@ def port_type(annotation: Any) -> PortType:
 
 
 def _element(args: tuple[Any, ...]) -> PortType:
-    kept = [a for a in args if a is not Ellipsis]
-    return union([port_type(a) for a in kept]) if kept else ANY
+    elements = [a for a in args if a is not Ellipsis]
+    return union([to_port_type(a) for a in elements]) if elements else ANY
 
 
 def union(parts: list[PortType]) -> PortType:
-    """The type of values that are of any of these."""
+    """The type whose values are of any of these types."""
     alternatives = dict.fromkeys(a for p in parts for a in p.alternatives)
     return PortType((object,) if object in alternatives else tuple(alternatives), any(p.optional for p in parts))
 
 
-def fields_of(kind: PortType) -> dict[str, PortType] | None:
-    """Names and types of a NamedTuple's fields; ``None`` for anything else."""
+def namedtuple_fields(kind: PortType) -> dict[str, PortType] | None:
+    """Names and types of a NamedTuple's fields; ``None`` for any other type."""
     if len(kind.alternatives) != 1 or not isinstance(kind.alternatives[0], type):
         return None
     cls = kind.alternatives[0]
     if not (issubclass(cls, tuple) and hasattr(cls, "_fields")):
         return None
     hints = typing.get_type_hints(cls, include_extras=True)
-    return {name: port_type(hints.get(name, Any)) for name in cls._fields}
+    return {name: to_port_type(hints.get(name, Any)) for name in cls._fields}
 
 
 def takes_literal(kind: PortType) -> bool:
@@ -191,33 +191,33 @@ def takes_literal(kind: PortType) -> bool:
     )
 
 
-def describe(value: object) -> str:
-    """A short description of a run-time value for error messages."""
+def describe_value(value: object) -> str:
+    """A short description of a value for error messages."""
     if is_tensor(value):
         return f"a tensor of shape {tuple(value.shape)} and dtype {value.dtype}"  # type: ignore[attr-defined]
     return type(value).__name__ if is_module(value) else f"{type(value).__name__} {value!r:.60}"
 
 
-def mismatch(value: object, target: PortType) -> str | None:
-    """Why ``value`` does not fit ``target``; ``None`` where it fits.
+def explain_mismatch(value: object, target: PortType) -> str | None:
+    """Why ``value`` does not fit ``target``; ``None`` if it fits.
 
-    An object that has a method of a protocol is taken for one of it; for a capability it needs all of them.
+    An object with any one method of a protocol is accepted; for a capability it needs all of them.
     """
     if value is None:
         return None if target.optional or target.is_any else f"expected {target}, found None"
     reasons = [_mismatch(value, a) for a in target.alternatives]
     if None in reasons or not reasons:
         return None
-    return "; ".join([f"expected {target}, found {describe(value)}", *remedies(target)])
+    return "; ".join([f"expected {target}, found {describe_value(value)}", *list_remedies(target)])
 
 
 def _mismatch(value: object, target: type | SequenceOf) -> str | None:
     if isinstance(target, SequenceOf):
         if not isinstance(value, collections.abc.Sequence) or isinstance(value, str):
             return "not a sequence"
-        if not isinstance(value, (list, tuple)):  # made on demand: its entries are checked where they are used
+        if not isinstance(value, (list, tuple)):  # lazy: its elements are checked where they are used
             return None
-        return next((reason for v in value if (reason := mismatch(v, target.element))), None)
+        return next((reason for v in value if (reason := explain_mismatch(v, target.element))), None)
     if target is object:
         return None
     if getattr(target, "_is_protocol", False) and target not in _CAPABILITIES:
@@ -231,7 +231,7 @@ def _mismatch(value: object, target: type | SequenceOf) -> str | None:
 
 @cache
 def _methods(protocol: Any) -> tuple[str, ...]:
-    """The methods that a protocol asks for; a value that has one of them is taken for one of it."""
+    """Names of a protocol's methods; a value with any one of them is accepted."""
     bases = [cls for cls in protocol.__mro__ if getattr(cls, "_is_protocol", False)]
     names = [name for cls in bases for name, member in vars(cls).items() if callable(member)]
     methods = tuple(name for name in names if name == "__call__" or not name.startswith("_"))
@@ -255,9 +255,9 @@ _CAPABILITIES: dict[type, str] = {}
 
 
 def capability(remedy: str) -> Callable[[T], T]:
-    """Mark a runtime-checkable protocol as a capability: an object without its methods is refused at a port.
+    """Mark a runtime-checkable protocol as a capability: ports refuse objects that lack any of its methods.
 
-    remedy: what the error says of where objects that have it come from.
+    remedy: the hint in the error message: where such objects come from.
     """
 
     def mark(cls: T) -> T:
@@ -267,25 +267,43 @@ def capability(remedy: str) -> Callable[[T], T]:
     return mark
 
 
-def remedies(target: PortType) -> list[str]:
-    """What a port type's capabilities say of where they are found."""
+def list_remedies(target: PortType) -> list[str]:
+    """The remedies of the capabilities in a port type."""
     return [_CAPABILITIES[a] for a in target.alternatives if isinstance(a, type) and a in _CAPABILITIES]
 
 
 _STRUCTURED: list[type] = []
+_FORMER_NAMES: dict[str, type] = {}
 _registered = 0
 
 
-def structured(cls: T) -> T:
-    """Mark a frozen dataclass as a structured port type: its fields are leaves of torch's pytrees."""
-    if not dataclasses.is_dataclass(cls):
-        raise TypeError(f"{cls.__name__} must be a dataclass to be a structured port type")
-    _STRUCTURED.append(cls)
-    return cls
+@overload
+def structured(cls: T, /) -> T: ...
+
+
+@overload
+def structured(*, formerly: Sequence[str]) -> Callable[[T], T]: ...
+
+
+def structured(cls: Any = None, /, *, formerly: Sequence[str] = ()) -> Any:
+    """Mark a frozen dataclass as a structured port type: its fields become pytree leaves in torch.
+
+    formerly: qualified names ("package.module.Class") that the class had before it moved. Caches and checkpoints name
+    types that way, and files with a former name still load.
+    """
+
+    def register(cls: T) -> T:
+        if not dataclasses.is_dataclass(cls):
+            raise TypeError(f"{cls.__name__} must be a dataclass to be a structured port type")
+        _STRUCTURED.append(cls)
+        _FORMER_NAMES.update(dict.fromkeys(formerly, cls))
+        return cls
+
+    return register if cls is None else register(cls)
 
 
 def register_structured() -> None:
-    """Register every structured type with torch's pytrees (with keys). Imports torch; called before a run."""
+    """Register every structured type with torch's pytrees, with keys. Imports torch; called before a run."""
     global _registered
     if _registered == len(_STRUCTURED):
         return
@@ -297,6 +315,11 @@ def register_structured() -> None:
     _registered = len(_STRUCTURED)
 
 
+def find_structured_type(name: str) -> type | None:
+    """The structured type with a qualified name, its present one or a former one; None where there is none."""
+    return structured_types().get(name) or _FORMER_NAMES.get(name)
+
+
 def structured_types() -> dict[str, type]:
-    """The registered structured types by qualified name."""
+    """The structured types by qualified name."""
     return {f"{cls.__module__}.{cls.__qualname__}": cls for cls in _STRUCTURED}

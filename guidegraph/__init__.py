@@ -1,7 +1,7 @@
 """guidegraph: a typed node-graph engine for conditional diffusion.
 
-Everything a user or a plugin needs is importable from here. Names are resolved on first use (PEP 562), so that
-`import guidegraph` loads neither torch nor pydantic and `guidegraph --help` stays instant.
+The public names are importable from here. They are resolved on first use (PEP 562), so `import guidegraph` loads
+neither torch nor pydantic, and `guidegraph --help` is instant.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from guidegraph.api import Workflow, load_workflow
     from guidegraph.graph.context import current_device, current_dtype
     from guidegraph.graph.errors import Cancelled, NodeError, WorkflowError
     from guidegraph.graph.events import (
@@ -28,16 +27,15 @@ if TYPE_CHECKING:
         RunStarted,
         TrainingStarted,
     )
-    from guidegraph.graph.export.decompositions import register_decomposition
+    from guidegraph.graph.execution.preview import Previewed
     from guidegraph.graph.export.errors import ExportError
+    from guidegraph.graph.export.onnx.decompositions import register_decomposition
+    from guidegraph.graph.export_recipe import ExportRecipe, Split
     from guidegraph.graph.node import node
-    from guidegraph.graph.preview import Previewed
-    from guidegraph.graph.split import Split
     from guidegraph.graph.trust.limits import LimitExceeded, Limits
     from guidegraph.graph.trust.policy import Grants, Policy
     from guidegraph.graph.types import Beside, RunsCode, Tensor, Written, structured
-    from guidegraph.nodes.denoiser import predict
-    from guidegraph.nodes.hooks import (
+    from guidegraph.nodes.guidance.hooks import (
         AttentionCall,
         AttentionRule,
         FeatureRule,
@@ -48,9 +46,10 @@ if TYPE_CHECKING:
         SkipRule,
         select_sites,
     )
-    from guidegraph.nodes.levels import levels_at_sigmas, levels_at_timesteps
+    from guidegraph.nodes.sampling.denoiser import predict
+    from guidegraph.nodes.sampling.levels import levels_at_sigmas, levels_at_timesteps
+    from guidegraph.nodes.sampling.step_context import StepContext
     from guidegraph.nodes.shapes import has_values
-    from guidegraph.nodes.step_context import StepContext
     from guidegraph.nodes.types import (
         Autoencoder,
         Classifier,
@@ -81,6 +80,7 @@ if TYPE_CHECKING:
         per_sample,
     )
     from guidegraph.plugins.hookspecs import RunInfo, hookimpl
+    from guidegraph.workflow import Workflow, load_workflow
 
 __version__ = "0.1.0"
 
@@ -95,6 +95,7 @@ __all__ = [
     "Denoiser",
     "Event",
     "ExportError",
+    "ExportRecipe",
     "FeatureExtractor",
     "FeatureRule",
     "Grants",
@@ -165,7 +166,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "guidegraph.api": ("Workflow", "load_workflow"),
+    "guidegraph.workflow": ("Workflow", "load_workflow"),
     "guidegraph.graph.context": ("current_device", "current_dtype"),
     "guidegraph.graph.events": (
         "Event",
@@ -182,16 +183,16 @@ _HOMES = {
         "TrainingStarted",
     ),
     "guidegraph.graph.errors": ("Cancelled", "NodeError", "WorkflowError"),
-    "guidegraph.graph.export.decompositions": ("register_decomposition",),
+    "guidegraph.graph.export.onnx.decompositions": ("register_decomposition",),
     "guidegraph.graph.export.errors": ("ExportError",),
     "guidegraph.graph.node": ("node",),
-    "guidegraph.graph.preview": ("Previewed",),
-    "guidegraph.graph.split": ("Split",),
+    "guidegraph.graph.execution.preview": ("Previewed",),
+    "guidegraph.graph.export_recipe": ("ExportRecipe", "Split"),
     "guidegraph.graph.trust.policy": ("Grants", "Policy"),
     "guidegraph.graph.types": ("Beside", "RunsCode", "Tensor", "Written", "structured"),
     "guidegraph.graph.trust.limits": ("LimitExceeded", "Limits"),
-    "guidegraph.nodes.denoiser": ("predict",),
-    "guidegraph.nodes.hooks": (
+    "guidegraph.nodes.sampling.denoiser": ("predict",),
+    "guidegraph.nodes.guidance.hooks": (
         "AttentionCall",
         "AttentionRule",
         "FeatureRule",
@@ -202,9 +203,9 @@ _HOMES = {
         "SkipRule",
         "select_sites",
     ),
-    "guidegraph.nodes.levels": ("levels_at_sigmas", "levels_at_timesteps"),
+    "guidegraph.nodes.sampling.levels": ("levels_at_sigmas", "levels_at_timesteps"),
     "guidegraph.nodes.shapes": ("has_values",),
-    "guidegraph.nodes.step_context": ("StepContext",),
+    "guidegraph.nodes.sampling.step_context": ("StepContext",),
     "guidegraph.nodes.types": (
         "Autoencoder",
         "Classifier",
@@ -238,11 +239,11 @@ _HOMES = {
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
-# In a source checkout graph/, nodes/, plugins/ and workflows/ lie beside this folder, not in it: let
-# `guidegraph.graph` resolve there with no install at all. At the end, so that this folder's own modules win.
-_here = Path(__file__).parent
-if not (_here / "graph").is_dir():
-    __path__.append(str(_here.parent))
+# In a source checkout graph/, nodes/, plugins/ and workflows/ are siblings of this folder. Extend the package path so
+# that `guidegraph.graph` resolves there without an install; at the end, so that this folder's own modules win.
+_folder = Path(__file__).parent
+if not (_folder / "graph").is_dir():
+    __path__.append(str(_folder.parent))
 
 
 def __getattr__(name: str) -> object:

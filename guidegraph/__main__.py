@@ -1,6 +1,6 @@
 """`python -m guidegraph` is the command `guidegraph`."""
 
-from guidegraph.cli import main
+from guidegraph.commands import main
 
 if __name__ == "__main__":
     main()

@@ -1,20 +1,20 @@
-"""What nodes ask of the shapes of tensors that belong together. Each raises ``ValueError`` that says what it found."""
+"""Checks of tensor shapes that nodes share. Each raises ``ValueError`` with the shapes found."""
 
 from __future__ import annotations
 
 from guidegraph.graph.types import Tensor
 
 
-def for_batch(value: Tensor, batch: int, what: str) -> Tensor:
-    """A value (1, …) or (B, …) with a leading axis of `batch`; `what` it is: "t", "the label"."""
+def expand_to_batch(value: Tensor, batch: int, label: str) -> Tensor:
+    """Expand a value (1, …) or (B, …) to a leading axis of `batch`. `label`: its name in the error, such as "t"."""
     if value.ndim == 0 or value.shape[0] not in (batch, 1):
         raise ValueError(
-            f"{what} has shape {tuple(value.shape)} and x has {batch} samples: give one for all or for each"
+            f"{label} has shape {tuple(value.shape)} and x has {batch} samples: give one for all or for each"
         )
     return value.expand(batch, *value.shape[1:])
 
 
-def over_pictures(mask: Tensor, image: Tensor) -> Tensor:
+def expand_mask(mask: Tensor, image: Tensor) -> Tensor:
     """A mask (1, 1, H, W) or (B, 1, H, W) as (B, 1, H, W), for pictures or maps (B, C, H, W)."""
     if mask.shape[1:] != (1, *image.shape[2:]) or mask.shape[0] not in (image.shape[0], 1):
         raise ValueError(
@@ -24,8 +24,8 @@ def over_pictures(mask: Tensor, image: Tensor) -> Tensor:
     return mask.expand(image.shape[0], -1, -1, -1)
 
 
-def as_share(mask: Tensor, like: Tensor) -> Tensor:
-    """A mask of any dtype in that of pictures; its values are from 0 to 1, which is checked but where it is traced."""
+def cast_mask(mask: Tensor, like: Tensor) -> Tensor:
+    """The mask in the dtype and on the device of pictures. Checks that its values are from 0 to 1, unless traced."""
     if has_values(mask) and mask.numel() and not (mask.min() >= 0 and mask.max() <= 1):
         low, high = float(mask.min()), float(mask.max())
         raise ValueError(f"a mask has values from 0 to 1; found {low:g} … {high:g}: divide it by its largest value")
@@ -33,38 +33,41 @@ def as_share(mask: Tensor, like: Tensor) -> Tensor:
 
 
 def has_values(tensor: Tensor) -> bool:
-    """Whether a tensor has values to look at, which it has not while a graph is traced."""
+    """Whether a tensor is concrete (not traced)."""
     import torch
 
     return type(tensor) is torch.Tensor and not torch.compiler.is_compiling()
 
 
-def check_alike(what: str, *tensors: Tensor, start: int = 1) -> None:
-    """Tensors have the same axes from `start` on, and the leading axis B or 1; `what` they are: "x0 and noise"."""
+def check_compatible(label: str, *tensors: Tensor, start: int = 1) -> None:
+    """Check that tensors have the same axes from `start` on, and a leading axis of B or 1.
+
+    `label`: their name in the error, such as "x0 and noise".
+    """
     batch = max(tensor.shape[0] for tensor in tensors)
     size = tensors[0].shape[start:]
     if any(tensor.shape[start:] != size or tensor.shape[0] not in (batch, 1) for tensor in tensors):
-        found = " and ".join(str(tuple(tensor.shape)) for tensor in tensors)
-        raise ValueError(f"{what} must be of one size, and of one batch or one for all; found shapes {found}")
+        shapes = " and ".join(str(tuple(tensor.shape)) for tensor in tensors)
+        raise ValueError(f"{label} must be of one size, and of one batch or one for all; found shapes {shapes}")
 
 
 def check_floats(*pictures: Tensor) -> None:
-    """Pictures are floats: bytes would be taken for values far outside of [-1, 1], without an error."""
+    """Check that pictures are floats: bytes would silently count as values far outside [-1, 1]."""
     for picture in pictures:
         if not picture.is_floating_point():
             raise ValueError(f"pictures are floats in [-1, 1]; found {picture.dtype}: read them with image.load")
 
 
-def check_sides(image: Tensor, factor: int, what: str) -> None:
-    """The sides of pictures (B, C, H, W) are multiples of `factor`; `what` takes them: "the autoencoder"."""
+def check_sides(image: Tensor, factor: int, label: str) -> None:
+    """Check that the sides of pictures (B, C, H, W) are multiples of `factor`. `label`: who needs it, for the error."""
     if image.shape[2] % factor or image.shape[3] % factor:
         raise ValueError(
-            f"{what} takes pictures whose sides are multiples of {factor}; found {image.shape[2]} × {image.shape[3]}: "
+            f"{label} takes pictures whose sides are multiples of {factor}; found {image.shape[2]} × {image.shape[3]}: "
             "resize them with image.resize"
         )
 
 
-def check_channels(x: Tensor, channels: int, what: str) -> None:
-    """Samples (B, C, …) have as many channels as `what`, "the classifier", takes."""
+def check_channels(x: Tensor, channels: int, label: str) -> None:
+    """Check that samples (B, C, …) have `channels` channels. `label`: who needs it, such as "the classifier"."""
     if x.ndim < 2 or x.shape[1] != channels:
-        raise ValueError(f"{what} takes {channels} channels; found shape {tuple(x.shape)}")
+        raise ValueError(f"{label} takes {channels} channels; found shape {tuple(x.shape)}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from annotated_types import Ge
 
 from guidegraph.graph.context import current_device
-from guidegraph.graph.errors import choices
+from guidegraph.graph.errors import suggest
 from guidegraph.graph.node import node
 from guidegraph.graph.trust.files import open_regular, require_regular
 from guidegraph.graph.trust.limits import LimitExceeded
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 @node("tensor.load", io=True, host=True)
 def load_tensor(*, path: Path, key: str = "") -> Tensor:
-    """The tensor in a .npy, .npz or .safetensors file, `path`, in the dtype and shape that it is stored in.
+    """The tensor in a .npy, .npz or .safetensors file, `path`, in its stored dtype and shape.
 
-    key: which tensor of an .npz or .safetensors file; may be left out where the file holds only one.
-    Raises an error for another kind of file, a key that is not there, pickled objects and dtypes that torch lacks.
+    key: the tensor of an .npz or .safetensors file to load; optional if the file holds only one.
+    Raises an error for another kind of file, an unknown key, pickled objects and dtypes that torch lacks.
     """
     suffix = path.suffix.lower()
     if suffix not in _READERS:
@@ -37,7 +37,7 @@ def load_tensor(*, path: Path, key: str = "") -> Tensor:
 
 @node("tensor.cat", runtime=True)
 def concatenate(tensors: Sequence[Tensor], *, axis: int = 0) -> Tensor:
-    """Tensors one after the other along an axis (0: the batch); their other axes must be equal."""
+    """Concatenate tensors along an axis (0: the batch); their other axes must be equal."""
     import torch
 
     if not tensors:
@@ -45,8 +45,8 @@ def concatenate(tensors: Sequence[Tensor], *, axis: int = 0) -> Tensor:
     shapes = [tuple(tensor.shape) for tensor in tensors]
     if any(not -len(shape) <= axis < len(shape) for shape in shapes):
         raise ValueError(f"there is no axis {axis} in tensors of shapes {' and '.join(map(str, shapes))}")
-    others = [shape[: axis % len(shape)] + shape[axis % len(shape) + 1 :] for shape in shapes]
-    if any(other != others[0] for other in others):
+    other_axes = [shape[: axis % len(shape)] + shape[axis % len(shape) + 1 :] for shape in shapes]
+    if any(axes != other_axes[0] for axes in other_axes):
         raise ValueError(f"tensors must be alike but for axis {axis}; found shapes {' and '.join(map(str, shapes))}")
     return torch.cat(list(tensors), dim=axis)
 
@@ -64,9 +64,9 @@ def select(tensor: Tensor, *, index: int) -> Tensor:
 
 @node("tensor.slice")
 def slice_axis(tensor: Tensor, *, start: int = 0, stop: int | None = None, axis: int = 0) -> Tensor:
-    """Entries start … stop − 1 along an axis (0: samples), or all from start on; negative numbers count back.
+    """Elements start … stop − 1 along an axis (0: samples), or all from start on; negative numbers count from the end.
 
-    Raises an error where nothing would be left, or where there is no such axis.
+    Raises an error if nothing would be left, or if the tensor has no such axis.
     """
     if not -tensor.ndim <= axis < tensor.ndim:
         raise ValueError(f"there is no axis {axis} in a tensor of shape {tuple(tensor.shape)}")
@@ -79,7 +79,7 @@ def slice_axis(tensor: Tensor, *, start: int = 0, stop: int | None = None, axis:
 
 @node("tensor.merge")
 def merge(tensor: Tensor) -> Tensor:
-    """What a loop collected as one batch, in order: (R, B, …) → (R · B, …)."""
+    """Merge the batches that a loop collected into one, in order: (R, B, …) → (R · B, …)."""
     if tensor.ndim < 2:
         raise ValueError(f"expected at least two axes, (R, B, …), found shape {tuple(tensor.shape)}")
     return tensor.flatten(0, 1)
@@ -87,9 +87,9 @@ def merge(tensor: Tensor) -> Tensor:
 
 @node("tensor.shuffle")
 def shuffle(tensor: Tensor, *, seed: Annotated[int, Ge(0)] = 0) -> Tensor:
-    """A batch (B, …) in a random order in which no sample keeps its place: for a control with others' conditions.
+    """Shuffle a batch (B, …) so that no sample keeps its position, for a control with the conditions of other samples.
 
-    The order depends on (seed, B) alone; all samples form one cycle. Raises an error for a batch of one.
+    The order is one cycle through all samples, and depends on (seed, B) alone. Raises an error for a batch of one.
     """
     import torch
 
@@ -106,33 +106,33 @@ def shuffle(tensor: Tensor, *, seed: Annotated[int, Ge(0)] = 0) -> Tensor:
 
 @node("tensor.cast")
 def cast(tensor: Tensor, *, dtype: Literal["float16", "bfloat16", "float32", "float64", "int64", "bool"]) -> Tensor:
-    """The same values in another dtype; fractions are cut off where it is an integer's."""
+    """The same values in another dtype; fractions are cut off in an integer dtype."""
     import torch
 
-    wanted: torch.dtype = getattr(torch, dtype)
-    return tensor.to(wanted)
+    target: torch.dtype = getattr(torch, dtype)
+    return tensor.to(target)
 
 
 @node("tensor.as_latent")
 def as_latent(tensor: Tensor) -> Latent:
-    """A tensor (B, C, h, w) of any other kind, such as a picture, taken for a latent: no value changes."""
-    return _four_axes(tensor)
+    """Treat a tensor (B, C, h, w) of another kind, such as a picture, as a latent; its values do not change."""
+    return _check_four_axes(tensor)
 
 
 @node("tensor.as_noise")
 def as_noise(tensor: Tensor) -> Noise:
-    """A tensor (B, C, H, W) of any other kind taken for noise, to start a sampler from it: no value changes."""
-    return _four_axes(tensor)
+    """Treat a tensor (B, C, H, W) of another kind as noise, to start a sampler from; its values do not change."""
+    return _check_four_axes(tensor)
 
 
-def _four_axes(tensor: Tensor) -> Tensor:
+def _check_four_axes(tensor: Tensor) -> Tensor:
     if tensor.ndim != 4:
         raise ValueError(f"expected 4 axes (B, C, H, W), found shape {tuple(tensor.shape)}")
     return tensor
 
 
 def _read_npy(path: Path, key: str) -> Tensor:
-    from guidegraph_runtime.npy import read_npy
+    from guidegraph_runtime.files.npy import read_npy
 
     if key:
         raise ValueError(f"{path.name} holds one array without a name: leave out key '{key}'")
@@ -144,10 +144,10 @@ def _read_npy(path: Path, key: str) -> Tensor:
 def _read_npz(path: Path, key: str) -> Tensor:
     import numpy as np
 
-    from guidegraph_runtime.npy import read_npz_member
+    from guidegraph_runtime.files.npy import read_npz_member
 
-    with _readable(path), open_regular(path) as opened, np.load(opened, allow_pickle=False) as file:
-        array = read_npz_member(file, _chosen(key, file.files, path), path.name)
+    with _readable(path), open_regular(path) as stream, np.load(stream, allow_pickle=False) as file:
+        array = read_npz_member(file, _choose_key(key, file.files, path), path.name)
     return _from_numpy(array, path)
 
 
@@ -156,7 +156,7 @@ def _read_safetensors(path: Path, key: str) -> Tensor:
 
     require_regular(path)
     with _readable(path), safe_open(path, framework="pt") as file:
-        tensor: Tensor = file.get_tensor(_chosen(key, list(file.keys()), path))
+        tensor: Tensor = file.get_tensor(_choose_key(key, list(file.keys()), path))
     return tensor
 
 
@@ -164,11 +164,11 @@ _READERS = {".npy": _read_npy, ".npz": _read_npz, ".safetensors": _read_safetens
 
 
 class _KeyError(ValueError):
-    """The key, not the file, is wrong."""
+    """Raised for a wrong key in a readable file."""
 
 
 class _readable:
-    """Says which file is damaged, whatever its reader raises."""
+    """Turns any error of a reader into a ``ValueError`` that names the file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -180,22 +180,22 @@ class _readable:
             raise ValueError(f"{self.path.name} cannot be read as {self.path.suffix}: {error}") from error
 
 
-def _chosen(key: str, names: list[str], path: Path) -> str:
+def _choose_key(key: str, names: list[str], path: Path) -> str:
     if key in names:
         return key
     if not key and len(names) == 1:
         return names[0]
     if not key:
-        raise _KeyError(f"{path.name} holds {len(names)} tensors: choose one with key; {choices('', names, 'keys')}")
-    raise _KeyError(f"{path.name} has no tensor '{key}'; {choices(key, names, 'keys')}")
+        raise _KeyError(f"{path.name} holds {len(names)} tensors: choose one with key; {suggest('', names, 'keys')}")
+    raise _KeyError(f"{path.name} has no tensor '{key}'; {suggest(key, names, 'keys')}")
 
 
 def _from_numpy(array: Any, path: Path) -> Tensor:
     import numpy as np
     import torch
 
-    native = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("=")).reshape(array.shape)
+    native_array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("=")).reshape(array.shape)
     try:
-        return torch.from_numpy(native)
+        return torch.from_numpy(native_array)
     except TypeError:
         raise ValueError(f"{path.name}: dtype {array.dtype} is none of torch's") from None

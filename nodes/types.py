@@ -12,9 +12,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 
 from guidegraph.graph.types import Tensor, is_tensor, structured
-from guidegraph.nodes.shapes import check_alike
-from guidegraph.nodes.tabular import Entry as Entry
-from guidegraph.nodes.tabular import Table as Table
+from guidegraph.nodes.shapes import check_compatible
+from guidegraph.nodes.table import Table as Table
 
 if TYPE_CHECKING:
     Sample = Tensor
@@ -76,7 +75,7 @@ PredictionKind: TypeAlias = Literal["eps", "x0", "v"]
 
 
 def per_sample(scale: Any, like: Any) -> Any:
-    """A scale that multiplies ``like`` (B, …): a tensor (1) or (B) gets trailing axes, a number stays.
+    """The scale in a shape that multiplies ``like`` (B, …): trailing axes for a tensor (1) or (B), a number unchanged.
 
     Raises ``ValueError`` for a tensor with any other number of scales.
     """
@@ -90,11 +89,11 @@ def per_sample(scale: Any, like: Any) -> Any:
 @structured
 @dataclass(frozen=True)
 class Prediction:
-    """What a denoiser says of x_t: ``value`` (B, C, H, W), ε, x0 or v by ``kind``.
+    """A denoiser's prediction at x_t: ``value`` (B, C, H, W) is ε, x0 or v, depending on ``kind``.
 
-    ``variance`` is the raw learned variance in [-1, 1], in the shape of ``value``, where the network
-    has one. Arithmetic acts on the value and needs equal kinds; a difference keeps the variance of
-    what it subtracts from, and a sum keeps that of its right operand (the left's where it has none), so
+    ``variance`` is the raw learned variance in [-1, 1], in the shape of ``value``, or None if the network
+    predicts none. Arithmetic acts on the value and needs equal kinds. A difference keeps the variance of its
+    left operand. A sum keeps that of its right operand, or of its left one if the right has none, so
     that ``uncond + scale * (cond - uncond)`` keeps cond's.
     """
 
@@ -108,18 +107,18 @@ class Prediction:
         if self.kind not in ("eps", "x0", "v"):
             raise ValueError(f"a prediction is of kind 'eps', 'x0' or 'v'; found {self.kind!r}")
 
-    def _same(self, other: Prediction) -> None:
+    def _check_addable(self, other: Prediction) -> None:
         if self.kind != other.kind:
             raise ValueError(f"predictions of kinds '{self.kind}' and '{other.kind}' do not add: convert one first")
-        check_alike("predictions that are added", self.value, other.value)
+        check_compatible("predictions that are added", self.value, other.value)
 
     def __add__(self, other: Prediction) -> Prediction:
-        self._same(other)
+        self._check_addable(other)
         variance = self.variance if other.variance is None else other.variance
         return Prediction(self.value + other.value, self.kind, variance)
 
     def __sub__(self, other: Prediction) -> Prediction:
-        self._same(other)
+        self._check_addable(other)
         return replace(self, value=self.value - other.value)
 
     def __mul__(self, scale: Scale) -> Prediction:
@@ -160,10 +159,10 @@ def v_of(prediction: Prediction, x: Tensor, alpha: Tensor, sigma: Tensor) -> Ten
 class Schedule:
     """A variance-preserving noise schedule on t = 0 … T−1: x_t = α_t x0 + σ_t ε with α² = ᾱ and σ² = 1 − ᾱ.
 
-    ``alphas_bar``: ᾱ (T), float64, decreasing, in [0, 1). ``trained_from``, ``trained_to``: the first and the last
-    timestep that the schedule's model knows, within which default levels of all samplers stay; without them, all, as
-    long as signal is left (guidegraph_runtime.tables.grid). All conversions between ε, x0, v and score live here.
-    Methods take t (1) or (B) beside x (B, …); they compute in float64 where x is float64, in float32 otherwise.
+    ``alphas_bar``: ᾱ (T), float64, decreasing, in [0, 1). ``trained_from``, ``trained_to``: the first and last
+    timestep that the model was trained on. Samplers stay within them by default; without them, they use all timesteps
+    that have signal left (guidegraph_runtime.tables.grid). All conversions between ε, x0, v and score are here.
+    Methods take t (1) or (B) and x (B, …). They compute in float64 if x is float64, otherwise in float32.
     """
 
     leaf_axes: ClassVar = {"alphas_bar": ("T",)}
@@ -179,16 +178,16 @@ class Schedule:
 
     @property
     def known(self) -> tuple[float, float]:
-        """The first and the last timestep that default levels visit."""
-        from guidegraph_runtime.tables.grid import Noise
+        """The first and last timestep that samplers visit by default."""
+        from guidegraph_runtime.tables.grid import NoiseSchedule
 
-        noise = Noise.of(self.alphas_bar.double().cpu().numpy(), self.trained_from, self.trained_to)
+        noise = NoiseSchedule.of(self.alphas_bar.double().cpu().numpy(), self.trained_from, self.trained_to)
         return noise.low, noise.high
 
     def alpha_sigma(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """α and σ in the shape of t, float64 for a float64 t and float32 otherwise.
 
-        Between whole t, log(σ/α) is interpolated; t outside [0, T−1] is taken as the nearer end.
+        log(σ/α) is interpolated between whole timesteps, and t is clamped to [0, T−1].
         """
         import torch
 
@@ -219,7 +218,7 @@ class Schedule:
         return -eps_of(prediction, x, alpha, sigma) / sigma
 
     def convert(self, prediction: Prediction, kind: PredictionKind, x: Tensor, t: Tensor) -> Prediction:
-        """The same prediction as another kind; the learned variance is kept."""
+        """The prediction converted to another kind; the learned variance is kept."""
         to = {"eps": self.to_eps, "x0": self.to_x0, "v": self.to_v}[kind]
         return prediction if kind == prediction.kind else replace(prediction, value=to(prediction, x, t), kind=kind)
 
@@ -229,7 +228,7 @@ class Schedule:
         return alpha * x0 + sigma * eps
 
     def along(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """α and σ as they multiply x: (1, 1, …) or (B, 1, …), in the dtype of the computation."""
+        """α and σ in shapes that broadcast to x, (1, 1, …) or (B, 1, …), in the dtype of the computation."""
         import torch
 
         alpha, sigma = self.alpha_sigma(t.to(device=x.device, dtype=torch.float64))
@@ -241,9 +240,9 @@ class Schedule:
 @structured
 @dataclass(frozen=True, eq=False)
 class Levels:
-    """The noise levels that a sampler visits, in order: N + 1 for N steps, the last being where the last step lands.
+    """The noise levels that a sampler visits, in order: N + 1 for N steps. The last step ends at the last level.
 
-    t: (N+1), timesteps on the schedule's axis, −1 for a landing at σ = 0. ratio: (N+1), their σ/α. Both float64.
+    t: (N+1), timesteps on the schedule's axis, −1 where the last step ends at σ = 0. ratio: (N+1), σ/α. Both float64.
     """
 
     leaf_axes: ClassVar = {"t": ("N",), "ratio": ("N",)}
@@ -255,12 +254,12 @@ class Levels:
 @structured
 @dataclass(frozen=True, eq=False)
 class Scheduler:
-    """A sampler as a table of R rows, one for each model call; ``scheduler.step`` applies a row.
+    """A sampler as a table of R rows, one for each model call. ``scheduler.step`` applies one row.
 
     matrix: (R, 1+K, 4+K), [x′, s′₁…s′_K] = M · [x, x0, ε, noise, s₁…s_K] with K = 4, x in variance-preserving form.
-    alpha, sigma, t: (R), the noise level that the row's model call sees. score_gain: (R), Σ in μ + Σ · score.
-    log_variance: (R, 2), log β̃ and log β, between which a learned variance chooses. All of them float64.
-    The rest is the same for all rows: how x̂0 is clipped, and what the table reads.
+    alpha, sigma, t: (R), the noise level of the row's model call. score_gain: (R), Σ in μ + Σ · score.
+    log_variance: (R, 2), log β̃ and log β, between which a learned variance interpolates. All of these are float64.
+    The other fields apply to every row: how x̂0 is clipped, and which inputs the table reads.
     """
 
     leaf_axes: ClassVar = {
@@ -289,9 +288,9 @@ class Scheduler:
 @structured
 @dataclass(frozen=True, eq=False)
 class SchedulerState:
-    """Where a sampler is: ``index`` (1), int64, the next row; ``slots`` (K, …x), what the rows keep.
+    """A sampler's state: ``index`` (1), int64, of the next row, and ``slots`` (K, …x), values kept between rows.
 
-    Before the first step x is not known, so the slots start as K zeros; the first step gives them x's shape.
+    The shape of x is not known before the first step, so the slots start as K zeros; the first step expands them.
     """
 
     leaf_axes: ClassVar = {"index": (1,), "slots": ("K", "B", "C", "H", "W")}
@@ -300,7 +299,7 @@ class SchedulerState:
     slots: Tensor
 
     def sized(self, x: Tensor) -> SchedulerState:
-        """The same state with slots of shape (K, …x): what a traced step starts from."""
+        """The same state with its slots expanded to (K, …x), as a traced step needs it."""
         import torch
 
         dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
@@ -313,11 +312,11 @@ class SchedulerState:
 @structured
 @dataclass(frozen=True)
 class Condition:
-    """What a denoiser is conditioned on; every field may be absent.
+    """The inputs that condition a denoiser; every field is optional.
 
     vector: (B, D), added to the time embedding. tokens: (B, M, D), for cross-attention, with mask
     (B, M), true where a token counts. spatial: (B, C, H, W), concatenated to x.
-    The leading axis is B, or 1 for the same condition in every sample.
+    The leading axis is B, or 1 if all samples share the condition.
     """
 
     leaf_axes: ClassVar = {
@@ -356,7 +355,7 @@ class TextEmbedder(Protocol):
 
 @runtime_checkable
 class LabelEmbedder(Protocol):
-    """Class labels (B), int64, to a condition; the label `classes` means none."""
+    """Class labels (B), int64, to a condition. The label `classes` is the null class."""
 
     @property
     def classes(self) -> int: ...
@@ -366,28 +365,28 @@ class LabelEmbedder(Protocol):
 
 @runtime_checkable
 class ImageEmbedder(Protocol):
-    """Pictures (B, 3, H, W) in [-1, 1] to a condition that holds what is in them, not where."""
+    """Pictures (B, 3, H, W) in [-1, 1] to a condition on their content, regardless of position."""
 
     def __call__(self, image: Tensor) -> Condition: ...
 
 
 @runtime_checkable
 class SemanticEmbedder(Protocol):
-    """Semantic maps (B, K, H, W) of the size of the picture to a condition that holds what is where."""
+    """Semantic maps (B, K, H, W), of the picture's size, to a condition on the class of each pixel."""
 
     def __call__(self, semantic: Tensor) -> Condition: ...
 
 
 @runtime_checkable
 class ConditionAdapter(Protocol):
-    """The condition of one encoder in the tokens and the vector of another."""
+    """Converts one encoder's condition to the tokens and vector of another."""
 
     def __call__(self, condition: Condition) -> Condition: ...
 
 
 @runtime_checkable
 class Segmenter(Protocol):
-    """Pictures (B, 3, H, W) in [-1, 1] to logits (B, K, H, W) of the class of every pixel."""
+    """Pictures (B, 3, H, W) in [-1, 1] to class logits (B, K, H, W) of every pixel."""
 
     def __call__(self, image: Tensor) -> Tensor: ...
 
@@ -408,7 +407,7 @@ class Discriminator(Protocol):
 
 @runtime_checkable
 class Autoencoder(Protocol):
-    """Pictures to latents of unit scale and back; the scale belongs to the autoencoder."""
+    """Pictures to latents of unit variance and back. The scale factor belongs to the autoencoder."""
 
     def encode(self, image: Tensor) -> Tensor: ...
 

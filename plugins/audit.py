@@ -1,7 +1,7 @@
-"""What the import of a plugin does, seen from outside: each is imported in a process of its own.
+"""Imports each plugin in its own process, and reports what the import does.
 
-There it may end the process, hang or change what it likes: that is what is told. One process stands ready, with
-guidegraph imported, and is forked for each plugin. Where a system has no fork, each plugin gets a new process.
+There a plugin may end the process, hang, or change global state; the audit reports it. One process has guidegraph
+imported and is forked for each plugin. On systems without fork, each plugin gets a new process.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import EntryPoint
 from typing import NoReturn
 
-from guidegraph.plugins.importing import NAMED_AFTER, limit_seconds
+from guidegraph.plugins.importing import REPORT_AFTER, limit_seconds
 from guidegraph.plugins.modules import import_plugin_module
-from guidegraph.plugins.traces import Changes, changes_between, exit_handlers, snapshot
+from guidegraph.plugins.traces import Changes, compare_snapshots, record_exit_handlers, snapshot
 
 _START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from guidegraph.plugins.audit import main; main()"
 _real_exit = os._exit
@@ -30,8 +30,8 @@ _encode = json.JSONEncoder().encode
 
 
 @dataclass(frozen=True)
-class Audited:
-    """A plugin to be imported: its name, and what its entry point says; empty for a module given by name."""
+class AuditTarget:
+    """A plugin to import: its name, and the value of its entry point; empty for a module given by name."""
 
     name: str
     value: str = ""
@@ -39,9 +39,9 @@ class Audited:
 
 @dataclass(frozen=True)
 class Audit:
-    """What an import did. ended: how it ended the process, or that it took too long; empty where it came back.
+    """The result of an import. ended: how it ended the process, or that it took too long; otherwise empty.
 
-    imports_torch: every command waits for that. changes: what it left changed in the process, in words, by kind.
+    imports_torch: it delays every command. changes: lasting changes of the process, in words, by kind.
     """
 
     seconds: float = 0.0
@@ -50,15 +50,15 @@ class Audit:
     changes: Changes = field(default_factory=dict)
 
 
-def audit_plugins(plugins: Sequence[Audited]) -> dict[Audited, Audit]:
-    """Import each plugin in a process of its own, one after the other."""
-    groups = [plugins] if hasattr(os, "fork") else [[one] for one in plugins]
-    return {one: audit for group in groups if group for one, audit in zip(group, _audit(group), strict=True)}
+def audit_plugins(plugins: Sequence[AuditTarget]) -> dict[AuditTarget, Audit]:
+    """Import each plugin in its own process, one after the other."""
+    groups = [plugins] if hasattr(os, "fork") else [[plugin] for plugin in plugins]
+    return {plugin: audit for group in groups if group for plugin, audit in zip(group, _audit(group), strict=True)}
 
 
-def _audit(plugins: Sequence[Audited]) -> list[Audit]:
+def _audit(plugins: Sequence[AuditTarget]) -> list[Audit]:
     seconds = limit_seconds()
-    order = json.dumps({"seconds": seconds, "plugins": [[one.name, one.value] for one in plugins]})
+    order = json.dumps({"seconds": seconds, "plugins": [[plugin.name, plugin.value] for plugin in plugins]})
     command = [sys.executable, "-c", _START, json.dumps(sys.path)]
     limit = 60 + 2 * (seconds + 1) * len(plugins)
     try:
@@ -72,7 +72,7 @@ def _audit(plugins: Sequence[Audited]) -> list[Audit]:
 
 
 def main() -> NoReturn:
-    """The process that stands ready: an order on stdin, the audits on stdout."""
+    """Run the auditing process: reads an order from stdin, writes the audits to stdout."""
     from guidegraph.plugins.manager import PluginManager
 
     order = json.load(sys.stdin)
@@ -81,36 +81,36 @@ def main() -> NoReturn:
     for stream in (0, 1):  # what a plugin prints is in its notes
         os.dup2(nowhere, stream)
     PluginManager(entry_points=False)
-    examine = _examined_apart if hasattr(os, "fork") else _examined
-    audits = [examine(Audited(*one), order["seconds"]) for one in order["plugins"]]
+    examine = _audit_in_forks if hasattr(os, "fork") else _audit_here
+    audits = [examine(AuditTarget(*target), order["seconds"]) for target in order["plugins"]]
     os.write(answer, json.dumps([asdict(audit) for audit in audits]).encode())
     _real_exit(0)
 
 
-def _examined_apart(plugin: Audited, seconds: float) -> Audit:
-    """One that imports torch is imported once more with torch there before it: what torch does is not the plugin's."""
-    audit = _forked(plugin, seconds, with_torch=False)
+def _audit_in_forks(plugin: AuditTarget, seconds: float) -> Audit:
+    """Audit a plugin; if it imports torch, audit it again with torch already imported, to leave out torch's effects."""
+    audit = _audit_in_fork(plugin, seconds, with_torch=False)
     if audit.ended or not audit.imports_torch:
         return audit
-    again = _forked(plugin, seconds, with_torch=True)
+    again = _audit_in_fork(plugin, seconds, with_torch=True)
     return replace(audit, ended=again.ended, changes=again.changes)
 
 
-def _forked(plugin: Audited, seconds: float, *, with_torch: bool) -> Audit:
+def _audit_in_fork(plugin: AuditTarget, seconds: float, *, with_torch: bool) -> Audit:
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
         os.close(reading)
         os.dup2(1, 2)
         try:
-            audit = _examined(plugin, seconds, with_torch=with_torch)
+            audit = _audit_here(plugin, seconds, with_torch=with_torch)
             _write(writing, _encode(asdict(audit)).encode() + b"\n")
         finally:
             _real_exit(0)
     os.close(writing)
     started = time.monotonic()
-    text = _answer(plugin.name, reading, seconds * (1 + with_torch))
-    if text is None or text.endswith(b"\n"):  # it hangs, or has said all: an exit handler has no say
+    text = _read_answer(plugin.name, reading, seconds * (1 + with_torch))
+    if text is None or text.endswith(b"\n"):  # it hangs, or has reported: do not wait for exit handlers
         os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
     passed = time.monotonic() - started
@@ -128,16 +128,16 @@ def _write(pipe: int, data: bytes) -> None:
         data = data[os.write(pipe, data) :]
 
 
-def _answer(name: str, pipe: int, seconds: float) -> bytes | None:
-    """What is written into a pipe until its end or a newline; None after so many seconds. A slow plugin is named."""
-    text, started, named = b"", time.monotonic(), False
+def _read_answer(name: str, pipe: int, seconds: float) -> bytes | None:
+    """Read a pipe up to its end or a newline; None after `seconds`. Reports a slow plugin by name."""
+    text, started, reported = b"", time.monotonic(), False
     with os.fdopen(pipe, "rb", buffering=0) as stream:
         while True:
             passed = time.monotonic() - started
             if passed > seconds:
                 return None
-            if passed > NAMED_AFTER and not named:
-                named = True
+            if passed > REPORT_AFTER and not reported:
+                reported = True
                 os.write(2, f"importing the plugin {name!r} …\n".encode())
             if not select.select([stream], [], [], 0.1)[0]:
                 continue
@@ -147,20 +147,20 @@ def _answer(name: str, pipe: int, seconds: float) -> bytes | None:
                 return text
 
 
-def _examined(plugin: Audited, seconds: float, *, with_torch: bool = False) -> Audit:
-    """Import a plugin in this process, and tell what it left changed."""
+def _audit_here(plugin: AuditTarget, seconds: float, *, with_torch: bool = False) -> Audit:
+    """Import a plugin in this process, and return the lasting changes."""
     if with_torch:
         import torch  # noqa: F401
     handlers: list[str] = []
     before = snapshot()
     started = time.monotonic()
-    with exit_handlers(handlers), suppress(BaseException):  # that it fails is for the loader to say
+    with record_exit_handlers(handlers), suppress(BaseException):  # the loader reports failures
         if plugin.value:
             EntryPoint(plugin.name, plugin.value, "guidegraph").load()
         else:
             import_plugin_module(plugin.name)
     passed = time.monotonic() - started
-    changes = changes_between(before, snapshot())
+    changes = compare_snapshots(before, snapshot())
     if handlers:
         changes["exit handlers"] = handlers
     return Audit(passed, "", "torch" in sys.modules, changes)

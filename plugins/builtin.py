@@ -6,58 +6,60 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-from guidegraph.graph.node import ATTRIBUTE
+from guidegraph.graph.node import SPEC_ATTRIBUTE
 from guidegraph.graph.types import Tensor
 from guidegraph.plugins.hookspecs import hookimpl
 
 MODULES = (
-    "adversarial",
-    "autoencoder",
-    "checkpoint",
-    "classifier",
-    "clock",
-    "coding",
-    "condition",
-    "datasets",
-    "denoiser",
-    "detector",
-    "edm",
-    "extractors",
-    "features",
-    "fidelity",
-    "folder",
-    "frechet",
-    "guidance",
-    "image",
-    "label",
-    "latents",
-    "levels",
-    "lora",
-    "losses",
-    "mask",
-    "metrics",
-    "model",
-    "named_scheduler",
-    "noise",
-    "onnx",
-    "plot",
-    "pretrained",
-    "prompt",
-    "sampling",
-    "schedule",
-    "scheduler",
-    "scheduler_distilled",
-    "scheduler_exponential",
-    "semantic",
-    "similarity",
-    "step",
-    "step_context",
-    "table",
+    "checkpoints.checkpoint",
+    "checkpoints.sampling",
+    "conditioning.condition",
+    "conditioning.label",
+    "conditioning.mask",
+    "conditioning.pretrained",
+    "conditioning.prompt",
+    "conditioning.semantic",
+    "conditioning.text",
+    "data.datasets",
+    "data.folders.folder",
+    "data.latents",
+    "guidance.classifier",
+    "guidance.guidance",
+    "images.autoencoder",
+    "images.image",
+    "images.tiling",
+    "images.vq",
+    "metrics.coding",
+    "metrics.detector",
+    "metrics.extractors",
+    "metrics.features",
+    "metrics.fidelity",
+    "metrics.frechet",
+    "metrics.metrics",
+    "metrics.plot",
+    "metrics.similarity",
+    "metrics.table",
+    "metrics.throughput",
+    "models.model",
+    "models.onnx.onnx",
+    "sampling.denoiser",
+    "sampling.edm_denoiser",
+    "sampling.levels",
+    "sampling.noise",
+    "sampling.schedule",
+    "sampling.scheduler",
+    "sampling.scheduler_by_name",
+    "sampling.scheduler_distilled",
+    "sampling.scheduler_exponential",
+    "sampling.step",
+    "sampling.step_context",
     "tensor",
-    "text",
-    "tiling",
-    "vq",
+    "training.adversarial",
+    "training.lora",
+    "training.losses",
 )
+
+TYPE_MODULES = ("types", "metrics.frechet", "guidance.hooks", "sampling.step_context")
 
 TYPES = (
     "Autoencoder",
@@ -96,16 +98,16 @@ TYPES = (
 
 @hookimpl
 def guidegraph_nodes() -> list[Callable[..., Any]]:
-    found: list[Callable[..., Any]] = []
+    functions: list[Callable[..., Any]] = []
     for name in MODULES:
         full = f"guidegraph.nodes.{name}"
         module = import_module(full)
-        found += [f for f in vars(module).values() if hasattr(f, ATTRIBUTE) and f.__module__ == full]
-    return found
+        functions += [f for f in vars(module).values() if hasattr(f, SPEC_ATTRIBUTE) and f.__module__ == full]
+    return functions
 
 
 @hookimpl
 def guidegraph_types() -> list[type]:
-    modules = (import_module(f"guidegraph.nodes.{name}") for name in ("types", "frechet", "hooks", "step_context"))
-    known = {name: found for module in modules for name, found in vars(module).items()}
-    return [Tensor, *(known[name] for name in TYPES)]
+    modules = (import_module(f"guidegraph.nodes.{name}") for name in TYPE_MODULES)
+    classes = {name: value for module in modules for name, value in vars(module).items()}
+    return [Tensor, *(classes[name] for name in TYPES)]

@@ -1,4 +1,4 @@
-"""Commands of plugins: added all or none, and never over a command that exists."""
+"""Adds commands of plugins: all or none, and never over an existing command."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ LISTS = ("registered_commands", "registered_groups")
 
 
 @contextmanager
-def added_safely(app: Any) -> Iterator[None]:
-    """Put a ``typer.Typer`` back as it was when what happens inside fails or takes a name that is there."""
+def rollback_on_failure(app: Any) -> Iterator[None]:
+    """Restore a ``typer.Typer`` if the block fails or takes an existing name."""
     before = {name: list(getattr(app, name, ())) for name in LISTS}
     callback = getattr(app, "registered_callback", None)
     try:
@@ -36,10 +36,10 @@ def added_safely(app: Any) -> Iterator[None]:
 
 
 def _name(command: Any) -> str:
-    """The name that a command or a group of commands will get from Typer."""
-    given = command.name
-    if isinstance(given, str) and given:
-        return given
+    """The name that Typer will give to a command or group."""
+    name = command.name
+    if isinstance(name, str) and name:
+        return name
     if getattr(command, "typer_instance", None) is not None:
         inner = command.typer_instance.info.name
         return inner if isinstance(inner, str) else ""

@@ -1,4 +1,4 @@
-"""What one plugin offers, read and checked with no other plugin present."""
+"""Reads and checks the nodes and types of one plugin, without other plugins."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 import pluggy
 
-from guidegraph.graph.errors import GuidegraphError, choices
-from guidegraph.graph.node import NodeDefinitionError, NodeSpec, spec_of
+from guidegraph.graph.errors import GuidegraphError, suggest
+from guidegraph.graph.node import NodeDefinitionError, NodeSpec, get_spec
 from guidegraph.plugins import hookspecs
 from guidegraph_runtime.error_text import describe_error
 
@@ -27,7 +27,7 @@ class PluginError(GuidegraphError):
 
 @dataclass(frozen=True)
 class Contribution:
-    """The nodes by id and the port types by name."""
+    """A plugin's nodes by id and port types by name."""
 
     nodes: dict[str, NodeSpec]
     types: dict[str, type]
@@ -37,30 +37,30 @@ class Contribution:
         return list(dict.fromkeys(id.partition(".")[0] for id in self.nodes))
 
 
-def new_manager() -> pluggy.PluginManager:
+def make_hook_manager() -> pluggy.PluginManager:
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
     return manager
 
 
-def contribution_of(plugin: object, namespace: str | None) -> Contribution:
-    """All that a plugin offers, checked. ``namespace`` is what its ids must begin with; None takes any.
+def read_contribution(plugin: object, namespace: str | None) -> Contribution:
+    """Read and check a plugin's nodes and types. ``namespace``: prefix that its ids must have; None allows any.
 
-    Raises ``PluginError`` for a hook that does not exist or has a wrong signature, for a return value that is
-    no list of nodes (types), and for a foreign or duplicate id; what the plugin's own code raises is its cause.
+    Raises ``PluginError`` for an unknown hook, a wrong signature, a return value that is not a list of nodes (types),
+    and a foreign or duplicate id; an exception of the plugin's own code is its cause.
     """
     _check_marks(plugin)
-    alone = new_manager()
+    manager = make_hook_manager()
     try:
-        alone.register(plugin)
-        alone.check_pending()
+        manager.register(plugin)
+        manager.check_pending()
     except pluggy.PluginValidationError as error:
         raise PluginError(_one_line(error), f"the hooks are {', '.join(HOOKS)}") from None
-    if not alone.get_hookcallers(plugin):
+    if not manager.get_hookcallers(plugin):
         fix = "mark a function 'guidegraph_nodes' that returns the node functions with @hookimpl"
         raise PluginError("implements no hook of guidegraph", fix)
     nodes: dict[str, NodeSpec] = {}
-    for function in _listed(alone.hook.guidegraph_nodes, "node functions"):
+    for function in _collect(manager.hook.guidegraph_nodes, "node functions"):
         spec = _spec(function)
         if namespace is not None and spec.id.partition(".")[0] != namespace:
             fix = f"call it '{namespace}.{spec.id.rpartition('.')[2]}', or rename the entry point"
@@ -69,7 +69,7 @@ def contribution_of(plugin: object, namespace: str | None) -> Contribution:
             raise PluginError(f"two nodes have the id '{spec.id}'", "give each node an id of its own")
         nodes[spec.id] = spec
     types: dict[str, type] = {}
-    for cls in _listed(alone.hook.guidegraph_types, "port types"):
+    for cls in _collect(manager.hook.guidegraph_types, "port types"):
         if not isinstance(cls, type):
             raise PluginError(f"guidegraph_types returned {cls!r}, which is no class", "return classes")
         if types.get(cls.__name__, cls) is not cls:
@@ -79,35 +79,35 @@ def contribution_of(plugin: object, namespace: str | None) -> Contribution:
 
 
 def _check_marks(plugin: object) -> None:
-    """A hook without its marker would be passed over in silence."""
+    """Raise ``PluginError`` for a hook without its marker, which would be silently ignored."""
     for name, value in list(vars(plugin).items()) if hasattr(plugin, "__dict__") else ():
         if not name.startswith("guidegraph_") or not inspect.isfunction(value):
             continue
         if not hasattr(value, f"{hookspecs.PROJECT}_impl"):
             raise PluginError(f"the function {name} is not marked as a hook", "decorate it with @hookimpl")
         if name not in HOOKS:
-            raise PluginError(f"there is no hook '{name}'; {choices(name, HOOKS, 'hooks')}", "rename or remove it")
+            raise PluginError(f"there is no hook '{name}'; {suggest(name, HOOKS, 'hooks')}", "rename or remove it")
 
 
-def _listed(hook: pluggy.HookCaller, what: str) -> list[Any]:
+def _collect(hook: pluggy.HookCaller, expected: str) -> list[Any]:
     try:
         results = hook()
-        found: list[Any] = []
+        collected: list[Any] = []
         for result in results:
             if not isinstance(result, Iterable) or isinstance(result, (str, bytes)):
-                raise PluginError(f"{hook.name} returned {result!r:.80}", f"return a list of {what}")
-            found += result
-        return found
+                raise PluginError(f"{hook.name} returned {result!r:.80}", f"return a list of {expected}")
+            collected += result
+        return collected
     except PluginError:
         raise
     except (Exception, SystemExit) as error:
-        fix = "repair the hook; it must return a list of " + what
+        fix = "repair the hook; it must return a list of " + expected
         raise PluginError(f"{hook.name} failed: {describe_error(error)}", fix) from error
 
 
 def _spec(function: Callable[..., Any]) -> NodeSpec:
     try:
-        return spec_of(function)
+        return get_spec(function)
     except NodeDefinitionError as error:
         raise PluginError(
             f"guidegraph_nodes returned something else: {error}", "return functions made by @node"

@@ -1,4 +1,4 @@
-"""The entry points that are installed, and what their distributions say; broken metadata hides no other plugin."""
+"""The installed entry points and the metadata of their distributions. Broken metadata does not hide other plugins."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pathlib import Path
 from guidegraph.plugins.contribution import PluginError
 
 GROUP = "guidegraph"
-HOST = "guidegraph"
+OWN_DISTRIBUTION = "guidegraph"
 
 
 _remembered: list[EntryPoint] | None = None
 
 
 def remember_entry_points() -> None:
-    """Look for the entry points once for all: a command asks twice, and each time takes 4 ms."""
+    """Look up the entry points once: a command needs them twice, and each lookup takes 4 ms."""
     global _remembered
     _remembered = entry_points()
 
@@ -27,34 +27,34 @@ def entry_points() -> list[EntryPoint]:
     """The entry points of plugins, in an order that does not depend on that of ``sys.path``."""
     if _remembered is not None:
         return _remembered
-    return sorted(importlib.metadata.entry_points(group=GROUP), key=lambda e: (e.name, distribution_of(e)))
+    return sorted(importlib.metadata.entry_points(group=GROUP), key=lambda e: (e.name, read_distribution(e)))
 
 
-def unreadable() -> Iterator[tuple[str, str]]:
+def find_unreadable() -> Iterator[tuple[str, str]]:
     """The distributions whose entry points cannot be read, with the reason.
 
-    One is enough to make Python's own list of entry points an error, and the import of every package that asks for it.
+    One of them breaks Python's own list of entry points, and the import of every package that uses it.
     """
-    for one in importlib.metadata.distributions():
+    for distribution in importlib.metadata.distributions():
         try:
-            list(one.entry_points)
+            list(distribution.entry_points)
         except Exception as error:
-            yield " ".join(_named(one)), f"{type(error).__name__}: {error}"
+            yield " ".join(_name_and_version(distribution)), f"{type(error).__name__}: {error}"
 
 
-def distribution_of(entry: EntryPoint) -> tuple[str, str]:
+def read_distribution(entry: EntryPoint) -> tuple[str, str]:
     """Name and version of the distribution that an entry point is from."""
-    name, version = _named(entry.dist) if entry.dist is not None else ("", "")
+    name, version = _name_and_version(entry.dist) if entry.dist is not None else ("", "")
     return name or entry.value.partition(":")[0].partition(".")[0], version or "0"
 
 
-def _named(one: Distribution) -> tuple[str, str]:
-    """Name and version in the metadata, or, where they cannot be read there, in the name of its folder."""
-    folder = Path(str(getattr(one, "_path", ""))).name.partition(".dist-info")[0]
+def _name_and_version(distribution: Distribution) -> tuple[str, str]:
+    """Name and version from the metadata, or from the name of its folder if the metadata is unreadable."""
+    folder = Path(str(getattr(distribution, "_path", ""))).name.partition(".dist-info")[0]
     name, _, version = folder.partition("-")
     name = name.replace("_", "-")  # folders are named so
     try:
-        return str(one.name or name), str(one.version or version)
+        return str(distribution.name or name), str(distribution.version or version)
     except Exception:
         return name, version
 
@@ -71,17 +71,17 @@ def check_entry(entry: EntryPoint) -> None:
 
 
 def is_imported(entry: EntryPoint, version: str) -> bool:
-    """Whether this version of guidegraph imports a plugin, which is not one of its own."""
+    """Whether this version of guidegraph imports the plugin, and it is not built in."""
     try:
         check_entry(entry)
         check_requirement(entry, version)
     except PluginError:
         return False
-    return canonical(distribution_of(entry)[0]) != HOST
+    return normalise_name(read_distribution(entry)[0]) != OWN_DISTRIBUTION
 
 
 def check_requirement(entry: EntryPoint, version: str) -> None:
-    """Raise ``PluginError`` where the plugin's distribution asks for another version of this one."""
+    """Raise ``PluginError`` if the plugin's distribution requires another version of guidegraph."""
     from packaging.requirements import InvalidRequirement, Requirement
 
     for text in _requirements(entry):
@@ -90,10 +90,12 @@ def check_requirement(entry: EntryPoint, version: str) -> None:
         except InvalidRequirement as error:
             fix = "repair 'dependencies' in its pyproject.toml, and install it again"
             raise PluginError(f"its metadata asks for '{text:.60}', which is no requirement", fix) from error
-        if canonical(requirement.name) != HOST or (requirement.marker and not requirement.marker.evaluate()):
+        if normalise_name(requirement.name) != OWN_DISTRIBUTION or (
+            requirement.marker and not requirement.marker.evaluate()
+        ):
             continue
         if not requirement.specifier.contains(version, prereleases=True):
-            reason = f"needs {HOST} {requirement.specifier}, and {version} is installed"
+            reason = f"needs {OWN_DISTRIBUTION} {requirement.specifier}, and {version} is installed"
             raise PluginError(reason, f"install a version of either that fits: pip install '{requirement}'")
 
 
@@ -103,10 +105,10 @@ def _requirements(entry: EntryPoint) -> Iterable[str]:
     except Exception as error:
         reason = f"its metadata cannot be read: {type(error).__name__}: {error}"
         raise PluginError(
-            reason, f"install it again: pip install --force-reinstall {distribution_of(entry)[0]}"
+            reason, f"install it again: pip install --force-reinstall {read_distribution(entry)[0]}"
         ) from None
 
 
-def canonical(distribution: str) -> str:
-    """A distribution's name as pip compares it: ``guidegraph_APG`` and ``guidegraph-apg`` are one."""
+def normalise_name(distribution: str) -> str:
+    """Normalise a distribution's name like pip: ``guidegraph_APG`` and ``guidegraph-apg`` are equal."""
     return re.sub(r"[-_.]+", "-", distribution).lower()

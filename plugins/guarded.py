@@ -1,4 +1,4 @@
-"""Observers of plugins: one that fails must not end a run."""
+"""Wraps observers of plugins, so that a failing one does not end a run."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from guidegraph.graph.events import Event, Observer, is_interrupt
 from guidegraph_runtime.error_text import describe_error
 
 
-class Guarded:
-    """A plugin's observer: one that fails is reported and left out, and the run goes on."""
+class GuardedObserver:
+    """A plugin's observer; if it fails, it is reported and then ignored, and the run continues."""
 
     def __init__(self, observer: Observer, warn: Callable[[str], object]):
         self._observer: Observer | None = observer

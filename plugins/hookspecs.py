@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 from guidegraph.graph.events import Observer
-from guidegraph.graph.ownership import own_parameter
+from guidegraph.graph.values.ownership import copy_parameter
 
 if TYPE_CHECKING:
     from guidegraph.graph.ir import Graph
@@ -30,7 +30,7 @@ class RunInfo:
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "params", own_parameter(dict(self.params)))
+        object.__setattr__(self, "params", copy_parameter(dict(self.params)))
 
 
 @hookspec

@@ -1,8 +1,8 @@
-"""The import of a plugin: told by its name where it takes long, with a time limit, and no leave to end the process.
+"""Guards the import of a plugin: reports a slow one by name, applies a time limit, and forbids ending the process.
 
 While a plugin is imported, ``os._exit`` and ``os.exec…`` raise ``ProcessEnded``: it is left out like any plugin that
 fails, and the command goes on. Code that ends the process in another way (C's ``_exit``, a crash, a thread later on) is
-not seen from inside; the command line runs in a process of its own for that (``guidegraph.cli.supervised``).
+not seen from inside; the command line runs in a process of its own for that (``guidegraph.commands.shared.supervised``).
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ log = logging.getLogger(__name__)
 
 SECONDS = "GUIDEGRAPH_PLUGIN_SECONDS"
 DEFAULT_SECONDS = 60.0
-NAMED_AFTER = 2.0
-"""Seconds after which an import is named: somebody waits for it."""
-ENDING = ("_exit", "execv", "execve")
-"""What ends a process in ``os``; the other exec functions call these."""
+REPORT_AFTER = 2.0
+"""Seconds after which a slow import is reported."""
+EXIT_FUNCTIONS = ("_exit", "execv", "execve")
+"""Functions in ``os`` that end the process; the other exec functions call these."""
 
 
 class ProcessEnded(BaseException):
-    """A plugin wants to end the process. No ``Exception``, so that no plugin takes it for an error of its own."""
+    """A plugin tried to end the process. Not an ``Exception``, so that plugins do not catch it."""
 
 
 @dataclass(frozen=True)
-class Imports:
-    """What is told of imports.
+class ImportReports:
+    """Callbacks that report imports.
 
     began, ended: called with a plugin's name. say: prints a line. end: called when an import takes longer than the
     limit, with a line that says so; it does not return. ``None``: there is no limit.
@@ -43,18 +43,18 @@ class Imports:
     end: Callable[[str], NoReturn] | None = None
 
 
-_imports = Imports()
+_imports = ImportReports()
 
 
-def tell_imports(to: Imports) -> Imports:
-    """Have later imports told of otherwise; what was set before."""
+def set_import_reports(reports: ImportReports) -> ImportReports:
+    """Set the callbacks for later imports; returns the previous ones."""
     global _imports
-    before, _imports = _imports, to
-    return before
+    previous, _imports = _imports, reports
+    return previous
 
 
 def limit_seconds() -> float:
-    """How long the import of a plugin may take: ``GUIDEGRAPH_PLUGIN_SECONDS``, or 60."""
+    """Time limit for the import of a plugin: ``GUIDEGRAPH_PLUGIN_SECONDS``, or 60."""
     try:
         seconds = float(os.environ.get(SECONDS, ""))
     except ValueError:
@@ -62,8 +62,8 @@ def limit_seconds() -> float:
     return seconds if seconds > 0 else DEFAULT_SECONDS
 
 
-def too_long(name: str, seconds: float) -> str:
-    """The message for an import that does not end."""
+def format_timeout(name: str, seconds: float) -> str:
+    """The message for an import that exceeds the limit."""
     return (
         f"error: the plugin '{name}' takes longer than {seconds:g} s to import; leave it out: "
         f"GUIDEGRAPH_DISABLE_PLUGINS={name} or --no-plugins, or give it more time: {SECONDS}=600"
@@ -71,38 +71,38 @@ def too_long(name: str, seconds: float) -> str:
 
 
 @contextmanager
-def imported(name: str) -> Iterator[None]:
-    """Inside, the plugin called ``name`` is imported, and asked for its nodes."""
+def guard_import(name: str) -> Iterator[None]:
+    """Guard a block that imports the plugin ``name`` and reads its nodes."""
     imports, done = _imports, threading.Event()
-    threading.Thread(target=_tell, args=(name, imports, done), name="guidegraph-import", daemon=True).start()
+    threading.Thread(target=_watch_time, args=(name, imports, done), name="guidegraph-import", daemon=True).start()
     imports.began(name)
     try:
-        with _no_way_out(name):
+        with _forbid_exit(name):
             yield
     finally:
         imports.ended(name)
         done.set()
 
 
-def _tell(name: str, imports: Imports, done: threading.Event) -> None:
-    """Name an import that takes long, and end one that takes too long."""
+def _watch_time(name: str, imports: ImportReports, done: threading.Event) -> None:
+    """Report a slow import, and end one that exceeds the limit."""
     seconds = limit_seconds()
-    if done.wait(min(NAMED_AFTER, seconds)):
+    if done.wait(min(REPORT_AFTER, seconds)):
         return
     imports.say(f"importing the plugin '{name}' …")
-    if imports.end is not None and not done.wait(max(seconds - NAMED_AFTER, 0.0)):
-        imports.end(too_long(name, seconds))
+    if imports.end is not None and not done.wait(max(seconds - REPORT_AFTER, 0.0)):
+        imports.end(format_timeout(name, seconds))
 
 
 @contextmanager
-def _no_way_out(plugin: str) -> Iterator[None]:
-    """Functions that end the process raise, in this process and until the block ends."""
+def _forbid_exit(plugin: str) -> Iterator[None]:
+    """Make functions that end the process raise, in this process and until the block ends."""
     platform: Any = __import__(os.name)  # posix or nt, from which os has them
-    owner, importer, open_ = os.getpid(), threading.current_thread(), True
+    owner, importer, active = os.getpid(), threading.current_thread(), True
 
     def barred(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def ends(*arguments: Any) -> Any:
-            if not open_ or os.getpid() != owner:  # kept for later, or in a child process
+            if not active or os.getpid() != owner:  # kept for later, or in a child process
                 return function(*arguments)
             call = f"os.{name}({', '.join(map(repr, arguments)):.60})"
             who = f"the plugin '{plugin}'" if threading.current_thread() is importer else "a plugin's thread"
@@ -111,12 +111,12 @@ def _no_way_out(plugin: str) -> Iterator[None]:
 
         return ends
 
-    before = {(module, name): getattr(module, name) for module in (os, platform) for name in ENDING}
+    before = {(module, name): getattr(module, name) for module in (os, platform) for name in EXIT_FUNCTIONS}
     for (module, name), function in before.items():
         setattr(module, name, barred(name, function))
     try:
         yield
     finally:
-        open_ = False
+        active = False
         for (module, name), function in before.items():
             setattr(module, name, function)

@@ -1,7 +1,7 @@
-"""The plugin loader: every plugin is handled on its own, and one that fails leaves nothing behind.
+"""The plugin loader: each plugin is loaded separately, and a failing plugin leaves no trace.
 
-A plugin is first tried alone, in a plugin manager that only it is registered with; what it offers is
-checked against what is there already; only then does it join the others.
+A plugin is first loaded into its own plugin manager; its nodes and types are checked against the existing ones; only
+then does it join the others.
 """
 
 from __future__ import annotations
@@ -20,17 +20,24 @@ from typing import Any, Literal
 
 import pluggy
 
+from guidegraph import graph
 from guidegraph.graph.events import Observer
 from guidegraph.graph.node import NodeDefinitionError, NodeSpec
 from guidegraph.graph.registry import Registry
 from guidegraph.plugins import builtin, entries, hookspecs
-from guidegraph.plugins.commands import added_safely
-from guidegraph.plugins.contribution import Contribution, PluginError, contribution_of, new_manager
-from guidegraph.plugins.entries import HOST, canonical, check_entry, check_requirement, distribution_of
-from guidegraph.plugins.guarded import Guarded
-from guidegraph.plugins.importing import imported
-from guidegraph.plugins.modules import folders_of, import_plugin_module
-from guidegraph.plugins.watch import remembered, watched
+from guidegraph.plugins.commands import rollback_on_failure
+from guidegraph.plugins.contribution import Contribution, PluginError, make_hook_manager, read_contribution
+from guidegraph.plugins.entries import (
+    OWN_DISTRIBUTION,
+    check_entry,
+    check_requirement,
+    normalise_name,
+    read_distribution,
+)
+from guidegraph.plugins.guarded import GuardedObserver
+from guidegraph.plugins.importing import guard_import
+from guidegraph.plugins.modules import import_plugin_module, package_folders
+from guidegraph.plugins.watch import record_changes, watch_import
 from guidegraph_runtime.error_text import describe_error
 
 log = logging.getLogger(__name__)
@@ -41,11 +48,11 @@ LEFT_OUT = "installed plugins are left out (--no-plugins)"
 
 @dataclass(frozen=True)
 class PluginStatus:
-    """What became of one plugin, for ``guidegraph plugins``.
+    """The state of one plugin, for ``guidegraph plugins``.
 
-    name: its namespace (of a module given with ``--plugin``, the module). reason: one line, empty where
-    all is well. fix: what to do about it. traceback: where the plugin's own code failed. notes: what it does to the
-    process while it is imported, and should not.
+    name: its namespace (of a module given with ``--plugin``, the module). reason: one line, empty for
+    state ok. fix: how to repair it. traceback: if the plugin's own code failed. notes: undesirable effects of its
+    import on the process.
     """
 
     name: str
@@ -78,7 +85,7 @@ class PluginManager:
         """disable: namespaces to leave out (by default those in ``GUIDEGRAPH_DISABLE_PLUGINS``). entry_points: whether
         installed plugins are loaded; those that are not are known by name. refused: plugins that are not to be
         imported, by name, with the reason."""
-        self._hooks = new_manager()
+        self._hooks = make_hook_manager()
         self._status: dict[str, PluginStatus] = {}
         self._nodes: dict[str, NodeSpec] = {}
         self._types: dict[str, type] = {}
@@ -90,11 +97,11 @@ class PluginManager:
         self._apps: list[Any] = []
         self._refused = refused or {}
         self._add_builtin()
-        disabled = disabled_by_environment() if disable is None else set(disable)
-        found = entries.entry_points()
-        self.installed = [entry.name for entry in found]
+        disabled = read_disabled_plugins() if disable is None else set(disable)
+        installed = entries.entry_points()
+        self.installed = [entry.name for entry in installed]
         self.unknown_disabled = sorted(disabled - set(self.installed))
-        for entry in found:
+        for entry in installed:
             reason = f"disabled by {DISABLE}" if entry.name in disabled else ""
             self._add_entry_point(entry, reason if entry_points else LEFT_OUT)
         for name in extra_modules:
@@ -117,12 +124,12 @@ class PluginManager:
 
     def add_commands(self, app: Any) -> None:
         """Let every plugin add its commands, once; one that fails, or takes a name that exists, adds none."""
-        if any(app is known for known in self._apps):
+        if any(app is known_app for known_app in self._apps):
             return
         self._apps.append(app)
         for name, plugin in self._hooks.list_name_plugin():
             try:
-                with added_safely(app), redirect_stdout(sys.stderr):
+                with rollback_on_failure(app), redirect_stdout(sys.stderr):
                     self._alone("guidegraph_commands", plugin)(app=app)
             except KeyboardInterrupt:
                 raise
@@ -131,31 +138,31 @@ class PluginManager:
 
     def observers(self, run: hookspecs.RunInfo, warn: Callable[[str], object] = log.warning) -> list[Observer]:
         """The plugins' observers of a run. One that fails, then or later, is reported, and the run goes on."""
-        found: list[Observer] = []
+        observers: list[Observer] = []
         for name, plugin in self._hooks.list_name_plugin():
             try:
                 with redirect_stdout(sys.stderr):
-                    given = self._alone("guidegraph_observer", plugin)(run=run)
-                if unfit := [o for o in given if not callable(o)]:
+                    returned = self._alone("guidegraph_observer", plugin)(run=run)
+                if unfit := [o for o in returned if not callable(o)]:
                     raise PluginError(f"guidegraph_observer returned {unfit[0]!r}", "return a callable, or None")
-                found += [Guarded(o, warn) for o in given]
+                observers += [GuardedObserver(o, warn) for o in returned]
             except KeyboardInterrupt:
                 raise
             except BaseException as error:
                 self._report(name, error)
-        return found
+        return observers
 
     def _alone(self, hook: str, plugin: object) -> pluggy.HookCaller:
-        others = [p for p in self._hooks.get_plugins() if p is not plugin]
-        return self._hooks.subset_hook_caller(hook, others)
+        excluded = [p for p in self._hooks.get_plugins() if p is not plugin]
+        return self._hooks.subset_hook_caller(hook, excluded)
 
     def _add_builtin(self) -> None:
         version = str(sys.modules[__name__.partition(".")[0]].__version__)
-        self._versions |= {HOST: version, **_runtime_version()}
-        self._join(HOST, builtin, contribution_of(builtin, None), HOST, version)
+        self._versions |= {OWN_DISTRIBUTION: version, **_runtime_version()}
+        self._join(OWN_DISTRIBUTION, builtin, read_contribution(builtin, None), OWN_DISTRIBUTION, version)
 
     def _add_entry_point(self, entry: importlib.metadata.EntryPoint, left_out: str) -> None:
-        distribution, version = distribution_of(entry)
+        distribution, version = read_distribution(entry)
         if left_out:
             self._fail(entry.name, distribution, version, PluginError(left_out), "disabled")
             return
@@ -163,13 +170,13 @@ class PluginManager:
         try:
             check_entry(entry)
             self._check_namespace(entry.name)
-            check_requirement(entry, self._versions[HOST])
+            check_requirement(entry, self._versions[OWN_DISTRIBUTION])
             self._check_refused(entry.name)
             with self._importing(entry.name, distribution, notes):
                 plugin = _load(entry.load, f"install what it needs, or leave it out with {DISABLE}")
-                found = contribution_of(plugin, entry.name)
-            self._join(entry.name, plugin, found, distribution, version, notes)
-            self._folders[entry.name] = folders_of(entry.module)
+                contribution = read_contribution(plugin, entry.name)
+            self._join(entry.name, plugin, contribution, distribution, version, notes)
+            self._folders[entry.name] = package_folders(entry.module)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # SystemExit, and exceptions of a plugin's own that are no Exception
@@ -187,13 +194,13 @@ class PluginManager:
                 if self._hooks.is_registered(module):
                     return
                 version = str(getattr(module, "__version__", "0"))
-                found = contribution_of(module, None)
-            for taken in found.namespaces:
-                self._check_namespace(taken)
-            self._join(name, module, found, distribution, version, notes)
-            self._folders |= dict.fromkeys(found.namespaces, folders_of(module.__name__))
-            for taken in found.namespaces:  # it stands in for an installed plugin that is left out
-                self._failed.pop(taken, None)
+                contribution = read_contribution(module, None)
+            for provided in contribution.namespaces:
+                self._check_namespace(provided)
+            self._join(name, module, contribution, distribution, version, notes)
+            self._folders |= dict.fromkeys(contribution.namespaces, package_folders(module.__name__))
+            for provided in contribution.namespaces:  # it stands in for an installed plugin that is left out
+                self._failed.pop(provided, None)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
@@ -202,10 +209,10 @@ class PluginManager:
     @contextmanager
     def _importing(self, name: str, distribution: str, notes: list[str]) -> Iterator[None]:
         with ExitStack() as stack:
-            if canonical(distribution) != HOST:
-                stack.enter_context(imported(name))
-                stack.enter_context(remembered(name))
-            stack.enter_context(watched(notes))
+            if normalise_name(distribution) != OWN_DISTRIBUTION:
+                stack.enter_context(guard_import(name))
+                stack.enter_context(record_changes(name))
+            stack.enter_context(watch_import(notes))
             yield
 
     def _check_refused(self, name: str) -> None:
@@ -221,26 +228,26 @@ class PluginManager:
         self,
         name: str,
         plugin: object,
-        found: Contribution,
+        contribution: Contribution,
         distribution: str,
         version: str,
         notes: Sequence[str] = (),
     ) -> None:
-        """Take over all that a checked plugin offers. Raises before anything is changed."""
-        for type_name, cls in found.types.items():
+        """Add the nodes and types of a checked plugin. Raises before changing anything."""
+        for type_name, cls in contribution.types.items():
             if self._types.get(type_name, cls) is not cls:
                 owner = f"{self._types[type_name].__module__}.{type_name}"
                 raise PluginError(f"the port type '{type_name}' exists already: {owner}", "rename the type")
         self._hooks.register(plugin, name=name)
         owner = f"{distribution}=={version}"
-        self._nodes |= {id: replace(spec, distribution=owner) for id, spec in found.nodes.items()}
-        self._types |= found.types
-        self._owners |= dict.fromkeys(found.namespaces, owner)
+        self._nodes |= {id: replace(spec, distribution=owner) for id, spec in contribution.nodes.items()}
+        self._types |= contribution.types
+        self._owners |= dict.fromkeys(contribution.namespaces, owner)
         if name.isidentifier():
             self._owners[name] = owner
-        self._versions[canonical(distribution)] = version
-        brought = tuple(found.nodes), tuple(found.types)
-        self._status[name] = PluginStatus(name, distribution, version, "ok", *brought, notes=tuple(notes))
+        self._versions[normalise_name(distribution)] = version
+        names = tuple(contribution.nodes), tuple(contribution.types)
+        self._status[name] = PluginStatus(name, distribution, version, "ok", *names, notes=tuple(notes))
 
     def _fail(
         self,
@@ -252,15 +259,15 @@ class PluginManager:
         namespace: str = "",
         notes: Sequence[str] = (),
     ) -> None:
-        reason, fix, trace = _explained(error)
+        reason, fix, trace = _explain(error)
         key = name if name not in self._status else f"{name} ({distribution})"
         self._status[key] = PluginStatus(name, distribution, version, state, (), (), reason, fix, trace, tuple(notes))
-        self._absent[canonical(distribution)] = reason
+        self._absent[normalise_name(distribution)] = reason
         self._failed[namespace or name] = f"{reason} (plugin '{name}' of {distribution} {version})"
 
     def _report(self, name: str, error: BaseException) -> None:
-        """A plugin that joined fails in a later hook: its nodes stay, the failure is shown."""
-        reason, fix, trace = _explained(error)
+        """Record that a loaded plugin failed in a later hook; its nodes stay."""
+        reason, fix, trace = _explain(error)
         self._status[name] = replace(self._status[name], state="failed", reason=reason, fix=fix, traceback=trace)
 
 
@@ -271,7 +278,7 @@ def default_registry(
     return PluginManager(extra_modules, disable=disable, entry_points=entry_points).registry
 
 
-def disabled_by_environment() -> set[str]:
+def read_disabled_plugins() -> set[str]:
     """The namespaces in ``GUIDEGRAPH_DISABLE_PLUGINS``."""
     return {name.strip() for name in os.environ.get(DISABLE, "").split(",")} - {""}
 
@@ -284,35 +291,36 @@ def _runtime_version() -> dict[str, str]:
 
 
 def _load(load: Callable[[], Any], fix: str) -> Any:
-    """What ``load`` imports. Raises ``PluginError`` with the remedy ``fix``, or one that fits the error better."""
+    """Return the result of ``load``. Raises ``PluginError`` with the remedy ``fix``, or a more specific one."""
     try:
         return load()
     except KeyboardInterrupt:
         raise
     except NodeDefinitionError as error:
-        fix = f"repair the node's signature{_place(error)}"
+        fix = f"repair the node's signature{_format_location(error)}"
         raise PluginError(f"cannot be imported: {error}", fix) from error
     except ImportError as error:
         raise PluginError(f"cannot be imported: {describe_error(error)}", fix) from error
     except BaseException as error:
-        fix = f"repair it{_place(error)}, or leave it out with {DISABLE}"
+        fix = f"repair it{_format_location(error)}, or leave it out with {DISABLE}"
         raise PluginError(f"cannot be imported: {describe_error(error)}", fix) from error
 
 
-def _place(error: BaseException) -> str:
-    """Where in the plugin's own code it arose: " at FILE:LINE", or nothing where that is not known."""
+def _format_location(error: BaseException) -> str:
+    """Format the error's location in the plugin's code: " at FILE:LINE", or an empty string if unknown."""
     if isinstance(error, SyntaxError) and error.filename:
         return f" at {error.filename}:{error.lineno}"
-    here = Path(__file__).parent
-    host = {here, here.with_name("graph")}  # not what lies below: the gallery's plugins do
+    loader, engine = Path(__file__).parent, Path(str(graph.__file__)).parent
     frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if f.filename[:1] != "<" and "importlib" not in f.filename]
-    own = [f for f in own if Path(f.filename).parent not in host]
-    return f" at {own[-1].filename}:{own[-1].lineno}" if own else ""
+    plugin_frames = [f for f in frames if f.filename[:1] != "<" and "importlib" not in f.filename]
+    plugin_frames = [
+        f for f in plugin_frames if Path(f.filename).parent != loader and not Path(f.filename).is_relative_to(engine)
+    ]
+    return f" at {plugin_frames[-1].filename}:{plugin_frames[-1].lineno}" if plugin_frames else ""
 
 
-def _explained(error: BaseException) -> tuple[str, str, str]:
-    """Reason, fix and, where the plugin's own code failed, the traceback."""
+def _explain(error: BaseException) -> tuple[str, str, str]:
+    """Return reason, fix and, if the plugin's own code failed, the traceback."""
     if isinstance(error, PluginError):
         cause = error.__cause__
         return str(error), error.fix, "".join(traceback.format_exception(cause)) if cause else ""

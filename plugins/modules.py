@@ -1,4 +1,4 @@
-"""Plugins named on the command line: an importable module, or a Python file."""
+"""Imports plugins named on the command line: modules or Python files."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from types import ModuleType
 
 
 def import_plugin_module(name: str) -> ModuleType:
-    """The module called ``name``, from the current directory too, or the Python file at the path ``name``."""
+    """Import the module ``name``, also from the current directory, or the Python file at the path ``name``."""
     if name.endswith(".py"):
         return _from_file(Path(name).absolute())
-    here = str(Path.cwd())
-    if here not in sys.path and "" not in sys.path:  # a console script's path does not have the current directory
-        sys.path.append(here)
+    current = str(Path.cwd())
+    if current not in sys.path and "" not in sys.path:  # a console script's path does not have the current directory
+        sys.path.append(current)
     return import_module(name)
 
 
 def _from_file(path: Path) -> ModuleType:
-    known = sys.modules.get(path.stem)
-    if known is not None:
-        if Path(getattr(known, "__file__", None) or "").absolute() == path:
-            return known
+    module_ = sys.modules.get(path.stem)
+    if module_ is not None:
+        if Path(getattr(module_, "__file__", None) or "").absolute() == path:
+            return module_
         raise ImportError(f"a module called '{path.stem}' is imported already: rename {path.name}")
     spec = spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None or not path.is_file():
@@ -38,8 +38,8 @@ def _from_file(path: Path) -> ModuleType:
     return module
 
 
-def folders_of(module: str) -> list[Path]:
-    """The folders of the package that an imported module is, or is in; none for a module that is in no package."""
+def package_folders(module: str) -> list[Path]:
+    """The folders of an imported module's package; empty for a module outside packages."""
     package = sys.modules.get(module)
     if not hasattr(package, "__path__"):
         package = sys.modules.get(module.rpartition(".")[0])

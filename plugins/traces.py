@@ -1,6 +1,6 @@
-"""What an import leaves changed in the process: a snapshot before, one after, and the difference in words.
+"""Finds lasting changes of the process by an import: snapshots before and after, and their difference in words.
 
-Only changes that reach beyond the plugin count: its own modules, and what it adds to ``sys.modules``, do not.
+Only changes outside the plugin count, not its own modules or its additions to ``sys.modules``.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ from typing import Any, TypeAlias
 from guidegraph.graph.trust.process_state import current_folder
 
 Snapshot: TypeAlias = dict[str, dict[str, object]]
-"""Values, or identities of objects, by what they are called, by their kind."""
+"""Values, or identities of objects, by kind and name."""
 Changes: TypeAlias = dict[str, list[str]]
-"""What changed, in words, by its kind."""
+"""Changes in words, by kind."""
 
 LIBRARIES = ("guidegraph", "guidegraph_runtime", "torch", "numpy", "safetensors", "PIL", "yaml")
-"""Beside Python's own modules, those in which a function that was replaced is a change."""
+"""Modules, besides Python's own, in which a replaced function counts as a change."""
 _FUNCTIONS = frozenset({types.FunctionType, types.BuiltinFunctionType})
 _HOOKS = ("excepthook", "displayhook", "unraisablehook", "breakpointhook")
 
 
-def snapshot(*, whole: bool = True) -> Snapshot:
-    """The process as it is now. whole: methods, and the modules of ``LIBRARIES``, too, which takes some 50 ms."""
+def snapshot(*, thorough: bool = True) -> Snapshot:
+    """Take a snapshot of the process. thorough: includes methods and the modules of ``LIBRARIES``, in about 50 ms."""
     return {
         "environment variables": dict(os.environ),
         "current directory": {"": current_folder()},
-        "signal handlers": {one.name: signal.getsignal(one) for one in signal.Signals},
+        "signal handlers": {number.name: signal.getsignal(number) for number in signal.Signals},
         "threads": {
             f"{t.name} ({'daemon' if t.daemon else 'keeps the process alive'})": t for t in threading.enumerate()
         },
         "builtins": {name: id(value) for name, value in vars(builtins).items() if name != "_"},
-        "functions of modules": _functions(whole),
+        "functions of modules": _functions(thorough),
         "sys.path": dict.fromkeys(sys.path, 0),
         "warning filters": {"": tuple(map(id, warnings.filters))},
         "locale": {"": locale.setlocale(locale.LC_ALL)},
@@ -62,80 +62,82 @@ def snapshot(*, whole: bool = True) -> Snapshot:
     }
 
 
-def changes_between(before: Snapshot, after: Snapshot) -> Changes:
-    """The kinds in which something changed."""
-    found = {}
-    for kind, old in before.items():
-        words = _IN_WORDS.get(kind, _named)
-        if lines := list(words(old, after[kind])):
-            found[kind] = lines
-    return found
+def compare_snapshots(before: Snapshot, after: Snapshot) -> Changes:
+    """Compare two snapshots. Returns only kinds with changes."""
+    changes = {}
+    for kind, values in before.items():
+        format_lines = _FORMATTERS.get(kind, _name_changes)
+        if lines := list(format_lines(values, after[kind])):
+            changes[kind] = lines
+    return changes
 
 
 @contextmanager
-def exit_handlers(found: list[str]) -> Iterator[None]:
-    """Note the exit handlers that are registered inside, but for those of Python's own modules and of ``LIBRARIES``."""
+def record_exit_handlers(handlers: list[str]) -> Iterator[None]:
+    """Record exit handlers registered in the block, except those of Python's own modules and of ``LIBRARIES``."""
     register: Callable[..., Any] = atexit.register
 
-    def noted(function: Callable[..., Any], /, *arguments: Any, **named: Any) -> Any:
+    def register_and_note(function: Callable[..., Any], /, *arguments: Any, **named: Any) -> Any:
         module = str(getattr(function, "__module__", None) or "")
         if not _is_watched(module):
-            found.append(f"{module}.{getattr(function, '__qualname__', function)}")
+            handlers.append(f"{module}.{getattr(function, '__qualname__', function)}")
         return register(function, *arguments, **named)
 
-    atexit.register = noted
+    atexit.register = register_and_note
     try:
         yield
     finally:
         atexit.register = register
 
 
-def in_words(changes: Mapping[str, list[str]]) -> str:
-    """All changes on one line."""
+def format_changes(changes: Mapping[str, list[str]]) -> str:
+    """Format all changes on one line."""
     return "; ".join(f"{kind}: {', '.join(lines)}" if any(lines) else kind for kind, lines in changes.items())
 
 
-def _named(old: Mapping[str, object], new: Mapping[str, object]) -> Iterator[str]:
-    """The names of what was set, changed or removed; a kind with one value alone has no name."""
-    for name in sorted({*old, *new}):
-        if name not in old:
+def _name_changes(before: Mapping[str, object], after: Mapping[str, object]) -> Iterator[str]:
+    """Names that were set, changed or removed; a kind with a single value has no name."""
+    for name in sorted({*before, *after}):
+        if name not in before:
             yield f"{name} set"
-        elif name not in new:
+        elif name not in after:
             yield f"{name} removed"
-        elif old[name] != new[name]:
+        elif before[name] != after[name]:
             yield f"{name} changed" if name else "changed"
 
 
-def _to(old: Mapping[str, object], new: Mapping[str, object]) -> Iterator[str]:
-    for name, value in new.items():
-        if name in old and old[name] != value:
+def _new_values(before: Mapping[str, object], after: Mapping[str, object]) -> Iterator[str]:
+    for name, value in after.items():
+        if name in before and before[name] != value:
             yield f"{name} to {value}".strip()
 
 
-def _more(old: Mapping[str, object], new: Mapping[str, object]) -> Iterator[str]:
-    yield from sorted({*new} - {*old})
+def _new_names(before: Mapping[str, object], after: Mapping[str, object]) -> Iterator[str]:
+    yield from sorted({*after} - {*before})
 
 
-def _added(old: Mapping[str, object], new: Mapping[str, object]) -> Iterator[str]:
-    yield from (f"{name or '(the current directory)'} added" for name in new if name not in old)
-    yield from (f"{name or '(the current directory)'} removed" for name in old if name not in new)
+def _additions_and_removals(before: Mapping[str, object], after: Mapping[str, object]) -> Iterator[str]:
+    yield from (f"{name or '(the current directory)'} added" for name in after if name not in before)
+    yield from (f"{name or '(the current directory)'} removed" for name in before if name not in after)
 
 
-def _changed(old: Mapping[str, object], new: Mapping[str, object]) -> Iterator[str]:
-    yield from sorted(name for name in old if name in new and old[name] is not new[name] and old[name] != new[name])
+def _changed_names(before: Mapping[str, object], after: Mapping[str, object]) -> Iterator[str]:
+    yield from sorted(
+        name for name in before if name in after and before[name] is not after[name] and before[name] != after[name]
+    )
 
 
-_IN_WORDS: dict[str, Callable[[Mapping[str, object], Mapping[str, object]], Iterator[str]]] = {
-    "current directory": _to,
-    "signal handlers": _changed,
-    "threads": _more,
-    "functions of modules": _changed,
-    "sys.path": _added,
-    "locale": _to,
-    "streams": _changed,
-    "hooks": _changed,
-    "random generators": _changed,
-    "torch": _to,
+_FORMATTERS: dict[str, Callable[[Mapping[str, object], Mapping[str, object]], Iterator[str]]] = {
+    "current directory": _new_values,
+    "signal handlers": _changed_names,
+    "threads": _new_names,
+    "functions of modules": _changed_names,
+    "sys.path": _additions_and_removals,
+    "locale": _new_values,
+    "streams": _changed_names,
+    "hooks": _changed_names,
+    "random generators": _changed_names,
+    "torch": _new_values,
 }
 
 
@@ -150,48 +152,48 @@ def _is_watched(module: str) -> bool:
     return _is_core(module) or module.partition(".")[0] in LIBRARIES
 
 
-def _functions(whole: bool) -> dict[str, object]:
+def _functions(thorough: bool) -> dict[str, object]:
     """The functions and classes of modules that others rely on, by module and name; with methods where ``whole``."""
-    found: dict[str, object] = {}
+    functions: dict[str, object] = {}
     for module_name, module in list(sys.modules.items()):
-        if module_name in ("builtins", "sys"):  # they are looked at by themselves
+        if module_name in ("builtins", "sys"):  # they have their own kinds
             continue
-        if not isinstance(module, types.ModuleType) or not (_is_watched if whole else _is_core)(module_name):
+        if not isinstance(module, types.ModuleType) or not (_is_watched if thorough else _is_core)(module_name):
             continue
         for name, value in list(vars(module).items()):
             kind = type(value)  # not isinstance: a module may hold a proxy that is asked for its class
             if kind in _FUNCTIONS:
-                found[f"{module_name}.{name}"] = value
+                functions[f"{module_name}.{name}"] = value
             elif issubclass(kind, type):
-                found[f"{module_name}.{name}"] = value
-                if whole and value.__module__ == module_name:
-                    found |= {
+                functions[f"{module_name}.{name}"] = value
+                if thorough and value.__module__ == module_name:
+                    functions |= {
                         f"{module_name}.{name}.{inner}": method
                         for inner, method in list(vars(value).items())
                         if type(method) is types.FunctionType
                     }
-    return found
+    return functions
 
 
 def _hooks() -> dict[str, object]:
-    found: dict[str, object] = {f"sys.{name}": id(getattr(sys, name)) for name in _HOOKS}
-    found |= {"threading.excepthook": id(threading.excepthook), "a trace function": sys.gettrace()}
-    found["a profile function"] = sys.getprofile()
-    return found | {f"sys.{name}": tuple(map(id, getattr(sys, name))) for name in ("meta_path", "path_hooks")}
+    hooks: dict[str, object] = {f"sys.{name}": id(getattr(sys, name)) for name in _HOOKS}
+    hooks |= {"threading.excepthook": id(threading.excepthook), "a trace function": sys.gettrace()}
+    hooks["a profile function"] = sys.getprofile()
+    return hooks | {f"sys.{name}": tuple(map(id, getattr(sys, name))) for name in ("meta_path", "path_hooks")}
 
 
 def _generators() -> dict[str, object]:
-    found: dict[str, object] = {"Python's": random.getstate()}
+    states: dict[str, object] = {"Python's": random.getstate()}
     if (numpy := sys.modules.get("numpy.random")) is not None:
-        name, words, *rest = numpy.get_state()
-        found["NumPy's"] = (name, words.tobytes(), *rest)
-    if (torch := _whole_torch()) is not None:
-        found["torch's"] = torch.get_rng_state().numpy().tobytes()
-    return found
+        name, words, *others = numpy.get_state()
+        states["NumPy's"] = (name, words.tobytes(), *others)
+    if (torch := _loaded_torch()) is not None:
+        states["torch's"] = torch.get_rng_state().numpy().tobytes()
+    return states
 
 
 def _torch() -> dict[str, object]:
-    torch = _whole_torch()
+    torch = _loaded_torch()
     if torch is None:
         return {}
     return {
@@ -207,7 +209,7 @@ def _torch() -> dict[str, object]:
     }
 
 
-def _whole_torch() -> Any:
-    """torch, where it is imported as a whole."""
+def _loaded_torch() -> Any:
+    """The module torch, if it is completely imported."""
     torch = sys.modules.get("torch")
     return torch if hasattr(torch, "set_float32_matmul_precision") else None

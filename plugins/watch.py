@@ -1,7 +1,7 @@
-"""What a plugin does to the process while it is imported: what it prints, how long it takes, what it changes.
+"""Watches the import of a plugin: its output, its duration, and its changes of the process.
 
-Changed state is put back: a plugin that sets torch's default dtype would change the results of every workflow. What
-cannot be seen from inside of the process, such as a call of ``os._exit``, ends it.
+Changed state is restored: a plugin that sets torch's default dtype would change the results of every workflow. Effects
+that cannot be seen from inside the process, such as a call of ``os._exit``, end it.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from contextlib import contextmanager, redirect_stdout, suppress
 from typing import Any
 
 from guidegraph.graph.trust.process_state import current_folder
-from guidegraph.plugins.traces import Changes, changes_between, exit_handlers, snapshot
-from guidegraph_runtime.say import visible
+from guidegraph.plugins.traces import Changes, compare_snapshots, record_exit_handlers, snapshot
+from guidegraph_runtime.printing import visible
 
 SLOW = 1.0
-"""Seconds from which an import is worth a note: every command waits for it."""
+"""Seconds from which a slow import is noted, since it delays every command."""
 
 State = dict[str, tuple[Any, Callable[[Any], object]]]
-"""Values by what they are, each with what sets it."""
+"""Values by name, each with its setter."""
 
 
-class _Passed(io.TextIOBase):
+class _ForwardedOutput(io.TextIOBase):
     """Standard output during an import: passed on to stderr, since what a command prints may be read by a program."""
 
     def __init__(self) -> None:
@@ -41,72 +41,72 @@ class _Passed(io.TextIOBase):
 
 
 @contextmanager
-def watched(notes: list[str]) -> Iterator[None]:
-    """Note what happens inside, for the plugin's author; output goes to stderr, and state is put back."""
+def watch_import(notes: list[str]) -> Iterator[None]:
+    """Note effects of the block for the plugin's author; redirects output to stderr and restores state."""
     with_torch = "torch" in sys.modules
     before = _state(defaults=False)
-    printed = _Passed()
+    printed = _ForwardedOutput()
     started = time.perf_counter()
     try:
         with redirect_stdout(printed):
             yield
     finally:
         seconds = time.perf_counter() - started
-        brought = not with_torch and "torch" in sys.modules
+        imported_torch = not with_torch and "torch" in sys.modules
         if printed.text.strip():
             notes.append(f"prints when it is imported: '{printed.text.strip().splitlines()[0][:60]}'; leave it out")
         if seconds > SLOW:
-            why = ", torch with it" if brought else ""
+            why = ", torch with it" if imported_torch else ""
             notes.append(
                 f"takes {seconds:.1f} s to import{why}, and every command waits for it: import what is slow inside of "
                 "the functions that need it"
             )
-        if brought:
+        if imported_torch:
             before |= _torch_state(sys.modules["torch"], defaults=True)
         notes += _put_back(before)
 
 
 OF_TORCH = ("functions of modules", "warning filters", "exit handlers", "threads", "hooks", "Python", "torch")
-"""Kinds of changes that the import of torch makes too."""
+"""Kinds of changes that importing torch also makes."""
 
-changed: dict[str, Changes] = {}
-"""What the import of each plugin has left changed in this process, by the plugin's name; only those that did."""
+changes_by_plugin: dict[str, Changes] = {}
+"""Lasting changes of this process by each plugin's import, by plugin name; only plugins with changes."""
 
 
 @contextmanager
-def remembered(plugin: str) -> Iterator[None]:
-    """Keep in ``changed`` what an import inside leaves changed: an error later on may be due to it."""
+def record_changes(plugin: str) -> Iterator[None]:
+    """Record lasting changes by an import in ``changed``: they may explain a later error."""
     handlers: list[str] = []
     with_torch = "torch" in sys.modules
-    before = snapshot(whole=False)
+    before = snapshot(thorough=False)
     try:
-        with exit_handlers(handlers):
+        with record_exit_handlers(handlers):
             yield
     finally:
-        found = changes_between(before, snapshot(whole=False))
+        new_changes = compare_snapshots(before, snapshot(thorough=False))
         if handlers:
-            found["exit handlers"] = handlers
+            new_changes["exit handlers"] = handlers
         if not with_torch and "torch" in sys.modules:  # which changes some things itself
-            found = {kind: changes for kind, changes in found.items() if kind not in OF_TORCH}
-        if found:
-            changed[plugin] = found
+            new_changes = {kind: changes for kind, changes in new_changes.items() if kind not in OF_TORCH}
+        if new_changes:
+            changes_by_plugin[plugin] = new_changes
 
 
 def _put_back(before: State) -> Iterator[str]:
-    """Set what is not as it was, and say so."""
+    """Restore changed values, and yield a note for each."""
     now = _state(defaults=False)
-    for what, (value, restore) in before.items():
-        if what in now and now[what][0] != value:
-            with suppress(Exception):  # what cannot be set back was noted all the same
+    for name, (value, restore) in before.items():
+        if name in now and now[name][0] != value:
+            with suppress(Exception):  # noted even if it cannot be restored
                 restore(value)
-            yield f"changes {what} to {now[what][0]} when it is imported; it was put back to {value}"
+            yield f"changes {name} to {now[name][0]} when it is imported; it was put back to {value}"
 
 
 def _state(*, defaults: bool) -> State:
-    found: State = {"the current directory": (current_folder(), os.chdir)}
+    state: State = {"the current directory": (current_folder(), os.chdir)}
     # A plugin may import parts of torch alone, or fail inside of it: only what is whole has a state.
     torch = sys.modules.get("torch")
-    return found | _torch_state(torch, defaults=defaults) if hasattr(torch, "set_float32_matmul_precision") else found
+    return state | _torch_state(torch, defaults=defaults) if hasattr(torch, "set_float32_matmul_precision") else state
 
 
 def _torch_state(torch: Any, *, defaults: bool) -> State:

@@ -8,7 +8,7 @@ from types import FrameType
 from typing import Any
 
 
-def calls_made(function: Callable[[], object]) -> int:
+def count_calls(function: Callable[[], object]) -> int:
     """How many functions are called while `function` runs, Python's own and built-in ones."""
     count = 0
 
@@ -27,4 +27,4 @@ def calls_made(function: Callable[[], object]) -> int:
 
 def growth(run: Callable[[int], object], size: int) -> float:
     """By what factor the calls grow when the size doubles: about 2 for linear work, 4 for quadratic work."""
-    return calls_made(lambda: run(2 * size)) / calls_made(lambda: run(size))
+    return count_calls(lambda: run(2 * size)) / count_calls(lambda: run(size))

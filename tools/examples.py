@@ -14,12 +14,12 @@ from pathlib import Path
 import torch
 
 from guidegraph.graph.types import Tensor
-from guidegraph.nodes.datasets import scene
-from guidegraph.nodes.image import resize_image
-from guidegraph.nodes.mask import box_mask
-from guidegraph.nodes.semantic import picture_of_map
-from guidegraph.outputs import pixels
-from guidegraph_runtime.png import write_png
+from guidegraph.nodes.conditioning.mask import box_mask
+from guidegraph.nodes.conditioning.semantic import picture_of_map
+from guidegraph.nodes.data.datasets import scene
+from guidegraph.nodes.images.image import resize_image
+from guidegraph.runs.outputs import to_pixels
+from guidegraph_runtime.pictures.png import write_png
 
 SEED, INDEX = 2026, 17  # an elephant and a cactus on the grass under a sunset sky
 BOXES = ({"top": 24, "left": 4, "height": 22, "width": 15}, {"top": 20, "left": 44, "height": 36, "width": 20})
@@ -44,7 +44,7 @@ def main() -> None:
     folder: Path = parser.parse_args().folder
     folder.mkdir(parents=True, exist_ok=True)
     for name, picture in example().items():
-        write_png(folder / f"{name}.png", pixels(picture[0]))
+        write_png(folder / f"{name}.png", to_pixels(picture[0]))
 
 
 if __name__ == "__main__":

@@ -17,16 +17,16 @@ import torch
 from PIL import Image, ImageDraw
 
 from guidegraph import load_workflow
-from guidegraph.graph.bind import bind
+from guidegraph.graph.language.bind import bind
 from guidegraph.nodes.data.scenes import compose_scene
-from guidegraph_runtime.files import atomic_path
+from guidegraph_runtime.files.atomic import atomic_path
 
 ROOT = Path(__file__).parents[1]
 GALLERY = ROOT / "plugins" / "gallery"
 COLUMNS, SIZE, CAPTION, TITLE = 8, 64, 14, "CFG"
 
 
-def drawn(row: str, seed: int) -> tuple[str, torch.Tensor]:
+def draw_row(row: str, seed: int) -> tuple[str, torch.Tensor]:
     """The label of a row and its pictures (8, 3, 64, 64) in [−1, 1]."""
     name, *settings = row.split()
     plugin, _, file = name.partition("/")
@@ -58,7 +58,7 @@ def main() -> None:
     sheet = Image.new("RGB", (COLUMNS * SIZE, len(rows) * (SIZE + CAPTION)), "white")
     pen = ImageDraw.Draw(sheet)
     for i, row in enumerate(rows):
-        label, image = drawn(row, options.seed)
+        label, image = draw_row(row, options.seed)
         top = i * (SIZE + CAPTION)
         pen.text((2, top + 1), label, fill="black")
         levels = ((image + 1) * 127.5).round().clamp(0, 255).byte()

@@ -25,14 +25,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from guidegraph import load_workflow
-from guidegraph.api import Workflow
-from guidegraph.graph.paths import resolve
-from guidegraph.nodes.datasets import scene
-from guidegraph.nodes.detector import detect, finds
-from guidegraph.nodes.features import efficientnet
-from guidegraph.nodes.metrics import kernel_distance, pooled_features, share
-from guidegraph.nodes.model import load_model
-from guidegraph_runtime.files import atomic_path
+from guidegraph.graph.paths import resolve_path
+from guidegraph.nodes.data.datasets import scene
+from guidegraph.nodes.metrics.detector import detect, finds
+from guidegraph.nodes.metrics.features import efficientnet
+from guidegraph.nodes.metrics.metrics import kernel_distance, pooled_features, share
+from guidegraph.nodes.models.model import load_model
+from guidegraph.workflow import Workflow
+from guidegraph_runtime.files.atomic import atomic_path
 
 ROOT = Path(__file__).parents[1]
 STEPS, CHUNK = 30, 50
@@ -106,7 +106,7 @@ def cost(method: Method) -> float:
 
 def measure(method: Method, count: int, reference: torch.Tensor) -> dict[str, Any]:
     """Draw `count` captions and judge them."""
-    data, judge = scene(seed=CAPTIONS, batch=count), load_model(path=resolve("pkg:detector", ROOT))
+    data, judge = scene(seed=CAPTIONS, batch=count), load_model(path=resolve_path("pkg:detector", ROOT))
     workflow, pictures, started = method.workflow, [], time.perf_counter()
     for start in range(0, count, CHUNK):
         prompt = list(data.caption[start : start + CHUNK])
@@ -141,11 +141,11 @@ def main() -> None:
         rows = {row["method"]: row for row in json.loads(arguments.table.read_text())}
     if not arguments.show:
         torch.set_num_threads(1)
-        rows = measured(rows, arguments)
-    print(markdown([rows[name] for name in ordered(rows)]))
+        rows = measure_missing(rows, arguments)
+    print(markdown([rows[name] for name in sort_rows(rows)]))
 
 
-def measured(rows: dict[str, dict[str, Any]], arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
+def measure_missing(rows: dict[str, dict[str, Any]], arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """The rows with those that were missing; the file is written anew after each."""
     others = scene(seed=REFERENCES, batch=1000)
     reference = pooled_features(efficientnet(), others.image)
@@ -174,7 +174,7 @@ def save(rows: dict[str, dict[str, Any]], path: Path) -> None:
         temporary.write_text(json.dumps(list(rows.values()), indent=1) + "\n")
 
 
-def ordered(rows: dict[str, dict[str, Any]]) -> list[str]:
+def sort_rows(rows: dict[str, dict[str, Any]]) -> list[str]:
     """Plain rows and those of equal cost first, then the methods as they are listed here."""
     known = [method.name for method in METHODS]
     equal = sorted((name for name in rows if name not in known), key=lambda name: rows[name]["gigaflops"])

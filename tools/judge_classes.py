@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from guidegraph.nodes.features import efficientnet
-from guidegraph.nodes.image import load_image
-from guidegraph.nodes.metrics import pooled_features
+from guidegraph.nodes.images.image import load_image
+from guidegraph.nodes.metrics.features import efficientnet
+from guidegraph.nodes.metrics.metrics import pooled_features
 
 SHIFTS = ((0, 0), (0, 3), (3, 0), (0, -3), (-3, 0))
 STEPS = 300
@@ -40,7 +40,7 @@ def folder_files(folder: Path) -> dict[str, list[Path]]:
     return classes
 
 
-def labelled(folder: Path) -> tuple[Tensor, Tensor, list[str]]:
+def label_pictures(folder: Path) -> tuple[Tensor, Tensor, list[str]]:
     """Pictures, labels (N) int64, and the names of the classes."""
     classes = folder_files(folder)
     labels = [index for index, files in enumerate(classes.values()) for _ in files]
@@ -103,7 +103,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     with torch.no_grad():
-        image, label, names = labelled(options.folder)
+        image, label, names = label_pictures(options.folder)
         judge = Judge(image, label, len(names))
         files = sorted(options.drawn.glob("image-*.png"))
         turns = torch.arange(len(files)) % len(names)
@@ -111,7 +111,7 @@ def main() -> None:
         shares = {"drawn": float((judged == turns).float().mean())}
         shares["drawn, classes shuffled"] = shuffled_share(judged, turns)
         if options.held_out:
-            held_image, held_label, _ = labelled(options.held_out)
+            held_image, held_label, _ = label_pictures(options.held_out)
             shares["held-out pictures"] = float((judge(held_image) == held_label).float().mean())
     result = {"classes": names, "pictures": len(files), "shares": shares, "taken_for": table(judged, turns, names)}
     print(json.dumps(result, indent=2))

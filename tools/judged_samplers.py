@@ -27,13 +27,13 @@ from torch import Tensor
 from guidegraph import load_workflow
 from guidegraph.graph.errors import NodeError, WorkflowError
 from guidegraph.nodes.data.captions import SKY_PHRASES
-from guidegraph.nodes.datasets import scene
-from guidegraph.nodes.detector import finds
-from guidegraph.nodes.image import resize_image
-from guidegraph.nodes.metrics import mean_iou, psnr
+from guidegraph.nodes.data.datasets import scene
+from guidegraph.nodes.images.image import resize_image
+from guidegraph.nodes.metrics.detector import finds
+from guidegraph.nodes.metrics.metrics import mean_iou, psnr
 from guidegraph.nodes.models.store import load_part
-from guidegraph_runtime.host.scheduler import SAMPLERS
-from guidegraph_runtime.palette import OBJECTS, SKIES
+from guidegraph_runtime.operations.scheduler import SAMPLERS
+from guidegraph_runtime.pictures.palette import OBJECTS, SKIES
 
 WORKFLOWS = Path(__file__).parents[1] / "workflows"
 CPU = torch.device("cpu")
@@ -93,7 +93,7 @@ def columns(count: int = 8) -> list[Column]:
         return psnr(out["image"], picture).value
 
     prompts = {"prompt": list(data.caption), "batch": count}
-    skyless = {"prompt": [without_sky(caption) for caption in data.caption], "batch": count, "sky": skies}
+    skyless = {"prompt": [remove_sky(caption) for caption in data.caption], "batch": count, "sky": skies}
     one_prompt = {"prompt": data.caption[0], "batch": count}
     clothes_of = {"label": labels, "batch": count}
     both = "text_and_classifier"
@@ -122,7 +122,7 @@ def columns(count: int = 8) -> list[Column]:
     ]
 
 
-def without_sky(prompt: str) -> str:
+def remove_sky(prompt: str) -> str:
     """A prompt without the sky that it names, for a classifier that asks for another one."""
     for phrase in chain.from_iterable(SKY_PHRASES.values()):
         prompt = prompt.replace(phrase, "")

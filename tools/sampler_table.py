@@ -2,7 +2,7 @@
 
     python tools/sampler_table.py
 
-Needs the extra `test`. The comparisons are those of tests/nodes/test_scheduler_parity.py and test_scheduler_order.py.
+Needs the extra `test`. The comparisons are those of tests/nodes/sampling/test_scheduler_parity.py and test_scheduler_order.py.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from guidegraph.nodes import scheduler as samplers
-from guidegraph.nodes.scheduler import Sampler
-from guidegraph.nodes.tabular import Entry, Table
-from tests.nodes.closed_form import scaled_linear
-from tests.nodes.parity import SIGMAS, SPACINGS, Case, cases
-from tests.nodes.test_scheduler_order import ORDERS, error
+from guidegraph.nodes.sampling import scheduler as samplers
+from guidegraph.nodes.sampling.scheduler import Sampler
+from guidegraph.nodes.table import CellValue, Table
+from tests.nodes.sampling.closed_form import scaled_linear
+from tests.nodes.sampling.parity import SIGMAS, SPACINGS, Case, cases
+from tests.nodes.sampling.test_scheduler_order import ORDERS, error
 
 COUNTS = (10, 20, 40, 80, 160, 320)
 GRID_STEPS = 10
@@ -38,7 +38,7 @@ FAMILIES: dict[str, Callable[..., Sampler]] = {
 
 def parity() -> Table:
     """A row for each sampler and its settings: the largest differences over the grids that are compared."""
-    rows: list[dict[str, Entry]] = []
+    rows: list[dict[str, CellValue]] = []
     for (name, settings, reference), group in groupby(cases(), key=_of_one_sampler):
         alike = list(group)
         found = [case.compare() for case in alike]
@@ -64,7 +64,7 @@ def _of_one_sampler(case: Case) -> tuple[str, str, str]:
 
 def grids() -> Table:
     """The timesteps of each family of samplers by spacing and σ, GRID_STEPS steps."""
-    rows: list[dict[str, Entry]] = []
+    rows: list[dict[str, CellValue]] = []
     for family, node in FAMILIES.items():
         kinds = [(spacing, "schedule") for spacing in SPACINGS] + [("linspace", sigmas) for sigmas in SIGMAS[1:]]
         for spacing, sigmas in kinds:
@@ -76,7 +76,7 @@ def grids() -> Table:
 
 def orders() -> Table:
     """A row for each ODE solver: its largest error over 64 samples, and log₂ of what a doubling divides it by."""
-    rows: list[dict[str, Entry]] = []
+    rows: list[dict[str, CellValue]] = []
     for name, settings, _ in [*ORDERS, ("unipc", {"order": 3}, 0.0)]:
         errors = [error(name, steps, settings) for steps in COUNTS]
         fitted = -np.polyfit(np.log(COUNTS), np.log(errors), 1)[0]
@@ -91,7 +91,7 @@ def orders() -> Table:
     return table(rows)
 
 
-def table(rows: list[dict[str, Entry]]) -> Table:
+def table(rows: list[dict[str, CellValue]]) -> Table:
     return Table({name: [row[name] for row in rows] for name in rows[0]})
 
 

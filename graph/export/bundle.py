@@ -1,4 +1,4 @@
-"""A bundle on disk: graphs, tables, files and what says which belongs to what; all of it, or nothing."""
+"""Writing a bundle atomically: graphs, tables, files and the manifest."""
 
 from __future__ import annotations
 
@@ -10,13 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from guidegraph.graph.export.adaptable import lora_table
 from guidegraph.graph.export.errors import ExportError
-from guidegraph.graph.export.part import OPSET, save_part
+from guidegraph.graph.export.onnx.lora_weights import make_lora_table
+from guidegraph.graph.export.onnx.model import OPSET, save_part
 from guidegraph.graph.export.workflow import Exported, ExportedPart
-from guidegraph_runtime.files import write_errors
-from guidegraph_runtime.lora import LORA_TABLE
-from guidegraph_runtime.manifest import (
+from guidegraph_runtime.bundle.manifest import (
     File,
     Manifest,
     Output,
@@ -26,8 +24,10 @@ from guidegraph_runtime.manifest import (
     Tensor,
     write_manifest,
 )
-from guidegraph_runtime.names import MANIFEST
-from guidegraph_runtime.temporaries import remove_stale, stale_paths, temporary_path
+from guidegraph_runtime.bundle.names import MANIFEST
+from guidegraph_runtime.files.atomic import write_errors
+from guidegraph_runtime.files.temporary import remove_stale, stale_paths, temporary_path
+from guidegraph_runtime.lora.apply import LORA_TABLE
 
 TABLES = "tables.safetensors"
 
@@ -42,17 +42,17 @@ def write_bundle(
     reference: Reference | None = None,
     more: Mapping[str, bytes] | None = None,
 ) -> Manifest:
-    """Write a bundle to the folder ``out``, which it takes the place of where that is a bundle too.
+    """Write a bundle to the folder ``out``, replacing a bundle that is there.
 
     kinds: "image", "tensor" or "table" for each output. reference: a run to repeat, with its files in ``more``.
-    Raises ``ExportError`` where something else is at ``out``.
+    Raises ``ExportError`` if something else is at ``out``.
     """
-    with _replacing(out) as folder:
-        parts = {one.plan.name: _save(one, folder, embedded_limit) for one in exported.parts}
+    with _replace_folder(out) as folder:
+        parts = {part.plan.name: _save_graph(part, folder, embedded_limit) for part in exported.parts}
         if exported.host.tables:
             _save_tables(exported.host.tables, folder / TABLES)
-        adaptable = {one.plan.name: one.adaptable for one in exported.parts if one.adaptable}
-        lora = {LORA_TABLE: lora_table(adaptable, exported.frozen)} if adaptable or exported.frozen else {}
+        adaptable = {part.plan.name: part.adaptable for part in exported.parts if part.adaptable}
+        lora = {LORA_TABLE: make_lora_table(adaptable, exported.frozen)} if adaptable or exported.frozen else {}
         for name, data in {**exported.host.files, **lora, **(more or {})}.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(data)
@@ -64,7 +64,7 @@ def write_bundle(
             outputs={name: Output(kinds[name], source) for name, source in exported.outputs.items()},
             parts=parts,
             plan=exported.plan,
-            files=dict(_files(folder)),
+            files=dict(_list_files(folder)),
             versions=versions,
             requires=Requires(OPSET, exported.providers),
             fixed=exported.fixed,
@@ -74,21 +74,21 @@ def write_bundle(
     return manifest
 
 
-def _save(one: ExportedPart, folder: Path, embedded_limit: int) -> Part:
-    # Weights that may be changed at run time are in a file of their own, where their places are known.
-    limit = 0 if one.adaptable else embedded_limit
-    written = save_part(one.traced, folder / f"{one.plan.name}.onnx", limit)
-    graph = one.traced.model.graph
+def _save_graph(part: ExportedPart, folder: Path, embedded_limit: int) -> Part:
+    # Weights that may be changed at run time are in a separate file, at known offsets.
+    limit = 0 if part.adaptable else embedded_limit
+    written = save_part(part.traced, folder / f"{part.plan.name}.onnx", limit)
+    graph = part.traced.model.graph
     return Part(
         file=written[0].name,
-        inputs=tuple(_tensor(value, one.traced.inputs) for value in graph.inputs),
-        outputs=tuple(_tensor(value, one.traced.outputs) for value in graph.outputs),
-        opsets=dict(one.traced.model.opset_imports),
+        inputs=tuple(_describe_tensor(value, part.traced.inputs) for value in graph.inputs),
+        outputs=tuple(_describe_tensor(value, part.traced.outputs) for value in graph.outputs),
+        opsets=dict(part.traced.model.opset_imports),
         externals=tuple(path.name for path in written[1:]),
     )
 
 
-def _tensor(value: Any, shapes: Mapping[str, tuple[int | str, ...]]) -> Tensor:
+def _describe_tensor(value: Any, shapes: Mapping[str, tuple[int | str, ...]]) -> Tensor:
     return Tensor(str(value.name), str(value.dtype.numpy()), shapes[str(value.name)])
 
 
@@ -98,7 +98,7 @@ def _save_tables(tables: Mapping[str, Any], path: Path) -> None:
     path.write_bytes(save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tables.items()}))
 
 
-def _files(folder: Path) -> Iterator[tuple[str, File]]:
+def _list_files(folder: Path) -> Iterator[tuple[str, File]]:
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             with path.open("rb") as file:
@@ -107,10 +107,10 @@ def _files(folder: Path) -> Iterator[tuple[str, File]]:
 
 
 @contextmanager
-def _replacing(out: Path) -> Iterator[Path]:
-    """A new folder beside ``out`` that takes its place at the end, and is removed when something fails."""
-    check_place(out)
-    out = out.resolve()  # where the place is a link, what it leads to is replaced
+def _replace_folder(out: Path) -> Iterator[Path]:
+    """Yield a new folder beside ``out`` that replaces it at the end, and is removed on an error."""
+    check_bundle_path(out)
+    out = out.resolve()  # if the path is a link, its target is replaced
     with write_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         _restore(out)
@@ -118,38 +118,38 @@ def _replacing(out: Path) -> Iterator[Path]:
         temporary.mkdir()
         try:
             yield temporary
-            old = temporary_path(_old_name(out), "old")
+            replaced = temporary_path(_backup_path(out), "old")
             if out.exists():
-                os.replace(out, old)
+                os.replace(out, replaced)
             try:
                 os.replace(temporary, out)
             except OSError:
-                if old.exists():
-                    os.replace(old, out)
+                if replaced.exists():
+                    os.replace(replaced, out)
                 raise
-            shutil.rmtree(old, ignore_errors=True)
+            shutil.rmtree(replaced, ignore_errors=True)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
 
 
 def _restore(out: Path) -> None:
-    """Put back the bundle that an export was about to replace when it was killed; what else it left is removed."""
+    """Restore the bundle that a killed export was about to replace, and remove its other leftovers."""
     remove_stale(out.parent)
-    for old in list(stale_paths(out.parent, "old", _old_name(out).name)):
-        if not out.exists() and (old / MANIFEST).is_file():
-            os.replace(old, out)
+    for replaced in list(stale_paths(out.parent, "old", _backup_path(out).name)):
+        if not out.exists() and (replaced / MANIFEST).is_file():
+            os.replace(replaced, out)
         else:
-            shutil.rmtree(old, ignore_errors=True)
+            shutil.rmtree(replaced, ignore_errors=True)
 
 
-def _old_name(out: Path) -> Path:
-    """What a bundle that makes way is called; no other bundle in its folder has this name."""
+def _backup_path(out: Path) -> Path:
+    """The path to which an existing bundle is moved while it is replaced; unique to this bundle in its folder."""
     return out.with_name(f"replaced-{hashlib.sha256(out.name.encode()).hexdigest()[:16]}")
 
 
-def check_place(out: Path) -> None:
-    """Raises ``ExportError`` where a bundle must not be written, since something else is there."""
+def check_bundle_path(out: Path) -> None:
+    """Raise ``ExportError`` if a bundle must not be written to a path because something else is there."""
     for above in out.absolute().parents:
         if (above / MANIFEST).is_file():
             reason = f"'{out}' lies in the bundle '{above}', which holds its own files alone"

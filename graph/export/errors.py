@@ -1,4 +1,4 @@
-"""What a person reads when a part of a workflow cannot become an ONNX graph."""
+"""The errors of an export to ONNX."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from guidegraph.graph.errors import GuidegraphError
 class ExportError(GuidegraphError):
     """A function cannot be exported; nothing was written.
 
-    ``reason`` says what stands in the way, ``place`` is the innermost FILE:LINE of the user's code ("" where none is
-    known), ``remedy`` says what to do, ``operator`` is the name of the torch operator at fault, where it is one.
+    reason: of the failure. remedy: a suggestion for the user. place: the innermost FILE:LINE of the user's code, or "".
+    operator: the name of the torch operator that caused it, if one did.
     """
 
     def __init__(self, reason: str, remedy: str, *, place: str = "", operator: str = "") -> None:
         self.reason, self.remedy, self.place, self.operator = reason, remedy, place, operator
-        where = f"{place}: " if place else ""
-        super().__init__(f"{where}cannot be exported: {reason}; {remedy}")
+        prefix = f"{place}: " if place else ""
+        super().__init__(f"{prefix}cannot be exported: {reason}; {remedy}")
 
 
 class FixedSizeError(ExportError):
-    """A function holds for some sizes alone: ``condition``, in which the names of axes stand."""
+    """A function is valid only for sizes that satisfy ``condition``, an expression of axis names."""
 
     def __init__(self, condition: str, place: str) -> None:
         self.condition = condition
@@ -32,7 +32,7 @@ class FixedSizeError(ExportError):
 
 
 class NotPassedOn(ExportError):
-    """What operation ``key`` gives ("" for no operation), a model say, is nothing that a run could pass to a graph."""
+    """The result of operation ``key`` ("" for no operation), such as a model, cannot be passed to a graph in a run."""
 
     def __init__(self, key: str, reason: str, remedy: str, *, place: str) -> None:
         self.key = key

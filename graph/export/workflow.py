@@ -1,4 +1,4 @@
-"""From a validated workflow to what a bundle holds: the inputs, the host plan and the traced parts."""
+"""Exporting a validated workflow: the inputs, the host plan and the traced parts of a bundle."""
 
 from __future__ import annotations
 
@@ -9,39 +9,39 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from guidegraph.graph.context import placement
-from guidegraph.graph.errors import NodeError, choices
-from guidegraph.graph.export.adaptable import METHOD, AdaptableWeight, adaptable_weights
-from guidegraph.graph.export.axes import Axis
+from guidegraph.graph.context import use_device
+from guidegraph.graph.errors import NodeError, suggest
 from guidegraph.graph.export.errors import ExportError, FixedSizeError, NotPassedOn
-from guidegraph.graph.export.host import HostPlan, ending
-from guidegraph.graph.export.leaves import DYNAMIC
-from guidegraph.graph.export.parts import PartPlan, is_number
-from guidegraph.graph.export.places import raised_at
-from guidegraph.graph.export.precision import EVERY_STEP, PRECISIONS, PROVIDERS
-from guidegraph.graph.export.quantise import quantised
-from guidegraph.graph.export.roles import assign, host_calls
-from guidegraph.graph.export.sizes import apart, free_axes
-from guidegraph.graph.export.trace import TracedPart, trace_part
-from guidegraph.graph.export.walk import Walk
+from guidegraph.graph.export.onnx.axes import Axis
+from guidegraph.graph.export.onnx.lora_weights import ADAPTABLE_METHOD, AdaptableWeight, find_adaptable_weights
+from guidegraph.graph.export.onnx.quantise import quantise_weights
+from guidegraph.graph.export.onnx.trace import TracedPart, trace_part
+from guidegraph.graph.export.partition.assign import find_host_calls, partition_operations
+from guidegraph.graph.export.partition.dynamic_axes import find_free_axes, separate_batches
+from guidegraph.graph.export.partition.example_run import ExampleRun
+from guidegraph.graph.export.partition.host_calls import HostPlan, file_suffix
+from guidegraph.graph.export.partition.leaves import DYNAMIC
+from guidegraph.graph.export.partition.precision import EVERY_STEP, PRECISIONS, PROVIDERS
+from guidegraph.graph.export.partition.subgraph import PartPlan, is_number
+from guidegraph.graph.export.user_code import user_frame_of_traceback
 from guidegraph.graph.ir import Graph, Literal, Op, Output, Param, Parameter, Source
-from guidegraph.graph.passes import bind_params, hoist, prune
-from guidegraph.graph.plan import compile_plan
-from guidegraph.graph.settle import settle
+from guidegraph.graph.planning.passes import bind_params, hoist, prune
+from guidegraph.graph.planning.plan import compile_plan
+from guidegraph.graph.planning.settle import make_choices
 from guidegraph.graph.trust.files import read_regular
-from guidegraph.graph.trust.policy import YOURS, Policy
+from guidegraph.graph.trust.policy import OWN_WORKFLOW, Policy
 from guidegraph.graph.types import PortType, SequenceOf, register_structured
-from guidegraph_runtime.choices import CHOOSE, OTHERWISE, WHEN
-from guidegraph_runtime.error_text import causes
-from guidegraph_runtime.manifest import Input, Operation
-from guidegraph_runtime.names import MULTIPLES
+from guidegraph_runtime.bundle.manifest import Input, Operation
+from guidegraph_runtime.bundle.names import MULTIPLES
+from guidegraph_runtime.error_text import list_causes
+from guidegraph_runtime.running.choices import CHOOSE, OTHERWISE, WHEN
 
 KINDS: Mapping[type, str] = {str: "str", int: "int", float: "float", bool: "bool", Path: "path"}
 
 
 @dataclass(frozen=True)
 class ExportedPart:
-    """A part: how it was planned, its free axes, and the graph, in the precision that it has.
+    """A part: its plan, its free axes, its graph, and the graph's precision.
 
     adaptable: the weights that a LoRA may change at run time.
     """
@@ -55,11 +55,11 @@ class ExportedPart:
 
 @dataclass(frozen=True)
 class Exported:
-    """A workflow as a bundle has it.
+    """An exported workflow.
 
-    inputs: the parameters that are left. fixed: why each of the others is fixed. outputs: for each, the name of its
-    value in the run. values: those of all parameters at export. examples: values of inputs that are tensors, with which
-    the parts were traced. frozen: layers that a LoRA can no longer change, by why.
+    inputs: the remaining parameters. fixed: the reason why each of the others is fixed. outputs: the name in the run of
+    each output's value. values: of all parameters at export. examples: of inputs that are tensors, with which the parts
+    were traced. frozen: layers that a LoRA can no longer change, by the reason.
     """
 
     graph: Graph
@@ -75,8 +75,8 @@ class Exported:
 
     @property
     def providers(self) -> tuple[str, ...]:
-        """One of these must run the parts; all can where there is none."""
-        return next((PROVIDERS[one.precision] for one in self.parts if one.precision in PROVIDERS), ())
+        """The providers of which one must run the parts; empty if any can."""
+        return next((PROVIDERS[part.precision] for part in self.parts if part.precision in PROVIDERS), ())
 
 
 OnPart: TypeAlias = Callable[[ExportedPart, float], None]
@@ -91,262 +91,292 @@ def export_workflow(
     precision: Mapping[str, str] | None = None,
     on_part: OnPart | None = None,
     one_graph: bool = False,
-    policy: Policy = YOURS,
+    policy: Policy = OWN_WORKFLOW,
 ) -> Exported:
-    """Run a workflow once on an example, its parameters' ``values``, and trace what a run would compute.
+    """Run a workflow once on its parameters' ``values`` as an example, and trace its parts.
 
-    only: the outputs wanted. precision: of parts by name, and of all in loops under ``EVERY_STEP``; the rest is fp32.
-    on_part: is given each part once it is traced, and the seconds that it took. one_graph: all parts are to be one
-    graph, so that the runtime does only what comes before it. policy: which files the workflow may touch. Raises
-    ``ExportError`` for what can neither be traced nor done by the runtime, and ``NodeError`` where the example fails.
+    only: the outputs to export. precision: of parts by name, and of all parts in loops under ``EVERY_STEP``; others are
+    fp32. on_part: called with each traced part and the seconds that it took. one_graph: all parts will form one graph,
+    so the runtime does only the operations before it. policy: which files the workflow may access. Raises
+    ``ExportError`` for operations that can neither be traced nor done by the runtime, and ``NodeError`` if the example
+    fails.
     """
-    walk, fixed, plan, outputs = planned(graph, values, device=device, only=only, one_graph=one_graph, policy=policy)
-    midway = host_calls(graph.ops, numbers_in(values)) - walk.hosted if one_graph else set()
-    plans = [replace(one, models=tuple(m for m in one.models if id(m) not in walk.frozen)) for one in walk.parts]
-    parts = traced_parts(plans, device, precision or {}, on_part, midway)
-    read = {name.removeprefix("params.") for operation in _all(plan) for name in operation.inputs.values()}
-    read |= {str(operation.settings.get("over", "")).removeprefix("params.") for operation in _all(plan)}
-    left = {name: value for name, value in values.items() if name in read and name not in fixed}
-    inputs = {name: _input(graph.params[name], name, value, walk.host) for name, value in left.items()}
-    for name, labels in _branches(plan).items():
-        if name in inputs and inputs[name].type in ("str", "int"):
-            known: Any = labels if inputs[name].type == "str" else tuple(map(int, labels))
-            inputs[name] = replace(inputs[name], choices=known)
-    frozen = {
-        f"nodes.{key} was computed with it at export: make a parameter of what it reads": [*getattr(model, METHOD)()]
-        for key, model in walk.frozen.values()
-        if hasattr(model, METHOD)
+    run, fixed, plan, outputs = plan_export(graph, values, device=device, only=only, one_graph=one_graph, policy=policy)
+    midway = find_host_calls(graph.ops, numbers_in(values)) - run.hosted if one_graph else set()
+    plans = [replace(part, models=tuple(m for m in part.models if id(m) not in run.frozen)) for part in run.parts]
+    parts = trace_parts(plans, device, precision or {}, on_part, midway)
+    names_read = {
+        name.removeprefix("params.") for operation in _all_operations(plan) for name in operation.inputs.values()
     }
-    plan = with_multiples(plan, {one.plan.name: multiples(one) for one in parts})
-    return Exported(graph, inputs, fixed, outputs, plan, parts, walk.host, values, frozen=frozen)
+    names_read |= {
+        str(operation.settings.get("over", "")).removeprefix("params.") for operation in _all_operations(plan)
+    }
+    free_values = {name: value for name, value in values.items() if name in names_read and name not in fixed}
+    inputs = {name: _make_input(graph.params[name], name, value, run.host) for name, value in free_values.items()}
+    for name, labels in _find_branches(plan).items():
+        if name in inputs and inputs[name].type in ("str", "int"):
+            allowed: Any = labels if inputs[name].type == "str" else tuple(map(int, labels))
+            inputs[name] = replace(inputs[name], choices=allowed)
+    frozen = {
+        f"nodes.{key} was computed with it at export: make a parameter of what it reads": [
+            *getattr(model, ADAPTABLE_METHOD)()
+        ]
+        for key, model in run.frozen.values()
+        if hasattr(model, ADAPTABLE_METHOD)
+    }
+    plan = with_multiples(plan, {part.plan.name: multiples(part) for part in parts})
+    return Exported(graph, inputs, fixed, outputs, plan, parts, run.host, values, frozen=frozen)
 
 
 def multiples(part: ExportedPart) -> dict[str, int]:
-    """What the sizes of a part's named axes have to be multiples of, where that is more than 1."""
-    return {axis.name: axis.multiple_of for here in part.axes for axis in here.values() if axis.multiple_of > 1}
+    """The factors above 1 that the sizes of a part's named axes must be multiples of."""
+    return {axis.name: axis.multiple_of for axes in part.axes for axis in axes.values() if axis.multiple_of > 1}
 
 
-def with_multiples(plan: Sequence[Operation], found: Mapping[str, Mapping[str, int]]) -> tuple[Operation, ...]:
-    """The plan with what the axes of each part are multiples of, so that another size is refused before a run."""
+def with_multiples(
+    plan: Sequence[Operation], multiples_by_part: Mapping[str, Mapping[str, int]]
+) -> tuple[Operation, ...]:
+    """The plan with the factors of each part's axes, so that other sizes are refused before a run."""
     changed = []
     for operation in plan:
-        if operation.op == "part" and (own := found.get(operation.node)):
-            operation = replace(operation, settings={**operation.settings, MULTIPLES: dict(own)})
+        if operation.op == "part" and (factors := multiples_by_part.get(operation.node)):
+            operation = replace(operation, settings={**operation.settings, MULTIPLES: dict(factors)})
         elif operation.body is not None:
-            operation = replace(operation, body=with_multiples(operation.body, found))
+            operation = replace(operation, body=with_multiples(operation.body, multiples_by_part))
         changed.append(operation)
     return tuple(changed)
 
 
-def planned(
+def plan_export(
     graph: Graph,
     values: Mapping[str, Any],
     *,
     device: str = "cpu",
     only: Collection[str] | None = None,
     one_graph: bool = False,
-    policy: Policy = YOURS,
-) -> tuple[Walk, dict[str, str], tuple[Operation, ...], dict[str, str]]:
-    """The example run: what it left, why parameters are fixed, the host plan, and the names of the outputs."""
+    policy: Policy = OWN_WORKFLOW,
+) -> tuple[ExampleRun, dict[str, str], tuple[Operation, ...], dict[str, str]]:
+    """Do the example run. Returns it, the reasons for fixed parameters, the host plan, and the outputs' names."""
     import torch
 
     register_structured()
-    wanted = {name: out.source for name, out in graph.outputs.items() if only is None or name in only}
-    ops: dict[str, Op] = hoist(prune(graph.ops, wanted.values(), effects=False))
-    fits = {name: input_type(one.port.type, values.get(name)) is not None for name, one in graph.params.items()}
+    output_sources = {name: out.source for name, out in graph.outputs.items() if only is None or name in only}
+    ops: dict[str, Op] = hoist(prune(graph.ops, output_sources.values(), effects=False))
+    fits = {
+        name: input_type(parameter.port.type, values.get(name)) is not None for name, parameter in graph.params.items()
+    }
     at_export: set[str] = set()
-    known: dict[str, str] = {}
+    fixed_before: dict[str, str] = {}
     while True:
-        roles = assign(ops, fits, numbers_in(values), one_graph=one_graph, at_export=at_export, known=known)
+        roles = partition_operations(
+            ops, fits, numbers_in(values), one_graph=one_graph, at_export=at_export, fixed_before=fixed_before
+        )
         literals = {name: Literal(values[name]) for name in roles.fixed}
         bound = {key: bind_params(op, literals) if literals else op for key, op in ops.items()}
-        settled = settle(bound, wanted.values())
-        if settled.taken:  # what is exported then has the branch in the place of the choice
-            ops, known = settled.ops, roles.fixed
-            wanted = {name: settled.source(source) for name, source in wanted.items()}
+        result = make_choices(bound, output_sources.values())
+        if result.taken:  # export the branch in place of the choice
+            ops, fixed_before = result.ops, roles.fixed
+            output_sources = {name: result.source(source) for name, source in output_sources.items()}
             continue
-        left: dict[Source, Any] = {Param(name): value for name, value in values.items() if name not in roles.fixed}
+        free_parameters: dict[Source, Any] = {
+            Param(name): value for name, value in values.items() if name not in roles.fixed
+        }
         compiled = compile_plan(graph, values, only=only, policy=policy)
-        walk = Walk(compiled, roles.dynamic, left, {}, hosted=roles.hosted)
+        run = ExampleRun(compiled, roles.dynamic, free_parameters, {}, hosted=roles.hosted)
         try:
-            with placement(device, "float32"), torch.no_grad():
-                plan = walk.region(bound, [*wanted.values()], "")
+            with use_device(device, "float32"), torch.no_grad():
+                plan = run.region(bound, [*output_sources.values()], "")
             break
         except NotPassedOn as error:
             if not error.key or error.key in at_export:
                 raise
             at_export.add(error.key)
     outputs = {}
-    for name, source in wanted.items():
-        if not isinstance(source, Output) or not walk.is_dynamic(source):
+    for name, source in output_sources.items():
+        if not isinstance(source, Output) or not run.is_dynamic(source):
             raise ExportError(
                 f"output '{name}' is the same in every run",
                 "leave it out (--only)",
                 place=str(graph.outputs[name].mark),
             )
-        found = walk.named(source)
-        if list(found) != [""]:
+        names = run.value_names(source)
+        if list(names) != [""]:
             raise ExportError(
-                f"output '{name}' is a structured value ({', '.join(found)}), and a bundle gives tensors",
+                f"output '{name}' is a structured value ({', '.join(names)}), and a bundle gives tensors",
                 "leave it out (--only)",
                 place=str(graph.outputs[name].mark),
             )
-        outputs[name] = found[""]
-    return walk, roles.fixed, plan, outputs
+        outputs[name] = names[""]
+    return run, roles.fixed, plan, outputs
 
 
 def numbers_in(values: Mapping[str, Any]) -> set[str]:
-    """The names of the values that are numbers, and no booleans."""
+    """The names of the values that are numbers; booleans do not count."""
     return {name for name, value in values.items() if is_number(value)}
 
 
-def _branches(plan: tuple[Operation, ...]) -> dict[str, tuple[str, ...]]:
-    """The branches of the choices that parameters make, by the parameter, where there is none for other values."""
-    found: dict[str, tuple[str, ...]] = {}
-    for operation in _all(plan):
+def _find_branches(plan: tuple[Operation, ...]) -> dict[str, tuple[str, ...]]:
+    """By parameter, the branches of the choices that it makes, unless they have one for other values."""
+    branches: dict[str, tuple[str, ...]] = {}
+    for operation in _all_operations(plan):
         when = operation.inputs.get(WHEN, "")
         if operation.op != CHOOSE or not when.startswith("params."):
             continue
         labels: Any = operation.settings["of"]
         name = when.removeprefix("params.")
         if OTHERWISE not in labels:
-            found[name] = tuple(label for label in labels if label in found.get(name, labels))
-    return found
+            branches[name] = tuple(label for label in labels if label in branches.get(name, labels))
+    return branches
 
 
-def _all(plan: tuple[Operation, ...]) -> list[Operation]:
-    return [inner for operation in plan for inner in (operation, *_all(operation.body or ()))]
+def _all_operations(plan: tuple[Operation, ...]) -> list[Operation]:
+    return [inner for operation in plan for inner in (operation, *_all_operations(operation.body or ()))]
 
 
-def traced_parts(
+def trace_parts(
     plans: Sequence[PartPlan],
     device: str,
     precision: Mapping[str, str],
     on_part: OnPart | None,
     midway: Collection[str] = (),
 ) -> tuple[ExportedPart, ...]:
-    """The graphs of parts. midway: nodes that are traced only since all is to be one graph; those come first.
+    """Trace parts. midway: nodes that are traced only because all parts form one graph; their parts are traced first.
 
-    Raises ``ExportError`` for a precision of a part that there is not.
+    Raises ``ExportError`` for a precision of an unknown part.
     """
     names = [plan.name for plan in plans]
     if unknown := [name for name in precision if name != EVERY_STEP and name not in names]:
-        raise ExportError(f"there is no part '{unknown[0]}'", choices(unknown[0], names, "parts"))
+        raise ExportError(f"there is no part '{unknown[0]}'", suggest(unknown[0], names, "parts"))
     if EVERY_STEP in precision and not any(plan.in_loop for plan in plans):
-        asked = precision[EVERY_STEP]
-        raise ExportError(f"{asked} is for parts in loops, and there is none", f"name a part: PART={asked}")
-    found = {}
+        precision_name = precision[EVERY_STEP]
+        raise ExportError(
+            f"{precision_name} is for parts in loops, and there is none", f"name a part: PART={precision_name}"
+        )
+    parts = {}
     for plan in sorted(plans, key=lambda plan: not set(plan.keys) & set(midway)):
         started = time.perf_counter()
         default = precision.get(EVERY_STEP, "fp32") if plan.in_loop else "fp32"
         try:
-            with placement(device, "float32"):
-                found[plan.name] = _traced(plan, precision.get(plan.name, default))
+            with use_device(device, "float32"):
+                parts[plan.name] = _trace_with_fallback(plan, precision.get(plan.name, default))
         except ExportError as error:
-            if between := [key for key in plan.keys if key in midway]:
-                raise _in_between(between, error) from error
+            if keys_between := [key for key in plan.keys if key in midway]:
+                raise _explain_host_work(keys_between, error) from error
             raise
         if on_part is not None:
-            on_part(found[plan.name], time.perf_counter() - started)
-    return tuple(found[plan.name] for plan in plans)
+            on_part(parts[plan.name], time.perf_counter() - started)
+    return tuple(parts[plan.name] for plan in plans)
 
 
-def _in_between(keys: Sequence[str], error: ExportError) -> ExportError:
-    """The error of a part that holds what is the host's work in a bundle, which says so."""
+def _explain_host_work(keys: Sequence[str], error: ExportError) -> ExportError:
+    """Extend the error of a part with nodes that would run on the host in a bundle."""
     names = ", ".join(f"nodes.{key}" for key in keys)
     reason = f"one graph has to hold {names} too, which is the host's work in a bundle: {error.reason}"
     remedy = "leave out what it gives (--only), or export a bundle: leave out --single-file"
     return ExportError(reason, remedy, place=error.place, operator=error.operator)
 
 
-def _traced(part: PartPlan, precision: str) -> ExportedPart:
-    """The graph of a part, with the batch of each input apart where that can be, else with one batch for all."""
-    own = part if part.in_loop else apart(part)
+def _trace_with_fallback(part: PartPlan, precision: str) -> ExportedPart:
+    """Trace a part with separate batch axes of inputs if possible, else with one batch axis for all."""
+    with_own_batches = part if part.in_loop else separate_batches(part)
     try:
         try:
-            return _of_free_sizes(own, precision)
+            return _trace_free_sizes(with_own_batches, precision)
         except ExportError:
-            if not any("A" in one.axes for one in own.inputs):
+            if not any("A" in part_input.axes for part_input in with_own_batches.inputs):
                 raise
-            return _of_free_sizes(part, precision)
+            return _trace_free_sizes(part, precision)
     except ExportError as error:
-        raise _named(part, error) from error
+        raise _name_failed_node(part, error) from error
 
 
-def _of_free_sizes(part: PartPlan, precision: str) -> ExportedPart:
-    """The graph of a part. An axis without which it cannot be traced stays as the example has it, but for batches."""
+def _trace_free_sizes(part: PartPlan, precision: str) -> ExportedPart:
+    """Trace a part with as many free axes as possible. Axes other than batches are fixed if the trace requires it."""
     import torch
 
-    part, axes = free_axes(part)
+    part, axes = find_free_axes(part)
     while True:
         try:
-            traced = _graph(part, axes, precision)
-            adaptable = adaptable_weights(traced, part.models, getattr(torch, PRECISIONS[precision]))
+            traced = _trace_graph(part, axes, precision)
+            adaptable = find_adaptable_weights(traced, part.models, getattr(torch, PRECISIONS[precision]))
             return ExportedPart(part, tuple(axes), traced, precision, adaptable)
         except FixedSizeError as error:
-            names = {axis.name for here in axes for axis in here.values()}
-            found = {name for name in names if re.search(rf"\b{name}\b", error.condition)}
-            fixed = {name for name in found if name != DYNAMIC["B"]}
+            names = {axis.name for input_axes in axes for axis in input_axes.values()}
+            named_axes = {name for name in names if re.search(rf"\b{name}\b", error.condition)}
+            fixed = {name for name in named_axes if name != DYNAMIC["B"]}
             if not fixed or any(name.startswith(DYNAMIC["A"]) for name in fixed):
                 raise
-            axes = [{at: axis for at, axis in here.items() if axis.name not in fixed} for here in axes]
+            axes = [
+                {position: axis for position, axis in input_axes.items() if axis.name not in fixed}
+                for input_axes in axes
+            ]
 
 
-def _graph(part: PartPlan, axes: list[dict[int, Axis]], precision: str) -> TracedPart:
+def _trace_graph(part: PartPlan, axes: list[dict[int, Axis]], precision: str) -> TracedPart:
     import torch
 
-    examples, names = [one.example for one in part.inputs], [one.name for one in part.inputs]
+    examples, names = (
+        [part_input.example for part_input in part.inputs],
+        [part_input.name for part_input in part.inputs],
+    )
     dtype = getattr(torch, PRECISIONS[precision])
     function = part.function
     if dtype != torch.float32:
         assert part.cast is not None
         function = part.cast(dtype)
     traced = trace_part(function, examples, names, axes, list(part.outputs))
-    return quantised(traced) if precision == "int8" else traced
+    return quantise_weights(traced) if precision == "int8" else traced
 
 
-def _named(part: PartPlan, error: ExportError) -> ExportError:
-    """The error with the node that failed while it was traced, where one did, else with the part's nodes."""
-    cause = next((link for link in causes(error) if isinstance(link, NodeError)), None)
+def _name_failed_node(part: PartPlan, error: ExportError) -> ExportError:
+    """Extend an error with the node that failed while it was traced, or else with the part's nodes."""
+    cause = next((link for link in list_causes(error) if isinstance(link, NodeError)), None)
     if cause is None:
-        where, place = f"part '{part.name}' (nodes.{', nodes.'.join(part.keys)})", error.place
+        subject, location = f"part '{part.name}' (nodes.{', nodes.'.join(part.keys)})", error.place
     else:
-        where, place = f"{cause.path} ({cause.node_id})", error.place or raised_at(cause.cause.__traceback__)
-    return ExportError(f"{where}: {error.reason}", error.remedy, place=place, operator=error.operator)
+        subject, location = (
+            f"{cause.path} ({cause.node_id})",
+            error.place or user_frame_of_traceback(cause.cause.__traceback__),
+        )
+    return ExportError(f"{subject}: {error.reason}", error.remedy, place=location, operator=error.operator)
 
 
 def input_type(kind: PortType, value: Any) -> tuple[str, bool] | None:
-    """What a bundle calls a parameter's type, and whether it takes a list too; None for what it does not take.
+    """The type of a parameter as a bundle's input, and whether it takes a list; None if it cannot be an input.
 
-    Where the type says no more than that it is a list, its value at export tells of what.
+    If the type only says that it is a list, the type of its elements at export counts.
     """
-    plain = [one for one in kind.alternatives if not isinstance(one, SequenceOf) and one not in (list, tuple)]
+    plain = [
+        alternative
+        for alternative in kind.alternatives
+        if not isinstance(alternative, SequenceOf) and alternative not in (list, tuple)
+    ]
     many = len(plain) < len(kind.alternatives)
     if not plain and isinstance(value, (list, tuple)):
-        plain = list({type(one) for one in value})
+        plain = list({type(alternative) for alternative in value})
     if len(plain) != 1 or plain[0] not in KINDS:
         return None
     return KINDS[plain[0]], many
 
 
-def _input(parameter: Parameter, name: str, value: Any, host: HostPlan) -> Input:
-    found = input_type(parameter.port.type, value)
-    assert found is not None
+def _make_input(parameter: Parameter, name: str, value: Any, host: HostPlan) -> Input:
+    type_and_many = input_type(parameter.port.type, value)
+    assert type_and_many is not None
     if isinstance(value, Path):
-        value = _kept(parameter, name, value, host)
+        value = _keep_file(parameter, name, value, host)
     elif isinstance(value, (list, tuple)):
-        each = enumerate(value)
-        value = [_kept(parameter, f"{name}-{i}", v, host) if isinstance(v, Path) else v for i, v in each]
+        numbered = enumerate(value)
+        value = [_keep_file(parameter, f"{name}-{i}", v, host) if isinstance(v, Path) else v for i, v in numbered]
     return replace(
-        Input(found[0], default=value, help=parameter.help),
-        many=found[1],
+        Input(type_and_many[0], default=value, help=parameter.help),
+        many=type_and_many[1],
         required=value is None and not parameter.port.type.optional,
     )
 
 
-def _kept(parameter: Parameter, name: str, path: Path, host: HostPlan) -> str:
-    """The file of the bundle that an input has by default: a copy of what the parameter names at export."""
-    file = f"inputs/{name}{ending(path)}"
+def _keep_file(parameter: Parameter, name: str, path: Path, host: HostPlan) -> str:
+    """Copy the file that a parameter names into the bundle, as the default of the input, and return its name there."""
+    file = f"inputs/{name}{file_suffix(path)}"
     try:
         host.files[file] = read_regular(path, limit="file_bytes")
     except OSError as error:

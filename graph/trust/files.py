@@ -1,8 +1,8 @@
-"""The one place that says whether a file may be opened.
+"""All checks of whether a file may be opened.
 
-Every file that a workflow names is opened through here, or checked here before a reader of another library opens it:
-regular files of a bounded size, folders where a folder is meant, and, for a stranger's workflow, inside of the folders
-that it may read. The checks of single files are the runtime's, which needs them without the engine.
+Every file that a workflow names is opened by this module, or checked by it before another library opens it: regular
+files of bounded size, folders only where a folder is expected, and for a stranger's workflow only paths inside the
+folders that it may read. Checks of single files are imported from the runtime, which needs them without the engine.
 """
 
 from __future__ import annotations
@@ -13,23 +13,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from guidegraph_runtime.regular_files import (
+from guidegraph_runtime.files.regular import (
     RefusedFile,
     check_path,
     kind_of_file,
-    only_within,
     open_regular,
     read_regular,
     require_inside,
     require_regular,
     require_regular_files,
+    restrict_reads,
 )
 
 __all__ = [
     "RefusedFile",
     "check_path",
     "check_paths",
-    "only_within",
     "open_regular",
     "read_regular",
     "regular_files",
@@ -37,35 +36,36 @@ __all__ = [
     "require_inside",
     "require_regular",
     "require_regular_files",
+    "restrict_reads",
 ]
 
 
 def check_paths(settings: Mapping[str, Any], roots: Sequence[Path] | None = None) -> None:
-    """``check_path`` for each path among the values of settings, those in lists included."""
+    """Call ``check_path`` for each path among the values of settings, including paths in lists."""
     for value in settings.values():
         if isinstance(value, Path):
             check_path(value, roots)
         elif isinstance(value, (list, tuple)):
-            for part in value:
-                if isinstance(part, Path):
-                    check_path(part, roots)
+            for element in value:
+                if isinstance(element, Path):
+                    check_path(element, roots)
 
 
 def require_folder(path: Path, roots: Sequence[Path] | None = None) -> Path:
-    """A folder's path. Raises ``RefusedFile`` for anything else, and ``FileNotFoundError`` where nothing is."""
+    """Return ``path``. Raises ``RefusedFile`` if it is not a folder, ``FileNotFoundError`` if it does not exist."""
     status = os.stat(path)
     if not stat.S_ISDIR(status.st_mode):
-        found = "a file" if stat.S_ISREG(status.st_mode) else kind_of_file(status.st_mode)
-        raise RefusedFile(path, f"expected a folder, found {found}; name the folder")
+        kind = "a file" if stat.S_ISREG(status.st_mode) else kind_of_file(status.st_mode)
+        raise RefusedFile(path, f"expected a folder, found {kind}; name the folder")
     if roots is not None:
         require_inside(path, os.path.realpath(path), roots)
     return path
 
 
 def regular_files(folder: Path, roots: Sequence[Path] | None = None) -> Iterator[Path]:
-    """The regular files in a folder, not deeper, sorted by name; links to such files count.
+    """The regular files directly in a folder, sorted by name, including links to regular files.
 
-    Pipes, devices, sockets and links to nowhere are left out. roots: leave out files that lie in none of them.
+    Pipes, devices, sockets and dangling links are omitted. roots: omit files outside these folders.
     """
     with os.scandir(require_folder(folder, roots)) as entries:
         names = sorted(entry.name for entry in entries if entry.is_file())

@@ -1,4 +1,4 @@
-"""Limits of the engine: the runtime's, and what is known of a workflow before it runs."""
+"""Limits of the engine: those of the runtime, and checks of a workflow before it runs."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from guidegraph_runtime.limits import (
     TripCount,
     check_limit,
     current_limits,
+    enforce_limits,
     limit_message,
-    limited,
     parse_limits,
     show_limit,
 )
@@ -27,22 +27,22 @@ from guidegraph_runtime.limits import (
 __all__ = [
     "LIMIT_NAMES",
     "UNLIMITED",
+    "DeadlineToken",
     "LimitExceeded",
     "Limits",
-    "TimedToken",
     "TripCount",
     "check_limit",
     "current_limits",
+    "enforce_limits",
     "limit_message",
-    "limited",
     "parse_limits",
     "show_limit",
     "trip_problems",
 ]
 
 
-class TimedToken(CancelToken):
-    """A cancel token that also ends the run after some seconds, counted from its creation."""
+class DeadlineToken(CancelToken):
+    """A cancel token that also cancels the run a number of seconds after the token's creation."""
 
     def __init__(self, inner: CancelToken, seconds: float):
         super().__init__()
@@ -65,29 +65,29 @@ class TimedToken(CancelToken):
 
 
 def trip_problems(ops: Mapping[str, Op], values: Mapping[str, Any]) -> list[Problem]:
-    """The outermost loops that are known to take more trips than the limit, those of inner loops counted each time.
+    """A problem for each outermost loop known to exceed the trip limit, inner trips included.
 
-    values: of parameters, as far as they are known. What only a node tells is checked when the loop begins.
+    values: of parameters, as far as known. A trip count computed by a node is checked when the loop begins.
     """
-    found = []
+    problems = []
     for op in ops.values():
         if not isinstance(op, Loop):
             continue
-        trips = _trips(op, values)
+        trips = _count_trips(op, values)
         if message := limit_message("trips", trips, f"the loop takes {trips:,} trips, with the loops inside of it"):
-            found.append(Problem(op.mark, "over-limit", message, f"nodes.{op.key}"))
-    return found
+            problems.append(Problem(op.mark, "over-limit", message, f"nodes.{op.key}"))
+    return problems
 
 
-def _trips(loop: Loop, values: Mapping[str, Any]) -> int:
-    """Trips of a loop and the loops in it; a count that is not known is taken for one."""
+def _count_trips(loop: Loop, values: Mapping[str, Any]) -> int:
+    """The total trips of a loop and the loops in it; an unknown count is taken as 1."""
     steps = loop.training.steps if loop.training else None
-    count = _count(loop.over if steps is None else steps, values)
-    inner = sum(_trips(op, values) for op in loop.body.values() if isinstance(op, Loop))
+    count = _iteration_count(loop.over if steps is None else steps, values)
+    inner = sum(_count_trips(op, values) for op in loop.body.values() if isinstance(op, Loop))
     return count * (1 + inner)
 
 
-def _count(source: Source, values: Mapping[str, Any]) -> int:
+def _iteration_count(source: Source, values: Mapping[str, Any]) -> int:
     value = values.get(source.name) if isinstance(source, Param) else getattr(source, "value", None)
     if not isinstance(source, (Param, Literal)) or value is None or isinstance(value, (bool, str)):
         return 1

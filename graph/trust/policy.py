@@ -1,8 +1,8 @@
-"""The policy: what a workflow may read, write and load code from. It is decided here, for every way to run one.
+"""The policy: which files a workflow may read, write and load code from, for every way to run it.
 
-A workflow is yours, when you name its file, or a stranger's, when it comes in a picture. A stranger's workflow reads
-what ships with the package, writes below the folder of its outputs, and loads no code. Yours reads and writes where it
-says. Neither overwrites what ships with the package, and neither loads code from a file that you did not allow.
+A workflow is yours if you name its file, or a stranger's if it comes in a picture. A stranger's workflow reads only
+files that ship with the package, writes only in its output folder, and loads no code. Yours may read and write any
+file. Neither may overwrite files that ship with the package, or load code from a file that you did not allow.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from typing import Any
 from guidegraph.graph.errors import Problem, WorkflowError
 from guidegraph.graph.ir import Op
 from guidegraph.graph.node import Port
-from guidegraph.graph.paths import shipped_folders
-from guidegraph.graph.trust.effects import Effect, Kind, list_effects, writes
+from guidegraph.graph.paths import find_shipped_folders
+from guidegraph.graph.trust.effects import Effect, EffectKind, is_written, list_effects
 
 
 @dataclass(frozen=True)
 class Grants:
-    """Files and folders that the person allows, each with all that lies below it."""
+    """Files and folders that the user allows, with everything below them."""
 
     read: tuple[Path, ...] = ()
     write: tuple[Path, ...] = ()
@@ -33,10 +33,10 @@ class Grants:
 
 @dataclass(frozen=True)
 class Policy:
-    """What a workflow may do.
+    """The permissions of a workflow.
 
-    stranger: whether somebody else wrote it. out: the folder of its outputs. given: the parameters whose values are
-    the person's own, not the stranger's.
+    stranger: whether somebody else wrote it. out: the folder of its outputs. given: the parameters whose values come
+    from the user, not from the stranger.
     """
 
     stranger: bool = False
@@ -45,136 +45,138 @@ class Policy:
     given: frozenset[str] = frozenset()
 
 
-YOURS = Policy()
+OWN_WORKFLOW = Policy()
 
 
 def check_effects(ops: Mapping[str, Op], values: Mapping[str, Any], policy: Policy) -> None:
-    """Raise ``WorkflowError`` that names each file which the policy does not allow, and how to allow it."""
+    """Raise ``WorkflowError`` if the policy forbids a file; it names each file, and the option that allows it."""
     if problems := effect_problems(list_effects(ops, values), policy):
         raise WorkflowError(problems)
 
 
 def effect_problems(effects: Iterable[Effect], policy: Policy) -> list[Problem]:
-    """What ``check_effects`` raises."""
+    """The problems that ``check_effects`` raises."""
     problems = []
     for effect in effects:
-        decide, code = _DECISIONS[effect.kind]
-        if message := decide(effect, policy):
+        check, code = _CHECKS[effect.kind]
+        if message := check(effect, policy):
             problems.append(Problem(effect.mark, code, message, effect.node))
     return problems
 
 
 def is_shipped(path: Path) -> bool:
-    """Whether a path lies in what ships with the package, links followed."""
-    return _lies_in(path, shipped_folders())
+    """Whether a path, with links followed, ships with the package."""
+    return _is_inside(path, find_shipped_folders())
 
 
-def readable_folders(ops: Mapping[str, Op], policy: Policy) -> list[Path] | None:
-    """What a run that ``check_effects`` passed may open, with all links followed: ``None`` for all.
+def list_readable_folders(ops: Mapping[str, Op], policy: Policy) -> list[Path] | None:
+    """The folders and files that a run may open after ``check_effects``, links followed; ``None`` if unrestricted.
 
-    So a link in a folder that was allowed opens nothing outside of it. ops: with the parameters' values in place.
+    So a link in an allowed folder cannot lead outside it. ops: with the parameters' values inserted.
     """
     if not policy.stranger:
         return None
     effects = [effect.path for effect in list_effects(ops, {}) if effect.path is not None]
-    folders = [*effects, *policy.grants.read, *policy.grants.write, *policy.grants.code, *shipped_folders()]
+    folders = [*effects, *policy.grants.read, *policy.grants.write, *policy.grants.code, *find_shipped_folders()]
     return [*folders, *([policy.out] if policy.out else []), *map(Path, {sys.prefix, sys.base_prefix})]
 
 
-def given_paths(ops: Mapping[str, Op], values: Mapping[str, Any], policy: Policy) -> tuple[Path, ...]:
-    """The paths of parameters that the person gave to a stranger's workflow. Links below them are followed."""
+def parameter_paths(ops: Mapping[str, Op], values: Mapping[str, Any], policy: Policy) -> tuple[Path, ...]:
+    """The paths that the user passed to a stranger's workflow as parameters. Links below them are followed."""
     effects = list_effects(ops, values) if policy.given else []
     return tuple(effect.path for effect in effects if effect.path is not None and effect.param in policy.given)
 
 
-def without_dots(path: Path | None) -> Path | None:
-    """A path without its "..", where that names the same file: behind a link it need not."""
+def drop_dots(path: Path | None) -> Path | None:
+    """The path without "..", if that names the same file; after a link it may not."""
     if path is None:
         return None
-    short = Path(os.path.normpath(path))
-    return short if os.path.realpath(short) == os.path.realpath(path) else path
+    normalised = Path(os.path.normpath(path))
+    return normalised if os.path.realpath(normalised) == os.path.realpath(path) else path
 
 
 def refuse_shipped(port: Port, path: Path) -> None:
-    """Raise ``ValueError`` where a node would write what ships with the package."""
-    if writes(port) and is_shipped(path):
+    """Raise ``ValueError`` if a node would write a file that ships with the package."""
+    if is_written(port) and is_shipped(path):
         raise ValueError(f"'{path}' ships with guidegraph and is read-only: write somewhere else")
 
 
-def _read(effect: Effect, policy: Policy) -> str:
+def _check_read(effect: Effect, policy: Policy) -> str:
     if not policy.stranger:
         return ""
     if effect.path is None:
-        return _computed(effect, "read")
+        return _describe_computed(effect, "read")
     if is_shipped(effect.path) or effect.param in policy.given:
         return ""
-    if _lies_in(effect.path, (*policy.grants.read, *policy.grants.code)):
+    if _is_inside(effect.path, (*policy.grants.read, *policy.grants.code)):
         return ""
-    what = f"would read '{without_dots(effect.path)}'; to allow it: {_ways(effect, 'read', policy)}"
-    return f"{_subject(effect, policy)} {what}"
+    action = f"would read '{drop_dots(effect.path)}'; to allow it: {_list_options(effect, 'read', policy)}"
+    return f"{_describe_subject(effect, policy)} {action}"
 
 
-def _write(effect: Effect, policy: Policy) -> str:
+def _check_write(effect: Effect, policy: Policy) -> str:
     if effect.path is None:
-        return _computed(effect, "write") if policy.stranger else ""
+        return _describe_computed(effect, "write") if policy.stranger else ""
     if is_shipped(effect.path):
-        what = f"'{without_dots(effect.path)}', which ships with guidegraph and is read-only"
-        return f"{_subject(effect, policy)} would write {what}"
-    if not policy.stranger or _lies_in(effect.path, policy.grants.write):
+        action = f"'{drop_dots(effect.path)}', which ships with guidegraph and is read-only"
+        return f"{_describe_subject(effect, policy)} would write {action}"
+    if not policy.stranger or _is_inside(effect.path, policy.grants.write):
         return ""
-    if policy.out is not None and _lies_in(effect.path, [policy.out]):
+    if policy.out is not None and _is_inside(effect.path, [policy.out]):
         return ""
     exists = os.path.lexists(effect.path)
     if effect.param in policy.given and not exists:
         return ""
-    where = "outside of --out" + (", where something is already" if exists else "")
-    what = f"would write '{without_dots(effect.path)}', {where}; to allow it: {_ways(effect, 'write', policy)}"
-    return f"{_subject(effect, policy)} {what}"
+    location = "outside of --out" + (", where something is already" if exists else "")
+    action = (
+        f"would write '{drop_dots(effect.path)}', {location}; to allow it: {_list_options(effect, 'write', policy)}"
+    )
+    return f"{_describe_subject(effect, policy)} {action}"
 
 
-def _code(effect: Effect, policy: Policy) -> str:
+def _check_code(effect: Effect, policy: Policy) -> str:
     if effect.path is None:
-        return _computed(effect, "load code from")
-    if _lies_in(effect.path, policy.grants.code):
+        return _describe_computed(effect, "load code from")
+    if _is_inside(effect.path, policy.grants.code):
         return ""
     return (
-        f"{_subject(effect, policy)} would load '{without_dots(effect.path)}', and loading such a file runs code that "
-        f"it holds; if you trust it: --allow-code {_quoted(effect.path)}"
+        f"{_describe_subject(effect, policy)} would load '{drop_dots(effect.path)}', and loading such a file runs "
+        f"code that it holds; if you trust it: --allow-code {_quote(effect.path)}"
     )
 
 
-_DECISIONS: Mapping[Kind, tuple[Callable[[Effect, Policy], str], str]] = {
-    "read": (_read, "forbidden-read"),
-    "write": (_write, "forbidden-write"),
-    "code": (_code, "forbidden-code"),
+_CHECKS: Mapping[EffectKind, tuple[Callable[[Effect, Policy], str], str]] = {
+    "read": (_check_read, "forbidden-read"),
+    "write": (_check_write, "forbidden-write"),
+    "code": (_check_code, "forbidden-code"),
 }
 
 
-def _subject(effect: Effect, policy: Policy) -> str:
-    whose = "this stranger's workflow" if policy.stranger else "the workflow"
-    return f"{whose} ({effect.use}, {effect.setting})"
+def _describe_subject(effect: Effect, policy: Policy) -> str:
+    owner = "this stranger's workflow" if policy.stranger else "the workflow"
+    return f"{owner} ({effect.use}, {effect.setting})"
 
 
-def _computed(effect: Effect, verb: str) -> str:
+def _describe_computed(effect: Effect, verb: str) -> str:
     return (
         f"the workflow ({effect.use}, {effect.setting}) would {verb} a file whose path another node computes, so that "
         "it cannot be checked before the run: write the path down, or make it a parameter"
     )
 
 
-def _ways(effect: Effect, kind: str, policy: Policy) -> str:
-    """The options that allow an effect, to be copied: a shell takes the path for nothing but a path."""
-    allow = f"--allow-{kind} {_quoted(effect.path)}"
+def _list_options(effect: Effect, kind: str, policy: Policy) -> str:
+    """The options that allow an effect, with the path quoted for a shell."""
+    allow = f"--allow-{kind} {_quote(effect.path)}"
     if not effect.param:
         return allow
     return f"{allow}, or --set {effect.param}={'NEW_PATH' if effect.param in policy.given else 'PATH'}"
 
 
-def _quoted(path: Path | None) -> str:
-    return shlex.quote(str(without_dots(path)))
+def _quote(path: Path | None) -> str:
+    return shlex.quote(str(drop_dots(path)))
 
 
-def _lies_in(path: Path, folders: Iterable[Path]) -> bool:
-    """Whether a path is one of ``folders``, or lies below one, with all links followed on both sides."""
+def _is_inside(path: Path, folders: Iterable[Path]) -> bool:
+    """Whether a path is one of ``folders`` or below one, with links followed on both sides."""
     real = Path(os.path.realpath(path))
     return any(real.is_relative_to(os.path.realpath(folder)) for folder in folders)

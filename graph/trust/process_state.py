@@ -1,13 +1,12 @@
-"""The state of the process, put back after each call of a node.
+"""Restoration of process state after each call of a node.
 
-A node that changes the current directory, torch's default dtype or the number of its threads changes every node after
-it, and every other run in the process. What a call of a node leaves changed is put back, with a warning that names the
-node. ``NodeSpec.watch`` says what is looked at: torch's settings around the calls of guidegraph's own nodes that are
-given a model (2.4 µs a call), and the current directory, environment variables and seeds of random generators too
-around the calls of all others (16 µs).
+A node that changes the current directory, torch's default dtype or its number of threads affects every later node and
+every other run in the process. Such changes are undone after the call, with a warning that names the node.
+``NodeSpec.watch`` selects the state: torch's settings for guidegraph's own nodes that receive a model (2.4 µs per
+call); for third-party nodes also the current directory, environment variables and seeds of random generators (16 µs).
 
-Calls that overlap, in other threads, share the state that was there before the first of them: what one of them changes
-for a while is never taken for what was there before another.
+Calls that overlap in several threads share the state saved before the first of them, so that a temporary change by one
+of them is never saved as the state before another.
 """
 
 from __future__ import annotations
@@ -21,38 +20,38 @@ from contextvars import ContextVar
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from guidegraph.graph.trust.generators import Generators, put_back_seeded, read_generators
+from guidegraph.graph.trust.random_state import GeneratorStates, read_generators, restore_seeded
 
 if TYPE_CHECKING:
     from guidegraph.graph.ir import Call
     from guidegraph.graph.node import Watch
 
 
-class Kept(NamedTuple):
-    """What there was before a call: values of the process and of this thread, and more for other people's nodes."""
+class SavedState(NamedTuple):
+    """The state before a call: values of the process, of this thread, and, for third-party nodes, more."""
 
     process: tuple[Any, ...]
     thread: tuple[Any, ...]
-    rest: Rest | None
+    foreign: ForeignState | None
 
 
-class Rest(NamedTuple):
-    """What is looked at around the calls of nodes that do not come with guidegraph."""
+class ForeignState(NamedTuple):
+    """The additional state saved for third-party nodes."""
 
     folder: tuple[Any, ...]
     variables: dict[Any, Any]
-    generators: Generators
+    generators: GeneratorStates
 
 
 class _Value(NamedTuple):
-    """A value by its name in messages, and what sets it."""
+    """A piece of state: its name in messages, and its setter."""
 
     name: str
     set: Callable[[Any], object]
 
 
-class _Calls:
-    """The calls that go on in all threads, and what was there before the first of them."""
+class _ActiveCalls:
+    """The number of active calls in all threads, and the state before the first of them."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -60,7 +59,7 @@ class _Calls:
         self._before: tuple[Any, ...] = ()
 
     def begin(self, now: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Count a call in. What was there before: now, or before the calls that go on."""
+        """Begin a call; returns the state before the first active call, which is ``now`` if there is no other."""
         with self._lock:
             if not self._count:
                 self._before = now
@@ -68,7 +67,7 @@ class _Calls:
             return self._before
 
     def begin_first(self) -> bool:
-        """Count one in, and whether it is the only one."""
+        """Begin a call; returns whether it is the only active one."""
         with self._lock:
             self._count += 1
             return self._count == 1
@@ -83,79 +82,79 @@ class _Calls:
             self._count = 0
 
 
-_all_calls, _foreign_calls, _runs = _Calls(), _Calls(), _Calls()
-_told: ContextVar[set[tuple[str, str]] | None] = ContextVar("guidegraph_told", default=None)
+_all_calls, _foreign_calls, _runs = _ActiveCalls(), _ActiveCalls(), _ActiveCalls()
+_reported: ContextVar[set[tuple[str, str]] | None] = ContextVar("guidegraph_told", default=None)
 
 
 @contextmanager
-def guarded_run() -> Iterator[None]:
-    """A run: a node of it that changes something is named once for each thing, and not at every call."""
+def guard_run() -> Iterator[None]:
+    """A run: warnings name a node and a change once, not at every call."""
     if _runs.begin_first():
         _all_calls.forget()
         _foreign_calls.forget()
-    token = _told.set(set())
+    token = _reported.set(set())
     try:
         yield
     finally:
-        _told.reset(token)
+        _reported.reset(token)
         _runs.end()
 
 
-def keep_state(watch: Watch) -> Kept:
-    """Read the state before a call."""
+def save_state(watch: Watch) -> SavedState:
+    """Save the state before a call."""
     torch_state = _torch_state()
     before = _all_calls.begin(torch_state.process())
-    rest = None
+    foreign = None
     if watch == "everything":
-        rest = Rest(_foreign_calls.begin((current_folder(),)), _variables(), read_generators())
-    return Kept(before, torch_state.thread(), rest)
+        foreign = ForeignState(_foreign_calls.begin((current_folder(),)), _read_variables(), read_generators())
+    return SavedState(before, torch_state.thread(), foreign)
 
 
-def put_back(kept: Kept, call: Call) -> None:
-    """Put back what has changed since ``keep_state``, and warn of the node that did it."""
+def restore_state(saved: SavedState, call: Call) -> None:
+    """Restore state that changed since ``keep_state``, with a warning that names the node."""
     torch_state = _torch_state()
     changed: list[str] = []
-    if (now := torch_state.process()) != kept.process:
-        changed += _set_different(kept.process, now, torch_state.process_values)
-    if (now := torch_state.thread()) != kept.thread:
-        changed += _set_different(kept.thread, now, torch_state.thread_values)
+    if (now := torch_state.process()) != saved.process:
+        changed += _restore_changed(saved.process, now, torch_state.process_values)
+    if (now := torch_state.thread()) != saved.thread:
+        changed += _restore_changed(saved.thread, now, torch_state.thread_values)
     _all_calls.end()
-    if kept.rest is not None:
-        changed += _put_back_rest(kept.rest)
-    for what in changed:
-        _warn(call, what)
+    if saved.foreign is not None:
+        changed += _restore_foreign(saved.foreign)
+    for change in changed:
+        _warn(call, change)
 
 
-def _put_back_rest(rest: Rest) -> list[str]:
-    changed = [*_set_different(rest.folder, (current_folder(),), (_Value("the current directory", os.chdir),))]
+def _restore_foreign(foreign: ForeignState) -> list[str]:
+    changed = [*_restore_changed(foreign.folder, (current_folder(),), (_Value("the current directory", os.chdir),))]
     _foreign_calls.end()
-    if _variables() != rest.variables:
-        changed.append(_put_back_variables(rest.variables))
-    return changed + [f"seeds {name}, which was put back" for name in put_back_seeded(rest.generators)]
+    if _read_variables() != foreign.variables:
+        changed.append(_restore_variables(foreign.variables))
+    return changed + [f"seeds {name}, which was put back" for name in restore_seeded(foreign.generators)]
 
 
-def _warn(call: Call, what: str) -> None:
-    told = _told.get()
-    if told is not None:
-        if (call.key, what) in told:
+def _warn(call: Call, change: str) -> None:
+    reported = _reported.get()
+    if reported is not None:
+        if (call.key, change) in reported:
             return
-        told.add((call.key, what))
-    warnings.warn(f"{call.mark}: nodes.{call.key} ({call.spec.id}) {what}", stacklevel=4)
+        reported.add((call.key, change))
+    warnings.warn(f"{call.mark}: nodes.{call.key} ({call.spec.id}) {change}", stacklevel=4)
 
 
-def _set_different(before: tuple[Any, ...], now: tuple[Any, ...], values: tuple[_Value, ...]) -> Iterator[str]:
-    for old, new, value in zip(before, now, values, strict=True):
-        if old != new:
+def _restore_changed(before: tuple[Any, ...], now: tuple[Any, ...], values: tuple[_Value, ...]) -> Iterator[str]:
+    for old_value, new_value, value in zip(before, now, values, strict=True):
+        if old_value != new_value:
             try:
-                value.set(old)
+                value.set(old_value)
             except Exception as error:
-                yield f"changes {value.name} to {new}, and it cannot be put back to {old}: {error}"
+                yield f"changes {value.name} to {new_value}, and it cannot be put back to {old_value}: {error}"
             else:
-                yield f"changes {value.name} to {new}; it was put back to {old}"
+                yield f"changes {value.name} to {new_value}; it was put back to {old_value}"
 
 
 class _TorchState(NamedTuple):
-    """What reads torch's state of the process and of a thread, and what the values are."""
+    """Readers of torch's per-process and per-thread state, and its values in the same order."""
 
     process: Callable[[], tuple[Any, ...]]
     thread: Callable[[], tuple[Any, ...]]
@@ -165,11 +164,11 @@ class _TorchState(NamedTuple):
 
 @cache
 def _torch_state() -> _TorchState:
-    """torch is imported by the run."""
+    """The readers and setters of torch's state. Imports torch, as the run does anyway."""
     import torch
 
     dtype, threads, precision = torch.get_default_dtype, torch.get_num_threads, torch.get_float32_matmul_precision
-    gradients, device = torch.is_grad_enabled, _default_device(torch)
+    gradients, device = torch.is_grad_enabled, _device_reader(torch)
     return _TorchState(
         lambda: (dtype(), precision()),
         lambda: (threads(), gradients(), device()),
@@ -185,10 +184,10 @@ def _torch_state() -> _TorchState:
     )
 
 
-def _default_device(torch: Any) -> Callable[[], Any]:
-    """What reads the device that ``torch.set_default_device`` has set, or None.
+def _device_reader(torch: Any) -> Callable[[], Any]:
+    """A function that reads the device set by ``torch.set_default_device``, or None.
 
-    ``torch.get_default_device`` takes 2 µs, as it looks for ``with torch.device(…)`` too, which ends by itself.
+    ``torch.get_default_device`` takes 2 µs, since it also looks for ``with torch.device(…)``, which restores itself.
     """
     context = getattr(torch, "_GLOBAL_DEVICE_CONTEXT", None)
     if context is None:
@@ -202,20 +201,20 @@ def _default_device(torch: Any) -> Callable[[], Any]:
 
 
 def current_folder() -> str:
-    """The current directory; "" where it was removed."""
+    """The current directory; "" if it was removed."""
     try:
         return os.getcwd()
     except OSError:
         return ""
 
 
-def _variables() -> dict[Any, Any]:
-    """The environment as the process holds it: ``dict(os.environ)`` decodes each variable, and takes 30 µs."""
+def _read_variables() -> dict[Any, Any]:
+    """A raw copy of the environment; ``dict(os.environ)`` would decode each variable and take 30 µs."""
     return dict(getattr(os.environ, "_data", os.environ))
 
 
-def _put_back_variables(before: dict[Any, Any]) -> str:
-    now = _variables()
+def _restore_variables(before: dict[Any, Any]) -> str:
+    now = _read_variables()
     names = sorted({_text(name) for name in {*before, *now} if before.get(name) != now.get(name)})
     decoded = {_text(name): _text(value) for name, value in before.items()}
     for name in names:
@@ -226,5 +225,5 @@ def _put_back_variables(before: dict[Any, Any]) -> str:
     return f"changes environment variables, which were put back: {', '.join(names)}"
 
 
-def _text(part: bytes | str) -> str:
-    return os.fsdecode(part)
+def _text(value: bytes | str) -> str:
+    return os.fsdecode(value)

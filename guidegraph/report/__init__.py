@@ -1,1 +1,1 @@
-"""``guidegraph report``: what a run, a sweep or several of them gave, as one HTML page that needs nothing else."""
+"""``guidegraph report``: the results of runs and sweeps as one self-contained HTML page."""

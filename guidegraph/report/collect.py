@@ -1,4 +1,4 @@
-"""What a folder holds: a run, a sweep, or several of them."""
+"""Read the results in a folder: a run, a sweep, or several of them."""
 
 from __future__ import annotations
 
@@ -6,20 +6,29 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from guidegraph.nodes.tabular import Table
-from guidegraph.outputs import RECORD
-from guidegraph.report.read import Unreadable, as_table, inside, part, read_csv, read_json, read_object, wrong
-from guidegraph.report.series import named
+from guidegraph.nodes.table import Table
+from guidegraph.report.read import (
+    Unreadable,
+    as_table,
+    get_object,
+    read_csv,
+    read_json,
+    read_object,
+    resolve_inside,
+    result_error,
+)
+from guidegraph.report.series import format_level
+from guidegraph.runs.outputs import RECORD
 
 SWEEP, CELLS, TABLE, TABLES = "sweep.json", "cells", "table.csv", "tables"
 EQUALS = "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}"
-BEFORE, AFTER = "status", "seconds"
-"""Between ``cell`` and the first are a sweep's parameters; after the second is what its cells gave."""
+STATUS, SECONDS = "status", "seconds"
+"""Columns of the table: a sweep's parameters come before the first, its outputs after the second."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture's file, its output, its place in the batch, and the swept parameters of its cell."""
+    """A picture's file, its output, its index in the batch, and the swept parameters of its cell."""
 
     file: Path
     output: str
@@ -33,7 +42,7 @@ class Picture:
 
 
 @dataclass
-class Run:
+class RunFolder:
     """One run: its record, and its outputs by their names."""
 
     folder: Path
@@ -46,7 +55,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        return str(part(self.record, "workflow").get("name") or self.folder.resolve().name)
+        return str(get_object(self.record, "workflow").get("name") or self.folder.resolve().name)
 
     @property
     def columns(self) -> list[str]:
@@ -59,8 +68,8 @@ class Run:
 
 
 @dataclass
-class Sweep:
-    """A sweep: its plan, a row for each cell, the tables of all cells, and the records of those that ran."""
+class SweepFolder:
+    """A sweep: its description, a row per cell, the tables of all cells, and the records of those that ran."""
 
     folder: Path
     plan: dict[str, Any]
@@ -74,18 +83,18 @@ class Sweep:
 
     @property
     def name(self) -> str:
-        known = part(self.records[0], "workflow").get("name") if self.records else None
-        return str(known or part(self.plan, "workflow").get("name") or self.folder.resolve().name)
+        known = get_object(self.records[0], "workflow").get("name") if self.records else None
+        return str(known or get_object(self.plan, "workflow").get("name") or self.folder.resolve().name)
 
     @property
-    def tied(self) -> list[str]:
-        """The parameters whose values were given together, in the rows of a table."""
-        names = part(self.plan, "from").get("columns")
+    def tied_parameters(self) -> list[str]:
+        """The parameters that vary together, in the rows of a table."""
+        names = get_object(self.plan, "from").get("columns")
         return [str(name) for name in names] if isinstance(names, list) else []
 
     @property
-    def different(self) -> Table:
-        """The cells, each once: rows of ``--from`` that say the same are one cell."""
+    def distinct_cells(self) -> Table:
+        """The cells, each once: equal rows of ``--from`` are one cell."""
         first = {key: i for i, key in reversed([*enumerate(self.cells["cell"])])}
         rows = sorted(first.values())
         return Table({name: [column[i] for i in rows] for name, column in self.cells.items()})
@@ -97,58 +106,60 @@ class Sweep:
 
     def with_status(self, status: str) -> list[int]:
         """The rows with this status."""
-        return [i for i, value in enumerate(self.cells[BEFORE]) if value == status]
+        return [i for i, value in enumerate(self.cells[STATUS]) if value == status]
 
 
-def collect(folder: Path) -> tuple[list[Run | Sweep], list[str]]:
-    """The run or sweep in a folder, or those in the folders inside it, and what was left out and why.
+def collect(folder: Path) -> tuple[list[RunFolder | SweepFolder], list[str]]:
+    """The run or sweep in a folder, or those in its subfolders, and notes on those left out.
 
-    Raises ``WorkflowError`` for a folder with none, and for one whose own record cannot be read.
+    Raises ``WorkflowError`` for a folder without any, and for one whose own record cannot be read.
     """
     if not folder.is_dir():
-        raise wrong(folder, "nothing-to-report", "there is no such folder: give one that 'guidegraph run' wrote")
+        raise result_error(folder, "nothing-to-report", "there is no such folder: give one that 'guidegraph run' wrote")
     try:
-        if one := _one(folder):
-            return [one], []
+        if result := _read_result(folder):
+            return [result], []
     except Unreadable as error:
         name = SWEEP if (folder / SWEEP).exists() else RECORD
-        raise wrong(folder, "bad-record", f"{name} or a file that it needs {error}; run it again") from None
-    found: list[Run | Sweep] = []
+        raise result_error(folder, "bad-record", f"{name} or a file that it needs {error}; run it again") from None
+    results: list[RunFolder | SweepFolder] = []
     notes: list[str] = []
     for inner in sorted(path for path in folder.iterdir() if path.is_dir()):
         try:
-            if one := _one(inner):
-                found.append(one)
+            if result := _read_result(inner):
+                results.append(result)
         except Unreadable as error:
             notes.append(f"{inner.name} is left out: its record {error}.")
-    if not found:
-        why = f" ({' '.join(notes)})" if notes else ""
-        message = f"neither this folder nor one in it has a {RECORD} or {SWEEP} that can be read{why}"
-        raise wrong(folder, "nothing-to-report", message)
-    return found, notes
+    if not results:
+        reasons = f" ({' '.join(notes)})" if notes else ""
+        message = f"neither this folder nor one in it has a {RECORD} or {SWEEP} that can be read{reasons}"
+        raise result_error(folder, "nothing-to-report", message)
+    return results, notes
 
 
-def _one(folder: Path) -> Run | Sweep | None:
+def _read_result(folder: Path) -> RunFolder | SweepFolder | None:
     if (folder / SWEEP).exists():
-        return _sweep(folder)
-    return _run(folder) if (folder / RECORD).exists() else None
+        return _read_sweep(folder)
+    return _read_run(folder) if (folder / RECORD).exists() else None
 
 
-def _run(folder: Path) -> Run:
+def _read_run(folder: Path) -> RunFolder:
     record = read_object(folder / RECORD)
     if not isinstance(record.get("workflow"), dict) or not isinstance(record.get("parameters"), dict):
         raise Unreadable("is no record of a run: 'workflow' and 'parameters' are missing")
-    run = Run(folder, record)
-    for name, output in part(record, "outputs").items():
+    run = RunFolder(folder, record)
+    for name, output in get_object(record, "outputs").items():
         files = output.get("files") if isinstance(output, dict) else None
-        named = [str(file) for file in files] if isinstance(files, list) else []
-        pictures = [file for file in named if file.lower().endswith(".png")]
+        file_names = [str(file) for file in files] if isinstance(files, list) else []
+        pictures = [file for file in file_names if file.lower().endswith(".png")]
         for i, file in enumerate(pictures):
             try:
-                run.pictures.append(Picture(inside(folder, file), name if len(pictures) == 1 else f"{name} {i}", i))
+                run.pictures.append(
+                    Picture(resolve_inside(folder, file), name if len(pictures) == 1 else f"{name} {i}", i)
+                )
             except Unreadable as error:
                 run.notes.append(f"The picture {file} {error}.")
-        for file in named:
+        for file in file_names:
             if file.endswith(".json"):
                 _add_value(run, name, file)
             elif file.endswith(".safetensors"):
@@ -156,70 +167,70 @@ def _run(folder: Path) -> Run:
     return run
 
 
-def _add_value(run: Run, name: str, file: str) -> None:
+def _add_value(run: RunFolder, name: str, file: str) -> None:
     try:
-        value = read_json(inside(run.folder, file))
+        value = read_json(resolve_inside(run.folder, file))
     except Unreadable as error:
         run.notes.append(f"The output {file} {error}.")
         return
     if (table := as_table(value)) is not None:
         run.tables[name] = table
     else:
-        run.values.update(flat(name, value))
+        run.values.update(flatten(name, value))
 
 
-def flat(name: str, value: Any) -> dict[str, Any]:
-    """The values inside of objects under dotted names."""
+def flatten(name: str, value: Any) -> dict[str, Any]:
+    """Flatten nested objects: values under dotted names."""
     if not isinstance(value, dict) or not value:
         return {name: value}
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for key, inner in value.items():
-        found.update({f"{name}.{key}": inner} if isinstance(inner, dict) else flat(f"{name}.{key}", inner))
-    return found
+        values.update({f"{name}.{key}": inner} if isinstance(inner, dict) else flatten(f"{name}.{key}", inner))
+    return values
 
 
-def _sweep(folder: Path) -> Sweep:
+def _read_sweep(folder: Path) -> SweepFolder:
     plan = read_object(folder / SWEEP)
     try:
-        cells = read_csv(inside(folder, TABLE), texts=("cell", "message"))
+        cells = read_csv(resolve_inside(folder, TABLE), texts=("cell", "message"))
     except Unreadable as error:
         when = "" if (folder / TABLE).exists() else " (a sweep writes it every minute, and at its end)"
         raise Unreadable(f"cannot be used: {TABLE} {error}{when}") from None
     names = list(cells)
-    if names[:1] != ["cell"] or BEFORE not in names:
-        raise Unreadable(f"cannot be used: the columns of {TABLE} are 'cell', the parameters, '{BEFORE}' and outputs")
-    swept = names[1 : names.index(BEFORE)]
-    after = names.index(AFTER) if AFTER in names else names.index(BEFORE)
+    if names[:1] != ["cell"] or STATUS not in names:
+        raise Unreadable(f"cannot be used: the columns of {TABLE} are 'cell', the parameters, '{STATUS}' and outputs")
+    swept = names[1 : names.index(STATUS)]
+    after = names.index(SECONDS) if SECONDS in names else names.index(STATUS)
     outputs = [n for n in names[after + 1 :] if not any(_is_picture(v) for v in cells[n])]
-    sweep = Sweep(folder, plan, cells, swept, outputs)
+    sweep = SweepFolder(folder, plan, cells, swept, outputs)
     for i in range(cells.rows):
         _add_cell(sweep, i)
     for path in sorted((folder / TABLES).glob("*.csv")):
         try:
-            sweep.tables[path.stem] = read_csv(inside(folder, f"{TABLES}/{path.name}"))
+            sweep.tables[path.stem] = read_csv(resolve_inside(folder, f"{TABLES}/{path.name}"))
         except Unreadable as error:
             sweep.notes.append(f"The table {path.name} {error}.")
     return sweep
 
 
-def _add_cell(sweep: Sweep, i: int) -> None:
-    """The record and the pictures of a cell that is done."""
-    if sweep.cells[BEFORE][i] != "done":
+def _add_cell(sweep: SweepFolder, i: int) -> None:
+    """Add the record and the pictures of a cell that is done."""
+    if sweep.cells[STATUS][i] != "done":
         return
     key = str(sweep.cells["cell"][i])
     try:
-        run = _run(inside(sweep.folder, f"{CELLS}/{key}/{RECORD}").parent)
+        run = _read_run(resolve_inside(sweep.folder, f"{CELLS}/{key}/{RECORD}").parent)
     except Unreadable as error:
         sweep.notes.append(f"The record of cell {key} {error}.")
         return
     sweep.records.append(run.record)
     sweep.notes += [f"Cell {key}: {text}" for text in run.notes]
-    sweep.pictures += [replace(p, cell=at(sweep, i), row=i) for p in run.pictures]
+    sweep.pictures += [replace(p, cell=format_point(sweep, i), row=i) for p in run.pictures]
 
 
-def at(sweep: Sweep, i: int) -> str:
-    """The swept parameters of a row, as a text."""
-    return ", ".join(f"{name}{EQUALS}{named(sweep.cells[name][i])}" for name in sweep.swept)
+def format_point(sweep: SweepFolder, i: int) -> str:
+    """The swept parameters of a row, as text."""
+    return ", ".join(f"{name}{EQUALS}{format_level(sweep.cells[name][i])}" for name in sweep.swept)
 
 
 def _is_picture(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Which curves a table of results gives: a quantity over a parameter, lines told apart by the other parameters."""
+"""The curves of a table of results: a quantity over a parameter, with lines for the values of the others."""
 
 from __future__ import annotations
 
@@ -8,83 +8,88 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from guidegraph.nodes.tabular import Table
-from guidegraph.report.series import Axes, Plot, is_numeric, label, levels, plot_of, quantities
+from guidegraph.nodes.table import Table
+from guidegraph.report.series import Axes, Plot, distinct_values, format_levels, is_numeric, make_plot, quantity_columns
 
 LINES = 6
-"""More lines than these go to plots of their own."""
+"""More lines than this are split into separate plots."""
 SEED = re.compile(r"(.*_)?seed")
 
 
 @dataclass(frozen=True)
-class Choice:
-    """What a person wants curves over, and lines told apart by; without a name it is chosen by the rules here."""
+class CurveChoice:
+    """The requested x of curves, and the parameters that distinguish lines; the rules below choose the rest."""
 
     x: str | None = None
     by: tuple[str, ...] = ()
 
-    def within(self, x: Sequence[str], by: Sequence[str]) -> Choice:
-        """The part of it that a table has, whose columns for x, and for lines, these are."""
-        return Choice(self.x if self.x in x else None, tuple(n for n in self.by if n in by))
+    def within(self, x: Sequence[str], by: Sequence[str]) -> CurveChoice:
+        """The choice restricted to a table whose columns for x and for lines are ``x`` and ``by``."""
+        return CurveChoice(self.x if self.x in x else None, tuple(n for n in self.by if n in by))
 
 
-AUTOMATIC = Choice()
+AUTOMATIC = CurveChoice()
 
 
 def sweep_plots(
     cells: Table,
     swept: Sequence[str],
     outputs: Sequence[str],
-    choice: Choice = AUTOMATIC,
+    choice: CurveChoice = AUTOMATIC,
     tied: Collection[str] = (),
     title: str = "",
 ) -> list[Plot]:
-    """The outputs of a sweep over one of its parameters; seeds are repetitions of one point.
+    """Plots of a sweep's outputs over one of its parameters; seeds are repetitions of one point.
 
-    x is chosen, or the parameter that has most numbers. The other parameters tell lines apart, or plots where ``by``
-    is chosen or the lines would be too many. tied: those whose values were given together, of which one that never
-    differs where the others are the same tells nothing apart. Over an output the lines follow the parameter that
-    would be x.
+    x is the chosen one, or the parameter with the most numbers. The other parameters distinguish lines, or plots if
+    ``by`` is chosen or there would be too many lines. tied: parameters that vary together; one that is determined by
+    the others is dropped. If x is an output, the lines follow the parameter that would otherwise be x.
     """
-    choice = choice.within([*swept, *quantities(cells, outputs)], swept)
-    named = (choice.x, *choice.by)
-    seeds = [n for n in swept if SEED.fullmatch(n) and n not in named and len(levels(cells[n])) > 1]
-    varied = [n for n in swept if n not in seeds and len(levels(cells[n])) > 1]
-    along = choice.x if choice.x in swept else _longest(cells, [n for n in varied if n not in choice.by])
+    choice = choice.within([*swept, *quantity_columns(cells, outputs)], swept)
+    chosen = (choice.x, *choice.by)
+    seeds = [n for n in swept if SEED.fullmatch(n) and n not in chosen and len(distinct_values(cells[n])) > 1]
+    varied = [n for n in swept if n not in seeds and len(distinct_values(cells[n])) > 1]
+    free = [n for n in varied if n not in choice.by]
+    along = choice.x if choice.x in swept else _richest_parameter(cells, free)
     if along is None:
         return []
-    rest = _telling(cells, [n for n in varied if n not in (along, *choice.by)], [along, *choice.by], tied)
-    by, facets = (list(choice.by), rest) if choice.by else _shared(rest, cells)
+    distinguishing = _drop_implied(cells, [n for n in free if n != along], [along, *choice.by], tied)
+    by, facets = (list(choice.by), distinguishing) if choice.by else _split_lines_and_facets(distinguishing, cells)
     axes = Axes(choice.x or along, along, tuple(by), bool(seeds))
-    known = {axes.x, *(n for n in quantities(cells, outputs) if any(_same(cells, n, other) for other in swept))}
-    return list(_plots(cells, axes, facets, [n for n in quantities(cells, outputs) if n not in known], title))
+    known_columns = {
+        axes.x,
+        *(n for n in quantity_columns(cells, outputs) if any(_equals_parameter(cells, n, other) for other in swept)),
+    }
+    return list(
+        _plots(cells, axes, facets, [n for n in quantity_columns(cells, outputs) if n not in known_columns], title)
+    )
 
 
 def long_plots(
-    table: Table, swept: Sequence[str], title: str, choice: Choice = AUTOMATIC, tied: Collection[str] = ()
+    table: Table, swept: Sequence[str], title: str, choice: CurveChoice = AUTOMATIC, tied: Collection[str] = ()
 ) -> list[Plot]:
-    """The curves of an output that is a table in each cell, whose rows stand below each other with their parameters.
+    """Plots of an output that is a table in each cell; the rows of all cells are stacked, with their parameters.
 
-    x is chosen, or the table's first column of numbers that rises in each cell, or a swept parameter; a column of few
-    words tells lines apart as a swept parameter does.
+    x is the chosen one, or the first numeric column that increases in each cell, or a swept parameter. A text column
+    with few values distinguishes lines as a swept parameter does.
     """
     own = [n for n in table if n != "cell" and n not in swept]
     cell = [n for n in ("cell", *swept) if n in table]
     numbers = [n for n in own if is_numeric(table[n])]
-    words = [n for n in own if n not in numbers and 1 < len(levels(table[n])) <= LINES][:1]
+    words = [n for n in own if n not in numbers and 1 < len(distinct_values(table[n])) <= LINES][:1]
     index = [n for n in numbers if _rises(table, n, [*cell, *words], 2)][:1]
     if not index and len(_groups(table, [*cell, *words])) < table.rows:
-        return []  # nothing says which row of a cell is which
+        return []  # the rows of a cell cannot be told apart
     x = choice.within([*(n for n in swept if n in table), *numbers], ()).x
-    wanted = Choice(x or next(iter(index), None), choice.by)
+    own_choice = CurveChoice(x or next(iter(index), None), choice.by)
     parameters = [n for n in (*swept, *words, *index) if n in table]
-    return sweep_plots(table, parameters, [n for n in numbers if n not in index], wanted, tied, title)
+    return sweep_plots(table, parameters, [n for n in numbers if n not in index], own_choice, tied, title)
 
 
-def table_plots(table: Table, title: str, choice: Choice = AUTOMATIC) -> list[Plot]:
-    """The columns of a run's table over its first one, where that counts upwards; texts tell lines apart."""
+def table_plots(table: Table, title: str, choice: CurveChoice = AUTOMATIC) -> list[Plot]:
+    """Plots of a run's table over its first column, if that increases; text columns distinguish lines."""
     numbers = [n for n in table if is_numeric(table[n])]
-    texts = [n for n in table if n not in numbers and 1 < len(levels(table[n])) <= LINES]
+    texts = [n for n in table if n not in numbers and 1 < len(distinct_values(table[n])) <= LINES]
     choice = choice.within(numbers, list(table))
     if len(numbers) < 2:
         return []
@@ -93,57 +98,57 @@ def table_plots(table: Table, title: str, choice: Choice = AUTOMATIC) -> list[Pl
     by = next((names for names in groups if choice.x or _rises(table, x, names, 3)), None)
     if by is None:
         return []
-    others = [n for n in numbers if n not in (x, *by)]
-    return list(_plots(table, Axes(x, x, tuple(by)), [], quantities(table, others), title))
+    outputs = [n for n in numbers if n not in (x, *by)]
+    return list(_plots(table, Axes(x, x, tuple(by)), [], quantity_columns(table, outputs), title))
 
 
 def _plots(table: Table, axes: Axes, facets: Sequence[str], outputs: Sequence[str], title: str) -> Iterator[Plot]:
     groups = _groups(table, facets)
     for y in outputs:
         for values, rows in groups.items():
-            words = ", ".join(filter(None, (f"{title}: {y}" if title else y, label(facets, values))))
-            if plot := plot_of(table, rows, axes, y, words):
+            words = ", ".join(filter(None, (f"{title}: {y}" if title else y, format_levels(facets, values))))
+            if plot := make_plot(table, rows, axes, y, words):
                 yield plot
 
 
-def _same(cells: Table, output: str, parameter: str) -> bool:
-    """Whether an output says in each cell what the parameter is."""
+def _equals_parameter(cells: Table, output: str, parameter: str) -> bool:
+    """Whether an output equals the parameter in each cell."""
     return all(a is None or a == b for a, b in zip(cells[output], cells[parameter], strict=True))
 
 
 def _groups(table: Table, names: Sequence[str]) -> dict[tuple[Any, ...], list[int]]:
-    """The rows by their values in some columns."""
-    found: dict[tuple[Any, ...], list[int]] = {}
+    """The rows grouped by their values in some columns."""
+    groups: dict[tuple[Any, ...], list[int]] = {}
     for i in range(table.rows):
-        found.setdefault(tuple(table[name][i] for name in names), []).append(i)
-    return found
+        groups.setdefault(tuple(table[name][i] for name in names), []).append(i)
+    return groups
 
 
 def _rises(table: Table, x: str, by: Sequence[str], least: int) -> bool:
-    """Whether a column rises from row to row in each group of rows, one of which has so many at least."""
+    """Whether a column increases from row to row in each group, the largest of which has at least ``least`` rows."""
     numbers = table.numbers(x)
     groups = [[numbers[i] for i in rows] for rows in _groups(table, by).values()]
     return max(map(len, groups), default=0) >= least and all(a < b for g in groups for a, b in pairwise(g))
 
 
-def _longest(cells: Table, names: Sequence[str]) -> str | None:
-    """The parameter with most numbers; where none has numbers alone, that with most values."""
-    counts = {n: (is_numeric(cells[n]) and None not in cells[n], len(levels(cells[n]))) for n in names}
+def _richest_parameter(cells: Table, names: Sequence[str]) -> str | None:
+    """The numeric parameter with the most values; if none is numeric, the parameter with the most values."""
+    counts = {n: (is_numeric(cells[n]) and None not in cells[n], len(distinct_values(cells[n]))) for n in names}
     return max(names, key=lambda n: counts[n], default=None)
 
 
-def _telling(cells: Table, names: Sequence[str], known: Sequence[str], tied: Collection[str]) -> list[str]:
-    """The parameters without those tied ones that follow from the known and the others: the model from its f."""
-    found: list[str] = []
-    for name in sorted(names, key=lambda n: len(levels(cells[n]))):
-        before = [*known, *found]
-        if name not in tied or len(_groups(cells, [*before, name])) > len(_groups(cells, before)):
-            found.append(name)
-    return found
+def _drop_implied(cells: Table, names: Sequence[str], fixed: Sequence[str], tied: Collection[str]) -> list[str]:
+    """The parameters without tied ones that the fixed and other ones determine: for example, a model by its f."""
+    kept: list[str] = []
+    for name in sorted(names, key=lambda n: len(distinct_values(cells[n]))):
+        columns = [*fixed, *kept]
+        if name not in tied or len(_groups(cells, [*columns, name])) > len(_groups(cells, columns)):
+            kept.append(name)
+    return kept
 
 
-def _shared(names: Sequence[str], cells: Table) -> tuple[list[str], list[str]]:
-    """The parameters that tell lines apart, as many as give few enough lines, and those that tell plots apart."""
+def _split_lines_and_facets(names: Sequence[str], cells: Table) -> tuple[list[str], list[str]]:
+    """The parameters that distinguish lines, up to ``LINES`` lines, and the remaining ones, which distinguish plots."""
     by: list[str] = []
     for name in names:
         if len(_groups(cells, [*by, name])) > LINES:

@@ -1,4 +1,4 @@
-"""The graph of a recorded workflow inside a page, as ``guidegraph draw`` makes it."""
+"""The graph of a recorded workflow in a page, as ``guidegraph draw`` draws it."""
 
 from __future__ import annotations
 
@@ -7,35 +7,35 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from guidegraph.graph.build import build
-from guidegraph.graph.draw import draw_svg
+from guidegraph.drawing.svg import draw_svg
 from guidegraph.graph.errors import WorkflowError
 from guidegraph.graph.registry import Registry
-from guidegraph.report.html import Html, code, fold, joined, note, tag
-from guidegraph.report.read import part
+from guidegraph.graph.resolution.load import build
+from guidegraph.report.html import Html, code, fold, join, note, tag
+from guidegraph.report.read import get_object
 
 LEAST = 0.62
-"""A drawing is made smaller than its own size by this much at most; then its box scrolls."""
+"""A drawing is shrunk to this fraction of its size at most; below it, its box scrolls."""
 
 
-def section(workflow: Mapping[str, Any], registry: Registry, name: str, drawn: dict[str, str]) -> Html:
-    """The drawing, and the text of the workflow and those that it uses.
+def render_graph(workflow: Mapping[str, Any], registry: Registry, name: str, drawn: dict[str, str]) -> Html:
+    """The drawing and the text of a workflow and of those that it uses.
 
-    name: sets its style apart from others'. drawn: the names of those that the page has already, by their texts; what
-    is among them is not drawn again.
+    name: a scope for its style. drawn: the names of the workflows already on the page, by their texts; these are not
+    drawn again.
     """
     file = str(workflow.get("file") or workflow.get("path") or "workflow.yaml")
-    sources = {k: t for k, t in part(dict(workflow), "sources").items() if isinstance(t, str)}
+    sources = {k: t for k, t in get_object(dict(workflow), "sources").items() if isinstance(t, str)}
     text = workflow.get("text")
     if isinstance(text, str):
         sources.setdefault(file, text)
     if file not in sources:
         return note("The record has no text of the workflow, so there is no drawing of it.")
-    known = drawn.setdefault(repr(list(sources.values())), name)
-    if known != name:
-        return tag("p", "The same as ", tag("a", "the one above", href=f"#{known}"), ".", class_="note")
+    first_name = drawn.setdefault(repr(list(sources.values())), name)
+    if first_name != name:
+        return tag("p", "The same as ", tag("a", "the one above", href=f"#{first_name}"), ".", class_="note")
     texts = fold("The workflow's text", *_texts(file, sources))
-    return joined([_drawing(file, sources, registry, name), texts])
+    return join([_drawing(file, sources, registry, name), texts])
 
 
 def _drawing(file: str, sources: Mapping[str, str], registry: Registry, name: str) -> Html:
@@ -54,5 +54,5 @@ def _drawing(file: str, sources: Mapping[str, str], registry: Registry, name: st
 
 
 def _texts(file: str, sources: Mapping[str, str]) -> list[Html]:
-    others = {path: text for path, text in sources.items() if path != file}
-    return [code(sources[file]), *(joined([tag("h3", path), code(text)]) for path, text in others.items())]
+    used = {path: text for path, text in sources.items() if path != file}
+    return [code(sources[file]), *(join([tag("h3", path), code(text)]) for path, text in used.items())]

@@ -1,5 +1,5 @@
-"""HTML from texts that nobody vouches for: whatever is not markup made here is escaped here,
-control and bidirectional characters too."""
+"""HTML from untrusted text: everything that is not markup made here is escaped, including control and bidirectional
+characters."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from guidegraph.graph.svg import escape
-from guidegraph.nodes.tabular import Table
+from guidegraph.drawing.style import escape
+from guidegraph.nodes.table import Table
 
 ROWS = 200
 TEXT = 4000
@@ -23,41 +23,41 @@ class Html(str):
     __slots__ = ()
 
 
-def tag(name: str, *inside: str, **attributes: Attribute) -> Html:
-    """An element. Texts and attributes are escaped; ``class_`` is the attribute class; True stands alone."""
-    given = []
+def tag(name: str, *content: str, **attributes: Attribute) -> Html:
+    """An element. Texts and attributes are escaped. ``class_`` is the attribute class; True gives a bare attribute."""
+    attributes_ = []
     for key, value in attributes.items():
         key = key.rstrip("_").replace("_", "-")
         if value is True:
-            given.append(f" {key}")
+            attributes_.append(f" {key}")
         elif value is not None and value is not False:
-            given.append(f' {key}="{escape(str(value))}"')
-    return Html(f"<{name}{''.join(given)}>{joined(inside)}</{name}>")
+            attributes_.append(f' {key}="{escape(str(value))}"')
+    return Html(f"<{name}{''.join(attributes_)}>{join(content)}</{name}>")
 
 
-def joined(parts: Iterable[str]) -> Html:
-    """Markup and texts after each other, the texts escaped."""
+def join(parts: Iterable[str]) -> Html:
+    """Join markup and texts, with the texts escaped."""
     return Html("".join(part if isinstance(part, Html) else escape(part) for part in parts))
 
 
-def shown(value: Any) -> str:
-    """A value as a short text: five digits of a float, JSON of lists and dictionaries."""
+def format_value(value: Any) -> str:
+    """Format a value as short text: floats with five digits, lists and dictionaries as JSON."""
     if value is None:
         return ""
     if isinstance(value, str):
         return value
     if isinstance(value, float):
         return f"{value:.5g}" if math.isfinite(value) else str(value)
-    return cut(json.dumps(value, ensure_ascii=False))
+    return shorten(json.dumps(value, ensure_ascii=False))
 
 
-def cut(text: str) -> str:
-    """A text, of a long one its beginning."""
+def shorten(text: str) -> str:
+    """Shorten text to its first ``TEXT`` characters."""
     return text if len(text) <= TEXT else f"{text[:TEXT]} … {len(text) - TEXT} more characters"
 
 
 def table(columns: Mapping[str, Sequence[Any]], label: str) -> Html:
-    """A table in a box of its own that scrolls; of more than ``ROWS`` rows the first ones."""
+    """A table in a scrolling box, with at most ``ROWS`` rows."""
     rows = max(map(len, columns.values()), default=0)
     numeric = {name: _numeric(values) for name, values in columns.items()}
     heads = [tag("th", name, scope="col", class_="n" if numeric[name] else None) for name in columns]
@@ -67,11 +67,11 @@ def table(columns: Mapping[str, Sequence[Any]], label: str) -> Html:
     ]
     body = tag("table", tag("thead", tag("tr", *heads)), tag("tbody", *lines))
     box = tag("div", body, class_="scroll", tabindex=0, role="region", aria_label=label)
-    return joined([box, note(f"{rows - ROWS} more rows are left out here.")]) if rows > ROWS else box
+    return join([box, note(f"{rows - ROWS} more rows are left out here.")]) if rows > ROWS else box
 
 
 def pairs(values: Mapping[str, Any], label: str) -> Html:
-    """Names and values, one pair a row."""
+    """A table of names and values, one pair per row."""
     rows = [tag("tr", tag("th", name, scope="row"), tag("td", _breakable(value))) for name, value in values.items()]
     body = tag("table", tag("tbody", *rows), class_="pairs")
     return tag("div", body, class_="scroll", tabindex=0, role="region", aria_label=label)
@@ -81,16 +81,16 @@ def note(text: str) -> Html:
     return tag("p", text, class_="note")
 
 
-def fold(title: str, *inside: str, opened: bool = False) -> Html:
-    return tag("details", tag("summary", title), *inside, open=opened)
+def fold(title: str, *content: str, opened: bool = False) -> Html:
+    return tag("details", tag("summary", title), *content, open=opened)
 
 
 def code(text: str) -> Html:
     return tag("pre", tag("code", text), tabindex=0)
 
 
-def table_of(found: Table, label: str) -> Html:
-    return table({name: list(found[name]) for name in found}, label)
+def render_table(table_: Table, label: str) -> Html:
+    return table({name: list(table_[name]) for name in table_}, label)
 
 
 def _numeric(values: Sequence[Any]) -> bool:
@@ -99,5 +99,5 @@ def _numeric(values: Sequence[Any]) -> bool:
 
 
 def _breakable(value: Any) -> Html:
-    text = cut(shown(value))
-    return tag("span", text, class_="long") if len(text) > 40 else joined([text])
+    text = shorten(format_value(value))
+    return tag("span", text, class_="long") if len(text) > 40 else join([text])

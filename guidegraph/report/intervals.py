@@ -13,7 +13,7 @@ SMALL = (12.706204736, 4.302652730, 3.182446305, 2.776445105, 2.570581836, 2.446
 def t_quantile(freedom: int) -> float:
     """The 0.975 quantile of Student's t with ``freedom`` degrees, at least 1; within 1e-4.
 
-    Above 8 it is the expansion around the normal quantile of Abramowitz and Stegun, 26.7.5.
+    Above 8 degrees: Abramowitz and Stegun, eq. 26.7.5, an expansion around the normal quantile.
     """
     if freedom < 1:
         raise ValueError(f"degrees of freedom are at least 1; found {freedom}")
@@ -31,9 +31,9 @@ def t_quantile(freedom: int) -> float:
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Mean, low and high end of its 95 % interval over independent repetitions; both ends NaN for one alone.
+    """Mean, and low and high end of its 95 % interval over independent repetitions; NaN ends for a single value.
 
-    Raises ``ValueError`` without a value.
+    Raises ``ValueError`` without values.
     """
     if not values:
         raise ValueError("a mean needs at least one value")

@@ -1,4 +1,4 @@
-"""The page: one HTML document that asks nothing of anybody."""
+"""The page: one self-contained HTML document."""
 
 from __future__ import annotations
 
@@ -7,79 +7,81 @@ from importlib.resources import files
 from typing import Any
 
 from guidegraph.graph.registry import Registry
-from guidegraph.report.collect import Picture, Run, Sweep
-from guidegraph.report.curves import AUTOMATIC, Choice
-from guidegraph.report.html import Html, code, joined, note, shown, table, tag
-from guidegraph.report.pictures import MOST, sheet
-from guidegraph.report.read import number, part
-from guidegraph.report.sections import Section, Shared, run_lead, run_sections, sweep_lead, sweep_sections
+from guidegraph.report.collect import Picture, RunFolder, SweepFolder
+from guidegraph.report.curves import AUTOMATIC, CurveChoice
+from guidegraph.report.html import Html, code, format_value, join, note, table, tag
+from guidegraph.report.pictures import MOST, contact_sheet
+from guidegraph.report.read import get_object, to_number
+from guidegraph.report.sections import PageContext, Section, run_lead, run_sections, sweep_lead, sweep_sections
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-"""What a browser may do for the page: no script, and no request at all."""
+"""The content security policy of the page: no scripts and no requests."""
 VALUES = 12
 
 
-def page(
-    found: Sequence[Run | Sweep],
+def render_page(
+    results: Sequence[RunFolder | SweepFolder],
     notes: Sequence[str],
     title: str,
     command: str,
     registry: Registry,
-    choice: Choice = AUTOMATIC,
+    choice: CurveChoice = AUTOMATIC,
 ) -> str:
-    """The document. ``command`` makes it again; ``notes`` say what was left out."""
-    shared = Shared(registry, choice, MOST // len(found))
-    if len(found) == 1:
-        name, lead, sections = _one(found[0], shared, "a")
+    """The document. command: recreates it. notes: what was left out."""
+    context = PageContext(registry, choice, MOST // len(results))
+    if len(results) == 1:
+        name, lead, sections = _render_result(results[0], context, "a")
         parts = [_header(name, lead, sections), *map(_note, notes), *(_section(s) for s in sections)]
     else:
-        name, parts = title, _several(found, notes, title, shared)
+        name, parts = title, _render_several(results, notes, title, context)
     again = tag("section", tag("h2", "This page again"), code(command), id="again")
-    return _document(name, joined([*parts, again]))
+    return _document(name, join([*parts, again]))
 
 
-def _one(one: Run | Sweep, shared: Shared, salt: str) -> tuple[str, Html, list[Section]]:
-    if isinstance(one, Run):
-        return one.name, run_lead(one), run_sections(one, shared, salt)
-    return one.name, sweep_lead(one), sweep_sections(one, shared, salt)
+def _render_result(result: RunFolder | SweepFolder, context: PageContext, salt: str) -> tuple[str, Html, list[Section]]:
+    if isinstance(result, RunFolder):
+        return result.name, run_lead(result), run_sections(result, context, salt)
+    return result.name, sweep_lead(result), sweep_sections(result, context, salt)
 
 
-def _several(found: Sequence[Run | Sweep], notes: Sequence[str], title: str, shared: Shared) -> list[Html]:
-    lead = tag("p", f"{len(found)} results beside each other.", class_="lead")
-    names = [one.folder.name for one in found]
-    links = [tag("a", name, href=f"#r{i}") for i, name in enumerate(names)]
+def _render_several(
+    results: Sequence[RunFolder | SweepFolder], notes: Sequence[str], title: str, context: PageContext
+) -> list[Html]:
+    lead = tag("p", f"{len(results)} results beside each other.", class_="lead")
+    folder_names = [result.folder.name for result in results]
+    links = [tag("a", name, href=f"#r{i}") for i, name in enumerate(folder_names)]
     parts = [tag("header", tag("h1", title), lead, tag("nav", *links, aria_label="Results")), *map(_note, notes)]
-    runs = [one for one in found if isinstance(one, Run)]
+    runs = [result for result in results if isinstance(result, RunFolder)]
     if len(runs) > 1:
-        parts.append(tag("section", tag("h2", "Beside each other"), *_compared(runs)))
-    for i, one in enumerate(found):
-        _, head, sections = _one(one, shared, f"r{i}")
-        inside = [tag("header", tag("h2", names[i]), head), *(_section(s) for s in sections)]
+        parts.append(tag("section", tag("h2", "Beside each other"), *_compare_runs(runs)))
+    for i, result in enumerate(results):
+        _, head, sections = _render_result(result, context, f"r{i}")
+        inside = [tag("header", tag("h2", folder_names[i]), head), *(_section(s) for s in sections)]
         parts.append(tag("article", *inside, id=f"r{i}"))
     return parts
 
 
-def _compared(runs: Sequence[Run]) -> list[Html]:
-    """A row for each run: how it ended, the parameters in which they differ, and the numbers that they gave."""
+def _compare_runs(runs: Sequence[RunFolder]) -> list[Html]:
+    """Compare runs, one per row: status, differing parameters and numeric outputs; then their first pictures."""
     columns: dict[str, list[Any]] = {
         "run": [run.folder.name for run in runs],
         "workflow": [run.name for run in runs],
         "status": [run.status for run in runs],
-        "seconds": [round(number(run.record.get("seconds")), 2) for run in runs],
+        "seconds": [round(to_number(run.record.get("seconds")), 2) for run in runs],
     }
-    given = [part(run.record, "parameters") for run in runs]
-    for name in dict.fromkeys(name for params in given for name in params):
-        values = [shown(params.get(name)) for params in given]
+    parameters = [get_object(run.record, "parameters") for run in runs]
+    for name in dict.fromkeys(name for params in parameters for name in params):
+        values = [format_value(params.get(name)) for params in parameters]
         if len(set(values)) > 1:
             columns[name] = values
-    numbers = [name for run in runs for name, value in run.values.items() if number(value) == number(value)]
+    numbers = [name for run in runs for name, value in run.values.items() if to_number(value) == to_number(value)]
     for name in list(dict.fromkeys(numbers))[:VALUES]:
         columns.setdefault(name, [run.values.get(name) for run in runs])
     parts = [table(columns, "The runs")]
     first = [Picture(p.file, p.output, cell=run.folder.name) for run in runs for p in run.pictures[:1]]
     if len(first) > 1:
         skipped: list[str] = []
-        parts += [tag("h3", "The first picture of each"), sheet(first, skipped), *map(note, skipped)]
+        parts += [tag("h3", "The first picture of each"), contact_sheet(first, skipped), *map(note, skipped)]
     return parts
 
 
@@ -108,5 +110,5 @@ def _document(title: str, body: Html) -> str:
         tag("style", Html(style)),
     ]
     footer = tag("footer", "Made by guidegraph report. The page holds all that it shows, and loads nothing.")
-    whole = tag("html", tag("head", *head), tag("body", tag("main", body), footer), lang="en")
-    return f"<!doctype html>\n{whole}\n"
+    document = tag("html", tag("head", *head), tag("body", tag("main", body), footer), lang="en")
+    return f"<!doctype html>\n{document}\n"

@@ -1,4 +1,4 @@
-"""Curves and bars as SVG for a page: drawn by matplotlib, coloured by the page's style, texts as texts.
+"""Curves and bars as SVG for a page: drawn by matplotlib, coloured by the page's style, with text kept as text.
 
 Every colour is written as a variable of ``style.css``, so that one drawing serves light and dark. Lines differ by
 their dashes and markers too, and bars by their hatching.
@@ -27,7 +27,7 @@ WIDTH, HEIGHT = 4.6, 3.2
 INK, MUTED, RULE, GROUND = "#0a0b01", "#0a0b02", "#0a0b03", "#0a0b04"
 SERIES = [f"#0a0c0{i}" for i in range(8)]
 VARIABLES = {INK: "ink", MUTED: "muted", RULE: "rule", GROUND: "panel"} | {c: f"s{i}" for i, c in enumerate(SERIES)}
-"""The colours that are drawn, none of which is seen: each is a name for a variable of the style."""
+"""Placeholder colours: each stands for a variable of the style, and is replaced after drawing."""
 MARKERS = "osD^vPX*"
 DASHES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (3, 2)), (0, (1, 1)), (0, (8, 3)))
 SETTINGS: dict[Any, Any] = {
@@ -58,65 +58,65 @@ SETTINGS: dict[Any, Any] = {
 }
 
 
-class MissingExtra(GuidegraphError):
+class MissingPlotLibrary(GuidegraphError):
     """The plotting library is not installed."""
 
 
 def check_extra() -> None:
     """Raises ``MissingExtra``."""
     if importlib.util.find_spec("matplotlib") is None:
-        raise MissingExtra(
+        raise MissingPlotLibrary(
             "missing-extra: a report's plots are drawn by matplotlib, which is not installed; "
             "pip install 'guidegraph[plot]'"
         )
 
 
-def curves_svg(plot: Plot, salt: str) -> Html:
-    """A plot of curves with their intervals. ``salt`` sets the names inside apart from those of other drawings."""
+def draw_curves(plot: Plot, salt: str) -> Html:
+    """A plot of curves with their intervals. ``salt`` makes the ids in the SVG unique on the page."""
     from matplotlib import rc_context
 
-    with rc_context({**SETTINGS, "svg.hashsalt": salt}), _any_script():
-        figure, axes = _sheet(HEIGHT + 0.17 * max(0, len(plot.series) - 2))
+    with rc_context({**SETTINGS, "svg.hashsalt": salt}), _ignore_missing_glyphs():
+        figure, axes = _make_figure(HEIGHT + 0.17 * max(0, len(plot.series) - 2))
         for i, series in enumerate(plot.series):
-            _draw(axes, series, i % len(SERIES), joined=not plot.ticks)
+            _draw_series(axes, series, i % len(SERIES), joined=not plot.ticks)
         axes.set_xlabel(plot.x)
-        axes.set_title(_clipped(plot.title, 46))
-        _x_axis(axes, plot)
+        axes.set_title(_clip(plot.title, 46))
+        _set_x_axis(axes, plot)
         if len(plot.series) > 1 or plot.series[0].name:
             long = max(len(s.name) for s in plot.series) > 18
             figure.legend(loc="outside lower center", ncols=1 if long else min(3, len(plot.series)), handlelength=3.2)
-        return _svg(figure, f"{plot.title}: {plot.y} over {plot.x}")
+        return _to_svg(figure, f"{plot.title}: {plot.y} over {plot.x}")
 
 
-def bars_svg(names: Sequence[str], values: Sequence[float], hatched: Sequence[bool], unit: str, salt: str) -> Html:
-    """Horizontal bars, the first one on top, each with its value written beside it."""
+def draw_bars(names: Sequence[str], values: Sequence[float], hatched: Sequence[bool], unit: str, salt: str) -> Html:
+    """Horizontal bars, the first on top, each labelled with its value."""
     from matplotlib import rc_context
 
-    with rc_context({**SETTINGS, "svg.hashsalt": salt, "axes.grid.axis": "x"}), _any_script():
-        figure, axes = _sheet(0.55 + 0.2 * len(names))
+    with rc_context({**SETTINGS, "svg.hashsalt": salt, "axes.grid.axis": "x"}), _ignore_missing_glyphs():
+        figure, axes = _make_figure(0.55 + 0.2 * len(names))
         kinds = zip(names, values, hatched, strict=True)
         for i, (_, value, inside) in enumerate(kinds):
             axes.barh(i, value, 0.66, color=SERIES[1 if inside else 0], hatch="////" if inside else None)
             axes.annotate(
                 f"{value:.3g}", (value, i), xytext=(3, 0), textcoords="offset points", va="center_baseline", fontsize=8
             )
-        axes.set_yticks(range(len(names)), [_clipped(name, 30) for name in names])
+        axes.set_yticks(range(len(names)), [_clip(name, 30) for name in names])
         axes.tick_params(axis="y", length=0)
         axes.invert_yaxis()
         axes.margins(x=0.12, y=0.02)
         axes.set_xlabel(unit)
-        return _svg(figure, f"Bars: {unit} of {len(names)} nodes")
+        return _to_svg(figure, f"Bars: {unit} of {len(names)} nodes")
 
 
 @contextmanager
-def _any_script() -> Iterator[None]:
-    """Inside, a letter that matplotlib's font lacks is no warning: the browser has fonts of its own."""
+def _ignore_missing_glyphs() -> Iterator[None]:
+    """Context manager: ignore warnings of missing glyphs, because the browser has its own fonts."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from (font|current font)")
         yield
 
 
-def _sheet(height: float) -> tuple[Figure, Axes]:
+def _make_figure(height: float) -> tuple[Figure, Axes]:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
@@ -128,7 +128,7 @@ def _sheet(height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _draw(axes: Axes, series: Series, i: int, joined: bool) -> None:
+def _draw_series(axes: Axes, series: Series, i: int, joined: bool) -> None:
     colour, few = SERIES[i], len(series.x) <= 24
     axes.plot(
         series.x,
@@ -139,7 +139,7 @@ def _draw(axes: Axes, series: Series, i: int, joined: bool) -> None:
         marker=MARKERS[i] if few else None,
         markersize=4.6,
         markerfacecolor=colour if i % 2 == 0 else GROUND,
-        label=_clipped(series.name, 56) or None,
+        label=_clip(series.name, 56) or None,
     )
     bounded = [k for k in range(len(series.x)) if math.isfinite(series.low[k]) and math.isfinite(series.high[k])]
     if not bounded:
@@ -153,26 +153,26 @@ def _draw(axes: Axes, series: Series, i: int, joined: bool) -> None:
         axes.fill_between(x, low, high, color=colour, alpha=0.14, linewidth=0)
 
 
-def _x_axis(axes: Axes, plot: Plot) -> None:
+def _set_x_axis(axes: Axes, plot: Plot) -> None:
     if plot.ticks:
-        axes.set_xticks(range(len(plot.ticks)), [_clipped(name, 14) for name in plot.ticks])
+        axes.set_xticks(range(len(plot.ticks)), [_clip(name, 14) for name in plot.ticks])
         axes.margins(x=0.15)
         return
-    at = sorted({x for series in plot.series for x in series.x})
-    if at[0] > 0 and len(at) > 3 and at[-1] / at[0] >= 16:
+    positions = sorted({x for series in plot.series for x in series.x})
+    if positions[0] > 0 and len(positions) > 3 and positions[-1] / positions[0] >= 16:
         axes.set_xscale("log")
-    if len(at) <= 8:
-        axes.set_xticks(at, [f"{x:g}" for x in at])
+    if len(positions) <= 8:
+        axes.set_xticks(positions, [f"{x:g}" for x in positions])
         axes.minorticks_off()
 
 
-def _clipped(text: str, most: int) -> str:
+def _clip(text: str, most: int) -> str:
     text = " ".join(text.split())
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
-def _svg(figure: Figure, title: str) -> Html:
-    """The drawing as an element of a page: no style or name of its own that could reach the rest of the page."""
+def _to_svg(figure: Figure, title: str) -> Html:
+    """The drawing as an element of a page, without styles or ids that could affect the rest of the page."""
     data = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     figure.savefig(data, format="svg", metadata=nothing)
@@ -181,23 +181,23 @@ def _svg(figure: Figure, title: str) -> Html:
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r"<style.*?</style>", "", text, count=1, flags=re.DOTALL)
     used = frozenset(re.findall(r'<[^>]*(?:href="|url\()#([\w-]+)', text))
-    text = re.sub(r"<\w[^>]*>", lambda m: _tidy(m[0], used), text)
+    text = re.sub(r"<\w[^>]*>", lambda m: _tidy_tag(m[0], used), text)
     size = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', text)
     assert size is not None
     open_ = f'<svg class="plot" viewBox="0 0 {size[1]} {size[2]}" role="img">'
     return Html(open_ + tag("title", title) + text[text.index(">") + 1 :].strip())
 
 
-def _tidy(element: str, used: Collection[str]) -> str:
-    """A tag of matplotlib's without its name, if nobody refers to it, its colours and its font's family."""
+def _tidy_tag(element: str, used: Collection[str]) -> str:
+    """A tag of matplotlib's without unused ids and font families, its colours replaced by style variables."""
     element = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", element).replace("xlink:href", "href")
     element = re.sub(r'\sid="([^"]*)"', lambda m: m[0] if m[1] in used else "", element)
     element = re.sub(r"#0a0[bc]0\d", lambda m: f"var(--{VARIABLES[m[0]]})", element)
-    return re.sub(r"font-family: [^;\"]*; ?|font: [^;\"]*", _font, element)
+    return re.sub(r"font-family: [^;\"]*; ?|font: [^;\"]*", _font_style, element)
 
 
-def _font(match: re.Match[str]) -> str:
-    found = re.search(r"(bold|[1-9]00)?\s*([\d.]+px)", match[0])
-    if found is None:
+def _font_style(match: re.Match[str]) -> str:
+    font = re.search(r"(bold|[1-9]00)?\s*([\d.]+px)", match[0])
+    if font is None:
         return ""
-    return f"font-size: {found[2]}" + (f"; font-weight: {found[1]}" if found[1] else "")
+    return f"font-size: {font[2]}" + (f"; font-weight: {font[1]}" if font[1] else "")

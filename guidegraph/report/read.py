@@ -1,4 +1,4 @@
-"""Reading the files of a run or a sweep, none of which is taken to be whole or honest."""
+"""Read the files of a run or a sweep, without trusting them to be complete or valid."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from typing import Any
 from guidegraph.graph.errors import Mark, Problem, WorkflowError
 from guidegraph.graph.trust.files import read_regular
 from guidegraph.graph.trust.limits import LimitExceeded
-from guidegraph.nodes.tabular import Table
+from guidegraph.nodes.table import Table
 
 WHOLE = re.compile(r"-?(0|[1-9]\d{0,17})")
 LARGEST = 64 << 20
-"""No text file of more bytes than these is read."""
+"""The largest text file that is read, in bytes."""
 
 
 class Unreadable(Exception):
     """A file cannot be used; the message says why, beginning with a verb."""
 
 
-def wrong(path: Path, code: str, message: str) -> WorkflowError:
+def result_error(path: Path, code: str, message: str) -> WorkflowError:
     return WorkflowError([Problem(Mark(str(path), 1, 1), code, message)])
 
 
-def inside(folder: Path, name: str) -> Path:
-    """A file of a folder by its relative name. Raises ``Unreadable`` for what lies elsewhere or is no file."""
+def resolve_inside(folder: Path, name: str) -> Path:
+    """A file in a folder, by its relative name. Raises ``Unreadable`` if it lies outside or is not a file."""
     try:
         path = (folder / name).resolve()
         if not path.is_relative_to(folder.resolve()):
@@ -62,29 +62,29 @@ def read_json(path: Path) -> Any:
 
 def read_object(path: Path) -> dict[str, Any]:
     """Raises ``Unreadable``."""
-    found = read_json(path)
-    if not isinstance(found, dict):
+    data = read_json(path)
+    if not isinstance(data, dict):
         raise Unreadable("holds no JSON object")
-    return found
+    return data
 
 
 def read_csv(path: Path, texts: Collection[str] = ()) -> Table:
-    """A table, numbers as numbers and nothing for an empty cell; ``texts`` are columns of texts.
+    """Read a table: numbers as numbers, empty cells as None. ``texts`` names columns of texts.
 
     Raises ``Unreadable``.
     """
-    csv.field_size_limit(max(csv.field_size_limit(), LARGEST))  # a text may be longer than the 128 KiB of the default
+    csv.field_size_limit(max(csv.field_size_limit(), LARGEST))  # the default is 128 KiB
     try:
         rows = [row for row in csv.reader(io.StringIO(read_text(path), newline=""), strict=True) if row]
     except csv.Error as error:
         raise Unreadable(f"is no CSV: {error}") from None
     if not rows or len(set(rows[0])) != len(rows[0]) or any(len(row) != len(rows[0]) for row in rows):
         raise Unreadable("is no table: one line of different names, then lines with as many cells, are expected")
-    return Table({n: [row[i] if n in texts else entry(row[i]) for row in rows[1:]] for i, n in enumerate(rows[0])})
+    return Table({n: [row[i] if n in texts else parse_cell(row[i]) for row in rows[1:]] for i, n in enumerate(rows[0])})
 
 
-def entry(text: str) -> float | int | str | None:
-    """A cell of a CSV as what it says."""
+def parse_cell(text: str) -> float | int | str | None:
+    """Parse a CSV cell: a number, a text, or None if it is empty."""
     if text == "":
         return None
     try:
@@ -94,7 +94,7 @@ def entry(text: str) -> float | int | str | None:
 
 
 def as_table(value: Any) -> Table | None:
-    """JSON of a table, columns by name, as a table; None for anything else."""
+    """A table from JSON (columns by name); None for anything else."""
     if not (isinstance(value, dict) and value and all(isinstance(column, list) for column in value.values())):
         return None
     lengths = {len(column) for column in value.values()}
@@ -102,12 +102,12 @@ def as_table(value: Any) -> Table | None:
     return Table(value) if plain and len(lengths) == 1 and lengths != {0} else None
 
 
-def part(found: dict[str, Any], name: str) -> dict[str, Any]:
-    """An object in an object; an empty one where there is something else."""
-    value = found.get(name)
+def get_object(data: dict[str, Any], name: str) -> dict[str, Any]:
+    """An object in an object; an empty one if it is missing or of another type."""
+    value = data.get(name)
     return value if isinstance(value, dict) else {}
 
 
-def number(value: Any) -> float:
+def to_number(value: Any) -> float:
     """A number, NaN for anything else."""
     return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan

@@ -1,4 +1,4 @@
-"""The parts of a page about one run, and about one sweep."""
+"""The sections of a page about one run or one sweep."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from guidegraph.graph.registry import Registry
-from guidegraph.nodes.tabular import Table
+from guidegraph.nodes.table import Table
 from guidegraph.report import graph, timings
-from guidegraph.report.collect import Run, Sweep, at
-from guidegraph.report.curves import AUTOMATIC, Choice, long_plots, sweep_plots, table_plots
-from guidegraph.report.html import Html, fold, joined, note, pairs, shown, table, table_of, tag
-from guidegraph.report.pictures import MOST, sheet
-from guidegraph.report.plots import curves_svg
-from guidegraph.report.read import number, part
+from guidegraph.report.collect import RunFolder, SweepFolder, format_point
+from guidegraph.report.curves import AUTOMATIC, CurveChoice, long_plots, sweep_plots, table_plots
+from guidegraph.report.html import Html, fold, format_value, join, note, pairs, render_table, table, tag
+from guidegraph.report.pictures import MOST, contact_sheet
+from guidegraph.report.plots import draw_curves
+from guidegraph.report.read import get_object, to_number
 from guidegraph.report.series import Plot
 
 MOST_PLOTS = 24
@@ -24,7 +24,7 @@ PLACE = ("device", "dtype", "passes", "cache", "memory_budget", "only")
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page under a heading. ``id`` is unique in the page."""
+    """A section of the page with a heading. ``id`` is unique in the page."""
 
     id: str
     title: str
@@ -32,54 +32,56 @@ class Section:
 
 
 @dataclass(frozen=True)
-class Shared:
-    """What the results on one page share. drawn: the graphs that it has already. pictures: how many each may show."""
+class PageContext:
+    """The state shared by the results of a page. drawn: the graphs already on it. pictures: the maximum per result."""
 
     registry: Registry
-    choice: Choice = AUTOMATIC
+    choice: CurveChoice = AUTOMATIC
     pictures: int = MOST
     drawn: dict[str, str] = field(default_factory=dict)
 
 
-def run_lead(run: Run) -> Html:
-    """What it is, in a line, then the facts, then what went wrong."""
-    outputs = ", ".join(part(run.record, "outputs")) or "none yet"
+def run_lead(run: RunFolder) -> Html:
+    """A line on the run, then its facts, then its error and notes."""
+    outputs = ", ".join(get_object(run.record, "outputs")) or "none yet"
     parts = [tag("p", f"A run of a workflow. Outputs: {outputs}.", class_="lead")]
     facts = {
         "Status": tag("span", run.status, class_=run.status if run.status.isalpha() else None),
-        "Time": _seconds(number(run.record.get("seconds"))),
-        "Started": shown(run.record.get("started")).replace("T", " "),
-        "Device": shown(run.record.get("device")),
-        "Precision": shown(run.record.get("dtype")),
+        "Time": _seconds(to_number(run.record.get("seconds"))),
+        "Started": format_value(run.record.get("started")).replace("T", " "),
+        "Device": format_value(run.record.get("device")),
+        "Precision": format_value(run.record.get("dtype")),
     }
     parts.append(_facts(facts))
     if error := run.record.get("error"):
-        parts.append(tag("p", shown(error), class_="warning"))
-    return joined([*parts, *map(note, run.notes)])
+        parts.append(tag("p", format_value(error), class_="warning"))
+    return join([*parts, *map(note, run.notes)])
 
 
-def run_sections(run: Run, shared: Shared, salt: str) -> list[Section]:
-    found: list[tuple[str, str, Html]] = []
+def run_sections(run: RunFolder, context: PageContext, salt: str) -> list[Section]:
+    sections: list[tuple[str, str, Html]] = []
     notes: list[str] = []
     if run.pictures:
-        pictures = sheet(run.pictures, notes, shared.pictures)
-        found.append(("pictures", "Pictures", joined([pictures, *map(note, notes)])))
-    if curves := [plot for name, one in run.tables.items() for plot in table_plots(one, name, shared.choice)]:
-        found.append(("curves", "Curves", _plots(curves, salt)))
+        pictures = contact_sheet(run.pictures, notes, context.pictures)
+        sections.append(("pictures", "Pictures", join([pictures, *map(note, notes)])))
+    if curves := [plot for name, table in run.tables.items() for plot in table_plots(table, name, context.choice)]:
+        sections.append(("curves", "Curves", _plots(curves, salt)))
     if run.values:
-        found.append(("values", "Values", pairs(run.values, "Values")))
+        sections.append(("values", "Values", pairs(run.values, "Values")))
     if run.tables:
-        found.append(("tables", "Tables", _tables(run.tables)))
-    found.append(("parameters", "Parameters", _parameters(part(run.record, "parameters"), run.record)))
-    found.append(("graph", "Graph", _graph(run.record, shared, salt)))
-    found.append(("timings", "Time by node", timings.section([run.record], f"{salt}-time")))
-    found.append(("versions", "Versions and machine", _versions(run.record)))
+        sections.append(("tables", "Tables", _tables(run.tables)))
+    sections.append(("parameters", "Parameters", _parameters(get_object(run.record, "parameters"), run.record)))
+    sections.append(("graph", "Graph", _graph(run.record, context, salt)))
+    sections.append(("timings", "Time by node", timings.render_timings([run.record], f"{salt}-time")))
+    sections.append(("versions", "Versions and machine", _versions(run.record)))
     if run.others:
-        found[-1:-1] = [("files", "Other files", tag("p", f"In the folder, not shown here: {', '.join(run.others)}."))]
-    return [Section(f"{salt}-{id}", title, inside) for id, title, inside in found]
+        sections[-1:-1] = [
+            ("files", "Other files", tag("p", f"In the folder, not shown here: {', '.join(run.others)}."))
+        ]
+    return [Section(f"{salt}-{id}", title, inside) for id, title, inside in sections]
 
 
-def sweep_lead(sweep: Sweep) -> Html:
+def sweep_lead(sweep: SweepFolder) -> Html:
     planned = sweep.plan.get("cells")
     cells = max(sweep.cells.rows, planned if isinstance(planned, int) else 0)
     done, failed = len(sweep.with_status("done")), len(sweep.with_status("failed"))
@@ -91,86 +93,93 @@ def sweep_lead(sweep: Sweep) -> Html:
         "Time of all cells": _seconds(sum(n for n in sweep.cells.numbers("seconds") if n == n)),
     }
     parts = [tag("p", line, class_="lead"), _facts(facts)]
-    if rest := cells - done - failed:
-        parts.append(note(f"{rest} of {cells} cells have not run yet."))
-    return joined(parts)
+    if remaining := cells - done - failed:
+        parts.append(note(f"{remaining} of {cells} cells have not run yet."))
+    return join(parts)
 
 
-def sweep_sections(sweep: Sweep, shared: Shared, salt: str) -> list[Section]:
-    found: list[tuple[str, str, Html]] = []
+def sweep_sections(sweep: SweepFolder, context: PageContext, salt: str) -> list[Section]:
+    sections: list[tuple[str, str, Html]] = []
     notes = list(sweep.notes)
     if failed := sweep.with_status("failed"):
-        found.append(("failed", "Failed cells", _failures(sweep, failed)))
-    choice, tied = shared.choice, sweep.tied
-    curves = sweep_plots(sweep.different, sweep.swept, sweep.outputs, choice, tied)
-    for name, one in sweep.tables.items():
-        curves += long_plots(one, sweep.swept, name, choice, tied)
+        sections.append(("failed", "Failed cells", _failures(sweep, failed)))
+    choice, tied = context.choice, sweep.tied_parameters
+    curves = sweep_plots(sweep.distinct_cells, sweep.swept, sweep.outputs, choice, tied)
+    for name, output in sweep.tables.items():
+        curves += long_plots(output, sweep.swept, name, choice, tied)
     if curves:
-        found.append(("curves", "Curves", _plots(curves, salt)))
+        sections.append(("curves", "Curves", _plots(curves, salt)))
     elif choice != AUTOMATIC:
         text = "No line over what --x names has two points when --by tells them apart: name others, or leave one out."
-        found.append(("curves", "Curves", note(text)))
+        sections.append(("curves", "Curves", note(text)))
     if sweep.pictures:
-        found.append(("pictures", "Contact sheet", sheet(sweep.pictures, notes, shared.pictures)))
-    found.append(("cells", "Cells", fold(f"{sweep.cells.rows} cells", table_of(sweep.cells, "Cells"))))
+        sections.append(("pictures", "Contact sheet", contact_sheet(sweep.pictures, notes, context.pictures)))
+    sections.append(("cells", "Cells", fold(f"{sweep.cells.rows} cells", render_table(sweep.cells, "Cells"))))
     if sweep.tables:
-        found.append(("tables", "Tables", _tables(sweep.tables)))
+        sections.append(("tables", "Tables", _tables(sweep.tables)))
     record = {**sweep.plan, **(sweep.records[0] if sweep.records else {})}
-    levels = {name: ", ".join(shown(v) for v in dict.fromkeys(sweep.cells[name])) for name in sweep.swept}
-    fixed = {n: v for n, v in part(record, "parameters").items() if n not in levels}
-    swept = joined([tag("h3", "Swept"), pairs(levels, "Swept parameters"), tag("h3", "The same in all cells")])
-    found.append(("parameters", "Parameters", joined([swept, _parameters(fixed, {})])))
-    found.append(("graph", "Graph", _graph(record, shared, salt)))
+    levels = {name: ", ".join(format_value(v) for v in dict.fromkeys(sweep.cells[name])) for name in sweep.swept}
+    fixed = {n: v for n, v in get_object(record, "parameters").items() if n not in levels}
+    swept = join([tag("h3", "Swept"), pairs(levels, "Swept parameters"), tag("h3", "The same in all cells")])
+    sections.append(("parameters", "Parameters", join([swept, _parameters(fixed, {})])))
+    sections.append(("graph", "Graph", _graph(record, context, salt)))
     if sweep.records:
-        found.append(("timings", "Time by node", timings.section(sweep.records, f"{salt}-time")))
-    found.append(("versions", "Versions and machine", _versions(record)))
+        sections.append(("timings", "Time by node", timings.render_timings(sweep.records, f"{salt}-time")))
+    sections.append(("versions", "Versions and machine", _versions(record)))
     if notes:
-        found.append(("notes", "Left out", joined(map(note, notes[:MOST_FAILURES]))))
-    return [Section(f"{salt}-{id}", title, inside) for id, title, inside in found]
+        sections.append(("notes", "Left out", join(map(note, notes[:MOST_FAILURES]))))
+    return [Section(f"{salt}-{id}", title, inside) for id, title, inside in sections]
 
 
-def _graph(record: dict[str, Any], shared: Shared, salt: str) -> Html:
-    return graph.section(part(record, "workflow"), shared.registry, f"graph-{salt}", shared.drawn)
+def _graph(record: dict[str, Any], context: PageContext, salt: str) -> Html:
+    return graph.render_graph(get_object(record, "workflow"), context.registry, f"graph-{salt}", context.drawn)
 
 
-def _failures(sweep: Sweep, rows: Sequence[int]) -> Html:
+def _failures(sweep: SweepFolder, rows: Sequence[int]) -> Html:
     kept = rows[:MOST_FAILURES]
     messages = sweep.cells["message"] if "message" in sweep.cells else ("",) * sweep.cells.rows
-    columns: dict[str, list[Any]] = {"cell": [at(sweep, i) for i in kept], "message": [messages[i] for i in kept]}
+    columns: dict[str, list[Any]] = {
+        "cell": [format_point(sweep, i) for i in kept],
+        "message": [messages[i] for i in kept],
+    }
     more = [note(f"{len(rows) - len(kept)} more failed cells are in the table of cells.")] if kept != rows else []
-    return joined([table(columns, "Failed cells"), *more])
+    return join([table(columns, "Failed cells"), *more])
 
 
 def _plots(curves: Sequence[Plot], salt: str) -> Html:
     figures = []
     for i, plot in enumerate(curves[:MOST_PLOTS]):
         caption = [tag("figcaption", plot.caption)] if plot.caption else []
-        figures.append(tag("figure", curves_svg(plot, f"{salt}-{i}"), *caption))
+        figures.append(tag("figure", draw_curves(plot, f"{salt}-{i}"), *caption))
     parts = [tag("div", *figures, class_="plots")]
-    if left := len(curves) - len(figures):
-        parts.append(note(f"{left} of {len(curves)} plots are left out here; the table of results has their numbers."))
-    return joined(parts)
+    if omitted := len(curves) - len(figures):
+        parts.append(
+            note(f"{omitted} of {len(curves)} plots are left out here; the table of results has their numbers.")
+        )
+    return join(parts)
 
 
 def _tables(tables: Mapping[str, Table]) -> Html:
-    return joined(part for name, one in tables.items() for part in (tag("h3", name), table_of(one, name)))
+    return join(element for name, table_ in tables.items() for element in (tag("h3", name), render_table(table_, name)))
 
 
 def _parameters(values: Mapping[str, Any], record: Mapping[str, Any]) -> Html:
     seeds = record.get("seeds")
     parts = [pairs(values, "Parameters")] if values else [note("There are none.")]
     if isinstance(seeds, dict) and seeds:
-        parts.append(note("Seeds: " + ", ".join(f"{path} = {shown(seed)}" for path, seed in seeds.items())))
-    return joined(parts)
+        parts.append(note("Seeds: " + ", ".join(f"{path} = {format_value(seed)}" for path, seed in seeds.items())))
+    return join(parts)
 
 
 def _versions(record: Mapping[str, Any]) -> Html:
-    found = dict(part(dict(record), "versions"))
-    machine: dict[str, Any] = {name: found.pop(name) for name in ("platform", "machine", "python") if name in found}
-    more = record.get("machine")
-    machine.update(more if isinstance(more, dict) else {"machine": more} if more else {})
+    versions = dict(get_object(dict(record), "versions"))
+    machine: dict[str, Any] = {
+        name: versions.pop(name) for name in ("platform", "machine", "python") if name in versions
+    }
+    extra = record.get("machine")
+    machine.update(extra if isinstance(extra, dict) else {"machine": extra} if extra else {})
     machine.update({name: record[name] for name in PLACE if record.get(name) is not None})
-    left, right = pairs(machine, "Machine"), pairs(found, "Versions")
+    left, right = pairs(machine, "Machine"), pairs(versions, "Versions")
     return tag("div", left, right, class_="beside")
 
 

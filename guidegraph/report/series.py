@@ -1,4 +1,4 @@
-"""Lines of a plot from the rows of a table: repetitions of a point become its mean, and intervals come from columns."""
+"""Lines of a plot from the rows of a table: repetitions become means, and intervals are read from columns."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
-from guidegraph.nodes.tabular import Table
-from guidegraph.report.html import shown
+from guidegraph.nodes.table import Table
+from guidegraph.report.html import format_value
 from guidegraph.report.intervals import mean_interval
 
 ERRORS = ("error", "std_error", "standard_error", "se")
 EMPTY = "(empty)"
-"""What an empty text, and a parameter without a value, is called."""
+"""Shown for an empty text and for a parameter without a value."""
 
 
 @dataclass(frozen=True)
 class Series:
-    """A line. ``low`` and ``high`` are NaN where a point has no interval."""
+    """A line. ``low`` and ``high`` are NaN at points without an interval."""
 
     name: str
     x: list[float] = field(default_factory=list)
@@ -30,7 +30,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Plot:
-    """One pair of axes. ``ticks`` are the names of x = 0, 1, … where x has no numbers."""
+    """One plot. ``ticks`` names x = 0, 1, … if x is not numeric."""
 
     title: str
     x: str
@@ -42,9 +42,9 @@ class Plot:
 
 @dataclass(frozen=True)
 class Axes:
-    """Columns of a table. ``x`` is drawn over, and is the mean of those rows where the column ``along`` is the same.
+    """The columns of a plot. x: its values are averaged over rows with equal values in the column ``along``.
 
-    by: tell lines apart. seeds: whether rows are repetitions that differ in their seeds.
+    by: columns that distinguish lines. seeds: whether rows are repetitions that differ in their seeds.
     """
 
     x: str
@@ -61,61 +61,63 @@ class _Point:
     high: float
 
 
-def plot_of(table: Table, rows: Sequence[int], axes: Axes, y: str, title: str) -> Plot | None:
-    """Some rows of a table as lines; None where no line has two points."""
+def make_plot(table: Table, rows: Sequence[int], axes: Axes, y: str, title: str) -> Plot | None:
+    """Plot some rows of a table as lines; None if no line has two points."""
     interval = interval_columns(table, y)
-    steps = levels(table[axes.along])
+    steps = distinct_values(table[axes.along])
     if is_numeric(steps) and None not in steps:
         steps.sort()
     scale = is_numeric(table[axes.x]) and (axes.x != axes.along or None not in steps)
-    ticks = [] if scale else [named(step) for step in steps]
+    ticks = [] if scale else [format_level(step) for step in steps]
     points: dict[tuple[Hashable, ...], dict[Hashable, list[_Point]]] = {}
     for i in rows:
         step = table[axes.along][i]
-        at = float(steps.index(step)) if ticks else _number(table[axes.x][i])
-        if (point := _point(table, i, at, y, interval)) is not None:
+        position = float(steps.index(step)) if ticks else _number(table[axes.x][i])
+        if (point := _point(table, i, position, y, interval)) is not None:
             points.setdefault(tuple(table[n][i] for n in axes.by), {}).setdefault(step, []).append(point)
-    kept = telling(list(points))
-    names = [axes.by[i] for i in kept]
-    series = [_series(label(names, [key[i] for i in kept]), here, steps) for key, here in points.items()]
+    distinguishing = select_distinguishing(list(points))
+    names = [axes.by[i] for i in distinguishing]
+    series = [
+        _series(format_levels(names, [key[i] for i in distinguishing]), group, steps) for key, group in points.items()
+    ]
     if max((len(s.x) for s in series), default=0) < 2:
         return None
-    most = max(len(p) for here in points.values() for p in here.values())
-    words = [_caption(most, axes.seeds, interval)]
+    most = max(len(p) for group in points.values() for p in group.values())
+    captions = [_caption(most, axes.seeds, interval)]
     if axes.x != axes.along:
-        words.append(f"Along a line {axes.along} varies.")
-    return Plot(title, axes.x, y, series, ticks, " ".join(filter(None, words)))
+        captions.append(f"Along a line {axes.along} varies.")
+    return Plot(title, axes.x, y, series, ticks, " ".join(filter(None, captions)))
 
 
-def telling(keys: Sequence[tuple[Hashable, ...]]) -> list[int]:
-    """Which of the values tell lines apart: without those that say what shorter ones do."""
+def select_distinguishing(keys: Sequence[tuple[Hashable, ...]]) -> list[int]:
+    """The indices of values that suffice to distinguish the lines; longer values are dropped first."""
     kept = list(range(len(keys[0]))) if keys else []
-    for i in sorted(kept, key=lambda i: -sum(len(named(key[i])) for key in keys)):
-        rest = [j for j in kept if j != i]
-        if rest and len({tuple(key[j] for j in rest) for key in keys}) == len(keys):
-            kept = rest
+    for i in sorted(kept, key=lambda i: -sum(len(format_level(key[i])) for key in keys)):
+        remaining = [j for j in kept if j != i]
+        if remaining and len({tuple(key[j] for j in remaining) for key in keys}) == len(keys):
+            kept = remaining
     return kept
 
 
-def label(names: Sequence[str], values: Sequence[Any]) -> str:
-    """Parameters and their values as a text."""
-    return ", ".join(f"{name} = {named(value)}" for name, value in zip(names, values, strict=True))
+def format_levels(names: Sequence[str], values: Sequence[Any]) -> str:
+    """Parameters and their values as text."""
+    return ", ".join(f"{name} = {format_level(value)}" for name, value in zip(names, values, strict=True))
 
 
-def named(value: Any) -> str:
-    """A value of a parameter; a float with all of its digits, since values that differ are not to look the same."""
-    return f"{value:.15g}" if isinstance(value, float) else shown(value) or EMPTY
+def format_level(value: Any) -> str:
+    """A parameter's value as text. Floats keep 15 digits, so that different values look different."""
+    return f"{value:.15g}" if isinstance(value, float) else format_value(value) or EMPTY
 
 
-def quantities(table: Table, names: Sequence[str]) -> list[str]:
-    """The columns of numbers that are quantities, not the end of another's interval nor the same in every row."""
+def quantity_columns(table: Table, names: Sequence[str]) -> list[str]:
+    """The numeric columns that vary and are not an interval's end or the error of another column."""
     ends = {end for name in names for end in interval_columns(table, name)}
     kept = [n for n in names if n not in ends and is_numeric(table[n])]
-    return [n for n in kept if len(levels(v for v in table[n] if v is not None)) > 1]
+    return [n for n in kept if len(distinct_values(v for v in table[n] if v is not None)) > 1]
 
 
 def interval_columns(table: Table, name: str) -> tuple[str, ...]:
-    """The columns of the low and the high end of a column's interval, or of its error alone; none where none is."""
+    """The columns of the low and high end of a column's interval, or of its error; empty if there are none."""
     stems = [name, *([name.removesuffix(".value")] if name.endswith(".value") else [])]
     for stem, joint in product(stems, "._"):
         if (pair := (f"{stem}{joint}low", f"{stem}{joint}high")) and set(pair) <= set(table):
@@ -129,28 +131,28 @@ def interval_columns(table: Table, name: str) -> tuple[str, ...]:
     return ()
 
 
-def levels(values: Any) -> list[Any]:
-    """The different values of a column, in their order; an empty one is a value too."""
+def distinct_values(values: Any) -> list[Any]:
+    """The distinct values of a column in order, including empty ones."""
     return list(dict.fromkeys(values))
 
 
 def is_numeric(values: Sequence[Any]) -> bool:
-    """Whether a column has numbers, and nothing else but empty cells."""
-    there = [v for v in values if v is not None]
-    return bool(there) and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in there)
+    """Whether a column has only numbers and empty cells, and at least one number."""
+    present = [v for v in values if v is not None]
+    return bool(present) and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in present)
 
 
 def _series(name: str, points: dict[Hashable, list[_Point]], steps: Sequence[Any]) -> Series:
-    """A line from its points at each step, in the order of the steps."""
-    found = Series(name)
-    for here in (points[step] for step in steps if step in points):
-        mean, low, high = mean_interval([p.y for p in here])
-        if len(here) == 1:
-            low, high = here[0].low, here[0].high
-        at = math.fsum(p.x for p in here) / len(here)
-        for values, value in ((found.x, at), (found.y, mean), (found.low, low), (found.high, high)):
+    """A line from its points at each step: their means, with intervals."""
+    series = Series(name)
+    for group in (points[step] for step in steps if step in points):
+        mean, low, high = mean_interval([p.y for p in group])
+        if len(group) == 1:
+            low, high = group[0].low, group[0].high
+        position = math.fsum(p.x for p in group) / len(group)
+        for values, value in ((series.x, position), (series.y, mean), (series.low, low), (series.high, high)):
             values.append(value)
-    return found
+    return series
 
 
 def _point(table: Table, i: int, x: float, y: str, interval: tuple[str, ...]) -> _Point | None:
@@ -164,8 +166,8 @@ def _point(table: Table, i: int, x: float, y: str, interval: tuple[str, ...]) ->
 
 def _caption(most: int, seeds: bool, interval: tuple[str, ...]) -> str:
     if most > 1:
-        what = "seeds" if seeds else "rows"
-        return f"Mean over up to {most} {what}, with its 95 % interval (Student's t)."
+        unit = "seeds" if seeds else "rows"
+        return f"Mean over up to {most} {unit}, with its 95 % interval (Student's t)."
     if len(interval) == 1:
         return f"Bars and band: ± {interval[0]}."
     return f"Bars and band: from {interval[0]} to {interval[1]}." if interval else ""

@@ -7,15 +7,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from guidegraph.graph.digest import Digests, hashed, is_pure, labelled
+from guidegraph.graph.frozen import copy_frozen
 from guidegraph.graph.ir import Call, Literal, Op, Output, Param, Source, Sources
-from guidegraph.graph.models import frozen_copy
-from guidegraph.graph.passes import bind_params
-from guidegraph.graph.plan import needed_ops
-from guidegraph.graph.settle import settle
+from guidegraph.graph.planning.digest import Digests, digest_pairs, digest_strings, is_pure
+from guidegraph.graph.planning.passes import bind_params
+from guidegraph.graph.planning.plan import find_needed_ops
+from guidegraph.graph.planning.settle import make_choices
 from guidegraph.graph.trust.policy import check_effects
-from guidegraph.recorded import Job
-from guidegraph.rerun import portable
+from guidegraph.runs.recipe import portable_value
+from guidegraph.runs.run import Job
 
 
 @dataclass(frozen=True)
@@ -28,48 +28,50 @@ class Cell:
 
 
 def cell_key(job: Job) -> str:
-    """The digest of a run that has not begun: the same for the same outputs, on any machine.
+    """The digest of a run before it starts: the same for the same outputs, on any machine.
 
     It covers the parameters, device and dtype, and each operation with the versions and sources of its node, and the
-    contents of the files that its settings name. A node that is not pure counts by its settings: what it reads by
-    itself is not looked at. A node that only has an effect, such as one that saves, counts without the content of
-    its paths, since they are where it writes.
+    contents of the files that its settings name. An impure node counts by its settings; anything
+    that it reads on its own is ignored. A node that only has an effect, such as saving, counts without the contents
+    of its paths, because it writes there.
     """
-    check_effects(needed_ops(job.graph, job.only, job.values), job.values, job.policy)
-    values = {name: Literal(frozen_copy(value)) for name, value in job.values.items()}
-    wanted = job.only if job.only is not None else list(job.graph.outputs)
+    check_effects(find_needed_ops(job.graph, job.only, job.values), job.values, job.policy)
+    values = {name: Literal(copy_frozen(value)) for name, value in job.values.items()}
+    names = job.only if job.only is not None else list(job.graph.outputs)
     bound = {key: bind_params(op, values) for key, op in job.graph.ops.items()}
-    settled = settle(bound, [job.graph.outputs[name].source for name in wanted])
-    ops = settled.ops
+    resolved_ops = make_choices(bound, [job.graph.outputs[name].source for name in names])
+    ops = resolved_ops.ops
     digests = Digests(f"{job.device} {job.dtype}", structural=True)
     digests.add(ops)
-    sources = {name: settled.source(job.graph.outputs[name].source) for name in wanted}
-    needed = _needed(ops, sources.values())
+    sources = {name: resolved_ops.source(job.graph.outputs[name].source) for name in names}
+    needed = _needed_keys(ops, sources.values())
     parts = [("only", json.dumps(job.only)), ("passes", json.dumps(sorted(job.passes)))]
     for name, source in sources.items():
         parts.append((f"output {name}", digests.source(values[source.name] if isinstance(source, Param) else source)))
     for key, op in ops.items():
         if job.only is None and key not in needed and not is_pure(op):
-            effect = _effect(op, digests) if isinstance(op, Call) else digests[key]
+            effect = _effect_digest(op, digests) if isinstance(op, Call) else digests[key]
             parts.append((f"effect {key}", effect))
-    parts += [(f"param {name}", json.dumps(portable(value))) for name, value in sorted(job.values.items())]
-    return labelled(parts)
+    parts += [(f"param {name}", json.dumps(portable_value(value))) for name, value in sorted(job.values.items())]
+    return digest_pairs(parts)
 
 
-def _needed(ops: Mapping[str, Op], sources: Iterable[Source]) -> set[str]:
-    """The operations that some values depend on."""
-    found = {source.op for source in sources if isinstance(source, Output)}
+def _needed_keys(ops: Mapping[str, Op], sources: Iterable[Source]) -> set[str]:
+    """The keys of the operations that some values depend on."""
+    keys = {source.op for source in sources if isinstance(source, Output)}
     for key in reversed([*ops]):
-        if key in found:
-            found |= {source.op for source in ops[key].sources() if isinstance(source, Output)}
-    return found
+        if key in keys:
+            keys |= {source.op for source in ops[key].sources() if isinstance(source, Output)}
+    return keys
 
 
-def _effect(call: Call, digests: Digests) -> str:
+def _effect_digest(call: Call, digests: Digests) -> str:
     def digest(sources: Sources) -> str:
         if isinstance(sources, tuple):
-            return hashed("list", *map(digest, sources))
-        return json.dumps(portable(sources.value)) if isinstance(sources, Literal) else digests.source(sources)
+            return digest_strings("list", *map(digest, sources))
+        return json.dumps(portable_value(sources.value)) if isinstance(sources, Literal) else digests.source(sources)
 
-    given = {**call.inputs, **call.settings}
-    return labelled([("node", f"{call.spec.id} {call.spec.version}"), *((n, digest(s)) for n, s in given.items())])
+    arguments = {**call.inputs, **call.settings}
+    return digest_pairs(
+        [("node", f"{call.spec.id} {call.spec.version}"), *((n, digest(s)) for n, s in arguments.items())]
+    )

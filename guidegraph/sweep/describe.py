@@ -1,4 +1,4 @@
-"""``sweep.json``: what was swept, of which workflow, with which versions, where."""
+"""``sweep.json``: the grid, workflow, versions and machine of a sweep."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from datetime import datetime
 from typing import Any
 
 from guidegraph.graph.errors import Mark, Problem, WorkflowError
-from guidegraph.record import versions
-from guidegraph.recorded import Job
-from guidegraph.rerun import portable, portable_params
+from guidegraph.runs.recipe import portable_params, portable_value
+from guidegraph.runs.record import collect_versions
+from guidegraph.runs.run import Job
 from guidegraph.sweep.grid import Axis, Grid
 from guidegraph.sweep.store import Store
 
 FORMAT = 1
 
 
-def description(job: Job, grid: Grid, settings: Mapping[str, str], where: Mapping[str, Any]) -> dict[str, Any]:
-    """The description of a sweep. ``where`` says how it is run: plugins, Ray, workers."""
+def describe_sweep(job: Job, grid: Grid, settings: Mapping[str, str], execution: Mapping[str, Any]) -> dict[str, Any]:
+    """The description of a sweep. ``execution`` has the fields on how it is run: plugins, Ray, workers."""
     graph = job.graph
     axes = {option: [a for a in grid.axes if a.option == option] for option in ("--grid", "--seeds", "--from")}
     return {
@@ -35,23 +35,23 @@ def description(job: Job, grid: Grid, settings: Mapping[str, str], where: Mappin
         "from": next((_table(axis) for axis in axes["--from"]), None),
         "order": list(grid.names),
         "cells": len(grid),
-        "set": {name: portable(grid.base[name]) for name in settings if name in grid.base},
+        "set": {name: portable_value(grid.base[name]) for name in settings if name in grid.base},
         "parameters": portable_params(grid.base),
         "device": job.device,
         "dtype": job.dtype,
-        **where,
+        **execution,
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "machine": {"system": platform.platform(), "processor": _processor(), "cpus": os.cpu_count()},
-        "versions": versions(job.registry),
+        "versions": collect_versions(job.registry),
     }
 
 
 def _values(axis: Axis) -> list[Any]:
-    return [portable(value) for (value,) in axis.rows]
+    return [portable_value(value) for (value,) in axis.rows]
 
 
 def _table(axis: Axis) -> dict[str, Any]:
-    return {"columns": list(axis.names), "rows": [[portable(value) for value in row] for row in axis.rows]}
+    return {"columns": list(axis.names), "rows": [[portable_value(value) for value in row] for row in axis.rows]}
 
 
 def _processor() -> str:
@@ -63,10 +63,10 @@ def _processor() -> str:
 
 
 def check_same_workflow(store: Store, job: Job) -> None:
-    """Raises ``WorkflowError`` where the folder has a sweep of another workflow: neither its file nor its text."""
-    if (found := store.description()) is None:
+    """Raise ``WorkflowError`` if the folder has a sweep of another workflow: neither the file nor the text agrees."""
+    if (existing := store.read_description()) is None:
         return
-    graph, workflow = job.graph, found["workflow"]
+    graph, workflow = job.graph, existing["workflow"]
     if workflow.get("file") == str(graph.file) or workflow.get("text") == graph.sources.get(str(graph.file)):
         return
     message = f"'{store.folder}' holds a sweep of {workflow.get('file')}: give another folder"

@@ -1,4 +1,4 @@
-"""The cells of a sweep: each row of a table with each point of a grid and each seed, all values checked before."""
+"""The cells of a sweep: the product of table rows, grid points and seeds. All values are checked first."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
-from guidegraph.graph.bind import bind
-from guidegraph.graph.errors import Mark, Problem, WorkflowError, choices
+from guidegraph.graph.errors import Mark, Problem, WorkflowError, suggest
 from guidegraph.graph.ir import Graph
-from guidegraph.graph.yamltree import short
-from guidegraph.sweep.texts import MOST_CELLS, Texts
+from guidegraph.graph.language.bind import bind
+from guidegraph.graph.language.yaml_tree import shorten
+from guidegraph.sweep.texts import MOST_CELLS, AxisTexts
 
 
 @dataclass(frozen=True)
 class Axis:
-    """Parameters that are varied together, with their values in each row. ``option`` is where they were given."""
+    """Parameters that vary together, with their values in each row. ``option`` is the option that gave them."""
 
     option: str
     names: tuple[str, ...]
@@ -26,7 +26,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Grid:
-    """``base`` has the values of the parameters that are not swept. The last axis changes fastest."""
+    """The axes of a sweep, the last changing fastest. ``base`` has the values of the parameters that are not swept."""
 
     axes: tuple[Axis, ...]
     base: Mapping[str, Any]
@@ -45,59 +45,63 @@ class Grid:
             yield dict(zip(self.names, (value for row in rows for value in row), strict=True))
 
 
-def make_grid(graph: Graph, settings: Mapping[str, str], given: Sequence[Texts], problems: Sequence[Problem]) -> Grid:
+def make_grid(
+    graph: Graph, settings: Mapping[str, str], axis_texts: Sequence[AxisTexts], problems: Sequence[Problem]
+) -> Grid:
     """The grid of a workflow, with typed values.
 
-    settings: texts of parameters that are the same in all cells. problems: what is known to be wrong already.
-    Raises ``WorkflowError`` with those and all that is wrong here: unknown, missing and repeated parameters, values
-    that do not fit the parameter or a port that it feeds.
+    settings: texts of parameters that are the same in all cells. problems: those already found.
+    Raises ``WorkflowError`` with those and any new ones: unknown, missing and repeated parameters, values that do not
+    fit the parameter or a port that it feeds.
     """
-    found = [*problems, *_name_problems(graph, settings, given)]
-    if not given and not problems:
+    all_problems = [*problems, *_name_problems(graph, settings, axis_texts)]
+    if not axis_texts and not problems:
         message = "there is nothing to sweep: give --grid NAME=VALUE,VALUE,…, --seeds FIRST:END or --from FILE.csv"
-        found.append(Problem(Mark("--grid", 1, 1), "bad-grid", message))
-    reader = _Reader(graph, found)
-    swept = {name for texts in given for name in texts.names}
-    axes = [reader.axis(texts) for texts in given if all(name in graph.params for name in texts.names)]
+        all_problems.append(Problem(Mark("--grid", 1, 1), "bad-grid", message))
+    reader = _Reader(graph, all_problems)
+    swept = {name for texts in axis_texts for name in texts.names}
+    axes = [reader.axis(texts) for texts in axis_texts if all(name in graph.params for name in texts.names)]
     fixed = {name: text for name, text in settings.items() if name not in swept}
-    others = {name: parameter for name, parameter in graph.params.items() if name not in swept}
+    unswept = {name: parameter for name, parameter in graph.params.items() if name not in swept}
     base: dict[str, Any] = {}
     try:
-        base = bind(replace(graph, params=others), fixed, text=True, label="--set")
+        base = bind(replace(graph, params=unswept), fixed, text=True, label="--set")
     except WorkflowError as error:
-        found += error.problems
+        all_problems += error.problems
     grid = Grid(tuple(axes), base)
     if len(grid) > MOST_CELLS:
         message = f"there are {len(grid):,} cells; at most {MOST_CELLS:,} are one sweep"
-        found.append(Problem(Mark("--grid", 1, 1), "bad-grid", message))
-    if found:
-        raise WorkflowError(found)
+        all_problems.append(Problem(Mark("--grid", 1, 1), "bad-grid", message))
+    if all_problems:
+        raise WorkflowError(all_problems)
     return grid
 
 
-def _name_problems(graph: Graph, settings: Mapping[str, str], given: Sequence[Texts]) -> Iterator[Problem]:
-    places = dict.fromkeys(settings, "--set")
-    for texts in given:
+def _name_problems(graph: Graph, settings: Mapping[str, str], axis_texts: Sequence[AxisTexts]) -> Iterator[Problem]:
+    sources = dict.fromkeys(settings, "--set")
+    for texts in axis_texts:
         mark = Mark(texts.option, 1, 1) if texts.option != "--from" else Mark(texts.marks[0].file, 1, 1)
         for name in texts.names:
-            where = f"params.{short(name)}"
+            path = f"params.{shorten(name)}"
             if name not in graph.params:
-                message = f"no parameter '{short(name)}'; {choices(name[:60], graph.params, 'parameters')}"
-                yield Problem(mark, "unknown-param", message, where)
-            if name in places:
-                message = f"'{short(name)}' has its values from {places[name]} and from {texts.option}: leave one out"
-                yield Problem(mark, "swept-twice", message, where)
-            places[name] = texts.option
+                message = f"no parameter '{shorten(name)}'; {suggest(name[:60], graph.params, 'parameters')}"
+                yield Problem(mark, "unknown-param", message, path)
+            if name in sources:
+                message = (
+                    f"'{shorten(name)}' has its values from {sources[name]} and from {texts.option}: leave one out"
+                )
+                yield Problem(mark, "swept-twice", message, path)
+            sources[name] = texts.option
 
 
 class _Reader:
-    """Reads texts by the parameters' types; each text of a parameter once."""
+    """Parses texts by the parameters' types, each text of a parameter once."""
 
     def __init__(self, graph: Graph, problems: list[Problem]):
         self._graph, self._problems = graph, problems
-        self._known: dict[tuple[str, str], Any] = {}
+        self._cache: dict[tuple[str, str], Any] = {}
 
-    def axis(self, texts: Texts) -> Axis:
+    def axis(self, texts: AxisTexts) -> Axis:
         rows = []
         for row, mark in zip(texts.rows, texts.marks, strict=True):
             rows.append(tuple(self._value(n, text, mark) for n, text in zip(texts.names, row, strict=True)))
@@ -105,19 +109,19 @@ class _Reader:
             seen: set[str] = set()
             for (value,), (text,) in zip(rows, texts.rows, strict=True):
                 if value is not None and repr(value) in seen:
-                    message = f"'{texts.names[0]}' has the value {short(text)} twice"
+                    message = f"'{texts.names[0]}' has the value {shorten(text)} twice"
                     mark = Mark(texts.option, 1, 1)
                     self._problems.append(Problem(mark, "bad-grid", message, f"params.{texts.names[0]}"))
                 seen.add(repr(value))
         return Axis(texts.option, texts.names, tuple(rows))
 
     def _value(self, name: str, text: str, mark: Mark) -> Any:
-        """The value of one parameter; None, and problems, where the text does not fit it."""
-        if (name, text) not in self._known:
-            alone = replace(self._graph, params={name: self._graph.params[name]})
+        """The value of one parameter; None, and problems, if the text does not fit it."""
+        if (name, text) not in self._cache:
+            single = replace(self._graph, params={name: self._graph.params[name]})
             try:
-                self._known[name, text] = bind(alone, {name: text}, text=True)[name]
+                self._cache[name, text] = bind(single, {name: text}, text=True)[name]
             except WorkflowError as error:
                 self._problems += [replace(problem, mark=mark) for problem in error.problems]
-                self._known[name, text] = None
-        return self._known[name, text]
+                self._cache[name, text] = None
+        return self._cache[name, text]

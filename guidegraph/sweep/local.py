@@ -10,10 +10,10 @@ from guidegraph.sweep.store import Store
 from guidegraph.sweep.worker import Outcome, Worker
 
 
-def run_here(
+def run_locally(
     cells: Iterable[Cell], worker: Worker, store: Store, cancel: CancelToken
 ) -> Iterator[tuple[Cell, Outcome]]:
-    """Run cells one after the other, each kept before the next begins. Raises ``Cancelled``."""
+    """Run cells one after the other, storing each before the next starts. Raises ``Cancelled``."""
     for cell in cells:
         cancel.check()
         with store.temporary(cell.key) as folder:

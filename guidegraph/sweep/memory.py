@@ -1,21 +1,21 @@
-"""What one worker keeps from cell to cell: models, data sets and whatever else no cell changes."""
+"""The cache that a worker keeps across cells: models, data sets and other values that no cell changes."""
 
 from __future__ import annotations
 
-from guidegraph.graph.cache import MemoryCache, Values
+from guidegraph.graph.execution.cache import MemoryCache, Values
 from guidegraph.graph.ir import Call, Op, Output
-from guidegraph.graph.plan import Plan
-from guidegraph_runtime.machine import machine_memory
+from guidegraph.graph.planning.plan import Plan
+from guidegraph_runtime.machine.memory import machine_memory
 
 KEPT_FOR = 8
 
 
 class SharedValues(MemoryCache):
-    """A cache of the values that cells may take from each other without a bit of their results changing.
+    """A cache of values that cells can share with bit-identical results.
 
-    Calls of a batchable node may be made as one, and a batch of two may differ from two batches of one in the last
-    bit. So no such call is answered from here, and nothing that follows one: each cell makes the very calls that
-    it makes alone. What ``KEPT_FOR`` cells have not asked for is dropped.
+    Calls of a batchable node may be merged, and a batch of two may differ from two batches of one in the last bit. So
+    neither such calls nor anything downstream of them are cached: each cell makes the same calls as it would alone.
+    A value that ``KEPT_FOR`` cells have not used is dropped.
     """
 
     def __init__(self, limit: int):
@@ -25,8 +25,8 @@ class SharedValues(MemoryCache):
         self._cell = 0
 
     def begin(self, plan: Plan) -> SharedValues:
-        """This cache, as the next cell may use it, which follows this plan."""
-        self._allowed = shareable(plan)
+        """Begin the next cell, which follows this plan. Returns this cache."""
+        self._allowed = shareable_digests(plan)
         self._cell += 1
         for digest in [d for d, cell in self._used.items() if cell < self._cell - KEPT_FOR]:
             del self._used[digest]
@@ -34,10 +34,10 @@ class SharedValues(MemoryCache):
         return self
 
     def get(self, digest: str) -> Values | None:
-        if digest not in self._allowed or (found := super().get(digest)) is None:
+        if digest not in self._allowed or (values := super().get(digest)) is None:
             return None
         self._used[digest] = self._cell
-        return found
+        return values
 
     def put(self, digest: str, values: Values) -> None:
         if digest in self._allowed:
@@ -45,13 +45,13 @@ class SharedValues(MemoryCache):
             super().put(digest, values)
 
 
-def shareable(plan: Plan) -> frozenset[str]:
-    """The digests of the operations that are in no batch and follow no call that may be in one."""
-    alone: set[str] = set()
+def shareable_digests(plan: Plan) -> frozenset[str]:
+    """The digests of operations that are not batchable and depend on no batchable call."""
+    shareable_keys: set[str] = set()
     for key, op in plan.ops.items():
-        if not _batchable(op) and all(s.op in alone for s in op.sources() if isinstance(s, Output)):
-            alone.add(key)
-    return frozenset(plan.digests[key] for key in alone)
+        if not _batchable(op) and all(s.op in shareable_keys for s in op.sources() if isinstance(s, Output)):
+            shareable_keys.add(key)
+    return frozenset(plan.digests[key] for key in shareable_keys)
 
 
 def _batchable(op: Op) -> bool:
@@ -59,7 +59,7 @@ def _batchable(op: Op) -> bool:
 
 
 def memory_limit(device: str, workers: int) -> int:
-    """How many bytes one of several workers may keep: three quarters of its share of the device's memory."""
+    """The cache limit of one worker in bytes: three quarters of its portion of the device's memory."""
     import torch
 
     if device.startswith("cuda"):

@@ -1,6 +1,6 @@
-"""What a worker process on Ray does: build the workflow once, then run the cells that it is sent.
+"""A worker process on Ray: it builds the workflow once, then runs the cells that it is sent.
 
-Nothing but texts and numbers go there, and a cell's files come back as bytes: the machines need no common disk.
+Only texts and numbers are sent, and a cell's files come back as bytes, so the machines need no shared disk.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from guidegraph.graph.bind import bind
-from guidegraph.graph.build import build
 from guidegraph.graph.errors import WorkflowError, describe_failure
 from guidegraph.graph.events import CancelToken
-from guidegraph.graph.trust.limits import Limits, current_limits, limited
+from guidegraph.graph.language.bind import bind
+from guidegraph.graph.resolution.load import build
+from guidegraph.graph.trust.limits import Limits, current_limits, enforce_limits
 from guidegraph.graph.trust.policy import Policy
 from guidegraph.plugins.manager import PluginManager
-from guidegraph.record import versions
-from guidegraph.recorded import Job
+from guidegraph.runs.record import collect_versions
+from guidegraph.runs.run import Job
 from guidegraph.sweep.cells import Cell, cell_key
 from guidegraph.sweep.worker import Outcome, Worker
 
@@ -29,11 +29,11 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Order:
-    """What all cells of a sweep have in common, as it is sent.
+class SweepOrder:
+    """Everything that the cells of a sweep have in common, as sent to the workers.
 
-    sources: the texts of the workflow and of those that it uses, by path. workers: how many share a machine at
-    most; None for one a core.
+    sources: the texts of the workflow and of those that it uses, by path. workers: the maximum number on one machine;
+    None for one per core.
     """
 
     workflow: Path
@@ -50,8 +50,8 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Made:
-    """How a cell ended, and its files by name."""
+class CellResult:
+    """The outcome of a cell, and its files by name."""
 
     outcome: Outcome
     files: dict[str, bytes]
@@ -60,48 +60,49 @@ class Made:
 class _Process:
     """The state of a worker process: one sweep at a time."""
 
-    def __init__(self, order: Order):
+    def __init__(self, order: SweepOrder):
         import torch
 
-        torch.set_num_threads(1)  # a worker for each core: threads would only fight for them
+        torch.set_num_threads(1)  # there is one worker per core
         self.order = order
         manager = PluginManager(order.plugins, entry_points=order.installed)
         graph = build(order.workflow, manager.registry, order.sources, order.limits, stranger=order.policy.stranger)
         self.job = Job(graph, manager.registry, {}, order.only, order.device, order.dtype, policy=order.policy)
         self.worker = Worker(self.job, manager, log.warning, order.workers or os.cpu_count() or 1)
 
-    def make(self, key: str, params: Mapping[str, Any]) -> Made:
+    def make(self, key: str, params: Mapping[str, Any]) -> CellResult:
         values = bind(self.job.graph, params)
         if cell_key(replace(self.job, values=values)) != key:
-            return Made(Outcome("failed", 0.0, self._differs()), {})
+            return CellResult(Outcome("failed", 0.0, self._describe_difference()), {})
         with tempfile.TemporaryDirectory(prefix="guidegraph-") as name:
             folder = Path(name)
             outcome = self.worker.run(Cell(key, {}, values), folder, CancelToken())
             files = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-        return Made(outcome, files)
+        return CellResult(outcome, files)
 
-    def _differs(self) -> str:
-        """Why a cell has another key here than where the sweep was started."""
-        here, there = versions(self.job.registry), self.order.versions
-        names = [n for n in sorted({*here, *there}) if here.get(n) != there.get(n) and n not in ("platform", "machine")]
-        found = [f"{n} {here.get(n, 'missing')} in place of {there.get(n, 'missing')}" for n in names]
-        what = ", ".join(found) or "a file that the workflow reads, or the code of a node, differs or is not there"
-        return f"this worker's machine is not like the one that the sweep was started on: {what}"
+    def _describe_difference(self) -> str:
+        """Why a cell's key differs from the one on the machine that started the sweep."""
+        own, sent = collect_versions(self.job.registry), self.order.versions
+        names = [n for n in sorted({*own, *sent}) if own.get(n) != sent.get(n) and n not in ("platform", "machine")]
+        differences = [f"{n} {own.get(n, 'missing')} in place of {sent.get(n, 'missing')}" for n in names]
+        unknown = "a file that the workflow reads, or the code of a node, differs or is not there"
+        reason = ", ".join(differences) or unknown
+        return f"this worker's machine is not like the one that the sweep was started on: {reason}"
 
 
 _process: _Process | None = None
 
 
-def make_cell(order: Order, key: str, params: Mapping[str, Any]) -> Made:
-    """Run one cell in this process. What is wrong with the process itself is the cell's outcome too."""
+def run_cell(order: SweepOrder, key: str, params: Mapping[str, Any]) -> CellResult:
+    """Run one cell in this process. Errors of the process itself also become the cell's outcome."""
     global _process
     try:
         if _process is None or _process.order != order:
             _process = None  # the models of another sweep go first
             _process = _Process(order)
-        with limited(order.limits):
+        with enforce_limits(order.limits):
             return _process.make(key, params)
     except WorkflowError as error:
-        return Made(Outcome("failed", 0.0, f"on this worker the workflow is wrong: {error}"), {})
-    except Exception as error:  # Ray would have to send it, and not every exception can be pickled
-        return Made(Outcome("failed", 0.0, f"on this worker: {describe_failure(error)}"), {})
+        return CellResult(Outcome("failed", 0.0, f"on this worker the workflow is wrong: {error}"), {})
+    except Exception as error:  # not every exception can be pickled for Ray
+        return CellResult(Outcome("failed", 0.0, f"on this worker: {describe_failure(error)}"), {})

@@ -1,4 +1,4 @@
-"""A sweep from its grid to its folder: what is missing is run, then the table and the sheet are made of all."""
+"""A sweep from grid to folder: missing cells are run, then the table and the contact sheet of all are written."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from typing import Any
 
 from guidegraph.graph.events import CancelToken
 from guidegraph.plugins.manager import PluginManager
-from guidegraph.record import versions
-from guidegraph.recorded import Job
+from guidegraph.runs.record import collect_versions
+from guidegraph.runs.run import Job
 from guidegraph.sweep.cells import Cell, cell_key
-from guidegraph.sweep.describe import check_same_workflow, description
+from guidegraph.sweep.describe import check_same_workflow, describe_sweep
 from guidegraph.sweep.grid import Grid
-from guidegraph.sweep.local import run_here
-from guidegraph.sweep.ray_workers import LOCAL, Cluster, connected, local_workers, run_on_ray
-from guidegraph.sweep.remote import Order
+from guidegraph.sweep.local import run_locally
+from guidegraph.sweep.ray_workers import LOCAL, Cluster, connect_ray, local_workers, run_on_ray
+from guidegraph.sweep.remote import SweepOrder
 from guidegraph.sweep.sheet import write_sheet
 from guidegraph.sweep.store import Store
-from guidegraph.sweep.table import rows_of, write_tables
+from guidegraph.sweep.table import read_rows, write_tables
 from guidegraph.sweep.worker import Outcome, Worker
 
 Report = Callable[[Cell, Outcome, int], None]
@@ -29,9 +29,9 @@ Report = Callable[[Cell, Outcome, int], None]
 
 @dataclass(frozen=True)
 class Sweep:
-    """``job`` is what all cells have in common. settings: the texts of ``--set``. cluster: None for a loop here.
+    """A sweep to run. job: common to all cells. settings: the texts of ``--set``. cluster: None to run in this process.
 
-    plugins: modules beside the installed ones, which are left out where ``installed`` is false.
+    plugins: modules in addition to the installed plugins, which are used only if ``installed``.
     """
 
     job: Job
@@ -44,7 +44,7 @@ class Sweep:
 
 @dataclass(frozen=True)
 class Summary:
-    """How many different cells there are, how many of them are done, failed, and were done before."""
+    """The number of distinct cells, and of those done, failed, and done before this sweep."""
 
     cells: int
     done: int
@@ -53,17 +53,17 @@ class Summary:
 
 
 class Results:
-    """What ``write`` writes of the cells that there are: now and then while they come, and at the end.
+    """Calls ``write`` at intervals while cells finish, and at the end.
 
-    A sweep that is killed, or not yet through, has a table too. A tenth of the time goes there at most.
+    So an unfinished or killed sweep has a table too. Writing takes at most a tenth of the time.
     """
 
     def __init__(self, write: Callable[[], object], every: float = 60.0):
         self._write, self._every = write, every
         self._next = time.monotonic() + every
 
-    def so_far(self) -> None:
-        """Write, if it is time. What is in the way, such as a program that holds the table open, is said at the end."""
+    def write_if_due(self) -> None:
+        """Write if it is due. An ``OSError`` (a program holds the table open, say) is ignored, except at the end."""
         if time.monotonic() >= self._next:
             with suppress(OSError):
                 self.write()
@@ -77,15 +77,15 @@ class Results:
             self._next = now + max(self._every, 9 * (now - started))
 
 
-def cells_of(job: Job, grid: Grid, cancel: CancelToken) -> list[Cell]:
-    """All cells, in the order of the grid. Rows of a table that say the same have the same key."""
-    found = []
+def make_cells(job: Job, grid: Grid, cancel: CancelToken) -> list[Cell]:
+    """All cells, in the order of the grid. Equal rows of a table have equal keys."""
+    cells = []
     for swept in grid.points():
         cancel.check()
         values = {**grid.base, **swept}
         ordered = {name: values[name] for name in job.graph.params}
-        found.append(Cell(cell_key(replace(job, values=ordered)), swept, ordered))
-    return found
+        cells.append(Cell(cell_key(replace(job, values=ordered)), swept, ordered))
+    return cells
 
 
 def run_sweep(
@@ -97,48 +97,48 @@ def run_sweep(
     finished: Report,
     warn: Callable[[str], object],
 ) -> Summary:
-    """Run the cells that ``folder`` has not, and write the table and the sheet of all.
+    """Run the cells missing from ``folder``, and write the table and the contact sheet of all.
 
-    started: called with the number of cells and of those that are to be run; finished: with each cell that ended, and
-    how many are to come. A cell that fails is no error. Raises ``Cancelled``, the table written, and ``WorkflowError``
-    for a folder that another sweep uses.
+    started: called with the number of cells and of those to run. finished: called with each cell that ended, and the
+    number of those remaining. A cell that fails is no error. Raises ``Cancelled`` after writing the table, and
+    ``WorkflowError`` for a folder of another sweep.
     """
     store = Store(folder)
-    with store.held():
+    with store.hold():
         check_same_workflow(store, sweep.job)
-        cells = cells_of(sweep.job, sweep.grid, cancel)
+        cells = make_cells(sweep.job, sweep.grid, cancel)
         unique = {cell.key: cell for cell in reversed(cells)}
-        outcomes = {key: ended.outcome if (ended := store.ended(key)) else None for key in unique}
+        outcomes = {key: stored.outcome if (stored := store.read_cell(key)) else None for key in unique}
         missing = {c.key: c for c in cells if (o := outcomes[c.key]) is None or o.status != "done"}
-        with _place(sweep, len(missing)):
-            store.describe(description(sweep.job, sweep.grid, sweep.settings, _where(sweep)))
+        with _connect_cluster(sweep, len(missing)):
+            store.write_description(describe_sweep(sweep.job, sweep.grid, sweep.settings, _describe_execution(sweep)))
             started(len(unique), len(missing))
-            left = len(missing)
+            remaining = len(missing)
             results = Results(lambda: write_results(store, sweep.grid, cells))
             try:
                 for cell, outcome in _run(sweep, missing, store, manager, cancel, warn):
-                    left -= 1
+                    remaining -= 1
                     outcomes[cell.key] = outcome
-                    finished(cell, outcome, left)
-                    results.so_far()
+                    finished(cell, outcome, remaining)
+                    results.write_if_due()
             finally:
                 results.write()
-    ends = [outcome.status for outcome in outcomes.values() if outcome is not None]
-    return Summary(len(unique), ends.count("done"), ends.count("failed"), len(unique) - len(missing))
+    statuses = [outcome.status for outcome in outcomes.values() if outcome is not None]
+    return Summary(len(unique), statuses.count("done"), statuses.count("failed"), len(unique) - len(missing))
 
 
 def write_results(store: Store, grid: Grid, cells: list[Cell]) -> None:
-    """The table and the sheet of the cells that there are."""
-    rows = rows_of(store, cells)
+    """Write the table and the contact sheet of the cells that have ended."""
+    rows = read_rows(store, cells)
     write_tables(store.folder, grid.names, [row for row in rows if row is not None])
     write_sheet(store.folder, grid, cells, rows)
 
 
-def _place(sweep: Sweep, missing: int) -> AbstractContextManager[None]:
-    return connected(sweep.cluster) if sweep.cluster is not None and missing else nullcontext()
+def _connect_cluster(sweep: Sweep, missing: int) -> AbstractContextManager[None]:
+    return connect_ray(sweep.cluster) if sweep.cluster is not None and missing else nullcontext()
 
 
-def _where(sweep: Sweep) -> dict[str, Any]:
+def _describe_execution(sweep: Sweep) -> dict[str, Any]:
     cluster = sweep.cluster
     return {
         "only": sweep.job.only,
@@ -160,8 +160,8 @@ def _run(
         return iter(())
     job = sweep.job
     if sweep.cluster is None:
-        return run_here(missing.values(), Worker(job, manager, warn), store, cancel)
-    order = Order(
+        return run_locally(missing.values(), Worker(job, manager, warn), store, cancel)
+    order = SweepOrder(
         job.graph.file,
         dict(job.graph.sources),
         job.only,
@@ -169,7 +169,7 @@ def _run(
         job.dtype,
         sweep.plugins,
         sweep.installed,
-        versions(job.registry),
+        collect_versions(job.registry),
         local_workers(sweep.cluster) if sweep.cluster.address == LOCAL else sweep.cluster.workers,
         policy=job.policy,
     )

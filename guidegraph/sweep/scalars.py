@@ -1,4 +1,4 @@
-"""The outputs of one cell as a table has them: numbers by column, tables, and the paths of pictures."""
+"""The outputs of one cell as the table holds them: numbers by column, tables, and paths of pictures."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from guidegraph.nodes.tabular import Entry, Table
-from guidegraph.sweep.store import Files
+from guidegraph.nodes.table import CellValue, Table
+from guidegraph.sweep.store import OutputFiles
 
 _SPECIAL = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _SMALL = 4096
@@ -20,49 +20,49 @@ _SMALL = 4096
 class Outputs:
     """entries: by column. tables: by output. pictures: files in the cell's folder, by output."""
 
-    entries: dict[str, Entry] = field(default_factory=dict)
+    entries: dict[str, CellValue] = field(default_factory=dict)
     tables: dict[str, Table] = field(default_factory=dict)
     pictures: dict[str, list[str]] = field(default_factory=dict)
 
 
-def cell_outputs(folder: Path, outputs: Mapping[str, Files]) -> Outputs:
-    """What a cell's files have for the table.
+def cell_outputs(folder: Path, outputs: Mapping[str, OutputFiles]) -> Outputs:
+    """Read from a cell's files the values for the table.
 
     Numbers, truth values and texts are entries under the output's name, a tensor of one element too, and those in a
     dictionary or a dataclass under ``output.key``. Anything else is left to its file.
     """
-    found = Outputs()
+    result = Outputs()
     for name, (kind, files) in outputs.items():
         if files and files[0].endswith(".png"):
-            found.pictures[name] = files
+            result.pictures[name] = files
         elif files[-1:] == [f"{name}.md"]:
             columns = json.loads((folder / files[0]).read_text(encoding="utf-8"))
-            found.tables[name] = Table(
+            result.tables[name] = Table(
                 {column: [_entry(v, True) for v in values] for column, values in columns.items()}
             )
         elif files == [f"{name}.json"]:
             value = json.loads((folder / files[0]).read_text(encoding="utf-8"))
-            found.entries |= _entries(name, value, number="str" not in kind)
+            result.entries |= _entries(name, value, number="str" not in kind)
         elif files == [f"{name}.safetensors"] and (folder / files[0]).stat().st_size < _SMALL:
-            found.entries |= _element(name, folder / files[0])
-    return found
+            result.entries |= _element(name, folder / files[0])
+    return result
 
 
-def _entries(name: str, value: Any, number: bool) -> dict[str, Entry]:
+def _entries(name: str, value: Any, number: bool) -> dict[str, CellValue]:
     if isinstance(value, dict):
         parts = {f"{name}.{key}": part for key, part in value.items()}
         return {key: _entry(part, number) for key, part in parts.items() if not isinstance(part, (dict, list))}
     return {} if value is None or isinstance(value, list) else {name: _entry(value, number)}
 
 
-def _entry(value: Any, number: bool) -> Entry:
-    """A value of JSON; with ``number``, the texts that stand for what JSON has no number for become floats."""
+def _entry(value: Any, number: bool) -> CellValue:
+    """A JSON value; if ``number``, the texts for NaN and infinities become floats."""
     if number and isinstance(value, str):
         return _SPECIAL.get(value, value)
     return value  # type: ignore[no-any-return]
 
 
-def _element(name: str, path: Path) -> dict[str, Entry]:
+def _element(name: str, path: Path) -> dict[str, CellValue]:
     from safetensors.torch import load_file
 
     tensors = load_file(path)

@@ -9,30 +9,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from guidegraph.nodes.tabular import Entry
+from guidegraph.nodes.table import CellValue
 from guidegraph.sweep.cells import Cell
 from guidegraph.sweep.grid import Grid
-from guidegraph.sweep.table import Row, as_entries
-from guidegraph_runtime.files import atomic_path
-from guidegraph_runtime.say import visible
+from guidegraph.sweep.table import Row, to_entries
+from guidegraph_runtime.files.atomic import atomic_path
+from guidegraph_runtime.printing import visible
 
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw, ImageFont
 
 SHEET = "sheet.png"
 MOST = 300
-"""At most so many pictures are on a sheet."""
+"""The maximum number of pictures on a sheet."""
 _COLUMNS = 20
 _SMALLEST, _LARGEST = 64, 192
 _TEXT, _GAP, _LABEL = 12, 4, 160
 DAMAGED = (OSError, ValueError, SyntaxError)
-"""What Pillow raises for a file that is no whole picture."""
+"""What Pillow raises for a damaged picture."""
 _INK, _PAPER, _EMPTY = "black", "white", "#dddddd"
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Which cell, by its place in the grid, is where; a label for each row and column, or one below each picture."""
+    """The grid index of the cell at each position, with labels of rows and columns or a caption for each picture."""
 
     cells: list[list[int]]
     rows: list[str]
@@ -42,9 +42,9 @@ class Layout:
 
 
 def write_sheet(folder: Path, grid: Grid, cells: Sequence[Cell], rows: Sequence[Row | None]) -> None:
-    """Write the sheet of the first output that is a picture, of its first picture in each cell.
+    """Write the sheet: the first picture of the first output with pictures, for each cell.
 
-    rows: how each cell ended, None where it did not run. Where no cell has a picture there is no sheet.
+    rows: how each cell ended, None if it did not run. If no cell has a picture, the sheet is removed.
     """
     output = next((name for row in rows if row is not None for name in row.outputs.pictures), None)
     if output is None:
@@ -53,34 +53,34 @@ def write_sheet(folder: Path, grid: Grid, cells: Sequence[Cell], rows: Sequence[
     files = [row.pictures()[output][0] if row is not None and output in row.outputs.pictures else None for row in rows]
     states = ["not run" if row is None else row.outcome.status for row in rows]
     with atomic_path(folder / SHEET) as temporary:
-        _draw(folder, layout(grid, [as_entries(cell.swept) for cell in cells]), files, states).save(temporary)
+        _draw(folder, layout(grid, [to_entries(cell.swept) for cell in cells]), files, states).save(temporary)
 
 
-def layout(grid: Grid, points: Sequence[dict[str, Entry]]) -> Layout:
-    """The last axis that has several values runs along the rows. A single axis is broken into lines."""
+def layout(grid: Grid, points: Sequence[dict[str, CellValue]]) -> Layout:
+    """Lay out the cells. The last axis with several values runs along the rows; a single axis is wrapped into lines."""
     several = [i for i, axis in enumerate(grid.axes) if len(axis.rows) > 1]
     across = len(grid.axes[several[-1]].rows) if several else 1
     down = len(grid) // across
     if down == 1:
-        shown = min(across, MOST)
-        width = min(_COLUMNS, math.ceil(math.sqrt(shown)))
-        lines = [list(range(i, min(i + width, shown))) for i in range(0, shown, width)]
+        count = min(across, MOST)
+        width = min(_COLUMNS, math.ceil(math.sqrt(count)))
+        lines = [list(range(i, min(i + width, count))) for i in range(0, count, width)]
         names = grid.axes[several[-1]].names if several else grid.names
-        return Layout(lines, [], [], [_label(points[i], names) for i in range(shown)], across - shown)
+        return Layout(lines, [], [], [_label(points[i], names) for i in range(count)], across - count)
     width = min(across, _COLUMNS)
     height = min(down, max(1, MOST // width))
     cells = [[row * across + column for column in range(width)] for row in range(height)]
     names = grid.axes[several[-1]].names
-    others = [name for i in several[:-1] for name in grid.axes[i].names]
-    rows = [_label(points[line[0]], others) for line in cells]
+    row_names = [name for i in several[:-1] for name in grid.axes[i].names]
+    rows = [_label(points[line[0]], row_names) for line in cells]
     return Layout(cells, rows, [_label(points[i], names) for i in cells[0]], [], len(grid) - width * height)
 
 
-def _label(point: dict[str, Entry], names: Sequence[str]) -> str:
-    def shown(value: Entry) -> str:
+def _label(point: dict[str, CellValue], names: Sequence[str]) -> str:
+    def format_entry(value: CellValue) -> str:
         return f"{value:g}" if isinstance(value, float) else visible(" ".join(str(value).split()))
 
-    return ", ".join(f"{visible(name)}={shown(point[name])}" for name in names)
+    return ", ".join(f"{visible(name)}={format_entry(point[name])}" for name in names)
 
 
 def _draw(folder: Path, plan: Layout, files: Sequence[str | None], states: Sequence[str]) -> Image.Image:
@@ -124,7 +124,7 @@ def _draw(folder: Path, plan: Layout, files: Sequence[str | None], states: Seque
 
 
 def _side(folder: Path, files: Sequence[str | None]) -> int:
-    """How large a picture is shown: as it is, between the smallest and the largest."""
+    """The side of a picture on the sheet: its own, clamped to the smallest and the largest."""
     from PIL import Image
 
     for file in files:
@@ -135,33 +135,33 @@ def _side(folder: Path, files: Sequence[str | None]) -> int:
 
 
 def _picture(path: Path, side: int) -> Image.Image:
-    """A picture made to fit a square of paper."""
+    """A picture resized to fit a square tile."""
     from PIL import Image
 
     with Image.open(path) as image:
         scale = side / max(image.size)
         size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-        shown = image.convert("RGB").resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST)
+        resized = image.convert("RGB").resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST)
     tile = Image.new("RGB", (side, side), _PAPER)
-    tile.paste(shown, ((side - size[0]) // 2, (side - size[1]) // 2))
+    tile.paste(resized, ((side - size[0]) // 2, (side - size[1]) // 2))
     return tile
 
 
 def _write(
     pen: ImageDraw.ImageDraw,
     font: ImageFont.ImageFont | ImageFont.FreeTypeFont,
-    at: tuple[int, int],
+    position: tuple[int, int],
     text: str,
     width: int,
     lines: int,
 ) -> None:
-    """Write a text into so many lines of a width, cut where it is longer."""
-    found = [""]
+    """Write text in at most ``lines`` lines of a width; longer text ends in an ellipsis."""
+    lines_ = [""]
     for character in text:
-        if pen.textlength(found[-1] + character, font=font) > width:
-            found.append("")
-        found[-1] += character
-    if len(found) > lines:
-        found = [*found[: lines - 1], found[lines - 1][:-1] + "…"]
-    for i, part in enumerate(found):
-        pen.text((at[0], at[1] + i * (_TEXT + _GAP)), part.strip(), fill=_INK, font=font)
+        if pen.textlength(lines_[-1] + character, font=font) > width:
+            lines_.append("")
+        lines_[-1] += character
+    if len(lines_) > lines:
+        lines_ = [*lines_[: lines - 1], lines_[lines - 1][:-1] + "…"]
+    for i, line in enumerate(lines_):
+        pen.text((position[0], position[1] + i * (_TEXT + _GAP)), line.strip(), fill=_INK, font=font)

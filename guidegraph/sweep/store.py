@@ -1,4 +1,4 @@
-"""The folder of a sweep. A cell's folder appears whole, by a rename, or not at all."""
+"""The folder of a sweep. A cell's folder appears complete, by a rename, or not at all."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from guidegraph.graph.errors import Mark, Problem, WorkflowError
-from guidegraph.graph.trust.folders import hold_folder
-from guidegraph.outputs import RECORD
+from guidegraph.graph.trust.folder_locks import lock_folder
+from guidegraph.runs.outputs import RECORD
 from guidegraph.sweep.worker import Outcome
-from guidegraph_runtime.files import write_text
+from guidegraph_runtime.files.atomic import write_text
 
 SWEEP = "sweep.json"
 CELLS = "cells"
@@ -23,18 +23,18 @@ FAILED = "failed.json"
 _TEMPORARY = ".tmp-"
 
 
-class Files(NamedTuple):
+class OutputFiles(NamedTuple):
     """The files of an output, and its type."""
 
     type: str
     files: list[str]
 
 
-class Ended(NamedTuple):
+class EndedCell(NamedTuple):
     """A cell that ended, with its outputs by name."""
 
     outcome: Outcome
-    outputs: dict[str, Files]
+    outputs: dict[str, OutputFiles]
 
 
 class Store:
@@ -45,65 +45,65 @@ class Store:
         self._cells = folder / CELLS
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Hold the folder, and clear what a sweep that was killed left half-made.
+    def hold(self) -> Iterator[None]:
+        """Context manager: lock the folder, and remove unfinished cells of a killed sweep.
 
-        The system lets go of it when a process ends, however it ends. Raises ``WorkflowError`` where another
+        The system releases the lock when the process ends, however it ends. Raises ``WorkflowError`` where another
         process holds it.
         """
-        with hold_folder(self.folder, "guidegraph sweep"):
+        with lock_folder(self.folder, "guidegraph sweep"):
             self._cells.mkdir(parents=True, exist_ok=True)
             for path in self._cells.glob(f"{_TEMPORARY}*"):
                 shutil.rmtree(path)
             yield
 
-    def description(self) -> dict[str, Any] | None:
-        """What ``sweep.json`` says; None where there is none. Raises ``WorkflowError`` where it cannot be read."""
+    def read_description(self) -> dict[str, Any] | None:
+        """Read ``sweep.json``; None if there is none. Raises ``WorkflowError`` if it cannot be read."""
         path = self.folder / SWEEP
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(found, dict) or not isinstance(found.get("workflow"), dict):
+            data = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(data, dict) or not isinstance(data.get("workflow"), dict):
                 raise ValueError("no description of a sweep")
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
             message = f"cannot be read: {error}; give another folder"
             raise WorkflowError([Problem(Mark(str(path), 1, 1), "another-sweep", message)]) from error
-        return found
+        return data
 
-    def describe(self, description: Mapping[str, Any]) -> None:
+    def write_description(self, description: Mapping[str, Any]) -> None:
         """Write ``sweep.json``."""
         write_text(self.folder / SWEEP, json.dumps(description, indent=2) + "\n")
 
     def cell(self, key: str) -> Path:
-        """The folder of a cell, which may not be there."""
+        """The folder of a cell, which may not exist."""
         return self._cells / key
 
-    def ended(self, key: str) -> Ended | None:
-        """How a cell ended; None for one that did not run, whose record or JSON is damaged, or that lacks a file."""
+    def read_cell(self, key: str) -> EndedCell | None:
+        """Read how a cell ended; None if it did not run, its record or JSON is damaged, or a file is missing."""
         if (record := self._record(key)) is None:
             return None
         try:
             outputs = {
-                name: Files(output["type"], output["files"]) for name, output in record.get("outputs", {}).items()
+                name: OutputFiles(output["type"], output["files"]) for name, output in record.get("outputs", {}).items()
             }
             seconds, status = float(record["seconds"]), record["status"]
         except (KeyError, TypeError, ValueError, AttributeError):
             return None
         if status != "done":
-            return Ended(Outcome("failed", seconds, str(record.get("error") or "")), {})
-        whole = all(_whole(self.cell(key) / name) for output in outputs.values() for name in output.files)
-        return Ended(Outcome("done", seconds), outputs) if whole else None
+            return EndedCell(Outcome("failed", seconds, str(record.get("error") or "")), {})
+        complete = all(_is_readable(self.cell(key) / name) for output in outputs.values() for name in output.files)
+        return EndedCell(Outcome("done", seconds), outputs) if complete else None
 
     def _record(self, key: str) -> dict[str, Any] | None:
-        """The record of a cell: ``run.json``, or what is there in its place where the run did not begin."""
+        """The record of a cell: ``run.json``, or ``failed.json`` if the run did not start."""
         for name in (RECORD, FAILED):
             try:
-                found = json.loads((self.cell(key) / name).read_text(encoding="utf-8"))
+                record = json.loads((self.cell(key) / name).read_text(encoding="utf-8"))
             except (OSError, ValueError):
                 continue
-            if isinstance(found, dict):
-                return found
+            if isinstance(record, dict):
+                return record
         return None
 
     @staticmethod
@@ -115,7 +115,7 @@ class Store:
 
     @contextmanager
     def temporary(self, key: str) -> Iterator[Path]:
-        """A folder to make a cell in; it is removed at the end unless it was kept."""
+        """Context manager: a folder in which to make a cell, removed at the end unless it was kept."""
         folder = self._cells / f"{_TEMPORARY}{key}-{secrets.token_hex(4)}"
         folder.mkdir(parents=True)
         try:
@@ -124,26 +124,26 @@ class Store:
             shutil.rmtree(folder, ignore_errors=True)
 
     def keep(self, key: str, made: Path, outcome: Outcome) -> None:
-        """Make a temporary folder the cell's. An earlier one, which failed, is replaced.
+        """Move a temporary folder to the cell's folder, replacing an earlier one, which failed.
 
-        A record that still says ``running`` could not be written at the end, on a full disk say: it makes way for why.
+        A record that still says ``running`` could not be finished (on a full disk, say); ``failed.json`` replaces it.
         """
         if outcome.status == "failed" and not self._says_failed(made / RECORD):
             (made / RECORD).unlink(missing_ok=True)
-            found = {"status": "failed", "error": outcome.message, "seconds": round(outcome.seconds, 6)}
-            write_text(made / FAILED, json.dumps(found, indent=2) + "\n")
+            record = {"status": "failed", "error": outcome.message, "seconds": round(outcome.seconds, 6)}
+            write_text(made / FAILED, json.dumps(record, indent=2) + "\n")
         target = self.cell(key)
         if target.exists():
-            old = self._cells / f"{_TEMPORARY}{key}-{secrets.token_hex(4)}"
-            os.replace(target, old)
+            replaced = self._cells / f"{_TEMPORARY}{key}-{secrets.token_hex(4)}"
+            os.replace(target, replaced)
             os.replace(made, target)
-            shutil.rmtree(old)
+            shutil.rmtree(replaced)
         else:
             os.replace(made, target)
 
 
-def _whole(path: Path) -> bool:
-    """Whether a file is there, and can be read where it is JSON, which the table is made of."""
+def _is_readable(path: Path) -> bool:
+    """Whether a file exists, and parses if it is JSON, from which the table is made."""
     if path.suffix != ".json":
         return path.is_file()
     try:

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from guidegraph.nodes.tabular import Entry
-from guidegraph.rerun import portable
+from guidegraph.nodes.table import CellValue
+from guidegraph.runs.recipe import portable_value
 from guidegraph.sweep.cells import Cell
 from guidegraph.sweep.scalars import Outputs, cell_outputs
 from guidegraph.sweep.store import CELLS, Store
 from guidegraph.sweep.worker import Outcome
-from guidegraph_runtime.files import atomic_path, write_bytes
+from guidegraph_runtime.files.atomic import atomic_path, write_bytes
 
 TABLE = "table.csv"
 PARQUET = "table.parquet"
@@ -34,117 +34,117 @@ class Row:
     outcome: Outcome
     outputs: Outputs
 
-    def begin(self) -> dict[str, Entry]:
+    def begin(self) -> dict[str, CellValue]:
         """The first columns: the key and the swept parameters."""
-        return {"cell": self.cell.key, **{column(n): v for n, v in as_entries(self.cell.swept).items()}}
+        return {"cell": self.cell.key, **{column_name(n): v for n, v in to_entries(self.cell.swept).items()}}
 
     def pictures(self) -> dict[str, list[str]]:
         """The pictures of each output, as paths in the sweep's folder."""
         return {n: [f"{CELLS}/{self.cell.key}/{f}" for f in files] for n, files in self.outputs.pictures.items()}
 
 
-def column(parameter: str) -> str:
+def column_name(parameter: str) -> str:
     """The column of a swept parameter: its name, unless the table has another column of that name."""
     return f"param.{parameter}" if parameter in FIXED else parameter
 
 
-def as_entries(swept: Mapping[str, Any]) -> dict[str, Entry]:
+def to_entries(swept: Mapping[str, Any]) -> dict[str, CellValue]:
     """Parameters as entries of a table; a list or a dictionary as JSON."""
-    found = {name: portable(value) for name, value in swept.items()}
-    return {name: json.dumps(v) if isinstance(v, (list, dict)) else v for name, v in found.items()}
+    portable_values = {name: portable_value(value) for name, value in swept.items()}
+    return {name: json.dumps(v) if isinstance(v, (list, dict)) else v for name, v in portable_values.items()}
 
 
-def rows_of(store: Store, cells: Sequence[Cell]) -> list[Row | None]:
+def read_rows(store: Store, cells: Sequence[Cell]) -> list[Row | None]:
     """Each cell that ended, in the order of the grid; None for those that did not run."""
-    found: list[Row | None] = []
+    rows: list[Row | None] = []
     for cell in cells:
-        ended = store.ended(cell.key)
+        ended = store.read_cell(cell.key)
         outputs = Outputs() if ended is None else cell_outputs(store.cell(cell.key), ended.outputs)
-        found.append(None if ended is None else Row(cell, ended.outcome, outputs))
-    return found
+        rows.append(None if ended is None else Row(cell, ended.outcome, outputs))
+    return rows
 
 
 def write_tables(folder: Path, swept: Sequence[str], rows: Sequence[Row]) -> None:
-    """Write the table of the cells, and one of each output that is a table of several rows. None is half-written.
+    """Write the table of the cells, and one of each output that is a table of several rows. Each is written atomically.
 
     swept: the parameters that are swept, which are columns even where no cell ended.
     """
     long = {name for row in rows for name, table in row.outputs.tables.items() if table.rows != 1}
     records = [_record(row, long) for row in rows]
-    columns = list(dict.fromkeys(["cell", *map(column, swept), *FIXED[1:], *_columns(records)]))
+    columns = list(dict.fromkeys(["cell", *map(column_name, swept), *FIXED[1:], *_columns(records)]))
     _write_csv(folder / TABLE, records, columns)
     _write_parquet(folder / PARQUET, records, columns)
-    for old in (folder / TABLES).glob("*.csv"):
-        if old.stem not in long:
-            old.unlink()
+    for stale in (folder / TABLES).glob("*.csv"):
+        if stale.stem not in long:
+            stale.unlink()
     for name in sorted(long):
         long_records = _long_records(rows, name)
         _write_csv(folder / TABLES / f"{name}.csv", long_records, _columns(long_records))
 
 
-def _write_csv(path: Path, records: Sequence[Mapping[str, Entry]], columns: Sequence[str]) -> None:
+def _write_csv(path: Path, records: Sequence[Mapping[str, CellValue]], columns: Sequence[str]) -> None:
     """A byte of a file's name that is no UTF-8 becomes ``\\udcXX``."""
     write_bytes(path, as_csv(records, columns).encode("utf-8", "backslashreplace"))
 
 
-def _record(row: Row, long: set[str]) -> dict[str, Entry]:
-    """One row of the table, by column. An output that has the name of another column is called ``output.NAME``."""
+def _record(row: Row, long: set[str]) -> dict[str, CellValue]:
+    """One row of the table, by column. An output with the name of another column becomes ``output.NAME``."""
     outcome = row.outcome
-    found = row.begin() | {"status": outcome.status, "message": outcome.message, "seconds": outcome.seconds}
-    values: dict[str, Entry] = dict(row.outputs.entries)
+    record = row.begin() | {"status": outcome.status, "message": outcome.message, "seconds": outcome.seconds}
+    values: dict[str, CellValue] = dict(row.outputs.entries)
     for name, table in row.outputs.tables.items():
         if name not in long:
             values |= {f"{name}.{c}": entries[0] for c, entries in table.items()}
     values |= {name: ";".join(paths) for name, paths in row.pictures().items()}
-    return found | {f"output.{name}" if name in found else name: value for name, value in values.items()}
+    return record | {f"output.{name}" if name in record else name: value for name, value in values.items()}
 
 
-def _long_records(rows: Sequence[Row], name: str) -> list[dict[str, Entry]]:
+def _long_records(rows: Sequence[Row], name: str) -> list[dict[str, CellValue]]:
     """The rows of an output's tables, those of each cell once."""
-    found = []
+    records = []
     for row in {row.cell.key: row for row in rows}.values():
-        before = row.begin()
+        first = row.begin()
         if (table := row.outputs.tables.get(name)) is not None:
-            named = {c: f"{name}.{c}" if c in before else c for c in table}
-            found += [before | {named[c]: value for c, value in record.items()} for record in table.records()]
-    return found
+            columns = {c: f"{name}.{c}" if c in first else c for c in table}
+            records += [first | {columns[c]: value for c, value in record.items()} for record in table.records()]
+    return records
 
 
-def _columns(records: Sequence[Mapping[str, Entry]]) -> list[str]:
+def _columns(records: Sequence[Mapping[str, CellValue]]) -> list[str]:
     """The columns of records, which need not all have the same ones."""
     return list(dict.fromkeys(name for record in records for name in record))
 
 
-def as_csv(records: Sequence[Mapping[str, Entry]], columns: Sequence[str]) -> str:
-    """Records as CSV, UTF-8 with a line of names first; where there is no value the field is empty."""
+def as_csv(records: Sequence[Mapping[str, CellValue]], columns: Sequence[str]) -> str:
+    """Records as CSV with a header line; a missing value is an empty field."""
     return "".join(map(_line, [columns, *([_field(record.get(name)) for name in columns] for record in records)]))
 
 
 def _line(fields: Sequence[Any]) -> str:
-    """A line that ends with a newline alone, and in which a field with a carriage return is quoted all the same."""
+    """A CSV line that ends in a newline only, but still quotes a field with a carriage return."""
     text = io.StringIO()
     csv.writer(text).writerow(fields)
     return text.getvalue().removesuffix("\r\n") + "\n"
 
 
-def _field(value: Entry) -> Any:
+def _field(value: CellValue) -> Any:
     return json.dumps(value) if isinstance(value, bool) else value
 
 
-def _write_parquet(path: Path, records: Sequence[Mapping[str, Entry]], columns: Sequence[str]) -> None:
+def _write_parquet(path: Path, records: Sequence[Mapping[str, CellValue]], columns: Sequence[str]) -> None:
     if importlib.util.find_spec("pyarrow") is None:
-        path.unlink(missing_ok=True)  # one of an earlier sweep would not be of these cells
+        path.unlink(missing_ok=True)  # an earlier file does not have these cells
         return
     import pyarrow
     import pyarrow.parquet
 
-    values = {name: pyarrow.array(_one_type([r.get(name) for r in records])) for name in columns}
+    values = {name: pyarrow.array(_unify_types([r.get(name) for r in records])) for name in columns}
     with atomic_path(path) as temporary:
         pyarrow.parquet.write_table(pyarrow.table(values), temporary)
 
 
-def _one_type(values: Sequence[Entry]) -> list[Entry]:
-    """A column for Parquet, where all values have one type: whole numbers beside floats are floats, else texts."""
+def _unify_types(values: Sequence[CellValue]) -> list[CellValue]:
+    """A column for Parquet, which needs one type: integers among floats become floats, other mixtures texts."""
     types = {type(value) for value in values if value is not None}
     if types == {int, float}:
         return [None if value is None else float(value) for value in values]

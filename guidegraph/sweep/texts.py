@@ -1,4 +1,4 @@
-"""What ``--grid``, ``--seeds`` and ``--from`` say, as texts that the parameters' types are still to read."""
+"""``--grid``, ``--seeds`` and ``--from`` as texts, not yet parsed by the parameters' types."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from guidegraph.graph.trust.limits import LimitExceeded
 SEED = "seed"
 MOST_CELLS = 1_000_000
 _CLOSING = {"[": "]", "{": "}"}
-_BEFORE = "[{,:"  # what stands before a quoted text in a list or a mapping; elsewhere a quote is an apostrophe
+_BEFORE = "[{,:"  # precedes a quoted text in a list or mapping; elsewhere a quote is an apostrophe
 
 
 @dataclass(frozen=True)
-class Texts:
-    """Parameters that are varied together: one text for each of them in a row, and where the row stands."""
+class AxisTexts:
+    """Parameters that vary together: in each row one text per parameter, and the row's position."""
 
     option: str
     names: tuple[str, ...]
@@ -29,40 +29,40 @@ class Texts:
     marks: tuple[Mark, ...]
 
 
-def grid_texts(given: str, problems: list[Problem]) -> Texts | None:
-    """``scale=1,2,4``. None, and a problem, for what is not of this form."""
-    name, equals, values = given.partition("=")
+def parse_grid(text: str, problems: list[Problem]) -> AxisTexts | None:
+    """Parse ``scale=1,2,4``. None, and a problem, for any other form."""
+    name, equals, values = text.partition("=")
     try:
-        parts = split(values)
+        parts = split_values(values)
     except ValueError as error:
-        problems.append(Problem(Mark("--grid", 1, 1), "bad-grid", f"'{given}': {error}"))
+        problems.append(Problem(Mark("--grid", 1, 1), "bad-grid", f"'{text}': {error}"))
         return None
     if not equals or not name.strip() or not all(parts):
-        message = f"'{given}' is not NAME=VALUE,VALUE,…; a value with a comma in it stands in quotes or brackets"
+        message = f"'{text}' is not NAME=VALUE,VALUE,…; a value with a comma in it stands in quotes or brackets"
         problems.append(Problem(Mark("--grid", 1, 1), "bad-grid", message))
         return None
-    return _alone("--grid", name.strip(), [_unquoted(part) for part in parts])
+    return _single_axis("--grid", name.strip(), [_unquote(part) for part in parts])
 
 
-def seed_texts(given: str, problems: list[Problem]) -> Texts | None:
-    """``0:64`` (64 is not among them), or a list such as ``1,5,10:20``. None, and a problem, for anything else."""
-    found: list[str] = []
-    for part in given.split(","):
+def parse_seeds(text: str, problems: list[Problem]) -> AxisTexts | None:
+    """Parse ``0:64`` (64 excluded), or a list such as ``1,5,10:20``. None, and a problem, for any other form."""
+    seeds: list[str] = []
+    for part in text.split(","):
         match = re.fullmatch(r"\s*(\d{1,18})(?:\s*:\s*(\d{1,18}))?\s*", part, re.ASCII)
         first, end = (int(match[1]), int(match[2] or int(match[1]) + 1)) if match else (0, 0)
         if end <= first or end - first > MOST_CELLS:
             message = (
-                f"'{given}' is no list of seeds: write FIRST:END, of which END is none, or seeds and ranges with "
+                f"'{text}' is no list of seeds: write FIRST:END, of which END is none, or seeds and ranges with "
                 f"commas between them; at most {MOST_CELLS:,}"
             )
             problems.append(Problem(Mark("--seeds", 1, 1), "bad-seeds", message))
             return None
-        found += map(str, range(first, end))
-    return _alone("--seeds", SEED, found)
+        seeds += map(str, range(first, end))
+    return _single_axis("--seeds", SEED, seeds)
 
 
-def table_texts(path: Path, problems: list[Problem]) -> Texts | None:
-    """The rows of a CSV file, whose first line names parameters. None, and problems, where it cannot be read so."""
+def parse_table(path: Path, problems: list[Problem]) -> AxisTexts | None:
+    """Read a CSV file whose first line names parameters. None, and problems, if it is not valid."""
 
     def wrong(message: str, line: int = 1) -> None:
         problems.append(Problem(Mark(str(path), line, 1), "bad-table", message))
@@ -90,13 +90,13 @@ def table_texts(path: Path, problems: list[Problem]) -> Texts | None:
     if len(problems) > before:
         return None
     marks = tuple(Mark(str(path), line, 1) for _, line in lines[1:])
-    return Texts("--from", tuple(names), tuple(tuple(row) for row, _ in lines[1:]), marks)
+    return AxisTexts("--from", tuple(names), tuple(tuple(row) for row, _ in lines[1:]), marks)
 
 
-def split(text: str) -> list[str]:
-    """The parts between commas that stand neither in brackets nor in a part that is quoted.
+def split_values(text: str) -> list[str]:
+    """Split at commas outside brackets and quotes.
 
-    Raises ``ValueError`` for a quote or a bracket that is not closed: the commas after it would be part of the value.
+    Raises ``ValueError`` for an unclosed quote or bracket, which would swallow the commas after it.
     """
     parts, depth, quote = [""], 0, ""
     closing: list[str] = []
@@ -120,10 +120,10 @@ def split(text: str) -> list[str]:
     return [part.strip() for part in parts]
 
 
-def _unquoted(text: str) -> str:
-    whole = len(text) > 1 and text[0] in "'\"" and text.find(text[0], 1) == len(text) - 1
-    return text[1:-1] if whole else text
+def _unquote(text: str) -> str:
+    quoted = len(text) > 1 and text[0] in "'\"" and text.find(text[0], 1) == len(text) - 1
+    return text[1:-1] if quoted else text
 
 
-def _alone(option: str, name: str, texts: Sequence[str]) -> Texts:
-    return Texts(option, (name,), tuple((text,) for text in texts), (Mark(option, 1, 1),) * len(texts))
+def _single_axis(option: str, name: str, texts: Sequence[str]) -> AxisTexts:
+    return AxisTexts(option, (name,), tuple((text,) for text in texts), (Mark(option, 1, 1),) * len(texts))

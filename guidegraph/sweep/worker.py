@@ -1,4 +1,4 @@
-"""One worker: runs cells one after the other, and keeps its models from one to the next."""
+"""A worker, which runs cells one after the other and keeps its models between them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from guidegraph.graph.errors import Cancelled, OutOfTime, describe_failure
 from guidegraph.graph.events import CancelToken
 from guidegraph.plugins.hookspecs import RunInfo
 from guidegraph.plugins.manager import PluginManager
-from guidegraph.recorded import Job, RecordedRun
+from guidegraph.runs.run import Job, RecordedRun
 from guidegraph.sweep.cells import Cell
 from guidegraph.sweep.memory import SharedValues, memory_limit
 
@@ -29,15 +29,14 @@ class Outcome:
 
 
 class Worker:
-    """``job`` is what all cells have in common; its values are replaced by each cell's. ``workers``: how many share
-    the machine."""
+    """Runs cells. job: common to all cells, which replace its values. workers: the number on this machine."""
 
     def __init__(self, job: Job, manager: PluginManager, warn: Callable[[str], object], workers: int = 1):
         self._job, self._manager, self._warn = job, manager, warn
         self._memory = SharedValues(memory_limit(job.device, workers))
 
     def run(self, cell: Cell, folder: Path, cancel: CancelToken) -> Outcome:
-        """Run one cell into a folder that is there. Raises ``Cancelled``; whatever else goes wrong is the outcome."""
+        """Run one cell into an existing folder. Raises ``Cancelled``; any other error becomes the outcome."""
         started = time.perf_counter()
         try:
             recorded = RecordedRun(replace(self._job, values=cell.values), folder)

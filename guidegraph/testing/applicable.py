@@ -1,4 +1,4 @@
-"""Which checks say something of a node, told by its declaration alone: no value is made, and torch is not imported."""
+"""Which checks apply to a node, decided by its declaration alone: no value is made, and torch is not imported."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ import typing
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Literal, TypeAlias
 
-from guidegraph.graph.hosted import kinds
+from guidegraph.graph.memory.cpu_loading import port_kinds
 from guidegraph.graph.node import NodeSpec, Port
-from guidegraph.graph.types import PortType, SequenceOf, Tensor, port_type, structured_types
+from guidegraph.graph.types import PortType, SequenceOf, Tensor, structured_types, to_port_type
 from guidegraph.nodes.types import Levels, Schedule, Scheduler, Timesteps
 from guidegraph.testing.case import NodeCase
 from guidegraph.testing.catalogue import CHECKS
 
 Content: TypeAlias = Literal["tensor", "float", "batch", "model", "list", "text"]
-"""What a value may hold: a tensor, one of floats, one with a batch axis, a model, a list or dictionary, texts."""
+"""The contents of a value: tensor, float tensor, tensor with a batch axis, model, list or dictionary, texts."""
 
 ANYTHING: frozenset[Content] = frozenset(("tensor", "float", "batch", "model", "list", "text"))
 
 
 def applicable_checks(case: NodeCase, names: Collection[str] = tuple(CHECKS)) -> list[str]:
-    """The checks among `names` that may say something of a node, in the order of `names`."""
+    """The checks among `names` that may apply to a node, in the order of `names`."""
     return [name for name in names if why_inapplicable(case, name) is None]
 
 
 def why_inapplicable(case: NodeCase, name: str) -> str | None:
-    """Why a check says nothing of a node; None where it applies, or where only running it tells.
+    """Why a check does not apply to a node; None if it applies, or if only a run can tell.
 
     name: one of `CHECKS`.
     """
@@ -37,7 +37,7 @@ def why_inapplicable(case: NodeCase, name: str) -> str | None:
 
 
 def why_untraceable(spec: NodeSpec) -> str | None:
-    """Why a node does not compute with tensors whatever they hold; None where it does, or where only a call tells."""
+    """Why a node cannot be traced with tensors; None if it can, or if only a call can tell."""
     if spec.host:
         return "it runs on the host (host=True)"
     if spec.io:
@@ -46,7 +46,7 @@ def why_untraceable(spec: NodeSpec) -> str | None:
         return reason
     if not spec.outputs:
         return "it gives nothing"
-    if any("model" in kinds(port) for port in spec.outputs.values()):
+    if any("model" in port_kinds(port) for port in spec.outputs.values()):
         return "it gives a model"
     return None
 
@@ -60,26 +60,26 @@ def _types(case: NodeCase) -> str | None:
 
 
 def _shapes(case: NodeCase) -> str | None:
-    if "tensor" not in _held_by_inputs(case):
+    if "tensor" not in _input_contents(case):
         return "no input is a tensor"
-    return None if "tensor" in _held_by_outputs(case.spec) else "no output is a tensor"
+    return None if "tensor" in _output_contents(case.spec) else "no output is a tensor"
 
 
 def _dtypes(case: NodeCase) -> str | None:
     own_dtype = (Levels, Schedule, Scheduler, Timesteps)
     outputs = [port for port in case.spec.outputs.values() if not set(own_dtype) & set(port.alternatives)]
-    held = any("float" in held_by(port) for port in outputs)
+    held = any("float" in possible_contents(port) for port in outputs)
     return None if held else "no output is a tensor of floats in the dtype of a run"
 
 
 def _batch_invariance(case: NodeCase) -> str | None:
-    if not _held_by_inputs(case) & {"batch", "text"}:
+    if not _input_contents(case) & {"batch", "text"}:
         return "no input has a batch axis"
-    return None if "batch" in _held_by_outputs(case.spec) else "no output has a batch axis"
+    return None if "batch" in _output_contents(case.spec) else "no output has a batch axis"
 
 
 def _inputs_unchanged(case: NodeCase) -> str | None:
-    held = _held_by_inputs(case) & {"tensor", "model", "list", "text"}
+    held = _input_contents(case) & {"tensor", "model", "list", "text"}
     return None if held else "it is given nothing that could be changed in place"
 
 
@@ -88,22 +88,22 @@ def _gradients(case: NodeCase) -> str | None:
         return reason
     no_gradient = {Levels, Schedule, Timesteps}
     inputs = [port for port in _ports_with_values(case) if not port.setting]
-    ports = [p for p in inputs if not no_gradient & set(p.type.alternatives) and "float" in held_by(p.type)]
+    ports = [p for p in inputs if not no_gradient & set(p.type.alternatives) and "float" in possible_contents(p.type)]
     if not ports:
         return "no input is a tensor of floats"
     if all(port.name in case.detached for port in ports):
         return "; ".join(f"'{name}' is detached by design: {reason}" for name, reason in case.detached.items())
-    return None if "float" in _held_by_outputs(case.spec) else "no output is a tensor of floats"
+    return None if "float" in _output_contents(case.spec) else "no output is a tensor of floats"
 
 
 def _onnx_export(case: NodeCase) -> str | None:
     if reason := why_untraceable(case.spec):
         return reason
-    if "tensor" not in _held_by_inputs(case):
+    if "tensor" not in _input_contents(case):
         return "no input is a tensor: what it gives is the same in every run"
     if case.spec.runtime:
         return "the runtime has an operation that does the same (runtime=True)"
-    if any("tensor" not in held_by(port) for port in case.spec.outputs.values()):
+    if any("tensor" not in possible_contents(port) for port in case.spec.outputs.values()):
         return "an output may be no tensor: inside of a step alone the node is in a graph"
     return None
 
@@ -121,31 +121,33 @@ _RULES: Mapping[str, Callable[[NodeCase], str | None]] = {
     "needs": lambda case: None if case.spec.needs is not None else "it declares no needs",
     "ONNX export": _onnx_export,
 }
-"""The reason of each check; documentation can always be checked."""
+"""The rule of each check; a check without one, such as that of docs, always applies."""
 
 
-def held_by(kind: PortType) -> frozenset[Content]:
-    """What values of a port type may hold."""
-    return frozenset[Content]().union(*(_held_by(one) for one in kind.alternatives))
+def possible_contents(kind: PortType) -> frozenset[Content]:
+    """The possible contents of values of a port type."""
+    return frozenset[Content]().union(*(_alternative_contents(alternative) for alternative in kind.alternatives))
 
 
-def _held_by(kind: type | SequenceOf) -> frozenset[Content]:
+def _alternative_contents(kind: type | SequenceOf) -> frozenset[Content]:
     if isinstance(kind, SequenceOf):
-        held = held_by(kind.element)
+        held = possible_contents(kind.element)
         return held | {"list"} if str not in kind.element.alternatives else held | {"list", "text"}
     if kind in (object, list, dict, tuple):
         return ANYTHING
     if Tensor in kind.__mro__:
-        return _held_by_tensor(kind)
+        return _tensor_contents(kind)
     if kind in structured_types().values():
-        return _held_by_structured(kind)
+        return _structured_contents(kind)
     if issubclass(kind, tuple) and hasattr(kind, "_fields"):
         hints = typing.get_type_hints(kind, include_extras=True)
-        return frozenset[Content]().union(*(held_by(port_type(hints.get(name, Any))) for name in kind._fields))
-    return frozenset(("model",)) if kinds(PortType((kind,))) & {"model", "unknown"} else frozenset()
+        return frozenset[Content]().union(
+            *(possible_contents(to_port_type(hints.get(name, Any))) for name in kind._fields)
+        )
+    return frozenset(("model",)) if port_kinds(PortType((kind,))) & {"model", "unknown"} else frozenset()
 
 
-def _held_by_tensor(kind: Any) -> frozenset[Content]:
+def _tensor_contents(kind: Any) -> frozenset[Content]:
     held: set[Content] = {"tensor"}
     if not kind.integer:
         held.add("float")
@@ -154,8 +156,8 @@ def _held_by_tensor(kind: Any) -> frozenset[Content]:
     return frozenset(held)
 
 
-def _held_by_structured(kind: Any) -> frozenset[Content]:
-    """Fields with declared axes are tensors; other fields hold what their annotations say."""
+def _structured_contents(kind: Any) -> frozenset[Content]:
+    """Contents of a structured type: fields with declared axes are tensors; others go by their annotations."""
     axes: Mapping[str, Any] = getattr(kind, "leaf_axes", {})
     hints = typing.get_type_hints(kind, include_extras=True)
     held: set[Content] = set()
@@ -165,27 +167,27 @@ def _held_by_structured(kind: Any) -> frozenset[Content]:
             if "B" in axes[field.name]:
                 held.add("batch")
         else:
-            held |= held_by(port_type(hints[field.name]))
+            held |= possible_contents(to_port_type(hints[field.name]))
     return frozenset(held)
 
 
 def _ports_with_values(case: NodeCase) -> Iterator[Port]:
-    """Ports that get a value, an example or the case's own, and settings that the case gives."""
+    """The ports and settings that get a value: required ones (an example), and those that the case gives."""
     yield from (port for name, port in case.spec.inputs.items() if port.required or name in case.inputs)
     yield from (port for name, port in case.spec.settings.items() if port.required or name in case.settings)
 
 
-def _held_by_inputs(case: NodeCase) -> frozenset[Content]:
-    return frozenset[Content]().union(*(_held_by_port(case, port) for port in _ports_with_values(case)))
+def _input_contents(case: NodeCase) -> frozenset[Content]:
+    return frozenset[Content]().union(*(_port_contents(case, port) for port in _ports_with_values(case)))
 
 
-def _held_by_port(case: NodeCase, port: Port) -> frozenset[Content]:
-    """A number, a text or a path that the case gives tells more than the type."""
+def _port_contents(case: NodeCase, port: Port) -> frozenset[Content]:
+    """Contents of a port's values. A number or text that the case gives says more than the type."""
     value = case.settings.get(port.name, case.inputs.get(port.name))
     if isinstance(value, (bool, int, float, str)):
         return frozenset()
-    return held_by(port.type)
+    return possible_contents(port.type)
 
 
-def _held_by_outputs(spec: NodeSpec) -> frozenset[Content]:
-    return frozenset[Content]().union(*(held_by(port) for port in spec.outputs.values()))
+def _output_contents(spec: NodeSpec) -> frozenset[Content]:
+    return frozenset[Content]().union(*(possible_contents(port) for port in spec.outputs.values()))

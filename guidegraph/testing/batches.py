@@ -1,4 +1,4 @@
-"""Which axes are the batch, how many samples there are, and one of them alone."""
+"""Batch axes of a node's arguments: find them, count the samples, take one sample."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from guidegraph.graph.export.leaves import Leaf
+from guidegraph.graph.export.partition.leaves import Leaf
 from guidegraph.graph.node import Port
 from guidegraph.graph.types import PortType, SequenceOf
 from guidegraph.graph.types import Tensor as AnyTensor
@@ -15,61 +15,63 @@ from guidegraph.testing.case import NodeCase
 from guidegraph.testing.values import Arguments
 
 WIDER = 4
-"""By how much the width grows: also where it is that of a latent, and halved twice."""
+"""The increase in width: divisible by 4, so that a latent may be halved twice."""
 
 
 def declares_axes(kind: PortType, value: Any, leaf: Leaf) -> bool:
-    """Whether a type says what a tensor's axes are; where it does not, the first is taken for the batch."""
+    """Whether a type declares a tensor's axes. If it does not, the first axis is taken as the batch."""
     if leaf.path and leaf.path in getattr(type(value), "leaf_axes", {}):
         return True
     return any(
-        not isinstance(one, SequenceOf) and AnyTensor in one.__mro__ and getattr(one, "axes", None) is not None
-        for one in kind.alternatives
+        not isinstance(alternative, SequenceOf)
+        and AnyTensor in alternative.__mro__
+        and getattr(alternative, "axes", None) is not None
+        for alternative in kind.alternatives
     )
 
 
-def batch_of(case: NodeCase, given: Arguments) -> int | None:
-    """How many samples the inputs have; None where no input has a batch axis.
+def batch_size(case: NodeCase, arguments: Arguments) -> int | None:
+    """The number of samples of the inputs; None if no input has a batch axis.
 
-    The types that say what their axes are decide, before tensors whose first axis is taken for the batch.
+    Types that declare their axes decide before tensors whose first axis is taken as the batch.
     """
     declared: list[int] = []
     guessed: list[int] = []
-    for port, leaf in given.leaves(case):
+    for port, leaf in arguments.leaves(case):
         if "B" in leaf.axes:
-            value = given.ports.get(port.name, given.settings.get(port.name))
+            value = arguments.ports.get(port.name, arguments.settings.get(port.name))
             sizes = declared if declares_axes(port.type, value, leaf) or leaf.tensor.ndim == 4 else guessed
             sizes.append(int(leaf.tensor.shape[leaf.axes.index("B")]))
-    texts = [len(value) for value in given.ports.values() if is_texts(value)]
+    texts = [len(value) for value in arguments.ports.values() if is_texts(value)]
     return max(declared or guessed or texts, default=None)
 
 
 def is_texts(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and len(value) > 1 and all(isinstance(one, str) for one in value)
+    return isinstance(value, (list, tuple)) and len(value) > 1 and all(isinstance(text, str) for text in value)
 
 
-def sample_of(case: NodeCase, given: Arguments, batch: int, index: int) -> Arguments:
-    """The arguments of one sample, with a batch axis of 1; what serves all samples stays."""
+def take_sample(case: NodeCase, arguments: Arguments, batch: int, index: int) -> Arguments:
+    """The arguments of one sample, with a batch axis of 1. Values shared by all samples stay."""
 
     def cut(port: Port, leaf: Leaf) -> Tensor:
         tensor: Tensor = leaf.tensor
-        return narrowed(tensor, leaf, batch, index)
+        return narrow_to_sample(tensor, leaf, batch, index)
 
-    one = given.mapped(case, cut)
-    texts = {n: [v[index]] for n, v in given.ports.items() if is_texts(v) and len(v) == batch}
-    return Arguments({**one.ports, **texts}, one.settings)
+    sample = arguments.map_tensors(case, cut)
+    texts = {n: [v[index]] for n, v in arguments.ports.items() if is_texts(v) and len(v) == batch}
+    return Arguments({**sample.ports, **texts}, sample.settings)
 
 
-def narrowed(tensor: Tensor, leaf: Leaf, batch: int, index: int) -> Tensor:
-    """A leaf's tensor, or that of its place in another value, cut to one sample."""
+def narrow_to_sample(tensor: Tensor, leaf: Leaf, batch: int, index: int) -> Tensor:
+    """A tensor with the axes of a leaf, cut to one sample."""
     for axis, letter in enumerate(leaf.axes):
         if letter == "B" and tensor.shape[axis] == batch:
             tensor = tensor.narrow(axis, index, 1)
     return tensor
 
 
-def wider(port: Port, leaf: Leaf) -> Tensor:
-    """A leaf's tensor, wider by its own first columns again."""
+def widen(port: Port, leaf: Leaf) -> Tensor:
+    """A leaf's tensor, widened by repeating its first columns."""
     tensor: Tensor = leaf.tensor
     for axis, letter in enumerate(leaf.axes):
         if letter == "W":

@@ -1,4 +1,4 @@
-"""A node with all that is needed to call it: what a check is run on."""
+"""A node with the values to call it: the subject of a check."""
 
 from __future__ import annotations
 
@@ -6,24 +6,23 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from guidegraph.graph.errors import choices
-from guidegraph.graph.node import NodeSpec, spec_of
+from guidegraph.graph.errors import suggest
+from guidegraph.graph.node import NodeSpec, get_spec
 from guidegraph.testing.catalogue import CHECKS
 from guidegraph.testing.outcome import Nonconforming
 
 
 @dataclass(frozen=True)
 class NodeCase:
-    """A node and the values that it is checked with.
+    """A node and the values to check it with.
 
     node: a function made by ``@node``. inputs, settings: values in place of the examples, by name; other required ports
-    and settings get one by their type, and what has a default keeps it. name: tells several cases of one node apart.
-    skip: why checks do not hold by design, by the check's name. detached: why no gradient goes through a port by
-    design. tries: values of settings and ports to try, to find those under which ``needs=`` and ``identity=`` say
-    something.
-    constant: settings that are numbers and stay fixed in an exported graph.
+    and settings get an example of their type, and the rest their defaults. name: distinguishes several cases of a node.
+    skip: for each check that does not hold by design, the reason. detached: for each port without a gradient by design,
+    the reason. tries: values of settings and ports to try in the checks of ``needs=`` and ``identity=``.
+    constant: numeric settings that stay fixed in an exported graph.
 
-    Raises ``ValueError`` for a name that the node, or the kit, does not have.
+    Raises ``ValueError`` for a name that neither the node nor the kit has.
     """
 
     node: Callable[..., Any]
@@ -37,7 +36,7 @@ class NodeCase:
 
     def __post_init__(self) -> None:
         spec = self.spec
-        known = {
+        fields = {
             "inputs": (self.inputs, spec.inputs, "ports"),
             "settings": (self.settings, spec.settings, "settings"),
             "skip": (self.skip, CHECKS, "checks"),
@@ -45,19 +44,19 @@ class NodeCase:
             "tries": (self.tries, {**spec.settings, **spec.inputs}, "settings and ports"),
             "constant": (self.constant, spec.settings, "settings"),
         }
-        for argument, (given, names, what) in known.items():
-            if unknown := [name for name in given if name not in names]:
-                raise ValueError(f"{spec.id}: {argument} names '{unknown[0]}'; {choices(unknown[0], names, what)}")
+        for argument, (values, names, noun) in fields.items():
+            if unknown := [name for name in values if name not in names]:
+                raise ValueError(f"{spec.id}: {argument} names '{unknown[0]}'; {suggest(unknown[0], names, noun)}")
         if empty := [name for name, reason in {**self.skip, **self.detached}.items() if not reason.strip()]:
             raise ValueError(f"{spec.id}: '{empty[0]}' is left out without a reason: say why")
 
     @property
     def spec(self) -> NodeSpec:
-        return spec_of(self.node)
+        return get_spec(self.node)
 
     @property
     def id(self) -> str:
-        """What the case is called in a report."""
+        """The name of the case in reports."""
         return f"{self.spec.id}-{self.name}" if self.name else self.spec.id
 
     def having(self, **values: Any) -> NodeCase:

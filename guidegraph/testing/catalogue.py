@@ -19,4 +19,4 @@ CHECKS: Mapping[str, tuple[str, str]] = {
     "needs": ("traits", "check_needs"),
     "ONNX export": ("onnx", "check_onnx_export"),
 }
-"""Module and function of each check, in the order in which they are run."""
+"""Module and function of each check, in the order in which they run."""

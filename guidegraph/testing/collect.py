@@ -1,4 +1,4 @@
-"""Nodes of a plugin × checks, each with a name of its own."""
+"""Collect checks: the nodes of a plugin × the checks that apply, each with an id."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from guidegraph.graph.node import spec_of
+from guidegraph.graph.node import get_spec
 from guidegraph.testing.applicable import applicable_checks
 from guidegraph.testing.case import NodeCase
 from guidegraph.testing.catalogue import CHECKS
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Check:
-    """One check of one node, to call in a test; one that turns out to say nothing of the node skips the test.
+    """One check of one node, to call in a test. If it turns out not to apply, it skips the test with the reason.
 
-    The reason is in the skip. `applicable_checks` leaves out what a declaration already tells.
+    `applicable_checks` excludes those that the declaration already rules out.
     """
 
     case: NodeCase
@@ -43,30 +43,30 @@ class Check:
 
 
 def cases_of(plugin: object, cases: Iterable[NodeCase] = ()) -> list[NodeCase]:
-    """A case of each node that a plugin gives, in its order; `cases` take the place of those that need no help.
+    """A case for each node of a plugin, in its order; `cases` replace the default ones.
 
-    plugin: a module with the hook ``guidegraph_nodes``, its name, or node functions. Raises ``PluginError`` for a
-    plugin that cannot be used, ``ValueError`` for a case of another plugin's node.
+    plugin: a module with the hook ``guidegraph_nodes``, its name, or node functions. Raises ``PluginError`` for an
+    unusable plugin, ``ValueError`` for a case of another plugin's node.
     """
     by_node: dict[str, list[NodeCase]] = {}
     for case in cases:
         by_node.setdefault(case.spec.id, []).append(case)
     nodes = list(_nodes_of(plugin))
-    known = {spec_of(function).id for function in nodes}
-    if foreign := sorted(by_node.keys() - known):
+    ids = {get_spec(function).id for function in nodes}
+    if foreign := sorted(by_node.keys() - ids):
         raise ValueError(f"there is a case for {', '.join(foreign)}, which the plugin does not give")
-    return [case for function in nodes for case in by_node.get(spec_of(function).id) or [NodeCase(function)]]
+    return [case for function in nodes for case in by_node.get(get_spec(function).id) or [NodeCase(function)]]
 
 
 def _nodes_of(plugin: object) -> Iterator[Callable[..., Any]]:
-    from guidegraph.plugins.contribution import contribution_of
+    from guidegraph.plugins.contribution import read_contribution
     from guidegraph.plugins.modules import import_plugin_module
 
     if isinstance(plugin, (list, tuple)):
         yield from plugin
         return
-    found = import_plugin_module(plugin) if isinstance(plugin, str) else plugin
-    yield from (spec.function for spec in contribution_of(found, None).nodes.values())
+    module = import_plugin_module(plugin) if isinstance(plugin, str) else plugin
+    yield from (spec.function for spec in read_contribution(module, None).nodes.values())
 
 
 def conformance_cases(
@@ -74,21 +74,21 @@ def conformance_cases(
 ) -> list[ParameterSet]:
     """Parameters for ``pytest.mark.parametrize("check", …)``: each node of a plugin × each check that applies.
 
-    plugin and cases: see `cases_of`. checks: those to run, where they apply. slow: those that get the mark ``slow``.
+    plugin, cases: see `cases_of`. checks: those to run, if they apply. slow: those to mark ``slow``.
     """
     pytest = import_module("pytest")
-    found = []
+    parameters = []
     for case in cases_of(plugin, cases):
         for name in applicable_checks(case, checks):
             check = Check(case, name)
-            found.append(pytest.param(check, id=check.id, marks=[pytest.mark.slow] if name in slow else []))
-    return found
+            parameters.append(pytest.param(check, id=check.id, marks=[pytest.mark.slow] if name in slow else []))
+    return parameters
 
 
 def conforms(node: Callable[..., Any] | NodeCase, /, **options: Any) -> dict[str, str]:
-    """Run all checks of one node, and give the reasons of those that say nothing of it, by name.
+    """Run all checks of one node. Returns the reasons of those that do not apply, by name.
 
-    options: as for `NodeCase`. Raises ``AssertionError`` that lists every check that does not hold.
+    options: as for `NodeCase`. Raises ``AssertionError`` that lists every failed check.
     """
     case = node if isinstance(node, NodeCase) else NodeCase(node, **options)
     skipped: dict[str, str] = {}

@@ -1,10 +1,10 @@
-"""What a check can say beside "it holds"."""
+"""The outcomes of a check other than success."""
 
 from __future__ import annotations
 
 
 class Nonconforming(AssertionError):
-    """A node does not do what its contract says. The message tells what was expected, what was found and what to do."""
+    """A node violates its contract. The message says what was expected, what was found and what to do."""
 
     def __init__(self, node: str, expected: str, found: str, remedy: str):
         super().__init__(f"{node}: expected {expected}\n  found: {found}\n  to do: {remedy}")
@@ -12,8 +12,8 @@ class Nonconforming(AssertionError):
 
 
 class NoExample(Nonconforming):
-    """There is no example value for a port or a setting of the node."""
+    """No example value exists for a port or a setting of the node."""
 
 
 class Inapplicable(Exception):
-    """A check says nothing of this node; the message is the reason."""
+    """A check does not apply to this node; the message is the reason."""

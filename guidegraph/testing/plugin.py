@@ -58,17 +58,17 @@ class ConformanceItem(pytest.Item):
 
 
 def pytest_ignore_collect(config: pytest.Config) -> bool | None:
-    """With the option and without a path, the plugin's nodes are all that is tested."""
-    named = config.args_source is pytest.Config.ArgsSource.ARGS
-    return True if config.getoption("--guidegraph-plugin") and not named else None
+    """With the option and without paths, only the plugin's nodes are tested."""
+    has_paths = config.args_source is pytest.Config.ArgsSource.ARGS
+    return True if config.getoption("--guidegraph-plugin") and not has_paths else None
 
 
 _LEFT_OUT = pytest.StashKey[dict[str, list[str]]]()
-"""By node, the checks that say nothing of it and are no items, each with its reason."""
+"""For each node, the checks that do not apply and are not collected, with the reasons."""
 
 
 def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
-    """How many checks are no items, as they say nothing of their node; with -v, which and why."""
+    """Report the number of checks that do not apply; with -v, which ones and why."""
     left_out = config.stash.get(_LEFT_OUT, {})
     count = sum(map(len, left_out.values()))
     if not count:

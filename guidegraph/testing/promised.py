@@ -1,4 +1,4 @@
-"""Whether a value is of a type all through: fields of structures and NamedTuples, and entries of sequences too."""
+"""Whether a value matches a type in depth: fields of structured values and NamedTuples, and elements of sequences."""
 
 from __future__ import annotations
 
@@ -7,34 +7,42 @@ import typing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from guidegraph.graph.types import PortType, SequenceOf, describe, is_tensor, mismatch, port_type, structured_types
+from guidegraph.graph.types import (
+    PortType,
+    SequenceOf,
+    describe_value,
+    explain_mismatch,
+    is_tensor,
+    structured_types,
+    to_port_type,
+)
 
 
-def wrong_inside(value: Any, kind: PortType) -> str | None:
-    """Why a value is not of a type, told of the part that is wrong; None where it is.
+def why_mismatched(value: Any, kind: PortType) -> str | None:
+    """Why a value does not match a type, naming the wrong element; None if it matches.
 
-    Of a sequence that is made on demand, the first and the last entry are looked at.
+    Of a lazy sequence only the first and the last element are examined.
     """
-    if reason := mismatch(value, kind):
+    if reason := explain_mismatch(value, kind):
         return reason
-    for where, part, inner in _parts(value, kind):
-        if reason := wrong_inside(part, inner):
-            return f"{where}: {reason}"
+    for location, element, inner in _elements(value, kind):
+        if reason := why_mismatched(element, inner):
+            return f"{location}: {reason}"
     return _wrong_axes(value) or _wrong_choice(value)
 
 
-def _parts(value: Any, kind: PortType) -> Iterator[tuple[str, Any, PortType]]:
-    """The parts of a value, each with its name and its type."""
+def _elements(value: Any, kind: PortType) -> Iterator[tuple[str, Any, PortType]]:
+    """The elements of a value, each with its name and its type."""
     fields = _fields(value)
     if fields:
         hints = typing.get_type_hints(type(value), include_extras=True)
-        yield from ((f"field '{name}'", getattr(value, name), port_type(hints.get(name, Any))) for name in fields)
+        yield from ((f"field '{name}'", getattr(value, name), to_port_type(hints.get(name, Any))) for name in fields)
         return
     element = kind.sequence.element if kind.sequence is not None else None
     if element is None or isinstance(value, str) or not isinstance(value, Sequence) or not len(value):
         return
-    whole = isinstance(value, (list, tuple))
-    indices = range(len(value)) if whole else sorted({0, len(value) - 1})
+    concrete = isinstance(value, (list, tuple))
+    indices = range(len(value)) if concrete else sorted({0, len(value) - 1})
     yield from ((f"entry {i}", value[i], element) for i in indices)
 
 
@@ -48,20 +56,20 @@ def _fields(value: Any) -> list[str]:
 
 
 def _wrong_axes(value: Any) -> str | None:
-    """Tensors of a structured value that have not the axes that its type declares; a vector or a number may stand in.
+    """Why a tensor of a structured value lacks its declared axes; a vector or a number is accepted too.
 
-    So a sampler's state begins with as many zeros as it has slots, and gets the axes of a sample with the first step.
+    A sampler's state, for instance, starts as one zero per slot, and gets the axes of a sample with the first step.
     """
     declared: Mapping[str, Sequence[str | int]] = getattr(type(value), "leaf_axes", {})
     for name in _fields(value):
-        part = getattr(value, name)
-        if is_tensor(part) and name in declared and part.ndim not in (0, 1, len(declared[name])):
-            return f"field '{name}': expected axes ({', '.join(map(str, declared[name]))}), found {describe(part)}"
+        field_value = getattr(value, name)
+        if is_tensor(field_value) and name in declared and field_value.ndim not in (0, 1, len(declared[name])):
+            return f"field '{name}': expected axes ({', '.join(map(str, declared[name]))}), found {describe_value(field_value)}"
     return None
 
 
 def _wrong_choice(value: Any) -> str | None:
-    """Fields of a structured value that are none of the choices of their ``Literal``."""
+    """Why a field of a structured value is not among the choices of its ``Literal``; None if all are."""
     names = _fields(value)
     hints = typing.get_type_hints(type(value), include_extras=True) if names else {}
     for name in names:
@@ -73,12 +81,12 @@ def _wrong_choice(value: Any) -> str | None:
     return None
 
 
-def lacks(value: Any, kind: PortType) -> str | None:
-    """What of a protocol a model lacks; a function where the protocol is a call is one."""
+def why_lacking(value: Any, kind: PortType) -> str | None:
+    """Why a model does not satisfy a protocol; None if it does. A function satisfies a callable protocol."""
     if value is None or not kind.alternatives:
         return None
     protocols = [a for a in kind.alternatives if not isinstance(a, SequenceOf) and getattr(a, "_is_protocol", False)]
     checked: list[Any] = [p for p in protocols if getattr(p, "_is_runtime_protocol", False)]
     if len(protocols) < len(kind.alternatives) or len(checked) < len(protocols):
         return None
-    return None if any(isinstance(value, p) for p in checked) else f"{describe(value)} lacks methods of {kind}"
+    return None if any(isinstance(value, p) for p in checked) else f"{describe_value(value)} lacks methods of {kind}"

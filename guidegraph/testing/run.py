@@ -1,4 +1,4 @@
-"""How one check is run. Nothing here imports torch before a check is run."""
+"""Run one check. torch is not imported before that."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _HOME = "guidegraph.testing.checks"
 
 
 def run_check(case: NodeCase, name: str) -> None:
-    """Run one check. Raises ``Nonconforming`` where it does not hold, ``Inapplicable`` where it says nothing."""
+    """Run one check. Raises ``Nonconforming`` if it fails, ``Inapplicable`` if it does not apply."""
     if reason := why_inapplicable(case, name):
         raise Inapplicable(reason)
     module, function = CHECKS[name]

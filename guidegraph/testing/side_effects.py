@@ -1,6 +1,6 @@
-"""What a call does outside of its arguments, as Python's audit events tell: files, processes and connections.
+"""The side effects of a call, from Python's audit events: files, processes and connections.
 
-Only what Python itself opens is seen. A library in another language, such as safetensors, opens files unseen.
+Only files that Python itself opens are seen. Libraries in other languages, such as safetensors, go unnoticed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ OTHERS = {
 
 @dataclass
 class SideEffects:
-    """What a call did. reads, writes: paths, in order. others: in words."""
+    """The side effects of a call. reads, writes: paths, in order. others: descriptions."""
 
     reads: list[Path] = field(default_factory=list)
     writes: list[Path] = field(default_factory=list)
@@ -41,9 +41,9 @@ _installed = False
 
 @contextmanager
 def side_effects() -> Iterator[SideEffects]:
-    """Record the side effects of this thread inside, without those that every import has."""
+    """Context manager: record the side effects of this thread, except those of imports."""
     global _installed
-    if not _installed:  # a hook stays for ever, and does nothing while nobody watches
+    if not _installed:  # a hook cannot be removed; it does nothing while not recording
         sys.addaudithook(_hook)
         _installed = True
     thread, done = threading.get_ident(), SideEffects()

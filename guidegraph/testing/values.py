@@ -1,4 +1,4 @@
-"""What checks do with a node's values: make its arguments, call it, change, cut and compare."""
+"""The arguments and results of a node in checks: make, move, change and compare them; call the node."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from guidegraph.graph.context import placement
-from guidegraph.graph.export.leaves import Leaf, leaves_of, rebuilt
-from guidegraph.graph.hosted import kinds
-from guidegraph.graph.models import freeze, is_module
+from guidegraph.graph.context import use_device
+from guidegraph.graph.export.partition.leaves import Leaf, rebuild, tensor_leaves
+from guidegraph.graph.frozen import freeze, is_module
+from guidegraph.graph.memory.cpu_loading import port_kinds
+from guidegraph.graph.memory.weights import find_models
 from guidegraph.graph.node import Port
 from guidegraph.graph.types import PortType, SequenceOf, is_tensor, register_structured
-from guidegraph.graph.weights import models_in
 from guidegraph.testing.case import NodeCase
-from guidegraph.testing.examples import example_for
+from guidegraph.testing.examples import make_example
 from guidegraph.testing.outcome import Inapplicable
 
 ROUNDING: Mapping[torch.dtype, float] = {
@@ -27,160 +27,160 @@ ROUNDING: Mapping[torch.dtype, float] = {
     torch.float16: 2e-2,
     torch.bfloat16: 1e-1,
 }
-"""The largest difference, of the largest value or of 1, that is rounding."""
+"""The tolerance for rounding, relative to the largest value or 1."""
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """What a node is called with: values of ports and settings by name."""
+    """The arguments of a node: values of ports and settings by name."""
 
     ports: Mapping[str, Any]
     settings: Mapping[str, Any]
 
-    def mapped(self, case: NodeCase, change: Callable[[Port, Leaf], Tensor]) -> Arguments:
-        """The same with other tensors; `change` sees each leaf and its port."""
+    def map_tensors(self, case: NodeCase, change: Callable[[Port, Leaf], Tensor]) -> Arguments:
+        """Map the tensors: `change` gets each leaf and its port."""
         spec = case.spec
 
-        def of(name: str, value: Any) -> Any:
+        def map_value(name: str, value: Any) -> Any:
             port = spec.inputs.get(name) or spec.settings[name]
-            leaves = leaves_of(value, port.type)
-            return rebuilt(value, [change(port, leaf) for leaf in leaves]) if leaves else value
+            leaves = tensor_leaves(value, port.type)
+            return rebuild(value, [change(port, leaf) for leaf in leaves]) if leaves else value
 
         return Arguments(
-            {name: of(name, value) for name, value in self.ports.items()},
-            {name: of(name, value) for name, value in self.settings.items()},
+            {name: map_value(name, value) for name, value in self.ports.items()},
+            {name: map_value(name, value) for name, value in self.settings.items()},
         )
 
     def with_port(self, name: str, value: Any) -> Arguments:
         return Arguments({**self.ports, name: value}, self.settings)
 
     def leaves(self, case: NodeCase) -> Iterator[tuple[Port, Leaf]]:
-        """Every tensor, with its port or setting; those of models are none of them."""
+        """Every tensor with its port or setting, except tensors of models."""
         spec = case.spec
         for name, value in (*self.ports.items(), *self.settings.items()):
             port = spec.inputs.get(name) or spec.settings[name]
-            yield from ((port, leaf) for leaf in leaves_of(value, port.type))
+            yield from ((port, leaf) for leaf in tensor_leaves(value, port.type))
 
 
-def arguments(case: NodeCase) -> Arguments:
-    """Given values, examples for what has no default, and defaults of settings. Raises ``NoExample``.
+def make_arguments(case: NodeCase) -> Arguments:
+    """Make the arguments of a case: its values, examples where there is no default, and defaults. Raises ``NoExample``.
 
-    Given tensors are copied, and given modules frozen, as a run does.
+    The case's tensors are copied, and its modules frozen, as in a run.
     """
     register_structured()
     spec = case.spec
-    ports = {name: _own(value) for name, value in case.inputs.items()}
-    settings = {name: _own(value) for name, value in case.settings.items()}
+    ports = {name: _copy_tensors(value) for name, value in case.inputs.items()}
+    settings = {name: _copy_tensors(value) for name, value in case.settings.items()}
     for i, (name, port) in enumerate(spec.inputs.items()):
         if name not in ports and port.required:
-            ports[name] = example_for(case.id, port, i)
+            ports[name] = make_example(case.id, port, i)
     for i, (name, port) in enumerate(spec.settings.items()):
         if name not in settings:
-            settings[name] = example_for(case.id, port, i) if port.required else port.default
+            settings[name] = make_example(case.id, port, i) if port.required else port.default
     ordered = {name: ports[name] for name in spec.inputs if name in ports}
     return Arguments(ordered, {name: settings[name] for name in spec.settings})
 
 
-def moved(case: NodeCase, given: Arguments, move: Callable[[Tensor], Tensor]) -> Arguments:
-    """The arguments with every tensor, and the weights of every model, elsewhere."""
-    there = given.mapped(case, lambda port, leaf: move(leaf.tensor))
-    return with_models(there, move)
+def move_tensors(case: NodeCase, args: Arguments, move: Callable[[Tensor], Tensor]) -> Arguments:
+    """The arguments with every tensor and all weights of models moved."""
+    on_device = args.map_tensors(case, lambda port, leaf: move(leaf.tensor))
+    return move_models(on_device, move)
 
 
-def with_models(given: Arguments, move: Callable[[Tensor], Tensor]) -> Arguments:
-    """The arguments with copies of their models, wherever these are in a value, that have moved weights."""
+def move_models(args: Arguments, move: Callable[[Tensor], Tensor]) -> Arguments:
+    """The arguments with copies of their models, at any depth, that have moved weights."""
 
-    def of(value: Any) -> Any:
+    def map_value(value: Any) -> Any:
         memo: dict[int, Any] = {}
-        for module in models_in(value):
-            memo |= {id(one): nn.Parameter(move(one), requires_grad=False) for one in module.parameters()}
-            memo |= {id(one): move(one) for one in module.buffers()}
+        for module in find_models(value):
+            memo |= {id(tensor): nn.Parameter(move(tensor), requires_grad=False) for tensor in module.parameters()}
+            memo |= {id(tensor): move(tensor) for tensor in module.buffers()}
         return copy.deepcopy(value, memo) if memo else value
 
-    ports = {name: of(value) for name, value in given.ports.items()}
-    return Arguments(ports, {name: of(value) for name, value in given.settings.items()})
+    ports = {name: map_value(value) for name, value in args.ports.items()}
+    return Arguments(ports, {name: map_value(value) for name, value in args.settings.items()})
 
 
-def _own(value: Any) -> Any:
-    for module in models_in(value):
+def _copy_tensors(value: Any) -> Any:
+    for module in find_models(value):
         freeze(module)
-    leaves = leaves_of(value)
-    return rebuilt(value, [leaf.tensor.clone() for leaf in leaves]) if leaves else value
+    leaves = tensor_leaves(value)
+    return rebuild(value, [leaf.tensor.clone() for leaf in leaves]) if leaves else value
 
 
-def call(case: NodeCase, given: Arguments, device: str = "cpu", grad: bool = False) -> dict[str, Any]:
-    """The outputs by name, computed as a run does. Raises ``Nonconforming`` where the node fails."""
+def call_node(case: NodeCase, args: Arguments, device: str = "cpu", grad: bool = False) -> dict[str, Any]:
+    """Call the node as a run does. Returns the outputs by name. Raises ``Nonconforming`` if it fails."""
     spec = case.spec
     try:
-        with placement(device, "float32"), torch.set_grad_enabled(grad):
-            found = spec.function(**given.ports, **given.settings)
+        with use_device(device, "float32"), torch.set_grad_enabled(grad):
+            result = spec.function(**args.ports, **args.settings)
     except Exception as error:
         raise case.error(
-            "a result for " + shown(case, given),
+            "a result for " + shown(case, args),
             f"{type(error).__name__}: {error}",
             "repair the node; or, where these values make no sense for it, give others: NodeCase(…, inputs={…})",
         ) from error
-    return outputs_of(case, found)
+    return name_outputs(case, result)
 
 
-def outputs_of(case: NodeCase, found: Any) -> dict[str, Any]:
+def name_outputs(case: NodeCase, result: Any) -> dict[str, Any]:
     spec = case.spec
     if not spec.named_outputs:
-        return dict.fromkeys(spec.outputs, found)
-    if not isinstance(found, tuple) or len(found) != len(spec.outputs):
+        return dict.fromkeys(spec.outputs, result)
+    if not isinstance(result, tuple) or len(result) != len(spec.outputs):
         names = ", ".join(spec.outputs)
-        raise case.error(f"a NamedTuple of {names}", type(found).__name__, "return what the annotation says")
-    return dict(zip(spec.outputs, found, strict=True))
+        raise case.error(f"a NamedTuple of {names}", type(result).__name__, "return what the annotation says")
+    return dict(zip(spec.outputs, result, strict=True))
 
 
-def shown(case: NodeCase, given: Arguments) -> str:
-    """The arguments in a few words."""
-    words = [f"{name} {_brief(value)}" for name, value in {**given.ports, **given.settings}.items()]
+def shown(case: NodeCase, args: Arguments) -> str:
+    """A short description of the arguments."""
+    words = [f"{name} {_brief(value)}" for name, value in {**args.ports, **args.settings}.items()]
     return ", ".join(words) or "no inputs"
 
 
 def _brief(value: Any) -> str:
-    leaves = leaves_of(value)
+    leaves = tensor_leaves(value)
     if leaves:
         shapes = ", ".join(f"{leaf.path} {tuple(leaf.tensor.shape)}".strip() for leaf in leaves[:3])
         return shapes if is_tensor(value) else f"{type(value).__name__}({shapes})"
     return f"{value!r:.30}" if isinstance(value, (str, int, float, bool, type(None))) else type(value).__name__
 
 
-def leaves_out(case: NodeCase, outputs: Mapping[str, Any]) -> Iterator[tuple[str, Leaf]]:
-    """Every tensor of the outputs, by the name of the output and its place in it."""
+def output_leaves(case: NodeCase, outputs: Mapping[str, Any]) -> Iterator[tuple[str, Leaf]]:
+    """Every tensor of the outputs, with its path (output name and position in it)."""
     for name, value in outputs.items():
-        for leaf in leaves_of(value, case.spec.outputs[name]):
-            yield leaf.named(name), leaf
+        for leaf in tensor_leaves(value, case.spec.outputs[name]):
+            yield leaf.full_name(name), leaf
 
 
-def difference(found: Any, expected: Any) -> float:
-    """The largest difference of two results, of the largest expected value or of 1; infinite where they do not compare.
+def difference(actual: Any, expected: Any) -> float:
+    """The largest difference of two results, relative to the largest expected value or 1; infinite if not comparable.
 
-    Looks at tensors in values, at the weights of models, and at numbers; NaN equals NaN.
+    Compares tensors in values, the weights of models, and numbers; NaN equals NaN.
     """
-    a, b = comparable(found), comparable(expected)
+    a, b = comparable(actual), comparable(expected)
     if len(a) != len(b):
         return float("inf")
-    return max((_apart(x, y) for x, y in zip(a, b, strict=True)), default=0.0)
+    return max((_relative_error(x, y) for x, y in zip(a, b, strict=True)), default=0.0)
 
 
 def comparable(value: Any) -> list[Any]:
-    """What can be compared of a value: tensors, weights of models, numbers and texts."""
+    """The comparable contents of a value: tensors, weights of models, numbers and texts."""
     from torch.utils._pytree import tree_flatten
 
-    found: list[Any] = []
-    for one in tree_flatten(value)[0]:
-        if is_tensor(one) or isinstance(one, (int, float, str)):
-            found.append(one)
-        elif hasattr(one, "records"):
-            found += [cell for row in one.records() for cell in row.values()]
+    values: list[Any] = []
+    for leaf in tree_flatten(value)[0]:
+        if is_tensor(leaf) or isinstance(leaf, (int, float, str)):
+            values.append(leaf)
+        elif hasattr(leaf, "records"):
+            values += [cell for row in leaf.records() for cell in row.values()]
         else:
-            found += [tensor for module in models_in(one) for tensor in module.state_dict().values()]
-    return found
+            values += [tensor for module in find_models(leaf) for tensor in module.state_dict().values()]
+    return values
 
 
-def _apart(x: Any, y: Any) -> float:
+def _relative_error(x: Any, y: Any) -> float:
     if isinstance(x, str) or isinstance(y, str) or x is None or y is None:
         return 0.0 if x == y else float("inf")
     first, second = torch.as_tensor(x), torch.as_tensor(y)
@@ -190,58 +190,58 @@ def _apart(x: Any, y: Any) -> float:
     same = (a == b) | (a.isnan() & b.isnan())
     if bool(same.all()):
         return 0.0
-    apart = torch.where(same, 0.0, (a - b).abs()).nan_to_num(nan=float("inf"))
+    errors = torch.where(same, 0.0, (a - b).abs()).nan_to_num(nan=float("inf"))
     scale = max(1.0, float(b[b.isfinite()].abs().max()) if bool(b.isfinite().any()) else 1.0)
-    return float(apart.max()) / scale
+    return float(errors.max()) / scale
 
 
-def identical(found: Any, expected: Any) -> bool:
-    """Whether two results agree bit for bit."""
-    return difference(found, expected) == 0.0
+def is_identical(actual: Any, expected: Any) -> bool:
+    """Whether two results are bit-identical."""
+    return difference(actual, expected) == 0.0
 
 
-def rounding(given: Mapping[str, Any] | Any) -> float:
-    """What counts as rounding for the least precise floating tensor of a value."""
-    found = [ROUNDING[one.dtype] for one in comparable(given) if is_tensor(one) and one.dtype in ROUNDING]
-    return max(found, default=ROUNDING[torch.float32])
+def rounding_tolerance(value: Mapping[str, Any] | Any) -> float:
+    """The tolerance for rounding of the least precise floating tensor of a value."""
+    bounds = [ROUNDING[tensor.dtype] for tensor in comparable(value) if is_tensor(tensor) and tensor.dtype in ROUNDING]
+    return max(bounds, default=ROUNDING[torch.float32])
 
 
-def changed(value: Any, seed: int = 1) -> Any:
-    """Another value of the same kind: floats a little off, whole numbers and truths in another order, other weights."""
+def perturb(value: Any, seed: int = 1) -> Any:
+    """A changed value of the same kind: floats perturbed, integers and booleans reordered, weights perturbed."""
     generator = torch.Generator().manual_seed(seed)
 
-    def other(tensor: Tensor) -> Tensor:
+    def perturb_tensor(tensor: Tensor) -> Tensor:
         if tensor.is_floating_point():
             noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
             return tensor + 0.1 * noise.to(tensor)
         return tensor.flip(0)
 
-    leaves = leaves_of(value)
+    leaves = tensor_leaves(value)
     if leaves:
-        return rebuilt(value, [other(leaf.tensor) for leaf in leaves])
+        return rebuild(value, [perturb_tensor(leaf.tensor) for leaf in leaves])
     if is_module(value):
-        moved = copy.deepcopy(value)
-        for parameter in moved.parameters():
-            parameter.data = other(parameter.data)
-        return moved
+        copied = copy.deepcopy(value)
+        for parameter in copied.parameters():
+            parameter.data = perturb_tensor(parameter.data)
+        return copied
     return value
 
 
 def gives_model(case: NodeCase) -> bool:
-    """Whether an output is a model; where the type does not tell, the node is asked."""
-    made = {kind for port in case.spec.outputs.values() for kind in kinds(port)}
-    if "model" in made:
+    """Whether an output is a model; if the types do not tell, the node is called."""
+    kinds_given = {kind for port in case.spec.outputs.values() for kind in port_kinds(port)}
+    if "model" in kinds_given:
         return True
-    return "unknown" in made and bool(models_in(list(call(case, arguments(case)).values())))
+    return "unknown" in kinds_given and bool(find_models(list(call_node(case, make_arguments(case)).values())))
 
 
-def only_traceable(case: NodeCase) -> None:
-    """Raises ``Inapplicable`` for a node whose call gives a model, where its types do not tell."""
+def require_traceable(case: NodeCase) -> None:
+    """Raise ``Inapplicable`` for a node that returns a model."""
     if gives_model(case):
         raise Inapplicable("it gives a model")
 
 
-def floating(kind: PortType) -> bool:
-    """Whether a setting takes one number for all samples, and also a tensor with one for each."""
+def takes_one_or_per_sample(kind: PortType) -> bool:
+    """Whether a setting takes either one number for all samples or a tensor with one per sample."""
     names = [a for a in kind.alternatives if not isinstance(a, SequenceOf)]
     return float in names and any(a.__name__ == "Tensor" for a in names)

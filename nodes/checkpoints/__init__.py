@@ -1,1 +1,1 @@
-"""Checkpoints that others released: reading their files, telling their architecture, filling our modules."""
+"""Released checkpoints: reads their files, infers their architecture, and fills our modules."""

@@ -1,4 +1,4 @@
-"""CLIP text models of transformers from the tensors of a file, under its own names or under OpenCLIP's."""
+"""Builds CLIP text models of transformers from the tensors of a file, under its own names or OpenCLIP's."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from guidegraph.graph.context import current_device, current_dtype
 from guidegraph.nodes.checkpoints.filling import check_fit, fill
-from guidegraph.nodes.pretrained import import_transformers
+from guidegraph.nodes.conditioning.pretrained import import_transformers
 
 HEAD = 64
 """The width of a head in every CLIP and OpenCLIP text model that was released."""
 
 NO_WEIGHTS = ("position_ids", "logit_scale", "attn_mask")
-"""What the files hold beside weights: positions, the temperature of the contrastive loss, and the causal mask."""
+"""Tensors that are not weights: positions, the temperature of the contrastive loss, and the causal mask."""
 
 OPENCLIP = {
     "token_embedding.weight": "embeddings.token_embedding.weight",
@@ -35,12 +35,12 @@ OPENCLIP_LAYER = {
 
 
 def build_clip(
-    tensors: Mapping[str, Tensor], settings: Mapping[str, Any], where: str, extra: str = "clip"
+    tensors: Mapping[str, Tensor], settings: Mapping[str, Any], source: str, extra: str = "clip"
 ) -> nn.Module:
-    """A frozen `CLIPTextModel`, with its projection where the tensors have one, on the run's device and in its dtype.
+    """Build a frozen `CLIPTextModel`, with a projection if the tensors have one, on the run's device and in its dtype.
 
-    settings: fields of transformers' CLIPTextConfig. Raises ``ValueError`` where transformers is missing, and where the
-    tensors are not those of the model that the settings describe.
+    settings: fields of transformers' CLIPTextConfig. Raises ``ValueError`` if transformers is missing, or the tensors
+    do not fit the model that the settings describe.
     """
     transformers = import_transformers(extra)
     held = _weights(tensors)
@@ -51,18 +51,18 @@ def build_clip(
         with torch.device("meta"):
             model: nn.Module = kind(config)
     except Exception as error:
-        raise ValueError(f"'{where}' describes no CLIP text model that transformers can build: {error}") from None
+        raise ValueError(f"'{source}' describes no CLIP text model that transformers can build: {error}") from None
     prefix = "text_model." if any(name.startswith("text_model.") for name in model.state_dict()) else ""
-    named = {name if name.startswith("text_projection.") else prefix + name: tensor for name, tensor in held.items()}
-    fill(model, named, where, current_dtype(), current_device())
+    weights = {name if name.startswith("text_projection.") else prefix + name: tensor for name, tensor in held.items()}
+    fill(model, weights, source, current_dtype(), current_device())
     build_positions(model)
     return model
 
 
-def check_clip(tensors: Mapping[str, Tensor], settings: Mapping[str, Any], where: str) -> None:
-    """Whether tensors under transformers' names are those of the text model that the settings describe, and no more.
+def check_clip(tensors: Mapping[str, Tensor], settings: Mapping[str, Any], source: str) -> None:
+    """Check that tensors under transformers' names are exactly those of the text model that the settings describe.
 
-    Needs no transformers and looks at no value. Raises one ``ValueError`` that names what does not fit.
+    Does not need transformers or read values. Raises one ``ValueError`` that names all differences.
     """
     width, inner = settings["hidden_size"], settings["intermediate_size"]
     norm, square = {"weight": (width,), "bias": (width,)}, {"weight": (width, width), "bias": (width,)}
@@ -83,12 +83,12 @@ def check_clip(tensors: Mapping[str, Tensor], settings: Mapping[str, Any], where
     held = _weights(tensors)
     if "text_projection.weight" in held:
         parts["text_projection"] = {"weight": (settings["projection_dim"], width)}
-    wanted = {
+    expected = {
         f"{part}.{name}": torch.empty(shape, device="meta")
         for part, shapes in parts.items()
         for name, shape in shapes.items()
     }
-    check_fit(wanted, held, where)
+    check_fit(expected, held, source)
 
 
 def _weights(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -101,7 +101,7 @@ def _weights(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def build_positions(model: nn.Module) -> None:
-    """The buffers of positions and token types, which are in no file, on the run's device, in place."""
+    """Build the buffers of positions and token types, which are not in files, in place on the run's device."""
     for owner in model.modules():
         for name, buffer in list(owner.named_buffers(recurse=False)):
             if not buffer.is_meta:
@@ -113,7 +113,7 @@ def build_positions(model: nn.Module) -> None:
 
 
 def from_openclip(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of an OpenCLIP text model under transformers' names; a name that is not known stays."""
+    """Rename the tensors of an OpenCLIP text model to transformers' names; unknown names stay."""
     out: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         layer = re.match(r"transformer\.resblocks\.(\d+)\.(.+)\.(weight|bias)$", name)
@@ -130,10 +130,10 @@ def from_openclip(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return out
 
 
-def clip_settings(tensors: Mapping[str, Tensor], where: str, activation: str) -> dict[str, Any]:
-    """The CLIPTextConfig of tensors under transformers' names, where no config.json tells.
+def infer_clip_settings(tensors: Mapping[str, Tensor], source: str, activation: str) -> dict[str, Any]:
+    """Infer the CLIPTextConfig of tensors under transformers' names, without a config.json.
 
-    The width of a head is 64, as in all that were released; the last two tokens mark start and end.
+    The width of a head is 64, as in all releases; the last two tokens mark start and end.
     """
     held = {name.removeprefix("text_model."): tensor for name, tensor in tensors.items()}
     try:
@@ -141,12 +141,12 @@ def clip_settings(tensors: Mapping[str, Tensor], where: str, activation: str) ->
         positions = held["embeddings.position_embedding.weight"].shape[0]
         inner = held["encoder.layers.0.mlp.fc1.weight"].shape[0]
     except KeyError as error:
-        raise ValueError(f"'{where}' holds no whole CLIP text model: {error.args[0]} is missing") from None
+        raise ValueError(f"'{source}' holds no whole CLIP text model: {error.args[0]} is missing") from None
     except (ValueError, IndexError):
-        raise ValueError(f"'{where}' holds no CLIP text model: embeddings are matrices") from None
+        raise ValueError(f"'{source}' holds no CLIP text model: embeddings are matrices") from None
     if width % HEAD:
         raise ValueError(
-            f"'{where}': the CLIP text model is {width} wide, no multiple of the {HEAD} of a head, so that a "
+            f"'{source}': the CLIP text model is {width} wide, no multiple of the {HEAD} of a head, so that a "
             "single file cannot tell its heads: give a diffusers folder, whose config.json does"
         )
     projection = held.get("text_projection.weight")

@@ -1,4 +1,4 @@
-"""Reading a config.yaml that others wrote: its text by a safe loader within bounds, and each value with its type."""
+"""Reads a foreign config.yaml: its text by a safe loader within limits, and each value with its type."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from guidegraph.graph.trust.files import read_regular
 
 MAX_BYTES = 1 << 20
 MAX_NODES = 100_000
-"""The most values and keys of a document, counted with its aliases written out: 1 KiB of aliases can name 9⁹ values."""
+"""Most values and keys of a document, with aliases expanded: 1 KiB of aliases can stand for 9⁹ values."""
 
 MAX_SIZE = 1 << 16
-"""The largest number of channels, heads or blocks that is read."""
+"""Largest number of channels, heads or blocks that is accepted."""
 
 REPAIR = "repair it, or name another with `config` of checkpoint.load"
 
@@ -24,22 +24,22 @@ _repr.maxlist = _repr.maxdict = _repr.maxtuple = 12
 
 
 class UnreadableYaml(ValueError):
-    """A file that is not YAML, or that a safe loader does not read: it has tags of its own, or is too large."""
+    """A file that is not YAML, or that a safe loader refuses: it has custom tags, or is too large."""
 
 
 def format_value(value: object) -> str:
-    """A value of a file in a message, cut to a few hundred characters."""
+    """Format a value of a file for a message, cut to a few hundred characters."""
     try:
         return _repr.repr(value)
-    except ValueError:  # Python writes no whole number of more than 4,300 digits
+    except ValueError:  # Python does not print integers of more than 4,300 digits
         return "a number of thousands of digits"
 
 
 def load_yaml(path: Path) -> object:
-    """What a YAML file of at most 1 MiB holds, by a safe loader.
+    """Load a YAML file of at most 1 MiB with a safe loader.
 
-    Raises ``ValueError`` for a file that is not there, and ``UnreadableYaml`` that names it for one that is too large,
-    in bytes or with its aliases written out, and for one that is no plain YAML.
+    Raises ``ValueError`` if the file is missing, and ``UnreadableYaml`` that names it if it is too large, in bytes or
+    with its aliases expanded, or not plain YAML.
     """
     import yaml
 
@@ -67,12 +67,12 @@ def load_yaml(path: Path) -> object:
 
 
 def _count_nodes(node: Any, counts: dict[int, int]) -> int:
-    """The nodes of a document as if each alias were written out; above `MAX_NODES` for one inside itself."""
+    """Count the nodes of a document with aliases expanded; above `MAX_NODES` if an alias contains itself."""
     if id(node) in counts:
         return counts[id(node)]
     if not isinstance(node.value, list):
         return 1
-    counts[id(node)] = MAX_NODES + 1  # what an alias to it inside of it finds
+    counts[id(node)] = MAX_NODES + 1  # for an alias to the node inside itself
     total = 1
     for child in node.value:
         for part in child if isinstance(child, tuple) else (child,):
@@ -81,18 +81,18 @@ def _count_nodes(node: Any, counts: dict[int, int]) -> int:
     return total
 
 
-def read_whole(
-    params: Mapping[str, Any], name: str, default: int | None, where: Path, low: int = 1, high: int = MAX_SIZE
+def read_integer(
+    params: Mapping[str, Any], name: str, default: int | None, path: Path, low: int = 1, high: int = MAX_SIZE
 ) -> int:
-    """A whole number from `low` to `high`, or the default where the file has none. Raises ``ValueError``."""
+    """Read an integer from `low` to `high`, or the default if the file has none. Raises ``ValueError``."""
     value = params.get(name, default)
     if isinstance(value, int) and not isinstance(value, bool) and low <= value <= high:
         return value
-    raise _wrong(where, name, value, f"a whole number from {low} to {high}")
+    raise _wrong(path, name, value, f"a whole number from {low} to {high}")
 
 
-def read_number(params: Mapping[str, Any], name: str, default: float, where: Path, high: float = 1e6) -> float:
-    """A number above 0, to `high`; YAML 1.1 reads `1e-4` as text, and so is it read here. Raises ``ValueError``."""
+def read_number(params: Mapping[str, Any], name: str, default: float, path: Path, high: float = 1e6) -> float:
+    """Read a number above 0, up to `high`; also from text, as YAML 1.1 reads `1e-4`. Raises ``ValueError``."""
     value = params.get(name, default)
     try:
         number = 0.0 if isinstance(value, bool) else float(value)
@@ -100,46 +100,46 @@ def read_number(params: Mapping[str, Any], name: str, default: float, where: Pat
         number = 0.0
     if 0 < number <= high:
         return number
-    raise _wrong(where, name, value, f"a number above 0, to {high:g}")
+    raise _wrong(path, name, value, f"a number above 0, to {high:g}")
 
 
 def read_numbers(
     params: Mapping[str, Any],
     name: str,
     default: Sequence[float] | None,
-    where: Path,
+    path: Path,
     *,
-    whole: bool = False,
+    integers: bool = False,
     least: int = 1,
 ) -> tuple[float, ...]:
-    """A list of `least` numbers or more, above 0, to 65,536; whole: of whole numbers. Raises ``ValueError``."""
+    """Read a list of at least `least` numbers above 0, up to 65,536; integers: only integers. Raises ``ValueError``."""
     values = params.get(name, default)
-    if isinstance(values, list | tuple) and len(values) >= least and all(_is_size(value, whole) for value in values):
+    if isinstance(values, list | tuple) and len(values) >= least and all(_is_size(value, integers) for value in values):
         return tuple(values)
-    raise _wrong(where, name, values, f"a list of {'whole ' if whole else ''}numbers above 0, to {MAX_SIZE}")
+    raise _wrong(path, name, values, f"a list of {'whole ' if integers else ''}numbers above 0, to {MAX_SIZE}")
 
 
-def _is_size(value: object, whole: bool) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+def _is_size(value: object, integers: bool) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int if integers else int | float):
         return False
     return bool(0 < value <= MAX_SIZE)  # and so no NaN
 
 
-def read_flag(params: Mapping[str, Any], name: str, default: bool, where: Path) -> bool:
-    """true or false. Raises ``ValueError``."""
+def read_flag(params: Mapping[str, Any], name: str, default: bool, path: Path) -> bool:
+    """Read true or false. Raises ``ValueError``."""
     value = params.get(name, default)
     if isinstance(value, bool):
         return value
-    raise _wrong(where, name, value, "true or false")
+    raise _wrong(path, name, value, "true or false")
 
 
-def read_choice(params: Mapping[str, Any], name: str, default: str, where: Path, choices: Sequence[str]) -> str:
-    """One of some names. Raises ``ValueError``."""
+def read_choice(params: Mapping[str, Any], name: str, default: str, path: Path, choices: Sequence[str]) -> str:
+    """Read one of several names. Raises ``ValueError``."""
     value = params.get(name, default)
     if isinstance(value, str) and value in choices:
         return value
-    raise ValueError(f"'{where}': '{name}' is {format_value(value)}; supported are {', '.join(choices)}: {REPAIR}")
+    raise ValueError(f"'{path}': '{name}' is {format_value(value)}; supported are {', '.join(choices)}: {REPAIR}")
 
 
-def _wrong(where: Path, name: str, value: object, expected: str) -> ValueError:
-    return ValueError(f"'{where}': '{name}' is {format_value(value)}; expected {expected}: {REPAIR}")
+def _wrong(path: Path, name: str, value: object, expected: str) -> ValueError:
+    return ValueError(f"'{path}': '{name}' is {format_value(value)}; expected {expected}: {REPAIR}")

@@ -1,4 +1,4 @@
-"""Tensors of a file become the weights of a module, cast one at a time."""
+"""Fills a module with the tensors of a file, cast one at a time."""
 
 from __future__ import annotations
 
@@ -7,62 +7,62 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-SHOWN = 4
+MAX_LISTED = 4
 
 
 def fill(
     module: nn.Module,
     tensors: Mapping[str, Tensor],
-    where: str,
+    source: str,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
 ) -> None:
     """Give a module (built on the meta device) the tensors of a file, and freeze it: no gradients, evaluation mode.
 
-    Floating tensors are cast to `dtype` one at a time, so that no more than one is held twice; None keeps the file's.
-    A tensor that needs no cast and no move stays memory-mapped. `where` names the file in errors. Raises one
+    Floating tensors are cast to `dtype` one at a time, so that at most one exists twice; None keeps the file's dtype.
+    A tensor that needs no cast and no move stays memory-mapped. `source` names the file in errors. Raises one
     ``ValueError`` that names all keys that are missing, left over or of another shape, before the module changes.
     """
-    wanted = module.state_dict()
-    check_fit(wanted, tensors, where)
+    expected = module.state_dict()
+    check_fit(expected, tensors, source)
     held: dict[str, Tensor] = {}
-    for name in wanted:
+    for name in expected:
         tensor = tensors[name].detach()
         held[name] = tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None).contiguous()
     module.load_state_dict(held, strict=True, assign=True)
     module.eval().requires_grad_(False)
 
 
-def with_axes(tensor: Tensor, where: str, name: str, axes: int) -> Tensor:
-    """The tensor, if it has so many axes and is not empty. Raises ``ValueError`` that names file and tensor."""
+def check_axes(tensor: Tensor, source: str, name: str, axes: int) -> Tensor:
+    """Return the tensor. Raises ``ValueError`` if it has another number of axes or is empty."""
     if tensor.ndim != axes or not tensor.numel():
         raise ValueError(
-            f"'{where}' does not fit: {name} has the shape {tuple(tensor.shape)}, and {axes} axes were expected. It is "
-            "of a family that is not known: nothing was loaded"
+            f"'{source}' does not fit: {name} has the shape {tuple(tensor.shape)}, and {axes} axes were expected. It "
+            "is of a family that is not known: nothing was loaded"
         )
     return tensor
 
 
-def check_fit(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], where: str) -> None:
-    """Compare names, shapes and kinds of a file's tensors with those that a module wants; no value is looked at.
+def check_fit(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], source: str) -> None:
+    """Compare names, shapes and dtypes of a file's tensors with those that a module expects, without reading values.
 
-    Raises one ``ValueError`` that names `where` and all keys that are missing, left over, of another shape or type.
+    Raises one ``ValueError`` that names `source` and all keys that are missing, left over, of another shape or type.
     """
-    missing = [name for name in wanted if name not in tensors]
-    left_over = [name for name in tensors if name not in wanted]
+    missing = [name for name in expected if name not in tensors]
+    left_over = [name for name in tensors if name not in expected]
     reshaped = [
         f"{name} {tuple(tensors[name].shape)} for {tuple(value.shape)}"
-        for name, value in wanted.items()
+        for name, value in expected.items()
         if name in tensors and tensors[name].shape != value.shape
     ]
     retyped = [
         f"{name} {tensors[name].dtype}"
-        for name, value in wanted.items()
+        for name, value in expected.items()
         if name in tensors and tensors[name].is_floating_point() != value.is_floating_point()
     ]
     problems = [
-        f"{len(names)} {what}: {_first(names)}"
-        for what, names in (
+        f"{len(names)} {problem}: {_first(names)}"
+        for problem, names in (
             ("missing", missing),
             ("left over", left_over),
             ("of another shape", reshaped),
@@ -72,12 +72,12 @@ def check_fit(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], where
     ]
     if problems:
         raise ValueError(
-            f"the weights of '{where}' do not fit: {'; '.join(problems)}. It is of another architecture, or "
+            f"the weights of '{source}' do not fit: {'; '.join(problems)}. It is of another architecture, or "
             "incomplete: nothing was loaded"
         )
 
 
 def _first(names: Iterable[str]) -> str:
     listed = sorted(names)
-    more = f" and {len(listed) - SHOWN} more" if len(listed) > SHOWN else ""
-    return ", ".join(listed[:SHOWN]) + more
+    more = f" and {len(listed) - MAX_LISTED} more" if len(listed) > MAX_LISTED else ""
+    return ", ".join(listed[:MAX_LISTED]) + more

@@ -1,4 +1,4 @@
-"""First stages from tensors under their CompVis names: the shape told from the tensors, the module filled."""
+"""Builds first stages from tensors under CompVis names: infers the shape and fills the module."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ import torch
 from torch import Tensor
 
 from guidegraph.graph.context import current_device, current_dtype
-from guidegraph.nodes.checkpoints.filling import fill, with_axes
-from guidegraph.nodes.models.released_autoencoder import FirstStageShape, ReleasedFirstStage, ReleasedKL, ReleasedVQ
+from guidegraph.nodes.checkpoints.filling import check_axes, fill
+from guidegraph.nodes.models.released.autoencoder import FirstStageShape, ReleasedFirstStage, ReleasedKL, ReleasedVQ
 
 NEEDED = ("encoder.conv_in.weight", "encoder.conv_out.weight", "decoder.conv_in.weight", "decoder.conv_out.weight")
 
 
-def first_stage_shape(tensors: Mapping[str, Tensor], where: str, groups: int = 32) -> FirstStageShape:
-    """The shape of the first stage that tensors belong to. Raises ``ValueError`` for what is none.
+def infer_first_stage_shape(tensors: Mapping[str, Tensor], source: str, groups: int = 32) -> FirstStageShape:
+    """Infer the shape of a first stage from its tensors. Raises ``ValueError`` for other tensors.
 
-    groups: of GroupNorm, which no tensor tells; 32 in all that latent diffusion released.
+    groups: of GroupNorm, which tensors do not show; 32 in all releases of latent diffusion.
     """
     missing = [name for name in NEEDED if name not in tensors]
     if missing:
-        raise ValueError(f"'{where}' holds no first stage: {', '.join(missing)} is missing")
+        raise ValueError(f"'{source}' holds no first stage: {', '.join(missing)} is missing")
     for name, tensor in tensors.items():
         if name in NEEDED or name.endswith((".block.0.conv1.weight", "quant_conv.weight")):
-            with_axes(tensor, where, name, 4)
+            check_axes(tensor, source, name, 4)
         elif name == "quantize.embedding.weight":
-            with_axes(tensor, where, name, 2)
-    levels = 1 + max(_numbers(tensors, r"encoder\.down\.(\d+)\."), default=-1)
+            check_axes(tensor, source, name, 2)
+    levels = 1 + max(_matched_numbers(tensors, r"encoder\.down\.(\d+)\."), default=-1)
     try:
         widths = tuple(tensors[f"encoder.down.{level}.block.0.conv1.weight"].shape[0] for level in range(levels))
     except KeyError as error:
-        raise ValueError(f"'{where}' holds no whole first stage: {error.args[0]} is missing") from None
+        raise ValueError(f"'{source}' holds no whole first stage: {error.args[0]} is missing") from None
     if not widths:
-        raise ValueError(f"'{where}' holds no whole first stage: encoder.down.0.block.0.conv1.weight is missing")
+        raise ValueError(f"'{source}' holds no whole first stage: encoder.down.0.block.0.conv1.weight is missing")
     codes = tensors.get("quantize.embedding.weight")
     moments = 1 if codes is not None else 2
     z_channels = tensors["decoder.conv_in.weight"].shape[1]
@@ -43,9 +43,9 @@ def first_stage_shape(tensors: Mapping[str, Tensor], where: str, groups: int = 3
         in_channels=tensors["encoder.conv_in.weight"].shape[1],
         out_channels=tensors["decoder.conv_out.weight"].shape[0],
         widths=widths,
-        blocks=len(_numbers(tensors, r"encoder\.down\.0\.block\.(\d+)\.")),
-        encoder_attention=tuple(sorted(_numbers(tensors, r"encoder\.down\.(\d+)\.attn\."))),
-        decoder_attention=tuple(sorted(_numbers(tensors, r"decoder\.up\.(\d+)\.attn\."))),
+        blocks=len(_matched_numbers(tensors, r"encoder\.down\.0\.block\.(\d+)\.")),
+        encoder_attention=tuple(sorted(_matched_numbers(tensors, r"encoder\.down\.(\d+)\.attn\."))),
+        decoder_attention=tuple(sorted(_matched_numbers(tensors, r"decoder\.up\.(\d+)\.attn\."))),
         middle="encoder.mid.attn_1.q.weight" in tensors,
         z_channels=z_channels,
         latent_channels=_latent_channels(tensors, moments, z_channels if post is None else post.shape[1]),
@@ -56,19 +56,19 @@ def first_stage_shape(tensors: Mapping[str, Tensor], where: str, groups: int = 3
     )
 
 
-def build_first_stage(tensors: Mapping[str, Tensor], where: str, scale: float, groups: int = 32) -> ReleasedFirstStage:
-    """A frozen first stage of tensors under CompVis names, on the run's device and in its dtype.
+def build_first_stage(tensors: Mapping[str, Tensor], source: str, scale: float, groups: int = 32) -> ReleasedFirstStage:
+    """Build a frozen first stage from tensors under CompVis names, on the run's device and in its dtype.
 
-    scale: what the latent is multiplied by to have unit variance. Raises one ``ValueError`` that names `where` and the
-    keys that are missing, left over or of another shape.
+    scale: factor that gives the latent unit variance. Raises one ``ValueError`` that names `source` and the keys
+    that are missing, left over or of another shape.
     """
-    shape = first_stage_shape(tensors, where, groups)
+    shape = infer_first_stage_shape(tensors, source, groups)
     try:
         with torch.device("meta"):
             module = ReleasedVQ(shape, scale) if shape.codes else ReleasedKL(shape, scale)
     except ValueError as error:
-        raise ValueError(f"'{where}' holds no first stage that is known: {error}") from None
-    fill(module, tensors, where, current_dtype(), current_device())
+        raise ValueError(f"'{source}' holds no first stage that is known: {error}") from None
+    fill(module, tensors, source, current_dtype(), current_device())
     return module
 
 
@@ -77,7 +77,7 @@ def _latent_channels(tensors: Mapping[str, Tensor], moments: int, default: int) 
     return default if quant is None else quant.shape[0] // moments
 
 
-def _numbers(names: Iterable[str], pattern: str) -> set[int]:
-    """The numbers that a pattern's only group takes in the beginnings of names."""
+def _matched_numbers(names: Iterable[str], pattern: str) -> set[int]:
+    """The numbers that a pattern's only group matches at the start of names."""
     expression = re.compile(pattern)
-    return {int(found[1]) for name in names if (found := expression.match(name))}
+    return {int(match[1]) for name in names if (match := expression.match(name))}

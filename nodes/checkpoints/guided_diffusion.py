@@ -1,7 +1,7 @@
 """guided-diffusion's `.pt` files: diffusion models, upsamplers, and the classifiers of noisy samples.
 
 Dhariwal & Nichol 2021. The hyper-parameters of the released models are those of that project's README; its software
-runs them with 1000 steps of training, and feeds t in 0 … 999.
+trains them with 1000 steps, and takes t in 0 … 999.
 """
 
 from __future__ import annotations
@@ -15,10 +15,17 @@ from torch import Tensor
 
 from guidegraph.nodes.checkpoints.filling import fill
 from guidegraph.nodes.checkpoints.options import LoadOptions
-from guidegraph.nodes.checkpoints.structure import GROUPS, Heads, Structure, classifier_shape, measure, unet_shape
-from guidegraph.nodes.model import SCHEDULES
-from guidegraph.nodes.models.released_denoiser import ReleasedDenoiser, ReleasedLabels
-from guidegraph.nodes.models.released_unet import ReleasedClassifier, ReleasedUNet
+from guidegraph.nodes.checkpoints.structure import (
+    GROUPS,
+    Heads,
+    Structure,
+    infer_classifier_shape,
+    infer_structure,
+    infer_unet_shape,
+)
+from guidegraph.nodes.models.model import SCHEDULES
+from guidegraph.nodes.models.released.denoiser import ReleasedDenoiser, ReleasedLabels
+from guidegraph.nodes.models.released.unet import ReleasedClassifier, ReleasedUNet
 from guidegraph.nodes.types import Schedule
 
 CLASSIFIER_HEADS = Heads(head_channels=64)  # fixed in the software, for every classifier
@@ -26,8 +33,8 @@ RGB = 3
 
 
 @dataclass(frozen=True)
-class Released:
-    """A released shape by what its tensors tell, and what they do not tell: the heads and the noise schedule."""
+class GuidedRelease:
+    """A released shape: hyper-parameters inferred from its tensors, and those that are not: heads and schedule."""
 
     channels: int
     widths: tuple[int, ...]
@@ -36,93 +43,93 @@ class Released:
     heads: Heads
     schedule: str = "linear"
 
-    def is_of(self, found: Structure) -> bool:
-        seen = (found.channels, found.widths, found.blocks, found.attention_levels)
-        return seen == (self.channels, self.widths, self.blocks, self.attention)
+    def is_of(self, measured: Structure) -> bool:
+        measured_shape = (measured.channels, measured.widths, measured.blocks, measured.attention_levels)
+        return measured_shape == (self.channels, self.widths, self.blocks, self.attention)
 
 
 WIDE = Heads(head_channels=64)
 TABLE = (
-    Released(192, (192, 384, 576, 768), 3, (1, 2, 3), replace(WIDE, order="new"), "cosine"),  # 64
-    Released(256, (256, 256, 512, 768, 1024), 2, (2, 3, 4), Heads(heads=4)),  # 128
-    Released(256, (256, 256, 512, 512, 1024, 1024), 2, (3, 4, 5), WIDE),  # 256, conditional or not; LSUN
-    Released(256, (128, 256, 256, 512, 512, 1024, 1024), 2, (4, 5, 6), WIDE),  # 512
-    Released(192, (192, 192, 384, 384, 768, 768), 2, (3, 4, 5), Heads(heads=4)),  # 64 to 256
-    Released(192, (192, 192, 384, 384, 768, 768), 2, (4, 5), WIDE),  # 128 to 512
+    GuidedRelease(192, (192, 384, 576, 768), 3, (1, 2, 3), replace(WIDE, order="new"), "cosine"),  # 64
+    GuidedRelease(256, (256, 256, 512, 768, 1024), 2, (2, 3, 4), Heads(heads=4)),  # 128
+    GuidedRelease(256, (256, 256, 512, 512, 1024, 1024), 2, (3, 4, 5), WIDE),  # 256, conditional or not; LSUN
+    GuidedRelease(256, (128, 256, 256, 512, 512, 1024, 1024), 2, (4, 5, 6), WIDE),  # 512
+    GuidedRelease(192, (192, 192, 384, 384, 768, 768), 2, (3, 4, 5), Heads(heads=4)),  # 64 to 256
+    GuidedRelease(192, (192, 192, 384, 384, 768, 768), 2, (4, 5), WIDE),  # 128 to 512
 )
 
 
 def is_guided_diffusion(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether tensors are in guided-diffusion's layout, with attention among pixels alone."""
+    """Whether tensors have guided-diffusion's layout, with attention among pixels only."""
     inside = "time_embed.0.weight" in tensors and "input_blocks.0.0.weight" in tensors
     return inside and not any(".transformer_blocks." in name for name in tensors)
 
 
 def load_guided_diffusion(
     tensors: Mapping[str, Tensor],
-    where: str,
+    source: str,
     options: LoadOptions,
     *,
     device: torch.device | str,
     dtype: torch.dtype,
 ) -> dict[str, Any]:
-    """The parts of a file, frozen: `denoiser`, `schedule` and, with classes, `label`; or `classifier`.
+    """Load the parts of a file, frozen: `denoiser`, `schedule` and, with classes, `label`; or `classifier`.
 
-    Raises ``ValueError`` that names `where` for a shape that was not released where the options leave its heads or its
-    schedule open, and for keys that are missing, left over or of another shape.
+    Raises ``ValueError`` that names `source` for an unreleased shape if the options do not set its heads and its
+    schedule, and for keys that are missing, left over or of another shape.
     """
     if options.tokenizer is not None:
-        raise ValueError(f"'{where}' is a file of guided-diffusion, which takes no text: leave tokenizer out")
+        raise ValueError(f"'{source}' is a file of guided-diffusion, which takes no text: leave tokenizer out")
     if unused := [name for name in ("scale", "config") if getattr(options, name) is not None]:
-        raise ValueError(f"'{where}' is a file of guided-diffusion, without latents: leave {', '.join(unused)} out")
+        raise ValueError(f"'{source}' is a file of guided-diffusion, without latents: leave {', '.join(unused)} out")
     if any(name.startswith("output_blocks.") for name in tensors):
-        return _load_denoiser(tensors, where, options, device, dtype)
+        return _load_denoiser(tensors, source, options, device, dtype)
     heads = _with_options(CLASSIFIER_HEADS, options)
     pool_head_channels = CLASSIFIER_HEADS.head_channels or 64
     groups = options.groups or GROUPS
-    shape = classifier_shape(tensors, where, heads=heads, pool_head_channels=pool_head_channels, groups=groups)
+    shape = infer_classifier_shape(tensors, source, heads=heads, pool_head_channels=pool_head_channels, groups=groups)
     with torch.device("meta"):
         classifier = ReleasedClassifier(shape)
-    fill(classifier, tensors, where, dtype, device)
-    given = options.noise_schedule != "auto"
-    return {"classifier": classifier} | ({"schedule": noise_schedule(options.noise_schedule)} if given else {})
+    fill(classifier, tensors, source, dtype, device)
+    sets_schedule = options.noise_schedule != "auto"
+    return {"classifier": classifier} | ({"schedule": build_schedule(options.noise_schedule)} if sets_schedule else {})
 
 
 def _load_denoiser(
-    tensors: Mapping[str, Tensor], where: str, options: LoadOptions, device: torch.device | str, dtype: torch.dtype
+    tensors: Mapping[str, Tensor], source: str, options: LoadOptions, device: torch.device | str, dtype: torch.dtype
 ) -> dict[str, Any]:
-    found = measure(tensors, where)
-    heads, schedule = resolve(found, where, options)
-    rgb = found.inputs in (RGB, 2 * RGB) and found.outputs in (RGB, 2 * RGB)
+    measured = infer_structure(tensors, source)
+    heads, schedule = resolve_heads_and_schedule(measured, source, options)
+    rgb = measured.inputs in (RGB, 2 * RGB) and measured.outputs in (RGB, 2 * RGB)
     kind = "eps" if options.prediction == "auto" else options.prediction
     groups = options.groups or GROUPS
-    samples = RGB if rgb else found.inputs
-    shape = unet_shape(tensors, where, samples=samples, heads=heads, kind=kind, groups=groups)
-    rest = dict(tensors)
+    samples = RGB if rgb else measured.inputs
+    shape = infer_unet_shape(tensors, source, samples=samples, heads=heads, kind=kind, groups=groups)
+    weights = dict(tensors)
     parts: dict[str, Any] = {}
     with torch.device("meta"):
         network = ReleasedUNet(shape)
         labels = None if shape.classes is None else ReleasedLabels(shape.classes, shape.embedding)
     if labels is not None:
-        fill(labels, {"label_emb.weight": rest.pop("label_emb.weight")}, where, dtype, device)
+        fill(labels, {"label_emb.weight": weights.pop("label_emb.weight")}, source, dtype, device)
         parts["label"] = labels
-    fill(network, rest, where, dtype, device)
+    fill(network, weights, source, dtype, device)
     denoiser = ReleasedDenoiser(network).eval()
-    return parts | {"denoiser": denoiser, "schedule": noise_schedule(schedule)}
+    return parts | {"denoiser": denoiser, "schedule": build_schedule(schedule)}
 
 
-def resolve(found: Structure, where: str, options: LoadOptions) -> tuple[Heads, str]:
-    """The heads and the noise schedule of a model: what the options say, else what was released in its shape."""
-    released = next((row for row in TABLE if row.is_of(found)), None)
-    asked = options.heads is not None or options.head_channels is not None
-    given = {"attention": options.attention != "auto", "noise_schedule": options.noise_schedule != "auto"}
-    given["heads or head_channels"] = asked
-    if released is None and not all(given.values()):
-        unset = [name for name, said in given.items() if not said]
+def resolve_heads_and_schedule(measured: Structure, source: str, options: LoadOptions) -> tuple[Heads, str]:
+    """The heads and the noise schedule of a model: from the options, otherwise from the release of its shape."""
+    released = next((row for row in TABLE if row.is_of(measured)), None)
+    sets_heads = options.heads is not None or options.head_channels is not None
+    is_set = {"attention": options.attention != "auto", "noise_schedule": options.noise_schedule != "auto"}
+    is_set["heads or head_channels"] = sets_heads
+    if released is None and not all(is_set.values()):
+        unset = [name for name, present in is_set.items() if not present]
         raise ValueError(
-            f"'{where}' is in guided-diffusion's layout but in none of its released shapes (channels {found.channels}, "
-            f"widths {found.widths}), and its tensors do not tell {', '.join(unset)}: set them on checkpoint.load as "
-            "it was trained"
+            f"'{source}' is in guided-diffusion's layout but in none of its released shapes (channels "
+            f"{measured.channels}, widths {measured.widths}), and its tensors do not tell "
+            f"{', '.join(unset)}: set them on checkpoint.load as it was trained"
         )
     heads = _with_options(Heads() if released is None else released.heads, options)
     if options.noise_schedule != "auto":
@@ -139,6 +146,6 @@ def _with_options(heads: Heads, options: LoadOptions) -> Heads:
     return heads if options.attention == "auto" else replace(heads, order=options.attention)
 
 
-def noise_schedule(name: str) -> Schedule:
-    """A schedule of 1000 steps by its name."""
+def build_schedule(name: str) -> Schedule:
+    """Build a schedule of 1000 steps by its name."""
     return SCHEDULES[name]()

@@ -1,4 +1,4 @@
-"""Textual inversions (Gal et al. 2022): learned vectors that become words of a text encoder."""
+"""Textual inversion (Gal et al. 2022): adds learned vectors to a text encoder as words."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import torch
 from torch import Tensor
 
 from guidegraph.nodes.checkpoints.reading import read_nested
-from guidegraph.nodes.models.released_text import ReleasedText, Tower
-from guidegraph.nodes.models.sharing import shared_copy
+from guidegraph.nodes.models.networks.sharing import copy_sharing_tensors
+from guidegraph.nodes.models.released.text import ReleasedText, Tower
 
 TWO = ("clip_l", "clip_g")
-"""What SDXL's embeddings are called, in the order of its encoders."""
+"""Names of SDXL's embeddings, in the order of its encoders."""
 
 LARGEST = 2
-"""As `eos_token_id` this tells transformers that a text ends at its largest id, which new words would be."""
+"""As `eos_token_id` this tells transformers that a text ends at its largest id; new words have larger ones."""
 
 
-def with_embedding(embedder: ReleasedText, path: Path, token: str) -> ReleasedText:
-    """A copy of an embedder whose towers know `token` as the vectors of the file; everything else is shared.
+def add_embedding(embedder: ReleasedText, path: Path, token: str) -> ReleasedText:
+    """A copy of an embedder whose towers map `token` to the vectors of the file; it shares everything else.
 
-    Raises one ``ValueError`` that names the file where it holds no embedding, or one for other encoders.
+    Raises one ``ValueError`` that names the file if it holds no embedding, or one for other encoders.
     """
     vectors = read_vectors(path)
     towers: list[Any] = list(embedder.towers)
@@ -35,42 +35,44 @@ def with_embedding(embedder: ReleasedText, path: Path, token: str) -> ReleasedTe
         )
     if not token.strip() or token != token.strip():
         raise ValueError(f"the word for '{path}' is {token!r}: give one without spaces around it")
-    copied = shared_copy(embedder)
+    copied = copy_sharing_tensors(embedder)
     for i, (tower, value) in enumerate(zip(towers, vectors, strict=True)):
-        copied.towers[i] = _taught(tower, value, token, path)
+        copied.towers[i] = _add_word(tower, value, token, path)
     return copied
 
 
-def _taught(tower: Tower, vectors: Tensor, token: str, path: Path) -> Tower:
-    """A copy of a tower with rows of its own for a word; the word stands for as many tokens as there are vectors."""
+def _add_word(tower: Tower, vectors: Tensor, token: str, path: Path) -> Tower:
+    """A copy of a tower with new rows for a word, which becomes one token for each vector."""
     vocabulary = tower.tokenizer.get_vocab()
     if token in tower.words or token in vocabulary or f"{token}</w>" in vocabulary:
         raise ValueError(f"the word '{token}' for '{path}' is a word of this model already: give another")
     table = tower.trunk.embeddings.token_embedding.weight
     name = next(name for name, value in tower.named_parameters() if value is table)
-    taught = shared_copy(tower, {name: torch.cat([table, vectors.to(table)])})
-    taught.trunk.embeddings.token_embedding.num_embeddings = table.shape[0] + vectors.shape[0]
-    if taught.trunk.eos_token_id == LARGEST:
-        taught.trunk.eos_token_id = int(tower.tokenizer.eos_token_id)
-    taught.words = {**tower.words, token: tuple(range(table.shape[0], table.shape[0] + vectors.shape[0]))}
-    return taught
+    extended = copy_sharing_tensors(tower, {name: torch.cat([table, vectors.to(table)])})
+    extended.trunk.embeddings.token_embedding.num_embeddings = table.shape[0] + vectors.shape[0]
+    if extended.trunk.eos_token_id == LARGEST:
+        extended.trunk.eos_token_id = int(tower.tokenizer.eos_token_id)
+    extended.words = {**tower.words, token: tuple(range(table.shape[0], table.shape[0] + vectors.shape[0]))}
+    return extended
 
 
 def read_vectors(path: Path) -> list[Tensor]:
-    """The vectors (N, D) of an embedding file, one tensor for each text encoder. Raises ``ValueError``."""
+    """Read the vectors (N, D) of an embedding file, one tensor for each text encoder. Raises ``ValueError``."""
     content = read_nested(path)
     inner = content.get("string_to_param", content)
     tensors = {str(k): v for k, v in inner.items() if isinstance(v, Tensor)} if isinstance(inner, Mapping) else {}
     if all(name in tensors for name in TWO):
-        found = [tensors[name] for name in TWO]
+        vectors = [tensors[name] for name in TWO]
     elif len(tensors) == 1:
-        found = list(tensors.values())
+        vectors = list(tensors.values())
     else:
         names = ", ".join(tensors) or "none"
         raise ValueError(
             f"'{path}' holds no textual inversion: expected one tensor, or {' and '.join(TWO)}; found {names}"
         )
-    flat = [value.reshape(1, -1) if value.ndim == 1 else value for value in found]
+    flat = [value.reshape(1, -1) if value.ndim == 1 else value for value in vectors]
     if any(value.ndim != 2 or not value.is_floating_point() for value in flat):
-        raise ValueError(f"'{path}' holds no textual inversion: expected vectors (N, D); found {tuple(found[0].shape)}")
+        raise ValueError(
+            f"'{path}' holds no textual inversion: expected vectors (N, D); found {tuple(vectors[0].shape)}"
+        )
     return flat

@@ -1,4 +1,4 @@
-"""latent diffusion's own text encoder from a file: its released names, and those that diffusers gave it."""
+"""Loads latent diffusion's own text encoder, under its released names or diffusers' names."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from torch import Tensor
 
 from guidegraph.graph.context import current_device, current_dtype
 from guidegraph.nodes.checkpoints.filling import check_fit, fill
-from guidegraph.nodes.models.pretrained_text import tokenizer_from_folder
-from guidegraph.nodes.models.released_ldm_text import LDMText, LDMTransformer
-from guidegraph.nodes.pretrained import import_transformers
+from guidegraph.nodes.conditioning.pretrained import import_transformers
+from guidegraph.nodes.models.released.ldm_text import LDMText, LDMTransformer
+from guidegraph.nodes.models.released.pretrained_text import tokenizer_from_folder
 
 HEADS = 8
-"""Of the one that was released, which no tensor tells."""
+"""Number of heads of the released encoder, which tensors do not show."""
 
 UNUSED = ("to_logits.weight", "to_logits.bias")
-"""The head that guessed words in its training."""
+"""The head that predicted words in training."""
 
 OUTSIDE = {
     "embed_tokens.weight": "token_emb.weight",
@@ -38,29 +38,29 @@ INSIDE = {
     "fc1": "1.1.net.0.0",
     "fc2": "1.1.net.2",
 }
-"""The parts of diffusers' layer n: whether in our layer 2n or 2n + 1, and what they are called there."""
+"""The layers of diffusers' layer n: offset from our layer 2n, and the name there."""
 
 
-def build_ldm_text(tensors: Mapping[str, Tensor], heads: int, tokenizer: Path, where: str) -> LDMText:
-    """The frozen text embedder of tensors under released names, on the run's device and in its dtype.
+def build_ldm_text(tensors: Mapping[str, Tensor], heads: int, tokenizer: Path, source: str) -> LDMText:
+    """Build the frozen text embedder from tensors under released names, on the run's device and in its dtype.
 
-    tokenizer: a folder with the one of BERT that it was trained with. Raises ``ValueError``.
+    tokenizer: a folder with the BERT tokenizer of its training. Raises ``ValueError``.
     """
     transformers = import_transformers("clip")
-    model, held = _on_meta(tensors, heads, where)
-    fill(model, held, where, current_dtype(), current_device())
+    model, held = _build_on_meta(tensors, heads, source)
+    fill(model, held, source, current_dtype(), current_device())
     words = tokenizer_from_folder(transformers.BertTokenizerFast, tokenizer, model.token_emb.num_embeddings)
     return LDMText(model, words).eval()
 
 
-def check_ldm_text(tensors: Mapping[str, Tensor], heads: int, where: str) -> None:
-    """Whether tensors are those of the text encoder, and no more; no value is looked at. Raises ``ValueError``."""
-    model, held = _on_meta(tensors, heads, where)
-    check_fit(model.state_dict(), held, where)
+def check_ldm_text(tensors: Mapping[str, Tensor], heads: int, source: str) -> None:
+    """Check that tensors are exactly those of the text encoder, without reading values. Raises ``ValueError``."""
+    model, held = _build_on_meta(tensors, heads, source)
+    check_fit(model.state_dict(), held, source)
 
 
-def _on_meta(tensors: Mapping[str, Tensor], heads: int, where: str) -> tuple[LDMTransformer, dict[str, Tensor]]:
-    """The network whose sizes the tensors tell, on the meta device, and those tensors that are its weights."""
+def _build_on_meta(tensors: Mapping[str, Tensor], heads: int, source: str) -> tuple[LDMTransformer, dict[str, Tensor]]:
+    """Build the network with sizes inferred from tensors, on the meta device; returns it with its weights."""
     held = {name: tensor for name, tensor in tensors.items() if name not in UNUSED}
     try:
         vocabulary, width = held["token_emb.weight"].shape
@@ -69,30 +69,30 @@ def _on_meta(tensors: Mapping[str, Tensor], heads: int, where: str) -> tuple[LDM
         feed_forward = held["attn_layers.layers.1.1.net.0.0.weight"].shape[0]
     except KeyError as error:
         raise ValueError(
-            f"'{where}' holds no whole text encoder of latent diffusion: {error.args[0]} is missing"
+            f"'{source}' holds no whole text encoder of latent diffusion: {error.args[0]} is missing"
         ) from None
     except (ValueError, IndexError):
-        raise ValueError(f"'{where}' holds no text encoder of latent diffusion: embeddings are matrices") from None
+        raise ValueError(f"'{source}' holds no text encoder of latent diffusion: embeddings are matrices") from None
     layers = {name.split(".")[2] for name in held if name.startswith("attn_layers.layers.")}
     if attention % heads:
-        raise ValueError(f"'{where}': {heads} heads do not share {attention} channels")
+        raise ValueError(f"'{source}': {heads} heads do not share {attention} channels")
     with torch.device("meta"):
         return LDMTransformer(vocabulary, length, len(layers) // 2, width, attention, feed_forward, heads), held
 
 
-def heads_of(config: Mapping[str, Any]) -> int:
-    """The heads that the config.json of diffusers' `LDMBertModel` gives."""
+def read_heads(config: Mapping[str, Any]) -> int:
+    """Read the number of heads from the config.json of diffusers' `LDMBertModel`."""
     return int(config.get("encoder_attention_heads") or HEADS)
 
 
 def from_diffusers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of diffusers' `LDMBertModel` under released names; a name that is not known stays."""
+    """Rename tensors of diffusers' `LDMBertModel` to released names; unknown names stay."""
     out: dict[str, Tensor] = {}
     for full, tensor in tensors.items():
         name = full.removeprefix("model.")
         layer = re.match(r"layers\.(\d+)\.(.+)\.(weight|bias)$", name)
         if layer and layer[2] in INSIDE:
-            half, _, rest = INSIDE[layer[2]].partition(".")
-            name = f"attn_layers.layers.{2 * int(layer[1]) + int(half)}.{rest}.{layer[3]}"
+            half, _, suffix = INSIDE[layer[2]].partition(".")
+            name = f"attn_layers.layers.{2 * int(layer[1]) + int(half)}.{suffix}.{layer[3]}"
         out[OUTSIDE.get(name, name)] = tensor
     return out

@@ -1,4 +1,4 @@
-"""LoRA files (Hu et al. 2022) as torch's tensors, for the weights of a model."""
+"""Reads LoRA files (Hu et al. 2022) as torch tensors."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from guidegraph.nodes.checkpoints.diffusers_config import read_json
+from guidegraph.nodes.checkpoints.diffusers.config import read_json
 from guidegraph.nodes.checkpoints.reading import read_tensors
-from guidegraph_runtime.lora_pairs import adapter_file, metadata, pairs_of
+from guidegraph_runtime.lora.pairs import find_adapter_file, pair_factors, read_metadata
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Factors:
     scale: float
 
     def difference(self, weight: Tensor) -> Tensor | None:
-        """The change as float32 in the shape of a weight and on its device, or None where it is of another shape."""
+        """The change as float32 with the shape and device of a weight, or None if the shapes do not fit."""
         up, down = self.up.flatten(1), self.down.flatten(1)
         if up.shape[0] != weight.shape[0] or down.shape[1] != weight[0].numel() or up.shape[1] != down.shape[0]:
             return None
@@ -32,14 +32,14 @@ class Factors:
 
 
 def read_lora(path: Path) -> dict[str, Factors]:
-    """The factors of a LoRA file, or of a peft folder, by the names that it gives the layers.
+    """Read the factors of a LoRA file or a peft folder, by its names of the layers.
 
-    Raises one ``ValueError`` that names the file for keys that belong to no pair, and for other kinds of adapters.
+    Raises one ``ValueError`` that names the file for unpaired keys, and for other kinds of adapters.
     """
     settings: dict[str, Any]
     if path.is_dir():
-        settings, file = read_json(path / "adapter_config.json"), adapter_file(path)
+        settings, file = read_json(path / "adapter_config.json"), find_adapter_file(path)
     else:
-        settings, file = metadata(path), path
-    found = pairs_of(read_tensors(file), settings, file)
-    return {layer: Factors(pair.down, pair.up, pair.scale) for layer, pair in found.items()}
+        settings, file = read_metadata(path), path
+    pairs = pair_factors(read_tensors(file), settings, file)
+    return {layer: Factors(pair.down, pair.up, pair.scale) for layer, pair in pairs.items()}

@@ -1,4 +1,4 @@
-"""What the layers of a denoiser and of a text encoder are called in LoRA files."""
+"""The names in LoRA files of the layers of a denoiser and a text encoder."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from guidegraph.nodes.checkpoints.diffusers_unet import unet_layout
-from guidegraph.nodes.checkpoints.diffusers_unet_names import to_diffusers
-from guidegraph.nodes.models.denoiser import UNetDenoiser
-from guidegraph.nodes.models.low_rank import LAYERS, low_rank_layers
-from guidegraph.nodes.models.released_denoiser import ReleasedDenoiser
-from guidegraph.nodes.models.released_text import ReleasedText
-from guidegraph_runtime.lora_pairs import METADATA
+from guidegraph.nodes.checkpoints.diffusers.unet import unet_layout
+from guidegraph.nodes.checkpoints.diffusers.unet_names import to_diffusers
+from guidegraph.nodes.models.networks.low_rank import LAYERS, low_rank_layers
+from guidegraph.nodes.models.own.denoiser import UNetDenoiser
+from guidegraph.nodes.models.released.denoiser import ReleasedDenoiser
+from guidegraph.nodes.models.released.text import ReleasedText
+from guidegraph_runtime.lora.pairs import METADATA
 
 Adaptable: TypeAlias = ReleasedDenoiser | UNetDenoiser
 """The denoisers whose layers have names in LoRA files."""
 
 
 def denoiser_layers(denoiser: Adaptable) -> dict[str, str]:
-    """The weights of a U-Net's linear and convolutional layers by all the names that LoRA files have for them.
+    """The weights of a U-Net's linear and convolutional layers by all their names in LoRA files.
 
-    diffusers' name with `unet.` before it or bare, and kohya's: diffusers' or the canonical one with underscores. The
-    layers of a denoiser of `model.load` have no other name than the canonical one.
+    These are diffusers' name with or without the prefix `unet.`, and kohya's: diffusers' or the canonical name with
+    underscores. The layers of a denoiser of `model.load` have only the canonical name.
     """
-    published = published_names(denoiser, [name for name, _ in _layers(denoiser.network)])
+    published = map_file_names(denoiser, [name for name, _ in _layers(denoiser.network)])
     names: dict[str, str] = {}
     for canonical, theirs in published.items():
         aliases = (theirs, f"unet.{theirs}", kohya_name("unet", theirs), kohya_name("unet", canonical))
@@ -35,8 +35,8 @@ def denoiser_layers(denoiser: Adaptable) -> dict[str, str]:
     return names
 
 
-def published_names(denoiser: Adaptable, canonical: Iterable[str]) -> dict[str, str]:
-    """Layers of the network as files call them: by diffusers' name where it has one, else by their own."""
+def map_file_names(denoiser: Adaptable, canonical: Iterable[str]) -> dict[str, str]:
+    """Map canonical names of layers to those in files: diffusers' names for a released U-Net, otherwise the same."""
     if isinstance(denoiser, UNetDenoiser):
         return {name: name for name in canonical}
     layout = unet_layout(denoiser.network.shape)
@@ -46,11 +46,11 @@ def published_names(denoiser: Adaptable, canonical: Iterable[str]) -> dict[str, 
 def lora_tensors(denoiser: Adaptable, layout: Literal["kohya", "peft"], dtype: torch.dtype) -> dict[str, Tensor]:
     """The factors of a denoiser's low-rank changes as the tensors of a LoRA file, on the CPU.
 
-    kohya's layout has α in the file; of peft's, α and the rank are settings: see `peft_settings`.
+    kohya's layout stores α as a tensor; peft's has α and the rank in its settings: see `peft_settings`.
     """
     changes = dict(low_rank_layers(denoiser.network))
     tensors: dict[str, Tensor] = {}
-    for canonical, theirs in published_names(denoiser, changes).items():
+    for canonical, theirs in map_file_names(denoiser, changes).items():
         change = changes[canonical]
         name, down, up = f"unet.{theirs}", "lora_A", "lora_B"
         if layout == "kohya":
@@ -68,23 +68,26 @@ def peft_settings(denoiser: Adaptable) -> dict[str, str]:
     settings = {
         "unet.r": first.rank,
         "unet.lora_alpha": first.alpha,
-        "unet.target_modules": sorted(published_names(denoiser, changes).values()),
+        "unet.target_modules": sorted(map_file_names(denoiser, changes).values()),
     }
     return {"format": "pt", METADATA: json.dumps(settings)}
 
 
 def text_layers(text: ReleasedText) -> dict[str, str]:
-    """The same for the towers of a text encoder: `text_encoder` and `text_encoder_2`, kohya's `te`, `te1` and `te2`."""
+    """The weights of a text encoder's towers by all their names in LoRA files.
+
+    The prefixes are `text_encoder` and `text_encoder_2`, or kohya's `te`, `te1` and `te2`.
+    """
     names: dict[str, str] = {}
     for number, tower in enumerate(text.towers):
         suffix = "" if number == 0 else f"_{number + 1}"
         short = [f"te{number + 1}", "te"][: 2 if len(text.towers) == 1 else 1]
         for name, _ in _layers(tower.model):  # type: ignore[arg-type]
             bare = name.removeprefix("text_model.")
-            old = bare if bare.startswith("text_projection") else f"text_model.{bare}"
-            aliases = [f"text_encoder{suffix}.{word}" for word in (bare, old)]
-            aliases += [kohya_name(te, word) for te in short for word in (bare, old)]
-            aliases += [bare, old] if number == 0 else []
+            with_prefix = bare if bare.startswith("text_projection") else f"text_model.{bare}"
+            aliases = [f"text_encoder{suffix}.{word}" for word in (bare, with_prefix)]
+            aliases += [kohya_name(te, word) for te in short for word in (bare, with_prefix)]
+            aliases += [bare, with_prefix] if number == 0 else []
             names.update(dict.fromkeys(aliases, f"towers.{number}.model.{name}.weight"))
     return names
 
@@ -94,5 +97,5 @@ def _layers(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def kohya_name(network: str, name: str) -> str:
-    """A layer as kohya's files call it."""
+    """The name of a layer in kohya's files."""
     return f"lora_{network}_{name.replace('.', '_')}"

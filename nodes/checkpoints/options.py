@@ -1,4 +1,4 @@
-"""What a checkpoint may leave open, and the node that loads it may say."""
+"""Settings of `checkpoint.load`."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ PredictionChoice: TypeAlias = Literal["auto", "eps", "x0", "v"]
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """Settings of `checkpoint.load` that no tensor tells; auto and None are what the released models have.
+    """Settings of `checkpoint.load` that cannot be inferred from tensors; auto and None take those of the releases.
 
-    attention: the order of q, k, v and heads, guided-diffusion's `use_new_attention_order`. heads, head_channels: how
-    many heads attention has, or how wide each is. noise_schedule: the β that the model was trained with. prediction:
-    what the network gives. tokenizer: the folder of the one that a single file's text encoder was trained with. ema:
-    take the moving averages of the weights where the checkpoint has both; without it, a diffusers folder must have the
-    others as its variant `non_ema`. upsample_heads: heads on the way up, where they are others. groups: of GroupNorm.
-    scale: what a latent is multiplied by to have unit variance. config: the config.yaml of a CompVis file.
+    attention: the order of q, k, v and heads, guided-diffusion's `use_new_attention_order`. heads, head_channels: the
+    number of attention heads, or the width of each. noise_schedule: the β of the training. prediction: the output of
+    the network. tokenizer: a folder with the tokenizer of a single file's text encoder. ema: take the moving averages
+    of the weights if the checkpoint has both; without it, a diffusers folder must have the variant `non_ema`.
+    upsample_heads: heads on the way up, if different. groups: of GroupNorm. scale: factor that gives latents unit
+    variance. config: the config.yaml of a CompVis file.
     """
 
     attention: AttentionOrder = "auto"

@@ -1,4 +1,4 @@
-"""Tensors of a checkpoint file, told apart by content. Nothing in a file is ever executed.
+"""Reads the tensors of a checkpoint file; its content decides the format. Nothing in a file is ever executed.
 
 Weights of safetensors files and of zipped `.pt` files stay on disk, memory-mapped, until they are used.
 """
@@ -24,7 +24,7 @@ MAX_PICKLE = 1 << 28
 """The pickle of a checkpoint holds names and shapes: a few hundred bytes for each tensor."""
 
 SHARING = 2
-"""By how much the tensors may exceed the file: a weight that two layers share is named twice and stored once."""
+"""Largest ratio of the tensors' size to the file's: a weight shared by two layers is named twice and stored once."""
 
 TRAINING = (
     "_codecs.encode",
@@ -33,11 +33,11 @@ TRAINING = (
     "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
     "pytorch_lightning.callbacks.ModelCheckpoint",
 )
-"""What files saved amid a training name beside the weights. An inert class stands for each, so none of it runs."""
+"""Classes that files saved during training name beside the weights. An inert class replaces each, so none runs."""
 
 
 class Inert:
-    """Stands in a file's training state for an object that is not wanted: takes anything and does nothing."""
+    """Replaces an object of a file's training state that is not needed: takes anything and does nothing."""
 
     def __init__(self, *_: object) -> None:
         pass
@@ -50,18 +50,18 @@ class Inert:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file or of a torch checkpoint, by name, on the CPU in the dtypes of the file.
+    """Read the tensors of a safetensors file or a torch checkpoint, by name, on the CPU in the dtypes of the file.
 
-    A checkpoint may hold them at the top, or under `ema`, `state_dict` or `model`, the first of these that is there;
-    what is no tensor, such as a step count, is left out. Weights are memory-mapped, except those of a checkpoint
-    from before torch 1.6. Raises ``ValueError`` that names the file, what was found in it, and what to do.
+    A checkpoint may hold them under `ema`, `state_dict` or `model`, the first of these that exists, or at the top;
+    other values, such as a step count, are left out. Weights are memory-mapped, except those of a checkpoint from
+    before torch 1.6. Raises ``ValueError`` that names the file, its content, and what to do.
     """
     content = read_nested(path)
     for candidate in (*(content.get(name) for name in WRAPPERS), content):
         if isinstance(candidate, Mapping):
             tensors = {name: value for name, value in candidate.items() if isinstance(value, Tensor)}
             if tensors and all(isinstance(name, str) for name in tensors):
-                return without_module(tensors)
+                return strip_module_prefix(tensors)
     keys = ", ".join(str(key) for key in list(content)[:8]) or "none"
     raise ValueError(
         f"'{path}' holds no weights: expected tensors by name, at the top or under {', '.join(WRAPPERS)}; found the "
@@ -69,15 +69,15 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     )
 
 
-def without_module(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors without the prefix that `DistributedDataParallel` and `DataParallel` give to all names."""
+def strip_module_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Remove the prefix that `DistributedDataParallel` and `DataParallel` give to all names."""
     if not all(name.startswith(MODULE) for name in tensors):
         return tensors
     return {name.removeprefix(MODULE): tensor for name, tensor in tensors.items()}
 
 
 def read_nested(path: Path) -> Mapping[str, Any]:
-    """What a file holds as it is nested there, for files that are no state_dict; see read_tensors."""
+    """Read the content of a file with its nesting, for files that are not a state_dict; see read_tensors."""
     if path.is_dir():
         raise ValueError(f"'{path}' is a folder, and a checkpoint file was expected: name the file in it")
     if not path.exists():
@@ -101,7 +101,7 @@ def read_nested(path: Path) -> Mapping[str, Any]:
             f"'{path}' holds no weights: expected a dictionary; found a {type(content).__name__}: save the model's "
             "state_dict"
         )
-    _check_sizes(path, _tensors_in(content), size)
+    _check_sizes(path, _collect_tensors(content), size)
     return content
 
 
@@ -118,7 +118,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _read_zip(path: Path, size: int) -> object:
-    """What is in a zip archive that torch wrote: its members are stored as they are, and fit in the file."""
+    """Load a zip archive that torch wrote, after checks that its members are uncompressed and fit in the file."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
@@ -133,7 +133,7 @@ def _read_zip(path: Path, size: int) -> object:
 
 
 def _refusal(members: list[zipfile.ZipInfo], size: int) -> str | None:
-    """Why an archive of `size` bytes is not one that torch wrote, or None."""
+    """The reason to refuse an archive of `size` bytes that torch did not write, or None."""
     names = [member.filename for member in members]
     if len(members) > MAX_MEMBERS:
         return f"it has {len(members)} members, and a checkpoint has at most {MAX_MEMBERS}"
@@ -157,41 +157,41 @@ def _refusal(members: list[zipfile.ZipInfo], size: int) -> str | None:
 
 
 def _load(path: Path, *, mmap: bool) -> Any:
-    """`torch.load` of weights alone."""
+    """Call `torch.load` for weights only."""
     inert: list[Callable[..., Any] | tuple[Callable[..., Any], str]]
     inert = [(Inert, name) for name in (*TRAINING, f"{Inert.__module__}.{Inert.__name__}")]
     try:
         with torch.serialization.safe_globals(inert):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except Exception as error:  # the unpickler's, of which any may come from a hostile or damaged file
+    except Exception as error:  # a hostile or damaged file can raise anything in the unpickler
         message = str(error)
-        if found := re.search(r"(?:GLOBAL|[Ff]unction|[Tt]ype|class) ([\w.]*\w)", message.partition("\n")[2]):
+        if match := re.search(r"(?:GLOBAL|[Ff]unction|[Tt]ype|class) ([\w.]*\w)", message.partition("\n")[2]):
             raise ValueError(
-                f"'{path}' is refused: it names {found[1]}, which is code and no weight (nothing was run); "
+                f"'{path}' is refused: it names {match[1]}, which is code and no weight (nothing was run); "
                 "save the model's state_dict alone, as safetensors"
             ) from None
         reason = message.strip().splitlines()[0] if message.strip() else type(error).__name__
         raise ValueError(f"'{path}' is a damaged or truncated checkpoint ({reason}): fetch or save it again") from None
 
 
-def _tensors_in(content: object) -> dict[str, Tensor]:
-    """All tensors in nested dictionaries, lists and tuples, by their path."""
-    found: dict[str, Tensor] = {}
+def _collect_tensors(content: object) -> dict[str, Tensor]:
+    """Collect all tensors in nested dictionaries, lists and tuples, by their path."""
+    tensors: dict[str, Tensor] = {}
     seen: set[int] = set()
     waiting: list[tuple[str, object]] = [("", content)]
     while waiting:
         name, value = waiting.pop()
         if isinstance(value, Tensor):
-            found[name] = value
+            tensors[name] = value
         elif isinstance(value, Mapping | list | tuple) and id(value) not in seen:
             seen.add(id(value))
             items = value.items() if isinstance(value, Mapping) else enumerate(value)
             waiting += [(f"{name}.{key}" if name else str(key), inner) for key, inner in items]
-    return found
+    return tensors
 
 
 def _check_sizes(path: Path, tensors: Mapping[str, Tensor], size: int) -> None:
-    """Refuse tensors that are larger than the file: as copies they could fill the memory."""
+    """Raise ``ValueError`` for tensors larger than the file: copies of them could fill the memory."""
     for name, tensor in tensors.items():
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
             raise ValueError(f"'{path}' is refused: '{name}' is no plain tensor; save it dense and unquantised")

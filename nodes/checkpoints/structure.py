@@ -1,4 +1,4 @@
-"""The hyper-parameters of a U-Net in the canonical layout, told from the names and shapes of its tensors."""
+"""Infers the hyper-parameters of a U-Net in the canonical layout from the names and shapes of its tensors."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import Literal
 
 from torch import Tensor
 
-from guidegraph.nodes.checkpoints.filling import with_axes
-from guidegraph.nodes.models.released_config import ClassifierShape, UNetShape, heads_of
+from guidegraph.nodes.checkpoints.filling import check_axes
+from guidegraph.nodes.models.released.config import ClassifierShape, UNetShape, count_heads
 from guidegraph.nodes.types import PredictionKind
 
 GROUPS = 32
-"""Of every GroupNorm: a constant in the software that writes this layout, guided-diffusion's and latent diffusion's."""
+"""Groups of every GroupNorm: a constant in the software of guided-diffusion and latent diffusion."""
 
 
 @dataclass(frozen=True)
 class Structure:
-    """What the tensors tell; see UNetShape. How the heads are laid out they do not tell.
+    """Hyper-parameters inferred from tensors, which do not show the layout of the heads; see UNetShape.
 
-    inputs: channels of the first convolution. outputs: of the last, 0 where there is none (a classifier).
+    inputs: channels of the first convolution. outputs: of the last, 0 without one (a classifier).
     """
 
     inputs: int
@@ -47,9 +47,9 @@ class Structure:
 
 @dataclass(frozen=True)
 class Heads:
-    """How the attention's heads are laid out: their number, or the width of each, and the order of q, k and v.
+    """Layout of the attention heads: their number, or the width of each, and the order of q, k and v.
 
-    upsample: their number on the way up (`num_heads_upsample`); None is the same as elsewhere.
+    upsample: their number on the way up (`num_heads_upsample`); None means the same as elsewhere.
     """
 
     heads: int | None = None
@@ -59,10 +59,10 @@ class Heads:
 
 
 @dataclass(frozen=True)
-class Stage:
-    """One of the input blocks: a residual block with attention of some depth, or none, or a change of the resolution.
+class InputBlock:
+    """An input block: a residual block with attention of depth `depth` (0: none), or a change of the resolution.
 
-    convolution: a strided one. pooled: a mean, which has no tensors.
+    convolution: resamples by a strided convolution. pooled: resamples by a mean, which has no tensors.
     """
 
     convolution: bool
@@ -76,167 +76,176 @@ class Stage:
         return self.convolution or self.pooled
 
 
-def unet_shape(
+def infer_unet_shape(
     tensors: Mapping[str, Tensor],
-    where: str,
+    source: str,
     *,
     samples: int,
     heads: Heads,
     kind: PredictionKind = "eps",
     groups: int = GROUPS,
 ) -> UNetShape:
-    """The shape of the U-Net that tensors belong to.
+    """Infer the shape of a U-Net from its tensors.
 
-    samples: channels of x; those of the first convolution beyond it are the spatial condition's. groups: of GroupNorm.
-    Raises ``ValueError`` that names `where` for tensors that belong to no such U-Net.
+    samples: channels of x; further channels of the first convolution are the spatial condition's. groups: of GroupNorm.
+    Raises ``ValueError`` that names `source` for tensors of other networks.
     """
-    found = measure(tensors, where)
+    measured = infer_structure(tensors, source)
     try:
-        return _trunk(found, samples, found.outputs, heads, kind, groups)
+        return _trunk(measured, samples, measured.outputs, heads, kind, groups)
     except ValueError as error:
-        raise ValueError(f"'{where}': {error}") from None
+        raise ValueError(f"'{source}': {error}") from None
 
 
-def classifier_shape(
-    tensors: Mapping[str, Tensor], where: str, *, heads: Heads, pool_head_channels: int, groups: int = GROUPS
+def infer_classifier_shape(
+    tensors: Mapping[str, Tensor], source: str, *, heads: Heads, pool_head_channels: int, groups: int = GROUPS
 ) -> ClassifierShape:
-    """The shape of the classifier of noisy samples that tensors belong to, its pool included; see unet_shape."""
-    found = measure(tensors, where)
+    """Infer the shape of a classifier of noisy samples, including its pool, from its tensors; see unet_shape."""
+    measured = infer_structure(tensors, source)
     try:
-        trunk = _trunk(found, found.inputs, found.inputs, heads, "eps", groups)
+        trunk = _trunk(measured, measured.inputs, measured.inputs, heads, "eps", groups)
     except ValueError as error:
-        raise ValueError(f"'{where}': {error}") from None
+        raise ValueError(f"'{source}': {error}") from None
     if "out.2.positional_embedding" in tensors:
-        return _attention_pool(tensors, where, trunk, pool_head_channels)
+        return _attention_pool(tensors, source, trunk, pool_head_channels)
     first = tensors.get("out.0.weight")
     if first is not None and first.ndim == 1:
-        return ClassifierShape(trunk, _needed(tensors, where, "out.3.weight", 4).shape[0], pool="adaptive")
-    hidden = _needed(tensors, where, "out.0.weight", 2).shape[0]
+        return ClassifierShape(trunk, _require(tensors, source, "out.3.weight", 4).shape[0], pool="adaptive")
+    hidden = _require(tensors, source, "out.0.weight", 2).shape[0]
     if "out.1.weight" in tensors:
-        classes = _needed(tensors, where, "out.3.weight", 2).shape[0]
+        classes = _require(tensors, source, "out.3.weight", 2).shape[0]
         return ClassifierShape(trunk, classes, pool="spatial_v2", hidden=hidden)
-    return ClassifierShape(trunk, _needed(tensors, where, "out.2.weight", 2).shape[0], pool="spatial", hidden=hidden)
+    return ClassifierShape(trunk, _require(tensors, source, "out.2.weight", 2).shape[0], pool="spatial", hidden=hidden)
 
 
-def _attention_pool(tensors: Mapping[str, Tensor], where: str, trunk: UNetShape, head_channels: int) -> ClassifierShape:
-    positions = _needed(tensors, where, "out.2.positional_embedding", 2).shape
-    classes = _needed(tensors, where, "out.2.c_proj.weight", 3).shape[0]
+def _attention_pool(
+    tensors: Mapping[str, Tensor], source: str, trunk: UNetShape, head_channels: int
+) -> ClassifierShape:
+    positions = _require(tensors, source, "out.2.positional_embedding", 2).shape
+    classes = _require(tensors, source, "out.2.c_proj.weight", 3).shape[0]
     side = math.isqrt(positions[-1] - 1)
     if side * side != positions[1] - 1:
-        raise ValueError(f"'{where}': out.2.positional_embedding {tuple(positions)} is of no square of pixels")
+        raise ValueError(f"'{source}': out.2.positional_embedding {tuple(positions)} is of no square of pixels")
     if positions[0] % head_channels:
-        raise ValueError(f"'{where}': heads of {head_channels} channels do not share {positions[0]}")
+        raise ValueError(f"'{source}': heads of {head_channels} channels do not share {positions[0]}")
     return ClassifierShape(trunk, classes, side * trunk.factor, pool_heads=positions[0] // head_channels)
 
 
-def _trunk(found: Structure, samples: int, outputs: int, heads: Heads, kind: PredictionKind, groups: int) -> UNetShape:
+def _trunk(
+    measured: Structure, samples: int, outputs: int, heads: Heads, kind: PredictionKind, groups: int
+) -> UNetShape:
     return UNetShape(
         in_channels=samples,
-        spatial_channels=found.inputs - samples,
+        spatial_channels=measured.inputs - samples,
         out_channels=outputs,
-        channels=found.channels,
-        widths=found.widths,
-        blocks=found.blocks,
-        depths=found.depths,
-        heads=heads_of(found.widths, heads=heads.heads, head_channels=heads.head_channels),
-        middle_depth=found.middle_depth,
-        context_dim=found.context_dim,
-        linear_projections=found.linear_projections,
+        channels=measured.channels,
+        widths=measured.widths,
+        blocks=measured.blocks,
+        depths=measured.depths,
+        heads=count_heads(measured.widths, heads=heads.heads, head_channels=heads.head_channels),
+        middle_depth=measured.middle_depth,
+        context_dim=measured.context_dim,
+        linear_projections=measured.linear_projections,
         new_attention_order=heads.order == "new",
-        scale_shift=found.scale_shift,
-        resblock_updown=found.resblock_updown,
-        classes=found.classes,
-        adm_channels=found.adm_channels,
+        scale_shift=measured.scale_shift,
+        resblock_updown=measured.resblock_updown,
+        classes=measured.classes,
+        adm_channels=measured.adm_channels,
         groups=groups,
         kind=kind,
-        upsample_heads=() if heads.upsample is None else heads_of(found.widths, heads=heads.upsample),
-        resample_convolution=found.resample_convolution,
+        upsample_heads=() if heads.upsample is None else count_heads(measured.widths, heads=heads.upsample),
+        resample_convolution=measured.resample_convolution,
     )
 
 
-def measure(tensors: Mapping[str, Tensor], where: str) -> Structure:
-    """What the names and shapes of tensors tell. Raises ``ValueError`` that names `where` and what is missing."""
+def infer_structure(tensors: Mapping[str, Tensor], source: str) -> Structure:
+    """Infer the structure from names and shapes of tensors. Raises ``ValueError`` that names what is missing."""
     if tensors and not any(name.startswith("input_blocks.") for name in tensors):
         raise ValueError(
-            f"'{where}' is of a family that is not known: its denoiser holds {', '.join(sorted(tensors)[:3])}, and no "
+            f"'{source}' is of a family that is not known: its denoiser holds {', '.join(sorted(tensors)[:3])}, and no "
             "input_blocks as the U-Nets of guided-diffusion, latent diffusion, Stable Diffusion 1 and 2, and SDXL do"
         )
-    stem = _needed(tensors, where, "input_blocks.0.0.weight", 4).shape
-    count = 1 + max(_numbers(tensors, r"input_blocks\.(\d+)\."))
-    stages = [_stage(tensors, where, index) for index in range(1, count)]
-    blocks = _blocks(tensors, stages, where)
+    stem = _require(tensors, source, "input_blocks.0.0.weight", 4).shape
+    count = 1 + max(_matched_numbers(tensors, r"input_blocks\.(\d+)\."))
+    stages = [_input_block(tensors, source, index) for index in range(1, count)]
+    blocks = _blocks(tensors, stages, source)
     levels = _levels(stages, blocks)
     if levels is None:
         raise ValueError(
-            f"'{where}': its {count} input blocks are no levels of {blocks} residual blocks that have one width and "
+            f"'{source}': its {count} input blocks are no levels of {blocks} residual blocks that have one width and "
             "one attention each; only such U-Nets are read"
         )
-    first = _needed(tensors, where, "input_blocks.1.0.emb_layers.1.weight", 2).shape[0]
+    first = _require(tensors, source, "input_blocks.1.0.emb_layers.1.weight", 2).shape[0]
     projection = next((t for name, t in tensors.items() if name.endswith(".1.proj_in.weight")), None)
     key = next((name for name in tensors if name.endswith(".transformer_blocks.0.attn2.to_k.weight")), None)
     outputs = 0
     if any(name.startswith("output_blocks.") for name in tensors):
-        outputs = _needed(tensors, where, "out.2.weight", 4).shape[0]
+        outputs = _require(tensors, source, "out.2.weight", 4).shape[0]
     return Structure(
         inputs=stem[1],
         outputs=outputs,
-        channels=_needed(tensors, where, "time_embed.0.weight", 2).shape[1],
+        channels=_require(tensors, source, "time_embed.0.weight", 2).shape[1],
         widths=tuple(level[0].width for level in levels),
         blocks=blocks,
         depths=tuple(level[0].depth for level in levels),
         middle_depth=_depth(tensors, "middle_block."),
-        context_dim=None if key is None else _needed(tensors, where, key, 2).shape[1],
+        context_dim=None if key is None else _require(tensors, source, key, 2).shape[1],
         linear_projections=projection is not None and projection.ndim == 2,
         scale_shift=first == 2 * levels[0][0].width,
         resblock_updown=len(levels) > 1 and not any(stage.resamples for stage in stages),
-        classes=_length(tensors, where, "label_emb.weight", 0),
-        adm_channels=_length(tensors, where, "label_emb.0.0.weight", 1),
+        classes=_axis_length(tensors, source, "label_emb.weight", 0),
+        adm_channels=_axis_length(tensors, source, "label_emb.0.0.weight", 1),
         resample_convolution=not any(stage.pooled for stage in stages),
     )
 
 
-def _stage(tensors: Mapping[str, Tensor], where: str, index: int) -> Stage:
+def _input_block(tensors: Mapping[str, Tensor], source: str, index: int) -> InputBlock:
     prefix = f"input_blocks.{index}."
     if not any(name.startswith(prefix) for name in tensors):
-        return Stage(
-            False, False, _needed(tensors, where, f"input_blocks.{index - 1}.0.in_layers.2.weight", 4).shape[0], 0, True
+        return InputBlock(
+            False,
+            False,
+            _require(tensors, source, f"input_blocks.{index - 1}.0.in_layers.2.weight", 4).shape[0],
+            0,
+            True,
         )
     if f"{prefix}0.op.weight" in tensors:
-        return Stage(True, False, _needed(tensors, where, f"{prefix}0.op.weight", 4).shape[0], 0)
-    width = _needed(tensors, where, f"{prefix}0.in_layers.2.weight", 4).shape[0]
-    return Stage(False, f"{prefix}0.skip_connection.weight" in tensors, width, _depth(tensors, prefix))
+        return InputBlock(True, False, _require(tensors, source, f"{prefix}0.op.weight", 4).shape[0], 0)
+    width = _require(tensors, source, f"{prefix}0.in_layers.2.weight", 4).shape[0]
+    return InputBlock(False, f"{prefix}0.skip_connection.weight" in tensors, width, _depth(tensors, prefix))
 
 
 def _depth(tensors: Mapping[str, Tensor], prefix: str) -> int:
-    """Of the attention that comes after the first residual block, 0 where there is none."""
+    """Depth of the attention after the first residual block, 0 without one."""
     if f"{prefix}1.qkv.weight" in tensors:
         return 1
     pattern = re.escape(prefix) + r"1\.transformer_blocks\.(\d+)\."
-    return 1 + max(_numbers(tensors, pattern), default=-1)
+    return 1 + max(_matched_numbers(tensors, pattern), default=-1)
 
 
-def _blocks(tensors: Mapping[str, Tensor], stages: list[Stage], where: str) -> int:
-    """Residual blocks of each level.
+def _blocks(tensors: Mapping[str, Tensor], stages: list[InputBlock], source: str) -> int:
+    """Number of residual blocks of each level.
 
-    A layer that halves the resolution tells it, or the first output block that doubles it. A classifier with residual
-    blocks for both has neither; there it is the only number that makes levels of one width and one attention.
+    It follows from the first layer that halves the resolution, or the first output block that doubles it. A classifier
+    with residual blocks for both has neither; there it is the only number for which each level has a single width and
+    attention depth.
     """
     if (halving := next((i for i, stage in enumerate(stages) if stage.resamples), None)) is not None:
         return halving
     if any(name.startswith("output_blocks.") for name in tensors):
         doubling = r"output_blocks\.(\d+)\.[12]\.(?:in_layers|conv)\."
-        return min(_numbers(tensors, doubling), default=len(stages))
+        return min(_matched_numbers(tensors, doubling), default=len(stages))
     fitting = [blocks for blocks in range(1, len(stages) + 1) if _levels(stages, blocks) is not None]
     if len(fitting) != 1:
         raise ValueError(
-            f"'{where}': its {len(stages) + 1} input blocks do not tell where a level ends: "
+            f"'{source}': its {len(stages) + 1} input blocks do not tell where a level ends: "
             f"{' or '.join(map(str, fitting)) or 'no number of'} residual blocks for each level would do"
         )
     return fitting[0]
 
 
-def _levels(stages: list[Stage], blocks: int) -> list[list[Stage]] | None:
-    """The residual blocks of each level, or None where so many for each do not make levels."""
+def _levels(stages: list[InputBlock], blocks: int) -> list[list[InputBlock]] | None:
+    """Group the residual blocks by level, or None if `blocks` for each level does not fit."""
     period = blocks + 1
     if blocks < 1 or (len(stages) + 1) % period:
         return None
@@ -258,22 +267,22 @@ def _levels(stages: list[Stage], blocks: int) -> list[list[Stage]] | None:
     return levels if alike and plain and same else None
 
 
-def _needed(tensors: Mapping[str, Tensor], where: str, name: str, axes: int) -> Tensor:
-    """A tensor by its name, with so many axes. Raises ``ValueError``."""
+def _require(tensors: Mapping[str, Tensor], source: str, name: str, axes: int) -> Tensor:
+    """Return a tensor by its name. Raises ``ValueError`` if it is missing or has another number of axes."""
     if name not in tensors:
         raise ValueError(
-            f"'{where}' holds no whole U-Net: {name} is missing. It is of a family that is not known, or incomplete: "
+            f"'{source}' holds no whole U-Net: {name} is missing. It is of a family that is not known, or incomplete: "
             "nothing was loaded"
         )
-    return with_axes(tensors[name], where, name, axes)
+    return check_axes(tensors[name], source, name, axes)
 
 
-def _length(tensors: Mapping[str, Tensor], where: str, name: str, axis: int) -> int | None:
-    """Of an axis of a matrix that may be missing."""
-    return _needed(tensors, where, name, 2).shape[axis] if name in tensors else None
+def _axis_length(tensors: Mapping[str, Tensor], source: str, name: str, axis: int) -> int | None:
+    """Length of an axis of a matrix, or None if the matrix is missing."""
+    return _require(tensors, source, name, 2).shape[axis] if name in tensors else None
 
 
-def _numbers(names: Iterable[str], pattern: str) -> set[int]:
-    """The numbers that a pattern's only group takes in the beginnings of names."""
+def _matched_numbers(names: Iterable[str], pattern: str) -> set[int]:
+    """The numbers that a pattern's only group matches at the start of names."""
     expression = re.compile(pattern)
-    return {int(found[1]) for name in names if (found := expression.match(name))}
+    return {int(match[1]) for name in names if (match := expression.match(name))}

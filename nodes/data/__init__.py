@@ -1,1 +1,1 @@
-"""Data sets made on the fly: composed scenes and the single-emoji pictures."""
+"""Data sets: composed scenes, single emoji, Fashion-MNIST and folders of pictures."""

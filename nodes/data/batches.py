@@ -1,4 +1,4 @@
-"""Data sets as sequences of batches: batch i depends on (seed, i) alone and is made when it is asked for."""
+"""Data sets as sequences of batches: batch i depends on (seed, i) alone and is made on access."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes.data.scenes import Split, compose_scene, uniforms
-from guidegraph.nodes.data.sprites import CLASSES, DATA_FOLDER
+from guidegraph.nodes.data.sprites import CLASSES, data_file
 from guidegraph.nodes.types import Image, SemanticMap
 
 B = TypeVar("B")
@@ -35,7 +35,7 @@ class EmojiBatch(NamedTuple):
 
 
 class Batches(Sequence[B], Generic[B]):
-    """`length` batches, each made by `make(i)` with no shared generator, so the next may be made on a thread."""
+    """`length` batches, each made by `make(i)` without a shared generator, so that a thread can prefetch the next."""
 
     prefetch = True
 
@@ -64,11 +64,11 @@ def to_image(pixels: NDArray[np.uint8]) -> Image:
 
 
 def scene_batch(seed: int, batch: int, index: int, *, split: Split, single: float, partial: float) -> SceneBatch:
-    """Scenes `index · batch` … of the data set `seed`."""
+    """The `batch` scenes from scene `index · batch` on of the data set `seed`."""
     import torch
 
-    first = index * batch
-    scenes = [compose_scene(seed, first + i, split=split, single=single, partial=partial) for i in range(batch)]
+    first_scene = index * batch
+    scenes = [compose_scene(seed, first_scene + i, split=split, single=single, partial=partial) for i in range(batch)]
     classes = torch.from_numpy(np.stack([scene.semantic for scene in scenes])).long()[:, None]
     semantic = torch.zeros(batch, len(CLASSES), *classes.shape[2:]).scatter_(1, classes, 1)
     return SceneBatch(
@@ -92,7 +92,7 @@ class Emoji(NamedTuple):
 @lru_cache(maxsize=1)
 def load_emoji() -> Emoji:
     """Every base emoji of both sets, without flags and skin tones."""
-    with np.load(DATA_FOLDER / "emoji.npz", allow_pickle=False) as packed:
+    with np.load(data_file("emoji.npz"), allow_pickle=False) as packed:
         texts = {key: tuple(str(text) for text in packed[key]) for key in ("names", "keywords", "category")}
         return Emoji(packed["pixels"], packed["palette"], **texts)
 
@@ -100,19 +100,19 @@ def load_emoji() -> Emoji:
 def emoji_batch(seed: int, batch: int, index: int, *, category: str | None) -> EmojiBatch:
     """`batch` emoji drawn with replacement, half of them mirrored."""
     data = load_emoji()
-    chosen = [i for i, name in enumerate(data.category) if category in (None, name)]
-    if not chosen:
+    candidates = [i for i, name in enumerate(data.category) if category in (None, name)]
+    if not candidates:
         raise ValueError(f"there is no category '{category}'; there are {', '.join(sorted(set(data.category)))}")
-    u = uniforms(seed, index, 3 * batch).reshape(3, batch)
-    picks = [chosen[int(value * len(chosen))] for value in u[0]]
-    pixels = np.stack([data.palette[i][data.pixels[i]] for i in picks])
-    pixels = np.where((u[1] < 0.5)[:, None, None, None], pixels[:, :, ::-1], pixels)
-    captions = tuple(emoji_caption(data, i, value) for i, value in zip(picks, u[2], strict=True))
+    uniform = uniforms(seed, index, 3 * batch).reshape(3, batch)
+    indices = [candidates[int(value * len(candidates))] for value in uniform[0]]
+    pixels = np.stack([data.palette[i][data.pixels[i]] for i in indices])
+    pixels = np.where((uniform[1] < 0.5)[:, None, None, None], pixels[:, :, ::-1], pixels)
+    captions = tuple(emoji_caption(data, i, value) for i, value in zip(indices, uniform[2], strict=True))
     return EmojiBatch(to_image(pixels), captions)
 
 
 def emoji_caption(data: Emoji, index: int, u: float) -> str:
-    """The name half of the time, and the name after one of its keywords otherwise."""
+    """The emoji's name, preceded by one of its keywords half of the time."""
     words = data.keywords[index].split()
     if u < 0.5 or not words:
         return data.names[index]

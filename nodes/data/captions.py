@@ -24,21 +24,21 @@ GROUND_PHRASES = {
 
 
 def with_article(name: str) -> str:
-    """`name` after its indefinite article."""
+    """`name` with its indefinite article."""
     return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
 def plain_caption(objects: Sequence[str], sky: str, ground: str) -> str:
-    """ "a tiger and a palm tree on sand under a night sky"."""
+    """The plain caption, such as "a tiger and a palm tree on sand under a night sky"."""
     subject = " and ".join(with_article(name) for name in objects)
     return f"{subject} {GROUND_PHRASES[ground][0]} {SKY_PHRASES[sky][0]}"
 
 
 def write_caption(u: NDArray[np.float64], objects: Sequence[str], sky: str, ground: str, partial: float) -> str:
-    """A caption whose wording the uniform numbers `u` (at least 8) choose.
+    """A caption with wording chosen by the uniform numbers `u` (at least 8).
 
-    The objects come in random order, so the order says nothing about left and right. With probability
-    `partial` the sky, the ground or both are left out.
+    The objects are in random order, regardless of left and right. With probability `partial`, the sky, the ground or
+    both are left out.
     """
     ordered = list(objects) if u[0] < 0.5 else list(objects)[::-1]
     names = [with_article(name) for name in ordered] if u[1] < 0.75 else ordered
@@ -47,8 +47,8 @@ def write_caption(u: NDArray[np.float64], objects: Sequence[str], sky: str, grou
     sky_phrase = phrase(SKY_PHRASES[sky], u[3])
     ground_phrase = phrase(GROUND_PHRASES[ground], u[4])
     if u[5] < partial:
-        kept = (f"{subject} {ground_phrase}", f"{subject} {sky_phrase}", subject)
-        return kept[int(u[6] * 3)]
+        variants = (f"{subject} {ground_phrase}", f"{subject} {sky_phrase}", subject)
+        return variants[int(u[6] * 3)]
     if u[7] < 0.1:
         return f"{sky_phrase}, {subject} {ground_phrase}"
     return f"{subject} {ground_phrase} {sky_phrase}"
@@ -60,7 +60,7 @@ def phrase(phrases: Sequence[str], u: float) -> str:
 
 
 def vocabulary() -> list[str]:
-    """Every word and punctuation mark that a scene's caption can hold, sorted."""
+    """All words and punctuation marks of scene captions, sorted."""
     phrases_used = [text for group in (SKY_PHRASES, GROUND_PHRASES) for texts in group.values() for text in texts]
     text = " ".join([*OBJECTS, *phrases_used, "a an and with the , ."])
     return sorted(set(re.findall(r"\w+|[^\w\s]+", text.lower())))

@@ -1,4 +1,4 @@
-"""Random damage to pictures, as an autoencoder or a half-trained generator would do it: what a detector must bear."""
+"""Random damage to pictures, like that of an autoencoder or a half-trained generator, to train a detector on."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from guidegraph.graph.share import own_rows
+from guidegraph.graph.training.ranks import local_rows
 
 
 def degrade(image: Tensor, generator: torch.Generator) -> Tensor:
-    """Pictures (B, 3, H, W) in [-1, 1] blurred, tinted, soiled, shifted and mirrored at random."""
+    """Blur, tint, soil, shift and mirror pictures (B, 3, H, W) in [-1, 1] at random."""
     height, width = image.shape[2:]
     image = soil(image, generator)
     down, right, mirror = (float(torch.rand(1, generator=generator)) for _ in range(3))
@@ -20,13 +20,13 @@ def degrade(image: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def soil(image: Tensor, generator: torch.Generator) -> Tensor:
-    """Pictures (B, 3, H, W) blurred, tinted and soiled at random, with everything in its place, about in [-1, 1]."""
+    """Blur, tint and soil pictures (B, 3, H, W) at random, without moving anything. Values stay roughly in [-1, 1]."""
 
     def uniform(batch: int, *shape: int) -> Tensor:
-        return own_rows(batch, lambda count: torch.rand((count, *shape), generator=generator))
+        return local_rows(batch, lambda count: torch.rand((count, *shape), generator=generator))
 
     def normal(batch: int, *shape: int) -> Tensor:
-        return own_rows(batch, lambda count: torch.randn((count, *shape), generator=generator))
+        return local_rows(batch, lambda count: torch.randn((count, *shape), generator=generator))
 
     batch, _, height, width = image.shape
     image = blur(image, 0.56 + 0.44 * float(torch.rand(1, generator=generator)))
@@ -38,7 +38,7 @@ def soil(image: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def blur(image: Tensor, scale: float) -> Tensor:
-    """The picture scaled down by `scale` and up again."""
+    """Blur pictures by scaling them down by `scale` and up again."""
     height, width = image.shape[2:]
     size = (max(round(height * scale), 1), max(round(width * scale), 1))
     if size == (height, width):
@@ -48,10 +48,10 @@ def blur(image: Tensor, scale: float) -> Tensor:
 
 
 def shift_and_mirror(sample: Tensor, pixels: int, u: Tensor) -> Tensor:
-    """Samples (B, C, H, W), each moved by up to `pixels` and half of them mirrored; u (3, B) uniform in [0, 1)."""
+    """Shift samples (B, C, H, W) by up to `pixels` each and mirror half of them; u (3, B) is uniform in [0, 1)."""
     height, width = sample.shape[2:]
     padded = F.pad(sample, (pixels,) * 4, mode="replicate")
     down, right = (u[:2] * (2 * pixels + 1)).long()
-    moved = [padded[i, :, y : y + height, x : x + width] for i, (y, x) in enumerate(zip(down, right, strict=True))]
-    out = torch.stack(moved)
-    return torch.where((u[2] < 0.5)[:, None, None, None], out.flip(3), out)
+    shifted = [padded[i, :, y : y + height, x : x + width] for i, (y, x) in enumerate(zip(down, right, strict=True))]
+    batch = torch.stack(shifted)
+    return torch.where((u[2] < 0.5)[:, None, None, None], batch.flip(3), batch)

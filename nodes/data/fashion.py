@@ -1,4 +1,4 @@
-"""Fashion-MNIST (Xiao et al. 2017): photographs of clothes, grey, in ten classes."""
+"""Fashion-MNIST (Xiao et al. 2017): grey photographs of clothes in ten classes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from guidegraph.graph.trust.files import read_regular
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes.data.scenes import uniforms
-from guidegraph.nodes.data.sprites import DATA_FOLDER
+from guidegraph.nodes.data.sprites import data_file
 from guidegraph.nodes.types import Label, Sample
 from guidegraph_runtime.limits import check_limit, current_limits
 
@@ -46,24 +46,24 @@ class FashionBatch(NamedTuple):
 
 
 def read_idx(path: Path) -> NDArray[np.uint8]:
-    """The array of an idx file of bytes, packed by gzip or not. Raises ``ValueError`` for anything else."""
+    """The array of an idx file of bytes, gzipped or not. Raises ``ValueError`` for anything else."""
     try:
         raw = read_regular(path, limit="file_bytes")
-        data = _unpacked(raw) if raw[:2] == b"\x1f\x8b" else raw
+        data = _decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
     if data[:3] != bytes([0, 0, IDX_BYTES]) or len(data) < 4:
         raise ValueError(f"{path} is no idx file of bytes: expected it to begin with 00 00 08")
     axes = data[3]
     shape = tuple(int.from_bytes(data[4 + 4 * i : 8 + 4 * i], "big") for i in range(axes))
-    found = len(data) - 4 - 4 * axes
-    if found != np.prod(shape, dtype=np.int64):
-        raise ValueError(f"{path} is damaged: shape {shape} needs {np.prod(shape)} bytes, found {found}")
+    actual = len(data) - 4 - 4 * axes
+    if actual != np.prod(shape, dtype=np.int64):
+        raise ValueError(f"{path} is damaged: shape {shape} needs {np.prod(shape)} bytes, found {actual}")
     return np.frombuffer(data, np.uint8, offset=4 + 4 * axes).reshape(shape)
 
 
-def _unpacked(raw: bytes) -> bytes:
-    """What gzip packed, up to the limit on elements, which are bytes here. Raises ``LimitExceeded``."""
+def _decompress(raw: bytes) -> bytes:
+    """Decompress gzip data, up to the limit on elements, which are bytes here. Raises ``LimitExceeded``."""
     limit = current_limits().elements
     with gzip.GzipFile(fileobj=io.BytesIO(raw)) as file:
         data = file.read(limit + 1)
@@ -73,12 +73,12 @@ def _unpacked(raw: bytes) -> bytes:
 
 @lru_cache(maxsize=4)
 def load_fashion(split: Split, folder: Path | None = None) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Pictures (N, 28, 28) and labels (N): the packed part, or all of a folder of idx files."""
+    """Pictures (N, 28, 28) and labels (N), from the subset in the package or from a folder of idx files."""
     if folder is None:
-        with np.load(DATA_FOLDER / "fashion.npz", allow_pickle=False) as packed:
+        with np.load(data_file("fashion.npz"), allow_pickle=False) as packed:
             return packed[f"{split}_images"], packed[f"{split}_labels"].astype(np.int64)
-    pictures = read_idx(find_idx(folder, f"{STEMS[split]}-images-idx3-ubyte"))
-    labels = read_idx(find_idx(folder, f"{STEMS[split]}-labels-idx1-ubyte"))
+    pictures = read_idx(find_idx_file(folder, f"{STEMS[split]}-images-idx3-ubyte"))
+    labels = read_idx(find_idx_file(folder, f"{STEMS[split]}-labels-idx1-ubyte"))
     if pictures.shape[1:] != (28, 28) or len(pictures) == 0 or labels.shape != pictures.shape[:1]:
         raise ValueError(
             f"{folder}: expected pictures (N, 28, 28) and N labels; found {pictures.shape}, {labels.shape}"
@@ -86,8 +86,8 @@ def load_fashion(split: Split, folder: Path | None = None) -> tuple[NDArray[np.u
     return pictures, labels.astype(np.int64)
 
 
-def find_idx(folder: Path, name: str) -> Path:
-    """The file of that name in the folder, with or without .gz."""
+def find_idx_file(folder: Path, name: str) -> Path:
+    """The file `name` in the folder, with or without .gz."""
     for candidate in (folder / name, folder / f"{name}.gz"):
         if candidate.is_file():
             return candidate
@@ -97,23 +97,23 @@ def find_idx(folder: Path, name: str) -> Path:
 def fashion_batch(
     seed: int, batch: int, index: int, *, split: Split, folder: Path | None, shuffle: bool
 ) -> FashionBatch:
-    """`batch` pictures drawn with replacement; without `shuffle` the next ones in the file's order, round and round."""
+    """`batch` pictures drawn with replacement; without `shuffle`, those in file order, starting over at the end."""
     if not shuffle:
-        return fashion_from(index * batch, batch, split=split, folder=folder)
+        return consecutive_fashion_batch(index * batch, batch, split=split, folder=folder)
     pictures, labels = load_fashion(split, folder)
-    chosen = (uniforms(seed, index, batch) * len(pictures)).astype(np.int64)
-    return padded_batch(pictures[chosen], labels[chosen])
+    indices = (uniforms(seed, index, batch) * len(pictures)).astype(np.int64)
+    return make_batch(pictures[indices], labels[indices])
 
 
-def fashion_from(start: int, batch: int, *, split: Split, folder: Path | None) -> FashionBatch:
-    """The pictures start … start + batch − 1 in the file's order, round and round."""
+def consecutive_fashion_batch(start: int, batch: int, *, split: Split, folder: Path | None) -> FashionBatch:
+    """Pictures start … start + batch − 1 in file order, starting over at the end."""
     pictures, labels = load_fashion(split, folder)
-    chosen = (start % len(pictures) + np.arange(batch)) % len(pictures)
-    return padded_batch(pictures[chosen], labels[chosen])
+    indices = (start % len(pictures) + np.arange(batch)) % len(pictures)
+    return make_batch(pictures[indices], labels[indices])
 
 
-def padded_batch(pictures: NDArray[np.uint8], labels: NDArray[np.int64]) -> FashionBatch:
-    """Pictures (B, 28, 28) as samples, with their labels (B)."""
+def make_batch(pictures: NDArray[np.uint8], labels: NDArray[np.int64]) -> FashionBatch:
+    """Pad pictures (B, 28, 28) to samples and add their labels (B)."""
     import torch
 
     margin = (SIZE - pictures.shape[1]) // 2

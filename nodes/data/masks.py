@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from guidegraph.nodes.data.scenes import pick
 from guidegraph_runtime.noise import raw_bits
 
-NUMBERS = 32  # uniform numbers for one mask
+NUMBERS = 32  # uniform numbers per mask
 SAMPLES = 2**20  # a batch is smaller, so no two masks share their numbers
 BOXES = (1, 3)
 STROKES = (1, 4)
@@ -21,7 +21,7 @@ POINTS = 3  # of a stroke
 def draw_mask(
     seed: int, index: int, sample: int, height: int, width: int, kind: Literal["mixed", "boxes", "strokes"]
 ) -> NDArray[np.float32]:
-    """The mask (height, width) of one sample of batch `index`: 1 where the picture is hidden."""
+    """The mask (height, width) of one sample of batch `index`, 1 where the picture is hidden."""
     bits = raw_bits(seed, NUMBERS, index * SAMPLES + sample)
     u = (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
     mask = np.zeros((height, width), dtype=np.float32)
@@ -33,7 +33,7 @@ def draw_mask(
 
 
 def draw_boxes(mask: NDArray[np.float32], u: NDArray[np.float64]) -> None:
-    """One to three boxes, each side 15 to 60 % of the picture's."""
+    """Draw one to three boxes with sides of 15 to 60 % of the picture's."""
     height, width = mask.shape
     for box in range(pick(u[0], *BOXES)):
         across, down, left, top = u[1 + 4 * box : 5 + 4 * box]
@@ -43,7 +43,7 @@ def draw_boxes(mask: NDArray[np.float32], u: NDArray[np.float64]) -> None:
 
 
 def draw_strokes(mask: NDArray[np.float32], u: NDArray[np.float64]) -> None:
-    """One to four bent strokes of a round brush, 6 to 20 % of the picture's side thick."""
+    """Draw one to four bent strokes of a round brush, 6 to 20 % of the picture's side thick."""
     height, width = mask.shape
     y, x = np.mgrid[0:height, 0:width] + 0.5
     for stroke in range(pick(u[0], *STROKES)):
@@ -57,9 +57,9 @@ def draw_strokes(mask: NDArray[np.float32], u: NDArray[np.float64]) -> None:
 def distance(
     y: NDArray[np.float64], x: NDArray[np.float64], begin: NDArray[np.float64], end: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """How far every pixel is from the segment between two points (y, x)."""
+    """The distance of every pixel to the segment between two points (y, x)."""
     along = end - begin
     length = max(float(along @ along), 1e-12)
-    part = np.clip(((y - begin[0]) * along[0] + (x - begin[1]) * along[1]) / length, 0, 1)
-    reached: NDArray[np.float64] = np.hypot(y - begin[0] - part * along[0], x - begin[1] - part * along[1])
-    return reached
+    fraction = np.clip(((y - begin[0]) * along[0] + (x - begin[1]) * along[1]) / length, 0, 1)
+    pixels: NDArray[np.float64] = np.hypot(y - begin[0] - fraction * along[0], x - begin[1] - fraction * along[1])
+    return pixels

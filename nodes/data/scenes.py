@@ -1,7 +1,7 @@
 """Composed scenes: real emoji artwork on a sky above a ground, with an exact semantic map and a caption.
 
-Scene i of a data set depends on (seed, i) alone: all its choices come from NumPy's raw Philox bits
-with key (seed, i), so a scene is the same on every machine and NumPy version.
+Scene i of a data set depends on (seed, i) alone. All choices come from NumPy's raw Philox bits with key (seed, i), so a
+scene is the same on every machine and NumPy version.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from guidegraph.nodes.data.captions import write_caption
-from guidegraph.nodes.data.sprites import CLASSES, GROUNDS, OBJECTS, SKIES, cutout, variants
+from guidegraph.nodes.data.sprites import CLASSES, GROUNDS, OBJECTS, SKIES, cut_out, sprites_by_object
 
 SIZE = 64
 Split = Literal["train", "held_out", "all"]
@@ -21,7 +21,7 @@ Floats = NDArray[np.float32]
 
 
 def is_held_out(first: int, second: int) -> bool:
-    """Whether a pair of objects never occurs in the training split.
+    """Whether a pair of objects is excluded from the training split.
 
     Pairs 5 or 8 apart on the circle of the 16 objects: 24 of 120 pairs (20 %), three for each object.
     """
@@ -56,7 +56,7 @@ class Scene(NamedTuple):
 
     @property
     def labels(self) -> NDArray[np.bool_]:
-        """What the caption's full form names, as a multi-label vector over CLASSES."""
+        """The objects, sky and ground of the full caption, as a multi-label vector over CLASSES."""
         present = np.zeros(len(CLASSES), dtype=np.bool_)
         present[list(self.objects)] = True
         present[len(OBJECTS) + self.sky] = True
@@ -88,24 +88,24 @@ LIGHT = np.array([[1, 1, 1], [0.66, 0.68, 0.82], [1, 0.88, 0.84]], dtype=np.floa
 TEXTURE = ((7.0, 1.3, 0.9), (6.0, 0.25, 0.8), (3.0, 0.15, 0.2), (9.0, 0.12, 1.1))
 
 
-# What a batch draws numbers for; each has a stream of its own, so that no choice follows from another.
+# Purposes of random numbers in a batch. Each has its own stream, so that choices are independent.
 DATA, TIMES, DROPS, MOVES = range(4)
 
 
 def uniforms(seed: int, index: int, count: int, draw: int = DATA) -> NDArray[np.float64]:
-    """`count` numbers in [0, 1) from the raw Philox stream of (seed, index) and of what they are drawn for."""
+    """`count` numbers in [0, 1) from the raw Philox stream of (seed, index) and of their purpose, `draw`."""
     bits = np.random.Philox(key=np.array([seed, index], dtype=np.uint64), counter=draw << 192)
     values: NDArray[np.float64] = (bits.random_raw(count) >> np.uint64(11)) * np.float64(2.0**-53)
     return values
 
 
 def pick(u: float, low: int, high: int) -> int:
-    """The integer of low … high (both included) that a uniform number stands for."""
+    """Map a uniform number in [0, 1) to an integer of low … high, both included."""
     return low + int(u * (high - low + 1))
 
 
 def choose_objects(u: NDArray[np.float64], split: Split, single: float) -> tuple[int, ...]:
-    """One or two objects, left to right, allowed in the split. A single object is never held out."""
+    """Choose one or two objects of the split, from left to right. A single object is never held out."""
     if split != "held_out" and u[0] < single:
         return (pick(u[1], 0, len(OBJECTS) - 1),)
     pairs = {"train": TRAIN_PAIRS, "held_out": HELD_OUT_PAIRS, "all": PAIRS}[split]
@@ -113,12 +113,12 @@ def choose_objects(u: NDArray[np.float64], split: Split, single: float) -> tuple
     return (first, second) if u[2] < 0.5 else (second, first)
 
 
-def place(u: NDArray[np.float64], obj: int, slot: int, count: int, horizon: int) -> Placement:
-    """Size, artwork and position of one object; of two, slot 0 stands left and slot 1 right."""
+def place_object(u: NDArray[np.float64], obj: int, slot: int, count: int, horizon: int) -> Placement:
+    """Choose size, artwork and position of one object. Of two objects, slot 0 is left and slot 1 right."""
     size = pick(u[0], 28, 40) if count == 1 else pick(u[0], 24, 33)
     low, high = {(0, 1): (0, SIZE - size), (0, 2): (0, 33 - size), (1, 2): (31, SIZE - size)}[slot, count]
     bottom = pick(u[2], max(horizon + 5, size), SIZE - 1)
-    sprites = variants()[obj]
+    sprites = sprites_by_object()[obj]
     return Placement(
         object=obj,
         sprite=sprites[pick(u[3], 0, len(sprites) - 1)],
@@ -130,7 +130,7 @@ def place(u: NDArray[np.float64], obj: int, slot: int, count: int, horizon: int)
 
 
 def paint_background(u: NDArray[np.float64], sky: int, ground: int, horizon: int) -> tuple[Floats, NDArray[np.bool_]]:
-    """Picture (64, 64, 3) in [0, 255] and where the ground is (64, 64)."""
+    """Paint the sky and the ground: a picture (64, 64, 3) in [0, 255], and whether a pixel is ground (64, 64)."""
     y, x = np.mgrid[0:SIZE, 0:SIZE].astype(np.float32)
     waviness = 0.0 if GROUNDS[ground] == "water" else 2.0 * u[0]
     edge = horizon + waviness * np.sin(2 * np.pi * (u[1] + (0.5 + u[2]) * x / SIZE))
@@ -157,10 +157,10 @@ def paint_background(u: NDArray[np.float64], sky: int, ground: int, horizon: int
 def compose_scene(
     seed: int, index: int, *, split: Split = "train", single: float = 0.25, partial: float = 0.1
 ) -> Scene:
-    """Scene `index` of the data set `seed`.
+    """Compose scene `index` of the data set `seed`.
 
-    `single` is the share of scenes with one object, `partial` the share of captions that leave out the
-    sky or the ground; both are 0 in the held-out split.
+    `single` is the fraction of scenes with one object, `partial` the fraction of captions without the sky or the
+    ground; both are 0 in the held-out split.
     """
     u = uniforms(seed, index, 80)
     held_out = split == "held_out"
@@ -171,13 +171,17 @@ def compose_scene(
     semantic = np.where(is_ground, len(OBJECTS) + len(SKIES) + ground, len(OBJECTS) + sky).astype(np.uint8)
 
     placements = [
-        place(u[40 + 8 * slot : 48 + 8 * slot], obj, slot, len(objects), horizon) for slot, obj in enumerate(objects)
+        place_object(u[40 + 8 * slot : 48 + 8 * slot], obj, slot, len(objects), horizon)
+        for slot, obj in enumerate(objects)
     ]
-    for item in sorted(placements, key=lambda item: item.top + item.size):
-        colour, alpha = cutout(item.sprite, item.size, item.flipped)
-        rows, columns = slice(item.top, item.top + item.size), slice(item.left, item.left + item.size)
+    for placement in sorted(placements, key=lambda placement: placement.top + placement.size):
+        colour, alpha = cut_out(placement.sprite, placement.size, placement.flipped)
+        rows, columns = (
+            slice(placement.top, placement.top + placement.size),
+            slice(placement.left, placement.left + placement.size),
+        )
         picture[rows, columns] += (colour - picture[rows, columns]) * alpha
-        semantic[rows, columns][alpha[..., 0] >= 0.5] = item.object
+        semantic[rows, columns][alpha[..., 0] >= 0.5] = placement.object
 
     image = np.clip(np.rint(picture), 0, 255).astype(np.uint8)
     names = [OBJECTS[obj] for obj in objects]

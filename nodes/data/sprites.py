@@ -1,4 +1,4 @@
-"""The packed scene sprites, of the classes that scenes are made of."""
+"""The sprites of scenes, from the packed file, and the classes of scenes."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from guidegraph_runtime.palette import CLASSES as CLASSES
-from guidegraph_runtime.palette import GROUNDS as GROUNDS
-from guidegraph_runtime.palette import OBJECTS as OBJECTS
-from guidegraph_runtime.palette import SKIES as SKIES
+from guidegraph.graph.paths import resolve_path
+from guidegraph_runtime.pictures.palette import CLASSES as CLASSES
+from guidegraph_runtime.pictures.palette import GROUNDS as GROUNDS
+from guidegraph_runtime.pictures.palette import OBJECTS as OBJECTS
+from guidegraph_runtime.pictures.palette import SKIES as SKIES
 
-DATA_FOLDER = Path(__file__).resolve().parents[2] / "workflows" / "data"
+
+def data_file(name: str) -> Path:
+    """The path of a packed data set that ships with the package."""
+    return resolve_path(f"pkg:data/{name}", Path())
 
 
 class Cutout(NamedTuple):
@@ -27,8 +31,8 @@ class Cutout(NamedTuple):
 
 @lru_cache(maxsize=1)
 def load_sprites() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Sprites (S, 48, 48, 4) uint8 and the index into OBJECTS of each (S,)."""
-    with np.load(DATA_FOLDER / "sprites.npz", allow_pickle=False) as packed:
+    """Load sprites (S, 48, 48, 4) uint8 and the index into OBJECTS of each (S,)."""
+    with np.load(data_file("sprites.npz"), allow_pickle=False) as packed:
         names = tuple(str(name) for name in packed["names"])
         if names != OBJECTS:
             raise ValueError(f"sprites.npz holds {names}, not the vocabulary {OBJECTS}")
@@ -36,15 +40,15 @@ def load_sprites() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
 
 
 @lru_cache(maxsize=1)
-def variants() -> tuple[tuple[int, ...], ...]:
-    """For each object the indices of its sprites."""
+def sprites_by_object() -> tuple[tuple[int, ...], ...]:
+    """The indices of each object's sprites."""
     _, owner = load_sprites()
     return tuple(tuple(int(sprite) for sprite in np.flatnonzero(owner == index)) for index in range(len(OBJECTS)))
 
 
 @lru_cache(maxsize=4096)
-def cutout(sprite: int, size: int, flipped: bool) -> Cutout:
-    """A sprite at `size` pixels; colours are premultiplied while scaling, so edges do not darken."""
+def cut_out(sprite: int, size: int, flipped: bool) -> Cutout:
+    """Scale a sprite to `size` pixels. Colours are premultiplied while scaling, so that edges do not darken."""
     sprites, _ = load_sprites()
     image = Image.fromarray(sprites[sprite], "RGBA").convert("RGBa")
     image = image.resize((size, size), Image.Resampling.BOX if size == 48 else Image.Resampling.LANCZOS)

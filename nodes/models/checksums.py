@@ -1,8 +1,8 @@
-"""Checksums of a model folder: model.json states what its files and its own parts were when they were saved.
+"""Checksums of a model folder: model.json records a checksum for each file and for its own `parts`.
 
-`"checksums": {"files": {FILE: …}, "parts": …}`. A file's is the BLAKE2b of its bytes, 128 bits (`b2sum -l 128 FILE`),
-which the engine computes anyway to know a folder again; that of the parts is the same of their JSON. What states none,
-such as a folder that an earlier version wrote, is read unchecked.
+`"checksums": {"files": {FILE: …}, "parts": …}`. A file's checksum is the 128-bit BLAKE2b of its bytes (`b2sum -l 128
+FILE`), which the engine computes anyway for its cache; that of the parts is the BLAKE2b of their JSON. A folder without
+checksums, such as one written by an earlier version, is read unchecked.
 """
 
 from __future__ import annotations
@@ -13,20 +13,22 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from guidegraph.graph.digest import file_digest
+from guidegraph.graph.planning.digest import file_digest
 
 CHECKSUMS = "checksums"
 _ON_PURPOSE = "if it was changed on purpose, take '{}' out of \"checksums\" in {}"
 
 
-def checksums(folder: Path, parts: Mapping[str, Any], before: Mapping[str, Any], written: Iterable[str]) -> Any:
-    """The entry of model.json: of the files just written, and of those that it vouched for before."""
-    files = dict(before.get("files", {})) | {name: file_digest(folder / name) for name in written}
+def compute_checksums(
+    folder: Path, parts: Mapping[str, Any], previous: Mapping[str, Any], written: Iterable[str]
+) -> Any:
+    """The `checksums` entry of model.json: those of the files just written, added to the previous ones."""
+    files = dict(previous.get("files", {})) | {name: file_digest(folder / name) for name in written}
     return {"files": dict(sorted(files.items())), "parts": _parts_digest(parts)}
 
 
-def stated(index: Any, path: Path) -> dict[str, Any]:
-    """The checksums that a model.json states. Raises ``ValueError`` for an entry of another form."""
+def read_checksums(index: Any, path: Path) -> dict[str, Any]:
+    """Return the checksums in a model.json. Raises ``ValueError`` for a malformed entry."""
     entry = index.get(CHECKSUMS, {})
     files = entry.get("files", {}) if isinstance(entry, dict) else None
     if not isinstance(files, dict) or not all(
@@ -37,7 +39,7 @@ def stated(index: Any, path: Path) -> dict[str, Any]:
 
 
 def verify_parts(parts: Mapping[str, Any], entry: Mapping[str, Any], path: Path) -> None:
-    """Raise ``ValueError`` where the parts of a model.json are not those that were saved."""
+    """Raise ``ValueError`` if the parts of a model.json have changed since they were saved."""
     if "parts" in entry and entry["parts"] != _parts_digest(parts):
         on_purpose = _ON_PURPOSE.format("parts", path.name)
         raise ValueError(
@@ -46,12 +48,12 @@ def verify_parts(parts: Mapping[str, Any], entry: Mapping[str, Any], path: Path)
 
 
 def verify_file(file: Path, entry: Mapping[str, Any]) -> None:
-    """Raise ``ValueError`` where a file of a model folder is not the one that was saved."""
+    """Raise ``ValueError`` if a file of a model folder has changed since it was saved."""
     expected = entry.get("files", {}).get(file.name)
-    if expected is not None and (found := file_digest(file)) != expected:
+    if expected is not None and (actual := file_digest(file)) != expected:
         on_purpose = _ON_PURPOSE.format(file.name, "model.json")
         raise ValueError(
-            f"{file} is damaged, or belongs to another model: its checksum is {found}, and model.json states "
+            f"{file} is damaged, or belongs to another model: its checksum is {actual}, and model.json states "
             f"{expected}; restore it from a copy, or {on_purpose}"
         )
 

@@ -1,8 +1,8 @@
 """Models on disk: a folder with model.json and one safetensors file for each part.
 
 model.json is {"format": 1, "parts": {NAME: {"kind": …, "config": {…}, "weights": FILE, …}}}. The part
-`schedule` holds no network: it names a schedule and its settings, or a file with ᾱ. It also states checksums, which are
-verified when a part is read.
+`schedule` holds no network: it names a schedule and its settings, or a file with ᾱ. model.json also has checksums,
+which are verified when a part is read.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import nn
 
-from guidegraph.nodes.models.adapter import AdapterConfig, ConditionAdapter
-from guidegraph.nodes.models.autoencoder import AutoencoderConfig, KLAutoencoder, VQAutoencoder, VQConfig
-from guidegraph.nodes.models.checksums import CHECKSUMS, checksums, stated, verify_file
-from guidegraph.nodes.models.classifier import ClassifierConfig, NoisyClassifier
-from guidegraph.nodes.models.denoiser import UNetDenoiser
-from guidegraph.nodes.models.detector import Detector, DetectorConfig
-from guidegraph.nodes.models.hooks import HookedModel
-from guidegraph.nodes.models.index import FORMAT, INDEX, inside, read_index, read_json
-from guidegraph.nodes.models.labels import LabelConfig, LabelModel
-from guidegraph.nodes.models.low_rank import low_rank_layers
-from guidegraph.nodes.models.pixel_space import PixelSpace, PixelSpaceConfig
-from guidegraph.nodes.models.segmenter import SegmentationNet, SegmenterConfig
-from guidegraph.nodes.models.text import TextConfig, TextEncoder, TextModel
-from guidegraph.nodes.models.unet import UNet, UNetConfig
-from guidegraph.nodes.models.vision import ImageModel, VisionConfig
-from guidegraph_runtime.files import atomic_path
+from guidegraph.nodes.models.checksums import CHECKSUMS, compute_checksums, read_checksums, verify_file
+from guidegraph.nodes.models.index import FORMAT, INDEX, locate_file, read_index, read_json
+from guidegraph.nodes.models.networks.hooks import HookedModel
+from guidegraph.nodes.models.networks.low_rank import low_rank_layers
+from guidegraph.nodes.models.own.adapter import AdapterConfig, AdapterModel
+from guidegraph.nodes.models.own.autoencoder import AutoencoderConfig, KLAutoencoder, VQAutoencoder, VQConfig
+from guidegraph.nodes.models.own.classifier import ClassifierConfig, NoisyClassifier
+from guidegraph.nodes.models.own.denoiser import UNetDenoiser
+from guidegraph.nodes.models.own.detector import Detector, DetectorConfig
+from guidegraph.nodes.models.own.labels import LabelConfig, LabelModel
+from guidegraph.nodes.models.own.pixel_space import PixelSpace, PixelSpaceConfig
+from guidegraph.nodes.models.own.segmenter import SegmentationNet, SegmenterConfig
+from guidegraph.nodes.models.own.text import TextConfig, TextEncoder, TextModel
+from guidegraph.nodes.models.own.unet import UNet, UNetConfig
+from guidegraph.nodes.models.own.vision import ImageModel, VisionConfig
+from guidegraph_runtime.files.atomic import atomic_path
 
 
-def verified(folder: Path, name: object) -> Path:
-    """The same, of a file that is still the one that was saved. Raises ``ValueError``."""
-    path = inside(folder, name)
-    verify_file(path, stated(read_json(folder / INDEX), folder / INDEX))
+def locate_verified_file(folder: Path, name: object) -> Path:
+    """The path of a file of a model folder, after its checksum was verified. Raises ``ValueError``."""
+    path = locate_file(folder, name)
+    verify_file(path, read_checksums(read_json(folder / INDEX), folder / INDEX))
     return path
 
 
@@ -57,7 +57,7 @@ def build_vq_autoencoder(config: dict[str, Any], folder: Path, part: Mapping[str
 
 
 def build_text(config: dict[str, Any], folder: Path, part: Mapping[str, Any]) -> nn.Module:
-    tokenizer = Tokenizer.from_file(str(verified(folder, part.get("tokenizer"))))
+    tokenizer = Tokenizer.from_file(str(locate_verified_file(folder, part.get("tokenizer"))))
     return TextModel(TextEncoder(TextConfig(**config)), tokenizer)
 
 
@@ -86,7 +86,7 @@ def build_vision(config: dict[str, Any], folder: Path, part: Mapping[str, Any]) 
 
 
 def build_adapter(config: dict[str, Any], folder: Path, part: Mapping[str, Any]) -> nn.Module:
-    return ConditionAdapter(AdapterConfig(**config))
+    return AdapterModel(AdapterConfig(**config))
 
 
 BUILDERS: dict[str, Callable[[dict[str, Any], Path, Mapping[str, Any]], nn.Module]] = {
@@ -105,7 +105,7 @@ BUILDERS: dict[str, Callable[[dict[str, Any], Path, Mapping[str, Any]], nn.Modul
 
 
 def load_part(folder: Path, name: str, *, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    """One network of a model folder, frozen: in evaluation mode and without gradients."""
+    """Load one network of a model folder, frozen: in evaluation mode and without gradients."""
     parts = read_index(folder)
     if name not in parts:
         raise ValueError(f"'{folder}' has no part '{name}'; it has {', '.join(parts)}")
@@ -116,17 +116,17 @@ def load_part(folder: Path, name: str, *, device: torch.device, dtype: torch.dty
             f"{folder / INDEX}: part '{name}' is of unknown kind {part.get('kind')!r}; known are {', '.join(BUILDERS)}"
         )
     try:
-        with torch.random.fork_rng(devices=[]):  # first weights are drawn, and torch's generator is the caller's
+        with torch.random.fork_rng(devices=[]):  # the initial weights are random, and torch's generator is the caller's
             module = builder(dict(part.get("config", {})), folder, part)
-        module.load_state_dict(load_file(verified(folder, part.get("weights"))))
-    except Exception as error:  # the file's, the tokenizer's, or that of a config that fits no network
+        module.load_state_dict(load_file(locate_verified_file(folder, part.get("weights"))))
+    except Exception as error:  # from the file, the tokenizer, or a config that fits no network
         raise ValueError(f"part '{name}' of '{folder}' cannot be loaded: {error}") from error
     frozen: nn.Module = module.to(device=device, dtype=dtype).eval().requires_grad_(False)
     return frozen
 
 
-def config_of(module: nn.Module) -> tuple[str, dict[str, Any]]:
-    """The kind and the config that `load_part` needs to build a module again."""
+def describe_part(module: nn.Module) -> tuple[str, dict[str, Any]]:
+    """Return the kind and the config from which `load_part` rebuilds a module."""
     if isinstance(module, HookedModel) and module.hooks.rules:
         names = ", ".join(site.name for site in module.hooks.rules)
         raise ValueError(
@@ -158,7 +158,7 @@ def config_of(module: nn.Module) -> tuple[str, dict[str, Any]]:
             return "segmenter", asdict(module.config)
         case ImageModel():
             return "image_embedding", asdict(module.config)
-        case ConditionAdapter():
+        case AdapterModel():
             return "condition_adapter", asdict(module.config)
     raise ValueError(f"a {type(module).__name__} cannot be saved as a model part; known are {', '.join(BUILDERS)}")
 
@@ -170,32 +170,32 @@ def save_parts(
     dtype: torch.dtype = torch.float16,
     schedule: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write networks as a model folder; a part that is in the folder already and not named here stays.
+    """Write networks to a model folder; other parts that are already in the folder stay.
 
     Floating weights are written in `dtype`. Every file is written under a temporary name and renamed, model.json last.
     """
     folder.mkdir(parents=True, exist_ok=True)
     index = folder / INDEX
     parts = read_index(folder) if index.is_file() else {}
-    before = stated(read_json(index), index) if index.is_file() else {}
+    before = read_checksums(read_json(index), index) if index.is_file() else {}
     written: list[str] = []
     for name, module in modules.items():
-        kind, config = config_of(module)
+        kind, config = describe_part(module)
         weights = f"{name}.safetensors"
         parts[name] = {"kind": kind, "config": config, "weights": weights}
         tensors = {key: to_storage(value, dtype) for key, value in module.state_dict().items()}
-        write_whole(folder / weights, partial(save_file, tensors))
+        write_atomic(folder / weights, partial(save_file, tensors))
         written.append(weights)
         if isinstance(module, TextModel):
             parts[name]["tokenizer"] = "tokenizer.json"
-            write_whole(folder / "tokenizer.json", partial(save_tokenizer, module.tokenizer))
+            write_atomic(folder / "tokenizer.json", partial(save_tokenizer, module.tokenizer))
             written.append("tokenizer.json")
     if schedule is not None:
         parts["schedule"] = dict(schedule)
         written += [schedule["weights"]] if "weights" in schedule else []
-    content = {"format": FORMAT, "parts": parts, CHECKSUMS: checksums(folder, parts, before, written)}
+    content = {"format": FORMAT, "parts": parts, CHECKSUMS: compute_checksums(folder, parts, before, written)}
     text = json.dumps(content, indent=2) + "\n"
-    write_whole(index, lambda path: path.write_text(text, encoding="utf-8"))
+    write_atomic(index, lambda path: path.write_text(text, encoding="utf-8"))
 
 
 def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
@@ -209,8 +209,8 @@ def to_storage(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return tensor.detach().to(device="cpu", dtype=dtype if narrow else tensor.dtype).contiguous()
 
 
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Write under a temporary name beside `path`, then rename. Raises ``WriteError`` for a full disk and the like."""
+def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
+    """Write to a temporary file beside `path`, then rename it. Raises ``WriteError``, for a full disk for example."""
     with atomic_path(path) as temporary:
         write(temporary)
-        temporary.chmod(0o644)  # safetensors writes for the owner alone
+        temporary.chmod(0o644)  # safetensors makes it readable for the owner only

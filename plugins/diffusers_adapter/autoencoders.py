@@ -9,9 +9,9 @@ from typing import Any
 from guidegraph import Autoencoder, current_dtype, node
 from guidegraph.plugins.diffusers_adapter.folders import (
     class_name,
+    find_part_folder,
     import_diffusers,
     load_model,
-    part_folder,
     read_json,
 )
 
@@ -52,7 +52,7 @@ def load_autoencoder(
 
     from guidegraph.plugins.diffusers_adapter.networks import DiffusersAutoencoder
 
-    folder = part_folder(path, part, PARTS)
+    folder = find_part_folder(path, part, PARTS)
     file = folder / "config.json"
     config = read_json(file)
     name = class_name(config, file, KNOWN)

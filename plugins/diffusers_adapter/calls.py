@@ -42,7 +42,7 @@ class Family:
     check: Callable[[Config], None] = _accepts
 
     def check_size(self, config: Config, x: Tensor, spatial: Tensor | None) -> None:
-        """Raise ``ValueError`` where x, or a spatial condition beside it, is not what the network takes."""
+        """Raise ``ValueError`` if the network does not take x, or a spatial condition, of this size."""
         beside = 0 if spatial is None else spatial.shape[1]
         channels = int(config["in_channels"]) // self.packed
         if x.shape[1] + beside != channels:
@@ -59,35 +59,35 @@ class Family:
             )
 
 
-def tokens_of(network: Any, condition: Condition, width: int | None) -> Tensor:
-    """The tokens (B, M, width) in the network's dtype."""
-    found = condition.tokens
-    if found is None or (width is not None and found.shape[-1] != width):
-        got = "none" if found is None else f"width {found.shape[-1]}"
+def read_tokens(network: Any, condition: Condition, width: int | None) -> Tensor:
+    """Read the tokens (B, M, width) in the network's dtype. Raises ``ValueError`` for another width."""
+    tokens = condition.tokens
+    if tokens is None or (width is not None and tokens.shape[-1] != width):
+        got = "none" if tokens is None else f"width {tokens.shape[-1]}"
         raise ValueError(
             f"this denoiser takes tokens of width {width}, and got {got}: the null condition is text.encode with an "
             "empty prompt"
         )
-    return found.to(network.dtype)
+    return tokens.to(network.dtype)
 
 
-def all_tokens_of(network: Any, condition: Condition, width: int) -> Tensor:
-    """The tokens of a model that attends to all of them, padding too, as it was trained."""
+def read_all_tokens(network: Any, condition: Condition, width: int) -> Tensor:
+    """Read the tokens of a model that attends to all of them, including padding, as in its training."""
     if condition.mask is not None:
         raise ValueError("this denoiser attends to padding and has no use for a mask: take tokens of `diffusers.text`")
-    return tokens_of(network, condition, width)
+    return read_tokens(network, condition, width)
 
 
-def pooled_of(network: Any, condition: Condition) -> Tensor:
-    """The pooled vector (B, D) in the network's dtype."""
-    width, found = int(network.config.pooled_projection_dim), condition.vector
-    if found is None or found.shape[-1] != width:
-        got = "none" if found is None else f"width {found.shape[-1]}"
+def read_pooled_vector(network: Any, condition: Condition) -> Tensor:
+    """Read the pooled vector (B, D) in the network's dtype. Raises ``ValueError`` for another width."""
+    width, vector = int(network.config.pooled_projection_dim), condition.vector
+    if vector is None or vector.shape[-1] != width:
+        got = "none" if vector is None else f"width {vector.shape[-1]}"
         raise ValueError(f"this denoiser takes a pooled vector of width {width}, and got {got}: see `diffusers.text`")
-    return found.to(network.dtype)
+    return vector.to(network.dtype)
 
 
-def classes_of(condition: Condition, classes: int, null: int | None) -> Tensor:
+def read_classes(condition: Condition, classes: int, null: int | None) -> Tensor:
     """The labels (B), int64, of a one-hot vector (B, classes); zeros are the null class."""
     vector = condition.vector
     if vector is None or vector.shape[-1] != classes:
@@ -95,32 +95,32 @@ def classes_of(condition: Condition, classes: int, null: int | None) -> Tensor:
         raise ValueError(
             f"this denoiser takes a class as a vector of width {classes}, and got {got}: see `diffusers.labels`"
         )
-    named = vector.any(dim=1)
-    if null is None and not bool(named.all()):
+    has_class = vector.any(dim=1)
+    if null is None and not bool(has_class.all()):
         raise ValueError(f"this denoiser has no null class: give labels 0 … {classes - 1} to label.embed")
-    return torch.where(named, vector.argmax(dim=1), classes if null is None else null)
+    return torch.where(has_class, vector.argmax(dim=1), classes if null is None else null)
 
 
 def unet(network: Any, x: Tensor, time: Tensor, condition: Condition, guidance: float) -> Tensor:
     classes = network.config.num_class_embeds
-    labels = None if classes is None else classes_of(condition, classes, None)
-    found: Tensor = network(x, time, class_labels=labels).sample
-    return found
+    labels = None if classes is None else read_classes(condition, classes, None)
+    output: Tensor = network(x, time, class_labels=labels).sample
+    return output
 
 
 def conditional_unet(network: Any, x: Tensor, time: Tensor, condition: Condition, guidance: float) -> Tensor:
     config = network.config
     width = config.encoder_hid_dim or config.cross_attention_dim
     classes = config.num_class_embeds
-    found: Tensor = network(
+    output: Tensor = network(
         x,
         time,
-        tokens_of(network, condition, width if isinstance(width, int) else None),
-        class_labels=None if classes is None else classes_of(condition, classes, None),
+        read_tokens(network, condition, width if isinstance(width, int) else None),
+        class_labels=None if classes is None else read_classes(condition, classes, None),
         encoder_attention_mask=condition.mask,
         added_cond_kwargs=_text_and_sizes(network, condition) if config.addition_embed_type else None,
     ).sample
-    return found
+    return output
 
 
 def _text_and_sizes(network: Any, condition: Condition) -> dict[str, Tensor]:
@@ -130,20 +130,20 @@ def _text_and_sizes(network: Any, condition: Condition) -> dict[str, Tensor]:
     """
     width, d = network.add_embedding.linear_1.in_features, network.config.addition_time_embed_dim
     vector = condition.vector
-    found = 0 if vector is None else vector.shape[-1]
-    numbers, rest = divmod(width - found, d - 1)
-    if vector is None or rest or numbers not in (5, 6):  # the refiner has five
+    actual = 0 if vector is None else vector.shape[-1]
+    numbers, remainder = divmod(width - actual, d - 1)
+    if vector is None or remainder or numbers not in (5, 6):  # the refiner has five
         raise ValueError(
             f"this denoiser takes a vector of the pooled text and the numbers of sizes (width {width - 6 * (d - 1)} "
-            f"for six), and got {found or 'none'}: see `diffusers.text`"
+            f"for six), and got {actual or 'none'}: see `diffusers.text`"
         )
     return {"text_embeds": vector[:, :-numbers].to(network.dtype), "time_ids": vector[:, -numbers:]}
 
 
 def dit(network: Any, x: Tensor, time: Tensor, condition: Condition, guidance: float) -> Tensor:
     classes = network.config.num_embeds_ada_norm
-    found: Tensor = network(x, timestep=time, class_labels=classes_of(condition, classes, classes)).sample
-    return found
+    output: Tensor = network(x, timestep=time, class_labels=read_classes(condition, classes, classes)).sample
+    return output
 
 
 def pixart(network: Any, x: Tensor, time: Tensor, condition: Condition, guidance: float) -> Tensor:
@@ -153,24 +153,24 @@ def pixart(network: Any, x: Tensor, time: Tensor, condition: Condition, guidance
         height, width = (8.0 * side for side in x.shape[2:])
         numbers = {"resolution": [[height, width]], "aspect_ratio": [[height / width]]}
         sizes |= {name: x.new_tensor(value).expand(x.shape[0], -1) for name, value in numbers.items()}
-    found: Tensor = network(
+    output: Tensor = network(
         x,
-        encoder_hidden_states=tokens_of(network, condition, network.config.caption_channels),
+        encoder_hidden_states=read_tokens(network, condition, network.config.caption_channels),
         timestep=time,
         added_cond_kwargs=sizes,
         encoder_attention_mask=condition.mask,
     ).sample
-    return found
+    return output
 
 
 def sd3(network: Any, x: Tensor, time: Tensor, condition: Condition, guidance: float) -> Tensor:
-    found: Tensor = network(
+    output: Tensor = network(
         x,
-        encoder_hidden_states=all_tokens_of(network, condition, network.config.joint_attention_dim),
-        pooled_projections=pooled_of(network, condition),
+        encoder_hidden_states=read_all_tokens(network, condition, network.config.joint_attention_dim),
+        pooled_projections=read_pooled_vector(network, condition),
         timestep=time,
     ).sample
-    return found
+    return output
 
 
 def flux(network: Any, x: Tensor, time: Tensor, condition: Condition, guidance: float) -> Tensor:
@@ -178,14 +178,14 @@ def flux(network: Any, x: Tensor, time: Tensor, condition: Condition, guidance: 
     batch, channels, rows, columns = x.shape[0], x.shape[1], x.shape[2] // 2, x.shape[3] // 2
     packed = x.reshape(batch, channels, rows, 2, columns, 2).permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
     row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
-    places = torch.stack([torch.zeros_like(row), row, column], dim=-1).reshape(-1, 3).to(x)
-    tokens = all_tokens_of(network, condition, network.config.joint_attention_dim)
+    positions = torch.stack([torch.zeros_like(row), row, column], dim=-1).reshape(-1, 3).to(x)
+    tokens = read_all_tokens(network, condition, network.config.joint_attention_dim)
     out: Tensor = network(
         hidden_states=packed,
         encoder_hidden_states=tokens,
-        pooled_projections=pooled_of(network, condition),
+        pooled_projections=read_pooled_vector(network, condition),
         timestep=time / 1000,
-        img_ids=places,
+        img_ids=positions,
         txt_ids=x.new_zeros(tokens.shape[1], 3),
         guidance=time.new_full((batch,), guidance) if network.config.guidance_embeds else None,
     ).sample
@@ -193,15 +193,15 @@ def flux(network: Any, x: Tensor, time: Tensor, condition: Condition, guidance: 
 
 
 def _plain_unet(config: Config) -> None:
-    """Raise ``ValueError`` for a conditional U-Net that needs inputs which a condition does not carry."""
-    wanted = {
+    """Raise ``ValueError`` for a conditional U-Net with inputs that a condition does not hold."""
+    allowed = {
         "addition_embed_type": (None, "text_time"),
         "encoder_hid_dim_type": (None, "text_proj"),
         "class_embed_type": (None,),
         "time_cond_proj_dim": (None,),
     }
-    for name, known in wanted.items():
-        if config.get(name) not in known:
+    for name, values in allowed.items():
+        if config.get(name) not in values:
             raise ValueError(f"a UNet2DConditionModel with {name} {config.get(name)!r} is not supported")
 
 

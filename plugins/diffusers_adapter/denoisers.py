@@ -10,9 +10,9 @@ from guidegraph import Condition, Label, LabelEmbedder, OpaqueDenoiser, Schedule
 from guidegraph.plugins.diffusers_adapter.folders import (
     SCHEDULER_CONFIG,
     class_name,
+    find_part_folder,
     import_diffusers,
     load_model,
-    part_folder,
     read_json,
 )
 
@@ -45,7 +45,7 @@ def load_denoiser(
     not supported, weights that are not safetensors or do not fit, and a U-Net of which nothing says what it predicts.
     """
     diffusers = import_diffusers()
-    folder = part_folder(path, part, PARTS)
+    folder = find_part_folder(path, part, PARTS)
     from guidegraph.plugins.diffusers_adapter.calls import FAMILIES
     from guidegraph.plugins.diffusers_adapter.networks import DiffusersDenoiser
 
@@ -67,13 +67,13 @@ def class_labels(*, path: Path, part: str = "auto") -> LabelEmbedder:
 
     Raises an error for a model without classes.
     """
-    folder = part_folder(path, part, PARTS)
+    folder = find_part_folder(path, part, PARTS)
     config = read_json(folder / "config.json")
-    named = config.get("_class_name")
-    dit = named == "DiTTransformer2DModel" or RENAMED.get(str(config.get("norm_type"))) == "DiTTransformer2DModel"
+    name = config.get("_class_name")
+    dit = name == "DiTTransformer2DModel" or RENAMED.get(str(config.get("norm_type"))) == "DiTTransformer2DModel"
     classes = config.get("num_embeds_ada_norm" if dit else "num_class_embeds")
     if not isinstance(classes, int):
-        raise ValueError(f"the model in '{folder}', a {named}, takes no class labels")
+        raise ValueError(f"the model in '{folder}', a {name}, takes no class labels")
     return OneHotLabels(classes)
 
 
@@ -100,15 +100,15 @@ def model_class(folder: Path, known: Any) -> str:
 
 def _kind(path: Path, name: str, usual: str | None) -> str:
     file = path / "scheduler" / SCHEDULER_CONFIG
-    said = read_json(file).get("prediction_type") if file.is_file() else None
-    if usual == "flow" or (said is None and usual is not None):
+    prediction_type = read_json(file).get("prediction_type") if file.is_file() else None
+    if usual == "flow" or (prediction_type is None and usual is not None):
         assert usual is not None
         return usual
-    if said is None:
+    if prediction_type is None:
         raise ValueError(
             f"nothing in '{path}' says what this {name} predicts: give the pipeline's folder, whose scheduler says it, "
             "or set `kind` to eps, x0, v or flow"
         )
-    if said not in KINDS:
-        raise ValueError(f"'{file}' has the prediction_type {said!r}; known are {', '.join(KINDS)}")
-    return KINDS[said]
+    if prediction_type not in KINDS:
+        raise ValueError(f"'{file}' has the prediction_type {prediction_type!r}; known are {', '.join(KINDS)}")
+    return KINDS[prediction_type]

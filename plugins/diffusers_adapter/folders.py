@@ -1,4 +1,4 @@
-"""Folders that diffusers' `save_pretrained` wrote: found, read and loaded offline, with one error for what is wrong.
+"""Finds, reads and loads folders of diffusers' `save_pretrained`, offline, with one error for each problem.
 
 Weights are read from safetensors alone; nothing in a folder is executed.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from guidegraph import current_device, current_dtype
-from guidegraph_runtime.regular_files import read_regular, require_regular_files
+from guidegraph_runtime.files.regular import read_regular, require_regular_files
 
 SCHEDULER_CONFIG = "scheduler_config.json"
 
@@ -26,48 +26,48 @@ def import_diffusers() -> Any:
     return diffusers
 
 
-def existing(path: Path) -> Path:
-    """The folder itself. Raises ``ValueError`` where it is none."""
+def check_folder(path: Path) -> Path:
+    """Return the folder. Raises ``ValueError`` if it is not a folder."""
     if not path.is_dir():
         raise ValueError(f"'{path}' is no folder: give the folder of a diffusers pipeline, or of one part of it")
     return path
 
 
-def plain_name(setting: str, name: str) -> None:
+def check_plain_name(setting: str, name: str) -> None:
     """Raise ``ValueError`` for a name that would lead out of the folder."""
     if name != Path(name).name or name in ("", ".", "..") or "\\" in name:
         raise ValueError(f"{setting}: expected the plain name of what is in the folder, found '{name}'")
 
 
-def part_folder(path: Path, part: str, usual: Iterable[str], file: str = "config.json") -> Path:
-    """The folder of a part: `path` itself where it holds `file`, the named part in it, or the first of the usual ones.
+def find_part_folder(path: Path, part: str, usual: Iterable[str], file: str = "config.json") -> Path:
+    """Find the folder of a part: `path` if it holds `file`, the named part in it, or the first of the usual ones.
 
-    Raises ``ValueError`` that lists what is there.
+    Raises ``ValueError`` that lists the content of the folder.
     """
-    existing(path)
-    plain_name("part", part)
+    check_folder(path)
+    check_plain_name("part", part)
     names = list(usual) if part == "auto" else [part]
     if part == "auto" and (path / file).is_file():
         return path
-    found = next((path / name for name in names if (path / name / file).is_file()), None)
-    if found is None:
+    folder = next((path / name for name in names if (path / name / file).is_file()), None)
+    if folder is None:
         inside = ", ".join(sorted(entry.name for entry in path.iterdir())) or "nothing"
-        wanted = " or ".join(f"'{name}'" for name in names)
-        raise ValueError(f"'{path}' holds no part {wanted} with a {file}; it has {inside}")
-    return found
+        choices = " or ".join(f"'{name}'" for name in names)
+        raise ValueError(f"'{path}' holds no part {choices} with a {file}; it has {inside}")
+    return folder
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """A configuration. Raises ``ValueError`` where the file is missing or holds no JSON object."""
+    """Read a configuration. Raises ``ValueError`` if the file is missing or does not hold a JSON object."""
     try:
-        found = json.loads(read_regular(file).decode())
+        content = json.loads(read_regular(file).decode())
     except FileNotFoundError:
         raise ValueError(f"'{file.parent}' holds no {file.name}, which says what is in the folder") from None
     except (OSError, ValueError) as error:
         raise ValueError(f"'{file}' cannot be read as JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"'{file}' must hold a JSON object; found {type(found).__name__}")
-    return found
+    if not isinstance(content, dict):
+        raise ValueError(f"'{file}' must hold a JSON object; found {type(content).__name__}")
+    return content
 
 
 def class_name(config: dict[str, Any], file: Path, known: Iterable[str]) -> str:
@@ -80,10 +80,10 @@ def class_name(config: dict[str, Any], file: Path, known: Iterable[str]) -> str:
     return name
 
 
-def weights_file(folder: Path, stem: str, variant: str | None) -> None:
+def check_weights_file(folder: Path, stem: str, variant: str | None) -> None:
     """Raise ``ValueError`` where the folder has no safetensors of the variant: a pickle is never opened."""
     if variant is not None:
-        plain_name("variant", variant)
+        check_plain_name("variant", variant)
     name = stem if variant is None else f"{stem}.{variant}"
     if any((folder / f"{name}.safetensors{end}").is_file() for end in ("", ".index.json")):
         return
@@ -105,7 +105,7 @@ def load_model(kind: Any, folder: Path, variant: str | None, *, in_float32: bool
     """
     import torch
 
-    weights_file(folder, "diffusion_pytorch_model", variant)
+    check_weights_file(folder, "diffusion_pytorch_model", variant)
     require_regular_files(folder)
     dtype = torch.float32 if in_float32 else current_dtype()
     try:
@@ -128,8 +128,8 @@ def load_model(kind: Any, folder: Path, variant: str | None, *, in_float32: bool
 def check_loaded(folder: Path, info: dict[str, Any], fields: Iterable[str]) -> None:
     """Raise ``ValueError`` that names the tensors that a loader says did not fit."""
     wrong = {field.removesuffix("_keys"): sorted(map(str, info.get(field) or ())) for field in fields}
-    if found := [f"{len(keys)} {what}: {', '.join(keys[:3])}" for what, keys in wrong.items() if keys]:
-        raise ValueError(f"the weights in '{folder}' do not fit its config.json ({'; '.join(found)})")
+    if problems := [f"{len(keys)} {problem}: {', '.join(keys[:3])}" for problem, keys in wrong.items() if keys]:
+        raise ValueError(f"the weights in '{folder}' do not fit its config.json ({'; '.join(problems)})")
 
 
 def one_line(error: BaseException) -> str:

@@ -58,7 +58,7 @@ class DiffusersAutoencoder(nn.Module):
     """An `Autoencoder` of diffusers: latents are (z − shift_factor) · scaling_factor, as its pipelines have them."""
 
     def __init__(self, network: Any, field: str, factor: int) -> None:
-        """field: where the network's `encode` keeps its latents. factor: of what the pictures' sides are multiples."""
+        """field: field of `encode`'s output with the latents. factor: the pictures' sides are multiples of it."""
         super().__init__()
         self.network = network
         self.field = field
@@ -74,8 +74,8 @@ class DiffusersAutoencoder(nn.Module):
                 f"this autoencoder takes pictures of {channels} channels whose sides are multiples of {self.factor}; "
                 f"found shape {tuple(image.shape)}: resize them with image.resize"
             )
-        found = getattr(self.network.encode(image.to(self.network.dtype)), self.field)
-        z: Tensor = found.mode() if self.field == "latent_dist" else found
+        encoded = getattr(self.network.encode(image.to(self.network.dtype)), self.field)
+        z: Tensor = encoded.mode() if self.field == "latent_dist" else encoded
         return ((z - self.shift) * self.scale).to(image.dtype)
 
     def decode(self, latent: Tensor) -> Tensor:

@@ -14,53 +14,53 @@ from torch import nn
 from guidegraph import Condition, current_device, current_dtype
 from guidegraph.plugins.diffusers_adapter.folders import (
     check_loaded,
+    check_weights_file,
     import_diffusers,
     one_line,
     read_json,
-    weights_file,
 )
-from guidegraph_runtime.regular_files import require_regular_files
+from guidegraph_runtime.files.regular import require_regular_files
 
 ENCODER_CLASSES = ("CLIPTextModel", "CLIPTextModelWithProjection", "T5EncoderModel")
 TOKENIZER_CLASSES = ("CLIPTokenizer", "CLIPTokenizerFast", "T5Tokenizer", "T5TokenizerFast")
 Encode = Callable[[Any, list[str], dict[str, Any]], Condition]
 
 
-def _sd(pipeline: Any, texts: list[str], common: dict[str, Any]) -> Condition:
+def _encode_sd(pipeline: Any, texts: list[str], common: dict[str, Any]) -> Condition:
     return Condition(tokens=pipeline.encode_prompt(texts, common["device"], 1, False)[0])
 
 
-def _pooled(pipeline: Any, texts: list[str], common: dict[str, Any]) -> Condition:
+def _encode_pooled(pipeline: Any, texts: list[str], common: dict[str, Any]) -> Condition:
     """SDXL and SD3."""
     tokens, _, vector, _ = pipeline.encode_prompt(prompt=texts, do_classifier_free_guidance=False, **common)
     return Condition(vector=vector, tokens=tokens)
 
 
-def _sd3(pipeline: Any, texts: list[str], common: dict[str, Any]) -> Condition:
-    return _pooled(pipeline, texts, {"prompt_2": None, "prompt_3": None} | common)
+def _encode_sd3(pipeline: Any, texts: list[str], common: dict[str, Any]) -> Condition:
+    return _encode_pooled(pipeline, texts, {"prompt_2": None, "prompt_3": None} | common)
 
 
-def _flux(pipeline: Any, texts: list[str], common: dict[str, Any]) -> Condition:
+def _encode_flux(pipeline: Any, texts: list[str], common: dict[str, Any]) -> Condition:
     tokens, vector, _ = pipeline.encode_prompt(prompt=texts, **common)
     return Condition(vector=vector, tokens=tokens)
 
 
-def _pixart(pipeline: Any, texts: list[str], common: dict[str, Any]) -> Condition:
+def _encode_pixart(pipeline: Any, texts: list[str], common: dict[str, Any]) -> Condition:
     tokens, mask, _, _ = pipeline.encode_prompt(prompt=texts, do_classifier_free_guidance=False, **common)
     return Condition(tokens=tokens, mask=mask.bool())
 
 
 ENCODERS: dict[str, tuple[Encode, str]] = {
-    "StableDiffusionPipeline": (_sd, "StableDiffusionPipeline"),
-    "StableDiffusionImg2ImgPipeline": (_sd, "StableDiffusionPipeline"),
-    "StableDiffusionInpaintPipeline": (_sd, "StableDiffusionPipeline"),
-    "StableDiffusionXLPipeline": (_pooled, "StableDiffusionXLPipeline"),
-    "StableDiffusionXLImg2ImgPipeline": (_pooled, "StableDiffusionXLPipeline"),
-    "StableDiffusionXLInpaintPipeline": (_pooled, "StableDiffusionXLPipeline"),
-    "StableDiffusion3Pipeline": (_sd3, "StableDiffusion3Pipeline"),
-    "FluxPipeline": (_flux, "FluxPipeline"),
-    "PixArtAlphaPipeline": (_pixart, "PixArtAlphaPipeline"),
-    "PixArtSigmaPipeline": (_pixart, "PixArtSigmaPipeline"),
+    "StableDiffusionPipeline": (_encode_sd, "StableDiffusionPipeline"),
+    "StableDiffusionImg2ImgPipeline": (_encode_sd, "StableDiffusionPipeline"),
+    "StableDiffusionInpaintPipeline": (_encode_sd, "StableDiffusionPipeline"),
+    "StableDiffusionXLPipeline": (_encode_pooled, "StableDiffusionXLPipeline"),
+    "StableDiffusionXLImg2ImgPipeline": (_encode_pooled, "StableDiffusionXLPipeline"),
+    "StableDiffusionXLInpaintPipeline": (_encode_pooled, "StableDiffusionXLPipeline"),
+    "StableDiffusion3Pipeline": (_encode_sd3, "StableDiffusion3Pipeline"),
+    "FluxPipeline": (_encode_flux, "FluxPipeline"),
+    "PixArtAlphaPipeline": (_encode_pixart, "PixArtAlphaPipeline"),
+    "PixArtSigmaPipeline": (_encode_pixart, "PixArtSigmaPipeline"),
 }
 
 
@@ -91,26 +91,30 @@ class PipelineText(nn.Module):
         numbers: Sequence[int],
         variant: str | None,
     ) -> PipelineText:
-        """From a pipeline's folder and its model_index.json. Raises ``ValueError`` for what is missing or unfit."""
+        """Load from a pipeline's folder and its model_index.json. Raises ``ValueError`` for missing or unfit parts."""
         kind = getattr(import_diffusers(), pipeline)
         if length is not None and "max_sequence_length" not in inspect.signature(kind.encode_prompt).parameters:
             raise ValueError(f"a {pipeline} has no T5, so it takes no `length`")
-        wanted = inspect.signature(kind.__init__).parameters
-        parts: dict[str, Any] = {name: None for name, p in wanted.items() if name != "self" and p.default is p.empty}
+        parameters = inspect.signature(kind.__init__).parameters
+        parts: dict[str, Any] = {
+            name: None for name, p in parameters.items() if name != "self" and p.default is p.empty
+        }
         for name in [name for name in parts if name.startswith(("text_encoder", "tokenizer"))]:
             parts[name] = _load_part(path, name, index.get(name), variant)
         if "force_zeros_for_empty_prompt" in index:
             parts["force_zeros_for_empty_prompt"] = index["force_zeros_for_empty_prompt"]
-        if "requires_safety_checker" in wanted:
+        if "requires_safety_checker" in parameters:
             parts["requires_safety_checker"] = False
-        made = kind(**parts)
-        if "transformer" in wanted and any(parts[name] is None for name in parts if name.startswith("text_encoder")):
+        built = kind(**parts)
+        if "transformer" in parameters and any(
+            parts[name] is None for name in parts if name.startswith("text_encoder")
+        ):
             # SD3 without T5 has zeros in the place of its tokens, of the width that the transformer takes.
-            made.transformer = SimpleNamespace(config=SimpleNamespace(**read_json(path / "transformer/config.json")))
+            built.transformer = SimpleNamespace(config=SimpleNamespace(**read_json(path / "transformer/config.json")))
         encoders = {name: part for name, part in parts.items() if isinstance(part, nn.Module)}
         if not encoders:
             raise ValueError(f"the pipeline in '{path}' names no text encoder in its model_index.json")
-        return cls(made, encoders, encode, length, numbers).eval()
+        return cls(built, encoders, encode, length, numbers).eval()
 
     def forward(self, texts: Sequence[str]) -> Condition:
         """tokens (B, M, D), with a mask or a vector where the pipeline has one."""
@@ -118,20 +122,20 @@ class PipelineText(nn.Module):
         if self.length is not None:
             common["max_sequence_length"] = self.length
         with torch.no_grad():
-            found = self.encode(self.pipeline, list(texts), common)
-        return self._sized(found, texts) if self.sizes else found
+            condition = self.encode(self.pipeline, list(texts), common)
+        return self._sized(condition, texts) if self.sizes else condition
 
-    def _sized(self, found: Condition, texts: Sequence[str]) -> Condition:
-        assert found.vector is not None
-        assert found.tokens is not None
-        kept = found.tokens.new_tensor([float(bool(text) or not self.zeros) for text in texts])
+    def _sized(self, condition: Condition, texts: Sequence[str]) -> Condition:
+        assert condition.vector is not None
+        assert condition.tokens is not None
+        kept = condition.tokens.new_tensor([float(bool(text) or not self.zeros) for text in texts])
         numbers = torch.tensor([self.numbers], dtype=torch.float32, device=kept.device).expand(len(texts), -1)
-        pooled = found.vector.float() * kept[:, None].float()  # float32, since a size such as 1016 must stay whole
-        return Condition(vector=torch.cat([pooled, numbers], dim=1), tokens=found.tokens * kept[:, None, None])
+        pooled = condition.vector.float() * kept[:, None].float()  # float32, since a size such as 1016 must stay whole
+        return Condition(vector=torch.cat([pooled, numbers], dim=1), tokens=condition.tokens * kept[:, None, None])
 
 
 def _load_part(path: Path, name: str, entry: Any, variant: str | None) -> Any:
-    """A text encoder or tokenizer that model_index.json names, or None where it names none."""
+    """Load a text encoder or tokenizer that model_index.json names, or None."""
     import transformers
 
     if not isinstance(entry, list) or len(entry) != 2:
@@ -139,20 +143,22 @@ def _load_part(path: Path, name: str, entry: Any, variant: str | None) -> Any:
     library, kind = entry
     if library is None and kind is None:
         return None
-    known = ENCODER_CLASSES if name.startswith("text_encoder") else TOKENIZER_CLASSES
-    if library != "transformers" or kind not in known:
-        raise ValueError(f"'{name}' in '{path}' is of {library}.{kind}; known of transformers are {', '.join(known)}")
+    supported = ENCODER_CLASSES if name.startswith("text_encoder") else TOKENIZER_CLASSES
+    if library != "transformers" or kind not in supported:
+        raise ValueError(
+            f"'{name}' in '{path}' is of {library}.{kind}; known of transformers are {', '.join(supported)}"
+        )
     folder = path / name
     if not folder.is_dir():
         raise ValueError(f"'{path}' holds no part '{name}', which its model_index.json names")
     require_regular_files(folder)
     try:
-        if known is TOKENIZER_CLASSES:
+        if supported is TOKENIZER_CLASSES:
             words = getattr(transformers, kind).from_pretrained(
                 str(folder), local_files_only=True, trust_remote_code=False
             )
-            return _with_words(words, folder)
-        weights_file(folder, "model", variant)
+            return _check_vocabulary(words, folder)
+        check_weights_file(folder, "model", variant)
         model, info = getattr(transformers, kind).from_pretrained(
             str(folder),
             local_files_only=True,
@@ -170,8 +176,8 @@ def _load_part(path: Path, name: str, entry: Any, variant: str | None) -> Any:
     return model.to(device=current_device()).eval().requires_grad_(False)
 
 
-def _with_words(tokenizer: Any, folder: Path) -> Any:
-    """A tokenizer that has a vocabulary: where none lies in a folder, transformers makes one that knows no word."""
+def _check_vocabulary(tokenizer: Any, folder: Path) -> Any:
+    """Return the tokenizer. Raises ``ValueError`` if it has no vocabulary, which transformers accepts."""
     if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
         raise ValueError(f"the tokenizer in '{folder}' knows no words: its vocabulary is missing")
     return tokenizer

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from guidegraph import Sample, Schedule, current_device, node
-from guidegraph.plugins.diffusers_adapter.folders import SCHEDULER_CONFIG, import_diffusers, part_folder, read_json
+from guidegraph.plugins.diffusers_adapter.folders import SCHEDULER_CONFIG, find_part_folder, import_diffusers, read_json
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,18 +33,18 @@ def read_schedule(like: Sample | None = None, *, path: Path) -> Schedule:
     Raises an error for a scheduler without such a schedule.
     """
     import_diffusers()
-    folder = part_folder(path, "auto", PARTS, SCHEDULER_CONFIG)
+    folder = find_part_folder(path, "auto", PARTS, SCHEDULER_CONFIG)
     import torch
 
-    where = f"'{folder / SCHEDULER_CONFIG}'"
-    alphas_bar = alphas_bar_of(full_config(read_json(folder / SCHEDULER_CONFIG), where), like, where)
+    source = f"'{folder / SCHEDULER_CONFIG}'"
+    alphas_bar = alphas_bar_of(complete_config(read_json(folder / SCHEDULER_CONFIG), source), like, source)
     # A pipeline's model was trained at all timesteps, at α = 0 too where its schedule ends there.
     return Schedule(
         torch.from_numpy(alphas_bar).to(current_device()), trained_from=0.0, trained_to=len(alphas_bar) - 1.0
     )
 
 
-def full_config(config: dict[str, Any], where: str) -> dict[str, Any]:
+def complete_config(config: dict[str, Any], source: str) -> dict[str, Any]:
     """A scheduler's configuration with the defaults of its class. Raises ``ValueError`` for an unknown class."""
     import inspect
 
@@ -52,7 +52,7 @@ def full_config(config: dict[str, Any], where: str) -> dict[str, Any]:
     name = str(config.get("_class_name"))
     kind = getattr(diffusers, name, None) if name.endswith("Scheduler") else None
     if kind is None:
-        raise ValueError(f"{where} names no scheduler of diffusers: {config.get('_class_name')!r}")
+        raise ValueError(f"{source} names no scheduler of diffusers: {config.get('_class_name')!r}")
     parameters = inspect.signature(kind.__init__).parameters.values()
     return {p.name: p.default for p in parameters if p.default is not p.empty} | config
 
@@ -62,22 +62,24 @@ def is_flow(config: Mapping[str, Any]) -> bool:
     return str(config.get("_class_name")).startswith("FlowMatch") or bool(config.get("use_flow_sigmas"))
 
 
-def alphas_bar_of(config: Mapping[str, Any], like: Sample | None, where: str) -> Array:
+def alphas_bar_of(config: Mapping[str, Any], like: Sample | None, source: str) -> Array:
     """ᾱ (T), float64, decreasing."""
     if is_flow(config):
-        s = shifted(np.arange(1, int(config["num_train_timesteps"]) + 1) / config["num_train_timesteps"], config, like)
-        found: Array = (1 - s) ** 2 / ((1 - s) ** 2 + s**2)
-        return found
+        s = apply_shift(
+            np.arange(1, int(config["num_train_timesteps"]) + 1) / config["num_train_timesteps"], config, like
+        )
+        alphas_bar: Array = (1 - s) ** 2 / ((1 - s) ** 2 + s**2)
+        return alphas_bar
     if "beta_schedule" not in config and config.get("trained_betas") is None:
-        raise ValueError(f"{where}, a {config.get('_class_name')}, has neither a β schedule nor flow matching")
-    found = np.cumprod(1 - _betas(config, where), dtype=np.float64)
+        raise ValueError(f"{source}, a {config.get('_class_name')}, has neither a β schedule nor flow matching")
+    alphas_bar = np.cumprod(1 - _betas(config, source), dtype=np.float64)
     if config.get("rescale_betas_zero_snr"):  # Lin et al. 2023, algorithm 1
-        root: Array = np.sqrt(found)
-        found = ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
-    return found
+        root: Array = np.sqrt(alphas_bar)
+        alphas_bar = ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
+    return alphas_bar
 
 
-def _betas(config: Mapping[str, Any], where: str) -> Array:
+def _betas(config: Mapping[str, Any], source: str) -> Array:
     if config.get("trained_betas") is not None:
         return np.asarray(config["trained_betas"], dtype=np.float64)
     T, name = int(config["num_train_timesteps"]), config["beta_schedule"]
@@ -93,22 +95,22 @@ def _betas(config: Mapping[str, Any], where: str) -> Array:
         alphas_bar = np.cos((t + 0.008) / 1.008 * np.pi / 2) ** 2
         return np.asarray(np.minimum(1 - alphas_bar[1:] / alphas_bar[:-1], 0.999))
     raise ValueError(
-        f"{where} has the beta_schedule {name!r}; known are linear, scaled_linear, squaredcos_cap_v2 and sigmoid"
+        f"{source} has the beta_schedule {name!r}; known are linear, scaled_linear, squaredcos_cap_v2 and sigmoid"
     )
 
 
-def shifted(s: Array, config: Mapping[str, Any], like: Sample | None) -> Array:
+def apply_shift(s: Array, config: Mapping[str, Any], like: Sample | None) -> Array:
     """s after the shift (Esser et al. 2024, eq. 23): a s / (1 + (a − 1) s), where a may depend on the size."""
     if config.get("use_dynamic_shifting"):
-        mu = shift_of_size(config, like)
+        mu = compute_size_shift(config, like)
         a = math.exp(mu) if config.get("time_shift_type", "exponential") == "exponential" else mu
     else:
         a = float(config.get("shift", config.get("flow_shift")) or 1.0)
-    found: Array = a * s / (1 + (a - 1) * s)
-    return found
+    result: Array = a * s / (1 + (a - 1) * s)
+    return result
 
 
-def shift_of_size(config: Mapping[str, Any], like: Sample | None) -> float:
+def compute_size_shift(config: Mapping[str, Any], like: Sample | None) -> float:
     """μ, linear in the number of the transformer's tokens. Raises ``ValueError`` where the size is not known."""
     if like is None:
         raise ValueError("this scheduler's shift depends on the picture's size: wire the noise to port 'like'")

@@ -22,60 +22,60 @@ from guidegraph.plugins.diffusers_adapter.schedules import is_flow
 from guidegraph.plugins.diffusers_adapter.steps import DiffusersSampler
 
 
-def on_axis(scheduler: Any, schedule: Schedule, flow: bool) -> Tensor:
-    """The timesteps (R), float32, on the schedule's axis: for flow matching, where log(s/(1 − s)) = log(σ/α) is."""
+def timesteps_on_axis(scheduler: Any, schedule: Schedule, flow: bool) -> Tensor:
+    """The timesteps (R), float32, on the schedule's axis; for flow matching, where log(s/(1 − s)) = log(σ/α)."""
     times: Tensor = scheduler.timesteps.float()
     if not flow:
         return times.to(schedule.alphas_bar.device)
     s = scheduler.sigmas[: len(scheduler.timesteps)].double().numpy()
     bar = schedule.alphas_bar.double().cpu().numpy()
     with np.errstate(divide="ignore"):
-        wanted, known = np.log(s) - np.log1p(-s), 0.5 * (np.log1p(-bar) - np.log(bar))
+        targets, levels = np.log(s) - np.log1p(-s), 0.5 * (np.log1p(-bar) - np.log(bar))
     # The schedule's last level is s = 1, where the logarithm is infinite: nothing can be interpolated towards it.
-    last = len(known) - 1
-    inner = np.interp(wanted, known[:-1], np.arange(last))
-    found = np.where(s > (1 + 1 / (1 + np.exp(-known[-2]))) / 2, float(last), inner)
-    return torch.from_numpy(found).float().to(schedule.alphas_bar.device)
+    last = len(levels) - 1
+    inner = np.interp(targets, levels[:-1], np.arange(last))
+    positions = np.where(s > (1 + 1 / (1 + np.exp(-levels[-2]))) / 2, float(last), inner)
+    return torch.from_numpy(positions).float().to(schedule.alphas_bar.device)
 
 
-def started(sampler: DiffusersSampler, noise: Tensor) -> Tensor:
-    """noise · init_noise_sigma, which flow matching has not, in variance-preserving form."""
-    scheduler = _copied(sampler.scheduler)
-    size = 1.0 if _flows(scheduler) else scheduler.init_noise_sigma
+def start_sample(sampler: DiffusersSampler, noise: Tensor) -> Tensor:
+    """Scale noise by init_noise_sigma (1 for flow matching), in variance-preserving form."""
+    scheduler = _copy_scheduler(sampler.scheduler)
+    size = 1.0 if _is_flow_scheduler(scheduler) else scheduler.init_noise_sigma
     scaled: Tensor = noise.float() * size * _scale(scheduler, sampler.index).to(noise.device)
     return scaled.to(noise.dtype)
 
 
-def stepped(
+def step_sample(
     sampler: DiffusersSampler, x: Tensor, prediction: Prediction, noise: Tensor | None, eta: float
 ) -> tuple[Tensor, Any]:
-    """x after the step, and the scheduler after it: a copy, since diffusers' change as they step."""
-    scheduler, t = _copied(sampler.scheduler), sampler.time
+    """Return x after the step, and a copy of the scheduler after it: diffusers' schedulers change as they step."""
+    scheduler, t = _copy_scheduler(sampler.scheduler), sampler.time
     own = x.float() / _scale(scheduler, sampler.index).to(x.device)
     output = _output(scheduler, sampler.index, x.float(), own, prediction)
     kwargs: dict[str, Any] = {"eta": eta} if "eta" in inspect.signature(scheduler.step).parameters else {}
-    with _Drawn(noise, own):
+    with _NoiseForRandn(noise, own):
         moved: Tensor = scheduler.step(output, t, own, **kwargs).prev_sample
     if sampler.index + 1 < len(scheduler.timesteps):
         moved = moved * _scale(scheduler, sampler.index + 1).to(x.device)
     return moved.to(x.dtype), scheduler
 
 
-def _flows(scheduler: Any) -> bool:
+def _is_flow_scheduler(scheduler: Any) -> bool:
     return is_flow({"_class_name": type(scheduler).__name__, **scheduler.config})
 
 
-def _copied(scheduler: Any) -> Any:
-    """A scheduler with the same tensors, and lists of its own: those are what a step changes in place."""
-    found = copy.copy(scheduler)
-    lists = {name: list(value) for name, value in vars(found).items() if isinstance(value, list)}
-    vars(found).update(lists)
-    return found
+def _copy_scheduler(scheduler: Any) -> Any:
+    """Copy a scheduler; it shares tensors but not lists, which a step changes in place."""
+    copied = copy.copy(scheduler)
+    lists = {name: list(value) for name, value in vars(copied).items() if isinstance(value, list)}
+    vars(copied).update(lists)
+    return copied
 
 
 def _scale(scheduler: Any, index: int) -> Tensor:
-    """What the scheduler's sample is multiplied by to have variance-preserving x at a step: 0-dimensional."""
-    if _flows(scheduler):
+    """The factor from the scheduler's sample to variance-preserving x at a step: 0-dimensional."""
+    if _is_flow_scheduler(scheduler):
         s = _sigma(scheduler, index)
         return ((1 - s) ** 2 + s**2).rsqrt().float()
     scaled: Tensor = scheduler.scale_model_input(torch.ones(()), scheduler.timesteps[index])
@@ -83,26 +83,26 @@ def _scale(scheduler: Any, index: int) -> Tensor:
 
 
 def _output(scheduler: Any, index: int, x: Tensor, own: Tensor, prediction: Prediction) -> Tensor:
-    """The prediction as the scheduler takes a network's output."""
+    """Convert the prediction to the network output that the scheduler expects."""
     config: Mapping[str, Any] = scheduler.config
-    kind = "flow" if _flows(scheduler) else KINDS[config["prediction_type"]]
+    kind = "flow" if _is_flow_scheduler(scheduler) else KINDS[config["prediction_type"]]
     level = _level(scheduler, index).to(x.device)
-    here = Schedule(torch.stack([level, level]))  # a schedule that stays at the step's level
+    constant = Schedule(torch.stack([level, level]))  # a schedule that stays at the step's level
     value = Prediction(prediction.value.float(), prediction.kind)
     if kind == "flow":
         s = _sigma(scheduler, index).float().to(x.device)
-        return (own - here.convert(value, "x0", x, x.new_zeros(1)).value) / s
-    found = here.convert(value, kind, x, x.new_zeros(1)).value  # type: ignore[arg-type]
+        return (own - constant.convert(value, "x0", x, x.new_zeros(1)).value) / s
+    output = constant.convert(value, kind, x, x.new_zeros(1)).value  # type: ignore[arg-type]
     if config.get("variance_type") in ("learned", "learned_range"):
         if prediction.variance is None:
             raise ValueError(f"this scheduler's variance is {config['variance_type']} and the prediction has none")
-        found = torch.cat([found, prediction.variance.float()], dim=1)
-    return found
+        output = torch.cat([output, prediction.variance.float()], dim=1)
+    return output
 
 
 def _level(scheduler: Any, index: int) -> Tensor:
     """ᾱ at a step, float64."""
-    if _flows(scheduler):
+    if _is_flow_scheduler(scheduler):
         s = _sigma(scheduler, index)
         return (1 - s) ** 2 / ((1 - s) ** 2 + s**2)
     alpha = _scale(scheduler, index).double()
@@ -110,18 +110,18 @@ def _level(scheduler: Any, index: int) -> Tensor:
         return alpha**2
     if hasattr(scheduler, "sigmas"):
         return 1 / (_sigma(scheduler, index) ** 2 + 1)
-    found: Tensor = scheduler.alphas_cumprod[scheduler.timesteps[index].long()].double()
-    return found
+    level: Tensor = scheduler.alphas_cumprod[scheduler.timesteps[index].long()].double()
+    return level
 
 
 def _sigma(scheduler: Any, index: int) -> Tensor:
     """The scheduler's own σ at a step, float64: s for flow matching, σ/α for others."""
-    found: Tensor = scheduler.sigmas[index].double()
-    return found
+    sigma: Tensor = scheduler.sigmas[index].double()
+    return sigma
 
 
-class _Drawn(TorchFunctionMode):
-    """Inside, `torch.randn` gives the noise that was wired: schedulers of diffusers have no other port for it."""
+class _NoiseForRandn(TorchFunctionMode):
+    """Makes `torch.randn` return the wired noise, since schedulers of diffusers have no argument for it."""
 
     def __init__(self, noise: Tensor | None, like: Tensor) -> None:
         super().__init__()

@@ -11,12 +11,18 @@ from annotated_types import Ge, Le
 from guidegraph import Noise, Prediction, Sample, Schedule, Timesteps, node
 from guidegraph.plugins.diffusers_adapter.folders import (
     SCHEDULER_CONFIG,
+    find_part_folder,
     import_diffusers,
     one_line,
-    part_folder,
     read_json,
 )
-from guidegraph.plugins.diffusers_adapter.schedules import PARTS, alphas_bar_of, full_config, is_flow, shift_of_size
+from guidegraph.plugins.diffusers_adapter.schedules import (
+    PARTS,
+    alphas_bar_of,
+    complete_config,
+    compute_size_shift,
+    is_flow,
+)
 
 Option = bool | int | float | str | None
 Spacing = Literal["auto", "own", "trailing"]
@@ -61,7 +67,7 @@ class NewSampler(NamedTuple):
     steps: Timesteps
 
 
-class Stepped(NamedTuple):
+class StepResult(NamedTuple):
     x: Sample
     sampler: DiffusersSampler
 
@@ -91,12 +97,12 @@ def new_sampler(
     from guidegraph.plugins.diffusers_adapter import spaces
 
     config = _config(schedule, path, name, options or {})
-    scheduler = _made(config)
+    scheduler = _make_scheduler(config)
     flow = is_flow(config)
     if path is not None:
         _check_schedule(schedule, config, like, path)
     _set_steps(scheduler, config, like, steps, flow and _trailing(spacing, path))
-    return NewSampler(DiffusersSampler(scheduler), spaces.on_axis(scheduler, schedule, flow))
+    return NewSampler(DiffusersSampler(scheduler), spaces.timesteps_on_axis(scheduler, schedule, flow))
 
 
 @node("diffusers.start")
@@ -108,7 +114,7 @@ def start(sampler: DiffusersSampler, noise: Noise) -> Sample:
     """
     from guidegraph.plugins.diffusers_adapter import spaces
 
-    return spaces.started(sampler, noise)
+    return spaces.start_sample(sampler, noise)
 
 
 @node("diffusers.step", host=True)
@@ -120,7 +126,7 @@ def step(
     noise: Noise | None = None,
     *,
     eta: Annotated[float, Ge(0), Le(1)] = 0.0,
-) -> Stepped:
+) -> StepResult:
     """Move x (B, C, H, W) along the sampler by one model call; the sampler that comes in stays as it was.
 
     The prediction, of any kind, is converted to what the scheduler takes. Computes in float32 and returns x in its own
@@ -136,8 +142,8 @@ def step(
             f"the sampler has {len(sampler.scheduler.timesteps)} steps and no step {sampler.index}: the loop must run "
             "over the 'steps' of the node whose 'sampler' it carries"
         )
-    moved, scheduler = spaces.stepped(sampler, x, prediction, noise, eta)
-    return Stepped(moved, replace(sampler, scheduler=scheduler, index=sampler.index + 1))
+    moved, scheduler = spaces.step_sample(sampler, x, prediction, noise, eta)
+    return StepResult(moved, replace(sampler, scheduler=scheduler, index=sampler.index + 1))
 
 
 def _config(schedule: Schedule, path: Path | None, name: str | None, options: dict[str, Option]) -> dict[str, Any]:
@@ -148,25 +154,28 @@ def _config(schedule: Schedule, path: Path | None, name: str | None, options: di
         alphas_bar = schedule.alphas_bar.double().cpu()
         betas = 1 - alphas_bar / alphas_bar.roll(1).index_fill(0, alphas_bar.new_zeros(1).long(), 1.0)
         kind = "epsilon" if float(alphas_bar[-1]) > 0 else "sample"  # ε says nothing of x0 where ᾱ is 0
-        found: dict[str, Any] = {"trained_betas": betas.tolist(), "num_train_timesteps": schedule.train_steps}
-        found |= {"clip_sample": False, "prediction_type": kind}
-        where = "the setting `name`"
+        settings: dict[str, Any] = {"trained_betas": betas.tolist(), "num_train_timesteps": schedule.train_steps}
+        settings |= {"clip_sample": False, "prediction_type": kind}
+        source = "the setting `name`"
     else:
-        folder = part_folder(path, "auto", PARTS, SCHEDULER_CONFIG)
-        found, where = read_json(folder / SCHEDULER_CONFIG), f"'{folder / SCHEDULER_CONFIG}'"
-    found["_class_name"] = name or found.get("_class_name")
-    if found["_class_name"] not in KNOWN:
+        folder = find_part_folder(path, "auto", PARTS, SCHEDULER_CONFIG)
+        settings, source = read_json(folder / SCHEDULER_CONFIG), f"'{folder / SCHEDULER_CONFIG}'"
+    settings["_class_name"] = name or settings.get("_class_name")
+    if settings["_class_name"] not in KNOWN:
         raise ValueError(
-            f"{where} is {found['_class_name']!r}, no scheduler that this adapter knows; it knows {', '.join(KNOWN)}"
+            f"{source} is {settings['_class_name']!r}, no scheduler that this adapter knows; it knows "
+            f"{', '.join(KNOWN)}"
         )
-    full = full_config(found, where)
-    known = sorted(key for key in full if not key.startswith("_"))
-    if unknown := sorted(set(options) - set(known)):
-        raise ValueError(f"a {full['_class_name']} has no option {', '.join(unknown)}; it has {', '.join(known)}")
+    full = complete_config(settings, source)
+    option_names = sorted(key for key in full if not key.startswith("_"))
+    if unknown := sorted(set(options) - set(option_names)):
+        raise ValueError(
+            f"a {full['_class_name']} has no option {', '.join(unknown)}; it has {', '.join(option_names)}"
+        )
     return full | options
 
 
-def _made(config: dict[str, Any]) -> Any:
+def _make_scheduler(config: dict[str, Any]) -> Any:
     import inspect
 
     diffusers = import_diffusers()
@@ -183,9 +192,9 @@ def _made(config: dict[str, Any]) -> Any:
 def _check_schedule(schedule: Schedule, config: dict[str, Any], like: Sample | None, path: Path) -> None:
     import torch
 
-    own = torch.from_numpy(alphas_bar_of(config, like, str(path)))
-    given = schedule.alphas_bar.double().cpu()
-    if given.shape != own.shape or not torch.allclose(given, own, rtol=1e-3, atol=1e-6):
+    expected = torch.from_numpy(alphas_bar_of(config, like, str(path)))
+    actual = schedule.alphas_bar.double().cpu()
+    if actual.shape != expected.shape or not torch.allclose(actual, expected, rtol=1e-3, atol=1e-6):
         raise ValueError(f"the schedule is not that of the scheduler in '{path}': wire diffusers.schedule of this path")
 
 
@@ -198,7 +207,7 @@ def _trailing(spacing: Spacing, path: Path | None) -> bool:
 def _set_steps(scheduler: Any, config: dict[str, Any], like: Sample | None, steps: int, trailing: bool) -> None:
     more: dict[str, Any] = {}
     if config.get("use_dynamic_shifting"):
-        more["mu"] = shift_of_size(config, like)
+        more["mu"] = compute_size_shift(config, like)
     if trailing:
         more["sigmas"] = [1 - i / steps for i in range(steps)]
     try:

@@ -1,4 +1,4 @@
-"""The torch-free part of guidegraph: what the engine and an exported bundle share, so that each exists once.
+"""The torch-free part of guidegraph, shared by the engine and exported bundles.
 
 Names are resolved on first use (PEP 562), so that ``import guidegraph_runtime`` loads neither NumPy nor onnxruntime.
 """
@@ -9,18 +9,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from guidegraph_runtime.bundle import Bundle
     from guidegraph_runtime.errors import BundleError
-    from guidegraph_runtime.sessions import SessionSettings
+    from guidegraph_runtime.running.bundle import Bundle
+    from guidegraph_runtime.sessions.sessions import SessionSettings
 
 __version__ = "0.1.0"
 
 __all__ = ["Bundle", "BundleError", "SessionSettings", "__version__"]
 
 _HOMES = {
-    "Bundle": "guidegraph_runtime.bundle",
+    "Bundle": "guidegraph_runtime.running.bundle",
     "BundleError": "guidegraph_runtime.errors",
-    "SessionSettings": "guidegraph_runtime.sessions",
+    "SessionSettings": "guidegraph_runtime.sessions.sessions",
 }
 
 

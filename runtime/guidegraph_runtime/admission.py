@@ -1,6 +1,7 @@
-"""What is refused before anything runs: one set of rules and words for the engine, bundles and single files.
+"""Checks before a run, shared by the engine, bundles and single files.
 
-Each rule returns ``None``, or a message: what was expected, what was found, what to do. Who asks adds the place.
+Each check returns ``None`` or a message that says what was expected, what was found and what to do. The caller adds the
+location.
 """
 
 from __future__ import annotations
@@ -11,15 +12,15 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any, TypeAlias
 
-from guidegraph_runtime.machine import machine_memory
-from guidegraph_runtime.sizes import show_size
+from guidegraph_runtime.machine.byte_sizes import show_size
+from guidegraph_runtime.machine.memory import machine_memory
 
 Shape: TypeAlias = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Sized:
-    """A value of which only the shape is known: what it would be, without its memory."""
+class ShapeOnly:
+    """The shape and item size of a value that has not been computed."""
 
     shape: Shape
     itemsize: int = 4
@@ -30,44 +31,44 @@ class Sized:
 
 
 @dataclass(frozen=True)
-class Rows:
-    """How many samples a value is for, its leading axis, and what says so: "'prompt' (2 values)"."""
+class SampleCount:
+    """The number of samples that a value is for (its leading axis) and its source, such as "'prompt' (2 values)"."""
 
     count: int
     source: str
 
 
-def batch_problem(samples: Rows, others: Iterable[Rows]) -> str | None:
-    """A value that goes with samples has one row for all of them, or one for each.
+def batch_problem(samples: SampleCount, counts: Iterable[SampleCount]) -> str | None:
+    """Check that each value has one row for all samples, or one row per sample.
 
-    Fewer samples are never made more: picture i of seed s is the picture of seed s + i, and a sample that is repeated
-    would draw one that no seed gives.
+    Samples are never repeated to fill a batch: picture i of seed s is the picture of seed s + i, and a repeated sample
+    would give a picture that no seed gives.
     """
-    for other in others:
-        if other.count == 0:
-            return f"{other.source} is for no sample: give one for all samples, or one for each"
-        if other.count not in (1, samples.count):
+    for rows in counts:
+        if rows.count == 0:
+            return f"{rows.source} is for no sample: give one for all samples, or one for each"
+        if rows.count not in (1, samples.count):
             return (
-                f"{other.source} is for {_plural(other.count, 'sample')} and {samples.source} makes "
-                f"{samples.count}: give one for all samples or one for each, or make the batch {other.count}"
+                f"{rows.source} is for {_plural(rows.count, 'sample')} and {samples.source} makes "
+                f"{samples.count}: give one for all samples or one for each, or make the batch {rows.count}"
             )
     return None
 
 
-def shared_rows(what: str, *counts: int) -> int:
-    """How many samples values make together: each has one row for all of them, or one for each.
+def common_batch(names: str, *counts: int) -> int:
+    """Return the common number of samples of values that each have one row for all samples, or one per sample.
 
-    Raises ``ValueError`` where they do not agree; `what` they are: "x0 and noise".
+    names: the values, for the message ("x0 and noise"). Raises ``ValueError`` if the counts do not agree.
     """
-    most = max(counts)
-    if any(count not in (1, most) for count in counts):
-        found = " and ".join(map(str, counts))
-        raise ValueError(f"{what} must be of one batch, or one for all; found {found} samples")
-    return most
+    largest = max(counts)
+    if any(count not in (1, largest) for count in counts):
+        sizes = " and ".join(map(str, counts))
+        raise ValueError(f"{names} must be of one batch, or one for all; found {sizes} samples")
+    return largest
 
 
 def number_problem(value: object, *, infinite: bool = False) -> str | None:
-    """Numbers are finite, in lists, tables and arrays too. infinite: infinities are fine, NaN never is."""
+    """Check that numbers are finite, also in lists, tables and arrays. infinite: allow infinities, but never NaN."""
     if hasattr(value, "dtype"):
         return _array_problem(value, infinite)
     if isinstance(value, float):
@@ -77,7 +78,7 @@ def number_problem(value: object, *, infinite: bool = False) -> str | None:
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, (list, tuple)):
-        return next((wrong for one in value if (wrong := number_problem(one, infinite=infinite)) is not None), None)
+        return next((wrong for item in value if (wrong := number_problem(item, infinite=infinite)) is not None), None)
     return None
 
 
@@ -89,18 +90,18 @@ def _array_problem(value: Any, infinite: bool) -> str | None:
         return None
     if array.ndim == 0:
         return number_problem(float(array.real), infinite=infinite)
-    if count := int(np.isnan(array).sum()):
-        return f"expected numbers; found nan in {count} of {array.size} elements"
+    if nan_count := int(np.isnan(array).sum()):
+        return f"expected numbers; found nan in {nan_count} of {array.size} elements"
     return None if infinite else "expected finite numbers; found infinities"
 
 
 def is_infinite(value: object) -> bool:
-    """Whether a default is an infinity, which says that infinities are values of this setting."""
+    """Whether a default is infinite, so that the setting accepts infinities."""
     return isinstance(value, float) and math.isinf(value)
 
 
-def memory_problem(values: Sequence[Sized], limit: int | None = None) -> str | None:
-    """Values that are needed at once fit into the machine's memory. limit: bytes, in place of the machine's."""
+def memory_problem(values: Sequence[ShapeOnly], limit: int | None = None) -> str | None:
+    """Check that values needed at once fit into memory. limit: bytes; by default the memory of the machine."""
     limit = machine_memory() if limit is None else limit
     total = sum(value.nbytes for value in values)
     if limit is None or total <= limit:
@@ -114,7 +115,7 @@ def memory_problem(values: Sequence[Sized], limit: int | None = None) -> str | N
 
 
 def multiple_problem(shape: Shape, axes: Sequence[int], factor: int) -> str | None:
-    """The sides of a sample are multiples of what its network takes."""
+    """Check that the sides of a sample are multiples of the factor that its network needs."""
     if all(shape[axis] % factor == 0 for axis in axes):
         return None
     near = " × ".join(str(max(round(shape[axis] / factor), 1) * factor) for axis in axes)
@@ -122,13 +123,13 @@ def multiple_problem(shape: Shape, axes: Sequence[int], factor: int) -> str | No
     return f"expected sides that are multiples of {factor}; found {sides}: make them {near}, say"
 
 
-def count_of(value: Any) -> int | None:
-    """The rows of a value: the length of a list, the leading axis of an array; None for one that serves all."""
+def count_rows(value: Any) -> int | None:
+    """The rows of a value: the length of a list or the leading axis of an array; None for a scalar."""
     if isinstance(value, (list, tuple)):
         return len(value)
     shape: Any = getattr(value, "shape", ())
     return int(shape[0]) if len(shape) else None
 
 
-def _plural(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"

@@ -1,4 +1,4 @@
-"""The command line, ``guidegraph-run``: runs a bundle and writes its outputs, with no torch installed."""
+"""The command ``guidegraph-run``: run a bundle and write its outputs, without torch."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-from guidegraph_runtime.ending import ended_by_sigterm
 from guidegraph_runtime.error_text import describe_error
 from guidegraph_runtime.errors import BundleError
-from guidegraph_runtime.limits import Limits, limited, parse_limits
-from guidegraph_runtime.say import note, out, out_json
-from guidegraph_runtime.shortages import WriteError, explain_shortage, with_shortage, write_reason
+from guidegraph_runtime.limits import Limits, enforce_limits, parse_limits
+from guidegraph_runtime.machine.shortages import WriteError, explain_shortage, with_shortage, write_reason
+from guidegraph_runtime.machine.termination import end_on_sigterm
+from guidegraph_runtime.printing import print_json, print_line, print_note
 
 DONE, FAILED, WRONG, CANCELLED = 0, 1, 2, 130
 PROVIDERS = ("auto", "cpu", "cuda", "tensorrt")
-_WHILE_RUNNING = ("operation-failed", "run-failed", "output-failed", "bad-input", "limit-reached")
+_RUN_ERRORS = ("operation-failed", "run-failed", "output-failed", "bad-input", "limit-reached")
 _EXAMPLES = """\
 examples:
   guidegraph-run scenes --describe
@@ -36,17 +36,17 @@ exit codes: 0 done, 1 the run failed, 2 the arguments or the bundle are wrong, 1
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command, and exit with 0, 1 (the run failed), 2 (wrong arguments, a bad bundle) or 130 (cancelled)."""
-    warnings.showwarning = _say_warning
+    warnings.showwarning = _print_warning
     try:
-        # SIGTERM ends a run as Ctrl-C does: what was written stays whole, and run.json says what happened.
-        with ended_by_sigterm():
+        # SIGTERM ends a run like Ctrl-C: written files stay complete, and run.json records the cancellation.
+        with end_on_sigterm():
             code = _command(_parser().parse_args(arguments))
     except BundleError as error:
-        code = _end(FAILED if error.code in _WHILE_RUNNING else WRONG, str(error))
+        code = _end(FAILED if error.code in _RUN_ERRORS else WRONG, str(error))
     except KeyboardInterrupt:
         code = _end(CANCELLED, "cancelled")
     except BrokenPipeError:
-        # Who read us is gone: nothing is left to say, and the flush at exit must not fail too.
+        # The reader of our output is gone; the flush at exit must not fail too.
         with suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = FAILED
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _os_reason(error: OSError) -> str:
-    """Why, and what to do where the disk is at fault. An error that names no file is of what is printed."""
+    """The reason of an OSError, with a remedy if the disk is at fault. An error without a file concerns printing."""
     if isinstance(error, WriteError):
         return f"cannot be written: {error.strerror}"
     if error.filename is None and error.errno is not None:
@@ -68,25 +68,25 @@ def _os_reason(error: OSError) -> str:
 
 
 def process() -> NoReturn:
-    """``main`` as all that a process does: it ends at once, and leaves to the system what it held.
+    """Run ``main`` and end the process at once, leaving the release of its memory to the system.
 
-    To release every session, array and module one by one takes as long as two steps of a small model.
+    Releasing every session, array and module takes as long as two steps of a small model.
     """
     try:
         main()
-    except SystemExit as ended:
-        code = ended.code
+    except SystemExit as exit_error:
+        code = exit_error.code
     for stream in (sys.stdout, sys.stderr):
         try:
-            if stream is not None:  # it was closed before we began
+            if stream is not None:  # it may have been closed before the start
                 stream.flush()
-        except OSError:  # who read us is gone, or the disk is full
+        except OSError:  # the reader is gone, or the disk is full
             code = code or FAILED
     os._exit(code if isinstance(code, int) else DONE)
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose help and version are printed, or fail: argparse hides that they could not be written."""
+    """A parser that raises if help or version cannot be printed; argparse hides such errors."""
 
     def _print_message(self, message: str, file: Any = None) -> None:
         stream = sys.stderr if file is None else file
@@ -116,16 +116,16 @@ def _parser() -> argparse.ArgumentParser:
     add("--limit", metavar="NAME=VALUE", action="append", default=[], help="change a limit: call_seconds=2h, trips=off")
     add("--json", action="store_true", help="print each event as a line of JSON, and nothing else")
     add("--quiet", "-q", action="store_true", help="print nothing but errors")
-    what = parser.add_mutually_exclusive_group()
-    what.add_argument("--verify", action="store_true", help="repeat the run that the bundle carries, and compare")
-    what.add_argument("--describe", action="store_true", help="show inputs, nodes, outputs and parts; run nothing")
+    modes = parser.add_mutually_exclusive_group()
+    modes.add_argument("--verify", action="store_true", help="repeat the run that the bundle carries, and compare")
+    modes.add_argument("--describe", action="store_true", help="show inputs, nodes, outputs and parts; run nothing")
     add("--version", action="version", version=f"guidegraph-run {_version()}")
     return parser
 
 
-def _command(given: argparse.Namespace) -> int:
-    with limited(_limits(given.limit)):
-        return _limited_command(given)
+def _command(options: argparse.Namespace) -> int:
+    with enforce_limits(_limits(options.limit)):
+        return _command_within_limits(options)
 
 
 def _limits(settings: Sequence[str]) -> Limits:
@@ -135,70 +135,72 @@ def _limits(settings: Sequence[str]) -> Limits:
         raise BundleError("--limit", "bad-limit", str(error)) from None
 
 
-def _limited_command(given: argparse.Namespace) -> int:
-    from guidegraph_runtime.bundle import Bundle
-    from guidegraph_runtime.sessions import SessionSettings
+def _command_within_limits(options: argparse.Namespace) -> int:
+    from guidegraph_runtime.running.bundle import Bundle
+    from guidegraph_runtime.sessions.sessions import SessionSettings
 
-    # To be looked at, a bundle needs no GPU.
-    provider = "cpu" if given.describe else given.provider
-    cuda_graph = given.cuda_graph and not given.describe
-    settings = SessionSettings.on(provider, intra_threads=given.threads, cuda_graph=cuda_graph)
-    bundle = Bundle(given.bundle, settings)
-    if given.describe:
-        from guidegraph_runtime.describe import described
+    # Describing a bundle needs no GPU.
+    provider = "cpu" if options.describe else options.provider
+    cuda_graph = options.cuda_graph and not options.describe
+    settings = SessionSettings.on(provider, intra_threads=options.threads, cuda_graph=cuda_graph)
+    bundle = Bundle(options.bundle, settings)
+    if options.describe:
+        from guidegraph_runtime.running.describe import describe_bundle
 
-        out(described(bundle.manifest, bundle.digest, bundle.offers()))
+        print_line(describe_bundle(bundle.manifest, bundle.digest, bundle.offers()))
         return DONE
-    if given.verify:
-        return _verify(bundle, given)
-    from guidegraph_runtime.command import run
+    if options.verify:
+        return _verify(bundle, options)
+    from guidegraph_runtime.run_command import run
 
-    params, nodes = _params(bundle, given.set), _nodes(bundle, given.node)
-    run(bundle, params, nodes, given.only, given.out, lora=given.lora, as_json=given.json, quiet=given.quiet)
+    params, nodes = _params(bundle, options.set), _nodes(bundle, options.node)
+    run(bundle, params, nodes, options.only, options.out, lora=options.lora, as_json=options.json, quiet=options.quiet)
     return DONE
 
 
-def _verify(bundle: Any, given: argparse.Namespace) -> int:
-    from guidegraph_runtime.reference import replay
+def _verify(bundle: Any, options: argparse.Namespace) -> int:
+    from guidegraph_runtime.running.reference import replay
 
-    found = replay(bundle)
-    if given.json:
-        for one in found:
-            out_json({"event": "compared", **vars(one), "fits": one.fits})
-    elif not given.quiet:
-        out(f"{given.bundle}: {len(bundle.manifest.files)} files are as bundle.json says, sha256 {bundle.digest}")
-        for one in found:
-            out(f"{one.name}: {'ok' if one.fits else 'differs'}, {one.shown}")
-    return DONE if all(one.fits for one in found) else FAILED
+    differences = replay(bundle)
+    if options.json:
+        for difference in differences:
+            print_json({"event": "compared", **vars(difference), "fits": difference.fits})
+    elif not options.quiet:
+        print_line(
+            f"{options.bundle}: {len(bundle.manifest.files)} files are as bundle.json says, sha256 {bundle.digest}"
+        )
+        for difference in differences:
+            print_line(f"{difference.name}: {'ok' if difference.fits else 'differs'}, {difference.shown}")
+    return DONE if all(difference.fits for difference in differences) else FAILED
 
 
 def _params(bundle: Any, settings: Sequence[str]) -> dict[str, Any]:
-    from guidegraph_runtime.inputs import from_text
+    from guidegraph_runtime.running.inputs import parse_input
 
-    inputs, found = bundle.manifest.inputs, {}
+    inputs, params = bundle.manifest.inputs, {}
     for name, text in _pairs("--set", "K=V", settings).items():
-        found[name] = from_text(name, inputs[name], text, bundle.where) if name in inputs else text
-    return found
+        params[name] = parse_input(name, inputs[name], text, bundle.where) if name in inputs else text
+    return params
 
 
 def _nodes(bundle: Any, settings: Sequence[str]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    nodes: dict[str, Any] = {}
     for name, text in _pairs("--node", "NODE.SETTING=V", settings).items():
         try:
-            found[name] = json.loads(text)
+            nodes[name] = json.loads(text)
         except ValueError:
-            found[name] = text  # a name, such as scheduler.heun
-    return found
+            nodes[name] = text  # a name, such as scheduler.heun
+    return nodes
 
 
 def _pairs(option: str, form: str, settings: Sequence[str]) -> dict[str, str]:
-    found = {}
+    pairs = {}
     for setting in settings:
         name, equals, value = setting.partition("=")
         if not equals or not name.strip() or ("." in form and "." not in name):
             raise BundleError(option, "bad-setting", f"'{setting}' is not {form}")
-        found[name.strip()] = value
-    return found
+        pairs[name.strip()] = value
+    return pairs
 
 
 def _threads(text: str) -> int:
@@ -213,10 +215,10 @@ def _version() -> str:
     return __version__
 
 
-def _say_warning(message: Warning | str, *_: object, **__: object) -> None:
-    note(f"warning: {message}")
+def _print_warning(message: Warning | str, *_: object, **__: object) -> None:
+    print_note(f"warning: {message}")
 
 
 def _end(code: int, text: str) -> int:
-    note(" ".join(text.split("\n")))
+    print_note(" ".join(text.split("\n")))
     return code

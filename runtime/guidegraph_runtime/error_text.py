@@ -1,4 +1,4 @@
-"""What an exception of unknown code says, whatever that code does."""
+"""Text of exceptions from untrusted code."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ _LINKS = 64
 
 
 def error_text(error: BaseException) -> str:
-    """The text of an exception, cut where it is long; "" where it has none.
+    """The text of an exception, truncated if long; "" if it has none.
 
-    An exception whose ``__str__`` raises, recurses or returns no string is described instead. Raises nothing.
+    Describes an exception whose ``__str__`` raises, recurses or does not return a string. Raises nothing.
     """
     try:
-        text = str.__str__(str(error))  # a plain string also where `__str__` gives a subclass with methods of its own
-    except BaseException as failure:  # whatever its `__str__` raises, an exit included, is about this text alone
+        text = str.__str__(str(error))  # a plain string, also if `__str__` returns a subclass of str
+    except BaseException as failure:  # even an exit raised by its `__str__` concerns only this text
         return f"(its text cannot be shown: its __str__ raised {type(failure).__name__})"
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}… ({len(text)} characters)"
 
@@ -24,11 +24,11 @@ def describe_error(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def causes(error: BaseException) -> list[BaseException]:
-    """An exception and what caused it, outermost first. A cause that leads back to itself is listed once."""
+def list_causes(error: BaseException) -> list[BaseException]:
+    """An exception and its causes, outermost first. A cycle of causes is cut."""
     chain: list[BaseException] = []
-    link: BaseException | None = error
-    while link is not None and len(chain) < _LINKS and not any(link is known for known in chain):
-        chain.append(link)
-        link = link.__cause__
+    current: BaseException | None = error
+    while current is not None and len(chain) < _LINKS and not any(current is cause for cause in chain):
+        chain.append(current)
+        current = current.__cause__
     return chain

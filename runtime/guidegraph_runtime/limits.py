@@ -1,8 +1,8 @@
-"""Limits on what a workflow or a bundle may take: numbers that are checked before memory or time is spent.
+"""Limits on the resources of a workflow or a bundle, checked before memory or time is spent.
 
-The defaults are far above ordinary use and low enough that a hostile file ends in a message. Each can be raised:
+The defaults are far above ordinary use, and low enough to stop a hostile file with an error. Each can be raised:
 ``--limit NAME=VALUE`` on the command line, ``limits=Limits(name=value)`` in Python. The limits in force are a context
-variable, so that a function deep inside a reader needs no further argument; threads take them along with their context.
+variable, so readers need no extra argument; a thread gets them with its context.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from itertools import accumulate
 from operator import mul
 from typing import Any
 
-from guidegraph_runtime.sizes import parse_size, show_size
+from guidegraph_runtime.machine.byte_sizes import parse_size, show_size
 
 UNLIMITED = 2**63 - 1
 """The value of a limit that is switched off."""
@@ -29,21 +29,20 @@ _NUMBER = re.compile(r"(\d{1,20}(?:\.\d{1,15})?)\s*([A-Za-z]*)", re.ASCII)
 
 @dataclass(frozen=True)
 class Limits:
-    """What one workflow or bundle may take. ``docs/reference/limits.md`` says where each is checked.
+    """Limits on one workflow or bundle. ``docs/reference/limits.md`` says where each is checked.
 
-    nodes: of a workflow, with those of the workflows that it uses, each time that it uses them.
-    workflow_bytes: of a workflow's text, with the workflows that it uses (each counted once).
-    text_bytes: of a file that is read as a whole: JSON, YAML, CSV, a tokenizer.
+    nodes: of a workflow and of its sub-workflows, counted at each use.
+    workflow_bytes: of a workflow's text and of its sub-workflows, each counted once.
+    text_bytes: of a file that is read at once: JSON, YAML, CSV, a tokenizer.
     file_bytes: of any other file: weights, tensors, pictures, all files of a bundle together.
     pixels: of one picture, height times width.
-    elements: of one tensor whose shape a file or a setting declares: an array's header, noise, a constant of a graph.
-    trips: iterations of all loops in one run together, those of inner loops counted each time; of the loops in an ONNX
-    graph, those of one loop.
+    elements: of one tensor whose shape is declared by a file or a setting: an array's header, noise, a graph constant.
+    trips: iterations of all loops in a run, those of inner loops counted each time; in an ONNX graph, of one loop.
     steps: of a sampler, or of the schedule that a model was trained with.
     seconds: of one run, checked between nodes and at each iteration. None: no limit.
-    call_seconds: of one call of a part of a bundle, or of another ONNX graph; a longer one is ended.
-    memory_bytes: that onnxruntime takes for values on the CPU, beside the weights; the first that a process uses holds
-    until its end. None: three quarters of the machine's.
+    call_seconds: of one call of a part of a bundle or of another ONNX graph; a longer call is ended.
+    memory_bytes: of onnxruntime's values on the CPU, without the weights; the first value that a process uses is kept
+    until it ends. None: three quarters of the machine's memory.
     """
 
     nodes: int = 20_000
@@ -61,11 +60,11 @@ class Limits:
     def __post_init__(self) -> None:
         for name in LIMIT_NAMES:
             value = getattr(self, name)
-            timed = name in _TIMED
+            in_seconds = name in _TIMED
             if value is None and name in _OPTIONAL:
                 continue
-            if isinstance(value, bool) or not isinstance(value, (int, float) if timed else int) or not value > 0:
-                kind = "a number of seconds" if timed else "a whole number"
+            if isinstance(value, bool) or not isinstance(value, (int, float) if in_seconds else int) or not value > 0:
+                kind = "a number of seconds" if in_seconds else "a whole number"
                 raise ValueError(f"limit '{name}': expected {kind} above 0, found {value!r}")
 
 
@@ -75,7 +74,7 @@ _OPTIONAL = (*_TIMED, "memory_bytes")
 
 
 class LimitExceeded(ValueError):
-    """Something is larger than a limit. ``limit`` is its name, ``found`` the number."""
+    """A quantity exceeds a limit. ``limit`` is the name of the limit, ``found`` the quantity."""
 
     def __init__(self, limit: str, found: float, message: str):
         self.limit, self.found = limit, found
@@ -87,13 +86,13 @@ _current: ContextVar[Limits] = ContextVar("guidegraph_limits", default=_DEFAULTS
 
 
 def current_limits() -> Limits:
-    """The limits in force here: the defaults, or those of the innermost ``limited``."""
+    """The limits in force: the defaults, or those of the innermost ``limited``."""
     return _current.get()
 
 
 @contextmanager
-def limited(limits: Limits) -> Iterator[Limits]:
-    """Put ``limits`` in force for the code inside."""
+def enforce_limits(limits: Limits) -> Iterator[Limits]:
+    """Put ``limits`` in force for the block."""
     token = _current.set(limits)
     try:
         yield limits
@@ -102,63 +101,62 @@ def limited(limits: Limits) -> Iterator[Limits]:
 
 
 def limit_message(name: str, found: float, what: str, limits: Limits | None = None) -> str | None:
-    """Why ``found`` is too much, or None where it is not. what: the subject of the sentence and its number."""
+    """A message if ``found`` exceeds a limit, else None. what: the start of the message, with the number."""
     limit = getattr(limits or current_limits(), name)
     if limit is None or found <= limit:
         return None
-    return (
-        f"{what}; the limit is {show_limit(name, limit)}. If that is right, raise it: --limit {name}={_raised(found)}"
-    )
+    raised = _sufficient_limit(found)
+    return f"{what}; the limit is {show_limit(name, limit)}. If that is right, raise it: --limit {name}={raised}"
 
 
 def check_limit(name: str, found: float, what: str, limits: Limits | None = None) -> None:
-    """Raise ``LimitExceeded`` where ``found`` is above a limit: of ``limits``, or of those in force."""
+    """Raise ``LimitExceeded`` if ``found`` exceeds a limit of ``limits``, by default of those in force."""
     if (message := limit_message(name, found, what, limits)) is not None:
         raise LimitExceeded(name, found, message)
 
 
 class TripCount:
-    """The trips of a run's loops, checked as each loop begins: those of an inner loop count for each trip around it.
+    """Counts the trips of a run's loops as each loop begins; an inner loop counts once per trip of the outer loops.
 
-    So a loop in a training of days is refused in its first step, and not when the sum is reached.
+    So an excessive loop inside a long training is refused in its first step, not when the sum is reached.
     """
 
     def __init__(self) -> None:
-        self._around: list[int] = []
-        self._before = self._most = 0
+        self._open_loops: list[int] = []
+        self._ended_trips = self._largest = 0
 
     def begin(self, trips: int) -> None:
-        """A loop begins, in those that have begun and not ended. Raises ``LimitExceeded``."""
-        self._around.append(trips)
-        total = sum(accumulate(self._around, mul))
-        self._most = max(self._most, total)
-        found = self._before + total
-        check_limit("trips", found, f"the loop takes {trips:,} trips, {found:,} with those around and before it")
+        """Begin a loop inside the loops that have not ended. Raises ``LimitExceeded``."""
+        self._open_loops.append(trips)
+        total = sum(accumulate(self._open_loops, mul))
+        self._largest = max(self._largest, total)
+        count = self._ended_trips + total
+        check_limit("trips", count, f"the loop takes {trips:,} trips, {count:,} with those around and before it")
 
     @contextmanager
     def ended(self) -> Iterator[None]:
-        """Loops that begin inside have ended after it."""
-        depth = len(self._around)
+        """End the loops that begin in the block at its end."""
+        depth = len(self._open_loops)
         try:
             yield
         finally:
-            del self._around[depth:]
+            del self._open_loops[depth:]
             if not depth:
-                self._before, self._most = self._before + self._most, 0
+                self._ended_trips, self._largest = self._ended_trips + self._largest, 0
 
     @contextmanager
-    def apart(self) -> Iterator[None]:
-        """Loops that begin inside do not run in each trip of those around it."""
-        around, most = self._around, self._most
-        self._around, self._most = [], 0
+    def count_separately(self) -> Iterator[None]:
+        """Count the loops of the block once, not per trip of the outer loops."""
+        open_loops, largest = self._open_loops, self._largest
+        self._open_loops, self._largest = [], 0
         try:
             yield
         finally:
-            self._around, self._most = around, most
+            self._open_loops, self._largest = open_loops, largest
 
 
 def show_limit(name: str, value: float | None) -> str:
-    """A limit's value for people: 4 MB, 10,000,000, 3600 s."""
+    """Format a limit's value: 4 MB, 10,000,000, 3600 s."""
     if value is None or value == UNLIMITED:
         return "off"
     if name in _TIMED:
@@ -167,24 +165,24 @@ def show_limit(name: str, value: float | None) -> str:
 
 
 def parse_limits(settings: Sequence[str], base: Limits | None = None) -> Limits:
-    """Limits with each ``NAME=VALUE`` of ``settings`` in the place of what ``base`` (or the default) has.
+    """Parse ``NAME=VALUE`` settings into limits, starting from ``base`` or the defaults.
 
     A value is a count (``20000``, ``2M``), a size (``6GB``), seconds (``90``, ``5min``, ``2h``), or ``off``. Raises
-    ``ValueError`` for an unknown name and for what is no value of that limit.
+    ``ValueError`` for an unknown name or an invalid value.
     """
-    found = base or Limits()
+    limits = base or Limits()
     for setting in settings:
         name, equals, text = setting.partition("=")
         name = name.strip()
         if not equals:
             raise ValueError(f"'{setting}' is not NAME=VALUE, such as trips=20M")
         if name not in LIMIT_NAMES:
-            close = difflib.get_close_matches(name[:80], LIMIT_NAMES, n=1)
-            guess = f"did you mean '{close[0]}'? " if close else ""
+            matches = difflib.get_close_matches(name[:80], LIMIT_NAMES, n=1)
+            guess = f"did you mean '{matches[0]}'? " if matches else ""
             raise ValueError(f"there is no limit '{name[:80]}'; {guess}limits: {', '.join(LIMIT_NAMES)}")
         value: Any = _value(name, text.strip())
-        found = replace(found, **{name: value})
-    return found
+        limits = replace(limits, **{name: value})
+    return limits
 
 
 def _value(name: str, text: str) -> int | float | None:
@@ -210,6 +208,6 @@ def _value(name: str, text: str) -> int | float | None:
     return value
 
 
-def _raised(found: float) -> str:
-    """A value that would let ``found`` pass."""
+def _sufficient_limit(found: float) -> str:
+    """A value of the limit that would admit ``found``."""
     return "off" if found > UNLIMITED else f"{found:.0f}"

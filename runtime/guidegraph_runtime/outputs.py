@@ -1,4 +1,4 @@
-"""A run's outputs as files, each by its type: pictures to PNG, tensors to safetensors, numbers and texts to JSON."""
+"""Write a run's outputs by type: pictures to PNG, tensors to safetensors, numbers and texts to JSON."""
 
 from __future__ import annotations
 
@@ -8,43 +8,45 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from guidegraph_runtime.files import atomic_path, write_text
+from guidegraph_runtime.files.atomic import atomic_path, write_text
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 PictureText: TypeAlias = Callable[[str, int, int], Mapping[str, str]]
-"""The texts of a PNG, by output, index in the batch and size of the batch."""
+"""Returns the texts of a PNG from the output, the index in the batch and the size of the batch."""
 
 
 def pixels(picture: NDArray[Any]) -> NDArray[np.uint8]:
-    """A picture (3, H, W) in [-1, 1] as uint8 (H, W, 3): round((v + 1) · 127.5), clamped.
+    """Convert a picture (3, H, W) in [-1, 1] to uint8 (H, W, 3): round((v + 1) · 127.5), clamped.
 
-    Computes in float64 where that is the dtype, in float32 otherwise. Raises ``ValueError`` for what is no
-    floating-point number, and where a value is not finite.
+    Computes in float64 for float64 input, otherwise in float32. Raises ``ValueError`` for other dtypes and for values
+    that are not finite.
     """
     import numpy as np
 
     if picture.dtype.kind != "f":
         raise ValueError(f"is an image of {picture.dtype}: floats in [-1, 1] are expected")
     exact: NDArray[Any] = picture.astype(np.float64 if picture.dtype == np.float64 else np.float32, copy=False)
-    if bad := int((~np.isfinite(exact)).sum()):
-        what = "NaN" if np.isnan(exact).any() else "infinite"
-        raise ValueError(f"is no picture: {bad} of {exact.size} values are {what}; look at the scale and the steps")
+    if bad_count := int((~np.isfinite(exact)).sum()):
+        kind = "NaN" if np.isnan(exact).any() else "infinite"
+        raise ValueError(
+            f"is no picture: {bad_count} of {exact.size} values are {kind}; look at the scale and the steps"
+        )
     scaled: NDArray[np.uint8] = ((exact + 1) * 127.5).round().clip(0, 255).astype(np.uint8)
     return np.ascontiguousarray(scaled.transpose(1, 2, 0))
 
 
 def picture_names(output: str, count: int) -> list[str]:
-    """The files of a batch: ``image.png`` for one picture, else ``image-0000.png``, …"""
+    """The file names of a batch: ``image.png`` for one picture, else ``image-0000.png``, …"""
     return [f"{output}.png"] if count == 1 else [f"{output}-{i:04}.png" for i in range(count)]
 
 
 def write_output(folder: Path, name: str, kind: str, value: NDArray[Any], text: PictureText) -> list[str]:
-    """Write one output of a bundle, an "image", "tensor" or "table", and give the names of its files.
+    """Write one output of a bundle, an "image", "tensor" or "table", atomically; return the names of its files.
 
-    None is ever half-written. Raises ``ValueError`` for what cannot be written, and ``OSError``.
+    Raises ``ValueError`` for a value that cannot be written, and ``OSError``.
     """
     if kind == "image":
         return _write_pictures(folder, name, value, text)
@@ -59,11 +61,11 @@ def write_output(folder: Path, name: str, kind: str, value: NDArray[Any], text: 
 
 
 def _write_pictures(folder: Path, name: str, value: NDArray[Any], text: PictureText) -> list[str]:
-    from guidegraph_runtime.png import write_png
+    from guidegraph_runtime.pictures.png import write_png
 
     if value.ndim < 4 or value.shape[-3] != 3:
         raise ValueError(f"is declared as an image (B, 3, H, W), found {value.shape}")
-    arrays = [pixels(one) for one in value.reshape(-1, *value.shape[-3:])]
+    arrays = [pixels(picture) for picture in value.reshape(-1, *value.shape[-3:])]
     if not arrays:
         raise ValueError("is an empty batch: there is no picture to write")
     files = picture_names(name, len(arrays))
@@ -73,7 +75,7 @@ def _write_pictures(folder: Path, name: str, value: NDArray[Any], text: PictureT
 
 
 def _plain(value: Any) -> Any:
-    """Numbers as JSON has them: what it has no number for is "NaN", "Infinity" or "-Infinity"."""
+    """Replace numbers that JSON lacks by the texts "NaN", "Infinity" and "-Infinity"."""
     if isinstance(value, list):
-        return [_plain(one) for one in value]
+        return [_plain(item) for item in value]
     return json.dumps(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,4 +1,4 @@
-"""What was run: ``run.json`` beside the outputs, and the text that every picture carries."""
+"""The record of a run: ``run.json`` beside the outputs, and the text in every picture."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from guidegraph_runtime.files import write_text
-from guidegraph_runtime.inputs import given_inputs
-from guidegraph_runtime.manifest_types import FILE_TYPES, Operation
-from guidegraph_runtime.overrides import host_operations, overridden
+from guidegraph_runtime.bundle.manifest_types import FILE_TYPES, Operation
+from guidegraph_runtime.files.atomic import write_text
+from guidegraph_runtime.running.inputs import resolve_inputs
+from guidegraph_runtime.running.overrides import host_operations, override_settings
 
 if TYPE_CHECKING:
-    from guidegraph_runtime.bundle import Bundle
+    from guidegraph_runtime.running.bundle import Bundle
 
 RECORD = "run.json"
 KEYWORD = "guidegraph-bundle"
-"""Of the text chunk in a picture."""
+"""The keyword of the text chunk in a picture."""
 FORMAT = 1
 
 _PACKAGES = {
@@ -39,7 +39,7 @@ _PACKAGES = {
 
 @dataclass
 class Record:
-    """A run as JSON. inputs: values and names of files. nodes: changes of the plan, by ``node.setting``."""
+    """A run as JSON. inputs: values and names of files. nodes: overrides of the plan, by ``node.setting``."""
 
     bundle: Bundle
     inputs: Mapping[str, Any]
@@ -50,22 +50,22 @@ class Record:
     files: dict[str, list[str]] = field(default_factory=dict)
     operations: dict[str, float] = field(default_factory=dict)
     started: str = field(default_factory=lambda: datetime.now().astimezone().isoformat(timespec="seconds"))
-    _clock: float = field(default_factory=time.perf_counter)
+    _start_time: float = field(default_factory=time.perf_counter)
 
     def text(self, output: str, index: int, batch: int) -> dict[str, str]:
-        """The text of a picture: enough to run the same bundle again."""
-        known = {**self._what(), "output": output, "index": index, "batch": batch}
-        return {KEYWORD: json.dumps({"format": FORMAT, **known})}
+        """The text of a picture, enough to repeat the run."""
+        content = {**self._arguments(), "output": output, "index": index, "batch": batch}
+        return {KEYWORD: json.dumps({"format": FORMAT, **content})}
 
     def write(self, folder: Path, status: str, error: str | None = None) -> None:
-        """Write ``run.json`` as things stand now."""
+        """Write ``run.json`` with the current state."""
         bundle, settings = self.bundle, self.bundle.settings
         timings = bundle.timings
-        found = {
+        content = {
             "format": FORMAT,
             "status": status,
             "error": error,
-            **self._what(),
+            **self._arguments(),
             "path": os.path.abspath(bundle.where),
             "providers": [provider.name for provider in settings.providers],
             "threads": settings.intra_threads,
@@ -73,7 +73,7 @@ class Record:
                 name: {"type": bundle.manifest.outputs[name].type, "files": files} for name, files in self.files.items()
             },
             "started": self.started,
-            "seconds": round(time.perf_counter() - self._clock, 6),
+            "seconds": round(time.perf_counter() - self._start_time, 6),
             "timings": {
                 "verify": round(timings.opening, 6),
                 "load": round(timings.sessions, 6),
@@ -86,9 +86,9 @@ class Record:
             "versions": _versions(),
             "made_by": dict(bundle.manifest.versions),
         }
-        write_text(folder / RECORD, json.dumps(found, indent=2) + "\n", durable=status != "running")
+        write_text(folder / RECORD, json.dumps(content, indent=2) + "\n", durable=status != "running")
 
-    def _what(self) -> dict[str, Any]:
+    def _arguments(self) -> dict[str, Any]:
         return {
             "bundle": {"name": self.bundle.manifest.name, "digest": self.bundle.digest},
             "inputs": dict(self.inputs),
@@ -99,28 +99,28 @@ class Record:
         }
 
 
-def record_of(
+def make_record(
     bundle: Bundle,
     params: Mapping[str, Any],
     nodes: Mapping[str, Any],
     only: list[str] | None,
     lora: Sequence[str] = (),
 ) -> Record:
-    """The record of a run that is to come. Raises ``BundleError`` for inputs and nodes that do not fit."""
+    """Create the record of a run. Raises ``BundleError`` for invalid inputs and nodes."""
     manifest = bundle.manifest
-    values = given_inputs(manifest, params, bundle.where, bundle.file)
-    for name, one in manifest.inputs.items():
-        if one.type in FILE_TYPES:
-            values[name] = _files(params[name]) if name in params else one.default
-    plan = overridden(manifest.plan, nodes, bundle.where)
-    seeds = {one.node: _seed(one, values) for one in host_operations(plan)}
+    values = resolve_inputs(manifest, params, bundle.where, bundle.file)
+    for name, item in manifest.inputs.items():
+        if item.type in FILE_TYPES:
+            values[name] = _files(params[name]) if name in params else item.default
+    plan = override_settings(manifest.plan, nodes, bundle.where)
+    seeds = {item.node: _seed(item, values) for item in host_operations(plan)}
     return Record(bundle, values, nodes, {node: seed for node, seed in seeds.items() if seed is not None}, only, lora)
 
 
 def _files(value: Any) -> Any:
-    """Files that were given, as absolute paths; bytes and arrays as their hash."""
+    """Represent input files: paths as absolute paths, bytes and arrays as hashes."""
     if isinstance(value, (list, tuple)):
-        return [_files(one) for one in value]
+        return [_files(item) for item in value]
     if isinstance(value, bytes):
         return f"sha256:{hashlib.sha256(value).hexdigest()}"
     if hasattr(value, "tobytes"):
@@ -135,7 +135,9 @@ def _seed(operation: Operation, values: Mapping[str, Any]) -> Any:
 
 
 def _versions() -> dict[str, str]:
-    """Of what the run used. The modules say it themselves: looking at what is installed takes longer than a step."""
-    found = {name: str(sys.modules[module].__version__) for name, module in _PACKAGES.items() if module in sys.modules}
-    found["python"] = platform.python_version()
-    return found | {"platform": platform.platform(), "machine": platform.machine()}
+    """The versions of imported packages, from the modules: package metadata takes longer to read than a step."""
+    versions = {
+        name: str(sys.modules[module].__version__) for name, module in _PACKAGES.items() if module in sys.modules
+    }
+    versions["python"] = platform.python_version()
+    return versions | {"platform": platform.platform(), "machine": platform.machine()}

@@ -1,4 +1,4 @@
-"""Where attacks run: a folder with a file that must stay, a secret that must not leak, and the two command lines."""
+"""The test environment of attacks: a protected file, a secret that must not leak, and the two command lines."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ KEPT = "a file of the person's"
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a command ended, and what it printed."""
+    """The exit code and output of a command."""
 
     code: int
     out: str
@@ -39,27 +39,27 @@ class Arena:
 
     @property
     def secret(self) -> Path:
-        """A file whose text must show up nowhere."""
+        """A file whose text must not appear anywhere."""
         return self.outside / "secret.txt"
 
     @property
-    def kept(self) -> Path:
-        """A file that must stay as it is."""
+    def protected(self) -> Path:
+        """A file that must not change."""
         return self.outside / "kept.txt"
 
     @property
     def photo(self) -> Path:
-        """A picture that nobody may read."""
+        """A picture that must not be read."""
         return self.outside / "photo.png"
 
     def run_own(self, text: str) -> Outcome:
-        """Run a workflow that the person wrote, from ``own.yaml``."""
+        """Run the user's own workflow, from ``own.yaml``."""
         workflow = self.folder / "own.yaml"
         workflow.write_text(text)
         return self.run("run", workflow, "--out", "out")
 
-    def leaked(self) -> list[Path]:
-        """The files below the folder that hold the secret."""
+    def find_leaks(self) -> list[Path]:
+        """The files below the folder that contain the secret."""
         files = [path for path in self.folder.rglob("*") if path.is_file() and not path.is_symlink()]
         return [path for path in files if SECRET.encode() in path.read_bytes()]
 
@@ -70,12 +70,12 @@ ATTACKS: dict[str, Attack] = {}
 EXPECTED: dict[str, str] = {}
 
 
-def attack(does: str, told: str) -> Callable[[Attack], Attack]:
-    """Register an attack. does: what it tries, in a sentence; told: what the error says of it."""
+def attack(does: str, error: str) -> Callable[[Attack], Attack]:
+    """Register an attack. does: a description, as in docs/understand/security.md; error: a part of the expected error message."""
 
     def register(function: Attack) -> Attack:
         assert does not in ATTACKS, does
-        ATTACKS[does], EXPECTED[does] = function, told
+        ATTACKS[does], EXPECTED[does] = function, error
         return function
 
     return register

@@ -12,18 +12,18 @@ import numpy as np
 from onnx import helper
 
 from tests.attacks.arena import Arena, Outcome, attack
-from tests.runtime import bundles
-from tests.runtime.bundles import FLOAT, external, inside, model, step_graph, write_bundle
+from tests.runtime.running import bundles
+from tests.runtime.running.bundles import FLOAT, external, inside, model, step_graph, write_bundle
 
 Change = Callable[[dict[str, Any]], None]
 
 
-def reading(path: str, inputs: dict[str, Any] | None = None) -> Change:
-    """A change that puts a picture, of a file, among the outputs."""
+def add_reader(path: str, inputs: dict[str, Any] | None = None) -> Change:
+    """A change of the manifest that adds the picture in a file to the outputs."""
 
     def change(value: dict[str, Any]) -> None:
-        given = {"in": {"path": path}, "with": {}} if inputs else {"in": {}, "with": {"path": path}}
-        value["plan"].insert(0, {"op": "image.load", "node": "photo", **given, "out": ["photo"]})
+        wiring = {"in": {"path": path}, "with": {}} if inputs else {"in": {}, "with": {"path": path}}
+        value["plan"].insert(0, {"op": "image.load", "node": "photo", **wiring, "out": ["photo"]})
         value["inputs"] = (inputs or {}) | {"scale": {"type": "float", "default": 1.5}}
         value["outputs"] = {"picture": {"type": "image", "source": "photo"}}
         del value["reference"]
@@ -41,30 +41,30 @@ def bundle_of(arena: Arena, change: Change) -> Path:
 
 @attack("a bundle whose plan reads a picture of the machine into an output", "forbidden-read")
 def reads_photo(arena: Arena) -> Outcome:
-    return arena.run_bundle(bundle_of(arena, reading(str(arena.photo))), "--out", "out")
+    return arena.run_bundle(bundle_of(arena, add_reader(str(arena.photo))), "--out", "out")
 
 
 @attack("a bundle that is only described, whose plan reads a picture of the machine", "forbidden-read")
-def described(arena: Arena) -> Outcome:
-    return arena.run_bundle(bundle_of(arena, reading(str(arena.photo))), "--describe")
+def describes_bundle(arena: Arena) -> Outcome:
+    return arena.run_bundle(bundle_of(arena, add_reader(str(arena.photo))), "--describe")
 
 
 @attack("a bundle whose plan reads a file that the default of a text names", "a file that the person gives")
 def reads_by_text(arena: Arena) -> Outcome:
-    change = reading("params.photo", {"photo": {"type": "str", "default": str(arena.photo)}})
+    change = add_reader("params.photo", {"photo": {"type": "str", "default": str(arena.photo)}})
     return arena.run_bundle(bundle_of(arena, change), "--out", "out")
 
 
 @attack("a bundle whose default for a picture is a file of the machine", "bad-manifest")
 def reads_by_default(arena: Arena) -> Outcome:
-    change = reading("params.photo", {"photo": {"type": "path", "default": str(arena.photo)}})
+    change = add_reader("params.photo", {"photo": {"type": "path", "default": str(arena.photo)}})
     return arena.run_bundle(bundle_of(arena, change), "--out", "out")
 
 
 @attack("a bundle whose loop runs over the paths of pictures of the machine", "a file that the person gives")
 def reads_in_loop(arena: Arena) -> Outcome:
     def change(value: dict[str, Any]) -> None:
-        reading("params.photo", {"photo": {"type": "str", "default": [str(arena.photo)], "many": True}})(value)
+        add_reader("params.photo", {"photo": {"type": "str", "default": [str(arena.photo)], "many": True}})(value)
         load = value["plan"][0]
         value["plan"][0] = {
             "op": "loop",
@@ -88,7 +88,7 @@ def with_weights(arena: Arena, location: str) -> Outcome:
 
 @attack("a bundle whose graph takes its weights from a file of the machine", "bad-graph")
 def weights_outside(arena: Arena) -> Outcome:
-    return with_weights(arena, str(arena.kept))
+    return with_weights(arena, str(arena.protected))
 
 
 @attack("a bundle whose graph takes its weights from a folder above", "bad-graph")
@@ -97,27 +97,27 @@ def weights_above(arena: Arena) -> Outcome:
 
 
 @attack("a bundle with a link in the place of its weights", "bad-file")
-def linked(arena: Arena) -> Outcome:
+def weights_linked(arena: Arena) -> Outcome:
     root = write_bundle(arena.folder / "bundle")
     (root / "parts" / "step.onnx.data").unlink()
-    (root / "parts" / "step.onnx.data").symlink_to(arena.kept)
+    (root / "parts" / "step.onnx.data").symlink_to(arena.protected)
     return arena.run_bundle(root, "--describe")
 
 
 @attack("a bundle with a hard link to a file of the machine", "bad-file")
 def hard_linked(arena: Arena) -> Outcome:
-    data = arena.kept.read_bytes()
+    data = arena.protected.read_bytes()
 
     def change(value: dict[str, Any]) -> None:
         value["files"]["kept.txt"] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
 
     root = write_bundle(arena.folder / "bundle", change=change)
-    os.link(arena.kept, root / "kept.txt")
+    os.link(arena.protected, root / "kept.txt")
     return arena.run_bundle(root, "--describe")
 
 
 @attack("a bundle with a pipe in the place of a graph, which would wait for ever", "bad-file")
-def piped(arena: Arena) -> Outcome:
+def graph_pipe(arena: Arena) -> Outcome:
     root = write_bundle(arena.folder / "bundle")
     (root / "parts" / "step.onnx").unlink()
     os.mkfifo(root / "parts" / "step.onnx")
@@ -139,7 +139,7 @@ def custom_operator(arena: Arena) -> Outcome:
 
 
 @attack("a bundle whose output is written over the bundle itself", "no-folder")
-def written_into_itself(arena: Arena) -> Outcome:
+def overwrites_itself(arena: Arena) -> Outcome:
     root = write_bundle(arena.folder / "bundle")
     np.save(arena.folder / "x.npy", np.zeros((1, 4), np.float32))
     return arena.run_bundle(root, "--set", "x=x.npy", "--out", root)

@@ -1,4 +1,4 @@
-"""Attacks by a file from a stranger that your own workflow loads: checkpoints, tensors, models, pictures."""
+"""Attacks by a stranger's file that your own workflow loads: checkpoints, tensors, models, pictures."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from tests.attacks.arena import Arena, Outcome, attack
+from tests.paths import ROOT
 
 HEAD = "guidegraph: 1\n"
 
 
 class Payload:
-    """What runs a command while it is unpickled."""
+    """An object that runs a command when it is unpickled."""
 
     def __init__(self, command: str):
         self.command = command
@@ -27,7 +28,7 @@ class Payload:
 
 
 def overwrite(arena: Arena) -> Payload:
-    return Payload(f"echo gone > {arena.kept}")
+    return Payload(f"echo gone > {arena.protected}")
 
 
 def load(arena: Arena, node: str, path: Path | str, output: str = "out") -> Outcome:
@@ -35,8 +36,8 @@ def load(arena: Arena, node: str, path: Path | str, output: str = "out") -> Outc
     return arena.run_own(text)
 
 
-def sample_of(arena: Arena, node: str, path: Path | str, output: str) -> Outcome:
-    """A workflow that decodes noise with the model that it loads."""
+def run_sample(arena: Arena, node: str, path: Path | str, output: str) -> Outcome:
+    """Run a workflow that loads a model and decodes noise with it."""
     text = (
         f'{HEAD}nodes:\n  a: {{use: {node}, with: {{path: "{path}"}}}}\n'
         "  n: {use: noise.gaussian, with: {shape: [1, 4, 8, 8]}}\n  z: {use: tensor.as_latent, in: {tensor: n}}\n"
@@ -46,24 +47,24 @@ def sample_of(arena: Arena, node: str, path: Path | str, output: str) -> Outcome
 
 
 @attack("a checkpoint that is a pickle of a command", "checkpoint.load")
-def pickled_checkpoint(arena: Arena) -> Outcome:
+def checkpoint_pickle(arena: Arena) -> Outcome:
     path = arena.folder / "model.ckpt"
     path.write_bytes(pickle.dumps({"state_dict": overwrite(arena)}, protocol=2))
-    return sample_of(arena, "checkpoint.load", path, "autoencoder")
+    return run_sample(arena, "checkpoint.load", path, "autoencoder")
 
 
 @attack("a checkpoint of torch's own format with a command in its pickle", "checkpoint.load")
-def zipped_checkpoint(arena: Arena) -> Outcome:
+def checkpoint_zip(arena: Arena) -> Outcome:
     path = arena.folder / "model.ckpt"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("archive/data.pkl", pickle.dumps(overwrite(arena), protocol=2))
         archive.writestr("archive/version", "3\n")
         archive.writestr("archive/byteorder", "little")
-    return sample_of(arena, "checkpoint.load", path, "autoencoder")
+    return run_sample(arena, "checkpoint.load", path, "autoencoder")
 
 
 @attack("an array file of objects, whose pickle is a command", "tensor.load")
-def pickled_array(arena: Arena) -> Outcome:
+def array_pickle(arena: Arena) -> Outcome:
     path = arena.folder / "array.npy"
     array = np.empty(1, dtype=object)
     array[0] = overwrite(arena)
@@ -72,7 +73,7 @@ def pickled_array(arena: Arena) -> Outcome:
 
 
 @attack("an archive of arrays of objects, whose pickle is a command", "tensor.load")
-def pickled_arrays(arena: Arena) -> Outcome:
+def arrays_pickle(arena: Arena) -> Outcome:
     path = arena.folder / "arrays.npz"
     array = np.empty(1, dtype=object)
     array[0] = overwrite(arena)
@@ -81,14 +82,14 @@ def pickled_arrays(arena: Arena) -> Outcome:
 
 
 @attack("a safetensors file whose header claims more bytes than any memory has", "tensor.load")
-def claimed_header(arena: Arena) -> Outcome:
+def huge_header(arena: Arena) -> Outcome:
     path = arena.folder / "t.safetensors"
     path.write_bytes((2**62).to_bytes(8, "little") + b"{}")
     return load(arena, "tensor.load", path)
 
 
 @attack("a safetensors file with a tensor of 2^60 elements", "tensor.load")
-def claimed_tensor(arena: Arena) -> Outcome:
+def huge_tensor(arena: Arena) -> Outcome:
     header = json.dumps({"a": {"dtype": "F32", "shape": [2**30, 2**30], "data_offsets": [0, 4]}}).encode()
     path = arena.folder / "t.safetensors"
     path.write_bytes(len(header).to_bytes(8, "little") + header + b"\0" * 4)
@@ -96,7 +97,7 @@ def claimed_tensor(arena: Arena) -> Outcome:
 
 
 @attack("an array file that claims 2^60 elements", "tensor.load")
-def claimed_array(arena: Arena) -> Outcome:
+def huge_array(arena: Arena) -> Outcome:
     buffer = io.BytesIO()
     np.lib.format.write_array_header_1_0(buffer, {"descr": "<f4", "fortran_order": False, "shape": (2**30, 2**30)})
     path = arena.folder / "a.npy"
@@ -106,23 +107,25 @@ def claimed_array(arena: Arena) -> Outcome:
 
 @attack("a model folder whose index takes weights from a folder above", "model.load")
 def weights_above(arena: Arena) -> Outcome:
-    shipped = Path(__file__).parents[2] / "workflows" / "models" / "scenes" / "model.json"
+    shipped = ROOT / "workflows" / "models" / "scenes" / "model.json"
     index = shipped.read_text().replace("autoencoder.safetensors", "../../outside/kept.txt")
     (arena.folder / "model").mkdir()
     (arena.folder / "model" / "model.json").write_text(index)
-    return sample_of(arena, "model.load", arena.folder / "model", "autoencoder")
+    return run_sample(arena, "model.load", arena.folder / "model", "autoencoder")
 
 
 @attack("a configuration beside a checkpoint with a YAML tag that makes a Python object", "checkpoint.load")
-def tagged_config(arena: Arena) -> Outcome:
-    (arena.folder / "config.yaml").write_text(f"model: !!python/object/apply:os.system ['echo gone > {arena.kept}']\n")
+def config_tag(arena: Arena) -> Outcome:
+    (arena.folder / "config.yaml").write_text(
+        f"model: !!python/object/apply:os.system ['echo gone > {arena.protected}']\n"
+    )
     path = arena.folder / "model.ckpt"
     path.write_bytes(b"PK")
-    return sample_of(arena, "checkpoint.load", path, "autoencoder")
+    return run_sample(arena, "checkpoint.load", path, "autoencoder")
 
 
 @attack("a LoRA that is a pickle of a command", "lora.apply")
-def pickled_lora(arena: Arena) -> Outcome:
+def lora_pickle(arena: Arena) -> Outcome:
     path = arena.folder / "style.safetensors"
     path.write_bytes(pickle.dumps(overwrite(arena)))
     text = (
@@ -136,14 +139,14 @@ def pickled_lora(arena: Arena) -> Outcome:
 
 
 @attack("a picture file that is HTML, SVG or a pickle by its content", "image.load")
-def no_picture(arena: Arena) -> Outcome:
+def invalid_picture(arena: Arena) -> Outcome:
     path = arena.folder / "a.png"
     path.write_bytes(pickle.dumps(overwrite(arena)))
     return load(arena, "image.load", path)
 
 
 def bert(folder: Path, config: dict[str, object]) -> Path:
-    """A folder such as transformers writes for MiniLM, but for its weights."""
+    """Write a folder like that of transformers for MiniLM, without weights."""
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
 
@@ -153,7 +156,7 @@ def bert(folder: Path, config: dict[str, object]) -> Path:
     return folder
 
 
-def embedded(arena: Arena, folder: Path) -> Outcome:
+def embed_text(arena: Arena, folder: Path) -> Outcome:
     text = (
         f'{HEAD}nodes:\n  m: {{use: text.minilm, with: {{path: "{folder}"}}}}\n'
         "  e: {use: text.encode, in: {embedder: m}, with: {prompt: a}}\noutputs: {e: e}\n"
@@ -165,8 +168,8 @@ def embedded(arena: Arena, folder: Path) -> Outcome:
 def remote_code(arena: Arena) -> Outcome:
     config: dict[str, object] = {"model_type": "evil", "auto_map": {"AutoConfig": "evil.C", "AutoModel": "evil.M"}}
     folder = bert(arena.folder / "encoder", config)
-    (folder / "evil.py").write_text(f"open({str(arena.kept)!r}, 'w').write('gone')\n")
-    return embedded(arena, folder)
+    (folder / "evil.py").write_text(f"open({str(arena.protected)!r}, 'w').write('gone')\n")
+    return embed_text(arena, folder)
 
 
 @attack("a folder of a text encoder whose index takes weights from a folder above", "names files beside it")
@@ -174,7 +177,7 @@ def shards_above(arena: Arena) -> Outcome:
     folder = bert(arena.folder / "encoder", {"model_type": "bert"})
     index = {"weight_map": {"embeddings.word_embeddings.weight": "../../outside/kept.txt"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    return embedded(arena, folder)
+    return embed_text(arena, folder)
 
 
 @attack("a workflow whose name of a diffusers part leads to another folder", "expected the plain name")

@@ -1,5 +1,7 @@
-"""Attacks by a plugin, and by texts that would speak to a terminal. A plugin is code that was installed: what is shown
-here is that it cannot pass for a command that succeeded, nor hang one."""
+"""Attacks by a plugin, and by texts with control sequences for a terminal.
+
+A plugin is installed code; these tests show that it can neither fake the success of a command nor hang it.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ from pathlib import Path
 
 from tests.attacks.arena import Arena, Outcome, attack, recipe_picture
 from tests.attacks.recipes import PLAIN
-from tests.cli.command import environment
+from tests.commands.command import environment
 
 ENDS = "import ctypes\nctypes.CDLL(None)._exit(0)\n"
 
@@ -68,7 +70,7 @@ def takes_name(arena: Arena) -> Outcome:
     return arena.run("validate", draw, "--plugin", module)
 
 
-def escaped(arena: Arena, outcome: Outcome) -> Outcome:
+def check_escaped(arena: Arena, outcome: Outcome) -> Outcome:
     assert "\x1b" not in outcome.out + outcome.err
     assert "\u202e" not in outcome.out + outcome.err
     return outcome
@@ -77,13 +79,13 @@ def escaped(arena: Arena, outcome: Outcome) -> Outcome:
 @attack("a picture whose node's name is a command to the terminal", "\\x1b")
 def escape_in_name(arena: Arena) -> Outcome:
     text = PLAIN.replace("  n: {use", '  "\\x1b]0;gone\\x07": {use')
-    return escaped(arena, arena.run("run", recipe_picture(arena.folder / "holiday.png", text), "--out", "out"))
+    return check_escaped(arena, arena.run("run", recipe_picture(arena.folder / "holiday.png", text), "--out", "out"))
 
 
 @attack("a picture whose node's id turns the line round on the terminal", "\\u202e")
 def bidi_in_id(arena: Arena) -> Outcome:
     text = PLAIN.replace("noise.gaussian", '"noise.\\u202enaissuag"')
-    return escaped(arena, arena.run("validate", recipe_picture(arena.folder / "holiday.png", text)))
+    return check_escaped(arena, arena.run("validate", recipe_picture(arena.folder / "holiday.png", text)))
 
 
 @attack("a file whose name is a command to the terminal", "\\x1b")
@@ -91,4 +93,4 @@ def escape_in_file_name(arena: Arena) -> Outcome:
     path = arena.folder / "a\x1b[2Jb.yaml"
     path.write_text("guidegraph: 7\n")
     os.stat(path)
-    return escaped(arena, arena.run("validate", path))
+    return check_escaped(arena, arena.run("validate", path))

@@ -1,4 +1,4 @@
-"""Attacks by a picture whose workflow is a stranger's: ``guidegraph run holiday.png``."""
+"""Attacks by a picture that contains a stranger's workflow: ``guidegraph run holiday.png``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.attacks.arena import KEPT, Arena, Outcome, attack, recipe_picture
+from tests.paths import ROOT
 
 HEAD = "guidegraph: 1\n"
 
@@ -21,7 +22,7 @@ def reads(node: str, path: Path | str) -> str:
 
 
 def loads_script(path: str, params: str = "", link: str = "") -> str:
-    """A workflow that gives the features of noise, by a TorchScript file."""
+    """A workflow that computes features of noise with a TorchScript file."""
     setting = "" if link else f'path: "{path}", '
     return (
         f'{HEAD}{params}nodes:\n  a: {{use: features.torchscript, {link}with: {{{setting}range: "0..1"}}}}\n'
@@ -34,12 +35,12 @@ def loads_script(path: str, params: str = "", link: str = "") -> str:
 def polyglot(arena: Arena) -> Outcome:
     picture = recipe_picture(arena.folder / "holiday.png", loads_script("holiday.png"))
     with picture.open("ab") as file:
-        file.write(scripted(arena.kept))
+        file.write(torchscript_archive(arena.protected))
     return arena.run("run", picture, "--out", "out")
 
 
-def scripted(target: Path) -> bytes:
-    """A TorchScript archive that writes ``target`` while it is loaded."""
+def torchscript_archive(target: Path) -> bytes:
+    """A TorchScript archive that writes ``target`` when it is loaded."""
     import io
 
     import torch
@@ -72,13 +73,13 @@ def scripted(target: Path) -> bytes:
 
 @attack("a picture that loads TorchScript although reading it is allowed", "forbidden-code")
 def code_through_read(arena: Arena) -> Outcome:
-    (arena.folder / "net.pt").write_bytes(scripted(arena.kept))
+    (arena.folder / "net.pt").write_bytes(torchscript_archive(arena.protected))
     return run_picture(arena, loads_script("net.pt"), "--allow-read", "net.pt")
 
 
 @attack("a picture that loads TorchScript from a parameter that the person sets", "forbidden-code")
 def code_through_set(arena: Arena) -> Outcome:
-    (arena.folder / "net.pt").write_bytes(scripted(arena.kept))
+    (arena.folder / "net.pt").write_bytes(torchscript_archive(arena.protected))
     text = loads_script("", "params: {net: {type: Path, default: x.pt}}\n", "in: {path: params.net}, ")
     return run_picture(arena, text, "--set", "net=net.pt")
 
@@ -171,7 +172,7 @@ def reads_in_block(arena: Arena) -> Outcome:
 
 @attack("a picture that calls a carried workflow one of the package's, to read beside it", "forbidden-read")
 def reads_beside_package(arena: Arena) -> Outcome:
-    upwards = os.path.relpath(arena.photo, Path(__file__).parents[2] / "workflows")
+    upwards = os.path.relpath(arena.photo, ROOT / "workflows")
     return run_picture(arena, {"pkg:draw.yaml": reads("image.load", upwards)})
 
 
@@ -193,7 +194,7 @@ def saves_over_package(arena: Arena) -> Outcome:
 
 @attack("a picture that saves over the package's model, though writing there is allowed", "is read-only")
 def saves_over_package_allowed(arena: Arena) -> Outcome:
-    package = Path(__file__).parents[2] / "workflows"
+    package = ROOT / "workflows"
     return run_picture(arena, SAVES.format(path="pkg:scenes"), "--allow-write", package)
 
 
@@ -213,7 +214,7 @@ def saves_over_given(arena: Arena) -> Outcome:
 
 @attack("a picture whose training writes its checkpoint to a folder of the machine", "forbidden-write")
 def trains_over(arena: Arena) -> Outcome:
-    train = Path(__file__).parents[2] / "workflows" / "train" / "class_judge.yaml"
+    train = ROOT / "workflows" / "train" / "class_judge.yaml"
     text = train.read_text().replace("../../checkpoints/fashion_judge", str(arena.outside / "state"))
     return run_picture(arena, text)
 
@@ -233,41 +234,41 @@ def settings_of_other_types(arena: Arena) -> Outcome:
 
 @attack("a picture whose workflow asks for a plugin to be imported", "missing-plugin")
 def requires_plugin(arena: Arena) -> Outcome:
-    (arena.folder / "evil.py").write_text(f"open({str(arena.kept)!r}, 'w').write('gone')\n")
+    (arena.folder / "evil.py").write_text(f"open({str(arena.protected)!r}, 'w').write('gone')\n")
     return run_picture(arena, PLAIN.replace(HEAD, HEAD + 'requires: {evil: ">=0"}\n'))
 
 
 @attack("a picture whose workflow uses a node of a module beside it", "unknown-node")
 def uses_module(arena: Arena) -> Outcome:
-    (arena.folder / "evil.py").write_text(f"open({str(arena.kept)!r}, 'w').write('gone')\n")
+    (arena.folder / "evil.py").write_text(f"open({str(arena.protected)!r}, 'w').write('gone')\n")
     return run_picture(arena, PLAIN.replace("noise.gaussian", "evil.node"))
 
 
 @attack("a picture with a YAML tag that makes a Python object", "yaml")
 def yaml_tag(arena: Arena) -> Outcome:
-    tag = f"!!python/object/apply:os.system ['echo gone > {arena.kept}']"
+    tag = f"!!python/object/apply:os.system ['echo gone > {arena.protected}']"
     return run_picture(arena, PLAIN.replace("[1, 3, 4, 4]", tag))
 
 
 @attack("a picture that `validate` is asked about before it is run", "forbidden-write")
-def validated(arena: Arena) -> Outcome:
+def validate_first(arena: Arena) -> Outcome:
     return arena.run("validate", recipe_picture(arena.folder / "holiday.png", SAVES.format(path=arena.outside)))
 
 
 @attack("a picture that `plan` is asked about, whose file is hashed for the plan", "forbidden-read")
-def planned(arena: Arena) -> Outcome:
+def plan_first(arena: Arena) -> Outcome:
     return arena.run("plan", recipe_picture(arena.folder / "holiday.png", reads("image.load", arena.photo)))
 
 
 @attack("a picture that is swept, and reads a file of the machine", "forbidden-read")
-def swept(arena: Arena) -> Outcome:
+def sweep_first(arena: Arena) -> Outcome:
     text = reads("image.load", arena.photo).replace(HEAD, HEAD + "params: {seed: 0}\n")
     picture = recipe_picture(arena.folder / "holiday.png", text)
     return arena.run("sweep", picture, "--seeds", "0:2", "--out", "out")
 
 
 @attack("a picture that is exported, to carry a file of the machine into the bundle", "forbidden-read")
-def exported(arena: Arena) -> Outcome:
+def export_first(arena: Arena) -> Outcome:
     picture = recipe_picture(arena.folder / "holiday.png", reads("image.load", arena.photo))
     return arena.run("export", picture, "-o", "bundle")
 

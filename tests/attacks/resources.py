@@ -1,4 +1,4 @@
-"""Attacks that take time, memory or space: each ends in a message, soon."""
+"""Attacks that exhaust time, memory or disk space: each soon ends in an error message."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from tests.attacks.arena import Arena, Outcome, attack, recipe_picture
 from tests.attacks.recipes import HEAD, PLAIN, reads, run_picture
-from tests.runtime.bundles import write_bundle
+from tests.runtime.running.bundles import write_bundle
 
 
 @attack("a picture whose workflow uses others twice each, twenty deep", "too-large")
@@ -110,7 +110,7 @@ def text_bomb(arena: Arena) -> Outcome:
     return arena.run("run", picture, "--out", "out")
 
 
-def changed_plan(key: str, value: Any) -> Any:
+def change_plan(key: str, value: Any) -> Any:
     def change(manifest: dict[str, Any]) -> None:
         manifest["inputs"]["x"] |= {"required": False}
         manifest["plan"] = [
@@ -125,20 +125,20 @@ def changed_plan(key: str, value: Any) -> Any:
 
 @attack("a bundle that asks for noise of 10^15 numbers", "bundle: ")
 def bundle_noise(arena: Arena) -> Outcome:
-    root = write_bundle(arena.folder / "bundle", change=changed_plan("shape", [10**5, 10**5, 10**5]))
+    root = write_bundle(arena.folder / "bundle", change=change_plan("shape", [10**5, 10**5, 10**5]))
     return arena.run_bundle(root, "--out", "out")
 
 
 @attack("a bundle that asks for a batch of 10^12", "bundle: ")
 def bundle_batch(arena: Arena) -> Outcome:
-    root = write_bundle(arena.folder / "bundle", change=changed_plan("batch", 10**12))
+    root = write_bundle(arena.folder / "bundle", change=change_plan("batch", 10**12))
     return arena.run_bundle(root, "--out", "out")
 
 
 @attack("a bundle whose loop has 10^15 trips", "trips")
 def bundle_loop(arena: Arena) -> Outcome:
     def change(manifest: dict[str, Any]) -> None:
-        changed_plan("batch", 1)(manifest)
+        change_plan("batch", 1)(manifest)
         manifest["plan"][1]["with"] |= {"over": 10**15}
 
     return arena.run_bundle(write_bundle(arena.folder / "bundle", change=change), "--out", "out")

@@ -1,4 +1,4 @@
-"""Each attack is harmless: the command ends with an error of a line or a few, and nothing is read, written or run."""
+"""Every attack is harmless: the command ends with a short error, and nothing is read, written or run."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from guidegraph.cli import main
+from guidegraph.commands import main
 from guidegraph_runtime.cli import main as main_of_bundles
 from tests.attacks import exports, files, plugins, recipes, resources
 from tests.attacks.arena import ATTACKS, EXPECTED, KEPT, SECRET, Arena, Outcome
+from tests.paths import ROOT
 
 MODULES = (recipes, exports, files, resources, plugins)
 
@@ -41,15 +42,15 @@ def arena(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     return Arena(folder, outside, command(main), command(main_of_bundles))
 
 
-def files_of(folder: Path) -> dict[str, bytes]:
+def read_files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize("does", ATTACKS)
 def test_an_attack_is_harmless(does: str, arena: Arena) -> None:
-    before = files_of(arena.outside)
+    before = read_files(arena.outside)
     outcome = ATTACKS[does](arena)
-    after = files_of(arena.outside)
+    after = read_files(arena.outside)
     assert {name: after.get(name) for name in before} == before
     assert set(after) - set(before) <= {"other.yaml", "secret.yaml"}, "an attack left a file behind"
     assert outcome.code != 0, outcome
@@ -57,12 +58,12 @@ def test_an_attack_is_harmless(does: str, arena: Arena) -> None:
     assert "Traceback" not in outcome.err
     assert "internal error" not in outcome.err
     assert SECRET not in outcome.out + outcome.err
-    assert not arena.leaked()
+    assert not arena.find_leaks()
 
 
-def test_the_page_lists_every_attack() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "understand" / "security.md").read_text(encoding="utf-8")
+def test_the_docs_list_every_attack() -> None:
+    page = (ROOT / "docs" / "understand" / "security.md").read_text(encoding="utf-8")
     listed = [line.removeprefix("- ").rstrip(".") for line in page.splitlines() if line.startswith("- ")]
     assert [does for does in ATTACKS if does not in listed] == []
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert f"`pytest tests/attacks`: {len(ATTACKS)} attacks" in readme

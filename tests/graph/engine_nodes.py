@@ -11,10 +11,10 @@ import torch
 from annotated_types import Ge
 
 from guidegraph import Tensor, hookimpl, node
-from guidegraph.graph.build import build
-from guidegraph.graph.node import spec_of
+from guidegraph.graph.execution.run import RunOptions, RunResult, run
+from guidegraph.graph.node import get_spec
 from guidegraph.graph.registry import Registry
-from guidegraph.graph.run import RunOptions, RunResult, run
+from guidegraph.graph.resolution.load import build
 from guidegraph.graph.types import Beside
 
 calls: Counter[str] = Counter()
@@ -271,7 +271,7 @@ NODES = (
     look,
 )  # fmt: skip
 
-REGISTRY = Registry({spec_of(f).id: spec_of(f) for f in NODES})
+REGISTRY = Registry({get_spec(f).id: get_spec(f) for f in NODES})
 
 
 def run_text(text: str, folder: Path, values: dict[str, Any] | None = None, **options: Any) -> RunResult:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
 from annotated_types import Ge
 
-from guidegraph.graph.node import node, spec_of
+from guidegraph.graph.node import get_spec, node
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.types import Tensor
 from guidegraph.plugins.hookspecs import hookimpl
@@ -184,7 +184,7 @@ NODES = (
 TYPES: tuple[type, ...] = (Tensor, Picture, Sound, Model, Judge)
 
 REGISTRY = Registry(
-    {spec_of(f).id: spec_of(f) for f in NODES},
+    {get_spec(f).id: get_spec(f) for f in NODES},
     {cls.__name__: cls for cls in TYPES},
     {"sag": "ImportError: no module named 'sag_core' (plugin 'sag' of guidegraph-sag 0.2)"},
     {"guidegraph": "0.1.0", "guidegraph-toys": "1.2"},

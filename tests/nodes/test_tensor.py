@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from guidegraph.graph.context import placement
+from guidegraph.graph.context import use_device
 from guidegraph.nodes.tensor import as_latent, as_noise, cast, concatenate, load_tensor, select, slice_axis
 
 
@@ -22,10 +22,10 @@ def array() -> np.ndarray:
 def test_npy_keeps_dtype_and_values(tmp_path: Path, array: np.ndarray, dtype: str) -> None:
     stored = array.astype(dtype)
     np.save(tmp_path / "a.npy", stored)
-    with placement("cpu", "float16"):  # the run's dtype is for new values, not for stored ones
-        found = load_tensor(path=tmp_path / "a.npy")
-    assert found.numpy().dtype == stored.dtype.newbyteorder("=")
-    np.testing.assert_array_equal(found.numpy(), stored)
+    with use_device("cpu", "float16"):  # the run's dtype is for new values, not for stored ones
+        loaded = load_tensor(path=tmp_path / "a.npy")
+    assert loaded.numpy().dtype == stored.dtype.newbyteorder("=")
+    np.testing.assert_array_equal(loaded.numpy(), stored)
 
 
 def test_a_number_and_columns_first_arrays_keep_their_shape(tmp_path: Path, array: np.ndarray) -> None:
@@ -47,14 +47,14 @@ def test_npz_needs_no_key_where_it_holds_one_array(tmp_path: Path, array: np.nda
 def test_safetensors_keeps_bfloat16(tmp_path: Path) -> None:
     stored = {"latent": torch.ones(1, 4, 2, 2, dtype=torch.bfloat16), "noise": torch.zeros(3)}
     save_file(stored, tmp_path / "t.safetensors")
-    found = load_tensor(path=tmp_path / "t.safetensors", key="latent")
-    assert found.dtype == torch.bfloat16
-    assert torch.equal(found, stored["latent"])
+    loaded = load_tensor(path=tmp_path / "t.safetensors", key="latent")
+    assert loaded.dtype == torch.bfloat16
+    assert torch.equal(loaded, stored["latent"])
     with pytest.raises(ValueError, match="has no tensor 'latents'; did you mean 'latent'"):
         load_tensor(path=tmp_path / "t.safetensors", key="latents")
 
 
-def test_what_cannot_be_loaded_is_named(tmp_path: Path) -> None:
+def test_unreadable_files_are_named(tmp_path: Path) -> None:
     np.save(tmp_path / "objects.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     np.save(tmp_path / "text.npy", np.array(["a"]))
     np.save(tmp_path / "plain.npy", np.zeros(2))
@@ -74,7 +74,7 @@ def test_what_cannot_be_loaded_is_named(tmp_path: Path) -> None:
         load_tensor(path=tmp_path / "absent.npy")
 
 
-def test_batches_are_joined_and_taken_apart() -> None:
+def test_batches_are_concatenated_and_selected_from() -> None:
     x, y = torch.zeros(2, 3), torch.ones(1, 3)
     batch = concatenate([x, y])
     assert torch.equal(select(batch, index=2), y)
@@ -93,7 +93,7 @@ def test_conversions_change_no_value() -> None:
         as_latent(x[0])
 
 
-def test_slice_takes_entries_of_any_axis() -> None:
+def test_slice_takes_elements_of_any_axis() -> None:
     tensor = torch.arange(12).reshape(3, 4)
     assert slice_axis(tensor, start=1).tolist() == tensor[1:].tolist()
     assert slice_axis(tensor, axis=1, start=1, stop=3).tolist() == tensor[:, 1:3].tolist()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.command import environment
+from tests.commands.command import environment
 from tests.plugins.test_manager import BAD, COMMAND, GOOD, HOOK, NODE, OBSERVER
 
 
@@ -113,18 +113,18 @@ class Site:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
-    found = Site(tmp_path_factory.mktemp("site"))
+    site_folder = Site(tmp_path_factory.mktemp("site"))
     for bad in KINDS:
         entry = f"[guidegraph]\n{bad.entry or bad.name} = {bad.value or bad.module}\n"
-        found.add(bad.name, bad.module, bad.code, entry, bad.metadata)
-    found.add("good", "gg_good", GOOD, "[guidegraph]\ngood = gg_good\n")
-    found.add("bare", "gg_bare", node("bare"), "[guidegraph]\nbare = gg_bare\n", metadata=None)
-    found.add(
+        site_folder.add(bad.name, bad.module, bad.code, entry, bad.metadata)
+    site_folder.add("good", "gg_good", GOOD, "[guidegraph]\ngood = gg_good\n")
+    site_folder.add("bare", "gg_bare", node("bare"), "[guidegraph]\nbare = gg_bare\n", metadata=None)
+    site_folder.add(
         "chatty", "gg_chatty", "print('hello from chatty')\n" + node("chatty"), "[guidegraph]\nchatty = gg_chatty\n"
     )
-    found.add("watches", "gg_watches", WATCHES, "[guidegraph]\nwatches = gg_watches\n")
-    found.add("shouts", "gg_shouts", SHOUTS, "[guidegraph]\nshouts = gg_shouts\n")
-    return found
+    site_folder.add("watches", "gg_watches", WATCHES, "[guidegraph]\nwatches = gg_watches\n")
+    site_folder.add("shouts", "gg_shouts", SHOUTS, "[guidegraph]\nshouts = gg_shouts\n")
+    return site_folder
 
 
 def test_each_is_named_with_its_reason_and_what_to_do_and_the_good_ones_work(site: Site) -> None:

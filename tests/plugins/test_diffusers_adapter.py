@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from guidegraph import load_workflow
-from guidegraph.nodes.noise import gaussian
+from guidegraph.nodes.sampling.noise import gaussian
+from tests.paths import ROOT
 
 diffusers = pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
@@ -18,7 +19,7 @@ from tests.plugins import tiny_diffusers as tiny  # noqa: E402
 # diffusers' own, of NumPy 2.
 pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
 
-WORKFLOWS = Path(__file__).parents[2] / "workflows" / "checkpoints"
+WORKFLOWS = ROOT / "workflows" / "checkpoints"
 PLUGIN = "guidegraph.plugins.diffusers_adapter"
 PROMPT = "a tiger"
 
@@ -59,11 +60,11 @@ def test_dit_with_our_ddim_and_guidance_draws_the_pictures_of_its_pipeline(
 ) -> None:
     pipeline = quiet(tiny.dit_pipeline())
     path = tiny.saved(pipeline, tmp_path / "dit")
-    found = run(WORKFLOWS / "diffusers_dit.yaml", path=path, label=[7, 999], steps=5, batch=2, shape=[4, 8, 8], seed=3)
+    actual = run(WORKFLOWS / "diffusers_dit.yaml", path=path, label=[7, 999], steps=5, batch=2, shape=[4, 8, 8], seed=3)
     monkeypatch.setattr("diffusers.pipelines.dit.pipeline_dit.randn_tensor", lambda **_: noise(3, [4, 8, 8], 2))
     expected = pipeline(class_labels=[7, 999], guidance_scale=4.0, num_inference_steps=5, output_type="pt").images
     assert expected.std() > 0.05
-    torch.testing.assert_close(found["image"] / 2 + 0.5, expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(actual["image"] / 2 + 0.5, expected, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("sample_size", [8, 128])
@@ -72,7 +73,7 @@ def test_pixart_draws_the_latents_of_its_pipeline(tmp_path: Path, sample_size: i
     pipeline = quiet(tiny.pixart_pipeline(sample_size))
     path = tiny.saved(pipeline, tmp_path / "pixart")
     prompts = [PROMPT, "an umbrella on grass"]
-    found = run(
+    actual = run(
         WORKFLOWS / "diffusers_flow.yaml", path=path, prompt=prompts, steps=5, shape=[4, 8, 4], batch=2, scale=4.5
     )
     expected = pipeline(
@@ -86,25 +87,25 @@ def test_pixart_draws_the_latents_of_its_pipeline(tmp_path: Path, sample_size: i
         use_resolution_binning=False,
         output_type="latent",
     ).images
-    assert_same(found["latent"], expected)
+    assert_same(actual["latent"], expected)
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_sd3_draws_the_pictures_of_its_pipeline(tmp_path: Path, dynamic: bool) -> None:
     pipeline = quiet(tiny.sd3_pipeline(use_dynamic_shifting=dynamic, max_shift=3.0))
     path = tiny.saved(pipeline, tmp_path / "sd3")
-    found = run(WORKFLOWS / "diffusers_flow.yaml", path=path, prompt=PROMPT, steps=5, shape=[4, 8, 8], scale=5.0)
+    actual = run(WORKFLOWS / "diffusers_flow.yaml", path=path, prompt=PROMPT, steps=5, shape=[4, 8, 8], scale=5.0)
     given = {"prompt": PROMPT, "height": 16, "width": 16, "latents": noise(0, [4, 8, 8]), "num_inference_steps": 5}
     expected = pipeline(**given, guidance_scale=5.0, output_type="pt").images
     assert expected.std() > 0.05
-    torch.testing.assert_close(found["image"] / 2 + 0.5, expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(actual["image"] / 2 + 0.5, expected, atol=1e-4, rtol=0)
 
 
 def flux_expected(pipeline: Any, steps: int) -> torch.Tensor:
     packed = pipeline._pack_latents(noise(0, [4, 8, 12]), 1, 4, 8, 12)
     given = {"prompt": PROMPT, "height": 16, "width": 24, "latents": packed, "num_inference_steps": steps}
-    found = pipeline(**given, guidance_scale=3.5, output_type="latent").images
-    latent: torch.Tensor = pipeline._unpack_latents(found, 16, 24, 2)
+    actual = pipeline(**given, guidance_scale=3.5, output_type="latent").images
+    latent: torch.Tensor = pipeline._unpack_latents(actual, 16, 24, 2)
     return latent
 
 
@@ -112,8 +113,8 @@ def flux_expected(pipeline: Any, steps: int) -> torch.Tensor:
 def test_flux_draws_the_latents_of_its_pipeline(tmp_path: Path, guided: bool) -> None:
     pipeline = quiet(tiny.flux_pipeline(guided=guided))
     path = tiny.saved(pipeline, tmp_path / "flux")
-    found = run(WORKFLOWS / "diffusers_flow.yaml", path=path, prompt=PROMPT, steps=4, shape=[4, 8, 12], scale=1.0)
-    assert_same(found["latent"], flux_expected(pipeline, 4))
+    actual = run(WORKFLOWS / "diffusers_flow.yaml", path=path, prompt=PROMPT, steps=4, shape=[4, 8, 12], scale=1.0)
+    assert_same(actual["latent"], flux_expected(pipeline, 4))
 
 
 @pytest.mark.parametrize("guided", [True, False])
@@ -122,8 +123,8 @@ def test_flux_with_our_ddim_takes_the_euler_steps_of_its_pipeline(tmp_path: Path
     path = tiny.saved(pipeline, tmp_path / "flux")
     ddim = "{use: scheduler.ddim, in: {schedule: schedule, steps: params.steps}, with: {spacing: trailing}}"
     file = own_sampler(tmp_path, f"  scheduler: {ddim}\n")
-    found = run(file, path=path, prompt=PROMPT, steps=5, shape=[4, 8, 12], scale=1.0)
-    assert_same(found["latent"], flux_expected(pipeline, 5))
+    actual = run(file, path=path, prompt=PROMPT, steps=5, shape=[4, 8, 12], scale=1.0)
+    assert_same(actual["latent"], flux_expected(pipeline, 5))
 
 
 @pytest.mark.parametrize("scheduler", ["PNDMScheduler", "EulerDiscreteScheduler"])
@@ -133,19 +134,19 @@ def test_stable_diffusion_draws_the_latents_of_its_pipeline(tmp_path: Path, sche
     options = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}
     pipeline = quiet(tiny.sd_pipeline(kind(**options, prediction_type="v_prediction")))
     path = tiny.saved(pipeline, tmp_path / "sd")
-    found = run(WORKFLOWS / "diffusers_flow.yaml", path=path, prompt=PROMPT, steps=6, shape=[4, 8, 8], scale=3.0)
+    actual = run(WORKFLOWS / "diffusers_flow.yaml", path=path, prompt=PROMPT, steps=6, shape=[4, 8, 8], scale=3.0)
     given = {"prompt": PROMPT, "height": 16, "width": 16, "latents": noise(0, [4, 8, 8]), "num_inference_steps": 6}
-    assert_same(found["latent"], pipeline(**given, guidance_scale=3.0, output_type="latent").images)
+    assert_same(actual["latent"], pipeline(**given, guidance_scale=3.0, output_type="latent").images)
 
 
 def test_sdxl_draws_the_latents_of_its_pipeline(tmp_path: Path) -> None:
     """Its null condition is zeros, and its vector ends in the sizes."""
     pipeline = quiet(tiny.sdxl_pipeline())
     path = tiny.saved(pipeline, tmp_path / "sdxl")
-    found = run(WORKFLOWS / "diffusers_flow.yaml", path=path, prompt=PROMPT, steps=4, shape=[4, 8, 8], scale=3.0)
+    actual = run(WORKFLOWS / "diffusers_flow.yaml", path=path, prompt=PROMPT, steps=4, shape=[4, 8, 8], scale=3.0)
     given = {"prompt": PROMPT, "height": 16, "width": 16, "latents": noise(0, [4, 8, 8]), "num_inference_steps": 4}
     sizes = {"original_size": (1024, 1024), "target_size": (1024, 1024)}
-    assert_same(found["latent"], pipeline(**given, **sizes, guidance_scale=3.0, output_type="latent").images)
+    assert_same(actual["latent"], pipeline(**given, **sizes, guidance_scale=3.0, output_type="latent").images)
 
 
 def assert_same(found: torch.Tensor, expected: torch.Tensor) -> None:

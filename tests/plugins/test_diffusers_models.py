@@ -15,11 +15,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from guidegraph import Autoencoder, Condition, Denoiser, LabelEmbedder, Schedule, TextEmbedder
-from guidegraph.graph.context import placement
-from guidegraph.nodes import schedule as schedules
-from guidegraph.nodes.condition import null_condition
-from guidegraph.nodes.label import embed_label
-from guidegraph.nodes.text import encode_text
+from guidegraph.graph.context import use_device
+from guidegraph.nodes.conditioning.condition import null_condition
+from guidegraph.nodes.conditioning.label import embed_label
+from guidegraph.nodes.conditioning.text import encode_text
+from guidegraph.nodes.sampling import schedule as schedules
 from guidegraph.plugins.diffusers_adapter.autoencoders import load_autoencoder
 from guidegraph.plugins.diffusers_adapter.denoisers import class_labels, load_denoiser
 from guidegraph.plugins.diffusers_adapter.schedules import read_schedule
@@ -55,8 +55,8 @@ def one_hot(classes: int, *labels: int) -> torch.Tensor:
 
 @torch.no_grad()
 def direct(model: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
-    found: torch.Tensor = model(*args, **kwargs).sample
-    return found
+    actual: torch.Tensor = model(*args, **kwargs).sample
+    return actual
 
 
 def unet_with_sizes() -> Any:
@@ -104,12 +104,12 @@ def test_a_model_is_called_as_it_is_alone(tmp_path: Path, name: str) -> None:
     model = make()
     denoiser = load_denoiser(linear(), path=saved(model, tmp_path), kind="eps")
     assert isinstance(denoiser, Denoiser)
-    found, expected = denoiser(sample(), T, condition), call(model, sample())
-    assert found.kind == "eps"
-    assert_same_up_to_rounding(found.value, expected[:, :4], terms_of(model))
+    actual, expected = denoiser(sample(), T, condition), call(model, sample())
+    assert actual.kind == "eps"
+    assert_same_up_to_rounding(actual.value, expected[:, :4], terms_of(model))
     if expected.shape[1] == 8:
-        assert found.variance is not None
-        assert_same_up_to_rounding(found.variance, expected[:, 4:], terms_of(model))
+        assert actual.variance is not None
+        assert_same_up_to_rounding(actual.variance, expected[:, 4:], terms_of(model))
 
 
 def test_a_dit_has_classes_a_null_class_and_a_learned_variance(tmp_path: Path) -> None:
@@ -119,11 +119,11 @@ def test_a_dit_has_classes_a_null_class_and_a_learned_variance(tmp_path: Path) -
     assert isinstance(labels, LabelEmbedder)
     assert labels.classes == 1000
     given = embed_label(labels, torch.tensor([7, 1000]))
-    found = denoiser(sample(), T, given)
+    actual = denoiser(sample(), T, given)
     expected = direct(model, sample(), T, torch.tensor([7, 1000]))
-    assert_same_up_to_rounding(found.value, expected[:, :4], terms_of(model))
-    assert found.variance is not None
-    assert_same_up_to_rounding(found.variance, expected[:, 4:], terms_of(model))
+    assert_same_up_to_rounding(actual.value, expected[:, :4], terms_of(model))
+    assert actual.variance is not None
+    assert_same_up_to_rounding(actual.variance, expected[:, 4:], terms_of(model))
     for null in (embed_label(labels), null_condition(given)):
         value = denoiser(sample(), T, Condition(vector=null.vector.expand(2, -1))).value  # type: ignore[union-attr]
         assert_same_up_to_rounding(value[1], expected[1, :4], terms_of(model))
@@ -171,19 +171,19 @@ def test_a_flow_gives_x0_at_the_level_of_the_schedule(tmp_path: Path, name: str)
     flow = x / (alpha + sigma).reshape(-1, 1, 1, 1)
     s = sigma / (alpha + sigma)
     assert s[1] == 1
-    found = denoiser(x, t, Condition(tokens=tokens, vector=vector))
+    actual = denoiser(x, t, Condition(tokens=tokens, vector=vector))
     expected = flow - s.reshape(-1, 1, 1, 1) * flow_call(name, model, flow, s)
-    assert found.kind == "x0"
-    torch.testing.assert_close(found.value, expected, atol=1e-5, rtol=1e-5)
+    assert actual.kind == "x0"
+    torch.testing.assert_close(actual.value, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_a_spatial_condition_is_concatenated(tmp_path: Path) -> None:
     model = tiny.unet(in_channels=9)
     denoiser = load_denoiser(linear(), path=saved(model, tmp_path), kind="v")
-    found = denoiser(sample(), T, Condition(tokens=TOKENS, spatial=sample(5)))
+    actual = denoiser(sample(), T, Condition(tokens=TOKENS, spatial=sample(5)))
     expected = direct(model, torch.cat([sample(), sample(5)], dim=1), T, TOKENS)
-    assert found.kind == "v"
-    assert_same_up_to_rounding(found.value, expected, terms_of(model))
+    assert actual.kind == "v"
+    assert_same_up_to_rounding(actual.value, expected, terms_of(model))
 
 
 @pytest.mark.parametrize(("said", "kind"), [("epsilon", "eps"), ("v_prediction", "v"), ("sample", "x0")])
@@ -196,7 +196,7 @@ def test_the_scheduler_of_the_pipeline_says_what_a_unet_predicts(tmp_path: Path,
 
 def test_a_run_in_bfloat16_computes_in_it_and_keeps_x(tmp_path: Path) -> None:
     path = saved(tiny.unet(), tmp_path)
-    with placement("cpu", "bfloat16"):
+    with use_device("cpu", "bfloat16"):
         denoiser: Any = load_denoiser(linear(), path=path, kind="eps")
     assert {p.dtype for p in denoiser.parameters()} == {torch.bfloat16}
     assert not any(p.requires_grad for p in denoiser.parameters())
@@ -268,7 +268,7 @@ def test_an_autoencoder_owns_its_scale(tmp_path: Path, name: str) -> None:
 def test_one_that_overflows_in_float16_computes_in_float32(tmp_path: Path) -> None:
     path = saved(tiny.vae(force_upcast=True), tmp_path)
     for dtype, expected in (("float16", torch.float32), ("bfloat16", torch.bfloat16)):
-        with placement("cpu", dtype):
+        with use_device("cpu", dtype):
             autoencoder: Any = load_autoencoder(path=path)
         assert {p.dtype for p in autoencoder.parameters()} == {expected}
 
@@ -278,28 +278,28 @@ def test_sd3_without_t5_and_the_length_of_t5(tmp_path: Path) -> None:
     path = tiny.saved(pipeline, tmp_path)
     text = load_text(path=path, length=20)
     assert isinstance(text, TextEmbedder)
-    found = encode_text(text, ["a tiger", ""])
-    assert found.tokens is not None
-    assert found.tokens.shape == (2, 16 + 20, 24)
+    actual = encode_text(text, ["a tiger", ""])
+    assert actual.tokens is not None
+    assert actual.tokens.shape == (2, 16 + 20, 24)
     index = json.loads((path / "model_index.json").read_text())
     index |= {"text_encoder_3": [None, None], "tokenizer_3": [None, None]}
     (path / "model_index.json").write_text(json.dumps(index))
     fewer = encode_text(load_text(path=path, length=20), ["a tiger", ""])
     assert fewer.tokens is not None
-    torch.testing.assert_close(fewer.tokens[:, :16], found.tokens[:, :16])
+    torch.testing.assert_close(fewer.tokens[:, :16], actual.tokens[:, :16])
     assert not bool(fewer.tokens[:, 16:].any())
-    torch.testing.assert_close(fewer.vector, found.vector)
+    torch.testing.assert_close(fewer.vector, actual.vector)
 
 
 def test_sdxls_vector_ends_in_the_sizes_and_its_null_is_zeros(tmp_path: Path) -> None:
     path = tiny.saved(tiny.sdxl_pipeline(), tmp_path)
-    found = load_text(path=path, size=(512, 768), crop=(0, 8), original_size=(1016, 1024))(["a tiger", ""])
-    assert found.tokens is not None
-    assert found.vector is not None
-    assert found.vector[:, -6:].tolist() == [[1016, 1024, 0, 8, 512, 768]] * 2
-    assert bool(found.tokens[0].any())
-    assert not bool(found.tokens[1].any())
-    assert not bool(found.vector[1, :-6].any())
+    condition = load_text(path=path, size=(512, 768), crop=(0, 8), original_size=(1016, 1024))(["a tiger", ""])
+    assert condition.tokens is not None
+    assert condition.vector is not None
+    assert condition.vector[:, -6:].tolist() == [[1016, 1024, 0, 8, 512, 768]] * 2
+    assert bool(condition.tokens[0].any())
+    assert not bool(condition.tokens[1].any())
+    assert not bool(condition.vector[1, :-6].any())
 
 
 def test_a_folder_that_will_not_do_is_refused_with_one_error(tmp_path: Path) -> None:

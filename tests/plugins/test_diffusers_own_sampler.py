@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from guidegraph.nodes.noise import gaussian
+from guidegraph.nodes.sampling.noise import gaussian
 
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
@@ -43,10 +43,10 @@ def test_sd3_with_our_ddim_takes_the_steps_of_a_plain_loop(tmp_path: Path) -> No
     path = tiny.saved(pipeline, tmp_path / "sd3")
     ddim = "{use: scheduler.ddim, in: {schedule: schedule, steps: params.steps}, with: {spacing: trailing}}"
     file = own_sampler(tmp_path, f"  scheduler: {ddim}\n")
-    found = run(file, path=path, prompt="a tiger", steps=STEPS, shape=[4, 8, 8], scale=SCALE)["latent"]
+    actual = run(file, path=path, prompt="a tiger", steps=STEPS, shape=[4, 8, 8], scale=SCALE)["latent"]
     start = gaussian(seed=0, shape=[4, 8, 8], batch=1)
     with torch.no_grad():
         expected, unguided = (plain_loop(pipeline, start, scale) for scale in (SCALE, 1.0))
     tolerance = 1e-5 * float(expected.abs().max())
     assert (expected - unguided).abs().max() > 100 * tolerance
-    torch.testing.assert_close(found, expected, atol=tolerance, rtol=0)
+    torch.testing.assert_close(actual, expected, atol=tolerance, rtol=0)

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from guidegraph import Prediction, Schedule
-from guidegraph.nodes import schedule as schedules
-from guidegraph.nodes import scheduler as samplers
-from guidegraph.nodes import step as steps_of_tables
+from guidegraph.nodes.sampling import schedule as schedules
+from guidegraph.nodes.sampling import scheduler as samplers
+from guidegraph.nodes.sampling import step as steps_of_tables
 from guidegraph.plugins.diffusers_adapter.schedules import read_schedule
 from guidegraph.plugins.diffusers_adapter.steps import KNOWN, DiffusersSampler, new_sampler, start, step
 
@@ -151,8 +151,8 @@ def test_a_prediction_of_another_kind_is_converted(tmp_path: Path, name: str, ki
     x, t = start(sampler, drawn(0)[1]), times[:1]
     prediction = Prediction(network(x), "eps")
     expected = step(sampler, x, prediction, t).x
-    found = step(sampler, x, schedule.convert(prediction, kind, x, t), t).x
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    actual = step(sampler, x, schedule.convert(prediction, kind, x, t), t).x
+    torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_a_name_alone_makes_a_sampler_of_any_schedule() -> None:
@@ -171,10 +171,10 @@ def test_a_name_alone_makes_a_sampler_of_any_schedule() -> None:
 def test_options_replace_entries_of_the_configuration(tmp_path: Path) -> None:
     path = saved(tmp_path, "EulerDiscreteScheduler", **STABLE)
     schedule = read_schedule(path=path)
-    found = new_sampler(schedule, path=path, name="DPMSolverMultistepScheduler", options={"solver_order": 3}).sampler
-    assert type(found.scheduler).__name__ == "DPMSolverMultistepScheduler"
-    assert found.scheduler.config.solver_order == 3
-    assert found.scheduler.config.beta_end == 0.012
+    actual = new_sampler(schedule, path=path, name="DPMSolverMultistepScheduler", options={"solver_order": 3}).sampler
+    assert type(actual.scheduler).__name__ == "DPMSolverMultistepScheduler"
+    assert actual.scheduler.config.solver_order == 3
+    assert actual.scheduler.config.beta_end == 0.012
 
 
 def test_a_learned_variance_reaches_ddpm(tmp_path: Path) -> None:
@@ -182,12 +182,12 @@ def test_a_learned_variance_reaches_ddpm(tmp_path: Path) -> None:
     schedule = read_schedule(path=path)
     sampler, times = new_sampler(schedule, path=path, steps=10)
     x, value, variance = drawn(0)[1], drawn(1)[1], drawn(2)[1].clamp(-1, 1)
-    found = step(sampler, x, Prediction(value, "eps", variance), times[:1], drawn(5)[1]).x
+    actual = step(sampler, x, Prediction(value, "eps", variance), times[:1], drawn(5)[1]).x
     scheduler = diffusers.DDPMScheduler.from_pretrained(str(path))
     scheduler.set_timesteps(10)
     output = torch.cat([value, variance], dim=1)
     expected = scheduler.step(output, scheduler.timesteps[0], x, generator=drawn(5)[0]).prev_sample
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
     with pytest.raises(ValueError, match="variance is learned_range and the prediction has none"):
         step(sampler, x, Prediction(value, "eps"), times[:1], drawn(5)[1])
 
@@ -205,10 +205,10 @@ BETAS = [
 @pytest.mark.parametrize("config", BETAS, ids=lambda c: str(c.get("beta_schedule", len(c))))
 def test_a_schedule_of_betas_is_that_of_diffusers(tmp_path: Path, config: dict[str, Any]) -> None:
     path = saved(tmp_path, "DDPMScheduler", **config)
-    found = read_schedule(path=path).alphas_bar
-    assert found.dtype == torch.float64
+    actual = read_schedule(path=path).alphas_bar
+    assert actual.dtype == torch.float64
     expected = diffusers.DDPMScheduler.from_pretrained(str(path)).alphas_cumprod.double()
-    torch.testing.assert_close(found, expected, atol=2e-7, rtol=1e-4)
+    torch.testing.assert_close(actual, expected, atol=2e-7, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler"])

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from guidegraph.cli import supervised
+from guidegraph.commands.shared import supervised
 from guidegraph.plugins import importing, watch
-from guidegraph.plugins.audit import Audited, audit_plugins
-from guidegraph.plugins.importing import Imports, tell_imports
+from guidegraph.plugins.audit import AuditTarget, audit_plugins
+from guidegraph.plugins.importing import ImportReports, set_import_reports
 from guidegraph.plugins.manager import PluginManager
-from tests.cli.command import TOYS, Command, start
-from tests.cli.conftest import cli
+from tests.commands.command import TOYS, Command, start
+from tests.commands.conftest import cli
 from tests.plugins.test_broken_plugins import Site, node
 from tests.plugins.test_manager import GOOD, NODE, Installed, installed, status
 
@@ -101,7 +101,7 @@ def test_what_a_plugin_keeps_for_later_ends_the_process_again(
 def test_a_slow_import_is_named_and_a_very_slow_one_ended(
     installed: Installed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(importing, "NAMED_AFTER", 0.001)
+    monkeypatch.setattr(importing, "REPORT_AFTER", 0.001)
     monkeypatch.setenv("GUIDEGRAPH_PLUGIN_SECONDS", "0.01")
     said: list[str] = []
     ended = threading.Event()
@@ -110,13 +110,13 @@ def test_a_slow_import_is_named_and_a_very_slow_one_ended(
         said.append(message)
         ended.set()
 
-    before = tell_imports(Imports(say=said.append, end=end))  # type: ignore[arg-type]
+    before = set_import_reports(ImportReports(say=said.append, end=end))  # type: ignore[arg-type]
     monkeypatch.setattr(threading, "import_ended", ended, raising=False)
     try:
         installed.add("slow", "import threading\nthreading.import_ended.wait(20)\n" + NODE.format(id="slow.twice"))
         PluginManager()
     finally:
-        tell_imports(before)
+        set_import_reports(before)
     assert said[0] == "importing the plugin 'slow' …"
     assert said[1].startswith("error: the plugin 'slow' takes longer than 0.01 s to import; leave it out: GUIDEGRAPH_")
 
@@ -124,7 +124,7 @@ def test_a_slow_import_is_named_and_a_very_slow_one_ended(
 def test_what_ends_a_supervised_command_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
-    report, parent = supervised.Report(theirs), supervised._Watch(0, ours, 60.0)
+    report, parent = supervised.ParentLink(theirs), supervised._Watch(0, ours, 60.0)
     imports = report.imports()
     imports.began("first")
     imports.ended("first")
@@ -188,7 +188,7 @@ def test_each_plugin_is_audited_in_a_process_of_its_own(cli: Command, monkeypatc
         cli.workflow(f"gg_{name}.py", code)
     cli.workflow("gg_hangs.py", "import time\ntime.sleep(1000)")
     monkeypatch.setenv("GUIDEGRAPH_PLUGIN_SECONDS", "5")
-    audits = audit_plugins([Audited("messy", "gg_messy"), Audited("ends", "gg_ends"), Audited("gg_good")])
+    audits = audit_plugins([AuditTarget("messy", "gg_messy"), AuditTarget("ends", "gg_ends"), AuditTarget("gg_good")])
     messy, ends, good = audits.values()
     assert {kind: sorted(what) for kind, what in messy.changes.items()} == {k: sorted(v) for k, v in MESSES.items()}
     assert not messy.imports_torch
@@ -201,7 +201,7 @@ def test_the_list_of_plugins_shows_the_audit_and_imports_none_that_ends_the_proc
     cli: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(cli.folder)
-    monkeypatch.setattr(watch, "changed", {})
+    monkeypatch.setattr(watch, "changes_by_plugin", {})
     changes = "import os\nos.environ['GG_LISTED'] = '1'\n"
     cli.workflow("gg_listed.py", changes + NODE.format(id="gg_listed.one") + GOOD.partition("return by * x")[2])
     cli.workflow("gg_gone.py", "import os\nopen('imported', 'a').write('x')\nos.kill(os.getpid(), 11)")
@@ -219,7 +219,7 @@ def test_the_list_of_plugins_shows_the_audit_and_imports_none_that_ends_the_proc
 def test_an_internal_error_names_the_plugins_that_changed_something(
     cli: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watch, "changed", {})
+    monkeypatch.setattr(watch, "changes_by_plugin", {})
     monkeypatch.setenv("GG_CHANGED", "0")
     code = "import os\nfrom guidegraph import hookimpl\nos.environ['GG_CHANGED'] = '1'\n"
     code += "@hookimpl\ndef guidegraph_commands(app):\n    @app.command()\n"
@@ -239,7 +239,7 @@ def test_what_torch_does_itself_is_not_the_plugins(tmp_path: Path, monkeypatch: 
         "import torch\ntorch.manual_seed(3)\ntorch.set_num_threads(7)\ntorch.set_grad_enabled(False)\n"
         "torch.nn.Linear.forward = lambda self, x: x\n"
     )
-    clean, seeds = audit_plugins([Audited("gg_clean"), Audited("gg_seeds")]).values()
+    clean, seeds = audit_plugins([AuditTarget("gg_clean"), AuditTarget("gg_seeds")]).values()
     assert (clean.imports_torch, clean.changes) == (True, {})
     assert seeds.changes == {
         "functions of modules": ["torch.nn.modules.linear.Linear.forward"],
@@ -274,6 +274,6 @@ def test_the_version_and_the_help_of_a_command_need_no_plugin(cli: Command, monk
     def imported(*_: object, **__: object) -> None:
         raise AssertionError("plugins were imported")
 
-    monkeypatch.setattr("guidegraph.cli.plugins.PluginManager", imported)
+    monkeypatch.setattr("guidegraph.commands.shared.plugins.PluginManager", imported)
     assert cli("--version").code == 0
     assert cli("validate", "--help").code == 0

@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 import typer
 
-from guidegraph.graph.build import build
-from guidegraph.graph.digest import Digests
 from guidegraph.graph.events import RunFinished
+from guidegraph.graph.planning.digest import Digests
+from guidegraph.graph.resolution.load import build
 from guidegraph.plugins import builtin
 from guidegraph.plugins.contribution import HOOKS
 from guidegraph.plugins.hookspecs import RunInfo
 from guidegraph.plugins.manager import PluginManager, PluginStatus, default_registry
+from tests.paths import ROOT
 
 NODE = """
 from guidegraph import hookimpl, node
@@ -65,10 +66,10 @@ class Installed:
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Installed]:
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delenv("GUIDEGRAPH_DISABLE_PLUGINS", raising=False)
-    found = Installed(tmp_path)
-    monkeypatch.setattr(importlib.metadata, "entry_points", found.find)
-    yield found
-    for name in found.modules:
+    actual = Installed(tmp_path)
+    monkeypatch.setattr(importlib.metadata, "entry_points", actual.find)
+    yield actual
+    for name in actual.modules:
         sys.modules.pop(name, None)
 
 
@@ -325,9 +326,13 @@ def test_loading_plugins_imports_no_torch() -> None:
 
 
 def test_every_module_with_nodes_is_listed() -> None:
-    folder = Path(__file__).parents[2] / "nodes"
-    found = {path.stem for path in folder.glob("*.py") if "\n@node(" in path.read_text(encoding="utf-8")}
-    assert found == set(builtin.MODULES)
+    folder = ROOT / "nodes"
+    actual = {
+        ".".join(path.relative_to(folder).with_suffix("").parts)
+        for path in folder.rglob("*.py")
+        if "\n@node(" in path.read_text(encoding="utf-8")
+    }
+    assert actual == set(builtin.MODULES)
 
 
 def digest_of(tmp_path: Path) -> str:

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from guidegraph.cli.new_plugin import files_of
-from tests.test_packaging import ROOT, build_wheel, source, wheel
+from guidegraph.commands.new_plugin import render_template
+from tests.repository.test_packaging import ROOT, build_wheel, source, wheel
 
 __all__ = ["source", "wheel"]
 
@@ -41,7 +41,7 @@ def commands() -> list[str]:
 
 
 def test_the_guide_shows_the_code_that_new_plugin_writes() -> None:
-    code = files_of("soft")[f"{PACKAGE}/__init__.py"]
+    code = render_template("soft")[f"{PACKAGE}/__init__.py"]
     assert len(blocks("python")) == 2
     for block in blocks("python"):
         assert block in code
@@ -51,9 +51,9 @@ def test_the_guide_shows_the_code_that_new_plugin_writes() -> None:
 
 
 def test_the_guide_counts_its_commands_and_its_edited_lines() -> None:
-    found = re.search(r"in (\d+) commands and\s+(\d+) edited line", GUIDE)
-    assert found is not None
-    assert (int(found[1]), int(found[2])) == (len(commands()), len(edits()))
+    match = re.search(r"in (\d+) commands and\s+(\d+) edited line", GUIDE)
+    assert match is not None
+    assert (int(match[1]), int(match[2])) == (len(commands()), len(edits()))
 
 
 @dataclass
@@ -103,14 +103,14 @@ def newcomer(source: Path, wheel: Path, tmp_path: Path) -> Newcomer:
     runtime = build_wheel(source / "runtime", tmp_path / "runtime")
     home = tmp_path / "home"
     home.mkdir()
-    found = Newcomer(python.parent, home)
-    found.run("pip uninstall -q -y setuptools")  # an old one comes with venv, and would hide the one that is here
-    found.run(f"pip install -q --ignore-installed '{runtime}' '{wheel}'")
-    where = found.run(
+    actual = Newcomer(python.parent, home)
+    actual.run("pip uninstall -q -y setuptools")  # an old one comes with venv, and would hide the one that is here
+    actual.run(f"pip install -q --ignore-installed '{runtime}' '{wheel}'")
+    where = actual.run(
         "python -c 'import guidegraph.graph as g, guidegraph_runtime as r; print(g.__file__, r.__file__)'"
     )
     assert where.count(str(packages)) == 2
-    return found
+    return actual
 
 
 @pytest.mark.slow

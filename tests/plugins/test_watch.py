@@ -10,7 +10,7 @@ import pytest
 
 from guidegraph.plugins import watch
 from guidegraph.plugins.manager import PluginManager
-from tests.cli.command import environment
+from tests.commands.command import environment
 from tests.plugins.test_manager import GOOD, Installed, installed, status
 
 __all__ = ["installed"]
@@ -23,9 +23,9 @@ def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def notes_of(installed: Installed, code: str) -> list[str]:
     installed.add("good", code + "\n" + GOOD)
-    found = status(PluginManager(), "good")
-    assert found.ok
-    return list(found.notes)
+    actual = status(PluginManager(), "good")
+    assert actual.ok
+    return list(actual.notes)
 
 
 def test_a_plugin_that_does_nothing_has_no_notes(installed: Installed) -> None:

@@ -1,8 +1,8 @@
-"""Random graphs over the built-in nodes and over typed nodes of their own, and a naive interpreter to compare with.
+"""Random graphs of built-in nodes and of typed test nodes, and a naive interpreter for comparison.
 
-``graph = random_graph(seed)``: ``graph.text`` is the YAML, ``graph.registry`` what it may use, ``graph.files`` the
-workflows that it uses, ``graph.params`` values for parameters without a default; ``graph.write(folder)`` writes all and
-gives the path. ``wild_graph`` may have wrong links, ``sampler_graph`` is one for an export (``graph.exportable``).
+``graph = random_graph(seed)``: ``graph.text`` is the YAML, ``graph.registry`` its nodes and types, ``graph.files`` its
+sub-workflows, ``graph.params`` the values of parameters without a default; ``graph.write(folder)`` writes all files and
+returns the path. ``wild_graph`` may have invalid links; ``sampler_graph`` can be exported (``graph.exportable``).
 """
 
 from tests.random_graphs.generate import RandomGraph, random_graph, wild_graph

@@ -1,4 +1,4 @@
-"""Types as Python annotations, decided without the engine: of what type a value is, and what may be linked."""
+"""Type checks and the link rule on Python annotations, independent of the engine."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from guidegraph.graph.types import Tensor
 from guidegraph.nodes.types import Image, Label, Latent, Mask, Noise, Sample, SemanticMap, Timesteps
 
 FOUR: Mapping[Any, Any] = dict.fromkeys((Sample, Latent, Noise))
-"""Names of tensors with four axes of any size."""
+"""Tensor types with four axes of any size."""
 CHANNELS: Mapping[Any, int] = {Image: 3, Mask: 1}
 METHODS = ("__call__", "encode", "decode", "undo")
-"""What the protocols of models ask for."""
+"""The methods of the models' protocols."""
 
 
 def members(annotation: Any) -> tuple[Any, ...]:
@@ -31,7 +31,7 @@ def members(annotation: Any) -> tuple[Any, ...]:
 
 
 def element(annotation: Any) -> Any:
-    """The type of a sequence's entries; None for what is no sequence."""
+    """The element type of a sequence; None for any other type."""
     if get_origin(annotation) not in (Sequence, list, tuple):
         return None
     (inner, *_) = get_args(annotation)
@@ -39,7 +39,7 @@ def element(annotation: Any) -> Any:
 
 
 def is_a(value: object, annotation: Any) -> bool:
-    """Whether a value is of a type, fields of NamedTuples and entries of lists included."""
+    """Whether a value is of a type, including fields of NamedTuples and elements of lists."""
     return any(_is(value, member) for member in members(annotation))
 
 
@@ -79,42 +79,42 @@ def _has_axes(value: torch.Tensor, kind: Any) -> bool:
     return True
 
 
-def promises(source: Any, target: Any) -> bool:
-    """Whether every value of one type is a value of the other."""
-    return all(any(_below(a, b) for b in members(target)) for a in members(source))
+def is_subtype(source: Any, target: Any) -> bool:
+    """Whether every value of ``source`` is a value of ``target``."""
+    return all(any(_is_below(a, b) for b in members(target)) for a in members(source))
 
 
-def _below(a: Any, b: Any) -> bool:
+def _is_below(a: Any, b: Any) -> bool:
     if b is Any or a is b:
         return True
     if a is Any or NoneType in (a, b):
         return False
     inner, outer = element(a), element(b)
     if inner is not None or outer is not None:
-        return inner is not None and outer is not None and promises(inner, outer)
+        return inner is not None and outer is not None and is_subtype(inner, outer)
     if bool in (a, b):
         return False
     return (a is int and b is float) or b in a.__mro__
 
 
-def related(source: Any, target: Any) -> bool:
-    """The rule of links: one side's type is an ancestor of the other's, for each type that the source may have."""
-    return all(any(_kin(a, b) for b in members(target)) for a in members(source))
+def can_link(source: Any, target: Any) -> bool:
+    """The link rule: for each type of the source, one side's type is an ancestor of the other's."""
+    return all(any(_is_related(a, b) for b in members(target)) for a in members(source))
 
 
 def may_fit(source: Any, target: Any) -> bool:
-    """Whether a type may have one value that is of the other: looser than any rule of links."""
-    return any(_kin(a, b) for a in members(source) for b in members(target))
+    """Whether some value of ``source`` may be of type ``target``: weaker than the link rule."""
+    return any(_is_related(a, b) for a in members(source) for b in members(target))
 
 
-def _kin(a: Any, b: Any) -> bool:
+def _is_related(a: Any, b: Any) -> bool:
     if a is Any or b is Any or a is b:
         return True
     if NoneType in (a, b):
         return False
     inner, outer = element(a), element(b)
     if inner is not None or outer is not None:
-        return inner is not None and outer is not None and related(inner, outer)
+        return inner is not None and outer is not None and can_link(inner, outer)
     if bool in (a, b):
         return False
     return (a is int and b is float) or b in a.__mro__ or a in b.__mro__

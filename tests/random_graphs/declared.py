@@ -1,4 +1,4 @@
-"""What can be linked in a random graph, and of what type it is: as it is declared, and as its values are."""
+"""Sources of links in random graphs, with their declared types and the types of their values."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ from typing import Any
 
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes.types import Image, Label, Latent, Mask, Sample, Timesteps
-from tests.random_graphs.annotations import element, may_fit, members, promises, related
+from tests.random_graphs.annotations import can_link, element, is_subtype, may_fit, members
 from tests.random_graphs.typed_node import Affine, Bounds, Invertible, Row
 
 SURE_ROWS = (Image, Latent, Mask, Label, Timesteps)
-"""Tensors of which all values here have the same shape, so that a loop can run over them and stack them."""
+"""Tensor types whose values here all have the same shape, so that a loop can run over them and stack them."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """What can be linked: the text of the link, its declared type and the type of its values.
+    """A source: the text of a link, its declared type and the type of its values.
 
-    given: in a block, the type that what is linked to its parameter declares.
+    caller_type: for a parameter of a sub-workflow, the declared type of the source that its caller links.
     """
 
     link: str
     declared: Any
     actual: Any
-    given: Any = Any
+    caller_type: Any = Any
 
     def is_right_for(self, port: Any) -> bool:
         """Whether a link to a port is valid, and its values fit."""
-        return related(self.declared, port) and related(self.given, port) and promises(self.actual, port)
+        return can_link(self.declared, port) and can_link(self.caller_type, port) and is_subtype(self.actual, port)
 
     def may_feed(self, port: Any, misfits: bool) -> bool:
-        """Whether a link to a port may fit, or must be refused; without `misfits` none that its value decides alone."""
-        decided_by_value = related(self.declared, port) and not promises(self.declared, port)
-        return may_fit(self.declared, port) and (misfits or not decided_by_value or promises(self.actual, port))
+        """Whether a link to a port may fit, or must be refused; `misfits`: also where only the value decides."""
+        decided_by_value = can_link(self.declared, port) and not is_subtype(self.declared, port)
+        return may_fit(self.declared, port) and (misfits or not decided_by_value or is_subtype(self.actual, port))
 
 
-def declared_by(parameter: Any, kind: Any) -> Any:
-    """The type of a parameter as it is declared."""
+def parameter_type(parameter: Any, kind: Any) -> Any:
+    """The declared type of a parameter."""
     if isinstance(parameter, dict) and "type" in parameter:
         if parameter.get("default", 0) is None:
             return kind | None if kind is not Any else Any
@@ -50,7 +50,7 @@ def declared_by(parameter: Any, kind: Any) -> Any:
 
 
 def declarable(source: Source, wild: bool, misfits: bool) -> list[Any]:
-    """Types that a parameter can be declared as, for what is linked to it."""
+    """Types for the declaration of a parameter that is linked to a source."""
     kinds: list[Any] = [source.declared, Any]
     if isinstance(source.declared, type) and issubclass(source.declared, Tensor):
         kinds += [cls for cls in source.declared.__mro__ if issubclass(cls, Tensor)]
@@ -63,29 +63,29 @@ def declarable(source: Source, wild: bool, misfits: bool) -> list[Any]:
 
 
 def can_run(declared: Any) -> bool:
-    """Whether a loop can run over whatever a type may be."""
+    """Whether a loop can run over every value of a type."""
     return all(
         kind in (Any, int) or element(kind) is not None or (isinstance(kind, type) and issubclass(kind, Tensor))
         for kind in members(declared)
     )
 
 
-def entries(link: str, over: Source) -> list[Source]:
-    """What a loop's entry can be linked as: whole, and by the fields of a NamedTuple."""
+def item_sources(link: str, over: Source) -> list[Source]:
+    """The sources of a loop's item: the item itself, and the fields of a NamedTuple."""
     kind = over.declared if element(over.declared) is not None or over.declared is Any else over.actual
     declared = int if over.declared is int else (element(kind) or Any) if kind is not Any else Any
     actual = int if over.actual is int else element(over.actual) or Tensor
     if any(isinstance(m, type) and issubclass(m, Tensor) for m in members(over.declared)):
         declared = Tensor
-    found = [Source(link, declared, actual)]
+    sources = [Source(link, declared, actual)]
     if isinstance(declared, type) and hasattr(declared, "_fields"):
         hints = typing.get_type_hints(declared)
-        found += [Source(f"{link}.{name}", hints[name], hints[name]) for name in hints]
-    return found
+        sources += [Source(f"{link}.{name}", hints[name], hints[name]) for name in hints]
+    return sources
 
 
-def collected(source: Source) -> tuple[Any, Any]:
-    """The declared type of what a loop collects, and the type of its values."""
+def collected_type(source: Source) -> tuple[Any, Any]:
+    """The declared type of collected values, and the type of the actual ones."""
     kinds = members(source.declared)
     tensors = [kind is Any or (isinstance(kind, type) and issubclass(kind, Tensor)) for kind in kinds]
     if all(tensors) and Any not in kinds:
@@ -98,7 +98,7 @@ def collected(source: Source) -> tuple[Any, Any]:
 
 
 def type_text(annotation: Any) -> str:
-    """A type as a workflow writes it."""
+    """A type in the syntax of workflows."""
     names = {NoneType: "None", Any: "Any"}
     return " | ".join(
         f"Sequence[{type_text(element(kind))}]" if element(kind) is not None else names.get(kind) or kind.__name__
@@ -107,7 +107,7 @@ def type_text(annotation: Any) -> str:
 
 
 def actual_type(id: str, settings: dict[str, Any]) -> Any:
-    """The type that the output of a node without ports has, where it is narrower than its annotation; else None."""
+    """The type of the output of a node without ports, if narrower than its annotation; else None."""
     there = settings.get("there", True)
     kinds = {"int": int, "word": str, "image": Image, "list": Sequence[float], "none": NoneType}
     return {

@@ -1,7 +1,7 @@
-"""Random graphs from a seed: `random_graph(seed)` is a workflow that is right, `wild_graph(seed)` one that may not be.
+"""Random graphs from a seed: `random_graph(seed)` is a valid workflow, `wild_graph(seed)` may be invalid.
 
-A source of a link has the type that its node declares, which is all that the checker sees, and the narrower one that
-its values have. A right graph links what the rule allows and what fits; a wild one also what merely might.
+A source has the type that its node declares, which is all that the checker sees, and the narrower type of its values.
+A valid graph contains only links that the rule allows and whose values fit; a wild one also links that merely may fit.
 """
 
 from __future__ import annotations
@@ -18,37 +18,37 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import yaml
 
 import tests.random_graphs.nodes  # noqa: F401  the nodes are registered by their import
-from guidegraph.graph.node import NodeSpec, spec_of
+from guidegraph.graph.node import NodeSpec, get_spec
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes.types import Image, Latent, Sample
-from tests.random_graphs.annotations import element, may_fit, members, promises, related
+from tests.random_graphs.annotations import can_link, element, is_subtype, may_fit, members
 from tests.random_graphs.declared import (
     SURE_ROWS,
     TYPES,
     Source,
     actual_type,
     can_run,
-    collected,
+    collected_type,
     declarable,
-    declared_by,
-    entries,
+    item_sources,
+    parameter_type,
     type_text,
 )
 from tests.random_graphs.typed_node import KEEPS, NODES
 
 WIDER: Mapping[Any, tuple[str, Any]] = {Image: ("halve", Sample), Latent: ("halve", Sample), int: ("add", float)}
-"""What a carry that starts as a type can become, and the node that makes it so."""
+"""For the start type of a carry: the node that widens it, and the wider type."""
 DECIDING = ("there", "word", "rows", "kind")
-"""Settings that decide of what type an output is: never wired."""
+"""Settings that determine the type of an output: never linked."""
 
 
 @dataclass
 class RandomGraph:
-    """A workflow, the workflows that it uses by the names of their files, and what is needed to run it.
+    """A workflow, its sub-workflows by file name, and the values and nodes needed to run it.
 
-    params: values for parameters that have no default. tensor_collects: the names of loops and of what they collect,
-    where that is declared as tensors. exportable: whether `guidegraph export` takes it.
+    params: values for parameters without a default. tensor_collects: names of loops and of their collected values that
+    are declared as tensors. exportable: whether `guidegraph export` supports it.
     """
 
     seed: int
@@ -72,28 +72,28 @@ class RandomGraph:
 
 @cache
 def registry() -> Registry:
-    """The built-in nodes and types, and those of these tests."""
+    """The built-in nodes and types, with those of these tests."""
     from guidegraph.plugins.manager import default_registry
 
     built_in = default_registry(entry_points=False)
-    specs = {spec_of(function).id: spec_of(function) for function in NODES}
+    specs = {get_spec(function).id: get_spec(function) for function in NODES}
     return replace(
         built_in, nodes={**built_in.nodes, **specs}, types={**built_in.types, **{cls.__name__: cls for cls in TYPES}}
     )
 
 
 def random_graph(seed: int) -> RandomGraph:
-    """A right workflow: it validates, and every run of it ends well."""
-    return _Generator(seed, wild=False).graph()
+    """A valid workflow, of which every run succeeds."""
+    return _Generator(seed, wild=False).make_graph()
 
 
 def wild_graph(seed: int, misfits: bool = False) -> RandomGraph:
-    """A workflow whose links may be wrong: `validate` has to tell.
+    """A workflow that may have invalid links, which `validate` must report.
 
-    misfits: whether values may not fit where the rule of links leaves it to them: an `Any` or a `Tensor` that turns out
-    to be nothing that the port takes.
+    misfits: whether values may be wrong where the link rule allows the link: an `Any` or a `Tensor` whose value does
+    not fit the port.
     """
-    return _Generator(seed, wild=True, misfits=misfits).graph()
+    return _Generator(seed, wild=True, misfits=misfits).make_graph()
 
 
 @cache
@@ -133,57 +133,62 @@ class _Generator:
         self.rng = random.Random(self.seed)
         self.specs = [spec for id, spec in registry().nodes.items() if id.startswith("rand.")]
 
-    def graph(self) -> RandomGraph:
+    def make_graph(self) -> RandomGraph:
         params: dict[str, Any] = {}
-        given: dict[str, Any] = {}
+        values: dict[str, Any] = {}
         sources: list[Source] = []
         for _ in range(self.rng.randint(0, 3)):
-            name, kind = self.name("p"), self.rng.choice((int, float, str, bool, Sequence[float], int | None))
-            value = self.literal(kind)
-            params[name] = self.declaration(kind, value) if self.chance(0.7) else {"type": type_text(kind)}
+            name, kind = self.new_name("p"), self.rng.choice((int, float, str, bool, Sequence[float], int | None))
+            value = self.make_literal(kind)
+            params[name] = self.declare(kind, value) if self.chance(0.7) else {"type": type_text(kind)}
             if isinstance(params[name], dict) and "default" not in params[name]:
-                given[name] = value
-            declared = declared_by(params[name], kind)
+                values[name] = value
+            declared = parameter_type(params[name], kind)
             actual = NoneType if value is None else float if declared is float else kind
             sources.append(Source(f"params.{name}", declared, int if actual == int | None else actual))
-        nodes, made = self.region(sources, self.rng.randint(4, 9), depth=0, nested=0)
-        tree: dict[str, Any] = {"guidegraph": 1, "params": params, "nodes": nodes, "outputs": self.outputs(made)}
+        nodes, available = self.make_nodes(sources, self.rng.randint(4, 9), depth=0, nested=0)
+        tree: dict[str, Any] = {
+            "guidegraph": 1,
+            "params": params,
+            "nodes": nodes,
+            "outputs": self.choose_outputs(available),
+        }
         text = _yaml({key: value for key, value in tree.items() if value or key != "params"})
-        return RandomGraph(self.seed, text, self.files, given, registry(), frozenset(self.tensor_collects))
+        return RandomGraph(self.seed, text, self.files, values, registry(), frozenset(self.tensor_collects))
 
     def chance(self, probability: float) -> bool:
         return self.rng.random() < probability
 
-    def name(self, letter: str) -> str:
+    def new_name(self, letter: str) -> str:
         self.count += 1
         return f"{letter}{self.count}"
 
-    def outputs(self, made: Sequence[Source]) -> dict[str, str]:
-        chosen = self.rng.sample(made, min(len(made), self.rng.randint(1, 4)))
-        return {self.name("o"): source.link for source in chosen}
+    def choose_outputs(self, available: Sequence[Source]) -> dict[str, str]:
+        chosen = self.rng.sample(available, min(len(available), self.rng.randint(1, 4)))
+        return {self.new_name("o"): source.link for source in chosen}
 
-    def region(
+    def make_nodes(
         self, outside: Sequence[Source], size: int, depth: int, nested: int
     ) -> tuple[dict[str, Any], list[Source]]:
-        """Nodes, and the sources that they are; `depth` counts loops, `nested` workflows around them."""
+        """Nodes and their sources; `depth`: the number of loops around them, `nested`: of workflows."""
         nodes: dict[str, Any] = {}
-        made: list[Source] = []
-        while len(nodes) < size or not made:
-            visible = [*outside, *made]
+        available: list[Source] = []
+        while len(nodes) < size or not available:
+            visible = [*outside, *available]
             kind = self.rng.random()
             if kind < 0.15 and depth < 2 and visible:
-                built = self.loop(visible, depth, nested)
+                result = self.make_loop(visible, depth, nested)
             elif kind < 0.25 and nested < 2:
-                built = self.block(visible, depth, nested)
+                result = self.make_sub_workflow(visible, depth, nested)
             else:
-                built = self.call(visible, self.rng.choice(self.specs))
-            if built is not None:
-                name, tree, sources = built
+                result = self.make_call(visible, self.rng.choice(self.specs))
+            if result is not None:
+                name, tree, sources = result
                 nodes[name] = tree
-                made += sources
-        return nodes, made
+                available += sources
+        return nodes, available
 
-    def call(self, visible: Sequence[Source], spec: NodeSpec) -> tuple[str, dict[str, Any], list[Source]] | None:
+    def make_call(self, visible: Sequence[Source], spec: NodeSpec) -> tuple[str, dict[str, Any], list[Source]] | None:
         hints = _hints(spec.id)
         links: dict[str, Any] = {}
         literals: dict[str, Any] = {}
@@ -191,64 +196,64 @@ class _Generator:
         for name, port in spec.inputs.items():
             if not port.required and self.chance(0.5):
                 continue
-            if self.chance(0.85) and (found := self.link(visible, hints[name])) is not None:
-                links[name], types[name] = found
-            elif (value := self.literal(hints[name])) is not None:
+            if self.chance(0.85) and (linked := self.choose_link(visible, hints[name])) is not None:
+                links[name], types[name] = linked
+            elif (value := self.make_literal(hints[name])) is not None:
                 literals[name], types[name] = value, hints[name]
             elif port.required:
                 return None
         for name in spec.settings:
             if name not in DECIDING and get_origin(hints[name]) is not Annotated and self.chance(0.25):
-                found = self.link(visible, hints[name], single=True)
-                if found is not None:
-                    links[name] = found[0]
+                linked = self.choose_link(visible, hints[name], single=True)
+                if linked is not None:
+                    links[name] = linked[0]
                     continue
-            if self.chance(0.5) and (value := self.literal(hints[name])) is not None:
+            if self.chance(0.5) and (value := self.make_literal(hints[name])) is not None:
                 literals[name] = value
-        name = self.name("n")
+        name = self.new_name("n")
         tree = {"use": spec.id, **({"in": links} if links else {}), **({"with": literals} if literals else {})}
-        return name, tree, list(self.made_by(name, spec, literals, types))
+        return name, tree, list(self.output_sources(name, spec, literals, types))
 
-    def made_by(
+    def output_sources(
         self, name: str, spec: NodeSpec, literals: Mapping[str, Any], types: Mapping[str, Any]
     ) -> Iterator[Source]:
         outputs = _outputs(spec)
         for output, declared in outputs.items():
             actual = actual_type(spec.id, dict(literals)) or declared
-            kept = types.get(KEEPS.get(spec.id, ""))
-            if kept is not None and (declared is Any or promises(kept, Sample)):
-                actual = kept if promises(kept, declared) else declared
+            kept_type = types.get(KEEPS.get(spec.id, ""))
+            if kept_type is not None and (declared is Any or is_subtype(kept_type, Sample)):
+                actual = kept_type if is_subtype(kept_type, declared) else declared
             yield Source(f"{name}.{output}" if len(outputs) > 1 or self.chance(0.3) else name, declared, actual)
 
-    def link(self, visible: Sequence[Source], port: Any, single: bool = False) -> tuple[Any, Any] | None:
-        """A link for a port, or a list of links, and the type of what it gives; None where nothing can be linked."""
+    def choose_link(self, visible: Sequence[Source], port: Any, single: bool = False) -> tuple[Any, Any] | None:
+        """A link or list of links for a port, and the type of its value; None if nothing can be linked."""
         inner = next((element(member) for member in members(port) if element(member) is not None), None)
         if inner is not None and not single and self.chance(0.6):
             count = self.rng.randint(1, 3)
-            chosen = [self.source(visible, inner) for _ in range(count)]
+            chosen = [self.choose_source(visible, inner) for _ in range(count)]
             if None not in chosen:
                 return [source.link for source in chosen if source], Sequence[inner]  # type: ignore[valid-type]
-        source = self.source(visible, port)
+        source = self.choose_source(visible, port)
         return None if source is None else (source.link, source.actual)
 
-    def source(self, visible: Sequence[Source], port: Any) -> Source | None:
+    def choose_source(self, visible: Sequence[Source], port: Any) -> Source | None:
         fitting: list[Source]
         if self.wild:
             anything = self.chance(0.02)
             fitting = [s for s in visible if s.may_feed(port, self.misfits) or (anything and self.misfits)]
-            fitting += [s for s in visible if anything and not related(s.declared, port)]
+            fitting += [s for s in visible if anything and not can_link(s.declared, port)]
         else:
             fitting = [s for s in visible if s.is_right_for(port)]
         recent = fitting[-6:]
         return self.rng.choice(recent if recent and self.chance(0.7) else fitting) if fitting else None
 
-    def literal(self, annotation: Any) -> Any:
-        """A value that can be written down; None where there is none."""
+    def make_literal(self, annotation: Any) -> Any:
+        """A literal of a type; None if there is none."""
         if get_origin(annotation) is Annotated:
             kind, *bounds = get_args(annotation)
             low = max([getattr(bound, "ge", -3) for bound in bounds])
             high = min([getattr(bound, "le", 4) for bound in bounds])
-            return self.rng.randint(low, high) if kind is int else self.literal(kind)
+            return self.rng.randint(low, high) if kind is int else self.make_literal(kind)
         if get_origin(annotation) is Literal:
             return self.rng.choice(get_args(annotation))
         makers: dict[Any, Callable[[], Any]] = {
@@ -265,72 +270,72 @@ class _Generator:
             return makers[kind]()
         return [makers[element(kind)]() for _ in range(self.rng.randint(0, 3))]
 
-    def declaration(self, kind: Any, value: Any) -> Any:
-        """A parameter with a default: the shorthand, a default alone, or with its type."""
+    def declare(self, kind: Any, value: Any) -> Any:
+        """A parameter with a default, in one of its forms: the value, a default, or a default and a type."""
         if kind in (int, str, bool) and self.chance(0.4):
             return {"default": value} if self.chance(0.5) else value
         return {"default": value, "type": type_text(kind)}
 
-    def loop(
+    def make_loop(
         self, visible: Sequence[Source], depth: int, nested: int
     ) -> tuple[str, dict[str, Any], list[Source]] | None:
-        over = self.over(visible)
+        over = self.choose_over(visible)
         if over is None:
             return None
-        name, item = self.name("l"), self.name("i")
-        inside = [Source("loop.index", int, int), *entries(f"loop.{item}", over)]
+        name, item = self.new_name("l"), self.new_name("i")
+        inner = [Source("loop.index", int, int), *item_sources(f"loop.{item}", over)]
         carry: dict[str, str] = {}
-        after: dict[str, str] = {}
+        nexts: dict[str, str] = {}
         body: dict[str, Any] = {}
         starts: dict[str, Source] = {}
         for _ in range(self.rng.randint(0, 2)):
             start = self.rng.choice(visible)
-            key = self.name("c")
+            key = self.new_name("c")
             carry[key], starts[key] = start.link, start
             widening = WIDER.get(start.declared) if self.chance(0.4) and not self.wild else None
             if widening is not None:
-                step, (node, wide) = self.name("n"), widening
+                step, (node, wide) = self.new_name("n"), widening
                 body[step] = {"use": f"rand.{node}", "in": {"a" if node == "add" else "x": f"carry.{key}"}}
                 actual = start.actual if wide is Sample else float
                 starts[key] = Source(f"carry.{key}", wide, actual)
-                after[key] = step
-            inside.append(replace(starts[key], link=f"carry.{key}"))
-        nodes, made = self.region([*visible, *inside], self.rng.randint(1, 4), depth + 1, nested)
+                nexts[key] = step
+            inner.append(replace(starts[key], link=f"carry.{key}"))
+        nodes, available = self.make_nodes([*visible, *inner], self.rng.randint(1, 4), depth + 1, nested)
         body |= nodes
         for key, start in starts.items():
-            if key not in after:
-                options = [s for s in [*inside, *made] if self.may_follow(s, start)]
-                after[key] = self.rng.choice(options).link if options else f"carry.{key}"
+            if key not in nexts:
+                options = [s for s in [*inner, *available] if self.may_follow(s, start)]
+                nexts[key] = self.rng.choice(options).link if options else f"carry.{key}"
         collect: dict[str, str] = {}
-        kinds = {source.link: source.declared for source in [*inside, *made]}
+        kinds = {source.link: source.declared for source in [*inner, *available]}
         outputs = []
         for key, start in starts.items():
-            stays = promises(kinds.get(after[key], start.declared), start.declared)
+            stays = is_subtype(kinds.get(nexts[key], start.declared), start.declared)
             outputs.append(Source(f"{name}.{key}", start.declared if stays else Any, start.actual))
-        for source in self.rng.sample(made, min(len(made), self.rng.randint(0, 2))):
-            key = self.name("k")
+        for source in self.rng.sample(available, min(len(available), self.rng.randint(0, 2))):
+            key = self.new_name("k")
             collect[key] = source.link
-            declared, actual = collected(source)
+            declared, actual = collected_type(source)
             if declared is Tensor:
                 self.tensor_collects.add((name, key))
             outputs.append(Source(f"{name}.{key}", declared, actual))
         tree: dict[str, Any] = {"loop": {"over": over.link, "as": item}}
         tree |= {"carry": carry} if carry else {}
-        tree |= {"body": body} | ({"next": after} if after else {}) | ({"collect": collect} if collect else {})
+        tree |= {"body": body} | ({"next": nexts} if nexts else {}) | ({"collect": collect} if collect else {})
         return name, tree, outputs
 
     def may_follow(self, source: Source, start: Source) -> bool:
-        """Whether a carry that starts with one source may go on with another."""
+        """Whether a carry that starts with ``start`` may have ``source`` as its next value."""
         if self.misfits:
             return may_fit(source.declared, start.declared)
-        if not promises(source.actual, start.actual):
-            # Such a carry is refused, unless it starts as what a loop around it carries, which may yet become anything.
+        if not is_subtype(source.actual, start.actual):
+            # Such a carry is refused, unless it starts as a carry of an enclosing loop, which may still widen to Any.
             sure = Any not in members(start.declared) and not start.link.startswith("carry.")
             return self.wild and sure and not may_fit(source.declared, start.declared)
-        return self.wild or promises(source.declared, start.declared)
+        return self.wild or is_subtype(source.declared, start.declared)
 
-    def over(self, visible: Sequence[Source]) -> Source | None:
-        """What a loop can run over."""
+    def choose_over(self, visible: Sequence[Source]) -> Source | None:
+        """A source for a loop to run over."""
 
         def runs(source: Source) -> bool:
             leap = self.wild and self.chance(0.3) and (self.misfits or source.declared is not Any)
@@ -340,35 +345,35 @@ class _Generator:
         options = [source for source in visible if runs(source) and (self.wild or can_run(source.declared))]
         return self.rng.choice(options) if options else None
 
-    def block(
+    def make_sub_workflow(
         self, visible: Sequence[Source], depth: int, nested: int
     ) -> tuple[str, dict[str, Any], list[Source]] | None:
-        """A workflow in a file of its own, used as a node."""
+        """A sub-workflow in its own file, used as a node."""
         params: dict[str, Any] = {}
         links: dict[str, str] = {}
         literals: dict[str, Any] = {}
-        inside: list[Source] = []
+        inner: list[Source] = []
         for _ in range(self.rng.randint(1, 3)):
-            key = self.name("q")
+            key = self.new_name("q")
             if visible and self.chance(0.7):
                 source = self.rng.choice(visible)
                 kind = self.rng.choice(declarable(source, self.wild, self.misfits))
                 params[key] = {"type": type_text(kind)}
                 links[key] = source.link
-                given = source.declared if source.given is Any else source.given
-                inside.append(Source(f"params.{key}", kind, source.actual, given))
+                caller_type = source.declared if source.caller_type is Any else source.caller_type
+                inner.append(Source(f"params.{key}", kind, source.actual, caller_type))
             else:
                 kind = self.rng.choice((int, float, str, Sequence[float]))
-                params[key] = self.declaration(kind, self.literal(kind))
+                params[key] = self.declare(kind, self.make_literal(kind))
                 if self.chance(0.5):
-                    literals[key] = self.literal(kind)
-                inside.append(Source(f"params.{key}", declared_by(params[key], kind), kind))
-        nodes, made = self.region(inside, self.rng.randint(1, 4), depth, nested + 1)
-        chosen = self.rng.sample([*made, *inside], min(len(made), self.rng.randint(1, 2)))
-        outputs = {self.name("o"): source for source in chosen}
-        file = f"{self.name('block')}.yaml"
+                    literals[key] = self.make_literal(kind)
+                inner.append(Source(f"params.{key}", parameter_type(params[key], kind), kind))
+        nodes, available = self.make_nodes(inner, self.rng.randint(1, 4), depth, nested + 1)
+        chosen = self.rng.sample([*available, *inner], min(len(available), self.rng.randint(1, 2)))
+        outputs = {self.new_name("o"): source for source in chosen}
+        file = f"{self.new_name('block')}.yaml"
         tree = {"guidegraph": 1, "params": params, "nodes": nodes, "outputs": {k: s.link for k, s in outputs.items()}}
         self.files[file] = _yaml(tree)
-        name = self.name("b")
-        use = {"use": f"./{file}", **({"in": links} if links else {}), **({"with": literals} if literals else {})}
-        return name, use, [replace(source, link=f"{name}.{key}") for key, source in outputs.items()]
+        name = self.new_name("b")
+        node = {"use": f"./{file}", **({"in": links} if links else {}), **({"with": literals} if literals else {})}
+        return name, node, [replace(source, link=f"{name}.{key}") for key, source in outputs.items()]

@@ -1,6 +1,6 @@
-"""A naive interpreter of workflows: it reads the YAML and calls the nodes one by one, with nothing of the engine.
+"""A naive interpreter of workflows, independent of the engine: it reads the YAML and calls the nodes one by one.
 
-No passes, no cache, no plan, and every port is computed. What it gives is what an engine has to give.
+No passes, no cache, no plan, and every port is computed. The engine must give the same results.
 """
 
 from __future__ import annotations
@@ -15,73 +15,73 @@ import yaml
 from tests.random_graphs.generate import RandomGraph
 
 Values = dict[str, Any]
-"""Values by the text of the link that names them."""
+"""Values by link."""
 
 
 def interpret(graph: RandomGraph) -> dict[str, Any]:
-    """The outputs of a workflow that is right, by name."""
-    return _Interpreter(graph).workflow(graph.text, graph.params)
+    """The outputs of a valid workflow, by name."""
+    return _Interpreter(graph).run_workflow(graph.text, graph.params)
 
 
 @dataclasses.dataclass
 class _Interpreter:
     graph: RandomGraph
 
-    def workflow(self, text: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    def run_workflow(self, text: str, params: Mapping[str, Any]) -> dict[str, Any]:
         tree = yaml.load(text, yaml.CSafeLoader)
-        known: Values = {}
+        values: Values = {}
         for name, declared in tree.get("params", {}).items():
             default = declared.get("default") if isinstance(declared, dict) else declared
-            known[f"params.{name}"] = given.get(name, default)
-        self.region(tree["nodes"], known)
-        return {name: known[link] for name, link in tree["outputs"].items()}
+            values[f"params.{name}"] = params.get(name, default)
+        self.run_nodes(tree["nodes"], values)
+        return {name: values[link] for name, link in tree["outputs"].items()}
 
-    def region(self, nodes: Mapping[str, Any], known: Values) -> None:
-        """Compute all nodes of a region, whose values join those that are known."""
+    def run_nodes(self, nodes: Mapping[str, Any], scope: Values) -> None:
+        """Compute all nodes of a block and add their values to ``scope``."""
         for name, node in nodes.items():
             if "loop" in node:
-                known.update(self.loop(name, node, known))
+                scope.update(self.run_loop(name, node, scope))
             elif node["use"].endswith(".yaml"):
-                given = {**node.get("with", {}), **self.linked(node, known)}
-                outputs = self.workflow(self.graph.files[node["use"].removeprefix("./")], given)
-                known.update({f"{name}.{key}": value for key, value in outputs.items()})
+                arguments = {**node.get("with", {}), **self.inputs(node, scope)}
+                outputs = self.run_workflow(self.graph.files[node["use"].removeprefix("./")], arguments)
+                scope.update({f"{name}.{key}": value for key, value in outputs.items()})
             else:
-                known.update(self.call(name, node, known))
+                scope.update(self.run_call(name, node, scope))
 
-    def linked(self, node: Mapping[str, Any], known: Values) -> dict[str, Any]:
+    def inputs(self, node: Mapping[str, Any], values: Values) -> dict[str, Any]:
         links = node.get("in", {})
         return {
-            port: [known[one] for one in link] if isinstance(link, list) else known[link]
+            port: [values[element] for element in link] if isinstance(link, list) else values[link]
             for port, link in links.items()
         }
 
-    def call(self, name: str, node: Mapping[str, Any], known: Values) -> Values:
+    def run_call(self, name: str, node: Mapping[str, Any], values: Values) -> Values:
         spec = self.graph.registry.nodes[node["use"]]
-        result = spec.function(**self.linked(node, known), **node.get("with", {}))
+        result = spec.function(**self.inputs(node, values), **node.get("with", {}))
         if spec.named_outputs:
             return {f"{name}.{key}": getattr(result, key) for key in spec.outputs}
         return {name: result, f"{name}.out": result}
 
-    def loop(self, name: str, node: Mapping[str, Any], known: Values) -> Values:
-        over, item = known[node["loop"]["over"]], node["loop"]["as"]
-        carry = {key: known[link] for key, link in node.get("carry", {}).items()}
-        kept: dict[str, list[Any]] = {key: [] for key in node.get("collect", {})}
-        for i, entry in enumerate(_entries(over)):
-            inside = {**known, "loop.index": i, f"loop.{item}": entry}
-            inside |= {f"loop.{item}.{field}": getattr(entry, field) for field in getattr(entry, "_fields", ())}
-            inside |= {f"carry.{key}": value for key, value in carry.items()}
-            self.region(node["body"], inside)
+    def run_loop(self, name: str, node: Mapping[str, Any], scope: Values) -> Values:
+        over, item = scope[node["loop"]["over"]], node["loop"]["as"]
+        carry = {key: scope[link] for key, link in node.get("carry", {}).items()}
+        collected: dict[str, list[Any]] = {key: [] for key in node.get("collect", {})}
+        for i, element in enumerate(_list_items(over)):
+            inner = {**scope, "loop.index": i, f"loop.{item}": element}
+            inner |= {f"loop.{item}.{field}": getattr(element, field) for field in getattr(element, "_fields", ())}
+            inner |= {f"carry.{key}": value for key, value in carry.items()}
+            self.run_nodes(node["body"], inner)
             for key, link in node.get("collect", {}).items():
-                kept[key].append(inside[link])
-            carry = {key: inside[link] for key, link in node.get("next", {}).items()}
+                collected[key].append(inner[link])
+            carry = {key: inner[link] for key, link in node.get("next", {}).items()}
         stacked = {
-            key: torch.empty(0) if not values and (name, key) in self.graph.tensor_collects else _stacked(values)
-            for key, values in kept.items()
+            key: torch.empty(0) if not values and (name, key) in self.graph.tensor_collects else _stack(values)
+            for key, values in collected.items()
         }
         return {f"{name}.{key}": value for key, value in {**carry, **stacked}.items()}
 
 
-def _entries(over: Any) -> list[Any]:
+def _list_items(over: Any) -> list[Any]:
     if isinstance(over, int):
         return list(range(over))
     if isinstance(over, torch.Tensor):
@@ -89,14 +89,14 @@ def _entries(over: Any) -> list[Any]:
     return [over[i] for i in range(len(over))]
 
 
-def _stacked(values: Sequence[Any]) -> Any:
+def _stack(values: Sequence[Any]) -> Any:
     """Tensors of one shape with an axis before the others, field by field in structures; else the list."""
     first = values[0] if values else None
     if isinstance(first, torch.Tensor):
         alike = all(isinstance(v, torch.Tensor) and v.shape == first.shape and v.dtype == first.dtype for v in values)
         return torch.stack(list(values)) if alike else list(values)
     if dataclasses.is_dataclass(first) and not isinstance(first, type):
-        columns = {f.name: _stacked([getattr(v, f.name) for v in values]) for f in dataclasses.fields(first)}
+        columns = {f.name: _stack([getattr(v, f.name) for v in values]) for f in dataclasses.fields(first)}
         plain = {key: column for key, column in columns.items() if isinstance(column, list)}
         if any(isinstance(column[0], torch.Tensor) or column != column[:1] * len(column) for column in plain.values()):
             return list(values)
@@ -105,7 +105,7 @@ def _stacked(values: Sequence[Any]) -> Any:
 
 
 def same(a: Any, b: Any) -> bool:
-    """Whether two results agree, but for rounding; what cannot be compared, such as functions, by its class."""
+    """Whether two results agree up to rounding; values that cannot be compared, such as functions, by class."""
     if isinstance(a, torch.Tensor) or isinstance(b, torch.Tensor):
         if not (isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor)):
             return False
@@ -118,6 +118,6 @@ def same(a: Any, b: Any) -> bool:
     if dataclasses.is_dataclass(b) and not isinstance(b, type):
         return type(a) is type(b) and all(same(getattr(a, f.name), getattr(b, f.name)) for f in dataclasses.fields(b))
     if isinstance(b, Sequence) and not isinstance(b, str):
-        alike = isinstance(a, Sequence) and not isinstance(a, str) and len(a) == len(b)
-        return alike and all(same(a[i], b[i]) for i in range(len(b)))
+        same_length = isinstance(a, Sequence) and not isinstance(a, str) and len(a) == len(b)
+        return same_length and all(same(a[i], b[i]) for i in range(len(b)))
     return bool(a == b) if isinstance(b, (int, str, type(None))) else type(a) is type(b)

@@ -1,4 +1,4 @@
-"""Small typed nodes that check what they are given and what they give: a value of another type is a ``Misfit``.
+"""Small typed nodes that check their inputs and outputs: a value of another type is a ``Misfit``.
 
 They never fail for a value of the right type, so whatever fails in a graph of them is a fault of a link.
 """
@@ -25,360 +25,360 @@ from tests.random_graphs.typed_node import (
     Rows,
     Scale,
     Small,
+    checked_node,
     draw,
     number,
     small,
-    typed,
 )
 
 
-@typed("int")
+@checked_node("int")
 def an_int(*, value: Small = 2) -> int:
     return value
 
 
-@typed("float")
+@checked_node("float")
 def a_float(*, value: float = 0.5) -> float:
     return value
 
 
-@typed("bool")
+@checked_node("bool")
 def a_bool(*, value: bool = True) -> bool:
     return value
 
 
-@typed("word")
+@checked_node("word")
 def a_word(*, text: str = "a", times: Annotated[int, Ge(0), Le(9)] = 1) -> str:
     return text * times
 
 
-@typed("no_int")
+@checked_node("no_int")
 def no_int() -> int | None:
     return None
 
 
-@typed("maybe_int")
+@checked_node("maybe_int")
 def maybe_int(*, value: int = 3) -> int | None:
     return value
 
 
-@typed("maybe_sample")
+@checked_node("maybe_sample")
 def maybe_sample(*, seed: int = 0, there: bool = True) -> Sample | None:
     return draw((2, 4, SIDE, SIDE), seed) if there else None
 
 
-@typed("int_or_word")
+@checked_node("int_or_word")
 def int_or_word(*, word: bool = False) -> int | str:
     return "five" if word else 5
 
 
-@typed("scale")
+@checked_node("scale")
 def a_scale(*, value: float = 2.0, rows: bool = False) -> Scale:
     return torch.tensor([value, value + 1]) if rows else value
 
 
-@typed("image")
+@checked_node("image")
 def an_image(*, seed: int = 0) -> Image:
     return draw((2, 3, SIDE, SIDE), seed).tanh()
 
 
-@typed("latent")
+@checked_node("latent")
 def a_latent(*, seed: int = 1) -> Latent:
     return draw((2, 4, SIDE, SIDE), seed)
 
 
-@typed("mask")
+@checked_node("mask")
 def a_mask(*, seed: int = 2) -> Mask:
     return (draw((2, 1, SIDE, SIDE), seed) > 0).float()
 
 
-@typed("label")
+@checked_node("label")
 def a_label(*, first: int = 0) -> Label:
     return torch.tensor([first, 1])
 
 
-@typed("times")
+@checked_node("times")
 def times(*, count: Annotated[int, Ge(1), Le(4)] = 3) -> Timesteps:
     return torch.arange(float(count)) + 1
 
 
-@typed("image_as_tensor")
+@checked_node("image_as_tensor")
 def image_as_tensor(*, seed: int = 3) -> Tensor:
     return draw((2, 3, SIDE, SIDE), seed).tanh()
 
 
-@typed("latent_as_sample")
+@checked_node("latent_as_sample")
 def latent_as_sample(*, seed: int = 4) -> Sample:
     return draw((2, 4, SIDE, SIDE), seed)
 
 
-@typed("vector_as_tensor")
+@checked_node("vector_as_tensor")
 def vector_as_tensor(*, size: Annotated[int, Ge(1), Le(4)] = 3) -> Tensor:
     return torch.arange(float(size))
 
 
-@typed("floats")
+@checked_node("floats")
 def floats(*, values: Sequence[float] = (0.5, 2.0)) -> Sequence[float]:
     return tuple(values)
 
 
-@typed("ints")
+@checked_node("ints")
 def ints(*, values: Sequence[int] = (1, 2, 0)) -> Sequence[int]:
     return list(values)
 
 
-@typed("words")
+@checked_node("words")
 def words(*, count: Annotated[int, Ge(0), Le(4)] = 2) -> Sequence[str]:
     return [f"word {i}" for i in range(count)]
 
 
-@typed("ints_and_words")
+@checked_node("ints_and_words")
 def ints_and_words() -> Sequence[int | str]:
     return [1, "two"]
 
 
-@typed("images")
+@checked_node("images")
 def images(*, count: Annotated[int, Ge(0), Le(3)] = 2) -> Sequence[Image]:
     return [draw((2, 3, SIDE, SIDE), i) for i in range(count)]
 
 
-@typed("rows")
+@checked_node("rows")
 def rows(*, count: Annotated[int, Ge(0), Le(3)] = 2, seed: int = 5) -> Sequence[Row]:
     return Rows(count, seed)
 
 
-@typed("anything")
+@checked_node("anything")
 def anything(*, kind: Literal["int", "word", "image", "list", "none"] = "int") -> Any:
     values = {"int": 4, "word": "four", "image": draw((2, 3, SIDE, SIDE), 6), "list": [1.5, 2.5], "none": None}
     return values[kind]
 
 
-@typed("linear")
+@checked_node("linear")
 def linear(*, slope: float = 2.0, shift: float = 0.25) -> Invertible:
     return Linear(slope or 1.0, shift)
 
 
-@typed("function")
+@checked_node("function")
 def function(*, slope: float = 0.5) -> Affine:
     return lambda x: x * slope
 
 
-@typed("prediction")
+@checked_node("prediction")
 def prediction(*, seed: int = 7, kind: Literal["eps", "v"] = "eps") -> Prediction:
     return Prediction(draw((2, 4, SIDE, SIDE), seed), kind)
 
 
-@typed("condition")
+@checked_node("condition")
 def condition(*, seed: int = 8) -> Condition:
     return Condition(vector=draw((2, 6), seed))
 
 
-@typed("bounds")
+@checked_node("bounds")
 def bounds(x: Tensor) -> Bounds:
     return Bounds(x - 1, x + 1)
 
 
-@typed("middle")
+@checked_node("middle")
 def middle(bounds: Bounds) -> Tensor:
     return (bounds.low + bounds.high) / 2
 
 
-@typed("add")
+@checked_node("add")
 def add(a: float, b: float = 1.0) -> float:
     return float(torch.tensor(float(a) + 0.5 * float(b), dtype=torch.float64).tanh())
 
 
-@typed("floor")
+@checked_node("floor")
 def floor(a: float) -> int:
     return small(a)
 
 
-@typed("count")
+@checked_node("count")
 def count(values: Sequence[Any]) -> int:
     return len(values) % 4
 
 
-@typed("total")
+@checked_node("total")
 def total(values: Sequence[float]) -> float:
     return float(sum(values[i] for i in range(len(values)))) % 3
 
 
-@typed("pick")
+@checked_node("pick")
 def pick(values: Sequence[float], index: int = 0, *, default: float = 0.0) -> float:
     return values[index % len(values)] if len(values) else default
 
 
-@typed("or_zero")
+@checked_node("or_zero")
 def or_zero(x: int | None = None, *, plus: int = 0) -> int:
     return ((x or 0) + plus) % 4
 
 
-@typed("show")
+@checked_node("show")
 def show(x: int | str) -> str:
     return f"<{x}>"[:20]
 
 
-@typed("join")
+@checked_node("join")
 def join(parts: Sequence[str], *, by: str = "-") -> str:
     return by.join(parts[i] for i in range(len(parts)))[:40]
 
 
-@typed("repeat")
+@checked_node("repeat")
 def repeat(text: str, times: int = 2) -> str:
     return (text * (times % 4))[:40]
 
 
-@typed("choose")
+@checked_node("choose")
 def choose(flag: bool, a: float, b: float) -> float:
     return a if flag else b
 
 
-@typed("not")
+@checked_node("not")
 def negate(flag: bool) -> bool:
     return not flag
 
 
-@typed("weigh", keeps="x")
+@checked_node("weigh", keeps="x")
 def weigh(x: Tensor, *, by: Scale = 2.0) -> Tensor:
     return x * (number(by) if isinstance(by, torch.Tensor) else float(torch.tensor(float(by)).tanh()))
 
 
-@typed("halve", keeps="x")
+@checked_node("halve", keeps="x")
 def halve(x: Sample) -> Sample:
     return x / 2
 
 
-@typed("brighten")
+@checked_node("brighten")
 def brighten(x: Image, *, by: float = 0.25) -> Image:
     return (x + by).tanh()
 
 
-@typed("decode")
+@checked_node("decode")
 def decode(z: Latent) -> Image:
     return z.mean(1, keepdim=True).tanh().expand(-1, 3, -1, -1).contiguous()
 
 
-@typed("encode")
+@checked_node("encode")
 def encode(x: Image) -> Latent:
     return torch.cat([x, x[:, :1]], 1)
 
 
-@typed("noise_like")
+@checked_node("noise_like")
 def noise_like(x: Sample, index: int = 0) -> Noise:
     return draw(tuple(x.shape), index % 5)
 
 
-@typed("cover")
+@checked_node("cover")
 def cover(x: Image, mask: Mask) -> Image:
     return x * number(mask)
 
 
-@typed("mix", keeps="a")
+@checked_node("mix", keeps="a")
 def mix(a: Tensor, b: Tensor | None = None, *, weight: float = 0.5) -> Tensor:
     return a if b is None else a + weight * number(b)
 
 
-@typed("slope", keeps="x")
+@checked_node("slope", keeps="x")
 def slope(x: Sample) -> Score:
     return -x
 
 
-@typed("mean")
+@checked_node("mean")
 def mean(x: Tensor) -> float:
     return number(x)
 
 
-@typed("all_means")
+@checked_node("all_means")
 def all_means(values: Sequence[Tensor]) -> Tensor:
     return torch.tensor([number(values[i]) for i in range(len(values))])
 
 
-@typed("first_image")
+@checked_node("first_image")
 def first_image(values: Sequence[Image], other: Image) -> Image:
     return values[0] if len(values) else other
 
 
-@typed("unstack")
+@checked_node("unstack")
 def unstack(x: Tensor) -> Sequence[Tensor]:
     return list(x.unbind()) if x.ndim else [x]
 
 
-@typed("halves")
+@checked_node("halves")
 def halves(x: Sample) -> Halves:
     return Halves(x - 1, x + 1, number(x))
 
 
-@typed("facts")
+@checked_node("facts")
 def facts(x: Tensor) -> Facts:
     return Facts(number(x), x.numel() % 4, None if x.ndim < 2 else "picture")
 
 
-@typed("of_row")
+@checked_node("of_row")
 def of_row(row: Row) -> Sample:
     return row.x * row.weight
 
 
-@typed("labelled")
+@checked_node("labelled")
 def labelled(label: Label, name: str | None = None) -> str:
     return f"{name or ''}{label.tolist()}"[:20]
 
 
-@typed("same", keeps="x")
+@checked_node("same", keeps="x")
 def same(x: Any) -> Any:
     return x
 
 
-@typed("tell")
+@checked_node("tell")
 def tell(x: Any) -> str:
     return "number" if isinstance(x, (int, float)) else type(x).__name__
 
 
-@typed("first")
+@checked_node("first")
 def first(values: Sequence[Any]) -> Any:
     return values[0] if len(values) else 0
 
 
-@typed("apply", keeps="x", batchable=("x",))
+@checked_node("apply", keeps="x", batchable=("x",))
 def apply(model: Affine, x: Tensor) -> Tensor:
     return model(x)
 
 
-@typed("undo", keeps="x")
+@checked_node("undo", keeps="x")
 def undo(model: Invertible, x: Tensor) -> Tensor:
     return model.undo(x)
 
 
-@typed("twice")
+@checked_node("twice")
 def twice(model: Affine, other: Affine | None = None) -> Affine:
     return lambda x: model(x) if other is None else other(model(x))
 
 
-@typed("blend", needs=lambda weight: {"a"} if weight == 1 else {"a", "b"})
+@checked_node("blend", needs=lambda weight: {"a"} if weight == 1 else {"a", "b"})
 def blend(a: float, b: float, *, weight: float = 0.5) -> float:
     return float(torch.tensor(b + weight * (a - b), dtype=torch.float64).tanh())
 
 
-@typed("guide", needs=lambda scale: {"cond"} if scale == 1 else {"cond", "uncond"})
+@checked_node("guide", needs=lambda scale: {"cond"} if scale == 1 else {"cond", "uncond"})
 def guide(cond: Prediction, uncond: Prediction, *, scale: float = 2.0) -> Prediction:
     return Prediction(cond.value + (scale - 1) * number(uncond.value), cond.kind)
 
 
-@typed("predict")
+@checked_node("predict")
 def predict(x: Latent, t: Timesteps | None = None, condition: Condition | None = None) -> Prediction:
     shift = 0.0 if t is None else number(t)
     return Prediction(x / 2 + shift, "eps")
 
 
-@typed("value_of")
+@checked_node("value_of")
 def value_of(prediction: Prediction) -> Sample:
     return prediction.value
 
 
-@typed("unchanged", identity=lambda off: "x" if off else None)
+@checked_node("unchanged", identity=lambda off: "x" if off else None)
 def unchanged(x: float, *, off: bool = True) -> float:
     return x if off else x / 2
 
 
-@typed("effect", pure=False)
+@checked_node("effect", pure=False)
 def effect(x: Any) -> None:
     return None

@@ -1,4 +1,4 @@
-"""Random sampling loops of built-in nodes, with tiny networks: graphs that `guidegraph export` takes."""
+"""Random sampling loops of built-in nodes with tiny networks, which `guidegraph export` supports."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CHANNELS, SIDE, CLASSES = 3, 8, 4
 
 
 def sampler_graph(seed: int) -> RandomGraph:
-    """A workflow that draws from a network of random weights: a random sampler, schedule, guidance and what is kept."""
+    """A workflow that samples from a network of random weights; sampler, schedule, guidance and outputs are random."""
     rng = random.Random(seed)
     guided = rng.random() < 0.7
     network = {
@@ -50,19 +50,19 @@ def sampler_graph(seed: int) -> RandomGraph:
 
 
 def _loop(rng: random.Random, guided: bool) -> dict[str, Any]:
-    called = {"denoiser": "denoiser", "x": "carry.x", "t": "loop.t"}
-    body: dict[str, Any] = {"cond": {"use": "denoiser.predict", "in": {**called, "condition": "positive"}}}
+    inputs = {"denoiser": "denoiser", "x": "carry.x", "t": "loop.t"}
+    body: dict[str, Any] = {"cond": {"use": "denoiser.predict", "in": {**inputs, "condition": "positive"}}}
     last = "cond"
     if guided:
-        body["uncond"] = {"use": "denoiser.predict", "in": {**called, "condition": "negative"}}
+        body["uncond"] = {"use": "denoiser.predict", "in": {**inputs, "condition": "negative"}}
         body["guided"] = {"use": "guidance.cfg", "in": {"cond": "cond", "uncond": "uncond", "scale": "params.scale"}}
         last = "guided"
         if rng.random() < 0.5:
             body["rescaled"] = {"use": "guidance.rescale", "in": {"guided": last, "cond": "cond"}, "with": {"phi": 0.5}}
             last = "rescaled"
     body["fresh"] = {"use": "noise.gaussian", "in": {"like": "carry.x", "index": "loop.index", "seed": "params.seed"}}
-    stepped = {"scheduler": "scheduler.scheduler", "x": "carry.x", "prediction": last, "noise": "fresh"}
-    body["step"] = {"use": "scheduler.step", "in": {**stepped, "state": "carry.state", "t": "loop.t"}}
+    step_inputs = {"scheduler": "scheduler.scheduler", "x": "carry.x", "prediction": last, "noise": "fresh"}
+    body["step"] = {"use": "scheduler.step", "in": {**step_inputs, "state": "carry.state", "t": "loop.t"}}
     return {
         "loop": {"over": "scheduler.steps", "as": "t"},
         "carry": {"x": "noise", "state": "scheduler.state"},

@@ -1,8 +1,7 @@
-"""What random nodes are made of: a decorator for typed nodes, and types of their own.
+"""The decorator of random nodes, and their own types.
 
-The nodes check what they are given and what they give: a value of another type is a ``Misfit``.
-
-They never fail for a value of the right type, so whatever fails in a graph of them is a fault of a link.
+The nodes check their inputs and outputs: a value of another type is a ``Misfit``. They never fail for values of the
+right type, so any failure in a graph of them is an error of a link.
 """
 
 from __future__ import annotations
@@ -28,30 +27,30 @@ Small = Annotated[int, Ge(-3), Le(9)]
 
 
 class Misfit(TypeError):
-    """A node was given, or gave, a value that is not of the type in its signature."""
+    """An input or output of a node is not of the type in its signature."""
 
 
 NODES: list[Callable[..., Any]] = []
 KEEPS: dict[str, str] = {}
-"""By the id of a node, the port of which its output keeps the narrower type: any type, or a sample's."""
+"""By node id, the port whose narrower type the output keeps: any type, or that of a sample."""
 
 
-def typed(id: str, *, keeps: str = "", **traits: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """A node that checks values by its annotations."""
+def checked_node(id: str, *, keeps: str = "", **traits: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register a node that checks its inputs and output against its annotations."""
 
     def make(function: Callable[..., Any]) -> Callable[..., Any]:
         hints = typing.get_type_hints(function, include_extras=True)
         signature = inspect.signature(function)
 
         @functools.wraps(function)
-        def checking(*args: Any, **named: Any) -> Any:
-            bound = signature.bind(*args, **named)
+        def checking(*args: Any, **keywords: Any) -> Any:
+            bound = signature.bind(*args, **keywords)
             bound.apply_defaults()
-            skipped = unread(traits, bound.arguments)
+            skipped = unneeded_ports(traits, bound.arguments)
             for name, value in bound.arguments.items():
                 if name not in skipped and not is_a(value, hints[name]):
                     raise Misfit(f"{id}: '{name}' is {hints[name]}, and was given {value!r:.80}")
-            result = function(*args, **named)
+            result = function(*args, **keywords)
             if not is_a(result, hints["return"]):
                 raise Misfit(f"{id}: gives {hints['return']}, and gave {result!r:.80}")
             return result
@@ -64,8 +63,8 @@ def typed(id: str, *, keeps: str = "", **traits: Any) -> Callable[[Callable[...,
     return make
 
 
-def unread(traits: Any, values: Any) -> set[str]:
-    """The ports that a node's ``needs`` leaves out for these values."""
+def unneeded_ports(traits: Any, values: Any) -> set[str]:
+    """The ports that a node does not need for these values, by its ``needs``."""
     needs = traits.get("needs")
     if needs is None:
         return set()
@@ -78,7 +77,7 @@ def draw(shape: Sequence[int], seed: int) -> torch.Tensor:
 
 
 def number(x: torch.Tensor) -> float:
-    """A number that says something of a tensor, whatever its shape and dtype; 0 for an empty one."""
+    """A number that depends on all elements of a tensor of any shape and dtype; 0 for an empty one."""
     return float(x.double().mean().tanh()) if x.numel() else 0.0
 
 
@@ -108,7 +107,7 @@ class Row(NamedTuple):
 @structured
 @dataclass(frozen=True)
 class Bounds:
-    """A structured type of the test's own."""
+    """A structured type of these tests."""
 
     low: Tensor
     high: Tensor
@@ -142,7 +141,7 @@ class Linear(torch.nn.Module):
 
 
 class Rows(Sequence[Row]):
-    """Rows that are made when they are asked for."""
+    """Rows that are created on access."""
 
     def __init__(self, count: int, seed: int) -> None:
         self.count, self.seed = count, seed

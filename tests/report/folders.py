@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from guidegraph_runtime.png import write_png
+from guidegraph_runtime.pictures.png import write_png
 
 HOSTILE = "<script>alert(1)</script>"
 WORKFLOW = """# a < b & <script>alert(1)</script>

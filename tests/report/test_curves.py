@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from guidegraph.nodes.tabular import Table
-from guidegraph.report.curves import Choice, long_plots, sweep_plots, table_plots
+from guidegraph.nodes.table import Table
+from guidegraph.report.curves import CurveChoice, long_plots, sweep_plots, table_plots
 from guidegraph.report.html import table as html_table
 from guidegraph.report.intervals import mean_interval, t_quantile
-from guidegraph.report.plots import curves_svg
-from guidegraph.report.read import entry, read_csv
-from guidegraph.report.series import Plot, Series, telling
+from guidegraph.report.plots import draw_curves
+from guidegraph.report.read import parse_cell, read_csv
+from guidegraph.report.series import Plot, Series, select_distinguishing
 from guidegraph.sweep.table import as_csv
 
 
@@ -69,7 +69,7 @@ def test_too_many_lines_become_plots_of_their_own() -> None:
 def test_a_parameter_of_words_has_named_ticks() -> None:
     (plot,) = sweep_plots(Table({"kind": ["b", "a"], "y": [1.0, 2.0]}), ["kind"], ["y"])
     assert (plot.ticks, plot.series[0].x) == (["b", "a"], [0.0, 1.0])
-    assert ">b</text>" in curves_svg(plot, "salt")
+    assert ">b</text>" in draw_curves(plot, "salt")
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_a_table_whose_first_column_does_not_rise_has_no_curves() -> None:
 def test_lines_differ_without_colours_and_texts_stay_as_they_are() -> None:
     title = '$x_1$ <b> & #0a0b01 id="a" font: 9px'
     lines = [Series(f"f = {i}", [1.0, 2.0], [1.0, i + 2.0], [0.5, i], [2.0, i + 3.0]) for i in range(6)]
-    svg = curves_svg(Plot(title, "x", "y", lines, [], ""), "salt")
+    svg = draw_curves(Plot(title, "x", "y", lines, [], ""), "salt")
     dashes = set(re.findall(r"stroke-dasharray: ([^;]*)", svg))
     assert len(dashes) == 5
     assert len(set(re.findall(r"var\(--s\d\)", svg))) == 6
@@ -107,8 +107,8 @@ def test_lines_differ_without_colours_and_texts_stay_as_they_are() -> None:
 
 def test_cells_of_a_csv_are_numbers_only_where_they_are_written_as_numbers() -> None:
     texts = ("", "12", "-3", "0.5", "1e-3", "007", "a", "True")
-    assert [entry(text) for text in texts] == [None, 12, -3, 0.5, 0.001, 7.0, "a", "True"]
-    assert math.isnan(entry("nan"))  # type: ignore[arg-type]
+    assert [parse_cell(text) for text in texts] == [None, 12, -3, 0.5, 0.001, 7.0, "a", "True"]
+    assert math.isnan(parse_cell("nan"))  # type: ignore[arg-type]
 
 
 def test_markup_in_a_table_is_text() -> None:
@@ -162,8 +162,8 @@ def test_lines_are_told_apart_by_as_few_parameters_as_do() -> None:
     )
     (plot,) = sweep_plots(cells, ["f", "first_stage", "width", "steps"], ["kid"])
     assert [s.name for s in plot.series] == ["f = 1", "f = 2", "f = 4"]
-    assert telling([(1, "long", "a"), (1, "long", "b"), (2, "longer", "a")]) == [0, 2]
-    assert telling([]) == []
+    assert select_distinguishing([(1, "long", "a"), (1, "long", "b"), (2, "longer", "a")]) == [0, 2]
+    assert select_distinguishing([]) == []
 
 
 def test_an_output_that_repeats_a_parameter_has_no_curve() -> None:
@@ -179,7 +179,7 @@ def test_what_was_not_given_together_always_tells_lines_apart() -> None:
 
 
 def test_x_and_lines_as_they_are_asked_for() -> None:
-    plots = sweep_plots(PAIRED, SWEPT, OUTPUTS, Choice("steps", ("f",)), TIED)
+    plots = sweep_plots(PAIRED, SWEPT, OUTPUTS, CurveChoice("steps", ("f",)), TIED)
     assert [p.title for p in plots] == [f"{y}, sampler = {s}" for y in ("fid", "rate") for s in "ab"]
     assert [(s.name, s.x, s.y) for s in plots[1].series] == [
         ("f = 1", [5, 10], [4, 9]),
@@ -187,29 +187,29 @@ def test_x_and_lines_as_they_are_asked_for() -> None:
         ("f = 4", [5, 10], [100, 121]),
     ]
     assert plots[1].series[0].low == [3.5, 8.5]
-    assert len(sweep_plots(PAIRED, SWEPT, OUTPUTS, Choice(by=("sampler",)), TIED)) == 4
+    assert len(sweep_plots(PAIRED, SWEPT, OUTPUTS, CurveChoice(by=("sampler",)), TIED)) == 4
 
 
 def test_an_output_over_another_follows_the_parameter_that_would_be_x() -> None:
     cells = Table({"steps": [10, 5, 20], "seed": [0, 0, 0], "fid": [3.0, 9.0, 1.0], "rate": [8.0, 16.0, 9.0]})
-    (plot,) = sweep_plots(cells, ["steps", "seed"], ["fid", "rate"], Choice("rate"))
+    (plot,) = sweep_plots(cells, ["steps", "seed"], ["fid", "rate"], CurveChoice("rate"))
     assert (plot.x, plot.y, plot.caption) == ("rate", "fid", "Along a line steps varies.")
     assert (plot.series[0].x, plot.series[0].y) == ([16, 8, 9], [9, 3, 1])
-    assert "<svg" in curves_svg(plot, "salt")
+    assert "<svg" in draw_curves(plot, "salt")
 
 
 def test_letters_that_the_plotting_library_lacks_are_no_warning() -> None:
     line = Series("prompt = 猫", [1.0, 2.0], [1.0, 2.0], [math.nan] * 2, [math.nan] * 2)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert "prompt = 猫" in curves_svg(Plot("t", "x", "y", [line], [], ""), "salt")
+        assert "prompt = 猫" in draw_curves(Plot("t", "x", "y", [line], [], ""), "salt")
 
 
 def test_seeds_are_lines_where_they_are_asked_for() -> None:
     cells = Table({"scale": [1, 2] * 2, "seed": [0, 0, 1, 1], "y": [1.0, 2.0, 5.0, 7.0]})
-    (plot,) = sweep_plots(cells, ["scale", "seed"], ["y"], Choice(by=("seed",)))
+    (plot,) = sweep_plots(cells, ["scale", "seed"], ["y"], CurveChoice(by=("seed",)))
     assert [s.name for s in plot.series] == ["seed = 0", "seed = 1"]
-    assert sweep_plots(cells, ["scale", "seed"], ["y"], Choice("seed"))[0].series[0].x == [0, 1]
+    assert sweep_plots(cells, ["scale", "seed"], ["y"], CurveChoice("seed"))[0].series[0].x == [0, 1]
 
 
 def test_the_tables_of_all_cells_give_curves() -> None:
@@ -222,7 +222,7 @@ def test_the_tables_of_all_cells_give_curves() -> None:
     (plot,) = long_plots(Table({**rounds, "kid_error": [1] * 6}), ["f"], "rounds")
     assert (plot.title, plot.x, [s.name for s in plot.series]) == ("rounds: kid", "step", ["f = 1", "f = 2"])
     assert (plot.series[1].y, plot.series[1].low) == ([8, 4, 1], [7, 3, 0])
-    (plot,) = long_plots(Table(rounds), ["f"], "rounds", Choice("f"))
+    (plot,) = long_plots(Table(rounds), ["f"], "rounds", CurveChoice("f"))
     assert (plot.x, plot.series[2].name, plot.series[2].y) == ("f", "step = 30", [4, 1])
     words = {"cell": ["k", "k", "l", "l"], "f": [1, 1, 2, 2], "class": ["a", "b"] * 2, "hits": [1, 2, 3, 4]}
     (plot,) = long_plots(Table(words), ["f"], "by_class")

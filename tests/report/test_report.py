@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from guidegraph.report.pictures import MOST, _encoded
-from guidegraph_runtime.png import write_png
-from tests.cli.command import Command
+from guidegraph.report.pictures import MOST, _encode
+from guidegraph_runtime.pictures.png import write_png
+from tests.commands.command import Command
 from tests.report.folders import HOSTILE, WORKFLOW, run_folder, sweep_folder
 
 VOID = {"meta", "link", "img"}
@@ -231,7 +231,7 @@ def test_a_page_of_photographs_goes_by_mail(cli: Command) -> None:
 
 def test_noise_is_a_picture() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (400, 800, 3), dtype=np.uint8)
-    data = _encoded(Image.fromarray(noise))[1]
+    data = _encode(Image.fromarray(noise))[1]
     shown = np.asarray(Image.open(io.BytesIO(data))).astype(float)
     assert np.abs(shown - noise).mean() < 10
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.command import Command
+from tests.commands.command import Command
 from tests.report.browser import Browser, browser, missing
 from tests.report.folders import run_folder, sweep_folder
 

@@ -1,4 +1,4 @@
-"""What a bundle refuses before anything runs, and that it offers nothing that it would refuse."""
+"""A bundle refuses invalid runs before anything runs, and offers only overrides that it accepts."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from guidegraph_runtime import admission
-from guidegraph_runtime.admission import Rows, Sized, batch_problem, memory_problem, number_problem
-from guidegraph_runtime.bundle import Bundle
+from guidegraph_runtime.admission import SampleCount, ShapeOnly, batch_problem, memory_problem, number_problem
 from guidegraph_runtime.errors import BundleError
-from guidegraph_runtime.overrides import host_operations
-from guidegraph_runtime.sessions import SessionSettings
-from tests.runtime.bundles import sealed
-from tests.runtime.loop_bundle import write_loop_bundle
+from guidegraph_runtime.running.bundle import Bundle
+from guidegraph_runtime.running.overrides import host_operations
+from guidegraph_runtime.sessions.sessions import SessionSettings
+from tests.runtime.running.bundles import sealed
+from tests.runtime.running.loop_bundle import write_loop_bundle
 
 CPU = SessionSettings.on("cpu", intra_threads=1)
 
@@ -32,11 +32,11 @@ def bundle(tmp_path: Path) -> Bundle:
 def refusal(bundle: Bundle, params: Mapping[str, Any], nodes: Mapping[str, Any] | None = None) -> str:
     """The message of a run that is refused before any graph is computed."""
     parts: list[str] = []
-    with pytest.raises(BundleError) as found:
+    with pytest.raises(BundleError) as error:
         bundle.run_with(params, nodes=nodes, observer=lambda part, *_: parts.append(part))
-    assert found.value.code in ("refused", "bad-value")
+    assert error.value.code in ("refused", "bad-value")
     assert parts == []
-    return found.value.message
+    return error.value.message
 
 
 @pytest.mark.parametrize(("labels", "batch"), [([1, 2], 1), ([1, 2], 3), ([1, 2, 3], 2)])
@@ -100,7 +100,7 @@ def test_sizes_are_multiples_of_what_a_part_was_traced_for(tmp_path: Path) -> No
     value = json.loads((path / "bundle.json").read_text())
     step = value["plan"][4]["body"][1]
     step["with"]["multiples"] = {"height": 4}
-    (path / "bundle.json").write_bytes(sealed({key: one for key, one in value.items() if key != "digest"}))
+    (path / "bundle.json").write_bytes(sealed({key: item for key, item in value.items() if key != "digest"}))
     bundle = Bundle(path, CPU)
     message = refusal(bundle, {}, {"noise.shape": [2, 6, 5]})
     assert message == "step (part): 'height': expected sides that are multiples of 4; found 6: make them 8, say"
@@ -110,7 +110,7 @@ def test_sizes_are_multiples_of_what_a_part_was_traced_for(tmp_path: Path) -> No
 @pytest.mark.parametrize("labels", [False, True])
 def test_everything_that_a_bundle_offers_is_taken(tmp_path: Path, labels: bool) -> None:
     bundle = Bundle(write_loop_bundle(tmp_path / "bundle", labels=labels), CPU)
-    values = {f"params.{name}": one.default for name, one in bundle.manifest.inputs.items()}
+    values = {f"params.{name}": spec.default for name, spec in bundle.manifest.inputs.items()}
     offered = bundle.offers()
     assert {offer.node for offer in offered} == {"schedule", "scheduler", "noise", "fresh"} | (
         {"label"} if labels else set()
@@ -129,8 +129,8 @@ def test_what_a_bundle_would_refuse_or_not_heed_is_not_offered(bundle: Bundle) -
     assert "rng" not in offered["noise"]  # there is no torch to draw from
     assert not {"rng", "shape"} & offered["fresh"]  # its shape is that of x
     assert {"seed", "shape", "batch"} <= offered["noise"]
-    known = {operation.node for operation in host_operations(bundle.manifest.plan)}
-    assert offered.keys() <= known
+    nodes = {operation.node for operation in host_operations(bundle.manifest.plan)}
+    assert offered.keys() <= nodes
 
 
 def test_a_field_that_the_graph_was_traced_with_is_not_offered(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_a_field_that_the_graph_was_traced_with_is_not_offered(tmp_path: Path) -
     value = json.loads((path / "bundle.json").read_text())
     value["plan"][1]["out"].append("scheduler.scheduler.clip")
     value["plan"][4]["body"][1]["with"]["fields"] = {"scheduler.scheduler.clip": {"is": None}}
-    (path / "bundle.json").write_bytes(sealed({key: one for key, one in value.items() if key != "digest"}))
+    (path / "bundle.json").write_bytes(sealed({key: item for key, item in value.items() if key != "digest"}))
     offered = {offer.node: offer for offer in Bundle(path, CPU).offers()}
     assert "clip" not in offered["scheduler"].settings
     assert "eta" in offered["scheduler"].settings
@@ -146,13 +146,13 @@ def test_a_field_that_the_graph_was_traced_with_is_not_offered(tmp_path: Path) -
 
 
 def test_the_rules_say_what_was_expected_and_what_to_do() -> None:
-    assert batch_problem(Rows(2, "'noise'"), [Rows(1, "'a'"), Rows(2, "'b'")]) is None
-    assert batch_problem(Rows(1, "'noise'"), [Rows(2, "'prompt' (2 values)")]) == (
+    assert batch_problem(SampleCount(2, "'noise'"), [SampleCount(1, "'a'"), SampleCount(2, "'b'")]) is None
+    assert batch_problem(SampleCount(1, "'noise'"), [SampleCount(2, "'prompt' (2 values)")]) == (
         "'prompt' (2 values) is for 2 samples and 'noise' makes 1: give one for all samples or one for each, or make "
         "the batch 2"
     )
-    assert memory_problem([Sized((10, 10))], limit=400) is None
-    assert memory_problem([Sized((10, 10)), Sized((1,))], limit=400) == (
+    assert memory_problem([ShapeOnly((10, 10))], limit=400) is None
+    assert memory_problem([ShapeOnly((10, 10)), ShapeOnly((1,))], limit=400) == (
         "it would take at least 404 bytes (10 × 10 numbers), and this machine has 400 bytes of memory: ask for a "
         "smaller batch or size"
     )

@@ -1,4 +1,4 @@
-"""guidegraph-run, as a person uses it: what it writes, what it says, and with which code it ends."""
+"""The command guidegraph-run: its files, its output and its exit codes."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from safetensors.numpy import load_file
 from guidegraph_runtime import Bundle
 from guidegraph_runtime.cli import main
 from guidegraph_runtime.noise import gaussian
-from guidegraph_runtime.png import read_png_text, write_png
-from tests.runtime import bundles
+from guidegraph_runtime.pictures.png import read_png_text, write_png
+from tests.paths import ROOT
+from tests.runtime.running import bundles
 
-ROOT = Path(__file__).parents[2]
 ALONE = """
 import sys
 
@@ -74,7 +74,7 @@ def picture(side: int = 2) -> bytes:
 
 
 def expected(scale: float = 1.5, seed: int = 0, batch: int = 1, steps: int = 2) -> float:
-    """What the bundle's loop makes of its noise."""
+    """The total of the bundle's loop."""
     x = gaussian(seed, [4], batch)
     for _ in range(steps):
         x = x * np.float32(scale) + bundles.WEIGHTS
@@ -163,8 +163,8 @@ def test_a_picture_carries_what_made_it(run: Run, bundle: Path) -> None:
     assert (text["output"], text["index"], text["batch"], text["only"]) == ("picture", 0, 1, ["picture"])
     assert text["inputs"]["seed"] == text["seeds"]["noise"] == [5, 6]
     assert str(bundle) not in json.dumps(text)
-    with Image.open("here/picture.png") as found:
-        assert np.array(found).tolist() == [[[255, 0, 0]] * 2] * 2
+    with Image.open("here/picture.png") as picture:
+        assert np.array(picture).tolist() == [[[255, 0, 0]] * 2] * 2
 
 
 def test_a_run_without_a_folder_gets_one_of_its_own(run: Run, bundle: Path) -> None:
@@ -178,8 +178,8 @@ def test_a_run_without_a_folder_gets_one_of_its_own(run: Run, bundle: Path) -> N
 def test_a_file_that_is_given_takes_the_place_of_the_bundles_own(run: Run, bundle: Path, tmp_path: Path) -> None:
     write_png(tmp_path / "mine.png", np.zeros((4, 4, 3), np.uint8))
     assert run(bundle, "--only", "picture", "--out", "here", "--set", "photo=mine.png").code == 0
-    with Image.open("here/picture.png") as found:
-        assert found.size == (4, 4)
+    with Image.open("here/picture.png") as picture:
+        assert picture.size == (4, 4)
     record = json.loads(Path("here/run.json").read_text())
     assert record["inputs"]["photo"] == str(tmp_path / "mine.png")
     image = Bundle(bundle).run(photo=(tmp_path / "mine.png").read_bytes())["picture"]
@@ -271,7 +271,7 @@ def test_a_machine_that_gives_something_else_fails_the_reference(run: Run, tmp_p
 def test_wrong_arguments_are_one_line_and_nothing_is_run(
     run: Run, bundle: Path, arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("guidegraph_runtime.providers.nvidia_gpus", lambda: 0)
+    monkeypatch.setattr("guidegraph_runtime.sessions.providers.nvidia_gpus", lambda: 0)
     result = run(bundle, *arguments)
     assert (result.code, result.out) == (2, "")
     assert message in result.err
@@ -310,10 +310,10 @@ def test_an_output_that_is_no_picture_fails_and_is_recorded(run: Run, tmp_path: 
 
 
 def test_ctrl_c_ends_with_130_and_is_recorded(run: Run, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*_: Any, **__: Any) -> None:
+    def interrupt(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Bundle, "run_with", interrupted)
+    monkeypatch.setattr(Bundle, "run_with", interrupt)
     assert run(bundle, "--out", "here") == Result(130, "", "cancelled\n")
     assert json.loads(Path("here/run.json").read_text())["status"] == "cancelled"
 

@@ -1,4 +1,4 @@
-"""guidegraph-run without room on the disk or in memory, and in a folder that is in use."""
+"""guidegraph-run without space on the disk or in memory, and in a folder that is in use."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 
-from guidegraph_runtime import plan, sessions
-from guidegraph_runtime.host import OPERATIONS
-from guidegraph_runtime.locks import FOLDER_LOCK, locked
+from guidegraph_runtime.files.locks import FOLDER_LOCK, hold_lock
+from guidegraph_runtime.operations import OPERATIONS
+from guidegraph_runtime.running import plan
+from guidegraph_runtime.sessions import sessions
 from tests.limits import file_limit
+from tests.runtime.files.test_temporary import left_behind
 from tests.runtime.test_cli import Run, make
 from tests.runtime.test_cli import run as run  # the fixture
-from tests.runtime.test_temporaries import left_behind
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ def test_a_record_without_room_is_named(run: Run, tiny: Path) -> None:
 
 def test_a_folder_in_use_is_refused(run: Run, tiny: Path) -> None:
     out = Path("out")
-    with locked(out / FOLDER_LOCK, out, "guidegraph run"):
+    with hold_lock(out / FOLDER_LOCK, out, "guidegraph run"):
         result = run(tiny, "--out", out)
         assert names(out) == [FOLDER_LOCK]
     assert result.code == 2
@@ -78,14 +79,12 @@ def test_an_operation_without_memory_is_named(run: Run, tiny: Path, monkeypatch:
     monkeypatch.setattr(plan, "OPERATIONS", {**OPERATIONS, "noise.gaussian": noise})
     result = run(tiny, "--out", "out")
     assert result.code == 1
-    expected = (
-        f"{tiny}: operation-failed: noise (noise.gaussian): there is not enough memory: 22.2 TB were asked for, "
-    )
+    expected = f"{tiny}: operation-failed: noise (noise.gaussian): there is not enough memory: 22.2 TB were asked for, "
     assert result.err.startswith(expected)
 
 
 def test_a_part_without_memory_is_named(run: Run, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    guard = sessions.Session.guard
+    guard = sessions.Session.call_onnxruntime
 
     def fail(self: sessions.Session, call: Any, *arguments: Any) -> Any:
         def full(*_: Any) -> Any:
@@ -93,7 +92,7 @@ def test_a_part_without_memory_is_named(run: Run, tiny: Path, monkeypatch: pytes
 
         return guard(self, full)
 
-    monkeypatch.setattr(sessions.Session, "guard", fail)
+    monkeypatch.setattr(sessions.Session, "call_onnxruntime", fail)
     result = run(tiny, "--out", "out", "--provider", "cpu")
     assert result.code == 1
     assert "run-failed: there is not enough memory: 21.6 TB were asked for, " in result.err

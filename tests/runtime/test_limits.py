@@ -1,4 +1,4 @@
-"""A hostile bundle ends in a message of its limits: not after the memory is full, and not after hours."""
+"""The limits stop a hostile bundle with a message, before it fills the memory or runs for hours."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from guidegraph_runtime import Bundle
+from guidegraph_runtime.bundle.verify import open_bundle
 from guidegraph_runtime.cli import main
 from guidegraph_runtime.errors import BundleError
-from guidegraph_runtime.verify import open_bundle
 from tests.ending import must_end
-from tests.runtime.bundles import FLOAT, external, in_body, model, write_bundle
-from tests.runtime.loop_bundle import write_loop_bundle
+from tests.runtime.running.bundles import FLOAT, external, in_body, model, write_bundle
+from tests.runtime.running.loop_bundle import write_loop_bundle
 
 X = np.ones((1, 4), np.float32)
 ENDLESS = 2**63 - 1
@@ -110,8 +110,8 @@ def test_a_huge_shape_in_a_branch_is_refused_too(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("trips", [ENDLESS, 10**8, None])
 def test_an_endless_loop_in_a_part_is_refused(tmp_path: Path, trips: int | None) -> None:
-    given = [] if trips is None else [whole("trips", trips, dims=[])]
-    path = write_bundle(tmp_path, step([loop("trips" if trips else "")], *given))
+    constants = [] if trips is None else [whole("trips", trips, dims=[])]
+    path = write_bundle(tmp_path, step([loop("trips" if trips else "")], *constants))
     with pytest.raises(
         BundleError, match=r"over-limit: the node Loop 'turn' .*; the limit is 10,000,000.*--limit trips="
     ):
@@ -119,23 +119,23 @@ def test_an_endless_loop_in_a_part_is_refused(tmp_path: Path, trips: int | None)
 
 
 def test_an_endless_loop_that_was_let_through_is_ended_by_its_seconds(tmp_path: Path) -> None:
-    from guidegraph_runtime.limits import UNLIMITED, Limits, limited
+    from guidegraph_runtime.limits import UNLIMITED, Limits, enforce_limits
 
     path = write_bundle(tmp_path, step([loop()], whole("trips", ENDLESS, dims=[])))
     with (
-        limited(Limits(trips=UNLIMITED, call_seconds=0.2)),
+        enforce_limits(Limits(trips=UNLIMITED, call_seconds=0.2)),
         pytest.raises(BundleError, match=r"limit-reached: the call took longer than the limit of 0.2 s.*call_seconds="),
     ):
         Bundle(path).run(x=X)
 
 
 def test_a_loop_whose_trips_are_computed_is_ended_by_its_seconds(tmp_path: Path) -> None:
-    from guidegraph_runtime.limits import Limits, limited
+    from guidegraph_runtime.limits import Limits, enforce_limits
 
     nodes = [helper.make_node("Mul", ["half", "half"], ["trips"]), loop()]
     path = write_bundle(tmp_path, step(nodes, whole("half", 2**31, dims=[])))
     bundle = Bundle(path)
-    with limited(Limits(call_seconds=0.2)):
+    with enforce_limits(Limits(call_seconds=0.2)):
         for _ in range(2):  # a session that was ended goes on to work
             with pytest.raises(BundleError, match="limit-reached: the call took longer"):
                 bundle.run(x=X)
@@ -156,7 +156,7 @@ def test_a_tensor_of_more_elements_than_its_graph_has_bytes_is_refused(tmp_path:
         open_bundle(write_bundle(tmp_path, step(like_x("Identity", ["lie"]), lie)))
 
 
-def changed(over: Any) -> Callable[[dict[str, Any]], None]:
+def change_loop(over: Any) -> Callable[[dict[str, Any]], None]:
     def change(value: dict[str, Any]) -> None:
         value["plan"][0]["with"]["over"] = over
 
@@ -165,13 +165,13 @@ def changed(over: Any) -> Callable[[dict[str, Any]], None]:
 
 @pytest.mark.parametrize("over", [10**12, 2**64])
 def test_an_endless_loop_of_a_plan_is_refused_as_it_begins(tmp_path: Path, over: int) -> None:
-    bundle = Bundle(write_bundle(tmp_path, change=changed(over)))
+    bundle = Bundle(write_bundle(tmp_path, change=change_loop(over)))
     with pytest.raises(BundleError, match=rf"over-limit: sample \(loop\): the loop takes {over:,} trips"):
         bundle.run(x=X)
 
 
 @pytest.mark.parametrize(
-    ("given", "nodes", "message"),
+    ("params", "nodes", "message"),
     [
         ({"batch": 10**11}, {}, r"noise \(noise.gaussian\): it would take at least 12 TB"),
         ({}, {"noise.shape": [2, 10**6, 10**6]}, r"noise \(noise.gaussian\): it would take at least"),
@@ -179,11 +179,11 @@ def test_an_endless_loop_of_a_plan_is_refused_as_it_begins(tmp_path: Path, over:
     ],
 )
 def test_huge_settings_of_a_plan_are_refused(
-    tmp_path: Path, given: dict[str, int], nodes: dict[str, Any], message: str
+    tmp_path: Path, params: dict[str, int], nodes: dict[str, Any], message: str
 ) -> None:
     bundle = Bundle(write_loop_bundle(tmp_path / "bundle"))
     with pytest.raises(BundleError, match=rf"(over-limit|refused): {message}"):
-        bundle.run_with(given, nodes=nodes)
+        bundle.run_with(params, nodes=nodes)
 
 
 def test_huge_tensors_as_inputs_are_refused_by_their_header(tmp_path: Path) -> None:
@@ -209,11 +209,11 @@ def test_a_pipe_as_an_input_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_files_of_a_bundle_are_limited_together(tmp_path: Path) -> None:
-    from guidegraph_runtime.limits import Limits, limited
+    from guidegraph_runtime.limits import Limits, enforce_limits
 
     path = write_bundle(tmp_path)
     size = sum(file["size"] for file in json.loads((path / "bundle.json").read_bytes())["files"].values())
-    with limited(Limits(file_bytes=size - 1)), pytest.raises(BundleError, match=f"--limit file_bytes={size}"):
+    with enforce_limits(Limits(file_bytes=size - 1)), pytest.raises(BundleError, match=f"--limit file_bytes={size}"):
         open_bundle(path)
 
 
@@ -228,12 +228,12 @@ def test_the_command_takes_limits(tmp_path: Path, capsys: pytest.CaptureFixture[
         return ended.value.code, capsys.readouterr().err
 
     assert run("trips=5") == (0, "")
-    code, said = run("trips=4")
+    code, output = run("trips=4")
     assert code == 2
     message = "over-limit: sample (loop): the loop takes 5 trips, 5 with those around and before it; the limit is 4."
-    assert message in said
-    code, said = run("trip=4")
+    assert message in output
+    code, output = run("trip=4")
     assert code == 2
-    assert said.startswith("--limit: bad-limit: there is no limit 'trip'; did you mean 'trips'? limits: nodes, ")
-    code, said = run("seconds=0.000000001")
-    assert (code, "limit-reached: the run took longer than the limit of 1e-09 s" in said) == (1, True)
+    assert output.startswith("--limit: bad-limit: there is no limit 'trip'; did you mean 'trips'? limits: nodes, ")
+    code, output = run("seconds=0.000000001")
+    assert (code, "limit-reached: the run took longer than the limit of 1e-09 s" in output) == (1, True)

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from guidegraph.graph.node import NodeSpec
-from guidegraph.nodes.frechet import Moments
-from guidegraph.nodes.models.autoencoder import AutoencoderConfig, KLAutoencoder, VQAutoencoder, VQConfig
-from guidegraph.nodes.models.detector import Detector, DetectorConfig
-from guidegraph.nodes.scheduler import ddpm
+from guidegraph.nodes.metrics.frechet import Moments
+from guidegraph.nodes.models.own.autoencoder import AutoencoderConfig, KLAutoencoder, VQAutoencoder, VQConfig
+from guidegraph.nodes.models.own.detector import Detector, DetectorConfig
+from guidegraph.nodes.sampling.scheduler import ddpm
 from guidegraph.nodes.types import Classifier, Condition, Prediction, Schedule, Table
 from guidegraph.plugins.manager import PluginManager
 from guidegraph.testing import NodeCase, example
-from guidegraph.testing.examples import draw
+from guidegraph.testing.examples import draw_normal
+from tests.paths import ROOT
 
-DATA = Path(__file__).parents[2] / "workflows" / "data"
+DATA = ROOT / "workflows" / "data"
 MODELS = DATA.parent / "models"
 
 IN_TRAINING = {"ONNX export": "it draws numbers for training or an evaluation, as many as the batch has samples"}
@@ -31,26 +31,26 @@ METRIC = {"dtypes": "statistics are computed in float64", "gradients": "a metric
 OF_A_CHAIN = {"batch invariance": "its steps are those of the chain, not of the samples"}
 BY_SIZE = {"ONNX export": "which samples it takes depends on the size of the batch"}
 
-CHECKPOINT = "needs the files of a released checkpoint; tests/checkpoints makes them"
+CHECKPOINT = "needs the files of a released checkpoint; tests/nodes/checkpoints makes them"
 NOT_BUILT = {
     "checkpoint.load": CHECKPOINT,
     "checkpoint.sampling": CHECKPOINT,
-    "lora.apply": "needs a LoRA file for a released U-Net; tests/checkpoints makes them",
-    "lora.merge": "needs a U-Net; tests/nodes/test_lora_training.py makes them",
-    "lora.new": "needs a U-Net; tests/nodes/test_lora_training.py makes them",
-    "lora.save": "writes a file, of a U-Net; tests/nodes/test_lora_training.py reads it back",
-    "features.inception": "needs a file of weights; tests/nodes/test_inception.py makes one",
-    "features.onnx": "needs an ONNX file; tests/nodes/test_inception.py makes one",
+    "lora.apply": "needs a LoRA file for a released U-Net; tests/nodes/checkpoints makes them",
+    "lora.merge": "needs a U-Net; tests/nodes/training/test_lora_training.py makes them",
+    "lora.new": "needs a U-Net; tests/nodes/training/test_lora_training.py makes them",
+    "lora.save": "writes a file, of a U-Net; tests/nodes/training/test_lora_training.py reads it back",
+    "features.inception": "needs a file of weights; tests/nodes/metrics/test_inception.py makes one",
+    "features.onnx": "needs an ONNX file; tests/nodes/metrics/test_inception.py makes one",
     "features.torchscript": "needs a TorchScript file",
     "loss.adaptive_weight": "needs two losses with a graph to the last layer of an autoencoder in training",
     "moments.load": "needs a file of statistics",
-    "model.save": "writes files; tests/nodes and tests/checkpoints read them back",
-    "onnx.denoiser": "needs an exported bundle; tests/export makes one",
-    "text.add_words": "needs a text encoder with a table of words; tests/nodes/test_words.py makes one",
+    "model.save": "writes files; tests/nodes and tests/nodes/checkpoints read them back",
+    "onnx.denoiser": "needs an exported bundle; tests/graph/export makes one",
+    "text.add_words": "needs a text encoder with a table of words; tests/nodes/conditioning/test_words.py makes one",
     "text.clip": "needs the files of a CLIP text encoder, and transformers",
-    "text.embedding": "needs a CLIP text encoder and a file of textual inversion; tests/checkpoints makes them",
-    "text.minilm": "takes seconds to load; tests/nodes/test_pretrained_text.py has it",
-    "text.picture_size": "needs SDXL's text encoders; tests/checkpoints makes them",
+    "text.embedding": "needs a CLIP text encoder and a file of textual inversion; tests/nodes/checkpoints makes them",
+    "text.minilm": "takes seconds to load; tests/nodes/conditioning/test_pretrained_text.py has it",
+    "text.picture_size": "needs SDXL's text encoders; tests/nodes/checkpoints makes them",
 }
 """Nodes whose inputs the kit cannot make, and why."""
 
@@ -65,11 +65,11 @@ def case(id: str, **options: Any) -> NodeCase:
 
 
 def logits(classes: int = 7, batch: int = 2) -> Tensor:
-    return draw((batch, classes), 3)
+    return draw_normal((batch, classes), 3)
 
 
 def present(classes: int = 23) -> Tensor:
-    return (draw((2, classes), 4) > 0).float()
+    return (draw_normal((2, classes), 4) > 0).float()
 
 
 def detector() -> Detector:
@@ -87,12 +87,12 @@ def autoencoder(vq: bool = False) -> Any:
 
 
 def picture(size: int = 32) -> Tensor:
-    return draw((2, 3, size, size), 5).tanh()
+    return draw_normal((2, 3, size, size), 5).tanh()
 
 
 def learned() -> Prediction:
     """A prediction with a learned variance."""
-    return Prediction(draw(("B", "C", "H", "W"), 6), "eps", draw(("B", "C", "H", "W"), 7).tanh())
+    return Prediction(draw_normal(("B", "C", "H", "W"), 6), "eps", draw_normal(("B", "C", "H", "W"), 7).tanh())
 
 
 def noisy() -> dict[str, Any]:
@@ -101,17 +101,17 @@ def noisy() -> dict[str, Any]:
     return {
         "scheduler": made.scheduler,
         "prediction": learned(),
-        "noise": draw(("B", "C", "H", "W"), 8),
-        "score": draw(("B", "C", "H", "W"), 9),
+        "noise": draw_normal(("B", "C", "H", "W"), 8),
+        "score": draw_normal(("B", "C", "H", "W"), 9),
     }
 
 
 def two_sets() -> dict[str, Any]:
-    return {"features": draw((30, 6), 1), "reference": draw((40, 6), 2)}
+    return {"features": draw_normal((30, 6), 1), "reference": draw_normal((40, 6), 2)}
 
 
 def moments(seed: int = 0) -> Moments:
-    features: Moments = specs()["moments.add"].function(specs()["moments.empty"].function(), draw((30, 6), seed))
+    features: Moments = specs()["moments.add"].function(specs()["moments.empty"].function(), draw_normal((30, 6), seed))
     return features
 
 
@@ -146,12 +146,12 @@ def overrides() -> list[NodeCase]:
             "condition.merge",
             inputs={
                 "conditions": [
-                    Condition(vector=logits(), tokens=draw(("B", "M", "D"), 1)),
-                    Condition(tokens=draw(("B", 3, "D"), 2), spatial=draw(("B", "C", "H", "W"), 3)),
+                    Condition(vector=logits(), tokens=draw_normal(("B", "M", "D"), 1)),
+                    Condition(tokens=draw_normal(("B", 3, "D"), 2), spatial=draw_normal(("B", "C", "H", "W"), 3)),
                 ]
             },
         ),
-        case("condition.vector", inputs={"values": draw(("B", "D"), 1)}),
+        case("condition.vector", inputs={"values": draw_normal(("B", "D"), 1)}),
         case("data.degrade", skip=WHOLE_BATCH),
         case("data.drop_labels", settings={"p": 0.5, "classes": 10, "seed": 2}, skip=BY_PLACE),
         case("data.emoji", settings={"batch": 2, "count": 2}),
@@ -187,7 +187,7 @@ def overrides() -> list[NodeCase]:
             detached={"x": "the score is a gradient already; a second one is not taken"},
         ),
         case("guidance.context", skip={"dtypes": "its t is float32, as a denoiser takes it"}),
-        case("image.from_sample", inputs={"sample": draw(("B", 3, "H", "W"), 1)}),
+        case("image.from_sample", inputs={"sample": draw_normal(("B", 3, "H", "W"), 1)}),
         case("image.grid", skip={"shapes": "it makes one picture of a batch"}),
         case(
             "image.scale",
@@ -210,7 +210,7 @@ def overrides() -> list[NodeCase]:
         case("loss.distillation", detached={"teacher": TARGET}),
         case("loss.kl_autoencoder", inputs={"autoencoder": autoencoder()}, skip=IN_FLOAT32 | BY_PLACE),
         case("loss.perceptual", detached={"target": TARGET}, skip=IN_FLOAT32),
-        case("loss.segmentation", inputs={"logits": draw(("B", "K", "H", "W"), 1)}, skip=IN_FLOAT32),
+        case("loss.segmentation", inputs={"logits": draw_normal(("B", "K", "H", "W"), 1)}, skip=IN_FLOAT32),
         case("loss.sum", inputs={"losses": [torch.tensor(0.5), torch.tensor(2.0)]}, skip=IN_FLOAT32),
         case("loss.vector", detached={"target": TARGET}, skip=IN_FLOAT32),
         case("loss.vq_autoencoder", inputs={"autoencoder": autoencoder(vq=True)}, skip=IN_FLOAT32),
@@ -220,38 +220,38 @@ def overrides() -> list[NodeCase]:
         case("metric.class_accuracy", inputs={"logits": logits()}),
         case("metric.fid", inputs=two_sets(), settings={"resamples": 2}),
         case("metric.fid_of_moments", inputs={"moments": moments(), "reference": moments(1)}),
-        case("metric.gain", inputs={"values": draw((6,), 1), "baseline": draw((6,), 2)}, skip=METRIC),
+        case("metric.gain", inputs={"values": draw_normal((6,), 1), "baseline": draw_normal((6,), 2)}, skip=METRIC),
         case("metric.inception_score", inputs={"logits": logits(7, 20)}, settings={"splits": 2}),
         case("metric.kid_subsets", inputs=two_sets(), settings={"subsets": 2, "subset_size": 4}),
         case("metric.kid", inputs={"features": logits(6, 30), "reference": logits(6, 40)}),
-        case("metric.mean", inputs={"values": draw((6,), 1)}, skip=METRIC),
-        case("metric.miou", inputs={"predicted": draw(("B", "K", "H", "W"), 1)}, skip=METRIC),
+        case("metric.mean", inputs={"values": draw_normal((6,), 1)}, skip=METRIC),
+        case("metric.miou", inputs={"predicted": draw_normal(("B", "K", "H", "W"), 1)}, skip=METRIC),
         case("metric.perceptual", skip=METRIC),
         case("metric.precision_recall", inputs=two_sets(), settings={"resamples": 2}),
         case(
             "metric.rate_distortion",
             inputs={
-                "bits": draw((2, 3), 1).abs(),
-                "squared_error": draw((2, 3), 2).abs(),
-                "prior": draw((3,), 3).abs(),
+                "bits": draw_normal((2, 3), 1).abs(),
+                "squared_error": draw_normal((2, 3), 2).abs(),
+                "prior": draw_normal((3,), 3).abs(),
             },
             settings={"resamples": 2},
         ),
         case("metric.psnr", skip=METRIC),
         case("metric.ssim", skip=METRIC),
         case("metric.start_clock", inputs={"value": 1.0}),
-        case("metric.share", inputs={"yes": draw((6,), 1) > 0}),
+        case("metric.share", inputs={"yes": draw_normal((6,), 1) > 0}),
         case(
             "model.load",
             settings={"path": MODELS / "fashion_judge"},
             skip={"types": "a part that the folder does not hold is an error where it is used"},
         ),
-        case("moments.add", inputs={"features": draw((8, 6), 3)}, skip=METRIC),
+        case("moments.add", inputs={"features": draw_normal((8, 6), 3)}, skip=METRIC),
         case("moments.empty", skip={"dtypes": "statistics are computed in float64"}),
         case("noise.gaussian", settings={"shape": [4, 8, 12], "batch": 2}),
         case("plot.lines", inputs={"table": SCORES}, settings={"x": "scale", "y": "fid"}),
         case("plot.scatter", inputs={"table": SCORES}, settings={"x": "scale", "y": "fid"}),
-        case("scheduler.step", inputs={"noise": draw(("B", "C", "H", "W"), 8)}),
+        case("scheduler.step", inputs={"noise": draw_normal(("B", "C", "H", "W"), 8)}),
         case("scheduler.step", name="noise", inputs=noisy(), skip={"needs": "the other case leaves out the noise"}),
         case("semantic.from_logits", detached={"logits": "a choice of classes has no gradient"}),
         case("semantic.load", settings={"path": DATA / "examples" / "map.png"}),
@@ -284,5 +284,5 @@ def folder_batches() -> Any:
 
 def example_map() -> Tensor:
     """A map of the 23 classes of scenes."""
-    classes = draw(("B", 23, "H", "W"), 1).argmax(1, keepdim=True)
+    classes = draw_normal(("B", 23, "H", "W"), 1).argmax(1, keepdim=True)
     return torch.zeros(2, 23, 8, 12).scatter_(1, classes, 1)

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from guidegraph import Image, Prediction, Sample, Schedule, Timesteps, node
-from guidegraph.graph.types import port_type
+from guidegraph.graph.types import to_port_type
 from guidegraph.testing import CHECKS, NodeCase, applicable_checks, cases_of, conformance_cases, why_inapplicable
-from guidegraph.testing.applicable import held_by
+from guidegraph.testing.applicable import possible_contents
 from guidegraph.testing.batches import is_texts
-from guidegraph.testing.values import Arguments, arguments, call, leaves_out
+from guidegraph.testing.values import Arguments, call_node, make_arguments, output_leaves
 from tests.testing import wrong_nodes
 from tests.testing.builtin_cases import NOT_BUILT, overrides, specs
 
@@ -76,7 +76,7 @@ def test_an_optional_port_counts_where_the_case_gives_it() -> None:
     ],
 )
 def test_what_a_type_may_hold(annotation: Any, expected: set[str]) -> None:
-    assert held_by(port_type(annotation)) == expected
+    assert possible_contents(to_port_type(annotation)) == expected
 
 
 def builtin_cases() -> Iterator[NodeCase]:
@@ -92,8 +92,8 @@ def test_no_check_of_a_built_in_node_is_left_out_that_values_would_allow() -> No
         reasons = {name: reason for name, reason in reasons.items() if reason and not reason.startswith("by design")}
         if not reasons:
             continue
-        given = arguments(case)
-        outputs = call(case, given) if any("no output" in reason for reason in reasons.values()) else {}
+        given = make_arguments(case)
+        outputs = call_node(case, given) if any("no output" in reason for reason in reasons.values()) else {}
         for name, reason in reasons.items():
             assert not contradicts(case, given, outputs, reason), (case.id, name, reason)
             compared += 1
@@ -103,7 +103,7 @@ def test_no_check_of_a_built_in_node_is_left_out_that_values_would_allow() -> No
 def contradicts(case: NodeCase, given: Arguments, outputs: dict[str, Any], reason: str) -> bool:
     """Whether the values of a node show that the reason to leave a check out is wrong."""
     inputs = [leaf for _, leaf in given.leaves(case)]
-    results = [leaf for _, leaf in leaves_out(case, outputs)]
+    results = [leaf for _, leaf in output_leaves(case, outputs)]
     contradictions = {
         "no input is a tensor": bool(inputs),
         "no output is a tensor": bool(results),

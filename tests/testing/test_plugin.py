@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from guidegraph.testing import CHECKS, Inapplicable, NodeCase, cases_of, run_check
-from tests.cli.command import ROOT, environment
+from tests.commands.command import ROOT, environment
 from tests.testing import wrong_nodes
 
 pytest_plugins = ["pytester"]

@@ -68,7 +68,7 @@ def _import_before_forks() -> None:
     import onnxruntime  # noqa: F401
     import torch  # noqa: F401
 
-    import guidegraph.graph.run  # noqa: F401
+    import guidegraph.graph.execution.run  # noqa: F401
 
 
 def _say(text: str) -> None:

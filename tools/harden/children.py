@@ -19,7 +19,7 @@ MOST_MEMORY = 8 << 30
 
 
 @dataclass(frozen=True)
-class Ended:
+class ChildExit:
     """How a child ended. code: its exit code, or minus the signal; ``None`` where its time was over."""
 
     code: int | None
@@ -40,13 +40,13 @@ class Ended:
 Entry: TypeAlias = Callable[[Sequence[str]], object]
 
 
-def run_child(entry: Entry, arguments: Sequence[str], folder: Path, seconds: float) -> Ended:
+def run_child(entry: Entry, arguments: Sequence[str], folder: Path, seconds: float) -> ChildExit:
     """Run a command line's entry in a child, for at most so many seconds."""
     with tempfile.TemporaryFile() as output:
         child = fork_child(entry, arguments, folder, output.fileno())
         code = wait_for(child, seconds)
         output.seek(0)
-        return Ended(code, output.read().decode(errors="replace"))
+        return ChildExit(code, output.read().decode(errors="replace"))
 
 
 def fork_child(entry: Entry, arguments: Sequence[str], folder: Path, output: int) -> int:

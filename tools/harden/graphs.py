@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from guidegraph.graph.bind import bind
-from guidegraph.graph.build import build
 from guidegraph.graph.errors import NodeError, WorkflowError
-from guidegraph.graph.run import run
+from guidegraph.graph.execution.run import run
+from guidegraph.graph.language.bind import bind
+from guidegraph.graph.resolution.load import build
 from tests.random_graphs import RandomGraph, random_graph, wild_graph
 from tests.random_graphs.interpret import interpret, same
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from guidegraph.cli import main
+from guidegraph.commands import main
 from tools.harden.children import fork_child, run_child, wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -65,7 +65,7 @@ def try_kills(count: int, folder: Path, say: Callable[[str], object]) -> Counter
         for seed in range(count):
             place = folder / f"{subject.name}-{seed}"
             place.mkdir()
-            wrong = _killed_once(subject, place, took * random.Random(seed).uniform(0.02, 1.05), expected)
+            wrong = _kill_once(subject, place, took * random.Random(seed).uniform(0.02, 1.05), expected)
             ends[f"{subject.name}: {wrong.partition(':')[0] or 'whole'}"] += 1
             if wrong:
                 say(f"{subject.name}, kill {seed}: {wrong}")
@@ -73,7 +73,7 @@ def try_kills(count: int, folder: Path, say: Callable[[str], object]) -> Counter
     return ends
 
 
-def _killed_once(subject: Subject, place: Path, after: float, expected: Mapping[str, Any]) -> str:
+def _kill_once(subject: Subject, place: Path, after: float, expected: Mapping[str, Any]) -> str:
     """What was wrong after one kill, or after the run that follows; empty where all was well."""
     with open(os.devnull, "wb") as nothing:
         child = fork_child(main, subject.arguments, place, nothing.fileno())
@@ -136,7 +136,7 @@ def _subjects(folder: Path) -> list[Subject]:
     return [
         Subject("run", ("run", str(draw), "--out", "out", "--quiet"), _outputs),
         Subject("sweep", ("sweep", str(draw), "--seeds", "0:3", "--out", "out"), _cells),
-        Subject("training", ("run", str(train), *small, "--out", "out", "--quiet"), _trained),
+        Subject("training", ("run", str(train), *small, "--out", "out", "--quiet"), _trained_result),
         Subject("export", ("export", str(decode), "-o", "bundle"), _bundle),
     ]
 
@@ -157,7 +157,7 @@ def _cells(place: Path) -> dict[str, Any]:
     return pictures
 
 
-def _trained(place: Path) -> dict[str, Any]:
+def _trained_result(place: Path) -> dict[str, Any]:
     from safetensors.numpy import load_file
 
     loss = load_file(place / "out" / "loss.safetensors")

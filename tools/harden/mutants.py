@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from guidegraph_runtime.cli import main
-from tests.runtime.bundles import sealed
+from tests.runtime.running.bundles import sealed
 from tests.runtime.test_cli import make
 from tools.harden.children import run_child
 

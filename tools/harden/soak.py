@@ -22,8 +22,8 @@ Run = Callable[[Mapping[str, Any]], Any]
 def soak(count: int, folder: Path, say: Callable[[str], object]) -> Counter[str]:
     """So many runs of a workflow and so many of its bundle, on four threads, with any seed, scale and prompt."""
     import guidegraph
-    from guidegraph.cli import main
-    from guidegraph_runtime.bundle import Bundle
+    from guidegraph.commands import main
+    from guidegraph_runtime.running.bundle import Bundle
     from tools.harden.children import run_child
 
     path = Path(__file__).parents[2] / "workflows" / "text_to_image.yaml"

@@ -1,4 +1,4 @@
-"""Sample i alone is sample i in a batch, with one t or one for each, with one scale or one for each."""
+"""Sample i alone equals sample i in a batch, with a shared or separate t, and a shared or separate scale."""
 
 from __future__ import annotations
 
@@ -9,61 +9,71 @@ import torch
 
 from guidegraph.graph.types import is_tensor
 from guidegraph.nodes.types import Timesteps
-from guidegraph.testing.batches import batch_of, narrowed, sample_of
+from guidegraph.testing.batches import batch_size, narrow_to_sample, take_sample
 from guidegraph.testing.case import NodeCase
 from guidegraph.testing.outcome import Inapplicable
-from guidegraph.testing.values import Arguments, arguments, call, difference, floating, leaves_out, rounding
+from guidegraph.testing.values import (
+    Arguments,
+    call_node,
+    difference,
+    make_arguments,
+    output_leaves,
+    rounding_tolerance,
+    takes_one_or_per_sample,
+)
 
 
 def check_batch_invariance(case: NodeCase) -> None:
-    """Each sample is computed from its own inputs alone."""
-    given = arguments(case)
-    batch = batch_of(case, given)
+    """Each sample is computed only from its own inputs."""
+    args = make_arguments(case)
+    batch = batch_size(case, args)
     if batch is None:
         raise Inapplicable("no input has a batch axis")
     if batch == 1:
         raise Inapplicable("its inputs have one sample: give two or more")
-    compared = [_same_alone(case, variant, batch, what) for what, variant in _variants(case, given, batch)]
+    compared = [
+        _compare_samples(case, variant, batch, description) for description, variant in _variants(case, args, batch)
+    ]
     if not any(compared):
         raise Inapplicable("no output has a batch axis")
 
 
-def _variants(case: NodeCase, given: Arguments, batch: int) -> Iterator[tuple[str, Arguments]]:
-    yield "", given
+def _variants(case: NodeCase, args: Arguments, batch: int) -> Iterator[tuple[str, Arguments]]:
+    yield "", args
     times = [name for name, port in case.spec.inputs.items() if Timesteps in port.type.alternatives]
-    if any(is_tensor(given.ports.get(name)) and len(given.ports[name]) > 1 for name in times):
-        shared = {name: given.ports[name][:1] for name in times if is_tensor(given.ports.get(name))}
-        yield " with one t for all", Arguments({**given.ports, **shared}, given.settings)
+    if any(is_tensor(args.ports.get(name)) and len(args.ports[name]) > 1 for name in times):
+        shared = {name: args.ports[name][:1] for name in times if is_tensor(args.ports.get(name))}
+        yield " with one t for all", Arguments({**args.ports, **shared}, args.settings)
     scales = {
-        name: torch.tensor([float(given.settings[name]) + 0.25 * i for i in range(batch)])
+        name: torch.tensor([float(args.settings[name]) + 0.25 * i for i in range(batch)])
         for name, port in case.spec.settings.items()
-        if floating(port.type) and isinstance(given.settings[name], (int, float))
+        if takes_one_or_per_sample(port.type) and isinstance(args.settings[name], (int, float))
     }
     if scales:
-        what = f" with a tensor ({batch}) as {', '.join(scales)}"
-        yield what, Arguments(given.ports, {**given.settings, **scales})
+        description = f" with a tensor ({batch}) as {', '.join(scales)}"
+        yield description, Arguments(args.ports, {**args.settings, **scales})
 
 
-def _same_alone(case: NodeCase, given: Arguments, batch: int, what: str) -> bool:
-    """Whether an output has a batch axis. Raises ``Nonconforming`` where a sample differs from itself alone."""
-    together = call(case, given)
+def _compare_samples(case: NodeCase, args: Arguments, batch: int, description: str) -> bool:
+    """Whether an output has a batch axis. Raises ``Nonconforming`` if a sample differs from the same sample alone."""
+    together = call_node(case, args)
     leaves = [
         (place, leaf)
-        for place, leaf in leaves_out(case, together)
+        for place, leaf in output_leaves(case, together)
         if "B" in leaf.axes and leaf.tensor.shape[leaf.axes.index("B")] == batch
     ]
     for index in range(batch) if leaves else ():
-        outputs = call(case, sample_of(case, given, batch, index))
-        alone: dict[str, Any] = {place: leaf.tensor for place, leaf in leaves_out(case, outputs)}
+        outputs = call_node(case, take_sample(case, args, batch, index))
+        alone: dict[str, Any] = {place: leaf.tensor for place, leaf in output_leaves(case, outputs)}
         for place, leaf in leaves:
-            expected = narrowed(leaf.tensor, leaf, batch, index)
+            expected = narrow_to_sample(leaf.tensor, leaf, batch, index)
             number = outputs.get(place)  # guidance.interval, say, gives one for one t
-            one = torch.tensor([number]) if isinstance(number, (int, float)) else alone.get(place)
-            found = difference(one, expected)
-            if found > rounding(expected):
+            sample = torch.tensor([number]) if isinstance(number, (int, float)) else alone.get(place)
+            error = difference(sample, expected)
+            if error > rounding_tolerance(expected):
                 raise case.error(
-                    f"sample {index} alone to be sample {index} in a batch of {batch}{what}",
-                    f"output '{place}' differs by {found:.1e} of its largest value",
+                    f"sample {index} alone to be sample {index} in a batch of {batch}{description}",
+                    f"output '{place}' differs by {error:.1e} of its largest value",
                     "compute norms, means and deviations over the axes of a sample, dim=(1, 2, 3), and give a scale "
                     "(B) trailing axes with per_sample(scale, x)",
                 )

@@ -1,4 +1,4 @@
-"""A node is documented where it is written: `guidegraph nodes` shows its docstring."""
+"""A node has a docstring, which `guidegraph nodes` shows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from guidegraph.testing.case import NodeCase
 
 
 def check_docs(case: NodeCase) -> None:
-    """A docstring begins with a sentence, and names every setting; what several share may be told by the module's."""
+    """The docstring begins with a sentence and names every setting; the module's may document shared ones."""
     spec = case.spec
     if not spec.doc:
         raise case.error(
@@ -21,8 +21,8 @@ def check_docs(case: NodeCase) -> None:
             f"'{spec.summary}'",
             "write what the node gives in a sentence that ends with a full stop",
         )
-    told = parameter_docs(spec)
-    missing = [n for n in spec.settings if n not in told and not re.search(rf"\b{re.escape(n)}\b", spec.doc)]
+    documented = parameter_docs(spec)
+    missing = [n for n in spec.settings if n not in documented and not re.search(rf"\b{re.escape(n)}\b", spec.doc)]
     if missing:
         raise case.error(
             "a docstring that says what each setting does",

@@ -1,4 +1,4 @@
-"""A node opens the files that its `Path` settings name, and no others; it writes those alone that are `Written`."""
+"""A node opens only the files named by its `Path` settings, and writes only those marked `Written`."""
 
 from __future__ import annotations
 
@@ -6,41 +6,41 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from guidegraph.graph.paths import shipped_folders
-from guidegraph.graph.trust.effects import companions, kind_of
+from guidegraph.graph.paths import find_shipped_folders
+from guidegraph.graph.trust.effects import classify_effect, list_companions
 from guidegraph.testing.case import NodeCase
 from guidegraph.testing.side_effects import side_effects
-from guidegraph.testing.values import Arguments, arguments, call
+from guidegraph.testing.values import Arguments, call_node, make_arguments
 
 
 def check_files(case: NodeCase) -> None:
-    """Every file that a call reads or writes is one that the engine knows before the run.
+    """The engine knows every file that a call reads or writes before the run.
 
-    What happens in the first call alone is not the node's doing: libraries set up their own files as they are imported.
+    Effects of the first call alone are ignored: libraries set up their own files when they are imported.
     """
-    if _undeclared(case) and (undeclared := _undeclared(case)):
-        raise case.error(*undeclared)
+    if _find_violation(case) and (violation := _find_violation(case)):
+        raise case.error(*violation)
 
 
-def _undeclared(case: NodeCase) -> tuple[str, str, str] | None:
-    """What a call does and does not declare: expected, found, and what to do."""
-    given = arguments(case)
-    with side_effects() as done:
-        call(case, given)
-    declared = [*_declared(case, given)]
+def _find_violation(case: NodeCase) -> tuple[str, str, str] | None:
+    """An undeclared effect of a call, as expected, found and remedy; None if there is none."""
+    args = make_arguments(case)
+    with side_effects() as effects:
+        call_node(case, args)
+    declared = [*_declared_files(case, args)]
     written = [path for kind, path in declared if kind == "write"]
-    known = [*(path for _, path in declared), *shipped_folders()]
-    if done.others:
-        return "a node that computes", f"it {done.others[0]}", "do that outside of the node"
-    for path in done.writes:
+    readable = [*(path for _, path in declared), *find_shipped_folders()]
+    if effects.others:
+        return "a node that computes", f"it {effects.others[0]}", "do that outside of the node"
+    for path in effects.writes:
         if not _is_below(path, written):
             return (
                 "no file to be written but those of settings that are Annotated[Path, Written()]",
                 f"'{path}' is written",
                 "take the path as a setting and mark it, so that `guidegraph plan` can show it",
             )
-    for path in done.reads:
-        if not _is_below(path, known):
+    for path in effects.reads:
+        if not _is_below(path, readable):
             return (
                 "no file to be read but those of settings of type Path",
                 f"'{path}' is read",
@@ -49,15 +49,15 @@ def _undeclared(case: NodeCase) -> tuple[str, str, str] | None:
     return None
 
 
-def _declared(case: NodeCase, given: Arguments) -> Iterator[tuple[str, Path]]:
-    for name, value in (*given.ports.items(), *given.settings.items()):
+def _declared_files(case: NodeCase, args: Arguments) -> Iterator[tuple[str, Path]]:
+    for name, value in (*args.ports.items(), *args.settings.items()):
         port = case.spec.port(name)
-        kind = kind_of(port) if port is not None else None
+        kind = classify_effect(port) if port is not None else None
         if port is None or kind is None:
             continue
         for path in _paths(value):
             yield kind, path
-            yield from (("read", beside) for beside in companions(port, path))
+            yield from (("read", beside) for beside in list_companions(port, path))
 
 
 def _paths(value: Any) -> Iterator[Path]:

@@ -1,4 +1,4 @@
-"""What a node gives is what its signature promises: types, and shapes at several sizes."""
+"""The outputs of a node have the types that its signature declares, and the right shapes at several sizes."""
 
 from __future__ import annotations
 
@@ -7,72 +7,72 @@ from typing import Any
 
 from guidegraph.graph.types import is_tensor
 from guidegraph.nodes.types import Condition, Prediction, Score
-from guidegraph.testing.alternatives import outputs_or_none, variations
-from guidegraph.testing.batches import WIDER, batch_of, declares_axes, wider
+from guidegraph.testing.alternatives import call_or_none, vary_arguments
+from guidegraph.testing.batches import WIDER, batch_size, declares_axes, widen
 from guidegraph.testing.case import NodeCase
 from guidegraph.testing.checks.sequences import check_sequences
 from guidegraph.testing.outcome import Inapplicable, Nonconforming
-from guidegraph.testing.promised import lacks, wrong_inside
-from guidegraph.testing.values import Arguments, arguments, call, leaves_out
+from guidegraph.testing.promised import why_lacking, why_mismatched
+from guidegraph.testing.values import Arguments, call_node, make_arguments, output_leaves
 
 
 def check_types(case: NodeCase) -> None:
-    """Every output is of the type that the annotation names, all through, and every `Sequence` port takes sequences.
+    """Every output matches its annotation in depth, and every `Sequence` port takes any sequence.
 
-    Also for one sample, for each choice of a setting and with each optional port, where these values go together.
+    Also for one sample, each choice of a setting and each optional port, if these values are compatible.
     """
-    given = arguments(case)
-    _fit(case, call(case, given), "")
+    args = make_arguments(case)
+    _check_types_of(case, call_node(case, args), "")
     check_sequences(case)
     if case.spec.host or not case.spec.pure:
         return
-    for what, other in variations(case, given):
-        if (outputs := outputs_or_none(case, other)) is not None:
-            _fit(case, outputs, f" under {what}")
+    for description, other in vary_arguments(case, args):
+        if (outputs := call_or_none(case, other)) is not None:
+            _check_types_of(case, outputs, f" under {description}")
 
 
 def check_shapes(case: NodeCase) -> None:
-    """The batch of the inputs is that of the outputs, a score has the shape of a sample, and another width runs too."""
-    given = arguments(case)
-    if not any(True for _ in given.leaves(case)):
+    """Inputs and outputs have the same batch, a score has the shape of a sample, and another width works too."""
+    args = make_arguments(case)
+    if not any(True for _ in args.leaves(case)):
         raise Inapplicable("no input is a tensor")
-    found = call(case, given)
-    if not any(True for _ in leaves_out(case, found)):
+    outputs = call_node(case, args)
+    if not any(True for _ in output_leaves(case, outputs)):
         raise Inapplicable("no output is a tensor")
-    _one_batch(case, given, found)
-    _like_samples(case, given, found)
-    wide = given.mapped(case, wider)
-    if any(leaf.tensor.shape != other.tensor.shape for (_, leaf), (_, other) in _both(case, given, wide)):
+    _check_batch(case, args, outputs)
+    _check_sample_shapes(case, args, outputs)
+    wide = args.map_tensors(case, widen)
+    if any(leaf.tensor.shape != other.tensor.shape for (_, leaf), (_, other) in _paired_leaves(case, args, wide)):
         try:
-            _fit(case, call(case, wide), f" at a width that is larger by {WIDER}")
+            _check_types_of(case, call_node(case, wide), f" at a width that is larger by {WIDER}")
         except Nonconforming as error:
             raise case.error(f"a result at a width that is larger by {WIDER}", error.found, error.remedy) from error
 
 
-def _both(case: NodeCase, a: Arguments, b: Arguments) -> Any:
+def _paired_leaves(case: NodeCase, a: Arguments, b: Arguments) -> Any:
     return zip(a.leaves(case), b.leaves(case), strict=True)
 
 
-def _fit(case: NodeCase, outputs: Mapping[str, Any], where: str) -> None:
+def _check_types_of(case: NodeCase, outputs: Mapping[str, Any], condition: str) -> None:
     for name, kind in case.spec.outputs.items():
         value = outputs[name]
-        reason = wrong_inside(value, kind) or lacks(value, kind)
+        reason = why_mismatched(value, kind) or why_lacking(value, kind)
         if reason:
             raise case.error(
-                f"output '{name}' to be {kind}{where}",
+                f"output '{name}' to be {kind}{condition}",
                 reason,
                 "return what the annotation says, or correct the annotation",
             )
 
 
-def _one_batch(case: NodeCase, given: Arguments, outputs: Mapping[str, Any]) -> None:
-    batch = batch_of(case, given)
+def _check_batch(case: NodeCase, args: Arguments, outputs: Mapping[str, Any]) -> None:
+    batch = batch_size(case, args)
     if batch is None:
         return
     for name, value in outputs.items():
         kind = case.spec.outputs[name]
         shared = isinstance(value, Condition)
-        for place, leaf in leaves_out(case, {name: value}):
+        for place, leaf in output_leaves(case, {name: value}):
             if not declares_axes(kind, value, leaf) or "B" not in leaf.axes:
                 continue
             size = leaf.tensor.shape[leaf.axes.index("B")]
@@ -84,9 +84,9 @@ def _one_batch(case: NodeCase, given: Arguments, outputs: Mapping[str, Any]) -> 
                 )
 
 
-def _like_samples(case: NodeCase, given: Arguments, outputs: Mapping[str, Any]) -> None:
+def _check_sample_shapes(case: NodeCase, args: Arguments, outputs: Mapping[str, Any]) -> None:
     """A score has the shape of x; a prediction's variance that of its value."""
-    shapes = {tuple(leaf.tensor.shape) for _, leaf in given.leaves(case) if leaf.tensor.ndim == 4}
+    shapes = {tuple(leaf.tensor.shape) for _, leaf in args.leaves(case) if leaf.tensor.ndim == 4}
     for name, value in outputs.items():
         kind = case.spec.outputs[name]
         if Score in kind.alternatives and is_tensor(value) and shapes and tuple(value.shape) not in shapes:

@@ -1,4 +1,4 @@
-"""A ``Sequence`` port takes what a workflow gives it: a list, a tuple, a sequence of another class, or one entry."""
+"""A ``Sequence`` port takes lists, tuples, other sequences, and sequences of one element."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import typing
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from guidegraph.testing.alternatives import outputs_or_none, with_optional_ports
+from guidegraph.testing.alternatives import call_or_none, wire_optional_ports
 from guidegraph.testing.case import NodeCase
 from guidegraph.testing.outcome import Nonconforming
-from guidegraph.testing.values import Arguments, arguments, call, difference, rounding
+from guidegraph.testing.values import Arguments, call_node, difference, make_arguments, rounding_tolerance
 
 REMEDY = (
     "use a sequence by its length and its entries alone: list(values) before a method of lists, [*values, x] for "
@@ -18,7 +18,7 @@ REMEDY = (
 
 
 class Entries(Sequence[Any]):
-    """A sequence that is no list and no tuple, as data sets are."""
+    """A sequence that is neither a list nor a tuple, like a data set."""
 
     def __init__(self, values: Sequence[Any]) -> None:
         self._values = values
@@ -31,9 +31,9 @@ class Entries(Sequence[Any]):
 
 
 def check_sequences(case: NodeCase) -> None:
-    """Lists, tuples and other sequences give the same; a sequence of one entry is taken, or refused by a message."""
-    for name, given in _sequences(case):
-        _check(case, name, given)
+    """Lists, tuples and other sequences give equal results; one element is accepted, or raises ``ValueError``."""
+    for name, args in _sequences(case):
+        _check(case, name, args)
 
 
 def _has_length(annotation: Any) -> bool:
@@ -46,46 +46,48 @@ def _has_length(annotation: Any) -> bool:
 
 def _sequences(case: NodeCase) -> Iterator[tuple[str, Arguments]]:
     """Each port that takes a sequence, with arguments in which it is wired."""
-    given = arguments(case)
+    args = make_arguments(case)
     ports = {
         name
         for name, port in case.spec.inputs.items()
         if port.type.sequence is not None and not _has_length(port.annotation)
     }
-    yield from ((name, given) for name in ports if isinstance(given.ports.get(name), (list, tuple)))
-    for name, wired in with_optional_ports(case, given):
-        if name in ports and isinstance(wired.ports[name], (list, tuple)) and outputs_or_none(case, wired):
+    yield from ((name, args) for name in ports if isinstance(args.ports.get(name), (list, tuple)))
+    for name, wired in wire_optional_ports(case, args):
+        if name in ports and isinstance(wired.ports[name], (list, tuple)) and call_or_none(case, wired):
             yield name, wired
 
 
-def _check(case: NodeCase, name: str, given: Arguments) -> None:
-    values = list(given.ports[name])
-    expected = call(case, given.with_port(name, list(values)))
-    for what, other in (
+def _check(case: NodeCase, name: str, args: Arguments) -> None:
+    values = list(args.ports[name])
+    expected = call_node(case, args.with_port(name, list(values)))
+    for description, other in (
         ("a list", values),
         ("a tuple", tuple(values)),
         ("a sequence of another class", Entries(values)),
     ):
-        found = _result(case, given.with_port(name, other), f"{what} at port '{name}' as good as a list")
-        if (apart := difference(found, expected)) > rounding(expected):
+        outputs = _call_with_remedy(
+            case, args.with_port(name, other), f"{description} at port '{name}' as good as a list"
+        )
+        if (error := difference(outputs, expected)) > rounding_tolerance(expected):
             raise case.error(
-                f"{what} at port '{name}' as good as a list", f"a result that differs by {apart:.1e}", REMEDY
+                f"{description} at port '{name}' as good as a list", f"a result that differs by {error:.1e}", REMEDY
             )
-    _one_entry(case, given, name, values[:1])
+    _check_single_entry(case, args, name, values[:1])
 
 
-def _result(case: NodeCase, given: Arguments, expected: str) -> dict[str, Any]:
+def _call_with_remedy(case: NodeCase, args: Arguments, expected: str) -> dict[str, Any]:
     try:
-        return call(case, given)
+        return call_node(case, args)
     except Nonconforming as error:
         raise case.error(expected, error.found, REMEDY) from error
 
 
-def _one_entry(case: NodeCase, given: Arguments, name: str, values: list[Any]) -> None:
+def _check_single_entry(case: NodeCase, args: Arguments, name: str, values: list[Any]) -> None:
     try:
-        call(case, given.with_port(name, values))
+        call_node(case, args.with_port(name, values))
     except Nonconforming as error:
-        if isinstance(error.__cause__, ValueError):  # said by the node: its ports do not go together
+        if isinstance(error.__cause__, ValueError):  # raised by the node: its ports are incompatible
             return
         raise case.error(
             f"a result for one entry at port '{name}', or a ValueError that says why not",

@@ -1,4 +1,4 @@
-"""What ``needs=`` and ``identity=`` say of a node is so."""
+"""The traits ``needs=`` and ``identity=`` of a node are correct."""
 
 from __future__ import annotations
 
@@ -7,42 +7,42 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from guidegraph.graph.types import is_tensor
-from guidegraph.testing.alternatives import choices, other_settings, outputs_or_none, with_optional_ports
+from guidegraph.testing.alternatives import call_or_none, literal_choices, vary_settings, wire_optional_ports
 from guidegraph.testing.case import NodeCase
 from guidegraph.testing.outcome import Nonconforming
-from guidegraph.testing.values import Arguments, arguments, call, changed, difference, rounding
+from guidegraph.testing.values import Arguments, call_node, difference, make_arguments, perturb, rounding_tolerance
 
 USUAL: tuple[Any, ...] = (0, 1, 0.0, 1.0, False, True, 0.5, 2.0, "", None)
 LIMIT = 400
-"""How many combinations of settings are tried."""
+"""The maximum number of combinations of settings to try."""
 _UNREAD = "name '{}' in needs=, or compute without it there: the engine does not compute it"
 
 
 def check_identity(case: NodeCase) -> None:
-    """Where ``identity=`` names a port, the node gives what is wired there."""
+    """If ``identity=`` names a port, the node returns the value of that port."""
     spec = case.spec
     assert spec.identity is not None, "the check applies where identity= is declared"
-    named = False
+    port_found = False
     for settings in _combinations(case, spec.identity_settings):
-        port = _asked(case, "identity", spec.identity, settings)
+        port = _evaluate_trait(case, "identity", spec.identity, settings)
         if port is None:
             continue
         if port not in spec.inputs:
-            known = ", ".join(spec.inputs)
-            raise case.error("identity= to name a port", f"'{port}'", f"name one of its ports: {known}")
-        given = arguments(case.having(**settings))
-        if port not in given.ports:
+            ports = ", ".join(spec.inputs)
+            raise case.error("identity= to name a port", f"'{port}'", f"name one of its ports: {ports}")
+        args = make_arguments(case.having(**settings))
+        if port not in args.ports:
             continue
-        named = True
-        (found,) = list(call(case, given).values())[:1]
-        apart = difference(found, given.ports[port])
-        if apart > rounding(given.ports[port]):
+        port_found = True
+        (output,) = list(call_node(case, args).values())[:1]
+        error = difference(output, args.ports[port])
+        if error > rounding_tolerance(args.ports[port]):
             raise case.error(
-                f"port '{port}' unchanged under {_shown(settings)}, as identity= says",
-                f"a result that differs from it by {apart:.1e}",
+                f"port '{port}' unchanged under {_format_settings(settings)}, as identity= says",
+                f"a result that differs from it by {error:.1e}",
                 "correct identity=, or what the node computes there: the engine leaves the node out",
             )
-    if named:
+    if port_found:
         return
     tried = ", ".join(spec.identity_settings)
     raise case.error(
@@ -53,22 +53,22 @@ def check_identity(case: NodeCase) -> None:
 
 
 def check_needs(case: NodeCase) -> None:
-    """A port that ``needs=`` leaves out does not change the result."""
+    """A port omitted by ``needs=`` does not affect the result."""
     spec = case.spec
     assert spec.needs is not None, "the check applies where needs= is declared"
-    left_out = False
+    port_omitted = False
     for settings in _combinations(case, spec.needs_arguments):
-        needed = _asked(case, "needs", spec.needs, settings)
+        needed = _evaluate_trait(case, "needs", spec.needs, settings)
         if unknown := [name for name in needed if name not in spec.inputs]:
-            known = ", ".join(spec.inputs)
-            raise case.error("needs= to name ports", f"'{unknown[0]}'", f"name some of its ports: {known}")
-        given = arguments(case.having(**settings))
-        wired = [(given, name) for name in given.ports if name not in needed]
-        wired += [(more, name) for name, more in with_optional_ports(case, given) if name not in needed]
-        for each, name in wired:
-            left_out = True
-            _unread(case, each, name, needed, settings)
-    if not left_out:
+            ports = ", ".join(spec.inputs)
+            raise case.error("needs= to name ports", f"'{unknown[0]}'", f"name some of its ports: {ports}")
+        args = make_arguments(case.having(**settings))
+        wired = [(args, name) for name in args.ports if name not in needed]
+        wired += [(more, name) for name, more in wire_optional_ports(case, args) if name not in needed]
+        for variant, name in wired:
+            port_omitted = True
+            _check_unread(case, variant, name, needed, settings)
+    if not port_omitted:
         raise case.error(
             "values under which needs= leaves out a port",
             f"none among the usual values of {', '.join(spec.needs_arguments)}",
@@ -76,72 +76,83 @@ def check_needs(case: NodeCase) -> None:
         )
 
 
-def _unread(case: NodeCase, given: Arguments, name: str, needed: Iterable[str], settings: dict[str, Any]) -> None:
-    """Raises ``Nonconforming`` where the result depends on a port that `needs=` leaves out under these settings.
+def _check_unread(case: NodeCase, args: Arguments, name: str, needed: Iterable[str], settings: dict[str, Any]) -> None:
+    """Raise ``Nonconforming`` if the result depends on a port that `needs=` omits under these settings.
 
-    What `needs=` does not ask for must not matter: other settings are tried too.
+    Settings that `needs=` does not take must not matter, so their other values are tried too.
     """
-    changes = other_settings(case, given, numbers=True)
-    asked = [(what, other) for what, other in changes if what.partition(" = ")[0] not in case.spec.needs_arguments]
+    changes = vary_settings(case, args, numbers=True)
+    ignored_changes = [
+        (description, other)
+        for description, other in changes
+        if description.partition(" = ")[0] not in case.spec.needs_arguments
+    ]
     try:
-        expected = call(case, given)
+        expected = call_node(case, args)
     except Nonconforming as error:
         raise case.error(
-            f"port '{name}' unread under {_shown(settings)}, as needs= says", error.found, _UNREAD.format(name)
+            f"port '{name}' unread under {_format_settings(settings)}, as needs= says",
+            error.found,
+            _UNREAD.format(name),
         ) from error
-    _same_without(case, given, name, needed, _shown(settings), expected)
-    for what, other in asked:
-        if (otherwise := outputs_or_none(case, other)) is not None:
-            _same_without(case, other, name, needed, f"{_shown(settings)}, {what}", otherwise)
+    _check_independent(case, args, name, needed, _format_settings(settings), expected)
+    for description, other in ignored_changes:
+        if (outputs := call_or_none(case, other)) is not None:
+            _check_independent(case, other, name, needed, f"{_format_settings(settings)}, {description}", outputs)
 
 
-def _same_without(
-    case: NodeCase, given: Arguments, name: str, needed: Iterable[str], settings: str, expected: dict[str, Any]
+def _check_independent(
+    case: NodeCase, args: Arguments, name: str, needed: Iterable[str], settings: str, expected: dict[str, Any]
 ) -> None:
     remedy = _UNREAD.format(name)
-    for other in _others(case, given, name, needed):
+    for other in _other_values(case, args, name, needed):
         try:
-            found = call(case, given.with_port(name, other))
+            outputs = call_node(case, args.with_port(name, other))
         except Nonconforming as error:
             raise case.error(f"port '{name}' unread under {settings}, as needs= says", error.found, remedy) from error
-        apart = difference(found, expected)
-        if apart > rounding(expected):
+        deviation = difference(outputs, expected)
+        if deviation > rounding_tolerance(expected):
             raise case.error(
                 f"a result that does not depend on port '{name}' under {settings}, as needs= says",
-                f"it changes by {apart:.1e} when '{name}' does",
+                f"it changes by {deviation:.1e} when '{name}' does",
                 remedy,
             )
 
 
-def _others(case: NodeCase, given: Arguments, name: str, needed: Iterable[str]) -> Iterator[Any]:
-    """Another value, and what the engine puts there: the value of a needed port of the same type, or None."""
-    yield changed(given.ports[name])
+def _other_values(case: NodeCase, args: Arguments, name: str, needed: Iterable[str]) -> Iterator[Any]:
+    """Other values for a port: a perturbed one, and the engine's stand-in (a needed port of the same type, or None)."""
+    yield perturb(args.ports[name])
     ports = case.spec.inputs
-    alike = [given.ports[n] for n in needed if n in given.ports and ports[n].type == ports[name].type]
+    alike = [args.ports[n] for n in needed if n in args.ports and ports[n].type == ports[name].type]
     yield from alike or [None]
 
 
 def _combinations(case: NodeCase, names: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Values to try: those of the case, then all combinations of what each setting or port may be."""
+    """Combinations of settings and ports to try; the values of the case come first."""
     spec = case.spec
-    examples = arguments(case).ports
+    examples = make_arguments(case).ports
     options = []
     for name in names:
         if name in spec.inputs:
             options.append([*([examples[name]] if name in examples else []), *case.tries.get(name, ())])
             continue
         port = spec.settings[name]
-        given = [case.settings[name]] if name in case.settings else []
+        own = [case.settings[name]] if name in case.settings else []
         default = [] if port.required else [port.default]
-        found: list[Any] = []
-        for value in (*given, *case.tries.get(name, ()), *default, *choices(port.annotation), *USUAL):
-            if is_tensor(value) or not any(type(value) is type(one) and value == one for one in found):
-                found += [value] if _allowed(port, value) else []
-        options.append(found)
-    yield from ({**dict(zip(names, one, strict=True))} for one in itertools.islice(itertools.product(*options), LIMIT))
+        values: list[Any] = []
+        for value in (*own, *case.tries.get(name, ()), *default, *literal_choices(port.annotation), *USUAL):
+            if is_tensor(value) or not any(
+                type(value) is type(combination) and value == combination for combination in values
+            ):
+                values += [value] if _is_allowed(port, value) else []
+        options.append(values)
+    yield from (
+        {**dict(zip(names, combination, strict=True))}
+        for combination in itertools.islice(itertools.product(*options), LIMIT)
+    )
 
 
-def _allowed(port: Any, value: Any) -> bool:
+def _is_allowed(port: Any, value: Any) -> bool:
     try:
         checked = port.check(value)
     except ValueError:
@@ -149,16 +160,16 @@ def _allowed(port: Any, value: Any) -> bool:
     return is_tensor(value) or (type(checked) is type(value) and bool(checked == value))
 
 
-def _asked(case: NodeCase, trait: str, function: Callable[..., Any], settings: dict[str, Any]) -> Any:
+def _evaluate_trait(case: NodeCase, trait: str, function: Callable[..., Any], settings: dict[str, Any]) -> Any:
     try:
         return function(**settings)
     except Exception as error:
         raise case.error(
-            f"{trait}= to answer for {_shown(settings)}",
+            f"{trait}= to answer for {_format_settings(settings)}",
             f"{type(error).__name__}: {error}",
             f"make {trait}= a function of values that are allowed, without exceptions",
         ) from error
 
 
-def _shown(settings: dict[str, Any]) -> str:
+def _format_settings(settings: dict[str, Any]) -> str:
     return ", ".join(f"{name} = {value!r:.30}" for name, value in settings.items()) or "any settings"

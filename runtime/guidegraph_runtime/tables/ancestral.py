@@ -15,8 +15,8 @@ Variance: TypeAlias = Literal["fixed_small", "fixed_large", "learned"]
 def ddpm(levels: Sequence[Level], variance: Variance = "fixed_small") -> list[Row]:
     """Ancestral sampling from the posterior q(x_{t−1} | x_t, x̂0) (Ho et al. 2020, eq. 6–7).
 
-    The variance is β̃, β, or learned between the two in log space (Nichol & Dhariwal 2021, eq. 15). A row that
-    lands at σ = 0 draws no noise; its log β̃ is that of the row before, and so is β's Σ there (OpenAI's code).
+    The variance is β̃, β, or learned between them in log space (Nichol & Dhariwal 2021, eq. 15). A row that
+    lands at σ = 0 draws no noise; it takes log β̃ from the previous row, and also Σ for β (as in OpenAI's code).
     """
     rows: list[Row] = []
     floor = 0.0

@@ -1,4 +1,4 @@
-"""The quantile function of the Beta distribution, in float64: NumPy has none, and the runtime no SciPy."""
+"""The quantile function of the Beta distribution, in float64: NumPy lacks it, and the runtime does not need SciPy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def beta_quantile(p: float, a: float, b: float) -> float:
         if middle in (low, high):
             break
         low, high = (middle, high) if beta_cdf(middle, a, b) < p else (low, middle)
-    return round((low + high) / 2, 15)  # the sums of the fraction leave an error of 1e-16
+    return round((low + high) / 2, 15)  # rounding errors of the fraction are about 1e-16
 
 
 def beta_cdf(x: float, a: float, b: float) -> float:

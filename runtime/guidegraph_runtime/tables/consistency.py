@@ -12,9 +12,9 @@ SIGMA_DATA = 0.5
 
 
 def distilled_timesteps(train_steps: int, original_steps: int, steps: int) -> list[int]:
-    """`steps` of the timesteps that a model was distilled at, evenly by their index, in decreasing order.
+    """`steps` of the timesteps that a model was distilled at, evenly spaced by index, in decreasing order.
 
-    Those are k − 1, 2k − 1, … with k = ⌊T / original_steps⌋ (Luo et al. 2023, section 4.3), as diffusers has them.
+    The timesteps are k − 1, 2k − 1, … with k = ⌊T / original_steps⌋ (Luo et al. 2023, section 4.3), as in diffusers.
     """
     if original_steps > train_steps:
         raise ValueError(f"original_steps {original_steps} are more than the schedule's {train_steps} timesteps")
@@ -37,7 +37,7 @@ def lcm(levels: Sequence[Level], timestep_scaling: float = 10.0) -> list[Row]:
     for a, b in pairwise(levels):
         squared = (timestep_scaling * a.t) ** 2 + SIGMA_DATA**2
         f = SIGMA_DATA**2 / squared * X + timestep_scaling * a.t / math.sqrt(squared) * X0
-        noise = b.sigma if b.t > 0 else 0.0  # a landing at ᾱ_0 is the end
+        noise = b.sigma if b.t > 0 else 0.0  # a landing at ᾱ_0 draws no noise
         rows.append(Row(a, b.alpha * f + noise * NOISE, score_gain=noise**2))
     return rows
 
@@ -45,8 +45,8 @@ def lcm(levels: Sequence[Level], timestep_scaling: float = 10.0) -> list[Row]:
 def tcd(levels: Sequence[Level], at: Callable[[float], Level], gamma: float = 0.3) -> list[Row]:
     """Strategic stochastic sampling of a trajectory consistency model (Zheng et al. 2024, algorithm 4).
 
-    A DDIM step to s = ⌊(1 − γ)t′⌋, below the next time t′, then noise up to t′. γ = 0 draws none; γ = 1 goes to the
-    clean end each time. A landing at σ = 0 is a step to x̂0.
+    A DDIM step to s = ⌊(1 − γ)t′⌋, below the next time t′, then noise up to t′. γ = 0 draws no noise; γ = 1
+    goes to the clean end each time. A landing at σ = 0 is a step to x̂0.
     """
     rows = []
     for a, b in pairwise(levels):

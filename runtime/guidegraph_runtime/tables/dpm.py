@@ -17,7 +17,7 @@ from guidegraph_runtime.tables.rows import (
     Row,
     X,
     ancestral_split,
-    need_signal,
+    require_signal,
 )
 
 Solver: TypeAlias = Literal["midpoint", "heun"]
@@ -36,8 +36,8 @@ def dpmpp_2m(
     solver_type: how x̂0's slope counts over a step h of λ: (1 − e^{−h})/2 of it, the midpoint rule, or its exact
     integral 1 − (1 − e^{−h})/h ("heun"). eta: η = 0 follows the ODE and η = 1 the reverse SDE; h is (1 + η)h above,
     and the noise has the variance σ′²(1 − e^{−2ηh}), as in k-diffusion.
-    A last step to σ = 0 is of first order. So is any last step with euler_at_final, and with lower_order_final one of
-    fewer than 15 steps, where skipped steps that a start in the middle left out count.
+    A last step to σ = 0 is of first order. So is any last step with euler_at_final, and with lower_order_final if there
+    are fewer than 15 steps, including the steps skipped by a start in the middle.
     """
     rows = []
     last = len(levels) - 2
@@ -78,13 +78,13 @@ def dpmpp_3m_sde(levels: Sequence[Level], eta: float = 1.0) -> list[Row]:
 
 
 def dpmpp_2s(levels: Sequence[Level], solver_type: Solver = "midpoint", skipped: int = 0) -> list[Row]:
-    """DPM-Solver++(2S), algorithm 1: pairs of steps, the second again from where the first started.
+    """DPM-Solver++(2S), algorithm 1: pairs of steps; the second starts from the start of the first.
 
-    The pair's first landing is its inner point. A step that lands at σ = 0 is of first order. solver_type: as for
-    `dpmpp_2m`. skipped: the steps that a start in the middle left out; pairs are those of the whole run, so that after
-    an odd number there is a single step first.
+    The first step's end is the inner point of the pair. A step that lands at σ = 0 is of first order. solver_type: as
+    for `dpmpp_2m`. skipped: the number of steps skipped by a start in the middle; pairs are those of the full run, so
+    after an odd number there is a single step first.
     """
-    need_signal(levels, "dpmpp_2s")
+    require_signal(levels, "dpmpp_2s")
     rows = []
     for i, (a, b) in enumerate(pairwise(levels)):
         if i > 0 and (skipped + i) % 2 and b.sigma > 0:
@@ -102,7 +102,7 @@ def dpmpp_2s_ancestral(levels: Sequence[Level], at_ratio: Callable[[float], Leve
 
     The inner call is at the midpoint of λ between s = σ/α and s_down. η scales s_up. Euler to σ = 0.
     """
-    need_signal(levels, "dpmpp_2s_ancestral")
+    require_signal(levels, "dpmpp_2s_ancestral")
     rows = []
     for a, b in pairwise(levels):
         down, up = ancestral_split(a.ratio, b.ratio, eta)
@@ -119,10 +119,10 @@ def dpmpp_2s_ancestral(levels: Sequence[Level], at_ratio: Callable[[float], Leve
 def dpmpp_sde(levels: Sequence[Level], at_ratio: Callable[[float], Level], eta: float = 1.0) -> list[Row]:
     """DPM-Solver++ (SDE): an ancestral step to the midpoint in λ, then one from the start with the midpoint's x̂0.
 
-    Both steps follow one Brownian path over s = σ/α, as in k-diffusion: the second one's noise is made of the first
-    one's and of fresh noise for the rest of the path. Euler to σ = 0.
+    Both steps follow one Brownian path over s = σ/α, as in k-diffusion: the second step's noise combines that of the
+    first with fresh noise for the rest of the path. Euler to σ = 0.
     """
-    need_signal(levels, "dpmpp_sde")
+    require_signal(levels, "dpmpp_sde")
     rows = []
     for a, b in pairwise(levels):
         if b.sigma == 0 or b.ratio == a.ratio:
@@ -131,8 +131,8 @@ def dpmpp_sde(levels: Sequence[Level], at_ratio: Callable[[float], Level], eta: 
         middle = at_ratio(math.sqrt(a.ratio * b.ratio))
         y = X / a.alpha
         rows.append(Row(a, _ancestral(y, a, middle, NOISE, eta), slots=(y, NOISE)))
-        share = (a.ratio - middle.ratio) / (a.ratio - b.ratio)
-        path = math.sqrt(share) * S2 + math.sqrt(1 - share) * NOISE
+        fraction = (a.ratio - middle.ratio) / (a.ratio - b.ratio)
+        path = math.sqrt(fraction) * S2 + math.sqrt(1 - fraction) * NOISE
         rows.append(Row(middle, _ancestral(S1, a, b, path, eta)))
     return rows
 
@@ -169,7 +169,7 @@ def _exponential(a: Level, b: Level, eta: float) -> _Change:
 
 
 def _slope_weight(change: _Change, solver_type: Solver) -> float:
-    """What x̂0's slope over a step counts for: half of the gain, or the slope's exact integral."""
+    """The weight of x̂0's slope over a step: half of the gain, or the slope's exact integral."""
     return change.gain / 2 if solver_type == "midpoint" else _phi2(change.h)
 
 

@@ -1,4 +1,4 @@
-"""A noise schedule as the tables see it, and the levels that a sampler visits when nothing is wired to its `levels`."""
+"""The noise schedule of the tables, and the default levels of a sampler (nothing wired to its `levels`)."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ Sigmas: TypeAlias = Literal["schedule", "karras", "exponential"]
 Final: TypeAlias = Literal["one", "first"]
 
 CLIFF = math.log(2)
-"""A schedule whose log(σ/α) rises by more than this in its last timestep runs into pure noise.
+"""A schedule whose log(σ/α) rises by more than this in its last timestep ends in pure noise.
 
-The cosine schedule goes from 642 to 20,291 there, one with zero terminal SNR to infinity; the linear one rises by 1 %.
+The cosine schedule rises from 642 to 20,291 there, one with zero terminal SNR to infinity; the linear one by 1 %.
 """
 START = 20.0
-"""σ/α of the first default level on a schedule that runs into pure noise."""
+"""σ/α of the first default level on a schedule that ends in pure noise."""
 LANDING = -1.0
 """The timestep of a landing at σ = 0, where no network is called."""
 
 
 class Levels(NamedTuple):
-    """Noise levels in the order of the visit: N + 1 for N steps, the last being where the last step lands.
+    """Noise levels in the order of visits: N + 1 for N steps; the last step lands at the last level.
 
     t (N+1): timesteps on the schedule's axis, −1 for a landing at σ = 0. ratio (N+1): their σ/α. Both float64.
     """
@@ -40,17 +40,17 @@ class Levels(NamedTuple):
     def of(cls, levels: Sequence[Level]) -> Levels:
         return cls(np.array([level.t for level in levels]), np.array([level.ratio for level in levels]))
 
-    def visited(self) -> list[Level]:
+    def to_list(self) -> list[Level]:
         return [Level.at(float(t), float(ratio)) for t, ratio in zip(self.t, self.ratio, strict=True)]
 
 
 @dataclass(frozen=True)
 class Rule:
-    """How a family of solvers reads `spacing`, as its reference implementations do.
+    """How a family of solvers interprets `spacing`, following its reference implementations.
 
     whole: timesteps are rounded. lands: leading and linspace divide the timesteps into steps + 1 points and leave the
-    last, t = 0, to the landing. full: Karras and exponential levels span all that the model knows, not just the levels
-    from the first to the last timestep of the spacing.
+    last, t = 0, to the landing. full: Karras and exponential levels span the trained range, not just the levels from
+    the first to the last timestep of the spacing.
     """
 
     whole: bool
@@ -67,11 +67,11 @@ LAMBDA = Rule(whole=True, lands=True, full=True)
 
 
 @dataclass(frozen=True, eq=False)
-class Noise:
-    """log(σ/α) at t = 0 … T−1, interpolated between, and the timesteps low ≤ high that default levels stay within.
+class NoiseSchedule:
+    """log(σ/α) at t = 0 … T−1, interpolated linearly, and the range low ≤ high of default levels.
 
-    They are those that the model was trained at. Where nothing says which, they are all, or, on a schedule that runs
-    into pure noise, those whose σ/α is at most 20.
+    The range is that of the timesteps that the model was trained at. If unknown, it is the full schedule or, if that
+    ends in pure noise, the timesteps whose σ/α is at most 20.
     """
 
     log_ratio: Array
@@ -79,8 +79,8 @@ class Noise:
     high: float
 
     @classmethod
-    def of(cls, alphas_bar: Array, trained_from: float | None = None, trained_to: float | None = None) -> Noise:
-        """The schedule of ᾱ (T). Raises ``ValueError`` for trained timesteps that are not in order within 0 … T−1."""
+    def of(cls, alphas_bar: Array, trained_from: float | None = None, trained_to: float | None = None) -> NoiseSchedule:
+        """Create the schedule of ᾱ (T). Raises ``ValueError`` unless 0 ≤ trained_from < trained_to ≤ T−1."""
         with np.errstate(divide="ignore"):
             log_ratio = 0.5 * (np.log1p(-alphas_bar) - np.log(alphas_bar))
         low = 0.0 if trained_from is None else float(trained_from)
@@ -98,44 +98,44 @@ class Noise:
 
     @property
     def whole_times(self) -> int:
-        """How many whole timesteps the model knows."""
+        """The number of whole timesteps in the trained range."""
         return math.floor(self.high) - math.ceil(self.low) + 1
 
-    def with_signal(self, zero: bool = False) -> Noise:
-        """The same with default levels only where signal is left, whatever the model knows.
+    def with_signal(self, zero: bool = False) -> NoiseSchedule:
+        """Restrict default levels to timesteps where signal is left, even within the trained range.
 
-        zero: a schedule that ends at α = 0 is left whole, for solvers that can start there: its model was trained to.
+        zero: keep a schedule that ends at α = 0, for solvers that can start there, as its model was trained to.
         """
         if zero and self.at(self.high).alpha == 0:
             return self
-        return Noise(self.log_ratio, self.low, _last_with_signal(self.log_ratio, self.high))
+        return NoiseSchedule(self.log_ratio, self.low, _last_with_signal(self.log_ratio, self.high))
 
     def near(self, ratio: float) -> Level:
-        """The level at the time where σ/α is `ratio` within the schedule, and this σ/α itself beyond it."""
+        """The level at the time where σ/α is `ratio`; beyond the schedule, the level of this σ/α itself."""
         low, high = self.log_ratio[[0, -1]]
         return self.at_ratio(ratio) if low <= math.log(ratio) <= high else self.exactly(ratio)
 
     def at(self, t: float) -> Level:
-        """The level at time t, rounded to float32 since a network is told t in float32: α and σ are those of that t."""
+        """The level at time t, rounded to float32 as networks receive t in float32: α and σ are those of that t."""
         t = float(np.float32(t))
         log_ratio = float(np.interp(t, np.arange(len(self.log_ratio)), self.log_ratio))
         return Level.at(t, math.exp(log_ratio))
 
     def at_ratio(self, ratio: float) -> Level:
-        """The level at the time where σ/α is `ratio`; beyond the schedule, its nearer end."""
+        """The level at the time where σ/α is `ratio`, clamped to the schedule."""
         return self.at(self.time_of(ratio))
 
     def exactly(self, ratio: float) -> Level:
-        """The level whose σ/α is `ratio` itself, also beyond the schedule, where t is that of its nearer end."""
+        """The level whose σ/α is exactly `ratio`, also beyond the schedule, where t is clamped."""
         return Level.at(float(np.float32(self.time_of(ratio))) if ratio > 0 else LANDING, ratio)
 
     def time_of(self, ratio: float) -> float:
-        """The time where σ/α is `ratio` > 0, within 0 … T − 1."""
+        """The time where σ/α is `ratio` > 0, clamped to 0 … T − 1."""
         return float(np.interp(math.log(ratio), self.log_ratio, np.arange(len(self.log_ratio))))
 
 
 def levels(
-    noise: Noise,
+    noise: NoiseSchedule,
     rule: Rule,
     steps: int,
     spacing: Spacing = "leading",
@@ -144,42 +144,42 @@ def levels(
     sigmas: Sigmas = "schedule",
     strength: float = 1.0,
 ) -> list[Level]:
-    """The levels to visit, noisiest first, and where the last step lands: one more than steps.
+    """The default levels, noisiest first, including the landing: one more than steps.
 
-    final: the landing's ᾱ is 1, or ᾱ_0, which makes a last step from t = 0 one of length zero. strength: only the
-    last part of the steps, for a start from a picture.
+    final: the landing's ᾱ is 1, or ᾱ_0, for which a last step from t = 0 has length zero. strength: only the last
+    fraction of the steps, for a start from a picture.
     """
     check_limit("steps", steps, f"there are {steps:,} steps")
-    known = noise if sigmas == "schedule" else noise.with_signal()
-    if known.low >= known.high:
+    trained = noise if sigmas == "schedule" else noise.with_signal()
+    if trained.low >= trained.high:
         raise ValueError(
             f"the model knows the timesteps from {noise.low:g} on, where no signal is left for this solver to start "
             "from: use ddim or ddpm, or wire levels"
         )
     if sigmas != "schedule" and rule.full:
-        visited = respaced(sigmas, steps, known.at(known.high), known.at(known.low), known)
+        visited = respace(sigmas, steps, trained.at(trained.high), trained.at(trained.low), trained)
     else:
-        visited = [noise.at(float(t)) for t in timesteps(known, rule, steps, spacing, offset)]
+        visited = [noise.at(float(t)) for t in timesteps(trained, rule, steps, spacing, offset)]
         if sigmas != "schedule":
-            visited = respaced(sigmas, steps, visited[0], visited[-1], noise)
-    return [*visited[steps - kept_steps(steps, strength) :], landing(noise, final)]
+            visited = respace(sigmas, steps, visited[0], visited[-1], noise)
+    return [*visited[steps - count_kept_steps(steps, strength) :], landing(noise, final)]
 
 
-def landing(noise: Noise, final: Final) -> Level:
-    """Where the last step lands: at ᾱ = 1, or at ᾱ_0."""
+def landing(noise: NoiseSchedule, final: Final) -> Level:
+    """The level where the last step lands: ᾱ = 1, or ᾱ_0."""
     return Level.at(LANDING, 0.0) if final == "one" else noise.at(0.0)
 
 
-def kept_steps(steps: int, strength: float) -> int:
-    """How many of the last steps a start from a picture takes: strength · steps, rounded down, at least one."""
+def count_kept_steps(steps: int, strength: float) -> int:
+    """The number of last steps for a start from a picture: strength · steps, rounded down, at least one."""
     return max(1, int(steps * strength + 1e-6))
 
 
-def timesteps(noise: Noise, rule: Rule, steps: int, spacing: Spacing, offset: int = 0) -> Array:
-    """Times in decreasing order (Lin et al. 2023, table 2).
+def timesteps(noise: NoiseSchedule, rule: Rule, steps: int, spacing: Spacing, offset: int = 0) -> Array:
+    """Timesteps in decreasing order (Lin et al. 2023, table 2).
 
-    They are those of the whole schedule; where these would leave what the model knows, the whole schedule is mapped
-    onto that. As many whole timesteps as the model knows are all of those.
+    They are spaced over the full schedule; if they would leave the trained range, the schedule is mapped onto it. As
+    many steps as the trained range has whole timesteps are exactly those timesteps.
     """
     train_steps = len(noise.log_ratio)
     points = steps + (rule.lands and spacing != "trailing")
@@ -203,11 +203,11 @@ def timesteps(noise: Noise, rule: Rule, steps: int, spacing: Spacing, offset: in
     return fit_times(spaced, noise, rule.whole)[:steps]
 
 
-def fit_times(t: Array, noise: Noise, whole: bool) -> Array:
-    """Times of the whole schedule, in decreasing order, within what the model knows.
+def fit_times(t: Array, noise: NoiseSchedule, whole: bool) -> Array:
+    """Map times of the full schedule, in decreasing order, into the trained range.
 
-    They stay as they are where they lie within; otherwise 0 … T − 1 is mapped onto low … high. whole: rounded, where
-    that keeps them apart.
+    Times within the range are unchanged; otherwise 0 … T − 1 is mapped onto low … high. whole: round the times, if they
+    stay distinct.
     """
     if t[0] > noise.high or t[-1] < noise.low:
         t = noise.low + t * ((noise.high - noise.low) / noise.last)
@@ -215,8 +215,8 @@ def fit_times(t: Array, noise: Noise, whole: bool) -> Array:
     return rounded if whole and len(np.unique(rounded)) == len(t) else t
 
 
-def respaced(sigmas: Sigmas, steps: int, first: Level, last: Level, noise: Noise) -> list[Level]:
-    """Levels from `first` to `last` whose σ/α are spaced as Karras et al. (2022, eq. 5, ρ = 7) do, or exponentially."""
+def respace(sigmas: Sigmas, steps: int, first: Level, last: Level, noise: NoiseSchedule) -> list[Level]:
+    """Levels from `first` to `last` with σ/α spaced as in Karras et al. (2022, eq. 5, ρ = 7), or exponentially."""
     high, low = first.ratio, last.ratio
     ramp = np.linspace(0, 1, steps)[1:-1]
     ratios = polynomial(high, low, ramp, 7.0) if sigmas == "karras" else exponential(high, low, ramp)
@@ -224,20 +224,20 @@ def respaced(sigmas: Sigmas, steps: int, first: Level, last: Level, noise: Noise
 
 
 def polynomial(high: float, low: float, ramp: Array, rho: float) -> Array:
-    """From high to low, even in the ρ-th root (Karras et al. 2022, eq. 5); ramp from 0 to 1."""
+    """From high to low, evenly spaced in the ρ-th root (Karras et al. 2022, eq. 5); ramp from 0 to 1."""
     root: Array = high ** (1 / rho) + ramp * (low ** (1 / rho) - high ** (1 / rho))
     return root**rho
 
 
 def exponential(high: float, low: float, ramp: Array) -> Array:
-    """From high to low, even in the logarithm; ramp from 0 to 1."""
+    """From high to low, evenly spaced in the logarithm; ramp from 0 to 1."""
     spaced: Array = np.exp(math.log(high) + ramp * (math.log(low) - math.log(high)))
     return spaced
 
 
 def _last_with_signal(log_ratio: Array, last: float) -> float:
-    """`last`, or the last whole t with σ/α ≤ 20 where the schedule runs into pure noise at `last`."""
-    before, there = np.interp([last - 1, last], np.arange(len(log_ratio)), log_ratio)
-    if there - before <= CLIFF:
+    """`last`, or the last whole t with σ/α ≤ 20 if the schedule ends in pure noise at `last`."""
+    second_last, at_last = np.interp([last - 1, last], np.arange(len(log_ratio)), log_ratio)
+    if at_last - second_last <= CLIFF:
         return last
     return float(np.flatnonzero(log_ratio <= math.log(START)).max(initial=1))

@@ -6,18 +6,18 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Literal, TypeAlias
 
-from guidegraph_runtime.tables.rows import EPS, NOTHING, S1, S2, S3, S4, X0, Array, Level, Row, X, need_signal
+from guidegraph_runtime.tables.rows import EPS, NOTHING, S1, S2, S3, S4, X0, Array, Level, Row, X, require_signal
 
 Combine: TypeAlias = Literal["eps", "v"]
-"""What the formulas add up over several levels: ε, or v, from which ε follows at the level where the step starts."""
+"""The output that is combined over several levels: ε, or v, from which ε follows at the level where the step starts."""
 
 
 def plms(levels: Sequence[Level], combine: Combine = "eps") -> list[Row]:
-    """PLMS (eq. 12), started as the first latent diffusion code does: the first step is done twice.
+    """PLMS (eq. 12), started as in the original latent diffusion code: the first step is done twice.
 
     One row more than steps: the second timestep repeats.
     """
-    need_signal(levels, "pndm")
+    require_signal(levels, "pndm")
     first, second, *_ = levels
     start = _output(first, combine)
     if len(levels) == 2:
@@ -32,24 +32,24 @@ def plms(levels: Sequence[Level], combine: Combine = "eps") -> list[Row]:
 
 def runge_kutta(levels: Sequence[Level], at: Callable[[float], Level], combine: Combine = "eps") -> list[Row]:
     """F-PNDM (algorithm 2): three pseudo Runge-Kutta steps of four calls each (eq. 13), then PLMS."""
-    need_signal(levels, "pndm")
+    require_signal(levels, "pndm")
     if len(levels) < 5:
         raise ValueError("three Runge-Kutta steps are followed by multistep ones: use at least 4 steps")
     rows = []
     for a, b in list(pairwise(levels))[:3]:
         middle = at((a.t + b.t) / 2)
-        half, whole = _Transfer(a, middle, combine), _Transfer(a, b, combine)
+        half, full = _Transfer(a, middle, combine), _Transfer(a, b, combine)
         output = _output(a, combine)
         rows.append(Row(a, half(X, output), slots=(output, S1, S2)))
-        # The slots keep the outputs of three steps and the sum so far, which leaves none for the step's start: x tells.
+        # The slots hold the outputs of three steps and the partial sum; the step's start is recovered from x.
         output = _output(middle, combine)
         start = (X / middle.alpha - half.output * S1) / half.x
-        total = whole.x * start + whole.output / 6 * (S1 + 2 * output)
+        total = full.x * start + full.output / 6 * (S1 + 2 * output)
         rows.append(Row(middle, half(start, output), slots=(S1, S2, S3, total)))
-        share = whole.output / (3 * half.output)  # of the second output in the sum, whose other part is the start
-        start = (S4 - whole.output / 6 * S1 - share * X / middle.alpha) / (whole.x - share * half.x)
-        rows.append(Row(middle, whole(start, output), slots=(S1, S2, S3, S4 + whole.output / 3 * output)))
-        rows.append(Row(b, b.alpha * (S4 + whole.output / 6 * _output(b, combine)), slots=(S1, S2, S3)))
+        fraction = full.output / (3 * half.output)  # the second output's fraction of the sum; the rest is the start
+        start = (S4 - full.output / 6 * S1 - fraction * X / middle.alpha) / (full.x - fraction * half.x)
+        rows.append(Row(middle, full(start, output), slots=(S1, S2, S3, S4 + full.output / 3 * output)))
+        rows.append(Row(b, b.alpha * (S4 + full.output / 6 * _output(b, combine)), slots=(S1, S2, S3)))
     return rows + _multistep(levels, 3, combine)
 
 
@@ -58,12 +58,12 @@ def _multistep(levels: Sequence[Level], start: int, combine: Combine) -> list[Ro
     rows = []
     for i, (a, b) in list(enumerate(pairwise(levels)))[start:]:
         output = _output(a, combine)
-        mixed = (
+        combined = (
             (3 * output - S1) / 2,
             (23 * output - 16 * S1 + 5 * S2) / 12,
             (55 * output - 59 * S1 + 37 * S2 - 9 * S3) / 24,
         )[min(i, 3) - 1]
-        rows.append(Row(a, _Transfer(a, b, combine)(X, mixed), slots=(output, S1, S2)))
+        rows.append(Row(a, _Transfer(a, b, combine)(X, combined), slots=(output, S1, S2)))
     return rows
 
 

@@ -20,7 +20,7 @@ from guidegraph_runtime.tables.rows import (
     Row,
     X,
     ancestral_split,
-    need_signal,
+    require_signal,
 )
 
 
@@ -40,7 +40,7 @@ def euler_ancestral(levels: Sequence[Level], eta: float = 1.0) -> list[Row]:
 
 def heun(levels: Sequence[Level]) -> list[Row]:
     """Heun's method (Karras et al. 2022, algorithm 1): two calls a step, one for a step to σ = 0."""
-    need_signal(levels, "heun")
+    require_signal(levels, "heun")
     rows = []
     for a, b in pairwise(levels):
         rows.append(Row(a, _toward(b), slots=(X / a.alpha, EPS)))
@@ -51,7 +51,7 @@ def heun(levels: Sequence[Level]) -> list[Row]:
 
 def dpm2(levels: Sequence[Level], at_ratio: Callable[[float], Level]) -> list[Row]:
     """DPM-Solver-2 (Lu et al. 2022, r₁ = ½; Karras et al. 2022): a midpoint in log s; Euler to σ = 0."""
-    need_signal(levels, "dpm2")
+    require_signal(levels, "dpm2")
     rows = []
     for a, b in pairwise(levels):
         if b.sigma == 0:
@@ -68,7 +68,7 @@ def dpm2_ancestral(levels: Sequence[Level], at_ratio: Callable[[float], Level], 
 
     The inner call is at the midpoint of log s between s and s_down. Euler to σ = 0.
     """
-    need_signal(levels, "dpm2_ancestral")
+    require_signal(levels, "dpm2_ancestral")
     rows = []
     for a, b in pairwise(levels):
         down, up = ancestral_split(a.ratio, b.ratio, eta)
@@ -92,20 +92,20 @@ def edm(
 ) -> list[Row]:
     """EDM's stochastic sampler (Karras et al. 2022, algorithm 2): Heun's method with fresh noise before each step.
 
-    A step's noise lifts s to ŝ = (1 + γ)s and belongs to the row before it. The first step has no row before: the
-    table starts at its ŝ, which noise added to the start would reach just so. No ŝ lies above the schedule's end.
+    A step's noise raises s to ŝ = (1 + γ)s and belongs to the previous row. The first step has no previous row, so the
+    table starts at its ŝ, the level that adding the noise would reach. No ŝ exceeds the schedule's end.
     """
-    need_signal(levels, "edm")
+    require_signal(levels, "edm")
     gamma = min(churn / (len(levels) - 1), math.sqrt(2) - 1)
 
-    def lifted(level: Level) -> Level:
-        churned = gamma > 0 and level.sigma > 0 and s_min <= level.ratio <= s_max
-        higher = at_ratio(level.ratio * (1 + gamma)) if churned else level
+    def lift(level: Level) -> Level:
+        is_churned = gamma > 0 and level.sigma > 0 and s_min <= level.ratio <= s_max
+        higher = at_ratio(level.ratio * (1 + gamma)) if is_churned else level
         return higher if higher.ratio > level.ratio else level
 
     rows = []
-    hat = lifted(levels[0])
-    for b, after in zip(levels[1:], [lifted(b) for b in levels[1:]], strict=True):
+    hat = lift(levels[0])
+    for b, after in zip(levels[1:], [lift(b) for b in levels[1:]], strict=True):
         fresh = math.sqrt(max(after.ratio**2 - b.ratio**2, 0)) * s_noise * NOISE
         if b.sigma > 0:
             rows.append(Row(hat, _toward(b), slots=(X / hat.alpha, EPS)))
@@ -118,7 +118,7 @@ def edm(
 
 def lms(levels: Sequence[Level], order: int = 4) -> list[Row]:
     """Linear multistep: ε between the last calls is the polynomial in s through them, integrated exactly."""
-    need_signal(levels, "lms")
+    require_signal(levels, "lms")
     rows = []
     for i, (a, b) in enumerate(pairwise(levels)):
         past = [level.ratio for level in levels[i::-1][:order]]
@@ -132,7 +132,7 @@ def deis(levels: Sequence[Level], order: int = 3, lower_order_final: bool = True
     A step that lands at σ = 0 is of first order. lower_order_final: with fewer than 15 steps the last is of first
     order too, and the one before at most of second. skipped: as for `dpm.dpmpp_2m`.
     """
-    need_signal(levels, "deis")
+    require_signal(levels, "deis")
     rows = []
     steps = len(levels) - 1
     lower = lower_order_final and steps + skipped < 15
@@ -160,8 +160,8 @@ def _integrals(nodes: Sequence[float], start: float, end: float, measure: Callab
     """∫ from start to end of each Lagrange polynomial of the nodes times a measure, by 12 Gauss points."""
     points, weights = np.polynomial.legendre.leggauss(12)
     u = (start + end) / 2 + (end - start) / 2 * points
-    found = []
+    integrals = []
     for j, node in enumerate(nodes):
         factors = [(u - other) / (node - other) for k, other in enumerate(nodes) if k != j]
-        found.append(float((end - start) / 2 * weights @ np.prod([measure(u), *factors], axis=0)))
-    return found
+        integrals.append(float((end - start) / 2 * weights @ np.prod([measure(u), *factors], axis=0)))
+    return integrals

@@ -1,6 +1,6 @@
 """Rows of a sampler's table: linear maps [x′, s′] = M · [x, x0, ε, noise, s₁…s_K] at a noise level.
 
-A quantity is written as its coefficients over those inputs, so that solvers read as their papers do:
+A quantity is written as its coefficients over those inputs, so that solvers read like their papers:
 ``b.alpha * X0 + b.sigma * EPS`` is one row of M.
 """
 
@@ -44,7 +44,7 @@ class Level:
 
     @property
     def ratio(self) -> float:
-        """σ/α, the σ of solvers that think in x/α; infinite where α = 0."""
+        """σ/α, the σ of solvers in x/α; infinite if α = 0."""
         return self.sigma / self.alpha if self.alpha > 0 else math.inf
 
     @property
@@ -57,7 +57,7 @@ class Level:
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """One model call: what becomes of x and of the slots (those not named become zero).
+    """One model call: the new x and slots (omitted slots become zero).
 
     score_gain: Σ in μ + Σ · score. log_variance: log β̃ and log β for a learned variance.
     """
@@ -70,7 +70,7 @@ class Row:
 
 
 class Table(NamedTuple):
-    """Rows as arrays: matrix (R, 1+K, 4+K), log_variance (R, 2), the rest (R)."""
+    """Rows as arrays: matrix (R, 1+K, 4+K), log_variance (R, 2), the others (R)."""
 
     matrix: Array
     alpha: Array
@@ -80,8 +80,8 @@ class Table(NamedTuple):
     log_variance: Array
 
 
-def stack(rows: Sequence[Row]) -> Table:
-    """The table of some rows."""
+def stack_rows(rows: Sequence[Row]) -> Table:
+    """Stack rows into a table. Raises ``ArithmeticError`` if a coefficient is not finite."""
     padded = [[row.x, *row.slots, *[NOTHING] * (K - len(row.slots))] for row in rows]
     table = Table(
         np.array(padded),
@@ -102,8 +102,8 @@ def ancestral_split(start: float, end: float, eta: float) -> tuple[float, float]
     return math.sqrt(end**2 - up**2), up
 
 
-def need_signal(levels: Sequence[Level], solver: str) -> None:
-    """Refuse a schedule that starts from pure noise, α = 0, where σ/α is infinite."""
+def require_signal(levels: Sequence[Level], solver: str) -> None:
+    """Raise ``ValueError`` for a schedule that starts at pure noise, α = 0, where σ/α is infinite."""
     if levels[0].alpha == 0:
         raise ValueError(
             f"{solver} works in x/α, and this schedule starts at α = 0 (zero terminal SNR); "

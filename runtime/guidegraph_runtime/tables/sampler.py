@@ -1,4 +1,4 @@
-"""What all samplers share: the settings' checks, and the table with what is the same for all of its rows."""
+"""Common parts of all samplers: checks of settings, and the table with its properties."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import NamedTuple, get_args
 
 import numpy as np
 
-from guidegraph_runtime.checks import choice, flag, number, whole
+from guidegraph_runtime.checks import check_choice, check_flag, check_int, check_number
 from guidegraph_runtime.tables import grid
-from guidegraph_runtime.tables.grid import Final, Levels, Noise, Rule, Sigmas, Spacing
-from guidegraph_runtime.tables.rows import Array, Level, Row, stack
+from guidegraph_runtime.tables.grid import Final, Levels, NoiseSchedule, Rule, Sigmas, Spacing
+from guidegraph_runtime.tables.rows import Array, Level, Row, stack_rows
 
 SHORTHAND = ("steps", "spacing", "offset", "final", "sigmas", "strength", "original_steps")
 """The settings of a sampler that choose its levels."""
@@ -20,7 +20,7 @@ SHORTHAND = ("steps", "spacing", "offset", "final", "sigmas", "strength", "origi
 class SamplerTable(NamedTuple):
     """R rows, one for each model call: matrix (R, 1+K, 4+K), log_variance (R, 2), the other columns (R); all float64.
 
-    The rest is the same for all rows: how x̂0 is clipped, and what the table reads.
+    The other fields apply to all rows: the clipping of x̂0, and the inputs that the table reads.
     """
 
     matrix: Array
@@ -40,29 +40,29 @@ class SamplerTable(NamedTuple):
     zero_snr: bool
 
 
-def drawing_none(eta: float) -> float:
-    """The eta of a deterministic sampler, 0. Raises ``ValueError`` for any other."""
-    if number("eta", eta) != 0:
+def check_eta_is_zero(eta: float) -> float:
+    """Check that the eta of a deterministic sampler is 0. Raises ``ValueError``."""
+    if check_number("eta", eta) != 0:
         raise ValueError(
             "this sampler draws no noise, so eta is 0: use ddim, euler_ancestral or dpmpp_2m_sde for noise at each step"
         )
     return eta
 
 
-def ancestral_eta(eta: float) -> float:
-    """The eta of DDPM, 1. Raises ``ValueError`` for any other."""
-    if number("eta", eta) != 1:
+def check_eta_is_one(eta: float) -> float:
+    """Check that the eta of DDPM is 1. Raises ``ValueError``."""
+    if check_number("eta", eta) != 1:
         raise ValueError("DDPM is ancestral sampling, so eta is 1: use ddim, which is DDPM at eta 1, for less noise")
     return eta
 
 
-def noise_of(schedule: Array | Noise) -> Noise:
-    """A schedule, given as it is or as its ᾱ (T), as the tables see it."""
-    return schedule if isinstance(schedule, Noise) else Noise.of(checked_alphas_bar(schedule))
+def as_noise_schedule(schedule: Array | NoiseSchedule) -> NoiseSchedule:
+    """Convert ᾱ (T) to a noise schedule; return a noise schedule unchanged."""
+    return schedule if isinstance(schedule, NoiseSchedule) else NoiseSchedule.of(check_alphas_bar(schedule))
 
 
-def checked_alphas_bar(alphas_bar: Array) -> Array:
-    """ᾱ (T) in float64. Raises ``ValueError`` for what is none."""
+def check_alphas_bar(alphas_bar: Array) -> Array:
+    """Check ᾱ (T) and return it in float64. Raises ``ValueError``."""
     array = np.asarray(alphas_bar)
     if array.dtype.kind != "f" or array.ndim != 1 or len(array) < 2 or not ((array >= 0) & (array <= 1)).all():
         raise ValueError(
@@ -71,8 +71,8 @@ def checked_alphas_bar(alphas_bar: Array) -> Array:
     return array.astype(np.float64)
 
 
-def visited_levels(
-    noise: Noise,
+def choose_levels(
+    noise: NoiseSchedule,
     levels: Levels | None,
     rule: Rule,
     steps: int,
@@ -84,28 +84,28 @@ def visited_levels(
     *,
     rising: bool = False,
 ) -> list[Level]:
-    """The levels that are given, or `grid.levels` of the settings; both are checked first.
+    """Return the given levels, or `grid.levels` of the settings, after checking them.
 
-    rising: whether the solver can go from the data to the noise. Raises ``ValueError`` for levels in no order, and for
-    rising ones where it cannot.
+    rising: whether the solver can go from the data to the noise. Raises ``ValueError`` for unordered levels, and for
+    rising ones if the solver does not support them.
     """
     if levels is not None:
-        return check_levels(levels, rising).visited()
+        return check_levels(levels, rising).to_list()
     for name, value, choices in (("spacing", spacing, Spacing), ("final", final, Final), ("sigmas", sigmas, Sigmas)):
-        choice(name, value, get_args(choices))
-    steps, offset = whole("steps", steps, low=1), whole("offset", offset, low=0)
-    strength = number("strength", strength, above=0, high=1)
+        check_choice(name, value, get_args(choices))
+    steps, offset = check_int("steps", steps, low=1), check_int("offset", offset, low=0)
+    strength = check_number("strength", strength, above=0, high=1)
     chosen = grid.levels(noise, rule, steps, spacing, offset, final, sigmas, strength)
-    return Levels.of(chosen).visited()
+    return Levels.of(chosen).to_list()
 
 
-def skipped_steps(visited: Sequence[Level], levels: Levels | None, steps: int) -> int:
-    """How many of the steps a start in the middle (strength) left out; none that is known where levels are wired."""
+def count_skipped_steps(visited: Sequence[Level], levels: Levels | None, steps: int) -> int:
+    """The number of steps skipped by a start in the middle (strength); 0 if levels are wired."""
     return 0 if levels is not None else steps - (len(visited) - 1)
 
 
 def check_levels(levels: Levels, rising: bool = True) -> Levels:
-    """The levels, which fall, or rise where they may. Raises ``ValueError`` that says what is wrong with them."""
+    """Check that levels fall, or rise if allowed, and return them. Raises ``ValueError``."""
     ratio = levels.ratio
     if levels.t.shape != ratio.shape or ratio.ndim != 1 or len(ratio) < 2:
         raise ValueError(
@@ -113,8 +113,8 @@ def check_levels(levels: Levels, rising: bool = True) -> Levels:
         )
     if np.isnan(ratio).any() or (ratio < 0).any() or np.isnan(levels.t).any():
         raise ValueError("levels have σ/α of at least 0; one of them is negative or not a number")
-    falls = (ratio[:-1] > ratio[1:]).all() or ((ratio[:-2] > ratio[1:-1]).all() and ratio[-2] == ratio[-1])
-    if falls and ratio[-2] > 0:
+    is_falling = (ratio[:-1] > ratio[1:]).all() or ((ratio[:-2] > ratio[1:-1]).all() and ratio[-2] == ratio[-1])
+    if is_falling and ratio[-2] > 0:
         return levels
     if (ratio[:-1] < ratio[1:]).all() and ratio[0] > 0 and np.isfinite(ratio[-1]):
         if rising:
@@ -123,12 +123,12 @@ def check_levels(levels: Levels, rising: bool = True) -> Levels:
             "the levels go from the data to the noise, which this solver cannot: use ddim with eta 0, euler, heun, "
             "dpm2 or dpmpp_2m"
         )
-    shown = ", ".join(f"{value:.4g}" for value in ratio[:8]) + (", …" if len(ratio) > 8 else "")
-    raise ValueError(f"the σ/α of levels fall, or rise, from one to the next and are 0 at the landing alone: {shown}")
+    text = ", ".join(f"{value:.4g}" for value in ratio[:8]) + (", …" if len(ratio) > 8 else "")
+    raise ValueError(f"the σ/α of levels fall, or rise, from one to the next and are 0 at the landing alone: {text}")
 
 
 def check_shorthand(table_of: Callable[..., object], levels: Levels | None, settings: Mapping[str, object]) -> None:
-    """Raises ``ValueError`` where levels are wired and a setting that would choose them says otherwise."""
+    """Raise ``ValueError`` if levels are wired and a setting that chooses levels is changed too."""
     if levels is None:
         return
     defaults = {name: parameter.default for name, parameter in inspect.signature(table_of).parameters.items()}
@@ -142,7 +142,7 @@ def check_shorthand(table_of: Callable[..., object], levels: Levels | None, sett
             )
 
 
-def sampler_table(
+def make_sampler_table(
     rows: Sequence[Row],
     clip: bool | float,
     threshold: float | None,
@@ -150,15 +150,15 @@ def sampler_table(
     rederive_eps: bool = True,
     learned: bool = False,
 ) -> SamplerTable:
-    """The table of some rows and what goes with it; the settings are checked."""
-    table = stack(rows)
-    bound = (1.0 if clip else None) if isinstance(clip, (bool, np.bool_)) else number("clip", clip, above=0)
+    """Build the table of a sampler from its rows and settings, which are checked."""
+    table = stack_rows(rows)
+    bound = (1.0 if clip else None) if isinstance(clip, (bool, np.bool_)) else check_number("clip", clip, above=0)
     return SamplerTable(
         *table,
         clip=bound,
-        threshold=None if threshold is None else number("threshold", threshold, above=0, high=1),
-        threshold_max=None if threshold_max is None else number("threshold_max", threshold_max, above=0),
-        rederive_eps=flag("rederive_eps", rederive_eps),
+        threshold=None if threshold is None else check_number("threshold", threshold, above=0, high=1),
+        threshold_max=None if threshold_max is None else check_number("threshold_max", threshold_max, above=0),
+        rederive_eps=check_flag("rederive_eps", rederive_eps),
         learned=learned,
         reads_eps=bool(table.matrix[:, :, 2].any()),
         reads_noise=bool(table.matrix[:, :, 3].any()),

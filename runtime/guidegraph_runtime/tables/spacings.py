@@ -1,4 +1,4 @@
-"""Spacings of noise levels beside those of the schedule itself, each as timesteps or σ/α in decreasing order."""
+"""Further spacings of noise levels, as timesteps or σ/α in decreasing order."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ALIGNED: dict[str, tuple[float, ...]] = {
     "svd": (700.0, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034, 0.002),
 }
 # fmt: on
-"""σ/α of ten steps, optimised for each model (Sabour et al. 2024, appendix); the last is the end of the tenth."""
+"""σ/α of ten steps, optimised for each model (Sabour et al. 2024, appendix); the last one ends the tenth step."""
 
 
 def simple(first: float, last: float, steps: int) -> Array:
@@ -42,9 +42,9 @@ def sgm_uniform(first: float, last: float, steps: int) -> Array:
 
 
 def beta(first: float, last: float, steps: int, a: float, b: float) -> Array:
-    """Whole timesteps at the quantiles of a Beta(a, b) distribution (Lee et al. 2024); equal ones are one level."""
-    share = 1 - np.linspace(0, 1, steps, endpoint=False)
-    times: Array = first + np.round(np.array([beta_quantile(float(p), a, b) for p in share]) * (last - first))
+    """Whole timesteps at the quantiles of a Beta(a, b) distribution (Lee et al. 2024); duplicates are removed."""
+    quantiles = 1 - np.linspace(0, 1, steps, endpoint=False)
+    times: Array = first + np.round(np.array([beta_quantile(float(p), a, b) for p in quantiles]) * (last - first))
     distinct: Array = times[np.append(True, np.diff(times) != 0)]
     return distinct
 
@@ -61,10 +61,10 @@ def kl_optimal(high: float, low: float, steps: int) -> Array:
     return np.tan(angles)
 
 
-def aligned(model: Aligned, steps: int) -> Array:
+def align_your_steps(model: Aligned, steps: int) -> Array:
     """Align Your Steps (Sabour et al. 2024): ten steps optimised for a model, interpolated in log σ for other counts.
 
-    steps levels; the end of the last step is not among them.
+    Returns `steps` levels, without the end of the last step.
     """
-    known = np.log(ALIGNED[model])
-    return np.exp(np.interp(np.linspace(0, 1, steps + 1), np.linspace(0, 1, len(known)), known))[:-1]
+    log_ratios = np.log(ALIGNED[model])
+    return np.exp(np.interp(np.linspace(0, 1, steps + 1), np.linspace(0, 1, len(log_ratios)), log_ratios))[:-1]

@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from guidegraph_runtime.tables.dpm import integrate
-from guidegraph_runtime.tables.rows import S1, S2, S3, S4, X0, Array, Level, Row, X, need_signal
+from guidegraph_runtime.tables.rows import S1, S2, S3, S4, X0, Array, Level, Row, X, require_signal
 
 B: TypeAlias = Literal["bh1", "bh2"]
 
@@ -21,18 +21,18 @@ def unipc(levels: Sequence[Level], order: int = 2, b: B = "bh2", lower_order_fin
     A step to σ = 0 is of first order. lower_order_final: the last steps are of orders p − 1, …, 1.
     Slots: the last three x̂0 and the last corrected sample. x between rows is the prediction; the row corrects it first.
     """
-    need_signal(levels, "unipc")
+    require_signal(levels, "unipc")
     rows = []
     used = 0
     steps = len(levels) - 1
-    for i, (here, there) in enumerate(pairwise(levels)):
+    for i, (level, next_level) in enumerate(pairwise(levels)):
         x = X
         if i > 0:
-            x = _update(S4, levels[i - 1 :: -1][:used], here, (S1, S2, S3), b, corrector=X0)
-        used = 1 if there.sigma == 0 else min(order, i + 1)
+            x = _update(S4, levels[i - 1 :: -1][:used], level, (S1, S2, S3), b, corrector=X0)
+        used = 1 if next_level.sigma == 0 else min(order, i + 1)
         if lower_order_final:
             used = min(used, steps - i)
-        rows.append(Row(here, _update(x, levels[i::-1][:used], there, (X0, S1, S2), b), slots=(X0, S1, S2, x)))
+        rows.append(Row(level, _update(x, levels[i::-1][:used], next_level, (X0, S1, S2), b), slots=(X0, S1, S2, x)))
     return rows
 
 

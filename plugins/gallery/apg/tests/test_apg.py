@@ -11,7 +11,7 @@ import torch
 from diffusers.guiders.adaptive_projected_guidance import MomentumBuffer, normalized_guidance
 
 from guidegraph import Prediction, StepContext, load_workflow
-from tests.export.exporting import LEVEL, WORKFLOWS, difference, made
+from tests.graph.export.exporting import LEVEL, WORKFLOWS, difference, made
 
 WORKFLOW = Path(apg.__file__).with_name("text_to_image.yaml")
 PLUGIN = ("guidegraph_apg",)
@@ -43,33 +43,33 @@ def test_it_is_the_papers_update_of_x0(kind: str, eta: float, beta: float, radiu
         x0 = [here.x0(cond), here.x0(uncond)]
         # diffusers adds to the unconditional prediction by default, and works on whatever the model predicts
         expected = normalized_guidance(*x0, 6.5, buffer, eta, radius, use_original_formulation=True)
-        found, momentum = apg.guide(cond, uncond, here, momentum, scale=7.5, eta=eta, beta=beta, radius=radius)
-        assert found.kind == kind
-        assert found.variance is cond.variance
-        torch.testing.assert_close(here.x0(found), expected)
+        actual, momentum = apg.guide(cond, uncond, here, momentum, scale=7.5, eta=eta, beta=beta, radius=radius)
+        assert actual.kind == kind
+        assert actual.variance is cond.variance
+        torch.testing.assert_close(here.x0(actual), expected)
 
 
 @KINDS
 def test_with_all_of_the_difference_it_is_classifier_free_guidance(kind: str) -> None:
     here, (cond, uncond) = at(0), predictions(5, kind)
     scales = torch.tensor([1.0, 4.0, 9.0], dtype=torch.float64)
-    found, momentum = apg.guide(cond, uncond, here, apg.start(here.x), scale=scales, **PLAIN)
-    torch.testing.assert_close(found.value, (uncond + scales * (cond - uncond)).value)
+    actual, momentum = apg.guide(cond, uncond, here, apg.start(here.x), scale=scales, **PLAIN)
+    torch.testing.assert_close(actual.value, (uncond + scales * (cond - uncond)).value)
     torch.testing.assert_close(momentum, here.x0(cond) - here.x0(uncond))
 
 
 def test_the_update_is_orthogonal_to_the_prediction_and_no_longer_than_the_radius() -> None:
     here, (cond, uncond) = at(0), predictions(5, "v")
-    found, _ = apg.guide(cond, uncond, here, apg.start(here.x), scale=3.0, eta=0.0, beta=0.0, radius=2.0)
-    update = (here.x0(found) - here.x0(cond)).flatten(1) / 2
+    actual, _ = apg.guide(cond, uncond, here, apg.start(here.x), scale=3.0, eta=0.0, beta=0.0, radius=2.0)
+    update = (here.x0(actual) - here.x0(cond)).flatten(1) / 2
     assert (update * here.x0(cond).flatten(1)).sum(1).abs().max() < 1e-12
     assert 0.5 < update.norm(dim=1).min() <= update.norm(dim=1).max() <= 2.0
 
 
 def test_equal_predictions_stay_as_they_are() -> None:
     here, (cond, _) = at(0), predictions(5, "eps")
-    found, _ = apg.guide(cond, cond, here, apg.start(here.x))
-    torch.testing.assert_close(found.value, cond.value)
+    actual, _ = apg.guide(cond, cond, here, apg.start(here.x))
+    torch.testing.assert_close(actual.value, cond.value)
 
 
 def test_a_sample_does_not_depend_on_the_others() -> None:
@@ -92,7 +92,7 @@ def test_the_workflow_draws_and_has_classifier_free_guidance_as_its_limit() -> N
 
 @pytest.mark.slow
 def test_the_bundle_draws_what_the_engine_draws(tmp_path: Path) -> None:
-    found = made(WORKFLOW, tmp_path, PLUGIN, steps=3, batch=2)
+    exported = made(WORKFLOW, tmp_path, PLUGIN, steps=3, batch=2)
     (tmp_path / "engine").mkdir()
     for given in ({}, {"steps": 5, "batch": 3, "scale": 12.0, "eta": 0.5, "beta": -0.75, "radius": 2.5}):
-        assert difference(found.run(**given), found.engine(tmp_path / "engine", **given)) <= LEVEL
+        assert difference(exported.run(**given), exported.engine(tmp_path / "engine", **given)) <= LEVEL

@@ -8,13 +8,13 @@ from typing import Any
 from guidegraph import Prediction, Scale, hookimpl, node
 
 
-def _needed(weight: object, scale: object) -> set[str]:
+def _required_inputs(weight: object, scale: object) -> set[str]:
     return {"cond"} | ({"weak"} if weight != 1 else set()) | ({"uncond"} if scale != 1 else set())
 
 
 @node(
     "autoguidance.guide",
-    needs=_needed,
+    needs=_required_inputs,
     identity=lambda weight, scale: "cond" if weight == 1 and scale == 1 else None,
 )
 def guide(

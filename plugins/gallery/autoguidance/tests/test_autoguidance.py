@@ -11,7 +11,7 @@ from torch import Tensor
 
 from guidegraph import Prediction, StepContext, load_workflow
 from guidegraph.testing import Check, NodeCase, conformance_cases, example
-from tests.export.exporting import LEVEL, WORKFLOWS, difference, made
+from tests.graph.export.exporting import LEVEL, WORKFLOWS, difference, made
 
 FOLDER = Path(autoguidance.__file__).parent
 PLUGINS = ("guidegraph_autoguidance",)
@@ -36,8 +36,8 @@ def test_it_is_equation_3_of_the_denoisers_whatever_the_kind() -> None:
     here, strong, weak = context(), v(1), v(2)
     expected = 2.5 * here.x0(strong) + (1 - 2.5) * here.x0(weak)
     for kind in ("v", "eps", "x0"):
-        found = autoguidance.guide(here.convert(strong, kind), here.convert(weak, kind), weight=2.5)
-        torch.testing.assert_close(here.x0(found), expected)
+        actual = autoguidance.guide(here.convert(strong, kind), here.convert(weak, kind), weight=2.5)
+        torch.testing.assert_close(here.x0(actual), expected)
 
 
 def test_the_solution_between_two_gaussians_is_that_of_the_closed_form() -> None:
@@ -49,8 +49,8 @@ def test_the_solution_between_two_gaussians_is_that_of_the_closed_form() -> None
         gain = bar**0.5 * variance / (bar * variance + 1 - bar)
         return Prediction(mean + gain * (x - bar**0.5 * mean), "x0")
 
-    found = autoguidance.guide(x0(0.4), x0(0.1), weight=weight)
-    torch.testing.assert_close(found.value, x0(0.4 + (weight - 1) * (0.4 - 0.1)).value)
+    actual = autoguidance.guide(x0(0.4), x0(0.1), weight=weight)
+    torch.testing.assert_close(actual.value, x0(0.4 + (weight - 1) * (0.4 - 0.1)).value)
 
 
 def test_weight_1_is_classifier_free_guidance_and_scale_1_leaves_it_out() -> None:
@@ -65,9 +65,9 @@ def test_weight_1_is_classifier_free_guidance_and_scale_1_leaves_it_out() -> Non
 
 def test_each_sample_may_have_its_own_weight() -> None:
     cond, weak = v(1), v(2)
-    found = autoguidance.guide(cond, weak, weight=torch.tensor([1.0, 3.0]))
-    torch.testing.assert_close(found.value[0], cond.value[0])
-    torch.testing.assert_close(found.value[1], 3 * cond.value[1] - 2 * weak.value[1])
+    actual = autoguidance.guide(cond, weak, weight=torch.tensor([1.0, 3.0]))
+    torch.testing.assert_close(actual.value[0], cond.value[0])
+    torch.testing.assert_close(actual.value[1], 3 * cond.value[1] - 2 * weak.value[1])
 
 
 def test_what_does_not_fit_is_refused() -> None:
@@ -89,11 +89,11 @@ def test_without_weight_the_workflow_draws_the_picture_of_classifier_free_guidan
 
 @pytest.mark.slow
 def test_the_workflow_exports(tmp_path: Path) -> None:
-    found = made(FOLDER / "text_to_image.yaml", tmp_path, PLUGINS, steps=3, batch=2, scale=4.0)
+    exported = made(FOLDER / "text_to_image.yaml", tmp_path, PLUGINS, steps=3, batch=2, scale=4.0)
     (tmp_path / "engine").mkdir()
     (tmp_path / "engine" / "weak").symlink_to(FOLDER / "weak")
     for given in ({}, {"steps": 4, "batch": 3, "weight": 1.5}):
-        assert difference(found.run(**given), found.engine(tmp_path / "engine", **given)) <= LEVEL
+        assert difference(exported.run(**given), exported.engine(tmp_path / "engine", **given)) <= LEVEL
 
 
 UNCOND = NodeCase(autoguidance.guide, inputs={"uncond": example(Prediction, 5)})

@@ -34,7 +34,7 @@ def guide(
     import torch
 
     x, alpha, sigma = context.x, *(level.reshape(-1, 1, 1, 1) for level in (context.alpha, context.sigma))
-    u_cond, u_uncond = (context.eps(said) - context.x0(said) for said in (cond, uncond))
+    u_cond, u_uncond = (context.eps(prediction) - context.x0(prediction) for prediction in (cond, uncond))
     fitted = _dot(u_cond, u_uncond) / _dot(u_uncond, u_uncond).clamp(min=1e-12) * u_uncond
     difference = u_cond - fitted
     guided = fitted + per_sample(scale, difference) * difference

@@ -11,11 +11,11 @@ import torch
 from diffusers.guiders import ClassifierFreeZeroStarGuidance
 
 from guidegraph import Prediction, StepContext, load_workflow
-from guidegraph.nodes import scheduler as schedulers
-from guidegraph.nodes.step import step
-from guidegraph.nodes.step_context import context
-from tests.export.exporting import LEVEL, WORKFLOWS, difference, made
-from tests.nodes.closed_form import network, scaled_linear
+from guidegraph.nodes.sampling import scheduler as schedulers
+from guidegraph.nodes.sampling.step import step
+from guidegraph.nodes.sampling.step_context import context
+from tests.graph.export.exporting import LEVEL, WORKFLOWS, difference, made
+from tests.nodes.sampling.closed_form import network, scaled_linear
 
 WORKFLOW = Path(cfg_zero_star.__file__).with_name("text_to_image.yaml")
 PLUGIN = ("guidegraph_cfg_zero_star",)
@@ -49,11 +49,11 @@ def test_it_is_the_papers_velocity(kind: str, row: int) -> None:
     guider = ClassifierFreeZeroStarGuidance(guidance_scale=4.0, zero_init_steps=2)
     guider.set_state(step=row, num_inference_steps=10, timestep=here.t)
     expected = guider.forward(velocity(here, cond), velocity(here, uncond)).pred
-    found = cfg_zero_star.guide(cond, uncond, here, scale=4.0, zero_steps=2)
-    assert found.kind == kind
-    assert found.variance is cond.variance
+    actual = cfg_zero_star.guide(cond, uncond, here, scale=4.0, zero_steps=2)
+    assert actual.kind == kind
+    assert actual.variance is cond.variance
     # diffusers computes s* in float32
-    torch.testing.assert_close(velocity(here, found), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(velocity(here, actual), expected, rtol=1e-5, atol=1e-5)
 
 
 @KINDS
@@ -88,8 +88,8 @@ def test_where_the_scale_is_one_it_is_classifier_free_guidance() -> None:
     apart = apart - (apart * u).sum((1, 2, 3), keepdim=True) / (u * u).sum((1, 2, 3), keepdim=True) * u
     cond, uncond = of_velocity(here, u + apart, "eps"), of_velocity(here, u, "eps")
     scales = torch.tensor([1.0, 4.0, 9.0], dtype=torch.float64)
-    found = cfg_zero_star.guide(cond, uncond, here, scale=scales, zero_steps=0)
-    torch.testing.assert_close(found.value, (uncond + scales * (cond - uncond)).value)
+    actual = cfg_zero_star.guide(cond, uncond, here, scale=scales, zero_steps=0)
+    torch.testing.assert_close(actual.value, (uncond + scales * (cond - uncond)).value)
 
 
 @KINDS
@@ -109,17 +109,17 @@ def test_a_sample_does_not_depend_on_the_others() -> None:
 
 def test_the_workflow_draws_and_keeps_still_for_as_many_steps_as_it_is_told() -> None:
     workflow = load_workflow(WORKFLOW, plugins=PLUGIN)
-    found = {k: workflow.run(steps=3, batch=2, zero_steps=k)["image"] for k in (0, 1, 3, 5)}
+    actual = {k: workflow.run(steps=3, batch=2, zero_steps=k)["image"] for k in (0, 1, 3, 5)}
     plain = load_workflow(WORKFLOWS / "text_to_image.yaml").run(seed=0, steps=3, batch=2)["image"]
-    assert (found[0] - plain).abs().max() > 0.05
-    assert (found[1] - found[0]).abs().max() > 0.05
-    assert torch.equal(found[3], found[5])  # all steps still: the noise itself is decoded
+    assert (actual[0] - plain).abs().max() > 0.05
+    assert (actual[1] - actual[0]).abs().max() > 0.05
+    assert torch.equal(actual[3], actual[5])  # all steps still: the noise itself is decoded
 
 
 @pytest.mark.slow
 def test_the_bundle_draws_what_the_engine_draws(tmp_path: Path) -> None:
-    found = made(WORKFLOW, tmp_path, PLUGIN, steps=3, batch=2, zero_steps=2)
-    assert "zero_steps" not in found.bundle.manifest.inputs
+    exported = made(WORKFLOW, tmp_path, PLUGIN, steps=3, batch=2, zero_steps=2)
+    assert "zero_steps" not in exported.bundle.manifest.inputs
     (tmp_path / "engine").mkdir()
     for given in ({}, {"steps": 5, "batch": 3, "scale": 8.0}):
-        assert difference(found.run(**given), found.engine(tmp_path / "engine", **given)) <= LEVEL
+        assert difference(exported.run(**given), exported.engine(tmp_path / "engine", **given)) <= LEVEL

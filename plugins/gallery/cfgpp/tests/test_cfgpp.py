@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from guidegraph import Prediction, WorkflowError, load_workflow
-from guidegraph.nodes import scheduler as schedulers
-from guidegraph.nodes.step import step
-from tests.export.exporting import LEVEL, difference, made
-from tests.nodes.closed_form import eps_star, scaled_linear
+from guidegraph.nodes.sampling import scheduler as schedulers
+from guidegraph.nodes.sampling.step import step
+from tests.graph.export.exporting import LEVEL, difference, made
+from tests.nodes.sampling.closed_form import eps_star, scaled_linear
 
 WORKFLOW = Path(cfgpp.__file__).with_name("text_to_image.yaml")
 PLUGIN = ("guidegraph_cfgpp",)
@@ -71,9 +71,9 @@ def test_it_is_guidance_whose_scale_falls_to_lambda() -> None:
 def test_learned_variance_is_that_of_cond_and_lambda_one_is_cond() -> None:
     cond, uncond = Prediction(random(1), "eps", variance=random(3)), Prediction(random(2), "eps")
     for strength in (0.4, 1.0):
-        found = cfgpp.guide(cond, uncond, strength=strength)
-        assert found.variance is cond.variance
-    torch.testing.assert_close(found.value, cond.value)
+        actual = cfgpp.guide(cond, uncond, strength=strength)
+        assert actual.variance is cond.variance
+    torch.testing.assert_close(actual.value, cond.value)
 
 
 def test_a_sample_does_not_depend_on_the_others() -> None:
@@ -82,10 +82,10 @@ def test_a_sample_does_not_depend_on_the_others() -> None:
 
 def test_the_workflow_draws() -> None:
     workflow = load_workflow(WORKFLOW, plugins=PLUGIN)
-    found = {strength: workflow.run(steps=3, batch=2, scale=strength)["image"] for strength in (0.0, 0.6, 1.0)}
-    assert all(image.shape == (2, 3, 64, 64) and image.isfinite().all() for image in found.values())
-    assert (found[0.0] - found[0.6]).abs().max() > 0.05
-    assert (found[0.6] - found[1.0]).abs().max() > 0.05
+    actual = {strength: workflow.run(steps=3, batch=2, scale=strength)["image"] for strength in (0.0, 0.6, 1.0)}
+    assert all(image.shape == (2, 3, 64, 64) and image.isfinite().all() for image in actual.values())
+    assert (actual[0.0] - actual[0.6]).abs().max() > 0.05
+    assert (actual[0.6] - actual[1.0]).abs().max() > 0.05
 
 
 @pytest.mark.parametrize("strength", [-0.1, 1.5])
@@ -96,7 +96,7 @@ def test_a_guidance_scale_is_refused(strength: float) -> None:
 
 @pytest.mark.slow
 def test_the_bundle_draws_what_the_engine_draws(tmp_path: Path) -> None:
-    found = made(WORKFLOW, tmp_path, PLUGIN, steps=3, batch=2)
+    exported = made(WORKFLOW, tmp_path, PLUGIN, steps=3, batch=2)
     (tmp_path / "engine").mkdir()
     for given in ({}, {"steps": 5, "batch": 3, "scale": 0.9}):
-        assert difference(found.run(**given), found.engine(tmp_path / "engine", **given)) <= LEVEL
+        assert difference(exported.run(**given), exported.engine(tmp_path / "engine", **given)) <= LEVEL

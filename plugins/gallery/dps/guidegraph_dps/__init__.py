@@ -51,11 +51,11 @@ def guide(
     import torch
 
     with torch.enable_grad():
-        here = replace(context, x=context.x.detach().requires_grad_())
-        prediction = predict(denoiser, here.x, here.t, condition)
-        x0 = here.x0(prediction)
+        context_in = replace(context, x=context.x.detach().requires_grad_())
+        prediction = predict(denoiser, context_in.x, context_in.t, condition)
+        x0 = context_in.x0(prediction)
         square = measurement(x0 if autoencoder is None else autoencoder.decode(x0)).square().flatten(1).sum(1)
-        (gradient,) = torch.autograd.grad(square.sum(), here.x)
+        (gradient,) = torch.autograd.grad(square.sum(), context_in.x)
     variance = None if prediction.variance is None else prediction.variance.detach()
     distance = square.detach().sqrt()
     correction = per_sample(zeta, gradient) * gradient / per_sample(distance.clamp(min=1e-12), gradient)

@@ -15,7 +15,7 @@ from torch.nn import functional
 from guidegraph import Condition, Prediction, StepContext, load_workflow
 from guidegraph.testing import Check, NodeCase, conformance_cases
 from guidegraph_runtime.noise import gaussian
-from tests.export.exporting import LEVEL, changed, difference, made
+from tests.graph.export.exporting import LEVEL, changed, difference, made
 
 FOLDER = Path(guidegraph_dps.__file__).parent
 CLOTHES = """
@@ -149,7 +149,7 @@ def test_the_correction_of_a_linear_denoiser_is_that_of_the_closed_form() -> Non
     x, sample = drawn(3, 1, 8, 8), drawn(3, 1, 8, 8, seed=1)
     mask = torch.zeros(1, 1, 8, 8)
     mask[..., 2:5, 3:7] = 1
-    found = guidegraph_dps.guide(
+    actual = guidegraph_dps.guide(
         denoiser, context(x, 40, alphas_bar), guidegraph_dps.masked(sample, mask), zeta=torch.tensor([0.5, 1.0, 2.0])
     )
     kept = 1 - mask.flatten().double()
@@ -157,9 +157,9 @@ def test_the_correction_of_a_linear_denoiser_is_that_of_the_closed_form() -> Non
     length = residual.norm(dim=1, keepdim=True)
     zeta = torch.tensor([[0.5], [1.0], [2.0]], dtype=torch.float64)
     expected = zeta / length * (-2 * residual @ denoiser.gain(torch.tensor([40.0])))
-    torch.testing.assert_close(found.correction.flatten(1), expected)
-    torch.testing.assert_close(found.distance, length[:, 0])
-    torch.testing.assert_close(found.prediction.value, denoiser(x, torch.tensor([40.0]), Condition()).value)
+    torch.testing.assert_close(actual.correction.flatten(1), expected)
+    torch.testing.assert_close(actual.distance, length[:, 0])
+    torch.testing.assert_close(actual.prediction.value, denoiser(x, torch.tensor([40.0]), Condition()).value)
 
 
 def test_each_sample_has_its_own_norm() -> None:
@@ -241,8 +241,8 @@ def by_hand(found: dict[str, Any], zeta: float, strength: float) -> Tensor:
 def test_the_workflow_is_algorithm_1_beside_a_classifier(tmp_path: Path, zeta: float) -> None:
     path = tmp_path / "clothes.yaml"
     path.write_text(CLOTHES, encoding="utf-8")
-    found = load_workflow(path, plugins=("guidegraph_dps",)).run(steps=3, zeta=zeta, strength=2.0)
-    torch.testing.assert_close(found["x"], by_hand(found, zeta, 2.0), rtol=1e-4, atol=1e-4)
+    outputs = load_workflow(path, plugins=("guidegraph_dps",)).run(steps=3, zeta=zeta, strength=2.0)
+    torch.testing.assert_close(outputs["x"], by_hand(outputs, zeta, 2.0), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["inpaint", "super_resolution"])
@@ -266,11 +266,11 @@ def plugins(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 @pytest.mark.parametrize("name", ["inpaint", "super_resolution"])
 def test_the_workflow_exports(name: str, plugins: tuple[str, str], tmp_path: Path) -> None:
     workflow = changed(FOLDER / f"{name}.yaml", SMALL, tmp_path)
-    found = made(workflow, tmp_path, plugins, steps=3, batch=2)
+    exported = made(workflow, tmp_path, plugins, steps=3, batch=2)
     (tmp_path / "engine").mkdir()
     for given in ({}, {"steps": 5, "batch": 3, "zeta": 2.0}):
-        assert difference(found.run(**given), found.engine(tmp_path / "engine", **given)) <= LEVEL
-    assert difference(found.run(zeta=0.0), found.run(zeta=2.0)) > LEVEL
+        assert difference(exported.run(**given), exported.engine(tmp_path / "engine", **given)) <= LEVEL
+    assert difference(exported.run(zeta=0.0), exported.run(zeta=2.0)) > LEVEL
 
 
 class Half:

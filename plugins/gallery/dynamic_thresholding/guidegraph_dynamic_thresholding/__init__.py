@@ -77,11 +77,11 @@ def _quantile(values: Tensor, share: float | Tensor, per_channel: bool) -> Tenso
 
     ordered = values.flatten(2 if per_channel else 1).sort(-1).values
     last = ordered.shape[-1] - 1
-    place = torch.as_tensor(share, dtype=torch.float64, device=values.device).reshape(1) * last
-    low = place.floor().long()
+    position = torch.as_tensor(share, dtype=torch.float64, device=values.device).reshape(1) * last
+    low = position.floor().long()
     below, above = (ordered.index_select(-1, i) for i in (low, (low + 1).clamp(max=last)))
-    found = below + (place - low).to(values) * (above - below)
-    return found.reshape(values.shape[0], -1, 1, 1)
+    quantile = below + (position - low).to(values) * (above - below)
+    return quantile.reshape(values.shape[0], -1, 1, 1)
 
 
 @hookimpl

@@ -12,7 +12,7 @@ import torch
 from diffusers import DDPMScheduler
 
 from guidegraph import Prediction, StepContext, load_workflow
-from tests.export.exporting import LEVEL, WORKFLOWS, difference, made
+from tests.graph.export.exporting import LEVEL, WORKFLOWS, difference, made
 
 MIMIC = Path(dynamic_thresholding.__file__).with_name("text_to_image.yaml")
 CLIP = MIMIC.with_name("clip.yaml")
@@ -39,23 +39,23 @@ def predictions(kind: Any) -> tuple[Prediction, Prediction]:
 def test_clip_is_imagens_thresholding_in_units_of_the_bound(kind: str, percentile: float, bound: float) -> None:
     here, (said, _) = at(), predictions(kind)
     other = DDPMScheduler(thresholding=True, dynamic_thresholding_ratio=percentile, sample_max_value=1e9)
-    found = dynamic_thresholding.clip(said, here, percentile=percentile, bound=bound)
-    assert found.kind == kind
-    assert found.variance is said.variance
+    actual = dynamic_thresholding.clip(said, here, percentile=percentile, bound=bound)
+    assert actual.kind == kind
+    assert actual.variance is said.variance
     # diffusers takes the quantile in float32
     expected = other._threshold_sample((here.x0(said) / bound).float()).double() * bound
-    torch.testing.assert_close(here.x0(found), expected, rtol=1e-5, atol=1e-5)
-    assert here.x0(found).abs().max() <= bound * (1 + 1e-9)
+    torch.testing.assert_close(here.x0(actual), expected, rtol=1e-5, atol=1e-5)
+    assert here.x0(actual).abs().max() <= bound * (1 + 1e-9)
 
 
 def test_clip_of_a_channel_is_that_of_the_channel_alone() -> None:
     here, (said, _) = at(), predictions("x0")
-    found = dynamic_thresholding.clip(said, here, percentile=0.9, per_channel=True).value
+    actual = dynamic_thresholding.clip(said, here, percentile=0.9, per_channel=True).value
     for channel in range(4):
         part = slice(channel, channel + 1)
         one = StepContext(here.x[:, part], here.t, here.alpha, here.sigma, here.step, here.steps)
         alone = dynamic_thresholding.clip(Prediction(said.value[:, part], "x0"), one, percentile=0.9)
-        torch.testing.assert_close(found[:, part], alone.value)
+        torch.testing.assert_close(actual[:, part], alone.value)
 
 
 @KINDS
@@ -94,18 +94,18 @@ def test_mimic_gives_each_sample_the_range_of_the_mimic_scale(kind: str, per_cha
     x0 = [here.x0(uncond + scale * (cond - uncond)).numpy() for scale in (9.0, 2.0)]
     expected = np.stack([mimicked(high, low, percentile, per_channel) for high, low in zip(*x0, strict=True)])
     settings = {"scale": 9.0, "mimic_scale": 2.0, "percentile": percentile, "per_channel": per_channel}
-    found = dynamic_thresholding.mimic(cond, uncond, here, **settings)
-    assert found.kind == kind
-    assert found.variance is cond.variance
-    torch.testing.assert_close(here.x0(found), torch.from_numpy(expected))
+    actual = dynamic_thresholding.mimic(cond, uncond, here, **settings)
+    assert actual.kind == kind
+    assert actual.variance is cond.variance
+    torch.testing.assert_close(here.x0(actual), torch.from_numpy(expected))
 
 
 @KINDS
 def test_at_the_mimic_scale_it_is_classifier_free_guidance(kind: str) -> None:
     here, (cond, uncond) = at(), predictions(kind)
     scales = torch.tensor([1.0, 4.0, 9.0], dtype=torch.float64)
-    found = dynamic_thresholding.mimic(cond, uncond, here, scale=scales, mimic_scale=scales)
-    torch.testing.assert_close(found.value, (uncond + scales * (cond - uncond)).value)
+    actual = dynamic_thresholding.mimic(cond, uncond, here, scale=scales, mimic_scale=scales)
+    torch.testing.assert_close(actual.value, (uncond + scales * (cond - uncond)).value)
 
 
 @pytest.mark.parametrize("per_channel", [True, False])
@@ -141,7 +141,7 @@ def test_the_workflows_draw_and_have_classifier_free_guidance_as_their_limit() -
     ids=["mimic", "clip"],
 )
 def test_the_bundle_draws_what_the_engine_draws(workflow: Path, settings: dict[str, float], tmp_path: Path) -> None:
-    found = made(workflow, tmp_path, PLUGIN, steps=3, batch=2)
+    exported = made(workflow, tmp_path, PLUGIN, steps=3, batch=2)
     (tmp_path / "engine").mkdir()
     for given in ({}, {"steps": 5, "batch": 3, "scale": 8.0, **settings}):
-        assert difference(found.run(**given), found.engine(tmp_path / "engine", **given)) <= LEVEL
+        assert difference(exported.run(**given), exported.engine(tmp_path / "engine", **given)) <= LEVEL

@@ -37,12 +37,12 @@ def apply(
         raise ValueError(f"freeu acts where features are skipped, and not at {', '.join(wrong)}")
 
     def reweighted(h: Tensor, skipped: Tensor) -> tuple[Tensor, Tensor]:
-        return strengthened(h, b), filtered(skipped, s, threshold)
+        return strengthen(h, b), filter_skips(skipped, s, threshold)
 
     return denoiser.with_rules(dict.fromkeys(chosen, reweighted))
 
 
-def strengthened(h: Tensor, b: float) -> Tensor:
+def strengthen(h: Tensor, b: float) -> Tensor:
     """Features h (B, C, H, W) whose first ⌊C/2⌋ channels are multiplied by the map α (B, 1, H, W) of 1 … b."""
     import torch
 
@@ -53,7 +53,7 @@ def strengthened(h: Tensor, b: float) -> Tensor:
     return torch.cat([h[:, :half] * alpha, h[:, half:]], dim=1)
 
 
-def filtered(skipped: Tensor, s: float, threshold: int) -> Tensor:
+def filter_skips(skipped: Tensor, s: float, threshold: int) -> Tensor:
     """Features (B, C, H, W) plus (s − 1) times the real part of their low frequencies: IFFT(FFT · β), linear in them.
 
     With P = cosines + i sines, the projection of an axis onto its low frequencies, that part is Re(P_H X P_Wᵀ).
@@ -70,10 +70,10 @@ def low_pass(like: Tensor, n: int, threshold: int) -> tuple[Tensor, Tensor]:
     """
     import torch
 
-    at = torch.arange(n, device=like.device, dtype=torch.float32)
-    distance = (at[:, None] - at[None, :]) * (2 * math.pi / n)
+    positions = torch.arange(n, device=like.device, dtype=torch.float32)
+    distance = (positions[:, None] - positions[None, :]) * (2 * math.pi / n)
     frequencies = torch.arange(-threshold, threshold, device=like.device, dtype=torch.float32)[:, None, None]
-    counts = (frequencies >= -torch.floor(at[-1] / 2 + 0.5)) & (frequencies < torch.floor(at[-1] / 2 + 1))
+    counts = (frequencies >= -torch.floor(positions[-1] / 2 + 0.5)) & (frequencies < torch.floor(positions[-1] / 2 + 1))
     angles = frequencies * distance
     cosines, sines = ((wave(angles) * counts).sum(0) / n for wave in (torch.cos, torch.sin))
     return cosines.to(like.dtype), sines.to(like.dtype)

@@ -12,10 +12,10 @@ import torch
 from diffusers.utils import torch_utils
 
 from guidegraph import Condition, load_workflow
-from guidegraph.nodes.models.released_denoiser import ReleasedDenoiser
-from tests.checkpoints.test_unet_names import ours
-from tests.checkpoints.tiny import unet
-from tests.export.exporting import LEVEL, WORKFLOWS, difference, made
+from guidegraph.nodes.models.released.denoiser import ReleasedDenoiser
+from tests.graph.export.exporting import LEVEL, WORKFLOWS, difference, made
+from tests.nodes.checkpoints.diffusers.test_unet_names import ours
+from tests.nodes.checkpoints.tiny import unet
 
 WORKFLOW = Path(freeu.__file__).with_name("text_to_image.yaml")
 PLUGIN = ("guidegraph_freeu",)
@@ -34,8 +34,8 @@ def random(seed: int, *shape: int) -> torch.Tensor:
 def test_the_filter_is_that_of_diffusers(size: tuple[int, int], threshold: int) -> None:
     skipped = random(0, 2, 3, *size)
     for s in (0.0, 0.3, 1.0, 1.7):
-        found = freeu.filtered(skipped, s, threshold)
-        torch.testing.assert_close(found, theirs(skipped, threshold, s), rtol=1e-4, atol=1e-5)
+        actual = freeu.filter_skips(skipped, s, threshold)
+        torch.testing.assert_close(actual, theirs(skipped, threshold, s), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("size", "threshold"), CASES)
@@ -45,20 +45,20 @@ def test_the_filter_scales_the_low_frequencies_of_a_fourier_transform(size: tupl
     low = [(f >= -threshold) & (f < threshold) for f in frequencies]
     beta = np.where(low[0][:, None] & low[1][None, :], 0.3, 1.0)
     expected = np.fft.ifft2(np.fft.fft2(skipped.numpy()) * beta).real
-    found = freeu.filtered(skipped, 0.3, threshold).numpy()
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+    actual = freeu.filter_skips(skipped, 0.3, threshold).numpy()
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-6)
 
 
 def test_half_of_the_channels_follow_the_map_of_their_mean() -> None:
     h = random(0, 2, 5, 4, 6)
-    found = freeu.strengthened(h, 1.4).numpy()
-    for one, made_of in zip(found, h.numpy(), strict=True):
+    actual = freeu.strengthen(h, 1.4).numpy()
+    for one, made_of in zip(actual, h.numpy(), strict=True):
         mean = made_of.mean(0)
         alpha = 0.4 * (mean - mean.min()) / (mean.max() - mean.min()) + 1
         np.testing.assert_allclose(one[:2], made_of[:2] * alpha, rtol=1e-5)
         np.testing.assert_array_equal(one[2:], made_of[2:])
     flat = torch.ones(1, 4, 2, 2)
-    assert torch.equal(freeu.strengthened(flat, 1.4), flat)
+    assert torch.equal(freeu.strengthen(flat, 1.4), flat)
 
 
 def test_the_skips_of_a_denoiser_are_filtered_as_in_diffusers() -> None:
@@ -70,13 +70,13 @@ def test_the_skips_of_a_denoiser_are_filtered_as_in_diffusers() -> None:
     expected = model(x, t, encoder_hidden_states=tokens).sample
     first = freeu.apply(denoiser, b=1.0, s=0.2, sites=["skip.up.0", "skip.up.1"])
     both = freeu.apply(first, b=1.0, s=0.6, sites=["skip.up.2", "skip.up.3"])
-    found = both(x, t, Condition(tokens=tokens)).value
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
-    assert (found - plain).abs().max() > 1e-2
+    actual = both(x, t, Condition(tokens=tokens)).value
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-4)
+    assert (actual - plain).abs().max() > 1e-2
     one = both(x[1:], t[1:], Condition(tokens=tokens[1:])).value
-    torch.testing.assert_close(one, found[1:], rtol=0, atol=1e-5)
+    torch.testing.assert_close(one, actual[1:], rtol=0, atol=1e-5)
     stronger = freeu.apply(first, b=1.5, s=0.6, sites=["skip.up.2", "skip.up.3"])
-    assert (stronger(x, t, Condition(tokens=tokens)).value - found).abs().max() > 1e-3
+    assert (stronger(x, t, Condition(tokens=tokens)).value - actual).abs().max() > 1e-3
 
 
 def test_sites_that_are_no_skips_are_refused() -> None:
@@ -95,7 +95,7 @@ def test_the_workflow_draws_and_has_the_denoiser_itself_as_its_limit() -> None:
 
 @pytest.mark.slow
 def test_the_bundle_draws_what_the_engine_draws(tmp_path: Path) -> None:
-    found = made(WORKFLOW, tmp_path, PLUGIN, steps=2, batch=2)
+    exported = made(WORKFLOW, tmp_path, PLUGIN, steps=2, batch=2)
     (tmp_path / "engine").mkdir()
     for given in ({}, OTHER):
-        assert difference(found.run(**given), found.engine(tmp_path / "engine", **given)) <= LEVEL
+        assert difference(exported.run(**given), exported.engine(tmp_path / "engine", **given)) <= LEVEL

@@ -11,10 +11,10 @@ import torch
 from diffusers.models.attention_processor import PAGIdentitySelfAttnProcessor2_0
 
 from guidegraph import AttentionCall, Condition, Prediction, load_workflow
-from guidegraph.nodes.models.released_denoiser import ReleasedDenoiser
-from tests.checkpoints.test_unet_names import ours
-from tests.checkpoints.tiny import unet
-from tests.export.exporting import LEVEL, WORKFLOWS, difference, made
+from guidegraph.nodes.models.released.denoiser import ReleasedDenoiser
+from tests.graph.export.exporting import LEVEL, WORKFLOWS, difference, made
+from tests.nodes.checkpoints.diffusers.test_unet_names import ours
+from tests.nodes.checkpoints.tiny import unet
 
 WORKFLOW = Path(pag.__file__).with_name("text_to_image.yaml")
 PLUGIN = ("guidegraph_pag",)
@@ -36,15 +36,15 @@ def test_a_perturbed_denoiser_is_that_of_diffusers() -> None:
     plain, perturbed = model(doubled[0], doubled[1], encoder_hidden_states=doubled[2]).sample.chunk(2)
     condition = Condition(tokens=tokens)
     torch.testing.assert_close(denoiser(x, t, condition).value, plain, rtol=0, atol=1e-4)
-    found = pag.perturb(denoiser, sites="self.middle")(x, t, condition).value
-    torch.testing.assert_close(found, perturbed, rtol=0, atol=1e-4)
-    assert (found - plain).abs().max() > 1e-2
+    actual = pag.perturb(denoiser, sites="self.middle")(x, t, condition).value
+    torch.testing.assert_close(actual, perturbed, rtol=0, atol=1e-4)
+    assert (actual - plain).abs().max() > 1e-2
 
 
 def test_the_map_is_the_identity() -> None:
     query, key, value = random(0, 2, 3, 6, 4), random(1, 2, 3, 6, 4), random(2, 2, 3, 6, 5)
-    found = pag.identity(AttentionCall(query, key, value, None, (2, 3)))
-    torch.testing.assert_close(found, torch.eye(6) @ value)
+    actual = pag.identity(AttentionCall(query, key, value, None, (2, 3)))
+    torch.testing.assert_close(actual, torch.eye(6) @ value)
 
 
 def test_guidance_is_the_papers_alone_and_adds_to_that_of_conditions() -> None:
@@ -83,7 +83,7 @@ def test_the_workflow_draws_and_has_classifier_free_guidance_as_its_limit() -> N
 
 @pytest.mark.slow
 def test_the_bundle_draws_what_the_engine_draws(tmp_path: Path) -> None:
-    found = made(WORKFLOW, tmp_path, PLUGIN, steps=2, batch=2)
+    exported = made(WORKFLOW, tmp_path, PLUGIN, steps=2, batch=2)
     (tmp_path / "engine").mkdir()
     for given in ({}, OTHER):
-        assert difference(found.run(**given), found.engine(tmp_path / "engine", **given)) <= LEVEL
+        assert difference(exported.run(**given), exported.engine(tmp_path / "engine", **given)) <= LEVEL

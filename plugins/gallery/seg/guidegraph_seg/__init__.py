@@ -51,14 +51,14 @@ def kernel(like: Tensor, n: int, sigma: float) -> Tensor:
     """
     import torch
 
-    at = torch.arange(n, device=like.device, dtype=like.dtype)
-    last = at[-1:]
+    positions = torch.arange(n, device=like.device, dtype=like.dtype)
+    last = positions[-1:]
     radius = torch.floor((last + 1) / 2).clamp(max=math.ceil(6 * sigma) // 2)
 
     def g(distance: Tensor) -> Tensor:
         return torch.exp(-0.5 * (distance / sigma) ** 2) * (distance.abs() <= radius)
 
-    i, j = at[:, None], at[None, :]
+    i, j = positions[:, None], positions[None, :]
     weights = g(i - j) + g(i + j) * (j > 0) + g(2 * last - i - j) * (j < last)
     return weights / weights.sum(1, keepdim=True)
 

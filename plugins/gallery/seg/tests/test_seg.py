@@ -12,10 +12,10 @@ import torch
 from diffusers.hooks.smoothed_energy_guidance_utils import _gaussian_blur_2d
 
 from guidegraph import AttentionCall, Condition, Prediction, load_workflow
-from guidegraph.nodes.models.released_denoiser import ReleasedDenoiser
-from tests.checkpoints.test_unet_names import ours
-from tests.checkpoints.tiny import unet
-from tests.export.exporting import LEVEL, WORKFLOWS, difference, made
+from guidegraph.nodes.models.released.denoiser import ReleasedDenoiser
+from tests.graph.export.exporting import LEVEL, WORKFLOWS, difference, made
+from tests.nodes.checkpoints.diffusers.test_unet_names import ours
+from tests.nodes.checkpoints.tiny import unet
 
 WORKFLOW = Path(seg.__file__).with_name("text_to_image.yaml")
 PLUGIN = ("guidegraph_seg",)
@@ -56,8 +56,8 @@ def test_a_map_that_is_not_square_is_blurred_along_its_own_axes() -> None:
     back = seg.blur(turned, (5, 3), 1.0).unflatten(2, (5, 3)).transpose(2, 3).flatten(2, 3)
     torch.testing.assert_close(seg.blur(query, (3, 5), 1.0), back)
     rows = query.unflatten(2, (3, 5)) * 0 + torch.arange(3.0)[:, None, None]
-    found = seg.blur(rows.flatten(2, 3), (3, 5), 1.0).unflatten(2, (3, 5))
-    assert torch.allclose(found, found[:, :, :, :1].expand_as(found))
+    actual = seg.blur(rows.flatten(2, 3), (3, 5), 1.0).unflatten(2, (3, 5))
+    assert torch.allclose(actual, actual[:, :, :, :1].expand_as(actual))
 
 
 def test_blurred_queries_are_blurred_logits() -> None:
@@ -79,9 +79,9 @@ def test_a_smoothed_denoiser_is_that_of_diffusers(sigma: float) -> None:
 
     model.mid_block.attentions[0].transformer_blocks[0].attn1.to_q.register_forward_hook(smoothed)
     expected = model(x, t, encoder_hidden_states=tokens).sample
-    found = seg.perturb(denoiser, sigma=sigma)(x, t, Condition(tokens=tokens)).value
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
-    assert (found - plain).abs().max() > 1e-3
+    actual = seg.perturb(denoiser, sigma=sigma)(x, t, Condition(tokens=tokens)).value
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-4)
+    assert (actual - plain).abs().max() > 1e-3
 
 
 def test_guidance_is_the_papers_alone_and_adds_to_that_of_conditions() -> None:
@@ -113,7 +113,7 @@ def test_the_workflow_draws_and_has_classifier_free_guidance_as_its_limit() -> N
 
 @pytest.mark.slow
 def test_the_bundle_draws_what_the_engine_draws(tmp_path: Path) -> None:
-    found = made(WORKFLOW, tmp_path, PLUGIN, steps=2, batch=2, sigma=0.8)
+    exported = made(WORKFLOW, tmp_path, PLUGIN, steps=2, batch=2, sigma=0.8)
     (tmp_path / "engine").mkdir()
     for given in ({}, OTHER):
-        assert difference(found.run(**given), found.engine(tmp_path / "engine", **given)) <= LEVEL
+        assert difference(exported.run(**given), exported.engine(tmp_path / "engine", **given)) <= LEVEL

@@ -54,10 +54,10 @@ def guide(
     import torch
 
     with torch.enable_grad():
-        here = replace(context, x=context.x.detach().requires_grad_())
-        prediction = predict(denoiser, here.x, here.t, condition)
-        losses = loss(_picture(here.x0(prediction), autoencoder))
-        (gradient,) = torch.autograd.grad(losses.sum(), here.x)
+        context_in = replace(context, x=context.x.detach().requires_grad_())
+        prediction = predict(denoiser, context_in.x, context_in.t, condition)
+        losses = loss(_picture(context_in.x0(prediction), autoencoder))
+        (gradient,) = torch.autograd.grad(losses.sum(), context_in.x)
     variance = None if prediction.variance is None else prediction.variance.detach()
     kept = Prediction(prediction.value.detach(), prediction.kind, variance)
     return Guided(kept, -per_sample(strength, gradient) * gradient, losses.detach())

@@ -63,10 +63,10 @@ class TextLoss:
     def __call__(self, image: Tensor) -> Tensor:
         import torch
 
-        found = self.embedder(image).vector
-        if found is None:
+        vector = self.embedder(image).vector
+        if vector is None:
             raise ValueError("the embedder of pictures gives no vector to compare with the text's")
-        return 1 - torch.cosine_similarity(found, self.target.to(found), dim=-1)
+        return 1 - torch.cosine_similarity(vector, self.target.to(vector), dim=-1)
 
 
 @node("universal.text")

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from guidegraph import Condition, NodeError, Prediction, StepContext, load_workflow
 from guidegraph.testing import Check, NodeCase, conformance_cases
-from tests.export.exporting import LEVEL, WORKFLOWS, changed, difference, made
+from tests.graph.export.exporting import LEVEL, WORKFLOWS, changed, difference, made
 
 FOLDER = Path(universal.__file__).parent
 TINY = '''
@@ -114,15 +114,15 @@ def square_of(target: Tensor) -> universal.Loss:
 
 def test_forward_guidance_is_that_of_the_closed_form() -> None:
     x, target = drawn(2, 1, 4, 4), drawn(2, 3, 4, 4, seed=1)
-    found = universal.guide(
+    actual = universal.guide(
         Linear(0.7, 0.2), context(x), square_of(target), autoencoder=Grey(), strength=torch.tensor([2.0, 3.0])
     )
     picture = (0.7 * x + 0.2) * Grey.weights
     gradient = 0.7 * ((picture - target) * Grey.weights).sum(1, keepdim=True)
     strength = torch.tensor([2.0, 3.0]).reshape(2, 1, 1, 1)
-    torch.testing.assert_close(found.score, -strength * gradient)
-    torch.testing.assert_close(found.loss, square_of(target)(picture))
-    torch.testing.assert_close(found.prediction.value, 0.7 * x + 0.2)
+    torch.testing.assert_close(actual.score, -strength * gradient)
+    torch.testing.assert_close(actual.loss, square_of(target)(picture))
+    torch.testing.assert_close(actual.prediction.value, 0.7 * x + 0.2)
 
 
 def test_backward_guidance_is_that_of_the_closed_form() -> None:
@@ -130,11 +130,11 @@ def test_backward_guidance_is_that_of_the_closed_form() -> None:
     x, target = drawn(2, 1, 4, 4), drawn(2, 1, 4, 4, seed=1)
     here = context(x)
     eps = Prediction(drawn(2, 1, 4, 4, seed=2), "eps")
-    found = universal.backward(eps, here, square_of(target), steps=3, rate=0.25)
+    actual = universal.backward(eps, here, square_of(target), steps=3, rate=0.25)
     x0 = (x - 0.8 * eps.value) / 0.6
     change = (1 - 0.75**3) * (target - x0)
-    assert found.kind == "eps"
-    torch.testing.assert_close(found.value, eps.value - 0.6 / 0.8 * change)
+    assert actual.kind == "eps"
+    torch.testing.assert_close(actual.value, eps.value - 0.6 / 0.8 * change)
 
 
 def test_each_sample_is_guided_by_its_own_loss() -> None:
@@ -233,22 +233,22 @@ def recurrence(plugins: dict[str, tuple[str, str]], tmp_path: Path) -> Recurred:
 
 
 def test_recurrence_is_equation_10_by_a_plain_loop(recurrence: Recurred) -> None:
-    found = recurrence("ddim")
-    bars = [*found["plain"].alpha.square().tolist(), 1.0]
-    x, noises = found["start"].double(), iter(found["noises"].double())
+    actual = recurrence("ddim")
+    bars = [*actual["plain"].alpha.square().tolist(), 1.0]
+    x, noises = actual["start"].double(), iter(actual["noises"].double())
     for bar, before in pairwise(bars):
         for time in range(3):
             eps = (x - bar**0.5 * x / 2) / (1 - bar) ** 0.5
             moved = before**0.5 * x / 2 + (1 - before) ** 0.5 * eps
             fresh = next(noises)
             x = moved if time == 2 else (bar / before) ** 0.5 * moved + (1 - bar / before) ** 0.5 * fresh
-    torch.testing.assert_close(found["x"].double(), x, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(actual["x"].double(), x, rtol=1e-5, atol=1e-5)
 
 
 def test_a_step_that_draws_noise_draws_more_of_it_when_it_is_taken_again(recurrence: Recurred) -> None:
-    found = recurrence("ddpm", times=2)
-    plain, repeated = found["plain"].matrix[:, 0], found["repeated"].matrix[:, 0]
-    bar = found["plain"].alpha.square()
+    actual = recurrence("ddpm", times=2)
+    plain, repeated = actual["plain"].matrix[:, 0], actual["repeated"].matrix[:, 0]
+    bar = actual["plain"].alpha.square()
     ratio = bar / torch.cat([bar[1:], torch.ones(1, dtype=bar.dtype)])
     torch.testing.assert_close(repeated[1::2], plain)
     torch.testing.assert_close(repeated[::2, :3], ratio.sqrt()[:, None] * plain[:, :3])
@@ -256,9 +256,9 @@ def test_a_step_that_draws_noise_draws_more_of_it_when_it_is_taken_again(recurre
 
 
 def test_steps_taken_once_are_the_sampler_itself(recurrence: Recurred) -> None:
-    found = recurrence("ddim", times=1)
-    torch.testing.assert_close(found["repeated"].matrix, found["plain"].matrix, rtol=0, atol=0)
-    assert not found["repeated"].reads_noise
+    actual = recurrence("ddim", times=1)
+    torch.testing.assert_close(actual["repeated"].matrix, actual["plain"].matrix, rtol=0, atol=0)
+    assert not actual["repeated"].reads_noise
 
 
 @pytest.mark.parametrize(("sampler", "settings"), [("dpmpp_2m", ""), ("ddpm", ", with: {variance: learned}")])
@@ -292,11 +292,11 @@ def test_strength_0_is_classifier_free_guidance_and_more_brings_the_colour_neare
 def test_the_gradient_through_decoder_and_guided_denoiser_exports(
     tiny: tuple[Path, tuple[str, str]], tmp_path: Path
 ) -> None:
-    found = made(tiny[0], tmp_path, tiny[1], steps=3, batch=2)
+    exported = made(tiny[0], tmp_path, tiny[1], steps=3, batch=2)
     (tmp_path / "engine").mkdir()
     for given in ({}, {"steps": 5, "batch": 3, "strength": 40.0, "red": 0.9}):
-        assert difference(found.run(**given), found.engine(tmp_path / "engine", **given)) <= LEVEL
-    assert difference(found.run(strength=0.0), found.run(strength=40.0)) > LEVEL
+        assert difference(exported.run(**given), exported.engine(tmp_path / "engine", **given)) <= LEVEL
+    assert difference(exported.run(strength=0.0), exported.run(strength=40.0)) > LEVEL
 
 
 @pytest.mark.slow
@@ -307,10 +307,10 @@ def test_a_sampler_with_recurrence_exports(plugins: dict[str, tuple[str, str]], 
     text = text.replace("in: {scheduler: scheduler.scheduler, with:", "in: {scheduler: scheduler.scheduler}, with:")
     workflow = tmp_path / "recur.yaml"
     workflow.write_text(text[: text.index("outputs:")] + "outputs: {x: sample.x}\n", encoding="utf-8")
-    found = made(workflow, tmp_path, plugins["half"], steps=3)
+    exported = made(workflow, tmp_path, plugins["half"], steps=3)
     (tmp_path / "engine").mkdir()
     for given in ({}, {"steps": 5}):
-        assert difference(found.run(**given), found.engine(tmp_path / "engine", **given)) <= LEVEL
+        assert difference(exported.run(**given), exported.engine(tmp_path / "engine", **given)) <= LEVEL
 
 
 @pytest.mark.slow

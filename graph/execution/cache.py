@@ -1,0 +1,132 @@
+"""Caches of values by digest: recent values in memory up to a limit in bytes, and serialisable ones in a folder."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections import OrderedDict
+from contextlib import suppress
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from guidegraph.graph.types import is_tensor
+from guidegraph.graph.values.ownership import Seal
+from guidegraph.graph.values.serialise import NotSerialisable, read_value, write_value
+from guidegraph_runtime.error_text import describe_error
+from guidegraph_runtime.files.temporary import remove_stale_once
+from guidegraph_runtime.machine.shortages import explain_shortage, with_shortage
+
+log = logging.getLogger(__name__)
+
+Values = tuple[Any, ...]
+
+
+def nbytes(value: Any, depth: int = 8) -> int:
+    """The approximate size of a value in bytes: all of its tensors and parameters, or its own ``nbytes``."""
+    if is_tensor(value):
+        return int(value.untyped_storage().nbytes())
+    if isinstance(held := getattr(value, "nbytes", None), int):
+        return held
+    if value is None or isinstance(value, (bool, int, float)):
+        return 32
+    if isinstance(value, (str, bytes)):
+        return len(value)
+    if depth == 0:
+        return 64
+    if hasattr(value, "parameters") and hasattr(value, "buffers"):
+        return sum(int(p.nbytes) for p in (*value.parameters(), *value.buffers()))
+    if isinstance(value, dict):
+        return sum(nbytes(v, depth - 1) for v in value.values())
+    if isinstance(value, (list, tuple)):
+        return sum(nbytes(v, depth - 1) for v in value)
+    if is_dataclass(value):
+        return sum(nbytes(getattr(value, f.name), depth - 1) for f in fields(value))
+    inner = getattr(value, "__dict__", None)
+    return sum(nbytes(v, depth - 1) for v in inner.values()) if inner else sys.getsizeof(value)
+
+
+class MemoryCache:
+    """The most recently used values, up to ``limit`` bytes. Values that were altered since are dropped (``Seal``)."""
+
+    def __init__(self, limit: int = 2 << 30):
+        self.limit = limit
+        self.size = 0
+        self._entries: OrderedDict[str, tuple[Values, Seal, int]] = OrderedDict()
+
+    def get(self, digest: str) -> Values | None:
+        entry = self._entries.get(digest)
+        if entry is None:
+            return None
+        values, seal, _ = entry
+        if not seal.matches(values):
+            self.drop(digest)
+            return None
+        self._entries.move_to_end(digest)
+        return values
+
+    def put(self, digest: str, values: Values) -> None:
+        size = 64 + sum(map(nbytes, values))
+        if size > self.limit or digest in self._entries:
+            return
+        self._entries[digest] = (values, Seal.of(values), size)
+        self.size += size
+        while self.size > self.limit:
+            _, (_, _, dropped) = self._entries.popitem(last=False)
+            self.size -= dropped
+
+    def drop(self, digest: str) -> None:
+        """Forget the values of a digest, if there are any."""
+        if (entry := self._entries.pop(digest, None)) is not None:
+            self.size -= entry[2]
+
+    def clear(self) -> None:
+        self._entries.clear()
+        self.size = 0
+
+
+class DiskCache:
+    """A folder of safetensors files named by digest. Values that do not serialise, such as models, are not kept.
+
+    Each file carries its digest and a checksum. A file that is damaged or belongs to another digest is removed with a
+    warning. If writing fails, for example on a full disk, the cache warns once and stores nothing more.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._writable = True
+        for subfolder in folder.glob("[0-9a-f][0-9a-f]") if folder.is_dir() else ():
+            remove_stale_once(subfolder)
+
+    def _path(self, digest: str) -> Path:
+        return self.folder / digest[:2] / f"{digest}.safetensors"
+
+    def get(self, digest: str, device: str) -> Values | None:
+        path = self._path(digest)
+        try:
+            if not path.exists():
+                return None
+            value = read_value(path, device, digest)
+        except ValueError as error:
+            log.warning("a cached value is computed again: %s", error)
+            with suppress(OSError):
+                path.unlink()
+            return None
+        except OSError as error:
+            log.warning("a cached value is left out: %s", error)
+            return None
+        return value if isinstance(value, tuple) else None
+
+    def put(self, digest: str, values: Values) -> None:
+        if not self._writable or self._path(digest).exists():
+            return
+        try:
+            write_value(self._path(digest), values, digest)
+        except NotSerialisable:
+            return
+        except (OSError, MemoryError, RuntimeError) as error:
+            if not isinstance(error, OSError) and not explain_shortage(error):
+                raise
+            self._writable = False
+            reason = with_shortage(describe_error(error), error)
+            log.warning("the cache keeps nothing more of this run, which goes on without it: %s", reason)

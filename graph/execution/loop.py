@@ -1,0 +1,283 @@
+"""Loops: run a body's plan once for each item, carrying values from one iteration to the next."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import is_dataclass
+from typing import Any
+
+from guidegraph.graph import events
+from guidegraph.graph.context import current_device
+from guidegraph.graph.errors import GuidegraphError, NodeError
+from guidegraph.graph.execution.cache import nbytes
+from guidegraph.graph.execution.call import LoopContext, invoke, node_error
+from guidegraph.graph.execution.to_device import to_device
+from guidegraph.graph.execution.watch import LoopWatch, use_watch
+from guidegraph.graph.ir import Call, Carry, Choice, Index, Item, Loop, Source
+from guidegraph.graph.planning.choices import choose_branch
+from guidegraph.graph.planning.plan import BodyPlan, Phase, Plan
+from guidegraph.graph.planning.steps import RegionPlan, Step
+from guidegraph.graph.resolution.wiring_checks import check_wiring
+from guidegraph.graph.types import ANY, PortType, Tensor, describe_value, is_tensor
+from guidegraph.graph.values.ownership import copy_value, is_mutable
+from guidegraph_runtime.error_text import describe_error
+
+PRECOMPUTE_LIMIT = 64 << 20
+
+
+def run_loop(step: Step, slots: list[Any], context: LoopContext, plan: Plan) -> None:
+    """Run a loop and store its outputs. Raises ``NodeError``, ``Cancelled``, and ``WorkflowError`` for wrong wiring."""
+    loop, body_plan = step.op, step.body
+    assert isinstance(loop, Loop)
+    assert body_plan is not None
+    outside: dict[Source, Any] = {source: slots[slot] for source, slot in step.closure}
+    with context.trips.ended():
+        if loop.training is not None:
+            from guidegraph.graph.training.fit import run_training
+
+            results = run_training(step, outside, context, plan)
+        else:
+            results = _iterate(step, loop, body_plan, outside, context, plan)
+    for name, slot in zip(loop.outputs, step.outs, strict=True):
+        slots[slot] = results[name]
+
+
+def list_items(step: Step, over: Any) -> Sequence[Any]:
+    """The sequence that a loop runs over, checked to be indexable; an int stands for a range. Raises ``NodeError``."""
+    try:
+        items = _as_sequence(over)
+        len(items)
+        return items
+    except BaseException as error:  # code of a node may raise anything
+        if events.is_interrupt(error):
+            raise
+        raise node_error(step, error) from error
+
+
+def _as_sequence(over: Any) -> Sequence[Any]:
+    if isinstance(over, int) and not isinstance(over, bool):
+        return range(min(over, sys.maxsize))  # a longer range has no len(), and is above any limit on trips
+    rows = hasattr(over, "__len__") and hasattr(over, "__getitem__") and not isinstance(over, (str, bytes, Mapping))
+    if not rows or (is_tensor(over) and over.ndim == 0):
+        raise TypeError(f"a loop runs over a sequence or a tensor with an axis; found {describe_value(over)}")
+    if is_tensor(over) and over.ndim == 1:
+        return over.unsqueeze(1)  # type: ignore[no-any-return]
+    return over  # type: ignore[no-any-return]
+
+
+def _iterate(
+    step: Step, loop: Loop, body_plan: BodyPlan, outside: dict[Source, Any], context: LoopContext, plan: Plan
+) -> dict[str, Any]:
+    items = list_items(step, outside[loop.over])
+    total, device = len(items), current_device()
+    context.count_trips(step, total)
+    while total and (selected := body_plan.choose(outside)) is not body_plan:
+        body_plan, loop = selected, selected.loop
+        if body_plan.before is not None:
+            outside = {**outside, **run_region(body_plan.before, outside, context, plan)}
+    check_wiring(body_plan.loop.body.values(), outside)
+    body_plan = body_plan.specialise(outside)
+    needs_values = {s: outside[s] for s in body_plan.needs_sources if s in outside}
+    prologue_rows = _precompute(step, body_plan, outside, items, context, plan)
+    carry: dict[Source, Any] = {Carry(loop.key, name): outside[s] for name, s in loop.carry.items()}
+    collected: dict[str, list[Any]] = {name: [] for name in loop.collect}
+    context.iterations.append(0)
+    with _watching(context) as watch:
+        for i in range(total):
+            context.cancel.check()
+            context.iterations[-1] = watch.iteration = i
+            item = to_device(fetch_item(step, items, i), device)
+            values = (
+                prologue_rows[i] if i < len(prologue_rows) else run_prologue(body_plan, outside, item, i, context, plan)
+            )
+            body_values: dict[Source, Any] = {**outside, **values, **carry}
+            set_item(body_values, body_plan.item_sources, loop, item, i)
+            phase = body_plan.variant(
+                {**needs_values, **{s: body_values[s] for s in body_plan.needs_sources if s in body_values}}
+            )
+            results = run_phases(phase, body_values, context, plan)
+            for name, source in loop.collect.items():
+                collected[name].append(results[source])
+            carry = {Carry(loop.key, name): results[source] for name, source in loop.next.items()}
+            report_progress(context, loop, i + 1, total, {})
+    watch.finish(total)
+    context.iterations.pop()
+    stacked = {name: stack(values, loop.outputs[name]) for name, values in collected.items()}
+    return {**{name: carry[Carry(loop.key, name)] for name in loop.carry}, **stacked}
+
+
+@contextmanager
+def _watching(context: LoopContext) -> Iterator[LoopWatch]:
+    """Use a new watch for a loop in place of the enclosing loop's."""
+    outer, context.watch = context.watch, LoopWatch(context.warned)
+    try:
+        with use_watch(context.watch):
+            yield context.watch
+    finally:
+        context.watch = outer
+
+
+def fetch_item(step: Step, items: Sequence[Any], i: int) -> Any:
+    """Item i of a loop's sequence. If the data fails, raises ``NodeError`` that names the loop."""
+    try:
+        return items[i]
+    except BaseException as error:
+        if events.is_interrupt(error):
+            raise
+        unreadable = ItemError(f"entry {i} cannot be had: {describe_error(error)}")
+        unreadable.__cause__ = error
+        raise node_error(step, unreadable) from error
+
+
+class ItemError(GuidegraphError):
+    """An item of a loop's sequence cannot be read."""
+
+
+def report_progress(context: LoopContext, loop: Loop, done: int, total: int, values: Mapping[str, float]) -> None:
+    for observer in context.observers:
+        observer(events.LoopProgress(f"nodes.{loop.key}", done, total, values))
+
+
+def set_item(values: dict[Source, Any], sources: Sequence[Source], loop: Loop, item: Any, i: int) -> None:
+    """Set the values that a body reads from the loop's item and index."""
+    for source in sources:
+        if isinstance(source, Index) and source.loop == loop.key:
+            values[source] = i
+        elif isinstance(source, Item) and source.loop == loop.key:
+            values[source] = item if source.field is None else _field(loop, item, source.field)
+
+
+def _field(loop: Loop, item: Any, name: str) -> Any:
+    """A field of an item. Raises ``NodeError`` that names the loop if the item has no such field."""
+    try:
+        return getattr(item, name)
+    except AttributeError:
+        error = ItemError(f"an entry has no field '{name}'; found {describe_value(item)}")
+        raise NodeError(f"nodes.{loop.key}", "loop", loop.mark, error) from None
+
+
+def run_prologue(
+    body_plan: BodyPlan, outside: Mapping[Source, Any], item: Any, i: int, context: LoopContext, plan: Plan
+) -> dict[Source, Any]:
+    """The values of one iteration that depend on the loop's item alone."""
+    if body_plan.prologue is None:
+        return {}
+    values = dict(outside)
+    set_item(values, [source for source, _ in body_plan.prologue.inputs], body_plan.loop, item, i)
+    return run_region(body_plan.prologue, values, context, plan)
+
+
+def _precompute(
+    step: Step,
+    body_plan: BodyPlan,
+    outside: Mapping[Source, Any],
+    items: Sequence[Any],
+    context: LoopContext,
+    plan: Plan,
+) -> list[dict[Source, Any]]:
+    """The prologue's values for the first iterations, as many as fit ``PRECOMPUTE_LIMIT``."""
+    rows: list[dict[Source, Any]] = []
+    size = 0
+    if body_plan.prologue is None:
+        return rows
+    context.iterations.append(0)
+    for i in range(len(items)):
+        context.cancel.check()
+        context.iterations[-1] = i
+        item = to_device(fetch_item(step, items, i), current_device())
+        row = run_prologue(body_plan, outside, item, i, context, plan)
+        size += sum(map(nbytes, row.values()))
+        if size > PRECOMPUTE_LIMIT:
+            break
+        rows.append(row)
+    context.iterations.pop()
+    return rows
+
+
+def run_phases(phase: Phase, values: Mapping[Source, Any], context: LoopContext, plan: Plan) -> dict[Source, Any]:
+    """Run a body's steps once, making each choice as soon as its value is known. Raises ``NodeError``."""
+    while phase.choices:
+        values = {**values, **run_region(phase.region, values, context, plan)}
+        phase = phase.after_branches(tuple(_choose_branch(choice, values, context) for choice in phase.choices))
+    results = run_region(phase.region, values, context, plan)
+    return {root: results[source] for root, source in phase.roots.items()}
+
+
+def _choose_branch(choice: Choice, values: Mapping[Source, Any], context: LoopContext) -> str:
+    try:
+        return choose_branch(choice, values[choice.when])
+    except NodeError as error:
+        raise _with_iterations(error, context) from error.cause
+
+
+def run_region(region: RegionPlan, values: Mapping[Source, Any], context: LoopContext, plan: Plan) -> dict[Source, Any]:
+    """Run a body's steps once; ``values`` has everything that it reads from outside. Raises ``NodeError``."""
+    slots: list[Any] = [None] * region.size
+    for slot, constant in region.constants:
+        slots[slot] = copy_value(constant) if is_mutable(constant) else constant
+    for source, slot in region.inputs:
+        slots[slot] = values[source]
+    timed, watch = bool(context.observers), context.watch
+    try:
+        for step in region.steps:
+            started = time.perf_counter() if timed else 0.0
+            if watch is not None:
+                watch.call = step.op if isinstance(step.op, Call) else None
+            if step.body is None:
+                invoke(step, slots)
+            else:
+                run_loop(step, slots, context, plan)
+            if timed:
+                context.add_time(step, time.perf_counter() - started)
+            for slot in step.frees:
+                slots[slot] = None
+    except NodeError as error:
+        if not error.iteration and context.iterations:
+            raise _with_iterations(error, context) from error.cause
+        raise
+    return {source: slots[slot] for source, slot in region.results.items()}
+
+
+def _with_iterations(error: NodeError, context: LoopContext) -> NodeError:
+    """The error with the current iterations of all loops."""
+    return NodeError(error.path, error.node_id, error.mark, error.cause, ", ".join(map(str, context.iterations)))
+
+
+def stack(values: list[Any], kind: PortType = ANY) -> Any:
+    """Stack collected values along a new leading axis, leaf by leaf in structures; a list if they do not stack.
+
+    kind: the declared type of the values. Without iterations, an empty tensor (0) if that is a tensor type.
+    """
+    if not values and all(isinstance(a, type) and issubclass(a, Tensor) for a in kind.alternatives):
+        import torch
+
+        return torch.empty(0)
+    if not values or not any(is_tensor(v) or is_dataclass(v) for v in values):
+        return values
+    from torch.utils._pytree import tree_flatten, tree_unflatten
+
+    flat = [tree_flatten(v) for v in values]
+    spec = flat[0][1]
+    if any(s != spec for _, s in flat):
+        return values
+    columns = [_stack_leaves(column) for column in zip(*(leaves for leaves, _ in flat), strict=True)]
+    return values if any(c is _UNFIT for c in columns) else tree_unflatten(columns, spec)
+
+
+_UNFIT = object()
+
+
+def _stack_leaves(column: Sequence[Any]) -> Any:
+    import torch
+
+    first = column[0]
+    if not all(is_tensor(v) for v in column):
+        same = not any(is_tensor(v) for v in column) and all(type(v) is type(first) and v == first for v in column)
+        return first if same else _UNFIT
+    if any(v.shape != first.shape or v.dtype != first.dtype for v in column):
+        return _UNFIT
+    # Values from before a training was resumed may be on another device.
+    return torch.stack([v.to(column[-1].device) for v in column])

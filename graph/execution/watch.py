@@ -1,0 +1,99 @@
+"""Watched numbers of a loop: nodes report them with ``watch_size``, and they are read once, after the loop has ended.
+
+Until then they stay on their device. A number beyond its limit at the end of the loop is a warning of the run and never
+changes a result. Outside of loops, and while a graph is traced, nothing is watched.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from guidegraph.graph.ir import Call
+
+
+@dataclass
+class WatchedSizes:
+    """The sizes that calls of one node reported, with their iterations, the limit, and the message of the warning."""
+
+    call: Call
+    limit: float
+    message: str
+    iterations: list[int] = field(default_factory=list)
+    sizes: list[Tensor] = field(default_factory=list)
+    decisive: Tensor | None = None
+
+
+@dataclass
+class LoopWatch:
+    """The sizes watched in one loop. call, iteration: the current ones. warned: nodes that the run has warned about."""
+
+    warned: set[str]
+    call: Call | None = None
+    iteration: int = 0
+    watched: dict[str, WatchedSizes] = field(default_factory=dict)
+
+    def add(self, size: Tensor, limit: float, message: str, decisive: Tensor | None) -> None:
+        if self.call is None or self.call.key in self.warned:
+            return
+        watched_sizes = self.watched.setdefault(self.call.key, WatchedSizes(self.call, limit, message))
+        watched_sizes.iterations.append(self.iteration)
+        watched_sizes.sizes.append(size.detach())
+        watched_sizes.decisive = decisive
+
+    def finish(self, total: int) -> None:
+        """Warn of the nodes whose last size is beyond its limit. total: the loop's number of iterations."""
+        import torch
+
+        for key, watched_sizes in self.watched.items():
+            sizes: list[float] = torch.stack(watched_sizes.sizes).tolist()
+            first = _beyond_since(sizes, watched_sizes.limit)
+            if first is not None and (watched_sizes.decisive is None or bool(watched_sizes.decisive)):
+                self.warned.add(key)
+                step = f"step {watched_sizes.iterations[first] + 1} of {total}"
+                location = f"{watched_sizes.call.mark}: nodes.{key} ({watched_sizes.call.spec.id})"
+                warnings.warn(
+                    f"{location}: from {step} on {watched_sizes.message.format(size=sizes[-1])}", stacklevel=2
+                )
+
+
+def _beyond_since(sizes: Sequence[float], limit: float) -> int | None:
+    """The position from which all sizes are above the limit or NaN; ``None`` if the last is within it."""
+    within = [i for i, size in enumerate(sizes) if size <= limit]
+    first = within[-1] + 1 if within else 0
+    return first if first < len(sizes) else None
+
+
+_watch: ContextVar[LoopWatch | None] = ContextVar("guidegraph_watch", default=None)
+
+
+@contextmanager
+def use_watch(watch: LoopWatch) -> Iterator[None]:
+    """Let nodes called in this context watch sizes."""
+    token = _watch.set(watch)
+    try:
+        yield
+    finally:
+        _watch.reset(token)
+
+
+def is_watching() -> bool:
+    """Whether a loop watches sizes, so that they are worth computing."""
+    return _watch.get() is not None
+
+
+def watch_size(size: Tensor, limit: float, message: str, decisive: Tensor | None = None) -> None:
+    """Warn once after the loop if a size, a 0-d tensor, is above a limit or NaN from some step to the end.
+
+    decisive: a flag without which there is no warning if this size is the last one.
+    message: continues "from step 3 of 30 on"; ``{size:.3g}`` in it is the last size. Does nothing outside of a loop.
+    """
+    if (watch := _watch.get()) is not None:
+        watch.add(size, limit, message, decisive)

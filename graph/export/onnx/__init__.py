@@ -1,0 +1,1 @@
+"""Torch functions to ONNX models: tracing, gradients, axes, precision and weights."""

@@ -1,0 +1,192 @@
+"""Tracing functions that compute a gradient inside into graphs of forward operators.
+
+torch.export does not support `torch.autograd.grad`. Tracing below autograd does: the backward pass is then a sequence
+of ordinary operators, and those that ONNX lacks are replaced by their `decompositions`.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import sympy
+import torch
+from torch import Tensor
+from torch._dispatch.python import enable_python_dispatcher
+from torch._dynamo.source import ConstantSource
+from torch._functorch.compile_utils import fx_graph_cse
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx import GraphModule
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StrictMinMaxConstraint, uninteresting_files
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._sympy.value_ranges import ValueRanges
+
+from guidegraph.graph.export.errors import FixedSizeError
+from guidegraph.graph.export.onnx.axes import Axis
+from guidegraph.graph.export.onnx.decompositions import decompositions
+from guidegraph.graph.export.user_code import user_frame
+
+Function = Callable[..., Any]
+
+
+@dataclass
+class Probe(TorchDispatchMode):
+    """Observes a run of a function: whether it computes a gradient, and its random operators with their location."""
+
+    gradient: bool = False
+    random: dict[str, str] = field(default_factory=dict)
+    operator: str = ""
+    place: str = ""
+
+    def __post_init__(self) -> None:
+        TorchDispatchMode.__init__(self)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if torch._C._current_graph_task_id() != -1:  # autograd's engine is running
+            self.gradient = True
+        operator = operator_name(func)
+        if torch.Tag.nondeterministic_seeded in func.tags and "scaled_dot_product" not in operator:
+            self.random.setdefault(operator, user_frame(traceback.extract_stack()))
+        if operator == self.operator and not self.place:
+            self.place = user_frame(traceback.extract_stack())
+        return func(*args, **(kwargs or {}))
+
+
+def operator_name(op: Any) -> str:
+    """`aten.silu_backward` for torch.ops.aten.silu_backward.default."""
+    return str(getattr(op, "overloadpacket", op))
+
+
+def probe(function: Function, inputs: Sequence[Tensor], operator: str = "") -> tuple[Any, Probe]:
+    """The function's result for the inputs, and the probe. operator: the name of one whose location is recorded."""
+    watcher = Probe(operator=operator)
+    with torch.no_grad(), watcher:
+        return function(*inputs), watcher
+
+
+def trace_forward(
+    function: Function, inputs: Sequence[Tensor], axes: Sequence[Mapping[int, Axis]], sizes: Mapping[str, int]
+) -> GraphModule:
+    """The function as a graph of forward operators over flat tensors, for all sizes that the axes allow.
+
+    sizes: of each axis while tracing, two or more of its units. Raises ``ExportError`` if the function fixes the size
+    of an axis or branches on it. Errors of the function itself are passed on.
+    """
+    env = _RecordingShapeEnv(duck_shape=False)
+    fake = FakeTensorMode(shape_env=env, allow_non_fake_inputs=True)
+    symbols = {axis.name: _make_symbol(env, axis, sizes[axis.name]) for dynamic in axes for axis in dynamic.values()}
+    with ExitStack() as stack:
+        plain = sdpa_kernel(SDPBackend.MATH)
+        for context in (torch.no_grad(), plain, enable_python_dispatcher(), fake, ShortGradients()):
+            stack.enter_context(context)
+        fakes = [
+            torch.empty(_symbolic_shape(tensor, dynamic, symbols), dtype=tensor.dtype, device=tensor.device)
+            for tensor, dynamic in zip(inputs, axes, strict=True)
+        ]
+        graph = make_fx(function, decomposition_table=decompositions(), record_stack_traces=True)(*fakes)
+    _check_sizes(env, symbols)
+    return _simplify(graph)
+
+
+class ShortGradients(TorchFunctionMode):
+    """Replaces two functions by forms with simpler gradients: torch's index pixels and guard every softmax."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        forms: dict[Any, Function] = {F.interpolate: _nearest, F.scaled_dot_product_attention: _attention}
+        out = forms[func](*args, **(kwargs or {})) if func in forms else NotImplemented
+        return func(*args, **(kwargs or {})) if out is NotImplemented else out
+
+
+def _nearest(
+    x: Tensor, size: Any = None, scale_factor: Any = None, mode: str = "nearest", *args: Any, **kwargs: Any
+) -> Any:
+    """Nearest-neighbour upsampling by integer factors; NotImplemented for anything else."""
+    factors = scale_factor if isinstance(scale_factor, Sequence) else (scale_factor, scale_factor)
+    if mode != "nearest" or x.ndim != 4 or any(factor is None or factor != int(factor) for factor in factors):
+        return NotImplemented
+    (tall, wide), (batch, channels, height, width) = map(int, factors), x.shape
+    repeated = x[:, :, :, None, :, None].expand(batch, channels, height, tall, width, wide)
+    return repeated.reshape(batch, channels, height * tall, width * wide)
+
+
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Any:
+    """softmax(QKᵀ/√d) V without a mask, so that no row can be empty; NotImplemented for anything else."""
+    if attn_mask is not None or dropout_p or is_causal or enable_gqa:
+        return NotImplemented
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    weights = torch.softmax((query * scale) @ key.transpose(-2, -1), dim=-1)
+    return weights @ value
+
+
+def _simplify(graph: GraphModule) -> GraphModule:
+    """The graph without operators that only autograd needs, and with equal operations merged, to speed up tracing."""
+    for node in list(graph.graph.nodes):
+        if node.op == "call_function" and node.target is torch.ops.aten.detach.default:
+            node.replace_all_uses_with(node.args[0])
+            graph.graph.erase_node(node)
+    graph.graph = fx_graph_cse(graph.graph)
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+    return graph
+
+
+def _make_symbol(env: ShapeEnv, axis: Axis, size: int) -> Any:
+    """A new symbol for the number of units of an axis, so that axes of equal size are not merged."""
+    units = size // axis.multiple_of
+    bounds = ValueRanges(max(axis.units[0], 2), axis.units[1])
+    source = ConstantSource(axis.name)
+    expression = env.create_symbol(
+        units, source, DimDynamic.DYNAMIC, StrictMinMaxConstraint(vr=bounds, warn_only=False)
+    )
+    return env.create_symintnode(expression, hint=units, source=source)
+
+
+def _symbolic_shape(tensor: Tensor, dynamic: Mapping[int, Axis], symbols: Mapping[str, Any]) -> list[Any]:
+    return [
+        dynamic[i].multiple_of * symbols[dynamic[i].name] if i in dynamic else int(size)
+        for i, size in enumerate(tensor.shape)
+    ]
+
+
+class _RecordingShapeEnv(ShapeEnv):
+    """A shape environment that records the stack at which each guard was added."""
+
+    def __init__(self, *, duck_shape: bool) -> None:
+        super().__init__(duck_shape=duck_shape)
+        self.guard_stacks: dict[int, traceback.StackSummary] = {}
+
+    def evaluate_expr(self, *args: Any, **kwargs: Any) -> Any:
+        guard_count = len(self.guards)
+        value = super().evaluate_expr(*args, **kwargs)
+        if len(self.guards) > guard_count:
+            machinery = uninteresting_files() | {__file__}
+            stack = traceback.extract_stack()
+            self.guard_stacks[guard_count] = traceback.StackSummary.from_list(
+                [f for f in stack if f.filename not in machinery]
+            )
+        return value
+
+
+def _check_sizes(env: _RecordingShapeEnv, symbols: Mapping[str, Any]) -> None:
+    """Raise ``FixedSizeError`` for guards that fix a size or come from user code; torch's own change no result."""
+    names = {symbol.node._expr: sympy.Symbol(name) for name, symbol in symbols.items()}
+    for index, guard in enumerate(env.guards):
+        asker = env.guard_stacks.get(index, traceback.StackSummary())
+        if isinstance(guard.expr, sympy.Eq) or user_frame(asker[-1:]):
+            raise FixedSizeError(str(guard.expr.subs(names)), user_frame(asker))

@@ -1,0 +1,49 @@
+"""Optimising an ONNX graph: constant folding, removal of unused operations, and merging of equal weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import onnx_ir
+import onnxscript.optimizer
+import onnxscript.rewriter
+import torch
+from onnx_ir.passes import Sequential, common
+
+QUADRATIC = {"SlicesSplit"}
+"""Rules of onnxscript that walk the whole graph for every node, which takes minutes for a large U-Net."""
+
+ROUNDS = 2
+
+
+def optimise(model: onnx_ir.Model) -> None:
+    """Optimise a model converted by torch with onnxscript's optimisations, without its slow rules."""
+    merge_weights(model)
+    common.InlinePass()(model)
+    rules = [rule for rule in onnxscript.rewriter._DEFAULT_REWRITE_RULES if rule.name not in QUADRATIC]
+    for _ in range(ROUNDS):
+        onnxscript.optimizer.fold_constants(model, onnx_shape_inference=True)
+        onnxscript.rewriter.rewrite(model, rules)
+    Sequential(
+        common.RemoveUnusedNodesPass(),
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        common.LiftSubgraphInitializersToMainGraphPass(),
+        common.DeduplicateInitializersPass(),
+        common.CommonSubexpressionEliminationPass(),
+        common.OutputFixPass(),
+        common.NameFixPass(),
+        common.RemoveUnusedNodesPass(),
+    )(model)
+
+
+def merge_weights(model: onnx_ir.Model) -> None:
+    """Use one initialiser for all uses of a tensor; torch.export makes one for each."""
+    kept: dict[Any, onnx_ir.Value] = {}
+    for name, value in list(model.graph.initializers.items()):
+        raw = getattr(value.const_value, "raw", None)
+        if not isinstance(raw, torch.Tensor) or not raw.numel():
+            continue
+        key = (raw.data_ptr(), raw.dtype, tuple(raw.shape), raw.stride(), raw.device)
+        if kept.setdefault(key, value) is not value:
+            value.replace_all_uses_with(kept[key])
+            model.graph.initializers.pop(name)

@@ -1,0 +1,243 @@
+"""Partition of the operations: computed at export, run on the host by the runtime, or traced into a graph.
+
+Only operations that depend on a parameter or a loop are left for the run. A parameter stays one if all of its readers
+can take it at run time; otherwise it is fixed at its value at export, and the bundle records why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from guidegraph.graph.export.errors import ExportError
+from guidegraph.graph.ir import Call, Carry, Choice, Index, Item, Loop, Op, Output, Param, Source, walk
+from guidegraph.graph.node import Port
+from guidegraph_runtime.operations import SHAPES_READ
+
+
+@dataclass
+class Roles:
+    """A partition of operations.
+
+    dynamic: the keys of those left for the run. hosted: the keys of those among them that the runtime does. fixed: the
+    reason for each fixed parameter, by name.
+    """
+
+    dynamic: set[str] = field(default_factory=set)
+    hosted: set[str] = field(default_factory=set)
+    fixed: dict[str, str] = field(default_factory=dict)
+
+
+def partition_operations(
+    ops: Mapping[str, Op],
+    params: Mapping[str, bool],
+    numbers: Collection[str],
+    *,
+    one_graph: bool = False,
+    at_export: Collection[str] = (),
+    fixed_before: Mapping[str, str] | None = None,
+) -> Roles:
+    """Partition the operations, and fix the parameters that cannot be inputs of a bundle.
+
+    params: for each parameter, whether its type can be an input of a bundle. numbers: parameters whose value is a
+    number, which a graph can take. at_export: operations that run only at export, since a run cannot pass on their
+    results; the parameters that they read are fixed. one_graph: all traced operations become one graph, so the runtime
+    does only the operations before it. fixed_before: parameters that are already fixed, with the reasons.
+
+    Raises ``ExportError`` for an operation that must run in a loop and can neither be traced nor done by the runtime.
+    """
+    fixed = {name: "its type is none that a bundle takes" for name, fits in params.items() if not fits}
+    fixed |= fixed_before or {}
+    on_host = all_host_calls = find_host_calls(ops, numbers)
+    while True:
+        reads = _find_parameters_read(ops, fixed)
+        newly_fixed = dict(_find_parameters_to_fix(ops, reads, fixed, on_host, numbers, at_export))
+        if one_graph:
+            newly_fixed |= _fix_choice_parameters(ops, reads, fixed)
+        if not newly_fixed:
+            dynamic = {key for key, names in reads.items() if names is not None}
+            # The prelude is known only after all parameters to fix are fixed.
+            prelude = _find_prelude(ops, dynamic, all_host_calls) if one_graph else all_host_calls
+            if prelude != on_host:
+                on_host = prelude
+                continue
+            return Roles(dynamic, on_host, {name: reason for name, reason in fixed.items() if name in params})
+        fixed.update(newly_fixed)
+
+
+_LOOP = "<loop>"
+
+
+def _find_parameters_read(ops: Mapping[str, Op], fixed: Mapping[str, str]) -> dict[str, frozenset[str] | None]:
+    """The parameters on which each operation depends, with `<loop>` for a loop; None if it is constant.
+
+    An operation that the runtime can do is left for the run even if it is constant, so that its settings, such as a
+    sampler's, can be changed there. Its key then stands for it among the parameters.
+    """
+    parameters_by_key: dict[str, frozenset[str] | None] = {}
+
+    def reads(source: Source) -> frozenset[str]:
+        if isinstance(source, Param):
+            return frozenset() if source.name in fixed else frozenset({source.name})
+        if isinstance(source, (Carry, Item, Index)):
+            return frozenset({_LOOP})
+        return (parameters_by_key.get(source.op) or frozenset()) if isinstance(source, Output) else frozenset()
+
+    for op in walk(ops):
+        names: frozenset[str] = frozenset()
+        if isinstance(op, Loop):
+            names = frozenset({_LOOP})
+        elif op.spec.runtime and op.key not in fixed and not _reads_files(op) and not isinstance(op, Choice):
+            names = frozenset({op.key})
+        for source in op.sources():
+            names |= reads(source)
+        parameters_by_key[op.key] = names or None
+    return parameters_by_key
+
+
+def _find_parameters_to_fix(
+    ops: Mapping[str, Op],
+    reads: Mapping[str, frozenset[str] | None],
+    fixed: Mapping[str, str],
+    hosted: set[str],
+    numbers: Collection[str],
+    at_export: Collection[str],
+) -> Iterator[tuple[str, str]]:
+    for op in walk(ops):
+        names = reads[op.key]
+        if names is None:
+            continue
+        if isinstance(op, Loop):
+            if op.training is not None:
+                reason = f"nodes.{op.key} trains, and a bundle does not"
+                raise ExportError(reason, "export a workflow that loads what it trained", place=str(op.mark))
+            continue
+        if op.key not in at_export if isinstance(op, Choice) else op.key in hosted:
+            continue
+        if op.key in at_export and _LOOP not in names:
+            why = f"nodes.{op.key} ({op.spec.id}) makes a model of it, and runs at export only"
+            yield from ((name, why) for name in sorted(names))
+            continue
+        if runs_on_host(op) and op.spec.host:
+            raise ExportError(
+                f"nodes.{op.key} ({op.spec.id}) is computed from what the graph gives, and cannot be traced (host)",
+                "leave it out of the exported outputs (--only), or export a bundle instead, which can have it "
+                "between two graphs: leave out --single-file",
+                place=str(op.mark),
+            )
+        if op.spec.host or not op.spec.pure:
+            if _LOOP in names:
+                raise ExportError(
+                    f"nodes.{op.key} ({op.spec.id}) is computed from what a loop gives, cannot be traced "
+                    f"({'host' if op.spec.host else 'not pure'}), and the runtime has no such operation",
+                    "leave it out of the exported outputs (--only), or use a node that can be traced",
+                    place=str(op.mark),
+                )
+            why = f"nodes.{op.key} ({op.spec.id}) runs at export only"
+            yield from ((name, why) for name in sorted(names))
+            continue
+        for name, port in op.parameters():
+            if name not in fixed and not (name in numbers and _takes_numbers(port)):
+                yield name, f"nodes.{op.key} ({op.spec.id}) takes it while it is traced"
+
+
+def _fix_choice_parameters(
+    ops: Mapping[str, Op], reads: Mapping[str, frozenset[str] | None], fixed: Mapping[str, str]
+) -> dict[str, str]:
+    """The parameters to fix because choices depend on them: one graph has one branch of each choice.
+
+    Raises ``ExportError`` for a choice that depends on a value computed in the run.
+    """
+    reasons: dict[str, str] = {}
+    for op in walk(ops):
+        if not isinstance(op, Choice) or reads[op.key] is None:
+            continue
+        if not isinstance(op.when, Param):
+            raise ExportError(
+                f"nodes.{op.key} (choose) is made by what a run computes, and one graph has one branch of a choice",
+                "export a bundle instead, which makes choices: leave out --single-file",
+                place=str(op.mark),
+            )
+        if op.when.name not in fixed:
+            reasons[op.when.name] = f"nodes.{op.key} (choose) is made by it, and one graph has one branch of a choice"
+    return reasons
+
+
+def _reads_files(call: Call) -> bool:
+    return any(Path in port.type.alternatives for port in (*call.spec.inputs.values(), *call.spec.settings.values()))
+
+
+def runs_on_host(call: Call) -> bool:
+    """Whether the runtime does a call, or the first part of it."""
+    return call.spec.runtime or call.spec.split is not None
+
+
+def find_host_calls(ops: Mapping[str, Op], numbers: Collection[str]) -> set[str]:
+    """The keys of the calls that run on the host.
+
+    A call that the runtime can do and that can also be traced runs on the host at the top level. In a loop it is traced
+    if it reads a tensor of a graph, so that it does not split the graph, unless it reads a parameter that a graph
+    cannot take.
+    """
+    host: set[str] = set()
+    traced: set[str] = set()
+    for op in walk(ops):
+        looped = op.key not in ops
+        if (
+            isinstance(op, Call)
+            and runs_on_host(op)
+            and not (looped and _may_be_traced(op, numbers) and _reads_graph(op, traced))
+        ):
+            host.add(op.key)
+        else:
+            traced.add(op.key)
+    return host
+
+
+def _takes_numbers(port: Port) -> bool:
+    return float in port.type.alternatives or port.type.is_any
+
+
+def _may_be_traced(call: Call, numbers: Collection[str]) -> bool:
+    fit = all(name in numbers and _takes_numbers(port) for name, port in call.parameters())
+    return fit and call.spec.split is None and not call.spec.host and call.spec.pure
+
+
+def _reads_graph(call: Call, traced: set[str]) -> bool:
+    sources = (s for value in call.inputs.values() for s in (value if isinstance(value, tuple) else (value,)))
+    return any(isinstance(s, Carry) or (isinstance(s, Output) and s.op in traced) for s in sources)
+
+
+def _find_prelude(ops: Mapping[str, Op], dynamic: set[str], hosted: set[str]) -> set[str]:
+    """The host operations that depend on no traced operation, so that they can run before the graph.
+
+    Ports of which an operation reads only the shape, such as ``like`` of noise, do not count as a dependency, nor does
+    the iteration's index there.
+    """
+    after_graph: set[str] = set()
+
+    def reads(source: Source) -> bool:
+        return isinstance(source, (Carry, Item, Index)) or (isinstance(source, Output) and source.op in after_graph)
+
+    prelude = set()
+    for op in walk(ops):
+        if op.key not in dynamic:
+            continue
+        shapes = SHAPES_READ.get(op.spec.id, ()) if isinstance(op, Call) else ()
+        unread = {*shapes, "index"} if shapes else set()
+        needed = [s for name, s in _sources_by_port(op) if name not in unread]
+        if op.key in hosted and not any(map(reads, needed)):
+            prelude.add(op.key)
+        if op.key not in prelude or any(map(reads, op.sources())):
+            after_graph.add(op.key)
+    return prelude
+
+
+def _sources_by_port(op: Op) -> Iterator[tuple[str, Source]]:
+    """The sources of an operation, each with its port or setting; "" for those of a loop."""
+    if isinstance(op, Loop):
+        yield from (("", source) for source in op.sources())
+        return
+    for name, sources in (*op.inputs.items(), *op.settings.items()):
+        yield from ((name, source) for source in (sources if isinstance(sources, tuple) else (sources,)))

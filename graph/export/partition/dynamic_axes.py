@@ -1,0 +1,139 @@
+"""Finding the sizes that a part accepts, by running it at other sizes before it is traced."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from guidegraph.graph.export.onnx.axes import Axis
+from guidegraph.graph.export.partition.subgraph import PartInput, PartPlan, batch_size, name_axes
+
+MULTIPLES = (1, 2, 4, 8, 16, 32, 64, 128)
+MAX_SIZE = 1 << 16
+
+
+def find_free_axes(part: PartPlan) -> tuple[PartPlan, list[dict[int, Axis]]]:
+    """The part with its examples expanded to one batch size, and the free axes of each input.
+
+    A free axis has sizes that are multiples of the smallest power of two by which it can grow. An axis that allows only
+    the example's size is fixed.
+    """
+    part = replace(part, inputs=tuple(_with_batch(part_input, batch_size(part)) for part_input in part.inputs))
+    names = name_axes(part)
+    axes: dict[str, Axis | None] = {}
+    for name in dict.fromkeys(name for input_names in names for name in input_names.values()):
+        multiple = _multiple(part, names, name)
+        size = _size(part, names, name)
+        axes[name] = None if multiple is None or size % multiple else Axis(name, multiple, MAX_SIZE, multiple)
+    free = [
+        {position: axis for position, name in input_names.items() if (axis := axes[name]) is not None}
+        for input_names in names
+    ]
+    return part, free
+
+
+def separate_batches(part: PartPlan) -> PartPlan:
+    """The part with letter A for the leading axis of each input that must not be expanded to the batch size.
+
+    A run may repeat a leading axis of 1 for the whole batch. If the part, for example, concatenates batches, that would
+    change the result. Such inputs are found by the output shapes for size 1 there and 2 elsewhere.
+    """
+    batch_shapes = _output_shapes(part, None)
+    if batch_shapes is None:
+        return part
+    own_batch: set[str] = set()
+    for giver in dict.fromkeys(part_input.giver for part_input in part.inputs if "B" in part_input.axes):
+        single_shapes = _output_shapes(part, giver)
+        if single_shapes is not None and single_shapes != batch_shapes:
+            own_batch.add(giver)
+    return replace(
+        part,
+        inputs=tuple(
+            _with_own_batch(part_input) if part_input.giver in own_batch else part_input for part_input in part.inputs
+        ),
+    )
+
+
+def _with_own_batch(part_input: PartInput) -> PartInput:
+    return replace(part_input, axes=tuple("A" if axis == "B" else axis for axis in part_input.axes))
+
+
+def _output_shapes(part: PartPlan, single: str | None) -> list[tuple[int, ...]] | None:
+    """The output shapes for a batch of 2, with 1 sample in the values of `single`; None if the part fails."""
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with torch.no_grad(), quiet("torch._subclasses.fake_tensor"), FakeTensorMode(allow_non_fake_inputs=True):
+        tensors = []
+        for part_input in part.inputs:
+            size = 1 if part_input.giver == single else 2
+            shape = [
+                size if axis == "B" else side
+                for axis, side in zip(part_input.axes, part_input.example.shape, strict=True)
+            ]
+            tensors.append(torch.empty(shape, dtype=part_input.example.dtype, device=part_input.example.device))
+        try:
+            return [tuple(map(int, tensor.shape)) for tensor in part.function(*tensors)]
+        except Exception:  # of any type: the part does not run
+            return None
+
+
+@contextmanager
+def quiet(name: str) -> Iterator[None]:
+    """A context that silences a library's logger during expected errors."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _with_batch(part_input: PartInput, batch: int) -> PartInput:
+    if "B" not in part_input.axes:
+        return part_input
+    sizes = [
+        batch if axis == "B" else size for axis, size in zip(part_input.axes, part_input.example.shape, strict=True)
+    ]
+    return replace(part_input, example=part_input.example.expand(sizes).contiguous())
+
+
+def _size(part: PartPlan, names: Sequence[Mapping[int, str]], name: str) -> int:
+    return next(
+        int(part_input.example.shape[position])
+        for part_input, input_names in zip(part.inputs, names, strict=True)
+        for position, symbol in input_names.items()
+        if symbol == name
+    )
+
+
+def _multiple(part: PartPlan, names: Sequence[Mapping[int, str]], name: str) -> int | None:
+    """The smallest power of two by which an axis may grow; None if it may not grow."""
+    import torch
+
+    for step in MULTIPLES:
+        tensors = [
+            _grow(part_input.example, [position for position, symbol in input_names.items() if symbol == name], step)
+            for part_input, input_names in zip(part.inputs, names, strict=True)
+        ]
+        try:
+            with torch.no_grad():
+                part.function(*tensors)
+        except Exception:  # of any type: the part does not run at this size
+            continue
+        return step
+    return None
+
+
+def _grow(tensor: Any, axes: Sequence[int], growth: int) -> Any:
+    """A tensor extended along some axes with its own first elements."""
+    import torch
+
+    for axis in axes:
+        size = tensor.shape[axis]
+        tensor = tensor.index_select(axis, torch.arange(size + growth, device=tensor.device) % size)
+    return tensor

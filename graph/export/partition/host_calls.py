@@ -1,0 +1,166 @@
+"""Host operations, which the torch-free runtime does between the graphs, as operations of a bundle's plan."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from guidegraph.graph.export.errors import ExportError
+from guidegraph.graph.export.partition.leaves import plain_fields, tensor_leaves
+from guidegraph.graph.export_recipe import ExportRecipe
+from guidegraph.graph.ir import Call, Literal, Output, Source, Sources
+from guidegraph.graph.node import NodeSpec, Port
+from guidegraph.graph.trust.files import read_regular
+from guidegraph.graph.types import PortType, Tensor
+from guidegraph_runtime.bundle.manifest import Operation
+from guidegraph_runtime.operations import OPERATIONS
+
+if TYPE_CHECKING:
+    from guidegraph.graph.export.partition.example_run import ExampleRun
+
+
+@dataclass
+class HostPlan:
+    """tables: tensors that are the same in every run, by name. files: contents of operations' files by name."""
+
+    tables: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, bytes] = field(default_factory=dict)
+
+    def add_file(self, name: str, data: bytes) -> str:
+        """Add a file with these contents and return its name; equal contents share a file."""
+        stem, dot, ending = name.partition(".")
+        file_name = f"{stem}-{hashlib.sha256(data).hexdigest()[:8]}{dot}{ending}"
+        self.files[file_name] = data
+        return file_name
+
+
+def make_host_operation(call: Call, run: ExampleRun) -> Operation:
+    """The plan's operation for a call that the runtime does.
+
+    Inputs are links by port: ``port.field`` for a structured value and ``port.0``, ``port.1``, … for a list. Non-tensor
+    values that are the same in every run are settings, by port or ``port.field``.
+    """
+    links: dict[str, str] = {}
+    settings: dict[str, Any] = {}
+    for name, sources in (*call.inputs.items(), *call.settings.items()):
+        source_list = sources if isinstance(sources, tuple) else (sources,)
+        if not any(run.is_dynamic(source) or tensor_leaves(run.value(source)) for source in source_list):
+            values = [run.value(source) for source in source_list]
+            settings[name] = _to_json(call, name, values if isinstance(sources, tuple) else values[0], run)
+        elif isinstance(sources, tuple):
+            for i, source in enumerate(sources):
+                links |= {
+                    f"{name}.{i}" + (f".{p}" if p else ""): value_name
+                    for p, value_name in _all_names(source, run).items()
+                }
+        else:
+            links |= {
+                name + (f".{path}" if path else ""): value_name for path, value_name in _all_names(sources, run).items()
+            }
+            settings |= _constant_fields(call, name, sources, run)
+    outputs = [value_name for name in call.outputs for value_name in _all_names(Output(call.key, name), run).values()]
+    return Operation(op=call.spec.id, node=call.key, inputs=links, settings=settings, outputs=tuple(outputs))
+
+
+def _all_names(source: Source, run: ExampleRun) -> dict[str, str]:
+    return run.value_names(source) | run.field_names(source)
+
+
+def _constant_fields(call: Call, name: str, source: Source, run: ExampleRun) -> dict[str, Any]:
+    """The constant non-tensor fields of a structured value, by ``port.field``."""
+    if run.is_dynamic(source):
+        return {}
+    fields = plain_fields(run.value(source))
+    return {f"{name}.{path}": _to_json(call, name, value, run) for path, value in fields.items() if value is not None}
+
+
+def _to_json(call: Call, name: str, value: Any, run: ExampleRun) -> Any:
+    """A literal as JSON; bytes, and files named by paths, become files of the bundle."""
+    if isinstance(value, bytes):
+        return {"file": run.host.add_file(f"{call.spec.id.replace('.', '/')}.json", value)}
+    if isinstance(value, Path):
+        return {
+            "file": run.host.add_file(
+                f"{call.spec.id.replace('.', '/')}{file_suffix(value)}", read_regular(value, limit="file_bytes")
+            )
+        }
+    if isinstance(value, (list, tuple)):
+        return [_to_json(call, name, item, run) for item in value]
+    if isinstance(value, dict):
+        return {str(key): _to_json(call, name, item, run) for key, item in value.items()}
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise ExportError(
+        f"nodes.{call.key} ({call.spec.id}) gets a {type(value).__name__} as '{name}', which the runtime does not know",
+        "leave it out of the exported outputs (--only), or use a node that can be traced",
+        place=str(call.mark),
+    )
+
+
+def file_suffix(path: Path) -> str:
+    """The suffix of a file's copy in a bundle."""
+    return path.suffix if re.fullmatch(r"\.[A-Za-z0-9]{1,16}", path.suffix) else ""
+
+
+def split_call(call: Call, run: ExampleRun) -> tuple[Call, Call]:
+    """A node that runs partly on the host as two calls: the runtime's operation, and the function that is traced."""
+    assert call.spec.split is not None
+    known_values = {
+        name: run.value(source)
+        for name, source in (*call.inputs.items(), *call.settings.items())
+        if not isinstance(source, tuple) and not run.is_dynamic(source)
+    }
+    parts: ExportRecipe | None = call.spec.split(**known_values)
+    if parts is None:
+        raise ExportError(
+            f"nodes.{call.key} ({call.spec.id}) cannot be taken apart for these values",
+            "fix what it depends on by leaving it out of the parameters, or use another encoder",
+            place=str(call.mark),
+        )
+    kinds = {name: PortType((type(name, (Tensor,), {"axes": axes}),)) for name, axes in parts.outputs.items()}
+    key = f"{call.key}.host"
+    host_inputs = {
+        host_port: source
+        for node_port, host_port in parts.ports.items()
+        for name, source in (*call.inputs.items(), *call.settings.items())
+        if name == node_port
+    }
+    settings: dict[str, Sources] = {name: Literal(value) for name, value in parts.settings.items()}
+    ports = {name: Port(name, Any, PortType((object,))) for name in host_inputs}
+    host_function = _wrap_operation(parts.operation, tuple(ports), tuple(kinds))
+    first = NodeSpec(parts.operation, host_function, ports, {}, kinds, len(kinds) > 1, runtime=True)
+    tensors = {name: Port(name, Any, kind) for name, kind in kinds.items()}
+    second = replace(
+        call.spec,
+        function=parts.function,
+        inputs=tensors,
+        settings={},
+        host=False,
+        split=None,
+        runtime=False,
+        needs=None,
+    )
+    links: dict[str, Sources] = {name: Output(key, name if len(kinds) > 1 else "out") for name in kinds}
+    return (
+        replace(call, key=key, spec=first, inputs=host_inputs, settings=settings, checks=()),
+        replace(call, spec=second, inputs=links, settings={}, checks=()),
+    )
+
+
+def _wrap_operation(name: str, ports: tuple[str, ...], outputs: tuple[str, ...]) -> Callable[..., Any]:
+    """An operation of the runtime wrapped as a node's function, for the example run."""
+
+    def run(*args: Any, **by_name: Any) -> Any:
+        import torch
+
+        results: Mapping[str, Any] = OPERATIONS[name](**dict(zip(ports, args, strict=False)), **by_name)
+        if isinstance(results.get("out"), Mapping):
+            results = results["out"]
+        tensors = tuple(torch.from_numpy(results[output]) for output in outputs)
+        return tensors if len(tensors) > 1 else tensors[0]
+
+    return run

@@ -1,0 +1,136 @@
+"""Values as named pytree leaves: the tensors that an exported graph reads and returns, and their free axes.
+
+A structured value, such as a condition, is represented by its tensors, each named by its path: ``positive.tokens``. Its
+non-tensor fields, such as the kind of a prediction, are the same in every run and become constants of the graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
+
+from guidegraph.graph.ir import Carry, Index, Item, Output, Param, Source
+from guidegraph.graph.types import PortType, SequenceOf, Tensor, is_tensor
+
+DYNAMIC: Mapping[str, str] = {
+    "B": "batch",
+    "A": "samples",
+    "H": "height",
+    "W": "width",
+    "M": "tokens",
+    "N": "chunks",
+    "R": "rows",
+}
+"""The letters of a port type's axes whose sizes are free at run time, and the names of those axes.
+
+A is a leading axis that is not the batch's, although the type says B: see ``separate_batches``.
+"""
+
+Axes = tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A tensor of a value. path: in the value, "" for the value itself. axes: a letter or size for each axis."""
+
+    path: str
+    tensor: Any
+    axes: Axes
+
+    def full_name(self, base: str) -> str:
+        return f"{base}.{self.path}" if self.path else base
+
+
+def base_name(source: Source, items: Mapping[str, str]) -> str:
+    """The name of a value in a bundle. items: the name of each loop's item by the loop's key."""
+    if isinstance(source, Output):
+        return source.op if source.name == "out" else f"{source.op}.{source.name}"
+    if isinstance(source, Param):
+        return f"params.{source.name}"
+    if isinstance(source, Carry):
+        return f"{source.loop}.carry.{source.name}"
+    if isinstance(source, Item):
+        item = f"{source.loop}.{items[source.loop]}"
+        return item if source.field is None else f"{item}.{source.field}"
+    if isinstance(source, Index):
+        return f"{source.loop}.index"
+    raise TypeError(f"{source} has no name")
+
+
+def tensor_leaves(value: Any, kind: PortType | None = None) -> list[Leaf]:
+    """The tensors of a value, in the order of its pytree."""
+    from torch.utils._pytree import tree_flatten_with_path
+
+    leaves = []
+    for keys, leaf in tree_flatten_with_path(value)[0]:
+        if is_tensor(leaf):
+            path = path_of(keys)
+            leaves.append(Leaf(path, leaf, _leaf_axes(value, kind, path, leaf)))
+    return leaves
+
+
+def rebuild(value: Any, tensors: Sequence[Any]) -> Any:
+    """A value with its tensors replaced by others, in the order of its pytree."""
+    from torch.utils._pytree import tree_flatten, tree_unflatten
+
+    flat, spec = tree_flatten(value)
+    remaining = iter(tensors)
+    return tree_unflatten([next(remaining) if is_tensor(leaf) else leaf for leaf in flat], spec)
+
+
+def plain_fields(value: Any) -> dict[str, Any]:
+    """The non-tensor fields of a structured value by path, including fields that are None."""
+    from torch.utils._pytree import tree_flatten_with_path
+
+    flat = tree_flatten_with_path(value)[0]
+    plain = {path_of(keys): leaf for keys, leaf in flat if keys and not is_tensor(leaf)}
+    return plain | dict.fromkeys(_none_fields(value, ""))
+
+
+def _none_fields(value: Any, base: str) -> Iterator[str]:
+    """The paths of fields that are None, which are not leaves of a pytree."""
+    if not is_dataclass(value) or isinstance(value, type):
+        return
+    for field in fields(value):
+        field_value = getattr(value, field.name)
+        if field_value is None:
+            yield base + field.name
+        else:
+            yield from _none_fields(field_value, f"{base}{field.name}.")
+
+
+def path_of(keys: Sequence[Any]) -> str:
+    """The dotted path of a leaf in a pytree."""
+    return ".".join(_key_text(key) for key in keys)
+
+
+def _key_text(key: Any) -> str:
+    for name in ("name", "key", "idx"):
+        if hasattr(key, name):
+            return str(getattr(key, name))
+    return str(key)
+
+
+def _leaf_axes(value: Any, kind: PortType | None, path: str, tensor: Any) -> Axes:
+    """The axes that a type declares; by default those of a sample for four axes, else a leading batch."""
+    declared: Any = getattr(type(value), "leaf_axes", {}).get(path) if path else _declared_axes(kind)
+    if declared is not None and len(declared) == tensor.ndim:
+        return tuple(
+            axis if isinstance(axis, str) and axis in DYNAMIC else size
+            for axis, size in zip(declared, tensor.shape, strict=True)
+        )
+    sizes = tuple(tensor.shape)
+    if tensor.ndim == 4:
+        return ("B", sizes[1], "H", "W")
+    return ("B", *sizes[1:]) if sizes else ()
+
+
+def _declared_axes(kind: PortType | None) -> Axes | None:
+    for alternative in kind.alternatives if kind is not None else ():
+        if isinstance(alternative, SequenceOf) or not issubclass(alternative, Tensor):
+            continue
+        axes: Axes | None = getattr(alternative, "axes", None)
+        if axes is not None:
+            return axes
+    return None

@@ -1,0 +1,252 @@
+"""Parts to trace: subgraphs as functions of flat tensors, with example inputs and free axes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from guidegraph.graph.errors import NodeError
+from guidegraph.graph.execution.call import gather_arguments, node_error, store_outputs
+from guidegraph.graph.export.partition.leaves import DYNAMIC, Axes, Leaf, rebuild, tensor_leaves
+from guidegraph.graph.export.partition.precision import cast_models
+from guidegraph.graph.ir import Call, Op, Output, Source
+from guidegraph.graph.memory.weights import find_models
+from guidegraph.graph.planning.batch import BatchCall
+from guidegraph.graph.planning.plan import flatten_region
+from guidegraph.graph.planning.steps import RegionPlan, Step
+from guidegraph.graph.types import PortType, is_tensor
+
+
+@dataclass(frozen=True)
+class PartInput:
+    """An input tensor of a part: its name, an example, its axes, and the key of the operation that computes it."""
+
+    name: str
+    example: Any
+    axes: Axes
+    giver: str = ""
+
+
+@dataclass(frozen=True)
+class PartPlan:
+    """A subgraph to trace. function: from the input tensors, in order, to the output tensors, in order.
+
+    in_loop: it belongs to a loop's body, whose carries share one batch. cast: returns the function with its models in
+    another dtype. models: in the function.
+    """
+
+    name: str
+    inputs: tuple[PartInput, ...]
+    outputs: tuple[str, ...]
+    function: Callable[..., tuple[Any, ...]]
+    keys: tuple[str, ...]
+    cast: Callable[[Any], Callable[..., tuple[Any, ...]]] | None = None
+    in_loop: bool = False
+    models: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True)
+class ExampleValue:
+    """A value that a part reads or returns: its source, name, example and type."""
+
+    source: Source
+    name: str
+    value: Any
+    kind: PortType | None
+
+
+def plan_part(
+    name: str,
+    ops: Sequence[Op],
+    examples: Sequence[ExampleValue],
+    constants: Mapping[Source, Any],
+    results: Sequence[ExampleValue],
+    in_loop: bool = False,
+) -> PartPlan:
+    """The part of some operations. given: the values that they read, constants: those that are the same in every run.
+
+    results: the values that other operations read.
+    """
+    sources = [result.source for result in results]
+    bound_values: dict[Any, Any] = {**constants, **{op.key: op.spec.function for op in ops if isinstance(op, Call)}}
+    inputs: list[PartInput] = []
+    spans: list[tuple[ExampleValue, int]] = []
+    for example in examples:
+        leaves = _leaves(example)
+        giver = example.source.op if isinstance(example.source, Output) else example.name
+        inputs += [PartInput(leaf.full_name(example.name), leaf.tensor, leaf.axes, giver) for leaf in leaves]
+        spans.append((example, len(leaves)))
+    outputs = [leaf.full_name(result.name) for result in results for leaf in tensor_leaves(result.value, result.kind)]
+
+    def function_of(bound_values: Mapping[Any, Any]) -> Callable[..., tuple[Any, ...]]:
+        calls = {op.key: _with_function(op, bound_values[op.key]) if isinstance(op, Call) else op for op in ops}
+        region = flatten_region(calls, sources, frozenset({"batch"}))
+        constant_values = {source: bound_values[source] for source in constants}
+
+        def function(*tensors: Any) -> tuple[Any, ...]:
+            values, offset = dict(constant_values), 0
+            for example, count in spans:
+                flat = tensors[offset : offset + count]
+                values[example.source] = flat[0] if is_number(example.value) else rebuild(example.value, flat)
+                offset += count
+            results_by_source = run_traced(region, values)
+            return tuple(leaf.tensor for source in sources for leaf in tensor_leaves(results_by_source[source]))
+
+        return function
+
+    def cast(dtype: Any) -> Callable[..., tuple[Any, ...]]:
+        return function_of(cast_models(bound_values, dtype))
+
+    keys = tuple(op.key for op in ops)
+    models = tuple(find_models(list(bound_values.values())))
+    return PartPlan(name, tuple(inputs), tuple(outputs), function_of(bound_values), keys, cast, in_loop, models)
+
+
+def _with_function(call: Call, function: Callable[..., Any]) -> Call:
+    """The call with another function, without checks of its links, which the example run has checked."""
+    return replace(call, checks=(), spec=replace(call.spec, function=function))
+
+
+def is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _leaves(example: ExampleValue) -> list[Leaf]:
+    """The tensors of a value; a number becomes a 0-d tensor of float32 or int64."""
+    import torch
+
+    if is_number(example.value):
+        dtype = torch.float32 if isinstance(example.value, float) else torch.int64
+        return [Leaf("", torch.tensor(example.value, dtype=dtype), ())]
+    return tensor_leaves(example.value, example.kind)
+
+
+def run_traced(region: RegionPlan, values: Mapping[Source, Any]) -> dict[Source, Any]:
+    """Run a region's steps on traced values: siblings are batched without inspecting sizes."""
+    slots: list[Any] = [None] * region.size
+    for slot, value in region.constants:
+        slots[slot] = value
+    for source, slot in region.inputs:
+        slots[slot] = values[source]
+    for step in region.steps:
+        try:
+            if step.members:
+                _run_batch(step, slots)
+            else:
+                _run_step(step, slots)
+        except NodeError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise node_error(step, error) from error
+    return {source: slots[slot] for source, slot in region.results.items()}
+
+
+def _run_step(step: Step, slots: list[Any]) -> None:
+    assert step.function is not None
+    args, by_name = gather_arguments(step, slots)
+    store_outputs(step, slots, step.function(*args, **by_name))
+
+
+def _run_batch(step: Step, slots: list[Any]) -> None:
+    """Run siblings as one call along the leading axis, whose size is not inspected, or one by one if they differ."""
+    import torch
+    from torch.utils._pytree import tree_flatten, tree_unflatten
+
+    first = step.members[0]
+    call = first.op
+    assert isinstance(call, Call)
+    assert isinstance(step.op, BatchCall)
+    assert first.function is not None
+    gathered_arguments = [gather_arguments(member, slots) for member in step.members]
+    leading = list(call.spec.inputs)[: len(first.args)]
+    batchable = [leading.index(p) if p in leading else p for p in call.spec.batchable if p in call.inputs]
+    args, by_name = list(gathered_arguments[0][0]), dict(gathered_arguments[0][1])
+    batch = None
+    for port in batchable:
+        flat = [tree_flatten(a[port] if isinstance(port, int) else n[port]) for a, n in gathered_arguments]
+        if any(not _can_join(flat[0], other) for other in flat[1:]):
+            for member in step.members:
+                _run_step(member, slots)
+            return
+        if batch is None:
+            batch = flat[0][0][0].shape[0]
+        joined = [
+            torch.cat([leaf.expand(batch, *leaf.shape[1:]) for leaf in column]) if is_tensor(column[0]) else column[0]
+            for column in zip(*(leaves for leaves, _ in flat), strict=True)
+        ]
+        value = tree_unflatten(joined, flat[0][1])
+        if isinstance(port, int):
+            args[port] = value
+        else:
+            by_name[port] = value
+    out, spec = tree_flatten(first.function(*args, **by_name))
+    split = [leaf.unflatten(0, (len(step.members), batch)) if is_tensor(leaf) else leaf for leaf in out]
+    for i, member in enumerate(step.members):
+        store_outputs(member, slots, tree_unflatten([leaf[i] if is_tensor(leaf) else leaf for leaf in split], spec))
+
+
+def _can_join(a: Any, b: Any) -> bool:
+    """Whether two flat values can be joined: equal structure, dtypes and sizes, except for the leading axis."""
+    (first, spec), (second, second_spec) = a, b
+    return spec == second_spec and all(
+        x.dtype == y.dtype and _same_sizes(x, y) if is_tensor(x) and is_tensor(y) else x is y or x == y
+        for x, y in zip(first, second, strict=True)
+    )
+
+
+def _same_sizes(x: Any, y: Any) -> bool:
+    """Whether two tensors have the same sizes except for the leading axis, statically or in the example.
+
+    Sizes that are equal in the example only are constrained to be equal in the graph.
+    """
+    from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+    return x.ndim == y.ndim and all(
+        statically_known_true(a == b) or (_hint(a) == _hint(b) and bool(a == b))
+        for a, b in zip(x.shape[1:], y.shape[1:], strict=True)
+    )
+
+
+def _hint(size: Any) -> int:
+    return size if isinstance(size, int) else int(size.node.hint)
+
+
+def name_axes(plan: PartPlan) -> list[dict[int, str]]:
+    """The names of the free axes of each input, by position: axes with the same letter and size share a name.
+
+    Leading axes that are separate from the batch have a name for each giver; if all are, the first is the batch.
+    """
+    names: dict[tuple[str, int | str], str] = {}
+    names_by_input = []
+    batch = batch_size(plan)
+    batch_giver = (
+        None
+        if any("B" in part_input.axes for part_input in plan.inputs)
+        else next((i.giver for i in plan.inputs if "A" in i.axes), None)
+    )
+    for part_input in plan.inputs:
+        input_names: dict[int, str] = {}
+        for position, axis in enumerate(part_input.axes):
+            if not isinstance(axis, str):
+                continue
+            letter = "B" if axis == "A" and part_input.giver == batch_giver else axis
+            size = int(part_input.example.shape[position])
+            key = (letter, part_input.giver if axis == "A" else batch if axis == "B" else size)
+            used_count = sum(used_letter == letter for used_letter, _ in names)
+            input_names[position] = names.setdefault(
+                key, DYNAMIC[letter] + (f"_{used_count + 1}" if used_count else "")
+            )
+        names_by_input.append(input_names)
+    return names_by_input
+
+
+def batch_size(plan: PartPlan) -> int:
+    """The batch size of a part's examples: the largest, since a leading axis of 1 is repeated for the batch."""
+    sizes = [
+        part_input.example.shape[i]
+        for part_input in plan.inputs
+        for i, axis in enumerate(part_input.axes)
+        if axis == "B"
+    ]
+    return max(sizes, default=1)

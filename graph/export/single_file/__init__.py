@@ -1,0 +1,1 @@
+"""A whole workflow composed into one ONNX graph."""

@@ -1,0 +1,104 @@
+"""The shape of noise that is like a sample inside a graph, in terms of the graph's inputs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from guidegraph.graph.export.errors import ExportError
+from guidegraph.graph.export.onnx.model import TracedPart
+from guidegraph.graph.export.single_file.prelude import BUNDLE_REMEDY, HostPrelude, NoiseInput, walk_operations
+from guidegraph_runtime.bundle.manifest import Operation
+from guidegraph_runtime.running.loops import Loop
+from guidegraph_runtime.running.single_file_shapes import Axis, Size
+
+
+class NoiseShapes:
+    """The shapes of a plan's values. given: an example of each value that exists before the graph runs."""
+
+    def __init__(
+        self,
+        plan: Sequence[Operation],
+        parts: Mapping[str, TracedPart],
+        before: HostPrelude,
+        examples: Mapping[str, Any],
+    ) -> None:
+        self.parts, self.before, self.examples = parts, before, examples
+        operations = list(walk_operations(plan))
+        loops = [Loop.of(operation) for operation in operations if operation.op == "loop"]
+        self.starts = {carry: start for loop in loops for carry, start in loop.start.items()}
+        self.results = {name: carry for loop in loops for name, carry in loop.result.items()}
+        self.makers = {
+            name: operation for operation in operations if operation.op == "part" for name in operation.outputs
+        }
+        self.readers: dict[str, tuple[Operation, str]] = {}
+        for operation in (operation for operation in operations if operation.op == "part"):
+            for port, value_name in operation.inputs.items():
+                self.readers.setdefault(value_name, (operation, port))
+
+    def noise_shape(self, draw: NoiseInput) -> tuple[Size, ...] | None:
+        """The shape of the sample that noise is like; None if the noise has its own shape.
+
+        Raises ``ExportError`` if it does not follow from the graph's inputs.
+        """
+        like = draw.operation.inputs.get("like")
+        if like is None:
+            return None
+        try:
+            return self.size_of(like)
+        except _UnknownError as error:
+            raise ExportError(
+                f"the noise '{draw.name}' is like '{like}', whose shape the graph's inputs do not tell ({error})",
+                "give the noise a shape in place of `like`, or " + BUNDLE_REMEDY,
+            ) from None
+
+    def size_of(self, name: str) -> tuple[Size, ...]:
+        """The shape of a value."""
+        if name in self.examples:
+            return tuple(Size("n", {"n": (Axis(name, i),)}) for i in range(getattr(self.examples[name], "ndim", 0)))
+        if name in self.results:
+            return self.size_of(self.results[name])
+        if name in self.starts:
+            if name not in self.readers:
+                return self.size_of(self.starts[name])
+            part, port = self.readers[name]
+            return self._sizes(part, self.parts[part.node].inputs[port])
+        if name in self.makers:
+            part = self.makers[name]
+            return self._sizes(part, self.parts[part.node].outputs[name])
+        raise _UnknownError(f"'{name}' is none that a part gives")
+
+    def _sizes(self, part: Operation, dims: Sequence[int | str]) -> tuple[Size, ...]:
+        return tuple(Size(str(dim), {}) if isinstance(dim, int) else self._size(part, dim) for dim in dims)
+
+    def _size(self, part: Operation, text: str) -> Size:
+        """The size given by an axis of a part, or by an expression of its axes."""
+        names = set(re.findall(r"[A-Za-z_]\w*", text)) - {"floor"}
+        part_axes = {axis for dims in self.parts[part.node].inputs.values() for axis in dims}
+        if unknown := names - part_axes:
+            raise _UnknownError(f"'{part.node}' has no axis '{min(unknown)}'")
+        return Size(text, {name: self._axis(part, name) for name in names})
+
+    def _axis(self, part: Operation, axis: str) -> tuple[Axis, ...]:
+        """The inputs of the graph that set the size of a part's axis; the largest of their sizes counts."""
+        axes: list[Axis] = []
+        for port, dims in self.parts[part.node].inputs.items():
+            source = part.inputs[port]
+            source = self.starts.get(source, source)
+            if axis not in dims or source in self.before.noise_inputs:
+                continue
+            if source in self.examples:
+                if getattr(self.examples[source], "ndim", 0) == len(dims):
+                    axes.append(Axis(source, dims.index(axis)))
+            elif source in self.makers or source in self.results:
+                size = self.size_of(source)[dims.index(axis)]
+                if size.text in size.of:
+                    axes += size.of[size.text]
+        if not axes:
+            raise _UnknownError(f"no input tells '{axis}' of '{part.node}'")
+        return tuple(dict.fromkeys(axes))
+
+
+class _UnknownError(Exception):
+    pass

@@ -1,0 +1,111 @@
+"""The host prelude of a workflow that is one graph: operations before the graph, and the noise that it draws for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from guidegraph.graph.export.errors import ExportError
+from guidegraph_runtime.bundle.manifest import Operation
+from guidegraph_runtime.operations import SHAPES_READ
+from guidegraph_runtime.running.loops import Loop
+
+BUNDLE_REMEDY = "export a bundle instead, which can do it: leave out --single-file"
+
+
+@dataclass(frozen=True)
+class NoiseInput:
+    """Noise as an input of the graph: shaped like a sample inside the graph, or new for each iteration, or both."""
+
+    operation: Operation
+    loop: Loop | None
+
+    @property
+    def name(self) -> str:
+        return self.operation.outputs[0]
+
+
+@dataclass
+class HostPrelude:
+    """operations: run before the graph, in order. noise_inputs: noise whose shape or count the graph sets."""
+
+    operations: list[Operation] = field(default_factory=list)
+    noise_inputs: dict[str, NoiseInput] = field(default_factory=dict)
+
+
+def plan_prelude(plan: Sequence[Operation], available: set[str]) -> HostPrelude:
+    """The host operations of a plan, including those in loop bodies. known: names of the values available at the start.
+
+    Raises ``ExportError`` for an operation that needs a result of the graph.
+    """
+    prelude = HostPrelude()
+    available = set(available)
+    for operation, loops in _walk_host_operations(plan, ()):
+        if available.issuperset(operation.inputs.values()):
+            prelude.operations.append(operation)
+            available |= set(operation.outputs)
+            continue
+        index = operation.inputs.get("index")
+        loop = next((candidate for candidate in loops if index in (candidate.index, candidate.item)), None)
+        unknown = {port: name for port, name in operation.inputs.items() if name not in available}
+        shapes = SHAPES_READ.get(operation.op, ())
+        if not shapes or unknown.keys() - {*shapes, "index"} or ("index" in unknown and loop is None):
+            raise ExportError(
+                f"nodes.{operation.node} ({operation.op}) runs on the host and takes '{min(unknown.values())}', which "
+                "the graph computes",
+                BUNDLE_REMEDY,
+            )
+        draw = NoiseInput(operation, loop)
+        prelude.noise_inputs[draw.name] = draw
+    return prelude
+
+
+def _walk_host_operations(
+    plan: Sequence[Operation], loops: tuple[Loop, ...]
+) -> Iterator[tuple[Operation, tuple[Loop, ...]]]:
+    for operation in plan:
+        if operation.op == "loop":
+            yield from _walk_host_operations(operation.body or (), (*loops, Loop.of(operation)))
+        elif operation.op != "part":
+            yield operation, loops
+
+
+def walk_operations(plan: Sequence[Operation]) -> Iterator[Operation]:
+    """All operations of a plan, loops before their bodies."""
+    for operation in plan:
+        yield operation
+        yield from walk_operations(operation.body or ())
+
+
+Dims = tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class PartReader:
+    """A part that reads a value: its port, and the value's dtype and dims there."""
+
+    part: Operation
+    port: str
+    dtype: str
+    dims: Dims
+
+
+def find_readers(
+    plan: Sequence[Operation], parts: Mapping[str, Mapping[str, tuple[str, Dims]]]
+) -> dict[str, PartReader]:
+    """For each value the first part that reads it; for a loop's start value, the reader of the carried value.
+
+    parts: dtype and dims of the used inputs of each part.
+    """
+    readers_by_value: dict[str, PartReader] = {}
+    for operation in walk_operations(plan):
+        if operation.op == "part":
+            for port, name in operation.inputs.items():
+                if port in parts[operation.node]:
+                    readers_by_value.setdefault(name, PartReader(operation, port, *parts[operation.node][port]))
+    for operation in reversed([*walk_operations(plan)]):
+        if operation.op == "loop":
+            for carry, start in Loop.of(operation).start.items():
+                if carry in readers_by_value:
+                    readers_by_value.setdefault(start, readers_by_value[carry])
+    return readers_by_value

@@ -1,0 +1,256 @@
+"""Writing a workflow as one ONNX file, with a description and example inputs in files beside it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import onnx_ir
+
+from guidegraph.graph.export.errors import ExportError
+from guidegraph.graph.export.onnx.model import EMBEDDED_LIMIT, OPSET
+from guidegraph.graph.export.single_file.compose import PIXELS, SingleGraph, compose_graph
+from guidegraph.graph.export.single_file.input_help import describe_input
+from guidegraph.graph.export.single_file.noise_shapes import NoiseShapes
+from guidegraph.graph.export.single_file.prelude import HostPrelude, plan_prelude, walk_operations
+from guidegraph.graph.export.single_file.starting_values import find_input_multiples, find_starting_values
+from guidegraph.graph.export.workflow import Exported
+from guidegraph_runtime.bundle.manifest import File, Manifest, Output, Requires, Tensor, write_manifest
+from guidegraph_runtime.files.atomic import write_errors
+from guidegraph_runtime.files.temporary import remove_stale_once, temporary_path
+from guidegraph_runtime.operations import SHAPES_READ
+from guidegraph_runtime.running.single_file import (
+    DATA,
+    FORMAT,
+    TABLES,
+    VERSION,
+    Description,
+    NoiseRecipe,
+    compute_host_values,
+    inputs_with,
+)
+
+ALIGNMENT = 64
+MAX_SHOWN_VALUES = 2048
+"""Examples with at most this many numbers are in the description too."""
+
+
+@dataclass(frozen=True)
+class SingleFile:
+    """The graph, its description, and the files written with their sizes in bytes."""
+
+    single: SingleGraph
+    description: Description
+    files: Mapping[Path, int]
+
+
+@dataclass
+class _Data:
+    """Concatenated blocks of bytes, each at an offset that is a multiple of 64."""
+
+    blocks: bytearray = field(default_factory=bytearray)
+
+    def add(self, data: bytes) -> int:
+        self.blocks.extend(bytes(-len(self.blocks) % ALIGNMENT))
+        start = len(self.blocks)
+        self.blocks.extend(data)
+        return start
+
+
+def write_single(exported: Exported, out: Path, *, kinds: Mapping[str, str], versions: Mapping[str, str]) -> SingleFile:
+    """Write an export, planned with ``one_graph``, as FILE.onnx, FILE.json and FILE.bin.
+
+    kinds: "image", "tensor" or "table" for each output. Raises ``ExportError``, before anything is written, for parts
+    that one graph cannot hold and for more than 2 GiB of weights.
+    """
+    tables = exported.host.tables
+    available = {*tables, *(f"params.{name}" for name in exported.inputs)}
+    before = plan_prelude(exported.plan, available)
+    files = dict(exported.host.files)
+    read = {name: tables[name] for item in before.operations for name in item.inputs.values() if name in tables}
+    if read:
+        from safetensors.torch import save
+
+        files[TABLES] = save({name: item.detach().cpu().contiguous().clone() for name, item in read.items()})
+    recipe = Manifest(
+        name=exported.graph.name,
+        workflow=exported.graph.sources.get(str(exported.graph.file), ""),
+        inputs=exported.inputs,
+        outputs={name: Output(kinds[name], source) for name, source in exported.outputs.items()},
+        parts={},
+        plan=(*before.operations, *(draw.operation for draw in before.noise_inputs.values())),
+        files={name: File(hashlib.sha256(data).hexdigest(), len(data)) for name, data in files.items()},
+        versions=versions,
+        requires=Requires(OPSET),
+        fixed=exported.fixed,
+    )
+    noise = {name: NoiseRecipe(draw.operation.node, None, None) for name, draw in before.noise_inputs.items()}
+    fields: dict[str, Any] = {}
+    for item in walk_operations(exported.plan):
+        found: Any = item.settings.get("fields", {}) if item.op == "part" else {}
+        fields |= found
+    preliminary = Description(str(out), {}, noise, fields, recipe, files)
+    host_examples = compute_host_values(preliminary, {}, {})
+    single = compose_graph(exported, before, host_examples, [name for name, kind in kinds.items() if kind == "image"])
+    described = Description(
+        str(out),
+        {item.name: item for item in single.inputs},
+        _noise(exported, before, host_examples, single),
+        fields,
+        recipe,
+        files,
+        samples=find_starting_values(exported.plan) & {item.name for item in single.inputs},
+        multiples=find_input_multiples(exported.plan, single.inputs),
+    )
+    examples = inputs_with(described, {})
+    return SingleFile(single, described, _write(out, single, described, examples, exported))
+
+
+def check_single_path(out: Path) -> None:
+    """Raise ``ExportError`` if FILE.json or FILE.bin beside ``out`` exists and is not from an earlier export."""
+    description_path, data = out.with_suffix(".json"), out.with_suffix(DATA)
+    try:
+        is_earlier_export = (
+            description_path.is_file() and json.loads(description_path.read_bytes()).get("format") == FORMAT
+        )
+    except (ValueError, AttributeError):
+        is_earlier_export = False
+    if occupied := [path for path in (description_path, data) if path.exists() and not is_earlier_export]:
+        raise ExportError(f"'{occupied[0]}' is there and of no single file", "choose another name, or remove it")
+
+
+def _noise(
+    exported: Exported, before: HostPrelude, given: Mapping[str, Any], single: SingleGraph
+) -> dict[str, NoiseRecipe]:
+    shapes = NoiseShapes(exported.plan, {one.plan.name: one.traced for one in exported.parts}, before, given)
+    input_names = {one.name for one in single.inputs}
+    noise_by_name = {}
+    for name, draw in before.noise_inputs.items():
+        over = None if draw.loop is None else str(draw.loop.over)
+        if name in input_names:
+            noise_by_name[name] = NoiseRecipe(draw.operation.node, over, shapes.noise_shape(draw))
+    return noise_by_name
+
+
+def _write(
+    out: Path, single: SingleGraph, described: Description, examples: Mapping[str, Any], exported: Exported
+) -> dict[Path, int]:
+    weights = sum(
+        value.const_value.nbytes
+        for graph in (single.model.graph, *single.model.graph.subgraphs())
+        for value in graph.initializers.values()
+        if value.const_value is not None
+    )
+    if weights >= EMBEDDED_LIMIT:
+        raise ExportError(
+            f"{weights} bytes of weights do not fit one ONNX file", "export a bundle instead: leave out --single-file"
+        )
+    graph: bytes = onnx_ir.to_proto(single.model).SerializeToString()
+    data = _Data()
+    inputs = {
+        name: _plain_input(tensor, described, data, examples[name], exported)
+        for name, tensor in described.inputs.items()
+    }
+    for name in described.samples:
+        inputs[name]["samples"] = True
+    for name, factors in described.multiples.items():
+        inputs[name]["multiples"] = dict(factors)
+    offsets = {name: data.add(content) for name, content in described.files.items()}
+    blocks = bytes(data.blocks)
+    paths = [out, out.with_suffix(DATA), out.with_suffix(".json")]
+    top = {
+        "format": FORMAT,
+        "version": VERSION,
+        "about": "inputs and outputs are those of the graph; an example of each input lies in the data file, as plain "
+        "little-endian numbers in C order. Axes of one name have one size, or 1. recipe: how the inputs come from the "
+        "workflow's parameters",
+        "graph": _file(out, graph),
+        "data": _file(paths[1], blocks),
+        "inputs": inputs,
+        "outputs": {str(value.name): _plain_output(value, single) for value in single.model.graph.outputs},
+        "files": offsets,
+        "fields": dict(described.fields),
+        "recipe": json.loads(write_manifest(described.recipe)),
+    }
+    text = _readable(top)
+    with _replace_together(paths) as temporary:
+        for path, content in zip(temporary, (graph, blocks, text.encode()), strict=True):
+            path.write_bytes(content)
+    return {path: path.stat().st_size for path in paths}
+
+
+def _readable(top: Mapping[str, Any]) -> str:
+    """Format JSON with one line for each input and output."""
+    lines = []
+    for name, value in top.items():
+        if isinstance(value, dict) and name in ("inputs", "outputs"):
+            inner = [f"  {_json(key)}: {_json(item)}" for key, item in value.items()]
+            lines.append(f" {_json(name)}: {{\n" + ",\n".join(inner) + "\n }")
+        else:
+            lines.append(f" {_json(name)}: {_json(value)}")
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _file(path: Path, content: bytes) -> dict[str, Any]:
+    return {"file": path.name, "sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
+
+
+def _plain_input(
+    tensor: Tensor, described: Description, data: _Data, example: Any, exported: Exported
+) -> dict[str, Any]:
+    content = example.astype(example.dtype.newbyteorder("<")).tobytes()
+    noise = described.noise.get(tensor.name)
+    example_entry: dict[str, Any] = {"shape": list(example.shape), "offset": data.add(content), "bytes": len(content)}
+    drawn = {operation.outputs[0] for operation in described.recipe.plan if SHAPES_READ.get(operation.op)}
+    if example.size <= MAX_SHOWN_VALUES and tensor.name not in drawn:
+        example_entry["values"] = example.tolist()
+    plain_input: dict[str, Any] = {
+        "dtype": tensor.dtype,
+        "dims": list(tensor.dims),
+        "about": describe_input(tensor.name, noise, described.recipe, exported),
+        "example": example_entry,
+    }
+    if noise is not None:
+        plain: dict[str, Any] = {"node": noise.node} | ({} if noise.over is None else {"over": noise.over})
+        if noise.shape is not None:
+            plain["shape"] = [
+                {"size": size.text, "of": {name: [[a.input, a.index] for a in axes] for name, axes in size.of.items()}}
+                for size in noise.shape
+            ]
+        plain_input["noise"] = plain
+    return plain_input
+
+
+def _plain_output(value: onnx_ir.Value, single: SingleGraph) -> dict[str, Any]:
+    name = single.outputs[str(value.name)]
+    pixels = str(value.name).endswith(f".{PIXELS}")
+    assert value.dtype is not None
+    dims = [size if isinstance(size, int) else str(size.value).rpartition(".")[2] for size in value.shape or ()]
+    about = f"the workflow's output '{name}'" + (" as pixels: height, width and colours, 0 to 255" if pixels else "")
+    return {"dtype": str(value.dtype.numpy()), "dims": dims, "about": about}
+
+
+@contextmanager
+def _replace_together(paths: list[Path]) -> Iterator[list[Path]]:
+    """Yield temporary files beside these paths, and move them there once all are complete."""
+    paths[0].parent.mkdir(parents=True, exist_ok=True)
+    remove_stale_once(paths[0].parent)
+    temporary = [temporary_path(path) for path in paths]
+    try:
+        with write_errors(paths[0]):
+            yield temporary
+            for written, path in zip(temporary, paths, strict=True):
+                os.replace(written, path)
+    finally:
+        for written in temporary:
+            written.unlink(missing_ok=True)

@@ -1,0 +1,179 @@
+"""Binding of parameters: values are checked and converted, and all problems raised in one error."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from guidegraph.graph.errors import Mark, Problem, WorkflowError, suggest
+from guidegraph.graph.ir import Call, Graph, Loop, Op, Param, Parameter, walk
+from guidegraph.graph.language.yaml_tree import Scalar, find_repeated_keys, read_tree, shorten, to_python
+from guidegraph.graph.literals import convert_literal, is_plain_data
+from guidegraph.graph.node import Port
+from guidegraph.graph.training.options import PREVIEW_EVERY, linkable_options
+from guidegraph.graph.trust.limits import trip_problems
+from guidegraph.graph.types import describe_value, explain_mismatch, is_tensor, takes_literal
+from guidegraph.graph.values.ownership import copy_value
+
+INFINITE = "expected finite numbers; found infinities"
+
+
+def bind(graph: Graph, given: Mapping[str, object], *, text: bool = False, label: str = "params") -> dict[str, Any]:
+    """Values of all parameters by name: those in ``given``, converted, and defaults.
+
+    text: values are strings as on a command line, parsed by the parameter's type (lists and mappings as YAML);
+    otherwise they are Python values. Relative paths in ``given`` are relative to the current folder. label: the file
+    name in error messages. Raises ``WorkflowError`` that lists unknown and missing parameters, and values that do not
+    fit the parameter or a port that it feeds.
+    """
+    problems: list[Problem] = []
+    mark = Mark(label, 1, 1)
+    for name in given:
+        if name not in graph.params:
+            message = f"no parameter '{shorten(name)}'; {suggest(name[:60], graph.params, 'parameters')}"
+            problems.append(Problem(mark, "unknown-param", message, f"params.{shorten(name)}"))
+    values: dict[str, Any] = {}
+    for name, parameter in graph.params.items():
+        path = f"params.{name}"
+        if name not in given:
+            if parameter.required:
+                kind, help = parameter.port.type, f" ({parameter.help})" if parameter.help else ""
+                message = f"'{name}' ({kind}) has no default and was not given{help}"
+                problems.append(Problem(parameter.mark, "missing-param", message, path))
+            else:
+                values[name] = copy_value(parameter.default)
+            continue
+        try:
+            values[name] = _convert(parameter, given[name], text)
+        except ValueError as error:
+            problems.append(Problem(mark, "bad-value", f"'{name}': {error}", path))
+    for name, message in list_misfits(graph.ops, values):
+        value_mark = mark if name in given else graph.params[name].mark
+        problems.append(Problem(value_mark, "bad-value", f"'{name}': {message}", f"params.{name}"))
+    problems += trip_problems(graph.ops, values)
+    if problems:
+        raise WorkflowError(problems)
+    return values
+
+
+def _convert(parameter: Parameter, value: object, text: bool) -> object:
+    """Convert a value to the parameter's type. Raises ``ValueError``."""
+    kind = parameter.port.type
+    value = _parse_text(value, parameter.port) if text and isinstance(value, str) else _to_python_number(value)
+    if value is None and kind.is_any:
+        return None
+    if not (is_plain_data(value) or isinstance(value, Path)) or not takes_literal(kind):
+        if reason := explain_mismatch(value, kind) or tensor_problem(value):
+            raise ValueError(reason)
+        return value
+    return convert_literal(parameter.port, value, Path.cwd())
+
+
+def tensor_problem(value: Any) -> str | None:
+    """Why a tensor, or a list with tensors, cannot be used: it has elements that are not finite. None if it can."""
+    if isinstance(value, (list, tuple)):
+        return next((reason for element in value if (reason := tensor_problem(element))), None)
+    if not is_tensor(value) or not (value.is_floating_point() or value.is_complex()) or value.isfinite().all():
+        return None
+    count = int(value.isnan().sum())
+    return f"expected numbers; found nan in {count} of {value.numel()} elements" if count else INFINITE
+
+
+def _count_problem(value: object, steps: bool) -> str | None:
+    """Why a loop cannot run over a value (``steps``: for that number of steps); None if it can."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"expected 0 or more iterations; found {value}" if value < 0 else None
+    if steps:
+        return f"expected a number of steps; found {describe_value(value)}"
+    is_countable = hasattr(value, "__len__") and hasattr(value, "__getitem__") and not isinstance(value, (str, Mapping))
+    return (
+        None if is_countable else f"expected a sequence, a tensor or a number of times; found {describe_value(value)}"
+    )
+
+
+def _parse_text(text: str, port: Port) -> object:
+    """Parse a text from the command line: as YAML, unless the type accepts text."""
+    if not text.strip():
+        return text
+    if {str, Path} & set(port.type.alternatives):
+        return _parse_list_or_text(text, port)
+    tree, problems = read_tree(text, "--set")
+    if tree is None or problems:
+        raise ValueError(f"{problems[0].message}; found '{shorten(text)}'")
+    for key in find_repeated_keys(tree):
+        raise ValueError(f"'{shorten(key.text)}' stands in it twice")
+    return to_python(tree)
+
+
+def _parse_list_or_text(text: str, port: Port) -> object:
+    """Parse a text for a type that accepts text: a list or mapping if the type accepts that too, else the text."""
+    if not text.startswith(("[", "{")):
+        return text
+    tree, problems = read_tree(text, "--set")
+    if tree is None or problems or isinstance(tree, Scalar):
+        return text
+    try:
+        port.literal(to_python(tree))
+    except ValueError:
+        return text
+    return to_python(tree)
+
+
+def _to_python_number(value: object) -> object:
+    """Convert NumPy numbers to Python numbers."""
+    if isinstance(value, (bool, int, float)):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    return float(value) if isinstance(value, numbers.Real) else value
+
+
+def list_misfits(ops: Mapping[str, Op], values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Parameters whose value does not fit a port they feed, at any depth, each with the first reason."""
+    reasons: dict[str, str] = {}
+    for op in walk(ops) if values else ():
+        for name, reason in _list_loop_misfits(op, values) if isinstance(op, Loop) else _list_call_misfits(op, values):
+            reasons.setdefault(name, reason)
+    return list(reasons.items())
+
+
+def _list_call_misfits(call: Call, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for name, port in call.parameters():
+        if name not in values:
+            continue
+        value, reason = values[name], None
+        try:
+            if port.annotation is None or not takes_literal(port.type):
+                reason = explain_mismatch(value, port.type)
+            elif is_plain_data(value) or isinstance(value, Path):
+                convert_literal(port, value, Path())
+        except ValueError as error:
+            reason = str(error)
+        if reason:
+            yield name, f"port '{port.name}' of {call.spec.id} (nodes.{call.key}): {reason}"
+
+
+def _list_loop_misfits(loop: Loop, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    steps = loop.training.steps if loop.training else None
+    for source, counts in ((loop.over, False), (steps, True)):
+        if not isinstance(source, Param) or source.name not in values:
+            continue
+        if reason := _count_problem(values[source.name], counts):
+            yield source.name, f"loop nodes.{loop.key}: {reason}"
+    every = loop.training.preview.every if loop.training and loop.training.preview else None
+    if isinstance(every, Param) and every.name in values:
+        try:
+            convert_literal(PREVIEW_EVERY, values[every.name], Path())
+        except ValueError as error:
+            yield every.name, f"'every' of the preview of loop nodes.{loop.key}: {error}"
+    for model in loop.training.models if loop.training else ():
+        ports = linkable_options(model.optimizer)
+        for option, source in model.linked.items():
+            if not isinstance(source, Param) or source.name not in values:
+                continue
+            try:
+                convert_literal(ports[option], values[source.name], Path())
+            except ValueError as error:
+                yield source.name, f"'{option}' of '{model.model}', trained by loop nodes.{loop.key}: {error}"

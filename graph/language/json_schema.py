@@ -1,0 +1,332 @@
+"""The JSON Schema (2020-12) of the workflow language and all installed nodes, for editors.
+
+It covers what can be checked in one file: keys, node ids, port names, settings and literals. Links, types and loops
+are checked by ``guidegraph validate``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, TypeAlias
+
+from guidegraph.graph.docstrings import format_signature, parameter_docs
+from guidegraph.graph.node import NodeSpec, Port
+from guidegraph.graph.registry import Registry
+from guidegraph.graph.training import precision as training_precision
+from guidegraph.graph.types import takes_literal
+
+Schema: TypeAlias = dict[str, Any]
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+IDENTIFIER = r"^[^\W\d]\w*$"
+NAME = r"^(?!(params|carry|loop)$)[^\W\d]\w*$"
+LINK = r"^[^\W\d]\w*(\.[^\W\d]\w*)*$"
+MAPPING = ["object", "null"]
+FILE = r"\.ya?ml$"
+SCALARS = ("Any", "bool", "dict", "float", "int", "list", "Path", "str")
+
+
+def json_schema(registry: Registry) -> Schema:
+    """The schema of a workflow that uses the nodes of ``registry``."""
+    literals, shared = _literal_schemas(registry.nodes.values())
+    nodes = [registry.nodes[id] for id in sorted(registry.nodes)]
+    return {
+        "$schema": DIALECT,
+        "title": "guidegraph workflow",
+        "type": "object",
+        "required": ["guidegraph", "nodes", "outputs"],
+        "properties": {
+            "guidegraph": {"const": 1, "description": "The version of the workflow language."},
+            "name": {"type": "string"},
+            "description": {"type": "string"},
+            "requires": {
+                "type": MAPPING,
+                "description": "Plugin distributions that the workflow needs, with their versions.",
+                "additionalProperties": {"type": "string"},
+            },
+            "params": {
+                "type": MAPPING,
+                "description": "What can be set from outside: a default, or {default, type, help}.",
+                "propertyNames": {"pattern": IDENTIFIER},
+                "additionalProperties": {"$ref": "#/$defs/parameter"},
+            },
+            "nodes": {"$ref": "#/$defs/nodes"},
+            "outputs": _named_links("The results, by name.", minProperties=1),
+        },
+        "additionalProperties": False,
+        "$defs": {
+            **_language(registry, nodes),
+            **{f"node:{spec.id}": _node(spec, literals) for spec in nodes},
+            **shared,
+        },
+    }
+
+
+def _language(registry: Registry, nodes: list[NodeSpec]) -> dict[str, Schema]:
+    link = {"type": "string", "pattern": LINK, "description": "node.port, node, params.NAME, carry.NAME or loop.NAME"}
+    return {
+        "link": link,
+        "links": {"type": "array", "items": {"$ref": "#/$defs/link"}},
+        "parameter": _parameter(registry),
+        "nodes": {
+            "type": "object",
+            "description": "Nodes by name.",
+            "propertyNames": {"pattern": NAME},
+            "additionalProperties": {
+                "type": "object",
+                "if": {"required": ["loop"]},
+                "then": {"$ref": "#/$defs/loop"},
+                "else": {
+                    "if": {"required": ["choose"]},
+                    "then": {"$ref": "#/$defs/choice"},
+                    "else": {"$ref": "#/$defs/call"},
+                },
+            },
+        },
+        "call": _call(nodes),
+        "loop": _loop(),
+        "choice": _choice(),
+        "trained": _trained_model(),
+    }
+
+
+def _parameter(registry: Registry) -> Schema:
+    types = [*SCALARS, *sorted(registry.types)]
+    declaration = {
+        "properties": {
+            "default": {"description": "Its value where none is set; without one it must be set."},
+            "type": {"type": "string", "description": f"One of {', '.join(types)}, …", "examples": types},
+            "help": {"type": "string", "description": "What it is, for the command line."},
+        },
+        "additionalProperties": False,
+    }
+    return {"if": {"type": "object"}, "then": declaration}
+
+
+def _call(nodes: list[NodeSpec]) -> Schema:
+    use = {
+        "type": "string",
+        "description": "A node's id, or the relative path of a workflow.",
+        "if": {"pattern": FILE},
+        "else": {
+            "enum": [spec.id for spec in nodes],
+            "enumDescriptions": [spec.summary for spec in nodes],
+            "markdownEnumDescriptions": [_markdown(spec) for spec in nodes],
+        },
+    }
+    return {
+        "required": ["use"],
+        "properties": {
+            "use": use,
+            "in": {"type": MAPPING, "description": "Links, by port or setting."},
+            "with": {"type": MAPPING, "description": "Literals, by setting or port."},
+        },
+        "additionalProperties": False,
+        "allOf": [
+            {
+                "if": {"required": ["use"], "properties": {"use": {"const": spec.id}}},
+                "then": {"$ref": f"#/$defs/node:{spec.id}"},
+            }
+            for spec in nodes
+        ],
+    }
+
+
+def _node(spec: NodeSpec, literals: dict[str, Schema]) -> Schema:
+    docs = parameter_docs(spec)
+    ports = [*spec.inputs.values(), *spec.settings.values()]
+    required = [p.name for p in ports if p.required]
+    conditions = [
+        {"anyOf": [{"required": [k], "properties": {k: {"required": [n]}}} for k in ("in", "with")]} for n in required
+    ]
+    values = {p.name: _literal(spec, p, docs, literals) for p in ports if takes_literal(p.type)}
+    schema: Schema = {
+        "properties": {
+            "use": {"description": spec.summary, "markdownDescription": _markdown(spec)},
+            "in": {"properties": {p.name: _wire(p, docs) for p in ports}, "additionalProperties": False},
+            "with": {"properties": values, "additionalProperties": False},
+        },
+    }
+    return schema | ({"allOf": conditions} if conditions else {})
+
+
+def _wire(port: Port, docs: dict[str, str]) -> Schema:
+    link: Schema = {"$ref": "#/$defs/link"}
+    if port.type.sequence is not None:
+        link = {"anyOf": [link, {"$ref": "#/$defs/links"}]}
+    return {**link, "description": _describe_port(port, docs)}
+
+
+def _literal(spec: NodeSpec, port: Port, docs: dict[str, str], literals: dict[str, Schema]) -> Schema:
+    return {**literals[f"{spec.id} {port.name}"], "description": _describe_port(port, docs)}
+
+
+def _describe_port(port: Port, docs: dict[str, str]) -> str:
+    default = "required" if port.required else f"default {port.default!r}"
+    text = docs.get(port.name, "")
+    return f"{port.type}, {default}" + (f": {text}" if text else "")
+
+
+def _markdown(spec: NodeSpec) -> str:
+    return f"**{spec.id}** {format_signature(spec)}\n\n{spec.doc}"
+
+
+def _choice() -> Schema:
+    branches = {
+        "type": "object",
+        "description": "The value for each text, whole number, true or false.",
+        "minProperties": 1,
+        "propertyNames": {"not": {"enum": ["when", "otherwise"]}},
+        "additionalProperties": {"$ref": "#/$defs/link"},
+    }
+    choice = {
+        "type": "object",
+        "description": "One branch of several, which alone is computed.",
+        "required": ["when", "of"],
+        "properties": {
+            "when": {"$ref": "#/$defs/link"},
+            "of": branches,
+            "otherwise": {"$ref": "#/$defs/link"},
+        },
+        "additionalProperties": False,
+    }
+    return {"required": ["choose"], "properties": {"choose": choice}, "additionalProperties": False}
+
+
+def _loop() -> Schema:
+    return {
+        "required": ["loop", "body"],
+        "properties": {
+            "loop": {
+                "type": "object",
+                "description": "What the loop runs over, and the name of its entry in the body (loop.NAME).",
+                "required": ["over", "as"],
+                "properties": {
+                    "over": {"$ref": "#/$defs/link"},
+                    "as": {"type": "string", "pattern": IDENTIFIER, "not": {"const": "index"}},
+                },
+                "additionalProperties": False,
+            },
+            "carry": _named_links("Values that go from one iteration to the next, with their start."),
+            "body": {"$ref": "#/$defs/nodes"},
+            "next": _named_links("The next value of each carry."),
+            "collect": _named_links("Values stacked over the iterations."),
+            "train": {
+                "type": "array",
+                "description": "Carried models to train, each with its loss.",
+                "minItems": 1,
+                "items": {"$ref": "#/$defs/trained"},
+            },
+            "steps": {
+                "description": "How many iterations to train: a number or a link.",
+                "anyOf": [{"type": "integer", "minimum": 0}, {"$ref": "#/$defs/link"}],
+            },
+            "precision": {
+                "description": "auto is bf16 where the machine computes in it, and fp32 elsewhere.",
+                "enum": list(training_precision.PRECISIONS),
+                "default": training_precision.DEFAULT_PRECISION,
+            },
+            "seed": {"type": "integer", "description": "Of torch's generator while training."},
+            "checkpoint": {
+                "type": "object",
+                "description": "Where and how often training is saved, to be resumed.",
+                "required": ["path"],
+                "properties": {
+                    "path": {"type": "string"},
+                    "every": {"type": "integer", "minimum": 1},
+                    "check": {"type": "boolean", "description": "False resumes even if the workflow has changed."},
+                },
+                "additionalProperties": False,
+            },
+            "preview": {
+                "type": "object",
+                "description": "A node or workflow that is run every so many steps with what is trained so far.",
+                "required": ["every", "use"],
+                "properties": {
+                    "every": _number("integer", "Steps between two; 0 for none.", minimum=0),
+                    "use": {"type": "string"},
+                    "in": {"type": "object", "additionalProperties": {"$ref": "#/$defs/link"}},
+                    "with": {"type": "object"},
+                },
+                "additionalProperties": False,
+            },
+        },
+        "additionalProperties": False,
+        "dependentSchemas": {
+            "carry": {"anyOf": [{"required": ["next"]}, {"required": ["train"]}]},
+            **{name: {"required": ["train"]} for name in ("steps", "precision", "checkpoint", "seed", "preview")},
+        },
+    }
+
+
+def _number(kind: str, description: str = "", **limits: float) -> Schema:
+    """The schema of a number, or of a link to a parameter."""
+    annotations = {"description": description} if description else {}
+    return {"anyOf": [{"type": kind, **limits}, {"type": "string", "pattern": r"^params\."}], **annotations}
+
+
+def _trained_model() -> Schema:
+    return {
+        "type": "object",
+        "required": ["model", "loss"],
+        "properties": {
+            "model": {"type": "string", "description": "The carry that is trained."},
+            "loss": {"$ref": "#/$defs/link"},
+            "optimizer": {"enum": ["adamw", "adam", "sgd"]},
+            "lr": _number("number", "The learning rate.", exclusiveMinimum=0),
+            "ema": _number("number", "Decay of the average.", minimum=0, exclusiveMaximum=1),
+            "start": _number("integer", "The step at which its training begins.", minimum=0),
+            "warmup": _number("integer", "Steps over which the rate grows.", minimum=0),
+            "ema_warmup": {"type": "boolean", "description": "The average follows faster at first.", "default": False},
+            "schedule": {"enum": ["constant", "cosine", "linear"], "description": "Of the rate, after the warm-up."},
+            "clip": _number("number", "The largest norm of the gradient.", exclusiveMinimum=0),
+            "betas": {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2},
+            "weight_decay": _number("number", minimum=0),
+            "eps": _number("number", minimum=0),
+            "momentum": _number("number", minimum=0),
+        },
+        "additionalProperties": False,
+    }
+
+
+def _named_links(description: str, **more: Any) -> Schema:
+    return {
+        "type": "object",
+        "description": description,
+        "propertyNames": {"pattern": IDENTIFIER},
+        "additionalProperties": {"$ref": "#/$defs/link"},
+        **more,
+    }
+
+
+def _literal_schemas(specs: Iterable[NodeSpec]) -> tuple[dict[str, Schema], dict[str, Schema]]:
+    """pydantic's schemas of all ports and settings that take literals, by ``id port``, and their shared definitions."""
+    from pydantic import TypeAdapter
+
+    schemas_by_port: dict[str, Schema] = {}
+    inputs: list[tuple[str, Any, Any]] = []
+    for spec in specs:
+        for port in (*spec.inputs.values(), *spec.settings.values()):
+            if not takes_literal(port.type):
+                continue
+            key = f"{spec.id} {port.name}"
+            try:
+                port.adapter.json_schema()
+            except Exception:  # pydantic has no JSON schema of this type; the loader still checks it
+                schemas_by_port[key] = {}
+            else:
+                inputs.append((key, "validation", port.adapter))
+            default = _json_default(port)
+            schemas_by_port[key] = {} if default is None else {"default": default}
+    schemas, definitions = TypeAdapter.json_schemas(inputs, ref_template="#/$defs/{model}")
+    for (key, _), schema in schemas.items():
+        schemas_by_port[key] = {**schemas_by_port[key], **_without_title(schema)}
+    return schemas_by_port, definitions.get("$defs", {})
+
+
+def _json_default(port: Port) -> Any:
+    return port.default if isinstance(port.default, (bool, int, float, str, list)) else None
+
+
+def _without_title(schema: Schema) -> Schema:
+    return {k: v for k, v in schema.items() if k != "title"}

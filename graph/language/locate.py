@@ -1,0 +1,57 @@
+"""Workflows referred to by name: ``NAMESPACE:FILE`` ships with a plugin, ``pkg:FILE`` with this package."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from guidegraph.graph.errors import Mark, Problem, WorkflowError, suggest
+from guidegraph.graph.paths import PACKAGE, find_package_roots
+from guidegraph.graph.registry import Registry
+
+NAMED = re.compile(r"([^\W\d]\w+):(.+)", re.DOTALL)  # a single letter is a Windows drive
+SUFFIXES = (".yaml", ".yml", ".png")
+OURS = PACKAGE.removesuffix(":")
+
+
+def locate_workflow(path: Path, registry: Registry) -> Path:
+    """The file that ``NAMESPACE:FILE`` names; any other path, or one that exists, is returned unchanged.
+
+    Raises ``WorkflowError`` if the plugin is not installed or has no such file.
+    """
+    match = NAMED.fullmatch(str(path))
+    if match is None or path.exists():
+        return path
+    namespace, name = match.groups()
+    roots = find_package_roots()[-1:] if namespace == OURS else registry.folders.get(namespace)
+    if roots is None:
+        raise _problem(path, "missing-plugin", _no_plugin(namespace, registry))
+    relative = Path(name)
+    for root in roots if not relative.is_absolute() and ".." not in relative.parts else ():
+        if (root / relative).is_file():
+            return root / relative
+    shipped = sorted(_workflows(roots))
+    hint = suggest(name[:60], shipped, "it has", limit=30) if shipped else "it ships no workflow"
+    owner = "this package" if namespace == OURS else f"the plugin '{namespace}'"
+    raise _problem(path, "no-file", f"{owner} has no file '{name[:60]}'; {hint}")
+
+
+def _problem(path: Path, code: str, message: str) -> WorkflowError:
+    return WorkflowError([Problem(Mark(str(path), 1, 1), code, message)])
+
+
+def _no_plugin(namespace: str, registry: Registry) -> str:
+    if reason := registry.failed.get(namespace):
+        return f"the plugin '{namespace}' could not be loaded: {reason}"
+    hint = suggest(namespace[:60], sorted({*registry.folders, OURS}), "plugins", limit=30)
+    return f"there is no such file, and no plugin '{namespace[:60]}'; {hint}"
+
+
+def _workflows(roots: Sequence[Path]) -> Iterable[str]:
+    """Names of the workflows in a package's folders, at most two folders deep."""
+    for root in roots:
+        for pattern in ("*", "*/*", "*/*/*"):
+            for path in root.glob(pattern):
+                if path.suffix in SUFFIXES[:2] and path.is_file():
+                    yield path.relative_to(root).as_posix()

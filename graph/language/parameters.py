@@ -1,0 +1,156 @@
+"""Declared parameters of a workflow: their types and defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from guidegraph.graph.errors import Mark, Problem, suggest
+from guidegraph.graph.ir import Call, Op, Param, Parameter, walk
+from guidegraph.graph.language.syntax import ParsedParam, ParsedWorkflow
+from guidegraph.graph.language.yaml_tree import shorten, to_python
+from guidegraph.graph.literals import convert_literal, is_text_type, to_absolute_path
+from guidegraph.graph.node import REQUIRED, Port
+from guidegraph.graph.registry import Registry
+from guidegraph.graph.training.options import CHECKPOINT
+from guidegraph.graph.types import Tensor, takes_literal, to_port_type
+
+BASIC_TYPES: dict[str, Any] = {
+    "int": int,
+    "float": float,
+    "str": str,
+    "bool": bool,
+    "path": Path,
+    "Path": Path,
+    "list": list,
+    "dict": dict,
+    "any": Any,
+    "Any": Any,
+    "None": None,
+    "null": None,
+    "Scale": float | Tensor,
+}
+
+
+def resolve_parameters(workflow: ParsedWorkflow, registry: Registry, problems: list[Problem]) -> dict[str, Parameter]:
+    """Resolve the declared parameters; returns the valid ones, and adds the others' problems to ``problems``."""
+    parameters: dict[str, Parameter] = {}
+    for name, parsed in workflow.params.items():
+        parameter = _parameter(parsed, workflow.path.parent, registry, problems) if parsed else None
+        if parameter is not None:
+            parameters[name] = parameter
+    return parameters
+
+
+def _parameter(parsed: ParsedParam, base: Path, registry: Registry, problems: list[Problem]) -> Parameter | None:
+    def report(mark: Mark, code: str, message: str, key: str) -> None:
+        problems.append(Problem(mark, code, message, f"params.{parsed.name}{key}"))
+
+    default = to_python(parsed.default) if parsed.default is not None else None
+    annotation: Any = Any if default is None else type(default)
+    if parsed.type is not None:
+        try:
+            annotation = annotation_of(parsed.type.text, registry)
+        except KeyError as error:
+            name = str(error.args[0])
+            hint = suggest(name[:60], [*BASIC_TYPES, *registry.types], "types")
+            report(parsed.type.mark, "bad-type", f"unknown type '{shorten(name)}'; {hint}", ".type")
+            return None
+        if parsed.default is not None and default is None:
+            annotation = annotation if annotation is Any else annotation | None
+    # The ports that it feeds decide whether it may be infinite.
+    port = Port(parsed.name, annotation, to_port_type(annotation), REQUIRED, setting=True, infinite=True)
+    if parsed.default is not None and default is not None:
+        try:
+            if not takes_literal(port.type):
+                raise ValueError(f"a value of type {port.type} cannot be written down; leave the default out")
+            default = convert_literal(port, default, base)
+        except ValueError as error:
+            report(parsed.default.mark, "bad-value", f"the default does not fit: {error}", ".default")
+            return None
+    return Parameter(parsed.name, port, default, parsed.default is None, parsed.help, parsed.mark, base)
+
+
+def annotation_of(text: str, registry: Registry) -> Any:
+    """The annotation that a text names: ``int``, ``Image | None``, ``Sequence[int | float]``, ``list[str]``.
+
+    Raises ``KeyError`` with the unknown name.
+    """
+    alternatives = [_simple_annotation(part.strip(), registry) for part in _split_alternatives(text)]
+    if Any in alternatives:
+        return Any
+    result = alternatives[0]
+    for alternative in alternatives[1:]:
+        result = result | alternative
+    return result
+
+
+def _split_alternatives(text: str) -> list[str]:
+    """Split a text at each ``|`` outside brackets."""
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character == "[") - (character == "]")
+        if character == "|" and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return parts
+
+
+def _simple_annotation(name: str, registry: Registry) -> Any:
+    for sequence in ("list[", "Sequence["):
+        if name.startswith(sequence) and name.endswith("]"):
+            return list[annotation_of(name.removeprefix(sequence)[:-1], registry)]  # type: ignore[misc]
+    if name in BASIC_TYPES:
+        return BASIC_TYPES[name]
+    if name in registry.types:
+        return registry.types[name]
+    raise KeyError(name)
+
+
+def convert_path_parameters(
+    workflow: ParsedWorkflow, params: Mapping[str, Parameter], ops: Mapping[str, Op], problems: list[Problem]
+) -> dict[str, Parameter]:
+    """Convert text parameters that feed paths to paths; their defaults are relative to the workflow's file."""
+    uses = _list_uses(ops)
+    result = dict(params)
+    for name, parameter in params.items():
+        paths = [location for location, port in uses.get(name, ()) if _is_path(port)]
+        if not paths or not (is_text_type(parameter.port.type) or parameter.port.type.is_any):
+            continue
+        path = f"params.{name}"
+        if text_uses := [location for location, port in uses[name] if not _is_path(port) and not port.type.is_any]:
+            message = f"'{name}' is a path for {paths[0]} and a text for {text_uses[0]}: declare two parameters"
+            problems.append(Problem(parameter.mark, "type-mismatch", message, path))
+            del result[name]
+            continue
+        annotation: Any = Path | None if parameter.port.type.optional else Path
+        default = parameter.default
+        try:
+            default = to_absolute_path(default, parameter.base) if isinstance(default, str) else default
+        except ValueError as error:
+            message = f"the default does not fit: {error}"
+            problems.append(Problem(workflow.default_mark(name), "bad-value", message, f"{path}.default"))
+            del result[name]
+            continue
+        port = replace(parameter.port, annotation=annotation, type=to_port_type(annotation))
+        result[name] = replace(parameter, port=port, default=default)
+    return result
+
+
+def _is_path(port: Port) -> bool:
+    return Path in port.type.alternatives and str not in port.type.alternatives
+
+
+def _list_uses(ops: Mapping[str, Op]) -> dict[str, list[tuple[str, Port]]]:
+    """The ports that each parameter feeds, each with its path for messages."""
+    uses: dict[str, list[tuple[str, Port]]] = {}
+    for op in walk(ops):
+        if isinstance(op, Call):
+            for name, port in op.parameters():
+                uses.setdefault(name, []).append((f"nodes.{op.key}.in.{port.name}", port))
+        elif op.training is not None and isinstance(folder := op.training.checkpoint, Param):
+            uses.setdefault(folder.name, []).append((f"nodes.{op.key}.checkpoint.path", CHECKPOINT))
+    return uses

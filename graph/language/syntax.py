@@ -1,0 +1,175 @@
+"""The syntax tree of a workflow: names and positions, nothing resolved yet.
+
+Invalid values that were reported stay in the tree as gaps (``None``, ``ParsedBroken``, ``partial``, ``unread``), so
+that references to them are not reported again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from guidegraph.graph.errors import Mark
+from guidegraph.graph.language.yaml_tree import Scalar, Tree, YamlSequence
+
+Links: TypeAlias = Scalar | YamlSequence
+"""A link, or a list of them (``links_of``)."""
+
+NamedLinks: TypeAlias = dict[str, tuple[Mark, Scalar | None]]
+
+
+def list_links(links: Links | None) -> list[Scalar]:
+    """The links as a list."""
+    if isinstance(links, YamlSequence):
+        return [item for item in links.items if isinstance(item, Scalar)]
+    return [] if links is None else [links]
+
+
+@dataclass
+class ParsedNode:
+    """A node as written: links by port and literals by port, each with its key's position.
+
+    partial: some of it could not be read, so ports that seem to be missing are not reported.
+    """
+
+    name: str
+    path: str
+    mark: Mark
+    use: Scalar
+    inputs: dict[str, tuple[Mark, Links | None]] = field(default_factory=dict)
+    literals: dict[str, tuple[Mark, Tree | None]] = field(default_factory=dict)
+    partial: bool = False
+
+    def links(self) -> Iterator[Scalar]:
+        for _, links in self.inputs.values():
+            yield from list_links(links)
+
+
+@dataclass
+class ParsedBroken:
+    """A node that could not be read."""
+
+    name: str
+    path: str
+    mark: Mark
+
+    def links(self) -> Iterator[Scalar]:
+        return iter(())
+
+
+@dataclass
+class ParsedTrain:
+    """One entry of ``train``. options: by name, the positions of key and value, and the value."""
+
+    model: Scalar
+    loss: Scalar
+    options: dict[str, tuple[Mark, Mark, Any]]
+
+
+@dataclass
+class ParsedPreview:
+    """The preview of a training loop as written: its node, and ``every``, the number of steps between previews."""
+
+    node: ParsedNode
+    every: Tree
+
+
+@dataclass
+class ParsedLoop:
+    """A loop as written. ``over`` is None if it could not be read; ``unread``: all keys that could not be."""
+
+    name: str
+    path: str
+    mark: Mark
+    over: Scalar | None
+    item: Scalar | None
+    carry: NamedLinks
+    body: dict[str, ParsedOp]
+    next: NamedLinks
+    next_mark: Mark
+    collect: NamedLinks
+    train: list[ParsedTrain]
+    unread: frozenset[str]
+    steps: Scalar | None = None
+    precision: Scalar | None = None
+    seed: Scalar | None = None
+    checkpoint: dict[str, tuple[Mark, Tree]] = field(default_factory=dict)
+    preview: ParsedPreview | None = None
+
+    def links(self) -> Iterator[Scalar]:
+        """All links of the loop and its body, nested loops included."""
+        if self.over is not None:
+            yield self.over
+        for group in (self.carry, self.next, self.collect):
+            yield from (link for _, link in group.values() if link is not None)
+        yield from (t.loss for t in self.train)
+        if self.steps is not None:
+            yield self.steps
+        if self.preview is not None:
+            yield from self.preview.node.links()
+        for inner in self.body.values():
+            yield from inner.links()
+
+    def inner_names(self) -> Iterator[str]:
+        """Names of all nodes in the body, nested loops included."""
+        for name, op in self.body.items():
+            yield name
+            if isinstance(op, ParsedLoop):
+                yield from op.inner_names()
+
+
+@dataclass
+class ParsedChoice:
+    """A choice as written. ``when`` is None if it could not be read; ``unread``: all keys that could not be.
+
+    branches: by the value of ``when``, the branch's key and link.
+    """
+
+    name: str
+    path: str
+    mark: Mark
+    when: Scalar | None
+    branches: dict[str, tuple[Scalar, Scalar | None]]
+    otherwise: Scalar | None
+    unread: frozenset[str]
+
+    def links(self) -> Iterator[Scalar]:
+        for link in (self.when, self.otherwise, *(link for _, link in self.branches.values())):
+            if link is not None:
+                yield link
+
+
+ParsedOp: TypeAlias = ParsedNode | ParsedLoop | ParsedChoice | ParsedBroken
+
+
+@dataclass
+class ParsedParam:
+    """A parameter as written."""
+
+    name: str
+    mark: Mark
+    type: Scalar | None
+    default: Tree | None
+    help: str
+
+
+@dataclass
+class ParsedWorkflow:
+    """A workflow as written. ``file`` is the path for messages. An invalid parameter is None."""
+
+    path: Path
+    file: str
+    text: str
+    params: dict[str, ParsedParam | None]
+    nodes: dict[str, ParsedOp]
+    outputs: NamedLinks
+    requires: dict[str, tuple[Mark, Scalar]]
+    unread: frozenset[str]
+
+    def default_mark(self, name: str) -> Mark:
+        """The position of a parameter's default."""
+        param = self.params[name]
+        assert param is not None
+        return param.default.mark if param.default is not None else param.mark

@@ -1,0 +1,284 @@
+"""YAML with the position of every value, read from the C parser's events without recursion.
+
+Plain scalars: ``true``/``false``, ``null``/``~``, integers and floats (``1e-4`` too) are values; anything else is text,
+including ``on``, dates, and numbers too large for a float. Where a name is expected, the text is used, whatever the
+value.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import yaml
+
+from guidegraph.graph.errors import Mark, Problem, WorkflowError
+from guidegraph.graph.trust.files import read_regular
+from guidegraph_runtime.limits import LimitExceeded
+
+MAX_DEPTH = 64
+
+_INT = re.compile(r"[-+]?(0|[1-9][0-9]*)\Z")
+_FLOAT = re.compile(r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?\Z")
+_UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
+_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # PyYAML built without libyaml works too, but is slower
+_MAX_DIGITS = 308  # an integer of so many digits always fits a float
+_MAX_SHOWN = 60
+_WORDS = {"true": True, "false": False, "null": None}
+_SPECIAL: dict[str, Any] = {"~": None, "": None}
+for _word, _value in _WORDS.items():  # as YAML 1.2 has them: true, True, TRUE
+    _SPECIAL |= dict.fromkeys((_word, _word.capitalize(), _word.upper()), _value)
+for _word in ("inf", "Inf", "INF"):
+    _SPECIAL |= {f".{_word}": math.inf, f"+.{_word}": math.inf, f"-.{_word}": -math.inf}
+_SPECIAL |= dict.fromkeys((".nan", ".NaN", ".NAN"), math.nan)
+
+
+@dataclass(frozen=True)
+class Scalar:
+    """A scalar: ``text`` as written, ``value`` as YAML interprets it. ``plain``: without quotes."""
+
+    text: str
+    plain: bool
+    mark: Mark
+
+    @property
+    def value(self) -> Any:
+        if not self.plain:
+            return self.text
+        if self.text in _SPECIAL:
+            return _SPECIAL[self.text]
+        if _INT.match(self.text) and len(self.text) <= _MAX_DIGITS:
+            return int(self.text)
+        if _FLOAT.match(self.text) and math.isfinite(number := float(self.text)):
+            return number
+        return self.text
+
+
+@dataclass
+class YamlSequence:
+    items: list[Tree]
+    mark: Mark
+
+
+@dataclass
+class YamlMapping:
+    items: list[tuple[Scalar, Tree]]
+    mark: Mark
+
+
+@dataclass(frozen=True)
+class BrokenYaml:
+    """A value that is not plain YAML; the problem is already reported."""
+
+    mark: Mark
+
+
+Tree: TypeAlias = Scalar | YamlSequence | YamlMapping | BrokenYaml
+
+
+def to_python(tree: Tree) -> Any:
+    """Convert a tree to Python values. Recursive: a tree's depth is bounded."""
+    if isinstance(tree, Scalar):
+        return tree.value
+    if isinstance(tree, YamlSequence):
+        return [to_python(item) for item in tree.items]
+    return {key.text: to_python(value) for key, value in tree.items} if isinstance(tree, YamlMapping) else None
+
+
+def has_broken(tree: Tree) -> bool:
+    """Whether a tree contains a value reported as not plain YAML."""
+    if isinstance(tree, YamlSequence):
+        return any(map(has_broken, tree.items))
+    if isinstance(tree, YamlMapping):
+        return any(has_broken(value) for _, value in tree.items)
+    return isinstance(tree, BrokenYaml)
+
+
+def find_repeated_keys(tree: Tree) -> Iterator[Scalar]:
+    """Every key, anywhere in a tree, that repeats an earlier key of its mapping."""
+    children: list[Tree] = []
+    if isinstance(tree, YamlSequence):
+        children = tree.items
+    elif isinstance(tree, YamlMapping):
+        seen: set[str] = set()
+        for key, value in tree.items:
+            if key.text in seen:
+                yield key
+            seen.add(key.text)
+            children.append(value)
+    for child in children:
+        yield from find_repeated_keys(child)
+
+
+def shorten(text: object) -> str:
+    """A name for a message: shortened, with control characters escaped."""
+    result = str(text)
+    result = result if len(result) <= _MAX_SHOWN else f"{result[:_MAX_SHOWN]}…"
+    return result if result.isprintable() else result.encode("unicode_escape").decode()
+
+
+def describe_tree(tree: Tree) -> str:
+    """A short description of a tree for messages."""
+    if isinstance(tree, YamlMapping):
+        return "a mapping"
+    if isinstance(tree, YamlSequence):
+        return "a list"
+    if isinstance(tree, BrokenYaml) or tree.value is None:
+        return "nothing"
+    return "an empty text" if not tree.text else f"{type(tree.value).__name__} '{shorten(tree.text)}'"
+
+
+def read_text(path: Path, file: str | None = None) -> str:
+    """Read a text file. Raises ``WorkflowError`` if it cannot be read or is not UTF-8.
+
+    file: the path for the error message.
+    """
+    file = str(path) if file is None else file
+    try:
+        data = read_regular(path, limit="workflow_bytes")
+    except LimitExceeded as error:
+        raise WorkflowError([Problem(Mark(file, 1, 1), "too-large", str(error))]) from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        problem = Problem(Mark(file, 1, 1), "no-file", f"cannot read the workflow: {reason}")
+        raise WorkflowError([problem]) from None
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        # error.start counts from the text's first byte, after a byte order mark.
+        before = error.object[: error.start].decode("utf-8")
+        mark = Mark(file, before.count("\n") + 1, len(before) - before.rfind("\n"))
+        message = "expected UTF-8 text, found other bytes: save the file as UTF-8"
+        raise WorkflowError([Problem(mark, "not-text", message)]) from None
+
+
+def read_tree(text: str, file: str) -> tuple[Tree | None, list[Problem]]:
+    """Parse a text with one document; returns its tree (``None`` if unreadable) and its problems."""
+    composer = _Composer(file)
+    text = text.removeprefix("\ufeff")
+    if match := _UNPRINTABLE.search(text):
+        before = _BREAK.split(text[: match.start()])
+        mark = Mark(file, len(before), len(before[-1]) + 1)
+        message = f"the character U+{ord(match[0]):04X} cannot stand in YAML: remove it"
+        return None, [Problem(mark, "yaml-syntax", message)]
+    try:
+        return composer.compose(yaml.parse(text, Loader=_Loader)), composer.problems
+    except yaml.YAMLError as error:
+        return None, [*composer.problems, _syntax(error, text, file)]
+    except _Stop:
+        return None, composer.problems
+
+
+def _syntax(error: yaml.YAMLError, text: str, file: str) -> Problem:
+    location = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    if location is None:
+        return Problem(Mark(file, 1, 1), "yaml-syntax", " ".join(str(error).split()))
+    mark = Mark(file, location.line + 1, location.column + 1)
+    context, problem = getattr(error, "context", None), getattr(error, "problem", None) or ""
+    if "nesting depth" in problem:
+        return Problem(mark, "too-deep", f"nested more than {MAX_DEPTH} levels deep")
+    lines = _BREAK.split(text)
+    character = lines[location.line][location.column : location.column + 1] if location.line < len(lines) else ""
+    if "cannot start any token" in problem:
+        description = (
+            "a tab: indent with spaces"
+            if character == "\t"
+            else f"'{character}', with which no value can begin: quote it"
+        )
+        return Problem(mark, "yaml-syntax", f"found {description}")
+    start = getattr(error, "context_mark", None)
+    suffix = f" (begun in line {start.line + 1})" if start is not None and start.line != location.line else ""
+    return Problem(mark, "yaml-syntax", " ".join(filter(None, (context, problem))) + suffix)
+
+
+class _Stop(Exception):
+    """Parsing cannot continue."""
+
+
+class _Composer:
+    def __init__(self, file: str):
+        self.file = file
+        self.problems: list[Problem] = []
+
+    def compose(self, events: Iterator[Any]) -> Tree:
+        root: Tree | None = None
+        stack: list[tuple[YamlSequence | YamlMapping, list[Tree]]] = []
+        for event in events:
+            tree: Tree
+            if isinstance(event, yaml.ScalarEvent):
+                is_plain = self._check(event)
+                mark = self._mark(event)
+                tree = (
+                    Scalar(event.value, not event.style and event.implicit[0], mark) if is_plain else BrokenYaml(mark)
+                )
+            elif isinstance(event, (yaml.SequenceStartEvent, yaml.MappingStartEvent)):
+                self._check(event)
+                if len(stack) >= MAX_DEPTH:
+                    self._add(event, "too-deep", f"nested more than {MAX_DEPTH} levels deep")
+                    raise _Stop
+                mark = self._mark(event)
+                stack.append(
+                    (
+                        YamlSequence([], mark) if isinstance(event, yaml.SequenceStartEvent) else YamlMapping([], mark),
+                        [],
+                    )
+                )
+                continue
+            elif isinstance(event, (yaml.SequenceEndEvent, yaml.MappingEndEvent)):
+                collection, children = stack.pop()
+                if isinstance(collection, YamlSequence):
+                    collection.items = children
+                else:
+                    pairs = zip(children[::2], children[1::2], strict=True)
+                    collection.items = [(key, value) for key, value in pairs if self._is_name(key)]  # type: ignore[misc]
+                tree = collection
+            elif isinstance(event, yaml.AliasEvent):
+                message = f"aliases (*{shorten(event.anchor)}) are not part of the language: write the value out"
+                self._add(event, "alias", message)
+                tree = BrokenYaml(self._mark(event))
+            elif isinstance(event, yaml.DocumentStartEvent) and root is not None:
+                self._add(event, "several-documents", "expected one YAML document, found a second: remove '---'")
+                raise _Stop
+            else:
+                continue
+            if stack:
+                stack[-1][1].append(tree)
+            else:
+                root = tree
+        if root is None:
+            self.problems.append(Problem(Mark(self.file, 1, 1), "empty", "the file is empty: expected a workflow"))
+            raise _Stop
+        return root
+
+    def _check(self, event: Any) -> bool:
+        """Report an anchor or a tag. Returns whether the value can be used; one with a tag cannot."""
+        if event.anchor:
+            message = f"anchors (&{shorten(event.anchor)}) are not part of the language: write the value out"
+            self._add(event, "alias", message)
+        if event.tag:
+            tag = shorten(event.tag.replace("tag:yaml.org,2002:", "!!"))
+            self._add(event, "tag", f"tags ({tag}) are not part of the language: remove it")
+            return False
+        return True
+
+    def _is_name(self, key: Tree) -> bool:
+        """Whether a key is a valid scalar; any other key is reported and dropped."""
+        if isinstance(key, Scalar) and not (key.plain and key.text == "<<"):
+            return True
+        if isinstance(key, Scalar):
+            message = "merge keys (<<) are not part of the language: write the entries out"
+            self.problems.append(Problem(key.mark, "alias", message))
+        elif not isinstance(key, BrokenYaml):
+            self.problems.append(Problem(key.mark, "bad-key", f"expected a name as key, found {describe_tree(key)}"))
+        return False
+
+    def _mark(self, event: Any) -> Mark:
+        return Mark(self.file, event.start_mark.line + 1, event.start_mark.column + 1)
+
+    def _add(self, event: Any, code: str, message: str) -> None:
+        self.problems.append(Problem(self._mark(event), code, message))

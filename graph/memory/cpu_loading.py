@@ -1,0 +1,70 @@
+"""Calls that run on the CPU under a memory budget: those that make or save models, by the types of their ports.
+
+The models of a checkpoint are then moved to the device one by one, when they are first read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import Enum
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from guidegraph.graph import ir
+from guidegraph.graph.types import PortType, SequenceOf, Tensor, is_tensor, structured_types
+
+Kind: TypeAlias = Literal["model", "plain", "structured", "tensor", "unknown"]
+
+_PLAIN = (bool, int, float, str, bytes, list, dict, Path, Enum)
+_MODULE = "torch.nn.modules.module.Module"
+
+
+def port_kinds(port: PortType) -> set[Kind]:
+    """The kinds of values that a port may take."""
+    result: set[Kind] = set()
+    for alternative in port.alternatives:
+        result |= port_kinds(alternative.element) if isinstance(alternative, SequenceOf) else {_kind(alternative)}
+    return result
+
+
+def _kind(cls: type) -> Kind:
+    if Tensor in cls.__mro__:
+        return "tensor"
+    if getattr(cls, "_is_protocol", False) or any(f"{c.__module__}.{c.__name__}" == _MODULE for c in cls.__mro__):
+        return "model"
+    if cls in structured_types().values():
+        return "structured"
+    return "plain" if issubclass(cls, _PLAIN) else "unknown"
+
+
+def loads_on_cpu(op: object) -> bool:
+    """Whether a call makes models and no tensors, or reads models, is marked ``host`` and returns only plain values.
+
+    Calls of the first kind (``checkpoint.load``, ``lora.apply``) read models and plain values, or structured and plain
+    values such as a schedule; a call that reads both may compute, and runs on the device. Those of the second kind
+    (``model.save``) read no tensors. Loops, and calls whose types leave it open, run on the device.
+    """
+    if not isinstance(op, ir.Call):
+        return False
+    output_kinds = _all_kinds(op.outputs.values())
+    input_kinds = _all_kinds(
+        port.type for name, port in (*op.spec.inputs.items(), *op.spec.settings.items()) if _is_fed(op, name)
+    )
+    if "tensor" in output_kinds or "tensor" in input_kinds:
+        return False
+    if "model" in output_kinds:
+        return input_kinds <= {"model", "plain"} or input_kinds <= {"structured", "plain"}
+    return op.spec.host and output_kinds <= {"plain"} and "model" in input_kinds
+
+
+def _all_kinds(ports: Iterable[PortType]) -> set[Kind]:
+    return {kind for port in ports for kind in port_kinds(port)}
+
+
+def _is_fed(op: ir.Call, name: str) -> bool:
+    """Whether a port is linked, or a setting has a value other than a plain literal."""
+    if name in op.inputs:
+        return True
+    value = op.settings.get(name)
+    sources = value if isinstance(value, tuple) else () if value is None else (value,)
+    return any(not isinstance(source, ir.Literal) or is_tensor(source.value) for source in sources)

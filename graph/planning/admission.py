@@ -1,0 +1,307 @@
+"""Checks before a run: values of parameters that do not fit together, and things that this machine lacks.
+
+Shapes are inferred from settings by the nodes' ``shape`` traits. The rules and their messages are the runtime's, so a
+bundle refuses the same runs as the engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from inspect import signature
+from os.path import normpath
+from pathlib import Path
+from typing import Any
+
+from guidegraph.graph.errors import Problem, WorkflowError
+from guidegraph.graph.ir import Call, Carry, Graph, Literal, Loop, Op, Output, Param, Source, Sources, walk
+from guidegraph.graph.node import READ, Port
+from guidegraph.graph.planning.choices import drop_optional
+from guidegraph.graph.planning.passes import argument_source, prune
+from guidegraph.graph.planning.settle import make_parameter_choices
+from guidegraph.graph.types import is_tensor, takes_literal
+from guidegraph_runtime.admission import SampleCount, Shape, ShapeOnly, batch_problem, memory_problem
+
+REFUSED = "refused"
+MACHINE_CODES = frozenset({"missing-extra", "missing-file", "missing-part"})
+"""Codes of problems of the machine; the workflow itself is valid."""
+
+
+class _Unknown:
+    """The type of a value that is unknown before the run."""
+
+
+UNKNOWN = _Unknown()
+
+
+@dataclass
+class Extents:
+    """The known leading axes of values, and for each the source that sets its number of samples.
+
+    values: of parameters. limit: bytes that one value may take; by default the machine's memory.
+    """
+
+    values: Mapping[str, Any] = field(default_factory=dict)
+    limit: int | None = None
+    shapes: dict[Source, Shape] = field(default_factory=dict)
+    sources: dict[Source, str] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+    def follow(self, ops: Iterable[Op]) -> None:
+        """Infer the shapes of a region's operations, in order, and record the mismatches in ``problems``."""
+        for op in ops:
+            if isinstance(op, Loop):
+                self._loop(op)
+            elif op.spec.shape is not None or op.spec.batchable:
+                try:
+                    self._call(op)
+                except ValueError as error:
+                    self.problems.append(Problem(op.mark, REFUSED, f"{op.spec.id}: {error}", f"nodes.{op.key}"))
+
+    def port_shapes(self, call: Call) -> dict[str, Shape]:
+        """The known shapes of a call's input ports."""
+        shapes = {}
+        for name, source in call.inputs.items():
+            if not isinstance(source, tuple) and (shape := self.shape_of(source)) is not None:
+                shapes[name] = shape
+        return shapes
+
+    def shape_of(self, source: Source) -> Shape | None:
+        """The leading axes of a value; ``None`` if they are unknown."""
+        value = _find_value(source, self.values)
+        return tuple(value.shape) if is_tensor(value) else self.shapes.get(source)
+
+    def _loop(self, loop: Loop) -> None:
+        for name, start in loop.carry.items():
+            self._alias(Carry(loop.key, name), start)
+        self.follow(loop.body.values())
+        for name, after in loop.next.items():
+            self._alias(Output(loop.key, name), after if self.shape_of(after) is not None else Carry(loop.key, name))
+
+    def _alias(self, name: Source, source: Source) -> None:
+        if (shape := self.shape_of(source)) is not None:
+            self.shapes[name], self.sources[name] = shape, self._format_source(source)
+
+    def _call(self, call: Call) -> None:
+        self._check_batch(call)
+        shapes = self._output_shapes(call)
+        source = self._source(call)
+        for name, shape in shapes.items():
+            if (reason := memory_problem([ShapeOnly(tuple(shape))], self.limit)) is not None:
+                raise ValueError(reason)
+            self.shapes[Output(call.key, name)] = tuple(shape)
+            self.sources[Output(call.key, name)] = source
+
+    def _output_shapes(self, call: Call) -> Mapping[str, Shape]:
+        """The known shapes of a call's outputs."""
+        spec = call.spec
+        if spec.shape is None:
+            rows = self.port_shapes(call).get(spec.batchable[0], ())[:1]
+            return dict.fromkeys(call.outputs, rows) if rows and len(call.outputs) == 1 else {}
+        arguments = {name: self._argument(call, name) for name in spec.shape_arguments}
+        if any(isinstance(value, _Unknown) for value in arguments.values()):
+            return {}
+        shapes = spec.shape(**arguments)
+        if shapes is None:
+            return {}
+        return shapes if isinstance(shapes, Mapping) else {next(iter(call.outputs)): shapes}
+
+    def _check_batch(self, call: Call) -> None:
+        """Check that the ports of a batchable call fit the batch of its first port. Raises ``ValueError``."""
+        if not call.spec.batchable:
+            return
+        shapes = self.port_shapes(call)
+        rows = {
+            name: SampleCount(shapes[name][0], self._format_source(call.inputs[name]))
+            for name in call.spec.batchable
+            if shapes.get(name)
+        }
+        first, *remaining = call.spec.batchable
+        if first not in rows:
+            return
+        if (reason := batch_problem(rows[first], [rows[name] for name in remaining if name in rows])) is not None:
+            raise ValueError(reason)
+
+    def _argument(self, call: Call, name: str) -> Any:
+        """The argument that the trait ``shape`` gets for a port or setting."""
+        source, port = argument_source(call, name), call.spec.port(name)
+        assert port is not None
+        if source is None:
+            return UNKNOWN if port.required else port.default
+        if isinstance(source, tuple):
+            values = [self._value(item, port) for item in source]
+            return UNKNOWN if any(isinstance(item, _Unknown) for item in values) else values
+        return self._value(source, port)
+
+    def _value(self, source: Source, port: Port) -> Any:
+        if isinstance(source, (Literal, Param)):
+            value = _find_value(source, self.values)
+            return value if is_tensor(value) or takes_literal(port.type) or value is None else UNKNOWN
+        return ShapeOnly(self.shapes[source]) if source in self.shapes else UNKNOWN
+
+    def _source(self, call: Call) -> str:
+        """The source that sets the number of samples: a parameter's list, a port's value, or the node, as text."""
+        for source in call.sources():
+            if isinstance(source, Param) and isinstance(value := self.values.get(source.name), (list, tuple)):
+                return f"'{source.name}' ({len(value)} values)"
+        rows = [source for source in call.sources() if (self.shape_of(source) or ())[:1] not in ((), (1,))]
+        return self._format_source(rows[0]) if rows else f"'{call.key}'"
+
+    def _format_source(self, source: Sources) -> str:
+        """A value's name in a message."""
+        if isinstance(source, Param):
+            return f"'{source.name}'"
+        return "a literal" if isinstance(source, (Literal, tuple)) else self.sources.get(source, "a value")
+
+
+def _find_value(source: Source, values: Mapping[str, Any]) -> Any:
+    """The value of a literal or a parameter; ``UNKNOWN`` for anything else."""
+    if isinstance(source, Literal):
+        return source.value
+    return values.get(source.name, UNKNOWN) if isinstance(source, Param) else UNKNOWN
+
+
+def _shape_problems(ops: Mapping[str, Op], values: Mapping[str, Any], limit: int | None = None) -> list[Problem]:
+    """Shapes that do not fit together or are too large. A parameter without a value is unknown."""
+    extents = Extents(values, limit)
+    extents.follow(ops.values())
+    return extents.problems
+
+
+def _machine_problems(ops: Mapping[str, Op], values: Mapping[str, Any]) -> list[Problem]:
+    """Optional packages, input files and model parts that a run needs and this machine lacks."""
+    calls = [op for op in walk(ops) if isinstance(op, Call)]
+    checked = [call for call in calls if call.spec.has_requirements]
+    if not checked:
+        return []
+    written, readers = _find_written_files(calls, values), _find_readers(calls)
+    problems: list[Problem] = []
+    for call in checked:
+        read = readers.get(call.key, [])
+        call_problems = [
+            *_check_extras(call, values, {output for _, _, output in read}),
+            *_check_files(call, values, written),
+        ]
+        if not call_problems and written.isdisjoint(_paths(call, values)):
+            call_problems = list(_check_parts(call, values, read))
+        problems += call_problems
+    return problems
+
+
+def _find_readers(calls: Iterable[Call]) -> dict[str, list[tuple[Call, str, str]]]:
+    """By operation, the calls that read one of its outputs: the call, its port, and the output's name."""
+    readers: dict[str, list[tuple[Call, str, str]]] = {}
+    for call in calls:
+        for name, sources in (*call.inputs.items(), *call.settings.items()):
+            for source in sources if isinstance(sources, tuple) else (sources,):
+                if isinstance(source, Output):
+                    readers.setdefault(source.op, []).append((call, name, source.name))
+    return readers
+
+
+def admission_problems(graph: Graph, values: Mapping[str, Any], only: Collection[str] | None = None) -> list[Problem]:
+    """All problems of a run of some outputs (by default all) with these values of parameters."""
+    ops = _certain_ops(graph, values, only)
+    return [*_shape_problems(ops, values), *_machine_problems(ops, values)]
+
+
+def check_shapes(graph: Graph, values: Mapping[str, Any], only: Collection[str] | None = None) -> None:
+    """Raise ``WorkflowError`` for values that do not fit together or are too large."""
+    if not any(isinstance(op, Loop) or op.spec.shape or op.spec.batchable for op in graph.ops.values()):
+        return
+    if problems := _shape_problems(_certain_ops(graph, values, only), values):
+        raise WorkflowError(problems)
+
+
+def check_machine(ops: Mapping[str, Op]) -> None:
+    """Raise ``WorkflowError`` for operations that this machine cannot run."""
+    if problems := _machine_problems(ops, {}):
+        raise WorkflowError(problems)
+
+
+def _certain_ops(graph: Graph, values: Mapping[str, Any], only: Collection[str] | None) -> dict[str, Op]:
+    """The operations that a run of some outputs needs whichever branches it takes later."""
+    roots = [output.source for name, output in graph.outputs.items() if only is None or name in only]
+    settled = make_parameter_choices(graph.ops, roots, values)
+    roots = [settled.source(source) for source in roots]
+    return drop_optional(prune(settled.ops, roots, effects=only is None), roots)
+
+
+def _check_extras(call: Call, values: Mapping[str, Any], read: Collection[str]) -> Iterator[Problem]:
+    extras = call.spec.extras
+    if callable(extras):
+        arguments = _arguments(call, signature(extras).parameters, values, read)
+        extras = None if arguments is None else extras(**arguments)
+    for module, extra in (extras or {}).items():
+        if find_spec(module) is None:
+            message = f"{call.spec.id} needs {module}, which is not installed: pip install 'guidegraph[{extra}]'"
+            yield Problem(call.mark, "missing-extra", message, f"nodes.{call.key}")
+
+
+def _check_files(call: Call, values: Mapping[str, Any], written: Collection[Path]) -> Iterator[Problem]:
+    """Missing files that a call reads."""
+    for name, source in call.settings.items() if call.spec.pure else ():
+        value = None if isinstance(source, tuple) else _find_value(source, values)
+        if isinstance(value, Path) and value not in written and not value.exists():
+            subject, remedy, key = f"'{name}'", "write the path of one that is", "with"
+            if isinstance(source, Param):
+                subject, remedy, key = f"parameter '{source.name}'", f"make it, or give --set {source.name}=…", "in"
+            message = f"{call.spec.id}: {subject} names '{normpath(value)}', which is not there: {remedy}"
+            mark = call.marks.get(name, call.mark)
+            yield Problem(mark, "missing-file", message, f"nodes.{call.key}.{key}.{name}")
+
+
+def _check_parts(call: Call, values: Mapping[str, Any], readers: Iterable[tuple[Call, str, str]]) -> Iterator[Problem]:
+    """The first output that another call reads but this one does not provide; the message names the others."""
+    provides = call.spec.provides
+    arguments = _arguments(call, signature(provides).parameters, values, ()) if provides else None
+    if provides is None or arguments is None:
+        return
+    try:
+        provided = provides(**arguments)
+    except (ValueError, OSError) as error:
+        yield Problem(call.mark, "missing-part", f"{call.spec.id}: {error}", f"nodes.{call.key}")
+        return
+    missing = [(reader, port, output) for reader, port, output in readers if output not in provided]
+    if not missing:
+        return
+    reader, port, output = missing[0]
+    also_missing = dict.fromkeys(f"'{name}'" for _, _, name in missing if name != output)
+    also = f", nor {', '.join(also_missing)}" if also_missing else ""
+    message = (
+        f"nodes.{call.key} ({call.spec.id}) has no '{output}' here, which port '{port}' of {reader.spec.id} "
+        f"takes{also}; it has {', '.join(provided) or 'nothing'}"
+    )
+    yield Problem(reader.marks.get(port, reader.mark), "missing-part", message, f"nodes.{reader.key}.in.{port}")
+
+
+def _find_written_files(calls: Iterable[Call], values: Mapping[str, Any]) -> set[Path]:
+    """Files that the same run writes: they may exist by the time they are read."""
+    return {path for call in calls if not call.spec.pure for path in _paths(call, values)}
+
+
+def _paths(call: Call, values: Mapping[str, Any]) -> Iterator[Path]:
+    """The files and folders that a call's settings name."""
+    for source in call.settings.values():
+        value = None if isinstance(source, tuple) else _find_value(source, values)
+        if isinstance(value, Path):
+            yield value
+
+
+def _arguments(
+    call: Call, names: Iterable[str], values: Mapping[str, Any], read: Collection[str]
+) -> dict[str, Any] | None:
+    """Known settings of a call by name, and ``read`` under the name ``READ``; ``None`` if a setting is unknown."""
+    arguments: dict[str, Any] = {}
+    for name in names:
+        source = call.settings.get(name)
+        if name == READ:
+            arguments[name] = read
+        elif source is None:
+            arguments[name] = call.spec.settings[name].default
+        elif isinstance(source, tuple) or isinstance(value := _find_value(source, values), _Unknown):
+            return None
+        else:
+            arguments[name] = value
+    return arguments

@@ -1,0 +1,136 @@
+"""Choices: which operations are certain to run, and which run only if a branch is taken.
+
+An operation is *optional* while only branches of pending choices need it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from guidegraph.graph.errors import NodeError, suggest
+from guidegraph.graph.ir import OTHERWISE, WHEN, Choice, Loop, Op, Output, Source
+from guidegraph.graph.planning.digest import is_pure
+from guidegraph.graph.types import describe_value, is_tensor
+
+Ops = Mapping[str, Op]
+
+
+def branch_label(value: object) -> str | None:
+    """The name of the branch for a value; ``None`` if a value of its type cannot select a branch.
+
+    A tensor of one element counts as that number.
+    """
+    if is_tensor(value):
+        value = value.item() if value.numel() == 1 else None  # type: ignore[attr-defined]
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) if isinstance(value, (int, str)) else None
+
+
+def choose_branch(choice: Choice, value: Any) -> str:
+    """The branch that a value of ``when`` selects. Raises ``NodeError`` if there is none."""
+    label = branch_label(value)
+    if label is None:
+        message = f"a choice is made by a text, a whole number, true or false; found {describe_value(value)}"
+    elif label in choice.inputs and label != OTHERWISE:
+        return label
+    elif OTHERWISE in choice.inputs:
+        return OTHERWISE
+    else:
+        message = f"no branch '{label:.60}'; {suggest(label[:60], choice.inputs, 'branches')}"
+    mark = choice.marks.get(WHEN, choice.mark)
+    raise NodeError(f"nodes.{choice.key}", choice.spec.id, mark, ValueError(f"port '{WHEN}': {message}"))
+
+
+def find_branch_operations(ops: Ops) -> set[str]:
+    """The keys of all operations that a branch of a choice depends on, including choices in loop bodies."""
+    keys: set[str] = set()
+    for op in reversed([*ops.values()]):
+        if op.key in keys:
+            keys.update(source.op for source in op.sources() if isinstance(source, Output))
+        elif isinstance(op, (Choice, Loop)):
+            keys.update(source.op for source in _branch_sources(op) if isinstance(source, Output))
+    return keys & ops.keys()
+
+
+def _branch_sources(op: Op) -> Iterator[Source]:
+    if isinstance(op, Choice):
+        yield from map(op.branch, op.inputs)
+    elif isinstance(op, Loop):
+        inside = find_branch_operations(op.body)
+        for inner in op.body.values():
+            yield from inner.sources() if inner.key in inside else _branch_sources(inner)
+
+
+def certain_operations(ops: Ops, roots: Iterable[Source], *, effects: bool = True) -> set[str]:
+    """The keys of the operations that are needed whichever branches are taken.
+
+    Operations with effects are needed unless a branch depends on them. effects: if off, they do not count.
+    """
+    needed = {source.op for source in roots if isinstance(source, Output)}
+    inside = find_branch_operations(ops) if effects else set()
+    for op in reversed([*ops.values()]):
+        if op.key in needed or (effects and op.key not in inside and not is_pure(op)):
+            needed.add(op.key)
+            sources = [op.when] if isinstance(op, Choice) else op.sources()
+            needed.update(source.op for source in sources if isinstance(source, Output))
+    return needed & ops.keys()
+
+
+def find_optional_operations(ops: Ops, roots: Iterable[Source]) -> set[str]:
+    """The keys of the operations that only branches of choices need."""
+    if not any(isinstance(op, Choice) for op in ops.values()):
+        return set()
+    return find_branch_operations(ops) - certain_operations(ops, roots)
+
+
+def drop_optional(ops: Ops, roots: Iterable[Source]) -> dict[str, Op]:
+    """The operations without the optional ones, in loop bodies too."""
+    optional = find_optional_operations(ops, roots)
+    return {
+        key: replace(op, body=drop_optional(op.body, op.roots())) if isinstance(op, Loop) else op
+        for key, op in ops.items()
+        if key not in optional
+    }
+
+
+def find_next_choices(ops: Ops, roots: Iterable[Source], *, effects: bool = True) -> tuple[Choice, ...]:
+    """The choices to make next: certain to be needed, with a ``when`` that depends on no other choice."""
+    if not any(isinstance(op, Choice) for op in ops.values()):
+        return ()
+    certain = certain_operations(ops, roots, effects=effects)
+    undecided: set[str] = set()
+    choices_ready: list[Choice] = []
+    for op in ops.values():
+        if isinstance(op, Choice):
+            if op.key in certain and not (isinstance(op.when, Output) and op.when.op in undecided):
+                choices_ready.append(op)
+            undecided.add(op.key)
+        elif any(isinstance(source, Output) and source.op in undecided for source in op.sources()):
+            undecided.add(op.key)
+    return tuple(choices_ready)
+
+
+def find_branch_conditions(ops: Ops, roots: Iterable[Source]) -> dict[str, frozenset[tuple[str, str]]]:
+    """For each operation the branches, as (choice, branch name), any of which makes it needed.
+
+    Empty for an operation that is always needed. Operations with the same branches are needed together.
+    """
+    certain = certain_operations(ops, roots, effects=False)
+    conditions: dict[str, set[tuple[str, str]]] = {key: set() for key in ops}
+    for op in reversed([*ops.values()]):
+        for source, branch in _sources_by_branch(op):
+            if isinstance(source, Output) and source.op in conditions:
+                conditions[source.op] |= {(op.key, branch)} if branch else conditions[op.key]
+    return {key: frozenset() if key in certain else frozenset(branches) for key, branches in conditions.items()}
+
+
+def _sources_by_branch(op: Op) -> Iterator[tuple[Source, str]]:
+    """The sources of an operation, each with the branch that reads it, or "" if it is always read."""
+    if isinstance(op, Choice):
+        yield op.when, ""
+        yield from ((op.branch(name), name) for name in op.inputs)
+    else:
+        yield from ((source, "") for source in op.sources())

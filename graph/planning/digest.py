@@ -1,0 +1,253 @@
+"""Merkle digests: one for each operation, over everything that its value depends on.
+
+A digest covers the node's id and version, its distribution's version, the source of its package and of the
+runtime, torch's version, settings, upstream digests, device and dtype. A digest that begins with ``!`` is fresh in
+every run and never found in a cache: that of an impure node, of an object passed from Python, and of whatever depends
+on one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import sys
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import guidegraph_runtime
+from guidegraph.graph.ir import Call, Carry, Item, Literal, Loop, Op, Output, Param, Source, Sources, Training
+from guidegraph.graph.node import NodeSpec, Port
+from guidegraph.graph.trust.effects import list_companions
+from guidegraph.graph.trust.files import open_regular
+from guidegraph_runtime.limits import LimitExceeded
+
+FRESH = "!"
+OWN_PREFIX = "guidegraph."
+
+
+def fresh_digest() -> str:
+    return FRESH + uuid.uuid4().hex
+
+
+def digest_strings(*parts: str) -> str:
+    """The digest of several strings; fresh if one of them is."""
+    digest = hashlib.blake2b("\x1f".join(parts).encode(errors="surrogatepass"), digest_size=16).hexdigest()
+    return FRESH + digest if any(p.startswith(FRESH) for p in parts) else digest
+
+
+def digest_pairs(pairs: Iterable[tuple[str, str]]) -> str:
+    """The digest of labelled digests; fresh if one of them is."""
+    labelled_digests = list(pairs)
+    digest = digest_strings(*(part for pair in labelled_digests for part in ("label " + pair[0], "digest " + pair[1])))
+    return FRESH + digest if any(d.startswith(FRESH) for _, d in labelled_digests) else digest
+
+
+_files: dict[tuple[str, int, int, int], str] = {}
+
+
+def file_digest(path: Path) -> str:
+    """The digest of a regular file's bytes, cached by inode, size and modification time."""
+    stat = path.stat()
+    key = (str(path), stat.st_ino, stat.st_size, stat.st_mtime_ns)
+    if key not in _files:
+        with open_regular(path) as file:
+            _files[key] = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    return _files[key]
+
+
+DESKTOP_FILES = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
+"""Files that desktops write into folders that are viewed: they do not change a folder's digest."""
+
+
+def _iterate_files(folder: Path, parents: frozenset[str] = frozenset()) -> Iterator[Path]:
+    """The files in a folder, at any depth. Raises ``OSError`` for a link that leads back to a folder around it."""
+    resolved = os.path.realpath(folder)
+    if resolved in parents:
+        raise OSError(f"'{folder}' is a link to a folder that it is in")
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir():
+                yield from _iterate_files(Path(entry.path), parents | {resolved})
+            elif entry.name not in DESKTOP_FILES:
+                yield Path(entry.path)
+
+
+def path_digest(path: Path) -> str:
+    """The digest of a file's contents, or of a folder: of its files in order, including those behind links to folders.
+
+    Fresh if the path does not exist or a link is circular. In a folder, an unreadable file, such as a broken link,
+    counts by its name.
+    """
+    try:
+        if path.is_dir():
+            return digest_pairs(
+                (str(file.relative_to(path)), _readable_digest(file)) for file in sorted(_iterate_files(path))
+            )
+        return digest_strings("file", path.suffix, file_digest(path))
+    except (OSError, LimitExceeded):
+        return fresh_digest()
+
+
+def _readable_digest(path: Path) -> str:
+    try:
+        return file_digest(path)
+    except (OSError, LimitExceeded):
+        return "unreadable"
+
+
+def value_digest(value: Any) -> str:
+    """The digest of a literal; fresh for objects that are not plain data."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return f"{type(value).__name__}:{value!r}"
+    if isinstance(value, Path):
+        return path_digest(value)
+    if isinstance(value, (list, tuple)):
+        return digest_strings("list", *map(value_digest, value))
+    if isinstance(value, dict):
+        return digest_pairs((repr(k), value_digest(v)) for k, v in sorted(value.items(), key=repr))
+    return fresh_digest()
+
+
+@cache
+def torch_version() -> str:
+    return importlib.metadata.version("torch")
+
+
+def _outermost_package(module: str) -> str:
+    """The package whose sources a module counts by: below `guidegraph` the second level, of plugins the third."""
+    levels = 1 if not module.startswith(OWN_PREFIX) else 3 if module.startswith(f"{OWN_PREFIX}plugins.") else 2
+    return ".".join(module.split(".")[:levels])
+
+
+@cache
+def source_digest(module: str) -> str:
+    """The digest of the sources that a node may use: all ``.py`` files of its module's outermost package.
+
+    For our own nodes this is `guidegraph.nodes` as a whole. A module without a package counts alone.
+    """
+    top = sys.modules.get(_outermost_package(module))
+    loaded = top if getattr(top, "__file__", None) else sys.modules.get(module)
+    file = getattr(loaded, "__file__", None)
+    if file is None:
+        return fresh_digest()
+    alone = "." not in module and not hasattr(loaded, "__path__")
+    files = [Path(file)] if alone else sorted(Path(file).parent.rglob("*.py"))
+    try:
+        return digest_pairs((f.relative_to(Path(file).parent).as_posix(), file_digest(f)) for f in files)
+    except OSError:
+        return fresh_digest()
+
+
+def _spec_digest(spec: NodeSpec, device_key: str) -> str:
+    source = source_digest(spec.function.__module__)
+    shared = source_digest(guidegraph_runtime.__name__)  # nodes compute with the runtime's functions
+    return digest_strings(spec.id, spec.version, spec.distribution, source, shared, torch_version(), device_key)
+
+
+def _companion_digests(setting: Port, value: Sources) -> list[tuple[str, str]]:
+    """The digests, by name, of the files that a node reads beside the one that a setting names."""
+    path = value.value if isinstance(value, Literal) else None
+    if not isinstance(path, Path) or path.is_dir():
+        return []
+    files = [file for file in list_companions(setting, path) if file.is_file()]
+    return [(f"{setting.name} beside {file.name}", path_digest(file)) for file in files]
+
+
+class Digests(dict[str, str]):
+    """Digests by operation key. device_key: the names of device and dtype.
+
+    structural: describe the graph alone. Impure nodes and objects then count by id or type instead of being fresh, so
+    that a resumed training is recognised although its data set reads files by itself.
+    """
+
+    def __init__(self, device_key: str, *, structural: bool = False):
+        super().__init__()
+        self.device_key = device_key
+        self.structural = structural
+        self._depth: dict[str, int] = {}
+        self._specs: dict[int, str] = {}
+
+    def add(self, ops: Mapping[str, Op]) -> None:
+        """Compute the digests of a region's operations, in order."""
+        for op in ops.values():
+            self[op.key] = self._call(op) if isinstance(op, Call) else self.loop_digest(op)
+
+    def source(self, source: Source) -> str:
+        if isinstance(source, Output):
+            return f"{self[source.op]}.{source.name}"
+        if isinstance(source, Literal):
+            return self._value(source.value)
+        if isinstance(source, Param):
+            raise ValueError(f"parameter '{source.name}' is not bound")
+        symbol = f"{type(source).__name__}{self._depth[source.loop]}"
+        if isinstance(source, Carry):
+            return f"{symbol}.{source.name}"
+        return f"{symbol}.{source.field}" if isinstance(source, Item) else symbol
+
+    def _value(self, value: Any) -> str:
+        digest = value_digest(value)
+        if self.structural and digest.startswith(FRESH):
+            return f"object:{value}" if isinstance(value, Path) else f"object:{type(value).__qualname__}"
+        return digest
+
+    def _sources(self, value: Sources) -> str:
+        return digest_strings("list", *map(self.source, value)) if isinstance(value, tuple) else self.source(value)
+
+    def _call(self, call: Call) -> str:
+        if not call.spec.pure and not self.structural:
+            return fresh_digest()
+        spec = self._specs.get(id(call.spec))
+        if spec is None:
+            spec = _spec_digest(call.spec, self.device_key)
+            if self.structural and spec.startswith(FRESH):
+                spec = digest_strings(call.spec.id, call.spec.version, call.spec.distribution, self.device_key)
+            self._specs[id(call.spec)] = spec
+        inputs = [(name, self._sources(value)) for name, value in call.inputs.items()]
+        settings = [(name, self._sources(value)) for name, value in call.settings.items()]
+        settings += [
+            pair
+            for name, value in call.settings.items()
+            for pair in _companion_digests(call.spec.settings[name], value)
+        ]
+        return digest_pairs([("node", spec), *inputs, *settings])
+
+    def loop_digest(self, loop: Loop, *, resumed: bool = False) -> str:
+        """The digest of a loop as one unit.
+
+        resumed: leave out the number of steps and the precision, which may differ when a training is resumed.
+        """
+        self._depth.setdefault(loop.key, 1 + loop.key.count(".body."))
+        self.add(loop.body)
+        parts = [("loop over", self.source(loop.over))]
+        for label, links in (("carry", loop.carry), ("next", loop.next), ("collect", loop.collect)):
+            parts += [(f"{label} {name}", self.source(source)) for name, source in links.items()]
+        parts += [("effect", self[key]) for key, op in loop.body.items() if not is_pure(op)]
+        if loop.training:
+            parts += self._training(loop.training, resumed)
+        return digest_pairs(parts)
+
+    def _training(self, training: Training, resumed: bool) -> list[tuple[str, str]]:
+        parts = [("options", value_digest(dict(training.options)))]
+        for m in training.models:
+            plain = [m.model, m.optimizer, m.lr, m.ema, m.start, dict(m.options)]
+            parts += [(f"train {m.model}", value_digest(plain)), (f"loss {m.model}", self.source(m.loss))]
+            parts += [(f"{name} of {m.model}", self.source(source)) for name, source in m.linked.items()]
+        if not resumed:
+            parts.append(("precision", training.precision))
+            if training.steps is not None:
+                parts.append(("steps", self.source(training.steps)))
+        return parts
+
+
+def is_pure(op: Op) -> bool:
+    """Whether an operation only computes its outputs.
+
+    A training loop counts as pure: its checkpoint serves to resume, and is not a result.
+    """
+    if isinstance(op, Call):
+        return op.spec.pure
+    return all(is_pure(inner) for inner in op.body.values())

@@ -1,0 +1,85 @@
+"""The graph passes, applied in the order in which they are listed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
+
+from guidegraph.graph.ir import Loop, Op, Source
+from guidegraph.graph.planning.digest import Digests
+from guidegraph.graph.planning.passes import follow_aliases, hoist, merge, prune, rewrite_sources, skip
+from guidegraph.graph.types import PortType
+
+OutputSource: TypeAlias = tuple[Source, PortType]
+"""An output: the source of its value, and its type."""
+
+
+@dataclass
+class OptimisedGraph:
+    """A graph after the passes. effects: a readable summary of each pass by its name."""
+
+    ops: dict[str, Op]
+    outputs: dict[str, OutputSource]
+    effects: dict[str, str] = field(default_factory=dict)
+
+
+def optimise(
+    ops: Mapping[str, Op], outputs: Mapping[str, OutputSource], digests: Digests, passes: frozenset[str], *, only: bool
+) -> OptimisedGraph:
+    """Apply the graph passes. only: keep the outputs alone, and drop nodes with effects."""
+    optimised = OptimisedGraph(dict(ops), dict(outputs))
+    aliases: dict[Source, Source] = {}
+
+    def apply(name: str, new_ops: Mapping[str, Op]) -> None:
+        optimised.effects[name] = f"{_size(optimised.ops)} -> {_size(new_ops)} operations"
+        optimised.ops = dict(new_ops)
+
+    if "skip" in passes:
+        new_ops, aliases = skip(optimised.ops, {})
+        apply("skip", _rewrite_ops(new_ops, aliases))
+    if "hoist" in passes:
+        apply("hoist", hoist(optimised.ops))
+    if "merge" in passes:
+        new_ops, merged = merge(optimised.ops, digests)
+        aliases = {**aliases, **merged}
+        apply("merge", _rewrite_ops({key: _merge_body(op, digests, aliases) for key, op in new_ops.items()}, aliases))
+    change = follow_aliases(aliases)
+    optimised.outputs = {name: (change(source), kind) for name, (source, kind) in outputs.items()}
+    if "prune" in passes or only:
+        roots = [source for source, _ in optimised.outputs.values()]
+        apply("prune", drop_unneeded(optimised.ops, roots, effects=not only))
+    return optimised
+
+
+def drop_unneeded(ops: Mapping[str, Op], roots: Sequence[Source], *, effects: bool) -> dict[str, Op]:
+    """Drop the operations that no root needs, in loop bodies too."""
+    after = {key: _prune_body(op) for key, op in prune(ops, roots, effects=effects).items()}
+    return prune(after, roots, effects=effects)
+
+
+def _size(ops: Mapping[str, Op]) -> int:
+    return sum(1 + (_size(op.body) if isinstance(op, Loop) else 0) for op in ops.values())
+
+
+def _rewrite_ops(ops: Mapping[str, Op], aliases: Mapping[Source, Source]) -> dict[str, Op]:
+    if not aliases:
+        return dict(ops)
+    change = follow_aliases(aliases)
+    return {key: rewrite_sources(op, change) for key, op in ops.items()}
+
+
+def _merge_body(op: Op, digests: Digests, aliases: dict[Source, Source]) -> Op:
+    if not isinstance(op, Loop):
+        return op
+    body, twins = merge(op.body, digests)
+    aliases.update(twins)
+    body = {key: _merge_body(inner, digests, aliases) for key, inner in body.items()}
+    return replace(op, body=body)
+
+
+def _prune_body(op: Op) -> Op:
+    if not isinstance(op, Loop):
+        return op
+    body = {key: _prune_body(inner) for key, inner in prune(op.body, op.roots()).items()}
+    return replace(op, body=prune(body, op.roots()))

@@ -1,0 +1,335 @@
+"""The passes: small functions from graph to graph that use the traits of nodes, never their ids.
+
+No pass changes a result beyond rounding; each can be turned off. ``hoist``, ``merge``, ``skip`` and ``prune`` rewrite
+operations here; ``precompute`` and ``batch`` are applied when a region is flattened (``plan.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from guidegraph.graph.errors import NodeError
+from guidegraph.graph.events import is_interrupt
+from guidegraph.graph.ir import (
+    Call,
+    Carry,
+    Index,
+    Item,
+    Literal,
+    Loop,
+    Op,
+    OptimisedModel,
+    Output,
+    Param,
+    Preview,
+    Source,
+    Sources,
+)
+from guidegraph.graph.literals import is_plain_data
+from guidegraph.graph.node import REQUIRED, NodeSpec
+from guidegraph.graph.planning.choices import find_branch_operations, find_optional_operations
+from guidegraph.graph.planning.digest import is_pure
+from guidegraph.graph.types import is_tensor, takes_literal
+from guidegraph_runtime.error_text import describe_error
+
+PASSES: dict[str, str] = {
+    "skip": "leave out ports that a node says it does not need",
+    "hoist": "move what no iteration changes out of its loop",
+    "merge": "compute equal nodes once",
+    "prune": "drop nodes that no output needs",
+    "precompute": "compute what depends on the loop's entry alone before the loop (up to 64 MiB)",
+    "batch": "make one call of sibling calls of a batchable node",
+}
+ALL_PASSES = frozenset(PASSES)
+
+Ops = Mapping[str, Op]
+Rewrite = Callable[[Source], Source]
+
+
+def rewrite_sources(op: Op, change: Rewrite) -> Op:
+    """The operation with every source that it or its body reads replaced by ``change(source)``."""
+    if isinstance(op, Call):
+        return replace(op, inputs=_rewrite_all(op.inputs, change), settings=_rewrite_all(op.settings, change))
+    training = op.training
+    if training:
+        models = tuple(_rewrite_model(m, change) for m in training.models)
+        steps = change(training.steps) if training.steps is not None else None
+        checkpoint = change(training.checkpoint) if training.checkpoint is not None else None
+        preview = _rewrite_preview(training.preview, change) if training.preview else None
+        training = replace(training, models=models, steps=steps, checkpoint=checkpoint, preview=preview)
+    return replace(
+        op,
+        over=change(op.over),
+        carry=_rewrite_links(op.carry, change),
+        body={key: rewrite_sources(inner, change) for key, inner in op.body.items()},
+        next=_rewrite_links(op.next, change),
+        collect=_rewrite_links(op.collect, change),
+        training=training,
+    )
+
+
+def _rewrite_model(model: OptimisedModel, change: Rewrite) -> OptimisedModel:
+    return replace(model, loss=change(model.loss), linked=_rewrite_links(model.linked, change))
+
+
+def _rewrite_preview(preview: Preview, change: Rewrite) -> Preview:
+    outputs = {name: replace(output, source=change(output.source)) for name, output in preview.outputs.items()}
+    return Preview(
+        change(preview.every), {key: rewrite_sources(op, change) for key, op in preview.ops.items()}, outputs
+    )
+
+
+def _rewrite_all(sources: Mapping[str, Sources], change: Rewrite) -> dict[str, Sources]:
+    return {n: tuple(change(i) for i in s) if isinstance(s, tuple) else change(s) for n, s in sources.items()}
+
+
+def _rewrite_links(sources: Mapping[str, Source], change: Rewrite) -> dict[str, Source]:
+    return {name: change(source) for name, source in sources.items()}
+
+
+def bind_params(op: Op, values: Mapping[str, Literal]) -> Op:
+    """The operation with these parameters replaced by their values, converted for the ports that they feed."""
+    return bind_sources(op, {Param(name): value for name, value in values.items()})
+
+
+def bind_sources(op: Op, values: Mapping[Source, Source]) -> Op:
+    """The operation with sources replaced by others; literals are converted for the ports that they feed.
+
+    Raises ``ValueError`` for a literal that does not fit its port.
+    """
+    if isinstance(op, Call):
+        return replace(op, inputs=_bind(op, op.inputs, values), settings=_bind(op, op.settings, values))
+    preview = op.training.preview if op.training else None
+    bare = op.training
+    if bare and preview:
+        bare = replace(bare, preview=replace(preview, ops={}))
+    outer = rewrite_sources(
+        replace(op, body={}, training=bare), lambda s: s if isinstance(s, Literal) else values.get(s, s)
+    )
+    assert isinstance(outer, Loop)
+    training = outer.training
+    if training and training.preview and preview:
+        ops = {key: bind_sources(inner, values) for key, inner in preview.ops.items()}
+        training = replace(training, preview=replace(training.preview, ops=ops))
+    return replace(outer, body={key: bind_sources(inner, values) for key, inner in op.body.items()}, training=training)
+
+
+def _bind(call: Call, sources: Mapping[str, Sources], values: Mapping[Source, Source]) -> dict[str, Sources]:
+    bound: dict[str, Sources] = {}
+    for name, source in sources.items():
+        if isinstance(source, tuple):
+            bound[name] = tuple(values.get(s, s) for s in source)
+            continue
+        value = values.get(source, source)
+        bound[name] = (
+            _convert_for_port(call, name, value) if isinstance(value, Literal) and value is not source else value
+        )
+    return bound
+
+
+def _convert_for_port(call: Call, name: str, literal: Literal) -> Literal:
+    """A parameter's plain value converted for a port: a list for a tuple, an int for a float."""
+    port = call.spec.port(name)
+    if port is None or not takes_literal(port.type) or not is_plain_data(literal.value):
+        return literal
+    if literal.value is None and port.type.optional:
+        return literal
+    try:
+        return Literal(port.literal(literal.value))
+    except ValueError as error:
+        raise ValueError(f"'{name}': {error}") from None
+
+
+def follow_aliases(aliases: Mapping[Source, Source]) -> Rewrite:
+    """A rewrite that follows chains of aliases to the end."""
+
+    def change(source: Source) -> Source:
+        while not isinstance(source, Literal) and source in aliases:
+            source = aliases[source]
+        return source
+
+    return change
+
+
+def prune(ops: Ops, roots: Iterable[Source], *, effects: bool = True) -> dict[str, Op]:
+    """Drop operations that no root needs. Unless ``effects`` is off, nodes with effects outside of branches stay."""
+    needed = {s.op for s in roots if isinstance(s, Output)}
+    in_branches = find_branch_operations(ops) if effects else set()
+    kept: list[Op] = []
+    for op in reversed([*ops.values()]):
+        if op.key in needed or (effects and op.key not in in_branches and not is_pure(op)):
+            kept.append(op)
+            needed.update(s.op for s in op.sources() if isinstance(s, Output))
+    return {op.key: op for op in reversed(kept)}
+
+
+def merge(ops: Ops, digests: Mapping[str, str]) -> tuple[dict[str, Op], dict[Source, Source]]:
+    """Keep the first of the pure operations with equal digests. Also returns aliases for the outputs of the others."""
+    first: dict[str, Op] = {}
+    aliases: dict[Source, Source] = {}
+    kept: dict[str, Op] = {}
+    for op in ops.values():
+        first_equal = first.setdefault(digests[op.key], op) if is_pure(op) else op
+        if first_equal is op:
+            kept[op.key] = op
+        else:
+            aliases.update({Output(op.key, name): Output(first_equal.key, name) for name in op.outputs})
+    return kept, aliases
+
+
+def hoist(ops: Ops) -> dict[str, Op]:
+    """Move each loop-invariant pure operation before its loop; innermost loops first.
+
+    An operation that only a branch needs moves together with the choice or not at all: it may never be computed.
+    """
+    hoisted: dict[str, Op] = {}
+    for op in ops.values():
+        if not isinstance(op, Loop):
+            hoisted[op.key] = op
+            continue
+        body = hoist(op.body)
+        kept: dict[str, Op] = {}
+        for key, body_op in body.items():
+            if not is_pure(body_op) or any(_reads_loop(s, op, kept) for s in body_op.sources()):
+                kept[key] = body_op
+        _keep_branches(body, kept, op)
+        hoisted.update((key, body_op) for key, body_op in body.items() if key not in kept)
+        hoisted[op.key] = replace(op, body={key: body_op for key, body_op in body.items() if key in kept})
+    return hoisted
+
+
+def _keep_branches(body: Ops, kept: dict[str, Op], loop: Loop) -> None:
+    """Keep optional operations in the body if a kept operation reads them, and the operations that read those."""
+    optional = find_optional_operations(body, loop.roots())
+    if not optional:
+        return
+    read = {s.op for s in loop.roots() if isinstance(s, Output)}
+    while True:
+        read |= {s.op for op in kept.values() for s in op.sources() if isinstance(s, Output)}
+        moved = [op for key, op in body.items() if key not in kept]
+        kept_too = [op for op in moved if (op.key in optional and op.key in read) or _reads(op, kept)]
+        if not kept_too:
+            return
+        kept.update((op.key, op) for op in kept_too)
+
+
+def _reads(op: Op, ops: Ops) -> bool:
+    return any(isinstance(s, Output) and s.op in ops for s in op.sources())
+
+
+def _reads_loop(source: Source, loop: Loop, kept: Ops) -> bool:
+    if isinstance(source, (Carry, Item, Index)):
+        return source.loop == loop.key
+    return isinstance(source, Output) and source.op in kept
+
+
+def read_known_arguments(call: Call, names: Iterable[str], values: Mapping[Source, Any]) -> dict[str, Any] | None:
+    """The settings and ports of these names; ``None`` unless all have known plain values.
+
+    values: the known values of links; tensors count as unknown.
+    """
+    arguments: dict[str, Any] = {}
+    for name in names:
+        source = argument_source(call, name)
+        if source is None:
+            port = call.spec.port(name)
+            value = REQUIRED if port is None else port.default
+            if value is REQUIRED:
+                return None
+        elif isinstance(source, Literal):
+            value = source.value
+        elif not isinstance(source, tuple) and source in values:
+            value = values[source]
+        else:
+            return None
+        if is_tensor(value):
+            return None
+        arguments[name] = value
+    return arguments
+
+
+def argument_source(call: Call, name: str) -> Sources | None:
+    """The source of a port or setting; ``None`` if it has none."""
+    return call.settings[name] if name in call.settings else call.inputs.get(name)
+
+
+def find_unneeded_ports(call: Call, values: Mapping[Source, Any]) -> frozenset[str]:
+    """The wired ports that the call does not need according to its ``needs`` for the known values."""
+    if call.spec.needs is None:
+        return frozenset()
+    arguments = read_known_arguments(call, call.spec.needs_arguments, values)
+    if arguments is None:
+        return frozenset()
+    needed = frozenset(call_trait(call, "needs", call.spec.needs, arguments))
+    check_ports(call, "needs", needed)
+    return frozenset(call.inputs) - needed
+
+
+def call_trait(call: Call, name: str, function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
+    """Call a trait's function with these values. Raises ``NodeError`` if it fails."""
+    try:
+        return function(**arguments)
+    except BaseException as error:
+        if is_interrupt(error):
+            raise
+        cause = RuntimeError(f"its '{name}' failed for {_format_values(arguments)}: {describe_error(error)}")
+        raise NodeError(f"nodes.{call.key}", call.spec.id, call.mark, cause) from error
+
+
+def _format_values(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} = {value!r:.40}" for name, value in values.items()) or "any values"
+
+
+def check_ports(call: Call, name: str, ports: Iterable[str]) -> None:
+    if unknown := sorted(set(ports) - set(call.spec.inputs)):
+        ports_text = ", ".join(call.spec.inputs)
+        cause = RuntimeError(f"its '{name}' names {', '.join(unknown)}, which are no ports of it; ports: {ports_text}")
+        raise NodeError(f"nodes.{call.key}", call.spec.id, call.mark, cause)
+
+
+def drop_ports(call: Call, ports: frozenset[str]) -> Call:
+    """The call with these ports fed from a needed port of the same type, as their values do not matter."""
+    if not ports:
+        return call
+    inputs = {name: _find_stand_in(call, name, ports) if name in ports else s for name, s in call.inputs.items()}
+    return replace(call, inputs=inputs, checks=tuple(c for c in call.checks if c[0] not in ports))
+
+
+def _find_stand_in(call: Call, port: str, dropped: frozenset[str]) -> Sources:
+    spec: NodeSpec = call.spec
+    for name, source in call.inputs.items():
+        if name not in dropped and spec.inputs[name].type == spec.inputs[port].type:
+            return source
+    return Literal(None)
+
+
+def skip(ops: Ops, values: Mapping[Source, Any]) -> tuple[dict[str, Op], dict[Source, Source]]:
+    """Apply ``needs`` and ``identity`` where their arguments are known. Also returns aliases for the identities."""
+    skipped: dict[str, Op] = {}
+    aliases: dict[Source, Source] = {}
+    for op in ops.values():
+        if isinstance(op, Loop):
+            body, body_aliases = skip(op.body, values)
+            aliases.update(body_aliases)
+            skipped[op.key] = replace(op, body=body)
+            continue
+        port = _identity_port(op, values)
+        source = op.inputs.get(port) if port else None
+        if port and source is not None and not isinstance(source, tuple) and len(op.outputs) == 1:
+            aliases[Output(op.key, next(iter(op.outputs)))] = source
+            continue
+        skipped[op.key] = drop_ports(op, find_unneeded_ports(op, values))
+    return skipped, aliases
+
+
+def _identity_port(call: Call, values: Mapping[Source, Any]) -> str | None:
+    if call.spec.identity is None:
+        return None
+    settings = read_known_arguments(call, call.spec.identity_settings, values)
+    if settings is None:
+        return None
+    port: str | None = call_trait(call, "identity", call.spec.identity, settings)
+    check_ports(call, "identity", [port] if port is not None else [])
+    return port

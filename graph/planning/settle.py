@@ -1,0 +1,119 @@
+"""Making choices: a choice is replaced by the branch that it takes, and operations of the others are dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar, cast
+
+from guidegraph.graph.errors import Problem, WorkflowError
+from guidegraph.graph.ir import Choice, Literal, Loop, Op, Output, Param, Source, walk
+from guidegraph.graph.planning.choices import choose_branch, find_branch_operations
+from guidegraph.graph.planning.passes import bind_sources, follow_aliases
+
+Ops = Mapping[str, Op]
+
+
+@dataclass
+class RegionAfterChoices:
+    """A region after choices. aliases: the branch's source for each choice. taken: the branch taken, by the key."""
+
+    ops: dict[str, Op] = field(default_factory=dict)
+    aliases: dict[Source, Source] = field(default_factory=dict)
+    taken: dict[str, str] = field(default_factory=dict)
+
+    def source(self, source: Source) -> Source:
+        """The source after the choices."""
+        return follow_aliases(self.aliases)(source)
+
+
+def make_choices(ops: Ops, roots: Iterable[Source], branches: Mapping[str, str] | None = None) -> RegionAfterChoices:
+    """Make the choices whose value is a literal, in loop bodies too, and those in ``branches``, by key.
+
+    roots: the sources needed from the region. Raises ``NodeError`` for a value without a branch, and ``WorkflowError``
+    for a branch that does not fit the port that reads it.
+    """
+    result = RegionAfterChoices(dict(ops))
+    if any(isinstance(op, Choice) for op in walk(ops)):
+        new_ops = _make_choices(ops, branches or {}, result)
+        result.ops = _drop_unneeded(ops, new_ops, map(result.source, roots))
+    return result
+
+
+def _make_choices(ops: Ops, branches: Mapping[str, str], result: RegionAfterChoices) -> dict[str, Op]:
+    new_ops: dict[str, Op] = {}
+    for op in ops.values():
+        op = _replace_sources(op, result)
+        if isinstance(op, Choice) and (op.key in branches or isinstance(op.when, Literal)):
+            branch = branches.get(op.key)
+            if branch is None:
+                assert isinstance(op.when, Literal)
+                branch = choose_branch(op, op.when.value)
+            result.taken[op.key] = branch
+            result.aliases[Output(op.key, "out")] = op.branch(branch)
+            continue
+        new_ops[op.key] = _make_choices_in_loop(op, branches, result) if isinstance(op, Loop) else op
+    return new_ops
+
+
+def _make_choices_in_loop(loop: Loop, branches: Mapping[str, str], result: RegionAfterChoices) -> Loop:
+    count = len(result.taken)
+    body = _make_choices(loop.body, branches, result)
+    preview = loop.training.preview if loop.training else None
+    preview_ops = _make_choices(preview.ops, branches, result) if preview else {}
+    if len(result.taken) == count:
+        return loop
+    new_loop = replace(loop, body=body)
+    if loop.training and preview:
+        new_loop = replace(new_loop, training=replace(loop.training, preview=replace(preview, ops=preview_ops)))
+    new_loop = _replace_sources(new_loop, result)
+    new_loop = replace(new_loop, body=_drop_unneeded(loop.body, new_loop.body, new_loop.roots()))
+    if new_loop.training and new_loop.training.preview and preview:
+        roots = [output.source for output in new_loop.training.preview.outputs.values()]
+        kept_ops = _drop_unneeded(preview.ops, new_loop.training.preview.ops, roots)
+        new_loop = replace(
+            new_loop, training=replace(new_loop.training, preview=replace(new_loop.training.preview, ops=kept_ops))
+        )
+    return new_loop
+
+
+def make_parameter_choices(ops: Ops, roots: Iterable[Source], values: Mapping[str, Any]) -> RegionAfterChoices:
+    """Make the choices whose ``when`` is a parameter with a value. The parameters themselves are not bound."""
+    result = RegionAfterChoices(dict(ops))
+    root_sources = list(roots)
+    while branches := {
+        op.key: choose_branch(op, values[op.when.name])
+        for op in walk(result.ops)
+        if isinstance(op, Choice) and isinstance(op.when, Param) and op.when.name in values
+    }:
+        next_result = make_choices(result.ops, map(result.source, root_sources), branches)
+        result = RegionAfterChoices(
+            next_result.ops, result.aliases | next_result.aliases, result.taken | next_result.taken
+        )
+    return result
+
+
+AnyOp = TypeVar("AnyOp", bound=Op)
+
+
+def _replace_sources(op: AnyOp, result: RegionAfterChoices) -> AnyOp:
+    if not result.aliases:
+        return op
+    values = {source: result.source(source) for source in result.aliases}
+    try:
+        return cast(AnyOp, bind_sources(op, values))
+    except ValueError as error:
+        message = f"what a choice gives does not fit {error}"
+        raise WorkflowError([Problem(op.mark, "bad-value", message, f"nodes.{op.key}")]) from error
+
+
+def _drop_unneeded(before: Ops, after: Ops, roots: Iterable[Source]) -> dict[str, Op]:
+    """The remaining operations, without those that only branches needed and nothing needs any more."""
+    in_branches = find_branch_operations(before)
+    needed = {source.op for source in roots if isinstance(source, Output)}
+    kept: list[Op] = []
+    for op in reversed([*after.values()]):
+        if op.key in needed or op.key not in in_branches:
+            kept.append(op)
+            needed.update(source.op for source in op.sources() if isinstance(source, Output))
+    return {op.key: op for op in reversed(kept)}

@@ -1,0 +1,132 @@
+"""Building a validated graph from a workflow's file; all problems are reported before anything runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from guidegraph.graph.errors import Mark, Problem, WorkflowError
+from guidegraph.graph.ir import Graph, GraphOutput, Param, Parameter
+from guidegraph.graph.language.bind import list_misfits
+from guidegraph.graph.language.parameters import convert_path_parameters, resolve_parameters
+from guidegraph.graph.language.parse import parse
+from guidegraph.graph.language.requirements import requirement_problems
+from guidegraph.graph.language.syntax import ParsedWorkflow
+from guidegraph.graph.language.yaml_tree import read_text
+from guidegraph.graph.registry import Registry
+from guidegraph.graph.resolution.expansion import expansion_problems
+from guidegraph.graph.resolution.nodes import WORKFLOW_SUFFIXES, BlockContext, Resolver
+from guidegraph.graph.resolution.scope import Scope, TypedSource
+from guidegraph.graph.resolution.sub_workflows import NOT_EMBEDDED
+from guidegraph.graph.resolution.wiring_checks import check_wiring
+from guidegraph.graph.trust.limits import Limits, current_limits, enforce_limits, limit_message, trip_problems
+from guidegraph.graph.trust.policy import is_shipped
+
+
+def build(
+    path: Path,
+    registry: Registry,
+    sources: Mapping[str, str] | None = None,
+    limits: Limits | None = None,
+    *,
+    stranger: bool = False,
+) -> Graph:
+    """Read, check and resolve a workflow and its sub-workflows.
+
+    sources: texts that replace files, by absolute path. limits: by default those in force. stranger: read no other
+    files, except those that ship with the package. Raises ``WorkflowError`` that lists all problems.
+    """
+    with enforce_limits(limits or current_limits()):
+        return _Builder(registry, sources or {}, stranger).build(path)
+
+
+class _Builder:
+    def __init__(self, registry: Registry, overlay: Mapping[str, str], stranger: bool):
+        self.registry = registry
+        self.overlay = overlay
+        self.stranger = stranger
+        self._main: Path | None = None
+        self.problems: list[Problem] = []
+        self.sources: dict[str, str] = {}
+        self._parsed: dict[Path, ParsedWorkflow | None] = {}
+        self._params: dict[Path, dict[str, Parameter]] = {}
+        # Separate from the resolver's problems, which it discards when it resolves a loop's body again.
+        self._file_problems: list[Problem] = []
+        self._missing_plugins: list[str] = []
+        self._bytes = 0
+
+    def parse_file(self, path: Path, file: str) -> ParsedWorkflow | None:
+        """Parse a workflow and record its problems, once. Raises ``WorkflowError`` if the file cannot be read."""
+        if path not in self._parsed:
+            try:
+                text = self.overlay[str(path)] if str(path) in self.overlay else self._read(path, file)
+            except WorkflowError as error:
+                if error.problems[0].code == "no-file":
+                    raise
+                self._file_problems += error.problems
+                self._parsed[path] = None
+                return None
+            if problem := self._too_long(text, file):
+                self._file_problems.append(problem)
+                self._parsed[path] = None
+                return None
+            self.sources[str(path)] = text
+            self._parsed[path], problems = parse(text, path, file)
+            self._file_problems += problems
+            if (workflow := self._parsed[path]) is not None:
+                problems = requirement_problems(workflow.requires, self.registry)
+                self._missing_plugins += [problem.path for problem in problems if problem.code == "missing-plugin"]
+                self._file_problems += problems
+        return self._parsed[path]
+
+    def _read(self, path: Path, file: str) -> str:
+        if self.stranger and path != self._main and not is_shipped(path):
+            raise WorkflowError([Problem(Mark(file, 1, 1), "no-file", NOT_EMBEDDED)])
+        return read_text(path, file)
+
+    def _too_long(self, text: str, file: str) -> Problem | None:
+        """Add a file's bytes to the total; returns a problem if the total exceeds the limit."""
+        self._bytes += len(text.encode(errors="surrogatepass"))
+        description = f"the workflow has {self._bytes:,} bytes, with those that it uses"
+        message = limit_message("workflow_bytes", self._bytes, description)
+        return Problem(Mark(file, 1, 1), "too-large", message) if message else None
+
+    def declared_params(self, workflow: ParsedWorkflow) -> dict[str, Parameter]:
+        """The valid declared parameters; problems of the others are recorded."""
+        if workflow.path not in self._params:
+            self._params[workflow.path] = resolve_parameters(workflow, self.registry, self._file_problems)
+        return self._params[workflow.path]
+
+    def build(self, file: Path) -> Graph:
+        path = Path(os.path.normpath(file.absolute()))
+        self._main = path
+        workflow = self.parse_file(path, str(file))
+        if workflow is None:
+            raise WorkflowError(self._file_problems)
+        if problems := expansion_problems(workflow, self.parse_file, WORKFLOW_SUFFIXES):
+            raise WorkflowError([*self._file_problems, *problems])
+        params = self.declared_params(workflow)
+        typed = {name: TypedSource(Param(name), p.port.type) for name, p in params.items()}
+        broken = [name for name in workflow.params if name not in params]
+        scope = Scope(typed, broken, unread=workflow.unread & {"params", "nodes"})
+        resolver = Resolver(self.registry, self.problems, self.parse_file, self.declared_params, self._missing_plugins)
+        ops = resolver.resolve_block(
+            workflow.nodes, scope, BlockContext("", path.parent, os.path.dirname(file), (path,))
+        )
+        outputs: dict[str, GraphOutput] = {}
+        for name, (_, link) in workflow.outputs.items():
+            if link is not None and (typed_source := resolver.find_source(link, scope, f"outputs.{name}")) is not None:
+                outputs[name] = GraphOutput(typed_source.source, typed_source.type, link.mark)
+        params = convert_path_parameters(workflow, params, ops, self.problems)
+        defaults = {name: p.default for name, p in params.items() if not p.required}
+        for name, message in list_misfits(ops, defaults):
+            mark = workflow.default_mark(name)
+            self.problems.append(
+                Problem(mark, "bad-value", f"the default does not fit: {message}", f"params.{name}.default")
+            )
+        self.problems += trip_problems(ops, defaults)
+        if self.problems or self._file_problems:
+            raise WorkflowError([*self._file_problems, *self.problems])
+        check_wiring(ops.values(), {})
+        return Graph(path, params, ops, outputs, self.sources)

@@ -1,0 +1,205 @@
+"""Resolution of a block's nodes to operations: links, types and literals.
+
+Nodes are resolved in topological order, so the target of a link is known when the link is resolved. An invalid node
+is ``broken``: links to it are not reported. Loops, choices and sub-workflows have modules of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from guidegraph.graph.errors import Problem, closest_match, suggest
+from guidegraph.graph.ir import Call, Op, Output, Parameter, Sources
+from guidegraph.graph.language.syntax import (
+    ParsedBroken,
+    ParsedChoice,
+    ParsedLoop,
+    ParsedNode,
+    ParsedOp,
+    ParsedWorkflow,
+)
+from guidegraph.graph.language.yaml_tree import Scalar, shorten
+from guidegraph.graph.node import NodeSpec, Port
+from guidegraph.graph.registry import Registry
+from guidegraph.graph.resolution.choices import resolve_choice
+from guidegraph.graph.resolution.link_rule import narrows
+from guidegraph.graph.resolution.loops import resolve_loop
+from guidegraph.graph.resolution.order import format_cycle, sort_topologically
+from guidegraph.graph.resolution.ports import PortResolver, describe_ports
+from guidegraph.graph.resolution.scope import ResolvedNode, Scope, TypedSource, Unresolved, resolve_link
+from guidegraph.graph.resolution.sub_workflows import resolve_sub_workflow
+from guidegraph.graph.types import PortType, union
+
+WORKFLOW_SUFFIXES = (".yaml", ".yml")
+
+
+@dataclass(frozen=True)
+class BlockContext:
+    """The context of a block.
+
+    prefix: of its operations' keys. base: the folder of its file; display_folder: that folder as messages show it.
+    files: the workflows being resolved, outermost first. loop_depth: the number of loops around it, over all files.
+    """
+
+    prefix: str
+    base: Path
+    display_folder: str
+    files: tuple[Path, ...]
+    loop_depth: int = 0
+
+
+class Resolver(PortResolver):
+    """Resolves the nodes of a workflow to operations.
+
+    parse_file: reads a workflow, given its path and its path for messages. declared_params: resolves its parameters.
+    missing_plugins: required plugins that are not installed; grows as files are read.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        problems: list[Problem],
+        parse_file: Callable[[Path, str], ParsedWorkflow | None],
+        declared_params: Callable[[ParsedWorkflow], dict[str, Parameter]],
+        missing_plugins: Collection[str] = (),
+    ):
+        super().__init__(registry, problems)
+        self.parse_file = parse_file
+        self.declared_params = declared_params
+        self.missing_plugins = missing_plugins
+        self.carry_types: dict[str, dict[str, PortType]] = {}
+
+    def resolve_block(self, nodes: Mapping[str, ParsedOp], scope: Scope, block: BlockContext) -> dict[str, Op]:
+        """Resolve a block: its operations in topological order. Adds its nodes to ``scope``."""
+        scope.names = nodes
+        outside = set(scope.parent.visible()) if scope.parent is not None else set()
+        for name, op in nodes.items():
+            if name in outside:
+                self.report(
+                    op.mark, "shadowed-name", f"'{name}' is the name of a node outside; choose another", op.path
+                )
+            if isinstance(op, ParsedLoop):
+                scope.hidden.update(dict.fromkeys(op.inner_names(), name))
+                scope.outputs[name] = (*op.carry, *op.collect)
+        order = sort_topologically(nodes, outside)
+        for name, cycle in order.cycles.items():
+            op = nodes[name]
+            message = f"these nodes wait for each other: {format_cycle(cycle)}"
+            if cycle == [name, name]:
+                hint = "; in its body the value so far is carry.NAME" if isinstance(op, ParsedLoop) else ""
+                message = f"'{name}' waits for itself{hint}"
+            self.report(op.mark, "cycle", message, op.path)
+        scope.nodes |= {name: ResolvedNode(broken=True) for name in order.cyclic}
+        ops: dict[str, Op] = {}
+        for name in order.names:
+            resolved, entry = self.resolve_operation(nodes[name], scope, f"{block.prefix}{name}", block)
+            if name not in order.cyclic:
+                scope.nodes[name] = entry
+                ops.update(resolved)
+        return ops
+
+    def resolve_operation(
+        self, op: ParsedOp, scope: Scope, key: str, block: BlockContext
+    ) -> tuple[dict[str, Op], ResolvedNode]:
+        """Resolve a node with the key ``key``: its operations, and its outputs for links."""
+        if isinstance(op, ParsedBroken):
+            return {}, ResolvedNode(broken=True)
+        if isinstance(op, ParsedLoop):
+            return resolve_loop(self, op, scope, key, block)
+        if isinstance(op, ParsedChoice):
+            return resolve_choice(self, op, scope, key)
+        if op.use.text.endswith(WORKFLOW_SUFFIXES):
+            return resolve_sub_workflow(self, op, scope, key, block)
+        return self._resolve_call(op, scope, key, block.base)
+
+    def _resolve_call(self, node: ParsedNode, scope: Scope, key: str, base: Path) -> tuple[dict[str, Op], ResolvedNode]:
+        spec = self.registry.nodes.get(node.use.text)
+        if spec is None:
+            if not (self.missing_plugins and node.use.text.partition(".")[0] not in self._namespaces()):
+                self.report(node.use.mark, "unknown-node", self._describe_unknown(node.use.text), f"{node.path}.use")
+            self.check_links(node, scope)
+            return {}, ResolvedNode(broken=True)
+        ports = {**spec.inputs, **spec.settings}
+        sources: dict[str, Sources] = {}
+        checks: list[tuple[str, PortType]] = []
+        for name, (mark, links) in node.inputs.items():
+            path = f"{node.path}.in.{shorten(name)}"
+            port = ports.get(name)
+            if port is None:
+                message = f"{spec.id} has no port '{shorten(name)}'; {describe_ports(name, spec)}"
+                self.report(mark, "unknown-port", message, path)
+            elif links is not None and (connected := self.connect_links(port, links, scope, path)) is not None:
+                sources[name] = connected[0]
+                checks += [(name, kind) for kind in connected[1]]
+        for name, (mark, tree) in node.literals.items():
+            path = f"{node.path}.with.{shorten(name)}"
+            port = ports.get(name)
+            if port is None:
+                message = f"{spec.id} has no setting '{shorten(name)}'; {describe_ports(name, spec)}"
+                self.report(mark, "unknown-port", message, path)
+            elif name in node.inputs:
+                self.report(mark, "given-twice", f"'{name}' is wired under 'in' too; keep one", path)
+            elif (literal := self.resolve_literal(port, tree, base, scope, path)) is not None:
+                sources[name] = literal
+        self._report_missing(node, spec)
+        inputs = {n: sources[n] for n in spec.inputs if n in sources}
+        settings = {n: sources[n] for n in spec.settings if n in sources}
+        marks = {n: m for n, (m, _) in node.inputs.items()}
+        call = Call(key, spec, inputs, settings, node.mark, tuple(checks), marks)
+        kinds = {name: self._output_type(node, spec, name, scope) for name in spec.outputs}
+        return {key: call}, ResolvedNode({name: TypedSource(Output(key, name), kind) for name, kind in kinds.items()})
+
+    def _output_type(self, node: ParsedNode, spec: NodeSpec, output: str, scope: Scope) -> PortType:
+        """The type of an output: the type bound to its type variable, else the declared type."""
+        declared = spec.outputs[output]
+        linked = [self._link_type(node, spec.inputs[name], scope) for name in spec.same_type.get(output, ())]
+        bound = union([kind for kind in linked if kind is not None])
+        return declared if not linked or None in linked or narrows(bound, declared) else bound
+
+    def _link_type(self, node: ParsedNode, port: Port, scope: Scope) -> PortType | None:
+        """The type of a port's link or default; None if unknown."""
+        links = node.inputs[port.name][1] if port.name in node.inputs else None
+        if links is None:
+            return PortType((), optional=True) if port.name not in node.inputs and port.default is None else None
+        try:
+            typed = resolve_link(links, scope, "", guess=False) if isinstance(links, Scalar) else None
+        except Unresolved:
+            return None
+        return None if typed is None or typed.possible_type is not None else typed.actual_type or typed.type
+
+    def _report_missing(self, node: ParsedNode, spec: NodeSpec) -> None:
+        """Report required ports that are missing, unless an unknown name looks like a misspelling of one."""
+        ports = {**spec.inputs, **spec.settings}
+        missing = [n for n, p in ports.items() if p.required and n not in node.inputs and n not in node.literals]
+        if not missing or node.partial:
+            return
+        guesses = {closest_match(name[:60], missing) for name in (*node.inputs, *node.literals) if name not in ports}
+        for name in missing:
+            if name not in guesses:
+                kind = "setting" if ports[name].setting else "port"
+                message = f"{spec.id} needs its {kind} '{name}' ({ports[name].type}); {describe_ports(name, spec)}"
+                self.report(node.mark, "missing-port", message, node.path)
+
+    def _describe_unknown(self, id: str) -> str:
+        namespace = id.partition(".")[0]
+        if namespace in self.registry.failed:
+            reason = self.registry.failed[namespace]
+            return f"'{shorten(id)}' is not there: the plugin '{namespace}' could not be loaded: {reason}"
+        if "/" in id:
+            return f"no node '{shorten(id)}'; the name of a workflow's file ends in .yaml or .yml"
+        guess = closest_match(id[:60], self.registry.nodes)
+        namespaces = self._namespaces()
+        if guess and (namespace in namespaces or closest_match(namespace[:60], namespaces) == guess.partition(".")[0]):
+            return f"no node '{shorten(id)}'; did you mean '{guess}'?"
+        if namespace in namespaces:
+            matches = [node for node in self.registry.nodes if node.startswith(f"{namespace}.")]
+            return f"no node '{shorten(id)}'; nodes of '{namespace}': {', '.join(matches)}"
+        name = id.rpartition(".")[2]
+        matches = [node for node in self.registry.nodes if node.rpartition(".")[2] == name]
+        hint = f" did you mean '{matches[0]}'?" if matches else ""
+        return f"no node '{shorten(id)}';{hint} {suggest(namespace[:60], namespaces, 'namespaces', limit=30)}"
+
+    def _namespaces(self) -> list[str]:
+        return list(dict.fromkeys(id.partition(".")[0] for id in self.registry.nodes))

@@ -1,0 +1,273 @@
+"""Links and literals of single ports: resolution, type checks and error messages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeAlias
+
+from guidegraph.graph.errors import Mark, Problem, suggest
+from guidegraph.graph.ir import Literal, Param, Source, Sources
+from guidegraph.graph.language.syntax import Links, ParsedNode, list_links
+from guidegraph.graph.language.yaml_tree import Scalar, Tree, shorten, to_python
+from guidegraph.graph.language.yaml_tree import YamlSequence as SequenceTree
+from guidegraph.graph.literals import convert_literal, is_text_type, to_absolute_path
+from guidegraph.graph.node import NodeSpec, Port
+from guidegraph.graph.registry import Registry
+from guidegraph.graph.resolution.link_rule import can_link, may_fit, may_pass, narrows
+from guidegraph.graph.resolution.scope import Scope, TypedSource, Unresolved, resolve_link
+from guidegraph.graph.types import PortType, explain_mismatch, list_remedies, takes_literal
+
+GUESSES = 100
+CONVERSIONS = 3
+
+
+Checks: TypeAlias = tuple[PortType, ...]
+"""The types to check a value against at run time."""
+
+
+@dataclass(frozen=True)
+class LiteralOrigin:
+    """The origin of a literal that reaches a port through parameters: its position, and the folder of its file."""
+
+    mark: Mark
+    base: Path
+    path: str
+
+
+class PortResolver:
+    """Resolves links and literals of ports, and collects their problems."""
+
+    def __init__(self, registry: Registry, problems: list[Problem]):
+        self.registry = registry
+        self.problems = problems
+        self.origins: dict[Literal, LiteralOrigin] = {}
+
+    def report(self, mark: Mark, code: str, message: str, path: str) -> None:
+        self.problems.append(Problem(mark, code, message, path))
+
+    def find_source(self, link: Scalar, scope: Scope, path: str) -> TypedSource | None:
+        try:
+            return resolve_link(link, scope, path, guess=len(self.problems) < GUESSES)
+        except Unresolved as error:
+            if error.problem:
+                self.problems.append(error.problem)
+            return None
+
+    def check_links(self, node: ParsedNode, scope: Scope) -> None:
+        """Report invalid links of a node whose ports are unknown."""
+        for name, (_, links) in node.inputs.items():
+            for i, link in enumerate(list_links(links)):
+                self.find_source(link, scope, f"{node.path}.in.{shorten(name)}{'' if links is link else f'.{i}'}")
+
+    def connect_links(self, port: Port, links: Links, scope: Scope, path: str) -> tuple[Sources, Checks] | None:
+        """Sources for a port, and the types to check its value against at run time. None if a link is invalid."""
+        if isinstance(links, Scalar):
+            typed = self.find_source(links, scope, path)
+            return None if typed is None else self.connect_source(typed, port, links, scope, path)
+        sequence = port.type.sequence
+        if sequence is None:
+            message = f"port '{port.name}' takes one {port.type}, found a list of links"
+            self.report(links.mark, "not-a-list", message, path)
+            return None
+        element = Port(port.name, None, sequence.element)
+        connections: list[tuple[Source, Checks] | None] = []
+        for i, link in enumerate(list_links(links)):
+            link_path = f"{path}.{i}"
+            typed = self.find_source(link, scope, link_path)
+            connections.append(None if typed is None else self.connect_source(typed, element, link, scope, link_path))
+        complete = [connection for connection in connections if connection is not None]
+        if len(complete) < len(connections):
+            return None
+        return tuple(source for source, _ in complete), (port.type,) if any(checks for _, checks in complete) else ()
+
+    def connect_source(
+        self, typed: TypedSource, port: Port, link: Scalar, scope: Scope, path: str
+    ) -> tuple[Source, Checks] | None:
+        """The source of a link for a port, and the types to check it against at run time. None if it does not fit."""
+        source, kind = typed.source, typed.type
+        if (
+            kind.optional
+            and typed.actual_type is not None
+            and not typed.actual_type.optional
+            and not typed.actual_type.is_any
+        ):
+            kind = replace(kind, optional=False)
+        if not fits(source, kind, port.type):
+            message = f"'{link.text}' gives {kind}, port '{port.name}' takes {port.type}"
+            self.report(link.mark, "type-mismatch", message + self._suggest_remedy(kind, port.type, link, scope), path)
+            return None
+        if typed.actual_type is not None and not self._can_take(source, typed.actual_type, port.type):
+            message = f"'{link.text}' is {typed.actual_type} here, port '{port.name}' takes {port.type}"
+            self.report(link.mark, "type-mismatch", message, path)
+            return None
+        if isinstance(source, Literal):
+            literal = self._pass_literal(source, port, link, path)
+            return None if literal is None else (literal, ())
+        if _is_path(source, kind, port.type):
+            return source, ()
+        return source, _list_checks(typed, port.type)
+
+    def resolve_literal(self, port: Port, tree: Tree | None, base: Path, scope: Scope, path: str) -> Literal | None:
+        """A validated literal for a port; relative paths are relative to ``base``. None if it is invalid."""
+        if tree is None:
+            return None
+        if not takes_literal(port.type) and not (port.type.optional and to_python(tree) is None):
+            message = f"port '{port.name}' takes {port.type}, which no literal can be; wire it under 'in'"
+            self.report(tree.mark, "not-a-literal", message, path)
+            return None
+        try:
+            literal = Literal(convert_literal(port, to_python(tree), base))
+        except ValueError as error:
+            message = f"'{port.name}': {error}"
+            if isinstance(tree, Scalar) and _is_link(tree, scope):
+                message += "; a link stands under 'in'"
+            self.report(tree.mark, "bad-value", message, path)
+            return None
+        if links := [text for text in _plain_texts(tree) if self._is_meant_as_link(text, port, scope)]:
+            message = (
+                f"'{port.name}': '{shorten(links[0].text)}' is a link, and under 'with' it would be taken for a text: "
+                "put it under 'in' (quotes make it a text)"
+            )
+            self.report(links[0].mark, "bad-value", message, path)
+            return None
+        self.origins[literal] = LiteralOrigin(tree.mark, base, path)
+        return literal
+
+    def _can_take(self, source: Source, kind: PortType, target: PortType) -> bool:
+        """Whether a value of the type that a sub-workflow's caller links may fit a port inside."""
+        if isinstance(source, (Param, Literal)):
+            return fits(source, kind, target)
+        return may_pass(kind, target)
+
+    def _is_meant_as_link(self, text: Scalar, port: Port, scope: Scope) -> bool:
+        """Whether an unquoted text is certainly a link: ``params.NAME`` or similar, or an output of a node."""
+        head, dot, output = text.text.partition(".")
+        if not dot or not all(part.isidentifier() for part in output.split(".")):
+            return False
+        if _is_link(text, scope):
+            return True
+        if Path in port.type.alternatives:  # it may be a file name
+            return False
+        return head in ("params", "carry", "loop") or self._has_output(scope, head, output)
+
+    def _has_output(self, scope: Scope, name: str, output: str) -> bool:
+        """Whether a node in scope, resolved or not, has this output."""
+        for region in scope.chain():
+            node = region.names.get(name) if isinstance(region.names, Mapping) else None
+            if isinstance(node, ParsedNode):
+                spec = self.registry.nodes.get(node.use.text)
+                return spec is not None and output in spec.outputs
+        return False
+
+    def _pass_literal(self, literal: Literal, port: Port, link: Scalar, path: str) -> Literal | None:
+        """Validate a literal that reaches a port through a parameter of a sub-workflow; None if it does not fit."""
+        origin = self.origins.get(literal) or LiteralOrigin(link.mark, Path.cwd(), path)
+        try:
+            if port.annotation is not None:
+                value = convert_literal(port, literal.value, origin.base)
+            elif Path in port.type.alternatives and isinstance(literal.value, str):
+                value = to_absolute_path(literal.value, origin.base)
+            elif reason := explain_mismatch(literal.value, port.type):
+                raise ValueError(reason)
+            else:
+                value = literal.value
+        except ValueError as error:
+            message = f"'{link.text}' does not fit port '{port.name}' ({path}, {link.mark}): {error}"
+            self.report(origin.mark, "bad-value", message, origin.path)
+            return None
+        result = Literal(value)
+        self.origins[result] = origin
+        return result
+
+    def _suggest_remedy(self, kind: PortType, target: PortType, link: Scalar, scope: Scope) -> str:
+        """The end of a message: links or nodes that would fit."""
+        if target.sequence is not None and can_link(kind, target.sequence.element):
+            return f"; write a list: [{link.text}]"
+        if kind.optional and can_link(replace(kind, optional=False), target):
+            return ", and never None"
+        head = link.text.partition(".")[0]
+        entry = scope.entry(head)
+        outputs = entry.outputs.items() if entry else ()
+        fitting = [f"{head}.{name}" for name, output in outputs if fits(output.source, output.type, target)]
+        if fitting:
+            return f"; of the same node, {' or '.join(fitting)} fits"
+        if converters := find_converters(kind, target, list(self.registry.nodes.values())):
+            return f"; nodes that convert: {', '.join(converters)}"
+        return "".join(f"; {remedy}" for remedy in list_remedies(target))
+
+
+def _list_checks(typed: TypedSource, target: PortType) -> Checks:
+    """The types to check a value against at run time: that of a parameter it passes through, and the port's."""
+    guaranteed = (
+        [typed.possible_type] if typed.possible_type is not None else [typed.type, typed.actual_type or typed.type]
+    )
+    checks: list[PortType] = []
+    if typed.widest_type != typed.type and typed.type != target:
+        checks.append(typed.type)
+    if all(narrows(kind, target) for kind in guaranteed):
+        checks.append(target)
+    return tuple(checks)
+
+
+def fits(source: Source, kind: PortType, target: PortType) -> bool:
+    """Whether a source may be linked to a port.
+
+    The value of a parameter or literal is checked before the run, so one fitting alternative is enough. Its text may
+    also name a path.
+    """
+    if isinstance(source, (Param, Literal)):
+        return may_fit(kind, target) or _is_path(source, kind, target)
+    return can_link(kind, target)
+
+
+def _is_path(source: Source, kind: PortType, target: PortType) -> bool:
+    return (
+        isinstance(source, (Param, Literal))
+        and is_text_type(kind)
+        and Path in target.alternatives
+        and str not in target.alternatives
+    )
+
+
+def _plain_texts(tree: Tree) -> Iterator[Scalar]:
+    """The unquoted texts in a literal."""
+    if isinstance(tree, Scalar):
+        if tree.plain and isinstance(tree.value, str):
+            yield tree
+    elif isinstance(tree, SequenceTree):
+        for item in tree.items:
+            yield from _plain_texts(item)
+
+
+def _is_link(tree: Scalar, scope: Scope) -> bool:
+    try:
+        resolve_link(tree, scope, "", guess=False)
+    except Unresolved:
+        return False
+    return isinstance(tree.value, str)
+
+
+def find_converters(kind: PortType, target: PortType, nodes: Sequence[NodeSpec]) -> list[str]:
+    """Ids of up to CONVERSIONS nodes that convert a ``kind`` to a ``target``, exact types and few ports first."""
+    candidates: list[tuple[int, int, str]] = []
+    for spec in nodes:
+        required = [p for p in spec.inputs.values() if p.required]
+        accepting = [p for p in required if not p.type.is_any and not narrows(kind, p.type)]
+        produces = any(not o.is_any and not narrows(o, target) for o in spec.outputs.values())
+        if accepting and produces and not kind.is_any and not target.is_any:
+            exact = any(p.type == kind for p in accepting)
+            candidates.append((not exact, len(required), spec.id))
+    return [id for _, _, id in sorted(candidates)[:CONVERSIONS]]
+
+
+def describe_ports(name: str, spec: NodeSpec) -> str:
+    """List a node's ports and settings, after the closest name; ``?`` marks optional ones."""
+    ports = [f"{p.name}{'' if p.required else '?'}" for p in spec.inputs.values()]
+    settings = [f"{p.name}{'' if p.required else '?'}" for p in spec.settings.values()]
+    names = {*spec.inputs, *spec.settings}
+    hint = suggest(name[:60], names, "ports", limit=0) if name not in names else ""
+    guess = hint if hint.startswith("did you mean") else ""
+    listing = f"ports: {', '.join(ports) or 'none'}; settings: {', '.join(settings) or 'none'}"
+    return f"{guess} {listing}".strip()

@@ -1,0 +1,165 @@
+"""Resolution of sub-workflows: a node that uses a workflow is replaced by that workflow's operations."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from guidegraph.graph.errors import WorkflowError, closest_match, suggest
+from guidegraph.graph.ir import Literal, Op, Parameter
+from guidegraph.graph.language.syntax import ParsedNode, ParsedWorkflow
+from guidegraph.graph.language.yaml_tree import Scalar, shorten
+from guidegraph.graph.literals import to_absolute_path
+from guidegraph.graph.paths import PACKAGE
+from guidegraph.graph.resolution.link_rule import narrows
+from guidegraph.graph.resolution.ports import LiteralOrigin
+from guidegraph.graph.resolution.scope import ResolvedNode, Scope, TypedSource
+
+if TYPE_CHECKING:
+    from guidegraph.graph.resolution.nodes import BlockContext, Resolver
+
+NOT_EMBEDDED = "this workflow is a stranger's, and does not carry that file"
+MAX_FILES = 32
+
+
+def sub_workflow_path(use: str, base: Path) -> Path:
+    """The path of a used workflow. Raises ``ValueError`` if it is invalid."""
+    return Path(os.path.normpath(to_absolute_path(use, base)))
+
+
+def display_path(use: str, path: Path, folder: str) -> str:
+    """A used workflow's path for messages. folder: that of the workflow using it, as messages show it."""
+    return str(path) if use.startswith((PACKAGE, "~", "/")) else os.path.normpath(os.path.join(folder, use))
+
+
+def resolve_sub_workflow(
+    e: Resolver, node: ParsedNode, scope: Scope, key: str, block: BlockContext
+) -> tuple[dict[str, Op], ResolvedNode]:
+    """Resolve a node that uses a workflow: the workflow's operations, and its outputs as those of the node."""
+    path, workflow = _read_workflow(e, node, block)
+    if path is None or workflow is None:
+        e.check_links(node, scope)
+        return {}, ResolvedNode(broken=True)
+    params = _connect_parameters(e, node, workflow, scope, block.base)
+    broken = {name for name in workflow.params if name not in params}
+    unread = workflow.unread & {"params", "nodes"}
+    inner = Scope(params, broken, unread=frozenset(unread))
+    folder = os.path.dirname(workflow.file)
+    inner_block = replace(block, prefix=f"{key}/", base=path.parent, display_folder=folder, files=(*block.files, path))
+    ops = e.resolve_block(workflow.nodes, inner, inner_block)
+    outputs: dict[str, TypedSource] = {}
+    for name, (_, link) in workflow.outputs.items():
+        if link is not None and (typed := e.find_source(link, inner, f"outputs.{name}")) is not None:
+            outputs[name] = typed
+    partial = len(outputs) < len(workflow.outputs) or "outputs" in workflow.unread
+    return ops, ResolvedNode(outputs, broken=not outputs, partial=partial)
+
+
+def _read_workflow(e: Resolver, node: ParsedNode, block: BlockContext) -> tuple[Path | None, ParsedWorkflow | None]:
+    """The used workflow's path and syntax tree; the first is None if it cannot be used, the second if invalid."""
+    node_path, mark, use = f"{node.path}.use", node.use.mark, node.use.text
+    try:
+        path = sub_workflow_path(use, block.base)
+    except ValueError as error:
+        e.report(mark, "no-file", f"cannot use '{shorten(use)}': {error}", node_path)
+        return None, None
+    if path in block.files:
+        chain = " -> ".join(p.name for p in (*block.files[block.files.index(path) :], path))
+        e.report(mark, "cycle", f"workflows use each other: {chain}", node_path)
+        return None, None
+    if len(block.files) >= MAX_FILES:
+        e.report(mark, "too-deep", f"workflows use each other at most {MAX_FILES} deep", node_path)
+        return None, None
+    try:
+        return path, e.parse_file(path, display_path(use, path, block.display_folder))
+    except WorkflowError as error:
+        e.report(mark, "no-file", f"cannot use '{shorten(use)}': {_describe_reason(error, path)}", node_path)
+        return None, None
+
+
+def _describe_reason(error: WorkflowError, path: Path) -> str:
+    """Why a workflow cannot be used, with a suggestion, unless the message would reveal file names to a stranger."""
+    message = error.problems[0].message
+    return message if message == NOT_EMBEDDED else f"{message}{_suggest_file(path)}"
+
+
+def _suggest_file(path: Path) -> str:
+    """The end of a message: the workflow in the same folder with the closest name."""
+    try:
+        names = sorted(p.name for p in path.parent.iterdir() if p.suffix in (".yaml", ".yml") and p != path)
+    except (OSError, ValueError):
+        return ""
+    guess = closest_match(path.name[:60], names)
+    return f"; did you mean '{guess}'?" if guess else ""
+
+
+def _connect_parameters(
+    e: Resolver, node: ParsedNode, workflow: ParsedWorkflow, scope: Scope, base: Path
+) -> dict[str, TypedSource]:
+    """The sources of the workflow's parameters: links, literals and defaults."""
+    parameters = e.declared_params(workflow)
+    sources: dict[str, TypedSource] = {}
+    missing: list[Parameter] = []
+    for name, parameter in parameters.items():
+        if name in node.inputs:
+            if (linked := _link_parameter(e, node, parameter, scope)) is not None:
+                sources[name] = linked
+        elif name in node.literals:
+            path = f"{node.path}.with.{name}"
+            literal = e.resolve_literal(parameter.port, node.literals[name][1], base, scope, path)
+            if literal is not None:
+                sources[name] = TypedSource(literal, parameter.port.type)
+        elif parameter.required:
+            missing.append(parameter)
+        else:
+            default = Literal(parameter.default)
+            e.origins[default] = LiteralOrigin(workflow.default_mark(name), parameter.base, f"params.{name}.default")
+            sources[name] = TypedSource(default, parameter.port.type)
+    _report_names(e, node, workflow, parameters, missing)
+    return sources
+
+
+def _link_parameter(e: Resolver, node: ParsedNode, parameter: Parameter, scope: Scope) -> TypedSource | None:
+    links = node.inputs[parameter.name][1]
+    path = f"{node.path}.in.{parameter.name}"
+    if links is None:
+        return None
+    if not isinstance(links, Scalar):
+        e.report(links.mark, "not-a-list", f"parameter '{parameter.name}' takes one link, found a list of links", path)
+        return None
+    typed = e.find_source(links, scope, path)
+    if typed is None or (connected := e.connect_source(typed, parameter.port, links, scope, path)) is None:
+        return None
+    actual_type = typed.type if typed.actual_type is None else typed.actual_type
+    declared, is_path = parameter.port.type, not connected[1] and narrows(actual_type, parameter.port.type)
+    return TypedSource(
+        connected[0], declared, None if actual_type == declared or is_path else actual_type, typed.possible_type
+    )
+
+
+def _report_names(
+    e: Resolver,
+    node: ParsedNode,
+    workflow: ParsedWorkflow,
+    declared: Mapping[str, Parameter],
+    missing: list[Parameter],
+) -> None:
+    """Report unknown parameters, parameters given twice and missing ones."""
+    guesses: set[str | None] = set()
+    for group, kind in ((node.inputs, "in"), (node.literals, "with")):
+        for name, (mark, _) in group.items():
+            path = f"{node.path}.{kind}.{shorten(name)}"
+            if name not in workflow.params and "params" not in workflow.unread:
+                hint = suggest(name[:60], declared, "parameters")
+                e.report(mark, "unknown-port", f"the workflow has no parameter '{shorten(name)}'; {hint}", path)
+                guesses.add(closest_match(name[:60], [p.name for p in missing]))
+            elif kind == "with" and name in node.inputs:
+                e.report(mark, "given-twice", f"'{name}' is wired under 'in' too; keep one", path)
+    for parameter in missing if not node.partial else ():
+        if parameter.name not in guesses:
+            listing = ", ".join(f"{p.name}{'' if p.required else '?'}" for p in declared.values())
+            message = f"the workflow needs its parameter '{parameter.name}' ({parameter.port.type})"
+            e.report(node.mark, "missing-port", f"{message}; parameters: {listing}", node.path)

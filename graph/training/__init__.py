@@ -1,0 +1,1 @@
+"""Training loops: the optimiser, its options, the resume state and distributed ranks."""

@@ -1,0 +1,150 @@
+"""Data parallel training: the rank of this process, and its rows of every batch.
+
+Random numbers of a row are the same as in a training with one process, so the losses do not depend on the number of
+processes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from guidegraph.graph.types import is_tensor
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Rank:
+    """Process `index` of `count`."""
+
+    index: int = 0
+    count: int = 1
+
+    def rows(self, size: int) -> slice:
+        """The rows of a global batch of `size` for this rank. Raises ``ValueError`` if the batch cannot be divided."""
+        if size % self.count:
+            raise ValueError(
+                f"a batch of {size} cannot be shared by {self.count} processes: make it a multiple of {self.count}"
+            )
+        rows_per_process = size // self.count
+        return slice(self.index * rows_per_process, (self.index + 1) * rows_per_process)
+
+
+SINGLE_PROCESS = Rank()
+_rank: ContextVar[Rank] = ContextVar("guidegraph_share", default=SINGLE_PROCESS)
+T = TypeVar("T")
+
+
+def process_rank() -> Rank:
+    """The rank that the launcher (`guidegraph run --devices`, or torchrun) gave to this process."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return SINGLE_PROCESS
+    return Rank(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
+
+
+def current_rank() -> Rank:
+    """The rank in the training loop in progress; outside of one, rank 0 of 1."""
+    return _rank.get()
+
+
+@contextmanager
+def use_rank(share: Rank) -> Iterator[None]:
+    """Set the rank for the nodes called in this context: they get only its rows."""
+    token = _rank.set(share)
+    try:
+        yield
+    finally:
+        _rank.reset(token)
+
+
+def first_row(batch: int) -> int:
+    """The index in the global batch of the first of this rank's `batch` rows."""
+    return current_rank().index * batch
+
+
+def local_rows(batch: int, draw: Callable[[int], T]) -> T:
+    """Call `draw` with the size of the global batch and return this rank's `batch` rows."""
+    share = current_rank()
+    if share.count == 1:
+        return draw(batch)
+    rows: Any = draw(batch * share.count)
+    local: T = rows[share.rows(batch * share.count)]
+    return local
+
+
+@contextmanager
+def collective_operation() -> Iterator[None]:
+    """A context for collective operations. Raises a clear ``RuntimeError`` if another process has ended."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise RuntimeError("another process of the training has ended, and this one cannot go on alone") from error
+
+
+def sum_over_ranks(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """The sum of each tensor over the processes of the training loop in progress, as for the global batch.
+
+    All processes must call it with tensors of the same shapes. With one process it returns the tensors unchanged.
+    """
+    if current_rank().count == 1:
+        return list(tensors)
+    import torch.distributed as group
+
+    totals = [tensor.detach().clone() for tensor in tensors]
+    for total in totals:
+        with collective_operation():
+            group.all_reduce(total)
+    return totals
+
+
+def take_rank_rows(item: Any, share: Rank) -> Any:
+    """The rows of a batch that belong to a rank: of tensors, and of lists with one element per row.
+
+    item: a tensor (B, …), or a NamedTuple, dataclass, tuple, list or dictionary with some. Raises ``ValueError`` if
+    there is none, or B is not a multiple of the number of processes.
+    """
+    if share.count == 1:
+        return item
+    size = _batch_size(item)
+    if size is None:
+        raise ValueError("the loop's entries have no tensor with a leading batch axis, so they cannot be shared")
+    return _take_rows(item, size, share.rows(size))
+
+
+def named_fields(item: Any) -> dict[str, Any] | None:
+    """The values of a dataclass, NamedTuple or dictionary by name; ``None`` for anything else."""
+    if dataclasses.is_dataclass(item) and not isinstance(item, type):
+        return {field.name: getattr(item, field.name) for field in dataclasses.fields(item)}
+    if isinstance(item, tuple) and hasattr(item, "_fields"):
+        return dict(zip(item._fields, item, strict=True))
+    return dict(item) if isinstance(item, dict) else None
+
+
+def _batch_size(item: Any) -> int | None:
+    """The size of the first tensor's leading axis; ``None`` without tensors."""
+    if is_tensor(item):
+        return int(item.shape[0]) if item.ndim else None
+    fields = named_fields(item)
+    values = list(fields.values()) if fields is not None else item if isinstance(item, (list, tuple)) else ()
+    return next((size for value in values if (size := _batch_size(value)) is not None), None)
+
+
+def _take_rows(item: Any, size: int, rows: slice) -> Any:
+    if is_tensor(item):
+        return item[rows] if item.ndim and item.shape[0] == size else item
+    fields = named_fields(item)
+    if fields is not None:
+        rows_by_field = {name: _take_rows(value, size, rows) for name, value in fields.items()}
+        return rows_by_field if isinstance(item, dict) else type(item)(**rows_by_field)
+    if isinstance(item, (list, tuple)):
+        if _batch_size(item) is not None:
+            return type(item)(_take_rows(value, size, rows) for value in item)
+        return item[rows] if len(item) == size else item
+    return item

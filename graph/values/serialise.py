@@ -1,0 +1,102 @@
+"""Values to safetensors and back: tensors, plain data and registered structured types.
+
+A value becomes a dict of tensors and a JSON tree that refers to them by name. Pickle is not used.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from guidegraph.graph.trust.files import require_regular
+from guidegraph.graph.types import find_structured_type, is_tensor, structured_types
+from guidegraph.graph.values.checksummed_file import read_checked, write_checked
+
+log = logging.getLogger(__name__)
+
+FORMAT = "guidegraph-value-2"
+UNCHECKED = "guidegraph-value-1"
+"""The previous format, without key and checksum."""
+
+
+class NotSerialisable(TypeError):
+    """A value contains something that safetensors and JSON cannot represent, such as a model."""
+
+
+def encode(value: Any) -> tuple[dict[str, Any], Any]:
+    """The tensors of a value by name, and its JSON tree. Raises ``NotSerialisable``."""
+    tensors: dict[str, Any] = {}
+    return tensors, _encode(value, tensors)
+
+
+def _encode(value: Any, tensors: dict[str, Any]) -> Any:
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if is_tensor(value) and type(value).__name__ == "Tensor":
+        if value.layout != sys.modules["torch"].strided or value.is_quantized:
+            raise NotSerialisable(f"a tensor of layout {value.layout} cannot be written to safetensors")
+        name = f"t{len(tensors)}"
+        tensors[name] = value.detach().contiguous()
+        return {"tensor": name}
+    if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
+        return {"list" if isinstance(value, list) else "tuple": [_encode(v, tensors) for v in value]}
+    if isinstance(value, dict) and all(isinstance(k, str) for k in value):
+        return {"dict": {k: _encode(v, tensors) for k, v in value.items()}}
+    name = f"{type(value).__module__}.{type(value).__qualname__}"
+    if structured_types().get(name) is type(value):
+        structured: Any = value
+        return {
+            "struct": name,
+            "fields": {f.name: _encode(getattr(value, f.name), tensors) for f in dataclasses.fields(structured)},
+        }
+    raise NotSerialisable(f"{type(value).__name__} cannot be written to safetensors")
+
+
+def decode(tree: Any, tensors: Mapping[str, Any]) -> Any:
+    """The value that ``encode`` encoded. Raises ``ValueError`` for a tree of another origin."""
+    if not isinstance(tree, dict):
+        return tree
+    if "tensor" in tree:
+        return tensors[tree["tensor"]]
+    if "list" in tree:
+        return [decode(v, tensors) for v in tree["list"]]
+    if "tuple" in tree:
+        return tuple(decode(v, tensors) for v in tree["tuple"])
+    if "dict" in tree:
+        return {k: decode(v, tensors) for k, v in tree["dict"].items()}
+    cls = find_structured_type(tree.get("struct", ""))
+    if cls is None:
+        raise ValueError(f"unknown structured type {tree.get('struct')!r}")
+    return cls(**{k: decode(v, tensors) for k, v in tree["fields"].items()})
+
+
+def write_value(path: Path, value: Any, key: str) -> None:
+    """Write a value under its key as one safetensors file with a checksum, atomically. Raises ``NotSerialisable``."""
+    tensors, tree = encode(value)
+    copies = {name: tensor.to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+    write_checked(path, copies, {"format": FORMAT, "key": key, "tree": json.dumps(tree)})
+
+
+def read_value(path: Path, device: str, key: str) -> Any:
+    """Read the value that ``write_value`` wrote under a key. Raises ``ValueError`` or ``OSError`` for any other file.
+
+    A file of the previous format, which has neither key nor checksum, is read without checks.
+    """
+    require_regular(path)
+    metadata, tensors, is_checked = read_checked(path)
+    format_name = metadata.get("format")
+    if not is_checked and format_name == UNCHECKED:
+        log.info("%s was written by an earlier version, without a checksum: damage to it cannot be noticed", path)
+    elif not is_checked or format_name != FORMAT:
+        raise ValueError(f"{path} is not a cached value")
+    elif metadata.get("key") != key:
+        raise ValueError(f"{path} holds the value of another key, {str(metadata.get('key'))[:40]!r}")
+    try:
+        return decode(json.loads(metadata["tree"]), {name: tensor.to(device) for name, tensor in tensors.items()})
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error

@@ -1,0 +1,72 @@
+"""The command line, ``guidegraph``."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    import typer
+
+DEBUG = "GUIDEGRAPH_DEBUG"
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run one command, and exit with 0, 1 (a node failed), 2 (wrong workflow or arguments) or 130 (cancelled)."""
+    if arguments is not None:  # called from Python: no child process
+        _main(list(arguments))
+    args = sys.argv[1:]
+    if {"-h", "--help"} & {*args[1:]} or args[:1] == ["--version"]:  # no plugin is imported
+        _main(args)
+    from guidegraph.commands.shared.supervised import run_supervised
+
+    run_supervised(_main, args, _plugin_modules(args), "--no-plugins" not in args)
+
+
+def _main(args: list[str]) -> NoReturn:
+    from guidegraph.commands.app import app
+    from guidegraph.commands.shared.errors import exit_on_error, flush_output, print_warning
+    from guidegraph_runtime.machine.termination import end_on_sigterm
+
+    tracebacks = "--traceback" in args or os.environ.get(DEBUG, "") not in ("", "0")
+    warnings.showwarning = print_warning
+    # OpenMP's threads must not spin while they wait for each other: beside other work on the machine, that made the
+    # loop of text_to_image thirty times slower. It is read when torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        with end_on_sigterm(), exit_on_error(tracebacks):
+            _start(args, app)
+        code = 0
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else 0 if ended.code is None else 1
+    raise SystemExit(flush_output(code))
+
+
+def _start(args: Sequence[str], app: typer.Typer) -> None:
+    """Run a built-in command or one of a plugin."""
+    from guidegraph.commands.shared.errors import check_names
+
+    check_names(_command(args), args)
+    own = {command.callback.__name__ for command in app.registered_commands if command.callback}
+    if _command(args).replace("-", "_") not in own and args[:1] != ["--version"]:
+        from guidegraph.commands.shared.options import PluginSelection
+        from guidegraph.commands.shared.plugins import load_plugins
+
+        selection = PluginSelection(_plugin_modules(args), "--no-plugins" not in args)
+        load_plugins(selection).add_commands(app)
+    app(args, prog_name="guidegraph")
+
+
+def _command(args: Sequence[str]) -> str:
+    """The command's name, found without parsing. Plugins are only loaded for a command that is not built in."""
+    values = {i + 1 for i, argument in enumerate(args) if argument == "--plugin"}
+    return next((a for i, a in enumerate(args) if not a.startswith("-") and i not in values), "")
+
+
+def _plugin_modules(args: Sequence[str]) -> tuple[str, ...]:
+    separate = [value for option, value in pairwise(args) if option == "--plugin"]
+    return tuple(dict.fromkeys([*separate, *(a.partition("=")[2] for a in args if a.startswith("--plugin="))]))

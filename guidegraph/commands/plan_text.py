@@ -1,0 +1,211 @@
+"""A compiled plan as JSON and as text: the passes, and the steps in the order in which they run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from guidegraph.graph.ir import Call, Carry, Index, Item, Literal, Loop, Op, Output, Param, Source, Sources, walk
+from guidegraph.graph.planning.batch import BatchCall
+from guidegraph.graph.planning.choices import find_branch_conditions
+from guidegraph.graph.planning.passes import PASSES
+from guidegraph.graph.planning.plan import Plan, flatten_region
+from guidegraph.graph.planning.steps import RegionPlan, Step
+from guidegraph.graph.trust.effects import Effect
+from guidegraph.graph.trust.policy import drop_dots
+from guidegraph.graph.types import describe_value
+from guidegraph.runs.recipe import portable_path
+
+WIDTH = 60
+
+Row = dict[str, Any]
+Items = Mapping[str, str]
+"""The name of each loop's item, by the loop's key."""
+
+
+def plan_json(plan: Plan, effects: Iterable[Effect] = ()) -> Row:
+    """The whole plan. The step of a loop holds the steps of its body; a batch holds the calls merged into it.
+
+    effects: the files that a run reads, writes and loads code from.
+    """
+    passes = [
+        {"name": name, "does": does, "applied": name in plan.passes, "effect": plan.effects.get(name, "")}
+        for name, does in PASSES.items()
+    ]
+    items = {op.key: op.item for op in walk(plan.ops) if isinstance(op, Loop)}
+    roots = [source for source, _ in plan.outputs.values()]
+    region = flatten_region(plan.ops, roots, plan.passes)
+    outputs = {n: {"from": _link(source, items), "type": str(kind)} for n, (source, kind) in plan.outputs.items()}
+    steps = _conditional(_rows(region, items), plan.ops, roots)
+    return {
+        "workflow": str(plan.graph.file),
+        "passes": passes,
+        "choices": {f"nodes.{key}": branch for key, branch in plan.taken.items()},
+        "steps": steps,
+        "outputs": outputs,
+        "files": [_file(effect) for effect in effects],
+    }
+
+
+def _file(effect: Effect) -> Row:
+    path = drop_dots(effect.path)
+    return {
+        "does": effect.kind,
+        "path": portable_path(path) if path else None,
+        "node": effect.node,
+        "setting": effect.setting,
+    }
+
+
+def _rows(region: RegionPlan, items: Items) -> list[Row]:
+    return [_row(step, items) for step in region.steps]
+
+
+def _conditional(rows: list[Row], ops: Mapping[str, Op], roots: Iterable[Source]) -> list[Row]:
+    """Add to each row that only some branches of choices need the branches for which it is computed."""
+    for key, branches in find_branch_conditions(ops, roots).items():
+        for row in rows:
+            if branches and row["path"] == f"nodes.{key}":
+                row["if"] = [f"nodes.{choice} takes '{name}'" for choice, name in sorted(branches)]
+    return rows
+
+
+def _row(step: Step, items: Items) -> Row:
+    op = step.op
+    if isinstance(op, BatchCall):
+        calls = [_call(call, items) for call in op.calls]
+        return {"path": " + ".join(c["path"] for c in calls), "node": calls[0]["node"], "batched": calls}
+    if isinstance(op, Call):
+        return _call(op, items)
+    return _loop(op, step, items)
+
+
+def _call(call: Call, items: Items) -> Row:
+    row: Row = {"path": f"nodes.{call.key}", "node": call.spec.id}
+    links = {name: _sources(source, items) for name, source in call.inputs.items()}
+    settings = {name: _sources(source, items) for name, source in call.settings.items()}
+    return row | {key: values for key, values in (("in", links), ("settings", settings)) if values}
+
+
+def _loop(loop: Loop, step: Step, items: Items) -> Row:
+    body = step.body
+    assert body is not None
+    row: Row = {"path": f"nodes.{loop.key}", "node": "loop", "over": _link(loop.over, items), "as": loop.item}
+    row["carry"] = {name: _link(source, items) for name, source in loop.carry.items()}
+    row["takes"] = [_link(source, items) for source, _ in step.closure if not isinstance(source, Literal)]
+    if body.prologue is not None:
+        row["before"] = _rows(body.prologue, items)
+    row["body"] = _conditional(_rows(body.whole(), items), body.main_ops, body.roots)
+    if body.calls_with_needs:
+        row["decides"] = [f"nodes.{call.key}" for call in body.calls_with_needs]
+    row["next"] = {name: _link(source, items) for name, source in loop.next.items()}
+    if loop.collect:
+        row["collect"] = {name: _link(source, items) for name, source in loop.collect.items()}
+    if loop.training is not None:
+        row["trains"] = {m.model: _link(m.loss, items) for m in loop.training.models}
+        if preview := loop.training.preview:
+            roots = [output.source for output in preview.outputs.values()]
+            steps = _rows(flatten_region(preview.ops, roots, body.passes), items)
+            row["preview"] = {"every": _link(preview.every, items), "steps": steps}
+    return row
+
+
+def _sources(sources: Sources, items: Items) -> str:
+    if isinstance(sources, tuple):
+        return f"[{', '.join(_link(source, items) for source in sources)}]"
+    return _link(sources, items)
+
+
+def _link(source: Source, items: Items) -> str:
+    match source:
+        case Output(op, "out"):
+            return op
+        case Output(op, name):
+            return f"{op}.{name}"
+        case Param(name):
+            return f"params.{name}"
+        case Carry(_, name):
+            return f"carry.{name}"
+        case Item(loop, field):
+            return f"loop.{items[loop]}.{field}" if field else f"loop.{items[loop]}"
+        case Index():
+            return "loop.index"
+        case Literal(Path() as value):
+            return portable_path(value)
+        case Literal(value):
+            return (
+                repr(value) if isinstance(value, (bool, int, float, str, list, type(None))) else describe_value(value)
+            )
+
+
+def plan_text(plan: Mapping[str, Any]) -> Iterator[str]:
+    """The lines of a plan from ``plan_json``."""
+    yield plan["workflow"]
+    yield ""
+    yield "passes:"
+    for row in plan["passes"]:
+        state = row["effect"] or "applied" if row["applied"] else "off"
+        yield f"  {row['name']:<11} {state:<26} {row['does']}"
+    if plan["choices"]:
+        yield ""
+        yield "choices:"
+        yield from (f"  {path} takes '{branch}'" for path, branch in plan["choices"].items())
+    yield ""
+    yield "steps:"
+    yield from _steps(plan["steps"], "  ")
+    yield ""
+    yield "outputs:"
+    for name, output in plan["outputs"].items():
+        yield f"  {name} = {output['from']}: {output['type']}"
+    if plan["files"]:
+        yield ""
+        yield "files:"
+    for row in plan["files"]:
+        path = row["path"] or "a path that is computed in the run"
+        yield f"  {row['does']:<5} {path} ({row['node']}, {row['setting']})"
+
+
+def _steps(rows: list[Row], indent: str) -> Iterator[str]:
+    for i, row in enumerate(rows, 1):
+        if row["node"] == "loop":
+            yield from _loop_lines(row, f"{indent}{i}. ", f"{indent}   ")
+        elif "batched" in row:
+            yield f"{indent}{i}. one batch of {len(row['batched'])} calls:"
+            yield from (f"{indent}   - {_line(call)}" for call in row["batched"])
+        else:
+            yield f"{indent}{i}. {_line(row)}"
+
+
+def _line(row: Row) -> str:
+    links: dict[str, str] = {**row.get("in", {}), **row.get("settings", {})}
+    short = {name: link if len(link) <= WIDTH else link[: WIDTH - 1] + "…" for name, link in links.items()}
+    arguments = [f"{name}={link}" for name, link in short.items()]
+    condition = f", where {' or '.join(row['if'])}" if "if" in row else ""
+    return f"{row['path']} = {row['node']}({', '.join(arguments)}){condition}"
+
+
+def _loop_lines(row: Row, first: str, indent: str) -> Iterator[str]:
+    condition = f", where {' or '.join(row['if'])}" if "if" in row else ""
+    yield f"{first}{row['path']}: for {row['as']} in {row['over']}{condition}"
+    if row["carry"]:
+        yield f"{indent}carries {_pairs(row['carry'])}"
+    if row["takes"]:
+        yield f"{indent}takes {', '.join(row['takes'])}"
+    if "before" in row:
+        yield f"{indent}once for each entry, before the loop:"
+        yield from _steps(row["before"], f"{indent}  ")
+    yield f"{indent}in each iteration:"
+    yield from _steps(row["body"], f"{indent}  ")
+    if "decides" in row:
+        yield f"{indent}may leave out ports of {', '.join(row['decides'])}, as their settings allow"
+    for key in ("next", "collect", "trains"):
+        if row.get(key):
+            yield f"{indent}{key} {_pairs(row[key])}"
+    if "preview" in row:
+        yield f"{indent}as a preview, every {row['preview']['every']} iterations:"
+        yield from _steps(row["preview"]["steps"], f"{indent}  ")
+
+
+def _pairs(values: Mapping[str, str]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in values.items())

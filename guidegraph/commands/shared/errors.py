@@ -1,0 +1,170 @@
+"""Errors on the command line: their messages and exit codes. A traceback is printed only on request."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import IO, NoReturn, TextIO
+
+import typer
+
+from guidegraph.graph.errors import Cancelled, GuidegraphError, Mark, NodeError, OutOfTime, Problem, WorkflowError
+from guidegraph.runs.outputs import OutputError
+from guidegraph_runtime.error_text import describe_error, error_text
+from guidegraph_runtime.limits import LimitExceeded
+from guidegraph_runtime.machine.shortages import explain_shortage, os_error_number, with_shortage, write_reason
+from guidegraph_runtime.printing import visible, visible_json, visible_line
+
+FAILED, WRONG, CANCELLED = 1, 2, 130
+_PRINTING_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
+ID, NAME = "ID", "NAME"
+
+
+def print_text(text: str, *, newline: bool = True, file: IO[str] | None = None) -> None:
+    """Print on stdout (or ``file``), with control characters as escapes."""
+    typer.echo(visible(text), nl=newline, file=file)
+
+
+def print_json(text: str, file: IO[str] | None = None) -> None:
+    """Print JSON text on stdout (or ``file``), with control characters as JSON escapes."""
+    typer.echo(visible_json(text), nl=not text.endswith("\n"), file=file)
+
+
+def print_note(text: str) -> None:
+    """Print a message for the user on stderr, with control characters as escapes.
+
+    A message that cannot be written (a full disk, for instance) is dropped.
+    """
+    with suppress(OSError, ValueError):
+        typer.echo(visible(text), err=True)
+
+
+def flush_output(code: int) -> int:
+    """Flush stdout and stderr, and return the exit code: 1 in place of 0 if stdout cannot be written.
+
+    Python flushes again when it exits, and would print a traceback of its own.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except (OSError, ValueError) as error:
+            _discard(stream)
+            if stream is sys.stdout and code == 0:
+                code = FAILED
+                if not isinstance(error, BrokenPipeError):
+                    print_note(_printing_failure(error))
+    return code
+
+
+def _discard(stream: TextIO) -> None:
+    """Discard the unwritten content of a stream."""
+    with suppress(OSError, ValueError):
+        devnull = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(devnull, stream.fileno())
+        os.close(devnull)
+
+
+def _printing_failure(exception: Exception) -> str:
+    reason = "" if (number := os_error_number(exception)) is None else write_reason(number)
+    return f"error: the output cannot be printed: {reason or error_text(exception)}"
+
+
+def print_warning(message: Warning | str, *_: object, **__: object) -> None:
+    """Print a Python warning (``warnings.showwarning``): the message alone, without its source line."""
+    print_note(f"warning: {message}")
+
+
+def argument_problem(code: str, message: str, option: str) -> Problem:
+    """A problem with a command-line argument."""
+    return Problem(Mark(option, 1, 1), code, message)
+
+
+def format_problems(error: WorkflowError) -> str:
+    """All problems, one per line; those of arguments have no line and column."""
+    lines = []
+    for problem in error.problems:
+        argument = problem.mark.file.startswith("--") or problem.mark.file in (ID, NAME)
+        location = problem.mark.file if argument else str(problem.mark)
+        lines.append(visible_line(location + str(problem).removeprefix(str(problem.mark))))
+    return "\n".join(lines)
+
+
+def check_names(command: str, arguments: Sequence[str]) -> None:
+    """Raise ``WorkflowError`` for a command or option with control characters, which click would print unescaped.
+
+    A shell pattern may expand to an untrusted file called ``--…``. No option or command has such a name.
+    """
+    names = [command, *(argument.partition("=")[0] for argument in arguments if argument.startswith("-"))]
+    if unknown := [name for name in names if visible_line(name) != name]:
+        raise WorkflowError(argument_problem("unknown-option", "there is no such option", name) for name in unknown)
+
+
+@contextmanager
+def exit_on_error(tracebacks: bool) -> Iterator[None]:
+    """Context manager: print an error raised inside it, and exit with its code."""
+    try:
+        yield
+    except WorkflowError as error:
+        _exit_with(WRONG, format_problems(error), error.__cause__ if tracebacks else None)
+    except OutOfTime as error:
+        _exit_with(FAILED, f"error: {error}")
+    except (Cancelled, KeyboardInterrupt):
+        _exit_with(CANCELLED, "cancelled")
+    except (NodeError, OutputError) as error:
+        _exit_with(FAILED, str(error), error if tracebacks else None)
+    except BrokenPipeError:  # the reader has gone away
+        raise SystemExit(FAILED) from None
+    except (typer.Exit, typer.Abort, SystemExit):
+        raise
+    except (GuidegraphError, LimitExceeded, OSError) as error:
+        _exit_with(FAILED, _describe_error(error), error if tracebacks else None)
+    except BaseException as error:
+        shown_error = error if tracebacks else None
+        if shortage := explain_shortage(error):
+            _exit_with(FAILED, f"error: {shortage}", shown_error)
+        if torn := _broken_distributions():
+            _exit_with(FAILED, torn, shown_error)
+        hint = "" if tracebacks else " (GUIDEGRAPH_DEBUG=1 shows where)"
+        _exit_with(FAILED, f"internal error: {describe_error(error)}{hint}{_describe_suspects()}", shown_error)
+
+
+def _describe_suspects() -> str:
+    """A line naming the plugins that changed process state, since they may have caused the failure; or ""."""
+    from guidegraph.plugins.traces import format_changes
+    from guidegraph.plugins.watch import changes_by_plugin
+
+    if not changes_by_plugin:
+        return ""
+    plugins = "; ".join(f"'{name}' ({format_changes(changes)})" for name, changes in changes_by_plugin.items())
+    return f"\nplugins that changed the process when they were imported: {plugins}; does it fail with --no-plugins too?"
+
+
+def _describe_error(error: Exception) -> str:
+    """The message for an expected error. An ``OSError`` without a file comes from printing."""
+    if isinstance(error, OSError) and error.filename is None and error.errno in _PRINTING_ERRNOS:
+        return _printing_failure(error)
+    return f"error: {with_shortage(error_text(error), error)}"
+
+
+def _broken_distributions() -> str:
+    """A line for each distribution with broken metadata, which makes unrelated imports fail."""
+    from guidegraph.plugins.entries import find_unreadable
+
+    return "\n".join(
+        f"error: the entry points of {name} cannot be read ({reason}), and while they are there networkx, torch and "
+        f"others cannot be imported; install it again: pip install --force-reinstall {name.partition(' ')[0]}"
+        for name, reason in find_unreadable()
+    )
+
+
+def _exit_with(code: int, text: str, error: BaseException | None = None) -> NoReturn:
+    """Print the traceback of ``error``, then ``text``, and exit with ``code``."""
+    if error is not None:
+        print_note("".join(traceback.format_exception(error)))
+    print_note(text)
+    raise SystemExit(code) from None

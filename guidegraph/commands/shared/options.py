@@ -1,0 +1,83 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import typer
+
+from guidegraph.graph.trust.policy import Grants
+
+
+@dataclass(frozen=True)
+class PluginSelection:
+    """The plugins that a command uses: modules by name, and the installed ones if ``installed``."""
+
+    modules: tuple[str, ...] = ()
+    installed: bool = True
+
+
+def make_grants(read: list[Path] | None, write: list[Path] | None, code: list[Path] | None) -> Grants:
+    """The grants of --allow-read, --allow-write and --allow-code, as absolute paths."""
+    return Grants(*(tuple(path.expanduser().absolute() for path in paths or ()) for paths in (read, write, code)))
+
+
+File: TypeAlias = Annotated[
+    Path,
+    typer.Argument(
+        metavar="WORKFLOW", show_default=False, help="A workflow (.yaml), a picture made by one, or PLUGIN:FILE."
+    ),
+]
+Plugins: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--plugin", metavar="MODULE", help="A module with nodes, or a Python file, beside the installed plugins."
+    ),
+]
+NoPlugins: TypeAlias = Annotated[
+    bool, typer.Option("--no-plugins", help="Leave out the installed plugins: the built-in nodes, and --plugin, alone.")
+]
+Settings: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="K=V", help="A parameter's value; lists and dictionaries as in YAML: [1, 2]."),
+]
+Only: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option("--only", metavar="OUTPUT", help="Make this output and what it needs, and nothing else."),
+]
+AllowRead: TypeAlias = Annotated[
+    list[Path] | None,
+    typer.Option("--allow-read", metavar="PATH", help="A file or folder that a picture's workflow may read."),
+]
+AllowWrite: TypeAlias = Annotated[
+    list[Path] | None,
+    typer.Option("--allow-write", metavar="PATH", help="A file or folder that a picture's workflow may write."),
+]
+AllowCode: TypeAlias = Annotated[
+    list[Path] | None,
+    typer.Option("--allow-code", metavar="FILE", help="A file that any workflow may load code from (TorchScript)."),
+]
+Passes: TypeAlias = Annotated[
+    str, typer.Option(metavar="all|none|A,B", help="Which passes of the planner to apply ('plan' lists them).")
+]
+Device: TypeAlias = Annotated[str, typer.Option(metavar="cpu|cuda[:i]", help="Where to compute.")]
+Dtype: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DTYPE", help="float32, float64, float16 or bfloat16.", show_default="float32, or the picture's"
+    ),
+]
+Events: TypeAlias = Annotated[
+    bool, typer.Option("--json", help="Print each event as a line of JSON, and nothing else.")
+]
+NodeTraceback: TypeAlias = Annotated[bool, typer.Option("--traceback", help="Show the traceback of a node that fails.")]
+LimitSettings: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option("--limit", metavar="NAME=VALUE", help="Change a limit: trips=20M, file_bytes=100GB, nodes=off."),
+]
+Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Output: TypeAlias = Annotated[
+    Path | None, typer.Option("-o", "--output", metavar="FILE", help="Where to write it; by default it is printed.")
+]

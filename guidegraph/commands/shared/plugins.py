@@ -1,0 +1,29 @@
+"""The plugins of this process, for the commands."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from guidegraph.commands.shared.errors import argument_problem
+from guidegraph.commands.shared.options import PluginSelection
+from guidegraph.graph.errors import WorkflowError
+from guidegraph.plugins.manager import PluginManager
+
+
+@cache
+def load_plugins(chosen: PluginSelection) -> PluginManager:
+    """Load the selected plugins, once per process; those that fail are recorded in ``statuses``."""
+    return PluginManager(chosen.modules, entry_points=chosen.installed)
+
+
+def require_plugins(chosen: PluginSelection) -> PluginManager:
+    """Load the plugins. Raises ``WorkflowError`` if a module requested by name cannot be used."""
+    manager = load_plugins(chosen)
+    failed = [s for s in manager.statuses if s.state == "failed" and s.name in chosen.modules]
+    if failed:
+        problems = [
+            argument_problem("plugin-failed", f"{s.name}: {s.reason}" + (f"; {s.fix}" if s.fix else ""), "--plugin")
+            for s in failed
+        ]
+        raise WorkflowError(problems)
+    return manager

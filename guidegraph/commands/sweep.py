@@ -1,0 +1,168 @@
+"""``sweep``: run a workflow for each cell of a grid, into one folder."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import typer
+
+from guidegraph.commands.run import prepare_run_folder
+from guidegraph.commands.shared.errors import FAILED, argument_problem, print_json, print_note, print_text
+from guidegraph.commands.shared.options import PluginSelection
+from guidegraph.commands.shared.plugins import require_plugins
+from guidegraph.commands.shared.signals import cancel_on_signals
+from guidegraph.commands.shared.source import (
+    apply_recipe,
+    device_problems,
+    open_workflow,
+    parse_settings,
+    setting_names,
+)
+from guidegraph.graph.errors import Problem, WorkflowError
+from guidegraph.graph.events import CancelToken
+from guidegraph.graph.language.locate import locate_workflow
+from guidegraph.graph.registry import Registry
+from guidegraph.graph.trust.policy import Grants
+from guidegraph.runs.outputs import output_problems
+from guidegraph.runs.recipe import portable_params
+from guidegraph.runs.run import Job
+from guidegraph.sweep.cells import Cell
+from guidegraph.sweep.grid import make_grid
+from guidegraph.sweep.ray_workers import LOCAL, Cluster
+from guidegraph.sweep.run import Summary, Sweep, run_sweep
+from guidegraph.sweep.table import TABLE
+from guidegraph.sweep.texts import AxisTexts, parse_grid, parse_seeds, parse_table
+from guidegraph.sweep.worker import Outcome
+
+_EVERY = 10.0
+"""Seconds between two progress lines."""
+
+
+@dataclass(frozen=True)
+class SweepArguments:
+    """The arguments of ``sweep``, not yet checked."""
+
+    workflow: Path
+    grid: Sequence[str]
+    seeds: str | None
+    table: Path | None
+    settings: Sequence[str]
+    out: Path | None
+    ray: str | None
+    workers: int | None
+    device: str
+    dtype: str | None
+    json: bool
+    plugins: PluginSelection
+    grants: Grants
+
+
+def sweep_command(arguments: SweepArguments) -> None:
+    token = CancelToken()
+    with cancel_on_signals(token, print_note):
+        manager = require_plugins(arguments.plugins)
+        sweep = _check_arguments(arguments, manager.registry)
+        token.check()
+        name = sweep.job.graph.name
+        folder = prepare_run_folder(arguments.out, f"{name}-sweep")
+        progress = _Progress(folder, arguments.json)
+        summary = run_sweep(sweep, folder, manager, token, progress.on_start, progress.on_cell, print_note)
+        progress.on_end(summary)
+    if summary.failed:
+        raise typer.Exit(FAILED)
+
+
+def _check_arguments(arguments: SweepArguments, registry: Registry) -> Sweep:
+    """Check everything before the sweep. Raises ``WorkflowError`` that lists all problems."""
+    problems = _argument_problems(arguments)
+    axes = _axes(arguments, registry, problems)
+    settings = parse_settings(arguments.settings, problems)
+    try:
+        workflow = open_workflow(arguments.workflow, registry)
+        graph = apply_recipe(workflow)
+    except WorkflowError as error:
+        raise WorkflowError([*problems, *error.problems]) from None
+    recipe = workflow.recipe
+    only = recipe.only if recipe else None
+    problems += output_problems(graph, registry, only)
+    grid = make_grid(graph, settings, axes, problems)
+    dtype = arguments.dtype or (recipe.dtype if recipe else "float32")
+    varied = {*setting_names(arguments.settings), *(name for texts in axes for name in texts.names)}
+    policy = workflow.policy(arguments.grants, varied, arguments.out)
+    job = Job(graph, registry, {}, only, arguments.device, dtype, policy=policy)
+    # Workers have another current folder.
+    plugins = tuple(str(Path(p).absolute()) if p.endswith(".py") else p for p in arguments.plugins.modules)
+    cluster = Cluster(arguments.ray, arguments.workers) if arguments.ray else None
+    return Sweep(job, grid, settings, plugins, arguments.plugins.installed, cluster)
+
+
+def _argument_problems(arguments: SweepArguments) -> list[Problem]:
+    remote = arguments.ray not in (None, LOCAL)
+    # The devices of a cluster are not those of this machine; Ray gives each worker its own.
+    problems = device_problems("cpu" if remote and arguments.device == "cuda" else arguments.device, arguments.dtype)
+    if arguments.ray is not None and arguments.device.startswith("cuda:"):
+        message = f"with --ray it is 'cuda', and Ray gives each worker a device; found '{arguments.device}'"
+        problems.append(argument_problem("no-device", message, "--device"))
+    if arguments.workers is not None and (arguments.ray is None or arguments.workers < 1):
+        message = "it is how many cells run at once on Ray: at least 1, with --ray local or --ray ADDRESS"
+        problems.append(argument_problem("bad-workers", message, "--workers"))
+    if arguments.out is not None and arguments.out.exists() and not arguments.out.is_dir():
+        problems.append(argument_problem("not-a-folder", f"'{arguments.out}' is not a folder", "--out"))
+    return problems
+
+
+def _axes(arguments: SweepArguments, registry: Registry, problems: list[Problem]) -> list[AxisTexts]:
+    """The axes: the rows of the table vary slowest, then the grid in its order, then the seeds."""
+    axes: list[AxisTexts | None] = []
+    if arguments.table is not None:
+        try:
+            axes = [parse_table(locate_workflow(arguments.table, registry), problems)]
+        except WorkflowError as error:
+            problems += error.problems
+    axes += [parse_grid(text, problems) for text in arguments.grid]
+    axes += [parse_seeds(arguments.seeds, problems)] if arguments.seeds is not None else []
+    return [texts for texts in axes if texts is not None]
+
+
+class _Progress:
+    """Shows a sweep's progress: JSON lines, or counts and failures."""
+
+    def __init__(self, folder: Path, json: bool):
+        self._folder, self._json = folder, json
+        self._total, self._failed, self._last = 0, 0, time.monotonic()
+        self._out = sys.stdout  # kept, because it is redirected while Ray is connected
+
+    def on_start(self, cells: int, missing: int) -> None:
+        self._total = cells
+        self._event("sweep_started", cells=cells, missing=missing, folder=str(self._folder))
+        if missing < cells and not self._json:
+            print_note(f"{cells - missing} of {cells} cells are done already")
+
+    def on_cell(self, cell: Cell, outcome: Outcome, remaining: int) -> None:
+        swept = portable_params(cell.swept)
+        self._event("cell_finished", cell=cell.key, parameters=swept, **vars(outcome))
+        if self._json:
+            return
+        if outcome.status == "failed":
+            self._failed += 1
+            parameters = ", ".join(f"{name}={jsonlib.dumps(value)}" for name, value in swept.items())
+            print_note(f"failed: {parameters}: {outcome.message}")
+        now = time.monotonic()
+        if remaining and now - self._last >= _EVERY:
+            self._last = now
+            print_note(f"{self._total - remaining} of {self._total} cells, {self._failed} failed")
+
+    def on_end(self, summary: Summary) -> None:
+        self._event("sweep_finished", **vars(summary), folder=str(self._folder))
+        if not self._json:
+            counts = f"{summary.cells} cells: {summary.done} done ({summary.before} before), {summary.failed} failed"
+            print_text(f"{counts}; wrote {self._folder / TABLE}", file=self._out)
+
+    def _event(self, event: str, **fields: object) -> None:
+        if self._json:
+            print_json(jsonlib.dumps({"event": event, **fields}), file=self._out)

@@ -1,0 +1,295 @@
+"""A diagram of a graph: boxes with ports, and wires between them, for every block.
+
+A loop is a box with a panel inside. Every source that crosses its edge is a port on the edge: ``over``, the carries
+and the values that its body reads from outside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from guidegraph.drawing.layout import Key, Wire
+from guidegraph.graph.ir import (
+    Call,
+    Carry,
+    Graph,
+    Index,
+    Item,
+    Literal,
+    Loop,
+    Op,
+    OptimisedModel,
+    Output,
+    Param,
+    Source,
+    Sources,
+    walk,
+)
+from guidegraph.graph.resolution.loop_types import item_type
+from guidegraph.graph.types import ANY, PortType, namedtuple_fields
+
+LEFT, RIGHT = "<", ">"
+
+
+@dataclass
+class Dot:
+    """A port: a dot on the edge of a box, with its label. ``pill`` is the parameter that feeds it, if any."""
+
+    label: str
+    type: PortType
+    pill: str = ""
+    used: bool = True
+
+
+@dataclass
+class Box:
+    """A node, or a loop, which has a panel inside. ``notes`` are literals, or the training options of a loop."""
+
+    title: str
+    subtitle: str
+    tip: str
+    ins: dict[str, Dot] = field(default_factory=dict)
+    outs: dict[str, Dot] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    panel: Panel | None = None
+
+
+@dataclass
+class Panel:
+    """A block. ``lefts`` and ``rights`` are ports on its edge; ``backs`` are carries, from right to left ports."""
+
+    boxes: dict[str, Box] = field(default_factory=dict)
+    lefts: dict[str, Dot] = field(default_factory=dict)
+    rights: dict[str, Dot] = field(default_factory=dict)
+    wires: dict[Wire, PortType] = field(default_factory=dict)
+    backs: list[tuple[str, str]] = field(default_factory=list)
+
+
+def local_name(key: str) -> str:
+    """A node's name in its own block."""
+    return key.rpartition(".body.")[2]
+
+
+def build_diagram(graph: Graph) -> Panel:
+    """The diagram of a graph: the panel of its top level, with panels for all loops."""
+    return _DiagramBuilder(graph).build()
+
+
+class _DiagramBuilder:
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.ops: dict[str, Op] = {op.key: op for op in walk(graph.ops, previews=False)}
+        self.used = {s for s in self._all_sources() if isinstance(s, Output)}
+
+    def _all_sources(self) -> Iterator[Source]:
+        for op in self.ops.values():
+            yield from op.sources()
+            if isinstance(op, Loop):
+                yield from (*op.next.values(), *op.collect.values())
+                yield from (m.loss for m in op.training.models) if op.training else ()
+        yield from (o.source for o in self.graph.outputs.values())
+
+    def build(self) -> Panel:
+        top = Panel()
+        pending: list[tuple[Panel, Mapping[str, Op], Loop | None]] = [(top, self.graph.ops, None)]
+        while pending:
+            panel, ops, loop = pending.pop()
+            if loop is not None:
+                panel.lefts = {name: Dot(p.label, p.type) for name, (p, _) in self._loop_inputs(loop).items()}
+            for key, op in ops.items():
+                box = panel.boxes[key] = self._box(op)
+                if isinstance(op, Loop):
+                    box.panel = Panel()
+                    pending.append((box.panel, op.body, op))
+                for name, port, source in self._inputs(op):
+                    self._add_wire(panel, ops, loop, source, (key, name), name, box.ins, port)
+            exits = self._loop_outputs(loop) if loop else self._graph_outputs()
+            for name, (port, fed) in exits.items():
+                panel.rights[name] = port
+                if fed is not None:
+                    self._add_wire(panel, ops, loop, fed, ((RIGHT, name), ""), name, panel.rights, port)
+            if loop is not None:
+                panel.backs = [(name, f"carry.{name}") for name in loop.next if name in loop.carry]
+        return top
+
+    def _add_wire(
+        self,
+        panel: Panel,
+        ops: Mapping[str, Op],
+        loop: Loop | None,
+        source: Source,
+        target: tuple[Key, str],
+        name: str,
+        ports: dict[str, Dot],
+        port: Dot,
+    ) -> None:
+        """Connect a source to the port ``target``: with a wire, or as a parameter's pill at the top level."""
+        ports.setdefault(name, port)
+        if isinstance(source, Literal):
+            return
+        if isinstance(source, Param) and loop is None:
+            ports[name].pill = source.name
+            return
+        origin: tuple[Key, str]
+        if isinstance(source, Output) and source.op in ops:
+            origin = (source.op, source.name)
+        else:
+            origin = ((LEFT, self._input_name(source, loop)), "")
+        panel.wires[Wire(origin[0], origin[1], target[0], target[1])] = self._type_of(source)
+
+    def _box(self, op: Op) -> Box:
+        if isinstance(op, Call):
+            box = Box(local_name(op.key), op.spec.id, op.spec.summary)
+            single = list(op.outputs) == ["out"]
+            for name, kind in op.outputs.items():
+                box.outs[name] = Dot("" if single else name, kind, used=Output(op.key, name) in self.used)
+            arguments = {**op.inputs, **op.settings}
+            box.notes = [f"{name} = {_format_value(s)}" for name, s in arguments.items() if _is_literal(s)]
+            return box
+        over = self._label(op.over)
+        box = Box(local_name(op.key), f"for each {op.item} of {over}", f"loop over {over}")
+        if op.training:
+            box.notes = [f"trains {m.model}: {m.optimizer}, lr {_format_rate(m)}" for m in op.training.models]
+        for name, kind in op.outputs.items():
+            box.outs[name] = Dot(name, kind, used=Output(op.key, name) in self.used)
+        return box
+
+    def _inputs(self, op: Op) -> Iterator[tuple[str, Dot, Source]]:
+        if isinstance(op, Loop):
+            for name, (port, source) in self._loop_inputs(op).items():
+                if source is not None:
+                    yield name, port, source
+            return
+        for name, sources in (*op.inputs.items(), *op.settings.items()):
+            declared = op.spec.port(name)
+            for source in sources if isinstance(sources, tuple) else (sources,):
+                if not isinstance(source, Literal):
+                    yield name, Dot(name, declared.type if declared else ANY), source
+
+    def _loop_inputs(self, loop: Loop) -> dict[str, tuple[Dot, Source | None]]:
+        """The ports on a loop's left edge, each with its source outside."""
+        ports: dict[str, tuple[Dot, Source | None]] = {
+            "over": (Dot(loop.item, item_type(self._type_of(loop.over))), loop.over)
+        }
+        if Index(loop.key) in self._sources_inside(loop):
+            ports["index"] = (Dot("index", PortType((int,))), None)
+        for name, source in loop.carry.items():
+            label = f"{name} = {_format_value(source)}" if isinstance(source, Literal) else name
+            ports[f"carry.{name}"] = (Dot(label, loop.outputs.get(name) or self._type_of(source)), source)
+        if loop.training and loop.training.steps is not None:
+            steps = loop.training.steps
+            label = f"steps = {_format_value(steps)}" if isinstance(steps, Literal) else "steps"
+            ports["steps"] = (Dot(label, PortType((int,))), steps)
+        if loop.training and isinstance(folder := loop.training.checkpoint, Param):
+            ports["checkpoint"] = (Dot("checkpoint", self._type_of(folder)), folder)
+        for source in self._sources_inside(loop):
+            is_own = isinstance(source, (Carry, Item, Index)) and source.loop == loop.key
+            if isinstance(source, Literal) or is_own or (isinstance(source, Output) and source.op in loop.body):
+                continue
+            ports[self._label(source)] = (Dot(self._label(source), self._type_of(source)), source)
+        return ports
+
+    @staticmethod
+    def _sources_inside(loop: Loop) -> dict[Source, None]:
+        return dict.fromkeys(loop.inner_sources())
+
+    def _input_name(self, source: Source, loop: Loop | None) -> str:
+        if loop is not None and isinstance(source, (Carry, Item, Index)) and source.loop == loop.key:
+            return {Carry: f"carry.{getattr(source, 'name', '')}", Item: "over", Index: "index"}[type(source)]
+        return self._label(source)
+
+    def _loop_outputs(self, loop: Loop) -> dict[str, tuple[Dot, Source | None]]:
+        """The ports on a loop's right edge, each with its source in the body."""
+        sources: dict[str, Source] = {**loop.next, **loop.collect}
+        ports: dict[str, tuple[Dot, Source | None]] = {}
+        for name, kind in loop.outputs.items():
+            label = f"all {name}" if name in loop.collect else name
+            ports[name] = (Dot(label, kind), sources.get(name))
+        for model in loop.training.models if loop.training else ():
+            label = f"loss of {model.model}"
+            ports[label] = (Dot(label, self._type_of(model.loss)), model.loss)
+        return ports
+
+    def _graph_outputs(self) -> dict[str, tuple[Dot, Source | None]]:
+        return {name: (Dot(name, out.type), out.source) for name, out in self.graph.outputs.items()}
+
+    def _label(self, source: Source) -> str:
+        """A source's name as in a workflow."""
+        if isinstance(source, Output):
+            is_only = list(self.ops[source.op].outputs) == [source.name]
+            return local_name(source.op) if is_only else f"{local_name(source.op)}.{source.name}"
+        if isinstance(source, Param):
+            return source.name
+        if isinstance(source, Carry):
+            return f"{local_name(source.loop)}: {source.name}"
+        if isinstance(source, (Item, Index)):
+            loop = self.ops[source.loop]
+            name = loop.item if isinstance(source, Item) and isinstance(loop, Loop) else "index"
+            return f"{local_name(source.loop)}: {name}"
+        return _format_value(source)
+
+    def _type_of(self, source: Source) -> PortType:
+        if isinstance(source, Output):
+            return self.ops[source.op].outputs[source.name]
+        if isinstance(source, Param):
+            return self.graph.params[source.name].port.type
+        if isinstance(source, Index):
+            return PortType((int,))
+        if isinstance(source, Literal):
+            return PortType((type(source.value),))
+        loop = self.ops[source.loop]
+        assert isinstance(loop, Loop)
+        if isinstance(source, Carry):
+            return loop.outputs.get(source.name) or self._type_of(loop.carry[source.name])
+        item = item_type(self._type_of(loop.over))
+        return (namedtuple_fields(item) or {}).get(source.field, ANY) if source.field else item
+
+
+def _is_literal(sources: Sources) -> bool:
+    return all(isinstance(s, Literal) for s in (sources if isinstance(sources, tuple) else (sources,)))
+
+
+def _format_rate(model: OptimisedModel) -> str:
+    source = model.linked.get("lr", Literal(model.lr))
+    return f"params.{source.name}" if isinstance(source, Param) else _format_value(source)
+
+
+def _format_value(sources: Sources | Any, limit: int = 30) -> str:
+    """Literals on one line, shortened to ``limit``; a path is shortened to its end."""
+    from pathlib import Path
+
+    values = [s.value if isinstance(s, Literal) else s for s in (sources if isinstance(sources, tuple) else (sources,))]
+    value = values[0] if len(values) == 1 else values
+    if isinstance(value, Path):
+        text = "/".join(value.parts[-2:])
+        return text if len(text) <= limit else "…" + text[1 - limit :]
+    text = f"“{value}”" if isinstance(value, str) else _format_plain(value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _format_plain(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_format_plain(v) for v in value) + "]"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def format_value(value: Any, limit: int = 30) -> str:
+    """A value on one line, shortened to ``limit``."""
+    return _format_value(Literal(value), limit)
+
+
+def collect_types(panel: Panel) -> Iterable[PortType]:
+    """The types of all wires and ports, in order of first occurrence."""
+    types: dict[PortType, None] = {}
+    pending = [panel]
+    while pending:
+        current = pending.pop(0)
+        types |= dict.fromkeys(current.wires.values())
+        for box in current.boxes.values():
+            types |= dict.fromkeys(p.type for p in (*box.ins.values(), *box.outs.values()))
+            if box.panel:
+                pending.append(box.panel)
+        types |= dict.fromkeys(p.type for p in (*current.lefts.values(), *current.rights.values()))
+    return types

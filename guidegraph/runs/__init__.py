@@ -1,0 +1,1 @@
+"""Runs into folders: outputs, records, recipes and observers."""

@@ -1,0 +1,266 @@
+"""Write outputs to files by type: pictures to PNG, tensors to safetensors, everything else to JSON.
+
+A table is written as Markdown beside its JSON.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence, Set
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from guidegraph.graph.errors import GuidegraphError, Problem
+from guidegraph.graph.ir import Graph, Loop, walk
+from guidegraph.graph.registry import Registry
+from guidegraph.graph.resolution.link_rule import can_link
+from guidegraph.graph.types import PortType, SequenceOf, Tensor, is_tensor
+from guidegraph.nodes.types import Image, Table
+from guidegraph_runtime.files.atomic import atomic_path, write_text
+from guidegraph_runtime.machine.shortages import explain_shortage, with_shortage
+from guidegraph_runtime.outputs import PictureText, picture_names
+from guidegraph_runtime.outputs import pixels as as_pixels
+
+if TYPE_CHECKING:
+    from guidegraph.graph.execution.preview import Previewed
+
+RECORD = "run.json"
+ROWS_SHOWN = 40
+"""The number of rows of a table printed on a terminal; the files have all of them."""
+
+_PLAIN = (bool, int, float, str, Path, Enum, Mapping, Sequence, Set)
+
+
+class OutputError(GuidegraphError):
+    """An output cannot be written."""
+
+
+class OutputWriter:
+    """Writes outputs into a folder as they become ready. files: file names by output. tables: Markdown to print.
+
+    ``previews``: the files of previews by LOOP/NAME. text: makes the metadata of an output's pictures.
+    """
+
+    def __init__(self, graph: Graph, registry: Registry, folder: Path, text: PictureText):
+        self.files: dict[str, list[str]] = {}
+        self.previews: dict[str, list[str]] = {}
+        self.tables: dict[str, str] = {}
+        self._graph, self._registry, self._folder, self._text = graph, registry, folder, text
+
+    def __call__(self, name: str, value: Any, kind: PortType) -> None:
+        """Write one output. Raises ``OutputError``; no partial file is left behind."""
+        try:
+            self.files[name] = self._write(name, value, kind)
+        except Exception as error:
+            if (reason := _failure_reason(error)) is None:
+                raise
+            hint = saving_hint(kind, self._registry) if isinstance(error, OutputError) else ""
+            mark = self._graph.outputs[name].mark
+            raise OutputError(f"{mark}: output-failed: output '{name}' {reason}{hint} [outputs.{name}]") from error
+
+    def preview(self, preview: Previewed) -> None:
+        """Write an output of a training loop's preview: LOOP/NAME/step-000200.png. Raises ``OutputError``."""
+        folder = f"{preview.loop}/{preview.name}"
+        try:
+            files = self._write(f"{folder}/step-{preview.step:06d}", preview.value, preview.type)
+        except Exception as error:
+            if (reason := _failure_reason(error)) is None:
+                raise
+            path = f"nodes.{preview.loop}.preview"
+            raise OutputError(f"{path}: output-failed: '{preview.name}' after {preview.step} steps {reason}") from error
+        self.previews[folder] = [*self.previews.get(folder, ()), *files]
+
+    def _write(self, name: str, value: Any, kind: PortType) -> list[str]:
+        if value is not None and is_image(kind):
+            return self._write_pictures(name, value)
+        tensors: dict[str, Any] = {}
+        try:
+            tree = to_json(value, name, tensors)
+        except RecursionError:
+            raise OutputError("contains itself") from None
+        if not tensors:
+            write_text(self._folder / f"{name}.json", json.dumps(tree, indent=2, ensure_ascii=True) + "\n")
+            return [f"{name}.json", *self._write_table(name, value)]
+        from safetensors.torch import save_file
+
+        metadata = {"format": "pt"} if set(tensors) == {name} else {"format": "pt", "guidegraph": json.dumps(tree)}
+        with atomic_path(self._folder / f"{name}.safetensors") as temporary:
+            try:
+                save_file(tensors, str(temporary), metadata=metadata)
+            except (ValueError, KeyError) as error:
+                raise OutputError(f"cannot be written as safetensors: {error}") from error
+        return [f"{name}.safetensors"]
+
+    def _write_table(self, name: str, value: Any) -> list[str]:
+        if not isinstance(value, Table):
+            return []
+        if name in self._graph.outputs:
+            self.tables[name] = value.markdown(ROWS_SHOWN)
+        write_text(self._folder / f"{name}.md", value.markdown() + "\n")
+        return [f"{name}.md"]
+
+    def _write_pictures(self, name: str, value: Any) -> list[str]:
+        from guidegraph_runtime.pictures.png import write_png
+
+        arrays = [to_pixels(picture) for picture in _pictures(value)]
+        if not arrays:
+            raise OutputError("is an empty batch: there is no picture to write")
+        files = picture_names(name, len(arrays))
+        for i, (file, array) in enumerate(zip(files, arrays, strict=True)):
+            text = self._text(name, i, len(arrays)) if name in self._graph.outputs else {}
+            write_png(self._folder / file, array, text)
+        return files
+
+
+def _failure_reason(error: Exception) -> str | None:
+    """Why an output was not written, as the end of a sentence; None for an unrelated error."""
+    if isinstance(error, OutputError):
+        return str(error)
+    if isinstance(error, OSError):
+        return f"has no file: {with_shortage(str(error), error)}"
+    return f"has no file: {shortage}" if (shortage := explain_shortage(error)) else None
+
+
+def is_image(kind: PortType) -> bool:
+    """Whether values of this type are pictures, or sequences of them."""
+
+    def image(a: type | SequenceOf) -> bool:
+        return is_image(a.element) if isinstance(a, SequenceOf) else issubclass(a, Image)
+
+    return bool(kind.alternatives) and all(map(image, kind.alternatives))
+
+
+def _pictures(value: Any) -> list[Any]:
+    """The pictures (3, H, W) of a batch, of batches stacked by a loop, or of a sequence of batches."""
+    if isinstance(value, (list, tuple)):
+        return [picture for element in value for picture in _pictures(element)]
+    if not is_tensor(value) or value.ndim < 4 or value.shape[-3] != 3:
+        actual = tuple(value.shape) if is_tensor(value) else type(value).__name__
+        raise OutputError(f"is declared as an image (B, 3, H, W), found {actual}")
+    return list(value.flatten(0, -4))
+
+
+def to_pixels(picture: Any) -> Any:
+    """Convert a picture (3, H, W) in [-1, 1] to uint8 (H, W, 3). Raises ``OutputError`` if a value is not finite."""
+    import torch
+
+    if not picture.is_floating_point():
+        raise OutputError(f"is an image of {picture.dtype}: floats in [-1, 1] are expected")
+    exact = picture.detach().to("cpu", torch.float64 if picture.dtype == torch.float64 else torch.float32)
+    try:
+        return as_pixels(exact.numpy())
+    except ValueError as error:
+        raise OutputError(f"{error}, or try --dtype float32") from None
+
+
+def to_json(value: Any, name: str, tensors: dict[str, Any]) -> Any:
+    """Convert a value to JSON; its tensors go to ``tensors`` under dotted names, to which the JSON refers.
+
+    Non-finite numbers become "NaN", "Infinity" or "-Infinity". Raises ``OutputError`` for a value without a format.
+    """
+    if value is None or isinstance(value, (bool, str)):
+        return value
+    if isinstance(value, Enum):
+        return to_json(value.value, name, tensors)
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else json.dumps(float(value))
+    if isinstance(value, Path):
+        return str(value)
+    if (array := _as_tensor(value)) is not None:
+        if array.ndim == 0 and not is_tensor(value):
+            return to_json(array.item(), name, tensors)
+        try:
+            tensors[name] = array.detach().to("cpu").contiguous().clone()
+        except (RuntimeError, NotImplementedError) as error:  # a sparse or meta tensor
+            raise OutputError(f"holds a tensor that cannot be written: {error!s:.200}") from error
+        return {"tensor": name}
+    if (fields := _mapping_of(value)) is not None:
+        return {key: to_json(element, f"{name}.{key}", tensors) for key, element in fields.items()}
+    if isinstance(value, Set):
+        return to_json(sorted(value, key=repr), name, tensors)
+    if isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray, memoryview)):
+        return [to_json(element, f"{name}.{i}", tensors) for i, element in enumerate(value)]
+    raise OutputError(f"holds a value of type {type(value).__name__}, for which there is no file format")
+
+
+def _as_tensor(value: Any) -> Any:
+    """A tensor, or a NumPy array or number as one; None for anything else."""
+    if is_tensor(value):
+        return value
+    if type(value).__module__ != "numpy" or not hasattr(value, "dtype"):
+        return None
+    import numpy
+    import torch
+
+    try:
+        return torch.from_numpy(numpy.array(value))
+    except TypeError as error:
+        raise OutputError(f"holds a NumPy array of {value.dtype}, for which there is no file format") from error
+
+
+def _mapping_of(value: Any) -> dict[str, Any] | None:
+    if isinstance(value, Mapping):
+        return {str(key): element for key, element in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return dict(zip(value._fields, value, strict=True))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    return None
+
+
+def output_problems(graph: Graph, registry: Registry, only: Sequence[str] | None) -> list[Problem]:
+    """A problem for each output whose type cannot be written."""
+    problems = []
+    for name, output in graph.outputs.items():
+        if only is not None and name not in only:
+            continue
+        path = f"outputs.{name}"
+        if name == Path(RECORD).stem:
+            message = f"the name '{name}' is taken by the file {RECORD}: call the output otherwise"
+            problems.append(Problem(output.mark, "output-name", message, path))
+        elif not _has_format(output.type):
+            message = f"output '{name}' is of type {output.type}, for which there is no file format"
+            problems.append(Problem(output.mark, "output-type", message + saving_hint(output.type, registry), path))
+    return [*problems, *_preview_problems(graph, registry)]
+
+
+def _preview_problems(graph: Graph, registry: Registry) -> list[Problem]:
+    """A problem for each preview output whose type cannot be written."""
+    problems = []
+    for op in walk(graph.ops):
+        preview = op.training.preview if isinstance(op, Loop) and op.training else None
+        for name, output in preview.outputs.items() if preview else ():
+            if not _has_format(output.type):
+                message = f"the preview's output '{name}' is of type {output.type}, for which there is no file format"
+                hint = saving_hint(output.type, registry)
+                problems.append(Problem(output.mark, "output-type", message + hint, f"nodes.{op.key}.preview"))
+    return problems
+
+
+def _has_format(kind: PortType) -> bool:
+    return kind.optional or kind.is_any or any(map(_alternative_has_format, kind.alternatives))
+
+
+def _alternative_has_format(cls: type | SequenceOf) -> bool:
+    if isinstance(cls, SequenceOf):
+        return _has_format(cls.element)
+    if getattr(cls, "_is_protocol", False):
+        return False
+    return issubclass(cls, (Tensor, *_PLAIN)) or dataclasses.is_dataclass(cls) or cls.__module__ == "numpy"
+
+
+def saving_hint(kind: PortType, registry: Registry) -> str:
+    """A hint naming the nodes that save values of a type without a file format."""
+    if _has_format(kind):
+        return ""
+    savers = [
+        id
+        for id, spec in sorted(registry.nodes.items())
+        if not spec.pure and any(not p.type.is_any and can_link(kind, p.type) for p in spec.inputs.values())
+    ]
+    return f"; save it with a node: {', '.join(savers)}" if savers else "; no node that is installed saves it"

@@ -1,0 +1,234 @@
+"""The recipe of a picture: workflow and parameters in a PNG's text, written and read back."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from guidegraph.graph.context import DTYPES
+from guidegraph.graph.errors import Mark, Problem, WorkflowError
+from guidegraph.graph.ir import Call, Graph, Param, walk
+from guidegraph.graph.ir import Literal as Constant
+from guidegraph.graph.paths import PACKAGE, find_package_roots, find_shipped_folders
+from guidegraph.graph.trust.files import open_regular
+from guidegraph.graph.trust.limits import LimitExceeded
+from guidegraph.runs.outputs import OutputError, to_json
+
+KEYWORD = "guidegraph"
+FORMAT = 2
+"""Format 1 named files by absolute paths of the machine that made the picture."""
+FORMATS = (1, FORMAT)
+LONGEST_NAME = 1000
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The workflow and settings that made a picture.
+
+    It repeats the whole run, not one picture of a batch: the same parameters give the same files. ``index`` says which
+    picture of the batch it was (with our noise, picture i of seed s is the picture of seed s + i alone).
+    sources: the texts of the workflow and of those that it uses, by path.
+    """
+
+    workflow: Path
+    sources: dict[str, str]
+    params: dict[str, Any]
+    only: list[str] | None = None
+    dtype: str = "float32"
+    output: str = ""
+    index: int = 0
+    batch: int = 1
+    seeds: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def text(self) -> dict[str, str]:
+        """The PNG text chunk that ``read_recipe`` reads. It names no folder of the machine that wrote it.
+
+        Raises ``ValueError`` if a file of the workflow cannot be named in this way.
+        """
+        names = file_names(self.workflow, map(Path, self.sources))
+        sources = {names[Path(path)]: text for path, text in self.sources.items()}
+        stored = {**vars(self), "workflow": names[self.workflow], "sources": sources}
+        return {KEYWORD: json.dumps({"format": FORMAT, **stored})}
+
+
+def file_names(workflow: Path, files: Iterable[Path]) -> dict[Path, str]:
+    """Portable names for the files of a workflow, which ``read_recipe`` resolves.
+
+    ``pkg:NAME`` for shipped files. Others are relative to the current folder if it contains the workflow, else to the
+    workflow's folder. Files that share only the root with that folder are named from the home folder (``~/``) or
+    absolutely.
+    """
+    current = Path.cwd()
+    root = current if workflow.is_relative_to(current) else workflow.parent
+    return {path: _file_name(path, root) for path in files}
+
+
+def _file_name(path: Path, root: Path) -> str:
+    shipped = portable_path(path)
+    if shipped.startswith(PACKAGE):
+        return shipped
+    if len(Path(os.path.commonpath([path, root])).parts) > 1:  # more in common than the root of the file system
+        return Path(os.path.relpath(path, root)).as_posix()
+    home = Path.home()
+    return f"~/{path.relative_to(home).as_posix()}" if path.is_relative_to(home) else str(path)
+
+
+def resolve_file_name(name: str) -> Path:
+    """Resolve a name of ``file_names``; a relative one is relative to the current folder."""
+    if name.startswith(PACKAGE):
+        return Path(os.path.normpath(find_package_roots()[-1] / name.removeprefix(PACKAGE)))
+    return Path(os.path.normpath(Path(name).expanduser().absolute()))
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a path is a picture rather than a workflow: by its content, or by its suffix if it cannot be read."""
+    try:
+        with open_regular(path) as file:
+            return file.read(len(SIGNATURE)) == SIGNATURE or path.suffix.lower() == ".png"
+    except (OSError, LimitExceeded):
+        return path.suffix.lower() == ".png"
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read the recipe of a picture. Raises ``WorkflowError`` for a PNG without one, and for other files."""
+    from guidegraph_runtime.pictures.png import read_png_text
+
+    try:
+        text = read_png_text(path).get(KEYWORD)
+    except FileNotFoundError:
+        raise _picture_error(path, "missing-file", "there is no such file") from None
+    except (OSError, ValueError) as error:
+        raise _picture_error(path, "not-a-picture", f"cannot be read as a PNG: {error}") from error
+    if text is None:
+        message = "this PNG carries no guidegraph workflow: only pictures that 'guidegraph run' wrote can be repeated"
+        raise _picture_error(path, "no-workflow", message)
+    try:
+        return _parse_recipe(json.loads(text))
+    except ValidationError as error:
+        first_error = error.errors()[0]
+        location = ".".join(map(str, first_error["loc"]))
+        reason = f"{location}: {first_error['msg']}"
+        message = f"the workflow in this PNG cannot be read, it may come from another version: {reason}"
+        raise _picture_error(path, "bad-workflow", message) from error
+    except (ValueError, TypeError, KeyError, RecursionError, OSError, RuntimeError) as error:
+        message = f"the workflow in this PNG cannot be read, it may come from another version: {error}"
+        raise _picture_error(path, "bad-workflow", message) from error
+
+
+def _picture_error(path: Path, code: str, message: str) -> WorkflowError:
+    return WorkflowError([Problem(Mark(str(path), 1, 1), code, message)])
+
+
+class _Stored(BaseModel):
+    """The schema of the text chunk."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    format: int
+    workflow: str
+    sources: dict[str, str]
+    params: dict[str, Any]
+    only: list[str] | None = None
+    dtype: str = "float32"
+    output: str = ""
+    index: int = 0
+    batch: int = 1
+    seeds: dict[str, Any] = Field(default_factory=dict)
+    versions: dict[str, str] = Field(default_factory=dict)
+
+
+def _parse_recipe(data: Any) -> Recipe:
+    if not isinstance(data, dict) or data.get("format") not in FORMATS:
+        raise ValueError(f"format {FORMAT} expected")
+    stored = _Stored.model_validate(data)
+    if stored.workflow not in stored.sources:
+        raise ValueError("the text of its workflow is missing")
+    if stored.dtype not in DTYPES:
+        raise ValueError(f"its dtype is one of {', '.join(DTYPES)}; found '{stored.dtype[:60]}'")
+    for name in stored.sources:
+        if not name.isprintable() or len(name) > LONGEST_NAME:
+            raise ValueError(f"'{name[:60]!a}' is no name of a file")
+    fields = {name: value for name, value in stored if name not in ("format", "workflow", "sources")}
+    sources = {str(resolve_file_name(name)): text for name, text in stored.sources.items()}
+    return Recipe(resolve_file_name(stored.workflow), sources, **fields)
+
+
+def portable_value(value: Any) -> Any:
+    """A parameter's value as JSON that means the same from any folder. Raises ``OutputError``."""
+    if isinstance(value, Path):
+        return portable_path(value)
+    if isinstance(value, dict):
+        return {str(key): portable_value(element) for key, element in value.items()}
+    if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
+        return [portable_value(element) for element in value]
+    tensors: dict[str, Any] = {}
+    tree = to_json(value, "value", tensors)
+    if tensors:
+        raise OutputError("holds a tensor, which a picture does not carry")
+    return tree
+
+
+def portable_path(path: Path) -> str:
+    """``pkg:NAME`` for a shipped file, else an absolute path."""
+    absolute = Path(os.path.abspath(path))
+    for root in (*find_package_roots(), *find_shipped_folders()):
+        if root.is_dir() and absolute.is_relative_to(root):
+            return f"{PACKAGE}{absolute.relative_to(root).as_posix()}"
+    return str(absolute)
+
+
+def portable_params(values: Mapping[str, Any]) -> dict[str, Any]:
+    """All parameters as JSON. One that cannot be converted is left out, and must be given again."""
+    result = {}
+    for name, value in values.items():
+        try:
+            result[name] = portable_value(value)
+        except OutputError:
+            continue
+    return result
+
+
+def recipe_params(values: Mapping[str, Any]) -> dict[str, Any]:
+    """All parameters as JSON for a picture, which may be published: no path names a folder of this machine.
+
+    A path below the current folder is relative to it; of any other file only the name is kept.
+    """
+    return portable_params({name: _strip_folders(value) for name, value in values.items()})
+
+
+def _strip_folders(value: Any) -> Any:
+    if isinstance(value, Path):
+        name = portable_path(value)
+        if name.startswith(PACKAGE):
+            return name
+        absolute, current = Path(os.path.abspath(value)), Path.cwd()
+        return absolute.relative_to(current).as_posix() if absolute.is_relative_to(current) else absolute.name
+    if isinstance(value, dict):
+        return {key: _strip_folders(element) for key, element in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_strip_folders(element) for element in value)
+    return value
+
+
+def find_seeds(graph: Graph, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The seeds of a run, by the path of each ``seed`` setting whose value is known before the run."""
+    seeds: dict[str, Any] = {}
+    for op in walk(graph.ops):
+        if not isinstance(op, Call) or (port := op.spec.port("seed")) is None:
+            continue
+        source = op.settings.get("seed", op.inputs.get("seed"))
+        if source is None:
+            seeds[f"nodes.{op.key}"] = None if port.required else port.default
+        elif isinstance(source, Constant):
+            seeds[f"nodes.{op.key}"] = source.value
+        elif isinstance(source, Param):
+            seeds[f"nodes.{op.key}"] = values.get(source.name)
+    return {path: value for path, value in seeds.items() if isinstance(value, (int, list))}

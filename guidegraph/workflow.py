@@ -1,0 +1,168 @@
+"""Workflows from Python: ``load_workflow(path).run(**params)``, as on the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from guidegraph.graph.events import CancelToken, Observer
+from guidegraph.graph.execution.cache import DiskCache, MemoryCache
+from guidegraph.graph.execution.run import RunOptions, RunResult, budget_problem, run_plan
+from guidegraph.graph.ir import Graph
+from guidegraph.graph.language.bind import bind
+from guidegraph.graph.language.locate import locate_workflow
+from guidegraph.graph.planning.passes import ALL_PASSES, PASSES
+from guidegraph.graph.planning.plan import Plan, compile_plan
+from guidegraph.graph.registry import Registry
+from guidegraph.graph.resolution.load import build
+from guidegraph.graph.trust.limits import Limits, current_limits, enforce_limits
+from guidegraph.graph.trust.policy import OWN_WORKFLOW, Policy
+from guidegraph.graph.types import PortType
+from guidegraph_runtime.machine.byte_sizes import parse_size
+
+if TYPE_CHECKING:
+    from guidegraph.graph.execution.preview import Previewed
+    from guidegraph.plugins.manager import PluginManager
+
+CacheChoice = str | Path | None
+
+_memory = MemoryCache()
+
+
+class Workflow:
+    """A validated workflow and its run settings.
+
+    device: ``cpu``, ``cuda`` or ``cuda:i``; dtype: a floating torch dtype's name. cache: ``None`` keeps values in
+    memory, a folder keeps them on disk as well, ``"off"`` keeps none. passes: names from ``guidegraph plan`` (all by
+    default). policy: which files the workflow may read, write and load code from; by default it may read and write
+    the files it names, and loads no code. memory_budget: the largest size of model weights on the device at once, in
+    bytes or as ``"6GB"``. limits: the limits of a run, ``Limits()`` by default.
+    Raises ``ValueError`` for a budget that is not a size, and for a budget on the CPU.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        *,
+        device: str = "cpu",
+        dtype: str = "float32",
+        cache: CacheChoice = None,
+        passes: Collection[str] | None = None,
+        observers: Sequence[Observer] = (),
+        manager: PluginManager | None = None,
+        memory_budget: int | str | None = None,
+        policy: Policy = OWN_WORKFLOW,
+        limits: Limits | None = None,
+    ):
+        enabled = ALL_PASSES if passes is None else frozenset(passes)
+        if unknown := sorted(enabled - ALL_PASSES):
+            raise ValueError(f"unknown passes {', '.join(unknown)}; passes: {', '.join(PASSES)}")
+        self.graph = graph
+        self.manager = manager
+        self.options = RunOptions(
+            device=device,
+            dtype=dtype,
+            passes=enabled,
+            memory=None if cache == "off" else _memory,
+            disk=DiskCache(Path(cache).absolute()) if cache not in (None, "off") else None,
+            observers=tuple(observers),
+            memory_budget=None if memory_budget is None else parse_size(memory_budget),
+            policy=policy,
+            limits=limits or current_limits(),
+        )
+        if reason := budget_problem(self.options):
+            raise ValueError(reason)
+
+    def bind(self, params: Mapping[str, object]) -> dict[str, Any]:
+        """Checked values of all parameters. Raises ``WorkflowError`` that lists all problems."""
+        with enforce_limits(self.options.limits):
+            return bind(self.graph, params)
+
+    def plan(self, params: Mapping[str, object], only: Collection[str] | None = None) -> Plan:
+        """The compiled plan for these parameters."""
+        return self._compile(self.bind(params), only)
+
+    def run(self, /, **params: object) -> dict[str, Any]:
+        """Run, and return the outputs by name.
+
+        Raises ``WorkflowError`` before anything runs if a parameter is wrong, ``NodeError`` if a node fails.
+        """
+        return self.run_with(params).outputs
+
+    def run_with(
+        self,
+        params: Mapping[str, object],
+        *,
+        only: Collection[str] | None = None,
+        cancel: CancelToken | None = None,
+        on_output: Callable[[str, Any, PortType], None] | None = None,
+        on_preview: Callable[[Previewed], None] | None = None,
+    ) -> RunResult:
+        """Run with options: outputs to make, a cancel token, and callbacks for outputs and training previews."""
+        values = self.bind(params)
+        options = replace(
+            self.options,
+            only=only,
+            on_output=on_output,
+            on_preview=on_preview,
+            cancel=cancel or CancelToken(),
+            observers=(*self.options.observers, *self._plugin_observers(values)),
+        )
+        return run_plan(self._compile(values, only), options)
+
+    def _compile(self, values: Mapping[str, Any], only: Collection[str] | None) -> Plan:
+        options = self.options
+        place = f"{options.device} {options.dtype}"
+        return compile_plan(self.graph, values, place=place, passes=options.passes, only=only, policy=options.policy)
+
+    def _plugin_observers(self, values: Mapping[str, Any]) -> Sequence[Observer]:
+        """The observers of plugins."""
+        if self.manager is None:
+            return ()
+        from guidegraph.plugins.hookspecs import RunInfo
+
+        return self.manager.observers(RunInfo(self.graph, values, self.options.device, self.options.dtype))
+
+
+def load_workflow(
+    path: str | Path,
+    *,
+    device: str = "cpu",
+    dtype: str = "float32",
+    cache: CacheChoice = None,
+    passes: Collection[str] | None = None,
+    observers: Sequence[Observer] = (),
+    plugins: Sequence[str] = (),
+    registry: Registry | None = None,
+    sources: Mapping[str, str] | None = None,
+    memory_budget: int | str | None = None,
+    policy: Policy = OWN_WORKFLOW,
+    limits: Limits | None = None,
+) -> Workflow:
+    """Read and check a workflow: a path, ``NAMESPACE:FILE`` of a plugin, or ``pkg:FILE`` of this package.
+
+    plugins: modules with hooks, beside the installed plugins. registry: nodes to use in place of the installed ones.
+    sources: texts to use in place of files, by path. The other arguments are as for ``Workflow``.
+    Raises ``WorkflowError`` that lists all problems.
+    """
+    manager = None
+    if registry is None:
+        from guidegraph.plugins.manager import PluginManager
+
+        manager = PluginManager(plugins)
+        registry = manager.registry
+    graph = build(locate_workflow(Path(path), registry), registry, sources, limits=limits, stranger=policy.stranger)
+    return Workflow(
+        graph,
+        device=device,
+        dtype=dtype,
+        cache=cache,
+        passes=passes,
+        observers=observers,
+        manager=manager,
+        memory_budget=memory_budget,
+        policy=policy,
+        limits=limits,
+    )

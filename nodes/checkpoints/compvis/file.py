@@ -1,0 +1,209 @@
+"""Loads CompVis single files: latent diffusion, Stable Diffusion 1 and 2, SDXL, or a first stage only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from guidegraph.graph.context import current_device, current_dtype
+from guidegraph.nodes.checkpoints.compvis.config import ModelConfig, find_config
+from guidegraph.nodes.checkpoints.compvis.facts import BetaSchedule
+from guidegraph.nodes.checkpoints.compvis.resolve import resolve_facts, resolve_first_stage_scale
+from guidegraph.nodes.checkpoints.compvis.text import (
+    check_same_first_stage,
+    identify_conditioner,
+    load_conditioner,
+    load_sdxl_text,
+)
+from guidegraph.nodes.checkpoints.filling import check_axes, fill
+from guidegraph.nodes.checkpoints.first_stage import NEEDED, build_first_stage, infer_first_stage_shape
+from guidegraph.nodes.checkpoints.guided_diffusion import build_schedule
+from guidegraph.nodes.checkpoints.options import LoadOptions
+from guidegraph.nodes.checkpoints.structure import GROUPS, infer_structure, infer_unet_shape
+from guidegraph.nodes.models.released.denoiser import ReleasedDenoiser
+from guidegraph.nodes.models.released.unet import ReleasedUNet
+from guidegraph.nodes.sampling import schedule as schedules
+from guidegraph.nodes.types import Schedule
+
+UNET, EMA, FIRST, COND, SDXL = (
+    "model.diffusion_model.",
+    "model_ema.",
+    "first_stage_model.",
+    "cond_stage_model.",
+    "conditioner.embedders.",
+)
+SCHEDULE_BUFFERS = (
+    "betas", "alphas_cumprod", "alphas_cumprod_prev", "sqrt_alphas_cumprod", "sqrt_one_minus_alphas_cumprod",
+    "log_one_minus_alphas_cumprod", "sqrt_recip_alphas_cumprod", "sqrt_recipm1_alphas_cumprod", "posterior_variance",
+    "posterior_log_variance_clipped", "posterior_mean_coef1", "posterior_mean_coef2", "lvlb_weights", "logvar",
+    "denoiser.sigmas",
+)  # fmt: skip
+MARKS = ("scale_factor", "cond_ids", "model_ema.decay", "model_ema.num_updates", "v_pred", "ztsnr", "global_step")
+"""Metadata tensors: the latent's scale, the EMA's state, and the prediction of fine-tuned SDXL models."""
+
+LOSS = "loss."
+"""Prefix below the first stage of the discriminator and the perceptual network of its training."""
+
+
+def is_compvis(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether tensors have the layout of a CompVis single file, or of a first stage only."""
+    return any(name.startswith((UNET, FIRST)) for name in tensors) or all(name in tensors for name in NEEDED)
+
+
+def load_compvis(tensors: Mapping[str, Tensor], path: Path, options: LoadOptions) -> dict[str, Any]:
+    """Load the parts of a CompVis single file, frozen, on the run's device and in its dtype.
+
+    The parts are `denoiser`, `schedule`, `autoencoder`, and `text`, `label` or `semantic`, if present. Settings that
+    cannot be inferred from tensors come from the options, the config.yaml beside the file, or the released model of
+    this shape. Raises one ``ValueError`` that names the file for keys that are missing, left over or of another shape,
+    and for settings that none of these gives.
+    """
+    config = find_config(path, options.config)
+    if not any(name.startswith((UNET, FIRST)) for name in tensors):
+        return {"autoencoder": _first_stage_alone(dict(tensors), tensors, path, options, config)}
+    held = {prefix: _strip_prefix(tensors, prefix) for prefix in (UNET, EMA, FIRST, COND, SDXL)}
+    unknown = [
+        name
+        for name in tensors
+        if not name.startswith(tuple(held)) and name not in SCHEDULE_BUFFERS and name not in MARKS
+    ]
+    if unknown:
+        raise ValueError(
+            f"'{path}' holds {len(unknown)} tensors that no known part has: {', '.join(sorted(unknown)[:4])}. It is "
+            "of another architecture: nothing was loaded"
+        )
+    if not held[UNET]:
+        return {"autoencoder": _first_stage_alone(held[FIRST], tensors, path, options, config)}
+    return _diffusion_model(held, tensors, path, options, config)
+
+
+def _diffusion_model(
+    held: Mapping[str, dict[str, Tensor]],
+    tensors: Mapping[str, Tensor],
+    path: Path,
+    options: LoadOptions,
+    config: ModelConfig | None,
+) -> dict[str, Any]:
+    """Load the parts of a file with a U-Net; `held` has its tensors by prefix."""
+    first = _without_loss(held[FIRST])
+    first_shape = infer_first_stage_shape(first, str(path)) if first else None
+    weights = _select_averages(held[UNET], held[EMA], path) if options.ema else held[UNET]
+    measured = infer_structure(weights, str(path))
+    conditioner = identify_conditioner(held[COND])
+    facts = resolve_facts(measured, first_shape, tensors, path, options, config, maps=conditioner == "rescaler")
+    assert facts.prediction is not None
+    shape = infer_unet_shape(
+        weights,
+        str(path),
+        samples=measured.outputs if first_shape is None else first_shape.latent_channels,
+        heads=facts.layout,
+        kind=facts.prediction,
+        groups=facts.norm_groups,
+    )
+    if shape.classes is not None:
+        raise ValueError(f"'{path}': a U-Net with {shape.classes} label embeddings in this layout is not supported")
+    parts: dict[str, Any] = {}
+    if first_shape is not None:
+        assert facts.scale is not None
+        parts["autoencoder"] = build_first_stage(first, str(path), facts.scale, facts.norm_groups)
+    if conditioner == "first_stage":
+        check_same_first_stage(_without_loss(held[COND]), first, str(path))
+    elif held[SDXL]:
+        parts["text"] = load_sdxl_text(held[SDXL], shape.adm_channels, path, options.tokenizer)
+    else:
+        parts.update(load_conditioner(held[COND], path, options.tokenizer, facts))
+    with torch.device("meta"):
+        network = ReleasedUNet(shape)
+    fill(network, weights, str(path), current_dtype(), current_device())
+    parts["denoiser"] = ReleasedDenoiser(network).eval()
+    parts["schedule"] = _schedule(tensors, path, options, facts.schedule)
+    return parts
+
+
+def _first_stage_alone(
+    held: dict[str, Tensor],
+    tensors: Mapping[str, Tensor],
+    path: Path,
+    options: LoadOptions,
+    config: ModelConfig | None,
+) -> Any:
+    """Load a first stage without its diffusion model; `tensors` are those of the entire file."""
+    _refuse_unused(path, options)
+    weights = {name: tensor for name, tensor in _without_loss(held).items() if name not in MARKS}
+    shape = infer_first_stage_shape(weights, str(path))
+    scale = resolve_first_stage_scale(shape, tensors, path, options, config)
+    return build_first_stage(weights, str(path), scale, options.groups or GROUPS)
+
+
+def _refuse_unused(path: Path, options: LoadOptions) -> None:
+    """Raise ``ValueError`` for settings that need a U-Net."""
+    is_given = {
+        "heads": options.heads is not None,
+        "head_channels": options.head_channels is not None,
+        "upsample_heads": options.upsample_heads is not None,
+        "attention": options.attention != "auto",
+        "prediction": options.prediction != "auto",
+        "noise_schedule": options.noise_schedule != "auto",
+    }
+    if unused := [name for name, is_set in is_given.items() if is_set]:
+        raise ValueError(f"'{path}' is a first stage alone, without a U-Net: leave {', '.join(unused)} out")
+
+
+def _without_loss(held: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in held.items() if not name.startswith(LOSS)}
+
+
+def _select_averages(weights: dict[str, Tensor], ema: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Return the moving averages of the weights if the file has them, otherwise the weights.
+
+    The file stores them under the weights' names without dots.
+    """
+    state = {name.removeprefix(EMA) for name in MARKS}
+    averages = {name: tensor for name, tensor in ema.items() if name not in state}
+    if not averages:
+        return weights
+    names = {f"diffusion_model{name.replace('.', '')}": name for name in weights}
+    trained = {short: tensor for short, tensor in averages.items() if short in names}
+    if len(trained) < len(names) or len(averages) > len(trained):
+        odd = sorted((set(names) | set(averages)) - set(trained))
+        raise ValueError(
+            f"'{path}': the moving averages do not fit the weights ({len(odd)} names: {', '.join(odd[:4])}): "
+            "set ema to false for the weights themselves"
+        )
+    return {names[short]: tensor for short, tensor in trained.items()}
+
+
+def _schedule(
+    tensors: Mapping[str, Tensor], path: Path, options: LoadOptions, nominal: BetaSchedule | None
+) -> Schedule:
+    """The schedule of the file's β or ᾱ, otherwise the nominal one. Raises ``ValueError``.
+
+    nominal: from the config.yaml or the released model; it replaces equal numbers that the file has rounded.
+    """
+    if options.noise_schedule != "auto":
+        return build_schedule(options.noise_schedule)
+    if "alphas_cumprod" not in tensors:
+        assert nominal is not None
+        return schedules.zero_terminal_snr(nominal.build()) if "ztsnr" in tensors else nominal.build()
+    stored = check_axes(tensors["alphas_cumprod"], str(path), "alphas_cumprod", 1)
+    falls = stored.is_floating_point() and bool((stored.diff() <= 0).all() and 1 >= stored[0] > stored[-1] >= 0)
+    if not falls:  # in half precision, neighbours may be equal
+        raise ValueError(f"'{path}' holds no schedule: its alphas_cumprod do not fall from 1: set noise_schedule")
+    tolerance = 8 * torch.finfo(stored.dtype).eps
+    if nominal is not None:
+        exact = nominal.build().alphas_bar.cpu()
+        if stored.shape == exact.shape and torch.allclose(stored.double(), exact, rtol=tolerance, atol=tolerance):
+            return nominal.build()  # the same numbers, before they were rounded
+    betas = tensors.get("betas")
+    if betas is not None and betas.shape == stored.shape and betas.dtype in (torch.float32, torch.float64):
+        return schedules.from_betas(betas.double().numpy())
+    return Schedule(torch.from_numpy(np.asarray(stored.double())).to(current_device()))
+
+
+def _strip_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,79 @@
+"""Loads first stages in diffusers' layout (`AutoencoderKL`, `VQModel`) by renaming their tensors to CompVis names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from guidegraph.nodes.checkpoints.diffusers.config import check_config
+from guidegraph.nodes.checkpoints.first_stage import build_first_stage
+from guidegraph.nodes.models.released.autoencoder import ReleasedFirstStage
+
+CLASSES = ("AutoencoderKL", "VQModel")
+USED = ("scaling_factor", "norm_num_groups", "block_out_channels", "latent_channels", "vq_embed_dim")
+IGNORED = (
+    "in_channels", "out_channels", "down_block_types", "up_block_types", "layers_per_block", "sample_size",
+    "num_vq_embeddings", "force_upcast", "use_quant_conv", "use_post_quant_conv", "mid_block_add_attention",
+    "dropout",
+)  # fmt: skip
+"""Inferred from the tensors, or without effect on the result."""
+
+FIXED: dict[str, tuple[Any, ...]] = {
+    "act_fn": ("silu", "swish"),
+    "shift_factor": (None, 0, 0.0),
+    "latents_mean": (None,),
+    "latents_std": (None,),
+    "norm_type": ("group",),
+    "lookup_from_codebook": (False,),
+}
+SCALE = 0.18215
+"""The default of both classes."""
+
+ATTENTION = {
+    "group_norm": "norm",
+    "to_q": "q", "query": "q",
+    "to_k": "k", "key": "k",
+    "to_v": "v", "value": "v",
+    "to_out.0": "proj_out", "proj_attn": "proj_out",
+}  # fmt: skip
+"""CompVis names of an attention layer by diffusers' names, new and old."""
+
+
+def load_first_stage(tensors: Mapping[str, Tensor], config: Mapping[str, Any], path: Path) -> ReleasedFirstStage:
+    """Load a frozen `AutoencoderKL` or `VQModel` of diffusers, on the run's device and in its dtype.
+
+    tensors: under diffusers' names; config: its config.json. Raises ``ValueError`` if the config has unsupported
+    values, or the tensors are not those of a complete first stage.
+    """
+    check_config(config, path, USED, FIXED, IGNORED)
+    scale = config.get("scaling_factor") or SCALE
+    return build_first_stage(to_compvis(tensors), str(path), float(scale), int(config.get("norm_num_groups") or 32))
+
+
+def to_compvis(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename tensors of a first stage to CompVis names; unknown names stay, and are left over in filling."""
+    numbers = [int(match[1]) for name in tensors if (match := re.match(r"encoder\.down_blocks\.(\d+)\.", name))]
+    levels = 1 + max(numbers, default=-1)
+    renamed: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        compvis_name = rename_weight(name, levels)
+        is_convolution = re.search(r"\.(q|k|v|proj_out)\.weight$", compvis_name) and tensor.ndim == 2
+        renamed[compvis_name] = tensor[:, :, None, None] if is_convolution else tensor
+    return renamed
+
+
+def rename_weight(name: str, levels: int) -> str:
+    """The CompVis name for a diffusers name of a first stage with `levels` resolutions."""
+    name = re.sub(r"^encoder\.down_blocks\.(\d+)\.", r"encoder.down.\1.", name)
+    name = re.sub(r"^decoder\.up_blocks\.(\d+)\.", lambda match: f"decoder.up.{levels - 1 - int(match[1])}.", name)
+    name = re.sub(r"\.(down|up)samplers\.0\.", r".\1sample.", name)
+    name = re.sub(r"\.mid_block\.resnets\.(\d+)\.", lambda match: f".mid.block_{int(match[1]) + 1}.", name)
+    name = re.sub(r"\.mid_block\.attentions\.0\.", ".mid.attn_1.", name)
+    name = name.replace(".resnets.", ".block.").replace(".attentions.", ".attn.")
+    name = name.replace(".conv_shortcut.", ".nin_shortcut.").replace(".conv_norm_out.", ".norm_out.")
+    inside = re.match(r"(.*\.attn(?:_|\.)\d+\.)(.+)\.(weight|bias)$", name)
+    return f"{inside[1]}{ATTENTION.get(inside[2], inside[2])}.{inside[3]}" if inside else name

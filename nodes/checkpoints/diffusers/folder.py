@@ -1,0 +1,150 @@
+"""Loads folders that diffusers wrote: a pipeline with model_index.json, or a single U-Net or first stage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from guidegraph.graph.context import current_device, current_dtype
+from guidegraph.nodes.checkpoints.diffusers import first_stage, unet
+from guidegraph.nodes.checkpoints.diffusers.config import read_json
+from guidegraph.nodes.checkpoints.diffusers.files import read_component
+from guidegraph.nodes.checkpoints.diffusers.schedule import CONFIG, read_scheduler
+from guidegraph.nodes.checkpoints.diffusers.text import TEXT_CLASSES, load_text
+from guidegraph.nodes.checkpoints.filling import fill
+from guidegraph.nodes.checkpoints.guided_diffusion import build_schedule
+from guidegraph.nodes.checkpoints.options import LoadOptions
+from guidegraph.nodes.models.released.denoiser import ReleasedDenoiser, ReleasedLabels
+from guidegraph.nodes.models.released.unet import ReleasedUNet
+from guidegraph.nodes.types import PredictionKind
+
+INDEX = "model_index.json"
+UNUSED = ("safety_checker", "feature_extractor", "image_encoder", "watermark")
+"""Components that judge or mark pictures, or serve other inputs; not used for text to picture."""
+
+Component = tuple[str, str]
+
+
+def is_diffusers(folder: Path) -> bool:
+    """Whether diffusers wrote a folder: a pipeline, or a single network."""
+    return (folder / INDEX).is_file() or (folder / "config.json").is_file()
+
+
+def load_diffusers(folder: Path, options: LoadOptions) -> dict[str, Any]:
+    """Load the parts of a diffusers folder, frozen, on the run's device and in its dtype.
+
+    The parts are `denoiser`, `label` (of a U-Net with class labels), `autoencoder`, `text` and `schedule`, if present.
+    Raises one ``ValueError`` that names the file for a component that is missing, damaged or not supported.
+    """
+    if options.heads is not None or options.head_channels is not None or options.attention != "auto":
+        raise ValueError(f"'{folder}' tells its attention in config.json: leave attention, heads and head_channels out")
+    config_settings = ("scale", "upsample_heads", "groups", "config")
+    if unused := [name for name in config_settings if getattr(options, name) is not None]:
+        raise ValueError(f"'{folder}' is a diffusers folder, whose config.json says it: leave {', '.join(unused)} out")
+    if options.tokenizer is not None:
+        raise ValueError(f"'{folder}' is a diffusers folder, which holds its tokenizers: leave tokenizer out")
+    if not (folder / INDEX).is_file():
+        return _load_single(folder, options)
+    index = read_json(folder / INDEX)
+    held = _components(folder, index)
+    kind: PredictionKind = "eps"
+    parts: dict[str, Any] = {}
+    if "scheduler" in held:
+        parts["schedule"], kind = read_scheduler(folder / "scheduler")
+    if options.noise_schedule != "auto":
+        parts["schedule"] = build_schedule(options.noise_schedule)
+    if options.prediction != "auto":
+        kind = options.prediction
+    first = next((name for name in ("vae", "vqvae") if name in held), None)
+    if "unet" in held:
+        parts.update(load_unet(folder / "unet", kind, options.ema))
+    if first is not None:
+        parts["autoencoder"] = load_autoencoder(folder / first)
+    texts = [name for name in ("text_encoder", "text_encoder_2", "bert") if name in held]
+    if texts:
+        factor = parts["autoencoder"].config.factor if first is not None else 1
+        parts["text"] = load_text(folder, {name: held[name][1] for name in texts}, index, factor)
+    return parts
+
+
+def load_unet(folder: Path, kind: PredictionKind, ema: bool) -> dict[str, Any]:
+    """Load the `denoiser` of a U-Net's folder and, if it was trained with classes, their `label` embedder.
+
+    Without ema, takes the weights that the folder has beside their moving averages.
+    """
+    path = folder / "config.json"
+    shape = unet.read_unet_shape(read_json(path), path, kind)
+    tensors = unet.unet_tensors(read_component(folder, ema), shape)
+    parts: dict[str, Any] = {}
+    with torch.device("meta"):
+        network = ReleasedUNet(shape)
+        labels = None if shape.classes is None else ReleasedLabels(shape.classes, shape.embedding)
+    if labels is not None:
+        label_weights = {name: tensors.pop(name) for name in ("label_emb.weight",) if name in tensors}
+        fill(labels, label_weights, str(folder), current_dtype(), current_device())
+        parts["label"] = labels
+    fill(network, tensors, str(folder), current_dtype(), current_device())
+    parts["denoiser"] = ReleasedDenoiser(network).eval()
+    return parts
+
+
+def load_autoencoder(folder: Path) -> Any:
+    """Load the autoencoder of an `AutoencoderKL`'s or a `VQModel`'s folder."""
+    path = folder / "config.json"
+    config = read_json(path)
+    return first_stage.load_first_stage(read_component(folder), config, path)
+
+
+def _load_single(folder: Path, options: LoadOptions) -> dict[str, Any]:
+    """Load the part of a folder with a single network, and the schedule that the options name, if any."""
+    name = read_json(folder / "config.json").get("_class_name")
+    has_schedule = options.noise_schedule != "auto"
+    parts: dict[str, Any] = {"schedule": build_schedule(options.noise_schedule)} if has_schedule else {}
+    if name in unet.CLASSES:
+        return parts | load_unet(folder, "eps" if options.prediction == "auto" else options.prediction, options.ema)
+    if name in first_stage.CLASSES:
+        return parts | {"autoencoder": load_autoencoder(folder)}
+    supported = ", ".join((*unet.CLASSES, *first_stage.CLASSES))
+    raise ValueError(
+        f"'{folder / 'config.json'}' describes a {name or 'network without a class name'}; known are {supported}"
+    )
+
+
+def _components(folder: Path, index: Mapping[str, Any]) -> dict[str, Component]:
+    """The components of a pipeline by name, as library and class. Raises one ``ValueError`` for all problems."""
+    held: dict[str, Component] = {}
+    for name, value in index.items():
+        is_component = isinstance(value, list) and len(value) == 2
+        if name.startswith("_") or name in UNUSED or not is_component or value == [None, None]:
+            continue
+        held[name] = (str(value[0]), str(value[1]))
+    expected = {
+        "unet": unet.CLASSES,
+        "vae": first_stage.CLASSES,
+        "vqvae": first_stage.CLASSES,
+        "text_encoder": TEXT_CLASSES,
+        "text_encoder_2": TEXT_CLASSES,
+        "bert": ("LDMBertModel",),
+        "tokenizer": None,
+        "tokenizer_2": None,
+        "scheduler": None,
+    }
+    problems = []
+    for name, (_, kind) in held.items():
+        classes = expected.get(name, ())
+        if classes is not None and kind not in classes:
+            supported = f"supported are {', '.join(classes)}" if classes else "no such component is supported"
+            problems.append(f"'{name}' is a {kind} ({supported})")
+        elif not (folder / name).is_dir():
+            problems.append(f"the folder '{name}' is missing")
+    if "scheduler" in held and (folder / "scheduler").is_dir() and not (folder / "scheduler" / CONFIG).is_file():
+        problems.append(f"'scheduler/{CONFIG}' is missing")
+    if problems:
+        name = index.get("_class_name", "a pipeline")
+        raise ValueError(f"'{folder}' is {name} that cannot be loaded: {'; '.join(problems)}. Nothing was loaded")
+    if not held:
+        raise ValueError(f"'{folder / INDEX}' names no components: the folder is incomplete")
+    return held

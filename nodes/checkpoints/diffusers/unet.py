@@ -1,0 +1,186 @@
+"""U-Nets in diffusers' layout (`UNet2DConditionModel`, `UNet2DModel`): shape from config.json, canonical names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from guidegraph.nodes.checkpoints.diffusers.config import check_config, expand_levels
+from guidegraph.nodes.checkpoints.diffusers.unet_names import UNetLayout, canonical_tensors
+from guidegraph.nodes.models.released.config import UNetShape
+from guidegraph.nodes.types import PredictionKind
+
+CLASSES = ("UNet2DConditionModel", "UNet2DModel")
+USED = (
+    "in_channels", "out_channels", "block_out_channels", "layers_per_block", "down_block_types", "up_block_types",
+    "mid_block_type", "attention_head_dim", "cross_attention_dim", "transformer_layers_per_block", "norm_num_groups",
+    "norm_eps", "flip_sin_to_cos", "freq_shift", "downsample_padding", "use_linear_projection", "addition_embed_type",
+    "class_embed_type", "projection_class_embeddings_input_dim", "num_class_embeds", "resnet_time_scale_shift",
+    "addition_time_embed_dim", "add_attention", "downsample_type", "upsample_type", "attn_norm_num_groups",
+)  # fmt: skip
+IGNORED = ("sample_size", "dropout", "upcast_attention", "num_train_timesteps", "addition_embed_type_num_heads")
+"""Without effect on the result: attention is as exact as its dtype."""
+
+FIXED: dict[str, tuple[Any, ...]] = {
+    "act_fn": ("silu", "swish"),
+    "mid_block_scale_factor": (1, 1.0),
+    "time_embedding_type": ("positional",),
+    "conv_in_kernel": (3,),
+    "conv_out_kernel": (3,),
+    "resnet_out_scale_factor": (1, 1.0),
+    "attention_type": ("default",),
+    "num_attention_heads": (None,),
+    "only_cross_attention": (False, None),
+    "encoder_hid_dim_type": (None,),
+}
+ATTENTION_BLOCKS = {
+    "UNet2DConditionModel": ("CrossAttnDownBlock2D", "CrossAttnUpBlock2D"),
+    "UNet2DModel": ("AttnDownBlock2D", "AttnUpBlock2D"),
+}
+PLAIN_BLOCKS = ("DownBlock2D", "UpBlock2D", "ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D")
+MIDDLES = {"UNet2DConditionModel": "UNetMidBlock2DCrossAttn", "UNet2DModel": "UNetMidBlock2D"}
+
+
+def read_unet_shape(config: Mapping[str, Any], path: Path, kind: PredictionKind) -> UNetShape:
+    """Read the shape of a U-Net from a config.json of diffusers; `kind` is its prediction.
+
+    Raises one ``ValueError`` that names the file and the fields with unsupported values.
+    """
+    check_config(config, path, USED, FIXED, IGNORED)
+    name = str(config.get("_class_name"))
+    widths = tuple(int(width) for width in _read_list(config, "block_out_channels", path))
+    levels = len(widths)
+    depths, pooling = _levels(config, path, name, levels)
+    tokens = name == "UNet2DConditionModel"
+    middle = config.get("mid_block_type", MIDDLES[name])
+    if middle != MIDDLES[name]:
+        raise ValueError(f"'{path}': 'mid_block_type' is {middle!r}, and only {MIDDLES[name]!r} is supported")
+    middle_depth = _depths(config, levels, path)[-1] if tokens else int(config.get("add_attention", True))
+    groups = int(config.get("norm_num_groups") or 32)
+    if config.get("attn_norm_num_groups") not in (None, groups):
+        raise ValueError(f"'{path}': 'attn_norm_num_groups' differs from 'norm_num_groups', which is not supported")
+    if config.get("downsample_padding", 1) not in (0, 1):
+        raise ValueError(f"'{path}': 'downsample_padding' is {config['downsample_padding']!r}; expected 0 or 1")
+    channels, out = int(config.get("in_channels", 4)), int(config.get("out_channels", 4))
+    sample = channels if out == 2 * channels else out
+    if sample > channels:
+        raise ValueError(f"'{path}': the network takes {channels} channels and gives {out}, which is not supported")
+    try:
+        return UNetShape(
+            in_channels=sample,
+            out_channels=out,
+            spatial_channels=channels - sample,
+            channels=widths[0],
+            widths=widths,
+            blocks=_read_uniform(config, "layers_per_block", 2, path),
+            depths=depths,
+            middle_depth=middle_depth,
+            heads=_heads(config, widths, tokens, path),
+            context_dim=_read_uniform(config, "cross_attention_dim", 1280, path) if tokens else None,
+            linear_projections=bool(config.get("use_linear_projection", False)),
+            new_attention_order=True,
+            scale_shift=_scale_shift(config, path),
+            resblock_updown=pooling,
+            classes=_classes(config, path),
+            adm_channels=_adm_channels(config, path),
+            groups=groups,
+            norm_eps=float(config.get("norm_eps", 1e-5)),
+            sine_first=not config.get("flip_sin_to_cos", True),
+            frequency_shift=int(config.get("freq_shift", 0)),
+            asymmetric_downsample=config.get("downsample_padding", 1) == 0,
+            kind=kind,
+        )
+    except ValueError as error:
+        raise ValueError(f"'{path}' describes no U-Net that can be built: {error}") from None
+
+
+def unet_layout(shape: UNetShape) -> UNetLayout:
+    """The positions of a U-Net's layers in diffusers' names."""
+    levels = len(shape.depths)
+    up = frozenset(levels - 1 - level for level, depth in enumerate(shape.depths) if depth)
+    return UNetLayout(levels, shape.blocks, up)
+
+
+def unet_tensors(tensors: Mapping[str, Tensor], shape: UNetShape) -> dict[str, Tensor]:
+    """Rename tensors of diffusers to the names of a ReleasedUNet of this shape and of its label embedding."""
+    return canonical_tensors(tensors, unet_layout(shape))
+
+
+def _levels(config: Mapping[str, Any], path: Path, name: str, levels: int) -> tuple[tuple[int, ...], bool]:
+    """The depth of attention of each level, and whether residual blocks change the resolution."""
+    down, up = (list(_read_list(config, f"{way}_block_types", path)) for way in ("down", "up"))
+    attention = ATTENTION_BLOCKS[name]
+    unknown = [kind for kind in (*down, *up) if kind not in (*attention, *PLAIN_BLOCKS)]
+    if unknown:
+        raise ValueError(f"'{path}': blocks of type {', '.join(sorted(set(unknown)))} are not supported")
+    mirrored = [kind.replace("Up", "Down") for kind in reversed(up)]
+    if len(down) != levels or mirrored != down:
+        raise ValueError(f"'{path}': the blocks on the way up, {up}, do not mirror those on the way down, {down}")
+    depths = [
+        depth if kind in attention else 0 for kind, depth in zip(down, _depths(config, levels, path), strict=True)
+    ]
+    pooling = set()
+    for kind in down[:-1]:
+        by_type = config.get("downsample_type", "conv") == "resnet" and kind == "AttnDownBlock2D"
+        pooling.add(kind.startswith("Resnet") or by_type)
+    if len(pooling) > 1 or config.get("downsample_type", "conv") != config.get("upsample_type", "conv"):
+        raise ValueError(f"'{path}': the levels change the resolution in different ways, which is not supported")
+    return tuple(depths), pooling == {True}
+
+
+def _depths(config: Mapping[str, Any], levels: int, path: Path) -> tuple[int, ...]:
+    name = "transformer_layers_per_block"
+    return expand_levels(config.get(name, 1), levels, name, path)
+
+
+def _heads(config: Mapping[str, Any], widths: Sequence[int], tokens: bool, path: Path) -> tuple[int, ...]:
+    """Number of heads of each level: with tokens, diffusers misuses `attention_head_dim` for it."""
+    value = config.get("attention_head_dim", 8)
+    if tokens:
+        return expand_levels(value, len(widths), "attention_head_dim", path)
+    return tuple(1 if value is None else max(width // int(value), 1) for width in widths)
+
+
+def _scale_shift(config: Mapping[str, Any], path: Path) -> bool:
+    value = config.get("resnet_time_scale_shift", "default")
+    if value not in ("default", "scale_shift"):
+        raise ValueError(f"'{path}': 'resnet_time_scale_shift' is {value!r}; supported are 'default' and 'scale_shift'")
+    return bool(value == "scale_shift")
+
+
+def _classes(config: Mapping[str, Any], path: Path) -> int | None:
+    kind, classes = config.get("class_embed_type"), config.get("num_class_embeds")
+    if kind not in (None, "projection"):
+        raise ValueError(f"'{path}': 'class_embed_type' is {kind!r}; supported are none and 'projection'")
+    return None if classes is None or kind is not None else int(classes)
+
+
+def _adm_channels(config: Mapping[str, Any], path: Path) -> int | None:
+    added = config.get("addition_embed_type")
+    if added not in (None, "text_time"):
+        raise ValueError(f"'{path}': 'addition_embed_type' is {added!r}; supported are none and 'text_time'")
+    if added is None and config.get("class_embed_type") != "projection":
+        return None
+    width = config.get("projection_class_embeddings_input_dim")
+    if not isinstance(width, int):
+        raise ValueError(f"'{path}': 'projection_class_embeddings_input_dim' is {width!r}; expected a whole number")
+    return width
+
+
+def _read_uniform(config: Mapping[str, Any], name: str, default: int, path: Path) -> int:
+    """Read an integer that is the same for all levels."""
+    value = config.get(name, default)
+    values = set(value) if isinstance(value, list | tuple) else {value}
+    if len(values) != 1 or not all(isinstance(item, int) for item in values):
+        raise ValueError(f"'{path}': '{name}' is {value!r}, and only one whole number for all levels is supported")
+    return int(values.pop())
+
+
+def _read_list(config: Mapping[str, Any], name: str, path: Path) -> Sequence[Any]:
+    value = config.get(name)
+    if not isinstance(value, list | tuple) or not value:
+        raise ValueError(f"'{path}': '{name}' is {value!r}; expected a list with an entry for each level")
+    return value

@@ -1,0 +1,39 @@
+"""The sampler settings that a released checkpoint's own software uses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from guidegraph.graph.node import node
+
+
+class Sampling(NamedTuple):
+    """Settings for a scheduler node: offset (an int), final ("one" or "first") and spacing, by name."""
+
+    offset: int
+    final: str
+    spacing: str
+
+
+@node("checkpoint.sampling", host=True)
+def checkpoint_sampling(*, path: Path) -> Sampling:
+    """The settings for the timesteps of a checkpoint's own software, to wire into scheduler.ddim and others.
+
+    path: the checkpoint. A diffusers folder has them in its scheduler_config.json. A CompVis single file, or a folder
+    with one and its config.yaml, has Stable Diffusion's (offset 1, the last ᾱ is ᾱ_0, leading). Any other file has
+    offset 0 and 1 as the last ᾱ.
+    Raises an error for a folder without a scheduler, and for a file that is not a checkpoint.
+    """
+    from guidegraph.nodes.checkpoints.compvis.file import is_compvis
+    from guidegraph.nodes.checkpoints.diffusers.config import read_json
+    from guidegraph.nodes.checkpoints.diffusers.schedule import CONFIG, read_sampler_settings
+    from guidegraph.nodes.checkpoints.loading import COMPVIS, identify_folder
+    from guidegraph.nodes.checkpoints.reading import read_tensors
+
+    if path.is_dir() and identify_folder(path) is not COMPVIS:
+        config_path = path / "scheduler" / CONFIG
+        return Sampling(*read_sampler_settings(read_json(config_path), config_path))
+    if path.is_dir() or is_compvis(read_tensors(path)):
+        return Sampling(1, "first", "leading")
+    return Sampling(0, "one", "leading")

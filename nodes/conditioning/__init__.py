@@ -1,0 +1,1 @@
+"""Conditions: text, labels, semantic maps, masks and pictures."""

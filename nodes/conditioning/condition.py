@@ -1,0 +1,188 @@
+"""Nodes that build, drop and merge conditions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Le
+
+from guidegraph.graph.context import current_device
+from guidegraph.graph.node import node
+from guidegraph.graph.training.ranks import local_rows
+from guidegraph.graph.types import Tensor
+from guidegraph.nodes import port_shapes
+from guidegraph.nodes.data.scenes import DROPS, uniforms
+from guidegraph.nodes.shapes import has_values
+from guidegraph.nodes.types import Condition, ConditionAdapter, Image, ImageEmbedder
+
+Pixels = Annotated[int, Gt(0)]
+Size = Pixels | tuple[Pixels, Pixels]
+Probability = Annotated[float, Ge(0), Le(1)]
+Mode = Literal["area", "bilinear", "nearest"]
+
+
+@node("condition.spatial", shape=port_shapes.part_rows)
+def spatial_condition(parts: Sequence[Tensor], *, size: Size | None = None, mode: Mode = "area") -> Condition:
+    """One condition from maps, masks, pictures and latents (B, C, H, W), which the U-Net concatenates to x.
+
+    The parts are resized to `size`, a side or [height, width] (by default that of the first), and concatenated along
+    the channels, in order (Rombach et al. 2022, section 4.3.2). A leading axis of 1 broadcasts to the batch; integer
+    and bool parts become floats. mode: area averages when a part shrinks, and repeats pixels when it grows.
+    Raises an error for a part without 4 axes, or for different batches.
+    """
+    import torch
+
+    if not parts:
+        raise ValueError("there are no parts: list at least one map, mask, picture or latent")
+    for part in parts:
+        if part.ndim != 4:
+            raise ValueError(f"expected parts of 4 axes (B, C, H, W); found one of shape {tuple(part.shape)}")
+    first = parts[0]
+    target_size = first.shape[2:] if size is None else (size, size) if isinstance(size, int) else size
+    batch = max(part.shape[0] for part in parts)
+    if any(part.shape[0] not in (1, batch) for part in parts):
+        raise ValueError(f"expected parts of one batch, or of 1 sample; found {[part.shape[0] for part in parts]}")
+    like = next((part for part in parts if part.is_floating_point()), first.float())
+    scaled = [
+        _resize(part.to(like), (target_size[0], target_size[1]), mode).expand(batch, -1, -1, -1) for part in parts
+    ]
+    return Condition(spatial=torch.cat(scaled, dim=1))
+
+
+def _resize(part: Tensor, size: tuple[int, int], mode: Mode) -> Tensor:
+    from torch.nn import functional
+
+    from guidegraph.nodes.images.resize import resize_antialiased
+
+    if tuple(part.shape[2:]) == size:
+        return part
+    if mode == "bilinear":
+        return resize_antialiased(part, size)
+    if mode == "area" and not has_values(part):
+        part = part.reshape(
+            *part.shape[:2], *map(int, part.shape[2:])
+        )  # a traced graph averages over a fixed number of pixels
+    return functional.interpolate(part, size, mode="nearest-exact" if mode == "nearest" else mode)
+
+
+@node("condition.vector", shape=port_shapes.vector_rows)
+def vector_condition(values: Tensor | None = None, *, number: float | list[float] | None = None) -> Condition:
+    """Numbers as a condition's vector, such as labels for an external network that embeds them itself.
+
+    values: (B, D), or (B) for a vector of one number each, as from label.constant. number: instead of values, one
+    number for all samples, or a list with one for each. Integers become float32.
+    Raises an error unless exactly one of values and number is set, and for values with other axes.
+    """
+    import torch
+
+    if (values is None) == (number is None):
+        raise ValueError("expected either values or a number: wire one of them, or set `number`")
+    if values is None:
+        values = torch.tensor(number if isinstance(number, list) else [number], dtype=torch.float32)
+        values = values.to(current_device())
+    if values.ndim not in (1, 2):
+        raise ValueError(f"expected values (B) or (B, D); found shape {tuple(values.shape)}")
+    vector = values if values.is_floating_point() else values.float()
+    return Condition(vector=vector[:, None] if vector.ndim == 1 else vector)
+
+
+@node("image.embed", shape=port_shapes.image_rows)
+def embed_image(embedder: ImageEmbedder, image: Image) -> Condition:
+    """The condition on the content of pictures (B, 3, H, W) in [-1, 1], regardless of position."""
+    return embedder(image)
+
+
+@node("condition.adapt", shape=port_shapes.condition_rows)
+def adapt_condition(adapter: ConditionAdapter, condition: Condition) -> Condition:
+    """Convert the condition of another encoder to that of the encoder which the denoiser was trained with."""
+    return adapter(condition)
+
+
+@node("condition.null", shape=port_shapes.like_rows)
+def null_condition(like: Condition) -> Condition:
+    """The null condition of a model trained with `condition.drop`: zeros in the shape of `like`, with its mask."""
+    return Condition(**{name: value.new_zeros(value.shape) for name, value in _values(like)}, mask=like.mask)
+
+
+@node("condition.drop", shape=port_shapes.condition_rows)
+def drop_condition(
+    condition: Condition, index: int = 0, *, p: Probability = 0.1, seed: Annotated[int, Ge(0)] = 0
+) -> Condition:
+    """Replace a condition by the null condition (zeros) in a fraction p of samples, so that the model learns it too.
+
+    Ho & Salimans 2022, algorithm 1. All fields of a sample are dropped together. The choice depends on (seed, index)
+    alone; `index` is the loop's. Every field must have the batch's leading axis.
+    """
+    import torch
+
+    values_by_field = dict(_values(condition))
+    batches = {value.shape[0] for value in values_by_field.values()}
+    if len(batches) > 1:
+        raise ValueError(f"expected every field with the batch's leading axis; found {sorted(batches)}")
+    if not values_by_field:
+        return condition
+    is_kept = local_rows(batches.pop(), lambda batch: uniforms(seed, index, batch, DROPS)) >= p
+
+    def zero_dropped(value: Tensor) -> Tensor:
+        keep_row = torch.from_numpy(is_kept).to(value.device).reshape(-1, *(1,) * (value.ndim - 1))
+        return torch.where(keep_row, value, torch.zeros((), dtype=value.dtype, device=value.device))
+
+    return Condition(**{name: zero_dropped(value) for name, value in values_by_field.items()}, mask=condition.mask)
+
+
+@node("condition.merge", shape=port_shapes.merge_rows)
+def merge_conditions(conditions: Sequence[Condition]) -> Condition:
+    """Merge conditions, such as those of a text and of a map, into one with the fields of all.
+
+    Spatial fields are concatenated along the channels and tokens along the sequence, in order; a leading axis of 1
+    broadcasts to the batch. Raises an error if two of them have a vector, because a condition has only one.
+    """
+    import torch
+
+    if not conditions:
+        raise ValueError("there are no conditions to merge: list at least one")
+    sizes = [value.shape[0] for condition in conditions for _, value in _values(condition)]
+    batch = max(sizes, default=1)
+    if any(size not in (1, batch) for size in sizes):
+        raise ValueError(f"expected conditions of one batch, or of 1 sample; found {sorted(set(sizes))}")
+
+    def all_of(name: str) -> list[Tensor]:
+        values = [getattr(condition, name) for condition in conditions]
+        return [value.expand(batch, *value.shape[1:]) for value in values if value is not None]
+
+    vectors, tokens, spatial = all_of("vector"), all_of("tokens"), all_of("spatial")
+    if len(vectors) > 1:
+        raise ValueError(f"{len(vectors)} conditions have a vector, and a condition holds one: merge one of them")
+    if any(value.shape[2] != tokens[0].shape[2] for value in tokens):
+        raise ValueError(f"tokens of one width can be merged; found {[value.shape[2] for value in tokens]}")
+    if any(value.shape[2:] != spatial[0].shape[2:] for value in spatial):
+        raise ValueError(f"spatial conditions of one size can be merged; found {[tuple(v.shape[2:]) for v in spatial]}")
+    masks = [_mask_of(condition, batch) for condition in conditions if condition.tokens is not None]
+    masked = any(condition.mask is not None for condition in conditions if condition.tokens is not None)
+    return Condition(
+        vector=vectors[0] if vectors else None,
+        tokens=torch.cat(tokens, dim=1) if tokens else None,
+        mask=torch.cat(masks, dim=1) if masked else None,
+        spatial=torch.cat(spatial, dim=1) if spatial else None,
+    )
+
+
+def _values(condition: Condition) -> list[tuple[str, Tensor]]:
+    """The fields with a value, by name, without the mask, which selects tokens and is not itself a condition."""
+    values_by_field = (
+        (field.name, getattr(condition, field.name)) for field in fields(condition) if field.name != "mask"
+    )
+    return [(name, value) for name, value in values_by_field if value is not None]
+
+
+def _mask_of(condition: Condition, batch: int) -> Tensor:
+    """The mask (batch, M) of a condition with tokens, true everywhere where it has none."""
+    import torch
+
+    tokens, mask = condition.tokens, condition.mask
+    assert tokens is not None
+    if mask is None:
+        mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+    return mask.expand(batch, -1)

@@ -1,0 +1,115 @@
+"""Class labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+from annotated_types import Ge, Gt, Lt, MinLen
+
+from guidegraph.graph.context import current_device
+from guidegraph.graph.errors import suggest
+from guidegraph.graph.node import node
+from guidegraph.graph.types import Tensor
+from guidegraph.nodes import port_shapes
+from guidegraph.nodes.shapes import has_values
+from guidegraph.nodes.types import Condition, Label, LabelEmbedder
+from guidegraph_runtime.operations import label as host
+
+Class = Annotated[int, Ge(0), Lt(2**63)]
+
+
+@node("label.constant", runtime=True, shape=host.constant_shape)
+def constant_label(
+    *,
+    label: Class | Annotated[list[Class], MinLen(1)],
+    batch: Annotated[int, Gt(0)] | None = None,
+    classes: Annotated[int, Gt(0)] | None = None,
+) -> Label:
+    """Class indices as a label (B), int64: one number for all ``batch`` samples (or for 1), or a list with one each.
+
+    classes: the number of classes. Without it, the null class, whose index is that number, is allowed too.
+    Raises an error for a list of another length than ``batch``, and for a label outside the classes.
+    """
+    import torch
+
+    return torch.from_numpy(host.constant(label=label, batch=batch, classes=classes)).to(current_device())
+
+
+@node("label.cycle", runtime=True, shape=host.cycle_shape)
+def cycle_labels(*, classes: Annotated[int, Gt(0)], batch: Annotated[int, Gt(0)] = 1, start: Class = 0) -> Label:
+    """Labels (batch) that cycle through the classes: start, start + 1, …, classes − 1, 0, …"""
+    import torch
+
+    return torch.from_numpy(host.cycle(classes=classes, batch=batch, start=start)).to(current_device())
+
+
+@node("label.named", host=True, shape=port_shapes.batch_of_labels)
+def named_labels(
+    names: Sequence[str], *, label: str | Annotated[list[str], MinLen(1)] = "", batch: Annotated[int, Gt(0)] = 1
+) -> Label:
+    """Labels (B) of classes by name: one name for all ``batch`` samples, or a list with one each.
+
+    names: of the classes, in order, such as those of data.folder. label: the name or names; empty for all classes in
+    turn. Raises an error for an unknown name, with the closest one, and for a list of another length than ``batch``.
+    """
+    import torch
+
+    classes = list(names)
+    if not classes:
+        raise ValueError("there are no names of classes: expected those of data.folder for a folder with classes")
+    requested = [label] * batch if isinstance(label, str) else label
+    if len(requested) != batch:
+        raise ValueError(f"{len(requested)} labels do not make a batch of {batch}: give one, or one for each picture")
+    unknown = [name for name in requested if name and name not in classes]
+    if unknown:
+        raise ValueError(f"there is no class '{unknown[0]}'; {suggest(unknown[0], classes, 'classes')}")
+    indices = [classes.index(name) if name else i % len(classes) for i, name in enumerate(requested)]
+    return torch.tensor(indices, dtype=torch.int64, device=current_device())
+
+
+@node("label.caption", host=True, shape=port_shapes.label_rows)
+def caption_labels(label: Label, names: Sequence[str], *, template: str = "a {}") -> Sequence[str]:
+    """A caption for each label (B): the template with the name of its class in place of {}.
+
+    names: of the classes, in order, such as those of data.folder; `-` and `_` become spaces.
+    Raises an error for a label without a name, and for a template without {}.
+    """
+    if "{}" not in template:
+        raise ValueError(f"the template '{template}' has no {{}} for the name of the class, as in 'a photo of a {{}}'")
+    indices = [int(i) for i in label]
+    if indices and not 0 <= min(indices) <= max(indices) < len(names):
+        raise ValueError(f"labels are 0 … {len(names) - 1}; found {min(indices)} … {max(indices)}")
+    return tuple(template.replace("{}", names[i].replace("-", " ").replace("_", " ")) for i in indices)
+
+
+@node("label.argmax")
+def argmax_label(scores: Tensor, *, first: Class = 0, count: Annotated[int, Gt(0)] | None = None) -> Label:
+    """The argmax of scores (B, K) as a label (B), among `count` columns from `first` on, counted from `first`.
+
+    For labels in {0, 1}, such as those of data.scenes, it is the one that is set. Raises an error if K is too small.
+    """
+    if scores.ndim != 2:
+        raise ValueError(f"expected scores (B, K); found shape {tuple(scores.shape)}")
+    last = scores.shape[1] if count is None else first + count
+    if not first < last <= scores.shape[1]:
+        raise ValueError(f"columns {first} … {last - 1} are not all there: the scores have {scores.shape[1]}")
+    return scores[:, first:last].argmax(1)
+
+
+@node("label.embed", shape=port_shapes.label_rows)
+def embed_label(embedder: LabelEmbedder, label: Label | None = None) -> Condition:
+    """The condition of class labels (1) or (B); without a label, the null condition with a leading axis of 1.
+
+    Raises an error for a label above the null class, which is `classes`, unless it is traced.
+    """
+    import torch
+
+    if label is None:
+        label = torch.full((1,), embedder.classes, dtype=torch.int64, device=current_device())
+    if has_values(label) and (int(label.max()) > embedder.classes or int(label.min()) < 0):
+        raise ValueError(
+            f"labels are 0 … {embedder.classes - 1}, and {embedder.classes} for none; found {int(label.min())} … "
+            f"{int(label.max())}"
+        )
+    return embedder(label)

@@ -1,0 +1,97 @@
+"""Prompts of released text encoders: weighted words, learned embeddings of new words, and SDXL's sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from annotated_types import Ge, Gt
+
+from guidegraph.graph.export_recipe import ExportRecipe
+from guidegraph.graph.node import node
+from guidegraph.nodes.conditioning.text import text_export_recipe
+from guidegraph.nodes.types import Condition, TextEmbedder
+from guidegraph_runtime.text.prompts import parse_prompt
+
+if TYPE_CHECKING:
+    from guidegraph.nodes.models.released.text import ReleasedText
+
+Side = Annotated[int, Gt(0)]
+Offset = Annotated[int, Ge(0)]
+
+
+def split_by_weights(embedder: TextEmbedder | None = None, **_: object) -> ExportRecipe | None:
+    """The export recipe of weighted texts: that of `text.encode`, with the brackets parsed by the runtime."""
+    recipe = text_export_recipe(embedder)
+    if recipe is None or recipe.operation not in ("text.tokenize", "text.chunks"):
+        return None
+    return replace(recipe, settings={**recipe.settings, "weighted": True})
+
+
+@node("text.weighted", host=True, split=split_by_weights)
+def encode_weighted(embedder: TextEmbedder, prompt: str | Sequence[str]) -> Condition:
+    """Encode a prompt, or a list of prompts, with weighted words as a condition.
+
+    `(word:1.3)` has weight 1.3, `(word)` 1.1 and `[word]` 1/1.1; nested brackets multiply, and a backslash
+    makes a bracket or a colon plain text. A weight multiplies the embeddings of its tokens; then all embeddings of the
+    prompt are scaled by one number, so that their mean over tokens and width is the same as without weights.
+    For CLIP text encoders of `checkpoint.load`; other encoders only take prompts without weights. Raises an error for
+    unpaired brackets.
+    """
+    texts = [prompt] if isinstance(prompt, str) else list(prompt)
+    if not texts:
+        raise ValueError("there are no prompts: give one as text, or a list of at least one")
+    parsed = [parse_prompt(text) for text in texts]
+    if all(weight == 1 for fragments in parsed for _, weight in fragments):
+        return embedder(["".join(text_part for text_part, _ in fragments) for fragments in parsed])
+    return _require_clip(embedder, "a weight in a prompt").embed_weighted(parsed)
+
+
+@node("text.embedding", host=True)
+def learned_embedding(embedder: TextEmbedder, *, path: Path, token: str) -> TextEmbedder:
+    """A copy of a text encoder with one more word: a textual inversion (Gal et al. 2022) from a file.
+
+    path: a file written by diffusers' or the original training (`.bin`, `.pt` or `.safetensors`), for SDXL with one
+    embedding for each of its two encoders. token: its word in prompts, which may stand for several vectors.
+    The copy shares all other weights. Raises an error if the file does not fit the encoder, or if the encoder already
+    has the word.
+    """
+    from guidegraph.nodes.checkpoints.inversion import add_embedding
+
+    return add_embedding(_require_clip(embedder, "text.embedding"), path, token)
+
+
+@node("text.picture_size", host=True)
+def picture_size(
+    embedder: TextEmbedder,
+    *,
+    original: tuple[Side, Side] = (1024, 1024),
+    crop: tuple[Offset, Offset] = (0, 0),
+    target: tuple[Side, Side] = (1024, 1024),
+) -> TextEmbedder:
+    """SDXL's text encoder with other sizes in its vector (Podell et al. 2023, section 2.2), each as height, width.
+
+    original: size of the picture before scaling. crop: pixels cropped at the top and at the left. target: size of the
+    result. Raises an error for a text encoder that is not SDXL's.
+    """
+    from guidegraph.nodes.models.networks.sharing import copy_sharing_tensors
+    from guidegraph.nodes.models.released.text import PictureSize
+
+    released = _require_clip(embedder, "text.picture_size")
+    if released.size is None:
+        raise ValueError("this text encoder takes no sizes: text.picture_size is for SDXL's")
+    copied = copy_sharing_tensors(released)
+    copied.size = PictureSize(original, crop, target)
+    return copied
+
+
+def _require_clip(embedder: TextEmbedder, purpose: str) -> ReleasedText:
+    from guidegraph.nodes.models.released.text import ReleasedText
+
+    if not isinstance(embedder, ReleasedText):
+        raise ValueError(
+            f"{purpose} needs a CLIP text encoder of checkpoint.load; found {type(embedder).__name__ or 'another'}"
+        )
+    return embedder

@@ -1,0 +1,83 @@
+"""Semantic maps: from files, as pictures, and from a segmenter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from annotated_types import Gt
+
+from guidegraph.graph.context import current_device, current_dtype
+from guidegraph.graph.node import node
+from guidegraph.graph.types import Tensor
+from guidegraph.nodes import port_shapes
+from guidegraph.nodes.types import Condition, Image, Segmenter, SemanticEmbedder, SemanticMap
+from guidegraph_runtime.operations import semantic as host
+from guidegraph_runtime.pictures.palette import COLOURS
+
+Pixels = Annotated[int, Gt(0)]
+Size = Pixels | tuple[Pixels, Pixels]
+
+GOLDEN = 0.6180339887498949
+"""Steps of the golden ratio keep any number of hues far apart."""
+
+
+@node("semantic.load", io=True, host=True, runtime=True, shape=port_shapes.map_shape)
+def load_map(*, path: Path, size: Size | None = None, classes: Pixels | None = None) -> SemanticMap:
+    """Load the picture file at `path` as a one-hot map (1, K, H, W) of the classes of scenes, or of `classes` others.
+
+    A grey picture, or one with a palette, holds class indices; one in colour holds the classes' colours, as painted by
+    `semantic.picture`. size: the side, or [height, width], to resize to by the nearest pixel. classes: K, for classes
+    other than those of scenes, which have no colours.
+    Raises an error for an index or a colour without a class.
+    """
+    import torch
+
+    return torch.from_numpy(host.load(path=path, size=size, classes=classes)).to(current_device(), current_dtype())
+
+
+@node("semantic.picture")
+def picture_of_map(semantic: SemanticMap) -> Image:
+    """Paint a map (B, K, H, W) of the classes of scenes as pictures (B, 3, H, W) in the classes' colours."""
+    import torch
+
+    if semantic.shape[1] != len(COLOURS):
+        raise ValueError(f"there are colours for the {len(COLOURS)} classes of scenes; the map has {semantic.shape[1]}")
+    dtype = semantic.dtype if semantic.is_floating_point() else torch.float32
+    colours = torch.tensor(COLOURS, dtype=dtype, device=semantic.device) / 127.5 - 1
+    return colours[semantic.argmax(1)].permute(0, 3, 1, 2).contiguous()
+
+
+@node("semantic.hues")
+def hues_of_map(semantic: SemanticMap) -> Image:
+    """Paint a map (B, K, H, W) of any classes as pictures (B, 3, H, W): class 0 grey, the others in distinct hues."""
+    import colorsys
+
+    import torch
+
+    dtype = semantic.dtype if semantic.is_floating_point() else torch.float32
+    hues = [colorsys.hsv_to_rgb(k * GOLDEN % 1, 0.65, 0.9) for k in range(1, semantic.shape[1])]
+    colours = torch.tensor([(0.75, 0.75, 0.75), *hues], dtype=dtype, device=semantic.device) * 2 - 1
+    return colours[semantic.argmax(1)].permute(0, 3, 1, 2).contiguous()
+
+
+@node("semantic.embed")
+def embed_map(embedder: SemanticEmbedder, semantic: SemanticMap) -> Condition:
+    """The condition of semantic maps (B, K, H, W), of the picture's size, for a denoiser trained with it."""
+    return embedder(semantic)
+
+
+@node("segmenter.predict", batchable=("image",))
+def segment(segmenter: Segmenter, image: Image) -> Tensor:
+    """Logits (B, K, H, W) of the class of every pixel of pictures (B, 3, H, W) in [-1, 1]."""
+    return segmenter(image)
+
+
+@node("semantic.from_logits")
+def map_from_logits(logits: Tensor) -> SemanticMap:
+    """The one-hot map (B, K, H, W) of the most likely class of every pixel; logits (B, K, H, W)."""
+    import torch
+
+    if logits.ndim != 4:
+        raise ValueError(f"expected logits (B, K, H, W); found shape {tuple(logits.shape)}")
+    return torch.zeros_like(logits).scatter_(1, logits.argmax(1, keepdim=True), 1)

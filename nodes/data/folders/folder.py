@@ -1,0 +1,119 @@
+"""A user's folder of pictures, to train a first stage and a denoiser, and to evaluate their pictures."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, NamedTuple, TypeAlias
+
+from annotated_types import Ge, Le
+
+from guidegraph.graph.context import current_device, current_dtype
+from guidegraph.graph.node import node
+from guidegraph.graph.types import is_tensor
+from guidegraph.nodes.data.folders.batches import (
+    FolderBatch,
+    FolderBatches,
+    Subset,
+    build_batch,
+    epoch_order,
+    read_folder,
+)
+from guidegraph.nodes.data.folders.latents import FolderLatentBatch, FolderLatents
+from guidegraph.nodes.data.folders.layout import LayoutKind
+from guidegraph.nodes.types import Autoencoder
+
+Seed: TypeAlias = Annotated[int, Ge(0)]
+Count: TypeAlias = Annotated[int, Ge(1)]
+Classes: TypeAlias = Annotated[int, Ge(2), Le(65_536)]
+
+
+class FolderData(NamedTuple):
+    """Batches, with settings for a model: classes and their names, the words of the captions, classes of maps."""
+
+    batches: Sequence[FolderBatch]
+    pictures: int
+    classes: int
+    names: Sequence[str]
+    words: Sequence[str]
+    map_classes: int
+
+
+@node("data.folder")
+def folder(
+    *,
+    path: Path,
+    kind: LayoutKind = "auto",
+    size: Count = 64,
+    batch: Count = 64,
+    count: Count = 100_000,
+    seed: Seed = 0,
+    flip: bool = True,
+    map_classes: Classes | None = None,
+    part: Subset = "all",
+) -> FolderData:
+    """`count` batches of the pictures in a folder, with their labels, captions or maps; batch i depends on (seed, i).
+
+    path: the folder. kind: its layout: `classes` (a folder for each class), `captions` (pictures, and captions.csv or
+    metadata.csv with columns file and caption), `maps` (images/NAME.* and maps/NAME.png, with the index of a class in
+    each pixel), `pictures` (alone), or `auto`, to detect it. size: pictures are cropped to the square in the centre and
+    resized to this many pixels a side. batch: pictures in each batch; each occurs once per epoch.
+    flip: mirror half of them.
+    map_classes: number of classes in the maps; by default those present. part: `train` leaves out about one picture in
+    ten, by its name, and `held_out` has only those; adding pictures to the folder does not move any between the two.
+    Outputs that the layout does not have are 0 or empty. All files are read first: raises an error that names each
+    damaged, missing or unsuitable file.
+    """
+    data = read_folder(path, kind, size, map_classes, part)
+    words = {word for row in data.rows if row.caption for word in re.findall(r"\w+|[^\w\s]+", row.caption.lower())}
+    return FolderData(
+        FolderBatches(data, seed, batch, count, flip, current_device()),
+        len({row.picture for row in data.rows}),
+        len(data.names),
+        list(data.names),
+        sorted(words),
+        data.files.classes,
+    )
+
+
+@node("data.folder_sample")
+def folder_sample(
+    *,
+    path: Path,
+    kind: LayoutKind = "auto",
+    size: Count = 64,
+    count: Count = 64,
+    start: Seed = 0,
+    seed: Seed = 0,
+    map_classes: Classes | None = None,
+    part: Subset = "all",
+) -> FolderBatch:
+    """Up to `count` rows of a folder in an order set by `seed`, from row `start` on, for example as a reference set.
+
+    path, kind, size, map_classes and part: as for `data.folder`. Pictures are not mirrored, and no row occurs twice.
+    Raises an error if the folder has no row `start`.
+    """
+    data = read_folder(path, kind, size, map_classes, part)
+    if start >= len(data.rows):
+        raise ValueError(f"there is no entry {start}: '{path}' has {len(data.rows)}, counted from 0")
+    order = epoch_order(seed, 0, len(data.rows))[start : start + count]
+    sample = build_batch(data, [(data.rows[int(i)], False) for i in order], current_device())
+    semantic = sample.semantic.to(current_dtype()) if is_tensor(sample.semantic) else sample.semantic
+    return sample._replace(image=sample.image.to(current_dtype()), semantic=semantic)
+
+
+class FolderLatentData(NamedTuple):
+    batches: Sequence[FolderLatentBatch]
+
+
+@node("data.folder_latents")
+def folder_latents(batches: Sequence[FolderBatch], autoencoder: Autoencoder) -> FolderLatentData:
+    """The batches of `data.folder` with latents instead of pictures, for a denoiser with a frozen first stage.
+
+    Each picture is encoded on first use, and once more mirrored; up to 1 GiB of latents are cached.
+    Raises an error for batches of another data set.
+    """
+    if not isinstance(batches, FolderBatches):
+        raise ValueError(f"expected the batches of data.folder, found {type(batches).__name__}: use data.latents")
+    return FolderLatentData(FolderLatents(batches, autoencoder, current_device()))

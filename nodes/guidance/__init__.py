@@ -1,0 +1,1 @@
+"""Guidance: how predictions and scores are combined, and hooks into a denoiser."""

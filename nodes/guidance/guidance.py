@@ -1,0 +1,163 @@
+"""Guidance: predictions and scores that steer a sample toward its condition."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Annotated, Any
+
+from annotated_types import Ge, Le
+
+from guidegraph.graph.node import node
+from guidegraph.graph.types import is_tensor
+from guidegraph.nodes import port_shapes
+from guidegraph.nodes.sampling.clipping import clip_x0
+from guidegraph.nodes.sampling.settings import Clip, Fraction, Positive
+from guidegraph.nodes.shapes import check_compatible, expand_to_batch, has_values
+from guidegraph.nodes.types import (
+    Classifier,
+    Label,
+    Prediction,
+    Sample,
+    Scale,
+    Schedule,
+    Score,
+    Timesteps,
+    per_sample,
+)
+
+
+@node(
+    "guidance.cfg",
+    needs=lambda scale: {"cond"} if scale == 1 else {"cond", "uncond"},
+    identity=lambda scale: "cond" if scale == 1 else None,
+)
+def classifier_free_guidance(cond: Prediction, uncond: Prediction, *, scale: Scale = 7.5) -> Prediction:
+    """Extrapolate from the unconditional to the conditional prediction (Ho & Salimans 2022, eq. 6).
+
+    scale: 1 gives cond, 0 gives uncond; one number, or a tensor (B). The paper's (1 + w)·cond − w·uncond has
+    scale = w + 1.
+    """
+    return uncond + scale * (cond - uncond)
+
+
+@node("guidance.classifier", shape=port_shapes.guidance_shape)
+def classifier_guidance(classifier: Classifier, x: Sample, t: Timesteps, label: Label, *, scale: Scale = 1.0) -> Score:
+    """scale · ∇ₓ log p(label | x_t) of a classifier of noisy samples (Dhariwal & Nichol 2021, section 4).
+
+    x (B, C, H, W), t (1) or (B), label (1) or (B); scale: one number, or a tensor (B). The gradient is taken at x:
+    wire x_t, as in OpenAI's code, or scheduler.mean, exactly as in the paper's algorithm 1.
+    Raises an error for a label that the classifier does not have.
+    """
+    import torch
+
+    batch = x.shape[0]
+    with torch.enable_grad():
+        x_in = x.detach().requires_grad_()
+        log_p = torch.log_softmax(classifier(x_in, expand_to_batch(t, batch, "t")), dim=-1)
+        classes = expand_to_batch(label.to(log_p.device), batch, "the label")
+        if has_values(classes) and not 0 <= int(classes.min()) <= int(classes.max()) < log_p.shape[1]:
+            raise ValueError(
+                f"the classifier knows classes 0 … {log_p.shape[1] - 1}; found {sorted(set(label.tolist()))}"
+            )
+        label_log_p = log_p.gather(1, classes.unsqueeze(1))
+        (gradient,) = torch.autograd.grad(label_log_p.sum(), x_in)
+    weighted: Score = per_sample(scale, gradient) * gradient
+    return weighted
+
+
+@node("guidance.add_scores")
+def add_scores(scores: Sequence[Score]) -> Score:
+    """The sum of scores (…x), which is the score of the product of their densities."""
+    if not scores:
+        raise ValueError("there are no scores to add: list at least one")
+    check_compatible("the scores", *scores)
+    total = scores[0]
+    for score in scores[1:]:
+        total = total + score
+    return total
+
+
+@node("guidance.shift_eps")
+def shift_eps(prediction: Prediction, score: Score, x: Sample, t: Timesteps, schedule: Schedule) -> Prediction:
+    """ε̂ = ε − σ_t · score (Dhariwal & Nichol 2021, algorithm 2), returned in the kind of the prediction.
+
+    x and score (B, C, H, W), t (1) or (B). For DDIM and ODE solvers; DDPM takes the score in scheduler.step.
+    """
+    check_compatible("the prediction, the score and x", prediction.value, score, x)
+    _, sigma = schedule.along(x, t)
+    eps = schedule.to_eps(prediction, x, t) - sigma * score
+    return schedule.convert(Prediction(eps, "eps", prediction.variance), prediction.kind, x, t)
+
+
+@node("guidance.clip")
+def clip_prediction(
+    prediction: Prediction,
+    x: Sample,
+    t: Timesteps,
+    schedule: Schedule,
+    *,
+    clip: Clip = True,
+    threshold: Fraction | None = None,
+    threshold_max: Positive | None = None,
+) -> Prediction:
+    """Clip the x̂0 of a prediction and return it in its kind: ε and v are derived from the clipped x̂0.
+
+    x (B, C, H, W), t (1) or (B). Before guidance.shift_eps, and with a sampler that does not clip, this is the order of
+    OpenAI's ddim_sample with clip_denoised and cond_fn: x̂0 is clipped, the classifier shifts the ε derived from it, and
+    the resulting x̂0 is not clipped again. clip, threshold, threshold_max: as for the samplers.
+    """
+    check_compatible("the prediction and x", prediction.value, x)
+    bound = (1.0 if clip else None) if isinstance(clip, bool) else clip
+    x0 = clip_x0(schedule.to_x0(prediction, x, t), bound, threshold, threshold_max)
+    return schedule.convert(Prediction(x0, "x0", prediction.variance), prediction.kind, x, t)
+
+
+@node(
+    "guidance.rescale",
+    needs=lambda phi: {"guided"} if phi == 0 else {"guided", "cond"},
+    identity=lambda phi: "guided" if phi == 0 else None,
+)
+def rescale(guided: Prediction, cond: Prediction, *, phi: Annotated[float, Ge(0), Le(1)] = 0.7) -> Prediction:
+    """Rescale a guided prediction's standard deviation toward that of cond (Lin et al. 2023, eq. 14–16).
+
+    phi: 0 changes nothing, 1 gives it cond's deviation. The deviation is computed over all values of each sample.
+    Raises an error for predictions of different kinds or shapes.
+    """
+    if guided.kind != cond.kind:
+        raise ValueError(f"guided is of kind '{guided.kind}' and cond of kind '{cond.kind}': convert one first")
+    check_compatible("guided and cond", guided.value, cond.value)
+    axes = tuple(range(1, guided.value.ndim))
+    target, deviation = (p.value.std(dim=axes, keepdim=True, correction=0) for p in (cond, guided))
+    ratio = target / deviation.clamp(min=1e-12)
+    return replace(guided, value=guided.value * (phi * ratio + (1 - phi)))
+
+
+@node("guidance.interval")
+def interval(
+    t: Timesteps,
+    schedule: Schedule | None = None,
+    *,
+    scale: Scale = 7.5,
+    low: Annotated[float, Ge(0)] = 0.0,
+    high: Annotated[float, Ge(0)] = 1000.0,
+) -> Scale:
+    """The guidance scale inside an interval of noise levels, and 1, no guidance, outside (Kynkäänniemi et al. 2024).
+
+    low, high: ends of the interval, both included, as timesteps, or as σ/α like in the paper if a schedule is wired.
+    t (1) or (B). Returns a number if t is one timestep and scale a number, so that guidance.cfg can skip a call;
+    otherwise a tensor (B).
+    Raises an error if low is above high.
+    """
+    import torch
+
+    if low > high:
+        raise ValueError(f"no noise level is from {low:g} to {high:g}: low must not be above high")
+    level: Any = t
+    if schedule is not None:
+        alpha, sigma = schedule.alpha_sigma(t)
+        level = sigma / alpha
+    if not is_tensor(scale) and t.numel() == 1 and has_values(t):
+        return scale if low <= float(level) <= high else 1.0
+    inside = (level >= low) & (level <= high)
+    return torch.where(inside, torch.as_tensor(scale, device=t.device, dtype=level.dtype), 1.0)

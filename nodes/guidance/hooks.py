@@ -1,0 +1,142 @@
+"""Hooks into a denoiser: named sites inside its network, and the rules that act there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
+
+from guidegraph.graph.errors import suggest
+from guidegraph.graph.types import Tensor, capability
+from guidegraph.nodes.types import Condition, Denoiser, Prediction
+
+SiteKind: TypeAlias = Literal["self", "cross", "skip", "feature"]
+SiteStage: TypeAlias = Literal["down", "middle", "up"]
+
+
+@dataclass(frozen=True)
+class Site:
+    """A site inside a U-Net where a rule can act.
+
+    kind: "self", attention among the pixels; "cross", attention from the pixels to the tokens; "skip", where features
+    of the down path are concatenated to those of the up path; "feature", the output of a block. stage: the down path,
+    the middle, or the up path. index: counts the sites of a kind and stage from 0, in order of computation.
+    """
+
+    kind: SiteKind
+    stage: SiteStage
+    index: int
+
+    @property
+    def name(self) -> str:
+        """The name used in workflows, such as "self.middle.0"."""
+        return f"{self.kind}.{self.stage}.{self.index}"
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True)
+class AttentionCall:
+    """One attention of a forward pass, the argument of a rule at a "self" or "cross" site.
+
+    query (B, heads, N, D) of the N = h · w pixels of a map, row by row; key and value (B, heads, L, D) of the same
+    pixels or of L tokens. mask (B, L), true where a key may be attended to, or None for all. size: (h, w).
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    mask: Tensor | None
+    size: tuple[int, int]
+
+    def attend(self, *, query: Tensor | None = None, key: Tensor | None = None, value: Tensor | None = None) -> Tensor:
+        """softmax(QKᵀ/√D) V (B, heads, N, D) as the network computes it. Arguments replace its query, key or value."""
+        from guidegraph.nodes.models.networks.attention import attention
+
+        return attention(
+            self.query if query is None else query,
+            self.key if key is None else key,
+            self.value if value is None else value,
+            self.mask,
+        )
+
+    def weights(self, *, query: Tensor | None = None, key: Tensor | None = None) -> Tensor:
+        """The attention map softmax(QKᵀ/√D) (B, heads, N, L), which `attend` never holds in memory."""
+        from guidegraph.nodes.models.networks.attention import attention_weights
+
+        return attention_weights(self.query if query is None else query, self.key if key is None else key, self.mask)
+
+
+AttentionRule: TypeAlias = Callable[[AttentionCall], Tensor]
+"""At "self" and "cross": returns the attention's output, in the shape of the query."""
+
+SkipRule: TypeAlias = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""At "skip": maps features (B, C, h, w) and skipped features (B, C′, h, w) to those to concatenate instead."""
+
+FeatureRule: TypeAlias = Callable[[Tensor], Tensor]
+"""At "feature": maps a block's output (B, C, h, w) to the output to use instead."""
+
+Rule: TypeAlias = AttentionRule | SkipRule | FeatureRule
+"""The computation at a site. It is stateless and computes with tensors only, so that it can be exported."""
+
+
+@capability("denoisers with hooks come from model.load and checkpoint.load, and from nodes that add rules to one")
+@runtime_checkable
+class HookedDenoiser(Denoiser, Protocol):
+    """A denoiser whose network has sites for rules."""
+
+    def sites(self) -> tuple[Site, ...]:
+        """All sites, in order of computation."""
+        ...
+
+    def with_rules(self, rules: Mapping[Site, Rule]) -> HookedDenoiser:
+        """A copy with these rules added, which shares the weights. This denoiser does not change.
+
+        Raises ``ValueError`` for an unknown site, and for a site that already has a rule.
+        """
+        ...
+
+    def captured(
+        self, x: Tensor, t: Tensor, condition: Condition, sites: Sequence[Site]
+    ) -> tuple[Prediction, dict[Site, Tensor]]:
+        """The prediction, and the outputs of some sites in the same call.
+
+        A site's output is the value that its rule returns or would return: an attention's (B, heads, N, D), skipped
+        features or a block's features (B, C, h, w). Raises ``ValueError`` for an unknown site.
+        """
+        ...
+
+
+@runtime_checkable
+class OpaqueDenoiser(Denoiser, Protocol):
+    """A denoiser that declares that it has no hooks; a link to a port that needs hooks is refused before a run."""
+
+
+def select_sites(denoiser: HookedDenoiser, patterns: str | Sequence[str]) -> tuple[Site, ...]:
+    """The sites of a denoiser whose names begin with one of the patterns: "self", "self.up" or "self.up.0".
+
+    Each site occurs once, in order of computation. Raises ``ValueError`` for a pattern that matches no site.
+    """
+    prefixes = [patterns] if isinstance(patterns, str) else [str(pattern) for pattern in patterns]
+    if not prefixes:
+        raise ValueError("no site is named: give the beginning of a name, such as 'self.middle', or a list of them")
+    sites = denoiser.sites()
+    for pattern in prefixes:
+        if not any(matches_site(site, pattern) for site in sites):
+            raise ValueError(f"this denoiser has no site '{pattern}'; {list_site_choices(pattern, sites)}")
+    return tuple(site for site in sites if any(matches_site(site, pattern) for pattern in prefixes))
+
+
+def matches_site(site: Site, pattern: str) -> bool:
+    """Whether a pattern is the full name of a site, or its beginning up to a dot."""
+    return f"{site.name}.".startswith(f"{pattern}.")
+
+
+def list_site_choices(name: str, sites: Sequence[Site]) -> str:
+    """The end of an error message that lists the sites, grouped by kind and stage."""
+    groups: dict[str, int] = {}
+    for site in sites:
+        groups[f"{site.kind}.{site.stage}"] = site.index
+    listed = [f"{group}.0" if last == 0 else f"{group}.0 … {last}" for group, last in groups.items()]
+    return suggest(name, listed, "sites")

@@ -1,0 +1,1 @@
+"""Metrics: how good samples are, and tables and plots of the results."""

@@ -1,0 +1,288 @@
+"""Metrics of samples: proportions with intervals, distances between pictures, and distances between sets of them."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+from annotated_types import Ge
+
+from guidegraph.graph.node import node
+from guidegraph.graph.types import Tensor
+from guidegraph.nodes.shapes import check_floats, expand_mask
+from guidegraph.nodes.types import FeatureExtractor, Image, Label, Mask, SemanticMap, Table
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Z95 = 1.959963984540054
+PEAK = 2.0
+"""The range of a picture in [-1, 1]."""
+RESAMPLES = 1000
+KERNEL_ROWS = 1024
+"""Rows of a kernel matrix in memory at a time: the full matrix of 50,000 samples would take 20 GB."""
+
+
+class Proportion(NamedTuple):
+    """A proportion of successes with Wilson's 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Mean(NamedTuple):
+    """A mean, its standard error and the values (N) that it averages."""
+
+    value: float
+    error: float
+    values: Tensor
+
+
+class Overlap(NamedTuple):
+    """Mean intersection over union with its 95 % interval, and the value of each class (K), NaN for an absent one."""
+
+    value: float
+    low: float
+    high: float
+    classes: Tensor
+
+
+class KernelDistance(NamedTuple):
+    """A kernel distance times 1,000, with its standard error."""
+
+    value: float
+    error: float
+
+
+@node("metric.share")
+def share(yes: Tensor) -> Proportion:
+    """The proportion of true values, with Wilson's 95 % interval (Wilson 1927)."""
+    count = yes.numel()
+    if count == 0:
+        raise ValueError("a share of no values is not defined: the tensor is empty")
+    return wilson(int(yes.bool().sum()), count)
+
+
+def wilson(hits: int, count: int, z: float = Z95) -> Proportion:
+    """hits/count with the interval of all proportions p for which |hits/count − p| ≤ z √(p(1 − p)/count)."""
+    p, spread = hits / count, z * z / count
+    centre = (p + spread / 2) / (1 + spread)
+    half = z / (1 + spread) * math.sqrt(p * (1 - p) / count + spread / (4 * count))
+    return Proportion(p, centre - half if hits else 0.0, centre + half if hits < count else 1.0)
+
+
+@node("metric.accuracy")
+def accuracy(logits: Tensor, label: Label) -> Proportion:
+    """The proportion of samples whose largest logit (B, K) is that of their label (B)."""
+    return share(_predict_labels(logits, label) == label.to(logits.device))
+
+
+@node("metric.class_accuracy")
+def class_accuracy(logits: Tensor, label: Label, *, names: list[str] | None = None) -> Table:
+    """The accuracy of each class that occurs: columns class, count, accuracy, low and high (95 %).
+
+    logits (B, K), label (B); names: the names of the K classes, to list in place of their indices.
+    """
+    right = _predict_labels(logits, label).cpu() == label.cpu()
+    if names is not None and len(names) != logits.shape[1]:
+        raise ValueError(f"{len(names)} names do not fit logits of {logits.shape[1]} classes")
+    present = sorted(set(label.tolist()))
+    shares = {k: share(right[label.cpu() == k]) for k in present}
+    return Table(
+        {
+            "class": [names[k] if names else k for k in present],
+            "count": [int((label == k).sum()) for k in present],
+            "accuracy": [shares[k].value for k in present],
+            "low": [shares[k].low for k in present],
+            "high": [shares[k].high for k in present],
+        }
+    )
+
+
+def _predict_labels(logits: Tensor, label: Tensor) -> Tensor:
+    if logits.ndim != 2 or label.shape != logits.shape[:1]:
+        raise ValueError(
+            f"expected logits (B, K) and labels (B), found shapes {tuple(logits.shape)} and {tuple(label.shape)}"
+        )
+    if label.numel() and not 0 <= int(label.min()) <= int(label.max()) < logits.shape[1]:
+        raise ValueError(f"labels are 0 … {logits.shape[1] - 1}; found {int(label.min())} … {int(label.max())}")
+    return logits.argmax(1)
+
+
+@node("metric.mean")
+def mean(values: Tensor) -> Mean:
+    """The mean of values (N) and its standard error, their standard deviation over √N (NaN for one value)."""
+    flat = values.detach().double().flatten()
+    if flat.numel() == 0:
+        raise ValueError("a mean of no values is not defined: the tensor is empty")
+    return Mean(float(flat.mean()), float(flat.std()) / math.sqrt(flat.numel()) if flat.numel() > 1 else math.nan, flat)
+
+
+@node("metric.gain")
+def gain(values: Tensor, baseline: Tensor) -> Mean:
+    """The mean difference of values (N) and a baseline's (N) on the same samples, with its standard error."""
+    if values.shape != baseline.shape:
+        raise ValueError(f"values of shapes {tuple(values.shape)} and {tuple(baseline.shape)} are of other samples")
+    return mean(values - baseline.to(values.device))
+
+
+@node("metric.psnr")
+def psnr(image: Image, reference: Image, mask: Mask | None = None) -> Mean:
+    """Peak signal-to-noise ratio in dB, 10 log₁₀(4 / MSE) of each picture in [-1, 1], averaged over the pictures.
+
+    image and reference (B, 3, H, W); mask (B, 1, H, W): compare only pixels where it is 1. Equal pictures give 100 dB.
+    """
+    error = _squares(image, reference)
+    weight = error.new_ones(error[:, :1].shape) if mask is None else expand_mask(mask, error).double()
+    area = weight.sum((1, 2, 3)) * error.shape[1]
+    if bool((area == 0).any()):
+        raise ValueError("the mask of a picture is empty: there is nothing to compare in it")
+    mse = (error * weight).sum((1, 2, 3)) / area
+    return mean(10 * (PEAK**2 / mse.clamp(min=PEAK**2 * 1e-10)).log10())
+
+
+@node("metric.largest_change")
+def largest_change(image: Image, reference: Image, mask: Mask | None = None, *, outside: bool = False) -> float:
+    """The largest absolute difference between pictures (B, 3, H, W), in 255ths of their range.
+
+    mask (B, 1, H, W): compare only pixels where it is 1, or with `outside` where it is 0. Raises an error if there are
+    none.
+    """
+    change = _squares(image, reference).sqrt()
+    if mask is None and outside:
+        raise ValueError("what is outside is not known without a mask: wire one to 'mask'")
+    if mask is not None:
+        compared = expand_mask(mask, change) == (0 if outside else 1)
+        if not bool(compared.any()):
+            raise ValueError(f"the mask is {0 if outside else 1} nowhere: there is nothing to compare")
+        change = change * compared.to(change)
+    return float(change.max()) * 255 / PEAK
+
+
+def _squares(image: Tensor, reference: Tensor) -> Tensor:
+    if image.shape != reference.shape:
+        raise ValueError(f"pictures of shapes {tuple(image.shape)} and {tuple(reference.shape)} cannot be compared")
+    check_floats(image, reference)
+    return (image.double() - reference.to(image.device).double()).square()
+
+
+@node("metric.miou")
+def mean_iou(predicted: Tensor, map: SemanticMap, mask: Mask | None = None) -> Overlap:
+    """Mean intersection over union of two class maps (B, K, H, W); `predicted` may be logits.
+
+    The class of a pixel is its argmax. Intersections and unions are summed over all pictures, as in PASCAL VOC, and
+    the mean is over the classes that occur in `map`. The interval resamples the pictures 1,000 times.
+    mask (B, 1, H, W): count only pixels where it is 1.
+    """
+    import numpy as np
+    import torch
+
+    if predicted.shape != map.shape:
+        raise ValueError(f"maps of shapes {tuple(predicted.shape)} and {tuple(map.shape)} cannot be compared")
+    classes = map.shape[1]
+    predicted_class, truth = predicted.argmax(1).cpu().numpy(), map.argmax(1).cpu().numpy()
+    counts = np.ones(truth.shape) if mask is None else expand_mask(mask, map)[:, 0].cpu().double().numpy()
+    intersections, unions = np.zeros((2, len(truth), classes))
+    for k in range(classes):
+        a, b = predicted_class == k, truth == k
+        intersections[:, k], unions[:, k] = ((s * counts).sum((1, 2)) for s in (a & b, a | b))
+    present = np.array([bool(((truth == k) * counts).any()) for k in range(classes)])
+    if not present.any():
+        raise ValueError("no class occurs in the map where the mask is 1: there is nothing to compare")
+    ratio = np.where(present, _ratios(intersections.sum(0), unions.sum(0)), np.nan)
+    picks = np.random.default_rng(0).multinomial(len(truth), np.full(len(truth), 1 / len(truth)), RESAMPLES)
+    resampled = np.nanmean(_ratios(picks @ intersections, picks @ unions)[:, present], axis=1)
+    low, high = np.quantile(resampled, (0.025, 0.975))
+    return Overlap(float(np.nanmean(ratio)), float(low), float(high), torch.from_numpy(ratio))
+
+
+def _ratios(numerators: NDArray[np.float64], denominators: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Elementwise quotients, NaN where the denominator is 0."""
+    import numpy as np
+
+    ratios: NDArray[np.float64] = np.divide(
+        numerators, denominators, out=np.full(numerators.shape, np.nan), where=denominators > 0
+    )
+    return ratios
+
+
+@node("features.pooled")
+def pooled_features(extractor: FeatureExtractor, image: Image, *, chunk: Annotated[int, Ge(1)] = 64) -> Tensor:
+    """The pooled features (B, D), float32, of pictures (B, 3, H, W) in [-1, 1], `chunk` pictures at a time."""
+    import torch
+
+    check_floats(image)
+    with torch.no_grad():
+        return torch.cat([extractor(part)[-1].float() for part in image.split(chunk)])
+
+
+@node("metric.kid")
+def kernel_distance(features: Tensor, reference: Tensor, *, blocks: Annotated[int, Ge(2)] = 20) -> KernelDistance:
+    """The kernel distance of Bińkowski et al. (2018, eq. 4), times 1,000, between features (N, D) and (M, D).
+
+    The unbiased estimate of MMD² with the kernel (xᵀy/D + 1)³, over all pairs; it may be negative. Its standard error
+    is a jackknife that leaves out each of `blocks` blocks of either set; it is too large for very similar sets.
+    The paper uses Inception features: values with others, such as EfficientNet's, are not comparable to its own.
+    """
+    import numpy as np
+
+    x, y = (f.detach().double().cpu().numpy() for f in (features, reference))
+    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
+        raise ValueError(f"expected features (N, D) and (M, D), found shapes {x.shape} and {y.shape}")
+    if min(len(x), len(y)) < 3:
+        raise ValueError(f"the unbiased estimate needs three samples of each set; found {len(x)} and {len(y)}")
+    for name, f in (("features", x), ("reference", y)):
+        if not np.isfinite(f).all():
+            raise ValueError(f"'{name}' has values that are not finite: look at the pictures that they are of")
+    full, without_x, without_y = _mmd_with_blocks(x, y, blocks)
+    variance = sum(_jackknife(np.array(values)) for values in (without_x, without_y))
+    return KernelDistance(1000 * full, 1000 * math.sqrt(variance))
+
+
+def _mmd_with_blocks(
+    x: NDArray[np.float64], y: NDArray[np.float64], blocks: int
+) -> tuple[float, list[float], list[float]]:
+    """The estimate from all samples, and those without each block of x and of y, from kernel sums over blocks."""
+    import numpy as np
+
+    (xs, nx), (ys, ny) = _edges(len(x), blocks), _edges(len(y), blocks)
+
+    def sums(
+        a: NDArray[np.float64], b: NDArray[np.float64], rows: NDArray[np.int64], columns: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        parts = []
+        for start in range(0, len(a), KERNEL_ROWS):
+            kernel = (a[start : start + KERNEL_ROWS] @ b.T / a.shape[1] + 1) ** 3
+            if a is b:
+                np.fill_diagonal(kernel[:, start:], 0)
+            parts.append(np.add.reduceat(kernel, columns, 1))
+        totals: NDArray[np.float64] = np.add.reduceat(np.concatenate(parts), rows, 0)
+        return totals
+
+    xx, yy, xy = sums(x, x, xs, xs), sums(y, y, ys, ys), sums(x, y, xs, ys)
+
+    def estimate(keep_x: NDArray[np.bool_], keep_y: NDArray[np.bool_]) -> float:
+        n, m = nx[keep_x].sum(), ny[keep_y].sum()
+        within = xx[np.ix_(keep_x, keep_x)].sum() / (n * (n - 1)) + yy[np.ix_(keep_y, keep_y)].sum() / (m * (m - 1))
+        return float(within - 2 * xy[np.ix_(keep_x, keep_y)].sum() / (n * m))
+
+    all_x, all_y = np.ones(len(xs), bool), np.ones(len(ys), bool)
+    without_x = [estimate(np.arange(len(xs)) != i, all_y) for i in range(len(xs))]
+    without_y = [estimate(all_x, np.arange(len(ys)) != i) for i in range(len(ys))]
+    return estimate(all_x, all_y), without_x, without_y
+
+
+def _edges(count: int, blocks: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The start and length of each block; at least two samples remain when one block is left out."""
+    import numpy as np
+
+    starts = np.arange(count) if blocks >= count - 1 else (np.arange(blocks) * count) // blocks
+    return starts, np.diff(np.append(starts, count))
+
+
+def _jackknife(without: NDArray[np.float64]) -> float:
+    """The jackknife variance of an estimate, from its leave-one-block-out values (Efron & Stein 1981)."""
+    blocks = len(without)
+    return float((blocks - 1) / blocks * ((without - without.mean()) ** 2).sum())

@@ -1,0 +1,1 @@
+"""Networks that extract features from pictures."""

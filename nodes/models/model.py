@@ -1,0 +1,397 @@
+"""Nodes that load and save models, and that build new ones to train.
+
+All settings that several untrained models share:
+seed: of the initial weights. channels: the width at the finest resolution. multipliers: the width of each resolution
+in units of `channels`, finest first. blocks: residual blocks per resolution. patch: patch × patch pixels are folded
+into channels before the first convolution, and unfolded after the last. attention: the levels (0 is the finest) with
+attention. heads: attention heads. layers: of a transformer. width: of the vector and the tokens of a condition.
+classes: the number of classes. in_channels: channels of the samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+
+from annotated_types import Ge, MinLen
+
+from guidegraph.graph.context import current_device, current_dtype
+from guidegraph.graph.node import node
+from guidegraph.graph.types import Written
+from guidegraph.nodes.models.index import list_parts, read_index
+from guidegraph.nodes.sampling import schedule as schedules
+from guidegraph.nodes.types import (
+    Autoencoder,
+    Classifier,
+    ConditionAdapter,
+    Denoiser,
+    ImageEmbedder,
+    LabelEmbedder,
+    PredictionKind,
+    Schedule,
+    Segmenter,
+    TextEmbedder,
+)
+
+if TYPE_CHECKING:
+    from torch import nn
+
+SCHEDULES: dict[str, Callable[..., Schedule]] = {
+    "linear": schedules.linear,
+    "scaled_linear": schedules.scaled_linear,
+    "sigmoid": schedules.sigmoid,
+    "cosine": schedules.cosine,
+}
+
+
+TRAINED_RANGE = ("trained_from", "trained_to")
+"""The fields of a schedule with the range of timesteps that its model was trained on."""
+
+
+class LoadedModel(NamedTuple):
+    """The parts of a model: a diffusion model, its embedders of conditions, and networks that evaluate samples."""
+
+    denoiser: Denoiser
+    autoencoder: Autoencoder
+    text: TextEmbedder
+    schedule: Schedule
+    label: LabelEmbedder
+    image: ImageEmbedder
+    adapter: ConditionAdapter
+    classifier: Classifier
+    segmenter: Segmenter
+    detector: Any
+
+
+class MissingPart(AttributeError, ValueError):
+    """Raised on use of a part that a model folder does not hold."""
+
+
+class AbsentPart:
+    """Stands for a part that a model lacks, or cannot load without another setting. Any use raises the message."""
+
+    __guidegraph_absent__ = True
+
+    def __init__(self, message: str) -> None:
+        self._message = message
+
+    @classmethod
+    def of(cls, folder: Path, part: str, held: Iterable[str]) -> AbsentPart:
+        """Stands for a part that a model folder or file does not hold."""
+        return cls(f"the model '{folder}' has no part '{part}'; it has {', '.join(held) or 'none'}")
+
+    def __repr__(self) -> str:
+        return self._message
+
+    def __call__(self, *_: object, **__: object) -> Any:
+        raise MissingPart(self._message)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        raise MissingPart(self._message)
+
+
+@node("model.load", host=True, provides=list_parts)
+def load_model(*, path: Path) -> LoadedModel:
+    """A model folder (model.json and safetensors), frozen, on the run's device and in its dtype.
+
+    path: the folder; `pkg:scenes` and others ship with the package.
+    A part that the folder does not hold raises an error on use.
+    """
+    from guidegraph.nodes.models import store
+
+    stored = read_index(path)
+
+    def part(name: str) -> Any:
+        if name not in stored:
+            return AbsentPart.of(path, name, stored)
+        return store.load_part(path, name, device=current_device(), dtype=current_dtype())
+
+    schedule = (
+        read_schedule(path, stored["schedule"]) if "schedule" in stored else AbsentPart.of(path, "schedule", stored)
+    )
+    networks = {name: part(name) for name in LoadedModel._fields if name != "schedule"}
+    return LoadedModel(schedule=schedule, **networks)  # type: ignore[arg-type]
+
+
+def read_schedule(folder: Path, config: dict[str, Any]) -> Schedule:
+    """The schedule that model.json names with its settings, or one from a table of ᾱ.
+
+    trained_from, trained_to: the timesteps that the model was trained on, if model.json has them.
+    """
+    from safetensors.torch import load_file
+
+    from guidegraph.nodes.models.store import locate_verified_file
+
+    settings = {name: value for name, value in config.items() if name not in ("kind", *TRAINED_RANGE)}
+    kind = config.get("kind")
+    if kind != "table" and kind not in SCHEDULES:
+        raise ValueError(f"unknown schedule {kind!r}; known are {', '.join((*SCHEDULES, 'table'))}")
+    try:
+        trained_range = {name: float(config[name]) for name in TRAINED_RANGE if config.get(name) is not None}
+        if kind == "table":
+            table = load_file(locate_verified_file(folder, settings.get("weights")))["alphas_bar"].to(current_device())
+            return Schedule(table, **trained_range)
+        return Schedule(SCHEDULES[kind](**settings).alphas_bar, **trained_range)
+    except Exception as error:
+        raise ValueError(f"part 'schedule' of '{folder}' cannot be loaded: {error}") from error
+
+
+@node("model.save", pure=False, host=True)
+def save_model(
+    denoiser: Denoiser | None = None,
+    autoencoder: Autoencoder | None = None,
+    text: TextEmbedder | None = None,
+    schedule: Schedule | None = None,
+    label: LabelEmbedder | None = None,
+    image: ImageEmbedder | None = None,
+    adapter: ConditionAdapter | None = None,
+    classifier: Classifier | None = None,
+    segmenter: Segmenter | None = None,
+    detector: Any = None,
+    *,
+    path: Annotated[Path, Written()],
+    dtype: Literal["float16", "bfloat16", "float32"] = "float16",
+) -> str:
+    """Write the wired parts as a model folder that `model.load` reads, and return its path.
+
+    Parts that the folder already holds and that are not wired stay unchanged. dtype: of the weights in the files.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    from guidegraph.nodes.models import store
+
+    wired = {
+        "denoiser": denoiser,
+        "autoencoder": autoencoder,
+        "text": text,
+        "label": label,
+        "image": image,
+        "adapter": adapter,
+        "classifier": classifier,
+        "segmenter": segmenter,
+        "detector": detector,
+    }
+    modules: dict[str, nn.Module] = {}
+    for name, module in wired.items():
+        if module is None:
+            continue
+        if isinstance(module, AbsentPart):
+            raise MissingPart(f"there is no '{name}' to save: {module!r}")
+        if not isinstance(module, torch.nn.Module):
+            raise ValueError(f"'{name}' is a {type(module).__name__}, not a network that can be saved")
+        store.describe_part(module)  # a module that cannot be saved is refused before any file is written
+        modules[name] = module
+    if not modules and schedule is None:
+        raise ValueError("there is nothing to save: wire at least one part")
+    table = None
+    if schedule is not None:
+        tensors = {"alphas_bar": schedule.alphas_bar.cpu().contiguous()}
+        path.mkdir(parents=True, exist_ok=True)
+        store.write_atomic(path / "schedule.safetensors", lambda file: save_file(tensors, file))
+        trained_range = {name: getattr(schedule, name) for name in TRAINED_RANGE if getattr(schedule, name) is not None}
+        table = {"kind": "table", "weights": "schedule.safetensors"} | trained_range
+    store.save_parts(path, modules, dtype=getattr(torch, dtype), schedule=table)
+    return str(path)
+
+
+Channels = Annotated[int, Ge(1)]
+Multipliers = Annotated[tuple[Annotated[int, Ge(1)], ...], MinLen(1)]
+
+
+@node("model.autoencoder")
+def new_autoencoder(
+    *,
+    seed: int = 0,
+    channels: Channels = 48,
+    multipliers: Multipliers = (1, 2),
+    blocks: Channels = 1,
+    patch: Channels = 2,
+    latent_channels: Channels = 4,
+) -> Autoencoder:
+    """An untrained KL autoencoder with f = patch · 2^(levels − 1), one level for each of `multipliers`.
+
+    channels: width of the finest level; multipliers: the width of each level in units of it. blocks: residual blocks
+    per level. patch: side in pixels of the patches that are folded into channels before the first convolution.
+    latent_channels: channels of a latent. seed: of the initial weights.
+    """
+    from guidegraph.nodes.models.own.autoencoder import AutoencoderConfig, KLAutoencoder
+
+    config = AutoencoderConfig(
+        latent_channels=latent_channels, channels=channels, multipliers=multipliers, blocks=blocks, patch=patch
+    )
+    model: Autoencoder = build_untrained(lambda: KLAutoencoder(config), seed)
+    return model
+
+
+@node("model.pixels")
+def new_pixel_space(*, channels: Channels = 3) -> Autoencoder:
+    """Pixels as their own latents, f = 1: nothing to train; autoencoder.measure_scale can measure the scale."""
+    from guidegraph.nodes.models.own.pixel_space import PixelSpace, PixelSpaceConfig
+
+    space: Autoencoder = PixelSpace(PixelSpaceConfig(channels)).eval()
+    return space
+
+
+@node("model.unet")
+def new_unet(
+    *,
+    seed: int = 0,
+    in_channels: Channels = 4,
+    channels: Channels = 64,
+    multipliers: Multipliers = (1, 2, 3),
+    blocks: Channels = 1,
+    attention: tuple[Annotated[int, Ge(0)], ...] = (1, 2),
+    heads: Channels = 4,
+    context_dim: Channels | None = 128,
+    vector_dim: Channels | None = 128,
+    spatial_channels: Annotated[int, Ge(0)] = 0,
+    patch: Channels = 1,
+    learned_variance: bool = False,
+    kind: PredictionKind = "v",
+) -> Denoiser:
+    """An untrained U-Net denoiser.
+
+    context_dim: width of the condition's tokens; vector_dim: width of its vector; spatial_channels: channels of its
+    map; null or 0 for a model without that condition. learned_variance: predict a variance too. kind: of the
+    prediction, ε, x0 or v.
+    """
+    from guidegraph.nodes.models.own.denoiser import UNetDenoiser
+    from guidegraph.nodes.models.own.unet import UNet, UNetConfig
+
+    config = UNetConfig(
+        in_channels=in_channels,
+        out_channels=2 * in_channels if learned_variance else in_channels,
+        channels=channels,
+        multipliers=multipliers,
+        blocks=blocks,
+        attention=attention,
+        heads=heads,
+        context_dim=context_dim,
+        vector_dim=vector_dim,
+        spatial_channels=spatial_channels,
+        patch=patch,
+        kind=kind,
+    )
+    model: Denoiser = build_untrained(lambda: UNetDenoiser(UNet(config)), seed)
+    return model
+
+
+@node("model.text_transformer")
+def new_text_transformer(
+    *, seed: int = 0, words: list[str] | None = None, width: Channels = 128, layers: Channels = 3, heads: Channels = 4
+) -> TextEmbedder:
+    """An untrained text encoder with a vocabulary of `words`, by default those of the scene captions."""
+    from guidegraph.nodes.data.captions import vocabulary
+    from guidegraph.nodes.models.own.text import TextConfig, TextEncoder, TextModel, build_tokenizer
+
+    tokenizer = build_tokenizer(vocabulary() if words is None else words)
+    config = TextConfig(vocabulary=tokenizer.get_vocab_size(), width=width, layers=layers, heads=heads)
+    model: TextEmbedder = build_untrained(lambda: TextModel(TextEncoder(config), tokenizer), seed)
+    return model
+
+
+@node("model.label_embedder")
+def new_label_embedder(*, seed: int = 0, classes: Channels = 10, width: Channels = 128) -> LabelEmbedder:
+    """An untrained embedder of class labels, and of the null class, as a condition's vector."""
+    from guidegraph.nodes.models.own.labels import LabelConfig, LabelModel
+
+    model: LabelEmbedder = build_untrained(lambda: LabelModel(LabelConfig(classes=classes, width=width)), seed)
+    return model
+
+
+@node("model.classifier")
+def new_classifier(
+    *,
+    seed: int = 0,
+    classes: Channels = 10,
+    size: Channels = 32,
+    in_channels: Channels = 1,
+    channels: Channels = 32,
+    multipliers: Multipliers = (1, 2, 2),
+    blocks: Channels = 1,
+    attention: tuple[Annotated[int, Ge(0)], ...] = (2,),
+    heads: Channels = 4,
+    patch: Channels = 1,
+) -> Classifier:
+    """An untrained classifier of samples (B, in_channels, size, size) at any noise level."""
+    from guidegraph.nodes.models.own.classifier import ClassifierConfig, NoisyClassifier
+
+    config = ClassifierConfig(classes, size, in_channels, channels, multipliers, blocks, attention, heads, patch)
+    model: Classifier = build_untrained(lambda: NoisyClassifier(config), seed)
+    return model
+
+
+@node("model.segmenter")
+def new_segmenter(
+    *, seed: int = 0, classes: Channels = 23, channels: Channels = 24, multipliers: Multipliers = (1, 2, 3)
+) -> Segmenter:
+    """An untrained segmenter, by default for the classes of scenes."""
+    from guidegraph.nodes.models.own.segmenter import SegmentationNet, SegmenterConfig
+
+    config = SegmenterConfig(classes=classes, channels=channels, multipliers=multipliers)
+    model: Segmenter = build_untrained(lambda: SegmentationNet(config), seed)
+    return model
+
+
+@node("model.image_embedder")
+def new_image_embedder(
+    *,
+    seed: int = 0,
+    width: Channels = 128,
+    tokens: Annotated[int, Ge(0)] = 0,
+    channels: Channels = 32,
+    multipliers: Multipliers = (1, 2, 3),
+) -> ImageEmbedder:
+    """An untrained embedder of pictures as a condition's vector and tokens.
+
+    tokens: number of tokens made from the pooled features; 0 for a vector alone.
+    """
+    from guidegraph.nodes.models.own.vision import ImageModel, VisionConfig
+
+    config = VisionConfig(width=width, tokens=tokens, channels=channels, multipliers=multipliers)
+    model: ImageEmbedder = build_untrained(lambda: ImageModel(config), seed)
+    return model
+
+
+@node("model.condition_adapter")
+def new_condition_adapter(
+    *,
+    seed: int = 0,
+    tokens: Channels = 384,
+    vector: Channels = 384,
+    width: Channels = 128,
+    layers: Channels = 1,
+    heads: Channels = 4,
+) -> ConditionAdapter:
+    """An untrained adapter of conditions; the default widths are those of MiniLM and of `pkg:scenes`.
+
+    tokens: width of its input tokens; vector: width of its input vector.
+    """
+    from guidegraph.nodes.models.own.adapter import AdapterConfig
+    from guidegraph.nodes.models.own.adapter import AdapterModel as Adapter
+
+    config = AdapterConfig(tokens=tokens, vector=vector, width=width, layers=layers, heads=heads)
+    model: ConditionAdapter = build_untrained(lambda: Adapter(config), seed)
+    return model
+
+
+@node("model.detector")
+def new_detector(*, seed: int = 0, channels: Channels = 32) -> Any:
+    """An untrained detector of the objects, skies and grounds of scenes."""
+    from guidegraph.nodes.models.own.detector import Detector, DetectorConfig
+
+    return build_untrained(lambda: Detector(DetectorConfig(channels=channels)), seed)
+
+
+def build_untrained(build: Any, seed: int) -> Any:
+    """Build a frozen module, with initial weights that depend on the seed alone, on the run's device."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module = build()
+    return module.to(current_device()).eval().requires_grad_(False)

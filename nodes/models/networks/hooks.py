@@ -1,0 +1,225 @@
+"""Hooks of a torch network: its sites, and a forward pass with rules at some of them.
+
+A forward pass hands a `Hooks` to its layers as an argument. Nothing is attached to the network, so denoisers with
+different rules can share it, also across threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar, Self, TypeAlias, cast
+
+from torch import Tensor, nn
+
+from guidegraph.nodes.guidance.hooks import (
+    AttentionCall,
+    AttentionRule,
+    FeatureRule,
+    Rule,
+    Site,
+    SiteKind,
+    SiteStage,
+    SkipRule,
+    list_site_choices,
+)
+from guidegraph.nodes.models.networks.attention import attention
+from guidegraph.nodes.models.networks.low_rank import trainable_names
+from guidegraph.nodes.shapes import has_values
+from guidegraph.nodes.types import Condition, Prediction
+
+Attend: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+"""Attention: query, key, value and mask, as in `attention`, to the attended values."""
+
+
+class Hooks:
+    """Rules by site, and the sites whose values one forward pass records in `recorded`. Without either it does nothing.
+
+    Copies of a model share it.
+    """
+
+    def __init__(self, rules: Mapping[Site, Rule] | None = None, record: Iterable[Site] = ()) -> None:
+        self.rules: dict[Site, Rule] = dict(rules or {})
+        self.record = frozenset(record)
+        self.recorded: dict[Site, Tensor] = {}
+        self.idle = not self.rules and not self.record
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+    def attend(self, site: Site | None, size: Sequence[int]) -> Attend:
+        """The attention function of a site whose queries are the pixels of a map of this size (h, w)."""
+        if self.idle or site is None or not (site in self.rules or site in self.record):
+            return attention
+        rule = cast(AttentionRule, self.rules.get(site, AttentionCall.attend))
+
+        def attend_with_rule(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+            with report_call_errors(site, rule, "one AttentionCall"):
+                attended = rule(AttentionCall(query, key, value, mask, (size[0], size[1])))
+            check_rule_output(site, rule, attended, query)
+            return self._keep(site, attended)
+
+        return attend_with_rule
+
+    def skip(self, index: int, h: Tensor, skipped: Tensor) -> tuple[Tensor, Tensor]:
+        """Apply the rule of a skip: features h and skipped features, which are concatenated on the way up."""
+        if self.idle:
+            return h, skipped
+        site = Site("skip", "up", index)
+        if site in self.rules:
+            rule = cast(SkipRule, self.rules[site])
+            with report_call_errors(site, rule, "h and the skipped features"):
+                output = rule(h, skipped)
+            if not isinstance(output, tuple) or len(output) != 2:
+                raise ValueError(f"{rule_name(rule)}, the rule of site '{site}', must give two tensors: (h, skipped)")
+            check_rule_output(site, rule, output[0], h)
+            check_rule_output(site, rule, output[1], skipped)
+            h, skipped = output
+        return h, self._keep(site, skipped)
+
+    def feature(self, stage: SiteStage, index: int, h: Tensor) -> Tensor:
+        """Apply the rule of a block's output h."""
+        if self.idle:
+            return h
+        site = Site("feature", stage, index)
+        if site in self.rules:
+            rule = cast(FeatureRule, self.rules[site])
+            with report_call_errors(site, rule, "the features alone"):
+                output = rule(h)
+            check_rule_output(site, rule, output, h)
+            h = output
+        return self._keep(site, h)
+
+    def _keep(self, site: Site, value: Tensor) -> Tensor:
+        if site in self.record:
+            self.recorded[site] = value
+        return value
+
+
+NO_HOOKS = Hooks()
+
+
+def check_rule_output(site: Site, rule: Rule, output: object, like: Tensor) -> None:
+    """Raise ``ValueError`` if a rule does not return a tensor like the one that it replaces."""
+    if not isinstance(output, Tensor):
+        got = type(output).__name__
+    elif has_values(output) and (output.shape, output.dtype, output.device) != (like.shape, like.dtype, like.device):
+        got = f"shape {tuple(output.shape)}, {output.dtype}, on {output.device}"
+    else:
+        return
+    raise ValueError(
+        f"{rule_name(rule)}, the rule of site '{site}', gives {got}; expected {tuple(like.shape)}, {like.dtype}, on "
+        f"{like.device}"
+    )
+
+
+@contextmanager
+def report_call_errors(site: Site, rule: Rule, arguments: str) -> Iterator[None]:
+    """Turn a ``TypeError`` from calling a rule into a ``ValueError`` that names the rule and its site."""
+    try:
+        yield
+    except TypeError as error:
+        raise ValueError(
+            f"{rule_name(rule)}, the rule of site '{site}', was called with {arguments}, and failed: {error}"
+        ) from error
+
+
+def rule_name(rule: Rule) -> str:
+    """A rule's name in error messages: its module and the function or class that made it."""
+    inner = getattr(rule, "func", rule)
+    owner = inner if hasattr(inner, "__qualname__") else type(inner)
+    return f"{owner.__module__}.{owner.__qualname__}".replace(".<locals>", "")
+
+
+class AttentionLayer(nn.Module):
+    """An attention layer. In a denoising U-Net it has a site."""
+
+    site_kind: SiteKind = "self"
+    site: Site | None = None
+
+
+SiteBlock: TypeAlias = tuple[SiteStage, Sequence[nn.Module]]
+"""Modules that run in sequence and pass on one feature map."""
+
+
+def number_sites(blocks: Iterable[SiteBlock]) -> tuple[Site, ...]:
+    """Number the sites of a U-Net whose blocks come in order of execution, and set those of its attention layers."""
+    counts: dict[tuple[SiteKind, SiteStage], int] = {}
+    sites: list[Site] = []
+
+    def add(kind: SiteKind, stage: SiteStage) -> Site:
+        index = counts.get((kind, stage), 0)
+        counts[kind, stage] = index + 1
+        sites.append(Site(kind, stage, index))
+        return sites[-1]
+
+    for stage, modules in blocks:
+        if stage == "up":
+            add("skip", stage)
+        for layer in (inner for module in modules for inner in module.modules()):
+            if isinstance(layer, AttentionLayer):
+                layer.site = add(layer.site_kind, stage)
+        add("feature", stage)
+    return tuple(sites)
+
+
+class HookedModel(nn.Module):
+    """A `HookedDenoiser` around a network with sites: `forward(x, t, condition, hooks)` passes the hooks to it."""
+
+    honours_mask: ClassVar[bool] = True
+    network: Any
+
+    def __init__(self, network: nn.Module, rules: Mapping[Site, Rule] | None = None) -> None:
+        super().__init__()
+        self.network = network
+        self.hooks = Hooks(rules)
+
+    def trainable_names(self) -> list[str]:
+        """Names of the trainable parameters: those of a LoRA if there is one, otherwise all."""
+        return trainable_names(self)
+
+    def sites(self) -> tuple[Site, ...]:
+        """All sites, in order of execution."""
+        sites: tuple[Site, ...] = self.network.sites
+        return sites
+
+    def with_rules(self, rules: Mapping[Site, Rule]) -> Self:
+        """A denoiser with the same network, and these rules added to its own; this denoiser does not change.
+
+        Raises ``ValueError`` for an unknown site, a site that has a rule already, and a rule that is not callable.
+        """
+        added = {self._site(site): rule for site, rule in rules.items()}
+        for site, rule in added.items():
+            if not callable(rule):
+                raise ValueError(f"the rule of site '{site}' is {rule!r:.60}; expected a function")
+            if site in self.hooks.rules:
+                raise ValueError(
+                    f"site '{site}' has a rule already, {rule_name(self.hooks.rules[site])}, and cannot take a second "
+                    f"one, {rule_name(rule)}: choose other sites, or write one rule that does both"
+                )
+        hooked = type(self)(self.network, {**self.hooks.rules, **added})
+        hooked.training = self.training  # not `train`: it would reach the network, which is shared
+        return hooked
+
+    def captured(
+        self, x: Tensor, t: Tensor, condition: Condition, sites: Sequence[Site]
+    ) -> tuple[Prediction, dict[Site, Tensor]]:
+        """The prediction, and the values at some sites, in the order of `sites`.
+
+        Raises ``ValueError`` for an unknown site, and for one that was not reached: cross-attention with a condition
+        without tokens.
+        """
+        sites = [self._site(site) for site in sites]
+        hooks = Hooks(self.hooks.rules, sites)
+        prediction = self(x, t, condition, hooks)
+        if missing := [site.name for site in sites if site not in hooks.recorded]:
+            raise ValueError(f"nothing came through {', '.join(missing)}: this condition has no tokens")
+        return prediction, {site: hooks.recorded[site] for site in sites}
+
+    def _site(self, site: object) -> Site:
+        """A site of this network. Raises ``ValueError`` for anything else."""
+        if not isinstance(site, Site):
+            raise ValueError(f"expected a Site, found {site!r}: select_sites(denoiser, '{site}') gives those of a name")
+        if site not in self.network.sites:
+            raise ValueError(f"this denoiser has no site '{site}'; {list_site_choices(site.name, self.network.sites)}")
+        return site

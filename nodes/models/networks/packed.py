@@ -1,0 +1,158 @@
+"""Convolutions that keep a second copy of their weight, in the layout of the CPU's kernels."""
+
+from __future__ import annotations
+
+import hashlib
+import weakref
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.multiprocessing.reductions import StorageWeakRef
+
+from guidegraph.nodes.models.networks.pack_cache import PackCache
+
+PIXELS = 1024
+"""The largest map, in pixels of a sample, for which a weight is packed: above it, arithmetic hides the reordering."""
+
+SPARE = 1 << 30
+"""Most bytes of spare packed weights (`pack_cache`)."""
+
+_watched: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+"""Layers that drop unused packed weights when they are finalised."""
+
+
+class PackedConv2d(nn.Conv2d):
+    """A `Conv2d` that, on a CPU and with a frozen weight, has oneDNN reorder the weight once instead of at each call.
+
+    On small maps the reordering takes longer than the convolution. A weight is packed at the first call with each input
+    size, for maps of at most 1,024 pixels; sizes with the same oneDNN layout share a copy. A copy is as large as the
+    weight and not part of the state. It is made again when the weight has changed, as PyTorch counts changes: in-place
+    operators, and other memory. Writes to a frozen weight through `.data` or a NumPy array are not counted, as they are
+    not for gradients. Nor are those of a fused optimiser: after it, a weight that was frozen before is packed again if
+    a call in between saw that it trains, or `torch.compile` traced one. Spare copies are kept up to 1 GiB in total.
+    In all other cases this is `Conv2d`: with gradients, and for weights in training; while tracing, under transforms
+    such as `vmap` and `jvp`, and with autocast; on other devices and dtypes; if `packs` is false.
+    """
+
+    packs = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, C′, H′, W′), as `Conv2d`, up to rounding from another order of sums."""
+        if not self._packs(x):
+            return super().forward(x)
+        settings = list(self.padding), list(self.stride), list(self.dilation), self.groups
+        out: Tensor = _operators()._convolution_pointwise(x, self._weight(x), self.bias, *settings, "none", [], "")
+        return out
+
+    def _weight(self, x: Tensor) -> Tensor:
+        weight = self.weight
+        storage = StorageWeakRef(weight.untyped_storage())
+        settings = (self.padding, self.stride, self.dilation, self.groups)
+        key = (storage.cdata, weight.storage_offset(), weight.shape, weight.stride(), weight.dtype, settings)
+
+        def pack() -> Tensor:
+            if self not in _watched:
+                _watched.add(self)
+                weakref.finalize(self, forget_unused)
+            packed: Tensor = _operators()._reorder_convolution_weight(weight.detach(), *settings, list(x.shape))
+            return packed
+
+        return CACHE.get(key, (*x.shape, torch.get_num_threads()), storage, weight._version, pack)
+
+    def _packs(self, x: Tensor) -> bool:
+        weight = self.weight
+        if weight.requires_grad:  # first: an optimiser may write to it uncounted
+            forget_traced(weight) if torch.compiler.is_compiling() else forget(weight)
+            return False
+        if torch.compiler.is_compiling() or not self.packs or weight.device.type != "cpu" or is_transformed():
+            return False
+        return (
+            x.ndim == 4
+            and x.numel() > 0
+            and x.shape[-2] * x.shape[-1] <= PIXELS
+            and x.shape[1] == weight.shape[1] * self.groups
+            and weight.shape[-1] > 1
+            and x.device.type == "cpu"
+            and x.dtype == weight.dtype
+            and type(x) is Tensor
+            and type(weight) in (Tensor, nn.Parameter)
+            and self.padding_mode == "zeros"
+            and not isinstance(self.padding, str)
+            and not torch.is_grad_enabled()
+            and not torch.is_autocast_enabled("cpu")
+            and not weight.is_inference()
+            and bool(torch.backends.mkldnn.enabled)
+            and is_available(weight.dtype)
+        )
+
+
+def is_transformed() -> bool:
+    """Whether tracing, a dispatch mode, `torch.func` or forward-mode derivatives record or transform calls."""
+    core: Any = torch._C
+    return bool(
+        core._len_torch_dispatch_stack()
+        or core._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+        or core._is_tracing()
+    )
+
+
+def forget_unused() -> None:
+    """Drop the packed weights of tensors that no longer exist."""
+    CACHE.forget_unused()
+
+
+def forget(weight: Tensor) -> None:
+    """Drop the packed copies of a tensor, or of the tensor that a transform of `torch.func` wraps."""
+    if not len(CACHE):
+        return
+    functorch: Any = torch._C._functorch
+    while functorch.is_functorch_wrapped_tensor(weight):
+        weight = functorch.get_unwrapped(weight)
+    CACHE.forget(weight.untyped_storage()._cdata)
+
+
+def forget_traced(weight: Tensor) -> bool:
+    """Call `forget` at compile time, not each time the compiled code runs."""
+    forget(weight)
+    return True
+
+
+# What `torch.compiler.assume_constant_result` does, without its import of all of dynamo: called once, while tracing.
+forget_traced._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def measure_layout(packed: Tensor) -> tuple[bytes, int]:
+    """Return the layout of a packed weight, as a digest of oneDNN's description, and its bytes."""
+    description: Tensor = _operators()._get_mkldnn_serialized_md(packed)
+    digest = hashlib.blake2b(description.numpy().tobytes(), digest_size=16).digest()
+    return digest, int(_operators()._nbytes(packed))
+
+
+CACHE = PackCache(SPARE, measure_layout)
+"""Packed weights by the memory they were made from; model copies that share tensors share these too."""
+
+
+@cache
+def _operators() -> Any:
+    return torch.ops.mkldnn
+
+
+@cache
+def is_available(dtype: torch.dtype = torch.float32) -> bool:
+    """Whether oneDNN supports the dtype here, and this torch has the operators that its compiler packs weights with."""
+    own = ("_reorder_convolution_weight", "_convolution_pointwise", "_get_mkldnn_serialized_md", "_nbytes")
+    names = (*own, "_is_mkldnn_bf16_supported")
+    if not torch.backends.mkldnn.is_available() or not all(hasattr(_operators(), name) for name in names):
+        return False
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and bool(_operators()._is_mkldnn_bf16_supported()))
+
+
+def set_packing(module: nn.Module, packs: bool) -> None:
+    """Allow or forbid packed weights for all convolutions of a network."""
+    for layer in module.modules():
+        if isinstance(layer, PackedConv2d):
+            layer.packs = packs

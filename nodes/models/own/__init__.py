@@ -1,0 +1,1 @@
+"""guidegraph's own networks, trained by the workflows that ship."""

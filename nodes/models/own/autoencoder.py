@@ -1,0 +1,205 @@
+"""Autoencoders, KL- and VQ-regularised: pictures in [-1, 1] to latents of unit variance, and back."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from guidegraph.nodes.models.own.layers import Downsample, ResidualBlock, Upsample, group_norm
+from guidegraph.nodes.models.own.quantiser import VectorQuantiser
+from guidegraph.nodes.shapes import check_channels, check_sides
+
+INITIAL_LOG_VARIANCE = -6.0
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """Hyper-parameters of an autoencoder; f = patch · 2^(len(multipliers) − 1).
+
+    `patch` folds patch × patch pixels into channels before the first convolution, and unfolds them
+    after the last, which saves most of the work at full resolution.
+    """
+
+    in_channels: int = 3
+    latent_channels: int = 4
+    channels: int = 64
+    multipliers: tuple[int, ...] = (1, 2)
+    blocks: int = 1
+    patch: int = 2
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "multipliers", tuple(self.multipliers))
+
+    @property
+    def factor(self) -> int:
+        """Side of one latent cell in pixels."""
+        return int(self.patch * 2 ** (len(self.multipliers) - 1))
+
+
+@dataclass(frozen=True)
+class VQConfig(AutoencoderConfig):
+    """Hyper-parameters of a VQAutoencoder: `codes` vectors as wide as the latent; decay: see VectorQuantiser."""
+
+    codes: int = 1024
+    decay: float | None = None
+
+
+def level_widths(config: AutoencoderConfig) -> list[int]:
+    """The width of each resolution, finest first."""
+    return [config.channels * multiplier for multiplier in config.multipliers]
+
+
+def build_encoder(config: AutoencoderConfig, outputs: int) -> nn.Sequential:
+    """Picture (B, 3, H, W) to (B, outputs, H/f, W/f)."""
+    widths = level_widths(config)
+    layers: list[nn.Module] = [
+        nn.PixelUnshuffle(config.patch),
+        nn.Conv2d(config.in_channels * config.patch**2, widths[0], 3, padding=1),
+    ]
+    width = widths[0]
+    for level, next_width in enumerate(widths):
+        if level:
+            layers.append(Downsample(width))
+        for _ in range(config.blocks):
+            layers.append(ResidualBlock(width, next_width))
+            width = next_width
+    layers += [ResidualBlock(width, width), group_norm(width), nn.SiLU(), nn.Conv2d(width, outputs, 3, padding=1)]
+    return nn.Sequential(*layers)
+
+
+def build_decoder(config: AutoencoderConfig) -> nn.Sequential:
+    """Latent (B, c, H/f, W/f) to picture (B, 3, H, W)."""
+    widths = level_widths(config)[::-1]
+    width = widths[0]
+    layers: list[nn.Module] = [nn.Conv2d(config.latent_channels, width, 3, padding=1), ResidualBlock(width, width)]
+    for level, next_width in enumerate(widths):
+        if level:
+            layers.append(Upsample(width))
+        for _ in range(config.blocks + 1):
+            layers.append(ResidualBlock(width, next_width))
+            width = next_width
+    layers += [group_norm(width), nn.SiLU()]
+    layers += [nn.Conv2d(width, config.in_channels * config.patch**2, 3, padding=1), nn.PixelShuffle(config.patch)]
+    return nn.Sequential(*layers)
+
+
+class FirstStage(nn.Module, ABC):
+    """An autoencoder that owns the scale of its latents (Rombach et al. 2022, section 3.1); KL and VQ are its kinds.
+
+    The buffer `scale` is measured after training (one over the standard deviation of the latents), so
+    that `encode` gives unit variance and the caller never sees the factor.
+    """
+
+    scale: Tensor
+    config: AutoencoderConfig
+
+    def __init__(self, config: AutoencoderConfig, outputs: int) -> None:
+        super().__init__()
+        self.encoder = build_encoder(config, outputs)
+        self.decoder = build_decoder(config)
+        self.register_buffer("scale", torch.ones(()))
+
+    @property
+    def last_layer(self) -> Tensor:
+        """The weight of the decoder's last convolution, where the adaptive weight compares gradients."""
+        return [layer for layer in self.decoder if isinstance(layer, nn.Conv2d)][-1].weight
+
+    @abstractmethod
+    def latent(self, image: Tensor) -> Tensor:
+        """The latent (B, c, h, w) of pictures, unscaled."""
+
+    @abstractmethod
+    def reconstruct(self, z: Tensor) -> Tensor:
+        """The picture (B, 3, H, W) of an unscaled latent."""
+
+    def encode(self, image: Tensor) -> Tensor:
+        """The latent (B, c, h, w) of pictures (B, 3, H, W) in [-1, 1], scaled to unit variance."""
+        check_channels(image, self.config.in_channels, "the autoencoder")
+        check_sides(image, self.config.factor, "the autoencoder")
+        return (self.latent(image.to(self.scale.dtype)) * self.scale).to(image.dtype)
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W), about [-1, 1], of latents as `encode` gives them."""
+        check_channels(latent, self.config.latent_channels, "the decoder")
+        return self.reconstruct(latent.to(self.scale.dtype) / self.scale).to(latent.dtype)
+
+
+class KLAutoencoder(FirstStage):
+    """An autoencoder whose q(z | x) is held near N(0, 1) by a small divergence; its latent is the mean."""
+
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__(config, 2 * config.latent_channels)
+        self.config = config
+        bias = list(self.encoder[-1].parameters())[1]
+        # A small variance at first, or the decoder learns to ignore a latent drowned in noise.
+        nn.init.constant_(bias[config.latent_channels :], INITIAL_LOG_VARIANCE)
+
+    def moments(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of q(z | x), each (B, c, h, w), unscaled."""
+        moments = self.encoder(image)
+        width = self.config.latent_channels
+        return moments[:, :width], moments[:, width:].clamp(-30.0, 20.0)
+
+    def latent(self, image: Tensor) -> Tensor:
+        return self.moments(image)[0]
+
+    def reconstruct(self, z: Tensor) -> Tensor:
+        picture: Tensor = self.decoder(z)
+        return picture
+
+    def forward(self, image: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Reconstruction from a sample of q(z | x) with the given standard normal noise, mean and log-variance."""
+        mean, log_variance = self.moments(image)
+        z = mean + torch.exp(0.5 * log_variance) * noise
+        return self.reconstruct(z), mean, log_variance
+
+
+class VQTerms(NamedTuple):
+    """A reconstruction (B, 3, H, W), the indices (B, h, w) of its codes, and the two loss terms of the quantiser."""
+
+    image: Tensor
+    codes: Tensor
+    codebook: Tensor
+    commitment: Tensor
+
+
+class VQAutoencoder(FirstStage):
+    """An autoencoder whose quantiser is part of the decoder (Rombach et al. 2022, section 3.1, VQ-reg).
+
+    Its latent is z_e, before quantisation, as diffusion needs it; `decode` quantises by itself.
+    """
+
+    def __init__(self, config: VQConfig) -> None:
+        super().__init__(config, config.latent_channels)
+        self.config = config
+        self.quantiser = VectorQuantiser(config.codes, config.latent_channels, config.decay)
+
+    def latent(self, image: Tensor) -> Tensor:
+        z: Tensor = self.encoder(image)
+        return z
+
+    def reconstruct(self, z: Tensor) -> Tensor:
+        picture: Tensor = self.decoder(self.quantiser.quantise(z))
+        return picture
+
+    def forward(self, image: Tensor) -> VQTerms:
+        """Reconstruct pictures (B, 3, H, W) in [-1, 1] with gradients, and return the terms of the loss."""
+        quantised = self.quantiser(self.latent(image))
+        picture = self.decoder(quantised.z.to(self.scale.dtype))
+        return VQTerms(picture, quantised.codes, quantised.codebook, quantised.commitment)
+
+
+def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """KL(q(z | x) ‖ N(0, 1)), summed over latent elements and averaged over the batch."""
+    return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).flatten(1).sum(1).mean()
+
+
+def gradient_loss(prediction: Tensor, target: Tensor) -> Tensor:
+    """Mean absolute error of the horizontal and vertical differences: a light term for sharp edges."""
+    error = prediction - target
+    return F.l1_loss(error[..., 1:], error[..., :-1]) + F.l1_loss(error[..., 1:, :], error[..., :-1, :])

@@ -1,0 +1,118 @@
+"""A U-Net as a `Denoiser`: the adapter between tensors and predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from torch import Tensor
+
+from guidegraph.nodes.models.networks.hooks import HookedModel, Hooks
+from guidegraph.nodes.models.own.unet import UNet
+from guidegraph.nodes.types import Condition, Prediction, PredictionKind
+
+
+class UNetInputs(Protocol):
+    """The part of a U-Net's config that describes its inputs: channels, factor of the sides, condition widths."""
+
+    @property
+    def in_channels(self) -> int: ...
+    @property
+    def spatial_channels(self) -> int: ...
+    @property
+    def factor(self) -> int: ...
+    @property
+    def vector_dim(self) -> int | None: ...
+    @property
+    def context_dim(self) -> int | None: ...
+
+
+class UNetDenoiser(HookedModel):
+    """`(x, t, condition) -> Prediction` of a UNet, computed in the network's dtype and given in that of x.
+
+    Twice the channels of x in the output means a learned variance in the second half (Nichol & Dhariwal 2021).
+    """
+
+    network: UNet
+
+    @property
+    def kind(self) -> PredictionKind:
+        """The kind of every prediction."""
+        return self.network.config.kind
+
+    def check_shape(self, shape: Sequence[int]) -> None:
+        """Raise ``ValueError`` for a shape of x that the network does not take."""
+        check_shape(self.network.config, shape)
+
+    def forward(self, x: Tensor, t: Tensor, condition: Condition, hooks: Hooks | None = None) -> Prediction:
+        """x (B, C, H, W); t (B) on the schedule's axis; every field of the condition has a leading B.
+
+        Raises ``ValueError`` for a size of x, or a condition, that the network does not take. A vector beside tokens
+        may be left unused, as Stable Diffusion leaves the pooled one of CLIP.
+        """
+        check_sizes(self.network.config, x, condition.spatial)
+        check_fields(self.network.config, condition)
+        dtype = self.network.stem.weight.dtype
+
+        def cast(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(dtype)
+
+        config = self.network.config
+        out = self.network(
+            x.to(dtype),
+            t,
+            vector=cast(condition.vector),
+            tokens=cast(condition.tokens),
+            mask=condition.mask,
+            spatial=cast(condition.spatial),
+            hooks=hooks or self.hooks,
+        ).to(x.dtype)
+        if config.out_channels == 2 * config.in_channels:
+            return Prediction(out[:, : config.in_channels], config.kind, out[:, config.in_channels :])
+        return Prediction(out, config.kind)
+
+
+def check_shape(config: UNetInputs, shape: Sequence[int]) -> None:
+    """Raise ``ValueError`` if a UNet does not take x (B, C, H, W) of this shape."""
+    if len(shape) != 4 or shape[1] != config.in_channels:
+        raise ValueError(
+            f"this denoiser takes x (B, C, H, W) of {config.in_channels} channels; found x of shape {tuple(shape)}"
+        )
+    if shape[2] % config.factor or shape[3] % config.factor:
+        raise ValueError(
+            f"this denoiser takes sides that are multiples of {config.factor}; found x of shape {tuple(shape)}"
+        )
+
+
+def check_sizes(config: UNetInputs, x: Tensor, spatial: Tensor | None) -> None:
+    """Raise ``ValueError`` if a UNet does not take x (B, C, H, W) or the spatial condition at this size."""
+    check_shape(config, x.shape)
+    if (0 if spatial is None else spatial.shape[1]) != config.spatial_channels:
+        got = "none" if spatial is None else f"one of {spatial.shape[1]}"
+        raise ValueError(
+            f"this denoiser takes a spatial condition of {config.spatial_channels} channels, and got {got}: see "
+            "condition.spatial, and condition.null for the null condition"
+            if config.spatial_channels
+            else f"this denoiser takes no spatial condition, and got {got} channels"
+        )
+    if spatial is not None and spatial.shape[2:] != x.shape[2:]:
+        raise ValueError(
+            f"the spatial condition must have the size of x, {tuple(x.shape[2:])}; found {tuple(spatial.shape[2:])}: "
+            "set the size of condition.spatial"
+        )
+
+
+def check_fields(config: UNetInputs, condition: Condition) -> None:
+    """Raise ``ValueError`` if the vector or the tokens do not have the widths that a UNet takes."""
+    unused = condition.tokens is not None and config.context_dim is not None and config.vector_dim is None
+    for name, value, width, null in (
+        ("a vector", None if unused else condition.vector, config.vector_dim, "label.embed without a label"),
+        ("tokens", condition.tokens, config.context_dim, "text.encode with an empty prompt"),
+    ):
+        actual = None if value is None else value.shape[-1]
+        if actual == width:
+            continue
+        if width is None:
+            raise ValueError(f"this denoiser takes no {name.removeprefix('a ')} in its condition, and got {name}")
+        got = "none" if actual is None else f"width {actual}"
+        raise ValueError(f"this denoiser takes {name} of width {width}, and got {got}: the null condition is {null}")

@@ -1,0 +1,205 @@
+"""The U-Net: AdaGN from time and a vector, cross-attention to tokens, a spatial condition by concatenation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from guidegraph.nodes.models.networks.hooks import NO_HOOKS, Hooks, SiteBlock, number_sites
+from guidegraph.nodes.models.networks.packed import PackedConv2d
+from guidegraph.nodes.models.own.layers import (
+    Downsample,
+    ResidualBlock,
+    SpatialTransformer,
+    Upsample,
+    group_norm,
+    timestep_embedding,
+    zero_init,
+)
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """Hyper-parameters of a UNet.
+
+    multipliers: width of each resolution in units of `channels`, finest first.
+    blocks: residual blocks at a resolution on the way down (one more on the way up).
+    attention: the levels (0 is the finest) with self- and cross-attention; the middle always has it.
+    context_dim: width of the tokens, vector_dim: of the vector, spatial_channels: of the spatial
+    condition; None or 0 if the model has no such condition.
+    patch: folds patch × patch values of x and of the spatial condition into channels before the first convolution and
+    unfolds them after the last, which makes models on pixels cheaper.
+    kind: the prediction: ε, x0 or v.
+    """
+
+    in_channels: int = 4
+    out_channels: int = 4
+    channels: int = 64
+    multipliers: tuple[int, ...] = (1, 2, 3)
+    blocks: int = 2
+    attention: tuple[int, ...] = (1, 2)
+    heads: int = 4
+    context_dim: int | None = None
+    vector_dim: int | None = None
+    spatial_channels: int = 0
+    patch: int = 1
+    kind: Literal["eps", "x0", "v"] = "eps"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "multipliers", tuple(self.multipliers))
+        object.__setattr__(self, "attention", tuple(self.attention))
+
+    @property
+    def factor(self) -> int:
+        """The sides of x are multiples of this."""
+        return int(self.patch * 2 ** (len(self.multipliers) - 1))
+
+
+class UNetBlock(nn.Module):
+    """A residual block, with attention if the level has it."""
+
+    def __init__(self, channels: int, out_channels: int, attention: bool, config: UNetConfig) -> None:
+        super().__init__()
+        self.residual = ResidualBlock(channels, out_channels, 4 * config.channels)
+        self.transformer = SpatialTransformer(out_channels, config.context_dim, config.heads) if attention else None
+
+    def forward(
+        self,
+        x: Tensor,
+        embedding: Tensor,
+        tokens: Tensor | None = None,
+        mask: Tensor | None = None,
+        hooks: Hooks = NO_HOOKS,
+    ) -> Tensor:
+        h: Tensor = self.residual(x, embedding)
+        if self.transformer is not None:
+            h = self.transformer(h, tokens, mask, hooks)
+        return h
+
+
+class UNetTrunk(nn.Module):
+    """The encoder half of a U-Net with its middle, shared by the denoiser and the classifier of noisy samples."""
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.channels
+        embedding = 4 * width
+        self.time_embedding = nn.Sequential(nn.Linear(width, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
+        self.vector_embedding = None if config.vector_dim is None else nn.Linear(config.vector_dim, embedding)
+        self.fold = nn.PixelUnshuffle(config.patch) if config.patch > 1 else nn.Identity()
+        inputs = (config.in_channels + config.spatial_channels) * config.patch**2
+        self.stem = PackedConv2d(inputs, width, 3, padding=1)
+
+        self.down = nn.ModuleList()
+        self.downsample = nn.ModuleList()
+        skips = [width]
+        for level, multiplier in enumerate(config.multipliers):
+            for _ in range(config.blocks):
+                out = multiplier * config.channels
+                self.down.append(UNetBlock(width, out, level in config.attention, config))
+                width = out
+                skips.append(width)
+            if level < len(config.multipliers) - 1:
+                self.downsample.append(Downsample(width))
+                skips.append(width)
+
+        self.middle_in = UNetBlock(width, width, True, config)
+        self.middle_out = UNetBlock(width, width, False, config)
+        self.width = width
+        self.skips = tuple(skips)
+
+    def embed(self, t: Tensor, vector: Tensor | None) -> Tensor:
+        """The embedding (B, 4 · channels) of times (B) and, if the model takes one, of a vector (B, D)."""
+        dtype = self.stem.weight.dtype
+        embedding: Tensor = self.time_embedding(timestep_embedding(t, self.config.channels).to(dtype))
+        if self.vector_embedding is not None and vector is not None:
+            embedding = embedding + self.vector_embedding(vector)
+        return embedding
+
+    def encode(
+        self,
+        x: Tensor,
+        embedding: Tensor,
+        *,
+        tokens: Tensor | None = None,
+        mask: Tensor | None = None,
+        spatial: Tensor | None = None,
+        hooks: Hooks = NO_HOOKS,
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The features (B, width, h, w) of the coarsest resolution, and the skip features, in the order of `skips`."""
+        h = self.stem(self.fold(x if spatial is None else torch.cat([x, spatial], dim=1)))
+        skips = [hooks.feature("down", 0, h)]
+        for level in range(len(self.config.multipliers)):
+            for block in range(self.config.blocks):
+                h = self.down[level * self.config.blocks + block](skips[-1], embedding, tokens, mask, hooks)
+                skips.append(hooks.feature("down", len(skips), h))
+            if level < len(self.downsample):
+                h = self.downsample[level](skips[-1])
+                skips.append(hooks.feature("down", len(skips), h))
+        h = self.middle_out(self.middle_in(skips[-1], embedding, tokens, mask, hooks), embedding)
+        return hooks.feature("middle", 0, h), skips
+
+    def blocks(self) -> list[SiteBlock]:
+        """The blocks that compute the skip features, and the middle, in order of execution."""
+        blocks: list[SiteBlock] = [("down", [self.stem])]
+        for level in range(len(self.config.multipliers)):
+            start = level * self.config.blocks
+            blocks += [("down", [stage]) for stage in self.down[start : start + self.config.blocks]]
+            blocks += [("down", [layer]) for layer in self.downsample[level : level + 1]]
+        return [*blocks, ("middle", [self.middle_in, self.middle_out])]
+
+
+class UNet(UNetTrunk):
+    """A denoising U-Net (Dhariwal & Nichol 2021; Rombach et al. 2022) with every condition optional."""
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__(config)
+        width, skips = self.width, list(self.skips)
+        self.up = nn.ModuleList()
+        self.upsample = nn.ModuleList()
+        for level, multiplier in reversed(list(enumerate(config.multipliers))):
+            for _ in range(config.blocks + 1):
+                out = multiplier * config.channels
+                self.up.append(UNetBlock(width + skips.pop(), out, level in config.attention, config))
+                width = out
+            if level:
+                self.upsample.append(Upsample(width))
+
+        self.norm = group_norm(width)
+        self.head = zero_init(PackedConv2d(width, config.out_channels * config.patch**2, 3, padding=1))
+        self.unfold = nn.PixelShuffle(config.patch) if config.patch > 1 else nn.Identity()
+        self.sites = number_sites([*self.blocks(), *(("up", [stage]) for stage in self.up)])
+
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        *,
+        vector: Tensor | None = None,
+        tokens: Tensor | None = None,
+        mask: Tensor | None = None,
+        spatial: Tensor | None = None,
+        hooks: Hooks = NO_HOOKS,
+    ) -> Tensor:
+        """Output (B, out_channels, H, W) for x (B, in_channels, H, W) at times t (B).
+
+        vector (B, D); tokens (B, L, D) with mask (B, L), true where a token counts; spatial (B, C, H, W),
+        concatenated to x along the channels.
+        """
+        embedding = self.embed(t, vector)
+        h, skips = self.encode(x, embedding, tokens=tokens, mask=mask, spatial=spatial, hooks=hooks)
+        for level in range(len(self.config.multipliers)):
+            for block in range(self.config.blocks + 1):
+                index = level * (self.config.blocks + 1) + block
+                h, skipped = hooks.skip(index, h, skips.pop())
+                h = self.up[index](torch.cat([h, skipped], dim=1), embedding, tokens, mask, hooks)
+                if block == self.config.blocks and level < len(self.upsample):
+                    h = self.upsample[level](h)
+                h = hooks.feature("up", index, h)
+        out: Tensor = self.unfold(self.head(F.silu(self.norm(h))))
+        return out

@@ -1,0 +1,1 @@
+"""Networks of released checkpoints, with their parameters under the released names."""

@@ -1,0 +1,102 @@
+"""Output shapes of nodes, computed from settings and ports before a run.
+
+These functions are values of the trait ``shape``. A port is an object with a ``shape``, of which the leading axes are
+known, or None. Each function returns leading axes too, or None, and raises ``ValueError`` for shapes that do not match.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from guidegraph_runtime.admission import SampleCount, Shape, batch_problem, common_batch
+from guidegraph_runtime.operations import image, mask, semantic
+from guidegraph_runtime.operations.label import constant_shape
+
+
+def rows_of(value: Any) -> Shape:
+    """One row for a text or a number, one per element of a list, and the leading axis of an object with a shape."""
+    if hasattr(value, "shape"):
+        return tuple(value.shape[:1])
+    return (len(value),) if isinstance(value, (list, tuple)) else (1,)
+
+
+def prompt_rows(prompt: Any) -> Shape:
+    return rows_of(prompt)
+
+
+def text_rows(text: Any) -> Shape:
+    return rows_of(text)
+
+
+def condition_rows(condition: Any) -> Shape:
+    return rows_of(condition)
+
+
+def like_rows(like: Any) -> Shape:
+    return rows_of(like)
+
+
+def image_rows(image: Any) -> Shape:
+    return rows_of(image)
+
+
+def label_rows(label: Any) -> Shape:
+    return rows_of(label)
+
+
+def vector_rows(values: Any, number: Any) -> Shape:
+    return rows_of(number if values is None else values)
+
+
+def part_rows(parts: Any) -> Shape:
+    return _common_rows("the parts", parts)
+
+
+def merge_rows(conditions: Any) -> Shape:
+    return _common_rows("the conditions", conditions)
+
+
+def batch_of_prompts(prompt: Any, batch: Any) -> Shape:
+    """One prompt for each picture; a list must have as many."""
+    if not isinstance(prompt, str) and prompt and len(prompt) != batch:
+        raise ValueError(f"{len(prompt)} prompts do not make a batch of {batch}: give one, or one for each picture")
+    return (batch,)
+
+
+def batch_of_labels(label: Any, batch: Any) -> Shape:
+    """One label for each picture; a list must have as many."""
+    return constant_shape(label, batch)
+
+
+def picture_shape(size: Any) -> Shape:
+    """A picture (1, 3, H, W), or (1, 3) if no size is set."""
+    return image.loaded_shape(size) or (1, 3)
+
+
+def mask_shape(size: Any) -> Shape:
+    """A mask (1, 1, H, W), or (1, 1) if no size is set."""
+    return mask.mask_shape(size) or (1, 1)
+
+
+def map_shape(size: Any, classes: Any) -> Shape:
+    """A semantic map (1, K, H, W), or (1) if the size or the classes are not known."""
+    return semantic.map_shape(size, classes) or (1,)
+
+
+def noisy_shape(x0: Any, noise: Any) -> Shape:
+    """Noisy samples: the larger batch of x0 and noise, which must agree or be 1."""
+    rows = common_batch("x0 and noise", x0.shape[0], noise.shape[0])
+    return (rows, *(noise.shape if len(noise.shape) >= len(x0.shape) else x0.shape)[1:])
+
+
+def guidance_shape(x: Any, label: Any) -> Shape:
+    """The shape of the gradient at x, for one label for all samples or one for each."""
+    samples = SampleCount(x.shape[0], "x")
+    if (reason := batch_problem(samples, [SampleCount(label.shape[0], "the label")])) is not None:
+        raise ValueError(reason)
+    return tuple(x.shape)
+
+
+def _common_rows(label: str, values: Sequence[Any]) -> Shape:
+    return (common_batch(label, *(value.shape[0] for value in values)),) if values else (1,)

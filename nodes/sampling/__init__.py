@@ -1,0 +1,1 @@
+"""Sampling: noise schedules, noise levels, samplers and their steps."""

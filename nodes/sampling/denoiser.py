@@ -1,0 +1,144 @@
+"""Nodes that call a denoiser, wrap it in guidance, or read its features."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Self, cast
+
+from guidegraph.graph.node import node
+from guidegraph.graph.types import Tensor
+from guidegraph.nodes.guidance.hooks import HookedDenoiser, Rule, Site, select_sites
+from guidegraph.nodes.shapes import expand_to_batch
+from guidegraph.nodes.types import Condition, Denoiser, Prediction, Sample, Scale, Table, Timesteps
+
+
+def _shape_problems(denoiser: Denoiser, shapes: Mapping[str, Sequence[int]]) -> dict[str, str]:
+    """The problem of the shape of x, if the denoiser can check it."""
+    check = getattr(denoiser, "check_shape", None)
+    if check is None or len(shapes.get("x", ())) != 4:
+        return {}
+    try:
+        check(shapes["x"])
+    except ValueError as error:
+        return {"x": str(error)}
+    return {}
+
+
+@node("denoiser.predict", batchable=("x", "t", "condition"), check=_shape_problems)
+def predict(denoiser: Denoiser, x: Sample, t: Timesteps, condition: Condition | None = None) -> Prediction:
+    """The denoiser's prediction at x (B, C, H, W) and t (1) or (B), for a condition with leading axis 1 or B."""
+    batch = x.shape[0]
+    return denoiser(x, expand_to_batch(t, batch, "t"), expand_condition(condition or Condition(), batch))
+
+
+def expand_condition(condition: Condition, batch: int) -> Condition:
+    """Expand every field of a condition to a leading axis of `batch`."""
+
+    def repeat(value: Tensor | None) -> Tensor | None:
+        if value is None:
+            return None
+        if value.shape[0] not in (batch, 1):
+            raise ValueError(
+                f"the condition is for {value.shape[0]} samples and x has {batch}: give one condition for all, or "
+                f"start from noise with batch {value.shape[0]}"
+            )
+        return value.expand(batch, *value.shape[1:])
+
+    return Condition(**{field.name: repeat(getattr(condition, field.name)) for field in fields(condition)})
+
+
+@dataclass(frozen=True)
+class GuidedDenoiser:
+    """Classifier-free guidance as a denoiser. The condition of a call replaces `positive`, unless it is empty."""
+
+    denoiser: Denoiser
+    positive: Condition
+    negative: Condition
+    scale: Scale
+
+    def __call__(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Prediction:
+        cond = predict(self.denoiser, x, t, self._positive(condition))
+        return self._guide(cond, x, t)
+
+    def _positive(self, condition: Condition | None) -> Condition:
+        empty = condition is None or all(getattr(condition, field.name) is None for field in fields(condition))
+        return self.positive if condition is None or empty else condition
+
+    def _guide(self, cond: Prediction, x: Tensor, t: Tensor) -> Prediction:
+        uncond = predict(self.denoiser, x, t, self.negative)
+        return uncond + self.scale * (cond - uncond)
+
+
+@dataclass(frozen=True)
+class HookedGuidedDenoiser(GuidedDenoiser):
+    """A guided denoiser whose inner denoiser has hooks; rules act in both of its calls."""
+
+    @property
+    def inner(self) -> HookedDenoiser:
+        return cast(HookedDenoiser, self.denoiser)
+
+    def sites(self) -> tuple[Site, ...]:
+        """The sites of the inner denoiser."""
+        return self.inner.sites()
+
+    def with_rules(self, rules: Mapping[Site, Rule]) -> Self:
+        """The same guidance of the inner denoiser with these rules."""
+        return replace(self, denoiser=self.inner.with_rules(rules))
+
+    def captured(
+        self, x: Tensor, t: Tensor, condition: Condition, sites: Sequence[Site]
+    ) -> tuple[Prediction, dict[Site, Tensor]]:
+        """The guided prediction, and the outputs of the sites in the conditional call."""
+        batch = x.shape[0]
+        expanded = expand_condition(self._positive(condition), batch)
+        cond, values = self.inner.captured(x, expand_to_batch(t, batch, "t"), expanded, sites)
+        return self._guide(cond, x, t), values
+
+
+@node("denoiser.guided")
+def guided(denoiser: Denoiser, positive: Condition, negative: Condition, *, scale: Scale = 7.5) -> Denoiser:
+    """A denoiser with classifier-free guidance inside, so that a gradient can be taken through it.
+
+    scale: as for `guidance.cfg`.
+    """
+    wrapper = HookedGuidedDenoiser if isinstance(denoiser, HookedDenoiser) else GuidedDenoiser
+    return wrapper(denoiser, positive, negative, scale)
+
+
+@node("denoiser.sites")
+def list_sites(denoiser: HookedDenoiser) -> Table:
+    """The sites of a denoiser, where rules can act inside its network, in order of computation.
+
+    Columns: site, its name; kind, "self" or "cross" attention, "skip" or "feature"; stage, "down", "middle" or "up";
+    and index.
+    """
+    sites = denoiser.sites()
+    return Table(
+        {
+            "site": [site.name for site in sites],
+            "kind": [site.kind for site in sites],
+            "stage": [site.stage for site in sites],
+            "index": [site.index for site in sites],
+        }
+    )
+
+
+@node("denoiser.features")
+def features(
+    denoiser: HookedDenoiser, x: Sample, t: Timesteps, condition: Condition | None = None, *, site: str
+) -> Tensor:
+    """The output of one site of the denoiser at x (B, C, H, W) and t (1) or (B) under a condition.
+
+    (B, C′, h, w) at "feature" and "skip", and (B, heads, N, D) of N pixels at "self" and "cross".
+    site: its name, as denoiser.sites lists it.
+    Raises an error for a name that does not match exactly one site.
+    """
+    matches = select_sites(denoiser, site)
+    if len(matches) > 1:
+        names = ", ".join(match.name for match in matches)
+        raise ValueError(f"'{site}' names {len(matches)} sites, {names}: give the name of one of them")
+    batch = x.shape[0]
+    expanded = expand_condition(condition or Condition(), batch)
+    _, values = denoiser.captured(x, expand_to_batch(t, batch, "t"), expanded, matches)
+    return values[matches[0]]

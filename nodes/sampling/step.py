@@ -1,0 +1,261 @@
+"""The step that all samplers share: one row of the sampler's table, applied to the sample and the sampler's state."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+from annotated_types import Gt
+
+from guidegraph.graph.execution.watch import is_watching, watch_size
+from guidegraph.graph.node import node
+from guidegraph.nodes import port_shapes
+from guidegraph.nodes.sampling.clipping import clip_x0
+from guidegraph.nodes.shapes import check_compatible
+from guidegraph.nodes.types import (
+    Noise,
+    Prediction,
+    Sample,
+    Scheduler,
+    SchedulerState,
+    Score,
+    Table,
+    Timesteps,
+    eps_of,
+    x0_of,
+)
+from guidegraph_runtime.tables.rows import INPUTS
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Step(NamedTuple):
+    x: Sample
+    state: SchedulerState
+
+
+NO_NOISE = (
+    "this sampler draws noise at its steps and nothing is wired here: add `fresh: {use: noise.gaussian, in: {like: "
+    "carry.x, index: loop.index, seed: params.seed}}` to the body and `noise: fresh` to the step's `in`, or choose a "
+    "deterministic sampler (eta 0)"
+)
+NO_VARIANCE = (
+    "this sampler's steps have no variance, so a score cannot shift their mean (algorithm 1 needs DDPM or another "
+    "sampler that draws noise, of two steps or more): use guidance.shift_eps (algorithm 2) and leave this port unwired"
+)
+NO_EPS = "this sampler's rows do not read ε, so it would change nothing: use ddim or euler, or leave this port unwired"
+
+
+DIVERGED = 5.0
+"""A run has failed if the root mean square of its last x̂0 is above this multiple of the data's.
+
+With the shipped models, runs with good pictures end at 0.8 to 1.6 times the data's (3.5 at guidance scale 20), and runs
+that start at levels the model was not trained on end at 20 to 700 times.
+"""
+OUT_OF_RANGE = (
+    "x̂0 is out of the range that its model knows: it ends with a root mean square of {size:.3g}, and the data has "
+    "DATA. The picture is likely noise: start the sampler at a level that the model was trained on, or guide less (a "
+    "model whose data is on another scale: set data_rms)"
+)
+
+
+def _needed_ports(scheduler: Scheduler) -> set[str]:
+    """The ports that the sampler's table reads: noise only if a row has a gain for it."""
+    ports = {"scheduler", "x", "prediction", "state", "t", "score", "renoise"}
+    return ports | {"noise"} if scheduler.reads_noise else ports
+
+
+def _wiring_problems(scheduler: Scheduler, wired: Collection[str]) -> dict[str, str]:
+    """Problems, by port, of the optional ports that are wired or missing for a sampler's table."""
+    problems: dict[str, str] = {}
+    if scheduler.reads_noise and "noise" not in wired:
+        problems["noise"] = NO_NOISE
+    if not scheduler.reads_score and "score" in wired:
+        problems["score"] = NO_VARIANCE
+    if not scheduler.reads_eps and "renoise" in wired:
+        problems["renoise"] = NO_EPS
+    return problems
+
+
+@node(
+    "scheduler.step",
+    needs=_needed_ports,
+    check=_wiring_problems,
+)
+def step(
+    scheduler: Scheduler,
+    x: Sample,
+    prediction: Prediction,
+    state: SchedulerState,
+    t: Timesteps,
+    score: Score | None = None,
+    noise: Noise | None = None,
+    renoise: Prediction | None = None,
+    *,
+    data_rms: Annotated[float, Gt(0)] | None = 1.0,
+) -> Step:
+    """Move x (B, C, H, W) along the sampler by one model call.
+
+    state.index selects the row, which has α and σ: t is only for the reader. score: Σ · score is added to the
+    mean (Dhariwal & Nichol 2021, algorithm 1). noise: fresh standard normal noise, for samplers that draw it.
+    renoise: a prediction whose ε replaces the row's, as in CFG++ (Chung et al. 2024).
+    data_rms: the root mean square of the model's data, about 1 for latents of unit scale and at most 1 for pictures in
+    [-1, 1]. A run whose last x̂0 is more than five times as large warns once and names the step; null: never.
+    Computes and returns float64 if x is float64, otherwise float32, whatever the dtype of the networks, because a
+    sampler adds up many small steps.
+    """
+    import torch
+
+    optional = {"score": score, "noise": noise, "renoise": renoise}
+    wired = [name for name, value in optional.items() if value is not None]
+    for name, message in _wiring_problems(scheduler, wired).items():
+        raise ValueError(f"port '{name}': {message}")
+    for name, port in (("score", score), ("noise", noise)):
+        if port is not None:
+            check_compatible(f"x and port '{name}'", x, port)
+    row = _Row(scheduler, x, state)
+    spread = row.spread(prediction)
+    drawn = torch.zeros_like(row.x) if noise is None else noise.to(row.x).expand_as(x) * spread
+    x0, eps = row.x0_and_eps(prediction, renoise)
+    if data_rms is not None:
+        _watch_range(x0, data_rms, row)
+    moved, slots = row.apply(x0, eps, drawn)
+    if score is not None:
+        moved = moved + row.score_gain * spread**2 * score.to(row.x)
+    return Step(moved, SchedulerState(state.index + 1, slots))
+
+
+@node("scheduler.mean")
+def mean(scheduler: Scheduler, x: Sample, prediction: Prediction, state: SchedulerState, t: Timesteps) -> Sample:
+    """μ (B, C, H, W), the result of scheduler.step without noise and score, to take a classifier's gradient at.
+
+    float64 if x is float64, otherwise float32.
+    """
+    import torch
+
+    row = _Row(scheduler, x, state)
+    moved, _ = row.apply(*row.x0_and_eps(prediction), torch.zeros_like(row.x))
+    return moved
+
+
+@node("scheduler.add_noise", runtime=True, shape=port_shapes.noisy_shape)
+def add_noise(scheduler: Scheduler, x0: Sample, noise: Noise, state: SchedulerState | None = None) -> Sample:
+    """Noise x0 to the level where the sampler starts: the start of an image-to-image loop (with `strength`).
+
+    state: a sampler's state from `scheduler.step`, to use the level of its next model call instead; after the last
+    call, x0 is returned without noise. float64 if x0 is float64, otherwise float32.
+    """
+    import torch
+
+    check_compatible("x0 and noise", x0, noise)
+    dtype = torch.float64 if x0.dtype == torch.float64 else torch.float32
+    index = torch.zeros(1, dtype=torch.int64) if state is None else state.index
+    levels = (
+        torch.cat([level, level.new_full((1,), end)]) for level, end in ((scheduler.alpha, 1), (scheduler.sigma, 0))
+    )
+    alpha, sigma = (level[index.to(level.device)].to(device=x0.device, dtype=dtype) for level in levels)
+    return alpha * x0.to(dtype) + sigma * noise.to(device=x0.device, dtype=dtype)
+
+
+@node("scheduler.table")
+def table(scheduler: Scheduler) -> Table:
+    """The sampler's rows as a table to read or plot: t, α, σ, σ/α, the score gain Σ, and the coefficients of the row.
+
+    Column `x.eps` is the coefficient of ε in the next x, `s1.x0` that of x̂0 in the first kept value, and so on.
+    Columns that are zero in every row are left out.
+    """
+    import torch
+
+    row = torch.arange(len(scheduler.t))
+    levels = {"row": row, "t": scheduler.t, "alpha": scheduler.alpha, "sigma": scheduler.sigma}
+    columns = {**levels, "sigma/alpha": scheduler.sigma / scheduler.alpha, "score_gain": scheduler.score_gain}
+    for i, output in enumerate(("x", *INPUTS[4:])):
+        for j, name in enumerate(INPUTS):
+            if bool(scheduler.matrix[:, i, j].any()):
+                columns[f"{output}.{name}"] = scheduler.matrix[:, i, j]
+    return Table({name: values.tolist() for name, values in columns.items()})
+
+
+class _Row:
+    """The row at state.index, in the dtype and on the device of the computation."""
+
+    def __init__(self, scheduler: Scheduler, x: Tensor, state: SchedulerState) -> None:
+        import torch
+
+        dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+        self.scheduler, self.x, self.slots = scheduler, x.to(dtype), state.sized(x).slots
+        index = state.index.reshape(1)
+
+        def take(column: Tensor) -> Tensor:
+            return column.index_select(0, index.to(column.device))[0].to(device=x.device, dtype=dtype)
+
+        try:
+            self.matrix = take(scheduler.matrix)
+        except IndexError:
+            raise ValueError(
+                f"the sampler's table has {len(scheduler.t)} rows and no row {int(index)}: the loop must run over the "
+                "'steps' of the scheduler node whose 'scheduler' and 'state' it uses"
+            ) from None
+        self.alpha, self.sigma = take(scheduler.alpha), take(scheduler.sigma)
+        self.score_gain, self.log_variance = take(scheduler.score_gain), take(scheduler.log_variance)
+
+    def apply(self, x0: Tensor, eps: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
+        """x′ and s′ = M · [x, x0, ε, noise, s]."""
+        import torch
+
+        inputs = torch.cat([torch.stack([self.x, x0, eps, drawn]), self.slots])
+        outputs = (self.matrix @ inputs.flatten(1)).reshape(-1, *self.x.shape)
+        return outputs[0], outputs[1:]
+
+    def spread(self, prediction: Prediction) -> Tensor | float:
+        """The standard deviation of a learned variance (Nichol & Dhariwal 2021, eq. 15); 1 without one."""
+        if not self.scheduler.learned:
+            return 1.0
+        if prediction.variance is None:
+            raise ValueError(
+                "the sampler's variance is 'learned' and the prediction has none: use fixed_small or fixed_large"
+            )
+        low, high = self.log_variance.unbind()
+        fraction = (prediction.variance.to(self.x) + 1) / 2
+        return (0.5 * (low + fraction * (high - low))).exp()
+
+    def x0_and_eps(self, prediction: Prediction, renoise: Prediction | None = None) -> tuple[Tensor, Tensor]:
+        """x̂0, clipped by the sampler's settings, and ε̂, from `renoise` if it is wired."""
+        prepared = self._prepare(prediction)
+        x0, eps = (f(prepared, self.x, self.alpha, self.sigma) for f in (x0_of, eps_of))
+        table = self.scheduler
+        clipped = clip_x0(x0, table.clip, table.threshold, table.threshold_max)
+        if clipped is not x0 and table.rederive_eps:
+            eps = (self.x - self.alpha * clipped) / self.sigma
+        if renoise is not None:
+            eps = eps_of(self._prepare(renoise), self.x, self.alpha, self.sigma)
+        return clipped, eps
+
+    def _prepare(self, prediction: Prediction) -> Prediction:
+        """The prediction in the dtype of the computation. Raises ``ValueError`` if it does not fit x or the sampler."""
+        if prediction.value.shape != self.x.shape:
+            raise ValueError(
+                f"the prediction has shape {tuple(prediction.value.shape)} and x has shape {tuple(self.x.shape)}"
+            )
+        if self.scheduler.zero_snr and prediction.kind == "eps":
+            raise ValueError(
+                "the sampler starts at α = 0, where an ε prediction says nothing of x0: use a model that predicts v "
+                "or x0, or a schedule without zero terminal SNR"
+            )
+        return replace(prediction, value=prediction.value.to(self.x))
+
+
+def _watch_range(x0: Tensor, data_rms: float, row: _Row) -> None:
+    """Report the largest root mean square of a sample's x̂0, so that the run warns if it ends far above the data's.
+
+    A loop that ends with σ > α does not warn: its x̂0 is a guess, and another sampler may continue from there.
+    """
+    import torch
+
+    if is_watching():
+        sizes = torch.linalg.vector_norm(x0.flatten(1), dim=1) / math.sqrt(x0[0].numel())
+        message = OUT_OF_RANGE.replace("DATA", f"{data_rms:g}")
+        watch_size(sizes.amax(), DIVERGED * data_rms, message, decisive=row.sigma <= row.alpha)

@@ -1,0 +1,104 @@
+"""The context of one sampler step, for guidance methods, as one value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from guidegraph.graph.node import node
+from guidegraph.graph.types import Tensor, structured
+from guidegraph.nodes.shapes import check_compatible, expand_to_batch
+from guidegraph.nodes.types import (
+    Prediction,
+    PredictionKind,
+    Sample,
+    Scheduler,
+    SchedulerState,
+    Timesteps,
+    eps_of,
+    v_of,
+    x0_of,
+)
+
+
+@structured(formerly=["guidegraph.nodes.step_context.StepContext"])
+@dataclass(frozen=True, eq=False)
+class StepContext:
+    """One step of a sampler, x = αx0 + σε, with conversions between ε, x0, v and score at its noise level.
+
+    x: (B, C, H, W). t: (1) or (B), float32, as passed to the denoiser. alpha, sigma: (1), from the sampler's row,
+    float64 if x is float64, otherwise float32. step, steps: (1), int64, the row, 0 … steps − 1, and the number of rows,
+    one for each model call. Values that must last from step to step are carries of the loop.
+    """
+
+    leaf_axes: ClassVar = {
+        "x": ("B", "C", "H", "W"),
+        "t": ("B",),
+        **dict.fromkeys(("alpha", "sigma", "step", "steps"), (1,)),
+    }
+
+    x: Tensor
+    t: Tensor
+    alpha: Tensor
+    sigma: Tensor
+    step: Tensor
+    steps: Tensor
+
+    def x0(self, prediction: Prediction) -> Tensor:
+        """x̂0 (B, C, H, W) of a prediction at this step. Undefined for ε where α = 0."""
+        return x0_of(self._prepare(prediction), self._x, *self._levels)
+
+    def eps(self, prediction: Prediction) -> Tensor:
+        """ε̂ (B, C, H, W)."""
+        return eps_of(self._prepare(prediction), self._x, *self._levels)
+
+    def v(self, prediction: Prediction) -> Tensor:
+        """v̂ = αε − σx0 (B, C, H, W)."""
+        return v_of(self._prepare(prediction), self._x, *self._levels)
+
+    def score(self, prediction: Prediction) -> Tensor:
+        """∇ₓ log p(x_t) = −ε̂/σ (B, C, H, W). Undefined where σ = 0."""
+        return -self.eps(prediction) / self._levels[1]
+
+    def convert(self, prediction: Prediction, kind: PredictionKind) -> Prediction:
+        """The prediction converted to another kind; the learned variance is kept.
+
+        ``convert(Prediction(x0, "x0"), "v")`` converts a changed x̂0 back. Raises ``ValueError`` for an unknown kind.
+        """
+        if kind not in ("eps", "x0", "v"):
+            raise ValueError(f"a prediction is of kind 'eps', 'x0' or 'v'; found {kind!r}: `score` gives the score")
+        to = {"eps": self.eps, "x0": self.x0, "v": self.v}[kind]
+        return prediction if kind == prediction.kind else replace(prediction, value=to(prediction), kind=kind)
+
+    @property
+    def _levels(self) -> tuple[Tensor, Tensor]:
+        axes = (-1, *(1,) * (self.x.ndim - 1))
+        return self.alpha.reshape(axes), self.sigma.reshape(axes)
+
+    @property
+    def _x(self) -> Tensor:
+        return self.x.to(self.alpha.dtype)
+
+    def _prepare(self, prediction: Prediction) -> Prediction:
+        check_compatible("the prediction and x", prediction.value, self.x)
+        return replace(prediction, value=prediction.value.to(self.alpha.dtype))
+
+
+@node("guidance.context")
+def context(scheduler: Scheduler, x: Sample, state: SchedulerState, t: Timesteps) -> StepContext:
+    """A sampler's current step as one value for guidance: x, t, α, σ, step, steps, conversions.
+
+    Wire scheduler, state and x as for scheduler.step, and t as for the denoiser. α and σ come from the sampler's row,
+    as in scheduler.step.
+    """
+    import torch
+
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    index = state.index.reshape(1).to(scheduler.alpha.device)
+    alpha, sigma = (
+        level.index_select(0, index).to(device=x.device, dtype=dtype) for level in (scheduler.alpha, scheduler.sigma)
+    )
+    if t.shape[0] != 1:
+        expand_to_batch(t, x.shape[0], "t")
+    steps = torch.ones_like(scheduler.t, dtype=torch.int64).sum().reshape(1)
+    return StepContext(x, t.to(x.device), alpha, sigma, index.to(x.device), steps.to(x.device))

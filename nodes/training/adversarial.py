@@ -1,0 +1,138 @@
+"""The patch-adversarial term of an autoencoder's loss (Esser et al. 2021; Rombach et al. 2022, appendix G)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, NamedTuple
+
+from annotated_types import Ge, Gt
+
+from guidegraph.graph.node import node
+from guidegraph.graph.types import Tensor
+from guidegraph.nodes.models.model import Channels, build_untrained
+from guidegraph.nodes.training.losses import Weight
+from guidegraph.nodes.types import Autoencoder, Discriminator, Image
+
+LossKind = Literal["hinge", "vanilla"]
+StepIndex = Annotated[int, Ge(0)]
+
+
+@node("model.discriminator")
+def new_discriminator(*, seed: int = 0, channels: Channels = 32, layers: Channels = 2) -> Discriminator:
+    """An untrained patch discriminator (Isola et al. 2017); 2 layers judge patches of 34 pixels, 3 of 70.
+
+    seed: of the initial weights. channels: width of the first layer.
+    """
+    from guidegraph.nodes.models.own.discriminator import DiscriminatorConfig, PatchDiscriminator
+
+    config = DiscriminatorConfig(channels=channels, layers=layers)
+    model: Discriminator = build_untrained(lambda: PatchDiscriminator(config), seed)
+    return model
+
+
+@node("loss.discriminator")
+def discriminator_loss(
+    discriminator: Discriminator,
+    real: Image,
+    fake: Image,
+    index: int = 0,
+    *,
+    kind: LossKind = "hinge",
+    start: StepIndex = 0,
+) -> Tensor:
+    """A discriminator's loss on real and generated pictures, a number (); 0 before step `start`.
+
+    kind: hinge, ½ E[max(0, 1 − D(x))] + ½ E[max(0, 1 + D(x̂))] (Lim & Ye 2017), or vanilla, the mean of the two
+    cross-entropies (Goodfellow et al. 2014). No gradient goes to `fake`. index: the loop's; set `start` in its `train`
+    too.
+    """
+    from torch.nn import functional
+
+    if index < start:
+        return real.new_zeros(())
+    of_real, of_fake = discriminator(real).float(), discriminator(fake.detach()).float()
+    if kind == "hinge":
+        return 0.5 * (functional.relu(1 - of_real).mean() + functional.relu(1 + of_fake).mean())
+    return 0.5 * (functional.softplus(-of_real).mean() + functional.softplus(of_fake).mean())
+
+
+@node("loss.generator")
+def generator_loss(
+    discriminator: Discriminator, image: Image, index: int = 0, *, kind: LossKind = "hinge", start: StepIndex = 0
+) -> Tensor:
+    """A generator's loss against a discriminator, a number (); 0 before step `start`, when nothing is computed.
+
+    kind: hinge, −E[D(x̂)], or vanilla, −E[log sigmoid D(x̂)], the non-saturating form (Goodfellow et al. 2014,
+    section 3). The code of Esser et al. uses the first with both.
+    """
+    from torch.nn import functional
+
+    if index < start:
+        return image.new_zeros(())
+    logits = discriminator(image).float()
+    return -logits.mean() if kind == "hinge" else functional.softplus(-logits).mean()
+
+
+class Balanced(NamedTuple):
+    """loss: factor · weight · the generator's loss. weight: λ, a number () without gradient, 0 before the start."""
+
+    loss: Tensor
+    weight: Tensor
+
+
+@node("loss.adaptive_weight")
+def adaptive_weight(
+    reconstruction: Tensor,
+    generator: Tensor,
+    autoencoder: Autoencoder,
+    index: int = 0,
+    *,
+    factor: Weight = 0.8,
+    start: StepIndex = 0,
+    delta: Annotated[float, Gt(0)] = 1e-6,
+    largest: Annotated[float, Gt(0)] = 1e4,
+) -> Balanced:
+    """Balance the generator's loss with the reconstruction's at the decoder's last layer L (Esser et al. 2021, eq. 7).
+
+    λ = ‖∇_L reconstruction‖ / (‖∇_L generator‖ + δ), at most `largest`, and 0 before step `start`, so that the
+    autoencoder first learns without an opponent. reconstruction, generator: losses () of the autoencoder. index: the
+    loop's. delta: δ. The paper has δ = 1e-6 and no bound; its code has 1e-4 and 1e4, and a factor as here.
+    Raises an error for losses without a gradient, such as a generator's before its own start.
+    """
+    import torch
+
+    if index < start:
+        return Balanced(torch.zeros_like(generator), torch.zeros_like(generator))
+    for name, loss in (("reconstruction", reconstruction), ("generator", generator)):
+        if not loss.requires_grad:
+            raise ValueError(
+                f"'{name}' has no gradient at step {index}: loss.generator and loss.adaptive_weight need one 'start', "
+                "in the body of a loop that trains the autoencoder"
+            )
+    network: Any = autoencoder
+    last = getattr(network, "last_layer", None)
+    if last is None:
+        raise ValueError(f"{type(network).__name__} does not say which its last layer is: give it a 'last_layer'")
+    reconstruction_norm, generator_norm = (
+        torch.autograd.grad(loss, last, retain_graph=True)[0].float().norm() for loss in (reconstruction, generator)
+    )
+    weight = (reconstruction_norm / (generator_norm + delta)).clamp(max=largest).detach()
+    return Balanced(factor * weight * generator, weight)
+
+
+@node("loss.sum")
+def weighted_sum(losses: Sequence[Tensor], *, weights: list[Weight] | None = None) -> Tensor:
+    """The weighted sum of losses (), by default with weights of 1.
+
+    Raises an error for another number of weights, and for losses that are not a single number.
+    """
+    import torch
+
+    if not losses:
+        raise ValueError("there are no losses to add: list at least one")
+    if any(loss.numel() != 1 for loss in losses):
+        raise ValueError(f"a loss is one number; found shapes {[tuple(loss.shape) for loss in losses]}")
+    factors = [1.0] * len(losses) if weights is None else weights
+    if len(factors) != len(losses):
+        raise ValueError(f"{len(losses)} losses need as many weights; found {len(factors)}")
+    return torch.stack([factor * loss.float().reshape(()) for factor, loss in zip(factors, losses, strict=True)]).sum()

@@ -1,0 +1,240 @@
+"""Losses of training loops, and the random timesteps that they use."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+
+from annotated_types import Ge
+
+from guidegraph.graph.node import node
+from guidegraph.graph.training.ranks import first_row, local_rows
+from guidegraph.graph.types import Tensor
+from guidegraph.nodes.data.batches import SceneBatch
+from guidegraph.nodes.data.folders.batches import FolderBatch
+from guidegraph.nodes.data.scenes import TIMES, uniforms
+from guidegraph.nodes.shapes import check_compatible, check_sides
+from guidegraph.nodes.types import (
+    Autoencoder,
+    Condition,
+    Image,
+    Label,
+    Noise,
+    Prediction,
+    Sample,
+    Schedule,
+    SemanticMap,
+    Timesteps,
+)
+from guidegraph_runtime.noise import gaussian
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Weight = Annotated[float, Ge(0)]
+Weighting = Literal["uniform", "min_snr", "truncated"]
+
+
+@node("timesteps.uniform")
+def uniform_timesteps(
+    like: Sample, schedule: Schedule, index: int = 0, *, seed: Annotated[int, Ge(0)] = 0
+) -> Timesteps:
+    """A whole timestep (B) for each sample of `like`, uniform over the schedule, one from each of B equal strata.
+
+    If the schedule has a trained range of timesteps, they are uniform over that range.
+
+    The strata are in random order, so that a position in the batch has no fixed noise level. The result depends on
+    (seed, index) and B alone; `index` is the loop's.
+    """
+    import numpy as np
+    import torch
+
+    def strata(batch: int) -> NDArray[np.float64]:
+        order, within = uniforms(seed, index, 2 * batch, TIMES).reshape(2, batch)
+        return (order.argsort(kind="stable") + within) / batch
+
+    first = 0 if schedule.trained_from is None else math.ceil(schedule.trained_from)
+    last = schedule.train_steps - 1 if schedule.trained_to is None else math.floor(schedule.trained_to)
+    positions = local_rows(like.shape[0], strata)
+    t = torch.from_numpy(first + np.floor(positions * (last - first + 1))).to(device=like.device, dtype=torch.float32)
+    return t.clamp(max=last)
+
+
+@node("timesteps.constant")
+def constant_timesteps(like: Sample, *, t: Annotated[float, Ge(0)] = 0.0) -> Timesteps:
+    """The same timestep t (B) for each sample of `like`."""
+    import torch
+
+    return torch.full((like.shape[0],), t, dtype=torch.float32, device=like.device)
+
+
+def snr_weight(snr: Tensor, kind: str, weighting: Weighting, gamma: float) -> Tensor:
+    """The weight (B) of the squared error of an ε, x0 or v prediction at signal-to-noise ratios (B).
+
+    In terms of x0, min_snr weights by min(SNR, γ) (Hang et al. 2023) and truncated by min(SNR + 1, γ + 1), which is the
+    plain v loss with bounded weight at low noise. The squared errors of ε and v are SNR and SNR + 1 times that of x0.
+    """
+    import torch
+
+    if weighting == "uniform":
+        return torch.ones_like(snr)
+    of_x0 = snr.clamp(max=gamma) if weighting == "min_snr" else (snr + 1).clamp(max=gamma + 1)
+    return of_x0 / {"eps": snr.clamp(min=1e-8), "x0": torch.ones_like(snr), "v": snr + 1}[kind]
+
+
+def weighted_error(prediction: Prediction, target: Tensor, snr: Tensor, weighting: Weighting, gamma: float) -> Tensor:
+    """Mean over the batch of the squared error to a target (B, C, H, W), weighted by `snr_weight` of snr (1) or (B)."""
+    error = (prediction.value.float() - target).square().flatten(1).mean(1)
+    return (snr_weight(snr, prediction.kind, weighting, gamma) * error).mean()
+
+
+@node("loss.denoising")
+def denoising_loss(
+    prediction: Prediction,
+    x0: Sample,
+    noise: Noise,
+    t: Timesteps,
+    schedule: Schedule,
+    *,
+    weighting: Weighting = "uniform",
+    gamma: Annotated[float, Ge(0)] = 5.0,
+) -> Tensor:
+    """Mean squared error of a prediction at x_t = α_t x0 + σ_t noise (Ho et al. 2020, eq. 14), in its own kind.
+
+    weighting: of noise levels, see `snr_weight`; gamma bounds the signal-to-noise ratio. Raises an error unless the
+    shapes of prediction, x0 and noise match.
+    """
+    check_compatible("the prediction, x0 and noise", prediction.value, x0, noise)
+    alpha, sigma = schedule.along(x0, t)
+    target = {"eps": noise, "x0": x0, "v": alpha * noise - sigma * x0}[prediction.kind]
+    return weighted_error(prediction, target, (alpha / sigma).square().flatten(), weighting, gamma)
+
+
+@node("loss.distillation")
+def distillation_loss(
+    prediction: Prediction,
+    teacher: Prediction,
+    t: Timesteps,
+    schedule: Schedule,
+    *,
+    weighting: Weighting = "uniform",
+    gamma: Annotated[float, Ge(0)] = 5.0,
+) -> Tensor:
+    """Mean squared difference of two predictions of one kind, made at the same x_t and t.
+
+    weighting and gamma are those of `loss.denoising`. The teacher is a target: no gradient goes to it. Unlike a sampled
+    target it has no noise, so a student needs fewer steps.
+    """
+    if prediction.kind != teacher.kind:
+        raise ValueError(f"expected predictions of one kind; found '{prediction.kind}' and teacher '{teacher.kind}'")
+    check_compatible("the prediction and the teacher's", prediction.value, teacher.value)
+    alpha, sigma = schedule.along(prediction.value, t)
+    target = teacher.value.detach().float()
+    return weighted_error(prediction, target, (alpha / sigma).square().flatten(), weighting, gamma)
+
+
+@node("loss.vector")
+def vector_loss(condition: Condition, target: Condition) -> Tensor:
+    """Mean squared difference of the vectors (B, D) of two conditions. No gradient goes to the target."""
+    if condition.vector is None or target.vector is None:
+        raise ValueError("expected two conditions with a vector (of a text, a label or a picture); one has none")
+    return (condition.vector.float() - target.vector.detach().float()).square().mean()
+
+
+@node("loss.cross_entropy")
+def cross_entropy(logits: Tensor, label: Label) -> Tensor:
+    """Mean cross-entropy of logits (B, K) and labels (B); for maps see `loss.segmentation`."""
+    from torch.nn import functional
+
+    return functional.cross_entropy(logits.float(), label)
+
+
+@node("loss.segmentation")
+def segmentation_loss(logits: Tensor, semantic: SemanticMap) -> Tensor:
+    """Mean cross-entropy over the pixels of logits (B, K, H, W) and a one-hot map of the same shape."""
+    from torch.nn import functional
+
+    if logits.shape != semantic.shape:
+        raise ValueError(f"logits {tuple(logits.shape)} and the map {tuple(semantic.shape)} must have one shape")
+    return functional.cross_entropy(logits.float(), semantic.argmax(1))
+
+
+@node("loss.detector")
+def detector_loss(detector: Any, image: Image, label: Tensor) -> Tensor:
+    """Cross-entropy of a detector: of each object separately, and of the choice of a sky and of a ground.
+
+    label (B, K) in {0, 1}, as from `data.scenes`.
+    """
+    from guidegraph.nodes.models.own.detector import detector_loss as loss
+
+    return loss(detector(image).float(), label, detector.config)
+
+
+class AutoencoderLoss(NamedTuple):
+    """The training loss, two of its terms for monitoring, and the reconstructed pictures (B, 3, H, W)."""
+
+    loss: Tensor
+    reconstruction: Tensor
+    kl: Tensor
+    image: Image
+
+
+@node("loss.kl_autoencoder")
+def kl_autoencoder_loss(
+    autoencoder: Autoencoder,
+    image: Image,
+    index: int = 0,
+    *,
+    kl: Weight = 1e-6,
+    gradient: Weight = 0.5,
+    seed: Annotated[int, Ge(0)] = 0,
+) -> AutoencoderLoss:
+    """L1 + L2 + edges + KL of a KL autoencoder, from one sample of the posterior (Rombach et al. 2022, section 3.1).
+
+    kl: weight of the divergence, summed over the latent's elements and averaged over the batch. gradient: weight of the
+    error in differences of neighbouring pixels. The posterior's noise depends on (seed, index) alone; `index` is the
+    loop's.
+    Raises an error for another kind of autoencoder, and for pictures whose sides are not multiples of its factor.
+    """
+    import torch
+
+    from guidegraph.nodes.models.own.autoencoder import KLAutoencoder, gradient_loss, kl_divergence
+
+    network: Any = autoencoder
+    if not isinstance(network, KLAutoencoder):
+        raise ValueError(f"this loss trains a KL autoencoder; found {type(network).__name__}")
+    check_sides(image, network.config.factor, "the autoencoder")
+    shape = (network.config.latent_channels, *(side // network.config.factor for side in image.shape[2:]))
+    batch = image.shape[0]
+    noise = torch.from_numpy(gaussian(seed + first_row(batch), shape, batch, index)).to(image)
+    reconstruction, mean, log_variance = network(image, noise)
+    picture = reconstruction.float()
+    error = picture - image
+    pixels = error.abs().mean() + error.square().mean()
+    divergence = kl_divergence(mean.float(), log_variance.float())
+    edges = gradient_loss(picture, image)
+    return AutoencoderLoss(pixels + gradient * edges + kl * divergence, pixels, divergence, picture)
+
+
+@node("autoencoder.measure_scale")
+def measure_scale(
+    autoencoder: Autoencoder,
+    batches: Sequence[SceneBatch] | Sequence[FolderBatch],
+    *,
+    count: Annotated[int, Ge(1)] = 16,
+) -> Autoencoder:
+    """A copy of an autoencoder with a scale that gives latents unit variance, measured on the first `count` batches."""
+    import copy
+
+    import torch
+
+    measured: Any = copy.deepcopy(autoencoder)
+    with torch.no_grad():
+        measured.scale.fill_(1.0)
+        device = measured.scale.device
+        latents = [measured.encode(batches[i].image.to(device)).float() for i in range(min(count, len(batches)))]
+        measured.scale.fill_(1 / torch.cat(latents).std())
+    result: Autoencoder = measured
+    return result

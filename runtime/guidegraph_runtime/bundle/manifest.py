@@ -1,0 +1,364 @@
+"""Read and write `bundle.json`, format version 1, with strict checks of types, fields and references."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from guidegraph_runtime.bundle.manifest_types import (
+    DTYPES,
+    FILE_TYPES,
+    INPUT_TYPES,
+    OUTPUT_TYPES,
+    Dims,
+    File,
+    Input,
+    Manifest,
+    Operation,
+    Output,
+    Part,
+    Reference,
+    Requires,
+    Tensor,
+)
+from guidegraph_runtime.bundle.names import MANIFEST, file_name_problem, identifier_problem, label_problem
+from guidegraph_runtime.bundle.strict_json import Cursor, parse_json
+from guidegraph_runtime.running.choices import CHOOSE, Choice
+from guidegraph_runtime.running.loops import Loop
+
+__all__ = [
+    "Dims",
+    "File",
+    "Input",
+    "Manifest",
+    "Operation",
+    "Output",
+    "Part",
+    "Reference",
+    "Requires",
+    "Tensor",
+    "digest_of",
+    "read_manifest",
+    "seal",
+    "write_manifest",
+]
+
+FORMAT = "guidegraph-bundle"
+VERSION = 1
+MAX_SIZE = 2**40
+MAX_DIM = 2**31 - 1
+MAX_BODIES = 8
+_LONG_TEXT = 2**20
+_FIELDS = ("name", "workflow", "inputs", "outputs", "parts", "plan", "files", "versions", "requires", "fixed")
+_NO_DIGEST = "0" * 64
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def read_manifest(data: bytes, where: str = MANIFEST) -> Manifest:
+    """Parse the manifest in `data`, the bytes of the file `where`. Raises ``BundleError`` for the first error."""
+    top = Cursor(parse_json(data, where), where)
+    _check_format(top)
+    fields = top.fields(("format", "version", *_FIELDS, "digest"), ["reference"])
+    _check_digest(fields["digest"], data)
+    files = {name: _file(cursor) for name, cursor in fields["files"].entries(_listed_name_problem)}
+    _check_case(fields["files"], files)
+    inputs = {name: _input(cursor, files) for name, cursor in fields["inputs"].entries(identifier_problem)}
+    outputs = {name: _output(cursor) for name, cursor in fields["outputs"].entries(identifier_problem)}
+    parts = {name: _part(cursor, files) for name, cursor in fields["parts"].entries(label_problem)}
+    requires = _requires(fields["requires"])
+    _check_opsets(fields["parts"], parts, requires)
+    reference = _reference(fields["reference"], inputs, outputs, files) if "reference" in fields else None
+    return Manifest(
+        name=fields["name"].name(label_problem),
+        workflow=fields["workflow"].text(_LONG_TEXT),
+        inputs=inputs,
+        outputs=outputs,
+        parts=parts,
+        plan=_operations(fields["plan"], MAX_BODIES),
+        files=files,
+        versions={name: cursor.name(label_problem) for name, cursor in fields["versions"].entries(label_problem)},
+        requires=requires,
+        fixed={name: cursor.text() for name, cursor in fields["fixed"].entries(identifier_problem)},
+        reference=reference,
+    )
+
+
+def write_manifest(manifest: Manifest) -> bytes:
+    """Return a manifest as `bundle.json`. Raises ``BundleError`` if it could not be read back."""
+    text = json.dumps(_plain(manifest) | {"digest": _NO_DIGEST}, indent=1, ensure_ascii=False) + "\n"
+    data = seal(text.encode("utf-8", "surrogatepass"))
+    read_manifest(data)
+    return data
+
+
+def seal(data: bytes) -> bytes:
+    """Fill in the digest, the last field of `bundle.json`: the sha256 of `data`, where it is 64 zeros."""
+    before, _, after = data.rpartition(_NO_DIGEST.encode())
+    return before + hashlib.sha256(data).hexdigest().encode() + after
+
+
+def digest_of(data: bytes) -> str:
+    """The digest in the bytes of a valid `bundle.json`."""
+    return str(json.loads(data)["digest"])
+
+
+def _check_format(top: Cursor) -> None:
+    # First of all: files of another version cannot be checked further.
+    if not isinstance(top.value, dict) or top.value.get("format") != FORMAT:
+        top.fail(f"an object whose format is '{FORMAT}'", do="is this the folder that guidegraph export wrote?")
+    version = top.value.get("version")
+    if version != VERSION or isinstance(version, bool | float):
+        do = "export the workflow again, or install the guidegraph-runtime of its guidegraph"
+        Cursor(version, top.where, "version").fail(f"format version {VERSION}", do=do)
+
+
+def _check_digest(cursor: Cursor, data: bytes) -> None:
+    digest = cursor.text()
+    if not _SHA256.fullmatch(digest):
+        cursor.fail("64 lower-case hexadecimal digits")
+    before, separator, after = data.rpartition(digest.encode())
+    if not separator or seal(before + _NO_DIGEST.encode() + after) != data:
+        cursor.fail("the digest of this file", f"another one: {cursor.where} was changed", "get the bundle again")
+
+
+def _listed_name_problem(name: str) -> str | None:
+    if name.casefold() == MANIFEST:
+        return "the name of another file than this one"
+    return file_name_problem(name)
+
+
+def _check_case(cursor: Cursor, files: Mapping[str, File]) -> None:
+    """Refuse names that collide on a case-insensitive file system."""
+    spellings: dict[str, str] = {}
+    for name in files:
+        if (other := spellings.setdefault(name.casefold(), name)) != name:
+            cursor.fail("names that differ in more than case", f"'{other}' and '{name}'")
+    folders: dict[str, str] = {}
+    for name in files:
+        parts = name.split("/")
+        for folder in ("/".join(parts[:i]) for i in range(1, len(parts))):
+            if folder.casefold() in spellings:
+                cursor.fail("files and folders of different names", f"'{spellings[folder.casefold()]}' and '{name}'")
+            if (other := folders.setdefault(folder.casefold(), folder)) != folder:
+                cursor.fail("folders that differ in more than case", f"'{other}' and '{folder}'")
+
+
+def _file(cursor: Cursor) -> File:
+    fields = cursor.fields(["sha256", "size"])
+    sha256 = fields["sha256"].text()
+    if not _SHA256.fullmatch(sha256):
+        fields["sha256"].fail("64 lower-case hexadecimal digits")
+    return File(sha256, fields["size"].integer(0, MAX_SIZE))
+
+
+def _listed_file(cursor: Cursor, files: Mapping[str, File]) -> str:
+    name = cursor.name(file_name_problem)
+    if name not in files:
+        cursor.fail("a file that 'files' lists")
+    return name
+
+
+def _input(cursor: Cursor, files: Mapping[str, File]) -> Input:
+    kind = cursor.at("type").choice(INPUT_TYPES) if isinstance(cursor.value, dict) and "type" in cursor.value else ""
+    tensor = ["dtype", "dims"] if kind == "tensor" else []
+    fields = cursor.fields(["type", *tensor], ["required", "default", "help", "choices", "many"])
+    if ("required" in fields) == ("default" in fields) or ("required" in fields and not fields["required"].boolean()):
+        cursor.fail("either a default or required: true")
+    result = Input(
+        type=kind,
+        required="required" in fields,
+        default=fields["default"].value if "default" in fields else None,
+        help=fields["help"].text() if "help" in fields else "",
+        choices=_choices(fields["choices"], kind) if "choices" in fields else None,
+        many="many" in fields and fields["many"].boolean(),
+        dtype=fields["dtype"].choice(DTYPES) if tensor else None,
+        dims=_dims(fields["dims"]) if tensor else None,
+    )
+    if result.default is not None:
+        _check_default(fields["default"], result, files)
+    return result
+
+
+def _choices(cursor: Cursor, kind: str) -> tuple[str | int | float, ...]:
+    if kind not in ("str", "int", "float"):
+        cursor.fail("choices of texts or numbers only", f"an input of type {kind}")
+    for item in cursor.items():
+        if (wrong := Input(kind).wrong(item.value)) is not None:
+            item.fail(wrong)
+    if not cursor.value:
+        cursor.fail("at least one choice")
+    return tuple(cursor.value)
+
+
+def _check_default(cursor: Cursor, spec: Input, files: Mapping[str, File]) -> None:
+    if (wrong := spec.wrong(cursor.value)) is not None:
+        cursor.fail(wrong)
+    if spec.type in FILE_TYPES:
+        for item in cursor.items() if isinstance(cursor.value, list) else [cursor]:
+            _listed_file(item, files)
+
+
+def _output(cursor: Cursor) -> Output:
+    fields = cursor.fields(["type", "source"])
+    return Output(fields["type"].choice(OUTPUT_TYPES), fields["source"].name(label_problem))
+
+
+def _dims(cursor: Cursor) -> Dims:
+    return tuple(
+        dim.name(label_problem) if isinstance(dim.value, str) else dim.integer(0, MAX_DIM) for dim in cursor.items()
+    )
+
+
+def _tensors(cursor: Cursor) -> tuple[Tensor, ...]:
+    tensors: dict[str, Tensor] = {}
+    for item in cursor.items():
+        fields = item.fields(["name", "dtype", "dims"])
+        name = fields["name"].name(label_problem)
+        if name in tensors:
+            fields["name"].fail("each name once")
+        tensors[name] = Tensor(name, fields["dtype"].choice(DTYPES), _dims(fields["dims"]))
+    return tuple(tensors.values())
+
+
+def _part(cursor: Cursor, files: Mapping[str, File]) -> Part:
+    fields = cursor.fields(["file", "inputs", "outputs", "externals", "opsets"])
+    outputs = _tensors(fields["outputs"])
+    if not outputs:
+        fields["outputs"].fail("at least one output")
+    opsets = {
+        domain: version.integer(1, 10_000)
+        for domain, version in fields["opsets"].entries(lambda name: label_problem(name) if name else None)
+    }
+    return Part(
+        file=_listed_file(fields["file"], files),
+        inputs=_tensors(fields["inputs"]),
+        outputs=outputs,
+        opsets=opsets,
+        externals=tuple(_listed_file(name, files) for name in fields["externals"].items()),
+    )
+
+
+def _requires(cursor: Cursor) -> Requires:
+    fields = cursor.fields(["opset", "providers"])
+    providers = tuple(name.name(identifier_problem) for name in fields["providers"].items())
+    return Requires(fields["opset"].integer(1, 10_000), providers)
+
+
+def _check_opsets(cursor: Cursor, parts: Mapping[str, Part], requires: Requires) -> None:
+    for name, part in parts.items():
+        if part.opsets.get("", 0) > requires.opset:
+            cursor.at(name).fail(f"at most opset {requires.opset}, as 'requires' says", str(part.opsets[""]))
+
+
+def _operations(cursor: Cursor, levels: int) -> tuple[Operation, ...]:
+    if levels == 0:
+        cursor.fail(f"at most {MAX_BODIES} bodies in each other", "more")
+    return tuple(_operation(item, levels) for item in cursor.items())
+
+
+def _operation(cursor: Cursor, levels: int) -> Operation:
+    fields = cursor.fields(["op", "node", "in", "with", "out"], ["body"])
+    outputs = tuple(item.name(label_problem) for item in fields["out"].items())
+    if len(set(outputs)) < len(outputs):
+        fields["out"].fail("each name once")
+    operation = Operation(
+        op=fields["op"].name(label_problem),
+        node=fields["node"].name(label_problem),
+        inputs={name: item.name(label_problem) for name, item in fields["in"].entries(label_problem)},
+        settings={name: item.value for name, item in fields["with"].entries(label_problem)},
+        outputs=outputs,
+        body=_operations(fields["body"], levels - 1) if "body" in fields else None,
+    )
+    if operation.op in ("loop", CHOOSE):
+        try:
+            Loop.of(operation) if operation.op == "loop" else Choice.of(operation)
+        except ValueError as error:
+            fields["with"].fail(f"what makes a {'loop' if operation.op == 'loop' else 'choice'}", str(error))
+    return operation
+
+
+def _reference(
+    cursor: Cursor, inputs: Mapping[str, Input], outputs: Mapping[str, Output], files: Mapping[str, File]
+) -> Reference:
+    fields = cursor.fields(["inputs", "outputs", "tolerance"])
+    input_values = {}
+    for name, value in fields["inputs"].entries(lambda name: None if name in inputs else "the name of an input"):
+        if value.value is not None:
+            _check_default(value, inputs[name], files)
+        input_values[name] = value.value
+    output_files = {
+        name: _listed_file(value, files)
+        for name, value in fields["outputs"].entries(lambda name: None if name in outputs else "the name of an output")
+    }
+    tolerance = fields["tolerance"].number()
+    if tolerance < 0:
+        fields["tolerance"].fail("a number that is not negative")
+    return Reference(input_values, output_files, tolerance)
+
+
+def _plain(manifest: Manifest) -> dict[str, Any]:
+    reference = manifest.reference
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "name": manifest.name,
+        "workflow": manifest.workflow,
+        "inputs": {name: _plain_input(item) for name, item in manifest.inputs.items()},
+        "outputs": {name: {"type": item.type, "source": item.source} for name, item in manifest.outputs.items()},
+        "parts": {name: _plain_part(item) for name, item in manifest.parts.items()},
+        "plan": [_plain_operation(item) for item in manifest.plan],
+        "files": {name: {"sha256": item.sha256, "size": item.size} for name, item in manifest.files.items()},
+        "versions": dict(manifest.versions),
+        "requires": {"opset": manifest.requires.opset, "providers": list(manifest.requires.providers)},
+        "fixed": dict(manifest.fixed),
+    } | (
+        {}
+        if reference is None
+        else {
+            "reference": {
+                "inputs": dict(reference.inputs),
+                "outputs": dict(reference.outputs),
+                "tolerance": reference.tolerance,
+            }
+        }
+    )
+
+
+def _plain_input(spec: Input) -> dict[str, Any]:
+    fields: dict[str, Any] = {"type": spec.type}
+    fields |= {"required": True} if spec.required else {"default": spec.default}
+    fields |= {"help": spec.help} if spec.help else {}
+    fields |= {"choices": list(spec.choices)} if spec.choices is not None else {}
+    fields |= {"many": True} if spec.many else {}
+    fields |= {"dtype": spec.dtype} if spec.dtype is not None else {}
+    return fields | ({"dims": list(spec.dims)} if spec.dims is not None else {})
+
+
+def _plain_part(part: Part) -> dict[str, Any]:
+    return {
+        "file": part.file,
+        "inputs": [_plain_tensor(tensor) for tensor in part.inputs],
+        "outputs": [_plain_tensor(tensor) for tensor in part.outputs],
+        "externals": list(part.externals),
+        "opsets": dict(part.opsets),
+    }
+
+
+def _plain_tensor(tensor: Tensor) -> dict[str, Any]:
+    return {"name": tensor.name, "dtype": tensor.dtype, "dims": list(tensor.dims)}
+
+
+def _plain_operation(operation: Operation) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "op": operation.op,
+        "node": operation.node,
+        "in": dict(operation.inputs),
+        "with": dict(operation.settings),
+        "out": list(operation.outputs),
+    }
+    return (
+        fields if operation.body is None else fields | {"body": [_plain_operation(inner) for inner in operation.body]}
+    )

@@ -1,0 +1,155 @@
+"""The contents of `bundle.json`: a bundle's inputs, outputs, plan and files.
+
+Everything is data: the plan refers to host operations of the runtime by name and contains no code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from guidegraph_runtime.bundle.strict_json import Json
+
+INPUT_TYPES = ("str", "int", "float", "bool", "path", "image", "map", "tensor")
+FILE_TYPES = ("path", "image", "map", "tensor")
+OUTPUT_TYPES = ("image", "tensor", "table")
+DTYPES = (
+    *("bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64"),
+    *("float16", "float32", "float64"),
+)
+"""The element types of tensors by their NumPy names; other types occur only inside the graphs."""
+
+Dims: TypeAlias = tuple[int | str, ...]
+"""The shape of a tensor: sizes or names of axes; axes of the same name have the same size in a call."""
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An input or output of a graph."""
+
+    name: str
+    dtype: str
+    dims: Dims
+
+
+@dataclass(frozen=True)
+class Part:
+    """An ONNX graph: its file, the files of its weights, and the version of each operator set that it uses."""
+
+    file: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    opsets: Mapping[str, int]
+    externals: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Input:
+    """A parameter of the workflow that a run can set.
+
+    `default` applies if no value is given, unless `required`; for a path, picture, map or tensor it is a file of the
+    bundle. `many`: a list of such values is accepted too. `dtype` and `dims` belong to tensors.
+    """
+
+    type: str
+    required: bool = False
+    default: Json = None
+    help: str = ""
+    choices: tuple[str | int | float, ...] | None = None
+    many: bool = False
+    dtype: str | None = None
+    dims: Dims | None = None
+
+    def wrong(self, value: Json) -> str | None:
+        """The expected kind of value if `value` does not fit this input; else None."""
+        if self.many and isinstance(value, list):
+            return next((wrong for item in value if (wrong := self._wrong_one(item)) is not None), None)
+        return self._wrong_one(value)
+
+    def _wrong_one(self, value: Json) -> str | None:
+        kinds, expected = _EXPECTED[self.type]
+        if not isinstance(value, kinds) or (isinstance(value, bool) and self.type != "bool"):
+            return expected
+        if self.choices is not None and value not in self.choices:
+            return f"one of {', '.join(map(str, self.choices))}"
+        return None
+
+
+_FILE: tuple[tuple[type, ...], str] = ((str,), "the name of a file")
+_EXPECTED: dict[str, tuple[tuple[type, ...], str]] = {
+    "str": ((str,), "a text"),
+    "int": ((int,), "an integer"),
+    "float": ((int, float), "a number"),
+    "bool": ((bool,), "true or false"),
+    **dict.fromkeys(FILE_TYPES, _FILE),
+}
+
+
+@dataclass(frozen=True)
+class Output:
+    """An output of a run; `source` is the name of its value in the plan."""
+
+    type: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Operation:
+    """A step of the host plan: `inputs` are names of values, `settings` literals, `outputs` names of its results.
+
+    `node` is the name of the node in the workflow, or of the part.
+    """
+
+    op: str
+    node: str = ""
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, Json] = field(default_factory=dict)
+    outputs: tuple[str, ...] = ()
+    body: tuple[Operation, ...] | None = None
+
+
+@dataclass(frozen=True)
+class File:
+    """sha256 (64 lower-case hexadecimal digits) and size in bytes."""
+
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Requires:
+    """`opset`: the newest version of the standard operators in any part. `providers`: if not empty, one of them must be
+    available, since the others lack a kernel (bfloat16 on a CPU)."""
+
+    opset: int
+    providers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A reference run: its inputs, the file of each output, and the tolerance of a comparison."""
+
+    inputs: Mapping[str, Json]
+    outputs: Mapping[str, str]
+    tolerance: float
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The contents of `bundle.json`. `workflow` is the exported text, `versions` are the packages used for the export.
+
+    `fixed` gives the reason for each parameter of the workflow that is not an input of the bundle.
+    """
+
+    name: str
+    workflow: str
+    inputs: Mapping[str, Input]
+    outputs: Mapping[str, Output]
+    parts: Mapping[str, Part]
+    plan: tuple[Operation, ...]
+    files: Mapping[str, File]
+    versions: Mapping[str, str]
+    requires: Requires
+    fixed: Mapping[str, str] = field(default_factory=dict)
+    reference: Reference | None = None

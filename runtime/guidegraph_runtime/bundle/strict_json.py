@@ -1,0 +1,168 @@
+"""Parse JSON strictly, and read it through a cursor that checks types and reports locations."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, NoReturn, TypeAlias
+
+from guidegraph_runtime.errors import BundleError, format_value, suggest_name
+
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
+
+MAX_BYTES = 16 * 2**20
+MAX_DEPTH = 32
+MAX_INTEGER = 2**64
+"""Seeds go up to 2**64 - 1; larger integers are mistakes, and may take minutes to read."""
+
+CODE = "bad-manifest"
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_DIGITS = 400  # of a number; more are useless
+
+
+def parse_json(data: bytes, where: str) -> Json:
+    """Parse JSON text in UTF-8.
+
+    Raises ``BundleError`` for text larger than 16 MiB, duplicate keys, NaN and infinities, integers beyond ±2**64, lone
+    surrogates, and more than 32 levels.
+    """
+
+    def fail(message: str) -> NoReturn:
+        raise BundleError(where, CODE, f"{message}; get the bundle again, or export the workflow again")
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in result:
+                fail(f"expected each key once, found {format_value(key)} twice in one object")
+            result[key] = value
+        return result
+
+    def constant(text: str) -> NoReturn:
+        fail(f"expected a finite number, found {text}")
+
+    def number(text: str) -> float:
+        if len(text) > _DIGITS or not math.isfinite(value := float(text)):
+            fail(f"expected a finite number, found {format_value(text)}")
+        return value
+
+    def integer(text: str) -> int:
+        if len(text) > 21 or abs(value := int(text)) > MAX_INTEGER:
+            fail(f"expected an integer from -2**64 to 2**64, found {format_value(text)}")
+        return value
+
+    if len(data) > MAX_BYTES:
+        fail(f"expected at most {MAX_BYTES} bytes, found {len(data)}")
+    try:
+        value = json.loads(
+            data.decode("utf-8"),
+            object_pairs_hook=unique,
+            parse_constant=constant,
+            parse_float=number,
+            parse_int=integer,
+        )
+    except RecursionError:
+        fail(f"expected at most {MAX_DEPTH} levels of lists and objects, found more")
+    except UnicodeDecodeError as error:
+        fail(f"expected UTF-8, found the byte {data[error.start]:#04x} at {error.start}")
+    except json.JSONDecodeError as error:
+        fail(f"expected JSON, found none at line {error.lineno}, column {error.colno} ({error.msg})")
+    _check(value, fail)
+    return value  # type: ignore[no-any-return]
+
+
+def _check(value: Any, fail: Callable[[str], NoReturn]) -> None:
+    nodes = [value]
+    for _ in range(MAX_DEPTH):
+        children: list[Any] = []
+        for node in nodes:
+            if isinstance(node, dict):
+                children += [*node.keys(), *node.values()]
+            elif isinstance(node, list):
+                children += node
+            elif isinstance(node, str) and _SURROGATE.search(node):
+                fail(f"expected text, found half a surrogate pair in {format_value(node)}")
+        if not children:
+            return
+        nodes = children
+    fail(f"expected at most {MAX_DEPTH} levels of lists and objects, found more")
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """A JSON value and its location; each method raises ``BundleError`` if the value has another type."""
+
+    value: Any
+    where: str
+    path: str = ""
+
+    def fail(self, expected: str, found: str | None = None, do: str = "export the workflow again") -> NoReturn:
+        found = found or (format_value(self.value) if not isinstance(self.value, dict) else "an object")
+        raise BundleError(self.where, CODE, f"expected {expected}, found {found}; {do}", self.path or "the top level")
+
+    def at(self, key: str | int) -> Cursor:
+        inside = f"[{key}]" if isinstance(key, int) else f".{key}" if self.path else key
+        return Cursor(self.value[key], self.where, f"{self.path}{inside}")
+
+    def fields(self, required: Iterable[str], optional: Iterable[str] = ()) -> dict[str, Cursor]:
+        """The fields of an object with all required fields, and no others than optional ones."""
+        required, allowed = list(required), [*required, *optional]
+        if not isinstance(self.value, dict):
+            self.fail(f"an object with the fields {', '.join(allowed)}")
+        for key in self.value:
+            if key not in allowed:
+                self.fail("known fields only", f"{format_value(key)} ({suggest_name(key, allowed)})")
+        for key in required:
+            if key not in self.value:
+                self.fail(f"the field '{key}'", f"only {', '.join(map(format_value, self.value)) or 'an empty object'}")
+        return {key: self.at(key) for key in self.value}
+
+    def entries(self, name: Callable[[str], str | None]) -> Iterator[tuple[str, Cursor]]:
+        """Yield the keys and values of an object. name: returns the expected form of an invalid key, or None."""
+        if not isinstance(self.value, dict):
+            self.fail("an object")
+        for key in self.value:
+            if (wrong := name(key)) is not None:
+                self.fail(wrong, format_value(key))
+            yield key, self.at(key)
+
+    def items(self) -> list[Cursor]:
+        if not isinstance(self.value, list):
+            self.fail("a list")
+        return [self.at(i) for i in range(len(self.value))]
+
+    def text(self, limit: int = 10_000) -> str:
+        if not isinstance(self.value, str):
+            self.fail("a text")
+        if len(self.value) > limit:
+            self.fail(f"a text of at most {limit} characters", f"{len(self.value)} characters")
+        return self.value
+
+    def name(self, check: Callable[[str], str | None]) -> str:
+        if (wrong := check(self.text())) is not None:
+            self.fail(wrong)
+        return self.text()
+
+    def choice(self, choices: Iterable[str]) -> str:
+        choices = list(choices)
+        if not isinstance(self.value, str) or self.value not in choices:
+            self.fail(f"one of {', '.join(choices)}")
+        return self.value
+
+    def integer(self, low: int, high: int) -> int:
+        if not isinstance(self.value, int) or isinstance(self.value, bool) or not low <= self.value <= high:
+            self.fail(f"an integer from {low} to {high}")
+        return self.value
+
+    def number(self) -> float:
+        if not isinstance(self.value, int | float) or isinstance(self.value, bool):
+            self.fail("a number")
+        return float(self.value)
+
+    def boolean(self) -> bool:
+        if not isinstance(self.value, bool):
+            self.fail("true or false")
+        return self.value

@@ -1,0 +1,45 @@
+"""Restrict the files that a bundle reads to its own and to those that the user gives as ``Path`` objects.
+
+A plan is JSON, so its paths would be text. Operations that read files accept a ``Path`` or bytes but no text, so a plan
+cannot name a file of the machine.
+"""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+from guidegraph_runtime.bundle.manifest_types import Manifest
+from guidegraph_runtime.errors import BundleError, format_value
+from guidegraph_runtime.operations import OPERATIONS
+from guidegraph_runtime.running.plan import walk_operations
+
+
+def takes_file(operation: str, setting: str) -> bool:
+    """Whether a setting of an operation names a file."""
+    if operation not in OPERATIONS:
+        return False
+    parameter = inspect.signature(OPERATIONS[operation]).parameters.get(setting)
+    return parameter is not None and "FilePath" in str(parameter.annotation)
+
+
+def as_path(value: Any) -> Any:
+    """Convert a user's file names to ``Path`` objects, also in lists."""
+    if isinstance(value, list):
+        return [as_path(entry) for entry in value]
+    return Path(value) if isinstance(value, str) else value
+
+
+def check_plan(manifest: Manifest, where: str) -> None:
+    """Raise ``BundleError`` for an operation that names a file outside the bundle."""
+    for operation in walk_operations(manifest.plan):
+        for setting, value in operation.settings.items():
+            if not takes_file(operation.op, setting) or value is None:
+                continue
+            if not (isinstance(value, dict) and [*value] == ["file"]):
+                message = (
+                    f"{operation.node} ({operation.op}): expected one of the bundle's files for '{setting}', found "
+                    f"{format_value(value)}: a bundle reads no other file of your machine; get it from somebody you trust"
+                )
+                raise BundleError(where, "forbidden-read", message)

@@ -1,0 +1,157 @@
+"""A lock that a process holds while it writes into a folder. The system releases it however the process ends.
+
+The lock file is hidden, names its holder, and is removed at the end. The next process takes over the lock file of a
+killed one.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import platform
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+
+from guidegraph_runtime.files.temporary import remove_stale
+from guidegraph_runtime.machine.shortages import WriteError
+from guidegraph_runtime.machine.termination import before_exit
+
+FOLDER_LOCK = ".guidegraph.lock"
+"""The name of the lock file in the output folder of a run or a sweep."""
+
+_BUSY = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)
+_NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
+_HOLDER_LENGTH = 4096
+# Far behind the text, which other processes read while the file is locked: Windows locks are mandatory.
+_LOCKED_BYTE = 1 << 30
+
+
+class FolderBusy(Exception):
+    """Another process holds the lock. ``holder`` describes it."""
+
+    def __init__(self, place: Path, holder: str):
+        self.place, self.holder = place, holder
+        super().__init__(
+            f"{holder} writes to '{place}' just now: wait until it ends, or give another place; "
+            "if it hangs, end that process"
+        )
+
+
+@contextmanager
+def hold_lock(file: Path, place: Path, what: str) -> Iterator[None]:
+    """Hold the lock `file` for the block, and remove temporary files of killed processes in its folder.
+
+    The folder is created, and removed if it is empty at the end. place: the locked path, for messages. what: the
+    activity, such as "guidegraph run". Without write permission nothing is locked. Raises ``FolderBusy``, and
+    ``WriteError`` for a full disk.
+    """
+    new_folders = [folder for folder in file.absolute().parents if not folder.exists()]
+    try:
+        with _hold_lock(file, place, what):
+            yield
+    finally:
+        with suppress(OSError):  # a folder that is not empty stays, and so do its parents
+            for folder in new_folders:
+                folder.rmdir()
+
+
+@contextmanager
+def _hold_lock(file: Path, place: Path, activity: str) -> Iterator[None]:
+    descriptor = None
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = _acquire(file, place)
+    except OSError as error:
+        if error.errno not in _NOT_WRITABLE:
+            raise WriteError(file, error.errno or errno.EIO) from error
+    if descriptor is None:
+        yield
+        return
+    try:
+        with suppress(OSError):  # it only serves the message of another process
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, _describe_self(activity))
+        remove_stale(file.parent)
+        locked_descriptor = descriptor
+        with before_exit(lambda: _release(locked_descriptor, file)):
+            yield
+    finally:
+        _release(descriptor, file)
+
+
+def _acquire(file: Path, place: Path) -> int:
+    """Open and lock the file; return its descriptor."""
+    while True:
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o644)
+        try:
+            _lock(descriptor, file, place)
+            if _is_same_file(descriptor, file):
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)  # its holder removed it in between, so this lock is on an unlinked file
+
+
+def _lock(descriptor: int, file: Path, place: Path) -> None:
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            os.lseek(descriptor, _LOCKED_BYTE, os.SEEK_SET)
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+            os.lseek(descriptor, 0, os.SEEK_SET)
+        else:
+            import fcntl
+
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in _BUSY:
+            raise FolderBusy(place, _read_holder(file)) from None
+        warnings.warn(
+            f"the file system of '{file.parent}' has no locks ({error.strerror}): nothing stops another run that "
+            "writes there at the same time",
+            stacklevel=2,
+        )
+
+
+def _is_same_file(descriptor: int, file: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(file, follow_symlinks=False))
+    except FileNotFoundError:
+        return False
+
+
+def _release(descriptor: int, file: Path) -> None:
+    """Remove the file while it is locked, if the system allows that."""
+    with suppress(OSError):
+        if sys.platform == "win32":
+            os.close(descriptor)
+            file.unlink()
+        else:
+            try:
+                file.unlink()
+            finally:
+                os.close(descriptor)
+
+
+def _describe_self(activity: str) -> bytes:
+    now = datetime.now().astimezone().isoformat(timespec="seconds")
+    return json.dumps({"pid": os.getpid(), "host": platform.node(), "what": activity, "since": now}).encode()
+
+
+def _read_holder(file: Path) -> str:
+    """Describe the holder of a lock from its file, which another version may have written, or may be writing now."""
+    try:
+        with file.open("rb") as opened:
+            content = json.loads(opened.read(_HOLDER_LENGTH))
+        activity, pid, host, since = (str(content[key])[:200] for key in ("what", "pid", "host", "since"))
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"
+    text = f"{activity} (process {pid} on {host}, since {since})"
+    return "".join(char if char.isprintable() else "?" for char in text)

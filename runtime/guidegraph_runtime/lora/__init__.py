@@ -1,0 +1,1 @@
+"""LoRA on exported graphs."""

@@ -1,0 +1,193 @@
+"""LoRA on an exported graph: add the low-rank updates to the verified weights before the session is created.
+
+So the graph runs as fast as without LoRA, and takes a LoRA of any rank, or several.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from guidegraph_runtime.bundle.strict_json import Cursor, parse_json
+from guidegraph_runtime.bundle.verify import VerifiedBundle
+from guidegraph_runtime.errors import BundleError, suggest_name
+from guidegraph_runtime.files.regular import read_regular
+from guidegraph_runtime.lora.pairs import Pair, find_adapter_file, pair_factors, read_metadata
+from guidegraph_runtime.running.tensors import read_safetensors
+
+LORA_TABLE = "lora.json"
+"""A bundle's file that lists, for each part, the weights that LoRA can change, with the layer names of LoRA files."""
+
+Array = NDArray[Any]
+_STORED = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}
+
+
+@dataclass(frozen=True)
+class Lora:
+    """A LoRA file, or a folder written by peft, and its strength. digest: the sha256 of the file."""
+
+    path: Path
+    strength: float
+    pairs: Mapping[str, Pair[Array]]
+    digest: str
+
+
+@dataclass(frozen=True)
+class _Weight:
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    transposed: bool
+
+
+def read_loras(loras: Any, where: str) -> tuple[Lora, ...]:
+    """Read one LoRA or a list: a path, ``path:strength`` or (path, strength). The default strength is 1.
+
+    Raises ``BundleError`` for a file that is not a LoRA.
+    """
+    single = isinstance(loras, (str, os.PathLike)) or (
+        isinstance(loras, tuple) and len(loras) == 2 and isinstance(loras[1], (int, float))
+    )
+    return tuple(_read(*_split_strength(lora), where) for lora in ([loras] if single else list(loras)))
+
+
+def _split_strength(lora: Any) -> tuple[Path, float]:
+    if isinstance(lora, tuple):
+        return Path(lora[0]), float(lora[1])
+    path, colon, strength = os.fspath(lora).rpartition(":")
+    try:
+        return (Path(path), float(strength)) if colon and path else (Path(lora), 1.0)
+    except ValueError:  # the colon belongs to the path
+        return Path(lora), 1.0
+
+
+def _read(path: Path, strength: float, where: str) -> Lora:
+    try:
+        if path.is_dir():
+            settings, file = json.loads(read_regular(path / "adapter_config.json")), find_adapter_file(path)
+        else:
+            settings, file = read_metadata(path), path
+        if file.suffix != ".safetensors":
+            raise ValueError(f"'{file}' is no .safetensors file, the only kind that is read here: convert it")
+        data = read_regular(file, limit="file_bytes")
+        pairs = pair_factors(read_safetensors(data), settings if isinstance(settings, dict) else {}, file)
+    except OSError as error:
+        raise BundleError(where, "bad-lora", f"'{path}' cannot be read: {error.strerror or error}") from None
+    except ValueError as error:
+        raise BundleError(where, "bad-lora", str(error)) from None
+    return Lora(path, strength, pairs, hashlib.sha256(data).hexdigest())
+
+
+def adapt_weights(bundle: VerifiedBundle, loras: Sequence[Lora]) -> dict[str, dict[str, bytes]]:
+    """For each part that changes, the files of its weights with W + strength · α/r · BA instead of W.
+
+    Raises one ``BundleError`` for a LoRA with a layer that is not in the bundle, or of another shape.
+    """
+    tables, frozen = _read_table(bundle)
+    where = str(bundle.path)
+    changes: dict[str, dict[_Weight, list[tuple[Lora, Pair[Array]]]]] = {}
+    for lora in loras:
+        unknown = [layer for layer in lora.pairs if not any(layer in table for table in tables.values())]
+        if unknown:
+            raise BundleError(where, "bad-lora", _unknown_layers_message(lora, unknown, tables, frozen))
+        for layer, pair in lora.pairs.items():
+            for part, table in tables.items():
+                if layer in table:
+                    changes.setdefault(part, {}).setdefault(table[layer], []).append((lora, pair))
+    return {part: _apply_loras(bundle, part, weights) for part, weights in changes.items()}
+
+
+def _unknown_layers_message(
+    lora: Lora, unknown: Sequence[str], tables: Mapping[str, Mapping[str, _Weight]], frozen: Mapping[str, str]
+) -> str:
+    if layer := next((layer for layer in unknown if layer in frozen), None):
+        return f"the LoRA '{lora.path}' changes the layer '{layer}', which is fixed in this bundle: {frozen[layer]}"
+    if not any(tables.values()):
+        return (
+            "this bundle has no weights that a LoRA may change: it takes a U-Net or a text encoder of checkpoint.load, "
+            "in fp32, fp16 or bf16"
+        )
+    examples = ", ".join(sorted(unknown)[:3]) + (" …" if len(unknown) > 3 else "")
+    return (
+        f"the LoRA '{lora.path}' is for another model, or for a part that is not in this bundle: {len(unknown)} of its "
+        f"{len(lora.pairs)} layers are not here ({examples}); nothing was applied"
+    )
+
+
+def _apply_loras(
+    bundle: VerifiedBundle, part: str, weights: Mapping[_Weight, Iterable[tuple[Lora, Pair[Array]]]]
+) -> dict[str, bytes]:
+    stored_weights = {tensor.name: tensor for tensor in bundle.graphs[part].externals}
+    files = bundle.externals(part)
+    changed: dict[str, bytearray] = {}
+    for weight, pairs in weights.items():
+        where = str(bundle.path / LORA_TABLE)
+        if weight.name not in stored_weights:
+            message = (
+                f"no weight '{weight.name}' in the files of part '{part}'; {suggest_name(weight.name, stored_weights)}"
+            )
+            raise BundleError(where, "bad-lora-table", message)
+        location = stored_weights[weight.name]
+        stored = np.dtype(_STORED[weight.dtype])
+        if location.size != int(np.prod(weight.shape)) * stored.itemsize:
+            message = f"the weight '{weight.name}' of {location.size} bytes is not {weight.shape} of {weight.dtype}"
+            raise BundleError(where, "bad-lora-table", message)
+        data = changed.setdefault(location.location, bytearray(files[location.location]))
+        array = np.frombuffer(data, stored, int(np.prod(weight.shape)), location.offset).reshape(weight.shape)
+        values = (array.astype("<u4") << 16).view("<f4") if weight.dtype == "bfloat16" else array.astype(np.float32)
+        for lora, pair in pairs:
+            values = values + np.float32(lora.strength) * _weight_update(bundle, lora, weight, pair)
+        array[...] = _bfloat16(values) if weight.dtype == "bfloat16" else values.astype(stored)
+    return {**files, **{name: bytes(data) for name, data in changed.items()}}
+
+
+def _weight_update(bundle: VerifiedBundle, lora: Lora, weight: _Weight, pair: Pair[Array]) -> Array:
+    """α/r · BA in the stored shape of the weight."""
+    shape = weight.shape[::-1] if weight.transposed else weight.shape
+    up, down = (factor.astype(np.float32).reshape(factor.shape[0], -1) for factor in (pair.up, pair.down))
+    if (up.shape[0], down.shape[1], up.shape[1]) != (shape[0], int(np.prod(shape[1:])), down.shape[0]):
+        message = (
+            f"the LoRA '{lora.path}' is for another model: its factors {pair.up.shape} and {pair.down.shape} do not "
+            f"make a weight {shape}; nothing was applied"
+        )
+        raise BundleError(str(bundle.path), "bad-lora", message)
+    product: Array = (np.float32(pair.scale) * (up @ down)).reshape(shape)
+    return product.T if weight.transposed else product
+
+
+def _bfloat16(values: Array) -> Array:
+    """Round float32 values to bfloat16, ties to even, as the upper 16 bits."""
+    bits = np.ascontiguousarray(values, np.float32).view("<u4")
+    rounded: Array = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2")
+    return rounded
+
+
+def _read_table(bundle: VerifiedBundle) -> tuple[dict[str, dict[str, _Weight]], dict[str, str]]:
+    """For each part, its weights by layer name; and for other layers, why they are fixed. Raises ``BundleError``."""
+    if LORA_TABLE not in bundle.manifest.files:
+        return {}, {}
+    where = str(bundle.path / LORA_TABLE)
+    top = Cursor(parse_json(bundle.data(LORA_TABLE), where), where).fields(["weights", "frozen"])
+    reasons = top["frozen"].entries(lambda name: None)
+    frozen = {name.text(): why for why, names in reasons for name in names.items()}
+    weights_of_part: dict[str, dict[str, _Weight]] = {}
+    parts = bundle.manifest.parts
+    for part, rows in top["weights"].entries(lambda name: None if name in parts else "the name of a part"):
+        for row in rows.items():
+            fields = row.fields(["weight", "dtype", "shape", "transposed", "names"])
+            weight = _Weight(
+                fields["weight"].text(),
+                fields["dtype"].choice(_STORED),
+                tuple(size.integer(1, 2**31) for size in fields["shape"].items()),
+                fields["transposed"].boolean(),
+            )
+            weights_of_part.setdefault(part, {}).update({name.text(): weight for name in fields["names"].items()})
+    return weights_of_part, frozen

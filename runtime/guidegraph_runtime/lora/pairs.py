@@ -1,0 +1,148 @@
+"""LoRA files (Hu et al. 2022) in the layouts of peft, diffusers and kohya: pairs of factors for named layers.
+
+The tensors may be of NumPy or torch: only the values of α are read here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+Array = TypeVar("Array")
+
+METADATA = "lora_adapter_metadata"
+"""The key of the safetensors header under which diffusers stores peft's settings."""
+
+DOWN, UP = (
+    ("lora_A", "lora_down", "lora.down", "lora_linear_layer.down"),
+    ("lora_B", "lora_up", "lora.up", "lora_linear_layer.up"),
+)
+UNET_NAMES = {"to_q": "to_q", "to_k": "to_k", "to_v": "to_v", "to_out": "to_out.0"}
+TEXT_NAMES = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
+"""The attention layers by their names in diffusers' LoRA files before peft."""
+
+OTHERS = {
+    "dora_scale": "DoRA", "lora_magnitude_vector": "DoRA", "hada_w": "LoHa", "lokr_w": "LoKr", "lora_mid": "Tucker",
+    "oft_": "OFT", "diff": "whole differences", "lora_embedding": "embedding", "glora": "GLoRA",
+}  # fmt: skip
+"""Kinds of adapters that are not low-rank pairs, by a fragment of their keys."""
+
+
+@dataclass(frozen=True)
+class Pair(Generic[Array]):
+    """The update of a layer's weight: scale · up · down, with up (out, r, …) and down (r, in, …)."""
+
+    down: Array
+    up: Array
+    scale: float
+
+
+@dataclass(frozen=True)
+class Alphas:
+    """peft's settings of one network: α, and how the rank enters the scale. α defaults to the rank."""
+
+    alpha: float | None = None
+    patterns: Mapping[str, float] | None = None
+    square_root: bool = False
+
+    def scale(self, layer: str, rank: int, alpha: float | None) -> float:
+        """α/r of a layer, or α/√r (Kalajdzievski 2023). alpha: the value in the file, which overrides the settings."""
+        if alpha is None:
+            matching = [value for key, value in (self.patterns or {}).items() if re.match(rf"(.*\.)?({key})$", layer)]
+            alpha = float(matching[0]) if matching else self.alpha
+        if alpha is None:
+            return 1.0
+        return alpha / (math.sqrt(rank) if self.square_root else rank)
+
+
+def pair_factors(tensors: Mapping[str, Any], settings: Mapping[str, Any], file: Path) -> dict[str, Pair[Any]]:
+    """Pair the factors among the tensors of a file by layer name. settings: peft's settings in the file.
+
+    Raises one ``ValueError`` that names the file for keys outside any pair and for other kinds of adapters.
+    """
+    down: dict[str, Any] = {}
+    up: dict[str, Any] = {}
+    alphas: dict[str, float] = {}
+    unknown = []
+    for key, tensor in tensors.items():
+        layer, part = _split_key(key)
+        if part == "alpha":
+            alphas[layer] = float(tensor)
+        elif part in ("down", "up"):
+            (down if part == "down" else up)[layer] = tensor
+        else:
+            unknown.append(key)
+    if unknown:
+        raise ValueError(f"'{file}' is no LoRA that can be applied: {_reason(unknown)}")
+    unpaired = sorted(({*down} ^ {*up}) | ({*alphas} - {*down}))
+    if unpaired or not down:
+        problem = f"{', '.join(unpaired[:4])} lacks a factor" if unpaired else "it holds no factors"
+        raise ValueError(f"'{file}' is no whole LoRA: {problem}; fetch or save it again")
+    scales = {
+        layer: _alphas(settings, layer, file).scale(layer, factor.shape[0], alphas.get(layer))
+        for layer, factor in down.items()
+    }
+    return {layer: Pair(down[layer], up[layer], scale) for layer, scale in scales.items()}
+
+
+def _split_key(key: str) -> tuple[str, str]:
+    """Split a key into the layer and "down", "up", "alpha", or "" for an unknown key."""
+    key = key.removeprefix("base_model.model.")
+    if key.endswith(".alpha"):
+        return key.removesuffix(".alpha"), "alpha"
+    if match := re.match(r"(.+?)(\.processor)?\.(to_q|to_k|to_v|to_out)_lora\.(down|up)\.weight$", key):
+        layers = TEXT_NAMES if match[1].endswith(".self_attn") else UNET_NAMES
+        return f"{match[1]}.{layers[match[3]]}", match[4]
+    for factor, names in (("down", DOWN), ("up", UP)):
+        for name in names:
+            if match := re.match(rf"(.+)\.{re.escape(name)}(?:\.default(?:_\d+)?)?\.weight$", key):
+                return match[1], factor
+    return key, ""
+
+
+def _reason(unknown: list[str]) -> str:
+    kinds = {kind for key in unknown for mark, kind in OTHERS.items() if mark in key}
+    problem = (
+        f"its layers are of kind {', '.join(sorted(kinds))}, and only pairs of low rank are read"
+        if kinds
+        else ("it has keys that belong to no pair of factors")
+    )
+    return f"{problem}: {', '.join(sorted(unknown)[:3])}{' …' if len(unknown) > 3 else ''}"
+
+
+def find_adapter_file(folder: Path) -> Path:
+    """Find the weights in a folder written by peft. Raises ``ValueError``."""
+    for name in ("adapter_model.safetensors", "adapter_model.bin"):
+        if (folder / name).is_file():
+            return folder / name
+    raise ValueError(f"'{folder}' holds no adapter_model.safetensors: it is no folder that peft wrote")
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """Read peft's settings from the header of a safetensors file written by diffusers; {} for other files."""
+    from safetensors import safe_open
+
+    if path.suffix != ".safetensors" or not path.is_file():
+        return {}
+    try:
+        with safe_open(path, framework="numpy") as file:
+            text = (file.metadata() or {}).get(METADATA)
+        settings = json.loads(text) if text else {}
+    except Exception:  # a damaged file: reading its tensors raises a better error
+        return {}
+    return settings if isinstance(settings, dict) else {}
+
+
+def _alphas(settings: Mapping[str, Any], layer: str, path: Path) -> Alphas:
+    """The settings for a layer: those with the prefix of its network, or all, in a folder for one network."""
+    prefix = next((name for name in ("unet.", "text_encoder.", "text_encoder_2.") if layer.startswith(name)), "")
+    own = {key.removeprefix(prefix): value for key, value in settings.items() if key.startswith(prefix)}
+    if own.get("use_dora"):
+        raise ValueError(f"'{path}' is no LoRA that can be applied: it is a DoRA, and only pairs of low rank are read")
+    alpha = own.get("lora_alpha")
+    return Alphas(None if alpha is None else float(alpha), own.get("alpha_pattern") or {}, bool(own.get("use_rslora")))

@@ -1,0 +1,1 @@
+"""The machine: its memory, shortages and signals."""

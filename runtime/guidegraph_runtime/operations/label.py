@@ -1,0 +1,60 @@
+"""Class labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from guidegraph_runtime.checks import check_int
+from guidegraph_runtime.limits import check_limit
+from guidegraph_runtime.operations.operation import operation
+
+MAX_LABEL = 2**63 - 1
+
+
+def constant_shape(label: Any, batch: Any) -> tuple[int, ...]:
+    """The shape of the result of `label.constant`. Raises ``ValueError`` if the number of labels is not `batch`."""
+    count = None if batch is None else check_int("batch", batch, low=1)
+    if not isinstance(label, (list, tuple)) and not (isinstance(label, np.ndarray) and label.ndim):
+        return (count or 1,)
+    if not len(label):
+        raise ValueError("label: expected one label or more; found an empty list")
+    if count is not None and len(label) != count:
+        raise ValueError(
+            f"{len(label)} labels do not make a batch of {count}: give one label, or a list with one for each picture"
+        )
+    return (len(label),)
+
+
+@operation("label.constant", shape=constant_shape)
+def constant(*, label: int | Sequence[int], batch: int | None = None, classes: int | None = None) -> NDArray[np.int64]:
+    """Class indices as a label (B), int64: one number for all `batch` samples (or for 1), or one per sample.
+
+    classes: the number of classes. Without it the null class, whose index is that number, is a valid label too.
+    Raises an error if the number of labels is not `batch`, and for a label that is not a class.
+    """
+    (count,) = constant_shape(label, batch)
+    check_limit("elements", count, f"a batch of {count:,} labels")
+    if isinstance(label, (list, tuple)) or (isinstance(label, np.ndarray) and label.ndim):
+        labels = [check_int(f"label[{i}]", item, low=0, high=MAX_LABEL) for i, item in enumerate(label)]
+    else:
+        labels = [check_int("label", label, low=0, high=MAX_LABEL)] * count
+    if classes is not None and max(labels) >= check_int("classes", classes, low=1):
+        raise ValueError(f"the classes are 0 … {classes - 1}; found label {max(labels)}")
+    return np.array(labels, dtype=np.int64)
+
+
+def cycle_shape(batch: Any) -> tuple[int, ...]:
+    """The shape of the result of `label.cycle`."""
+    return (check_int("batch", batch, low=1),)
+
+
+@operation("label.cycle", shape=cycle_shape)
+def cycle(*, classes: int, batch: int = 1, start: int = 0) -> NDArray[np.int64]:
+    """Labels (batch), int64, that cycle through the classes: start, start + 1, …, classes − 1, 0, …"""
+    check_limit("elements", check_int("batch", batch, low=1), f"a batch of {batch:,} labels")
+    classes, first = check_int("classes", classes, low=1), check_int("start", start, low=0, high=MAX_LABEL)
+    return (np.arange(check_int("batch", batch, low=1), dtype=np.int64) + first % classes) % classes

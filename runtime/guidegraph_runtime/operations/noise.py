@@ -1,0 +1,70 @@
+"""Gaussian noise, the same as the engine's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from guidegraph_runtime import noise
+from guidegraph_runtime.checks import check_choice, check_int
+from guidegraph_runtime.operations.operation import operation
+
+
+def noise_shape(like: Any, seed: Any, shape: Any, batch: Any) -> tuple[int, ...]:
+    """The shape of the result of `noise.gaussian`; `like` has a ``shape``, or is None. Raises ``ValueError``."""
+    count = check_int("batch", batch, low=1)
+    if shape is not None:
+        shape = [check_int(f"shape[{i}]", side, low=1) for i, side in enumerate(_sequence("shape", shape))]
+    if isinstance(seed, (Sequence, np.ndarray)) and np.ndim(seed) == 1:
+        seeds: int | list[int] = [check_int(f"seed[{i}]", item, low=0) for i, item in enumerate(seed)]
+    else:
+        seeds = check_int("seed", seed, low=0)
+    count, sizes = noise.batch_and_shape(None if like is None else tuple(like.shape), shape, count, seeds)
+    if isinstance(seeds, list) and (not seeds or count != len(seeds)):
+        raise ValueError(f"{len(seeds)} seeds cannot fill a batch of {count}")
+    last = max(seeds) if isinstance(seeds, list) else seeds + count - 1
+    if last >= noise.SEED_LIMIT:
+        raise ValueError(f"a seed must be from 0 to 2**64 - 1, not {last}")
+    return count, *sizes
+
+
+def _runtime_shape(like: Any, seed: Any, shape: Any, batch: Any, rng: Any) -> tuple[int, ...]:
+    """The same as `noise_shape`, but refuses torch's generator, which the runtime lacks."""
+    if check_choice("rng", rng, ("philox", "torch")) == "torch":
+        raise ValueError(
+            "rng: 'torch' draws from torch's own generator, and there is no torch here: use 'philox', the default"
+        )
+    return noise_shape(like, seed, shape, batch)
+
+
+@operation("noise.gaussian", shapes_read=("like",), shape=_runtime_shape, idle={"rng": None, "shape": "like"})
+def gaussian(
+    like: NDArray[Any] | None = None,
+    index: int | None = None,
+    *,
+    seed: int | Sequence[int] = 0,
+    shape: Sequence[int] | None = None,
+    batch: int = 1,
+    rng: Literal["philox", "torch"] = "philox",
+) -> NDArray[Any]:
+    """Standard normal noise (batch, *shape): sample i of seed s is the sample of seed s + i alone.
+
+    like: gives the shape instead of the settings, and the batch if it has more than one sample. The noise is float64 if
+    `like` is, otherwise float32, since the state of a sampler starts from it. index: selects the draw. seed: one, or a
+    sequence with one per sample.
+    """
+    if like is not None and (not isinstance(like, np.ndarray) or like.dtype.kind != "f" or like.ndim < 2):
+        raise ValueError(f"like: expected a sample (B, …) of floating-point numbers; found {type(like).__name__}")
+    count, *sizes = _runtime_shape(like, seed, shape, batch, rng)
+    seeds = [int(item) for item in seed] if isinstance(seed, (Sequence, np.ndarray)) and np.ndim(seed) == 1 else seed
+    drawn = noise.gaussian(seeds, sizes, count, None if index is None else check_int("index", index, low=0))
+    return drawn.astype(np.float64) if like is not None and like.dtype == np.float64 else drawn
+
+
+def _sequence(name: str, value: object) -> Sequence[Any]:
+    if not isinstance(value, (list, tuple)) or not value:
+        raise ValueError(f"{name}: expected a list of one number or more; found {value!r:.80}")
+    return value

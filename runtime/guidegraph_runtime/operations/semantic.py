@@ -1,0 +1,45 @@
+"""Semantic maps from files."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from guidegraph_runtime.checks import check_file, check_sides
+from guidegraph_runtime.limits import check_limit
+from guidegraph_runtime.operations.image import FilePath, Size, check_pixels
+from guidegraph_runtime.operations.operation import operation
+from guidegraph_runtime.pictures.palette import CLASSES, read_map
+
+
+def map_shape(size: Any, classes: Any) -> tuple[int, ...] | None:
+    """The shape of the result of `semantic.load`, or None if `size` is not set."""
+    return None if size is None else (1, len(CLASSES) if classes is None else classes, *check_sides("size", size))
+
+
+@operation("semantic.load", shape=map_shape)
+def load(*, path: FilePath, size: Size | None = None, classes: int | None = None) -> NDArray[np.float32]:
+    """A picture file as a one-hot map (1, K, H, W), float32, of the classes of scenes or of `classes` arbitrary ones.
+
+    A grey picture, or one with a palette, has the indices of the classes; a colour picture has their colours. size: the
+    side, or [height, width], by nearest pixel. Raises an error for an index or a colour without a class.
+    """
+    target = None if size is None else check_sides("size", size)
+    indices = read_map(check_file("path", path), classes)
+    if target is not None:
+        check_pixels(*target)
+        rows, columns = (_nearest(*pair) for pair in zip(indices.shape, target, strict=True))
+        indices = indices[rows[:, None], columns]
+    count = (len(CLASSES) if classes is None else classes) * indices.size
+    check_limit("elements", count, f"the map has {count:,} elements")
+    class_indices = np.arange(len(CLASSES) if classes is None else classes)[:, None, None]
+    semantic: NDArray[np.float32] = (indices == class_indices).astype(np.float32)[None]
+    return semantic
+
+
+def _nearest(source: int, target: int) -> NDArray[np.int64]:
+    """The source pixel under the centre of each target pixel, in float32 like torch's nearest-exact."""
+    centres = (np.arange(target, dtype=np.float32) + np.float32(0.5)) * (np.float32(source) / np.float32(target))
+    return np.minimum(centres.astype(np.int64), source - 1)

@@ -1,0 +1,38 @@
+"""Concatenation of arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from guidegraph_runtime.checks import check_int
+from guidegraph_runtime.operations.operation import operation
+
+
+def concatenated_shape(tensors: Any, axis: Any) -> tuple[int, ...] | None:
+    """The shape of the result of `tensor.cat`, or None for tensors that do not fit."""
+    shape = [*tensors[0].shape] if tensors else []
+    axis = check_int("axis", axis)
+    if not -len(shape) <= axis < len(shape) or any(len(tensor.shape) != len(shape) for tensor in tensors):
+        return None
+    shape[axis] = sum(tensor.shape[axis] for tensor in tensors)
+    return tuple(shape)
+
+
+@operation("tensor.cat", shape=concatenated_shape)
+def concatenate(tensors: Sequence[NDArray[Any]], *, axis: int = 0) -> NDArray[Any]:
+    """Concatenate arrays along an axis (0: the batch); their other axes must be equal."""
+    if not tensors:
+        raise ValueError("there are no tensors: list at least one")
+    axis = check_int("axis", axis)
+    shapes = [tuple(tensor.shape) for tensor in tensors]
+    shapes_text = " and ".join(map(str, shapes))
+    if any(not -len(shape) <= axis < len(shape) for shape in shapes):
+        raise ValueError(f"there is no axis {axis} in tensors of shapes {shapes_text}")
+    other_axes = {shape[: axis % len(shape)] + shape[axis % len(shape) + 1 :] for shape in shapes}
+    if len(other_axes) > 1 or len({len(shape) for shape in shapes}) > 1:
+        raise ValueError(f"tensors must be alike but for axis {axis}; found shapes {shapes_text}")
+    return np.concatenate(list(tensors), axis=axis)

@@ -1,0 +1,122 @@
+"""Replace words in texts, and tokenise texts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from guidegraph_runtime.checks import check_fields, check_flag, check_int
+from guidegraph_runtime.checks import check_texts as list_of_texts
+from guidegraph_runtime.operations.operation import operation
+from guidegraph_runtime.text import tokens
+from guidegraph_runtime.text.chunks import Chunker, make_chunk_tables
+from guidegraph_runtime.text.prompts import parse_prompt
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+
+class Tokens(NamedTuple):
+    ids: NDArray[np.int64]
+    mask: NDArray[np.bool_]
+
+
+@operation("text.replace")
+def replace(text: str | Sequence[str], *, words: Mapping[str, str]) -> list[str]:
+    """Replace words or phrases in texts: only whole words, longer phrases first.
+
+    words: maps words (ignoring case) to replacements. Raises an error for an empty word.
+    """
+    if not isinstance(words, Mapping) or not all(isinstance(word, str) for pair in words.items() for word in pair):
+        raise ValueError(f"words: expected a table from words to words; found {words!r:.80}")
+    table = {word.lower(): replacement for word, replacement in words.items()}
+    if not all(table):
+        raise ValueError("an empty word cannot be replaced: take it out of `words`")
+    texts = list_of_texts("text", text)
+    if not table:
+        return texts
+    longest_first = sorted(table, key=len, reverse=True)
+    pattern = re.compile(rf"\b({'|'.join(map(re.escape, longest_first))})\b", re.IGNORECASE)
+    return [pattern.sub(lambda match: table[match[1].lower()], item) for item in texts]
+
+
+@operation("text.tokenize")
+def tokenize(
+    texts: str | Sequence[str], *, tokenizer: bytes, length: int | None = None, weighted: bool = False
+) -> Tokens:
+    """Token ids (B, L), int64, and the mask (B, L), bool, false at padding. It has no node: nodes embed texts.
+
+    tokenizer: a tokenizer.json, as the `tokenizers` package writes it. length: L, to which texts are truncated and
+    padded; by default that of the tokenizer. weighted: parse brackets like `text.weighted`, but refuse weights.
+    Unknown words become its [UNK], if it has one, with a warning that names them.
+    Raises an error for an invalid tokenizer, and if texts have different lengths.
+    """
+    text_list = _check_texts(texts)
+    if check_flag("weighted", weighted):
+        text_list = [_without_weights(text) for text in text_list]
+    loaded_tokenizer = _tokenizer(tokenizer, None if length is None else check_int("length", length, low=1))
+    ids, mask = tokens.encode(loaded_tokenizer, text_list)
+    tokens.warn_of_unknown_words(loaded_tokenizer, text_list, ids)
+    return Tokens(ids, mask)
+
+
+@operation("text.chunks")
+def chunks(
+    texts: str | Sequence[str], *, towers: Sequence[Mapping[str, Any]], weighted: bool = False
+) -> dict[str, NDArray[Any]]:
+    """Inputs of CLIP's text encoders for B texts. It has no node: nodes embed texts.
+
+    towers: for each encoder its tokenizer (a tokenizer.json), the length of a chunk, the ids of its marks `start` and
+    `end` and of `pad`, and its learned words, each with its ids. weighted: `(word:1.3)` gives a word a weight.
+    Returns, for encoder i, `ids_i` (B, n, length), int64, and `weights_i` (B, n, length), float32; and `some` (B),
+    bool, true where a text is not empty. The number of chunks n is that of the longest text.
+    """
+    text_list = _check_texts(texts)
+    if not isinstance(towers, (list, tuple)) or not towers:
+        raise ValueError(f"towers: expected a list of one encoder or more; found {towers!r:.80}")
+    prompts = [parse_prompt(text) if check_flag("weighted", weighted) else [(text, 1.0)] for text in text_list]
+    outputs: dict[str, NDArray[Any]] = {}
+    chunkers = [_chunker(f"towers[{i}]", tower) for i, tower in enumerate(towers)]
+    for i, table in enumerate(make_chunk_tables(chunkers, prompts)):
+        outputs |= {f"ids_{i}": table.ids, f"weights_{i}": table.weights.astype(np.float32)}
+    return outputs | {"some": np.array([any(text for text, _ in prompt) for prompt in prompts])}
+
+
+def _chunker(name: str, tower: Mapping[str, Any]) -> Chunker:
+    settings = check_fields(name, tower, "tokenizer", "length", "start", "end", "pad", "words")
+    loaded = _tokenizer(settings["tokenizer"], None)
+    start, end, pad = (check_int(f"{name}.{mark}", settings[mark], low=0) for mark in ("start", "end", "pad"))
+    if not isinstance(settings["words"], Mapping):
+        raise ValueError(f"{name}.words: expected a table from words to ids; found {settings['words']!r:.80}")
+    words = {
+        word: [check_int(f"{name}.words.{word}", id, low=0) for id in ids] for word, ids in settings["words"].items()
+    }
+    length = check_int(f"{name}.length", settings["length"], low=3)
+    return Chunker(lambda text: loaded.encode(text, add_special_tokens=False).ids, length, start, end, pad, words)
+
+
+def _check_texts(texts: str | Sequence[str]) -> list[str]:
+    text_list = list_of_texts("texts", texts)
+    if not text_list:
+        raise ValueError("there are no texts: give one, or a list of at least one")
+    return text_list
+
+
+def _tokenizer(data: object, length: int | None) -> Tokenizer:
+    if not isinstance(data, bytes):
+        raise ValueError(f"tokenizer: expected the bytes of a tokenizer.json; found {type(data).__name__}")
+    return tokens.load_tokenizer(data, length)
+
+
+def _without_weights(text: str) -> str:
+    fragments = parse_prompt(text)
+    if any(weight != 1 for _, weight in fragments):
+        raise ValueError(
+            f"'{text:.60}' gives a word a weight, which this model's text encoder does not know: write a backslash "
+            "before a bracket that is one"
+        )
+    return "".join(fragment for fragment, _ in fragments)

@@ -1,0 +1,92 @@
+"""PNG files with texts, such as the workflow and the parameters of the picture.
+
+Pillow is not used to write them, since importing it takes longer than writing a picture.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from guidegraph_runtime.files.atomic import write_bytes
+from guidegraph_runtime.files.regular import open_regular
+
+_KEYWORD_LENGTH = 79  # PNG specification, 11.3.3.1
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_COLOUR_TYPES = {1: 0, 3: 2, 4: 6}  # 11.2.1, by channels: grey, RGB, RGBA
+_DEPTH = 8
+
+
+def write_png(path: str | os.PathLike[str], array: NDArray[np.uint8], text: Mapping[str, str] | None = None) -> None:
+    """Write a grey (H W or H W 1), RGB (H W 3) or RGBA (H W 4) picture with `text` in its text chunks, atomically."""
+    pixels = _pixels(array)
+    height, width, channels = pixels.shape
+    header = width.to_bytes(4) + height.to_bytes(4) + bytes((_DEPTH, _COLOUR_TYPES[channels], 0, 0, 0))
+    chunks = [_chunk(b"IHDR", header)]
+    for keyword, value in (text or {}).items():
+        _check_text(keyword, value)
+        # 11.3.3.4: uncompressed, no language, UTF-8.
+        chunks.append(_chunk(b"iTXt", keyword.encode() + b"\0" * 5 + value.encode()))
+    chunks += [_chunk(b"IDAT", zlib.compress(_filter_rows(pixels).tobytes())), _chunk(b"IEND", b"")]
+    write_bytes(path, _SIGNATURE + b"".join(chunks))
+
+
+def read_png_text(path: str | os.PathLike[str]) -> dict[str, str]:
+    """Read the texts of a PNG file. Raises ``ValueError`` for any other file."""
+    from PIL import UnidentifiedImageError
+    from PIL.PngImagePlugin import PngImageFile
+
+    from guidegraph_runtime.pictures.pictures import open_picture
+
+    try:
+        with open_regular(path) as file, open_picture(file, os.fspath(path), ("PNG",)) as image:
+            assert isinstance(image, PngImageFile)
+            image.load()  # text may follow the pixels
+            return {keyword: str(value) for keyword, value in image.text.items()}
+    except (UnidentifiedImageError, SyntaxError) as error:
+        raise ValueError(f"{os.fspath(path)} is not a PNG file") from error
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return len(data).to_bytes(4) + kind + data + zlib.crc32(kind + data).to_bytes(4)
+
+
+def _filter_rows(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Filter each row and prepend the filter's number (9.2): the one with the smallest sum of signed bytes (12.7)."""
+    height, width, channels = pixels.shape
+    x = np.zeros((height + 1, width + 1, channels), np.int16)
+    x[1:, 1:] = pixels
+    current, a, b, c = x[1:, 1:], x[1:, :-1], x[:-1, 1:], x[:-1, :-1]  # pixel, left, above, above left
+    predictions = (np.zeros_like(current), a, b, (a + b) >> 1, _paeth(a, b, c))
+    rows = np.stack([(current - prediction).astype(np.uint8).reshape(height, -1) for prediction in predictions])
+    cost = np.abs(rows.view(np.int8).astype(np.int16)).sum(axis=2)
+    chosen = cost.argmin(axis=0)
+    return np.column_stack([chosen.astype(np.uint8), rows[chosen, np.arange(height)]])
+
+
+def _paeth(a: NDArray[np.int16], b: NDArray[np.int16], c: NDArray[np.int16]) -> NDArray[np.int16]:
+    """The Paeth predictor: of left, above and above left, the one nearest to a + b - c (9.4)."""
+    to_a, to_b, to_c = np.abs(b - c), np.abs(a - c), np.abs(a + b - 2 * c)
+    return np.where((to_a <= to_b) & (to_a <= to_c), a, np.where(to_b <= to_c, b, c))
+
+
+def _pixels(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Check a picture's array and return it as H W C."""
+    if array.dtype != np.uint8:
+        raise ValueError(f"a picture's array must be uint8, not {array.dtype}")
+    if not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in _COLOUR_TYPES)) or 0 in array.shape:
+        raise ValueError(
+            f"a picture's array must have shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), not {array.shape}"
+        )
+    return array.reshape(*array.shape[:2], -1)
+
+
+def _check_text(keyword: str, value: str) -> None:
+    if not (0 < len(keyword) <= _KEYWORD_LENGTH and keyword.isascii() and keyword.isprintable()):
+        raise ValueError(f"a PNG keyword has 1 to {_KEYWORD_LENGTH} printable ASCII characters, not {keyword!r}")
+    if "\0" in value:
+        raise ValueError(f"a PNG text cannot hold a NUL character: {keyword}")

@@ -1,0 +1,187 @@
+"""Run a bundle on the command line: its folder, output files, record and progress display."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from guidegraph_runtime.error_text import error_text
+from guidegraph_runtime.errors import BundleError
+from guidegraph_runtime.files.atomic import RUNS, find_killed_run, make_run_folder
+from guidegraph_runtime.files.locks import FOLDER_LOCK, FolderBusy, hold_lock
+from guidegraph_runtime.machine.shortages import with_shortage
+from guidegraph_runtime.machine.termination import before_exit
+from guidegraph_runtime.outputs import write_output
+from guidegraph_runtime.printing import print_json, print_note, visible_line
+from guidegraph_runtime.printing import print_line as out_line
+from guidegraph_runtime.record import RECORD, Record, make_record
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from guidegraph_runtime.bundle.manifest_types import Operation
+    from guidegraph_runtime.running.bundle import Bundle, Prepared
+
+
+def run(
+    bundle: Bundle,
+    params: Mapping[str, Any],
+    nodes: Mapping[str, Any],
+    only: list[str] | None,
+    out: Path | None,
+    *,
+    lora: Sequence[str] = (),
+    as_json: bool = False,
+    quiet: bool = False,
+) -> None:
+    """Run a bundle and write its outputs into ``out``, or a new folder under ``runs/``. Raises ``BundleError``."""
+    record = make_record(bundle, params, nodes, only, lora)
+    prepared = bundle.prepare(params, nodes, only)
+    folder = _folder(out, bundle.manifest.name, Path(bundle.where))
+    with _lock_output(folder, quiet or as_json):
+        _run_into(folder, bundle, record, params, prepared, lora=lora, as_json=as_json, quiet=quiet)
+
+
+@contextmanager
+def _lock_output(folder: Path, quiet: bool) -> Iterator[None]:
+    """Lock the folder, and note if the last run into it was killed. Raises ``BundleError`` if another run holds it."""
+    try:
+        with hold_lock(folder / FOLDER_LOCK, folder, "guidegraph-run"):
+            if (started := find_killed_run(folder / RECORD)) and not quiet:
+                print_note(f"note: the last run into '{folder}', started {started}, was killed, or could not write")
+            yield
+    except FolderBusy as error:
+        raise BundleError("--out", "folder-busy", str(error)) from None
+
+
+def _run_into(
+    folder: Path,
+    bundle: Bundle,
+    record: Record,
+    params: Mapping[str, Any],
+    prepared: Prepared,
+    *,
+    lora: Sequence[str],
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    observer = (
+        _JsonObserver() if as_json else _LineObserver() if sys.stderr.isatty() and not quiet else _SilentObserver()
+    )
+
+    def write(name: str, value: NDArray[Any]) -> None:
+        kind = bundle.manifest.outputs[name].type
+        try:
+            record.files[name] = write_output(folder, name, kind, value, record.text)
+        except (OSError, MemoryError) as error:
+            reason = with_shortage(error_text(error), error)
+            raise BundleError(bundle.where, "output-failed", f"output '{name}' has no file: {reason}") from error
+        except ValueError as error:
+            raise BundleError(bundle.where, "output-failed", f"output '{name}' {error}") from error
+        observer.on_output(name, record.files[name])
+
+    def finished(operation: Operation, seconds: float) -> None:
+        record.operations[operation.node] = seconds
+        observer.on_finish(operation, seconds)
+
+    start_time = time.perf_counter()
+    observer.on_start(bundle.manifest.name, len(bundle.manifest.plan))
+    status = "failed"
+    try:
+        with _record_run(record, folder):
+            bundle.run_with(
+                params, lora=lora, prepared=prepared, on_output=write, finished=finished, progress=observer.on_progress
+            )
+        status = "done"
+    except KeyboardInterrupt:
+        status = "cancelled"
+        raise
+    finally:
+        observer.on_end(status, time.perf_counter() - start_time)
+    if not (as_json or quiet):
+        out_line(_summary(folder, record.files))
+
+
+@contextmanager
+def _record_run(record: Record, folder: Path) -> Iterator[None]:
+    """Write ``run.json`` at the start and at the end of the run, however it ends."""
+    record.write(folder, "running")
+    try:
+        with before_exit(lambda: record.write(folder, "cancelled", "the process was ended amid the run")):
+            yield
+    except BaseException as error:
+        status = "cancelled" if isinstance(error, KeyboardInterrupt) else "failed"
+        with suppress(OSError):  # report the first error
+            record.write(folder, status, error_text(error) or type(error).__name__)
+        raise
+    record.write(folder, "done")
+
+
+def _folder(out: Path | None, name: str, bundle: Path) -> Path:
+    """Create the output folder. Raises ``BundleError`` if that fails, or if it lies in the bundle."""
+    if bundle.resolve() in (target := (out or RUNS).resolve(), *target.parents):
+        message = "the files would lie in the bundle, which holds its own alone; name another folder"
+        raise BundleError("--out", "no-folder", message)
+    try:
+        return make_run_folder(out, name)
+    except OSError as error:
+        raise BundleError(
+            "--out", "no-folder", f"the folder for the files cannot be made: {with_shortage(str(error), error)}"
+        ) from error
+
+
+def _summary(folder: Path, outputs: Mapping[str, list[str]]) -> str:
+    names = [files[0] if len(files) == 1 else f"{files[0]} … {files[-1]}" for files in outputs.values()]
+    if len(names) == 1 and " … " not in names[0]:
+        return f"wrote {folder / names[0]}"
+    return f"wrote {', '.join(names)} in {folder}"
+
+
+class _SilentObserver:
+    """Observes a run silently."""
+
+    def on_start(self, name: str, total: int) -> None: ...
+    def on_finish(self, operation: Operation, seconds: float) -> None: ...
+    def on_progress(self, node: str, done: int, total: int) -> None: ...
+    def on_output(self, name: str, files: list[str]) -> None: ...
+    def on_end(self, status: str, seconds: float) -> None: ...
+
+
+class _LineObserver(_SilentObserver):
+    """Shows the current loop on one line of a terminal."""
+
+    def on_progress(self, node: str, done: int, total: int) -> None:
+        sys.stderr.write(f"\r\x1b[K{visible_line(node)} {done}/{total}")
+        sys.stderr.flush()
+
+    def on_end(self, status: str, seconds: float) -> None:
+        sys.stderr.write("\r\x1b[K")
+        sys.stderr.flush()
+
+
+class _JsonObserver(_SilentObserver):
+    """Prints each event as a line of JSON, like ``guidegraph run --json``."""
+
+    def on_start(self, name: str, total: int) -> None:
+        self._print_event("run_started", workflow=name, total=total)
+
+    def on_finish(self, operation: Operation, seconds: float) -> None:
+        self._print_event(
+            "node_finished", path=f"nodes.{operation.node}", node=operation.op, seconds=seconds, origin="computed"
+        )
+
+    def on_progress(self, node: str, done: int, total: int) -> None:
+        self._print_event("loop_progress", path=f"nodes.{node}", done=done, total=total, values={})
+
+    def on_output(self, name: str, files: list[str]) -> None:
+        self._print_event("output_ready", name=name, files=files)
+
+    def on_end(self, status: str, seconds: float) -> None:
+        self._print_event("run_finished", status=status, seconds=seconds)
+
+    def _print_event(self, event: str, **fields: Any) -> None:
+        print_json({"event": event, **fields})

@@ -1,0 +1,263 @@
+"""Run a bundle: ``Bundle(path).run(prompt="…")``."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from threading import RLock
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from guidegraph_runtime.bundle.manifest_types import Manifest, Operation
+from guidegraph_runtime.bundle.verify import open_bundle
+from guidegraph_runtime.errors import BundleError, suggest_name
+from guidegraph_runtime.file_access import check_plan
+from guidegraph_runtime.lora.apply import LORA_TABLE, Lora, adapt_weights, read_loras
+from guidegraph_runtime.running.choices import has_choices
+from guidegraph_runtime.running.dry_run import UNKNOWN, DryRun
+from guidegraph_runtime.running.inputs import load_value, resolve_inputs
+from guidegraph_runtime.running.override_choices import NodeOverrides, find_overrides
+from guidegraph_runtime.running.overrides import override_settings
+from guidegraph_runtime.running.plan import PlanRun, Progress
+from guidegraph_runtime.running.scheduling import select_operations
+from guidegraph_runtime.running.values import Values
+from guidegraph_runtime.sessions.broadcasting import broadcast
+from guidegraph_runtime.sessions.device_runner import CudaGraphs, DeviceRunner
+from guidegraph_runtime.sessions.device_values import DeviceValue, to_host
+from guidegraph_runtime.sessions.sessions import Session, SessionSettings, make_session
+
+Array = NDArray[Any]
+TABLES = "tables.safetensors"
+MANIFEST_NAME = "bundle.json"
+
+
+@dataclass
+class Timings:
+    """Seconds spent opening and checking the bundle, creating the sessions, and in the calls of each part."""
+
+    opening: float = 0.0
+    sessions: float = 0.0
+    parts: dict[str, float] = field(default_factory=dict)
+    calls: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A checked run: the plan's value for each output, the plan, the inputs, and the values computed so far."""
+
+    sources: Mapping[str, str]
+    plan: Sequence[Operation]
+    values: Mapping[str, Any]
+    ready: Mapping[str, Mapping[str, Any]]
+
+
+class Bundle:
+    """A checked bundle with a session for each part, created on first use.
+
+    path: the bundle's folder. settings: the providers and threads; by default the first available provider.
+    Raises ``BundleError`` for a bundle that is incomplete or does not match its manifest.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], settings: SessionSettings | None = None) -> None:
+        started = time.perf_counter()
+        self._verified = open_bundle(path)
+        self.settings = settings or SessionSettings.on()
+        self.timings = Timings(opening=time.perf_counter() - started)
+        self.where = os.fspath(path)
+        check_plan(self._verified.manifest, self.where)
+        self._sessions: dict[str, Session] = {}
+        self._adapted: tuple[Any, dict[str, Session]] = ((), {})
+        self._tables = self._read_tables()
+        self._graphs = CudaGraphs()
+        # CUDA graphs use tensors at fixed addresses, so runs in other threads wait for this lock.
+        self._turn: AbstractContextManager[Any] = RLock() if self.settings.cuda_graph else nullcontext()
+
+    @property
+    def manifest(self) -> Manifest:
+        """The contents of `bundle.json`."""
+        return self._verified.manifest
+
+    @property
+    def digest(self) -> str:
+        """The sha256 that identifies this bundle: of `bundle.json`, which contains the hashes of all files."""
+        return self._verified.digest
+
+    def carried(self, name: str, value: Any) -> Any:
+        """Convert an input's default or reference value for `run`: names of the bundle's files become their bytes."""
+        return load_value(self.manifest.inputs[name], value, self._verified.data)
+
+    def file(self, name: str) -> bytes:
+        """The bytes of a file of the bundle."""
+        return self._verified.data(name)
+
+    def check_outputs(self, only: Sequence[str] | None) -> list[str]:
+        """The names of the selected outputs, by default all. Raises ``BundleError`` for an unknown name."""
+        names = list(dict.fromkeys(self.manifest.outputs if only is None else only))
+        if unknown := [name for name in names if name not in self.manifest.outputs]:
+            message = f"no output '{unknown[0]}'; {suggest_name(unknown[0], self.manifest.outputs)}"
+            raise BundleError(self.where, "unknown-output", message)
+        return names
+
+    def session(self, part: str) -> Session:
+        """The session of a part."""
+        if part not in self._sessions:
+            started = time.perf_counter()
+            self._sessions[part] = make_session(self._verified, part, self.settings)
+            self._release(part)
+            self.timings.sessions += time.perf_counter() - started
+        return self._sessions[part]
+
+    def _release(self, part: str) -> None:
+        """Release the bytes that the session of a part has copied, except those that another session needs."""
+        if LORA_TABLE in self.manifest.files:
+            return  # sessions with LoRAs are built from these
+        parts = self.manifest.parts
+        waiting = [other for name, other in parts.items() if name not in self._sessions]
+        needed_files = {name for other in waiting for name in (other.file, *other.externals)}
+        self._verified.release({parts[part].file, *parts[part].externals} - needed_files)
+
+    def adapted(self, loras: Sequence[Lora]) -> Mapping[str, Session]:
+        """The sessions of the parts that LoRAs change; the last set is cached. Raises ``BundleError``."""
+        key = tuple((lora.digest, lora.strength) for lora in loras)
+        if self._adapted[0] != key:
+            started = time.perf_counter()
+            self._adapted = (), {}  # keep one set of weights only
+            weights = adapt_weights(self._verified, loras)
+            sessions = {part: make_session(self._verified, part, self.settings, weights[part]) for part in weights}
+            self._adapted = key, sessions
+            self.timings.sessions += time.perf_counter() - started
+        return self._adapted[1]
+
+    def run(self, /, **params: Any) -> dict[str, Array]:
+        """Run; return the outputs by name as arrays: an image is (B, 3, H, W), float32 in [-1, 1]. See ``run_with``.
+
+        Input arrays are copied when the run starts; output arrays belong to the caller.
+        """
+        return self.run_with(params)
+
+    def run_with(
+        self,
+        params: Mapping[str, Any],
+        *,
+        nodes: Mapping[str, Any] | None = None,
+        lora: Any = (),
+        only: Sequence[str] | None = None,
+        prepared: Prepared | None = None,
+        on_output: Callable[[str, Array], None] | None = None,
+        finished: Callable[[Operation, float], None] | None = None,
+        progress: Progress | None = None,
+        observer: Callable[[str, Mapping[str, Array], Mapping[str, Array]], None] | None = None,
+    ) -> dict[str, Array]:
+        """Run; return the outputs by name.
+
+        params: values of the bundle's inputs; omitted ones take their defaults. nodes: overrides of the plan's host
+        operations: ``node.setting`` sets a setting, and ``node.use`` replaces the operation, for example by another
+        sampler. lora: LoRA files, or folders written by peft, that are added to the weights for this run: a path,
+        ``path:strength``, (path, strength), or a list of these. only: the outputs to compute. prepared: the result of
+        `prepare`, instead of params, nodes and only. on_output: called with each output as soon as it is ready.
+        finished: called with each operation outside loops and its seconds. progress: called after each iteration of a
+        loop. observer: called with the inputs and outputs of each part. Raises ``BundleError`` for invalid arguments,
+        before anything runs if possible.
+        """
+        manifest = self.manifest
+        run_plan = prepared or self.prepare(params, nodes, only)
+        sources, plan = run_plan.sources, run_plan.plan
+        adapted = self.adapted(read_loras(lora, self.where)) if lora else {}
+        memory = self._start(run_plan.values)
+
+        on_device = DeviceRunner(self._graphs) if self.settings.providers[0].device != "cpu" else None
+
+        def run_part(part: str, values: Mapping[str, Any]) -> Mapping[str, Array | DeviceValue]:
+            inputs = broadcast(manifest.parts[part], values) if on_device is None else {}
+            session = adapted[part] if part in adapted else self.session(part)
+            started = time.perf_counter()
+            results = session.run(inputs) if on_device is None else on_device(session, values)
+            self.timings.parts[part] = self.timings.parts.get(part, 0.0) + time.perf_counter() - started
+            self.timings.calls[part] = self.timings.calls.get(part, 0) + 1
+            if observer is not None:
+                inputs = inputs or broadcast(
+                    manifest.parts[part], {name: to_host(item) for name, item in values.items()}
+                )
+                observer(part, _copies(inputs), _copies(results))
+            return results
+
+        run = PlanRun(self.where, run_part, self._verified.data, memory, progress, ready=run_plan.ready)
+        outputs: dict[str, Array] = {}
+        with self._turn:
+            for operation in run.schedule(plan, [*sources.values()]):
+                started = time.perf_counter()
+                run.run([operation])
+                if finished is not None:
+                    finished(operation, time.perf_counter() - started)
+                for name in [name for name, source in sources.items() if source in operation.outputs]:
+                    # A copy: the value may be a table of the bundle, and later operations may read it.
+                    outputs[name] = np.array(to_host(memory.read(sources[name])))
+                    if on_output is not None:
+                        on_output(name, outputs[name])
+        if missing := [name for name in sources if name not in outputs]:
+            message = f"nothing in the plan gives the output '{missing[0]}'; export the workflow again"
+            raise BundleError(self.where, "operation-failed", message)
+        return {name: outputs[name] for name in sources}
+
+    def prepare(
+        self,
+        params: Mapping[str, Any],
+        nodes: Mapping[str, Any] | None = None,
+        only: Sequence[str] | None = None,
+    ) -> Prepared:
+        """Check a run, and compute the host operations that need no graph. See ``run_with`` for the arguments.
+
+        Raises ``BundleError`` with the expected value, the actual one and a remedy.
+        """
+        sources = {name: self.manifest.outputs[name].source for name in self.check_outputs(only)}
+        values = resolve_inputs(self.manifest, params, self.where, self._verified.data)
+        plan = select_operations(override_settings(self.manifest.plan, nodes or {}, self.where), [*sources.values()])
+        return Prepared(sources, plan, values, self._rehearse(plan, values, [*sources.values()]).made)
+
+    def offers(self) -> list[NodeOverrides]:
+        """The nodes of the plan whose settings or operation can be overridden in a run with the defaults."""
+        inputs = {name: spec for name, spec in self.manifest.inputs.items() if not spec.required}
+        values = {name: self.carried(name, spec.default) for name, spec in inputs.items()}
+        plan, targets = self.manifest.plan, [spec.source for spec in self.manifest.outputs.values()]
+        start_values = {**dict.fromkeys(self.manifest.inputs, UNKNOWN), **values}
+
+        def takes(nodes: Mapping[str, Any]) -> bool:
+            try:
+                self._rehearse(override_settings(plan, nodes, self.where), start_values, targets)
+            except BundleError:
+                return False
+            return True
+
+        return list(find_overrides(plan, {f"params.{name}": spec.default for name, spec in inputs.items()}, takes))
+
+    def _rehearse(self, plan: Sequence[Operation], values: Mapping[str, Any], targets: Sequence[str]) -> DryRun:
+        rehearsal = DryRun(self.where, _no_part, self._verified.data, self._start(values), parts=self.manifest.parts)
+        rehearsal.run(rehearsal.schedule(plan, targets) if has_choices(plan) else plan)
+        return rehearsal
+
+    def _start(self, values: Mapping[str, Any]) -> Values:
+        return Values({**self._tables, **{f"params.{name}": value for name, value in values.items()}})
+
+    def _read_tables(self) -> dict[str, Array]:
+        if TABLES not in self.manifest.files:
+            return {}
+        from safetensors.numpy import load
+
+        try:
+            return load(self._verified.data(TABLES))
+        except Exception as error:
+            raise BundleError(f"{self.where}/{TABLES}", "bad-tables", f"no safetensors file: {error}") from None
+
+
+def _copies(values: Mapping[str, Any]) -> dict[str, Array]:
+    """Copy arrays for a caller outside the run."""
+    return {name: np.array(to_host(value)) for name, value in values.items()}
+
+
+def _no_part(part: str, inputs: Mapping[str, Any]) -> NoReturn:
+    raise ValueError(f"part '{part}' is not run in a rehearsal")

@@ -1,0 +1,245 @@
+"""Dry run of a plan: find errors before the graphs are run.
+
+Host operations with known inputs are computed, since they are cheap. For parts and for operations that draw noise, only
+the shapes are computed. Values that depend on the graphs stay unknown until the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from inspect import signature
+from typing import Any
+
+import numpy as np
+
+from guidegraph_runtime.admission import (
+    SampleCount,
+    Shape,
+    ShapeOnly,
+    batch_problem,
+    count_rows,
+    memory_problem,
+    multiple_problem,
+)
+from guidegraph_runtime.bundle.manifest_types import Operation, Part
+from guidegraph_runtime.bundle.names import BATCH, MULTIPLES
+from guidegraph_runtime.operations import OPERATIONS, SHAPES
+from guidegraph_runtime.running.choices import Choice, has_choices
+from guidegraph_runtime.running.loops import Loop
+from guidegraph_runtime.running.plan import PlanRun, check_guards
+from guidegraph_runtime.running.single_file_shapes import evaluate_size
+from guidegraph_runtime.running.values import Values, build_arguments
+from guidegraph_runtime.sessions.broadcasting import axis_sizes, broadcast_shapes, check_broadcast
+
+REFUSED = "refused"
+
+
+class Unknown:
+    """A value that is unknown before the run."""
+
+
+UNKNOWN = Unknown()
+
+
+@dataclass
+class DryRun(PlanRun):
+    """A dry run of a plan. Raises ``BundleError`` with the code ``refused`` or ``over-limit``.
+
+    parts: by name. limit: the most bytes of one operation's values, by default the machine's memory. sources: by value,
+    the input or node that determines its number of samples. repeated: values with one row for all samples, by name.
+    made: results of operations outside loops, by node. depth: the number of enclosing loops.
+    """
+
+    parts: Mapping[str, Part] = field(default_factory=dict)
+    limit: int | None = None
+    code: str = REFUSED
+    limit_code: str = "over-limit"
+    sources: dict[str, str] = field(default_factory=dict)
+    repeated: dict[str, SampleCount] = field(default_factory=dict)
+    made: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    depth: int = 0
+
+    def _host(self, operation: Operation) -> None:
+        if operation.op not in OPERATIONS:
+            raise ValueError("this runtime has no such operation: install the guidegraph-runtime of the export")
+        inputs = {port: self.memory.read(name) for port, name in operation.inputs.items()}
+        shape = self._shape(operation, inputs)
+        if shape is not None and (reason := memory_problem([ShapeOnly(shape)], self.limit)) is not None:
+            raise ValueError(reason)
+        is_known = not any(isinstance(item, (Unknown, ShapeOnly)) for item in inputs.values())
+        if is_known and operation.op not in _RANDOM_OPERATIONS:
+            results = self._compute(operation, inputs)
+            if not self.depth:
+                self.made[operation.node] = results
+        elif shape is not None and operation.outputs == (operation.node,):
+            results = Values({operation.node: ShapeOnly(shape)})
+        else:
+            results = Values(dict.fromkeys(operation.outputs, UNKNOWN))
+        self._name_sources(operation, results)
+        self.memory.update(results)
+
+    def _shape(self, operation: Operation, inputs: Mapping[str, Any]) -> Shape | None:
+        """The shape of an operation's result, or None if its rule needs unknown values."""
+        rule = SHAPES.get(operation.op)
+        if rule is None:
+            return None
+        ports = build_arguments(inputs)
+        defaults = signature(OPERATIONS[operation.op]).parameters
+        rule_arguments = {
+            name: ports[name] if name in ports else operation.settings.get(name, defaults[name].default)
+            for name in signature(rule).parameters
+        }
+        if any(_holds_unknown(value) for value in rule_arguments.values()):
+            return None
+        return rule(**rule_arguments)
+
+    def is_known(self, value: Any) -> bool:
+        """Whether a value is known, and not only its shape."""
+        return not isinstance(value, (Unknown, ShapeOnly))
+
+    def _choose(self, operation: Operation) -> None:
+        when = Choice.of(operation).when
+        if when is None or self.is_known(self.memory.read(when)):
+            super()._choose(operation)
+        else:
+            self.memory.update(dict.fromkeys(operation.outputs, UNKNOWN))
+
+    def _part(self, operation: Operation) -> None:
+        known_values = {
+            name: value for name, value in self.memory.items() if not isinstance(value, (Unknown, ShapeOnly))
+        }
+        check_guards(operation, Values(known_values))
+        inputs = {name: self.memory.read(source) for name, source in operation.inputs.items()}
+        if operation.node not in self.parts or any(isinstance(item, Unknown) for item in inputs.values()):
+            self.memory.update(dict.fromkeys(operation.outputs, UNKNOWN))
+            return
+        part = self.parts[operation.node]
+        shaped = {name: item if isinstance(item, ShapeOnly) else np.asarray(item) for name, item in inputs.items()}
+        self._check_batch(operation, part, shaped)
+        sizes = axis_sizes(part, shaped)
+        check_multiples(operation.settings.get(MULTIPLES, {}), sizes)
+        due = broadcast_shapes(part, shaped)
+        for tensor, shape in zip(part.inputs, due, strict=True):
+            check_broadcast(tensor, tuple(shaped[tensor.name].shape), shape)
+        outputs: dict[str, Any] = {}
+        for tensor in part.outputs:
+            shape_out = _evaluate_shape(tensor.dims, sizes)
+            outputs[tensor.name] = (
+                UNKNOWN if shape_out is None else ShapeOnly(shape_out, np.dtype(tensor.dtype).itemsize)
+            )
+        results = [item for item in outputs.values() if isinstance(item, ShapeOnly)]
+        if (reason := memory_problem([*map(ShapeOnly, due), *results], self.limit)) is not None:
+            raise ValueError(reason)
+        self._name_sources(operation, outputs)
+        self.memory.update(outputs)
+
+    def _check_batch(self, operation: Operation, part: Part, shaped: Mapping[str, Any]) -> None:
+        """Check that per-sample inputs agree on the batch, and record the inputs that are broadcast to it."""
+        rows = {
+            item.name: SampleCount(int(shaped[item.name].shape[0]), self._source(operation.inputs[item.name]))
+            for item in part.inputs
+            if item.dims[:1] == (BATCH,) and len(shaped[item.name].shape) == len(item.dims)
+        }
+        many = [name for name, item in rows.items() if item.count != 1]
+        # A carried value determines the samples; the others must match it.
+        many.sort(key=lambda name: operation.inputs[name] not in self._carried)
+        if many and (reason := batch_problem(rows[many[0]], [rows[name] for name in many])) is not None:
+            raise ValueError(reason)
+        if many:
+            self.repeated |= {operation.inputs[name]: rows[many[0]] for name, item in rows.items() if item.count == 1}
+
+    def _loop(self, operation: Operation) -> None:
+        loop, memory, body = Loop.of(operation), self.memory, operation.body or ()
+        sequence = memory.read(loop.over) if isinstance(loop.over, str) else loop.over
+        if not isinstance(sequence, (Unknown, ShapeOnly)):
+            self.trips.begin(sequence if isinstance(sequence, int) else len(sequence))
+        rows = range(sequence) if isinstance(sequence, int) else sequence
+        starts = {link: memory.read(start) for link, start in loop.start.items()}
+        self.sources |= {link: self._source(start) for link, start in loop.start.items()}
+        memory.update(starts)
+        is_known = not isinstance(rows, (Unknown, ShapeOnly))
+        if not is_known or len(rows):
+            memory[loop.index] = 0
+            row = UNKNOWN if not is_known else rows[:1] if isinstance(rows, np.ndarray) and rows.ndim == 1 else rows[0]
+            memory[loop.item] = row
+            outer, self._carried = self._carried, self._carried | starts.keys()
+            self.depth += 1
+            self.run(self.schedule(body, [*loop.next.values(), *loop.collect.values()]) if has_choices(body) else body)
+            self.depth -= 1
+            self._carried = outer
+            for link, after in loop.next.items():
+                self._check_growth(link, starts[link], memory.read(after))
+            memory.update({link: memory.read(after) for link, after in loop.next.items()})
+        memory.update({name: memory.read(link) for name, link in loop.result.items()})
+        memory.update(dict.fromkeys(loop.collect, UNKNOWN))
+
+    def _check_growth(self, link: str, start: Any, after: Any) -> None:
+        """Check that a carried value does not grow: a loop keeps its initial number of samples."""
+        count_before, count_after = count_rows(start), count_rows(after)
+        if (
+            link in self.repeated
+            and count_before is not None
+            and count_after is not None
+            and count_after > count_before
+        ):
+            samples = SampleCount(count_before, self._source(link))
+            raise ValueError(batch_problem(samples, [self.repeated[link]]))
+
+    _carried: frozenset[str] = frozenset()
+
+    def _source(self, name: str) -> str:
+        if name.startswith("params."):
+            value = self.memory.get(name)
+            many = f" ({len(value)} values)" if isinstance(value, (list, tuple)) else ""
+            return f"'{name.removeprefix('params.')}'{many}"
+        return self.sources.get(name, f"'{name}'")
+
+    def _name_sources(self, operation: Operation, results: Mapping[str, Any]) -> None:
+        """Record the sources of values: an input with the same number of samples, or the operation itself."""
+        for name, value in results.items():
+            rows = count_rows(value)
+            candidates = [
+                source
+                for source in operation.inputs.values()
+                if rows != 1 and count_rows(self.memory.get(source)) == rows
+            ]
+            # Prefer a parameter, which the user has set.
+            candidates.sort(key=lambda source: not source.startswith("params.") and source not in self.sources)
+            self.sources[name] = self._source(candidates[0]) if candidates else f"'{operation.node}'"
+
+
+_RANDOM_OPERATIONS = frozenset({"noise.gaussian"})
+
+
+def check_multiples(multiples: Any, sizes: Mapping[str, int]) -> None:
+    """Raise ``ValueError`` if an axis is not a multiple of the factor that a part was traced with."""
+    if not isinstance(multiples, Mapping):
+        raise ValueError(f"'{MULTIPLES}' of a part names axes; found {multiples!r:.80}")
+    for axis, factor in multiples.items():
+        if not isinstance(factor, int) or isinstance(factor, bool) or factor < 1:
+            raise ValueError(f"'{MULTIPLES}' of a part has whole numbers; found {factor!r:.80} for '{axis}'")
+        if axis in sizes and (reason := multiple_problem((sizes[axis],), (0,), factor)) is not None:
+            raise ValueError(f"'{axis}': {reason}")
+
+
+def _evaluate_shape(dims: Sequence[int | str], sizes: Mapping[str, int]) -> Shape | None:
+    """Evaluate a shape for these sizes of axes; None if the size of an axis is unknown."""
+    all_sizes = {BATCH: 1, **sizes}
+    shape = []
+    for dim in dims:
+        if isinstance(dim, str):
+            try:
+                dim = all_sizes[dim] if dim in all_sizes else evaluate_size(dim, all_sizes)
+            except ValueError:
+                return None
+        shape.append(dim)
+    return tuple(shape)
+
+
+def _holds_unknown(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(map(_holds_unknown, value.values()))
+    if isinstance(value, list):
+        return any(map(_holds_unknown, value))
+    return isinstance(value, Unknown)

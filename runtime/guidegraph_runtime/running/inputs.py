@@ -1,0 +1,113 @@
+"""Check the values of a bundle's inputs against its manifest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from guidegraph_runtime.admission import is_infinite, number_problem
+from guidegraph_runtime.bundle.manifest_types import FILE_TYPES, Input, Manifest
+from guidegraph_runtime.errors import BundleError, suggest_name
+from guidegraph_runtime.file_access import as_path
+
+
+def resolve_inputs(
+    manifest: Manifest, params: Mapping[str, Any], where: str, data: Callable[[str], bytes]
+) -> dict[str, Any]:
+    """Return a value for each input; for a file, its path or its bytes. data: reads a file of the bundle by name.
+
+    A tensor becomes an array, whether it is given as an array or as a file. Raises ``BundleError`` for an input that is
+    unknown, fixed, missing or of the wrong type.
+    """
+    for name in params:
+        if name in manifest.fixed:
+            message = f"'{name}' was fixed when the bundle was made: {manifest.fixed[name]}; export again to change it"
+            raise BundleError(where, "fixed-input", message)
+        if name not in manifest.inputs:
+            raise BundleError(where, "unknown-input", f"no input '{name}'; {suggest_name(name, manifest.inputs)}")
+    values = {}
+    for name, spec in manifest.inputs.items():
+        if name in params:
+            values[name] = _check_value(name, spec, params[name], where)
+        elif spec.required:
+            help = f" ({spec.help})" if spec.help else ""
+            raise BundleError(where, "missing-input", f"'{name}' ({spec.type}) has no default and was not given{help}")
+        else:
+            values[name] = load_value(spec, spec.default, data)
+            if spec.type == "tensor" and values[name] is not None:
+                values[name] = _tensor(name, spec, values[name], where)
+    return values
+
+
+def load_value(spec: Input, value: Any, data: Callable[[str], bytes]) -> Any:
+    """Convert a default or reference value for a run: names of the bundle's files become their bytes."""
+    if spec.type not in FILE_TYPES or value is None:
+        return _copy_lists(value)
+    return [data(name) for name in value] if isinstance(value, list) else data(value)
+
+
+def _copy_lists(value: Any) -> Any:
+    """Copy nested lists; return anything else unchanged."""
+    return [_copy_lists(item) for item in value] if isinstance(value, list) else value
+
+
+def _tensor(name: str, spec: Input, value: Any, where: str) -> Any:
+    from guidegraph_runtime.running.tensors import read_tensor_input
+
+    try:
+        if spec.many and isinstance(value, (list, tuple)):
+            array: Any = [read_tensor_input(name, spec, item) for item in value]
+        else:
+            array = read_tensor_input(name, spec, value)
+    except ValueError as error:
+        raise BundleError(where, "bad-value", str(error)) from None
+    if (reason := number_problem(array)) is not None:
+        raise BundleError(where, "bad-value", f"'{name}': {reason}")
+    return array
+
+
+def _check_value(name: str, spec: Input, value: Any, where: str) -> Any:
+    if spec.type == "tensor" and value is not None:
+        return _tensor(name, spec, value, where)
+    if isinstance(value, Path):
+        value = str(value)
+    if isinstance(value, tuple):
+        value = list(value)
+    value = _copy_lists(value)
+    if spec.type in FILE_TYPES and _are_bytes(value, spec.many):
+        return value
+    if value is None and not spec.required and spec.default is None:
+        return None
+    if spec.type == "float" and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if (expected := spec.wrong(value)) is not None:
+        raise BundleError(where, "bad-value", f"'{name}': expected {expected}, found {value!r:.80}")
+    if (reason := number_problem(value, infinite=is_infinite(spec.default))) is not None:
+        raise BundleError(where, "bad-value", f"'{name}': {reason}")
+    if spec.choices is not None and value not in spec.choices:
+        raise BundleError(where, "bad-value", f"'{name}': {suggest_name(str(value), map(str, spec.choices))}")
+    return as_path(value) if spec.type in FILE_TYPES else value
+
+
+def _are_bytes(value: Any, many: bool) -> bool:
+    return isinstance(value, bytes) or (
+        many and isinstance(value, list) and bool(value) and all(isinstance(item, bytes) for item in value)
+    )
+
+
+def parse_input(name: str, spec: Input, text: str, where: str) -> Any:
+    """Parse a value from the command line by the type of its input; a list is JSON."""
+    if spec.many and text.lstrip().startswith("["):
+        return _json(name, text, where)
+    if spec.type in ("str", *FILE_TYPES):
+        return text
+    return _json(name, text, where)
+
+
+def _json(name: str, text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        raise BundleError(where, "bad-value", f"'{name}': no number, true, false or list: {text!r:.80}") from None

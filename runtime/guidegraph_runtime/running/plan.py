@@ -1,0 +1,194 @@
+"""Run a bundle's plan: host operations, the graphs of its parts, and loops around them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from guidegraph_runtime.bundle.manifest_types import Operation
+from guidegraph_runtime.error_text import error_text
+from guidegraph_runtime.errors import BundleError
+from guidegraph_runtime.limits import LimitExceeded, TripCount, current_limits, show_limit
+from guidegraph_runtime.machine.shortages import with_shortage
+from guidegraph_runtime.operations import OPERATIONS, SHAPES_READ
+from guidegraph_runtime.running.choices import CHOOSE, Choice, has_choices
+from guidegraph_runtime.running.loops import Loop
+from guidegraph_runtime.running.scheduling import schedule_operations
+from guidegraph_runtime.running.unread_values import Flags, find_unread, is_unread, zeros_like
+from guidegraph_runtime.running.values import Values, build_arguments
+from guidegraph_runtime.sessions.device_values import DeviceValue, to_host, to_placeholder
+
+Array = NDArray[Any]
+Progress = Callable[[str, int, int], None]
+
+
+class PartRunner(Protocol):
+    """Runs a part: maps values by name, in any dtype and shape that fits, to outputs by name."""
+
+    def __call__(self, part: str, inputs: Mapping[str, Any], /) -> Mapping[str, Array | DeviceValue]: ...
+
+
+@dataclass
+class PlanRun:
+    """One run of a plan.
+
+    Values that parts leave on a device are copied to the host when an operation reads them.
+    where: the bundle, for errors. run_part: runs a part. progress: called after each iteration of a loop with its node,
+    the number of iterations done, and their total. unread: for operations whose result may be unread, the flags under
+    which they are skipped. trips: counts the iterations of loops. started: the start of the run by the monotonic clock.
+    ready: values of operations outside loops that are computed already, by node. code: the error code of failing
+    operations. limit_code: the error code of exceeded limits.
+    """
+
+    where: str
+    run_part: PartRunner
+    files: Callable[[str], bytes]
+    memory: Values = field(default_factory=Values)
+    progress: Progress | None = None
+    unread: dict[str, Flags] = field(default_factory=dict)
+    trips: TripCount = field(default_factory=TripCount)
+    started: float = field(default_factory=time.monotonic)
+    ready: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    code: str = "operation-failed"
+    limit_code: str = "limit-reached"
+
+    def run(self, plan: Iterable[Operation]) -> None:
+        """Run operations in order. Raises ``BundleError`` that names the operation that failed."""
+        for operation in plan:
+            self._check_seconds()
+            try:
+                self._run_operation(operation)
+            except LimitExceeded as error:
+                raise BundleError(self.where, self.limit_code, f"{operation.node} ({operation.op}): {error}") from error
+            except (ValueError, TypeError, OSError, KeyError, IndexError, ArithmeticError, MemoryError) as error:
+                message = f"{operation.node} ({operation.op}): {with_shortage(error_text(error), error)}"
+                raise BundleError(self.where, self.code, message) from error
+
+    def _check_seconds(self) -> None:
+        """Raise ``BundleError`` if the run has exceeded its limit of seconds."""
+        seconds = current_limits().seconds
+        if seconds is not None and time.monotonic() - self.started >= seconds:
+            message = (
+                f"the run took longer than the limit of {show_limit('seconds', seconds)}; outputs that were complete "
+                "are kept. If it may take longer, raise the limit: --limit seconds=VALUE"
+            )
+            raise BundleError(self.where, "limit-reached", message)
+
+    def schedule(self, plan: Sequence[Operation], targets: Sequence[str]) -> Iterator[Operation]:
+        """Yield the operations to run for some values; each must be run before the next. Raises ``BundleError``."""
+        try:
+            yield from schedule_operations(plan, targets, self.memory, self.is_known)
+        except ValueError as error:
+            raise BundleError(self.where, self.code, str(error)) from error
+
+    def is_known(self, value: Any) -> bool:
+        """Whether a value is known, so that it can select a branch."""
+        return True
+
+    def _run_operation(self, operation: Operation) -> None:
+        if operation.op == CHOOSE:
+            self._choose(operation)
+        elif operation.op == "loop":
+            with self.trips.ended():
+                self._loop(operation)
+        elif operation.op == "part":
+            self._part(operation)
+        elif operation.node in self.ready:
+            self.memory.update(self.ready[operation.node])
+        else:
+            self._host(operation)
+        if missing := [name for name in operation.outputs if name not in self.memory]:
+            raise ValueError(f"it gave no '{missing[0]}', which bundle.json says that it gives; export again")
+
+    def _host(self, operation: Operation) -> None:
+        if operation.op not in OPERATIONS:
+            raise ValueError("this runtime has no such operation: install the guidegraph-runtime of the export")
+        flags = self.unread.get(operation.node)
+        if flags is not None and is_unread(flags, self.memory):
+            self.memory[operation.outputs[0]] = zeros_like(operation, self.memory)
+            return
+        self.memory.update(self._compute(operation, self._inputs(operation)))
+
+    def _compute(self, operation: Operation, inputs: Mapping[str, Any]) -> Values:
+        """Compute a host operation; return its results by the names of the values."""
+        settings = {name: self._setting(value) for name, value in operation.settings.items()}
+        # Fields of structured ports that are not tensors.
+        fields = {name: settings.pop(name) for name in [*settings] if "." in name}
+        results = Values()
+        for name, value in OPERATIONS[operation.op](**build_arguments({**inputs, **fields}), **settings).items():
+            results.keep(operation.node if name == "out" else f"{operation.node}.{name}", value)
+        return results
+
+    def _inputs(self, operation: Operation) -> dict[str, Any]:
+        """Copy an operation's inputs to the host; if it reads only a shape, use a placeholder instead."""
+        shapes = SHAPES_READ[operation.op]
+        return {
+            port: (to_placeholder if port in shapes else to_host)(self.memory.read(name))
+            for port, name in operation.inputs.items()
+        }
+
+    def _setting(self, value: Any) -> Any:
+        """Replace references to the bundle's files in a literal by their bytes."""
+        if isinstance(value, list):
+            return [self._setting(item) for item in value]
+        if not isinstance(value, dict):
+            return value
+        if [*value] == ["file"]:
+            return self.files(value["file"])
+        return {name: self._setting(item) for name, item in value.items()}
+
+    def _choose(self, operation: Operation) -> None:
+        choice = Choice.of(operation)
+        branch = choice.taken(lambda name: to_host(self.memory.read(name)))
+        self.memory.update(choice.values(branch, self.memory.read))
+
+    def _part(self, operation: Operation) -> None:
+        check_guards(operation, self.memory)
+        inputs = {name: self.memory.read(source) for name, source in operation.inputs.items()}
+        self.memory.update(self.run_part(operation.node, inputs))
+
+    def _loop(self, operation: Operation) -> None:
+        loop, memory, body = Loop.of(operation), self.memory, operation.body or ()
+        sequence = to_host(memory.read(loop.over)) if isinstance(loop.over, str) else loop.over
+        self.trips.begin(sequence if isinstance(sequence, int) else len(sequence))
+        rows = range(sequence) if isinstance(sequence, int) else sequence
+        self.unread |= find_unread(loop, body)
+        memory.update({link: memory.read(start) for link, start in loop.start.items()})
+        collected: dict[str, list[Any]] = {name: [] for name in loop.collect}
+        targets = [*loop.next.values(), *loop.collect.values()]
+        chooses = has_choices(body)
+        for i in range(len(rows)):
+            memory[loop.index] = i
+            memory[loop.item] = rows[i : i + 1] if isinstance(rows, np.ndarray) and rows.ndim == 1 else rows[i]
+            self.run(self.schedule(body, targets) if chooses else body)
+            for name, link in loop.collect.items():
+                collected[name].append(memory.read(link))
+            memory.update({link: memory.read(after) for link, after in loop.next.items()})
+            if self.progress is not None:
+                self.progress(operation.node, i + 1, len(rows))
+        memory.update({name: memory.read(link) for name, link in loop.result.items()})
+        memory.update({name: np.stack([*map(to_host, values)]) for name, values in collected.items()})
+
+
+def check_guards(operation: Operation, memory: Values) -> None:
+    """Check a part's guards. Raises ``ValueError`` if a plain field differs from its value when the part was traced."""
+    expected: Any = operation.settings.get("fields", {})
+    for name, guard in expected.items():
+        if name in memory and to_host(memory[name]) != guard["is"]:
+            why = f": {guard['why']}" if "why" in guard else ""
+            raise ValueError(
+                f"'{name}' is {memory[name]!r} and the graph was traced with {guard['is']!r}{why}; give settings that "
+                "keep it, or export the workflow with these"
+            )
+
+
+def walk_operations(plan: Iterable[Operation]) -> Iterable[Operation]:
+    """All operations of a plan; those of a body follow their loop."""
+    for operation in plan:
+        yield operation
+        yield from walk_operations(operation.body or ())

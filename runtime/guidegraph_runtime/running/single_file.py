@@ -1,0 +1,291 @@
+"""Compute the inputs of a workflow that was exported as one ONNX graph from the workflow's parameters.
+
+``session.run(None, inputs_of("picture.json", prompt="…", seed=3))``, with a session on ``picture.onnx``. The graph
+does not depend on this module: any onnxruntime runs it on tensors from elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from guidegraph_runtime.admission import SampleCount, ShapeOnly, batch_problem, memory_problem, multiple_problem
+from guidegraph_runtime.bundle.folder import sha256
+from guidegraph_runtime.bundle.manifest import Manifest, Operation, Tensor, read_manifest
+from guidegraph_runtime.bundle.manifest_types import DTYPES
+from guidegraph_runtime.bundle.names import BATCH, label_problem
+from guidegraph_runtime.bundle.strict_json import MAX_BYTES, Cursor, parse_json
+from guidegraph_runtime.errors import BundleError
+from guidegraph_runtime.files.regular import open_regular
+from guidegraph_runtime.limits import check_limit
+from guidegraph_runtime.running.dry_run import REFUSED, DryRun
+from guidegraph_runtime.running.inputs import resolve_inputs
+from guidegraph_runtime.running.overrides import override_settings
+from guidegraph_runtime.running.plan import PlanRun, check_guards
+from guidegraph_runtime.running.single_file_shapes import Axis, Size
+from guidegraph_runtime.running.values import Values
+
+FORMAT = "guidegraph-single-file"
+VERSION = 1
+DATA = ".bin"
+TABLES = "tables.safetensors"
+_TOP = ("format", "version", "about", "graph", "data", "inputs", "outputs", "files", "fields", "recipe")
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class NoiseRecipe:
+    """A noise input of a graph.
+
+    node: the operation that draws it. over: the name of the loop's sequence if each iteration has its own noise. shape:
+    of the sample `like`, as expressions of the sizes of the inputs.
+    """
+
+    node: str
+    over: str | None
+    shape: tuple[Size, ...] | None
+
+
+@dataclass(frozen=True)
+class Description:
+    """The contents of FILE.json: the graph's inputs, and their recipe in the form of a bundle's manifest.
+
+    samples: the inputs that determine the number of samples. multiples: by input, the factors of which the sizes of its
+    named axes must be multiples.
+    """
+
+    where: str
+    inputs: Mapping[str, Tensor]
+    noise: Mapping[str, NoiseRecipe]
+    fields: Mapping[str, Any]
+    recipe: Manifest
+    files: Mapping[str, bytes]
+    samples: frozenset[str] = frozenset()
+    multiples: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+
+    def file(self, name: str) -> bytes:
+        """The bytes of a file of the recipe."""
+        return self.files[name]
+
+
+def inputs_of(path: str | os.PathLike[str], /, **params: Any) -> dict[str, Array]:
+    """Compute the inputs of the graph that FILE.json describes, from the workflow's parameters.
+
+    path: FILE.json, with FILE.bin beside it. Omitted parameters take their defaults. Raises ``BundleError``.
+    """
+    return inputs_with(read_description(path), params)
+
+
+def inputs_with(
+    description: Description, params: Mapping[str, Any], nodes: Mapping[str, Any] | None = None
+) -> dict[str, Array]:
+    """Compute the inputs of the graph from a description.
+
+    nodes: overrides of the host operations: ``node.setting`` sets a setting, and ``node.use`` replaces the operation,
+    for example by another sampler.
+    """
+    where = description.where
+    try:
+        return _compute_arrays(description, compute_host_values(description, params, nodes or {}), nodes or {})
+    except (ValueError, TypeError, KeyError, IndexError) as error:
+        raise BundleError(where, REFUSED, str(error)) from error
+
+
+def compute_host_values(description: Description, params: Mapping[str, Any], nodes: Mapping[str, Any]) -> Values:
+    """Compute the values before the graph, except the noise for its inside."""
+    recipe, where = description.recipe, description.where
+    values = resolve_inputs(recipe, params, where, description.file)
+    memory = Values(_tables(description) | {f"params.{name}": value for name, value in values.items()})
+    noise_nodes = {operation.node for operation in description.noise.values()}
+    plan = override_settings(recipe.plan, nodes, where)
+    prelude = [operation for operation in plan if operation.node not in noise_nodes]
+    rehearsal = DryRun(where, _no_part, description.file, Values(memory))
+    rehearsal.run(prelude)
+    PlanRun(where, _no_part, description.file, memory, ready=rehearsal.made).run(prelude)
+    return memory
+
+
+def _compute_arrays(description: Description, memory: Values, nodes: Mapping[str, Any]) -> dict[str, Array]:
+    check_guards(Operation("part", settings={"fields": dict(description.fields)}), memory)
+    arrays: dict[str, Array] = {}
+    for name, tensor in description.inputs.items():
+        if name not in description.noise:
+            arrays[name] = _array(tensor, memory.read(name))
+    shapes = {name: np.shape(value) for name, value in memory.items() if isinstance(value, np.ndarray)}
+    plan = {
+        operation.node: operation for operation in override_settings(description.recipe.plan, nodes, description.where)
+    }
+    for name, noise in description.noise.items():
+        arrays[name] = _array(
+            description.inputs[name], _draw_noise(description, plan[noise.node], name, noise, memory, shapes)
+        )
+    _check_sizes(description, arrays)
+    return {name: arrays[name] for name in description.inputs}
+
+
+def _check_sizes(description: Description, arrays: Mapping[str, Array]) -> None:
+    """Raise ``ValueError`` if inputs disagree on the number of samples, or have sizes that the graph refuses."""
+    rows: dict[str, SampleCount] = {}
+    for name, tensor in description.inputs.items():
+        shape = arrays[name].shape
+        if BATCH in tensor.dims:
+            rows[name] = SampleCount(shape[tensor.dims.index(BATCH)], f"'{name}'")
+        for axis, factor in description.multiples.get(name, {}).items():
+            position = tensor.dims.index(axis)
+            if (reason := multiple_problem(shape, (position,), factor)) is not None:
+                raise ValueError(f"'{axis}' of '{name}': {reason}")
+    samples = max(
+        (rows[name] for name in description.samples if name in rows), key=lambda item: item.count, default=None
+    )
+    if samples is not None and (reason := batch_problem(samples, rows.values())) is not None:
+        raise ValueError(reason)
+
+
+def _draw_noise(
+    description: Description,
+    operation: Operation,
+    name: str,
+    noise: NoiseRecipe,
+    memory: Values,
+    shapes: Mapping[str, tuple[int, ...]],
+) -> Array:
+    links = {port: source for port, source in operation.inputs.items() if port not in ("like", "index")}
+    values = Values(memory)
+    if noise.shape is not None:
+        sizes = [size.value(shapes) for size in noise.shape]
+        count = len(memory.read(noise.over)) if noise.over is not None and np.ndim(memory.read(noise.over)) else 1
+        if (reason := memory_problem([ShapeOnly((count, *sizes))])) is not None:
+            raise ValueError(f"'{name}': {reason}")
+        values["like"] = np.broadcast_to(np.zeros((), description.inputs[name].dtype), sizes)
+        links["like"] = "like"
+    if noise.over is None:
+        steps: list[int | None] = [None]
+    else:
+        over = memory.read(noise.over)
+        trips = over if isinstance(over, int) else len(over)
+        check_limit("trips", trips, f"the loop takes {trips:,} trips")
+        steps = list(range(trips))
+        links["index"] = "index"
+    draws = []
+    for step in steps:
+        values["index"] = step
+        draw = replace(operation, inputs=links, outputs=("drawn",), node="drawn")
+        PlanRun(description.where, _no_part, description.file, values).run([draw])
+        draws.append(values["drawn"])
+    return np.stack(draws) if noise.over is not None else np.asarray(draws[0])
+
+
+def _array(tensor: Tensor, value: Any) -> Array:
+    array = np.asarray(np.asarray(value).astype(tensor.dtype, copy=False), order="C")
+    if array.ndim != len(tensor.dims):
+        raise ValueError(f"'{tensor.name}' has shape {array.shape} and the graph takes {len(tensor.dims)} axes")
+    for size, dim in zip(array.shape, tensor.dims, strict=True):
+        if isinstance(dim, int) and size != dim:
+            raise ValueError(f"'{tensor.name}' has shape {array.shape} where the graph takes {tensor.dims}")
+    return array
+
+
+def _tables(description: Description) -> dict[str, Array]:
+    if TABLES not in description.files:
+        return {}
+    from safetensors.numpy import load
+
+    try:
+        return load(description.files[TABLES])
+    except Exception as error:
+        raise BundleError(f"{description.where}: {TABLES}", "bad-tables", f"no safetensors file: {error}") from None
+
+
+def _no_part(part: str, inputs: Mapping[str, Array]) -> NoReturn:
+    raise ValueError(f"part '{part}' is in the graph, and no operation of the host")
+
+
+def read_description(path: str | os.PathLike[str]) -> Description:
+    """Read FILE.json, and the recipe's files from FILE.bin. Raises ``BundleError`` for an invalid file."""
+    where = os.fspath(path)
+    text = _read(Path(path), MAX_BYTES)
+    top = Cursor(parse_json(text, where), where)
+    if not isinstance(top.value, dict) or top.value.get("format") != FORMAT:
+        top.fail(f"an object whose format is '{FORMAT}'", do="give the .json beside the .onnx of --single-file")
+    if top.value.get("version") != VERSION:
+        top.at("version").fail(f"format version {VERSION}", do="export again, or update guidegraph-runtime")
+    fields = top.fields(_TOP)
+    recipe = read_manifest((json.dumps(fields["recipe"].value, indent=1, ensure_ascii=False) + "\n").encode(), where)
+    inputs, noise, samples, multiples = {}, {}, set(), {}
+    for name, cursor in fields["inputs"].entries(label_problem):
+        spec = cursor.fields(("dtype", "dims", "about", "example"), ("noise", "samples", "multiples"))
+        dims = tuple(
+            dim.text() if isinstance(dim.value, str) else dim.integer(0, 2**31 - 1) for dim in spec["dims"].items()
+        )
+        inputs[name] = Tensor(name, spec["dtype"].choice(DTYPES), dims)
+        if "noise" in spec:
+            noise[name] = _noise(spec["noise"])
+        if "samples" in spec and spec["samples"].boolean():
+            samples.add(name)
+        if "multiples" in spec:
+            multiples[name] = _multiples(spec["multiples"], dims)
+    nodes = {cursor.node for cursor in recipe.plan}
+    if unknown := [cursor.node for cursor in noise.values() if cursor.node not in nodes]:
+        fields["inputs"].fail("noise of nodes that the recipe has", f"'{unknown[0]}'")
+    if not isinstance(fields["fields"].value, dict):
+        fields["fields"].fail("an object")
+    files = _files(Path(path).with_suffix(DATA), fields["data"], fields["files"], recipe)
+    return Description(where, inputs, noise, fields["fields"].value, recipe, files, frozenset(samples), multiples)
+
+
+def _multiples(cursor: Cursor, dims: Sequence[int | str]) -> dict[str, int]:
+    entries = cursor.entries(lambda axis: None if axis in dims else "the name of an axis of this input")
+    return {axis: factor.integer(1, 2**31 - 1) for axis, factor in entries}
+
+
+def _noise(cursor: Cursor) -> NoiseRecipe:
+    fields = cursor.fields(("node",), ("over", "shape"))
+    shape = tuple(_size(size) for size in fields["shape"].items()) if "shape" in fields else None
+    return NoiseRecipe(fields["node"].text(), fields["over"].text() if "over" in fields else None, shape)
+
+
+def _size(cursor: Cursor) -> Size:
+    fields = cursor.fields(("size", "of"))
+    of = {}
+    for name, axes in fields["of"].entries(label_problem):
+        pairs = [axis.items() for axis in axes.items()]
+        of[name] = tuple(Axis(pair[0].text(), pair[1].integer(0, 64)) for pair in pairs)
+    return Size(fields["size"].text(), of)
+
+
+def _files(path: Path, data: Cursor, offsets: Cursor, recipe: Manifest) -> dict[str, bytes]:
+    """Extract the recipe's files from FILE.bin."""
+    fields = data.fields(("file", "sha256", "size"))
+    content = _read(path, fields["size"].integer(0, 2**40))
+    if sha256(content) != fields["sha256"].text():
+        fields["sha256"].fail(f"the sha256 of {path.name}", f"{sha256(content)}: the file was changed")
+    files = {}
+    for name, offset in offsets.entries(
+        lambda name: None if name in recipe.files else "the name of a file of the recipe"
+    ):
+        start = offset.integer(0, len(content))
+        files[name] = content[start : start + recipe.files[name].size]
+        if sha256(files[name]) != recipe.files[name].sha256:
+            offset.fail(f"the file '{name}' at this place", "other bytes")
+    if missing := recipe.files.keys() - files.keys():
+        offsets.fail(f"the place of '{min(missing)}'", "none")
+    return files
+
+
+def _read(path: Path, limit: int) -> bytes:
+    try:
+        with open_regular(path) as file:
+            content = file.read(limit + 1)
+    except OSError as error:
+        raise BundleError(str(path), "no-file", f"cannot be read: {error.strerror}") from None
+    if len(content) > limit:
+        raise BundleError(str(path), "bad-manifest", f"expected at most {limit} bytes, found more")
+    return content

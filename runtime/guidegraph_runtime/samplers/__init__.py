@@ -1,0 +1,1 @@
+"""Samplers, each as a function from noise levels to a table."""

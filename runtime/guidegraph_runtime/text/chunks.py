@@ -1,0 +1,78 @@
+"""Split prompts into the chunks of CLIP's text encoders: of one length, marked and padded, with a weight per token."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from guidegraph_runtime.text.prompts import Fragment
+
+Token: TypeAlias = tuple[int, float]
+"""An id and its weight."""
+
+
+class ChunkTable(NamedTuple):
+    """n chunks of each of B prompts: ids (B, n, length), int64, and weights (B, n, length), float64."""
+
+    ids: NDArray[np.int64]
+    weights: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Chunker:
+    """Splits prompts into chunks for one text encoder.
+
+    tokenize: maps a text to ids without marks. length: of a chunk, including the marks `start` and `end`. pad: the id
+    that fills a chunk. words: learned words (textual inversion), each with its ids.
+    """
+
+    tokenize: Callable[[str], Sequence[int]]
+    length: int
+    start: int
+    end: int
+    pad: int
+    words: Mapping[str, Sequence[int]] = field(default_factory=dict)
+
+    def tokens(self, prompt: Sequence[Fragment]) -> list[Token]:
+        """The ids of a prompt with their weights, without the start and end marks."""
+        return [
+            (int(id), weight)
+            for text, weight in prompt
+            for piece in self._pieces(text)
+            for id in self.words.get(piece) or self.tokenize(piece)
+        ]
+
+    def _pieces(self, text: str) -> list[str]:
+        """Split a text at the learned words."""
+        if not self.words:
+            return [text]
+        pattern = "|".join(re.escape(word) for word in sorted(self.words, key=len, reverse=True))
+        return [piece for piece in re.split(rf"(?<!\w)({pattern})(?!\w)", text) if piece]
+
+    def chunks(self, prompt: Sequence[Fragment]) -> list[list[Token]]:
+        """Split a prompt into chunks of `length` − 2 tokens, at least one, each marked and padded to `length`."""
+        tokens, capacity = self.tokens(prompt), self.length - 2
+        pieces = [tokens[i : i + capacity] for i in range(0, max(len(tokens), 1), capacity)]
+        return [
+            [(self.start, 1.0), *piece, (self.end, 1.0), *[(self.pad, 1.0)] * (capacity - len(piece))]
+            for piece in pieces
+        ]
+
+
+def make_chunk_tables(chunkers: Sequence[Chunker], prompts: Sequence[Sequence[Fragment]]) -> list[ChunkTable]:
+    """The chunks of B prompts for each encoder, all of one count: shorter prompts end with empty chunks."""
+    by_chunker = [[chunker.chunks(prompt) for prompt in prompts] for chunker in chunkers]
+    count = max(len(chunks) for rows in by_chunker for chunks in rows)
+    return [_table([[*chunks, *chunker.chunks([]) * (count - len(chunks))] for chunks in rows])
+            for chunker, rows in zip(chunkers, by_chunker, strict=True)]  # fmt: skip
+
+
+def _table(rows: Sequence[Sequence[Sequence[Token]]]) -> ChunkTable:
+    ids = [[[id for id, _ in chunk] for chunk in chunks] for chunks in rows]
+    weights = [[[weight for _, weight in chunk] for chunk in chunks] for chunks in rows]
+    return ChunkTable(np.array(ids, dtype=np.int64), np.array(weights, dtype=np.float64))

@@ -1,0 +1,106 @@
+"""Encode texts as token ids with the `tokenizers` package."""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from guidegraph_runtime.machine.optional_packages import import_optional
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+UNKNOWN = "[UNK]"
+
+NEAR = 0.6
+"""The least similarity (of `difflib`) at which a word is suggested for another."""
+
+AS_NEAR = 0.1
+"""How much less similar than the nearest word another suggestion may be."""
+
+LONGEST_WORD = 40
+LISTED, SAMPLED = 120, 20
+"""The most words that a message lists in full, and the size of a sample of a longer list."""
+
+
+@lru_cache(maxsize=8)
+def load_tokenizer(data: bytes, length: int | None = None) -> Tokenizer:
+    """Load a tokenizer.json; with a length, texts are truncated and padded to it. Raises ``ValueError``."""
+    tokenizers = import_optional("tokenizers", "a text")
+    try:
+        tokenizer: Tokenizer = tokenizers.Tokenizer.from_buffer(data)
+    except Exception as error:  # the package raises plain Exception
+        raise ValueError(f"this is no tokenizer.json that can be read: {error}") from error
+    if length is not None:
+        padding = tokenizer.padding
+        if padding is None:
+            raise ValueError(f"the tokenizer has no padding, so it cannot fill {length} tokens: save it with padding")
+        tokenizer.enable_truncation(length)
+        tokenizer.enable_padding(**padding | {"length": length})
+    return tokenizer
+
+
+def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Encode texts as token ids (B, L) and a mask (B, L), false at padding. Raises ``ValueError`` if lengths differ."""
+    encodings = tokenizer.encode_batch(list(texts))
+    lengths = sorted({len(encoding.ids) for encoding in encodings})
+    if len(lengths) > 1:
+        raise ValueError(
+            f"the texts have {lengths[0]} to {lengths[-1]} tokens, and the tokenizer does not pad: save it with padding"
+        )
+    ids = np.array([encoding.ids for encoding in encodings], dtype=np.int64)
+    return ids, np.array([encoding.attention_mask for encoding in encodings], dtype=np.bool_)
+
+
+def unknown_words(tokenizer: Tokenizer, text: str) -> list[str]:
+    """The words of a text that the tokenizer does not know, in order."""
+    unknown = tokenizer.token_to_id(UNKNOWN)
+    encoding = tokenizer.encode(text)
+    return [
+        text[start:end] for token, (start, end) in zip(encoding.ids, encoding.offsets, strict=True) if token == unknown
+    ]
+
+
+def known_words(tokenizer: Tokenizer) -> list[str]:
+    """The words that the tokenizer knows, in order: without marks such as [PAD], punctuation and pieces of words."""
+    return sorted(word for word in tokenizer.get_vocab() if word.isalpha())
+
+
+def near_words(word: str, vocabulary: Sequence[str]) -> list[str]:
+    """The known words that a word may misspell: the nearest one, and others about as near."""
+    lower = word.lower()[:LONGEST_WORD]
+    near = difflib.get_close_matches(lower, vocabulary, n=3, cutoff=NEAR)
+    likeness = [difflib.SequenceMatcher(None, match, lower).ratio() for match in near]
+    return [match for match, ratio in zip(near, likeness, strict=True) if ratio > likeness[0] - AS_NEAR]
+
+
+def unknown_words_message(words: Iterable[str], vocabulary: Sequence[str]) -> str:
+    """A message about unknown words: suggestions for each, and the known words or a sample of them."""
+    descriptions = []
+    for word in words:
+        suggestions = " or ".join(f"'{match}'" for match in near_words(word, vocabulary))
+        descriptions.append(f"'{word}' (did you mean {suggestions}?)" if suggestions else f"'{word}'")
+    if len(vocabulary) <= LISTED:
+        vocabulary_text = f"it knows: {', '.join(vocabulary)}"
+    else:
+        stride = len(vocabulary) // SAMPLED
+        sample = ", ".join(vocabulary[::stride][:SAMPLED])
+        vocabulary_text = (
+            f"it knows {len(vocabulary)} words, among them: {sample}; tokenizer.json beside its weights lists all"
+        )
+    return f"words this model was not trained on: {', '.join(descriptions)}; {vocabulary_text}"
+
+
+def warn_of_unknown_words(tokenizer: Tokenizer, texts: Sequence[str], ids: NDArray[np.int64]) -> None:
+    """Warn about the words of texts that became [UNK] in the ids (B, L), if any."""
+    unknown = tokenizer.token_to_id(UNKNOWN)
+    if unknown is None or not (ids == unknown).any():
+        return
+    words = dict.fromkeys(word for text in texts for word in unknown_words(tokenizer, text))
+    warnings.warn(unknown_words_message(words, known_words(tokenizer)), stacklevel=3)

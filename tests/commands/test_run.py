@@ -1,0 +1,265 @@
+"""``guidegraph run``: files, records, exit codes."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.commands.command import TOYS, Command, process
+
+DRAW = """
+guidegraph: 1
+params:
+  seed: {default: 3, type: int}
+  batch: 1
+  prompt: "a tiger"
+  sizes: {default: [1, 2], type: list}
+nodes:
+  image: {use: toy.picture, in: {seed: params.seed, batch: params.batch}}
+  table: {use: toy.table, in: {prompt: params.prompt, sizes: params.sizes}}
+  tensor: {use: toy.tensor, with: {values: [1, 2]}}
+outputs: {image: image, table: table, tensor: tensor}
+"""
+
+LOOP = """
+guidegraph: 1
+params: {seconds: 0.02, count: 3}
+nodes:
+  before: {use: toy.picture}
+  start: {use: toy.number}
+  count: {use: toy.tensor, with: {values: %s}}
+  sample:
+    loop: {over: count, as: t}
+    carry: {x: start}
+    body:
+      step: {use: toy.sleep, in: {x: carry.x, seconds: params.seconds}}
+    next: {x: step}
+outputs: {before: before, x: sample.x}
+"""
+
+FAIL = """
+guidegraph: 1
+nodes:
+  image: {use: toy.picture}
+  one: {use: toy.number}
+  zero: {use: toy.number, with: {value: 0}}
+  ratio: {use: toy.divide, in: {a: one, b: zero}}
+outputs: {image: image, ratio: ratio}
+"""
+
+READ = """
+guidegraph: 1
+params: {path: {default: a.txt, type: Path}}
+nodes: {r: {use: toy.read, in: {path: params.path}}}
+outputs: {r: r}
+"""
+
+NEED = """
+guidegraph: 1
+params: {v: {type: float, help: the value}}
+nodes: {n: {use: toy.number, in: {value: params.v}}}
+outputs: {n: n}
+"""
+
+
+def record(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "run.json").read_text())
+    return found
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir())
+
+
+def test_outputs_go_by_type_exactly_into_the_folder(cli: Command) -> None:
+    result = cli("run", cli.workflow("draw.yaml", DRAW), "--out", "made/here")
+    assert (result.code, result.err) == (0, "")
+    assert names(Path("made/here")) == ["image.png", "run.json", "table.json", "tensor.safetensors"]
+    assert result.out == "wrote image.png, table.json, tensor.safetensors in made/here\n"
+
+
+def test_each_run_gets_a_folder_of_its_own(cli: Command) -> None:
+    workflow = cli.workflow("draw.yaml", DRAW)
+    for _ in range(2):
+        assert cli("run", workflow, "--only", "table").code == 0
+    folders = sorted(Path("runs").iterdir())
+    assert len(folders) == 2
+    assert all(re.fullmatch(r"\d{8}-\d{6}-draw(-2)?", f.name) for f in folders)
+
+
+def test_settings_are_typed_and_the_record_has_them(cli: Command) -> None:
+    workflow = cli.workflow("draw.yaml", DRAW)
+    settings = ["seed=7", "batch=3", "prompt=a = b: [c", "sizes=[3, 4]"]
+    assert cli("run", workflow, "--out", "out", *(f"--set={s}" for s in settings)).code == 0
+    found = record(Path("out"))
+    assert found["status"] == "done"
+    assert found["parameters"] == {"seed": 7, "batch": 3, "prompt": "a = b: [c", "sizes": [3, 4]}
+    assert found["seeds"] == {"nodes.image": 7}
+    assert found["workflow"]["text"] == DRAW
+    assert found["outputs"]["image"]["files"] == [f"image-000{i}.png" for i in range(3)]
+    assert set(found["digests"]) == set(found["timings"]) == {"nodes.image", "nodes.table", "nodes.tensor"}
+    assert {"guidegraph", "torch", "numpy", "python", "toys", "machine"} <= set(found["versions"])
+    assert (found["device"], found["dtype"]) == ("cpu", "float32")
+    assert json.loads(Path("out/table.json").read_text()) == {"prompt": "a = b: [c", "sizes": [3, 4]}
+
+
+def test_only_one_output(cli: Command) -> None:
+    assert cli("run", cli.workflow("draw.yaml", DRAW), "--only", "table", "--out", "out").code == 0
+    assert names(Path("out")) == ["run.json", "table.json"]
+    assert list(record(Path("out"))["digests"]) == ["nodes.table"]
+
+
+def test_quiet_prints_nothing(cli: Command) -> None:
+    result = cli("run", cli.workflow("draw.yaml", DRAW), "--quiet")
+    assert (result.code, result.out, result.err) == (0, "", "")
+
+
+def test_verbose_names_each_node_on_stderr(cli: Command) -> None:
+    result = cli("run", cli.workflow("draw.yaml", DRAW), "-v", "--out", "out")
+    assert "nodes.image (toy.picture): " in result.err
+    assert result.out.count("\n") == 1
+
+
+def test_json_prints_events_and_nothing_else(cli: Command) -> None:
+    result = cli("run", cli.workflow("loop.yaml", LOOP % [1, 2, 3]), "--json", "--out", "out")
+    rows = [json.loads(line) for line in result.out.splitlines()]
+    kinds = [row["event"] for row in rows]
+    assert kinds[0] == "run_started"
+    assert kinds[-1] == "run_finished"
+    assert kinds.count("loop_progress") == 3
+    assert {"event": "output_ready", "name": "before", "files": ["before.png"]} in rows
+    assert result.err == ""
+
+
+def test_the_disk_cache_computes_only_what_changed(cli: Command) -> None:
+    workflow = cli.workflow("draw.yaml", DRAW)
+    assert cli("run", workflow, "--cache", "cache", "--quiet").code == 0
+    result = cli("run", workflow, "--cache", "cache", "--json", "--set", "prompt=a lion")
+    rows = [json.loads(line) for line in result.out.splitlines()]
+    origins = {row["path"]: row["origin"] for row in rows if row["event"] == "node_finished"}
+    assert origins == {"nodes.image": "disk", "nodes.table": "computed", "nodes.tensor": "disk"}
+
+
+def test_a_relative_path_is_the_current_folders(cli: Command) -> None:
+    workflow = cli.workflow("sub/read.yaml", READ)
+    cli.workflow("sub/a.txt", "beside the workflow")
+    cli.workflow("a.txt", "here")
+    for arguments, expected in (([], "beside the workflow"), (["--set", "path=a.txt"], "here")):
+        assert cli("run", workflow, "--out", "out", *arguments).code == 0
+        assert json.loads(Path("out/r.json").read_text()) == expected
+
+
+def test_a_failing_node_is_named_and_finished_outputs_are_kept(cli: Command) -> None:
+    workflow = cli.workflow("fail.yaml", FAIL)
+    result = cli("run", workflow, "--out", "out")
+    assert result.code == 1
+    message = f"{workflow}:7:3: node-failed: nodes.ratio (toy.divide): ZeroDivisionError: float division by zero"
+    assert result.err.strip() == message
+    assert names(Path("out")) == ["image.png", "run.json"]
+    found = record(Path("out"))
+    assert (found["status"], found["error"]) == ("failed", message)
+    assert found["outputs"]["image"]["files"] == ["image.png"]
+
+
+def test_the_traceback_is_shown_when_asked_for(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    workflow = cli.workflow("fail.yaml", FAIL)
+    result = cli("run", workflow, "--traceback")
+    assert "ZeroDivisionError" in result.err
+    assert "return a / b" in result.err
+
+
+def test_a_picture_of_nan_says_so(cli: Command) -> None:
+    text = (
+        "guidegraph: 1\nnodes:\n  i: {use: toy.picture}\n  b: {use: toy.broken, in: {image: i}}\noutputs: {image: b}\n"
+    )
+    result = cli("run", cli.workflow("nan.yaml", text), "--out", "out")
+    assert result.code == 1
+    assert "nan.yaml:5:" in result.err
+    assert "12 of 12 values are NaN" in result.err
+    assert names(Path("out")) == ["run.json"]
+
+
+def test_a_model_output_is_refused_before_the_run(cli: Command) -> None:
+    text = "guidegraph: 1\nnodes:\n  m: {use: toy.model}\noutputs: {denoiser: m}\n"
+    result = cli("run", cli.workflow("model.yaml", text))
+    assert result.code == 2
+    assert "output-type" in result.err
+    assert "toy.save" in result.err
+    assert not Path("runs").exists()
+
+
+def test_everything_wrong_with_the_arguments_is_said_at_once(cli: Command) -> None:
+    arguments = ["--set", "seed=x", "--set", "promt=y", "--set", "odd", "--only", "imag", "--passes", "pruen"]
+    result = cli("run", cli.workflow("draw.yaml", DRAW), *arguments, "--device", "tpu", "--dtype", "float31")
+    assert result.code == 2
+    for part in ("seed", "'promt'", "'prompt'", "'odd' is not K=V", "'image'", "'prune'", "'tpu'", "'float32'"):
+        assert part in result.err
+    assert len(result.err.splitlines()) == 7
+    assert not Path("runs").exists()
+
+
+def test_a_required_parameter_is_asked_for(cli: Command) -> None:
+    workflow = cli.workflow("need.yaml", NEED)
+    result = cli("run", workflow)
+    assert result.code == 2
+    assert "v" in result.err
+    assert cli("run", workflow, "--set", "v=2", "--out", "out").code == 0
+    assert json.loads(Path("out/n.json").read_text()) == 2.0
+
+
+def test_cuda_is_never_replaced_by_the_cpu(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    result = cli("run", cli.workflow("draw.yaml", DRAW), "--device", "cuda:1")
+    assert result.code == 2
+    assert "no CUDA device" in result.err
+
+
+@pytest.mark.parametrize("option", ["--out", "--cache"])
+def test_a_file_is_no_folder(cli: Command, option: str) -> None:
+    cli.workflow("taken", "")
+    result = cli("run", cli.workflow("draw.yaml", DRAW), option, "taken")
+    assert result.code == 2
+    assert f"{option}: not-a-folder: 'taken' is not a folder" in result.err
+
+
+@pytest.mark.parametrize("arguments", [["run"], ["run", "x.yaml", "--frob"], ["frob"], ["run", "missing.yaml"]])
+def test_wrong_usage_exits_with_2(cli: Command, arguments: list[str]) -> None:
+    result = cli(*arguments)
+    assert result.code == 2
+    assert result.err
+
+
+def test_a_plugins_observer_sees_the_run(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOY_OBSERVER", "seen.txt")
+    assert cli("run", cli.workflow("draw.yaml", DRAW)).code == 0
+    seen = Path("seen.txt").read_text().splitlines()
+    assert seen[0] == "draw RunStarted"
+    assert seen[-1] == "draw RunFinished"
+
+
+@pytest.mark.parametrize(("what", "reason"), [("fail", "the toy observer"), ("none", "the toy hook")])
+def test_a_plugins_observer_cannot_end_the_run(
+    cli: Command, monkeypatch: pytest.MonkeyPatch, what: str, reason: str
+) -> None:
+    monkeypatch.setenv("TOY_OBSERVER", what)
+    result = cli("run", cli.workflow("draw.yaml", DRAW))
+    assert result.code == 0
+    assert result.err.count(f"RuntimeError: {reason}") == 1
+
+
+def test_a_plugin_that_does_not_import_is_an_error(cli: Command) -> None:
+    result = cli("run", cli.workflow("draw.yaml", DRAW), "--plugin", "no_such_module")
+    assert result.code == 2
+    assert "--plugin: plugin-failed: no_such_module" in result.err
+
+
+def test_the_real_command_line_from_start_to_end(cli: Command) -> None:
+    workflow = cli.workflow("draw.yaml", DRAW)
+    result = process(["run", workflow, "--plugin", TOYS, "--out", "out", "--set", "batch=2"], cli.folder)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert names(cli.folder / "out")[:2] == ["image-0000.png", "image-0001.png"]
+    assert result.stdout == "wrote image-0000.png … image-0001.png, table.json, tensor.safetensors in out\n"

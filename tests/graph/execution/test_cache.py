@@ -1,0 +1,200 @@
+"""Which values the memory and disk caches return, and which are computed again."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from guidegraph.graph.execution.cache import DiskCache, MemoryCache, nbytes
+from guidegraph.graph.execution.run import RunResult
+from guidegraph.graph.planning import digest
+from guidegraph.nodes.types import Condition, Prediction
+from tests.graph.engine_nodes import calls, run_text
+
+TEXT = """
+params: {by: 2.0, rows: 2}
+nodes:
+  n: {use: toy.number, with: {value: 3}}
+  s: {use: toy.scale, in: {a: n, by: params.by}}
+  t: {use: toy.tensor, in: {rows: params.rows}}
+  o: {use: toy.opaque}
+  u: {use: toy.unwrap, in: {a: o}}
+  r: {use: toy.random}
+  m: {use: toy.mean, in: {x: t}}
+  out: {use: toy.total, in: {values: [s, u, m]}}
+outputs: {out: out, t: t, r: r}
+"""
+
+
+@pytest.fixture(autouse=True)
+def _fresh_counts() -> None:
+    calls.clear()
+    return
+
+
+def executed(result: RunResult) -> set[str]:
+    return {path.removeprefix("nodes.") for path, origin in result.origins.items() if origin == "computed"}
+
+
+def go(folder: Path, *, by: float = 2.0, rows: int = 2, **options: Any) -> RunResult:
+    return run_text(TEXT, folder, {"by": by, "rows": rows}, **options)
+
+
+def test_a_second_run_computes_only_what_is_impure(tmp_path: Path) -> None:
+    memory = MemoryCache()
+    first = go(tmp_path, memory=memory)
+    assert executed(first) == {"n", "s", "t", "o", "u", "r", "m", "out"}
+    second = go(tmp_path, memory=memory)
+    assert executed(second) == {"r"}
+    assert second.outputs["out"] == first.outputs["out"]
+
+
+def test_a_change_of_the_runtime_recomputes_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory, source_digest = MemoryCache(), digest.source_digest
+    everything = executed(go(tmp_path, memory=memory))
+    monkeypatch.setattr(
+        digest,
+        "source_digest",
+        lambda module: "changed" if module.startswith("guidegraph_runtime") else source_digest(module),
+    )
+    assert executed(go(tmp_path, memory=memory)) == everything
+
+
+def test_a_changed_parameter_recomputes_what_depends_on_it_alone(tmp_path: Path) -> None:
+    memory = MemoryCache()
+    go(tmp_path, memory=memory)
+    assert executed(go(tmp_path, memory=memory, by=5.0)) == {"s", "out", "r"}
+    assert executed(go(tmp_path, memory=memory, rows=3)) == {"t", "m", "out", "r"}
+
+
+def test_the_disk_keeps_what_serialises_and_what_feeds_only_hits_is_not_touched(tmp_path: Path) -> None:
+    disk = DiskCache(tmp_path / "cache")
+    go(tmp_path, disk=disk)
+    result = go(tmp_path, disk=disk, by=5.0)
+    assert executed(result) == {"s", "out", "r"}
+    assert result.origins["nodes.u"] == "disk"
+    assert "nodes.o" not in result.origins
+
+
+def test_a_damaged_cache_file_is_computed_anew(tmp_path: Path) -> None:
+    disk = DiskCache(tmp_path / "cache")
+    go(tmp_path, disk=disk)
+    for file in (tmp_path / "cache").rglob("*.safetensors"):
+        file.write_bytes(file.read_bytes()[:20])
+    assert "out" in executed(go(tmp_path, disk=disk))
+
+
+def test_device_and_dtype_are_part_of_the_key(tmp_path: Path) -> None:
+    memory = MemoryCache()
+    a = go(tmp_path, memory=memory)
+    b = go(tmp_path, memory=memory, dtype="float64")
+    assert a.digests["nodes.s"] != b.digests["nodes.s"]
+
+
+def test_files_count_by_content(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one")
+    memory = MemoryCache()
+    text = "nodes: {a: {use: toy.read, with: {path: a.txt}}}\noutputs: {a: a}"
+    assert run_text(text, tmp_path, memory=memory).outputs["a"] == "one"
+    (tmp_path / "a.txt").touch()
+    assert executed(run_text(text, tmp_path, memory=memory)) == set()
+    (tmp_path / "a.txt").write_text("two!")
+    assert run_text(text, tmp_path, memory=memory).outputs["a"] == "two!"
+
+
+def test_files_that_are_read_beside_another_count_too(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one")
+    memory = MemoryCache()
+    text = "nodes: {a: {use: toy.read_both, with: {path: a.txt}}}\noutputs: {a: a}"
+    assert run_text(text, tmp_path, memory=memory).outputs["a"] == "one"
+    (tmp_path / "other.txt").write_text("unread")
+    assert executed(run_text(text, tmp_path, memory=memory)) == set()
+    for content in ("two", "three"):
+        (tmp_path / "beside.txt").write_text(content)
+        assert run_text(text, tmp_path, memory=memory).outputs["a"] == f"one{content}"
+        assert executed(run_text(text, tmp_path, memory=memory)) == set()
+
+
+def test_all_sources_of_a_package_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "some_nodes" / "deep").mkdir(parents=True)
+    for name in ("__init__", "helper", "deep/__init__", "deep/nodes"):
+        (tmp_path / "some_nodes" / f"{name}.py").write_text("VALUE = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    modules = ("some_nodes", "some_nodes.deep.nodes")
+    for name in modules:
+        importlib.import_module(name)
+
+    def digests() -> list[str]:
+        return [digest.source_digest.__wrapped__(name) for name in modules]
+
+    before = digests()
+    assert digests() == before
+    (tmp_path / "some_nodes" / "helper.py").write_text("VALUE = 22\n")
+    assert [a != b for a, b in zip(before, digests(), strict=True)] == [True, True]
+    for name in ("some_nodes", "some_nodes.deep", "some_nodes.deep.nodes"):
+        sys.modules.pop(name)
+
+
+def test_files_behind_a_link_to_a_folder_count_too(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "w.bin").write_text("first")
+    (tmp_path / "model" / "unet").symlink_to(tmp_path / "weights", target_is_directory=True)
+    first = digest.path_digest(tmp_path / "model")
+    (tmp_path / "weights" / "w.bin").write_text("the second")
+    assert digest.path_digest(tmp_path / "model") != first
+    (tmp_path / "weights" / "w.bin").write_text("first")
+    assert digest.path_digest(tmp_path / "model") == first
+    (tmp_path / "weights" / "back").symlink_to(tmp_path / "model", target_is_directory=True)
+    assert digest.path_digest(tmp_path / "model").startswith(digest.FRESH)
+
+
+def test_what_a_desktop_leaves_in_a_folder_is_no_change_of_it(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"1")
+    before = digest.path_digest(tmp_path)
+    for name in (".DS_Store", "Thumbs.db", "desktop.ini"):
+        (tmp_path / name).write_bytes(b"left behind")
+    assert digest.path_digest(tmp_path) == before
+    (tmp_path / "notes").symlink_to(tmp_path / "nowhere")
+    actual = digest.path_digest(tmp_path)
+    assert actual != before
+    assert digest.path_digest(tmp_path) == actual  # not another one each time: a training goes on
+    assert not actual.startswith(digest.FRESH)
+    (tmp_path / "b.png").write_bytes(b"2")
+    assert digest.path_digest(tmp_path) != actual
+
+
+def test_a_value_changed_in_place_is_not_served_again(tmp_path: Path) -> None:
+    memory = MemoryCache()
+    go(tmp_path, memory=memory).outputs["t"].zero_()
+    assert torch.equal(go(tmp_path, memory=memory).outputs["t"], torch.ones(2, 3))
+
+
+def test_memory_stays_below_its_limit_and_keeps_the_recent() -> None:
+    memory = MemoryCache(limit=5000)
+    for i in range(20):
+        memory.put(str(i), (torch.zeros(250),))
+    assert memory.size <= 5000
+    assert memory.get("19") is not None
+    assert memory.get("0") is None
+
+
+def test_the_size_of_models_and_structures_is_counted() -> None:
+    assert nbytes(torch.nn.Linear(10, 10)) == 440
+    assert nbytes(Prediction(torch.zeros(4), "eps", torch.zeros(4))) >= 32
+
+
+def test_structured_values_come_back_from_disk(tmp_path: Path) -> None:
+    disk = DiskCache(tmp_path)
+    value = (Condition(tokens=torch.ones(1, 2, 3), mask=torch.tensor([[True, False]])), [1, "a", {"b": None}], 2.5)
+    disk.put("ab" * 16, value)
+    back = disk.get("ab" * 16, "cpu")
+    assert back is not None
+    assert torch.equal(back[0].tokens, value[0].tokens)
+    assert back[0].mask.dtype == torch.bool
+    assert back[1:] == value[1:]

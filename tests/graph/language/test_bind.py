@@ -1,0 +1,232 @@
+"""Binding of parameters: values from Python and from the command line, checked against every port they feed."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from guidegraph.graph.errors import WorkflowError
+from guidegraph.graph.ir import Graph
+from guidegraph.graph.language.bind import bind
+from guidegraph.graph.resolution.load import build
+from tests.graph.toys import REGISTRY
+
+
+def graph(folder: Path, params: str, nodes: str = "") -> Graph:
+    lines = ["guidegraph: 1", f"params: {params}", "nodes:", "  one: {use: toy.number}", *nodes.strip("\n").split("\n")]
+    path = folder / "workflow.yaml"
+    path.write_text("\n".join([*lines, "outputs: {out: one}", ""]))
+    return build(path, REGISTRY)
+
+
+def bind_errors(graph: Graph, values: dict[str, Any], *, text: bool = False) -> list[str]:
+    with pytest.raises(WorkflowError) as caught:
+        bind(graph, values, text=text, label="--set" if text else "params")
+    return [f"{p.mark}: {p.code}: {p.message} [{p.path}]" for p in caught.value.problems]
+
+
+def test_missing_values_take_their_defaults(tmp_path: Path) -> None:
+    params = "{a: 1, b: 2.5, c: text, d: [1, x], e: {default: {k: 1}}, f: {default: null, type: int}, g: true}"
+    made = graph(tmp_path, params)
+    assert bind(made, {}) == {"a": 1, "b": 2.5, "c": "text", "d": [1, "x"], "e": {"k": 1}, "f": None, "g": True}
+
+
+@pytest.mark.parametrize(
+    ("declared", "raw", "expected"),
+    [
+        ("1", "7", 7),
+        ("1.5", "7", 7.0),
+        ("1.5", "1e-4", 1e-4),
+        ("text", "7", "7"),
+        ("text", "null", "null"),
+        ("text", "[a", "[a"),
+        ("text", "a: b #c", "a: b #c"),
+        ("text", "", ""),
+        ("true", "false", False),
+        ("[1]", "[1, 2, x]", [1, 2, "x"]),
+        ("{type: 'list[float]'}", "[1, 2.5]", [1.0, 2.5]),
+        ("{type: dict}", "{a: 1e-4}", {"a": 1e-4}),
+        ("{type: int | list}", "[1, 2]", [1, 2]),
+        ("{type: int | list}", "3", 3),
+        ("{type: str | list}", "[a, b]", ["a", "b"]),
+        ("{type: str | list}", "a", "a"),
+        ("{type: str | list}", "[masterpiece] a tiger", "[masterpiece] a tiger"),
+        ("{type: str | list}", "{a: b}", "{a: b}"),
+        ("{type: str | list}", "[a, *b]", "[a, *b]"),
+        ("{type: 'str | list[int]'}", "[a]", "[a]"),
+        ("{default: null, type: int}", "null", None),
+        ("{type: Any}", "[1, {a: b}]", [1, {"a": "b"}]),
+        ("null", "x", "x"),
+    ],
+)
+def test_command_line_texts_are_parsed_by_type(tmp_path: Path, declared: str, raw: str, expected: Any) -> None:
+    value = bind(graph(tmp_path, f"{{p: {declared}}}"), {"p": raw}, text=True)["p"]
+    assert value == expected
+    assert type(value) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("declared", "raw", "reason"),
+    [
+        ("1", "1.5", "valid integer"),
+        ("1", "true", "valid integer"),
+        ("1", "x", "found str 'x'"),
+        ("1", "", "valid integer"),
+        ("1", "[1", "did not find expected"),
+        ("1", "*a", "aliases"),
+        ("1", "!!python/object:os.system ls", "tags"),
+        ("1", "[" * 2000, "too|nested"),
+        ("1.5", ".nan", "found nan"),
+        ("1.5", "1e999", "found str '1e999'"),
+        ("1.5", "true", "valid number"),
+        ("true", "1", "valid boolean"),
+        ("true", "yes", "valid boolean"),
+        ("[1]", "3", "valid array"),
+        ("{type: 'list[int]'}", "[1, x]", "valid integer"),
+        ("{type: dict}", "{a: 1, a: 2}", "'a' stands in it twice"),
+        ("{type: Picture}", "3", "expected Picture"),
+        ("{type: Picture}", "text", "expected Picture"),
+        ("{type: path}", "pkg:no-such-model", "does not ship"),
+        ("{type: path}", "~no-such-user/x", "is not a path"),
+        ("{type: path}", "a\0b", "NUL"),
+    ],
+)
+def test_texts_of_a_wrong_type_are_refused(tmp_path: Path, declared: str, raw: str, reason: str) -> None:
+    (error,) = bind_errors(graph(tmp_path, f"{{p: {declared}}}"), {"p": raw}, text=True)
+    assert error.startswith("--set:1:1: bad-value: 'p': ")
+    assert re.search(reason, error)
+
+
+@pytest.mark.parametrize(
+    ("declared", "raw", "expected"),
+    [
+        ("1", np.int64(3), 3),
+        ("1.5", np.float32(0.5), 0.5),
+        ("1.5", 2, 2.0),
+        ("[1]", (1, 2), [1, 2]),
+        ("{type: Any}", None, None),
+    ],
+)
+def test_values_from_python(tmp_path: Path, declared: str, raw: object, expected: object) -> None:
+    value = bind(graph(tmp_path, f"{{p: {declared}}}"), {"p": raw})["p"]
+    assert value == expected
+    assert type(value) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("declared", "raw"),
+    [
+        ("1", True),
+        ("1", "3"),
+        ("1", 1.0),
+        ("true", 1),
+        ("text", 3),
+        ("1", None),
+        ("1.5", math.nan),
+        ("[1]", {1: 2}),
+    ],
+)
+def test_nothing_converts_silently(tmp_path: Path, declared: str, raw: object) -> None:
+    (error,) = bind_errors(graph(tmp_path, f"{{p: {declared}}}"), {"p": raw})
+    assert "bad-value" in error
+
+
+def test_tensors_are_checked_by_their_axes(tmp_path: Path) -> None:
+    workflow = graph(tmp_path, "{p: {type: Picture}}")
+    right = torch.zeros(1, 3, 2, 2)
+    assert bind(workflow, {"p": right})["p"] is right
+    (error,) = bind_errors(workflow, {"p": torch.zeros(1, 4, 2, 2)})
+    assert "expected Picture, found a tensor of shape (1, 4, 2, 2)" in error
+    (error,) = bind_errors(workflow, {"p": torch.zeros(0, 3, 2, 2)})
+    assert "expected Picture, found a tensor of shape (0, 3, 2, 2)" in error
+
+
+def test_all_problems_are_reported_together(tmp_path: Path) -> None:
+    made = graph(tmp_path, "{steps: 3, scale: {type: float, help: how strong}}")
+    assert bind_errors(made, {"stps": 4, "steps": "x"}) == [
+        f"{tmp_path}/workflow.yaml:2:20: missing-param: 'scale' (float) has no default and was not given (how strong) "
+        "[params.scale]",
+        "params:1:1: bad-value: 'steps': Input should be a valid integer; found str 'x' [params.steps]",
+        "params:1:1: unknown-param: no parameter 'stps'; did you mean 'steps'? parameters: steps, scale [params.stps]",
+    ]
+
+
+FEEDS = """
+  small: {use: toy.scale, in: {a: one, by: params.by}}
+  loud: {use: toy.shout, in: {times: params.times}, with: {text: a}}
+  all: {use: toy.total, in: {values: [one, params.by]}}
+  work:
+    loop: {over: params.times, as: i}
+    body: {deep: {use: toy.count, in: {value: params.deep}}}
+    collect: {deep: deep}
+"""
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"by": -1}, "port 'by' of toy.scale (nodes.small): Input should be greater than or equal to 0"),
+        ({"times": 0}, "port 'times' of toy.shout (nodes.loud): Input should be greater than or equal to 1"),
+        ({"deep": -2}, "port 'value' of toy.count (nodes.work.body.deep)"),
+    ],
+)
+def test_a_value_is_checked_against_every_port_it_feeds(tmp_path: Path, values: dict[str, Any], reason: str) -> None:
+    workflow = graph(tmp_path, "{by: 1.0, times: 1, deep: 1}", FEEDS)
+    (error,) = bind_errors(workflow, values)
+    assert reason in error
+    name = next(iter(values))
+    assert error.startswith(f"params:1:1: bad-value: '{name}': ")
+    assert error.endswith(f"[params.{name}]")
+
+
+@pytest.mark.parametrize("times", [-1, "text", {"a": 1}, 2.5])
+def test_values_a_loop_cannot_run_over_are_refused(tmp_path: Path, times: object) -> None:
+    nodes = "  work:\n    loop: {over: params.times, as: i}\n    body: {}\n    collect: {i: loop.i}"
+    workflow = graph(tmp_path, "{times: {type: Any}}", nodes)
+    (error,) = bind_errors(workflow, {"times": times})
+    assert "loop nodes.work: expected" in error
+    for valid in (0, 5, [1, 2], torch.zeros(3)):
+        bind(workflow, {"times": valid})
+
+
+def test_relative_paths_are_relative_to_their_origin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    nodes = "  a: {use: toy.read, in: {path: params.text}}\n  b: {use: toy.read, in: {path: params.path}}"
+    made = graph(tmp_path, "{text: a.txt, path: {default: b.txt, type: Path}}", nodes)
+    assert bind(made, {}) == {"text": tmp_path / "a.txt", "path": tmp_path / "b.txt"}
+    assert bind(made, {"text": "c.txt"}, text=True) == {"text": folder / "c.txt", "path": tmp_path / "b.txt"}
+    assert bind(made, {"path": Path("sub") / "c.txt"})["path"] == folder / "sub" / "c.txt"
+    assert bind(made, {"path": "/c.txt"})["path"] == Path("/c.txt")
+
+
+@pytest.mark.parametrize(
+    ("declared", "raw", "expected"),
+    [
+        ("Sequence[int]", [1, 2], [1, 2]),
+        ("int | Sequence[int]", 3, 3),
+        ("list[int | str] | None", [1, "a"], [1, "a"]),
+        ("Sequence[Sequence[float]]", [[1.0]], [[1.0]]),
+        ("Scale", 2.5, 2.5),
+        ("float | Tensor", 2.5, 2.5),
+    ],
+)
+def test_port_types_are_parameter_types(tmp_path: Path, declared: str, raw: object, expected: object) -> None:
+    made = graph(tmp_path, f"{{p: {{type: '{declared}'}}}}")
+    assert bind(made, {"p": raw}) == {"p": expected}
+    if "Tensor" in declared or declared == "Scale":
+        tensor = torch.ones(2)
+        assert bind(made, {"p": tensor})["p"] is tensor
+
+
+@pytest.mark.parametrize("declared", ["integer", "list[", "list[]", "int |", "list[Imag]", "[int]", "dict[str]"])
+def test_an_unknown_type_is_named(tmp_path: Path, declared: str) -> None:
+    with pytest.raises(WorkflowError, match="unknown type"):
+        graph(tmp_path, f"{{p: {{type: '{declared}'}}}}")

@@ -1,0 +1,86 @@
+"""Nodes that tell which of them ran, for the tests of choices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from guidegraph import Tensor, hookimpl, node
+from guidegraph.graph.execution.run import RunOptions, RunResult, run
+from guidegraph.graph.ir import Graph
+from guidegraph.graph.language.bind import bind
+from guidegraph.graph.node import get_spec
+from guidegraph.graph.registry import Registry
+from guidegraph.graph.resolution.load import build
+from tests.graph import engine_nodes
+
+ran: list[str] = []
+
+
+@node("pick.mark")
+def mark(a: float = 0.0, *, name: str, plus: float = 0.0) -> float:
+    """a plus a number; notes its name."""
+    ran.append(name)
+    return a + plus
+
+
+@node("pick.effect", pure=False)
+def effect(a: float, *, name: str) -> float:
+    """a; notes its name, as a node that writes a file would leave one."""
+    ran.append(name)
+    return a
+
+
+@node("pick.size")
+def size(a: float) -> str:
+    """`big` above 2, else `small`."""
+    ran.append("size")
+    return "big" if a > 2 else "small"
+
+
+@node("pick.above")
+def above(a: float, *, bound: float = 2.0) -> bool:
+    """Whether a is above a bound."""
+    return a > bound
+
+
+@node("pick.above_as_tensor")
+def above_as_tensor(a: float) -> Tensor:
+    """Whether a is above 2, as a tensor of one element."""
+    return torch.tensor([a > 2])
+
+
+@node("pick.weigh")
+def weigh(model: Any, x: Tensor, y: Tensor, *, by: float, name: str) -> Tensor:
+    """The squared error of a model, weighed."""
+    ran.append(name)
+    result: torch.Tensor = by * (model(x) - y).square().mean()
+    return result
+
+
+NODES = (mark, effect, size, above, above_as_tensor, weigh)
+
+REGISTRY = Registry({**engine_nodes.REGISTRY.nodes, **{get_spec(f).id: get_spec(f) for f in NODES}})
+
+
+def graph_of(text: str, folder: Path) -> Graph:
+    """The graph of a workflow given as text; ``guidegraph: 1`` is put before it."""
+    path = folder / "workflow.yaml"
+    path.write_text("guidegraph: 1\n" + text)
+    return build(path, REGISTRY)
+
+
+def run_choice(text: str, folder: Path, values: dict[str, Any] | None = None, **options: Any) -> RunResult:
+    """Run a workflow given as text; ``ran`` then has the names of the nodes that ran."""
+    ran.clear()
+    graph = graph_of(text, folder)
+    return run(graph, bind(graph, values or {}), RunOptions(**options))
+
+
+@hookimpl
+def guidegraph_nodes() -> Sequence[Callable[..., Any]]:
+    """So that the command line can use them: ``--plugin tests.graph.resolution.choice_nodes``."""
+    return NODES

@@ -1,0 +1,269 @@
+"""Changes of the process by a node are undone after its call, and the node is named once."""
+
+from __future__ import annotations
+
+import os
+import random
+import struct
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pytest
+import torch
+
+from guidegraph import NodeError
+from guidegraph.graph.execution.run import RunOptions, run
+from guidegraph.graph.node import get_spec, node
+from guidegraph.graph.registry import Registry
+from guidegraph.graph.resolution.load import build
+from guidegraph.graph.trust import process_state
+from guidegraph.graph.trust.random_state import TwisterState, _philox_seeded, is_seeded
+
+CHANGES: dict[str, Callable[[], object]] = {
+    "the current directory": lambda: os.chdir("/"),
+    "torch's default dtype": lambda: torch.set_default_dtype(torch.float64),
+    "torch's default device": lambda: torch.set_default_device("meta"),
+    "torch's recording of gradients": lambda: torch.set_grad_enabled(True),
+    "torch's number of threads": lambda: torch.set_num_threads(3),
+    "torch's precision of matrix products": lambda: torch.set_float32_matmul_precision("medium"),
+    "environment variables": lambda: os.environ.update(GG_TEST_LEFT="1", HOME="/nowhere"),
+    "torch's random generator": lambda: torch.manual_seed(11),
+    "Python's random generator": lambda: random.seed(11),
+    "NumPy's random generator": lambda: np.random.seed(11),
+}
+
+
+def state() -> list[Any]:
+    numpy_state: Any = np.random.get_state()
+    return [
+        os.getcwd(),
+        torch.get_default_dtype(),
+        torch.get_default_device(),
+        torch.is_grad_enabled(),
+        torch.get_num_threads(),
+        torch.get_float32_matmul_precision(),
+        dict(os.environ),
+        torch.get_rng_state().tolist(),
+        random.getstate(),
+        [*numpy_state[1], numpy_state[2]],
+    ]
+
+
+@node("meddler.change", pure=False)
+def change(x: float, *, what: str, fails: bool = False) -> float:
+    """x, and a change of the process."""
+    CHANGES[what]()
+    if fails:
+        raise ValueError("after the change")
+    return x
+
+
+@node("meddler.draw", pure=False)
+def draw(x: float) -> float:
+    """A number from each generator."""
+    return x + random.random() + float(np.random.rand()) + float(torch.rand(()))
+
+
+seen: list[list[Any]] = []
+
+
+@node("meddler.look", pure=False)
+def look(x: float) -> float:
+    """x, and the state that a node sees."""
+    seen.append(state())
+    return x
+
+
+class Model(Protocol):
+    """Numbers to a number."""
+
+    def __call__(self, x: float) -> float: ...
+
+
+@node("meddler.model")
+def model() -> Model:
+    """A model that changes the process when it is called."""
+
+    def call(x: float) -> float:
+        torch.set_default_dtype(torch.float64)
+        return x
+
+    return call
+
+
+@node("meddler.ask")
+def ask(model: Model, x: float = 1.0) -> float:
+    """What the model says."""
+    return model(x)
+
+
+@node("meddler.ask_nobody")
+def ask_nobody(x: float = 1.0) -> float:
+    """x."""
+    return x
+
+
+REGISTRY = Registry({spec.id: spec for spec in map(get_spec, (change, draw, look, model))}, {"Model": Model})
+
+
+@pytest.fixture(autouse=True)
+def _as_before() -> Iterator[None]:
+    """Restore the process, so that tests do not affect each other."""
+    seen.clear()
+    folder, variables, generator = os.getcwd(), dict(os.environ), random.getstate()
+    yield
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(variables)
+    random.setstate(generator)
+    torch.set_default_dtype(torch.float32)
+    torch.set_default_device(None)
+    torch.set_grad_enabled(True)
+    torch.set_num_threads(1)
+    torch.set_float32_matmul_precision("highest")
+
+
+def run_nodes(folder: Path, nodes: str, output: str = "a", registry: Registry = REGISTRY) -> tuple[Any, list[str]]:
+    """The output of a workflow, and the warnings of the run."""
+    path = folder / "w.yaml"
+    path.write_text(f"guidegraph: 1\nnodes:\n{nodes}\noutputs: {{out: {output}}}\n")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        result = run(build(path, registry), {}, RunOptions())
+    return result.outputs["out"], [str(warning.message) for warning in caught]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("what", CHANGES)
+def test_each_change_is_undone_and_the_node_is_named(tmp_path: Path, what: str, fails: bool) -> None:
+    before = state()
+    nodes = f'  a: {{use: meddler.change, with: {{x: 1, what: "{what}", fails: {str(fails).lower()}}}}}'
+    if fails:
+        with pytest.raises(NodeError, match="after the change"), pytest.warns(UserWarning, match=what):
+            run_nodes_uncaught(tmp_path, nodes)
+    else:
+        _, (message,) = run_nodes(tmp_path, f"{nodes}\n  b: {{use: meddler.look, in: {{x: a}}}}", "b")
+        assert message.startswith(f"{tmp_path / 'w.yaml'}:3:3: nodes.a (meddler.change) ")
+        assert what in message
+        assert seen == [[*before[:3], False, *before[4:]]]  # a run records no gradients
+    assert state() == before
+
+
+def run_nodes_uncaught(folder: Path, nodes: str) -> None:
+    path = folder / "w.yaml"
+    path.write_text(f"guidegraph: 1\nnodes:\n{nodes}\noutputs: {{out: a}}\n")
+    run(build(path, REGISTRY), {}, RunOptions())
+
+
+def test_a_node_in_a_loop_is_named_once(tmp_path: Path) -> None:
+    loop = """  steps:
+    loop: {over: params.n, as: i}
+    body: {moved: {use: meddler.change, in: {x: loop.i}, with: {what: the current directory}}}
+    collect: {seen: moved}"""
+    path = tmp_path / "w.yaml"
+    path.write_text(f"guidegraph: 1\nparams: {{n: 5}}\nnodes:\n{loop}\noutputs: {{out: steps.seen}}\n")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run(build(path, REGISTRY), {"n": 5}, RunOptions())
+    assert len(caught) == 1
+
+
+def test_draws_are_not_undone(tmp_path: Path) -> None:
+    """The next draw differs: only seeds are undone."""
+    nodes = "\n".join(f"  {name}: {{use: meddler.draw, with: {{x: 0}}}}" for name in "ab")
+    first, messages = run_nodes(tmp_path, nodes + "\n  c: {use: meddler.look, in: {x: a}}")
+    second, _ = run_nodes(tmp_path, nodes)
+    assert messages == []
+    assert first != second
+
+
+def test_setting_the_same_seed_again_is_detected(tmp_path: Path) -> None:
+    torch.manual_seed(11)
+    torch.rand(5000)
+    before = torch.get_rng_state()
+    _, (message,) = run_nodes(tmp_path, '  a: {use: meddler.change, with: {x: 1, what: "torch\'s random generator"}}')
+    assert "seeds torch's random generator" in message
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_many_draws_are_not_taken_for_a_seed() -> None:
+    def twister() -> TwisterState:
+        numbers = random.getstate()[1]
+        return TwisterState(numbers[:624], numbers[624])
+
+    random.seed(5)
+    states = [twister()]
+    for draws in (1, 623, 1, 5000, 100_000):
+        random.getrandbits(32 * draws)
+        states.append(twister())
+    for before, after in pairwise(states):
+        assert not is_seeded(before, after)
+    assert is_seeded(states[1], states[0])  # given out again
+    random.seed(6)
+    assert is_seeded(states[-1], twister())
+
+
+def test_a_model_called_by_a_built_in_node_is_watched_too(tmp_path: Path) -> None:
+    own = {spec.id: replace(spec, distribution="guidegraph==1") for spec in map(get_spec, (ask, ask_nobody))}
+    registry = Registry({**REGISTRY.nodes, **own}, {"Model": Model})
+    nodes = "  model: {use: meddler.model}\n  a: {use: meddler.ask, in: {model: model}}"
+    _, (message,) = run_nodes(tmp_path, nodes, "a", registry)
+    assert "nodes.a (meddler.ask) changes torch's default dtype to torch.float64" in message
+    assert torch.get_default_dtype() == torch.float32
+    assert {spec.id: spec.watch for spec in registry.nodes.values()} == {
+        "meddler.change": "everything",
+        "meddler.draw": "everything",
+        "meddler.look": "everything",
+        "meddler.model": "everything",
+        "meddler.ask": "torch",
+        "meddler.ask_nobody": "nothing",
+    }
+
+
+def test_a_cuda_seed_differs_from_draws_by_its_offset() -> None:
+    def state_of(seed: int, offset: int) -> torch.Tensor:
+        return torch.frombuffer(bytearray(struct.pack("<QQ", seed, offset)), dtype=torch.uint8)
+
+    before = state_of(7, 12)
+    assert not _philox_seeded(before, state_of(7, 16))
+    assert _philox_seeded(before, state_of(7, 4))
+    assert _philox_seeded(before, state_of(8, 16))
+
+
+def test_overlapping_calls_restore_the_state_before_the_first(tmp_path: Path) -> None:
+    """The second call begins while the first has changed the folder, and ends after the folder was restored."""
+    folder = os.getcwd()
+    changed, begun, ended = threading.Event(), threading.Event(), threading.Event()
+    call: Any = build_call(tmp_path)
+
+    def first() -> None:
+        saved = process_state.save_state("everything")
+        os.chdir("/")
+        changed.set()
+        begun.wait(10)
+        process_state.restore_state(saved, call)
+        ended.set()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        thread = threading.Thread(target=first)
+        thread.start()
+        changed.wait(10)
+        saved = process_state.save_state("everything")
+        begun.set()
+        ended.wait(10)
+        process_state.restore_state(saved, call)
+        thread.join()
+    assert os.getcwd() == folder
+
+
+def build_call(folder: Path) -> Any:
+    path = folder / "w.yaml"
+    path.write_text("guidegraph: 1\nnodes: {a: {use: meddler.look, with: {x: 1}}}\noutputs: {out: a}\n")
+    return build(path, REGISTRY).ops["a"]

@@ -1,0 +1,75 @@
+"""The released sizes on the meta device: no key missing, none left over, from diffusers' names and from CompVis'."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from guidegraph.nodes.checkpoints.diffusers.first_stage import to_compvis
+from guidegraph.nodes.checkpoints.diffusers.unet import read_unet_shape, unet_tensors
+from guidegraph.nodes.checkpoints.first_stage import infer_first_stage_shape
+from guidegraph.nodes.checkpoints.structure import Heads
+from guidegraph.nodes.checkpoints.structure import infer_unet_shape as shape_of_tensors
+from guidegraph.nodes.models.released.autoencoder import ReleasedKL
+from guidegraph.nodes.models.released.unet import ReleasedUNet
+
+diffusers = pytest.importorskip("diffusers")
+
+SD2 = {"attention_head_dim": (5, 10, 20, 20), "cross_attention_dim": 1024, "use_linear_projection": True}
+UNETS: dict[str, tuple[dict[str, Any], Heads, int]] = {
+    "Stable Diffusion 1.5": ({"cross_attention_dim": 768}, Heads(heads=8), 859_520_964),
+    "Stable Diffusion 1.5 inpainting": ({"cross_attention_dim": 768, "in_channels": 9}, Heads(heads=8), 859_535_364),
+    "Stable Diffusion 2.1": (SD2, Heads(head_channels=64), 865_910_724),
+    "SDXL": (
+        {
+            "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+            "block_out_channels": (320, 640, 1280),
+            "attention_head_dim": (5, 10, 20),
+            "transformer_layers_per_block": (1, 2, 10),
+            "cross_attention_dim": 2048,
+            "use_linear_projection": True,
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 256,
+            "projection_class_embeddings_input_dim": 2816,
+        },
+        Heads(head_channels=64),
+        2_567_463_684,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNETS)
+def test_a_released_unet_has_every_key_and_no_other(name: str) -> None:
+    config, heads, parameters = UNETS[name]
+    with torch.device("meta"):
+        model = diffusers.UNet2DConditionModel(**config)
+        shape = read_unet_shape({**model.config, "_class_name": "UNet2DConditionModel"}, Path("unet"), "eps")
+        wanted = ReleasedUNet(shape).state_dict()
+        held = unet_tensors(model.state_dict(), shape)
+    assert {key: value.shape for key, value in held.items()} == {key: value.shape for key, value in wanted.items()}
+    assert sum(value.numel() for value in held.values()) == parameters
+    told = shape_of_tensors(held, "file", samples=4, heads=heads)
+    attended = [level for level, depth in enumerate(shape.depths) if depth]
+    assert [told.heads[level] for level in attended] == [shape.heads[level] for level in attended]
+    for field in ("widths", "depths", "middle_depth", "blocks", "context_dim", "adm_channels", "spatial_channels"):
+        assert getattr(told, field) == getattr(shape, field), field
+
+
+def test_the_released_autoencoder_has_every_key_and_no_other() -> None:
+    with torch.device("meta"):
+        model = diffusers.AutoencoderKL(
+            block_out_channels=(128, 256, 512, 512),
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            layers_per_block=2,
+        )
+        held = to_compvis(model.state_dict())
+        shape = infer_first_stage_shape(held, "vae")
+        wanted = ReleasedKL(shape, 1.0).state_dict()
+    assert {key: value.shape for key, value in held.items()} == {key: value.shape for key, value in wanted.items()}
+    assert sum(value.numel() for value in held.values()) == 83_653_863
+    assert shape.factor == 8

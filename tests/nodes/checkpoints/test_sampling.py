@@ -1,0 +1,43 @@
+"""checkpoint.sampling: the timesteps that a checkpoint's own software visits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from guidegraph.nodes.checkpoints.sampling import checkpoint_sampling
+
+
+def test_a_folder_says_it_in_its_scheduler_config(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"there is no file '.*scheduler_config\.json': the folder is incomplete"):
+        checkpoint_sampling(path=tmp_path)
+    (tmp_path / "scheduler").mkdir()
+    config = tmp_path / "scheduler" / "scheduler_config.json"
+    config.write_text(json.dumps({"steps_offset": 1, "set_alpha_to_one": False, "timestep_spacing": "trailing"}))
+    assert checkpoint_sampling(path=tmp_path) == (1, "first", "trailing")
+    config.write_text("{}")
+    assert checkpoint_sampling(path=tmp_path) == (0, "one", "leading")
+    config.write_text(json.dumps({"timestep_spacing": "odd"}))
+    with pytest.raises(ValueError, match="'timestep_spacing' is 'odd'; supported are leading, trailing, linspace"):
+        checkpoint_sampling(path=tmp_path)
+
+
+def test_a_file_has_what_its_family_has(tmp_path: Path) -> None:
+    torch.save({"state_dict": {"model.diffusion_model.out.2.bias": torch.zeros(4)}}, tmp_path / "stable.ckpt")
+    assert checkpoint_sampling(path=tmp_path / "stable.ckpt") == (1, "first", "leading")
+    torch.save({"time_embed.0.weight": torch.zeros(4, 1)}, tmp_path / "guided.pt")
+    assert checkpoint_sampling(path=tmp_path / "guided.pt") == (0, "one", "leading")
+
+
+@pytest.mark.parametrize("text", ["model: {target: a, params: {}}\n", "a: !x 3\n"])
+def test_a_diffusers_folder_with_a_config_yaml_is_still_one(text: str, tmp_path: Path) -> None:
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
+    (tmp_path / "scheduler").mkdir()
+    config = tmp_path / "scheduler" / "scheduler_config.json"
+    config.write_text(json.dumps({"steps_offset": 0, "set_alpha_to_one": True, "timestep_spacing": "trailing"}))
+    (tmp_path / "config.yaml").write_text(text)
+    (tmp_path / "model.safetensors").write_bytes(b"x")
+    assert checkpoint_sampling(path=tmp_path) == (0, "one", "trailing")

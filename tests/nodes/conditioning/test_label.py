@@ -1,0 +1,82 @@
+"""Class labels as tensors and as conditions."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from guidegraph.nodes.conditioning.label import argmax_label, constant_label, cycle_labels, embed_label
+from guidegraph.nodes.models.model import load_model, new_classifier, new_label_embedder, save_model
+from guidegraph.nodes.training.losses import constant_timesteps, cross_entropy
+
+
+def test_labels_cycle_through_the_classes() -> None:
+    assert cycle_labels(classes=3, batch=5).tolist() == [0, 1, 2, 0, 1]
+    assert cycle_labels(classes=3, batch=4, start=2).tolist() == [2, 0, 1, 2]
+    assert constant_label(label=4, batch=3).tolist() == [4, 4, 4]
+
+
+def test_a_label_beyond_the_classes_is_refused_where_their_number_is_known() -> None:
+    assert constant_label(label=[9, 0], classes=10).tolist() == [9, 0]
+    assert constant_label(label=10).tolist() == [10]
+    with pytest.raises(ValueError, match="the classes are 0 … 9; found label 10"):
+        constant_label(label=[3, 10], batch=2, classes=10)
+
+
+def test_argmax_counts_from_the_first_column() -> None:
+    scores = torch.tensor([[1.0, 0, 0, 1, 0], [1, 0, 0, 0, 1]])
+    assert argmax_label(scores, first=2, count=3).tolist() == [1, 2]
+    assert argmax_label(scores).tolist() == [0, 0]
+    with pytest.raises(ValueError, match="columns 3 … 5 are not all there: the scores have 5"):
+        argmax_label(scores, first=3, count=3)
+
+
+def test_a_label_is_a_row_of_the_embedding_and_none_is_the_last() -> None:
+    embedder = new_label_embedder(classes=4, width=6, seed=1)
+    weight = embedder.embedding.weight  # type: ignore[attr-defined]
+    condition = embed_label(embedder, torch.tensor([2, 0]))
+    assert condition.vector is not None
+    torch.testing.assert_close(condition.vector, weight[[2, 0]])
+    nothing = embed_label(embedder)
+    assert nothing.vector is not None
+    torch.testing.assert_close(nothing.vector, weight[4:])
+    for wrong in (5, -1):
+        with pytest.raises(ValueError, match=r"labels are 0 … 3, and 4 for none"):
+            embed_label(embedder, torch.tensor([0, wrong]))
+
+
+def test_labels_and_classifiers_are_kept_with_the_model(tmp_path: Path) -> None:
+    label = new_label_embedder(classes=4, width=6, seed=1)
+    classifier = new_classifier(classes=4, size=8, channels=8, multipliers=(1, 2), attention=(1,), patch=2, heads=2)
+    save_model(label=label, classifier=classifier, path=tmp_path, dtype="float32")
+    loaded = load_model(path=tmp_path)
+    x, t = torch.randn(2, 1, 8, 8), torch.tensor([3.0, 700.0])
+    torch.testing.assert_close(loaded.classifier(x, t), classifier(x, t))
+    assert loaded.label.classes == 4
+    torch.testing.assert_close(embed_label(loaded.label).vector, embed_label(label).vector)
+    with pytest.raises(ValueError, match="has no part 'denoiser'"):
+        loaded.denoiser(x, t, embed_label(label))
+
+
+def test_cross_entropy_is_torchs_of_vectors_and_of_maps() -> None:
+    logits, label = torch.randn(3, 4), torch.tensor([1, 0, 3])
+    torch.testing.assert_close(cross_entropy(logits, label), F.cross_entropy(logits, label))
+    maps, labels = torch.randn(2, 4, 3, 3), torch.randint(0, 4, (2, 3, 3))
+    torch.testing.assert_close(cross_entropy(maps, labels), F.cross_entropy(maps, labels))
+
+
+def test_constant_timesteps_have_one_for_each_sample() -> None:
+    assert constant_timesteps(torch.zeros(3, 1, 2, 2), t=7).tolist() == [7.0, 7.0, 7.0]
+
+
+def test_a_missing_part_raises_only_on_use(tmp_path: Path) -> None:
+    save_model(label=new_label_embedder(classes=4, width=6), path=tmp_path)
+    missing = load_model(path=tmp_path).autoencoder
+    assert not hasattr(missing, "parameters")
+    copy.copy(missing)
+    with pytest.raises(ValueError, match="has no part 'autoencoder'"):
+        missing.encode(torch.zeros(1, 3, 8, 8))

@@ -1,0 +1,35 @@
+"""What the detector says of pictures, against labels."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from guidegraph.nodes.data.sprites import CLASSES, OBJECTS
+from guidegraph.nodes.metrics.detector import detect, finds
+
+
+def label(*names: str) -> torch.Tensor:
+    return torch.tensor([[float(name in names) for name in CLASSES]])
+
+
+def test_all_named_objects_must_be_found_and_others_do_not_matter() -> None:
+    asked = label(OBJECTS[0], OBJECTS[5], "night", "snow")
+    seen = [
+        label(OBJECTS[0], OBJECTS[5], "night", "snow"),
+        label(OBJECTS[0], OBJECTS[5], OBJECTS[7], "day", "snow"),
+        label(OBJECTS[0], OBJECTS[7], "night", "snow"),
+        label(OBJECTS[0], OBJECTS[5], "night", "sand"),
+    ]
+    actual = finds(torch.cat(seen) - 0.5, asked.expand(4, -1))
+    assert actual.objects.tolist() == [True, True, False, True]
+    assert actual.background.tolist() == [True, False, True, False]
+
+
+def test_labels_of_another_kind_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"found shapes \(2, 10\) and \(2, 10\)"):
+        finds(torch.zeros(2, 10), torch.zeros(2, 10))
+
+
+def test_a_detector_is_called_on_pictures() -> None:
+    assert torch.equal(detect(lambda image: image.mean((2, 3)), torch.ones(2, 3, 4, 4)), torch.ones(2, 3))

@@ -1,0 +1,75 @@
+"""Dependencies point one way: guidegraph → plugins → nodes → graph → runtime."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.paths import ROOT
+
+FOLDERS = ("graph", "nodes", "plugins", "workflows")
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """The code laid out as it is installed, where a test may add a violation."""
+    modules_only = shutil.ignore_patterns("__pycache__", "*.npz", "*.safetensors", "*.yaml", "*.json")
+    shutil.copytree(ROOT / "guidegraph", tmp_path / "guidegraph", ignore=modules_only)
+    shutil.copytree(ROOT / "runtime" / "guidegraph_runtime", tmp_path / "guidegraph_runtime", ignore=modules_only)
+    for name in FOLDERS:
+        shutil.copytree(ROOT / name, tmp_path / "guidegraph" / name, ignore=modules_only)
+    return tmp_path
+
+
+def lint(tree: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from importlinter.cli import lint_imports_command as c; c()"]
+    return subprocess.run(
+        [*command, "--no-logo", "--no-cache", str(ROOT / "pyproject.toml")],
+        cwd=tree,
+        env=os.environ | {"PYTHONPATH": str(tree), "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_layers_hold(tree: Path) -> None:
+    result = lint(tree)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "line", "found"),
+    [
+        ("guidegraph/graph/bad.py", "import guidegraph.nodes.types", "guidegraph.graph.bad -> guidegraph.nodes.types"),
+        ("guidegraph/graph/bad.py", "from guidegraph import plugins", "guidegraph.graph.bad -> guidegraph.plugins"),
+        (
+            "guidegraph/nodes/bad.py",
+            "from guidegraph.plugins import hookspecs",
+            "guidegraph.nodes.bad -> guidegraph.plugins",
+        ),
+        ("guidegraph/nodes/bad.py", "from guidegraph import node", "guidegraph.nodes.bad -> guidegraph "),
+        ("guidegraph/plugins/bad.py", "from guidegraph import node", "guidegraph.plugins.bad -> guidegraph "),
+        (
+            "guidegraph/plugins/diffusers_adapter/bad.py",
+            "import guidegraph.nodes.types",
+            "guidegraph.plugins.diffusers_adapter.bad -> guidegraph.nodes.types",
+        ),
+        ("guidegraph/new.py", "", "guidegraph.new"),
+        ("guidegraph_runtime/bad.py", "import torch", "guidegraph_runtime.bad -> torch"),
+        (
+            "guidegraph_runtime/bad.py",
+            "import guidegraph.graph.types",
+            "guidegraph_runtime.bad -> guidegraph.graph.types",
+        ),
+    ],
+)
+def test_violation_is_found(tree: Path, module: str, line: str, found: str) -> None:
+    (tree / module).write_text(line + "\n")
+    result = lint(tree)
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert found in result.stdout

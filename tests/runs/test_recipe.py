@@ -1,0 +1,178 @@
+"""Pictures that can be made again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from guidegraph.runs.recipe import KEYWORD, portable_value
+from guidegraph_runtime.pictures.png import read_png_text
+from tests.commands.command import Command
+from tests.commands.test_run import DRAW, record
+
+BLOCK = """
+guidegraph: 1
+params: {seed: {type: int}}
+nodes: {p: {use: toy.picture, in: {seed: params.seed}, with: {batch: 2}}}
+outputs: {image: p}
+"""
+USES_BLOCK = """
+guidegraph: 1
+params: {seed: 5}
+nodes: {draw: {use: ./blocks/draw.yaml, in: {seed: params.seed}}}
+outputs: {image: draw.image}
+"""
+
+
+def pixel(path: Path) -> object:
+    with Image.open(path) as picture:
+        return picture.getpixel((0, 0))
+
+
+def test_a_picture_is_made_again_with_its_batch(cli: Command) -> None:
+    workflow = cli.workflow("draw.yaml", DRAW)
+    assert cli("run", workflow, "--out", "a", "--set", "seed=7", "--set", "batch=2").code == 0
+    workflow.unlink()
+    assert cli("run", "a/image-0001.png", "--out", "b").code == 0
+    assert pixel(Path("a/image-0001.png")) == pixel(Path("b/image-0001.png"))
+    assert {p.name for p in Path("a").iterdir()} == {p.name for p in Path("b").iterdir()}
+    assert record(Path("a"))["digests"] == record(Path("b"))["digests"]
+
+
+def test_a_parameter_can_be_changed(cli: Command) -> None:
+    assert cli("run", cli.workflow("draw.yaml", DRAW), "--out", "a", "--set", "seed=7").code == 0
+    assert cli("run", "a/image.png", "--out", "b", "--set", "seed=8", "--set", "batch=2").code == 0
+    assert record(Path("b"))["parameters"]["seed"] == 8
+    assert cli("run", "b/image-0000.png", "--out", "c").code == 0
+    assert record(Path("c"))["parameters"]["seed"] == 8
+
+
+def test_the_picture_says_what_made_it(cli: Command) -> None:
+    workflow = cli.workflow("draw.yaml", DRAW)
+    assert cli("run", workflow, "--out", "a", "--set", "batch=2", "--only", "image", "--dtype", "float64").code == 0
+    found = json.loads(read_png_text("a/image-0001.png")[KEYWORD])
+    assert found["workflow"] == "draw.yaml"
+    assert found["sources"] == {"draw.yaml": DRAW}
+    assert found["params"] == {"seed": 3, "batch": 2, "prompt": "a tiger", "sizes": [1, 2]}
+    assert (found["output"], found["index"], found["batch"], found["seeds"]) == ("image", 1, 2, {"nodes.image": 3})
+    assert cli("run", "a/image-0001.png", "--out", "b").code == 0
+    assert (record(Path("b"))["only"], record(Path("b"))["dtype"]) == (["image"], "float64")
+
+
+def test_a_picture_carries_the_blocks_of_its_workflow(cli: Command) -> None:
+    block = cli.workflow("blocks/draw.yaml", BLOCK)
+    workflow = cli.workflow("main.yaml", USES_BLOCK)
+    assert cli("run", workflow, "--out", "a").code == 0
+    block.unlink()
+    workflow.unlink()
+    assert cli("run", "a/image-0001.png", "--out", "b").code == 0
+    assert pixel(Path("a/image-0001.png")) == pixel(Path("b/image-0001.png"))
+
+
+def test_the_texts_in_the_picture_win_over_files_that_changed(cli: Command) -> None:
+    workflow = cli.workflow("draw.yaml", DRAW)
+    assert cli("run", workflow, "--out", "a").code == 0
+    workflow.write_text("guidegraph: 2")
+    assert cli("validate", "a/image.png").out == "a/image.png: ok\n"
+
+
+READ = """
+guidegraph: 1
+params: {path: {type: Path}}
+nodes:
+  i: {use: toy.picture}
+  r: {use: toy.read, in: {path: params.path}}
+outputs: {i: i, r: r}
+"""
+
+
+def test_a_picture_names_no_folder_of_its_maker(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    cli.workflow("far/secret/a.txt", "here")
+    workflow = cli.workflow("far/draw/read.yaml", READ)
+    for name in ("near", "project"):
+        (cli.folder / name).mkdir()
+    monkeypatch.chdir(cli.folder / "project")
+    assert cli("run", workflow, "--out", "../near/a", "--set", "path=../far/secret/a.txt").code == 0
+    text = read_png_text("../near/a/i.png")[KEYWORD]
+    assert str(cli.folder) not in text
+    assert json.loads(text)["params"] == {"path": "a.txt"}
+    assert list(json.loads(text)["sources"]) == ["read.yaml"]
+
+
+def test_a_file_that_a_picture_reads_is_given_again_or_allowed(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    cli.workflow("a.txt", "here")
+    assert cli("run", cli.workflow("read.yaml", READ), "--out", "a", "--set", "path=a.txt").code == 0
+    refused = cli("run", "a/i.png", "--out", "b")
+    assert refused.code == 2
+    assert f"--allow-read {cli.folder / 'a.txt'}, or --set path=PATH" in refused.err
+    assert not Path("b").exists()
+    assert cli("run", "a/i.png", "--out", "b", "--allow-read", "a.txt").code == 0
+    elsewhere = cli.folder / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert cli("run", "../a/i.png", "--out", "c", "--set", "path=../a.txt").code == 0
+    assert json.loads(Path("c/r.json").read_text()) == "here"
+
+
+def test_a_picture_of_the_former_format_is_made_again(cli: Command) -> None:
+    from PIL.PngImagePlugin import PngInfo
+
+    workflow = str(cli.folder / "gone" / "draw.yaml")
+    info = PngInfo()
+    recipe = {"format": 1, "workflow": workflow, "sources": {workflow: DRAW}, "params": {"seed": 7}}
+    info.add_itxt(KEYWORD, json.dumps(recipe))
+    Image.new("RGB", (2, 2)).save("old.png", pnginfo=info)
+    assert cli("run", "old.png", "--out", "b").code == 0
+    assert record(Path("b"))["parameters"]["seed"] == 7
+
+
+def test_what_ships_with_the_package_is_named_so() -> None:
+    import guidegraph.workflows
+
+    (folder,) = list(guidegraph.workflows.__path__)[:1]
+    assert portable_value(Path(folder) / "text_to_image.yaml") == "pkg:text_to_image.yaml"
+    assert portable_value(Path("a")) == str(Path.cwd() / "a")
+
+
+def test_a_picture_from_elsewhere_is_refused(cli: Command) -> None:
+    Image.new("RGB", (2, 2)).save("plain.png")
+    result = cli("run", "plain.png")
+    assert result.code == 2
+    assert result.err.startswith("plain.png:1:1: no-workflow: ")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "{}",
+        '{"format": 1}',
+        '{"format": 2, "workflow": "a"}',
+        '{"format": 1, "workflow": "a", "sources": {"a": 1}, "params": {}}',
+        '{"format": 1, "workflow": "a", "sources": {"b": ""}, "params": {}}',
+        '{"format": 1, "workflow": "a", "sources": {"a": "guidegraph: 1"}, "params": []}',
+        "[" * 100_000,
+    ],
+)
+def test_a_damaged_text_is_refused(cli: Command, text: str) -> None:
+    from PIL.PngImagePlugin import PngInfo
+
+    info = PngInfo()
+    info.add_itxt(KEYWORD, text)
+    Image.new("RGB", (2, 2)).save("bad.png", pnginfo=info)
+    result = cli("run", "bad.png")
+    assert result.code == 2
+    assert "bad-workflow" in result.err
+
+
+@pytest.mark.parametrize("content", [b"", b"GIF89a", b"\x89PNG\r\n\x1a\n", b"\x89PNG\r\n\x1a\nIHDR"])
+def test_what_is_no_png_is_refused(cli: Command, content: bytes) -> None:
+    Path("not.png").write_bytes(content)
+    result = cli("run", "not.png")
+    assert result.code == 2
+    assert "not-a-picture" in result.err

@@ -1,0 +1,93 @@
+"""Written files are complete or missing, never partial."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from guidegraph_runtime.files.atomic import atomic_path, write_bytes, write_text
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir())
+
+
+def test_file_appears_only_at_the_end(tmp_path: Path) -> None:
+    with atomic_path(tmp_path / "a.json") as temporary:
+        temporary.write_text("{}")
+        assert temporary.parent == tmp_path
+        assert temporary.suffix == ".json"
+        assert not (tmp_path / "a.json").exists()
+    assert names(tmp_path) == ["a.json"]
+    assert (tmp_path / "a.json").read_text() == "{}"
+
+
+def write_half_a_file(path: Path, failure: type[BaseException]) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise failure
+
+
+@pytest.mark.parametrize("failure", [RuntimeError, KeyboardInterrupt])
+def test_failure_keeps_the_old_file_and_leaves_nothing(tmp_path: Path, failure: type[BaseException]) -> None:
+    write_text(tmp_path / "a.txt", "old")
+    with pytest.raises(failure):
+        write_half_a_file(tmp_path / "a.txt", failure)
+    assert names(tmp_path) == ["a.txt"]
+    assert (tmp_path / "a.txt").read_text() == "old"
+
+
+def test_block_that_writes_nothing_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), atomic_path(tmp_path / "a.txt"):
+        pass
+    assert names(tmp_path) == []
+
+
+def test_two_writers_do_not_meet(tmp_path: Path) -> None:
+    with atomic_path(tmp_path / "a") as first, atomic_path(tmp_path / "a") as second:
+        assert first != second
+        first.write_text("1")
+        second.write_text("2")
+    assert (tmp_path / "a").read_text() == "1"
+    assert names(tmp_path) == ["a"]
+
+
+def test_missing_folders_are_made(tmp_path: Path) -> None:
+    write_bytes(tmp_path / "a" / "b" / "c.bin", b"\0\r\n")
+    assert (tmp_path / "a" / "b" / "c.bin").read_bytes() == b"\0\r\n"
+
+
+def test_text_is_utf8_with_its_own_line_ends(tmp_path: Path) -> None:
+    write_text(str(tmp_path / "a.txt"), "σ\nα\r\n")
+    assert (tmp_path / "a.txt").read_bytes() == "σ\nα\r\n".encode()
+
+
+def test_writers_that_go_by_suffix(tmp_path: Path) -> None:
+    with atomic_path(tmp_path / "a.npz") as temporary:
+        np.savez(temporary, x=np.arange(3))
+    assert names(tmp_path) == ["a.npz"]
+
+
+def test_long_names_fit(tmp_path: Path) -> None:
+    write_text(tmp_path / ("n" * 251 + ".txt"), "")
+    assert len(names(tmp_path)) == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
+def test_permissions_are_those_of_a_file_written_plainly(tmp_path: Path) -> None:
+    (tmp_path / "plain").write_text("")
+    write_text(tmp_path / "atomic", "")
+    assert (tmp_path / "atomic").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_only_what_must_last_waits_for_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flushed: list[int] = []
+    monkeypatch.setattr(os, "fsync", flushed.append)
+    write_text(tmp_path / "a.txt", "soon written anew", durable=False)
+    assert (tmp_path / "a.txt").read_text() == "soon written anew"
+    assert flushed == []
+    write_text(tmp_path / "a.txt", "to stay")
+    assert len(flushed) == 1

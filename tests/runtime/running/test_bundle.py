@@ -1,0 +1,26 @@
+"""The memory of an open bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from guidegraph_runtime import Bundle, BundleError, SessionSettings
+from tests.runtime.running import bundles
+
+
+def test_bytes_are_held_until_no_session_is_to_be_made_of_them(tmp_path: Path) -> None:
+    def twice(value: dict[str, Any]) -> None:
+        value["parts"]["again"] = value["parts"]["step"]
+
+    bundle = Bundle(bundles.write_bundle(tmp_path / "bundle", change=twice), SessionSettings.on("cpu"))
+    bundle.session("step")
+    assert bundle.file("parts/step.onnx.data") == bundles.WEIGHTS.tobytes()
+    bundle.session("again")
+    for name in ("parts/step.onnx", "parts/step.onnx.data"):
+        with pytest.raises(BundleError, match="released"):
+            bundle.file(name)
+    assert bundle.file("parts/total.onnx")
+    assert bundle.session("step") is bundle.session("step")

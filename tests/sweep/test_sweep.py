@@ -1,0 +1,323 @@
+"""``guidegraph sweep``: cells, their folder, what is run again and what is not."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from guidegraph.sweep.run import Results
+from guidegraph.sweep.store import Store
+from guidegraph.sweep.worker import Outcome
+from guidegraph_runtime.files.locks import hold_lock
+from tests.commands.command import TOYS, Command, Result, start
+
+DRAW = """
+guidegraph: 1
+params: {seed: 0, shade: 0.5, b: 2.0}
+nodes:
+  image: {use: toy.picture, in: {seed: params.seed, shade: params.shade}}
+  one: {use: toy.number}
+  two: {use: toy.number, in: {value: params.b}}
+  ratio: {use: toy.divide, in: {a: one, b: two}}
+outputs: {image: image, ratio: ratio}
+"""
+
+READ = """
+guidegraph: 1
+params: {path: {default: a.txt, type: Path}, seed: 0}
+nodes:
+  text: {use: toy.read, in: {path: params.path}}
+  image: {use: toy.picture, in: {seed: params.seed}}
+outputs: {text: text, image: image}
+"""
+
+SLEEP = """
+guidegraph: 1
+params: {seed: 0, seconds: 0.05}
+nodes:
+  image: {use: toy.picture, in: {seed: params.seed}}
+  one: {use: toy.number}
+  late: {use: toy.sleep, in: {x: one, seconds: params.seconds}}
+outputs: {image: image, late: late}
+"""
+
+PROMPT = """
+guidegraph: 1
+params: {prompt: "a tiger", seed: 0}
+nodes:
+  image: {use: toy.picture, in: {seed: params.seed}}
+  said: {use: toy.table, in: {prompt: params.prompt}}
+outputs: {image: image, said: said}
+"""
+
+SAVE = """
+guidegraph: 1
+params: {path: {type: Path}, seed: 0}
+nodes:
+  model: {use: toy.model}
+  save: {use: toy.save, in: {model: model, path: params.path}}
+  image: {use: toy.picture, in: {seed: params.seed}}
+outputs: {image: image}
+"""
+
+
+def table(folder: Path | str = "out") -> list[dict[str, str]]:
+    with (Path(folder) / "table.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def made(folder: Path | str = "out") -> dict[str, tuple[int, int]]:
+    """When each cell that is done was made, and which file its record is."""
+    found = {}
+    for path in (Path(folder) / "cells").glob("[!.]*/run.json"):
+        if json.loads(path.read_text())["status"] == "done":
+            found[path.parent.name] = (path.stat().st_ino, path.stat().st_mtime_ns)
+    return found
+
+
+def sweep(cli: Command, workflow: Path, *arguments: str) -> Result:
+    return cli("sweep", workflow, "--out", "out", *arguments)
+
+
+def test_each_cell_is_what_run_writes(cli: Command) -> None:
+    workflow = cli.workflow("draw.yaml", DRAW)
+    result = sweep(cli, workflow, "--grid", "b=1,4", "--grid", "shade=0.25,-1", "--seeds", "3:5", "--set", "b = 9")
+    assert result.code == 2
+    result = sweep(cli, workflow, "--grid", "b=1,4", "--grid", "shade=0.25,-1", "--seeds", "3:5")
+    assert (result.code, result.err) == (0, "")
+    assert result.out == "8 cells: 8 done (0 before), 0 failed; wrote out/table.csv\n"
+    rows = table()
+    points = [(row["b"], row["shade"], row["seed"]) for row in rows]
+    assert points == [(b, s, n) for b in ("1.0", "4.0") for s in ("0.25", "-1.0") for n in ("3", "4")]
+    assert [row["ratio"] for row in rows] == ["1.0"] * 4 + ["0.25"] * 4
+    assert {row["status"] for row in rows} == {"done"}
+    settings = ["--set", "b=4", "--set", "shade=0.25", "--set", "seed=4"]
+    assert cli("run", workflow, "--out", "one", *settings).code == 0
+    cell = Path("out/cells") / rows[5]["cell"]
+    assert sorted(p.name for p in cell.iterdir()) == sorted(p.name for p in Path("one").iterdir())
+    assert rows[5]["image"] == f"cells/{rows[5]['cell']}/image.png"
+    assert (cell / "image.png").read_bytes() == Path("one/image.png").read_bytes()
+    assert (cell / "ratio.json").read_bytes() == Path("one/ratio.json").read_bytes()
+    assert Path("out/sheet.png").exists()
+
+
+def test_description(cli: Command) -> None:
+    workflow = cli.workflow("draw.yaml", DRAW)
+    Path("rows.csv").write_text("b,shade\n1,0.5\n2,-0.5\n")
+    assert sweep(cli, workflow, "--seeds", "0:3", "--from", "rows.csv").code == 0
+    found = json.loads(Path("out/sweep.json").read_text())
+    assert found["workflow"]["text"] == DRAW
+    assert found["workflow"]["file"] == str(workflow.absolute())
+    assert (found["grid"], found["seeds"]) == ({}, [0, 1, 2])
+    assert found["from"] == {"columns": ["b", "shade"], "rows": [[1.0, 0.5], [2.0, -0.5]]}
+    assert (found["cells"], found["order"]) == (6, ["b", "shade", "seed"])
+    assert {"torch", "guidegraph"} <= set(found["versions"])
+    assert [(r["b"], r["seed"]) for r in table()] == [(b, s) for b in ("1.0", "2.0") for s in "012"]
+
+
+def test_what_is_done_is_not_run_again(cli: Command) -> None:
+    workflow = cli.workflow("draw.yaml", DRAW)
+    assert sweep(cli, workflow, "--grid", "shade=0,1", "--seeds", "0:2").code == 0
+    before = made()
+    assert len(before) == 4
+    result = sweep(cli, workflow, "--grid", "shade=0,1,-1", "--seeds", "1:3")
+    assert result.code == 0
+    assert result.err == "2 of 6 cells are done already\n"
+    after = made()
+    assert len(after) == 8
+    assert before.items() <= after.items()
+    assert len(table()) == 6
+    assert not list(Path("out/cells").glob(".*"))
+
+
+def test_a_changed_workflow_or_file_is_run_again(cli: Command) -> None:
+    workflow = cli.workflow("read.yaml", READ)
+    Path("a.txt").write_text("first")
+    assert sweep(cli, workflow, "--seeds", "0:2").code == 0
+    before = made()
+    Path("a.txt").write_text("second")
+    assert sweep(cli, workflow, "--seeds", "0:2").code == 0
+    assert len(made()) == 4
+    assert [row["text"] for row in table()] == ["second", "second"]
+    cli.workflow("read.yaml", READ.replace("outputs:", "# the same\noutputs:"))
+    Path("a.txt").write_text("first")
+    assert "2 of 2 cells are done already" in sweep(cli, workflow, "--seeds", "0:2").err
+    assert before.items() <= made().items()
+    cli.workflow("read.yaml", READ.replace("{seed: params.seed}}", "{seed: params.seed}, with: {shade: 1}}"))
+    assert sweep(cli, workflow, "--seeds", "0:2").code == 0
+    assert len(made()) == 6
+
+
+def test_where_a_node_writes_is_no_part_of_the_key(cli: Command) -> None:
+    workflow = cli.workflow("save.yaml", SAVE)
+    arguments = ("--seeds", "0:2", "--set", "path=model.txt")
+    assert sweep(cli, workflow, *arguments).code == 0
+    assert Path("model.txt").exists()
+    assert "2 of 2 cells are done already" in sweep(cli, workflow, *arguments).err
+
+
+def test_a_failing_cell_is_reported_and_the_rest_goes_on(cli: Command) -> None:
+    workflow = cli.workflow("draw.yaml", DRAW)
+    result = sweep(cli, workflow, "--grid", "b=0,1", "--seeds", "0:2")
+    assert result.code == 1
+    assert result.err.count("failed: b=0.0, seed=") == 2
+    assert "ZeroDivisionError: float division by zero" in result.err
+    assert result.out == "4 cells: 2 done (0 before), 2 failed; wrote out/table.csv\n"
+    rows = table()
+    assert [row["status"] for row in rows] == ["failed", "failed", "done", "done"]
+    assert "nodes.ratio (toy.divide): ZeroDivisionError" in rows[0]["message"]
+    assert (rows[0]["image"], rows[0]["ratio"]) == ("", "")
+    record = json.loads((Path("out/cells") / rows[0]["cell"] / "run.json").read_text())
+    assert (record["status"], record["error"]) == ("failed", rows[0]["message"])
+    before = made()
+    cli.workflow("draw.yaml", DRAW)
+    assert sweep(cli, workflow, "--grid", "b=0,1", "--seeds", "0:2").code == 1
+    assert made() == before
+
+
+def test_a_cell_whose_output_is_damaged_is_run_again(cli: Command) -> None:
+    workflow = cli.workflow("draw.yaml", DRAW)
+    assert sweep(cli, workflow, "--seeds", "0:3").code == 0
+    before = made()
+    (damaged, *_) = sorted(before)
+    (Path("out") / "cells" / damaged / "ratio.json").write_text("0.")
+    result = sweep(cli, workflow, "--seeds", "0:3")
+    assert result.out == "3 cells: 3 done (2 before), 0 failed; wrote out/table.csv\n"
+    assert [key for key, stamp in made().items() if before[key] != stamp] == [damaged]
+    assert [row["ratio"] for row in table()] == ["0.5"] * 3
+
+
+def test_equal_rows_of_a_table_are_one_cell(cli: Command) -> None:
+    Path("rows.csv").write_text("b\n1\n1.0\n2\n")
+    result = sweep(cli, cli.workflow("draw.yaml", DRAW), "--from", "rows.csv")
+    assert result.out.startswith("2 cells: 2 done")
+    assert len(table()) == 3
+    assert len(made()) == 2
+
+
+def test_events_as_json(cli: Command) -> None:
+    result = sweep(cli, cli.workflow("draw.yaml", DRAW), "--grid", "b=0,1", "--json")
+    events: list[dict[str, Any]] = [json.loads(line) for line in result.out.splitlines()]
+    assert result.err == ""
+    assert [event["event"] for event in events] == ["sweep_started", *["cell_finished"] * 2, "sweep_finished"]
+    assert (events[0]["cells"], events[0]["missing"], events[0]["folder"]) == (2, 2, "out")
+    assert [(e["parameters"], e["status"]) for e in events[1:3]] == [({"b": 0.0}, "failed"), ({"b": 1.0}, "done")]
+    assert (events[3]["done"], events[3]["failed"]) == (1, 1)
+
+
+def test_a_folder_of_its_own_by_default(cli: Command) -> None:
+    assert cli("sweep", cli.workflow("draw.yaml", DRAW), "--seeds", "0:1").code == 0
+    (folder,) = Path("runs").iterdir()
+    assert folder.name.endswith("-draw-sweep")
+
+
+def test_the_folder_of_another_workflow_is_left_alone(cli: Command) -> None:
+    assert sweep(cli, cli.workflow("draw.yaml", DRAW), "--seeds", "0:1").code == 0
+    result = sweep(cli, cli.workflow("other.yaml", SLEEP), "--seeds", "0:1")
+    assert result.code == 2
+    assert "--out: another-sweep: 'out' holds a sweep of " in result.err
+    Path("out/sweep.json").write_text("{")
+    assert "another-sweep" in sweep(cli, Path("draw.yaml"), "--seeds", "0:1").err
+
+
+def test_one_sweep_at_a_time_in_a_folder(cli: Command) -> None:
+    workflow = cli.workflow("draw.yaml", DRAW)
+    with hold_lock(Path("out/.guidegraph.lock"), Path("out"), "guidegraph sweep"):
+        result = sweep(cli, workflow, "--seeds", "0:1")
+    assert result.code == 2
+    assert "--out: folder-busy: guidegraph sweep (process " in result.err
+    assert sweep(cli, workflow, "--seeds", "0:1").code == 0
+
+
+def test_a_picture_in_place_of_a_workflow(cli: Command) -> None:
+    assert cli("run", cli.workflow("draw.yaml", DRAW), "--set", "b=8", "--out", "one").code == 0
+    assert sweep(cli, Path("one/image.png"), "--seeds", "0:2").code == 0
+    assert [row["ratio"] for row in table()] == ["0.125", "0.125"]
+
+
+def test_what_a_kill_left_half_made_is_cleared(cli: Command) -> None:
+    store = Store(Path("out"))
+    Path("out/cells/.tmp-key-1234").mkdir(parents=True)
+    with store.hold():
+        assert not list(Path("out/cells").iterdir())
+
+
+def test_a_cell_that_lacks_a_file_is_made_again(cli: Command) -> None:
+    workflow = cli.workflow("draw.yaml", DRAW)
+    assert sweep(cli, workflow, "--seeds", "0:3").code == 0
+    first, second, third = (Path("out/cells") / row["cell"] for row in table())
+    before = made()
+    (first / "image.png").unlink()
+    (second / "run.json").write_text("{")
+    result = sweep(cli, workflow, "--seeds", "0:3")
+    assert (result.code, result.err) == (0, "1 of 3 cells are done already\n")
+    assert made()[third.name] == before[third.name]
+    assert (first / "image.png").exists()
+
+
+def test_a_parameter_with_the_name_of_a_column(cli: Command) -> None:
+    assert sweep(cli, cli.workflow("sleep.yaml", SLEEP), "--grid", "seconds=0,0.001").code == 0
+    assert [row["param.seconds"] for row in table()] == ["0.0", "0.001"]
+    assert [float(row["seconds"]) > 0 for row in table()] == [True, True]
+
+
+def test_a_picture_of_a_prompt_of_several_lines_is_on_the_sheet(cli: Command) -> None:
+    workflow = cli.workflow("w.yaml", PROMPT)
+    Path("rows.csv").write_text('prompt\n"a\r\ncat"\n"a, ""dog"""\n', newline="")
+    result = sweep(cli, workflow, "--from", "rows.csv")
+    assert (result.code, result.err) == (0, "")
+    assert [row["prompt"] for row in table()] == ["a\r\ncat", 'a, "dog"']
+    assert Path("out/sheet.png").exists()
+
+
+def test_a_cell_whose_record_could_not_be_finished_says_why(cli: Command) -> None:
+    store = Store(Path("out"))
+    with store.temporary("key") as made:
+        (made / "run.json").write_text('{"status": "running", "error": null, "seconds": 0.1, "outputs": {}}')
+        store.keep("key", made, Outcome("failed", 1.0, "no space left on device"))
+    ended = store.read_cell("key")
+    assert ended is not None
+    assert ended.outcome == Outcome("failed", 1.0, "no space left on device")
+
+
+def test_results_are_written_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, written = [0.0], list[float]()
+    monkeypatch.setattr("guidegraph.sweep.run.time.monotonic", lambda: clock[0])
+
+    def write() -> None:
+        written.append(clock[0])
+        clock[0] += 20
+
+    results = Results(write, every=60)
+    for now in range(0, 500, 10):
+        clock[0] = max(clock[0], now)
+        results.write_if_due()
+    assert written == [60, 260, 460]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_sweep_that_is_ended_goes_on_with_what_is_missing(cli: Command, number: signal.Signals) -> None:
+    workflow = cli.workflow("sleep.yaml", SLEEP)
+    arguments = ["sweep", workflow, "--seeds", "0:60", "--out", "out", "--json", "--plugin", TOYS]
+    process = start(arguments, cli.folder)
+    assert process.stdout is not None
+    for _ in range(20):
+        process.stdout.readline()
+    process.send_signal(number)
+    rest = process.stdout.read()
+    assert process.wait(60) == (130 if number == signal.SIGINT else -signal.SIGKILL)
+    before = made()
+    assert 19 <= len(before) < 60
+    if number == signal.SIGINT:
+        assert len(table()) == len(before)
+    assert sweep(cli, workflow, "--seeds", "0:60").code == 0
+    assert before.items() <= made().items()
+    assert "sweep_finished" not in rest
+    assert len(made()) == len(table()) == 60
+    assert not list(Path("out/cells").glob(".*"))

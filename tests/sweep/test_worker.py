@@ -1,0 +1,32 @@
+"""What goes wrong in a worker process is the cell's outcome: text, which can always be sent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from guidegraph.graph.trust.policy import OWN_WORKFLOW
+from guidegraph.sweep import remote
+
+
+class Unpicklable(Exception):
+    """It holds what cannot be sent to another process, and has no text."""
+
+    def __init__(self) -> None:
+        self.function = lambda: None
+
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+def test_an_exception_that_cannot_be_sent_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(order: remote.SweepOrder) -> None:
+        raise Unpicklable
+
+    monkeypatch.setattr(remote, "_Process", fail)
+    order = remote.SweepOrder(Path("w.yaml"), {}, None, "cpu", "float32", (), True, {}, None, OWN_WORKFLOW)
+    made = remote.run_cell(order, "key", {})
+    assert made.outcome.status == "failed"
+    assert made.outcome.message.startswith("on this worker: Unpicklable: (its text cannot be shown")
+    assert made.files == {}

@@ -1,0 +1,134 @@
+"""The shipped models do what their condition says, and with another sample's condition they do not."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import pytest
+import torch
+
+from guidegraph.nodes.conditioning.condition import embed_image, null_condition, spatial_condition
+from guidegraph.nodes.conditioning.mask import apply_mask, composite, random_mask
+from guidegraph.nodes.conditioning.text import encode_text
+from guidegraph.nodes.data.batches import SceneBatch
+from guidegraph.nodes.data.datasets import scene
+from guidegraph.nodes.data.sprites import OBJECTS
+from guidegraph.nodes.images.image import resize_image
+from guidegraph.nodes.models.model import load_model
+from guidegraph.nodes.models.store import load_part
+from guidegraph.nodes.sampling import scheduler as samplers
+from guidegraph.nodes.sampling.denoiser import guided
+from guidegraph.nodes.sampling.noise import gaussian
+from guidegraph.nodes.sampling.step import step
+from guidegraph.nodes.types import Condition, Denoiser, Schedule
+from tests.paths import ROOT
+
+MODELS = ROOT / "workflows" / "models"
+BATCH = 4
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Any:
+    return load_model(path=MODELS / "scenes")
+
+
+@pytest.fixture(scope="module")
+def scenes() -> SceneBatch:
+    """Scenes whose pairs of objects were held out of every training but the judges'."""
+    return scene(seed=11, batch=BATCH)
+
+
+@pytest.fixture(scope="module")
+def segmenter() -> Any:
+    return load_model(path=MODELS / "segmenter").segmenter
+
+
+def another(condition: Condition) -> Condition:
+    """Each sample with the condition of the one before it."""
+    held = {field.name: getattr(condition, field.name) for field in fields(condition)}
+    return Condition(**{name: None if value is None else value.roll(1, 0) for name, value in held.items()})
+
+
+def draw(denoiser: Denoiser, schedule: Schedule, condition: Condition, steps: int) -> torch.Tensor:
+    """Latents (B, 4, 16, 16) drawn under a condition."""
+    sampler = samplers.ddim(schedule, steps=steps, spacing="trailing")
+    x, state = gaussian(shape=[4, 16, 16], batch=BATCH), sampler.state
+    with torch.no_grad():
+        for t in sampler.steps:
+            x, state = step(sampler.scheduler, x, denoiser(x, t.expand(BATCH), condition), state, t[None])
+    return x
+
+
+def psnr(image: torch.Tensor, reference: torch.Tensor, mask: torch.Tensor | None = None) -> float:
+    weight = torch.ones_like(image) if mask is None else mask.expand_as(image)
+    error = (((image - reference) / 2).square() * weight).sum((1, 2, 3)) / weight.sum((1, 2, 3))
+    return float((-10 * error.log10()).mean())
+
+
+def overlap(segmenter: Any, image: torch.Tensor, semantic: torch.Tensor) -> float:
+    """The share of pixels whose class the segmenter finds."""
+    return float((segmenter(image).argmax(1) == semantic.argmax(1)).float().mean())
+
+
+def test_the_segmenter_finds_the_maps_of_real_scenes(scenes: SceneBatch, segmenter: Any) -> None:
+    assert overlap(segmenter, scenes.image, scenes.semantic) > 0.97
+
+
+def test_semantic_to_image_draws_the_given_map(shipped: Any, scenes: SceneBatch, segmenter: Any) -> None:
+    model = load_model(path=MODELS / "semantic")
+    condition = spatial_condition([scenes.semantic], size=16)
+
+    def found(given: Condition) -> float:
+        denoiser = guided(model.denoiser, given, null_condition(given), scale=1.5)
+        image = shipped.autoencoder.decode(draw(denoiser, model.schedule, Condition(), steps=8))
+        return overlap(segmenter, image.clamp(-1, 1), scenes.semantic)
+
+    assert found(condition) > 0.85
+    assert found(another(condition)) < 0.5
+
+
+def test_super_resolution_beats_bicubic(shipped: Any, scenes: SceneBatch) -> None:
+    model = load_model(path=MODELS / "super_resolution")
+    small = resize_image(scenes.image, size=16)
+    enlarged = resize_image(small, size=64)
+    condition = spatial_condition([small, shipped.autoencoder.encode(enlarged)])
+
+    def quality(given: Condition) -> float:
+        drawn = shipped.autoencoder.decode(draw(model.denoiser, model.schedule, given, steps=4))
+        return psnr(drawn.clamp(-1, 1), scenes.image)
+
+    assert quality(condition) > psnr(enlarged, scenes.image) + 1
+    assert quality(another(condition)) < psnr(enlarged, scenes.image) - 5
+
+
+def test_inpainting_changes_nothing_outside_and_goes_on_inside(shipped: Any, scenes: SceneBatch) -> None:
+    model = load_model(path=MODELS / "inpaint")
+    mask = random_mask(scenes.image, kind="boxes", seed=1)
+    kept = shipped.autoencoder.encode(apply_mask(scenes.image, mask))
+    condition = spatial_condition([kept, mask], mode="area")
+
+    def filled(given: Condition) -> torch.Tensor:
+        drawn = shipped.autoencoder.decode(draw(model.denoiser, model.schedule, given, steps=8))
+        return composite(drawn.clamp(-1, 1), scenes.image, mask)
+
+    image = filled(condition)
+    assert ((image - scenes.image).abs() * (1 - mask)).max() <= 1 / 255
+    assert psnr(image, scenes.image, mask) > psnr(filled(another(condition)), scenes.image, mask) + 3
+
+
+def test_variations_have_the_objects_of_their_picture(shipped: Any, scenes: SceneBatch) -> None:
+    embedder = load_model(path=MODELS / "variation").image
+    detector: Any = load_part(MODELS / "detector", "detector", device=torch.device("cpu"), dtype=torch.float32)
+    objects = slice(0, len(OBJECTS))
+    wanted = scenes.label[:, objects] > 0
+
+    def found(given: Condition) -> float:
+        denoiser = guided(shipped.denoiser, given, encode_text(shipped.text, ""), scale=3.0)
+        image = shipped.autoencoder.decode(draw(denoiser, shipped.schedule, Condition(), steps=10))
+        seen = detector(image.clamp(-1, 1))[:, objects] > 0
+        return float((seen & wanted).sum() / wanted.sum())
+
+    condition = embed_image(embedder, scenes.image)
+    assert found(condition) >= 0.5
+    assert found(another(condition)) <= 0.25

@@ -1,0 +1,156 @@
+"""Training in several processes: the same losses as in one, resumable, and restarted when a process is killed."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from tests.paths import ROOT
+from tests.whole.training_process import after
+
+PLUGIN = ("--plugin", "tests.graph.engine_nodes", "--json")
+CLASSES = ROOT / "workflows" / "train" / "class_denoiser.yaml"
+LINE = """
+guidegraph: 1
+params: {steps: 800}
+nodes:
+  start: {use: toy.line, with: {seed: 3}}
+  data: {use: toy.batches}
+  fit:
+    loop: {over: data, as: batch}
+    carry: {net: start}
+    body: {loss: {use: toy.loss, in: {model: carry.net, x: loop.batch.x, y: loop.batch.y}}}
+    train: [{model: net, loss: loss, optimizer: adamw, lr: 0.01, ema: 0.99, warmup: 20, schedule: cosine}]
+    steps: params.steps
+    checkpoint: {path: checkpoint, every: 2}
+    collect: {loss: loss}
+outputs: {loss: fit.loss}
+"""
+
+CODES = """
+guidegraph: 1
+nodes:
+  start: {use: model.vq_autoencoder, with: {channels: 8, multipliers: [1], patch: 8, codes: 16, decay: 0.9}}
+  data: {use: data.scenes, with: {batch: 4}}
+  fit:
+    loop: {over: data.batches, as: batch}
+    carry: {net: start}
+    body: {losses: {use: loss.vq_autoencoder, in: {autoencoder: carry.net, image: loop.batch.image}}}
+    train: [{model: net, loss: losses.loss, lr: 1e-3}]
+    steps: 4
+    collect: {loss: losses.loss}
+outputs: {loss: fit.loss}
+"""
+
+
+def command(workflow: Path, out: Path, *more: str) -> list[str]:
+    return [sys.executable, "-m", "guidegraph", "run", str(workflow), "--out", str(out), *more]
+
+
+def two_processes(folder: Path, *more: str) -> subprocess.Popen[str]:
+    """The training of `folder`/train.yaml."""
+    return subprocess.Popen(
+        command(folder / "train.yaml", folder / "out", *PLUGIN, "--devices", "2", *more),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def losses(out: Path) -> list[float]:
+    found: list[float] = load_file(out / "loss.safetensors")["loss"].tolist()
+    return found
+
+
+@pytest.mark.slow
+def test_two_processes_have_the_losses_of_one(tmp_path: Path) -> None:
+    for name, more in (("one", []), ("two", ["--devices", "2"])):
+        paths = [f"--set={key}={tmp_path / name / key}" for key in ("path", "checkpoint")]
+        sizes = ["--set=steps=20", "--set=batch=16"]
+        subprocess.run(command(CLASSES, tmp_path / name, *paths, *sizes, *more), check=True, cwd=ROOT)
+    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert len(one) == len(two) == 20
+    assert max(abs(a - b) / abs(a) for a, b in zip(one, two, strict=True)) <= 1e-4
+    assert one[-1] != one[0]
+    a, b = (load_file(tmp_path / name / "path" / "denoiser.safetensors") for name in ("one", "two"))
+    assert max(float((a[key].float() - b[key].float()).abs().max()) for key in a) < 1e-3
+
+
+@pytest.mark.slow
+def test_moving_averages_of_codes_are_those_of_one_process(tmp_path: Path) -> None:
+    (tmp_path / "train.yaml").write_text(CODES)
+    for name, more in (("one", []), ("two", ["--devices", "2"])):
+        subprocess.run(command(tmp_path / "train.yaml", tmp_path / name, *more), check=True, cwd=ROOT)
+    pairs = list(zip(losses(tmp_path / "one"), losses(tmp_path / "two"), strict=True))
+    assert max(abs(a - b) / abs(a) for a, b in pairs) <= 1e-4
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_all_processes_at_one_step_and_keeps_it(tmp_path: Path) -> None:
+    (tmp_path / "train.yaml").write_text(LINE.replace("every: 2", "every: 100000"))
+    process = two_processes(tmp_path, "--set", "steps=1000000")
+    after(process, 10)
+    process.send_signal(signal.SIGINT)
+    rest, said = process.communicate(timeout=120)
+    assert process.returncode == 130, said
+    assert "another process" not in said
+    with safe_open(str(tmp_path / "checkpoint" / "state.safetensors"), "pt") as file:
+        assert int(file.metadata()["step"]) == 10 + rest.count('"loop_progress"')
+
+
+@pytest.mark.slow
+def test_a_killed_process_goes_on_from_the_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "train.yaml").write_text(LINE)
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "whole" / "train.yaml").write_text(LINE)
+    process = two_processes(tmp_path)
+    after(process, 10)
+    os.kill(second_of(process.pid), signal.SIGKILL)
+    rest, said = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    assert "process 1 was killed: all start again from the last checkpoint" in said
+    again = rest.count('"loop_progress"')
+    assert 0 < again < 799  # not from the start
+    whole = command(tmp_path / "whole" / "train.yaml", tmp_path / "whole" / "out", *PLUGIN)
+    subprocess.run(whole, cwd=ROOT, check=True, capture_output=True)
+    pairs = zip(losses(tmp_path / "out"), losses(tmp_path / "whole" / "out"), strict=True)
+    assert max(abs(a - b) / abs(b) for a, b in pairs) <= 1e-4
+
+
+def second_of(launcher: int) -> int:
+    """The process of rank 1 among the launcher's children."""
+    for _ in range(600):
+        for status in Path("/proc").glob("[0-9]*/status"):
+            try:
+                parent = re.search(r"^PPid:\s+(\d+)", status.read_text(), re.MULTILINE)
+                rank = b"\0RANK=1\0" in b"\0" + (status.parent / "environ").read_bytes()
+            except OSError:
+                continue
+            if parent and int(parent[1]) == launcher and rank:
+                return int(status.parent.name)
+        time.sleep(0.05)
+    raise AssertionError("there is no second process")
+
+
+def test_only_a_training_is_shared(tmp_path: Path) -> None:
+    found = subprocess.run(
+        command(ROOT / "workflows" / "text_to_image.yaml", tmp_path / "out", "--devices", "2", "--nodes", "2"),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert found.returncode == 2
+    assert "--devices: no-training: the workflow has no training loop" in found.stderr
+    assert "--rendezvous: no-rendezvous" in found.stderr
+    assert "Traceback" not in found.stderr
+    assert not (tmp_path / "out").exists()

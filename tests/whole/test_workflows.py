@@ -1,0 +1,58 @@
+"""Every shipped workflow runs from the command line, at reduced size.
+
+Blocks run inside of others; those of checkpoints need a person's files, and run in the tests of each format; those
+of `own` need a person's pictures, and run in test_own_pictures.py; what asks for the bundle of an export runs in the
+tests of exports.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.commands.command import Command
+from tests.paths import ROOT
+
+FILES = (ROOT / "workflows").rglob("*.yaml")
+EXPORTED = ("text_to_image_onnx.yaml",)
+WRITING = ("train", "experiments")
+ELSEWHERE = ("blocks", "checkpoints", "own")
+WORKFLOWS = sorted(p.relative_to(ROOT) for p in FILES if p.parent.name not in ELSEWHERE and p.name not in EXPORTED)
+
+
+def parameters(workflow: Path) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((ROOT / workflow).read_text(encoding="utf-8"))["params"]
+    return found
+
+
+def settings(workflow: Path, folder: Path) -> list[str]:
+    """Two steps and few samples; training writes its model and its checkpoint below ``folder``."""
+    small = {"steps": 2, "ancestral_steps": 2, "sampling_steps": 2, "count": 10, "references": 20}
+    if workflow.parent.name in WRITING:
+        small |= {"batch": 2, "first_steps": 2, "path": folder / "model"}
+        small |= {"checkpoint": folder / "checkpoint", "first_checkpoint": folder / "first_checkpoint"}
+    given = {name: value for name, value in small.items() if name in parameters(workflow)}
+    return [part for name, value in given.items() for part in ("--set", f"{name}={value}")]
+
+
+@pytest.fixture
+def cli(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
+    """The command line in this process, where torch is imported once for all workflows; tests/commands starts processes."""
+    monkeypatch.chdir(ROOT)
+    return Command(ROOT, capfd)
+
+
+@pytest.mark.parametrize("workflow", WORKFLOWS, ids=str)
+def test_a_shipped_workflow_runs(workflow: Path, cli: Command, tmp_path: Path) -> None:
+    result = cli("run", str(workflow), "--out", str(tmp_path / "out"), *settings(workflow, tmp_path))
+    assert result.code == 0, result.err
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    files = [file for output in record["outputs"].values() for file in output["files"]]
+    assert files
+    assert all((tmp_path / "out" / file).stat().st_size > 0 for file in files)
+    if workflow.parent.name in WRITING and "path" in parameters(workflow):
+        assert (tmp_path / "model" / "model.json").exists()
