@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from guidegraph import WorkflowError, load_workflow
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted([ROOT / "README.md", *DOCS.rglob("*.md"), *(ROOT / "plugins").rglob("README.md")])
 TUTORIAL = DOCS / "learn" / "first-workflow.md"
