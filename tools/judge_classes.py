@@ -20,8 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from guidegraph.nodes.images.image import load_image
-from guidegraph.nodes.metrics.features import efficientnet
-from guidegraph.nodes.metrics.metrics import pooled_features
+from guidegraph.nodes.metrics.features import efficientnet, pooled_features
 
 SHIFTS = ((0, 0), (0, 3), (3, 0), (0, -3), (-3, 0))
 STEPS = 300

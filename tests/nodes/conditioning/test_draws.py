@@ -11,7 +11,7 @@ from guidegraph.nodes.conditioning.condition import drop_condition
 from guidegraph.nodes.data.datasets import drop_captions, drop_labels, jitter
 from guidegraph.nodes.data.scenes import uniforms
 from guidegraph.nodes.sampling.schedule import cosine
-from guidegraph.nodes.training.losses import uniform_timesteps
+from guidegraph.nodes.training.timesteps import uniform_timesteps
 from guidegraph.nodes.types import Condition
 
 BATCH, BATCHES = 64, 40

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from guidegraph.nodes.conditioning.label import argmax_label, constant_label, cycle_labels, embed_label
 from guidegraph.nodes.models.model import load_model, new_classifier, new_label_embedder, save_model
-from guidegraph.nodes.training.losses import constant_timesteps, cross_entropy
+from guidegraph.nodes.training.losses import cross_entropy
+from guidegraph.nodes.training.timesteps import constant_timesteps
 
 
 def test_labels_cycle_through_the_classes() -> None:

@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from guidegraph.nodes.conditioning.mask import apply_mask, box_mask, composite, load_mask, random_mask, signed_mask
+from guidegraph.nodes.conditioning.mask import apply_mask, box_mask, load_mask, random_mask, signed_mask
+from guidegraph.nodes.images.image import composite
 
 
 def test_a_box_is_one_inside_and_zero_outside() -> None:

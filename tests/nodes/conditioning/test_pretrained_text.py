@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from guidegraph.nodes.conditioning.pretrained import clip, minilm
 from guidegraph.nodes.conditioning.text import encode_text
+from guidegraph.nodes.conditioning.text_pretrained import clip, minilm
 from guidegraph.nodes.types import TextEmbedder
 
 transformers = pytest.importorskip("transformers")

@@ -15,7 +15,7 @@ from guidegraph.graph.node import get_spec
 from guidegraph.nodes.guidance import guidance
 from guidegraph.nodes.sampling import schedule as schedules
 from guidegraph.nodes.sampling import scheduler as samplers
-from guidegraph.nodes.sampling.step import mean, step
+from guidegraph.nodes.sampling.scheduler_step import mean, step
 from guidegraph.nodes.types import Prediction
 from tests.nodes.sampling.closed_form import eps_star, normal, scaled_linear
 

@@ -10,7 +10,7 @@ import torch
 
 from guidegraph.nodes.data.datasets import scenes
 from guidegraph.nodes.data.latents import latents
-from guidegraph.nodes.images.autoencoder import decode, encode
+from guidegraph.nodes.images.autoencoder import decode, encode, measure_scale
 from guidegraph.nodes.images.vq import new_vq_autoencoder, vq_autoencoder_loss
 from guidegraph.nodes.models import model
 from guidegraph.nodes.models.own.autoencoder import kl_divergence
@@ -97,7 +97,7 @@ def test_a_vq_autoencoder_comes_back_whole_with_its_codes_and_scale(tmp_path: Pa
 def test_noise_of_unit_variance_is_not_on_the_scale_of_an_unscaled_latent() -> None:
     made: Any = new_vq_autoencoder(channels=8, codes=32)
     batches = scenes(batch=4, count=2).batches
-    scaled: Any = losses.measure_scale(made, batches)
+    scaled: Any = measure_scale(made, batches)
     actual = torch.cat([encode(scaled, batch.image) for batch in batches])
     torch.testing.assert_close(actual.std(), torch.tensor(1.0))
     assert made.encode(batches[0].image).std() != pytest.approx(1.0, abs=0.05)

@@ -16,10 +16,9 @@ from torch.nn import functional as F
 from guidegraph import load_workflow
 from guidegraph.nodes.metrics import metrics, similarity
 from guidegraph.nodes.metrics import throughput as clock
-from guidegraph.nodes.metrics.extractors import classifier_features, torchscript
-from guidegraph.nodes.metrics.features import perceptual_loss
+from guidegraph.nodes.metrics.features import classifier_features, pooled_features, torchscript
 from guidegraph.nodes.metrics.fidelity import inception_score
-from guidegraph.nodes.metrics.metrics import pooled_features
+from guidegraph.nodes.metrics.similarity import perceptual_loss
 from guidegraph.nodes.models.model import load_model
 from guidegraph.nodes.types import FeatureExtractor
 from tests.paths import ROOT

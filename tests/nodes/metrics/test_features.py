@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from guidegraph.graph.context import use_device
 from guidegraph.nodes.data.batches import load_emoji, to_image
-from guidegraph.nodes.metrics.features import efficientnet, locate_packaged_weights, perceptual_loss
+from guidegraph.nodes.metrics.features import efficientnet, locate_packaged_weights
+from guidegraph.nodes.metrics.similarity import perceptual_loss
 from guidegraph.nodes.models.extractors.efficientnet import EfficientNetLite0, SameConv2d
 from guidegraph.nodes.types import FeatureExtractor
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from guidegraph.commands import main
 from guidegraph.nodes.metrics import fidelity, frechet, manifold, metrics
+from guidegraph.nodes.metrics.kid import kernel_distance, kernel_distance_of_subsets
 from tests.nodes.sampling.closed_form import normal
 
 
@@ -155,11 +156,11 @@ def test_kid_is_that_of_torchmetrics(subsets: int, size: int) -> None:
     x, y = two_sets(300, 300)
     torch.manual_seed(3)
     mean, deviation = by_torchmetrics(KernelInceptionDistance(Same(), subsets=subsets, subset_size=size), x, y)
-    kid = fidelity.kernel_distance_of_subsets(x, y, subsets=subsets, subset_size=size, seed=3)
+    kid = kernel_distance_of_subsets(x, y, subsets=subsets, subset_size=size, seed=3)
     assert kid.value == pytest.approx(1000 * float(mean), rel=1e-4)
     assert kid.error == pytest.approx(1000 * float(deviation), rel=1e-4, abs=1e-9)
     if subsets == 1:  # of all samples: the estimate of metric.kid
-        assert metrics.kernel_distance(x, y).value == pytest.approx(1000 * float(mean), rel=1e-4)
+        assert kernel_distance(x, y).value == pytest.approx(1000 * float(mean), rel=1e-4)
 
 
 @pytest.mark.parametrize("splits", [1, 4])
@@ -351,8 +352,8 @@ def moments(mean: float) -> frechet.Moments:
         (lambda: frechet.add(frechet.empty(), torch.zeros(4, 3) / 0), "not finite"),
         (lambda: frechet.frechet_distance_of_moments(moments(math.nan), moments(0.0)), "'moments' has values"),
         (lambda: frechet.frechet_distance_of_moments(moments(0.0), moments(math.inf)), "'reference' has values"),
-        (lambda: metrics.kernel_distance(torch.zeros(9, 3) / 0, torch.zeros(9, 3)), "'features' has values"),
-        (lambda: fidelity.kernel_distance_of_subsets(torch.zeros(9, 3), torch.zeros(9, 3)), "subsets of 1000"),
+        (lambda: kernel_distance(torch.zeros(9, 3) / 0, torch.zeros(9, 3)), "'features' has values"),
+        (lambda: kernel_distance_of_subsets(torch.zeros(9, 3), torch.zeros(9, 3)), "subsets of 1000"),
         (lambda: fidelity.inception_score(torch.zeros(3)), r"logits \(N, K\)"),
         (lambda: fidelity.inception_score(torch.full((3, 2), math.inf)), "not finite"),
         (lambda: fidelity.precision_recall(torch.zeros(3, 2), torch.zeros(9, 2)), "needs 4 samples of each set"),

@@ -13,10 +13,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from guidegraph.graph.types import RunsCode
-from guidegraph.nodes.metrics.extractors import InceptionLayer, inception, onnx_features, torchscript
-from guidegraph.nodes.metrics.features import efficientnet
-from guidegraph.nodes.metrics.metrics import pooled_features
+from guidegraph.nodes.metrics.features import efficientnet, inception, onnx_features, pooled_features, torchscript
 from guidegraph.nodes.models.extractors.inception import load_inception, resize
+from guidegraph.nodes.models.extractors.settings import InceptionLayer
 from guidegraph.nodes.types import FeatureExtractor
 from tests.nodes.metrics import inception_reference as reference
 

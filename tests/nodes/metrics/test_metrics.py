@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from guidegraph.nodes.metrics import metrics
+from guidegraph.nodes.metrics.features import pooled_features
+from guidegraph.nodes.metrics.kid import kernel_distance
 from guidegraph.nodes.tensor import merge, shuffle, slice_axis
 from tests.nodes.sampling.closed_form import normal
 
@@ -160,34 +162,34 @@ def kid_by_loops(x: np.ndarray, y: np.ndarray) -> float:
 @pytest.mark.parametrize("blocks", [2, 5, 100])
 def test_kid_is_that_of_plain_loops(blocks: int) -> None:
     x, y = normal(13, 6), 0.5 + normal(9, 6, seed=1)
-    kid = metrics.kernel_distance(x, y, blocks=blocks)
+    kid = kernel_distance(x, y, blocks=blocks)
     assert kid.value == pytest.approx(1000 * kid_by_loops(x.numpy(), y.numpy()), rel=1e-10)
 
 
 @pytest.mark.parametrize("blocks", [3, 100])
 def test_kid_does_not_depend_on_the_rows_in_memory(blocks: int, monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = normal(23, 6), 0.5 + normal(31, 6, seed=1)
-    expected = metrics.kernel_distance(x, y, blocks=blocks)
-    monkeypatch.setattr(metrics, "KERNEL_ROWS", 7)
-    assert metrics.kernel_distance(x, y, blocks=blocks) == pytest.approx(expected)
+    expected = kernel_distance(x, y, blocks=blocks)
+    monkeypatch.setattr("guidegraph.nodes.metrics.kid.KERNEL_ROWS", 7)
+    assert kernel_distance(x, y, blocks=blocks) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("blocks", [2, 3, 20])
 def test_kid_of_three_samples_has_an_error(blocks: int) -> None:
-    kid = metrics.kernel_distance(normal(3, 6), normal(3, 6, seed=1), blocks=blocks)
+    kid = kernel_distance(normal(3, 6), normal(3, 6, seed=1), blocks=blocks)
     assert 0 < kid.error < math.inf
 
 
 def test_kid_does_not_depend_on_the_order_of_the_samples() -> None:
     x, y = normal(30, 4), normal(40, 4, seed=1)
     order = torch.randperm(30, generator=torch.Generator().manual_seed(0))
-    assert metrics.kernel_distance(x[order], y).value == pytest.approx(metrics.kernel_distance(x, y).value, abs=1e-9)
+    assert kernel_distance(x[order], y).value == pytest.approx(kernel_distance(x, y).value, abs=1e-9)
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.7])
 def test_kid_is_unbiased_and_its_error_is_the_deviation_over_draws(shift: float) -> None:
     """Of one distribution the estimate is 0 on average, and the jackknife's error too large rather than too small."""
-    distances = [metrics.kernel_distance(normal(60, 8, seed=i), shift + normal(90, 8, seed=-i)) for i in range(1, 201)]
+    distances = [kernel_distance(normal(60, 8, seed=i), shift + normal(90, 8, seed=-i)) for i in range(1, 201)]
     values, errors = (np.array(column) for column in zip(*distances, strict=True))
     if shift:
         assert errors.mean() == pytest.approx(values.std(), rel=0.2)
@@ -202,7 +204,7 @@ def test_kid_of_two_gaussians_is_closed() -> None:
     within = 1 + 3 * 1  # E(xy+1)³ = 1 + 3 E x²y² for zero means
     shifted = 1 + 3 * m**2 + 3 * (1 + m**2) ** 2 + (m**3 + 3 * m) ** 2
     across = 1 + 3 * (1 + m**2)
-    kid = metrics.kernel_distance(normal(1500, 1), m + normal(1500, 1, seed=1))
+    kid = kernel_distance(normal(1500, 1), m + normal(1500, 1, seed=1))
     assert kid.value / 1000 == pytest.approx(within + shifted - 2 * across, abs=4 * kid.error / 1000)
 
 
@@ -214,7 +216,7 @@ def test_features_are_pooled_in_chunks() -> None:
         return image, image.mean((2, 3))
 
     image = normal(10, 3, 4, 4).float()
-    torch.testing.assert_close(metrics.pooled_features(extractor, image, chunk=4), image.mean((2, 3)))
+    torch.testing.assert_close(pooled_features(extractor, image, chunk=4), image.mean((2, 3)))
     assert sizes == [4, 4, 2]
 
 
@@ -251,8 +253,8 @@ def test_slices_and_merged_loops() -> None:
         (lambda: metrics.class_accuracy(torch.zeros(4, 3), torch.zeros(4), names=["a"]), "1 names do not fit"),
         (lambda: metrics.psnr(torch.zeros(1, 3, 2, 2), torch.zeros(1, 3, 4, 4)), "cannot be compared"),
         (lambda: metrics.mean_iou(torch.zeros(1, 3, 2, 2), torch.zeros(1, 2, 2, 2)), "cannot be compared"),
-        (lambda: metrics.kernel_distance(torch.zeros(9, 3), torch.zeros(9, 4)), "expected features"),
-        (lambda: metrics.kernel_distance(torch.zeros(2, 3), torch.zeros(9, 3)), "three samples of each"),
+        (lambda: kernel_distance(torch.zeros(9, 3), torch.zeros(9, 4)), "expected features"),
+        (lambda: kernel_distance(torch.zeros(2, 3), torch.zeros(9, 3)), "three samples of each"),
     ],
 )
 def test_invalid_inputs_are_refused(call: object, message: str) -> None:

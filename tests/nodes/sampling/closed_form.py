@@ -10,7 +10,7 @@ from torch import Tensor
 
 from guidegraph.nodes.sampling import schedule as schedules
 from guidegraph.nodes.sampling.scheduler import Sampler
-from guidegraph.nodes.sampling.step import step
+from guidegraph.nodes.sampling.scheduler_step import step
 from guidegraph.nodes.types import Prediction, Schedule
 
 MEAN, STD = 0.2, 0.5

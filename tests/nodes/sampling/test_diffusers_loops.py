@@ -15,9 +15,9 @@ from torch import Tensor
 from guidegraph.nodes.sampling import levels
 from guidegraph.nodes.sampling import schedule as schedules
 from guidegraph.nodes.sampling import scheduler as samplers
-from guidegraph.nodes.sampling.edm_denoiser import precondition
+from guidegraph.nodes.sampling.denoiser_edm import precondition
 from guidegraph.nodes.sampling.scheduler import Sampler
-from guidegraph.nodes.sampling.step import step
+from guidegraph.nodes.sampling.scheduler_step import step
 from guidegraph.nodes.types import Condition, Denoiser, Levels, Prediction, Schedule
 from tests.nodes.sampling.diffusers_loops import LOOPS, Betas, Loop
 

@@ -21,7 +21,7 @@ from guidegraph.nodes.sampling import levels as grids
 from guidegraph.nodes.sampling import schedule as schedules
 from guidegraph.nodes.sampling import scheduler as samplers
 from guidegraph.nodes.sampling.levels import to_runtime_noise
-from guidegraph.nodes.training.losses import uniform_timesteps
+from guidegraph.nodes.training.timesteps import uniform_timesteps
 from guidegraph.nodes.types import Levels, Schedule
 from guidegraph_runtime.tables.beta import beta_quantile
 from tests.nodes.sampling import k_diffusion

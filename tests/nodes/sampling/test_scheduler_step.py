@@ -15,7 +15,7 @@ from guidegraph.graph.types import register_structured
 from guidegraph.nodes.sampling import schedule as schedules
 from guidegraph.nodes.sampling import scheduler as samplers
 from guidegraph.nodes.sampling.scheduler import Sampler
-from guidegraph.nodes.sampling.step import Step, add_noise, mean, step
+from guidegraph.nodes.sampling.scheduler_step import Step, add_noise, mean, step
 from guidegraph.nodes.types import Prediction, SchedulerState
 from guidegraph_runtime.tables.rows import Table
 from tests.nodes.sampling.closed_form import network, normal, sample, scaled_linear

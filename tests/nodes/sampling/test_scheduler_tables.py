@@ -14,7 +14,7 @@ from guidegraph.nodes.sampling import schedule as schedules
 from guidegraph.nodes.sampling import scheduler as samplers
 from guidegraph.nodes.sampling.levels import timesteps
 from guidegraph.nodes.sampling.scheduler import Sampler
-from guidegraph.nodes.sampling.step import add_noise, table
+from guidegraph.nodes.sampling.scheduler_step import add_noise, table
 from tests.nodes.sampling.closed_form import normal, sample, scaled_linear
 
 ALL: dict[str, Callable[..., Sampler]] = {

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from guidegraph.nodes.guidance.step_context import StepContext, context
 from guidegraph.nodes.sampling import scheduler as schedulers
-from guidegraph.nodes.sampling.step import step
-from guidegraph.nodes.sampling.step_context import StepContext, context
+from guidegraph.nodes.sampling.scheduler_step import step
 from guidegraph.nodes.types import Prediction, SchedulerState
 from tests.nodes.sampling.closed_form import network, scaled_linear
 
