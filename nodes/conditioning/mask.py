@@ -95,7 +95,7 @@ def fit_mask(mask: Mask, like: Sample) -> Mask:
 
 
 @node("mask.signed")
-def signed_mask(mask: Mask) -> Sample:
+def scale_mask(mask: Mask) -> Sample:
     """Map a mask (B, 1, H, W) from [0, 1] to [-1, 1], the range of pictures.
 
     Latent diffusion's inpainting model was trained with it; Stable Diffusion's takes the mask itself.

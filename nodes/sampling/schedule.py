@@ -88,7 +88,7 @@ def zero_terminal_snr(schedule: Schedule) -> Schedule:
 
 
 @node("schedule.trained", runtime=True)
-def trained(
+def set_trained_range(
     schedule: Schedule, *, first: Annotated[float, Ge(0)] | None = None, last: Annotated[float, Ge(0)] | None = None
 ) -> Schedule:
     """The schedule of a model trained on the timesteps from `first` to `last`, within which samplers stay by default.

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from guidegraph.nodes.conditioning.mask import apply_mask, box_mask, load_mask, random_mask, signed_mask
+from guidegraph.nodes.conditioning.mask import apply_mask, box_mask, load_mask, random_mask, scale_mask
 from guidegraph.nodes.images.image import composite
 
 
@@ -62,7 +62,7 @@ def test_latent_diffusion_has_black_under_the_mask_and_a_mask_from_minus_one_to_
     masked = apply_mask(image, mask, fill=-1.0)
     assert torch.equal(masked[:, :, :4], -torch.ones(2, 3, 4, 8))
     assert torch.equal(masked[:, :, 4:], image[:, :, 4:])
-    assert signed_mask(mask)[0, 0, :, 0].tolist() == [1, 1, 1, 1, -1, -1, -1, -1]
+    assert scale_mask(mask)[0, 0, :, 0].tolist() == [1, 1, 1, 1, -1, -1, -1, -1]
 
 
 def test_a_mask_of_any_dtype_is_the_same_mask_and_values_beyond_1_are_refused() -> None:

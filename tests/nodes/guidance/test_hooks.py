@@ -21,7 +21,7 @@ from guidegraph.nodes.models.released.config import UNetShape
 from guidegraph.nodes.models.released.denoiser import ReleasedDenoiser
 from guidegraph.nodes.models.released.unet import ReleasedUNet
 from guidegraph.nodes.models.store import describe_part, load_part
-from guidegraph.nodes.sampling.denoiser import features, guided, list_sites
+from guidegraph.nodes.sampling.denoiser import features, guide_denoiser, list_sites
 from guidegraph.nodes.types import Condition, Prediction
 from tests.graph.export.exporting import WORKFLOWS, changed, difference, made
 
@@ -329,19 +329,21 @@ def test_a_guided_denoiser_has_the_hooks_of_the_one_inside() -> None:
     denoiser = random(own())
     x, t, condition = inputs(denoiser)
     negative = Condition(tokens=torch.zeros(1, 1, 12))
-    outer = guided(denoiser, condition, negative, scale=3.0)
+    outer = guide_denoiser(denoiser, condition, negative, scale=3.0)
     assert isinstance(outer, HookedDenoiser)
     assert outer.sites() == denoiser.sites()
     (site,) = select_sites(outer, "self.middle.0")
     ruled = outer.with_rules({site: changing(site)})
     inner = denoiser.with_rules({site: changing(site)})
     assert torch.equal(
-        ruled(x, t, Condition()).value, guided(inner, condition, negative, scale=3.0)(x, t, Condition()).value
+        ruled(x, t, Condition()).value, guide_denoiser(inner, condition, negative, scale=3.0)(x, t, Condition()).value
     )
     prediction, actual = ruled.captured(x, t, Condition(), [site])
     assert torch.equal(prediction.value, ruled(x, t, Condition()).value)
     assert torch.equal(actual[site], inner.captured(x, t, condition, [site])[1][site])
-    assert not isinstance(guided(lambda x, t, condition: Prediction(x, "eps"), condition, negative), HookedDenoiser)
+    assert not isinstance(
+        guide_denoiser(lambda x, t, condition: Prediction(x, "eps"), condition, negative), HookedDenoiser
+    )
 
 
 PLUGIN = '''

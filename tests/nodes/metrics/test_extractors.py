@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from guidegraph import load_workflow
 from guidegraph.nodes.metrics import metrics, similarity
 from guidegraph.nodes.metrics import throughput as clock
-from guidegraph.nodes.metrics.features import classifier_features, pooled_features, torchscript
+from guidegraph.nodes.metrics.features import classifier_features, extract_features, torchscript
 from guidegraph.nodes.metrics.fidelity import inception_score
 from guidegraph.nodes.metrics.similarity import perceptual_loss
 from guidegraph.nodes.models.model import load_model
@@ -84,7 +84,7 @@ def test_a_torchscript_network_sees_the_range_that_it_takes(
     extractor = torchscript(path=save_script(Extremes(), tmp_path / "net.pt"), range=range)
     assert isinstance(extractor, FeatureExtractor)
     image = torch.stack([-torch.ones(3, 4, 4), torch.ones(3, 4, 4), torch.zeros(3, 4, 4)])
-    features = pooled_features(extractor, image, chunk=2)
+    features = extract_features(extractor, image, chunk=2)
     assert features.dtype == torch.float32
     middle = (low + high) / 2 if range in ("-1..1", "0..1") else 128
     assert features[:, 0].tolist() == [low, high, middle]
@@ -107,7 +107,7 @@ def test_inceptions_file_gives_features_and_the_probabilities_of_the_score(tmp_p
     network = LikeInception()
     path = save_script(network, tmp_path / "inception.pt")
     features, probabilities = (
-        pooled_features(torchscript(path=path, range="uint8", arguments=arguments), pictures(6, size=2))
+        extract_features(torchscript(path=path, range="uint8", arguments=arguments), pictures(6, size=2))
         for arguments in ({"return_features": True}, {"no_output_bias": True})
     )
     expected = inception_score(features @ network.output.weight.detach().T).value
@@ -217,7 +217,7 @@ def test_pictures_of_other_shapes_are_refused(metric: Any) -> None:
         similarity.ssim,
         metrics.psnr,
         lambda a, b: similarity.perceptual(lambda x: [x], a, b),
-        lambda a, b: pooled_features(lambda x: [x], b),
+        lambda a, b: extract_features(lambda x: [x], b),
     ],
 )
 def test_bytes_are_not_taken_for_pictures(metric: Any) -> None:

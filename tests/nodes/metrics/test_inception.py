@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from guidegraph.graph.types import RunsCode
-from guidegraph.nodes.metrics.features import efficientnet, inception, onnx_features, pooled_features, torchscript
+from guidegraph.nodes.metrics.features import efficientnet, extract_features, inception, onnx_features, torchscript
 from guidegraph.nodes.models.extractors.inception import load_inception, resize
 from guidegraph.nodes.models.extractors.settings import InceptionLayer
 from guidegraph.nodes.types import FeatureExtractor
@@ -48,7 +48,7 @@ def test_features_are_those_of_plain_convolutions(weights: dict[str, Tensor], pa
     for layer in layers:
         extractor = inception(path=path, layer=layer)
         assert isinstance(extractor, FeatureExtractor)
-        actual = pooled_features(extractor, to_image(whole))
+        actual = extract_features(extractor, to_image(whole))
         assert actual.shape == (1, {"pooled": 2048, "logits": 1008, "spatial": 2023}[layer])
         torch.testing.assert_close(actual, expected[layer], rtol=1e-4, atol=1e-4)
 
@@ -130,7 +130,7 @@ def test_features_of_an_onnx_file_are_taken_by_name(tmp_path: Path) -> None:
     image = to_image(whole_numbers(3, 8))
     mean = onnx_features(path=file, range="0..1", output="mean", threads=1)
     assert isinstance(mean, FeatureExtractor)
-    torch.testing.assert_close(pooled_features(mean, image, chunk=2), (image.mean((2, 3)) + 1) / 2)
+    torch.testing.assert_close(extract_features(mean, image, chunk=2), (image.mean((2, 3)) + 1) / 2)
     largest = onnx_features(path=file, range="0..255", output="largest", size=4, threads=1)
     small = torch.nn.functional.interpolate(image, (4, 4), mode="bilinear", antialias=True)
     torch.testing.assert_close(largest(image)[0], ((small + 1) * 127.5).round().clamp(0, 255).amax((2, 3)))

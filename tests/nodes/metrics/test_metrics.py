@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from guidegraph.nodes.metrics import metrics
-from guidegraph.nodes.metrics.features import pooled_features
+from guidegraph.nodes.metrics.features import extract_features
 from guidegraph.nodes.metrics.kid import kernel_distance
 from guidegraph.nodes.tensor import merge, shuffle, slice_axis
 from tests.nodes.sampling.closed_form import normal
@@ -216,7 +216,7 @@ def test_features_are_pooled_in_chunks() -> None:
         return image, image.mean((2, 3))
 
     image = normal(10, 3, 4, 4).float()
-    torch.testing.assert_close(pooled_features(extractor, image, chunk=4), image.mean((2, 3)))
+    torch.testing.assert_close(extract_features(extractor, image, chunk=4), image.mean((2, 3)))
     assert sizes == [4, 4, 2]
 
 

@@ -24,7 +24,7 @@ from guidegraph.nodes.models.own.layers import AdaptiveGroupNorm, Attention, tim
 from guidegraph.nodes.models.own.text import TextConfig, TextEncoder, TextModel, build_tokenizer, tokenize
 from guidegraph.nodes.models.own.unet import UNet, UNetConfig
 from guidegraph.nodes.models.store import load_part, read_index, save_parts
-from guidegraph.nodes.sampling.denoiser import guided, predict
+from guidegraph.nodes.sampling.denoiser import guide_denoiser, predict
 from guidegraph.nodes.sampling.schedule import cosine
 from guidegraph.nodes.training import losses
 from guidegraph.nodes.training.timesteps import uniform_timesteps
@@ -136,7 +136,7 @@ def test_the_guided_denoiser_is_classifier_free_guidance_and_takes_a_gradient() 
 
     positive, negative = Condition(vector=torch.tensor([[3.0]])), Condition(vector=torch.tensor([[1.0]]))
     x = torch.ones(2, 1, 2, 2, requires_grad=True)
-    made = guided(denoiser, positive, negative, scale=4.0)
+    made = guide_denoiser(denoiser, positive, negative, scale=4.0)
     value = made(x, torch.zeros(2), Condition()).value
     torch.testing.assert_close(value, torch.full_like(value, 1 + 4 * (3 - 1)))
     (gradient,) = torch.autograd.grad(value.sum(), x)
