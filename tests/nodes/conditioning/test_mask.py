@@ -34,7 +34,7 @@ def test_a_loaded_mask_is_one_where_the_picture_is_bright(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("kind", ["mixed", "boxes", "strokes"])
-def test_random_masks_hide_a_part_and_depend_on_seed_and_index_alone(kind: Any) -> None:
+def test_random_masks_cover_a_fraction_and_depend_on_seed_and_index_alone(kind: Any) -> None:
     like = torch.zeros(64, 3, 64, 64)
     masks = random_mask(like, 5, kind=kind, seed=1)
     assert masks.shape == (64, 1, 64, 64)

@@ -400,7 +400,7 @@ def test_prompts_are_given_or_captions_in_turn() -> None:
         prompts_of_batch([])
 
 
-def test_hues_tell_classes_apart() -> None:
+def test_every_class_has_a_distinct_hue() -> None:
     semantic = torch.eye(9).reshape(1, 9, 9, 1)
     colours = hues_of_map(semantic)[0, :, :, 0].T
     assert colours.shape == (9, 3)

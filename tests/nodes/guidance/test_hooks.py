@@ -87,7 +87,7 @@ def changing(site: Site) -> Rule:
     return lambda call: 1.5 * call.attend()
 
 
-def test_the_sites_are_listed_in_the_order_of_computing() -> None:
+def test_sites_are_listed_in_order_of_computation() -> None:
     assert [site.name for site in own().sites()] == [
         *("feature.down.0", "feature.down.1", "feature.down.2", "self.down.0", "cross.down.0", "feature.down.3"),
         *("self.middle.0", "cross.middle.0", "feature.middle.0"),
@@ -113,7 +113,7 @@ def test_the_sites_are_listed_in_the_order_of_computing() -> None:
     assert (table["kind"][3], table["stage"][3], table["index"][3]) == ("self", "down", 0)
 
 
-def test_rules_run_in_the_order_of_the_sites_and_see_what_is_there(denoiser: HookedModel) -> None:
+def test_rules_run_in_the_order_of_the_sites_and_get_their_tensors(denoiser: HookedModel) -> None:
     x, t, condition = inputs(denoiser)
     seen: list[Site] = []
     shapes: dict[Site, Any] = {}
@@ -154,14 +154,14 @@ def test_rules_run_in_the_order_of_the_sites_and_see_what_is_there(denoiser: Hoo
     assert {shapes[site] for site in select_sites(denoiser, "self")} == {(SIDE // 2, SIDE // 2)}
 
 
-def test_rules_that_compute_the_same_change_nothing(denoiser: HookedModel) -> None:
+def test_rules_that_compute_the_same_do_not_change_the_prediction(denoiser: HookedModel) -> None:
     given = inputs(denoiser)
     plain = denoiser(*given).value
     ruled = denoiser.with_rules({site: passive(site) for site in denoiser.sites()})
     assert torch.equal(ruled(*given).value, plain)
 
 
-def test_every_site_reaches_the_prediction_and_the_original_stays(denoiser: HookedModel) -> None:
+def test_a_rule_at_every_site_changes_the_prediction_and_not_the_original(denoiser: HookedModel) -> None:
     given = inputs(denoiser)
     plain = denoiser(*given).value
     names = list(denoiser.state_dict())
@@ -189,7 +189,7 @@ def passive_rule(call: AttentionCall) -> torch.Tensor:
     return call.attend()
 
 
-def test_a_rule_without_a_result_of_the_right_shape_is_named(denoiser: HookedModel) -> None:
+def test_an_error_names_a_rule_with_a_result_of_the_wrong_shape(denoiser: HookedModel) -> None:
     (site,) = select_sites(denoiser, "self.middle.0")
     for given, actual in ((None, "NoneType"), (torch.zeros(1), r"shape \(1,\)")):
         with pytest.raises(
@@ -198,7 +198,7 @@ def test_a_rule_without_a_result_of_the_right_shape_is_named(denoiser: HookedMod
             denoiser.with_rules({site: lambda call, given=given: given})(*inputs(denoiser))
 
 
-def test_rules_that_are_none_of_their_kind_are_named_with_their_site(denoiser: HookedModel) -> None:
+def test_an_error_names_the_site_of_a_rule_of_the_wrong_kind(denoiser: HookedModel) -> None:
     attention, skip, feature = (select_sites(denoiser, name)[0] for name in ("self", "skip", "feature"))
     with pytest.raises(ValueError, match=r"expected a Site, found 'self.middle.0': select_sites"):
         denoiser.with_rules({"self.middle.0": passive_rule})  # type: ignore[dict-item]
@@ -224,7 +224,7 @@ def test_the_mode_of_the_shared_network_stays(denoiser: HookedModel) -> None:
     assert not fresh.network.training
 
 
-def test_what_is_captured_is_what_torch_sees(denoiser: HookedModel) -> None:
+def test_captured_outputs_equal_those_of_torch_hooks(denoiser: HookedModel) -> None:
     given = inputs(denoiser)
     network = denoiser.network
     blocks: dict[str, torch.nn.Module] = {}
@@ -263,7 +263,7 @@ def test_what_is_captured_is_what_torch_sees(denoiser: HookedModel) -> None:
         features(denoiser, x, t, condition, site="skip")
 
 
-def test_what_is_captured_is_after_the_rule(denoiser: HookedModel) -> None:
+def test_outputs_are_captured_after_the_rule(denoiser: HookedModel) -> None:
     given = inputs(denoiser)
     _, before = denoiser.captured(*given, denoiser.sites())
     for site in denoiser.sites():
@@ -310,7 +310,7 @@ def test_a_denoiser_with_rules_is_not_saved() -> None:
         describe_part(denoiser.with_rules({site: passive(site)}))
 
 
-def test_sites_that_are_not_there_are_named_with_those_that_are() -> None:
+def test_an_error_for_an_unknown_site_lists_the_sites() -> None:
     denoiser = random(own())
     wrong = Site("self", "up", 7)
     for call in (
@@ -325,7 +325,7 @@ def test_sites_that_are_not_there_are_named_with_those_that_are() -> None:
         select_sites(denoiser, [])
 
 
-def test_a_guided_denoiser_has_the_hooks_of_the_one_inside() -> None:
+def test_a_guided_denoiser_has_the_hooks_of_its_inner_denoiser() -> None:
     denoiser = random(own())
     x, t, condition = inputs(denoiser)
     negative = Condition(tokens=torch.zeros(1, 1, 12))
@@ -428,9 +428,7 @@ def test_a_denoiser_without_hooks_is_refused_before_the_node_runs(plugin: str, t
         "diffusers.denoiser, in: {schedule: model.schedule}, with: {path: some}",
     ],
 )
-def test_a_denoiser_that_says_it_has_no_hooks_is_refused_before_anything_runs(
-    plugin: str, tmp_path: Path, source: str
-) -> None:
+def test_a_denoiser_that_declares_no_hooks_is_refused_before_a_run(plugin: str, tmp_path: Path, source: str) -> None:
     with pytest.raises(WorkflowError) as caught:
         load_workflow(workflow(tmp_path, source), plugins=[plugin, "guidegraph.plugins.diffusers_adapter"])
     (problem,) = caught.value.problems

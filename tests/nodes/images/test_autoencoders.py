@@ -72,7 +72,7 @@ def test_the_kl_weight_is_one_millionth_of_a_divergence_summed_over_the_latent()
     assert losses.kl_autoencoder_loss(network, image).loss == with_kl.loss
 
 
-def test_pictures_of_other_sides_and_another_autoencoder_are_refused() -> None:
+def test_other_picture_sizes_and_autoencoders_raise() -> None:
     kl, vq, odd = small_autoencoder(), new_vq_autoencoder(channels=8, codes=16), torch.zeros(1, 3, 66, 64)
     for loss, network, other in ((losses.kl_autoencoder_loss, kl, vq), (vq_autoencoder_loss, vq, kl)):
         with pytest.raises(ValueError, match="sides are multiples of 4; found 66 × 64: resize them"):
@@ -82,7 +82,7 @@ def test_pictures_of_other_sides_and_another_autoencoder_are_refused() -> None:
 
 
 @pytest.mark.parametrize("decay", [None, 0.99])
-def test_a_vq_autoencoder_comes_back_whole_with_its_codes_and_scale(tmp_path: Path, decay: float | None) -> None:
+def test_a_saved_vq_autoencoder_keeps_its_codes_and_scale(tmp_path: Path, decay: float | None) -> None:
     made: Any = new_vq_autoencoder(channels=8, codes=32, decay=decay, latent_channels=3)
     made.scale.fill_(0.7)
     model.save_model(autoencoder=made, path=tmp_path, dtype="float32")
@@ -94,7 +94,7 @@ def test_a_vq_autoencoder_comes_back_whole_with_its_codes_and_scale(tmp_path: Pa
     assert loaded.scale == made.scale
 
 
-def test_noise_of_unit_variance_is_not_on_the_scale_of_an_unscaled_latent() -> None:
+def test_an_unscaled_latent_is_not_of_unit_variance() -> None:
     made: Any = new_vq_autoencoder(channels=8, codes=32)
     batches = scenes(batch=4, count=2).batches
     scaled: Any = measure_scale(made, batches)
@@ -143,7 +143,7 @@ def test_the_other_fields_of_a_batch_are_kept() -> None:
     assert len(made) == 2
 
 
-def test_latents_do_not_depend_on_the_order_of_asking_nor_on_autocast() -> None:
+def test_latents_depend_on_neither_the_order_of_access_nor_autocast() -> None:
     batches, network = scenes(batch=2, count=3).batches, small_autoencoder()
     forward = [batch.latent for batch in latents(batches, network).batches]
     with torch.autocast("cpu", torch.bfloat16):

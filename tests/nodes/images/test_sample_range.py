@@ -46,7 +46,7 @@ def run(folder: Path, said: str, sampler: str = "", step: str = "", **params: in
     return drawn, [str(one.message) for one in caught]
 
 
-def test_a_run_that_ends_out_of_range_names_the_node_and_the_step_from_which_on(tmp_path: Path) -> None:
+def test_a_run_that_ends_out_of_range_names_the_node_and_the_first_such_step(tmp_path: Path) -> None:
     _, (message,) = run(tmp_path, "gain: 60.0, first: 2")
     place = f"{tmp_path / 'w.yaml'}:16:11: nodes.turns.body.sample.body.step (scheduler.step)"
     assert message.startswith(f"{place}: from step 3 of 6 on x̂0 is out of the range that its model knows")
@@ -72,7 +72,7 @@ def test_values_that_stay_in_or_return_to_range_do_not_warn(tmp_path: Path, said
     assert run(tmp_path, said, sampler, step)[1] == []
 
 
-def test_the_limit_goes_with_the_data(tmp_path: Path) -> None:
+def test_the_limit_scales_with_data_rms(tmp_path: Path) -> None:
     assert run(tmp_path, "gain: 2.0", step="data_rms: 0.5")[1] == []
     assert "the data has 0.25" in run(tmp_path, "gain: 2.0", step="data_rms: 0.25")[1][0]
 
@@ -81,7 +81,7 @@ def test_overflow_is_out_of_range(tmp_path: Path) -> None:
     assert "a root mean square of inf" in run(tmp_path, "gain: 1e+38, first: 4")[1][0]
 
 
-def test_watching_changes_no_bit(tmp_path: Path) -> None:
+def test_watching_the_range_does_not_change_the_result(tmp_path: Path) -> None:
     watched, _ = run(tmp_path, "gain: 60.0")
     unwatched, _ = run(tmp_path, "gain: 60.0", step="data_rms: null")
     assert torch.equal(watched, unwatched)

@@ -13,7 +13,7 @@ def label(*names: str) -> torch.Tensor:
     return torch.tensor([[float(name in names) for name in CLASSES]])
 
 
-def test_all_named_objects_must_be_found_and_others_do_not_matter() -> None:
+def test_all_objects_of_the_label_must_be_detected_and_others_are_ignored() -> None:
     asked = label(OBJECTS[0], OBJECTS[5], "night", "snow")
     seen = [
         label(OBJECTS[0], OBJECTS[5], "night", "snow"),
@@ -26,7 +26,7 @@ def test_all_named_objects_must_be_found_and_others_do_not_matter() -> None:
     assert actual.background.tolist() == [True, False, True, False]
 
 
-def test_labels_of_another_kind_are_refused() -> None:
+def test_labels_of_another_kind_raise() -> None:
     with pytest.raises(ValueError, match=r"found shapes \(2, 10\) and \(2, 10\)"):
         finds(torch.zeros(2, 10), torch.zeros(2, 10))
 

@@ -78,7 +78,7 @@ def save_script(module: nn.Module, path: Path) -> Path:
     ("range", "low", "high", "dtype"),
     [("-1..1", -1, 1, "float32"), ("0..1", 0, 1, "float32"), ("0..255", 0, 255, "float32"), ("uint8", 0, 255, "uint8")],
 )
-def test_a_torchscript_network_sees_the_range_that_it_takes(
+def test_a_torchscript_network_gets_pictures_in_its_range(
     range: Any, low: float, high: float, dtype: str, tmp_path: Path
 ) -> None:
     extractor = torchscript(path=save_script(Extremes(), tmp_path / "net.pt"), range=range)
@@ -181,7 +181,7 @@ def test_ssim_of_flat_pictures_is_closed_and_that_of_each_pair_is_kept() -> None
     assert similarity.ssim(pictures(), -pictures()).value < 0
 
 
-def test_ssim_without_torchmetrics_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_without_torchmetrics_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     real = builtins.__import__
 
     def refuse(name: str, *args: Any, **keywords: Any) -> Any:
@@ -220,7 +220,7 @@ def test_pictures_of_other_shapes_are_refused(metric: Any) -> None:
         lambda a, b: extract_features(lambda x: [x], b),
     ],
 )
-def test_bytes_are_not_taken_for_pictures(metric: Any) -> None:
+def test_bytes_are_refused_as_pictures(metric: Any) -> None:
     with pytest.raises(ValueError, match=r"floats in \[-1, 1\]; found torch.uint8"):
         metric(pictures(2), (127 * pictures(2) + 127).byte())
 
@@ -246,7 +246,7 @@ def test_pictures_smaller_than_a_window_are_refused() -> None:
         similarity.ssim(pictures(size=5), pictures(size=5))
 
 
-def test_the_clock_counts_samples_by_the_second(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_throughput_is_samples_per_second(monkeypatch: pytest.MonkeyPatch) -> None:
     readings = iter((10.0, 12.5))
     monkeypatch.setattr("guidegraph.nodes.metrics.throughput.time.perf_counter", lambda: next(readings))
     started = clock.start_clock(torch.zeros(4, 1))

@@ -120,7 +120,7 @@ def test_moments_written_by_a_run_are_loaded_and_extended(tmp_path: Path) -> Non
         frechet.load(path=out / "other.safetensors")
 
 
-def test_no_features_change_nothing() -> None:
+def test_adding_no_features_does_not_change_moments() -> None:
     x, _ = two_sets()
     moments = frechet.add(frechet.empty(), x)
     assert frechet.add(moments, x[:0]) is moments
@@ -360,6 +360,6 @@ def moments(mean: float) -> frechet.Moments:
         (lambda: fidelity.precision_recall(torch.zeros(7, 2), torch.zeros(9, 2)), "half of 7 samples"),
     ],
 )
-def test_what_cannot_be_measured_is_refused(call: Any, message: str) -> None:
+def test_invalid_feature_sets_raise(call: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()

@@ -78,7 +78,7 @@ def test_safetensors_are_read_too(weights: dict[str, Tensor], path: Path, tmp_pa
     assert all(torch.equal(ours[name], theirs[name]) for name in weights)
 
 
-def test_another_file_is_refused_with_what_is_expected(weights: dict[str, Tensor], tmp_path: Path) -> None:
+def test_another_file_raises_with_the_expected_contents(weights: dict[str, Tensor], tmp_path: Path) -> None:
     few = {name: weights[name] for name in weights if not name.startswith("Mixed_7c")}
     torch.save(few, tmp_path / "few.pth")
     torch.save(weights | {"AuxLogits.fc.bias": torch.zeros(2)}, tmp_path / "more.pth")

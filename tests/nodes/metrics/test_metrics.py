@@ -32,20 +32,20 @@ def test_wilsons_interval_is_that_of_the_literature(hits: int, count: int, low: 
     assert proportion == pytest.approx((hits / count, low, high), abs=5e-5)
 
 
-def test_the_interval_of_none_and_of_all_ends_there() -> None:
+def test_the_interval_of_no_or_only_successes_ends_at_0_or_1() -> None:
     for count in range(1, 200):
         assert metrics.wilson(0, count)[1] == 0
         assert metrics.wilson(count, count)[2] == 1
 
 
 @pytest.mark.parametrize("p", [0.02, 0.5, 0.97])
-def test_wilsons_interval_holds_the_truth_in_95_of_100_draws(p: float) -> None:
+def test_wilsons_interval_contains_the_proportion_in_95_of_100_draws(p: float) -> None:
     draws = np.random.default_rng(0).binomial(400, p, 2000)
     held = [low <= p <= high for _, low, high in (metrics.wilson(int(hits), 400) for hits in draws)]
     assert np.mean(held) == pytest.approx(0.95, abs=0.02)
 
 
-def test_accuracy_counts_the_labels_that_are_found() -> None:
+def test_accuracy_counts_correct_labels() -> None:
     logits = torch.tensor([[3.0, 1, 0], [0, 1, 0], [0, 0, 5], [1, 0, 0]])
     label = torch.tensor([0, 1, 2, 2])
     assert metrics.accuracy(logits, label).value == 0.75
@@ -88,7 +88,7 @@ def test_psnr_of_a_constant_difference_is_closed() -> None:
     assert metrics.psnr(image, image).value == pytest.approx(100.0)
 
 
-def test_psnr_in_255ths_is_the_usual_one() -> None:
+def test_psnr_equals_that_of_8_bit_pictures() -> None:
     """10 log₁₀(255² / MSE) of the same pictures as bytes."""
     a, b = (torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(i)) * 2 - 1 for i in range(2))
     bytes_a, bytes_b = ((x.numpy() + 1) * 127.5 for x in (a, b))
@@ -139,7 +139,7 @@ def test_miou_of_a_map_with_itself_is_1_and_of_logits_that_of_the_largest() -> N
     assert metrics.mean_iou(logits, one_hot(truth, 3)).value == 1
 
 
-def test_miou_in_a_mask_is_that_of_the_part() -> None:
+def test_miou_in_a_mask_is_that_of_the_masked_pixels() -> None:
     truth, guess = torch.randint(0, 3, (2, 2, 4, 8), generator=torch.Generator().manual_seed(2))
     mask = torch.zeros(2, 1, 4, 8)
     mask[..., :4] = 1

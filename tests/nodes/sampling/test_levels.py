@@ -256,7 +256,7 @@ def test_default_levels_of_every_sampler_lie_within_the_trained_range(name: str,
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_no_sampler_starts_without_signal_unless_its_levels_say_so(name: str) -> None:
+def test_no_sampler_starts_without_signal_unless_its_levels_do(name: str) -> None:
     for schedule in (schedules.cosine(), replace(schedules.zero_terminal_snr(scaled_linear()), trained_to=None)):
         start = SAMPLERS[name](schedule, steps=10).scheduler
         assert start.sigma[0].item() / start.alpha[0].item() <= 20
@@ -272,7 +272,7 @@ def test_a_schedule_that_ends_with_signal_is_used_to_its_end() -> None:
     assert len(samplers.ddpm(schedules.linear()).steps) == 1000
 
 
-def test_trained_sets_the_range_of_timesteps_of_a_model() -> None:
+def test_set_trained_range_sets_the_range_of_timesteps_of_a_model() -> None:
     narrowed = schedules.set_trained_range(schedules.cosine(), first=10, last=900)
     assert (narrowed.trained_from, narrowed.trained_to) == (10, 900)
     assert samplers.euler(narrowed, steps=3).steps.tolist() == [900, 455, 10]
@@ -293,7 +293,7 @@ def test_a_model_trained_on_part_of_the_schedule_is_sampled_there(name: str, fir
         assert len(SAMPLERS[name](schedule, steps=2).steps) >= 2
 
 
-def test_whole_timesteps_of_a_part_of_the_schedule() -> None:
+def test_whole_timesteps_of_a_range_of_the_schedule() -> None:
     schedule = schedules.set_trained_range(schedules.cosine(), first=3.25, last=957.75)
     assert samplers.ddpm(schedule).steps.tolist() == list(range(957, 3, -1))
     for levels in (grids.simple(schedule, steps=7), grids.beta(schedule, steps=7)):
@@ -309,7 +309,7 @@ def test_a_released_cosine_model_is_sampled_from_where_signal_is_left_but_by_ddp
     assert start == 999 if name in ("ddpm", "ddim") else start <= 966
 
 
-def test_a_model_that_knows_only_noise_is_refused_by_solvers_that_need_signal() -> None:
+def test_solvers_that_need_signal_refuse_a_model_trained_only_on_noise() -> None:
     schedule = schedules.set_trained_range(schedules.cosine(), first=975, last=999)
     with pytest.raises(ValueError, match="knows the timesteps from 975 on, where no signal is left"):
         samplers.heun(schedule, steps=5)

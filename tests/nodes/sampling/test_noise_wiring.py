@@ -102,7 +102,7 @@ def test_a_score_for_rows_without_variance_is_reported_at_its_link(tmp_path: Pat
     assert line[problem.mark.column - 1 :].startswith("score: pull")
 
 
-def test_an_unwired_port_of_a_block_is_reported_too(tmp_path: Path) -> None:
+def test_an_unwired_port_of_a_sub_workflow_is_reported_too(tmp_path: Path) -> None:
     """An unwired port of a workflow used as a node, at its default null, does not count as wired."""
     block = tmp_path / "block.yaml"
     block.write_text("""guidegraph: 1
@@ -142,7 +142,7 @@ def workflows_with_steps() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("path", workflows_with_steps())
-def test_every_shipped_body_wires_noise_of_its_own_for_each_step(path: Path) -> None:
+def test_every_shipped_loop_wires_separate_noise_to_each_step(path: Path) -> None:
     workflow = yaml.safe_load(path.read_text(encoding="utf-8").replace("@", ""))
     steps = [*bodies_with_steps(workflow["nodes"])]
     assert steps

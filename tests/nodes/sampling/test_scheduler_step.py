@@ -183,7 +183,7 @@ def test_eps_at_zero_terminal_snr_is_refused() -> None:
         one_step(sampler, 0, normal(*SHAPE), Prediction(normal(*SHAPE), "eps"))
 
 
-def test_a_loop_over_another_samplers_steps_is_explained() -> None:
+def test_an_error_explains_a_loop_over_another_samplers_steps() -> None:
     sampler = samplers.ddim(scaled_linear(), steps=5)
     state, _ = at_row(sampler, 0)
     late = replace(state, index=torch.tensor([5]))

@@ -97,7 +97,7 @@ def test_join_matches_rows_by_a_column() -> None:
         join(left, right, on="q")
 
 
-def test_select_keeps_the_order_asked_for() -> None:
+def test_select_uses_the_order_of_names() -> None:
     table = Table({"alpha": [1], "beta": [2]})
     assert list(select(table, names=["beta", "alpha"])) == ["beta", "alpha"]
     with pytest.raises(ValueError, match="did you mean 'beta'"):
