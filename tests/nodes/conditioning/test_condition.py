@@ -1,4 +1,4 @@
-"""Conditions: resized to the latent, null, dropped by (seed, index) alone, and merged."""
+"""Conditions: spatial, null, dropped and merged ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from guidegraph.nodes.types import Condition
 
 
 @pytest.fixture(autouse=True)
-def _seeded() -> None:
+def _set_seed() -> None:
     torch.manual_seed(0)
 
 
@@ -91,14 +91,14 @@ def test_dropped_samples_are_null_in_every_field_and_the_others_unchanged() -> N
 
 
 def test_dropped_samples_depend_on_seed_and_index_alone() -> None:
-    def gone(seed: int, index: int) -> list[bool]:
+    def find_dropped(seed: int, index: int) -> list[bool]:
         vector = drop_condition(Condition(vector=torch.randn(64, 2)), index, p=0.5, seed=seed).vector
         assert vector is not None
         return (vector == 0).all(1).tolist()
 
-    assert gone(1, 2) == gone(1, 2)
-    assert gone(1, 2) != gone(1, 3)
-    assert gone(1, 2) != gone(2, 2)
+    assert find_dropped(1, 2) == find_dropped(1, 2)
+    assert find_dropped(1, 2) != find_dropped(1, 3)
+    assert find_dropped(1, 2) != find_dropped(2, 2)
 
 
 def test_p_0_drops_no_sample_and_p_1_drops_all() -> None:

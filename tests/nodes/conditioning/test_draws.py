@@ -1,4 +1,4 @@
-"""Random choices of a batch are independent of each other, and a sample's do not depend on the batch size."""
+"""Random choices in a batch: independent of each other, and of the batch size."""
 
 from __future__ import annotations
 

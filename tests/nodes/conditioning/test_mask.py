@@ -1,4 +1,4 @@
-"""Masks, and pictures under them: pixels outside a mask do not change at all."""
+"""Masks and masked pictures: pixels outside a mask do not change at all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MiniLM and CLIP as text embedders, against transformers' own calls, and what is refused."""
+"""MiniLM and CLIP as text embedders, compared with direct calls of transformers, and their errors."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def sentences() -> Any:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A CLIP text model of random weights, whose tokens are letters."""
-    at: Path = tmp_path_factory.mktemp("clip")
+    path: Path = tmp_path_factory.mktemp("clip")
     tokens = [*LETTERS, *(f"{letter}</w>" for letter in LETTERS), "<|startoftext|>", "<|endoftext|>"]
-    (at / "vocab.json").write_text(json.dumps({token: number for number, token in enumerate(tokens)}))
-    (at / "merges.txt").write_text("#version: 0.2\n")
-    tokenizer = transformers.CLIPTokenizer(str(at / "vocab.json"), str(at / "merges.txt"))
-    tokenizer.save_pretrained(str(at))
+    (path / "vocab.json").write_text(json.dumps({token: number for number, token in enumerate(tokens)}))
+    (path / "merges.txt").write_text("#version: 0.2\n")
+    tokenizer = transformers.CLIPTokenizer(str(path / "vocab.json"), str(path / "merges.txt"))
+    tokenizer.save_pretrained(str(path))
     config = transformers.CLIPTextConfig(
         vocab_size=len(tokens),
         hidden_size=16,
@@ -47,8 +47,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pad_token_id=len(tokens) - 1,
     )
     torch.manual_seed(0)
-    transformers.CLIPTextModel(config).save_pretrained(str(at))
-    return at
+    transformers.CLIPTextModel(config).save_pretrained(str(path))
+    return path
 
 
 def test_minilm_returns_transformers_tokens_and_their_mean_with_unit_length(sentences: Any) -> None:
@@ -116,8 +116,8 @@ def test_clip_reads_a_diffusers_folder(folder: Path, tmp_path: Path) -> None:
     model = transformers.CLIPTextModel.from_pretrained(str(folder))
     model.save_pretrained(str(tmp_path / "text_encoder"))
     transformers.CLIPTokenizer.from_pretrained(str(folder)).save_pretrained(str(tmp_path / "tokenizer"))
-    both: list[Any] = [clip(path=path)(["ab"]) for path in (folder, tmp_path)]
-    assert torch.equal(both[0].tokens, both[1].tokens)
+    conditions: list[Any] = [clip(path=path)(["ab"]) for path in (folder, tmp_path)]
+    assert torch.equal(conditions[0].tokens, conditions[1].tokens)
 
 
 def test_folders_without_a_model_raise(tmp_path: Path) -> None:

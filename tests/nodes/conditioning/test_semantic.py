@@ -1,4 +1,4 @@
-"""Semantic maps survive a round trip through pictures, and pixels without a class are named."""
+"""Semantic maps: round trips through pictures, and errors for pixels without a class."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""text.add_words and label.caption: new words beside those that a text encoder knows."""
+"""text.add_words and label.caption: new words in a text encoder, and captions of labels."""
 
 from __future__ import annotations
 
@@ -56,9 +56,9 @@ def test_new_embeddings_have_the_spread_of_existing_ones_and_depend_on_the_seed(
     other = add_unknown_words(text, words, seed=2).encoder.token_embedding.added  # type: ignore[attr-defined]
     assert torch.equal(added, again)
     assert not torch.allclose(added, other)
-    known = text.encoder.token_embedding.weight[3:]
-    torch.testing.assert_close(added.mean(0), known.mean(0), rtol=0, atol=0.3)
-    torch.testing.assert_close(added.std(0), known.std(0), rtol=0.2, atol=0)
+    existing = text.encoder.token_embedding.weight[3:]
+    torch.testing.assert_close(added.mean(0), existing.mean(0), rtol=0, atol=0.3)
+    torch.testing.assert_close(added.std(0), existing.std(0), rtol=0.2, atol=0)
 
 
 @pytest.mark.parametrize("freeze", [False, True])
@@ -71,7 +71,7 @@ def test_freeze_trains_only_the_new_rows(text: Any, freeze: bool) -> None:
     optimiser.step()
     assert (len(parameters) == 1) == freeze
     assert torch.equal(live.encoder.token_embedding.known, before) == freeze
-    assert torch.equal(text.encoder.token_embedding.weight, before)  # what came in is never changed
+    assert torch.equal(text.encoder.token_embedding.weight, before)  # the input never changes
 
 
 def test_it_is_saved_as_a_plain_encoder_and_survives_a_checkpoint(text: Any, tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_scales_for_another_batch_are_refused(batch: int) -> None:
 
 
 def upstream_ddim(x: Tensor, label: Tensor, times: list[int], scale: float, bound: float) -> Tensor:
-    """guided-diffusion's ddim_sample with clip_denoised and cond_fn, stated by itself."""
+    """guided-diffusion's ddim_sample with clip_denoised and cond_fn, written independently."""
     schedule = scaled_linear()
     for i, t in enumerate(times):
         bar = float(schedule.alphas_bar[t])

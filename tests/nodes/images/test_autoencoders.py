@@ -1,4 +1,4 @@
-"""KL and VQ autoencoders at every factor of the paper, their settings on disk, and latents encoded once."""
+"""KL and VQ autoencoders at every factor of the paper, saved models, and latents that are encoded once."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ FACTORS = [(1, 1, 1), (2, 2, 1), (4, 2, 2), (8, 2, 3), (16, 4, 3), (32, 4, 4)]
 
 
 @pytest.fixture(autouse=True)
-def _seeded() -> None:
+def _set_seed() -> None:
     torch.manual_seed(0)
 
 
 def waves(batch: int = 4) -> torch.Tensor:
-    """Smooth pictures (B, 3, 64, 64): something that a few steps can learn."""
+    """Smooth pictures (B, 3, 64, 64), which a few training steps can learn."""
     x = torch.linspace(0, 3, 64)
     phase = torch.rand(batch, 3, 1, 1) * 6
     return 0.7 * torch.sin(x[None, None, :, None] + 0.5 * x + phase)

@@ -1,4 +1,4 @@
-"""Pictures become images in [-1, 1] and back, exactly where nothing is resized."""
+"""Nodes of pictures: loading, resizing, clamping and sheets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The vector quantiser: which term moves what, the straight-through gradient, moving averages, usage."""
+"""The vector quantiser: gradients of its terms, the straight-through estimator, moving averages, usage."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.nodes.models.test_models import small_autoencoder
 
 
 @pytest.fixture(autouse=True)
-def _seeded() -> None:
+def _set_seed() -> None:
     torch.manual_seed(0)
 
 
@@ -58,9 +58,9 @@ def test_the_codebook_term_moves_only_the_codes_and_the_commitment_only_the_enco
     quantiser, z = VectorQuantiser(16, 4), vectors().requires_grad_()
     out = quantiser(z)
     e = quantiser.quantise(z)
-    both = (z, quantiser.codebook)
-    none, codes = torch.autograd.grad(out.codebook, both, retain_graph=True, allow_unused=True)
-    encoder, nothing = torch.autograd.grad(out.commitment, both, retain_graph=True, allow_unused=True)
+    inputs = (z, quantiser.codebook)
+    none, codes = torch.autograd.grad(out.codebook, inputs, retain_graph=True, allow_unused=True)
+    encoder, nothing = torch.autograd.grad(out.commitment, inputs, retain_graph=True, allow_unused=True)
     assert none is None
     assert nothing is None
     torch.testing.assert_close(encoder, 2 * (z - e).detach() / z.numel())
@@ -192,22 +192,22 @@ def test_the_loss_with_moving_averages_has_no_codebook_term() -> None:
 def test_training_processes_update_the_codes_from_the_global_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     z, start = vectors(4), VectorQuantiser(8, 4, decay=0.5).state_dict()
 
-    def moved(share: Rank, rows: torch.Tensor) -> VectorQuantiser:
-        made = VectorQuantiser(8, 4, decay=0.5)
-        made.load_state_dict(start)
+    def update_codes(rank: Rank, rows: torch.Tensor) -> VectorQuantiser:
+        network = VectorQuantiser(8, 4, decay=0.5)
+        network.load_state_dict(start)
         torch.manual_seed(1)
-        with use_rank(share):
-            made(rows)
-        return made
+        with use_rank(rank):
+            network(rows)
+        return network
 
-    parts: list[list[torch.Tensor]] = []
-    whole = moved(Rank(), z)
-    monkeypatch.setattr(quantiser, "summed", lambda own: parts.append(own) or own)
+    sums: list[list[torch.Tensor]] = []
+    expected = update_codes(Rank(), z)
+    monkeypatch.setattr(quantiser, "summed", lambda own: sums.append(own) or own)
     for i in range(2):
-        moved(Rank(i, 2), z[2 * i : 2 * i + 2])
-    total = [a + b for a, b in zip(*parts, strict=True)]
+        update_codes(Rank(i, 2), z[2 * i : 2 * i + 2])
+    total = [a + b for a, b in zip(*sums, strict=True)]
     monkeypatch.setattr(quantiser, "summed", lambda own: total)
     for i in range(2):
-        of_one = moved(Rank(i, 2), z[2 * i : 2 * i + 2])
-        for name, value in whole.state_dict().items():
-            torch.testing.assert_close(of_one.state_dict()[name], value)
+        actual = update_codes(Rank(i, 2), z[2 * i : 2 * i + 2])
+        for name, value in expected.state_dict().items():
+            torch.testing.assert_close(actual.state_dict()[name], value)

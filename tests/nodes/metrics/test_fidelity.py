@@ -1,4 +1,4 @@
-"""FID, KID, the Inception score, precision and recall: against torchmetrics and scipy, and against closed forms."""
+"""FID, KID, the Inception score, precision and recall: compared with torchmetrics, scipy and closed forms."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def two_sets(n: int = 300, m: int = 400, d: int = 24) -> tuple[Tensor, Tensor]:
 
 
 class Same(nn.Module):
-    """A network whose features are its input, for metrics that insist on a network."""
+    """A network whose features are its input, for metrics that need a network."""
 
     num_features = 24
 
@@ -336,7 +336,7 @@ def test_the_intervals_of_the_four_are_as_wide_as_the_deviation_over_draws() -> 
 
 
 def moments(mean: float) -> frechet.Moments:
-    """Of four features with this mean."""
+    """The moments of four features with this mean."""
     count, means, scatter = torch.tensor(4.0), torch.full((3,), mean), torch.eye(3)
     return frechet.Moments(count.double(), means.double(), scatter.double())
 

@@ -27,7 +27,7 @@ def weights() -> dict[str, Tensor]:
 
 @pytest.fixture(scope="module")
 def path(weights: dict[str, Tensor], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file as it is published; its counts of batches are of no use, and must do no harm."""
+    """A file like the published one, with counts of batches, which are ignored."""
     file = tmp_path_factory.mktemp("inception") / "pt_inception-2015-12-05-6726825d.pth"
     torch.save(weights | {"Mixed_5b.branch1x1.bn.num_batches_tracked": torch.tensor(3)}, file)
     return file
@@ -37,18 +37,18 @@ def whole_numbers(batch: int, side: int) -> Tensor:
     return torch.from_numpy(np.random.default_rng(1).integers(0, 256, (batch, 3, side, side))).float()
 
 
-def to_image(whole: Tensor) -> Tensor:
-    return whole / 127.5 - 1
+def to_image(pixels: Tensor) -> Tensor:
+    return pixels / 127.5 - 1
 
 
 def test_features_are_those_of_plain_convolutions(weights: dict[str, Tensor], path: Path) -> None:
-    whole = whole_numbers(1, 299)
-    expected = reference.features(weights, whole)
+    pixels = whole_numbers(1, 299)
+    expected = reference.features(weights, pixels)
     layers: tuple[InceptionLayer, ...] = ("pooled", "logits", "spatial")
     for layer in layers:
         extractor = inception(path=path, layer=layer)
         assert isinstance(extractor, FeatureExtractor)
-        actual = extract_features(extractor, to_image(whole))
+        actual = extract_features(extractor, to_image(pixels))
         assert actual.shape == (1, {"pooled": 2048, "logits": 1008, "spatial": 2023}[layer])
         torch.testing.assert_close(actual, expected[layer], rtol=1e-4, atol=1e-4)
 
@@ -151,7 +151,7 @@ def test_an_onnx_file_that_gives_no_features_is_refused(tmp_path: Path) -> None:
         onnx_features(path=file, range="0..1", output="mean")(image.requires_grad_())
     with pytest.raises(ValueError, match=r"failed on torch\.float32 pictures of shape \(2, 2, 8, 8\)"):
         onnx_features(path=file, range="0..1", output="mean")(image.detach()[:, :2])
-    with pytest.raises(ValueError, match="whole numbers: set `range` to uint8"):
+    with pytest.raises(ValueError, match="pixels numbers: set `range` to uint8"):
         onnx_features(path=write_onnx(tmp_path / "one.onnx", ONE_BY_ONE), range="0..1")
     (tmp_path / "text.onnx").write_text("no graph")
     with pytest.raises(ValueError, match="expected an ONNX graph"):

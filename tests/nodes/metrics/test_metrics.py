@@ -1,4 +1,4 @@
-"""Metrics against closed forms, against plain loops, and under changes that must not matter."""
+"""Metrics compared with closed forms and plain loops, and invariances."""
 
 from __future__ import annotations
 

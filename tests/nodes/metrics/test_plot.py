@@ -1,4 +1,4 @@
-"""Plots show their table: lines where the numbers are, gaps where there are none, nothing shared between figures."""
+"""Plots of tables: lines, gaps for missing numbers, and independent figures."""
 
 from __future__ import annotations
 

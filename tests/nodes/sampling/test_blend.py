@@ -1,4 +1,4 @@
-"""Masks over latents, and the noise that blended inpainting adds to the known pixels."""
+"""Masks of latents, and the noise that blended inpainting adds to the pixels outside the mask."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Levels as a value: each grid against an independent formula, and samplers that use them."""
+"""Levels: each grid compared with an independent formula, and samplers that use them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def sigmas_of(schedule: Schedule) -> np.ndarray[Any, Any]:
 
 
 def assert_ratios(levels: Levels, expected: np.ndarray[Any, Any]) -> None:
-    """σ/α of the visited levels; they are those of the timestep in float32, whose rounding allows 1e-6."""
+    """Check σ/α of the visited levels, to 1e-6 because timesteps are rounded to float32."""
     np.testing.assert_allclose(levels.ratio[:-1].numpy(), expected, rtol=1e-6)
     assert (levels.t[-1].item(), levels.ratio[-1].item()) == (-1, 0)
 

@@ -75,7 +75,7 @@ def test_distilled_samplers_visit_timesteps_of_the_distillation() -> None:
 
 
 def test_a_start_in_the_middle_keeps_the_pairs_of_the_full_run() -> None:
-    """dpmpp_2s pairs steps as the whole run does; 12 of 20 steps are not yet few."""
+    """dpmpp_2s has the pairs of the full run; 12 of 20 steps do not count as few."""
     full, part = (samplers.dpmpp_2s(scaled_linear(), steps=10, strength=s) for s in (1.0, 0.7))
     torch.testing.assert_close(part.scheduler.matrix[1:], full.scheduler.matrix[4:])
     full, part = (samplers.dpmpp_2m(scaled_linear(), steps=20, strength=s, final="first") for s in (1.0, 0.6))

@@ -1,4 +1,4 @@
-"""Solvers as tables against independent loops in σ = s of the papers' and k-diffusion's formulas."""
+"""Tables of solvers compared with independent loops in s = σ/α, by the formulas of the papers and k-diffusion."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def karras(count: int) -> list[Level]:
 
 
 def error(solver: Callable[[list[Level]], list[Row]], steps: int) -> float:
-    """The largest distance from where the probability flow goes, from σ_max to σ_min in Karras' steps."""
+    """The largest error of the probability flow from σ_max to σ_min in Karras' steps."""
     levels = karras(steps)
     x, a, b = normal(64, 99), levels[0], levels[-1]
     rows = solver(levels)
@@ -195,12 +195,12 @@ def test_tcd_without_noise_is_ddim() -> None:
 
 
 def orders(rows: Sequence[Row]) -> list[int]:
-    """How many calls a row's change is made of: x̂0 or ε of this call, and the kept ones."""
+    """The number of calls that each row combines: x̂0 or ε of this call, and the kept ones."""
     return [1 + sum(bool(row.x[4 + slot]) for slot in range(2)) for row in rows]
 
 
 def coarse(steps: int) -> list[Level]:
-    """Steps between levels of the schedule; the last is not to σ = 0."""
+    """Steps between levels of the schedule; the last does not end at σ = 0."""
     return [NOISE.at(float(t)) for t in np.linspace(999, 10, steps + 1).round()]
 
 

@@ -20,7 +20,7 @@ from guidegraph.nodes.types import Discriminator
 
 
 @pytest.fixture(autouse=True)
-def _seeded() -> None:
+def _set_seed() -> None:
     torch.manual_seed(0)
 
 
@@ -95,7 +95,7 @@ def test_before_the_start_nothing_is_computed() -> None:
 
 
 class Linear(nn.Module):
-    """A "decoder" of one layer: picture = w · h."""
+    """A decoder of one layer: picture = w · h."""
 
     def __init__(self) -> None:
         super().__init__()

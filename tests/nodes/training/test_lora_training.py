@@ -1,4 +1,4 @@
-"""lora.new, lora.merge and lora.save: only A and B are trained, and files hold the trained factors."""
+"""lora.new, lora.merge and lora.save: training of the factors A and B, merging, and files."""
 
 from __future__ import annotations
 
