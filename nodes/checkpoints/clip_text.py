@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from guidegraph.graph.context import current_device, current_dtype
 from guidegraph.nodes.checkpoints.filling import check_fit, fill
-from guidegraph.nodes.conditioning.pretrained import import_transformers
+from guidegraph.nodes.conditioning.text_pretrained import import_transformers
 
 HEAD = 64
 """The width of a head in every CLIP and OpenCLIP text model that was released."""

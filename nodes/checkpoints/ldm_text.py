@@ -12,7 +12,7 @@ from torch import Tensor
 
 from guidegraph.graph.context import current_device, current_dtype
 from guidegraph.nodes.checkpoints.filling import check_fit, fill
-from guidegraph.nodes.conditioning.pretrained import import_transformers
+from guidegraph.nodes.conditioning.text_pretrained import import_transformers
 from guidegraph.nodes.models.released.ldm_text import LDMText, LDMTransformer
 from guidegraph.nodes.models.released.pretrained_text import tokenizer_from_folder
 

@@ -12,7 +12,7 @@ import torch
 from guidegraph import Prediction, Schedule
 from guidegraph.nodes.sampling import schedule as schedules
 from guidegraph.nodes.sampling import scheduler as samplers
-from guidegraph.nodes.sampling import step as steps_of_tables
+from guidegraph.nodes.sampling import scheduler_step
 from guidegraph.plugins.diffusers_adapter.schedules import read_schedule
 from guidegraph.plugins.diffusers_adapter.steps import KNOWN, DiffusersSampler, new_sampler, start, step
 
@@ -164,7 +164,7 @@ def test_a_name_alone_makes_a_sampler_of_any_schedule() -> None:
     sampler, state = made.sampler, ours.state
     for t in made.steps.split(1):
         x, sampler = step(sampler, x, Prediction(network(x), "v"), t)
-        y, state = steps_of_tables.step(ours.scheduler, y, Prediction(network(y), "v"), state, t)
+        y, state = scheduler_step.step(ours.scheduler, y, Prediction(network(y), "v"), state, t)
     torch.testing.assert_close(x, y, atol=1e-4, rtol=1e-4)
 
 

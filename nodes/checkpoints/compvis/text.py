@@ -22,7 +22,7 @@ from guidegraph.nodes.checkpoints.diffusers.text import load_tokenizer
 from guidegraph.nodes.checkpoints.filling import check_axes, fill
 from guidegraph.nodes.checkpoints.first_stage import NEEDED
 from guidegraph.nodes.checkpoints.ldm_text import HEADS, build_ldm_text, check_ldm_text
-from guidegraph.nodes.conditioning.pretrained import import_transformers
+from guidegraph.nodes.conditioning.text_pretrained import import_transformers
 from guidegraph.nodes.models.model import AbsentPart
 from guidegraph.nodes.models.released.ldm_text import ClassTokens
 from guidegraph.nodes.models.released.maps import MapRescaler

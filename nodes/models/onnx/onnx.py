@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge, Le
 
 from guidegraph.graph.node import node
 from guidegraph.nodes.guidance.hooks import OpaqueDenoiser
-from guidegraph.nodes.sampling.edm_denoiser import EdmNetwork, SigmaData, check_raw_kind, precondition
+from guidegraph.nodes.models.onnx.fields import ConstantInput, InputField, OutputField
+from guidegraph.nodes.sampling.denoiser_edm import EdmNetwork, SigmaData, check_raw_kind, precondition
 from guidegraph.nodes.types import PredictionKind, Schedule
 
 if TYPE_CHECKING:
@@ -19,10 +20,6 @@ if TYPE_CHECKING:
 PORTS = ("x", "t")
 FIELDS = ("vector", "tokens", "mask", "spatial")
 OUTPUTS = ("value", "variance")
-
-InputField: TypeAlias = Literal["x", "t", "vector", "tokens", "mask", "spatial"]
-OutputField: TypeAlias = Literal["value", "variance"]
-ConstantInput: TypeAlias = float | list[float]
 
 
 @node("onnx.denoiser", host=True)

@@ -10,7 +10,7 @@ import torch
 
 from guidegraph.graph.export_recipe import ExportRecipe
 from guidegraph.nodes.checkpoints.clip_text import build_clip, from_openclip, infer_clip_settings
-from guidegraph.nodes.conditioning import prompt as prompts
+from guidegraph.nodes.conditioning import text_prompt as prompts
 from guidegraph.nodes.conditioning.text import encode_text
 from guidegraph.nodes.models.own.text import build_tokenizer
 from guidegraph.nodes.models.released.text import PictureSize, ReleasedText, Tower

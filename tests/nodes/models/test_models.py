@@ -24,9 +24,10 @@ from guidegraph.nodes.models.own.layers import AdaptiveGroupNorm, Attention, tim
 from guidegraph.nodes.models.own.text import TextConfig, TextEncoder, TextModel, build_tokenizer, tokenize
 from guidegraph.nodes.models.own.unet import UNet, UNetConfig
 from guidegraph.nodes.models.store import load_part, read_index, save_parts
-from guidegraph.nodes.sampling.denoiser import guided, predict
+from guidegraph.nodes.sampling.denoiser import guide_denoiser, predict
 from guidegraph.nodes.sampling.schedule import cosine
 from guidegraph.nodes.training import losses
+from guidegraph.nodes.training.timesteps import uniform_timesteps
 from guidegraph.nodes.types import Condition, Prediction
 from tests.paths import ROOT
 
@@ -135,7 +136,7 @@ def test_the_guided_denoiser_is_classifier_free_guidance_and_takes_a_gradient() 
 
     positive, negative = Condition(vector=torch.tensor([[3.0]])), Condition(vector=torch.tensor([[1.0]]))
     x = torch.ones(2, 1, 2, 2, requires_grad=True)
-    made = guided(denoiser, positive, negative, scale=4.0)
+    made = guide_denoiser(denoiser, positive, negative, scale=4.0)
     value = made(x, torch.zeros(2), Condition()).value
     torch.testing.assert_close(value, torch.full_like(value, 1 + 4 * (3 - 1)))
     (gradient,) = torch.autograd.grad(value.sum(), x)
@@ -188,7 +189,7 @@ def test_the_autoencoder_owns_its_scale() -> None:
 def test_a_measured_scale_gives_latents_of_unit_variance_in_a_copy() -> None:
     network = small_autoencoder()
     batches = scenes(batch=4, count=2).batches
-    measured = losses.measure_scale(network, batches)
+    measured = autoencoder_nodes.measure_scale(network, batches)
     latents = torch.cat([measured.encode(batch.image) for batch in batches])
     torch.testing.assert_close(latents.std(), torch.tensor(1.0))
     assert network.scale == 1
@@ -291,11 +292,11 @@ def test_the_distance_of_vectors_moves_the_first_alone() -> None:
 
 def test_timesteps_fill_the_schedule_evenly() -> None:
     schedule = cosine()
-    t = losses.uniform_timesteps(torch.zeros(10, 4, 2, 2), schedule, 3)
+    t = uniform_timesteps(torch.zeros(10, 4, 2, 2), schedule, 3)
     assert t.dtype == torch.float32
     assert sorted((t // 100).tolist()) == list(range(10))
-    assert torch.equal(t, losses.uniform_timesteps(torch.zeros(10, 4, 2, 2), schedule, 3))
-    assert not torch.equal(t, losses.uniform_timesteps(torch.zeros(10, 4, 2, 2), schedule, 4))
+    assert torch.equal(t, uniform_timesteps(torch.zeros(10, 4, 2, 2), schedule, 3))
+    assert not torch.equal(t, uniform_timesteps(torch.zeros(10, 4, 2, 2), schedule, 4))
 
 
 def test_fresh_models_depend_on_their_seed_alone() -> None:

@@ -18,7 +18,7 @@ pytest.importorskip("onnxruntime")
 from guidegraph import load_workflow
 from guidegraph.nodes.conditioning.condition import vector_condition
 from guidegraph.nodes.models.onnx.onnx import onnx_denoiser
-from guidegraph.nodes.sampling.edm_denoiser import precondition
+from guidegraph.nodes.sampling.denoiser_edm import precondition
 from guidegraph.nodes.sampling.schedule import edm
 from guidegraph.nodes.types import Condition, Prediction
 from guidegraph_runtime.errors import BundleError

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from guidegraph.nodes.conditioning.condition import embed_image
 from guidegraph.nodes.data.datasets import scene
+from guidegraph.nodes.images.image import embed_image
 from guidegraph.nodes.models import model
 from guidegraph.nodes.models.own.vision import ImageModel, VisionConfig
 

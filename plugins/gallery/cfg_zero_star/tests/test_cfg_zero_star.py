@@ -11,9 +11,9 @@ import torch
 from diffusers.guiders import ClassifierFreeZeroStarGuidance
 
 from guidegraph import Prediction, StepContext, load_workflow
+from guidegraph.nodes.guidance.step_context import context
 from guidegraph.nodes.sampling import scheduler as schedulers
-from guidegraph.nodes.sampling.step import step
-from guidegraph.nodes.sampling.step_context import context
+from guidegraph.nodes.sampling.scheduler_step import step
 from tests.graph.export.exporting import LEVEL, WORKFLOWS, difference, made
 from tests.nodes.sampling.closed_form import network, scaled_linear
 

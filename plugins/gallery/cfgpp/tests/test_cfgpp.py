@@ -10,7 +10,7 @@ import torch
 
 from guidegraph import Prediction, WorkflowError, load_workflow
 from guidegraph.nodes.sampling import scheduler as schedulers
-from guidegraph.nodes.sampling.step import step
+from guidegraph.nodes.sampling.scheduler_step import step
 from tests.graph.export.exporting import LEVEL, difference, made
 from tests.nodes.sampling.closed_form import eps_star, scaled_linear
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from guidegraph.nodes.checkpoints.diffusers.first_stage import load_first_stage
 from guidegraph.nodes.checkpoints.first_stage import build_first_stage
-from guidegraph.nodes.images.tiling import edge_ramp, tile_starts, tiled
+from guidegraph.nodes.images.tiling import edge_ramp, tile_decoder, tile_starts
 from tests.nodes.checkpoints.compvis import compvis_writer
 
 diffusers = pytest.importorskip("diffusers")
@@ -134,7 +134,7 @@ class Enlarger:
 @pytest.mark.parametrize("size", [(20, 13), (8, 31), (9, 9), (21, 5)])
 def test_tiles_cover_a_picture_without_a_seam(size: tuple[int, int]) -> None:
     latent, inner = torch.randn(2, 3, *size), Enlarger()
-    actual = tiled(inner, tile=8, overlap=3).decode(latent)
+    actual = tile_decoder(inner, tile=8, overlap=3).decode(latent)
     assert inner.calls > 1
     torch.testing.assert_close(actual, latent.repeat_interleave(4, 2).repeat_interleave(4, 3))
 
@@ -142,11 +142,11 @@ def test_tiles_cover_a_picture_without_a_seam(size: tuple[int, int]) -> None:
 def test_a_latent_that_fits_in_one_tile_is_decoded_at_once_and_one_that_does_not_nearly_so() -> None:
     actual = ours(kl(), "diffusers")
     small, large = torch.randn(1, 4, 16, 16), torch.randn(1, 4, 40, 40)
-    assert torch.equal(tiled(actual, tile=16, overlap=4).decode(small), actual.decode(small))
-    error = (tiled(actual, tile=24, overlap=12).decode(large) - actual.decode(large)).abs().mean()
+    assert torch.equal(tile_decoder(actual, tile=16, overlap=4).decode(small), actual.decode(small))
+    error = (tile_decoder(actual, tile=24, overlap=12).decode(large) - actual.decode(large)).abs().mean()
     assert 0 < error < 0.1 * actual.decode(large).std()
     with pytest.raises(ValueError, match="give an overlap below the tile"):
-        tiled(actual, tile=8, overlap=8)
+        tile_decoder(actual, tile=8, overlap=8)
 
 
 def test_tiles_are_as_few_as_cover_and_share_the_overlap() -> None:
