@@ -12,11 +12,11 @@ from guidegraph.graph.context import current_device, current_dtype
 from guidegraph.graph.node import node
 from guidegraph.graph.trust.files import open_regular
 from guidegraph.graph.types import RunsCode, Tensor
+from guidegraph.nodes.models.extractors.layers import InceptionLayer
 from guidegraph.nodes.types import FeatureExtractor
 
 Range: TypeAlias = Literal["-1..1", "0..1", "0..255", "uint8"]
 Layer: TypeAlias = Literal["penultimate", "logits", "probabilities"]
-InceptionLayer: TypeAlias = Literal["pooled", "logits", "spatial"]
 
 
 @node("features.inception", host=True)

@@ -19,7 +19,6 @@ from torch.overrides import TorchFunctionMode
 from guidegraph import Prediction, Schedule
 from guidegraph.plugins.diffusers_adapter.denoisers import KINDS
 from guidegraph.plugins.diffusers_adapter.schedules import is_flow
-from guidegraph.plugins.diffusers_adapter.steps import DiffusersSampler
 
 
 def timesteps_on_axis(scheduler: Any, schedule: Schedule, flow: bool) -> Tensor:
@@ -38,26 +37,26 @@ def timesteps_on_axis(scheduler: Any, schedule: Schedule, flow: bool) -> Tensor:
     return torch.from_numpy(positions).float().to(schedule.alphas_bar.device)
 
 
-def start_sample(sampler: DiffusersSampler, noise: Tensor) -> Tensor:
+def start_sample(scheduler: Any, index: int, noise: Tensor) -> Tensor:
     """Scale noise by init_noise_sigma (1 for flow matching), in variance-preserving form."""
-    scheduler = _copy_scheduler(sampler.scheduler)
+    scheduler = _copy_scheduler(scheduler)
     size = 1.0 if _is_flow_scheduler(scheduler) else scheduler.init_noise_sigma
-    scaled: Tensor = noise.float() * size * _scale(scheduler, sampler.index).to(noise.device)
+    scaled: Tensor = noise.float() * size * _scale(scheduler, index).to(noise.device)
     return scaled.to(noise.dtype)
 
 
 def step_sample(
-    sampler: DiffusersSampler, x: Tensor, prediction: Prediction, noise: Tensor | None, eta: float
+    scheduler: Any, index: int, x: Tensor, prediction: Prediction, noise: Tensor | None, eta: float
 ) -> tuple[Tensor, Any]:
     """Return x after the step, and a copy of the scheduler after it: diffusers' schedulers change as they step."""
-    scheduler, t = _copy_scheduler(sampler.scheduler), sampler.time
-    own = x.float() / _scale(scheduler, sampler.index).to(x.device)
-    output = _output(scheduler, sampler.index, x.float(), own, prediction)
+    scheduler = _copy_scheduler(scheduler)
+    own = x.float() / _scale(scheduler, index).to(x.device)
+    output = _output(scheduler, index, x.float(), own, prediction)
     kwargs: dict[str, Any] = {"eta": eta} if "eta" in inspect.signature(scheduler.step).parameters else {}
     with _NoiseForRandn(noise, own):
-        moved: Tensor = scheduler.step(output, t, own, **kwargs).prev_sample
-    if sampler.index + 1 < len(scheduler.timesteps):
-        moved = moved * _scale(scheduler, sampler.index + 1).to(x.device)
+        moved: Tensor = scheduler.step(output, scheduler.timesteps[index], own, **kwargs).prev_sample
+    if index + 1 < len(scheduler.timesteps):
+        moved = moved * _scale(scheduler, index + 1).to(x.device)
     return moved.to(x.dtype), scheduler
 
 

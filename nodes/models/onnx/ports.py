@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from guidegraph.graph.errors import suggest
-from guidegraph.nodes.models.onnx.onnx import ConstantInput, InputField, OutputField
+from guidegraph.nodes.models.onnx.fields import ConstantInput, InputField, OutputField
 from guidegraph.nodes.types import PredictionKind
 
 if TYPE_CHECKING:

@@ -13,10 +13,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from guidegraph.graph.types import RunsCode
-from guidegraph.nodes.metrics.extractors import InceptionLayer, inception, onnx_features, torchscript
+from guidegraph.nodes.metrics.extractors import inception, onnx_features, torchscript
 from guidegraph.nodes.metrics.features import efficientnet
 from guidegraph.nodes.metrics.metrics import pooled_features
 from guidegraph.nodes.models.extractors.inception import load_inception, resize
+from guidegraph.nodes.models.extractors.layers import InceptionLayer
 from guidegraph.nodes.types import FeatureExtractor
 from tests.nodes.metrics import inception_reference as reference
 
