@@ -32,7 +32,7 @@ KNOWN: dict[str, tuple[str, Callable[[Any], int]]] = {
     "AutoencoderTiny": ("latents", _by_encoder_blocks),
     "AutoencoderDC": ("latent", _by_encoder_blocks),
 }
-"""Where `encode` keeps the latents, and what the sides of pictures are multiples of."""
+"""The field of `encode`'s output with the latents, and the factor of the pictures' sides."""
 
 
 @node("diffusers.autoencoder", host=True)

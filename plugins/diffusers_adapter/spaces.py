@@ -1,7 +1,7 @@
-"""Between our variance-preserving x and the form in which a scheduler of diffusers keeps its sample.
+"""Converts between variance-preserving x and the form in which a scheduler of diffusers keeps its sample.
 
-Three forms are in use: x itself (DDIM, DPM-Solver …), x/α (Euler, Heun …: σ/α is their σ) and flow matching's
-(1 − s) x0 + s ε. All are x times a number that depends on the noise level.
+The form is x itself (DDIM, DPM-Solver …), x/α (Euler, Heun …, whose σ is σ/α) or flow matching's (1 − s) x0 + s ε. Each
+is x times a number that depends on the noise level.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ def step_sample(
 ) -> tuple[Tensor, Any]:
     """Return x after the step, and a copy of the scheduler after it: diffusers' schedulers change as they step."""
     scheduler = _copy_scheduler(scheduler)
-    own = x.float() / _scale(scheduler, index).to(x.device)
-    output = _output(scheduler, index, x.float(), own, prediction)
+    sample = x.float() / _scale(scheduler, index).to(x.device)
+    output = _convert_prediction(scheduler, index, x.float(), sample, prediction)
     kwargs: dict[str, Any] = {"eta": eta} if "eta" in inspect.signature(scheduler.step).parameters else {}
-    with _NoiseForRandn(noise, own):
-        moved: Tensor = scheduler.step(output, scheduler.timesteps[index], own, **kwargs).prev_sample
+    with _NoiseForRandn(noise, sample):
+        moved: Tensor = scheduler.step(output, scheduler.timesteps[index], sample, **kwargs).prev_sample
     if index + 1 < len(scheduler.timesteps):
         moved = moved * _scale(scheduler, index + 1).to(x.device)
     return moved.to(x.dtype), scheduler
@@ -81,16 +81,16 @@ def _scale(scheduler: Any, index: int) -> Tensor:
     return scaled
 
 
-def _output(scheduler: Any, index: int, x: Tensor, own: Tensor, prediction: Prediction) -> Tensor:
+def _convert_prediction(scheduler: Any, index: int, x: Tensor, sample: Tensor, prediction: Prediction) -> Tensor:
     """Convert the prediction to the network output that the scheduler expects."""
     config: Mapping[str, Any] = scheduler.config
     kind = "flow" if _is_flow_scheduler(scheduler) else KINDS[config["prediction_type"]]
     level = _level(scheduler, index).to(x.device)
-    constant = Schedule(torch.stack([level, level]))  # a schedule that stays at the step's level
+    constant = Schedule(torch.stack([level, level]))  # a schedule with the step's level at both timesteps
     value = Prediction(prediction.value.float(), prediction.kind)
     if kind == "flow":
         s = _sigma(scheduler, index).float().to(x.device)
-        return (own - constant.convert(value, "x0", x, x.new_zeros(1)).value) / s
+        return (sample - constant.convert(value, "x0", x, x.new_zeros(1)).value) / s
     output = constant.convert(value, kind, x, x.new_zeros(1)).value  # type: ignore[arg-type]
     if config.get("variance_type") in ("learned", "learned_range"):
         if prediction.variance is None:

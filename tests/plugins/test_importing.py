@@ -110,7 +110,7 @@ def test_a_slow_import_is_named_and_a_very_slow_one_ended(
         said.append(message)
         ended.set()
 
-    before = set_import_reports(ImportReports(say=said.append, end=end))  # type: ignore[arg-type]
+    before = set_import_reports(ImportReports(print_line=said.append, abort=end))  # type: ignore[arg-type]
     monkeypatch.setattr(threading, "import_ended", ended, raising=False)
     try:
         installed.add("slow", "import threading\nthreading.import_ended.wait(20)\n" + NODE.format(id="slow.twice"))
@@ -126,12 +126,12 @@ def test_what_ends_a_supervised_command_is_told(capsys: pytest.CaptureFixture[st
     ours.setblocking(False)
     report, parent = supervised.ParentLink(theirs), supervised._Watch(0, ours, 60.0)
     imports = report.imports()
-    imports.began("first")
-    imports.ended("first")
-    imports.began("second\n")
+    imports.on_start("first")
+    imports.on_end("first")
+    imports.on_start("second\n")
     parent.read()
     assert (parent.importing, parent.plugins, parent.code) == ("second ", ("first", "second "), None)
-    imports.ended("second")
+    imports.on_end("second")
     report.exits(2)
     parent.read()
     assert (parent.importing, parent.code) == ("", 2)
