@@ -118,13 +118,13 @@ def test_a_dit_has_classes_a_null_class_and_a_learned_variance(tmp_path: Path) -
     denoiser, labels = load_denoiser(linear(), path=path), class_labels(path=path)
     assert isinstance(labels, LabelEmbedder)
     assert labels.classes == 1000
-    given = embed_label(labels, torch.tensor([7, 1000]))
-    actual = denoiser(sample(), T, given)
+    condition = embed_label(labels, torch.tensor([7, 1000]))
+    actual = denoiser(sample(), T, condition)
     expected = direct(model, sample(), T, torch.tensor([7, 1000]))
     assert_same_up_to_rounding(actual.value, expected[:, :4], terms_of(model))
     assert actual.variance is not None
     assert_same_up_to_rounding(actual.variance, expected[:, 4:], terms_of(model))
-    for null in (embed_label(labels), null_condition(given)):
+    for null in (embed_label(labels), null_condition(condition)):
         value = denoiser(sample(), T, Condition(vector=null.vector.expand(2, -1))).value  # type: ignore[union-attr]
         assert_same_up_to_rounding(value[1], expected[1, :4], terms_of(model))
 
@@ -186,9 +186,11 @@ def test_a_spatial_condition_is_concatenated(tmp_path: Path) -> None:
     assert_same_up_to_rounding(actual.value, expected, terms_of(model))
 
 
-@pytest.mark.parametrize(("said", "kind"), [("epsilon", "eps"), ("v_prediction", "v"), ("sample", "x0")])
-def test_the_scheduler_of_the_pipeline_says_what_a_unet_predicts(tmp_path: Path, said: str, kind: str) -> None:
-    diffusers.DDIMScheduler(prediction_type=said).save_pretrained(str(tmp_path / "scheduler"))
+@pytest.mark.parametrize(("prediction_type", "kind"), [("epsilon", "eps"), ("v_prediction", "v"), ("sample", "x0")])
+def test_the_scheduler_of_the_pipeline_says_what_a_unet_predicts(
+    tmp_path: Path, prediction_type: str, kind: str
+) -> None:
+    diffusers.DDIMScheduler(prediction_type=prediction_type).save_pretrained(str(tmp_path / "scheduler"))
     saved(tiny.unet(), tmp_path / "unet")
     denoiser = load_denoiser(read_schedule(path=tmp_path), path=tmp_path)
     assert denoiser(sample(), T, Condition(tokens=TOKENS)).kind == kind

@@ -103,22 +103,22 @@ def test_a_slow_import_is_named_and_a_very_slow_one_ended(
 ) -> None:
     monkeypatch.setattr(importing, "REPORT_AFTER", 0.001)
     monkeypatch.setenv("GUIDEGRAPH_PLUGIN_SECONDS", "0.01")
-    said: list[str] = []
+    lines: list[str] = []
     ended = threading.Event()
 
     def end(message: str) -> None:
-        said.append(message)
+        lines.append(message)
         ended.set()
 
-    before = set_import_reports(ImportReports(print_line=said.append, abort=end))  # type: ignore[arg-type]
+    before = set_import_reports(ImportReports(print_line=lines.append, abort=end))  # type: ignore[arg-type]
     monkeypatch.setattr(threading, "import_ended", ended, raising=False)
     try:
         installed.add("slow", "import threading\nthreading.import_ended.wait(20)\n" + NODE.format(id="slow.twice"))
         PluginManager()
     finally:
         set_import_reports(before)
-    assert said[0] == "importing the plugin 'slow' …"
-    assert said[1].startswith("error: the plugin 'slow' takes longer than 0.01 s to import; leave it out: GUIDEGRAPH_")
+    assert lines[0] == "importing the plugin 'slow' …"
+    assert lines[1].startswith("error: the plugin 'slow' takes longer than 0.01 s to import; leave it out: GUIDEGRAPH_")
 
 
 def test_what_ends_a_supervised_command_is_told(capsys: pytest.CaptureFixture[str]) -> None:
@@ -183,18 +183,18 @@ MESSES = {
 
 def test_each_plugin_is_audited_in_a_process_of_its_own(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(cli.folder)
-    here, variables = os.getcwd(), dict(os.environ)
+    folder, variables = os.getcwd(), dict(os.environ)
     for name, code in (("messy", MESSY), ("ends", "import os\nos._exit(0)"), ("good", GOOD)):
         cli.workflow(f"gg_{name}.py", code)
     cli.workflow("gg_hangs.py", "import time\ntime.sleep(1000)")
     monkeypatch.setenv("GUIDEGRAPH_PLUGIN_SECONDS", "5")
     audits = audit_plugins([AuditTarget("messy", "gg_messy"), AuditTarget("ends", "gg_ends"), AuditTarget("gg_good")])
     messy, ends, good = audits.values()
-    assert {kind: sorted(what) for kind, what in messy.changes.items()} == {k: sorted(v) for k, v in MESSES.items()}
+    assert {kind: sorted(lines) for kind, lines in messy.changes.items()} == {k: sorted(v) for k, v in MESSES.items()}
     assert not messy.imports_torch
     assert (ends.ended, ends.changes) == ("ends the process with exit code 0 when it is imported", {})
     assert (good.ended, good.changes) == ("", {})
-    assert (os.getcwd(), dict(os.environ)) == (here, {**variables, "GUIDEGRAPH_PLUGIN_SECONDS": "5"})
+    assert (os.getcwd(), dict(os.environ)) == (folder, {**variables, "GUIDEGRAPH_PLUGIN_SECONDS": "5"})
 
 
 def test_the_list_of_plugins_shows_the_audit_and_imports_none_that_ends_the_process(

@@ -140,11 +140,11 @@ def test_a_bad_plugin_is_named_with_its_reason_and_leaves_nothing(installed: Ins
     before = default_registry()
     installed.add(name, code)
     manager = PluginManager()
-    found = status(manager, name)
-    assert found.state == "failed"
-    assert reason in found.reason
-    assert found.fix
-    assert (found.distribution, found.version) == (f"guidegraph-{name}", "1.2")
+    plugin = status(manager, name)
+    assert plugin.state == "failed"
+    assert reason in plugin.reason
+    assert plugin.fix
+    assert (plugin.distribution, plugin.version) == (f"guidegraph-{name}", "1.2")
     registry = manager.registry
     assert reason in registry.failed[name]
     assert (registry.nodes, registry.types) == (before.nodes, before.types)
@@ -247,9 +247,9 @@ def test_a_module_given_twice_or_installed_too_counts_once(installed: Installed)
     ("module", "reason"), [("gg_test_absent", "No module named"), ("gg_test_absent.py", "no Python file")]
 )
 def test_a_module_that_does_not_load_is_reported(installed: Installed, module: str, reason: str) -> None:
-    found = status(PluginManager([module]), module)
-    assert found.state == "failed"
-    assert reason in found.reason
+    plugin = status(PluginManager([module]), module)
+    assert plugin.state == "failed"
+    assert reason in plugin.reason
 
 
 def test_a_module_cannot_take_a_namespace_that_is_there(installed: Installed) -> None:

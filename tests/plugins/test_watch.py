@@ -66,9 +66,9 @@ CHANGES = {
 def test_changed_state_of_torch_is_put_back(installed: Installed, name: str) -> None:
     import torch
 
-    call, what, before = CHANGES[name]
+    call, setting, before = CHANGES[name]
     assert notes_of(installed, f"import torch\ntorch.{call}") == [
-        f"changes {what} when it is imported; it was put back to {before}"
+        f"changes {setting} when it is imported; it was put back to {before}"
     ]
     assert torch.empty(1).dtype == torch.float32
     assert torch.empty(1).device.type == "cpu"
@@ -82,17 +82,17 @@ def test_state_is_put_back_after_a_plugin_that_fails_too(installed: Installed) -
     import torch
 
     installed.add("fails", "import torch\ntorch.set_default_dtype(torch.float64)\nraise ValueError('no')")
-    found = status(PluginManager(), "fails")
-    assert found.state == "failed"
-    assert found.notes[0].startswith("changes torch's default dtype to torch.float64")
+    plugin = status(PluginManager(), "fails")
+    assert plugin.state == "failed"
+    assert plugin.notes[0].startswith("changes torch's default dtype to torch.float64")
     assert torch.get_default_dtype() == torch.float32
 
 
 def test_the_current_directory_is_put_back(installed: Installed, tmp_path: Path) -> None:
-    here = Path.cwd()
+    folder = Path.cwd()
     (note,) = notes_of(installed, f"import os\nos.chdir({str(tmp_path)!r})")
-    assert note == f"changes the current directory to {tmp_path} when it is imported; it was put back to {here}"
-    assert Path.cwd() == here
+    assert note == f"changes the current directory to {tmp_path} when it is imported; it was put back to {folder}"
+    assert Path.cwd() == folder
 
 
 def test_a_plugin_that_brings_torch_itself_is_compared_with_how_torch_starts(tmp_path: Path) -> None:

@@ -47,8 +47,8 @@ def rezipped(source: Path, target: Path, edit: Mapping[str, bytes], compression:
             out.writestr(name, edit.get(name.split("/")[-1], archive.read(name)))
 
 
-def same(found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> bool:
-    return found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
+def same(actual: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> bool:
+    return actual.keys() == expected.keys() and all(torch.equal(actual[name], expected[name]) for name in expected)
 
 
 @pytest.mark.parametrize(("write", "suffix"), [(save_file, "safetensors"), (save_file, "pt"), (torch.save, "bin")])
@@ -224,9 +224,9 @@ def torchscript(folder: Path) -> Path:
         (lambda folder: folder / "absent.pt", "there is no file"),
     ],
 )
-def test_what_is_no_checkpoint_is_one_clear_error(tmp_path: Path, make: Callable[[Path], Path], said: str) -> None:
+def test_what_is_no_checkpoint_is_one_clear_error(tmp_path: Path, make: Callable[[Path], Path], message: str) -> None:
     path = make(tmp_path)
-    with pytest.raises(ValueError, match=said) as caught:
+    with pytest.raises(ValueError, match=message) as caught:
         read_tensors(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)

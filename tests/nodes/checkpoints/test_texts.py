@@ -92,7 +92,7 @@ def test_a_long_prompt_is_read_in_chunks_of_75(tokenizer: Any) -> None:
     tokens = made([" ".join(letters), "a"]).tokens
     assert tokens is not None
     assert tokens.shape == (2, 3 * 77, 64)
-    parts = [" ".join(letters[at : at + 75]) for at in range(0, 160, 75)]
+    parts = [" ".join(letters[start : start + 75]) for start in range(0, 160, 75)]
     torch.testing.assert_close(tokens[0], torch.cat(list(made(parts).tokens)), rtol=0, atol=1e-5)
     torch.testing.assert_close(tokens[1], torch.cat(list(made(["a", "", ""]).tokens)), rtol=0, atol=1e-5)
     assert made([" ".join(letters[:75])]).tokens.shape[1] == 77
@@ -121,8 +121,8 @@ def test_weights_are_read(text: str, expected: list[tuple[str, float]]) -> None:
 
 
 @pytest.mark.parametrize(("text", "at"), [("a (b", 3), ("a] b", 2), ("(a]", 3), ("[a:1.2)", 7)])
-def test_brackets_that_do_not_pair_are_shown(text: str, at: int) -> None:
-    with pytest.raises(ValueError, match=f"at character {at} has no partner"):
+def test_brackets_that_do_not_pair_are_shown(text: str, start: int) -> None:
+    with pytest.raises(ValueError, match=f"at character {start} has no partner"):
         parse_prompt(text)
 
 
@@ -157,11 +157,13 @@ def test_two_encoders_stand_side_by_side_and_the_vector_tells_the_sizes(tokenize
     made = two_towers(tokenizer, zero_empty=True)
     condition = made(["a b", ""])
     ids = transformers_ids(tokenizer, ["a b"])
-    one = made.towers[0].model(ids, output_hidden_states=True).hidden_states[-2]
+    first = made.towers[0].model(ids, output_hidden_states=True).hidden_states[-2]
     out = made.towers[1].model(transformers_ids(tokenizer, ["a b"], pad=0), output_hidden_states=True)
     assert condition.tokens is not None
     assert condition.vector is not None
-    torch.testing.assert_close(condition.tokens[:1], torch.cat([one, out.hidden_states[-2]], dim=2), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        condition.tokens[:1], torch.cat([first, out.hidden_states[-2]], dim=2), rtol=0, atol=1e-5
+    )
     numbers = diffusers.models.embeddings.Timesteps(8, flip_sin_to_cos=True, downscale_freq_shift=0)
     sizes = numbers(torch.tensor([1024.0, 1024, 0, 0, 1024, 1024])).reshape(1, -1)
     torch.testing.assert_close(condition.vector[:1], torch.cat([out.text_embeds, sizes], dim=1), rtol=0, atol=1e-5)

@@ -35,11 +35,11 @@ SMALL: dict[str, Any] = {"channels": 16, "multipliers": (1, 2), "blocks": 1, "at
 
 
 @pytest.fixture(autouse=True)
-def _seeded() -> None:
+def _seed() -> None:
     torch.manual_seed(0)
 
 
-def randomised(module: torch.nn.Module) -> Any:
+def randomise(module: torch.nn.Module) -> Any:
     """The module with no weight at zero, so that every branch shows."""
     with torch.no_grad():
         for parameter in module.parameters():
@@ -50,12 +50,12 @@ def randomised(module: torch.nn.Module) -> Any:
 def text_model() -> TextModel:
     tokenizer = build_tokenizer(WORDS, length=8)
     config = TextConfig(vocabulary=tokenizer.get_vocab_size(), width=16, layers=1, heads=2, length=8)
-    encoder: TextEncoder = randomised(TextEncoder(config))
+    encoder: TextEncoder = randomise(TextEncoder(config))
     return TextModel(encoder, tokenizer)
 
 
 def test_adaptive_group_norm_is_one_plus_scale_times_norm_plus_shift() -> None:
-    layer: AdaptiveGroupNorm = randomised(AdaptiveGroupNorm(8, 6))
+    layer: AdaptiveGroupNorm = randomise(AdaptiveGroupNorm(8, 6))
     h, embedding = torch.randn(2, 8, 4, 4), torch.randn(2, 6)
     y_s = F.linear(F.silu(embedding), layer.scale.weight, layer.scale.bias)[:, :, None, None]
     y_b = F.linear(F.silu(embedding), layer.shift.weight, layer.shift.bias)[:, :, None, None]
@@ -76,7 +76,7 @@ def test_the_timestep_embedding_has_cosines_first_and_is_float32() -> None:
 
 
 def test_a_masked_key_has_no_effect_on_attention() -> None:
-    attention: Attention = randomised(Attention(8, 6, heads=2))
+    attention: Attention = randomise(Attention(8, 6, heads=2))
     x, context = torch.randn(1, 3, 8), torch.randn(1, 5, 6)
     mask = torch.tensor([[True, True, True, False, False]])
     changed = context.clone()
@@ -88,15 +88,15 @@ def test_a_masked_key_has_no_effect_on_attention() -> None:
 def test_an_untrained_unet_predicts_zero_and_every_condition_reaches_a_trained_one() -> None:
     config = UNetConfig(**SMALL, context_dim=12, vector_dim=5, spatial_channels=2)
     x, t = torch.randn(2, 4, 8, 8), torch.tensor([3.0, 500.0])
-    given = {"vector": torch.randn(2, 5), "tokens": torch.randn(2, 6, 12), "spatial": torch.randn(2, 2, 8, 8)}
+    conditions = {"vector": torch.randn(2, 5), "tokens": torch.randn(2, 6, 12), "spatial": torch.randn(2, 2, 8, 8)}
     mask = torch.ones(2, 6, dtype=torch.bool)
-    assert UNet(config)(x, t, mask=mask, **given).abs().max() == 0
-    network = randomised(UNet(config))
-    base = network(x, t, mask=mask, **given)
+    assert UNet(config)(x, t, mask=mask, **conditions).abs().max() == 0
+    network = randomise(UNet(config))
+    base = network(x, t, mask=mask, **conditions)
     assert base.shape == x.shape
-    for name, value in given.items():
-        assert not torch.allclose(base, network(x, t, mask=mask, **{**given, name: value + 1}), atol=1e-5), name
-    assert not torch.allclose(base, network(x, t + 100, mask=mask, **given), atol=1e-5)
+    for name, value in conditions.items():
+        assert not torch.allclose(base, network(x, t, mask=mask, **{**conditions, name: value + 1}), atol=1e-5), name
+    assert not torch.allclose(base, network(x, t + 100, mask=mask, **conditions), atol=1e-5)
 
 
 def test_a_unet_without_conditions_takes_none() -> None:
@@ -105,7 +105,7 @@ def test_a_unet_without_conditions_takes_none() -> None:
 
 
 def test_the_denoiser_splits_off_a_learned_variance_and_keeps_the_dtype_of_x() -> None:
-    denoiser = UNetDenoiser(randomised(UNet(UNetConfig(**SMALL, out_channels=8, kind="eps")))).to(torch.bfloat16)
+    denoiser = UNetDenoiser(randomise(UNet(UNetConfig(**SMALL, out_channels=8, kind="eps")))).to(torch.bfloat16)
     prediction = denoiser(torch.randn(2, 4, 8, 8), torch.zeros(2), Condition())
     assert (prediction.kind, prediction.value.shape) == ("eps", (2, 4, 8, 8))
     assert prediction.variance is not None
@@ -120,8 +120,8 @@ def test_predict_expands_time_and_condition_to_the_batch() -> None:
         seen.update(t=t, tokens=condition.tokens, mask=condition.mask, vector=condition.vector)
         return Prediction(x, "eps")
 
-    one = Condition(tokens=torch.randn(1, 4, 3), mask=torch.ones(1, 4, dtype=torch.bool))
-    predict(denoiser, torch.zeros(5, 4, 2, 2), torch.tensor([9.0]), one)
+    single = Condition(tokens=torch.randn(1, 4, 3), mask=torch.ones(1, 4, dtype=torch.bool))
+    predict(denoiser, torch.zeros(5, 4, 2, 2), torch.tensor([9.0]), single)
     assert seen["t"].tolist() == [9.0] * 5
     assert seen["tokens"].shape == (5, 4, 3)
     assert seen["mask"].shape == (5, 4)
@@ -135,8 +135,8 @@ def test_the_guided_denoiser_is_classifier_free_guidance_and_takes_a_gradient() 
 
     positive, negative = Condition(vector=torch.tensor([[3.0]])), Condition(vector=torch.tensor([[1.0]]))
     x = torch.ones(2, 1, 2, 2, requires_grad=True)
-    made = guided(denoiser, positive, negative, scale=4.0)
-    value = made(x, torch.zeros(2), Condition()).value
+    guided_denoiser = guided(denoiser, positive, negative, scale=4.0)
+    value = guided_denoiser(x, torch.zeros(2), Condition()).value
     torch.testing.assert_close(value, torch.full_like(value, 1 + 4 * (3 - 1)))
     (gradient,) = torch.autograd.grad(value.sum(), x)
     torch.testing.assert_close(gradient, torch.full_like(gradient, 9.0))
@@ -154,22 +154,22 @@ def test_texts_are_padded_and_masked_and_the_empty_prompt_is_the_start_token_alo
 def test_a_condition_does_not_depend_on_its_padding_or_its_neighbours() -> None:
     embedder = text_model()
     alone = encode_text(embedder, "a tiger on sand")
-    both = encode_text(embedder, ["a tiger on sand", "a palm tree and a tiger"])
+    batch = encode_text(embedder, ["a tiger on sand", "a palm tree and a tiger"])
     assert alone.tokens is not None
-    assert both.tokens is not None
+    assert batch.tokens is not None
     assert alone.tokens.shape == (1, 8, 16)
-    torch.testing.assert_close(alone.tokens[0], both.tokens[0])
-    assert not torch.allclose(both.tokens[0, 0], both.tokens[1, 0])
+    torch.testing.assert_close(alone.tokens[0], batch.tokens[0])
+    assert not torch.allclose(batch.tokens[0, 0], batch.tokens[1, 0])
 
 
 def test_unknown_words_are_named_in_a_warning_with_near_ones_and_the_list() -> None:
-    known = "it knows: a, and, .*, tiger"
-    with pytest.warns(UserWarning, match=rf"not trained on: 'dragon', 'Tigre' \(did you mean 'tiger'\?\); {known}"):
+    message = "it knows: a, and, .*, tiger"
+    with pytest.warns(UserWarning, match=rf"not trained on: 'dragon', 'Tigre' \(did you mean 'tiger'\?\); {message}"):
         text_model()(["a dragon and a Tigre"])
 
 
 def small_autoencoder() -> KLAutoencoder:
-    network: KLAutoencoder = randomised(KLAutoencoder(AutoencoderConfig(channels=8)))
+    network: KLAutoencoder = randomise(KLAutoencoder(AutoencoderConfig(channels=8)))
     return network
 
 
@@ -309,7 +309,7 @@ def test_fresh_models_depend_on_their_seed_alone() -> None:
 
 
 def test_a_saved_model_comes_back_whole_and_frozen(tmp_path: Path) -> None:
-    denoiser = UNetDenoiser(randomised(UNet(UNetConfig(**SMALL, context_dim=16, vector_dim=16, kind="v"))))
+    denoiser = UNetDenoiser(randomise(UNet(UNetConfig(**SMALL, context_dim=16, vector_dim=16, kind="v"))))
     network, text, schedule = small_autoencoder(), text_model(), cosine(train_steps=50)
     network.scale.fill_(0.93)
     model.save_model(denoiser, network, text, schedule, path=tmp_path / "m", dtype="float32")
@@ -437,7 +437,7 @@ def test_every_kind_of_part_can_be_saved_and_others_are_refused(tmp_path: Path) 
 
 
 def test_a_unet_that_folds_pixels_is_one_on_the_folded_picture() -> None:
-    folded: UNet = randomised(UNet(UNetConfig(**SMALL, in_channels=1, out_channels=1, spatial_channels=2, patch=2)))
+    folded: UNet = randomise(UNet(UNetConfig(**SMALL, in_channels=1, out_channels=1, spatial_channels=2, patch=2)))
     plain = UNet(UNetConfig(**SMALL, in_channels=4, out_channels=4, spatial_channels=8))
     plain.load_state_dict(folded.state_dict())
     x, spatial, t = torch.randn(2, 1, 16, 16), torch.randn(2, 2, 16, 16), torch.tensor([3.0, 800.0])
@@ -446,7 +446,7 @@ def test_a_unet_that_folds_pixels_is_one_on_the_folded_picture() -> None:
 
 
 def test_attention_that_is_trained_gives_what_the_fused_kernel_gives() -> None:
-    layer: Attention = randomised(Attention(8, 6, 2))
+    layer: Attention = randomise(Attention(8, 6, 2))
     x, context = torch.randn(2, 5, 8), torch.randn(2, 7, 6)
     mask = torch.arange(7)[None] < torch.tensor([[7], [3]])
     fused = layer(x, context, mask)
@@ -457,8 +457,8 @@ def test_attention_that_is_trained_gives_what_the_fused_kernel_gives() -> None:
 
 def test_words_are_replaced_whole_and_longer_phrases_first() -> None:
     words = {"car": "automobile", "palm tree": "coconut palm", "tree": "shrub", "sky": "air"}
-    made = replace_words(["a Car and a cartoon under a palm tree", "a tree, a car"], words=words)
-    assert made == ["a automobile and a cartoon under a coconut palm", "a shrub, a automobile"]
+    guided_denoiser = replace_words(["a Car and a cartoon under a palm tree", "a tree, a car"], words=words)
+    assert guided_denoiser == ["a automobile and a cartoon under a coconut palm", "a shrub, a automobile"]
     assert replace_words("nothing", words={}) == ["nothing"]
     with pytest.raises(ValueError, match="an empty word cannot be replaced"):
         replace_words("a", words={"": "b"})

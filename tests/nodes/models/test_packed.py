@@ -240,13 +240,13 @@ def test_what_is_kept_does_not_grow_with_changes() -> None:
 def test_a_processor_without_bfloat16() -> None:
     program = (
         "import torch\n"
-        "from guidegraph.nodes.models.networks.packed import PackedConv2d, available\n"
-        "assert available() and not available(torch.bfloat16)\n"
+        "from guidegraph.nodes.models.networks.packed import PackedConv2d, is_available\n"
+        "assert is_available() and not is_available(torch.bfloat16)\n"
         "layer = PackedConv2d(24, 40, 3).bfloat16().requires_grad_(False)\n"
         "with torch.no_grad():\n"
         "    print(tuple(layer(torch.randn(1, 24, 8, 8).bfloat16()).shape))\n"
     )
-    where = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    environment = {**os.environ, **where, "ONEDNN_MAX_CPU_ISA": "AVX2"}
+    python_path = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    environment = {**os.environ, **python_path, "ONEDNN_MAX_CPU_ISA": "AVX2"}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
     assert done.stdout.strip() == "(1, 40, 6, 6)", done.stderr

@@ -89,10 +89,10 @@ def test_guidance_is_the_papers_alone_and_adds_to_that_of_conditions() -> None:
     alone = seg.guide(cond, cond, smooth, scale=2.0)
     torch.testing.assert_close(alone.value, cond.value + 2 * (cond.value - smooth.value))
     assert alone.variance is cond.variance
-    both = seg.guide(uncond + 4.0 * (cond - uncond), cond, smooth, scale=torch.tensor([0.0, 1.0, 5.0])).value
+    actual = seg.guide(uncond + 4.0 * (cond - uncond), cond, smooth, scale=torch.tensor([0.0, 1.0, 5.0])).value
     gamma = torch.tensor([0.0, 1.0, 5.0])[:, None, None, None]
     expected = uncond.value + 4 * (cond.value - uncond.value) + gamma * (cond.value - smooth.value)
-    torch.testing.assert_close(both, expected)
+    torch.testing.assert_close(actual, expected)
 
 
 def test_sites_that_are_no_self_attention_are_refused() -> None:
@@ -115,5 +115,5 @@ def test_the_workflow_draws_and_has_classifier_free_guidance_as_its_limit() -> N
 def test_the_bundle_draws_what_the_engine_draws(tmp_path: Path) -> None:
     exported = made(WORKFLOW, tmp_path, PLUGIN, steps=2, batch=2, sigma=0.8)
     (tmp_path / "engine").mkdir()
-    for given in ({}, OTHER):
-        assert difference(exported.run(**given), exported.engine(tmp_path / "engine", **given)) <= LEVEL
+    for parameters in ({}, OTHER):
+        assert difference(exported.run(**parameters), exported.engine(tmp_path / "engine", **parameters)) <= LEVEL

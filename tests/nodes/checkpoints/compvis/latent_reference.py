@@ -65,9 +65,9 @@ def multi_head(w: Weights, name: str, tokens: Tensor, source: Tensor, heads: int
     )
     each, results = width // heads, []
     for head in range(heads):
-        at = slice(head * each, (head + 1) * each)
-        weight = torch.softmax(query[..., at] @ key[..., at].transpose(1, 2) / math.sqrt(each), -1)
-        results.append(weight @ value[..., at])
+        rows = slice(head * each, (head + 1) * each)
+        weight = torch.softmax(query[..., rows] @ key[..., rows].transpose(1, 2) / math.sqrt(each), -1)
+        results.append(weight @ value[..., rows])
     return linear(w, f"{name}.to_out.0", torch.cat(results, -1), width)
 
 

@@ -32,9 +32,9 @@ STRAYS = {
 
 @pytest.mark.parametrize("message", STRAYS)
 def test_a_named_config_of_another_model_is_refused(message: str, tmp_path: Path) -> None:
-    named = latent_files.write_config(tmp_path, STRAYS[message])
+    config = latent_files.write_config(tmp_path, STRAYS[message])
     with pytest.raises(ValueError, match=message):
-        load_on_meta(on_meta("cin256-v2"), tmp_path, config=named)
+        load_on_meta(on_meta("cin256-v2"), tmp_path, config=config)
 
 
 @pytest.mark.parametrize("message", STRAYS)
@@ -50,9 +50,9 @@ def test_a_config_of_another_model_beside_an_unreleased_file_is_refused_until_se
     latent_files.write_config(tmp_path, MODELS["celeba256"])
     with pytest.raises(ValueError, match=r"describes another U-Net.*or set heads or head_channels, attention, scale"):
         load(tmp_path / "model.ckpt")
-    said: dict[str, Any] = {"head_channels": 16, "scale": 0.5, "noise_schedule": "linear", "prediction": "v"}
+    settings: dict[str, Any] = {"head_channels": 16, "scale": 0.5, "noise_schedule": "linear", "prediction": "v"}
     with pytest.warns(UserWarning, match="describes another U-Net.*left aside"):
-        loaded = load(tmp_path / "model.ckpt", attention="legacy", **said)
+        loaded = load(tmp_path / "model.ckpt", attention="legacy", **settings)
     assert loaded.autoencoder.scale == 0.5
 
 

@@ -49,15 +49,15 @@ def vq() -> Any:
 def old_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The attention names that diffusers wrote before 0.12."""
     words = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
-    return {re.sub(r"to_q|to_k|to_v|to_out\.0", lambda found: words[found[0]], name): t for name, t in tensors.items()}
+    return {re.sub(r"to_q|to_k|to_v|to_out\.0", lambda match: words[match[0]], name): t for name, t in tensors.items()}
 
 
 def ours(model: Any, layout: str) -> Any:
-    where = Path("vae")
+    path = Path("vae")
     if layout == "compvis":
-        return build_first_stage(compvis_writer.first_stage(model), str(where), model.config.scaling_factor)
+        return build_first_stage(compvis_writer.first_stage(model), str(path), model.config.scaling_factor)
     tensors = model.state_dict()
-    return load_first_stage(old_names(tensors) if layout == "old" else tensors, dict(model.config), where)
+    return load_first_stage(old_names(tensors) if layout == "old" else tensors, dict(model.config), path)
 
 
 @pytest.mark.parametrize("layout", ["diffusers", "old", "compvis"])

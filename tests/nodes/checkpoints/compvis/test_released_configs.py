@@ -44,9 +44,9 @@ def on_meta(name: str) -> dict[str, Tensor]:
     return latent_files.checkpoint_tensors(MODELS[name], "meta")
 
 
-def load_on_meta(tensors: dict[str, Tensor], where: Path, **settings: Any) -> dict[str, Any]:
+def load_on_meta(tensors: dict[str, Tensor], path: Path, **settings: Any) -> dict[str, Any]:
     with use_device("meta", "float32"):
-        return load_compvis(tensors, where / "model.ckpt", LoadOptions(**settings))
+        return load_compvis(tensors, path / "model.ckpt", LoadOptions(**settings))
 
 
 def alphas_bar(model: dict[str, Any]) -> Tensor:
@@ -133,10 +133,10 @@ def load(path: Path, **settings: Any) -> Any:
         return load_checkpoint(path=path, **settings)
 
 
-def close(found: Tensor, expected: Tensor) -> None:
+def close(actual: Tensor, expected: Tensor) -> None:
     """Within 1e-5 in float64; the embedding of t is in float32."""
     assert expected.std() > 0.05
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if name not in ("ffhq256", "lsun_beds256")])
@@ -173,11 +173,14 @@ def test_a_shape_that_was_not_released_is_refused_until_it_is_said(tmp_path: Pat
         load(path)
     with pytest.raises(ValueError, match="do not tell attention, prediction: set"):
         load(path, heads=2, scale=0.5, noise_schedule="linear")
-    said: Any = load(path, head_channels=16, scale=0.5, noise_schedule="linear", prediction="v", attention="legacy")
-    assert (said.autoencoder.scale, said.denoiser.network.shape.kind) == (0.5, "v")
+    settings: Any = load(path, head_channels=16, scale=0.5, noise_schedule="linear", prediction="v", attention="legacy")
+    assert (settings.autoencoder.scale, settings.denoiser.network.shape.kind) == (0.5, "v")
     x, t = torch.randn(1, 3, 16, 16, dtype=torch.float64), torch.tensor([40.0])
     network = model["unet_config"]["params"]
-    close(predict(said.denoiser, x, t).value, reference.unet(part_of(tensors, "model.diffusion_model."), x, t, network))
+    close(
+        predict(settings.denoiser, x, t).value,
+        reference.unet(part_of(tensors, "model.diffusion_model."), x, t, network),
+    )
 
 
 def test_settings_come_before_the_config_and_the_config_before_the_table(tmp_path: Path) -> None:
@@ -190,8 +193,8 @@ def test_settings_come_before_the_config_and_the_config_before_the_table(tmp_pat
     assert (parts["autoencoder"].scale, shape.kind, shape.heads) == (0.4, "x0", (7, 7, 7, 7))
     elsewhere = tmp_path / "other"
     elsewhere.mkdir()
-    named = latent_files.write_config(elsewhere, MODELS["rdm768"])
-    assert load_on_meta(tensors, tmp_path, config=named)["autoencoder"].scale == 0.22765929
+    named_file = latent_files.write_config(elsewhere, MODELS["rdm768"])
+    assert load_on_meta(tensors, tmp_path, config=named_file)["autoencoder"].scale == 0.22765929
 
 
 def test_heads_on_the_way_up_and_resampling_without_weights(tmp_path: Path) -> None:
@@ -202,9 +205,9 @@ def test_heads_on_the_way_up_and_resampling_without_weights(tmp_path: Path) -> N
     tensors = save(tmp_path, model)
     x, t = torch.randn(1, 3, 16, 16, dtype=torch.float64), torch.tensor([40.0])
     expected = reference.unet(part_of(tensors, "model.diffusion_model."), x, t, network)
-    said: dict[str, Any] = {"scale": 1.0, "noise_schedule": "linear", "prediction": "eps"}
-    said |= {"heads": 2, "upsample_heads": 4, "attention": "new"}
-    close(predict(load(tmp_path / "model.ckpt", **said).denoiser, x, t).value, expected)
+    settings: dict[str, Any] = {"scale": 1.0, "noise_schedule": "linear", "prediction": "eps"}
+    settings |= {"heads": 2, "upsample_heads": 4, "attention": "new"}
+    close(predict(load(tmp_path / "model.ckpt", **settings).denoiser, x, t).value, expected)
     latent_files.write_config(tmp_path, model)
     close(predict(load(tmp_path / "model.ckpt").denoiser, x, t).value, expected)
 
@@ -222,8 +225,8 @@ def test_classes_mean_none_only_where_it_is_known(tmp_path: Path) -> None:
     for name, count in (("cin256", 1000), ("cin256-v2", 1000)):
         label = load_on_meta(on_meta(name), tmp_path)["label"]
         assert (label.classes, label.null_class) == (count, name == "cin256-v2")
-    named = on_meta("cin256-v2") | {"cond_stage_model.embedding.weight": torch.empty(10, 512, device="meta")}
-    label = load_on_meta(named, tmp_path)["label"]
+    tensors = on_meta("cin256-v2") | {"cond_stage_model.embedding.weight": torch.empty(10, 512, device="meta")}
+    label = load_on_meta(tensors, tmp_path)["label"]
     assert (label.classes, label.null_class) == (10, False)  # fine-tuned on other classes than the released model
     model = latent_configs.shrink(MODELS["cin256"])
     tensors = save(tmp_path, model)
@@ -291,9 +294,9 @@ def test_a_conditioner_that_is_another_first_stage_is_refused(tmp_path: Path) ->
 
 def test_how_a_map_is_shrunk_is_asked_for(tmp_path: Path) -> None:
     save(tmp_path, latent_configs.shrink(MODELS["semantic_synthesis256"]))
-    said = {"heads": 8, "attention": "legacy", "scale": 1.0, "noise_schedule": "linear", "prediction": "eps"}
+    settings = {"heads": 8, "attention": "legacy", "scale": 1.0, "noise_schedule": "linear", "prediction": "eps"}
     with pytest.raises(ValueError, match="its tensors do not tell config: set"):
-        load(tmp_path / "model.ckpt", **said)
+        load(tmp_path / "model.ckpt", **settings)
 
 
 def test_a_folder_holds_one_file_and_its_config(tmp_path: Path) -> None:

@@ -215,8 +215,8 @@ def test_what_the_tensors_do_not_tell_has_to_be_said() -> None:
 
 
 def test_a_key_that_does_not_fit_is_named(tmp_path: Path) -> None:
-    whole = reference.state(reference.small(), device="cpu")
-    for change, said in (
+    complete = reference.state(reference.small(), device="cpu")
+    for change, message in (
         ({"out.0.weight": None}, r"1 missing: out\.0\.weight"),
         ({"out.9.weight": torch.zeros(1)}, r"1 left over: out\.9\.weight"),
         ({"out.0.bias": torch.zeros(3)}, r"of another shape: out\.0\.bias \(3,\) for \(32,\)"),
@@ -224,9 +224,9 @@ def test_a_key_that_does_not_fit_is_named(tmp_path: Path) -> None:
         ({"input_blocks.2.0.in_layers.2.weight": None}, r"input_blocks\.2\.0\.in_layers\.2\.weight is missing"),
         ({"input_blocks.3.0.in_layers.2.weight": torch.zeros(96, 64, 3, 3)}, "of another shape: input_blocks"),
     ):
-        tensors = {name: tensor for name, tensor in (whole | change).items() if tensor is not None}  # type: ignore[dict-item]
+        tensors = {name: tensor for name, tensor in (complete | change).items() if tensor is not None}  # type: ignore[dict-item]
         torch.save(tensors, tmp_path / "a.pt")
-        with pytest.raises(ValueError, match=said) as caught:
+        with pytest.raises(ValueError, match=message) as caught:
             load_checkpoint(path=tmp_path / "a.pt", **SETTINGS)
         assert str(tmp_path / "a.pt") in str(caught.value)
         assert "\n" not in str(caught.value)
