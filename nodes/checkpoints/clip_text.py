@@ -43,8 +43,8 @@ def build_clip(
     do not fit the model that the settings describe.
     """
     transformers = import_transformers(extra)
-    named = _weights(tensors)
-    projected = "text_projection.weight" in named
+    plain_weights = _weights(tensors)
+    projected = "text_projection.weight" in plain_weights
     kind = transformers.CLIPTextModelWithProjection if projected else transformers.CLIPTextModel
     try:
         config = transformers.CLIPTextConfig.from_dict(dict(settings))
@@ -53,7 +53,9 @@ def build_clip(
     except Exception as error:
         raise ValueError(f"'{source}' describes no CLIP text model that transformers can build: {error}") from None
     prefix = "text_model." if any(name.startswith("text_model.") for name in model.state_dict()) else ""
-    weights = {name if name.startswith("text_projection.") else prefix + name: tensor for name, tensor in named.items()}
+    weights = {
+        name if name.startswith("text_projection.") else prefix + name: tensor for name, tensor in plain_weights.items()
+    }
     fill(model, weights, source, current_dtype(), current_device())
     build_positions(model)
     return model

@@ -8,10 +8,10 @@ from typing import Any
 
 from guidegraph import Autoencoder, current_dtype, node
 from guidegraph.plugins.diffusers_adapter.folders import (
-    class_name,
     find_part_folder,
     import_diffusers,
     load_model,
+    read_class_name,
     read_json,
 )
 
@@ -55,7 +55,7 @@ def load_autoencoder(
     folder = find_part_folder(path, part, PARTS)
     file = folder / "config.json"
     config = read_json(file)
-    name = class_name(config, file, KNOWN)
+    name = read_class_name(config, file, KNOWN)
     upcast = bool(config.get("force_upcast")) and current_dtype() == torch.float16
     network = load_model(getattr(diffusers, name), folder, variant, in_float32=upcast)
     field, factor = KNOWN[name]

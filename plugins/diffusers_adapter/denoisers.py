@@ -9,10 +9,10 @@ from typing import Any, Literal
 from guidegraph import Condition, Label, LabelEmbedder, OpaqueDenoiser, Schedule, node
 from guidegraph.plugins.diffusers_adapter.folders import (
     SCHEDULER_CONFIG,
-    class_name,
     find_part_folder,
     import_diffusers,
     load_model,
+    read_class_name,
     read_json,
 )
 
@@ -49,7 +49,7 @@ def load_denoiser(
     from guidegraph.plugins.diffusers_adapter.calls import FAMILIES
     from guidegraph.plugins.diffusers_adapter.networks import DiffusersDenoiser
 
-    name = model_class(folder, FAMILIES)
+    name = read_model_class(folder, FAMILIES)
     family = FAMILIES[name]
     prediction_kind = _read_kind(path, name, family.kind) if kind == "auto" else kind
     network = load_model(getattr(diffusers, name), folder, variant)
@@ -89,13 +89,13 @@ class OneHotLabels:
         return Condition(vector=one_hot(labels, self.classes + 1)[:, : self.classes].float())
 
 
-def model_class(folder: Path, known: Any) -> str:
+def read_model_class(folder: Path, class_names: Any) -> str:
     """The class of the model in a folder; early DiT and PixArt folders name the class they were split from."""
     file = folder / "config.json"
     config = read_json(file)
     if config.get("_class_name") == "Transformer2DModel" and config.get("norm_type") in SPLIT_CLASSES:
         return SPLIT_CLASSES[config["norm_type"]]
-    return class_name(config, file, known)
+    return read_class_name(config, file, class_names)
 
 
 def _read_kind(path: Path, name: str, usual: str | None) -> str:

@@ -70,13 +70,15 @@ def read_json(file: Path) -> dict[str, Any]:
     return content
 
 
-def class_name(config: dict[str, Any], file: Path, known: Iterable[str]) -> str:
+def read_class_name(config: dict[str, Any], file: Path, class_names: Iterable[str]) -> str:
     """The class that a configuration names. Raises ``ValueError`` that lists the known ones for any other."""
     name = config.get("_class_name")
     if not isinstance(name, str):
         raise ValueError(f"'{file}' names no class (`_class_name`): it is not a configuration of diffusers")
-    if name not in known:
-        raise ValueError(f"'{file}' is of class {name}, which this adapter does not know; it knows {', '.join(known)}")
+    if name not in class_names:
+        raise ValueError(
+            f"'{file}' is of class {name}, which this adapter does not know; it knows {', '.join(class_names)}"
+        )
     return name
 
 

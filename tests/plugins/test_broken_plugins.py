@@ -20,7 +20,7 @@ from tests.plugins.test_manager import BAD, COMMAND, GOOD, HOOK, NODE, OBSERVER
 
 @dataclass(frozen=True)
 class Bad:
-    """A plugin of the namespace ``name``, what is wrong with its distribution, and the reason that must be given."""
+    """A broken plugin of the namespace ``name``, and the expected reason."""
 
     name: str
     reason: str

@@ -59,7 +59,7 @@ def test_dit_with_our_ddim_and_guidance_draws_the_pictures_of_its_pipeline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pipeline = silence(tiny.dit_pipeline())
-    path = tiny.saved(pipeline, tmp_path / "dit")
+    path = tiny.save(pipeline, tmp_path / "dit")
     actual = run(WORKFLOWS / "diffusers_dit.yaml", path=path, label=[7, 999], steps=5, batch=2, shape=[4, 8, 8], seed=3)
     monkeypatch.setattr("diffusers.pipelines.dit.pipeline_dit.randn_tensor", lambda **_: noise(3, [4, 8, 8], 2))
     expected = pipeline(class_labels=[7, 999], guidance_scale=4.0, num_inference_steps=5, output_type="pt").images
@@ -71,7 +71,7 @@ def test_dit_with_our_ddim_and_guidance_draws_the_pictures_of_its_pipeline(
 def test_pixart_draws_the_latents_of_its_pipeline(tmp_path: Path, sample_size: int) -> None:
     """sample_size 128 is the model that is told the picture's size."""
     pipeline = silence(tiny.pixart_pipeline(sample_size))
-    path = tiny.saved(pipeline, tmp_path / "pixart")
+    path = tiny.save(pipeline, tmp_path / "pixart")
     prompts = [PROMPT, "an umbrella on grass"]
     actual = run(
         WORKFLOWS / "diffusers_flow.yaml", path=path, prompt=prompts, steps=5, shape=[4, 8, 4], batch=2, scale=4.5
@@ -93,7 +93,7 @@ def test_pixart_draws_the_latents_of_its_pipeline(tmp_path: Path, sample_size: i
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_sd3_draws_the_pictures_of_its_pipeline(tmp_path: Path, dynamic: bool) -> None:
     pipeline = silence(tiny.sd3_pipeline(use_dynamic_shifting=dynamic, max_shift=3.0))
-    path = tiny.saved(pipeline, tmp_path / "sd3")
+    path = tiny.save(pipeline, tmp_path / "sd3")
     actual = run(WORKFLOWS / "diffusers_flow.yaml", path=path, prompt=PROMPT, steps=5, shape=[4, 8, 8], scale=5.0)
     arguments = {"prompt": PROMPT, "height": 16, "width": 16, "latents": noise(0, [4, 8, 8]), "num_inference_steps": 5}
     expected = pipeline(**arguments, guidance_scale=5.0, output_type="pt").images
@@ -112,7 +112,7 @@ def flux_expected(pipeline: Any, steps: int) -> torch.Tensor:
 @pytest.mark.parametrize("guided", [True, False])
 def test_flux_draws_the_latents_of_its_pipeline(tmp_path: Path, guided: bool) -> None:
     pipeline = silence(tiny.flux_pipeline(guided=guided))
-    path = tiny.saved(pipeline, tmp_path / "flux")
+    path = tiny.save(pipeline, tmp_path / "flux")
     actual = run(WORKFLOWS / "diffusers_flow.yaml", path=path, prompt=PROMPT, steps=4, shape=[4, 8, 12], scale=1.0)
     assert_same(actual["latent"], flux_expected(pipeline, 4))
 
@@ -120,7 +120,7 @@ def test_flux_draws_the_latents_of_its_pipeline(tmp_path: Path, guided: bool) ->
 @pytest.mark.parametrize("guided", [True, False])
 def test_flux_with_our_ddim_takes_the_euler_steps_of_its_pipeline(tmp_path: Path, guided: bool) -> None:
     pipeline = silence(tiny.flux_pipeline(guided=guided))
-    path = tiny.saved(pipeline, tmp_path / "flux")
+    path = tiny.save(pipeline, tmp_path / "flux")
     ddim = "{use: scheduler.ddim, in: {schedule: schedule, steps: params.steps}, with: {spacing: trailing}}"
     file = own_sampler(tmp_path, f"  scheduler: {ddim}\n")
     actual = run(file, path=path, prompt=PROMPT, steps=5, shape=[4, 8, 12], scale=1.0)
@@ -133,7 +133,7 @@ def test_stable_diffusion_draws_the_latents_of_its_pipeline(tmp_path: Path, sche
     kind = getattr(diffusers, scheduler)
     options = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}
     pipeline = silence(tiny.sd_pipeline(kind(**options, prediction_type="v_prediction")))
-    path = tiny.saved(pipeline, tmp_path / "sd")
+    path = tiny.save(pipeline, tmp_path / "sd")
     actual = run(WORKFLOWS / "diffusers_flow.yaml", path=path, prompt=PROMPT, steps=6, shape=[4, 8, 8], scale=3.0)
     arguments = {"prompt": PROMPT, "height": 16, "width": 16, "latents": noise(0, [4, 8, 8]), "num_inference_steps": 6}
     assert_same(actual["latent"], pipeline(**arguments, guidance_scale=3.0, output_type="latent").images)
@@ -142,7 +142,7 @@ def test_stable_diffusion_draws_the_latents_of_its_pipeline(tmp_path: Path, sche
 def test_sdxl_draws_the_latents_of_its_pipeline(tmp_path: Path) -> None:
     """Its null condition is zeros, and its vector ends in the sizes."""
     pipeline = silence(tiny.sdxl_pipeline())
-    path = tiny.saved(pipeline, tmp_path / "sdxl")
+    path = tiny.save(pipeline, tmp_path / "sdxl")
     actual = run(WORKFLOWS / "diffusers_flow.yaml", path=path, prompt=PROMPT, steps=4, shape=[4, 8, 8], scale=3.0)
     arguments = {"prompt": PROMPT, "height": 16, "width": 16, "latents": noise(0, [4, 8, 8]), "num_inference_steps": 4}
     sizes = {"original_size": (1024, 1024), "target_size": (1024, 1024)}

@@ -1,4 +1,4 @@
-"""No plugin ends a command unseen, or keeps it waiting for ever; what its import changes is told."""
+"""Plugins cannot end a command silently or block it for ever, and the changes that they make are reported."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def with_plugin(folder: Path, name: str, code: str) -> Site:
     return site
 
 
-def written(folder: Path, text: str) -> Path:
+def write_workflow(folder: Path, text: str) -> Path:
     path = folder / "w.yaml"
     path.write_text(text)
     return path
@@ -53,7 +53,7 @@ def written(folder: Path, text: str) -> Path:
 @pytest.mark.parametrize("name", ["c_exit", "at_exit", *(pytest.param(n, marks=pytest.mark.slow) for n in SLOW_ENDS)])
 def test_a_command_that_a_plugin_ends_does_not_end_well(tmp_path: Path, name: str) -> None:
     code, workflow, exit_code, message = ENDS[name]
-    result = with_plugin(tmp_path, name, code).guidegraph("validate", written(tmp_path, workflow))
+    result = with_plugin(tmp_path, name, code).guidegraph("validate", write_workflow(tmp_path, workflow))
     assert result.returncode == exit_code
     assert message in result.stderr
     assert name == "at_exit" or f"GUIDEGRAPH_DISABLE_PLUGINS={name} or --no-plugins" in result.stderr
@@ -66,7 +66,7 @@ def test_an_import_that_holds_the_interpreter_for_ever_ends_too(
     """No thread of the command itself can do anything then: its parent does."""
     monkeypatch.setenv("GUIDEGRAPH_PLUGIN_SECONDS", "0.5")
     site = with_plugin(tmp_path, "hangs", C + "ctypes.PyDLL(None).sleep(1000)")
-    result = site.guidegraph("validate", written(tmp_path, FINE))
+    result = site.guidegraph("validate", write_workflow(tmp_path, FINE))
     assert result.returncode == 1
     assert "the plugin 'hangs' takes longer than 0.5 s to import; leave it out: GUIDEGRAPH_DISABLE" in result.stderr
 
@@ -257,7 +257,7 @@ def test_a_signal_to_a_supervised_command_cancels_it(tmp_path: Path, number: sig
     loop += (
         "    loop: {over: params.n, as: i}\n    carry: {x: zero}\n    body: {y: {use: toy.sleep, in: {x: carry.x}}}\n"
     )
-    path = written(tmp_path, loop + "    next: {x: y}\noutputs: {x: s.x}\n")
+    path = write_workflow(tmp_path, loop + "    next: {x: y}\noutputs: {x: s.x}\n")
     running = start(["run", path, "--out", "out", "--plugin", TOYS], tmp_path, group=True)
     record = tmp_path / "out" / "run.json"
     while not record.exists():
@@ -271,9 +271,9 @@ def test_a_signal_to_a_supervised_command_cancels_it(tmp_path: Path, number: sig
 
 
 def test_the_version_and_the_help_of_a_command_need_no_plugin(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    def imported(*_: object, **__: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise AssertionError("plugins were imported")
 
-    monkeypatch.setattr("guidegraph.commands.shared.plugins.PluginManager", imported)
+    monkeypatch.setattr("guidegraph.commands.shared.plugins.PluginManager", fail)
     assert cli("--version").code == 0
     assert cli("validate", "--help").code == 0

@@ -30,7 +30,7 @@ def blocks(kind: str) -> list[str]:
 
 
 def edits() -> list[tuple[str, str]]:
-    """The lines that the guide changes: what they were, and what they become."""
+    """The lines that the guide changes, before and after."""
     lines = "".join(blocks("diff")).splitlines()
     removed, added = ([line[1:] for line in lines if line[0] == sign] for sign in "-+")
     return list(zip(removed, added, strict=True))

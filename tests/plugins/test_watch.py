@@ -1,4 +1,4 @@
-"""What a plugin does to the process while it is imported: noted, and put back where it can be."""
+"""Changes that a plugin's import makes to the process are noted, and undone where possible."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The gallery: distributions of their own, small, against the public face alone, and held to the conformance kit."""
+"""The gallery: small separate distributions that use only the public API and pass the conformance kit."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def cases() -> Iterator[object]:
 
 
 def exceptions(plugin: Any, name: str) -> list[NodeCase]:
-    """Values where the kit's examples make no sense for a node, and what is by design."""
+    """Cases for nodes that the kit's examples do not fit, and intended exceptions."""
     if name == "autoguidance":
         return [NodeCase(plugin.guide, inputs={"uncond": example(Prediction, 5)})]
     if name == "universal":

@@ -1,4 +1,4 @@
-"""What the comparisons with diffusers found: asserted here, and kept for the table of `tools/checkpoint_table.py`."""
+"""Differences from diffusers: asserts bounds on them, and records them for `tools/checkpoint_table.py`."""
 
 from __future__ import annotations
 

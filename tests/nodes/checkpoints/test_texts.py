@@ -214,7 +214,7 @@ def test_the_runtime_reads_prompts_as_the_engine_does(tokenizer: Any) -> None:
 
 
 def runtime_reads(split: ExportRecipe | None, texts: list[str]) -> Any:
-    """What the two halves of an embedder make of texts, the first by the runtime."""
+    """Embed texts by the two halves of an embedder, the first run by the runtime."""
     assert split is not None
     actual = OPERATIONS[split.operation](texts=texts, **split.settings)["out"]
     return split.function(*(torch.from_numpy(actual[name]) for name in split.outputs))

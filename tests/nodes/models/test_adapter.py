@@ -1,4 +1,4 @@
-"""The adapter of conditions: widths, masks, and that a saved one comes back whole."""
+"""The condition adapter: widths, masks, saving and loading."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The torch modules and the nodes around them: formulas, conditions, what is saved and what is refused."""
+"""The torch modules and their nodes: formulas, conditions, saving and errors."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _seed() -> None:
 
 
 def randomise(module: torch.nn.Module) -> Any:
-    """The module with no weight at zero, so that every branch shows."""
+    """Move all weights away from zero, so that every branch has an effect; returns the frozen module."""
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
@@ -332,7 +332,7 @@ def test_saving_a_part_keeps_the_others(tmp_path: Path) -> None:
     assert set(parts) == {"autoencoder", "text"}
 
 
-def saved(folder: Path) -> Path:
+def save_small_model(folder: Path) -> Path:
     """A small model: an autoencoder, a text encoder and a schedule."""
     model.save_model(autoencoder=small_autoencoder(), text=text_model(), schedule=cosine(train_steps=50), path=folder)
     return folder
@@ -342,7 +342,7 @@ def saved(folder: Path) -> Path:
     "name", ["autoencoder.safetensors", "text.safetensors", "tokenizer.json", "schedule.safetensors"]
 )
 def test_a_flipped_bit_in_a_file_of_a_saved_model_is_refused(name: str, tmp_path: Path) -> None:
-    file = saved(tmp_path) / name
+    file = save_small_model(tmp_path) / name
     data = bytearray(file.read_bytes())
     data[-9] ^= 1
     file.write_bytes(data)
@@ -351,7 +351,7 @@ def test_a_flipped_bit_in_a_file_of_a_saved_model_is_refused(name: str, tmp_path
 
 
 def test_a_changed_model_json_is_refused_unless_it_is_meant(tmp_path: Path) -> None:
-    index = saved(tmp_path) / "model.json"
+    index = save_small_model(tmp_path) / "model.json"
     text = index.read_text()
     index.write_text(text.replace('"schedule.safetensors"\n', '"schedule.safetensors", "trained_to": 7\n', 1))
     with pytest.raises(ValueError, match=r"its parts are not those that were saved.*take 'parts' out of \"checksums\""):
@@ -384,7 +384,7 @@ def test_shipped_models_state_checksums_of_all_their_files() -> None:
 
 
 def test_a_model_without_checksums_is_read_and_keeps_none_for_what_it_had(tmp_path: Path) -> None:
-    index = saved(tmp_path) / "model.json"
+    index = save_small_model(tmp_path) / "model.json"
     content = json.loads(index.read_text())
     del content["checksums"]
     index.write_text(json.dumps(content))

@@ -1,4 +1,4 @@
-"""onnx.denoiser on files that others wrote: names, shapes and dtypes of their own, and what is refused."""
+"""onnx.denoiser on files of other software, with other names, shapes and dtypes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""onnx.denoiser on graphs of fixed sizes: run sample by sample where that fits them, else refused with what to set."""
+"""onnx.denoiser on graphs of fixed sizes: runs sample by sample, or raises an error with advice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Packed weights at several input sizes: each has the layout that it would have alone, within a bound of memory."""
+"""Packed weights at several input sizes: each size has its own layout, within a limit of memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The segmenter: its shape, its loss, and what it is trained on."""
+"""The segmenter: its shape, its loss, and its training pictures."""
 
 from __future__ import annotations
 

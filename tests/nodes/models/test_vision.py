@@ -1,4 +1,4 @@
-"""The pooled image embedder: what it gives, and that it says what is there rather than where."""
+"""The pooled image embedder: its outputs keep content and drop position."""
 
 from __future__ import annotations
 

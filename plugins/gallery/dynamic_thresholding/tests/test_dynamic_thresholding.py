@@ -76,7 +76,7 @@ def test_the_quantile_is_that_of_torch(share: float) -> None:
     torch.testing.assert_close(dynamic_thresholding._quantile(values, share, True), each)
 
 
-def mimicked(high: Any, low: Any, percentile: float, per_channel: bool) -> Any:
+def mimic_reference(high: Any, low: Any, percentile: float, per_channel: bool) -> Any:
     """One sample (C, H, W), in NumPy: the values of each channel around their mean, brought to the other's range."""
     mean = high.mean((1, 2), keepdims=True)
     around, other = high - mean, low - low.mean((1, 2), keepdims=True)
@@ -94,7 +94,7 @@ def mimicked(high: Any, low: Any, percentile: float, per_channel: bool) -> Any:
 def test_mimic_gives_each_sample_the_range_of_the_mimic_scale(kind: str, per_channel: bool, percentile: float) -> None:
     context, (cond, uncond) = at(), predictions(kind)
     x0 = [context.x0(uncond + scale * (cond - uncond)).numpy() for scale in (9.0, 2.0)]
-    expected = np.stack([mimicked(high, low, percentile, per_channel) for high, low in zip(*x0, strict=True)])
+    expected = np.stack([mimic_reference(high, low, percentile, per_channel) for high, low in zip(*x0, strict=True)])
     settings = {"scale": 9.0, "mimic_scale": 2.0, "percentile": percentile, "per_channel": per_channel}
     actual = dynamic_thresholding.mimic(cond, uncond, context, **settings)
     assert actual.kind == kind

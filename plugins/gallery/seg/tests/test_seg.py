@@ -74,10 +74,10 @@ def test_a_smoothed_denoiser_is_that_of_diffusers(sigma: float) -> None:
     x, t, tokens = random(0, 2, 4, 16, 16), torch.tensor([3.0, 700.0]), random(1, 2, 7, 64)
     plain = denoiser(x, t, Condition(tokens=tokens)).value
 
-    def smoothed(module: torch.nn.Module, args: object, query: torch.Tensor) -> torch.Tensor:
+    def smooth_reference(module: torch.nn.Module, args: object, query: torch.Tensor) -> torch.Tensor:
         return query.mean(1, keepdim=True).expand_as(query) if math.isinf(sigma) else theirs(query, sigma)
 
-    model.mid_block.attentions[0].transformer_blocks[0].attn1.to_q.register_forward_hook(smoothed)
+    model.mid_block.attentions[0].transformer_blocks[0].attn1.to_q.register_forward_hook(smooth_reference)
     expected = model(x, t, encoder_hidden_states=tokens).sample
     actual = seg.perturb(denoiser, sigma=sigma)(x, t, Condition(tokens=tokens)).value
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-4)

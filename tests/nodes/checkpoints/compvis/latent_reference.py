@@ -167,7 +167,7 @@ def middle(w: Weights, name: str, h: Tensor, dd: Params) -> Tensor:
 
 
 def encode(w: Weights, image: Tensor, params: Params) -> Tensor:
-    """What a first stage's encoder and its 1 × 1 convolution give: the latent, or of KL mean and log-variance."""
+    """The output of a first stage's encoder and its 1 × 1 convolution: the latent, or KL's mean and log-variance."""
     dd = params["ddconfig"]
     h = convolution(w, "encoder.conv_in", image, dd["ch"])
     for level, multiple in enumerate(dd["ch_mult"]):

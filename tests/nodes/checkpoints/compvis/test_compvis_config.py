@@ -1,4 +1,4 @@
-"""A config.yaml beside a CompVis file, or named: what it may say, and what happens to one that says something else."""
+"""A CompVis config.yaml, beside the file or named: its values are read, and bad ones refused."""
 
 from __future__ import annotations
 

@@ -166,7 +166,11 @@ def test_a_lora_is_that_of_diffusers_with_peft(models: Made, layout: str, streng
         assert condition.tokens is not None
         figures.largest(condition.tokens, embeddings[0], 1e-5, "text embeddings")
         eps = predict(actual.denoiser, x, t, condition).value
-        added = {} if condition.vector is None else _added(condition.vector, 256 if plain is models.loaded[0] else 1024)
+        added = (
+            {}
+            if condition.vector is None
+            else _added_conditions(condition.vector, 256 if plain is models.loaded[0] else 1024)
+        )
         with torch.no_grad():
             expected = pipe.unet(x, t, encoder_hidden_states=condition.tokens, added_cond_kwargs=added)[0]
         figures.largest(eps, expected, 1e-4, "ε")
@@ -205,8 +209,8 @@ def test_ten_steps_with_a_lora(models: Made, layout: str, strength: float) -> No
     figures.relative(actual, expected, 1e-3, "latents after all steps")
 
 
-def _added(vector: Tensor, side: int) -> dict[str, Tensor]:
-    """SDXL's pooled text and picture sizes, as diffusers' U-Net takes them; the sizes where nobody tells them."""
+def _added_conditions(vector: Tensor, side: int) -> dict[str, Tensor]:
+    """SDXL's pooled text and picture sizes, as diffusers' U-Net takes them; with the default sizes."""
     return {"text_embeds": vector[:, :32], "time_ids": torch.tensor([[side, side, 0, 0, side, side]])}
 
 

@@ -32,7 +32,7 @@ def grey(tmp_path: Path) -> Path:
 
 
 def of_guided_diffusion(workflow: str, folder: Path, **params: Any) -> Tensor:
-    """What a shipped workflow draws with tiny networks, whose heads no table knows."""
+    """The image of a shipped workflow with tiny networks, whose heads are set by hand."""
     text = (WORKFLOWS / f"{workflow}.yaml").read_text(encoding="utf-8")
     settings = "with: {attention: new, head_channels: 16, noise_schedule: cosine}"
     text = text.replace("in: {path: params.checkpoint}}", f"in: {{path: params.checkpoint}}, {settings}}}")
