@@ -99,7 +99,7 @@ EPS: dict[str, tuple[Callable[[], Any], Condition, Call]] = {
 
 
 @pytest.mark.parametrize("name", EPS)
-def test_a_model_is_called_as_it_is_alone(tmp_path: Path, name: str) -> None:
+def test_a_model_is_called_as_in_diffusers(tmp_path: Path, name: str) -> None:
     make, condition, call = EPS[name]
     model = make()
     denoiser = load_denoiser(linear(), path=save(model, tmp_path), kind="eps")
@@ -129,7 +129,7 @@ def test_a_dit_has_classes_a_null_class_and_a_learned_variance(tmp_path: Path) -
         assert_same_up_to_rounding(value[1], expected[1, :4], terms_of(model))
 
 
-def test_folders_of_before_dit_had_a_class_of_its_own_load(tmp_path: Path) -> None:
+def test_early_dit_folders_load(tmp_path: Path) -> None:
     path = save(tiny.dit(), tmp_path)
     file = path / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"_class_name": "Transformer2DModel"}))
@@ -187,9 +187,7 @@ def test_a_spatial_condition_is_concatenated(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("prediction_type", "kind"), [("epsilon", "eps"), ("v_prediction", "v"), ("sample", "x0")])
-def test_the_scheduler_of_the_pipeline_says_what_a_unet_predicts(
-    tmp_path: Path, prediction_type: str, kind: str
-) -> None:
+def test_the_prediction_of_a_unet_is_read_from_the_scheduler(tmp_path: Path, prediction_type: str, kind: str) -> None:
     diffusers.DDIMScheduler(prediction_type=prediction_type).save_pretrained(str(tmp_path / "scheduler"))
     save(tiny.unet(), tmp_path / "unet")
     denoiser = load_denoiser(read_schedule(path=tmp_path), path=tmp_path)
@@ -267,7 +265,7 @@ def test_an_autoencoder_owns_its_scale(tmp_path: Path, name: str) -> None:
         autoencoder.encode(image[..., :11])
 
 
-def test_one_that_overflows_in_float16_computes_in_float32(tmp_path: Path) -> None:
+def test_an_autoencoder_with_force_upcast_computes_in_float32(tmp_path: Path) -> None:
     path = save(tiny.vae(force_upcast=True), tmp_path)
     for dtype, expected in (("float16", torch.float32), ("bfloat16", torch.bfloat16)):
         with use_device("cpu", dtype):
@@ -304,7 +302,7 @@ def test_sdxls_vector_ends_in_the_sizes_and_its_null_is_zeros(tmp_path: Path) ->
     assert not bool(condition.vector[1, :-6].any())
 
 
-def test_a_folder_that_will_not_do_is_refused_with_one_error(tmp_path: Path) -> None:
+def test_unsuitable_folders_are_refused_with_one_error(tmp_path: Path) -> None:
     path = save(tiny.unet(), tmp_path / "unet")
     config, weights = path / "config.json", path / "diffusion_pytorch_model.safetensors"
 
@@ -348,7 +346,7 @@ def test_a_variant_is_loaded_by_its_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "config", [{"time_cond_proj_dim": 8}, {"class_embed_type": "timestep"}], ids=lambda c: next(iter(c))
 )
-def test_a_unet_with_inputs_that_no_condition_carries_is_refused(tmp_path: Path, config: dict[str, Any]) -> None:
+def test_a_unet_with_unsupported_inputs_is_refused(tmp_path: Path, config: dict[str, Any]) -> None:
     path = save(tiny.unet(**config), tmp_path)
     with pytest.raises(ValueError, match=f"with {next(iter(config))} .* is not supported"):
         load_denoiser(linear(), path=path, kind="eps")
@@ -379,7 +377,7 @@ def test_an_input_that_does_not_fit_is_named(
         denoiser(x, T, condition)
 
 
-def test_what_is_wrong_with_a_pipelines_text_is_said(tmp_path: Path) -> None:
+def test_problems_of_a_pipelines_text_encoders_are_named(tmp_path: Path) -> None:
     path = tiny.save(tiny.sd_pipeline(), tmp_path)
     file = path / "model_index.json"
     index = json.loads(file.read_text())
@@ -413,7 +411,7 @@ def test_what_is_wrong_with_a_pipelines_text_is_said(tmp_path: Path) -> None:
         load_text(path=path)
 
 
-def test_without_diffusers_a_node_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_diffusers_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     real = builtins.__import__
 
     def no_diffusers(name: str, *args: Any, **kwargs: Any) -> Any:
@@ -438,7 +436,7 @@ def test_the_plugin_loads_with_neither_torch_nor_diffusers() -> None:
     assert done.stdout.strip() == "8 []"
 
 
-def test_tiling_is_switched_on_where_there_is_some(tmp_path: Path) -> None:
+def test_tiling_is_enabled_if_the_autoencoder_supports_it(tmp_path: Path) -> None:
     autoencoder: Any = load_autoencoder(path=save(tiny.vae(), tmp_path / "kl"), tiling=True)
     assert autoencoder.network.use_tiling
     path = save(CODERS["VQModel"][0](), tmp_path / "vq")

@@ -83,7 +83,7 @@ def predict(schedule: Schedule, x: torch.Tensor, t: torch.Tensor, kind: str) -> 
 
 
 @pytest.mark.parametrize(("name", "config", "eta"), CASES, ids=NAMES)
-def test_a_run_is_that_of_the_scheduler_alone(tmp_path: Path, name: str, config: dict[str, Any], eta: float) -> None:
+def test_a_run_equals_diffusers_own_loop(tmp_path: Path, name: str, config: dict[str, Any], eta: float) -> None:
     path = save(tmp_path, name, **config)
     scheduler = getattr(diffusers, name).from_pretrained(str(path))
     scheduler.set_timesteps(7)
@@ -116,7 +116,7 @@ def test_every_known_scheduler_is_among_the_cases() -> None:
 
 
 @pytest.mark.parametrize(("name", "config", "eta"), CASES, ids=NAMES)
-def test_a_sampler_stays_as_it_was(tmp_path: Path, name: str, config: dict[str, Any], eta: float) -> None:
+def test_a_sampler_is_not_changed_by_a_step(tmp_path: Path, name: str, config: dict[str, Any], eta: float) -> None:
     path = save(tmp_path, name, **config)
     schedule = read_schedule(path=path)
     sampler, times = new_sampler(schedule, path=path, steps=5)
@@ -131,7 +131,7 @@ def test_a_sampler_stays_as_it_was(tmp_path: Path, name: str, config: dict[str, 
 
 
 @pytest.mark.parametrize(("name", "config", "eta"), CASES, ids=NAMES)
-def test_a_step_computes_where_x_is(tmp_path: Path, name: str, config: dict[str, Any], eta: float) -> None:
+def test_a_step_computes_on_the_device_of_x(tmp_path: Path, name: str, config: dict[str, Any], eta: float) -> None:
     """The scheduler's tables stay on the CPU."""
     path = save(tmp_path, name, **config)
     sampler, times = new_sampler(read_schedule(path=path), path=path, steps=4)
@@ -155,7 +155,7 @@ def test_a_prediction_of_another_kind_is_converted(tmp_path: Path, name: str, ki
     torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-4)
 
 
-def test_a_name_alone_makes_a_sampler_of_any_schedule() -> None:
+def test_a_sampler_needs_only_a_class_name_and_a_schedule() -> None:
     schedule = schedules.cosine(train_steps=200)
     made = new_sampler(schedule, name="DDIMScheduler", steps=10)
     ours = samplers.ddim(schedule, steps=10)
@@ -229,7 +229,7 @@ def test_a_shift_by_size_needs_the_size(tmp_path: Path) -> None:
     assert bool((large[:-1] < small[:-1]).all())
 
 
-def test_what_is_wrong_with_a_sampler_is_said(tmp_path: Path) -> None:
+def test_problems_of_a_sampler_are_named(tmp_path: Path) -> None:
     path = save(tmp_path / "euler", "EulerAncestralDiscreteScheduler", **STABLE)
     schedule = read_schedule(path=path)
     sampler, times = new_sampler(schedule, path=path, steps=1)
@@ -253,7 +253,7 @@ def test_what_is_wrong_with_a_sampler_is_said(tmp_path: Path) -> None:
         new_sampler(schedule, name="EulerDiscreteScheduler", options={"timestep_type": "continuous"})
 
 
-def test_what_is_wrong_with_a_scheduler_folder_is_said(tmp_path: Path) -> None:
+def test_problems_of_a_scheduler_folder_are_named(tmp_path: Path) -> None:
     def folder(config: object) -> Path:
         (tmp_path / "scheduler_config.json").write_text(config if isinstance(config, str) else json.dumps(config))
         return tmp_path

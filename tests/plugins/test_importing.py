@@ -51,7 +51,7 @@ def write_workflow(folder: Path, text: str) -> Path:
 
 @pytest.mark.skipif(not hasattr(signal, "sigtimedwait"), reason="a command is supervised where signals can be awaited")
 @pytest.mark.parametrize("name", ["c_exit", "at_exit", *(pytest.param(n, marks=pytest.mark.slow) for n in SLOW_ENDS)])
-def test_a_command_that_a_plugin_ends_does_not_end_well(tmp_path: Path, name: str) -> None:
+def test_a_command_that_a_plugin_ends_fails(tmp_path: Path, name: str) -> None:
     code, workflow, exit_code, message = ENDS[name]
     result = with_plugin(tmp_path, name, code).guidegraph("validate", write_workflow(tmp_path, workflow))
     assert result.returncode == exit_code
@@ -60,9 +60,7 @@ def test_a_command_that_a_plugin_ends_does_not_end_well(tmp_path: Path, name: st
 
 
 @pytest.mark.skipif(not hasattr(signal, "sigtimedwait"), reason="a command is supervised where signals can be awaited")
-def test_an_import_that_holds_the_interpreter_for_ever_ends_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_import_that_blocks_the_interpreter_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No thread of the command itself can do anything then: its parent does."""
     monkeypatch.setenv("GUIDEGRAPH_PLUGIN_SECONDS", "0.5")
     site = with_plugin(tmp_path, "hangs", C + "ctypes.PyDLL(None).sleep(1000)")
@@ -74,7 +72,7 @@ def test_an_import_that_holds_the_interpreter_for_ever_ends_too(
 @pytest.mark.parametrize(
     "call", ["os._exit(0)", "os.execlp('true', 'true')", "os.execv('/bin/true', ['true'])", "posix._exit(0)"]
 )
-def test_the_end_of_the_process_is_an_error_of_the_plugin_alone(installed: Installed, call: str) -> None:
+def test_ending_the_process_is_an_error_of_the_plugin(installed: Installed, call: str) -> None:
     module = call.partition(".")[0]
     installed.add("ends", f"import {module}\ntry:\n    {call}\nexcept Exception:\n    pass\n")
     installed.add("good", GOOD)
@@ -84,7 +82,7 @@ def test_the_end_of_the_process_is_an_error_of_the_plugin_alone(installed: Insta
     assert "would end the command" in status(manager, "ends").reason
 
 
-def test_what_a_plugin_keeps_for_later_ends_the_process_again(
+def test_exit_functions_kept_by_a_plugin_work_after_its_import(
     installed: Installed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[int] = []
@@ -121,7 +119,7 @@ def test_a_slow_import_is_named_and_a_very_slow_one_ended(
     assert lines[1].startswith("error: the plugin 'slow' takes longer than 0.01 s to import; leave it out: GUIDEGRAPH_")
 
 
-def test_what_ends_a_supervised_command_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_cause_of_the_end_of_a_supervised_command_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     report, parent = supervised.ParentLink(theirs), supervised._Watch(0, ours, 60.0)
@@ -232,7 +230,9 @@ def test_an_internal_error_names_the_plugins_that_changed_something(
 
 
 @pytest.mark.slow
-def test_what_torch_does_itself_is_not_the_plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changes_made_by_torch_are_not_blamed_on_the_plugin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "gg_clean.py").write_text("import torch\n")
     (tmp_path / "gg_seeds.py").write_text(

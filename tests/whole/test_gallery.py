@@ -41,7 +41,7 @@ def test_all_methods_are_there() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_imports_the_public_face_alone(name: str) -> None:
+def test_it_imports_only_the_public_api(name: str) -> None:
     for file in files(name):
         for statement in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             modules = [statement.module or ""] if isinstance(statement, ast.ImportFrom) else []
@@ -53,7 +53,7 @@ def test_it_imports_the_public_face_alone(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_is_small_and_a_distribution_of_its_own(name: str) -> None:
+def test_it_is_a_small_separate_distribution(name: str) -> None:
     assert all(len(file.read_text(encoding="utf-8").splitlines()) <= LINES for file in files(name))
     project = tomllib.loads((GALLERY / name / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert project["name"] == f"guidegraph-{name.replace('_', '-')}"
@@ -122,7 +122,7 @@ def test_its_nodes_conform(check: Any) -> None:
 
 
 @pytest.mark.slow
-def test_all_are_installed_beside_each_other(tmp_path: Path) -> None:
+def test_all_can_be_installed_together(tmp_path: Path) -> None:
     flags = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check"]
     folders = [str(GALLERY / name) for name in NAMES]
     site = tmp_path / "site"

@@ -68,7 +68,7 @@ def test_a_learned_word_is_embedded_as_by_diffusers(folder: Path, tmp_path: Path
     assert len(shared) == len(list(plain.parameters())) - 1
 
 
-def test_two_learned_words_stand_in_one_prompt_and_take_weights(folder: Path, tmp_path: Path) -> None:
+def test_two_learned_words_in_one_prompt_can_be_weighted(folder: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     first, second = torch.randn(2, 64), torch.randn(1, 64)
     taught = prompts.learned_embedding(text(folder), path=write(tmp_path / "1", first, "bin"), token="cat")
@@ -82,7 +82,7 @@ def test_two_learned_words_stand_in_one_prompt_and_take_weights(folder: Path, tm
     assert weights == [1.5, 1.5, 1.0]
 
 
-def test_an_embedding_of_sdxl_teaches_both_encoders(tmp_path: Path) -> None:
+def test_an_embedding_of_sdxl_is_added_to_both_encoders(tmp_path: Path) -> None:
     pipelines.pipeline("sdxl", tmp_path).save_pretrained(tmp_path / "folder")
     torch.manual_seed(0)
     held = {"clip_g": torch.randn(2, 64), "clip_l": torch.randn(2, 64)}
@@ -98,7 +98,7 @@ def test_an_embedding_of_sdxl_teaches_both_encoders(tmp_path: Path) -> None:
         prompts.learned_embedding(text(tmp_path), path=tmp_path / "one.safetensors", token=WORD)
 
 
-def test_what_fits_no_encoder_is_refused(folder: Path, tmp_path: Path) -> None:
+def test_unsuitable_embeddings_are_refused(folder: Path, tmp_path: Path) -> None:
     embedder = text(folder)
     good = write(tmp_path / "good", torch.randn(1, 64), "bin")
     wide = write(tmp_path / "wide", torch.randn(1, 96), "bin")

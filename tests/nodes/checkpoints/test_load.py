@@ -83,7 +83,7 @@ def test_the_parts_are_those_of_diffusers(made: Made, layout: str) -> None:
     torch.testing.assert_close(actual.schedule.alphas_bar, expected, rtol=1e-4, atol=0)
 
 
-def test_a_file_of_torch_is_as_good_and_weights_are_cast(stable: Made, tmp_path: Path) -> None:
+def test_a_torch_file_gives_the_same_and_weights_are_cast(stable: Made, tmp_path: Path) -> None:
     path = pipelines.single_file(stable.pipe, "sd1", tmp_path / "model.ckpt")
     x, t = torch.randn(1, 4, 16, 16), torch.tensor([10.0])
     tokens = Condition(tokens=torch.randn(1, 7, 64))
@@ -97,7 +97,7 @@ def test_a_file_of_torch_is_as_good_and_weights_are_cast(stable: Made, tmp_path:
         assert not any(parameter.requires_grad for parameter in part.parameters())
 
 
-def test_a_single_file_has_no_vocabulary_and_says_so_when_text_is_wanted(stable: Made) -> None:
+def test_text_of_a_single_file_without_a_tokenizer_raises_an_error(stable: Made) -> None:
     loaded = load_checkpoint(path=stable.file)
     with pytest.raises(MissingPart, match=r"model\.safetensors' holds a text encoder and no vocabulary.*`tokenizer`"):
         encode_text(loaded.text, "a")
@@ -105,12 +105,12 @@ def test_a_single_file_has_no_vocabulary_and_says_so_when_text_is_wanted(stable:
         load_checkpoint(path=stable.file, tokenizer=Path("there"))
 
 
-def test_a_tokenizer_beside_a_folder_is_refused_in_place_of_being_ignored(stable: Made) -> None:
+def test_a_tokenizer_for_a_folder_is_refused(stable: Made) -> None:
     with pytest.raises(ValueError, match="holds its tokenizers: leave tokenizer out"):
         load_checkpoint(path=stable.root / "folder", tokenizer=stable.root / "eos")
 
 
-def test_moving_averages_are_taken_where_they_are(stable: Made, tmp_path: Path) -> None:
+def test_moving_averages_are_used_if_present(stable: Made, tmp_path: Path) -> None:
     path = pipelines.single_file(stable.pipe, "sd1", tmp_path / "model.ckpt")
     content = torch.load(path, weights_only=True)
     tensors = content["state_dict"]
@@ -129,7 +129,7 @@ def test_moving_averages_are_taken_where_they_are(stable: Made, tmp_path: Path) 
         load_checkpoint(path=path)
 
 
-def test_the_latent_scale_of_the_file_counts(stable: Made, tmp_path: Path) -> None:
+def test_the_latent_scale_of_the_file_is_used(stable: Made, tmp_path: Path) -> None:
     path = pipelines.single_file(stable.pipe, "sd1", tmp_path / "model.ckpt")
     content = torch.load(path, weights_only=True)
     content["state_dict"]["scale_factor"] = torch.tensor(0.5)
@@ -141,7 +141,7 @@ def test_the_latent_scale_of_the_file_counts(stable: Made, tmp_path: Path) -> No
     torch.testing.assert_close(actual.decode(latent), plain.decode(latent * 0.18215 / 0.5))
 
 
-def test_what_the_file_does_not_tell_is_asked_for(tmp_path: Path) -> None:
+def test_missing_settings_are_named(tmp_path: Path) -> None:
     made = Made("sd2", tmp_path)
     (tmp_path / "config.yaml").unlink()
     settings: Any = {"head_channels": 64, "scale": 0.18215}

@@ -52,7 +52,9 @@ def equal_tensors(actual: Mapping[str, torch.Tensor], expected: Mapping[str, tor
 
 
 @pytest.mark.parametrize(("write", "suffix"), [(save_file, "safetensors"), (save_file, "pt"), (torch.save, "bin")])
-def test_files_are_told_apart_by_content_and_mapped(tmp_path: Path, write: Callable[..., None], suffix: str) -> None:
+def test_files_are_identified_by_content_and_mapped(
+    tmp_path: Path, write: Callable[..., None], suffix: str
+) -> None:
     path = tmp_path / f"a.{suffix}"
     write(weights(), path)
     actual = read_tensors(path)
@@ -66,7 +68,7 @@ def test_wrapped_weights_are_found(tmp_path: Path, wrapper: str) -> None:
     assert equal_tensors(read_tensors(tmp_path / "a.ckpt"), weights())
 
 
-def test_what_is_no_state_dict_is_read_as_it_is_nested(tmp_path: Path) -> None:
+def test_other_content_is_read_with_its_nesting(tmp_path: Path) -> None:
     torch.save({"string_to_param": {"*": torch.ones(2, 3)}, "name": "cat"}, tmp_path / "a.pt")
     content = read_nested(tmp_path / "a.pt")
     assert content["name"] == "cat"
@@ -86,7 +88,7 @@ def test_files_from_before_torch_1_6_are_read(tmp_path: Path) -> None:
     assert equal_tensors(read_tensors(tmp_path / "a.pt"), weights())
 
 
-def test_training_state_beside_the_weights_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_state_beside_the_weights_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = type(os)("pytorch_lightning.callbacks.model_checkpoint")
     module.ModelCheckpoint = ModelCheckpoint  # type: ignore[attr-defined]
     with monkeypatch.context() as patched:
@@ -198,7 +200,7 @@ def write_torchscript(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (write_truncated_safetensors, "damaged or truncated safetensors"),
         (write_huge_header, "damaged or truncated safetensors"),
@@ -224,7 +226,9 @@ def write_torchscript(folder: Path) -> Path:
         (lambda folder: folder / "absent.pt", "there is no file"),
     ],
 )
-def test_what_is_no_checkpoint_is_one_clear_error(tmp_path: Path, make: Callable[[Path], Path], message: str) -> None:
+def test_other_files_are_refused_with_one_clear_error(
+    tmp_path: Path, make: Callable[[Path], Path], message: str
+) -> None:
     path = make(tmp_path)
     with pytest.raises(ValueError, match=message) as caught:
         read_tensors(path)
@@ -268,7 +272,7 @@ def test_weights_are_cast_frozen_and_in_evaluation_mode() -> None:
     assert not any(parameter.requires_grad for parameter in module.parameters())
 
 
-def test_weights_of_the_wanted_dtype_are_not_copied(tmp_path: Path) -> None:
+def test_weights_of_the_target_dtype_are_not_copied(tmp_path: Path) -> None:
     save_file(weights(), tmp_path / "a.safetensors")
     tensors, module = read_tensors(tmp_path / "a.safetensors"), on_meta()
     fill(module, tensors, "a", torch.float32)

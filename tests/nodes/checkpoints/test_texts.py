@@ -120,8 +120,8 @@ def test_weights_are_read(text: str, expected: list[tuple[str, float]]) -> None:
     assert [weight for _, weight in actual] == pytest.approx([weight for _, weight in expected])
 
 
-@pytest.mark.parametrize(("text", "at"), [("a (b", 3), ("a] b", 2), ("(a]", 3), ("[a:1.2)", 7)])
-def test_brackets_that_do_not_pair_are_shown(text: str, start: int) -> None:
+@pytest.mark.parametrize(("text", "start"), [("a (b", 3), ("a] b", 2), ("(a]", 3), ("[a:1.2)", 7)])
+def test_unpaired_brackets_are_located(text: str, start: int) -> None:
     with pytest.raises(ValueError, match=f"at character {start} has no partner"):
         parse_prompt(text)
 
@@ -153,7 +153,7 @@ def two_towers(tokenizer: Any, **settings: Any) -> ReleasedText:
     return ReleasedText([first, second], size=PictureSize(), size_width=8, **settings)
 
 
-def test_two_encoders_stand_side_by_side_and_the_vector_tells_the_sizes(tokenizer: Any) -> None:
+def test_two_encoders_are_concatenated_and_the_vector_has_the_sizes(tokenizer: Any) -> None:
     made = two_towers(tokenizer, zero_empty=True)
     condition = made(["a b", ""])
     ids = transformers_ids(tokenizer, ["a b"])
@@ -176,7 +176,7 @@ def test_two_encoders_stand_side_by_side_and_the_vector_tells_the_sizes(tokenize
     assert next(other.parameters()) is next(made.parameters())
 
 
-def test_what_is_no_text_encoder_of_that_kind_is_refused(tokenizer: Any) -> None:
+def test_other_text_encoders_are_refused(tokenizer: Any) -> None:
     with pytest.raises(ValueError, match=r"text\.picture_size is for SDXL's"):
         prompts.picture_size(embedder(tokenizer))
     other: Any = lambda texts: None  # noqa: E731
@@ -220,7 +220,7 @@ def runtime_reads(split: ExportRecipe | None, texts: list[str]) -> Any:
     return split.function(*(torch.from_numpy(actual[name]) for name in split.outputs))
 
 
-def test_the_runtime_refuses_weights_where_an_encoder_knows_none(tokenizer: Any) -> None:
+def test_the_runtime_refuses_weights_that_an_encoder_does_not_support(tokenizer: Any) -> None:
     class Other:
         def split(self) -> ExportRecipe:
             return ExportRecipe("text.tokenize", {"prompt": "texts"}, {"ids": ("B", 7)}, abs, {"tokenizer": TOKENIZER})

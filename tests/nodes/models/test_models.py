@@ -85,7 +85,7 @@ def test_a_masked_key_has_no_effect_on_attention() -> None:
     torch.testing.assert_close(attention(x, context, mask), attention(x, context[:, :3]))
 
 
-def test_an_untrained_unet_predicts_zero_and_every_condition_reaches_a_trained_one() -> None:
+def test_an_untrained_unet_predicts_zero_and_a_trained_one_depends_on_every_condition() -> None:
     config = UNetConfig(**SMALL, context_dim=12, vector_dim=5, spatial_channels=2)
     x, t = torch.randn(2, 4, 8, 8), torch.tensor([3.0, 500.0])
     conditions = {"vector": torch.randn(2, 5), "tokens": torch.randn(2, 6, 12), "spatial": torch.randn(2, 2, 8, 8)}
@@ -259,7 +259,7 @@ def test_losses_of_other_shapes_are_refused_and_not_spread() -> None:
         losses.distillation_loss(Prediction(small, "v"), Prediction(x0, "v"), t, schedule)
 
 
-def test_settings_that_make_no_network_are_refused_when_it_is_made() -> None:
+def test_invalid_settings_are_refused_when_the_network_is_built() -> None:
     with pytest.raises(ValueError, match="40 channels cannot be shared by 3 heads"):
         model.new_unet(channels=20, multipliers=(1, 2), attention=(1,), heads=3)
     with pytest.raises(ValueError, match="must be a multiple of 4; found 30"):
@@ -278,7 +278,7 @@ def test_a_teacher_of_another_kind_is_refused_and_gets_no_gradient() -> None:
     assert teacher.grad is None
 
 
-def test_the_distance_of_vectors_moves_the_first_alone() -> None:
+def test_the_distance_of_vectors_has_a_gradient_for_the_first_only() -> None:
     ours, target = torch.zeros(2, 3, requires_grad=True), torch.full((2, 3), 2.0, requires_grad=True)
     loss = losses.vector_loss(Condition(vector=ours), Condition(vector=target))
     assert float(loss) == 4
@@ -298,7 +298,7 @@ def test_timesteps_fill_the_schedule_evenly() -> None:
     assert not torch.equal(t, losses.uniform_timesteps(torch.zeros(10, 4, 2, 2), schedule, 4))
 
 
-def test_fresh_models_depend_on_their_seed_alone() -> None:
+def test_untrained_models_depend_only_on_their_seed() -> None:
     first: Any = model.new_unet(seed=1, channels=16, multipliers=(1, 2), attention=(1,))
     torch.rand(3)
     again: Any = model.new_unet(seed=1, channels=16, multipliers=(1, 2), attention=(1,))
@@ -308,7 +308,7 @@ def test_fresh_models_depend_on_their_seed_alone() -> None:
     assert not any(parameter.requires_grad for parameter in first.parameters())
 
 
-def test_a_saved_model_comes_back_whole_and_frozen(tmp_path: Path) -> None:
+def test_a_saved_model_loads_unchanged_and_frozen(tmp_path: Path) -> None:
     denoiser = UNetDenoiser(randomise(UNet(UNetConfig(**SMALL, context_dim=16, vector_dim=16, kind="v"))))
     network, text, schedule = small_autoencoder(), text_model(), cosine(train_steps=50)
     network.scale.fill_(0.93)
@@ -350,7 +350,7 @@ def test_a_flipped_bit_in_a_file_of_a_saved_model_is_refused(name: str, tmp_path
         model.load_model(path=tmp_path)
 
 
-def test_a_changed_model_json_is_refused_unless_it_is_meant(tmp_path: Path) -> None:
+def test_a_changed_model_json_is_refused_while_it_has_its_checksum(tmp_path: Path) -> None:
     index = save_small_model(tmp_path) / "model.json"
     text = index.read_text()
     index.write_text(text.replace('"schedule.safetensors"\n', '"schedule.safetensors", "trained_to": 7\n', 1))
@@ -363,7 +363,7 @@ def test_a_changed_model_json_is_refused_unless_it_is_meant(tmp_path: Path) -> N
     assert loaded.schedule.trained_to == 7
 
 
-def test_the_weights_of_another_model_are_noticed(tmp_path: Path) -> None:
+def test_the_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     for seed in (1, 2):
         network: Any = model.new_unet(seed=seed, channels=16, multipliers=(1, 2), attention=(1,))
         model.save_model(network, path=tmp_path / str(seed))
@@ -383,7 +383,7 @@ def test_shipped_models_state_checksums_of_all_their_files() -> None:
             verify_file(folder / name, entry)
 
 
-def test_a_model_without_checksums_is_read_and_keeps_none_for_what_it_had(tmp_path: Path) -> None:
+def test_a_model_without_checksums_is_read_and_gets_them_only_for_new_parts(tmp_path: Path) -> None:
     index = save_small_model(tmp_path) / "model.json"
     content = json.loads(index.read_text())
     del content["checksums"]
@@ -394,14 +394,14 @@ def test_a_model_without_checksums_is_read_and_keeps_none_for_what_it_had(tmp_pa
     model.load_model(path=tmp_path)
 
 
-def test_a_part_that_is_not_there_says_so_when_it_is_used(tmp_path: Path) -> None:
+def test_a_missing_part_raises_an_error_on_use(tmp_path: Path) -> None:
     model.save_model(autoencoder=small_autoencoder(), path=tmp_path)
     loaded = model.load_model(path=tmp_path)
     with pytest.raises(ValueError, match="has no part 'text'"):
         encode_text(loaded.text, "a tiger")
 
 
-def test_folders_that_are_no_models_are_refused(tmp_path: Path) -> None:
+def test_other_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"is not a model folder: it has no model\.json"):
         model.load_model(path=tmp_path)
     index = {"format": 1, "parts": {"denoiser": {"kind": "unet", "config": {}, "weights": "../secret.safetensors"}}}

@@ -167,9 +167,7 @@ def fresh_layout(layer: PackedConv2d, x: Tensor) -> bytes:
 @needs_onednn
 @pytest.mark.parametrize("order", list(itertools.permutations(SIZES))[::30])
 @torch.no_grad()
-def test_each_size_has_its_own_layout_whatever_came_before(
-    order: tuple[int, ...], packed_shapes: list[list[int]]
-) -> None:
+def test_each_size_has_its_own_layout_in_any_order(order: tuple[int, ...], packed_shapes: list[list[int]]) -> None:
     layer = convolution()
     inputs = {n: torch.randn(2, 192, n, n) for n in SIZES}
     for n in (*order, *order):
@@ -188,7 +186,7 @@ def test_each_size_has_its_own_layout_whatever_came_before(
 
 @needs_onednn
 @torch.no_grad()
-def test_a_bound_of_nothing_keeps_the_last_layout_alone(packed_shapes: list[list[int]]) -> None:
+def test_without_spare_memory_only_the_last_layout_is_kept(packed_shapes: list[list[int]]) -> None:
     packed.CACHE.spare_limit = 0
     layer = convolution()
     for n in (*SIZES, *SIZES):

@@ -70,7 +70,7 @@ def test_each_sample_may_have_its_own_weight() -> None:
     torch.testing.assert_close(actual.value[1], 3 * cond.value[1] - 2 * weak.value[1])
 
 
-def test_what_does_not_fit_is_refused() -> None:
+def test_unsuitable_inputs_are_refused() -> None:
     with pytest.raises(ValueError, match="wire 'uncond'"):
         autoguidance.guide(v(1), v(2), scale=2.0)
     with pytest.raises(ValueError, match="convert one first"):

@@ -93,7 +93,7 @@ def test_where_the_scale_is_one_it_is_classifier_free_guidance() -> None:
 
 
 @KINDS
-def test_an_unconditional_prediction_along_the_other_leaves_it_alone(kind: str) -> None:
+def test_a_parallel_unconditional_prediction_changes_nothing(kind: str) -> None:
     step_context, u = at(5), random(1)
     cond, uncond = of_velocity(step_context, u, kind), of_velocity(step_context, 0.7 * u, kind)
     torch.testing.assert_close(cfg_zero_star.guide(cond, uncond, step_context, scale=9.0).value, cond.value)
@@ -114,7 +114,7 @@ def test_a_sample_does_not_depend_on_the_others() -> None:
     torch.testing.assert_close(alone.value, batch.value[1:2])
 
 
-def test_the_workflow_draws_and_keeps_still_for_as_many_steps_as_it_is_told() -> None:
+def test_the_workflow_draws_and_x_stays_for_the_zero_steps() -> None:
     workflow = load_workflow(WORKFLOW, plugins=PLUGIN)
     actual = {k: workflow.run(steps=3, batch=2, zero_steps=k)["image"] for k in (0, 1, 3, 5)}
     plain = load_workflow(WORKFLOWS / "text_to_image.yaml").run(seed=0, steps=3, batch=2)["image"]

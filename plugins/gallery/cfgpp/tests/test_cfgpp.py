@@ -55,7 +55,7 @@ def test_it_is_the_papers_algorithm(strength: float, kind: str) -> None:
     torch.testing.assert_close(sample(x, strength, kind), expected)
 
 
-def test_it_is_guidance_whose_scale_falls_to_lambda() -> None:
+def test_it_equals_guidance_with_a_scale_that_falls_to_lambda() -> None:
     x, strength = random(0), 0.6
     ratio, guided, state, scales = SIGMA / ALPHA, x, SAMPLER.state, []
     for row, t in enumerate(SAMPLER.steps.split(1)):

@@ -31,8 +31,8 @@ def clip(
 
     The percentile, a share of 1, is that of each sample, over all channels or with per_channel in each. bound: 1 for
     pictures, as in the paper; latents have no bounds, so take a value that |latent| of clean pictures rarely exceeds.
-    Where the value at the percentile is within the bound, q = bound and x̂0 is only clipped. Gives the kind of prediction
-    that it takes. `threshold` of the schedulers is the same, in the step and for pictures.
+    Where the value at the percentile is within the bound, q = bound and x̂0 is only clipped. The kind of prediction
+    stays. `threshold` of the schedulers is the same, in the step and for pictures.
     """
     import torch
 

@@ -59,7 +59,7 @@ def test_clip_of_a_channel_is_that_of_the_channel_alone() -> None:
 
 
 @KINDS
-def test_what_lies_within_the_bound_stays(kind: str) -> None:
+def test_values_within_the_bound_stay(kind: str) -> None:
     context, (prediction, _) = at(), predictions(kind)
     bound = context.x0(prediction).abs().max().item()
     torch.testing.assert_close(

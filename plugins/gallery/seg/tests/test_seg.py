@@ -44,7 +44,7 @@ def test_the_blur_is_that_of_the_authors_code(sigma: float, side: int) -> None:
     torch.testing.assert_close(seg.blur(query, (side, side), sigma), theirs(query, sigma))
 
 
-def test_a_blur_without_end_is_the_mean_and_one_without_width_is_nothing() -> None:
+def test_an_infinite_blur_is_the_mean_and_a_narrow_one_changes_nothing() -> None:
     query = random(0, 2, 3, 12, 5)
     torch.testing.assert_close(seg.blur(query, (3, 4), math.inf), query.mean(2, keepdim=True).expand_as(query))
     torch.testing.assert_close(seg.blur(query, (3, 4), 1e-3), query)

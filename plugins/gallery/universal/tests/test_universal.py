@@ -145,7 +145,7 @@ def test_each_sample_is_guided_by_its_own_loss() -> None:
         torch.testing.assert_close(together.score[i : i + 1], alone.score)
 
 
-def test_the_losses_are_what_they_say() -> None:
+def test_the_losses_equal_their_formulas() -> None:
     image = draw(2, 3, 6, 6).clamp(-1, 1)
     mask = torch.zeros(1, 1, 6, 6)
     mask[..., :2, :3] = 1
@@ -245,7 +245,7 @@ def test_recurrence_is_equation_10_by_a_plain_loop(recurrence: Recurred) -> None
     torch.testing.assert_close(actual["x"].double(), x, rtol=1e-5, atol=1e-5)
 
 
-def test_a_step_that_draws_noise_draws_more_of_it_when_it_is_taken_again(recurrence: Recurred) -> None:
+def test_a_repeated_step_draws_more_noise(recurrence: Recurred) -> None:
     actual = recurrence("ddpm", times=2)
     plain, repeated = actual["plain"].matrix[:, 0], actual["repeated"].matrix[:, 0]
     bar = actual["plain"].alpha.square()
@@ -255,14 +255,14 @@ def test_a_step_that_draws_noise_draws_more_of_it_when_it_is_taken_again(recurre
     torch.testing.assert_close(repeated[::2, 3].square(), ratio * plain[:, 3].square() + 1 - ratio)
 
 
-def test_steps_taken_once_are_the_sampler_itself(recurrence: Recurred) -> None:
+def test_steps_taken_once_equal_the_sampler(recurrence: Recurred) -> None:
     actual = recurrence("ddim", times=1)
     torch.testing.assert_close(actual["repeated"].matrix, actual["plain"].matrix, rtol=0, atol=0)
     assert not actual["repeated"].reads_noise
 
 
 @pytest.mark.parametrize(("sampler", "settings"), [("dpmpp_2m", ""), ("ddpm", ", with: {variance: learned}")])
-def test_what_cannot_be_taken_again_is_refused(recurrence: Recurred, sampler: str, settings: str) -> None:
+def test_samplers_whose_steps_cannot_be_repeated_are_refused(recurrence: Recurred, sampler: str, settings: str) -> None:
     with pytest.raises(NodeError, match="keeps no values"):
         recurrence(sampler, settings)
 

@@ -100,7 +100,7 @@ def test_a_first_stage_without_the_small_convolutions_and_without_attention_load
         torch.testing.assert_close(actual.decode(latent), model.decode(latent / 0.18215).sample, rtol=0, atol=1e-4)
 
 
-def test_what_is_not_supported_or_not_whole_is_named() -> None:
+def test_unsupported_or_incomplete_first_stages_are_refused() -> None:
     model = kl()
     config = dict(model.config)
     with pytest.raises(ValueError, match=r"'vae' describes another network: 'shift_factor' is 0\.1"):
@@ -139,7 +139,7 @@ def test_tiles_cover_a_picture_without_a_seam(size: tuple[int, int]) -> None:
     torch.testing.assert_close(actual, latent.repeat_interleave(4, 2).repeat_interleave(4, 3))
 
 
-def test_a_latent_that_fits_in_one_tile_is_decoded_at_once_and_one_that_does_not_nearly_so() -> None:
+def test_tiles_change_a_decoded_picture_little_and_one_tile_not_at_all() -> None:
     actual = ours(kl(), "diffusers")
     small, large = torch.randn(1, 4, 16, 16), torch.randn(1, 4, 40, 40)
     assert torch.equal(tiled(actual, tile=16, overlap=4).decode(small), actual.decode(small))
@@ -149,7 +149,7 @@ def test_a_latent_that_fits_in_one_tile_is_decoded_at_once_and_one_that_does_not
         tiled(actual, tile=8, overlap=8)
 
 
-def test_tiles_are_as_few_as_cover_and_share_the_overlap() -> None:
+def test_as_few_tiles_as_possible_share_the_overlap() -> None:
     assert tile_starts(64, 64, 16) == [0]
     for size in range(65, 200):
         actual = tile_starts(size, 64, 16)

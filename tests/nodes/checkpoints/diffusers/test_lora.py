@@ -88,7 +88,7 @@ def test_a_lora_is_the_closed_form_in_every_layout(stable: Made, tmp_path: Path,
     check(stable.folder, {}, stable.pipe)  # what came in is unchanged
 
 
-def test_the_copies_share_what_the_lora_leaves_alone_and_two_add_up(stable: Made, tmp_path: Path) -> None:
+def test_the_copies_share_unchanged_weights_and_two_loras_add_up(stable: Made, tmp_path: Path) -> None:
     first, second = Lora(stable.pipe, ("unet",), 1), Lora(stable.pipe, ("unet",), 2)
     once = apply_lora(stable.folder.denoiser, path=first.peft(tmp_path / "1.safetensors"), strength=0.7)
     two = apply_lora(once.denoiser, stable.folder.text, path=second.kohya(tmp_path / "2.safetensors"), strength=-0.4)

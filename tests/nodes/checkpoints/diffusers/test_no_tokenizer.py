@@ -86,7 +86,7 @@ def test_weights_that_do_not_fit_are_named(stable: tuple[Path, dict[str, Tensor]
         ("sdxl", "conditioner.embedders.1.odd", r"1 tensors beside those of its text encoder: odd"),
     ],
 )
-def test_what_lies_beside_the_text_is_named(tmp_path: Path, family: str, name: str, message: str) -> None:
+def test_tensors_beside_the_text_encoder_are_named(tmp_path: Path, family: str, name: str, message: str) -> None:
     path, tensors = write(family, tmp_path)
     torch.save(tensors | {name: torch.zeros(1)}, path)
     for tokenizer in (None, tmp_path / "eos"):
@@ -94,7 +94,7 @@ def test_what_lies_beside_the_text_is_named(tmp_path: Path, family: str, name: s
             load_checkpoint(path=path, prediction="eps", tokenizer=tokenizer)
 
 
-def test_the_encoder_of_latent_diffusion_is_checked_too() -> None:
+def test_latent_diffusions_text_encoder_is_checked_too() -> None:
     complete = {
         f"transformer.{name}": value.to("meta") for name, value in test_ldm_text.released(test_ldm_text.bert()).items()
     }

@@ -53,7 +53,7 @@ def test_a_unet_of_diffusers_gives_its_own_output(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", UNETS)
-def test_names_go_there_and_back(family: str) -> None:
+def test_names_map_both_ways(family: str) -> None:
     model = unet(family)
     shape = read_unet_shape({**model.config, "_class_name": type(model).__name__}, Path("unet"), "eps")
     layout = unet_layout(shape)

@@ -170,13 +170,13 @@ def test_names_of_data_parallel_training_are_read(tmp_path: Path, wrapper: str |
     assert set(read_tensors(tmp_path / "mixed.pt")) == {"module.a", "b"}
 
 
-def test_settings_of_latents_are_refused_where_there_are_none(tmp_path: Path) -> None:
+def test_settings_of_latents_are_refused_for_models_of_pixels(tmp_path: Path) -> None:
     tensors = reference.state(reference.small())
     with pytest.raises(ValueError, match="without latents: leave scale, config out"):
         load(tensors, replace(OPTIONS, scale=0.5, config=tmp_path), "meta")
 
 
-def test_a_file_is_told_by_content_and_its_other_parts_say_that_they_are_missing(tmp_path: Path) -> None:
+def test_a_file_is_identified_by_content_and_missing_parts_raise_errors(tmp_path: Path) -> None:
     flags = reference.small(class_cond=True)
     tensors = reference.state(flags, device="cpu")
     torch.save(tensors, tmp_path / "diffusion.anything")
@@ -190,7 +190,7 @@ def test_a_file_is_told_by_content_and_its_other_parts_say_that_they_are_missing
         checkpoint.classifier(x, t)
 
 
-def test_a_model_without_a_null_class_says_so() -> None:
+def test_a_model_without_a_null_class_refuses_it() -> None:
     parts = load(reference.state(reference.small(class_cond=True), device="cpu"))
     with pytest.raises(ValueError, match=r"knows 7 classes and was trained without a null class: .* 0 … 6"):
         embed_label(parts["label"])
@@ -198,7 +198,7 @@ def test_a_model_without_a_null_class_says_so() -> None:
         predict(parts["denoiser"], torch.zeros(1, 3, 16, 16), torch.zeros(1))
 
 
-def test_what_the_tensors_do_not_tell_has_to_be_said() -> None:
+def test_settings_that_tensors_do_not_show_must_be_set() -> None:
     tensors = reference.state(reference.small())
     with pytest.raises(
         ValueError, match=r"none of its released shapes .*tell attention, noise_schedule, heads or head_"

@@ -58,7 +58,7 @@ def test_a_class_is_drawn_under_a_classifiers_gradient(tmp_path: Path) -> None:
     assert (drawn - other).abs().max() > 0.01
 
 
-def test_a_picture_is_enlarged_by_what_is_in_it(tmp_path: Path, picture: Path, grey: Path) -> None:
+def test_an_enlarged_picture_depends_on_the_picture(tmp_path: Path, picture: Path, grey: Path) -> None:
     flags = guided_reference.small(use_new_attention_order=True, num_head_channels=16, class_cond=True, upsampler=True)
     torch.save(guided_reference.state(flags, device="cpu"), tmp_path / "model.pt")
     arguments = {"checkpoint": tmp_path / "model.pt", "small": 8, "size": 16, "steps": 3, "label": 2, "batch": 2}
