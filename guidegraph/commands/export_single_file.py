@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from guidegraph.commands.export import (
+from guidegraph.commands.export_steps import (
     ExportArguments,
     bundle_kind,
     check_extra,
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from guidegraph.graph.export.workflow import Exported
 
 
-def single_command(arguments: ExportArguments) -> None:
+def export_single_file(arguments: ExportArguments) -> None:
     """Export a workflow as one ONNX graph.
 
     Raises ``WorkflowError`` if one graph cannot hold it, and ``typer.Exit`` if the check fails.

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from guidegraph.commands import new_plugin
-from guidegraph.commands.new_plugin import render_template, write_folder
+from guidegraph.commands import plugin_template
+from guidegraph.commands.plugin_template import render_template, write_folder
 from tests.commands.command import Command, process
 
 
@@ -129,6 +129,6 @@ def test_a_failure_inside_of_an_empty_folder_leaves_it_empty(tmp_path: Path, mon
 
 def test_no_mark_of_the_template_is_left() -> None:
     marks = re.compile("@[A-Z]+@")
-    text = "".join(path.read_text() for path in new_plugin.TEMPLATE.rglob("*.txt"))
+    text = "".join(path.read_text() for path in plugin_template.TEMPLATE.rglob("*.txt"))
     assert set(marks.findall(text)) == {"@NAME@", "@PACKAGE@", "@DISTRIBUTION@", "@VERSION@"}
     assert not marks.findall("".join(render_template("soft").values()))

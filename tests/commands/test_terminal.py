@@ -101,7 +101,7 @@ def test_an_option_that_does_not_exist_is_shown(cli: Command, argument: str) -> 
 
 
 def test_the_text_of_a_plugins_node_is_shown(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("guidegraph.commands.listing.audit_plugins", lambda plugins: {})
+    monkeypatch.setattr("guidegraph.plugins.audit.audit_plugins", lambda plugins: {})
     plugin = cli.workflow(
         "hostile_nodes.py",
         "from guidegraph import hookimpl, node\n"

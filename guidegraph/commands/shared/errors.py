@@ -6,8 +6,9 @@ import errno
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import IO, NoReturn, TextIO
 
 import typer
@@ -15,6 +16,7 @@ import typer
 from guidegraph.graph.errors import Cancelled, GuidegraphError, Mark, NodeError, OutOfTime, Problem, WorkflowError
 from guidegraph.runs.outputs import OutputError
 from guidegraph_runtime.error_text import describe_error, error_text
+from guidegraph_runtime.files.atomic import write_text
 from guidegraph_runtime.limits import LimitExceeded
 from guidegraph_runtime.machine.shortages import explain_shortage, os_error_number, with_shortage, write_reason
 from guidegraph_runtime.printing import visible, visible_json, visible_line
@@ -32,6 +34,14 @@ def print_text(text: str, *, newline: bool = True, file: IO[str] | None = None) 
 def print_json(text: str, file: IO[str] | None = None) -> None:
     """Print JSON text on stdout (or ``file``), with control characters as JSON escapes."""
     typer.echo(visible_json(text), nl=not text.endswith("\n"), file=file)
+
+
+def write_or_print(text: str, output: Path | None, print_: Callable[[str], object] = print_text) -> None:
+    """Write text to a file, or print it with ``print_``."""
+    if output is None or str(output) == "-":
+        print_(text)
+    else:
+        write_text(output, text)
 
 
 def print_note(text: str) -> None:
