@@ -74,9 +74,9 @@ def run_sections(run: RunFolder, context: PageContext, salt: str) -> list[Sectio
     sections.append(("graph", "Graph", _graph(run.record, context, salt)))
     sections.append(("timings", "Time by node", timings.render_timings([run.record], f"{salt}-time")))
     sections.append(("versions", "Versions and machine", _versions(run.record)))
-    if run.others:
+    if run.other_files:
         sections[-1:-1] = [
-            ("files", "Other files", tag("p", f"In the folder, not shown here: {', '.join(run.others)}."))
+            ("files", "Other files", tag("p", f"In the folder, not shown here: {', '.join(run.other_files)}."))
         ]
     return [Section(f"{salt}-{id}", title, inside) for id, title, inside in sections]
 
@@ -103,7 +103,7 @@ def sweep_sections(sweep: SweepFolder, context: PageContext, salt: str) -> list[
     notes = list(sweep.notes)
     if failed := sweep.with_status("failed"):
         sections.append(("failed", "Failed cells", _failures(sweep, failed)))
-    choice, tied = context.choice, sweep.tied_parameters
+    choice, tied = context.choice, sweep.parameters_from_table
     curves = sweep_plots(sweep.distinct_cells, sweep.swept, sweep.outputs, choice, tied)
     for name, output in sweep.tables.items():
         curves += long_plots(output, sweep.swept, name, choice, tied)

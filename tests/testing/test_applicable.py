@@ -110,6 +110,6 @@ def contradicts(case: NodeCase, given: Arguments, outputs: dict[str, Any], reaso
         "no input has a batch axis": any("B" in leaf.axes for leaf in inputs)
         or any(map(is_texts, given.ports.values())),
         "no output has a batch axis": any("B" in leaf.axes for leaf in results),
-        "it is given nothing that could be changed in place": bool(inputs),
+        "it has no arguments that could be changed in place": bool(inputs),
     }
     return contradictions[reason]

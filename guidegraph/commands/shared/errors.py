@@ -134,13 +134,13 @@ def exit_on_error(tracebacks: bool) -> Iterator[None]:
     except (GuidegraphError, LimitExceeded, OSError) as error:
         _exit_with(FAILED, _describe_error(error), error if tracebacks else None)
     except BaseException as error:
-        shown_error = error if tracebacks else None
+        reported = error if tracebacks else None
         if shortage := explain_shortage(error):
-            _exit_with(FAILED, f"error: {shortage}", shown_error)
-        if torn := _broken_distributions():
-            _exit_with(FAILED, torn, shown_error)
+            _exit_with(FAILED, f"error: {shortage}", reported)
+        if broken := _describe_broken_distributions():
+            _exit_with(FAILED, broken, reported)
         hint = "" if tracebacks else " (GUIDEGRAPH_DEBUG=1 shows where)"
-        _exit_with(FAILED, f"internal error: {describe_error(error)}{hint}{_describe_suspects()}", shown_error)
+        _exit_with(FAILED, f"internal error: {describe_error(error)}{hint}{_describe_suspects()}", reported)
 
 
 def _describe_suspects() -> str:
@@ -161,7 +161,7 @@ def _describe_error(error: Exception) -> str:
     return f"error: {with_shortage(error_text(error), error)}"
 
 
-def _broken_distributions() -> str:
+def _describe_broken_distributions() -> str:
     """A line for each distribution with broken metadata, which makes unrelated imports fail."""
     from guidegraph.plugins.entries import find_unreadable
 

@@ -12,7 +12,7 @@ from guidegraph.testing.outcome import Nonconforming
 from guidegraph.testing.values import Arguments, call_node, difference, make_arguments, rounding_tolerance
 
 REMEDY = (
-    "use a sequence by its length and its entries alone: list(values) before a method of lists, [*values, x] for "
+    "use a sequence by its length and its elements alone: list(values) before a method of lists, [*values, x] for "
     "values + [x]"
 )
 
@@ -92,5 +92,5 @@ def _check_single_entry(case: NodeCase, args: Arguments, name: str, values: list
         raise case.error(
             f"a result for one entry at port '{name}', or a ValueError that says why not",
             error.found,
-            "do not take for granted that there are two entries",
+            "do not assume that there are two elements",
         ) from error
