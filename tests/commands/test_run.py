@@ -75,14 +75,14 @@ def names(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir())
 
 
-def test_outputs_go_by_type_exactly_into_the_folder(cli: Command) -> None:
+def test_each_output_is_written_by_type_into_the_folder(cli: Command) -> None:
     result = cli("run", cli.workflow("draw.yaml", DRAW), "--out", "made/here")
     assert (result.code, result.err) == (0, "")
     assert names(Path("made/here")) == ["image.png", "run.json", "table.json", "tensor.safetensors"]
     assert result.out == "wrote image.png, table.json, tensor.safetensors in made/here\n"
 
 
-def test_each_run_gets_a_folder_of_its_own(cli: Command) -> None:
+def test_each_run_gets_its_own_folder(cli: Command) -> None:
     workflow = cli.workflow("draw.yaml", DRAW)
     for _ in range(2):
         assert cli("run", workflow, "--only", "table").code == 0
@@ -107,7 +107,7 @@ def test_settings_are_typed_and_the_record_has_them(cli: Command) -> None:
     assert json.loads(Path("out/table.json").read_text()) == {"prompt": "a = b: [c", "sizes": [3, 4]}
 
 
-def test_only_one_output(cli: Command) -> None:
+def test_only_selects_an_output(cli: Command) -> None:
     assert cli("run", cli.workflow("draw.yaml", DRAW), "--only", "table", "--out", "out").code == 0
     assert names(Path("out")) == ["run.json", "table.json"]
     assert list(record(Path("out"))["digests"]) == ["nodes.table"]
@@ -135,7 +135,7 @@ def test_json_prints_events_and_nothing_else(cli: Command) -> None:
     assert result.err == ""
 
 
-def test_the_disk_cache_computes_only_what_changed(cli: Command) -> None:
+def test_with_the_disk_cache_only_changed_nodes_run(cli: Command) -> None:
     workflow = cli.workflow("draw.yaml", DRAW)
     assert cli("run", workflow, "--cache", "cache", "--quiet").code == 0
     result = cli("run", workflow, "--cache", "cache", "--json", "--set", "prompt=a lion")
@@ -144,7 +144,7 @@ def test_the_disk_cache_computes_only_what_changed(cli: Command) -> None:
     assert origins == {"nodes.image": "disk", "nodes.table": "computed", "nodes.tensor": "disk"}
 
 
-def test_a_relative_path_is_the_current_folders(cli: Command) -> None:
+def test_a_relative_path_is_relative_to_the_current_folder(cli: Command) -> None:
     workflow = cli.workflow("sub/read.yaml", READ)
     cli.workflow("sub/a.txt", "beside the workflow")
     cli.workflow("a.txt", "here")
@@ -165,14 +165,14 @@ def test_a_failing_node_is_named_and_finished_outputs_are_kept(cli: Command) -> 
     assert found["outputs"]["image"]["files"] == ["image.png"]
 
 
-def test_the_traceback_is_shown_when_asked_for(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_traceback_is_printed_on_request(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     workflow = cli.workflow("fail.yaml", FAIL)
     result = cli("run", workflow, "--traceback")
     assert "ZeroDivisionError" in result.err
     assert "return a / b" in result.err
 
 
-def test_a_picture_of_nan_says_so(cli: Command) -> None:
+def test_a_picture_with_nan_is_an_error(cli: Command) -> None:
     text = (
         "guidegraph: 1\nnodes:\n  i: {use: toy.picture}\n  b: {use: toy.broken, in: {image: i}}\noutputs: {image: b}\n"
     )
@@ -192,7 +192,7 @@ def test_a_model_output_is_refused_before_the_run(cli: Command) -> None:
     assert not Path("runs").exists()
 
 
-def test_everything_wrong_with_the_arguments_is_said_at_once(cli: Command) -> None:
+def test_all_problems_of_the_arguments_are_reported_together(cli: Command) -> None:
     arguments = ["--set", "seed=x", "--set", "promt=y", "--set", "odd", "--only", "imag", "--passes", "pruen"]
     result = cli("run", cli.workflow("draw.yaml", DRAW), *arguments, "--device", "tpu", "--dtype", "float31")
     assert result.code == 2
@@ -202,7 +202,7 @@ def test_everything_wrong_with_the_arguments_is_said_at_once(cli: Command) -> No
     assert not Path("runs").exists()
 
 
-def test_a_required_parameter_is_asked_for(cli: Command) -> None:
+def test_a_missing_required_parameter_is_an_error(cli: Command) -> None:
     workflow = cli.workflow("need.yaml", NEED)
     result = cli("run", workflow)
     assert result.code == 2
@@ -219,7 +219,7 @@ def test_cuda_is_never_replaced_by_the_cpu(cli: Command, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("option", ["--out", "--cache"])
-def test_a_file_is_no_folder(cli: Command, option: str) -> None:
+def test_a_file_in_place_of_a_folder_is_refused(cli: Command, option: str) -> None:
     cli.workflow("taken", "")
     result = cli("run", cli.workflow("draw.yaml", DRAW), option, "taken")
     assert result.code == 2
@@ -257,7 +257,7 @@ def test_a_plugin_that_does_not_import_is_an_error(cli: Command) -> None:
     assert "--plugin: plugin-failed: no_such_module" in result.err
 
 
-def test_the_real_command_line_from_start_to_end(cli: Command) -> None:
+def test_the_command_line_as_a_process(cli: Command) -> None:
     workflow = cli.workflow("draw.yaml", DRAW)
     result = process(["run", workflow, "--plugin", TOYS, "--out", "out", "--set", "batch=2"], cli.folder)
     assert (result.returncode, result.stderr) == (0, "")

@@ -83,7 +83,7 @@ DEADLOCK = "[ctypes.CDLL(None).pthread_mutex_lock(mutex) for _ in range(2)]"
     ],
     ids=["Python", "C"],
 )
-def test_a_block_is_interrupted_and_a_call_that_is_not_ends_with_its_process(
+def test_sigterm_interrupts_a_block_and_ends_the_process_of_an_uninterruptible_call(
     tmp_path: Path, body: str, code: int, said: str
 ) -> None:
     command = [sys.executable, "-c", SLOW % body]

@@ -55,7 +55,7 @@ def unseen(*texts: str) -> list[str]:
     return [found for text in texts for found in UNSEEN.findall(text)]
 
 
-def test_characters_without_a_shape_are_escapes() -> None:
+def test_invisible_characters_are_escaped() -> None:
     assert visible("a\x1b[31mb\r\x9b\u202e\u200b\ud800\n\tä 日本 🦊") == (
         "a\\x1b[31mb\\r\\x9b\\u202e\\u200b\\ud800\n\tä 日本 🦊"
     )
@@ -70,7 +70,7 @@ def test_json_keeps_its_values() -> None:
 
 
 @pytest.mark.parametrize("place", PLAIN)
-def test_each_text_of_a_workflow_is_shown(cli: Command, place: str) -> None:
+def test_control_characters_in_each_text_of_a_workflow_are_escaped(cli: Command, place: str) -> None:
     quoted = json.dumps("x" + HOSTILE_TEXT)  # JSON's escapes are YAML's
     path = cli.workflow("hostile.yaml", WORKFLOW.format(**{**PLAIN, place: quoted}))
     for command, *options in (*COMMANDS, *(FOR_PROGRAMS if place == "prompt" else ())):
@@ -80,7 +80,7 @@ def test_each_text_of_a_workflow_is_shown(cli: Command, place: str) -> None:
             xml.fromstring(result.out)
 
 
-def test_names_of_files_are_shown(cli: Command) -> None:
+def test_control_characters_in_file_names_are_escaped(cli: Command) -> None:
     good = cli.workflow(f"good{HOSTILE[0]}\nb.yaml: ok.yaml", WORKFLOW.format(**PLAIN))
     wrong = cli.workflow(f"wrong{HOSTILE[0]}\nfine.yaml", WORKFLOW.format(**{**PLAIN, "use": "toy.nothing"}))
     result = cli("validate", good, wrong, f"missing{HOSTILE_TEXT}.yaml")
@@ -94,13 +94,13 @@ def test_names_of_files_are_shown(cli: Command) -> None:
 
 
 @pytest.mark.parametrize("argument", ["--set\x1b[2J=3", "valid\x1b[2Jate"])
-def test_an_option_that_does_not_exist_is_shown(cli: Command, argument: str) -> None:
+def test_control_characters_in_an_unknown_option_are_escaped(cli: Command, argument: str) -> None:
     result = cli(argument)
     assert result.code == 2
     assert not unseen(result.out, result.err)
 
 
-def test_the_text_of_a_plugins_node_is_shown(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_control_characters_in_the_texts_of_a_plugin_are_escaped(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("guidegraph.plugins.audit.audit_plugins", lambda plugins: {})
     plugin = cli.workflow(
         "hostile_nodes.py",
@@ -128,7 +128,7 @@ def test_the_text_of_a_plugins_node_is_shown(cli: Command, monkeypatch: pytest.M
     assert not unseen(result.out, result.err)
 
 
-def test_bars_show_them_too() -> None:
+def test_bars_escape_control_characters() -> None:
     from rich.console import Console
 
     written = io.StringIO()
@@ -146,7 +146,7 @@ def test_bars_show_them_too() -> None:
     assert "draw\\x1b[31m" in written.getvalue()
 
 
-def test_lines_and_warnings_show_them(capsys: pytest.CaptureFixture[str]) -> None:
+def test_logs_and_warnings_escape_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
     print_note(HOSTILE_TEXT)
     print_warning(HOSTILE_TEXT)
     print_note(HOSTILE_TEXT)
@@ -157,14 +157,14 @@ def test_lines_and_warnings_show_them(capsys: pytest.CaptureFixture[str]) -> Non
     assert not unseen(*printed)
 
 
-def test_pages_and_sheets_show_them() -> None:
+def test_pages_and_sheets_escape_control_characters() -> None:
     assert tag("td", HOSTILE_TEXT, title=HOSTILE_TEXT) == (
         f'<td title="{visible(HOSTILE_TEXT)}">{visible(HOSTILE_TEXT)}</td>'
     )
     assert not unseen(_label({HOSTILE_TEXT: HOSTILE_TEXT}, [HOSTILE_TEXT]))
 
 
-def test_a_bundle_sends_nothing_to_the_terminal(
+def test_control_characters_in_a_bundle_are_escaped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -72,7 +72,7 @@ def headings(folder: Path) -> list[str]:
     return re.findall(r"<h2>(.*?)</h2>", (folder / "report.html").read_text(encoding="utf-8"))
 
 
-def test_a_run_has_its_pictures_curves_values_graph_and_times(cli: Command) -> None:
+def test_the_page_of_a_run_has_pictures_curves_values_graph_and_times(cli: Command) -> None:
     folder = run_folder(cli.folder / "out")
     page = made(cli, folder)
     assert headings(folder) == [
@@ -94,7 +94,7 @@ def test_a_run_has_its_pictures_curves_values_graph_and_times(cli: Command) -> N
     assert "latent.safetensors" in page.text
 
 
-def test_a_sweep_has_curves_a_contact_sheet_and_its_failures(cli: Command) -> None:
+def test_the_page_of_a_sweep_has_curves_a_contact_sheet_and_failures(cli: Command) -> None:
     folder = sweep_folder(cli.folder / "out")
     page = made(cli, folder)
     assert headings(folder)[:4] == ["Failed cells", "Curves", "Contact sheet", "Cells"]
@@ -107,14 +107,14 @@ def test_a_sweep_has_curves_a_contact_sheet_and_its_failures(cli: Command) -> No
     assert "kind = plain" in page.text
 
 
-def test_a_sweep_that_was_broken_off_says_how_many_cells_are_missing(cli: Command) -> None:
+def test_the_page_of_an_interrupted_sweep_counts_the_missing_cells(cli: Command) -> None:
     folder = sweep_folder(cli.folder / "out", seeds=1, scales=(1.0, 2.0))
     plan = json.loads((folder / "sweep.json").read_text())
     (folder / "sweep.json").write_text(json.dumps({**plan, "cells": 7}))
     assert "3 of 7 cells have not run yet." in made(cli, folder).text
 
 
-def test_runs_stand_beside_each_other_and_a_graph_is_drawn_once(cli: Command) -> None:
+def test_several_runs_share_a_page_and_equal_graphs_are_drawn_once(cli: Command) -> None:
     folder = cli.folder / "out"
     for i in range(3):
         run_folder(folder / f"run-{i}", parameters={"scale": i, "seed": 0})
@@ -131,7 +131,7 @@ def test_runs_stand_beside_each_other_and_a_graph_is_drawn_once(cli: Command) ->
 
 
 @pytest.mark.parametrize("make", [run_folder, sweep_folder], ids=["run", "sweep"])
-def test_the_page_needs_nothing_else_and_runs_nothing(cli: Command, make: Any) -> None:
+def test_the_page_is_self_contained_and_has_no_scripts(cli: Command, make: Any) -> None:
     folder = make(cli.folder / "out")
     page = made(cli, folder)
     assert {"script", "iframe", "object", "form", "base"}.isdisjoint(name for name, _ in page.elements)
@@ -155,7 +155,7 @@ def test_the_page_needs_nothing_else_and_runs_nothing(cli: Command, make: Any) -
     assert WORKFLOW.splitlines()[0] in page.text
 
 
-def test_names_in_the_page_are_unique_and_links_lead_to_them(cli: Command) -> None:
+def test_ids_in_the_page_are_unique_and_links_resolve(cli: Command) -> None:
     folder = cli.folder / "out"
     run_folder(folder / "first")
     sweep_folder(folder / "second")
@@ -176,7 +176,7 @@ def test_the_same_folder_gives_the_same_page(cli: Command) -> None:
     assert (folder / "report.html").read_bytes() == before
 
 
-def test_of_a_large_sweep_the_first_pictures_of_each_cell_are_shown(cli: Command) -> None:
+def test_a_large_sweep_shows_the_first_pictures_of_each_cell(cli: Command) -> None:
     folder = sweep_folder(cli.folder / "out", seeds=21)
     page = made(cli, folder)
     assert len(page.named("img")) == MOST
@@ -184,7 +184,7 @@ def test_of_a_large_sweep_the_first_pictures_of_each_cell_are_shown(cli: Command
     assert "10 more rows are left out here" in page.text
 
 
-def test_curves_are_over_what_is_asked_for(cli: Command) -> None:
+def test_curves_follow_the_options(cli: Command) -> None:
     folder = sweep_folder(cli.folder / "out", seeds=2, scales=(1.0, 2.0))
     page = made(cli, folder, "--x", "accuracy", "--by", "scale")
     assert "fid: fid over accuracy" in page.text
@@ -197,14 +197,14 @@ def test_curves_are_over_what_is_asked_for(cli: Command) -> None:
     assert "No line over what --x names has two points" in made(cli, folder, "--x", "scale", "--by", "scale").text
 
 
-def test_rows_that_are_one_cell_are_one_point(cli: Command) -> None:
+def test_equal_rows_are_one_point(cli: Command) -> None:
     folder = sweep_folder(cli.folder / "out", seeds=1, scales=(1.0, 2.0))
     lines = (folder / "table.csv").read_text().splitlines()
     (folder / "table.csv").write_text("\n".join([*lines, lines[1]]))
     assert "Mean over" not in made(cli, folder).text
 
 
-def test_a_sweep_that_is_under_way_has_no_page_yet(cli: Command) -> None:
+def test_a_running_sweep_is_refused(cli: Command) -> None:
     folder = sweep_folder(cli.folder / "out", seeds=1, scales=(1.0, 2.0))
     (folder / "table.csv").unlink()
     result = cli("report", folder)
@@ -213,7 +213,7 @@ def test_a_sweep_that_is_under_way_has_no_page_yet(cli: Command) -> None:
 
 
 @pytest.mark.slow
-def test_a_page_of_photographs_goes_by_mail(cli: Command) -> None:
+def test_a_page_of_photographs_is_small_enough_for_mail(cli: Command) -> None:
     folder = sweep_folder(cli.folder / "out", seeds=1, scales=(1.0,))
     noise = np.kron(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8), np.ones((16, 16, 1), np.uint8))
     for path in folder.glob("cells/*/image.png"):
@@ -229,14 +229,14 @@ def test_a_page_of_photographs_goes_by_mail(cli: Command) -> None:
     assert max(int(a["width"] or 0) for a in page.named("img")) == 192
 
 
-def test_noise_is_a_picture() -> None:
+def test_a_picture_of_noise_is_embedded() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (400, 800, 3), dtype=np.uint8)
     data = _encode(Image.fromarray(noise))[1]
     shown = np.asarray(Image.open(io.BytesIO(data))).astype(float)
     assert np.abs(shown - noise).mean() < 10
 
 
-def test_a_name_of_a_file_that_is_no_text_is_no_error(cli: Command) -> None:
+def test_a_file_name_that_is_not_utf8_is_accepted(cli: Command) -> None:
     assert r"a\udcffb" in made(cli, run_folder(cli.folder / "out", parameters={"path": "a\udcffb"})).text
 
 
@@ -245,7 +245,7 @@ def test_long_texts_are_cut(cli: Command) -> None:
     assert "496000 more characters" in made(cli, folder).text
 
 
-def test_output_option_and_the_command_that_makes_the_page_again(cli: Command) -> None:
+def test_the_output_option_and_the_command_that_recreates_the_page(cli: Command) -> None:
     folder = run_folder(cli.folder / "a run")
     assert cli("report", folder, "-o", "pages/one.html").code == 0
     page = Page((cli.folder / "pages" / "one.html").read_text(encoding="utf-8"))
@@ -254,7 +254,7 @@ def test_output_option_and_the_command_that_makes_the_page_again(cli: Command) -
     assert [path.name for path in (cli.folder / "pages").iterdir()] == ["one.html"]
 
 
-def test_what_is_missing_or_damaged_is_said_on_the_page(cli: Command) -> None:
+def test_the_page_notes_missing_and_damaged_files(cli: Command) -> None:
     folder = run_folder(cli.folder / "out")
     (folder / "image-0000.png").unlink()
     (folder / "image-0001.png").write_bytes(b"\x89PNG\r\n\x1a\nno more")
@@ -273,7 +273,7 @@ def test_a_graph_that_cannot_be_drawn_is_a_note_with_the_workflow_beside_it(cli:
     assert "gone.add" in page.text
 
 
-def test_no_file_outside_of_the_folder_is_read(cli: Command) -> None:
+def test_no_file_outside_the_folder_is_read(cli: Command) -> None:
     (cli.folder / "secret.json").write_text('"a secret"')
     outputs = {"words": {"type": "Any", "files": ["../secret.json"]}}
     page = made(cli, run_folder(cli.folder / "out", outputs=outputs))
@@ -313,7 +313,7 @@ def test_a_folder_without_a_result_is_an_error(cli: Command, files: dict[str, st
     assert not (folder / "report.html").exists()
 
 
-def test_no_folder_and_no_plotting_library_are_errors(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_folder_or_plotting_library_is_an_error(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     assert cli("report", "nowhere").code == 2
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     result = cli("report", run_folder(cli.folder / "out"))

@@ -46,7 +46,7 @@ def report(request: pytest.FixtureRequest, cli: Command) -> Path:
 
 @pytest.mark.parametrize("width", [400, 1600])
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_the_page_is_whole_and_fits(opened: Browser, report: Path, width: int, dark: bool) -> None:
+def test_the_page_is_complete_and_fits(opened: Browser, report: Path, width: int, dark: bool) -> None:
     opened.console()
     opened.open(report, width, dark)
     assert opened.console() == []

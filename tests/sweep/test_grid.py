@@ -32,7 +32,7 @@ outputs: {image: image, table: table}
         ("1,", ["1", ""]),
     ],
 )
-def test_values_are_split_at_commas_outside_of_brackets_and_quotes(text: str, parts: list[str]) -> None:
+def test_values_are_split_at_commas_outside_brackets_and_quotes(text: str, parts: list[str]) -> None:
     assert split_values(text) == parts
 
 
@@ -42,14 +42,14 @@ def test_a_quoted_value_loses_its_quotes() -> None:
     assert texts.rows == (("a, b",), ("c",))
 
 
-def test_only_quotes_around_a_whole_value_are_taken_off() -> None:
+def test_only_quotes_around_a_whole_value_are_removed() -> None:
     texts = parse_grid("prompt='a' or 'b',\"c\"", [])
     assert texts is not None
     assert texts.rows == (("'a' or 'b'",), ("c",))
 
 
 @pytest.mark.parametrize("text", ["prompt='tis cold,a dog", "sizes=[1, 2,3", 'prompt="a, b'])
-def test_a_quote_or_bracket_that_is_not_closed_does_not_swallow_the_next_value(text: str) -> None:
+def test_an_unclosed_quote_or_bracket_does_not_swallow_the_next_value(text: str) -> None:
     problems: list[Problem] = []
     assert parse_grid(text, problems) is None
     assert [problem.code for problem in problems] == ["bad-grid"]
@@ -67,13 +67,13 @@ def test_seeds(text: str, seeds: list[str]) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "a", "3:3", "5:1", "-1:4", "0:4:2", "0:99999999", "1,,2"])
-def test_what_are_no_seeds(text: str) -> None:
+def test_invalid_seeds(text: str) -> None:
     problems: list[Problem] = []
     assert parse_seeds(text, problems) is None
     assert [problem.code for problem in problems] == ["bad-seeds"]
 
 
-def test_all_that_is_wrong_is_said_at_once_and_nothing_runs(cli: Command) -> None:
+def test_all_problems_are_reported_together_and_nothing_runs(cli: Command) -> None:
     workflow = cli.workflow("w.yaml", WORKFLOW)
     Path("rows.csv").write_text("batch\n2\nmany\n0\n")
     result = cli(
@@ -145,14 +145,14 @@ def test_tables_that_are_refused(cli: Command, text: str | None, found: str) -> 
     assert found in result.err
 
 
-def test_without_ray_it_is_said_how_to_get_it(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_ray_the_error_says_how_to_install_it(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     result = cli("sweep", cli.workflow("w.yaml", WORKFLOW), "--grid", "need=1", "--ray", "local", "--out", "out")
     assert result.code == 1
     assert 'missing-extra: --ray needs ray, which is not installed; pip install "guidegraph[ray]"' in result.err
 
 
-def test_a_table_of_the_package_is_given_as_its_workflows_are(cli: Command) -> None:
+def test_a_shipped_table_is_named_like_a_shipped_workflow(cli: Command) -> None:
     given = ("sweep", "pkg:experiments/sampling.yaml", "--from")
     wrong = cli(*given, "pkg:experiments/sampling.csv", "--set", "f=3")
     assert wrong.code == 2

@@ -63,7 +63,7 @@ def origins(folder: Path) -> list[str]:
     return [record["origins"]["nodes.model"] for record in records]
 
 
-def test_one_and_two_workers_give_the_pictures_of_the_loop(tmp_path: Path, workflow: list[str | Path]) -> None:
+def test_one_and_two_workers_give_the_same_pictures_as_the_loop(tmp_path: Path, workflow: list[str | Path]) -> None:
     for out, more in (
         ("loop", []),
         ("one", ["--ray", "local", "--workers", "1"]),
@@ -92,7 +92,7 @@ def cluster() -> Iterator[Any]:
     found.shutdown()
 
 
-def test_a_node_killed_half_way_costs_no_cell(tmp_path: Path, workflow: list[str | Path], cluster: Any) -> None:
+def test_no_cell_is_lost_when_a_node_is_killed(tmp_path: Path, workflow: list[str | Path], cluster: Any) -> None:
     node = cluster.add_node(num_cpus=1)
     cluster.wait_for_nodes()
     arguments: list[str | Path] = ["sweep", *workflow, *CELLS, "--out", "out", "--ray", cluster.address, "--json"]
@@ -113,14 +113,14 @@ def test_a_node_killed_half_way_costs_no_cell(tmp_path: Path, workflow: list[str
     assert pictures(tmp_path / "out") == pictures(tmp_path / "loop")
 
 
-def test_a_cluster_without_gpus_is_not_waited_for(tmp_path: Path, workflow: list[str | Path], cluster: Any) -> None:
+def test_a_cluster_without_gpus_is_an_error_at_once(tmp_path: Path, workflow: list[str | Path], cluster: Any) -> None:
     result = run(tmp_path, *workflow, *CELLS, "--out", "out", "--ray", cluster.address, "--device", "cuda")
     assert result.returncode == 2
     assert "--device: no-device: 'cuda' was asked for, and no machine of this Ray has a GPU" in result.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_a_driver_that_is_ended_goes_on_with_what_is_missing(tmp_path: Path, number: signal.Signals) -> None:
+def test_an_interrupted_driver_resumes_with_the_missing_cells(tmp_path: Path, number: signal.Signals) -> None:
     (tmp_path / "sleep.yaml").write_text(SLEEP)
     arguments: list[str | Path] = ["sweep", "sleep.yaml", "--seeds", "0:60", "--out", "out", "--ray", "local"]
     arguments += ["--workers", "2", "--plugin", TOYS]
@@ -140,7 +140,7 @@ def test_a_driver_that_is_ended_goes_on_with_what_is_missing(tmp_path: Path, num
     assert len(made(tmp_path / "out")) == 60
 
 
-def test_a_cell_that_fails_is_not_tried_again_and_one_whose_worker_dies_is(tmp_path: Path) -> None:
+def test_a_failing_cell_is_not_retried_and_one_whose_worker_died_is(tmp_path: Path) -> None:
     (tmp_path / "dies.py").write_text(
         "import os\nfrom pathlib import Path\nfrom guidegraph import hookimpl, node\n\n\n"
         "@node('dies.once', pure=False)\ndef once(*, name: str, how: str) -> int:\n"
@@ -163,7 +163,7 @@ def test_a_cell_that_fails_is_not_tried_again_and_one_whose_worker_dies_is(tmp_p
     assert ((tmp_path / "dies.txt").read_text(), (tmp_path / "fails.txt").read_text()) == ("xx", "x")
 
 
-def test_where_no_ray_answers_it_is_said(tmp_path: Path) -> None:
+def test_an_address_without_ray_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "sleep.yaml").write_text(SLEEP)
     result = run(tmp_path, "sleep.yaml", "--seeds", "0:2", "--plugin", TOYS, "--ray", "127.0.0.1:1", "--out", "out")
     assert result.returncode == 2

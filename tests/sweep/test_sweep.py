@@ -84,7 +84,7 @@ def sweep(cli: Command, workflow: Path, *arguments: str) -> Result:
     return cli("sweep", workflow, "--out", "out", *arguments)
 
 
-def test_each_cell_is_what_run_writes(cli: Command) -> None:
+def test_each_cell_equals_a_run(cli: Command) -> None:
     workflow = cli.workflow("draw.yaml", DRAW)
     result = sweep(cli, workflow, "--grid", "b=1,4", "--grid", "shade=0.25,-1", "--seeds", "3:5", "--set", "b = 9")
     assert result.code == 2
@@ -120,7 +120,7 @@ def test_description(cli: Command) -> None:
     assert [(r["b"], r["seed"]) for r in table()] == [(b, s) for b in ("1.0", "2.0") for s in "012"]
 
 
-def test_what_is_done_is_not_run_again(cli: Command) -> None:
+def test_finished_cells_are_not_run_again(cli: Command) -> None:
     workflow = cli.workflow("draw.yaml", DRAW)
     assert sweep(cli, workflow, "--grid", "shade=0,1", "--seeds", "0:2").code == 0
     before = made()
@@ -153,7 +153,7 @@ def test_a_changed_workflow_or_file_is_run_again(cli: Command) -> None:
     assert len(made()) == 6
 
 
-def test_where_a_node_writes_is_no_part_of_the_key(cli: Command) -> None:
+def test_the_path_of_a_written_file_is_not_in_the_key(cli: Command) -> None:
     workflow = cli.workflow("save.yaml", SAVE)
     arguments = ("--seeds", "0:2", "--set", "path=model.txt")
     assert sweep(cli, workflow, *arguments).code == 0
@@ -161,7 +161,7 @@ def test_where_a_node_writes_is_no_part_of_the_key(cli: Command) -> None:
     assert "2 of 2 cells are done already" in sweep(cli, workflow, *arguments).err
 
 
-def test_a_failing_cell_is_reported_and_the_rest_goes_on(cli: Command) -> None:
+def test_a_failing_cell_is_reported_and_the_others_run(cli: Command) -> None:
     workflow = cli.workflow("draw.yaml", DRAW)
     result = sweep(cli, workflow, "--grid", "b=0,1", "--seeds", "0:2")
     assert result.code == 1
@@ -210,13 +210,13 @@ def test_events_as_json(cli: Command) -> None:
     assert (events[3]["done"], events[3]["failed"]) == (1, 1)
 
 
-def test_a_folder_of_its_own_by_default(cli: Command) -> None:
+def test_each_sweep_gets_its_own_folder(cli: Command) -> None:
     assert cli("sweep", cli.workflow("draw.yaml", DRAW), "--seeds", "0:1").code == 0
     (folder,) = Path("runs").iterdir()
     assert folder.name.endswith("-draw-sweep")
 
 
-def test_the_folder_of_another_workflow_is_left_alone(cli: Command) -> None:
+def test_the_folder_of_another_workflow_is_left_unchanged(cli: Command) -> None:
     assert sweep(cli, cli.workflow("draw.yaml", DRAW), "--seeds", "0:1").code == 0
     result = sweep(cli, cli.workflow("other.yaml", SLEEP), "--seeds", "0:1")
     assert result.code == 2
@@ -240,14 +240,14 @@ def test_a_picture_in_place_of_a_workflow(cli: Command) -> None:
     assert [row["ratio"] for row in table()] == ["0.125", "0.125"]
 
 
-def test_what_a_kill_left_half_made_is_cleared(cli: Command) -> None:
+def test_unfinished_cells_of_a_killed_sweep_are_removed(cli: Command) -> None:
     store = Store(Path("out"))
     Path("out/cells/.tmp-key-1234").mkdir(parents=True)
     with store.hold():
         assert not list(Path("out/cells").iterdir())
 
 
-def test_a_cell_that_lacks_a_file_is_made_again(cli: Command) -> None:
+def test_a_cell_that_lacks_a_file_is_run_again(cli: Command) -> None:
     workflow = cli.workflow("draw.yaml", DRAW)
     assert sweep(cli, workflow, "--seeds", "0:3").code == 0
     first, second, third = (Path("out/cells") / row["cell"] for row in table())
@@ -266,7 +266,7 @@ def test_a_parameter_with_the_name_of_a_column(cli: Command) -> None:
     assert [float(row["seconds"]) > 0 for row in table()] == [True, True]
 
 
-def test_a_picture_of_a_prompt_of_several_lines_is_on_the_sheet(cli: Command) -> None:
+def test_the_sheet_shows_a_picture_with_a_multiline_prompt(cli: Command) -> None:
     workflow = cli.workflow("w.yaml", PROMPT)
     Path("rows.csv").write_text('prompt\n"a\r\ncat"\n"a, ""dog"""\n', newline="")
     result = sweep(cli, workflow, "--from", "rows.csv")
@@ -275,7 +275,7 @@ def test_a_picture_of_a_prompt_of_several_lines_is_on_the_sheet(cli: Command) ->
     assert Path("out/sheet.png").exists()
 
 
-def test_a_cell_whose_record_could_not_be_finished_says_why(cli: Command) -> None:
+def test_a_cell_whose_record_could_not_be_written_says_why(cli: Command) -> None:
     store = Store(Path("out"))
     with store.temporary("key") as made:
         (made / "run.json").write_text('{"status": "running", "error": null, "seconds": 0.1, "outputs": {}}')
@@ -285,7 +285,7 @@ def test_a_cell_whose_record_could_not_be_finished_says_why(cli: Command) -> Non
     assert ended.outcome == Outcome("failed", 1.0, "no space left on device")
 
 
-def test_results_are_written_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_are_written_periodically(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, written = [0.0], list[float]()
     monkeypatch.setattr("guidegraph.sweep.run.time.monotonic", lambda: clock[0])
 
@@ -302,7 +302,7 @@ def test_results_are_written_now_and_then(monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_a_sweep_that_is_ended_goes_on_with_what_is_missing(cli: Command, number: signal.Signals) -> None:
+def test_an_interrupted_sweep_resumes_with_the_missing_cells(cli: Command, number: signal.Signals) -> None:
     workflow = cli.workflow("sleep.yaml", SLEEP)
     arguments = ["sweep", workflow, "--seeds", "0:60", "--out", "out", "--json", "--plugin", TOYS]
     process = start(arguments, cli.folder)

@@ -20,7 +20,7 @@ class Unpicklable(Exception):
         raise RuntimeError
 
 
-def test_an_exception_that_cannot_be_sent_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_exception_that_cannot_be_pickled_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(order: remote.SweepOrder) -> None:
         raise Unpicklable
 

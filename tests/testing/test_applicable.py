@@ -51,12 +51,12 @@ def number(x: Sample, *, name: str) -> str:
     ],
     ids=lambda value: value.id if isinstance(value, NodeCase) else "",
 )
-def test_what_a_declaration_tells(case: NodeCase, left_out: set[str]) -> None:
+def test_checks_that_a_declaration_rules_out(case: NodeCase, left_out: set[str]) -> None:
     assert set(CHECKS) - set(applicable_checks(case)) == left_out
     assert [check.values[0].name for check in conformance_cases([case.node], case)] == applicable_checks(case)  # type: ignore[attr-defined]
 
 
-def test_an_optional_port_counts_where_the_case_gives_it() -> None:
+def test_an_optional_port_counts_if_the_case_gives_it() -> None:
     (pooled,) = (s.function for s in specs().values() if s.id == "denoiser.features")
     spec = NodeCase(pooled).spec
     assert not spec.inputs["condition"].required
@@ -75,7 +75,7 @@ def test_an_optional_port_counts_where_the_case_gives_it() -> None:
         (int, set()),
     ],
 )
-def test_what_a_type_may_hold(annotation: Any, expected: set[str]) -> None:
+def test_possible_contents_of_types(annotation: Any, expected: set[str]) -> None:
     assert possible_contents(to_port_type(annotation)) == expected
 
 
@@ -84,7 +84,7 @@ def builtin_cases() -> Iterator[NodeCase]:
     yield from cases_of(functions, overrides())
 
 
-def test_no_check_of_a_built_in_node_is_left_out_that_values_would_allow() -> None:
+def test_no_applicable_check_of_a_built_in_node_is_left_out() -> None:
     """Held against the values themselves: the tensors that each node is given and those that it gives."""
     compared = 0
     for case in builtin_cases():

@@ -122,7 +122,7 @@ def test_a_plugin_without_tests_is_checked_node_by_node(project: pytest.Pytester
 
 
 @pytest.mark.slow
-def test_the_nodes_are_checked_beside_tests_that_are_named(project: pytest.Pytester) -> None:
+def test_the_nodes_are_checked_beside_named_tests(project: pytest.Pytester) -> None:
     path = project.makepyfile(test_other="def test_run(): pass")
     found = run(project, "--guidegraph-plugin", "guidegraph_mine.py", "-k", "docs or test_run", str(path))
     found.assert_outcomes(passed=3, deselected=20)
@@ -157,7 +157,7 @@ def test_a_case_of_another_plugin_is_refused() -> None:
         cases_of(wrong_nodes, [NodeCase(wrong_nodes.wrong_dtype)])
 
 
-def test_no_torch_before_a_test_needs_it(tmp_path: Path) -> None:
+def test_torch_is_not_imported_before_a_test_needs_it(tmp_path: Path) -> None:
     (tmp_path / "guidegraph_light.py").write_text(PLUGIN.replace("import torch\n", ""), encoding="utf-8")
     code = (
         "import sys, guidegraph_light; import guidegraph.testing.plugin; from guidegraph.testing import cases_of; "
