@@ -153,7 +153,9 @@ def test_leftovers_of_a_killed_run_are_removed_and_reported(cli: Command, large:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 @pytest.mark.parametrize("command", [["nodes"], ["--version"], ["run", "--help"]])
-def test_output_that_cannot_be_printed_is_an_error(cli: Command, monkeypatch: pytest.MonkeyPatch, command: list[str]) -> None:
+def test_output_that_cannot_be_printed_is_an_error(
+    cli: Command, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
     with open("/dev/full", "w") as full:
         monkeypatch.setattr(sys, "stdout", full)
         result = cli(*command)

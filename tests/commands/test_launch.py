@@ -43,7 +43,9 @@ def graph(tmp_path: Path) -> Graph:
         (Processes(rendezvous="first:1"), True),
     ],
 )
-def test_options_that_start_several_processes(processes: Processes, several: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_options_that_start_several_processes(
+    processes: Processes, several: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
     assert processes.starts_others is several
     for name, value in {"TORCHELASTIC_RUN_ID": "x", "RANK": "0", "WORLD_SIZE": "2"}.items():

@@ -66,9 +66,9 @@ outputs: {n: n}
 """
 
 
-def record(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "run.json").read_text())
-    return found
+def read_record(folder: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / "run.json").read_text())
+    return content
 
 
 def names(folder: Path) -> list[str]:
@@ -76,10 +76,10 @@ def names(folder: Path) -> list[str]:
 
 
 def test_each_output_is_written_by_type_into_the_folder(cli: Command) -> None:
-    result = cli("run", cli.workflow("draw.yaml", DRAW), "--out", "made/here")
+    result = cli("run", cli.workflow("draw.yaml", DRAW), "--out", "new/folder")
     assert (result.code, result.err) == (0, "")
-    assert names(Path("made/here")) == ["image.png", "run.json", "table.json", "tensor.safetensors"]
-    assert result.out == "wrote image.png, table.json, tensor.safetensors in made/here\n"
+    assert names(Path("new/folder")) == ["image.png", "run.json", "table.json", "tensor.safetensors"]
+    assert result.out == "wrote image.png, table.json, tensor.safetensors in new/folder\n"
 
 
 def test_each_run_gets_its_own_folder(cli: Command) -> None:
@@ -95,22 +95,22 @@ def test_settings_are_typed_and_the_record_has_them(cli: Command) -> None:
     workflow = cli.workflow("draw.yaml", DRAW)
     settings = ["seed=7", "batch=3", "prompt=a = b: [c", "sizes=[3, 4]"]
     assert cli("run", workflow, "--out", "out", *(f"--set={s}" for s in settings)).code == 0
-    found = record(Path("out"))
-    assert found["status"] == "done"
-    assert found["parameters"] == {"seed": 7, "batch": 3, "prompt": "a = b: [c", "sizes": [3, 4]}
-    assert found["seeds"] == {"nodes.image": 7}
-    assert found["workflow"]["text"] == DRAW
-    assert found["outputs"]["image"]["files"] == [f"image-000{i}.png" for i in range(3)]
-    assert set(found["digests"]) == set(found["timings"]) == {"nodes.image", "nodes.table", "nodes.tensor"}
-    assert {"guidegraph", "torch", "numpy", "python", "toys", "machine"} <= set(found["versions"])
-    assert (found["device"], found["dtype"]) == ("cpu", "float32")
+    record = read_record(Path("out"))
+    assert record["status"] == "done"
+    assert record["parameters"] == {"seed": 7, "batch": 3, "prompt": "a = b: [c", "sizes": [3, 4]}
+    assert record["seeds"] == {"nodes.image": 7}
+    assert record["workflow"]["text"] == DRAW
+    assert record["outputs"]["image"]["files"] == [f"image-000{i}.png" for i in range(3)]
+    assert set(record["digests"]) == set(record["timings"]) == {"nodes.image", "nodes.table", "nodes.tensor"}
+    assert {"guidegraph", "torch", "numpy", "python", "toys", "machine"} <= set(record["versions"])
+    assert (record["device"], record["dtype"]) == ("cpu", "float32")
     assert json.loads(Path("out/table.json").read_text()) == {"prompt": "a = b: [c", "sizes": [3, 4]}
 
 
 def test_only_selects_an_output(cli: Command) -> None:
     assert cli("run", cli.workflow("draw.yaml", DRAW), "--only", "table", "--out", "out").code == 0
     assert names(Path("out")) == ["run.json", "table.json"]
-    assert list(record(Path("out"))["digests"]) == ["nodes.table"]
+    assert list(read_record(Path("out"))["digests"]) == ["nodes.table"]
 
 
 def test_quiet_prints_nothing(cli: Command) -> None:
@@ -160,9 +160,9 @@ def test_a_failing_node_is_named_and_finished_outputs_are_kept(cli: Command) -> 
     message = f"{workflow}:7:3: node-failed: nodes.ratio (toy.divide): ZeroDivisionError: float division by zero"
     assert result.err.strip() == message
     assert names(Path("out")) == ["image.png", "run.json"]
-    found = record(Path("out"))
-    assert (found["status"], found["error"]) == ("failed", message)
-    assert found["outputs"]["image"]["files"] == ["image.png"]
+    record = read_record(Path("out"))
+    assert (record["status"], record["error"]) == ("failed", message)
+    assert record["outputs"]["image"]["files"] == ["image.png"]
 
 
 def test_the_traceback_is_printed_on_request(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,8 +196,8 @@ def test_all_problems_of_the_arguments_are_reported_together(cli: Command) -> No
     arguments = ["--set", "seed=x", "--set", "promt=y", "--set", "odd", "--only", "imag", "--passes", "pruen"]
     result = cli("run", cli.workflow("draw.yaml", DRAW), *arguments, "--device", "tpu", "--dtype", "float31")
     assert result.code == 2
-    for part in ("seed", "'promt'", "'prompt'", "'odd' is not K=V", "'image'", "'prune'", "'tpu'", "'float32'"):
-        assert part in result.err
+    for fragment in ("seed", "'promt'", "'prompt'", "'odd' is not K=V", "'image'", "'prune'", "'tpu'", "'float32'"):
+        assert fragment in result.err
     assert len(result.err.splitlines()) == 7
     assert not Path("runs").exists()
 
@@ -241,11 +241,11 @@ def test_a_plugins_observer_sees_the_run(cli: Command, monkeypatch: pytest.Monke
     assert seen[-1] == "draw RunFinished"
 
 
-@pytest.mark.parametrize(("what", "reason"), [("fail", "the toy observer"), ("none", "the toy hook")])
+@pytest.mark.parametrize(("mode", "reason"), [("fail", "the toy observer"), ("none", "the toy hook")])
 def test_a_plugins_observer_cannot_end_the_run(
-    cli: Command, monkeypatch: pytest.MonkeyPatch, what: str, reason: str
+    cli: Command, monkeypatch: pytest.MonkeyPatch, mode: str, reason: str
 ) -> None:
-    monkeypatch.setenv("TOY_OBSERVER", what)
+    monkeypatch.setenv("TOY_OBSERVER", mode)
     result = cli("run", cli.workflow("draw.yaml", DRAW))
     assert result.code == 0
     assert result.err.count(f"RuntimeError: {reason}") == 1

@@ -1,4 +1,4 @@
-"""Which curves results give, and their intervals."""
+"""The curves of results, and their intervals."""
 
 from __future__ import annotations
 
@@ -172,10 +172,10 @@ def test_an_output_that_repeats_a_parameter_has_no_curve() -> None:
 
 
 def test_parameters_that_vary_independently_always_distinguish_lines() -> None:
-    """Of a sweep that was broken off, too, in which by chance each x has another value of it."""
-    left = Table({"x": [1, 2], "kind": ["a", "b"], "y": [1.0, 3.0]})
-    assert sweep_plots(left, ["x", "kind"], ["y"]) == []
-    assert len(sweep_plots(left, ["x", "kind"], ["y"], tied=["x", "kind"])) == 1
+    """Also in an interrupted sweep in which each x happens to have another value of the parameter."""
+    cells = Table({"x": [1, 2], "kind": ["a", "b"], "y": [1.0, 3.0]})
+    assert sweep_plots(cells, ["x", "kind"], ["y"]) == []
+    assert len(sweep_plots(cells, ["x", "kind"], ["y"], tied=["x", "kind"])) == 1
 
 
 def test_x_and_lines_follow_the_options() -> None:
@@ -233,5 +233,5 @@ def test_the_tables_of_all_cells_give_curves() -> None:
 def test_a_csv_round_trip(tmp_path: Path) -> None:
     texts = ["a\rb", "a\nb", "a\u2028b\x0b\x85", 'a "b", c', "x" * 200_000]
     (tmp_path / "t.csv").write_text("\ufeff" + as_csv([{"a": t, "b": 1} for t in texts], ["a", "b"]), newline="")
-    found = read_csv(tmp_path / "t.csv")
-    assert (list(found), list(found["a"])) == (["a", "b"], texts)
+    table = read_csv(tmp_path / "t.csv")
+    assert (list(table), list(table["a"])) == (["a", "b"], texts)

@@ -90,14 +90,14 @@ def test_the_logs_show_model_moves() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "line"),
+    ("requested", "line"),
     [
         ("auto", "nodes.fit: training in bf16 (auto), from step 20"),
         ("bf16", "nodes.fit: training in bf16, from step 20"),
     ],
 )
-def test_the_logs_show_the_precision_of_a_training(asked: str, line: str) -> None:
-    event = events.TrainingStarted("nodes.fit", "bf16", asked, 20)
+def test_the_logs_show_the_precision_of_a_training(requested: str, line: str) -> None:
+    event = events.TrainingStarted("nodes.fit", "bf16", requested, 20)
     lines: list[str] = []
     PlainLog(lines.append, nodes=False)(event)
     assert lines == [line]
@@ -121,12 +121,12 @@ def test_bars_show_nodes_loops_and_losses() -> None:
         for event in RUN[:6]:
             bars(event)
         bars._progress.refresh()
-        shown = screen.getvalue()
+        screen_text = screen.getvalue()
         for event in RUN[6:]:
             bars(event)
         assert len(bars._progress.tasks) == 1
     for text in ("draw", "1/2", "  fit", "    inner", "2/2", "g=0.25"):
-        assert text in shown
+        assert text in screen_text
 
 
 def test_a_failing_observer_is_left_out() -> None:

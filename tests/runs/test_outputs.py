@@ -1,4 +1,4 @@
-"""What a run's outputs become on disk."""
+"""The files that outputs are written to, by type."""
 
 from __future__ import annotations
 

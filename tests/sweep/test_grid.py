@@ -1,4 +1,4 @@
-"""The arguments of ``guidegraph sweep``: how values are read, and what is said of those that are wrong."""
+"""The arguments of ``guidegraph sweep``: parsing of values, and errors."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_all_problems_are_reported_together_and_nothing_runs(cli: Command) -> No
     )
     assert result.code == 2
     lines = result.err.splitlines()
-    wanted = [
+    expected = [
         "--dtype: unknown-dtype: ",
         "rows.csv:1:1: swept-twice: 'batch' has its values from --set and from --from",
         "--grid: bad-grid: 'nothing' is not NAME=VALUE,VALUE,…",
@@ -98,14 +98,14 @@ def test_all_problems_are_reported_together_and_nothing_runs(cli: Command) -> No
         "rows.csv:4:1: bad-value: 'batch': ",
         "missing-param: 'need' (float) has no default",
     ]
-    missing = [text for text in wanted if not any(text in line for line in lines)]
+    missing = [text for text in expected if not any(text in line for line in lines)]
     assert missing == []
-    assert len(lines) == len(wanted)
+    assert len(lines) == len(expected)
     assert not Path("out").exists()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "found"),
+    ("arguments", "message"),
     [
         ([], "--grid: bad-grid: there is nothing to sweep"),
         (["--grid", "need=1,1.0"], "--grid: bad-grid: 'need' has the value 1.0 twice"),
@@ -119,15 +119,15 @@ def test_all_problems_are_reported_together_and_nothing_runs(cli: Command) -> No
         (["--grid", "need=1", "--ray", "local", "--device", "cuda:1"], "--device: no-device: with --ray it is 'cuda'"),
     ],
 )
-def test_grids_that_are_refused(cli: Command, arguments: list[str], found: str) -> None:
+def test_grids_that_are_refused(cli: Command, arguments: list[str], message: str) -> None:
     result = cli("sweep", cli.workflow("w.yaml", WORKFLOW), *arguments)
     assert result.code == 2
-    assert found in result.err
+    assert message in result.err
     assert not Path("runs").exists()
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "message"),
     [
         (None, "rows.csv:1:1: bad-table: cannot be read as CSV in UTF-8: No such file or directory"),
         ("need\n", "rows.csv:1:1: bad-table: a line with names of parameters is expected"),
@@ -137,12 +137,12 @@ def test_grids_that_are_refused(cli: Command, arguments: list[str], found: str) 
         ("need,caption\n1,a\n", "rows.csv:1:1: unknown-param: no parameter 'caption'"),
     ],
 )
-def test_tables_that_are_refused(cli: Command, text: str | None, found: str) -> None:
+def test_tables_that_are_refused(cli: Command, text: str | None, message: str) -> None:
     if text is not None:
         Path("rows.csv").write_text(text)
     result = cli("sweep", cli.workflow("w.yaml", WORKFLOW), "--from", "rows.csv")
     assert result.code == 2
-    assert found in result.err
+    assert message in result.err
 
 
 def test_without_ray_the_error_says_how_to_install_it(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,10 +153,10 @@ def test_without_ray_the_error_says_how_to_install_it(cli: Command, monkeypatch:
 
 
 def test_a_shipped_table_is_named_like_a_shipped_workflow(cli: Command) -> None:
-    given = ("sweep", "pkg:experiments/sampling.yaml", "--from")
-    wrong = cli(*given, "pkg:experiments/sampling.csv", "--set", "f=3")
-    assert wrong.code == 2
-    assert "sampling.csv:1:1: swept-twice: 'f' has its values from --set and from --from" in wrong.err
-    absent = cli(*given, "pkg:experiments/absent.csv")
+    arguments = ("sweep", "pkg:experiments/sampling.yaml", "--from")
+    twice = cli(*arguments, "pkg:experiments/sampling.csv", "--set", "f=3")
+    assert twice.code == 2
+    assert "sampling.csv:1:1: swept-twice: 'f' has its values from --set and from --from" in twice.err
+    absent = cli(*arguments, "pkg:experiments/absent.csv")
     assert absent.code == 2
     assert "pkg:experiments/absent.csv:1:1: no-file: this package has no file" in absent.err

@@ -1,4 +1,4 @@
-"""The table and the contact sheet of a sweep, and what cells share."""
+"""The table and the contact sheet of a sweep, and the values that cells share."""
 
 from __future__ import annotations
 
@@ -87,15 +87,15 @@ def test_special_floats_are_numbers_in_the_table(cli: Command) -> None:
 def test_parquet_equals_the_csv(cli: Command) -> None:
     parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is an extra: the table is CSV without it")
     assert sweep(cli, cli.workflow("w.yaml", OUTPUTS), "--seeds", "0:3").code == 0
-    found = parquet.read_table("out/table.parquet").to_pylist()
-    assert as_csv(found, list(found[0])) == Path("out/table.csv").read_text()
-    assert [row["seed"] for row in found] == [0, 1, 2]
+    records = parquet.read_table("out/table.parquet").to_pylist()
+    assert as_csv(records, list(records[0])) == Path("out/table.csv").read_text()
+    assert [row["seed"] for row in records] == [0, 1, 2]
 
 
 def test_without_pyarrow_a_stale_parquet_is_removed(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     workflow = cli.workflow("w.yaml", OUTPUTS)
     Path("out").mkdir()
-    Path("out/table.parquet").write_text("of before")
+    Path("out/table.parquet").write_text("stale")
     monkeypatch.setattr("guidegraph.sweep.table.importlib.util.find_spec", lambda name: None)
     assert sweep(cli, workflow, "--seeds", "0:1").code == 0
     assert not Path("out/table.parquet").exists()
@@ -126,20 +126,20 @@ def test_layout() -> None:
     def grid(*sizes: int) -> Grid:
         return Grid(tuple(Axis("--grid", (f"p{i}",), tuple((v,) for v in range(n))) for i, n in enumerate(sizes)), {})
 
-    def made(*sizes: int) -> tuple[int, int, int]:
-        found = layout(grid(*sizes), list(grid(*sizes).points()))
-        return len(found.cells), len(found.cells[0]), found.left_out
+    def size(*sizes: int) -> tuple[int, int, int]:
+        grid_layout = layout(grid(*sizes), list(grid(*sizes).points()))
+        return len(grid_layout.cells), len(grid_layout.cells[0]), grid_layout.left_out
 
-    assert made(3, 4) == (3, 4, 0)
-    assert made(2, 3, 4) == (6, 4, 0)
-    assert made(5) == (2, 3, 0)
-    assert made(3, 4, 1) == (3, 4, 0)
-    assert made(1) == (1, 1, 0)
-    assert made(100, 64) == (15, 20, 100 * 64 - 300)
-    assert made(1000) == (17, 18, 700)
-    found = layout(grid(2, 3), list(grid(2, 3).points()))
-    assert (found.rows, found.columns) == (["p0=0", "p0=1"], ["p1=0", "p1=1", "p1=2"])
-    assert found.cells == [[0, 1, 2], [3, 4, 5]]
+    assert size(3, 4) == (3, 4, 0)
+    assert size(2, 3, 4) == (6, 4, 0)
+    assert size(5) == (2, 3, 0)
+    assert size(3, 4, 1) == (3, 4, 0)
+    assert size(1) == (1, 1, 0)
+    assert size(100, 64) == (15, 20, 100 * 64 - 300)
+    assert size(1000) == (17, 18, 700)
+    grid_layout = layout(grid(2, 3), list(grid(2, 3).points()))
+    assert (grid_layout.rows, grid_layout.columns) == (["p0=0", "p0=1"], ["p1=0", "p1=1", "p1=2"])
+    assert grid_layout.cells == [[0, 1, 2], [3, 4, 5]]
 
 
 def test_a_model_is_loaded_once_and_the_pictures_equal_those_of_run(cli: Command) -> None:
@@ -172,7 +172,7 @@ def test_values_that_no_cell_needs_are_dropped() -> None:
     assert memory.get(first.digests["image"]) is None
     for _ in range(KEPT_FOR):
         memory.begin(other)
-    assert memory.get(first.digests["noise"]) is None  # not a value of this cell
+    assert memory.get(first.digests["noise"]) is None  # not needed by this cell
     memory.begin(first)
-    assert memory.get(first.digests["noise"]) is None  # and gone by now
+    assert memory.get(first.digests["noise"]) is None  # and dropped by now
     assert memory.size == 0

@@ -1,4 +1,4 @@
-"""Each check catches the error that it is for, and says what was expected, what was found and what to do."""
+"""Each check catches its error, and its message has the expectation, the actual result and the remedy."""
 
 from __future__ import annotations
 
@@ -76,9 +76,9 @@ CAUGHT: list[tuple[Callable[..., Any], str, str, str]] = [
 
 
 @pytest.mark.parametrize(
-    ("node", "check", "expected", "found"), CAUGHT, ids=[f"{c[1]}-{c[0].__name__}" for c in CAUGHT]
+    ("node", "check", "expected", "actual"), CAUGHT, ids=[f"{c[1]}-{c[0].__name__}" for c in CAUGHT]
 )
-def test_each_check_catches_its_error(node: Callable[..., Any], check: str, expected: str, found: str) -> None:
+def test_each_check_catches_its_error(node: Callable[..., Any], check: str, expected: str, actual: str) -> None:
     if check == "ONNX export":
         pytest.importorskip("onnxscript")
     with pytest.raises(Nonconforming) as caught:
@@ -86,7 +86,7 @@ def test_each_check_catches_its_error(node: Callable[..., Any], check: str, expe
     message = str(caught.value)
     assert message.startswith("wrong.")
     assert expected in message
-    assert found in message
+    assert actual in message
     assert "to do: " in message
 
 
@@ -111,7 +111,7 @@ def test_a_good_node_conforms_and_skipped_checks_have_reasons() -> None:
 
 def test_all_failures_are_reported_together() -> None:
     with pytest.raises(AssertionError) as caught:
-        conforms(wrong.wrong_dtype, skip={"ONNX export": "not looked at here"})
+        conforms(wrong.wrong_dtype, skip={"ONNX export": "not tested here"})
     assert "dtypes: wrong.dtype: expected float32" in str(caught.value)
 
 
