@@ -50,7 +50,7 @@ def _export(arguments: ExportArguments, stack: ExitStack) -> None:
     """stack: holds the lock on the file until the check is over."""
     check_extra()
     if arguments.bundle.suffix != ".onnx" or arguments.bundle.is_dir():
-        message = f"'{arguments.bundle}' is no name of an ONNX file; give one that ends with .onnx"
+        message = f"'{arguments.bundle}' is not the name of an ONNX file; give one that ends with .onnx"
         raise WorkflowError([argument_problem("bad-value", message, "--output")])
     registry = require_plugins(arguments.plugins).registry
     opened = open_workflow(arguments.workflow, registry)

@@ -55,7 +55,7 @@ def folder_problem(folder: Path) -> str:
     if folder.is_dir() and any(folder.iterdir()):
         return f"the folder '{folder}' exists and is not empty; give another one with -o"
     elif folder.exists() and not folder.is_dir():
-        return f"'{folder}' exists and is no folder; give another one with -o"
+        return f"'{folder}' exists and is not a folder; give another one with -o"
     return ""
 
 

@@ -146,7 +146,7 @@ def _read_result(folder: Path) -> RunFolder | SweepFolder | None:
 def _read_run(folder: Path) -> RunFolder:
     record = read_object(folder / RECORD)
     if not isinstance(record.get("workflow"), dict) or not isinstance(record.get("parameters"), dict):
-        raise Unreadable("is no record of a run: 'workflow' and 'parameters' are missing")
+        raise Unreadable("is not the record of a run: 'workflow' and 'parameters' are missing")
     run = RunFolder(folder, record)
     for name, output in get_object(record, "outputs").items():
         files = output.get("files") if isinstance(output, dict) else None

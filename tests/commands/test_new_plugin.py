@@ -88,7 +88,7 @@ def test_a_folder_with_content_is_left_unchanged(cli: Command) -> None:
         "--output: not-empty: the folder 'guidegraph-soft' exists and is not empty; give another one with -o\n"
     )
     assert [path.name for path in kept.parent.iterdir()] == ["kept.txt"]
-    assert "is no folder" in cli("new-plugin", "soft", "-o", kept).err
+    assert "is not a folder" in cli("new-plugin", "soft", "-o", kept).err
 
 
 def test_problems_with_name_and_folder_are_both_reported(cli: Command) -> None:

@@ -127,7 +127,7 @@ def test_several_runs_share_a_page_and_equal_graphs_are_drawn_once(cli: Command)
     assert "3 results beside each other" in page.text
     assert "run workflow status seconds scale fid.value" in page.text
     assert "run-2 draw done 1.2 2 12.346" in page.text
-    assert "broken is left out: its record is no JSON" in page.text
+    assert "broken is left out: its record is not valid JSON" in page.text
     assert len([a for a in page.attributes_of("svg") if a.get("aria-label") == "draw"]) == 1
     assert page.text.count("The same as the one above") == 2
 
@@ -267,7 +267,7 @@ def test_the_page_notes_missing_and_damaged_files(cli: Command) -> None:
     assert page.attributes_of("img") == []
     assert "The picture image-0000.png is missing." in page.text
     assert "The picture image-0001.png (image 1) cannot be decoded" in page.text
-    assert "The output fid.json is no JSON" in page.text
+    assert "The output fid.json is not valid JSON" in page.text
 
 
 def test_a_graph_that_cannot_be_drawn_is_a_note_with_the_workflow_beside_it(cli: Command) -> None:
@@ -296,13 +296,13 @@ def test_a_failed_run_says_why(cli: Command) -> None:
     ("files", "message"),
     [
         ({}, "nothing-to-report: neither this folder nor one in it has a run.json or sweep.json"),
-        ({"run.json": "{"}, "bad-record: run.json or a file that it needs is no JSON"),
-        ({"run.json": "[]"}, "bad-record: run.json or a file that it needs holds no JSON object"),
-        ({"run.json": "{}"}, "bad-record: run.json or a file that it needs is no record of a run"),
+        ({"run.json": "{"}, "bad-record: run.json or a file that it needs is not valid JSON"),
+        ({"run.json": "[]"}, "bad-record: run.json or a file that it needs is not a JSON object"),
+        ({"run.json": "{}"}, "bad-record: run.json or a file that it needs is not the record of a run"),
         ({"sweep.json": "{}"}, "bad-record: sweep.json or a file that it needs cannot be used: table.csv is missing"),
-        ({"sweep.json": "{}", "table.csv": "a,b\n1\n"}, "table.csv is no table"),
+        ({"sweep.json": "{}", "table.csv": "a,b\n1\n"}, "table.csv is not a table"),
         ({"sweep.json": "{}", "table.csv": "a,b\n1,2\n"}, "the columns of table.csv are 'cell'"),
-        ({"sub/run.json": "{"}, "that can be read (sub is left out: its record is no JSON"),
+        ({"sub/run.json": "{"}, "that can be read (sub is left out: its record is not valid JSON"),
         ({"run.json": "\ud800"}, "bad-record: run.json or a file that it needs cannot be read"),
     ],
 )

@@ -91,7 +91,7 @@ def test_all_problems_are_reported_together_and_nothing_runs(cli: Command) -> No
         "--grid: bad-grid: 'nothing' is not NAME=VALUE,VALUE,…",
         "--grid: bad-value: 'sizes': ",
         "--grid: unknown-param: no parameter 'scal'; ",
-        "--seeds: bad-seeds: '3:1' is no list of seeds",
+        "--seeds: bad-seeds: '3:1' is not a list of seeds",
         "--set: bad-setting: 'prompt' is not K=V",
         "--workers: bad-workers: ",
         "rows.csv:3:1: bad-value: 'batch': ",
