@@ -19,7 +19,7 @@ from guidegraph.report.series import Plot
 
 MOST_PLOTS = 24
 MOST_FAILURES = 100
-PLACE = ("device", "dtype", "passes", "cache", "memory_budget", "only")
+RUN_OPTIONS = ("device", "dtype", "passes", "cache", "memory_budget", "only")
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ def _versions(record: Mapping[str, Any]) -> Html:
     }
     extra = record.get("machine")
     machine.update(extra if isinstance(extra, dict) else {"machine": extra} if extra else {})
-    machine.update({name: record[name] for name in PLACE if record.get(name) is not None})
+    machine.update({name: record[name] for name in RUN_OPTIONS if record.get(name) is not None})
     left, right = pairs(machine, "Machine"), pairs(versions, "Versions")
     return tag("div", left, right, class_="beside")
 

@@ -63,7 +63,7 @@ class Arguments:
 
 
 def make_arguments(case: NodeCase) -> Arguments:
-    """Make the arguments of a case: its values, examples where there is no default, and defaults. Raises ``NoExample``.
+    """Make the arguments of a case: its values, else its default, else an example. Raises ``NoExample``.
 
     The case's tensors are copied, and its modules frozen, as in a run.
     """

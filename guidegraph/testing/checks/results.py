@@ -12,7 +12,7 @@ from guidegraph.testing.batches import WIDER, batch_size, declares_axes, widen
 from guidegraph.testing.case import NodeCase
 from guidegraph.testing.checks.sequences import check_sequences
 from guidegraph.testing.outcome import Inapplicable, Nonconforming
-from guidegraph.testing.promised import why_lacking, why_mismatched
+from guidegraph.testing.type_match import why_lacking, why_mismatched
 from guidegraph.testing.values import Arguments, call_node, make_arguments, output_leaves
 
 
