@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from guidegraph.commands.new_plugin import render_template
+from guidegraph.commands.plugin_template import render_template
 from tests.repository.test_packaging import ROOT, build_wheel, source, wheel
 
 __all__ = ["source", "wheel"]
