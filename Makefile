@@ -85,7 +85,7 @@ format: $(DEV)
 
 # Without PYTHONPATH: guidegraph/graph and its siblings exist in the installed package, not in the checkout's folder.
 docs: $(DOCS) links
-	NO_MKDOCS_2_WARNING=1 PYTHONPATH= $(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 PYTHONPATH= $(BIN)/mkdocs build --strict
 	@echo "The site: $(CURDIR)/build/site/index.html"
 
 bench: $(BENCH) links
