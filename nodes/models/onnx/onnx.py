@@ -124,7 +124,7 @@ def _describe_bundle(bundle: Bundle) -> tuple[str, PredictionKind, bool]:
     names, results = {port.name for port in part.inputs}, {port.name for port in part.outputs}
     fixed = plan[0].settings.get(FIXED_FIELDS)
     kind: Any = fixed.get("kind") if isinstance(fixed, dict) else None
-    fits = {*INPUTS} <= names <= {*INPUTS, *CONDITION} and {"value"} <= results <= {*OUTPUTS}
+    fits = {*PORTS} <= names <= {*PORTS, *FIELDS} and {"value"} <= results <= {*OUTPUTS}
     if not fits or kind not in ("eps", "x0", "v"):
         raise ValueError(f"'{bundle.where}' is no bundle of a denoiser that is whole: export it again")
     return plan[0].node, kind, plan[0].settings.get(MASKS) is True
