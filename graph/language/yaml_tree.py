@@ -159,7 +159,7 @@ def read_text(path: Path, file: str | None = None) -> str:
 
 def read_tree(text: str, file: str) -> tuple[Tree | None, list[Problem]]:
     """Parse a text with one document; returns its tree (``None`` if unreadable) and its problems."""
-    composer = _Composer(file)
+    builder = _TreeBuilder(file)
     text = text.removeprefix("\ufeff")
     if match := _UNPRINTABLE.search(text):
         before = _BREAK.split(text[: match.start()])
@@ -167,11 +167,11 @@ def read_tree(text: str, file: str) -> tuple[Tree | None, list[Problem]]:
         message = f"the character U+{ord(match[0]):04X} is not allowed in YAML: remove it"
         return None, [Problem(mark, "yaml-syntax", message)]
     try:
-        return composer.compose(yaml.parse(text, Loader=_Loader)), composer.problems
+        return builder.build(yaml.parse(text, Loader=_Loader)), builder.problems
     except yaml.YAMLError as error:
-        return None, [*composer.problems, _make_syntax_problem(error, text, file)]
+        return None, [*builder.problems, _make_syntax_problem(error, text, file)]
     except _Stop:
-        return None, composer.problems
+        return None, builder.problems
 
 
 def _make_syntax_problem(error: yaml.YAMLError, text: str, file: str) -> Problem:
@@ -198,12 +198,14 @@ class _Stop(Exception):
     """Parsing cannot continue."""
 
 
-class _Composer:
+class _TreeBuilder:
+    """Builds a tree from the parser's events and collects problems."""
+
     def __init__(self, file: str):
         self.file = file
         self.problems: list[Problem] = []
 
-    def compose(self, events: Iterator[Any]) -> Tree:
+    def build(self, events: Iterator[Any]) -> Tree:
         root: Tree | None = None
         stack: list[tuple[YamlSequence | YamlMapping, list[Tree]]] = []
         for event in events:
