@@ -209,41 +209,16 @@ class _TreeBuilder:
         root: Tree | None = None
         stack: list[tuple[YamlSequence | YamlMapping, list[Tree]]] = []
         for event in events:
-            tree: Tree
-            if isinstance(event, yaml.ScalarEvent):
-                is_plain = self._check(event)
-                mark = self._mark(event)
-                tree = (
-                    Scalar(event.value, not event.style and event.implicit[0], mark) if is_plain else BrokenYaml(mark)
-                )
-            elif isinstance(event, (yaml.SequenceStartEvent, yaml.MappingStartEvent)):
-                self._check(event)
-                if len(stack) >= MAX_DEPTH:
-                    self._add(event, "too-deep", f"nested more than {MAX_DEPTH} levels deep")
-                    raise _Stop
-                mark = self._mark(event)
-                stack.append(
-                    (
-                        YamlSequence([], mark) if isinstance(event, yaml.SequenceStartEvent) else YamlMapping([], mark),
-                        [],
-                    )
-                )
+            if isinstance(event, (yaml.SequenceStartEvent, yaml.MappingStartEvent)):
+                stack.append((self._open_collection(event, len(stack)), []))
                 continue
-            elif isinstance(event, (yaml.SequenceEndEvent, yaml.MappingEndEvent)):
-                collection, children = stack.pop()
-                if isinstance(collection, YamlSequence):
-                    collection.items = children
-                else:
-                    pairs = zip(children[::2], children[1::2], strict=True)
-                    collection.items = [(key, value) for key, value in pairs if self._is_name(key)]  # type: ignore[misc]
-                tree = collection
-            elif isinstance(event, yaml.AliasEvent):
-                message = f"aliases (*{shorten(event.anchor)}) are not part of the language: write the value out"
-                self._add(event, "alias", message)
-                tree = BrokenYaml(self._mark(event))
-            elif isinstance(event, yaml.DocumentStartEvent) and root is not None:
+            if isinstance(event, yaml.DocumentStartEvent) and root is not None:
                 self._add(event, "several-documents", "expected one YAML document, found a second: remove '---'")
                 raise _Stop
+            if isinstance(event, (yaml.SequenceEndEvent, yaml.MappingEndEvent)):
+                tree = self._close_collection(*stack.pop())
+            elif isinstance(event, (yaml.ScalarEvent, yaml.AliasEvent)):
+                tree = self._read_leaf(event)
             else:
                 continue
             if stack:
@@ -254,6 +229,34 @@ class _TreeBuilder:
             self.problems.append(Problem(Mark(self.file, 1, 1), "empty", "the file is empty: expected a workflow"))
             raise _Stop
         return root
+
+    def _open_collection(self, event: Any, depth: int) -> YamlSequence | YamlMapping:
+        """Begin a sequence or mapping inside ``depth`` others."""
+        self._check(event)
+        if depth >= MAX_DEPTH:
+            self._add(event, "too-deep", f"nested more than {MAX_DEPTH} levels deep")
+            raise _Stop
+        mark = self._mark(event)
+        return YamlSequence([], mark) if isinstance(event, yaml.SequenceStartEvent) else YamlMapping([], mark)
+
+    def _close_collection(self, collection: YamlSequence | YamlMapping, children: list[Tree]) -> Tree:
+        """End a sequence or mapping; the children of a mapping are its keys and values in turn."""
+        if isinstance(collection, YamlSequence):
+            collection.items = children
+        else:
+            pairs = zip(children[::2], children[1::2], strict=True)
+            collection.items = [(key, value) for key, value in pairs if self._is_name(key)]  # type: ignore[misc]
+        return collection
+
+    def _read_leaf(self, event: Any) -> Tree:
+        """A scalar; broken for a tag or an alias."""
+        mark = self._mark(event)
+        if isinstance(event, yaml.AliasEvent):
+            message = f"aliases (*{shorten(event.anchor)}) are not part of the language: write the value out"
+            self._add(event, "alias", message)
+            return BrokenYaml(mark)
+        is_plain = self._check(event)
+        return Scalar(event.value, not event.style and event.implicit[0], mark) if is_plain else BrokenYaml(mark)
 
     def _check(self, event: Any) -> bool:
         """Report an anchor or a tag. Returns whether the value can be used; one with a tag cannot."""
