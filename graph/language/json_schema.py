@@ -251,18 +251,22 @@ def _training_schemas() -> dict[str, Schema]:
             },
             "additionalProperties": False,
         },
-        "preview": {
-            "type": "object",
-            "description": "A node or workflow that is run regularly on the models trained so far.",
-            "required": ["every", "use"],
-            "properties": {
-                "every": _number_schema("integer", "Steps between previews; 0 for none.", minimum=0),
-                "use": {"type": "string"},
-                "in": {"type": "object", "additionalProperties": {"$ref": "#/$defs/link"}},
-                "with": {"type": "object"},
-            },
-            "additionalProperties": False,
+        "preview": _preview_schema(),
+    }
+
+
+def _preview_schema() -> Schema:
+    return {
+        "type": "object",
+        "description": "A node or workflow that is run regularly on the models trained so far.",
+        "required": ["every", "use"],
+        "properties": {
+            "every": _number_schema("integer", "Steps between previews; 0 for none.", minimum=0),
+            "use": {"type": "string"},
+            "in": {"type": "object", "additionalProperties": {"$ref": "#/$defs/link"}},
+            "with": {"type": "object"},
         },
+        "additionalProperties": False,
     }
 
 
