@@ -7,6 +7,7 @@ the true posterior from the receiver's distribution (relative entropy coding; no
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Annotated, Literal, NamedTuple, TypeAlias
 
 from annotated_types import Ge
@@ -92,7 +93,7 @@ def coding_step(
         nats = _divergence(error, schedule, t, steps[index + 1 : index + 2].double(), variance)
     else:
         alpha, sigma = schedule.alpha_sigma(t)
-        nats = -discretised_log_likelihood(truth, x0_hat, sigma / alpha)
+        nats = -log_mass_of_bin(truth, x0_hat, sigma / alpha)
     bits, squared = (values.flatten(1).mean(1) for values in (nats / math.log(2), error * HALF_RANGE**2))
     return CodingStep(bits, squared)
 
@@ -114,7 +115,7 @@ def _divergence(error: Tensor, schedule: Schedule, t: Tensor, s: Tensor, varianc
     return (ratio - 1 - ratio.log() + (alpha_s * beta / sigma_t**2).square() * error / model) / 2
 
 
-def discretised_log_likelihood(x0: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+def log_mass_of_bin(x0: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
     """The log mass of a normal in x0's bin, one of 256 from −1 to 1. The outer bins reach to infinity (eq. 13)."""
     import torch
 
@@ -163,20 +164,24 @@ def rate_distortion(
     draws = draw_counts(seed, len(first), resamples if len(first) > 1 else 0)
     weights = [torch.from_numpy(c).double() / len(first) for c in draws]
     rates, errors = ([m @ w for w in weights] for m in (rate, mse))
-    columns: dict[str, list[float | None]] = {
-        "t": [*steps.tolist(), None],
-        "bits": [*b.mean(1).tolist(), None],
+    return Table(
+        {
+            "t": [*steps.tolist(), None],
+            "bits": [*b.mean(1).tolist(), None],
+            **_interval_columns("rate", rate.mean(1), rates),
+            **_interval_columns("rmse", mse.mean(1).sqrt(), [m.sqrt() for m in errors]),
+        }
+    )
+
+
+def _interval_columns(name: str, values: Tensor, resampled: Sequence[Tensor]) -> dict[str, list[float]]:
+    """The columns of values (R) and the ends of their 95 % intervals, from resampled values (R)."""
+    intervals = [bootstrap_interval(float(v), (float(a[i]) for a in resampled), low=0.0) for i, v in enumerate(values)]
+    return {
+        name: [interval.value for interval in intervals],
+        f"{name}_low": [interval.low for interval in intervals],
+        f"{name}_high": [interval.high for interval in intervals],
     }
-    for name, value, resampled in (
-        ("rate", rate.mean(1), rates),
-        ("rmse", mse.mean(1).sqrt(), [m.sqrt() for m in errors]),
-    ):
-        intervals = [
-            bootstrap_interval(float(v), (float(a[i]) for a in resampled), low=0.0) for i, v in enumerate(value)
-        ]
-        columns |= {name: [f.value for f in intervals]}
-        columns |= {f"{name}_low": [f.low for f in intervals], f"{name}_high": [f.high for f in intervals]}
-    return Table(columns)
 
 
 def _by_step(values: Tensor, steps: int, name: str) -> Tensor:
