@@ -152,13 +152,7 @@ def rate_distortion(
 
     b, e = (_by_step(values, len(steps), name) for values, name in ((bits, "bits"), (squared_error, "squared_error")))
     first = prior.double().cpu().flatten()
-    if b.shape != e.shape or first.shape[0] != b.shape[1]:
-        raise ValueError(
-            f"bits and squared_error of shapes {tuple(b.shape)} and {tuple(e.shape)} and a prior of {len(first)} are "
-            "not of the same samples"
-        )
-    if not all(bool(values.isfinite().all()) for values in (b, e, first)):
-        raise ValueError("bits, errors or the prior are not finite: look at what the denoiser predicts at each step")
+    _check_same_samples(b, e, first)
     rate = torch.cat([first[None], b]).cumsum(0)
     mse = torch.cat([e, torch.zeros_like(e[:1])])
     draws = draw_counts(seed, len(first), resamples if len(first) > 1 else 0)
@@ -172,6 +166,17 @@ def rate_distortion(
             **_interval_columns("rmse", mse.mean(1).sqrt(), [m.sqrt() for m in errors]),
         }
     )
+
+
+def _check_same_samples(bits: Tensor, squared_error: Tensor, prior: Tensor) -> None:
+    """Raise ``ValueError`` unless bits (R, B), errors (R, B) and the prior (B) fit together and are finite."""
+    if bits.shape != squared_error.shape or prior.shape[0] != bits.shape[1]:
+        raise ValueError(
+            f"bits and squared_error of shapes {tuple(bits.shape)} and {tuple(squared_error.shape)} and a prior of "
+            f"{len(prior)} are not of the same samples"
+        )
+    if not all(bool(values.isfinite().all()) for values in (bits, squared_error, prior)):
+        raise ValueError("bits, errors or the prior are not finite: look at what the denoiser predicts at each step")
 
 
 def _interval_columns(name: str, values: Tensor, resampled: Sequence[Tensor]) -> dict[str, list[float]]:
