@@ -112,7 +112,7 @@ def _of_file(
 def _describe_bundle(bundle: Bundle) -> tuple[str, PredictionKind, bool]:
     """The part of a bundle of a denoiser alone, the kind of its prediction, and whether it honours masks."""
     from guidegraph_runtime.bundle.names import CALL, MASKS
-    from guidegraph_runtime.bundle.names import FIELDS as FIXED
+    from guidegraph_runtime.bundle.names import FIELDS as FIXED_FIELDS
 
     plan = bundle.manifest.plan
     call = plan[0].settings.get(CALL) if len(plan) == 1 and plan[0].op == "part" else None
@@ -122,7 +122,7 @@ def _describe_bundle(bundle: Bundle) -> tuple[str, PredictionKind, bool]:
         raise ValueError(f"'{bundle.where}' is {contents}: write that of a denoiser with {command}")
     part = bundle.manifest.parts[plan[0].node]
     names, results = {port.name for port in part.inputs}, {port.name for port in part.outputs}
-    fixed = plan[0].settings.get(FIXED)
+    fixed = plan[0].settings.get(FIXED_FIELDS)
     kind: Any = fixed.get("kind") if isinstance(fixed, dict) else None
     fits = {*PORTS} <= names <= {*PORTS, *FIELDS} and {"value"} <= results <= {*OUTPUTS}
     if not fits or kind not in ("eps", "x0", "v"):

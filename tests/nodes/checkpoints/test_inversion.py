@@ -68,21 +68,21 @@ def test_a_learned_word_is_embedded_as_by_diffusers(folder: Path, tmp_path: Path
     assert len(shared) == len(list(plain.parameters())) - 1
 
 
-def test_two_learned_words_stand_in_one_prompt_and_take_weights(folder: Path, tmp_path: Path) -> None:
+def test_two_learned_words_in_one_prompt_can_be_weighted(folder: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    one, two = torch.randn(2, 64), torch.randn(1, 64)
-    taught = prompts.add_word_embedding(text(folder), path=write(tmp_path / "1", one, "bin"), token="cat")
-    taught = prompts.add_word_embedding(taught, path=write(tmp_path / "2", two, "bin"), token="cat2")
+    first, second = torch.randn(2, 64), torch.randn(1, 64)
+    taught = prompts.add_word_embedding(text(folder), path=write(tmp_path / "1", first, "bin"), token="cat")
+    taught = prompts.add_word_embedding(taught, path=write(tmp_path / "2", second, "bin"), token="cat2")
     released: Any = taught
     rows = [token for token, _ in released.towers[0].chunker.tokens([("a cat cat2 cats", 1.0)])]
     table = released.towers[0].trunk.embeddings.token_embedding.weight
-    torch.testing.assert_close(table[rows[1:4]], torch.cat([one, two]))
+    torch.testing.assert_close(table[rows[1:4]], torch.cat([first, second]))
     assert max(rows[4:]) < table.shape[0] - 3  # 'cats' is another word
     weights = [weight for _, weight in released.towers[0].chunker.tokens(parse_prompt("(cat:1.5) a"))]
     assert weights == [1.5, 1.5, 1.0]
 
 
-def test_an_embedding_of_sdxl_teaches_both_encoders(tmp_path: Path) -> None:
+def test_an_embedding_of_sdxl_is_added_to_both_encoders(tmp_path: Path) -> None:
     pipelines.pipeline("sdxl", tmp_path).save_pretrained(tmp_path / "folder")
     torch.manual_seed(0)
     held = {"clip_g": torch.randn(2, 64), "clip_l": torch.randn(2, 64)}
@@ -98,7 +98,7 @@ def test_an_embedding_of_sdxl_teaches_both_encoders(tmp_path: Path) -> None:
         prompts.add_word_embedding(text(tmp_path), path=tmp_path / "one.safetensors", token=WORD)
 
 
-def test_what_fits_no_encoder_is_refused(folder: Path, tmp_path: Path) -> None:
+def test_unsuitable_embeddings_are_refused(folder: Path, tmp_path: Path) -> None:
     embedder = text(folder)
     good = write(tmp_path / "good", torch.randn(1, 64), "bin")
     wide = write(tmp_path / "wide", torch.randn(1, 96), "bin")
