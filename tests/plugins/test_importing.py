@@ -230,9 +230,7 @@ def test_an_internal_error_names_the_plugins_that_changed_something(
 
 
 @pytest.mark.slow
-def test_changes_made_by_torch_are_not_blamed_on_the_plugin(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_changes_made_by_torch_are_not_blamed_on_the_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "gg_clean.py").write_text("import torch\n")
     (tmp_path / "gg_seeds.py").write_text(

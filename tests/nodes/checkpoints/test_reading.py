@@ -52,9 +52,7 @@ def equal_tensors(actual: Mapping[str, torch.Tensor], expected: Mapping[str, tor
 
 
 @pytest.mark.parametrize(("write", "suffix"), [(save_file, "safetensors"), (save_file, "pt"), (torch.save, "bin")])
-def test_files_are_identified_by_content_and_mapped(
-    tmp_path: Path, write: Callable[..., None], suffix: str
-) -> None:
+def test_files_are_identified_by_content_and_mapped(tmp_path: Path, write: Callable[..., None], suffix: str) -> None:
     path = tmp_path / f"a.{suffix}"
     write(weights(), path)
     actual = read_tensors(path)
