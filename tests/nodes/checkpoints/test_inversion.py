@@ -1,4 +1,4 @@
-"""Textual inversions: a learned word gives the embeddings that diffusers gives with the same file; what is refused."""
+"""Textual inversions: a learned word has the same embeddings as in diffusers; unsuitable files are refused."""
 
 from __future__ import annotations
 

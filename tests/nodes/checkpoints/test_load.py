@@ -1,4 +1,4 @@
-"""checkpoint.load of diffusers folders and of the same weights as single files, against diffusers' own calls."""
+"""checkpoint.load of diffusers folders, and of single files with the same weights, against diffusers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The samplers that we share with diffusers, in a workflow with a checkpoint and guidance, against its pipelines."""
+"""Samplers that diffusers has too, in a workflow with a checkpoint and guidance, against its pipelines."""
 
 from __future__ import annotations
 

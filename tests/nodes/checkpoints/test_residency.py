@@ -1,4 +1,4 @@
-"""The parts of a checkpoint under a memory budget: one after the other on the device, and the same picture."""
+"""The parts of a checkpoint under a memory budget: one after the other on the device, with the same picture."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def device() -> FakeDevice:
 def run(
     text: str, folder: Path, made: Made, device: FakeDevice | None, budget: int | None, **params: Any
 ) -> tuple[dict[str, Any], list[str]]:
-    """The outputs, and which model went to the device and back, in order."""
+    """Run a workflow; returns its outputs, and the moves of models to the device and back, in order."""
     moves: list[str] = []
 
     def watch(event: Event) -> None:

@@ -1,4 +1,4 @@
-"""Released text encoders: transformers' own embeddings from every layout; long, weighted and taught prompts."""
+"""Released text encoders: transformers' embeddings from every layout; long and weighted prompts; new words."""
 
 from __future__ import annotations
 

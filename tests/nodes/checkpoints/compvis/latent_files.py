@@ -1,4 +1,4 @@
-"""Checkpoints of latent diffusion's layouts, written after a configuration by the independent statement of them."""
+"""Checkpoints of latent diffusion's layouts, written from a configuration by the reference implementation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The workflows of latent diffusion's own models, against its published sampler on an independent statement of them."""
+"""The workflows of latent diffusion's own models, against its published sampler on the reference implementation."""
 
 from __future__ import annotations
 

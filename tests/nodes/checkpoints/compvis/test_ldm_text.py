@@ -1,4 +1,4 @@
-"""What latent diffusion's own models are conditioned on: its text encoder, as folder and as file, and classes."""
+"""The conditioners of latent diffusion's own models: its text encoder, from a folder and a file, and classes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The released sizes on the meta device: no key missing, none left over, from diffusers' names and from CompVis'."""
+"""The released sizes on the meta device, under diffusers' and CompVis' names: no key is missing or left over."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def stable(tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 
 def check(actual: Tensor, expected: Tensor) -> None:
-    """The latents are the same, relative to their size."""
+    """Assert that latents are equal, relative to their size."""
     figures.relative(actual, expected, TOLERANCE, "latents after all steps")
 
 

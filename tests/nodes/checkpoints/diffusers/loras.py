@@ -62,7 +62,7 @@ class Lora:
         return changed
 
     def peft(self, path: Path, *, names: tuple[str, str] = ("lora_A", "lora_B"), metadata: bool = False) -> Path:
-        """What diffusers' `save_lora_weights` writes; with metadata, each layer's alpha stands in the header."""
+        """Write a file like diffusers' `save_lora_weights`; with metadata, each layer's alpha is in the header."""
         tensors: dict[str, Tensor] = {}
         header: dict[str, Any] = {}
         for network, layers in self.factors.items():
@@ -76,7 +76,7 @@ class Lora:
         return path
 
     def before_peft(self, path: Path) -> Path:
-        """What diffusers wrote before it used peft: attention's layers have names of their own."""
+        """Write a file like diffusers before it used peft: attention layers have other names."""
         tensors: dict[str, Tensor] = {}
         for network, layers in self.factors.items():
             for name, (down, up, _) in layers.items():
@@ -91,7 +91,7 @@ class Lora:
         return path
 
     def kohya(self, path: Path, *, unet_names: Any = None) -> Path:
-        """What kohya's scripts write: underscores for dots, and an alpha beside each pair."""
+        """Write a file like kohya's scripts: underscores for dots, and an alpha with each pair."""
         tensors: dict[str, Tensor] = {}
         for network, layers in self.factors.items():
             short = "te1" if self.two and network == "text_encoder" else NETWORKS[network]

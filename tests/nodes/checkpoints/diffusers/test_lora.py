@@ -1,4 +1,4 @@
-"""lora.apply against the closed form on diffusers' own modules, in every layout; and what is refused."""
+"""lora.apply against the closed form on diffusers' own modules, in every layout; errors."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ LAYOUTS = {
 
 
 def check(actual: Any, changed: dict[str, Any], pipe: Any, condition: Any = None) -> None:
-    """ε and tokens of an adapted checkpoint are those of the changed modules of diffusers."""
+    """Assert that ε and tokens of an adapted checkpoint equal those of diffusers' changed modules."""
     torch.manual_seed(5)
     x, t, tokens = torch.randn(1, 4, 16, 16), torch.tensor([300.0]), torch.randn(1, 7, 64)
     with torch.no_grad():

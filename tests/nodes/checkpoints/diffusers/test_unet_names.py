@@ -1,4 +1,4 @@
-"""diffusers' names against the canonical ones: there and back, and the same ε from the same weights."""
+"""diffusers' names and the canonical ones: mapped both ways, with the same ε from the same weights."""
 
 from __future__ import annotations
 

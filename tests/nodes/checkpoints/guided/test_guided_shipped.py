@@ -1,4 +1,4 @@
-"""The workflows for guided-diffusion's checkpoints, from files on disk; the rest is in test_released_workflows.py."""
+"""The workflows for guided-diffusion's checkpoints, from files on disk; see also test_released_workflows.py."""
 
 from __future__ import annotations
 
