@@ -241,5 +241,5 @@ class Recorder:
 
     def draw(self, name: str, shape: tuple[int, ...]) -> Tensor:
         spread = 1.0 if "embedding" in name else 0.7 / math.sqrt(max(math.prod(shape[1:]), 1))
-        drawn = spread * torch.randn(shape, generator=self.generator)
-        return drawn + 1 if name.endswith("weight") and len(shape) == 1 else drawn
+        weight = spread * torch.randn(shape, generator=self.generator)
+        return weight + 1 if name.endswith("weight") and len(shape) == 1 else weight

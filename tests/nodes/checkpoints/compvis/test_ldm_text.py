@@ -49,9 +49,9 @@ def bert() -> Any:
 def tokenizer(folder: Path) -> Any:
     folder.mkdir()
     (folder / "vocab.txt").write_text("\n".join(WORDS))
-    made = transformers.BertTokenizerFast(str(folder / "vocab.txt"), model_max_length=LENGTH)
-    made.save_pretrained(str(folder))
-    return made
+    bert_tokenizer = transformers.BertTokenizerFast(str(folder / "vocab.txt"), model_max_length=LENGTH)
+    bert_tokenizer.save_pretrained(str(folder))
+    return bert_tokenizer
 
 
 def release_names(model: Any) -> dict[str, Tensor]:
