@@ -211,6 +211,14 @@ def test_validate_imports_few_packages(cli: Command) -> None:
     assert int(count) < 1200  # 876 when this was written
 
 
+def test_the_declarations_of_the_commands_import_few_packages(cli: Command) -> None:
+    result = process(["--version"], cli.folder, python=["-c", IMPORTED])
+    assert result.returncode == 0, result.stderr
+    *_, tops, count = result.stdout.splitlines()
+    assert {"pydantic", "numpy", "networkx", "yaml", "rich", "pluggy"}.isdisjoint(tops.split())
+    assert int(count) < 300  # 227 when this was written
+
+
 def test_validate_reports_outputs_that_run_could_not_write(cli: Command) -> None:
     text = "guidegraph: 1\nnodes: {m: {use: toy.model}}\noutputs: {model: m}\n"
     flow = cli.workflow("flow.yaml", text)
