@@ -18,6 +18,7 @@ INSTALL := $(BIN)/python tools/install.py
 BASE := $(VENV)/.guidegraph-base
 DEV := $(VENV)/.guidegraph-dev
 BENCH := $(VENV)/.guidegraph-bench
+DOCS := $(VENV)/.guidegraph-docs
 LINKS := $(VENV)/.guidegraph-links
 METADATA := pyproject.toml setup.py setup.cfg runtime/pyproject.toml
 
@@ -28,7 +29,7 @@ list_files = find guidegraph graph nodes plugins workflows -name __pycache__ -pr
 said_prompt = $(filter command%,$(origin PROMPT))
 export PROMPT
 
-.PHONY: help run test test-avx2 test-all test-lowest test-newest lint lock format bench clean links
+.PHONY: help run test test-avx2 test-all test-lowest test-newest lint lock format docs bench clean links
 
 help:
 	@echo 'make run       draw a picture: make run PROMPT="a tiger on grass under a night sky"'
@@ -40,6 +41,7 @@ help:
 	@echo 'make lint      ruff, mypy --strict and the layers'
 	@echo 'make lock      write requirements/release.txt, the versions of .venv with hashes; needs uv'
 	@echo 'make format    let ruff put the code in shape'
+	@echo 'make docs      the documentation as a site in build/site; broken links are errors'
 	@echo 'make bench     all benchmarks, or BENCHMARKS=benchmarks/overhead.py ARGS=--peers'
 	@echo 'make clean     remove the virtual environment, builds and caches'
 
@@ -81,6 +83,11 @@ format: $(DEV)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Without PYTHONPATH: guidegraph/graph and its siblings exist in the installed package, not in the checkout's folder.
+docs: $(DOCS) links
+	NO_MKDOCS_2_WARNING=1 PYTHONPATH= $(BIN)/mkdocs build --strict
+	@echo "The site: $(CURDIR)/build/site/index.html"
+
 bench: $(BENCH) links
 	for script in $(BENCHMARKS); do $(BIN)/python $$script $(ARGS) || exit 1; done
 
@@ -107,6 +114,11 @@ $(DEV): $(BASE)
 $(BENCH): $(BASE)
 	@echo 'installing what the benchmarks need'
 	@$(INSTALL) -e ./runtime -e '.[bench]'
+	@touch $@
+
+$(DOCS): $(BASE)
+	@echo 'installing what the documentation site needs'
+	@$(INSTALL) -e ./runtime -e '.[docs]'
 	@touch $@
 
 links: $(BASE)

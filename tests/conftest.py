@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,8 @@ def pytest_runtest_setup() -> None:
 
 
 def _has_gpu() -> bool:
+    if find_spec("torch") is None:
+        return False
     import torch
 
     return torch.cuda.is_available()

@@ -15,7 +15,7 @@ from guidegraph.commands.shared.errors import argument_problem, print_text
 from guidegraph.commands.shared.options import PluginSelection
 from guidegraph.graph.errors import GuidegraphError, Mark, NodeError, Problem, WorkflowError
 from guidegraph.graph.ir import Call, Graph, walk
-from guidegraph.graph.memory.cpu_loading import port_kinds
+from guidegraph.graph.port_kinds import port_kinds
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.trust.policy import Grants, Policy
 from guidegraph.runs.outputs import is_image

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from guidegraph.graph.docstrings import format_signature, parameter_docs
+from guidegraph.graph.docstrings import format_signature, read_parameter_docs
 from guidegraph.graph.node import NodeSpec, Port
 from guidegraph.graph.types import takes_literal
 
@@ -14,7 +14,7 @@ NodeRow = dict[str, Any]
 
 def describe_node(spec: NodeSpec) -> NodeRow:
     """A node's full description, as JSON."""
-    docs = parameter_docs(spec)
+    docs = read_parameter_docs(spec)
     traits = [name for name in ("io", "host", "runtime") if getattr(spec, name)] + ([] if spec.pure else ["impure"])
     return {
         "id": spec.id,

@@ -24,7 +24,7 @@ from guidegraph.graph.errors import Problem, WorkflowError
 from guidegraph.graph.ir import Graph
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.trust.effects import Effect, list_effects
-from guidegraph.graph.trust.policy import Grants, drop_dots, effect_problems, is_shipped
+from guidegraph.graph.trust.policy import Grants, drop_dots, find_effect_problems, is_shipped
 from guidegraph.graph.types import takes_literal
 from guidegraph.runs.outputs import output_problems
 from guidegraph_runtime.printing import visible_line
@@ -69,7 +69,7 @@ def _validate_file(path: Path, registry: Registry, grants: Grants) -> Literal["o
         graph = apply_recipe(workflow)
         defaults = {name: parameter.default for name, parameter in graph.params.items() if not parameter.required}
         effects = list_effects(graph.ops, defaults)
-        if forbidden := unwritable_problems(graph, registry) + effect_problems(effects, workflow.policy(grants)):
+        if forbidden := unwritable_problems(graph, registry) + find_effect_problems(effects, workflow.policy(grants)):
             raise WorkflowError(forbidden)
         problems = admission_problems(graph, defaults)
         if refused := [problem for problem in problems if problem.code not in MACHINE_CODES]:

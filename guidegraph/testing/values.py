@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from guidegraph.graph.context import use_device
 from guidegraph.graph.export.partition.leaves import Leaf, rebuild, tensor_leaves
 from guidegraph.graph.frozen import freeze, is_module
-from guidegraph.graph.memory.cpu_loading import port_kinds
 from guidegraph.graph.memory.weights import find_models
 from guidegraph.graph.node import Port
+from guidegraph.graph.port_kinds import port_kinds
 from guidegraph.graph.types import PortType, SequenceOf, is_tensor, register_structured
 from guidegraph.testing.case import NodeCase
 from guidegraph.testing.examples import make_example

@@ -63,7 +63,7 @@ def run_supervised(
     except Exception:  # the loader reports the problem, and imports none
         in_process = True
     if in_process:
-        set_import_reports(ImportReports(say=print_note, end=_end_at_once))
+        set_import_reports(ImportReports(print_line=print_note, abort=_end_at_once))
         work(arguments)
     link = fork_command()
     set_import_reports(link.imports())
