@@ -181,7 +181,7 @@ def test_commands_that_run_nothing_do_not_import_torch(cli: Command) -> None:
     ]
     result = process([], cli.folder, python=["-c", NO_TORCH.format(commands=commands)])
     assert result.returncode == 0, result.stderr
-    assert result.stdout.endswith("all result\n")
+    assert result.stdout.endswith("all done\n")
 
 
 IMPORTED = """
