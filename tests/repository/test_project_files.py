@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import re
 import shlex
 from importlib import import_module
@@ -53,16 +52,5 @@ def test_tests_that_ci_names_exist_and_need_no_torch() -> None:
     files = [file for path in paths for file in (path.rglob("*.py") if path.is_dir() else [path])]
     assert len(files) > 10
     for file in files:
-        modules = ast.walk(ast.parse(file.read_text(encoding="utf-8")))
-        imports = {
-            name.split(".")[0]
-            for module in modules
-            for name in (
-                [alias.name for alias in module.names]
-                if isinstance(module, ast.Import)
-                else [module.module or ""]
-                if isinstance(module, ast.ImportFrom)
-                else []
-            )
-        }
+        imports = set(re.findall(r"^ *(?:import|from) (\w+)", file.read_text(encoding="utf-8"), re.MULTILINE))
         assert imports.isdisjoint({"torch", "guidegraph", "yaml"}), file
