@@ -9,17 +9,17 @@ from collections.abc import Iterable
 from guidegraph.graph.node import NodeSpec
 
 
-def parameter_docs(spec: NodeSpec) -> dict[str, str]:
+def read_parameter_docs(spec: NodeSpec) -> dict[str, str]:
     """Descriptions by port or setting: each follows ``name:`` at the start of a line or after a full stop.
 
     Settings shared by several nodes are described once, in the docstring of their module.
     """
     module = sys.modules.get(spec.function.__module__)
-    shared = _sentences((module and module.__doc__) or "", spec.settings)
-    return shared | _sentences(spec.doc, (*spec.inputs, *spec.settings))
+    shared = _find_descriptions((module and module.__doc__) or "", spec.settings)
+    return shared | _find_descriptions(spec.doc, (*spec.inputs, *spec.settings))
 
 
-def _sentences(text: str, names: Iterable[str]) -> dict[str, str]:
+def _find_descriptions(text: str, names: Iterable[str]) -> dict[str, str]:
     sentences: dict[str, str] = {}
     pattern = "|".join(map(re.escape, names))
     if not pattern:

@@ -19,18 +19,18 @@ def convert_literal(port: Port, value: object, base: Path) -> Any:
     if value is None and kind.optional:
         return None
     if not takes_literal(kind):
-        raise ValueError(f"expected {kind}, which only a node gives; found {type(value).__name__} {value!r:.80}")
+        raise ValueError(f"expected {kind}, which only a node can make; found {type(value).__name__} {value!r:.80}")
     if (reason := number_problem(value, infinite=port.infinite)) is not None:
         raise ValueError(reason)
-    return _absolute(port.literal(value), base)
+    return _make_absolute(port.literal(value), base)
 
 
-def _absolute(value: Any, base: Path) -> Any:
+def _make_absolute(value: Any, base: Path) -> Any:
     """The value with every path in it made absolute. Raises ``ValueError``."""
     if isinstance(value, Path):
         return to_absolute_path(value, base)
     if type(value) in (list, tuple) and any(isinstance(element, (Path, list, tuple)) for element in value):
-        return type(value)(_absolute(element, base) for element in value)
+        return type(value)(_make_absolute(element, base) for element in value)
     return value
 
 

@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias, TypeVar
 
+from guidegraph.graph.port_kinds import port_kinds
 from guidegraph.graph.types import ANY, PortType, is_tensor, namedtuple_fields, to_port_type
 from guidegraph_runtime.admission import is_infinite
 
@@ -32,7 +33,7 @@ SHAPES = "shapes"
 """Argument of ``check=``: the shapes of ports that are known before the run."""
 READ = "outputs"
 """Argument of ``extras=``: the names of the outputs that are read."""
-SETTINGS_ALONE = ("identity", "provides")
+SETTINGS_ONLY = ("identity", "provides")
 """Traits whose functions take settings but no ports."""
 
 
@@ -151,8 +152,6 @@ class NodeSpec:
         For nodes that do not ship with guidegraph: everything. guidegraph's own nodes run third-party code only
         through a model on a port; for those nodes: torch's settings.
         """
-        from guidegraph.graph.memory.cpu_loading import port_kinds
-
         if not self.distribution.startswith("guidegraph=="):
             return "everything"
         kinds_read = {kind for port in self.inputs.values() for kind in port_kinds(port.type)}
@@ -225,7 +224,7 @@ def node(
         raise NodeDefinitionError(f"{getattr(id, '__qualname__', id)}: write @node('namespace.name'), with an id")
     if isinstance(batchable, (bool, str)):
         raise NodeDefinitionError(f"{id}: batchable takes port names, such as ('x', 't'); found {batchable!r}")
-    for trait, given in (
+    for trait, function in (
         ("needs", needs),
         ("identity", identity),
         ("check", check),
@@ -233,8 +232,8 @@ def node(
         ("provides", provides),
         ("split", split),
     ):
-        if given is not None and not callable(given):
-            raise NodeDefinitionError(f"{id}: {trait} takes a function of settings; found {type(given).__name__}")
+        if function is not None and not callable(function):
+            raise NodeDefinitionError(f"{id}: {trait} takes a function of settings; found {type(function).__name__}")
 
     def register(function: Callable[P, R]) -> Callable[P, R]:
         if inspect.iscoroutinefunction(function):
@@ -242,7 +241,7 @@ def node(
         traits: dict[str, Any] = {"pure": pure, "io": io, "host": host, "runtime": runtime}
         traits |= {"batchable": tuple(batchable), "version": str(version)}
         traits |= {"split": split, "shape": shape, "extras": extras, "provides": provides}
-        setattr(function, SPEC_ATTRIBUTE, _spec(id, function, needs, identity, check, traits))
+        setattr(function, SPEC_ATTRIBUTE, _make_spec(id, function, needs, identity, check, traits))
         return function
 
     return register
@@ -257,11 +256,11 @@ def get_spec(function: Callable[..., Any]) -> NodeSpec:
     return spec
 
 
-def _spec(
+def _make_spec(
     id: str, function: Callable[..., Any], needs: Any, identity: Any, check: Any, traits: dict[str, Any]
 ) -> NodeSpec:
     name = f"{function.__module__}.{function.__qualname__}"
-    if not id or not all(part.isidentifier() for part in id.split(".")) or "." not in id:
+    if not id or not all(word.isidentifier() for word in id.split(".")) or "." not in id:
         raise NodeDefinitionError(f"{name}: node id {id!r} must be 'namespace.name', each part an identifier")
     try:
         hints = typing.get_type_hints(function, include_extras=True)
@@ -284,7 +283,7 @@ def _spec(
         (settings if setting else inputs)[parameter.name] = port
     if "return" not in hints:
         raise NodeDefinitionError(f"{name}: the return annotation gives the outputs; write one (None for no output)")
-    outputs, named_outputs = _outputs(name, hints["return"])
+    outputs, named_outputs = _read_outputs(name, hints["return"])
     trait_functions = {"needs": needs, "identity": identity, "check": check, "shape": traits["shape"]}
     trait_functions["provides"] = traits["provides"]
     _check_traits(name, traits["batchable"], trait_functions, inputs, settings)
@@ -298,16 +297,17 @@ def _spec(
         needs=needs,
         identity=identity,
         check=check,
-        needs_arguments=_arguments(needs),
-        identity_settings=_arguments(identity),
-        same_type=_same_type(hints["return"], outputs, {name: hints[name] for name in inputs}),
-        check_arguments=tuple(name for name in _arguments(check) if name not in (WIRED, SHAPES)),
-        shape_arguments=_arguments(traits["shape"]),
+        needs_arguments=_argument_names(needs),
+        identity_settings=_argument_names(identity),
+        same_type=_bind_type_variables(hints["return"], outputs, {name: hints[name] for name in inputs}),
+        check_arguments=tuple(name for name in _argument_names(check) if name not in (WIRED, SHAPES)),
+        shape_arguments=_argument_names(traits["shape"]),
         **traits,
     )
 
 
-def _outputs(name: str, annotation: Any) -> tuple[dict[str, PortType], bool]:
+def _read_outputs(name: str, annotation: Any) -> tuple[dict[str, PortType], bool]:
+    """The outputs of a return annotation, and whether it names them."""
     if annotation in (None, type(None)):
         return {}, False
     try:
@@ -318,7 +318,7 @@ def _outputs(name: str, annotation: Any) -> tuple[dict[str, PortType], bool]:
     return (fields, True) if fields else ({"out": kind if kind.alternatives else ANY}, False)
 
 
-def _same_type(
+def _bind_type_variables(
     annotation: Any, outputs: Mapping[str, PortType], inputs: Mapping[str, Any]
 ) -> dict[str, tuple[str, ...]]:
     """For each output annotated with a type variable, the ports annotated with the same one."""
@@ -336,7 +336,7 @@ def _same_type(
     return ports_by_output
 
 
-def _arguments(function: Callable[..., Any] | None) -> tuple[str, ...]:
+def _argument_names(function: Callable[..., Any] | None) -> tuple[str, ...]:
     return tuple(inspect.signature(function).parameters) if function else ()
 
 
@@ -348,10 +348,10 @@ def _check_traits(
     settings: dict[str, Port],
 ) -> None:
     if unknown := [p for p in batchable if p not in inputs]:
-        raise NodeDefinitionError(f"{name}: batchable names {unknown}, which are no input ports of it")
+        raise NodeDefinitionError(f"{name}: batchable names {unknown}, which are not its input ports")
     for trait, function in traits.items():
-        allowed = {*settings} if trait in SETTINGS_ALONE else {*settings, *inputs}
+        allowed = {*settings} if trait in SETTINGS_ONLY else {*settings, *inputs}
         allowed |= {WIRED, SHAPES} if trait == "check" else set()
-        if unknown := [a for a in _arguments(function) if a not in allowed]:
-            kinds = "settings" if trait in SETTINGS_ALONE else "settings or ports"
-            raise NodeDefinitionError(f"{name}: {trait} asks for {unknown}, which are no {kinds} of it")
+        if unknown := [a for a in _argument_names(function) if a not in allowed]:
+            kinds = "settings" if trait in SETTINGS_ONLY else "settings or ports"
+            raise NodeDefinitionError(f"{name}: {trait} asks for {unknown}, which are not its {kinds}")

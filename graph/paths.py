@@ -9,12 +9,12 @@ from pathlib import Path
 PACKAGE = "pkg:"
 
 
-def _package_file() -> str:
+def _find_package_file() -> str:
     """The file of the package `guidegraph` itself: workflows/ lies beside it, in a checkout as in an install."""
     return sys.modules[__name__.partition(".")[0]].__file__ or ""
 
 
-def _workflow_folder(package: Path) -> Path:
+def _find_workflow_folder(package: Path) -> Path:
     """workflows/ inside the installed package, or beside it in a checkout. package: the file of `guidegraph`."""
     inside = package.parent / "workflows"
     return inside if inside.is_dir() else package.parent.parent / "workflows"
@@ -22,14 +22,14 @@ def _workflow_folder(package: Path) -> Path:
 
 def find_package_roots() -> list[Path]:
     """The folders searched for ``pkg:NAME``: models first, then the folder of the workflows."""
-    root = _workflow_folder(Path(_package_file()))
+    root = _find_workflow_folder(Path(_find_package_file()))
     return [root / "models", root] if root.is_dir() else []
 
 
 def find_shipped_folders() -> list[Path]:
     """The folders of files that ship with the package: the installed one and, if editable, that of the checkout."""
-    files = (Path(_package_file()), Path(os.path.realpath(_package_file())))
-    return [folder for folder in dict.fromkeys(map(_workflow_folder, files)) if folder.is_dir()]
+    files = (Path(_find_package_file()), Path(os.path.realpath(_find_package_file())))
+    return [folder for folder in dict.fromkeys(map(_find_workflow_folder, files)) if folder.is_dir()]
 
 
 def resolve_path(text: str | Path, base: Path) -> Path:

@@ -144,7 +144,7 @@ def to_port_type(annotation: Any) -> PortType:
     if origin is Literal:
         return union([PortType((type(a),)) if a is not None else PortType((), True) for a in get_args(annotation)])
     if origin in (list, tuple, collections.abc.Sequence, collections.abc.Iterable):
-        return PortType((SequenceOf(_element(get_args(annotation))),))
+        return PortType((SequenceOf(_to_element_type(get_args(annotation))),))
     if annotation in (Any, object):
         return ANY
     if annotation in (None, type(None)):
@@ -159,7 +159,7 @@ def to_port_type(annotation: Any) -> PortType:
     return PortType((cls,))
 
 
-def _element(args: tuple[Any, ...]) -> PortType:
+def _to_element_type(args: tuple[Any, ...]) -> PortType:
     elements = [a for a in args if a is not Ellipsis]
     return union([to_port_type(a) for a in elements]) if elements else ANY
 
@@ -205,13 +205,13 @@ def explain_mismatch(value: object, target: PortType) -> str | None:
     """
     if value is None:
         return None if target.optional or target.is_any else f"expected {target}, found None"
-    reasons = [_mismatch(value, a) for a in target.alternatives]
+    reasons = [_find_mismatch(value, a) for a in target.alternatives]
     if None in reasons or not reasons:
         return None
     return "; ".join([f"expected {target}, found {describe_value(value)}", *list_remedies(target)])
 
 
-def _mismatch(value: object, target: type | SequenceOf) -> str | None:
+def _find_mismatch(value: object, target: type | SequenceOf) -> str | None:
     if isinstance(target, SequenceOf):
         if not isinstance(value, collections.abc.Sequence) or isinstance(value, str):
             return "not a sequence"
@@ -221,16 +221,16 @@ def _mismatch(value: object, target: type | SequenceOf) -> str | None:
     if target is object:
         return None
     if getattr(target, "_is_protocol", False) and target not in _CAPABILITIES:
-        return None if any(hasattr(value, name) for name in _methods(target)) else f"not a {target.__name__}"
+        return None if any(hasattr(value, name) for name in _list_methods(target)) else f"not a {target.__name__}"
     if issubclass(target, Tensor):
-        return _tensor_mismatch(value, target) if is_tensor(value) else "not a tensor"
+        return _find_tensor_mismatch(value, target) if is_tensor(value) else "not a tensor"
     if target is float:
         return None if isinstance(value, (int, float)) and not isinstance(value, bool) else "not a number"
     return None if isinstance(value, target) else f"not a {target.__name__}"
 
 
 @cache
-def _methods(protocol: Any) -> tuple[str, ...]:
+def _list_methods(protocol: Any) -> tuple[str, ...]:
     """Names of a protocol's methods; a value with any one of them is accepted."""
     bases = [cls for cls in protocol.__mro__ if getattr(cls, "_is_protocol", False)]
     names = [name for cls in bases for name, member in vars(cls).items() if callable(member)]
@@ -238,7 +238,7 @@ def _methods(protocol: Any) -> tuple[str, ...]:
     return methods or ("__class__",)
 
 
-def _tensor_mismatch(value: Any, target: Any) -> str | None:
+def _find_tensor_mismatch(value: Any, target: Any) -> str | None:
     if target.integer and (value.is_floating_point() or value.is_complex()):
         return "not of an integer dtype"
     if target.axes is None:

@@ -46,9 +46,9 @@ if TYPE_CHECKING:
         SkipRule,
         select_sites,
     )
+    from guidegraph.nodes.guidance.step_context import StepContext
     from guidegraph.nodes.sampling.denoiser import predict
     from guidegraph.nodes.sampling.levels import levels_at_sigmas, levels_at_timesteps
-    from guidegraph.nodes.sampling.step_context import StepContext
     from guidegraph.nodes.shapes import has_values
     from guidegraph.nodes.types import (
         Autoencoder,
@@ -205,7 +205,7 @@ _HOMES = {
     ),
     "guidegraph.nodes.sampling.levels": ("levels_at_sigmas", "levels_at_timesteps"),
     "guidegraph.nodes.shapes": ("has_values",),
-    "guidegraph.nodes.sampling.step_context": ("StepContext",),
+    "guidegraph.nodes.guidance.step_context": ("StepContext",),
     "guidegraph.nodes.types": (
         "Autoencoder",
         "Classifier",

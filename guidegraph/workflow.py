@@ -114,8 +114,10 @@ class Workflow:
 
     def _compile(self, values: Mapping[str, Any], only: Collection[str] | None) -> Plan:
         options = self.options
-        place = f"{options.device} {options.dtype}"
-        return compile_plan(self.graph, values, place=place, passes=options.passes, only=only, policy=options.policy)
+        device_key = f"{options.device} {options.dtype}"
+        return compile_plan(
+            self.graph, values, place=device_key, passes=options.passes, only=only, policy=options.policy
+        )
 
     def _plugin_observers(self, values: Mapping[str, Any]) -> Sequence[Observer]:
         """The observers of plugins."""

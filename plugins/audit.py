@@ -1,6 +1,6 @@
-"""Imports each plugin in its own process, and reports what the import does.
+"""Imports each plugin in its own process, and reports the effects of the import.
 
-There a plugin may end the process, hang, or change global state; the audit reports it. One process has guidegraph
+A plugin may end that process, hang, or change global state; the audit reports it. One process has guidegraph
 imported and is forked for each plugin. On systems without fork, each plugin gets a new process.
 """
 
@@ -39,9 +39,10 @@ class AuditTarget:
 
 @dataclass(frozen=True)
 class Audit:
-    """The result of an import. ended: how it ended the process, or that it took too long; otherwise empty.
+    """The result of an import. ended: the message if it ended the process or took too long; otherwise empty.
 
-    imports_torch: it delays every command. changes: lasting changes of the process, in words, by kind.
+    imports_torch: whether it imports torch, which delays every command. changes: lasting changes of the process, in
+    words, by kind.
     """
 
     seconds: float = 0.0
@@ -77,9 +78,9 @@ def main() -> NoReturn:
 
     order = json.load(sys.stdin)
     answer = os.dup(1)
-    nowhere = os.open(os.devnull, os.O_RDWR)
+    null_device = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1):  # what a plugin prints is in its notes
-        os.dup2(nowhere, stream)
+        os.dup2(null_device, stream)
     PluginManager(entry_points=False)
     examine = _audit_in_forks if hasattr(os, "fork") else _audit_here
     audits = [examine(AuditTarget(*target), order["seconds"]) for target in order["plugins"]]

@@ -1,4 +1,4 @@
-"""Adds commands of plugins: all or none, and never over an existing command."""
+"""Undoes the additions of a plugin to the command line if it fails or takes the name of an existing command."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ def rollback_on_failure(app: Any) -> Iterator[None]:
     callback = getattr(app, "registered_callback", None)
     try:
         yield
-        taken = {_name(c) for kept in before.values() for c in kept}
-        added = [_name(c) for name in LISTS for c in getattr(app, name, ())[len(before[name]) :]]
+        names = {_name(command) for commands in before.values() for command in commands}
+        added = [_name(command) for name in LISTS for command in getattr(app, name, ())[len(before[name]) :]]
         for name in added:
-            if name in taken:
+            if name in names:
                 raise PluginError(f"the command '{name}' exists already", "give the command another name")
-            taken.add(name)
+            names.add(name)
         if getattr(app, "registered_callback", None) is not callback:
             raise PluginError("replaces the options of the command line itself", "add commands only")
     except BaseException:
-        for name, kept in before.items():
+        for name, commands in before.items():
             if hasattr(app, name):
-                getattr(app, name)[:] = kept
+                getattr(app, name)[:] = commands
         if hasattr(app, "registered_callback"):
             app.registered_callback = callback
         raise

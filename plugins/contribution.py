@@ -61,7 +61,7 @@ def read_contribution(plugin: object, namespace: str | None) -> Contribution:
         raise PluginError("implements no hook of guidegraph", fix)
     nodes: dict[str, NodeSpec] = {}
     for function in _collect(manager.hook.guidegraph_nodes, "node functions"):
-        spec = _spec(function)
+        spec = _read_spec(function)
         if namespace is not None and spec.id.partition(".")[0] != namespace:
             fix = f"call it '{namespace}.{spec.id.rpartition('.')[2]}', or rename the entry point"
             raise PluginError(f"the node id '{spec.id}' does not begin with '{namespace}.'", fix)
@@ -105,7 +105,7 @@ def _collect(hook: pluggy.HookCaller, expected: str) -> list[Any]:
         raise PluginError(f"{hook.name} failed: {describe_error(error)}", fix) from error
 
 
-def _spec(function: Callable[..., Any]) -> NodeSpec:
+def _read_spec(function: Callable[..., Any]) -> NodeSpec:
     try:
         return get_spec(function)
     except NodeDefinitionError as error:

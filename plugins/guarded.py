@@ -11,7 +11,7 @@ from guidegraph_runtime.error_text import describe_error
 
 
 class GuardedObserver:
-    """A plugin's observer; if it fails, it is reported and then ignored, and the run continues."""
+    """A plugin's observer; if it fails, the failure is reported, the observer is left out, and the run continues."""
 
     def __init__(self, observer: Observer, warn: Callable[[str], object]):
         self._observer: Observer | None = observer
@@ -21,7 +21,7 @@ class GuardedObserver:
         if self._observer is None:
             return
         try:
-            with redirect_stdout(sys.stderr):  # what a command prints may be read by a program
+            with redirect_stdout(sys.stderr):  # a program may read a command's standard output
                 self._observer(event)
         except BaseException as error:
             if is_interrupt(error):

@@ -1,4 +1,4 @@
-"""The hooks a plugin can implement. Each evolves only by adding arguments, so an old plugin keeps working."""
+"""The hooks that a plugin can implement. Later versions only add arguments, so old plugins keep working."""
 
 from __future__ import annotations
 

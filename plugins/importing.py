@@ -1,8 +1,8 @@
 """Guards the import of a plugin: reports a slow one by name, applies a time limit, and forbids ending the process.
 
-While a plugin is imported, ``os._exit`` and ``os.exec…`` raise ``ProcessEnded``: it is left out like any plugin that
-fails, and the command goes on. Code that ends the process in another way (C's ``_exit``, a crash, a thread later on) is
-not seen from inside; the command line runs in a process of its own for that (``guidegraph.commands.shared.supervised``).
+While a plugin is imported, ``os._exit`` and ``os.exec…`` raise ``ProcessEnded``: the plugin is left out like any other
+that fails, and the command continues. Other ways to end the process (C's ``_exit``, a crash, a later thread) cannot be
+caught here; for them the command runs in its own process (``guidegraph.commands.shared.supervised``).
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ class ProcessEnded(BaseException):
 class ImportReports:
     """Callbacks that report imports.
 
-    began, ended: called with a plugin's name. say: prints a line. end: called when an import takes longer than the
-    limit, with a line that says so; it does not return. ``None``: there is no limit.
+    on_start, on_end: called with a plugin's name. print_line: prints a line. abort: called with a message when an
+    import takes longer than the limit; it does not return. ``None``: no limit.
     """
 
-    began: Callable[[str], object] = lambda name: None
-    ended: Callable[[str], object] = lambda name: None
-    say: Callable[[str], object] = log.warning
-    end: Callable[[str], NoReturn] | None = None
+    on_start: Callable[[str], object] = lambda name: None
+    on_end: Callable[[str], object] = lambda name: None
+    print_line: Callable[[str], object] = log.warning
+    abort: Callable[[str], NoReturn] | None = None
 
 
 _imports = ImportReports()
@@ -75,12 +75,12 @@ def guard_import(name: str) -> Iterator[None]:
     """Guard a block that imports the plugin ``name`` and reads its nodes."""
     imports, done = _imports, threading.Event()
     threading.Thread(target=_watch_time, args=(name, imports, done), name="guidegraph-import", daemon=True).start()
-    imports.began(name)
+    imports.on_start(name)
     try:
         with _forbid_exit(name):
             yield
     finally:
-        imports.ended(name)
+        imports.on_end(name)
         done.set()
 
 
@@ -89,9 +89,9 @@ def _watch_time(name: str, imports: ImportReports, done: threading.Event) -> Non
     seconds = limit_seconds()
     if done.wait(min(REPORT_AFTER, seconds)):
         return
-    imports.say(f"importing the plugin '{name}' …")
-    if imports.end is not None and not done.wait(max(seconds - REPORT_AFTER, 0.0)):
-        imports.end(format_timeout(name, seconds))
+    imports.print_line(f"importing the plugin '{name}' …")
+    if imports.abort is not None and not done.wait(max(seconds - REPORT_AFTER, 0.0)):
+        imports.abort(format_timeout(name, seconds))
 
 
 @contextmanager
@@ -100,20 +100,20 @@ def _forbid_exit(plugin: str) -> Iterator[None]:
     platform: Any = __import__(os.name)  # posix or nt, from which os has them
     owner, importer, active = os.getpid(), threading.current_thread(), True
 
-    def barred(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def ends(*arguments: Any) -> Any:
-            if not active or os.getpid() != owner:  # kept for later, or in a child process
+    def forbid(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def refuse(*arguments: Any) -> Any:
+            if not active or os.getpid() != owner:  # called later, or in a child process
                 return function(*arguments)
             call = f"os.{name}({', '.join(map(repr, arguments)):.60})"
-            who = f"the plugin '{plugin}'" if threading.current_thread() is importer else "a plugin's thread"
-            _imports.say(f"warning: {who} would end the command with {call} while '{plugin}' is imported")
+            culprit = f"the plugin '{plugin}'" if threading.current_thread() is importer else "a plugin's thread"
+            _imports.print_line(f"warning: {culprit} would end the command with {call} while '{plugin}' is imported")
             raise ProcessEnded(f"{call} would end the command")
 
-        return ends
+        return refuse
 
     before = {(module, name): getattr(module, name) for module in (os, platform) for name in EXIT_FUNCTIONS}
     for (module, name), function in before.items():
-        setattr(module, name, barred(name, function))
+        setattr(module, name, forbid(name, function))
     try:
         yield
     finally:

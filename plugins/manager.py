@@ -83,7 +83,7 @@ class PluginManager:
         refused: Mapping[str, str] | None = None,
     ) -> None:
         """disable: namespaces to leave out (by default those in ``GUIDEGRAPH_DISABLE_PLUGINS``). entry_points: whether
-        installed plugins are loaded; those that are not are known by name. refused: plugins that are not to be
+        installed plugins are loaded; otherwise only their names are known. refused: plugins that are not to be
         imported, by name, with the reason."""
         self._hooks = make_hook_manager()
         self._status: dict[str, PluginStatus] = {}
@@ -130,7 +130,7 @@ class PluginManager:
         for name, plugin in self._hooks.list_name_plugin():
             try:
                 with rollback_on_failure(app), redirect_stdout(sys.stderr):
-                    self._alone("guidegraph_commands", plugin)(app=app)
+                    self._hook_of("guidegraph_commands", plugin)(app=app)
             except KeyboardInterrupt:
                 raise
             except BaseException as error:
@@ -142,7 +142,7 @@ class PluginManager:
         for name, plugin in self._hooks.list_name_plugin():
             try:
                 with redirect_stdout(sys.stderr):
-                    returned = self._alone("guidegraph_observer", plugin)(run=run)
+                    returned = self._hook_of("guidegraph_observer", plugin)(run=run)
                 if unfit := [o for o in returned if not callable(o)]:
                     raise PluginError(f"guidegraph_observer returned {unfit[0]!r}", "return a callable, or None")
                 observers += [GuardedObserver(o, warn) for o in returned]
@@ -152,7 +152,8 @@ class PluginManager:
                 self._report(name, error)
         return observers
 
-    def _alone(self, hook: str, plugin: object) -> pluggy.HookCaller:
+    def _hook_of(self, hook: str, plugin: object) -> pluggy.HookCaller:
+        """A hook that calls only this plugin."""
         excluded = [p for p in self._hooks.get_plugins() if p is not plugin]
         return self._hooks.subset_hook_caller(hook, excluded)
 
@@ -161,10 +162,10 @@ class PluginManager:
         self._versions |= {OWN_DISTRIBUTION: version, **_runtime_version()}
         self._join(OWN_DISTRIBUTION, builtin, read_contribution(builtin, None), OWN_DISTRIBUTION, version)
 
-    def _add_entry_point(self, entry: importlib.metadata.EntryPoint, left_out: str) -> None:
+    def _add_entry_point(self, entry: importlib.metadata.EntryPoint, skip_reason: str) -> None:
         distribution, version = read_distribution(entry)
-        if left_out:
-            self._fail(entry.name, distribution, version, PluginError(left_out), "disabled")
+        if skip_reason:
+            self._fail(entry.name, distribution, version, PluginError(skip_reason), "disabled")
             return
         notes: list[str] = []
         try:
@@ -172,14 +173,14 @@ class PluginManager:
             self._check_namespace(entry.name)
             check_requirement(entry, self._versions[OWN_DISTRIBUTION])
             self._check_refused(entry.name)
-            with self._importing(entry.name, distribution, notes):
+            with self._guard_import(entry.name, distribution, notes):
                 plugin = _load(entry.load, f"install what it needs, or leave it out with {DISABLE}")
                 contribution = read_contribution(plugin, entry.name)
             self._join(entry.name, plugin, contribution, distribution, version, notes)
             self._folders[entry.name] = package_folders(entry.module)
         except KeyboardInterrupt:
             raise
-        except BaseException as error:  # SystemExit, and exceptions of a plugin's own that are no Exception
+        except BaseException as error:  # also SystemExit, and a plugin's own BaseExceptions
             self._fail(entry.name, distribution, version, error, notes=notes)
 
     def _add_module(self, name: str) -> None:
@@ -189,7 +190,7 @@ class PluginManager:
         try:
             fix = "install what it needs; --plugin takes the name of a module or the path of a Python file (.py)"
             self._check_refused(name)
-            with self._importing(name, distribution, notes):
+            with self._guard_import(name, distribution, notes):
                 module: ModuleType = _load(lambda: import_plugin_module(name), fix)
                 if self._hooks.is_registered(module):
                     return
@@ -199,7 +200,7 @@ class PluginManager:
                 self._check_namespace(provided)
             self._join(name, module, contribution, distribution, version, notes)
             self._folders |= dict.fromkeys(contribution.namespaces, package_folders(module.__name__))
-            for provided in contribution.namespaces:  # it stands in for an installed plugin that is left out
+            for provided in contribution.namespaces:  # it replaces an installed plugin that is left out
                 self._failed.pop(provided, None)
         except KeyboardInterrupt:
             raise
@@ -207,7 +208,7 @@ class PluginManager:
             self._fail(name, distribution, version, error, namespace=namespace, notes=notes)
 
     @contextmanager
-    def _importing(self, name: str, distribution: str, notes: list[str]) -> Iterator[None]:
+    def _guard_import(self, name: str, distribution: str, notes: list[str]) -> Iterator[None]:
         with ExitStack() as stack:
             if normalise_name(distribution) != OWN_DISTRIBUTION:
                 stack.enter_context(guard_import(name))
@@ -320,7 +321,7 @@ def _format_location(error: BaseException) -> str:
 
 
 def _explain(error: BaseException) -> tuple[str, str, str]:
-    """Return reason, fix and, if the plugin's own code failed, the traceback."""
+    """The reason, the fix and, if the plugin's own code failed, the traceback of an error."""
     if isinstance(error, PluginError):
         cause = error.__cause__
         return str(error), error.fix, "".join(traceback.format_exception(cause)) if cause else ""

@@ -12,18 +12,18 @@ from types import ModuleType
 def import_plugin_module(name: str) -> ModuleType:
     """Import the module ``name``, also from the current directory, or the Python file at the path ``name``."""
     if name.endswith(".py"):
-        return _from_file(Path(name).absolute())
+        return _import_file(Path(name).absolute())
     current = str(Path.cwd())
     if current not in sys.path and "" not in sys.path:  # a console script's path does not have the current directory
         sys.path.append(current)
     return import_module(name)
 
 
-def _from_file(path: Path) -> ModuleType:
-    module_ = sys.modules.get(path.stem)
-    if module_ is not None:
-        if Path(getattr(module_, "__file__", None) or "").absolute() == path:
-            return module_
+def _import_file(path: Path) -> ModuleType:
+    present = sys.modules.get(path.stem)
+    if present is not None:
+        if Path(getattr(present, "__file__", None) or "").absolute() == path:
+            return present
         raise ImportError(f"a module called '{path.stem}' is imported already: rename {path.name}")
     spec = spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None or not path.is_file():

@@ -1,4 +1,4 @@
-"""Finds lasting changes of the process by an import: snapshots before and after, and their difference in words.
+"""Finds lasting changes of the process by an import: compares snapshots, and describes the differences.
 
 Only changes outside the plugin count, not its own modules or its additions to ``sys.modules``.
 """
@@ -77,11 +77,11 @@ def record_exit_handlers(handlers: list[str]) -> Iterator[None]:
     """Record exit handlers registered in the block, except those of Python's own modules and of ``LIBRARIES``."""
     register: Callable[..., Any] = atexit.register
 
-    def register_and_note(function: Callable[..., Any], /, *arguments: Any, **named: Any) -> Any:
+    def register_and_note(function: Callable[..., Any], /, *arguments: Any, **keywords: Any) -> Any:
         module = str(getattr(function, "__module__", None) or "")
         if not _is_watched(module):
             handlers.append(f"{module}.{getattr(function, '__qualname__', function)}")
-        return register(function, *arguments, **named)
+        return register(function, *arguments, **keywords)
 
     atexit.register = register_and_note
     try:
@@ -121,7 +121,7 @@ def _additions_and_removals(before: Mapping[str, object], after: Mapping[str, ob
     yield from (f"{name or '(the current directory)'} removed" for name in before if name not in after)
 
 
-def _changed_names(before: Mapping[str, object], after: Mapping[str, object]) -> Iterator[str]:
+def _differing_names(before: Mapping[str, object], after: Mapping[str, object]) -> Iterator[str]:
     yield from sorted(
         name for name in before if name in after and before[name] is not after[name] and before[name] != after[name]
     )
@@ -129,14 +129,14 @@ def _changed_names(before: Mapping[str, object], after: Mapping[str, object]) ->
 
 _FORMATTERS: dict[str, Callable[[Mapping[str, object], Mapping[str, object]], Iterator[str]]] = {
     "current directory": _new_values,
-    "signal handlers": _changed_names,
+    "signal handlers": _differing_names,
     "threads": _new_names,
-    "functions of modules": _changed_names,
+    "functions of modules": _differing_names,
     "sys.path": _additions_and_removals,
     "locale": _new_values,
-    "streams": _changed_names,
-    "hooks": _changed_names,
-    "random generators": _changed_names,
+    "streams": _differing_names,
+    "hooks": _differing_names,
+    "random generators": _differing_names,
     "torch": _new_values,
 }
 
@@ -153,7 +153,7 @@ def _is_watched(module: str) -> bool:
 
 
 def _functions(thorough: bool) -> dict[str, object]:
-    """The functions and classes of modules that others rely on, by module and name; with methods where ``whole``."""
+    """The functions and classes of modules that others rely on, by module and name; with methods if ``thorough``."""
     functions: dict[str, object] = {}
     for module_name, module in list(sys.modules.items()):
         if module_name in ("builtins", "sys"):  # they have their own kinds
@@ -185,15 +185,15 @@ def _hooks() -> dict[str, object]:
 def _generators() -> dict[str, object]:
     states: dict[str, object] = {"Python's": random.getstate()}
     if (numpy := sys.modules.get("numpy.random")) is not None:
-        name, words, *others = numpy.get_state()
-        states["NumPy's"] = (name, words.tobytes(), *others)
-    if (torch := _loaded_torch()) is not None:
+        name, words, *position = numpy.get_state()
+        states["NumPy's"] = (name, words.tobytes(), *position)
+    if (torch := _find_torch()) is not None:
         states["torch's"] = torch.get_rng_state().numpy().tobytes()
     return states
 
 
 def _torch() -> dict[str, object]:
-    torch = _loaded_torch()
+    torch = _find_torch()
     if torch is None:
         return {}
     return {
@@ -209,7 +209,7 @@ def _torch() -> dict[str, object]:
     }
 
 
-def _loaded_torch() -> Any:
+def _find_torch() -> Any:
     """The module torch, if it is completely imported."""
     torch = sys.modules.get("torch")
     return torch if hasattr(torch, "set_float32_matmul_precision") else None

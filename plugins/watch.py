@@ -1,7 +1,7 @@
 """Watches the import of a plugin: its output, its duration, and its changes of the process.
 
 Changed state is restored: a plugin that sets torch's default dtype would change the results of every workflow. Effects
-that cannot be seen from inside the process, such as a call of ``os._exit``, end it.
+that this process cannot see, such as a call of ``os._exit``, end it.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from guidegraph.plugins.traces import Changes, compare_snapshots, record_exit_ha
 from guidegraph_runtime.printing import visible
 
 SLOW = 1.0
-"""Seconds from which a slow import is noted, since it delays every command."""
+"""An import that takes longer than this, in seconds, is noted: it delays every command."""
 
 State = dict[str, tuple[Any, Callable[[Any], object]]]
 """Values by name, each with its setter."""
 
 
-class _ForwardedOutput(io.TextIOBase):
-    """Standard output during an import: passed on to stderr, since what a command prints may be read by a program."""
+class _OutputToStderr(io.TextIOBase):
+    """Passes on output during an import to stderr, since a program may read a command's standard output."""
 
     def __init__(self) -> None:
         self.text = ""
@@ -45,7 +45,7 @@ def watch_import(notes: list[str]) -> Iterator[None]:
     """Note effects of the block for the plugin's author; redirects output to stderr and restores state."""
     with_torch = "torch" in sys.modules
     before = _state(defaults=False)
-    printed = _ForwardedOutput()
+    printed = _OutputToStderr()
     started = time.perf_counter()
     try:
         with redirect_stdout(printed):
@@ -56,14 +56,14 @@ def watch_import(notes: list[str]) -> Iterator[None]:
         if printed.text.strip():
             notes.append(f"prints when it is imported: '{printed.text.strip().splitlines()[0][:60]}'; leave it out")
         if seconds > SLOW:
-            why = ", torch with it" if imported_torch else ""
+            cause = ", torch with it" if imported_torch else ""
             notes.append(
-                f"takes {seconds:.1f} s to import{why}, and every command waits for it: import what is slow inside of "
-                "the functions that need it"
+                f"takes {seconds:.1f} s to import{cause}, and every command waits for it: import slow modules inside "
+                "the functions that need them"
             )
         if imported_torch:
             before |= _torch_state(sys.modules["torch"], defaults=True)
-        notes += _put_back(before)
+        notes += _restore_state(before)
 
 
 OF_TORCH = ("functions of modules", "warning filters", "exit handlers", "threads", "hooks", "Python", "torch")
@@ -75,7 +75,7 @@ changes_by_plugin: dict[str, Changes] = {}
 
 @contextmanager
 def record_changes(plugin: str) -> Iterator[None]:
-    """Record lasting changes by an import in ``changed``: they may explain a later error."""
+    """Record lasting changes by an import in ``changes_by_plugin``: they may explain a later error."""
     handlers: list[str] = []
     with_torch = "torch" in sys.modules
     before = snapshot(thorough=False)
@@ -86,13 +86,13 @@ def record_changes(plugin: str) -> Iterator[None]:
         new_changes = compare_snapshots(before, snapshot(thorough=False))
         if handlers:
             new_changes["exit handlers"] = handlers
-        if not with_torch and "torch" in sys.modules:  # which changes some things itself
+        if not with_torch and "torch" in sys.modules:  # torch makes some changes itself
             new_changes = {kind: changes for kind, changes in new_changes.items() if kind not in OF_TORCH}
         if new_changes:
             changes_by_plugin[plugin] = new_changes
 
 
-def _put_back(before: State) -> Iterator[str]:
+def _restore_state(before: State) -> Iterator[str]:
     """Restore changed values, and yield a note for each."""
     now = _state(defaults=False)
     for name, (value, restore) in before.items():
@@ -104,15 +104,15 @@ def _put_back(before: State) -> Iterator[str]:
 
 def _state(*, defaults: bool) -> State:
     state: State = {"the current directory": (current_folder(), os.chdir)}
-    # A plugin may import parts of torch alone, or fail inside of it: only what is whole has a state.
+    # A plugin may import only parts of torch, or fail during its import: only a complete torch has a state.
     torch = sys.modules.get("torch")
     return state | _torch_state(torch, defaults=defaults) if hasattr(torch, "set_float32_matmul_precision") else state
 
 
 def _torch_state(torch: Any, *, defaults: bool) -> State:
-    """The state of torch that changes results everywhere; as torch starts with it where ``defaults``.
+    """The state of torch that affects all results: the current values, or torch's initial ones if ``defaults``.
 
-    How many threads it starts with depends on the machine, so a change is seen only where torch was there before.
+    The initial number of threads depends on the machine, so it is left out of the defaults.
     """
     state: State = {
         "torch's default dtype": (

@@ -21,16 +21,16 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 TESTS = (
     "test_load.py",
-    "test_vq_file.py",
-    "test_released_workflows.py",
+    "compvis/test_vq_file.py",
+    "compvis/test_released_workflows.py",
     "test_released_samplers.py",
-    "test_lora_peft.py",
+    "diffusers/test_lora_peft.py",
 )
 
 
 def run_tests(file: Path) -> list[dict[str, Any]]:
     """The figures of all comparisons; ends the program where one of them fails."""
-    tests = [str(ROOT / "tests" / "checkpoints" / name) for name in TESTS]
+    tests = [str(ROOT / "tests" / "nodes" / "checkpoints" / name) for name in TESTS]
     environment = {**os.environ, "GUIDEGRAPH_FIGURES": str(file)}
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", *tests], cwd=ROOT, env=environment, capture_output=True

@@ -28,8 +28,9 @@ from guidegraph import load_workflow
 from guidegraph.graph.paths import resolve_path
 from guidegraph.nodes.data.datasets import scene
 from guidegraph.nodes.metrics.detector import detect, finds
-from guidegraph.nodes.metrics.features import efficientnet
-from guidegraph.nodes.metrics.metrics import kernel_distance, pooled_features, share
+from guidegraph.nodes.metrics.features import efficientnet, extract_features
+from guidegraph.nodes.metrics.kid import kernel_distance
+from guidegraph.nodes.metrics.metrics import share
 from guidegraph.nodes.models.model import load_model
 from guidegraph.workflow import Workflow
 from guidegraph_runtime.files.atomic import atomic_path
@@ -116,7 +117,7 @@ def measure(method: Method, count: int, reference: torch.Tensor) -> dict[str, An
     image = torch.cat(pictures)
     found = finds(detect(judge.detector, image), data.label)
     objects, background = share(found.objects), share(found.background)
-    kid = kernel_distance(pooled_features(efficientnet(), image), reference)
+    kid = kernel_distance(extract_features(efficientnet(), image), reference)
     return {
         "method": method.name,
         "params": {name: value if math.isfinite(value) else str(value) for name, value in method.params.items()},
@@ -148,7 +149,7 @@ def main() -> None:
 def measure_missing(rows: dict[str, dict[str, Any]], arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """The rows with those that were missing; the file is written anew after each."""
     others = scene(seed=REFERENCES, batch=1000)
-    reference = pooled_features(efficientnet(), others.image)
+    reference = extract_features(efficientnet(), others.image)
     for method in METHODS:
         wanted = arguments.only is not None and arguments.only in method.name
         if not wanted and (arguments.only is not None or method.name in rows):

@@ -20,8 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from guidegraph.nodes.images.image import load_image
-from guidegraph.nodes.metrics.features import efficientnet
-from guidegraph.nodes.metrics.metrics import pooled_features
+from guidegraph.nodes.metrics.features import efficientnet, extract_features
 
 SHIFTS = ((0, 0), (0, 3), (3, 0), (0, -3), (-3, 0))
 STEPS = 300
@@ -73,7 +72,7 @@ class Judge:
         self.weight, self.bias = weight.detach(), bias.detach()
 
     def _features(self, image: Tensor) -> Tensor:
-        return torch.cat([pooled_features(self.extractor, part) for part in image.split(32)])
+        return torch.cat([extract_features(self.extractor, part) for part in image.split(32)])
 
     def __call__(self, image: Tensor) -> Tensor:
         """The class (N) of each picture."""

@@ -155,7 +155,7 @@ def _field(loop: Loop, item: Any, name: str) -> Any:
     try:
         return getattr(item, name)
     except AttributeError:
-        error = ItemError(f"an entry has no field '{name}'; found {describe_value(item)}")
+        error = ItemError(f"an item has no field '{name}'; found {describe_value(item)}")
         raise NodeError(f"nodes.{loop.key}", "loop", loop.mark, error) from None
 
 

@@ -17,8 +17,8 @@ from guidegraph.graph.export.partition.precision import EVERY_STEP
 from guidegraph.graph.export.partition.subgraph import ExampleValue, PartInput, PartPlan, is_number, plan_part
 from guidegraph.graph.export.workflow import Exported, OnPart, trace_parts
 from guidegraph.graph.ir import Call, Carry, Graph, Index, Item, Literal, Loop, Op, Output, Param, Source, Sources, walk
-from guidegraph.graph.memory.cpu_loading import port_kinds
 from guidegraph.graph.planning.plan import compile_plan
+from guidegraph.graph.port_kinds import port_kinds
 from guidegraph.graph.trust.policy import OWN_WORKFLOW, Policy
 from guidegraph.graph.types import PortType, register_structured
 from guidegraph_runtime.bundle.manifest import Input, Operation

@@ -13,31 +13,31 @@ from guidegraph.graph.language.yaml_tree import Scalar, find_repeated_keys, read
 from guidegraph.graph.literals import convert_literal, is_plain_data
 from guidegraph.graph.node import Port
 from guidegraph.graph.training.options import PREVIEW_EVERY, linkable_options
-from guidegraph.graph.trust.limits import trip_problems
+from guidegraph.graph.trust.limits import find_trip_problems
 from guidegraph.graph.types import describe_value, explain_mismatch, is_tensor, takes_literal
 from guidegraph.graph.values.ownership import copy_value
 
 INFINITE = "expected finite numbers; found infinities"
 
 
-def bind(graph: Graph, given: Mapping[str, object], *, text: bool = False, label: str = "params") -> dict[str, Any]:
-    """Values of all parameters by name: those in ``given``, converted, and defaults.
+def bind(graph: Graph, arguments: Mapping[str, object], *, text: bool = False, label: str = "params") -> dict[str, Any]:
+    """Values of all parameters by name: those in ``arguments``, converted, and defaults.
 
     text: values are strings as on a command line, parsed by the parameter's type (lists and mappings as YAML);
-    otherwise they are Python values. Relative paths in ``given`` are relative to the current folder. label: the file
+    otherwise they are Python values. Relative paths in them are relative to the current folder. label: the file
     name in error messages. Raises ``WorkflowError`` that lists unknown and missing parameters, and values that do not
     fit the parameter or a port that it feeds.
     """
     problems: list[Problem] = []
     mark = Mark(label, 1, 1)
-    for name in given:
+    for name in arguments:
         if name not in graph.params:
             message = f"no parameter '{shorten(name)}'; {suggest(name[:60], graph.params, 'parameters')}"
             problems.append(Problem(mark, "unknown-param", message, f"params.{shorten(name)}"))
     values: dict[str, Any] = {}
     for name, parameter in graph.params.items():
         path = f"params.{name}"
-        if name not in given:
+        if name not in arguments:
             if parameter.required:
                 kind, help = parameter.port.type, f" ({parameter.help})" if parameter.help else ""
                 message = f"'{name}' ({kind}) has no default and was not given{help}"
@@ -46,13 +46,13 @@ def bind(graph: Graph, given: Mapping[str, object], *, text: bool = False, label
                 values[name] = copy_value(parameter.default)
             continue
         try:
-            values[name] = _convert(parameter, given[name], text)
+            values[name] = _convert(parameter, arguments[name], text)
         except ValueError as error:
             problems.append(Problem(mark, "bad-value", f"'{name}': {error}", path))
     for name, message in list_misfits(graph.ops, values):
-        value_mark = mark if name in given else graph.params[name].mark
+        value_mark = mark if name in arguments else graph.params[name].mark
         problems.append(Problem(value_mark, "bad-value", f"'{name}': {message}", f"params.{name}"))
-    problems += trip_problems(graph.ops, values)
+    problems += find_trip_problems(graph.ops, values)
     if problems:
         raise WorkflowError(problems)
     return values
@@ -65,16 +65,16 @@ def _convert(parameter: Parameter, value: object, text: bool) -> object:
     if value is None and kind.is_any:
         return None
     if not (is_plain_data(value) or isinstance(value, Path)) or not takes_literal(kind):
-        if reason := explain_mismatch(value, kind) or tensor_problem(value):
+        if reason := explain_mismatch(value, kind) or find_tensor_problem(value):
             raise ValueError(reason)
         return value
     return convert_literal(parameter.port, value, Path.cwd())
 
 
-def tensor_problem(value: Any) -> str | None:
-    """Why a tensor, or a list with tensors, cannot be used: it has elements that are not finite. None if it can."""
+def find_tensor_problem(value: Any) -> str | None:
+    """The error message for a tensor, or a list with tensors, that is not finite; None if all elements are finite."""
     if isinstance(value, (list, tuple)):
-        return next((reason for element in value if (reason := tensor_problem(element))), None)
+        return next((reason for element in value if (reason := find_tensor_problem(element))), None)
     if not is_tensor(value) or not (value.is_floating_point() or value.is_complex()) or value.isfinite().all():
         return None
     count = int(value.isnan().sum())
@@ -82,19 +82,19 @@ def tensor_problem(value: Any) -> str | None:
 
 
 def _count_problem(value: object, steps: bool) -> str | None:
-    """Why a loop cannot run over a value (``steps``: for that number of steps); None if it can."""
+    """The reason why a loop cannot run over a value (``steps``: for that many steps); None if it can."""
     if isinstance(value, int) and not isinstance(value, bool):
         return f"expected 0 or more iterations; found {value}" if value < 0 else None
     if steps:
         return f"expected a number of steps; found {describe_value(value)}"
     is_countable = hasattr(value, "__len__") and hasattr(value, "__getitem__") and not isinstance(value, (str, Mapping))
-    return (
-        None if is_countable else f"expected a sequence, a tensor or a number of times; found {describe_value(value)}"
-    )
+    if is_countable:
+        return None
+    return f"expected a sequence, a tensor or a number of iterations; found {describe_value(value)}"
 
 
 def _parse_text(text: str, port: Port) -> object:
-    """Parse a text from the command line: as YAML, unless the type accepts text."""
+    """Parse text from the command line: as YAML, unless the type accepts text."""
     if not text.strip():
         return text
     if {str, Path} & set(port.type.alternatives):
@@ -103,12 +103,12 @@ def _parse_text(text: str, port: Port) -> object:
     if tree is None or problems:
         raise ValueError(f"{problems[0].message}; found '{shorten(text)}'")
     for key in find_repeated_keys(tree):
-        raise ValueError(f"'{shorten(key.text)}' stands in it twice")
+        raise ValueError(f"'{shorten(key.text)}' appears in it twice")
     return to_python(tree)
 
 
 def _parse_list_or_text(text: str, port: Port) -> object:
-    """Parse a text for a type that accepts text: a list or mapping if the type accepts that too, else the text."""
+    """Parse text for a type that accepts text: as a list or mapping if the type accepts those too, else unchanged."""
     if not text.startswith(("[", "{")):
         return text
     tree, problems = read_tree(text, "--set")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, TypeAlias
 
-from guidegraph.graph.docstrings import format_signature, parameter_docs
+from guidegraph.graph.docstrings import format_signature, read_parameter_docs
 from guidegraph.graph.node import NodeSpec, Port
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.training import precision as training_precision
@@ -46,28 +46,28 @@ def json_schema(registry: Registry) -> Schema:
             },
             "params": {
                 "type": MAPPING,
-                "description": "What can be set from outside: a default, or {default, type, help}.",
+                "description": "Values that can be set from outside: a default, or {default, type, help}.",
                 "propertyNames": {"pattern": IDENTIFIER},
                 "additionalProperties": {"$ref": "#/$defs/parameter"},
             },
             "nodes": {"$ref": "#/$defs/nodes"},
-            "outputs": _named_links("The results, by name.", minProperties=1),
+            "outputs": _link_mapping_schema("The results, by name.", minProperties=1),
         },
         "additionalProperties": False,
         "$defs": {
-            **_language(registry, nodes),
-            **{f"node:{spec.id}": _node(spec, literals) for spec in nodes},
+            **_language_schemas(registry, nodes),
+            **{f"node:{spec.id}": _node_schema(spec, literals) for spec in nodes},
             **shared,
         },
     }
 
 
-def _language(registry: Registry, nodes: list[NodeSpec]) -> dict[str, Schema]:
+def _language_schemas(registry: Registry, nodes: list[NodeSpec]) -> dict[str, Schema]:
     link = {"type": "string", "pattern": LINK, "description": "node.port, node, params.NAME, carry.NAME or loop.NAME"}
     return {
         "link": link,
         "links": {"type": "array", "items": {"$ref": "#/$defs/link"}},
-        "parameter": _parameter(registry),
+        "parameter": _parameter_schema(registry),
         "nodes": {
             "type": "object",
             "description": "Nodes by name.",
@@ -83,27 +83,27 @@ def _language(registry: Registry, nodes: list[NodeSpec]) -> dict[str, Schema]:
                 },
             },
         },
-        "call": _call(nodes),
-        "loop": _loop(),
-        "choice": _choice(),
-        "trained": _trained_model(),
+        "call": _call_schema(nodes),
+        "loop": _loop_schema(),
+        "choice": _choice_schema(),
+        "trained": _train_entry_schema(),
     }
 
 
-def _parameter(registry: Registry) -> Schema:
+def _parameter_schema(registry: Registry) -> Schema:
     types = [*SCALARS, *sorted(registry.types)]
     declaration = {
         "properties": {
-            "default": {"description": "Its value where none is set; without one it must be set."},
+            "default": {"description": "The default value; without one, the parameter is required."},
             "type": {"type": "string", "description": f"One of {', '.join(types)}, …", "examples": types},
-            "help": {"type": "string", "description": "What it is, for the command line."},
+            "help": {"type": "string", "description": "A description for the command line."},
         },
         "additionalProperties": False,
     }
     return {"if": {"type": "object"}, "then": declaration}
 
 
-def _call(nodes: list[NodeSpec]) -> Schema:
+def _call_schema(nodes: list[NodeSpec]) -> Schema:
     use = {
         "type": "string",
         "description": "A node's id, or the relative path of a workflow.",
@@ -111,7 +111,7 @@ def _call(nodes: list[NodeSpec]) -> Schema:
         "else": {
             "enum": [spec.id for spec in nodes],
             "enumDescriptions": [spec.summary for spec in nodes],
-            "markdownEnumDescriptions": [_markdown(spec) for spec in nodes],
+            "markdownEnumDescriptions": [_format_markdown(spec) for spec in nodes],
         },
     }
     return {
@@ -132,32 +132,32 @@ def _call(nodes: list[NodeSpec]) -> Schema:
     }
 
 
-def _node(spec: NodeSpec, literals: dict[str, Schema]) -> Schema:
-    docs = parameter_docs(spec)
+def _node_schema(spec: NodeSpec, literals: dict[str, Schema]) -> Schema:
+    docs = read_parameter_docs(spec)
     ports = [*spec.inputs.values(), *spec.settings.values()]
     required = [p.name for p in ports if p.required]
     conditions = [
         {"anyOf": [{"required": [k], "properties": {k: {"required": [n]}}} for k in ("in", "with")]} for n in required
     ]
-    values = {p.name: _literal(spec, p, docs, literals) for p in ports if takes_literal(p.type)}
+    values = {p.name: _literal_schema(spec, p, docs, literals) for p in ports if takes_literal(p.type)}
     schema: Schema = {
         "properties": {
-            "use": {"description": spec.summary, "markdownDescription": _markdown(spec)},
-            "in": {"properties": {p.name: _wire(p, docs) for p in ports}, "additionalProperties": False},
+            "use": {"description": spec.summary, "markdownDescription": _format_markdown(spec)},
+            "in": {"properties": {p.name: _link_schema(p, docs) for p in ports}, "additionalProperties": False},
             "with": {"properties": values, "additionalProperties": False},
         },
     }
     return schema | ({"allOf": conditions} if conditions else {})
 
 
-def _wire(port: Port, docs: dict[str, str]) -> Schema:
+def _link_schema(port: Port, docs: dict[str, str]) -> Schema:
     link: Schema = {"$ref": "#/$defs/link"}
     if port.type.sequence is not None:
         link = {"anyOf": [link, {"$ref": "#/$defs/links"}]}
     return {**link, "description": _describe_port(port, docs)}
 
 
-def _literal(spec: NodeSpec, port: Port, docs: dict[str, str], literals: dict[str, Schema]) -> Schema:
+def _literal_schema(spec: NodeSpec, port: Port, docs: dict[str, str], literals: dict[str, Schema]) -> Schema:
     return {**literals[f"{spec.id} {port.name}"], "description": _describe_port(port, docs)}
 
 
@@ -167,21 +167,21 @@ def _describe_port(port: Port, docs: dict[str, str]) -> str:
     return f"{port.type}, {default}" + (f": {text}" if text else "")
 
 
-def _markdown(spec: NodeSpec) -> str:
+def _format_markdown(spec: NodeSpec) -> str:
     return f"**{spec.id}** {format_signature(spec)}\n\n{spec.doc}"
 
 
-def _choice() -> Schema:
+def _choice_schema() -> Schema:
     branches = {
         "type": "object",
-        "description": "The value for each text, whole number, true or false.",
+        "description": "Links by the value of 'when': text, a whole number, true or false.",
         "minProperties": 1,
         "propertyNames": {"not": {"enum": ["when", "otherwise"]}},
         "additionalProperties": {"$ref": "#/$defs/link"},
     }
     choice = {
         "type": "object",
-        "description": "One branch of several, which alone is computed.",
+        "description": "Selects one of several branches; only that branch is computed.",
         "required": ["when", "of"],
         "properties": {
             "when": {"$ref": "#/$defs/link"},
@@ -193,13 +193,13 @@ def _choice() -> Schema:
     return {"required": ["choose"], "properties": {"choose": choice}, "additionalProperties": False}
 
 
-def _loop() -> Schema:
+def _loop_schema() -> Schema:
     return {
         "required": ["loop", "body"],
         "properties": {
             "loop": {
                 "type": "object",
-                "description": "What the loop runs over, and the name of its entry in the body (loop.NAME).",
+                "description": "The values to iterate over, and the name of the item in the body (loop.NAME).",
                 "required": ["over", "as"],
                 "properties": {
                     "over": {"$ref": "#/$defs/link"},
@@ -207,10 +207,10 @@ def _loop() -> Schema:
                 },
                 "additionalProperties": False,
             },
-            "carry": _named_links("Values that go from one iteration to the next, with their start."),
+            "carry": _link_mapping_schema("Values carried from one iteration to the next, with their initial values."),
             "body": {"$ref": "#/$defs/nodes"},
-            "next": _named_links("The next value of each carry."),
-            "collect": _named_links("Values stacked over the iterations."),
+            "next": _link_mapping_schema("The next value of each carry."),
+            "collect": _link_mapping_schema("Values stacked over the iterations."),
             "train": {
                 "type": "array",
                 "description": "Carried models to train, each with its loss.",
@@ -218,18 +218,18 @@ def _loop() -> Schema:
                 "items": {"$ref": "#/$defs/trained"},
             },
             "steps": {
-                "description": "How many iterations to train: a number or a link.",
+                "description": "The number of training steps, or a link to it.",
                 "anyOf": [{"type": "integer", "minimum": 0}, {"$ref": "#/$defs/link"}],
             },
             "precision": {
-                "description": "auto is bf16 where the machine computes in it, and fp32 elsewhere.",
+                "description": "auto is bf16 if the hardware supports it, else fp32.",
                 "enum": list(training_precision.PRECISIONS),
                 "default": training_precision.DEFAULT_PRECISION,
             },
-            "seed": {"type": "integer", "description": "Of torch's generator while training."},
+            "seed": {"type": "integer", "description": "The seed of torch's generator during training."},
             "checkpoint": {
                 "type": "object",
-                "description": "Where and how often training is saved, to be resumed.",
+                "description": "The folder and interval of checkpoints, from which training resumes.",
                 "required": ["path"],
                 "properties": {
                     "path": {"type": "string"},
@@ -240,10 +240,10 @@ def _loop() -> Schema:
             },
             "preview": {
                 "type": "object",
-                "description": "A node or workflow that is run every so many steps with what is trained so far.",
+                "description": "A node or workflow that is run regularly on the models trained so far.",
                 "required": ["every", "use"],
                 "properties": {
-                    "every": _number("integer", "Steps between two; 0 for none.", minimum=0),
+                    "every": _number_schema("integer", "Steps between previews; 0 for none.", minimum=0),
                     "use": {"type": "string"},
                     "in": {"type": "object", "additionalProperties": {"$ref": "#/$defs/link"}},
                     "with": {"type": "object"},
@@ -259,13 +259,13 @@ def _loop() -> Schema:
     }
 
 
-def _number(kind: str, description: str = "", **limits: float) -> Schema:
+def _number_schema(kind: str, description: str = "", **limits: float) -> Schema:
     """The schema of a number, or of a link to a parameter."""
     annotations = {"description": description} if description else {}
     return {"anyOf": [{"type": kind, **limits}, {"type": "string", "pattern": r"^params\."}], **annotations}
 
 
-def _trained_model() -> Schema:
+def _train_entry_schema() -> Schema:
     return {
         "type": "object",
         "required": ["model", "loss"],
@@ -273,23 +273,30 @@ def _trained_model() -> Schema:
             "model": {"type": "string", "description": "The carry that is trained."},
             "loss": {"$ref": "#/$defs/link"},
             "optimizer": {"enum": ["adamw", "adam", "sgd"]},
-            "lr": _number("number", "The learning rate.", exclusiveMinimum=0),
-            "ema": _number("number", "Decay of the average.", minimum=0, exclusiveMaximum=1),
-            "start": _number("integer", "The step at which its training begins.", minimum=0),
-            "warmup": _number("integer", "Steps over which the rate grows.", minimum=0),
-            "ema_warmup": {"type": "boolean", "description": "The average follows faster at first.", "default": False},
-            "schedule": {"enum": ["constant", "cosine", "linear"], "description": "Of the rate, after the warm-up."},
-            "clip": _number("number", "The largest norm of the gradient.", exclusiveMinimum=0),
+            "lr": _number_schema("number", "The learning rate.", exclusiveMinimum=0),
+            "ema": _number_schema("number", "Decay of the average.", minimum=0, exclusiveMaximum=1),
+            "start": _number_schema("integer", "The step at which training of this model begins.", minimum=0),
+            "warmup": _number_schema("integer", "Steps over which the rate grows.", minimum=0),
+            "ema_warmup": {
+                "type": "boolean",
+                "description": "Whether the average adapts faster at first.",
+                "default": False,
+            },
+            "schedule": {
+                "enum": ["constant", "cosine", "linear"],
+                "description": "The schedule of the learning rate after the warm-up.",
+            },
+            "clip": _number_schema("number", "The largest norm of the gradient.", exclusiveMinimum=0),
             "betas": {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2},
-            "weight_decay": _number("number", minimum=0),
-            "eps": _number("number", minimum=0),
-            "momentum": _number("number", minimum=0),
+            "weight_decay": _number_schema("number", minimum=0),
+            "eps": _number_schema("number", minimum=0),
+            "momentum": _number_schema("number", minimum=0),
         },
         "additionalProperties": False,
     }
 
 
-def _named_links(description: str, **more: Any) -> Schema:
+def _link_mapping_schema(description: str, **more: Any) -> Schema:
     return {
         "type": "object",
         "description": description,
@@ -316,17 +323,17 @@ def _literal_schemas(specs: Iterable[NodeSpec]) -> tuple[dict[str, Schema], dict
                 schemas_by_port[key] = {}
             else:
                 inputs.append((key, "validation", port.adapter))
-            default = _json_default(port)
+            default = _default_schema_value(port)
             schemas_by_port[key] = {} if default is None else {"default": default}
     schemas, definitions = TypeAdapter.json_schemas(inputs, ref_template="#/$defs/{model}")
     for (key, _), schema in schemas.items():
-        schemas_by_port[key] = {**schemas_by_port[key], **_without_title(schema)}
+        schemas_by_port[key] = {**schemas_by_port[key], **_drop_title(schema)}
     return schemas_by_port, definitions.get("$defs", {})
 
 
-def _json_default(port: Port) -> Any:
+def _default_schema_value(port: Port) -> Any:
     return port.default if isinstance(port.default, (bool, int, float, str, list)) else None
 
 
-def _without_title(schema: Schema) -> Schema:
+def _drop_title(schema: Schema) -> Schema:
     return {k: v for k, v in schema.items() if k != "title"}

@@ -26,29 +26,29 @@ def locate_workflow(path: Path, registry: Registry) -> Path:
     namespace, name = match.groups()
     roots = find_package_roots()[-1:] if namespace == OURS else registry.folders.get(namespace)
     if roots is None:
-        raise _problem(path, "missing-plugin", _no_plugin(namespace, registry))
+        raise _make_error(path, "missing-plugin", _describe_missing_plugin(namespace, registry))
     relative = Path(name)
     for root in roots if not relative.is_absolute() and ".." not in relative.parts else ():
         if (root / relative).is_file():
             return root / relative
-    shipped = sorted(_workflows(roots))
+    shipped = sorted(_list_workflows(roots))
     hint = suggest(name[:60], shipped, "it has", limit=30) if shipped else "it ships no workflow"
     owner = "this package" if namespace == OURS else f"the plugin '{namespace}'"
-    raise _problem(path, "no-file", f"{owner} has no file '{name[:60]}'; {hint}")
+    raise _make_error(path, "no-file", f"{owner} has no file '{name[:60]}'; {hint}")
 
 
-def _problem(path: Path, code: str, message: str) -> WorkflowError:
+def _make_error(path: Path, code: str, message: str) -> WorkflowError:
     return WorkflowError([Problem(Mark(str(path), 1, 1), code, message)])
 
 
-def _no_plugin(namespace: str, registry: Registry) -> str:
+def _describe_missing_plugin(namespace: str, registry: Registry) -> str:
     if reason := registry.failed.get(namespace):
         return f"the plugin '{namespace}' could not be loaded: {reason}"
     hint = suggest(namespace[:60], sorted({*registry.folders, OURS}), "plugins", limit=30)
     return f"there is no such file, and no plugin '{namespace[:60]}'; {hint}"
 
 
-def _workflows(roots: Sequence[Path]) -> Iterable[str]:
+def _list_workflows(roots: Sequence[Path]) -> Iterable[str]:
     """Names of the workflows in a package's folders, at most two folders deep."""
     for root in roots:
         for pattern in ("*", "*/*", "*/*/*"):

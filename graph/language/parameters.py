@@ -38,13 +38,15 @@ def resolve_parameters(workflow: ParsedWorkflow, registry: Registry, problems: l
     """Resolve the declared parameters; returns the valid ones, and adds the others' problems to ``problems``."""
     parameters: dict[str, Parameter] = {}
     for name, parsed in workflow.params.items():
-        parameter = _parameter(parsed, workflow.path.parent, registry, problems) if parsed else None
+        parameter = _resolve_parameter(parsed, workflow.path.parent, registry, problems) if parsed else None
         if parameter is not None:
             parameters[name] = parameter
     return parameters
 
 
-def _parameter(parsed: ParsedParam, base: Path, registry: Registry, problems: list[Problem]) -> Parameter | None:
+def _resolve_parameter(
+    parsed: ParsedParam, base: Path, registry: Registry, problems: list[Problem]
+) -> Parameter | None:
     def report(mark: Mark, code: str, message: str, key: str) -> None:
         problems.append(Problem(mark, code, message, f"params.{parsed.name}{key}"))
 
@@ -52,7 +54,7 @@ def _parameter(parsed: ParsedParam, base: Path, registry: Registry, problems: li
     annotation: Any = Any if default is None else type(default)
     if parsed.type is not None:
         try:
-            annotation = annotation_of(parsed.type.text, registry)
+            annotation = parse_annotation(parsed.type.text, registry)
         except KeyError as error:
             name = str(error.args[0])
             hint = suggest(name[:60], [*BASIC_TYPES, *registry.types], "types")
@@ -65,7 +67,7 @@ def _parameter(parsed: ParsedParam, base: Path, registry: Registry, problems: li
     if parsed.default is not None and default is not None:
         try:
             if not takes_literal(port.type):
-                raise ValueError(f"a value of type {port.type} cannot be written down; leave the default out")
+                raise ValueError(f"a value of type {port.type} cannot be written in YAML; omit the default")
             default = convert_literal(port, default, base)
         except ValueError as error:
             report(parsed.default.mark, "bad-value", f"the default does not fit: {error}", ".default")
@@ -73,12 +75,12 @@ def _parameter(parsed: ParsedParam, base: Path, registry: Registry, problems: li
     return Parameter(parsed.name, port, default, parsed.default is None, parsed.help, parsed.mark, base)
 
 
-def annotation_of(text: str, registry: Registry) -> Any:
-    """The annotation that a text names: ``int``, ``Image | None``, ``Sequence[int | float]``, ``list[str]``.
+def parse_annotation(text: str, registry: Registry) -> Any:
+    """Parse an annotation: ``int``, ``Image | None``, ``Sequence[int | float]``, ``list[str]``.
 
     Raises ``KeyError`` with the unknown name.
     """
-    alternatives = [_simple_annotation(part.strip(), registry) for part in _split_alternatives(text)]
+    alternatives = [_parse_simple_annotation(part.strip(), registry) for part in _split_alternatives(text)]
     if Any in alternatives:
         return Any
     result = alternatives[0]
@@ -88,7 +90,7 @@ def annotation_of(text: str, registry: Registry) -> Any:
 
 
 def _split_alternatives(text: str) -> list[str]:
-    """Split a text at each ``|`` outside brackets."""
+    """Split text at each ``|`` outside brackets."""
     parts, depth = [""], 0
     for character in text:
         depth += (character == "[") - (character == "]")
@@ -99,10 +101,10 @@ def _split_alternatives(text: str) -> list[str]:
     return parts
 
 
-def _simple_annotation(name: str, registry: Registry) -> Any:
+def _parse_simple_annotation(name: str, registry: Registry) -> Any:
     for sequence in ("list[", "Sequence["):
         if name.startswith(sequence) and name.endswith("]"):
-            return list[annotation_of(name.removeprefix(sequence)[:-1], registry)]  # type: ignore[misc]
+            return list[parse_annotation(name.removeprefix(sequence)[:-1], registry)]  # type: ignore[misc]
     if name in BASIC_TYPES:
         return BASIC_TYPES[name]
     if name in registry.types:
@@ -122,7 +124,7 @@ def convert_path_parameters(
             continue
         path = f"params.{name}"
         if text_uses := [location for location, port in uses[name] if not _is_path(port) and not port.type.is_any]:
-            message = f"'{name}' is a path for {paths[0]} and a text for {text_uses[0]}: declare two parameters"
+            message = f"'{name}' is a path for {paths[0]} and text for {text_uses[0]}: declare two parameters"
             problems.append(Problem(parameter.mark, "type-mismatch", message, path))
             del result[name]
             continue

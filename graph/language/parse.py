@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from pathlib import Path
-from typing import TypeAlias
 
-from guidegraph.graph.errors import Mark, Problem, closest_match, suggest
+from guidegraph.graph.errors import Mark, Problem
 from guidegraph.graph.language.parse_choice import CHOOSE, parse_choice
 from guidegraph.graph.language.syntax import (
     Links,
@@ -20,14 +18,12 @@ from guidegraph.graph.language.syntax import (
     ParsedTrain,
     ParsedWorkflow,
 )
+from guidegraph.graph.language.tree_reader import Entries, TreeReader
 from guidegraph.graph.language.yaml_tree import (
-    BrokenYaml,
     Scalar,
     Tree,
     YamlMapping,
     YamlSequence,
-    describe_tree,
-    find_repeated_keys,
     has_broken,
     read_tree,
     shorten,
@@ -43,8 +39,6 @@ NODE_KEYS = ("use", "in", "with")
 LOOP_KEYS = ("loop", "carry", "body", "next", "collect", "train", "steps", "precision", "checkpoint", "seed", "preview")
 TRAINING_KEYS = ("steps", "precision", "checkpoint", "seed", "preview")
 
-Entries: TypeAlias = dict[str, tuple[Scalar, Tree]]
-
 
 def parse(text: str, path: Path, file: str | None = None) -> tuple[ParsedWorkflow | None, list[Problem]]:
     """Parse a workflow; returns the syntax tree, with gaps where it is invalid, and the problems.
@@ -59,57 +53,8 @@ def parse(text: str, path: Path, file: str | None = None) -> tuple[ParsedWorkflo
     return parser.read_workflow(tree, text, path, file), parser.problems
 
 
-class Parser:
-    """Reads the YAML tree of a workflow and collects its syntax problems."""
-
-    def __init__(self, problems: list[Problem]) -> None:
-        self.problems = problems
-
-    def report(self, mark: Mark, code: str, message: str, path: str = "") -> None:
-        self.problems.append(Problem(mark, code, message, path))
-
-    def report_unexpected(self, expected: str, tree: Tree, code: str, path: str, hint: str = "") -> None:
-        """Report that ``tree`` is not what is expected, unless it is broken and so reported already."""
-        if not isinstance(tree, BrokenYaml):
-            self.report(tree.mark, code, f"expected {expected}, found {describe_tree(tree)}{hint}", path)
-
-    def read_mapping(self, tree: Tree | None, path: str, expected: str) -> Entries | None:
-        """The entries of a mapping, empty if null or absent; None for any other value, which is reported."""
-        if tree is None or (isinstance(tree, Scalar) and tree.value is None):
-            return {}
-        if not isinstance(tree, YamlMapping):
-            self.report_unexpected(expected, tree, "not-a-mapping", path)
-            return None
-        entries: Entries = {}
-        for key, value in tree.items:
-            if key.text in entries:
-                first = entries[key.text][0].mark.line
-                message = f"'{shorten(key.text)}' stands here twice, first in line {first}"
-                self.report(key.mark, "duplicate-key", message, path)
-            else:
-                entries[key.text] = (key, value)
-        return entries
-
-    def report_unknown_keys(self, entries: Entries, names: Collection[str], path: str) -> set[str]:
-        """Report unknown keys. Returns the valid keys that they are likely misspellings of."""
-        meant: set[str] = set()
-        for name, (key, _) in entries.items():
-            if (start := name.partition(":")[0]) != name and start in names:
-                message = f"expected a space after the colon: '{start}: {shorten(name[len(start) + 1 :])}'"
-                self.report(key.mark, "unknown-key", message, path)
-                meant.add(start)
-            elif name not in names:
-                message = f"unknown key '{shorten(name)}'; {suggest(shorten(name), names, 'keys')}"
-                self.report(key.mark, "unknown-key", message, path)
-                guess = closest_match(name[:60], [n for n in names if n not in entries])
-                meant |= {guess} if guess else set()
-        return meant
-
-    def read_literal(self, tree: Tree, path: str) -> Tree | None:
-        """A literal as a tree, None if it is broken; repeated keys in it are reported."""
-        for key in find_repeated_keys(tree):
-            self.report(key.mark, "duplicate-key", f"'{shorten(key.text)}' stands here twice", path)
-        return None if has_broken(tree) else tree
+class Parser(TreeReader):
+    """Reads the YAML tree of a workflow."""
 
     def read_workflow(self, tree: Tree, text: str, path: Path, file: str) -> ParsedWorkflow | None:
         if isinstance(tree, Scalar) and tree.value is None:
@@ -139,9 +84,7 @@ class Parser:
             message = "expected at least one output, such as 'image: decode'"
             self.report(top["outputs"][0].mark, "missing-key", message, "outputs")
         elif "outputs" not in top and "outputs" not in meant:
-            self.report(
-                tree.mark, "missing-key", "expected 'outputs': what the workflow gives, such as {image: decode}"
-            )
+            self.report(tree.mark, "missing-key", "expected 'outputs', the results by name, such as {image: decode}")
         return ParsedWorkflow(
             path,
             file,
@@ -173,17 +116,6 @@ class Parser:
             else:
                 self.report_unexpected("a version such as '>=0.1'", tree, "bad-value", f"requires.{shorten(name)}")
         return requires
-
-    def check_name(self, key: Scalar, path: str, reserved: Collection[str] = ()) -> bool:
-        """Whether a key is a valid name for links to refer to; an invalid one is reported."""
-        if key.text in reserved:
-            self.report(key.mark, "reserved-name", f"'{key.text}' is reserved; choose another name", path)
-            return False
-        if not key.text.isidentifier():
-            message = f"expected a name of letters, digits and '_', found '{shorten(key.text)}'"
-            self.report(key.mark, "bad-name", message, path)
-            return False
-        return True
 
     def _read_param(self, key: Scalar, tree: Tree) -> ParsedParam | None:
         path = f"params.{shorten(key.text)}"
@@ -271,9 +203,7 @@ class Parser:
         if isinstance(value, YamlSequence) and all(isinstance(i, Scalar) for i in value.items):
             return value
         if not has_broken(value):
-            self.report_unexpected(
-                "a link or a list of links", value, "not-a-link", path, "; literals stand under 'with'"
-            )
+            self.report_unexpected("a link or a list of links", value, "not-a-link", path, "; literals go under 'with'")
         return None
 
     def _read_loop(self, key: Scalar, entries: Entries, path: str, depth: int) -> ParsedLoop | None:

@@ -2,76 +2,72 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from guidegraph.graph.ir import OTHERWISE, WHEN
 from guidegraph.graph.language.syntax import ParsedChoice
+from guidegraph.graph.language.tree_reader import Entries, TreeReader
 from guidegraph.graph.language.yaml_tree import Scalar, Tree, shorten
-
-if TYPE_CHECKING:
-    from guidegraph.graph.language.parse import Entries, Parser
 
 CHOOSE = "choose"
 OF = "of"
 FORM = "{when: LINK, of: {VALUE: LINK, …}}"
 
 
-def parse_choice(parser: Parser, key: Scalar, entries: Entries, path: str) -> ParsedChoice | None:
+def parse_choice(reader: TreeReader, key: Scalar, entries: Entries, path: str) -> ParsedChoice | None:
     """Parse a choice node; None if it cannot be read at all."""
-    parser.report_unknown_keys(entries, (CHOOSE,), path)
+    reader.report_unknown_keys(entries, (CHOOSE,), path)
     path = f"{path}.{CHOOSE}"
     head, tree = entries[CHOOSE]
-    choice = parser.read_mapping(tree, path, FORM)
+    choice = reader.read_mapping(tree, path, FORM)
     if choice is None:
         return None
-    unread = parser.report_unknown_keys(choice, (WHEN, OF, OTHERWISE), path)
+    unread = reader.report_unknown_keys(choice, (WHEN, OF, OTHERWISE), path)
     for name in (WHEN, OF):
         if name not in choice and name not in unread:
-            parser.report(head.mark, "missing-key", f"a choice needs '{name}': {FORM}", path)
+            reader.report(head.mark, "missing-key", f"a choice needs '{name}': {FORM}", path)
             unread.add(name)
-    when, otherwise = (_read_link(parser, choice, name, path, unread) for name in (WHEN, OTHERWISE))
-    branches = _read_branches(parser, choice, path, unread)
+    when, otherwise = (_read_link(reader, choice, name, path, unread) for name in (WHEN, OTHERWISE))
+    branches = _read_branches(reader, choice, path, unread)
     return ParsedChoice(
         key.text, path.removesuffix(f".{CHOOSE}"), key.mark, when, branches, otherwise, frozenset(unread)
     )
 
 
-def _read_link(parser: Parser, entries: Entries, name: str, path: str, unread: set[str]) -> Scalar | None:
+def _read_link(reader: TreeReader, entries: Entries, name: str, path: str, unread: set[str]) -> Scalar | None:
     if name not in entries:
         return None
-    link = _to_link(parser, entries[name][1], f"{path}.{name}")
+    link = _to_link(reader, entries[name][1], f"{path}.{name}")
     unread |= set() if link else {name}
     return link
 
 
-def _to_link(parser: Parser, tree: Tree, path: str) -> Scalar | None:
+def _to_link(reader: TreeReader, tree: Tree, path: str) -> Scalar | None:
     """The tree as a link; None for any other value, which is reported."""
     if isinstance(tree, Scalar) and isinstance(tree.value, str):
         return tree
-    parser.report_unexpected("a link", tree, "not-a-link", path, "; make a parameter of a value and link to it")
+    reader.report_unexpected("a link", tree, "not-a-link", path, "; make a parameter of a value and link to it")
     return None
 
 
 def _read_branches(
-    parser: Parser, entries: Entries, path: str, unread: set[str]
+    reader: TreeReader, entries: Entries, path: str, unread: set[str]
 ) -> dict[str, tuple[Scalar, Scalar | None]]:
     if OF not in entries:
         return {}
     path = f"{path}.{OF}"
     key, tree = entries[OF]
-    links_by_value = parser.read_mapping(tree, path, "links by the value that takes them")
+    links_by_value = reader.read_mapping(tree, path, "links by the value that takes them")
     if links_by_value is None:
         unread.add(OF)
         return {}
     if not links_by_value:
-        parser.report(key.mark, "missing-key", "a choice needs a branch or more, such as 'true: some_node'", path)
+        reader.report(key.mark, "missing-key", "a choice needs a branch or more, such as 'true: some_node'", path)
         unread.add(OF)
     branches: dict[str, tuple[Scalar, Scalar | None]] = {}
     for name, (label, value) in links_by_value.items():
         if name in (WHEN, OTHERWISE):
-            hint = "; 'otherwise' stands beside 'of'" if name == OTHERWISE else ""
-            parser.report(label.mark, "reserved-name", f"'{name}' cannot be the value of a branch{hint}", path)
+            hint = "; 'otherwise' goes beside 'of'" if name == OTHERWISE else ""
+            reader.report(label.mark, "reserved-name", f"'{name}' cannot be the value of a branch{hint}", path)
             unread.add(OF)
             continue
-        branches[name] = (label, _to_link(parser, value, f"{path}.{shorten(name)}"))
+        branches[name] = (label, _to_link(reader, value, f"{path}.{shorten(name)}"))
     return branches

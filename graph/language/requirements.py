@@ -13,7 +13,7 @@ DISTRIBUTION = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?")
 """A distribution's name (PEP 508); safe to copy into a shell."""
 
 
-def requirement_problems(requires: Mapping[str, tuple[Mark, Scalar]], registry: Registry) -> list[Problem]:
+def find_requirement_problems(requires: Mapping[str, tuple[Mark, Scalar]], registry: Registry) -> list[Problem]:
     """A problem for each requirement that is not met.
 
     A requirement names a distribution (normalised as pip does) or a node's id, for the version of that node.
@@ -34,11 +34,13 @@ def requirement_problems(requires: Mapping[str, tuple[Mark, Scalar]], registry: 
         node = registry.nodes.get(name)
         version = node.version if node is not None else registry.versions.get(canonicalize_name(name))
         if version is None and (reason := registry.absent.get(canonicalize_name(name))) is not None:
-            problems.append(Problem(mark, "missing-plugin", f"the plugin '{name}' is not there: {reason}", location))
+            problems.append(
+                Problem(mark, "missing-plugin", f"the plugin '{name}' is not available: {reason}", location)
+            )
             continue
         if version is None:
             hint = suggest(name[:60], registry.versions, "installed")
-            install = f": pip install {name}" if DISTRIBUTION.fullmatch(name) else ", and that is no name of one"
+            install = f": pip install {name}" if DISTRIBUTION.fullmatch(name) else ", and its name is not valid"
             message = f"the plugin '{shorten(name)}' is not installed{install}; {hint}"
             problems.append(Problem(mark, "missing-plugin", message, location))
             continue

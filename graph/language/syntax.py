@@ -15,7 +15,7 @@ from guidegraph.graph.errors import Mark
 from guidegraph.graph.language.yaml_tree import Scalar, Tree, YamlSequence
 
 Links: TypeAlias = Scalar | YamlSequence
-"""A link, or a list of them (``links_of``)."""
+"""A link, or a list of them (``list_links``)."""
 
 NamedLinks: TypeAlias = dict[str, tuple[Mark, Scalar | None]]
 

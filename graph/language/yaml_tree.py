@@ -164,17 +164,17 @@ def read_tree(text: str, file: str) -> tuple[Tree | None, list[Problem]]:
     if match := _UNPRINTABLE.search(text):
         before = _BREAK.split(text[: match.start()])
         mark = Mark(file, len(before), len(before[-1]) + 1)
-        message = f"the character U+{ord(match[0]):04X} cannot stand in YAML: remove it"
+        message = f"the character U+{ord(match[0]):04X} is not allowed in YAML: remove it"
         return None, [Problem(mark, "yaml-syntax", message)]
     try:
         return composer.compose(yaml.parse(text, Loader=_Loader)), composer.problems
     except yaml.YAMLError as error:
-        return None, [*composer.problems, _syntax(error, text, file)]
+        return None, [*composer.problems, _make_syntax_problem(error, text, file)]
     except _Stop:
         return None, composer.problems
 
 
-def _syntax(error: yaml.YAMLError, text: str, file: str) -> Problem:
+def _make_syntax_problem(error: yaml.YAMLError, text: str, file: str) -> Problem:
     location = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     if location is None:
         return Problem(Mark(file, 1, 1), "yaml-syntax", " ".join(str(error).split()))
@@ -186,13 +186,11 @@ def _syntax(error: yaml.YAMLError, text: str, file: str) -> Problem:
     character = lines[location.line][location.column : location.column + 1] if location.line < len(lines) else ""
     if "cannot start any token" in problem:
         description = (
-            "a tab: indent with spaces"
-            if character == "\t"
-            else f"'{character}', with which no value can begin: quote it"
+            "a tab: indent with spaces" if character == "\t" else f"'{character}', which cannot begin a value: quote it"
         )
         return Problem(mark, "yaml-syntax", f"found {description}")
     start = getattr(error, "context_mark", None)
-    suffix = f" (begun in line {start.line + 1})" if start is not None and start.line != location.line else ""
+    suffix = f" (begun on line {start.line + 1})" if start is not None and start.line != location.line else ""
     return Problem(mark, "yaml-syntax", " ".join(filter(None, (context, problem))) + suffix)
 
 

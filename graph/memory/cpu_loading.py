@@ -6,35 +6,10 @@ The models of a checkpoint are then moved to the device one by one, when they ar
 from __future__ import annotations
 
 from collections.abc import Iterable
-from enum import Enum
-from pathlib import Path
-from typing import Literal, TypeAlias
 
 from guidegraph.graph import ir
-from guidegraph.graph.types import PortType, SequenceOf, Tensor, is_tensor, structured_types
-
-Kind: TypeAlias = Literal["model", "plain", "structured", "tensor", "unknown"]
-
-_PLAIN = (bool, int, float, str, bytes, list, dict, Path, Enum)
-_MODULE = "torch.nn.modules.module.Module"
-
-
-def port_kinds(port: PortType) -> set[Kind]:
-    """The kinds of values that a port may take."""
-    result: set[Kind] = set()
-    for alternative in port.alternatives:
-        result |= port_kinds(alternative.element) if isinstance(alternative, SequenceOf) else {_kind(alternative)}
-    return result
-
-
-def _kind(cls: type) -> Kind:
-    if Tensor in cls.__mro__:
-        return "tensor"
-    if getattr(cls, "_is_protocol", False) or any(f"{c.__module__}.{c.__name__}" == _MODULE for c in cls.__mro__):
-        return "model"
-    if cls in structured_types().values():
-        return "structured"
-    return "plain" if issubclass(cls, _PLAIN) else "unknown"
+from guidegraph.graph.port_kinds import PortKind, port_kinds
+from guidegraph.graph.types import PortType, is_tensor
 
 
 def loads_on_cpu(op: object) -> bool:
@@ -57,7 +32,7 @@ def loads_on_cpu(op: object) -> bool:
     return op.spec.host and output_kinds <= {"plain"} and "model" in input_kinds
 
 
-def _all_kinds(ports: Iterable[PortType]) -> set[Kind]:
+def _all_kinds(ports: Iterable[PortType]) -> set[PortKind]:
     return {kind for port in ports for kind in port_kinds(port)}
 
 

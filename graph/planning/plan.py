@@ -44,7 +44,7 @@ from guidegraph.graph.planning.passes import (
 from guidegraph.graph.planning.settle import make_choices, make_parameter_choices
 from guidegraph.graph.planning.steps import RegionPlan, Slots, Step, call_step, free_after_last_use
 from guidegraph.graph.resolution.wiring_checks import check_wiring
-from guidegraph.graph.trust.policy import OWN_WORKFLOW, Policy, check_effects, parameter_paths
+from guidegraph.graph.trust.policy import OWN_WORKFLOW, Policy, check_effects, list_parameter_paths
 from guidegraph.graph.values.ownership import copy_parameter
 
 
@@ -250,7 +250,7 @@ def compile_plan(
         source = literals[output.source.name] if isinstance(output.source, Param) else output.source
         outputs[name] = (source, output.type)
     plan = _optimise_with_choices(graph, ops, outputs, place, frozenset(passes), only is not None, {})
-    return replace(plan, given_paths=parameter_paths(needed, values, policy))
+    return replace(plan, given_paths=list_parameter_paths(needed, values, policy))
 
 
 def _optimise_with_choices(

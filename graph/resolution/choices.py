@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from guidegraph.graph.ir import OTHERWISE, WHEN, Choice, Op, Output, Source
 from guidegraph.graph.language.syntax import ParsedChoice
@@ -11,47 +11,49 @@ from guidegraph.graph.language.yaml_tree import Scalar, shorten
 from guidegraph.graph.node import NodeSpec, Port
 from guidegraph.graph.planning.choices import branch_label
 from guidegraph.graph.resolution.link_rule import have_common_type, join
+from guidegraph.graph.resolution.ports import PortResolver
 from guidegraph.graph.resolution.scope import ResolvedNode, Scope, TypedSource
 from guidegraph.graph.types import PortType, SequenceOf, Tensor
-
-if TYPE_CHECKING:
-    from guidegraph.graph.resolution.nodes import Resolver
 
 VALUES = (bool, int, str)
 TAKES = PortType((*VALUES, Tensor))
 _ANY_VALUE = "a text, a whole number, true or false"
 
 
-def resolve_choice(e: Resolver, choice: ParsedChoice, scope: Scope, key: str) -> tuple[dict[str, Op], ResolvedNode]:
+def resolve_choice(
+    resolver: PortResolver, choice: ParsedChoice, scope: Scope, key: str
+) -> tuple[dict[str, Op], ResolvedNode]:
     """Resolve a choice to one operation with one output."""
     path = f"{choice.path}.choose"
-    decider = _find_decider(e, choice, scope, f"{path}.{WHEN}")
-    values = _read_values(e, choice, decider, path)
-    branches = {label: e.find_source(link, scope, link_path) for label, link, link_path in _links(choice, path)}
-    kind = _join_branches(e, choice, branches, path)
+    decider = _find_decider(resolver, choice, scope, f"{path}.{WHEN}")
+    values = _read_values(resolver, choice, decider, path)
+    branches = {
+        label: resolver.find_source(link, scope, link_path) for label, link, link_path in _list_links(choice, path)
+    }
+    kind = _join_branches(resolver, choice, branches, path)
     if kind is None:
         return {}, ResolvedNode(broken=True)
     entry = ResolvedNode({"out": TypedSource(Output(key, "out"), kind)})
     if decider is None or choice.when is None or values is None or choice.unread:
         return {}, entry
-    port = Port(WHEN, _annotation(values, choice.otherwise is not None), TAKES, setting=True)
-    connected = e.connect_source(decider, port, choice.when, scope, f"{path}.{WHEN}")
+    port = Port(WHEN, _make_annotation(values, choice.otherwise is not None), TAKES, setting=True)
+    connected = resolver.connect_source(decider, port, choice.when, scope, f"{path}.{WHEN}")
     if connected is None:
         return {}, entry
     inputs: dict[str, Source] = {label: typed.source for label, typed in branches.items() if typed}
     kinds = {label: typed.type for label, typed in branches.items() if typed}
-    marks = {label: link.mark for label, link, _ in _links(choice, path)} | {WHEN: choice.when.mark}
-    spec = choice_spec(kinds, port, kind)
+    marks = {label: link.mark for label, link, _ in _list_links(choice, path)} | {WHEN: choice.when.mark}
+    spec = make_choice_spec(kinds, port, kind)
     return {key: Choice(key, spec, inputs, {WHEN: connected[0]}, choice.mark, marks=marks)}, entry
 
 
-def _find_decider(e: Resolver, choice: ParsedChoice, scope: Scope, path: str) -> TypedSource | None:
+def _find_decider(resolver: PortResolver, choice: ParsedChoice, scope: Scope, path: str) -> TypedSource | None:
     """The source of ``when``; None if it is invalid, which is reported."""
-    typed = e.find_source(choice.when, scope, path) if choice.when is not None else None
+    typed = resolver.find_source(choice.when, scope, path) if choice.when is not None else None
     if typed is None or choice.when is None or any(map(_can_decide, typed.type.alternatives)):
         return typed
     message = f"'{choice.when.text}' gives {typed.type}; a choice is made by {_ANY_VALUE}"
-    e.report(choice.when.mark, "type-mismatch", message, path)
+    resolver.report(choice.when.mark, "type-mismatch", message, path)
     return None
 
 
@@ -65,7 +67,7 @@ def _can_decide(kind: type | SequenceOf) -> bool:
     return kind is object or kind in VALUES
 
 
-def choice_spec(kinds: Mapping[str, PortType], when: Port, kind: PortType) -> NodeSpec:
+def make_choice_spec(kinds: Mapping[str, PortType], when: Port, kind: PortType) -> NodeSpec:
     """The node specification of a choice with branches of these types."""
 
     def choose(*branches: Any, when: Any) -> Any:
@@ -78,7 +80,7 @@ def choice_spec(kinds: Mapping[str, PortType], when: Port, kind: PortType) -> No
     return NodeSpec("choose", choose, ports, {WHEN: when}, {"out": kind}, False, host=True, runtime=True)
 
 
-def _links(choice: ParsedChoice, path: str) -> list[tuple[str, Scalar, str]]:
+def _list_links(choice: ParsedChoice, path: str) -> list[tuple[str, Scalar, str]]:
     """The valid branches: label, link, and path for messages."""
     links = [(name, link, f"{path}.of.{shorten(name)}") for name, (_, link) in choice.branches.items() if link]
     if choice.otherwise is not None:
@@ -87,7 +89,7 @@ def _links(choice: ParsedChoice, path: str) -> list[tuple[str, Scalar, str]]:
 
 
 def _read_values(
-    e: Resolver, choice: ParsedChoice, decider: TypedSource | None, path: str
+    resolver: PortResolver, choice: ParsedChoice, decider: TypedSource | None, path: str
 ) -> list[bool | int | str] | None:
     """The values that have a branch; None if one is invalid, which is reported."""
     kinds = decider.type.alternatives if decider else ()
@@ -99,7 +101,9 @@ def _read_values(
         wrong |= kinds in ((bool,), (int,)) and type(value) is not kinds[0]
         if wrong:
             expected = "true or false" if kinds == (bool,) else "a whole number" if kinds == (int,) else _ANY_VALUE
-            e.report(label.mark, "bad-value", f"a branch is for {expected} here; found '{shorten(name)}'", f"{path}.of")
+            resolver.report(
+                label.mark, "bad-value", f"a branch is for {expected} here; found '{shorten(name)}'", f"{path}.of"
+            )
             is_valid = False
         else:
             assert isinstance(value, VALUES)
@@ -107,16 +111,16 @@ def _read_values(
     missing = {"true", "false"} - choice.branches.keys()
     if is_valid and kinds == (bool,) and missing and choice.otherwise is None and not choice.unread:
         message = f"there is no branch for {min(missing)}; add it, or 'otherwise'"
-        e.report(choice.mark, "missing-key", message, f"{path}.of")
+        resolver.report(choice.mark, "missing-key", message, f"{path}.of")
         return None
     return values if is_valid else None
 
 
 def _join_branches(
-    e: Resolver, choice: ParsedChoice, branches: Mapping[str, TypedSource | None], choice_path: str
+    resolver: PortResolver, choice: ParsedChoice, branches: Mapping[str, TypedSource | None], choice_path: str
 ) -> PortType | None:
     """The common type of all branches; None if a branch is invalid or they have no common type."""
-    links = {label: (link, path) for label, link, path in _links(choice, choice_path)}
+    links = {label: (link, path) for label, link, path in _list_links(choice, choice_path)}
     kind: PortType | None = None
     first = ""
     for label, typed in branches.items():
@@ -130,11 +134,11 @@ def _join_branches(
         else:
             link, path = links[label]
             message = f"branch '{label}' gives {branch_type}, branch '{first}' gives {kind}; a choice gives one type"
-            e.report(link.mark, "type-mismatch", message, path)
+            resolver.report(link.mark, "type-mismatch", message, path)
             return None
     return None if len(links) < len(choice.branches) else kind
 
 
-def _annotation(values: list[bool | int | str], otherwise: bool) -> Any:
+def _make_annotation(values: list[bool | int | str], otherwise: bool) -> Any:
     """The annotation that validates a value of ``when`` known before the run."""
     return bool | int | str if otherwise else Literal[tuple(values)]

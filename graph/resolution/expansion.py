@@ -12,13 +12,13 @@ from pathlib import Path
 
 from guidegraph.graph.errors import Mark, Problem, WorkflowError
 from guidegraph.graph.language.syntax import ParsedLoop, ParsedNode, ParsedOp, ParsedWorkflow
-from guidegraph.graph.resolution.sub_workflows import MAX_FILES, display_path, sub_workflow_path
+from guidegraph.graph.resolution.sub_workflows import MAX_FILES, display_path, resolve_sub_workflow_path
 from guidegraph.graph.trust.limits import limit_message
 
 ParseFile = Callable[[Path, str], ParsedWorkflow | None]
 
 
-def expansion_problems(workflow: ParsedWorkflow, parse_file: ParseFile, endings: tuple[str, ...]) -> list[Problem]:
+def find_expansion_problems(workflow: ParsedWorkflow, parse_file: ParseFile, endings: tuple[str, ...]) -> list[Problem]:
     """A problem if a workflow has more nodes than the limit allows.
 
     parse_file: parses a used workflow, given its path and its path for messages. endings: suffixes of such files.
@@ -62,7 +62,7 @@ class _NodeCounter:
     def _count_used(self, use: str, workflow: ParsedWorkflow, files: tuple[Path, ...]) -> int:
         """Count the nodes of a used workflow; 0 if it cannot be used, which is reported when it is resolved."""
         try:
-            path = sub_workflow_path(use, workflow.path.parent)
+            path = resolve_sub_workflow_path(use, workflow.path.parent)
             if path in files or len(files) >= MAX_FILES:
                 return 0
             used = self._parse_file(path, display_path(use, path, os.path.dirname(workflow.file)))

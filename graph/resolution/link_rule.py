@@ -40,12 +40,12 @@ def _axes_imply(a: Any, b: Any) -> bool:
 Quantifier: TypeAlias = Callable[[Iterable[bool]], bool]
 
 
-def _related(a: type | SequenceOf, b: type | SequenceOf, quantify: Quantifier) -> bool:
+def _are_related(a: type | SequenceOf, b: type | SequenceOf, quantify: Quantifier) -> bool:
     if a is object or b is object:
         return True
     if isinstance(a, SequenceOf) or isinstance(b, SequenceOf):
         if isinstance(a, SequenceOf) and isinstance(b, SequenceOf):
-            return _linkable(a.element, b.element, quantify)
+            return _is_linkable(a.element, b.element, quantify)
         plain = b if isinstance(a, SequenceOf) else a
         return plain in (list, tuple)
     if a is bool or b is bool:
@@ -57,8 +57,8 @@ def _related(a: type | SequenceOf, b: type | SequenceOf, quantify: Quantifier) -
     return a in b.__mro__ or b in a.__mro__
 
 
-def _linkable(source: PortType, target: PortType, quantify: Quantifier) -> bool:
-    related = [any(_related(a, b, quantify) for b in target.alternatives) for a in source.alternatives]
+def _is_linkable(source: PortType, target: PortType, quantify: Quantifier) -> bool:
+    related = [any(_are_related(a, b, quantify) for b in target.alternatives) for a in source.alternatives]
     if source.optional and not source.is_any:
         related.append(target.optional or target.is_any)
     return quantify(related)
@@ -67,13 +67,13 @@ def _linkable(source: PortType, target: PortType, quantify: Quantifier) -> bool:
 @cache
 def can_link(source: PortType, target: PortType) -> bool:
     """The link rule: each alternative of the source, None included, is related to one of the target's."""
-    return _linkable(source, target, all)
+    return _is_linkable(source, target, all)
 
 
 @cache
 def may_fit(source: PortType, target: PortType) -> bool:
     """Whether some values of the source may fit the target: the rule for values that are checked before a run."""
-    return _linkable(source, target, any)
+    return _is_linkable(source, target, any)
 
 
 @cache
@@ -85,7 +85,7 @@ def may_pass(source: PortType, target: PortType) -> bool:
 
     def passes(a: Any, b: Any) -> bool:
         plain = isinstance(a, SequenceOf) or isinstance(b, SequenceOf)
-        return _related(a, b, any) or (not plain and _axes_agree(a, b))
+        return _are_related(a, b, any) or (not plain and _axes_agree(a, b))
 
     passing = [any(passes(a, b) for b in target.alternatives) for a in source.alternatives]
     return all(passing) and (not source.optional or source.is_any or target.optional or target.is_any)

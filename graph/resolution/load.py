@@ -11,16 +11,17 @@ from guidegraph.graph.ir import Graph, GraphOutput, Param, Parameter
 from guidegraph.graph.language.bind import list_misfits
 from guidegraph.graph.language.parameters import convert_path_parameters, resolve_parameters
 from guidegraph.graph.language.parse import parse
-from guidegraph.graph.language.requirements import requirement_problems
+from guidegraph.graph.language.requirements import find_requirement_problems
 from guidegraph.graph.language.syntax import ParsedWorkflow
 from guidegraph.graph.language.yaml_tree import read_text
 from guidegraph.graph.registry import Registry
-from guidegraph.graph.resolution.expansion import expansion_problems
-from guidegraph.graph.resolution.nodes import WORKFLOW_SUFFIXES, BlockContext, Resolver
+from guidegraph.graph.resolution.block import BlockContext
+from guidegraph.graph.resolution.expansion import find_expansion_problems
+from guidegraph.graph.resolution.resolver import WORKFLOW_SUFFIXES, Resolver
 from guidegraph.graph.resolution.scope import Scope, TypedSource
 from guidegraph.graph.resolution.sub_workflows import NOT_EMBEDDED
 from guidegraph.graph.resolution.wiring_checks import check_wiring
-from guidegraph.graph.trust.limits import Limits, current_limits, enforce_limits, limit_message, trip_problems
+from guidegraph.graph.trust.limits import Limits, current_limits, enforce_limits, find_trip_problems, limit_message
 from guidegraph.graph.trust.policy import is_shipped
 
 
@@ -67,7 +68,7 @@ class _Builder:
                 self._file_problems += error.problems
                 self._parsed[path] = None
                 return None
-            if problem := self._too_long(text, file):
+            if problem := self._check_length(text, file):
                 self._file_problems.append(problem)
                 self._parsed[path] = None
                 return None
@@ -75,7 +76,7 @@ class _Builder:
             self._parsed[path], problems = parse(text, path, file)
             self._file_problems += problems
             if (workflow := self._parsed[path]) is not None:
-                problems = requirement_problems(workflow.requires, self.registry)
+                problems = find_requirement_problems(workflow.requires, self.registry)
                 self._missing_plugins += [problem.path for problem in problems if problem.code == "missing-plugin"]
                 self._file_problems += problems
         return self._parsed[path]
@@ -85,15 +86,15 @@ class _Builder:
             raise WorkflowError([Problem(Mark(file, 1, 1), "no-file", NOT_EMBEDDED)])
         return read_text(path, file)
 
-    def _too_long(self, text: str, file: str) -> Problem | None:
+    def _check_length(self, text: str, file: str) -> Problem | None:
         """Add a file's bytes to the total; returns a problem if the total exceeds the limit."""
         self._bytes += len(text.encode(errors="surrogatepass"))
         description = f"the workflow has {self._bytes:,} bytes, with those that it uses"
         message = limit_message("workflow_bytes", self._bytes, description)
         return Problem(Mark(file, 1, 1), "too-large", message) if message else None
 
-    def declared_params(self, workflow: ParsedWorkflow) -> dict[str, Parameter]:
-        """The valid declared parameters; problems of the others are recorded."""
+    def resolve_params(self, workflow: ParsedWorkflow) -> dict[str, Parameter]:
+        """Resolve a workflow's parameters, once; returns the valid ones and records the problems of the others."""
         if workflow.path not in self._params:
             self._params[workflow.path] = resolve_parameters(workflow, self.registry, self._file_problems)
         return self._params[workflow.path]
@@ -104,13 +105,13 @@ class _Builder:
         workflow = self.parse_file(path, str(file))
         if workflow is None:
             raise WorkflowError(self._file_problems)
-        if problems := expansion_problems(workflow, self.parse_file, WORKFLOW_SUFFIXES):
+        if problems := find_expansion_problems(workflow, self.parse_file, WORKFLOW_SUFFIXES):
             raise WorkflowError([*self._file_problems, *problems])
-        params = self.declared_params(workflow)
+        params = self.resolve_params(workflow)
         typed = {name: TypedSource(Param(name), p.port.type) for name, p in params.items()}
         broken = [name for name in workflow.params if name not in params]
         scope = Scope(typed, broken, unread=workflow.unread & {"params", "nodes"})
-        resolver = Resolver(self.registry, self.problems, self.parse_file, self.declared_params, self._missing_plugins)
+        resolver = Resolver(self.registry, self.problems, self.parse_file, self.resolve_params, self._missing_plugins)
         ops = resolver.resolve_block(
             workflow.nodes, scope, BlockContext("", path.parent, os.path.dirname(file), (path,))
         )
@@ -125,7 +126,7 @@ class _Builder:
             self.problems.append(
                 Problem(mark, "bad-value", f"the default does not fit: {message}", f"params.{name}.default")
             )
-        self.problems += trip_problems(ops, defaults)
+        self.problems += find_trip_problems(ops, defaults)
         if self.problems or self._file_problems:
             raise WorkflowError([*self._file_problems, *self.problems])
         check_wiring(ops.values(), {})

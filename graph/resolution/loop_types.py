@@ -1,4 +1,4 @@
-"""Types in loops: what a loop can run over, and the types of its items and collected values."""
+"""Types in loops: iterable types, and the types of items and collected values."""
 
 from __future__ import annotations
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from guidegraph.graph.errors import Mark, Problem, closest_match, suggest
 from guidegraph.graph.ir import Carry, Literal, Loop, Op, OptimisedModel, Output, Param, Source, Training
 from guidegraph.graph.language.parse import MAX_NESTING
 from guidegraph.graph.language.syntax import NamedLinks, ParsedLoop
 from guidegraph.graph.language.yaml_tree import Scalar, shorten
+from guidegraph.graph.resolution.block import BlockContext, BlockResolver
 from guidegraph.graph.resolution.link_rule import can_link, have_common_type, join
 from guidegraph.graph.resolution.loop_types import (
     can_iterate,
@@ -31,31 +32,28 @@ from guidegraph.graph.training.options import (
 )
 from guidegraph.graph.types import ANY, PortType, Tensor
 
-if TYPE_CHECKING:
-    from guidegraph.graph.resolution.nodes import BlockContext, Resolver
-
 TypedByName = dict[str, TypedSource | None]
 
 
 def resolve_loop(
-    e: Resolver, loop: ParsedLoop, scope: Scope, key: str, block: BlockContext
+    resolver: BlockResolver, loop: ParsedLoop, scope: Scope, key: str, block: BlockContext
 ) -> tuple[dict[str, Op], ResolvedNode]:
     """Resolve a loop to one operation; its outputs are the carries and the collected values."""
     if block.loop_depth >= MAX_NESTING:
-        e.report(
+        resolver.report(
             loop.mark, "too-deep", f"loops nest at most {MAX_NESTING} deep, those of used workflows included", loop.path
         )
         return {}, ResolvedNode(broken=True)
-    over = _resolve_over(e, loop, scope)
-    _check_names(e, loop, scope)
-    _check_next_names(e, loop)
-    starts = _find_sources(e, loop.carry, scope, f"{loop.path}.carry")
-    inner, body, nexts = _resolve_body(e, loop, scope, key, block, starts, over)
+    over = _resolve_over(resolver, loop, scope)
+    _check_names(resolver, loop, scope)
+    _check_next_names(resolver, loop)
+    starts = _find_sources(resolver, loop.carry, scope, f"{loop.path}.carry")
+    inner, body, nexts = _resolve_body(resolver, loop, scope, key, block, starts, over)
     valid_keys = {"body", "next"} - loop.unread
-    collects = _find_sources(e, loop.collect, inner, f"{loop.path}.collect") if "body" in valid_keys else {}
-    training = _resolve_training(e, loop, scope, inner, block) if loop.train else None
+    collects = _find_sources(resolver, loop.collect, inner, f"{loop.path}.collect") if "body" in valid_keys else {}
+    training = _resolve_training(resolver, loop, scope, inner, block) if loop.train else None
     if training is not None:
-        training = replace(training, preview=resolve_preview(e, loop, inner, key, block))
+        training = replace(training, preview=resolve_preview(resolver, loop, inner, key, block))
     collected_kinds = {name: collect_type(c.type) if c else ANY for name, c in collects.items()}
     exact_kinds = {name: collect_type(c.actual_type or c.type) if c else ANY for name, c in collects.items()}
     outputs = {**inner.carry, **{name: drop_axes(kind) for name, kind in collected_kinds.items()}}
@@ -77,7 +75,7 @@ def resolve_loop(
 
 
 def _resolve_body(
-    e: Resolver,
+    resolver: BlockResolver,
     loop: ParsedLoop,
     scope: Scope,
     key: str,
@@ -86,7 +84,7 @@ def _resolve_body(
     over: TypedSource | None,
 ) -> tuple[Scope, dict[str, Op], TypedByName]:
     """Resolve the body, repeatedly, until the carries' types hold the types of ``next``."""
-    earlier = e.carry_types.get(key, {})  # from an earlier pass over an enclosing loop: types only widen
+    earlier = resolver.carry_types.get(key, {})  # from an earlier pass over an enclosing loop: types only widen
     first = {n: f.widest_type if f else ANY for n, f in starts.items()}
     kinds = {n: join(kind, earlier.get(n, kind)) for n, kind in first.items()}
     body_block = replace(block, prefix=f"{key}.body.", loop_depth=block.loop_depth + 1)
@@ -102,17 +100,17 @@ def _resolve_body(
         if over is not None:
             inner.item_type = drop_axes(exact_item_type(over.type))
             inner.exact_item_type = exact_item_type(over.actual_type or over.type)
-        problem_count = len(e.problems)
-        body = e.resolve_block(loop.body, inner, body_block)
-        nexts = _find_sources(e, next_links, inner, f"{loop.path}.next")
+        problem_count = len(resolver.problems)
+        body = resolver.resolve_block(loop.body, inner, body_block)
+        nexts = _find_sources(resolver, next_links, inner, f"{loop.path}.next")
         joined = _join_carries(loop, kinds, nexts, clashes)
         if joined == kinds:
             # A carry whose types clash is Any in this pass; the next pass tests again whether they clash.
-            e.carry_types[key] = {name: kind for name, kind in kinds.items() if name not in clashes}
-            e.problems += clashes.values()
+            resolver.carry_types[key] = {name: kind for name, kind in kinds.items() if name not in clashes}
+            resolver.problems += clashes.values()
             return inner, body, nexts
         kinds = joined
-        del e.problems[problem_count:]
+        del resolver.problems[problem_count:]
 
 
 def _join_carries(
@@ -135,40 +133,43 @@ def _join_carries(
     return joined
 
 
-def _find_sources(e: Resolver, group: NamedLinks, scope: Scope, path: str) -> TypedByName:
+def _find_sources(resolver: BlockResolver, group: NamedLinks, scope: Scope, path: str) -> TypedByName:
     return {
-        n: e.find_source(link, scope, f"{path}.{n}") if link is not None else None for n, (_, link) in group.items()
+        n: resolver.find_source(link, scope, f"{path}.{n}") if link is not None else None
+        for n, (_, link) in group.items()
     }
 
 
-def _resolve_over(e: Resolver, loop: ParsedLoop, scope: Scope) -> TypedSource | None:
+def _resolve_over(resolver: BlockResolver, loop: ParsedLoop, scope: Scope) -> TypedSource | None:
     path = f"{loop.path}.loop.over"
-    typed = e.find_source(loop.over, scope, path) if loop.over is not None else None
+    typed = resolver.find_source(loop.over, scope, path) if loop.over is not None else None
     is_allowed = may_iterate if typed and isinstance(typed.source, Param) else can_iterate
     if typed and loop.over is not None and not is_allowed(typed.type):
-        message = f"a loop runs over a sequence, a tensor or a number of times, '{loop.over.text}' gives {typed.type}"
-        e.report(loop.over.mark, "type-mismatch", message, path)
+        message = (
+            f"a loop runs over a sequence, a tensor or a number of iterations, '{loop.over.text}' gives {typed.type}"
+        )
+        resolver.report(loop.over.mark, "type-mismatch", message, path)
         return None
     return typed
 
 
-def _check_names(e: Resolver, loop: ParsedLoop, scope: Scope) -> None:
+def _check_names(resolver: BlockResolver, loop: ParsedLoop, scope: Scope) -> None:
     """Report carries, item names and collected names that hide each other."""
     for s in scope.chain():
         for name, (mark, _) in loop.carry.items():
             if s.loop and name in s.carry:
                 path = f"{loop.path}.carry.{name}"
-                e.report(mark, "shadowed-name", f"an enclosing loop carries '{name}' too; rename one", path)
+                resolver.report(mark, "shadowed-name", f"an enclosing loop carries '{name}' too; rename one", path)
         if s.loop and loop.item is not None and s.item == loop.item.text:
-            message = f"an enclosing loop calls its entry '{s.item}' too; rename one"
-            e.report(loop.item.mark, "shadowed-name", message, f"{loop.path}.loop.as")
+            message = f"an enclosing loop calls its item '{s.item}' too; rename one"
+            resolver.report(loop.item.mark, "shadowed-name", message, f"{loop.path}.loop.as")
     for name, (mark, _) in loop.collect.items():
         if name in loop.carry:
             message = f"'{name}' is carried and collected; rename one"
-            e.report(mark, "shadowed-name", message, f"{loop.path}.collect.{name}")
+            resolver.report(mark, "shadowed-name", message, f"{loop.path}.collect.{name}")
 
 
-def _check_next_names(e: Resolver, loop: ParsedLoop) -> None:
+def _check_next_names(resolver: BlockResolver, loop: ParsedLoop) -> None:
     """Report carries without ``next``, unless trained, and ``next`` for anything that is not a carry."""
     trained = {entry.model.text for entry in loop.train}
     missing = [name for name in loop.carry if name not in loop.next and name not in trained]
@@ -177,39 +178,45 @@ def _check_next_names(e: Resolver, loop: ParsedLoop) -> None:
     if not loop.unread & {"next", "train"} and not len(missing) == len(unknown) == 1:
         for name in missing:
             if name not in meant:
-                message = f"the carry '{name}' has no 'next': what it is in the next iteration"
-                e.report(loop.next_mark, "missing-next", message, f"{loop.path}.next")
+                message = f"the carry '{name}' has no 'next', its value in the next iteration"
+                resolver.report(loop.next_mark, "missing-next", message, f"{loop.path}.next")
     for name, (mark, _) in loop.next.items() if "carry" not in loop.unread else ():
         path = f"{loop.path}.next.{name}"
         if name not in loop.carry:
-            e.report(mark, "unknown-carry", f"'{name}' is not carried; {suggest(name, loop.carry, 'carries')}", path)
+            resolver.report(
+                mark, "unknown-carry", f"'{name}' is not carried; {suggest(name, loop.carry, 'carries')}", path
+            )
         elif name in trained:
-            e.report(mark, "unknown-carry", f"'{name}' is trained; it has no 'next'", path)
+            resolver.report(mark, "unknown-carry", f"'{name}' is trained; it has no 'next'", path)
 
 
-def _resolve_training(e: Resolver, loop: ParsedLoop, scope: Scope, inner: Scope, block: BlockContext) -> Training:
+def _resolve_training(
+    resolver: BlockResolver, loop: ParsedLoop, scope: Scope, inner: Scope, block: BlockContext
+) -> Training:
     models: list[OptimisedModel] = []
     seen: set[str] = set()
     for i, entry in enumerate(loop.train):
         path, name = f"{loop.path}.train.{i}", entry.model.text
         if name not in loop.carry and "carry" not in loop.unread:
             message = f"'{name:.60}' is not carried; {suggest(name[:60], loop.carry, 'carries')}"
-            e.report(entry.model.mark, "unknown-carry", message, f"{path}.model")
+            resolver.report(entry.model.mark, "unknown-carry", message, f"{path}.model")
         if name in seen:
-            e.report(entry.model.mark, "given-twice", f"'{name}' is trained twice; keep one entry", f"{path}.model")
+            resolver.report(
+                entry.model.mark, "given-twice", f"'{name}' is trained twice; keep one entry", f"{path}.model"
+            )
         seen.add(name)
-        loss_source = e.find_source(entry.loss, inner, f"{path}.loss")
+        loss_source = resolver.find_source(entry.loss, inner, f"{path}.loss")
         if loss_source and not can_link(loss_source.type, PortType((Tensor,))):
             message = f"a loss is a tensor, '{entry.loss.text}' gives {loss_source.type}"
-            e.report(entry.loss.mark, "type-mismatch", message, f"{path}.loss")
+            resolver.report(entry.loss.mark, "type-mismatch", message, f"{path}.loss")
         links = {option: value for option, value in entry.options.items() if _is_link(value[2])}
         for option in links:
             del entry.options[option]
         loss: Source = loss_source.source if loss_source else Carry("", name)
-        model = parse_optimiser_options(entry, loss, path, e.report)
-        models.append(replace(model, linked=_link_options(e, model, links, scope, path)))
-    steps, checkpoint = _resolve_steps(e, loop, scope), _resolve_checkpoint(e, loop, scope, block)
-    return parse_training_options(loop, tuple(models), steps, checkpoint, e.report)
+        model = parse_optimiser_options(entry, loss, path, resolver.report)
+        models.append(replace(model, linked=_link_options(resolver, model, links, scope, path)))
+    steps, checkpoint = _resolve_steps(resolver, loop, scope), _resolve_checkpoint(resolver, loop, scope, block)
+    return parse_training_options(loop, tuple(models), steps, checkpoint, resolver.report)
 
 
 def _is_link(value: object) -> bool:
@@ -217,7 +224,7 @@ def _is_link(value: object) -> bool:
 
 
 def _link_options(
-    e: Resolver, model: OptimisedModel, links: Mapping[str, tuple[Mark, Mark, Any]], scope: Scope, path: str
+    resolver: BlockResolver, model: OptimisedModel, links: Mapping[str, tuple[Mark, Mark, Any]], scope: Scope, path: str
 ) -> dict[str, Source]:
     """The sources of a trained model's options that are links to parameters."""
     ports, sources = linkable_options(model.optimizer), {}
@@ -225,36 +232,36 @@ def _link_options(
         option_path = f"{path}.{shorten(option)}"
         if option not in ports:
             message = f"'{shorten(option)}' takes no link, found '{text:.60}'; {suggest(option[:60], ports, 'links')}"
-            e.report(key, "bad-value", message, option_path)
+            resolver.report(key, "bad-value", message, option_path)
             continue
         tree = Scalar(text, True, mark)
-        typed = e.find_source(tree, scope, option_path)
-        connected = e.connect_source(typed, ports[option], tree, scope, option_path) if typed else None
+        typed = resolver.find_source(tree, scope, option_path)
+        connected = resolver.connect_source(typed, ports[option], tree, scope, option_path) if typed else None
         if connected:
             sources[option] = connected[0]
     return sources
 
 
-def _resolve_steps(e: Resolver, loop: ParsedLoop, scope: Scope) -> Source | None:
+def _resolve_steps(resolver: BlockResolver, loop: ParsedLoop, scope: Scope) -> Source | None:
     """The number of steps of a training loop: a literal or a link; None for one pass over its items."""
     if loop.steps is None:
         return None
     path = f"{loop.path}.steps"
-    if not isinstance(loop.steps.value, str) and scope.entry(loop.steps.text) is None:
-        return Literal(parse_steps(loop.steps, path, e.report))
-    typed = e.find_source(loop.steps, scope, path)
+    if not isinstance(loop.steps.value, str) and scope.find_node(loop.steps.text) is None:
+        return Literal(parse_steps(loop.steps, path, resolver.report))
+    typed = resolver.find_source(loop.steps, scope, path)
     if typed and not can_link(typed.type, INT):
         message = f"'{loop.steps.text}' gives {typed.type}, 'steps' takes int"
-        e.report(loop.steps.mark, "type-mismatch", message, path)
+        resolver.report(loop.steps.mark, "type-mismatch", message, path)
     return typed.source if typed else None
 
 
-def _resolve_checkpoint(e: Resolver, loop: ParsedLoop, scope: Scope, block: BlockContext) -> Source | None:
+def _resolve_checkpoint(resolver: BlockResolver, loop: ParsedLoop, scope: Scope, block: BlockContext) -> Source | None:
     """The checkpoint folder of a training loop: a path, or a link to a parameter."""
     tree = loop.checkpoint["path"][1] if "path" in loop.checkpoint else None
     path = f"{loop.path}.checkpoint.path"
     if isinstance(tree, Scalar) and tree.plain and tree.text.startswith("params."):
-        typed = e.find_source(tree, scope, path)
-        connected = e.connect_source(typed, CHECKPOINT, tree, scope, path) if typed else None
+        typed = resolver.find_source(tree, scope, path)
+        connected = resolver.connect_source(typed, CHECKPOINT, tree, scope, path) if typed else None
         return connected[0] if connected else None
-    return e.resolve_literal(CHECKPOINT, tree, block.base, scope, path)
+    return resolver.resolve_literal(CHECKPOINT, tree, block.base, scope, path)

@@ -43,14 +43,14 @@ def sort_topologically(nodes: Mapping[str, ParsedOp], outside: Collection[str] =
         for component in list(nx.strongly_connected_components(graph)):
             first = min(component, key=position.__getitem__)
             if len(component) > 1 or graph.has_edge(first, first):
-                cycles[first] = _shortest_cycle(graph, component, first)
+                cycles[first] = _find_shortest_cycle(graph, component, first)
                 cyclic |= component
         graph.remove_nodes_from(cyclic)
     names = list(nx.lexicographical_topological_sort(graph, key=position.__getitem__))
     return Order([*names, *sorted(cyclic, key=position.__getitem__)], cycles, frozenset(cyclic))
 
 
-def _shortest_cycle(graph: nx.DiGraph[str], component: set[str], first: str) -> list[str]:
+def _find_shortest_cycle(graph: nx.DiGraph[str], component: set[str], first: str) -> list[str]:
     """A shortest cycle through ``first``."""
     subgraph = graph.subgraph(component)
     if subgraph.has_edge(first, first):

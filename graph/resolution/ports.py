@@ -114,7 +114,7 @@ class PortResolver:
         if tree is None:
             return None
         if not takes_literal(port.type) and not (port.type.optional and to_python(tree) is None):
-            message = f"port '{port.name}' takes {port.type}, which no literal can be; wire it under 'in'"
+            message = f"port '{port.name}' takes {port.type}, which cannot be a literal; wire it under 'in'"
             self.report(tree.mark, "not-a-literal", message, path)
             return None
         try:
@@ -122,13 +122,13 @@ class PortResolver:
         except ValueError as error:
             message = f"'{port.name}': {error}"
             if isinstance(tree, Scalar) and _is_link(tree, scope):
-                message += "; a link stands under 'in'"
+                message += "; a link goes under 'in'"
             self.report(tree.mark, "bad-value", message, path)
             return None
-        if links := [text for text in _plain_texts(tree) if self._is_meant_as_link(text, port, scope)]:
+        if links := [text for text in _list_plain_texts(tree) if self._is_meant_as_link(text, port, scope)]:
             message = (
-                f"'{port.name}': '{shorten(links[0].text)}' is a link, and under 'with' it would be taken for a text: "
-                "put it under 'in' (quotes make it a text)"
+                f"'{port.name}': '{shorten(links[0].text)}' is a link, and under 'with' it would be read as text: "
+                "put it under 'in' (quote it to make it text)"
             )
             self.report(links[0].mark, "bad-value", message, path)
             return None
@@ -154,8 +154,8 @@ class PortResolver:
 
     def _has_output(self, scope: Scope, name: str, output: str) -> bool:
         """Whether a node in scope, resolved or not, has this output."""
-        for region in scope.chain():
-            node = region.names.get(name) if isinstance(region.names, Mapping) else None
+        for enclosing in scope.chain():
+            node = enclosing.names.get(name) if isinstance(enclosing.names, Mapping) else None
             if isinstance(node, ParsedNode):
                 spec = self.registry.nodes.get(node.use.text)
                 return spec is not None and output in spec.outputs
@@ -188,7 +188,7 @@ class PortResolver:
         if kind.optional and can_link(replace(kind, optional=False), target):
             return ", and never None"
         head = link.text.partition(".")[0]
-        entry = scope.entry(head)
+        entry = scope.find_node(head)
         outputs = entry.outputs.items() if entry else ()
         fitting = [f"{head}.{name}" for name, output in outputs if fits(output.source, output.type, target)]
         if fitting:
@@ -231,14 +231,14 @@ def _is_path(source: Source, kind: PortType, target: PortType) -> bool:
     )
 
 
-def _plain_texts(tree: Tree) -> Iterator[Scalar]:
+def _list_plain_texts(tree: Tree) -> Iterator[Scalar]:
     """The unquoted texts in a literal."""
     if isinstance(tree, Scalar):
         if tree.plain and isinstance(tree.value, str):
             yield tree
     elif isinstance(tree, SequenceTree):
         for item in tree.items:
-            yield from _plain_texts(item)
+            yield from _list_plain_texts(item)
 
 
 def _is_link(tree: Scalar, scope: Scope) -> bool:

@@ -76,10 +76,10 @@ class Scope:
             yield scope
             scope = scope.parent
 
-    def entry(self, name: str) -> ResolvedNode | None:
+    def find_node(self, name: str) -> ResolvedNode | None:
         return next((s.nodes[name] for s in self.chain() if name in s.nodes), None)
 
-    def visible(self) -> list[str]:
+    def visible_names(self) -> list[str]:
         return [name for scope in self.chain() for name in scope.names]
 
 
@@ -116,7 +116,7 @@ class _LinkResolver:
             return self.resolve_param(remainder)
         if head in ("carry", "loop") and dot:
             return self.resolve_in_loop(head, remainder)
-        entry = scope.entry(head)
+        entry = scope.find_node(head)
         if entry is None:
             self.fail_unknown(head)
         if entry.broken:
@@ -156,20 +156,20 @@ class _LinkResolver:
     def fail_unknown(self, head: str) -> NoReturn:
         link, text = self.link, self.link.text
         if head in ("params", "carry", "loop"):
-            self.fail("not-a-link", f"'{head}' alone is no value: write {head}.NAME")
+            self.fail("not-a-link", f"'{head}' alone is not a value: write {head}.NAME")
         if (link.plain and not isinstance(link.value, str)) or not text:
-            self.fail("not-a-link", f"expected a link, found {describe_tree(link)}; literals stand under 'with'")
+            self.fail("not-a-link", f"expected a link, found {describe_tree(link)}; literals go under 'with'")
         for scope in self.scope.chain():
             if head in scope.hidden:
                 self.fail_inside_loop(head, scope.hidden[head], scope)
         if any(mark in text for mark in "/\\: ") or text.endswith(FILE_ENDINGS):
-            self.fail("not-a-link", f"'{shorten(text)}' is not a link; literals stand under 'with'")
+            self.fail("not-a-link", f"'{shorten(text)}' is not a link; literals go under 'with'")
         if any("nodes" in scope.unread for scope in self.scope.chain()):
             raise Unresolved(None)
         if meant := self.find_with_prefix(head):
             hint = f"did you mean '{meant}'?"
         else:
-            hint = self.suggest(head, self.scope.visible(), "nodes")
+            hint = self.suggest(head, self.scope.visible_names(), "nodes")
         self.fail("unknown-link", f"no node '{shorten(head)}'; {hint}")
 
     def fail_inside_loop(self, name: str, loop: str, scope: Scope) -> NoReturn:
@@ -205,18 +205,20 @@ class _LinkResolver:
         if any(scope.item is None for scope in loops):
             raise Unresolved(None)
         names = [*(s.item for s in loops if s.item), "index"]
-        self.fail("unknown-loop-value", f"the loop gives no '{shorten(name)}'; {self.suggest(name, names, 'values')}")
+        self.fail(
+            "unknown-loop-value", f"the loop has no value '{shorten(name)}'; {self.suggest(name, names, 'values')}"
+        )
 
     def resolve_carry(self, name: str, remainder: str, loops: list[Scope]) -> TypedSource:
         for scope in loops:
             if name in scope.carry:
                 if remainder != name:
-                    self.fail("unknown-field", f"nothing of 'carry.{name}' can be linked alone: write carry.{name}")
+                    self.fail("unknown-field", f"a field of 'carry.{name}' cannot be linked: write carry.{name}")
                 return TypedSource(Carry(scope.loop, name), scope.carry[name])
         if any("carry" in scope.unread for scope in loops):
             raise Unresolved(None)
         names = [name for scope in loops for name in scope.carry]
-        message = f"the loop carries no '{shorten(name)}'; {self.suggest(name, names, 'carries')}"
+        message = f"the loop has no carry '{shorten(name)}'; {self.suggest(name, names, 'carries')}"
         self.fail("unknown-carry", message)
 
     def resolve_item_field(self, scope: Scope, field_name: str) -> TypedSource:
@@ -226,4 +228,4 @@ class _LinkResolver:
         if fields and field_name in fields:
             return TypedSource(Item(scope.loop, field_name), fields[field_name])
         hint = self.suggest(field_name, fields or (), "fields")
-        self.fail("unknown-field", f"an entry has no field '{shorten(field_name)}'; {hint}")
+        self.fail("unknown-field", f"an item has no field '{shorten(field_name)}'; {hint}")

@@ -6,7 +6,6 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from guidegraph.graph.errors import WorkflowError, closest_match, suggest
 from guidegraph.graph.ir import Literal, Op, Parameter
@@ -14,18 +13,16 @@ from guidegraph.graph.language.syntax import ParsedNode, ParsedWorkflow
 from guidegraph.graph.language.yaml_tree import Scalar, shorten
 from guidegraph.graph.literals import to_absolute_path
 from guidegraph.graph.paths import PACKAGE
+from guidegraph.graph.resolution.block import BlockContext, BlockResolver
 from guidegraph.graph.resolution.link_rule import narrows
 from guidegraph.graph.resolution.ports import LiteralOrigin
 from guidegraph.graph.resolution.scope import ResolvedNode, Scope, TypedSource
-
-if TYPE_CHECKING:
-    from guidegraph.graph.resolution.nodes import BlockContext, Resolver
 
 NOT_EMBEDDED = "this workflow is a stranger's, and does not carry that file"
 MAX_FILES = 32
 
 
-def sub_workflow_path(use: str, base: Path) -> Path:
+def resolve_sub_workflow_path(use: str, base: Path) -> Path:
     """The path of a used workflow. Raises ``ValueError`` if it is invalid."""
     return Path(os.path.normpath(to_absolute_path(use, base)))
 
@@ -36,47 +33,49 @@ def display_path(use: str, path: Path, folder: str) -> str:
 
 
 def resolve_sub_workflow(
-    e: Resolver, node: ParsedNode, scope: Scope, key: str, block: BlockContext
+    resolver: BlockResolver, node: ParsedNode, scope: Scope, key: str, block: BlockContext
 ) -> tuple[dict[str, Op], ResolvedNode]:
     """Resolve a node that uses a workflow: the workflow's operations, and its outputs as those of the node."""
-    path, workflow = _read_workflow(e, node, block)
+    path, workflow = _read_workflow(resolver, node, block)
     if path is None or workflow is None:
-        e.check_links(node, scope)
+        resolver.check_links(node, scope)
         return {}, ResolvedNode(broken=True)
-    params = _connect_parameters(e, node, workflow, scope, block.base)
+    params = _connect_parameters(resolver, node, workflow, scope, block.base)
     broken = {name for name in workflow.params if name not in params}
     unread = workflow.unread & {"params", "nodes"}
     inner = Scope(params, broken, unread=frozenset(unread))
     folder = os.path.dirname(workflow.file)
     inner_block = replace(block, prefix=f"{key}/", base=path.parent, display_folder=folder, files=(*block.files, path))
-    ops = e.resolve_block(workflow.nodes, inner, inner_block)
+    ops = resolver.resolve_block(workflow.nodes, inner, inner_block)
     outputs: dict[str, TypedSource] = {}
     for name, (_, link) in workflow.outputs.items():
-        if link is not None and (typed := e.find_source(link, inner, f"outputs.{name}")) is not None:
+        if link is not None and (typed := resolver.find_source(link, inner, f"outputs.{name}")) is not None:
             outputs[name] = typed
     partial = len(outputs) < len(workflow.outputs) or "outputs" in workflow.unread
     return ops, ResolvedNode(outputs, broken=not outputs, partial=partial)
 
 
-def _read_workflow(e: Resolver, node: ParsedNode, block: BlockContext) -> tuple[Path | None, ParsedWorkflow | None]:
+def _read_workflow(
+    resolver: BlockResolver, node: ParsedNode, block: BlockContext
+) -> tuple[Path | None, ParsedWorkflow | None]:
     """The used workflow's path and syntax tree; the first is None if it cannot be used, the second if invalid."""
     node_path, mark, use = f"{node.path}.use", node.use.mark, node.use.text
     try:
-        path = sub_workflow_path(use, block.base)
+        path = resolve_sub_workflow_path(use, block.base)
     except ValueError as error:
-        e.report(mark, "no-file", f"cannot use '{shorten(use)}': {error}", node_path)
+        resolver.report(mark, "no-file", f"cannot use '{shorten(use)}': {error}", node_path)
         return None, None
     if path in block.files:
         chain = " -> ".join(p.name for p in (*block.files[block.files.index(path) :], path))
-        e.report(mark, "cycle", f"workflows use each other: {chain}", node_path)
+        resolver.report(mark, "cycle", f"workflows use each other: {chain}", node_path)
         return None, None
     if len(block.files) >= MAX_FILES:
-        e.report(mark, "too-deep", f"workflows use each other at most {MAX_FILES} deep", node_path)
+        resolver.report(mark, "too-deep", f"workflows use each other at most {MAX_FILES} deep", node_path)
         return None, None
     try:
-        return path, e.parse_file(path, display_path(use, path, block.display_folder))
+        return path, resolver.parse_file(path, display_path(use, path, block.display_folder))
     except WorkflowError as error:
-        e.report(mark, "no-file", f"cannot use '{shorten(use)}': {_describe_reason(error, path)}", node_path)
+        resolver.report(mark, "no-file", f"cannot use '{shorten(use)}': {_describe_reason(error, path)}", node_path)
         return None, None
 
 
@@ -97,41 +96,47 @@ def _suggest_file(path: Path) -> str:
 
 
 def _connect_parameters(
-    e: Resolver, node: ParsedNode, workflow: ParsedWorkflow, scope: Scope, base: Path
+    resolver: BlockResolver, node: ParsedNode, workflow: ParsedWorkflow, scope: Scope, base: Path
 ) -> dict[str, TypedSource]:
     """The sources of the workflow's parameters: links, literals and defaults."""
-    parameters = e.declared_params(workflow)
+    parameters = resolver.resolve_params(workflow)
     sources: dict[str, TypedSource] = {}
     missing: list[Parameter] = []
     for name, parameter in parameters.items():
         if name in node.inputs:
-            if (linked := _link_parameter(e, node, parameter, scope)) is not None:
+            if (linked := _link_parameter(resolver, node, parameter, scope)) is not None:
                 sources[name] = linked
         elif name in node.literals:
             path = f"{node.path}.with.{name}"
-            literal = e.resolve_literal(parameter.port, node.literals[name][1], base, scope, path)
+            literal = resolver.resolve_literal(parameter.port, node.literals[name][1], base, scope, path)
             if literal is not None:
                 sources[name] = TypedSource(literal, parameter.port.type)
         elif parameter.required:
             missing.append(parameter)
         else:
             default = Literal(parameter.default)
-            e.origins[default] = LiteralOrigin(workflow.default_mark(name), parameter.base, f"params.{name}.default")
+            resolver.origins[default] = LiteralOrigin(
+                workflow.default_mark(name), parameter.base, f"params.{name}.default"
+            )
             sources[name] = TypedSource(default, parameter.port.type)
-    _report_names(e, node, workflow, parameters, missing)
+    _report_names(resolver, node, workflow, parameters, missing)
     return sources
 
 
-def _link_parameter(e: Resolver, node: ParsedNode, parameter: Parameter, scope: Scope) -> TypedSource | None:
+def _link_parameter(
+    resolver: BlockResolver, node: ParsedNode, parameter: Parameter, scope: Scope
+) -> TypedSource | None:
     links = node.inputs[parameter.name][1]
     path = f"{node.path}.in.{parameter.name}"
     if links is None:
         return None
     if not isinstance(links, Scalar):
-        e.report(links.mark, "not-a-list", f"parameter '{parameter.name}' takes one link, found a list of links", path)
+        resolver.report(
+            links.mark, "not-a-list", f"parameter '{parameter.name}' takes one link, found a list of links", path
+        )
         return None
-    typed = e.find_source(links, scope, path)
-    if typed is None or (connected := e.connect_source(typed, parameter.port, links, scope, path)) is None:
+    typed = resolver.find_source(links, scope, path)
+    if typed is None or (connected := resolver.connect_source(typed, parameter.port, links, scope, path)) is None:
         return None
     actual_type = typed.type if typed.actual_type is None else typed.actual_type
     declared, is_path = parameter.port.type, not connected[1] and narrows(actual_type, parameter.port.type)
@@ -141,7 +146,7 @@ def _link_parameter(e: Resolver, node: ParsedNode, parameter: Parameter, scope: 
 
 
 def _report_names(
-    e: Resolver,
+    resolver: BlockResolver,
     node: ParsedNode,
     workflow: ParsedWorkflow,
     declared: Mapping[str, Parameter],
@@ -154,12 +159,12 @@ def _report_names(
             path = f"{node.path}.{kind}.{shorten(name)}"
             if name not in workflow.params and "params" not in workflow.unread:
                 hint = suggest(name[:60], declared, "parameters")
-                e.report(mark, "unknown-port", f"the workflow has no parameter '{shorten(name)}'; {hint}", path)
+                resolver.report(mark, "unknown-port", f"the workflow has no parameter '{shorten(name)}'; {hint}", path)
                 guesses.add(closest_match(name[:60], [p.name for p in missing]))
             elif kind == "with" and name in node.inputs:
-                e.report(mark, "given-twice", f"'{name}' is wired under 'in' too; keep one", path)
+                resolver.report(mark, "given-twice", f"'{name}' is wired under 'in' too; keep one", path)
     for parameter in missing if not node.partial else ():
         if parameter.name not in guesses:
             listing = ", ".join(f"{p.name}{'' if p.required else '?'}" for p in declared.values())
             message = f"the workflow needs its parameter '{parameter.name}' ({parameter.port.type})"
-            e.report(node.mark, "missing-port", f"{message}; parameters: {listing}", node.path)
+            resolver.report(node.mark, "missing-port", f"{message}; parameters: {listing}", node.path)

@@ -23,14 +23,16 @@ def check_wiring(ops: Iterable[Op], values: Mapping[Source, Any], extents: Exten
 
     values: the known values of links. extents: the known shapes. Calls for which too little is known pass.
     """
-    if problems := wiring_problems(ops, values, extents):
+    if problems := find_wiring_problems(ops, values, extents):
         raise WorkflowError(problems)
 
 
-def wiring_problems(ops: Iterable[Op], values: Mapping[Source, Any], extents: Extents | None = None) -> list[Problem]:
+def find_wiring_problems(
+    ops: Iterable[Op], values: Mapping[Source, Any], extents: Extents | None = None
+) -> list[Problem]:
     """The problems that ``check_wiring`` raises."""
     calls = [op for op in walk({op.key: op for op in ops}) if isinstance(op, Call) and op.spec.check]
-    return [problem for call in calls for problem in _problems(call, values, extents or Extents())]
+    return [problem for call in calls for problem in _find_problems(call, values, extents or Extents())]
 
 
 def _list_checked_sources(ops: Iterable[Op]) -> set[Source]:
@@ -41,7 +43,7 @@ def _list_checked_sources(ops: Iterable[Op]) -> set[Source]:
 
 
 class WiringChecks:
-    """The wiring checks of a region, made as soon as the values that they need are computed.
+    """The wiring checks of a block, made as soon as the values that they need are computed.
 
     bound: the operations before the passes, from which shapes are inferred.
     """
@@ -95,7 +97,7 @@ def _find_wired(call: Call, values: Mapping[Source, Any]) -> frozenset[str]:
     return frozenset(name for name, source in (*call.inputs.items(), *call.settings.items()) if is_fed(source))
 
 
-def _problems(call: Call, values: Mapping[Source, Any], extents: Extents) -> Iterator[Problem]:
+def _find_problems(call: Call, values: Mapping[Source, Any], extents: Extents) -> Iterator[Problem]:
     check = call.spec.check
     assert check is not None
     parameters = signature(check).parameters

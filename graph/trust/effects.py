@@ -59,7 +59,7 @@ def classify_effect(port: Port) -> EffectKind | None:
     """The effect of a port or setting; ``None`` if its type is not a path."""
     if not _is_path_type(port.type):
         return None
-    marks = list(_annotation_marks(port.annotation))
+    marks = list(_list_annotation_marks(port.annotation))
     if any(isinstance(mark, RunsCode) for mark in marks):
         return "code"
     return "write" if any(isinstance(mark, Written) for mark in marks) else "read"
@@ -86,7 +86,7 @@ def _list_call_effects(call: Call, by_key: Mapping[str, Op], values: Mapping[str
 
 def list_companions(port: Port, path: Path | None) -> Iterator[Path]:
     """The existing files beside ``path`` that the node reads too (``Beside``)."""
-    for mark in _annotation_marks(port.annotation):
+    for mark in _list_annotation_marks(port.annotation):
         if isinstance(mark, Beside) and path is not None and (companion := path.parent / mark.name).exists():
             yield companion
 
@@ -134,9 +134,9 @@ def _is_path_type(kind: PortType) -> bool:
     )
 
 
-def _annotation_marks(annotation: Any) -> Iterator[object]:
+def _list_annotation_marks(annotation: Any) -> Iterator[object]:
     """The metadata of every ``Annotated`` in an annotation."""
     yield from getattr(annotation, "__metadata__", ())
     parts: Iterable[Any] = get_args(annotation)
     for part in parts:
-        yield from _annotation_marks(part)
+        yield from _list_annotation_marks(part)

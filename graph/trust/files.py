@@ -29,9 +29,9 @@ __all__ = [
     "RefusedFile",
     "check_path",
     "check_paths",
+    "list_regular_files",
     "open_regular",
     "read_regular",
-    "regular_files",
     "require_folder",
     "require_inside",
     "require_regular",
@@ -62,7 +62,7 @@ def require_folder(path: Path, roots: Sequence[Path] | None = None) -> Path:
     return path
 
 
-def regular_files(folder: Path, roots: Sequence[Path] | None = None) -> Iterator[Path]:
+def list_regular_files(folder: Path, roots: Sequence[Path] | None = None) -> Iterator[Path]:
     """The regular files directly in a folder, sorted by name, including links to regular files.
 
     Pipes, devices, sockets and dangling links are omitted. roots: omit files outside these folders.

@@ -11,24 +11,24 @@ from guidegraph_runtime.files.locks import FOLDER_LOCK, FolderBusy, hold_lock
 
 
 @contextmanager
-def lock_folder(folder: Path, what: str) -> Iterator[None]:
+def lock_folder(folder: Path, writer: str) -> Iterator[None]:
     """Lock an existing folder, and remove incomplete files left by killed processes.
 
-    what: the name of the writer, such as "guidegraph run". Raises ``WorkflowError`` for ``--out`` if another process
+    writer: its name, such as "guidegraph run". Raises ``WorkflowError`` for ``--out`` if another process
     holds the lock, and ``OSError`` if the disk is full.
     """
-    with _lock(folder / FOLDER_LOCK, folder, what, "--out"):
+    with _lock(folder / FOLDER_LOCK, folder, writer, "--out"):
         yield
 
 
 @contextmanager
-def lock_output(path: Path, what: str) -> Iterator[None]:
+def lock_output(path: Path, writer: str) -> Iterator[None]:
     """Lock the path of a file or folder that is replaced as a whole, with a lock file beside it.
 
-    Raises the same errors as ``hold_folder``, for ``--output``.
+    Raises the same errors as ``lock_folder``, for ``--output``.
     """
     path = path.resolve()
-    with _lock(path.with_name(f".{path.name[:64]}.lock"), path, what, "--output"):
+    with _lock(path.with_name(f".{path.name[:64]}.lock"), path, writer, "--output"):
         yield
 
 

@@ -34,10 +34,10 @@ __all__ = [
     "check_limit",
     "current_limits",
     "enforce_limits",
+    "find_trip_problems",
     "limit_message",
     "parse_limits",
     "show_limit",
-    "trip_problems",
 ]
 
 
@@ -64,7 +64,7 @@ class DeadlineToken(CancelToken):
         super().check()
 
 
-def trip_problems(ops: Mapping[str, Op], values: Mapping[str, Any]) -> list[Problem]:
+def find_trip_problems(ops: Mapping[str, Op], values: Mapping[str, Any]) -> list[Problem]:
     """A problem for each outermost loop known to exceed the trip limit, inner trips included.
 
     values: of parameters, as far as known. A trip count computed by a node is checked when the loop begins.
@@ -82,12 +82,12 @@ def trip_problems(ops: Mapping[str, Op], values: Mapping[str, Any]) -> list[Prob
 def _count_trips(loop: Loop, values: Mapping[str, Any]) -> int:
     """The total trips of a loop and the loops in it; an unknown count is taken as 1."""
     steps = loop.training.steps if loop.training else None
-    count = _iteration_count(loop.over if steps is None else steps, values)
+    count = _count_iterations(loop.over if steps is None else steps, values)
     inner = sum(_count_trips(op, values) for op in loop.body.values() if isinstance(op, Loop))
     return count * (1 + inner)
 
 
-def _iteration_count(source: Source, values: Mapping[str, Any]) -> int:
+def _count_iterations(source: Source, values: Mapping[str, Any]) -> int:
     value = values.get(source.name) if isinstance(source, Param) else getattr(source, "value", None)
     if not isinstance(source, (Param, Literal)) or value is None or isinstance(value, (bool, str)):
         return 1

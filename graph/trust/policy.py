@@ -35,14 +35,14 @@ class Grants:
 class Policy:
     """The permissions of a workflow.
 
-    stranger: whether somebody else wrote it. out: the folder of its outputs. given: the parameters whose values come
-    from the user, not from the stranger.
+    stranger: whether somebody else wrote it. out: the folder of its outputs. user_params: the parameters whose values
+    come from the user, not from the stranger.
     """
 
     stranger: bool = False
     out: Path | None = None
     grants: Grants = field(default_factory=Grants)
-    given: frozenset[str] = frozenset()
+    user_params: frozenset[str] = frozenset()
 
 
 OWN_WORKFLOW = Policy()
@@ -50,11 +50,11 @@ OWN_WORKFLOW = Policy()
 
 def check_effects(ops: Mapping[str, Op], values: Mapping[str, Any], policy: Policy) -> None:
     """Raise ``WorkflowError`` if the policy forbids a file; it names each file, and the option that allows it."""
-    if problems := effect_problems(list_effects(ops, values), policy):
+    if problems := find_effect_problems(list_effects(ops, values), policy):
         raise WorkflowError(problems)
 
 
-def effect_problems(effects: Iterable[Effect], policy: Policy) -> list[Problem]:
+def find_effect_problems(effects: Iterable[Effect], policy: Policy) -> list[Problem]:
     """The problems that ``check_effects`` raises."""
     problems = []
     for effect in effects:
@@ -81,10 +81,10 @@ def list_readable_folders(ops: Mapping[str, Op], policy: Policy) -> list[Path] |
     return [*folders, *([policy.out] if policy.out else []), *map(Path, {sys.prefix, sys.base_prefix})]
 
 
-def parameter_paths(ops: Mapping[str, Op], values: Mapping[str, Any], policy: Policy) -> tuple[Path, ...]:
+def list_parameter_paths(ops: Mapping[str, Op], values: Mapping[str, Any], policy: Policy) -> tuple[Path, ...]:
     """The paths that the user passed to a stranger's workflow as parameters. Links below them are followed."""
-    effects = list_effects(ops, values) if policy.given else []
-    return tuple(effect.path for effect in effects if effect.path is not None and effect.param in policy.given)
+    effects = list_effects(ops, values) if policy.user_params else []
+    return tuple(effect.path for effect in effects if effect.path is not None and effect.param in policy.user_params)
 
 
 def drop_dots(path: Path | None) -> Path | None:
@@ -106,7 +106,7 @@ def _check_read(effect: Effect, policy: Policy) -> str:
         return ""
     if effect.path is None:
         return _describe_computed(effect, "read")
-    if is_shipped(effect.path) or effect.param in policy.given:
+    if is_shipped(effect.path) or effect.param in policy.user_params:
         return ""
     if _is_inside(effect.path, (*policy.grants.read, *policy.grants.code)):
         return ""
@@ -125,7 +125,7 @@ def _check_write(effect: Effect, policy: Policy) -> str:
     if policy.out is not None and _is_inside(effect.path, [policy.out]):
         return ""
     exists = os.path.lexists(effect.path)
-    if effect.param in policy.given and not exists:
+    if effect.param in policy.user_params and not exists:
         return ""
     location = "outside of --out" + (", where something is already" if exists else "")
     action = (
@@ -160,7 +160,7 @@ def _describe_subject(effect: Effect, policy: Policy) -> str:
 def _describe_computed(effect: Effect, verb: str) -> str:
     return (
         f"the workflow ({effect.use}, {effect.setting}) would {verb} a file whose path another node computes, so that "
-        "it cannot be checked before the run: write the path down, or make it a parameter"
+        "it cannot be checked before the run: write the path in the workflow, or make it a parameter"
     )
 
 
@@ -169,7 +169,7 @@ def _list_options(effect: Effect, kind: str, policy: Policy) -> str:
     allow = f"--allow-{kind} {_quote(effect.path)}"
     if not effect.param:
         return allow
-    return f"{allow}, or --set {effect.param}={'NEW_PATH' if effect.param in policy.given else 'PATH'}"
+    return f"{allow}, or --set {effect.param}={'NEW_PATH' if effect.param in policy.user_params else 'PATH'}"
 
 
 def _quote(path: Path | None) -> str:

@@ -59,7 +59,7 @@ class _ActiveCalls:
         self._before: tuple[Any, ...] = ()
 
     def begin(self, now: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Begin a call; returns the state before the first active call, which is ``now`` if there is no other."""
+        """Begin a call; returns the state before the first active call, ``now`` if this is the first."""
         with self._lock:
             if not self._count:
                 self._before = now
@@ -83,7 +83,7 @@ class _ActiveCalls:
 
 
 _all_calls, _foreign_calls, _runs = _ActiveCalls(), _ActiveCalls(), _ActiveCalls()
-_reported: ContextVar[set[tuple[str, str]] | None] = ContextVar("guidegraph_told", default=None)
+_reported: ContextVar[set[tuple[str, str]] | None] = ContextVar("guidegraph_reported", default=None)
 
 
 @contextmanager
@@ -102,7 +102,7 @@ def guard_run() -> Iterator[None]:
 
 def save_state(watch: Watch) -> SavedState:
     """Save the state before a call."""
-    torch_state = _torch_state()
+    torch_state = _get_torch_state()
     before = _all_calls.begin(torch_state.process())
     foreign = None
     if watch == "everything":
@@ -111,8 +111,8 @@ def save_state(watch: Watch) -> SavedState:
 
 
 def restore_state(saved: SavedState, call: Call) -> None:
-    """Restore state that changed since ``keep_state``, with a warning that names the node."""
-    torch_state = _torch_state()
+    """Restore state that changed since ``save_state``, with a warning that names the node."""
+    torch_state = _get_torch_state()
     changed: list[str] = []
     if (now := torch_state.process()) != saved.process:
         changed += _restore_changed(saved.process, now, torch_state.process_values)
@@ -163,7 +163,7 @@ class _TorchState(NamedTuple):
 
 
 @cache
-def _torch_state() -> _TorchState:
+def _get_torch_state() -> _TorchState:
     """The readers and setters of torch's state. Imports torch, as the run does anyway."""
     import torch
 
@@ -215,8 +215,8 @@ def _read_variables() -> dict[Any, Any]:
 
 def _restore_variables(before: dict[Any, Any]) -> str:
     now = _read_variables()
-    names = sorted({_text(name) for name in {*before, *now} if before.get(name) != now.get(name)})
-    decoded = {_text(name): _text(value) for name, value in before.items()}
+    names = sorted({_decode(name) for name in {*before, *now} if before.get(name) != now.get(name)})
+    decoded = {_decode(name): _decode(value) for name, value in before.items()}
     for name in names:
         if name in decoded:
             os.environ[name] = decoded[name]
@@ -225,5 +225,5 @@ def _restore_variables(before: dict[Any, Any]) -> str:
     return f"changes environment variables, which were put back: {', '.join(names)}"
 
 
-def _text(value: bytes | str) -> str:
+def _decode(value: bytes | str) -> str:
     return os.fsdecode(value)

@@ -50,7 +50,10 @@ def read_generators() -> GeneratorStates:
     import torch
 
     return GeneratorStates(
-        torch.default_generator.get_state().numpy().tobytes(), _cuda_states(), _python_state(), _numpy_state()
+        torch.default_generator.get_state().numpy().tobytes(),
+        _read_cuda_states(),
+        _read_python_state(),
+        _read_numpy_state(),
     )
 
 
@@ -64,14 +67,18 @@ def restore_seeded(before: GeneratorStates) -> list[str]:
         torch.default_generator.set_state(torch.frombuffer(bytearray(before.torch), dtype=torch.uint8))
         seeded.append("torch's random generator")
     for device, (old_state, new_state) in enumerate(zip(before.cuda, after.cuda, strict=False)):
-        if _philox_seeded(old_state, new_state):
+        if _is_philox_seeded(old_state, new_state):
             torch.cuda.default_generators[device].set_state(old_state)
             seeded.append(f"torch's random generator of cuda:{device}")
-    if after.python != before.python and is_seeded(_from_python(before.python), _from_python(after.python)):
-        twister = _from_python(before.python)
+    if after.python != before.python and is_seeded(_parse_python(before.python), _parse_python(after.python)):
+        twister = _parse_python(before.python)
         random.setstate((3, (*twister.words, twister.position), before.python[1]))
         seeded.append("Python's random generator")
-    if after.numpy != before.numpy and before.numpy and is_seeded(_from_numpy(before.numpy), _from_numpy(after.numpy)):
+    if (
+        after.numpy != before.numpy
+        and before.numpy
+        and is_seeded(_parse_numpy(before.numpy), _parse_numpy(after.numpy))
+    ):
         _set_numpy(before.numpy)
         seeded.append("NumPy's random generator")
     return seeded
@@ -81,13 +88,13 @@ def is_seeded(before: TwisterState, after: TwisterState) -> bool:
     """Whether draws alone cannot lead from one state to the other."""
     if after.words == before.words:
         return after.position < before.position
-    target = next(_blocks(after.words))
-    blocks = _blocks(before.words)
+    target = next(_generate_blocks(after.words))
+    blocks = _generate_blocks(before.words)
     next(blocks)
     return all(next(blocks) != target for _ in range(MAX_BLOCKS))
 
 
-def _blocks(words: tuple[int, ...]) -> Iterator[int]:
+def _generate_blocks(words: tuple[int, ...]) -> Iterator[int]:
     """The output of this block and of each following one, as integers of 624 · 32 bits."""
     generator = random.Random()
     generator.setstate((3, (*words, 0), None))
@@ -95,7 +102,7 @@ def _blocks(words: tuple[int, ...]) -> Iterator[int]:
         yield generator.getrandbits(_BITS)
 
 
-def _python_state() -> tuple[bytes | tuple[int, ...], Any]:
+def _read_python_state() -> tuple[bytes | tuple[int, ...], Any]:
     """Position and words, and the stored Gaussian number; read from memory, since getstate() takes 20 µs."""
     generator: Any = random.random.__self__  # type: ignore[attr-defined]
     if not _has_known_layout():
@@ -115,7 +122,7 @@ def _has_known_layout() -> bool:
     return bool((*words, position) == numbers)
 
 
-def _from_python(state: tuple[bytes | tuple[int, ...], Any]) -> TwisterState:
+def _parse_python(state: tuple[bytes | tuple[int, ...], Any]) -> TwisterState:
     numbers = state[0]
     if isinstance(numbers, bytes):
         position, *words = struct.unpack(f"=i{WORDS}I", numbers)
@@ -123,7 +130,7 @@ def _from_python(state: tuple[bytes | tuple[int, ...], Any]) -> TwisterState:
     return TwisterState(numbers[:WORDS], numbers[WORDS])
 
 
-def _from_numpy(state: bytes) -> TwisterState:
+def _parse_numpy(state: bytes) -> TwisterState:
     *words, position = struct.unpack(f"={WORDS}Ii", state)
     return TwisterState(tuple(words), position)
 
@@ -135,34 +142,34 @@ def _is_torch_seeded(before: bytes, after: bytes) -> bool:
     """
     import torch
 
-    old_state, new_state = _from_torch(before), _from_torch(after)
+    old_state, new_state = _parse_torch(before), _parse_torch(after)
     if old_state.words == new_state.words:
         return new_state.position < old_state.position
-    seed = _torch_seed(before)
-    if seed != _torch_seed(after):
+    seed = _read_torch_seed(before)
+    if seed != _read_torch_seed(after):
         return True
-    first = _from_torch(torch.Generator().manual_seed(seed).get_state().numpy().tobytes())
-    states = {next(_blocks(twister.words)): twister for twister in (old_state, new_state)}
-    matches = (states[block] for block in islice(_blocks(first.words), NEAR_BLOCKS) if block in states)
+    first = _parse_torch(torch.Generator().manual_seed(seed).get_state().numpy().tobytes())
+    states = {next(_generate_blocks(twister.words)): twister for twister in (old_state, new_state)}
+    matches = (states[block] for block in islice(_generate_blocks(first.words), NEAR_BLOCKS) if block in states)
     return next(matches, old_state) is new_state
 
 
-def _torch_seed(state: bytes) -> int:
+def _read_torch_seed(state: bytes) -> int:
     return int(_TORCH_WORDS.unpack_from(state)[0])
 
 
-def _from_torch(state: bytes) -> TwisterState:
+def _parse_torch(state: bytes) -> TwisterState:
     _, left, _, _, *words = _TORCH_WORDS.unpack_from(state)
     return TwisterState(tuple(words), WORDS + 1 - left)  # 1 is left when all words are used and the next block is due
 
 
-def _philox_seeded(before: Any, after: Any) -> bool:
+def _is_philox_seeded(before: Any, after: Any) -> bool:
     """Whether CUDA's generator was seeded. Its state is a seed and an offset, which grows with each draw."""
     (old_seed, old_offset), (seed, offset) = (struct.unpack("<QQ", s.numpy().tobytes()) for s in (before, after))
     return bool(seed != old_seed or offset < old_offset)
 
 
-def _cuda_states() -> tuple[Any, ...]:
+def _read_cuda_states() -> tuple[Any, ...]:
     import torch
 
     if not torch.cuda.is_initialized() or torch.cuda.is_current_stream_capturing():
@@ -170,17 +177,17 @@ def _cuda_states() -> tuple[Any, ...]:
     return tuple(generator.get_state() for generator in torch.cuda.default_generators)
 
 
-def _numpy_state() -> bytes:
+def _read_numpy_state() -> bytes:
     """NumPy's state, read from memory, since its own functions take 40 µs. Empty if the generator is not MT19937."""
-    generator = _numpy_generator()
+    generator = _find_numpy_generator()
     return b"" if generator is None else ctypes.string_at(generator.ctypes.state_address, _BYTES)
 
 
 def _set_numpy(state: bytes) -> None:
-    ctypes.memmove(cast(Any, _numpy_generator()).ctypes.state_address, state, _BYTES)
+    ctypes.memmove(cast(Any, _find_numpy_generator()).ctypes.state_address, state, _BYTES)
 
 
-def _numpy_generator() -> Any:
+def _find_numpy_generator() -> Any:
     numpy = sys.modules.get("numpy.random")
     if numpy is None:
         return None

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from guidegraph.commands import running, without_running
+from guidegraph.commands import draw, export, new_plugin, nodes, plan, plugins, report, run, schema, sweep, validate
 from guidegraph.commands.shared.root import app
 
-COMMANDS = (running, without_running)
-"""The modules whose import registers commands, in the order of the help."""
+COMMANDS = (run, sweep, export, validate, plan, draw, report, nodes, plugins, new_plugin, schema)
+"""The modules of the commands, in the order of the help. Importing one registers its command."""
+
+_ORDER = [command.__name__ for command in COMMANDS]
+app.registered_commands.sort(key=lambda command: _ORDER.index(getattr(command.callback, "__module__", "")))
 
 __all__ = ["COMMANDS", "app"]

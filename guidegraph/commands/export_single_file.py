@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from guidegraph.commands.export import (
+from guidegraph.commands.export_steps import (
     ExportArguments,
     bundle_kind,
     check_extra,
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from guidegraph.graph.export.workflow import Exported
 
 
-def single_command(arguments: ExportArguments) -> None:
+def export_single_file(arguments: ExportArguments) -> None:
     """Export a workflow as one ONNX graph.
 
     Raises ``WorkflowError`` if one graph cannot hold it, and ``typer.Exit`` if the check fails.
@@ -50,7 +50,7 @@ def _export(arguments: ExportArguments, stack: ExitStack) -> None:
     """stack: holds the lock on the file until the check is over."""
     check_extra()
     if arguments.bundle.suffix != ".onnx" or arguments.bundle.is_dir():
-        message = f"'{arguments.bundle}' is no name of an ONNX file; give one that ends with .onnx"
+        message = f"'{arguments.bundle}' is not the name of an ONNX file; give one that ends with .onnx"
         raise WorkflowError([argument_problem("bad-value", message, "--output")])
     registry = require_plugins(arguments.plugins).registry
     opened = open_workflow(arguments.workflow, registry)

@@ -2,38 +2,50 @@
 
 from __future__ import annotations
 
-import keyword
-import re
-import shlex
-import shutil
-from collections.abc import Collection, Mapping
-from contextlib import suppress
-from importlib.util import find_spec
 from pathlib import Path
+from typing import Annotated
 
-from guidegraph.commands.shared.errors import NAME as ARGUMENT
-from guidegraph.commands.shared.errors import argument_problem, print_text
-from guidegraph.commands.shared.options import PluginSelection
+import typer
+
+from guidegraph.commands.shared.errors import NAME, argument_problem, print_text
+from guidegraph.commands.shared.options import NoPlugins, Plugins
 from guidegraph.commands.shared.plugins import load_plugins
-from guidegraph.graph.errors import Problem, WorkflowError
+from guidegraph.commands.shared.root import app, examples, select_plugins
+from guidegraph.graph.errors import WorkflowError
 from guidegraph.graph.paths import PACKAGE
-from guidegraph.plugins.entries import OWN_DISTRIBUTION, normalise_name
-from guidegraph_runtime.files.temporary import remove_stale_once, temporary_path
 from guidegraph_runtime.machine.shortages import with_shortage
 
-TEMPLATE = Path(__file__).with_name("template")
-NAME = re.compile(r"[a-z][a-z0-9_]*[a-z0-9]")
 
+@app.command(
+    "new-plugin",
+    epilog=examples("new-plugin soft", "new-plugin soft -o ~/work/soft"),
+)
+def new_plugin(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", show_default=False, help="Its namespace: node ids begin with it.")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="DIR", help="The folder to write.", show_default="guidegraph-NAME"),
+    ] = None,
+    plugin: Plugins = None,
+    no_plugins: NoPlugins = False,
+) -> None:
+    """Write a package with a guidance node, a workflow that draws with it, and tests: a start for a plugin of your own.
 
-def new_plugin_command(name: str, output: Path | None, plugins: PluginSelection) -> None:
-    """Write a new plugin. Raises ``WorkflowError`` for an invalid name and for a folder that is not empty."""
-    manager = load_plugins(plugins)
-    taken = {s.name: f"{s.distribution} {s.version}" for s in manager.statuses}
-    taken |= {id.partition(".")[0]: spec.distribution for id, spec in manager.registry.nodes.items()}
-    taken[PACKAGE.removesuffix(":")] = OWN_DISTRIBUTION
-    problems = [argument_problem("bad-name", reason, ARGUMENT)] if (reason := why_unfit(name, taken)) else []
+    It installs with pip, passes its tests and draws a picture as it is.
+    """
+    from guidegraph.commands.plugin_template import folder_problem, next_steps, render_template, why_unfit, write_folder
+    from guidegraph.plugins.entries import OWN_DISTRIBUTION, normalise_name
+
+    manager = load_plugins(select_plugins(plugin, no_plugins))
+    owners = {status.name: f"{status.distribution} {status.version}" for status in manager.statuses}
+    owners |= {id.partition(".")[0]: spec.distribution for id, spec in manager.registry.nodes.items()}
+    owners[PACKAGE.removesuffix(":")] = OWN_DISTRIBUTION
+    problems = [argument_problem("bad-name", reason, NAME)] if (reason := why_unfit(name, owners)) else []
     folder = output or Path(normalise_name(f"{OWN_DISTRIBUTION}-{name}"))
-    problems += _folder_problems(folder) if output or not problems else []
+    if (output or not problems) and (reason := folder_problem(folder)):
+        problems.append(argument_problem("not-empty", reason, "--output"))
     if problems:
         raise WorkflowError(problems)
     try:
@@ -41,102 +53,5 @@ def new_plugin_command(name: str, output: Path | None, plugins: PluginSelection)
     except OSError as error:
         message = with_shortage(f"the folder cannot be written: {error}", error)
         raise WorkflowError([argument_problem("no-folder", message, "--output")]) from error
-    for line in _next_steps(name, folder):
+    for line in next_steps(name, folder):
         print_text(line)
-
-
-def why_unfit(name: str, taken: Mapping[str, str]) -> str:
-    """Why no plugin can be called ``name``, with the closest valid name; "" if one can."""
-    reason = _name_problem(name, taken)
-    if not reason:
-        return ""
-    valid = _to_valid_name(name)
-    candidates = (valid, f"my_{valid}", f"{valid}_guidance", *(f"{valid}_{i}" for i in range(2, 100)))
-    suggestion = next(candidate for candidate in candidates if not _name_problem(candidate, taken))
-    return f"{reason}; what about '{suggestion}'?"
-
-
-def _name_problem(name: str, taken: Mapping[str, str]) -> str:
-    if keyword.iskeyword(name):
-        return f"'{name}' is a word of Python's own"
-    if re.fullmatch("[a-z]", name):
-        return f"'{name}' is too short: one letter is a drive of Windows"
-    if not NAME.fullmatch(name):
-        return f"'{name[:60]}' cannot begin the ids of nodes: small letters, digits and _ can, with a letter first"
-    if name in taken:
-        return f"the namespace '{name}' belongs to {taken[name]}"
-    if find_spec(f"{OWN_DISTRIBUTION}_{name}") is not None:
-        return f"there is a package {OWN_DISTRIBUTION}_{name} already"
-    return ""
-
-
-def _to_valid_name(name: str) -> str:
-    """The valid name nearest to ``name``."""
-    plain = re.sub(r"[^a-z0-9]+", "_", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()).strip("_")
-    plain = plain.removeprefix(f"{OWN_DISTRIBUTION}_").strip("_")[:60].strip("_")
-    return plain if NAME.fullmatch(plain) else f"guide_{plain}".strip("_")
-
-
-def _folder_problems(folder: Path) -> list[Problem]:
-    if folder.is_dir() and any(folder.iterdir()):
-        message = f"the folder '{folder}' exists and is not empty; give another one with -o"
-    elif folder.exists() and not folder.is_dir():
-        message = f"'{folder}' exists and is no folder; give another one with -o"
-    else:
-        return []
-    return [argument_problem("not-empty", message, "--output")]
-
-
-def render_template(name: str) -> dict[str, str]:
-    """The texts of a new plugin's files, by path."""
-    import guidegraph
-
-    values = {
-        "@NAME@": name,
-        "@PACKAGE@": f"{OWN_DISTRIBUTION}_{name}",
-        "@DISTRIBUTION@": normalise_name(f"{OWN_DISTRIBUTION}-{name}"),
-        "@VERSION@": ".".join(guidegraph.__version__.split(".")[:2]),
-    }
-    files = {}
-    for path in sorted(TEMPLATE.rglob("*.txt")):
-        text = path.read_text(encoding="utf-8")
-        for placeholder, value in values.items():
-            text = text.replace(placeholder, value)
-        target = path.relative_to(TEMPLATE).as_posix().removesuffix(".txt")
-        target = target.replace("package/", f"{OWN_DISTRIBUTION}_{name}/").replace("test_plugin", f"test_{name}")
-        files[".gitignore" if target == "gitignore" else target] = text
-    return files
-
-
-def write_folder(files: Mapping[str, str], folder: Path) -> None:
-    """Write files into a folder, all of them or none. Raises ``OSError``."""
-    folder = folder.absolute()
-    exists = folder.is_dir()
-    parent = folder if exists else folder.parent
-    parent.mkdir(parents=True, exist_ok=True)
-    remove_stale_once(parent)
-    temporary = temporary_path(parent / "new")
-    try:
-        for name, text in files.items():
-            path = temporary / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(text.encode())
-        if not exists:
-            temporary.rename(folder)
-            return
-        for entry in temporary.iterdir():  # the folder may be the current one, which cannot be replaced
-            entry.rename(folder / entry.name)
-    finally:
-        with suppress(OSError):
-            shutil.rmtree(temporary)
-
-
-def _next_steps(name: str, folder: Path) -> Collection[str]:
-    package = f"{OWN_DISTRIBUTION}_{name}"
-    return (
-        f"wrote {folder}; the node is in {folder / package / '__init__.py'}. Now:",
-        *([] if folder.absolute() == Path.cwd() else [f"  cd {shlex.quote(str(folder))}"]),
-        '  pip install -e ".[test]"',
-        f"  guidegraph run {name}:text_to_image.yaml",
-        "  pytest",
-    )

@@ -5,11 +5,14 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from guidegraph.commands.shared.errors import argument_problem, print_text
-from guidegraph.commands.shared.options import PluginSelection
+from guidegraph.commands.shared.options import NoPlugins, Plugins
 from guidegraph.commands.shared.plugins import require_plugins
+from guidegraph.commands.shared.root import app, examples, select_plugins
 from guidegraph.graph.errors import WorkflowError, suggest
 from guidegraph_runtime.files.atomic import write_text
 from guidegraph_runtime.machine.byte_sizes import show_size
@@ -20,28 +23,46 @@ if TYPE_CHECKING:
 PAGE = "report.html"
 
 
-def report_command(
-    folder: Path, output: Path | None, x: str | None, by: Sequence[str], plugins: PluginSelection
+@app.command(epilog=examples("report runs/20260131-120000-draw", "report runs/sweep --x steps --by sampler"))
+def report(
+    folder: Annotated[
+        Path,
+        typer.Argument(metavar="DIR", show_default=False, help="What run or sweep wrote, or a folder of several."),
+    ],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="The page.", show_default="DIR/report.html")
+    ] = None,
+    x: Annotated[
+        str | None, typer.Option(metavar="NAME", help="What curves are over: a parameter, an output or a column.")
+    ] = None,
+    by: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A parameter or column that tells lines apart; others tell plots apart."),
+    ] = None,
+    plugin: Plugins = None,
+    no_plugins: NoPlugins = False,
 ) -> None:
-    """Write the report of a folder.
+    """Write one HTML page of a run, a sweep, or several beside each other.
 
-    Raises ``WorkflowError`` for a folder without results and for unknown columns, ``MissingExtra`` without matplotlib.
+    It has the pictures, curves with intervals, tables, parameters, graph, time by node, versions and failures.
+    The page holds all that it shows: open it in a browser, or send it by mail. Needs pip install "guidegraph[plot]".
     """
     from guidegraph.report.collect import collect
     from guidegraph.report.curves import CurveChoice
     from guidegraph.report.page import render_page
     from guidegraph.report.plots import check_extra
 
+    selection, names = select_plugins(plugin, no_plugins), by or []
     check_extra()
     results, notes = collect(folder)
-    _check_columns(dict.fromkeys(by, "--by") | ({x: "--x"} if x else {}), results)
-    registry = require_plugins(plugins).registry
+    _check_columns(dict.fromkeys(names, "--by") | ({x: "--x"} if x else {}), results)
+    registry = require_plugins(selection).registry
     target = output if output is not None else folder / PAGE
     words = ["guidegraph", "report", str(folder), *(["-o", str(output)] if output is not None else [])]
-    words += [*(["--x", x] if x else []), *(part for name in by for part in ("--by", name))]
-    command = shlex.join([*words, *(part for name in plugins.modules for part in ("--plugin", name))])
-    text = render_page(results, notes, folder.resolve().name, command, registry, CurveChoice(x, tuple(by)))
-    text = text.encode("utf-8", "replace").decode()  # a file's name may hold a byte that is no UTF-8
+    words += [*(["--x", x] if x else []), *(word for name in names for word in ("--by", name))]
+    command = shlex.join([*words, *(word for name in selection.modules for word in ("--plugin", name))])
+    text = render_page(results, notes, folder.resolve().name, command, registry, CurveChoice(x, tuple(names)))
+    text = text.encode("utf-8", "replace").decode()  # a file's name may hold a byte that is not UTF-8
     write_text(target, text)
     print_text(f"wrote {target} ({show_size(len(text.encode()))})")
 

@@ -8,40 +8,45 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from guidegraph.commands.launch import Processes, check_processes, launch
 from guidegraph.commands.shared.errors import argument_problem, print_json, print_note, print_text
-from guidegraph.commands.shared.options import PluginSelection
-from guidegraph.commands.shared.plugins import require_plugins
-from guidegraph.commands.shared.signals import cancel_on_signals
-from guidegraph.commands.shared.source import (
-    OpenedWorkflow,
-    bind_settings,
-    device_problems,
-    open_workflow,
-    parse_budget,
-    parse_passes,
-    setting_names,
-    unknown_output_problems,
+from guidegraph.commands.shared.options import (
+    AllowCode,
+    AllowRead,
+    AllowWrite,
+    Device,
+    Dtype,
+    Events,
+    File,
+    LimitSettings,
+    NodeTraceback,
+    NoPlugins,
+    Only,
+    Passes,
+    Plugins,
+    PluginSelection,
+    Settings,
+    make_grants,
 )
-from guidegraph.graph.errors import Problem, WorkflowError
-from guidegraph.graph.events import CancelToken, Observer
-from guidegraph.graph.planning.admission import admission_problems
-from guidegraph.graph.planning.plan import find_needed_ops
+from guidegraph.commands.shared.plugins import require_plugins
+from guidegraph.commands.shared.root import app, examples, select_plugins
+from guidegraph.commands.shared.run_folder import prepare_run_folder
+from guidegraph.graph.errors import WorkflowError
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.training.ranks import process_rank
-from guidegraph.graph.trust.folder_locks import lock_folder
 from guidegraph.graph.trust.policy import Grants, Policy, check_effects
-from guidegraph.plugins.hookspecs import RunInfo
-from guidegraph.plugins.manager import PluginManager
-from guidegraph.runs.observers import Bars, JsonLog, PlainLog
 from guidegraph.runs.outputs import RECORD, OutputWriter, output_problems
-from guidegraph.runs.run import Job, RecordedRun
-from guidegraph_runtime.files.atomic import find_killed_run, make_run_folder
-from guidegraph_runtime.machine.shortages import with_shortage
+from guidegraph_runtime.files.atomic import find_killed_run
+
+if TYPE_CHECKING:
+    from guidegraph.commands.launch import Processes
+    from guidegraph.commands.shared.source import OpenedWorkflow
+    from guidegraph.graph.events import CancelToken, Observer
+    from guidegraph.plugins.hookspecs import RunInfo
+    from guidegraph.plugins.manager import PluginManager
 
 
 @dataclass(frozen=True)
@@ -79,10 +84,95 @@ class CheckedRun:
     policy: Policy
 
 
-def run_command(arguments: RunArguments) -> None:
-    if arguments.processes.starts_others:
-        _run_in_processes(arguments)
-        return
+@app.command(
+    epilog=examples(
+        'run draw.yaml --set prompt="a tiger on grass" --set seed=7',
+        "run draw.yaml --out pictures --only image --device cuda --dtype bfloat16",
+        "run draw.yaml --device cuda --memory-budget 6GB",
+        "run runs/20260131-120000-draw/image.png --set scale=2",
+        "run draw.yaml --cache ~/.cache/guidegraph --json",
+    )
+)
+def run(
+    workflow: File,
+    set: Settings = None,
+    only: Only = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where the files go.", show_default="runs/<time>-<name>")
+    ] = None,
+    device: Device = "cpu",
+    dtype: Dtype = None,
+    cache: Annotated[
+        str, typer.Option(metavar="DIR|off", help="A folder that keeps values, so that only what changed is computed.")
+    ] = "off",
+    memory_budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE", help="How much of the models' weights may be on the device at once, such as 6GB or 800MB."
+        ),
+    ] = None,
+    passes: Passes = "all",
+    json: Events = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print a line for each node, on stderr.")] = False,
+    plugin: Plugins = None,
+    no_plugins: NoPlugins = False,
+    traceback: NodeTraceback = False,
+    allow_read: AllowRead = None,
+    allow_write: AllowWrite = None,
+    allow_code: AllowCode = None,
+    devices: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Share a training's batches among N processes, a device each."),
+    ] = None,
+    nodes: Annotated[int, typer.Option(min=1, metavar="M", help="The same on M machines.")] = 1,
+    node_rank: Annotated[int, typer.Option(min=0, metavar="I", help="Which of the machines this is, from 0.")] = 0,
+    rendezvous: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="The first machine, where the others find it.")
+    ] = None,
+    restarts: Annotated[
+        int, typer.Option(min=0, metavar="K", help="How often to go on from the checkpoint when a process is killed.")
+    ] = 3,
+    limit: LimitSettings = None,
+) -> None:
+    """Run a workflow and write its outputs: pictures to PNG, tensors to safetensors, the rest to JSON.
+
+    Each file is written as soon as its output is ready. Beside them run.json says what was run: workflow,
+    parameters, seeds, digests, versions, timings. Every PNG carries its workflow and parameters: a picture
+    given in place of a workflow is made again, with its whole batch.
+    """
+    from guidegraph.commands.launch import Processes
+    from guidegraph.commands.shared.source import apply_limits
+
+    arguments = RunArguments(
+        workflow,
+        set or [],
+        only,
+        out,
+        device,
+        dtype,
+        cache,
+        memory_budget,
+        passes,
+        json,
+        quiet,
+        verbose,
+        select_plugins(plugin, no_plugins),
+        Processes(devices, nodes, node_rank, rendezvous, restarts),
+        make_grants(allow_read, allow_write, allow_code),
+    )
+    with apply_limits(limit):
+        if arguments.processes.starts_others:
+            _run_in_processes(arguments)
+        else:
+            _run_here(arguments)
+
+
+def _run_here(arguments: RunArguments) -> None:
+    """Run in this process; signals cancel the run."""
+    from guidegraph.commands.shared.signals import cancel_on_signals
+    from guidegraph.graph.events import CancelToken
+
     token = CancelToken()
     with cancel_on_signals(token, print_note):
         manager = require_plugins(arguments.plugins)
@@ -93,6 +183,8 @@ def run_command(arguments: RunArguments) -> None:
 
 def _run_in_processes(arguments: RunArguments) -> None:
     """Check the arguments once here, then launch the processes."""
+    from guidegraph.commands.launch import check_processes, launch
+
     checked = _check_arguments(arguments, require_plugins(arguments.plugins).registry)
     check_processes(arguments.processes, checked.opened.graph, arguments.device)
     launch(arguments.processes, sys.argv[1:], prepare_run_folder(arguments.out, checked.opened.graph.name))
@@ -100,6 +192,18 @@ def _run_in_processes(arguments: RunArguments) -> None:
 
 def _check_arguments(arguments: RunArguments, registry: Registry) -> CheckedRun:
     """Check everything before the run. Raises ``WorkflowError`` that lists all problems."""
+    from guidegraph.commands.shared.source import (
+        bind_settings,
+        device_problems,
+        open_workflow,
+        parse_budget,
+        parse_passes,
+        setting_names,
+        unknown_output_problems,
+    )
+    from guidegraph.graph.planning.admission import admission_problems
+    from guidegraph.graph.planning.plan import find_needed_ops
+
     problems = device_problems(arguments.device, arguments.dtype)
     passes = parse_passes(arguments.passes, problems)
     budget = parse_budget(arguments.memory_budget, arguments.device, problems)
@@ -125,6 +229,10 @@ def _check_arguments(arguments: RunArguments, registry: Registry) -> CheckedRun:
 
 
 def _run(arguments: RunArguments, checked: CheckedRun, manager: PluginManager, token: CancelToken) -> None:
+    from guidegraph.graph.trust.folder_locks import lock_folder
+    from guidegraph.plugins.hookspecs import RunInfo
+    from guidegraph.runs.run import Job, RecordedRun
+
     graph, values, device = checked.opened.graph, checked.values, process_device(arguments.device)
     if process_rank().index:
         # One of several training processes: rank 0 writes the files and shows the progress.
@@ -149,9 +257,9 @@ def _run(arguments: RunArguments, checked: CheckedRun, manager: PluginManager, t
         if (started := find_killed_run(folder / RECORD)) and not arguments.quiet:
             print_note(f"note: the last run into '{folder}', started {started}, was killed, or could not write")
         plugins = make_plugin_observers(manager, RunInfo(graph, values, device, checked.dtype))
-        with _progress_observers(arguments, writer) as shown:
+        with _progress_observers(arguments, writer) as progress:
             # One run per process: a memory cache would have no further use.
-            recorded.run([*shown, *plugins], token)
+            recorded.run([*progress, *plugins], token)
     if not (arguments.json or arguments.quiet):
         for name, text in writer.tables.items():
             print_text(f"{name}\n\n{text}\n")
@@ -189,19 +297,11 @@ def make_plugin_observers(manager: PluginManager, info: RunInfo) -> list[Observe
     return observers
 
 
-def prepare_run_folder(out: Path | None, name: str) -> Path:
-    """Make the folder for the files. Raises ``WorkflowError`` if it cannot be made."""
-    try:
-        return make_run_folder(out, name)
-    except OSError as error:
-        reason = with_shortage(str(error), error)
-        problem: Problem = argument_problem("no-folder", f"the folder for the files cannot be made: {reason}", "--out")
-        raise WorkflowError([problem]) from error
-
-
 @contextmanager
 def _progress_observers(arguments: RunArguments, writer: OutputWriter) -> Iterator[list[Observer]]:
     """Context manager: observers that show progress: JSON lines, a log, bars, or (off a terminal) a line a minute."""
+    from guidegraph.runs.observers import Bars, JsonLog, PlainLog
+
     if arguments.json:
         yield [JsonLog(print_json, lambda name: writer.files.get(name, []))]
     elif arguments.verbose:

@@ -8,36 +8,39 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from guidegraph.commands.run import prepare_run_folder
 from guidegraph.commands.shared.errors import FAILED, argument_problem, print_json, print_note, print_text
-from guidegraph.commands.shared.options import PluginSelection
-from guidegraph.commands.shared.plugins import require_plugins
-from guidegraph.commands.shared.signals import cancel_on_signals
-from guidegraph.commands.shared.source import (
-    apply_recipe,
-    device_problems,
-    open_workflow,
-    parse_settings,
-    setting_names,
+from guidegraph.commands.shared.options import (
+    AllowCode,
+    AllowRead,
+    AllowWrite,
+    Device,
+    Dtype,
+    Events,
+    File,
+    LimitSettings,
+    NoPlugins,
+    Plugins,
+    PluginSelection,
+    Settings,
+    make_grants,
 )
+from guidegraph.commands.shared.plugins import require_plugins
+from guidegraph.commands.shared.root import app, examples, select_plugins
+from guidegraph.commands.shared.run_folder import prepare_run_folder
 from guidegraph.graph.errors import Problem, WorkflowError
-from guidegraph.graph.events import CancelToken
-from guidegraph.graph.language.locate import locate_workflow
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.trust.policy import Grants
 from guidegraph.runs.outputs import output_problems
-from guidegraph.runs.recipe import portable_params
-from guidegraph.runs.run import Job
-from guidegraph.sweep.cells import Cell
-from guidegraph.sweep.grid import make_grid
-from guidegraph.sweep.ray_workers import LOCAL, Cluster
-from guidegraph.sweep.run import Summary, Sweep, run_sweep
-from guidegraph.sweep.table import TABLE
-from guidegraph.sweep.texts import AxisTexts, parse_grid, parse_seeds, parse_table
-from guidegraph.sweep.worker import Outcome
+
+if TYPE_CHECKING:
+    from guidegraph.sweep.cells import Cell
+    from guidegraph.sweep.run import Summary, Sweep
+    from guidegraph.sweep.texts import AxisTexts
+    from guidegraph.sweep.worker import Outcome
 
 _EVERY = 10.0
 """Seconds between two progress lines."""
@@ -62,7 +65,85 @@ class SweepArguments:
     grants: Grants
 
 
-def sweep_command(arguments: SweepArguments) -> None:
+@app.command(
+    epilog=examples(
+        "sweep draw.yaml --grid scale=1,2,4 --seeds 0:64",
+        "sweep draw.yaml --grid steps=10,30 --from prompts.csv --set scale=3 --out runs/steps",
+        "sweep draw.yaml --grid scale=1,2,4 --seeds 0:64 --ray local --workers 4",
+    )
+)
+def sweep(
+    workflow: File,
+    grid: Annotated[
+        list[str] | None,
+        typer.Option(metavar="K=V,V,…", help="The values of a parameter; all combinations of several are run."),
+    ] = None,
+    seeds: Annotated[
+        str | None, typer.Option(metavar="FIRST:END", help="The values of the parameter seed: 0:64, or 1,5,9.")
+    ] = None,
+    table: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="FILE.csv", help="Rows of values; its first line names the parameters."),
+    ] = None,
+    set: Settings = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Where the files go; a sweep there is continued.",
+            show_default="runs/<time>-<name>-sweep",
+        ),
+    ] = None,
+    ray: Annotated[
+        str | None, typer.Option(metavar="local|ADDRESS", help="Run on Ray: one started here, or a cluster.")
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="How many cells run at once on Ray.", show_default="one a core"),
+    ] = None,
+    device: Device = "cpu",
+    dtype: Dtype = None,
+    json: Events = False,
+    plugin: Plugins = None,
+    no_plugins: NoPlugins = False,
+    allow_read: AllowRead = None,
+    allow_write: AllowWrite = None,
+    allow_code: AllowCode = None,
+    limit: LimitSettings = None,
+) -> None:
+    """Run a workflow for each cell of a grid of parameters: one folder of runs, one table, one contact sheet.
+
+    A cell that is done is not run again while nothing that it depends on has changed: a sweep that was broken off goes
+    on with what is missing. A cell that fails is reported, and the rest goes on; the exit code is 1 then.
+    --ray needs pip install "guidegraph[ray]".
+    """
+    from guidegraph.commands.shared.source import apply_limits
+
+    arguments = SweepArguments(
+        workflow,
+        grid or [],
+        seeds,
+        table,
+        set or [],
+        out,
+        ray,
+        workers,
+        device,
+        dtype,
+        json,
+        select_plugins(plugin, no_plugins),
+        make_grants(allow_read, allow_write, allow_code),
+    )
+    with apply_limits(limit):
+        _sweep(arguments)
+
+
+def _sweep(arguments: SweepArguments) -> None:
+    """Run the missing cells; signals cancel the sweep. Raises ``typer.Exit`` if a cell failed."""
+    from guidegraph.commands.shared.signals import cancel_on_signals
+    from guidegraph.graph.events import CancelToken
+    from guidegraph.sweep.run import run_sweep
+
     token = CancelToken()
     with cancel_on_signals(token, print_note):
         manager = require_plugins(arguments.plugins)
@@ -79,6 +160,12 @@ def sweep_command(arguments: SweepArguments) -> None:
 
 def _check_arguments(arguments: SweepArguments, registry: Registry) -> Sweep:
     """Check everything before the sweep. Raises ``WorkflowError`` that lists all problems."""
+    from guidegraph.commands.shared.source import apply_recipe, open_workflow, parse_settings, setting_names
+    from guidegraph.runs.run import Job
+    from guidegraph.sweep.grid import make_grid
+    from guidegraph.sweep.ray_workers import Cluster
+    from guidegraph.sweep.run import Sweep
+
     problems = _argument_problems(arguments)
     axes = _axes(arguments, registry, problems)
     settings = parse_settings(arguments.settings, problems)
@@ -102,6 +189,9 @@ def _check_arguments(arguments: SweepArguments, registry: Registry) -> Sweep:
 
 
 def _argument_problems(arguments: SweepArguments) -> list[Problem]:
+    from guidegraph.commands.shared.source import device_problems
+    from guidegraph.sweep.ray_workers import LOCAL
+
     remote = arguments.ray not in (None, LOCAL)
     # The devices of a cluster are not those of this machine; Ray gives each worker its own.
     problems = device_problems("cpu" if remote and arguments.device == "cuda" else arguments.device, arguments.dtype)
@@ -118,6 +208,9 @@ def _argument_problems(arguments: SweepArguments) -> list[Problem]:
 
 def _axes(arguments: SweepArguments, registry: Registry, problems: list[Problem]) -> list[AxisTexts]:
     """The axes: the rows of the table vary slowest, then the grid in its order, then the seeds."""
+    from guidegraph.graph.language.locate import locate_workflow
+    from guidegraph.sweep.texts import parse_grid, parse_seeds, parse_table
+
     axes: list[AxisTexts | None] = []
     if arguments.table is not None:
         try:
@@ -144,6 +237,8 @@ class _Progress:
             print_note(f"{cells - missing} of {cells} cells are done already")
 
     def on_cell(self, cell: Cell, outcome: Outcome, remaining: int) -> None:
+        from guidegraph.runs.recipe import portable_params
+
         swept = portable_params(cell.swept)
         self._event("cell_finished", cell=cell.key, parameters=swept, **vars(outcome))
         if self._json:
@@ -158,6 +253,8 @@ class _Progress:
             print_note(f"{self._total - remaining} of {self._total} cells, {self._failed} failed")
 
     def on_end(self, summary: Summary) -> None:
+        from guidegraph.sweep.table import TABLE
+
         self._event("sweep_finished", **vars(summary), folder=str(self._folder))
         if not self._json:
             counts = f"{summary.cells} cells: {summary.done} done ({summary.before} before), {summary.failed} failed"

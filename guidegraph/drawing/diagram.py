@@ -81,9 +81,9 @@ class _DiagramBuilder:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.ops: dict[str, Op] = {op.key: op for op in walk(graph.ops, previews=False)}
-        self.used = {s for s in self._all_sources() if isinstance(s, Output)}
+        self.used = {s for s in self._list_sources() if isinstance(s, Output)}
 
-    def _all_sources(self) -> Iterator[Source]:
+    def _list_sources(self) -> Iterator[Source]:
         for op in self.ops.values():
             yield from op.sources()
             if isinstance(op, Loop):
@@ -97,15 +97,15 @@ class _DiagramBuilder:
         while pending:
             panel, ops, loop = pending.pop()
             if loop is not None:
-                panel.lefts = {name: Dot(p.label, p.type) for name, (p, _) in self._loop_inputs(loop).items()}
+                panel.lefts = {name: Dot(p.label, p.type) for name, (p, _) in self._list_loop_inputs(loop).items()}
             for key, op in ops.items():
-                box = panel.boxes[key] = self._box(op)
+                box = panel.boxes[key] = self._make_box(op)
                 if isinstance(op, Loop):
                     box.panel = Panel()
                     pending.append((box.panel, op.body, op))
-                for name, port, source in self._inputs(op):
+                for name, port, source in self._list_inputs(op):
                     self._add_wire(panel, ops, loop, source, (key, name), name, box.ins, port)
-            exits = self._loop_outputs(loop) if loop else self._graph_outputs()
+            exits = self._list_loop_outputs(loop) if loop else self._list_graph_outputs()
             for name, (port, fed) in exits.items():
                 panel.rights[name] = port
                 if fed is not None:
@@ -136,10 +136,10 @@ class _DiagramBuilder:
         if isinstance(source, Output) and source.op in ops:
             origin = (source.op, source.name)
         else:
-            origin = ((LEFT, self._input_name(source, loop)), "")
-        panel.wires[Wire(origin[0], origin[1], target[0], target[1])] = self._type_of(source)
+            origin = ((LEFT, self._find_input_name(source, loop)), "")
+        panel.wires[Wire(origin[0], origin[1], target[0], target[1])] = self._find_type(source)
 
-    def _box(self, op: Op) -> Box:
+    def _make_box(self, op: Op) -> Box:
         if isinstance(op, Call):
             box = Box(local_name(op.key), op.spec.id, op.spec.summary)
             single = list(op.outputs) == ["out"]
@@ -148,7 +148,7 @@ class _DiagramBuilder:
             arguments = {**op.inputs, **op.settings}
             box.notes = [f"{name} = {_format_value(s)}" for name, s in arguments.items() if _is_literal(s)]
             return box
-        over = self._label(op.over)
+        over = self._make_label(op.over)
         box = Box(local_name(op.key), f"for each {op.item} of {over}", f"loop over {over}")
         if op.training:
             box.notes = [f"trains {m.model}: {m.optimizer}, lr {_format_rate(m)}" for m in op.training.models]
@@ -156,9 +156,9 @@ class _DiagramBuilder:
             box.outs[name] = Dot(name, kind, used=Output(op.key, name) in self.used)
         return box
 
-    def _inputs(self, op: Op) -> Iterator[tuple[str, Dot, Source]]:
+    def _list_inputs(self, op: Op) -> Iterator[tuple[str, Dot, Source]]:
         if isinstance(op, Loop):
-            for name, (port, source) in self._loop_inputs(op).items():
+            for name, (port, source) in self._list_loop_inputs(op).items():
                 if source is not None:
                     yield name, port, source
             return
@@ -168,39 +168,39 @@ class _DiagramBuilder:
                 if not isinstance(source, Literal):
                     yield name, Dot(name, declared.type if declared else ANY), source
 
-    def _loop_inputs(self, loop: Loop) -> dict[str, tuple[Dot, Source | None]]:
+    def _list_loop_inputs(self, loop: Loop) -> dict[str, tuple[Dot, Source | None]]:
         """The ports on a loop's left edge, each with its source outside."""
         ports: dict[str, tuple[Dot, Source | None]] = {
-            "over": (Dot(loop.item, item_type(self._type_of(loop.over))), loop.over)
+            "over": (Dot(loop.item, item_type(self._find_type(loop.over))), loop.over)
         }
-        if Index(loop.key) in self._sources_inside(loop):
+        if Index(loop.key) in self._list_inner_sources(loop):
             ports["index"] = (Dot("index", PortType((int,))), None)
         for name, source in loop.carry.items():
             label = f"{name} = {_format_value(source)}" if isinstance(source, Literal) else name
-            ports[f"carry.{name}"] = (Dot(label, loop.outputs.get(name) or self._type_of(source)), source)
+            ports[f"carry.{name}"] = (Dot(label, loop.outputs.get(name) or self._find_type(source)), source)
         if loop.training and loop.training.steps is not None:
             steps = loop.training.steps
             label = f"steps = {_format_value(steps)}" if isinstance(steps, Literal) else "steps"
             ports["steps"] = (Dot(label, PortType((int,))), steps)
         if loop.training and isinstance(folder := loop.training.checkpoint, Param):
-            ports["checkpoint"] = (Dot("checkpoint", self._type_of(folder)), folder)
-        for source in self._sources_inside(loop):
+            ports["checkpoint"] = (Dot("checkpoint", self._find_type(folder)), folder)
+        for source in self._list_inner_sources(loop):
             is_own = isinstance(source, (Carry, Item, Index)) and source.loop == loop.key
             if isinstance(source, Literal) or is_own or (isinstance(source, Output) and source.op in loop.body):
                 continue
-            ports[self._label(source)] = (Dot(self._label(source), self._type_of(source)), source)
+            ports[self._make_label(source)] = (Dot(self._make_label(source), self._find_type(source)), source)
         return ports
 
     @staticmethod
-    def _sources_inside(loop: Loop) -> dict[Source, None]:
+    def _list_inner_sources(loop: Loop) -> dict[Source, None]:
         return dict.fromkeys(loop.inner_sources())
 
-    def _input_name(self, source: Source, loop: Loop | None) -> str:
+    def _find_input_name(self, source: Source, loop: Loop | None) -> str:
         if loop is not None and isinstance(source, (Carry, Item, Index)) and source.loop == loop.key:
             return {Carry: f"carry.{getattr(source, 'name', '')}", Item: "over", Index: "index"}[type(source)]
-        return self._label(source)
+        return self._make_label(source)
 
-    def _loop_outputs(self, loop: Loop) -> dict[str, tuple[Dot, Source | None]]:
+    def _list_loop_outputs(self, loop: Loop) -> dict[str, tuple[Dot, Source | None]]:
         """The ports on a loop's right edge, each with its source in the body."""
         sources: dict[str, Source] = {**loop.next, **loop.collect}
         ports: dict[str, tuple[Dot, Source | None]] = {}
@@ -209,13 +209,13 @@ class _DiagramBuilder:
             ports[name] = (Dot(label, kind), sources.get(name))
         for model in loop.training.models if loop.training else ():
             label = f"loss of {model.model}"
-            ports[label] = (Dot(label, self._type_of(model.loss)), model.loss)
+            ports[label] = (Dot(label, self._find_type(model.loss)), model.loss)
         return ports
 
-    def _graph_outputs(self) -> dict[str, tuple[Dot, Source | None]]:
+    def _list_graph_outputs(self) -> dict[str, tuple[Dot, Source | None]]:
         return {name: (Dot(name, out.type), out.source) for name, out in self.graph.outputs.items()}
 
-    def _label(self, source: Source) -> str:
+    def _make_label(self, source: Source) -> str:
         """A source's name as in a workflow."""
         if isinstance(source, Output):
             is_only = list(self.ops[source.op].outputs) == [source.name]
@@ -230,7 +230,7 @@ class _DiagramBuilder:
             return f"{local_name(source.loop)}: {name}"
         return _format_value(source)
 
-    def _type_of(self, source: Source) -> PortType:
+    def _find_type(self, source: Source) -> PortType:
         if isinstance(source, Output):
             return self.ops[source.op].outputs[source.name]
         if isinstance(source, Param):
@@ -242,8 +242,8 @@ class _DiagramBuilder:
         loop = self.ops[source.loop]
         assert isinstance(loop, Loop)
         if isinstance(source, Carry):
-            return loop.outputs.get(source.name) or self._type_of(loop.carry[source.name])
-        item = item_type(self._type_of(loop.over))
+            return loop.outputs.get(source.name) or self._find_type(loop.carry[source.name])
+        item = item_type(self._find_type(loop.over))
         return (namedtuple_fields(item) or {}).get(source.field, ANY) if source.field else item
 
 

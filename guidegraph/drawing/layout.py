@@ -142,7 +142,7 @@ def _add_waypoints(
     return list(edges), chains
 
 
-def _edges_by_end(edges: Iterable[_Edge]) -> tuple[dict[Key, list[_Edge]], dict[Key, list[_Edge]]]:
+def _group_edges(edges: Iterable[_Edge]) -> tuple[dict[Key, list[_Edge]], dict[Key, list[_Edge]]]:
     before: dict[Key, list[_Edge]] = defaultdict(list)
     after: dict[Key, list[_Edge]] = defaultdict(list)
     for edge in edges:
@@ -153,7 +153,7 @@ def _edges_by_end(edges: Iterable[_Edge]) -> tuple[dict[Key, list[_Edge]], dict[
 
 def _order_rows(rows: list[list[Key]], edges: Sequence[_Edge], sizes: Mapping[Key, Size]) -> list[list[Key]]:
     """The order with the fewest crossings found by barycentre sweeps."""
-    before, after = _edges_by_end(edges)
+    before, after = _group_edges(edges)
     best, fewest = rows, _count_crossings(rows, edges)
     for sweep in range(SWEEPS):
         if fewest == 0:
@@ -175,8 +175,8 @@ def _order_rows(rows: list[list[Key]], edges: Sequence[_Edge], sizes: Mapping[Ke
 
 
 def _end_position(edge: _Edge, forward: bool, fixed: Mapping[Key, int], sizes: Mapping[Key, Size]) -> float:
-    key, at = (edge.source, edge.source_height) if forward else (edge.target, edge.target_height)
-    return fixed[key] + at / (sizes[key].height + 1)
+    key, height = (edge.source, edge.source_height) if forward else (edge.target, edge.target_height)
+    return fixed[key] + height / (sizes[key].height + 1)
 
 
 def _count_crossings(rows: list[list[Key]], edges: Sequence[_Edge]) -> int:
@@ -207,7 +207,7 @@ def _count_crossings(rows: list[list[Key]], edges: Sequence[_Edge]) -> int:
 
 def _assign_tops(rows: list[list[Key]], edges: Sequence[_Edge], sizes: Mapping[Key, Size]) -> dict[Key, float]:
     """The top of each box: as near as possible to where its wires are straight, without overlaps."""
-    before, after = _edges_by_end(edges)
+    before, after = _group_edges(edges)
     tops: dict[Key, float] = {}
     for row in rows:
         y = 0.0

@@ -77,18 +77,18 @@ class Palette:
     """A colour for each type, in order of first occurrence; plain values are grey."""
 
     def __init__(self, types: Iterable[PortType]) -> None:
-        names = dict.fromkeys(map(_name, types))
+        names = dict.fromkeys(map(_legend_name, types))
         coloured = [name for name in names if name != PLAIN]
         self._class = {name: f"c{i % len(COLOURS)}" for i, name in enumerate(coloured)}
         self.names = [*coloured, PLAIN] if PLAIN in names else coloured
 
     def stroke(self, kind: PortType) -> str:
-        return f"s{self._class.get(_name(kind), 'p')}"
+        return f"s{self._class.get(_legend_name(kind), 'p')}"
 
     def fill(self, kind: PortType) -> str:
-        return self.fill_of(_name(kind))
+        return self.fill_by_name(_legend_name(kind))
 
-    def fill_of(self, name: str) -> str:
+    def fill_by_name(self, name: str) -> str:
         return f"f{self._class.get(name, 'p')}"
 
     def css(self) -> str:
@@ -109,10 +109,10 @@ def scope_css(css: str, scope: str) -> str:
     return "\n".join(lines)
 
 
-def _name(kind: PortType) -> str:
+def _legend_name(kind: PortType) -> str:
     """A type's name in the legend, the same for optional types and lists of it."""
     names = dict.fromkeys(
-        _name(a.element) if isinstance(a, SequenceOf) else PLAIN if type_name(a) in PLAIN_TYPES else type_name(a)
+        _legend_name(a.element) if isinstance(a, SequenceOf) else PLAIN if type_name(a) in PLAIN_TYPES else type_name(a)
         for a in kind.alternatives
     )
     if len(names) > 1:

@@ -305,7 +305,7 @@ def _draw_legend(palette: Palette, width: float, y: float) -> tuple[list[str], f
         length = text_width(name, 11) + 14
         if x > MARGIN and x + length > width - MARGIN:
             x, y = MARGIN, y + 20
-        parts.append(f'<circle class="dot {palette.fill_of(name)}" cx="{x + 4:.1f}" cy="{y:.1f}" r="4"/>')
+        parts.append(f'<circle class="dot {palette.fill_by_name(name)}" cx="{x + 4:.1f}" cy="{y:.1f}" r="4"/>')
         parts.append(_draw_text("port", x + 13, y + 4, name))
         x += length + 16
     return parts, y + (24 if parts else 0)

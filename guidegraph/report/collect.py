@@ -50,7 +50,7 @@ class RunFolder:
     pictures: list[Picture] = field(default_factory=list)
     tables: dict[str, Table] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
-    others: list[str] = field(default_factory=list)
+    other_files: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -59,7 +59,7 @@ class RunFolder:
 
     @property
     def columns(self) -> list[str]:
-        """The names that a curve may be over, or its lines be told apart by."""
+        """The names that a curve may be over, or its lines be distinguished by."""
         return list(dict.fromkeys(name for table in self.tables.values() for name in table))
 
     @property
@@ -83,11 +83,11 @@ class SweepFolder:
 
     @property
     def name(self) -> str:
-        known = get_object(self.records[0], "workflow").get("name") if self.records else None
-        return str(known or get_object(self.plan, "workflow").get("name") or self.folder.resolve().name)
+        recorded = get_object(self.records[0], "workflow").get("name") if self.records else None
+        return str(recorded or get_object(self.plan, "workflow").get("name") or self.folder.resolve().name)
 
     @property
-    def tied_parameters(self) -> list[str]:
+    def parameters_from_table(self) -> list[str]:
         """The parameters that vary together, in the rows of a table."""
         names = get_object(self.plan, "from").get("columns")
         return [str(name) for name in names] if isinstance(names, list) else []
@@ -101,7 +101,7 @@ class SweepFolder:
 
     @property
     def columns(self) -> list[str]:
-        """The names that a curve may be over, or its lines be told apart by."""
+        """The names that a curve may be over, or its lines be distinguished by."""
         return list(dict.fromkeys([*self.swept, *self.outputs, *(n for t in self.tables.values() for n in t)]))
 
     def with_status(self, status: str) -> list[int]:
@@ -146,7 +146,7 @@ def _read_result(folder: Path) -> RunFolder | SweepFolder | None:
 def _read_run(folder: Path) -> RunFolder:
     record = read_object(folder / RECORD)
     if not isinstance(record.get("workflow"), dict) or not isinstance(record.get("parameters"), dict):
-        raise Unreadable("is no record of a run: 'workflow' and 'parameters' are missing")
+        raise Unreadable("is not the record of a run: 'workflow' and 'parameters' are missing")
     run = RunFolder(folder, record)
     for name, output in get_object(record, "outputs").items():
         files = output.get("files") if isinstance(output, dict) else None
@@ -163,7 +163,7 @@ def _read_run(folder: Path) -> RunFolder:
             if file.endswith(".json"):
                 _add_value(run, name, file)
             elif file.endswith(".safetensors"):
-                run.others.append(file)
+                run.other_files.append(file)
     return run
 
 

@@ -79,7 +79,7 @@ def long_plots(
     words = [n for n in own if n not in numbers and 1 < len(distinct_values(table[n])) <= LINES][:1]
     index = [n for n in numbers if _rises(table, n, [*cell, *words], 2)][:1]
     if not index and len(_groups(table, [*cell, *words])) < table.rows:
-        return []  # the rows of a cell cannot be told apart
+        return []  # the rows of a cell cannot be distinguished
     x = choice.within([*(n for n in swept if n in table), *numbers], ()).x
     own_choice = CurveChoice(x or next(iter(index), None), choice.by)
     parameters = [n for n in (*swept, *words, *index) if n in table]

@@ -27,7 +27,7 @@ def render_page(
     registry: Registry,
     choice: CurveChoice = AUTOMATIC,
 ) -> str:
-    """The document. command: recreates it. notes: what was left out."""
+    """The HTML page. command: the command that recreates it. notes: the files left out, and why."""
     context = PageContext(registry, choice, MOST // len(results))
     if len(results) == 1:
         name, lead, sections = _render_result(results[0], context, "a")

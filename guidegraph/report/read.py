@@ -57,14 +57,14 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
-        raise Unreadable(f"is no JSON: {error}") from None
+        raise Unreadable(f"is not valid JSON: {error}") from None
 
 
 def read_object(path: Path) -> dict[str, Any]:
     """Raises ``Unreadable``."""
     data = read_json(path)
     if not isinstance(data, dict):
-        raise Unreadable("holds no JSON object")
+        raise Unreadable("is not a JSON object")
     return data
 
 
@@ -79,7 +79,7 @@ def read_csv(path: Path, texts: Collection[str] = ()) -> Table:
     except csv.Error as error:
         raise Unreadable(f"is no CSV: {error}") from None
     if not rows or len(set(rows[0])) != len(rows[0]) or any(len(row) != len(rows[0]) for row in rows):
-        raise Unreadable("is no table: one line of different names, then lines with as many cells, are expected")
+        raise Unreadable("is not a table: expected a line of different names, then lines with as many cells")
     return Table({n: [row[i] if n in texts else parse_cell(row[i]) for row in rows[1:]] for i, n in enumerate(rows[0])})
 
 

@@ -19,7 +19,7 @@ from guidegraph.report.series import Plot
 
 MOST_PLOTS = 24
 MOST_FAILURES = 100
-PLACE = ("device", "dtype", "passes", "cache", "memory_budget", "only")
+RUN_OPTIONS = ("device", "dtype", "passes", "cache", "memory_budget", "only")
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,9 @@ def run_sections(run: RunFolder, context: PageContext, salt: str) -> list[Sectio
     sections.append(("graph", "Graph", _graph(run.record, context, salt)))
     sections.append(("timings", "Time by node", timings.render_timings([run.record], f"{salt}-time")))
     sections.append(("versions", "Versions and machine", _versions(run.record)))
-    if run.others:
+    if run.other_files:
         sections[-1:-1] = [
-            ("files", "Other files", tag("p", f"In the folder, not shown here: {', '.join(run.others)}."))
+            ("files", "Other files", tag("p", f"In the folder, not shown here: {', '.join(run.other_files)}."))
         ]
     return [Section(f"{salt}-{id}", title, inside) for id, title, inside in sections]
 
@@ -103,7 +103,7 @@ def sweep_sections(sweep: SweepFolder, context: PageContext, salt: str) -> list[
     notes = list(sweep.notes)
     if failed := sweep.with_status("failed"):
         sections.append(("failed", "Failed cells", _failures(sweep, failed)))
-    choice, tied = context.choice, sweep.tied_parameters
+    choice, tied = context.choice, sweep.parameters_from_table
     curves = sweep_plots(sweep.distinct_cells, sweep.swept, sweep.outputs, choice, tied)
     for name, output in sweep.tables.items():
         curves += long_plots(output, sweep.swept, name, choice, tied)
@@ -178,7 +178,7 @@ def _versions(record: Mapping[str, Any]) -> Html:
     }
     extra = record.get("machine")
     machine.update(extra if isinstance(extra, dict) else {"machine": extra} if extra else {})
-    machine.update({name: record[name] for name in PLACE if record.get(name) is not None})
+    machine.update({name: record[name] for name in RUN_OPTIONS if record.get(name) is not None})
     left, right = pairs(machine, "Machine"), pairs(versions, "Versions")
     return tag("div", left, right, class_="beside")
 

@@ -179,7 +179,7 @@ def to_json(value: Any, name: str, tensors: dict[str, Any]) -> Any:
         except (RuntimeError, NotImplementedError) as error:  # a sparse or meta tensor
             raise OutputError(f"holds a tensor that cannot be written: {error!s:.200}") from error
         return {"tensor": name}
-    if (fields := _mapping_of(value)) is not None:
+    if (fields := _to_mapping(value)) is not None:
         return {key: to_json(element, f"{name}.{key}", tensors) for key, element in fields.items()}
     if isinstance(value, Set):
         return to_json(sorted(value, key=repr), name, tensors)
@@ -203,7 +203,7 @@ def _as_tensor(value: Any) -> Any:
         raise OutputError(f"holds a NumPy array of {value.dtype}, for which there is no file format") from error
 
 
-def _mapping_of(value: Any) -> dict[str, Any] | None:
+def _to_mapping(value: Any) -> dict[str, Any] | None:
     if isinstance(value, Mapping):
         return {str(key): element for key, element in value.items()}
     if isinstance(value, tuple) and hasattr(value, "_fields"):

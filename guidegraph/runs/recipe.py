@@ -155,7 +155,7 @@ def _parse_recipe(data: Any) -> Recipe:
         raise ValueError(f"its dtype is one of {', '.join(DTYPES)}; found '{stored.dtype[:60]}'")
     for name in stored.sources:
         if not name.isprintable() or len(name) > LONGEST_NAME:
-            raise ValueError(f"'{name[:60]!a}' is no name of a file")
+            raise ValueError(f"'{name[:60]!a}' is not a file name")
     fields = {name: value for name, value in stored if name not in ("format", "workflow", "sources")}
     sources = {str(resolve_file_name(name)): text for name, text in stored.sources.items()}
     return Recipe(resolve_file_name(stored.workflow), sources, **fields)

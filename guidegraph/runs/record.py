@@ -27,14 +27,14 @@ FORMAT = 1
 
 @dataclass
 class RunRecord:
-    """An observer that collects a run's record. files: those of each output, by name. place: the run's options.
+    """An observer that collects a run's record. files: those of each output, by name. options: of the run.
 
     previews: the files of training previews, by LOOP/NAME.
     """
 
     graph: Graph
     values: Mapping[str, Any]
-    place: Mapping[str, Any]
+    options: Mapping[str, Any]
     versions: Mapping[str, str]
     files: Mapping[str, list[str]]
     previews: Mapping[str, list[str]] = field(default_factory=dict)
@@ -57,7 +57,7 @@ class RunRecord:
 
     def list_outside_files(self) -> list[dict[str, str | None]]:
         """The files that the run reads, writes or loads code from, except shipped ones and its outputs."""
-        effects = list_effects(find_needed_ops(self.graph, self.place.get("only"), self.values), self.values)
+        effects = list_effects(find_needed_ops(self.graph, self.options.get("only"), self.values), self.values)
         return [
             {"does": effect.kind, "path": str(drop_dots(effect.path)) if effect.path else None, "node": effect.node}
             for effect in effects
@@ -80,7 +80,7 @@ class RunRecord:
             },
             "parameters": portable_params(self.values),
             "seeds": find_seeds(graph, self.values),
-            **self.place,
+            **self.options,
             "outputs": {
                 name: {"type": str(output.type), "files": self.files[name]}
                 for name, output in graph.outputs.items()

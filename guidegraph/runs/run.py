@@ -65,7 +65,7 @@ class RecordedRun:
             folder,
             lambda name, i, batch: replace(recipe, output=name, index=i, batch=batch).text(),
         )
-        place = {
+        options = {
             "device": job.device,
             "dtype": job.dtype,
             "passes": sorted(job.passes),
@@ -73,7 +73,7 @@ class RecordedRun:
             "memory_budget": job.memory_budget,
             "only": job.only,
         }
-        self._record = RunRecord(graph, values, place, package_versions, self.writer.files, self.writer.previews)
+        self._record = RunRecord(graph, values, options, package_versions, self.writer.files, self.writer.previews)
 
     def run(
         self,
@@ -91,8 +91,10 @@ class RecordedRun:
 
         job = self.job
         with self._keep_record(), before_exit(self._record_exit):
-            place = f"{job.device} {job.dtype}"
-            plan = compile_plan(job.graph, job.values, place=place, passes=job.passes, only=job.only, policy=job.policy)
+            device_key = f"{job.device} {job.dtype}"
+            plan = compile_plan(
+                job.graph, job.values, place=device_key, passes=job.passes, only=job.only, policy=job.policy
+            )
             options = RunOptions(
                 device=job.device,
                 dtype=job.dtype,

@@ -44,7 +44,7 @@ def cell_key(job: Job) -> str:
     digests = Digests(f"{job.device} {job.dtype}", structural=True)
     digests.add(ops)
     sources = {name: resolved_ops.source(job.graph.outputs[name].source) for name in names}
-    needed = _needed_keys(ops, sources.values())
+    needed = _find_needed_keys(ops, sources.values())
     parts = [("only", json.dumps(job.only)), ("passes", json.dumps(sorted(job.passes)))]
     for name, source in sources.items():
         parts.append((f"output {name}", digests.source(values[source.name] if isinstance(source, Param) else source)))
@@ -56,7 +56,7 @@ def cell_key(job: Job) -> str:
     return digest_pairs(parts)
 
 
-def _needed_keys(ops: Mapping[str, Op], sources: Iterable[Source]) -> set[str]:
+def _find_needed_keys(ops: Mapping[str, Op], sources: Iterable[Source]) -> set[str]:
     """The keys of the operations that some values depend on."""
     keys = {source.op for source in sources if isinstance(source, Output)}
     for key in reversed([*ops]):

@@ -115,12 +115,12 @@ def run_on_ray(
             cancel.check()
             for reference in ready:
                 cell = running.pop(reference)
-                made = _result(reference)
+                result = _result(reference)
                 with store.temporary(cell.key) as folder:
-                    for name, data in made.files.items():
+                    for name, data in result.files.items():
                         _write(folder / name, data)
-                    store.keep(cell.key, folder, made.outcome)
-                yield cell, made.outcome
+                    store.keep(cell.key, folder, result.outcome)
+                yield cell, result.outcome
     finally:
         for reference in running:
             ray.cancel(reference, force=True)
@@ -137,7 +137,7 @@ def _resource(name: str) -> float:
     """The total of a resource over the machines of the connected Ray."""
     import ray
 
-    client: Any = ray  # Ray's types are missing where it is not installed
+    client: Any = ray  # Ray may not be installed, and then its types are missing
     totals: dict[str, float] = client.cluster_resources()
     return totals.get(name, 0.0)
 
@@ -147,8 +147,8 @@ def _result(reference: Any) -> CellResult:
     import ray
 
     try:
-        made: CellResult = ray.get(reference)
-        return made
+        result: CellResult = ray.get(reference)
+        return result
     except ray.exceptions.RayError as error:
         cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
         text = " ".join(error_text(cause).split())

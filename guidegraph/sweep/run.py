@@ -100,7 +100,7 @@ def run_sweep(
     """Run the cells missing from ``folder``, and write the table and the contact sheet of all.
 
     started: called with the number of cells and of those to run. finished: called with each cell that ended, and the
-    number of those remaining. A cell that fails is no error. Raises ``Cancelled`` after writing the table, and
+    number of those remaining. A failing cell raises nothing. Raises ``Cancelled`` after writing the table, and
     ``WorkflowError`` for a folder of another sweep.
     """
     store = Store(folder)

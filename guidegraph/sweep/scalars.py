@@ -18,9 +18,9 @@ _SMALL = 4096
 
 @dataclass
 class Outputs:
-    """entries: by column. tables: by output. pictures: files in the cell's folder, by output."""
+    """The outputs of a cell. scalars: by column. tables: by output. pictures: files in the cell's folder, by output."""
 
-    entries: dict[str, CellValue] = field(default_factory=dict)
+    scalars: dict[str, CellValue] = field(default_factory=dict)
     tables: dict[str, Table] = field(default_factory=dict)
     pictures: dict[str, list[str]] = field(default_factory=dict)
 
@@ -28,7 +28,7 @@ class Outputs:
 def cell_outputs(folder: Path, outputs: Mapping[str, OutputFiles]) -> Outputs:
     """Read from a cell's files the values for the table.
 
-    Numbers, truth values and texts are entries under the output's name, a tensor of one element too, and those in a
+    Numbers, truth values and texts are scalars under the output's name, a tensor of one element too, and those in a
     dictionary or a dataclass under ``output.key``. Anything else is left to its file.
     """
     result = Outputs()
@@ -38,31 +38,31 @@ def cell_outputs(folder: Path, outputs: Mapping[str, OutputFiles]) -> Outputs:
         elif files[-1:] == [f"{name}.md"]:
             columns = json.loads((folder / files[0]).read_text(encoding="utf-8"))
             result.tables[name] = Table(
-                {column: [_entry(v, True) for v in values] for column, values in columns.items()}
+                {column: [_parse_cell(v, True) for v in values] for column, values in columns.items()}
             )
         elif files == [f"{name}.json"]:
             value = json.loads((folder / files[0]).read_text(encoding="utf-8"))
-            result.entries |= _entries(name, value, number="str" not in kind)
+            result.scalars |= _read_scalars(name, value, number="str" not in kind)
         elif files == [f"{name}.safetensors"] and (folder / files[0]).stat().st_size < _SMALL:
-            result.entries |= _element(name, folder / files[0])
+            result.scalars |= _read_single_element(name, folder / files[0])
     return result
 
 
-def _entries(name: str, value: Any, number: bool) -> dict[str, CellValue]:
+def _read_scalars(name: str, value: Any, number: bool) -> dict[str, CellValue]:
     if isinstance(value, dict):
-        parts = {f"{name}.{key}": part for key, part in value.items()}
-        return {key: _entry(part, number) for key, part in parts.items() if not isinstance(part, (dict, list))}
-    return {} if value is None or isinstance(value, list) else {name: _entry(value, number)}
+        fields = {f"{name}.{key}": field for key, field in value.items()}
+        return {key: _parse_cell(v, number) for key, v in fields.items() if not isinstance(v, (dict, list))}
+    return {} if value is None or isinstance(value, list) else {name: _parse_cell(value, number)}
 
 
-def _entry(value: Any, number: bool) -> CellValue:
+def _parse_cell(value: Any, number: bool) -> CellValue:
     """A JSON value; if ``number``, the texts for NaN and infinities become floats."""
     if number and isinstance(value, str):
         return _SPECIAL.get(value, value)
     return value  # type: ignore[no-any-return]
 
 
-def _element(name: str, path: Path) -> dict[str, CellValue]:
+def _read_single_element(name: str, path: Path) -> dict[str, CellValue]:
     from safetensors.torch import load_file
 
     tensors = load_file(path)

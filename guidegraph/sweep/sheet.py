@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from guidegraph.nodes.table import CellValue
 from guidegraph.sweep.cells import Cell
 from guidegraph.sweep.grid import Grid
-from guidegraph.sweep.table import Row, to_entries
+from guidegraph.sweep.table import Row, to_cell_values
 from guidegraph_runtime.files.atomic import atomic_path
 from guidegraph_runtime.printing import visible
 
@@ -53,25 +53,25 @@ def write_sheet(folder: Path, grid: Grid, cells: Sequence[Cell], rows: Sequence[
     files = [row.pictures()[output][0] if row is not None and output in row.outputs.pictures else None for row in rows]
     states = ["not run" if row is None else row.outcome.status for row in rows]
     with atomic_path(folder / SHEET) as temporary:
-        _draw(folder, layout(grid, [to_entries(cell.swept) for cell in cells]), files, states).save(temporary)
+        _draw(folder, layout(grid, [to_cell_values(cell.swept) for cell in cells]), files, states).save(temporary)
 
 
 def layout(grid: Grid, points: Sequence[dict[str, CellValue]]) -> Layout:
     """Lay out the cells. The last axis with several values runs along the rows; a single axis is wrapped into lines."""
-    several = [i for i, axis in enumerate(grid.axes) if len(axis.rows) > 1]
-    across = len(grid.axes[several[-1]].rows) if several else 1
+    varied = [i for i, axis in enumerate(grid.axes) if len(axis.rows) > 1]
+    across = len(grid.axes[varied[-1]].rows) if varied else 1
     down = len(grid) // across
     if down == 1:
         count = min(across, MOST)
         width = min(_COLUMNS, math.ceil(math.sqrt(count)))
         lines = [list(range(i, min(i + width, count))) for i in range(0, count, width)]
-        names = grid.axes[several[-1]].names if several else grid.names
+        names = grid.axes[varied[-1]].names if varied else grid.names
         return Layout(lines, [], [], [_label(points[i], names) for i in range(count)], across - count)
     width = min(across, _COLUMNS)
     height = min(down, max(1, MOST // width))
     cells = [[row * across + column for column in range(width)] for row in range(height)]
-    names = grid.axes[several[-1]].names
-    row_names = [name for i in several[:-1] for name in grid.axes[i].names]
+    names = grid.axes[varied[-1]].names
+    row_names = [name for i in varied[:-1] for name in grid.axes[i].names]
     rows = [_label(points[line[0]], row_names) for line in cells]
     return Layout(cells, rows, [_label(points[i], names) for i in cells[0]], [], len(grid) - width * height)
 

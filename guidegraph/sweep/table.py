@@ -36,7 +36,7 @@ class Row:
 
     def begin(self) -> dict[str, CellValue]:
         """The first columns: the key and the swept parameters."""
-        return {"cell": self.cell.key, **{column_name(n): v for n, v in to_entries(self.cell.swept).items()}}
+        return {"cell": self.cell.key, **{column_name(n): v for n, v in to_cell_values(self.cell.swept).items()}}
 
     def pictures(self) -> dict[str, list[str]]:
         """The pictures of each output, as paths in the sweep's folder."""
@@ -48,8 +48,8 @@ def column_name(parameter: str) -> str:
     return f"param.{parameter}" if parameter in FIXED else parameter
 
 
-def to_entries(swept: Mapping[str, Any]) -> dict[str, CellValue]:
-    """Parameters as entries of a table; a list or a dictionary as JSON."""
+def to_cell_values(swept: Mapping[str, Any]) -> dict[str, CellValue]:
+    """Parameters as cells of a table; a list or a dictionary as JSON."""
     portable_values = {name: portable_value(value) for name, value in swept.items()}
     return {name: json.dumps(v) if isinstance(v, (list, dict)) else v for name, v in portable_values.items()}
 
@@ -83,7 +83,7 @@ def write_tables(folder: Path, swept: Sequence[str], rows: Sequence[Row]) -> Non
 
 
 def _write_csv(path: Path, records: Sequence[Mapping[str, CellValue]], columns: Sequence[str]) -> None:
-    """A byte of a file's name that is no UTF-8 becomes ``\\udcXX``."""
+    """A byte of a file's name that is not UTF-8 becomes ``\\udcXX``."""
     write_bytes(path, as_csv(records, columns).encode("utf-8", "backslashreplace"))
 
 
@@ -91,10 +91,10 @@ def _record(row: Row, long: set[str]) -> dict[str, CellValue]:
     """One row of the table, by column. An output with the name of another column becomes ``output.NAME``."""
     outcome = row.outcome
     record = row.begin() | {"status": outcome.status, "message": outcome.message, "seconds": outcome.seconds}
-    values: dict[str, CellValue] = dict(row.outputs.entries)
+    values: dict[str, CellValue] = dict(row.outputs.scalars)
     for name, table in row.outputs.tables.items():
         if name not in long:
-            values |= {f"{name}.{c}": entries[0] for c, entries in table.items()}
+            values |= {f"{name}.{c}": column[0] for c, column in table.items()}
     values |= {name: ";".join(paths) for name, paths in row.pictures().items()}
     return record | {f"output.{name}" if name in record else name: value for name, value in values.items()}
 

@@ -52,7 +52,7 @@ def parse_seeds(text: str, problems: list[Problem]) -> AxisTexts | None:
         first, end = (int(match[1]), int(match[2] or int(match[1]) + 1)) if match else (0, 0)
         if end <= first or end - first > MOST_CELLS:
             message = (
-                f"'{text}' is no list of seeds: write FIRST:END, of which END is none, or seeds and ranges with "
+                f"'{text}' is not a list of seeds: write FIRST:END, without END itself, or seeds and ranges with "
                 f"commas between them; at most {MOST_CELLS:,}"
             )
             problems.append(Problem(Mark("--seeds", 1, 1), "bad-seeds", message))

@@ -7,8 +7,8 @@ import typing
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Literal, TypeAlias
 
-from guidegraph.graph.memory.cpu_loading import port_kinds
 from guidegraph.graph.node import NodeSpec, Port
+from guidegraph.graph.port_kinds import port_kinds
 from guidegraph.graph.types import PortType, SequenceOf, Tensor, structured_types, to_port_type
 from guidegraph.nodes.types import Levels, Schedule, Scheduler, Timesteps
 from guidegraph.testing.case import NodeCase
@@ -68,8 +68,8 @@ def _shapes(case: NodeCase) -> str | None:
 def _dtypes(case: NodeCase) -> str | None:
     own_dtype = (Levels, Schedule, Scheduler, Timesteps)
     outputs = [port for port in case.spec.outputs.values() if not set(own_dtype) & set(port.alternatives)]
-    held = any("float" in possible_contents(port) for port in outputs)
-    return None if held else "no output is a tensor of floats in the dtype of a run"
+    has_floats = any("float" in possible_contents(port) for port in outputs)
+    return None if has_floats else "no output is a tensor of floats in the dtype of a run"
 
 
 def _batch_invariance(case: NodeCase) -> str | None:
@@ -79,8 +79,8 @@ def _batch_invariance(case: NodeCase) -> str | None:
 
 
 def _inputs_unchanged(case: NodeCase) -> str | None:
-    held = _input_contents(case) & {"tensor", "model", "list", "text"}
-    return None if held else "it is given nothing that could be changed in place"
+    mutable = _input_contents(case) & {"tensor", "model", "list", "text"}
+    return None if mutable else "it has no arguments that could be changed in place"
 
 
 def _gradients(case: NodeCase) -> str | None:
@@ -131,14 +131,14 @@ def possible_contents(kind: PortType) -> frozenset[Content]:
 
 def _alternative_contents(kind: type | SequenceOf) -> frozenset[Content]:
     if isinstance(kind, SequenceOf):
-        held = possible_contents(kind.element)
-        return held | {"list"} if str not in kind.element.alternatives else held | {"list", "text"}
+        contents = possible_contents(kind.element)
+        return contents | {"list"} if str not in kind.element.alternatives else contents | {"list", "text"}
     if kind in (object, list, dict, tuple):
         return ANYTHING
     if Tensor in kind.__mro__:
-        return _tensor_contents(kind)
+        return _contents_of_tensor(kind)
     if kind in structured_types().values():
-        return _structured_contents(kind)
+        return _contents_of_structured(kind)
     if issubclass(kind, tuple) and hasattr(kind, "_fields"):
         hints = typing.get_type_hints(kind, include_extras=True)
         return frozenset[Content]().union(
@@ -147,28 +147,28 @@ def _alternative_contents(kind: type | SequenceOf) -> frozenset[Content]:
     return frozenset(("model",)) if port_kinds(PortType((kind,))) & {"model", "unknown"} else frozenset()
 
 
-def _tensor_contents(kind: Any) -> frozenset[Content]:
-    held: set[Content] = {"tensor"}
+def _contents_of_tensor(kind: Any) -> frozenset[Content]:
+    contents: set[Content] = {"tensor"}
     if not kind.integer:
-        held.add("float")
+        contents.add("float")
     if kind.axes is None or "B" in kind.axes:
-        held.add("batch")
-    return frozenset(held)
+        contents.add("batch")
+    return frozenset(contents)
 
 
-def _structured_contents(kind: Any) -> frozenset[Content]:
+def _contents_of_structured(kind: Any) -> frozenset[Content]:
     """Contents of a structured type: fields with declared axes are tensors; others go by their annotations."""
     axes: Mapping[str, Any] = getattr(kind, "leaf_axes", {})
     hints = typing.get_type_hints(kind, include_extras=True)
-    held: set[Content] = set()
+    contents: set[Content] = set()
     for field in dataclasses.fields(kind):
         if field.name in axes:
-            held.update(("tensor", "float"))
+            contents.update(("tensor", "float"))
             if "B" in axes[field.name]:
-                held.add("batch")
+                contents.add("batch")
         else:
-            held |= possible_contents(to_port_type(hints[field.name]))
-    return frozenset(held)
+            contents |= possible_contents(to_port_type(hints[field.name]))
+    return frozenset(contents)
 
 
 def _ports_with_values(case: NodeCase) -> Iterator[Port]:

@@ -65,5 +65,5 @@ class NodeCase:
         settings = {name: value for name, value in values.items() if name not in ports}
         return replace(self, inputs={**self.inputs, **ports}, settings={**self.settings, **settings})
 
-    def error(self, expected: str, found: str, remedy: str) -> Nonconforming:
-        return Nonconforming(self.id, expected, found, remedy)
+    def error(self, expected: str, actual: str, remedy: str) -> Nonconforming:
+        return Nonconforming(self.id, expected, actual, remedy)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 
 class Nonconforming(AssertionError):
-    """A node violates its contract. The message says what was expected, what was found and what to do."""
+    """A node violates its contract. The message gives the expectation, the actual result and the remedy."""
 
-    def __init__(self, node: str, expected: str, found: str, remedy: str):
-        super().__init__(f"{node}: expected {expected}\n  found: {found}\n  to do: {remedy}")
-        self.expected, self.found, self.remedy = expected, found, remedy
+    def __init__(self, node: str, expected: str, actual: str, remedy: str):
+        super().__init__(f"{node}: expected {expected}\n  found: {actual}\n  to do: {remedy}")
+        self.expected, self.found, self.remedy = expected, actual, remedy
 
 
 class NoExample(Nonconforming):

@@ -28,11 +28,11 @@ OTHERS = {
 
 @dataclass
 class SideEffects:
-    """The side effects of a call. reads, writes: paths, in order. others: descriptions."""
+    """The side effects of a call. reads, writes: paths, in order. descriptions: every other effect, in words."""
 
     reads: list[Path] = field(default_factory=list)
     writes: list[Path] = field(default_factory=list)
-    others: list[str] = field(default_factory=list)
+    descriptions: list[str] = field(default_factory=list)
 
 
 _watched: dict[int, SideEffects] = {}
@@ -65,7 +65,7 @@ def _hook(event: str, arguments: tuple[Any, ...]) -> None:
     elif event in CHANGES:
         done.writes.append(_absolute(arguments[0]))
     elif event in OTHERS:
-        done.others.append(OTHERS[event])
+        done.descriptions.append(OTHERS[event])
 
 
 def _absolute(path: Any) -> Path:

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from guidegraph.graph.context import use_device
 from guidegraph.graph.export.partition.leaves import Leaf, rebuild, tensor_leaves
 from guidegraph.graph.frozen import freeze, is_module
-from guidegraph.graph.memory.cpu_loading import port_kinds
 from guidegraph.graph.memory.weights import find_models
 from guidegraph.graph.node import Port
+from guidegraph.graph.port_kinds import port_kinds
 from guidegraph.graph.types import PortType, SequenceOf, is_tensor, register_structured
 from guidegraph.testing.case import NodeCase
 from guidegraph.testing.examples import make_example
@@ -63,7 +63,7 @@ class Arguments:
 
 
 def make_arguments(case: NodeCase) -> Arguments:
-    """Make the arguments of a case: its values, examples where there is no default, and defaults. Raises ``NoExample``.
+    """Make the arguments of a case: its values, else its default, else an example. Raises ``NoExample``.
 
     The case's tensors are copied, and its modules frozen, as in a run.
     """
@@ -116,7 +116,7 @@ def call_node(case: NodeCase, args: Arguments, device: str = "cpu", grad: bool =
             result = spec.function(**args.ports, **args.settings)
     except Exception as error:
         raise case.error(
-            "a result for " + shown(case, args),
+            "a result for " + format_arguments(case, args),
             f"{type(error).__name__}: {error}",
             "repair the node; or, where these values make no sense for it, give others: NodeCase(…, inputs={…})",
         ) from error
@@ -133,7 +133,7 @@ def name_outputs(case: NodeCase, result: Any) -> dict[str, Any]:
     return dict(zip(spec.outputs, result, strict=True))
 
 
-def shown(case: NodeCase, args: Arguments) -> str:
+def format_arguments(case: NodeCase, args: Arguments) -> str:
     """A short description of the arguments."""
     words = [f"{name} {_brief(value)}" for name, value in {**args.ports, **args.settings}.items()]
     return ", ".join(words) or "no inputs"

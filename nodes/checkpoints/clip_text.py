@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from guidegraph.graph.context import current_device, current_dtype
 from guidegraph.nodes.checkpoints.filling import check_fit, fill
-from guidegraph.nodes.conditioning.pretrained import import_transformers
+from guidegraph.nodes.conditioning.text_pretrained import import_transformers
 
 HEAD = 64
 """The width of a head in every CLIP and OpenCLIP text model that was released."""
@@ -43,8 +43,8 @@ def build_clip(
     do not fit the model that the settings describe.
     """
     transformers = import_transformers(extra)
-    held = _weights(tensors)
-    projected = "text_projection.weight" in held
+    plain_weights = _weights(tensors)
+    projected = "text_projection.weight" in plain_weights
     kind = transformers.CLIPTextModelWithProjection if projected else transformers.CLIPTextModel
     try:
         config = transformers.CLIPTextConfig.from_dict(dict(settings))
@@ -53,7 +53,9 @@ def build_clip(
     except Exception as error:
         raise ValueError(f"'{source}' describes no CLIP text model that transformers can build: {error}") from None
     prefix = "text_model." if any(name.startswith("text_model.") for name in model.state_dict()) else ""
-    weights = {name if name.startswith("text_projection.") else prefix + name: tensor for name, tensor in held.items()}
+    weights = {
+        name if name.startswith("text_projection.") else prefix + name: tensor for name, tensor in plain_weights.items()
+    }
     fill(model, weights, source, current_dtype(), current_device())
     build_positions(model)
     return model
@@ -80,15 +82,15 @@ def check_clip(tensors: Mapping[str, Tensor], settings: Mapping[str, Any], sourc
     }
     for number in range(settings["num_hidden_layers"]):
         parts |= {f"encoder.layers.{number}.{name}": shapes for name, shapes in layer.items()}
-    held = _weights(tensors)
-    if "text_projection.weight" in held:
+    weights = _weights(tensors)
+    if "text_projection.weight" in weights:
         parts["text_projection"] = {"weight": (settings["projection_dim"], width)}
     expected = {
         f"{part}.{name}": torch.empty(shape, device="meta")
         for part, shapes in parts.items()
         for name, shape in shapes.items()
     }
-    check_fit(expected, held, source)
+    check_fit(expected, weights, source)
 
 
 def _weights(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -135,11 +137,11 @@ def infer_clip_settings(tensors: Mapping[str, Tensor], source: str, activation: 
 
     The width of a head is 64, as in all releases; the last two tokens mark start and end.
     """
-    held = {name.removeprefix("text_model."): tensor for name, tensor in tensors.items()}
+    weights = {name.removeprefix("text_model."): tensor for name, tensor in tensors.items()}
     try:
-        vocabulary, width = held["embeddings.token_embedding.weight"].shape
-        positions = held["embeddings.position_embedding.weight"].shape[0]
-        inner = held["encoder.layers.0.mlp.fc1.weight"].shape[0]
+        vocabulary, width = weights["embeddings.token_embedding.weight"].shape
+        positions = weights["embeddings.position_embedding.weight"].shape[0]
+        inner = weights["encoder.layers.0.mlp.fc1.weight"].shape[0]
     except KeyError as error:
         raise ValueError(f"'{source}' holds no whole CLIP text model: {error.args[0]} is missing") from None
     except (ValueError, IndexError):
@@ -149,8 +151,8 @@ def infer_clip_settings(tensors: Mapping[str, Tensor], source: str, activation: 
             f"'{source}': the CLIP text model is {width} wide, no multiple of the {HEAD} of a head, so that a "
             "single file cannot tell its heads: give a diffusers folder, whose config.json does"
         )
-    projection = held.get("text_projection.weight")
-    layers = {name.split(".")[2] for name in held if name.startswith("encoder.layers.")}
+    projection = weights.get("text_projection.weight")
+    layers = {name.split(".")[2] for name in weights if name.startswith("encoder.layers.")}
     return {
         "vocab_size": vocabulary,
         "hidden_size": width,

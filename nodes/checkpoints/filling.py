@@ -25,11 +25,11 @@ def fill(
     """
     expected = module.state_dict()
     check_fit(expected, tensors, source)
-    held: dict[str, Tensor] = {}
+    converted: dict[str, Tensor] = {}
     for name in expected:
         tensor = tensors[name].detach()
-        held[name] = tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None).contiguous()
-    module.load_state_dict(held, strict=True, assign=True)
+        converted[name] = tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None).contiguous()
+    module.load_state_dict(converted, strict=True, assign=True)
     module.eval().requires_grad_(False)
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from guidegraph.graph.context import current_device, current_dtype
 from guidegraph.nodes.checkpoints.filling import check_axes, fill
+from guidegraph.nodes.checkpoints.tensor_names import numbers_in_names
 from guidegraph.nodes.models.released.autoencoder import FirstStageShape, ReleasedFirstStage, ReleasedKL, ReleasedVQ
 
 NEEDED = ("encoder.conv_in.weight", "encoder.conv_out.weight", "decoder.conv_in.weight", "decoder.conv_out.weight")
@@ -28,7 +28,7 @@ def infer_first_stage_shape(tensors: Mapping[str, Tensor], source: str, groups: 
             check_axes(tensor, source, name, 4)
         elif name == "quantize.embedding.weight":
             check_axes(tensor, source, name, 2)
-    levels = 1 + max(_matched_numbers(tensors, r"encoder\.down\.(\d+)\."), default=-1)
+    levels = 1 + max(numbers_in_names(tensors, r"encoder\.down\.(\d+)\."), default=-1)
     try:
         widths = tuple(tensors[f"encoder.down.{level}.block.0.conv1.weight"].shape[0] for level in range(levels))
     except KeyError as error:
@@ -43,9 +43,9 @@ def infer_first_stage_shape(tensors: Mapping[str, Tensor], source: str, groups: 
         in_channels=tensors["encoder.conv_in.weight"].shape[1],
         out_channels=tensors["decoder.conv_out.weight"].shape[0],
         widths=widths,
-        blocks=len(_matched_numbers(tensors, r"encoder\.down\.0\.block\.(\d+)\.")),
-        encoder_attention=tuple(sorted(_matched_numbers(tensors, r"encoder\.down\.(\d+)\.attn\."))),
-        decoder_attention=tuple(sorted(_matched_numbers(tensors, r"decoder\.up\.(\d+)\.attn\."))),
+        blocks=len(numbers_in_names(tensors, r"encoder\.down\.0\.block\.(\d+)\.")),
+        encoder_attention=tuple(sorted(numbers_in_names(tensors, r"encoder\.down\.(\d+)\.attn\."))),
+        decoder_attention=tuple(sorted(numbers_in_names(tensors, r"decoder\.up\.(\d+)\.attn\."))),
         middle="encoder.mid.attn_1.q.weight" in tensors,
         z_channels=z_channels,
         latent_channels=_latent_channels(tensors, moments, z_channels if post is None else post.shape[1]),
@@ -75,9 +75,3 @@ def build_first_stage(tensors: Mapping[str, Tensor], source: str, scale: float, 
 def _latent_channels(tensors: Mapping[str, Tensor], moments: int, default: int) -> int:
     quant = tensors.get("quant_conv.weight")
     return default if quant is None else quant.shape[0] // moments
-
-
-def _matched_numbers(names: Iterable[str], pattern: str) -> set[int]:
-    """The numbers that a pattern's only group matches at the start of names."""
-    expression = re.compile(pattern)
-    return {int(match[1]) for name in names if (match := expression.match(name))}

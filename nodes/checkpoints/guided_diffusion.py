@@ -34,7 +34,7 @@ RGB = 3
 
 @dataclass(frozen=True)
 class GuidedRelease:
-    """A released shape: hyper-parameters inferred from its tensors, and those that are not: heads and schedule."""
+    """A released shape: hyper-parameters that its tensors show, and those that they do not: heads and schedule."""
 
     channels: int
     widths: tuple[int, ...]
@@ -43,7 +43,8 @@ class GuidedRelease:
     heads: Heads
     schedule: str = "linear"
 
-    def is_of(self, measured: Structure) -> bool:
+    def matches(self, measured: Structure) -> bool:
+        """Whether a structure is that of this release."""
         measured_shape = (measured.channels, measured.widths, measured.blocks, measured.attention_levels)
         return measured_shape == (self.channels, self.widths, self.blocks, self.attention)
 
@@ -61,8 +62,8 @@ TABLE = (
 
 def is_guided_diffusion(tensors: Mapping[str, Tensor]) -> bool:
     """Whether tensors have guided-diffusion's layout, with attention among pixels only."""
-    inside = "time_embed.0.weight" in tensors and "input_blocks.0.0.weight" in tensors
-    return inside and not any(".transformer_blocks." in name for name in tensors)
+    has_layout = "time_embed.0.weight" in tensors and "input_blocks.0.0.weight" in tensors
+    return has_layout and not any(".transformer_blocks." in name for name in tensors)
 
 
 def load_guided_diffusion(
@@ -84,7 +85,7 @@ def load_guided_diffusion(
         raise ValueError(f"'{source}' is a file of guided-diffusion, without latents: leave {', '.join(unused)} out")
     if any(name.startswith("output_blocks.") for name in tensors):
         return _load_denoiser(tensors, source, options, device, dtype)
-    heads = _with_options(CLASSIFIER_HEADS, options)
+    heads = _apply_options(CLASSIFIER_HEADS, options)
     pool_head_channels = CLASSIFIER_HEADS.head_channels or 64
     groups = options.groups or GROUPS
     shape = infer_classifier_shape(tensors, source, heads=heads, pool_head_channels=pool_head_channels, groups=groups)
@@ -120,7 +121,7 @@ def _load_denoiser(
 
 def resolve_heads_and_schedule(measured: Structure, source: str, options: LoadOptions) -> tuple[Heads, str]:
     """The heads and the noise schedule of a model: from the options, otherwise from the release of its shape."""
-    released = next((row for row in TABLE if row.is_of(measured)), None)
+    released = next((row for row in TABLE if row.matches(measured)), None)
     sets_heads = options.heads is not None or options.head_channels is not None
     is_set = {"attention": options.attention != "auto", "noise_schedule": options.noise_schedule != "auto"}
     is_set["heads or head_channels"] = sets_heads
@@ -131,14 +132,14 @@ def resolve_heads_and_schedule(measured: Structure, source: str, options: LoadOp
             f"{measured.channels}, widths {measured.widths}), and its tensors do not tell "
             f"{', '.join(unset)}: set them on checkpoint.load as it was trained"
         )
-    heads = _with_options(Heads() if released is None else released.heads, options)
+    heads = _apply_options(Heads() if released is None else released.heads, options)
     if options.noise_schedule != "auto":
         return heads, options.noise_schedule
     assert released is not None
     return heads, released.schedule
 
 
-def _with_options(heads: Heads, options: LoadOptions) -> Heads:
+def _apply_options(heads: Heads, options: LoadOptions) -> Heads:
     if options.heads is not None or options.head_channels is not None:
         heads = replace(heads, heads=options.heads, head_channels=options.head_channels)
     if options.upsample_heads is not None:

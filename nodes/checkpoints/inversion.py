@@ -13,10 +13,10 @@ from guidegraph.nodes.checkpoints.reading import read_nested
 from guidegraph.nodes.models.networks.sharing import copy_sharing_tensors
 from guidegraph.nodes.models.released.text import ReleasedText, Tower
 
-TWO = ("clip_l", "clip_g")
+SDXL_NAMES = ("clip_l", "clip_g")
 """Names of SDXL's embeddings, in the order of its encoders."""
 
-LARGEST = 2
+LARGEST_ID = 2
 """As `eos_token_id` this tells transformers that a text ends at its largest id; new words have larger ones."""
 
 
@@ -50,7 +50,7 @@ def _add_word(tower: Tower, vectors: Tensor, token: str, path: Path) -> Tower:
     name = next(name for name, value in tower.named_parameters() if value is table)
     extended = copy_sharing_tensors(tower, {name: torch.cat([table, vectors.to(table)])})
     extended.trunk.embeddings.token_embedding.num_embeddings = table.shape[0] + vectors.shape[0]
-    if extended.trunk.eos_token_id == LARGEST:
+    if extended.trunk.eos_token_id == LARGEST_ID:
         extended.trunk.eos_token_id = int(tower.tokenizer.eos_token_id)
     extended.words = {**tower.words, token: tuple(range(table.shape[0], table.shape[0] + vectors.shape[0]))}
     return extended
@@ -61,14 +61,14 @@ def read_vectors(path: Path) -> list[Tensor]:
     content = read_nested(path)
     inner = content.get("string_to_param", content)
     tensors = {str(k): v for k, v in inner.items() if isinstance(v, Tensor)} if isinstance(inner, Mapping) else {}
-    if all(name in tensors for name in TWO):
-        vectors = [tensors[name] for name in TWO]
+    if all(name in tensors for name in SDXL_NAMES):
+        vectors = [tensors[name] for name in SDXL_NAMES]
     elif len(tensors) == 1:
         vectors = list(tensors.values())
     else:
         names = ", ".join(tensors) or "none"
         raise ValueError(
-            f"'{path}' holds no textual inversion: expected one tensor, or {' and '.join(TWO)}; found {names}"
+            f"'{path}' holds no textual inversion: expected one tensor, or {' and '.join(SDXL_NAMES)}; found {names}"
         )
     flat = [value.reshape(1, -1) if value.ndim == 1 else value for value in vectors]
     if any(value.ndim != 2 or not value.is_floating_point() for value in flat):

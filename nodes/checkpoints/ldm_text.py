@@ -12,7 +12,7 @@ from torch import Tensor
 
 from guidegraph.graph.context import current_device, current_dtype
 from guidegraph.nodes.checkpoints.filling import check_fit, fill
-from guidegraph.nodes.conditioning.pretrained import import_transformers
+from guidegraph.nodes.conditioning.text_pretrained import import_transformers
 from guidegraph.nodes.models.released.ldm_text import LDMText, LDMTransformer
 from guidegraph.nodes.models.released.pretrained_text import tokenizer_from_folder
 
@@ -47,37 +47,37 @@ def build_ldm_text(tensors: Mapping[str, Tensor], heads: int, tokenizer: Path, s
     tokenizer: a folder with the BERT tokenizer of its training. Raises ``ValueError``.
     """
     transformers = import_transformers("clip")
-    model, held = _build_on_meta(tensors, heads, source)
-    fill(model, held, source, current_dtype(), current_device())
+    model, weights = _build_on_meta(tensors, heads, source)
+    fill(model, weights, source, current_dtype(), current_device())
     words = tokenizer_from_folder(transformers.BertTokenizerFast, tokenizer, model.token_emb.num_embeddings)
     return LDMText(model, words).eval()
 
 
 def check_ldm_text(tensors: Mapping[str, Tensor], heads: int, source: str) -> None:
     """Check that tensors are exactly those of the text encoder, without reading values. Raises ``ValueError``."""
-    model, held = _build_on_meta(tensors, heads, source)
-    check_fit(model.state_dict(), held, source)
+    model, weights = _build_on_meta(tensors, heads, source)
+    check_fit(model.state_dict(), weights, source)
 
 
 def _build_on_meta(tensors: Mapping[str, Tensor], heads: int, source: str) -> tuple[LDMTransformer, dict[str, Tensor]]:
     """Build the network with sizes inferred from tensors, on the meta device; returns it with its weights."""
-    held = {name: tensor for name, tensor in tensors.items() if name not in UNUSED}
+    weights = {name: tensor for name, tensor in tensors.items() if name not in UNUSED}
     try:
-        vocabulary, width = held["token_emb.weight"].shape
-        length = held["pos_emb.emb.weight"].shape[0]
-        attention = held["attn_layers.layers.0.1.to_q.weight"].shape[0]
-        feed_forward = held["attn_layers.layers.1.1.net.0.0.weight"].shape[0]
+        vocabulary, width = weights["token_emb.weight"].shape
+        length = weights["pos_emb.emb.weight"].shape[0]
+        attention = weights["attn_layers.layers.0.1.to_q.weight"].shape[0]
+        feed_forward = weights["attn_layers.layers.1.1.net.0.0.weight"].shape[0]
     except KeyError as error:
         raise ValueError(
             f"'{source}' holds no whole text encoder of latent diffusion: {error.args[0]} is missing"
         ) from None
     except (ValueError, IndexError):
         raise ValueError(f"'{source}' holds no text encoder of latent diffusion: embeddings are matrices") from None
-    layers = {name.split(".")[2] for name in held if name.startswith("attn_layers.layers.")}
+    layers = {name.split(".")[2] for name in weights if name.startswith("attn_layers.layers.")}
     if attention % heads:
         raise ValueError(f"'{source}': {heads} heads do not share {attention} channels")
     with torch.device("meta"):
-        return LDMTransformer(vocabulary, length, len(layers) // 2, width, attention, feed_forward, heads), held
+        return LDMTransformer(vocabulary, length, len(layers) // 2, width, attention, feed_forward, heads), weights
 
 
 def read_heads(config: Mapping[str, Any]) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, TypeAlias
 
 import torch
@@ -12,22 +12,21 @@ from torch import Tensor, nn
 from guidegraph.nodes.checkpoints.diffusers.unet import unet_layout
 from guidegraph.nodes.checkpoints.diffusers.unet_names import to_diffusers
 from guidegraph.nodes.models.networks.low_rank import LAYERS, low_rank_layers
-from guidegraph.nodes.models.own.denoiser import UNetDenoiser
-from guidegraph.nodes.models.released.denoiser import ReleasedDenoiser
-from guidegraph.nodes.models.released.text import ReleasedText
+from guidegraph.nodes.models.own.unet import UNet
+from guidegraph.nodes.models.released.unet import ReleasedUNet
 from guidegraph_runtime.lora.pairs import METADATA
 
-Adaptable: TypeAlias = ReleasedDenoiser | UNetDenoiser
-"""The denoisers whose layers have names in LoRA files."""
+AdaptableUNet: TypeAlias = ReleasedUNet | UNet
+"""The U-Nets whose layers have names in LoRA files."""
 
 
-def denoiser_layers(denoiser: Adaptable) -> dict[str, str]:
-    """The weights of a U-Net's linear and convolutional layers by all their names in LoRA files.
+def denoiser_layers(network: AdaptableUNet) -> dict[str, str]:
+    """Map all names in LoRA files of a U-Net's linear and convolutional layers to the denoiser's weights.
 
     These are diffusers' name with or without the prefix `unet.`, and kohya's: diffusers' or the canonical name with
-    underscores. The layers of a denoiser of `model.load` have only the canonical name.
+    underscores. The layers of a U-Net of `model.load` have only the canonical name.
     """
-    published = map_file_names(denoiser, [name for name, _ in _layers(denoiser.network)])
+    published = map_file_names(network, [name for name, _ in _layers(network)])
     names: dict[str, str] = {}
     for canonical, theirs in published.items():
         aliases = (theirs, f"unet.{theirs}", kohya_name("unet", theirs), kohya_name("unet", canonical))
@@ -35,22 +34,22 @@ def denoiser_layers(denoiser: Adaptable) -> dict[str, str]:
     return names
 
 
-def map_file_names(denoiser: Adaptable, canonical: Iterable[str]) -> dict[str, str]:
+def map_file_names(network: AdaptableUNet, canonical: Iterable[str]) -> dict[str, str]:
     """Map canonical names of layers to those in files: diffusers' names for a released U-Net, otherwise the same."""
-    if isinstance(denoiser, UNetDenoiser):
+    if isinstance(network, UNet):
         return {name: name for name in canonical}
-    layout = unet_layout(denoiser.network.shape)
+    layout = unet_layout(network.shape)
     return {name: to_diffusers(name, layout) for name in canonical}
 
 
-def lora_tensors(denoiser: Adaptable, layout: Literal["kohya", "peft"], dtype: torch.dtype) -> dict[str, Tensor]:
-    """The factors of a denoiser's low-rank changes as the tensors of a LoRA file, on the CPU.
+def lora_tensors(network: AdaptableUNet, layout: Literal["kohya", "peft"], dtype: torch.dtype) -> dict[str, Tensor]:
+    """The factors of a U-Net's low-rank changes as the tensors of a LoRA file, on the CPU.
 
     kohya's layout stores α as a tensor; peft's has α and the rank in its settings: see `peft_settings`.
     """
-    changes = dict(low_rank_layers(denoiser.network))
+    changes = dict(low_rank_layers(network))
     tensors: dict[str, Tensor] = {}
-    for canonical, theirs in map_file_names(denoiser, changes).items():
+    for canonical, theirs in map_file_names(network, changes).items():
         change = changes[canonical]
         name, down, up = f"unet.{theirs}", "lora_A", "lora_B"
         if layout == "kohya":
@@ -61,28 +60,28 @@ def lora_tensors(denoiser: Adaptable, layout: Literal["kohya", "peft"], dtype: t
     return tensors
 
 
-def peft_settings(denoiser: Adaptable) -> dict[str, str]:
+def peft_settings(network: AdaptableUNet) -> dict[str, str]:
     """The header of a file in peft's layout, as diffusers writes it: rank, α and the layers of `lora.new`."""
-    changes = dict(low_rank_layers(denoiser.network))
+    changes = dict(low_rank_layers(network))
     first = next(iter(changes.values()))
     settings = {
         "unet.r": first.rank,
         "unet.lora_alpha": first.alpha,
-        "unet.target_modules": sorted(map_file_names(denoiser, changes).values()),
+        "unet.target_modules": sorted(map_file_names(network, changes).values()),
     }
     return {"format": "pt", METADATA: json.dumps(settings)}
 
 
-def text_layers(text: ReleasedText) -> dict[str, str]:
-    """The weights of a text encoder's towers by all their names in LoRA files.
+def text_layers(models: Sequence[nn.Module]) -> dict[str, str]:
+    """Map all names in LoRA files of the layers of a text encoder's CLIP models to the encoder's weights.
 
     The prefixes are `text_encoder` and `text_encoder_2`, or kohya's `te`, `te1` and `te2`.
     """
     names: dict[str, str] = {}
-    for number, tower in enumerate(text.towers):
+    for number, model in enumerate(models):
         suffix = "" if number == 0 else f"_{number + 1}"
-        short = [f"te{number + 1}", "te"][: 2 if len(text.towers) == 1 else 1]
-        for name, _ in _layers(tower.model):  # type: ignore[arg-type]
+        short = [f"te{number + 1}", "te"][: 2 if len(models) == 1 else 1]
+        for name, _ in _layers(model):
             bare = name.removeprefix("text_model.")
             with_prefix = bare if bare.startswith("text_projection") else f"text_model.{bare}"
             aliases = [f"text_encoder{suffix}.{word}" for word in (bare, with_prefix)]

@@ -23,7 +23,7 @@ MAX_MEMBERS = 100_000
 MAX_PICKLE = 1 << 28
 """The pickle of a checkpoint holds names and shapes: a few hundred bytes for each tensor."""
 
-SHARING = 2
+MAX_SHARING = 2
 """Largest ratio of the tensors' size to the file's: a weight shared by two layers is named twice and stored once."""
 
 TRAINING = (
@@ -95,7 +95,7 @@ def read_nested(path: Path) -> Mapping[str, Any]:
     elif head[8:9] == b"{":
         content = _read_safetensors(path)
     else:
-        raise ValueError(f"'{path}' is no checkpoint: {_looks_like(head, size)}")
+        raise ValueError(f"'{path}' is no checkpoint: {_describe_content(head, size)}")
     if not isinstance(content, Mapping):
         raise ValueError(
             f"'{path}' holds no weights: expected a dictionary; found a {type(content).__name__}: save the model's "
@@ -126,13 +126,13 @@ def _read_zip(path: Path, size: int) -> object:
         raise ValueError(f"'{path}' is a damaged or truncated checkpoint ({error}): fetch or save it again") from None
     if path.suffix == ".safetensors":  # torch.load goes by the name here
         raise ValueError(f"'{path}' is a checkpoint of torch.save under a name for safetensors: rename it to .pt")
-    refusal = _refusal(members, size)
+    refusal = _find_refusal(members, size)
     if refusal:
         raise ValueError(f"'{path}' is refused: {refusal}")
     return _load(path, mmap=True)
 
 
-def _refusal(members: list[zipfile.ZipInfo], size: int) -> str | None:
+def _find_refusal(members: list[zipfile.ZipInfo], size: int) -> str | None:
     """The reason to refuse an archive of `size` bytes that torch did not write, or None."""
     names = [member.filename for member in members]
     if len(members) > MAX_MEMBERS:
@@ -157,7 +157,7 @@ def _refusal(members: list[zipfile.ZipInfo], size: int) -> str | None:
 
 
 def _load(path: Path, *, mmap: bool) -> Any:
-    """Call `torch.load` for weights only."""
+    """Call `torch.load`, restricted to weights."""
     inert: list[Callable[..., Any] | tuple[Callable[..., Any], str]]
     inert = [(Inert, name) for name in (*TRAINING, f"{Inert.__module__}.{Inert.__name__}")]
     try:
@@ -178,15 +178,15 @@ def _collect_tensors(content: object) -> dict[str, Tensor]:
     """Collect all tensors in nested dictionaries, lists and tuples, by their path."""
     tensors: dict[str, Tensor] = {}
     seen: set[int] = set()
-    waiting: list[tuple[str, object]] = [("", content)]
-    while waiting:
-        name, value = waiting.pop()
+    pending: list[tuple[str, object]] = [("", content)]
+    while pending:
+        name, value = pending.pop()
         if isinstance(value, Tensor):
             tensors[name] = value
         elif isinstance(value, Mapping | list | tuple) and id(value) not in seen:
             seen.add(id(value))
             items = value.items() if isinstance(value, Mapping) else enumerate(value)
-            waiting += [(f"{name}.{key}" if name else str(key), inner) for key, inner in items]
+            pending += [(f"{name}.{key}" if name else str(key), inner) for key, inner in items]
     return tensors
 
 
@@ -196,7 +196,7 @@ def _check_sizes(path: Path, tensors: Mapping[str, Tensor], size: int) -> None:
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
             raise ValueError(f"'{path}' is refused: '{name}' is no plain tensor; save it dense and unquantised")
     declared = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-    if declared > SHARING * size:
+    if declared > MAX_SHARING * size:
         name = max(tensors, key=lambda name: tensors[name].numel())
         raise ValueError(
             f"'{path}' is refused: its tensors declare {declared} bytes and the file has {size}; the largest is "
@@ -204,7 +204,7 @@ def _check_sizes(path: Path, tensors: Mapping[str, Tensor], size: int) -> None:
         )
 
 
-def _looks_like(head: bytes, size: int) -> str:
+def _describe_content(head: bytes, size: int) -> str:
     if not size:
         return "the file is empty; fetch it again"
     if head.startswith(b"version https://git-lfs"):

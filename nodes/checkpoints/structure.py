@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor
 
 from guidegraph.nodes.checkpoints.filling import check_axes
+from guidegraph.nodes.checkpoints.tensor_names import numbers_in_names
 from guidegraph.nodes.models.released.config import ClassifierShape, UNetShape, count_heads
 from guidegraph.nodes.types import PredictionKind
 
@@ -100,7 +101,7 @@ def infer_unet_shape(
 def infer_classifier_shape(
     tensors: Mapping[str, Tensor], source: str, *, heads: Heads, pool_head_channels: int, groups: int = GROUPS
 ) -> ClassifierShape:
-    """Infer the shape of a classifier of noisy samples, including its pool, from its tensors; see unet_shape."""
+    """Infer the shape of a classifier of noisy samples, with its pool, from its tensors; see `infer_unet_shape`."""
     measured = infer_structure(tensors, source)
     try:
         trunk = _trunk(measured, measured.inputs, measured.inputs, heads, "eps", groups)
@@ -159,14 +160,14 @@ def _trunk(
 
 
 def infer_structure(tensors: Mapping[str, Tensor], source: str) -> Structure:
-    """Infer the structure from names and shapes of tensors. Raises ``ValueError`` that names what is missing."""
+    """Infer the structure from names and shapes of tensors. Raises ``ValueError`` that names a missing tensor."""
     if tensors and not any(name.startswith("input_blocks.") for name in tensors):
         raise ValueError(
             f"'{source}' is of a family that is not known: its denoiser holds {', '.join(sorted(tensors)[:3])}, and no "
             "input_blocks as the U-Nets of guided-diffusion, latent diffusion, Stable Diffusion 1 and 2, and SDXL do"
         )
     stem = _require(tensors, source, "input_blocks.0.0.weight", 4).shape
-    count = 1 + max(_matched_numbers(tensors, r"input_blocks\.(\d+)\."))
+    count = 1 + max(numbers_in_names(tensors, r"input_blocks\.(\d+)\."))
     stages = [_input_block(tensors, source, index) for index in range(1, count)]
     blocks = _blocks(tensors, stages, source)
     levels = _levels(stages, blocks)
@@ -220,7 +221,7 @@ def _depth(tensors: Mapping[str, Tensor], prefix: str) -> int:
     if f"{prefix}1.qkv.weight" in tensors:
         return 1
     pattern = re.escape(prefix) + r"1\.transformer_blocks\.(\d+)\."
-    return 1 + max(_matched_numbers(tensors, pattern), default=-1)
+    return 1 + max(numbers_in_names(tensors, pattern), default=-1)
 
 
 def _blocks(tensors: Mapping[str, Tensor], stages: list[InputBlock], source: str) -> int:
@@ -234,7 +235,7 @@ def _blocks(tensors: Mapping[str, Tensor], stages: list[InputBlock], source: str
         return halving
     if any(name.startswith("output_blocks.") for name in tensors):
         doubling = r"output_blocks\.(\d+)\.[12]\.(?:in_layers|conv)\."
-        return min(_matched_numbers(tensors, doubling), default=len(stages))
+        return min(numbers_in_names(tensors, doubling), default=len(stages))
     fitting = [blocks for blocks in range(1, len(stages) + 1) if _levels(stages, blocks) is not None]
     if len(fitting) != 1:
         raise ValueError(
@@ -280,9 +281,3 @@ def _require(tensors: Mapping[str, Tensor], source: str, name: str, axes: int) -
 def _axis_length(tensors: Mapping[str, Tensor], source: str, name: str, axis: int) -> int | None:
     """Length of an axis of a matrix, or None if the matrix is missing."""
     return _require(tensors, source, name, 2).shape[axis] if name in tensors else None
-
-
-def _matched_numbers(names: Iterable[str], pattern: str) -> set[int]:
-    """The numbers that a pattern's only group matches at the start of names."""
-    expression = re.compile(pattern)
-    return {int(match[1]) for name in names if (match := expression.match(name))}

@@ -15,7 +15,7 @@ from guidegraph.graph.types import Tensor
 from guidegraph.nodes import port_shapes
 from guidegraph.nodes.data.scenes import DROPS, uniforms
 from guidegraph.nodes.shapes import has_values
-from guidegraph.nodes.types import Condition, ConditionAdapter, Image, ImageEmbedder
+from guidegraph.nodes.types import Condition, ConditionAdapter
 
 Pixels = Annotated[int, Gt(0)]
 Size = Pixels | tuple[Pixels, Pixels]
@@ -86,12 +86,6 @@ def vector_condition(values: Tensor | None = None, *, number: float | list[float
         raise ValueError(f"expected values (B) or (B, D); found shape {tuple(values.shape)}")
     vector = values if values.is_floating_point() else values.float()
     return Condition(vector=vector[:, None] if vector.ndim == 1 else vector)
-
-
-@node("image.embed", shape=port_shapes.image_rows)
-def embed_image(embedder: ImageEmbedder, image: Image) -> Condition:
-    """The condition on the content of pictures (B, 3, H, W) in [-1, 1], regardless of position."""
-    return embedder(image)
 
 
 @node("condition.adapt", shape=port_shapes.condition_rows)

@@ -45,7 +45,7 @@ def cycle_labels(*, classes: Annotated[int, Gt(0)], batch: Annotated[int, Gt(0)]
 
 
 @node("label.named", host=True, shape=port_shapes.batch_of_labels)
-def named_labels(
+def labels_by_name(
     names: Sequence[str], *, label: str | Annotated[list[str], MinLen(1)] = "", batch: Annotated[int, Gt(0)] = 1
 ) -> Label:
     """Labels (B) of classes by name: one name for all ``batch`` samples, or a list with one each.

@@ -83,17 +83,6 @@ def apply_mask(image: Image, mask: Mask, *, fill: Annotated[float, Ge(-1), Le(1)
     return image * (1 - weight) + fill * weight
 
 
-@node("image.composite")
-def composite(inside: Image, outside: Image, mask: Mask) -> Image:
-    """Blend pictures: `inside` where the mask is 1, exactly `outside` where it is 0, and a mixture between.
-
-    Pictures (B, 3, H, W) and masks (B, 1, H, W) of one size; a leading axis of 1 broadcasts.
-    Raises an error for other sizes, and for a mask with values outside 0 to 1.
-    """
-    check_compatible("pictures and masks", inside, outside, mask, start=2)
-    return outside + cast_mask(mask, outside) * (inside - outside)
-
-
 @node("mask.fit")
 def fit_mask(mask: Mask, like: Sample) -> Mask:
     """Resize a mask (B, 1, H, W) to the size of `like` (B, C, h, w), such as a latent, by the nearest value.
@@ -106,7 +95,7 @@ def fit_mask(mask: Mask, like: Sample) -> Mask:
 
 
 @node("mask.signed")
-def signed_mask(mask: Mask) -> Sample:
+def scale_mask(mask: Mask) -> Sample:
     """Map a mask (B, 1, H, W) from [0, 1] to [-1, 1], the range of pictures.
 
     Latent diffusion's inpainting model was trained with it; Stable Diffusion's takes the mask itself.

@@ -1,4 +1,4 @@
-"""Pictures: load them from files, convert samples, resize, and arrange on a sheet."""
+"""Nodes of pictures: load, convert, resize, blend and embed them, and arrange them on a sheet."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from annotated_types import Ge, Gt, Le
 from guidegraph.graph.context import current_device, current_dtype
 from guidegraph.graph.node import node
 from guidegraph.nodes import port_shapes
-from guidegraph.nodes.types import Image, Sample
+from guidegraph.nodes.shapes import cast_mask, check_compatible
+from guidegraph.nodes.types import Condition, Image, ImageEmbedder, Mask, Sample
 from guidegraph_runtime.operations import image as host
 from guidegraph_runtime.pictures.pictures import Resize
 
@@ -95,3 +96,20 @@ def image_grid(
         top, left = gap + i // across * (height + gap), gap + i % across * (width + gap)
         sheet[0, :, top : top + height, left : left + width] = image[i]
     return sheet
+
+
+@node("image.embed", shape=port_shapes.image_rows)
+def embed_image(embedder: ImageEmbedder, image: Image) -> Condition:
+    """The condition on the content of pictures (B, 3, H, W) in [-1, 1], regardless of position."""
+    return embedder(image)
+
+
+@node("image.composite")
+def composite(inside: Image, outside: Image, mask: Mask) -> Image:
+    """Blend pictures: `inside` where the mask is 1, exactly `outside` where it is 0, and a mixture between.
+
+    Pictures (B, 3, H, W) and masks (B, 1, H, W) of one size; a leading axis of 1 broadcasts.
+    Raises an error for other sizes, and for a mask with values outside 0 to 1.
+    """
+    check_compatible("pictures and masks", inside, outside, mask, start=2)
+    return outside + cast_mask(mask, outside) * (inside - outside)

@@ -14,7 +14,7 @@ from guidegraph.nodes.types import Autoencoder
 
 
 @node("autoencoder.tiled")
-def tiled(
+def tile_decoder(
     autoencoder: Autoencoder, *, tile: Annotated[int, Ge(2)] = 64, overlap: Annotated[int, Ge(0)] = 16
 ) -> Autoencoder:
     """The autoencoder with a `decode` in tiles of `tile` × `tile` latent cells, in bounded memory.

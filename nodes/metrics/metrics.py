@@ -1,16 +1,14 @@
-"""Metrics of samples: proportions with intervals, distances between pictures, and distances between sets of them."""
+"""Metrics of samples: proportions with intervals, means, distances between pictures, and the overlap of maps."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated, NamedTuple
-
-from annotated_types import Ge
+from typing import TYPE_CHECKING, NamedTuple
 
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes.shapes import check_floats, expand_mask
-from guidegraph.nodes.types import FeatureExtractor, Image, Label, Mask, SemanticMap, Table
+from guidegraph.nodes.types import Image, Label, Mask, SemanticMap, Table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,8 +18,6 @@ Z95 = 1.959963984540054
 PEAK = 2.0
 """The range of a picture in [-1, 1]."""
 RESAMPLES = 1000
-KERNEL_ROWS = 1024
-"""Rows of a kernel matrix in memory at a time: the full matrix of 50,000 samples would take 20 GB."""
 
 
 class Proportion(NamedTuple):
@@ -47,13 +43,6 @@ class Overlap(NamedTuple):
     low: float
     high: float
     classes: Tensor
-
-
-class KernelDistance(NamedTuple):
-    """A kernel distance times 1,000, with its standard error."""
-
-    value: float
-    error: float
 
 
 @node("metric.share")
@@ -206,83 +195,3 @@ def _ratios(numerators: NDArray[np.float64], denominators: NDArray[np.float64]) 
         numerators, denominators, out=np.full(numerators.shape, np.nan), where=denominators > 0
     )
     return ratios
-
-
-@node("features.pooled")
-def pooled_features(extractor: FeatureExtractor, image: Image, *, chunk: Annotated[int, Ge(1)] = 64) -> Tensor:
-    """The pooled features (B, D), float32, of pictures (B, 3, H, W) in [-1, 1], `chunk` pictures at a time."""
-    import torch
-
-    check_floats(image)
-    with torch.no_grad():
-        return torch.cat([extractor(part)[-1].float() for part in image.split(chunk)])
-
-
-@node("metric.kid")
-def kernel_distance(features: Tensor, reference: Tensor, *, blocks: Annotated[int, Ge(2)] = 20) -> KernelDistance:
-    """The kernel distance of Bińkowski et al. (2018, eq. 4), times 1,000, between features (N, D) and (M, D).
-
-    The unbiased estimate of MMD² with the kernel (xᵀy/D + 1)³, over all pairs; it may be negative. Its standard error
-    is a jackknife that leaves out each of `blocks` blocks of either set; it is too large for very similar sets.
-    The paper uses Inception features: values with others, such as EfficientNet's, are not comparable to its own.
-    """
-    import numpy as np
-
-    x, y = (f.detach().double().cpu().numpy() for f in (features, reference))
-    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
-        raise ValueError(f"expected features (N, D) and (M, D), found shapes {x.shape} and {y.shape}")
-    if min(len(x), len(y)) < 3:
-        raise ValueError(f"the unbiased estimate needs three samples of each set; found {len(x)} and {len(y)}")
-    for name, f in (("features", x), ("reference", y)):
-        if not np.isfinite(f).all():
-            raise ValueError(f"'{name}' has values that are not finite: look at the pictures that they are of")
-    full, without_x, without_y = _mmd_with_blocks(x, y, blocks)
-    variance = sum(_jackknife(np.array(values)) for values in (without_x, without_y))
-    return KernelDistance(1000 * full, 1000 * math.sqrt(variance))
-
-
-def _mmd_with_blocks(
-    x: NDArray[np.float64], y: NDArray[np.float64], blocks: int
-) -> tuple[float, list[float], list[float]]:
-    """The estimate from all samples, and those without each block of x and of y, from kernel sums over blocks."""
-    import numpy as np
-
-    (xs, nx), (ys, ny) = _edges(len(x), blocks), _edges(len(y), blocks)
-
-    def sums(
-        a: NDArray[np.float64], b: NDArray[np.float64], rows: NDArray[np.int64], columns: NDArray[np.int64]
-    ) -> NDArray[np.float64]:
-        parts = []
-        for start in range(0, len(a), KERNEL_ROWS):
-            kernel = (a[start : start + KERNEL_ROWS] @ b.T / a.shape[1] + 1) ** 3
-            if a is b:
-                np.fill_diagonal(kernel[:, start:], 0)
-            parts.append(np.add.reduceat(kernel, columns, 1))
-        totals: NDArray[np.float64] = np.add.reduceat(np.concatenate(parts), rows, 0)
-        return totals
-
-    xx, yy, xy = sums(x, x, xs, xs), sums(y, y, ys, ys), sums(x, y, xs, ys)
-
-    def estimate(keep_x: NDArray[np.bool_], keep_y: NDArray[np.bool_]) -> float:
-        n, m = nx[keep_x].sum(), ny[keep_y].sum()
-        within = xx[np.ix_(keep_x, keep_x)].sum() / (n * (n - 1)) + yy[np.ix_(keep_y, keep_y)].sum() / (m * (m - 1))
-        return float(within - 2 * xy[np.ix_(keep_x, keep_y)].sum() / (n * m))
-
-    all_x, all_y = np.ones(len(xs), bool), np.ones(len(ys), bool)
-    without_x = [estimate(np.arange(len(xs)) != i, all_y) for i in range(len(xs))]
-    without_y = [estimate(all_x, np.arange(len(ys)) != i) for i in range(len(ys))]
-    return estimate(all_x, all_y), without_x, without_y
-
-
-def _edges(count: int, blocks: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The start and length of each block; at least two samples remain when one block is left out."""
-    import numpy as np
-
-    starts = np.arange(count) if blocks >= count - 1 else (np.arange(blocks) * count) // blocks
-    return starts, np.diff(np.append(starts, count))
-
-
-def _jackknife(without: NDArray[np.float64]) -> float:
-    """The jackknife variance of an estimate, from its leave-one-block-out values (Efron & Stein 1981)."""
-    blocks = len(without)
-    return float((blocks - 1) / blocks * ((without - without.mean()) ** 2).sum())

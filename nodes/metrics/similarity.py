@@ -1,13 +1,14 @@
-"""Similarity of pairs of pictures: of their structure, and of their features in a trained network."""
+"""Distances and similarities of pairs of pictures: structural, and in the features of a trained network."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from annotated_types import Ge, Gt
 
 from guidegraph.graph.node import node
-from guidegraph.nodes.metrics.features import map_distances
+from guidegraph.graph.types import Tensor
 from guidegraph.nodes.metrics.metrics import Mean, mean
 from guidegraph.nodes.shapes import check_floats
 from guidegraph.nodes.types import FeatureExtractor, Image
@@ -59,3 +60,37 @@ def perceptual(
     pairs = zip(image.split(chunk), reference.to(image.device).split(chunk), strict=True)
     with torch.no_grad():
         return mean(torch.cat([map_distances(extractor(a), extractor(b)).mean(0) for a, b in pairs]))
+
+
+@node("loss.perceptual")
+def perceptual_loss(features: FeatureExtractor, image: Image, target: Image) -> Tensor:
+    """The distance of pictures to their targets in a network's feature maps, a number (); 0 for equal pictures.
+
+    Zhang et al. 2018, eq. 1, without the learned channel weights: at each position the channels are scaled to unit
+    length, the squared differences are summed over channels and averaged over positions, then over the maps, including
+    the pooled features.
+    """
+    import torch
+
+    if image.shape != target.shape:
+        raise ValueError(f"pictures {tuple(image.shape)} and targets {tuple(target.shape)} must have one shape")
+    with torch.no_grad():
+        target_maps = features(target)
+    return map_distances(features(image), target_maps).mean()
+
+
+def map_distances(maps: Sequence[Tensor], other_maps: Sequence[Tensor]) -> Tensor:
+    """The distances (maps, B) of two batches of pictures in each feature map of a network."""
+    import torch
+    from torch.nn import functional
+
+    distances = []
+    for one_map, other_map in zip(maps, other_maps, strict=True):
+        a, b = (functional.normalize(positions(f), eps=1e-4) for f in (one_map, other_map))
+        distances.append((a - b).square().sum(1).mean(1))
+    return torch.stack(distances)
+
+
+def positions(features: Tensor) -> Tensor:
+    """Flatten feature maps (B, C, h, w) to (B, C, h · w) float32; pooled features (B, C) are one position."""
+    return features.float().reshape(*features.shape[:2], -1)

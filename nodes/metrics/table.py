@@ -11,7 +11,7 @@ from guidegraph.graph.errors import suggest
 from guidegraph.graph.node import node
 from guidegraph.graph.types import describe_value, is_tensor
 from guidegraph.nodes.table import CellValue
-from guidegraph.nodes.types import Schedule, Table
+from guidegraph.nodes.types import Table
 
 
 @node("table.columns")
@@ -81,25 +81,6 @@ def join(left: Table, right: Table, *, on: str) -> Table:
 def select(table: Table, *, names: Annotated[list[str], MinLen(1)]) -> Table:
     """Some columns of a table, in the order of `names`."""
     return Table({name: get_column(table, name) for name in names})
-
-
-@node("schedule.table")
-def schedule_table(schedule: Schedule) -> Table:
-    """A noise schedule at every whole t: β, ᾱ, α, σ, σ/α and the log of the signal-to-noise ratio α²/σ²."""
-    import torch
-
-    alphas_bar = schedule.alphas_bar.double().cpu()
-    previous = torch.cat([torch.ones_like(alphas_bar[:1]), alphas_bar[:-1]])
-    curves = {
-        "t": torch.arange(len(alphas_bar)),
-        "beta": 1 - alphas_bar / previous,
-        "alpha_bar": alphas_bar,
-        "alpha": alphas_bar.sqrt(),
-        "sigma": (1 - alphas_bar).sqrt(),
-        "sigma/alpha": ((1 - alphas_bar) / alphas_bar).sqrt(),
-        "log_snr": torch.log(alphas_bar) - torch.log1p(-alphas_bar),
-    }
-    return Table({name: values.tolist() for name, values in curves.items()})
 
 
 def get_column(table: Table, name: str) -> Sequence[CellValue]:

@@ -1,6 +1,6 @@
 """Nodes that load and save models, and that build new ones to train.
 
-All settings that several untrained models share:
+Settings that several untrained models share:
 seed: of the initial weights. channels: the width at the finest resolution. multipliers: the width of each resolution
 in units of `channels`, finest first. blocks: residual blocks per resolution. patch: patch × patch pixels are folded
 into channels before the first convolution, and unfolded after the last. attention: the levels (0 is the finest) with
@@ -77,9 +77,9 @@ class AbsentPart:
         self._message = message
 
     @classmethod
-    def of(cls, folder: Path, part: str, held: Iterable[str]) -> AbsentPart:
+    def of(cls, folder: Path, part: str, parts: Iterable[str]) -> AbsentPart:
         """Stands for a part that a model folder or file does not hold."""
-        return cls(f"the model '{folder}' has no part '{part}'; it has {', '.join(held) or 'none'}")
+        return cls(f"the model '{folder}' has no part '{part}'; it has {', '.join(parts) or 'none'}")
 
     def __repr__(self) -> str:
         return self._message

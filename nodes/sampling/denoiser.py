@@ -97,7 +97,7 @@ class HookedGuidedDenoiser(GuidedDenoiser):
 
 
 @node("denoiser.guided")
-def guided(denoiser: Denoiser, positive: Condition, negative: Condition, *, scale: Scale = 7.5) -> Denoiser:
+def guide_denoiser(denoiser: Denoiser, positive: Condition, negative: Condition, *, scale: Scale = 7.5) -> Denoiser:
     """A denoiser with classifier-free guidance inside, so that a gradient can be taken through it.
 
     scale: as for `guidance.cfg`.

@@ -13,7 +13,7 @@ from annotated_types import Ge, Gt, Lt
 from guidegraph.graph.context import current_device
 from guidegraph.graph.node import node
 from guidegraph.nodes.shapes import check_compatible, expand_to_batch
-from guidegraph.nodes.types import Prediction, PredictionKind, Sample, Schedule, Timesteps
+from guidegraph.nodes.types import Prediction, PredictionKind, Sample, Schedule, Table, Timesteps
 from guidegraph_runtime.operations import schedule as host
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def zero_terminal_snr(schedule: Schedule) -> Schedule:
 
 
 @node("schedule.trained", runtime=True)
-def trained(
+def set_trained_range(
     schedule: Schedule, *, first: Annotated[float, Ge(0)] | None = None, last: Annotated[float, Ge(0)] | None = None
 ) -> Schedule:
     """The schedule of a model trained on the timesteps from `first` to `last`, within which samplers stay by default.
@@ -110,6 +110,25 @@ def add_noise(x0: Sample, noise: Sample, t: Timesteps, schedule: Schedule) -> Sa
     """x_t = α_t x0 + σ_t noise; x0 and noise (B, C, H, W), t (1) or (B)."""
     check_compatible("x0 and noise", x0, noise)
     return schedule.add_noise(x0, noise, expand_to_batch(t, max(x0.shape[0], noise.shape[0]), "t"))
+
+
+@node("schedule.table")
+def schedule_table(schedule: Schedule) -> Table:
+    """A noise schedule at every whole t: β, ᾱ, α, σ, σ/α and the log of the signal-to-noise ratio α²/σ²."""
+    import torch
+
+    alphas_bar = schedule.alphas_bar.double().cpu()
+    previous = torch.cat([torch.ones_like(alphas_bar[:1]), alphas_bar[:-1]])
+    curves = {
+        "t": torch.arange(len(alphas_bar)),
+        "beta": 1 - alphas_bar / previous,
+        "alpha_bar": alphas_bar,
+        "alpha": alphas_bar.sqrt(),
+        "sigma": (1 - alphas_bar).sqrt(),
+        "sigma/alpha": ((1 - alphas_bar) / alphas_bar).sqrt(),
+        "log_snr": torch.log(alphas_bar) - torch.log1p(-alphas_bar),
+    }
+    return Table({name: values.tolist() for name, values in curves.items()})
 
 
 def from_betas(betas: NDArray[np.float64]) -> Schedule:

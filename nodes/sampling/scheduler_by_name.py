@@ -35,7 +35,7 @@ SamplerName = Literal[
 
 
 @node("scheduler.named", host=True)
-def named(
+def sampler_by_name(
     schedule: Schedule,
     *,
     sampler: SamplerName = "ddim",

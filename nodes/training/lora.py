@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from guidegraph.nodes.checkpoints.lora_file import Factors
-    from guidegraph.nodes.checkpoints.lora_layers import Adaptable
+    from guidegraph.nodes.models.own.denoiser import UNetDenoiser
+    from guidegraph.nodes.models.released.denoiser import ReleasedDenoiser
 
 Rank = Annotated[int, Ge(1)]
 
@@ -60,8 +61,8 @@ def apply_lora(
     if not math.isfinite(strength):
         raise ValueError(f"the strength of a LoRA is a finite number; found {strength}")
     factors = read_lora(path)
-    denoiser_names = denoiser_layers(denoiser)
-    text_names = text_layers(text) if isinstance(text, ReleasedText) else {}
+    denoiser_names = denoiser_layers(denoiser.network)
+    text_names = text_layers(text.models) if isinstance(text, ReleasedText) else {}
     unknown = [name for name in factors if name not in denoiser_names and name not in text_names]
     if unknown:
         raise ValueError(_mismatch_message(path, unknown, len(factors), bool(text_names)))
@@ -140,7 +141,7 @@ def save_lora(
     from guidegraph.nodes.models.networks.low_rank import low_rank_layers
     from guidegraph.nodes.models.store import write_atomic
 
-    network = _adaptable(denoiser, "lora.save")
+    network = _adaptable(denoiser, "lora.save").network
     if not any(low_rank_layers(network)):
         raise ValueError("this denoiser has no LoRA that was trained: wire lora.new's, or that of the training loop")
     if path.suffix != ".safetensors":
@@ -152,7 +153,7 @@ def save_lora(
     return str(path)
 
 
-def _adaptable(denoiser: Denoiser, node_id: str) -> Adaptable:
+def _adaptable(denoiser: Denoiser, node_id: str) -> UNetDenoiser | ReleasedDenoiser:
     """The denoiser, if its layers have names in LoRA files. Raises ``ValueError`` otherwise."""
     from guidegraph.nodes.models.own.denoiser import UNetDenoiser
     from guidegraph.nodes.models.released.denoiser import ReleasedDenoiser

@@ -1,19 +1,14 @@
-"""Losses of training loops, and the random timesteps that they use."""
+"""Losses of training loops."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from annotated_types import Ge
 
 from guidegraph.graph.node import node
-from guidegraph.graph.training.ranks import first_row, local_rows
+from guidegraph.graph.training.ranks import first_row
 from guidegraph.graph.types import Tensor
-from guidegraph.nodes.data.batches import SceneBatch
-from guidegraph.nodes.data.folders.batches import FolderBatch
-from guidegraph.nodes.data.scenes import TIMES, uniforms
 from guidegraph.nodes.shapes import check_compatible, check_sides
 from guidegraph.nodes.types import (
     Autoencoder,
@@ -30,44 +25,10 @@ from guidegraph.nodes.types import (
 from guidegraph_runtime.noise import gaussian
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    pass
 
 Weight = Annotated[float, Ge(0)]
 Weighting = Literal["uniform", "min_snr", "truncated"]
-
-
-@node("timesteps.uniform")
-def uniform_timesteps(
-    like: Sample, schedule: Schedule, index: int = 0, *, seed: Annotated[int, Ge(0)] = 0
-) -> Timesteps:
-    """A whole timestep (B) for each sample of `like`, uniform over the schedule, one from each of B equal strata.
-
-    If the schedule has a trained range of timesteps, they are uniform over that range.
-
-    The strata are in random order, so that a position in the batch has no fixed noise level. The result depends on
-    (seed, index) and B alone; `index` is the loop's.
-    """
-    import numpy as np
-    import torch
-
-    def strata(batch: int) -> NDArray[np.float64]:
-        order, within = uniforms(seed, index, 2 * batch, TIMES).reshape(2, batch)
-        return (order.argsort(kind="stable") + within) / batch
-
-    first = 0 if schedule.trained_from is None else math.ceil(schedule.trained_from)
-    last = schedule.train_steps - 1 if schedule.trained_to is None else math.floor(schedule.trained_to)
-    positions = local_rows(like.shape[0], strata)
-    t = torch.from_numpy(first + np.floor(positions * (last - first + 1))).to(device=like.device, dtype=torch.float32)
-    return t.clamp(max=last)
-
-
-@node("timesteps.constant")
-def constant_timesteps(like: Sample, *, t: Annotated[float, Ge(0)] = 0.0) -> Timesteps:
-    """The same timestep t (B) for each sample of `like`."""
-    import torch
-
-    return torch.full((like.shape[0],), t, dtype=torch.float32, device=like.device)
 
 
 def snr_weight(snr: Tensor, kind: str, weighting: Weighting, gamma: float) -> Tensor:
@@ -216,25 +177,3 @@ def kl_autoencoder_loss(
     divergence = kl_divergence(mean.float(), log_variance.float())
     edges = gradient_loss(picture, image)
     return AutoencoderLoss(pixels + gradient * edges + kl * divergence, pixels, divergence, picture)
-
-
-@node("autoencoder.measure_scale")
-def measure_scale(
-    autoencoder: Autoencoder,
-    batches: Sequence[SceneBatch] | Sequence[FolderBatch],
-    *,
-    count: Annotated[int, Ge(1)] = 16,
-) -> Autoencoder:
-    """A copy of an autoencoder with a scale that gives latents unit variance, measured on the first `count` batches."""
-    import copy
-
-    import torch
-
-    measured: Any = copy.deepcopy(autoencoder)
-    with torch.no_grad():
-        measured.scale.fill_(1.0)
-        device = measured.scale.device
-        latents = [measured.encode(batches[i].image.to(device)).float() for i in range(min(count, len(batches)))]
-        measured.scale.fill_(1 / torch.cat(latents).std())
-    result: Autoencoder = measured
-    return result

@@ -1,4 +1,4 @@
-"""Parts of diffusers as values of guidegraph's port types, so that models that guidegraph has no code for run too.
+"""Models and schedulers of diffusers as guidegraph's port types, also those that guidegraph does not implement.
 
 A first-party plugin with the extra `diffusers`. It uses only what `guidegraph` exports, as any plugin does, and imports
 diffusers when a node runs.

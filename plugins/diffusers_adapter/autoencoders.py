@@ -8,10 +8,10 @@ from typing import Any
 
 from guidegraph import Autoencoder, current_dtype, node
 from guidegraph.plugins.diffusers_adapter.folders import (
-    class_name,
     find_part_folder,
     import_diffusers,
     load_model,
+    read_class_name,
     read_json,
 )
 
@@ -32,7 +32,7 @@ KNOWN: dict[str, tuple[str, Callable[[Any], int]]] = {
     "AutoencoderTiny": ("latents", _by_encoder_blocks),
     "AutoencoderDC": ("latent", _by_encoder_blocks),
 }
-"""Where `encode` keeps the latents, and what the sides of pictures are multiples of."""
+"""The field of `encode`'s output with the latents, and the factor of the pictures' sides."""
 
 
 @node("diffusers.autoencoder", host=True)
@@ -55,7 +55,7 @@ def load_autoencoder(
     folder = find_part_folder(path, part, PARTS)
     file = folder / "config.json"
     config = read_json(file)
-    name = class_name(config, file, KNOWN)
+    name = read_class_name(config, file, KNOWN)
     upcast = bool(config.get("force_upcast")) and current_dtype() == torch.float16
     network = load_model(getattr(diffusers, name), folder, variant, in_float32=upcast)
     field, factor = KNOWN[name]

@@ -1,4 +1,4 @@
-"""How each denoiser of diffusers is called: x, the time and a condition to the arguments of its `forward`."""
+"""Calls each denoiser of diffusers: converts x, the time and a condition to the arguments of its `forward`."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ Config = Mapping[str, Any]
 Call = Callable[[Any, Tensor, Tensor, Condition, float], Tensor]
 
 
-def _no_limit(config: Config) -> int:
+def _any_side(config: Config) -> int:
     return 1
 
 
-def _accepts(config: Config) -> None:
+def _accept(config: Config) -> None:
     return None
 
 
@@ -28,26 +28,27 @@ class Family:
     """A class of denoisers.
 
     call: (network, x (B, C, H, W) in the network's dtype, time (B) float32, condition, guidance) to the network's
-    output. kind: what it predicts, where every model of the class does. multiple: what the sides of x are multiples of.
-    packed: pixels of x that make one channel group of the network's input. check: raises for a variant of the class
-    that the call does not serve.
+    output. kind: the prediction, if all models of the class have the same. multiple: the factor of the sides of x.
+    packed: pixels of x in one channel group of the network's input. check: raises ``ValueError`` for an unsupported
+    variant of the class.
     """
 
     call: Call
     kind: str | None = None
     honours_mask: bool = False
-    multiple: Callable[[Config], int] = _no_limit
+    multiple: Callable[[Config], int] = _any_side
     packed: int = 1
     square: bool = False
-    check: Callable[[Config], None] = _accepts
+    check: Callable[[Config], None] = _accept
 
     def check_size(self, config: Config, x: Tensor, spatial: Tensor | None) -> None:
         """Raise ``ValueError`` if the network does not take x, or a spatial condition, of this size."""
-        beside = 0 if spatial is None else spatial.shape[1]
+        spatial_channels = 0 if spatial is None else spatial.shape[1]
         channels = int(config["in_channels"]) // self.packed
-        if x.shape[1] + beside != channels:
+        if x.shape[1] + spatial_channels != channels:
             raise ValueError(
-                f"this denoiser takes {channels} channels; found {x.shape[1]} of x and {beside} of a spatial condition"
+                f"this denoiser takes {channels} channels; found {x.shape[1]} of x and {spatial_channels} of a spatial "
+                "condition"
             )
         if spatial is not None and spatial.shape[2:] != x.shape[2:]:
             raise ValueError(f"the spatial condition {tuple(spatial.shape)} must have the size of x {tuple(x.shape)}")
@@ -147,7 +148,7 @@ def dit(network: Any, x: Tensor, time: Tensor, condition: Condition, guidance: f
 
 
 def pixart(network: Any, x: Tensor, time: Tensor, condition: Condition, guidance: float) -> Tensor:
-    """The network is told the picture's size in pixels, 8 for each of the latent's, as its pipelines do."""
+    """Passes the picture's size in pixels, 8 for each of the latent's, as diffusers' pipelines do."""
     sizes: dict[str, Tensor | None] = {"resolution": None, "aspect_ratio": None}
     if network.use_additional_conditions:
         height, width = (8.0 * side for side in x.shape[2:])
@@ -174,7 +175,7 @@ def sd3(network: Any, x: Tensor, time: Tensor, condition: Condition, guidance: f
 
 
 def flux(network: Any, x: Tensor, time: Tensor, condition: Condition, guidance: float) -> Tensor:
-    """Every 2 × 2 pixels of the latent are one token with its position (row, column)."""
+    """Packs each 2 × 2 pixels of the latent into one token with its position (row, column)."""
     batch, channels, rows, columns = x.shape[0], x.shape[1], x.shape[2] // 2, x.shape[3] // 2
     packed = x.reshape(batch, channels, rows, 2, columns, 2).permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
     row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
@@ -192,7 +193,7 @@ def flux(network: Any, x: Tensor, time: Tensor, condition: Condition, guidance: 
     return out.reshape(batch, rows, columns, channels, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(x.shape)
 
 
-def _plain_unet(config: Config) -> None:
+def _check_unet(config: Config) -> None:
     """Raise ``ValueError`` for a conditional U-Net with inputs that a condition does not hold."""
     allowed = {
         "addition_embed_type": (None, "text_time"),
@@ -215,7 +216,7 @@ def _patch(config: Config) -> int:
 
 FAMILIES = {
     "UNet2DModel": Family(unet, multiple=_levels),
-    "UNet2DConditionModel": Family(conditional_unet, honours_mask=True, check=_plain_unet),
+    "UNet2DConditionModel": Family(conditional_unet, honours_mask=True, check=_check_unet),
     "DiTTransformer2DModel": Family(dit, "eps", multiple=_patch, square=True),
     "PixArtTransformer2DModel": Family(pixart, "eps", honours_mask=True, multiple=_patch),
     "SD3Transformer2DModel": Family(sd3, "flow", multiple=_patch),

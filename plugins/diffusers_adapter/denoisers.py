@@ -9,17 +9,17 @@ from typing import Any, Literal
 from guidegraph import Condition, Label, LabelEmbedder, OpaqueDenoiser, Schedule, node
 from guidegraph.plugins.diffusers_adapter.folders import (
     SCHEDULER_CONFIG,
-    class_name,
     find_part_folder,
     import_diffusers,
     load_model,
+    read_class_name,
     read_json,
 )
 
 PARTS = ("transformer", "unet")
 Kind = Literal["auto", "eps", "x0", "v", "flow"]
 KINDS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v", "flow_prediction": "flow"}
-RENAMED = {"ada_norm_zero": "DiTTransformer2DModel", "ada_norm_single": "PixArtTransformer2DModel"}
+SPLIT_CLASSES = {"ada_norm_zero": "DiTTransformer2DModel", "ada_norm_single": "PixArtTransformer2DModel"}
 
 
 @node("diffusers.denoiser", host=True)
@@ -32,29 +32,29 @@ def load_denoiser(
     guidance: float = 3.5,
     variant: str | None = None,
 ) -> OpaqueDenoiser:
-    """A denoiser of diffusers, frozen, on the run's device and in its dtype: x in variance-preserving form, as always.
+    """A denoiser of diffusers, frozen, on the run's device and in its dtype; x is in variance-preserving form.
 
     schedule: the one the model was trained on, from `diffusers.schedule`. path: a pipeline's folder, or the model's own
     (config.json and safetensors). part: the pipeline's folder to take, by default `transformer` or else `unet`. kind:
-    what the network predicts; `auto` reads it from the pipeline's scheduler configuration, and where there is none,
-    from the class: eps for DiT and PixArt, flow for SD3 and Flux. flow is u = ε − x0 at x = (1 − s) x0 + s ε (Liu et
-    al. 2023), and gives predictions of x0. guidance: the scale that a guidance-distilled Flux is told; others have no
-    use for it. variant: `fp16` for files named so.
+    of the prediction; `auto` reads it from the pipeline's scheduler configuration or, without one, takes that of the
+    class: eps for DiT and PixArt, flow for SD3 and Flux. flow is u = ε − x0 at x = (1 − s) x0 + s ε (Liu et
+    al. 2023), and gives predictions of x0. guidance: the scale for a guidance-distilled Flux; others
+    ignore it. variant: `fp16` for files named so.
 
-    What the condition holds depends on the class; docs/do/diffusers.md lists it. Raises an error for a class that is
-    not supported, weights that are not safetensors or do not fit, and a U-Net of which nothing says what it predicts.
+    The fields of the condition depend on the class: see docs/do/diffusers.md. Raises an error for a class that is
+    not supported, weights that are not safetensors or do not fit, and a U-Net whose prediction is not known.
     """
     diffusers = import_diffusers()
     folder = find_part_folder(path, part, PARTS)
     from guidegraph.plugins.diffusers_adapter.calls import FAMILIES
     from guidegraph.plugins.diffusers_adapter.networks import DiffusersDenoiser
 
-    name = model_class(folder, FAMILIES)
+    name = read_model_class(folder, FAMILIES)
     family = FAMILIES[name]
-    chosen = _kind(path, name, family.kind) if kind == "auto" else kind
+    prediction_kind = _read_kind(path, name, family.kind) if kind == "auto" else kind
     network = load_model(getattr(diffusers, name), folder, variant)
     family.check(network.config)
-    denoiser: OpaqueDenoiser = DiffusersDenoiser(network, family, chosen, schedule, guidance).eval()
+    denoiser: OpaqueDenoiser = DiffusersDenoiser(network, family, prediction_kind, schedule, guidance).eval()
     return denoiser
 
 
@@ -62,15 +62,15 @@ def load_denoiser(
 def class_labels(*, path: Path, part: str = "auto") -> LabelEmbedder:
     """Class labels for a class-conditional model of diffusers (DiT, a U-Net with class embeddings); see `label.embed`.
 
-    The vector of the condition is (B, K), one-hot; zeros are the null class, which DiT has as its class K. path: as for
-    `diffusers.denoiser`. part: as there.
+    The vector of the condition is (B, K), one-hot; zeros are the null class, which is DiT's class K. path, part: as for
+    `diffusers.denoiser`.
 
     Raises an error for a model without classes.
     """
     folder = find_part_folder(path, part, PARTS)
     config = read_json(folder / "config.json")
     name = config.get("_class_name")
-    dit = name == "DiTTransformer2DModel" or RENAMED.get(str(config.get("norm_type"))) == "DiTTransformer2DModel"
+    dit = name == "DiTTransformer2DModel" or SPLIT_CLASSES.get(str(config.get("norm_type"))) == "DiTTransformer2DModel"
     classes = config.get("num_embeds_ada_norm" if dit else "num_class_embeds")
     if not isinstance(classes, int):
         raise ValueError(f"the model in '{folder}', a {name}, takes no class labels")
@@ -89,16 +89,16 @@ class OneHotLabels:
         return Condition(vector=one_hot(labels, self.classes + 1)[:, : self.classes].float())
 
 
-def model_class(folder: Path, known: Any) -> str:
+def read_model_class(folder: Path, class_names: Any) -> str:
     """The class of the model in a folder; early DiT and PixArt folders name the class they were split from."""
     file = folder / "config.json"
     config = read_json(file)
-    if config.get("_class_name") == "Transformer2DModel" and config.get("norm_type") in RENAMED:
-        return RENAMED[config["norm_type"]]
-    return class_name(config, file, known)
+    if config.get("_class_name") == "Transformer2DModel" and config.get("norm_type") in SPLIT_CLASSES:
+        return SPLIT_CLASSES[config["norm_type"]]
+    return read_class_name(config, file, class_names)
 
 
-def _kind(path: Path, name: str, usual: str | None) -> str:
+def _read_kind(path: Path, name: str, usual: str | None) -> str:
     file = path / "scheduler" / SCHEDULER_CONFIG
     prediction_type = read_json(file).get("prediction_type") if file.is_file() else None
     if usual == "flow" or (prediction_type is None and usual is not None):

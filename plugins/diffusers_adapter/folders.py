@@ -1,4 +1,4 @@
-"""Finds, reads and loads folders of diffusers' `save_pretrained`, offline, with one error for each problem.
+"""Finds, reads and loads folders of diffusers' `save_pretrained`, offline, with one clear error for each problem.
 
 Weights are read from safetensors alone; nothing in a folder is executed.
 """
@@ -36,7 +36,7 @@ def check_folder(path: Path) -> Path:
 def check_plain_name(setting: str, name: str) -> None:
     """Raise ``ValueError`` for a name that would lead out of the folder."""
     if name != Path(name).name or name in ("", ".", "..") or "\\" in name:
-        raise ValueError(f"{setting}: expected the plain name of what is in the folder, found '{name}'")
+        raise ValueError(f"{setting}: expected the plain name of a file or folder in it, found '{name}'")
 
 
 def find_part_folder(path: Path, part: str, usual: Iterable[str], file: str = "config.json") -> Path:
@@ -70,13 +70,15 @@ def read_json(file: Path) -> dict[str, Any]:
     return content
 
 
-def class_name(config: dict[str, Any], file: Path, known: Iterable[str]) -> str:
+def read_class_name(config: dict[str, Any], file: Path, class_names: Iterable[str]) -> str:
     """The class that a configuration names. Raises ``ValueError`` that lists the known ones for any other."""
     name = config.get("_class_name")
     if not isinstance(name, str):
         raise ValueError(f"'{file}' names no class (`_class_name`): it is not a configuration of diffusers")
-    if name not in known:
-        raise ValueError(f"'{file}' is of class {name}, which this adapter does not know; it knows {', '.join(known)}")
+    if name not in class_names:
+        raise ValueError(
+            f"'{file}' is of class {name}, which this adapter does not know; it knows {', '.join(class_names)}"
+        )
     return name
 
 
@@ -89,13 +91,13 @@ def check_weights_file(folder: Path, stem: str, variant: str | None) -> None:
         return
     if variant is not None and (folder / f"{stem}.safetensors.index.{variant}.json").is_file():
         return
-    held = sorted(file.name for file in folder.iterdir() if file.suffix in (".safetensors", ".bin", ".pt", ".ckpt"))
+    files = sorted(file.name for file in folder.iterdir() if file.suffix in (".safetensors", ".bin", ".pt", ".ckpt"))
     fix = "save it again with diffusers' save_pretrained, which writes safetensors"
-    if any(name.endswith(".safetensors") for name in held):
+    if any(name.endswith(".safetensors") for name in files):
         fix = "set `variant` to what stands between the name and .safetensors"
-    if not held:
+    if not files:
         fix = "the folder is not complete"
-    raise ValueError(f"'{folder}' holds no {name}.safetensors; its weights are {', '.join(held) or 'missing'}: {fix}")
+    raise ValueError(f"'{folder}' holds no {name}.safetensors; its weights are {', '.join(files) or 'missing'}: {fix}")
 
 
 def load_model(kind: Any, folder: Path, variant: str | None, *, in_float32: bool = False) -> Any:
@@ -126,9 +128,11 @@ def load_model(kind: Any, folder: Path, variant: str | None, *, in_float32: bool
 
 
 def check_loaded(folder: Path, info: dict[str, Any], fields: Iterable[str]) -> None:
-    """Raise ``ValueError`` that names the tensors that a loader says did not fit."""
-    wrong = {field.removesuffix("_keys"): sorted(map(str, info.get(field) or ())) for field in fields}
-    if problems := [f"{len(keys)} {problem}: {', '.join(keys[:3])}" for problem, keys in wrong.items() if keys]:
+    """Raise ``ValueError`` that names the tensors that did not fit, as a loader reports them."""
+    keys_by_problem = {field.removesuffix("_keys"): sorted(map(str, info.get(field) or ())) for field in fields}
+    if problems := [
+        f"{len(keys)} {problem}: {', '.join(keys[:3])}" for problem, keys in keys_by_problem.items() if keys
+    ]:
         raise ValueError(f"the weights in '{folder}' do not fit its config.json ({'; '.join(problems)})")
 
 

@@ -1,4 +1,4 @@
-"""Networks of diffusers between tensors of our conventions: variance-preserving x, latents of unit scale."""
+"""Networks of diffusers as modules with guidegraph's conventions: variance-preserving x, latents of unit scale."""
 
 from __future__ import annotations
 

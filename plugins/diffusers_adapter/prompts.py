@@ -1,4 +1,4 @@
-"""Prompts through a pipeline's own `encode_prompt`, with nothing but its text encoders and tokenizers loaded."""
+"""Encodes prompts by a pipeline's own `encode_prompt`; loads only its text encoders and tokenizers."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class PipelineText(nn.Module):
     def __init__(
         self, pipeline: Any, encoders: dict[str, nn.Module], encode: Encode, length: int | None, numbers: Sequence[int]
     ) -> None:
-        """numbers: what SDXL's vector ends in; of no use for others."""
+        """numbers: the last entries of SDXL's vector; others ignore them."""
         super().__init__()
         self.encoders = nn.ModuleDict(encoders)
         self.pipeline = pipeline
@@ -105,16 +105,16 @@ class PipelineText(nn.Module):
             parts["force_zeros_for_empty_prompt"] = index["force_zeros_for_empty_prompt"]
         if "requires_safety_checker" in parameters:
             parts["requires_safety_checker"] = False
-        built = kind(**parts)
+        loaded = kind(**parts)
         if "transformer" in parameters and any(
             parts[name] is None for name in parts if name.startswith("text_encoder")
         ):
-            # SD3 without T5 has zeros in the place of its tokens, of the width that the transformer takes.
-            built.transformer = SimpleNamespace(config=SimpleNamespace(**read_json(path / "transformer/config.json")))
+            # SD3 without T5 replaces its tokens by zeros of the width that the transformer takes.
+            loaded.transformer = SimpleNamespace(config=SimpleNamespace(**read_json(path / "transformer/config.json")))
         encoders = {name: part for name, part in parts.items() if isinstance(part, nn.Module)}
         if not encoders:
             raise ValueError(f"the pipeline in '{path}' names no text encoder in its model_index.json")
-        return cls(built, encoders, encode, length, numbers).eval()
+        return cls(loaded, encoders, encode, length, numbers).eval()
 
     def forward(self, texts: Sequence[str]) -> Condition:
         """tokens (B, M, D), with a mask or a vector where the pipeline has one."""
@@ -123,15 +123,15 @@ class PipelineText(nn.Module):
             common["max_sequence_length"] = self.length
         with torch.no_grad():
             condition = self.encode(self.pipeline, list(texts), common)
-        return self._sized(condition, texts) if self.sizes else condition
+        return self._add_sizes(condition, texts) if self.sizes else condition
 
-    def _sized(self, condition: Condition, texts: Sequence[str]) -> Condition:
+    def _add_sizes(self, condition: Condition, texts: Sequence[str]) -> Condition:
         assert condition.vector is not None
         assert condition.tokens is not None
-        kept = condition.tokens.new_tensor([float(bool(text) or not self.zeros) for text in texts])
-        numbers = torch.tensor([self.numbers], dtype=torch.float32, device=kept.device).expand(len(texts), -1)
-        pooled = condition.vector.float() * kept[:, None].float()  # float32, since a size such as 1016 must stay whole
-        return Condition(vector=torch.cat([pooled, numbers], dim=1), tokens=condition.tokens * kept[:, None, None])
+        is_kept = condition.tokens.new_tensor([float(bool(text) or not self.zeros) for text in texts])
+        numbers = torch.tensor([self.numbers], dtype=torch.float32, device=is_kept.device).expand(len(texts), -1)
+        pooled = condition.vector.float() * is_kept[:, None].float()  # float32 holds a size such as 1016 exactly
+        return Condition(vector=torch.cat([pooled, numbers], dim=1), tokens=condition.tokens * is_kept[:, None, None])
 
 
 def _load_part(path: Path, name: str, entry: Any, variant: str | None) -> Any:

@@ -1,4 +1,4 @@
-"""Noise schedules of diffusers' schedulers, in float64: discrete ones of β, and flow matching with its shift."""
+"""Noise schedules of diffusers' schedulers, in float64: discrete β schedules, and flow matching with its shift."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def read_schedule(like: Sample | None = None, *, path: Path) -> Schedule:
 
     source = f"'{folder / SCHEDULER_CONFIG}'"
     alphas_bar = alphas_bar_of(complete_config(read_json(folder / SCHEDULER_CONFIG), source), like, source)
-    # A pipeline's model was trained at all timesteps, at α = 0 too where its schedule ends there.
+    # A pipeline's model was trained at all timesteps, including α = 0 if its schedule ends there.
     return Schedule(
         torch.from_numpy(alphas_bar).to(current_device()), trained_from=0.0, trained_to=len(alphas_bar) - 1.0
     )

@@ -1,7 +1,7 @@
-"""Between our variance-preserving x and the form in which a scheduler of diffusers keeps its sample.
+"""Converts between variance-preserving x and the form in which a scheduler of diffusers keeps its sample.
 
-Three forms are in use: x itself (DDIM, DPM-Solver …), x/α (Euler, Heun …: σ/α is their σ) and flow matching's
-(1 − s) x0 + s ε. All are x times a number that depends on the noise level.
+The form is x itself (DDIM, DPM-Solver …), x/α (Euler, Heun …, whose σ is σ/α) or flow matching's (1 − s) x0 + s ε. Each
+is x times a number that depends on the noise level.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from torch.overrides import TorchFunctionMode
 from guidegraph import Prediction, Schedule
 from guidegraph.plugins.diffusers_adapter.denoisers import KINDS
 from guidegraph.plugins.diffusers_adapter.schedules import is_flow
-from guidegraph.plugins.diffusers_adapter.steps import DiffusersSampler
 
 
 def timesteps_on_axis(scheduler: Any, schedule: Schedule, flow: bool) -> Tensor:
@@ -38,26 +37,26 @@ def timesteps_on_axis(scheduler: Any, schedule: Schedule, flow: bool) -> Tensor:
     return torch.from_numpy(positions).float().to(schedule.alphas_bar.device)
 
 
-def start_sample(sampler: DiffusersSampler, noise: Tensor) -> Tensor:
+def start_sample(scheduler: Any, index: int, noise: Tensor) -> Tensor:
     """Scale noise by init_noise_sigma (1 for flow matching), in variance-preserving form."""
-    scheduler = _copy_scheduler(sampler.scheduler)
+    scheduler = _copy_scheduler(scheduler)
     size = 1.0 if _is_flow_scheduler(scheduler) else scheduler.init_noise_sigma
-    scaled: Tensor = noise.float() * size * _scale(scheduler, sampler.index).to(noise.device)
+    scaled: Tensor = noise.float() * size * _scale(scheduler, index).to(noise.device)
     return scaled.to(noise.dtype)
 
 
 def step_sample(
-    sampler: DiffusersSampler, x: Tensor, prediction: Prediction, noise: Tensor | None, eta: float
+    scheduler: Any, index: int, x: Tensor, prediction: Prediction, noise: Tensor | None, eta: float
 ) -> tuple[Tensor, Any]:
     """Return x after the step, and a copy of the scheduler after it: diffusers' schedulers change as they step."""
-    scheduler, t = _copy_scheduler(sampler.scheduler), sampler.time
-    own = x.float() / _scale(scheduler, sampler.index).to(x.device)
-    output = _output(scheduler, sampler.index, x.float(), own, prediction)
+    scheduler = _copy_scheduler(scheduler)
+    sample = x.float() / _scale(scheduler, index).to(x.device)
+    output = _convert_prediction(scheduler, index, x.float(), sample, prediction)
     kwargs: dict[str, Any] = {"eta": eta} if "eta" in inspect.signature(scheduler.step).parameters else {}
-    with _NoiseForRandn(noise, own):
-        moved: Tensor = scheduler.step(output, t, own, **kwargs).prev_sample
-    if sampler.index + 1 < len(scheduler.timesteps):
-        moved = moved * _scale(scheduler, sampler.index + 1).to(x.device)
+    with _NoiseForRandn(noise, sample):
+        moved: Tensor = scheduler.step(output, scheduler.timesteps[index], sample, **kwargs).prev_sample
+    if index + 1 < len(scheduler.timesteps):
+        moved = moved * _scale(scheduler, index + 1).to(x.device)
     return moved.to(x.dtype), scheduler
 
 
@@ -82,16 +81,16 @@ def _scale(scheduler: Any, index: int) -> Tensor:
     return scaled
 
 
-def _output(scheduler: Any, index: int, x: Tensor, own: Tensor, prediction: Prediction) -> Tensor:
+def _convert_prediction(scheduler: Any, index: int, x: Tensor, sample: Tensor, prediction: Prediction) -> Tensor:
     """Convert the prediction to the network output that the scheduler expects."""
     config: Mapping[str, Any] = scheduler.config
     kind = "flow" if _is_flow_scheduler(scheduler) else KINDS[config["prediction_type"]]
     level = _level(scheduler, index).to(x.device)
-    constant = Schedule(torch.stack([level, level]))  # a schedule that stays at the step's level
+    constant = Schedule(torch.stack([level, level]))  # a schedule with the step's level at both timesteps
     value = Prediction(prediction.value.float(), prediction.kind)
     if kind == "flow":
         s = _sigma(scheduler, index).float().to(x.device)
-        return (own - constant.convert(value, "x0", x, x.new_zeros(1)).value) / s
+        return (sample - constant.convert(value, "x0", x, x.new_zeros(1)).value) / s
     output = constant.convert(value, kind, x, x.new_zeros(1)).value  # type: ignore[arg-type]
     if config.get("variance_type") in ("learned", "learned_range"):
         if prediction.variance is None:

@@ -56,11 +56,6 @@ class DiffusersSampler:
     scheduler: Any
     index: int = 0
 
-    @property
-    def time(self) -> Any:
-        """What the scheduler's methods take as the step's timestep."""
-        return self.scheduler.timesteps[self.index]
-
 
 class NewSampler(NamedTuple):
     sampler: DiffusersSampler
@@ -83,13 +78,13 @@ def new_sampler(
     spacing: Spacing = "auto",
     options: dict[str, Option] | None = None,
 ) -> NewSampler:
-    """A scheduler of diffusers, and the timesteps of its model calls on the schedule's axis: what a loop runs over.
+    """A scheduler of diffusers, and the timesteps of its model calls on the schedule's axis, for a loop to run over.
 
     schedule: the denoiser's. path: a pipeline's folder, or the scheduler's own. name: a class of diffusers, made from
-    that folder's configuration or, without a path, for the schedule, unclipped. options: what replaces entries of the
+    that folder's configuration or, without a path, for the schedule, unclipped. options: replace entries of the
     configuration (`use_karras_sigmas: true`). like: as for `diffusers.schedule`. spacing, for flow matching: `trailing`
     is s = 1 … 1/steps before the shift, `own` the scheduler's own; `auto` is trailing for a Flux pipeline's folder,
-    since that is what the pipeline does.
+    as the pipeline does.
 
     Raises an error for a class that is not supported, an option that it does not have, and a schedule that is not the
     scheduler's.
@@ -114,7 +109,7 @@ def start(sampler: DiffusersSampler, noise: Noise) -> Sample:
     """
     from guidegraph.plugins.diffusers_adapter import spaces
 
-    return spaces.start_sample(sampler, noise)
+    return spaces.start_sample(sampler.scheduler, sampler.index, noise)
 
 
 @node("diffusers.step", host=True)
@@ -127,10 +122,10 @@ def step(
     *,
     eta: Annotated[float, Ge(0), Le(1)] = 0.0,
 ) -> StepResult:
-    """Move x (B, C, H, W) along the sampler by one model call; the sampler that comes in stays as it was.
+    """Move x (B, C, H, W) along the sampler by one model call; the given sampler does not change.
 
     The prediction, of any kind, is converted to what the scheduler takes. Computes in float32 and returns x in its own
-    dtype. t: only for the reader, as in `scheduler.step`. noise: fresh standard normal noise, for schedulers that draw
+    dtype. t: not used, as in `scheduler.step`. noise: fresh standard normal noise, for schedulers that draw
     some. eta: for DDIM and TCD.
 
     Raises an error where a scheduler draws noise and none is wired.
@@ -142,7 +137,7 @@ def step(
             f"the sampler has {len(sampler.scheduler.timesteps)} steps and no step {sampler.index}: the loop must run "
             "over the 'steps' of the node whose 'sampler' it carries"
         )
-    moved, scheduler = spaces.step_sample(sampler, x, prediction, noise, eta)
+    moved, scheduler = spaces.step_sample(sampler.scheduler, sampler.index, x, prediction, noise, eta)
     return StepResult(moved, replace(sampler, scheduler=scheduler, index=sampler.index + 1))
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 from annotated_types import Ge, Gt
 
 from guidegraph import TextEmbedder, node
-from guidegraph.plugins.diffusers_adapter.folders import check_folder, class_name, import_diffusers, read_json
+from guidegraph.plugins.diffusers_adapter.folders import check_folder, import_diffusers, read_class_name, read_json
 
 Pixels = Annotated[int, Gt(0)]
 Corner = Annotated[int, Ge(0)]
@@ -39,7 +39,7 @@ def load_text(
 
     file = check_folder(path) / "model_index.json"
     index = read_json(file)
-    encode, pipeline = ENCODERS[class_name(index, file, ENCODERS)]
+    encode, pipeline = ENCODERS[read_class_name(index, file, ENCODERS)]
     numbers = (*(original_size or size), *crop, *size)
     embedder: TextEmbedder = PipelineText.load(path, index, pipeline, encode, length, numbers, variant)
     return embedder

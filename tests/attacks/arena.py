@@ -39,12 +39,12 @@ class Arena:
 
     @property
     def secret(self) -> Path:
-        """A file whose text must not appear anywhere."""
+        """A file whose text must not appear in any output."""
         return self.outside / "secret.txt"
 
     @property
-    def protected(self) -> Path:
-        """A file that must not change."""
+    def protected_file(self) -> Path:
+        """A file that no attack may change."""
         return self.outside / "kept.txt"
 
     @property
@@ -71,7 +71,10 @@ EXPECTED: dict[str, str] = {}
 
 
 def attack(does: str, error: str) -> Callable[[Attack], Attack]:
-    """Register an attack. does: a description, as in docs/understand/security.md; error: a part of the expected error message."""
+    """Register an attack.
+
+    does: a description, as in docs/understand/security.md. error: a fragment of the expected error message.
+    """
 
     def register(function: Attack) -> Attack:
         assert does not in ATTACKS, does

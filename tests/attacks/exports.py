@@ -88,7 +88,7 @@ def with_weights(arena: Arena, location: str) -> Outcome:
 
 @attack("a bundle whose graph takes its weights from a file of the machine", "bad-graph")
 def weights_outside(arena: Arena) -> Outcome:
-    return with_weights(arena, str(arena.protected))
+    return with_weights(arena, str(arena.protected_file))
 
 
 @attack("a bundle whose graph takes its weights from a folder above", "bad-graph")
@@ -100,19 +100,19 @@ def weights_above(arena: Arena) -> Outcome:
 def weights_linked(arena: Arena) -> Outcome:
     root = write_bundle(arena.folder / "bundle")
     (root / "parts" / "step.onnx.data").unlink()
-    (root / "parts" / "step.onnx.data").symlink_to(arena.protected)
+    (root / "parts" / "step.onnx.data").symlink_to(arena.protected_file)
     return arena.run_bundle(root, "--describe")
 
 
 @attack("a bundle with a hard link to a file of the machine", "bad-file")
 def hard_linked(arena: Arena) -> Outcome:
-    data = arena.protected.read_bytes()
+    data = arena.protected_file.read_bytes()
 
     def change(value: dict[str, Any]) -> None:
         value["files"]["kept.txt"] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
 
     root = write_bundle(arena.folder / "bundle", change=change)
-    os.link(arena.protected, root / "kept.txt")
+    os.link(arena.protected_file, root / "kept.txt")
     return arena.run_bundle(root, "--describe")
 
 

@@ -28,7 +28,7 @@ class Payload:
 
 
 def overwrite(arena: Arena) -> Payload:
-    return Payload(f"echo gone > {arena.protected}")
+    return Payload(f"echo gone > {arena.protected_file}")
 
 
 def load(arena: Arena, node: str, path: Path | str, output: str = "out") -> Outcome:
@@ -117,7 +117,7 @@ def weights_above(arena: Arena) -> Outcome:
 @attack("a configuration beside a checkpoint with a YAML tag that makes a Python object", "checkpoint.load")
 def config_tag(arena: Arena) -> Outcome:
     (arena.folder / "config.yaml").write_text(
-        f"model: !!python/object/apply:os.system ['echo gone > {arena.protected}']\n"
+        f"model: !!python/object/apply:os.system ['echo gone > {arena.protected_file}']\n"
     )
     path = arena.folder / "model.ckpt"
     path.write_bytes(b"PK")
@@ -168,7 +168,7 @@ def embed_text(arena: Arena, folder: Path) -> Outcome:
 def remote_code(arena: Arena) -> Outcome:
     config: dict[str, object] = {"model_type": "evil", "auto_map": {"AutoConfig": "evil.C", "AutoModel": "evil.M"}}
     folder = bert(arena.folder / "encoder", config)
-    (folder / "evil.py").write_text(f"open({str(arena.protected)!r}, 'w').write('gone')\n")
+    (folder / "evil.py").write_text(f"open({str(arena.protected_file)!r}, 'w').write('gone')\n")
     return embed_text(arena, folder)
 
 

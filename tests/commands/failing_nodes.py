@@ -1,4 +1,4 @@
-"""Nodes that fail in ways that no node should, for the tests of the command line."""
+"""Nodes that fail in unusual ways, for the tests of the command line."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ class NoText(Exception):
 
 
 class Own(BaseException):
-    """An exception of the person's own that no ``except Exception`` catches."""
+    """A user's exception that no ``except Exception`` catches."""
 
 
-def in_a_circle() -> Exception:
+def make_circular_causes() -> Exception:
     first, second = ValueError("first"), ValueError("second")
     first.__cause__, second.__cause__ = second, first
     return first
@@ -39,12 +39,12 @@ FAILURES: dict[str, Callable[[], BaseException]] = {
 
 @node("failing.fail")
 def fail(x: float, *, how: str) -> float:
-    """Fail."""
+    """Raise an exception."""
     raise FAILURES[how]()
 
 
 class Rows:
-    """Data whose entries cannot be had."""
+    """Data whose items cannot be read."""
 
     def __init__(self, how: str):
         self.how = how
@@ -60,7 +60,7 @@ class Rows:
 
 @node("failing.rows")
 def rows(*, how: str) -> Any:
-    """Data whose entries cannot be had."""
+    """Data whose items cannot be read."""
     return Rows(how)
 
 

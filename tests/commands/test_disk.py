@@ -1,4 +1,4 @@
-"""A full disk, a folder in use, and what a kill left: what the command line says and leaves."""
+"""Messages and files of the command line for a full disk, a folder in use and leftovers of a killed run."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ TOO_LARGE = "cannot be written: it would be larger than a file may be here; rais
 
 @pytest.fixture
 def large(cli: Command) -> Path:
-    """A workflow one of whose outputs is larger than the limit, and whose record is not."""
+    """A workflow with an output larger than the limit, and a record below it."""
     return cli.workflow("large.yaml", LARGE % 1000)
 
 
-def test_an_output_without_room_is_named_and_the_others_stay(cli: Command, large: Path) -> None:
+def test_an_output_that_does_not_fit_on_the_disk_is_named_and_the_others_are_kept(cli: Command, large: Path) -> None:
     large.write_text(LARGE % 8)
     assert cli("run", large, "--out", "out").code == 0
     before = Path("out/large.safetensors").read_bytes()
@@ -51,7 +51,7 @@ def test_an_output_without_room_is_named_and_the_others_stay(cli: Command, large
     assert names(Path("out")) == ["large.safetensors", "run.json", "small.json"]
 
 
-def test_a_record_without_room_is_named(cli: Command, large: Path) -> None:
+def test_a_record_that_does_not_fit_on_the_disk_is_named(cli: Command, large: Path) -> None:
     with file_limit(10):
         result = cli("run", large, "--out", "out")
     assert result.code == 1
@@ -59,7 +59,7 @@ def test_a_record_without_room_is_named(cli: Command, large: Path) -> None:
     assert names(Path("out")) == []
 
 
-def test_a_full_cache_is_said_once_and_ends_no_run(
+def test_a_full_cache_is_reported_once_and_does_not_end_the_run(
     cli: Command, large: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = LARGE.replace("outputs:", "  more: {use: noise.gaussian, with: {shape: [3, %s, 8]}}\noutputs:").replace(
@@ -69,7 +69,7 @@ def test_a_full_cache_is_said_once_and_ends_no_run(
     real = temporary.temporary_path
     tried: list[Path] = []
 
-    def full(path: Path, *rest: str) -> Path:
+    def full(path: Path, *suffixes: str) -> Path:
         if "cache" in path.parts:
             tried.append(path)
             raise OSError(28, "No space left on device")
@@ -85,7 +85,7 @@ def test_a_full_cache_is_said_once_and_ends_no_run(
 
 
 @pytest.mark.parametrize("command", ["draw", "schema"])
-def test_what_is_written_without_a_run(cli: Command, large: Path, command: str) -> None:
+def test_files_of_other_commands_that_do_not_fit_on_the_disk(cli: Command, large: Path, command: str) -> None:
     workflow = [] if command == "schema" else [large]
     with file_limit(100):
         result = cli(command, *workflow, "-o", "written")
@@ -93,7 +93,7 @@ def test_what_is_written_without_a_run(cli: Command, large: Path, command: str) 
     assert result.err.startswith(f"error: 'written' {TOO_LARGE}")
 
 
-def test_a_sweep_says_which_table_has_no_room(cli: Command) -> None:
+def test_a_sweep_names_the_table_that_does_not_fit_on_the_disk(cli: Command) -> None:
     workflow = cli.workflow("draw.yaml", LARGE % 8)
     assert cli("sweep", workflow, "--grid", "batch=1,2", "--out", "out").code == 0
     with file_limit(20):
@@ -104,7 +104,7 @@ def test_a_sweep_says_which_table_has_no_room(cli: Command) -> None:
     assert len(Path("out/table.csv").read_text().splitlines()) == 4
 
 
-def test_a_folder_in_use_is_refused_and_stays_as_it_is(cli: Command, large: Path) -> None:
+def test_a_folder_in_use_is_refused_and_unchanged(cli: Command, large: Path) -> None:
     out = Path("out")
     for command in (["run", large], ["sweep", large, "--grid", "batch=1,2"]):
         with hold_lock(out / FOLDER_LOCK, out, "guidegraph run"):
@@ -134,7 +134,7 @@ def test_a_run_holds_its_folder_while_it_runs(cli: Command, monkeypatch: pytest.
     assert names(Path("out")) == ["before.png", "run.json", "x.json"]
 
 
-def test_what_a_killed_run_left_is_cleared_and_said(cli: Command, large: Path) -> None:
+def test_leftovers_of_a_killed_run_are_removed_and_reported(cli: Command, large: Path) -> None:
     out = Path("out")
     out.mkdir()
     left_behind(out / "large.safetensors")
@@ -153,7 +153,9 @@ def test_what_a_killed_run_left_is_cleared_and_said(cli: Command, large: Path) -
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 @pytest.mark.parametrize("command", [["nodes"], ["--version"], ["run", "--help"]])
-def test_what_cannot_be_printed_is_said(cli: Command, monkeypatch: pytest.MonkeyPatch, command: list[str]) -> None:
+def test_output_that_cannot_be_printed_is_an_error(
+    cli: Command, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
     with open("/dev/full", "w") as full:
         monkeypatch.setattr(sys, "stdout", full)
         result = cli(*command)

@@ -1,4 +1,4 @@
-"""Whatever a node raises is one message that names the node, never a traceback and never an exit code of its own."""
+"""Any exception of a node gives one message that names the node, without a traceback or another exit code."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from guidegraph.commands.export import _node_of
+from guidegraph.commands.export_steps import _node_of
 from guidegraph.graph.events import NodeStarted
 from guidegraph.runs.observers import PlainLog
 from tests.commands.command import Command
-from tests.commands.failing_nodes import in_a_circle
+from tests.commands.failing_nodes import make_circular_causes
 
 NODES = str(Path(__file__).with_name("failing_nodes.py"))
 FAIL = """
@@ -37,7 +37,7 @@ nodes:
 outputs: {x: sum.x}
 """
 PLAIN = "guidegraph: 1\nnodes: {one: {use: toy.number}}\noutputs: {one: one}\n"
-SAID = {
+MESSAGES = {
     "no text": "NoText: (its text cannot be shown: its __str__ raised RuntimeError)",
     "own": "Own: mine",
     "exit": "SystemExit: 0",
@@ -54,21 +54,21 @@ def test_a_node_may_raise_anything(cli: Command, how: str) -> None:
     workflow = cli.workflow("fail.yaml", FAIL)
     result = cli("run", workflow, "--plugin", NODES, "--set", f"how={how}", "--out", "out")
     assert result.code == 1
-    assert result.err.startswith(f"{workflow}:6:3: node-failed: nodes.bad (failing.fail): {SAID[how]}")
+    assert result.err.startswith(f"{workflow}:6:3: node-failed: nodes.bad (failing.fail): {MESSAGES[how]}")
     assert result.err.count("\n") == 1
     assert json.loads(Path("out/run.json").read_text())["status"] == "failed"
 
 
 @pytest.mark.parametrize("how", ["no text", "own", "exit", "interrupt", "memory"])
-def test_data_may_raise_anything(cli: Command, how: str) -> None:
+def test_the_data_of_a_loop_may_raise_anything(cli: Command, how: str) -> None:
     workflow = cli.workflow("rows.yaml", ROWS)
     result = cli("run", workflow, "--plugin", NODES, "--set", f"how={how}", "--out", "out")
     assert result.code == 1
     assert result.err.startswith(f"{workflow}:7:3: node-failed: nodes.sum (loop): entry 0 cannot be had: ")
-    assert SAID[how] in result.err
+    assert MESSAGES[how] in result.err
 
 
-def test_data_without_a_length_is_no_success(cli: Command) -> None:
+def test_the_data_of_a_loop_without_a_length_fails(cli: Command) -> None:
     workflow = cli.workflow("rows.yaml", ROWS)
     result = cli("run", workflow, "--plugin", NODES, "--set", "how=no length", "--out", "out")
     assert result.code == 1
@@ -85,11 +85,11 @@ def test_an_observer_does_not_end_the_process(cli: Command, monkeypatch: pytest.
     assert (result.code, result.err) == (1, "error: code of a node or a plugin ended the run: SystemExit: 0\n")
 
 
-def test_the_traceback_may_be_asked_for(cli: Command) -> None:
+def test_the_traceback_option_shows_the_error(cli: Command) -> None:
     workflow = cli.workflow("fail.yaml", FAIL)
     result = cli("run", workflow, "--plugin", NODES, "--set", "how=no text", "--out", "out", "--traceback")
     assert result.code == 1
-    assert SAID["no text"] in result.err.splitlines()[-1]
+    assert MESSAGES["no text"] in result.err.splitlines()[-1]
 
 
 def test_a_cell_of_a_sweep_may_raise_anything(cli: Command) -> None:
@@ -97,8 +97,8 @@ def test_a_cell_of_a_sweep_may_raise_anything(cli: Command) -> None:
     result = cli("sweep", workflow, "--plugin", NODES, "--grid", "how=no text,own,exit,memory", "--out", "out")
     assert result.code == 1
     assert [line.partition(": ")[0] for line in result.err.splitlines()] == ["failed"] * 4
-    assert all(f": {SAID[how]}" in result.err for how in ("no text", "own", "exit", "memory"))
+    assert all(f": {MESSAGES[how]}" in result.err for how in ("no text", "own", "exit", "memory"))
 
 
-def test_causes_in_a_circle_end_the_search_for_the_node_that_was_not_traced() -> None:
-    assert _node_of(in_a_circle()) is None
+def test_the_search_for_the_failing_node_ends_on_circular_causes() -> None:
+    assert _node_of(make_circular_causes()) is None

@@ -61,23 +61,23 @@ def test_plan_shows_passes_and_steps(cli: Command) -> None:
     text = cli("plan", workflow, "--set", "seconds=0.5").out
     for part in ("prune", "hoist", "nodes.sample: for t in count\n", "toy.sleep(x=carry.x, seconds=0.5)", "before ="):
         assert part in text
-    found = json.loads(cli("plan", workflow, "--json", "--passes", "prune").out)
-    assert [row["name"] for row in found["passes"] if row["applied"]] == ["prune"]
-    (loop,) = [row for row in found["steps"] if row["node"] == "loop"]
+    plan = json.loads(cli("plan", workflow, "--json", "--passes", "prune").out)
+    assert [row["name"] for row in plan["passes"] if row["applied"]] == ["prune"]
+    (loop,) = [row for row in plan["steps"] if row["node"] == "loop"]
     assert loop["carry"] == {"x": "start"}
     assert [row["path"] for row in loop["body"]] == ["nodes.sample.body.step"]
 
 
-def test_plan_shows_a_preview_beside_the_iterations(cli: Command) -> None:
+def test_plan_shows_a_preview_after_the_body(cli: Command) -> None:
     workflow = ROOT / "workflows" / "own" / "lora_classes.yaml"
     lines = cli("plan", workflow, "--set", "preview=40").out.splitlines()
     start = lines.index("     as a preview, every 40 iterations:")
     assert "nodes.fit.preview/drawn/prompts = text.prompts(captions=captions" in lines[start + 1]
 
 
-def test_plan_drops_what_no_asked_output_needs(cli: Command) -> None:
-    found = json.loads(cli("plan", cli.workflow("draw.yaml", DRAW), "--json", "--only", "table").out)
-    assert [row["path"] for row in found["steps"]] == ["nodes.table"]
+def test_plan_drops_steps_that_no_requested_output_needs(cli: Command) -> None:
+    plan = json.loads(cli("plan", cli.workflow("draw.yaml", DRAW), "--json", "--only", "table").out)
+    assert [row["path"] for row in plan["steps"]] == ["nodes.table"]
 
 
 def test_draw_writes_svg(cli: Command) -> None:
@@ -87,18 +87,18 @@ def test_draw_writes_svg(cli: Command) -> None:
     assert "<svg" in cli("draw", workflow).out
 
 
-def test_nodes_lists_one_line_a_node(cli: Command) -> None:
+def test_nodes_lists_one_line_per_node(cli: Command) -> None:
     lines = cli("nodes").out.splitlines()
     assert any(line.startswith("toy.add") and line.rstrip().endswith("a + b.") for line in lines)
 
 
-def test_nodes_shows_all_of_one(cli: Command) -> None:
+def test_nodes_shows_the_details_of_one_node(cli: Command) -> None:
     text = cli("nodes", "toy.picture").out
     for part in ("Plain pictures", "seed", "int", "≥ 1", "one value for all of them", "Image", "version 1", "toys==0"):
         assert part in text
-    found = json.loads(cli("nodes", "toy.divide", "--json").out)
-    assert [p["name"] for p in found["ports"]] == ["a", "b"]
-    assert found["outputs"] == [{"name": "out", "type": "float"}]
+    row = json.loads(cli("nodes", "toy.divide", "--json").out)
+    assert [p["name"] for p in row["ports"]] == ["a", "b"]
+    assert row["outputs"] == [{"name": "out", "type": "float"}]
 
 
 def test_nodes_in_markdown(cli: Command) -> None:
@@ -110,11 +110,11 @@ def test_nodes_in_markdown(cli: Command) -> None:
 def test_the_page_of_all_nodes_is_current() -> None:
     page = process(["nodes", "--markdown", "--no-plugins"], ROOT)
     assert page.returncode == 0, page.stderr
-    written = (ROOT / "docs" / "reference" / "nodes.md").read_text(encoding="utf-8")
-    assert written == page.stdout, f"docs/reference/nodes.md is not what the nodes say now; write it again: {COMMAND}"
+    text = (ROOT / "docs" / "reference" / "nodes.md").read_text(encoding="utf-8")
+    assert text == page.stdout, f"docs/reference/nodes.md differs from the nodes; regenerate it: {COMMAND}"
 
 
-def test_the_page_of_all_nodes_has_an_index_whose_links_lead_to_headings() -> None:
+def test_index_links_of_the_nodes_page_resolve_to_headings() -> None:
     text = (ROOT / "docs" / "reference" / "nodes.md").read_text(encoding="utf-8")
     headings = {re.sub(r"[^\w-]", "", line.lstrip("# ")) for line in text.splitlines() if line.startswith("#")}
     links = re.findall(r"\]\(#([^)]+)\)", text)
@@ -123,13 +123,13 @@ def test_the_page_of_all_nodes_has_an_index_whose_links_lead_to_headings() -> No
     assert "diffusers" not in headings
 
 
-def test_an_unknown_node_is_corrected(cli: Command) -> None:
+def test_a_similar_node_is_suggested_for_an_unknown_one(cli: Command) -> None:
     result = cli("nodes", "toy.pictur")
     assert result.code == 2
     assert "did you mean 'toy.picture'?" in result.err
 
 
-def test_plugins_shows_what_failed(cli: Command) -> None:
+def test_plugins_shows_why_a_plugin_failed(cli: Command) -> None:
     cli.workflow("bad_plugin.py", "import no_such_module")
     result = cli("plugins", "--plugin", "bad_plugin.py")
     assert result.code == 0
@@ -151,7 +151,7 @@ def test_schema_has_the_plugins_nodes(cli: Command) -> None:
     assert json.loads(cli("schema").out)["title"] == "guidegraph workflow"
 
 
-def test_a_plugins_command_is_there(cli: Command) -> None:
+def test_a_plugin_adds_a_command(cli: Command) -> None:
     assert cli("hello", "--name", "tiger").code == 2  # --plugin belongs before a command that has no such option
     result = process(["--plugin", TOYS, "hello", "--name", "tiger"], cli.folder)
     assert (result.returncode, result.stdout) == (0, "hello tiger\n")
@@ -165,7 +165,7 @@ def test_help_has_examples(cli: Command, command: str) -> None:
     assert f"  guidegraph {command}" in result.out
 
 
-def test_no_torch_is_imported(cli: Command) -> None:
+def test_commands_that_run_nothing_do_not_import_torch(cli: Command) -> None:
     workflow = str(cli.workflow("loop.yaml", LOOP % [1]))
     commands = [
         ["--help"],
@@ -181,7 +181,7 @@ def test_no_torch_is_imported(cli: Command) -> None:
     ]
     result = process([], cli.folder, python=["-c", NO_TORCH.format(commands=commands)])
     assert result.returncode == 0, result.stderr
-    assert result.stdout.endswith("all done\n")
+    assert result.stdout.endswith("all result\n")
 
 
 IMPORTED = """
@@ -199,10 +199,10 @@ QUICK_TO_IMPORT = """
 annotated_doc annotated_types click colorama cython_runtime guidegraph guidegraph_runtime networkx numpy packaging PIL
 pluggy pydantic pydantic_core shellingham toys typer typing_extensions typing_inspection yaml
 """
-"""All that `validate` imports from outside of the standard library."""
+"""The packages that `validate` imports beside the standard library."""
 
 
-def test_validate_imports_little_before_it_starts(cli: Command) -> None:
+def test_validate_imports_few_packages(cli: Command) -> None:
     workflow = cli.workflow("draw.yaml", DRAW)
     result = process(["validate", workflow, "--plugin", TOYS], cli.folder, python=["-c", IMPORTED])
     assert result.returncode == 0, result.stderr
@@ -211,11 +211,11 @@ def test_validate_imports_little_before_it_starts(cli: Command) -> None:
     assert int(count) < 1200  # 876 when this was written
 
 
-def test_validate_says_what_run_could_not_write(cli: Command) -> None:
+def test_validate_reports_outputs_that_run_could_not_write(cli: Command) -> None:
     text = "guidegraph: 1\nnodes: {m: {use: toy.model}}\noutputs: {model: m}\n"
     flow = cli.workflow("flow.yaml", text)
-    done = cli("validate", flow)
-    assert done.code == 2
-    assert "flow.yaml:3:18: output-type: output 'model' is of type Denoiser" in done.err
+    result = cli("validate", flow)
+    assert result.code == 2
+    assert "flow.yaml:3:18: output-type: output 'model' is of type Denoiser" in result.err
     block = cli.workflow("block.yaml", text.replace("nodes:", "params: {x: {type: Image}}\nnodes:"))
-    assert cli("validate", block).code == 0, "what needs a picture is for other workflows to use"
+    assert cli("validate", block).code == 0, "a workflow with a required picture is for use in other workflows"

@@ -1,4 +1,4 @@
-"""``run --devices --nodes``: what is several processes, and what is refused before any is started."""
+"""``run --devices --nodes``: options that start several processes, and those that are refused."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def graph(tmp_path: Path) -> Graph:
 
 
 @pytest.mark.parametrize(
-    ("given", "several"),
+    ("processes", "several"),
     [
         (Processes(), False),
         (Processes(devices=1), False),
@@ -43,16 +43,18 @@ def graph(tmp_path: Path) -> Graph:
         (Processes(rendezvous="first:1"), True),
     ],
 )
-def test_what_asks_for_several_processes(given: Processes, several: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_options_that_start_several_processes(
+    processes: Processes, several: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
-    assert given.starts_others is several
+    assert processes.starts_others is several
     for name, value in {"TORCHELASTIC_RUN_ID": "x", "RANK": "0", "WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
-    assert not given.starts_others  # it is one of them
+    assert not processes.starts_others  # this process is one of several
 
 
 @pytest.mark.parametrize(
-    ("given", "device", "message"),
+    ("processes", "device", "message"),
     [
         (Processes(devices=2, rank=1), "cpu", "--node-rank:1:1: no-such-node: the machines are 0 … 0; found 1"),
         (Processes(rendezvous="first:1"), "cpu", "--rendezvous:1:1: one-node: .* give --nodes and --node-rank too"),
@@ -61,10 +63,10 @@ def test_what_asks_for_several_processes(given: Processes, several: bool, monkey
         (Processes(devices=3), "cuda", "--devices:1:1: too-few-devices: .* found 2 on this machine for 3 processes"),
     ],
 )
-def test_what_cannot_be_is_refused(
-    given: Processes, device: str, message: str, graph: Graph, monkeypatch: pytest.MonkeyPatch
+def test_impossible_combinations_are_refused(
+    processes: Processes, device: str, message: str, graph: Graph, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(launch, "count_cuda_devices", lambda: 2)
     with pytest.raises(WorkflowError, match=message):
-        check_processes(given, graph, device)
+        check_processes(processes, graph, device)
     check_processes(Processes(devices=2), graph, "cuda")

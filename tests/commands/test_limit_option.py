@@ -26,7 +26,7 @@ def test_every_command_that_reads_a_workflow_takes_limits(cli: Command, command:
     assert WRONG in result.err
 
 
-def test_a_run_is_ended_by_its_limits(cli: Command) -> None:
+def test_a_run_that_exceeds_a_limit_is_ended(cli: Command) -> None:
     path = cli.workflow("loop.yaml", LOOP % [1, 2, 3])
     result = cli("run", path, "--limit", "trips=2")
     assert result.code == 1
@@ -38,7 +38,7 @@ def test_a_run_is_ended_by_its_limits(cli: Command) -> None:
     assert cli("run", path, "--limit", "trips=3").code == 0
 
 
-def test_a_cell_that_takes_too_long_has_failed(cli: Command) -> None:
+def test_a_cell_that_exceeds_the_time_limit_fails(cli: Command) -> None:
     path = cli.workflow("loop.yaml", LOOP % [1])
     result = cli("sweep", path, "--grid", "seconds=0,0.01", "--limit", "seconds=0.000001", "--out", "out")
     assert result.code == 1
@@ -56,7 +56,7 @@ def test_pipes_on_the_command_line_are_errors(cli: Command, tmp_path: Path) -> N
         assert (result.code, "found a named pipe" in result.err) == (2, True)
 
 
-def test_a_limit_that_is_exceeded_outside_of_a_node_is_no_internal_error(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_limit_exceeded_outside_a_node_is_not_an_internal_error(capsys: pytest.CaptureFixture[str]) -> None:
     from guidegraph.commands.shared.errors import exit_on_error
     from guidegraph_runtime.limits import check_limit
 

@@ -24,7 +24,7 @@ outputs: {y: y}
 
 
 @pytest.mark.parametrize("size", ["6G", "lots", "-1", "0"])
-def test_what_is_no_size_is_a_usage_error(cli: Command, size: str) -> None:
+def test_an_invalid_size_is_a_usage_error(cli: Command, size: str) -> None:
     result = cli("run", cli.workflow("draw.yaml", DRAW), "--memory-budget", size, "--out", "out")
     assert result.code == 2
     assert f"--memory-budget: bad-budget: '{size}' is" in result.err
@@ -37,7 +37,7 @@ def test_a_budget_on_the_cpu_is_a_usage_error(cli: Command) -> None:
     assert "--memory-budget: bad-budget: it limits what is on another device than the CPU" in result.err
 
 
-def test_moves_are_in_the_json_log_and_in_the_record(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_model_moves_are_logged_and_recorded(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     log.clear()
     monkeypatch.setattr("guidegraph.graph.execution.run.TorchMover", lambda device: log.device)
     monkeypatch.setattr("guidegraph.commands.shared.source._device_problem", lambda device: "")
@@ -56,7 +56,7 @@ def test_moves_are_in_the_json_log_and_in_the_record(cli: Command, monkeypatch: 
     assert [move["device"] for move in record["moves"]] == ["cuda", "cpu"]
 
 
-def test_from_python_a_budget_is_bytes_or_text(tmp_path: Path) -> None:
+def test_a_budget_in_python_is_bytes_or_text(tmp_path: Path) -> None:
     path = tmp_path / "w.yaml"
     path.write_text("guidegraph: 1\nnodes: {n: {use: noise.gaussian, with: {shape: [1]}}}\noutputs: {n: n}\n")
     assert load_workflow(path, device="cuda", memory_budget="6GB").options.memory_budget == 6 * 10**9

@@ -1,4 +1,4 @@
-"""``NAMESPACE:FILE`` in place of a workflow: what ships with a plugin, and with this package."""
+"""``NAMESPACE:FILE`` in place of a workflow, for workflows that ship with a plugin or with this package."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def shipper(cli: Command) -> Iterator[Command]:
 
 @pytest.mark.parametrize("command", ["validate", "plan", "draw"])
 @pytest.mark.parametrize("name", ["shipper:flow.yaml", "shipper:deep/other.yaml"])
-def test_commands_take_a_workflow_of_a_plugin(shipper: Command, command: str, name: str) -> None:
+def test_commands_accept_a_workflow_of_a_plugin(shipper: Command, command: str, name: str) -> None:
     shipper.workflow("gg_shipper/deep/words.txt", "deep")
     result = shipper(command, name, "--plugin", "gg_shipper")
     assert (result.code, result.err) == (0, "")
@@ -62,7 +62,7 @@ def test_its_paths_are_relative_to_its_file(shipper: Command) -> None:
     assert json.loads(Path("out/words.json").read_text()) == "shipped"
 
 
-def test_a_file_of_that_name_comes_first(shipper: Command) -> None:
+def test_a_file_of_the_same_name_takes_precedence(shipper: Command) -> None:
     shipper.workflow("shipper:flow.yaml", DRAW)
     assert shipper("validate", "shipper:flow.yaml").code == 0
 
@@ -79,14 +79,14 @@ def test_a_file_of_that_name_comes_first(shipper: Command) -> None:
         ("x:flow.yaml", "no-file"),
     ],
 )
-def test_what_is_not_there_is_said_with_what_is(shipper: Command, name: str, reason: str) -> None:
+def test_an_unknown_name_is_reported_with_the_available_ones(shipper: Command, name: str, reason: str) -> None:
     result = shipper("validate", name, "--plugin", "gg_shipper")
     assert result.code == 2
     assert result.err.startswith(f"{name}:1:1: ")
     assert reason in result.err
 
 
-def test_our_own_workflows_have_a_name_too(cli: Command) -> None:
+def test_shipped_workflows_have_names_too(cli: Command) -> None:
     assert cli("validate", "pkg:text_to_image.yaml").out == "pkg:text_to_image.yaml: ok\n"
     assert load_workflow("pkg:text_to_image.yaml").graph.name == "text_to_image"
 

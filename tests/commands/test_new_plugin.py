@@ -1,4 +1,4 @@
-"""``new-plugin``: names, places, and what is written; tests/plugins/test_newcomer.py installs it and draws with it."""
+"""``new-plugin``: names, folders and files; tests/plugins/test_newcomer.py installs the plugin and draws with it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from guidegraph.commands import new_plugin
-from guidegraph.commands.new_plugin import render_template, write_folder
+from guidegraph.commands import plugin_template
+from guidegraph.commands.plugin_template import render_template, write_folder
 from tests.commands.command import Command, process
 
 
-def folders(of: Path) -> set[str]:
-    return {path.relative_to(of).as_posix() for path in of.rglob("*") if path.is_file()}
+def list_files(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
 FILES = {
@@ -28,12 +28,12 @@ FILES = {
 }
 
 
-def test_a_plugin_is_written_with_its_name_everywhere(cli: Command) -> None:
+def test_the_new_plugin_has_its_name_everywhere(cli: Command) -> None:
     result = cli("new-plugin", "my_soft")
     folder = cli.folder / "guidegraph-my-soft"
     assert result.code == 0
     assert "  cd guidegraph-my-soft\n" in result.out
-    assert folders(folder) == FILES
+    assert list_files(folder) == FILES
     project = tomllib.loads((folder / "pyproject.toml").read_text())
     assert project["project"]["name"] == "guidegraph-my-soft"
     assert project["project"]["entry-points"]["guidegraph"] == {"my_soft": "guidegraph_my_soft"}
@@ -42,16 +42,16 @@ def test_a_plugin_is_written_with_its_name_everywhere(cli: Command) -> None:
             assert path.suffix != ".py" or ast.parse(path.read_text())
 
 
-def test_its_workflow_is_right_before_it_is_installed(cli: Command) -> None:
+def test_the_workflow_of_the_new_plugin_is_valid_before_it_is_installed(cli: Command) -> None:
     cli("new-plugin", "soft")
     folder = cli.folder / "guidegraph-soft"
     for workflow in ("guidegraph_soft/text_to_image.yaml", "soft:text_to_image.yaml"):
-        found = process(["validate", workflow, "--plugin", "guidegraph_soft"], folder)
-        assert (found.returncode, found.stdout) == (0, f"{workflow}: ok\n"), found.stderr
+        result = process(["validate", workflow, "--plugin", "guidegraph_soft"], folder)
+        assert (result.returncode, result.stdout) == (0, f"{workflow}: ok\n"), result.stderr
 
 
 @pytest.mark.parametrize(
-    ("name", "reason", "near"),
+    ("name", "reason", "suggestion"),
     [
         ("My-Soft", "small letters", "my_soft"),
         ("SoftGuide", "small letters", "soft_guide"),
@@ -68,18 +68,18 @@ def test_its_workflow_is_right_before_it_is_installed(cli: Command) -> None:
         ("runtime", "there is a package guidegraph_runtime already", "my_runtime"),
     ],
 )
-def test_a_name_that_no_plugin_can_have_is_refused_with_one_that_it_can(
-    cli: Command, name: str, reason: str, near: str
+def test_an_invalid_name_is_refused_and_a_valid_one_suggested(
+    cli: Command, name: str, reason: str, suggestion: str
 ) -> None:
     result = cli("new-plugin", name)
     assert result.code == 2
     assert result.err.startswith("NAME: bad-name: ")
     assert reason in result.err
-    assert result.err.endswith(f"what about '{near}'?\n")
+    assert result.err.endswith(f"what about '{suggestion}'?\n")
     assert list(cli.folder.iterdir()) == []
 
 
-def test_a_folder_that_holds_something_is_left_alone(cli: Command) -> None:
+def test_a_folder_with_content_is_left_unchanged(cli: Command) -> None:
     (cli.folder / "guidegraph-soft").mkdir()
     kept = cli.workflow("guidegraph-soft/kept.txt", "mine")
     result = cli("new-plugin", "soft")
@@ -88,27 +88,27 @@ def test_a_folder_that_holds_something_is_left_alone(cli: Command) -> None:
         "--output: not-empty: the folder 'guidegraph-soft' exists and is not empty; give another one with -o\n"
     )
     assert [path.name for path in kept.parent.iterdir()] == ["kept.txt"]
-    assert "is no folder" in cli("new-plugin", "soft", "-o", kept).err
+    assert "is not a folder" in cli("new-plugin", "soft", "-o", kept).err
 
 
-def test_name_and_place_are_both_reported(cli: Command) -> None:
+def test_problems_with_name_and_folder_are_both_reported(cli: Command) -> None:
     cli.workflow("there/kept.txt", "mine")
     lines = cli("new-plugin", "Soft", "-o", "there").err.splitlines()
     assert [line.partition(":")[0] for line in lines] == ["--output", "NAME"]
 
 
-@pytest.mark.parametrize("place", [".", "empty", "new/deep"])
-def test_an_empty_folder_is_filled_and_one_that_is_not_there_is_made(cli: Command, place: str) -> None:
+@pytest.mark.parametrize("output", [".", "empty", "new/deep"])
+def test_the_folder_may_be_empty_or_missing(cli: Command, output: str) -> None:
     (cli.folder / "empty").mkdir()
-    if place == ".":
+    if output == ".":
         (cli.folder / "empty").rmdir()
-    assert cli("new-plugin", "soft", "-o", place).code == 0
-    names = folders(cli.folder / place)
+    assert cli("new-plugin", "soft", "-o", output).code == 0
+    names = list_files(cli.folder / output)
     assert names == {name.replace("my_soft", "soft") for name in FILES}
     assert not list(cli.folder.rglob("*.tmp"))
 
 
-def test_what_cannot_be_written_leaves_nothing(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_leaves_nothing_behind(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(self: Path, data: bytes) -> int:
         raise OSError(28, "No space left on device")
 
@@ -120,15 +120,15 @@ def test_what_cannot_be_written_leaves_nothing(cli: Command, monkeypatch: pytest
     assert not [path for path in cli.folder.iterdir() if path.is_dir()]
 
 
-def test_a_failure_inside_of_an_empty_folder_leaves_it_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_into_an_empty_folder_leaves_it_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "write_bytes", lambda *_: (_ for _ in ()).throw(OSError("full")))
     with pytest.raises(OSError, match="full"):
         write_folder(render_template("soft"), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_mark_of_the_template_is_left() -> None:
+def test_no_placeholder_of_the_template_is_left() -> None:
     marks = re.compile("@[A-Z]+@")
-    text = "".join(path.read_text() for path in new_plugin.TEMPLATE.rglob("*.txt"))
+    text = "".join(path.read_text() for path in plugin_template.TEMPLATE.rglob("*.txt"))
     assert set(marks.findall(text)) == {"@NAME@", "@PACKAGE@", "@DISTRIBUTION@", "@VERSION@"}
     assert not marks.findall("".join(render_template("soft").values()))

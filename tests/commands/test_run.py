@@ -66,23 +66,23 @@ outputs: {n: n}
 """
 
 
-def record(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "run.json").read_text())
-    return found
+def read_record(folder: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / "run.json").read_text())
+    return content
 
 
 def names(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir())
 
 
-def test_outputs_go_by_type_exactly_into_the_folder(cli: Command) -> None:
-    result = cli("run", cli.workflow("draw.yaml", DRAW), "--out", "made/here")
+def test_each_output_is_written_by_type_into_the_folder(cli: Command) -> None:
+    result = cli("run", cli.workflow("draw.yaml", DRAW), "--out", "new/folder")
     assert (result.code, result.err) == (0, "")
-    assert names(Path("made/here")) == ["image.png", "run.json", "table.json", "tensor.safetensors"]
-    assert result.out == "wrote image.png, table.json, tensor.safetensors in made/here\n"
+    assert names(Path("new/folder")) == ["image.png", "run.json", "table.json", "tensor.safetensors"]
+    assert result.out == "wrote image.png, table.json, tensor.safetensors in new/folder\n"
 
 
-def test_each_run_gets_a_folder_of_its_own(cli: Command) -> None:
+def test_each_run_gets_its_own_folder(cli: Command) -> None:
     workflow = cli.workflow("draw.yaml", DRAW)
     for _ in range(2):
         assert cli("run", workflow, "--only", "table").code == 0
@@ -95,22 +95,22 @@ def test_settings_are_typed_and_the_record_has_them(cli: Command) -> None:
     workflow = cli.workflow("draw.yaml", DRAW)
     settings = ["seed=7", "batch=3", "prompt=a = b: [c", "sizes=[3, 4]"]
     assert cli("run", workflow, "--out", "out", *(f"--set={s}" for s in settings)).code == 0
-    found = record(Path("out"))
-    assert found["status"] == "done"
-    assert found["parameters"] == {"seed": 7, "batch": 3, "prompt": "a = b: [c", "sizes": [3, 4]}
-    assert found["seeds"] == {"nodes.image": 7}
-    assert found["workflow"]["text"] == DRAW
-    assert found["outputs"]["image"]["files"] == [f"image-000{i}.png" for i in range(3)]
-    assert set(found["digests"]) == set(found["timings"]) == {"nodes.image", "nodes.table", "nodes.tensor"}
-    assert {"guidegraph", "torch", "numpy", "python", "toys", "machine"} <= set(found["versions"])
-    assert (found["device"], found["dtype"]) == ("cpu", "float32")
+    record = read_record(Path("out"))
+    assert record["status"] == "done"
+    assert record["parameters"] == {"seed": 7, "batch": 3, "prompt": "a = b: [c", "sizes": [3, 4]}
+    assert record["seeds"] == {"nodes.image": 7}
+    assert record["workflow"]["text"] == DRAW
+    assert record["outputs"]["image"]["files"] == [f"image-000{i}.png" for i in range(3)]
+    assert set(record["digests"]) == set(record["timings"]) == {"nodes.image", "nodes.table", "nodes.tensor"}
+    assert {"guidegraph", "torch", "numpy", "python", "toys", "machine"} <= set(record["versions"])
+    assert (record["device"], record["dtype"]) == ("cpu", "float32")
     assert json.loads(Path("out/table.json").read_text()) == {"prompt": "a = b: [c", "sizes": [3, 4]}
 
 
-def test_only_one_output(cli: Command) -> None:
+def test_only_selects_an_output(cli: Command) -> None:
     assert cli("run", cli.workflow("draw.yaml", DRAW), "--only", "table", "--out", "out").code == 0
     assert names(Path("out")) == ["run.json", "table.json"]
-    assert list(record(Path("out"))["digests"]) == ["nodes.table"]
+    assert list(read_record(Path("out"))["digests"]) == ["nodes.table"]
 
 
 def test_quiet_prints_nothing(cli: Command) -> None:
@@ -135,7 +135,7 @@ def test_json_prints_events_and_nothing_else(cli: Command) -> None:
     assert result.err == ""
 
 
-def test_the_disk_cache_computes_only_what_changed(cli: Command) -> None:
+def test_with_the_disk_cache_only_changed_nodes_run(cli: Command) -> None:
     workflow = cli.workflow("draw.yaml", DRAW)
     assert cli("run", workflow, "--cache", "cache", "--quiet").code == 0
     result = cli("run", workflow, "--cache", "cache", "--json", "--set", "prompt=a lion")
@@ -144,7 +144,7 @@ def test_the_disk_cache_computes_only_what_changed(cli: Command) -> None:
     assert origins == {"nodes.image": "disk", "nodes.table": "computed", "nodes.tensor": "disk"}
 
 
-def test_a_relative_path_is_the_current_folders(cli: Command) -> None:
+def test_a_relative_path_is_relative_to_the_current_folder(cli: Command) -> None:
     workflow = cli.workflow("sub/read.yaml", READ)
     cli.workflow("sub/a.txt", "beside the workflow")
     cli.workflow("a.txt", "here")
@@ -160,19 +160,19 @@ def test_a_failing_node_is_named_and_finished_outputs_are_kept(cli: Command) -> 
     message = f"{workflow}:7:3: node-failed: nodes.ratio (toy.divide): ZeroDivisionError: float division by zero"
     assert result.err.strip() == message
     assert names(Path("out")) == ["image.png", "run.json"]
-    found = record(Path("out"))
-    assert (found["status"], found["error"]) == ("failed", message)
-    assert found["outputs"]["image"]["files"] == ["image.png"]
+    record = read_record(Path("out"))
+    assert (record["status"], record["error"]) == ("failed", message)
+    assert record["outputs"]["image"]["files"] == ["image.png"]
 
 
-def test_the_traceback_is_shown_when_asked_for(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_traceback_is_printed_on_request(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     workflow = cli.workflow("fail.yaml", FAIL)
     result = cli("run", workflow, "--traceback")
     assert "ZeroDivisionError" in result.err
     assert "return a / b" in result.err
 
 
-def test_a_picture_of_nan_says_so(cli: Command) -> None:
+def test_a_picture_with_nan_is_an_error(cli: Command) -> None:
     text = (
         "guidegraph: 1\nnodes:\n  i: {use: toy.picture}\n  b: {use: toy.broken, in: {image: i}}\noutputs: {image: b}\n"
     )
@@ -192,17 +192,17 @@ def test_a_model_output_is_refused_before_the_run(cli: Command) -> None:
     assert not Path("runs").exists()
 
 
-def test_everything_wrong_with_the_arguments_is_said_at_once(cli: Command) -> None:
+def test_all_problems_of_the_arguments_are_reported_together(cli: Command) -> None:
     arguments = ["--set", "seed=x", "--set", "promt=y", "--set", "odd", "--only", "imag", "--passes", "pruen"]
     result = cli("run", cli.workflow("draw.yaml", DRAW), *arguments, "--device", "tpu", "--dtype", "float31")
     assert result.code == 2
-    for part in ("seed", "'promt'", "'prompt'", "'odd' is not K=V", "'image'", "'prune'", "'tpu'", "'float32'"):
-        assert part in result.err
+    for fragment in ("seed", "'promt'", "'prompt'", "'odd' is not K=V", "'image'", "'prune'", "'tpu'", "'float32'"):
+        assert fragment in result.err
     assert len(result.err.splitlines()) == 7
     assert not Path("runs").exists()
 
 
-def test_a_required_parameter_is_asked_for(cli: Command) -> None:
+def test_a_missing_required_parameter_is_an_error(cli: Command) -> None:
     workflow = cli.workflow("need.yaml", NEED)
     result = cli("run", workflow)
     assert result.code == 2
@@ -219,7 +219,7 @@ def test_cuda_is_never_replaced_by_the_cpu(cli: Command, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("option", ["--out", "--cache"])
-def test_a_file_is_no_folder(cli: Command, option: str) -> None:
+def test_a_file_in_place_of_a_folder_is_refused(cli: Command, option: str) -> None:
     cli.workflow("taken", "")
     result = cli("run", cli.workflow("draw.yaml", DRAW), option, "taken")
     assert result.code == 2
@@ -241,11 +241,11 @@ def test_a_plugins_observer_sees_the_run(cli: Command, monkeypatch: pytest.Monke
     assert seen[-1] == "draw RunFinished"
 
 
-@pytest.mark.parametrize(("what", "reason"), [("fail", "the toy observer"), ("none", "the toy hook")])
+@pytest.mark.parametrize(("mode", "reason"), [("fail", "the toy observer"), ("none", "the toy hook")])
 def test_a_plugins_observer_cannot_end_the_run(
-    cli: Command, monkeypatch: pytest.MonkeyPatch, what: str, reason: str
+    cli: Command, monkeypatch: pytest.MonkeyPatch, mode: str, reason: str
 ) -> None:
-    monkeypatch.setenv("TOY_OBSERVER", what)
+    monkeypatch.setenv("TOY_OBSERVER", mode)
     result = cli("run", cli.workflow("draw.yaml", DRAW))
     assert result.code == 0
     assert result.err.count(f"RuntimeError: {reason}") == 1
@@ -257,7 +257,7 @@ def test_a_plugin_that_does_not_import_is_an_error(cli: Command) -> None:
     assert "--plugin: plugin-failed: no_such_module" in result.err
 
 
-def test_the_real_command_line_from_start_to_end(cli: Command) -> None:
+def test_the_command_line_as_a_process(cli: Command) -> None:
     workflow = cli.workflow("draw.yaml", DRAW)
     result = process(["run", workflow, "--plugin", TOYS, "--out", "out", "--set", "batch=2"], cli.folder)
     assert (result.returncode, result.stderr) == (0, "")

@@ -1,4 +1,4 @@
-"""A first SIGTERM, which is all that `timeout`, `docker stop` and a queue send, ends every command."""
+"""The first SIGTERM ends every command; `timeout`, `docker stop` and job queues send only child."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_the_first_sigterm_does_not_wait_for_the_node(tmp_path: Path) -> None:
         finally:
             running.kill()
         assert "ends in at most 5 seconds" in running.stderr.read()
-    files = sorted(p.name for p in (tmp_path / "out").iterdir() if p.name != ".guidegraph.lock")  # no one holds it
+    files = sorted(p.name for p in (tmp_path / "out").iterdir() if p.name != ".guidegraph.lock")  # nobody holds it
     assert files == ["before.png", "run.json"]
     record = json.loads((tmp_path / "out" / "run.json").read_text())
     assert (record["status"], record["error"]) == ("cancelled", "the process was ended amid the run")
@@ -60,12 +60,12 @@ from guidegraph_runtime.machine.termination import before_exit, ended_by_sigterm
 
 mutex = ctypes.create_string_buffer(64)
 
-def say_ready():
+def print_ready():
     while mutex.raw[0] != 2:  # in a mutex of glibc: someone waits for it
         time.sleep(0.01)
     print("ready", flush=True)
 
-threading.Thread(target=say_ready, daemon=True).start()
+threading.Thread(target=print_ready, daemon=True).start()
 with ended_by_sigterm(), before_exit(lambda: print("ended at once", flush=True)):
     try:
         %s
@@ -76,22 +76,24 @@ DEADLOCK = "[ctypes.CDLL(None).pthread_mutex_lock(mutex) for _ in range(2)]"
 
 
 @pytest.mark.parametrize(
-    ("body", "code", "said"),
+    ("body", "code", "output"),
     [
         ("print('ready', flush=True); time.sleep(600)", -signal.SIGINT, "ended tidily\n"),
         (DEADLOCK, 130, "ended at once\n"),
     ],
     ids=["Python", "C"],
 )
-def test_a_block_is_interrupted_and_a_call_that_is_not_ends_with_its_process(
-    tmp_path: Path, body: str, code: int, said: str
+def test_sigterm_interrupts_a_block_and_ends_the_process_of_an_uninterruptible_call(
+    tmp_path: Path, body: str, code: int, output: str
 ) -> None:
     command = [sys.executable, "-c", SLOW % body]
-    with subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as one:
-        assert one.stdout
-        assert one.stdout.readline() == "ready\n"
-        one.send_signal(signal.SIGTERM)
+    with subprocess.Popen(
+        command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout
+        assert child.stdout.readline() == "ready\n"
+        child.send_signal(signal.SIGTERM)
         try:
-            assert (one.wait(30), one.stdout.read()) == (code, said)
+            assert (child.wait(30), child.stdout.read()) == (code, output)
         finally:
-            one.kill()
+            child.kill()

@@ -1,4 +1,4 @@
-"""What a stranger's files say is shown on the terminal, and never sent to it: control characters are escapes."""
+"""Control characters in untrusted files are printed as escapes."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ COMMANDS = (("validate",), ("plan",), ("draw",), ("run", "-v", "--out", "out"))
 FOR_PROGRAMS = (("plan", "--json"), ("run", "--json"))
 
 
-def unseen(*texts: str) -> list[str]:
-    return [found for text in texts for found in UNSEEN.findall(text)]
+def find_unseen(*texts: str) -> list[str]:
+    return [character for text in texts for character in UNSEEN.findall(text)]
 
 
-def test_characters_without_a_shape_are_escapes() -> None:
+def test_invisible_characters_are_escaped() -> None:
     assert visible("a\x1b[31mb\r\x9b\u202e\u200b\ud800\n\tä 日本 🦊") == (
         "a\\x1b[31mb\\r\\x9b\\u202e\\u200b\\ud800\n\tä 日本 🦊"
     )
@@ -66,42 +66,42 @@ def test_json_keeps_its_values() -> None:
     value = {HOSTILE_TEXT: [HOSTILE_TEXT, "é\n"]}
     for text in (json.dumps(value), json.dumps(value, ensure_ascii=False, indent=2)):
         assert json.loads(visible_json(text)) == value
-        assert not unseen(visible_json(text))
+        assert not find_unseen(visible_json(text))
 
 
-@pytest.mark.parametrize("place", PLAIN)
-def test_each_text_of_a_workflow_is_shown(cli: Command, place: str) -> None:
+@pytest.mark.parametrize("field", PLAIN)
+def test_control_characters_in_each_text_of_a_workflow_are_escaped(cli: Command, field: str) -> None:
     quoted = json.dumps("x" + HOSTILE_TEXT)  # JSON's escapes are YAML's
-    path = cli.workflow("hostile.yaml", WORKFLOW.format(**{**PLAIN, place: quoted}))
-    for command, *options in (*COMMANDS, *(FOR_PROGRAMS if place == "prompt" else ())):
+    path = cli.workflow("hostile.yaml", WORKFLOW.format(**{**PLAIN, field: quoted}))
+    for command, *options in (*COMMANDS, *(FOR_PROGRAMS if field == "prompt" else ())):
         result = cli(command, path, *options)
-        assert not unseen(result.out, result.err), (command, result)
+        assert not find_unseen(result.out, result.err), (command, result)
         if command == "draw" and result.code == 0:
             xml.fromstring(result.out)
 
 
-def test_names_of_files_are_shown(cli: Command) -> None:
+def test_control_characters_in_file_names_are_escaped(cli: Command) -> None:
     good = cli.workflow(f"good{HOSTILE[0]}\nb.yaml: ok.yaml", WORKFLOW.format(**PLAIN))
     wrong = cli.workflow(f"wrong{HOSTILE[0]}\nfine.yaml", WORKFLOW.format(**{**PLAIN, "use": "toy.nothing"}))
     result = cli("validate", good, wrong, f"missing{HOSTILE_TEXT}.yaml")
     assert result.code == 2
-    assert not unseen(result.out, result.err)
+    assert not find_unseen(result.out, result.err)
     assert len(result.out.splitlines()) == 1
     assert not [line for line in result.err.splitlines() if line.startswith("fine.yaml")]
     summary = cli("run", good, "--out", f"out{HOSTILE_TEXT}")
     assert summary.code == 0
-    assert not unseen(summary.out, summary.err)
+    assert not find_unseen(summary.out, summary.err)
 
 
 @pytest.mark.parametrize("argument", ["--set\x1b[2J=3", "valid\x1b[2Jate"])
-def test_an_option_that_does_not_exist_is_shown(cli: Command, argument: str) -> None:
+def test_control_characters_in_an_unknown_option_are_escaped(cli: Command, argument: str) -> None:
     result = cli(argument)
     assert result.code == 2
-    assert not unseen(result.out, result.err)
+    assert not find_unseen(result.out, result.err)
 
 
-def test_the_text_of_a_plugins_node_is_shown(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("guidegraph.commands.listing.audit_plugins", lambda plugins: {})
+def test_control_characters_in_the_texts_of_a_plugin_are_escaped(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("guidegraph.plugins.audit.audit_plugins", lambda plugins: {})
     plugin = cli.workflow(
         "hostile_nodes.py",
         "from guidegraph import hookimpl, node\n"
@@ -119,16 +119,16 @@ def test_the_text_of_a_plugins_node_is_shown(cli: Command, monkeypatch: pytest.M
     for arguments in (["nodes"], ["nodes", "hostile_nodes.one"], ["nodes", "--markdown"], ["plugins"], ["schema"]):
         result = cli(*arguments, "--plugin", plugin)
         assert result.code == 0
-        assert not unseen(result.out, result.err), arguments
+        assert not find_unseen(result.out, result.err), arguments
     workflow = cli.workflow("use.yaml", "guidegraph: 1\nnodes: {one: {use: hostile_nodes.one}}\noutputs: {one: one}\n")
     result = cli("run", workflow, "--plugin", plugin)
     assert result.code == 1
     assert "no\\x1b[2J" in result.err
     assert "careful\\x1b[2J" in result.err
-    assert not unseen(result.out, result.err)
+    assert not find_unseen(result.out, result.err)
 
 
-def test_bars_show_them_too() -> None:
+def test_bars_escape_control_characters() -> None:
     from rich.console import Console
 
     written = io.StringIO()
@@ -146,7 +146,7 @@ def test_bars_show_them_too() -> None:
     assert "draw\\x1b[31m" in written.getvalue()
 
 
-def test_lines_and_warnings_show_them(capsys: pytest.CaptureFixture[str]) -> None:
+def test_logs_and_warnings_escape_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
     print_note(HOSTILE_TEXT)
     print_warning(HOSTILE_TEXT)
     print_note(HOSTILE_TEXT)
@@ -154,17 +154,17 @@ def test_lines_and_warnings_show_them(capsys: pytest.CaptureFixture[str]) -> Non
     print_json(HOSTILE_TEXT)
     printed = capsys.readouterr()
     assert len(printed.err.splitlines()) == 3
-    assert not unseen(*printed)
+    assert not find_unseen(*printed)
 
 
-def test_pages_and_sheets_show_them() -> None:
+def test_pages_and_sheets_escape_control_characters() -> None:
     assert tag("td", HOSTILE_TEXT, title=HOSTILE_TEXT) == (
         f'<td title="{visible(HOSTILE_TEXT)}">{visible(HOSTILE_TEXT)}</td>'
     )
-    assert not unseen(_label({HOSTILE_TEXT: HOSTILE_TEXT}, [HOSTILE_TEXT]))
+    assert not find_unseen(_label({HOSTILE_TEXT: HOSTILE_TEXT}, [HOSTILE_TEXT]))
 
 
-def test_a_bundle_sends_nothing_to_the_terminal(
+def test_control_characters_in_a_bundle_are_escaped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -178,8 +178,8 @@ def test_a_bundle_sends_nothing_to_the_terminal(
     assert ended.value.code == 0
     printed = capsys.readouterr()
     assert printed.out.count(visible(HOSTILE_TEXT)) == 2
-    assert not unseen(*printed)
+    assert not find_unseen(*printed)
     for options in (["--out", f"out{HOSTILE[1]}"], ["--set", "x\x1b[2J=1"]):
         with pytest.raises(SystemExit):
             runtime_main([str(hostile), *options])
-        assert not unseen(*capsys.readouterr()), options
+        assert not find_unseen(*capsys.readouterr()), options

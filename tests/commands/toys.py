@@ -32,7 +32,7 @@ def picture(*, seed: int = 0, batch: Annotated[int, Ge(1)] = 1, shade: float | N
 
 @node("toy.broken")
 def broken(image: Image) -> Image:
-    """A picture of values that are no numbers."""
+    """A picture of NaN."""
     return image * float("nan")
 
 
@@ -64,7 +64,7 @@ def divide(a: float, b: float) -> float:
 
 @node("toy.table")
 def table(*, prompt: str = "", sizes: list[int] | None = None) -> dict[str, Any]:
-    """Its settings as a table."""
+    """The settings as a dictionary."""
     return {"prompt": prompt, "sizes": sizes}
 
 
@@ -83,7 +83,7 @@ def sleep(x: float, *, seconds: float = 0.02) -> float:
 
 @node("toy.model")
 def model() -> Denoiser:
-    """Something that is no data."""
+    """A model, which cannot be written as data."""
     return lambda x, t, condition: x  # type: ignore[return-value]
 
 

@@ -1,4 +1,4 @@
-"""Drawings are complete, nothing overlaps, and every text is escaped."""
+"""Drawings are complete, boxes do not overlap, and text is escaped."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def join(x: Any = None, y: Any = None) -> Image:
     raise NotImplementedError
 
 
-def call(key: str, function: Any, inputs: Mapping[str, Any] | None = None, **settings: Any) -> Call:
+def make_call(key: str, function: Any, inputs: Mapping[str, Any] | None = None, **settings: Any) -> Call:
     return Call(key, get_spec(function), inputs or {}, settings, MARK)
 
 
@@ -50,7 +50,7 @@ def graph(ops: list[Call | Loop], outputs: Mapping[str, Any], params: Mapping[st
     return Graph(Path("demo.yaml"), declared, {op.key: op for op in ops}, graph_outputs, {})
 
 
-def nested_loops() -> Graph:
+def build_nested_loops() -> Graph:
     """A loop in a loop, with a carry, a closure, a collected value and parameters at every depth."""
     inner = Loop(
         "outer.body.inner",
@@ -58,7 +58,7 @@ def nested_loops() -> Graph:
         "row",
         {"y": Output("outer.body.first", "out")},
         {
-            "outer.body.inner.body.deep": call(
+            "outer.body.inner.body.deep": make_call(
                 "outer.body.inner.body.deep",
                 join,
                 {"x": Carry("outer.body.inner", "y"), "y": (Item("outer.body.inner"), Param("scale"), Index("outer"))},
@@ -75,7 +75,9 @@ def nested_loops() -> Graph:
         "t",
         {"x": Output("begin", "out")},
         {
-            "outer.body.first": call("outer.body.first", join, {"x": Carry("outer", "x"), "y": Output("other", "out")}),
+            "outer.body.first": make_call(
+                "outer.body.first", join, {"x": Carry("outer", "x"), "y": Output("other", "out")}
+            ),
             "outer.body.inner": inner,
         },
         {"x": Output("outer.body.inner", "y")},
@@ -83,8 +85,8 @@ def nested_loops() -> Graph:
         {"x": to_port_type(Image), "each": ANY},
         MARK,
     )
-    begin = call("begin", start, text=Param("prompt"), size=Literal(16))
-    other = call("other", start, text=Literal('a <b> & "c" ]]> that is rather long, too long to be shown'))
+    begin = make_call("begin", start, text=Param("prompt"), size=Literal(16))
+    other = make_call("other", start, text=Literal('a <b> & "c" ]]> that is rather long, too long to be shown'))
     outputs = {"result": Output("outer", "x"), "all": Output("outer", "each")}
     return graph([begin, other, outer], outputs, {"prompt": "</svg><script>alert(1)</script>", "scale": 2.5})
 
@@ -101,8 +103,8 @@ def shapes(root: ET.Element, tag: str, kind: str) -> list[ET.Element]:
     return [e for e in root.iter(SVG + tag) if kind in e.get("class", "").split()]
 
 
-def test_every_node_loop_parameter_and_output_is_shown() -> None:
-    root = parse_svg(nested_loops())
+def test_every_node_loop_parameter_and_output_is_drawn() -> None:
+    root = parse_svg(build_nested_loops())
     assert texts(root, "name") == ["demo"]
     assert sorted(texts(root, "title")) == ["begin", "deep", "first", "inner", "other", "outer"]
     assert {"for each t of begin", "for each row of outer: x", "toy.join"} <= set(texts(root, "sub"))
@@ -113,7 +115,7 @@ def test_every_node_loop_parameter_and_output_is_shown() -> None:
 
 
 def test_carries_are_dashed_back_edges_and_closures_cross_the_box() -> None:
-    picture = build_diagram(nested_loops())
+    picture = build_diagram(build_nested_loops())
     outer = picture.boxes["outer"]
     assert outer.panel is not None
     assert outer.panel.backs == [("x", "carry.x")]
@@ -123,11 +125,11 @@ def test_carries_are_dashed_back_edges_and_closures_cross_the_box() -> None:
     inner = outer.panel.boxes["outer.body.inner"].panel
     assert inner is not None
     assert {port.label for port in inner.lefts.values()} == {"row", "y", "scale", "outer: index"}
-    assert len(shapes(parse_svg(nested_loops()), "path", "back")) == 2
+    assert len(shapes(parse_svg(build_nested_loops()), "path", "back")) == 2
 
 
-def test_texts_are_escaped_and_no_remote_resource_is_used() -> None:
-    svg = draw_svg(nested_loops())
+def test_text_is_escaped_and_no_remote_resource_is_used() -> None:
+    svg = draw_svg(build_nested_loops())
     assert "<script" not in svg
     assert "a <b>" not in svg
     assert "http" not in svg.replace("http://www.w3.org/2000/svg", "")
@@ -135,7 +137,7 @@ def test_texts_are_escaped_and_no_remote_resource_is_used() -> None:
 
 
 def test_the_same_graph_gives_the_same_drawing() -> None:
-    assert draw_svg(nested_loops()) == draw_svg(nested_loops())
+    assert draw_svg(build_nested_loops()) == draw_svg(build_nested_loops())
 
 
 def box(element: ET.Element) -> tuple[float, float, float, float]:
@@ -148,7 +150,7 @@ def overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
 
 
 def test_boxes_do_not_overlap_and_bodies_lie_inside_their_loop() -> None:
-    root = parse_svg(nested_loops())
+    root = parse_svg(build_nested_loops())
     nodes = [box(e) for e in shapes(root, "rect", "node")]
     assert not any(overlap(a, b) for a, b in combinations(nodes, 2))
     (ax0, ay0, ax1, ay1), (bx0, by0, bx1, by1) = (box(e) for e in shapes(root, "rect", "loop"))
@@ -158,8 +160,10 @@ def test_boxes_do_not_overlap_and_bodies_lie_inside_their_loop() -> None:
 
 
 def test_graphs_of_one_node_and_without_wires_are_drawn() -> None:
-    assert texts(parse_svg(graph([call("a", start)], {})), "title") == ["a"]
-    assert texts(parse_svg(graph([call("a", start), call("b", start)], {"o": Output("b", "out")})), "title") == [
+    assert texts(parse_svg(graph([make_call("a", start)], {})), "title") == ["a"]
+    assert texts(
+        parse_svg(graph([make_call("a", start), make_call("b", start)], {"o": Output("b", "out")})), "title"
+    ) == [
         "a",
         "b",
     ]
@@ -167,10 +171,10 @@ def test_graphs_of_one_node_and_without_wires_are_drawn() -> None:
 
 def long_chain(count: int, dense: bool) -> Graph:
     """A chain whose nodes also read the first one, or the one three before."""
-    ops: list[Call | Loop] = [call("n0", start)]
+    ops: list[Call | Loop] = [make_call("n0", start)]
     for i in range(1, count):
         far = Output("n0" if dense else f"n{max(0, i - 3)}", "out")
-        ops.append(call(f"n{i}", join, {"x": Output(f"n{i - 1}", "out"), "y": far}))
+        ops.append(make_call(f"n{i}", join, {"x": Output(f"n{i - 1}", "out"), "y": far}))
     return graph(ops, {"o": Output(f"n{count - 1}", "out")})
 
 

@@ -1,4 +1,4 @@
-"""Small nodes that record how they are called; no diffusion in sight."""
+"""Small nodes for tests of the engine, unrelated to diffusion; some record their calls."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def ramp(t: float, *, low: float = 2.0) -> float:
 
 @node("toy.effect", pure=False)
 def effect(a: float) -> None:
-    """Counts how often it happened."""
+    """Count the calls."""
     calls["effect"] += 1
 
 
@@ -157,7 +157,7 @@ def read(*, path: Path) -> str:
 
 @node("toy.read_both", io=True)
 def read_both(*, path: Annotated[Path, Beside("beside.txt")]) -> str:
-    """A file's text, and that of the one beside it, where there is one."""
+    """The text of a file, and that of ``beside.txt`` in the same folder, if it exists."""
     beside = path.parent / "beside.txt"
     return path.read_text() + (beside.read_text() if beside.is_file() else "")
 
@@ -225,7 +225,7 @@ def batches(*, count: int = 1000, broken: int | None = None) -> Sequence[Batch]:
 
 @node("toy.files", pure=False)
 def files() -> Sequence[Batch]:
-    """The same, as a node that reads files by itself would declare it."""
+    """The same batches, from a node that declares that it reads files."""
     return Batches(1000)
 
 
@@ -237,15 +237,15 @@ def reseeding() -> Sequence[Batch]:
 
 @node("toy.loss")
 def loss(model: Any, x: Tensor, y: Tensor, *, dropout: float = 0.0) -> Tensor:
-    """Mean squared error, with noise from torch's generator where asked."""
+    """Mean squared error, with dropout from torch's generator."""
     seen = torch.nn.functional.dropout(x, dropout)
     result: torch.Tensor = (model(seen) - y).square().mean()
     return result
 
 
-@node("toy.judged")
-def judged(model: Any, value: Tensor) -> Tensor:
-    """What a model says of a number."""
+@node("toy.judge_value")
+def judge_value(model: Any, value: Tensor) -> Tensor:
+    """A model's output for a number."""
     result: torch.Tensor = model(value.reshape(1, 1).expand(1, 3)).square().mean()
     return result
 
@@ -267,7 +267,7 @@ def look(model: Any, scale: float = 1.0, index: int = -1) -> Any:
 
 NODES = (
     number, add, scale, total, pair, boom, mix, same, ramp, effect, random, tensor, kinds, ones, strict, model, time,
-    mean, read, read_both, opaque, unwrap, line, batches, files, reseeding, loss, judged,
+    mean, read, read_both, opaque, unwrap, line, batches, files, reseeding, loss, judge_value,
     look,
 )  # fmt: skip
 
@@ -275,7 +275,7 @@ REGISTRY = Registry({get_spec(f).id: get_spec(f) for f in NODES})
 
 
 def run_text(text: str, folder: Path, values: dict[str, Any] | None = None, **options: Any) -> RunResult:
-    """Build and run a workflow given as text; ``guidegraph: 1`` is put before it."""
+    """Build and run a workflow from its text, without the line ``guidegraph: 1``."""
     path = folder / "workflow.yaml"
     path.write_text("guidegraph: 1\n" + text)
     graph = build(path, REGISTRY)
@@ -284,5 +284,5 @@ def run_text(text: str, folder: Path, values: dict[str, Any] | None = None, **op
 
 @hookimpl
 def guidegraph_nodes() -> Sequence[Callable[..., Any]]:
-    """So that the command line can use them: ``--plugin tests.graph.engine_nodes``."""
+    """The nodes, for ``--plugin tests.graph.engine_nodes``."""
     return NODES

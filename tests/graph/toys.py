@@ -1,4 +1,4 @@
-"""Small nodes to check workflows with: they compute next to nothing and import no torch."""
+"""Trivial nodes for tests of workflow checks; they import no torch."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def same(x: Any) -> Any:
 
 @node("toy.effect", pure=False)
 def effect(x: Any) -> None:
-    """Something happens."""
+    """An effect."""
 
 
 @node("toy.model")
@@ -167,7 +167,7 @@ def judge() -> Judge:
 
 @node("toy.loss")
 def loss(model: Model, x: Tensor) -> Tensor:
-    """How wrong it is."""
+    """The loss of a model."""
     raise NotImplementedError
 
 

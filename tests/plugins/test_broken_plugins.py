@@ -20,7 +20,7 @@ from tests.plugins.test_manager import BAD, COMMAND, GOOD, HOOK, NODE, OBSERVER
 
 @dataclass(frozen=True)
 class Bad:
-    """A plugin of the namespace ``name``, what is wrong with its distribution, and the reason that must be given."""
+    """A broken plugin of the namespace ``name``, and the expected reason."""
 
     name: str
     reason: str
@@ -127,7 +127,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
     return site_folder
 
 
-def test_each_is_named_with_its_reason_and_what_to_do_and_the_good_ones_work(site: Site) -> None:
+def test_each_is_named_with_its_reason_and_fix_and_the_good_ones_work(site: Site) -> None:
     result = site.guidegraph("plugins", "--json")
     assert result.returncode == 0, result.stderr
     rows = {row["distribution"]: row for row in json.loads(result.stdout) if row["name"] != "diffusers"}
@@ -144,7 +144,7 @@ def test_each_is_named_with_its_reason_and_what_to_do_and_the_good_ones_work(sit
     assert rows["guidegraph-chatty"]["notes"] == ["prints when it is imported: 'hello from chatty'; leave it out"]
 
 
-def test_the_list_for_people_has_all_of_that(site: Site) -> None:
+def test_the_printed_list_has_reasons_and_fixes(site: Site) -> None:
     text = site.guidegraph("plugins").stdout
     blocks = {block.partition("  ")[2].partition(" ")[0]: block for block in text.split("\n\n")}
     for bad in KINDS:
@@ -186,11 +186,11 @@ def test_a_workflow_that_needs_a_broken_one_says_which_and_why(site: Site) -> No
         assert f"guidegraph-{bad.name} 1.2" in lines[str(workflow)]
 
 
-def test_what_requires_names_is_said_to_be_broken_too(site: Site) -> None:
+def test_a_required_plugin_that_is_broken_is_named(site: Site) -> None:
     text = "requires: {guidegraph-future: '>=1'}\n"
     result = site.guidegraph("run", site.workflow("requires", "good.twice", text))
     assert result.returncode == 2
-    assert "missing-plugin: the plugin 'guidegraph-future' is not there: needs guidegraph >=99" in result.stderr
+    assert "missing-plugin: the plugin 'guidegraph-future' is not available: needs guidegraph >=99" in result.stderr
 
 
 def test_plugins_are_left_out_by_the_option_and_by_the_environment(site: Site) -> None:
@@ -206,7 +206,7 @@ def test_plugins_are_left_out_by_the_option_and_by_the_environment(site: Site) -
     assert "disabled by GUIDEGRAPH_DISABLE_PLUGINS" in result.stderr
 
 
-def test_a_name_in_the_environment_that_is_no_plugin_is_said_with_the_list(site: Site) -> None:
+def test_an_unknown_name_in_the_environment_is_reported_with_the_list(site: Site) -> None:
     result = site.guidegraph("plugins", GUIDEGRAPH_DISABLE_PLUGINS="goood")
     assert "warning: GUIDEGRAPH_DISABLE_PLUGINS names 'goood'; did you mean 'good'?" in result.stderr
 
@@ -217,7 +217,7 @@ def test_a_module_is_used_where_the_installed_plugins_are_left_out(site: Site) -
     assert result.returncode == 0, result.stderr
 
 
-def test_entry_points_that_cannot_be_read_are_named_since_they_stop_every_import(tmp_path: Path) -> None:
+def test_unreadable_entry_points_are_named(tmp_path: Path) -> None:
     site = Site(tmp_path)
     site.add("torn", "gg_torn", node("torn"), "[guidegraph]\ntorn\n")
     result = site.guidegraph("plugins")

@@ -1,4 +1,4 @@
-"""Networks of diffusers as values: what each is called with, what comes back, and what is refused."""
+"""Networks of diffusers as values: their inputs, their outputs, and errors."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def linear() -> Schedule:
     return schedules.linear()
 
 
-def saved(model: Any, folder: Path) -> Path:
+def save(model: Any, folder: Path) -> Path:
     model.save_pretrained(str(folder))
     return folder
 
@@ -99,10 +99,10 @@ EPS: dict[str, tuple[Callable[[], Any], Condition, Call]] = {
 
 
 @pytest.mark.parametrize("name", EPS)
-def test_a_model_is_called_as_it_is_alone(tmp_path: Path, name: str) -> None:
+def test_a_model_is_called_as_in_diffusers(tmp_path: Path, name: str) -> None:
     make, condition, call = EPS[name]
     model = make()
-    denoiser = load_denoiser(linear(), path=saved(model, tmp_path), kind="eps")
+    denoiser = load_denoiser(linear(), path=save(model, tmp_path), kind="eps")
     assert isinstance(denoiser, Denoiser)
     actual, expected = denoiser(sample(), T, condition), call(model, sample())
     assert actual.kind == "eps"
@@ -114,23 +114,23 @@ def test_a_model_is_called_as_it_is_alone(tmp_path: Path, name: str) -> None:
 
 def test_a_dit_has_classes_a_null_class_and_a_learned_variance(tmp_path: Path) -> None:
     model = tiny.dit()
-    path = saved(model, tmp_path)
+    path = save(model, tmp_path)
     denoiser, labels = load_denoiser(linear(), path=path), class_labels(path=path)
     assert isinstance(labels, LabelEmbedder)
     assert labels.classes == 1000
-    given = embed_label(labels, torch.tensor([7, 1000]))
-    actual = denoiser(sample(), T, given)
+    condition = embed_label(labels, torch.tensor([7, 1000]))
+    actual = denoiser(sample(), T, condition)
     expected = direct(model, sample(), T, torch.tensor([7, 1000]))
     assert_same_up_to_rounding(actual.value, expected[:, :4], terms_of(model))
     assert actual.variance is not None
     assert_same_up_to_rounding(actual.variance, expected[:, 4:], terms_of(model))
-    for null in (embed_label(labels), null_condition(given)):
+    for null in (embed_label(labels), null_condition(condition)):
         value = denoiser(sample(), T, Condition(vector=null.vector.expand(2, -1))).value  # type: ignore[union-attr]
         assert_same_up_to_rounding(value[1], expected[1, :4], terms_of(model))
 
 
-def test_folders_of_before_dit_had_a_class_of_its_own_load(tmp_path: Path) -> None:
-    path = saved(tiny.dit(), tmp_path)
+def test_early_dit_folders_load(tmp_path: Path) -> None:
+    path = save(tiny.dit(), tmp_path)
     file = path / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"_class_name": "Transformer2DModel"}))
     assert class_labels(path=path).classes == 1000
@@ -161,7 +161,7 @@ def test_a_flow_gives_x0_at_the_level_of_the_schedule(tmp_path: Path, name: str)
     """x0 = x − s u at x = (1 − s) x0 + s ε, and at s = 1, where ᾱ is 0, too."""
     model = tiny.sd3() if name == "sd3" else tiny.flux(True)
     diffusers.FlowMatchEulerDiscreteScheduler(shift=2.0).save_pretrained(str(tmp_path / "scheduler"))
-    saved(model, tmp_path / "transformer")
+    save(model, tmp_path / "transformer")
     schedule = read_schedule(path=tmp_path)
     denoiser = load_denoiser(schedule, path=tmp_path, guidance=2.0)
     tokens, vector = (TOKENS.repeat(1, 1, 2), VECTOR) if name == "sd3" else (TOKENS, VECTOR[:, :8])
@@ -179,23 +179,23 @@ def test_a_flow_gives_x0_at_the_level_of_the_schedule(tmp_path: Path, name: str)
 
 def test_a_spatial_condition_is_concatenated(tmp_path: Path) -> None:
     model = tiny.unet(in_channels=9)
-    denoiser = load_denoiser(linear(), path=saved(model, tmp_path), kind="v")
+    denoiser = load_denoiser(linear(), path=save(model, tmp_path), kind="v")
     actual = denoiser(sample(), T, Condition(tokens=TOKENS, spatial=sample(5)))
     expected = direct(model, torch.cat([sample(), sample(5)], dim=1), T, TOKENS)
     assert actual.kind == "v"
     assert_same_up_to_rounding(actual.value, expected, terms_of(model))
 
 
-@pytest.mark.parametrize(("said", "kind"), [("epsilon", "eps"), ("v_prediction", "v"), ("sample", "x0")])
-def test_the_scheduler_of_the_pipeline_says_what_a_unet_predicts(tmp_path: Path, said: str, kind: str) -> None:
-    diffusers.DDIMScheduler(prediction_type=said).save_pretrained(str(tmp_path / "scheduler"))
-    saved(tiny.unet(), tmp_path / "unet")
+@pytest.mark.parametrize(("prediction_type", "kind"), [("epsilon", "eps"), ("v_prediction", "v"), ("sample", "x0")])
+def test_the_prediction_of_a_unet_is_read_from_the_scheduler(tmp_path: Path, prediction_type: str, kind: str) -> None:
+    diffusers.DDIMScheduler(prediction_type=prediction_type).save_pretrained(str(tmp_path / "scheduler"))
+    save(tiny.unet(), tmp_path / "unet")
     denoiser = load_denoiser(read_schedule(path=tmp_path), path=tmp_path)
     assert denoiser(sample(), T, Condition(tokens=TOKENS)).kind == kind
 
 
 def test_a_run_in_bfloat16_computes_in_it_and_keeps_x(tmp_path: Path) -> None:
-    path = saved(tiny.unet(), tmp_path)
+    path = save(tiny.unet(), tmp_path)
     with use_device("cpu", "bfloat16"):
         denoiser: Any = load_denoiser(linear(), path=path, kind="eps")
     assert {p.dtype for p in denoiser.parameters()} == {torch.bfloat16}
@@ -250,7 +250,7 @@ CODERS: dict[str, tuple[Callable[[], Any], Callable[[Any, Any], Any]]] = {
 def test_an_autoencoder_owns_its_scale(tmp_path: Path, name: str) -> None:
     make, encode = CODERS[name]
     model = make().eval()
-    autoencoder = load_autoencoder(path=saved(model, tmp_path / "vae").parent)
+    autoencoder = load_autoencoder(path=save(model, tmp_path / "vae").parent)
     assert isinstance(autoencoder, Autoencoder)
     image = sample(3, 8, 12).clamp(-1, 1)
     with torch.no_grad():
@@ -265,8 +265,8 @@ def test_an_autoencoder_owns_its_scale(tmp_path: Path, name: str) -> None:
         autoencoder.encode(image[..., :11])
 
 
-def test_one_that_overflows_in_float16_computes_in_float32(tmp_path: Path) -> None:
-    path = saved(tiny.vae(force_upcast=True), tmp_path)
+def test_an_autoencoder_with_force_upcast_computes_in_float32(tmp_path: Path) -> None:
+    path = save(tiny.vae(force_upcast=True), tmp_path)
     for dtype, expected in (("float16", torch.float32), ("bfloat16", torch.bfloat16)):
         with use_device("cpu", dtype):
             autoencoder: Any = load_autoencoder(path=path)
@@ -275,7 +275,7 @@ def test_one_that_overflows_in_float16_computes_in_float32(tmp_path: Path) -> No
 
 def test_sd3_without_t5_and_the_length_of_t5(tmp_path: Path) -> None:
     pipeline = tiny.sd3_pipeline()
-    path = tiny.saved(pipeline, tmp_path)
+    path = tiny.save(pipeline, tmp_path)
     text = load_text(path=path, length=20)
     assert isinstance(text, TextEmbedder)
     actual = encode_text(text, ["a tiger", ""])
@@ -292,7 +292,7 @@ def test_sd3_without_t5_and_the_length_of_t5(tmp_path: Path) -> None:
 
 
 def test_sdxls_vector_ends_in_the_sizes_and_its_null_is_zeros(tmp_path: Path) -> None:
-    path = tiny.saved(tiny.sdxl_pipeline(), tmp_path)
+    path = tiny.save(tiny.sdxl_pipeline(), tmp_path)
     condition = load_text(path=path, size=(512, 768), crop=(0, 8), original_size=(1016, 1024))(["a tiger", ""])
     assert condition.tokens is not None
     assert condition.vector is not None
@@ -302,40 +302,40 @@ def test_sdxls_vector_ends_in_the_sizes_and_its_null_is_zeros(tmp_path: Path) ->
     assert not bool(condition.vector[1, :-6].any())
 
 
-def test_a_folder_that_will_not_do_is_refused_with_one_error(tmp_path: Path) -> None:
-    path = saved(tiny.unet(), tmp_path / "unet")
+def test_unsuitable_folders_are_refused_with_one_error(tmp_path: Path) -> None:
+    path = save(tiny.unet(), tmp_path / "unet")
     config, weights = path / "config.json", path / "diffusion_pytorch_model.safetensors"
 
-    def refused(match: str, **settings: Any) -> None:
+    def expect_error(match: str, **settings: Any) -> None:
         with pytest.raises(ValueError, match=match):
             load_denoiser(linear(), **{"path": path, "kind": "eps"} | settings)
 
-    refused("'.*nowhere' is no folder", path=tmp_path / "nowhere")
-    refused("holds no part 'prior' with a config.json; it has unet", path=tmp_path, part="prior")
-    refused("nothing in '.*' says what this UNet2DConditionModel predicts", kind="auto")
+    expect_error("'.*nowhere' is no folder", path=tmp_path / "nowhere")
+    expect_error("holds no part 'prior' with a config.json; it has unet", path=tmp_path, part="prior")
+    expect_error("nothing in '.*' says what this UNet2DConditionModel predicts", kind="auto")
     tensors = load_file(weights)
     save_file({k: v for k, v in tensors.items() if k != "conv_in.bias"} | {"odd": torch.ones(1)}, weights)
-    refused(r"do not fit its config.json \(1 missing: conv_in.bias; 1 unexpected: odd\)")
+    expect_error(r"do not fit its config.json \(1 missing: conv_in.bias; 1 unexpected: odd\)")
     save_file(tensors | {"conv_in.bias": torch.ones(3)}, weights)
-    refused("holds no UNet2DConditionModel that diffusers can load: .*conv_in.bias")
+    expect_error("holds no UNet2DConditionModel that diffusers can load: .*conv_in.bias")
     weights.write_bytes(weights.read_bytes()[:1000])
-    refused("holds no UNet2DConditionModel that diffusers can load")
+    expect_error("holds no UNet2DConditionModel that diffusers can load")
     weights.rename(path / "diffusion_pytorch_model.fp16.safetensors")
-    refused("holds no diffusion_pytorch_model.safetensors; its weights are .*fp16.safetensors: set `variant`")
+    expect_error("holds no diffusion_pytorch_model.safetensors; its weights are .*fp16.safetensors: set `variant`")
     (path / "diffusion_pytorch_model.fp16.safetensors").unlink()
     torch.save(tensors, path / "diffusion_pytorch_model.bin")
-    refused("its weights are diffusion_pytorch_model.bin: save it again with diffusers' save_pretrained")
+    expect_error("its weights are diffusion_pytorch_model.bin: save it again with diffusers' save_pretrained")
     (path / "diffusion_pytorch_model.bin").unlink()
-    refused("its weights are missing: the folder is not complete")
+    expect_error("its weights are missing: the folder is not complete")
     written = json.loads(config.read_text())
     for change, match in (
         ({"_class_name": "AutoencoderKL"}, "of class AutoencoderKL, which this adapter does not know; it knows UNet2D"),
         ({"_class_name": None}, "names no class"),
     ):
         config.write_text(json.dumps(written | change))
-        refused(match)
+        expect_error(match)
     config.unlink()
-    refused("holds no part 'transformer' or 'unet' with a config.json; it has nothing")
+    expect_error("holds no part 'transformer' or 'unet' with a config.json; it has nothing")
 
 
 def test_a_variant_is_loaded_by_its_name(tmp_path: Path) -> None:
@@ -346,8 +346,8 @@ def test_a_variant_is_loaded_by_its_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "config", [{"time_cond_proj_dim": 8}, {"class_embed_type": "timestep"}], ids=lambda c: next(iter(c))
 )
-def test_a_unet_with_inputs_that_no_condition_carries_is_refused(tmp_path: Path, config: dict[str, Any]) -> None:
-    path = saved(tiny.unet(**config), tmp_path)
+def test_a_unet_with_unsupported_inputs_is_refused(tmp_path: Path, config: dict[str, Any]) -> None:
+    path = save(tiny.unet(**config), tmp_path)
     with pytest.raises(ValueError, match=f"with {next(iter(config))} .* is not supported"):
         load_denoiser(linear(), path=path, kind="eps")
 
@@ -372,44 +372,46 @@ def test_an_input_that_does_not_fit_is_named(
 ) -> None:
     model = make()
     kind: Any = "flow" if type(model).__name__.startswith("SD3") else "eps"
-    denoiser = load_denoiser(linear(), path=saved(model, tmp_path), kind=kind)
+    denoiser = load_denoiser(linear(), path=save(model, tmp_path), kind=kind)
     with pytest.raises(ValueError, match=match):
         denoiser(x, T, condition)
 
 
-def test_what_is_wrong_with_a_pipelines_text_is_said(tmp_path: Path) -> None:
-    path = tiny.saved(tiny.sd_pipeline(), tmp_path)
+def test_problems_of_a_pipelines_text_encoders_are_named(tmp_path: Path) -> None:
+    path = tiny.save(tiny.sd_pipeline(), tmp_path)
     file = path / "model_index.json"
     index = json.loads(file.read_text())
 
-    def refused(match: str, change: dict[str, Any], **settings: Any) -> None:
+    def expect_error(match: str, change: dict[str, Any], **settings: Any) -> None:
         file.write_text(json.dumps(index | change))
         with pytest.raises(ValueError, match=match):
             load_text(path=path, **settings)
 
-    refused("of class KolorsPipeline, which this adapter does not know; it knows", {"_class_name": "KolorsPipeline"})
-    refused("names no 'text_encoder', which the pipeline needs", {"text_encoder": None})
-    refused("is of evil.CLIPTextModel; known of transformers are", {"text_encoder": ["evil", "CLIPTextModel"]})
-    refused("names no text encoder", {"text_encoder": [None, None]})
-    refused("has no T5, so it takes no `length`", {}, length=12)
+    expect_error(
+        "of class KolorsPipeline, which this adapter does not know; it knows", {"_class_name": "KolorsPipeline"}
+    )
+    expect_error("names no 'text_encoder', which the pipeline needs", {"text_encoder": None})
+    expect_error("is of evil.CLIPTextModel; known of transformers are", {"text_encoder": ["evil", "CLIPTextModel"]})
+    expect_error("names no text encoder", {"text_encoder": [None, None]})
+    expect_error("has no T5, so it takes no `length`", {}, length=12)
     weights = path / "text_encoder" / "model.safetensors"
     tensors = load_file(weights)
     save_file({k: v for k, v in tensors.items() if "layers.0.mlp.fc1" not in k}, weights, metadata={"format": "pt"})
-    refused(r"do not fit its config.json \(2 missing: ", {})
+    expect_error(r"do not fit its config.json \(2 missing: ", {})
     weights.rename(path / "text_encoder" / "pytorch_model.bin")
-    refused("holds no model.safetensors; its weights are pytorch_model.bin: save it again", {})
+    expect_error("holds no model.safetensors; its weights are pytorch_model.bin: save it again", {})
     save_file(tensors, weights, metadata={"format": "pt"})
     (path / "text_encoder" / "pytorch_model.bin").unlink()
     (path / "tokenizer").rename(path / "gone")
-    refused("holds no part 'tokenizer'", {})
+    expect_error("holds no part 'tokenizer'", {})
     (path / "tokenizer").mkdir()
-    refused("the tokenizer in '.*tokenizer' knows no words", {})
+    expect_error("the tokenizer in '.*tokenizer' knows no words", {})
     file.unlink()
     with pytest.raises(ValueError, match=r"holds no model_index.json"):
         load_text(path=path)
 
 
-def test_without_diffusers_a_node_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_diffusers_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     real = builtins.__import__
 
     def no_diffusers(name: str, *args: Any, **kwargs: Any) -> Any:
@@ -434,9 +436,9 @@ def test_the_plugin_loads_with_neither_torch_nor_diffusers() -> None:
     assert done.stdout.strip() == "8 []"
 
 
-def test_tiling_is_switched_on_where_there_is_some(tmp_path: Path) -> None:
-    autoencoder: Any = load_autoencoder(path=saved(tiny.vae(), tmp_path / "kl"), tiling=True)
+def test_tiling_is_enabled_if_the_autoencoder_supports_it(tmp_path: Path) -> None:
+    autoencoder: Any = load_autoencoder(path=save(tiny.vae(), tmp_path / "kl"), tiling=True)
     assert autoencoder.network.use_tiling
-    path = saved(CODERS["VQModel"][0](), tmp_path / "vq")
+    path = save(CODERS["VQModel"][0](), tmp_path / "vq")
     with pytest.raises(ValueError, match="a VQModel has no tiling: leave `tiling` out"):
         load_autoencoder(path=path, tiling=True)

@@ -40,7 +40,7 @@ def plain_loop(pipeline: Any, x: torch.Tensor, scale: float) -> torch.Tensor:
 
 def test_sd3_with_our_ddim_takes_the_steps_of_a_plain_loop(tmp_path: Path) -> None:
     pipeline = tiny.sd3_pipeline(shift=SHIFT)
-    path = tiny.saved(pipeline, tmp_path / "sd3")
+    path = tiny.save(pipeline, tmp_path / "sd3")
     ddim = "{use: scheduler.ddim, in: {schedule: schedule, steps: params.steps}, with: {spacing: trailing}}"
     file = own_sampler(tmp_path, f"  scheduler: {ddim}\n")
     actual = run(file, path=path, prompt="a tiger", steps=STEPS, shape=[4, 8, 8], scale=SCALE)["latent"]

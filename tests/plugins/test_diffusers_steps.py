@@ -1,4 +1,4 @@
-"""Schedulers of diffusers as samplers: against their own loops, never changed, and what is refused."""
+"""Schedulers of diffusers as samplers: equal to diffusers' loops, immutable, with clear errors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from guidegraph import Prediction, Schedule
 from guidegraph.nodes.sampling import schedule as schedules
 from guidegraph.nodes.sampling import scheduler as samplers
-from guidegraph.nodes.sampling import step as steps_of_tables
+from guidegraph.nodes.sampling import scheduler_step
 from guidegraph.plugins.diffusers_adapter.schedules import read_schedule
 from guidegraph.plugins.diffusers_adapter.steps import KNOWN, DiffusersSampler, new_sampler, start, step
 
@@ -55,16 +55,16 @@ KINDS: dict[str, Any] = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
 
 
 def network(x: torch.Tensor) -> torch.Tensor:
-    """Anything smooth that mixes pixels."""
+    """A smooth function that mixes pixels."""
     return torch.tanh(x.roll(1, -1) - 0.5 * x.roll(1, 1)) + 0.2 * x
 
 
-def drawn(i: int) -> tuple[torch.Generator, torch.Tensor]:
+def draw(i: int) -> tuple[torch.Generator, torch.Tensor]:
     """A generator, and the noise that it will give."""
     return torch.Generator().manual_seed(i), torch.randn(SHAPE, generator=torch.Generator().manual_seed(i))
 
 
-def saved(folder: Path, name: str, **config: Any) -> Path:
+def save(folder: Path, name: str, **config: Any) -> Path:
     getattr(diffusers, name)(**config).save_pretrained(str(folder))
     return folder
 
@@ -73,8 +73,8 @@ def flows(config: dict[str, Any], name: str) -> bool:
     return name.startswith("FlowMatch") or "flow_shift" in config
 
 
-def predicted(schedule: Schedule, x: torch.Tensor, t: torch.Tensor, kind: str) -> Prediction:
-    """What a denoiser of the adapter gives for `network`."""
+def predict(schedule: Schedule, x: torch.Tensor, t: torch.Tensor, kind: str) -> Prediction:
+    """The prediction of a denoiser of the adapter around `network`."""
     if kind != "flow":
         return Prediction(network(x), kind)  # type: ignore[arg-type]
     alpha, sigma = schedule.along(x, t)
@@ -83,27 +83,27 @@ def predicted(schedule: Schedule, x: torch.Tensor, t: torch.Tensor, kind: str) -
 
 
 @pytest.mark.parametrize(("name", "config", "eta"), CASES, ids=NAMES)
-def test_a_run_is_that_of_the_scheduler_alone(tmp_path: Path, name: str, config: dict[str, Any], eta: float) -> None:
-    path = saved(tmp_path, name, **config)
+def test_a_run_equals_diffusers_own_loop(tmp_path: Path, name: str, config: dict[str, Any], eta: float) -> None:
+    path = save(tmp_path, name, **config)
     scheduler = getattr(diffusers, name).from_pretrained(str(path))
     scheduler.set_timesteps(7)
     flow = flows(config, name)
-    own = drawn(1000)[1] * (1.0 if flow else scheduler.init_noise_sigma)
+    own = draw(1000)[1] * (1.0 if flow else scheduler.init_noise_sigma)
     for i, time in enumerate(scheduler.timesteps):
         seen = own if flow and not hasattr(scheduler, "scale_model_input") else scheduler.scale_model_input(own, time)
         kwargs: dict[str, Any] = {"eta": eta} if eta else {}
         if name not in ("DEISMultistepScheduler", "LMSDiscreteScheduler", "PNDMScheduler", "UniPCMultistepScheduler"):
-            kwargs |= {} if name in NO_GENERATOR else {"generator": drawn(i)[0]}
+            kwargs |= {} if name in NO_GENERATOR else {"generator": draw(i)[0]}
         own = scheduler.step(network(seen), time, own, **kwargs).prev_sample
 
     schedule = read_schedule(path=path)
     made = new_sampler(schedule, path=path, steps=7)
     assert len(made.steps) == len(scheduler.timesteps)
-    sampler, x = made.sampler, start(made.sampler, drawn(1000)[1])
+    sampler, x = made.sampler, start(made.sampler, draw(1000)[1])
     kind = "flow" if flow else KINDS[scheduler.config["prediction_type"]]
     for i in range(len(made.steps)):
         t = made.steps[i : i + 1]
-        x, sampler = step(sampler, x, predicted(schedule, x, t, kind), t, drawn(i)[1], eta=eta)
+        x, sampler = step(sampler, x, predict(schedule, x, t, kind), t, draw(i)[1], eta=eta)
     assert own.std() > 0.1
     torch.testing.assert_close(x, own, atol=1e-4, rtol=1e-4)
 
@@ -116,24 +116,24 @@ def test_every_known_scheduler_is_among_the_cases() -> None:
 
 
 @pytest.mark.parametrize(("name", "config", "eta"), CASES, ids=NAMES)
-def test_a_sampler_stays_as_it_was(tmp_path: Path, name: str, config: dict[str, Any], eta: float) -> None:
-    path = saved(tmp_path, name, **config)
+def test_a_sampler_is_not_changed_by_a_step(tmp_path: Path, name: str, config: dict[str, Any], eta: float) -> None:
+    path = save(tmp_path, name, **config)
     schedule = read_schedule(path=path)
     sampler, times = new_sampler(schedule, path=path, steps=5)
-    x = start(sampler, drawn(0)[1])
+    x = start(sampler, draw(0)[1])
     for i in range(3):
-        prediction = predicted(schedule, x, times[i : i + 1], "x0")
-        first = step(sampler, x, prediction, times[i : i + 1], drawn(i)[1], eta=eta)
-        again = step(sampler, x, prediction, times[i : i + 1], drawn(i)[1], eta=eta)
+        prediction = predict(schedule, x, times[i : i + 1], "x0")
+        first = step(sampler, x, prediction, times[i : i + 1], draw(i)[1], eta=eta)
+        again = step(sampler, x, prediction, times[i : i + 1], draw(i)[1], eta=eta)
         torch.testing.assert_close(first.x, again.x, atol=0, rtol=0)
         assert (sampler.index, first.sampler.index) == (i, i + 1)
         x, sampler = first
 
 
 @pytest.mark.parametrize(("name", "config", "eta"), CASES, ids=NAMES)
-def test_a_step_computes_where_x_is(tmp_path: Path, name: str, config: dict[str, Any], eta: float) -> None:
+def test_a_step_computes_on_the_device_of_x(tmp_path: Path, name: str, config: dict[str, Any], eta: float) -> None:
     """The scheduler's tables stay on the CPU."""
-    path = saved(tmp_path, name, **config)
+    path = save(tmp_path, name, **config)
     sampler, times = new_sampler(read_schedule(path=path), path=path, steps=4)
     noise = torch.empty(SHAPE, device="meta")
     x = start(sampler, noise)
@@ -145,31 +145,31 @@ def test_a_step_computes_where_x_is(tmp_path: Path, name: str, config: dict[str,
 @pytest.mark.parametrize("kind", ["x0", "v"])
 @pytest.mark.parametrize("name", ["DDIMScheduler", "EulerDiscreteScheduler", "UniPCMultistepScheduler"])
 def test_a_prediction_of_another_kind_is_converted(tmp_path: Path, name: str, kind: Any) -> None:
-    path = saved(tmp_path, name, **STABLE, **({"clip_sample": False} if name == "DDIMScheduler" else {}))
+    path = save(tmp_path, name, **STABLE, **({"clip_sample": False} if name == "DDIMScheduler" else {}))
     schedule = read_schedule(path=path)
     sampler, times = new_sampler(schedule, path=path, steps=5, options={"timestep_spacing": "leading"})
-    x, t = start(sampler, drawn(0)[1]), times[:1]
+    x, t = start(sampler, draw(0)[1]), times[:1]
     prediction = Prediction(network(x), "eps")
     expected = step(sampler, x, prediction, t).x
     actual = step(sampler, x, schedule.convert(prediction, kind, x, t), t).x
     torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-4)
 
 
-def test_a_name_alone_makes_a_sampler_of_any_schedule() -> None:
+def test_a_sampler_needs_only_a_class_name_and_a_schedule() -> None:
     schedule = schedules.cosine(train_steps=200)
     made = new_sampler(schedule, name="DDIMScheduler", steps=10)
     ours = samplers.ddim(schedule, steps=10)
     assert made.steps.tolist() == ours.steps.tolist()
-    x = y = drawn(3)[1]
+    x = y = draw(3)[1]
     sampler, state = made.sampler, ours.state
     for t in made.steps.split(1):
         x, sampler = step(sampler, x, Prediction(network(x), "v"), t)
-        y, state = steps_of_tables.step(ours.scheduler, y, Prediction(network(y), "v"), state, t)
+        y, state = scheduler_step.step(ours.scheduler, y, Prediction(network(y), "v"), state, t)
     torch.testing.assert_close(x, y, atol=1e-4, rtol=1e-4)
 
 
 def test_options_replace_entries_of_the_configuration(tmp_path: Path) -> None:
-    path = saved(tmp_path, "EulerDiscreteScheduler", **STABLE)
+    path = save(tmp_path, "EulerDiscreteScheduler", **STABLE)
     schedule = read_schedule(path=path)
     actual = new_sampler(schedule, path=path, name="DPMSolverMultistepScheduler", options={"solver_order": 3}).sampler
     assert type(actual.scheduler).__name__ == "DPMSolverMultistepScheduler"
@@ -178,18 +178,18 @@ def test_options_replace_entries_of_the_configuration(tmp_path: Path) -> None:
 
 
 def test_a_learned_variance_reaches_ddpm(tmp_path: Path) -> None:
-    path = saved(tmp_path, "DDPMScheduler", variance_type="learned_range", clip_sample=False)
+    path = save(tmp_path, "DDPMScheduler", variance_type="learned_range", clip_sample=False)
     schedule = read_schedule(path=path)
     sampler, times = new_sampler(schedule, path=path, steps=10)
-    x, value, variance = drawn(0)[1], drawn(1)[1], drawn(2)[1].clamp(-1, 1)
-    actual = step(sampler, x, Prediction(value, "eps", variance), times[:1], drawn(5)[1]).x
+    x, value, variance = draw(0)[1], draw(1)[1], draw(2)[1].clamp(-1, 1)
+    actual = step(sampler, x, Prediction(value, "eps", variance), times[:1], draw(5)[1]).x
     scheduler = diffusers.DDPMScheduler.from_pretrained(str(path))
     scheduler.set_timesteps(10)
     output = torch.cat([value, variance], dim=1)
-    expected = scheduler.step(output, scheduler.timesteps[0], x, generator=drawn(5)[0]).prev_sample
+    expected = scheduler.step(output, scheduler.timesteps[0], x, generator=draw(5)[0]).prev_sample
     torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
     with pytest.raises(ValueError, match="variance is learned_range and the prediction has none"):
-        step(sampler, x, Prediction(value, "eps"), times[:1], drawn(5)[1])
+        step(sampler, x, Prediction(value, "eps"), times[:1], draw(5)[1])
 
 
 BETAS = [
@@ -204,7 +204,7 @@ BETAS = [
 
 @pytest.mark.parametrize("config", BETAS, ids=lambda c: str(c.get("beta_schedule", len(c))))
 def test_a_schedule_of_betas_is_that_of_diffusers(tmp_path: Path, config: dict[str, Any]) -> None:
-    path = saved(tmp_path, "DDPMScheduler", **config)
+    path = save(tmp_path, "DDPMScheduler", **config)
     actual = read_schedule(path=path).alphas_bar
     assert actual.dtype == torch.float64
     expected = diffusers.DDPMScheduler.from_pretrained(str(path)).alphas_cumprod.double()
@@ -213,7 +213,7 @@ def test_a_schedule_of_betas_is_that_of_diffusers(tmp_path: Path, config: dict[s
 
 @pytest.mark.parametrize("name", ["FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler"])
 def test_a_schedule_of_flow_matching_has_its_levels(tmp_path: Path, name: str) -> None:
-    path = saved(tmp_path, name, shift=3.0)
+    path = save(tmp_path, name, shift=3.0)
     schedule = read_schedule(path=path)
     alpha, sigma = schedule.alpha_sigma(torch.arange(1000.0))
     expected = getattr(diffusers, name).from_pretrained(str(path)).sigmas.flip(0)
@@ -222,23 +222,23 @@ def test_a_schedule_of_flow_matching_has_its_levels(tmp_path: Path, name: str) -
 
 
 def test_a_shift_by_size_needs_the_size(tmp_path: Path) -> None:
-    path = saved(tmp_path, "FlowMatchEulerDiscreteScheduler", use_dynamic_shifting=True)
+    path = save(tmp_path, "FlowMatchEulerDiscreteScheduler", use_dynamic_shifting=True)
     with pytest.raises(ValueError, match="depends on the picture's size: wire the noise to port 'like'"):
         read_schedule(path=path)
     small, large = (read_schedule(torch.zeros(1, 4, side, side), path=path).alphas_bar for side in (8, 128))
     assert bool((large[:-1] < small[:-1]).all())
 
 
-def test_what_is_wrong_with_a_sampler_is_said(tmp_path: Path) -> None:
-    path = saved(tmp_path / "euler", "EulerAncestralDiscreteScheduler", **STABLE)
+def test_problems_of_a_sampler_are_named(tmp_path: Path) -> None:
+    path = save(tmp_path / "euler", "EulerAncestralDiscreteScheduler", **STABLE)
     schedule = read_schedule(path=path)
     sampler, times = new_sampler(schedule, path=path, steps=1)
-    x = start(sampler, drawn(0)[1])
+    x = start(sampler, draw(0)[1])
     with pytest.raises(ValueError, match="draws noise at its steps and port 'noise' has none"):
         step(sampler, x, Prediction(x, "eps"), times)
-    ended: DiffusersSampler = step(sampler, x, Prediction(x, "eps"), times, drawn(0)[1]).sampler
+    ended: DiffusersSampler = step(sampler, x, Prediction(x, "eps"), times, draw(0)[1]).sampler
     with pytest.raises(ValueError, match="has 1 steps and no step 1"):
-        step(ended, x, Prediction(x, "eps"), times, drawn(0)[1])
+        step(ended, x, Prediction(x, "eps"), times, draw(0)[1])
     with pytest.raises(ValueError, match=r"give `path`, a folder with a scheduler_config.json, or `name`"):
         new_sampler(schedule)
     with pytest.raises(ValueError, match=r"'EDMEulerScheduler', no scheduler that this adapter knows; it knows DDIM"):
@@ -253,7 +253,7 @@ def test_what_is_wrong_with_a_sampler_is_said(tmp_path: Path) -> None:
         new_sampler(schedule, name="EulerDiscreteScheduler", options={"timestep_type": "continuous"})
 
 
-def test_what_is_wrong_with_a_scheduler_folder_is_said(tmp_path: Path) -> None:
+def test_problems_of_a_scheduler_folder_are_named(tmp_path: Path) -> None:
     def folder(config: object) -> Path:
         (tmp_path / "scheduler_config.json").write_text(config if isinstance(config, str) else json.dumps(config))
         return tmp_path

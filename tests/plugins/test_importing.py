@@ -1,4 +1,4 @@
-"""No plugin ends a command unseen, or keeps it waiting for ever; what its import changes is told."""
+"""Plugins cannot end a command silently or block it for ever, and the changes that they make are reported."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def with_plugin(folder: Path, name: str, code: str) -> Site:
     return site
 
 
-def written(folder: Path, text: str) -> Path:
+def write_workflow(folder: Path, text: str) -> Path:
     path = folder / "w.yaml"
     path.write_text(text)
     return path
@@ -51,22 +51,20 @@ def written(folder: Path, text: str) -> Path:
 
 @pytest.mark.skipif(not hasattr(signal, "sigtimedwait"), reason="a command is supervised where signals can be awaited")
 @pytest.mark.parametrize("name", ["c_exit", "at_exit", *(pytest.param(n, marks=pytest.mark.slow) for n in SLOW_ENDS)])
-def test_a_command_that_a_plugin_ends_does_not_end_well(tmp_path: Path, name: str) -> None:
+def test_a_command_that_a_plugin_ends_fails(tmp_path: Path, name: str) -> None:
     code, workflow, exit_code, message = ENDS[name]
-    result = with_plugin(tmp_path, name, code).guidegraph("validate", written(tmp_path, workflow))
+    result = with_plugin(tmp_path, name, code).guidegraph("validate", write_workflow(tmp_path, workflow))
     assert result.returncode == exit_code
     assert message in result.stderr
     assert name == "at_exit" or f"GUIDEGRAPH_DISABLE_PLUGINS={name} or --no-plugins" in result.stderr
 
 
 @pytest.mark.skipif(not hasattr(signal, "sigtimedwait"), reason="a command is supervised where signals can be awaited")
-def test_an_import_that_holds_the_interpreter_for_ever_ends_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_import_that_blocks_the_interpreter_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No thread of the command itself can do anything then: its parent does."""
     monkeypatch.setenv("GUIDEGRAPH_PLUGIN_SECONDS", "0.5")
     site = with_plugin(tmp_path, "hangs", C + "ctypes.PyDLL(None).sleep(1000)")
-    result = site.guidegraph("validate", written(tmp_path, FINE))
+    result = site.guidegraph("validate", write_workflow(tmp_path, FINE))
     assert result.returncode == 1
     assert "the plugin 'hangs' takes longer than 0.5 s to import; leave it out: GUIDEGRAPH_DISABLE" in result.stderr
 
@@ -74,7 +72,7 @@ def test_an_import_that_holds_the_interpreter_for_ever_ends_too(
 @pytest.mark.parametrize(
     "call", ["os._exit(0)", "os.execlp('true', 'true')", "os.execv('/bin/true', ['true'])", "posix._exit(0)"]
 )
-def test_the_end_of_the_process_is_an_error_of_the_plugin_alone(installed: Installed, call: str) -> None:
+def test_ending_the_process_is_an_error_of_the_plugin(installed: Installed, call: str) -> None:
     module = call.partition(".")[0]
     installed.add("ends", f"import {module}\ntry:\n    {call}\nexcept Exception:\n    pass\n")
     installed.add("good", GOOD)
@@ -84,7 +82,7 @@ def test_the_end_of_the_process_is_an_error_of_the_plugin_alone(installed: Insta
     assert "would end the command" in status(manager, "ends").reason
 
 
-def test_what_a_plugin_keeps_for_later_ends_the_process_again(
+def test_exit_functions_kept_by_a_plugin_work_after_its_import(
     installed: Installed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[int] = []
@@ -103,35 +101,35 @@ def test_a_slow_import_is_named_and_a_very_slow_one_ended(
 ) -> None:
     monkeypatch.setattr(importing, "REPORT_AFTER", 0.001)
     monkeypatch.setenv("GUIDEGRAPH_PLUGIN_SECONDS", "0.01")
-    said: list[str] = []
+    lines: list[str] = []
     ended = threading.Event()
 
     def end(message: str) -> None:
-        said.append(message)
+        lines.append(message)
         ended.set()
 
-    before = set_import_reports(ImportReports(say=said.append, end=end))  # type: ignore[arg-type]
+    before = set_import_reports(ImportReports(print_line=lines.append, abort=end))  # type: ignore[arg-type]
     monkeypatch.setattr(threading, "import_ended", ended, raising=False)
     try:
         installed.add("slow", "import threading\nthreading.import_ended.wait(20)\n" + NODE.format(id="slow.twice"))
         PluginManager()
     finally:
         set_import_reports(before)
-    assert said[0] == "importing the plugin 'slow' …"
-    assert said[1].startswith("error: the plugin 'slow' takes longer than 0.01 s to import; leave it out: GUIDEGRAPH_")
+    assert lines[0] == "importing the plugin 'slow' …"
+    assert lines[1].startswith("error: the plugin 'slow' takes longer than 0.01 s to import; leave it out: GUIDEGRAPH_")
 
 
-def test_what_ends_a_supervised_command_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_cause_of_the_end_of_a_supervised_command_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     report, parent = supervised.ParentLink(theirs), supervised._Watch(0, ours, 60.0)
     imports = report.imports()
-    imports.began("first")
-    imports.ended("first")
-    imports.began("second\n")
+    imports.on_start("first")
+    imports.on_end("first")
+    imports.on_start("second\n")
     parent.read()
     assert (parent.importing, parent.plugins, parent.code) == ("second ", ("first", "second "), None)
-    imports.ended("second")
+    imports.on_end("second")
     report.exits(2)
     parent.read()
     assert (parent.importing, parent.code) == ("", 2)
@@ -183,18 +181,18 @@ MESSES = {
 
 def test_each_plugin_is_audited_in_a_process_of_its_own(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(cli.folder)
-    here, variables = os.getcwd(), dict(os.environ)
+    folder, variables = os.getcwd(), dict(os.environ)
     for name, code in (("messy", MESSY), ("ends", "import os\nos._exit(0)"), ("good", GOOD)):
         cli.workflow(f"gg_{name}.py", code)
     cli.workflow("gg_hangs.py", "import time\ntime.sleep(1000)")
     monkeypatch.setenv("GUIDEGRAPH_PLUGIN_SECONDS", "5")
     audits = audit_plugins([AuditTarget("messy", "gg_messy"), AuditTarget("ends", "gg_ends"), AuditTarget("gg_good")])
     messy, ends, good = audits.values()
-    assert {kind: sorted(what) for kind, what in messy.changes.items()} == {k: sorted(v) for k, v in MESSES.items()}
+    assert {kind: sorted(lines) for kind, lines in messy.changes.items()} == {k: sorted(v) for k, v in MESSES.items()}
     assert not messy.imports_torch
     assert (ends.ended, ends.changes) == ("ends the process with exit code 0 when it is imported", {})
     assert (good.ended, good.changes) == ("", {})
-    assert (os.getcwd(), dict(os.environ)) == (here, {**variables, "GUIDEGRAPH_PLUGIN_SECONDS": "5"})
+    assert (os.getcwd(), dict(os.environ)) == (folder, {**variables, "GUIDEGRAPH_PLUGIN_SECONDS": "5"})
 
 
 def test_the_list_of_plugins_shows_the_audit_and_imports_none_that_ends_the_process(
@@ -232,7 +230,7 @@ def test_an_internal_error_names_the_plugins_that_changed_something(
 
 
 @pytest.mark.slow
-def test_what_torch_does_itself_is_not_the_plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changes_made_by_torch_are_not_blamed_on_the_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "gg_clean.py").write_text("import torch\n")
     (tmp_path / "gg_seeds.py").write_text(
@@ -257,7 +255,7 @@ def test_a_signal_to_a_supervised_command_cancels_it(tmp_path: Path, number: sig
     loop += (
         "    loop: {over: params.n, as: i}\n    carry: {x: zero}\n    body: {y: {use: toy.sleep, in: {x: carry.x}}}\n"
     )
-    path = written(tmp_path, loop + "    next: {x: y}\noutputs: {x: s.x}\n")
+    path = write_workflow(tmp_path, loop + "    next: {x: y}\noutputs: {x: s.x}\n")
     running = start(["run", path, "--out", "out", "--plugin", TOYS], tmp_path, group=True)
     record = tmp_path / "out" / "run.json"
     while not record.exists():
@@ -271,9 +269,9 @@ def test_a_signal_to_a_supervised_command_cancels_it(tmp_path: Path, number: sig
 
 
 def test_the_version_and_the_help_of_a_command_need_no_plugin(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    def imported(*_: object, **__: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise AssertionError("plugins were imported")
 
-    monkeypatch.setattr("guidegraph.commands.shared.plugins.PluginManager", imported)
+    monkeypatch.setattr("guidegraph.commands.shared.plugins.PluginManager", fail)
     assert cli("--version").code == 0
     assert cli("validate", "--help").code == 0

@@ -126,7 +126,7 @@ BAD = {
 
 
 @pytest.mark.parametrize(("name", "line"), [("signature", 4), ("bad_id", 4), ("syntax", 1)])
-def test_what_to_do_of_a_mistake_in_the_code_says_where_it_is(installed: Installed, name: str, line: int) -> None:
+def test_the_fix_for_a_mistake_in_the_code_names_its_line(installed: Installed, name: str, line: int) -> None:
     code, _ = BAD[name]
     installed.add(name, code)
     fix = status(PluginManager(), name).fix
@@ -140,11 +140,11 @@ def test_a_bad_plugin_is_named_with_its_reason_and_leaves_nothing(installed: Ins
     before = default_registry()
     installed.add(name, code)
     manager = PluginManager()
-    found = status(manager, name)
-    assert found.state == "failed"
-    assert reason in found.reason
-    assert found.fix
-    assert (found.distribution, found.version) == (f"guidegraph-{name}", "1.2")
+    plugin = status(manager, name)
+    assert plugin.state == "failed"
+    assert reason in plugin.reason
+    assert plugin.fix
+    assert (plugin.distribution, plugin.version) == (f"guidegraph-{name}", "1.2")
     registry = manager.registry
     assert reason in registry.failed[name]
     assert (registry.nodes, registry.types) == (before.nodes, before.types)
@@ -165,7 +165,7 @@ def test_all_bad_plugins_at_once_leave_the_good_one_working(installed: Installed
     assert "good.twice" in manager.registry.nodes
 
 
-def test_a_plugin_for_another_version_of_the_host_is_not_imported(installed: Installed) -> None:
+def test_a_plugin_for_another_version_of_guidegraph_is_not_imported(installed: Installed) -> None:
     installed.add("good", GOOD, requires="guidegraph>=0.1")
     installed.add("future", "raise RuntimeError", requires="Guidegraph>=99; python_version>'3'")
     manager = PluginManager()
@@ -192,7 +192,7 @@ def test_a_plugin_cannot_take_a_built_in_namespace(installed: Installed) -> None
     assert "belongs to guidegraph==" in default_registry().failed["guidegraph"]
 
 
-def test_unreadable_metadata_is_that_plugins_problem_alone(installed: Installed) -> None:
+def test_unreadable_metadata_affects_only_its_plugin(installed: Installed) -> None:
     class Broken:
         @property
         def name(self) -> str:
@@ -247,12 +247,12 @@ def test_a_module_given_twice_or_installed_too_counts_once(installed: Installed)
     ("module", "reason"), [("gg_test_absent", "No module named"), ("gg_test_absent.py", "no Python file")]
 )
 def test_a_module_that_does_not_load_is_reported(installed: Installed, module: str, reason: str) -> None:
-    found = status(PluginManager([module]), module)
-    assert found.state == "failed"
-    assert reason in found.reason
+    plugin = status(PluginManager([module]), module)
+    assert plugin.state == "failed"
+    assert reason in plugin.reason
 
 
-def test_a_module_cannot_take_a_namespace_that_is_there(installed: Installed) -> None:
+def test_a_module_cannot_take_an_existing_namespace(installed: Installed) -> None:
     installed.add("good", GOOD)
     (installed.folder / "gg_test_mine.py").write_text(NODE.format(id="good.other") + HOOK, encoding="utf-8")
     installed.modules.append("gg_test_mine")

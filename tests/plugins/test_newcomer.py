@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from guidegraph.commands.new_plugin import render_template
+from guidegraph.commands.plugin_template import render_template
 from tests.repository.test_packaging import ROOT, build_wheel, source, wheel
 
 __all__ = ["source", "wheel"]
@@ -30,7 +30,7 @@ def blocks(kind: str) -> list[str]:
 
 
 def edits() -> list[tuple[str, str]]:
-    """The lines that the guide changes: what they were, and what they become."""
+    """The lines that the guide changes, before and after."""
     lines = "".join(blocks("diff")).splitlines()
     removed, added = ([line[1:] for line in lines if line[0] == sign] for sign in "-+")
     return list(zip(removed, added, strict=True))
@@ -45,9 +45,9 @@ def test_the_guide_shows_the_code_that_new_plugin_writes() -> None:
     assert len(blocks("python")) == 2
     for block in blocks("python"):
         assert block in code
-    for old, new in edits():
-        assert code.count(f"{old}\n") == 1
-        assert new not in code
+    for before, after in edits():
+        assert code.count(f"{before}\n") == 1
+        assert after not in code
 
 
 def test_the_guide_counts_its_commands_and_its_edited_lines() -> None:
@@ -106,10 +106,10 @@ def newcomer(source: Path, wheel: Path, tmp_path: Path) -> Newcomer:
     actual = Newcomer(python.parent, home)
     actual.run("pip uninstall -q -y setuptools")  # an old one comes with venv, and would hide the one that is here
     actual.run(f"pip install -q --ignore-installed '{runtime}' '{wheel}'")
-    where = actual.run(
+    location = actual.run(
         "python -c 'import guidegraph.graph as g, guidegraph_runtime as r; print(g.__file__, r.__file__)'"
     )
-    assert where.count(str(packages)) == 2
+    assert location.count(str(packages)) == 2
     return actual
 
 
@@ -120,9 +120,9 @@ def test_a_newcomer_follows_the_guide_from_nothing_to_a_bundle(newcomer: Newcome
     for command in commands():
         if not edited and "--out second" in command:
             assert re.search(r"\d+ passed", newcomer.run("pytest"))  # as it was written
-            for old, new in edits():
+            for before, after in edits():
                 node = newcomer.folder / PACKAGE / "__init__.py"
-                node.write_text(node.read_text().replace(f"{old}\n", f"{new}\n"))
+                node.write_text(node.read_text().replace(f"{before}\n", f"{after}\n"))
             edited = True
         done[command] = newcomer.run(command)
     assert edited

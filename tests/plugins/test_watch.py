@@ -1,4 +1,4 @@
-"""What a plugin does to the process while it is imported: noted, and put back where it can be."""
+"""Changes that a plugin's import makes to the process are noted, and undone where possible."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_a_plugin_that_does_nothing_has_no_notes(installed: Installed) -> None:
     assert notes_of(installed, "") == []
 
 
-def test_what_it_prints_goes_to_stderr(installed: Installed, capsys: pytest.CaptureFixture[str]) -> None:
+def test_printed_text_goes_to_stderr(installed: Installed, capsys: pytest.CaptureFixture[str]) -> None:
     (note,) = notes_of(installed, "print('welcome')\nprint('to this plugin')")
     assert note == "prints when it is imported: 'welcome'; leave it out"
     assert capsys.readouterr() == ("", "welcome\nto this plugin\n")
@@ -63,12 +63,12 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_changed_state_of_torch_is_put_back(installed: Installed, name: str) -> None:
+def test_changed_state_of_torch_is_restored(installed: Installed, name: str) -> None:
     import torch
 
-    call, what, before = CHANGES[name]
+    call, setting, before = CHANGES[name]
     assert notes_of(installed, f"import torch\ntorch.{call}") == [
-        f"changes {what} when it is imported; it was put back to {before}"
+        f"changes {setting} when it is imported; it was put back to {before}"
     ]
     assert torch.empty(1).dtype == torch.float32
     assert torch.empty(1).device.type == "cpu"
@@ -78,24 +78,24 @@ def test_changed_state_of_torch_is_put_back(installed: Installed, name: str) -> 
     assert torch.get_num_threads() == 1
 
 
-def test_state_is_put_back_after_a_plugin_that_fails_too(installed: Installed) -> None:
+def test_state_is_restored_after_a_failing_plugin_too(installed: Installed) -> None:
     import torch
 
     installed.add("fails", "import torch\ntorch.set_default_dtype(torch.float64)\nraise ValueError('no')")
-    found = status(PluginManager(), "fails")
-    assert found.state == "failed"
-    assert found.notes[0].startswith("changes torch's default dtype to torch.float64")
+    plugin = status(PluginManager(), "fails")
+    assert plugin.state == "failed"
+    assert plugin.notes[0].startswith("changes torch's default dtype to torch.float64")
     assert torch.get_default_dtype() == torch.float32
 
 
-def test_the_current_directory_is_put_back(installed: Installed, tmp_path: Path) -> None:
-    here = Path.cwd()
+def test_the_current_directory_is_restored(installed: Installed, tmp_path: Path) -> None:
+    folder = Path.cwd()
     (note,) = notes_of(installed, f"import os\nos.chdir({str(tmp_path)!r})")
-    assert note == f"changes the current directory to {tmp_path} when it is imported; it was put back to {here}"
-    assert Path.cwd() == here
+    assert note == f"changes the current directory to {tmp_path} when it is imported; it was put back to {folder}"
+    assert Path.cwd() == folder
 
 
-def test_a_plugin_that_brings_torch_itself_is_compared_with_how_torch_starts(tmp_path: Path) -> None:
+def test_a_plugin_that_imports_torch_is_compared_with_torchs_defaults(tmp_path: Path) -> None:
     code = "import torch\ntorch.set_default_dtype(torch.float64)\n" + GOOD
     (tmp_path / "first.py").write_text(code, encoding="utf-8")
     program = (

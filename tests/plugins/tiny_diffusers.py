@@ -1,4 +1,4 @@
-"""Pipelines of diffusers with tiny random weights, as folders: what a person would have downloaded."""
+"""Pipelines of diffusers with tiny random weights, saved as folders like downloaded ones."""
 
 from __future__ import annotations
 
@@ -203,8 +203,8 @@ def sdxl_pipeline() -> Any:
     )
 
 
-def saved(pipeline: Any, folder: Path, seed: int = 0) -> Path:
-    """The folder, with weights that differ from those of initialisation wherever those are zeros or ones."""
+def save(pipeline: Any, folder: Path, seed: int = 0) -> Path:
+    """Save a pipeline, with noise on its weights so that none stays at an initial zero or one; returns the folder."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for part in pipeline.components.values():

@@ -84,7 +84,7 @@ def item_sources(link: str, over: Source) -> list[Source]:
     return sources
 
 
-def collected_type(source: Source) -> tuple[Any, Any]:
+def find_collected_types(source: Source) -> tuple[Any, Any]:
     """The declared type of collected values, and the type of the actual ones."""
     kinds = members(source.declared)
     tensors = [kind is Any or (isinstance(kind, type) and issubclass(kind, Tensor)) for kind in kinds]
@@ -108,12 +108,12 @@ def type_text(annotation: Any) -> str:
 
 def actual_type(id: str, settings: dict[str, Any]) -> Any:
     """The type of the output of a node without ports, if narrower than its annotation; else None."""
-    there = settings.get("there", True)
+    present = settings.get("present", True)
     kinds = {"int": int, "word": str, "image": Image, "list": Sequence[float], "none": NoneType}
     return {
         "rand.no_int": NoneType,
         "rand.maybe_int": int,
-        "rand.maybe_sample": Latent if there else NoneType,
+        "rand.maybe_sample": Latent if present else NoneType,
         "rand.int_or_word": str if settings.get("word", False) else int,
         "rand.scale": Timesteps if settings.get("rows", False) else float,
         "rand.image_as_tensor": Image,

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
 
-import tests.random_graphs.nodes  # noqa: F401  the nodes are registered by their import
+import tests.random_graphs.nodes  # noqa: F401  importing the module registers its nodes
 from guidegraph.graph.node import NodeSpec, get_spec
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.types import Tensor
@@ -29,8 +29,8 @@ from tests.random_graphs.declared import (
     Source,
     actual_type,
     can_run,
-    collected_type,
     declarable,
+    find_collected_types,
     item_sources,
     parameter_type,
     type_text,
@@ -39,7 +39,7 @@ from tests.random_graphs.typed_node import KEEPS, NODES
 
 WIDER: Mapping[Any, tuple[str, Any]] = {Image: ("halve", Sample), Latent: ("halve", Sample), int: ("add", float)}
 """For the start type of a carry: the node that widens it, and the wider type."""
-DECIDING = ("there", "word", "rows", "kind")
+DECIDING = ("present", "word", "rows", "kind")
 """Settings that determine the type of an output: never linked."""
 
 
@@ -83,7 +83,7 @@ def registry() -> Registry:
 
 
 def random_graph(seed: int) -> RandomGraph:
-    """A valid workflow, of which every run succeeds."""
+    """A valid workflow whose runs all succeed."""
     return _Generator(seed, wild=False).make_graph()
 
 
@@ -315,7 +315,7 @@ class _Generator:
         for source in self.rng.sample(available, min(len(available), self.rng.randint(0, 2))):
             key = self.new_name("k")
             collect[key] = source.link
-            declared, actual = collected_type(source)
+            declared, actual = find_collected_types(source)
             if declared is Tensor:
                 self.tensor_collects.add((name, key))
             outputs.append(Source(f"{name}.{key}", declared, actual))

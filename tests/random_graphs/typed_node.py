@@ -35,7 +35,7 @@ KEEPS: dict[str, str] = {}
 """By node id, the port whose narrower type the output keeps: any type, or that of a sample."""
 
 
-def checked_node(id: str, *, keeps: str = "", **traits: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def register_checked(id: str, *, keeps: str = "", **traits: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a node that checks its inputs and output against its annotations."""
 
     def make(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -43,22 +43,22 @@ def checked_node(id: str, *, keeps: str = "", **traits: Any) -> Callable[[Callab
         signature = inspect.signature(function)
 
         @functools.wraps(function)
-        def checking(*args: Any, **keywords: Any) -> Any:
+        def wrapper(*args: Any, **keywords: Any) -> Any:
             bound = signature.bind(*args, **keywords)
             bound.apply_defaults()
             skipped = unneeded_ports(traits, bound.arguments)
             for name, value in bound.arguments.items():
                 if name not in skipped and not is_a(value, hints[name]):
-                    raise Misfit(f"{id}: '{name}' is {hints[name]}, and was given {value!r:.80}")
+                    raise Misfit(f"{id}: '{name}' is {hints[name]}, found {value!r:.80}")
             result = function(*args, **keywords)
             if not is_a(result, hints["return"]):
-                raise Misfit(f"{id}: gives {hints['return']}, and gave {result!r:.80}")
+                raise Misfit(f"{id}: the output is {hints['return']}, found {result!r:.80}")
             return result
 
-        NODES.append(node(f"rand.{id}", **traits)(checking))
+        NODES.append(node(f"rand.{id}", **traits)(wrapper))
         if keeps:
             KEEPS[f"rand.{id}"] = keeps
-        return checking
+        return wrapper
 
     return make
 

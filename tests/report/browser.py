@@ -1,4 +1,4 @@
-"""A page in a headless Chromium, as a person would open it: https://www.selenium.dev/documentation/webdriver/."""
+"""Open a page in headless Chromium: https://www.selenium.dev/documentation/webdriver/."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ FLAGS = (
 )
 
 
-def missing() -> str:
-    """Why no browser can be driven here; empty where one can."""
+def why_unavailable() -> str:
+    """Why no browser can be driven on this machine; "" if one can."""
     if CHROMIUM is None or DRIVER is None:
         return "there is no chromium with its chromedriver on this machine"
     if importlib.util.find_spec("selenium") is None:
@@ -46,19 +46,24 @@ class Browser:
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
         self.driver.get(page.as_uri())
 
-    def ask(self, script: str) -> Any:
+    def evaluate(self, script: str) -> Any:
         return self.driver.execute_script(f"return {script}")
 
-    def console(self) -> list[str]:
-        """What the console has said since it was last asked."""
+    def read_console(self) -> list[str]:
+        """The console messages since the last call."""
         return [entry["message"] for entry in self.driver.get_log("browser")]
 
-    def shoot(self, file: Path) -> None:
-        """The whole page as a picture."""
-        clip = {"x": 0, "y": 0, "width": self.ask("innerWidth"), "height": self.ask("document.body.scrollHeight")}
+    def save_screenshot(self, file: Path) -> None:
+        """Save a screenshot of the whole page."""
+        clip = {
+            "x": 0,
+            "y": 0,
+            "width": self.evaluate("innerWidth"),
+            "height": self.evaluate("document.body.scrollHeight"),
+        }
         options = {"captureBeyondViewport": True, "clip": {**clip, "scale": 1}}
-        found = self.driver.execute_cdp_cmd("Page.captureScreenshot", options)
-        file.write_bytes(base64.b64decode(found["data"]))
+        screenshot = self.driver.execute_cdp_cmd("Page.captureScreenshot", options)
+        file.write_bytes(base64.b64decode(screenshot["data"]))
 
 
 @contextmanager

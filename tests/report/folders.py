@@ -117,9 +117,9 @@ def sweep_folder(folder: Path, seeds: int = 3, scales: tuple[float, ...] = (1.0,
             continue
         cell.mkdir(parents=True)
         picture(cell / "image.png", i)
-        found = record(cell, {**swept, "batch": 1}, {"image": ["image.png"], "end": ["end.json"]})
+        cell_record = record(cell, {**swept, "batch": 1}, {"image": ["image.png"], "end": ["end.json"]})
         write(cell / "end.json", fid)
-        write(cell / "run.json", found)
+        write(cell / "run.json", cell_record)
     with (folder / "table.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()

@@ -1,4 +1,4 @@
-"""Which curves results give, and their intervals."""
+"""The curves of results, and their intervals."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from guidegraph.report.series import Plot, Series, select_distinguishing
 from guidegraph.sweep.table import as_csv
 
 
-def test_quantiles_are_those_of_scipy() -> None:
+def test_quantiles_equal_those_of_scipy() -> None:
     stats = pytest.importorskip("scipy.stats")
     freedom = [*range(1, 200), 10_000]
     np.testing.assert_allclose([t_quantile(n) for n in freedom], stats.t.ppf(0.975, freedom), atol=1e-4)
@@ -39,7 +39,7 @@ def test_a_mean_has_the_interval_of_students_t() -> None:
     assert math.isnan(alone[1])
 
 
-def test_seeds_are_repetitions_and_the_other_parameters_tell_lines_apart() -> None:
+def test_seeds_are_repetitions_and_other_parameters_distinguish_lines() -> None:
     cells = Table(
         {
             "scale": [1, 1, 2, 2, 1, 1, 2, 2],
@@ -58,7 +58,7 @@ def test_seeds_are_repetitions_and_the_other_parameters_tell_lines_apart() -> No
     assert math.isnan(plot.series[1].low[1])
 
 
-def test_too_many_lines_become_plots_of_their_own() -> None:
+def test_too_many_lines_are_split_into_plots() -> None:
     rows = [(x, a, b) for x in range(4) for a in range(2) for b in range(4)]
     columns = dict(zip(("x", "a", "b"), map(list, zip(*rows, strict=True)), strict=True))
     plots = sweep_plots(Table({**columns, "y": [*range(len(rows))]}), ["x", "a", "b"], ["y"])
@@ -66,7 +66,7 @@ def test_too_many_lines_become_plots_of_their_own() -> None:
     assert [plot.title for plot in plots] == [f"y, b = {i}" for i in range(4)]
 
 
-def test_a_parameter_of_words_has_named_ticks() -> None:
+def test_a_text_parameter_has_named_ticks() -> None:
     (plot,) = sweep_plots(Table({"kind": ["b", "a"], "y": [1.0, 2.0]}), ["kind"], ["y"])
     assert (plot.ticks, plot.series[0].x) == (["b", "a"], [0.0, 1.0])
     assert ">b</text>" in draw_curves(plot, "salt")
@@ -86,14 +86,14 @@ def test_columns_give_the_interval(more: dict[str, list[float]], low: list[float
     assert caption in plot.caption
 
 
-def test_a_table_whose_first_column_does_not_rise_has_no_curves() -> None:
+def test_a_table_whose_first_column_does_not_increase_has_no_curves() -> None:
     assert table_plots(Table({"x": [1, 3, 2], "y": [1, 2, 3]}), "t") == []
     assert table_plots(Table({"x": [1, 2, 3], "y": ["a", "b", "c"]}), "t") == []
     rising = Table({"x": [1, 2, 3, 1, 2, 3], "k": ["a"] * 3 + ["b"] * 3, "y": [1, 2, 3, 4, 5, 6]})
     assert [s.name for s in table_plots(rising, "t")[0].series] == ["k = a", "k = b"]
 
 
-def test_lines_differ_without_colours_and_texts_stay_as_they_are() -> None:
+def test_lines_differ_without_colours_and_texts_are_unchanged() -> None:
     title = '$x_1$ <b> & #0a0b01 id="a" font: 9px'
     lines = [Series(f"f = {i}", [1.0, 2.0], [1.0, i + 2.0], [0.5, i], [2.0, i + 3.0]) for i in range(6)]
     svg = draw_curves(Plot(title, "x", "y", lines, [], ""), "salt")
@@ -105,7 +105,7 @@ def test_lines_differ_without_colours_and_texts_stay_as_they_are() -> None:
     assert "DejaVu" not in svg
 
 
-def test_cells_of_a_csv_are_numbers_only_where_they_are_written_as_numbers() -> None:
+def test_csv_cells_are_numbers_only_if_written_as_numbers() -> None:
     texts = ("", "12", "-3", "0.5", "1e-3", "007", "a", "True")
     assert [parse_cell(text) for text in texts] == [None, 12, -3, 0.5, 0.001, 7.0, "a", "True"]
     assert math.isnan(parse_cell("nan"))  # type: ignore[arg-type]
@@ -143,14 +143,14 @@ PAIRED = Table(
 SWEPT, OUTPUTS, TIED = ["f", "model", "sampler", "steps"], ["fid", "fid_error", "rate"], ["f", "model"]
 
 
-def test_a_parameter_that_goes_with_another_tells_nothing_apart() -> None:
+def test_a_parameter_determined_by_another_distinguishes_no_lines() -> None:
     plots = sweep_plots(PAIRED, SWEPT, OUTPUTS, tied=TIED)
     assert [(p.x, p.y, len(p.series)) for p in plots] == [("f", "fid", 4), ("f", "rate", 4)]
     assert plots[0].series[1].name == "sampler = a, steps = 10"
     assert (plots[0].series[1].x, plots[0].series[1].y) == ([1, 2, 4], [1, 25, 81])
 
 
-def test_lines_are_told_apart_by_as_few_parameters_as_do() -> None:
+def test_lines_are_distinguished_by_as_few_parameters_as_possible() -> None:
     cells = Table(
         {
             "f": [1] * 4 + [2] * 4 + [4] * 4,
@@ -171,14 +171,14 @@ def test_an_output_that_repeats_a_parameter_has_no_curve() -> None:
     assert [p.y for p in sweep_plots(again, SWEPT, ["table.f", *OUTPUTS], tied=TIED)] == ["fid", "rate"]
 
 
-def test_what_was_not_given_together_always_tells_lines_apart() -> None:
-    """Of a sweep that was broken off, too, in which by chance each x has another value of it."""
-    left = Table({"x": [1, 2], "kind": ["a", "b"], "y": [1.0, 3.0]})
-    assert sweep_plots(left, ["x", "kind"], ["y"]) == []
-    assert len(sweep_plots(left, ["x", "kind"], ["y"], tied=["x", "kind"])) == 1
+def test_parameters_that_vary_independently_always_distinguish_lines() -> None:
+    """Also in an interrupted sweep in which each x happens to have another value of the parameter."""
+    cells = Table({"x": [1, 2], "kind": ["a", "b"], "y": [1.0, 3.0]})
+    assert sweep_plots(cells, ["x", "kind"], ["y"]) == []
+    assert len(sweep_plots(cells, ["x", "kind"], ["y"], tied=["x", "kind"])) == 1
 
 
-def test_x_and_lines_as_they_are_asked_for() -> None:
+def test_x_and_lines_follow_the_options() -> None:
     plots = sweep_plots(PAIRED, SWEPT, OUTPUTS, CurveChoice("steps", ("f",)), TIED)
     assert [p.title for p in plots] == [f"{y}, sampler = {s}" for y in ("fid", "rate") for s in "ab"]
     assert [(s.name, s.x, s.y) for s in plots[1].series] == [
@@ -198,14 +198,14 @@ def test_an_output_over_another_follows_the_parameter_that_would_be_x() -> None:
     assert "<svg" in draw_curves(plot, "salt")
 
 
-def test_letters_that_the_plotting_library_lacks_are_no_warning() -> None:
+def test_glyphs_that_matplotlib_lacks_give_no_warning() -> None:
     line = Series("prompt = 猫", [1.0, 2.0], [1.0, 2.0], [math.nan] * 2, [math.nan] * 2)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert "prompt = 猫" in draw_curves(Plot("t", "x", "y", [line], [], ""), "salt")
 
 
-def test_seeds_are_lines_where_they_are_asked_for() -> None:
+def test_seeds_are_lines_on_request() -> None:
     cells = Table({"scale": [1, 2] * 2, "seed": [0, 0, 1, 1], "y": [1.0, 2.0, 5.0, 7.0]})
     (plot,) = sweep_plots(cells, ["scale", "seed"], ["y"], CurveChoice(by=("seed",)))
     assert [s.name for s in plot.series] == ["seed = 0", "seed = 1"]
@@ -230,8 +230,8 @@ def test_the_tables_of_all_cells_give_curves() -> None:
     assert long_plots(Table({"cell": ["k", "k"], "f": [1, 1], "hits": [4, 2], "size": [2, 1]}), ["f"], "t") == []
 
 
-def test_a_csv_is_read_as_it_was_written(tmp_path: Path) -> None:
+def test_a_csv_round_trip(tmp_path: Path) -> None:
     texts = ["a\rb", "a\nb", "a\u2028b\x0b\x85", 'a "b", c', "x" * 200_000]
     (tmp_path / "t.csv").write_text("\ufeff" + as_csv([{"a": t, "b": 1} for t in texts], ["a", "b"]), newline="")
-    found = read_csv(tmp_path / "t.csv")
-    assert (list(found), list(found["a"])) == (["a", "b"], texts)
+    table = read_csv(tmp_path / "t.csv")
+    assert (list(table), list(table["a"])) == (["a", "b"], texts)

@@ -1,4 +1,4 @@
-"""The page of a run, a sweep and several results, read without a browser."""
+"""The page of a run, a sweep and several results, parsed without a browser."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from tests.commands.command import Command
 from tests.report.folders import HOSTILE, WORKFLOW, run_folder, sweep_folder
 
 VOID = {"meta", "link", "img"}
-OURS = re.compile(r"https?://[^\s\"'<]+")
+ADDRESS = re.compile(r"https?://[^\s\"'<]+")
 
 
 class Page(HTMLParser):
-    """A page's elements; one that closes what is not open is an error."""
+    """Parses a page into elements; fails on an end tag without a start tag."""
 
     def __init__(self, text: str):
         super().__init__(convert_charrefs=True)
@@ -54,15 +54,17 @@ class Page(HTMLParser):
     def text(self) -> str:
         return " ".join(" ".join(self.texts).split())
 
-    def named(self, tag: str) -> list[dict[str, str | None]]:
+    def attributes_of(self, tag: str) -> list[dict[str, str | None]]:
         return [attributes for name, attributes in self.elements if name == tag]
 
     @property
     def titles(self) -> list[str]:
-        return [attributes["aria-label"] or "" for attributes in self.named("svg") if "aria-label" in attributes]
+        return [
+            attributes["aria-label"] or "" for attributes in self.attributes_of("svg") if "aria-label" in attributes
+        ]
 
 
-def made(cli: Command, folder: Path, *more: str) -> Page:
+def make_report(cli: Command, folder: Path, *more: str) -> Page:
     result = cli("report", folder, *more)
     assert (result.code, result.err) == (0, "")
     return Page((folder / "report.html").read_text(encoding="utf-8"))
@@ -72,9 +74,9 @@ def headings(folder: Path) -> list[str]:
     return re.findall(r"<h2>(.*?)</h2>", (folder / "report.html").read_text(encoding="utf-8"))
 
 
-def test_a_run_has_its_pictures_curves_values_graph_and_times(cli: Command) -> None:
+def test_the_page_of_a_run_has_pictures_curves_values_graph_and_times(cli: Command) -> None:
     folder = run_folder(cli.folder / "out")
-    page = made(cli, folder)
+    page = make_report(cli, folder)
     assert headings(folder) == [
         "Pictures",
         "Curves",
@@ -87,53 +89,53 @@ def test_a_run_has_its_pictures_curves_values_graph_and_times(cli: Command) -> N
         "Versions and machine",
         "This page again",
     ]
-    assert len(page.named("img")) == 2
+    assert len(page.attributes_of("img")) == 2
     assert "12.346" in page.text
     assert "sample.step toy.add 3 0.88 73.3" in page.text
     assert "guidegraph report" in page.text
     assert "latent.safetensors" in page.text
 
 
-def test_a_sweep_has_curves_a_contact_sheet_and_its_failures(cli: Command) -> None:
+def test_the_page_of_a_sweep_has_curves_a_contact_sheet_and_failures(cli: Command) -> None:
     folder = sweep_folder(cli.folder / "out")
-    page = made(cli, folder)
+    page = make_report(cli, folder)
     assert headings(folder)[:4] == ["Failed cells", "Curves", "Contact sheet", "Cells"]
     assert "30 cells over scale (5) × kind (2) × seed (3)" in page.text
     assert f"nodes.sample.step (toy.add): {HOSTILE} is no number" in page.text
     assert "Mean over up to 3 seeds, with its 95 % interval (Student's t)." in page.text
-    labels = [attributes["alt"] or "" for attributes in page.named("img")]
+    labels = [attributes["alt"] or "" for attributes in page.attributes_of("img")]
     assert len(labels) == len(set(labels)) == 29
     assert "image: scale = 1.5, kind = apg, seed = 2" in [" ".join(label.split()) for label in labels]
     assert "kind = plain" in page.text
 
 
-def test_a_sweep_that_was_broken_off_says_how_many_cells_are_missing(cli: Command) -> None:
+def test_the_page_of_an_interrupted_sweep_counts_the_missing_cells(cli: Command) -> None:
     folder = sweep_folder(cli.folder / "out", seeds=1, scales=(1.0, 2.0))
     plan = json.loads((folder / "sweep.json").read_text())
     (folder / "sweep.json").write_text(json.dumps({**plan, "cells": 7}))
-    assert "3 of 7 cells have not run yet." in made(cli, folder).text
+    assert "3 of 7 cells have not run yet." in make_report(cli, folder).text
 
 
-def test_runs_stand_beside_each_other_and_a_graph_is_drawn_once(cli: Command) -> None:
+def test_several_runs_share_a_page_and_equal_graphs_are_drawn_once(cli: Command) -> None:
     folder = cli.folder / "out"
     for i in range(3):
         run_folder(folder / f"run-{i}", parameters={"scale": i, "seed": 0})
     (folder / "broken").mkdir()
     (folder / "broken" / "run.json").write_text("{")
     (folder / "other").mkdir()
-    page = made(cli, folder)
+    page = make_report(cli, folder)
     assert "3 results beside each other" in page.text
     assert "run workflow status seconds scale fid.value" in page.text
     assert "run-2 draw done 1.2 2 12.346" in page.text
-    assert "broken is left out: its record is no JSON" in page.text
-    assert len([a for a in page.named("svg") if a.get("aria-label") == "draw"]) == 1
+    assert "broken is left out: its record is not valid JSON" in page.text
+    assert len([a for a in page.attributes_of("svg") if a.get("aria-label") == "draw"]) == 1
     assert page.text.count("The same as the one above") == 2
 
 
 @pytest.mark.parametrize("make", [run_folder, sweep_folder], ids=["run", "sweep"])
-def test_the_page_needs_nothing_else_and_runs_nothing(cli: Command, make: Any) -> None:
+def test_the_page_is_self_contained_and_has_no_scripts(cli: Command, make: Any) -> None:
     folder = make(cli.folder / "out")
-    page = made(cli, folder)
+    page = make_report(cli, folder)
     assert {"script", "iframe", "object", "form", "base"}.isdisjoint(name for name, _ in page.elements)
     for name, attributes in page.elements:
         assert not [key for key in attributes if key.startswith("on")]
@@ -147,46 +149,46 @@ def test_the_page_needs_nothing_else_and_runs_nothing(cli: Command, make: Any) -
                 picture.load()
                 assert picture.info == {}
             assert attributes["alt"]
-    whole = (folder / "report.html").read_text(encoding="utf-8")
-    assert OURS.findall(whole) == []
-    assert not re.search(r"url\((?!#)|@import", whole)
-    assert HOSTILE not in whole
+    html = (folder / "report.html").read_text(encoding="utf-8")
+    assert ADDRESS.findall(html) == []
+    assert not re.search(r"url\((?!#)|@import", html)
+    assert HOSTILE not in html
     assert HOSTILE in page.text
     assert WORKFLOW.splitlines()[0] in page.text
 
 
-def test_names_in_the_page_are_unique_and_links_lead_to_them(cli: Command) -> None:
+def test_ids_in_the_page_are_unique_and_links_resolve(cli: Command) -> None:
     folder = cli.folder / "out"
     run_folder(folder / "first")
     sweep_folder(folder / "second")
-    page = made(cli, folder)
+    page = make_report(cli, folder)
     ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
     assert len(ids) == len(set(ids))
     targets = {(a["href"] or "")[1:] for _, a in page.elements if (a.get("href") or "").startswith("#")}
     assert targets <= set(ids)
-    whole = (folder / "report.html").read_text(encoding="utf-8")
-    assert set(re.findall(r"url\(#([^)]*)\)", whole)) <= set(ids)
+    html = (folder / "report.html").read_text(encoding="utf-8")
+    assert set(re.findall(r"url\(#([^)]*)\)", html)) <= set(ids)
 
 
 def test_the_same_folder_gives_the_same_page(cli: Command) -> None:
     folder = sweep_folder(cli.folder / "out", seeds=1, scales=(1.0, 2.0))
-    made(cli, folder)
+    make_report(cli, folder)
     before = (folder / "report.html").read_bytes()
-    made(cli, folder)
+    make_report(cli, folder)
     assert (folder / "report.html").read_bytes() == before
 
 
-def test_of_a_large_sweep_the_first_pictures_of_each_cell_are_shown(cli: Command) -> None:
+def test_a_large_sweep_shows_the_first_pictures_of_each_cell(cli: Command) -> None:
     folder = sweep_folder(cli.folder / "out", seeds=21)
-    page = made(cli, folder)
-    assert len(page.named("img")) == MOST
+    page = make_report(cli, folder)
+    assert len(page.attributes_of("img")) == MOST
     assert "9 of 209 pictures are left out" in page.text
     assert "10 more rows are left out here" in page.text
 
 
-def test_curves_are_over_what_is_asked_for(cli: Command) -> None:
+def test_curves_follow_the_options(cli: Command) -> None:
     folder = sweep_folder(cli.folder / "out", seeds=2, scales=(1.0, 2.0))
-    page = made(cli, folder, "--x", "accuracy", "--by", "scale")
+    page = make_report(cli, folder, "--x", "accuracy", "--by", "scale")
     assert "fid: fid over accuracy" in page.text
     assert "Along a line kind varies." in page.text
     assert "--x accuracy --by scale --plugin" in page.text
@@ -194,17 +196,19 @@ def test_curves_are_over_what_is_asked_for(cli: Command) -> None:
     assert result.code == 2
     assert "--x: unknown-column: no column 'scal'; did you mean 'scale'?" in result.err
     assert "--by: unknown-column: no column 'nothing'; columns: scale, kind, seed, fid, accuracy, class" in result.err
-    assert "No line over what --x names has two points" in made(cli, folder, "--x", "scale", "--by", "scale").text
+    assert (
+        "No line over what --x names has two points" in make_report(cli, folder, "--x", "scale", "--by", "scale").text
+    )
 
 
-def test_rows_that_are_one_cell_are_one_point(cli: Command) -> None:
+def test_equal_rows_are_one_point(cli: Command) -> None:
     folder = sweep_folder(cli.folder / "out", seeds=1, scales=(1.0, 2.0))
     lines = (folder / "table.csv").read_text().splitlines()
     (folder / "table.csv").write_text("\n".join([*lines, lines[1]]))
-    assert "Mean over" not in made(cli, folder).text
+    assert "Mean over" not in make_report(cli, folder).text
 
 
-def test_a_sweep_that_is_under_way_has_no_page_yet(cli: Command) -> None:
+def test_a_running_sweep_is_refused(cli: Command) -> None:
     folder = sweep_folder(cli.folder / "out", seeds=1, scales=(1.0, 2.0))
     (folder / "table.csv").unlink()
     result = cli("report", folder)
@@ -213,39 +217,39 @@ def test_a_sweep_that_is_under_way_has_no_page_yet(cli: Command) -> None:
 
 
 @pytest.mark.slow
-def test_a_page_of_photographs_goes_by_mail(cli: Command) -> None:
+def test_a_page_of_photographs_is_small_enough_for_mail(cli: Command) -> None:
     folder = sweep_folder(cli.folder / "out", seeds=1, scales=(1.0,))
     noise = np.kron(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8), np.ones((16, 16, 1), np.uint8))
     for path in folder.glob("cells/*/image.png"):
         write_png(path, noise, {})
-    page = made(cli, folder)
-    assert [(a["src"] or "")[:23] for a in page.named("img")] == ["data:image/jpeg;base64,"] * 2
+    page = make_report(cli, folder)
+    assert [(a["src"] or "")[:23] for a in page.attributes_of("img")] == ["data:image/jpeg;base64,"] * 2
     assert (folder / "report.html").stat().st_size < 2 << 20
     many = cli.folder / "many"
     for i in range(17):
         write_png(run_folder(many / f"run-{i}") / "image-0000.png", noise[:256, :256], {})
-    page = made(cli, many)
-    assert len(page.named("img")) == 17 * 3
-    assert max(int(a["width"] or 0) for a in page.named("img")) == 192
+    page = make_report(cli, many)
+    assert len(page.attributes_of("img")) == 17 * 3
+    assert max(int(a["width"] or 0) for a in page.attributes_of("img")) == 192
 
 
-def test_noise_is_a_picture() -> None:
+def test_a_picture_of_noise_is_embedded() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (400, 800, 3), dtype=np.uint8)
     data = _encode(Image.fromarray(noise))[1]
-    shown = np.asarray(Image.open(io.BytesIO(data))).astype(float)
-    assert np.abs(shown - noise).mean() < 10
+    decoded = np.asarray(Image.open(io.BytesIO(data))).astype(float)
+    assert np.abs(decoded - noise).mean() < 10
 
 
-def test_a_name_of_a_file_that_is_no_text_is_no_error(cli: Command) -> None:
-    assert r"a\udcffb" in made(cli, run_folder(cli.folder / "out", parameters={"path": "a\udcffb"})).text
+def test_a_file_name_that_is_not_utf8_is_accepted(cli: Command) -> None:
+    assert r"a\udcffb" in make_report(cli, run_folder(cli.folder / "out", parameters={"path": "a\udcffb"})).text
 
 
 def test_long_texts_are_cut(cli: Command) -> None:
     folder = run_folder(cli.folder / "out", parameters={"prompt": "word " * 100_000})
-    assert "496000 more characters" in made(cli, folder).text
+    assert "496000 more characters" in make_report(cli, folder).text
 
 
-def test_output_option_and_the_command_that_makes_the_page_again(cli: Command) -> None:
+def test_the_output_option_and_the_command_that_recreates_the_page(cli: Command) -> None:
     folder = run_folder(cli.folder / "a run")
     assert cli("report", folder, "-o", "pages/one.html").code == 0
     page = Page((cli.folder / "pages" / "one.html").read_text(encoding="utf-8"))
@@ -254,35 +258,37 @@ def test_output_option_and_the_command_that_makes_the_page_again(cli: Command) -
     assert [path.name for path in (cli.folder / "pages").iterdir()] == ["one.html"]
 
 
-def test_what_is_missing_or_damaged_is_said_on_the_page(cli: Command) -> None:
+def test_the_page_notes_missing_and_damaged_files(cli: Command) -> None:
     folder = run_folder(cli.folder / "out")
     (folder / "image-0000.png").unlink()
     (folder / "image-0001.png").write_bytes(b"\x89PNG\r\n\x1a\nno more")
     (folder / "fid.json").write_text('{"value": ')
-    page = made(cli, folder)
-    assert page.named("img") == []
+    page = make_report(cli, folder)
+    assert page.attributes_of("img") == []
     assert "The picture image-0000.png is missing." in page.text
-    assert "The picture image-0001.png (image 1) cannot be shown" in page.text
-    assert "The output fid.json is no JSON" in page.text
+    assert "The picture image-0001.png (image 1) cannot be decoded" in page.text
+    assert "The output fid.json is not valid JSON" in page.text
 
 
 def test_a_graph_that_cannot_be_drawn_is_a_note_with_the_workflow_beside_it(cli: Command) -> None:
     workflow = {"file": "draw.yaml", "name": "draw", "text": WORKFLOW.replace("toy.add", "gone.add"), "sources": {}}
-    page = made(cli, run_folder(cli.folder / "out", workflow=workflow))
+    page = make_report(cli, run_folder(cli.folder / "out", workflow=workflow))
     assert "The graph cannot be drawn with the plugins that are installed here: draw.yaml:" in page.text
     assert "gone.add" in page.text
 
 
-def test_no_file_outside_of_the_folder_is_read(cli: Command) -> None:
+def test_no_file_outside_the_folder_is_read(cli: Command) -> None:
     (cli.folder / "secret.json").write_text('"a secret"')
     outputs = {"words": {"type": "Any", "files": ["../secret.json"]}}
-    page = made(cli, run_folder(cli.folder / "out", outputs=outputs))
+    page = make_report(cli, run_folder(cli.folder / "out", outputs=outputs))
     assert "a secret" not in page.text
     assert "The output ../secret.json lies outside of the folder." in page.text
 
 
 def test_a_failed_run_says_why(cli: Command) -> None:
-    page = made(cli, run_folder(cli.folder / "out", status="failed", error=f"a node failed: {HOSTILE}", timings={}))
+    page = make_report(
+        cli, run_folder(cli.folder / "out", status="failed", error=f"a node failed: {HOSTILE}", timings={})
+    )
     assert f"a node failed: {HOSTILE}" in page.text
 
 
@@ -290,13 +296,13 @@ def test_a_failed_run_says_why(cli: Command) -> None:
     ("files", "message"),
     [
         ({}, "nothing-to-report: neither this folder nor one in it has a run.json or sweep.json"),
-        ({"run.json": "{"}, "bad-record: run.json or a file that it needs is no JSON"),
-        ({"run.json": "[]"}, "bad-record: run.json or a file that it needs holds no JSON object"),
-        ({"run.json": "{}"}, "bad-record: run.json or a file that it needs is no record of a run"),
+        ({"run.json": "{"}, "bad-record: run.json or a file that it needs is not valid JSON"),
+        ({"run.json": "[]"}, "bad-record: run.json or a file that it needs is not a JSON object"),
+        ({"run.json": "{}"}, "bad-record: run.json or a file that it needs is not the record of a run"),
         ({"sweep.json": "{}"}, "bad-record: sweep.json or a file that it needs cannot be used: table.csv is missing"),
-        ({"sweep.json": "{}", "table.csv": "a,b\n1\n"}, "table.csv is no table"),
+        ({"sweep.json": "{}", "table.csv": "a,b\n1\n"}, "table.csv is not a table"),
         ({"sweep.json": "{}", "table.csv": "a,b\n1,2\n"}, "the columns of table.csv are 'cell'"),
-        ({"sub/run.json": "{"}, "that can be read (sub is left out: its record is no JSON"),
+        ({"sub/run.json": "{"}, "that can be read (sub is left out: its record is not valid JSON"),
         ({"run.json": "\ud800"}, "bad-record: run.json or a file that it needs cannot be read"),
     ],
 )
@@ -313,7 +319,7 @@ def test_a_folder_without_a_result_is_an_error(cli: Command, files: dict[str, st
     assert not (folder / "report.html").exists()
 
 
-def test_no_folder_and_no_plotting_library_are_errors(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_folder_or_plotting_library_is_an_error(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     assert cli("report", "nowhere").code == 2
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     result = cli("report", run_folder(cli.folder / "out"))
@@ -326,12 +332,12 @@ def test_records_with_strange_fields_still_give_a_page(cli: Command, value: Any)
     fields = ("outputs", "timings", "loop_timings", "versions", "origins", "nodes", "seeds", "seconds", "error")
     for field in fields:
         run_folder(cli.folder / "out" / field, **{field: value})
-    page = made(cli, cli.folder / "out")
-    assert [attributes["id"] for attributes in page.named("article")] == [f"r{i}" for i in range(len(fields))]
+    page = make_report(cli, cli.folder / "out")
+    assert [attributes["id"] for attributes in page.attributes_of("article")] == [f"r{i}" for i in range(len(fields))]
 
 
 def test_a_run_of_this_engine_gives_a_page(cli: Command) -> None:
     assert cli("run", cli.workflow("draw.yaml", WORKFLOW), "--out", "out").code == 0
-    page = made(cli, cli.folder / "out")
-    assert len(page.named("img")) == 2
+    page = make_report(cli, cli.folder / "out")
+    assert len(page.attributes_of("img")) == 2
     assert "sample.body.step toy.add 3" in page.text

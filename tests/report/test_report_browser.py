@@ -1,4 +1,4 @@
-"""A report opened in a real browser: nothing fails, everything is there, and it fits a phone and a wide screen."""
+"""A report in a real browser: no errors, complete, and fitting a phone and a wide screen."""
 
 from __future__ import annotations
 
@@ -9,25 +9,28 @@ from pathlib import Path
 import pytest
 
 from tests.commands.command import Command
-from tests.report.browser import Browser, browser, missing
+from tests.report.browser import Browser, browser, why_unavailable
 from tests.report.folders import run_folder, sweep_folder
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(missing()), reason=missing() or "there is a browser")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(bool(why_unavailable()), reason=why_unavailable() or "there is a browser"),
+]
 
 BROKEN = "[...document.images].filter(i => !(i.complete && i.naturalWidth > 0)).length"
-UNSEEN = "[...document.querySelectorAll('svg')].filter(s => !(s.getBoundingClientRect().width > 250)).length"
+NARROW = "[...document.querySelectorAll('svg')].filter(s => !(s.getBoundingClientRect().width > 250)).length"
 WIDE = """[...document.querySelectorAll('body *')].filter(e => !e.closest('.scroll, .graph, pre, svg')
     && e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML.slice(0, 80))"""
 SMALLEST = """Math.min(...[...document.querySelectorAll('svg.plot text')].map(t =>
     parseFloat(getComputedStyle(t).fontSize) * t.ownerSVGElement.getScreenCTM().a))"""
-GROUND = "getComputedStyle(document.body).backgroundColor"
-INK = "getComputedStyle(document.querySelector('svg.plot text')).fill"
+BACKGROUND = "getComputedStyle(document.body).backgroundColor"
+FOREGROUND = "getComputedStyle(document.querySelector('svg.plot text')).fill"
 
 
 @pytest.fixture(scope="module")
-def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with browser(tmp_path_factory.mktemp("profile")) as found:
-        yield found
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with browser(tmp_path_factory.mktemp("profile")) as chromium:
+        yield chromium
 
 
 @pytest.fixture(params=["run", "sweep", "several"])
@@ -46,22 +49,24 @@ def report(request: pytest.FixtureRequest, cli: Command) -> Path:
 
 @pytest.mark.parametrize("width", [400, 1600])
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_the_page_is_whole_and_fits(opened: Browser, report: Path, width: int, dark: bool) -> None:
-    opened.console()
-    opened.open(report, width, dark)
-    assert opened.console() == []
-    assert opened.ask("innerWidth") == width
-    assert opened.ask("document.images.length") >= 2
-    assert opened.ask("document.querySelectorAll('svg.plot').length") >= 2
-    assert (opened.ask(BROKEN), opened.ask(UNSEEN)) == (0, 0)
-    assert opened.ask("document.documentElement.scrollWidth") <= width
-    assert opened.ask(WIDE) == []
-    assert opened.ask(SMALLEST) >= 8
-    light_on_dark = (opened.ask(GROUND), opened.ask(INK)) == ("rgb(16, 19, 24)", "rgb(228, 232, 238)")
+def test_the_page_is_complete_and_fits(page: Browser, report: Path, width: int, dark: bool) -> None:
+    page.read_console()
+    page.open(report, width, dark)
+    assert page.read_console() == []
+    assert page.evaluate("innerWidth") == width
+    assert page.evaluate("document.images.length") >= 2
+    assert page.evaluate("document.querySelectorAll('svg.plot').length") >= 2
+    assert (page.evaluate(BROKEN), page.evaluate(NARROW)) == (0, 0)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate(WIDE) == []
+    assert page.evaluate(SMALLEST) >= 8
+    light_on_dark = (page.evaluate(BACKGROUND), page.evaluate(FOREGROUND)) == ("rgb(16, 19, 24)", "rgb(228, 232, 238)")
     assert light_on_dark == dark
-    assert opened.ask("document.querySelectorAll('script').length") == 0
-    assert opened.ask("performance.getEntriesByType('resource').filter(r => !r.name.startsWith('data:')).length") == 0
+    assert page.evaluate("document.querySelectorAll('script').length") == 0
+    assert (
+        page.evaluate("performance.getEntriesByType('resource').filter(r => !r.name.startsWith('data:')).length") == 0
+    )
     if shots := os.environ.get("GUIDEGRAPH_SCREENSHOTS"):
         name = f"{report.parent.name}-{width}-{'dark' if dark else 'light'}.png"
         Path(shots).mkdir(parents=True, exist_ok=True)
-        opened.shoot(Path(shots) / name)
+        page.save_screenshot(Path(shots) / name)

@@ -26,7 +26,7 @@ RUN: list[events.Event] = [
 ]
 
 
-def test_json_log_has_one_object_a_line() -> None:
+def test_json_log_has_one_object_per_line() -> None:
     lines: list[str] = []
     log = JsonLog(lines.append, lambda name: [f"{name}.png"])
     for event in RUN:
@@ -60,7 +60,7 @@ def test_every_kind_of_event_has_a_name() -> None:
     }
 
 
-def test_plain_log_names_nodes_and_where_values_came_from() -> None:
+def test_plain_log_names_nodes_and_the_sources_of_values() -> None:
     lines: list[str] = []
     log = PlainLog(lines.append, every=0)
     for event in RUN:
@@ -73,7 +73,7 @@ def test_plain_log_names_nodes_and_where_values_came_from() -> None:
 MOVE = events.ModelMoved("nodes.model", "text", "ReleasedText", "cuda", 246_000_000, 0.125)
 
 
-def test_a_moved_model_is_in_the_logs() -> None:
+def test_the_logs_show_model_moves() -> None:
     lines: list[str] = []
     JsonLog(lines.append, lambda name: [])(MOVE)
     assert json.loads(lines[0]) == {
@@ -90,14 +90,14 @@ def test_a_moved_model_is_in_the_logs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "line"),
+    ("requested", "line"),
     [
         ("auto", "nodes.fit: training in bf16 (auto), from step 20"),
         ("bf16", "nodes.fit: training in bf16, from step 20"),
     ],
 )
-def test_the_precision_of_a_training_is_in_the_logs(asked: str, line: str) -> None:
-    event = events.TrainingStarted("nodes.fit", "bf16", asked, 20)
+def test_the_logs_show_the_precision_of_a_training(requested: str, line: str) -> None:
+    event = events.TrainingStarted("nodes.fit", "bf16", requested, 20)
     lines: list[str] = []
     PlainLog(lines.append, nodes=False)(event)
     assert lines == [line]
@@ -107,7 +107,7 @@ def test_the_precision_of_a_training_is_in_the_logs(asked: str, line: str) -> No
     assert line in screen.getvalue()
 
 
-def test_plain_log_does_not_flood() -> None:
+def test_plain_log_limits_lines_per_loop() -> None:
     lines: list[str] = []
     log = PlainLog(lines.append, every=1000)
     for i in range(100):
@@ -121,15 +121,15 @@ def test_bars_show_nodes_loops_and_losses() -> None:
         for event in RUN[:6]:
             bars(event)
         bars._progress.refresh()
-        shown = screen.getvalue()
+        screen_text = screen.getvalue()
         for event in RUN[6:]:
             bars(event)
         assert len(bars._progress.tasks) == 1
     for text in ("draw", "1/2", "  fit", "    inner", "2/2", "g=0.25"):
-        assert text in shown
+        assert text in screen_text
 
 
-def test_an_observer_that_fails_is_left_out() -> None:
+def test_a_failing_observer_is_left_out() -> None:
     seen: list[events.Event] = []
     warnings: list[str] = []
 

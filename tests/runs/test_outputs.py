@@ -1,4 +1,4 @@
-"""What a run's outputs become on disk."""
+"""The files that outputs are written to, by type."""
 
 from __future__ import annotations
 
@@ -89,11 +89,11 @@ def test_a_picture_of_any_float_dtype(dtype: torch.dtype) -> None:
     assert to_pixels(torch.full((3, 2, 4), 0.5, dtype=dtype)).tolist() == [[[191] * 3] * 4] * 2
 
 
-def test_pictures_collected_by_a_loop_are_one_after_the_other(tmp_path: Path) -> None:
+def test_pictures_collected_by_a_loop_are_written_in_order(tmp_path: Path) -> None:
     assert len(write(tmp_path, [torch.zeros(2, 3, 2, 2), torch.zeros(1, 3, 4, 4)], Sequence[Image])) == 3
 
 
-def test_pictures_stacked_by_a_loop_are_one_after_the_other(tmp_path: Path) -> None:
+def test_pictures_stacked_by_a_loop_are_written_in_order(tmp_path: Path) -> None:
     assert len(write(tmp_path, torch.zeros(2, 2, 3, 2, 2), Sequence[Image])) == 4
 
 
@@ -108,7 +108,7 @@ def test_pictures_stacked_by_a_loop_are_one_after_the_other(tmp_path: Path) -> N
         ("x", "found str"),
     ],
 )
-def test_what_is_no_picture_is_an_error_that_says_why(tmp_path: Path, value: Any, message: str) -> None:
+def test_values_that_are_not_pictures_are_refused_with_the_reason(tmp_path: Path, value: Any, message: str) -> None:
     with pytest.raises(OutputError, match=f"w.yaml:9:3: output-failed: output 'out' .*{message}"):
         write(tmp_path, value, Image)
     assert not list(tmp_path.iterdir())
@@ -152,18 +152,18 @@ def test_tensors_in_data_get_dotted_names(tmp_path: Path) -> None:
         (np.int32(7), 7),
     ],
 )
-def test_data_is_json(tmp_path: Path, value: Any, expected: Any) -> None:
+def test_data_is_written_as_json(tmp_path: Path, value: Any, expected: Any) -> None:
     assert write(tmp_path, value) == ["out.json"]
     assert json.loads((tmp_path / "out.json").read_text(encoding="utf-8")) == expected
 
 
-def test_an_array_is_a_tensor(tmp_path: Path) -> None:
+def test_an_array_is_written_as_a_tensor(tmp_path: Path) -> None:
     assert write(tmp_path, np.arange(3)) == ["out.safetensors"]
     assert load_file(tmp_path / "out.safetensors")["out"].tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize("value", [torch.nn.Linear(1, 1), object(), b"x", {"model": lambda: 0}])
-def test_what_is_no_data_is_an_error(tmp_path: Path, value: object) -> None:
+def test_values_that_are_not_data_are_refused(tmp_path: Path, value: object) -> None:
     with pytest.raises(OutputError, match="no file format"):
         write(tmp_path, value)
     assert not list(tmp_path.iterdir())
@@ -187,15 +187,15 @@ def test_a_model_is_refused_before_the_run_and_the_node_that_saves_it_is_named()
 @pytest.mark.parametrize(
     "annotation", [Any, Tensor, Image | None, int, str, list[float], dict, Size, Score, Condition, Denoiser | Tensor]
 )
-def test_types_that_may_be_written_are_not_refused(annotation: Any) -> None:
+def test_writable_types_are_accepted(annotation: Any) -> None:
     assert output_problems(graph(x=to_port_type(annotation)), REGISTRY, None) == []
 
 
-def test_outputs_that_are_not_asked_for_are_not_checked() -> None:
+def test_outputs_that_are_not_requested_are_not_checked() -> None:
     assert output_problems(graph(m=to_port_type(Denoiser), x=ANY), REGISTRY, ["x"]) == []
 
 
-def test_an_output_may_not_take_the_records_name() -> None:
+def test_an_output_may_not_be_named_like_the_record() -> None:
     (problem,) = output_problems(graph(run=ANY), REGISTRY, None)
     assert "run.json" in problem.message
 
@@ -218,7 +218,7 @@ def test_a_preview_is_written_by_loop_name_and_step(tmp_path: Path) -> None:
         writer.preview(Previewed("fit", 600, "sheet", torch.zeros(2), to_port_type(Image)))
 
 
-def test_a_preview_that_cannot_be_written_is_found_before_the_run(tmp_path: Path) -> None:
+def test_a_preview_that_cannot_be_written_is_refused_before_the_run(tmp_path: Path) -> None:
     mark = Mark("w.yaml", 9, 3)
     preview = Preview(Literal(1), {}, {"model": GraphOutput(Literal(None), to_port_type(Denoiser), mark)})
     training = Training((), None, "fp32", None, 500, preview=preview)

@@ -1,4 +1,4 @@
-"""Pictures that can be made again."""
+"""Recreating a picture from its own recipe."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 from guidegraph.runs.recipe import KEYWORD, portable_value
 from guidegraph_runtime.pictures.png import read_png_text
 from tests.commands.command import Command
-from tests.commands.test_run import DRAW, record
+from tests.commands.test_run import DRAW, read_record
 
 BLOCK = """
 guidegraph: 1
@@ -27,52 +27,52 @@ outputs: {image: draw.image}
 """
 
 
-def pixel(path: Path) -> object:
+def first_pixel(path: Path) -> object:
     with Image.open(path) as picture:
         return picture.getpixel((0, 0))
 
 
-def test_a_picture_is_made_again_with_its_batch(cli: Command) -> None:
+def test_a_picture_is_recreated_with_its_batch(cli: Command) -> None:
     workflow = cli.workflow("draw.yaml", DRAW)
     assert cli("run", workflow, "--out", "a", "--set", "seed=7", "--set", "batch=2").code == 0
     workflow.unlink()
     assert cli("run", "a/image-0001.png", "--out", "b").code == 0
-    assert pixel(Path("a/image-0001.png")) == pixel(Path("b/image-0001.png"))
+    assert first_pixel(Path("a/image-0001.png")) == first_pixel(Path("b/image-0001.png"))
     assert {p.name for p in Path("a").iterdir()} == {p.name for p in Path("b").iterdir()}
-    assert record(Path("a"))["digests"] == record(Path("b"))["digests"]
+    assert read_record(Path("a"))["digests"] == read_record(Path("b"))["digests"]
 
 
 def test_a_parameter_can_be_changed(cli: Command) -> None:
     assert cli("run", cli.workflow("draw.yaml", DRAW), "--out", "a", "--set", "seed=7").code == 0
     assert cli("run", "a/image.png", "--out", "b", "--set", "seed=8", "--set", "batch=2").code == 0
-    assert record(Path("b"))["parameters"]["seed"] == 8
+    assert read_record(Path("b"))["parameters"]["seed"] == 8
     assert cli("run", "b/image-0000.png", "--out", "c").code == 0
-    assert record(Path("c"))["parameters"]["seed"] == 8
+    assert read_record(Path("c"))["parameters"]["seed"] == 8
 
 
-def test_the_picture_says_what_made_it(cli: Command) -> None:
+def test_the_picture_contains_its_recipe(cli: Command) -> None:
     workflow = cli.workflow("draw.yaml", DRAW)
     assert cli("run", workflow, "--out", "a", "--set", "batch=2", "--only", "image", "--dtype", "float64").code == 0
-    found = json.loads(read_png_text("a/image-0001.png")[KEYWORD])
-    assert found["workflow"] == "draw.yaml"
-    assert found["sources"] == {"draw.yaml": DRAW}
-    assert found["params"] == {"seed": 3, "batch": 2, "prompt": "a tiger", "sizes": [1, 2]}
-    assert (found["output"], found["index"], found["batch"], found["seeds"]) == ("image", 1, 2, {"nodes.image": 3})
+    recipe = json.loads(read_png_text("a/image-0001.png")[KEYWORD])
+    assert recipe["workflow"] == "draw.yaml"
+    assert recipe["sources"] == {"draw.yaml": DRAW}
+    assert recipe["params"] == {"seed": 3, "batch": 2, "prompt": "a tiger", "sizes": [1, 2]}
+    assert (recipe["output"], recipe["index"], recipe["batch"], recipe["seeds"]) == ("image", 1, 2, {"nodes.image": 3})
     assert cli("run", "a/image-0001.png", "--out", "b").code == 0
-    assert (record(Path("b"))["only"], record(Path("b"))["dtype"]) == (["image"], "float64")
+    assert (read_record(Path("b"))["only"], read_record(Path("b"))["dtype"]) == (["image"], "float64")
 
 
-def test_a_picture_carries_the_blocks_of_its_workflow(cli: Command) -> None:
+def test_a_picture_contains_the_sub_workflows_of_its_workflow(cli: Command) -> None:
     block = cli.workflow("blocks/draw.yaml", BLOCK)
     workflow = cli.workflow("main.yaml", USES_BLOCK)
     assert cli("run", workflow, "--out", "a").code == 0
     block.unlink()
     workflow.unlink()
     assert cli("run", "a/image-0001.png", "--out", "b").code == 0
-    assert pixel(Path("a/image-0001.png")) == pixel(Path("b/image-0001.png"))
+    assert first_pixel(Path("a/image-0001.png")) == first_pixel(Path("b/image-0001.png"))
 
 
-def test_the_texts_in_the_picture_win_over_files_that_changed(cli: Command) -> None:
+def test_texts_in_the_picture_take_precedence_over_changed_files(cli: Command) -> None:
     workflow = cli.workflow("draw.yaml", DRAW)
     assert cli("run", workflow, "--out", "a").code == 0
     workflow.write_text("guidegraph: 2")
@@ -89,7 +89,7 @@ outputs: {i: i, r: r}
 """
 
 
-def test_a_picture_names_no_folder_of_its_maker(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_picture_does_not_reveal_folders(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     cli.workflow("far/secret/a.txt", "here")
     workflow = cli.workflow("far/draw/read.yaml", READ)
     for name in ("near", "project"):
@@ -102,7 +102,9 @@ def test_a_picture_names_no_folder_of_its_maker(cli: Command, monkeypatch: pytes
     assert list(json.loads(text)["sources"]) == ["read.yaml"]
 
 
-def test_a_file_that_a_picture_reads_is_given_again_or_allowed(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_a_picture_reads_must_be_given_again_or_allowed(
+    cli: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cli.workflow("a.txt", "here")
     assert cli("run", cli.workflow("read.yaml", READ), "--out", "a", "--set", "path=a.txt").code == 0
     refused = cli("run", "a/i.png", "--out", "b")
@@ -117,7 +119,7 @@ def test_a_file_that_a_picture_reads_is_given_again_or_allowed(cli: Command, mon
     assert json.loads(Path("c/r.json").read_text()) == "here"
 
 
-def test_a_picture_of_the_former_format_is_made_again(cli: Command) -> None:
+def test_a_picture_of_format_1_is_recreated(cli: Command) -> None:
     from PIL.PngImagePlugin import PngInfo
 
     workflow = str(cli.folder / "gone" / "draw.yaml")
@@ -126,10 +128,10 @@ def test_a_picture_of_the_former_format_is_made_again(cli: Command) -> None:
     info.add_itxt(KEYWORD, json.dumps(recipe))
     Image.new("RGB", (2, 2)).save("old.png", pnginfo=info)
     assert cli("run", "old.png", "--out", "b").code == 0
-    assert record(Path("b"))["parameters"]["seed"] == 7
+    assert read_record(Path("b"))["parameters"]["seed"] == 7
 
 
-def test_what_ships_with_the_package_is_named_so() -> None:
+def test_shipped_files_have_portable_names() -> None:
     import guidegraph.workflows
 
     (folder,) = list(guidegraph.workflows.__path__)[:1]
@@ -171,7 +173,7 @@ def test_a_damaged_text_is_refused(cli: Command, text: str) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"GIF89a", b"\x89PNG\r\n\x1a\n", b"\x89PNG\r\n\x1a\nIHDR"])
-def test_what_is_no_png_is_refused(cli: Command, content: bytes) -> None:
+def test_files_that_are_not_png_are_refused(cli: Command, content: bytes) -> None:
     Path("not.png").write_bytes(content)
     result = cli("run", "not.png")
     assert result.code == 2

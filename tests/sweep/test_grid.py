@@ -1,4 +1,4 @@
-"""The arguments of ``guidegraph sweep``: how values are read, and what is said of those that are wrong."""
+"""The arguments of ``guidegraph sweep``: parsing of values, and errors."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ outputs: {image: image, table: table}
         ("1,", ["1", ""]),
     ],
 )
-def test_values_are_split_at_commas_outside_of_brackets_and_quotes(text: str, parts: list[str]) -> None:
+def test_values_are_split_at_commas_outside_brackets_and_quotes(text: str, parts: list[str]) -> None:
     assert split_values(text) == parts
 
 
@@ -42,14 +42,14 @@ def test_a_quoted_value_loses_its_quotes() -> None:
     assert texts.rows == (("a, b",), ("c",))
 
 
-def test_only_quotes_around_a_whole_value_are_taken_off() -> None:
+def test_only_quotes_around_a_whole_value_are_removed() -> None:
     texts = parse_grid("prompt='a' or 'b',\"c\"", [])
     assert texts is not None
     assert texts.rows == (("'a' or 'b'",), ("c",))
 
 
 @pytest.mark.parametrize("text", ["prompt='tis cold,a dog", "sizes=[1, 2,3", 'prompt="a, b'])
-def test_a_quote_or_bracket_that_is_not_closed_does_not_swallow_the_next_value(text: str) -> None:
+def test_an_unclosed_quote_or_bracket_does_not_swallow_the_next_value(text: str) -> None:
     problems: list[Problem] = []
     assert parse_grid(text, problems) is None
     assert [problem.code for problem in problems] == ["bad-grid"]
@@ -67,13 +67,13 @@ def test_seeds(text: str, seeds: list[str]) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "a", "3:3", "5:1", "-1:4", "0:4:2", "0:99999999", "1,,2"])
-def test_what_are_no_seeds(text: str) -> None:
+def test_invalid_seeds(text: str) -> None:
     problems: list[Problem] = []
     assert parse_seeds(text, problems) is None
     assert [problem.code for problem in problems] == ["bad-seeds"]
 
 
-def test_all_that_is_wrong_is_said_at_once_and_nothing_runs(cli: Command) -> None:
+def test_all_problems_are_reported_together_and_nothing_runs(cli: Command) -> None:
     workflow = cli.workflow("w.yaml", WORKFLOW)
     Path("rows.csv").write_text("batch\n2\nmany\n0\n")
     result = cli(
@@ -85,27 +85,27 @@ def test_all_that_is_wrong_is_said_at_once_and_nothing_runs(cli: Command) -> Non
     )
     assert result.code == 2
     lines = result.err.splitlines()
-    wanted = [
+    expected = [
         "--dtype: unknown-dtype: ",
         "rows.csv:1:1: swept-twice: 'batch' has its values from --set and from --from",
         "--grid: bad-grid: 'nothing' is not NAME=VALUE,VALUE,…",
         "--grid: bad-value: 'sizes': ",
         "--grid: unknown-param: no parameter 'scal'; ",
-        "--seeds: bad-seeds: '3:1' is no list of seeds",
+        "--seeds: bad-seeds: '3:1' is not a list of seeds",
         "--set: bad-setting: 'prompt' is not K=V",
         "--workers: bad-workers: ",
         "rows.csv:3:1: bad-value: 'batch': ",
         "rows.csv:4:1: bad-value: 'batch': ",
         "missing-param: 'need' (float) has no default",
     ]
-    missing = [text for text in wanted if not any(text in line for line in lines)]
+    missing = [text for text in expected if not any(text in line for line in lines)]
     assert missing == []
-    assert len(lines) == len(wanted)
+    assert len(lines) == len(expected)
     assert not Path("out").exists()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "found"),
+    ("arguments", "message"),
     [
         ([], "--grid: bad-grid: there is nothing to sweep"),
         (["--grid", "need=1,1.0"], "--grid: bad-grid: 'need' has the value 1.0 twice"),
@@ -119,15 +119,15 @@ def test_all_that_is_wrong_is_said_at_once_and_nothing_runs(cli: Command) -> Non
         (["--grid", "need=1", "--ray", "local", "--device", "cuda:1"], "--device: no-device: with --ray it is 'cuda'"),
     ],
 )
-def test_grids_that_are_refused(cli: Command, arguments: list[str], found: str) -> None:
+def test_grids_that_are_refused(cli: Command, arguments: list[str], message: str) -> None:
     result = cli("sweep", cli.workflow("w.yaml", WORKFLOW), *arguments)
     assert result.code == 2
-    assert found in result.err
+    assert message in result.err
     assert not Path("runs").exists()
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "message"),
     [
         (None, "rows.csv:1:1: bad-table: cannot be read as CSV in UTF-8: No such file or directory"),
         ("need\n", "rows.csv:1:1: bad-table: a line with names of parameters is expected"),
@@ -137,26 +137,26 @@ def test_grids_that_are_refused(cli: Command, arguments: list[str], found: str) 
         ("need,caption\n1,a\n", "rows.csv:1:1: unknown-param: no parameter 'caption'"),
     ],
 )
-def test_tables_that_are_refused(cli: Command, text: str | None, found: str) -> None:
+def test_tables_that_are_refused(cli: Command, text: str | None, message: str) -> None:
     if text is not None:
         Path("rows.csv").write_text(text)
     result = cli("sweep", cli.workflow("w.yaml", WORKFLOW), "--from", "rows.csv")
     assert result.code == 2
-    assert found in result.err
+    assert message in result.err
 
 
-def test_without_ray_it_is_said_how_to_get_it(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_ray_the_error_says_how_to_install_it(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     result = cli("sweep", cli.workflow("w.yaml", WORKFLOW), "--grid", "need=1", "--ray", "local", "--out", "out")
     assert result.code == 1
     assert 'missing-extra: --ray needs ray, which is not installed; pip install "guidegraph[ray]"' in result.err
 
 
-def test_a_table_of_the_package_is_given_as_its_workflows_are(cli: Command) -> None:
-    given = ("sweep", "pkg:experiments/sampling.yaml", "--from")
-    wrong = cli(*given, "pkg:experiments/sampling.csv", "--set", "f=3")
-    assert wrong.code == 2
-    assert "sampling.csv:1:1: swept-twice: 'f' has its values from --set and from --from" in wrong.err
-    absent = cli(*given, "pkg:experiments/absent.csv")
+def test_a_shipped_table_is_named_like_a_shipped_workflow(cli: Command) -> None:
+    arguments = ("sweep", "pkg:experiments/sampling.yaml", "--from")
+    twice = cli(*arguments, "pkg:experiments/sampling.csv", "--set", "f=3")
+    assert twice.code == 2
+    assert "sampling.csv:1:1: swept-twice: 'f' has its values from --set and from --from" in twice.err
+    absent = cli(*arguments, "pkg:experiments/absent.csv")
     assert absent.code == 2
     assert "pkg:experiments/absent.csv:1:1: no-file: this package has no file" in absent.err

@@ -1,4 +1,4 @@
-"""``guidegraph sweep --ray``: the same pictures, one model a worker, and what happens when a machine dies."""
+"""``guidegraph sweep --ray``: the same pictures as without Ray, one model per worker, and lost workers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.commands.command import ROOT, TOYS, environment, start
-from tests.sweep.test_sweep import SLEEP, made, table
+from tests.sweep.test_sweep import SLEEP, finished_cells, table
 
 pytest.importorskip("ray", reason="Ray is an extra; sweeps run as a loop without it")
 pytestmark = pytest.mark.slow
@@ -41,7 +41,7 @@ def guidegraph_nodes():
 
 @pytest.fixture
 def workflow(tmp_path: Path) -> list[str | Path]:
-    """text_to_image.yaml with one output more: where it ran."""
+    """text_to_image.yaml with a further output that names the Ray node and the process."""
     text = (ROOT / "workflows" / "text_to_image.yaml").read_text()
     changed = text.replace("outputs: {", "  where: {use: where.node}\noutputs: {where: where, ")
     (tmp_path / "draw.yaml").write_text(changed)
@@ -63,7 +63,7 @@ def origins(folder: Path) -> list[str]:
     return [record["origins"]["nodes.model"] for record in records]
 
 
-def test_one_and_two_workers_give_the_pictures_of_the_loop(tmp_path: Path, workflow: list[str | Path]) -> None:
+def test_one_and_two_workers_give_the_same_pictures_as_the_loop(tmp_path: Path, workflow: list[str | Path]) -> None:
     for out, more in (
         ("loop", []),
         ("one", ["--ray", "local", "--workers", "1"]),
@@ -87,12 +87,12 @@ def test_one_and_two_workers_give_the_pictures_of_the_loop(tmp_path: Path, workf
 def cluster() -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
-    found = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    yield found
-    found.shutdown()
+    local = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    yield local
+    local.shutdown()
 
 
-def test_a_node_killed_half_way_costs_no_cell(tmp_path: Path, workflow: list[str | Path], cluster: Any) -> None:
+def test_no_cell_is_lost_when_a_node_is_killed(tmp_path: Path, workflow: list[str | Path], cluster: Any) -> None:
     node = cluster.add_node(num_cpus=1)
     cluster.wait_for_nodes()
     arguments: list[str | Path] = ["sweep", *workflow, *CELLS, "--out", "out", "--ray", cluster.address, "--json"]
@@ -101,26 +101,26 @@ def test_a_node_killed_half_way_costs_no_cell(tmp_path: Path, workflow: list[str
     events = [json.loads(process.stdout.readline()) for _ in range(31)]
     nodes = {row.read_text().split()[0] for row in (tmp_path / "out" / "cells").glob("[!.]*/where.json")}
     assert len(nodes) == 2
-    before = made(tmp_path / "out")
+    before = finished_cells(tmp_path / "out")
     cluster.remove_node(node, allow_graceful=False)
     events += [json.loads(line) for line in process.stdout.read().splitlines()]
     assert process.wait(60) == 0
     assert sum(event["event"] == "cell_finished" for event in events) == 60
     assert (events[-1]["done"], events[-1]["failed"]) == (60, 0)
-    assert before.items() <= made(tmp_path / "out").items()
+    assert before.items() <= finished_cells(tmp_path / "out").items()
     result = run(tmp_path, *workflow, *CELLS, "--out", "loop")
     assert result.returncode == 0, result.stderr
     assert pictures(tmp_path / "out") == pictures(tmp_path / "loop")
 
 
-def test_a_cluster_without_gpus_is_not_waited_for(tmp_path: Path, workflow: list[str | Path], cluster: Any) -> None:
+def test_a_cluster_without_gpus_is_an_error_at_once(tmp_path: Path, workflow: list[str | Path], cluster: Any) -> None:
     result = run(tmp_path, *workflow, *CELLS, "--out", "out", "--ray", cluster.address, "--device", "cuda")
     assert result.returncode == 2
     assert "--device: no-device: 'cuda' was asked for, and no machine of this Ray has a GPU" in result.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_a_driver_that_is_ended_goes_on_with_what_is_missing(tmp_path: Path, number: signal.Signals) -> None:
+def test_an_interrupted_driver_resumes_with_the_missing_cells(tmp_path: Path, number: signal.Signals) -> None:
     (tmp_path / "sleep.yaml").write_text(SLEEP)
     arguments: list[str | Path] = ["sweep", "sleep.yaml", "--seeds", "0:60", "--out", "out", "--ray", "local"]
     arguments += ["--workers", "2", "--plugin", TOYS]
@@ -131,20 +131,20 @@ def test_a_driver_that_is_ended_goes_on_with_what_is_missing(tmp_path: Path, num
     process.send_signal(number)
     process.stdout.read()
     assert process.wait(60) == (130 if number == signal.SIGINT else -signal.SIGKILL)
-    before = made(tmp_path / "out")
+    before = finished_cells(tmp_path / "out")
     assert 19 <= len(before) < 60
     result = run(tmp_path, *arguments[1:])
     assert result.returncode == 0, result.stderr
     assert f"{len(before)} of 60 cells are done already" in result.stderr
-    assert before.items() <= made(tmp_path / "out").items()
-    assert len(made(tmp_path / "out")) == 60
+    assert before.items() <= finished_cells(tmp_path / "out").items()
+    assert len(finished_cells(tmp_path / "out")) == 60
 
 
-def test_a_cell_that_fails_is_not_tried_again_and_one_whose_worker_dies_is(tmp_path: Path) -> None:
+def test_a_failing_cell_is_not_retried_and_one_whose_worker_died_is(tmp_path: Path) -> None:
     (tmp_path / "dies.py").write_text(
         "import os\nfrom pathlib import Path\nfrom guidegraph import hookimpl, node\n\n\n"
         "@node('dies.once', pure=False)\ndef once(*, name: str, how: str) -> int:\n"
-        "    '''Leaves a mark; the first time it dies, or fails.'''\n"
+        "    '''Appends to a file; the first call dies, and any call may fail.'''\n"
         "    path = Path(name)\n    with path.open('a') as file:\n        file.write('x')\n"
         "    if how == 'fail':\n        raise ValueError('it fails')\n"
         "    if path.stat().st_size == 1:\n        os._exit(1)\n    return 1\n\n\n"
@@ -163,7 +163,7 @@ def test_a_cell_that_fails_is_not_tried_again_and_one_whose_worker_dies_is(tmp_p
     assert ((tmp_path / "dies.txt").read_text(), (tmp_path / "fails.txt").read_text()) == ("xx", "x")
 
 
-def test_where_no_ray_answers_it_is_said(tmp_path: Path) -> None:
+def test_an_address_without_ray_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "sleep.yaml").write_text(SLEEP)
     result = run(tmp_path, "sleep.yaml", "--seeds", "0:2", "--plugin", TOYS, "--ray", "127.0.0.1:1", "--out", "out")
     assert result.returncode == 2

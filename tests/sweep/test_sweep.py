@@ -1,4 +1,4 @@
-"""``guidegraph sweep``: cells, their folder, what is run again and what is not."""
+"""``guidegraph sweep``: cells, their folders, and the cells that are run again."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ guidegraph: 1
 params: {prompt: "a tiger", seed: 0}
 nodes:
   image: {use: toy.picture, in: {seed: params.seed}}
-  said: {use: toy.table, in: {prompt: params.prompt}}
-outputs: {image: image, said: said}
+  words: {use: toy.table, in: {prompt: params.prompt}}
+outputs: {image: image, words: words}
 """
 
 SAVE = """
@@ -71,20 +71,20 @@ def table(folder: Path | str = "out") -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def made(folder: Path | str = "out") -> dict[str, tuple[int, int]]:
-    """When each cell that is done was made, and which file its record is."""
-    found = {}
+def finished_cells(folder: Path | str = "out") -> dict[str, tuple[int, int]]:
+    """The inode and the modification time of the record of each finished cell."""
+    cells = {}
     for path in (Path(folder) / "cells").glob("[!.]*/run.json"):
         if json.loads(path.read_text())["status"] == "done":
-            found[path.parent.name] = (path.stat().st_ino, path.stat().st_mtime_ns)
-    return found
+            cells[path.parent.name] = (path.stat().st_ino, path.stat().st_mtime_ns)
+    return cells
 
 
 def sweep(cli: Command, workflow: Path, *arguments: str) -> Result:
     return cli("sweep", workflow, "--out", "out", *arguments)
 
 
-def test_each_cell_is_what_run_writes(cli: Command) -> None:
+def test_each_cell_equals_a_run(cli: Command) -> None:
     workflow = cli.workflow("draw.yaml", DRAW)
     result = sweep(cli, workflow, "--grid", "b=1,4", "--grid", "shade=0.25,-1", "--seeds", "3:5", "--set", "b = 9")
     assert result.code == 2
@@ -110,25 +110,25 @@ def test_description(cli: Command) -> None:
     workflow = cli.workflow("draw.yaml", DRAW)
     Path("rows.csv").write_text("b,shade\n1,0.5\n2,-0.5\n")
     assert sweep(cli, workflow, "--seeds", "0:3", "--from", "rows.csv").code == 0
-    found = json.loads(Path("out/sweep.json").read_text())
-    assert found["workflow"]["text"] == DRAW
-    assert found["workflow"]["file"] == str(workflow.absolute())
-    assert (found["grid"], found["seeds"]) == ({}, [0, 1, 2])
-    assert found["from"] == {"columns": ["b", "shade"], "rows": [[1.0, 0.5], [2.0, -0.5]]}
-    assert (found["cells"], found["order"]) == (6, ["b", "shade", "seed"])
-    assert {"torch", "guidegraph"} <= set(found["versions"])
+    description = json.loads(Path("out/sweep.json").read_text())
+    assert description["workflow"]["text"] == DRAW
+    assert description["workflow"]["file"] == str(workflow.absolute())
+    assert (description["grid"], description["seeds"]) == ({}, [0, 1, 2])
+    assert description["from"] == {"columns": ["b", "shade"], "rows": [[1.0, 0.5], [2.0, -0.5]]}
+    assert (description["cells"], description["order"]) == (6, ["b", "shade", "seed"])
+    assert {"torch", "guidegraph"} <= set(description["versions"])
     assert [(r["b"], r["seed"]) for r in table()] == [(b, s) for b in ("1.0", "2.0") for s in "012"]
 
 
-def test_what_is_done_is_not_run_again(cli: Command) -> None:
+def test_finished_cells_are_not_run_again(cli: Command) -> None:
     workflow = cli.workflow("draw.yaml", DRAW)
     assert sweep(cli, workflow, "--grid", "shade=0,1", "--seeds", "0:2").code == 0
-    before = made()
+    before = finished_cells()
     assert len(before) == 4
     result = sweep(cli, workflow, "--grid", "shade=0,1,-1", "--seeds", "1:3")
     assert result.code == 0
     assert result.err == "2 of 6 cells are done already\n"
-    after = made()
+    after = finished_cells()
     assert len(after) == 8
     assert before.items() <= after.items()
     assert len(table()) == 6
@@ -139,21 +139,21 @@ def test_a_changed_workflow_or_file_is_run_again(cli: Command) -> None:
     workflow = cli.workflow("read.yaml", READ)
     Path("a.txt").write_text("first")
     assert sweep(cli, workflow, "--seeds", "0:2").code == 0
-    before = made()
+    before = finished_cells()
     Path("a.txt").write_text("second")
     assert sweep(cli, workflow, "--seeds", "0:2").code == 0
-    assert len(made()) == 4
+    assert len(finished_cells()) == 4
     assert [row["text"] for row in table()] == ["second", "second"]
     cli.workflow("read.yaml", READ.replace("outputs:", "# the same\noutputs:"))
     Path("a.txt").write_text("first")
     assert "2 of 2 cells are done already" in sweep(cli, workflow, "--seeds", "0:2").err
-    assert before.items() <= made().items()
+    assert before.items() <= finished_cells().items()
     cli.workflow("read.yaml", READ.replace("{seed: params.seed}}", "{seed: params.seed}, with: {shade: 1}}"))
     assert sweep(cli, workflow, "--seeds", "0:2").code == 0
-    assert len(made()) == 6
+    assert len(finished_cells()) == 6
 
 
-def test_where_a_node_writes_is_no_part_of_the_key(cli: Command) -> None:
+def test_the_path_of_a_written_file_is_not_in_the_key(cli: Command) -> None:
     workflow = cli.workflow("save.yaml", SAVE)
     arguments = ("--seeds", "0:2", "--set", "path=model.txt")
     assert sweep(cli, workflow, *arguments).code == 0
@@ -161,7 +161,7 @@ def test_where_a_node_writes_is_no_part_of_the_key(cli: Command) -> None:
     assert "2 of 2 cells are done already" in sweep(cli, workflow, *arguments).err
 
 
-def test_a_failing_cell_is_reported_and_the_rest_goes_on(cli: Command) -> None:
+def test_a_failing_cell_is_reported_and_the_others_run(cli: Command) -> None:
     workflow = cli.workflow("draw.yaml", DRAW)
     result = sweep(cli, workflow, "--grid", "b=0,1", "--seeds", "0:2")
     assert result.code == 1
@@ -174,21 +174,21 @@ def test_a_failing_cell_is_reported_and_the_rest_goes_on(cli: Command) -> None:
     assert (rows[0]["image"], rows[0]["ratio"]) == ("", "")
     record = json.loads((Path("out/cells") / rows[0]["cell"] / "run.json").read_text())
     assert (record["status"], record["error"]) == ("failed", rows[0]["message"])
-    before = made()
+    before = finished_cells()
     cli.workflow("draw.yaml", DRAW)
     assert sweep(cli, workflow, "--grid", "b=0,1", "--seeds", "0:2").code == 1
-    assert made() == before
+    assert finished_cells() == before
 
 
 def test_a_cell_whose_output_is_damaged_is_run_again(cli: Command) -> None:
     workflow = cli.workflow("draw.yaml", DRAW)
     assert sweep(cli, workflow, "--seeds", "0:3").code == 0
-    before = made()
+    before = finished_cells()
     (damaged, *_) = sorted(before)
     (Path("out") / "cells" / damaged / "ratio.json").write_text("0.")
     result = sweep(cli, workflow, "--seeds", "0:3")
     assert result.out == "3 cells: 3 done (2 before), 0 failed; wrote out/table.csv\n"
-    assert [key for key, stamp in made().items() if before[key] != stamp] == [damaged]
+    assert [key for key, stamp in finished_cells().items() if before[key] != stamp] == [damaged]
     assert [row["ratio"] for row in table()] == ["0.5"] * 3
 
 
@@ -197,7 +197,7 @@ def test_equal_rows_of_a_table_are_one_cell(cli: Command) -> None:
     result = sweep(cli, cli.workflow("draw.yaml", DRAW), "--from", "rows.csv")
     assert result.out.startswith("2 cells: 2 done")
     assert len(table()) == 3
-    assert len(made()) == 2
+    assert len(finished_cells()) == 2
 
 
 def test_events_as_json(cli: Command) -> None:
@@ -210,13 +210,13 @@ def test_events_as_json(cli: Command) -> None:
     assert (events[3]["done"], events[3]["failed"]) == (1, 1)
 
 
-def test_a_folder_of_its_own_by_default(cli: Command) -> None:
+def test_each_sweep_gets_its_own_folder(cli: Command) -> None:
     assert cli("sweep", cli.workflow("draw.yaml", DRAW), "--seeds", "0:1").code == 0
     (folder,) = Path("runs").iterdir()
     assert folder.name.endswith("-draw-sweep")
 
 
-def test_the_folder_of_another_workflow_is_left_alone(cli: Command) -> None:
+def test_the_folder_of_another_workflow_is_left_unchanged(cli: Command) -> None:
     assert sweep(cli, cli.workflow("draw.yaml", DRAW), "--seeds", "0:1").code == 0
     result = sweep(cli, cli.workflow("other.yaml", SLEEP), "--seeds", "0:1")
     assert result.code == 2
@@ -240,23 +240,23 @@ def test_a_picture_in_place_of_a_workflow(cli: Command) -> None:
     assert [row["ratio"] for row in table()] == ["0.125", "0.125"]
 
 
-def test_what_a_kill_left_half_made_is_cleared(cli: Command) -> None:
+def test_unfinished_cells_of_a_killed_sweep_are_removed(cli: Command) -> None:
     store = Store(Path("out"))
     Path("out/cells/.tmp-key-1234").mkdir(parents=True)
     with store.hold():
         assert not list(Path("out/cells").iterdir())
 
 
-def test_a_cell_that_lacks_a_file_is_made_again(cli: Command) -> None:
+def test_a_cell_that_lacks_a_file_is_run_again(cli: Command) -> None:
     workflow = cli.workflow("draw.yaml", DRAW)
     assert sweep(cli, workflow, "--seeds", "0:3").code == 0
     first, second, third = (Path("out/cells") / row["cell"] for row in table())
-    before = made()
+    before = finished_cells()
     (first / "image.png").unlink()
     (second / "run.json").write_text("{")
     result = sweep(cli, workflow, "--seeds", "0:3")
     assert (result.code, result.err) == (0, "1 of 3 cells are done already\n")
-    assert made()[third.name] == before[third.name]
+    assert finished_cells()[third.name] == before[third.name]
     assert (first / "image.png").exists()
 
 
@@ -266,7 +266,7 @@ def test_a_parameter_with_the_name_of_a_column(cli: Command) -> None:
     assert [float(row["seconds"]) > 0 for row in table()] == [True, True]
 
 
-def test_a_picture_of_a_prompt_of_several_lines_is_on_the_sheet(cli: Command) -> None:
+def test_the_sheet_shows_a_picture_with_a_multiline_prompt(cli: Command) -> None:
     workflow = cli.workflow("w.yaml", PROMPT)
     Path("rows.csv").write_text('prompt\n"a\r\ncat"\n"a, ""dog"""\n', newline="")
     result = sweep(cli, workflow, "--from", "rows.csv")
@@ -275,17 +275,17 @@ def test_a_picture_of_a_prompt_of_several_lines_is_on_the_sheet(cli: Command) ->
     assert Path("out/sheet.png").exists()
 
 
-def test_a_cell_whose_record_could_not_be_finished_says_why(cli: Command) -> None:
+def test_a_cell_whose_record_could_not_be_written_says_why(cli: Command) -> None:
     store = Store(Path("out"))
-    with store.temporary("key") as made:
-        (made / "run.json").write_text('{"status": "running", "error": null, "seconds": 0.1, "outputs": {}}')
-        store.keep("key", made, Outcome("failed", 1.0, "no space left on device"))
-    ended = store.read_cell("key")
-    assert ended is not None
-    assert ended.outcome == Outcome("failed", 1.0, "no space left on device")
+    with store.temporary("key") as folder:
+        (folder / "run.json").write_text('{"status": "running", "error": null, "seconds": 0.1, "outputs": {}}')
+        store.keep("key", folder, Outcome("failed", 1.0, "no space left on device"))
+    cell = store.read_cell("key")
+    assert cell is not None
+    assert cell.outcome == Outcome("failed", 1.0, "no space left on device")
 
 
-def test_results_are_written_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_are_written_periodically(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, written = [0.0], list[float]()
     monkeypatch.setattr("guidegraph.sweep.run.time.monotonic", lambda: clock[0])
 
@@ -302,7 +302,7 @@ def test_results_are_written_now_and_then(monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_a_sweep_that_is_ended_goes_on_with_what_is_missing(cli: Command, number: signal.Signals) -> None:
+def test_an_interrupted_sweep_resumes_with_the_missing_cells(cli: Command, number: signal.Signals) -> None:
     workflow = cli.workflow("sleep.yaml", SLEEP)
     arguments = ["sweep", workflow, "--seeds", "0:60", "--out", "out", "--json", "--plugin", TOYS]
     process = start(arguments, cli.folder)
@@ -310,14 +310,14 @@ def test_a_sweep_that_is_ended_goes_on_with_what_is_missing(cli: Command, number
     for _ in range(20):
         process.stdout.readline()
     process.send_signal(number)
-    rest = process.stdout.read()
+    remaining = process.stdout.read()
     assert process.wait(60) == (130 if number == signal.SIGINT else -signal.SIGKILL)
-    before = made()
+    before = finished_cells()
     assert 19 <= len(before) < 60
     if number == signal.SIGINT:
         assert len(table()) == len(before)
     assert sweep(cli, workflow, "--seeds", "0:60").code == 0
-    assert before.items() <= made().items()
-    assert "sweep_finished" not in rest
-    assert len(made()) == len(table()) == 60
+    assert before.items() <= finished_cells().items()
+    assert "sweep_finished" not in remaining
+    assert len(finished_cells()) == len(table()) == 60
     assert not list(Path("out/cells").glob(".*"))

@@ -1,4 +1,4 @@
-"""The table and the contact sheet of a sweep, and what cells share."""
+"""The table and the contact sheet of a sweep, and the values that cells share."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_outputs_become_columns(cli: Command) -> None:
     assert not Path("out/tables/long.csv").exists()
 
 
-def test_rows_that_are_one_cell_have_their_table_once(cli: Command) -> None:
+def test_equal_rows_share_one_table(cli: Command) -> None:
     Path("rows.csv").write_text('rows\n"[2, 3]"\n"[2, 3]"\n')
     assert sweep(cli, cli.workflow("w.yaml", OUTPUTS), "--from", "rows.csv").code == 0
     assert len(table()) == 2
@@ -76,7 +76,7 @@ def test_rows_that_are_one_cell_have_their_table_once(cli: Command) -> None:
         assert [row["seed"] for row in csv.DictReader(file)] == ["2.0", "3.0"]
 
 
-def test_a_number_that_is_none_is_one_in_the_table(cli: Command) -> None:
+def test_special_floats_are_numbers_in_the_table(cli: Command) -> None:
     text = "guidegraph: 1\nparams: {v: 1.0}\nnodes:\n  n: {use: toy.number, in: {value: params.v}}\n"
     workflow = cli.workflow("w.yaml", text + "  sum: {use: toy.add, in: {a: n, b: n}}\noutputs: {sum: sum}\n")
     assert sweep(cli, workflow, "--grid", "v=1e308,-1e308").code == 0
@@ -84,24 +84,24 @@ def test_a_number_that_is_none_is_one_in_the_table(cli: Command) -> None:
     assert not Path("out/sheet.png").exists()
 
 
-def test_parquet_has_what_the_csv_has(cli: Command) -> None:
+def test_parquet_equals_the_csv(cli: Command) -> None:
     parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is an extra: the table is CSV without it")
     assert sweep(cli, cli.workflow("w.yaml", OUTPUTS), "--seeds", "0:3").code == 0
-    found = parquet.read_table("out/table.parquet").to_pylist()
-    assert as_csv(found, list(found[0])) == Path("out/table.csv").read_text()
-    assert [row["seed"] for row in found] == [0, 1, 2]
+    records = parquet.read_table("out/table.parquet").to_pylist()
+    assert as_csv(records, list(records[0])) == Path("out/table.csv").read_text()
+    assert [row["seed"] for row in records] == [0, 1, 2]
 
 
-def test_without_pyarrow_there_is_no_parquet_of_other_cells(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_pyarrow_a_stale_parquet_is_removed(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     workflow = cli.workflow("w.yaml", OUTPUTS)
     Path("out").mkdir()
-    Path("out/table.parquet").write_text("of before")
+    Path("out/table.parquet").write_text("stale")
     monkeypatch.setattr("guidegraph.sweep.table.importlib.util.find_spec", lambda name: None)
     assert sweep(cli, workflow, "--seeds", "0:1").code == 0
     assert not Path("out/table.parquet").exists()
 
 
-def test_sheet_has_the_pictures_where_the_grid_says(cli: Command) -> None:
+def test_the_sheet_lays_out_the_pictures_by_the_grid(cli: Command) -> None:
     workflow = cli.workflow("w.yaml", OUTPUTS)
     assert sweep(cli, workflow, "--grid", "batch=1,2", "--seeds", "0:3").code == 0
     colours = []
@@ -112,7 +112,7 @@ def test_sheet_has_the_pictures_where_the_grid_says(cli: Command) -> None:
     assert colours == [[(37 * i,) * 3 for i in range(3)]] * 2
 
 
-def test_a_damaged_picture_does_not_keep_the_table_from_being_written(cli: Command) -> None:
+def test_the_table_is_written_despite_a_damaged_picture(cli: Command) -> None:
     workflow = cli.workflow("w.yaml", OUTPUTS)
     assert sweep(cli, workflow, "--seeds", "0:3").code == 0
     first, *_ = table()
@@ -126,23 +126,23 @@ def test_layout() -> None:
     def grid(*sizes: int) -> Grid:
         return Grid(tuple(Axis("--grid", (f"p{i}",), tuple((v,) for v in range(n))) for i, n in enumerate(sizes)), {})
 
-    def made(*sizes: int) -> tuple[int, int, int]:
-        found = layout(grid(*sizes), list(grid(*sizes).points()))
-        return len(found.cells), len(found.cells[0]), found.left_out
+    def size(*sizes: int) -> tuple[int, int, int]:
+        grid_layout = layout(grid(*sizes), list(grid(*sizes).points()))
+        return len(grid_layout.cells), len(grid_layout.cells[0]), grid_layout.left_out
 
-    assert made(3, 4) == (3, 4, 0)
-    assert made(2, 3, 4) == (6, 4, 0)
-    assert made(5) == (2, 3, 0)
-    assert made(3, 4, 1) == (3, 4, 0)
-    assert made(1) == (1, 1, 0)
-    assert made(100, 64) == (15, 20, 100 * 64 - 300)
-    assert made(1000) == (17, 18, 700)
-    found = layout(grid(2, 3), list(grid(2, 3).points()))
-    assert (found.rows, found.columns) == (["p0=0", "p0=1"], ["p1=0", "p1=1", "p1=2"])
-    assert found.cells == [[0, 1, 2], [3, 4, 5]]
+    assert size(3, 4) == (3, 4, 0)
+    assert size(2, 3, 4) == (6, 4, 0)
+    assert size(5) == (2, 3, 0)
+    assert size(3, 4, 1) == (3, 4, 0)
+    assert size(1) == (1, 1, 0)
+    assert size(100, 64) == (15, 20, 100 * 64 - 300)
+    assert size(1000) == (17, 18, 700)
+    grid_layout = layout(grid(2, 3), list(grid(2, 3).points()))
+    assert (grid_layout.rows, grid_layout.columns) == (["p0=0", "p0=1"], ["p1=0", "p1=1", "p1=2"])
+    assert grid_layout.cells == [[0, 1, 2], [3, 4, 5]]
 
 
-def test_a_model_is_loaded_once_and_the_pictures_are_those_of_run(cli: Command) -> None:
+def test_a_model_is_loaded_once_and_the_pictures_equal_those_of_run(cli: Command) -> None:
     assert sweep(cli, TEXT_TO_IMAGE, "--grid", "scale=1,3", "--seeds", "0:3", "--set", "steps=2").code == 0
     records = [json.loads((Path("out/cells") / row["cell"] / "run.json").read_text()) for row in table()]
     assert [record["origins"]["nodes.model"] for record in records] == ["computed"] + ["memory"] * 5
@@ -153,7 +153,7 @@ def test_a_model_is_loaded_once_and_the_pictures_are_those_of_run(cli: Command) 
     assert last.read_bytes() == Path("one/image.png").read_bytes()
 
 
-def test_what_may_be_in_a_batch_is_not_shared() -> None:
+def test_batchable_calls_are_not_shared() -> None:
     workflow = load_workflow(TEXT_TO_IMAGE)
     plan = workflow.plan({"steps": 2})
     shared = shareable_digests(plan)
@@ -162,7 +162,7 @@ def test_what_may_be_in_a_batch_is_not_shared() -> None:
     assert batchable == {"image"}
 
 
-def test_what_no_cell_asks_for_is_dropped() -> None:
+def test_values_that_no_cell_needs_are_dropped() -> None:
     workflow = load_workflow(TEXT_TO_IMAGE)
     first, other = workflow.plan({"seed": 0}), workflow.plan({"seed": 1})
     memory = SharedValues(1 << 20)
@@ -172,7 +172,7 @@ def test_what_no_cell_asks_for_is_dropped() -> None:
     assert memory.get(first.digests["image"]) is None
     for _ in range(KEPT_FOR):
         memory.begin(other)
-    assert memory.get(first.digests["noise"]) is None  # not a value of this cell
+    assert memory.get(first.digests["noise"]) is None  # not needed by this cell
     memory.begin(first)
-    assert memory.get(first.digests["noise"]) is None  # and gone by now
+    assert memory.get(first.digests["noise"]) is None  # and dropped by now
     assert memory.size == 0

@@ -1,4 +1,4 @@
-"""What goes wrong in a worker process is the cell's outcome: text, which can always be sent."""
+"""An error in a worker process becomes the cell's outcome, as text that can be pickled."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from guidegraph.sweep import remote
 
 
 class Unpicklable(Exception):
-    """It holds what cannot be sent to another process, and has no text."""
+    """It holds a function, which cannot be pickled, and has no text."""
 
     def __init__(self) -> None:
         self.function = lambda: None
@@ -20,13 +20,13 @@ class Unpicklable(Exception):
         raise RuntimeError
 
 
-def test_an_exception_that_cannot_be_sent_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_exception_that_cannot_be_pickled_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(order: remote.SweepOrder) -> None:
         raise Unpicklable
 
     monkeypatch.setattr(remote, "_Process", fail)
     order = remote.SweepOrder(Path("w.yaml"), {}, None, "cpu", "float32", (), True, {}, None, OWN_WORKFLOW)
-    made = remote.run_cell(order, "key", {})
-    assert made.outcome.status == "failed"
-    assert made.outcome.message.startswith("on this worker: Unpicklable: (its text cannot be shown")
-    assert made.files == {}
+    result = remote.run_cell(order, "key", {})
+    assert result.outcome.status == "failed"
+    assert result.outcome.message.startswith("on this worker: Unpicklable: (its text cannot be shown")
+    assert result.files == {}

@@ -1,4 +1,4 @@
-"""The built-in nodes for the conformance kit: values where the examples make no sense, and what is by design."""
+"""The built-in nodes for the conformance kit: values that replace unsuitable examples, and declared exceptions."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ DATA = ROOT / "workflows" / "data"
 MODELS = DATA.parent / "models"
 
 IN_TRAINING = {"ONNX export": "it draws numbers for training or an evaluation, as many as the batch has samples"}
-BY_PLACE = {"batch invariance": "what is drawn depends on the sample's place in the batch", **IN_TRAINING}
-WHOLE_BATCH = {"batch invariance": "what is drawn belongs to the batch as a whole", **IN_TRAINING}
+BY_POSITION = {"batch invariance": "the values drawn depend on the sample's position in the batch", **IN_TRAINING}
+WHOLE_BATCH = {"batch invariance": "the values drawn belong to the batch as a whole", **IN_TRAINING}
 IN_FLOAT32 = {"dtypes": "a loss is computed in float32, also where training runs in a half"}
 ABSENT = {"types": "a field that the folder does not hold is an error where it is used"}
-METRIC = {"dtypes": "statistics are computed in float64", "gradients": "a metric is nothing to train on"}
+METRIC = {"dtypes": "statistics are computed in float64", "gradients": "a metric is not trained on"}
 OF_A_CHAIN = {"batch invariance": "its steps are those of the chain, not of the samples"}
 BY_SIZE = {"ONNX export": "which samples it takes depends on the size of the batch"}
 
@@ -80,27 +80,27 @@ def detector() -> Detector:
 def autoencoder(vq: bool = False) -> Any:
     torch.manual_seed(0)
     if vq:
-        made: Any = VQAutoencoder(VQConfig(channels=8, multipliers=(1,), patch=2, codes=16))
+        model: Any = VQAutoencoder(VQConfig(channels=8, multipliers=(1,), patch=2, codes=16))
     else:
-        made = KLAutoencoder(AutoencoderConfig(channels=8, multipliers=(1,), patch=2))
-    return made.eval().requires_grad_(False)
+        model = KLAutoencoder(AutoencoderConfig(channels=8, multipliers=(1,), patch=2))
+    return model.eval().requires_grad_(False)
 
 
 def picture(size: int = 32) -> Tensor:
     return draw_normal((2, 3, size, size), 5).tanh()
 
 
-def learned() -> Prediction:
+def prediction_with_variance() -> Prediction:
     """A prediction with a learned variance."""
     return Prediction(draw_normal(("B", "C", "H", "W"), 6), "eps", draw_normal(("B", "C", "H", "W"), 7).tanh())
 
 
 def noisy() -> dict[str, Any]:
     """Ports of scheduler.step for a sampler that draws noise and takes a score."""
-    made = ddpm(example(Schedule), steps=5, variance="learned")
+    sampler = ddpm(example(Schedule), steps=5, variance="learned")
     return {
-        "scheduler": made.scheduler,
-        "prediction": learned(),
+        "scheduler": sampler.scheduler,
+        "prediction": prediction_with_variance(),
         "noise": draw_normal(("B", "C", "H", "W"), 8),
         "score": draw_normal(("B", "C", "H", "W"), 9),
     }
@@ -141,7 +141,7 @@ def overrides() -> list[NodeCase]:
                 **OF_A_CHAIN,
             },
         ),
-        case("condition.drop", settings={"p": 0.5, "seed": 2}, skip=BY_PLACE),
+        case("condition.drop", settings={"p": 0.5, "seed": 2}, skip=BY_POSITION),
         case(
             "condition.merge",
             inputs={
@@ -153,7 +153,7 @@ def overrides() -> list[NodeCase]:
         ),
         case("condition.vector", inputs={"values": draw_normal(("B", "D"), 1)}),
         case("data.degrade", skip=WHOLE_BATCH),
-        case("data.drop_labels", settings={"p": 0.5, "classes": 10, "seed": 2}, skip=BY_PLACE),
+        case("data.drop_labels", settings={"p": 0.5, "classes": 10, "seed": 2}, skip=BY_POSITION),
         case("data.emoji", settings={"batch": 2, "count": 2}),
         case("data.fashion_mnist", settings={"batch": 2, "count": 2}),
         case("data.folder", settings={"path": DATA / "examples", "batch": 2, "count": 2}, skip=ABSENT),
@@ -167,7 +167,7 @@ def overrides() -> list[NodeCase]:
             settings={"path": DATA / "examples", "count": 2},
             skip=ABSENT,
         ),
-        case("data.jitter", skip=BY_PLACE),
+        case("data.jitter", skip=BY_POSITION),
         case("data.scenes", settings={"batch": 2, "count": 2}),
         case("data.soil", skip=WHOLE_BATCH),
         case("detector.finds", inputs={"logits": logits(23), "label": present()}),
@@ -208,14 +208,14 @@ def overrides() -> list[NodeCase]:
         ),
         case("loss.generator", skip=IN_FLOAT32),
         case("loss.distillation", detached={"teacher": TARGET}),
-        case("loss.kl_autoencoder", inputs={"autoencoder": autoencoder()}, skip=IN_FLOAT32 | BY_PLACE),
+        case("loss.kl_autoencoder", inputs={"autoencoder": autoencoder()}, skip=IN_FLOAT32 | BY_POSITION),
         case("loss.perceptual", detached={"target": TARGET}, skip=IN_FLOAT32),
         case("loss.segmentation", inputs={"logits": draw_normal(("B", "K", "H", "W"), 1)}, skip=IN_FLOAT32),
         case("loss.sum", inputs={"losses": [torch.tensor(0.5), torch.tensor(2.0)]}, skip=IN_FLOAT32),
         case("loss.vector", detached={"target": TARGET}, skip=IN_FLOAT32),
         case("loss.vq_autoencoder", inputs={"autoencoder": autoencoder(vq=True)}, skip=IN_FLOAT32),
         case("mask.load", settings={"path": DATA / "examples" / "mask.png"}),
-        case("mask.random", skip=BY_PLACE),
+        case("mask.random", skip=BY_POSITION),
         case("metric.accuracy", inputs={"logits": logits()}),
         case("metric.class_accuracy", inputs={"logits": logits()}),
         case("metric.fid", inputs=two_sets(), settings={"resamples": 2}),
@@ -273,7 +273,7 @@ def overrides() -> list[NodeCase]:
         case("tensor.slice", skip=BY_SIZE),
         case("tensor.shuffle", skip={"batch invariance": "it changes the places of a batch's samples", **BY_SIZE}),
         case("text.replace", settings={"words": {"red": "blue"}}),
-        case("timesteps.uniform", skip=BY_PLACE),
+        case("timesteps.uniform", skip=BY_POSITION),
     ]
 
 

@@ -1,4 +1,4 @@
-"""A check is collected where it applies; what a declaration says of that is what a call would show."""
+"""Checks are collected only where they apply, as decided by the declaration of the node, and confirmed by calls."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def number(x: Sample, *, name: str) -> str:
     ("case", "left_out"),
     [
         (NodeCase(wrong_nodes.good), set()),
-        (NodeCase(wrong_nodes.good, skip={"docs": "told elsewhere"}), {"docs"}),
+        (NodeCase(wrong_nodes.good, skip={"docs": "documented elsewhere"}), {"docs"}),
         (NodeCase(wrong_nodes.mixes), {"identity", "needs"}),
         (NodeCase(wrong_nodes.on_host), set(CHECKS) - {"docs", "types", "files", "determinism"}),
         (NodeCase(random), {"determinism", "device independence", "gradients", "identity", "needs", "ONNX export"}),
@@ -51,12 +51,12 @@ def number(x: Sample, *, name: str) -> str:
     ],
     ids=lambda value: value.id if isinstance(value, NodeCase) else "",
 )
-def test_what_a_declaration_tells(case: NodeCase, left_out: set[str]) -> None:
+def test_checks_that_a_declaration_rules_out(case: NodeCase, left_out: set[str]) -> None:
     assert set(CHECKS) - set(applicable_checks(case)) == left_out
     assert [check.values[0].name for check in conformance_cases([case.node], case)] == applicable_checks(case)  # type: ignore[attr-defined]
 
 
-def test_an_optional_port_counts_where_the_case_gives_it() -> None:
+def test_an_optional_port_counts_if_the_case_gives_it() -> None:
     (pooled,) = (s.function for s in specs().values() if s.id == "denoiser.features")
     spec = NodeCase(pooled).spec
     assert not spec.inputs["condition"].required
@@ -75,7 +75,7 @@ def test_an_optional_port_counts_where_the_case_gives_it() -> None:
         (int, set()),
     ],
 )
-def test_what_a_type_may_hold(annotation: Any, expected: set[str]) -> None:
+def test_possible_contents_of_types(annotation: Any, expected: set[str]) -> None:
     assert possible_contents(to_port_type(annotation)) == expected
 
 
@@ -84,32 +84,32 @@ def builtin_cases() -> Iterator[NodeCase]:
     yield from cases_of(functions, overrides())
 
 
-def test_no_check_of_a_built_in_node_is_left_out_that_values_would_allow() -> None:
-    """Held against the values themselves: the tensors that each node is given and those that it gives."""
+def test_no_applicable_check_of_a_built_in_node_is_left_out() -> None:
+    """Compare with the values: the input and output tensors of each node."""
     compared = 0
     for case in builtin_cases():
         reasons = {name: why_inapplicable(case, name) for name in ("shapes", "batch invariance", "inputs unchanged")}
         reasons = {name: reason for name, reason in reasons.items() if reason and not reason.startswith("by design")}
         if not reasons:
             continue
-        given = make_arguments(case)
-        outputs = call_node(case, given) if any("no output" in reason for reason in reasons.values()) else {}
+        arguments = make_arguments(case)
+        outputs = call_node(case, arguments) if any("no output" in reason for reason in reasons.values()) else {}
         for name, reason in reasons.items():
-            assert not contradicts(case, given, outputs, reason), (case.id, name, reason)
+            assert not contradicts(case, arguments, outputs, reason), (case.id, name, reason)
             compared += 1
     assert compared > 100
 
 
-def contradicts(case: NodeCase, given: Arguments, outputs: dict[str, Any], reason: str) -> bool:
-    """Whether the values of a node show that the reason to leave a check out is wrong."""
-    inputs = [leaf for _, leaf in given.leaves(case)]
+def contradicts(case: NodeCase, arguments: Arguments, outputs: dict[str, Any], reason: str) -> bool:
+    """Whether a node's values contradict the reason why a check was left out."""
+    inputs = [leaf for _, leaf in arguments.leaves(case)]
     results = [leaf for _, leaf in output_leaves(case, outputs)]
     contradictions = {
         "no input is a tensor": bool(inputs),
         "no output is a tensor": bool(results),
         "no input has a batch axis": any("B" in leaf.axes for leaf in inputs)
-        or any(map(is_texts, given.ports.values())),
+        or any(map(is_texts, arguments.ports.values())),
         "no output has a batch axis": any("B" in leaf.axes for leaf in results),
-        "it is given nothing that could be changed in place": bool(inputs),
+        "it has no arguments that could be changed in place": bool(inputs),
     }
     return contradictions[reason]

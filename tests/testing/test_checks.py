@@ -1,4 +1,4 @@
-"""Each check catches the error that it is for, and says what was expected, what was found and what to do."""
+"""Each check catches its error, and its message has the expectation, the actual result and the remedy."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ CAUGHT: list[tuple[Callable[..., Any], str, str, str]] = [
     (wrong.device, "device independence", "all tensors on the device of the inputs", "two devices"),
     (wrong.made_on_cpu, "device independence", "output 'out' on the device of the inputs", "it is on cpu"),
     (wrong.detaches, "gradients", "with respect to 'cond.value'", "none, though the result changes"),
-    (wrong.infinite, "gradients", "a finite gradient with respect to 'x'", "768 of 768 entries are not finite"),
+    (wrong.infinite, "gradients", "a finite gradient with respect to 'x'", "768 of 768 elements are not finite"),
     (wrong.identity, "identity", "port 'guided' unchanged under phi = 0", "a result that differs"),
     (wrong.identity_of_one, "identity", "port 'cond' unchanged under scale = 1", "a result that differs"),
     (wrong.identity_port, "identity", "identity= to name a port", "'x'"),
@@ -76,9 +76,9 @@ CAUGHT: list[tuple[Callable[..., Any], str, str, str]] = [
 
 
 @pytest.mark.parametrize(
-    ("node", "check", "expected", "found"), CAUGHT, ids=[f"{c[1]}-{c[0].__name__}" for c in CAUGHT]
+    ("node", "check", "expected", "actual"), CAUGHT, ids=[f"{c[1]}-{c[0].__name__}" for c in CAUGHT]
 )
-def test_a_check_catches_what_it_is_for(node: Callable[..., Any], check: str, expected: str, found: str) -> None:
+def test_each_check_catches_its_error(node: Callable[..., Any], check: str, expected: str, actual: str) -> None:
     if check == "ONNX export":
         pytest.importorskip("onnxscript")
     with pytest.raises(Nonconforming) as caught:
@@ -86,22 +86,22 @@ def test_a_check_catches_what_it_is_for(node: Callable[..., Any], check: str, ex
     message = str(caught.value)
     assert message.startswith("wrong.")
     assert expected in message
-    assert found in message
+    assert actual in message
     assert "to do: " in message
 
 
-def test_every_check_is_shown_to_catch_something() -> None:
+def test_every_check_has_a_node_that_it_catches() -> None:
     assert {check for _, check, _, _ in CAUGHT} == set(CHECKS)
 
 
-def test_a_number_that_is_fixed_while_tracing_is_found_by_onnxruntime() -> None:
+def test_onnxruntime_catches_a_number_fixed_during_tracing() -> None:
     pytest.importorskip("onnxscript")
     with pytest.raises(Nonconforming, match="differs by") as caught:
         run_check(NodeCase(wrong.bakes), "ONNX export")
     assert "onnxruntime to compute what the node does" in str(caught.value)
 
 
-def test_a_good_node_conforms_and_says_what_was_not_checked() -> None:
+def test_a_good_node_conforms_and_skipped_checks_have_reasons() -> None:
     pytest.importorskip("onnxscript")
     assert conforms(wrong.good) == {}
     skipped = conforms(wrong.on_host)
@@ -109,13 +109,13 @@ def test_a_good_node_conforms_and_says_what_was_not_checked() -> None:
     assert skipped["identity"] == "it declares no identity"
 
 
-def test_all_that_is_wrong_is_told_at_once() -> None:
+def test_all_failures_are_reported_together() -> None:
     with pytest.raises(AssertionError) as caught:
-        conforms(wrong.wrong_dtype, skip={"ONNX export": "not looked at here"})
+        conforms(wrong.wrong_dtype, skip={"ONNX export": "not tested here"})
     assert "dtypes: wrong.dtype: expected float32" in str(caught.value)
 
 
-def test_what_is_by_design_is_skipped_with_its_reason() -> None:
+def test_declared_exceptions_are_skipped_with_their_reasons() -> None:
     case = NodeCase(wrong.mixes, skip={"batch invariance": "mixes samples by design"})
     with pytest.raises(Inapplicable, match="by design: mixes samples by design"):
         run_check(case, "batch invariance")
@@ -144,7 +144,7 @@ def test_a_type_without_an_example_gets_one() -> None:
     run_check(NodeCase(wrong.unknown), "types")
 
 
-def test_given_values_are_used_and_stay_as_they_are() -> None:
+def test_values_of_a_case_are_used_and_not_modified() -> None:
     x = torch.ones(3, 4, 4, 4)
     with pytest.raises(Nonconforming, match="'x' as it was"):
         run_check(NodeCase(wrong.in_place, inputs={"x": x}), "inputs unchanged")

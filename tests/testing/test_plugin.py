@@ -1,4 +1,4 @@
-"""The pytest plugin, as the author of a guidegraph plugin meets it."""
+"""The pytest plugin, as the author of a guidegraph plugin uses it."""
 
 from __future__ import annotations
 
@@ -74,8 +74,8 @@ def test_one_node(conformance):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def loaded() -> None:
-    """What a pytester imports is forgotten after it, which torch does not bear: the checks have run once before."""
+def run_checks_once() -> None:
+    """Run the checks before pytester does, which removes its imports again; torch cannot be imported twice."""
     for name in QUICK:
         with suppress(Inapplicable):
             run_check(NodeCase(wrong_nodes.good), name)
@@ -92,21 +92,21 @@ def project(pytester: pytest.Pytester) -> pytest.Pytester:
 
 def run(project: pytest.Pytester, *arguments: str) -> pytest.RunResult:
     installed = any(entry.value == NAME for entry in entry_points(group="pytest11"))
-    named = () if installed else ("-p", NAME)
-    return project.runpytest_inprocess(*named, "-p", "no:cacheprovider", "-rs", "-v", *arguments)
+    plugin = () if installed else ("-p", NAME)
+    return project.runpytest_inprocess(*plugin, "-p", "no:cacheprovider", "-rs", "-v", *arguments)
 
 
 def test_the_entry_point_has_the_name_of_its_module() -> None:
-    """With another one, `-p guidegraph.testing.plugin` would register the plugin twice, which pytest refuses."""
+    """With another name, `-p guidegraph.testing.plugin` would register the plugin twice, which pytest refuses."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert project["entry-points"]["pytest11"] == {NAME: NAME}
 
 
 def test_a_plugin_without_tests_is_checked_node_by_node(project: pytest.Pytester) -> None:
     project.makepyfile(test_other="def test_not_run(): raise AssertionError")
-    found = run(project, "--guidegraph-plugin", "guidegraph_mine", "-k", "not ONNX")
-    found.assert_outcomes(passed=19, failed=1, deselected=2)
-    found.stdout.fnmatch_lines(
+    result = run(project, "--guidegraph-plugin", "guidegraph_mine", "-k", "not ONNX")
+    result.assert_outcomes(passed=19, failed=1, deselected=2)
+    result.stdout.fnmatch_lines(
         [
             "guidegraph: not checked, mine.guide: identity (it declares no identity); needs (it declares no needs)",
             "guidegraph_mine::mine.guide-batch-invariance PASSED*",
@@ -117,21 +117,21 @@ def test_a_plugin_without_tests_is_checked_node_by_node(project: pytest.Pytester
             "  to do: compute norms*",
         ]
     )
-    found.stdout.no_fnmatch_line("*test_not_run*")
-    found.stdout.no_fnmatch_line("*Error*")
+    result.stdout.no_fnmatch_line("*test_not_run*")
+    result.stdout.no_fnmatch_line("*Error*")
 
 
 @pytest.mark.slow
-def test_the_nodes_are_checked_beside_tests_that_are_named(project: pytest.Pytester) -> None:
+def test_the_nodes_are_checked_beside_named_tests(project: pytest.Pytester) -> None:
     path = project.makepyfile(test_other="def test_run(): pass")
-    found = run(project, "--guidegraph-plugin", "guidegraph_mine.py", "-k", "docs or test_run", str(path))
-    found.assert_outcomes(passed=3, deselected=20)
+    result = run(project, "--guidegraph-plugin", "guidegraph_mine.py", "-k", "docs or test_run", str(path))
+    result.assert_outcomes(passed=3, deselected=20)
 
 
 def test_a_test_of_three_lines_checks_all_nodes(project: pytest.Pytester) -> None:
     project.makepyfile(test_mine=TESTS)
-    found = run(project)
-    found.stdout.fnmatch_lines(
+    result = run(project)
+    result.stdout.fnmatch_lines(
         [
             "test_mine.py::test_conforms[[]mine.guide-types[]] PASSED*",
             "test_mine.py::test_conforms[[]mine.normal-batch-invariance[]] FAILED*",
@@ -139,17 +139,17 @@ def test_a_test_of_three_lines_checks_all_nodes(project: pytest.Pytester) -> Non
             "test_mine.py::test_one_node PASSED*",
         ]
     )
-    found.stdout.no_fnmatch_line("*test_with_an_exception*normal*")
-    found.assert_outcomes(passed=21, failed=1)
+    result.stdout.no_fnmatch_line("*test_with_an_exception*normal*")
+    result.assert_outcomes(passed=21, failed=1)
 
 
 def test_a_plugin_that_cannot_be_used_is_named(project: pytest.Pytester) -> None:
-    found = run(project, "--guidegraph-plugin", "guidegraph_absent")
-    found.stderr.fnmatch_lines(["ERROR: --guidegraph-plugin guidegraph_absent: ModuleNotFoundError*"])
-    assert found.ret == pytest.ExitCode.USAGE_ERROR
+    result = run(project, "--guidegraph-plugin", "guidegraph_absent")
+    result.stderr.fnmatch_lines(["ERROR: --guidegraph-plugin guidegraph_absent: ModuleNotFoundError*"])
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
     project.makepyfile(guidegraph_empty="")
-    found = run(project, "--guidegraph-plugin", "guidegraph_empty")
-    found.stderr.fnmatch_lines(["*PluginError: implements no hook of guidegraph*"])
+    result = run(project, "--guidegraph-plugin", "guidegraph_empty")
+    result.stderr.fnmatch_lines(["*PluginError: implements no hook of guidegraph*"])
 
 
 def test_a_case_of_another_plugin_is_refused() -> None:
@@ -157,14 +157,14 @@ def test_a_case_of_another_plugin_is_refused() -> None:
         cases_of(wrong_nodes, [NodeCase(wrong_nodes.wrong_dtype)])
 
 
-def test_no_torch_before_a_test_needs_it(tmp_path: Path) -> None:
+def test_torch_is_not_imported_before_a_test_needs_it(tmp_path: Path) -> None:
     (tmp_path / "guidegraph_light.py").write_text(PLUGIN.replace("import torch\n", ""), encoding="utf-8")
     code = (
         "import sys, guidegraph_light; import guidegraph.testing.plugin; from guidegraph.testing import cases_of; "
         "cases_of(guidegraph_light); print(sorted({'torch', 'numpy', 'pydantic', 'networkx'} & set(sys.modules)))"
     )
     path = f"{environment()['PYTHONPATH']}{os.pathsep}{tmp_path}"
-    found = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", code], env=environment(PYTHONPATH=path), capture_output=True, text=True
     )
-    assert found.stdout.strip() == "[]", found.stdout + found.stderr
+    assert result.stdout.strip() == "[]", result.stdout + result.stderr

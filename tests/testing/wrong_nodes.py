@@ -1,4 +1,4 @@
-"""Nodes that each break one rule of the contract, and a good one beside them."""
+"""Nodes that each violate one rule of the contract, and one that violates none."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def unsaid(x: Sample, *, strength: float = 1.0) -> Sample:
 
 @node("wrong.type")
 def wrong_type(x: Sample) -> Image:
-    """A picture of a sample, or so it says."""
+    """A sample, annotated as a picture."""
     return x * 2
 
 
@@ -46,20 +46,20 @@ SCRATCH = Path(tempfile.gettempdir()) / "guidegraph-wrong-nodes.txt"
 
 @node("wrong.reads")
 def reads(x: Sample) -> Sample:
-    """A sample times how long a file is that nobody named."""
+    """A sample times the length of an undeclared file."""
     return x * len(Path(__file__).with_name("wrong.txt").read_text())
 
 
 @node("wrong.writes", pure=False)
 def writes(x: Sample) -> Sample:
-    """A sample, of which a file is told."""
+    """A sample, whose shape is written to an undeclared file."""
     SCRATCH.write_text(str(x.shape))
     return x
 
 
 @node("wrong.saves", pure=False)
 def saves(x: Sample, *, path: Path = SCRATCH) -> Sample:
-    """A sample, of which a file is told. path: the file."""
+    """A sample, whose shape is written to a file. path: the file."""
     path.write_text(str(x.shape))
     return x
 
@@ -71,7 +71,7 @@ class Two(NamedTuple):
 
 @node("wrong.names")
 def wrong_names(x: Sample) -> Two:
-    """Two samples, of which it gives one."""
+    """Two samples, but returns one."""
     return x  # type: ignore[return-value]
 
 
@@ -101,7 +101,7 @@ def wrong_dtype(x: Sample) -> Sample:
 
 @node("wrong.rounds")
 def rounds(x: Sample) -> Sample:
-    """A sample that is brought to float32 on the way."""
+    """A sample that is rounded to float32 in between."""
     return x.float() * 2
 
 
@@ -165,7 +165,7 @@ def made_on_cpu(x: Sample) -> Sample:
 
 @node("wrong.detaches")
 def detaches(cond: Prediction, uncond: Prediction, *, scale: float = 3.0) -> Prediction:
-    """Guidance with a difference that no gradient goes through; scale: of the difference."""
+    """Guidance with a difference without a gradient; scale: of the difference."""
     return uncond + scale * replace(cond, value=(cond.value - uncond.value).detach())
 
 
@@ -177,13 +177,13 @@ def infinite(x: Sample) -> Sample:
 
 @node("wrong.identity", identity=lambda phi: "guided" if phi == 0 else None)
 def identity(guided: Prediction, *, phi: float = 0.5) -> Prediction:
-    """A prediction times 1 + phi, plus a little that stays."""
+    """A prediction times 1 + phi, plus a constant."""
     return guided * (1.1 + phi)
 
 
 @node("wrong.identity_of_one", identity=lambda scale: "cond" if scale in (0, 1) else None)
 def identity_of_one(cond: Prediction, uncond: Prediction, *, scale: float = 2.0) -> Prediction:
-    """It is cond at scale 0, and is said to be so at 1 too.
+    """Is cond at scale 0, and declares it at 1 too.
 
     scale: of the difference.
     """
@@ -222,7 +222,7 @@ def other_setting(
 
 @node("wrong.never", needs=lambda scale: {"cond", "uncond"})
 def never(cond: Prediction, uncond: Prediction, *, scale: float = 3.0) -> Prediction:
-    """Guidance that says needs for nothing; scale: of the difference."""
+    """Guidance with a needs= that omits no port; scale: of the difference."""
     return uncond + scale * (cond - uncond)
 
 
@@ -235,19 +235,19 @@ def onnx(x: Sample) -> Sample:
 
 @node("wrong.bakes")
 def bakes(x: Sample, *, scale: float = 2.0) -> Sample:
-    """A sample times a number that is made a constant while it is traced; scale: the number."""
+    """A sample times a number that tracing makes a constant; scale: the number."""
     return x * (scale if isinstance(scale, float) else 2.5)
 
 
 @node("wrong.fails")
 def fails(x: Sample) -> Sample:
-    """A sample, never."""
+    """Always fails."""
     raise ValueError("this node takes no sample at all")
 
 
 @node("wrong.adds_to_list")
 def adds_to_list(samples: Sequence[Sample]) -> Sample:
-    """The sum of samples, the first one twice: it takes a list for granted."""
+    """The sum of samples, the first one twice: it requires a list."""
     values: Any = samples
     more = [values[0]]
     return sum(values + more)  # type: ignore[return-value]
@@ -310,12 +310,12 @@ def squeezes(x: Sample) -> Sample:
 
 @node("wrong.none")
 def gives_none(x: Sample, like: Sample | None = None) -> Sample:
-    """A sample, or nothing at all where another one is wired."""
+    """A sample, or None if another one is wired."""
     return x * 2 if like is None else None  # type: ignore[return-value]
 
 
 class Unknown:
-    """A port type of which the kit has no example."""
+    """A port type without an example in the kit."""
 
 
 @node("wrong.unknown")

@@ -8,19 +8,19 @@ from typing import Any
 import pytest
 import torch
 
-from guidegraph.nodes.conditioning.condition import embed_image, null_condition, spatial_condition
-from guidegraph.nodes.conditioning.mask import apply_mask, composite, random_mask
+from guidegraph.nodes.conditioning.condition import null_condition, spatial_condition
+from guidegraph.nodes.conditioning.mask import apply_mask, random_mask
 from guidegraph.nodes.conditioning.text import encode_text
 from guidegraph.nodes.data.batches import SceneBatch
 from guidegraph.nodes.data.datasets import scene
 from guidegraph.nodes.data.sprites import OBJECTS
-from guidegraph.nodes.images.image import resize_image
+from guidegraph.nodes.images.image import composite, embed_image, resize_image
 from guidegraph.nodes.models.model import load_model
 from guidegraph.nodes.models.store import load_part
 from guidegraph.nodes.sampling import scheduler as samplers
-from guidegraph.nodes.sampling.denoiser import guided
+from guidegraph.nodes.sampling.denoiser import guide_denoiser
 from guidegraph.nodes.sampling.noise import gaussian
-from guidegraph.nodes.sampling.step import step
+from guidegraph.nodes.sampling.scheduler_step import step
 from guidegraph.nodes.types import Condition, Denoiser, Schedule
 from tests.paths import ROOT
 
@@ -80,7 +80,7 @@ def test_semantic_to_image_draws_the_given_map(shipped: Any, scenes: SceneBatch,
     condition = spatial_condition([scenes.semantic], size=16)
 
     def found(given: Condition) -> float:
-        denoiser = guided(model.denoiser, given, null_condition(given), scale=1.5)
+        denoiser = guide_denoiser(model.denoiser, given, null_condition(given), scale=1.5)
         image = shipped.autoencoder.decode(draw(denoiser, model.schedule, Condition(), steps=8))
         return overlap(segmenter, image.clamp(-1, 1), scenes.semantic)
 
@@ -124,7 +124,7 @@ def test_variations_have_the_objects_of_their_picture(shipped: Any, scenes: Scen
     wanted = scenes.label[:, objects] > 0
 
     def found(given: Condition) -> float:
-        denoiser = guided(shipped.denoiser, given, encode_text(shipped.text, ""), scale=3.0)
+        denoiser = guide_denoiser(shipped.denoiser, given, encode_text(shipped.text, ""), scale=3.0)
         image = shipped.autoencoder.decode(draw(denoiser, shipped.schedule, Condition(), steps=10))
         seen = detector(image.clamp(-1, 1))[:, objects] > 0
         return float((seen & wanted).sum() / wanted.sum())

@@ -1,4 +1,4 @@
-"""The gallery: distributions of their own, small, against the public face alone, and held to the conformance kit."""
+"""The gallery: small separate distributions that use only the public API and pass the conformance kit."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_all_methods_are_there() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_imports_the_public_face_alone(name: str) -> None:
+def test_it_imports_only_the_public_api(name: str) -> None:
     for file in files(name):
         for statement in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             modules = [statement.module or ""] if isinstance(statement, ast.ImportFrom) else []
@@ -53,11 +53,11 @@ def test_it_imports_the_public_face_alone(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_is_small_and_a_distribution_of_its_own(name: str) -> None:
+def test_it_is_a_small_separate_distribution(name: str) -> None:
     assert all(len(file.read_text(encoding="utf-8").splitlines()) <= LINES for file in files(name))
     project = tomllib.loads((GALLERY / name / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert project["name"] == f"guidegraph-{name.replace('_', '-')}"
-    assert [one.startswith("guidegraph>=") for one in project["dependencies"]] == [True]
+    assert [plugin.startswith("guidegraph>=") for plugin in project["dependencies"]] == [True]
     assert project["entry-points"]["guidegraph"] == {name: f"guidegraph_{name}"}
 
 
@@ -86,14 +86,14 @@ def test_the_page_has_the_table_that_was_measured() -> None:
 def cases() -> Iterator[object]:
     for name in NAMES:
         plugin = importlib.import_module(f"guidegraph_{name}")
-        for given in conformance_cases(plugin, *exceptions(plugin, name)):
-            (check,) = given.values
+        for case in conformance_cases(plugin, *exceptions(plugin, name)):
+            (check,) = case.values
             slow = [pytest.mark.slow] if check.name == "ONNX export" else []
-            yield pytest.param(check, id=check.id, marks=[*given.marks, *slow])
+            yield pytest.param(check, id=check.id, marks=[*case.marks, *slow])
 
 
 def exceptions(plugin: Any, name: str) -> list[NodeCase]:
-    """Values where the kit's examples make no sense for a node, and what is by design."""
+    """Cases for nodes that the kit's examples do not fit, and intended exceptions."""
     if name == "autoguidance":
         return [NodeCase(plugin.guide, inputs={"uncond": example(Prediction, 5)})]
     if name == "universal":
@@ -122,7 +122,7 @@ def test_its_nodes_conform(check: Any) -> None:
 
 
 @pytest.mark.slow
-def test_all_are_installed_beside_each_other(tmp_path: Path) -> None:
+def test_all_can_be_installed_together(tmp_path: Path) -> None:
     flags = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check"]
     folders = [str(GALLERY / name) for name in NAMES]
     site = tmp_path / "site"
@@ -133,8 +133,8 @@ def test_all_are_installed_beside_each_other(tmp_path: Path) -> None:
         command = [sys.executable, "-m", "guidegraph", *arguments]
         return subprocess.run(command, check=True, cwd=tmp_path, env=environment, capture_output=True, text=True).stdout
 
-    states = {one["name"]: one["state"] for one in json.loads(guidegraph("plugins", "--json"))}
+    states = {plugin["name"]: plugin["state"] for plugin in json.loads(guidegraph("plugins", "--json"))}
     assert {name: states.get(name) for name in NAMES} == dict.fromkeys(NAMES, "ok")
     workflows = [f"{file.parent.name.removeprefix('guidegraph_')}:{file.name}" for file in site.glob("*/*.yaml")]
-    said = guidegraph("validate", *workflows)
-    assert said.count(": ok") == len(workflows) >= 10
+    output = guidegraph("validate", *workflows)
+    assert output.count(": ok") == len(workflows) >= 10

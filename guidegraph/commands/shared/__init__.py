@@ -1,1 +1,1 @@
-"""What the commands share: options, loading of workflows and plugins, errors and signals."""
+"""Shared by the commands: options, loading of workflows and plugins, errors and signals."""

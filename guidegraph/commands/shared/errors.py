@@ -6,8 +6,9 @@ import errno
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import IO, NoReturn, TextIO
 
 import typer
@@ -15,6 +16,7 @@ import typer
 from guidegraph.graph.errors import Cancelled, GuidegraphError, Mark, NodeError, OutOfTime, Problem, WorkflowError
 from guidegraph.runs.outputs import OutputError
 from guidegraph_runtime.error_text import describe_error, error_text
+from guidegraph_runtime.files.atomic import write_text
 from guidegraph_runtime.limits import LimitExceeded
 from guidegraph_runtime.machine.shortages import explain_shortage, os_error_number, with_shortage, write_reason
 from guidegraph_runtime.printing import visible, visible_json, visible_line
@@ -32,6 +34,14 @@ def print_text(text: str, *, newline: bool = True, file: IO[str] | None = None) 
 def print_json(text: str, file: IO[str] | None = None) -> None:
     """Print JSON text on stdout (or ``file``), with control characters as JSON escapes."""
     typer.echo(visible_json(text), nl=not text.endswith("\n"), file=file)
+
+
+def write_or_print(text: str, output: Path | None, print_: Callable[[str], object] = print_text) -> None:
+    """Write text to a file, or print it with ``print_``."""
+    if output is None or str(output) == "-":
+        print_(text)
+    else:
+        write_text(output, text)
 
 
 def print_note(text: str) -> None:
@@ -124,13 +134,13 @@ def exit_on_error(tracebacks: bool) -> Iterator[None]:
     except (GuidegraphError, LimitExceeded, OSError) as error:
         _exit_with(FAILED, _describe_error(error), error if tracebacks else None)
     except BaseException as error:
-        shown_error = error if tracebacks else None
+        reported = error if tracebacks else None
         if shortage := explain_shortage(error):
-            _exit_with(FAILED, f"error: {shortage}", shown_error)
-        if torn := _broken_distributions():
-            _exit_with(FAILED, torn, shown_error)
+            _exit_with(FAILED, f"error: {shortage}", reported)
+        if broken := _describe_broken_distributions():
+            _exit_with(FAILED, broken, reported)
         hint = "" if tracebacks else " (GUIDEGRAPH_DEBUG=1 shows where)"
-        _exit_with(FAILED, f"internal error: {describe_error(error)}{hint}{_describe_suspects()}", shown_error)
+        _exit_with(FAILED, f"internal error: {describe_error(error)}{hint}{_describe_suspects()}", reported)
 
 
 def _describe_suspects() -> str:
@@ -151,7 +161,7 @@ def _describe_error(error: Exception) -> str:
     return f"error: {with_shortage(error_text(error), error)}"
 
 
-def _broken_distributions() -> str:
+def _describe_broken_distributions() -> str:
     """A line for each distribution with broken metadata, which makes unrelated imports fail."""
     from guidegraph.plugins.entries import find_unreadable
 

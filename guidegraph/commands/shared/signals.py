@@ -22,7 +22,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @dataclass
 class Parent:
-    """The parent of a command that runs in a process of its own (``guidegraph.commands.shared.supervised``), if it has one.
+    """The parent of a command that ``supervised`` runs in a process of its own, if it has one.
 
     signals: the socket on which it forwards its signals, one byte each. listening: called with whether they are read.
     """

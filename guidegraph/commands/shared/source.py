@@ -136,7 +136,7 @@ def unknown_output_problems(graph: Graph, only: Sequence[str] | None) -> list[Pr
 
 
 def device_problems(device: str, dtype: str | None) -> list[Problem]:
-    """Problems with the requested device and dtype. There is no fallback to others."""
+    """Problems with the requested device and dtype. Neither falls back to another one."""
     problems = []
     if dtype is not None and dtype not in DTYPES:
         message = f"there is no dtype '{dtype}'; {suggest(dtype, DTYPES, 'dtypes')}"

@@ -63,7 +63,7 @@ def run_supervised(
     except Exception:  # the loader reports the problem, and imports none
         in_process = True
     if in_process:
-        set_import_reports(ImportReports(say=print_note, end=_end_at_once))
+        set_import_reports(ImportReports(print_line=print_note, abort=_end_at_once))
         work(arguments)
     link = fork_command()
     set_import_reports(link.imports())
@@ -159,7 +159,7 @@ class _Watch:
             ended, status = os.waitpid(self.child, os.WNOHANG)
             if ended:
                 self.read()
-                return self.ended(os.waitstatus_to_exitcode(status))
+                return self.make_exit(os.waitstatus_to_exitcode(status))
 
     def pass_on(self, received: signal.struct_siginfo) -> None:
         """Forward a signal, unless it came from the terminal (Ctrl-C), which reaches the command too."""
@@ -177,9 +177,9 @@ class _Watch:
             while data := self.line.recv(65536):
                 *lines, self._rest = (self._rest + data).split(b"\n")
                 for line in lines:
-                    self.told(line[:1], line[1:].decode("utf-8", "replace"))
+                    self.receive(line[:1], line[1:].decode("utf-8", "replace"))
 
-    def told(self, kind: bytes, text: str) -> None:
+    def receive(self, kind: bytes, text: str) -> None:
         if kind == _BEGAN:
             self.importing, self.since = text, time.monotonic()
             self.plugins = (*self.plugins, text)
@@ -190,7 +190,7 @@ class _Watch:
         elif kind == _EXIT and text.isdigit():
             self.code = int(text)
 
-    def ended(self, exit_code: int) -> Callable[[], NoReturn]:
+    def make_exit(self, exit_code: int) -> Callable[[], NoReturn]:
         """A function that ends this process in the same way. exit_code: negative for a signal."""
         if exit_code < 0:
             number = signal.Signals(-exit_code)

@@ -58,22 +58,22 @@ def _compare_samples(case: NodeCase, args: Arguments, batch: int, description: s
     """Whether an output has a batch axis. Raises ``Nonconforming`` if a sample differs from the same sample alone."""
     together = call_node(case, args)
     leaves = [
-        (place, leaf)
-        for place, leaf in output_leaves(case, together)
+        (path, leaf)
+        for path, leaf in output_leaves(case, together)
         if "B" in leaf.axes and leaf.tensor.shape[leaf.axes.index("B")] == batch
     ]
     for index in range(batch) if leaves else ():
         outputs = call_node(case, take_sample(case, args, batch, index))
-        alone: dict[str, Any] = {place: leaf.tensor for place, leaf in output_leaves(case, outputs)}
-        for place, leaf in leaves:
+        alone: dict[str, Any] = {path: leaf.tensor for path, leaf in output_leaves(case, outputs)}
+        for path, leaf in leaves:
             expected = narrow_to_sample(leaf.tensor, leaf, batch, index)
-            number = outputs.get(place)  # guidance.interval, say, gives one for one t
-            sample = torch.tensor([number]) if isinstance(number, (int, float)) else alone.get(place)
+            number = outputs.get(path)  # guidance.interval, say, gives one for one t
+            sample = torch.tensor([number]) if isinstance(number, (int, float)) else alone.get(path)
             error = difference(sample, expected)
             if error > rounding_tolerance(expected):
                 raise case.error(
                     f"sample {index} alone to be sample {index} in a batch of {batch}{description}",
-                    f"output '{place}' differs by {error:.1e} of its largest value",
+                    f"output '{path}' differs by {error:.1e} of its largest value",
                     "compute norms, means and deviations over the axes of a sample, dim=(1, 2, 3), and give a scale "
                     "(B) trailing axes with per_sample(scale, x)",
                 )

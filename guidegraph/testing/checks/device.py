@@ -68,31 +68,31 @@ def check_device_independence(case: NodeCase) -> None:
                 ) from error
             raise
         wrong = [
-            (place, leaf.tensor.device) for place, leaf in output_leaves(case, outputs) if _is_elsewhere(leaf.tensor)
+            (path, leaf.tensor.device) for path, leaf in output_leaves(case, outputs) if _is_elsewhere(leaf.tensor)
         ]
     tables = {name for name, value in outputs.items() if isinstance(value, TABLES)}
-    wrong = [(place, device) for place, device in wrong if place.partition(".")[0] not in tables]
+    wrong = [(path, device) for path, device in wrong if path.partition(".")[0] not in tables]
     if wrong:
-        place, device = wrong[0]
-        raise case.error(f"output '{place}' on the device of the inputs", f"it is on {device}", REMEDY)
+        path, device = wrong[0]
+        raise case.error(f"output '{path}' on the device of the inputs", f"it is on {device}", REMEDY)
 
 
 def _is_elsewhere(tensor: Tensor) -> bool:
     return tensor.device.type != ELSEWHERE
 
 
-def _describe_device(found: str) -> str:
-    return found.replace(ELSEWHERE, "that of the inputs")
+def _describe_device(message: str) -> str:
+    return message.replace(ELSEWHERE, "that of the inputs")
 
 
 def _check_on_cuda(case: NodeCase, args: Arguments) -> None:
     expected = call_node(case, args)
     outputs = call_node(case, move_tensors(case, args, lambda tensor: tensor.to("cuda")), "cuda")
-    for place, leaf in output_leaves(case, outputs):
+    for path, leaf in output_leaves(case, outputs):
         if leaf.tensor.device.type != "cuda" and not isinstance(
-            outputs[place.partition(".")[0]], (Levels, Schedule, Scheduler)
+            outputs[path.partition(".")[0]], (Levels, Schedule, Scheduler)
         ):
-            raise case.error(f"output '{place}' on cuda, as the inputs", f"it is on {leaf.tensor.device}", REMEDY)
+            raise case.error(f"output '{path}' on cuda, as the inputs", f"it is on {leaf.tensor.device}", REMEDY)
     error = difference({k: _to_cpu(v) for k, v in outputs.items()}, expected)
     if error > 1e-2:
         raise case.error("the CPU's result on CUDA", f"results that differ by {error:.1e}", "look for what differs")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from guidegraph.graph.docstrings import parameter_docs
+from guidegraph.graph.docstrings import read_parameter_docs
 from guidegraph.testing.case import NodeCase
 
 
@@ -21,7 +21,7 @@ def check_docs(case: NodeCase) -> None:
             f"'{spec.summary}'",
             "write what the node gives in a sentence that ends with a full stop",
         )
-    documented = parameter_docs(spec)
+    documented = read_parameter_docs(spec)
     missing = [n for n in spec.settings if n not in documented and not re.search(rf"\b{re.escape(n)}\b", spec.doc)]
     if missing:
         raise case.error(

@@ -53,12 +53,12 @@ def _call_or_none(case: NodeCase, args: Arguments, dtype: torch.dtype) -> dict[s
 
 
 def _check(case: NodeCase, outputs: Mapping[str, Any], dtype: torch.dtype) -> None:
-    for place, leaf in _floats(case, outputs):
+    for path, leaf in _floats(case, outputs):
         if leaf.tensor.dtype not in EXPECTED[dtype]:
             expected = " or ".join(map(_name, EXPECTED[dtype]))
             raise case.error(
                 f"{expected} from inputs in {_name(dtype)}",
-                f"output '{place}' in {_name(leaf.tensor.dtype)}",
+                f"output '{path}' in {_name(leaf.tensor.dtype)}",
                 "keep the dtype of the inputs: no .float(), no .double(), no NumPy scalar without .to(x.dtype)",
             )
 

@@ -27,11 +27,11 @@ def _find_violation(case: NodeCase) -> tuple[str, str, str] | None:
     args = make_arguments(case)
     with side_effects() as effects:
         call_node(case, args)
-    declared = [*_declared_files(case, args)]
+    declared = [*_list_declared_files(case, args)]
     written = [path for kind, path in declared if kind == "write"]
     readable = [*(path for _, path in declared), *find_shipped_folders()]
-    if effects.others:
-        return "a node that computes", f"it {effects.others[0]}", "do that outside of the node"
+    if effects.descriptions:
+        return "a node that computes", f"it {effects.descriptions[0]}", "do that outside of the node"
     for path in effects.writes:
         if not _is_below(path, written):
             return (
@@ -42,14 +42,14 @@ def _find_violation(case: NodeCase) -> tuple[str, str, str] | None:
     for path in effects.reads:
         if not _is_below(path, readable):
             return (
-                "no file to be read but those of settings of type Path",
+                "no reads except of files named by settings of type Path",
                 f"'{path}' is read",
                 "take the path as a setting of type Path; Beside(name) says that a file beside it is read too",
             )
     return None
 
 
-def _declared_files(case: NodeCase, args: Arguments) -> Iterator[tuple[str, Path]]:
+def _list_declared_files(case: NodeCase, args: Arguments) -> Iterator[tuple[str, Path]]:
     for name, value in (*args.ports.items(), *args.settings.items()):
         port = case.spec.port(name)
         kind = classify_effect(port) if port is not None else None
@@ -62,8 +62,8 @@ def _declared_files(case: NodeCase, args: Arguments) -> Iterator[tuple[str, Path
 
 def _paths(value: Any) -> Iterator[Path]:
     if isinstance(value, (list, tuple)):
-        for entry in value:
-            yield from _paths(entry)
+        for element in value:
+            yield from _paths(element)
     elif isinstance(value, (str, Path)):
         yield Path(value).absolute()
 

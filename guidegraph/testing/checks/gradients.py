@@ -72,12 +72,12 @@ def _check_gradient(case: NodeCase, args: Arguments, name: str, plain: dict[str,
         total = sum((tensor * _weights(tensor)).sum() for tensor in differentiable)
         assert isinstance(total, Tensor)
         gradients = torch.autograd.grad(total, [tensor for _, tensor in inputs], allow_unused=True)
-    for (place, tensor), gradient in zip(inputs, gradients, strict=True):
+    for (path, tensor), gradient in zip(inputs, gradients, strict=True):
         if gradient is None or not bool(gradient.any()):
-            changed_args = args.map_tensors(case, partial(_perturb_leaf, place))
+            changed_args = args.map_tensors(case, partial(_perturb_leaf, path))
             if _differs(case, call_node(case, changed_args), plain):
                 raise case.error(
-                    f"a gradient of the result with respect to '{place}'",
+                    f"a gradient of the result with respect to '{path}'",
                     "none, though the result changes with it"
                     if gradient is None
                     else "zeros, though the result changes",
@@ -85,8 +85,8 @@ def _check_gradient(case: NodeCase, args: Arguments, name: str, plain: dict[str,
                 )
         elif not bool(gradient.isfinite().all()):
             raise case.error(
-                f"a finite gradient with respect to '{place}'",
-                f"{int((~gradient.isfinite()).sum())} of {tensor.numel()} entries are not finite",
+                f"a finite gradient with respect to '{path}'",
+                f"{int((~gradient.isfinite()).sum())} of {tensor.numel()} elements are not finite",
                 "clamp before a root or a division: x.clamp(min=…).sqrt()",
             )
 
@@ -97,9 +97,9 @@ def _differs(case: NodeCase, outputs: dict[str, Any], plain: dict[str, Any]) -> 
     return any(difference(a.tensor, b.tensor) > 1e-4 for (_, a), (_, b) in pairs if b.tensor.is_floating_point())
 
 
-def _perturb_leaf(place: str, port: Port, leaf: Leaf) -> Tensor:
+def _perturb_leaf(path: str, port: Port, leaf: Leaf) -> Tensor:
     tensor: Tensor = leaf.tensor
-    other: Tensor = perturb(tensor) if leaf.full_name(port.name) == place else tensor
+    other: Tensor = perturb(tensor) if leaf.full_name(port.name) == path else tensor
     return other
 
 

@@ -15,7 +15,7 @@ from guidegraph.graph.export.onnx.axes import Axis
 from guidegraph.graph.export.partition.leaves import tensor_leaves
 from guidegraph.graph.ir import Call, Graph, Literal, Output, Param, Parameter, Sources
 from guidegraph.graph.ir import GraphOutput as Wanted
-from guidegraph.graph.memory.cpu_loading import port_kinds
+from guidegraph.graph.port_kinds import port_kinds
 from guidegraph.graph.types import is_tensor
 from guidegraph.testing.batches import batch_size, take_sample, widen
 from guidegraph.testing.case import NodeCase

@@ -49,7 +49,7 @@ def check_inputs_unchanged(case: NodeCase) -> None:
     copies = {name: copy.copy(value) for name, value in plain.items()}
     modules = [(name, module, _module_state(module)) for name, module in _modules(args)]
     if not (before or plain or modules):
-        raise Inapplicable("it is given nothing that could be changed in place")
+        raise Inapplicable("it has no arguments that could be changed in place")
     call_node(case, args)
     for location, tensor, version, values in before:
         if tensor._version != version or not is_identical(tensor, values):
@@ -60,12 +60,12 @@ def check_inputs_unchanged(case: NodeCase) -> None:
             )
     for name, value in copies.items():
         if len(plain[name]) != len(value) or any(a is not b for a, b in zip(plain[name], value, strict=True)):
-            raise case.error(f"port '{name}' as it was", "its entries are others", "work on a copy: list(values)")
+            raise case.error(f"port '{name}' as it was", "its elements changed", "work on a copy: list(values)")
     for name, module, hooks in modules:
         if _module_state(module) != hooks:
             raise case.error(
                 f"the model at port '{name}' as it was",
-                "its hooks, its modules or its mode (train, eval) are others",
+                "its hooks, its modules or its mode (train, eval) changed",
                 "return a copy that shares tensors (copy.deepcopy with a memo of the parameters), or take hooks off",
             )
 

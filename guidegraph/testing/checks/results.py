@@ -12,7 +12,7 @@ from guidegraph.testing.batches import WIDER, batch_size, declares_axes, widen
 from guidegraph.testing.case import NodeCase
 from guidegraph.testing.checks.sequences import check_sequences
 from guidegraph.testing.outcome import Inapplicable, Nonconforming
-from guidegraph.testing.promised import why_lacking, why_mismatched
+from guidegraph.testing.type_match import why_lacking, why_mismatched
 from guidegraph.testing.values import Arguments, call_node, make_arguments, output_leaves
 
 
@@ -42,14 +42,14 @@ def check_shapes(case: NodeCase) -> None:
     _check_batch(case, args, outputs)
     _check_sample_shapes(case, args, outputs)
     wide = args.map_tensors(case, widen)
-    if any(leaf.tensor.shape != other.tensor.shape for (_, leaf), (_, other) in _paired_leaves(case, args, wide)):
+    if any(leaf.tensor.shape != other.tensor.shape for (_, leaf), (_, other) in _zip_leaves(case, args, wide)):
         try:
             _check_types_of(case, call_node(case, wide), f" at a width that is larger by {WIDER}")
         except Nonconforming as error:
             raise case.error(f"a result at a width that is larger by {WIDER}", error.found, error.remedy) from error
 
 
-def _paired_leaves(case: NodeCase, a: Arguments, b: Arguments) -> Any:
+def _zip_leaves(case: NodeCase, a: Arguments, b: Arguments) -> Any:
     return zip(a.leaves(case), b.leaves(case), strict=True)
 
 
@@ -72,13 +72,13 @@ def _check_batch(case: NodeCase, args: Arguments, outputs: Mapping[str, Any]) ->
     for name, value in outputs.items():
         kind = case.spec.outputs[name]
         shared = isinstance(value, Condition)
-        for place, leaf in output_leaves(case, {name: value}):
+        for path, leaf in output_leaves(case, {name: value}):
             if not declares_axes(kind, value, leaf) or "B" not in leaf.axes:
                 continue
             size = leaf.tensor.shape[leaf.axes.index("B")]
             if size != batch and not (shared and size == 1):
                 raise case.error(
-                    f"output '{place}' to be of {batch} samples, as the inputs are",
+                    f"output '{path}' to be of {batch} samples, as the inputs are",
                     f"shape {tuple(leaf.tensor.shape)}",
                     "keep the batch axis: x.shape[0], not a number; a value for all samples is expanded",
                 )

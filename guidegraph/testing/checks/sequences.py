@@ -12,12 +12,12 @@ from guidegraph.testing.outcome import Nonconforming
 from guidegraph.testing.values import Arguments, call_node, difference, make_arguments, rounding_tolerance
 
 REMEDY = (
-    "use a sequence by its length and its entries alone: list(values) before a method of lists, [*values, x] for "
+    "use a sequence by its length and its elements alone: list(values) before a method of lists, [*values, x] for "
     "values + [x]"
 )
 
 
-class Entries(Sequence[Any]):
+class CustomSequence(Sequence[Any]):
     """A sequence that is neither a list nor a tuple, like a data set."""
 
     def __init__(self, values: Sequence[Any]) -> None:
@@ -64,7 +64,7 @@ def _check(case: NodeCase, name: str, args: Arguments) -> None:
     for description, other in (
         ("a list", values),
         ("a tuple", tuple(values)),
-        ("a sequence of another class", Entries(values)),
+        ("a sequence of another class", CustomSequence(values)),
     ):
         outputs = _call_with_remedy(
             case, args.with_port(name, other), f"{description} at port '{name}' as good as a list"
@@ -73,7 +73,7 @@ def _check(case: NodeCase, name: str, args: Arguments) -> None:
             raise case.error(
                 f"{description} at port '{name}' as good as a list", f"a result that differs by {error:.1e}", REMEDY
             )
-    _check_single_entry(case, args, name, values[:1])
+    _check_single_element(case, args, name, values[:1])
 
 
 def _call_with_remedy(case: NodeCase, args: Arguments, expected: str) -> dict[str, Any]:
@@ -83,7 +83,7 @@ def _call_with_remedy(case: NodeCase, args: Arguments, expected: str) -> dict[st
         raise case.error(expected, error.found, REMEDY) from error
 
 
-def _check_single_entry(case: NodeCase, args: Arguments, name: str, values: list[Any]) -> None:
+def _check_single_element(case: NodeCase, args: Arguments, name: str, values: list[Any]) -> None:
     try:
         call_node(case, args.with_port(name, values))
     except Nonconforming as error:
@@ -92,5 +92,5 @@ def _check_single_entry(case: NodeCase, args: Arguments, name: str, values: list
         raise case.error(
             f"a result for one entry at port '{name}', or a ValueError that says why not",
             error.found,
-            "do not take for granted that there are two entries",
+            "do not assume that there are two elements",
         ) from error

@@ -14,7 +14,20 @@ from guidegraph.nodes.sampling.levels import levels_at_timesteps
 from guidegraph.nodes.sampling.schedule import linear
 from guidegraph.nodes.sampling.scheduler import ddim
 from guidegraph.nodes.sampling.step_context import StepContext, context
-from guidegraph.testing.examples import BATCH, SIZES, TEXTS, Maker, draw_normal, make_integers, models
+from guidegraph.testing.examples.models import (
+    Autoencoder,
+    Classifier,
+    ConditionAdapter,
+    Denoiser,
+    Discriminator,
+    FeatureExtractor,
+    ImageEmbedder,
+    LabelEmbedder,
+    Segmenter,
+    SemanticEmbedder,
+    TextEmbedder,
+)
+from guidegraph.testing.examples.sizes import BATCH, SIZES, TEXTS, Maker, draw_normal, make_integers
 
 SAMPLE = ("B", "C", "H", "W")
 
@@ -104,19 +117,19 @@ MAKERS: Mapping[type, Maker] = cast(
         types.SchedulerState: state,
         types.Table: table,
         StepContext: step_context,
-        types.Denoiser: models.Denoiser,
+        types.Denoiser: Denoiser,
         HookedDenoiser: hooked_denoiser,
-        OpaqueDenoiser: models.Denoiser,
-        types.Classifier: models.Classifier,
-        types.TextEmbedder: models.TextEmbedder,
-        types.LabelEmbedder: models.LabelEmbedder,
-        types.ImageEmbedder: models.ImageEmbedder,
-        types.SemanticEmbedder: models.SemanticEmbedder,
-        types.ConditionAdapter: models.ConditionAdapter,
-        types.Segmenter: models.Segmenter,
-        types.FeatureExtractor: models.FeatureExtractor,
-        types.Discriminator: models.Discriminator,
-        types.Autoencoder: models.Autoencoder,
+        OpaqueDenoiser: Denoiser,
+        types.Classifier: Classifier,
+        types.TextEmbedder: TextEmbedder,
+        types.LabelEmbedder: LabelEmbedder,
+        types.ImageEmbedder: ImageEmbedder,
+        types.SemanticEmbedder: SemanticEmbedder,
+        types.ConditionAdapter: ConditionAdapter,
+        types.Segmenter: Segmenter,
+        types.FeatureExtractor: FeatureExtractor,
+        types.Discriminator: Discriminator,
+        types.Autoencoder: Autoencoder,
         str: lambda seed: TEXTS[seed % len(TEXTS)],
         float: lambda seed: 0.5 + seed / 8,
         int: lambda seed: 2 + seed,

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from guidegraph.nodes.shapes import check_sides
 from guidegraph.nodes.types import Condition, Prediction
-from guidegraph.testing.examples import SIZES
+from guidegraph.testing.examples.sizes import SIZES
 
 WIDTH, CLASSES = SIZES["D"], SIZES["K"]
 

@@ -38,7 +38,7 @@ BETAS: dict[str, BetaKind] = {"linear": "scaled_linear", "sqrt_linear": "linear"
 
 MAX_STEPS = 100_000
 MAX_STAGES = 16
-"""The most timesteps of a schedule, and how often a map is shrunk at most."""
+"""The most timesteps of a schedule, and the most times that a map is shrunk."""
 
 NETWORK_USED = (
     "in_channels", "out_channels", "model_channels", "attention_resolutions", "num_res_blocks", "channel_mult",
@@ -47,7 +47,7 @@ NETWORK_USED = (
     "use_linear_in_transformer", "adm_in_channels",
 )  # fmt: skip
 NETWORK_IGNORED = ("image_size", "dropout", "use_checkpoint", "use_fp16", "spatial_transformer_attn_type")
-"""They do not change the result, or only how it is computed."""
+"""They change at most how the result is computed."""
 
 NETWORK_FIXED: dict[str, tuple[Any, ...]] = {
     "dims": (2,),
@@ -144,7 +144,7 @@ def read_facts(config: ModelConfig) -> Facts:
         return Facts(groups=GROUPS, scale=1.0)  # an autoencoder of that software has no scale of its own
     check_config(config.network, config.path, NETWORK_USED, NETWORK_FIXED, NETWORK_IGNORED)
     scale, schedule = read_scale(config), _schedule(config)
-    words = config.conditioner.get("use_tokenizer") is not None
+    sets_tokenizer = config.conditioner.get("use_tokenizer") is not None
     return Facts(
         **_heads(config.network, config.path),
         order="new" if read_flag(config.network, "use_new_attention_order", False, config.path) else "legacy",
@@ -153,7 +153,7 @@ def read_facts(config: ModelConfig) -> Facts:
         schedule=schedule.schedule,
         prediction=_prediction(config),
         rescaler=_rescaler(config),
-        takes_text=read_flag(config.conditioner, "use_tokenizer", True, config.path) if words else None,
+        takes_text=read_flag(config.conditioner, "use_tokenizer", True, config.path) if sets_tokenizer else None,
         unsettled=scale.unsettled + schedule.unsettled,
     )
 
@@ -168,25 +168,25 @@ def read_scale(config: ModelConfig) -> Facts:
 
 
 def describe_mismatch(config: ModelConfig, measured: Structure, first: FirstStageShape | None, path: str) -> str | None:
-    """Say how a config.yaml differs from the network of the tensors; None if it describes that network.
+    """Describe how a config.yaml differs from the network of the tensors; None if it does not.
 
     first: the shape of the first stage, if any. Raises ``ValueError`` for invalid values.
     """
     if config.network is None:
         return f"'{config.path}' describes a first stage alone, and '{path}' holds a U-Net: {REMEDY}"
     expected = _structure(config.network, config.path)
-    odd = [
+    differences = [
         f"{field.name} {getattr(expected, field.name)} for {getattr(measured, field.name)}"
         for field in fields(Structure)
         if getattr(expected, field.name) != getattr(measured, field.name)
     ]
-    if odd:
-        return f"'{config.path}' describes another U-Net than that of '{path}': {'; '.join(odd)}: {REMEDY}"
+    if differences:
+        return f"'{config.path}' describes another U-Net than that of '{path}': {'; '.join(differences)}: {REMEDY}"
     return None if first is None else describe_first_stage_mismatch(config, first, path)
 
 
 def describe_first_stage_mismatch(config: ModelConfig, shape: FirstStageShape, path: str) -> str | None:
-    """Say how the first stage in a config.yaml differs from that of the tensors; None if it does not."""
+    """Describe how the first stage in a config.yaml differs from that of the tensors; None if it does not."""
     network = config.first_stage or {}
     params = network.get("ddconfig")
     if not isinstance(params, Mapping):
@@ -199,13 +199,15 @@ def describe_first_stage_mismatch(config: ModelConfig, shape: FirstStageShape, p
         "latent_channels": read_integer(network, "embed_dim", None, config.path),
         "codes": read_integer(network, "n_embed", 0, config.path, low=0, high=1 << 24),
     }
-    odd = [
+    differences = [
         f"{name} {value} for {getattr(shape, name)}"
         for name, value in described.items()
         if value != getattr(shape, name)
     ]
-    if odd:
-        return f"'{config.path}' describes another first stage than that of '{path}': {'; '.join(odd)}: {REMEDY}"
+    if differences:
+        return (
+            f"'{config.path}' describes another first stage than that of '{path}': {'; '.join(differences)}: {REMEDY}"
+        )
     return None
 
 
@@ -270,7 +272,7 @@ def _prediction(config: ModelConfig) -> PredictionKind:
     if "denoiser_config" in config.model:
         scaling = _class_name(_params(config.model, "denoiser_config") or {}, "scaling_config")
         if scaling not in SCALINGS:
-            raise _unsupported_class(config.path, "scaling_config", scaling, SCALINGS)
+            raise _class_error(config.path, "scaling_config", scaling, SCALINGS)
         return SCALINGS[scaling]
     return PREDICTIONS[read_choice(config.model, "parameterization", "eps", config.path, tuple(PREDICTIONS))]
 
@@ -280,12 +282,12 @@ def _discretisation(config: ModelConfig) -> BetaSchedule:
     denoiser = _params(config.model, "denoiser_config") or {}
     name = _class_name(denoiser, "discretization_config")
     if name != DISCRETISATION:
-        raise _unsupported_class(config.path, "discretization_config", name, (DISCRETISATION,))
+        raise _class_error(config.path, "discretization_config", name, (DISCRETISATION,))
     numbers = _params(denoiser, "discretization_config") or {}
     return _betas(numbers, "num_timesteps", (0.00085, 0.012), "scaled_linear", config.path)
 
 
-def _unsupported_class(path: Path, field: str, name: str, supported: Collection[str]) -> ValueError:
+def _class_error(path: Path, field: str, name: str, supported: Collection[str]) -> ValueError:
     return ValueError(
         f"'{path}': '{field}' of its denoiser_config is {format_value(name) if name else 'missing'}; supported are "
         f"{' and '.join(supported)}. Nothing was loaded"

@@ -25,6 +25,7 @@ from guidegraph.nodes.checkpoints.first_stage import NEEDED, build_first_stage, 
 from guidegraph.nodes.checkpoints.guided_diffusion import build_schedule
 from guidegraph.nodes.checkpoints.options import LoadOptions
 from guidegraph.nodes.checkpoints.structure import GROUPS, infer_structure, infer_unet_shape
+from guidegraph.nodes.checkpoints.tensor_names import strip_prefix
 from guidegraph.nodes.models.released.denoiser import ReleasedDenoiser
 from guidegraph.nodes.models.released.unet import ReleasedUNet
 from guidegraph.nodes.sampling import schedule as schedules
@@ -65,36 +66,36 @@ def load_compvis(tensors: Mapping[str, Tensor], path: Path, options: LoadOptions
     """
     config = find_config(path, options.config)
     if not any(name.startswith((UNET, FIRST)) for name in tensors):
-        return {"autoencoder": _first_stage_alone(dict(tensors), tensors, path, options, config)}
-    held = {prefix: _strip_prefix(tensors, prefix) for prefix in (UNET, EMA, FIRST, COND, SDXL)}
+        return {"autoencoder": _load_first_stage(dict(tensors), tensors, path, options, config)}
+    by_prefix = {prefix: strip_prefix(tensors, prefix) for prefix in (UNET, EMA, FIRST, COND, SDXL)}
     unknown = [
         name
         for name in tensors
-        if not name.startswith(tuple(held)) and name not in SCHEDULE_BUFFERS and name not in MARKS
+        if not name.startswith(tuple(by_prefix)) and name not in SCHEDULE_BUFFERS and name not in MARKS
     ]
     if unknown:
         raise ValueError(
             f"'{path}' holds {len(unknown)} tensors that no known part has: {', '.join(sorted(unknown)[:4])}. It is "
             "of another architecture: nothing was loaded"
         )
-    if not held[UNET]:
-        return {"autoencoder": _first_stage_alone(held[FIRST], tensors, path, options, config)}
-    return _diffusion_model(held, tensors, path, options, config)
+    if not by_prefix[UNET]:
+        return {"autoencoder": _load_first_stage(by_prefix[FIRST], tensors, path, options, config)}
+    return _load_diffusion_model(by_prefix, tensors, path, options, config)
 
 
-def _diffusion_model(
-    held: Mapping[str, dict[str, Tensor]],
+def _load_diffusion_model(
+    by_prefix: Mapping[str, dict[str, Tensor]],
     tensors: Mapping[str, Tensor],
     path: Path,
     options: LoadOptions,
     config: ModelConfig | None,
 ) -> dict[str, Any]:
-    """Load the parts of a file with a U-Net; `held` has its tensors by prefix."""
-    first = _without_loss(held[FIRST])
+    """Load the parts of a file with a U-Net; `by_prefix` has its tensors."""
+    first = _drop_loss(by_prefix[FIRST])
     first_shape = infer_first_stage_shape(first, str(path)) if first else None
-    weights = _select_averages(held[UNET], held[EMA], path) if options.ema else held[UNET]
+    weights = _select_averages(by_prefix[UNET], by_prefix[EMA], path) if options.ema else by_prefix[UNET]
     measured = infer_structure(weights, str(path))
-    conditioner = identify_conditioner(held[COND])
+    conditioner = identify_conditioner(by_prefix[COND])
     facts = resolve_facts(measured, first_shape, tensors, path, options, config, maps=conditioner == "rescaler")
     assert facts.prediction is not None
     shape = infer_unet_shape(
@@ -112,29 +113,29 @@ def _diffusion_model(
         assert facts.scale is not None
         parts["autoencoder"] = build_first_stage(first, str(path), facts.scale, facts.norm_groups)
     if conditioner == "first_stage":
-        check_same_first_stage(_without_loss(held[COND]), first, str(path))
-    elif held[SDXL]:
-        parts["text"] = load_sdxl_text(held[SDXL], shape.adm_channels, path, options.tokenizer)
+        check_same_first_stage(_drop_loss(by_prefix[COND]), first, str(path))
+    elif by_prefix[SDXL]:
+        parts["text"] = load_sdxl_text(by_prefix[SDXL], shape.adm_channels, path, options.tokenizer)
     else:
-        parts.update(load_conditioner(held[COND], path, options.tokenizer, facts))
+        parts.update(load_conditioner(by_prefix[COND], path, options.tokenizer, facts))
     with torch.device("meta"):
         network = ReleasedUNet(shape)
     fill(network, weights, str(path), current_dtype(), current_device())
     parts["denoiser"] = ReleasedDenoiser(network).eval()
-    parts["schedule"] = _schedule(tensors, path, options, facts.schedule)
+    parts["schedule"] = _build_schedule(tensors, path, options, facts.schedule)
     return parts
 
 
-def _first_stage_alone(
-    held: dict[str, Tensor],
+def _load_first_stage(
+    own: dict[str, Tensor],
     tensors: Mapping[str, Tensor],
     path: Path,
     options: LoadOptions,
     config: ModelConfig | None,
 ) -> Any:
-    """Load a first stage without its diffusion model; `tensors` are those of the entire file."""
+    """Load a first stage without its diffusion model; own: its tensors; tensors: those of the entire file."""
     _refuse_unused(path, options)
-    weights = {name: tensor for name, tensor in _without_loss(held).items() if name not in MARKS}
+    weights = {name: tensor for name, tensor in _drop_loss(own).items() if name not in MARKS}
     shape = infer_first_stage_shape(weights, str(path))
     scale = resolve_first_stage_scale(shape, tensors, path, options, config)
     return build_first_stage(weights, str(path), scale, options.groups or GROUPS)
@@ -142,7 +143,7 @@ def _first_stage_alone(
 
 def _refuse_unused(path: Path, options: LoadOptions) -> None:
     """Raise ``ValueError`` for settings that need a U-Net."""
-    is_given = {
+    needs_unet = {
         "heads": options.heads is not None,
         "head_channels": options.head_channels is not None,
         "upsample_heads": options.upsample_heads is not None,
@@ -150,12 +151,12 @@ def _refuse_unused(path: Path, options: LoadOptions) -> None:
         "prediction": options.prediction != "auto",
         "noise_schedule": options.noise_schedule != "auto",
     }
-    if unused := [name for name, is_set in is_given.items() if is_set]:
+    if unused := [name for name, is_set in needs_unet.items() if is_set]:
         raise ValueError(f"'{path}' is a first stage alone, without a U-Net: leave {', '.join(unused)} out")
 
 
-def _without_loss(held: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor for name, tensor in held.items() if not name.startswith(LOSS)}
+def _drop_loss(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith(LOSS)}
 
 
 def _select_averages(weights: dict[str, Tensor], ema: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
@@ -178,7 +179,7 @@ def _select_averages(weights: dict[str, Tensor], ema: dict[str, Tensor], path: P
     return {names[short]: tensor for short, tensor in trained.items()}
 
 
-def _schedule(
+def _build_schedule(
     tensors: Mapping[str, Tensor], path: Path, options: LoadOptions, nominal: BetaSchedule | None
 ) -> Schedule:
     """The schedule of the file's β or ᾱ, otherwise the nominal one. Raises ``ValueError``.
@@ -191,8 +192,8 @@ def _schedule(
         assert nominal is not None
         return schedules.zero_terminal_snr(nominal.build()) if "ztsnr" in tensors else nominal.build()
     stored = check_axes(tensors["alphas_cumprod"], str(path), "alphas_cumprod", 1)
-    falls = stored.is_floating_point() and bool((stored.diff() <= 0).all() and 1 >= stored[0] > stored[-1] >= 0)
-    if not falls:  # in half precision, neighbours may be equal
+    is_decreasing = stored.is_floating_point() and bool((stored.diff() <= 0).all() and 1 >= stored[0] > stored[-1] >= 0)
+    if not is_decreasing:  # in half precision, neighbours may be equal
         raise ValueError(f"'{path}' holds no schedule: its alphas_cumprod do not fall from 1: set noise_schedule")
     tolerance = 8 * torch.finfo(stored.dtype).eps
     if nominal is not None:
@@ -203,7 +204,3 @@ def _schedule(
     if betas is not None and betas.shape == stored.shape and betas.dtype in (torch.float32, torch.float64):
         return schedules.from_betas(betas.double().numpy())
     return Schedule(torch.from_numpy(np.asarray(stored.double())).to(current_device()))
-
-
-def _strip_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -68,7 +68,7 @@ def resolve_facts(
     facts = merge_facts(*sources)
     has_schedule = options.noise_schedule != "auto" or "alphas_cumprod" in tensors
     unknown = list_unknown_settings(facts, measured, latents=first is not None, maps=maps, schedule=not has_schedule)
-    _check_answered(unknown, conflict)
+    _check_conflict(unknown, conflict)
     if unknown and facts.unsettled and config is not None:
         raise ValueError(
             f"'{path}' does not tell {', '.join(unknown)}, and '{config.path}' says that it is of this model's own "
@@ -78,10 +78,10 @@ def resolve_facts(
         note = release.note or f"set {', '.join(unknown)} on checkpoint.load, or put its config.yaml beside the file"
         raise ValueError(f"'{path}' does not tell {', '.join(unknown)}: {note}")
     if unknown:
-        beside = "" if config is None else f", '{config.path}' does not say it"
+        silence = "" if config is None else f", '{config.path}' does not say it"
         raise ValueError(
             f"'{path}' is in CompVis' layout but in none of its released shapes (channels {measured.channels}, widths "
-            f"{measured.widths}, {measured.inputs} in, {measured.outputs} out){beside}, and its tensors do not tell "
+            f"{measured.widths}, {measured.inputs} in, {measured.outputs} out){silence}, and its tensors do not tell "
             f"{', '.join(unknown)}: {HINT}"
         )
     return facts
@@ -106,11 +106,11 @@ def resolve_first_stage_scale(
     if release is not None:
         sources.append(Facts(scale=release.scale))
     scale = merge_facts(*sources).scale
-    _check_answered(["scale"] if scale is None else [], conflict)
+    _check_conflict(["scale"] if scale is None else [], conflict)
     if scale is None:
-        why = release.note if release is not None else "it is in none of the released shapes of first stages"
+        reason = release.note if release is not None else "it is in none of the released shapes of first stages"
         raise ValueError(
-            f"'{path}' is a first stage that does not tell the scale of its latents: {why}. Set scale on "
+            f"'{path}' is a first stage that does not tell the scale of its latents: {reason}. Set scale on "
             "checkpoint.load, or put the config.yaml of its training beside the file"
         )
     return scale
@@ -123,7 +123,7 @@ def _is_used(conflict: str | None, options: LoadOptions) -> bool:
     return conflict is None
 
 
-def _check_answered(unknown: list[str], conflict: str | None) -> None:
+def _check_conflict(unknown: list[str], conflict: str | None) -> None:
     """For a config.yaml in conflict, raise ``ValueError`` if facts are unknown, and warn otherwise."""
     if conflict is None:
         return

@@ -22,7 +22,8 @@ from guidegraph.nodes.checkpoints.diffusers.text import load_tokenizer
 from guidegraph.nodes.checkpoints.filling import check_axes, fill
 from guidegraph.nodes.checkpoints.first_stage import NEEDED
 from guidegraph.nodes.checkpoints.ldm_text import HEADS, build_ldm_text, check_ldm_text
-from guidegraph.nodes.conditioning.pretrained import import_transformers
+from guidegraph.nodes.checkpoints.tensor_names import strip_prefix
+from guidegraph.nodes.conditioning.text_pretrained import import_transformers
 from guidegraph.nodes.models.model import AbsentPart
 from guidegraph.nodes.models.released.ldm_text import ClassTokens
 from guidegraph.nodes.models.released.maps import MapRescaler
@@ -32,9 +33,9 @@ Tensors = Mapping[str, Tensor]
 OPENCLIP_PAD = 0
 """OpenCLIP pads with zeros, CLIP with its end token."""
 
-NOTHING_KNOWN = Facts()
+NO_FACTS = Facts()
 LAYOUT = (
-    "the tokens of '{where}' are the boxes and classes of a layout, not words, so that it embeds no text: give its "
+    "the tokens of '{path}' are the boxes and classes of a layout, not words, so that it embeds no text: give its "
     "denoiser a condition with the tokens of its own encoder"
 )
 ACTIVATIONS = {"clip": "quick_gelu", "openclip": "gelu"}
@@ -60,9 +61,7 @@ def identify_conditioner(tensors: Tensors) -> str:
     return "classes" if set(tensors) == {"embedding.weight"} else "unknown"
 
 
-def load_conditioner(
-    tensors: Tensors, path: Path, tokenizer: Path | None, facts: Facts = NOTHING_KNOWN
-) -> dict[str, Any]:
+def load_conditioner(tensors: Tensors, path: Path, tokenizer: Path | None, facts: Facts = NO_FACTS) -> dict[str, Any]:
     """Load `text`, `label` (of a model with classes) or `semantic` (of a model with maps) from `cond_stage_model`.
 
     facts: of the model; only those of its conditioner are used. A single file does not hold a tokenizer: without one,
@@ -82,21 +81,21 @@ def load_conditioner(
         fill(labels, tensors, str(path), current_dtype(), current_device())
         return {"label": labels}
     if kind == "rescaler":
-        return {"semantic": _map_rescaler(tensors, path, facts)}
+        return {"semantic": _build_rescaler(tensors, path, facts)}
     if kind == "ldm":
-        weights = _only(tensors, "transformer.", path)
+        weights = _select_prefix(tensors, "transformer.", path)
         if facts.takes_text is False:
             check_ldm_text(weights, HEADS, str(path))
-            return {"text": AbsentPart(LAYOUT.format(where=path))}
+            return {"text": AbsentPart(LAYOUT.format(path=path))}
         if tokenizer is None:
             check_ldm_text(weights, HEADS, str(path))
-            return {"text": AbsentPart(_no_tokenizer(path, "BERT"))}
+            return {"text": AbsentPart(_no_tokenizer_message(path, "BERT"))}
         return {"text": build_ldm_text(weights, HEADS, tokenizer, str(path))}
     clip = _clip_weights(tensors, kind, path)
     if tokenizer is None:
-        return {"text": AbsentPart(_no_tokenizer(path, "CLIP"))}
+        return {"text": AbsentPart(_no_tokenizer_message(path, "CLIP"))}
     hidden: Hidden = "last" if kind == "clip" else "penultimate_normed"
-    return {"text": ReleasedText([_tower(clip, kind, hidden, path, tokenizer)]).eval()}
+    return {"text": ReleasedText([_build_tower(clip, kind, hidden, path, tokenizer)]).eval()}
 
 
 def check_same_first_stage(conditioner: Tensors, first_stage: Tensors, path: str) -> None:
@@ -104,11 +103,13 @@ def check_same_first_stage(conditioner: Tensors, first_stage: Tensors, path: str
 
     Raises ``ValueError`` if tensors differ.
     """
-    odd = [name for name in {*conditioner, *first_stage} if not _equal(conditioner.get(name), first_stage.get(name))]
-    if odd:
+    differing = [
+        name for name in {*conditioner, *first_stage} if not _equal(conditioner.get(name), first_stage.get(name))
+    ]
+    if differing:
         raise ValueError(
-            f"'{path}' is conditioned on another first stage than its own ({len(odd)} tensors differ: "
-            f"{', '.join(sorted(odd)[:4])}), which is not supported"
+            f"'{path}' is conditioned on another first stage than its own ({len(differing)} tensors differ: "
+            f"{', '.join(sorted(differing)[:4])}), which is not supported"
         )
 
 
@@ -118,7 +119,7 @@ def _equal(a: Tensor | None, b: Tensor | None) -> bool:
     return a.device.type == "meta" or a.data_ptr() == b.data_ptr() or torch.equal(a, b)
 
 
-def _map_rescaler(tensors: Tensors, path: Path, facts: Facts) -> MapRescaler:
+def _build_rescaler(tensors: Tensors, path: Path, facts: Facts) -> MapRescaler:
     """Build a SpatialRescaler and fill it; its factors were resolved before."""
     weight = check_axes(tensors["channel_mapper.weight"], str(path), "channel_mapper.weight", 4)
     rescaler = facts.rescaler
@@ -141,7 +142,7 @@ def load_sdxl_text(tensors: Tensors, adm_channels: int | None, path: Path, token
 
     A missing tokenizer is handled as in `load_conditioner`.
     """
-    towers = [_strip_prefix(tensors, f"{number}.") for number in (0, 1)]
+    towers = [strip_prefix(tensors, f"{number}.") for number in (0, 1)]
     extra = [name for name in tensors if not name.startswith(("0.", "1."))]
     if [identify_conditioner(tower) for tower in towers] != ["clip", "openclip"] or extra:
         raise ValueError(
@@ -155,28 +156,30 @@ def load_sdxl_text(tensors: Tensors, adm_channels: int | None, path: Path, token
     if projection is None or width < 2 or projection.shape[1] + 6 * width != adm_channels:
         raise ValueError(f"'{path}': the vector of {adm_channels} is not the pooled text and six sizes, as SDXL's is")
     if tokenizer is None:
-        return AbsentPart(_no_tokenizer(path, "CLIP"))
-    built = [_tower(weights[i], kind, "penultimate", path, tokenizer) for i, kind in enumerate(("clip", "openclip"))]
-    return ReleasedText(built, size=PictureSize(), size_width=width, zero_empty=True).eval()
+        return AbsentPart(_no_tokenizer_message(path, "CLIP"))
+    clip_towers = [
+        _build_tower(weights[i], kind, "penultimate", path, tokenizer) for i, kind in enumerate(("clip", "openclip"))
+    ]
+    return ReleasedText(clip_towers, size=PictureSize(), size_width=width, zero_empty=True).eval()
 
 
 def _clip_weights(tensors: Tensors, kind: str, path: Path) -> dict[str, Tensor]:
     """The tensors of a text model under transformers' names, checked for completeness. Raises ``ValueError``."""
     openclip = kind == "openclip"
-    held = _only(tensors, "model." if openclip else "transformer.", path)
+    held = _select_prefix(tensors, "model." if openclip else "transformer.", path)
     weights = from_openclip(held) if openclip else held
     check_clip(weights, infer_clip_settings(weights, str(path), ACTIVATIONS[kind]), str(path))
     return weights
 
 
-def _tower(weights: Tensors, kind: str, hidden: Hidden, path: Path, tokenizer: Path) -> Tower:
+def _build_tower(weights: Tensors, kind: str, hidden: Hidden, path: Path, tokenizer: Path) -> Tower:
     model = build_clip(weights, infer_clip_settings(weights, str(path), ACTIVATIONS[kind]), str(path))
     words = load_tokenizer(import_transformers("clip").CLIPTokenizer, tokenizer, model)
     pad = OPENCLIP_PAD if kind == "openclip" else int(words.eos_token_id)
     return Tower(model, words, hidden, pad)
 
 
-def _only(tensors: Tensors, prefix: str, path: Path) -> dict[str, Tensor]:
+def _select_prefix(tensors: Tensors, prefix: str, path: Path) -> dict[str, Tensor]:
     """The tensors under a prefix, which is removed. Raises ``ValueError`` for other weights beside them."""
     extra = [name for name in tensors if not name.startswith(prefix) and name.rpartition(".")[2] not in NO_WEIGHTS]
     if extra:
@@ -184,15 +187,10 @@ def _only(tensors: Tensors, prefix: str, path: Path) -> dict[str, Tensor]:
             f"'{path}' holds {len(extra)} tensors beside those of its text encoder: {', '.join(sorted(extra)[:4])}. It "
             "is of another architecture: nothing was loaded"
         )
-    return _strip_prefix(tensors, prefix)
+    return strip_prefix(tensors, prefix)
 
 
-def _strip_prefix(tensors: Tensors, prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names begin with a prefix, which is removed."""
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-def _no_tokenizer(path: Path, kind: str) -> str:
+def _no_tokenizer_message(path: Path, kind: str) -> str:
     return (
         f"'{path}' holds a text encoder and no vocabulary, as all single files: set `tokenizer` of checkpoint.load to "
         f"a folder with the tokenizer of {kind} (vocab.json and merges.txt, or tokenizer.json), such as the folder "

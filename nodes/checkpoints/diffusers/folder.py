@@ -49,24 +49,24 @@ def load_diffusers(folder: Path, options: LoadOptions) -> dict[str, Any]:
     if not (folder / INDEX).is_file():
         return _load_single(folder, options)
     index = read_json(folder / INDEX)
-    held = _components(folder, index)
+    components = _read_components(folder, index)
     kind: PredictionKind = "eps"
     parts: dict[str, Any] = {}
-    if "scheduler" in held:
+    if "scheduler" in components:
         parts["schedule"], kind = read_scheduler(folder / "scheduler")
     if options.noise_schedule != "auto":
         parts["schedule"] = build_schedule(options.noise_schedule)
     if options.prediction != "auto":
         kind = options.prediction
-    first = next((name for name in ("vae", "vqvae") if name in held), None)
-    if "unet" in held:
+    first = next((name for name in ("vae", "vqvae") if name in components), None)
+    if "unet" in components:
         parts.update(load_unet(folder / "unet", kind, options.ema))
     if first is not None:
         parts["autoencoder"] = load_autoencoder(folder / first)
-    texts = [name for name in ("text_encoder", "text_encoder_2", "bert") if name in held]
+    texts = [name for name in ("text_encoder", "text_encoder_2", "bert") if name in components]
     if texts:
         factor = parts["autoencoder"].config.factor if first is not None else 1
-        parts["text"] = load_text(folder, {name: held[name][1] for name in texts}, index, factor)
+        parts["text"] = load_text(folder, {name: components[name][1] for name in texts}, index, factor)
     return parts
 
 
@@ -113,14 +113,14 @@ def _load_single(folder: Path, options: LoadOptions) -> dict[str, Any]:
     )
 
 
-def _components(folder: Path, index: Mapping[str, Any]) -> dict[str, Component]:
+def _read_components(folder: Path, index: Mapping[str, Any]) -> dict[str, Component]:
     """The components of a pipeline by name, as library and class. Raises one ``ValueError`` for all problems."""
-    held: dict[str, Component] = {}
+    components: dict[str, Component] = {}
     for name, value in index.items():
         is_component = isinstance(value, list) and len(value) == 2
         if name.startswith("_") or name in UNUSED or not is_component or value == [None, None]:
             continue
-        held[name] = (str(value[0]), str(value[1]))
+        components[name] = (str(value[0]), str(value[1]))
     expected = {
         "unet": unet.CLASSES,
         "vae": first_stage.CLASSES,
@@ -133,18 +133,18 @@ def _components(folder: Path, index: Mapping[str, Any]) -> dict[str, Component]:
         "scheduler": None,
     }
     problems = []
-    for name, (_, kind) in held.items():
+    for name, (_, kind) in components.items():
         classes = expected.get(name, ())
         if classes is not None and kind not in classes:
             supported = f"supported are {', '.join(classes)}" if classes else "no such component is supported"
             problems.append(f"'{name}' is a {kind} ({supported})")
         elif not (folder / name).is_dir():
             problems.append(f"the folder '{name}' is missing")
-    if "scheduler" in held and (folder / "scheduler").is_dir() and not (folder / "scheduler" / CONFIG).is_file():
+    if "scheduler" in components and (folder / "scheduler").is_dir() and not (folder / "scheduler" / CONFIG).is_file():
         problems.append(f"'scheduler/{CONFIG}' is missing")
     if problems:
         name = index.get("_class_name", "a pipeline")
         raise ValueError(f"'{folder}' is {name} that cannot be loaded: {'; '.join(problems)}. Nothing was loaded")
-    if not held:
+    if not components:
         raise ValueError(f"'{folder / INDEX}' names no components: the folder is incomplete")
-    return held
+    return components

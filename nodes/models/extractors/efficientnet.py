@@ -60,14 +60,14 @@ class InvertedBottleneck(nn.Module):
 
     def __init__(self, channels: int, stage: StageSpec, stride: int) -> None:
         super().__init__()
-        inside = channels * stage.expansion
+        expanded = channels * stage.expansion
         if stage.expansion > 1:
-            self.expand_conv = convolution(channels, inside)
-            self.bn0 = norm(inside)
+            self.expand_conv = convolution(channels, expanded)
+            self.bn0 = norm(expanded)
         self.expands = stage.expansion > 1
-        self.depthwise_conv = convolution(inside, inside, stage.kernel, stride, groups=inside)
-        self.bn1 = norm(inside)
-        self.project_conv = convolution(inside, stage.channels)
+        self.depthwise_conv = convolution(expanded, expanded, stage.kernel, stride, groups=expanded)
+        self.bn1 = norm(expanded)
+        self.project_conv = convolution(expanded, stage.channels)
         self.bn2 = norm(stage.channels)
         self.skips = stride == 1 and channels == stage.channels
 
@@ -81,7 +81,7 @@ class InvertedBottleneck(nn.Module):
 class EfficientNetLite0(nn.Module):
     """A `FeatureExtractor`: the block outputs at strides 2 to 32, and 1,280 pooled features.
 
-    size: pictures are resized to it first (None: kept). The network was trained on 224 pixels, with
+    size: pictures are resized to it first (None: not resized). The network was trained on 224 pixels, with
     pictures in [-1, 1] as ours are.
     """
 

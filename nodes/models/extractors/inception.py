@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from guidegraph.nodes.checkpoints.reading import read_tensors
-from guidegraph.nodes.metrics.extractors import InceptionLayer
+from guidegraph.nodes.models.extractors.settings import InceptionLayer
 
 SIDE = 299
 FEATURES, CLASSES = 2048, 1008

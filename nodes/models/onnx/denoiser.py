@@ -47,9 +47,9 @@ class OnnxDenoiser:
                 "an exported denoiser gives no gradient: take the one of model.load or checkpoint.load where a node "
                 "differentiates through the denoiser, or guidance that does not"
             )
-        self._check_absent(fields)
+        self._check_unused(fields)
         batch = x.shape[0]
-        if batch == 1 or not self._runs_alone(t):  # otherwise sample by sample
+        if batch == 1 or not self._runs_by_sample(t):  # otherwise sample by sample
             return self._run(fields, batch)
         samples = [
             self._run({name: None if tensor is None else tensor[i : i + 1] for name, tensor in fields.items()}, 1)
@@ -62,20 +62,22 @@ class OnnxDenoiser:
             torch.cat(variances) if variances else None,
         )
 
-    def _runs_alone(self, t: Tensor) -> bool:
+    def _runs_by_sample(self, t: Tensor) -> bool:
         """Whether the graph must run sample by sample: a field takes one sample, or one t while those of x differ."""
         single_fields = {
-            key for name, fields in self.ports.inputs.items() if is_unbatched(self._declared(name)) for key in fields
+            key for name, fields in self.ports.inputs.items() if is_unbatched(self._find_input(name)) for key in fields
         }
         return bool(single_fields - {"t"}) or ("t" in single_fields and bool((t != t[0]).any()))
 
-    def _declared(self, name: str) -> Declared:
+    def _find_input(self, name: str) -> Declared:
         return next(declared for declared in self.session.part.inputs if declared.name == name)
 
     def _run(self, fields: Fields, batch: int) -> Prediction:
         provider = self.session.provider
         device = torch.device("cpu") if provider.device == "cpu" else torch.device(provider.device, provider.device_id)
-        tensors = {declared.name: self._input(declared, fields, batch, device) for declared in self.session.part.inputs}
+        tensors = {
+            declared.name: self._build_input(declared, fields, batch, device) for declared in self.session.part.inputs
+        }
         run = run_arrays if device.type == "cpu" else run_on_device
         try:
             outputs = run(self.session, tensors)
@@ -83,9 +85,9 @@ class OnnxDenoiser:
             raise ValueError(str(error)) from error
         x = fields["x"]
         assert x is not None
-        return self._prediction(outputs, x)
+        return self._read_prediction(outputs, x)
 
-    def _input(self, declared: Declared, fields: Fields, batch: int, device: torch.device) -> Tensor:
+    def _build_input(self, declared: Declared, fields: Fields, batch: int, device: torch.device) -> Tensor:
         if declared.name in self.ports.constants:
             return expand_constant(declared, self.ports.constants[declared.name], batch, device)
         values: dict[str, Tensor] = {}
@@ -97,11 +99,11 @@ class OnnxDenoiser:
             values[name] = value
         return fit_input(declared, values, device)
 
-    def _prediction(self, outputs: Mapping[str, Tensor], x: Tensor) -> Prediction:
+    def _read_prediction(self, outputs: Mapping[str, Tensor], x: Tensor) -> Prediction:
         fields = {key: outputs[name] for key, name in self.ports.outputs.items()}
         value, variance = fields["value"], fields.get("variance")
-        halves = self.ports.outputs["value"] == self.ports.outputs.get("variance")
-        if halves:
+        are_halves = self.ports.outputs["value"] == self.ports.outputs.get("variance")
+        if are_halves:
             if value.ndim != x.ndim or value.shape[1] != 2 * x.shape[1]:
                 raise ValueError(
                     f"the graph's output '{self.ports.outputs['value']}' is named as value and as variance, so that it "
@@ -118,10 +120,11 @@ class OnnxDenoiser:
                 )
         return Prediction(value.to(x), self.ports.kind, None if variance is None else variance.to(x))
 
-    def _check_absent(self, fields: Fields) -> None:
-        taken = self.ports.fields
+    def _check_unused(self, fields: Fields) -> None:
+        """Raise ``ValueError`` for fields of the condition that the graph does not take."""
+        used = self.ports.fields
         for name, tensor in fields.items():
-            if tensor is None or name in taken or (name == "mask" and bool(tensor.all())):
+            if tensor is None or name in used or (name == "mask" and bool(tensor.all())):
                 continue
             if self.ports.foreign:
                 raise ValueError(
@@ -129,7 +132,7 @@ class OnnxDenoiser:
                     f"`inputs`, or leave it out of the condition. It takes {describe_tensors(self.session.part.inputs)}"
                 )
             raise ValueError(
-                f"this denoiser was exported with a condition of {', '.join(sorted(taken - {'x', 't'})) or 'nothing'}, "
+                f"this denoiser was exported with a condition of {', '.join(sorted(used - {'x', 't'})) or 'nothing'}, "
                 f"and got one with {name}: export it with such a condition as its example"
             )
 

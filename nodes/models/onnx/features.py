@@ -27,18 +27,20 @@ class OnnxFeatures:
     def __init__(self, file: GraphFile, output: str | None, range: str, size: int | None) -> None:
         self.session, self.nbytes, self.name = file.session, file.nbytes, file.path.name
         self.range, self.size = range, size
-        takes, gives = self.session.part.inputs, [tensor.name for tensor in self.session.part.outputs]
-        if len(takes) != 1 or len(takes[0].dims) != 4 or takes[0].dims[1] not in (3, f"{takes[0].name}.1"):
-            raise ValueError(f"'{self.name}' must take pictures (B, 3, H, W) alone; it takes {describe_tensors(takes)}")
-        if range in ("-1..1", "0..1") and not getattr(torch, takes[0].dtype).is_floating_point:
+        inputs, outputs = self.session.part.inputs, [tensor.name for tensor in self.session.part.outputs]
+        if len(inputs) != 1 or len(inputs[0].dims) != 4 or inputs[0].dims[1] not in (3, f"{inputs[0].name}.1"):
             raise ValueError(
-                f"'{self.name}' takes {describe_tensors(takes)}, whole numbers: set `range` to uint8 or 0..255"
+                f"'{self.name}' must take pictures (B, 3, H, W) alone; it takes {describe_tensors(inputs)}"
             )
-        if output is None and len(gives) > 1:
-            raise ValueError(f"'{self.name}' gives {', '.join(gives)}: set `output` to the name of the features")
-        if output is not None and output not in gives:
-            raise ValueError(f"'{self.name}' has no output '{output}'; {suggest(output, gives, 'outputs')}")
-        self.input, self.output = takes[0], output or gives[0]
+        if range in ("-1..1", "0..1") and not getattr(torch, inputs[0].dtype).is_floating_point:
+            raise ValueError(
+                f"'{self.name}' takes {describe_tensors(inputs)}, whole numbers: set `range` to uint8 or 0..255"
+            )
+        if output is None and len(outputs) > 1:
+            raise ValueError(f"'{self.name}' gives {', '.join(outputs)}: set `output` to the name of the features")
+        if output is not None and output not in outputs:
+            raise ValueError(f"'{self.name}' has no output '{output}'; {suggest(output, outputs, 'outputs')}")
+        self.input, self.output = inputs[0], output or outputs[0]
 
     def __call__(self, image: Tensor) -> tuple[Tensor]:
         """Features (B, D) of pictures (B, 3, H, W) in [-1, 1]; maps (B, D, 1, 1) count as features.
@@ -51,8 +53,8 @@ class OnnxFeatures:
         device = torch.device("cpu") if provider.device == "cpu" else torch.device(provider.device, provider.device_id)
         pictures = to_picture_range(image.detach(), self.range, self.size).to(device, getattr(torch, self.input.dtype))
         batch = self.input.dims[0]
-        parts = pictures.split(batch) if isinstance(batch, int) else (pictures,)
-        return (torch.cat([self._features(part.contiguous()) for part in parts]).to(image.device),)
+        chunks = pictures.split(batch) if isinstance(batch, int) else (pictures,)
+        return (torch.cat([self._features(chunk.contiguous()) for chunk in chunks]).to(image.device),)
 
     def _features(self, pictures: Tensor) -> Tensor:
         run = run_arrays if pictures.device.type == "cpu" else run_on_device

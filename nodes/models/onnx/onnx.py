@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge, Le
 
 from guidegraph.graph.node import node
 from guidegraph.nodes.guidance.hooks import OpaqueDenoiser
-from guidegraph.nodes.sampling.edm_denoiser import EdmNetwork, SigmaData, check_raw_kind, precondition
+from guidegraph.nodes.models.onnx.fields import ConstantInput, InputField, OutputField
+from guidegraph.nodes.sampling.denoiser_edm import EdmNetwork, SigmaData, check_raw_kind, precondition
 from guidegraph.nodes.types import PredictionKind, Schedule
 
 if TYPE_CHECKING:
@@ -19,10 +20,6 @@ if TYPE_CHECKING:
 PORTS = ("x", "t")
 FIELDS = ("vector", "tokens", "mask", "spatial")
 OUTPUTS = ("value", "variance")
-
-InputField: TypeAlias = Literal["x", "t", "vector", "tokens", "mask", "spatial"]
-OutputField: TypeAlias = Literal["value", "variance"]
-ConstantInput: TypeAlias = float | list[float]
 
 
 @node("onnx.denoiser", host=True)
@@ -115,7 +112,7 @@ def _of_file(
 def _describe_bundle(bundle: Bundle) -> tuple[str, PredictionKind, bool]:
     """The part of a bundle of a denoiser alone, the kind of its prediction, and whether it honours masks."""
     from guidegraph_runtime.bundle.names import CALL, MASKS
-    from guidegraph_runtime.bundle.names import FIELDS as FIXED
+    from guidegraph_runtime.bundle.names import FIELDS as FIXED_FIELDS
 
     plan = bundle.manifest.plan
     call = plan[0].settings.get(CALL) if len(plan) == 1 and plan[0].op == "part" else None
@@ -125,7 +122,7 @@ def _describe_bundle(bundle: Bundle) -> tuple[str, PredictionKind, bool]:
         raise ValueError(f"'{bundle.where}' is {contents}: write that of a denoiser with {command}")
     part = bundle.manifest.parts[plan[0].node]
     names, results = {port.name for port in part.inputs}, {port.name for port in part.outputs}
-    fixed = plan[0].settings.get(FIXED)
+    fixed = plan[0].settings.get(FIXED_FIELDS)
     kind: Any = fixed.get("kind") if isinstance(fixed, dict) else None
     fits = {*PORTS} <= names <= {*PORTS, *FIELDS} and {"value"} <= results <= {*OUTPUTS}
     if not fits or kind not in ("eps", "x0", "v"):

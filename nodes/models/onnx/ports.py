@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from guidegraph.graph.errors import suggest
-from guidegraph.nodes.models.onnx.onnx import ConstantInput, InputField, OutputField
+from guidegraph.nodes.models.onnx.fields import ConstantInput, InputField, OutputField
 from guidegraph.nodes.types import PredictionKind
 
 if TYPE_CHECKING:
@@ -58,27 +58,35 @@ def make_file_ports(
     kind: PredictionKind | None,
 ) -> GraphPorts:
     """The ports of a graph with other names. Raises ``ValueError`` for settings that do not fit the graph."""
-    takes, gives = ({tensor.name: tensor for tensor in side} for side in (part.inputs, part.outputs))
+    graph_inputs, graph_outputs = ({tensor.name: tensor for tensor in side} for side in (part.inputs, part.outputs))
     for name in [*inputs.values(), *constants]:
-        if name not in takes:
-            _fail(source, f"it has no input '{name}'; {suggest(name, takes, 'inputs')}", part)
-    taken: dict[str, tuple[InputField, ...]] = {}
+        if name not in graph_inputs:
+            _fail(source, f"it has no input '{name}'; {suggest(name, graph_inputs, 'inputs')}", part)
+    fields_by_input: dict[str, tuple[InputField, ...]] = {}
     for key in get_args(InputField):  # their order is that of the channels
         if key in inputs:
-            taken[inputs[key]] = (*taken.get(inputs[key], ()), key)
-    if unsaid := [key for key in ("x", "t") if key not in inputs]:
-        do = ", ".join(f"{key}: NAME" for key in unsaid)
-        _fail(source, f"nothing says which of its inputs takes {' and '.join(unsaid)}: set `inputs: {{{do}}}`", part)
-    for name, fields in taken.items():
-        _check_input(source, part, takes[name], fields)
+            fields_by_input[inputs[key]] = (*fields_by_input.get(inputs[key], ()), key)
+    if missing := [key for key in ("x", "t") if key not in inputs]:
+        settings = ", ".join(f"{key}: NAME" for key in missing)
+        _fail(
+            source,
+            f"nothing says which of its inputs takes {' and '.join(missing)}: set `inputs: {{{settings}}}`",
+            part,
+        )
+    for name, fields in fields_by_input.items():
+        _check_input(source, part, graph_inputs[name], fields)
         if name in constants:
             _fail(source, f"its input '{name}' takes {' and '.join(fields)}, and has a number in `constants` too", part)
-    if unfilled := [name for name in takes if name not in taken and name not in constants]:
-        _fail(source, f"nothing says what its input '{unfilled[0]}' takes: {_advice(takes[unfilled[0]], inputs)}", part)
-    output_names = _outputs(source, part, gives, outputs)
+    if unfilled := [name for name in graph_inputs if name not in fields_by_input and name not in constants]:
+        _fail(
+            source,
+            f"nothing says what its input '{unfilled[0]}' takes: {_advice(graph_inputs[unfilled[0]], inputs)}",
+            part,
+        )
+    output_names = _output_names(source, part, graph_outputs, outputs)
     if kind is None:
         _fail(source, "nothing says what it predicts: set `kind` to eps, x0 or v", part)
-    return GraphPorts(taken, output_names, kind, constants, foreign=True)
+    return GraphPorts(fields_by_input, output_names, kind, constants, foreign=True)
 
 
 def _advice(declared: Declared, inputs: Mapping[InputField, str]) -> str:
@@ -101,17 +109,17 @@ def _check_input(source: str, part: Part, declared: Declared, fields: Sequence[I
         _fail(source, f"{message}: only t itself, one number for each sample, can be given", part)
 
 
-def _outputs(
-    source: str, part: Part, gives: Mapping[str, Declared], outputs: Mapping[OutputField, str]
+def _output_names(
+    source: str, part: Part, graph_outputs: Mapping[str, Declared], outputs: Mapping[OutputField, str]
 ) -> dict[OutputField, str]:
     for name in outputs.values():
-        if name not in gives:
-            _fail(source, f"it has no output '{name}'; {suggest(name, gives, 'outputs')}", part)
+        if name not in graph_outputs:
+            _fail(source, f"it has no output '{name}'; {suggest(name, graph_outputs, 'outputs')}", part)
     names = dict(outputs)
     if "value" not in names:
-        if names or len(gives) != 1:
+        if names or len(graph_outputs) != 1:
             _fail(source, "nothing says which of its outputs is the prediction: name it under `outputs` as value", part)
-        names["value"] = next(iter(gives))
+        names["value"] = next(iter(graph_outputs))
     return names
 
 
@@ -183,8 +191,8 @@ def _check_shape(declared: Declared, name: str, tensor: Tensor) -> None:
             f"{message}: draw {dims[0]} samples at a time (`batch` of noise.gaussian), without guidance "
             "that asks for several predictions of each in one call, or export the graph with an open batch"
         )
-    do = "draw noise of that size (`shape` of noise.gaussian)" if name == "x" else f"give {name} of that size"
-    raise ValueError(f"{message}: {do}")
+    advice = "draw noise of that size (`shape` of noise.gaussian)" if name == "x" else f"give {name} of that size"
+    raise ValueError(f"{message}: {advice}")
 
 
 def _sizes(shape: Sequence[int]) -> str:
@@ -192,16 +200,16 @@ def _sizes(shape: Sequence[int]) -> str:
 
 
 def _check_whole(declared: Declared, name: str, tensor: Tensor) -> None:
-    odd = ~tensor.isfinite() | (tensor != tensor.round())
-    if not bool(odd.any()):
+    fractional = ~tensor.isfinite() | (tensor != tensor.round())
+    if not bool(fractional.any()):
         return
-    value = float(tensor[odd].flatten()[0])
-    do = (
+    value = float(tensor[fractional].flatten()[0])
+    advice = (
         "choose levels at whole timesteps, with `spacing: leading` or `trailing` and `sigmas: schedule`"
         if name == "t"
         else "give whole numbers"
     )
-    raise ValueError(f"the graph's input '{declared.name}' takes {declared.dtype}, and {name} has {value:g}: {do}")
+    raise ValueError(f"the graph's input '{declared.name}' takes {declared.dtype}, and {name} has {value:g}: {advice}")
 
 
 def is_unbatched(declared: Declared) -> bool:

@@ -103,8 +103,8 @@ def draw_vectors(vectors: Tensor, count: int) -> Tensor:
 
     All ranks draw the same indices from torch's generator, so the sum over ranks has each vector.
     """
-    share, size = current_rank(), len(vectors)
-    picked = torch.randint(size * share.count, (count,), device="cpu").to(vectors.device) - share.index * size
+    rank, size = current_rank(), len(vectors)
+    picked = torch.randint(size * rank.count, (count,), device="cpu").to(vectors.device) - rank.index * size
     is_local = (picked >= 0) & (picked < size)
     return vectors[picked.clamp(0, size - 1)] * is_local[:, None]
 

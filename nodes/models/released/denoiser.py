@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from guidegraph.nodes.checkpoints.lora_layers import denoiser_layers
 from guidegraph.nodes.models.networks.hooks import HookedModel, Hooks
 from guidegraph.nodes.models.own.denoiser import check_fields, check_shape, check_sizes
 from guidegraph.nodes.models.released.unet import ReleasedUNet
@@ -23,9 +24,7 @@ class ReleasedDenoiser(HookedModel):
 
     def adaptable_weights(self) -> dict[str, str]:
         """Names of its parameters by the names of their layers in LoRA files; an exported graph keeps both."""
-        from guidegraph.nodes.checkpoints.lora_layers import denoiser_layers
-
-        return denoiser_layers(self)
+        return denoiser_layers(self.network)
 
     @property
     def kind(self) -> PredictionKind:

@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from guidegraph.graph.export_recipe import ExportRecipe
+from guidegraph.nodes.checkpoints.lora_layers import text_layers
 from guidegraph.nodes.models.own.layers import timestep_embedding
 from guidegraph.nodes.shapes import has_values
 from guidegraph.nodes.types import Condition
@@ -125,11 +126,15 @@ class ReleasedText(nn.Module):
         self.size_width = size_width
         self.zero_empty = zero_empty
 
+    @property
+    def models(self) -> list[nn.Module]:
+        """The CLIP models of the towers."""
+        towers: list[Any] = list(self.towers)
+        return [tower.model for tower in towers]
+
     def adaptable_weights(self) -> dict[str, str]:
         """Names of its parameters by the names of their layers in LoRA files; an exported graph keeps both."""
-        from guidegraph.nodes.checkpoints.lora_layers import text_layers
-
-        return text_layers(self)
+        return text_layers(self.models)
 
     def forward(self, texts: Sequence[str]) -> Condition:
         """The condition of B texts: tokens (B, n · length, D), and SDXL's vector (B, D)."""

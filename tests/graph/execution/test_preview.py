@@ -128,8 +128,8 @@ def test_a_node_can_be_a_preview_and_reads_what_is_outside(tmp_path: Path) -> No
         ("preview: {every: 4, use: ./look.yaml}", "missing-port: the workflow needs its parameter 'net'"),
         ("preview: {every: 4, use: ./none.yaml}", "no-file"),
         ("preview: {evry: 4, use: ./look.yaml, in: {net: carry.net}}", "unknown-key: unknown key 'evry'"),
-        ("preview: {every: 4, use: toy.look, in: {model: loss}}", "a preview is no part of an iteration and cannot"),
-        ("preview: {every: 4, use: toy.look, in: {model: loop.batch}}", "no part of an iteration and cannot read"),
+        ("preview: {every: 4, use: toy.look, in: {model: loss}}", "a preview is not part of an iteration and cannot"),
+        ("preview: {every: 4, use: toy.look, in: {model: loop.batch}}", "not part of an iteration and cannot read"),
         ("preview: {every: 4, use: toy.look, in: {model: carry.nut}}", "unknown-carry"),
     ],
 )

@@ -177,7 +177,9 @@ def test_a_bundle_takes_the_place_of_an_older_one(cli: Command) -> None:
 def test_without_the_exporters_packages_one_line_says_what_to_install(
     cli: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("guidegraph.commands.export.find_spec", lambda name: None if name == "onnxscript" else object())
+    monkeypatch.setattr(
+        "guidegraph.commands.export_steps.find_spec", lambda name: None if name == "onnxscript" else object()
+    )
     result = export(cli, TINY)
     assert (result.code, result.out) == (1, "")
     assert result.err == (

@@ -25,7 +25,7 @@ from guidegraph.graph.export.one_node import export_call
 from guidegraph.nodes.models.onnx.denoiser import run_arrays, run_on_device
 from guidegraph.nodes.models.onnx.onnx import onnx_denoiser
 from guidegraph.nodes.sampling.denoiser import expand_condition
-from guidegraph.nodes.sampling.edm_denoiser import precondition
+from guidegraph.nodes.sampling.denoiser_edm import precondition
 from guidegraph.nodes.sampling.schedule import edm
 from guidegraph_runtime import Bundle, BundleError, SessionSettings
 from tests.commands.command import ROOT, Command, Result, environment

@@ -33,8 +33,8 @@ def bind_errors(graph: Graph, values: dict[str, Any], *, text: bool = False) -> 
 
 def test_missing_values_take_their_defaults(tmp_path: Path) -> None:
     params = "{a: 1, b: 2.5, c: text, d: [1, x], e: {default: {k: 1}}, f: {default: null, type: int}, g: true}"
-    made = graph(tmp_path, params)
-    assert bind(made, {}) == {"a": 1, "b": 2.5, "c": "text", "d": [1, "x"], "e": {"k": 1}, "f": None, "g": True}
+    workflow = graph(tmp_path, params)
+    assert bind(workflow, {}) == {"a": 1, "b": 2.5, "c": "text", "d": [1, "x"], "e": {"k": 1}, "f": None, "g": True}
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_missing_values_take_their_defaults(tmp_path: Path) -> None:
         ("null", "x", "x"),
     ],
 )
-def test_command_line_texts_are_parsed_by_type(tmp_path: Path, declared: str, raw: str, expected: Any) -> None:
+def test_text_from_the_command_line_is_parsed_by_type(tmp_path: Path, declared: str, raw: str, expected: Any) -> None:
     value = bind(graph(tmp_path, f"{{p: {declared}}}"), {"p": raw}, text=True)["p"]
     assert value == expected
     assert type(value) is type(expected)
@@ -89,7 +89,7 @@ def test_command_line_texts_are_parsed_by_type(tmp_path: Path, declared: str, ra
         ("true", "yes", "valid boolean"),
         ("[1]", "3", "valid array"),
         ("{type: 'list[int]'}", "[1, x]", "valid integer"),
-        ("{type: dict}", "{a: 1, a: 2}", "'a' stands in it twice"),
+        ("{type: dict}", "{a: 1, a: 2}", "'a' appears in it twice"),
         ("{type: Picture}", "3", "expected Picture"),
         ("{type: Picture}", "text", "expected Picture"),
         ("{type: path}", "pkg:no-such-model", "does not ship"),
@@ -97,7 +97,7 @@ def test_command_line_texts_are_parsed_by_type(tmp_path: Path, declared: str, ra
         ("{type: path}", "a\0b", "NUL"),
     ],
 )
-def test_texts_of_a_wrong_type_are_refused(tmp_path: Path, declared: str, raw: str, reason: str) -> None:
+def test_text_of_the_wrong_type_is_refused(tmp_path: Path, declared: str, raw: str, reason: str) -> None:
     (error,) = bind_errors(graph(tmp_path, f"{{p: {declared}}}"), {"p": raw}, text=True)
     assert error.startswith("--set:1:1: bad-value: 'p': ")
     assert re.search(reason, error)
@@ -132,15 +132,15 @@ def test_values_from_python(tmp_path: Path, declared: str, raw: object, expected
         ("[1]", {1: 2}),
     ],
 )
-def test_nothing_converts_silently(tmp_path: Path, declared: str, raw: object) -> None:
+def test_values_of_other_types_are_refused(tmp_path: Path, declared: str, raw: object) -> None:
     (error,) = bind_errors(graph(tmp_path, f"{{p: {declared}}}"), {"p": raw})
     assert "bad-value" in error
 
 
 def test_tensors_are_checked_by_their_axes(tmp_path: Path) -> None:
     workflow = graph(tmp_path, "{p: {type: Picture}}")
-    right = torch.zeros(1, 3, 2, 2)
-    assert bind(workflow, {"p": right})["p"] is right
+    picture = torch.zeros(1, 3, 2, 2)
+    assert bind(workflow, {"p": picture})["p"] is picture
     (error,) = bind_errors(workflow, {"p": torch.zeros(1, 4, 2, 2)})
     assert "expected Picture, found a tensor of shape (1, 4, 2, 2)" in error
     (error,) = bind_errors(workflow, {"p": torch.zeros(0, 3, 2, 2)})
@@ -148,8 +148,8 @@ def test_tensors_are_checked_by_their_axes(tmp_path: Path) -> None:
 
 
 def test_all_problems_are_reported_together(tmp_path: Path) -> None:
-    made = graph(tmp_path, "{steps: 3, scale: {type: float, help: how strong}}")
-    assert bind_errors(made, {"stps": 4, "steps": "x"}) == [
+    workflow = graph(tmp_path, "{steps: 3, scale: {type: float, help: how strong}}")
+    assert bind_errors(workflow, {"stps": 4, "steps": "x"}) == [
         f"{tmp_path}/workflow.yaml:2:20: missing-param: 'scale' (float) has no default and was not given (how strong) "
         "[params.scale]",
         "params:1:1: bad-value: 'steps': Input should be a valid integer; found str 'x' [params.steps]",
@@ -200,11 +200,11 @@ def test_relative_paths_are_relative_to_their_origin(tmp_path: Path, monkeypatch
     folder.mkdir()
     monkeypatch.chdir(folder)
     nodes = "  a: {use: toy.read, in: {path: params.text}}\n  b: {use: toy.read, in: {path: params.path}}"
-    made = graph(tmp_path, "{text: a.txt, path: {default: b.txt, type: Path}}", nodes)
-    assert bind(made, {}) == {"text": tmp_path / "a.txt", "path": tmp_path / "b.txt"}
-    assert bind(made, {"text": "c.txt"}, text=True) == {"text": folder / "c.txt", "path": tmp_path / "b.txt"}
-    assert bind(made, {"path": Path("sub") / "c.txt"})["path"] == folder / "sub" / "c.txt"
-    assert bind(made, {"path": "/c.txt"})["path"] == Path("/c.txt")
+    workflow = graph(tmp_path, "{text: a.txt, path: {default: b.txt, type: Path}}", nodes)
+    assert bind(workflow, {}) == {"text": tmp_path / "a.txt", "path": tmp_path / "b.txt"}
+    assert bind(workflow, {"text": "c.txt"}, text=True) == {"text": folder / "c.txt", "path": tmp_path / "b.txt"}
+    assert bind(workflow, {"path": Path("sub") / "c.txt"})["path"] == folder / "sub" / "c.txt"
+    assert bind(workflow, {"path": "/c.txt"})["path"] == Path("/c.txt")
 
 
 @pytest.mark.parametrize(
@@ -219,11 +219,11 @@ def test_relative_paths_are_relative_to_their_origin(tmp_path: Path, monkeypatch
     ],
 )
 def test_port_types_are_parameter_types(tmp_path: Path, declared: str, raw: object, expected: object) -> None:
-    made = graph(tmp_path, f"{{p: {{type: '{declared}'}}}}")
-    assert bind(made, {"p": raw}) == {"p": expected}
+    workflow = graph(tmp_path, f"{{p: {{type: '{declared}'}}}}")
+    assert bind(workflow, {"p": raw}) == {"p": expected}
     if "Tensor" in declared or declared == "Scale":
         tensor = torch.ones(2)
-        assert bind(made, {"p": tensor})["p"] is tensor
+        assert bind(workflow, {"p": tensor})["p"] is tensor
 
 
 @pytest.mark.parametrize("declared", ["integer", "list[", "list[]", "int |", "list[Imag]", "[int]", "dict[str]"])

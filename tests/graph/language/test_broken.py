@@ -1,7 +1,7 @@
-"""The workflows in tests/broken: each is refused at the right place, with what helps, and nothing else is said.
+"""Every workflow in tests/broken is refused, with exactly the expected problems at the expected positions.
 
-A file's first lines say what is expected, a line for each problem:
-``# expect: LINE:COLUMN code | part of the message | path``; a place in another file begins with its name.
+The first lines of a file list the expected problems, one per line: ``# expect: LINE:COLUMN code | message | path``.
+``message`` is a fragment of the problem's message. A position in another file starts with that file's name.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ from tests.paths import ROOT
 FOLDER = ROOT / "tests" / "broken"
 FILES = sorted(FOLDER.glob("*.yaml"))
 
-EXPECT = re.compile(r"# expect: (?:(?P<file>[\w/.]+):)?(?P<line>\d+):(?P<column>\d+) (?P<code>[\w-]+) \| (?P<rest>.*)")
+EXPECT = re.compile(
+    r"# expect: (?:(?P<file>[\w/.]+):)?(?P<line>\d+):(?P<column>\d+) (?P<code>[\w-]+) \| (?P<message>.*)"
+)
 
 
 @dataclass(frozen=True)
@@ -42,16 +44,16 @@ class Expected:
 
     def matches(self, problem: Problem) -> bool:
         mark = problem.mark
-        place = (Path(mark.file).name, mark.line, mark.column, problem.code, problem.path)
+        actual = (Path(mark.file).name, mark.line, mark.column, problem.code, problem.path)
         expected = (Path(self.file).name, self.line, self.column, self.code, self.path)
-        return place == expected and self.message in problem.message
+        return actual == expected and self.message in problem.message
 
 
 def read_expected(file: Path) -> list[Expected]:
     expected = []
     for line in file.read_text().splitlines():
         if match := EXPECT.fullmatch(line):
-            message, _, path = match["rest"].rpartition(" |")
+            message, _, path = match["message"].rpartition(" |")
             file_name = match["file"] or file.name
             expected.append(
                 Expected(
@@ -72,7 +74,7 @@ def registry(file: Path) -> Registry:
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
 def test_a_broken_workflow_is_refused_at_the_right_position(file: Path) -> None:
     expected = read_expected(file)
-    assert expected, "a broken workflow says what is expected of it"
+    assert expected, "the file lists no expected problems"
     with pytest.raises(WorkflowError) as caught:
         build(file, registry(file))
     problems = caught.value.problems
@@ -83,33 +85,33 @@ def test_a_broken_workflow_is_refused_at_the_right_position(file: Path) -> None:
     assert problems == sorted(problems, key=lambda p: p.mark)
 
 
-def test_there_are_at_least_forty() -> None:
+def test_there_are_at_least_forty_broken_workflows() -> None:
     assert len(FILES) >= 40
 
 
-def test_the_sub_workflows_they_use_are_valid() -> None:
+def test_the_sub_workflow_of_the_broken_workflows_is_valid() -> None:
     graph = build(FOLDER / "blocks" / "predict.yaml", default_registry(entry_points=False))
     assert set(graph.outputs) == {"prediction", "preview"}
 
 
-def test_the_command_line_refuses_them_with_exit_code_2_and_no_traceback() -> None:
+def test_validate_exits_with_2_and_prints_no_traceback() -> None:
     files = [f for f in FILES if registry(f) is not toys.REGISTRY and f.stem != "node_of_failed_plugin"]
     command = [sys.executable, "-m", "guidegraph", "validate", *(str(f.relative_to(FOLDER)) for f in files)]
-    done = subprocess.run(command, cwd=FOLDER, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert "Traceback" not in done.stdout + done.stderr
-    printed = done.stdout + done.stderr
+    result = subprocess.run(command, cwd=FOLDER, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert "Traceback" not in result.stdout + result.stderr
+    printed = result.stdout + result.stderr
     for file in files:
-        for want in read_expected(file):
-            assert f"{want.file}:{want.line}:{want.column}: {want.code}: " in printed, want
+        for problem in read_expected(file):
+            assert f"{problem.file}:{problem.line}:{problem.column}: {problem.code}: " in printed, problem
 
 
 @pytest.mark.parametrize("name", ["several_at_once", "block_wrong_inside", "tab"])
 def test_a_broken_workflow_runs_nothing_and_writes_nothing(name: str, tmp_path: Path) -> None:
     file = FOLDER / f"{name}.yaml"
     command = [sys.executable, "-m", "guidegraph", "run", str(file), "--out", str(tmp_path / "out")]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert "Traceback" not in done.stdout + done.stderr
-    assert [f"{w.line}:{w.column}: {w.code}: " in done.stderr for w in read_expected(file)].count(False) == 0
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert "Traceback" not in result.stdout + result.stderr
+    assert [f"{w.line}:{w.column}: {w.code}: " in result.stderr for w in read_expected(file)].count(False) == 0
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""For any file, the loader gives either a graph or a ``WorkflowError``."""
+"""For any file, the loader returns a graph or raises ``WorkflowError``."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from guidegraph.plugins.manager import default_registry
 from tests.graph import toys
 from tests.paths import ROOT
 
-HERE = Path("/nowhere/workflow.yaml")
+WORKFLOW = Path("/nowhere/workflow.yaml")
 BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
 
 SHIPPED = (ROOT / "workflows" / "text_to_image.yaml").read_text()
@@ -71,17 +71,17 @@ quick = settings(max_examples=150, deadline=None, suppress_health_check=list(Hea
 
 
 @pytest.fixture(scope="module")
-def shipped() -> Registry:
+def built_in() -> Registry:
     return default_registry(entry_points=False)
 
 
 def build_or_none(text: str, registry: Registry, block: str = BLOCK) -> Graph | None:
-    """Build a text; None if it is refused properly: with problems in order, at positions in the text."""
-    sources = {str(HERE): text, str(HERE.with_name("block.yaml")): block}
+    """Build a workflow from its text; None if it is refused, with problems in order and at positions in the text."""
+    sources = {str(WORKFLOW): text, str(WORKFLOW.with_name("block.yaml")): block}
     lines = {Path(name).name: len(BREAK.split(content)) for name, content in sources.items()}
     problems: list[Problem] = []
     try:
-        graph = build(HERE, registry, sources)
+        graph = build(WORKFLOW, registry, sources)
     except WorkflowError as error:
         problems = error.problems
     if not problems:
@@ -98,7 +98,7 @@ def build_or_none(text: str, registry: Registry, block: str = BLOCK) -> Graph | 
 
 
 def bind_codes(graph: Graph) -> set[str]:
-    """The codes of the problems of binding a graph without values."""
+    """Bind a graph without values; returns the codes of the problems."""
     try:
         bind(graph, {})
     except WorkflowError as error:
@@ -115,9 +115,9 @@ def check_sources(graph: Graph) -> None:
     assert all(o.source in outputs for o in graph.outputs.values() if isinstance(o.source, Output))
 
 
-def test_the_texts_to_mutate_are_valid(shipped: Registry) -> None:
+def test_the_workflows_to_mutate_are_valid(built_in: Registry) -> None:
     assert build_or_none(TOYS, toys.REGISTRY) is not None
-    assert build_or_none(SHIPPED, shipped) is not None
+    assert build_or_none(SHIPPED, built_in) is not None
 
 
 @quick
@@ -161,10 +161,10 @@ def test_random_structures(structure: Any) -> None:
 
 @quick
 @given(nodes, structures, structures, structures)
-def test_random_workflows(some: Any, params: Any, links: Any, loop: Any) -> None:
+def test_random_workflows(first_nodes: Any, params: Any, links: Any, loop: Any) -> None:
     body = {"a": {"use": "toy.add", "in": links}, **(loop if isinstance(loop, dict) else {})}
     work = {"loop": {"over": "params.a", "as": "x"}, "carry": {"x": "b"}, "body": body, "next": {"x": "a"}}
-    workflow = {"guidegraph": 1, "params": params, "nodes": {**some, "work": work}, "outputs": {"o": "work.x"}}
+    workflow = {"guidegraph": 1, "params": params, "nodes": {**first_nodes, "work": work}, "outputs": {"o": "work.x"}}
     build_or_none(yaml.safe_dump(workflow), toys.REGISTRY)
 
 
@@ -183,7 +183,7 @@ def mutate(text: str, rng: random.Random) -> str:
         elif kind == 3:
             lines[i] = " " * rng.randint(0, 8) + lines[i].lstrip()
         else:
-            words = list(tokens(text))
+            words = list(find_tokens(text))
             start, end = rng.choice(words)
             a, b = rng.choice(words)
             replacement = rng.choice(
@@ -195,7 +195,8 @@ def mutate(text: str, rng: random.Random) -> str:
     return text
 
 
-def tokens(text: str) -> Iterator[tuple[int, int]]:
+def find_tokens(text: str) -> Iterator[tuple[int, int]]:
+    """The start and end of each word and punctuation mark."""
     start = 0
     for i, character in enumerate(text + " "):
         if not (character.isalnum() or character in "_.-/"):
@@ -207,11 +208,11 @@ def tokens(text: str) -> Iterator[tuple[int, int]]:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_mutations_of_a_valid_workflow(seed: int, shipped: Registry) -> None:
+def test_mutations_of_a_valid_workflow(seed: int, built_in: Registry) -> None:
     rng = random.Random(seed)
     accepted = 0
     for _ in range(100):
         accepted += build_or_none(mutate(TOYS, rng), toys.REGISTRY) is not None
         build_or_none(TOYS, toys.REGISTRY, block=mutate(BLOCK, rng))
-        build_or_none(mutate(SHIPPED, rng), shipped)
+        build_or_none(mutate(SHIPPED, rng), built_in)
     assert accepted < 60

@@ -1,4 +1,4 @@
-"""The JSON Schema for editors: shipped workflows pass, typical mistakes do not."""
+"""The JSON Schema for editors: shipped workflows are valid; workflows with typical mistakes are not."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from annotated_types import Gt
 
 from guidegraph import Image, Tensor, node
-from guidegraph.graph.docstrings import format_signature, parameter_docs
+from guidegraph.graph.docstrings import format_signature, read_parameter_docs
 from guidegraph.graph.language.json_schema import json_schema
 from guidegraph.graph.node import get_spec
 from guidegraph.graph.registry import Registry
@@ -23,7 +23,7 @@ from tests.paths import ROOT
 SHIPPED_PLUGINS = ["guidegraph.plugins.diffusers_adapter"]
 SHIPPED = sorted((ROOT / "workflows").rglob("*.yaml"))
 
-GOOD = """
+VALID = """
 guidegraph: 1
 requires: {guidegraph-apg: ">=0.1"}
 params:
@@ -50,17 +50,17 @@ BROKEN = {
     "unknown port": ("in: {tensors: [", "in: {tensor: [", "'tensor' was unexpected"),
     "unknown setting": ("with: {resize: pad}", "with: {resizing: pad}", "'resizing' was unexpected"),
     "wrong kind of literal": ("with: {axis: 0}", "with: {axis: first}", "'first' is not of type 'integer'"),
-    "literal that is no choice": ("resize: pad", "resize: squeeze", "'squeeze' is not one of"),
+    "literal that is not among the choices": ("resize: pad", "resize: squeeze", "'squeeze' is not one of"),
     "literal out of range": ("size: [8, 8]", "size: 0", "0 is not valid"),
-    "literal where a link must be": ("path: params.path", "path: 3", "3 is not of type 'string'"),
-    "file name where a link must be": ("path: params.path", "path: a/b.png", "'a/b.png' does not match"),
-    "setting that is not given": ("with: {size: [8, 8]}", "with: {}", "'size' is a required property"),
-    "port that is not given": ("{image: carry.x}", "{}", "'image' is a required property"),
+    "literal instead of a link": ("path: params.path", "path: 3", "3 is not of type 'string'"),
+    "file name instead of a link": ("path: params.path", "path: a/b.png", "'a/b.png' does not match"),
+    "missing setting": ("with: {size: [8, 8]}", "with: {}", "'size' is a required property"),
+    "missing port": ("{image: carry.x}", "{}", "'image' is a required property"),
     "unknown key at the top": ("outputs:", "output: {}\noutputs:", "'output' was unexpected"),
     "no outputs": ("outputs: {image: repeat.x, all: repeat.all}", "", "'outputs' is a required property"),
     "unknown key of a node": ("use: tensor.cat,", "uses: tensor.cat,", "'use' is a required property"),
     "loop without a body": ("    body:\n      smaller:", "    boddy:\n      smaller:", "'body' is a required property"),
-    "loop over nothing": ("{over: params.size, as: i}", "{as: i}", "'over' is a required property"),
+    "loop without over": ("{over: params.size, as: i}", "{as: i}", "'over' is a required property"),
     "carry without a next": ("    next: {x: smaller}\n", "", "'next' is a required property"),
     "reserved name": ("  picture: {use", "  params: {use", "'params' does not match"),
     "another version of the language": ("guidegraph: 1", "guidegraph: 2", "1 was expected"),
@@ -93,13 +93,13 @@ def test_all_shipped_workflows_pass(schema_file: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def verdicts(schema_file: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def errors_by_name(schema_file: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The errors of each broken workflow, by name; valid ones are absent."""
     folder = tmp_path_factory.mktemp("workflows")
-    (folder / "good.yaml").write_text(GOOD, encoding="utf-8")
+    (folder / "valid.yaml").write_text(VALID, encoding="utf-8")
     for name, (text, replacement, _) in BROKEN.items():
-        assert text in GOOD, name
-        (folder / f"{name}.yaml").write_text(GOOD.replace(text, replacement, 1), encoding="utf-8")
+        assert text in VALID, name
+        (folder / f"{name}.yaml").write_text(VALID.replace(text, replacement, 1), encoding="utf-8")
     result = check("-o", "json", "-v", "--schemafile", schema_file, *folder.iterdir())
     errors: dict[str, str] = {}
     for error in json.loads(result.stdout)["errors"]:
@@ -107,14 +107,14 @@ def verdicts(schema_file: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
     return errors
 
 
-def test_a_valid_workflow_passes(verdicts: dict[str, str]) -> None:
-    assert "good" not in verdicts
+def test_a_valid_workflow_passes(errors_by_name: dict[str, str]) -> None:
+    assert "valid" not in errors_by_name
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_workflow_is_refused_with_its_reason(verdicts: dict[str, str], name: str) -> None:
-    assert name in verdicts
-    assert BROKEN[name][2] in verdicts[name]
+def test_a_broken_workflow_is_refused_with_its_reason(errors_by_name: dict[str, str], name: str) -> None:
+    assert name in errors_by_name
+    assert BROKEN[name][2] in errors_by_name[name]
 
 
 @node("toy.everything")
@@ -157,7 +157,7 @@ def test_settings_carry_their_default_and_documentation() -> None:
 
 def test_port_descriptions_come_from_docstrings() -> None:
     spec = get_spec(everything)
-    assert parameter_docs(spec) == {
+    assert read_parameter_docs(spec) == {
         "a": "the first, of any shape",
         "scale": "how much; 1 is nothing",
         "mode": "which way",

@@ -38,13 +38,13 @@ outputs: {out: work.x}
 
 
 @pytest.fixture(autouse=True)
-def _ends() -> Iterator[None]:
+def _end_in_time() -> Iterator[None]:
     with must_end(60):
         yield
 
 
-def doubling(folder: Path, times: int) -> Path:
-    """Workflows that each use the next one twice: 2^times nodes in the last one."""
+def write_doubling_workflows(folder: Path, times: int) -> Path:
+    """Write workflows that each use the next one twice, 2^times nodes in all; returns the path of the first."""
     for i in range(times):
         text = (
             f"guidegraph: 1\nnodes: {{a: {{use: ./{i + 1}.yaml}}, b: {{use: ./{i + 1}.yaml}}}}\noutputs: {{x: a.x}}\n"
@@ -54,15 +54,15 @@ def doubling(folder: Path, times: int) -> Path:
     return folder / "0.yaml"
 
 
-def errors(path: Path, **more: Any) -> str:
+def build_errors(path: Path, **options: Any) -> str:
     with pytest.raises(WorkflowError) as error:
-        build(path, toys.REGISTRY, **more)
+        build(path, toys.REGISTRY, **options)
     return str(error.value)
 
 
 @pytest.mark.parametrize("times", [16, 31])
 def test_nodes_are_counted_before_they_are_built(tmp_path: Path, times: int) -> None:
-    text = errors(doubling(tmp_path, times))
+    text = build_errors(write_doubling_workflows(tmp_path, times))
     count = 3 * 2**times - 2
     assert f"0.yaml:2:18: too-large: with the workflows that it uses, this is {count:,} nodes" in text
     assert f"the limit is 20,000. If that is right, raise it: --limit nodes={count} [nodes.a.use]" in text
@@ -71,35 +71,35 @@ def test_nodes_are_counted_before_they_are_built(tmp_path: Path, times: int) -> 
 def test_nodes_in_loops_count_and_the_limit_can_be_raised(tmp_path: Path) -> None:
     from guidegraph.graph.trust.limits import Limits
 
-    path = doubling(tmp_path, 3)
+    path = write_doubling_workflows(tmp_path, 3)
     assert len(build(path, toys.REGISTRY, limits=Limits(nodes=22)).ops) == 8
-    assert "this is 22 nodes; the limit is 21" in errors(path, limits=Limits(nodes=21))
+    assert "this is 22 nodes; the limit is 21" in build_errors(path, limits=Limits(nodes=21))
     loop = "loop: {over: params.n, as: i}, carry: {x: z}, body: {a: {use: ./1.yaml}}, next: {x: a.x}"
     text = f"guidegraph: 1\nparams: {{n: 2}}\nnodes: {{z: {{use: toy.number}}, w: {{{loop}}}}}\noutputs: {{x: w.x}}\n"
     (tmp_path / "loop.yaml").write_text(text)
-    assert "this is 13 nodes; the limit is 12" in errors(tmp_path / "loop.yaml", limits=Limits(nodes=12))
+    assert "this is 13 nodes; the limit is 12" in build_errors(tmp_path / "loop.yaml", limits=Limits(nodes=12))
 
 
 def test_the_bytes_of_workflows_are_limited_together(tmp_path: Path) -> None:
     from guidegraph.graph.trust.limits import Limits
 
-    path = doubling(tmp_path, 1)
+    path = write_doubling_workflows(tmp_path, 1)
     size = sum(file.stat().st_size for file in tmp_path.iterdir())
     build(path, toys.REGISTRY, limits=Limits(workflow_bytes=size))
-    text = errors(path, limits=Limits(workflow_bytes=size - 1))
+    text = build_errors(path, limits=Limits(workflow_bytes=size - 1))
     assert f"1.yaml:1:1: too-large: the workflow has {size} bytes, with those that it uses" in text
 
 
 def test_a_workflow_file_of_gigabytes_is_refused(tmp_path: Path) -> None:
     with (tmp_path / "w.yaml").open("wb") as file:
         file.truncate(10 * 10**9)
-    assert "has 10 GB; the limit is 4 MB" in errors(tmp_path / "w.yaml")
+    assert "has 10 GB; the limit is 4 MB" in build_errors(tmp_path / "w.yaml")
 
 
 @pytest.mark.parametrize("count", [10**12, 10**30])
 def test_an_endless_loop_is_refused_before_the_run(tmp_path: Path, count: int) -> None:
     (tmp_path / "w.yaml").write_text(LOOP % count)
-    text = errors(tmp_path / "w.yaml")
+    text = build_errors(tmp_path / "w.yaml")
     assert f"w.yaml:5:3: over-limit: the loop takes {2 * count:,} trips, with the loops inside of it" in text
     assert "the limit is 10,000,000. If that is right, raise it: --limit trips=" in text
 
@@ -167,21 +167,21 @@ def test_a_run_ends_at_its_time_limit(tmp_path: Path, monkeypatch: pytest.Monkey
     assert next(ticks) < 200
 
 
-def png_bomb(path: Path, side: int) -> None:
+def write_png_bomb(path: Path, side: int) -> None:
     """Write a PNG of side × side pixels in few bytes, with its texts after the pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     head = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
-    parts = [chunk(b"IHDR", head), chunk(b"IDAT", zlib.compress(b"\0" * 100)), chunk(b"IEND", b"")]
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    chunks = [chunk(b"IHDR", head), chunk(b"IDAT", zlib.compress(b"\0" * 100)), chunk(b"IEND", b"")]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
 
 
 def test_a_picture_of_many_pixels_is_refused_by_its_header(tmp_path: Path) -> None:
     from guidegraph.graph.trust.limits import Limits
 
-    png_bomb(tmp_path / "a.png", 12_000)
+    write_png_bomb(tmp_path / "a.png", 12_000)
     text = "guidegraph: 1\nnodes: {n: {use: image.load, with: {path: a.png}}}\noutputs: {x: n}\n"
     (tmp_path / "w.yaml").write_text(text)
     message = r"a\.png has 12,000 × 12,000 = 144,000,000 pixels; the limit is 100,000,000.*--limit pixels=144000000"
@@ -194,7 +194,7 @@ def test_a_picture_of_many_pixels_is_refused_by_its_header(tmp_path: Path) -> No
 def test_the_recipe_of_a_picture_of_many_pixels_is_not_read(tmp_path: Path) -> None:
     from guidegraph.runs.recipe import read_recipe
 
-    png_bomb(tmp_path / "a.png", 12_000)
+    write_png_bomb(tmp_path / "a.png", 12_000)
     with pytest.raises(WorkflowError, match="144,000,000 pixels; the limit is"):
         read_recipe(tmp_path / "a.png")
 
@@ -232,7 +232,7 @@ class TestParsing:
             ("memory_bytes=off", "memory_bytes", None),
         ],
     )
-    def test_values(self, text: str, name: str, value: float | None) -> None:
+    def test_valid_limits(self, text: str, name: str, value: float | None) -> None:
         from guidegraph.graph.trust.limits import parse_limits
 
         assert getattr(parse_limits([text]), name) == value
@@ -249,15 +249,15 @@ class TestParsing:
             ("seconds=5 years", "expected a number such as 90, 5min or 2h"),
         ],
     )
-    def test_what_is_no_limit(self, text: str, message: str) -> None:
+    def test_invalid_limits(self, text: str, message: str) -> None:
         from guidegraph.graph.trust.limits import parse_limits
 
         with pytest.raises(ValueError, match=message.replace("?", r"\?")):
             parse_limits([text])
 
-    def test_from_python_they_are_checked_too(self) -> None:
+    def test_limits_from_python_are_checked(self) -> None:
         from guidegraph import Limits
 
-        for wrong in ({"trips": 0}, {"trips": None}, {"nodes": 1.5}, {"seconds": float("nan")}, {"pixels": True}):
+        for limits in ({"trips": 0}, {"trips": None}, {"nodes": 1.5}, {"seconds": float("nan")}, {"pixels": True}):
             with pytest.raises(ValueError, match="limit '"):
-                Limits(**wrong)
+                Limits(**limits)

@@ -80,7 +80,7 @@ def test_quoted_scalars_are_text() -> None:
     assert value("a: |\n  1\nb: >\n  x\n  y\n") == {"a": "1\n", "b": "x y\n"}
 
 
-def test_names_are_text_whatever_their_value() -> None:
+def test_keys_are_text() -> None:
     tree, _ = read_tree("null: 1\non: 2\n1e-4: 3\n'': 4\n", "f")
     assert isinstance(tree, YamlMapping)
     assert [key.text for key, _ in tree.items] == ["null", "on", "1e-4", ""]
@@ -122,7 +122,7 @@ def test_every_value_has_its_position() -> None:
         ("? [a]\n: 1", [(1, 3, "bad-key")]),
     ],
 )
-def test_all_that_is_not_plain_yaml_is_reported(text: str, expected: list[tuple[int, int, str]]) -> None:
+def test_syntax_outside_plain_yaml_is_reported(text: str, expected: list[tuple[int, int, str]]) -> None:
     assert sorted(positions(text)) == expected
 
 
@@ -157,6 +157,6 @@ def test_names_in_messages_are_short_and_printable() -> None:
     assert shorten("\x1b[31mred\0") == "\\x1b[31mred\\x00"
     tree, _ = read_tree("[1, a, [], {}, null, '']", "f")
     assert isinstance(tree, YamlSequence)
-    shown = ["int '1'", "str 'a'", "a list", "a mapping", "nothing", "an empty text"]
-    assert [describe_tree(item) for item in tree.items] == shown
+    descriptions = ["int '1'", "str 'a'", "a list", "a mapping", "nothing", "an empty text"]
+    assert [describe_tree(item) for item in tree.items] == descriptions
     assert isinstance(tree.items[0], Scalar)

@@ -1,4 +1,4 @@
-"""Nodes that tell which of them ran, for the tests of choices."""
+"""Nodes that record which of them ran, for the tests of choices."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ ran: list[str] = []
 
 @node("pick.mark")
 def mark(a: float = 0.0, *, name: str, plus: float = 0.0) -> float:
-    """a plus a number; notes its name."""
+    """a plus a number; records its name in ``ran``."""
     ran.append(name)
     return a + plus
 
 
 @node("pick.effect", pure=False)
 def effect(a: float, *, name: str) -> float:
-    """a; notes its name, as a node that writes a file would leave one."""
+    """a; records its name in ``ran``, in place of an effect such as writing a file."""
     ran.append(name)
     return a
 
@@ -55,7 +55,7 @@ def above_as_tensor(a: float) -> Tensor:
 
 @node("pick.weigh")
 def weigh(model: Any, x: Tensor, y: Tensor, *, by: float, name: str) -> Tensor:
-    """The squared error of a model, weighed."""
+    """The weighted squared error of a model; records its name in ``ran``."""
     ran.append(name)
     result: torch.Tensor = by * (model(x) - y).square().mean()
     return result
@@ -66,21 +66,21 @@ NODES = (mark, effect, size, above, above_as_tensor, weigh)
 REGISTRY = Registry({**engine_nodes.REGISTRY.nodes, **{get_spec(f).id: get_spec(f) for f in NODES}})
 
 
-def graph_of(text: str, folder: Path) -> Graph:
-    """The graph of a workflow given as text; ``guidegraph: 1`` is put before it."""
+def build_graph(text: str, folder: Path) -> Graph:
+    """Build a workflow from its text, without the line ``guidegraph: 1``."""
     path = folder / "workflow.yaml"
     path.write_text("guidegraph: 1\n" + text)
     return build(path, REGISTRY)
 
 
 def run_choice(text: str, folder: Path, values: dict[str, Any] | None = None, **options: Any) -> RunResult:
-    """Run a workflow given as text; ``ran`` then has the names of the nodes that ran."""
+    """Run a workflow from its text; ``ran`` then has the names of the nodes that ran."""
     ran.clear()
-    graph = graph_of(text, folder)
+    graph = build_graph(text, folder)
     return run(graph, bind(graph, values or {}), RunOptions(**options))
 
 
 @hookimpl
 def guidegraph_nodes() -> Sequence[Callable[..., Any]]:
-    """So that the command line can use them: ``--plugin tests.graph.resolution.choice_nodes``."""
+    """The nodes, for ``--plugin tests.graph.resolution.choice_nodes``."""
     return NODES

@@ -27,7 +27,7 @@ outputs: {x: work.x}
 """
 
 
-def kind(folder: Path, start: str, after: str, registry: Registry = REGISTRY) -> PortType:
+def find_carry_type(folder: Path, start: str, after: str, registry: Registry = REGISTRY) -> PortType:
     path = folder / "w.yaml"
     path.write_text(LOOP.replace("use: START", start).replace("use: NEXT", after))
     return build(path, registry).outputs["x"].type
@@ -46,7 +46,7 @@ def kind(folder: Path, start: str, after: str, registry: Registry = REGISTRY) ->
 def test_the_type_of_a_carry_is_the_join_of_its_start_and_its_next(
     tmp_path: Path, start: str, after: str, expected: str
 ) -> None:
-    assert str(kind(tmp_path, start, after)) == expected
+    assert str(find_carry_type(tmp_path, start, after)) == expected
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_the_type_of_a_carry_is_the_join_of_its_start_and_its_next(
 )
 def test_incompatible_start_and_next_are_an_error_at_next(tmp_path: Path, start: str, after: str) -> None:
     with pytest.raises(WorkflowError) as caught:
-        kind(tmp_path, start, after)
+        find_carry_type(tmp_path, start, after)
     (problem,) = caught.value.problems
     assert (problem.mark.line, problem.mark.column, problem.code) == (9, 15, "type-mismatch")
     assert problem.path == "nodes.work.next.x"
@@ -86,8 +86,8 @@ outputs: {x: work.x}
     assert len(caught.value.problems) == 1
 
 
-def nested_loops(depth: int) -> str:
-    """Nested loops whose carries all widen from Picture to Tensor, from the innermost outwards."""
+def write_nested_loops(depth: int) -> str:
+    """A workflow of nested loops whose carries all widen from Picture to Tensor, from the innermost outwards."""
     lines = ["guidegraph: 1", "params: {n: 2}", "nodes:", "  p: {use: toy.paint}"]
     for k in range(depth):
         pad, start = "    " * k + "  ", f"carry.x{k - 1}" if k else "p"
@@ -101,12 +101,12 @@ def nested_loops(depth: int) -> str:
 
 def test_nested_loops_converge_in_few_passes(tmp_path: Path) -> None:
     path = tmp_path / "w.yaml"
-    path.write_text(nested_loops(8))
+    path.write_text(write_nested_loops(8))
     graph = build(path, REGISTRY)
     loops = [op for op in walk(graph.ops) if isinstance(op, Loop)]
     assert len(loops) == 8
     assert {str(kind) for loop in loops for kind in loop.outputs.values()} == {"Tensor"}
-    path.write_text(nested_loops(9))
+    path.write_text(write_nested_loops(9))
     with pytest.raises(WorkflowError, match="too-deep"):
         build(path, REGISTRY)
 
@@ -120,7 +120,7 @@ def test_disabled_or_failed_required_plugins_are_reported(tmp_path: Path) -> Non
         build(path, absent)
     (problem,) = caught.value.problems
     assert problem.code == "missing-plugin"
-    assert problem.message == f"the plugin 'Guidegraph_SAG' is not there: {reason}"
+    assert problem.message == f"the plugin 'Guidegraph_SAG' is not available: {reason}"
 
 
 LINKED = """guidegraph: 1

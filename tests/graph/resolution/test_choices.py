@@ -1,4 +1,4 @@
-"""A choice computes one of its branches: at the top level, in loops, through workflows, with caches and in training."""
+"""A choice computes only one of its branches: at the top level, in loops, sub-workflows and training, with caches."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from guidegraph.graph.planning.passes import ALL_PASSES
 from guidegraph.graph.planning.plan import compile_plan, find_needed_ops
 from guidegraph.graph.trust.effects import list_effects
 from guidegraph.graph.trust.policy import Policy
-from tests.graph.resolution.choice_nodes import graph_of, ran, run_choice
+from tests.graph.resolution.choice_nodes import build_graph, ran, run_choice
 
 BY_PARAMETER = """
 params: {mode: small}
@@ -43,7 +43,7 @@ COMPUTED = BY_PARAMETER.replace("params: {mode: small}", "params: {at: 1.0}").re
     [(BY_PARAMETER, {"mode": "small"}, {"mode": "big"}), (COMPUTED, {"at": 1.0}, {"at": 3.0})],
     ids=["parameter", "computed"],
 )
-def test_only_the_branch_that_is_taken_runs_with_its_effects(
+def test_only_the_chosen_branch_runs(
     text: str, small: dict[str, Any], big: dict[str, Any], passes: frozenset[str], tmp_path: Path
 ) -> None:
     assert run_choice(text, tmp_path, small, passes=passes).outputs == {"end": 2.0}
@@ -53,7 +53,7 @@ def test_only_the_branch_that_is_taken_runs_with_its_effects(
     assert len(ran) == len({*ran})
 
 
-def test_only_one_output_and_what_it_needs(tmp_path: Path) -> None:
+def test_only_the_nodes_of_a_selected_output_run(tmp_path: Path) -> None:
     text = COMPUTED.replace("outputs: {end: end}", "outputs: {end: end, start: start}")
     assert run_choice(text, tmp_path, only=["start"]).outputs == {"start": 1.0}
     assert ran == ["start"]
@@ -100,14 +100,14 @@ outputs: {outer: outer}
 """
 
 
-def test_a_choice_in_a_branch_is_made_where_the_branch_is_taken(tmp_path: Path) -> None:
+def test_a_choice_inside_a_branch_runs_only_if_the_branch_is_chosen(tmp_path: Path) -> None:
     run_choice(NESTED, tmp_path)
     assert ran == ["size", "depth", "high"]
     run_choice(NESTED, tmp_path, {"at": 1.0})
     assert ran == ["size", "flat"]
 
 
-def test_what_another_output_needs_runs_though_its_branch_is_not_taken(tmp_path: Path) -> None:
+def test_a_branch_that_another_output_needs_runs_even_if_it_is_not_chosen(tmp_path: Path) -> None:
     run_choice(COMPUTED.replace("outputs: {end: end}", "outputs: {end: end, much: much}"), tmp_path)
     assert sorted(ran) == ["end", "little", "much", "saved", "size", "start"]
 
@@ -132,11 +132,11 @@ outputs: {x: either}
     assert ran.count("more") == 3
 
 
-IN_A_LOOP = """
+LOOP = """
 params: {n: 4, at: 1.0}
 nodes:
   one: {use: toy.number, with: {value: 1}}
-  given: {use: pick.size, in: {a: params.at}}
+  level: {use: pick.size, in: {a: params.at}}
   work:
     loop: {over: params.n, as: i}
     carry: {x: one}
@@ -152,48 +152,49 @@ outputs: {x: work.x}
 """
 
 
-def in_a_loop(when: str, of: str) -> str:
-    return IN_A_LOOP.replace("WHEN", when).replace("OF", of)
+def choice_in_loop(when: str, of: str) -> str:
+    """A workflow with a choice in the body of a loop."""
+    return LOOP.replace("WHEN", when).replace("OF", of)
 
 
 @pytest.mark.parametrize("passes", [ALL_PASSES, frozenset()], ids=["passes", "no passes"])
 def test_a_loop_chooses_in_each_iteration_by_a_carry_or_its_index(passes: frozenset[str], tmp_path: Path) -> None:
-    text = in_a_loop("size", "{small: little, big: saved}")
+    text = choice_in_loop("size", "{small: little, big: saved}")
     assert run_choice(text, tmp_path, passes=passes).outputs == {"x": 7.0}
     assert [name for name in ran if name in ("little", "much", "saved")] == ["little", "little", *["much", "saved"] * 2]
-    text = in_a_loop("loop.index", "{1: saved}, otherwise: little")
+    text = choice_in_loop("loop.index", "{1: saved}, otherwise: little")
     assert run_choice(text, tmp_path, passes=passes).outputs == {"x": 6.0}
     assert [name for name in ran if name in ("little", "saved")] == ["little", "saved", "little", "little"]
 
 
 @pytest.mark.parametrize("passes", [ALL_PASSES, frozenset()], ids=["passes", "no passes"])
-def test_in_a_loop_what_only_the_other_branch_needs_never_runs(passes: frozenset[str], tmp_path: Path) -> None:
-    for when in ("loop.index", "given"):
+def test_nodes_of_the_other_branch_never_run_in_a_loop(passes: frozenset[str], tmp_path: Path) -> None:
+    for when in ("loop.index", "level"):
         of = "{7: saved}, otherwise: little" if when == "loop.index" else "{big: saved, small: little}"
-        run_choice(in_a_loop(when, of), tmp_path, passes=passes)
+        run_choice(choice_in_loop(when, of), tmp_path, passes=passes)
         assert not {"fixed", "much", "saved"} & {*ran}
         assert ran.count("little") == 4
 
 
-def test_what_no_iteration_changes_in_a_branch_is_computed_once(tmp_path: Path) -> None:
-    run_choice(in_a_loop("given", "{big: saved, small: little}"), tmp_path, {"at": 3.0})
+def test_loop_invariant_nodes_of_a_branch_are_computed_once(tmp_path: Path) -> None:
+    run_choice(choice_in_loop("level", "{big: saved, small: little}"), tmp_path, {"at": 3.0})
     assert (ran.count("fixed"), ran.count("much")) == (1, 4)
-    run_choice(in_a_loop("size", "{small: little, big: saved}"), tmp_path, {"n": 6})
+    run_choice(choice_in_loop("size", "{small: little, big: saved}"), tmp_path, {"n": 6})
     assert (ran.count("fixed"), ran.count("much")) == (1, 4)
 
 
-def test_a_whole_choice_that_no_iteration_changes_leaves_the_loop(tmp_path: Path) -> None:
+def test_a_loop_invariant_choice_is_hoisted(tmp_path: Path) -> None:
     text = """
 params: {n: 3, at: 1.0}
 nodes:
-  given: {use: pick.size, in: {a: params.at}}
+  level: {use: pick.size, in: {a: params.at}}
   work:
     loop: {over: params.n, as: i}
     carry: {x: params.at}
     body:
       little: {use: pick.mark, with: {name: little, plus: 1}}
       much: {use: pick.mark, with: {name: much, plus: 2}}
-      either: {choose: {when: given, of: {small: little, big: much}}}
+      either: {choose: {when: level, of: {small: little, big: much}}}
       x: {use: toy.add, in: {a: carry.x, b: either}}
     next: {x: x}
 outputs: {x: work.x}
@@ -214,17 +215,17 @@ outputs: {x: either}
 
 
 @pytest.mark.parametrize(
-    ("where", "expected"),
+    ("arguments", "expected"),
     [("with: {mode: big}, in: {a: params.at}", "much"), ("in: {mode: size, a: params.at}", "little")],
     ids=["literal", "computed"],
 )
-def test_a_workflow_that_is_used_chooses(where: str, expected: str, tmp_path: Path) -> None:
+def test_a_sub_workflow_can_choose(arguments: str, expected: str, tmp_path: Path) -> None:
     (tmp_path / "block.yaml").write_text(BLOCK)
     text = f"""
 params: {{at: 1.0}}
 nodes:
   size: {{use: pick.size, in: {{a: params.at}}}}
-  block: {{use: ./block.yaml, {where}}}
+  block: {{use: ./block.yaml, {arguments}}}
 outputs: {{x: block.x}}
 """
     run_choice(text, tmp_path, only=["x"])
@@ -232,9 +233,9 @@ outputs: {{x: block.x}}
 
 
 def test_a_choice_known_before_the_run_shares_the_cache_with_its_branch(tmp_path: Path) -> None:
-    graph = graph_of(BY_PARAMETER, tmp_path)
+    graph = build_graph(BY_PARAMETER, tmp_path)
     small = compile_plan(graph, {"mode": "small"})
-    other = compile_plan(graph_of(BY_PARAMETER.replace("plus: 10", "plus: 20"), tmp_path), {"mode": "small"})
+    other = compile_plan(build_graph(BY_PARAMETER.replace("plus: 10", "plus: 20"), tmp_path), {"mode": "small"})
     big = compile_plan(graph, {"mode": "big"})
     assert small.taken == {"either": "small"}
     assert small.digests["little"] == other.digests["little"]
@@ -247,7 +248,7 @@ PURE = "\n".join(line for line in PURE.splitlines() if "pick.effect" not in line
 
 
 @pytest.mark.parametrize("kind", ["memory", "disk"])
-def test_a_computed_choice_is_cached_by_the_branch_that_it_took(kind: str, tmp_path: Path) -> None:
+def test_a_computed_choice_is_cached_by_its_chosen_branch(kind: str, tmp_path: Path) -> None:
     cache = {"memory": MemoryCache()} if kind == "memory" else {"disk": DiskCache(tmp_path / "cache")}
     assert run_choice(PURE, tmp_path, **cache).outputs == {"end": 2.0}
     assert sorted(ran) == ["end", "little", "size", "start"]
@@ -260,16 +261,16 @@ def test_a_computed_choice_is_cached_by_the_branch_that_it_took(kind: str, tmp_p
     assert ran == []
 
 
-def test_a_run_tells_of_the_nodes_that_ran_and_of_no_others(tmp_path: Path) -> None:
-    told: list[Event] = []
-    result = run_choice(COMPUTED, tmp_path, observers=[told.append])
-    finished = [event.path for event in told if isinstance(event, NodeFinished)]
+def test_a_run_reports_only_the_nodes_that_ran(tmp_path: Path) -> None:
+    events: list[Event] = []
+    result = run_choice(COMPUTED, tmp_path, observers=[events.append])
+    finished = [event.path for event in events if isinstance(event, NodeFinished)]
     assert sorted(finished) == sorted(f"nodes.{name}" for name in ("size", "start", "little", "saved", "end"))
-    assert len([event for event in told if isinstance(event, RunStarted)]) == 1
+    assert len([event for event in events if isinstance(event, RunStarted)]) == 1
     assert [*result.digests] == finished
 
 
-def test_training_follows_the_branch_that_is_taken(tmp_path: Path) -> None:
+def test_training_uses_the_chosen_branch(tmp_path: Path) -> None:
     text = """
 params: {mode: half}
 nodes:
@@ -299,7 +300,7 @@ outputs: {line: fit.line}
     assert not torch.equal(moved, once)
 
 
-def test_a_value_without_a_branch_is_an_error_before_the_run_where_it_is_known(tmp_path: Path) -> None:
+def test_a_known_value_without_a_branch_is_an_error_before_the_run(tmp_path: Path) -> None:
     with pytest.raises(WorkflowError, match=r"'mode': port 'when' of choose .*'small' or 'big'.*found str 'bigger'"):
         run_choice(BY_PARAMETER, tmp_path, {"mode": "bigger"})
     assert ran == []
@@ -313,10 +314,10 @@ def test_a_value_without_a_branch_names_the_choice_and_its_branches(tmp_path: Pa
     assert "nodes.either (choose)" in message
     assert "port 'when': no branch 'small'; did you mean 'smal'? branches: smal, large" in message
     with pytest.raises(NodeError, match=r"\(choose\) at iteration 2: .*no branch '2'"):
-        run_choice(in_a_loop("loop.index", "{0: little, 1: little}"), tmp_path)
+        run_choice(choice_in_loop("loop.index", "{0: little, 1: little}"), tmp_path)
 
 
-def test_a_literal_that_a_choice_gives_is_checked_where_it_arrives(tmp_path: Path) -> None:
+def test_a_literal_from_a_choice_is_checked_at_the_port(tmp_path: Path) -> None:
     text = """
 params: {mode: low, low: 2, high: -1.0}
 nodes:
@@ -350,13 +351,13 @@ outputs: {text: text}
         ("size", "{small: params.one, big: params.two}", ["one", "two"]),
     ],
 )
-def test_the_files_that_a_choice_may_lead_to_are_known_before_the_run(
+def test_the_files_of_all_possible_branches_are_listed_before_the_run(
     when: str, of: str, possible: list[str], tmp_path: Path
 ) -> None:
     (tmp_path / "one.txt").write_text("1")
     text = PATHS.replace("WHEN", when).replace("OF", of)
     assert run_choice(text, tmp_path).outputs == {"text": "1"}
-    graph = graph_of(text, tmp_path)
+    graph = build_graph(text, tmp_path)
     values = bind(graph, {})
     effects = list_effects(find_needed_ops(graph, None, values), values)
     assert [(effect.kind, effect.path, effect.param) for effect in effects] == [

@@ -1,4 +1,4 @@
-"""Links that `validate` accepts fit, or are checked at run time."""
+"""Links that `validate` accepts are valid, or are checked at run time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from guidegraph.graph.resolution.load import build
 from guidegraph.nodes.types import Image, Sample
 from tests.random_graphs.generate import registry
 
-HERE = Path("/nowhere")
+FOLDER = Path("/nowhere")
 BLOCK = """guidegraph: 1
 params: {x: {type: Any}}
 nodes: {inside: {use: rand.brighten, in: {x: params.x}}}
@@ -44,79 +44,79 @@ def scalar() -> Any:
     return torch.tensor(1.0)
 
 
-def nodes() -> Registry:
+def make_registry() -> Registry:
     base = registry()
     return Registry({**base.nodes, **{get_spec(f).id: get_spec(f) for f in (flat, nothing, scalar)}}, base.types)
 
 
 def build_text(text: str) -> Graph:
-    sources = {str(HERE / "w.yaml"): f"guidegraph: 1\n{text}", str(HERE / "block.yaml"): BLOCK}
-    return build(HERE / "w.yaml", nodes(), sources)
+    sources = {str(FOLDER / "w.yaml"): f"guidegraph: 1\n{text}", str(FOLDER / "block.yaml"): BLOCK}
+    return build(FOLDER / "w.yaml", make_registry(), sources)
 
 
-def outputs(text: str) -> dict[str, Any]:
+def run_text(text: str) -> dict[str, Any]:
     graph = build_text(text)
     return run(graph, bind(graph, {})).outputs
 
 
-def flow(*lines: str, output: str = "x: end") -> str:
+def make_workflow(*lines: str, output: str = "x: end") -> str:
     return "nodes:\n" + "".join(f"  {line}\n" for line in lines) + f"outputs: {{{output}}}\n"
 
 
-def loop(over: str, body: str, more: str = "") -> str:
+def make_loop(over: str, body: str, more: str = "") -> str:
     return f"work: {{loop: {{over: {over}, as: i}}, body: {{{body}}}{more}}}"
 
 
 REFUSED = {
-    "one type of several": (
-        flow("a: {use: rand.int_or_word}", "end: {use: rand.floor, in: {a: a}}"),
+    "an alternative of a union": (
+        make_workflow("a: {use: rand.int_or_word}", "end: {use: rand.floor, in: {a: a}}"),
         "'a' gives int | str, port 'a' takes float",
     ),
     "None": (
-        flow("a: {use: rand.maybe_int}", "end: {use: rand.floor, in: {a: a}}"),
+        make_workflow("a: {use: rand.maybe_int}", "end: {use: rand.floor, in: {a: a}}"),
         "'a' gives int | None, port 'a' takes float, and never None",
     ),
-    "entries": (
-        flow("a: {use: rand.ints_and_words}", "end: {use: rand.total, in: {values: a}}"),
+    "elements": (
+        make_workflow("a: {use: rand.ints_and_words}", "end: {use: rand.total, in: {values: a}}"),
         "'a' gives Sequence[int | str], port 'values' takes Sequence[float]",
     ),
-    "what is collected": (
-        flow(
+    "collected values": (
+        make_workflow(
             "n: {use: rand.int}",
-            loop("n", "p: {use: rand.prediction}", ", collect: {p: p}"),
+            make_loop("n", "p: {use: rand.prediction}", ", collect: {p: p}"),
             "end: {use: rand.join, in: {parts: work.p}}",
         ),
         "'work.p' gives Prediction, port 'parts' takes Sequence[str]",
     ),
     "a row of pictures": (
-        flow(
+        make_workflow(
             "a: {use: rand.image}",
-            loop("a", "b: {use: rand.brighten, in: {x: loop.i}}", ", collect: {b: b}"),
+            make_loop("a", "b: {use: rand.brighten, in: {x: loop.i}}", ", collect: {b: b}"),
             output="x: work.b",
         ),
         "'loop.i' is Tensor (3, H, W) here, port 'x' takes Image",
     ),
     "a stack of pictures": (
-        flow(
+        make_workflow(
             "a: {use: rand.image}",
-            loop("a", "b: {use: rand.image}", ", collect: {b: b}"),
+            make_loop("a", "b: {use: rand.image}", ", collect: {b: b}"),
             "end: {use: rand.brighten, in: {x: work.b}}",
         ),
         "'work.b' is Tensor (R, B, 3, H, W) here, port 'x' takes Image",
     ),
     "through a block": (
-        flow("a: {use: rand.int}", "end: {use: ./block.yaml, in: {x: a}}", output="x: end.x"),
+        make_workflow("a: {use: rand.int}", "end: {use: ./block.yaml, in: {x: a}}", output="x: end.x"),
         "'params.x' is int here, port 'x' takes Image",
     ),
-    "a loop over what may be no sequence": (
-        flow("a: {use: rand.int_or_word}", loop("a", "b: {use: rand.int}"), "end: {use: rand.int}"),
-        "a loop runs over a sequence, a tensor or a number of times, 'a' gives int | str",
+    "a loop over a value that may not be iterable": (
+        make_workflow("a: {use: rand.int_or_word}", make_loop("a", "b: {use: rand.int}"), "end: {use: rand.int}"),
+        "a loop runs over a sequence, a tensor or a number of iterations, 'a' gives int | str",
     ),
-    "a carry of a truth and a number": (
-        flow(
+    "a carry of a boolean and a number": (
+        make_workflow(
             "a: {use: rand.bool}",
             "n: {use: rand.int}",
-            loop("n", "b: {use: rand.int}", ", carry: {c: a}, next: {c: b}"),
+            make_loop("n", "b: {use: rand.int}", ", carry: {c: a}, next: {c: b}"),
             output="x: work.c",
         ),
         "the carry 'c' starts as bool, 'b' gives int",
@@ -158,81 +158,88 @@ def test_a_clashing_carry_in_an_inner_loop_is_refused() -> None:
 
 
 def test_a_parameter_for_a_port_without_literals_is_checked_before_the_run() -> None:
-    text = "params: {p: {default: 4, type: int | None}}\n" + flow(
+    text = "params: {p: {default: 4, type: int | None}}\n" + make_workflow(
         "m: {use: rand.linear}", "end: {use: rand.twice, in: {model: m, other: params.p}}"
     )
     with pytest.raises(WorkflowError, match=r"port 'other' of rand.twice .*: expected Affine \| None, found int 4"):
         build_text(text)
 
 
-def checks(text: str) -> dict[str, tuple[Any, ...]]:
+def find_checks(text: str) -> dict[str, tuple[Any, ...]]:
     return {op.key: op.checks for op in walk(build_text(text).ops) if isinstance(op, Call)}
 
 
 def test_a_type_variable_is_bound_to_the_type_of_the_link() -> None:
-    text = flow(
+    text = make_workflow(
         "a: {use: rand.latent}",
         "clock: {use: metric.start_clock, in: {value: a}}",
         "end: {use: rand.decode, in: {z: clock.value}}",
     )
-    assert checks(text)["end"] == ()
+    assert find_checks(text)["end"] == ()
     with pytest.raises(WorkflowError, match=r"'clock.value' gives Latent, port 'x' takes Image"):
         build_text(text.replace("rand.decode, in: {z:", "rand.brighten, in: {x:"))
-    assert nodes().nodes["lora.apply"].same_type == {"text": ("text",)}
+    assert make_registry().nodes["lora.apply"].same_type == {"text": ("text",)}
 
 
 def test_a_row_of_timesteps_needs_no_check() -> None:
-    text = flow(
+    text = make_workflow(
         "t: {use: rand.times}",
         "z: {use: rand.latent}",
-        loop("t", "p: {use: rand.predict, in: {x: z, t: loop.i}}", ", collect: {p: p}"),
+        make_loop("t", "p: {use: rand.predict, in: {x: z, t: loop.i}}", ", collect: {p: p}"),
         output="p: work.p",
     )
-    assert checks(text)["work.body.p"] == ()
-    assert outputs(text)["p"].value.shape == (3, 2, 4, 4, 4)
+    assert find_checks(text)["work.body.p"] == ()
+    assert run_text(text)["p"].value.shape == (3, 2, 4, 4, 4)
 
 
 def test_items_are_checked_if_the_type_does_not_guarantee_them() -> None:
-    text = flow("a: {use: rand.anything, with: {kind: list}}", "end: {use: rand.join, in: {parts: a}}")
+    text = make_workflow("a: {use: rand.anything, with: {kind: list}}", "end: {use: rand.join, in: {parts: a}}")
     with pytest.raises(NodeError, match=r"port 'parts': expected Sequence\[str\], found list"):
-        outputs(text)
+        run_text(text)
 
 
 def test_tensors_collected_over_no_iterations_are_an_empty_tensor() -> None:
-    text = flow(
+    text = make_workflow(
         "n: {use: rand.int, with: {value: 0}}",
-        loop("n", "b: {use: rand.image}", ", collect: {b: b}"),
+        make_loop("n", "b: {use: rand.image}", ", collect: {b: b}"),
         "end: {use: rand.mean, in: {x: work.b}}",
     )
-    assert outputs(text)["x"] == 0.0
+    assert run_text(text)["x"] == 0.0
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (flow("end: {use: odd.flat}"), r"odd.flat.*output 'out': expected Image, found a tensor of shape \(3, 4, 4\)"),
         (
-            flow("a: {use: rand.image}", "end: {use: odd.nothing, in: {x: a}}"),
+            make_workflow("end: {use: odd.flat}"),
+            r"odd.flat.*output 'out': expected Image, found a tensor of shape \(3, 4, 4\)",
+        ),
+        (
+            make_workflow("a: {use: rand.image}", "end: {use: odd.nothing, in: {x: a}}"),
             "output 'out': expected Sample, found None",
         ),
         (
-            flow("a: {use: rand.anything}", "x: {use: rand.image}", "end: {use: rand.apply, in: {model: a, x: x}}"),
+            make_workflow(
+                "a: {use: rand.anything}", "x: {use: rand.image}", "end: {use: rand.apply, in: {model: a, x: x}}"
+            ),
             "port 'model': expected Affine, found int 4",
         ),
         (
-            flow("a: {use: odd.scalar}", loop("a", "b: {use: rand.int}", ", collect: {b: b}"), output="x: work.b"),
+            make_workflow(
+                "a: {use: odd.scalar}", make_loop("a", "b: {use: rand.int}", ", collect: {b: b}"), output="x: work.b"
+            ),
             "a loop runs over a sequence or a tensor with an axis; found a tensor of shape ()",
         ),
         (
-            flow(
+            make_workflow(
                 "a: {use: rand.anything, with: {kind: list}}",
-                loop("a", "b: {use: rand.same, in: {x: loop.i.name}}", ", collect: {b: b}"),
+                make_loop("a", "b: {use: rand.same, in: {x: loop.i.name}}", ", collect: {b: b}"),
                 output="x: work.b",
             ),
-            "an entry has no field 'name'; found float 1.5",
+            "an item has no field 'name'; found float 1.5",
         ),
     ],
 )
 def test_a_value_that_does_not_fit_is_reported_with_its_node(text: str, message: str) -> None:
     with pytest.raises(NodeError, match=message.replace("shape ()", r"shape \(\)")):
-        outputs(text)
+        run_text(text)

@@ -29,7 +29,7 @@ def build_problems(folder: Path, text: str) -> list[Problem]:
     return caught.value.problems
 
 
-def setting(graph: Graph, key: str, name: str) -> Any:
+def read_setting(graph: Graph, key: str, name: str) -> Any:
     op = graph.ops[key]
     assert isinstance(op, Call)
     source = op.settings.get(name, op.inputs.get(name))
@@ -52,7 +52,7 @@ def test_numbers(tmp_path: Path, written: str, value: float) -> None:
     graph = build_text(
         tmp_path, f"nodes: {{n: {{use: toy.number, with: {{value: {written}}}}}}}\noutputs: {{out: n}}\n"
     )
-    assert setting(graph, "n", "value") == value
+    assert read_setting(graph, "n", "value") == value
 
 
 @pytest.mark.parametrize("written", [".inf", "-.inf", ".nan"])
@@ -67,7 +67,7 @@ def test_a_number_that_is_not_finite_is_refused(tmp_path: Path, written: str) ->
 )
 def test_other_scalars_are_text(tmp_path: Path, written: str) -> None:
     graph = build_text(tmp_path, f"nodes: {{s: {{use: toy.shout, with: {{text: {written}}}}}}}\noutputs: {{out: s}}\n")
-    assert setting(graph, "s", "text") == written.strip("'\"")
+    assert read_setting(graph, "s", "text") == written.strip("'\"")
 
 
 def test_text_of_several_lines(tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ nodes:
         on grass
 outputs: {out: s}
 """
-    assert setting(build_text(tmp_path, text), "s", "text") == "a tiger on grass"
+    assert read_setting(build_text(tmp_path, text), "s", "text") == "a tiger on grass"
 
 
 @pytest.mark.parametrize("written", ["1", "true", "null", "", "[a]", "{a: b}"])
@@ -103,9 +103,9 @@ def test_other_values_are_not_converted_to_int(tmp_path: Path, written: str) -> 
 def test_choices_enumerations_and_tuples(tmp_path: Path) -> None:
     text = "nodes: {p: {use: toy.paint, with: {colour: blue, mode: line, size: [2, 3]}}}\noutputs: {out: p}\n"
     graph = build_text(tmp_path, text)
-    assert setting(graph, "p", "colour") is Colour.BLUE
-    assert setting(graph, "p", "mode") == "line"
-    assert setting(graph, "p", "size") == (2, 3)
+    assert read_setting(graph, "p", "colour") is Colour.BLUE
+    assert read_setting(graph, "p", "mode") == "line"
+    assert read_setting(graph, "p", "size") == (2, 3)
     (problem,) = build_problems(tmp_path, text.replace("blue", "green"))
     assert "'red' or 'blue'" in problem.message
 
@@ -121,8 +121,8 @@ outputs: {{{name}: {name}}}
 """
     graph = build_text(tmp_path, text)
     assert graph.outputs[name].source == Output(name, "out")
-    assert setting(graph, "after", "b") == Output(name, "out")
-    assert setting(graph, name, "a") == Param(name)
+    assert read_setting(graph, "after", "b") == Output(name, "out")
+    assert read_setting(graph, name, "a") == Param(name)
 
 
 @pytest.mark.parametrize("name", ["1", "a-b", "a.b", "a/b", "''", "params", "carry", "loop", "a b"])
@@ -179,9 +179,9 @@ def test_a_parameter_may_be_a_list(tmp_path: Path, written: str) -> None:
     ],
 )
 def test_a_parameter_without_a_default_is_required(tmp_path: Path, written: str, kind: PortType) -> None:
-    parameter = build_text(tmp_path, f"params: {{p: {{type: {written}, help: 'what it is'}}}}\n{NODES}").params["p"]
+    parameter = build_text(tmp_path, f"params: {{p: {{type: {written}, help: 'a help text'}}}}\n{NODES}").params["p"]
     assert parameter.required
-    assert (parameter.port.type, parameter.help) == (kind, "what it is")
+    assert (parameter.port.type, parameter.help) == (kind, "a help text")
 
 
 def test_a_default_that_is_a_path_is_relative_to_the_file(tmp_path: Path) -> None:

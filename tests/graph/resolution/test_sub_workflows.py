@@ -30,22 +30,22 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("passes", [ALL_PASSES, frozenset()])
-def test_links_literals_and_defaults_reach_the_nodes_inside(folder: Path, passes: frozenset[str]) -> None:
+def test_links_literals_and_defaults_are_passed_to_a_sub_workflow(folder: Path, passes: frozenset[str]) -> None:
     text = """
 params: {k: 4}
 nodes:
   one: {use: toy.number, with: {value: 1}}
   plain: {use: ./block.yaml, in: {a: one}}
-  given: {use: ./block.yaml, in: {a: one, n: params.k}, with: {by: 10}}
-  chained: {use: ./block.yaml, in: {a: plain.out, by: given.by}}
-outputs: {plain: plain.out, given: given.out, chained: chained.out, by: given.by, a: chained.a}
+  partial: {use: ./block.yaml, in: {a: one, n: params.k}, with: {by: 10}}
+  chained: {use: ./block.yaml, in: {a: plain.out, by: partial.by}}
+outputs: {plain: plain.out, partial: partial.out, chained: chained.out, by: partial.by, a: chained.a}
 """
     outputs = run_text(text, folder, {"k": 4}, passes=passes).outputs
-    assert outputs == {"plain": 9.0, "given": 50.0, "chained": 110.0, "by": 10.0, "a": 9.0}
+    assert outputs == {"plain": 9.0, "partial": 50.0, "chained": 110.0, "by": 10.0, "a": 9.0}
 
 
 @pytest.mark.parametrize("passes", [ALL_PASSES, frozenset()])
-def test_a_workflow_is_used_in_a_loop_of_a_workflow(folder: Path, passes: frozenset[str]) -> None:
+def test_a_sub_workflow_in_the_loop_of_a_sub_workflow(folder: Path, passes: frozenset[str]) -> None:
     (folder / "outer.yaml").write_text(
         """guidegraph: 1
 params: {start: {type: float}}

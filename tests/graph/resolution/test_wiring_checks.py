@@ -49,8 +49,8 @@ def cook(recipe: Recipe, x: float, salt: float | None = None, pepper: float | No
     return x + (salt if recipe.salted and salt is not None else 0.0)
 
 
-@node("toy.tasted", check=lambda sour, wired: {"lemon": "sour needs one"} if sour and "lemon" not in wired else {})
-def tasted(x: float, lemon: float | None = None, *, sour: bool = False) -> float:
+@node("toy.add_salt", check=lambda sour, wired: {"lemon": "sour needs one"} if sour and "lemon" not in wired else {})
+def add_salt(x: float, lemon: float | None = None, *, sour: bool = False) -> float:
     """x."""
     return x
 
@@ -60,7 +60,7 @@ def _fresh_counts() -> None:
     calls.clear()
 
 
-REGISTRY = Registry({get_spec(f).id: get_spec(f) for f in (*NODES, recipe, cook, tasted)})
+REGISTRY = Registry({get_spec(f).id: get_spec(f) for f in (*NODES, recipe, cook, add_salt)})
 
 
 def run_text(text: str, folder: Path, values: dict[str, Any] | None = None, **options: Any) -> RunResult:
@@ -174,10 +174,10 @@ def test_wrong_wiring_for_a_literal_is_reported_at_load(tmp_path: Path) -> None:
     path.write_text("""guidegraph: 1
 nodes:
   one: {use: toy.number, with: {value: 1}}
-  x: {use: toy.tasted, in: {x: one}, with: {sour: true}}
+  x: {use: toy.add_salt, in: {x: one}, with: {sour: true}}
 outputs: {x: x}
 """)
-    with pytest.raises(WorkflowError, match=r"workflow.yaml:4:3: missing-port: toy.tasted: port 'lemon': sour needs"):
+    with pytest.raises(WorkflowError, match=r"workflow.yaml:4:3: missing-port: toy.add_salt: port 'lemon': sour needs"):
         build(path, REGISTRY)
 
 
@@ -186,7 +186,7 @@ def test_wrong_wiring_for_a_parameter_is_reported_before_the_run(tmp_path: Path)
 params: {sour: false}
 nodes:
   one: {use: toy.number, with: {value: 1}}
-  x: {use: toy.tasted, in: {x: one, sour: params.sour}}
+  x: {use: toy.add_salt, in: {x: one, sour: params.sour}}
 outputs: {x: x}
 """
     assert run_text(text, tmp_path, {"sour": False}).outputs == {"x": 1.0}
@@ -197,9 +197,9 @@ outputs: {x: x}
 
 
 def test_traits_may_only_name_ports_and_settings() -> None:
-    with pytest.raises(NodeDefinitionError, match=r"needs asks for \['z'\], which are no settings or ports of it"):
+    with pytest.raises(NodeDefinitionError, match=r"needs asks for \['z'\], which are not its settings or ports"):
         node("toy.wrong", needs=lambda z: {"x"})(_plain)
-    with pytest.raises(NodeDefinitionError, match=r"identity asks for \['x'\], which are no settings of it"):
+    with pytest.raises(NodeDefinitionError, match=r"identity asks for \['x'\], which are not its settings"):
         node("toy.wrong", identity=lambda x: "x")(_plain)
     with pytest.raises(NodeDefinitionError, match=r"check asks for \['z'\]"):
         node("toy.wrong", check=lambda z, wired: {})(_plain)
@@ -214,7 +214,7 @@ nodes:
   x: {use: toy.wrong, in: {x: one}}
 outputs: {x: x}
 """)
-    with pytest.raises(NodeError, match="its 'check' names z, which are no ports of it"):
+    with pytest.raises(NodeError, match="its 'check' names z, which are not its ports"):
         build(path, registry)
 
 

@@ -292,7 +292,7 @@ nodes:
     carry: {maker: a, judge: b}
     body:
       made: {use: toy.loss, in: {model: carry.maker, x: loop.batch.x, y: loop.batch.y}}
-      verdict: {use: toy.judged, in: {model: carry.judge, value: made}}
+      verdict: {use: toy.judge_value, in: {model: carry.judge, value: made}}
       judge_loss: {use: toy.loss, in: {model: carry.judge, x: loop.batch.x, y: loop.batch.y}}
     train: [ENTRIES]
     steps: 3

@@ -14,7 +14,7 @@ from guidegraph.nodes.conditioning import condition, mask
 from guidegraph.nodes.data import datasets
 from guidegraph.nodes.sampling import noise
 from guidegraph.nodes.sampling import schedule as schedules
-from guidegraph.nodes.training import losses
+from guidegraph.nodes.training.timesteps import uniform_timesteps
 from guidegraph.nodes.types import Condition
 
 
@@ -58,7 +58,7 @@ DRAWS: dict[str, Callable[[Batch], Any]] = {
     "noise.gaussian": lambda b: noise.gaussian(b.image, 3, seed=7),
     "noise.gaussian, seeds": lambda b: noise.gaussian(b.image, 3, seed=[5, 9, 2, 40]),
     "noise.gaussian, torch": lambda b: noise.gaussian(b.image, 1, seed=7, rng="torch"),
-    "timesteps.uniform": lambda b: losses.uniform_timesteps(b.image, SCHEDULE, 3, seed=1),
+    "timesteps.uniform": lambda b: uniform_timesteps(b.image, SCHEDULE, 3, seed=1),
     "condition.drop": lambda b: condition.drop_condition(Condition(vector=b.image), 2, p=0.5, seed=4).vector,
     "data.drop_labels": lambda b: datasets.drop_labels(torch.ones(len(b.image)).long(), 2, classes=9, p=0.5, seed=6),
     "data.drop_captions": lambda b: datasets.drop_captions(b.caption, 3, p=0.5, seed=5),

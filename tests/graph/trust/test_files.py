@@ -35,7 +35,7 @@ ALONE = [
 
 
 @pytest.fixture(autouse=True)
-def _ends() -> Iterator[None]:
+def _end_in_time() -> Iterator[None]:
     with must_end():
         yield
 
@@ -182,7 +182,7 @@ class TestResolver:
             assert read_regular(tmp_path / "a") == b"12345"
 
     @pytest.mark.parametrize("name", ["link", "../outside/a", "folder/../../outside/a", "linked/a"])
-    def test_a_root_holds_against_links_and_dots(self, tmp_path: Path, name: str) -> None:
+    def test_links_and_dots_cannot_leave_a_root(self, tmp_path: Path, name: str) -> None:
         from guidegraph.graph.trust.files import RefusedFile, check_path, open_regular
 
         root, outside = tmp_path / "root", tmp_path / "outside"
@@ -195,7 +195,7 @@ class TestResolver:
             with pytest.raises(RefusedFile, match="it lies outside of what may be read"):
                 check(root / name, roots=[root])
 
-    def test_what_lies_in_a_root_is_opened(self, tmp_path: Path) -> None:
+    def test_files_in_a_root_are_opened(self, tmp_path: Path) -> None:
         from guidegraph.graph.trust.files import RefusedFile, check_path, read_regular
 
         (tmp_path / "real").mkdir()
@@ -225,8 +225,8 @@ class TestResolver:
         with pytest.raises(RefusedFile, match="found a named pipe"):
             open_regular(tmp_path / "a")
 
-    def test_a_listing_has_regular_files_alone(self, tmp_path: Path) -> None:
-        from guidegraph.graph.trust.files import regular_files
+    def test_a_listing_contains_only_regular_files(self, tmp_path: Path) -> None:
+        from guidegraph.graph.trust.files import list_regular_files
 
         os.mkfifo(tmp_path / "pipe")
         (tmp_path / "folder").mkdir()
@@ -234,5 +234,5 @@ class TestResolver:
         (tmp_path / "a").symlink_to("b")
         (tmp_path / "nowhere").symlink_to("missing")
         (tmp_path / "outside").symlink_to("/etc/passwd")
-        assert [path.name for path in regular_files(tmp_path)] == ["a", "b", "outside"]
-        assert [path.name for path in regular_files(tmp_path, roots=[tmp_path])] == ["a", "b"]
+        assert [path.name for path in list_regular_files(tmp_path)] == ["a", "b", "outside"]
+        assert [path.name for path in list_regular_files(tmp_path, roots=[tmp_path])] == ["a", "b"]

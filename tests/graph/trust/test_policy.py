@@ -46,7 +46,7 @@ def test_a_strangers_workflow_is_read_but_not_the_files_it_names(workflow: Path)
 def test_allowed_files_and_files_from_parameters_are_read(workflow: Path) -> None:
     allowed = Policy(stranger=True, grants=Grants(read=(workflow.parent,)))
     assert load_workflow(workflow, policy=allowed).run()["a"].shape == (1, 3, 3, 3)
-    from_parameters = Policy(stranger=True, given=frozenset({"path"}))
+    from_parameters = Policy(stranger=True, user_params=frozenset({"path"}))
     assert load_workflow(workflow, policy=from_parameters).run()["a"].shape == (1, 3, 3, 3)
 
 

@@ -1,4 +1,4 @@
-"""Changes of the process by a node are undone after its call, and the node is named once."""
+"""A node's changes to the process are undone after its call, with one warning that names the node."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from guidegraph.graph.node import get_spec, node
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.resolution.load import build
 from guidegraph.graph.trust import process_state
-from guidegraph.graph.trust.random_state import TwisterState, _philox_seeded, is_seeded
+from guidegraph.graph.trust.random_state import TwisterState, _is_philox_seeded, is_seeded
 
 CHANGES: dict[str, Callable[[], object]] = {
     "the current directory": lambda: os.chdir("/"),
@@ -39,7 +39,7 @@ CHANGES: dict[str, Callable[[], object]] = {
 }
 
 
-def state() -> list[Any]:
+def read_state() -> list[Any]:
     numpy_state: Any = np.random.get_state()
     return [
         os.getcwd(),
@@ -57,7 +57,7 @@ def state() -> list[Any]:
 
 @node("meddler.change", pure=False)
 def change(x: float, *, what: str, fails: bool = False) -> float:
-    """x, and a change of the process."""
+    """x; changes the process."""
     CHANGES[what]()
     if fails:
         raise ValueError("after the change")
@@ -76,12 +76,12 @@ seen: list[list[Any]] = []
 @node("meddler.look", pure=False)
 def look(x: float) -> float:
     """x, and the state that a node sees."""
-    seen.append(state())
+    seen.append(read_state())
     return x
 
 
 class Model(Protocol):
-    """Numbers to a number."""
+    """A function of one number."""
 
     def __call__(self, x: float) -> float: ...
 
@@ -99,7 +99,7 @@ def model() -> Model:
 
 @node("meddler.ask")
 def ask(model: Model, x: float = 1.0) -> float:
-    """What the model says."""
+    """The model's result for x."""
     return model(x)
 
 
@@ -142,7 +142,7 @@ def run_nodes(folder: Path, nodes: str, output: str = "a", registry: Registry = 
 @pytest.mark.parametrize("fails", [False, True])
 @pytest.mark.parametrize("what", CHANGES)
 def test_each_change_is_undone_and_the_node_is_named(tmp_path: Path, what: str, fails: bool) -> None:
-    before = state()
+    before = read_state()
     nodes = f'  a: {{use: meddler.change, with: {{x: 1, what: "{what}", fails: {str(fails).lower()}}}}}'
     if fails:
         with pytest.raises(NodeError, match="after the change"), pytest.warns(UserWarning, match=what):
@@ -152,7 +152,7 @@ def test_each_change_is_undone_and_the_node_is_named(tmp_path: Path, what: str, 
         assert message.startswith(f"{tmp_path / 'w.yaml'}:3:3: nodes.a (meddler.change) ")
         assert what in message
         assert seen == [[*before[:3], False, *before[4:]]]  # a run records no gradients
-    assert state() == before
+    assert read_state() == before
 
 
 def run_nodes_uncaught(folder: Path, nodes: str) -> None:
@@ -192,7 +192,7 @@ def test_setting_the_same_seed_again_is_detected(tmp_path: Path) -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_many_draws_are_not_taken_for_a_seed() -> None:
+def test_many_draws_are_not_mistaken_for_a_seed() -> None:
     def twister() -> TwisterState:
         numbers = random.getstate()[1]
         return TwisterState(numbers[:624], numbers[624])
@@ -204,7 +204,7 @@ def test_many_draws_are_not_taken_for_a_seed() -> None:
         states.append(twister())
     for before, after in pairwise(states):
         assert not is_seeded(before, after)
-    assert is_seeded(states[1], states[0])  # given out again
+    assert is_seeded(states[1], states[0])  # a state before an earlier one
     random.seed(6)
     assert is_seeded(states[-1], twister())
 
@@ -231,9 +231,9 @@ def test_a_cuda_seed_differs_from_draws_by_its_offset() -> None:
         return torch.frombuffer(bytearray(struct.pack("<QQ", seed, offset)), dtype=torch.uint8)
 
     before = state_of(7, 12)
-    assert not _philox_seeded(before, state_of(7, 16))
-    assert _philox_seeded(before, state_of(7, 4))
-    assert _philox_seeded(before, state_of(8, 16))
+    assert not _is_philox_seeded(before, state_of(7, 16))
+    assert _is_philox_seeded(before, state_of(7, 4))
+    assert _is_philox_seeded(before, state_of(8, 16))
 
 
 def test_overlapping_calls_restore_the_state_before_the_first(tmp_path: Path) -> None:

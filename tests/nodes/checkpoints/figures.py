@@ -1,4 +1,4 @@
-"""What the comparisons with diffusers found: asserted here, and kept for the table of `tools/checkpoint_table.py`."""
+"""Differences from diffusers: asserts bounds on them, and records them for `tools/checkpoint_table.py`."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ FILE = "GUIDEGRAPH_FIGURES"
 """The environment variable with the file that figures are added to; without it they are only asserted."""
 
 
-def largest(found: Tensor, expected: Tensor, bound: float, what: str) -> None:
+def largest(actual: Tensor, expected: Tensor, bound: float, quantity: str) -> None:
     """Assert that two tensors differ nowhere by more than the bound."""
-    torch.testing.assert_close(found, expected, rtol=0, atol=bound)
-    keep(what, float((found - expected).abs().max()), bound)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=bound)
+    keep(quantity, float((actual - expected).abs().max()), bound)
 
 
-def relative(found: Tensor, expected: Tensor, bound: float, what: str) -> None:
+def relative(actual: Tensor, expected: Tensor, bound: float, quantity: str) -> None:
     """Assert that two tensors differ by no more than the bound, in the norm and relative to it; neither is constant."""
-    assert found.shape == expected.shape
+    assert actual.shape == expected.shape
     assert expected.std() > 0.1
-    distance = float(torch.dist(found, expected) / expected.norm())
+    distance = float(torch.dist(actual, expected) / expected.norm())
     assert distance < bound
-    keep(what, distance, bound)
+    keep(quantity, distance, bound)
 
 
-def keep(what: str, value: float, bound: float) -> None:
+def keep(quantity: str, value: float, bound: float) -> None:
     """Add a figure to the file, under the name of the test that runs."""
     if path := os.environ.get(FILE):
         test = os.environ["PYTEST_CURRENT_TEST"].removesuffix(" (call)").partition("::")[2]
         with Path(path).open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"test": test, "what": what, "value": value, "bound": bound}) + "\n")
+            file.write(json.dumps({"test": test, "what": quantity, "value": value, "bound": bound}) + "\n")

@@ -62,18 +62,18 @@ def test_the_parts_are_those_of_diffusers(made: Made, layout: str) -> None:
     figures.largest(condition.tokens, embedded[0], 1e-5, "text embeddings")
 
     x, t = torch.randn(2, 4, 16, 16), torch.tensor([501.0, 3.0])
-    given: dict[str, Any] = {"encoder_hidden_states": embedded[0]}
+    arguments: dict[str, Any] = {"encoder_hidden_states": embedded[0]}
     if made.family == "sdxl":
         side = 1024.0 if layout == "file" else 256.0  # the config has no sample_size: 128 latent cells of 2 pixels
         numbers = torch.tensor([[side, side, 0, 0, side, side]] * 2)
-        given["added_cond_kwargs"] = {"text_embeds": embedded[2], "time_ids": numbers}
+        arguments["added_cond_kwargs"] = {"text_embeds": embedded[2], "time_ids": numbers}
     inputs = x
     if made.family == "inpaint":
         spatial = torch.randn(2, 5, 16, 16)
         condition = Condition(tokens=condition.tokens, spatial=spatial)
         inputs = torch.cat([x, spatial], dim=1)
     with torch.no_grad():
-        eps = pipe.unet(inputs, t, **given).sample
+        eps = pipe.unet(inputs, t, **arguments).sample
         picture = pipe.vae.decode(x / pipe.vae.config.scaling_factor).sample
     prediction = predict(actual.denoiser, x, t, condition)
     assert prediction.kind == "eps"
@@ -83,7 +83,7 @@ def test_the_parts_are_those_of_diffusers(made: Made, layout: str) -> None:
     torch.testing.assert_close(actual.schedule.alphas_bar, expected, rtol=1e-4, atol=0)
 
 
-def test_a_file_of_torch_is_as_good_and_weights_are_cast(stable: Made, tmp_path: Path) -> None:
+def test_a_torch_file_gives_the_same_and_weights_are_cast(stable: Made, tmp_path: Path) -> None:
     path = pipelines.single_file(stable.pipe, "sd1", tmp_path / "model.ckpt")
     x, t = torch.randn(1, 4, 16, 16), torch.tensor([10.0])
     tokens = Condition(tokens=torch.randn(1, 7, 64))
@@ -97,7 +97,7 @@ def test_a_file_of_torch_is_as_good_and_weights_are_cast(stable: Made, tmp_path:
         assert not any(parameter.requires_grad for parameter in part.parameters())
 
 
-def test_a_single_file_has_no_vocabulary_and_says_so_when_text_is_wanted(stable: Made) -> None:
+def test_text_of_a_single_file_without_a_tokenizer_raises_an_error(stable: Made) -> None:
     loaded = load_checkpoint(path=stable.file)
     with pytest.raises(MissingPart, match=r"model\.safetensors' holds a text encoder and no vocabulary.*`tokenizer`"):
         encode_text(loaded.text, "a")
@@ -105,12 +105,12 @@ def test_a_single_file_has_no_vocabulary_and_says_so_when_text_is_wanted(stable:
         load_checkpoint(path=stable.file, tokenizer=Path("there"))
 
 
-def test_a_tokenizer_beside_a_folder_is_refused_in_place_of_being_ignored(stable: Made) -> None:
+def test_a_tokenizer_for_a_folder_is_refused(stable: Made) -> None:
     with pytest.raises(ValueError, match="holds its tokenizers: leave tokenizer out"):
         load_checkpoint(path=stable.root / "folder", tokenizer=stable.root / "eos")
 
 
-def test_moving_averages_are_taken_where_they_are(stable: Made, tmp_path: Path) -> None:
+def test_moving_averages_are_used_if_present(stable: Made, tmp_path: Path) -> None:
     path = pipelines.single_file(stable.pipe, "sd1", tmp_path / "model.ckpt")
     content = torch.load(path, weights_only=True)
     tensors = content["state_dict"]
@@ -121,15 +121,15 @@ def test_moving_averages_are_taken_where_they_are(stable: Made, tmp_path: Path) 
     torch.save(content, path)
     averaged: Any = load_checkpoint(path=path).denoiser
     plain: Any = load_checkpoint(path=path, ema=False).denoiser
-    for (name, half), whole in zip(averaged.named_parameters(), plain.parameters(), strict=True):
-        assert torch.equal(half, whole * 0.5), name
+    for (name, half), weight in zip(averaged.named_parameters(), plain.parameters(), strict=True):
+        assert torch.equal(half, weight * 0.5), name
     del tensors["model_ema.diffusion_modelout2bias"]
     torch.save(content, path)
     with pytest.raises(ValueError, match=r"moving averages do not fit.*diffusion_modelout2bias.*set ema to false"):
         load_checkpoint(path=path)
 
 
-def test_the_latent_scale_of_the_file_counts(stable: Made, tmp_path: Path) -> None:
+def test_the_latent_scale_of_the_file_is_used(stable: Made, tmp_path: Path) -> None:
     path = pipelines.single_file(stable.pipe, "sd1", tmp_path / "model.ckpt")
     content = torch.load(path, weights_only=True)
     content["state_dict"]["scale_factor"] = torch.tensor(0.5)
@@ -141,14 +141,14 @@ def test_the_latent_scale_of_the_file_counts(stable: Made, tmp_path: Path) -> No
     torch.testing.assert_close(actual.decode(latent), plain.decode(latent * 0.18215 / 0.5))
 
 
-def test_what_the_file_does_not_tell_is_asked_for(tmp_path: Path) -> None:
+def test_missing_settings_are_named(tmp_path: Path) -> None:
     made = Made("sd2", tmp_path)
     (tmp_path / "config.yaml").unlink()
-    said: Any = {"head_channels": 64, "scale": 0.18215}
+    settings: Any = {"head_channels": 64, "scale": 0.18215}
     with pytest.raises(ValueError, match="its tensors do not tell prediction: set"):
-        load_checkpoint(path=made.file, **said)
+        load_checkpoint(path=made.file, **settings)
     x, t = torch.randn(1, 4, 16, 16), torch.tensor([10.0])
-    loaded = load_checkpoint(path=made.file, prediction="v", **said)
+    loaded = load_checkpoint(path=made.file, prediction="v", **settings)
     assert predict(loaded.denoiser, x, t, Condition(tokens=torch.randn(1, 7, 64))).kind == "v"
     config = made.root / "folder" / "scheduler" / "scheduler_config.json"
     content = json.loads(config.read_text()) | {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
@@ -167,10 +167,10 @@ def test_fp16_variants_and_shards_are_read(stable: Made, tmp_path: Path) -> None
     assert (tmp_path / "half/unet/diffusion_pytorch_model.fp16.safetensors").is_file()
     assert (tmp_path / "shards/unet/diffusion_pytorch_model.safetensors.index.json").is_file()
     assert (tmp_path / "bin/unet/diffusion_pytorch_model.bin").is_file()
-    whole: Any = stable.load("folder").denoiser
+    complete: Any = stable.load("folder").denoiser
     for name in ("half", "shards", "bin"):
         actual: Any = load_checkpoint(path=tmp_path / name).denoiser
-        assert all(torch.equal(a, b) for a, b in zip(actual.parameters(), whole.parameters(), strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(actual.parameters(), complete.parameters(), strict=True))
     shard = next((tmp_path / "shards/unet").glob("*-of-*.safetensors"))
     shard.unlink()
     with pytest.raises(ValueError, match=f"there is no file '.*{shard.name}'"):
@@ -191,8 +191,8 @@ def test_without_ema_a_folder_gives_its_variant_of_that_name_or_an_error(stable:
     plain, trained = (load_checkpoint(path=tmp_path, ema=ema).denoiser for ema in (True, False))
     alone = load_checkpoint(path=tmp_path / "unet", ema=False).denoiser
     for actual in (trained, alone):
-        apart = predict(actual, x, t, tokens).value - predict(plain, x, t, tokens).value
-        torch.testing.assert_close(apart, torch.ones_like(x), rtol=0, atol=1e-5)
+        difference = predict(actual, x, t, tokens).value - predict(plain, x, t, tokens).value
+        torch.testing.assert_close(difference, torch.ones_like(x), rtol=0, atol=1e-5)
 
 
 def test_networks_alone_load_with_classes_and_as_pipelines_without_text(tmp_path: Path) -> None:
@@ -244,10 +244,10 @@ def test_a_folder_with_a_missing_part_is_one_clear_error(
 def test_unknown_missing_and_misshapen_tensors_of_a_file_are_named(stable: Made, tmp_path: Path) -> None:
     path = pipelines.single_file(stable.pipe, "sd1", tmp_path / "model.ckpt")
     content = torch.load(path, weights_only=True)
-    whole = content["state_dict"]
+    complete = content["state_dict"]
 
     def load(**changed: Any) -> None:
-        kept = {name: value for name, value in (whole | changed).items() if value is not None}
+        kept = {name: value for name, value in (complete | changed).items() if value is not None}
         torch.save(kept, path)
         load_checkpoint(path=path, tokenizer=stable.root / "eos")
 
@@ -262,7 +262,7 @@ def test_unknown_missing_and_misshapen_tensors_of_a_file_are_named(stable: Made,
         load(**{"first_stage_model.decoder.conv_in.bias": torch.zeros(7)})
     with pytest.raises(ValueError, match=r"1 left over: .*surplus"):
         load(**{"cond_stage_model.transformer.text_model.surplus": torch.zeros(1)})
-    kept = {name: value for name, value in whole.items() if not name.startswith("cond_stage_model.")}
+    kept = {name: value for name, value in complete.items() if not name.startswith("cond_stage_model.")}
     torch.save(kept | {"cond_stage_model.projector.weight": torch.zeros(1)}, path)
     with pytest.raises(ValueError, match="conditioner of an unknown kind"):
         load_checkpoint(path=path)

@@ -1,4 +1,4 @@
-"""Checkpoint files: what is read, what is refused with one clear error, and that nothing in a file runs."""
+"""Reads checkpoint files, refuses bad ones with one clear error, and runs nothing in a file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from guidegraph.nodes.checkpoints.reading import read_nested, read_tensors
 
 
 class RunsCode:
-    """Unpickling one of these makes a file: what an attack would do."""
+    """Creates a folder when it is unpickled, as an attack would."""
 
     def __init__(self, made: Path) -> None:
         self.made = made
@@ -30,7 +30,7 @@ class RunsCode:
 
 
 class ModelCheckpoint:
-    """Written under the name that Lightning's callback has in released files."""
+    """Has the name of Lightning's callback in released files."""
 
 
 ModelCheckpoint.__module__ = "pytorch_lightning.callbacks.model_checkpoint"
@@ -40,33 +40,33 @@ def weights() -> dict[str, torch.Tensor]:
     return {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2), "steps": torch.tensor(3)}
 
 
-def rezipped(source: Path, target: Path, edit: Mapping[str, bytes], compression: int = zipfile.ZIP_STORED) -> None:
+def rezip(source: Path, target: Path, edit: Mapping[str, bytes], compression: int = zipfile.ZIP_STORED) -> None:
     """A copy of a zip archive with some members replaced, by the last part of their name."""
     with zipfile.ZipFile(source) as archive, zipfile.ZipFile(target, "w", compression) as out:
         for name in archive.namelist():
             out.writestr(name, edit.get(name.split("/")[-1], archive.read(name)))
 
 
-def same(found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> bool:
-    return found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
+def equal_tensors(actual: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> bool:
+    return actual.keys() == expected.keys() and all(torch.equal(actual[name], expected[name]) for name in expected)
 
 
 @pytest.mark.parametrize(("write", "suffix"), [(save_file, "safetensors"), (save_file, "pt"), (torch.save, "bin")])
-def test_files_are_told_apart_by_content_and_mapped(tmp_path: Path, write: Callable[..., None], suffix: str) -> None:
+def test_files_are_identified_by_content_and_mapped(tmp_path: Path, write: Callable[..., None], suffix: str) -> None:
     path = tmp_path / f"a.{suffix}"
     write(weights(), path)
     actual = read_tensors(path)
-    assert same(actual, weights())
+    assert equal_tensors(actual, weights())
     assert str(path) in Path("/proc/self/maps").read_text()
 
 
 @pytest.mark.parametrize("wrapper", ["state_dict", "model", "ema"])
 def test_wrapped_weights_are_found(tmp_path: Path, wrapper: str) -> None:
     torch.save({"epoch": 3, wrapper: weights(), "optimizer": {"state": {0: {"step": 1}}}}, tmp_path / "a.ckpt")
-    assert same(read_tensors(tmp_path / "a.ckpt"), weights())
+    assert equal_tensors(read_tensors(tmp_path / "a.ckpt"), weights())
 
 
-def test_what_is_no_state_dict_is_read_as_it_is_nested(tmp_path: Path) -> None:
+def test_other_content_is_read_with_its_nesting(tmp_path: Path) -> None:
     torch.save({"string_to_param": {"*": torch.ones(2, 3)}, "name": "cat"}, tmp_path / "a.pt")
     content = read_nested(tmp_path / "a.pt")
     assert content["name"] == "cat"
@@ -83,10 +83,10 @@ def test_ema_weights_come_first(tmp_path: Path) -> None:
 
 def test_files_from_before_torch_1_6_are_read(tmp_path: Path) -> None:
     torch.save(weights(), tmp_path / "a.pt", _use_new_zipfile_serialization=False)
-    assert same(read_tensors(tmp_path / "a.pt"), weights())
+    assert equal_tensors(read_tensors(tmp_path / "a.pt"), weights())
 
 
-def test_training_state_beside_the_weights_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_state_beside_the_weights_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = type(os)("pytorch_lightning.callbacks.model_checkpoint")
     module.ModelCheckpoint = ModelCheckpoint  # type: ignore[attr-defined]
     with monkeypatch.context() as patched:
@@ -94,43 +94,43 @@ def test_training_state_beside_the_weights_is_left_alone(tmp_path: Path, monkeyp
             patched.setitem(__import__("sys").modules, name, module)
         content = {"state_dict": weights(), "callbacks": {ModelCheckpoint: {"best": 0.5}}, "other": ModelCheckpoint()}
         torch.save(content, tmp_path / "a.ckpt")
-    assert same(read_tensors(tmp_path / "a.ckpt"), weights())
+    assert equal_tensors(read_tensors(tmp_path / "a.ckpt"), weights())
 
 
-def truncated_safetensors(folder: Path) -> Path:
+def write_truncated_safetensors(folder: Path) -> Path:
     save_file(weights(), folder / "whole.safetensors")
     path = folder / "short.safetensors"
     path.write_bytes((folder / "whole.safetensors").read_bytes()[:-8])
     return path
 
 
-def safetensors_with_a_huge_header(folder: Path) -> Path:
+def write_huge_header(folder: Path) -> Path:
     path = folder / "header.safetensors"
     path.write_bytes((1 << 62).to_bytes(8, "little") + b'{"a": 1}')
     return path
 
 
-def truncated_zip(folder: Path) -> Path:
+def write_truncated_zip(folder: Path) -> Path:
     torch.save(weights(), folder / "whole.pt")
     path = folder / "short.pt"
     path.write_bytes((folder / "whole.pt").read_bytes()[:-200])
     return path
 
 
-def truncated_legacy(folder: Path) -> Path:
+def write_truncated_legacy(folder: Path) -> Path:
     torch.save({"a": torch.ones(1000)}, folder / "whole.pt", _use_new_zipfile_serialization=False)
     path = folder / "short.pt"
     path.write_bytes((folder / "whole.pt").read_bytes()[:-200])
     return path
 
 
-def compressed_member(folder: Path) -> Path:
+def write_compressed_member(folder: Path) -> Path:
     torch.save({"a": torch.zeros(1 << 20)}, folder / "whole.pt")
-    rezipped(folder / "whole.pt", folder / "bomb.pt", {}, zipfile.ZIP_DEFLATED)
+    rezip(folder / "whole.pt", folder / "bomb.pt", {}, zipfile.ZIP_DEFLATED)
     return folder / "bomb.pt"
 
 
-def overlapping_members(folder: Path) -> Path:
+def write_overlapping_members(folder: Path) -> Path:
     """Every entry of the directory points at the same bytes, so that 1 MB reads as a hundred."""
     path = folder / "overlap.pt"
     with zipfile.ZipFile(path, "w") as archive:
@@ -145,22 +145,22 @@ def overlapping_members(folder: Path) -> Path:
     return path
 
 
-def expanded_tensor(folder: Path) -> Path:
+def write_expanded_tensor(folder: Path) -> Path:
     torch.save({"a": torch.zeros(1).expand(1 << 20, 1 << 20)}, folder / "expanded.pt")
     return folder / "expanded.pt"
 
 
-def tensor_beyond_its_storage(folder: Path) -> Path:
+def write_tensor_beyond_its_storage(folder: Path) -> Path:
     torch.save({"a": torch.zeros(4)}, folder / "whole.pt")
     with zipfile.ZipFile(folder / "whole.pt") as archive:
         content = archive.read("whole/data.pkl")
     assert content.count(b"K\x04\x85") == 1
     grown = content.replace(b"K\x04\x85", b"\x8a\x06\x00\x00\x00\x00\x00\x01\x85")
-    rezipped(folder / "whole.pt", folder / "grown.pt", {"data.pkl": grown})
+    rezip(folder / "whole.pt", folder / "grown.pt", {"data.pkl": grown})
     return folder / "grown.pt"
 
 
-def written(name: str, content: bytes) -> Callable[[Path], Path]:
+def writer_of(name: str, content: bytes) -> Callable[[Path], Path]:
     def make(folder: Path) -> Path:
         (folder / name).write_bytes(content)
         return folder / name
@@ -168,7 +168,7 @@ def written(name: str, content: bytes) -> Callable[[Path], Path]:
     return make
 
 
-def saved(content: object) -> Callable[[Path], Path]:
+def saver_of(content: object) -> Callable[[Path], Path]:
     def make(folder: Path) -> Path:
         torch.save(content, folder / "saved.pt")
         return folder / "saved.pt"
@@ -176,7 +176,7 @@ def saved(content: object) -> Callable[[Path], Path]:
     return make
 
 
-def misnamed(folder: Path) -> Path:
+def write_misnamed(folder: Path) -> Path:
     torch.save(weights(), folder / "a.safetensors")
     return folder / "a.safetensors"
 
@@ -188,7 +188,7 @@ def plain_zip() -> bytes:
     return buffer.getvalue()
 
 
-def torchscript(folder: Path) -> Path:
+def write_torchscript(folder: Path) -> Path:
     torch.save(weights(), folder / "whole.pt")
     with zipfile.ZipFile(folder / "whole.pt") as archive, zipfile.ZipFile(folder / "script.pt", "w") as out:
         for name in archive.namelist():
@@ -198,35 +198,37 @@ def torchscript(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
-        (truncated_safetensors, "damaged or truncated safetensors"),
-        (safetensors_with_a_huge_header, "damaged or truncated safetensors"),
-        (truncated_zip, "damaged or truncated checkpoint"),
-        (truncated_legacy, "damaged or truncated checkpoint"),
-        (compressed_member, "is compressed, .* may fill the memory"),
-        (overlapping_members, "its members declare 10.* bytes and the file has 10"),
-        (expanded_tensor, "its tensors declare 4398046511104 bytes"),
-        (tensor_beyond_its_storage, "damaged or truncated checkpoint"),
-        (misnamed, "rename it to .pt"),
-        (torchscript, "is a TorchScript program"),
-        (written("a.pt", b""), "the file is empty"),
-        (written("a.pt", b"\x80\x02"), "damaged or truncated checkpoint"),
-        (written("a.pt", b"hello, world"), "is no checkpoint: it begins with b'hello, w'"),
-        (written("a.pt", b"<!DOCTYPE html><html>"), "it is a web page"),
-        (written("a.pt", b"version https://git-lfs.github.com/spec/v1\n"), "pointer of git-lfs"),
-        (written("a.pt", plain_zip()), "a zip archive that torch.save did not write"),
-        (saved([1, 2]), "holds no weights: expected a dictionary; found a list"),
-        (saved({"epoch": 3}), "holds no weights: .*; found the keys epoch"),
-        (saved({}), "holds no weights: .*; found the keys none"),
-        (saved({"a": torch.eye(2).to_sparse()}), "'a' is no plain tensor"),
+        (write_truncated_safetensors, "damaged or truncated safetensors"),
+        (write_huge_header, "damaged or truncated safetensors"),
+        (write_truncated_zip, "damaged or truncated checkpoint"),
+        (write_truncated_legacy, "damaged or truncated checkpoint"),
+        (write_compressed_member, "is compressed, .* may fill the memory"),
+        (write_overlapping_members, "its members declare 10.* bytes and the file has 10"),
+        (write_expanded_tensor, "its tensors declare 4398046511104 bytes"),
+        (write_tensor_beyond_its_storage, "damaged or truncated checkpoint"),
+        (write_misnamed, "rename it to .pt"),
+        (write_torchscript, "is a TorchScript program"),
+        (writer_of("a.pt", b""), "the file is empty"),
+        (writer_of("a.pt", b"\x80\x02"), "damaged or truncated checkpoint"),
+        (writer_of("a.pt", b"hello, world"), "is no checkpoint: it begins with b'hello, w'"),
+        (writer_of("a.pt", b"<!DOCTYPE html><html>"), "it is a web page"),
+        (writer_of("a.pt", b"version https://git-lfs.github.com/spec/v1\n"), "pointer of git-lfs"),
+        (writer_of("a.pt", plain_zip()), "a zip archive that torch.save did not write"),
+        (saver_of([1, 2]), "holds no weights: expected a dictionary; found a list"),
+        (saver_of({"epoch": 3}), "holds no weights: .*; found the keys epoch"),
+        (saver_of({}), "holds no weights: .*; found the keys none"),
+        (saver_of({"a": torch.eye(2).to_sparse()}), "'a' is no plain tensor"),
         (lambda folder: folder, "is a folder"),
         (lambda folder: folder / "absent.pt", "there is no file"),
     ],
 )
-def test_what_is_no_checkpoint_is_one_clear_error(tmp_path: Path, make: Callable[[Path], Path], said: str) -> None:
+def test_other_files_are_refused_with_one_clear_error(
+    tmp_path: Path, make: Callable[[Path], Path], message: str
+) -> None:
     path = make(tmp_path)
-    with pytest.raises(ValueError, match=said) as caught:
+    with pytest.raises(ValueError, match=message) as caught:
         read_tensors(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -268,7 +270,7 @@ def test_weights_are_cast_frozen_and_in_evaluation_mode() -> None:
     assert not any(parameter.requires_grad for parameter in module.parameters())
 
 
-def test_weights_of_the_wanted_dtype_are_not_copied(tmp_path: Path) -> None:
+def test_weights_of_the_target_dtype_are_not_copied(tmp_path: Path) -> None:
     save_file(weights(), tmp_path / "a.safetensors")
     tensors, module = read_tensors(tmp_path / "a.safetensors"), on_meta()
     fill(module, tensors, "a", torch.float32)

@@ -53,12 +53,12 @@ def stable(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
     return pipe, folder
 
 
-def theirs(pipe: Any, name: str, settings: dict[str, Any], **given: Any) -> Tensor:
+def theirs(pipe: Any, name: str, settings: dict[str, Any], **arguments: Any) -> Tensor:
     """The latents that the pipeline draws with a scheduler of its own."""
     stable = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
     pipe.scheduler = getattr(diffusers, name)(**stable, timestep_spacing="leading", steps_offset=1, **settings)
     size = {"height": 32, "width": 32, "num_inference_steps": STEPS, "guidance_scale": 7.5}
-    latents: Tensor = pipe(PROMPT, output_type="latent", **size, **given).images
+    latents: Tensor = pipe(PROMPT, output_type="latent", **size, **arguments).images
     return latents
 
 
@@ -71,13 +71,13 @@ def ours(folder: Path, sampler: str, settings: str, changes: dict[str, str]) -> 
         "      spacing: sampling.spacing\n": f"      spacing: sampling.spacing\n    with: {{{settings}}}\n",
         **changes,
     }
-    for old, new in changes.items():
-        assert old in text
-        text = text.replace(old, new)
+    for key, value in changes.items():
+        assert key in text
+        text = text.replace(key, value)
     written = folder / f"{sampler}.yaml"
     written.write_text(text, encoding="utf-8")
-    given = {"checkpoint": folder / "model", "prompt": PROMPT, "steps": STEPS, "seed": SEED, "shape": SHAPE}
-    actual: Tensor = load_workflow(written).run(**given)["latent"]
+    arguments = {"checkpoint": folder / "model", "prompt": PROMPT, "steps": STEPS, "seed": SEED, "shape": SHAPE}
+    actual: Tensor = load_workflow(written).run(**arguments)["latent"]
     return actual
 
 

@@ -64,7 +64,7 @@ def run(
     return workflow.run(path=made.folder, prompt=["a tiger b", "c"], **params), moves
 
 
-def test_text_encoders_denoiser_and_autoencoder_are_never_there_together(
+def test_text_encoders_denoiser_and_autoencoder_are_never_loaded_together(
     made: Made, tmp_path: Path, device: FakeDevice
 ) -> None:
     expected, none = run(WORKFLOW, tmp_path, made, None, None)
@@ -82,7 +82,7 @@ def test_text_encoders_denoiser_and_autoencoder_are_never_there_together(
     assert all(torch.equal(actual[name], expected[name]) for name in expected)
 
 
-def test_a_lora_is_applied_on_the_host_and_its_origin_is_never_moved(
+def test_a_lora_is_applied_on_the_cpu_and_the_original_is_never_moved(
     made: Made, tmp_path: Path, device: FakeDevice
 ) -> None:
     text = WORKFLOW.replace("params:\n", "params:\n  lora: {type: Path}\n").replace("  positive:", LORA + "  positive:")

@@ -11,7 +11,7 @@ import torch
 from guidegraph.nodes.checkpoints.sampling import checkpoint_sampling
 
 
-def test_a_folder_says_it_in_its_scheduler_config(tmp_path: Path) -> None:
+def test_a_folder_has_the_settings_in_its_scheduler_config(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"there is no file '.*scheduler_config\.json': the folder is incomplete"):
         checkpoint_sampling(path=tmp_path)
     (tmp_path / "scheduler").mkdir()
@@ -25,7 +25,7 @@ def test_a_folder_says_it_in_its_scheduler_config(tmp_path: Path) -> None:
         checkpoint_sampling(path=tmp_path)
 
 
-def test_a_file_has_what_its_family_has(tmp_path: Path) -> None:
+def test_a_file_has_the_settings_of_its_family(tmp_path: Path) -> None:
     torch.save({"state_dict": {"model.diffusion_model.out.2.bias": torch.zeros(4)}}, tmp_path / "stable.ckpt")
     assert checkpoint_sampling(path=tmp_path / "stable.ckpt") == (1, "first", "leading")
     torch.save({"time_embed.0.weight": torch.zeros(4, 1)}, tmp_path / "guided.pt")
@@ -33,7 +33,7 @@ def test_a_file_has_what_its_family_has(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["model: {target: a, params: {}}\n", "a: !x 3\n"])
-def test_a_diffusers_folder_with_a_config_yaml_is_still_one(text: str, tmp_path: Path) -> None:
+def test_a_diffusers_folder_may_hold_a_config_yaml(text: str, tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
     (tmp_path / "scheduler").mkdir()
     config = tmp_path / "scheduler" / "scheduler_config.json"

@@ -67,7 +67,7 @@ def tensors_of(shape: UNetShape) -> dict[str, Tensor]:
     ],
     ids=["sd1", "sd1-inpainting", "sd2", "sdxl", "sdxl-refiner", "plain", "resblocks", "one-level"],
 )
-def test_the_shape_is_told_from_the_tensors(shape: UNetShape, heads: Heads) -> None:
+def test_the_shape_is_inferred_from_the_tensors(shape: UNetShape, heads: Heads) -> None:
     actual = infer_unet_shape(tensors_of(shape), "a.pt", samples=shape.in_channels, heads=heads, kind=shape.kind)
     assert actual == shape
 
@@ -77,7 +77,7 @@ def test_the_number_of_weights_is_that_of_the_published_model(shape: UNetShape, 
     assert sum(tensor.numel() for tensor in tensors_of(shape).values()) == count
 
 
-def test_levels_that_are_not_alike_are_refused() -> None:
+def test_levels_that_differ_are_refused() -> None:
     tensors = tensors_of(SD1)
     for name in [name for name in tensors if name.startswith("input_blocks.5.1.")]:
         del tensors[name]

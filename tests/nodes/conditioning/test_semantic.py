@@ -1,4 +1,4 @@
-"""Semantic maps survive a round trip through pictures, and pixels without a class are named."""
+"""Semantic maps: round trips through pictures, and errors for pixels without a class."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from guidegraph_runtime.pictures.palette import CLASSES, COLOURS, TOLERANCE
 from guidegraph_runtime.pictures.png import write_png
 
 
-def test_colours_are_one_for_each_class_and_far_enough_apart() -> None:
+def test_every_class_has_a_distinct_colour() -> None:
     assert len(COLOURS) == len(CLASSES)
     distances = [max(abs(a - b) for a, b in zip(*pair, strict=True)) for pair in combinations(COLOURS, 2)]
     assert min(distances) > 2 * TOLERANCE
 
 
-def test_a_map_comes_back_from_its_picture(tmp_path: Path) -> None:
+def test_a_map_survives_a_round_trip_through_its_picture(tmp_path: Path) -> None:
     semantic = scene(seed=3, batch=2).semantic[1:]
     write_png(tmp_path / "map.png", to_pixels(picture_of_map(semantic)[0]))
     assert torch.equal(load_map(path=tmp_path / "map.png"), semantic)
@@ -49,7 +49,7 @@ def test_other_classes_are_indices_without_colours(tmp_path: Path) -> None:
         load_map(path=tmp_path / "rgb.png", classes=182)
 
 
-def test_pixels_without_a_class_are_named(tmp_path: Path) -> None:
+def test_an_error_names_pixels_without_a_class(tmp_path: Path) -> None:
     Image.fromarray(np.array([[0, 23]], dtype=np.uint8)).save(tmp_path / "grey.png")
     with pytest.raises(ValueError, match=r"grey.png: the value at row 0, column 1 is 23; classes are 0 to 22"):
         load_map(path=tmp_path / "grey.png")
@@ -64,7 +64,7 @@ def test_pixels_without_a_class_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32])
-def test_indices_may_be_of_more_bits(tmp_path: Path, dtype: type) -> None:
+def test_indices_may_have_more_than_8_bits(tmp_path: Path, dtype: type) -> None:
     Image.fromarray(np.array([[0, 22], [7, 7]], dtype=dtype)).save(tmp_path / "map.tiff")
     assert load_map(path=tmp_path / "map.tiff").argmax(1)[0].tolist() == [[0, 22], [7, 7]]
     for wrong in (40_000, *((-1,) if dtype is np.int32 else ()), *((0.5,) if dtype is np.float32 else ())):
@@ -73,7 +73,7 @@ def test_indices_may_be_of_more_bits(tmp_path: Path, dtype: type) -> None:
             load_map(path=tmp_path / "map.tiff")
 
 
-def test_logits_become_the_likeliest_class() -> None:
+def test_logits_become_the_most_likely_class() -> None:
     logits = torch.randn(2, 5, 3, 3)
     semantic = map_from_logits(logits)
     assert torch.equal(semantic.argmax(1), logits.argmax(1))

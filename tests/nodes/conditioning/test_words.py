@@ -1,4 +1,4 @@
-"""text.add_words and label.caption: new words beside those that a text encoder knows."""
+"""text.add_words and label.caption: new words in a text encoder, and captions of labels."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def tokens(embedder: Any, prompt: str) -> torch.Tensor:
     return actual
 
 
-def test_unknown_words_are_added_and_known_texts_stay_what_they_were(text: Any) -> None:
+def test_adding_words_does_not_change_the_encoding_of_existing_texts(text: Any) -> None:
     more: Any = add_unknown_words(text, TEXTS, seed=3)
     assert unknown_words(text.tokenizer, TEXTS) == ["engine", "fire", "turtle"]
     assert unknown_words(more.tokenizer, TEXTS) == []
@@ -49,20 +49,20 @@ def test_unknown_words_are_added_and_known_texts_stay_what_they_were(text: Any) 
         text(["a turtle"])
 
 
-def test_new_embeddings_have_the_spread_of_known_ones_and_depend_on_the_seed(text: Any) -> None:
+def test_new_embeddings_have_the_spread_of_existing_ones_and_depend_on_the_seed(text: Any) -> None:
     words = [" ".join(f"w{i}" for i in range(400))]
     added = add_unknown_words(text, words, seed=1).encoder.token_embedding.added  # type: ignore[attr-defined]
     again = add_unknown_words(text, words, seed=1).encoder.token_embedding.added  # type: ignore[attr-defined]
     other = add_unknown_words(text, words, seed=2).encoder.token_embedding.added  # type: ignore[attr-defined]
     assert torch.equal(added, again)
     assert not torch.allclose(added, other)
-    known = text.encoder.token_embedding.weight[3:]
-    torch.testing.assert_close(added.mean(0), known.mean(0), rtol=0, atol=0.3)
-    torch.testing.assert_close(added.std(0), known.std(0), rtol=0.2, atol=0)
+    existing = text.encoder.token_embedding.weight[3:]
+    torch.testing.assert_close(added.mean(0), existing.mean(0), rtol=0, atol=0.3)
+    torch.testing.assert_close(added.std(0), existing.std(0), rtol=0.2, atol=0)
 
 
 @pytest.mark.parametrize("freeze", [False, True])
-def test_frozen_all_but_the_new_rows_stay(text: Any, freeze: bool) -> None:
+def test_freeze_trains_only_the_new_rows(text: Any, freeze: bool) -> None:
     before = text.encoder.token_embedding.weight.clone()
     live: Any = live_copy(add_unknown_words(text, TEXTS, freeze=freeze), CPU)  # type: ignore[arg-type]
     parameters = [p.requires_grad_(True) for p in list_trained_parameters(live)]
@@ -71,10 +71,10 @@ def test_frozen_all_but_the_new_rows_stay(text: Any, freeze: bool) -> None:
     optimiser.step()
     assert (len(parameters) == 1) == freeze
     assert torch.equal(live.encoder.token_embedding.known, before) == freeze
-    assert torch.equal(text.encoder.token_embedding.weight, before)  # what came in is never changed
+    assert torch.equal(text.encoder.token_embedding.weight, before)  # the input never changes
 
 
-def test_it_is_saved_as_a_plain_encoder_and_goes_through_a_checkpoint(text: Any, tmp_path: Path) -> None:
+def test_it_is_saved_as_a_plain_encoder_and_survives_a_checkpoint(text: Any, tmp_path: Path) -> None:
     first: Any = add_unknown_words(text, TEXTS, seed=1, freeze=True)
     save_parts(tmp_path, {"text": first}, dtype=torch.float32)
     loaded: Any = load_part(tmp_path, "text", device=CPU, dtype=torch.float32)
@@ -87,7 +87,7 @@ def test_it_is_saved_as_a_plain_encoder_and_goes_through_a_checkpoint(text: Any,
         load_trained_state(add_unknown_words(text, ["one"]), get_trained_state(first))  # type: ignore[arg-type]
 
 
-def test_words_are_added_to_what_has_words_already(text: Any) -> None:
+def test_words_can_be_added_twice(text: Any) -> None:
     first: Any = add_unknown_words(text, ["a turtle"], seed=1)
     second: Any = add_unknown_words(first, ["a snail"], seed=2)
     torch.testing.assert_close(tokens(second, "a turtle"), tokens(first, "a turtle"), rtol=0, atol=0)

@@ -62,7 +62,7 @@ def test_without_shuffling_the_file_is_read_in_order_and_starts_over() -> None:
     assert batches[1].label.tolist() == [*labels[1500:], *labels[:1000]]
 
 
-def test_a_test_set_is_a_part_of_the_file_in_order() -> None:
+def test_a_test_set_is_a_range_of_the_file_in_order() -> None:
     first_30 = fashion(batch=30)
     part = fashion(start=20, batch=10)
     assert torch.equal(part.sample, first_30.sample[20:])
@@ -77,7 +77,7 @@ def test_a_folder_of_idx_files_is_read(tmp_path: Path) -> None:
     assert np.array_equal(((batch.sample[:, 0, 2:30, 2:30] + 1) * 127.5).round().numpy(), pictures)
 
 
-def test_a_bad_folder_and_bad_files_are_named(tmp_path: Path) -> None:
+def test_errors_name_a_bad_folder_and_bad_files(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"has no train-images-idx3-ubyte or train-images-idx3-ubyte\.gz"):
         fashion_mnist(folder=tmp_path).batches[0]
     valid = idx(np.zeros((2, 28, 28)))

@@ -12,7 +12,7 @@ from PIL import Image
 
 from guidegraph.graph.context import use_device
 from guidegraph.graph.training.ranks import Rank, take_rank_rows
-from guidegraph.nodes.conditioning.label import named_labels
+from guidegraph.nodes.conditioning.label import labels_by_name
 from guidegraph.nodes.conditioning.semantic import hues_of_map
 from guidegraph.nodes.conditioning.text import prompts_of_batch
 from guidegraph.nodes.data.folders import files as folder_files
@@ -379,15 +379,15 @@ def test_maps_of_one_class_are_refused(tmp_path: Path) -> None:
 
 
 def test_labels_are_given_by_name() -> None:
-    assert named_labels(["a", "b", "c"], batch=5).tolist() == [0, 1, 2, 0, 1]
-    assert named_labels(["a", "b", "c"], label="b", batch=2).tolist() == [1, 1]
-    assert named_labels(["a", "b", "c"], label=["c", "a"], batch=2).tolist() == [2, 0]
+    assert labels_by_name(["a", "b", "c"], batch=5).tolist() == [0, 1, 2, 0, 1]
+    assert labels_by_name(["a", "b", "c"], label="b", batch=2).tolist() == [1, 1]
+    assert labels_by_name(["a", "b", "c"], label=["c", "a"], batch=2).tolist() == [2, 0]
     with pytest.raises(ValueError, match=r"there is no class 'cat'; did you mean 'cats'"):
-        named_labels(["cats", "dogs"], label="cat")
+        labels_by_name(["cats", "dogs"], label="cat")
     with pytest.raises(ValueError, match=r"1 labels do not make a batch of 2"):
-        named_labels(["a"], label=["a"], batch=2)
+        labels_by_name(["a"], label=["a"], batch=2)
     with pytest.raises(ValueError, match=r"there are no names of classes"):
-        named_labels([])
+        labels_by_name([])
 
 
 def test_prompts_are_given_or_captions_in_turn() -> None:
@@ -400,7 +400,7 @@ def test_prompts_are_given_or_captions_in_turn() -> None:
         prompts_of_batch([])
 
 
-def test_hues_tell_classes_apart() -> None:
+def test_every_class_has_a_distinct_hue() -> None:
     semantic = torch.eye(9).reshape(1, 9, 9, 1)
     colours = hues_of_map(semantic)[0, :, :, 0].T
     assert colours.shape == (9, 3)

@@ -15,7 +15,7 @@ from guidegraph.graph.node import get_spec
 from guidegraph.nodes.guidance import guidance
 from guidegraph.nodes.sampling import schedule as schedules
 from guidegraph.nodes.sampling import scheduler as samplers
-from guidegraph.nodes.sampling.step import mean, step
+from guidegraph.nodes.sampling.scheduler_step import mean, step
 from guidegraph.nodes.types import Prediction
 from tests.nodes.sampling.closed_form import eps_star, normal, scaled_linear
 
@@ -73,7 +73,7 @@ def test_scales_for_another_batch_are_refused(batch: int) -> None:
 
 
 def upstream_ddim(x: Tensor, label: Tensor, times: list[int], scale: float, bound: float) -> Tensor:
-    """guided-diffusion's ddim_sample with clip_denoised and cond_fn, stated by itself."""
+    """guided-diffusion's ddim_sample with clip_denoised and cond_fn, written independently."""
     schedule = scaled_linear()
     for i, t in enumerate(times):
         bar = float(schedule.alphas_bar[t])

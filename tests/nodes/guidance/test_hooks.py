@@ -1,4 +1,4 @@
-"""Hooks into denoisers: where rules act, what they see, that the original never changes, and who is refused."""
+"""Hooks of denoisers: sites, rules, captured outputs, unchanged originals, and errors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from guidegraph.nodes.models.released.config import UNetShape
 from guidegraph.nodes.models.released.denoiser import ReleasedDenoiser
 from guidegraph.nodes.models.released.unet import ReleasedUNet
 from guidegraph.nodes.models.store import describe_part, load_part
-from guidegraph.nodes.sampling.denoiser import features, guided, list_sites
+from guidegraph.nodes.sampling.denoiser import features, guide_denoiser, list_sites
 from guidegraph.nodes.types import Condition, Prediction
 from tests.graph.export.exporting import WORKFLOWS, changed, difference, made
 
@@ -52,7 +52,7 @@ def denoiser(request: pytest.FixtureRequest) -> Any:
 
 
 def random(module: torch.nn.Module) -> Any:
-    """The module, frozen, with no weight at zero."""
+    """Freeze a module, with random weights that are not zero."""
     torch.manual_seed(0)
     with torch.no_grad():
         for parameter in module.parameters():
@@ -71,7 +71,7 @@ def inputs(denoiser: HookedModel) -> tuple[torch.Tensor, torch.Tensor, Condition
 
 
 def passive(site: Site) -> Rule:
-    """A rule that computes what the network computes."""
+    """A rule that computes the same as the network."""
     if site.kind == "skip":
         return lambda h, skipped: (h, skipped)
     if site.kind == "feature":
@@ -87,7 +87,7 @@ def changing(site: Site) -> Rule:
     return lambda call: 1.5 * call.attend()
 
 
-def test_the_sites_are_listed_in_the_order_of_computing() -> None:
+def test_sites_are_listed_in_order_of_computation() -> None:
     assert [site.name for site in own().sites()] == [
         *("feature.down.0", "feature.down.1", "feature.down.2", "self.down.0", "cross.down.0", "feature.down.3"),
         *("self.middle.0", "cross.middle.0", "feature.middle.0"),
@@ -113,7 +113,7 @@ def test_the_sites_are_listed_in_the_order_of_computing() -> None:
     assert (table["kind"][3], table["stage"][3], table["index"][3]) == ("self", "down", 0)
 
 
-def test_rules_run_in_the_order_of_the_sites_and_see_what_is_there(denoiser: HookedModel) -> None:
+def test_rules_run_in_the_order_of_the_sites_and_get_their_tensors(denoiser: HookedModel) -> None:
     x, t, condition = inputs(denoiser)
     seen: list[Site] = []
     shapes: dict[Site, Any] = {}
@@ -154,51 +154,51 @@ def test_rules_run_in_the_order_of_the_sites_and_see_what_is_there(denoiser: Hoo
     assert {shapes[site] for site in select_sites(denoiser, "self")} == {(SIDE // 2, SIDE // 2)}
 
 
-def test_rules_that_compute_the_same_change_nothing(denoiser: HookedModel) -> None:
-    given = inputs(denoiser)
-    plain = denoiser(*given).value
+def test_rules_that_compute_the_same_do_not_change_the_prediction(denoiser: HookedModel) -> None:
+    arguments = inputs(denoiser)
+    plain = denoiser(*arguments).value
     ruled = denoiser.with_rules({site: passive(site) for site in denoiser.sites()})
-    assert torch.equal(ruled(*given).value, plain)
+    assert torch.equal(ruled(*arguments).value, plain)
 
 
-def test_every_site_reaches_the_prediction_and_the_original_stays(denoiser: HookedModel) -> None:
-    given = inputs(denoiser)
-    plain = denoiser(*given).value
+def test_a_rule_at_every_site_changes_the_prediction_and_not_the_original(denoiser: HookedModel) -> None:
+    arguments = inputs(denoiser)
+    plain = denoiser(*arguments).value
     names = list(denoiser.state_dict())
     for site in denoiser.sites():
         ruled = denoiser.with_rules({site: changing(site)})
-        assert not torch.allclose(ruled(*given).value, plain, atol=1e-6), site
+        assert not torch.allclose(ruled(*arguments).value, plain, atol=1e-6), site
         assert list(ruled.state_dict()) == names
-    assert torch.equal(denoiser(*given).value, plain)
-    assert {place.id for place in list_slots(ruled)} == {place.id for place in list_slots(denoiser)}
+    assert torch.equal(denoiser(*arguments).value, plain)
+    assert {slot.id for slot in list_slots(ruled)} == {slot.id for slot in list_slots(denoiser)}
 
 
 def test_rules_add_up_and_a_second_one_at_a_site_is_refused(denoiser: HookedModel) -> None:
-    given = inputs(denoiser)
+    arguments = inputs(denoiser)
     first, second = select_sites(denoiser, ["self.middle.0", "skip.up.0"])
-    both = denoiser.with_rules({first: changing(first), second: changing(second)})
+    combined = denoiser.with_rules({first: changing(first), second: changing(second)})
     after = denoiser.with_rules({second: changing(second)}).with_rules({first: changing(first)})
-    assert torch.equal(both(*given).value, after(*given).value)
+    assert torch.equal(combined(*arguments).value, after(*arguments).value)
     with pytest.raises(
         ValueError, match=r"'self\.middle\.0' has a rule already, .*changing.*, .*passive_rule: choose other sites"
     ):
-        both.with_rules({first: passive_rule})
+        combined.with_rules({first: passive_rule})
 
 
 def passive_rule(call: AttentionCall) -> torch.Tensor:
     return call.attend()
 
 
-def test_a_rule_without_a_result_of_the_right_shape_is_named(denoiser: HookedModel) -> None:
+def test_an_error_names_a_rule_with_a_result_of_the_wrong_shape(denoiser: HookedModel) -> None:
     (site,) = select_sites(denoiser, "self.middle.0")
-    for given, actual in ((None, "NoneType"), (torch.zeros(1), r"shape \(1,\)")):
+    for output, actual in ((None, "NoneType"), (torch.zeros(1), r"shape \(1,\)")):
         with pytest.raises(
             ValueError, match=rf"the rule of site 'self\.middle\.0', gives {actual}.*; expected \(2, 2, 16, "
         ):
-            denoiser.with_rules({site: lambda call, given=given: given})(*inputs(denoiser))
+            denoiser.with_rules({site: lambda call, output=output: output})(*inputs(denoiser))
 
 
-def test_rules_that_are_none_of_their_kind_are_named_with_their_site(denoiser: HookedModel) -> None:
+def test_an_error_names_the_site_of_a_rule_of_the_wrong_kind(denoiser: HookedModel) -> None:
     attention, skip, feature = (select_sites(denoiser, name)[0] for name in ("self", "skip", "feature"))
     with pytest.raises(ValueError, match=r"expected a Site, found 'self.middle.0': select_sites"):
         denoiser.with_rules({"self.middle.0": passive_rule})  # type: ignore[dict-item]
@@ -224,8 +224,8 @@ def test_the_mode_of_the_shared_network_stays(denoiser: HookedModel) -> None:
     assert not fresh.network.training
 
 
-def test_what_is_captured_is_what_torch_sees(denoiser: HookedModel) -> None:
-    given = inputs(denoiser)
+def test_captured_outputs_equal_those_of_torch_hooks(denoiser: HookedModel) -> None:
+    arguments = inputs(denoiser)
     network = denoiser.network
     blocks: dict[str, torch.nn.Module] = {}
     if isinstance(denoiser, UNetDenoiser):
@@ -235,17 +235,17 @@ def test_what_is_captured_is_what_torch_sees(denoiser: HookedModel) -> None:
     else:
         down, up = list(network.input_blocks), list(network.output_blocks)
         blocks["feature.middle.0"] = network.middle_block
-    blocks |= {f"feature.down.{i}": one for i, one in enumerate(down)}
-    blocks |= {f"feature.up.{i}": one for i, one in enumerate(up)}
+    blocks |= {f"feature.down.{i}": block for i, block in enumerate(down)}
+    blocks |= {f"feature.up.{i}": block for i, block in enumerate(up)}
     outputs: dict[str, torch.Tensor] = {}
     handles = [
         block.register_forward_hook(lambda _, __, out, name=name: outputs.update({name: out}))
         for name, block in blocks.items()
     ]
-    plain = denoiser(*given).value
+    plain = denoiser(*arguments).value
     for handle in handles:
         handle.remove()
-    prediction, actual = denoiser.captured(*given, denoiser.sites())
+    prediction, actual = denoiser.captured(*arguments, denoiser.sites())
     assert torch.equal(prediction.value, plain)
     assert tuple(actual) == denoiser.sites()
     assert set(blocks) == {site.name for site in actual if site.kind == "feature"}
@@ -257,34 +257,36 @@ def test_what_is_captured_is_what_torch_sees(denoiser: HookedModel) -> None:
         else:
             assert value.shape == (BATCH, 2, (SIDE // 2) ** 2, value.shape[-1])
     (middle,) = select_sites(denoiser, "feature.middle.0")
-    x, t, condition = given
+    x, t, condition = arguments
     assert torch.equal(features(denoiser, x, t, condition, site="feature.middle"), actual[middle])
     with pytest.raises(ValueError, match=r"'skip' names \d+ sites, skip\.up\.0, "):
         features(denoiser, x, t, condition, site="skip")
 
 
-def test_what_is_captured_is_after_the_rule(denoiser: HookedModel) -> None:
-    given = inputs(denoiser)
-    _, before = denoiser.captured(*given, denoiser.sites())
+def test_outputs_are_captured_after_the_rule(denoiser: HookedModel) -> None:
+    arguments = inputs(denoiser)
+    _, before = denoiser.captured(*arguments, denoiser.sites())
     for site in denoiser.sites():
-        _, actual = denoiser.with_rules({site: changing(site)}).captured(*given, [site])
+        _, actual = denoiser.with_rules({site: changing(site)}).captured(*arguments, [site])
         expected = {"feature": before[site].abs(), "skip": 0.5 * before[site]}.get(site.kind, 1.5 * before[site])
         assert torch.equal(actual[site], expected), site
 
 
 def test_rules_survive_copies_of_the_model(denoiser: HookedModel) -> None:
-    given = inputs(denoiser)
+    arguments = inputs(denoiser)
     (site,) = select_sites(denoiser, "self.middle.0")
     ruled = denoiser.with_rules({site: changing(site)})
-    expected = ruled(*given).value
-    assert torch.equal(copy_sharing_tensors(ruled)(*given).value, expected)
-    assert torch.equal(copy_frozen(ruled)(*given).value, expected)
-    name = next(name for name, one in ruled.named_parameters() if one.ndim > 1)
+    expected = ruled(*arguments).value
+    assert torch.equal(copy_sharing_tensors(ruled)(*arguments).value, expected)
+    assert torch.equal(copy_frozen(ruled)(*arguments).value, expected)
+    name = next(name for name, parameter in ruled.named_parameters() if parameter.ndim > 1)
     other = {name: 2 * dict(ruled.named_parameters())[name]}
-    actual = copy_sharing_tensors(ruled, other)(*given).value
+    actual = copy_sharing_tensors(ruled, other)(*arguments).value
     assert not torch.equal(actual, expected)
-    assert torch.equal(actual, copy_sharing_tensors(denoiser, other).with_rules({site: changing(site)})(*given).value)
-    assert torch.equal(ruled(*given).value, expected)
+    assert torch.equal(
+        actual, copy_sharing_tensors(denoiser, other).with_rules({site: changing(site)})(*arguments).value
+    )
+    assert torch.equal(ruled(*arguments).value, expected)
 
 
 def test_gradients_go_through_rules(denoiser: HookedModel) -> None:
@@ -292,8 +294,8 @@ def test_gradients_go_through_rules(denoiser: HookedModel) -> None:
     (site,) = select_sites(denoiser, "self.middle.0")
 
     def gradient(chosen: HookedModel) -> torch.Tensor:
-        at = x.clone().requires_grad_()
-        (actual,) = torch.autograd.grad(chosen(at, t, condition).value.sum(), at)
+        point = x.clone().requires_grad_()
+        (actual,) = torch.autograd.grad(chosen(point, t, condition).value.sum(), point)
         return actual
 
     plain = gradient(denoiser)
@@ -310,7 +312,7 @@ def test_a_denoiser_with_rules_is_not_saved() -> None:
         describe_part(denoiser.with_rules({site: passive(site)}))
 
 
-def test_sites_that_are_not_there_are_named_with_those_that_are() -> None:
+def test_an_error_for_an_unknown_site_lists_the_sites() -> None:
     denoiser = random(own())
     wrong = Site("self", "up", 7)
     for call in (
@@ -325,23 +327,25 @@ def test_sites_that_are_not_there_are_named_with_those_that_are() -> None:
         select_sites(denoiser, [])
 
 
-def test_a_guided_denoiser_has_the_hooks_of_the_one_inside() -> None:
+def test_a_guided_denoiser_has_the_hooks_of_its_inner_denoiser() -> None:
     denoiser = random(own())
     x, t, condition = inputs(denoiser)
     negative = Condition(tokens=torch.zeros(1, 1, 12))
-    outer = guided(denoiser, condition, negative, scale=3.0)
+    outer = guide_denoiser(denoiser, condition, negative, scale=3.0)
     assert isinstance(outer, HookedDenoiser)
     assert outer.sites() == denoiser.sites()
     (site,) = select_sites(outer, "self.middle.0")
     ruled = outer.with_rules({site: changing(site)})
     inner = denoiser.with_rules({site: changing(site)})
     assert torch.equal(
-        ruled(x, t, Condition()).value, guided(inner, condition, negative, scale=3.0)(x, t, Condition()).value
+        ruled(x, t, Condition()).value, guide_denoiser(inner, condition, negative, scale=3.0)(x, t, Condition()).value
     )
     prediction, actual = ruled.captured(x, t, Condition(), [site])
     assert torch.equal(prediction.value, ruled(x, t, Condition()).value)
     assert torch.equal(actual[site], inner.captured(x, t, condition, [site])[1][site])
-    assert not isinstance(guided(lambda x, t, condition: Prediction(x, "eps"), condition, negative), HookedDenoiser)
+    assert not isinstance(
+        guide_denoiser(lambda x, t, condition: Prediction(x, "eps"), condition, negative), HookedDenoiser
+    )
 
 
 PLUGIN = '''
@@ -426,9 +430,7 @@ def test_a_denoiser_without_hooks_is_refused_before_the_node_runs(plugin: str, t
         "diffusers.denoiser, in: {schedule: model.schedule}, with: {path: some}",
     ],
 )
-def test_a_denoiser_that_says_it_has_no_hooks_is_refused_before_anything_runs(
-    plugin: str, tmp_path: Path, source: str
-) -> None:
+def test_a_denoiser_that_declares_no_hooks_is_refused_before_a_run(plugin: str, tmp_path: Path, source: str) -> None:
     with pytest.raises(WorkflowError) as caught:
         load_workflow(workflow(tmp_path, source), plugins=[plugin, "guidegraph.plugins.diffusers_adapter"])
     (problem,) = caught.value.problems
@@ -467,7 +469,7 @@ def test_a_denoiser_with_rules_exports_with_the_weights_once(plugin: str, tmp_pa
     model = load_part(
         WORKFLOWS / "models" / "fashion_class", "denoiser", device=torch.device("cpu"), dtype=torch.float32
     )
-    weights = sum(one.numel() * 4 for one in model.parameters())
+    weights = sum(parameter.numel() * 4 for parameter in model.parameters())
     written = sum(file.stat().st_size for file in (tmp_path / "bundle" / "bundle").rglob("*") if file.is_file())
     assert weights < written < 1.4 * weights
 

@@ -1,4 +1,4 @@
-"""KL and VQ autoencoders at every factor of the paper, their settings on disk, and latents encoded once."""
+"""KL and VQ autoencoders at every factor of the paper, saved models, and latents that are encoded once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from guidegraph.nodes.data.datasets import scenes
 from guidegraph.nodes.data.latents import latents
-from guidegraph.nodes.images.autoencoder import decode, encode
+from guidegraph.nodes.images.autoencoder import decode, encode, measure_scale
 from guidegraph.nodes.images.vq import new_vq_autoencoder, vq_autoencoder_loss
 from guidegraph.nodes.models import model
 from guidegraph.nodes.models.own.autoencoder import kl_divergence
@@ -22,12 +22,12 @@ FACTORS = [(1, 1, 1), (2, 2, 1), (4, 2, 2), (8, 2, 3), (16, 4, 3), (32, 4, 4)]
 
 
 @pytest.fixture(autouse=True)
-def _seeded() -> None:
+def _set_seed() -> None:
     torch.manual_seed(0)
 
 
 def waves(batch: int = 4) -> torch.Tensor:
-    """Smooth pictures (B, 3, 64, 64): something that a few steps can learn."""
+    """Smooth pictures (B, 3, 64, 64), which a few training steps can learn."""
     x = torch.linspace(0, 3, 64)
     phase = torch.rand(batch, 3, 1, 1) * 6
     return 0.7 * torch.sin(x[None, None, :, None] + 0.5 * x + phase)
@@ -72,7 +72,7 @@ def test_the_kl_weight_is_one_millionth_of_a_divergence_summed_over_the_latent()
     assert losses.kl_autoencoder_loss(network, image).loss == with_kl.loss
 
 
-def test_pictures_of_other_sides_and_another_autoencoder_are_refused() -> None:
+def test_other_picture_sizes_and_autoencoders_raise() -> None:
     kl, vq, odd = small_autoencoder(), new_vq_autoencoder(channels=8, codes=16), torch.zeros(1, 3, 66, 64)
     for loss, network, other in ((losses.kl_autoencoder_loss, kl, vq), (vq_autoencoder_loss, vq, kl)):
         with pytest.raises(ValueError, match="sides are multiples of 4; found 66 × 64: resize them"):
@@ -82,7 +82,7 @@ def test_pictures_of_other_sides_and_another_autoencoder_are_refused() -> None:
 
 
 @pytest.mark.parametrize("decay", [None, 0.99])
-def test_a_vq_autoencoder_comes_back_whole_with_its_codes_and_scale(tmp_path: Path, decay: float | None) -> None:
+def test_a_saved_vq_autoencoder_keeps_its_codes_and_scale(tmp_path: Path, decay: float | None) -> None:
     made: Any = new_vq_autoencoder(channels=8, codes=32, decay=decay, latent_channels=3)
     made.scale.fill_(0.7)
     model.save_model(autoencoder=made, path=tmp_path, dtype="float32")
@@ -94,10 +94,10 @@ def test_a_vq_autoencoder_comes_back_whole_with_its_codes_and_scale(tmp_path: Pa
     assert loaded.scale == made.scale
 
 
-def test_noise_of_unit_variance_is_not_on_the_scale_of_an_unscaled_latent() -> None:
+def test_an_unscaled_latent_is_not_of_unit_variance() -> None:
     made: Any = new_vq_autoencoder(channels=8, codes=32)
     batches = scenes(batch=4, count=2).batches
-    scaled: Any = losses.measure_scale(made, batches)
+    scaled: Any = measure_scale(made, batches)
     actual = torch.cat([encode(scaled, batch.image) for batch in batches])
     torch.testing.assert_close(actual.std(), torch.tensor(1.0))
     assert made.encode(batches[0].image).std() != pytest.approx(1.0, abs=0.05)
@@ -143,7 +143,7 @@ def test_the_other_fields_of_a_batch_are_kept() -> None:
     assert len(made) == 2
 
 
-def test_latents_do_not_depend_on_the_order_of_asking_nor_on_autocast() -> None:
+def test_latents_depend_on_neither_the_order_of_access_nor_autocast() -> None:
     batches, network = scenes(batch=2, count=3).batches, small_autoencoder()
     forward = [batch.latent for batch in latents(batches, network).batches]
     with torch.autocast("cpu", torch.bfloat16):

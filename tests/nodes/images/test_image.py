@@ -1,4 +1,4 @@
-"""Pictures become images in [-1, 1] and back, exactly where nothing is resized."""
+"""Nodes of pictures: loading, resizing, clamping and sheets."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def save_picture(path: Path, picture: Any, **options: Any) -> Path:
     return path
 
 
-def test_every_grey_level_comes_through_exactly(tmp_path: Path) -> None:
+def test_every_grey_level_is_loaded_exactly(tmp_path: Path) -> None:
     levels = np.arange(256, dtype=np.uint8).reshape(16, 16)
     image = load_image(path=save_picture(tmp_path / "a.png", Image.fromarray(levels)))
     assert image.shape == (1, 3, 16, 16)
@@ -91,7 +91,7 @@ def test_padding_is_white_and_cropping_keeps_the_centre(tmp_path: Path) -> None:
     assert torch.equal(padded[:, :, :4], torch.ones(1, 3, 4, 12))
 
 
-def test_bad_picture_files_are_named(tmp_path: Path, pixels: np.ndarray) -> None:
+def test_an_error_names_a_bad_picture_file(tmp_path: Path, pixels: np.ndarray) -> None:
     (tmp_path / "text.png").write_text("no picture", encoding="utf-8")
     png = save_picture(tmp_path / "a.png", Image.fromarray(pixels)).read_bytes()
     (tmp_path / "half.png").write_bytes(png[: len(png) // 2])
@@ -103,7 +103,7 @@ def test_bad_picture_files_are_named(tmp_path: Path, pixels: np.ndarray) -> None
         load_image(path=tmp_path / "half.png")
 
 
-def test_floating_point_pictures_are_refused_since_their_range_is_not_known(tmp_path: Path) -> None:
+def test_floating_point_pictures_raise_because_their_range_is_unknown(tmp_path: Path) -> None:
     path = save_picture(tmp_path / "f.tiff", Image.fromarray(np.full((4, 4), 0.5, dtype=np.float32)))
     with pytest.raises(ValueError, match=r"f\.tiff holds floating-point numbers .*: save it with 8 or 16 bits"):
         load_image(path=path)
@@ -145,7 +145,7 @@ def test_a_grid_holds_every_picture_in_reading_order() -> None:
     assert torch.equal(image_grid(batch[:1], gap=0), batch[:1])
 
 
-def test_labels_are_int64_one_a_sample() -> None:
+def test_labels_are_int64_with_one_for_each_sample() -> None:
     assert torch.equal(constant_label(label=3, batch=2), torch.tensor([3, 3]))
     assert torch.equal(constant_label(label=[1, 2]), torch.tensor([1, 2]))
     assert constant_label(label=3).dtype == torch.int64

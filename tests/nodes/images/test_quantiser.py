@@ -1,4 +1,4 @@
-"""The vector quantiser: which term moves what, the straight-through gradient, moving averages, usage."""
+"""The vector quantiser: gradients of its terms, the straight-through estimator, moving averages, usage."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.nodes.models.test_models import small_autoencoder
 
 
 @pytest.fixture(autouse=True)
-def _seeded() -> None:
+def _set_seed() -> None:
     torch.manual_seed(0)
 
 
@@ -37,7 +37,7 @@ def test_every_vector_becomes_the_nearest_code() -> None:
     assert torch.equal(quantiser.quantise(expected), expected)
 
 
-def test_the_nearest_code_is_found_in_full_precision_under_autocast() -> None:
+def test_the_nearest_code_is_searched_in_full_precision_under_autocast() -> None:
     quantiser = VectorQuantiser(2, 1)
     with torch.no_grad():
         quantiser.codebook.copy_(torch.tensor([[100.0], [100.2]]))  # one number in bfloat16
@@ -45,7 +45,7 @@ def test_the_nearest_code_is_found_in_full_precision_under_autocast() -> None:
         assert quantiser.nearest(torch.tensor([100.05, 100.15]).reshape(1, 1, 1, 2)).tolist() == [[[0, 1]]]
 
 
-def test_the_straight_through_estimator_hands_the_gradient_on_unchanged() -> None:
+def test_the_straight_through_estimator_passes_the_gradient_unchanged() -> None:
     quantiser, z, weight = VectorQuantiser(16, 4), vectors().requires_grad_(), vectors()
     out = quantiser(z).z
     torch.testing.assert_close(out, quantiser.quantise(z))
@@ -54,13 +54,13 @@ def test_the_straight_through_estimator_hands_the_gradient_on_unchanged() -> Non
     assert to_codes is None
 
 
-def test_the_codebook_term_moves_the_codes_alone_and_the_commitment_the_encoder_alone() -> None:
+def test_the_codebook_term_moves_only_the_codes_and_the_commitment_only_the_encoder() -> None:
     quantiser, z = VectorQuantiser(16, 4), vectors().requires_grad_()
     out = quantiser(z)
     e = quantiser.quantise(z)
-    both = (z, quantiser.codebook)
-    none, codes = torch.autograd.grad(out.codebook, both, retain_graph=True, allow_unused=True)
-    encoder, nothing = torch.autograd.grad(out.commitment, both, retain_graph=True, allow_unused=True)
+    inputs = (z, quantiser.codebook)
+    none, codes = torch.autograd.grad(out.codebook, inputs, retain_graph=True, allow_unused=True)
+    encoder, nothing = torch.autograd.grad(out.commitment, inputs, retain_graph=True, allow_unused=True)
     assert none is None
     assert nothing is None
     torch.testing.assert_close(encoder, 2 * (z - e).detach() / z.numel())
@@ -118,7 +118,7 @@ def test_moving_averages_are_those_of_a_plain_loop() -> None:
         torch.testing.assert_close(quantiser.codebook, torch.tensor(expected))
 
 
-def test_moving_averages_move_in_training_alone_and_need_no_gradient() -> None:
+def test_moving_averages_update_only_in_training_and_without_gradient() -> None:
     quantiser, z = VectorQuantiser(8, 4, 0.9), vectors()
     assert not list(quantiser.parameters())
     before = quantiser.codebook.clone()
@@ -129,7 +129,7 @@ def test_moving_averages_move_in_training_alone_and_need_no_gradient() -> None:
     assert not torch.equal(quantiser.codebook, before)
 
 
-def test_dead_codes_begin_anew_at_vectors_of_the_batch_and_living_ones_stay() -> None:
+def test_unused_codes_start_over_at_vectors_of_the_batch_and_used_ones_stay() -> None:
     quantiser, z = VectorQuantiser(8, 4, 0.99).train(), vectors()
     with torch.no_grad():
         quantiser.codebook[0] = z[0, :, 0, 0]
@@ -142,7 +142,7 @@ def test_dead_codes_begin_anew_at_vectors_of_the_batch_and_living_ones_stay() ->
     torch.testing.assert_close(quantiser.count[0], torch.tensor(0.99 * 5 + 0.01 * len(rows)))
 
 
-def test_the_decoder_quantises_vectors_that_are_not() -> None:
+def test_the_decoder_quantises_unquantised_vectors() -> None:
     model = network().eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, 0.0, 0.1)
@@ -163,7 +163,7 @@ def test_encode_gives_the_vectors_before_quantisation_at_the_models_scale() -> N
     assert not torch.allclose(model.encode(image) * 4, model.quantiser.quantise(model.encoder(image)), atol=1e-3)
 
 
-def test_usage_is_the_share_of_codes_that_occur_and_the_exponential_of_their_entropy() -> None:
+def test_usage_is_the_fraction_of_codes_that_occur_and_their_perplexity() -> None:
     share, perplexity = measure_usage(torch.tensor([[0, 0], [1, 2]]), codes=8)
     assert share == 3 / 8
     entropy = -(0.5 * math.log(0.5) + 2 * 0.25 * math.log(0.25))
@@ -171,7 +171,7 @@ def test_usage_is_the_share_of_codes_that_occur_and_the_exponential_of_their_ent
     assert measure_usage(torch.arange(8), 8) == (1.0, pytest.approx(8.0))
 
 
-def test_usage_is_measured_on_data_and_refused_for_an_autoencoder_without_codes() -> None:
+def test_usage_is_measured_on_data_and_raises_for_an_autoencoder_without_codes() -> None:
     image, network = scene(batch=3).image, new_vq_autoencoder(channels=8, codes=16)
     actual = codebook_usage(network, image)
     assert 1 / 16 <= actual.share <= 1
@@ -189,25 +189,25 @@ def test_the_loss_with_moving_averages_has_no_codebook_term() -> None:
     assert averaged.loss == averaged.reconstruction
 
 
-def test_the_processes_of_a_training_move_the_codes_by_the_whole_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_processes_update_the_codes_from_the_global_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     z, start = vectors(4), VectorQuantiser(8, 4, decay=0.5).state_dict()
 
-    def moved(share: Rank, rows: torch.Tensor) -> VectorQuantiser:
-        made = VectorQuantiser(8, 4, decay=0.5)
-        made.load_state_dict(start)
+    def update_codes(rank: Rank, rows: torch.Tensor) -> VectorQuantiser:
+        network = VectorQuantiser(8, 4, decay=0.5)
+        network.load_state_dict(start)
         torch.manual_seed(1)
-        with use_rank(share):
-            made(rows)
-        return made
+        with use_rank(rank):
+            network(rows)
+        return network
 
-    parts: list[list[torch.Tensor]] = []
-    whole = moved(Rank(), z)
-    monkeypatch.setattr(quantiser, "summed", lambda own: parts.append(own) or own)
+    sums: list[list[torch.Tensor]] = []
+    expected = update_codes(Rank(), z)
+    monkeypatch.setattr(quantiser, "summed", lambda own: sums.append(own) or own)
     for i in range(2):
-        moved(Rank(i, 2), z[2 * i : 2 * i + 2])
-    total = [a + b for a, b in zip(*parts, strict=True)]
+        update_codes(Rank(i, 2), z[2 * i : 2 * i + 2])
+    total = [a + b for a, b in zip(*sums, strict=True)]
     monkeypatch.setattr(quantiser, "summed", lambda own: total)
     for i in range(2):
-        of_one = moved(Rank(i, 2), z[2 * i : 2 * i + 2])
-        for name, value in whole.state_dict().items():
-            torch.testing.assert_close(of_one.state_dict()[name], value)
+        actual = update_codes(Rank(i, 2), z[2 * i : 2 * i + 2])
+        for name, value in expected.state_dict().items():
+            torch.testing.assert_close(actual.state_dict()[name], value)

@@ -1,4 +1,4 @@
-"""A run whose x̂0 ends out of the range of its model's data warns once, with the step; no result changes."""
+"""The warning of a run whose x̂0 ends out of the range of its model's data."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ nodes:
         loop: {{over: sampler.steps, as: t}}
         carry: {{x: carry.last, state: sampler.state}}
         body:
-          said: {{use: toy.say, in: {{x: carry.x, index: loop.index}}, with: {{{said}}}}}
+          predict: {{use: toy.predict, in: {{x: carry.x, index: loop.index}}, with: {{{prediction}}}}}
           step:
             use: scheduler.step
-            in: {{scheduler: sampler.scheduler, x: carry.x, prediction: said, state: carry.state, t: loop.t}}
+            in: {{scheduler: sampler.scheduler, x: carry.x, prediction: predict, state: carry.state, t: loop.t}}
             with: {{{step}}}
         next: {{x: step.x, state: step.state}}
     next: {{last: sample.x}}
@@ -36,20 +36,22 @@ outputs: {{x: turns.last}}
 """
 
 
-def run(folder: Path, said: str, sampler: str = "", step: str = "", **params: int) -> tuple[torch.Tensor, list[str]]:
-    """The sample of a run, and its warnings."""
+def run(
+    folder: Path, prediction: str, sampler: str = "", step: str = "", **params: int
+) -> tuple[torch.Tensor, list[str]]:
+    """Run the workflow. Returns its sample and its warnings."""
     path = folder / "w.yaml"
-    path.write_text(TEXT.format(said=said, sampler=sampler, step=step))
+    path.write_text(TEXT.format(prediction=prediction, sampler=sampler, step=step))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        drawn = load_workflow(path, cache="off", plugins=["tests.nodes.sampling.saying"]).run(**params)["x"]
-    return drawn, [str(one.message) for one in caught]
+        drawn = load_workflow(path, cache="off", plugins=["tests.nodes.sampling.toy_denoiser"]).run(**params)["x"]
+    return drawn, [str(warning.message) for warning in caught]
 
 
-def test_a_run_that_ends_out_of_range_names_the_node_and_the_step_from_which_on(tmp_path: Path) -> None:
+def test_a_run_that_ends_out_of_range_names_the_node_and_the_first_such_step(tmp_path: Path) -> None:
     _, (message,) = run(tmp_path, "gain: 60.0, first: 2")
-    place = f"{tmp_path / 'w.yaml'}:16:11: nodes.turns.body.sample.body.step (scheduler.step)"
-    assert message.startswith(f"{place}: from step 3 of 6 on x̂0 is out of the range that its model knows")
+    location = f"{tmp_path / 'w.yaml'}:16:11: nodes.turns.body.sample.body.step (scheduler.step)"
+    assert message.startswith(f"{location}: from step 3 of 6 on x̂0 is out of the range that its model knows")
     assert "a root mean square of 60, and the data has 1." in message
 
 
@@ -59,7 +61,7 @@ def test_a_run_warns_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "sampler", "step"),
+    ("prediction", "sampler", "step"),
     [
         ("gain: 4.9", "", ""),
         ("gain: 60.0, last: 3", "", ""),  # early x̂0 of a good run may be far out
@@ -68,11 +70,13 @@ def test_a_run_warns_once(tmp_path: Path) -> None:
         ("gain: 60.0", "", "data_rms: null"),
     ],
 )
-def test_values_that_stay_in_or_return_to_range_do_not_warn(tmp_path: Path, said: str, sampler: str, step: str) -> None:
-    assert run(tmp_path, said, sampler, step)[1] == []
+def test_values_that_stay_in_or_return_to_range_do_not_warn(
+    tmp_path: Path, prediction: str, sampler: str, step: str
+) -> None:
+    assert run(tmp_path, prediction, sampler, step)[1] == []
 
 
-def test_the_limit_goes_with_the_data(tmp_path: Path) -> None:
+def test_the_limit_scales_with_data_rms(tmp_path: Path) -> None:
     assert run(tmp_path, "gain: 2.0", step="data_rms: 0.5")[1] == []
     assert "the data has 0.25" in run(tmp_path, "gain: 2.0", step="data_rms: 0.25")[1][0]
 
@@ -81,15 +85,15 @@ def test_overflow_is_out_of_range(tmp_path: Path) -> None:
     assert "a root mean square of inf" in run(tmp_path, "gain: 1e+38, first: 4")[1][0]
 
 
-def test_watching_changes_no_bit(tmp_path: Path) -> None:
+def test_watching_the_range_does_not_change_the_result(tmp_path: Path) -> None:
     watched, _ = run(tmp_path, "gain: 60.0")
     unwatched, _ = run(tmp_path, "gain: 60.0", step="data_rms: null")
     assert torch.equal(watched, unwatched)
 
 
-@pytest.mark.parametrize("is_soup", [False, True])
-def test_a_noisy_picture_of_a_shipped_model_warns_and_a_good_one_does_not(tmp_path: Path, is_soup: bool) -> None:
-    """From σ/α = 20,291 (t = 999), ε̂ of text_and_classifier says nothing of x0: 8 of 8 pictures are noise."""
+@pytest.mark.parametrize("is_noise", [False, True])
+def test_a_noisy_picture_of_a_shipped_model_warns_and_a_good_one_does_not(tmp_path: Path, is_noise: bool) -> None:
+    """From σ/α = 20,291 (t = 999), ε̂ of text_and_classifier has no information about x0: 8 of 8 pictures are noise."""
     shipped = (ROOT / "workflows" / "text_and_classifier.yaml").read_text()
     original = "scheduler: {use: scheduler.ddim, in: {schedule: model.schedule, steps: params.steps}}"
     plain = "plain: {use: schedule.trained, in: {schedule: model.schedule}}"
@@ -98,9 +102,9 @@ def test_a_noisy_picture_of_a_shipped_model_warns_and_a_good_one_does_not(tmp_pa
     replacement = f"{plain}\n  {levels}\n  {sampler}"
     assert original in shipped
     path = tmp_path / "w.yaml"
-    path.write_text(shipped.replace(original, replacement) if is_soup else shipped)
+    path.write_text(shipped.replace(original, replacement) if is_noise else shipped)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         load_workflow(path, cache="off").run(steps=10)
     messages = [str(warning.message) for warning in caught if "out of the range" in str(warning.message)]
-    assert len(messages) == int(is_soup)
+    assert len(messages) == int(is_noise)

@@ -1,4 +1,4 @@
-"""The papers' Inception once more, as plain calls of convolutions on a dictionary of weights, and random weights."""
+"""A reference of the papers' Inception: plain convolutions with a dictionary of weights, and random weights."""
 
 from __future__ import annotations
 
@@ -76,10 +76,10 @@ def resize_like_tensorflow_1(pictures: NDArray[np.float64], side: int) -> NDArra
     return resized
 
 
-def features(state: dict[str, Tensor], whole: Tensor) -> dict[str, Tensor]:
+def features(state: dict[str, Tensor], pixels: Tensor) -> dict[str, Tensor]:
     """`spatial`, `pooled` and `logits` of pictures (B, 3, 299, 299) of whole numbers 0 … 255, in their dtype."""
-    weights = {name: tensor.to(whole) for name, tensor in state.items()}
-    x = (whole - 128) / 128
+    weights = {name: tensor.to(pixels) for name, tensor in state.items()}
+    x = (pixels - 128) / 128
 
     def conv(name: str, x: Tensor, stride: int = 1, padding: int | tuple[int, int] = 0) -> Tensor:
         y = F.conv2d(x, weights[f"{name}.conv.weight"], stride=stride, padding=padding)
@@ -89,7 +89,7 @@ def features(state: dict[str, Tensor], whole: Tensor) -> dict[str, Tensor]:
         return ((y - mean) / (var + 0.001).sqrt() * gain + bias).relu()
 
     def average(x: Tensor) -> Tensor:
-        """The mean over the neighbours that lie inside."""
+        """The mean over neighbours, without the padding."""
         kernel = x.new_ones(x.shape[1], 1, 3, 3)
         total = F.conv2d(x, kernel, padding=1, groups=x.shape[1])
         return total / F.conv2d(torch.ones_like(x), kernel, padding=1, groups=x.shape[1])
@@ -112,18 +112,18 @@ def features(state: dict[str, Tensor], whole: Tensor) -> dict[str, Tensor]:
     three = conv("Mixed_6a.branch3x3dbl_2", conv("Mixed_6a.branch3x3dbl_1", x), padding=1)
     three = conv("Mixed_6a.branch3x3dbl_3", three, stride=2)
     x = torch.cat([conv("Mixed_6a.branch3x3", x, stride=2), three, halve(x)], 1)
-    found = {}
+    layers = {}
     for b in C:
-        one = conv(f"{b}.branch1x1", x)
+        point = conv(f"{b}.branch1x1", x)
         if b == "Mixed_6d":
-            found["spatial"] = one[:, :7].permute(0, 2, 3, 1).flatten(1)
+            layers["spatial"] = point[:, :7].permute(0, 2, 3, 1).flatten(1)
         seven = conv(f"{b}.branch7x7_2", conv(f"{b}.branch7x7_1", x), padding=(0, 3))
         seven = conv(f"{b}.branch7x7_3", seven, padding=(3, 0))
         twice = conv(f"{b}.branch7x7dbl_2", conv(f"{b}.branch7x7dbl_1", x), padding=(3, 0))
         twice = conv(f"{b}.branch7x7dbl_3", twice, padding=(0, 3))
         twice = conv(f"{b}.branch7x7dbl_4", twice, padding=(3, 0))
         twice = conv(f"{b}.branch7x7dbl_5", twice, padding=(0, 3))
-        x = torch.cat([one, seven, twice, conv(f"{b}.branch_pool", average(x))], 1)
+        x = torch.cat([point, seven, twice, conv(f"{b}.branch_pool", average(x))], 1)
     three = conv("Mixed_7a.branch3x3_2", conv("Mixed_7a.branch3x3_1", x), stride=2)
     seven = conv("Mixed_7a.branch7x7x3_2", conv("Mixed_7a.branch7x7x3_1", x), padding=(0, 3))
     seven = conv("Mixed_7a.branch7x7x3_3", seven, padding=(3, 0))
@@ -138,6 +138,6 @@ def features(state: dict[str, Tensor], whole: Tensor) -> dict[str, Tensor]:
                 conv(f"{b}.branch{name}b", h, padding=(1, 0)),
             ]
         x = torch.cat([*branches, conv(f"{b}.branch_pool", pool(x))], 1)
-    found["pooled"] = x.mean((2, 3))
-    found["logits"] = found["pooled"] @ weights["fc.weight"].T
-    return found
+    layers["pooled"] = x.mean((2, 3))
+    layers["logits"] = layers["pooled"] @ weights["fc.weight"].T
+    return layers

@@ -25,7 +25,7 @@ SCHEDULE = schedules.cosine()
 def run_coding(
     x0: Tensor, steps: int | None, kind: Any = "eps", spacing: Any = "log_snr", schedule: Schedule = SCHEDULE
 ) -> Table:
-    """The loop of workflows/experiments/rate_distortion.yaml, with the optimal denoiser of N(0.2, 0.5²)."""
+    """Run the loop of workflows/experiments/rate_distortion.yaml with the optimal denoiser of N(0.2, 0.5²)."""
     grid = coding.coding_steps(schedule, steps=steps, spacing=spacing)
     steps_coded = []
     for i, t in enumerate(grid.split(1)):

@@ -1,4 +1,4 @@
-"""What the detector says of pictures, against labels."""
+"""The detector: calls, and agreement of its logits with labels."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ def label(*names: str) -> torch.Tensor:
     return torch.tensor([[float(name in names) for name in CLASSES]])
 
 
-def test_all_named_objects_must_be_found_and_others_do_not_matter() -> None:
-    asked = label(OBJECTS[0], OBJECTS[5], "night", "snow")
-    seen = [
+def test_all_objects_of_the_label_must_be_detected_and_others_are_ignored() -> None:
+    expected = label(OBJECTS[0], OBJECTS[5], "night", "snow")
+    detected = [
         label(OBJECTS[0], OBJECTS[5], "night", "snow"),
         label(OBJECTS[0], OBJECTS[5], OBJECTS[7], "day", "snow"),
         label(OBJECTS[0], OBJECTS[7], "night", "snow"),
         label(OBJECTS[0], OBJECTS[5], "night", "sand"),
     ]
-    actual = finds(torch.cat(seen) - 0.5, asked.expand(4, -1))
+    actual = finds(torch.cat(detected) - 0.5, expected.expand(4, -1))
     assert actual.objects.tolist() == [True, True, False, True]
     assert actual.background.tolist() == [True, False, True, False]
 
 
-def test_labels_of_another_kind_are_refused() -> None:
+def test_labels_of_another_kind_raise() -> None:
     with pytest.raises(ValueError, match=r"found shapes \(2, 10\) and \(2, 10\)"):
         finds(torch.zeros(2, 10), torch.zeros(2, 10))
 

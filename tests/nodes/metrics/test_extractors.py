@@ -16,10 +16,9 @@ from torch.nn import functional as F
 from guidegraph import load_workflow
 from guidegraph.nodes.metrics import metrics, similarity
 from guidegraph.nodes.metrics import throughput as clock
-from guidegraph.nodes.metrics.extractors import classifier_features, torchscript
-from guidegraph.nodes.metrics.features import perceptual_loss
+from guidegraph.nodes.metrics.features import classifier_features, extract_features, torchscript
 from guidegraph.nodes.metrics.fidelity import inception_score
-from guidegraph.nodes.metrics.metrics import pooled_features
+from guidegraph.nodes.metrics.similarity import perceptual_loss
 from guidegraph.nodes.models.model import load_model
 from guidegraph.nodes.types import FeatureExtractor
 from tests.paths import ROOT
@@ -79,13 +78,13 @@ def save_script(module: nn.Module, path: Path) -> Path:
     ("range", "low", "high", "dtype"),
     [("-1..1", -1, 1, "float32"), ("0..1", 0, 1, "float32"), ("0..255", 0, 255, "float32"), ("uint8", 0, 255, "uint8")],
 )
-def test_a_torchscript_network_sees_the_range_that_it_takes(
+def test_a_torchscript_network_gets_pictures_in_its_range(
     range: Any, low: float, high: float, dtype: str, tmp_path: Path
 ) -> None:
     extractor = torchscript(path=save_script(Extremes(), tmp_path / "net.pt"), range=range)
     assert isinstance(extractor, FeatureExtractor)
     image = torch.stack([-torch.ones(3, 4, 4), torch.ones(3, 4, 4), torch.zeros(3, 4, 4)])
-    features = pooled_features(extractor, image, chunk=2)
+    features = extract_features(extractor, image, chunk=2)
     assert features.dtype == torch.float32
     middle = (low + high) / 2 if range in ("-1..1", "0..1") else 128
     assert features[:, 0].tolist() == [low, high, middle]
@@ -108,7 +107,7 @@ def test_inceptions_file_gives_features_and_the_probabilities_of_the_score(tmp_p
     network = LikeInception()
     path = save_script(network, tmp_path / "inception.pt")
     features, probabilities = (
-        pooled_features(torchscript(path=path, range="uint8", arguments=arguments), pictures(6, size=2))
+        extract_features(torchscript(path=path, range="uint8", arguments=arguments), pictures(6, size=2))
         for arguments in ({"return_features": True}, {"no_output_bias": True})
     )
     expected = inception_score(features @ network.output.weight.detach().T).value
@@ -182,7 +181,7 @@ def test_ssim_of_flat_pictures_is_closed_and_that_of_each_pair_is_kept() -> None
     assert similarity.ssim(pictures(), -pictures()).value < 0
 
 
-def test_ssim_without_torchmetrics_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_without_torchmetrics_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     real = builtins.__import__
 
     def refuse(name: str, *args: Any, **keywords: Any) -> Any:
@@ -218,10 +217,10 @@ def test_pictures_of_other_shapes_are_refused(metric: Any) -> None:
         similarity.ssim,
         metrics.psnr,
         lambda a, b: similarity.perceptual(lambda x: [x], a, b),
-        lambda a, b: pooled_features(lambda x: [x], b),
+        lambda a, b: extract_features(lambda x: [x], b),
     ],
 )
-def test_bytes_are_not_taken_for_pictures(metric: Any) -> None:
+def test_bytes_are_refused_as_pictures(metric: Any) -> None:
     with pytest.raises(ValueError, match=r"floats in \[-1, 1\]; found torch.uint8"):
         metric(pictures(2), (127 * pictures(2) + 127).byte())
 
@@ -247,7 +246,7 @@ def test_pictures_smaller_than_a_window_are_refused() -> None:
         similarity.ssim(pictures(size=5), pictures(size=5))
 
 
-def test_the_clock_counts_samples_by_the_second(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_throughput_is_samples_per_second(monkeypatch: pytest.MonkeyPatch) -> None:
     readings = iter((10.0, 12.5))
     monkeypatch.setattr("guidegraph.nodes.metrics.throughput.time.perf_counter", lambda: next(readings))
     started = clock.start_clock(torch.zeros(4, 1))

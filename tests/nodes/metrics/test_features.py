@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from guidegraph.graph.context import use_device
 from guidegraph.nodes.data.batches import load_emoji, to_image
-from guidegraph.nodes.metrics.features import efficientnet, locate_packaged_weights, perceptual_loss
+from guidegraph.nodes.metrics.features import efficientnet, locate_packaged_weights
+from guidegraph.nodes.metrics.similarity import perceptual_loss
 from guidegraph.nodes.models.extractors.efficientnet import EfficientNetLite0, SameConv2d
 from guidegraph.nodes.types import FeatureExtractor
 
@@ -37,7 +38,7 @@ def test_maps_go_from_stride_2_to_32_and_the_pooled_features_come_last(network: 
     assert not any(parameter.requires_grad for parameter in network.parameters())
 
 
-def test_pictures_are_resized_to_the_size_that_is_set() -> None:
+def test_pictures_are_resized_to_the_set_size() -> None:
     assert efficientnet(size=96)(pictures())[0].shape == (2, 16, 48, 48)
     assert efficientnet()(pictures(count=1))[0].shape == (1, 16, 64, 64)
 
@@ -109,7 +110,7 @@ def test_a_users_file_of_weights_is_read_and_another_file_is_refused(tmp_path: P
             efficientnet(path=tmp_path / name)
 
 
-def test_without_the_package_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_without_the_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     real = builtins.__import__
 
     def refuse(name: str, *args: Any, **keywords: Any) -> Any:

@@ -1,4 +1,4 @@
-"""FID, KID, the Inception score, precision and recall: against torchmetrics and scipy, and against closed forms."""
+"""FID, KID, the Inception score, precision and recall: compared with torchmetrics, scipy and closed forms."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from guidegraph.commands import main
 from guidegraph.nodes.metrics import fidelity, frechet, manifold, metrics
+from guidegraph.nodes.metrics.kid import kernel_distance, kernel_distance_of_subsets
 from tests.nodes.sampling.closed_form import normal
 
 
@@ -26,7 +27,7 @@ def two_sets(n: int = 300, m: int = 400, d: int = 24) -> tuple[Tensor, Tensor]:
 
 
 class Same(nn.Module):
-    """A network whose features are its input, for metrics that insist on a network."""
+    """A network whose features are its input, for metrics that need a network."""
 
     num_features = 24
 
@@ -119,7 +120,7 @@ def test_moments_written_by_a_run_are_loaded_and_extended(tmp_path: Path) -> Non
         frechet.load(path=out / "other.safetensors")
 
 
-def test_no_features_change_nothing() -> None:
+def test_adding_no_features_does_not_change_moments() -> None:
     x, _ = two_sets()
     moments = frechet.add(frechet.empty(), x)
     assert frechet.add(moments, x[:0]) is moments
@@ -155,11 +156,11 @@ def test_kid_is_that_of_torchmetrics(subsets: int, size: int) -> None:
     x, y = two_sets(300, 300)
     torch.manual_seed(3)
     mean, deviation = by_torchmetrics(KernelInceptionDistance(Same(), subsets=subsets, subset_size=size), x, y)
-    kid = fidelity.kernel_distance_of_subsets(x, y, subsets=subsets, subset_size=size, seed=3)
+    kid = kernel_distance_of_subsets(x, y, subsets=subsets, subset_size=size, seed=3)
     assert kid.value == pytest.approx(1000 * float(mean), rel=1e-4)
     assert kid.error == pytest.approx(1000 * float(deviation), rel=1e-4, abs=1e-9)
     if subsets == 1:  # of all samples: the estimate of metric.kid
-        assert metrics.kernel_distance(x, y).value == pytest.approx(1000 * float(mean), rel=1e-4)
+        assert kernel_distance(x, y).value == pytest.approx(1000 * float(mean), rel=1e-4)
 
 
 @pytest.mark.parametrize("splits", [1, 4])
@@ -335,7 +336,7 @@ def test_the_intervals_of_the_four_are_as_wide_as_the_deviation_over_draws() -> 
 
 
 def moments(mean: float) -> frechet.Moments:
-    """Of four features with this mean."""
+    """The moments of four features with this mean."""
     count, means, scatter = torch.tensor(4.0), torch.full((3,), mean), torch.eye(3)
     return frechet.Moments(count.double(), means.double(), scatter.double())
 
@@ -351,14 +352,14 @@ def moments(mean: float) -> frechet.Moments:
         (lambda: frechet.add(frechet.empty(), torch.zeros(4, 3) / 0), "not finite"),
         (lambda: frechet.frechet_distance_of_moments(moments(math.nan), moments(0.0)), "'moments' has values"),
         (lambda: frechet.frechet_distance_of_moments(moments(0.0), moments(math.inf)), "'reference' has values"),
-        (lambda: metrics.kernel_distance(torch.zeros(9, 3) / 0, torch.zeros(9, 3)), "'features' has values"),
-        (lambda: fidelity.kernel_distance_of_subsets(torch.zeros(9, 3), torch.zeros(9, 3)), "subsets of 1000"),
+        (lambda: kernel_distance(torch.zeros(9, 3) / 0, torch.zeros(9, 3)), "'features' has values"),
+        (lambda: kernel_distance_of_subsets(torch.zeros(9, 3), torch.zeros(9, 3)), "subsets of 1000"),
         (lambda: fidelity.inception_score(torch.zeros(3)), r"logits \(N, K\)"),
         (lambda: fidelity.inception_score(torch.full((3, 2), math.inf)), "not finite"),
         (lambda: fidelity.precision_recall(torch.zeros(3, 2), torch.zeros(9, 2)), "needs 4 samples of each set"),
         (lambda: fidelity.precision_recall(torch.zeros(7, 2), torch.zeros(9, 2)), "half of 7 samples"),
     ],
 )
-def test_what_cannot_be_measured_is_refused(call: Any, message: str) -> None:
+def test_invalid_feature_sets_raise(call: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()

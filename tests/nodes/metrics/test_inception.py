@@ -13,10 +13,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from guidegraph.graph.types import RunsCode
-from guidegraph.nodes.metrics.extractors import InceptionLayer, inception, onnx_features, torchscript
-from guidegraph.nodes.metrics.features import efficientnet
-from guidegraph.nodes.metrics.metrics import pooled_features
+from guidegraph.nodes.metrics.features import efficientnet, extract_features, inception, onnx_features, torchscript
 from guidegraph.nodes.models.extractors.inception import load_inception, resize
+from guidegraph.nodes.models.extractors.settings import InceptionLayer
 from guidegraph.nodes.types import FeatureExtractor
 from tests.nodes.metrics import inception_reference as reference
 
@@ -28,7 +27,7 @@ def weights() -> dict[str, Tensor]:
 
 @pytest.fixture(scope="module")
 def path(weights: dict[str, Tensor], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file as it is published; its counts of batches are of no use, and must do no harm."""
+    """A file like the published one, with counts of batches, which are ignored."""
     file = tmp_path_factory.mktemp("inception") / "pt_inception-2015-12-05-6726825d.pth"
     torch.save(weights | {"Mixed_5b.branch1x1.bn.num_batches_tracked": torch.tensor(3)}, file)
     return file
@@ -38,18 +37,18 @@ def whole_numbers(batch: int, side: int) -> Tensor:
     return torch.from_numpy(np.random.default_rng(1).integers(0, 256, (batch, 3, side, side))).float()
 
 
-def to_image(whole: Tensor) -> Tensor:
-    return whole / 127.5 - 1
+def to_image(pixels: Tensor) -> Tensor:
+    return pixels / 127.5 - 1
 
 
 def test_features_are_those_of_plain_convolutions(weights: dict[str, Tensor], path: Path) -> None:
-    whole = whole_numbers(1, 299)
-    expected = reference.features(weights, whole)
+    pixels = whole_numbers(1, 299)
+    expected = reference.features(weights, pixels)
     layers: tuple[InceptionLayer, ...] = ("pooled", "logits", "spatial")
     for layer in layers:
         extractor = inception(path=path, layer=layer)
         assert isinstance(extractor, FeatureExtractor)
-        actual = pooled_features(extractor, to_image(whole))
+        actual = extract_features(extractor, to_image(pixels))
         assert actual.shape == (1, {"pooled": 2048, "logits": 1008, "spatial": 2023}[layer])
         torch.testing.assert_close(actual, expected[layer], rtol=1e-4, atol=1e-4)
 
@@ -79,7 +78,7 @@ def test_safetensors_are_read_too(weights: dict[str, Tensor], path: Path, tmp_pa
     assert all(torch.equal(ours[name], theirs[name]) for name in weights)
 
 
-def test_another_file_is_refused_with_what_is_expected(weights: dict[str, Tensor], tmp_path: Path) -> None:
+def test_another_file_raises_with_the_expected_contents(weights: dict[str, Tensor], tmp_path: Path) -> None:
     few = {name: weights[name] for name in weights if not name.startswith("Mixed_7c")}
     torch.save(few, tmp_path / "few.pth")
     torch.save(weights | {"AuxLogits.fc.bias": torch.zeros(2)}, tmp_path / "more.pth")
@@ -131,7 +130,7 @@ def test_features_of_an_onnx_file_are_taken_by_name(tmp_path: Path) -> None:
     image = to_image(whole_numbers(3, 8))
     mean = onnx_features(path=file, range="0..1", output="mean", threads=1)
     assert isinstance(mean, FeatureExtractor)
-    torch.testing.assert_close(pooled_features(mean, image, chunk=2), (image.mean((2, 3)) + 1) / 2)
+    torch.testing.assert_close(extract_features(mean, image, chunk=2), (image.mean((2, 3)) + 1) / 2)
     largest = onnx_features(path=file, range="0..255", output="largest", size=4, threads=1)
     small = torch.nn.functional.interpolate(image, (4, 4), mode="bilinear", antialias=True)
     torch.testing.assert_close(largest(image)[0], ((small + 1) * 127.5).round().clamp(0, 255).amax((2, 3)))
@@ -152,7 +151,7 @@ def test_an_onnx_file_that_gives_no_features_is_refused(tmp_path: Path) -> None:
         onnx_features(path=file, range="0..1", output="mean")(image.requires_grad_())
     with pytest.raises(ValueError, match=r"failed on torch\.float32 pictures of shape \(2, 2, 8, 8\)"):
         onnx_features(path=file, range="0..1", output="mean")(image.detach()[:, :2])
-    with pytest.raises(ValueError, match="whole numbers: set `range` to uint8"):
+    with pytest.raises(ValueError, match="pixels numbers: set `range` to uint8"):
         onnx_features(path=write_onnx(tmp_path / "one.onnx", ONE_BY_ONE), range="0..1")
     (tmp_path / "text.onnx").write_text("no graph")
     with pytest.raises(ValueError, match="expected an ONNX graph"):

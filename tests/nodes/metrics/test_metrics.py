@@ -1,4 +1,4 @@
-"""Metrics against closed forms, against plain loops, and under changes that must not matter."""
+"""Metrics compared with closed forms and plain loops, and invariances."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from guidegraph.nodes.metrics import metrics
+from guidegraph.nodes.metrics.features import extract_features
+from guidegraph.nodes.metrics.kid import kernel_distance
 from guidegraph.nodes.tensor import merge, shuffle, slice_axis
 from tests.nodes.sampling.closed_form import normal
 
@@ -30,20 +32,20 @@ def test_wilsons_interval_is_that_of_the_literature(hits: int, count: int, low: 
     assert proportion == pytest.approx((hits / count, low, high), abs=5e-5)
 
 
-def test_the_interval_of_none_and_of_all_ends_there() -> None:
+def test_the_interval_of_no_or_only_successes_ends_at_0_or_1() -> None:
     for count in range(1, 200):
         assert metrics.wilson(0, count)[1] == 0
         assert metrics.wilson(count, count)[2] == 1
 
 
 @pytest.mark.parametrize("p", [0.02, 0.5, 0.97])
-def test_wilsons_interval_holds_the_truth_in_95_of_100_draws(p: float) -> None:
+def test_wilsons_interval_contains_the_proportion_in_95_of_100_draws(p: float) -> None:
     draws = np.random.default_rng(0).binomial(400, p, 2000)
     held = [low <= p <= high for _, low, high in (metrics.wilson(int(hits), 400) for hits in draws)]
     assert np.mean(held) == pytest.approx(0.95, abs=0.02)
 
 
-def test_accuracy_counts_the_labels_that_are_found() -> None:
+def test_accuracy_counts_correct_labels() -> None:
     logits = torch.tensor([[3.0, 1, 0], [0, 1, 0], [0, 0, 5], [1, 0, 0]])
     label = torch.tensor([0, 1, 2, 2])
     assert metrics.accuracy(logits, label).value == 0.75
@@ -86,7 +88,7 @@ def test_psnr_of_a_constant_difference_is_closed() -> None:
     assert metrics.psnr(image, image).value == pytest.approx(100.0)
 
 
-def test_psnr_in_255ths_is_the_usual_one() -> None:
+def test_psnr_equals_that_of_8_bit_pictures() -> None:
     """10 log₁₀(255² / MSE) of the same pictures as bytes."""
     a, b = (torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(i)) * 2 - 1 for i in range(2))
     bytes_a, bytes_b = ((x.numpy() + 1) * 127.5 for x in (a, b))
@@ -137,7 +139,7 @@ def test_miou_of_a_map_with_itself_is_1_and_of_logits_that_of_the_largest() -> N
     assert metrics.mean_iou(logits, one_hot(truth, 3)).value == 1
 
 
-def test_miou_in_a_mask_is_that_of_the_part() -> None:
+def test_miou_in_a_mask_is_that_of_the_masked_pixels() -> None:
     truth, guess = torch.randint(0, 3, (2, 2, 4, 8), generator=torch.Generator().manual_seed(2))
     mask = torch.zeros(2, 1, 4, 8)
     mask[..., :4] = 1
@@ -160,34 +162,34 @@ def kid_by_loops(x: np.ndarray, y: np.ndarray) -> float:
 @pytest.mark.parametrize("blocks", [2, 5, 100])
 def test_kid_is_that_of_plain_loops(blocks: int) -> None:
     x, y = normal(13, 6), 0.5 + normal(9, 6, seed=1)
-    kid = metrics.kernel_distance(x, y, blocks=blocks)
+    kid = kernel_distance(x, y, blocks=blocks)
     assert kid.value == pytest.approx(1000 * kid_by_loops(x.numpy(), y.numpy()), rel=1e-10)
 
 
 @pytest.mark.parametrize("blocks", [3, 100])
 def test_kid_does_not_depend_on_the_rows_in_memory(blocks: int, monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = normal(23, 6), 0.5 + normal(31, 6, seed=1)
-    expected = metrics.kernel_distance(x, y, blocks=blocks)
-    monkeypatch.setattr(metrics, "KERNEL_ROWS", 7)
-    assert metrics.kernel_distance(x, y, blocks=blocks) == pytest.approx(expected)
+    expected = kernel_distance(x, y, blocks=blocks)
+    monkeypatch.setattr("guidegraph.nodes.metrics.kid.KERNEL_ROWS", 7)
+    assert kernel_distance(x, y, blocks=blocks) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("blocks", [2, 3, 20])
 def test_kid_of_three_samples_has_an_error(blocks: int) -> None:
-    kid = metrics.kernel_distance(normal(3, 6), normal(3, 6, seed=1), blocks=blocks)
+    kid = kernel_distance(normal(3, 6), normal(3, 6, seed=1), blocks=blocks)
     assert 0 < kid.error < math.inf
 
 
 def test_kid_does_not_depend_on_the_order_of_the_samples() -> None:
     x, y = normal(30, 4), normal(40, 4, seed=1)
     order = torch.randperm(30, generator=torch.Generator().manual_seed(0))
-    assert metrics.kernel_distance(x[order], y).value == pytest.approx(metrics.kernel_distance(x, y).value, abs=1e-9)
+    assert kernel_distance(x[order], y).value == pytest.approx(kernel_distance(x, y).value, abs=1e-9)
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.7])
 def test_kid_is_unbiased_and_its_error_is_the_deviation_over_draws(shift: float) -> None:
     """Of one distribution the estimate is 0 on average, and the jackknife's error too large rather than too small."""
-    distances = [metrics.kernel_distance(normal(60, 8, seed=i), shift + normal(90, 8, seed=-i)) for i in range(1, 201)]
+    distances = [kernel_distance(normal(60, 8, seed=i), shift + normal(90, 8, seed=-i)) for i in range(1, 201)]
     values, errors = (np.array(column) for column in zip(*distances, strict=True))
     if shift:
         assert errors.mean() == pytest.approx(values.std(), rel=0.2)
@@ -202,7 +204,7 @@ def test_kid_of_two_gaussians_is_closed() -> None:
     within = 1 + 3 * 1  # E(xy+1)³ = 1 + 3 E x²y² for zero means
     shifted = 1 + 3 * m**2 + 3 * (1 + m**2) ** 2 + (m**3 + 3 * m) ** 2
     across = 1 + 3 * (1 + m**2)
-    kid = metrics.kernel_distance(normal(1500, 1), m + normal(1500, 1, seed=1))
+    kid = kernel_distance(normal(1500, 1), m + normal(1500, 1, seed=1))
     assert kid.value / 1000 == pytest.approx(within + shifted - 2 * across, abs=4 * kid.error / 1000)
 
 
@@ -214,7 +216,7 @@ def test_features_are_pooled_in_chunks() -> None:
         return image, image.mean((2, 3))
 
     image = normal(10, 3, 4, 4).float()
-    torch.testing.assert_close(metrics.pooled_features(extractor, image, chunk=4), image.mean((2, 3)))
+    torch.testing.assert_close(extract_features(extractor, image, chunk=4), image.mean((2, 3)))
     assert sizes == [4, 4, 2]
 
 
@@ -251,8 +253,8 @@ def test_slices_and_merged_loops() -> None:
         (lambda: metrics.class_accuracy(torch.zeros(4, 3), torch.zeros(4), names=["a"]), "1 names do not fit"),
         (lambda: metrics.psnr(torch.zeros(1, 3, 2, 2), torch.zeros(1, 3, 4, 4)), "cannot be compared"),
         (lambda: metrics.mean_iou(torch.zeros(1, 3, 2, 2), torch.zeros(1, 2, 2, 2)), "cannot be compared"),
-        (lambda: metrics.kernel_distance(torch.zeros(9, 3), torch.zeros(9, 4)), "expected features"),
-        (lambda: metrics.kernel_distance(torch.zeros(2, 3), torch.zeros(9, 3)), "three samples of each"),
+        (lambda: kernel_distance(torch.zeros(9, 3), torch.zeros(9, 4)), "expected features"),
+        (lambda: kernel_distance(torch.zeros(2, 3), torch.zeros(9, 3)), "three samples of each"),
     ],
 )
 def test_invalid_inputs_are_refused(call: object, message: str) -> None:

@@ -1,4 +1,4 @@
-"""Plots show their table: lines where the numbers are, gaps where there are none, nothing shared between figures."""
+"""Plots of tables: lines, gaps for missing numbers, and independent figures."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def count_coloured(image: Tensor) -> int:
 
 @pytest.mark.parametrize("draw", [plot_lines, plot_scatter])
 @pytest.mark.parametrize("by", ["", "kind"])
-def test_a_plot_is_a_picture_of_the_size_asked_for(draw: Any, by: str) -> None:
+def test_a_plot_has_the_size_that_is_set(draw: Any, by: str) -> None:
     image = draw(TABLE, x="t", y="y", by=by, title="a title", size=(320, 200))
     assert image.shape == (1, 3, 200, 320)
     assert image.dtype == torch.float32
@@ -92,7 +92,7 @@ def test_axes_may_be_logarithmic(log: Any) -> None:
     assert not torch.equal(plot_lines(table, x="x", y="y", log=log), plot_lines(table, x="x", y="y"))
 
 
-def test_a_column_that_is_not_there_is_named() -> None:
+def test_an_error_names_a_missing_column() -> None:
     with pytest.raises(ValueError, match="no column 'hihg'; did you mean 'high'"):
         plot_lines(TABLE, x="t", y="hihg")
     with pytest.raises(ValueError, match="no column 'method'"):
@@ -101,7 +101,7 @@ def test_a_column_that_is_not_there_is_named() -> None:
         plot_lines(TABLE, x="t", y=["y", "low"], band=("low", "high"))
 
 
-def test_without_matplotlib_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_without_matplotlib_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "matplotlib" else find_spec(name))
     with pytest.raises(ValueError, match=r"pip install 'guidegraph\[plot\]'"):

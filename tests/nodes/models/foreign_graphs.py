@@ -1,4 +1,4 @@
-"""Tiny ONNX denoisers as others would write them: names, dtypes and axes of their own."""
+"""Tiny ONNX denoisers like those of other software, with other names, dtypes and axes."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def write(path: Path, text: str, weights: str | None = None) -> Path:
 
 
 def unet_output(x: Tensor, t: Tensor, tokens: Tensor, labels: Tensor) -> Tensor:
-    """What UNET gives."""
+    """The output of UNET."""
     each = (-1, 1, 1, 1)
     return x.tanh() + t.reshape(each) + tokens.mean((1, 2)).reshape(each) + labels.reshape(each)
 

@@ -1,4 +1,4 @@
-"""The adapter of conditions: widths, masks, and that a saved one comes back whole."""
+"""The condition adapter: widths, masks, saving and loading."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ def condition(batch: int = 2, length: int = 5, counted: int = 3) -> Condition:
     return Condition(vector=torch.randn(batch, 6), tokens=torch.randn(batch, length, 12), mask=mask)
 
 
-def test_what_is_made_has_the_denoisers_widths_and_is_normalised(adapter: Any) -> None:
-    given = condition()
-    made = adapt_condition(adapter, given)
+def test_outputs_have_the_denoisers_widths_and_are_normalised(adapter: Any) -> None:
+    source = condition()
+    made = adapt_condition(adapter, source)
     assert made.vector is not None
     assert made.tokens is not None
     assert made.vector.shape == (2, 16)
     assert made.tokens.shape == (2, 5, 16)
-    assert made.mask is given.mask
+    assert made.mask is source.mask
     torch.testing.assert_close(made.tokens.mean(-1), torch.zeros(2, 5), atol=1e-4, rtol=0)
     torch.testing.assert_close(made.tokens.var(-1, correction=0), torch.ones(2, 5), atol=1e-2, rtol=0)
 
 
-def test_padding_changes_no_token_that_counts(adapter: Any) -> None:
+def test_padding_does_not_change_other_tokens(adapter: Any) -> None:
     short, long = condition(length=5), condition(length=5)
     assert long.tokens is not None
     noisy = long.tokens.clone()
@@ -50,25 +50,25 @@ def test_padding_changes_no_token_that_counts(adapter: Any) -> None:
     assert (before[:, 3:] - after[:, 3:]).abs().max() > 0.1
 
 
-def test_tokens_without_a_mask_all_count(adapter: Any) -> None:
-    given = condition(counted=5)
-    bare = Condition(vector=given.vector, tokens=given.tokens)
-    torch.testing.assert_close(adapt_condition(adapter, bare).tokens, adapt_condition(adapter, given).tokens)
+def test_without_a_mask_all_tokens_are_used(adapter: Any) -> None:
+    source = condition(counted=5)
+    bare = Condition(vector=source.vector, tokens=source.tokens)
+    torch.testing.assert_close(adapt_condition(adapter, bare).tokens, adapt_condition(adapter, source).tokens)
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("source", "message"),
     [
         (Condition(tokens=torch.zeros(1, 2, 12)), "with vector of width 6; found none"),
         (Condition(vector=torch.zeros(1, 6), tokens=torch.zeros(1, 2, 11)), "with tokens of width 12; found width 11"),
     ],
 )
-def test_a_condition_of_another_encoder_is_refused(adapter: Any, given: Condition, message: str) -> None:
+def test_a_condition_of_another_encoder_is_refused(adapter: Any, source: Condition, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        adapt_condition(adapter, given)
+        adapt_condition(adapter, source)
 
 
-def test_a_saved_adapter_comes_back_whole(adapter: Any, tmp_path: Path) -> None:
+def test_a_saved_adapter_loads_unchanged(adapter: Any, tmp_path: Path) -> None:
     model.save_model(adapter=adapter, path=tmp_path, dtype="float32")
     before, after = (
         adapt_condition(adapter, condition()),

@@ -1,4 +1,4 @@
-"""The torch modules and the nodes around them: formulas, conditions, what is saved and what is refused."""
+"""The torch modules and their nodes: formulas, conditions, saving and errors."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ from guidegraph.nodes.models.own.layers import AdaptiveGroupNorm, Attention, tim
 from guidegraph.nodes.models.own.text import TextConfig, TextEncoder, TextModel, build_tokenizer, tokenize
 from guidegraph.nodes.models.own.unet import UNet, UNetConfig
 from guidegraph.nodes.models.store import load_part, read_index, save_parts
-from guidegraph.nodes.sampling.denoiser import guided, predict
+from guidegraph.nodes.sampling.denoiser import guide_denoiser, predict
 from guidegraph.nodes.sampling.schedule import cosine
 from guidegraph.nodes.training import losses
+from guidegraph.nodes.training.timesteps import uniform_timesteps
 from guidegraph.nodes.types import Condition, Prediction
 from tests.paths import ROOT
 
@@ -35,12 +36,12 @@ SMALL: dict[str, Any] = {"channels": 16, "multipliers": (1, 2), "blocks": 1, "at
 
 
 @pytest.fixture(autouse=True)
-def _seeded() -> None:
+def _seed() -> None:
     torch.manual_seed(0)
 
 
-def randomised(module: torch.nn.Module) -> Any:
-    """The module with no weight at zero, so that every branch shows."""
+def randomise(module: torch.nn.Module) -> Any:
+    """Move all weights away from zero, so that every branch has an effect; returns the frozen module."""
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
@@ -50,12 +51,12 @@ def randomised(module: torch.nn.Module) -> Any:
 def text_model() -> TextModel:
     tokenizer = build_tokenizer(WORDS, length=8)
     config = TextConfig(vocabulary=tokenizer.get_vocab_size(), width=16, layers=1, heads=2, length=8)
-    encoder: TextEncoder = randomised(TextEncoder(config))
+    encoder: TextEncoder = randomise(TextEncoder(config))
     return TextModel(encoder, tokenizer)
 
 
 def test_adaptive_group_norm_is_one_plus_scale_times_norm_plus_shift() -> None:
-    layer: AdaptiveGroupNorm = randomised(AdaptiveGroupNorm(8, 6))
+    layer: AdaptiveGroupNorm = randomise(AdaptiveGroupNorm(8, 6))
     h, embedding = torch.randn(2, 8, 4, 4), torch.randn(2, 6)
     y_s = F.linear(F.silu(embedding), layer.scale.weight, layer.scale.bias)[:, :, None, None]
     y_b = F.linear(F.silu(embedding), layer.shift.weight, layer.shift.bias)[:, :, None, None]
@@ -76,7 +77,7 @@ def test_the_timestep_embedding_has_cosines_first_and_is_float32() -> None:
 
 
 def test_a_masked_key_has_no_effect_on_attention() -> None:
-    attention: Attention = randomised(Attention(8, 6, heads=2))
+    attention: Attention = randomise(Attention(8, 6, heads=2))
     x, context = torch.randn(1, 3, 8), torch.randn(1, 5, 6)
     mask = torch.tensor([[True, True, True, False, False]])
     changed = context.clone()
@@ -85,18 +86,18 @@ def test_a_masked_key_has_no_effect_on_attention() -> None:
     torch.testing.assert_close(attention(x, context, mask), attention(x, context[:, :3]))
 
 
-def test_an_untrained_unet_predicts_zero_and_every_condition_reaches_a_trained_one() -> None:
+def test_an_untrained_unet_predicts_zero_and_a_trained_one_depends_on_every_condition() -> None:
     config = UNetConfig(**SMALL, context_dim=12, vector_dim=5, spatial_channels=2)
     x, t = torch.randn(2, 4, 8, 8), torch.tensor([3.0, 500.0])
-    given = {"vector": torch.randn(2, 5), "tokens": torch.randn(2, 6, 12), "spatial": torch.randn(2, 2, 8, 8)}
+    conditions = {"vector": torch.randn(2, 5), "tokens": torch.randn(2, 6, 12), "spatial": torch.randn(2, 2, 8, 8)}
     mask = torch.ones(2, 6, dtype=torch.bool)
-    assert UNet(config)(x, t, mask=mask, **given).abs().max() == 0
-    network = randomised(UNet(config))
-    base = network(x, t, mask=mask, **given)
+    assert UNet(config)(x, t, mask=mask, **conditions).abs().max() == 0
+    network = randomise(UNet(config))
+    base = network(x, t, mask=mask, **conditions)
     assert base.shape == x.shape
-    for name, value in given.items():
-        assert not torch.allclose(base, network(x, t, mask=mask, **{**given, name: value + 1}), atol=1e-5), name
-    assert not torch.allclose(base, network(x, t + 100, mask=mask, **given), atol=1e-5)
+    for name, value in conditions.items():
+        assert not torch.allclose(base, network(x, t, mask=mask, **{**conditions, name: value + 1}), atol=1e-5), name
+    assert not torch.allclose(base, network(x, t + 100, mask=mask, **conditions), atol=1e-5)
 
 
 def test_a_unet_without_conditions_takes_none() -> None:
@@ -105,7 +106,7 @@ def test_a_unet_without_conditions_takes_none() -> None:
 
 
 def test_the_denoiser_splits_off_a_learned_variance_and_keeps_the_dtype_of_x() -> None:
-    denoiser = UNetDenoiser(randomised(UNet(UNetConfig(**SMALL, out_channels=8, kind="eps")))).to(torch.bfloat16)
+    denoiser = UNetDenoiser(randomise(UNet(UNetConfig(**SMALL, out_channels=8, kind="eps")))).to(torch.bfloat16)
     prediction = denoiser(torch.randn(2, 4, 8, 8), torch.zeros(2), Condition())
     assert (prediction.kind, prediction.value.shape) == ("eps", (2, 4, 8, 8))
     assert prediction.variance is not None
@@ -120,8 +121,8 @@ def test_predict_expands_time_and_condition_to_the_batch() -> None:
         seen.update(t=t, tokens=condition.tokens, mask=condition.mask, vector=condition.vector)
         return Prediction(x, "eps")
 
-    one = Condition(tokens=torch.randn(1, 4, 3), mask=torch.ones(1, 4, dtype=torch.bool))
-    predict(denoiser, torch.zeros(5, 4, 2, 2), torch.tensor([9.0]), one)
+    single = Condition(tokens=torch.randn(1, 4, 3), mask=torch.ones(1, 4, dtype=torch.bool))
+    predict(denoiser, torch.zeros(5, 4, 2, 2), torch.tensor([9.0]), single)
     assert seen["t"].tolist() == [9.0] * 5
     assert seen["tokens"].shape == (5, 4, 3)
     assert seen["mask"].shape == (5, 4)
@@ -135,8 +136,8 @@ def test_the_guided_denoiser_is_classifier_free_guidance_and_takes_a_gradient() 
 
     positive, negative = Condition(vector=torch.tensor([[3.0]])), Condition(vector=torch.tensor([[1.0]]))
     x = torch.ones(2, 1, 2, 2, requires_grad=True)
-    made = guided(denoiser, positive, negative, scale=4.0)
-    value = made(x, torch.zeros(2), Condition()).value
+    guided_denoiser = guide_denoiser(denoiser, positive, negative, scale=4.0)
+    value = guided_denoiser(x, torch.zeros(2), Condition()).value
     torch.testing.assert_close(value, torch.full_like(value, 1 + 4 * (3 - 1)))
     (gradient,) = torch.autograd.grad(value.sum(), x)
     torch.testing.assert_close(gradient, torch.full_like(gradient, 9.0))
@@ -154,22 +155,22 @@ def test_texts_are_padded_and_masked_and_the_empty_prompt_is_the_start_token_alo
 def test_a_condition_does_not_depend_on_its_padding_or_its_neighbours() -> None:
     embedder = text_model()
     alone = encode_text(embedder, "a tiger on sand")
-    both = encode_text(embedder, ["a tiger on sand", "a palm tree and a tiger"])
+    batch = encode_text(embedder, ["a tiger on sand", "a palm tree and a tiger"])
     assert alone.tokens is not None
-    assert both.tokens is not None
+    assert batch.tokens is not None
     assert alone.tokens.shape == (1, 8, 16)
-    torch.testing.assert_close(alone.tokens[0], both.tokens[0])
-    assert not torch.allclose(both.tokens[0, 0], both.tokens[1, 0])
+    torch.testing.assert_close(alone.tokens[0], batch.tokens[0])
+    assert not torch.allclose(batch.tokens[0, 0], batch.tokens[1, 0])
 
 
 def test_unknown_words_are_named_in_a_warning_with_near_ones_and_the_list() -> None:
-    known = "it knows: a, and, .*, tiger"
-    with pytest.warns(UserWarning, match=rf"not trained on: 'dragon', 'Tigre' \(did you mean 'tiger'\?\); {known}"):
+    message = "it knows: a, and, .*, tiger"
+    with pytest.warns(UserWarning, match=rf"not trained on: 'dragon', 'Tigre' \(did you mean 'tiger'\?\); {message}"):
         text_model()(["a dragon and a Tigre"])
 
 
 def small_autoencoder() -> KLAutoencoder:
-    network: KLAutoencoder = randomised(KLAutoencoder(AutoencoderConfig(channels=8)))
+    network: KLAutoencoder = randomise(KLAutoencoder(AutoencoderConfig(channels=8)))
     return network
 
 
@@ -188,7 +189,7 @@ def test_the_autoencoder_owns_its_scale() -> None:
 def test_a_measured_scale_gives_latents_of_unit_variance_in_a_copy() -> None:
     network = small_autoencoder()
     batches = scenes(batch=4, count=2).batches
-    measured = losses.measure_scale(network, batches)
+    measured = autoencoder_nodes.measure_scale(network, batches)
     latents = torch.cat([measured.encode(batch.image) for batch in batches])
     torch.testing.assert_close(latents.std(), torch.tensor(1.0))
     assert network.scale == 1
@@ -259,7 +260,7 @@ def test_losses_of_other_shapes_are_refused_and_not_spread() -> None:
         losses.distillation_loss(Prediction(small, "v"), Prediction(x0, "v"), t, schedule)
 
 
-def test_settings_that_make_no_network_are_refused_when_it_is_made() -> None:
+def test_invalid_settings_are_refused_when_the_network_is_built() -> None:
     with pytest.raises(ValueError, match="40 channels cannot be shared by 3 heads"):
         model.new_unet(channels=20, multipliers=(1, 2), attention=(1,), heads=3)
     with pytest.raises(ValueError, match="must be a multiple of 4; found 30"):
@@ -278,7 +279,7 @@ def test_a_teacher_of_another_kind_is_refused_and_gets_no_gradient() -> None:
     assert teacher.grad is None
 
 
-def test_the_distance_of_vectors_moves_the_first_alone() -> None:
+def test_the_distance_of_vectors_has_a_gradient_for_the_first_only() -> None:
     ours, target = torch.zeros(2, 3, requires_grad=True), torch.full((2, 3), 2.0, requires_grad=True)
     loss = losses.vector_loss(Condition(vector=ours), Condition(vector=target))
     assert float(loss) == 4
@@ -291,14 +292,14 @@ def test_the_distance_of_vectors_moves_the_first_alone() -> None:
 
 def test_timesteps_fill_the_schedule_evenly() -> None:
     schedule = cosine()
-    t = losses.uniform_timesteps(torch.zeros(10, 4, 2, 2), schedule, 3)
+    t = uniform_timesteps(torch.zeros(10, 4, 2, 2), schedule, 3)
     assert t.dtype == torch.float32
     assert sorted((t // 100).tolist()) == list(range(10))
-    assert torch.equal(t, losses.uniform_timesteps(torch.zeros(10, 4, 2, 2), schedule, 3))
-    assert not torch.equal(t, losses.uniform_timesteps(torch.zeros(10, 4, 2, 2), schedule, 4))
+    assert torch.equal(t, uniform_timesteps(torch.zeros(10, 4, 2, 2), schedule, 3))
+    assert not torch.equal(t, uniform_timesteps(torch.zeros(10, 4, 2, 2), schedule, 4))
 
 
-def test_fresh_models_depend_on_their_seed_alone() -> None:
+def test_untrained_models_depend_only_on_their_seed() -> None:
     first: Any = model.new_unet(seed=1, channels=16, multipliers=(1, 2), attention=(1,))
     torch.rand(3)
     again: Any = model.new_unet(seed=1, channels=16, multipliers=(1, 2), attention=(1,))
@@ -308,8 +309,8 @@ def test_fresh_models_depend_on_their_seed_alone() -> None:
     assert not any(parameter.requires_grad for parameter in first.parameters())
 
 
-def test_a_saved_model_comes_back_whole_and_frozen(tmp_path: Path) -> None:
-    denoiser = UNetDenoiser(randomised(UNet(UNetConfig(**SMALL, context_dim=16, vector_dim=16, kind="v"))))
+def test_a_saved_model_loads_unchanged_and_frozen(tmp_path: Path) -> None:
+    denoiser = UNetDenoiser(randomise(UNet(UNetConfig(**SMALL, context_dim=16, vector_dim=16, kind="v"))))
     network, text, schedule = small_autoencoder(), text_model(), cosine(train_steps=50)
     network.scale.fill_(0.93)
     model.save_model(denoiser, network, text, schedule, path=tmp_path / "m", dtype="float32")
@@ -332,7 +333,7 @@ def test_saving_a_part_keeps_the_others(tmp_path: Path) -> None:
     assert set(parts) == {"autoencoder", "text"}
 
 
-def saved(folder: Path) -> Path:
+def save_small_model(folder: Path) -> Path:
     """A small model: an autoencoder, a text encoder and a schedule."""
     model.save_model(autoencoder=small_autoencoder(), text=text_model(), schedule=cosine(train_steps=50), path=folder)
     return folder
@@ -342,7 +343,7 @@ def saved(folder: Path) -> Path:
     "name", ["autoencoder.safetensors", "text.safetensors", "tokenizer.json", "schedule.safetensors"]
 )
 def test_a_flipped_bit_in_a_file_of_a_saved_model_is_refused(name: str, tmp_path: Path) -> None:
-    file = saved(tmp_path) / name
+    file = save_small_model(tmp_path) / name
     data = bytearray(file.read_bytes())
     data[-9] ^= 1
     file.write_bytes(data)
@@ -350,8 +351,8 @@ def test_a_flipped_bit_in_a_file_of_a_saved_model_is_refused(name: str, tmp_path
         model.load_model(path=tmp_path)
 
 
-def test_a_changed_model_json_is_refused_unless_it_is_meant(tmp_path: Path) -> None:
-    index = saved(tmp_path) / "model.json"
+def test_a_changed_model_json_is_refused_while_it_has_its_checksum(tmp_path: Path) -> None:
+    index = save_small_model(tmp_path) / "model.json"
     text = index.read_text()
     index.write_text(text.replace('"schedule.safetensors"\n', '"schedule.safetensors", "trained_to": 7\n', 1))
     with pytest.raises(ValueError, match=r"its parts are not those that were saved.*take 'parts' out of \"checksums\""):
@@ -363,7 +364,7 @@ def test_a_changed_model_json_is_refused_unless_it_is_meant(tmp_path: Path) -> N
     assert loaded.schedule.trained_to == 7
 
 
-def test_the_weights_of_another_model_are_noticed(tmp_path: Path) -> None:
+def test_the_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     for seed in (1, 2):
         network: Any = model.new_unet(seed=seed, channels=16, multipliers=(1, 2), attention=(1,))
         model.save_model(network, path=tmp_path / str(seed))
@@ -383,8 +384,8 @@ def test_shipped_models_state_checksums_of_all_their_files() -> None:
             verify_file(folder / name, entry)
 
 
-def test_a_model_without_checksums_is_read_and_keeps_none_for_what_it_had(tmp_path: Path) -> None:
-    index = saved(tmp_path) / "model.json"
+def test_a_model_without_checksums_is_read_and_gets_them_only_for_new_parts(tmp_path: Path) -> None:
+    index = save_small_model(tmp_path) / "model.json"
     content = json.loads(index.read_text())
     del content["checksums"]
     index.write_text(json.dumps(content))
@@ -394,14 +395,14 @@ def test_a_model_without_checksums_is_read_and_keeps_none_for_what_it_had(tmp_pa
     model.load_model(path=tmp_path)
 
 
-def test_a_part_that_is_not_there_says_so_when_it_is_used(tmp_path: Path) -> None:
+def test_a_missing_part_raises_an_error_on_use(tmp_path: Path) -> None:
     model.save_model(autoencoder=small_autoencoder(), path=tmp_path)
     loaded = model.load_model(path=tmp_path)
     with pytest.raises(ValueError, match="has no part 'text'"):
         encode_text(loaded.text, "a tiger")
 
 
-def test_folders_that_are_no_models_are_refused(tmp_path: Path) -> None:
+def test_other_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"is not a model folder: it has no model\.json"):
         model.load_model(path=tmp_path)
     index = {"format": 1, "parts": {"denoiser": {"kind": "unet", "config": {}, "weights": "../secret.safetensors"}}}
@@ -437,7 +438,7 @@ def test_every_kind_of_part_can_be_saved_and_others_are_refused(tmp_path: Path) 
 
 
 def test_a_unet_that_folds_pixels_is_one_on_the_folded_picture() -> None:
-    folded: UNet = randomised(UNet(UNetConfig(**SMALL, in_channels=1, out_channels=1, spatial_channels=2, patch=2)))
+    folded: UNet = randomise(UNet(UNetConfig(**SMALL, in_channels=1, out_channels=1, spatial_channels=2, patch=2)))
     plain = UNet(UNetConfig(**SMALL, in_channels=4, out_channels=4, spatial_channels=8))
     plain.load_state_dict(folded.state_dict())
     x, spatial, t = torch.randn(2, 1, 16, 16), torch.randn(2, 2, 16, 16), torch.tensor([3.0, 800.0])
@@ -446,7 +447,7 @@ def test_a_unet_that_folds_pixels_is_one_on_the_folded_picture() -> None:
 
 
 def test_attention_that_is_trained_gives_what_the_fused_kernel_gives() -> None:
-    layer: Attention = randomised(Attention(8, 6, 2))
+    layer: Attention = randomise(Attention(8, 6, 2))
     x, context = torch.randn(2, 5, 8), torch.randn(2, 7, 6)
     mask = torch.arange(7)[None] < torch.tensor([[7], [3]])
     fused = layer(x, context, mask)
@@ -457,8 +458,8 @@ def test_attention_that_is_trained_gives_what_the_fused_kernel_gives() -> None:
 
 def test_words_are_replaced_whole_and_longer_phrases_first() -> None:
     words = {"car": "automobile", "palm tree": "coconut palm", "tree": "shrub", "sky": "air"}
-    made = replace_words(["a Car and a cartoon under a palm tree", "a tree, a car"], words=words)
-    assert made == ["a automobile and a cartoon under a coconut palm", "a shrub, a automobile"]
+    guided_denoiser = replace_words(["a Car and a cartoon under a palm tree", "a tree, a car"], words=words)
+    assert guided_denoiser == ["a automobile and a cartoon under a coconut palm", "a shrub, a automobile"]
     assert replace_words("nothing", words={}) == ["nothing"]
     with pytest.raises(ValueError, match="an empty word cannot be replaced"):
         replace_words("a", words={"": "b"})

@@ -1,4 +1,4 @@
-"""onnx.denoiser on files that others wrote: names, shapes and dtypes of their own, and what is refused."""
+"""onnx.denoiser on files of other software, with other names, shapes and dtypes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytest.importorskip("onnxruntime")
 from guidegraph import load_workflow
 from guidegraph.nodes.conditioning.condition import vector_condition
 from guidegraph.nodes.models.onnx.onnx import onnx_denoiser
-from guidegraph.nodes.sampling.edm_denoiser import precondition
+from guidegraph.nodes.sampling.denoiser_edm import precondition
 from guidegraph.nodes.sampling.schedule import edm
 from guidegraph.nodes.types import Condition, Prediction
 from guidegraph_runtime.errors import BundleError
@@ -61,7 +61,7 @@ def test_times_and_labels_take_the_dtype_and_axes_that_the_graph_declares(
 
 
 @pytest.mark.parametrize("timestep", ["int64[N]", "int64", "float[1]"])
-def test_unlike_times_in_a_batch_reach_each_sample(tmp_path: Path, timestep: str) -> None:
+def test_each_sample_of_a_batch_gets_its_own_time(tmp_path: Path, timestep: str) -> None:
     path, t = write(tmp_path / "unet.onnx", unet(timestep=timestep)), torch.tensor([20.0, 970.0])
     actual = load(path, inputs=UNET_INPUTS, kind="v")(X, t, CONDITION)
     torch.testing.assert_close(actual.value, unet_output(X, t, TOKENS, LABELS))
@@ -123,7 +123,7 @@ def test_a_folder_holds_a_graph_and_its_weights(tmp_path: Path) -> None:
     assert denoiser.nbytes == sum(file.stat().st_size for file in files)
 
 
-def test_operator_sets_that_are_not_used_do_not_matter(tmp_path: Path) -> None:
+def test_unused_operator_sets_are_ignored(tmp_path: Path) -> None:
     head = HEAD.replace('"": 17', '"": 17, "pkg.onnxscript.torch_lib": 1')
     path = write(tmp_path / "raw.onnx", head + RAW)
     actual = load(path, inputs={"x": "scaled", "t": "noise_level"}, kind="eps")(X, torch.ones(2), Condition())
@@ -219,7 +219,7 @@ def guidegraph_nodes():
 '''
 
 
-def test_a_workflow_names_what_the_graph_has(tmp_path: Path) -> None:
+def test_a_workflow_maps_the_names_of_the_graph(tmp_path: Path) -> None:
     path = write(tmp_path / "unet.onnx", unet())
     (tmp_path / "draw.yaml").write_text(WORKFLOW)
     (tmp_path / "plugin.py").write_text(PLUGIN)
@@ -292,14 +292,14 @@ def test_numbers_and_labels_become_a_vector() -> None:
         ({"inputs": UNET_INPUTS, "edm": "raw"}, "an EDM model needs a schedule"),
     ],
 )
-def test_settings_that_do_not_fit_are_told_what_the_graph_has(
+def test_unsuitable_settings_are_refused_with_the_names_of_the_graph(
     tmp_path: Path, settings: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         load(write(tmp_path / "unet.onnx", unet()), **settings)
 
 
-def test_axes_that_no_such_field_has_are_refused(tmp_path: Path) -> None:
+def test_inputs_with_the_wrong_number_of_axes_are_refused(tmp_path: Path) -> None:
     inputs = UNET_INPUTS | {"x": "encoder_hidden_states", "tokens": "sample"}
     with pytest.raises(ValueError, match="'encoder_hidden_states' has 3 axes; x has 4"):
         load(write(tmp_path / "unet.onnx", unet()), inputs=inputs, kind="eps")
@@ -345,7 +345,7 @@ def test_constants_that_do_not_fill_an_input_are_refused(tmp_path: Path) -> None
         denoiser(draw(2, 5, 4, 6), torch.zeros(2), Condition())
 
 
-def test_files_that_are_not_whole_or_not_plain_are_refused(tmp_path: Path) -> None:
+def test_incomplete_files_and_custom_operators_are_refused(tmp_path: Path) -> None:
     outside = write(tmp_path / "model.onnx", WEIGHTED, weights="model.onnx_data")
     refusals = {
         outside: f"expected all weights in the file, found some in 'model.onnx_data'; give the folder '{tmp_path}'",
@@ -366,7 +366,7 @@ def test_files_that_are_not_whole_or_not_plain_are_refused(tmp_path: Path) -> No
         load(tmp_path / "nowhere.onnx", kind="eps")
 
 
-def test_weights_out_of_the_folder_or_cut_short_are_refused(tmp_path: Path) -> None:
+def test_weights_outside_of_the_folder_or_truncated_are_refused(tmp_path: Path) -> None:
     file = write(tmp_path / "away" / "model.onnx", WEIGHTED, weights="weights.bin")
     (tmp_path / "away" / "weights.bin").write_bytes(bytes(8))
     with pytest.raises(
@@ -380,7 +380,7 @@ def test_weights_out_of_the_folder_or_cut_short_are_refused(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("name", ["model.onnx", "weights.bin"])
 @pytest.mark.parametrize("kind", ["link", "hard link", "pipe"])
-def test_what_a_folder_holds_is_none_of_another_folder_s_files(tmp_path: Path, name: str, kind: str) -> None:
+def test_links_and_special_files_in_a_folder_are_refused(tmp_path: Path, name: str, kind: str) -> None:
     folder, outside = tmp_path / "folder", tmp_path / "outside"
     write(folder / "model.onnx", WEIGHTED, weights="weights.bin")
     (folder / name).rename(outside)
@@ -400,7 +400,7 @@ def test_a_file_may_be_named_by_a_link(tmp_path: Path) -> None:
     assert open_graph_file(tmp_path / "link.onnx").session.part.inputs[0].name == "scaled"
 
 
-def test_limits_hold_before_anything_is_read(tmp_path: Path) -> None:
+def test_limits_are_checked_before_reading(tmp_path: Path) -> None:
     path = write(tmp_path / "raw.onnx", RAW)
     with pytest.raises(BundleError, match="expected at most 10 bytes, found"):
         open_graph_file(path, max_bytes=10)

@@ -1,4 +1,4 @@
-"""onnx.denoiser on graphs of fixed sizes: run sample by sample where that fits them, else refused with what to set."""
+"""onnx.denoiser on graphs of fixed sizes: runs sample by sample, or raises an error with advice."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def raw(tmp_path: Path, x: str = "float[N, 3, H, W]", t: str = "float[N]", **set
     return load(write(tmp_path / "raw.onnx", text), **({"inputs": PLAIN, "kind": "eps"} | settings))
 
 
-def test_a_condition_of_one_sample_is_given_sample_by_sample(tmp_path: Path) -> None:
+def test_a_graph_of_one_sample_gets_the_condition_sample_by_sample(tmp_path: Path) -> None:
     path, t = write(tmp_path / "unet.onnx", unet(labels="int64[1]")), torch.tensor([20.0, 20.0])
     prediction = load(path, inputs=UNET_INPUTS, kind="eps")(X, t, CONDITION)
     torch.testing.assert_close(prediction.value, unet_output(X, t, TOKENS, LABELS))
@@ -39,7 +39,7 @@ def test_a_condition_of_one_sample_is_given_sample_by_sample(tmp_path: Path) -> 
         ("float[1, 3, 8, 8]", r"and x 1 × 3 × 4 × 6: draw noise of that size"),
     ],
 )
-def test_x_of_another_size_or_batch_is_told_what_to_set(tmp_path: Path, x: str, message: str) -> None:
+def test_x_of_another_size_or_batch_is_refused_with_advice(tmp_path: Path, x: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         raw(tmp_path, x)(draw(3, 3, 4, 6), torch.zeros(3), Condition())
 
@@ -54,12 +54,12 @@ def test_x_of_another_size_or_batch_is_told_what_to_set(tmp_path: Path, x: str, 
         (Condition(LABELS, draw(2, 5)), "and tokens 2 × 5: give tokens with 3 axes"),
     ],
 )
-def test_a_condition_of_another_size_is_told_what_to_give(tmp_path: Path, condition: Condition, message: str) -> None:
+def test_a_condition_of_another_size_is_refused_with_advice(tmp_path: Path, condition: Condition, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         load(write(tmp_path / "unet.onnx", unet()), inputs=UNET_INPUTS, kind="eps")(X, torch.zeros(2), condition)
 
 
-def test_a_size_that_only_the_inside_of_a_graph_refuses_is_an_error_of_values(tmp_path: Path) -> None:
+def test_an_error_of_onnxruntime_is_a_value_error(tmp_path: Path) -> None:
     text = """
     network (float[N, 3, H, W] scaled, float[N] noise_level) => (float[N, 3, H, W] out)
     <int64[4] each = {-1, 3, 8, 8}>
@@ -91,13 +91,13 @@ def test_an_embedding_of_t_is_refused_when_it_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("t", [float("inf"), float("nan")])
-def test_whole_times_are_finite(tmp_path: Path, t: float) -> None:
+def test_integer_times_must_be_finite_integers(tmp_path: Path, t: float) -> None:
     denoiser = load(write(tmp_path / "unet.onnx", unet()), inputs=UNET_INPUTS, kind="eps")
     with pytest.raises(ValueError, match=f"takes int64, and t has {t:g}"):
         denoiser(X, torch.full((2,), t), CONDITION)
 
 
-def test_a_field_that_no_input_takes_is_to_be_named(tmp_path: Path) -> None:
+def test_an_unused_field_of_the_condition_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"the condition has tokens, .*: name it under `inputs`, or leave it out of"):
         raw(tmp_path)(X, torch.zeros(2), Condition(tokens=TOKENS))
 

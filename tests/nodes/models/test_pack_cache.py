@@ -1,4 +1,4 @@
-"""Packed weights at several input sizes: each has the layout that it would have alone, within a bound of memory."""
+"""Packed weights at several input sizes: each size has its own layout, within a limit of memory."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ needs_onednn = pytest.mark.skipif(not packed.is_available(), reason="this torch 
 
 
 @pytest.fixture
-def counted(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+def packed_shapes(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     """A cache of its own, and the input shapes for which oneDNN packed a weight."""
     shapes: list[list[int]] = []
     pack = packed._operators()._reorder_convolution_weight
@@ -156,7 +156,7 @@ def convolution() -> PackedConv2d:
     return PackedConv2d(192, 192, 3, padding=1).eval().requires_grad_(False)
 
 
-def layout_alone(layer: PackedConv2d, x: Tensor) -> bytes:
+def fresh_layout(layer: PackedConv2d, x: Tensor) -> bytes:
     """The layout that a fresh process packs for an input."""
     settings = ([1, 1], [1, 1], [1, 1], 1)
     return packed.measure_layout(torch.ops.mkldnn._reorder_convolution_weight(layer.weight, *settings, list(x.shape)))[
@@ -167,7 +167,7 @@ def layout_alone(layer: PackedConv2d, x: Tensor) -> bytes:
 @needs_onednn
 @pytest.mark.parametrize("order", list(itertools.permutations(SIZES))[::30])
 @torch.no_grad()
-def test_each_size_has_its_own_layout_whatever_came_before(order: tuple[int, ...], counted: list[list[int]]) -> None:
+def test_each_size_has_its_own_layout_in_any_order(order: tuple[int, ...], packed_shapes: list[list[int]]) -> None:
     layer = convolution()
     inputs = {n: torch.randn(2, 192, n, n) for n in SIZES}
     for n in (*order, *order):
@@ -175,18 +175,18 @@ def test_each_size_has_its_own_layout_whatever_came_before(order: tuple[int, ...
             layer(inputs[n]), nn.functional.conv2d(inputs[n], layer.weight, layer.bias, padding=1), rtol=1e-4, atol=1e-4
         )
         (weight,) = packed.CACHE._weights.values()
-        assert weight.current == layout_alone(layer, inputs[n])
-    assert counted == [[2, 192, n, n] for n in order]  # each size is packed once, at its first call
-    layouts = {layout_alone(layer, x) for x in inputs.values()}
+        assert weight.current == fresh_layout(layer, inputs[n])
+    assert packed_shapes == [[2, 192, n, n] for n in order]  # each size is packed once, at its first call
+    layouts = {fresh_layout(layer, x) for x in inputs.values()}
     assert set(weight.copies) == layouts
     assert packed.CACHE.spare_bytes == sum(
-        packed.measure_layout(weight.copies[one])[1] for one in layouts - {weight.current}
+        packed.measure_layout(weight.copies[layout])[1] for layout in layouts - {weight.current}
     )
 
 
 @needs_onednn
 @torch.no_grad()
-def test_a_bound_of_nothing_keeps_the_last_layout_alone(counted: list[list[int]]) -> None:
+def test_without_spare_memory_only_the_last_layout_is_kept(packed_shapes: list[list[int]]) -> None:
     packed.CACHE.spare_limit = 0
     layer = convolution()
     for n in (*SIZES, *SIZES):

@@ -40,7 +40,7 @@ def copies(layer: PackedConv2d) -> list[Tensor]:
 )
 @pytest.mark.parametrize(("batch", "height", "width"), [(1, 4, 4), (3, 8, 6), (2, 16, 20)])
 @torch.no_grad()
-def test_it_is_the_convolution(settings: dict[str, int], batch: int, height: int, width: int) -> None:
+def test_it_equals_a_plain_convolution(settings: dict[str, int], batch: int, height: int, width: int) -> None:
     layer = convolution(**settings)
     for x in (torch.randn(batch, 24, height, width), torch.randn(1, 24, 8, 8)):
         torch.testing.assert_close(layer(x), plain(layer, x), rtol=1e-5, atol=1e-5)
@@ -56,7 +56,7 @@ def test_in_bfloat16() -> None:
 
 
 @torch.no_grad()
-def test_memory_layouts_of_the_input_do_not_count() -> None:
+def test_the_memory_layout_of_the_input_is_irrelevant() -> None:
     layer, x = convolution(), torch.randn(2, 24, 8, 8)
     for other in (x.to(memory_format=torch.channels_last), x.transpose(2, 3).contiguous().transpose(2, 3)):
         torch.testing.assert_close(layer(other), layer(x), rtol=1e-5, atol=1e-5)
@@ -64,7 +64,7 @@ def test_memory_layouts_of_the_input_do_not_count() -> None:
 
 @pytest.mark.parametrize("change", ["in place", "data", "parameter", "load_state_dict", "to"])
 @torch.no_grad()
-def test_a_changed_weight_is_packed_anew(change: str) -> None:
+def test_a_changed_weight_is_packed_again(change: str) -> None:
     layer, x = convolution(), torch.randn(1, 24, 8, 8)
     before = layer(x)
     if change == "in place":
@@ -83,7 +83,7 @@ def test_a_changed_weight_is_packed_anew(change: str) -> None:
 
 
 @torch.no_grad()
-def test_copies_that_share_a_weight_share_what_is_packed() -> None:
+def test_copies_that_share_a_weight_share_its_packed_copy() -> None:
     layer, x = convolution(), torch.randn(1, 24, 8, 8)
     layer(x)
     count = len(packed.CACHE)
@@ -98,7 +98,7 @@ def test_copies_that_share_a_weight_share_what_is_packed() -> None:
 
 
 @torch.no_grad()
-def test_what_is_packed_goes_with_the_weights() -> None:
+def test_packed_copies_are_dropped_with_their_weights() -> None:
     packed.forget_unused()
     before = len(packed.CACHE)
     layers = [convolution() for _ in range(3)]
@@ -110,7 +110,7 @@ def test_what_is_packed_goes_with_the_weights() -> None:
     assert len(packed.CACHE) == before
 
 
-def test_where_it_is_a_plain_convolution() -> None:
+def test_it_is_a_plain_convolution_in_other_cases() -> None:
     small, large = torch.randn(1, 24, 8, 8), torch.randn(1, 24, 40, 40)
     for layer, x in ((convolution(), small), (convolution(torch.float64), small.double()), (convolution(), large)):
         with torch.set_grad_enabled(x.dtype == torch.float32 and x is small):
@@ -158,7 +158,7 @@ def test_a_weight_that_trains_is_not_packed() -> None:
 
 
 @pytest.mark.parametrize("how", ["packs off", "autocast", "vmap", "compiled"])
-def test_a_weight_that_trained_is_packed_anew_however_it_was_called(how: str) -> None:
+def test_a_trained_weight_is_packed_again(how: str) -> None:
     layer, x = convolution(), torch.randn(1, 24, 8, 8)
     with torch.no_grad():
         layer(x)
@@ -227,7 +227,7 @@ def test_inputs_and_settings_of_a_plain_convolution() -> None:
 
 
 @torch.no_grad()
-def test_what_is_kept_does_not_grow_with_changes() -> None:
+def test_the_cache_does_not_grow_with_changed_weights() -> None:
     layer, x = convolution(), torch.randn(1, 24, 8, 8)
     layer(x)
     count, watched = len(packed.CACHE), len(packed._watched)
@@ -240,13 +240,13 @@ def test_what_is_kept_does_not_grow_with_changes() -> None:
 def test_a_processor_without_bfloat16() -> None:
     program = (
         "import torch\n"
-        "from guidegraph.nodes.models.networks.packed import PackedConv2d, available\n"
-        "assert available() and not available(torch.bfloat16)\n"
+        "from guidegraph.nodes.models.networks.packed import PackedConv2d, is_available\n"
+        "assert is_available() and not is_available(torch.bfloat16)\n"
         "layer = PackedConv2d(24, 40, 3).bfloat16().requires_grad_(False)\n"
         "with torch.no_grad():\n"
         "    print(tuple(layer(torch.randn(1, 24, 8, 8).bfloat16()).shape))\n"
     )
-    where = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    environment = {**os.environ, **where, "ONEDNN_MAX_CPU_ISA": "AVX2"}
+    python_path = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    environment = {**os.environ, **python_path, "ONEDNN_MAX_CPU_ISA": "AVX2"}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
     assert done.stdout.strip() == "(1, 40, 6, 6)", done.stderr

@@ -1,4 +1,4 @@
-"""The segmenter: its shape, its loss, and what it is trained on."""
+"""The segmenter: its shape, its loss, and its training pictures."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_it_learns_from_a_map() -> None:
         losses.segmentation_loss(batch.semantic[:, :5], batch.semantic)
 
 
-def test_a_saved_segmenter_comes_back_whole(tmp_path: Path) -> None:
+def test_a_saved_segmenter_loads_unchanged(tmp_path: Path) -> None:
     network: Any = model.new_segmenter(seed=1, channels=8)
     model.save_model(segmenter=network, path=tmp_path, dtype="float32")
     image = scene().image
@@ -50,7 +50,7 @@ def test_a_saved_segmenter_comes_back_whole(tmp_path: Path) -> None:
     assert segment(network, image).shape == (1, len(CLASSES), 64, 64)
 
 
-def test_soiled_pictures_keep_everything_in_its_place() -> None:
+def test_soiled_pictures_keep_their_layout() -> None:
     image = torch.zeros(4, 3, 64, 64)
     image[:, :, :, 32:] = 0.8
     soiled = soil_images(image, 3, seed=1)

@@ -1,4 +1,4 @@
-"""The pooled image embedder: what it gives, and that it says what is there rather than where."""
+"""The pooled image embedder: its outputs keep content and drop position."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from guidegraph.nodes.conditioning.condition import embed_image
 from guidegraph.nodes.data.datasets import scene
+from guidegraph.nodes.images.image import embed_image
 from guidegraph.nodes.models import model
 from guidegraph.nodes.models.own.vision import ImageModel, VisionConfig
 
@@ -34,8 +34,8 @@ def test_the_embedding_takes_any_size_and_hardly_sees_a_shift() -> None:
     picture[..., 16:32, 16:32] = pattern
     moved[..., 16:32, 48:64] = pattern
     other[..., 16:32, 16:32] = torch.randn(1, 3, 16, 16)
-    here, there, another = (network(x).vector for x in (picture, moved, other))
-    assert (here - there).norm() < 0.1 * (here - another).norm()
+    vector, moved_vector, other_vector = (network(x).vector for x in (picture, moved, other))
+    assert (vector - moved_vector).norm() < 0.1 * (vector - other_vector).norm()
 
 
 def test_a_saved_embedder_comes_back_whole(tmp_path: Path) -> None:

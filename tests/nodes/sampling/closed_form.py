@@ -10,7 +10,7 @@ from torch import Tensor
 
 from guidegraph.nodes.sampling import schedule as schedules
 from guidegraph.nodes.sampling.scheduler import Sampler
-from guidegraph.nodes.sampling.step import step
+from guidegraph.nodes.sampling.scheduler_step import step
 from guidegraph.nodes.types import Prediction, Schedule
 
 MEAN, STD = 0.2, 0.5
@@ -36,7 +36,7 @@ def network(x: Tensor, alpha: Any, sigma: Any, kind: Any = "eps") -> Prediction:
 
 
 def ode_solution(x: Tensor, start: tuple[Any, Any], end: tuple[Any, Any]) -> Tensor:
-    """Where the probability flow carries x from (α, σ) to another: the distance from the mean in deviations stays."""
+    """The solution of the probability flow from x at (α, σ): its distance from the mean in deviations is constant."""
     (a, s), (b, r) = start, end
     return b * MEAN + (x - a * MEAN) * ((b**2 * STD**2 + r**2) / (a**2 * STD**2 + s**2)) ** 0.5
 
@@ -49,7 +49,7 @@ def sample(
     schedule: Schedule | None = None,
     rows: int | None = None,
 ) -> Tensor:
-    """The loop that a workflow's body unrolls to. The denoiser knows t and the schedule alone, as a network does."""
+    """Run the unrolled loop of a workflow. Like a network, the denoiser depends only on x, t and the schedule."""
     schedule = schedule or scaled_linear()
     state = sampler.state
     for i, t in enumerate(sampler.steps[:rows].split(1)):

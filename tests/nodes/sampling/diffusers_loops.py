@@ -32,12 +32,12 @@ LATENT = Betas(start=0.00085, end=0.012, scaled=True)
 class Loop:
     """One loop: the tests that assert it ("file: test, …"), our sampler and its settings, and the expected numbers.
 
-    grid: how the levels are said: by the sampler's settings, or by a levels node that starts where the signal is
-    nearly nothing, as diffusers does. skipped: steps left out before the start. noised: the start is a sample with
+    grid: the source of the levels: the sampler's settings, or a levels node that starts with almost no signal, as
+    diffusers does. skipped: steps left out before the start. noised: the start is a sample with
     noise of that level. in_ratio: diffusers' state is x/α, and its tests hand the scaled model input to the step.
     edm: the model is F of an EDM model, of its c_noise as t; the tests start from √(σ_max² + 1) times theirs and scale
     F's input by c_in ("scaled"), or do neither ("unscaled").
-    expected_sum: None where the tests assert the mean alone. differs: why ours does not give the same.
+    expected_sum: None if the tests assert only the mean. differs: the reason if our result differs.
     """
 
     tests: str
@@ -63,12 +63,12 @@ class Loop:
 
     @property
     def count(self) -> int:
-        """How many of diffusers' tests assert it."""
+        """The number of diffusers' tests that assert it."""
         return len(self.tests.split(","))
 
 
 def of_edm_2m(test: str, total: float | None, mean: float, **more: Any) -> Loop:
-    """EDMDPMSolverMultistepScheduler as its tests set it: it lands at σ_min."""
+    """EDMDPMSolverMultistepScheduler as its tests set it: it ends at σ_min."""
     return Loop(f"edm_dpm_multi: {test}", "dpmpp_2m", total, mean, edm="unscaled", **{"settings": EDM_2M, **more})
 
 

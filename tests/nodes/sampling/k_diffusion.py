@@ -1,4 +1,4 @@
-"""k-diffusion's solvers and the grids of k-diffusion and ComfyUI, stated in plain float64 NumPy.
+"""k-diffusion's solvers, and the grids of k-diffusion and ComfyUI, in plain float64 NumPy.
 
 Solvers move y = x/α along falling s = σ/α, as k-diffusion does: denoise(y, s) is x̂0, sigmas ends at 0, and noises gives
 a standard normal array each time a solver draws one. Grids list the s that a schedule's (T) σ/α allow, without the 0.
@@ -30,7 +30,7 @@ def slope(denoise: Denoise, y: Array, s: float) -> Array:
 
 
 def split(start: float, end: float, eta: float = 1.0) -> tuple[float, float]:
-    """(s_down, s_up): where an ancestral step from start lands before noise of s_up lifts it to end."""
+    """(s_down, s_up) of an ancestral step from start: it ends at s_down, and noise of s_up raises it to end."""
     variance = eta**2 * end**2 * (start**2 - end**2) / start**2
     return math.sqrt(end**2 - variance), math.sqrt(variance)
 
@@ -98,7 +98,7 @@ def lms(denoise: Denoise, y: Array, sigmas: Sequence[float], noises: Iterator[Ar
 
 
 def toward(y: Array, x0: Array, a: float, b: float) -> Array:
-    """y at b of a flow from a whose x̂0 is constant."""
+    """y at b, for a flow from a with constant x̂0."""
     return b / a * y + (1 - b / a) * x0
 
 
@@ -212,7 +212,7 @@ def simple(sigmas: Array, steps: int) -> Array:
 
 
 def ddim_uniform(sigmas: Array, steps: int) -> Array:
-    """Every (T // steps)-th timestep from 1 on, as many as there are: one more than asked where steps leave a rest."""
+    """Every (T // steps)-th timestep from 1 on: one more than `steps` if these do not divide T."""
     return sigmas[1 :: len(sigmas) // steps][::-1]
 
 
@@ -250,6 +250,6 @@ ALIGNED = (
 
 
 def ays(sigmas: Array, steps: int) -> Array:
-    """Those of ten steps, interpolated in the logarithm for another number; whatever the schedule."""
+    """The levels of ten steps, interpolated in the logarithm for other counts; independent of the schedule."""
     places = np.arange(steps) * (len(ALIGNED) - 1) / steps
     return np.exp(np.interp(places, np.arange(len(ALIGNED)), np.log(ALIGNED)))

@@ -74,7 +74,7 @@ LAMBDA: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
 
 
 class Difference(NamedTuple):
-    """The largest difference of the timesteps, and of the samples relative to max |x|."""
+    """The largest differences: of the timesteps, and of the samples relative to max |x|."""
 
     grid: float
     sample: float
@@ -82,7 +82,7 @@ class Difference(NamedTuple):
 
 @dataclass(frozen=True)
 class Case:
-    """One comparison. tolerance: how far diffusers' timesteps are from ours, where it rounds them."""
+    """One comparison. tolerance: of diffusers' timesteps, which it may round."""
 
     sampler: str
     settings: dict[str, Any]
@@ -141,7 +141,7 @@ def theirs(name: str, **settings: Any) -> Any:
 
 
 def follow(reference: Any, x: Tensor, noises: list[Tensor] | None = None, kind: str = "eps") -> Tensor:
-    """Their loop. The denoiser sees their level of each call, since some of them round the timesteps of a σ grid."""
+    """Run their loop. The denoiser gets their level at each call, as some round the timesteps of a σ grid."""
     for i, t in enumerate(reference.timesteps):
         if hasattr(reference, "is_scale_input_called") or hasattr(reference, "state_in_first_order"):
             seen = reference.scale_model_input(x, t)
@@ -159,7 +159,7 @@ def follow(reference: Any, x: Tensor, noises: list[Tensor] | None = None, kind: 
 
 
 def difference(ours: Sampler, reference: Any, actual: Tensor, expected: Tensor) -> Difference:
-    """Raises ``AssertionError`` where the two do not call the network as often."""
+    """Compare the two. Raises ``AssertionError`` if they call the network a different number of times."""
     assert len(ours.steps) == len(reference.timesteps), (len(ours.steps), len(reference.timesteps))
     grid = (ours.steps.double() - reference.timesteps.double()).abs().max()
     return Difference(float(grid), float((actual - expected).abs().max() / expected.abs().max()))
@@ -280,7 +280,7 @@ def tcd(steps: int, eta: float) -> Difference:
 
 
 def drawing(module: str, noises: list[Tensor]) -> Any:
-    """Let a scheduler of theirs draw these noises, one after the other."""
+    """Make a scheduler of theirs draw these noises in order."""
     queue = list(noises)
     return patch.object(sys.modules[f"diffusers.schedulers.{module}"], "randn_tensor", lambda *_, **__: queue.pop(0))
 
@@ -297,7 +297,7 @@ def dpmpp_sde(sigmas: Any) -> Difference:
     fresh = iter(noises)
 
     def brownian(start: Any, end: Any) -> Tensor:
-        """(W(end) − W(start))/√|end − start|, the second half of an interval drawn when it is first asked for."""
+        """(W(end) − W(start))/√|end − start|, where the second half of an interval is drawn on first use."""
         start, end = float(start), float(end)
         total = increments.pop(start, None)
         if total is None:

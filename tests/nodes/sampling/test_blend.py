@@ -1,4 +1,4 @@
-"""Masks over latents, and the noise that blended inpainting adds to the known pixels."""
+"""Masks of latents, and the noise that blended inpainting adds to the pixels outside the mask."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from guidegraph.nodes.conditioning.mask import blend, fit_mask
 from guidegraph.nodes.sampling import scheduler as samplers
 from guidegraph.nodes.sampling.schedule import scaled_linear
-from guidegraph.nodes.sampling.step import add_noise, step
+from guidegraph.nodes.sampling.scheduler_step import add_noise, step
 from guidegraph.nodes.types import Prediction
 
 

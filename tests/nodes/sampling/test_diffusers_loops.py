@@ -1,4 +1,4 @@
-"""The full loops that diffusers' scheduler tests assert, by our tables and step: their sums, means and tolerances."""
+"""The loops of diffusers' scheduler tests with our tables and step: sums, means and tolerances."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from torch import Tensor
 from guidegraph.nodes.sampling import levels
 from guidegraph.nodes.sampling import schedule as schedules
 from guidegraph.nodes.sampling import scheduler as samplers
-from guidegraph.nodes.sampling.edm_denoiser import precondition
+from guidegraph.nodes.sampling.denoiser_edm import precondition
 from guidegraph.nodes.sampling.scheduler import Sampler
-from guidegraph.nodes.sampling.step import step
+from guidegraph.nodes.sampling.scheduler_step import step
 from guidegraph.nodes.types import Condition, Denoiser, Levels, Prediction, Schedule
 from tests.nodes.sampling.diffusers_loops import LOOPS, Betas, Loop
 
@@ -36,7 +36,7 @@ def schedule_of_loop(loop: Loop) -> Schedule:
     return schedules.edm() if loop.edm else schedule_of(loop.betas)
 
 
-def counted(loop: Loop, downward: bool = False) -> Tensor:
+def ramp(loop: Loop, downward: bool = False) -> Tensor:
     """(4, 3, 8, 8) or (4, 3, 8): 0 … n − 1 over n, upward or downward, with the batch as the fastest axis."""
     shape = (3, 8, 4) if loop.one_dimensional else (3, 8, 8, 4)
     values = torch.arange(math.prod(shape))
@@ -45,7 +45,7 @@ def counted(loop: Loop, downward: bool = False) -> Tensor:
 
 
 def levels_of(loop: Loop, schedule: Schedule, final: Any) -> Levels | None:
-    """The levels of the whole run, where settings of the sampler cannot say them."""
+    """The levels of the full run, if settings of the sampler cannot select them."""
     ratios = ((1 - schedule.alphas_bar) / schedule.alphas_bar).sqrt().numpy()
     if loop.grid == "linear sigmas":
         times = np.linspace(0, len(ratios) - 1, loop.steps)[::-1]
@@ -74,7 +74,7 @@ def sampler_of(loop: Loop) -> Sampler:
 def start(loop: Loop, sampler: Sampler) -> Tensor:
     """Our variance-preserving x of diffusers' start."""
     alpha, sigma = sampler.scheduler.alpha[0], sampler.scheduler.sigma[0]
-    x, noise = counted(loop), counted(loop, downward=True)
+    x, noise = ramp(loop), ramp(loop, downward=True)
     if loop.in_ratio:
         bar = schedule_of(loop.betas).alphas_bar[-1]
         x = alpha * ((1 - bar) / bar).sqrt() * x
@@ -86,7 +86,7 @@ def start(loop: Loop, sampler: Sampler) -> Tensor:
 
 
 def noises(sampler: Sampler, shape: torch.Size) -> list[Tensor]:
-    """What diffusers draws from torch's generator of seed 0: in float32, where a step draws noise."""
+    """Noise that diffusers draws from torch's generator with seed 0, in float32, at the steps that draw it."""
     generator = torch.Generator().manual_seed(0)
     draws = sampler.scheduler.matrix[:, 0, 3] != 0
     return [torch.randn(shape, generator=generator).double() if draw else torch.zeros(shape) for draw in draws]
@@ -180,12 +180,12 @@ def run_edm_of_diffusers(loop: Loop) -> Tensor:
     sigmas = scheduler._compute_karras_sigmas(torch.linspace(0, 1, loop.steps, dtype=torch.float64))
     scheduler.sigmas = torch.cat([sigmas, sigmas.new_zeros(1) if loop.edm == "scaled" else sigmas[-1:]])
     scheduler.timesteps = sigmas.log() / 4
-    x = counted(loop)
+    x = ramp(loop)
     if loop.edm == "scaled":
         x = x * scheduler.init_noise_sigma
     times = scheduler.timesteps[loop.skipped :]
     if loop.noised:
-        x = scheduler.add_noise(x, counted(loop, downward=True), times[:1])
+        x = scheduler.add_noise(x, ramp(loop, downward=True), times[:1])
     for t in times:
         seen = scheduler.scale_model_input(x, t) if loop.edm == "scaled" else x
         x = scheduler.step(seen * t / (t + 1), t, x).prev_sample

@@ -14,9 +14,9 @@ from guidegraph.nodes.guidance.hooks import HookedDenoiser
 from guidegraph.nodes.models.own.denoiser import UNetDenoiser
 from guidegraph.nodes.models.own.unet import UNet, UNetConfig
 from guidegraph.nodes.sampling import schedule as schedules
-from guidegraph.nodes.sampling.edm_denoiser import precondition
+from guidegraph.nodes.sampling.denoiser_edm import precondition
 from guidegraph.nodes.sampling.scheduler import Sampler, ddim, dpmpp_2m, euler
-from guidegraph.nodes.sampling.step import step
+from guidegraph.nodes.sampling.scheduler_step import step
 from guidegraph.nodes.types import Condition, Denoiser, Prediction, PredictionKind, Schedule
 
 SIGMA_MIN, SIGMA_MAX, RHO = 0.002, 80.0, 7.0

@@ -1,7 +1,8 @@
-"""k-diffusion's solvers on k-diffusion's and ComfyUI's grids: our levels, tables and step against plain NumPy.
+"""k-diffusion's solvers on k-diffusion's and ComfyUI's grids: our levels, tables and step compared with plain NumPy.
 
-The data are N(0.2, 0.5²), whose denoiser is known; the schedule is Stable Diffusion's. The statement (k_diffusion.py)
-computes on exact σ/α in float64. Ours tells the network its timestep in float32 and moves σ/α along, by 1.5e-7 at most.
+The data are N(0.2, 0.5²), whose denoiser is in closed form; the schedule is Stable Diffusion's. The reference
+(k_diffusion.py) computes with exact σ/α in float64. Ours passes the network a timestep in float32, which changes σ/α
+by at most 1.5e-7.
 """
 
 from __future__ import annotations

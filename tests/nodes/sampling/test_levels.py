@@ -1,4 +1,4 @@
-"""Levels as a value: each grid against an independent formula, and samplers that use them."""
+"""Levels: each grid compared with an independent formula, and samplers that use them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from guidegraph.nodes.sampling import levels as grids
 from guidegraph.nodes.sampling import schedule as schedules
 from guidegraph.nodes.sampling import scheduler as samplers
 from guidegraph.nodes.sampling.levels import to_runtime_noise
-from guidegraph.nodes.training.losses import uniform_timesteps
+from guidegraph.nodes.training.timesteps import uniform_timesteps
 from guidegraph.nodes.types import Levels, Schedule
 from guidegraph_runtime.tables.beta import beta_quantile
 from tests.nodes.sampling import k_diffusion
@@ -38,7 +38,7 @@ def sigmas_of(schedule: Schedule) -> np.ndarray[Any, Any]:
 
 
 def assert_ratios(levels: Levels, expected: np.ndarray[Any, Any]) -> None:
-    """σ/α of the visited levels; they are those of the timestep in float32, whose rounding allows 1e-6."""
+    """Check σ/α of the visited levels, to 1e-6 because timesteps are rounded to float32."""
     np.testing.assert_allclose(levels.ratio[:-1].numpy(), expected, rtol=1e-6)
     assert (levels.t[-1].item(), levels.ratio[-1].item()) == (-1, 0)
 
@@ -256,7 +256,7 @@ def test_default_levels_of_every_sampler_lie_within_the_trained_range(name: str,
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_no_sampler_starts_without_signal_unless_its_levels_say_so(name: str) -> None:
+def test_no_sampler_starts_without_signal_unless_its_levels_do(name: str) -> None:
     for schedule in (schedules.cosine(), replace(schedules.zero_terminal_snr(scaled_linear()), trained_to=None)):
         start = SAMPLERS[name](schedule, steps=10).scheduler
         assert start.sigma[0].item() / start.alpha[0].item() <= 20
@@ -272,29 +272,29 @@ def test_a_schedule_that_ends_with_signal_is_used_to_its_end() -> None:
     assert len(samplers.ddpm(schedules.linear()).steps) == 1000
 
 
-def test_trained_sets_the_range_of_timesteps_of_a_model() -> None:
-    narrowed = schedules.trained(schedules.cosine(), first=10, last=900)
+def test_set_trained_range_sets_the_range_of_timesteps_of_a_model() -> None:
+    narrowed = schedules.set_trained_range(schedules.cosine(), first=10, last=900)
     assert (narrowed.trained_from, narrowed.trained_to) == (10, 900)
     assert samplers.euler(narrowed, steps=3).steps.tolist() == [900, 455, 10]
     assert len(samplers.ddpm(narrowed).steps) == 891
-    unbounded = schedules.trained(schedules.cosine())
+    unbounded = schedules.set_trained_range(schedules.cosine())
     assert samplers.ddim(unbounded, steps=5, spacing="trailing").steps[0].item() == 999
     with pytest.raises(ValueError, match="first 900 must be below last 10"):
-        schedules.trained(schedules.cosine(), first=900, last=10)
+        schedules.set_trained_range(schedules.cosine(), first=900, last=10)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
 @pytest.mark.parametrize(("first", "last"), [(0, 199), (800, 999), (3.25, 957.75), (300, 700)])
 def test_a_model_trained_on_part_of_the_schedule_is_sampled_there(name: str, first: float, last: float) -> None:
-    schedule = schedules.trained(scaled_linear(), first=first, last=last)
+    schedule = schedules.set_trained_range(scaled_linear(), first=first, last=last)
     for settings in ({"steps": 4}, {"steps": 5, "spacing": "trailing"}, {"steps": 4, "spacing": "linspace"}):
         t = SAMPLERS[name](schedule, **settings).steps.double()
         assert first <= t.min().item() < t.max().item() <= last
         assert len(SAMPLERS[name](schedule, steps=2).steps) >= 2
 
 
-def test_whole_timesteps_of_a_part_of_the_schedule() -> None:
-    schedule = schedules.trained(schedules.cosine(), first=3.25, last=957.75)
+def test_whole_timesteps_of_a_range_of_the_schedule() -> None:
+    schedule = schedules.set_trained_range(schedules.cosine(), first=3.25, last=957.75)
     assert samplers.ddpm(schedule).steps.tolist() == list(range(957, 3, -1))
     for levels in (grids.simple(schedule, steps=7), grids.beta(schedule, steps=7)):
         assert torch.equal(levels.t, levels.t.round())
@@ -304,13 +304,13 @@ def test_whole_timesteps_of_a_part_of_the_schedule() -> None:
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_released_cosine_model_is_sampled_from_where_signal_is_left_but_by_ddpm_and_ddim(name: str) -> None:
-    released = schedules.trained(schedules.cosine())
+    released = schedules.set_trained_range(schedules.cosine())
     start = SAMPLERS[name](released, steps=10, spacing="trailing").steps[0].item()
     assert start == 999 if name in ("ddpm", "ddim") else start <= 966
 
 
-def test_a_model_that_knows_only_noise_is_refused_by_solvers_that_need_signal() -> None:
-    schedule = schedules.trained(schedules.cosine(), first=975, last=999)
+def test_solvers_that_need_signal_refuse_a_model_trained_only_on_noise() -> None:
+    schedule = schedules.set_trained_range(schedules.cosine(), first=975, last=999)
     with pytest.raises(ValueError, match="knows the timesteps from 975 on, where no signal is left"):
         samplers.heun(schedule, steps=5)
     assert samplers.ddim(schedule, steps=2).steps.tolist()[0] > 975
@@ -363,7 +363,7 @@ def test_a_setting_beside_wired_levels_is_an_error_before_anything_runs(tmp_path
 
 
 def test_training_draws_timesteps_in_the_trained_range() -> None:
-    schedule = schedules.trained(schedules.cosine(), first=100, last=900)
+    schedule = schedules.set_trained_range(schedules.cosine(), first=100, last=900)
     t = uniform_timesteps(torch.zeros(801, 1, 1, 1), schedule)
     assert sorted(t.tolist()) == list(range(100, 901))
 
@@ -407,7 +407,7 @@ def test_a_plugins_levels_go_with_any_sampler(tmp_path: Path) -> None:
 
 
 def test_a_saved_model_keeps_its_trained_range_of_timesteps(tmp_path: Path) -> None:
-    saved = schedules.trained(schedules.cosine(), first=5, last=900)
+    saved = schedules.set_trained_range(schedules.cosine(), first=5, last=900)
     save_model(schedule=saved, path=tmp_path / "model")
     loaded = load_model(path=tmp_path / "model").schedule
     assert (loaded.trained_from, loaded.trained_to) == (5, 900)

@@ -19,7 +19,7 @@ def test_sample_i_of_seed_s_is_the_single_sample_of_seed_s_plus_i() -> None:
     assert torch.equal(gaussian(seed=[5, 3], shape=SHAPE), torch.cat([batch[2:3], batch[0:1]]))
 
 
-def test_a_bodys_draws_are_neither_the_start_nor_each_other() -> None:
+def test_draws_of_a_loop_differ_from_the_start_and_from_each_other() -> None:
     draws = [gaussian(index=index, seed=7, shape=SHAPE) for index in (None, 0, 1, 2)]
     for i, a in enumerate(draws):
         for b in draws[i + 1 :]:
@@ -35,7 +35,7 @@ def test_batches_of_a_loop_have_the_noise_of_one_large_batch() -> None:
 
 
 @pytest.mark.parametrize("rng", ["philox", "torch"])
-def test_it_is_standard_normal(rng: str) -> None:
+def test_noise_is_standard_normal(rng: str) -> None:
     noise = gaussian(seed=0, shape=[20000], rng=rng)  # type: ignore[arg-type]
     assert float(noise.mean()) == pytest.approx(0, abs=0.03)
     assert float(noise.std()) == pytest.approx(1, abs=0.03)
@@ -71,11 +71,11 @@ def test_torchs_generator_draws_as_other_tools_do() -> None:
     assert torch.equal(each[1], torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(10))[0])
 
 
-def test_noise_without_a_shape_says_what_to_do() -> None:
+def test_noise_without_a_shape_raises_with_advice() -> None:
     with pytest.raises(ValueError, match="wire 'like', or set 'shape'"):
         gaussian(seed=0)
 
 
-def test_seeds_that_do_not_fill_the_batch_are_refused() -> None:
+def test_a_list_of_seeds_of_another_length_than_the_batch_raises() -> None:
     with pytest.raises(ValueError, match="2 seeds cannot fill a batch of 3"):
         gaussian(seed=[1, 2], shape=SHAPE, batch=3)

@@ -15,7 +15,7 @@ from guidegraph.graph.types import register_structured
 from guidegraph.nodes.sampling import schedule as schedules
 from guidegraph.nodes.sampling import scheduler as samplers
 from guidegraph.nodes.sampling.scheduler import Sampler
-from guidegraph.nodes.sampling.step import Step, add_noise, mean, step
+from guidegraph.nodes.sampling.scheduler_step import Step, add_noise, mean, step
 from guidegraph.nodes.types import Prediction, SchedulerState
 from guidegraph_runtime.tables.rows import Table
 from tests.nodes.sampling.closed_form import network, normal, sample, scaled_linear
@@ -183,7 +183,7 @@ def test_eps_at_zero_terminal_snr_is_refused() -> None:
         one_step(sampler, 0, normal(*SHAPE), Prediction(normal(*SHAPE), "eps"))
 
 
-def test_a_loop_over_another_samplers_steps_is_explained() -> None:
+def test_an_error_explains_a_loop_over_another_samplers_steps() -> None:
     sampler = samplers.ddim(scaled_linear(), steps=5)
     state, _ = at_row(sampler, 0)
     late = replace(state, index=torch.tensor([5]))

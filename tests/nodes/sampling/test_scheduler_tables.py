@@ -14,7 +14,7 @@ from guidegraph.nodes.sampling import schedule as schedules
 from guidegraph.nodes.sampling import scheduler as samplers
 from guidegraph.nodes.sampling.levels import timesteps
 from guidegraph.nodes.sampling.scheduler import Sampler
-from guidegraph.nodes.sampling.step import add_noise, table
+from guidegraph.nodes.sampling.scheduler_step import add_noise, table
 from tests.nodes.sampling.closed_form import normal, sample, scaled_linear
 
 ALL: dict[str, Callable[..., Sampler]] = {
@@ -74,8 +74,8 @@ def test_distilled_samplers_visit_timesteps_of_the_distillation() -> None:
         samplers.lcm(scaled_linear(), steps=8, original_steps=4)
 
 
-def test_a_start_in_the_middle_keeps_the_pairs_and_the_length_of_the_whole_run() -> None:
-    """dpmpp_2s pairs steps as the whole run does; 12 of 20 steps are not yet few."""
+def test_a_start_in_the_middle_keeps_the_pairs_of_the_full_run() -> None:
+    """dpmpp_2s has the pairs of the full run; 12 of 20 steps do not count as few."""
     full, part = (samplers.dpmpp_2s(scaled_linear(), steps=10, strength=s) for s in (1.0, 0.7))
     torch.testing.assert_close(part.scheduler.matrix[1:], full.scheduler.matrix[4:])
     full, part = (samplers.dpmpp_2m(scaled_linear(), steps=20, strength=s, final="first") for s in (1.0, 0.6))
@@ -178,7 +178,7 @@ def test_ddim_is_euler_and_ancestral_euler_is_ddim_with_noise_is_ddpm() -> None:
     torch.testing.assert_close(sample(noisy, x, noises), sample(posterior, x, noises), atol=1e-10, rtol=1e-10)
 
 
-def test_final_first_lands_at_the_first_alpha_bar() -> None:
+def test_final_first_ends_at_the_first_alpha_bar() -> None:
     schedule = scaled_linear()
     row = samplers.ddim(schedule, steps=10, offset=1, final="first").scheduler.matrix[-1, 0]
     torch.testing.assert_close(row[1] ** 2, schedule.alphas_bar[0])
@@ -226,7 +226,7 @@ def test_samplers_that_can_start_at_zero_terminal_snr(name: str) -> None:
         *("dpmpp_2s", "dpmpp_2s_ancestral", "dpmpp_sde"),
     ],
 )
-def test_other_samplers_start_where_signal_is_left_and_refuse_to_start_without(name: str) -> None:
+def test_other_samplers_start_with_signal_and_raise_without(name: str) -> None:
     schedule = schedules.zero_terminal_snr(scaled_linear())
     start = ALL[name](schedule, steps=12, spacing="trailing", sigmas="schedule").scheduler
     assert 0 < start.sigma[0].item() / start.alpha[0].item() <= 20
@@ -265,9 +265,7 @@ def test_the_table_names_the_coefficients_that_are_not_zero_everywhere() -> None
         ("ddim", 0.5, 1.5, "less than or equal to 1"),
     ],
 )
-def test_eta_is_a_setting_of_each_and_other_values_are_refused(
-    name: str, fits: float, refused: float, why: str
-) -> None:
+def test_every_sampler_accepts_its_own_eta_and_refuses_others(name: str, fits: float, refused: float, why: str) -> None:
     eta = getattr(ALL[name], SPEC_ATTRIBUTE).settings["eta"]
     assert eta.literal(fits) == fits
     with pytest.raises(ValueError, match=why):

@@ -1,4 +1,4 @@
-"""Solvers as tables against independent loops in σ = s of the papers' and k-diffusion's formulas."""
+"""Tables of solvers compared with independent loops in s = σ/α, by the formulas of the papers and k-diffusion."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def karras(count: int) -> list[Level]:
 
 
 def error(solver: Callable[[list[Level]], list[Row]], steps: int) -> float:
-    """The largest distance from where the probability flow goes, from σ_max to σ_min in Karras' steps."""
+    """The largest error of the probability flow from σ_max to σ_min in Karras' steps."""
     levels = karras(steps)
     x, a, b = normal(64, 99), levels[0], levels[-1]
     rows = solver(levels)
@@ -183,7 +183,7 @@ def test_distilled_timesteps_are_those_of_the_distillation() -> None:
     ("original", "steps", "message"),
     [(1001, 4, "original_steps 1001 are more than the schedule's 1000"), (50, 51, "51 steps are more than the 50")],
 )
-def test_steps_that_no_distillation_had_are_refused(original: int, steps: int, message: str) -> None:
+def test_more_steps_than_the_distillation_had_raise(original: int, steps: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         consistency.distilled_timesteps(1000, original, steps)
 
@@ -195,12 +195,12 @@ def test_tcd_without_noise_is_ddim() -> None:
 
 
 def orders(rows: Sequence[Row]) -> list[int]:
-    """How many calls a row's change is made of: x̂0 or ε of this call, and the kept ones."""
+    """The number of calls that each row combines: x̂0 or ε of this call, and the kept ones."""
     return [1 + sum(bool(row.x[4 + slot]) for slot in range(2)) for row in rows]
 
 
 def coarse(steps: int) -> list[Level]:
-    """Steps between levels of the schedule; the last is not to σ = 0."""
+    """Steps between levels of the schedule; the last does not end at σ = 0."""
     return [NOISE.at(float(t)) for t in np.linspace(999, 10, steps + 1).round()]
 
 
@@ -213,7 +213,7 @@ def test_lower_order_final_lowers_the_last_steps_of_less_than_15() -> None:
     assert orders(ratio.deis(coarse(10), lower_order_final=False)) == [1, 2, *[3] * 8]
 
 
-def test_lower_order_final_counts_the_steps_that_a_start_in_the_middle_skips() -> None:
+def test_lower_order_final_counts_skipped_steps() -> None:
     assert orders(dpm.dpmpp_2m(coarse(10), skipped=5)) == [1, *[2] * 9]
     assert orders(ratio.deis(coarse(10), skipped=5)) == [1, 2, *[3] * 8]
 
@@ -226,7 +226,7 @@ def test_unipc_keeps_its_order_to_the_end_without_lower_order_final() -> None:
 
 
 @pytest.mark.parametrize("solver", [ratio.deis, dpm.dpmpp_2m])
-def test_a_step_to_zero_noise_gives_x0_whatever_lower_order_final_says(solver: Any) -> None:
+def test_a_step_to_zero_noise_returns_x0_for_any_lower_order_final(solver: Any) -> None:
     rows = solver([*coarse(16), LANDING], lower_order_final=False)
     before = run(rows[:-1], normal(64, 99), [np.zeros(64)] * 16)
     end = run(rows, normal(64, 99), [np.zeros(64)] * 17)
@@ -272,7 +272,7 @@ def test_pndm_of_v_converts_the_mix_of_vs_at_the_start_of_each_step(warmup: str)
     np.testing.assert_allclose(actual, x, rtol=0, atol=1e-8)
 
 
-def test_pairs_of_dpmpp_2s_are_those_of_the_whole_run() -> None:
+def test_pairs_of_dpmpp_2s_are_those_of_the_full_run() -> None:
     """A start after an odd number of steps begins with a single step, then takes the whole run's pairs."""
     full = dpm.dpmpp_2s(LEVELS)
     part = dpm.dpmpp_2s(LEVELS[3:], skipped=3)

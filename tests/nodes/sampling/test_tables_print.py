@@ -13,10 +13,11 @@ import pytest
 import torch
 
 from guidegraph import load_workflow
-from guidegraph.nodes.metrics.table import columns, join, schedule_table, select, stack
+from guidegraph.nodes.metrics.table import columns, join, select, stack
 from guidegraph.nodes.sampling import schedule as schedules
 from guidegraph.nodes.sampling import scheduler as samplers
-from guidegraph.nodes.sampling import step
+from guidegraph.nodes.sampling import scheduler_step
+from guidegraph.nodes.sampling.schedule import schedule_table
 from guidegraph.nodes.table import Table
 
 SWEEP = """
@@ -96,7 +97,7 @@ def test_join_matches_rows_by_a_column() -> None:
         join(left, right, on="q")
 
 
-def test_select_keeps_the_order_asked_for() -> None:
+def test_select_uses_the_order_of_names() -> None:
     table = Table({"alpha": [1], "beta": [2]})
     assert list(select(table, names=["beta", "alpha"])) == ["beta", "alpha"]
     with pytest.raises(ValueError, match="did you mean 'beta'"):
@@ -128,7 +129,7 @@ def test_a_schedules_table_is_its_alphas() -> None:
 
 def test_the_table_of_a_sampler_that_starts_without_signal_has_an_infinite_ratio() -> None:
     schedule = schedules.zero_terminal_snr(schedules.linear())
-    table = step.table(samplers.ddim(schedule, steps=3, spacing="trailing").scheduler)
+    table = scheduler_step.table(samplers.ddim(schedule, steps=3, spacing="trailing").scheduler)
     assert table["sigma/alpha"][0] == math.inf
     assert "inf" in table.markdown()
 

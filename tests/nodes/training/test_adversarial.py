@@ -20,7 +20,7 @@ from guidegraph.nodes.types import Discriminator
 
 
 @pytest.fixture(autouse=True)
-def _seeded() -> None:
+def _set_seed() -> None:
     torch.manual_seed(0)
 
 
@@ -73,7 +73,7 @@ def test_the_discriminators_loss_raises_real_and_lowers_fake_logits(kind: Any) -
 
 
 @pytest.mark.parametrize("kind", ["hinge", "vanilla"])
-def test_the_generator_gets_gradient_from_its_own_loss_alone(kind: Any) -> None:
+def test_the_generator_gets_gradients_only_from_its_own_loss(kind: Any) -> None:
     network: Any = new_discriminator(channels=8).requires_grad_(True)  # type: ignore[attr-defined]
     fake = pictures().requires_grad_()
     loss = generator_loss(network, fake, kind=kind)
@@ -95,7 +95,7 @@ def test_before_the_start_nothing_is_computed() -> None:
 
 
 class Linear(nn.Module):
-    """A "decoder" of one layer: picture = w · h."""
+    """A decoder of one layer: picture = w · h."""
 
     def __init__(self) -> None:
         super().__init__()

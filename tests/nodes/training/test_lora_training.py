@@ -1,4 +1,4 @@
-"""lora.new, lora.merge and lora.save: only A and B are trained, and files hold the trained factors."""
+"""lora.new, lora.merge and lora.save: training of the factors A and B, merging, and files."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_new_lora_changes_nothing_until_it_is_trained(denoiser: Any, targets: 
     assert not torch.allclose(output(with_trained_factors(lora)), output(denoiser), atol=1e-2)
 
 
-def test_the_factors_alone_are_trained_and_all_else_is_shared(denoiser: Any) -> None:
+def test_only_the_factors_are_trained_and_all_other_weights_are_shared(denoiser: Any) -> None:
     lora: Any = new_lora(denoiser, rank=2, targets="all")
     live: Any = live_copy(lora, CPU).train()
     parameters = [p.requires_grad_(True) for p in list_trained_parameters(live)]
@@ -120,7 +120,7 @@ def test_the_files_have_the_names_of_kohya_and_of_peft(tmp_path: Path) -> None:
             assert file.get_tensor(key).shape == (2, 12)
 
 
-def test_the_checkpoint_holds_the_factors_alone_and_goes_back_into_them(own: Any) -> None:
+def test_a_checkpoint_holds_only_the_factors_and_restores_them(own: Any) -> None:
     lora = with_trained_factors(new_lora(own, rank=2))
     state = get_trained_state(lora)
     assert set(state) == {n for n, _ in lora.named_parameters() if n.endswith((".lora_A", ".lora_B"))}
@@ -133,14 +133,14 @@ def test_the_checkpoint_holds_the_factors_alone_and_goes_back_into_them(own: Any
         load_trained_state(other, dict(list(state.items())[1:]))
 
 
-def test_the_start_depends_on_the_seed(own: Any) -> None:
+def test_initial_factors_depend_on_the_seed(own: Any) -> None:
     first, again, other = (dict(new_lora(own, seed=s).named_parameters()) for s in (1, 1, 2))  # type: ignore[attr-defined]
     names = [name for name in first if name.endswith("lora_A")]
     assert all(torch.equal(first[name], again[name]) for name in names)
     assert not any(torch.equal(first[name], other[name]) for name in names)
 
 
-def test_a_layer_whose_weight_is_read_has_the_change_in_it() -> None:
+def test_reading_the_weight_of_a_layer_includes_its_update() -> None:
     torch.manual_seed(0)
     layer = LowRank(nn.Conv2d(4, 6, 3, stride=2, padding=1), rank=2, alpha=3.0)
     nn.init.normal_(layer.lora_B)
@@ -149,7 +149,7 @@ def test_a_layer_whose_weight_is_read_has_the_change_in_it() -> None:
     torch.testing.assert_close(layer(x), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_invalid_uses_are_refused(own: Any, tmp_path: Path) -> None:
+def test_invalid_uses_raise(own: Any, tmp_path: Path) -> None:
     lora = new_lora(own)
     with pytest.raises(ValueError, match="no layer is called 'nothing'"):
         new_lora(own, targets=["nothing"])
@@ -191,7 +191,7 @@ outputs: {plain: plain, denoiser: fit.denoiser, loss: fit.loss}
 """
 
 
-def test_a_training_loop_changes_the_factors_alone_and_resumes_from_its_checkpoint(tmp_path: Path) -> None:
+def test_a_training_loop_changes_only_the_factors_and_resumes_from_its_checkpoint(tmp_path: Path) -> None:
     results = {}
     for folder, lengths in {"whole": (6,), "broken": (3, 6)}.items():
         (tmp_path / folder).mkdir()

@@ -17,33 +17,33 @@ FOLDER = Path(autoguidance.__file__).parent
 PLUGINS = ("guidegraph_autoguidance",)
 
 
-def drawn(seed: int) -> Tensor:
+def draw(seed: int) -> Tensor:
     return torch.randn(2, 4, 6, 6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def v(seed: int) -> Prediction:
-    return Prediction(drawn(seed), "v")
+    return Prediction(draw(seed), "v")
 
 
 def context() -> StepContext:
     bar = torch.tensor([0.36], dtype=torch.float64)
-    one = torch.ones(1, dtype=torch.int64)
-    return StepContext(drawn(9), torch.tensor([10.0]), bar.sqrt(), (1 - bar).sqrt(), one, 5 * one)
+    ones = torch.ones(1, dtype=torch.int64)
+    return StepContext(draw(9), torch.tensor([10.0]), bar.sqrt(), (1 - bar).sqrt(), ones, 5 * ones)
 
 
 def test_it_is_equation_3_of_the_denoisers_whatever_the_kind() -> None:
     """D_w = w D₁ + (1 − w) D₀ holds for x̂₀, made of predictions of v, of ε or of x₀."""
-    here, strong, weak = context(), v(1), v(2)
-    expected = 2.5 * here.x0(strong) + (1 - 2.5) * here.x0(weak)
+    step_context, strong, weak = context(), v(1), v(2)
+    expected = 2.5 * step_context.x0(strong) + (1 - 2.5) * step_context.x0(weak)
     for kind in ("v", "eps", "x0"):
-        actual = autoguidance.guide(here.convert(strong, kind), here.convert(weak, kind), weight=2.5)
-        torch.testing.assert_close(here.x0(actual), expected)
+        actual = autoguidance.guide(step_context.convert(strong, kind), step_context.convert(weak, kind), weight=2.5)
+        torch.testing.assert_close(step_context.x0(actual), expected)
 
 
 def test_the_solution_between_two_gaussians_is_that_of_the_closed_form() -> None:
     """p_w ∝ p₁ (p₁/p₀)^(w−1): of Gaussians N(m₁, s²) and N(m₀, s²) it is N(m₁ + (w − 1)(m₁ − m₀), s²)."""
     bar, variance, weight = 0.36, 0.5, 3.0
-    x = drawn(9)
+    x = draw(9)
 
     def x0(mean: float) -> Prediction:
         gain = bar**0.5 * variance / (bar * variance + 1 - bar)
@@ -59,8 +59,8 @@ def test_weight_1_is_classifier_free_guidance_and_scale_1_leaves_it_out() -> Non
     torch.testing.assert_close(free.value, uncond.value + 4 * (cond.value - uncond.value))
     alone = autoguidance.guide(cond, weak, uncond, weight=2.0, scale=1.0)
     torch.testing.assert_close(alone.value, autoguidance.guide(cond, weak, weight=2.0).value)
-    both = autoguidance.guide(cond, weak, uncond, weight=2.0, scale=4.0)
-    torch.testing.assert_close(both.value, (free + alone - cond).value)
+    actual = autoguidance.guide(cond, weak, uncond, weight=2.0, scale=4.0)
+    torch.testing.assert_close(actual.value, (free + alone - cond).value)
 
 
 def test_each_sample_may_have_its_own_weight() -> None:
@@ -70,11 +70,11 @@ def test_each_sample_may_have_its_own_weight() -> None:
     torch.testing.assert_close(actual.value[1], 3 * cond.value[1] - 2 * weak.value[1])
 
 
-def test_what_does_not_fit_is_refused() -> None:
+def test_unsuitable_inputs_are_refused() -> None:
     with pytest.raises(ValueError, match="wire 'uncond'"):
         autoguidance.guide(v(1), v(2), scale=2.0)
     with pytest.raises(ValueError, match="convert one first"):
-        autoguidance.guide(v(1), Prediction(drawn(2), "eps"))
+        autoguidance.guide(v(1), Prediction(draw(2), "eps"))
 
 
 def test_without_weight_the_workflow_draws_the_picture_of_classifier_free_guidance() -> None:
@@ -92,8 +92,8 @@ def test_the_workflow_exports(tmp_path: Path) -> None:
     exported = made(FOLDER / "text_to_image.yaml", tmp_path, PLUGINS, steps=3, batch=2, scale=4.0)
     (tmp_path / "engine").mkdir()
     (tmp_path / "engine" / "weak").symlink_to(FOLDER / "weak")
-    for given in ({}, {"steps": 4, "batch": 3, "weight": 1.5}):
-        assert difference(exported.run(**given), exported.engine(tmp_path / "engine", **given)) <= LEVEL
+    for parameters in ({}, {"steps": 4, "batch": 3, "weight": 1.5}):
+        assert difference(exported.run(**parameters), exported.engine(tmp_path / "engine", **parameters)) <= LEVEL
 
 
 UNCOND = NodeCase(autoguidance.guide, inputs={"uncond": example(Prediction, 5)})

@@ -12,7 +12,7 @@ from guidegraph import Prediction, hookimpl, node
 
 @node("cfgpp.guide", identity=lambda strength: "cond" if strength == 1 else None)
 def guide(cond: Prediction, uncond: Prediction, *, strength: Annotated[float, Ge(0), Le(1)] = 0.6) -> Prediction:
-    """ε̂^λ = ε_∅ + λ (ε_c − ε_∅), λ in [0, 1]: what x̂0 is made of (Chung et al. 2024, algorithm 2).
+    """ε̂^λ = ε_∅ + λ (ε_c − ε_∅), λ in [0, 1], from which x̂0 is computed (Chung et al. 2024, algorithm 2).
 
     strength: λ; 0 is uncond, 1 is cond. The other half of the method is in scheduler.step, which noises x̂0 again with
     the unconditional ε: wire `renoise: uncond` there. It takes a sampler that reads ε in its rows: ddim or euler.

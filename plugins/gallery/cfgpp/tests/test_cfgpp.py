@@ -10,7 +10,7 @@ import torch
 
 from guidegraph import Prediction, WorkflowError, load_workflow
 from guidegraph.nodes.sampling import scheduler as schedulers
-from guidegraph.nodes.sampling.step import step
+from guidegraph.nodes.sampling.scheduler_step import step
 from tests.graph.export.exporting import LEVEL, difference, made
 from tests.nodes.sampling.closed_form import eps_star, scaled_linear
 
@@ -25,18 +25,18 @@ def random(seed: int) -> torch.Tensor:
     return torch.randn(3, 4, 5, 5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def predicted(x: torch.Tensor, row: int) -> tuple[torch.Tensor, torch.Tensor]:
+def predict(x: torch.Tensor, row: int) -> tuple[torch.Tensor, torch.Tensor]:
     """ε_c and ε_∅: those of Gaussian data, with two means."""
     alpha, sigma = ALPHA[row], SIGMA[row]
     return eps_star(x - 0.5 * alpha, alpha, sigma), eps_star(x, alpha, sigma)
 
 
-def sampled(x: torch.Tensor, strength: float, kind: str = "eps") -> torch.Tensor:
+def sample(x: torch.Tensor, strength: float, kind: str = "eps") -> torch.Tensor:
     """The loop of the workflow."""
     state = SAMPLER.state
     for row, t in enumerate(SAMPLER.steps.split(1)):
         alpha, sigma = ALPHA[row], SIGMA[row]
-        as_kind = [e if kind == "eps" else (e - sigma * x) / alpha for e in predicted(x, row)]
+        as_kind = [e if kind == "eps" else (e - sigma * x) / alpha for e in predict(x, row)]
         cond, uncond = (Prediction(value, kind) for value in as_kind)  # type: ignore[arg-type]
         guided = cfgpp.guide(cond, uncond, strength=strength)
         x, state = step(SAMPLER.scheduler, x, guided, state, t, renoise=uncond)
@@ -48,22 +48,22 @@ def sampled(x: torch.Tensor, strength: float, kind: str = "eps") -> torch.Tensor
 def test_it_is_the_papers_algorithm(strength: float, kind: str) -> None:
     x = expected = random(0)
     for row in range(9):
-        cond, uncond = predicted(expected, row)
+        cond, uncond = predict(expected, row)
         guided = uncond + strength * (cond - uncond)
         x0 = (expected - SIGMA[row] * guided) / ALPHA[row]
         expected = ALPHA[row + 1] * x0 + SIGMA[row + 1] * uncond
-    torch.testing.assert_close(sampled(x, strength, kind), expected)
+    torch.testing.assert_close(sample(x, strength, kind), expected)
 
 
-def test_it_is_guidance_whose_scale_falls_to_lambda() -> None:
+def test_it_equals_guidance_with_a_scale_that_falls_to_lambda() -> None:
     x, strength = random(0), 0.6
     ratio, guided, state, scales = SIGMA / ALPHA, x, SAMPLER.state, []
     for row, t in enumerate(SAMPLER.steps.split(1)):
         scales.append(float(strength * ratio[row] / (ratio[row] - ratio[row + 1])))
-        cond, uncond = predicted(guided, row)
-        said = Prediction(uncond + scales[-1] * (cond - uncond), "eps")
-        guided, state = step(SAMPLER.scheduler, guided, said, state, t)
-    torch.testing.assert_close(sampled(x, strength), guided)
+        cond, uncond = predict(guided, row)
+        prediction = Prediction(uncond + scales[-1] * (cond - uncond), "eps")
+        guided, state = step(SAMPLER.scheduler, guided, prediction, state, t)
+    torch.testing.assert_close(sample(x, strength), guided)
     assert scales[-1] == pytest.approx(strength)
     assert min(scales[:-1]) > strength
 
@@ -77,7 +77,7 @@ def test_learned_variance_is_that_of_cond_and_lambda_one_is_cond() -> None:
 
 
 def test_a_sample_does_not_depend_on_the_others() -> None:
-    torch.testing.assert_close(sampled(random(0)[1:2], 0.6), sampled(random(0), 0.6)[1:2])
+    torch.testing.assert_close(sample(random(0)[1:2], 0.6), sample(random(0), 0.6)[1:2])
 
 
 def test_the_workflow_draws() -> None:
@@ -98,5 +98,5 @@ def test_a_guidance_scale_is_refused(strength: float) -> None:
 def test_the_bundle_draws_what_the_engine_draws(tmp_path: Path) -> None:
     exported = made(WORKFLOW, tmp_path, PLUGIN, steps=3, batch=2)
     (tmp_path / "engine").mkdir()
-    for given in ({}, {"steps": 5, "batch": 3, "scale": 0.9}):
-        assert difference(exported.run(**given), exported.engine(tmp_path / "engine", **given)) <= LEVEL
+    for parameters in ({}, {"steps": 5, "batch": 3, "scale": 0.9}):
+        assert difference(exported.run(**parameters), exported.engine(tmp_path / "engine", **parameters)) <= LEVEL

@@ -1,4 +1,4 @@
-"""Measurements y = A(x) as values that nodes give: what was seen, and the operator that saw it."""
+"""Measurements y = A(x) as values: the observed data and the operator that produced them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Measurement(Protocol):
 @structured
 @dataclass(frozen=True, eq=False)
 class Masked:
-    """A sample seen where kept (B, 1, H, W) is 1."""
+    """A sample observed where kept (B, 1, H, W) is 1."""
 
     leaf_axes: ClassVar = {"seen": ("B", "C", "H", "W"), "kept": ("B", 1, "H", "W")}
 
@@ -33,7 +33,7 @@ class Masked:
 
 @node("dps.masked")
 def masked(sample: Sample, mask: Mask) -> Measurement:
-    """Inpainting: a sample (B, C, H, W) of which the part where the mask (B, 1, H, W) is 1 was not seen."""
+    """Inpainting: a sample (B, C, H, W) that was not observed where the mask (B, 1, H, W) is 1."""
     if sample.shape[2:] != mask.shape[2:]:
         raise ValueError(
             f"the mask has shape {tuple(mask.shape)} and the sample {tuple(sample.shape)}: give them one size"
@@ -59,7 +59,7 @@ class Downsampled:
 
 @node("dps.downsampled")
 def downsampled(sample: Sample, *, factor: Annotated[int, Ge(1)] = 4) -> Measurement:
-    """Super-resolution: a small sample (B, C, h, w), as bicubic reduction by a whole factor gives it.
+    """Super-resolution: a small sample (B, C, h, w), the bicubic reduction by a whole factor.
 
     The filter is that of `image.resize`, without its clamp: Keys' kernel, a = −½, `factor` times as wide.
     """

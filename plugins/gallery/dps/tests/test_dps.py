@@ -117,8 +117,8 @@ class Gaussian:
     def gain(self, t: Tensor) -> Tensor:
         """∂x̂₀/∂x: α C (α² C + σ² I)⁻¹."""
         bar = self.alphas_bar[t.long()[0]]
-        whole = bar * self.covariance + (1 - bar) * torch.eye(len(self.mean), dtype=self.mean.dtype)
-        return bar.sqrt() * torch.linalg.solve(whole, self.covariance).T
+        marginal = bar * self.covariance + (1 - bar) * torch.eye(len(self.mean), dtype=self.mean.dtype)
+        return bar.sqrt() * torch.linalg.solve(marginal, self.covariance).T
 
     def __call__(self, x: Tensor, t: Tensor, condition: Condition) -> Prediction:
         alpha = self.alphas_bar[t.long()[0]].sqrt()
@@ -128,11 +128,11 @@ class Gaussian:
 
 def context(x: Tensor, t: int, alphas_bar: Tensor) -> StepContext:
     bar = alphas_bar[t].reshape(1)
-    one = torch.ones(1, dtype=torch.int64)
-    return StepContext(x, torch.tensor([float(t)]), bar.sqrt(), (1 - bar).sqrt(), t * one, 100 * one)
+    ones = torch.ones(1, dtype=torch.int64)
+    return StepContext(x, torch.tensor([float(t)]), bar.sqrt(), (1 - bar).sqrt(), t * ones, 100 * ones)
 
 
-def drawn(*shape: int, seed: int = 0) -> Tensor:
+def draw(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
@@ -146,7 +146,7 @@ def prior(size: int, alphas_bar: Tensor) -> Gaussian:
 def test_the_correction_of_a_linear_denoiser_is_that_of_the_closed_form() -> None:
     alphas_bar = torch.linspace(0.99, 0.01, 100, dtype=torch.float64)
     denoiser = prior(64, alphas_bar)
-    x, sample = drawn(3, 1, 8, 8), drawn(3, 1, 8, 8, seed=1)
+    x, sample = draw(3, 1, 8, 8), draw(3, 1, 8, 8, seed=1)
     mask = torch.zeros(1, 1, 8, 8)
     mask[..., 2:5, 3:7] = 1
     actual = guidegraph_dps.guide(
@@ -164,7 +164,7 @@ def test_the_correction_of_a_linear_denoiser_is_that_of_the_closed_form() -> Non
 
 def test_each_sample_has_its_own_norm() -> None:
     alphas_bar = torch.linspace(0.99, 0.01, 100, dtype=torch.float64)
-    denoiser, x, small = prior(64, alphas_bar), drawn(3, 1, 8, 8), drawn(3, 1, 2, 2, seed=1)
+    denoiser, x, small = prior(64, alphas_bar), draw(3, 1, 8, 8), draw(3, 1, 2, 2, seed=1)
     together = guidegraph_dps.guide(denoiser, context(x, 30, alphas_bar), guidegraph_dps.downsampled(small))
     for i in range(3):
         seen = guidegraph_dps.downsampled(small[i : i + 1])
@@ -173,7 +173,7 @@ def test_each_sample_has_its_own_norm() -> None:
 
 
 def test_the_reduction_is_the_bicubic_one_of_torch() -> None:
-    x = drawn(2, 3, 24, 16)
+    x = draw(2, 3, 24, 16)
     reduced = Downsampled(torch.zeros(2, 3, 6, 4), bicubic(6, 4, x), bicubic(4, 4, x))
     expected = functional.interpolate(x, (6, 4), mode="bicubic", antialias=True)
     torch.testing.assert_close(-reduced(x), expected)
@@ -193,41 +193,41 @@ def test_samples_of_a_gaussian_have_the_moments_of_its_posterior() -> None:
     steps, rho, variance = 200, 0.8, 0.5
     beta = torch.linspace(0.1 / steps, 20 / steps, steps, dtype=torch.float64)
     alphas_bar = torch.cumprod(1 - beta, 0)
-    one = torch.eye(8, dtype=torch.float64)
-    covariance = variance * torch.cat([torch.cat([one, rho * one], 1), torch.cat([rho * one, one], 1)])
+    ones = torch.eye(8, dtype=torch.float64)
+    covariance = variance * torch.cat([torch.cat([ones, rho * ones], 1), torch.cat([rho * ones, ones], 1)])
     denoiser = Gaussian(torch.linspace(-0.5, 0.5, 16, dtype=torch.float64), covariance, alphas_bar)
     mask = torch.zeros(1, 1, 4, 4)
     mask[:, :, 2:] = 1
     seen = guidegraph_dps.masked((denoiser.mean + 1).reshape(1, 1, 4, 4), mask)
-    x = drawn(200, 1, 4, 4)
+    x = draw(200, 1, 4, 4)
     for t in reversed(range(steps)):
         guided = guidegraph_dps.guide(denoiser, context(x, t, alphas_bar), seen, zeta=0.1)
         bar, before = alphas_bar[t], alphas_bar[t - 1] if t else torch.ones((), dtype=torch.float64)
         of_x0, of_x = before.sqrt() * beta[t], (1 - beta[t]).sqrt() * (1 - before)
         mean = (of_x0 * guided.prediction.value + of_x * x) / (1 - bar)
         spread = (beta[t] * (1 - before) / (1 - bar)).sqrt()
-        x = guidegraph_dps.correct(mean + spread * drawn(*x.shape, seed=t + 1), guided.correction)
+        x = guidegraph_dps.correct(mean + spread * draw(*x.shape, seed=t + 1), guided.correction)
     shift = (x.flatten(1) - denoiser.mean).unflatten(1, (2, 8))
     assert abs(shift[:, 0].mean() - 1) < 0.02
     assert abs(shift[:, 1].mean() - rho) < 0.08
     assert abs(shift[:, 1].std(0).mean() / (variance * (1 - rho**2)) ** 0.5 - 1) < 0.12
 
 
-def by_hand(found: dict[str, Any], zeta: float, strength: float) -> Tensor:
+def by_hand(values: dict[str, Any], zeta: float, strength: float) -> Tensor:
     """Algorithm 1 with a classifier's score on the mean, written as one loop."""
-    times = [int(t) for t in found["times"]]
-    bars = [*(float(found["schedule"].alphas_bar[t]) for t in times), 1.0]
+    times = [int(t) for t in values["times"]]
+    bars = [*(float(values["schedule"].alphas_bar[t]) for t in times), 1.0]
     kept = torch.ones(1, 1, 32, 32)
     kept[..., 8:24, 8:24] = 0
-    x, y = found["start"], kept * found["sample"]
+    x, y = values["start"], kept * values["sample"]
     for i, t in enumerate(times):
         bar, before, when = bars[i], bars[i + 1], torch.full((len(x),), float(t))
         with torch.enable_grad():
             x_in = x.clone().requires_grad_()
-            v = found["denoiser"](x_in, when, Condition()).value
+            v = values["denoiser"](x_in, when, Condition()).value
             x0 = bar**0.5 * x_in - (1 - bar) ** 0.5 * v
             (down,) = torch.autograd.grad((y - kept * x0).flatten(1).norm(dim=1).sum(), x_in)
-            log_p = torch.log_softmax(found["classifier"](x_in, when), 1).gather(1, found["label"][:, None])
+            log_p = torch.log_softmax(values["classifier"](x_in, when), 1).gather(1, values["label"][:, None])
             (up,) = torch.autograd.grad(log_p.sum(), x_in)
         beta = 1 - bar / before
         variance = beta * (1 - before) / (1 - bar)
@@ -268,8 +268,8 @@ def test_the_workflow_exports(name: str, plugins: tuple[str, str], tmp_path: Pat
     workflow = changed(FOLDER / f"{name}.yaml", SMALL, tmp_path)
     exported = made(workflow, tmp_path, plugins, steps=3, batch=2)
     (tmp_path / "engine").mkdir()
-    for given in ({}, {"steps": 5, "batch": 3, "zeta": 2.0}):
-        assert difference(exported.run(**given), exported.engine(tmp_path / "engine", **given)) <= LEVEL
+    for parameters in ({}, {"steps": 5, "batch": 3, "zeta": 2.0}):
+        assert difference(exported.run(**parameters), exported.engine(tmp_path / "engine", **parameters)) <= LEVEL
     assert difference(exported.run(zeta=0.0), exported.run(zeta=2.0)) > LEVEL
 
 

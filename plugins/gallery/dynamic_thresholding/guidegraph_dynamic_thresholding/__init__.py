@@ -1,8 +1,8 @@
-"""Dynamic thresholding, two methods of one name.
+"""Dynamic thresholding: two methods with the same name.
 
 `dynamic_thresholding.clip` is Imagen's (Saharia et al. 2022, arXiv 2205.11487, section 2.3): x̂0 is kept in its range.
 `dynamic_thresholding.mimic` is the "CFG scale fix" of the extension sd-dynamic-thresholding (mcmonkey, 2023), which no
-paper describes: x̂0 guided at a high scale gets the spread that it has at a lower one.
+paper describes: x̂0 guided at a high scale gets the spread of x̂0 guided at a lower one.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ def clip(
     """x̂0 clipped to [−q, q] and divided by q / bound, q = max(bound, |x̂0| at the percentile) (Saharia et al. 2022).
 
     The percentile, a share of 1, is that of each sample, over all channels or with per_channel in each. bound: 1 for
-    pictures, as in the paper; latents have no bounds, so take what |latent| of clean pictures rarely passes. Where no
-    value at the percentile passes the bound, q = bound and x̂0 is clipped alone. Gives the kind of prediction that it
-    takes. `threshold` of the schedulers is the same, in the step and for pictures.
+    pictures, as in the paper; latents have no bounds, so take a value that |latent| of clean pictures rarely exceeds.
+    Where the value at the percentile is within the bound, q = bound and x̂0 is only clipped. The kind of prediction
+    stays. `threshold` of the schedulers is the same, in the step and for pictures.
     """
     import torch
 
@@ -53,11 +53,11 @@ def mimic(
     percentile: Share = 1.0,
     per_channel: bool = True,
 ) -> Prediction:
-    """Guidance at a high scale with the spread that it has at the mimic scale (sd-dynamic-thresholding).
+    """Guidance at a high scale with the spread of guidance at the mimic scale (sd-dynamic-thresholding).
 
-    x̂0 is guided at both scales, and the mean of each channel is taken away. m: the largest |value| at the mimic scale;
-    q: the percentile of |value| at scale; both of each sample, in each channel (per_channel) or over all. What is left
-    at scale is clipped to max(m, q), multiplied by m / max(m, q), and gets its means back.
+    x̂0 is guided at both scales, and the mean of each channel is subtracted. m: the largest |value| at the mimic scale;
+    q: the percentile of |value| at scale; both of each sample, in each channel (per_channel) or over all. The rest at
+    scale is clipped to max(m, q), multiplied by m / max(m, q), and gets its means back.
     scale, mimic_scale: numbers or tensors (B); where they are equal and percentile is 1, it is guidance.cfg.
     It is the extension's modes MEAN and AD at constant scales; its statistics over all channels are over the batch too.
     """

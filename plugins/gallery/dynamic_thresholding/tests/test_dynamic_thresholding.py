@@ -37,32 +37,34 @@ def predictions(kind: Any) -> tuple[Prediction, Prediction]:
 @KINDS
 @pytest.mark.parametrize(("percentile", "bound"), [(0.9, 1.0), (0.995, 1.0), (0.8, 2.5), (1.0, 0.5)])
 def test_clip_is_imagens_thresholding_in_units_of_the_bound(kind: str, percentile: float, bound: float) -> None:
-    here, (said, _) = at(), predictions(kind)
+    context, (prediction, _) = at(), predictions(kind)
     other = DDPMScheduler(thresholding=True, dynamic_thresholding_ratio=percentile, sample_max_value=1e9)
-    actual = dynamic_thresholding.clip(said, here, percentile=percentile, bound=bound)
+    actual = dynamic_thresholding.clip(prediction, context, percentile=percentile, bound=bound)
     assert actual.kind == kind
-    assert actual.variance is said.variance
+    assert actual.variance is prediction.variance
     # diffusers takes the quantile in float32
-    expected = other._threshold_sample((here.x0(said) / bound).float()).double() * bound
-    torch.testing.assert_close(here.x0(actual), expected, rtol=1e-5, atol=1e-5)
-    assert here.x0(actual).abs().max() <= bound * (1 + 1e-9)
+    expected = other._threshold_sample((context.x0(prediction) / bound).float()).double() * bound
+    torch.testing.assert_close(context.x0(actual), expected, rtol=1e-5, atol=1e-5)
+    assert context.x0(actual).abs().max() <= bound * (1 + 1e-9)
 
 
 def test_clip_of_a_channel_is_that_of_the_channel_alone() -> None:
-    here, (said, _) = at(), predictions("x0")
-    actual = dynamic_thresholding.clip(said, here, percentile=0.9, per_channel=True).value
+    context, (prediction, _) = at(), predictions("x0")
+    actual = dynamic_thresholding.clip(prediction, context, percentile=0.9, per_channel=True).value
     for channel in range(4):
         part = slice(channel, channel + 1)
-        one = StepContext(here.x[:, part], here.t, here.alpha, here.sigma, here.step, here.steps)
-        alone = dynamic_thresholding.clip(Prediction(said.value[:, part], "x0"), one, percentile=0.9)
-        torch.testing.assert_close(actual[:, part], alone.value)
+        single = StepContext(context.x[:, part], context.t, context.alpha, context.sigma, context.step, context.steps)
+        single_result = dynamic_thresholding.clip(Prediction(prediction.value[:, part], "x0"), single, percentile=0.9)
+        torch.testing.assert_close(actual[:, part], single_result.value)
 
 
 @KINDS
-def test_what_lies_within_the_bound_stays(kind: str) -> None:
-    here, (said, _) = at(), predictions(kind)
-    bound = here.x0(said).abs().max().item()
-    torch.testing.assert_close(dynamic_thresholding.clip(said, here, percentile=1.0, bound=bound).value, said.value)
+def test_values_within_the_bound_stay(kind: str) -> None:
+    context, (prediction, _) = at(), predictions(kind)
+    bound = context.x0(prediction).abs().max().item()
+    torch.testing.assert_close(
+        dynamic_thresholding.clip(prediction, context, percentile=1.0, bound=bound).value, prediction.value
+    )
 
 
 @pytest.mark.parametrize("share", [0.0, 0.37, 0.995, 1.0])
@@ -74,7 +76,7 @@ def test_the_quantile_is_that_of_torch(share: float) -> None:
     torch.testing.assert_close(dynamic_thresholding._quantile(values, share, True), each)
 
 
-def mimicked(high: Any, low: Any, percentile: float, per_channel: bool) -> Any:
+def mimic_reference(high: Any, low: Any, percentile: float, per_channel: bool) -> Any:
     """One sample (C, H, W), in NumPy: the values of each channel around their mean, brought to the other's range."""
     mean = high.mean((1, 2), keepdims=True)
     around, other = high - mean, low - low.mean((1, 2), keepdims=True)
@@ -90,38 +92,38 @@ def mimicked(high: Any, low: Any, percentile: float, per_channel: bool) -> Any:
 @pytest.mark.parametrize("per_channel", [True, False])
 @pytest.mark.parametrize("percentile", [1.0, 0.9])
 def test_mimic_gives_each_sample_the_range_of_the_mimic_scale(kind: str, per_channel: bool, percentile: float) -> None:
-    here, (cond, uncond) = at(), predictions(kind)
-    x0 = [here.x0(uncond + scale * (cond - uncond)).numpy() for scale in (9.0, 2.0)]
-    expected = np.stack([mimicked(high, low, percentile, per_channel) for high, low in zip(*x0, strict=True)])
+    context, (cond, uncond) = at(), predictions(kind)
+    x0 = [context.x0(uncond + scale * (cond - uncond)).numpy() for scale in (9.0, 2.0)]
+    expected = np.stack([mimic_reference(high, low, percentile, per_channel) for high, low in zip(*x0, strict=True)])
     settings = {"scale": 9.0, "mimic_scale": 2.0, "percentile": percentile, "per_channel": per_channel}
-    actual = dynamic_thresholding.mimic(cond, uncond, here, **settings)
+    actual = dynamic_thresholding.mimic(cond, uncond, context, **settings)
     assert actual.kind == kind
     assert actual.variance is cond.variance
-    torch.testing.assert_close(here.x0(actual), torch.from_numpy(expected))
+    torch.testing.assert_close(context.x0(actual), torch.from_numpy(expected))
 
 
 @KINDS
 def test_at_the_mimic_scale_it_is_classifier_free_guidance(kind: str) -> None:
-    here, (cond, uncond) = at(), predictions(kind)
+    context, (cond, uncond) = at(), predictions(kind)
     scales = torch.tensor([1.0, 4.0, 9.0], dtype=torch.float64)
-    actual = dynamic_thresholding.mimic(cond, uncond, here, scale=scales, mimic_scale=scales)
+    actual = dynamic_thresholding.mimic(cond, uncond, context, scale=scales, mimic_scale=scales)
     torch.testing.assert_close(actual.value, (uncond + scales * (cond - uncond)).value)
 
 
 @pytest.mark.parametrize("per_channel", [True, False])
 def test_a_sample_does_not_depend_on_the_others(per_channel: bool) -> None:
     cond, uncond = predictions("v")
-    cond_1, uncond_1 = (Prediction(said.value[1:2], "v") for said in (cond, uncond))
-    both, alone = (
-        dynamic_thresholding.mimic(*said, percentile=0.9, per_channel=per_channel)
-        for said in ((cond, uncond, at()), (cond_1, uncond_1, at(slice(1, 2))))
+    cond_1, uncond_1 = (Prediction(prediction.value[1:2], "v") for prediction in (cond, uncond))
+    batch, single_result = (
+        dynamic_thresholding.mimic(*arguments, percentile=0.9, per_channel=per_channel)
+        for arguments in ((cond, uncond, at()), (cond_1, uncond_1, at(slice(1, 2))))
     )
-    torch.testing.assert_close(alone.value, both.value[1:2])
-    both, alone = (
-        dynamic_thresholding.clip(*said, percentile=0.9, per_channel=per_channel)
-        for said in ((cond, at()), (cond_1, at(slice(1, 2))))
+    torch.testing.assert_close(single_result.value, batch.value[1:2])
+    batch, single_result = (
+        dynamic_thresholding.clip(*arguments, percentile=0.9, per_channel=per_channel)
+        for arguments in ((cond, at()), (cond_1, at(slice(1, 2))))
     )
-    torch.testing.assert_close(alone.value, both.value[1:2])
+    torch.testing.assert_close(single_result.value, batch.value[1:2])
 
 
 def test_the_workflows_draw_and_have_classifier_free_guidance_as_their_limit() -> None:
@@ -143,5 +145,5 @@ def test_the_workflows_draw_and_have_classifier_free_guidance_as_their_limit() -
 def test_the_bundle_draws_what_the_engine_draws(workflow: Path, settings: dict[str, float], tmp_path: Path) -> None:
     exported = made(workflow, tmp_path, PLUGIN, steps=3, batch=2)
     (tmp_path / "engine").mkdir()
-    for given in ({}, {"steps": 5, "batch": 3, "scale": 8.0, **settings}):
-        assert difference(exported.run(**given), exported.engine(tmp_path / "engine", **given)) <= LEVEL
+    for parameters in ({}, {"steps": 5, "batch": 3, "scale": 8.0, **settings}):
+        assert difference(exported.run(**parameters), exported.engine(tmp_path / "engine", **parameters)) <= LEVEL

@@ -24,10 +24,10 @@ def apply(
 
     At each site the first half of the channels of h is multiplied by α = (b − 1) x̄ + 1, where x̄ is the mean of h over
     its channels, brought to 0 … 1 in each sample; and the low frequencies of the skipped features by s.
-    b, s: 1 leaves the features, or the skips, as they are. sites: beginnings of the names of "skip" sites, as
+    b, s: 1 leaves the features, or the skips, unchanged. sites: beginnings of the names of "skip" sites, as
     denoiser.sites lists them; the paper has one b and s for each of the two coarsest levels: one node after the other.
     threshold: low are the frequencies −threshold … threshold − 1 along both axes, as in the authors' code; the paper's
-    text has a disc in the place of this square.
+    text has a disc instead of this square.
     The authors' second version; diffusers has the first, in which α = b everywhere. In an exported graph the filter is
     products with two small matrices.
     Raises an error for a site that is no skip, and for one that has a rule already.
@@ -36,10 +36,10 @@ def apply(
     if wrong := [site.name for site in chosen if site.kind != "skip"]:
         raise ValueError(f"freeu acts where features are skipped, and not at {', '.join(wrong)}")
 
-    def reweighted(h: Tensor, skipped: Tensor) -> tuple[Tensor, Tensor]:
+    def reweight(h: Tensor, skipped: Tensor) -> tuple[Tensor, Tensor]:
         return strengthen(h, b), filter_skips(skipped, s, threshold)
 
-    return denoiser.with_rules(dict.fromkeys(chosen, reweighted))
+    return denoiser.with_rules(dict.fromkeys(chosen, reweight))
 
 
 def strengthen(h: Tensor, b: float) -> Tensor:
@@ -66,7 +66,7 @@ def filter_skips(skipped: Tensor, s: float, threshold: int) -> Tensor:
 def low_pass(like: Tensor, n: int, threshold: int) -> tuple[Tensor, Tensor]:
     """Real and imaginary part of P (n, n), P_ab = 1/n Σ_f exp(2πi f (a − b)/n) over f = −threshold … threshold − 1.
 
-    Where the axis is shorter than that, each of its n frequencies counts once.
+    On a shorter axis, each of its n frequencies counts once.
     """
     import torch
 

@@ -52,11 +52,11 @@ def test_the_filter_scales_the_low_frequencies_of_a_fourier_transform(size: tupl
 def test_half_of_the_channels_follow_the_map_of_their_mean() -> None:
     h = random(0, 2, 5, 4, 6)
     actual = freeu.strengthen(h, 1.4).numpy()
-    for one, made_of in zip(actual, h.numpy(), strict=True):
+    for single, made_of in zip(actual, h.numpy(), strict=True):
         mean = made_of.mean(0)
         alpha = 0.4 * (mean - mean.min()) / (mean.max() - mean.min()) + 1
-        np.testing.assert_allclose(one[:2], made_of[:2] * alpha, rtol=1e-5)
-        np.testing.assert_array_equal(one[2:], made_of[2:])
+        np.testing.assert_allclose(single[:2], made_of[:2] * alpha, rtol=1e-5)
+        np.testing.assert_array_equal(single[2:], made_of[2:])
     flat = torch.ones(1, 4, 2, 2)
     assert torch.equal(freeu.strengthen(flat, 1.4), flat)
 
@@ -69,12 +69,12 @@ def test_the_skips_of_a_denoiser_are_filtered_as_in_diffusers() -> None:
     model.enable_freeu(s1=0.2, s2=0.6, b1=1.0, b2=1.0)
     expected = model(x, t, encoder_hidden_states=tokens).sample
     first = freeu.apply(denoiser, b=1.0, s=0.2, sites=["skip.up.0", "skip.up.1"])
-    both = freeu.apply(first, b=1.0, s=0.6, sites=["skip.up.2", "skip.up.3"])
-    actual = both(x, t, Condition(tokens=tokens)).value
+    filtered = freeu.apply(first, b=1.0, s=0.6, sites=["skip.up.2", "skip.up.3"])
+    actual = filtered(x, t, Condition(tokens=tokens)).value
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-4)
     assert (actual - plain).abs().max() > 1e-2
-    one = both(x[1:], t[1:], Condition(tokens=tokens[1:])).value
-    torch.testing.assert_close(one, actual[1:], rtol=0, atol=1e-5)
+    single = filtered(x[1:], t[1:], Condition(tokens=tokens[1:])).value
+    torch.testing.assert_close(single, actual[1:], rtol=0, atol=1e-5)
     stronger = freeu.apply(first, b=1.5, s=0.6, sites=["skip.up.2", "skip.up.3"])
     assert (stronger(x, t, Condition(tokens=tokens)).value - actual).abs().max() > 1e-3
 
@@ -97,5 +97,5 @@ def test_the_workflow_draws_and_has_the_denoiser_itself_as_its_limit() -> None:
 def test_the_bundle_draws_what_the_engine_draws(tmp_path: Path) -> None:
     exported = made(WORKFLOW, tmp_path, PLUGIN, steps=2, batch=2)
     (tmp_path / "engine").mkdir()
-    for given in ({}, OTHER):
-        assert difference(exported.run(**given), exported.engine(tmp_path / "engine", **given)) <= LEVEL
+    for parameters in ({}, OTHER):
+        assert difference(exported.run(**parameters), exported.engine(tmp_path / "engine", **parameters)) <= LEVEL

@@ -15,9 +15,9 @@ def identity(call: AttentionCall) -> Tensor:
 
 @node("pag.perturb")
 def perturb(denoiser: HookedDenoiser, *, sites: str | list[str] = "self.middle") -> HookedDenoiser:
-    """The denoiser with identity in the place of some of its self-attention maps (Ahn et al. 2024, section 4).
+    """The denoiser with the identity instead of some of its self-attention maps (Ahn et al. 2024, section 4).
 
-    PSA(Q, K, V) = V takes the place of SA(Q, K, V) = softmax(QKᵀ/√d) V: the prediction loses its structure and keeps
+    PSA(Q, K, V) = V replaces SA(Q, K, V) = softmax(QKᵀ/√d) V: the prediction loses its structure and keeps
     its appearance. Wire it outside of the loop.
     sites: beginnings of the names of "self" sites, as denoiser.sites lists them; the paper takes the middle of Stable
     Diffusion. Raises an error for a site that is no self-attention, and for one that has a rule already.

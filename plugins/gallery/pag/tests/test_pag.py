@@ -32,7 +32,7 @@ def test_a_perturbed_denoiser_is_that_of_diffusers() -> None:
     x, t, tokens = random(0, 2, 4, 16, 16), torch.tensor([3.0, 700.0]), random(1, 2, 7, 64)
     for module in model.mid_block.attentions[0].transformer_blocks:
         module.attn1.set_processor(PAGIdentitySelfAttnProcessor2_0())
-    doubled = [torch.cat([one, one]) for one in (x, t, tokens)]
+    doubled = [torch.cat([tensor, tensor]) for tensor in (x, t, tokens)]
     plain, perturbed = model(doubled[0], doubled[1], encoder_hidden_states=doubled[2]).sample.chunk(2)
     condition = Condition(tokens=tokens)
     torch.testing.assert_close(denoiser(x, t, condition).value, plain, rtol=0, atol=1e-4)
@@ -53,14 +53,14 @@ def test_guidance_is_the_papers_alone_and_adds_to_that_of_conditions() -> None:
     torch.testing.assert_close(alone.value, cond.value + 2 * (cond.value - worse.value))
     assert alone.variance is cond.variance
     weights = torch.tensor([0.0, 1.0, 5.0])
-    both = pag.guide(uncond + 4.0 * (cond - uncond), cond, worse, scale=weights).value
+    actual = pag.guide(uncond + 4.0 * (cond - uncond), cond, worse, scale=weights).value
     w = weights[:, None, None, None]
     expected = uncond.value + 4 * (cond.value - uncond.value) + w * (cond.value - worse.value)
-    torch.testing.assert_close(both, expected)
-    one = pag.guide(
+    torch.testing.assert_close(actual, expected)
+    single = pag.guide(
         Prediction(cond.value[1:2], "eps"), Prediction(cond.value[1:2], "eps"), Prediction(worse.value[1:2], "eps")
     )
-    torch.testing.assert_close(one.value, pag.guide(cond, cond, worse).value[1:2])
+    torch.testing.assert_close(single.value, pag.guide(cond, cond, worse).value[1:2])
 
 
 def test_sites_that_are_no_self_attention_are_refused() -> None:
@@ -85,5 +85,5 @@ def test_the_workflow_draws_and_has_classifier_free_guidance_as_its_limit() -> N
 def test_the_bundle_draws_what_the_engine_draws(tmp_path: Path) -> None:
     exported = made(WORKFLOW, tmp_path, PLUGIN, steps=2, batch=2)
     (tmp_path / "engine").mkdir()
-    for given in ({}, OTHER):
-        assert difference(exported.run(**given), exported.engine(tmp_path / "engine", **given)) <= LEVEL
+    for parameters in ({}, OTHER):
+        assert difference(exported.run(**parameters), exported.engine(tmp_path / "engine", **parameters)) <= LEVEL

@@ -27,10 +27,10 @@ def perturb(
     if wrong := [site.name for site in chosen if site.kind != "self"]:
         raise ValueError(f"a blur over the pixels smooths a map among the pixels alone, and not {', '.join(wrong)}")
 
-    def blurred(call: AttentionCall) -> Tensor:
+    def blur_queries(call: AttentionCall) -> Tensor:
         return call.attend(query=blur(call.query, call.size, sigma))
 
-    return denoiser.with_rules(dict.fromkeys(chosen, blurred))
+    return denoiser.with_rules(dict.fromkeys(chosen, blur_queries))
 
 
 def blur(query: Tensor, size: tuple[int, int], sigma: float) -> Tensor:

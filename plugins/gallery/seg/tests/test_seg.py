@@ -44,7 +44,7 @@ def test_the_blur_is_that_of_the_authors_code(sigma: float, side: int) -> None:
     torch.testing.assert_close(seg.blur(query, (side, side), sigma), theirs(query, sigma))
 
 
-def test_a_blur_without_end_is_the_mean_and_one_without_width_is_nothing() -> None:
+def test_an_infinite_blur_is_the_mean_and_a_narrow_one_changes_nothing() -> None:
     query = random(0, 2, 3, 12, 5)
     torch.testing.assert_close(seg.blur(query, (3, 4), math.inf), query.mean(2, keepdim=True).expand_as(query))
     torch.testing.assert_close(seg.blur(query, (3, 4), 1e-3), query)
@@ -74,10 +74,10 @@ def test_a_smoothed_denoiser_is_that_of_diffusers(sigma: float) -> None:
     x, t, tokens = random(0, 2, 4, 16, 16), torch.tensor([3.0, 700.0]), random(1, 2, 7, 64)
     plain = denoiser(x, t, Condition(tokens=tokens)).value
 
-    def smoothed(module: torch.nn.Module, args: object, query: torch.Tensor) -> torch.Tensor:
+    def smooth_reference(module: torch.nn.Module, args: object, query: torch.Tensor) -> torch.Tensor:
         return query.mean(1, keepdim=True).expand_as(query) if math.isinf(sigma) else theirs(query, sigma)
 
-    model.mid_block.attentions[0].transformer_blocks[0].attn1.to_q.register_forward_hook(smoothed)
+    model.mid_block.attentions[0].transformer_blocks[0].attn1.to_q.register_forward_hook(smooth_reference)
     expected = model(x, t, encoder_hidden_states=tokens).sample
     actual = seg.perturb(denoiser, sigma=sigma)(x, t, Condition(tokens=tokens)).value
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-4)
@@ -89,10 +89,10 @@ def test_guidance_is_the_papers_alone_and_adds_to_that_of_conditions() -> None:
     alone = seg.guide(cond, cond, smooth, scale=2.0)
     torch.testing.assert_close(alone.value, cond.value + 2 * (cond.value - smooth.value))
     assert alone.variance is cond.variance
-    both = seg.guide(uncond + 4.0 * (cond - uncond), cond, smooth, scale=torch.tensor([0.0, 1.0, 5.0])).value
+    actual = seg.guide(uncond + 4.0 * (cond - uncond), cond, smooth, scale=torch.tensor([0.0, 1.0, 5.0])).value
     gamma = torch.tensor([0.0, 1.0, 5.0])[:, None, None, None]
     expected = uncond.value + 4 * (cond.value - uncond.value) + gamma * (cond.value - smooth.value)
-    torch.testing.assert_close(both, expected)
+    torch.testing.assert_close(actual, expected)
 
 
 def test_sites_that_are_no_self_attention_are_refused() -> None:
@@ -115,5 +115,5 @@ def test_the_workflow_draws_and_has_classifier_free_guidance_as_its_limit() -> N
 def test_the_bundle_draws_what_the_engine_draws(tmp_path: Path) -> None:
     exported = made(WORKFLOW, tmp_path, PLUGIN, steps=2, batch=2, sigma=0.8)
     (tmp_path / "engine").mkdir()
-    for given in ({}, OTHER):
-        assert difference(exported.run(**given), exported.engine(tmp_path / "engine", **given)) <= LEVEL
+    for parameters in ({}, OTHER):
+        assert difference(exported.run(**parameters), exported.engine(tmp_path / "engine", **parameters)) <= LEVEL

@@ -75,8 +75,8 @@ def backward(
 ) -> Prediction:
     """Backward universal guidance: ε̂ − √(ᾱ/(1 − ᾱ)) Δz₀ (Bansal et al. 2023, eq. 9), in the kind of the prediction.
 
-    Δz₀ is where `steps` of gradient descent from 0 on ℓ(c, f(ẑ₀ + Δz₀)) end (eq. 7), `rate` times the gradient each;
-    none goes through the denoiser. The prediction is that of forward guidance, or of none.
+    Δz₀ is the result of `steps` of gradient descent from 0 on ℓ(c, f(ẑ₀ + Δz₀)) (eq. 7), `rate` times the gradient
+    each; the gradient does not go through the denoiser. The prediction is that of forward guidance, or of none.
     """
     import torch
 
@@ -87,7 +87,7 @@ def backward(
             change_in = change.detach().requires_grad_()
             (gradient,) = torch.autograd.grad(loss(_picture(x0 + change_in, autoencoder)).sum(), change_in)
         change = change - rate * gradient
-    # x = αẑ₀ + σε̂ stays, and ẑ₀ + Δz₀ takes the place of ẑ₀: ε̂ is then that of eq. 9.
+    # x = αẑ₀ + σε̂ stays, and ẑ₀ + Δz₀ replaces ẑ₀: ε̂ is then that of eq. 9.
     return context.convert(Prediction(x0 + change, "x0", prediction.variance), prediction.kind)
 
 

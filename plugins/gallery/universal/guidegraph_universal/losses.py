@@ -1,4 +1,4 @@
-"""Losses on pictures, as values that nodes give: the ℓ(c, f(·)) of universal guidance."""
+"""Losses on pictures as values: ℓ(c, f(·)) of universal guidance."""
 
 from __future__ import annotations
 
@@ -101,5 +101,5 @@ class MaskLoss:
 
 @node("universal.mask")
 def mask(segmenter: Segmenter, semantic: SemanticMap) -> Loss:
-    """Mean cross-entropy of what a segmenter sees in a picture with a one-hot map (B, K, H, W) of its size."""
+    """Mean cross-entropy of a segmenter's classes of a picture with a one-hot map (B, K, H, W) of its size."""
     return MaskLoss(segmenter, semantic)

@@ -1,4 +1,4 @@
-"""Steps that are taken several times, as rows of a sampler's table."""
+"""Repeats the steps of a sampler, as rows of its table."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Repeated(NamedTuple):
 def recur(scheduler: Scheduler, *, times: Annotated[int, Ge(1)] = 2) -> Repeated:
     """A sampler that takes every step `times` times: per-step self-recurrence (Bansal et al. 2023, eq. 10, its k).
 
-    After each time but the last, z′_t = √(ᾱ_t/ᾱ_{t−1}) z_{t−1} + √(1 − ᾱ_t/ᾱ_{t−1}) ε′ leads back. That is part of the
+    After each time but the last, z′_t = √(ᾱ_t/ᾱ_{t−1}) z_{t−1} + √(1 − ᾱ_t/ᾱ_{t−1}) ε′ goes back. That is part of the
     row, which draws ε′ from port `noise` (for DDPM, both noises at once). It starts from the scheduler's own state.
     Raises an error for samplers that keep values from step to step, and for a learned variance.
     """

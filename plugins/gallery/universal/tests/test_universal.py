@@ -98,14 +98,14 @@ class Grey:
         return latent * self.weights
 
 
-def drawn(*shape: int, seed: int = 0) -> Tensor:
+def draw(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def context(x: Tensor, bar: float = 0.36) -> StepContext:
     levels = torch.tensor([bar], dtype=torch.float64)
-    one = torch.ones(1, dtype=torch.int64)
-    return StepContext(x, torch.tensor([10.0]), levels.sqrt(), (1 - levels).sqrt(), one, 5 * one)
+    ones = torch.ones(1, dtype=torch.int64)
+    return StepContext(x, torch.tensor([10.0]), levels.sqrt(), (1 - levels).sqrt(), ones, 5 * ones)
 
 
 def square_of(target: Tensor) -> universal.Loss:
@@ -113,7 +113,7 @@ def square_of(target: Tensor) -> universal.Loss:
 
 
 def test_forward_guidance_is_that_of_the_closed_form() -> None:
-    x, target = drawn(2, 1, 4, 4), drawn(2, 3, 4, 4, seed=1)
+    x, target = draw(2, 1, 4, 4), draw(2, 3, 4, 4, seed=1)
     actual = universal.guide(
         Linear(0.7, 0.2), context(x), square_of(target), autoencoder=Grey(), strength=torch.tensor([2.0, 3.0])
     )
@@ -127,10 +127,10 @@ def test_forward_guidance_is_that_of_the_closed_form() -> None:
 
 def test_backward_guidance_is_that_of_the_closed_form() -> None:
     """Gradient descent on ½‖ẑ₀ + Δ − c‖² from 0 is at (1 − (1 − r)^m)(c − ẑ₀) after m steps."""
-    x, target = drawn(2, 1, 4, 4), drawn(2, 1, 4, 4, seed=1)
-    here = context(x)
-    eps = Prediction(drawn(2, 1, 4, 4, seed=2), "eps")
-    actual = universal.backward(eps, here, square_of(target), steps=3, rate=0.25)
+    x, target = draw(2, 1, 4, 4), draw(2, 1, 4, 4, seed=1)
+    step_context = context(x)
+    eps = Prediction(draw(2, 1, 4, 4, seed=2), "eps")
+    actual = universal.backward(eps, step_context, square_of(target), steps=3, rate=0.25)
     x0 = (x - 0.8 * eps.value) / 0.6
     change = (1 - 0.75**3) * (target - x0)
     assert actual.kind == "eps"
@@ -138,28 +138,28 @@ def test_backward_guidance_is_that_of_the_closed_form() -> None:
 
 
 def test_each_sample_is_guided_by_its_own_loss() -> None:
-    x, target = drawn(3, 1, 4, 4), drawn(1, 1, 4, 4, seed=1)
+    x, target = draw(3, 1, 4, 4), draw(1, 1, 4, 4, seed=1)
     together = universal.guide(Linear(0.7, 0.2), context(x), square_of(target))
     for i in range(3):
         alone = universal.guide(Linear(0.7, 0.2), context(x[i : i + 1]), square_of(target))
         torch.testing.assert_close(together.score[i : i + 1], alone.score)
 
 
-def test_the_losses_are_what_they_say() -> None:
-    image = drawn(2, 3, 6, 6).clamp(-1, 1)
+def test_the_losses_equal_their_formulas() -> None:
+    image = draw(2, 3, 6, 6).clamp(-1, 1)
     mask = torch.zeros(1, 1, 6, 6)
     mask[..., :2, :3] = 1
-    wanted = torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64)
-    whole, part = (universal.colour(where, red=0.0, green=0.5, blue=1.0)(image) for where in (None, mask))
-    torch.testing.assert_close(whole, (image.mean((2, 3)) - wanted).square().sum(1))
-    torch.testing.assert_close(part, (image[..., :2, :3].mean((2, 3)) - wanted).square().sum(1))
+    rgb = torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64)
+    total, part = (universal.colour(region, red=0.0, green=0.5, blue=1.0)(image) for region in (None, mask))
+    torch.testing.assert_close(total, (image.mean((2, 3)) - rgb).square().sum(1))
+    torch.testing.assert_close(part, (image[..., :2, :3].mean((2, 3)) - rgb).square().sum(1))
 
-    vectors = drawn(2, 8, seed=1)
+    vectors = draw(2, 8, seed=1)
     text = universal.text(lambda image: Condition(vector=vectors), Condition(vector=vectors[:1]))
     cosine = vectors[0] @ vectors[1] / vectors[0].norm() / vectors[1].norm()
     torch.testing.assert_close(text(image), torch.stack([torch.zeros_like(cosine), 1 - cosine]))
 
-    logits, classes = drawn(2, 5, 6, 6), torch.arange(72).reshape(2, 6, 6) % 5
+    logits, classes = draw(2, 5, 6, 6), torch.arange(72).reshape(2, 6, 6) % 5
     semantic = functional.one_hot(classes, 5).permute(0, 3, 1, 2)
     expected = functional.cross_entropy(logits, classes, reduction="none").mean((1, 2))
     torch.testing.assert_close(universal.mask(lambda image: logits, semantic)(image), expected)
@@ -245,7 +245,7 @@ def test_recurrence_is_equation_10_by_a_plain_loop(recurrence: Recurred) -> None
     torch.testing.assert_close(actual["x"].double(), x, rtol=1e-5, atol=1e-5)
 
 
-def test_a_step_that_draws_noise_draws_more_of_it_when_it_is_taken_again(recurrence: Recurred) -> None:
+def test_a_repeated_step_draws_more_noise(recurrence: Recurred) -> None:
     actual = recurrence("ddpm", times=2)
     plain, repeated = actual["plain"].matrix[:, 0], actual["repeated"].matrix[:, 0]
     bar = actual["plain"].alpha.square()
@@ -255,14 +255,14 @@ def test_a_step_that_draws_noise_draws_more_of_it_when_it_is_taken_again(recurre
     torch.testing.assert_close(repeated[::2, 3].square(), ratio * plain[:, 3].square() + 1 - ratio)
 
 
-def test_steps_taken_once_are_the_sampler_itself(recurrence: Recurred) -> None:
+def test_steps_taken_once_equal_the_sampler(recurrence: Recurred) -> None:
     actual = recurrence("ddim", times=1)
     torch.testing.assert_close(actual["repeated"].matrix, actual["plain"].matrix, rtol=0, atol=0)
     assert not actual["repeated"].reads_noise
 
 
 @pytest.mark.parametrize(("sampler", "settings"), [("dpmpp_2m", ""), ("ddpm", ", with: {variance: learned}")])
-def test_what_cannot_be_taken_again_is_refused(recurrence: Recurred, sampler: str, settings: str) -> None:
+def test_samplers_whose_steps_cannot_be_repeated_are_refused(recurrence: Recurred, sampler: str, settings: str) -> None:
     with pytest.raises(NodeError, match="keeps no values"):
         recurrence(sampler, settings)
 
@@ -294,8 +294,8 @@ def test_the_gradient_through_decoder_and_guided_denoiser_exports(
 ) -> None:
     exported = made(tiny[0], tmp_path, tiny[1], steps=3, batch=2)
     (tmp_path / "engine").mkdir()
-    for given in ({}, {"steps": 5, "batch": 3, "strength": 40.0, "red": 0.9}):
-        assert difference(exported.run(**given), exported.engine(tmp_path / "engine", **given)) <= LEVEL
+    for parameters in ({}, {"steps": 5, "batch": 3, "strength": 40.0, "red": 0.9}):
+        assert difference(exported.run(**parameters), exported.engine(tmp_path / "engine", **parameters)) <= LEVEL
     assert difference(exported.run(strength=0.0), exported.run(strength=40.0)) > LEVEL
 
 
@@ -309,8 +309,8 @@ def test_a_sampler_with_recurrence_exports(plugins: dict[str, tuple[str, str]], 
     workflow.write_text(text[: text.index("outputs:")] + "outputs: {x: sample.x}\n", encoding="utf-8")
     exported = made(workflow, tmp_path, plugins["half"], steps=3)
     (tmp_path / "engine").mkdir()
-    for given in ({}, {"steps": 5}):
-        assert difference(exported.run(**given), exported.engine(tmp_path / "engine", **given)) <= LEVEL
+    for parameters in ({}, {"steps": 5}):
+        assert difference(exported.run(**parameters), exported.engine(tmp_path / "engine", **parameters)) <= LEVEL
 
 
 @pytest.mark.slow

@@ -28,7 +28,7 @@ from guidegraph.nodes.models.released.unet import ReleasedClassifier  # noqa: E4
 from guidegraph.nodes.sampling.denoiser import predict  # noqa: E402
 from guidegraph.nodes.sampling.schedule import linear  # noqa: E402
 from guidegraph.nodes.sampling.scheduler import ddim  # noqa: E402
-from guidegraph.nodes.sampling.step import step  # noqa: E402
+from guidegraph.nodes.sampling.scheduler_step import step  # noqa: E402
 from guidegraph.nodes.types import Condition, SchedulerState  # noqa: E402
 
 Function = Callable[..., tuple[Tensor, ...]]

@@ -31,14 +31,14 @@ def first_stage(vae: Any) -> Tensors:
         down = ours == "encoder"
         levels = list(half.down_blocks) if down else list(half.up_blocks)[::-1]
         for i, level in enumerate(levels):
-            at = f"{ours}.{'down' if down else 'up'}.{i}"
+            prefix = f"{ours}.{'down' if down else 'up'}.{i}"
             for j, resnet in enumerate(level.resnets):
-                out.update(_vae_block(f"{at}.block.{j}", resnet))
+                out.update(_vae_block(f"{prefix}.block.{j}", resnet))
             for j, attention in enumerate(getattr(level, "attentions", None) or []):
-                out.update(_vae_attention(f"{at}.attn.{j}", attention))
+                out.update(_vae_attention(f"{prefix}.attn.{j}", attention))
             samplers = level.downsamplers if down else level.upsamplers
             for sampler in samplers or []:
-                out.update(under(f"{at}.{'down' if down else 'up'}sample.conv", sampler.conv))
+                out.update(under(f"{prefix}.{'down' if down else 'up'}sample.conv", sampler.conv))
     for name in ("quant_conv", "post_quant_conv"):
         if getattr(vae, name, None) is not None:
             out.update(under(name, getattr(vae, name)))
@@ -47,19 +47,19 @@ def first_stage(vae: Any) -> Tensors:
     return out
 
 
-def _vae_block(at: str, resnet: Any) -> Iterator[tuple[str, Tensor]]:
+def _vae_block(prefix: str, resnet: Any) -> Iterator[tuple[str, Tensor]]:
     for name in ("norm1", "conv1", "norm2", "conv2"):
-        yield from under(f"{at}.{name}", getattr(resnet, name))
+        yield from under(f"{prefix}.{name}", getattr(resnet, name))
     if resnet.conv_shortcut is not None:
-        yield from under(f"{at}.nin_shortcut", resnet.conv_shortcut)
+        yield from under(f"{prefix}.nin_shortcut", resnet.conv_shortcut)
 
 
-def _vae_attention(at: str, attention: Any) -> Iterator[tuple[str, Tensor]]:
-    yield from under(f"{at}.norm", attention.group_norm)
+def _vae_attention(prefix: str, attention: Any) -> Iterator[tuple[str, Tensor]]:
+    yield from under(f"{prefix}.norm", attention.group_norm)
     layers = {"q": attention.to_q, "k": attention.to_k, "v": attention.to_v, "proj_out": attention.to_out[0]}
     for name, layer in layers.items():
-        yield f"{at}.{name}.weight", layer.weight.detach().clone()[:, :, None, None]
-        yield f"{at}.{name}.bias", layer.bias.detach().clone()
+        yield f"{prefix}.{name}.weight", layer.weight.detach().clone()[:, :, None, None]
+        yield f"{prefix}.{name}.bias", layer.bias.detach().clone()
 
 
 def unet(model: Any) -> Tensors:
@@ -95,34 +95,37 @@ def unet(model: Any) -> Tensors:
     return out
 
 
-def _unet_stage(at: str, resnet: Any, block: Any, j: int) -> Iterator[tuple[str, Tensor]]:
-    yield from _resnet(f"{at}.0", resnet)
+def _unet_stage(prefix: str, resnet: Any, block: Any, j: int) -> Iterator[tuple[str, Tensor]]:
+    yield from _resnet(f"{prefix}.0", resnet)
     if getattr(block, "attentions", None):
-        yield from _attention(f"{at}.1", block.attentions[j])
+        yield from _attention(f"{prefix}.1", block.attentions[j])
 
 
-def _resnet(at: str, resnet: Any) -> Iterator[tuple[str, Tensor]]:
-    yield from under(f"{at}.in_layers.0", resnet.norm1)
-    yield from under(f"{at}.in_layers.2", resnet.conv1)
-    yield from under(f"{at}.emb_layers.1", resnet.time_emb_proj)
-    yield from under(f"{at}.out_layers.0", resnet.norm2)
-    yield from under(f"{at}.out_layers.3", resnet.conv2)
+def _resnet(prefix: str, resnet: Any) -> Iterator[tuple[str, Tensor]]:
+    yield from under(f"{prefix}.in_layers.0", resnet.norm1)
+    yield from under(f"{prefix}.in_layers.2", resnet.conv1)
+    yield from under(f"{prefix}.emb_layers.1", resnet.time_emb_proj)
+    yield from under(f"{prefix}.out_layers.0", resnet.norm2)
+    yield from under(f"{prefix}.out_layers.3", resnet.conv2)
     if resnet.conv_shortcut is not None:
-        yield from under(f"{at}.skip_connection", resnet.conv_shortcut)
+        yield from under(f"{prefix}.skip_connection", resnet.conv_shortcut)
 
 
-def _attention(at: str, attention: Any) -> Iterator[tuple[str, Tensor]]:
+def _attention(prefix: str, attention: Any) -> Iterator[tuple[str, Tensor]]:
     if hasattr(attention, "transformer_blocks"):  # a spatial transformer has the same names in both
-        yield from under(at, attention)
+        yield from under(prefix, attention)
         return
-    yield from under(f"{at}.norm", attention.group_norm)
+    yield from under(f"{prefix}.norm", attention.group_norm)
     heads = attention.heads
     parts = [layer.weight.unflatten(0, (heads, -1)) for layer in (attention.to_q, attention.to_k, attention.to_v)]
     biases = [layer.bias.unflatten(0, (heads, -1)) for layer in (attention.to_q, attention.to_k, attention.to_v)]
-    yield f"{at}.qkv.weight", torch.cat(parts, dim=1).flatten(0, 1)[:, :, None].detach()  # heads first: legacy order
-    yield f"{at}.qkv.bias", torch.cat(biases, dim=1).flatten(0, 1).detach()
-    yield f"{at}.proj_out.weight", attention.to_out[0].weight.detach().clone()[:, :, None]
-    yield f"{at}.proj_out.bias", attention.to_out[0].bias.detach().clone()
+    yield (
+        f"{prefix}.qkv.weight",
+        torch.cat(parts, dim=1).flatten(0, 1)[:, :, None].detach(),
+    )  # heads first: legacy order
+    yield f"{prefix}.qkv.bias", torch.cat(biases, dim=1).flatten(0, 1).detach()
+    yield f"{prefix}.proj_out.weight", attention.to_out[0].weight.detach().clone()[:, :, None]
+    yield f"{prefix}.proj_out.bias", attention.to_out[0].bias.detach().clone()
 
 
 def openclip(model: Any, projection: bool) -> Tensors:
@@ -133,16 +136,16 @@ def openclip(model: Any, projection: bool) -> Tensors:
         "positional_embedding": trunk.embeddings.position_embedding.weight,
     }
     for i, layer in enumerate(trunk.encoder.layers):
-        at = f"transformer.resblocks.{i}"
+        prefix = f"transformer.resblocks.{i}"
         attention = layer.self_attn
         parts = (attention.q_proj, attention.k_proj, attention.v_proj)
-        out[f"{at}.attn.in_proj_weight"] = torch.cat([part.weight for part in parts])
-        out[f"{at}.attn.in_proj_bias"] = torch.cat([part.bias for part in parts])
-        out.update(under(f"{at}.attn.out_proj", attention.out_proj))
-        out.update(under(f"{at}.ln_1", layer.layer_norm1))
-        out.update(under(f"{at}.ln_2", layer.layer_norm2))
-        out.update(under(f"{at}.mlp.c_fc", layer.mlp.fc1))
-        out.update(under(f"{at}.mlp.c_proj", layer.mlp.fc2))
+        out[f"{prefix}.attn.in_proj_weight"] = torch.cat([part.weight for part in parts])
+        out[f"{prefix}.attn.in_proj_bias"] = torch.cat([part.bias for part in parts])
+        out.update(under(f"{prefix}.attn.out_proj", attention.out_proj))
+        out.update(under(f"{prefix}.ln_1", layer.layer_norm1))
+        out.update(under(f"{prefix}.ln_2", layer.layer_norm2))
+        out.update(under(f"{prefix}.mlp.c_fc", layer.mlp.fc1))
+        out.update(under(f"{prefix}.mlp.c_proj", layer.mlp.fc2))
     out.update(under("ln_final", trunk.final_layer_norm))
     if projection:
         out["text_projection"] = model.text_projection.weight.T.contiguous()

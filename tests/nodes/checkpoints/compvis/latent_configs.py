@@ -12,7 +12,9 @@ from typing import Any
 Config = dict[str, Any]
 
 
-def first_stage(multiples: Sequence[int], channels: int, at: Sequence[int] = (), codes: int = 0, **more: Any) -> Config:
+def first_stage(
+    multiples: Sequence[int], channels: int, attention: Sequence[int] = (), codes: int = 0, **more: Any
+) -> Config:
     dd = {
         "double_z": not codes,
         "z_channels": channels,
@@ -22,7 +24,7 @@ def first_stage(multiples: Sequence[int], channels: int, at: Sequence[int] = (),
         "ch": 128,
         "ch_mult": list(multiples),
         "num_res_blocks": 2,
-        "attn_resolutions": list(at),
+        "attn_resolutions": list(attention),
         "dropout": 0.0,
         **more,
     }
@@ -43,13 +45,13 @@ FIRST_STAGES: dict[str, Config] = {
 }
 
 
-def unet(latent: int, channels: int, multiples: Sequence[int], at: Sequence[int], **more: Any) -> Config:
+def unet(latent: int, channels: int, multiples: Sequence[int], attention: Sequence[int], **more: Any) -> Config:
     return {
         "image_size": 64,
         "in_channels": latent,
         "out_channels": latent,
         "model_channels": channels,
-        "attention_resolutions": list(at),
+        "attention_resolutions": list(attention),
         "num_res_blocks": 2,
         "channel_mult": list(multiples),
         **more,
@@ -162,7 +164,7 @@ def shrink(config: Mapping[str, Any]) -> Config:
     if "context_dim" in network:
         network["context_dim"] = 24
     first["ddconfig"] |= {"ch": 32, "num_res_blocks": 1, "resolution": 32}
-    first["ddconfig"]["attn_resolutions"] = [at // 8 for at in first["ddconfig"]["attn_resolutions"]]
+    first["ddconfig"]["attn_resolutions"] = [resolution // 8 for resolution in first["ddconfig"]["attn_resolutions"]]
     if "n_embed" in first:
         first["n_embed"] = 64
     cond = held["cond_stage_config"]

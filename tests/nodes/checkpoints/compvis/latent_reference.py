@@ -16,10 +16,10 @@ from torch.nn import functional as F
 
 from tests.nodes.checkpoints.guided.guided_reference import (
     Weights,
-    attended,
+    attend,
     convolution,
-    doubled,
-    halved,
+    double,
+    halve,
     residual,
     small,
     swish,
@@ -65,9 +65,9 @@ def multi_head(w: Weights, name: str, tokens: Tensor, source: Tensor, heads: int
     )
     each, results = width // heads, []
     for head in range(heads):
-        at = slice(head * each, (head + 1) * each)
-        weight = torch.softmax(query[..., at] @ key[..., at].transpose(1, 2) / math.sqrt(each), -1)
-        results.append(weight @ value[..., at])
+        rows = slice(head * each, (head + 1) * each)
+        weight = torch.softmax(query[..., rows] @ key[..., rows].transpose(1, 2) / math.sqrt(each), -1)
+        results.append(weight @ value[..., rows])
     return linear(w, f"{name}.to_out.0", torch.cat(results, -1), width)
 
 
@@ -87,7 +87,7 @@ def spatial_transformer(w: Weights, name: str, x: Tensor, context: Tensor, heads
 def pixel_attention(w: Weights, name: str, x: Tensor, heads: int, new_order: bool) -> Tensor:
     scale, shift = (w(f"{name}.norm.{kind}", x.shape[1]) for kind in ("weight", "bias"))
     tokens = F.group_norm(x, 32, scale, shift, 1e-5).flatten(2)
-    return x + attended(w, f"{name}.qkv", tokens, heads, new_order, f"{name}.proj_out", x.shape[1]).reshape(x.shape)
+    return x + attend(w, f"{name}.qkv", tokens, heads, new_order, f"{name}.proj_out", x.shape[1]).reshape(x.shape)
 
 
 def unet(w: Weights, x: Tensor, t: Tensor, params: Params, context: Tensor | None = None) -> Tensor:
@@ -113,9 +113,9 @@ def unet(w: Weights, x: Tensor, t: Tensor, params: Params, context: Tensor | Non
             return residual(w, name, h, emb, h.shape[1], flags, change)
         if not params.get("conv_resample", True):
             return change(h)
-        if change is halved:
+        if change is halve:
             return convolution(w, f"{name}.op", h, h.shape[1], 3, 2)
-        return convolution(w, f"{name}.conv", doubled(h), h.shape[1])
+        return convolution(w, f"{name}.conv", double(h), h.shape[1])
 
     h = convolution(w, "input_blocks.0.0", x, channels)
     skips = [h]
@@ -127,7 +127,7 @@ def unet(w: Weights, x: Tensor, t: Tensor, params: Params, context: Tensor | Non
                 h = attention(f"{name}.1", h)
             skips.append(h)
         if level + 1 < len(multiples):
-            h = resample(f"input_blocks.{len(skips)}.0", h, halved)
+            h = resample(f"input_blocks.{len(skips)}.0", h, halve)
             skips.append(h)
     h = residual(w, "middle_block.0", h, emb, h.shape[1], flags)
     h = residual(w, "middle_block.2", attention("middle_block.1", h), emb, h.shape[1], flags)
@@ -139,7 +139,7 @@ def unet(w: Weights, x: Tensor, t: Tensor, params: Params, context: Tensor | Non
             if 2**level in params["attention_resolutions"]:
                 h, layer = attention(f"{name}.1", h, up=True), 2
             if level and block == blocks:
-                h = resample(f"{name}.{layer}", h, doubled)
+                h = resample(f"{name}.{layer}", h, double)
             index += 1
     scale, shift = (w(f"out.0.{kind}", h.shape[1]) for kind in ("weight", "bias"))
     return convolution(w, "out.2", swish(F.group_norm(h, 32, scale, shift, 1e-5)), params["out_channels"])
@@ -167,7 +167,7 @@ def middle(w: Weights, name: str, h: Tensor, dd: Params) -> Tensor:
 
 
 def encode(w: Weights, image: Tensor, params: Params) -> Tensor:
-    """What a first stage's encoder and its 1 × 1 convolution give: the latent, or of KL mean and log-variance."""
+    """The output of a first stage's encoder and its 1 × 1 convolution: the latent, or KL's mean and log-variance."""
     dd = params["ddconfig"]
     h = convolution(w, "encoder.conv_in", image, dd["ch"])
     for level, multiple in enumerate(dd["ch_mult"]):
@@ -202,7 +202,7 @@ def decode(w: Weights, z: Tensor, params: Params) -> Tensor:
             if dd["resolution"] // 2**level in dd["attn_resolutions"]:
                 h = single_head(w, f"decoder.up.{level}.attn.{block}", h)
         if level:
-            h = convolution(w, f"decoder.up.{level}.upsample.conv", doubled(h), h.shape[1])
+            h = convolution(w, f"decoder.up.{level}.upsample.conv", double(h), h.shape[1])
     return convolution(w, "decoder.conv_out", swish(group_norm(w, "decoder.norm_out", h)), dd["out_ch"])
 
 

@@ -1,4 +1,4 @@
-"""A config.yaml beside a CompVis file, or named: what it may say, and what happens to one that says something else."""
+"""A CompVis config.yaml, beside the file or named: its values are read, and bad ones refused."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ STRAYS = {
 
 @pytest.mark.parametrize("message", STRAYS)
 def test_a_named_config_of_another_model_is_refused(message: str, tmp_path: Path) -> None:
-    named = latent_files.write_config(tmp_path, STRAYS[message])
+    config = latent_files.write_config(tmp_path, STRAYS[message])
     with pytest.raises(ValueError, match=message):
-        load_on_meta(on_meta("cin256-v2"), tmp_path, config=named)
+        load_on_meta(on_meta("cin256-v2"), tmp_path, config=config)
 
 
 @pytest.mark.parametrize("message", STRAYS)
-def test_a_config_of_another_model_beside_the_file_is_left_aside(message: str, tmp_path: Path) -> None:
+def test_a_config_of_another_model_beside_the_file_is_ignored(message: str, tmp_path: Path) -> None:
     latent_files.write_config(tmp_path, STRAYS[message])
     with pytest.warns(UserWarning, match=message):
         parts = load_on_meta(on_meta("cin256-v2"), tmp_path)
@@ -50,13 +50,13 @@ def test_a_config_of_another_model_beside_an_unreleased_file_is_refused_until_se
     latent_files.write_config(tmp_path, MODELS["celeba256"])
     with pytest.raises(ValueError, match=r"describes another U-Net.*or set heads or head_channels, attention, scale"):
         load(tmp_path / "model.ckpt")
-    said: dict[str, Any] = {"head_channels": 16, "scale": 0.5, "noise_schedule": "linear", "prediction": "v"}
+    settings: dict[str, Any] = {"head_channels": 16, "scale": 0.5, "noise_schedule": "linear", "prediction": "v"}
     with pytest.warns(UserWarning, match="describes another U-Net.*left aside"):
-        loaded = load(tmp_path / "model.ckpt", attention="legacy", **said)
+        loaded = load(tmp_path / "model.ckpt", attention="legacy", **settings)
     assert loaded.autoencoder.scale == 0.5
 
 
-def test_a_config_of_another_first_stage_beside_the_file_is_left_aside(tmp_path: Path) -> None:
+def test_a_config_of_another_first_stage_beside_the_file_is_ignored(tmp_path: Path) -> None:
     latent_files.write_config(tmp_path, FIRST_STAGES["kl-f4"], AUTOENCODER)
     tensors = latent_files.first_stage_tensors(FIRST_STAGES["vq-f8"], "meta")
     with pytest.warns(UserWarning, match="describes another first stage"):
@@ -88,7 +88,7 @@ def with_denoiser(scaling: str, discretisation: str) -> dict[str, Any]:
         (MODELS["celeba256"] | {"parameterization": ["eps"]}, r"'parameterization' is \['eps'\]; supported are eps"),
     ],
 )
-def test_what_a_config_says_and_is_not_supported_is_not_taken_from_the_table(
+def test_unsupported_values_of_a_config_are_not_replaced_by_those_of_the_table(
     model: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     latent_files.write_config(tmp_path, model)
@@ -97,7 +97,7 @@ def test_what_a_config_says_and_is_not_supported_is_not_taken_from_the_table(
 
 
 @pytest.mark.parametrize("changes", [{"beta_schedule": "cosine"}, {"given_betas": [0.1, 0.2]}])
-def test_another_schedule_than_the_table_s_is_asked_for(
+def test_a_schedule_that_differs_from_the_table_must_be_set(
     changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("guidegraph.nodes.sampling.schedule.current_device", lambda: "cpu")
@@ -108,7 +108,7 @@ def test_another_schedule_than_the_table_s_is_asked_for(
     torch.testing.assert_close(schedule.alphas_bar, cosine().alphas_bar)
 
 
-def test_a_measured_scale_is_the_file_s_or_asked_for(tmp_path: Path) -> None:
+def test_a_measured_scale_is_in_the_file_or_must_be_set(tmp_path: Path) -> None:
     latent_files.write_config(tmp_path, MODELS["celeba256"] | {"scale_by_std": True})
     tensors = on_meta("celeba256")
     with pytest.raises(ValueError, match=r"does not tell scale, and '.*config\.yaml' says"):
@@ -180,7 +180,7 @@ def test_malformed_values_of_a_model_are_named(changes: dict[str, Any], message:
 
 
 @pytest.mark.parametrize("text", ["version: 2\nsteps: 5\n", "- a list\n", ""])
-def test_a_config_of_other_software_beside_the_file_is_none_of_its(tmp_path: Path, text: str) -> None:
+def test_a_config_of_other_software_beside_the_file_is_ignored(tmp_path: Path, text: str) -> None:
     (tmp_path / "config.yaml").write_text(text)
     tensors = on_meta("cin256")
     assert load_on_meta(tensors, tmp_path)["autoencoder"].scale == 1.0
@@ -200,9 +200,7 @@ UNREADABLE = {
 
 
 @pytest.mark.parametrize("name", UNREADABLE)
-def test_an_unreadable_config_is_left_alone_beside_the_file_and_refused_where_it_is_named(
-    name: str, tmp_path: Path
-) -> None:
+def test_an_unreadable_config_is_ignored_beside_the_file_and_refused_if_named(name: str, tmp_path: Path) -> None:
     text, message = UNREADABLE[name]
     (tmp_path / "config.yaml").write_text(text)
     tensors = on_meta("cin256")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from guidegraph.nodes.checkpoints.diffusers.first_stage import load_first_stage
 from guidegraph.nodes.checkpoints.first_stage import build_first_stage
-from guidegraph.nodes.images.tiling import edge_ramp, tile_starts, tiled
+from guidegraph.nodes.images.tiling import edge_ramp, tile_decoder, tile_starts
 from tests.nodes.checkpoints.compvis import compvis_writer
 
 diffusers = pytest.importorskip("diffusers")
@@ -49,15 +49,15 @@ def vq() -> Any:
 def old_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The attention names that diffusers wrote before 0.12."""
     words = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
-    return {re.sub(r"to_q|to_k|to_v|to_out\.0", lambda found: words[found[0]], name): t for name, t in tensors.items()}
+    return {re.sub(r"to_q|to_k|to_v|to_out\.0", lambda match: words[match[0]], name): t for name, t in tensors.items()}
 
 
 def ours(model: Any, layout: str) -> Any:
-    where = Path("vae")
+    path = Path("vae")
     if layout == "compvis":
-        return build_first_stage(compvis_writer.first_stage(model), str(where), model.config.scaling_factor)
+        return build_first_stage(compvis_writer.first_stage(model), str(path), model.config.scaling_factor)
     tensors = model.state_dict()
-    return load_first_stage(old_names(tensors) if layout == "old" else tensors, dict(model.config), where)
+    return load_first_stage(old_names(tensors) if layout == "old" else tensors, dict(model.config), path)
 
 
 @pytest.mark.parametrize("layout", ["diffusers", "old", "compvis"])
@@ -100,7 +100,7 @@ def test_a_first_stage_without_the_small_convolutions_and_without_attention_load
         torch.testing.assert_close(actual.decode(latent), model.decode(latent / 0.18215).sample, rtol=0, atol=1e-4)
 
 
-def test_what_is_not_supported_or_not_whole_is_named() -> None:
+def test_unsupported_or_incomplete_first_stages_are_refused() -> None:
     model = kl()
     config = dict(model.config)
     with pytest.raises(ValueError, match=r"'vae' describes another network: 'shift_factor' is 0\.1"):
@@ -134,22 +134,22 @@ class Enlarger:
 @pytest.mark.parametrize("size", [(20, 13), (8, 31), (9, 9), (21, 5)])
 def test_tiles_cover_a_picture_without_a_seam(size: tuple[int, int]) -> None:
     latent, inner = torch.randn(2, 3, *size), Enlarger()
-    actual = tiled(inner, tile=8, overlap=3).decode(latent)
+    actual = tile_decoder(inner, tile=8, overlap=3).decode(latent)
     assert inner.calls > 1
     torch.testing.assert_close(actual, latent.repeat_interleave(4, 2).repeat_interleave(4, 3))
 
 
-def test_a_latent_that_fits_in_one_tile_is_decoded_at_once_and_one_that_does_not_nearly_so() -> None:
+def test_tiles_change_a_decoded_picture_little_and_one_tile_not_at_all() -> None:
     actual = ours(kl(), "diffusers")
     small, large = torch.randn(1, 4, 16, 16), torch.randn(1, 4, 40, 40)
-    assert torch.equal(tiled(actual, tile=16, overlap=4).decode(small), actual.decode(small))
-    error = (tiled(actual, tile=24, overlap=12).decode(large) - actual.decode(large)).abs().mean()
+    assert torch.equal(tile_decoder(actual, tile=16, overlap=4).decode(small), actual.decode(small))
+    error = (tile_decoder(actual, tile=24, overlap=12).decode(large) - actual.decode(large)).abs().mean()
     assert 0 < error < 0.1 * actual.decode(large).std()
     with pytest.raises(ValueError, match="give an overlap below the tile"):
-        tiled(actual, tile=8, overlap=8)
+        tile_decoder(actual, tile=8, overlap=8)
 
 
-def test_tiles_are_as_few_as_cover_and_share_the_overlap() -> None:
+def test_as_few_tiles_as_possible_share_the_overlap() -> None:
     assert tile_starts(64, 64, 16) == [0]
     for size in range(65, 200):
         actual = tile_starts(size, 64, 16)

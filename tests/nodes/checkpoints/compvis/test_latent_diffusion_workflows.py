@@ -49,8 +49,8 @@ def ddim(model: dict[str, Any], weights: reference.Weights, x: Tensor, spatial: 
     return x
 
 
-def relative(found: Tensor, expected: Tensor) -> float:
-    return float((found - expected).norm() / expected.norm())
+def relative(actual: Tensor, expected: Tensor) -> float:
+    return float((actual - expected).norm() / expected.norm())
 
 
 def test_inpainting_is_conditioned_on_the_first_stage_and_a_signed_mask(tmp_path: Path) -> None:
@@ -76,8 +76,8 @@ def test_inpainting_is_conditioned_on_the_first_stage_and_a_signed_mask(tmp_path
     expected = ddim(model, part("model.diffusion_model."), gaussian(hidden, seed=SEED), spatial)
     assert relative(made["latent"], expected) < 1e-4
     filled = reference.decode(part("first_stage_model."), made["latent"], first)
-    whole = (1 - hole) * (image * 2 - 1) + hole * filled.clamp(-1, 1)
-    torch.testing.assert_close(made["image"], whole, rtol=0, atol=1e-3)
+    composite = (1 - hole) * (image * 2 - 1) + hole * filled.clamp(-1, 1)
+    torch.testing.assert_close(made["image"], composite, rtol=0, atol=1e-3)
 
 
 def test_a_map_of_classes_is_shrunk_by_the_encoder_of_the_model(tmp_path: Path) -> None:

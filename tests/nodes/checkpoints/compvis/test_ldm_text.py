@@ -54,21 +54,21 @@ def tokenizer(folder: Path) -> Any:
     return made
 
 
-def released(model: Any) -> dict[str, Tensor]:
+def release_names(model: Any) -> dict[str, Tensor]:
     """The text encoder under the names that latent diffusion gave it, by walking the module."""
     encoder = model.model
     out = {"token_emb.weight": encoder.embed_tokens.weight, "pos_emb.emb.weight": encoder.embed_positions.weight}
     out.update(under("norm", encoder.layer_norm))
     out.update(under("to_logits", model.to_logits))
     for i, layer in enumerate(encoder.layers):
-        at, after = f"attn_layers.layers.{2 * i}", f"attn_layers.layers.{2 * i + 1}"
-        out.update(under(f"{at}.0", layer.self_attn_layer_norm))
+        attention, feed_forward = f"attn_layers.layers.{2 * i}", f"attn_layers.layers.{2 * i + 1}"
+        out.update(under(f"{attention}.0", layer.self_attn_layer_norm))
         for name in "qkv":
-            out.update(under(f"{at}.1.to_{name}", getattr(layer.self_attn, f"{name}_proj")))
-        out.update(under(f"{at}.1.to_out", layer.self_attn.out_proj))
-        out.update(under(f"{after}.0", layer.final_layer_norm))
-        out.update(under(f"{after}.1.net.0.0", layer.fc1))
-        out.update(under(f"{after}.1.net.2", layer.fc2))
+            out.update(under(f"{attention}.1.to_{name}", getattr(layer.self_attn, f"{name}_proj")))
+        out.update(under(f"{attention}.1.to_out", layer.self_attn.out_proj))
+        out.update(under(f"{feed_forward}.0", layer.final_layer_norm))
+        out.update(under(f"{feed_forward}.1.net.0.0", layer.fc1))
+        out.update(under(f"{feed_forward}.1.net.2", layer.fc2))
     return out
 
 
@@ -87,7 +87,7 @@ def test_the_text_encoder_is_that_of_diffusers_from_a_folder_and_from_a_file(tmp
     parts = {
         "model.diffusion_model": compvis_writer.unet(unet),
         "first_stage_model": compvis_writer.first_stage(pipe.vqvae),
-        "cond_stage_model.transformer": released(model),
+        "cond_stage_model.transformer": release_names(model),
     }
     path = save(tmp_path / "model.ckpt", parts)
     ids = words(TEXTS, padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt")["input_ids"]

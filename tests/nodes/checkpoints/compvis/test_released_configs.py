@@ -44,9 +44,9 @@ def on_meta(name: str) -> dict[str, Tensor]:
     return latent_files.checkpoint_tensors(MODELS[name], "meta")
 
 
-def load_on_meta(tensors: dict[str, Tensor], where: Path, **settings: Any) -> dict[str, Any]:
+def load_on_meta(tensors: dict[str, Tensor], path: Path, **settings: Any) -> dict[str, Any]:
     with use_device("meta", "float32"):
-        return load_compvis(tensors, where / "model.ckpt", LoadOptions(**settings))
+        return load_compvis(tensors, path / "model.ckpt", LoadOptions(**settings))
 
 
 def alphas_bar(model: dict[str, Any]) -> Tensor:
@@ -91,7 +91,7 @@ def test_a_released_file_has_the_heads_scale_and_schedule_of_its_configuration(
 
 
 @pytest.mark.parametrize("name", FIRST_STAGES)
-def test_a_released_first_stage_has_its_scale_or_asks_for_it(name: str, tmp_path: Path) -> None:
+def test_the_scale_of_a_released_first_stage_is_known_or_must_be_set(name: str, tmp_path: Path) -> None:
     tensors = latent_files.first_stage_tensors(FIRST_STAGES[name], "meta")
     if name == "kl-f8":
         with pytest.raises(
@@ -109,7 +109,7 @@ def test_a_released_first_stage_has_its_scale_or_asks_for_it(name: str, tmp_path
     assert stage.config.codes == FIRST_STAGES[name].get("n_embed", 0)
 
 
-def test_the_first_stage_counts_for_what_a_release_is(tmp_path: Path) -> None:
+def test_a_release_is_identified_by_its_first_stage_too(tmp_path: Path) -> None:
     other = MODELS["celeba256"] | {"first_stage_config": {"params": FIRST_STAGES["kl-f4"]}}
     with pytest.raises(
         ValueError, match=r"none of its released shapes.*do not tell heads or head_channels, attention, scale"
@@ -133,10 +133,10 @@ def load(path: Path, **settings: Any) -> Any:
         return load_checkpoint(path=path, **settings)
 
 
-def close(found: Tensor, expected: Tensor) -> None:
+def close(actual: Tensor, expected: Tensor) -> None:
     """Within 1e-5 in float64; the embedding of t is in float32."""
     assert expected.std() > 0.05
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if name not in ("ffhq256", "lsun_beds256")])
@@ -164,7 +164,7 @@ def test_a_small_model_of_each_layout_is_the_network_of_its_configuration(name: 
     torch.testing.assert_close(loaded.schedule.alphas_bar, alphas_bar(model), rtol=1e-12, atol=0)
 
 
-def test_a_shape_that_was_not_released_is_refused_until_it_is_said(tmp_path: Path) -> None:
+def test_an_unreleased_shape_is_refused_until_its_settings_are_given(tmp_path: Path) -> None:
     model = latent_configs.shrink(MODELS["celeba256"])
     tensors = save(tmp_path, model)
     path = tmp_path / "model.ckpt"
@@ -173,11 +173,14 @@ def test_a_shape_that_was_not_released_is_refused_until_it_is_said(tmp_path: Pat
         load(path)
     with pytest.raises(ValueError, match="do not tell attention, prediction: set"):
         load(path, heads=2, scale=0.5, noise_schedule="linear")
-    said: Any = load(path, head_channels=16, scale=0.5, noise_schedule="linear", prediction="v", attention="legacy")
-    assert (said.autoencoder.scale, said.denoiser.network.shape.kind) == (0.5, "v")
+    settings: Any = load(path, head_channels=16, scale=0.5, noise_schedule="linear", prediction="v", attention="legacy")
+    assert (settings.autoencoder.scale, settings.denoiser.network.shape.kind) == (0.5, "v")
     x, t = torch.randn(1, 3, 16, 16, dtype=torch.float64), torch.tensor([40.0])
     network = model["unet_config"]["params"]
-    close(predict(said.denoiser, x, t).value, reference.unet(part_of(tensors, "model.diffusion_model."), x, t, network))
+    close(
+        predict(settings.denoiser, x, t).value,
+        reference.unet(part_of(tensors, "model.diffusion_model."), x, t, network),
+    )
 
 
 def test_settings_come_before_the_config_and_the_config_before_the_table(tmp_path: Path) -> None:
@@ -190,8 +193,8 @@ def test_settings_come_before_the_config_and_the_config_before_the_table(tmp_pat
     assert (parts["autoencoder"].scale, shape.kind, shape.heads) == (0.4, "x0", (7, 7, 7, 7))
     elsewhere = tmp_path / "other"
     elsewhere.mkdir()
-    named = latent_files.write_config(elsewhere, MODELS["rdm768"])
-    assert load_on_meta(tensors, tmp_path, config=named)["autoencoder"].scale == 0.22765929
+    named_file = latent_files.write_config(elsewhere, MODELS["rdm768"])
+    assert load_on_meta(tensors, tmp_path, config=named_file)["autoencoder"].scale == 0.22765929
 
 
 def test_heads_on_the_way_up_and_resampling_without_weights(tmp_path: Path) -> None:
@@ -202,9 +205,9 @@ def test_heads_on_the_way_up_and_resampling_without_weights(tmp_path: Path) -> N
     tensors = save(tmp_path, model)
     x, t = torch.randn(1, 3, 16, 16, dtype=torch.float64), torch.tensor([40.0])
     expected = reference.unet(part_of(tensors, "model.diffusion_model."), x, t, network)
-    said: dict[str, Any] = {"scale": 1.0, "noise_schedule": "linear", "prediction": "eps"}
-    said |= {"heads": 2, "upsample_heads": 4, "attention": "new"}
-    close(predict(load(tmp_path / "model.ckpt", **said).denoiser, x, t).value, expected)
+    settings: dict[str, Any] = {"scale": 1.0, "noise_schedule": "linear", "prediction": "eps"}
+    settings |= {"heads": 2, "upsample_heads": 4, "attention": "new"}
+    close(predict(load(tmp_path / "model.ckpt", **settings).denoiser, x, t).value, expected)
     latent_files.write_config(tmp_path, model)
     close(predict(load(tmp_path / "model.ckpt").denoiser, x, t).value, expected)
 
@@ -218,12 +221,12 @@ def test_groups_of_a_norm_are_a_setting(tmp_path: Path) -> None:
     assert {layer.num_groups for layer in norms if isinstance(layer, nn.GroupNorm)} == {16}
 
 
-def test_classes_mean_none_only_where_it_is_known(tmp_path: Path) -> None:
+def test_only_a_known_model_has_a_null_class(tmp_path: Path) -> None:
     for name, count in (("cin256", 1000), ("cin256-v2", 1000)):
         label = load_on_meta(on_meta(name), tmp_path)["label"]
         assert (label.classes, label.null_class) == (count, name == "cin256-v2")
-    named = on_meta("cin256-v2") | {"cond_stage_model.embedding.weight": torch.empty(10, 512, device="meta")}
-    label = load_on_meta(named, tmp_path)["label"]
+    tensors = on_meta("cin256-v2") | {"cond_stage_model.embedding.weight": torch.empty(10, 512, device="meta")}
+    label = load_on_meta(tensors, tmp_path)["label"]
     assert (label.classes, label.null_class) == (10, False)  # fine-tuned on other classes than the released model
     model = latent_configs.shrink(MODELS["cin256"])
     tensors = save(tmp_path, model)
@@ -235,7 +238,7 @@ def test_classes_mean_none_only_where_it_is_known(tmp_path: Path) -> None:
         label(torch.tensor([11]))
 
 
-def test_the_tokens_of_a_layout_are_no_text(tmp_path: Path) -> None:
+def test_layout_tokens_are_not_text(tmp_path: Path) -> None:
     parts = load_on_meta(on_meta("layout2img-openimages256"), tmp_path)
     with pytest.raises(ValueError, match="are the boxes and classes of a layout, not words"):
         parts["text"](["a tiger"])
@@ -253,7 +256,7 @@ def test_stable_diffusion_has_its_heads(shape: UNetShape, kind: str, tmp_path: P
     assert loaded == replace(shape, kind=kind)
 
 
-def test_stable_diffusion_2_asks_what_it_predicts(tmp_path: Path) -> None:
+def test_the_prediction_of_stable_diffusion_2_must_be_set(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"Stable Diffusion 2.*set `prediction` of checkpoint\.load to v"):
         load_on_meta(stable_tensors(SD2), tmp_path)
     assert load_on_meta(stable_tensors(SD2), tmp_path, prediction="v")["denoiser"].network.shape == SD2
@@ -262,7 +265,7 @@ def test_stable_diffusion_2_asks_what_it_predicts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["joint_blocks.0.x_block.attn.qkv.weight", "double_blocks.0.img_attn.qkv.weight"])
-def test_an_intact_file_of_an_unknown_family_is_called_that(name: str, tmp_path: Path) -> None:
+def test_a_complete_file_of_an_unknown_family_is_named_as_such(name: str, tmp_path: Path) -> None:
     torch.save({"state_dict": {f"model.diffusion_model.{name}": torch.zeros(2, 2)}}, tmp_path / "model.ckpt")
     with pytest.raises(ValueError, match=r"model\.ckpt' is of a family that is not known: its denois") as raised:
         load_checkpoint(path=tmp_path / "model.ckpt")
@@ -270,7 +273,7 @@ def test_an_intact_file_of_an_unknown_family_is_called_that(name: str, tmp_path:
     assert "fetch" not in str(raised.value)
 
 
-def test_a_first_stage_of_no_released_shape_asks_for_its_scale(tmp_path: Path) -> None:
+def test_the_scale_of_an_unreleased_first_stage_must_be_set(tmp_path: Path) -> None:
     params = latent_configs.shrink(MODELS["txt2img-1p4B"])["first_stage_config"]["params"]
     tensors = latent_files.first_stage_tensors(params, "meta")
     with pytest.raises(ValueError, match=r"none of the released shapes of first stages\. Set scale on"):
@@ -289,11 +292,11 @@ def test_a_conditioner_that_is_another_first_stage_is_refused(tmp_path: Path) ->
         load_checkpoint(path=tmp_path / "model.ckpt")
 
 
-def test_how_a_map_is_shrunk_is_asked_for(tmp_path: Path) -> None:
+def test_the_rescaling_of_a_map_must_be_set(tmp_path: Path) -> None:
     save(tmp_path, latent_configs.shrink(MODELS["semantic_synthesis256"]))
-    said = {"heads": 8, "attention": "legacy", "scale": 1.0, "noise_schedule": "linear", "prediction": "eps"}
+    settings = {"heads": 8, "attention": "legacy", "scale": 1.0, "noise_schedule": "linear", "prediction": "eps"}
     with pytest.raises(ValueError, match="its tensors do not tell config: set"):
-        load(tmp_path / "model.ckpt", **said)
+        load(tmp_path / "model.ckpt", **settings)
 
 
 def test_a_folder_holds_one_file_and_its_config(tmp_path: Path) -> None:

@@ -48,15 +48,15 @@ def test_a_released_unet_has_every_key_and_no_other(name: str) -> None:
     with torch.device("meta"):
         model = diffusers.UNet2DConditionModel(**config)
         shape = read_unet_shape({**model.config, "_class_name": "UNet2DConditionModel"}, Path("unet"), "eps")
-        wanted = ReleasedUNet(shape).state_dict()
+        expected = ReleasedUNet(shape).state_dict()
         held = unet_tensors(model.state_dict(), shape)
-    assert {key: value.shape for key, value in held.items()} == {key: value.shape for key, value in wanted.items()}
+    assert {key: value.shape for key, value in held.items()} == {key: value.shape for key, value in expected.items()}
     assert sum(value.numel() for value in held.values()) == parameters
-    told = shape_of_tensors(held, "file", samples=4, heads=heads)
+    inferred = shape_of_tensors(held, "file", samples=4, heads=heads)
     attended = [level for level, depth in enumerate(shape.depths) if depth]
-    assert [told.heads[level] for level in attended] == [shape.heads[level] for level in attended]
+    assert [inferred.heads[level] for level in attended] == [shape.heads[level] for level in attended]
     for field in ("widths", "depths", "middle_depth", "blocks", "context_dim", "adm_channels", "spatial_channels"):
-        assert getattr(told, field) == getattr(shape, field), field
+        assert getattr(inferred, field) == getattr(shape, field), field
 
 
 def test_the_released_autoencoder_has_every_key_and_no_other() -> None:
@@ -69,7 +69,7 @@ def test_the_released_autoencoder_has_every_key_and_no_other() -> None:
         )
         held = to_compvis(model.state_dict())
         shape = infer_first_stage_shape(held, "vae")
-        wanted = ReleasedKL(shape, 1.0).state_dict()
-    assert {key: value.shape for key, value in held.items()} == {key: value.shape for key, value in wanted.items()}
+        expected = ReleasedKL(shape, 1.0).state_dict()
+    assert {key: value.shape for key, value in held.items()} == {key: value.shape for key, value in expected.items()}
     assert sum(value.numel() for value in held.values()) == 83_653_863
     assert shape.factor == 8

@@ -55,8 +55,8 @@ class Made:
     def checkpoint(self, layout: str, prediction: str = "auto") -> dict[str, Any]:
         if layout == "folder":
             return {"checkpoint": str(self.root / "folder")}
-        given = {"checkpoint": str(self.file), "tokenizer": str(self.root / "eos")}
-        return given | ({"prediction": prediction} if self.family == "sd2" else {})
+        arguments = {"checkpoint": str(self.file), "tokenizer": str(self.root / "eos")}
+        return arguments | ({"prediction": prediction} if self.family == "sd2" else {})
 
     def run(self, name: str, layout: str, prediction: str = "auto", **params: Any) -> Tensor:
         chosen = {"prompt": PROMPT, "negative": NEGATIVE, "seed": SEED, **params}
@@ -65,11 +65,11 @@ class Made:
         assert outputs["image"].shape == (1, 3, SIDE, SIDE)
         return latent
 
-    def theirs(self, kind: Any = None, **given: Any) -> Tensor:
+    def theirs(self, kind: Any = None, **arguments: Any) -> Tensor:
         pipe = self.pipe if kind is None else kind(**self.pipe.components, requires_safety_checker=False)
         pipe.set_progress_bar_config(disable=True)
         chosen = {"prompt": PROMPT, "negative_prompt": NEGATIVE, "guidance_scale": 7.5, "output_type": "latent"}
-        latents: Tensor = pipe(**{**chosen, **given}).images
+        latents: Tensor = pipe(**{**chosen, **arguments}).images
         return latents
 
 
@@ -78,9 +78,9 @@ def stable(tmp_path_factory: pytest.TempPathFactory) -> Made:
     return Made("sd1", tmp_path_factory.mktemp("stable"))
 
 
-def check(found: Tensor, expected: Tensor) -> None:
+def check(actual: Tensor, expected: Tensor) -> None:
     """The latents are the same, relative to their size."""
-    figures.relative(found, expected, TOLERANCE, "latents after all steps")
+    figures.relative(actual, expected, TOLERANCE, "latents after all steps")
 
 
 def noise() -> Tensor:
@@ -105,8 +105,8 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Made:
 def test_sdxl_draws_the_same(large: Made, layout: str, negative: str) -> None:
     side = 1024 if layout == "file" else 256  # what the text encoder tells of the picture where nobody does
     sizes = {"original_size": (side, side), "target_size": (side, side)}
-    given: dict[str, Any] = {"num_inference_steps": FEW, "latents": noise(), "height": SIDE, "width": SIDE}
-    expected = large.theirs(**given, **sizes, negative_prompt=negative or None)  # an empty one is none: zeros
+    arguments: dict[str, Any] = {"num_inference_steps": FEW, "latents": noise(), "height": SIDE, "width": SIDE}
+    expected = large.theirs(**arguments, **sizes, negative_prompt=negative or None)  # an empty one is none: zeros
     check(large.run("text_to_image.yaml", layout, steps=FEW, shape=SHAPE, negative=negative), expected)
 
 
@@ -119,8 +119,8 @@ def test_stable_diffusion_2_draws_the_same(tmp_path: Path) -> None:
 
 def test_v_prediction_with_guidance_rescaled(tmp_path: Path) -> None:
     made = Made("sd2", tmp_path, prediction_type="v_prediction")
-    given = {"num_inference_steps": FEW, "latents": noise(), "height": SIDE, "width": SIDE}
-    expected = made.theirs(**given, guidance_rescale=0.7)
+    arguments = {"num_inference_steps": FEW, "latents": noise(), "height": SIDE, "width": SIDE}
+    expected = made.theirs(**arguments, guidance_rescale=0.7)
     for layout in LAYOUTS:
         check(made.run("text_to_image.yaml", layout, "v", steps=FEW, shape=SHAPE, rescale=0.7), expected)
 
@@ -141,7 +141,7 @@ def test_image_to_image(stable: Made, layout: str, strength: float) -> None:
     actual = stable.run(
         "image_to_image.yaml", layout, steps=20, strength=strength, image=str(stable.root / "picture.png"), size=SIDE
     )
-    clean = encoded(stable, load_image(path=stable.root / "picture.png"))
+    clean = encode(stable, load_image(path=stable.root / "picture.png"))
     with patch(f"{THEIRS}_img2img.randn_tensor", lambda shape, **_: noise().expand(shape)):
         expected = stable.theirs(
             diffusers.StableDiffusionImg2ImgPipeline, image=clean, strength=strength, num_inference_steps=20
@@ -156,7 +156,7 @@ def test_inpainting_by_nine_channels(tmp_path: Path) -> None:
     expected = made.theirs(
         image=(picture + 1) / 2,
         mask_image=mask,
-        masked_image_latents=encoded(made, picture * (1 - mask)),
+        masked_image_latents=encode(made, picture * (1 - mask)),
         latents=noise(),
         height=SIDE,
         width=SIDE,
@@ -171,7 +171,7 @@ def test_inpainting_by_nine_channels(tmp_path: Path) -> None:
 def test_inpainting_by_blending(stable: Made, layout: str) -> None:
     picture, mask = (stable.root / name for name in ("picture.png", "mask.png"))
     actual = stable.run("inpaint_blend.yaml", layout, steps=20, image=str(picture), mask=str(mask), size=SIDE)
-    clean = encoded(stable, load_image(path=picture))
+    clean = encode(stable, load_image(path=picture))
     with patch(f"{THEIRS}_inpaint.retrieve_latents", lambda output, **_: output.latent_dist.mean):
         expected = stable.theirs(
             diffusers.StableDiffusionInpaintPipeline,
@@ -197,12 +197,12 @@ def test_the_state_is_float32_where_the_networks_compute_in_bfloat16(stable: Mad
     states: list[Tensor] = []
     forward = ReleasedDenoiser.forward
 
-    def watched(self: ReleasedDenoiser, x: Tensor, *given: Any) -> Any:
+    def watch(self: ReleasedDenoiser, x: Tensor, *arguments: Any) -> Any:
         assert self.network.dtype == torch.bfloat16
         states.append(x)
-        return forward(self, x, *given)
+        return forward(self, x, *arguments)
 
-    with patch.object(ReleasedDenoiser, "forward", watched):
+    with patch.object(ReleasedDenoiser, "forward", watch):
         workflow = load_workflow(WORKFLOWS / f"{name}.yaml", dtype="bfloat16", cache="off")
         actual = workflow.run(**made.checkpoint("folder"), prompt=PROMPT, steps=4, **params)["latent"]
     assert {x.dtype for x in [*states, actual]} == {torch.float32}
@@ -210,6 +210,6 @@ def test_the_state_is_float32_where_the_networks_compute_in_bfloat16(stable: Mad
     assert all(not torch.equal(x, x.bfloat16().float()) for x in states)  # nor was it ever rounded
 
 
-def encoded(made: Made, image: Tensor) -> Tensor:
+def encode(made: Made, image: Tensor) -> Tensor:
     """The latent of a picture, the mean of its distribution, by our autoencoder, which is tested against theirs."""
     return load_checkpoint(path=made.root / "folder").autoencoder.encode(image)

@@ -28,7 +28,7 @@ def network() -> Any:
     return diffusers.UNet2DConditionModel(**settings).eval().requires_grad_(False)
 
 
-def written(path: Path, extra: dict[str, Tensor]) -> Path:
+def write(path: Path, extra: dict[str, Tensor]) -> Path:
     """U-Net, moving averages, classes, and the first stage with the loss of its training, as latent diffusion wrote."""
     unet = compvis_writer.unet(network())
     parts = {
@@ -46,9 +46,9 @@ def written(path: Path, extra: dict[str, Tensor]) -> Path:
 
 @pytest.mark.parametrize("scale", [None, 0.5])
 def test_a_whole_file_with_a_vq_first_stage(tmp_path: Path, scale: float | None) -> None:
-    path = written(tmp_path / "model.ckpt", {} if scale is None else {"scale_factor": torch.tensor(scale)})
-    said: Any = {} if scale else {"scale": 1.0}
-    loaded = load_checkpoint(path=path, heads=1, noise_schedule="scaled_linear", prediction="eps", **said)
+    path = write(tmp_path / "model.ckpt", {} if scale is None else {"scale_factor": torch.tensor(scale)})
+    settings: Any = {} if scale else {"scale": 1.0}
+    loaded = load_checkpoint(path=path, heads=1, noise_schedule="scaled_linear", prediction="eps", **settings)
     model = vq()
     latent, image = torch.randn(2, CHANNELS, 16, 16), torch.rand(2, 3, 32, 32) * 2 - 1
     with torch.no_grad():

@@ -51,7 +51,7 @@ class Lora:
                 down = torch.randn(rank, *inside, generator=generator) * 0.3 / layer.weight[0].numel() ** 0.5
                 mine[name] = (down, up, alpha)
 
-    def applied(self, pipe: Any, strength: float, alphas: bool) -> Any:
+    def apply(self, pipe: Any, strength: float, alphas: bool) -> Any:
         """A copy of a pipeline's networks with the closed form in their weights."""
         changed = copy.deepcopy({name: getattr(pipe, name) for name in self.factors})
         for network, layers in self.factors.items():
@@ -67,8 +67,8 @@ class Lora:
         header: dict[str, Any] = {}
         for network, layers in self.factors.items():
             for name, (down, up, _) in layers.items():
-                at = f"{network}.{old_name(name) if network.startswith('text') else name}"
-                tensors |= {f"{at}.{names[0]}.weight": down, f"{at}.{names[1]}.weight": up}
+                layer = f"{network}.{old_name(name) if network.startswith('text') else name}"
+                tensors |= {f"{layer}.{names[0]}.weight": down, f"{layer}.{names[1]}.weight": up}
             header |= {f"{network}.r": RANK, f"{network}.lora_alpha": 1.0}
             header[f"{network}.alpha_pattern"] = {name: alpha for name, (_, _, alpha) in layers.items()}
         held = {"lora_adapter_metadata": json.dumps(header)} if metadata else {"format": "pt"}
@@ -80,13 +80,13 @@ class Lora:
         tensors: dict[str, Tensor] = {}
         for network, layers in self.factors.items():
             for name, (down, up, _) in layers.items():
-                at = f"{network}.{old_name(name) if network.startswith('text') else name}"
-                owner, _, last = at.removesuffix(".0").rpartition(".")
+                layer = f"{network}.{old_name(name) if network.startswith('text') else name}"
+                owner, _, last = layer.removesuffix(".0").rpartition(".")
                 if last in OLD_ATTENTION:
-                    at = f"{owner}{'' if network.startswith('text') else '.processor'}.{OLD_ATTENTION[last]}_lora"
+                    layer = f"{owner}{'' if network.startswith('text') else '.processor'}.{OLD_ATTENTION[last]}_lora"
                 else:
-                    at = f"{at}.{'lora_linear_layer' if network.startswith('text') else 'lora'}"
-                tensors |= {f"{at}.down.weight": down, f"{at}.up.weight": up}
+                    layer = f"{layer}.{'lora_linear_layer' if network.startswith('text') else 'lora'}"
+                tensors |= {f"{layer}.down.weight": down, f"{layer}.up.weight": up}
         save_file({name: value.contiguous() for name, value in tensors.items()}, path)
         return path
 
@@ -97,9 +97,9 @@ class Lora:
             short = "te1" if self.two and network == "text_encoder" else NETWORKS[network]
             for name, (down, up, alpha) in layers.items():
                 full = old_name(name) if network.startswith("text") else unet_names(name) if unet_names else name
-                at = f"lora_{short}_{full.replace('.', '_')}"
-                tensors |= {f"{at}.lora_down.weight": down, f"{at}.lora_up.weight": up}
-                tensors[f"{at}.alpha"] = torch.tensor(alpha)
+                layer = f"lora_{short}_{full.replace('.', '_')}"
+                tensors |= {f"{layer}.lora_down.weight": down, f"{layer}.lora_up.weight": up}
+                tensors[f"{layer}.alpha"] = torch.tensor(alpha)
         save_file({name: value.contiguous() for name, value in tensors.items()}, path)
         return path
 

@@ -91,11 +91,11 @@ def single_file(pipe: Any, family: str, path: Path) -> Path:
             positions = "cond_stage_model.transformer.text_model.embeddings.position_ids"
             tensors[positions] = torch.arange(77)[None]
     (path.parent / "config.yaml").write_text(yaml.safe_dump(config_of(family)))
-    whole = {name: value.detach().clone().contiguous() for name, value in tensors.items()}
+    contiguous = {name: value.detach().clone().contiguous() for name, value in tensors.items()}
     if path.suffix == ".safetensors":
-        save_file(whole, path)
+        save_file(contiguous, path)
     else:
-        torch.save({"state_dict": whole, "global_step": 470000}, path)
+        torch.save({"state_dict": contiguous, "global_step": 470000}, path)
     return path
 
 

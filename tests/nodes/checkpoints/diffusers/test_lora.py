@@ -57,16 +57,16 @@ LAYOUTS = {
 }
 
 
-def check(found: Any, changed: dict[str, Any], pipe: Any, condition: Any = None) -> None:
+def check(actual: Any, changed: dict[str, Any], pipe: Any, condition: Any = None) -> None:
     """ε and tokens of an adapted checkpoint are those of the changed modules of diffusers."""
     torch.manual_seed(5)
     x, t, tokens = torch.randn(1, 4, 16, 16), torch.tensor([300.0]), torch.randn(1, 7, 64)
     with torch.no_grad():
         eps = changed.get("unet", pipe.unet)(x, t, encoder_hidden_states=tokens).sample
-    figures.largest(predict(found.denoiser, x, t, Condition(tokens=tokens)).value, eps, 1e-4, "ε")
+    figures.largest(predict(actual.denoiser, x, t, Condition(tokens=tokens)).value, eps, 1e-4, "ε")
     ids = pipe.tokenizer(["a b"], padding="max_length", return_tensors="pt").input_ids
     words = changed.get("text_encoder", pipe.text_encoder)(ids).last_hidden_state
-    figures.largest(encode_text(found.text, "a b").tokens, words, 1e-5, "text embeddings")
+    figures.largest(encode_text(actual.text, "a b").tokens, words, 1e-5, "text embeddings")
 
 
 @pytest.mark.parametrize("strength", [0.0, 0.5, 1.0])
@@ -88,14 +88,14 @@ def test_a_lora_is_the_closed_form_in_every_layout(stable: Made, tmp_path: Path,
     check(stable.folder, {}, stable.pipe)  # what came in is unchanged
 
 
-def test_the_copies_share_what_the_lora_leaves_alone_and_two_add_up(stable: Made, tmp_path: Path) -> None:
+def test_the_copies_share_unchanged_weights_and_two_loras_add_up(stable: Made, tmp_path: Path) -> None:
     first, second = Lora(stable.pipe, ("unet",), 1), Lora(stable.pipe, ("unet",), 2)
-    one = apply_lora(stable.folder.denoiser, path=first.peft(tmp_path / "1.safetensors"), strength=0.7)
-    two = apply_lora(one.denoiser, stable.folder.text, path=second.kohya(tmp_path / "2.safetensors"), strength=-0.4)
-    assert one.text is None
+    once = apply_lora(stable.folder.denoiser, path=first.peft(tmp_path / "1.safetensors"), strength=0.7)
+    two = apply_lora(once.denoiser, stable.folder.text, path=second.kohya(tmp_path / "2.safetensors"), strength=-0.4)
+    assert once.text is None
     assert two.text is stable.folder.text
     before: Any = stable.folder.denoiser
-    after: Any = one.denoiser
+    after: Any = once.denoiser
     shared = [a is b for a, b in zip(before.parameters(), after.parameters(), strict=True)]
     assert any(shared)
     assert len(shared) - sum(shared) == len(first.factors["unet"])
@@ -114,15 +114,15 @@ def test_sdxl_takes_both_text_encoders_and_the_names_of_its_own_software(large: 
     actual = apply_lora(large.single.denoiser, large.single.text, path=path, strength=0.8)
     tokens = large.pipe.tokenizer(["a b"], padding="max_length", max_length=77, return_tensors="pt").input_ids
     padded = large.pipe.tokenizer_2(["a b"], padding="max_length", max_length=77, return_tensors="pt").input_ids
-    one = changed["text_encoder"](tokens, output_hidden_states=True).hidden_states[-2]
+    first = changed["text_encoder"](tokens, output_hidden_states=True).hidden_states[-2]
     two = changed["text_encoder_2"](padded, output_hidden_states=True)
     condition = encode_text(actual.text, "a b")  # type: ignore[arg-type]
-    expected = torch.cat([one, two.hidden_states[-2]], dim=2)
+    expected = torch.cat([first, two.hidden_states[-2]], dim=2)
     torch.testing.assert_close(condition.tokens, expected, rtol=0, atol=1e-5)
     x, t = torch.randn(1, 4, 16, 16), torch.tensor([300.0])
-    given = {"text_embeds": two.text_embeds, "time_ids": torch.tensor([[1024.0, 1024, 0, 0, 1024, 1024]])}
+    added = {"text_embeds": two.text_embeds, "time_ids": torch.tensor([[1024.0, 1024, 0, 0, 1024, 1024]])}
     with torch.no_grad():
-        eps = changed["unet"](x, t, encoder_hidden_states=expected, added_cond_kwargs=given).sample
+        eps = changed["unet"](x, t, encoder_hidden_states=expected, added_cond_kwargs=added).sample
     torch.testing.assert_close(predict(actual.denoiser, x, t, condition).value, eps, rtol=0, atol=1e-4)
 
 
@@ -161,9 +161,9 @@ def test_a_lora_for_another_model_is_one_error_that_names_it(stable: Made, large
     save_file(tensors, tmp_path / "inpaint.safetensors")
     with pytest.raises(ValueError, match=r"for another model: its factors .*\(2, 9, 3, 3\) do not make the weight"):
         apply_lora(stable.folder.denoiser, path=tmp_path / "inpaint.safetensors")
-    both = Lora(stable.pipe, BOTH).peft(tmp_path / "both.safetensors")
+    combined = Lora(stable.pipe, BOTH).peft(tmp_path / "both.safetensors")
     with pytest.raises(ValueError, match=r"changes the text encoder too .*wire the checkpoint's text"):
-        apply_lora(stable.folder.denoiser, path=both)
+        apply_lora(stable.folder.denoiser, path=combined)
     check(stable.folder, {}, stable.pipe)
 
 
@@ -177,11 +177,11 @@ def test_a_lora_for_another_model_is_one_error_that_names_it(stable: Made, large
     ],
 )
 def test_other_adapters_are_named(tmp_path: Path, key: str, message: str) -> None:
-    whole = {
+    complete = {
         "unet.conv_in.lora_A.weight": torch.zeros(2, 4, 3, 3),
         "unet.conv_in.lora_B.weight": torch.zeros(32, 2, 1, 1),
     }
-    save_file(whole | {key: torch.zeros(2, 2)}, tmp_path / "lora.safetensors")
+    save_file(complete | {key: torch.zeros(2, 2)}, tmp_path / "lora.safetensors")
     with pytest.raises(ValueError, match=message):
         read_lora(tmp_path / "lora.safetensors")
     save_file({"unet.x.alpha": torch.tensor(1.0)}, tmp_path / "lora.safetensors")

@@ -37,7 +37,7 @@ ODD: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-def written(family: str, root: Path) -> tuple[Path, dict[str, Tensor]]:
+def write(family: str, root: Path) -> tuple[Path, dict[str, Tensor]]:
     path = pipelines.single_file(pipelines.pipeline(family, root), family, root / "model.ckpt")
     tensors: dict[str, Tensor] = torch.load(path, weights_only=True)["state_dict"]
     return path, tensors
@@ -45,12 +45,12 @@ def written(family: str, root: Path) -> tuple[Path, dict[str, Tensor]]:
 
 @pytest.fixture(scope="module")
 def stable(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Tensor]]:
-    return written("sd1", tmp_path_factory.mktemp("stable"))
+    return write("sd1", tmp_path_factory.mktemp("stable"))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_all_families_load_and_no_value_of_their_text_is_touched(tmp_path: Path, family: str) -> None:
-    path, tensors = written(family, tmp_path)
+    path, tensors = write(family, tmp_path)
     loaded = load_checkpoint(path=path, prediction="eps")
     with pytest.raises(MissingPart, match="set `tokenizer`"):
         loaded.text(["a"])
@@ -86,23 +86,23 @@ def test_weights_that_do_not_fit_are_named(stable: tuple[Path, dict[str, Tensor]
         ("sdxl", "conditioner.embedders.1.odd", r"1 tensors beside those of its text encoder: odd"),
     ],
 )
-def test_what_lies_beside_the_text_is_named(tmp_path: Path, family: str, name: str, message: str) -> None:
-    path, tensors = written(family, tmp_path)
+def test_tensors_beside_the_text_encoder_are_named(tmp_path: Path, family: str, name: str, message: str) -> None:
+    path, tensors = write(family, tmp_path)
     torch.save(tensors | {name: torch.zeros(1)}, path)
     for tokenizer in (None, tmp_path / "eos"):
         with pytest.raises(ValueError, match=message):
             load_checkpoint(path=path, prediction="eps", tokenizer=tokenizer)
 
 
-def test_the_encoder_of_latent_diffusion_is_checked_too() -> None:
-    whole = {
+def test_latent_diffusions_text_encoder_is_checked_too() -> None:
+    complete = {
         f"transformer.{name}": value.to("meta") for name, value in test_ldm_text.released(test_ldm_text.bert()).items()
     }
-    assert "BERT" in repr(load_conditioner(whole, Path("model.ckpt"), None)["text"])
-    less = {name: value for name, value in whole.items() if name != "transformer.attn_layers.layers.3.1.net.2.bias"}
+    assert "BERT" in repr(load_conditioner(complete, Path("model.ckpt"), None)["text"])
+    less = {name: value for name, value in complete.items() if name != "transformer.attn_layers.layers.3.1.net.2.bias"}
     with pytest.raises(ValueError, match=r"1 missing: attn_layers\.layers\.3\.1\.net\.2\.bias"):
         load_conditioner(less, Path("model.ckpt"), None)
-    flat = whole | {"transformer.token_emb.weight": torch.zeros(3)}
+    flat = complete | {"transformer.token_emb.weight": torch.zeros(3)}
     with pytest.raises(ValueError, match="embeddings are matrices"):
         load_conditioner(flat, Path("model.ckpt"), None)
 

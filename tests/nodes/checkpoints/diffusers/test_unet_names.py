@@ -33,27 +33,27 @@ def test_a_unet_of_diffusers_gives_its_own_output(family: str) -> None:
     network = ours(model)
     torch.manual_seed(0)
     x, t = torch.randn(2, model.config.in_channels, 16, 16), torch.tensor([3.0, 700.0])
-    given: dict[str, Any] = {}
+    arguments: dict[str, Any] = {}
     theirs: dict[str, Any] = {}
     if network.shape.context_dim:
-        given["tokens"] = theirs["encoder_hidden_states"] = torch.randn(2, TOKENS, network.shape.context_dim)
+        arguments["tokens"] = theirs["encoder_hidden_states"] = torch.randn(2, TOKENS, network.shape.context_dim)
     if family == "sdxl":
         pooled, numbers = torch.randn(2, 32), torch.tensor([[64.0, 64, 0, 8, 32, 32]] * 2)
         theirs["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": numbers}
         sizes = model.add_time_proj(numbers.flatten()).reshape(2, -1)
-        given["vector"] = torch.cat([pooled, sizes], dim=1)
+        arguments["vector"] = torch.cat([pooled, sizes], dim=1)
     if family == "class":
         theirs["class_labels"] = torch.tensor([1, 4])
-        given["vector"] = model.class_embedding.weight.detach()[theirs["class_labels"]]
+        arguments["vector"] = model.class_embedding.weight.detach()[theirs["class_labels"]]
     with torch.no_grad():
         expected = model(x, t, **theirs).sample
-        actual = network(x, t, **given)
+        actual = network(x, t, **arguments)
     assert expected.std() > 0.05
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("family", UNETS)
-def test_names_go_there_and_back(family: str) -> None:
+def test_names_map_both_ways(family: str) -> None:
     model = unet(family)
     shape = read_unet_shape({**model.config, "_class_name": type(model).__name__}, Path("unet"), "eps")
     layout = unet_layout(shape)
@@ -76,14 +76,14 @@ def test_the_mapping_is_that_of_a_single_file_written_by_walking_the_model(famil
 def test_old_attention_names_are_the_same_network() -> None:
     model = unet("pixels")
     words = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
-    old = {}
+    old_names = {}
     for name, value in model.state_dict().items():
-        for new, word in words.items():
-            name = name.replace(f".{new}.", f".{word}.")
-        old[name] = value
-    assert any("proj_attn" in name for name in old)
+        for new_name, word in words.items():
+            name = name.replace(f".{new_name}.", f".{word}.")
+        old_names[name] = value
+    assert any("proj_attn" in name for name in old_names)
     x, t = torch.randn(1, 3, 16, 16), torch.tensor([10.0])
-    assert torch.equal(ours(model, old)(x, t), ours(model)(x, t))
+    assert torch.equal(ours(model, old_names)(x, t), ours(model)(x, t))
 
 
 @pytest.mark.parametrize(

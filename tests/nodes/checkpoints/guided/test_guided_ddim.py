@@ -27,9 +27,9 @@ def sample_ddim(unet: dict[str, Tensor], judge: dict[str, Tensor], x: Tensor) ->
         bar, last = bars[int(t[0])], bars[(index - 1) * 1000 // STEPS] if index else 1.0
         eps = reference.unet(reference.weights_of(unet), x, t, FLAGS, y)[:, :3]
         x0 = ((x - math.sqrt(1 - bar) * eps) / math.sqrt(bar)).clamp(-1, 1)
-        at = x.detach().requires_grad_()
-        logits = reference.classifier(reference.weights_of(judge), at, t, JUDGE_FLAGS)
-        (gradient,) = torch.autograd.grad(torch.log_softmax(logits, 1)[[0, 1], y].sum(), at)
+        x_grad = x.detach().requires_grad_()
+        logits = reference.classifier(reference.weights_of(judge), x_grad, t, JUDGE_FLAGS)
+        (gradient,) = torch.autograd.grad(torch.log_softmax(logits, 1)[[0, 1], y].sum(), x_grad)
         eps = (x - math.sqrt(bar) * x0) / math.sqrt(1 - bar) - math.sqrt(1 - bar) * SCALE * gradient
         x0 = (x - math.sqrt(1 - bar) * eps) / math.sqrt(bar)
         x = math.sqrt(last) * x0 + math.sqrt(1 - last) * eps
@@ -42,8 +42,8 @@ def test_the_shipped_workflow_gives_the_samples_of_upstreams_ddim(tmp_path: Path
     torch.save(unet, tmp_path / "model.pt")
     torch.save(judge, tmp_path / "classifier.pt")
     text = SHIPPED.read_text(encoding="utf-8")
-    told = "with: {attention: new, head_channels: 16, noise_schedule: cosine}"
-    text = text.replace("in: {path: params.checkpoint}}", f"in: {{path: params.checkpoint}}, {told}}}")
+    settings = "with: {attention: new, head_channels: 16, noise_schedule: cosine}"
+    text = text.replace("in: {path: params.checkpoint}}", f"in: {{path: params.checkpoint}}, {settings}}}")
     text = text.replace("outputs: {image: image}", "outputs: {image: image, sample: sample.x}")
     (tmp_path / "sample.yaml").write_text(text, encoding="utf-8")
     workflow = load_workflow(tmp_path / "sample.yaml")

@@ -170,13 +170,13 @@ def test_names_of_data_parallel_training_are_read(tmp_path: Path, wrapper: str |
     assert set(read_tensors(tmp_path / "mixed.pt")) == {"module.a", "b"}
 
 
-def test_settings_of_latents_are_refused_where_there_are_none(tmp_path: Path) -> None:
+def test_settings_of_latents_are_refused_for_models_of_pixels(tmp_path: Path) -> None:
     tensors = reference.state(reference.small())
     with pytest.raises(ValueError, match="without latents: leave scale, config out"):
         load(tensors, replace(OPTIONS, scale=0.5, config=tmp_path), "meta")
 
 
-def test_a_file_is_told_by_content_and_its_other_parts_say_that_they_are_missing(tmp_path: Path) -> None:
+def test_a_file_is_identified_by_content_and_missing_parts_raise_errors(tmp_path: Path) -> None:
     flags = reference.small(class_cond=True)
     tensors = reference.state(flags, device="cpu")
     torch.save(tensors, tmp_path / "diffusion.anything")
@@ -190,7 +190,7 @@ def test_a_file_is_told_by_content_and_its_other_parts_say_that_they_are_missing
         checkpoint.classifier(x, t)
 
 
-def test_a_model_without_a_null_class_says_so() -> None:
+def test_a_model_without_a_null_class_refuses_it() -> None:
     parts = load(reference.state(reference.small(class_cond=True), device="cpu"))
     with pytest.raises(ValueError, match=r"knows 7 classes and was trained without a null class: .* 0 … 6"):
         embed_label(parts["label"])
@@ -198,7 +198,7 @@ def test_a_model_without_a_null_class_says_so() -> None:
         predict(parts["denoiser"], torch.zeros(1, 3, 16, 16), torch.zeros(1))
 
 
-def test_what_the_tensors_do_not_tell_has_to_be_said() -> None:
+def test_settings_that_tensors_do_not_show_must_be_set() -> None:
     tensors = reference.state(reference.small())
     with pytest.raises(
         ValueError, match=r"none of its released shapes .*tell attention, noise_schedule, heads or head_"
@@ -215,8 +215,8 @@ def test_what_the_tensors_do_not_tell_has_to_be_said() -> None:
 
 
 def test_a_key_that_does_not_fit_is_named(tmp_path: Path) -> None:
-    whole = reference.state(reference.small(), device="cpu")
-    for change, said in (
+    complete = reference.state(reference.small(), device="cpu")
+    for change, message in (
         ({"out.0.weight": None}, r"1 missing: out\.0\.weight"),
         ({"out.9.weight": torch.zeros(1)}, r"1 left over: out\.9\.weight"),
         ({"out.0.bias": torch.zeros(3)}, r"of another shape: out\.0\.bias \(3,\) for \(32,\)"),
@@ -224,9 +224,9 @@ def test_a_key_that_does_not_fit_is_named(tmp_path: Path) -> None:
         ({"input_blocks.2.0.in_layers.2.weight": None}, r"input_blocks\.2\.0\.in_layers\.2\.weight is missing"),
         ({"input_blocks.3.0.in_layers.2.weight": torch.zeros(96, 64, 3, 3)}, "of another shape: input_blocks"),
     ):
-        tensors = {name: tensor for name, tensor in (whole | change).items() if tensor is not None}  # type: ignore[dict-item]
+        tensors = {name: tensor for name, tensor in (complete | change).items() if tensor is not None}  # type: ignore[dict-item]
         torch.save(tensors, tmp_path / "a.pt")
-        with pytest.raises(ValueError, match=said) as caught:
+        with pytest.raises(ValueError, match=message) as caught:
             load_checkpoint(path=tmp_path / "a.pt", **SETTINGS)
         assert str(tmp_path / "a.pt") in str(caught.value)
         assert "\n" not in str(caught.value)

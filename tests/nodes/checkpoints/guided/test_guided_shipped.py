@@ -32,10 +32,10 @@ def grey(tmp_path: Path) -> Path:
 
 
 def of_guided_diffusion(workflow: str, folder: Path, **params: Any) -> Tensor:
-    """What a shipped workflow draws with tiny networks, whose heads no table knows."""
+    """The image of a shipped workflow with tiny networks, whose heads are set by hand."""
     text = (WORKFLOWS / f"{workflow}.yaml").read_text(encoding="utf-8")
-    told = "with: {attention: new, head_channels: 16, noise_schedule: cosine}"
-    text = text.replace("in: {path: params.checkpoint}}", f"in: {{path: params.checkpoint}}, {told}}}")
+    settings = "with: {attention: new, head_channels: 16, noise_schedule: cosine}"
+    text = text.replace("in: {path: params.checkpoint}}", f"in: {{path: params.checkpoint}}, {settings}}}")
     (folder / f"{workflow}.yaml").write_text(text, encoding="utf-8")
     image: Tensor = load_workflow(folder / f"{workflow}.yaml").run(**params)["image"]
     return image
@@ -46,23 +46,23 @@ def test_a_class_is_drawn_under_a_classifiers_gradient(tmp_path: Path) -> None:
     judge_flags = guided_reference.small(num_channels=64, num_head_channels=64)
     torch.save(guided_reference.state(flags, device="cpu"), tmp_path / "model.pt")
     torch.save(guided_reference.state(judge_flags, judge=True, device="cpu", seed=1), tmp_path / "classifier.pt")
-    given = {
+    arguments = {
         "checkpoint": tmp_path / "model.pt",
         "classifier": tmp_path / "classifier.pt",
         "shape": [3, 16, 16],
         "steps": 3,
     }
-    drawn = of_guided_diffusion("class_conditional", tmp_path, label=[6, 1], batch=2, scale=300.0, **given)
-    other = of_guided_diffusion("class_conditional", tmp_path, label=[6, 1], batch=2, scale=0.0, **given)
+    drawn = of_guided_diffusion("class_conditional", tmp_path, label=[6, 1], batch=2, scale=300.0, **arguments)
+    other = of_guided_diffusion("class_conditional", tmp_path, label=[6, 1], batch=2, scale=0.0, **arguments)
     assert drawn.shape == (2, 3, 16, 16)
     assert (drawn - other).abs().max() > 0.01
 
 
-def test_a_picture_is_enlarged_by_what_is_in_it(tmp_path: Path, picture: Path, grey: Path) -> None:
+def test_an_enlarged_picture_depends_on_the_picture(tmp_path: Path, picture: Path, grey: Path) -> None:
     flags = guided_reference.small(use_new_attention_order=True, num_head_channels=16, class_cond=True, upsampler=True)
     torch.save(guided_reference.state(flags, device="cpu"), tmp_path / "model.pt")
-    given = {"checkpoint": tmp_path / "model.pt", "small": 8, "size": 16, "steps": 3, "label": 2, "batch": 2}
-    drawn = of_guided_diffusion("upsample", tmp_path, image=picture, **given)
-    other = of_guided_diffusion("upsample", tmp_path, image=grey, **given)
+    arguments = {"checkpoint": tmp_path / "model.pt", "small": 8, "size": 16, "steps": 3, "label": 2, "batch": 2}
+    drawn = of_guided_diffusion("upsample", tmp_path, image=picture, **arguments)
+    other = of_guided_diffusion("upsample", tmp_path, image=grey, **arguments)
     assert drawn.shape == (2, 3, 16, 16)
     assert (drawn - other).abs().max() > 0.01

@@ -71,7 +71,7 @@ def cosine_alphas_bar() -> list[float]:
     return actual
 
 
-def sampled(
+def sample(
     unet: dict[str, Tensor], flags: reference.Flags, judge: dict[str, Tensor], judge_flags: reference.Flags, x: Tensor
 ) -> Tensor:
     """Dhariwal & Nichol 2021, algorithm 1, with the learned variance of Nichol & Dhariwal 2021, eq. 15."""
@@ -90,9 +90,9 @@ def sampled(
         variance = torch.exp((v + 1) / 2 * math.log(beta) + (1 - v) / 2 * math.log(smallest[index]))
         x0 = ((x - math.sqrt(1 - bar) * eps) / math.sqrt(bar)).clamp(-1, 1)
         mean = math.sqrt(last) * beta / (1 - bar) * x0 + math.sqrt(1 - beta) * (1 - last) / (1 - bar) * x
-        at = x.detach().requires_grad_()
-        logits = reference.classifier(reference.weights_of(judge), at, t, judge_flags)
-        (gradient,) = torch.autograd.grad(torch.log_softmax(logits, 1)[[0, 1], y].sum(), at)
+        x_grad = x.detach().requires_grad_()
+        logits = reference.classifier(reference.weights_of(judge), x_grad, t, judge_flags)
+        (gradient,) = torch.autograd.grad(torch.log_softmax(logits, 1)[[0, 1], y].sum(), x_grad)
         fresh = gaussian(like=x, index=STEPS - 1 - index, seed=SEED)
         x = mean + variance * SCALE * gradient + (variance.sqrt() * fresh if index else 0)
     return x
@@ -106,11 +106,11 @@ def test_a_workflow_gives_the_samples_of_classifier_guidance_as_published(tmp_pa
     torch.save(unet, tmp_path / "model.pt")
     torch.save(judge, tmp_path / "classifier.pt")
     (tmp_path / "sample.yaml").write_text(WORKFLOW, encoding="utf-8")
-    given = {"path": tmp_path / "model.pt", "classifier": tmp_path / "classifier.pt", "labels": LABELS}
+    arguments = {"path": tmp_path / "model.pt", "classifier": tmp_path / "classifier.pt", "labels": LABELS}
     workflow = load_workflow(tmp_path / "sample.yaml")
-    actual = workflow.run(**given, scale=SCALE, steps=STEPS, seed=SEED)["sample"]
+    actual = workflow.run(**arguments, scale=SCALE, steps=STEPS, seed=SEED)["sample"]
     start = gaussian(seed=SEED, shape=(3, 16, 16), batch=2)
-    expected = sampled(unet, flags, judge, judge_flags, start)
-    unguided = workflow.run(**given, scale=0.0, steps=STEPS, seed=SEED)["sample"]
+    expected = sample(unet, flags, judge, judge_flags, start)
+    unguided = workflow.run(**arguments, scale=0.0, steps=STEPS, seed=SEED)["sample"]
     torch.testing.assert_close(actual, expected, atol=2e-5, rtol=1e-4)
     assert (actual - unguided).abs().max() > 0.01

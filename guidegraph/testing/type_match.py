@@ -64,7 +64,8 @@ def _wrong_axes(value: Any) -> str | None:
     for name in _fields(value):
         field_value = getattr(value, name)
         if is_tensor(field_value) and name in declared and field_value.ndim not in (0, 1, len(declared[name])):
-            return f"field '{name}': expected axes ({', '.join(map(str, declared[name]))}), found {describe_value(field_value)}"
+            axes = ", ".join(map(str, declared[name]))
+            return f"field '{name}': expected axes ({axes}), found {describe_value(field_value)}"
     return None
 
 

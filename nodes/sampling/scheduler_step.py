@@ -62,7 +62,7 @@ OUT_OF_RANGE = (
 )
 
 
-def _needed_ports(scheduler: Scheduler) -> set[str]:
+def _list_needed_ports(scheduler: Scheduler) -> set[str]:
     """The ports that the sampler's table reads: noise only if a row has a gain for it."""
     ports = {"scheduler", "x", "prediction", "state", "t", "score", "renoise"}
     return ports | {"noise"} if scheduler.reads_noise else ports
@@ -82,7 +82,7 @@ def _wiring_problems(scheduler: Scheduler, wired: Collection[str]) -> dict[str, 
 
 @node(
     "scheduler.step",
-    needs=_needed_ports,
+    needs=_list_needed_ports,
     check=_wiring_problems,
 )
 def step(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from guidegraph.nodes.guidance.step_context import StepContext, context
 from guidegraph.nodes.sampling import scheduler as schedulers
-from guidegraph.nodes.sampling.step import step
-from guidegraph.nodes.sampling.step_context import StepContext, context
+from guidegraph.nodes.sampling.scheduler_step import step
 from guidegraph.nodes.types import Prediction, SchedulerState
 from tests.nodes.sampling.closed_form import network, scaled_linear
 
@@ -32,7 +32,7 @@ def test_the_levels_are_those_of_the_samplers_row() -> None:
 
 
 @pytest.mark.parametrize("kind", ["eps", "x0", "v"])
-def test_conversions_agree_with_the_closed_form_and_go_back(kind: str) -> None:
+def test_conversions_agree_with_the_closed_form_and_invert(kind: str) -> None:
     step_context = context_at(2, dtype=torch.float64)
     prediction = network(step_context.x, step_context.alpha, step_context.sigma, kind)
     eps, x0 = (network(step_context.x, step_context.alpha, step_context.sigma, other).value for other in ("eps", "x0"))

@@ -6,28 +6,26 @@ is ``broken``: links to it are not reported. Loops, choices and sub-workflows ha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
-from guidegraph.graph.errors import Problem, closest_match, suggest
-from guidegraph.graph.ir import Call, Op, Output, Parameter, Sources
+from guidegraph.graph.errors import closest_match, suggest
+from guidegraph.graph.ir import Call, Op, Output, Sources
 from guidegraph.graph.language.syntax import (
     ParsedBroken,
     ParsedChoice,
     ParsedLoop,
     ParsedNode,
     ParsedOp,
-    ParsedWorkflow,
 )
 from guidegraph.graph.language.yaml_tree import Scalar, shorten
 from guidegraph.graph.node import NodeSpec, Port
-from guidegraph.graph.registry import Registry
+from guidegraph.graph.resolution.block import BlockContext, BlockResolver
 from guidegraph.graph.resolution.choices import resolve_choice
 from guidegraph.graph.resolution.link_rule import narrows
 from guidegraph.graph.resolution.loops import resolve_loop
 from guidegraph.graph.resolution.order import format_cycle, sort_topologically
-from guidegraph.graph.resolution.ports import PortResolver, describe_ports
+from guidegraph.graph.resolution.ports import describe_ports
 from guidegraph.graph.resolution.scope import ResolvedNode, Scope, TypedSource, Unresolved, resolve_link
 from guidegraph.graph.resolution.sub_workflows import resolve_sub_workflow
 from guidegraph.graph.types import PortType, union
@@ -35,46 +33,13 @@ from guidegraph.graph.types import PortType, union
 WORKFLOW_SUFFIXES = (".yaml", ".yml")
 
 
-@dataclass(frozen=True)
-class BlockContext:
-    """The context of a block.
-
-    prefix: of its operations' keys. base: the folder of its file; display_folder: that folder as messages show it.
-    files: the workflows being resolved, outermost first. loop_depth: the number of loops around it, over all files.
-    """
-
-    prefix: str
-    base: Path
-    display_folder: str
-    files: tuple[Path, ...]
-    loop_depth: int = 0
-
-
-class Resolver(PortResolver):
-    """Resolves the nodes of a workflow to operations.
-
-    parse_file: reads a workflow, given its path and its path for messages. declared_params: resolves its parameters.
-    missing_plugins: required plugins that are not installed; grows as files are read.
-    """
-
-    def __init__(
-        self,
-        registry: Registry,
-        problems: list[Problem],
-        parse_file: Callable[[Path, str], ParsedWorkflow | None],
-        declared_params: Callable[[ParsedWorkflow], dict[str, Parameter]],
-        missing_plugins: Collection[str] = (),
-    ):
-        super().__init__(registry, problems)
-        self.parse_file = parse_file
-        self.declared_params = declared_params
-        self.missing_plugins = missing_plugins
-        self.carry_types: dict[str, dict[str, PortType]] = {}
+class Resolver(BlockResolver):
+    """Resolves the nodes of a workflow to operations."""
 
     def resolve_block(self, nodes: Mapping[str, ParsedOp], scope: Scope, block: BlockContext) -> dict[str, Op]:
         """Resolve a block: its operations in topological order. Adds its nodes to ``scope``."""
         scope.names = nodes
-        outside = set(scope.parent.visible()) if scope.parent is not None else set()
+        outside = set(scope.parent.visible_names()) if scope.parent is not None else set()
         for name, op in nodes.items():
             if name in outside:
                 self.report(
@@ -86,10 +51,10 @@ class Resolver(PortResolver):
         order = sort_topologically(nodes, outside)
         for name, cycle in order.cycles.items():
             op = nodes[name]
-            message = f"these nodes wait for each other: {format_cycle(cycle)}"
+            message = f"these nodes depend on each other: {format_cycle(cycle)}"
             if cycle == [name, name]:
                 hint = "; in its body the value so far is carry.NAME" if isinstance(op, ParsedLoop) else ""
-                message = f"'{name}' waits for itself{hint}"
+                message = f"'{name}' depends on itself{hint}"
             self.report(op.mark, "cycle", message, op.path)
         scope.nodes |= {name: ResolvedNode(broken=True) for name in order.cyclic}
         ops: dict[str, Op] = {}
@@ -117,7 +82,7 @@ class Resolver(PortResolver):
     def _resolve_call(self, node: ParsedNode, scope: Scope, key: str, base: Path) -> tuple[dict[str, Op], ResolvedNode]:
         spec = self.registry.nodes.get(node.use.text)
         if spec is None:
-            if not (self.missing_plugins and node.use.text.partition(".")[0] not in self._namespaces()):
+            if not (self.missing_plugins and node.use.text.partition(".")[0] not in self._list_namespaces()):
                 self.report(node.use.mark, "unknown-node", self._describe_unknown(node.use.text), f"{node.path}.use")
             self.check_links(node, scope)
             return {}, ResolvedNode(broken=True)
@@ -148,17 +113,17 @@ class Resolver(PortResolver):
         settings = {n: sources[n] for n in spec.settings if n in sources}
         marks = {n: m for n, (m, _) in node.inputs.items()}
         call = Call(key, spec, inputs, settings, node.mark, tuple(checks), marks)
-        kinds = {name: self._output_type(node, spec, name, scope) for name in spec.outputs}
+        kinds = {name: self._find_output_type(node, spec, name, scope) for name in spec.outputs}
         return {key: call}, ResolvedNode({name: TypedSource(Output(key, name), kind) for name, kind in kinds.items()})
 
-    def _output_type(self, node: ParsedNode, spec: NodeSpec, output: str, scope: Scope) -> PortType:
+    def _find_output_type(self, node: ParsedNode, spec: NodeSpec, output: str, scope: Scope) -> PortType:
         """The type of an output: the type bound to its type variable, else the declared type."""
         declared = spec.outputs[output]
-        linked = [self._link_type(node, spec.inputs[name], scope) for name in spec.same_type.get(output, ())]
+        linked = [self._find_link_type(node, spec.inputs[name], scope) for name in spec.same_type.get(output, ())]
         bound = union([kind for kind in linked if kind is not None])
         return declared if not linked or None in linked or narrows(bound, declared) else bound
 
-    def _link_type(self, node: ParsedNode, port: Port, scope: Scope) -> PortType | None:
+    def _find_link_type(self, node: ParsedNode, port: Port, scope: Scope) -> PortType | None:
         """The type of a port's link or default; None if unknown."""
         links = node.inputs[port.name][1] if port.name in node.inputs else None
         if links is None:
@@ -186,11 +151,11 @@ class Resolver(PortResolver):
         namespace = id.partition(".")[0]
         if namespace in self.registry.failed:
             reason = self.registry.failed[namespace]
-            return f"'{shorten(id)}' is not there: the plugin '{namespace}' could not be loaded: {reason}"
+            return f"'{shorten(id)}' is not available: the plugin '{namespace}' could not be loaded: {reason}"
         if "/" in id:
             return f"no node '{shorten(id)}'; the name of a workflow's file ends in .yaml or .yml"
         guess = closest_match(id[:60], self.registry.nodes)
-        namespaces = self._namespaces()
+        namespaces = self._list_namespaces()
         if guess and (namespace in namespaces or closest_match(namespace[:60], namespaces) == guess.partition(".")[0]):
             return f"no node '{shorten(id)}'; did you mean '{guess}'?"
         if namespace in namespaces:
@@ -201,5 +166,5 @@ class Resolver(PortResolver):
         hint = f" did you mean '{matches[0]}'?" if matches else ""
         return f"no node '{shorten(id)}';{hint} {suggest(namespace[:60], namespaces, 'namespaces', limit=30)}"
 
-    def _namespaces(self) -> list[str]:
+    def _list_namespaces(self) -> list[str]:
         return list(dict.fromkeys(id.partition(".")[0] for id in self.registry.nodes))

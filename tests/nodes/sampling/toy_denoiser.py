@@ -1,4 +1,4 @@
-"""A denoiser with a prescribed prediction, and a score, as nodes: `--plugin tests.nodes.sampling.saying`."""
+"""Nodes with a prescribed prediction and score: `--plugin tests.nodes.sampling.toy_denoiser`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ CALLS: list[int] = []
 """The step of each call."""
 
 
-@node("toy.say")
-def say(x: Sample, index: int, *, gain: float = 1.0, first: int = 0, last: int = 99) -> Prediction:
+@node("toy.predict")
+def predict(x: Sample, index: int, *, gain: float = 1.0, first: int = 0, last: int = 99) -> Prediction:
     """x̂0 of root mean square 1; of `gain` in the steps from `first` to `last`, counted from 0."""
     CALLS.append(index)
     return Prediction(torch.ones_like(x) * (gain if first <= index <= last else 1.0), "x0")
@@ -28,4 +28,4 @@ def pull(x: Sample) -> Score:
 
 @hookimpl
 def guidegraph_nodes() -> Sequence[Callable[..., Any]]:
-    return (say, pull)
+    return (predict, pull)

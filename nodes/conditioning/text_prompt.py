@@ -50,7 +50,7 @@ def encode_weighted(embedder: TextEmbedder, prompt: str | Sequence[str]) -> Cond
 
 
 @node("text.embedding", host=True)
-def learned_embedding(embedder: TextEmbedder, *, path: Path, token: str) -> TextEmbedder:
+def add_word_embedding(embedder: TextEmbedder, *, path: Path, token: str) -> TextEmbedder:
     """A copy of a text encoder with one more word: a textual inversion (Gal et al. 2022) from a file.
 
     path: a file written by diffusers' or the original training (`.bin`, `.pt` or `.safetensors`), for SDXL with one

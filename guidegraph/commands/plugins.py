@@ -1,50 +1,53 @@
-"""``plugins`` and ``schema``."""
+"""``plugins``: list the plugins and their state."""
 
 from __future__ import annotations
 
-import json
+import json as jsonlib
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from guidegraph.commands.inspect import write_or_print
 from guidegraph.commands.shared.errors import print_json, print_note, print_text
-from guidegraph.commands.shared.options import PluginSelection
-from guidegraph.commands.shared.plugins import require_plugins
+from guidegraph.commands.shared.options import Json, NoPlugins, Plugins, PluginSelection
+from guidegraph.commands.shared.root import app, examples, select_plugins
 from guidegraph.graph.errors import suggest
-from guidegraph.plugins.audit import Audit, AuditTarget, audit_plugins
-from guidegraph.plugins.entries import entry_points, is_imported
-from guidegraph.plugins.manager import DISABLE, PluginManager, PluginStatus, read_disabled_plugins
 
-_encode = json.JSONEncoder(indent=2).encode
+if TYPE_CHECKING:
+    from guidegraph.plugins.audit import Audit, AuditTarget
+    from guidegraph.plugins.manager import PluginStatus
+
+_encode = jsonlib.JSONEncoder(indent=2).encode
 """Bound at import, since a plugin may replace functions of the json module."""
 
 
-def schema_command(output: Path | None, plugins: PluginSelection) -> None:
-    from guidegraph.graph.language.json_schema import json_schema
+@app.command(epilog=examples("plugins", "plugins --plugin my_nodes", "plugins --json"))
+def plugins(json: Json = False, plugin: Plugins = None, no_plugins: NoPlugins = False) -> None:
+    """List the plugins: what each brings, and why one could not be loaded.
 
-    text = json.dumps(json_schema(require_plugins(plugins).registry), indent=2, ensure_ascii=False)
-    write_or_print(text + "\n", output, print_json)
+    The exit code is 0 also where plugins failed: --json gives the state of each.
+    """
+    from guidegraph.plugins.manager import DISABLE, PluginManager
 
-
-def plugins_command(app: Any, as_json: bool, plugins: PluginSelection) -> None:
-    audits = _audits(plugins)
-    refused = {audited.name: audit.ended for audited, audit in audits.items() if audit.ended}
-    manager = PluginManager(plugins.modules, entry_points=plugins.installed, refused=refused)
+    selection = select_plugins(plugin, no_plugins)
+    audits = _audit_plugins(selection)
+    refused = {target.name: audit.ended for target, audit in audits.items() if audit.ended}
+    manager = PluginManager(selection.modules, entry_points=selection.installed, refused=refused)
     manager.add_commands(app)
     for name in manager.unknown_disabled:
         print_note(f"warning: {DISABLE} names '{name}'; {suggest(name, manager.installed, 'installed plugins')}")
-    by_name = {audited.name: audit for audited, audit in audits.items()}
-    if as_json:
+    by_name = {target.name: audit for target, audit in audits.items()}
+    if json:
         rows = [{**asdict(status), "audit": _audit_json(by_name.get(status.name))} for status in manager.statuses]
         print_json(_encode(rows))
         return
     print_text("\n\n".join(_describe_plugin(status, by_name.get(status.name)) for status in manager.statuses))
 
 
-def _audits(plugins: PluginSelection) -> dict[AuditTarget, Audit]:
+def _audit_plugins(plugins: PluginSelection) -> dict[AuditTarget, Audit]:
     """An audit of each plugin that a command would import, except those that ship with guidegraph."""
     from guidegraph import __version__ as version
+    from guidegraph.plugins.audit import AuditTarget, audit_plugins
+    from guidegraph.plugins.entries import entry_points, is_imported
+    from guidegraph.plugins.manager import read_disabled_plugins
 
     disabled = read_disabled_plugins()
     installed = {

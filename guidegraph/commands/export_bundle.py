@@ -1,0 +1,197 @@
+"""``export``: a workflow as a bundle that runs without torch."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from guidegraph.commands.export_steps import (
+    ExportArguments,
+    bundle_kind,
+    check_extra,
+    collect_bundle_versions,
+    describe_export_error,
+    format_difference,
+    format_table,
+    parse_precision,
+    print_part,
+    run_engine,
+    translate_export_errors,
+)
+from guidegraph.commands.shared.errors import argument_problem, print_text
+from guidegraph.commands.shared.plugins import require_plugins
+from guidegraph.commands.shared.source import bind_settings, open_workflow, setting_names, unknown_output_problems
+from guidegraph.graph.errors import GuidegraphError, Problem, WorkflowError
+from guidegraph.graph.ir import Graph
+from guidegraph.graph.trust.folder_locks import lock_output
+from guidegraph.graph.trust.policy import check_effects
+from guidegraph.runs.recipe import portable_params
+from guidegraph_runtime.machine.byte_sizes import show_size
+
+if TYPE_CHECKING:
+    from guidegraph.graph.export.workflow import Exported
+    from guidegraph_runtime.bundle.manifest import Manifest, Reference
+
+REFERENCE = "reference"
+
+
+def export_bundle(arguments: ExportArguments) -> None:
+    """Export a workflow as a bundle.
+
+    Raises ``WorkflowError`` if it cannot be exported, and ``typer.Exit`` if the check fails.
+    """
+    with ExitStack() as stack:
+        _export(arguments, stack)
+
+
+def _export(arguments: ExportArguments, stack: ExitStack) -> None:
+    """stack: holds the lock on the bundle's folder until the check is over."""
+    check_extra()
+    registry = require_plugins(arguments.plugins).registry
+    opened = open_workflow(arguments.workflow, registry)
+    graph = opened.graph
+    problems: list[Problem] = []
+    target = find_single_node(graph, arguments.only, problems)
+    precision = parse_precision(arguments, problems)
+    values = bind_settings(opened, arguments.settings, problems)
+    policy = opened.policy(arguments.grants, setting_names(arguments.settings), arguments.bundle)
+    check_effects(graph.ops, values, policy)
+    with translate_export_errors(graph):
+        from guidegraph.graph.export.bundle import check_bundle_path, write_bundle
+        from guidegraph.graph.export.one_node import export_call
+        from guidegraph.graph.export.workflow import export_workflow
+
+        try:
+            check_bundle_path(arguments.bundle)
+        except GuidegraphError as error:
+            raise WorkflowError([argument_problem("not-a-bundle", describe_export_error(error), "--output")]) from error
+        stack.enter_context(lock_output(arguments.bundle, "guidegraph export"))
+        if target:
+            exported = export_call(graph, values, target, precision=precision, on_part=print_part, policy=policy)
+        else:
+            exported = export_workflow(
+                graph, values, only=arguments.only, precision=precision, on_part=print_part, policy=policy
+            )
+        engine = run_engine(exported, policy) if arguments.check or arguments.reference else {}
+        kinds = {name: bundle_kind(graph, name) for name in exported.outputs}
+        reference, files = _reference(exported, engine) if arguments.reference else (None, {})
+        manifest = write_bundle(
+            exported,
+            arguments.bundle,
+            kinds=kinds,
+            versions=collect_bundle_versions(graph, registry),
+            reference=reference,
+            more=files,
+        )
+    for line in summary(exported, manifest):
+        print_text(line)
+    print_text(f"wrote {arguments.bundle} ({show_size(sum(file.size for file in manifest.files.values()))})")
+    if arguments.check:
+        ok = _check(exported, arguments.bundle, engine, kinds)
+    else:
+        ok = reference is None or _replay_matches(arguments.bundle)
+    if not ok:
+        raise typer.Exit(1)
+
+
+def find_single_node(graph: Graph, only: list[str] | None, problems: list[Problem]) -> str:
+    """The node or model port named by ``--only``, or "" if it names outputs or nothing. Appends to ``problems``."""
+    unknown = unknown_output_problems(graph, only)
+    if unknown and only is not None and len(only) == 1:
+        from guidegraph.graph.export.one_node import find_calls
+
+        matches = find_calls(graph, only[0])
+        if len(matches) == 1:
+            return only[0]
+        if matches:
+            message = (
+                f"'{only[0]}' names {len(matches)} nodes: {', '.join(call.key for call in matches)}; give one of these"
+            )
+            unknown = [argument_problem("ambiguous-name", message, "--only")]
+    problems += unknown
+    return ""
+
+
+def _reference(exported: Exported, engine: Mapping[str, Any]) -> tuple[Reference, dict[str, bytes]]:
+    from guidegraph.graph.export.check import choose_tolerance, to_array
+    from guidegraph_runtime.bundle.manifest import Reference
+
+    files = {f"{REFERENCE}/input-{name}.npy": _npy(to_array(example)) for name, example in exported.examples.items()}
+    inputs = {name: example.default for name, example in exported.inputs.items()}
+    inputs |= {name: f"{REFERENCE}/input-{name}.npy" for name in exported.examples}
+    for name in exported.outputs:
+        files[f"{REFERENCE}/{name}.npy"] = _npy(to_array(engine[name]))
+    outputs = {name: f"{REFERENCE}/{name}.npy" for name in exported.outputs}
+    return Reference(inputs, outputs, choose_tolerance(exported)), files
+
+
+def _npy(array: Any) -> bytes:
+    import numpy as np
+
+    data = io.BytesIO()
+    np.save(data, array, allow_pickle=False)
+    return data.getvalue()
+
+
+def summary(exported: Exported, manifest: Manifest) -> Iterator[str]:
+    """Lines that list the bundle's inputs, and the fixed parameters with their reasons."""
+    for name, input_ in manifest.inputs.items():
+        kind = f"{input_.type} or list" if input_.many else input_.type
+        yield f"input {name}: {kind}, " + (
+            "required" if input_.required else f"default {json.dumps(input_.default, ensure_ascii=False)}"
+        )
+    values = portable_params(exported.values)
+    for name, reason in manifest.fixed.items():
+        yield f"fixed {name} = {json.dumps(values.get(name), ensure_ascii=False)}: {reason}"
+
+
+def _check(exported: Exported, path: Path, engine: Mapping[str, Any], kinds: Mapping[str, str]) -> bool:
+    """Run the bundle on the example and print its differences from torch. True if all are within tolerance."""
+    from guidegraph.graph.export.check import PartCheck, choose_tolerance, compare_outputs, to_array
+    from guidegraph_runtime.running.bundle import Bundle
+    from guidegraph_runtime.sessions.sessions import SessionSettings
+
+    bundle = Bundle(path, SessionSettings.on("cpu"))
+    inputs = {
+        name: bundle.carried(name, difference.default)
+        for name, difference in exported.inputs.items()
+        if not difference.required
+    }
+    inputs |= {name: to_array(example) for name, example in exported.examples.items()}
+    check = PartCheck(exported)
+    started = time.perf_counter()
+    differences = compare_outputs(bundle.run_with(inputs, observer=check), engine, kinds, choose_tolerance(exported))
+    rows = [
+        (part, name, f"{difference.absolute:.1e}", f"{difference.relative:.1e}")
+        for (part, name), difference in check.worst.items()
+    ]
+    print_text("")
+    for line in format_table([("part", "output", "max |error|", "of max |value|"), *rows]):
+        print_text(line)
+    print_text("")
+    for line in format_table([("output", "engine against bundle", ""), *map(format_difference, differences)]):
+        print_text(line)
+    ok = all(difference.fits for difference in differences)
+    seconds = time.perf_counter() - started
+    print_text(f"checked in {seconds:.1f} s: {'as the engine' if ok else f'differs from the engine; {path} is there'}")
+    return ok
+
+
+def _replay_matches(path: Path) -> bool:
+    """Whether the written bundle reproduces its reference run, which is replayed once. Prints the differences."""
+    from guidegraph_runtime.running.bundle import Bundle
+    from guidegraph_runtime.running.reference import replay
+    from guidegraph_runtime.sessions.sessions import SessionSettings
+
+    differences = replay(Bundle(path, SessionSettings.on("cpu")))
+    for difference in differences:
+        far = "" if difference.fits else "; --check shows which part differs from the engine"
+        print_text(f"{difference.name}: {'as the engine' if difference.fits else 'differs'}, {difference.shown}{far}")
+    return all(difference.fits for difference in differences)

@@ -1,0 +1,170 @@
+"""The steps that the exports to a bundle and to a single file share."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from guidegraph.commands.shared.errors import argument_problem, print_text
+from guidegraph.commands.shared.options import PluginSelection
+from guidegraph.graph.errors import GuidegraphError, Mark, NodeError, Problem, WorkflowError
+from guidegraph.graph.ir import Call, Graph, walk
+from guidegraph.graph.port_kinds import port_kinds
+from guidegraph.graph.registry import Registry
+from guidegraph.graph.trust.policy import Grants, Policy
+from guidegraph.runs.outputs import is_image
+from guidegraph_runtime.error_text import list_causes
+from guidegraph_runtime.machine.byte_sizes import show_size
+
+if TYPE_CHECKING:
+    from guidegraph.graph.export.workflow import Exported, ExportedPart
+    from guidegraph_runtime.running.reference import Difference
+
+NEEDED = ("onnx", "onnxscript")
+
+
+@dataclass(frozen=True)
+class ExportArguments:
+    """The arguments of ``export``, not yet checked."""
+
+    workflow: Path
+    bundle: Path
+    settings: Sequence[str]
+    only: list[str] | None
+    check: bool
+    reference: bool
+    precision: Sequence[str]
+    plugins: PluginSelection
+    grants: Grants
+
+
+class MissingExportPackage(GuidegraphError):
+    """A package that only the export needs is not installed."""
+
+
+def parse_precision(arguments: ExportArguments, problems: list[Problem]) -> dict[str, str]:
+    """The precision of each part, from ``--precision``. Appends to ``problems``."""
+    from guidegraph.graph.export.partition.precision import PROVIDERS, parse_precisions
+
+    try:
+        precisions = parse_precisions(arguments.precision)
+    except ValueError as error:
+        problems.append(argument_problem("unknown-precision", str(error), "--precision"))
+        return {}
+    if arguments.check and (gpu_only := [precision for precision in precisions.values() if precision in PROVIDERS]):
+        message = (
+            f"{gpu_only[0]} runs on {' or '.join(PROVIDERS[gpu_only[0]])} only, and --check runs the bundle on the CPU"
+        )
+        problems.append(argument_problem("no-check", f"{message}; leave --check out", "--check"))
+    return precisions
+
+
+def check_extra() -> None:
+    """Raises ``MissingExtra``."""
+    if missing := [name for name in NEEDED if find_spec(name) is None]:
+        raise MissingExportPackage(
+            f"missing-extra: an export needs {' and '.join(missing)}, a dependency of guidegraph that is not "
+            f"installed; pip install {' '.join(missing)}"
+        )
+
+
+@contextmanager
+def translate_export_errors(graph: Graph) -> Iterator[None]:
+    """Context manager: turn an ``ExportError`` into a ``WorkflowError`` at the node or the line of its code."""
+    from guidegraph.graph.export.errors import ExportError
+
+    logging.disable(logging.ERROR)  # torch's own messages and stack traces
+    try:
+        yield
+    except ExportError as error:
+        node = _node_of(error)
+        mark = node.mark if node is not None and not error.place else _parse_location(error.place, graph)
+        path = node.path if node is not None else ""
+        raise WorkflowError([Problem(mark, "not-exportable", describe_export_error(error), path)]) from error
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def _node_of(error: BaseException) -> NodeError | None:
+    """The ``NodeError`` behind an error, if there is one."""
+    return next((link for link in list_causes(error) if isinstance(link, NodeError)), None)
+
+
+def describe_export_error(error: Any) -> str:
+    return f"{error.reason}; {error.remedy}"
+
+
+def _parse_location(location: str, graph: Graph) -> Mark:
+    """A mark for FILE:LINE or FILE:LINE:COLUMN; the start of the workflow's file if there is none."""
+    fields = location.rsplit(":", 2)
+    if len(fields) == 3 and fields[1].isdigit() and fields[2].isdigit():
+        return Mark(fields[0], int(fields[1]), int(fields[2]))
+    file, _, line = location.rpartition(":")
+    return Mark(file, int(line), 1) if file and line.isdigit() else Mark(str(graph.file), 1, 1)
+
+
+def print_part(part: ExportedPart, seconds: float) -> None:
+    free_axes = {axis.name: axis.multiple_of for axes in part.axes for axis in axes.values()}
+    axes = ", ".join(name if step == 1 else f"{name} (multiples of {step})" for name, step in free_axes.items())
+    gradient = ", a gradient inside" if part.traced.gradient else ""
+    size = show_size(part.traced.weight_bytes)
+    kind = "" if part.precision == "fp32" else f" in {part.precision}"
+    line = f"part {part.plan.name}: free axes {axes or 'none'}; {size} of weights{kind}{gradient}"
+    print_text(f"{line}; {seconds:.1f} s")
+
+
+def run_engine(exported: Exported, policy: Policy) -> dict[str, Any]:
+    """The outputs of the example, computed by the engine."""
+    from guidegraph.graph.execution.run import RunOptions, run
+    from guidegraph.graph.export.check import run_example
+
+    if exported.examples:
+        return run_example(exported)
+
+    return run(exported.graph, exported.values, RunOptions(only=[*exported.outputs], policy=policy)).outputs
+
+
+def bundle_kind(graph: Graph, name: str) -> str:
+    """The kind of an output in a bundle: "image", "tensor" or "table" (written as JSON)."""
+    if name not in graph.outputs:  # an output of a single node
+        return "tensor"
+    type_ = graph.outputs[name].type
+    return "image" if is_image(type_) else "table" if port_kinds(type_) <= {"plain"} else "tensor"
+
+
+def collect_bundle_versions(graph: Graph, registry: Registry) -> dict[str, str]:
+    """The versions that made a bundle: guidegraph, torch, the export packages, and the plugins whose nodes it uses."""
+    used = {call.spec.distribution for call in walk(graph.ops) if isinstance(call, Call) and call.spec.distribution}
+    versions = dict(owner.split("==", 1) for owner in sorted(used))
+    versions["guidegraph"] = registry.versions["guidegraph"]
+    for name in ("guidegraph-runtime", "torch", "onnx", "onnxscript", "onnxruntime"):
+        if version := registry.versions.get(name) or _version(name):
+            versions[name] = version
+    return versions
+
+
+def _version(name: str) -> str:
+    if name == "onnxruntime":  # several distributions provide this module
+        import onnxruntime
+
+        return str(onnxruntime.__version__)
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def format_difference(difference: Difference) -> tuple[str, str, str]:
+    return difference.name, difference.shown, "" if difference.fits else "too far"
+
+
+def format_table(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
+    wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(f"{cell:{width}}" for cell, width in zip(row, wide, strict=True)).rstrip()

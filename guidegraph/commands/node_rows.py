@@ -1,0 +1,81 @@
+"""A node's description as JSON, from its signature and docstring."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from guidegraph.graph.docstrings import format_signature, read_parameter_docs
+from guidegraph.graph.node import NodeSpec, Port
+from guidegraph.graph.types import takes_literal
+
+NodeRow = dict[str, Any]
+
+
+def describe_node(spec: NodeSpec) -> NodeRow:
+    """A node's full description, as JSON."""
+    docs = read_parameter_docs(spec)
+    traits = [name for name in ("io", "host", "runtime") if getattr(spec, name)] + ([] if spec.pure else ["impure"])
+    return {
+        "id": spec.id,
+        "signature": format_signature(spec),
+        "doc": spec.doc,
+        "ports": [_port(p, docs) for p in spec.inputs.values()],
+        "settings": [_port(p, docs) for p in spec.settings.values()],
+        "outputs": [{"name": name, "type": str(kind)} for name, kind in spec.outputs.items()],
+        "traits": traits,
+        "batchable": list(spec.batchable),
+        "version": spec.version,
+        "distribution": spec.distribution,
+    }
+
+
+def _port(port: Port, docs: dict[str, str]) -> NodeRow:
+    row: NodeRow = {
+        "name": port.name,
+        "type": str(port.type),
+        "required": port.required,
+        "literal": takes_literal(port.type),
+    }
+    if not port.required:
+        row["default"] = (
+            port.default if isinstance(port.default, (bool, int, float, str, type(None))) else repr(port.default)
+        )
+    if limits := _limits(port):
+        row["limits"] = limits
+    return row | ({"doc": docs[port.name]} if port.name in docs else {})
+
+
+_LIMIT_FORMATS = {
+    "minimum": "≥ {}",
+    "exclusiveMinimum": "> {}",
+    "maximum": "≤ {}",
+    "exclusiveMaximum": "< {}",
+    "minLength": "at least {} characters",
+    "minItems": "at least {} entries",
+    "maxItems": "at most {} entries",
+    "pattern": "like {}",
+}
+
+
+def _limits(port: Port) -> str:
+    """The bounds and choices of a port's literals."""
+    if not takes_literal(port.type):
+        return ""
+    try:
+        schema = port.adapter.json_schema()
+    except Exception:  # a type without a JSON schema
+        return ""
+    limits = []
+    for subschema in (schema, *schema.get("anyOf", ())):
+        if "enum" in subschema:
+            limits.append(" | ".join(map(str, subschema["enum"])))
+        limits += [format_.format(subschema[key]) for key, format_ in _LIMIT_FORMATS.items() if key in subschema]
+    return ", ".join(dict.fromkeys(limits))
+
+
+def format_default(port: NodeRow) -> str:
+    """The default as written in YAML, or "required"; "" for an output."""
+    if "required" not in port:
+        return ""
+    return "required" if port["required"] else json.dumps(port["default"], ensure_ascii=False)

@@ -1,0 +1,114 @@
+"""The files of a new plugin: its valid names, and the template that they are written from."""
+
+from __future__ import annotations
+
+import keyword
+import re
+import shlex
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+
+from guidegraph.plugins.entries import OWN_DISTRIBUTION, normalise_name
+from guidegraph_runtime.files.temporary import remove_stale_once, temporary_path
+
+TEMPLATE = Path(__file__).with_name("template")
+NAME = re.compile(r"[a-z][a-z0-9_]*[a-z0-9]")
+
+
+def why_unfit(name: str, taken: Mapping[str, str]) -> str:
+    """Why no plugin can be called ``name``, with the closest valid name; "" if one can."""
+    reason = _name_problem(name, taken)
+    if not reason:
+        return ""
+    valid = _to_valid_name(name)
+    candidates = (valid, f"my_{valid}", f"{valid}_guidance", *(f"{valid}_{i}" for i in range(2, 100)))
+    suggestion = next(candidate for candidate in candidates if not _name_problem(candidate, taken))
+    return f"{reason}; what about '{suggestion}'?"
+
+
+def _name_problem(name: str, taken: Mapping[str, str]) -> str:
+    if keyword.iskeyword(name):
+        return f"'{name}' is a word of Python's own"
+    if re.fullmatch("[a-z]", name):
+        return f"'{name}' is too short: one letter is a drive of Windows"
+    if not NAME.fullmatch(name):
+        return f"'{name[:60]}' cannot begin the ids of nodes: small letters, digits and _ can, with a letter first"
+    if name in taken:
+        return f"the namespace '{name}' belongs to {taken[name]}"
+    if find_spec(f"{OWN_DISTRIBUTION}_{name}") is not None:
+        return f"there is a package {OWN_DISTRIBUTION}_{name} already"
+    return ""
+
+
+def _to_valid_name(name: str) -> str:
+    """The valid name nearest to ``name``."""
+    plain = re.sub(r"[^a-z0-9]+", "_", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()).strip("_")
+    plain = plain.removeprefix(f"{OWN_DISTRIBUTION}_").strip("_")[:60].strip("_")
+    return plain if NAME.fullmatch(plain) else f"guide_{plain}".strip("_")
+
+
+def folder_problem(folder: Path) -> str:
+    """Why a plugin cannot be written into ``folder``; "" if it can."""
+    if folder.is_dir() and any(folder.iterdir()):
+        return f"the folder '{folder}' exists and is not empty; give another one with -o"
+    elif folder.exists() and not folder.is_dir():
+        return f"'{folder}' exists and is not a folder; give another one with -o"
+    return ""
+
+
+def render_template(name: str) -> dict[str, str]:
+    """The texts of a new plugin's files, by path."""
+    import guidegraph
+
+    values = {
+        "@NAME@": name,
+        "@PACKAGE@": f"{OWN_DISTRIBUTION}_{name}",
+        "@DISTRIBUTION@": normalise_name(f"{OWN_DISTRIBUTION}-{name}"),
+        "@VERSION@": ".".join(guidegraph.__version__.split(".")[:2]),
+    }
+    files = {}
+    for path in sorted(TEMPLATE.rglob("*.txt")):
+        text = path.read_text(encoding="utf-8")
+        for placeholder, value in values.items():
+            text = text.replace(placeholder, value)
+        target = path.relative_to(TEMPLATE).as_posix().removesuffix(".txt")
+        target = target.replace("package/", f"{OWN_DISTRIBUTION}_{name}/").replace("test_plugin", f"test_{name}")
+        files[".gitignore" if target == "gitignore" else target] = text
+    return files
+
+
+def write_folder(files: Mapping[str, str], folder: Path) -> None:
+    """Write files into a folder, all of them or none. Raises ``OSError``."""
+    folder = folder.absolute()
+    exists = folder.is_dir()
+    parent = folder if exists else folder.parent
+    parent.mkdir(parents=True, exist_ok=True)
+    remove_stale_once(parent)
+    temporary = temporary_path(parent / "new")
+    try:
+        for name, text in files.items():
+            path = temporary / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(text.encode())
+        if not exists:
+            temporary.rename(folder)
+            return
+        for entry in temporary.iterdir():  # the folder may be the current one, which cannot be replaced
+            entry.rename(folder / entry.name)
+    finally:
+        with suppress(OSError):
+            shutil.rmtree(temporary)
+
+
+def next_steps(name: str, folder: Path) -> Sequence[str]:
+    package = f"{OWN_DISTRIBUTION}_{name}"
+    return (
+        f"wrote {folder}; the node is in {folder / package / '__init__.py'}. Now:",
+        *([] if folder.absolute() == Path.cwd() else [f"  cd {shlex.quote(str(folder))}"]),
+        '  pip install -e ".[test]"',
+        f"  guidegraph run {name}:text_to_image.yaml",
+        "  pytest",
+    )

@@ -1,0 +1,118 @@
+"""``validate``: check workflows without running them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from guidegraph.commands.shared.errors import WRONG, format_problems, print_note, print_text
+from guidegraph.commands.shared.options import (
+    AllowCode,
+    AllowRead,
+    AllowWrite,
+    LimitSettings,
+    NoPlugins,
+    Plugins,
+    make_grants,
+)
+from guidegraph.commands.shared.plugins import require_plugins
+from guidegraph.commands.shared.root import app, examples, select_plugins
+from guidegraph.graph.errors import Problem, WorkflowError
+from guidegraph.graph.ir import Graph
+from guidegraph.graph.registry import Registry
+from guidegraph.graph.trust.effects import Effect, list_effects
+from guidegraph.graph.trust.policy import Grants, drop_dots, find_effect_problems, is_shipped
+from guidegraph.graph.types import takes_literal
+from guidegraph.runs.outputs import output_problems
+from guidegraph_runtime.printing import visible_line
+
+
+@app.command(epilog=examples("validate draw.yaml", "validate workflows/*.yaml --plugin my_nodes"))
+def validate(
+    workflows: Annotated[list[Path], typer.Argument(metavar="WORKFLOW...", show_default=False, help="Workflows.")],
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 2 also for a workflow that is right and cannot run here.")
+    ] = False,
+    plugin: Plugins = None,
+    no_plugins: NoPlugins = False,
+    allow_read: AllowRead = None,
+    allow_write: AllowWrite = None,
+    allow_code: AllowCode = None,
+    limit: LimitSettings = None,
+) -> None:
+    """Check workflows without running them, and print every error of each.
+
+    With the defaults of its parameters: what cannot go together is an error. What only this machine lacks (an extra of
+    guidegraph, a file, a part of a model) is said, with what to do, and ends with 2 only with --strict. The files that
+    a workflow reads, writes or loads code from are listed, but for those that ship with guidegraph.
+    """
+    from guidegraph.commands.shared.source import apply_limits
+
+    grants = make_grants(allow_read, allow_write, allow_code)
+    with apply_limits(limit):
+        registry = require_plugins(select_plugins(plugin, no_plugins)).registry
+        results = [_validate_file(path, registry, grants) for path in workflows]
+    if "wrong" in results or (strict and "lacking" in results):
+        raise typer.Exit(WRONG)
+
+
+def _validate_file(path: Path, registry: Registry, grants: Grants) -> Literal["ok", "wrong", "lacking"]:
+    """Check one workflow and print the result; "lacking" if it is valid and only this machine cannot run it."""
+    from guidegraph.commands.shared.source import apply_recipe, open_workflow
+    from guidegraph.graph.planning.admission import MACHINE_CODES, admission_problems
+
+    try:
+        workflow = open_workflow(path, registry)
+        graph = apply_recipe(workflow)
+        defaults = {name: parameter.default for name, parameter in graph.params.items() if not parameter.required}
+        effects = list_effects(graph.ops, defaults)
+        if forbidden := unwritable_problems(graph, registry) + find_effect_problems(effects, workflow.policy(grants)):
+            raise WorkflowError(forbidden)
+        problems = admission_problems(graph, defaults)
+        if refused := [problem for problem in problems if problem.code not in MACHINE_CODES]:
+            raise WorkflowError(refused)
+    except WorkflowError as error:
+        print_note(format_problems(error))
+        return "wrong"
+    print_text(visible_line(f"{path}: ok"))
+    for line in format_effects(effects):
+        print_text(visible_line(f"  {line}"))
+    if problems:
+        heading = visible_line(f"{path}: valid, but it cannot run here:")
+        print_note(f"{heading}\n{format_problems(WorkflowError(problems))}")
+    for line in format_required(graph):
+        print_note(visible_line(f"{path}: to run it, give {line}"))
+    return "lacking" if problems else "ok"
+
+
+def format_effects(effects: Iterable[Effect]) -> list[str]:
+    """One line for each file that a workflow reads, writes or loads code from, except those shipped with guidegraph."""
+    verbs = {"read": "reads", "write": "writes", "code": "loads code from"}
+    unknown = "a file whose path is computed in the run"
+    lines = [
+        f"{verbs[effect.kind]} {drop_dots(effect.path) or unknown} ({effect.node})"
+        for effect in effects
+        if effect.path is None or not is_shipped(effect.path)
+    ]
+    return list(dict.fromkeys(lines))
+
+
+def format_required(graph: Graph) -> list[str]:
+    """One line for each required parameter; none if some cannot be set on the command line (models, for example)."""
+    required = {name: parameter for name, parameter in graph.params.items() if parameter.required}
+    if not all(takes_literal(parameter.port.type) for parameter in required.values()):
+        return []
+    return [
+        f"--set {name}=… ({parameter.port.type})" + (f": {parameter.help}" if parameter.help else "")
+        for name, parameter in required.items()
+    ]
+
+
+def unwritable_problems(graph: Graph, registry: Registry) -> list[Problem]:
+    """The outputs that ``run`` could not write. A workflow whose required parameters cannot be set is not checked."""
+    if any(p.required and not takes_literal(p.port.type) for p in graph.params.values()):
+        return []
+    return output_problems(graph, registry, None)
