@@ -11,7 +11,7 @@ from guidegraph import WorkflowError, load_workflow
 from tests.paths import ROOT
 
 DOCS = ROOT / "docs"
-PAGES = sorted([ROOT / "README.md", *DOCS.rglob("*.md"), *(ROOT / "plugins").rglob("README.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md"), *(ROOT / "plugins").rglob("README.md")])
 TUTORIAL = DOCS / "learn" / "first-workflow.md"
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)

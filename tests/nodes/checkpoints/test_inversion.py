@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from guidegraph.nodes.checkpoints.checkpoint import load_checkpoint
-from guidegraph.nodes.conditioning import prompt as prompts
+from guidegraph.nodes.conditioning import text_prompt as prompts
 from guidegraph.nodes.conditioning.text import encode_text
 from guidegraph_runtime.text.prompts import parse_prompt
 from tests.nodes.checkpoints.diffusers import pipelines
