@@ -78,7 +78,7 @@ def test_a_lora_is_the_closed_form_in_every_layout(
     assert any(down.ndim == 4 and down.shape[-1] == 3 for down, _, _ in lora.factors["unet"].values())
     write, alphas = LAYOUTS[layout]
     path = write(lora, tmp_path / "lora.safetensors")
-    changed = lora.applied(stable.pipe, strength, alphas)
+    changed = lora.apply(stable.pipe, strength, alphas)
     for loaded in (stable.folder, stable.single):
         actual = apply_lora(loaded.denoiser, loaded.text, path=path, strength=strength)
         check(actual, changed, stable.pipe)
@@ -101,9 +101,9 @@ def test_the_copies_share_unchanged_weights_and_two_loras_add_up(stable: SavedPi
     shared = [a is b for a, b in zip(before.parameters(), after.parameters(), strict=True)]
     assert any(shared)
     assert len(shared) - sum(shared) == len(first.factors["unet"])
-    changed = first.applied(stable.pipe, 0.7, False)
+    changed = first.apply(stable.pipe, 0.7, False)
     stable_with_first = type("Pipe", (), {"unet": changed["unet"]})
-    check(two, second.applied(stable_with_first, -0.4, True), stable.pipe)
+    check(two, second.apply(stable_with_first, -0.4, True), stable.pipe)
 
 
 def test_sdxl_takes_both_text_encoders_and_the_names_of_its_own_software(large: SavedPipeline, tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_sdxl_takes_both_text_encoders_and_the_names_of_its_own_software(large: 
     layout = unet_layout(denoiser.network.shape)
     path = lora.kohya(tmp_path / "lora.safetensors", unet_names=lambda name: to_canonical(name, layout))
     assert any(name.startswith("lora_unet_input_blocks_") for name in load_file(path))
-    changed = lora.applied(large.pipe, 0.8, True)
+    changed = lora.apply(large.pipe, 0.8, True)
     actual = apply_lora(large.single.denoiser, large.single.text, path=path, strength=0.8)
     tokens = large.pipe.tokenizer(["a b"], padding="max_length", max_length=77, return_tensors="pt").input_ids
     padded = large.pipe.tokenizer_2(["a b"], padding="max_length", max_length=77, return_tensors="pt").input_ids
