@@ -289,7 +289,7 @@ def _check(exported: Exported, path: Path, engine: Mapping[str, Any], kinds: Map
 
     bundle = Bundle(path, SessionSettings.on("cpu"))
     inputs = {
-        name: bundle.carried(name, difference.default)
+        name: bundle.load_value(name, difference.default)
         for name, difference in exported.inputs.items()
         if not difference.required
     }
@@ -322,12 +322,12 @@ def _replay_matches(path: Path) -> bool:
     differences = replay(Bundle(path, SessionSettings.on("cpu")))
     for difference in differences:
         far = "" if difference.fits else "; --check shows which part differs from the engine"
-        print_text(f"{difference.name}: {'as the engine' if difference.fits else 'differs'}, {difference.shown}{far}")
+        print_text(f"{difference.name}: {'as the engine' if difference.fits else 'differs'}, {difference.text}{far}")
     return all(difference.fits for difference in differences)
 
 
 def format_difference(difference: Difference) -> tuple[str, str, str]:
-    return difference.name, difference.shown, "" if difference.fits else "too far"
+    return difference.name, difference.text, "" if difference.fits else "too far"
 
 
 def format_table(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:

@@ -49,7 +49,7 @@ def describes_bundle(arena: Arena) -> Outcome:
     return arena.run_bundle(bundle_of(arena, add_reader(str(arena.photo))), "--describe")
 
 
-@attack("a bundle whose plan reads a file that the default of a text names", "a file that the person gives")
+@attack("a bundle whose plan reads a file that the default of a text names", "a file given by the user")
 def reads_by_text(arena: Arena) -> Outcome:
     change = add_reader("params.photo", {"photo": {"type": "str", "default": str(arena.photo)}})
     return arena.run_bundle(bundle_of(arena, change), "--out", "out")
@@ -61,7 +61,7 @@ def reads_by_default(arena: Arena) -> Outcome:
     return arena.run_bundle(bundle_of(arena, change), "--out", "out")
 
 
-@attack("a bundle whose loop runs over the paths of pictures of the machine", "a file that the person gives")
+@attack("a bundle whose loop runs over the paths of pictures of the machine", "a file given by the user")
 def reads_in_loop(arena: Arena) -> Outcome:
     def change(value: dict[str, Any]) -> None:
         add_reader("params.photo", {"photo": {"type": "str", "default": [str(arena.photo)], "many": True}})(value)

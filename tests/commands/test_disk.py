@@ -113,7 +113,7 @@ def test_a_folder_in_use_is_refused_and_stays_as_it_is(cli: Command, large: Path
         assert result.code == 2
         expected = f"--out: folder-busy: guidegraph run (process {os.getpid()} on "
         assert result.err.startswith(expected)
-        assert f"writes to '{out}' just now: wait until it ends, or give another place" in result.err
+        assert f"writes to '{out}' now: wait until it ends, or choose another folder" in result.err
         assert cli(*command, "--out", out).code == 0
         assert FOLDER_LOCK not in names(out)
         out = Path("another")

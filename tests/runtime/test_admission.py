@@ -116,7 +116,7 @@ def test_everything_that_a_bundle_offers_is_taken(tmp_path: Path, labels: bool) 
         {"label"} if labels else set()
     )
     for offer in offered:
-        changes = {f"{offer.node}.use": other for other in offer.others}
+        changes = {f"{offer.node}.use": other for other in offer.alternatives}
         for name, change in changes.items():
             bundle.run_with({}, nodes={name: change})
         for setting, value in offer.settings.items():
@@ -142,7 +142,7 @@ def test_a_field_that_the_graph_was_traced_with_is_not_offered(tmp_path: Path) -
     offered = {offer.node: offer for offer in Bundle(path, CPU).offers()}
     assert "clip" not in offered["scheduler"].settings
     assert "eta" in offered["scheduler"].settings
-    assert "scheduler.heun" in offered["scheduler"].others
+    assert "scheduler.heun" in offered["scheduler"].alternatives
 
 
 def test_the_rules_say_what_was_expected_and_what_to_do() -> None:

@@ -262,10 +262,10 @@ def test_a_machine_that_gives_something_else_fails_the_reference(run: Run, tmp_p
         (["--node", "seed=2"], "--node: bad-setting: 'seed=2' is not NODE.SETTING=V"),
         (["--provider", "cuda"], "no-provider: expected cuda, but "),
         (["--cuda-graph"], "bad-session: expected a GPU for CUDA graphs, found the provider cpu; leave cuda_graph out"),
-        (["--out", "tiny/bundle.json"], "--out: no-folder: the files would lie in the bundle"),
+        (["--out", "tiny/bundle.json"], "--out: no-folder: the files would be written into the bundle"),
         (["--out", "/dev/null"], "--out: no-folder: the folder for the files cannot be made: "),
-        (["--out", "tiny"], "--out: no-folder: the files would lie in the bundle"),
-        (["--out", "tiny/pictures"], "--out: no-folder: the files would lie in the bundle"),
+        (["--out", "tiny"], "--out: no-folder: the files would be written into the bundle"),
+        (["--out", "tiny/pictures"], "--out: no-folder: the files would be written into the bundle"),
     ],
 )
 def test_wrong_arguments_are_one_line_and_nothing_is_run(

@@ -64,7 +64,7 @@ def files(tmp_path: Path) -> Path:
         ("inpaint", {"mask": "float.tiff"}, "nodes.mask .* float.tiff holds floating-point numbers"),
         ("image_to_image", {"strength": 0}, "'strength': .* greater than 0"),
         ("image_to_image", {"strength": 1.5}, "'strength': .* less than or equal to 1"),
-        ("image_to_image", {"image": "text.png"}, "text.png is no picture that Pillow can read"),
+        ("image_to_image", {"image": "text.png"}, "text.png is not a picture that Pillow can read"),
         ("super_resolution", {"image": "odd.png"}, r"multiples of 4; found x of shape \(1, 4, 17, 15\)"),
     ],
 )

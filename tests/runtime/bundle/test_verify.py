@@ -89,7 +89,7 @@ def test_a_good_bundle_is_held_in_memory(bundle: Path) -> None:
 def test_released_and_unknown_bytes(bundle: Path) -> None:
     opened = open_bundle(bundle)
     opened.release(["parts/step.onnx.data"])
-    with pytest.raises(BundleError, match=r"step\.onnx\.data: bad-file: .* open the bundle anew"):
+    with pytest.raises(BundleError, match=r"step\.onnx\.data: bad-file: .* open the bundle again"):
         opened.externals("step")
     with pytest.raises(BundleError, match="no such name"):
         opened.data("../bundle.json")
@@ -171,7 +171,7 @@ def test_file_that_becomes_another_while_it_is_opened(bundle: Path, monkeypatch:
         return real(path, flags)
 
     monkeypatch.setattr(os, "open", swap)
-    assert "found another one in its place" in refusal(bundle)
+    assert "found that it was replaced" in refusal(bundle)
 
 
 @links

@@ -37,7 +37,7 @@ def test_the_second_is_refused_and_told_who_holds_it(tmp_path: Path) -> None:
         pass
     message = str(busy.value)
     assert f"a test (process {os.getpid()} on " in message
-    assert f"writes to '{tmp_path}' just now: wait until it ends, or give another place" in message
+    assert f"writes to '{tmp_path}' now: wait until it ends, or choose another folder" in message
 
 
 def test_it_leaves_nothing_and_makes_what_is_missing(tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def test_what_is_asked_for_and_not_there(
     machine(gpus, libraries, built)
     text = refusal(requested)
     assert message in text
-    assert "ask for one of what is there: auto, " in text
+    assert "choose one of those available: auto, " in text
     assert text.endswith("cpu")
 
 
