@@ -98,7 +98,7 @@ def _run_into(
                 lora=lora,
                 prepared=prepared,
                 on_output=write,
-                record_operation=record_operation,
+                finished=record_operation,
                 progress=observer.on_progress,
             )
         status = "done"

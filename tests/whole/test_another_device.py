@@ -1,6 +1,6 @@
-"""Trainings and samplings on a device that is not the CPU: nothing is left behind, and the figures are the CPU's.
+"""Trainings and samplings on a device that is not the CPU: nothing is left behind, and the results are the CPU's.
 
-There is no GPU where the tests run: ``tests/whole/another_device.py`` stands for one. Each test runs in a process of its own.
+``tests/whole/another_device.py`` simulates a GPU. Each test runs in its own process.
 """
 
 from __future__ import annotations

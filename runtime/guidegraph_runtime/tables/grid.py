@@ -206,8 +206,8 @@ def timesteps(noise: NoiseSchedule, rule: Rule, steps: int, spacing: Spacing, of
 def fit_times(t: Array, noise: NoiseSchedule, rounds: bool) -> Array:
     """Map times of the full schedule, in decreasing order, into the trained range.
 
-    Times within the range are unchanged; otherwise 0 … T − 1 is mapped onto low … high. rounds: round the times, if they
-    stay distinct.
+    Times within the range are unchanged; otherwise 0 … T − 1 is mapped onto low … high. rounds: round the times,
+    if they stay distinct.
     """
     if t[0] > noise.high or t[-1] < noise.low:
         t = noise.low + t * ((noise.high - noise.low) / noise.last)

@@ -68,7 +68,7 @@ def unknown_words(tokenizer: Tokenizer, text: str) -> list[str]:
 
 
 def list_vocabulary(tokenizer: Tokenizer) -> list[str]:
-    """List the words that the tokenizer knows, in order: without marks such as [PAD], punctuation and pieces of words."""
+    """List the words that the tokenizer knows, in order: without marks ([PAD]), punctuation and pieces of words."""
     return sorted(word for word in tokenizer.get_vocab() if word.isalpha())
 
 

@@ -101,7 +101,7 @@ def test_plain_values_are_chosen_too() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, "made by one value"),
+        ({}, "a choice needs one value"),
         ({"when": "a", "of": {}}, "has its branches by value"),
         ({"when": "a", "of": {"a": {"from": {"c": 3}}}}, "branch 'a' of a choice names values"),
         ({"when": "a", "of": {"a": {"from": {"d": "x"}}}}, r"gives \['d'\], not \['c'\]"),
@@ -110,7 +110,7 @@ def test_plain_values_are_chosen_too() -> None:
         ({"when": "b", "of": {"a": {"is": 1}}}, r"c \(choose\): no branch 'b'; there is: a"),
     ],
 )
-def test_a_choice_that_is_not_whole_is_refused(settings: dict[str, Any], message: str) -> None:
+def test_an_incomplete_choice_is_refused(settings: dict[str, Any], message: str) -> None:
     operation = Operation(CHOOSE, "c", settings=settings, outputs=("c",))
     with pytest.raises(ValueError, match=message):
         list(schedule_operations([operation], ["c"], Values()))
