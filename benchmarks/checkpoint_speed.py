@@ -131,8 +131,8 @@ def our_side(unet: Any, noise: torch.Tensor, positive: torch.Tensor, negative: t
     workflow: Workflow = load_workflow(WORKFLOW)
 
     def draw(steps: int) -> torch.Tensor:
-        found = workflow.run(denoiser=denoiser, schedule=scaled_linear(), noise=noise, steps=steps, **conditions)
-        latents: torch.Tensor = found["latent"]
+        outputs = workflow.run(denoiser=denoiser, schedule=scaled_linear(), noise=noise, steps=steps, **conditions)
+        latents: torch.Tensor = outputs["latent"]
         return latents
 
     return draw

@@ -80,16 +80,18 @@ def judge(detector: torch.nn.Module, pictures: torch.Tensor, labels: Bools) -> S
     with torch.no_grad():
         logits = torch.cat([detector(part) for part in pictures.split(100)]).float().numpy()
     objects, skies = len(OBJECTS), len(OBJECTS) + len(SKIES)
-    seen, named = logits[:, :objects] > 0, labels[:, :objects]
+    seen, expected_objects = logits[:, :objects] > 0, labels[:, :objects]
     sky = logits[:, objects:skies].argmax(1) == labels[:, objects:skies].argmax(1)
     ground = logits[:, skies:].argmax(1) == labels[:, skies:].argmax(1)
     return Scores(
-        object_recall=bootstrap((seen & named).sum(1).astype(float), named.sum(1).astype(float)),
-        all_named=wilson((seen | ~named).all(1)),
+        object_recall=bootstrap((seen & expected_objects).sum(1).astype(float), expected_objects.sum(1).astype(float)),
+        all_named=wilson((seen | ~expected_objects).all(1)),
         background=wilson(sky & ground),
         sky=wilson(sky),
         ground=wilson(ground),
-        false_positives=bootstrap((seen & ~named).sum(1).astype(float), (~named).sum(1).astype(float)),
+        false_positives=bootstrap(
+            (seen & ~expected_objects).sum(1).astype(float), (~expected_objects).sum(1).astype(float)
+        ),
     )
 
 

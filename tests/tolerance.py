@@ -36,10 +36,10 @@ def _fan_in(weight: Tensor) -> int:
     return math.prod(weight.shape[1:])
 
 
-def assert_same_up_to_rounding(found: Tensor, expected: Tensor, terms: int, scale: float | None = None) -> None:
+def assert_same_up_to_rounding(actual: Tensor, expected: Tensor, terms: int, scale: float | None = None) -> None:
     """Assert that two float tensors are results of one computation of `terms` roundings in another order.
 
     scale: see `rounding`; the largest expected value where it is left out. Raises ``AssertionError``.
     """
     size = float(expected.detach().abs().max()) if scale is None else scale
-    torch.testing.assert_close(found, expected, rtol=0, atol=rounding(expected.dtype, terms, size))
+    torch.testing.assert_close(actual, expected, rtol=0, atol=rounding(expected.dtype, terms, size))

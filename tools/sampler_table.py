@@ -42,10 +42,10 @@ def parity() -> Table:
     rows: list[dict[str, CellValue]] = []
     for (name, settings, reference), group in groupby(cases(), key=_of_one_sampler):
         alike = list(group)
-        found = [case.compare() for case in alike]
+        results = [case.compare() for case in alike]
         shifts: dict[bool, list[float]] = {True: [], False: []}
-        for case, one in zip(alike, found, strict=True):
-            shifts[case.grid.endswith(SIGMAS[1:])].append(one.grid)
+        for case, result in zip(alike, results, strict=True):
+            shifts[case.grid.endswith(SIGMAS[1:])].append(result.grid)
         rows.append(
             {
                 "sampler": f"`{name}`{f', {settings}' if settings else ''}",
@@ -53,7 +53,7 @@ def parity() -> Table:
                 "grids": len(alike),
                 "largest Δt": f"{max(shifts[False]):.1g}" if shifts[False] else None,
                 "Δt on σ grids": f"{max(shifts[True]):.1g}" if shifts[True] else None,
-                "largest Δx / max abs x": f"{max(d.sample for d in found):.1e}",
+                "largest Δx / max abs x": f"{max(d.sample for d in results):.1e}",
             }
         )
     return table(rows)
@@ -97,10 +97,10 @@ def table(rows: list[dict[str, CellValue]]) -> Table:
 
 
 def versions() -> str:
-    found = ", ".join(
+    results = ", ".join(
         f"{name} {importlib.metadata.version(name)}" for name in ("guidegraph", "diffusers", "torch", "numpy")
     )
-    return f"Python {platform.python_version()}, {found}; float64 on the CPU"
+    return f"Python {platform.python_version()}, {results}; float64 on the CPU"
 
 
 def sections() -> Iterator[str]:

@@ -116,8 +116,8 @@ def expected(source: Path) -> set[str]:
     files = {f.relative_to(source).as_posix() for f in (source / "guidegraph").rglob("*") if f.is_file()}
     for name in FOLDERS:
         kept = (".py", *DATA) if name == "workflows" else (".py",)
-        found = [f for f in (source / name).rglob("*") if f.suffix in kept and "gallery" not in f.parts]
-        files |= {f"guidegraph/{f.relative_to(source).as_posix()}" for f in found}
+        sources = [f for f in (source / name).rglob("*") if f.suffix in kept and "gallery" not in f.parts]
+        files |= {f"guidegraph/{f.relative_to(source).as_posix()}" for f in sources}
     return files
 
 

@@ -92,8 +92,8 @@ def test_two_environments_do_not_disturb_each_other(checkout: Path, tmp_path: Pa
         second.install(project)
     assert stamps(tree) == before
     assert first.imported_from(tmp_path) == [engine, runtime]
-    others, _ = second.imported_from(tmp_path)
-    assert others.resolve() == checkout / "graph" / "node.py"
-    assert not others.is_relative_to(tree)
+    other_modules, _ = second.imported_from(tmp_path)
+    assert other_modules.resolve() == checkout / "graph" / "node.py"
+    assert not other_modules.is_relative_to(tree)
     shutil.rmtree(next(path for path in (checkout / "build").iterdir() if path != tree))  # the second one is given up
     assert first.imported_from(tmp_path) == [engine, runtime]

@@ -26,7 +26,7 @@ SPEC_DIGEST, PATH_DIGEST = "_spec_digest", "path_digest"
 
 
 @contextmanager
-def fixed_sources() -> Iterator[None]:
+def fix_sources() -> Iterator[None]:
     """Digests that depend on the graph, on settings and on shipped files alone.
 
     A node counts by its id, version and device, not by its sources and versions of packages. A file that is shipped

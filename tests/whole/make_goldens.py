@@ -35,7 +35,7 @@ def guidegraph(*arguments: str | Path, folder: Path) -> None:
         raise RuntimeError(done.stderr)
 
 
-def shipped_plans() -> dict[str, Any]:
+def plans_of_workflows() -> dict[str, Any]:
     """The digests of the steps of every shipped workflow, by its file."""
     with fixed_sources():
         files = sorted(WORKFLOWS.rglob("*.yaml"))
@@ -52,7 +52,7 @@ def write_outputs() -> None:
 
 def write_plans() -> None:
     lines = (
-        f" {json.dumps(name)}: {json.dumps(plan, separators=(',', ':'))}" for name, plan in shipped_plans().items()
+        f" {json.dumps(name)}: {json.dumps(plan, separators=(',', ':'))}" for name, plan in plans_of_workflows().items()
     )
     (GOLDENS / "plans.json").write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
 

@@ -25,8 +25,8 @@ def files(tmp_path: Path) -> Path:
     Image.fromarray(np.full((64, 64), 23, dtype=np.uint8)).save(tmp_path / "map.png")
     Image.fromarray(np.zeros((17, 15, 3), dtype=np.uint8)).save(tmp_path / "odd.png")
     Image.fromarray(np.zeros((64, 64), dtype=np.float32)).save(tmp_path / "float.tiff")
-    whole = (WORKFLOWS / "data" / "examples" / "scene.png").read_bytes()
-    (tmp_path / "half.png").write_bytes(whole[: len(whole) // 2])
+    picture = (WORKFLOWS / "data" / "examples" / "scene.png").read_bytes()
+    (tmp_path / "half.png").write_bytes(picture[: len(picture) // 2])
     (tmp_path / "text.png").write_text("no picture")
     return tmp_path
 
@@ -69,9 +69,9 @@ def files(tmp_path: Path) -> Path:
     ],
 )
 def test_a_wrong_parameter_is_one_error(name: str, params: dict[str, Any], message: str, files: Path) -> None:
-    given = {key: files / value if key in ("image", "map", "mask") else value for key, value in params.items()}
+    values = {key: files / value if key in ("image", "map", "mask") else value for key, value in params.items()}
     with pytest.raises(GuidegraphError, match=message) as caught:
-        load_workflow(WORKFLOWS / f"{name}.yaml", cache="off").run(**{"steps": 2, **given})
+        load_workflow(WORKFLOWS / f"{name}.yaml", cache="off").run(**{"steps": 2, **values})
     assert len(str(caught.value).splitlines()) == 1
 
 

@@ -74,8 +74,8 @@ def test_a_built_in_node_conforms(check: Check) -> None:
 @pytest.mark.parametrize("name", SAYS_NOTHING)
 def test_a_check_that_is_left_out_says_nothing(name: str) -> None:
     left_out = SAYS_NOTHING[name].split()
-    given = [case for case in overrides() if case.spec.id in left_out]
-    cases = {case.id: case for case in cases_of([specs()[id].function for id in left_out], given)}
+    overriding = [case for case in overrides() if case.spec.id in left_out]
+    cases = {case.id: case for case in cases_of([specs()[id].function for id in left_out], overriding)}
     for id in left_out:
         with pytest.raises(Inapplicable):
             run_check(cases[id], name)

@@ -57,7 +57,7 @@ def test_it_is_small_and_a_distribution_of_its_own(name: str) -> None:
     assert all(len(file.read_text(encoding="utf-8").splitlines()) <= LINES for file in files(name))
     project = tomllib.loads((GALLERY / name / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert project["name"] == f"guidegraph-{name.replace('_', '-')}"
-    assert [one.startswith("guidegraph>=") for one in project["dependencies"]] == [True]
+    assert [item.startswith("guidegraph>=") for item in project["dependencies"]] == [True]
     assert project["entry-points"]["guidegraph"] == {name: f"guidegraph_{name}"}
 
 
@@ -86,10 +86,10 @@ def test_the_page_has_the_table_that_was_measured() -> None:
 def cases() -> Iterator[object]:
     for name in NAMES:
         plugin = importlib.import_module(f"guidegraph_{name}")
-        for given in conformance_cases(plugin, *exceptions(plugin, name)):
-            (check,) = given.values
+        for case in conformance_cases(plugin, *exceptions(plugin, name)):
+            (check,) = case.values
             slow = [pytest.mark.slow] if check.name == "ONNX export" else []
-            yield pytest.param(check, id=check.id, marks=[*given.marks, *slow])
+            yield pytest.param(check, id=check.id, marks=[*case.marks, *slow])
 
 
 def exceptions(plugin: Any, name: str) -> list[NodeCase]:
@@ -133,8 +133,8 @@ def test_all_are_installed_beside_each_other(tmp_path: Path) -> None:
         command = [sys.executable, "-m", "guidegraph", *arguments]
         return subprocess.run(command, check=True, cwd=tmp_path, env=environment, capture_output=True, text=True).stdout
 
-    states = {one["name"]: one["state"] for one in json.loads(guidegraph("plugins", "--json"))}
+    states = {item["name"]: item["state"] for item in json.loads(guidegraph("plugins", "--json"))}
     assert {name: states.get(name) for name in NAMES} == dict.fromkeys(NAMES, "ok")
     workflows = [f"{file.parent.name.removeprefix('guidegraph_')}:{file.name}" for file in site.glob("*/*.yaml")]
-    said = guidegraph("validate", *workflows)
-    assert said.count(": ok") == len(workflows) >= 10
+    output = guidegraph("validate", *workflows)
+    assert output.count(": ok") == len(workflows) >= 10

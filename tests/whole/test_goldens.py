@@ -136,8 +136,8 @@ def test_an_old_cache_has_every_value(tmp_path: Path) -> None:
 def test_an_old_cached_value_is_read(file: str) -> None:
     values = read_value(GOLDENS / "cache" / file[:2] / f"{file}.safetensors", "cpu", file)
     assert isinstance(values, tuple)
-    known = tuple(structured_types().values())
-    assert all(isinstance(value, (torch.Tensor, *known)) or value is None for value in values)
+    port_types = tuple(structured_types().values())
+    assert all(isinstance(value, (torch.Tensor, *port_types)) or value is None for value in values)
 
 
 # --- exports ---------------------------------------------------------------------------------------------------------
@@ -177,5 +177,5 @@ def test_an_old_single_file_runs() -> None:
 def test_an_old_picture_is_drawn_again(tmp_path: Path) -> None:
     done = process(["run", GOLDENS / "picture.png", "--out", tmp_path / "out"], tmp_path)
     assert done.returncode == 0, done.stderr
-    with Image.open(GOLDENS / "picture.png") as old, Image.open(tmp_path / "out" / "image.png") as new:
-        assert np.abs(np.asarray(new).astype(int) - np.asarray(old).astype(int)).max() <= 2
+    with Image.open(GOLDENS / "picture.png") as expected, Image.open(tmp_path / "out" / "image.png") as actual:
+        assert np.abs(np.asarray(actual).astype(int) - np.asarray(expected).astype(int)).max() <= 2

@@ -48,11 +48,11 @@ def _run(graph: RandomGraph, folder: Path) -> str:
     """How the run of a right graph is wrong; empty where it gives what the interpreter gives."""
     try:
         plan = build(folder / "workflow.yaml", graph.registry, graph.sources(folder))
-        found = run(plan, bind(plan, graph.params)).outputs
+        outputs = run(plan, bind(plan, graph.params)).outputs
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     expected = interpret(graph)
-    if found.keys() != expected.keys():
+    if outputs.keys() != expected.keys():
         return "other outputs"
-    differing = [name for name, value in expected.items() if not same(found[name], value)]
+    differing = [name for name, value in expected.items() if not same(outputs[name], value)]
     return f"another value: {differing}" if differing else ""

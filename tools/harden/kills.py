@@ -57,10 +57,10 @@ def try_kills(count: int, folder: Path, say: Callable[[str], object]) -> Counter
         reference = folder / f"{subject.name}-whole"
         reference.mkdir()
         started = time.monotonic()
-        whole = run_child(main, subject.arguments, reference, SECONDS)
+        unbroken = run_child(main, subject.arguments, reference, SECONDS)
         took = time.monotonic() - started
-        if whole.code != 0:
-            raise RuntimeError(f"{subject.name} fails without being killed: {whole.out}")
+        if unbroken.code != 0:
+            raise RuntimeError(f"{subject.name} fails without being killed: {unbroken.out}")
         expected = subject.result(reference)
         for seed in range(count):
             place = folder / f"{subject.name}-{seed}"

@@ -29,8 +29,8 @@ def watch_signals(
 ) -> Iterator[None]:
     """Install signal handlers for the block, and call ``on_signal`` on another thread for each of their signals.
 
-    forwarded: a socket on which a parent process forwards its signals, one byte each. A signal sent to the process group
-    arrives both ways and counts once.
+    forwarded: a socket on which a parent process forwards its signals, one byte each. A signal sent to the process
+    group arrives both ways and counts once.
 
     Does nothing outside the main thread, since only that receives signals.
     """

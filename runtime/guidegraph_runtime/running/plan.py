@@ -39,9 +39,9 @@ class PlanRun:
 
     Values that parts leave on a device are copied to the host when an operation reads them.
     location: the bundle, for errors. run_part: runs a part. progress: called after each iteration of a loop with its
-    node, the number of iterations done, and their total. unread: for operations whose result may be unread, the flags under
-    which they are skipped. trips: counts the iterations of loops. started: the start of the run by the monotonic clock.
-    ready: values of operations outside loops that are computed already, by node. code: the error code of failing
+    node, the number of iterations done, and their total. unread: for operations whose result may be unread, the flags
+    under which they are skipped. trips: counts the iterations of loops. started: the start of the run by the monotonic
+    clock. ready: values of operations outside loops that are computed already, by node. code: the error code of failing
     operations. limit_code: the error code of exceeded limits.
     """
 

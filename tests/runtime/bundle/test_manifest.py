@@ -122,7 +122,7 @@ def change_at(path: tuple[Any, ...], replacement: Any) -> bytes:
     return encode(tree[""])
 
 
-def at(path: tuple[Any, ...]) -> Any:
+def value_at(path: tuple[Any, ...]) -> Any:
     inner: Any = value()
     for key in path:
         inner = inner[key]
@@ -137,7 +137,7 @@ def is_valid_too(path: tuple[Any, ...], replacement: Any) -> bool:
         return bool(replacement == "\x00")
     if path[-1:] == ("tolerance",):
         return bool(replacement == 2.5)
-    return replacement in ([], {}) and type(replacement) is type(at(path))
+    return replacement in ([], {}) and type(replacement) is type(value_at(path))
 
 
 @pytest.mark.parametrize("path", [path for path in places(value()) if "with" not in path[:-1]], ids=str)

@@ -356,16 +356,16 @@ def constant(tensor: TensorProto) -> NodeProto:
     return node
 
 
-@pytest.mark.parametrize("where", ["constant", "body", "sparse"])
+@pytest.mark.parametrize("tensor_kind", ["constant", "body", "sparse"])
 @pytest.mark.parametrize("location", ["step.onnx.data", "../secret"])
 def test_weights_that_onnxruntime_would_look_for_in_the_current_folder(
-    tmp_path: Path, where: str, location: str
+    tmp_path: Path, tensor_kind: str, location: str
 ) -> None:
     tensor = external("w", location, [4])
     graph = step_graph()
-    if where == "constant":
+    if tensor_kind == "constant":
         graph = step_graph([constant(tensor)])
-    elif where == "body":
+    elif tensor_kind == "body":
         graph = step_graph([in_body(helper.make_node("Add", ["x", "w"], ["y"]), [tensor])])
     else:
         graph.sparse_initializer.add().values.CopyFrom(tensor)

@@ -458,10 +458,10 @@ class FakeSession:
     """An `InferenceSession` that has the providers it is told to have."""
 
     got: tuple[str, ...] = ("CPUExecutionProvider",)
-    asked: Any = None
+    request: Any = None
 
     def __init__(self, data: bytes, options: Any, *, providers: Any, **_: Any):
-        FakeSession.asked = (providers, options)
+        FakeSession.request = (providers, options)
 
     def get_providers(self) -> list[str]:
         return list(self.got)
@@ -490,9 +490,9 @@ def test_what_a_session_on_a_gpu_asks_for(
     monkeypatch.setattr(onnxruntime, "InferenceSession", FakeSession)
     text = refusal(lambda: session(tmp_path, settings=SessionSettings(CUDA, **settings)), "no-provider")
     assert "expected a session on cuda, found CPUExecutionProvider only" in text
-    assert FakeSession.asked[0] == providers
+    assert FakeSession.request[0] == providers
     try:
-        actual = FakeSession.asked[1].get_session_config_entry("session.disable_cpu_ep_fallback")
+        actual = FakeSession.request[1].get_session_config_entry("session.disable_cpu_ep_fallback")
     except RuntimeError:  # not set
         actual = ""
     assert actual == entry
