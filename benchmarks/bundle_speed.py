@@ -1,9 +1,10 @@
-"""Steps a second of sampling loops: a bundle in onnxruntime, beside the engine, eager and with torch.compile.
+"""Measure sampling steps per second: a bundle in onnxruntime, and the engine, eager and with torch.compile.
 
     python benchmarks/bundle_speed.py --keep FOLDER [--models embedded classifier large] [--batches 1 8] [--rounds 5]
 
-The sides take turns in one process with equal threads. What is timed is the loop of the workflow, as each side's own
-events tell it: not loading, encoding and decoding, nor the first run, in which torch compiles and sessions are made.
+The sides take turns in one process with equal threads. Only the loop of the workflow is timed, by
+each side's own events: not loading, encoding and decoding, nor the first run, in which torch compiles and sessions are
+created.
 torch.compile has fixed shapes and, where no gradient is taken, frozen weights, which it then packs as the engine does.
 `large` is Stable Diffusion 1.5's U-Net (860 M parameters) with random weights in float32; its bundle takes minutes to
 export, 4 GB of disk and 20 GB of memory. Bundles are exported once, into the folder given with --keep.

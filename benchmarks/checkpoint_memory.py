@@ -1,4 +1,4 @@
-"""How much anonymous memory does loading a checkpoint take, as a share of its weights in the dtype asked for?
+"""Measure the anonymous memory of loading a checkpoint, relative to its weights in the requested dtype.
 
     python benchmarks/checkpoint_memory.py [--megabytes 400] [--dtypes float32 bfloat16] [--json FILE]
 
@@ -77,7 +77,7 @@ def write(folder: Path, megabytes: float) -> dict[str, Path]:
 
 
 def child(path: Path, dtype: str) -> None:
-    """Load when told to, and say how many bytes of weights there are and how long it took."""
+    """Load on request; print the bytes of the weights and the seconds."""
     from guidegraph.graph import context
     from guidegraph.nodes.checkpoints import loading  # noqa: F401 - imports are no part of what is measured
 

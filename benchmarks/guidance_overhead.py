@@ -1,4 +1,4 @@
-"""What a step pays for what guidance methods can ask of the host, where none of them asks.
+"""Measure the cost per step of the guidance hooks when no method uses them.
 
     python benchmarks/guidance_overhead.py [--rounds 15] [--steps 30]
 
@@ -89,7 +89,7 @@ def pair(text: str, folder: Path, name: str) -> tuple[Workflow, Workflow]:
 
 
 def per_step(pairs: tuple[Workflow, Workflow], steps: int, rounds: int) -> tuple[float, float]:
-    """Median seconds of a step of both, run in turn; what is outside of the loop is taken off by a run of one step."""
+    """Median seconds per step of both, run in turn; a run of one step is subtracted to remove the time outside the loop."""
     taken: tuple[list[float], list[float]] = ([], [])
     for index in range(rounds + 1):
         for which in (0, 1) if index % 2 else (1, 0):

@@ -1,4 +1,4 @@
-"""What a server without torch saves: the size of its environment, and the time from process start to picture.
+"""Measure the savings of a server without torch: environment size, and time from process start to picture.
 
     python benchmarks/headless.py --keep FOLDER [--rounds 5] [--models embedded tiny]
 
@@ -155,7 +155,7 @@ def _split_time(took: float, load: float, steps: float, other: float) -> Parts:
 
 
 def sizes(built: dict[str, Environment]) -> None:
-    """Print the sizes. What the CPU wheel saves the runtime, it saves the engine, which has the same onnxruntime."""
+    """Print the sizes. The CPU wheel saves the engine as much as the runtime, since both have the same onnxruntime."""
     total = {name: environment.bytes() for name, environment in built.items()}
     gpu = built["runtime"].bytes("onnxruntime")
     print(f"runtime      {total['runtime'] / 1e6:7.0f} MB, of which onnxruntime-gpu {gpu / total['runtime']:.0%}")

@@ -1,10 +1,10 @@
-"""A training step in each precision, and what `precision: auto` chooses on this machine.
+"""Measure a training step in each precision, and print the choice of `precision: auto` on this machine.
 
     python benchmarks/training_precision.py [--rounds 3] [--steps 3] [--batch 16] [--workflow workflows/train/…]
     ONEDNN_MAX_CPU_ISA=AVX2 python benchmarks/training_precision.py
 
-A shipped training workflow runs in `auto`, `fp32` and `bf16`, in turn in one process, each from its first step. What is
-timed is the CPU time between the ends of two steps, so that other work on the machine counts little; the first step of
+A shipped training workflow runs in `auto`, `fp32` and `bf16`, in turn in one process, each from its first step. The
+CPU time between the ends of two steps is measured, so that other work on the machine counts little; the first step of
 a run is left out. Prints medians, their ratio to fp32, the machine and the versions.
 """
 

@@ -42,7 +42,7 @@ def pytest_report_collectionfinish() -> list[str]:
 
 
 def _cpuinfo() -> dict[str, str]:
-    """The first processor of /proc/cpuinfo; empty where there is no such file."""
+    """The first processor of /proc/cpuinfo; empty without that file."""
     path = Path("/proc/cpuinfo")
     if not path.is_file():
         return {}

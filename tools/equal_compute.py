@@ -1,10 +1,10 @@
-"""How many training steps of each cell of an experiment take the same time on this machine, as a table for a sweep.
+"""Write a table for a sweep in which the training of every cell takes the same time on this machine.
 
     python tools/equal_compute.py workflows/experiments/full/ldm.csv --seconds 3600 --device cuda -o ldm-here.csv
 
-Each row's workflow is trained for a few steps and for some more, and the difference is what its steps take. The rows
+Each row's workflow is trained for a few steps and for some more, and the difference gives the time of a step. The rows
 are written with the steps of each stage that take `--seconds` in all stages together, as many as the row or else the
-workflow says. The first stages must be there.
+workflow gives. The first stages must exist.
 """
 
 from __future__ import annotations

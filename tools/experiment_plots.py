@@ -1,8 +1,8 @@
-"""Draw the figures of docs/understand/experiments.md from what the sweeps wrote.
+"""Draw the figures of docs/understand/experiments.md from the tables of the sweeps.
 
     python tools/experiment_plots.py runs/experiments docs/pictures
 
-Reads first_stage_kl, first_stage_vq, ldm and sampling in the first folder; what is not there is left out. Lines differ
+Reads first_stage_kl, first_stage_vq, ldm and sampling in the first folder; missing tables are left out. Lines differ
 by their markers and dashes too, so that the figures can be read in black and white.
 """
 

@@ -1,6 +1,6 @@
 """Measure the gallery's text-to-image workflows beside classifier-free guidance at the same cost.
 
-    python tools/gallery_table.py plugins/gallery/table.json         # measures what is missing there
+    python tools/gallery_table.py plugins/gallery/table.json         # measures the missing rows
     python tools/gallery_table.py plugins/gallery/table.json --show  # the table, as Markdown
 
 Each workflow draws held-out captions, picture i from the noise of seed i. A detector that was trained on real scenes,
@@ -146,7 +146,7 @@ def main() -> None:
 
 
 def measure_missing(rows: dict[str, dict[str, Any]], arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """The rows with those that were missing; the file is written anew after each."""
+    """Measure the missing rows and add them; the file is written after each."""
     reference_scenes = scene(seed=REFERENCES, batch=1000)
     reference = pooled_features(efficientnet(), reference_scenes.image)
     for method in METHODS:

@@ -1,4 +1,4 @@
-"""Every sampler in every shipped workflow that samples, drawn and judged by the judges that ship.
+"""Run every sampler in every shipped sampling workflow, and rate the pictures with the shipped judges.
 
     python tools/judged_samplers.py [--only text_to_image …] [--samplers heun …] [--steps 10 30] [--pictures 8]
 
@@ -185,7 +185,7 @@ def _cell(cells: Cells, name: str, sampler: str, steps: int) -> str:
 
 
 def fails(cells: Cells, name: str, sampler: str, steps: int) -> bool:
-    """Whether a cell is below half of DDIM's, where DDIM succeeds; a refusal is told, and is no failure."""
+    """Whether a cell is below half of DDIM's figure although DDIM succeeds; a refusal is not a failure."""
     cell, best = cells[f"{name}, {sampler}, {steps}"], cells.get(f"{name}, ddim, {steps}", {})
     succeeds = best.get("value", 0) >= 0.5
     return "value" in cell and succeeds and cell["value"] < best["value"] / 2

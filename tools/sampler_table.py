@@ -1,4 +1,4 @@
-"""Print what the samplers' tests measure: grids, differences from diffusers', and orders of convergence, as Markdown.
+"""Print the measurements of the samplers' tests as Markdown: grids, differences from diffusers, orders of convergence.
 
     python tools/sampler_table.py
 
@@ -76,7 +76,10 @@ def grids() -> Table:
 
 
 def orders() -> Table:
-    """A row for each ODE solver: its largest error over 64 samples, and log₂ of what a doubling divides it by."""
+    """A row for each ODE solver: its largest error over 64 samples, and its order.
+
+    The order is log₂ of the factor by which twice the steps reduce the error.
+    """
     rows: list[dict[str, CellValue]] = []
     for name, settings, _ in [*ORDERS, ("unipc", {"order": 3}, 0.0)]:
         errors = [error(name, steps, settings) for steps in COUNTS]

@@ -14,7 +14,7 @@ from guidegraph_runtime.files.locks import FOLDER_LOCK, hold_lock
 from tests.commands.command import Command
 from tests.commands.test_run import LOOP, names
 from tests.limits import file_limit
-from tests.runtime.files.test_temporary import left_behind
+from tests.runtime.files.test_temporary import make_stale_file
 
 LARGE = """
 guidegraph: 1
@@ -137,7 +137,7 @@ def test_a_run_holds_its_folder_while_it_runs(cli: Command, monkeypatch: pytest.
 def test_what_a_killed_run_left_is_cleared_and_said(cli: Command, large: Path) -> None:
     out = Path("out")
     out.mkdir()
-    left_behind(out / "large.safetensors")
+    make_stale_file(out / "large.safetensors")
     (out / FOLDER_LOCK).write_text("")
     mine = [".notes-1.tmp", "large.tmp"]
     for name in mine:

@@ -1,4 +1,4 @@
-"""What an installed guidegraph looks like: its public names, and which files land where."""
+"""The installed package: its public names and its files."""
 
 from __future__ import annotations
 

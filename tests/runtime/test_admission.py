@@ -17,7 +17,7 @@ from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.running.bundle import Bundle
 from guidegraph_runtime.running.overrides import host_operations
 from guidegraph_runtime.sessions.sessions import SessionSettings
-from tests.runtime.running.bundles import sealed
+from tests.runtime.running.bundles import seal_manifest
 from tests.runtime.running.loop_bundle import write_loop_bundle
 
 CPU = SessionSettings.on("cpu", intra_threads=1)
@@ -100,7 +100,7 @@ def test_sizes_are_multiples_of_what_a_part_was_traced_for(tmp_path: Path) -> No
     value = json.loads((path / "bundle.json").read_text())
     step = value["plan"][4]["body"][1]
     step["with"]["multiples"] = {"height": 4}
-    (path / "bundle.json").write_bytes(sealed({key: item for key, item in value.items() if key != "digest"}))
+    (path / "bundle.json").write_bytes(seal_manifest({key: item for key, item in value.items() if key != "digest"}))
     bundle = Bundle(path, CPU)
     message = refusal(bundle, {}, {"noise.shape": [2, 6, 5]})
     assert message == "step (part): 'height': expected sides that are multiples of 4; found 6: make them 8, say"
@@ -138,7 +138,7 @@ def test_a_field_that_the_graph_was_traced_with_is_not_offered(tmp_path: Path) -
     value = json.loads((path / "bundle.json").read_text())
     value["plan"][1]["out"].append("scheduler.scheduler.clip")
     value["plan"][4]["body"][1]["with"]["fields"] = {"scheduler.scheduler.clip": {"is": None}}
-    (path / "bundle.json").write_bytes(sealed({key: item for key, item in value.items() if key != "digest"}))
+    (path / "bundle.json").write_bytes(seal_manifest({key: item for key, item in value.items() if key != "digest"}))
     offered = {offer.node: offer for offer in Bundle(path, CPU).offers()}
     assert "clip" not in offered["scheduler"].settings
     assert "eta" in offered["scheduler"].settings

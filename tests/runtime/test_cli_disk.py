@@ -16,7 +16,7 @@ from guidegraph_runtime.operations import OPERATIONS
 from guidegraph_runtime.running import plan
 from guidegraph_runtime.sessions import sessions
 from tests.limits import file_limit
-from tests.runtime.files.test_temporary import left_behind
+from tests.runtime.files.test_temporary import make_stale_file
 from tests.runtime.test_cli import Run, make
 from tests.runtime.test_cli import run as run  # the fixture
 
@@ -63,7 +63,7 @@ def test_a_folder_in_use_is_refused(run: Run, tiny: Path) -> None:
 def test_what_a_killed_run_left_is_cleared_and_said(run: Run, tiny: Path) -> None:
     out = Path("out")
     out.mkdir()
-    left_behind(out / "x.safetensors")
+    make_stale_file(out / "x.safetensors")
     (out / FOLDER_LOCK).write_text("")
     (out / "run.json").write_text('{"status": "running", "started": "2026-01-31T12:00:00+01:00"}')
     result = run(tiny, "--out", out, "--only", "x")

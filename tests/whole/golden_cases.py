@@ -1,4 +1,4 @@
-"""The runs whose outputs are kept as goldens, and what is kept of an output.
+"""The runs whose outputs are kept as goldens, and the conversion of outputs to goldens.
 
 A float result differs between machines by rounding. A picture is kept in 8 bits, in which it may differ by two grey
 levels. Other numbers are kept in float32 and may differ by one in a thousand of the largest; after a training by two in

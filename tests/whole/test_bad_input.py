@@ -1,4 +1,4 @@
-"""What a user may get wrong with the shipped workflows: one line that says where and what, and no picture."""
+"""Mistakes of users with the shipped workflows: one line with the location and the reason, and no picture."""
 
 from __future__ import annotations
 

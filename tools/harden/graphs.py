@@ -1,4 +1,4 @@
-"""Random graphs: what is right runs as a naive interpreter says, and what ``validate`` passes has no wrong link."""
+"""Random graphs: valid ones run like a naive interpreter, and those that ``validate`` passes have valid links."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.random_graphs.interpret import interpret, same
 
 
 def try_graphs(count: int, folder: Path, say: Callable[[str], object]) -> Counter[str]:
-    """So many right graphs, and so many at random that ``validate`` passes; how their runs ended."""
+    """Run valid graphs, and random ones that ``validate`` passes; return how the runs ended."""
     ends: Counter[str] = Counter()
     for seed in range(count):
         graph = random_graph(seed)
@@ -45,7 +45,7 @@ def try_graphs(count: int, folder: Path, say: Callable[[str], object]) -> Counte
 
 
 def _run(graph: RandomGraph, folder: Path) -> str:
-    """How the run of a right graph is wrong; empty where it gives what the interpreter gives."""
+    """Describe how the run of a valid graph differs from the interpreter's; empty if it does not."""
     try:
         plan = build(folder / "workflow.yaml", graph.registry, graph.sources(folder))
         outputs = run(plan, bind(plan, graph.params)).outputs

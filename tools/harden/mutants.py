@@ -1,4 +1,4 @@
-"""Damaged bundles with their hashes computed again, so that only what reads them can refuse them."""
+"""Damage bundles and recompute their hashes, so that only their readers can refuse them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NASTY: tuple[Any, ...] = (
 
 
 def try_mutants(count: int, folder: Path, say: Callable[[str], object], first: int = 0) -> Counter[str]:
-    """Run so many mutants, and count how they end: by exit code, or why that is no good end."""
+    """Run mutants and count how they end: by exit code, or by the reason why the end is unacceptable."""
     ends: Counter[str] = Counter()
     original = make(folder / "whole")
     for seed in range(first, first + count):
@@ -47,7 +47,7 @@ def try_mutants(count: int, folder: Path, say: Callable[[str], object], first: i
 
 
 def _mutate(root: Path, rng: random.Random) -> str:
-    """Damage a bundle in one to three places, and make its hashes right again. What was done."""
+    """Damage a bundle in one to three spots and correct its hashes; describe the changes."""
     manifest = json.loads((root / "bundle.json").read_text())
     done = []
     for _ in range(rng.choice((1, 1, 2, 3))):

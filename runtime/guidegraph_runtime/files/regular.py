@@ -76,7 +76,8 @@ def open_regular(
 
     limit: the name of the limit on its size. roots: the folders that may contain the file after resolving links, by
     default those of ``restrict_reads``. Raises ``RefusedFile`` for a folder, a pipe, a device or a socket and for a
-    file outside ``roots``, ``LimitExceeded`` for a file that is too large, and ``OSError`` if it is missing or unreadable.
+    file outside ``roots``, ``LimitExceeded`` for a file that is too large, and ``OSError`` if it is missing or
+    unreadable.
     """
     roots = _roots.get() if roots is None else roots
     _require_regular(path, os.stat(path))

@@ -12,7 +12,7 @@ import pytest
 from guidegraph_runtime.bundle.manifest import Input, Operation, read_manifest, write_manifest
 from guidegraph_runtime.bundle.strict_json import MAX_BYTES
 from guidegraph_runtime.errors import BundleError
-from tests.runtime.running.bundles import manifest_value, sealed
+from tests.runtime.running.bundles import manifest_value, seal_manifest
 
 FILES = ("parts/step.onnx", "parts/step.onnx.data", "parts/total.onnx", "reference/total.bin")
 DIGEST = {"sha256": "0" * 64, "size": 3}
@@ -23,7 +23,7 @@ def value() -> dict[str, Any]:
 
 
 def encode(changed: Any) -> bytes:
-    return sealed(changed) if isinstance(changed, dict) else json.dumps(changed).encode()
+    return seal_manifest(changed) if isinstance(changed, dict) else json.dumps(changed).encode()
 
 
 def refusal(data: bytes) -> str:

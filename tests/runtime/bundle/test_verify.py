@@ -26,10 +26,10 @@ from tests.runtime.running.bundles import (
     WEIGHTS,
     external,
     in_body,
-    inside,
+    inline_tensor,
     manifest_value,
     model,
-    sealed,
+    seal_manifest,
     step_graph,
     write_bundle,
 )
@@ -300,7 +300,7 @@ def test_listed_names_that_leave_the_bundle(tmp_path: Path, name: str) -> None:
 
 
 def test_wrong_version(bundle: Path) -> None:
-    (bundle / "bundle.json").write_bytes(sealed(manifest_value() | {"version": 2}))
+    (bundle / "bundle.json").write_bytes(seal_manifest(manifest_value() | {"version": 2}))
     assert "expected format version 1, found 2" in refusal(bundle, "bad-manifest")
 
 
@@ -395,7 +395,7 @@ def test_weights_inside_of_their_file(tmp_path: Path, offset: int, length: int |
 
 
 def test_weights_that_the_graph_does_not_read(tmp_path: Path) -> None:
-    text = graph_refusal(tmp_path, model(step_graph(weights=inside("w", [1, 2, 3, 4]))))
+    text = graph_refusal(tmp_path, model(step_graph(weights=inline_tensor("w", [1, 2, 3, 4]))))
     assert "expected weights in 'parts/step.onnx.data'" in text
 
 

@@ -8,18 +8,16 @@ from pathlib import Path
 import pytest
 
 from guidegraph_runtime.files.atomic import write_text
-from guidegraph_runtime.files.temporary import STALE_SECONDS, remove_stale, stale_paths, temporary_path
+from guidegraph_runtime.files.temporary import STALE_SECONDS, machine_id, remove_stale, stale_paths, temporary_path
 
 DEAD = 4_194_999
-"""No process has this number: Linux gives none above 2**22."""
+"""A process id that never exists: Linux uses none above 2**22."""
 
 
-def make_stale_file(path: Path, pid: int = DEAD, machine_id: str | None = None) -> Path:
+def make_stale_file(path: Path, pid: int = DEAD, machine: str | None = None) -> Path:
     """A temporary file as another process names it."""
     name = (
-        temporary_path(path)
-        .name.replace(f"-{os.getpid()}-", f"-{pid}-")
-        .replace(machine_id(), machine_id or machine_id())
+        temporary_path(path).name.replace(f"-{os.getpid()}-", f"-{pid}-").replace(machine_id(), machine or machine_id())
     )
     left = path.with_name(name)
     left.write_text("half")
@@ -44,7 +42,7 @@ def test_only_files_of_dead_processes_go(tmp_path: Path) -> None:
 
 
 def test_those_of_another_machine_go_after_a_day(tmp_path: Path) -> None:
-    fresh, stale = (make_stale_file(tmp_path / name, machine_id="0" * 8) for name in ("fresh.png", "old.png"))
+    fresh, stale = (make_stale_file(tmp_path / name, machine="0" * 8) for name in ("fresh.png", "old.png"))
     changed = fresh.stat().st_mtime
     os.utime(stale, (changed, changed - STALE_SECONDS - 10))
     remove_stale(tmp_path)
