@@ -89,7 +89,7 @@ def pair(text: str, folder: Path, name: str) -> tuple[Workflow, Workflow]:
 
 
 def per_step(pairs: tuple[Workflow, Workflow], steps: int, rounds: int) -> tuple[float, float]:
-    """Median seconds per step of both, run in turn; a run of one step is subtracted to remove the time outside the loop."""
+    """Median seconds per step of both, run in turn; a run of one step is subtracted for the time outside the loop."""
     taken: tuple[list[float], list[float]] = ([], [])
     for index in range(rounds + 1):
         for which in (0, 1) if index % 2 else (1, 0):

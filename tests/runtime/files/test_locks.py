@@ -20,9 +20,9 @@ from tests.paths import ROOT
 HOLD = """
 import sys
 from pathlib import Path
-from guidegraph_runtime.files.locks import FOLDER_LOCK, locked
+from guidegraph_runtime.files.locks import FOLDER_LOCK, hold_lock
 folder = Path(sys.argv[1])
-with locked(folder / FOLDER_LOCK, folder, "a test"):
+with hold_lock(folder / FOLDER_LOCK, folder, "a test"):
     print("held", flush=True)
     sys.stdin.read()
 """
