@@ -45,7 +45,7 @@ def test_public_name_resolves(name: str) -> None:
     assert getattr(guidegraph, name) is getattr(guidegraph, name)
 
 
-def test_type_checkers_see_what_is_resolved_at_run_time() -> None:
+def test_type_checkers_see_the_names_resolved_at_run_time() -> None:
     """The imports under TYPE_CHECKING, the table of homes and __all__ say the same."""
     source = ast.parse((ROOT / "guidegraph" / "__init__.py").read_text())
     guarded = next(n for n in source.body if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING")

@@ -36,7 +36,7 @@ def test_a_dependency_without_a_lower_bound_is_named(requirement: str) -> None:
         list(lower_bounds([requirement]))
 
 
-def test_what_an_export_needs_is_installed_with_guidegraph() -> None:
+def test_dependencies_of_an_export_are_installed_with_guidegraph() -> None:
     project = tomllib.loads(PROJECTS[0].read_text(encoding="utf-8"))["project"]
     declared = {Requirement(item).name for item in project["dependencies"]}
     assert {canonicalize_name(name) for name in (*NEEDED, "onnx_ir")} <= declared

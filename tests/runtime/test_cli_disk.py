@@ -60,7 +60,7 @@ def test_a_folder_in_use_is_refused(run: Run, tiny: Path) -> None:
     assert result.err.startswith(f"--out: folder-busy: guidegraph run (process {os.getpid()} on ")
 
 
-def test_what_a_killed_run_left_is_cleared_and_said(run: Run, tiny: Path) -> None:
+def test_files_of_a_killed_run_are_removed_and_reported(run: Run, tiny: Path) -> None:
     out = Path("out")
     out.mkdir()
     make_stale_file(out / "x.safetensors")
@@ -106,7 +106,7 @@ class Full(io.StringIO):
 
 
 @pytest.mark.parametrize("option", ["--help", "--version"])
-def test_what_cannot_be_printed_is_said(run: Run, monkeypatch: pytest.MonkeyPatch, option: str) -> None:
+def test_a_failure_to_print_is_reported(run: Run, monkeypatch: pytest.MonkeyPatch, option: str) -> None:
     monkeypatch.setattr(sys, "stdout", Full())
     result = run(option)
     assert result.code == 1

@@ -82,7 +82,7 @@ def toy_training(folder: Path) -> None:
     assert on_cpu["loss"].device.type == "cpu"
 
 
-def test_a_training_goes_on_where_it_was_on_another_device(tmp_path: Path) -> None:
+def test_a_training_resumes_on_another_device(tmp_path: Path) -> None:
     in_its_own_process("toy_training", tmp_path)
 
 

@@ -68,14 +68,14 @@ def files(tmp_path: Path) -> Path:
         ("super_resolution", {"image": "odd.png"}, r"multiples of 4; found x of shape \(1, 4, 17, 15\)"),
     ],
 )
-def test_a_wrong_parameter_is_one_error(name: str, params: dict[str, Any], message: str, files: Path) -> None:
+def test_a_wrong_parameter_gives_one_error(name: str, params: dict[str, Any], message: str, files: Path) -> None:
     values = {key: files / value if key in ("image", "map", "mask") else value for key, value in params.items()}
     with pytest.raises(GuidegraphError, match=message) as caught:
         load_workflow(WORKFLOWS / f"{name}.yaml", cache="off").run(**{"steps": 2, **values})
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_the_command_line_says_it_in_one_line_and_writes_no_picture(tmp_path: Path) -> None:
+def test_the_command_line_prints_one_line_and_writes_no_picture(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "guidegraph", "run", str(WORKFLOWS / "class_cfg.yaml"), "--set", "label=10"]
     done = subprocess.run([*command, "--out", str(tmp_path)], capture_output=True, text=True, timeout=300)
     assert done.returncode == 1

@@ -79,7 +79,7 @@ def test_inpainting_changes_nothing_outside_and_fits_inside() -> None:
     assert measured["mIoU in the hole"] > 2 * measured["mIoU shuffled"]
 
 
-def test_the_detector_finds_what_the_prompt_names() -> None:
+def test_the_detector_finds_the_objects_of_the_prompt() -> None:
     measured = row(table("text_to_image", count=24, steps=15), "pictures", "drawn from the caption")
     assert measured["all named found"] > 0.6
     assert measured["shuffled"] < 0.2

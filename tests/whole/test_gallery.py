@@ -41,7 +41,7 @@ def test_all_methods_are_there() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_imports_the_public_face_alone(name: str) -> None:
+def test_a_plugin_imports_only_the_public_api(name: str) -> None:
     for file in files(name):
         for statement in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             modules = [statement.module or ""] if isinstance(statement, ast.ImportFrom) else []
@@ -53,7 +53,7 @@ def test_it_imports_the_public_face_alone(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_is_small_and_a_distribution_of_its_own(name: str) -> None:
+def test_a_plugin_is_a_small_distribution(name: str) -> None:
     assert all(len(file.read_text(encoding="utf-8").splitlines()) <= LINES for file in files(name))
     project = tomllib.loads((GALLERY / name / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert project["name"] == f"guidegraph-{name.replace('_', '-')}"
@@ -62,7 +62,7 @@ def test_it_is_small_and_a_distribution_of_its_own(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_has_a_page_with_a_figure(name: str) -> None:
+def test_a_plugin_has_a_page_with_a_figure(name: str) -> None:
     text = (GALLERY / name / "README.md").read_text(encoding="utf-8")
     assert "(figure.png)" in text
     assert (GALLERY / name / "figure.png").stat().st_size > 10_000

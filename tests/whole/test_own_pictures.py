@@ -75,7 +75,7 @@ def test_a_folder_goes_all_the_way(kind: str, tmp_path: Path) -> None:
     assert f"draw_{kind}" in page
 
 
-def test_few_pictures_depend_on_the_seed_and_show_what_their_folder_says(tmp_path: Path) -> None:
+def test_few_pictures_depend_on_the_seed_and_match_their_folder(tmp_path: Path) -> None:
     for name, seed in (("one", 0), ("again", 0), ("other", 1)):
         write_few(tmp_path / name, each=2, seed=seed)
     files = folder_files(tmp_path / "one")

@@ -63,7 +63,7 @@ def origins(stdout: str) -> dict[str, str]:
     return {e["path"].removeprefix("nodes."): e["origin"] for e in events if e["event"] == "node_finished"}
 
 
-def test_with_a_disk_cache_only_what_depends_on_a_changed_parameter_is_computed(
+def test_with_a_disk_cache_only_dependents_of_a_changed_parameter_are_computed(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)

@@ -87,7 +87,7 @@ def test_two_processes_have_the_losses_of_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_moving_averages_of_codes_are_those_of_one_process(tmp_path: Path) -> None:
+def test_moving_averages_of_codes_equal_those_of_one_process(tmp_path: Path) -> None:
     (tmp_path / "train.yaml").write_text(CODES)
     for name, more in (("one", []), ("two", ["--devices", "2"])):
         subprocess.run(command(tmp_path / "train.yaml", tmp_path / name, *more), check=True, cwd=ROOT)

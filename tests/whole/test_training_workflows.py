@@ -34,7 +34,7 @@ def losses(workflow: Path, steps: int, folder: Path) -> tuple[torch.Tensor, list
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workflow", WORKFLOWS, ids=str)
-def test_a_training_workflow_goes_on_where_it_stopped(workflow: Path, tmp_path: Path) -> None:
+def test_a_training_workflow_resumes(workflow: Path, tmp_path: Path) -> None:
     first, shown = losses(workflow, 2, tmp_path)
     assert len(shown) >= 2
     assert all("loss" in " ".join(values) for values in shown)

@@ -51,7 +51,7 @@ def test_all_fields_are_read() -> None:
     assert manifest.reference.outputs == {"total": "reference/total.bin"}
 
 
-def test_what_is_written_reads_the_same() -> None:
+def test_a_written_manifest_reads_back_equal() -> None:
     manifest = read_manifest(encode(value()))
     inputs = {
         "prompt": Input("str", default=["a", "σ"], many=True, help="what to draw"),
@@ -207,7 +207,7 @@ def test_other_files(data: bytes) -> None:
     ],
     ids=lambda part: part[:20] if isinstance(part, bytes) else "",
 )
-def test_json_without_one_meaning(data: bytes, message: str) -> None:
+def test_ambiguous_json(data: bytes, message: str) -> None:
     assert message in refusal(data)
 
 

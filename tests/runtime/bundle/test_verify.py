@@ -161,7 +161,7 @@ def test_folder_that_becomes_a_link_after_the_listing(
 
 
 @links
-def test_file_that_becomes_another_while_it_is_opened(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_that_is_replaced_while_it_is_opened(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.open
 
     def swap(path: str, flags: int) -> int:
@@ -254,7 +254,7 @@ def test_links_in_a_circle(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="needs a user whom permissions bind")
 @pytest.mark.parametrize("name", ["parts", "parts/step.onnx", "bundle.json"])
-def test_what_may_not_be_read(bundle: Path, name: str) -> None:
+def test_file_without_read_permission(bundle: Path, name: str) -> None:
     (bundle / name).chmod(0)
     text = refusal(bundle)
     (bundle / name).chmod(0o700)
@@ -305,7 +305,7 @@ def test_wrong_version(bundle: Path) -> None:
 
 
 @pytest.mark.parametrize("data", [b'{"format": "a", "format": "b"}', b"[" * 100_000, b'{"version": 1e9999}'])
-def test_manifest_without_one_meaning(bundle: Path, data: bytes) -> None:
+def test_ambiguous_manifest(bundle: Path, data: bytes) -> None:
     (bundle / "bundle.json").write_bytes(data)
     refusal(bundle, "bad-manifest")
 
@@ -504,7 +504,7 @@ def test_newest_operator_sets() -> None:
 
 
 @pytest.mark.parametrize("message", sorted(MESSAGES))
-def test_the_fields_are_those_of_onnx(message: str) -> None:
+def test_the_fields_equal_those_of_onnx(message: str) -> None:
     fields = getattr(onnx, message).DESCRIPTOR.fields
     assert {f.number: (f.name, f.is_repeated) for f in fields} == {
         number: (ours.name, ours.many) for number, ours in MESSAGES[message].items()

@@ -24,7 +24,7 @@ def make_stale_file(path: Path, pid: int = DEAD, machine: str | None = None) -> 
     return left
 
 
-def test_only_files_of_dead_processes_go(tmp_path: Path) -> None:
+def test_only_files_of_dead_processes_are_removed(tmp_path: Path) -> None:
     stale = [
         make_stale_file(tmp_path / "image.png"),
         make_stale_file(tmp_path / "run"),
@@ -41,7 +41,7 @@ def test_only_files_of_dead_processes_go(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*(path.name for path in kept), *persons])
 
 
-def test_those_of_another_machine_go_after_a_day(tmp_path: Path) -> None:
+def test_files_of_another_machine_are_removed_after_a_day(tmp_path: Path) -> None:
     fresh, stale = (make_stale_file(tmp_path / name, machine="0" * 8) for name in ("fresh.png", "old.png"))
     changed = fresh.stat().st_mtime
     os.utime(stale, (changed, changed - STALE_SECONDS - 10))
@@ -49,7 +49,7 @@ def test_those_of_another_machine_go_after_a_day(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [fresh]
 
 
-def test_what_makes_way_is_no_temporary(tmp_path: Path) -> None:
+def test_a_replaced_version_is_not_a_temporary_file(tmp_path: Path) -> None:
     previous = temporary_path(tmp_path / "bundle", "old")
     previous = previous.with_name(previous.name.replace(f"-{os.getpid()}-", f"-{DEAD}-"))
     previous.mkdir()
@@ -59,13 +59,13 @@ def test_what_makes_way_is_no_temporary(tmp_path: Path) -> None:
     assert list(stale_paths(tmp_path, "old", "bundl")) == []
 
 
-def test_the_first_file_in_a_folder_clears_it(tmp_path: Path) -> None:
+def test_the_first_write_into_a_folder_removes_stale_files(tmp_path: Path) -> None:
     make_stale_file(tmp_path / "a.txt")
     write_text(tmp_path / "a.txt", "whole")
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
 
-def test_what_cannot_be_removed_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_cannot_be_removed_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     left = make_stale_file(tmp_path / "a.txt")
 
     def refuse(self: Path, missing_ok: bool = False) -> None:

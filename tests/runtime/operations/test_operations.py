@@ -128,7 +128,7 @@ def test_the_host_operations_start_without_pillow_and_tokenizers(tmp_path: Path)
         ("text.tokenize", {"texts": [], "tokenizer": b""}, "there are no texts"),
     ],
 )
-def test_what_does_not_fit_is_refused(id: str, arguments: dict[str, Any], message: str) -> None:
+def test_invalid_arguments_are_refused(id: str, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         OPERATIONS[id](**arguments)
 

@@ -69,7 +69,7 @@ def between_steps(log: Log) -> list[list[tuple[str, Any]]]:
     return [log.events[a + 1 : b] for a, b in pairwise(runs[1:-1])]
 
 
-def test_a_loop_uploads_what_is_new_and_downloads_nothing(
+def test_a_loop_uploads_only_new_values_and_downloads_nothing(
     tmp_path: Path, open_on_device: Callable[..., Bundle], log: Log
 ) -> None:
     path = write_loop_bundle(tmp_path / "bundle")
@@ -85,7 +85,7 @@ def test_a_loop_uploads_what_is_new_and_downloads_nothing(
     assert log.count("make") == 0
 
 
-def test_what_does_not_change_is_uploaded_once(tmp_path: Path, open_on_device: Callable[..., Bundle], log: Log) -> None:
+def test_an_unchanged_value_is_uploaded_once(tmp_path: Path, open_on_device: Callable[..., Bundle], log: Log) -> None:
     bundle = open_on_device(write_loop_bundle(tmp_path / "bundle"))
     bundle.run(steps=STEPS)
     first = log.events[: log.events.index(("run", "none"), 2)]  # until the first step has all
@@ -96,7 +96,7 @@ def test_what_does_not_change_is_uploaded_once(tmp_path: Path, open_on_device: C
     assert [event for event in log.events if event[0] == "download"] == [("download", 2 * 4), ("download", 2 * SAMPLE)]
 
 
-def test_a_condition_that_fits_stays_where_it_is(
+def test_a_condition_of_the_right_shape_stays_on_the_device(
     tmp_path: Path, open_on_device: Callable[..., Bundle], log: Log
 ) -> None:
     path = write_loop_bundle(tmp_path / "bundle")
@@ -112,7 +112,7 @@ def test_another_size_in_the_next_run(tmp_path: Path, open_on_device: Callable[.
         same(device.run(batch=batch, steps=steps), host.run(batch=batch, steps=steps))
 
 
-def test_what_a_loop_collects_comes_down_after_it(
+def test_collected_values_are_downloaded_after_the_loop(
     tmp_path: Path, open_on_device: Callable[..., Bundle], log: Log
 ) -> None:
     path = write_loop_bundle(tmp_path / "bundle", collect=True)

@@ -114,7 +114,7 @@ PAIR = Part(
 )
 
 
-def test_one_name_is_one_size() -> None:
+def test_axes_of_one_name_have_one_size() -> None:
     assert check_inputs("a", PAIR, {"x": X, "t": np.zeros(2, np.int64)}) == {"batch": 2}
     text = refusal(lambda: check_inputs("a", PAIR, {"x": X, "t": np.zeros(3, np.int64)}), "bad-input")
     assert "expected 't' of shape (batch,), found (3,), while batch is 2 in another input" in text
@@ -141,7 +141,7 @@ SCALE = {"name": "scale", "dtype": "float32", "dims": []}
         {"outputs": [{"name": "z", "dtype": "float32", "dims": ["batch", 4]}]},
     ],
 )
-def test_graph_that_is_not_as_described(tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_graph_that_differs_from_the_manifest(tmp_path: Path, changes: dict[str, Any]) -> None:
     assert "expected the " in refusal(lambda: session(tmp_path, change=change_description(**changes)), "bad-session")
 
 
@@ -484,7 +484,7 @@ class FakeSession:
         ),
     ],
 )
-def test_what_a_session_on_a_gpu_asks_for(
+def test_options_of_a_session_on_a_gpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], providers: Any, entry: str
 ) -> None:
     monkeypatch.setattr(onnxruntime, "InferenceSession", FakeSession)
