@@ -1,4 +1,4 @@
-"""One thread for every test, what the tests ran on, and a reason for each test that this machine cannot run."""
+"""One thread for every test, a description of the machine, and a reason for each test that this machine cannot run."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ LAMBDA = 4
 
 
 def rounding(dtype: torch.dtype, terms: int, scale: float = 1.0) -> float:
-    """The largest difference of two sums of the same `terms` in another order.
+    """The largest difference of two sums of the same number of `terms` in different orders.
 
     terms: how many roundings lie on the way from the inputs to a result. scale: the size of what is rounded: of the
     sum of the magnitudes, or of the result where layers are normalised and nothing cancels.

@@ -13,7 +13,7 @@ from onnx import helper
 
 from tests.attacks.arena import Arena, Outcome, attack
 from tests.runtime.running import bundles
-from tests.runtime.running.bundles import FLOAT, external, inside, model, step_graph, write_bundle
+from tests.runtime.running.bundles import FLOAT, external, inline_tensor, model, step_graph, write_bundle
 
 Change = Callable[[dict[str, Any]], None]
 
@@ -132,7 +132,7 @@ def custom_operator(arena: Arena) -> Outcome:
         "step",
         [helper.make_tensor_value_info("x", FLOAT, ["batch", 4]), helper.make_tensor_value_info("scale", FLOAT, [])],
         [helper.make_tensor_value_info("y", FLOAT, ["batch", 4])],
-        [inside("w", bundles.WEIGHTS)],
+        [inline_tensor("w", bundles.WEIGHTS)],
     )
     root = write_bundle(arena.folder / "bundle", step=model(graph, {"": bundles.OPSET, "evil.ops": 1}))
     return arena.run_bundle(root, "--describe")

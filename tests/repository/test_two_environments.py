@@ -26,7 +26,7 @@ for name in ("guidegraph.graph.node", "guidegraph_runtime"):
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A copy of what is packaged, so that nothing is built in the checkout itself."""
+    """A copy of the packaged files, so that nothing is built in the checkout."""
     copy = tmp_path / "checkout"
     ignore = shutil.ignore_patterns("__pycache__", "build", "*.egg-info", "gallery", "models", "data")
     for name in ("guidegraph", "graph", "nodes", "plugins", "workflows", "runtime"):
@@ -74,7 +74,7 @@ class Environment:
 
 
 def stamps(folder: Path) -> dict[str, int]:
-    """The inode of everything below a folder, so that what was laid anew shows."""
+    """The inode of everything below a folder, to detect files that were written again."""
     return {str(path.relative_to(folder)): path.lstat().st_ino for path in folder.rglob("*")}
 
 

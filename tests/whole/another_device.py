@@ -78,7 +78,7 @@ def is_gpu(device: Any) -> bool:
 
 
 def on_gpu(operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """Run an operator on what its tensors hold. Raises ``RuntimeError`` where some are on the CPU."""
+    """Run an operator on the CPU tensors inside its arguments. Raises ``RuntimeError`` if some are on the CPU."""
     check_together(operator, args, kwargs)
     to_cpu = kwargs.get("device") is not None and not is_gpu(kwargs["device"])
     into_cpu = operator is aten.copy_.default and not isinstance(args[0], OnGpu)

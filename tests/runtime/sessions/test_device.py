@@ -20,7 +20,7 @@ from guidegraph_runtime.running.bundle import Bundle
 from guidegraph_runtime.sessions.device_runner import CudaGraphs, DeviceRunner
 from guidegraph_runtime.sessions.device_values import DeviceValue, to_host, to_placeholder
 from guidegraph_runtime.sessions.sessions import Session, SessionSettings, make_session
-from tests.runtime.running.bundles import FLOAT, WEIGHTS, inside, model, step_graph, write_bundle
+from tests.runtime.running.bundles import FLOAT, WEIGHTS, inline_tensor, model, step_graph, write_bundle
 from tests.runtime.running.loop_bundle import write_loop_bundle
 from tests.runtime.sessions.fake_device import CUDA, FakeTensor, Log, fake_session
 
@@ -204,7 +204,7 @@ def test_values_outlive_the_places_of_a_cuda_graph(
 @pytest.fixture
 def step(tmp_path: Path, log: Log) -> Callable[..., Session]:
     """The session of y = x · scale + w, whose weights w may be exchanged."""
-    graph = step_graph(weights=inside("w", WEIGHTS))
+    graph = step_graph(weights=inline_tensor("w", WEIGHTS))
     graph.input.append(helper.make_tensor_value_info("w", FLOAT, [4]))
     path = write_bundle(
         tmp_path / "step", step=model(graph), change=lambda value: value["parts"]["step"].update(externals=[])

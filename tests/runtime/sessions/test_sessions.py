@@ -22,7 +22,7 @@ from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.sessions.input_checks import check_inputs, resolve_shape
 from guidegraph_runtime.sessions.providers import Provider
 from guidegraph_runtime.sessions.sessions import Session, SessionSettings, make_session
-from tests.runtime.running.bundles import FLOAT, WEIGHTS, external, inside, model, step_graph, write_bundle
+from tests.runtime.running.bundles import FLOAT, WEIGHTS, external, inline_tensor, model, step_graph, write_bundle
 
 ONE_THREAD = SessionSettings(intra_threads=1)
 CUDA = (Provider("cuda", 1, {"device_id": "1"}), Provider("cpu"))
@@ -225,7 +225,7 @@ def test_onnxruntime_that_cannot_take_weights_from_memory(tmp_path: Path, monkey
 @pytest.fixture
 def with_weights(tmp_path: Path) -> Session:
     """A session whose weights w may be exchanged."""
-    graph = step_graph(weights=inside("w", WEIGHTS))
+    graph = step_graph(weights=inline_tensor("w", WEIGHTS))
     graph.input.append(helper.make_tensor_value_info("w", FLOAT, [4]))
     return session(tmp_path, step=model(graph), change=change_description(externals=[]))
 
