@@ -17,9 +17,9 @@ loaded = time.perf_counter()
 ends: list[float] = []
 
 
-def at_end(_pipe: object, _step: int, _t: object, given: dict[str, Any]) -> dict[str, Any]:
+def at_end(_pipe: object, _step: int, _t: object, values: dict[str, Any]) -> dict[str, Any]:
     ends.append(time.perf_counter())
-    return given
+    return values
 
 
 image = pipe(

@@ -1,9 +1,10 @@
-"""Steps a second of sampling loops: a bundle in onnxruntime, beside the engine, eager and with torch.compile.
+"""Measure sampling steps per second: a bundle in onnxruntime, and the engine, eager and with torch.compile.
 
     python benchmarks/bundle_speed.py --keep FOLDER [--models embedded classifier large] [--batches 1 8] [--rounds 5]
 
-The sides take turns in one process with equal threads. What is timed is the loop of the workflow, as each side's own
-events tell it: not loading, encoding and decoding, nor the first run, in which torch compiles and sessions are made.
+The sides take turns in one process with equal threads. Only the loop of the workflow is timed, by
+each side's own events: not loading, encoding and decoding, nor the first run, in which torch compiles and sessions are
+created.
 torch.compile has fixed shapes and, where no gradient is taken, frozen weights, which it then packs as the engine does.
 `large` is Stable Diffusion 1.5's U-Net (860 M parameters) with random weights in float32; its bundle takes minutes to
 export, 4 GB of disk and 20 GB of memory. Bundles are exported once, into the folder given with --keep.
@@ -54,8 +55,8 @@ class Model:
 
 def models(folder: Path) -> dict[str, Callable[[], Model]]:
     def large() -> Model:
-        given = {"checkpoint": pipeline_folder("large", folder), "shape": LATENT, "prompt": "a b c"}
-        return Model(WORKFLOWS / "checkpoints/text_to_image.yaml", ("model.denoiser",), "latent", 2, given)
+        arguments = {"checkpoint": pipeline_folder("large", folder), "shape": LATENT, "prompt": "a b c"}
+        return Model(WORKFLOWS / "checkpoints/text_to_image.yaml", ("model.denoiser",), "latent", 2, arguments)
 
     classifier = WORKFLOWS / "class_classifier_guidance_ddim.yaml"
     return {
@@ -95,9 +96,9 @@ def engine_side(model: Model, compiled: bool) -> Loop:
         for network in workflow.run_with(model.params, only=[*names]).outputs.values():
             network.compile(dynamic=False, options={"freezing": True})
 
-    def run(**given: Any) -> tuple[float, Any]:
-        found = workflow.run_with({**model.params, **given}, only=[model.output]).outputs[model.output]
-        return loops[-1], found.detach().numpy()
+    def run(**arguments: Any) -> tuple[float, Any]:
+        result = workflow.run_with({**model.params, **arguments}, only=[model.output]).outputs[model.output]
+        return loops[-1], result.detach().numpy()
 
     return run
 
@@ -107,11 +108,13 @@ def bundle_side(model: Model, path: Path, threads: int) -> Loop:
     bundle = Bundle(path, SessionSettings.on("cpu", intra_threads=threads))
     inputs = {name: value for name, value in model.params.items() if name in bundle.manifest.inputs}
 
-    def run(**given: Any) -> tuple[float, Any]:
+    def run(**arguments: Any) -> tuple[float, Any]:
         loops: dict[str, float] = {}
         before = bundle.timings.sessions
-        found = bundle.run_with({**inputs, **given}, finished=lambda one, took: loops.update({one.node: took}))
-        return loops["sample"] - (bundle.timings.sessions - before), found[model.output]
+        result = bundle.run_with(
+            {**inputs, **arguments}, finished=lambda operation, took: loops.update({operation.node: took})
+        )
+        return loops["sample"] - (bundle.timings.sessions - before), result[model.output]
 
     return run
 
@@ -121,15 +124,15 @@ def compare(name: str, model: Model, batch: int, loops: dict[str, Loop], rounds:
     steps = model.steps
     seed = 0
     first = {side: loop(seed=seed, batch=batch, steps=steps)[1] for side, loop in loops.items()}
-    peak = {side: float(np.abs(first["bundle"] - found).max()) for side, found in first.items()}
+    peak = {side: float(np.abs(first["bundle"] - output).max()) for side, output in first.items()}
     seconds: dict[str, list[float]] = {side: [] for side in loops}
     for turn in range(rounds):
         seed += batch  # a run with the same seed would come from the engine's cache
         for side in list(loops) if turn % 2 else reversed(list(loops)):
             seconds[side].append(loops[side](seed=seed, batch=batch, steps=steps)[0])
-    for side, found in seconds.items():
-        speed = steps / statistics.median(found)
-        ratios = [theirs / ours for ours, theirs in zip(seconds["bundle"], found, strict=True)]
+    for side, times in seconds.items():
+        speed = steps / statistics.median(times)
+        ratios = [theirs / ours for ours, theirs in zip(seconds["bundle"], times, strict=True)]
         versus = f"bundle is {_range(ratios)} times as fast" if side != "bundle" else ""
         print(f"{name:<10} batch {batch}  {side:<8} {speed:8.3f} steps/s  {versus}", end="  ")
         print(f"differs by {peak[side]:.1e}" if side != "bundle" else "", flush=True)
@@ -141,11 +144,11 @@ def _range(values: list[float]) -> str:
 
 def machine(threads: int) -> str:
     names = ("guidegraph", "guidegraph-runtime", "torch", "onnxruntime-gpu", "onnxruntime", "numpy")
-    found = [f"{name} {importlib.metadata.version(name)}" for name in names if _installed(name)]
+    packages = [f"{name} {importlib.metadata.version(name)}" for name in names if _installed(name)]
     info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     model = next((line.split(": ")[1] for line in info.splitlines() if line.startswith("model name")), "")
     processor = f"{platform.machine()} {model}".strip()
-    return f"{processor}, Python {platform.python_version()}, {', '.join(found)}; threads: {threads}"
+    return f"{processor}, Python {platform.python_version()}, {', '.join(packages)}; threads: {threads}"
 
 
 def _installed(name: str) -> bool:

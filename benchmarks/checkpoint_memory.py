@@ -1,4 +1,4 @@
-"""How much anonymous memory does loading a checkpoint take, as a share of its weights in the dtype asked for?
+"""Measure the anonymous memory of loading a checkpoint, relative to its weights in the requested dtype.
 
     python benchmarks/checkpoint_memory.py [--megabytes 400] [--dtypes float32 bfloat16] [--json FILE]
 
@@ -50,7 +50,7 @@ class Peak(NamedTuple):
         return f"{self.format:<12} {self.dtype:<9} {sizes} {self.ratio:7.3f} {self.seconds:8.2f}"
 
 
-def shape_of(wanted: float) -> UNetShape:
+def shape_of(target_bytes: float) -> UNetShape:
     """The U-Net of guided-diffusion's kind whose float32 weights are nearest to so many bytes."""
 
     def shape(channels: int) -> UNetShape:
@@ -62,7 +62,7 @@ def shape_of(wanted: float) -> UNetShape:
         with torch.device("meta"):
             return 4 * sum(parameter.numel() for parameter in ReleasedUNet(shape(channels)).parameters())
 
-    return shape(min(range(32, 321, 32), key=lambda channels: abs(size(channels) - wanted)))
+    return shape(min(range(32, 321, 32), key=lambda channels: abs(size(channels) - target_bytes)))
 
 
 def write(folder: Path, megabytes: float) -> dict[str, Path]:
@@ -77,7 +77,7 @@ def write(folder: Path, megabytes: float) -> dict[str, Path]:
 
 
 def child(path: Path, dtype: str) -> None:
-    """Load when told to, and say how many bytes of weights there are and how long it took."""
+    """Load on request; print the bytes of the weights and the seconds."""
     from guidegraph.graph import context
     from guidegraph.nodes.checkpoints import loading  # noqa: F401 - imports are no part of what is measured
 
@@ -113,13 +113,13 @@ def measure(name: str, path: Path, dtype: str) -> Peak:
         process.stdin.flush()
         while not select.select([process.stdout], [], [], 0.001)[0]:
             peak = max(peak, anonymous(process.pid))
-        said = process.stdout.readline()
-        if not said:
+        output_line = process.stdout.readline()
+        if not output_line:
             raise RuntimeError("the process that loads failed")
         peak = max(peak, anonymous(process.pid))
         process.stdin.write("end\n")
-    found = json.loads(said)
-    return Peak(name, dtype, path.stat().st_size, found["weights"], peak - before, found["seconds"])
+    report = json.loads(output_line)
+    return Peak(name, dtype, path.stat().st_size, report["weights"], peak - before, report["seconds"])
 
 
 def main() -> None:

@@ -1,9 +1,9 @@
-"""Steps a second of Stable Diffusion's U-Net in a workflow, beside diffusers' own pipeline on the same weights.
+"""Measure steps per second of Stable Diffusion's U-Net in a workflow and in diffusers' pipeline, with the same weights.
 
     python benchmarks/checkpoint_speed.py [--models tiny large] [--latents 8 16 32] [--rounds 5] [--steps 20 2]
 
-Both sides get the same prompt embeddings and the same noise, and draw with DDIM and classifier-free guidance; what they
-draw is compared first. They take turns in one process with equal threads. `large` has the shape of Stable Diffusion
+Both sides get the same prompt embeddings and the same noise, and draw with DDIM and classifier-free guidance; their
+results are compared first. They take turns in one process with equal threads. `large` has the shape of Stable Diffusion
 1.5's U-Net (860 M parameters) with random weights, in bf16 where the CPU has it, shared by both sides. Peak memory is
 that of the resident set during sampling, weights and all, each side in a process of its own.
 """
@@ -131,8 +131,8 @@ def our_side(unet: Any, noise: torch.Tensor, positive: torch.Tensor, negative: t
     workflow: Workflow = load_workflow(WORKFLOW)
 
     def draw(steps: int) -> torch.Tensor:
-        found = workflow.run(denoiser=denoiser, schedule=scaled_linear(), noise=noise, steps=steps, **conditions)
-        latents: torch.Tensor = found["latent"]
+        outputs = workflow.run(denoiser=denoiser, schedule=scaled_linear(), noise=noise, steps=steps, **conditions)
+        latents: torch.Tensor = outputs["latent"]
         return latents
 
     return draw

@@ -1,4 +1,4 @@
-"""What a step pays for what guidance methods can ask of the host, where none of them asks.
+"""Measure the cost per step of the guidance hooks when no method uses them.
 
     python benchmarks/guidance_overhead.py [--rounds 15] [--steps 30]
 
@@ -89,7 +89,7 @@ def pair(text: str, folder: Path, name: str) -> tuple[Workflow, Workflow]:
 
 
 def per_step(pairs: tuple[Workflow, Workflow], steps: int, rounds: int) -> tuple[float, float]:
-    """Median seconds of a step of both, run in turn; what is outside of the loop is taken off by a run of one step."""
+    """Median seconds per step of both, run in turn; a run of one step is subtracted for the time outside the loop."""
     taken: tuple[list[float], list[float]] = ([], [])
     for index in range(rounds + 1):
         for which in (0, 1) if index % 2 else (1, 0):
@@ -106,33 +106,33 @@ def per_step(pairs: tuple[Workflow, Workflow], steps: int, rounds: int) -> tuple
 def unused_hooks() -> tuple[int, float]:
     """How often one forward of the embedded denoiser asks for a hook, and seconds for all of these questions."""
     denoiser: Any = load_model(path=resolve_path("pkg:scenes", Path())).denoiser
-    asked: list[tuple[str, tuple[Any, ...]]] = []
+    queries: list[tuple[str, tuple[Any, ...]]] = []
 
     class Counting(Hooks):
-        def attend(self, *given: Any) -> Any:
-            asked.append(("attend", given))
-            return super().attend(*given)
+        def attend(self, *hook_arguments: Any) -> Any:
+            queries.append(("attend", hook_arguments))
+            return super().attend(*hook_arguments)
 
-        def skip(self, *given: Any) -> Any:
-            asked.append(("skip", given))
-            return super().skip(*given)
+        def skip(self, *hook_arguments: Any) -> Any:
+            queries.append(("skip", hook_arguments))
+            return super().skip(*hook_arguments)
 
-        def feature(self, *given: Any) -> Any:
-            asked.append(("feature", given))
-            return super().feature(*given)
+        def feature(self, *hook_arguments: Any) -> Any:
+            queries.append(("feature", hook_arguments))
+            return super().feature(*hook_arguments)
 
     x, tokens = torch.zeros(1, 4, 16, 16), torch.zeros(1, 24, 128)
     condition = Condition(torch.zeros(1, 128), tokens, torch.ones(1, 24, dtype=torch.bool))
     denoiser(x, torch.zeros(1), condition, Counting())
     total = 0.0
-    for name in dict.fromkeys(name for name, _ in asked):
-        calls = [given for one, given in asked if one == name]
-        question, given = getattr(NO_HOOKS, name), calls[0]
+    for name in dict.fromkeys(name for name, _ in queries):
+        calls = [hook_arguments for hook_name, hook_arguments in queries if hook_name == name]
+        question, hook_arguments = getattr(NO_HOOKS, name), calls[0]
         started = time.perf_counter()
         for _ in range(1_000_000):
-            question(*given)
+            question(*hook_arguments)
         total += len(calls) * (time.perf_counter() - started) / 1e6
-    return len(asked), total
+    return len(queries), total
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What a server without torch saves: the size of its environment, and the time from process start to picture.
+"""Measure the savings of a server without torch: environment size, and time from process start to picture.
 
     python benchmarks/headless.py --keep FOLDER [--rounds 5] [--models embedded tiny]
 
@@ -66,8 +66,8 @@ def environment(folder: Path, *installs: list[str]) -> Environment:
         pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "-q", *arguments]
         subprocess.run(pip, check=True, env=_environ())
     code = "import sysconfig; print(sysconfig.get_path('purelib'))"
-    found = subprocess.run([str(python), "-c", code], capture_output=True, text=True, check=True)
-    return Environment(python, Path(found.stdout.strip()))
+    result = subprocess.run([str(python), "-c", code], capture_output=True, text=True, check=True)
+    return Environment(python, Path(result.stdout.strip()))
 
 
 def _environ() -> dict[str, str]:
@@ -76,12 +76,12 @@ def _environ() -> dict[str, str]:
 
 def environments(folder: Path) -> dict[str, Environment]:
     needs = tomllib.loads((RUNTIME / "pyproject.toml").read_text())["project"]["dependencies"]
-    others = [one for one in needs if not one.startswith("onnxruntime")]
+    other_packages = [need for need in needs if not need.startswith("onnxruntime")]
     runtime, engine = str(RUNTIME), str(ROOT)
     again = ["--no-deps", "--force-reinstall"]
     return {
         "runtime": environment(folder / "env-runtime", [runtime], [*again, runtime]),
-        "runtime-cpu": environment(folder / "env-runtime-cpu", [*others, "onnxruntime"], [*again, runtime]),
+        "runtime-cpu": environment(folder / "env-runtime-cpu", [*other_packages, "onnxruntime"], [*again, runtime]),
         "engine": environment(folder / "env-engine", [runtime, engine], [*again, runtime, engine]),
         # Its text encoder and tokenizer are those of transformers.
         "engine-clip": environment(folder / "env-engine-clip", [runtime, f"{engine}[clip]"], [*again, runtime, engine]),
@@ -89,10 +89,10 @@ def environments(folder: Path) -> dict[str, Environment]:
     }
 
 
-def check_no_torch(one: Environment) -> None:
-    done = subprocess.run([str(one.python), "-c", "import torch"], capture_output=True, text=True)
+def check_no_torch(environment: Environment) -> None:
+    done = subprocess.run([str(environment.python), "-c", "import torch"], capture_output=True, text=True)
     if "ModuleNotFoundError" not in done.stderr:
-        raise SystemExit(f"'import torch' does not fail in {one.python.parent}")
+        raise SystemExit(f"'import torch' does not fail in {environment.python.parent}")
 
 
 def bundle(folder: Path, name: str, workflow: Path, params: dict[str, Any]) -> Path:
@@ -108,10 +108,10 @@ def _set(params: dict[str, Any]) -> list[str]:
     return [option for key, value in params.items() for option in ("--set", f"{key}={value}")]
 
 
-def run_bundle(one: Environment, path: Path, out: Path) -> tuple[float, Parts]:
+def run_bundle(environment: Environment, path: Path, out: Path) -> tuple[float, Parts]:
     """A picture from a bundle: seconds in all, and apart."""
     arguments = [str(path), "--set", f"steps={STEPS}", "--out", str(out), "--threads", "1", "--quiet"]
-    took = _measure_time([one.command("guidegraph-run"), *arguments])[0]
+    took = _measure_time([environment.command("guidegraph-run"), *arguments])[0]
     record = json.loads((out / "run.json").read_text())
     timings = record["timings"]
     load, steps = timings["verify"] + timings["load"], timings["parts"]["sample.step"]["seconds"]
@@ -120,24 +120,24 @@ def run_bundle(one: Environment, path: Path, out: Path) -> tuple[float, Parts]:
     return took, _split_time(took, load, steps, other)
 
 
-def run_engine(one: Environment, workflow: Path, params: dict[str, Any], out: Path) -> tuple[float, Parts]:
+def run_engine(environment: Environment, workflow: Path, params: dict[str, Any], out: Path) -> tuple[float, Parts]:
     """A picture from the engine."""
     arguments = [str(workflow), *_set({**params, "steps": STEPS}), "--out", str(out), "--quiet"]
-    took = _measure_time([one.command("guidegraph"), "run", *arguments])[0]
+    took = _measure_time([environment.command("guidegraph"), "run", *arguments])[0]
     record = json.loads((out / "run.json").read_text())
     timings = record["timings"]
     load, steps = sum(timings.get(f"nodes.{name}", 0) for name in ("model", "sampling")), timings["nodes.sample"]
     return took, _split_time(took, load, steps, sum(timings.values()) - load - steps)
 
 
-def run_diffusers(one: Environment, folder: Path, out: Path) -> tuple[float, Parts]:
+def run_diffusers(environment: Environment, folder: Path, out: Path) -> tuple[float, Parts]:
     """A picture from diffusers' pipeline."""
     script = Path(__file__).with_name("_diffusers_process.py")
     out.mkdir()
     arguments = [str(script), str(folder), str(out / "image.png"), str(STEPS), str(8 * LATENT)]
-    took, said = _measure_time([str(one.python), *arguments])
-    found = json.loads(said.splitlines()[-1])
-    return took, _split_time(took, found["load"], found["steps"], found["drawing"] - found["steps"])
+    took, output = _measure_time([str(environment.python), *arguments])
+    result = json.loads(output.splitlines()[-1])
+    return took, _split_time(took, result["load"], result["steps"], result["drawing"] - result["steps"])
 
 
 def _measure_time(command: list[str]) -> tuple[float, str]:
@@ -154,10 +154,10 @@ def _split_time(took: float, load: float, steps: float, other: float) -> Parts:
     return {"import": took - load - steps - other, "load": load, "steps": steps, "other": other}
 
 
-def sizes(found: dict[str, Environment]) -> None:
-    """Print the sizes. What the CPU wheel saves the runtime, it saves the engine, which has the same onnxruntime."""
-    total = {name: one.bytes() for name, one in found.items()}
-    gpu = found["runtime"].bytes("onnxruntime")
+def sizes(built: dict[str, Environment]) -> None:
+    """Print the sizes. The CPU wheel saves the engine as much as the runtime, since both have the same onnxruntime."""
+    total = {name: environment.bytes() for name, environment in built.items()}
+    gpu = built["runtime"].bytes("onnxruntime")
     print(f"runtime      {total['runtime'] / 1e6:7.0f} MB, of which onnxruntime-gpu {gpu / total['runtime']:.0%}")
     print(f"runtime, CPU {total['runtime-cpu'] / 1e6:7.0f} MB")
     saved = total["runtime"] - total["runtime-cpu"]
@@ -174,16 +174,17 @@ def compare(name: str, sides: dict[str, Callable[[Path], tuple[float, Parts]]], 
         for side in list(sides) if turn % 2 else list(reversed(sides)):
             with tempfile.TemporaryDirectory() as folder:
                 out = Path(folder) / "out"
-                seconds, found = sides[side](out)
+                seconds, result = sides[side](out)
                 if not list(out.glob("image*.png")):
                     raise SystemExit(f"{side} wrote no picture")
             if turn:
                 took[side].append(seconds)
-                parts[side].append(found)
+                parts[side].append(result)
     for side, times in took.items():
-        apart = "  ".join(f"{key} {statistics.median(one[key] for one in parts[side]):.3f}" for key in parts[side][0])
+        medians = {key: statistics.median(part[key] for part in parts[side]) for key in parts[side][0]}
+        split_times = "  ".join(f"{key} {seconds:.3f}" for key, seconds in medians.items())
         spread = f"({min(times):.3f} … {max(times):.3f})"
-        print(f"{name:<9} {side:<12} {statistics.median(times):6.3f} s {spread}  {apart}", flush=True)
+        print(f"{name:<9} {side:<12} {statistics.median(times):6.3f} s {spread}  {split_times}", flush=True)
     bundles = [side for side in took if side.startswith("bundle")]
     for mine in bundles:
         for other in [side for side in took if side not in bundles]:
@@ -201,18 +202,18 @@ def main() -> None:
     folder = (options.keep or Path(tempfile.mkdtemp())).absolute()
     try:
         print(machine(1))
-        found = environments(folder)
+        built = environments(folder)
         for name in ("runtime", "runtime-cpu"):
-            check_no_torch(found[name])
-        sizes(found)
+            check_no_torch(built[name])
+        sizes(built)
         for name in options.models:
-            compare(name, _sides(name, folder, found), options.rounds)
+            compare(name, _sides(name, folder, built), options.rounds)
     finally:
         if options.keep is None:
             shutil.rmtree(folder)
 
 
-def _sides(name: str, folder: Path, found: dict[str, Environment]) -> dict[str, Callable[[Path], tuple[float, Parts]]]:
+def _sides(name: str, folder: Path, built: dict[str, Environment]) -> dict[str, Callable[[Path], tuple[float, Parts]]]:
     workflow: Path = TEXT_TO_IMAGE
     params: dict[str, Any] = {}
     if name == "tiny":
@@ -220,12 +221,12 @@ def _sides(name: str, folder: Path, found: dict[str, Environment]) -> dict[str, 
         workflow, params = CHECKPOINT, {"checkpoint": pipeline, "shape": [4, LATENT, LATENT], "prompt": "a b c"}
     path = bundle(folder, name, workflow, params)
     sides: dict[str, Callable[[Path], tuple[float, Parts]]] = {
-        "bundle": lambda out: run_bundle(found["runtime"], path, out),
-        "bundle, CPU": lambda out: run_bundle(found["runtime-cpu"], path, out),
-        "engine": lambda out: run_engine(found["engine-clip" if name == "tiny" else "engine"], workflow, params, out),
+        "bundle": lambda out: run_bundle(built["runtime"], path, out),
+        "bundle, CPU": lambda out: run_bundle(built["runtime-cpu"], path, out),
+        "engine": lambda out: run_engine(built["engine-clip" if name == "tiny" else "engine"], workflow, params, out),
     }
     if name == "tiny":
-        sides["diffusers"] = lambda out: run_diffusers(found["diffusers"], pipeline, out)
+        sides["diffusers"] = lambda out: run_diffusers(built["diffusers"], pipeline, out)
     return sides
 
 

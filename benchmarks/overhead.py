@@ -1,4 +1,4 @@
-"""What the engine costs a node: a chain of trivial nodes, beside Haystack's Pipeline and Hamilton's Driver.
+"""Measure the engine's overhead per node on a chain of trivial nodes, beside Haystack's Pipeline and Hamilton's Driver.
 
     python benchmarks/overhead.py [--sizes 100 1000 10000] [--peers]
 

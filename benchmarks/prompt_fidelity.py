@@ -1,10 +1,10 @@
-"""Do the pictures show what the prompts say? A detector that never saw the generator judges held-out pairs of objects.
+"""Measure how well pictures match their prompts, with a detector trained on real scenes and held-out pairs of objects.
 
     python benchmarks/prompt_fidelity.py [--count 400] [--scales 1 2 4 8] [--dtype bfloat16] [--json FILE]
 
 The prompts are captions of composed scenes whose pairs of objects are held out of training. Ceilings: the scenes
 themselves, and their reconstructions by the autoencoder. Floor: the pictures of scale 4 judged by other prompts.
-Intervals are 95 %: Wilson's for what is one yes or no a picture, a bootstrap over pictures for the rest.
+Intervals are 95 %: Wilson's for one yes or no per picture, a bootstrap over pictures otherwise.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Rate(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """What the detector says of a set of pictures, in the columns' order."""
+    """The detector's scores of a set of pictures, in the columns' order."""
 
     object_recall: Rate
     all_named: Rate
@@ -80,16 +80,18 @@ def judge(detector: torch.nn.Module, pictures: torch.Tensor, labels: Bools) -> S
     with torch.no_grad():
         logits = torch.cat([detector(part) for part in pictures.split(100)]).float().numpy()
     objects, skies = len(OBJECTS), len(OBJECTS) + len(SKIES)
-    seen, named = logits[:, :objects] > 0, labels[:, :objects]
+    seen, expected_objects = logits[:, :objects] > 0, labels[:, :objects]
     sky = logits[:, objects:skies].argmax(1) == labels[:, objects:skies].argmax(1)
     ground = logits[:, skies:].argmax(1) == labels[:, skies:].argmax(1)
     return Scores(
-        object_recall=bootstrap((seen & named).sum(1).astype(float), named.sum(1).astype(float)),
-        all_named=wilson((seen | ~named).all(1)),
+        object_recall=bootstrap((seen & expected_objects).sum(1).astype(float), expected_objects.sum(1).astype(float)),
+        all_named=wilson((seen | ~expected_objects).all(1)),
         background=wilson(sky & ground),
         sky=wilson(sky),
         ground=wilson(ground),
-        false_positives=bootstrap((seen & ~named).sum(1).astype(float), (~named).sum(1).astype(float)),
+        false_positives=bootstrap(
+            (seen & ~expected_objects).sum(1).astype(float), (~expected_objects).sum(1).astype(float)
+        ),
     )
 
 
@@ -104,7 +106,7 @@ def draw(workflow: Any, prompts: list[str], scale: float, steps: int, batch: int
 
 
 def machine() -> str:
-    """Where and with what the figures were made."""
+    """The machine and the versions of the measurement."""
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():

@@ -1,4 +1,4 @@
-"""Steps a second at several sizes of a picture in one process, in every order, beside those of a fresh process.
+"""Measure steps per second at several picture sizes in one process, in every order, beside those of a fresh process.
 
     python benchmarks/sizes.py [--sizes 4 8 12 16 20] [--steps 2] [--rounds 4] [--orders 120]
 

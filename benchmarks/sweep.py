@@ -63,24 +63,24 @@ def main() -> None:
     if options.cells <= WARM:
         parser.error(f"more than {WARM} cells are needed: the first ones are not timed")
     each: dict[str, list[float]] = {name: [] for name in SIDES}
-    whole: dict[str, list[float]] = {name: [] for name in SIDES}
-    found = []
+    command_seconds: dict[str, list[float]] = {name: [] for name in SIDES}
+    results = []
     with tempfile.TemporaryDirectory() as folder:
         for i in range(options.rounds):
             for number, (name, more) in enumerate(SIDES.items()):
                 out = Path(folder) / f"{i}-{number}"
                 seconds, total = sweep(out, more, options.cells, options.steps)
                 each[name].append(seconds)
-                whole[name].append(total)
-                found.append(pictures(out))
-    same = all(made == found[0] and len(made) == options.cells for made in found)
+                command_seconds[name].append(total)
+                results.append(pictures(out))
+    same = all(made == results[0] and len(made) == options.cells for made in results)
     print(f"{'side':20} {'s a cell':>9} {'s in all':>9}   (medians of {options.rounds} rounds in turn)")
     for name in SIDES:
-        print(f"{name:20} {statistics.median(each[name]):9.3f} {statistics.median(whole[name]):9.1f}")
+        print(f"{name:20} {statistics.median(each[name]):9.3f} {statistics.median(command_seconds[name]):9.1f}")
     ratios = [a / b for a, b in zip(each["Ray, one worker"], each["Ray, two workers"], strict=True)]
     print(f"one worker to two: {statistics.median(ratios):.2f}, in rounds {', '.join(f'{r:.2f}' for r in ratios)}")
     print(
-        f"{len(found)} sweeps of {options.cells} cells, pictures {'the same bit for bit' if same else 'NOT THE SAME'}"
+        f"{len(results)} sweeps of {options.cells} cells, pictures {'the same bit for bit' if same else 'NOT THE SAME'}"
     )
     print(f"{machine(1)}; {os.cpu_count()} cores")
 

@@ -71,7 +71,7 @@ def batch_of_labels(label: Any, batch: Any) -> Shape:
 
 def picture_shape(size: Any) -> Shape:
     """A picture (1, 3, H, W), or (1, 3) if no size is set."""
-    return image.loaded_shape(size) or (1, 3)
+    return image.image_shape(size) or (1, 3)
 
 
 def mask_shape(size: Any) -> Shape:

@@ -1,4 +1,4 @@
-"""One thread for every test, what the tests ran on, and a reason for each test that this machine cannot run."""
+"""One thread for every test, a description of the machine, and a reason for each test that this machine cannot run."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def pytest_report_collectionfinish() -> list[str]:
 
 
 def _cpuinfo() -> dict[str, str]:
-    """The first processor of /proc/cpuinfo; empty where there is no such file."""
+    """The first processor of /proc/cpuinfo; empty without that file."""
     path = Path("/proc/cpuinfo")
     if not path.is_file():
         return {}

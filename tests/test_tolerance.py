@@ -1,4 +1,4 @@
-"""The bound on rounding holds what it should, and nothing else."""
+"""The bound on rounding accepts rounding errors and nothing larger."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ LAMBDA = 4
 
 
 def rounding(dtype: torch.dtype, terms: int, scale: float = 1.0) -> float:
-    """The largest difference of two sums of the same `terms` in another order.
+    """The largest difference of two sums of the same number of `terms` in different orders.
 
     terms: how many roundings lie on the way from the inputs to a result. scale: the size of what is rounded: of the
     sum of the magnitudes, or of the result where layers are normalised and nothing cancels.
@@ -36,10 +36,10 @@ def _fan_in(weight: Tensor) -> int:
     return math.prod(weight.shape[1:])
 
 
-def assert_same_up_to_rounding(found: Tensor, expected: Tensor, terms: int, scale: float | None = None) -> None:
+def assert_same_up_to_rounding(actual: Tensor, expected: Tensor, terms: int, scale: float | None = None) -> None:
     """Assert that two float tensors are results of one computation of `terms` roundings in another order.
 
     scale: see `rounding`; the largest expected value where it is left out. Raises ``AssertionError``.
     """
     size = float(expected.detach().abs().max()) if scale is None else scale
-    torch.testing.assert_close(found, expected, rtol=0, atol=rounding(expected.dtype, terms, size))
+    torch.testing.assert_close(actual, expected, rtol=0, atol=rounding(expected.dtype, terms, size))

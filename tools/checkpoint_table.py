@@ -1,4 +1,4 @@
-"""Run the comparisons of released checkpoints with diffusers, and print one table of what they found.
+"""Run the comparisons of released checkpoints with diffusers, and print the differences as one table.
 
     python tools/checkpoint_table.py
 

@@ -1,10 +1,10 @@
-"""How many training steps of each cell of an experiment take the same time on this machine, as a table for a sweep.
+"""Write a table for a sweep in which the training of every cell takes the same time on this machine.
 
     python tools/equal_compute.py workflows/experiments/full/ldm.csv --seconds 3600 --device cuda -o ldm-here.csv
 
-Each row's workflow is trained for a few steps and for some more, and the difference is what its steps take. The rows
+Each row's workflow is trained for a few steps and for some more, and the difference gives the time of a step. The rows
 are written with the steps of each stage that take `--seconds` in all stages together, as many as the row or else the
-workflow says. The first stages must be there.
+workflow gives. The first stages must exist.
 """
 
 from __future__ import annotations
@@ -43,30 +43,30 @@ def main() -> None:
     parser.add_argument("--tried", type=int, nargs=2, default=(5, 25), metavar=("FEW", "MORE"), help="steps to time")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("-o", "--output", type=Path, required=True)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
 
-    with given.table.open(encoding="utf-8", newline="") as file:
+    with arguments.table.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     if not rows or "steps" not in rows[0]:
-        raise SystemExit(f"{given.table}: expected rows with a column steps")
-    default = load_workflow(given.workflow).graph.params["stages"].default
-    few, more = given.tried
+        raise SystemExit(f"{arguments.table}: expected rows with a column steps")
+    default = load_workflow(arguments.workflow).graph.params["stages"].default
+    few, more = arguments.tried
     for row in rows:
         stages = int(row.get("stages") or default)
-        taken = [seconds_of(given.workflow, row, steps, given.device) for steps in (few, more)]
-        one = (taken[1] - taken[0]) / (more - few)
-        if one <= 0:
+        taken = [seconds_of(arguments.workflow, row, steps, arguments.device) for steps in (few, more)]
+        step_seconds = (taken[1] - taken[0]) / (more - few)
+        if step_seconds <= 0:
             raise SystemExit(f"{more} steps took no longer than {few}: give --tried more steps")
-        row["steps"] = str(max(1, round(given.seconds / stages / one)))
+        row["steps"] = str(max(1, round(arguments.seconds / stages / step_seconds)))
         first = next(iter(row))
-        print(f"{first} {row[first]}: {one:.4f} s a step, {row['steps']} steps in each of {stages} stages")
+        print(f"{first} {row[first]}: {step_seconds:.4f} s a step, {row['steps']} steps in each of {stages} stages")
 
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, rows[0], lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_text(given.output, text.getvalue())
-    print(f"wrote {given.output}")
+    write_text(arguments.output, text.getvalue())
+    print(f"wrote {arguments.output}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Draw the figures of docs/understand/experiments.md from what the sweeps wrote.
+"""Draw the figures of docs/understand/experiments.md from the tables of the sweeps.
 
     python tools/experiment_plots.py runs/experiments docs/pictures
 
-Reads first_stage_kl, first_stage_vq, ldm and sampling in the first folder; what is not there is left out. Lines differ
+Reads first_stage_kl, first_stage_vq, ldm and sampling in the first folder; missing tables are left out. Lines differ
 by their markers and dashes too, so that the figures can be read in black and white.
 """
 
@@ -40,7 +40,7 @@ def line(
     marker, dashes = STYLES[index % len(STYLES)]
     xs, ys = ([float(row[name]) for row in rows] for name in (x, y))
     if isinstance(error, tuple):
-        bars: Any = [[abs(float(row[end]) - at) for row, at in zip(rows, ys, strict=True)] for end in error]
+        bars: Any = [[abs(float(row[end]) - height) for row, height in zip(rows, ys, strict=True)] for end in error]
     else:
         bars = [float(row[error]) for row in rows] if error else None
     axes.errorbar(xs, ys, yerr=bars, marker=marker, linestyle=dashes, markersize=5, capsize=3, label=label)
@@ -69,16 +69,16 @@ def values(rows: Rows, name: str) -> Iterable[str]:
 
 def by_model(rows: Iterable[dict[str, str]]) -> dict[tuple[str, str], Rows]:
     """The rows of each f and model, by f."""
-    found: dict[tuple[str, str], Rows] = {}
+    tables: dict[tuple[str, str], Rows] = {}
     for row in rows:
-        found.setdefault((row["f"], row["model"]), []).append(row)
-    return dict(sorted(found.items(), key=lambda item: (float(item[0][0]), item[0][1].startswith("pkg:"))))
+        tables.setdefault((row["f"], row["model"]), []).append(row)
+    return dict(sorted(tables.items(), key=lambda item: (float(item[0][0]), item[0][1].startswith("pkg:"))))
 
 
 def first_stages(folder: Path, out: Path) -> None:
-    found = {kind: read(folder / f"first_stage_{kind.lower()}" / "table.csv") for kind in ("KL", "VQ")}
+    tables = {kind: read(folder / f"first_stage_{kind.lower()}" / "table.csv") for kind in ("KL", "VQ")}
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.6))
-    for index, (kind, rows) in enumerate(found.items()):
+    for index, (kind, rows) in enumerate(tables.items()):
         if not rows:
             continue
         ordered = sorted(rows, key=lambda row: float(row["f"]))

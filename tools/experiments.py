@@ -59,19 +59,19 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--only", action="append", metavar="NAME", help="this one; may be given again")
     parser.add_argument("-n", "--dry-run", action="store_true", help="print the commands")
-    given = parser.parse_args()
-    workers = given.workers or (min(2, os.cpu_count() or 1) if given.device == "cpu" else 1)
-    chosen = commands(given.full, workers, given.device)
-    if given.only:
-        if unknown := set(given.only) - set(chosen):
+    arguments = parser.parse_args()
+    workers = arguments.workers or (min(2, os.cpu_count() or 1) if arguments.device == "cpu" else 1)
+    chosen = commands(arguments.full, workers, arguments.device)
+    if arguments.only:
+        if unknown := set(arguments.only) - set(chosen):
             parser.error(f"no experiment {', '.join(sorted(unknown))}; there are {', '.join(chosen)}")
-        chosen = {name: chosen[name] for name in chosen if name in given.only}
+        chosen = {name: chosen[name] for name in chosen if name in arguments.only}
 
     seconds: dict[str, float] = {}
-    environment = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"} if given.device == "cpu" else {}
+    environment = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"} if arguments.device == "cpu" else {}
     for name, words in chosen.items():
         print(f"{name}: guidegraph {shlex.join(words)}", flush=True)
-        if given.dry_run:
+        if arguments.dry_run:
             continue
         began = time.perf_counter()
         done = subprocess.run([sys.executable, "-m", "guidegraph", *words], env={**environment, **os.environ})
@@ -84,10 +84,10 @@ def main() -> None:
         subprocess.run([sys.executable, "-m", "guidegraph", "report", str(out)], env=os.environ, check=True)
         print(f"{name}: {seconds[name]:.0f} s", flush=True)
     if seconds:
-        where = out.parent / "seconds.json"
-        earlier = json.loads(where.read_text(encoding="utf-8")) if where.exists() else {}
-        write_text(where, json.dumps({**earlier, **seconds}, indent=2) + "\n")
-        print(f"{sum(seconds.values()) / 60:.0f} minutes in all; wrote {where}")
+        seconds_file = out.parent / "seconds.json"
+        earlier = json.loads(seconds_file.read_text(encoding="utf-8")) if seconds_file.exists() else {}
+        write_text(seconds_file, json.dumps({**earlier, **seconds}, indent=2) + "\n")
+        print(f"{sum(seconds.values()) / 60:.0f} minutes in all; wrote {seconds_file}")
 
 
 if __name__ == "__main__":

@@ -28,8 +28,8 @@ def artworks(name: str) -> list[Image.Image]:
     emoji = load_emoji()
     drawings = [
         Image.fromarray(palette[pixels])
-        for pixels, palette, known in zip(emoji.pixels, emoji.palette, emoji.names, strict=True)
-        if known == name
+        for pixels, palette, emoji_name in zip(emoji.pixels, emoji.palette, emoji.names, strict=True)
+        if emoji_name == name
     ]
     if not drawings:
         raise ValueError(f"the packed emoji have no '{name}'")

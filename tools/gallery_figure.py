@@ -38,13 +38,13 @@ def draw_row(row: str, seed: int) -> tuple[str, torch.Tensor]:
         plugins, path = (package,), GALLERY / plugin / package / f"{file or 'text_to_image'}.yaml"
     workflow = load_workflow(path, plugins=plugins)
     params = workflow.graph.params
-    given = bind(workflow.graph, dict(one.split("=", 1) for one in settings), text=True)
-    given |= {"seed": seed, "batch": COLUMNS}
+    values = bind(workflow.graph, dict(setting.split("=", 1) for setting in settings), text=True)
+    values |= {"seed": seed, "batch": COLUMNS}
     if "prompt" in params:
-        given["prompt"] = [compose_scene(seed, i, split="held_out").caption for i in range(COLUMNS)]
-    shown = [f"scale {given['scale']:g}"] if "scale" in params else []
-    shown += [" ".join(one.split("=", 1)) for one in settings if not one.startswith("scale=")]
-    return f"{TITLE if plugin == 'cfg' else name}: {', '.join(shown)}", workflow.run(**given)["image"]
+        values["prompt"] = [compose_scene(seed, i, split="held_out").caption for i in range(COLUMNS)]
+    shown = [f"scale {values['scale']:g}"] if "scale" in params else []
+    shown += [" ".join(setting.split("=", 1)) for setting in settings if not setting.startswith("scale=")]
+    return f"{TITLE if plugin == 'cfg' else name}: {', '.join(shown)}", workflow.run(**values)["image"]
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """Measure the gallery's text-to-image workflows beside classifier-free guidance at the same cost.
 
-    python tools/gallery_table.py plugins/gallery/table.json         # measures what is missing there
+    python tools/gallery_table.py plugins/gallery/table.json         # measures the missing rows
     python tools/gallery_table.py plugins/gallery/table.json --show  # the table, as Markdown
 
 Each workflow draws held-out captions, picture i from the noise of seed i. A detector that was trained on real scenes,
@@ -28,9 +28,8 @@ from guidegraph import load_workflow
 from guidegraph.graph.paths import resolve_path
 from guidegraph.nodes.data.datasets import scene
 from guidegraph.nodes.metrics.detector import detect, finds
-from guidegraph.nodes.metrics.features import efficientnet, extract_features
-from guidegraph.nodes.metrics.kid import kernel_distance
-from guidegraph.nodes.metrics.metrics import share
+from guidegraph.nodes.metrics.features import efficientnet
+from guidegraph.nodes.metrics.metrics import extract_features, kernel_distance, share
 from guidegraph.nodes.models.model import load_model
 from guidegraph.workflow import Workflow
 from guidegraph_runtime.files.atomic import atomic_path
@@ -115,8 +114,8 @@ def measure(method: Method, count: int, reference: torch.Tensor) -> dict[str, An
         pictures.append(workflow.run(**params)["image"])
     seconds = time.perf_counter() - started
     image = torch.cat(pictures)
-    found = finds(detect(judge.detector, image), data.label)
-    objects, background = share(found.objects), share(found.background)
+    matches = finds(detect(judge.detector, image), data.label)
+    objects, background = share(matches.objects), share(matches.background)
     kid = kernel_distance(extract_features(efficientnet(), image), reference)
     return {
         "method": method.name,
@@ -147,12 +146,12 @@ def main() -> None:
 
 
 def measure_missing(rows: dict[str, dict[str, Any]], arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """The rows with those that were missing; the file is written anew after each."""
-    others = scene(seed=REFERENCES, batch=1000)
-    reference = extract_features(efficientnet(), others.image)
+    """Measure the missing rows and add them; the file is written after each."""
+    reference_scenes = scene(seed=REFERENCES, batch=1000)
+    reference = extract_features(efficientnet(), reference_scenes.image)
     for method in METHODS:
-        wanted = arguments.only is not None and arguments.only in method.name
-        if not wanted and (arguments.only is not None or method.name in rows):
+        is_selected = arguments.only is not None and arguments.only in method.name
+        if not is_selected and (arguments.only is not None or method.name in rows):
             continue
         rows[method.name] = measure(method, arguments.count, reference)
         print(json.dumps(rows[method.name]), flush=True)
@@ -177,16 +176,16 @@ def save(rows: dict[str, dict[str, Any]], path: Path) -> None:
 
 def sort_rows(rows: dict[str, dict[str, Any]]) -> list[str]:
     """Plain rows and those of equal cost first, then the methods as they are listed here."""
-    known = [method.name for method in METHODS]
-    equal = sorted((name for name in rows if name not in known), key=lambda name: rows[name]["gigaflops"])
-    return [n for n in known[:4] if n in rows] + equal + [n for n in known[4:] if n in rows]
+    method_names = [method.name for method in METHODS]
+    equal = sorted((name for name in rows if name not in method_names), key=lambda name: rows[name]["gigaflops"])
+    return [n for n in method_names[:4] if n in rows] + equal + [n for n in method_names[4:] if n in rows]
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
     lines = ["| method | GFLOP a picture | captions | all named objects found | sky and ground | KID · 1,000 |"]
     lines.append("| --- | --- | --- | --- | --- | --- |")
     for row in rows:
-        value, low, high = (100 * one for one in row["objects"])
+        value, low, high = (100 * fraction for fraction in row["objects"])
         kid, error = row["kid"]
         lines.append(
             f"| {row['method']} | {row['gigaflops']:.1f} | {row['count']} | {value:.1f} % [{low:.1f}, {high:.1f}] | "

@@ -1,7 +1,7 @@
 """Facts about the product's source tree: sizes, names, imports and docstrings.
 
     python tools/house.py sizes                 # files and lines by top folder, folders, lengths of functions
-    python tools/house.py classes               # class names that stand more than once in a layer
+    python tools/house.py classes               # class names that occur more than once in a layer
     python tools/house.py functions             # function names that are participles or adverbs
     python tools/house.py variables             # how often variables and arguments have vague names
     python tools/house.py imports [--dot]       # which folders import which

@@ -1,4 +1,4 @@
-"""`pip install` in a few lines, for `make`: what is large to download, and how many packages are installed.
+"""`pip install` with short output, for `make`: the large downloads and the number of installed packages.
 
     python tools/install.py PIP_ARGUMENTS…
 

@@ -1,4 +1,4 @@
-"""Are pictures of classes told apart by somebody who never saw the model that drew them?
+"""Measure whether an independent classifier recognises the classes of generated pictures.
 
     python tools/judge_classes.py runs/own/few runs/drawn --held-out runs/own/held [--json FILE]
 
@@ -88,7 +88,7 @@ def table(judged: Tensor, label: Tensor, names: Sequence[str]) -> dict[str, list
 
 
 def shuffled_share(judged: Tensor, label: Tensor, rounds: int = 1000) -> float:
-    """How many would be right by chance: the mean over random orders of the labels."""
+    """The accuracy by chance: the mean over random orders of the labels."""
     generator = torch.Generator().manual_seed(0)
     orders = [torch.randperm(len(label), generator=generator) for _ in range(rounds)]
     return float(torch.stack([(judged == label[order]).float().mean() for order in orders]).mean())

@@ -1,4 +1,4 @@
-"""Every sampler in every shipped workflow that samples, drawn and judged by the judges that ship.
+"""Run every sampler in every shipped sampling workflow, and rate the pictures with the shipped judges.
 
     python tools/judged_samplers.py [--only text_to_image …] [--samplers heun …] [--steps 10 30] [--pictures 8]
 
@@ -73,14 +73,14 @@ def columns(count: int = 8) -> list[Column]:
 
     def sky(out: dict[str, Any]) -> float:
         logits = detector(out["image"])
-        found = finds(logits, data.label).objects
-        said = logits[:, len(OBJECTS) : len(OBJECTS) + len(SKIES)]
-        right = said.argmax(1) == torch.tensor(skies)
-        return (found & right).float().mean().item()
+        matches = finds(logits, data.label).objects
+        predictions = logits[:, len(OBJECTS) : len(OBJECTS) + len(SKIES)]
+        right = predictions.argmax(1) == torch.tensor(skies)
+        return (matches & right).float().mean().item()
 
     def garment(out: dict[str, Any]) -> float:
-        said = clothes(grey(out["image"]), torch.zeros(count)).argmax(1)
-        return (said == torch.tensor(labels)).float().mean().item()
+        predictions = clothes(grey(out["image"]), torch.zeros(count)).argmax(1)
+        return (predictions == torch.tensor(labels)).float().mean().item()
 
     def any_garment(out: dict[str, Any]) -> float:
         sure = clothes(grey(out["image"]), torch.zeros(count)).softmax(1).amax(1)
@@ -96,14 +96,14 @@ def columns(count: int = 8) -> list[Column]:
     skyless = {"prompt": [remove_sky(caption) for caption in data.caption], "batch": count, "sky": skies}
     one_prompt = {"prompt": data.caption[0], "batch": count}
     clothes_of = {"label": labels, "batch": count}
-    both = "text_and_classifier"
+    workflow_name = "text_and_classifier"
     return [
         Column("text_to_image", "none", prompts | {"scale": 1.0}, named(data.label)),
         Column("text_to_image", "CFG", prompts | {"scale": 4.0}, named(data.label)),
-        Column(both, "none", skyless | {"scale": 1.0, "sky_scale": 0.0}, named(data.label)),
-        Column(both, "CFG", skyless | {"scale": 4.0, "sky_scale": 0.0}, named(data.label)),
-        Column(both, "classifier", skyless | {"scale": 1.0, "sky_scale": 4.0}, sky),
-        Column(both, "both", skyless | {"scale": 4.0, "sky_scale": 4.0}, sky),
+        Column(workflow_name, "none", skyless | {"scale": 1.0, "sky_scale": 0.0}, named(data.label)),
+        Column(workflow_name, "CFG", skyless | {"scale": 4.0, "sky_scale": 0.0}, named(data.label)),
+        Column(workflow_name, "classifier", skyless | {"scale": 1.0, "sky_scale": 4.0}, sky),
+        Column(workflow_name, "both", skyless | {"scale": 4.0, "sky_scale": 4.0}, sky),
         Column("text_to_image_vq", "none", prompts | {"scale": 1.0}, named(data.label)),
         Column("text_to_image_vq", "CFG", prompts | {"scale": 4.0}, named(data.label)),
         Column("text_to_image_minilm", "none", one_prompt | {"scale": 1.0}, named(data.label[:1])),
@@ -149,7 +149,7 @@ def draw(column: Column, sampler: str, steps: int, folder: Path) -> dict[str, An
             out = load_workflow(path).run(**column.params, steps=steps, seed=0)
     except (NodeError, WorkflowError, ValueError) as error:
         return {"refused": str(error)}
-    return {"value": round(column.judge(out), 3), "warned": any("x̂0" in str(one.message) for one in caught)}
+    return {"value": round(column.judge(out), 3), "warned": any("x̂0" in str(warning.message) for warning in caught)}
 
 
 def table(cells: Cells, names: Iterable[str], samplers: Iterable[str], counts: Iterable[int]) -> str:
@@ -185,7 +185,7 @@ def _cell(cells: Cells, name: str, sampler: str, steps: int) -> str:
 
 
 def fails(cells: Cells, name: str, sampler: str, steps: int) -> bool:
-    """Whether a cell is below half of DDIM's, where DDIM succeeds; a refusal is told, and is no failure."""
+    """Whether a cell is below half of DDIM's figure although DDIM succeeds; a refusal is not a failure."""
     cell, best = cells[f"{name}, {sampler}, {steps}"], cells.get(f"{name}, ddim, {steps}", {})
     succeeds = best.get("value", 0) >= 0.5
     return "value" in cell and succeeds and cell["value"] < best["value"] / 2
@@ -194,8 +194,8 @@ def fails(cells: Cells, name: str, sampler: str, steps: int) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", metavar="WORKFLOW")
-    others = sorted({sampler.__name__ for sampler in SAMPLERS} - {"ddim"})
-    parser.add_argument("--samplers", nargs="+", default=["ddim", *others])
+    sampler_names = sorted({sampler.__name__ for sampler in SAMPLERS} - {"ddim"})
+    parser.add_argument("--samplers", nargs="+", default=["ddim", *sampler_names])
     parser.add_argument("--steps", nargs="+", type=int, default=[10, 30])
     parser.add_argument("--pictures", type=int, default=8, help="of a cell; take another --out for another number")
     parser.add_argument("--out", type=Path, default=Path("runs/judged"))

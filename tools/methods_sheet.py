@@ -1,4 +1,4 @@
-"""Run the workflows of all methods and put what they draw on one sheet, one row for each.
+"""Run the workflows of all methods and arrange their pictures on one sheet, one row for each method.
 
     python tools/methods_sheet.py docs/pictures/methods.png
 

@@ -23,7 +23,7 @@ from guidegraph.nodes.data.batches import load_emoji
 
 
 class Picture(NamedTuple):
-    """An emoji on white, what it is called, and its category."""
+    """An emoji on white, its name and its category."""
 
     image: Image.Image
     name: str

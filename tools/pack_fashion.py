@@ -22,12 +22,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--out", type=Path, default=Path("workflows/data"))
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     arrays = {}
     for split, (stem, count) in PARTS.items():
-        arrays[f"{split}_images"] = read_idx(given.folder / f"{stem}-images-idx3-ubyte.gz")[:count]
-        arrays[f"{split}_labels"] = read_idx(given.folder / f"{stem}-labels-idx1-ubyte.gz")[:count]
-    np.savez_compressed(given.out / "fashion.npz", **arrays)
+        arrays[f"{split}_images"] = read_idx(arguments.folder / f"{stem}-images-idx3-ubyte.gz")[:count]
+        arrays[f"{split}_labels"] = read_idx(arguments.folder / f"{stem}-labels-idx1-ubyte.gz")[:count]
+    np.savez_compressed(arguments.out / "fashion.npz", **arrays)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,8 @@ def all_requirements() -> list[str]:
     extras: list[str] = []
     for path in PROJECTS:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
-        extras += [one for names in content["project"].get("optional-dependencies", {}).values() for one in names]
+        for names in content["project"].get("optional-dependencies", {}).values():
+            extras += names
     return sorted({*direct_requirements(), *extras})
 
 
@@ -59,14 +60,14 @@ def write_lock() -> int:
     """
     installed = {dist.name: dist.version.partition("+")[0] for dist in distributions() if dist.name != OWN}
     with tempfile.TemporaryDirectory() as folder:
-        wanted, tested = Path(folder, "release.in"), Path(folder, "tested.txt")
-        wanted.write_text("\n".join(direct_requirements()) + "\n")
+        requirements_file, tested = Path(folder, "release.in"), Path(folder, "tested.txt")
+        requirements_file.write_text("\n".join(direct_requirements()) + "\n")
         tested.write_text("\n".join(f"{name}=={version}" for name, version in installed.items()) + "\n")
         command = ["uv", "pip", "compile", "--quiet", "--universal", "--generate-hashes", "--no-annotate"]
         command += ["--python-version", OLDEST_PYTHON, "--custom-compile-command", "python tools/requirements.py lock"]
         LOCK.parent.mkdir(exist_ok=True)
         LOCK.unlink(missing_ok=True)  # uv would keep the versions in it
-        return subprocess.run([*command, "--constraints", tested, "--output-file", LOCK, wanted]).returncode
+        return subprocess.run([*command, "--constraints", tested, "--output-file", LOCK, requirements_file]).returncode
 
 
 def main(arguments: list[str]) -> int:

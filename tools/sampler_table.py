@@ -1,8 +1,8 @@
-"""Print what the samplers' tests measure: grids, differences from diffusers', and orders of convergence, as Markdown.
+"""Print the measurements of the samplers' tests as Markdown: grids, differences from diffusers, orders of convergence.
 
     python tools/sampler_table.py
 
-Needs the extra `test`. It makes the comparisons of test_scheduler_parity.py and test_scheduler_order.py
+Needs the extra `test`. The comparisons are those of test_scheduler_parity.py and test_scheduler_order.py
 in tests/nodes/sampling.
 """
 
@@ -42,10 +42,10 @@ def parity() -> Table:
     rows: list[dict[str, CellValue]] = []
     for (name, settings, reference), group in groupby(cases(), key=_of_one_sampler):
         alike = list(group)
-        found = [case.compare() for case in alike]
+        results = [case.compare() for case in alike]
         shifts: dict[bool, list[float]] = {True: [], False: []}
-        for case, one in zip(alike, found, strict=True):
-            shifts[case.grid.endswith(SIGMAS[1:])].append(one.grid)
+        for case, result in zip(alike, results, strict=True):
+            shifts[case.grid.endswith(SIGMAS[1:])].append(result.grid)
         rows.append(
             {
                 "sampler": f"`{name}`{f', {settings}' if settings else ''}",
@@ -53,7 +53,7 @@ def parity() -> Table:
                 "grids": len(alike),
                 "largest Δt": f"{max(shifts[False]):.1g}" if shifts[False] else None,
                 "Δt on σ grids": f"{max(shifts[True]):.1g}" if shifts[True] else None,
-                "largest Δx / max abs x": f"{max(d.sample for d in found):.1e}",
+                "largest Δx / max abs x": f"{max(d.sample for d in results):.1e}",
             }
         )
     return table(rows)
@@ -76,7 +76,10 @@ def grids() -> Table:
 
 
 def orders() -> Table:
-    """A row for each ODE solver: its largest error over 64 samples, and log₂ of what a doubling divides it by."""
+    """A row for each ODE solver: its largest error over 64 samples, and its order.
+
+    The order is log₂ of the factor by which twice the steps reduce the error.
+    """
     rows: list[dict[str, CellValue]] = []
     for name, settings, _ in [*ORDERS, ("unipc", {"order": 3}, 0.0)]:
         errors = [error(name, steps, settings) for steps in COUNTS]
@@ -97,10 +100,10 @@ def table(rows: list[dict[str, CellValue]]) -> Table:
 
 
 def versions() -> str:
-    found = ", ".join(
+    results = ", ".join(
         f"{name} {importlib.metadata.version(name)}" for name in ("guidegraph", "diffusers", "torch", "numpy")
     )
-    return f"Python {platform.python_version()}, {found}; float64 on the CPU"
+    return f"Python {platform.python_version()}, {results}; float64 on the CPU"
 
 
 def sections() -> Iterator[str]:

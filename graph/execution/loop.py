@@ -34,7 +34,7 @@ def run_loop(step: Step, slots: list[Any], context: LoopContext, plan: Plan) -> 
     assert isinstance(loop, Loop)
     assert body_plan is not None
     outside: dict[Source, Any] = {source: slots[slot] for source, slot in step.closure}
-    with context.trips.ended():
+    with context.trips.scope():
         if loop.training is not None:
             from guidegraph.graph.training.fit import run_training
 

@@ -215,7 +215,7 @@ def levels_at_timesteps(schedule: Schedule, timesteps: Sequence[float], final: L
 
     Raises ``ValueError`` for timesteps beyond the schedule or not in order.
     """
-    return _compute_levels(host.listed_timesteps, schedule, timesteps=list(timesteps), final=final)
+    return _compute_levels(host.from_timesteps, schedule, timesteps=list(timesteps), final=final)
 
 
 def levels_at_sigmas(schedule: Schedule, sigmas: Sequence[float], final: Listed = "one") -> Levels:
@@ -223,7 +223,7 @@ def levels_at_sigmas(schedule: Schedule, sigmas: Sequence[float], final: Listed 
 
     Raises ``ValueError`` for σ/α below 0 or not in order.
     """
-    return _compute_levels(host.listed_sigmas, schedule, sigmas=list(sigmas), final=final)
+    return _compute_levels(host.from_sigmas, schedule, sigmas=list(sigmas), final=final)
 
 
 def to_runtime_noise(schedule: Schedule) -> grid.NoiseSchedule:

@@ -1,6 +1,6 @@
 """Checks before a run, shared by the engine, bundles and single files.
 
-Each check returns ``None`` or a message that says what was expected, what was found and what to do. The caller adds the
+Each check returns ``None``, or a message with the expected value, the actual one and a remedy. The caller adds the
 location.
 """
 

@@ -1,4 +1,4 @@
-"""Checks of settings and ports: each returns the value, or raises ``ValueError`` that names the value found."""
+"""Checks of settings and ports: each returns the value, or raises ``ValueError`` with the actual value."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def check_file(name: str, value: object) -> Path | bytes:
     if isinstance(value, (bytes, bytearray, memoryview)):
         return bytes(value)
     if not isinstance(value, os.PathLike) or not os.fspath(value):
-        raise _mismatch(name, "a file that the person gives, as a Path, or the bytes of one", value)
+        raise _mismatch(name, "a file given by the user, as a Path, or its bytes", value)
     return Path(value)
 
 
@@ -96,7 +96,7 @@ def check_fields(name: str, value: object, *needed: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise _mismatch(name, f"the fields {', '.join(needed)}", value)
     if missing := [field for field in needed if field not in value]:
-        raise ValueError(f"{name}: expected the fields {', '.join(needed)}; {', '.join(missing)} is not there")
+        raise ValueError(f"{name}: expected the fields {', '.join(needed)}; {', '.join(missing)} is missing")
     return value
 
 

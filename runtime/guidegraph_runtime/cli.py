@@ -68,7 +68,7 @@ def _os_reason(error: OSError) -> str:
 
 
 def process() -> NoReturn:
-    """Run ``main`` and end the process at once, leaving the release of its memory to the system.
+    """Run ``main`` and end the process at once, without releasing its memory.
 
     Releasing every session, array and module takes as long as two steps of a small model.
     """
@@ -170,7 +170,7 @@ def _verify(bundle: Any, options: argparse.Namespace) -> int:
             f"{options.bundle}: {len(bundle.manifest.files)} files are as bundle.json says, sha256 {bundle.digest}"
         )
         for difference in differences:
-            print_line(f"{difference.name}: {'ok' if difference.fits else 'differs'}, {difference.shown}")
+            print_line(f"{difference.name}: {'ok' if difference.fits else 'differs'}, {difference.text}")
     return DONE if all(difference.fits for difference in differences) else FAILED
 
 

@@ -1,4 +1,4 @@
-"""Text of exceptions from untrusted code."""
+"""The text and the causes of exceptions from untrusted code."""
 
 from __future__ import annotations
 

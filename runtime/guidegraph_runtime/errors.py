@@ -9,14 +9,14 @@ _MAX_LENGTH = 80
 
 
 class BundleError(Exception):
-    """A bundle, or a request to it, is invalid. `where` is a file; `path` a location inside it.
+    """A bundle, or a request to it, is invalid. `where` is a file or an option; `path` is a location in the file.
 
     The text is a single printable line, whatever names a bundle contains.
     """
 
-    def __init__(self, where: str, code: str, message: str, path: str = ""):
-        self.where, self.code, self.message, self.path = where, code, message, path
-        super().__init__(_printable(f"{where}: {code}: {message}{f' [{path}]' if path else ''}"))
+    def __init__(self, location: str, code: str, message: str, path: str = ""):
+        self.where, self.code, self.message, self.path = location, code, message, path
+        super().__init__(_printable(f"{location}: {code}: {message}{f' [{path}]' if path else ''}"))
 
 
 def format_value(value: object) -> str:
@@ -30,9 +30,9 @@ def _printable(text: str) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
-def suggest_name(name: str, known: Iterable[str]) -> str:
+def suggest_name(name: str, valid_names: Iterable[str]) -> str:
     """The end of a message about an unknown name: the closest valid name, and a list of valid names."""
-    names = list(known)
+    names = list(valid_names)
     matches = difflib.get_close_matches(name[:_MAX_LENGTH], names[:300], n=1)
     guess = f"did you mean '{matches[0]}'? " if matches else ""
     more = f", … ({len(names)} in all)" if len(names) > 20 else ""

@@ -31,7 +31,7 @@ def as_path(value: Any) -> Any:
     return Path(value) if isinstance(value, str) else value
 
 
-def check_plan(manifest: Manifest, where: str) -> None:
+def check_plan(manifest: Manifest, location: str) -> None:
     """Raise ``BundleError`` for an operation that names a file outside the bundle."""
     for operation in walk_operations(manifest.plan):
         for setting, value in operation.settings.items():
@@ -40,7 +40,6 @@ def check_plan(manifest: Manifest, where: str) -> None:
             if not (isinstance(value, dict) and [*value] == ["file"]):
                 message = (
                     f"{operation.node} ({operation.op}): expected one of the bundle's files for '{setting}', found "
-                    f"{format_value(value)}: a bundle reads no other file of your machine; get it from somebody you "
-                    "trust"
+                    f"{format_value(value)}: bundles may not read other files; get it from someone you trust"
                 )
-                raise BundleError(where, "forbidden-read", message)
+                raise BundleError(location, "forbidden-read", message)

@@ -74,10 +74,10 @@ _OPTIONAL = (*_TIMED, "memory_bytes")
 
 
 class LimitExceeded(ValueError):
-    """A quantity exceeds a limit. ``limit`` is the name of the limit, ``found`` the quantity."""
+    """A quantity exceeds a limit. ``limit`` is the name of the limit, ``amount`` the quantity."""
 
-    def __init__(self, limit: str, found: float, message: str):
-        self.limit, self.found = limit, found
+    def __init__(self, limit: str, amount: float, message: str):
+        self.limit, self.amount = limit, amount
         super().__init__(message)
 
 
@@ -86,7 +86,7 @@ _current: ContextVar[Limits] = ContextVar("guidegraph_limits", default=_DEFAULTS
 
 
 def current_limits() -> Limits:
-    """The limits in force: the defaults, or those of the innermost ``limited``."""
+    """The limits in force: the defaults, or those of the innermost ``enforce_limits``."""
     return _current.get()
 
 
@@ -100,19 +100,23 @@ def enforce_limits(limits: Limits) -> Iterator[Limits]:
         _current.reset(token)
 
 
-def limit_message(name: str, found: float, what: str, limits: Limits | None = None) -> str | None:
-    """A message if ``found`` exceeds a limit, else None. what: the start of the message, with the number."""
+limited = enforce_limits
+"""The earlier name of `enforce_limits`."""
+
+
+def limit_message(name: str, amount: float, subject: str, limits: Limits | None = None) -> str | None:
+    """A message if ``amount`` exceeds a limit, else None. subject: the start of the message, with the number."""
     limit = getattr(limits or current_limits(), name)
-    if limit is None or found <= limit:
+    if limit is None or amount <= limit:
         return None
-    raised = _sufficient_limit(found)
-    return f"{what}; the limit is {show_limit(name, limit)}. If that is right, raise it: --limit {name}={raised}"
+    raised = _sufficient_limit(amount)
+    return f"{subject}; the limit is {show_limit(name, limit)}. If that is right, raise it: --limit {name}={raised}"
 
 
-def check_limit(name: str, found: float, what: str, limits: Limits | None = None) -> None:
-    """Raise ``LimitExceeded`` if ``found`` exceeds a limit of ``limits``, by default of those in force."""
-    if (message := limit_message(name, found, what, limits)) is not None:
-        raise LimitExceeded(name, found, message)
+def check_limit(name: str, amount: float, subject: str, limits: Limits | None = None) -> None:
+    """Raise ``LimitExceeded`` if ``amount`` exceeds a limit of ``limits``, by default of those in force."""
+    if (message := limit_message(name, amount, subject, limits)) is not None:
+        raise LimitExceeded(name, amount, message)
 
 
 class TripCount:
@@ -134,8 +138,8 @@ class TripCount:
         check_limit("trips", count, f"the loop takes {trips:,} trips, {count:,} with those around and before it")
 
     @contextmanager
-    def ended(self) -> Iterator[None]:
-        """End the loops that begin in the block at its end."""
+    def scope(self) -> Iterator[None]:
+        """End the loops that were begun in the block when the block ends."""
         depth = len(self._open_loops)
         try:
             yield
@@ -208,6 +212,6 @@ def _value(name: str, text: str) -> int | float | None:
     return value
 
 
-def _sufficient_limit(found: float) -> str:
-    """A value of the limit that would admit ``found``."""
-    return "off" if found > UNLIMITED else f"{found:.0f}"
+def _sufficient_limit(amount: float) -> str:
+    """A value of the limit that would admit ``amount``."""
+    return "off" if amount > UNLIMITED else f"{amount:.0f}"

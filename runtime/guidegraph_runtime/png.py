@@ -1,3 +1,3 @@
-"""The earlier name of `guidegraph_runtime.pictures.png`, for scripts that import it."""
+"""An alias of `guidegraph_runtime.pictures.png`. New code imports `write_png` from `guidegraph_runtime`."""
 
 from guidegraph_runtime.pictures.png import *  # noqa: F403

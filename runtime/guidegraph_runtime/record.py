@@ -39,7 +39,7 @@ _PACKAGES = {
 
 @dataclass
 class Record:
-    """A run as JSON. inputs: values and names of files. nodes: overrides of the plan, by ``node.setting``."""
+    """The data of `run.json`. inputs: values and names of files. nodes: overrides of the plan, by ``node.setting``."""
 
     bundle: Bundle
     inputs: Mapping[str, Any]

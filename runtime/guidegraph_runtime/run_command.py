@@ -84,7 +84,7 @@ def _run_into(
             raise BundleError(bundle.where, "output-failed", f"output '{name}' {error}") from error
         observer.on_output(name, record.files[name])
 
-    def finished(operation: Operation, seconds: float) -> None:
+    def record_operation(operation: Operation, seconds: float) -> None:
         record.operations[operation.node] = seconds
         observer.on_finish(operation, seconds)
 
@@ -94,7 +94,12 @@ def _run_into(
     try:
         with _record_run(record, folder):
             bundle.run_with(
-                params, lora=lora, prepared=prepared, on_output=write, finished=finished, progress=observer.on_progress
+                params,
+                lora=lora,
+                prepared=prepared,
+                on_output=write,
+                finished=record_operation,
+                progress=observer.on_progress,
             )
         status = "done"
     except KeyboardInterrupt:
@@ -124,7 +129,7 @@ def _record_run(record: Record, folder: Path) -> Iterator[None]:
 def _folder(out: Path | None, name: str, bundle: Path) -> Path:
     """Create the output folder. Raises ``BundleError`` if that fails, or if it lies in the bundle."""
     if bundle.resolve() in (target := (out or RUNS).resolve(), *target.parents):
-        message = "the files would lie in the bundle, which holds its own alone; name another folder"
+        message = "the files would be written into the bundle; choose another folder"
         raise BundleError("--out", "no-folder", message)
     try:
         return make_run_folder(out, name)

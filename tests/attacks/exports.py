@@ -13,7 +13,7 @@ from onnx import helper
 
 from tests.attacks.arena import Arena, Outcome, attack
 from tests.runtime.running import bundles
-from tests.runtime.running.bundles import FLOAT, external, inside, model, step_graph, write_bundle
+from tests.runtime.running.bundles import FLOAT, external, inline_tensor, model, step_graph, write_bundle
 
 Change = Callable[[dict[str, Any]], None]
 
@@ -49,7 +49,7 @@ def describes_bundle(arena: Arena) -> Outcome:
     return arena.run_bundle(bundle_of(arena, add_reader(str(arena.photo))), "--describe")
 
 
-@attack("a bundle whose plan reads a file named by the default of a text input", "a file that the person gives")
+@attack("a bundle whose plan reads a file named by the default of a text input", "a file given by the user")
 def reads_by_text(arena: Arena) -> Outcome:
     change = add_reader("params.photo", {"photo": {"type": "str", "default": str(arena.photo)}})
     return arena.run_bundle(bundle_of(arena, change), "--out", "out")
@@ -61,7 +61,7 @@ def reads_by_default(arena: Arena) -> Outcome:
     return arena.run_bundle(bundle_of(arena, change), "--out", "out")
 
 
-@attack("a bundle whose loop runs over the paths of local pictures", "a file that the person gives")
+@attack("a bundle whose loop runs over the paths of local pictures", "a file given by the user")
 def reads_in_loop(arena: Arena) -> Outcome:
     def change(value: dict[str, Any]) -> None:
         add_reader("params.photo", {"photo": {"type": "str", "default": [str(arena.photo)], "many": True}})(value)
@@ -132,7 +132,7 @@ def custom_operator(arena: Arena) -> Outcome:
         "step",
         [helper.make_tensor_value_info("x", FLOAT, ["batch", 4]), helper.make_tensor_value_info("scale", FLOAT, [])],
         [helper.make_tensor_value_info("y", FLOAT, ["batch", 4])],
-        [inside("w", bundles.WEIGHTS)],
+        [inline_tensor("w", bundles.WEIGHTS)],
     )
     root = write_bundle(arena.folder / "bundle", step=model(graph, {"": bundles.OPSET, "evil.ops": 1}))
     return arena.run_bundle(root, "--describe")

@@ -14,7 +14,7 @@ from guidegraph_runtime.files.locks import FOLDER_LOCK, hold_lock
 from tests.commands.command import Command
 from tests.commands.test_run import LOOP, names
 from tests.limits import file_limit
-from tests.runtime.files.test_temporary import left_behind
+from tests.runtime.files.test_temporary import make_stale_file
 
 LARGE = """
 guidegraph: 1
@@ -113,7 +113,7 @@ def test_a_folder_in_use_is_refused_and_unchanged(cli: Command, large: Path) -> 
         assert result.code == 2
         expected = f"--out: folder-busy: guidegraph run (process {os.getpid()} on "
         assert result.err.startswith(expected)
-        assert f"writes to '{out}' just now: wait until it ends, or give another place" in result.err
+        assert f"writes to '{out}' now: wait until it ends, or choose another folder" in result.err
         assert cli(*command, "--out", out).code == 0
         assert FOLDER_LOCK not in names(out)
         out = Path("another")
@@ -137,7 +137,7 @@ def test_a_run_holds_its_folder_while_it_runs(cli: Command, monkeypatch: pytest.
 def test_leftovers_of_a_killed_run_are_removed_and_reported(cli: Command, large: Path) -> None:
     out = Path("out")
     out.mkdir()
-    left_behind(out / "large.safetensors")
+    make_stale_file(out / "large.safetensors")
     (out / FOLDER_LOCK).write_text("")
     mine = [".notes-1.tmp", "large.tmp"]
     for name in mine:

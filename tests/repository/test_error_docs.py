@@ -24,7 +24,7 @@ def texts(modules: list[ast.Module]) -> Iterator[str]:
                 yield part.value
 
 
-def reported(modules: list[ast.Module]) -> Iterator[str]:
+def reported_codes(modules: list[ast.Module]) -> Iterator[str]:
     """The codes that are given to a function that reports."""
     for module in modules:
         for call in (part for part in ast.walk(module) if isinstance(part, ast.Call)):
@@ -37,15 +37,15 @@ def reported(modules: list[ast.Module]) -> Iterator[str]:
                     yield value
 
 
-def documented() -> set[str]:
+def documented_codes() -> set[str]:
     rows = re.findall(r"^\| (`.*?) \|", (ROOT / "docs" / "reference" / "errors.md").read_text(), re.MULTILINE)
     return {code for row in rows for code in re.findall(r"`([a-z-]+)`", row)}
 
 
 def test_every_code_is_documented() -> None:
-    assert sorted(set(reported(sources())) - documented()) == []
+    assert sorted(set(reported_codes(sources())) - documented_codes()) == []
 
 
 def test_every_documented_code_exists() -> None:
     all_text = "\n".join(texts(sources()))
-    assert [code for code in sorted(documented()) if not re.search(rf"(?<![\w-]){code}(?![\w-])", all_text)] == []
+    assert [code for code in sorted(documented_codes()) if not re.search(rf"(?<![\w-]){code}(?![\w-])", all_text)] == []

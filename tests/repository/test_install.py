@@ -30,7 +30,7 @@ def test_large_downloads_and_the_number_of_packages_are_shown(line: str, shown: 
     assert progress_line(line) == shown
 
 
-def test_it_exits_as_pip_does_and_shows_its_error(tmp_path: Path) -> None:
+def test_install_exits_like_pip_and_shows_its_error(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "tools" / "install.py"), "--no-index", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1

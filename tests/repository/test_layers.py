@@ -43,7 +43,7 @@ def test_layers_hold(tree: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("module", "line", "found"),
+    ("module", "line", "message"),
     [
         ("guidegraph/graph/bad.py", "import guidegraph.nodes.types", "guidegraph.graph.bad -> guidegraph.nodes.types"),
         ("guidegraph/graph/bad.py", "from guidegraph import plugins", "guidegraph.graph.bad -> guidegraph.plugins"),
@@ -68,8 +68,8 @@ def test_layers_hold(tree: Path) -> None:
         ),
     ],
 )
-def test_violation_is_found(tree: Path, module: str, line: str, found: str) -> None:
+def test_a_forbidden_import_is_reported(tree: Path, module: str, line: str, message: str) -> None:
     (tree / module).write_text(line + "\n")
     result = lint(tree)
     assert result.returncode == 1, result.stdout + result.stderr
-    assert found in result.stdout
+    assert message in result.stdout

@@ -1,4 +1,4 @@
-"""What an installed guidegraph looks like: its public names, and which files land where."""
+"""The installed package: its public names and its files."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_public_name_resolves(name: str) -> None:
     assert getattr(guidegraph, name) is getattr(guidegraph, name)
 
 
-def test_type_checkers_see_what_is_resolved_at_run_time() -> None:
+def test_type_checkers_see_the_names_resolved_at_run_time() -> None:
     """The imports under TYPE_CHECKING, the table of homes and __all__ say the same."""
     source = ast.parse((ROOT / "guidegraph" / "__init__.py").read_text())
     guarded = next(n for n in source.body if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING")
@@ -116,8 +116,8 @@ def expected(source: Path) -> set[str]:
     files = {f.relative_to(source).as_posix() for f in (source / "guidegraph").rglob("*") if f.is_file()}
     for name in FOLDERS:
         kept = (".py", *DATA) if name == "workflows" else (".py",)
-        found = [f for f in (source / name).rglob("*") if f.suffix in kept and "gallery" not in f.parts]
-        files |= {f"guidegraph/{f.relative_to(source).as_posix()}" for f in found}
+        sources = [f for f in (source / name).rglob("*") if f.suffix in kept and "gallery" not in f.parts]
+        files |= {f"guidegraph/{f.relative_to(source).as_posix()}" for f in sources}
     return files
 
 

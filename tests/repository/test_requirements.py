@@ -25,7 +25,7 @@ def test_every_dependency_has_a_lower_bound_which_is_the_oldest_version_it_admit
         (pin,) = bound.specifier
         assert (declared.name, declared.marker) == (bound.name, bound.marker)
         assert pin.operator == "=="
-        assert {(one.operator, one.version) for one in declared.specifier} >= {(">=", pin.version)}
+        assert {(item.operator, item.version) for item in declared.specifier} >= {(">=", pin.version)}
 
 
 @pytest.mark.parametrize("requirement", ["torch", "torch<3", "torch==2.9", "torch~=2.9"])
@@ -36,9 +36,9 @@ def test_a_dependency_without_a_lower_bound_is_named(requirement: str) -> None:
         list(lower_bounds([requirement]))
 
 
-def test_what_an_export_needs_is_installed_with_guidegraph() -> None:
+def test_dependencies_of_an_export_are_installed_with_guidegraph() -> None:
     project = tomllib.loads(PROJECTS[0].read_text(encoding="utf-8"))["project"]
-    declared = {Requirement(one).name for one in project["dependencies"]}
+    declared = {Requirement(item).name for item in project["dependencies"]}
     assert {canonicalize_name(name) for name in (*NEEDED, "onnx_ir")} <= declared
     assert project["optional-dependencies"]["export"] == []  # the name stays, for commands that have it
 

@@ -26,7 +26,7 @@ for name in ("guidegraph.graph.node", "guidegraph_runtime"):
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A copy of what is packaged, so that nothing is built in the checkout itself."""
+    """A copy of the packaged files, so that nothing is built in the checkout."""
     copy = tmp_path / "checkout"
     ignore = shutil.ignore_patterns("__pycache__", "build", "*.egg-info", "gallery", "models", "data")
     for name in ("guidegraph", "graph", "nodes", "plugins", "workflows", "runtime"):
@@ -74,7 +74,7 @@ class Environment:
 
 
 def stamps(folder: Path) -> dict[str, int]:
-    """The inode of everything below a folder, so that what was laid anew shows."""
+    """The inode of everything below a folder, to detect files that were written again."""
     return {str(path.relative_to(folder)): path.lstat().st_ino for path in folder.rglob("*")}
 
 
@@ -92,8 +92,8 @@ def test_two_environments_do_not_disturb_each_other(checkout: Path, tmp_path: Pa
         second.install(project)
     assert stamps(tree) == before
     assert first.imported_from(tmp_path) == [engine, runtime]
-    others, _ = second.imported_from(tmp_path)
-    assert others.resolve() == checkout / "graph" / "node.py"
-    assert not others.is_relative_to(tree)
+    other_modules, _ = second.imported_from(tmp_path)
+    assert other_modules.resolve() == checkout / "graph" / "node.py"
+    assert not other_modules.is_relative_to(tree)
     shutil.rmtree(next(path for path in (checkout / "build").iterdir() if path != tree))  # the second one is given up
     assert first.imported_from(tmp_path) == [engine, runtime]

@@ -17,7 +17,7 @@ from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.running.bundle import Bundle
 from guidegraph_runtime.running.overrides import host_operations
 from guidegraph_runtime.sessions.sessions import SessionSettings
-from tests.runtime.running.bundles import sealed
+from tests.runtime.running.bundles import seal_manifest
 from tests.runtime.running.loop_bundle import write_loop_bundle
 
 CPU = SessionSettings.on("cpu", intra_threads=1)
@@ -69,7 +69,7 @@ def test_parameters_and_settings_are_finite(bundle: Bundle, value: float) -> Non
     assert refusal(bundle, {}, {"scheduler.eta": value}) == f"scheduler (scheduler.ddim): eta: expected {shown}"
 
 
-def test_an_infinity_is_taken_where_it_is_the_default(bundle: Bundle) -> None:
+def test_infinity_is_accepted_if_it_is_the_default(bundle: Bundle) -> None:
     nodes = {"scheduler.use": "scheduler.edm"}
     expected = bundle.run_with({}, nodes=nodes)["image"]
     assert (bundle.run_with({}, nodes={**nodes, "scheduler.s_max": math.inf})["image"] == expected).all()
@@ -88,19 +88,19 @@ def test_an_infinity_is_taken_where_it_is_the_default(bundle: Bundle) -> None:
         ({}, {"schedule.train_steps": 10**14}, "schedule (schedule.linear): it would take at least 400 TB"),
     ],
 )
-def test_what_cannot_run_is_named_before_the_run(
+def test_an_invalid_run_is_refused_before_it_starts(
     bundle: Bundle, params: dict[str, Any], nodes: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(admission, "machine_memory", lambda: 10**11)
     assert message in refusal(bundle, params, nodes)
 
 
-def test_sizes_are_multiples_of_what_a_part_was_traced_for(tmp_path: Path) -> None:
+def test_sizes_must_be_multiples_of_a_parts_factors(tmp_path: Path) -> None:
     path = write_loop_bundle(tmp_path / "bundle")
     value = json.loads((path / "bundle.json").read_text())
     step = value["plan"][4]["body"][1]
     step["with"]["multiples"] = {"height": 4}
-    (path / "bundle.json").write_bytes(sealed({key: item for key, item in value.items() if key != "digest"}))
+    (path / "bundle.json").write_bytes(seal_manifest({key: item for key, item in value.items() if key != "digest"}))
     bundle = Bundle(path, CPU)
     message = refusal(bundle, {}, {"noise.shape": [2, 6, 5]})
     assert message == "step (part): 'height': expected sides that are multiples of 4; found 6: make them 8, say"
@@ -116,7 +116,7 @@ def test_everything_that_a_bundle_offers_is_taken(tmp_path: Path, labels: bool) 
         {"label"} if labels else set()
     )
     for offer in offered:
-        changes = {f"{offer.node}.use": other for other in offer.others}
+        changes = {f"{offer.node}.use": other for other in offer.alternatives}
         for name, change in changes.items():
             bundle.run_with({}, nodes={name: change})
         for setting, value in offer.settings.items():
@@ -124,7 +124,7 @@ def test_everything_that_a_bundle_offers_is_taken(tmp_path: Path, labels: bool) 
             bundle.run_with({}, nodes={f"{offer.node}.{setting}": current})
 
 
-def test_what_a_bundle_would_refuse_or_not_heed_is_not_offered(bundle: Bundle) -> None:
+def test_overrides_that_are_refused_or_ignored_are_not_offered(bundle: Bundle) -> None:
     offered = {offer.node: set(offer.settings) for offer in bundle.offers()}
     assert "rng" not in offered["noise"]  # there is no torch to draw from
     assert not {"rng", "shape"} & offered["fresh"]  # its shape is that of x
@@ -138,14 +138,14 @@ def test_a_field_that_the_graph_was_traced_with_is_not_offered(tmp_path: Path) -
     value = json.loads((path / "bundle.json").read_text())
     value["plan"][1]["out"].append("scheduler.scheduler.clip")
     value["plan"][4]["body"][1]["with"]["fields"] = {"scheduler.scheduler.clip": {"is": None}}
-    (path / "bundle.json").write_bytes(sealed({key: item for key, item in value.items() if key != "digest"}))
+    (path / "bundle.json").write_bytes(seal_manifest({key: item for key, item in value.items() if key != "digest"}))
     offered = {offer.node: offer for offer in Bundle(path, CPU).offers()}
     assert "clip" not in offered["scheduler"].settings
     assert "eta" in offered["scheduler"].settings
-    assert "scheduler.heun" in offered["scheduler"].others
+    assert "scheduler.heun" in offered["scheduler"].alternatives
 
 
-def test_the_rules_say_what_was_expected_and_what_to_do() -> None:
+def test_messages_have_the_expected_value_and_a_remedy() -> None:
     assert batch_problem(SampleCount(2, "'noise'"), [SampleCount(1, "'a'"), SampleCount(2, "'b'")]) is None
     assert batch_problem(SampleCount(1, "'noise'"), [SampleCount(2, "'prompt' (2 values)")]) == (
         "'prompt' (2 values) is for 2 samples and 'noise' makes 1: give one for all samples or one for each, or make "

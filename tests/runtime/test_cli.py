@@ -135,7 +135,7 @@ def make(root: Path, total: float | None = None, kind: str = "tensor") -> Path:
     return bundles.write_bundle(root, change=change)
 
 
-def test_outputs_are_files_by_their_types_and_the_record_says_what_was_run(run: Run, bundle: Path) -> None:
+def test_outputs_are_written_by_type_and_the_record_describes_the_run(run: Run, bundle: Path) -> None:
     result = run(bundle, "--out", "here", "--set", "scale=2", "--set", "batch=3", "--threads", "1", "--provider", "cpu")
     assert (result.code, result.err) == (0, "")
     assert result.out == "wrote picture.png, x.safetensors, total.safetensors, number.json in here\n"
@@ -157,7 +157,7 @@ def test_outputs_are_files_by_their_types_and_the_record_says_what_was_run(run: 
     assert record["outputs"]["picture"] == {"type": "image", "files": ["picture.png"]}
 
 
-def test_a_picture_carries_what_made_it(run: Run, bundle: Path) -> None:
+def test_a_picture_contains_its_run(run: Run, bundle: Path) -> None:
     run(bundle, "--out", "here", "--only", "picture", "--set", "seed=[5, 6]")
     text = json.loads(read_png_text("here/picture.png")["guidegraph-bundle"])
     assert (text["output"], text["index"], text["batch"], text["only"]) == ("picture", 0, 1, ["picture"])
@@ -167,7 +167,7 @@ def test_a_picture_carries_what_made_it(run: Run, bundle: Path) -> None:
         assert np.array(picture).tolist() == [[[255, 0, 0]] * 2] * 2
 
 
-def test_a_run_without_a_folder_gets_one_of_its_own(run: Run, bundle: Path) -> None:
+def test_a_run_without_out_creates_a_folder(run: Run, bundle: Path) -> None:
     for _ in range(2):
         assert run(bundle, "--only", "total", "--quiet") == Result(0, "", "")
     folders = sorted(Path("runs").iterdir())
@@ -207,7 +207,7 @@ def test_events_are_lines_of_json(run: Run, bundle: Path) -> None:
     assert (events[-1]["event"], events[-1]["status"]) == ("run_finished", "done")
 
 
-def test_the_description_says_what_can_be_changed(run: Run, bundle: Path) -> None:
+def test_describe_lists_the_settings_that_can_be_changed(run: Run, bundle: Path) -> None:
     result = run(bundle, "--describe")
     assert result.code == 0
     for line in (
@@ -262,10 +262,10 @@ def test_a_machine_that_gives_something_else_fails_the_reference(run: Run, tmp_p
         (["--node", "seed=2"], "--node: bad-setting: 'seed=2' is not NODE.SETTING=V"),
         (["--provider", "cuda"], "no-provider: expected cuda, but "),
         (["--cuda-graph"], "bad-session: expected a GPU for CUDA graphs, found the provider cpu; leave cuda_graph out"),
-        (["--out", "tiny/bundle.json"], "--out: no-folder: the files would lie in the bundle"),
+        (["--out", "tiny/bundle.json"], "--out: no-folder: the files would be written into the bundle"),
         (["--out", "/dev/null"], "--out: no-folder: the folder for the files cannot be made: "),
-        (["--out", "tiny"], "--out: no-folder: the files would lie in the bundle"),
-        (["--out", "tiny/pictures"], "--out: no-folder: the files would lie in the bundle"),
+        (["--out", "tiny"], "--out: no-folder: the files would be written into the bundle"),
+        (["--out", "tiny/pictures"], "--out: no-folder: the files would be written into the bundle"),
     ],
 )
 def test_wrong_arguments_are_one_line_and_nothing_is_run(
@@ -291,14 +291,14 @@ def test_a_changed_bundle_is_refused(run: Run, bundle: Path) -> None:
     assert result.err.startswith(f"{bundle}/inputs/photo.png: bad-file: expected the sha256 ")
 
 
-def test_what_cannot_run_is_refused_before_a_folder_is_made(run: Run, bundle: Path) -> None:
+def test_an_invalid_run_is_refused_before_its_folder_is_created(run: Run, bundle: Path) -> None:
     result = run(bundle, "--out", "here", "--set", "photo=nowhere.png")
     assert (result.code, result.out) == (2, "")
     assert result.err == f"{bundle}: refused: photo (image.load): there is no file nowhere.png\n"
     assert not Path("here").exists()
 
 
-def test_an_output_that_is_no_picture_fails_and_is_recorded(run: Run, tmp_path: Path) -> None:
+def test_an_output_that_is_not_a_picture_fails_and_is_recorded(run: Run, tmp_path: Path) -> None:
     bundle = make(tmp_path / "odd", kind="image")
     result = run(bundle, "--out", "here", "--only", "total")
     assert (result.code, result.out) == (1, "")
@@ -357,7 +357,7 @@ def test_the_module_is_the_command() -> None:
     assert result.stdout == "guidegraph-run 0.1.0\n", result.stderr
 
 
-def test_a_process_ends_at_once_with_all_that_it_said_and_wrote(bundle: Path, tmp_path: Path) -> None:
+def test_a_process_ends_at_once_with_complete_output(bundle: Path, tmp_path: Path) -> None:
     done = as_a_process(bundle, "--out", tmp_path / "out", "--json")
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout.splitlines()[-1])["status"] == "done"
@@ -368,6 +368,6 @@ def test_a_process_ends_at_once_with_all_that_it_said_and_wrote(bundle: Path, tm
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
-def test_a_process_that_cannot_say_what_it_should_fails() -> None:
+def test_a_process_that_cannot_print_fails() -> None:
     with open("/dev/full", "w") as full:
         assert as_a_process("--version", stdout=full).returncode == 1

@@ -16,7 +16,7 @@ from guidegraph_runtime.operations import OPERATIONS
 from guidegraph_runtime.running import plan
 from guidegraph_runtime.sessions import sessions
 from tests.limits import file_limit
-from tests.runtime.files.test_temporary import left_behind
+from tests.runtime.files.test_temporary import make_stale_file
 from tests.runtime.test_cli import Run, make
 from tests.runtime.test_cli import run as run  # the fixture
 
@@ -60,10 +60,10 @@ def test_a_folder_in_use_is_refused(run: Run, tiny: Path) -> None:
     assert result.err.startswith(f"--out: folder-busy: guidegraph run (process {os.getpid()} on ")
 
 
-def test_what_a_killed_run_left_is_cleared_and_said(run: Run, tiny: Path) -> None:
+def test_files_of_a_killed_run_are_removed_and_reported(run: Run, tiny: Path) -> None:
     out = Path("out")
     out.mkdir()
-    left_behind(out / "x.safetensors")
+    make_stale_file(out / "x.safetensors")
     (out / FOLDER_LOCK).write_text("")
     (out / "run.json").write_text('{"status": "running", "started": "2026-01-31T12:00:00+01:00"}')
     result = run(tiny, "--out", out, "--only", "x")
@@ -106,7 +106,7 @@ class Full(io.StringIO):
 
 
 @pytest.mark.parametrize("option", ["--help", "--version"])
-def test_what_cannot_be_printed_is_said(run: Run, monkeypatch: pytest.MonkeyPatch, option: str) -> None:
+def test_a_failure_to_print_is_reported(run: Run, monkeypatch: pytest.MonkeyPatch, option: str) -> None:
     monkeypatch.setattr(sys, "stdout", Full())
     result = run(option)
     assert result.code == 1

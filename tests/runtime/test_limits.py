@@ -204,7 +204,7 @@ def test_a_pipe_as_an_input_is_refused(tmp_path: Path) -> None:
     bundle = Bundle(write_bundle(tmp_path / "bundle"))
     with pytest.raises(BundleError, match=r"'x': .*pipe' cannot be read: expected a regular file, found a named pipe"):
         bundle.run(x=tmp_path / "pipe")
-    with pytest.raises(BundleError, match=r"bad-lora: .*found a named pipe|is no \.safetensors file"):
+    with pytest.raises(BundleError, match=r"bad-lora: .*found a named pipe|is not a \.safetensors file"):
         bundle.run_with({"x": X}, lora=tmp_path / "pipe")
 
 

@@ -78,12 +78,13 @@ def is_gpu(device: Any) -> bool:
 
 
 def on_gpu(operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """Run an operator on what its tensors hold. Raises ``RuntimeError`` where some are on the CPU."""
+    """Run an operator on the CPU tensors inside its arguments. Raises ``RuntimeError`` if some are on the CPU."""
     check_together(operator, args, kwargs)
     to_cpu = kwargs.get("device") is not None and not is_gpu(kwargs["device"])
     into_cpu = operator is aten.copy_.default and not isinstance(args[0], OnGpu)
-    here = {**kwargs, "device": torch.device("cpu")} if kwargs.get("device") is not None else kwargs
-    held, held_here = tree_map(lambda one: one.held if isinstance(one, OnGpu) else one, (list(args), dict(here)))
+    cpu_kwargs = {**kwargs, "device": torch.device("cpu")} if kwargs.get("device") is not None else kwargs
+    arguments = (list(args), dict(cpu_kwargs))
+    held, held_here = tree_map(lambda item: item.held if isinstance(item, OnGpu) else item, arguments)
     with own_generator(torch.Tag.nondeterministic_seeded in operator.tags):
         made = operator(*held, **held_here)
     if into_cpu:
@@ -92,18 +93,18 @@ def on_gpu(operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any
         made = made.clone()
     if to_cpu:
         return made
-    there = tree_map(lambda one: OnGpu(one) if isinstance(one, torch.Tensor) else one, made)
-    return return_and_correct_aliasing(operator, tuple(args), dict(kwargs), there)
+    results = tree_map(lambda item: OnGpu(item) if isinstance(item, torch.Tensor) else item, made)
+    return return_and_correct_aliasing(operator, tuple(args), dict(kwargs), results)
 
 
 def check_together(operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-    tensors = [one for one in tree_iter((args, kwargs)) if isinstance(one, torch.Tensor)]
-    if operator in ACROSS or not any(isinstance(one, OnGpu) for one in tensors):
+    tensors = [item for item in tree_iter((args, kwargs)) if isinstance(item, torch.Tensor)]
+    if operator in ACROSS or not any(isinstance(item, OnGpu) for item in tensors):
         return
-    for one in tensors:
-        if not isinstance(one, OnGpu) and (one.ndim or torch.Tag.pointwise not in operator.tags):
-            found = f"a tensor {tuple(one.shape)} on the CPU"
-            raise RuntimeError(f"Expected all tensors to be on the same device, but found {found} in {operator}")
+    for item in tensors:
+        if not isinstance(item, OnGpu) and (item.ndim or torch.Tag.pointwise not in operator.tags):
+            message = f"a tensor {tuple(item.shape)} on the CPU"
+            raise RuntimeError(f"Expected all tensors to be on the same device, but found {message} in {operator}")
 
 
 class Module(_DummyBackendModule):
@@ -157,7 +158,7 @@ def empty_strided(size: Sequence[int], stride: Sequence[int], **options: Any) ->
 
 def copy_from(source: torch.Tensor, into: torch.Tensor, non_blocking: bool = False) -> torch.Tensor:
     """How ``torch.tensor([1.0], device="gpu:0")`` brings its values."""
-    held = [one.held if isinstance(one, OnGpu) else one for one in (source, into)]
+    held = [item.held if isinstance(item, OnGpu) else item for item in (source, into)]
     held[1].copy_(held[0])
     return into
 

@@ -1,4 +1,4 @@
-"""The runs whose outputs are kept as goldens, and what is kept of an output.
+"""The runs whose outputs are kept as goldens, and the conversion of outputs to goldens.
 
 A float result differs between machines by rounding. A picture is kept in 8 bits, in which it may differ by two grey
 levels. Other numbers are kept in float32 and may differ by one in a thousand of the largest; after a training by two in
@@ -70,9 +70,9 @@ class Case:
         params: dict[str, object] = {**self.params, **(self.setup(folder) if self.setup else {})}
         if self.changes:
             text = path.read_text(encoding="utf-8")
-            for old, new in self.changes:
-                assert old in text, f"{self.workflow} has no {old!r}"
-                text = text.replace(old, new)
+            for before, after in self.changes:
+                assert before in text, f"{self.workflow} has no {before!r}"
+                text = text.replace(before, after)
             path = folder / path.name
             path.write_text(text, encoding="utf-8")
         return load_workflow(path, cache="off").run(**params)
@@ -162,10 +162,10 @@ def differences(
         if other.shape != array.shape or other.dtype != array.dtype:
             lines.append(f"{name}: {other.dtype} {other.shape}, expected {array.dtype} {array.shape}")
         elif array.size:
-            apart = float(np.nanmax(np.abs(other.astype(np.float64) - array.astype(np.float64))))
+            deviation = float(np.nanmax(np.abs(other.astype(np.float64) - array.astype(np.float64))))
             limit = float(grey_levels) if array.dtype == np.uint8 else relative * float(np.nanmax(np.abs(array)))
-            if not apart <= limit or not np.array_equal(np.isnan(other), np.isnan(array)):
-                lines.append(f"{name}: differs by {apart:.3g}, at most {limit:.3g} expected")
+            if not deviation <= limit or not np.array_equal(np.isnan(other), np.isnan(array)):
+                lines.append(f"{name}: differs by {deviation:.3g}, at most {limit:.3g} expected")
     return lines
 
 

@@ -19,14 +19,14 @@ from guidegraph.graph.values.serialise import read_value
 from guidegraph_runtime.running.single_file import inputs_of
 from tests.paths import ROOT
 
-__all__ = ["fixed_sources", "inputs_of", "plan_digests", "read_state", "read_value", "structured_types"]
+__all__ = ["fix_sources", "inputs_of", "plan_digests", "read_state", "read_value", "structured_types"]
 
 SPEC_DIGEST, PATH_DIGEST = "_spec_digest", "path_digest"
 """Functions of ``digest``: the only one that hashes a node's sources and versions, and the one that hashes files."""
 
 
 @contextmanager
-def fixed_sources() -> Iterator[None]:
+def fix_sources() -> Iterator[None]:
     """Digests that depend on the graph, on settings and on shipped files alone.
 
     A node counts by its id, version and device, not by its sources and versions of packages. A file that is shipped
@@ -53,7 +53,7 @@ class _OpenDigests(Digests):
 
 
 def plan_digests(workflow: Workflow) -> dict[str, Any]:
-    """The digests of all steps of a workflow, by key; call it with ``fixed_sources``.
+    """The digests of all steps of a workflow, by key; call it with ``fix_sources``.
 
     structural: of the validated graph. Where every required parameter is a path, which then is ``golden.bin``, also:
     cached: of the plan, as a cache has them, with ``!`` for a digest that is new in each run; order: the steps after

@@ -22,7 +22,7 @@ from guidegraph import load_workflow
 from guidegraph_runtime import Bundle, SessionSettings
 from tests.commands.command import process
 from tests.whole.golden_cases import CASES, GOLDENS, ROOT, WORKFLOWS, pack_outputs, write_goldens
-from tests.whole.golden_internals import fixed_sources, plan_digests
+from tests.whole.golden_internals import fix_sources, plan_digests
 
 NODES = str(Path(__file__).with_name("golden_nodes.py"))
 SETTINGS = {"batch": 2, "seed": 9, "scale": 1.5}
@@ -35,9 +35,9 @@ def guidegraph(*arguments: str | Path, folder: Path) -> None:
         raise RuntimeError(done.stderr)
 
 
-def shipped_plans() -> dict[str, Any]:
+def plans_of_workflows() -> dict[str, Any]:
     """The digests of the steps of every shipped workflow, by its file."""
-    with fixed_sources():
+    with fix_sources():
         files = sorted(WORKFLOWS.rglob("*.yaml"))
         return {path.relative_to(WORKFLOWS).as_posix(): plan_digests(load_workflow(path)) for path in files}
 
@@ -52,7 +52,7 @@ def write_outputs() -> None:
 
 def write_plans() -> None:
     lines = (
-        f" {json.dumps(name)}: {json.dumps(plan, separators=(',', ':'))}" for name, plan in shipped_plans().items()
+        f" {json.dumps(name)}: {json.dumps(plan, separators=(',', ':'))}" for name, plan in plans_of_workflows().items()
     )
     (GOLDENS / "plans.json").write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
 
@@ -60,7 +60,7 @@ def write_plans() -> None:
 def write_state() -> None:
     for name in ("training", "cache"):
         shutil.rmtree(GOLDENS / name, ignore_errors=True)
-    with fixed_sources():
+    with fix_sources():
         training = load_workflow(GOLDENS / "training.yaml", cache="off")
         training.run(steps=2, checkpoint=str(GOLDENS / "training"))
         load_workflow(GOLDENS / "cache.yaml", cache=GOLDENS / "cache").run()

@@ -49,7 +49,7 @@ outputs:
 KINDS = {"kl": ("model.autoencoder", ""), "vq": ("model.vq_autoencoder", ", codes: 16, decay: 0.9")}
 
 
-def written(folder: Path, kind: str) -> Path:
+def write_workflow(folder: Path, kind: str) -> Path:
     folder.mkdir(exist_ok=True)
     name, more = KINDS[kind]
     text = WORKFLOW.replace("model.KIND_autoencoder", name).replace("MORE", more).replace("KIND", kind)
@@ -59,7 +59,7 @@ def written(folder: Path, kind: str) -> Path:
 
 @pytest.mark.parametrize("kind", ["kl", "vq"])
 def test_the_opponent_comes_in_at_its_start(tmp_path: Path, kind: str) -> None:
-    workflow = load_workflow(written(tmp_path, kind), cache="off")
+    workflow = load_workflow(write_workflow(tmp_path, kind), cache="off")
     early = workflow.run(steps=3)
     assert early["weight"].tolist() == early["judged"].tolist() == [0, 0, 0]
     out = workflow.run(steps=6)
@@ -72,19 +72,19 @@ def test_the_opponent_comes_in_at_its_start(tmp_path: Path, kind: str) -> None:
 
 
 def test_a_broken_run_resumes_to_the_same_losses_codes_and_opponent(tmp_path: Path) -> None:
-    whole: dict[str, Any] = load_workflow(written(tmp_path / "whole", "vq"), cache="off").run()
+    uninterrupted: dict[str, Any] = load_workflow(write_workflow(tmp_path / "whole", "vq"), cache="off").run()
     token = CancelToken()
 
     def observe(event: Event) -> None:
         if isinstance(event, LoopProgress) and event.done == 4:
             token.cancel()
 
-    broken = written(tmp_path / "broken", "vq")
+    broken = write_workflow(tmp_path / "broken", "vq")
     with pytest.raises(Cancelled):
         load_workflow(broken, cache="off", observers=[observe]).run_with({}, cancel=token)
     again = load_workflow(broken, cache="off").run()
     for name in ("total", "judged", "weight"):
-        assert torch.equal(whole[name], again[name]), name
+        assert torch.equal(uninterrupted[name], again[name]), name
     for name in ("autoencoder", "discriminator"):
-        for key, value in whole[name].state_dict().items():
+        for key, value in uninterrupted[name].state_dict().items():
             assert torch.equal(value, again[name].state_dict()[key]), key

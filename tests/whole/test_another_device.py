@@ -1,6 +1,6 @@
-"""Trainings and samplings on a device that is not the CPU: nothing is left behind, and the figures are the CPU's.
+"""Trainings and samplings on a device that is not the CPU: nothing is left behind, and the results are the CPU's.
 
-``tests/whole/another_device.py`` stands for a GPU, so that these tests run anywhere. Each test has its own process.
+``tests/whole/another_device.py`` simulates a GPU. Each test runs in its own process.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def in_its_own_process(name: str, folder: Path) -> None:
     """Run a function of this file on the device, with a folder that is called as the workflow that it runs."""
     folder.mkdir(exist_ok=True)
     code = (
-        "from pathlib import Path; from tests.whole import another_device, test_another_device as runs; "
+        "from pathlib import Path; from tests import another_device, test_another_device as runs; "
         f"another_device.set_up(); runs.{name}(Path({str(folder)!r}))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
@@ -66,22 +66,23 @@ def run(workflow: Path, /, device: str = PLACE, **values: Any) -> dict[str, Any]
 
 def toy_training(folder: Path) -> None:
     (folder / "workflow.yaml").write_text(TOY)
-    whole = run(folder / "workflow.yaml")
-    assert whole["net"].weight.device == whole["loss"].device == whole["last"].device == torch.device(PLACE)
-    assert whole["judged"].device == torch.device(PLACE)
-    assert len(set(whole["loss"].tolist())) == 8
+    uninterrupted = run(folder / "workflow.yaml")
+    devices = {uninterrupted["net"].weight.device, uninterrupted["loss"].device, uninterrupted["last"].device}
+    assert devices == {torch.device(PLACE)}
+    assert uninterrupted["judged"].device == torch.device(PLACE)
+    assert len(set(uninterrupted["loss"].tolist())) == 8
     (folder / "checkpoint" / "state.safetensors").unlink()
     run(folder / "workflow.yaml", steps=3)
     resumed = run(folder / "workflow.yaml")
     for name in ("loss", "last", "judged"):
-        assert torch.equal(resumed[name].cpu(), whole[name].cpu()), name
-        assert resumed[name].device == whole[name].device, name
+        assert torch.equal(resumed[name].cpu(), uninterrupted[name].cpu()), name
+        assert resumed[name].device == uninterrupted[name].device, name
     on_cpu = run(folder / "workflow.yaml", device="cpu", steps=9)  # a checkpoint is not of a device
-    assert torch.equal(on_cpu["loss"][:8], whole["loss"].cpu())
+    assert torch.equal(on_cpu["loss"][:8], uninterrupted["loss"].cpu())
     assert on_cpu["loss"].device.type == "cpu"
 
 
-def test_a_training_goes_on_where_it_was_on_another_device(tmp_path: Path) -> None:
+def test_a_training_resumes_on_another_device(tmp_path: Path) -> None:
     in_its_own_process("toy_training", tmp_path)
 
 
@@ -104,8 +105,8 @@ def one_training(folder: Path) -> None:
     name = folder.name
     values = {"steps": 1, **TRAININGS[name], "path": folder / "model", "checkpoint": folder / "checkpoint"}
     for steps in (1, 2):
-        found = run(WORKFLOWS / "train" / f"{name}.yaml", **{**values, "steps": steps})
-        assert found
+        result = run(WORKFLOWS / "train" / f"{name}.yaml", **{**values, "steps": steps})
+        assert result
     assert (folder / "model" / "model.json").is_file()
 
 
@@ -130,9 +131,9 @@ SAMPLINGS = {
 def one_sampling(folder: Path) -> None:
     name = folder.name
     path = WORKFLOWS / f"{name}.yaml"
-    there, here = run(path, **SAMPLINGS[name])["image"], run(path, device="cpu", **SAMPLINGS[name])["image"]
-    assert there.device == torch.device(PLACE)
-    np.testing.assert_allclose(there.cpu().numpy(), here.numpy(), atol=1e-4)
+    on_device, on_cpu = run(path, **SAMPLINGS[name])["image"], run(path, device="cpu", **SAMPLINGS[name])["image"]
+    assert on_device.device == torch.device(PLACE)
+    np.testing.assert_allclose(on_device.cpu().numpy(), on_cpu.numpy(), atol=1e-4)
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""What a user may get wrong with the shipped workflows: one line that says where and what, and no picture."""
+"""Mistakes of users with the shipped workflows: one line with the location and the reason, and no picture."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def files(tmp_path: Path) -> Path:
     Image.fromarray(np.full((64, 64), 23, dtype=np.uint8)).save(tmp_path / "map.png")
     Image.fromarray(np.zeros((17, 15, 3), dtype=np.uint8)).save(tmp_path / "odd.png")
     Image.fromarray(np.zeros((64, 64), dtype=np.float32)).save(tmp_path / "float.tiff")
-    whole = (WORKFLOWS / "data" / "examples" / "scene.png").read_bytes()
-    (tmp_path / "half.png").write_bytes(whole[: len(whole) // 2])
+    picture = (WORKFLOWS / "data" / "examples" / "scene.png").read_bytes()
+    (tmp_path / "half.png").write_bytes(picture[: len(picture) // 2])
     (tmp_path / "text.png").write_text("no picture")
     return tmp_path
 
@@ -64,18 +64,18 @@ def files(tmp_path: Path) -> Path:
         ("inpaint", {"mask": "float.tiff"}, "nodes.mask .* float.tiff holds floating-point numbers"),
         ("image_to_image", {"strength": 0}, "'strength': .* greater than 0"),
         ("image_to_image", {"strength": 1.5}, "'strength': .* less than or equal to 1"),
-        ("image_to_image", {"image": "text.png"}, "text.png is no picture that Pillow can read"),
+        ("image_to_image", {"image": "text.png"}, "text.png is not a picture that Pillow can read"),
         ("super_resolution", {"image": "odd.png"}, r"multiples of 4; found x of shape \(1, 4, 17, 15\)"),
     ],
 )
-def test_a_wrong_parameter_is_one_error(name: str, params: dict[str, Any], message: str, files: Path) -> None:
-    given = {key: files / value if key in ("image", "map", "mask") else value for key, value in params.items()}
+def test_a_wrong_parameter_gives_one_error(name: str, params: dict[str, Any], message: str, files: Path) -> None:
+    values = {key: files / value if key in ("image", "map", "mask") else value for key, value in params.items()}
     with pytest.raises(GuidegraphError, match=message) as caught:
-        load_workflow(WORKFLOWS / f"{name}.yaml", cache="off").run(**{"steps": 2, **given})
+        load_workflow(WORKFLOWS / f"{name}.yaml", cache="off").run(**{"steps": 2, **values})
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_the_command_line_says_it_in_one_line_and_writes_no_picture(tmp_path: Path) -> None:
+def test_the_command_line_prints_one_line_and_writes_no_picture(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "guidegraph", "run", str(WORKFLOWS / "class_cfg.yaml"), "--set", "label=10"]
     done = subprocess.run([*command, "--out", str(tmp_path)], capture_output=True, text=True, timeout=300)
     assert done.returncode == 1

@@ -8,19 +8,19 @@ from typing import Any
 import pytest
 import torch
 
-from guidegraph.nodes.conditioning.condition import null_condition, spatial_condition
-from guidegraph.nodes.conditioning.mask import apply_mask, random_mask
+from guidegraph.nodes.conditioning.condition import embed_image, null_condition, spatial_condition
+from guidegraph.nodes.conditioning.mask import apply_mask, composite, random_mask
 from guidegraph.nodes.conditioning.text import encode_text
 from guidegraph.nodes.data.batches import SceneBatch
 from guidegraph.nodes.data.datasets import scene
 from guidegraph.nodes.data.sprites import OBJECTS
-from guidegraph.nodes.images.image import composite, embed_image, resize_image
+from guidegraph.nodes.images.image import resize_image
 from guidegraph.nodes.models.model import load_model
 from guidegraph.nodes.models.store import load_part
 from guidegraph.nodes.sampling import scheduler as samplers
 from guidegraph.nodes.sampling.denoiser import guide_denoiser
 from guidegraph.nodes.sampling.noise import gaussian
-from guidegraph.nodes.sampling.scheduler_step import step
+from guidegraph.nodes.sampling.step import step
 from guidegraph.nodes.types import Condition, Denoiser, Schedule
 from tests.paths import ROOT
 
@@ -79,13 +79,13 @@ def test_semantic_to_image_draws_the_given_map(shipped: Any, scenes: SceneBatch,
     model = load_model(path=MODELS / "semantic")
     condition = spatial_condition([scenes.semantic], size=16)
 
-    def found(given: Condition) -> float:
-        denoiser = guide_denoiser(model.denoiser, given, null_condition(given), scale=1.5)
+    def match_rate(condition: Condition) -> float:
+        denoiser = guide_denoiser(model.denoiser, condition, null_condition(condition), scale=1.5)
         image = shipped.autoencoder.decode(draw(denoiser, model.schedule, Condition(), steps=8))
         return overlap(segmenter, image.clamp(-1, 1), scenes.semantic)
 
-    assert found(condition) > 0.85
-    assert found(another(condition)) < 0.5
+    assert match_rate(condition) > 0.85
+    assert match_rate(another(condition)) < 0.5
 
 
 def test_super_resolution_beats_bicubic(shipped: Any, scenes: SceneBatch) -> None:
@@ -94,8 +94,8 @@ def test_super_resolution_beats_bicubic(shipped: Any, scenes: SceneBatch) -> Non
     enlarged = resize_image(small, size=64)
     condition = spatial_condition([small, shipped.autoencoder.encode(enlarged)])
 
-    def quality(given: Condition) -> float:
-        drawn = shipped.autoencoder.decode(draw(model.denoiser, model.schedule, given, steps=4))
+    def quality(condition: Condition) -> float:
+        drawn = shipped.autoencoder.decode(draw(model.denoiser, model.schedule, condition, steps=4))
         return psnr(drawn.clamp(-1, 1), scenes.image)
 
     assert quality(condition) > psnr(enlarged, scenes.image) + 1
@@ -108,27 +108,27 @@ def test_inpainting_changes_nothing_outside_and_goes_on_inside(shipped: Any, sce
     kept = shipped.autoencoder.encode(apply_mask(scenes.image, mask))
     condition = spatial_condition([kept, mask], mode="area")
 
-    def filled(given: Condition) -> torch.Tensor:
-        drawn = shipped.autoencoder.decode(draw(model.denoiser, model.schedule, given, steps=8))
+    def fill(condition: Condition) -> torch.Tensor:
+        drawn = shipped.autoencoder.decode(draw(model.denoiser, model.schedule, condition, steps=8))
         return composite(drawn.clamp(-1, 1), scenes.image, mask)
 
-    image = filled(condition)
+    image = fill(condition)
     assert ((image - scenes.image).abs() * (1 - mask)).max() <= 1 / 255
-    assert psnr(image, scenes.image, mask) > psnr(filled(another(condition)), scenes.image, mask) + 3
+    assert psnr(image, scenes.image, mask) > psnr(fill(another(condition)), scenes.image, mask) + 3
 
 
 def test_variations_have_the_objects_of_their_picture(shipped: Any, scenes: SceneBatch) -> None:
     embedder = load_model(path=MODELS / "variation").image
     detector: Any = load_part(MODELS / "detector", "detector", device=torch.device("cpu"), dtype=torch.float32)
     objects = slice(0, len(OBJECTS))
-    wanted = scenes.label[:, objects] > 0
+    expected = scenes.label[:, objects] > 0
 
-    def found(given: Condition) -> float:
-        denoiser = guide_denoiser(shipped.denoiser, given, encode_text(shipped.text, ""), scale=3.0)
+    def match_rate(condition: Condition) -> float:
+        denoiser = guide_denoiser(shipped.denoiser, condition, encode_text(shipped.text, ""), scale=3.0)
         image = shipped.autoencoder.decode(draw(denoiser, shipped.schedule, Condition(), steps=10))
         seen = detector(image.clamp(-1, 1))[:, objects] > 0
-        return float((seen & wanted).sum() / wanted.sum())
+        return float((seen & expected).sum() / expected.sum())
 
     condition = embed_image(embedder, scenes.image)
-    assert found(condition) >= 0.5
-    assert found(another(condition)) <= 0.25
+    assert match_rate(condition) >= 0.5
+    assert match_rate(another(condition)) <= 0.25

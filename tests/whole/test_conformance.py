@@ -72,10 +72,10 @@ def test_a_built_in_node_conforms(check: Check) -> None:
 
 
 @pytest.mark.parametrize("name", SAYS_NOTHING)
-def test_a_check_that_is_left_out_says_nothing(name: str) -> None:
+def test_a_check_that_is_left_out_is_inapplicable(name: str) -> None:
     left_out = SAYS_NOTHING[name].split()
-    given = [case for case in overrides() if case.spec.id in left_out]
-    cases = {case.id: case for case in cases_of([specs()[id].function for id in left_out], given)}
+    overriding = [case for case in overrides() if case.spec.id in left_out]
+    cases = {case.id: case for case in cases_of([specs()[id].function for id in left_out], overriding)}
     for id in left_out:
         with pytest.raises(Inapplicable):
             run_check(cases[id], name)
@@ -93,7 +93,7 @@ def test_a_node_that_is_left_out_is_documented_all_the_same(id: str) -> None:
 
 
 @pytest.mark.parametrize(("case", "name"), list(by_design()))
-def test_what_is_said_to_be_by_design_does_not_hold(case: NodeCase, name: str) -> None:
+def test_exceptions_by_design_are_needed(case: NodeCase, name: str) -> None:
     with pytest.raises(Nonconforming):
         run_check(case, name)
 

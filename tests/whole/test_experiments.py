@@ -92,8 +92,8 @@ def test_the_commands_name_parameters_that_are_there(full: bool) -> None:
     for name, (command, workflow, *words) in commands(full, 2, "cpu").items():
         graph = load_workflow(ROOT / workflow).graph
         options = list(pairwise(words))
-        said = [value.split("=")[0] for option, value in options if option in ("--set", "--grid")]
-        assert set(said) <= set(graph.params), name
+        names = [value.split("=")[0] for option, value in options if option in ("--set", "--grid")]
+        assert set(names) <= set(graph.params), name
         assert ("--from", str((SIZES["full" if full else "small"] / f"{name}.csv").relative_to(ROOT))) in options or (
             command == "run"
         )
@@ -104,15 +104,15 @@ def test_steps_of_equal_compute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(equal_compute, "seconds_of", lambda workflow, row, steps, device: 9 + each[row["f"]] * steps)
     out = tmp_path / "here.csv"
     for folder, seconds in ((EXPERIMENTS, "60"), (EXPERIMENTS / "full", "100")):  # of three stages, and of five
-        given = folder / "ldm.csv"
-        monkeypatch.setattr("sys.argv", ["equal_compute", str(given), "--seconds", seconds, "-o", str(out)])
+        sweep_file = folder / "ldm.csv"
+        monkeypatch.setattr("sys.argv", ["equal_compute", str(sweep_file), "--seconds", seconds, "-o", str(out)])
         equal_compute.main()
         assert {f: row["steps"] for f, row in rows(out).items()} == {1: "10", 2: "20", 4: "40", 8: "80", 16: "160"}
-        unlike = [{**row, "steps": ""} for row in rows(given).values()]
+        unlike = [{**row, "steps": ""} for row in rows(sweep_file).values()]
         assert [{**row, "steps": ""} for row in rows(out).values()] == unlike
 
 
-def reduced(name: str, folder: Path, **more: str) -> Path:
+def reduce_experiment(name: str, folder: Path, **more: str) -> Path:
     """The shipped table with f = 16 alone, and other settings."""
     row = {**rows(EXPERIMENTS / f"{name}.csv")[16], **more}
     path = folder / f"{name}.csv"
@@ -132,15 +132,15 @@ def test_the_chain_runs_at_tiny_size(tmp_path: Path, monkeypatch: pytest.MonkeyP
     tiny = ["--set", "channels=16", "--set", "batch=4"]
     for kind in ("kl", "vq"):
         name = f"first_stage_{kind}"
-        (cell,) = sweep(name, reduced(name, tmp_path, steps="3", count="8"), *tiny)
+        (cell,) = sweep(name, reduce_experiment(name, tmp_path, steps="3", count="8"), *tiny)
         assert math.isfinite(float(cell["table.psnr"]))
-    ldm = reduced("ldm", tmp_path, steps="2", stages="2", count="8", references="16")
+    ldm = reduce_experiment("ldm", tmp_path, steps="2", stages="2", count="8", references="16")
     sweep("ldm", ldm, *tiny, "--set", "sampling_steps=2")
     with (tmp_path / "ldm" / "tables" / "table.csv").open(encoding="utf-8", newline="") as file:
         assert [row["stage"] for row in csv.DictReader(file)] == ["0", "1"]
     monkeypatch.chdir(tmp_path)
     assert equal_compute.seconds_of(EXPERIMENTS / "ldm.yaml", read(ldm)[0], 2, "cpu") > 0
-    table = reduced("sampling", tmp_path, steps="2", count="8", references="16")
+    table = reduce_experiment("sampling", tmp_path, steps="2", count="8", references="16")
     drawn = sweep("sampling", table, "--grid", "sampler=ddim,dpmpp_2m")
     assert [(row["sampler"], row["steps"]) for row in drawn] == [("ddim", "2"), ("dpmpp_2m", "2")]
     assert all(float(row["per_second"]) > 0 for row in drawn)

@@ -16,20 +16,20 @@ pytestmark = pytest.mark.slow
 
 
 def table(name: str, **params: Any) -> Table:
-    found = load_workflow(EVALUATE / f"{name}.yaml", cache="off").run(**params)["table"]
-    assert isinstance(found, Table)
-    return found
+    measured = load_workflow(EVALUATE / f"{name}.yaml", cache="off").run(**params)["table"]
+    assert isinstance(measured, Table)
+    return measured
 
 
-def row(found: Table, column: str, value: object, **more: object) -> dict[str, Any]:
+def row(measured: Table, column: str, value: object, **more: object) -> dict[str, Any]:
     """The only row with these values."""
-    wanted = {column: value, **more}
-    (one,) = [record for record in found.records() if all(record[k] == v for k, v in wanted.items())]
-    return one
+    expected = {column: value, **more}
+    (match,) = [record for record in measured.records() if all(record[k] == v for k, v in expected.items())]
+    return match
 
 
 def test_guidance_brings_the_class_and_shuffled_classes_are_chance() -> None:
-    found = table(
+    measured = table(
         "class_guidance",
         count=60,
         references=200,
@@ -39,15 +39,15 @@ def test_guidance_brings_the_class_and_shuffled_classes_are_chance() -> None:
         ancestral_steps=50,
     )
     for method in ("classifier, algorithm 1 (DDPM)", "classifier, algorithm 2 (DDIM)"):
-        assert row(found, "method", method, scale=0.0)["accuracy"] < 0.3
-        assert row(found, "method", method, scale=10.0)["accuracy"] > 0.8
-    assert row(found, "method", "classifier-free (DDIM)", scale=2.0)["accuracy"] > 0.85
-    assert all(record["shuffled"] < 0.3 for record in found.records())  # type: ignore[operator]
+        assert row(measured, "method", method, scale=0.0)["accuracy"] < 0.3
+        assert row(measured, "method", method, scale=10.0)["accuracy"] > 0.8
+    assert row(measured, "method", "classifier-free (DDIM)", scale=2.0)["accuracy"] > 0.85
+    assert all(record["shuffled"] < 0.3 for record in measured.records())  # type: ignore[operator]
 
 
 def test_the_noisy_classifier_knows_clothes_under_noise_and_the_judge_does_not() -> None:
-    found = table("noisy_classifier", count=200, steps=5)
-    accuracy = {(r["classifier"], r["t"]): r["accuracy"] for r in found.records()}
+    measured = table("noisy_classifier", count=200, steps=5)
+    accuracy = {(r["classifier"], r["t"]): r["accuracy"] for r in measured.records()}
     noisy, clean = (
         {t: a for (name, t), a in accuracy.items() if name == f"trained on {kind} pictures"}
         for kind in ("noisy", "clean")
@@ -60,37 +60,37 @@ def test_the_noisy_classifier_knows_clothes_under_noise_and_the_judge_does_not()
 
 
 def test_a_segmenter_finds_the_map_in_the_picture() -> None:
-    found = table("semantic_to_image", count=24, steps=10)
-    drawn = row(found, "pictures", "drawn from the map")
+    measured = table("semantic_to_image", count=24, steps=10)
+    drawn = row(measured, "pictures", "drawn from the map")
     assert drawn["mIoU"] >= 0.6
     assert drawn["shuffled"] < 0.2
-    assert row(found, "pictures", "the scenes themselves")["mIoU"] > 0.9
+    assert row(measured, "pictures", "the scenes themselves")["mIoU"] > 0.9
 
 
 def test_super_resolution_is_above_bicubic() -> None:
-    found = row(table("super_resolution", count=48), "pictures", "super_resolution.yaml")
-    assert found["over bicubic"] >= 1.5
-    assert found["shuffled"] < 15
+    measured = row(table("super_resolution", count=48), "pictures", "super_resolution.yaml")
+    assert measured["over bicubic"] >= 1.5
+    assert measured["shuffled"] < 15
 
 
 def test_inpainting_changes_nothing_outside_and_fits_inside() -> None:
-    found = row(table("inpaint", count=24, steps=10), "pictures", "inpaint.yaml")
-    assert found["largest change outside (of 255)"] <= 1
-    assert found["mIoU in the hole"] > 2 * found["mIoU shuffled"]
+    measured = row(table("inpaint", count=24, steps=10), "pictures", "inpaint.yaml")
+    assert measured["largest change outside (of 255)"] <= 1
+    assert measured["mIoU in the hole"] > 2 * measured["mIoU shuffled"]
 
 
-def test_the_detector_finds_what_the_prompt_names() -> None:
-    found = row(table("text_to_image", count=24, steps=15), "pictures", "drawn from the caption")
-    assert found["all named found"] > 0.6
-    assert found["shuffled"] < 0.2
+def test_the_detector_finds_the_objects_of_the_prompt() -> None:
+    measured = row(table("text_to_image", count=24, steps=15), "pictures", "drawn from the caption")
+    assert measured["all named found"] > 0.6
+    assert measured["shuffled"] < 0.2
 
 
 def test_progressive_coding_has_the_papers_shape() -> None:
     """Ho et al. 2020, figure 5: distortion falls steeply at first, and most bits describe what is hardly seen."""
-    found = load_workflow(EVALUATE.parent / "experiments" / "rate_distortion.yaml", cache="off").run(
+    measured = load_workflow(EVALUATE.parent / "experiments" / "rate_distortion.yaml", cache="off").run(
         batches=1, batch=16, steps=40
     )["table"]
-    rate, rmse = found.numbers("rate"), found.numbers("rmse")
+    rate, rmse = measured.numbers("rate"), measured.numbers("rmse")
     assert all(a < b for a, b in pairwise(rate))
     begun = next(i for i, value in enumerate(rate) if value > 1e-3)  # before, every estimate is the mean picture
     assert all(a > b for a, b in pairwise(rmse[begun::2]))

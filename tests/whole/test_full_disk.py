@@ -96,7 +96,7 @@ def limit_memory(size: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (size, size))
 
 
-def test_a_picture_that_is_too_large_names_the_node_and_what_to_do(tmp_path: Path) -> None:
+def test_a_picture_that_is_too_large_gives_the_node_and_a_remedy(tmp_path: Path) -> None:
     (tmp_path / "noise.yaml").write_text(NOISE % (30_000, 30_000))
     arguments = ["run", "noise.yaml", "--out", "out"]
     limited = process(arguments, tmp_path, preexec_fn=lambda: limit_memory(6 << 30))

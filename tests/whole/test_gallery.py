@@ -1,4 +1,4 @@
-"""The gallery: small separate distributions that use only the public API and pass the conformance kit."""
+"""The gallery: distributions of their own, small, against the public face alone, and held to the conformance kit."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_all_methods_are_there() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_imports_only_the_public_api(name: str) -> None:
+def test_a_plugin_imports_only_the_public_api(name: str) -> None:
     for file in files(name):
         for statement in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             modules = [statement.module or ""] if isinstance(statement, ast.ImportFrom) else []
@@ -53,16 +53,16 @@ def test_it_imports_only_the_public_api(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_is_a_small_separate_distribution(name: str) -> None:
+def test_a_plugin_is_a_small_distribution(name: str) -> None:
     assert all(len(file.read_text(encoding="utf-8").splitlines()) <= LINES for file in files(name))
     project = tomllib.loads((GALLERY / name / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert project["name"] == f"guidegraph-{name.replace('_', '-')}"
-    assert [plugin.startswith("guidegraph>=") for plugin in project["dependencies"]] == [True]
+    assert [item.startswith("guidegraph>=") for item in project["dependencies"]] == [True]
     assert project["entry-points"]["guidegraph"] == {name: f"guidegraph_{name}"}
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_has_a_page_with_a_figure(name: str) -> None:
+def test_a_plugin_has_a_page_with_a_figure(name: str) -> None:
     text = (GALLERY / name / "README.md").read_text(encoding="utf-8")
     assert "(figure.png)" in text
     assert (GALLERY / name / "figure.png").stat().st_size > 10_000
@@ -93,7 +93,7 @@ def cases() -> Iterator[object]:
 
 
 def exceptions(plugin: Any, name: str) -> list[NodeCase]:
-    """Cases for nodes that the kit's examples do not fit, and intended exceptions."""
+    """Values where the kit's examples make no sense for a node, and what is by design."""
     if name == "autoguidance":
         return [NodeCase(plugin.guide, inputs={"uncond": example(Prediction, 5)})]
     if name == "universal":
@@ -122,7 +122,7 @@ def test_its_nodes_conform(check: Any) -> None:
 
 
 @pytest.mark.slow
-def test_all_can_be_installed_together(tmp_path: Path) -> None:
+def test_all_are_installed_beside_each_other(tmp_path: Path) -> None:
     flags = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check"]
     folders = [str(GALLERY / name) for name in NAMES]
     site = tmp_path / "site"
@@ -133,7 +133,7 @@ def test_all_can_be_installed_together(tmp_path: Path) -> None:
         command = [sys.executable, "-m", "guidegraph", *arguments]
         return subprocess.run(command, check=True, cwd=tmp_path, env=environment, capture_output=True, text=True).stdout
 
-    states = {plugin["name"]: plugin["state"] for plugin in json.loads(guidegraph("plugins", "--json"))}
+    states = {item["name"]: item["state"] for item in json.loads(guidegraph("plugins", "--json"))}
     assert {name: states.get(name) for name in NAMES} == dict.fromkeys(NAMES, "ok")
     workflows = [f"{file.parent.name.removeprefix('guidegraph_')}:{file.name}" for file in site.glob("*/*.yaml")]
     output = guidegraph("validate", *workflows)

@@ -24,7 +24,7 @@ from guidegraph_runtime import Bundle, SessionSettings
 from tests.commands.command import process
 from tests.whole.golden_cases import CASES, GOLDENS, WORKFLOWS, Case, Golden, differences, pack_outputs, read_goldens
 from tests.whole.golden_internals import (
-    fixed_sources,
+    fix_sources,
     inputs_of,
     plan_digests,
     read_state,
@@ -71,7 +71,7 @@ def plans() -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_plan_has_the_same_steps(name: str, plans: dict[str, Any]) -> None:
-    with fixed_sources():
+    with fix_sources():
         assert plan_digests(load_workflow(WORKFLOWS / name)) == plans[name]
 
 
@@ -97,7 +97,7 @@ def assert_same(actual: Any, expected: Any) -> None:
 
 def test_an_old_training_resumes(tmp_path: Path) -> None:
     shutil.copytree(GOLDENS / "training", tmp_path / "resumed")
-    with fixed_sources():
+    with fix_sources():
         workflow = load_workflow(GOLDENS / "training.yaml", cache="off")
         resumed = workflow.run(checkpoint=str(tmp_path / "resumed"))
         complete = workflow.run(checkpoint=str(tmp_path / "complete"))
@@ -123,7 +123,7 @@ def test_an_old_cache_has_every_value(tmp_path: Path) -> None:
         if hasattr(event, "origin"):
             origins.append(event.origin)
 
-    with fixed_sources():
+    with fix_sources():
         cached = load_workflow(GOLDENS / "cache.yaml", cache=tmp_path / "cache", observers=[observe]).run()
         computed = load_workflow(GOLDENS / "cache.yaml", cache="off").run()
     assert set(origins) == {"disk"}
@@ -136,8 +136,8 @@ def test_an_old_cache_has_every_value(tmp_path: Path) -> None:
 def test_an_old_cached_value_is_read(file: str) -> None:
     values = read_value(GOLDENS / "cache" / file[:2] / f"{file}.safetensors", "cpu", file)
     assert isinstance(values, tuple)
-    known = tuple(structured_types().values())
-    assert all(isinstance(value, (torch.Tensor, *known)) or value is None for value in values)
+    port_types = tuple(structured_types().values())
+    assert all(isinstance(value, (torch.Tensor, *port_types)) or value is None for value in values)
 
 
 # --- exports ---------------------------------------------------------------------------------------------------------
@@ -177,5 +177,5 @@ def test_an_old_single_file_runs() -> None:
 def test_an_old_picture_is_drawn_again(tmp_path: Path) -> None:
     done = process(["run", GOLDENS / "picture.png", "--out", tmp_path / "out"], tmp_path)
     assert done.returncode == 0, done.stderr
-    with Image.open(GOLDENS / "picture.png") as old, Image.open(tmp_path / "out" / "image.png") as new:
-        assert np.abs(np.asarray(new).astype(int) - np.asarray(old).astype(int)).max() <= 2
+    with Image.open(GOLDENS / "picture.png") as expected, Image.open(tmp_path / "out" / "image.png") as actual:
+        assert np.abs(np.asarray(actual).astype(int) - np.asarray(expected).astype(int)).max() <= 2

@@ -31,8 +31,8 @@ def guidegraph(*arguments: object, cwd: Path) -> str:
 
 def run(name: str, out: Path, folder: Path, **settings: object) -> dict[str, list[str]]:
     """The files of each output of a workflow of workflows/own."""
-    given = [part for key, value in (TINY | settings).items() for part in ("--set", f"{key}={value}")]
-    guidegraph("run", OWN / f"{name}.yaml", *given, "--out", out, cwd=folder)
+    arguments = [part for key, value in (TINY | settings).items() for part in ("--set", f"{key}={value}")]
+    guidegraph("run", OWN / f"{name}.yaml", *arguments, "--out", out, cwd=folder)
     return {key: output["files"] for key, output in json.loads((out / "run.json").read_text())["outputs"].items()}
 
 
@@ -75,12 +75,12 @@ def test_a_folder_goes_all_the_way(kind: str, tmp_path: Path) -> None:
     assert f"draw_{kind}" in page
 
 
-def test_few_pictures_depend_on_the_seed_and_show_what_their_folder_says(tmp_path: Path) -> None:
+def test_few_pictures_depend_on_the_seed_and_match_their_folder(tmp_path: Path) -> None:
     for name, seed in (("one", 0), ("again", 0), ("other", 1)):
         write_few(tmp_path / name, each=2, seed=seed)
     files = folder_files(tmp_path / "one")
-    assert {name: len(found) for name, found in files.items()} == {"snail": 2, "tractor": 2, "turtle": 2}
-    for file in (file for found in files.values() for file in found):
+    assert {name: len(class_files) for name, class_files in files.items()} == {"snail": 2, "tractor": 2, "turtle": 2}
+    for file in (file for class_files in files.values() for file in class_files):
         inside = file.relative_to(tmp_path / "one")
         assert Image.open(file).size == (64, 64)
         assert (tmp_path / "again" / inside).read_bytes() == file.read_bytes()
@@ -119,9 +119,9 @@ def test_shipped_weights_are_where_training_starts(kind: str, tmp_path: Path) ->
     runs, lora = tmp_path / "runs", kind.startswith("lora")
     classes = kind.endswith("classes")
     paths = {"path": "lora.safetensors", "words": "words"} if lora else {"path": "model"}
-    given = {"data": "few" if classes else "captions", "checkpoint": "checkpoint", **paths}
-    first = run(kind, runs / "1", tmp_path, **given, preview=1, steps=1)
-    on = run(kind, runs / "2", tmp_path, **given, preview=2, steps=3)
+    arguments = {"data": "few" if classes else "captions", "checkpoint": "checkpoint", **paths}
+    first = run(kind, runs / "1", tmp_path, **arguments, preview=1, steps=1)
+    on = run(kind, runs / "2", tmp_path, **arguments, preview=2, steps=3)
     assert first.keys() == on.keys()
     before, after = (json.loads((runs / n / "curve.json").read_text())["loss"] for n in "12")
     assert after[:1] == before  # it went on from its checkpoint

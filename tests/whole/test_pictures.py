@@ -58,12 +58,12 @@ def test_the_command_line_draws_and_draws_again_from_the_picture(tmp_path: Path)
         assert file.tobytes() == pixels
 
 
-def executed(stdout: str) -> dict[str, str]:
+def origins(stdout: str) -> dict[str, str]:
     events = [json.loads(line) for line in stdout.splitlines()]
     return {e["path"].removeprefix("nodes."): e["origin"] for e in events if e["event"] == "node_finished"}
 
 
-def test_with_a_disk_cache_only_what_depends_on_a_changed_parameter_is_computed(
+def test_with_a_disk_cache_only_dependents_of_a_changed_parameter_are_computed(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
@@ -71,12 +71,12 @@ def test_with_a_disk_cache_only_what_depends_on_a_changed_parameter_is_computed(
 
     common = ["--set", "steps=4", "--json", "--cache", str(tmp_path / "cache")]
     cli("run", WORKFLOW, *common, "--out", str(tmp_path / "a"))
-    unchanged = executed(cli("run", WORKFLOW, *common, "--out", str(tmp_path / "b")).out)
+    unchanged = origins(cli("run", WORKFLOW, *common, "--out", str(tmp_path / "b")).out)
     assert unchanged == {"image": "disk"}
-    scale = executed(cli("run", WORKFLOW, *common, "--set", "scale=3", "--out", str(tmp_path / "c")).out)
+    scale = origins(cli("run", WORKFLOW, *common, "--set", "scale=3", "--out", str(tmp_path / "c")).out)
     assert {n for n, o in scale.items() if o == "computed"} == {"model", "sample", "image"}
     assert {n for n, o in scale.items() if o == "disk"} == {"positive", "negative", "noise", "scheduler"}
-    prompt = executed(cli("run", WORKFLOW, *common, "--set", "prompt=an elephant", "--out", str(tmp_path / "d")).out)
+    prompt = origins(cli("run", WORKFLOW, *common, "--set", "prompt=an elephant", "--out", str(tmp_path / "d")).out)
     assert {n for n, o in prompt.items() if o == "computed"} == {"model", "positive", "sample", "image"}
 
 

@@ -40,8 +40,8 @@ def command(folder: Path) -> list[str]:
 
 @pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_losses(tmp_path: Path) -> None:
-    broken, whole = tmp_path / "broken", tmp_path / "whole"
-    for folder in (broken, whole):
+    broken, uninterrupted = tmp_path / "broken", tmp_path / "whole"
+    for folder in (broken, uninterrupted):
         folder.mkdir()
         (folder / "train.yaml").write_text(WORKFLOW)
     for _ in range(2):
@@ -56,7 +56,7 @@ def test_a_killed_run_resumes_to_the_same_losses(tmp_path: Path) -> None:
         assert (broken / "checkpoint" / "state.safetensors") in left
     resumed = subprocess.run(command(broken), cwd=ROOT, capture_output=True, text=True, check=True)
     assert resumed.stdout.count('"loop_progress"') < 400
-    subprocess.run(command(whole), cwd=ROOT, capture_output=True, check=True)
-    a, b = (load_file(folder / "out" / "loss.safetensors")["loss"] for folder in (broken, whole))
+    subprocess.run(command(uninterrupted), cwd=ROOT, capture_output=True, check=True)
+    a, b = (load_file(folder / "out" / "loss.safetensors")["loss"] for folder in (broken, uninterrupted))
     assert a.shape == (400,)
     assert (a == b).all()

@@ -68,8 +68,8 @@ def two_processes(folder: Path, *more: str) -> subprocess.Popen[str]:
 
 
 def losses(out: Path) -> list[float]:
-    found: list[float] = load_file(out / "loss.safetensors")["loss"].tolist()
-    return found
+    values: list[float] = load_file(out / "loss.safetensors")["loss"].tolist()
+    return values
 
 
 @pytest.mark.slow
@@ -78,16 +78,16 @@ def test_two_processes_have_the_losses_of_one(tmp_path: Path) -> None:
         paths = [f"--set={key}={tmp_path / name / key}" for key in ("path", "checkpoint")]
         sizes = ["--set=steps=20", "--set=batch=16"]
         subprocess.run(command(CLASSES, tmp_path / name, *paths, *sizes, *more), check=True, cwd=ROOT)
-    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
-    assert len(one) == len(two) == 20
-    assert max(abs(a - b) / abs(a) for a, b in zip(one, two, strict=True)) <= 1e-4
-    assert one[-1] != one[0]
+    single, double = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert len(single) == len(double) == 20
+    assert max(abs(a - b) / abs(a) for a, b in zip(single, double, strict=True)) <= 1e-4
+    assert single[-1] != single[0]
     a, b = (load_file(tmp_path / name / "path" / "denoiser.safetensors") for name in ("one", "two"))
     assert max(float((a[key].float() - b[key].float()).abs().max()) for key in a) < 1e-3
 
 
 @pytest.mark.slow
-def test_moving_averages_of_codes_are_those_of_one_process(tmp_path: Path) -> None:
+def test_moving_averages_of_codes_equal_those_of_one_process(tmp_path: Path) -> None:
     (tmp_path / "train.yaml").write_text(CODES)
     for name, more in (("one", []), ("two", ["--devices", "2"])):
         subprocess.run(command(tmp_path / "train.yaml", tmp_path / name, *more), check=True, cwd=ROOT)
@@ -101,11 +101,11 @@ def test_ctrl_c_ends_all_processes_at_one_step_and_keeps_it(tmp_path: Path) -> N
     process = two_processes(tmp_path, "--set", "steps=1000000")
     after(process, 10)
     process.send_signal(signal.SIGINT)
-    rest, said = process.communicate(timeout=120)
-    assert process.returncode == 130, said
-    assert "another process" not in said
+    remaining_output, error_output = process.communicate(timeout=120)
+    assert process.returncode == 130, error_output
+    assert "another process" not in error_output
     with safe_open(str(tmp_path / "checkpoint" / "state.safetensors"), "pt") as file:
-        assert int(file.metadata()["step"]) == 10 + rest.count('"loop_progress"')
+        assert int(file.metadata()["step"]) == 10 + remaining_output.count('"loop_progress"')
 
 
 @pytest.mark.slow
@@ -116,13 +116,13 @@ def test_a_killed_process_goes_on_from_the_checkpoint(tmp_path: Path) -> None:
     process = two_processes(tmp_path)
     after(process, 10)
     os.kill(second_of(process.pid), signal.SIGKILL)
-    rest, said = process.communicate(timeout=120)
-    assert process.returncode == 0, said
-    assert "process 1 was killed: all start again from the last checkpoint" in said
-    again = rest.count('"loop_progress"')
+    remaining_output, error_output = process.communicate(timeout=120)
+    assert process.returncode == 0, error_output
+    assert "process 1 was killed: all start again from the last checkpoint" in error_output
+    again = remaining_output.count('"loop_progress"')
     assert 0 < again < 799  # not from the start
-    whole = command(tmp_path / "whole" / "train.yaml", tmp_path / "whole" / "out", *PLUGIN)
-    subprocess.run(whole, cwd=ROOT, check=True, capture_output=True)
+    uninterrupted = command(tmp_path / "whole" / "train.yaml", tmp_path / "whole" / "out", *PLUGIN)
+    subprocess.run(uninterrupted, cwd=ROOT, check=True, capture_output=True)
     pairs = zip(losses(tmp_path / "out"), losses(tmp_path / "whole" / "out"), strict=True)
     assert max(abs(a - b) / abs(b) for a, b in pairs) <= 1e-4
 
@@ -143,14 +143,14 @@ def second_of(launcher: int) -> int:
 
 
 def test_only_a_training_is_shared(tmp_path: Path) -> None:
-    found = subprocess.run(
+    result = subprocess.run(
         command(ROOT / "workflows" / "text_to_image.yaml", tmp_path / "out", "--devices", "2", "--nodes", "2"),
         cwd=ROOT,
         capture_output=True,
         text=True,
     )
-    assert found.returncode == 2
-    assert "--devices: no-training: the workflow has no training loop" in found.stderr
-    assert "--rendezvous: no-rendezvous" in found.stderr
-    assert "Traceback" not in found.stderr
+    assert result.returncode == 2
+    assert "--devices: no-training: the workflow has no training loop" in result.stderr
+    assert "--rendezvous: no-rendezvous" in result.stderr
+    assert "Traceback" not in result.stderr
     assert not (tmp_path / "out").exists()

@@ -22,8 +22,9 @@ def losses(workflow: Path, steps: int, folder: Path) -> tuple[torch.Tensor, list
     settings = {"steps": steps, "batch": 2, "path": folder / "model", "checkpoint": folder / "checkpoint"}
     settings |= {"first_steps": 2, "first_checkpoint": folder / "first_checkpoint"}
     params = yaml.safe_load((ROOT / workflow).read_text(encoding="utf-8"))["params"]
-    given = [part for name, value in settings.items() if name in params for part in ("--set", f"{name}={value}")]
-    command = [sys.executable, "-m", "guidegraph", "run", str(workflow), "--json", *given, "--out", str(folder / "out")]
+    arguments = [part for name, value in settings.items() if name in params for part in ("--set", f"{name}={value}")]
+    arguments += ["--json", "--out", str(folder / "out")]
+    command = [sys.executable, "-m", "guidegraph", "run", str(workflow), *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     events = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
@@ -33,7 +34,7 @@ def losses(workflow: Path, steps: int, folder: Path) -> tuple[torch.Tensor, list
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workflow", WORKFLOWS, ids=str)
-def test_a_training_workflow_goes_on_where_it_stopped(workflow: Path, tmp_path: Path) -> None:
+def test_a_training_workflow_resumes(workflow: Path, tmp_path: Path) -> None:
     first, shown = losses(workflow, 2, tmp_path)
     assert len(shown) >= 2
     assert all("loss" in " ".join(values) for values in shown)

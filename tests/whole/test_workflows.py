@@ -25,8 +25,8 @@ WORKFLOWS = sorted(p.relative_to(ROOT) for p in FILES if p.parent.name not in EL
 
 
 def parameters(workflow: Path) -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load((ROOT / workflow).read_text(encoding="utf-8"))["params"]
-    return found
+    parameter_table: dict[str, Any] = yaml.safe_load((ROOT / workflow).read_text(encoding="utf-8"))["params"]
+    return parameter_table
 
 
 def settings(workflow: Path, folder: Path) -> list[str]:
@@ -35,13 +35,13 @@ def settings(workflow: Path, folder: Path) -> list[str]:
     if workflow.parent.name in WRITING:
         small |= {"batch": 2, "first_steps": 2, "path": folder / "model"}
         small |= {"checkpoint": folder / "checkpoint", "first_checkpoint": folder / "first_checkpoint"}
-    given = {name: value for name, value in small.items() if name in parameters(workflow)}
-    return [part for name, value in given.items() for part in ("--set", f"{name}={value}")]
+    settings = {name: value for name, value in small.items() if name in parameters(workflow)}
+    return [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
 
 
 @pytest.fixture
 def cli(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
-    """The command line in this process, so that torch is imported once for all workflows."""
+    """The command line in this process, so that torch is imported only once; tests/commands starts processes."""
     monkeypatch.chdir(ROOT)
     return Command(ROOT, capfd)
 

@@ -1,1 +1,1 @@
-"""Long attempts to break guidegraph, by one command that prints what it counted: ``python -m tools.harden``."""
+"""Long-running robustness tests of guidegraph; ``python -m tools.harden`` runs them and prints the counts."""

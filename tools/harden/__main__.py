@@ -24,17 +24,17 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=50, help="of a run, a sweep, a training and an export each")
     parser.add_argument("--soak", type=int, default=300, help="runs, and runs of a bundle, on four threads")
     parser.add_argument("--only", choices=PARTS, action="append", help="leave out the others")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     import onnxruntime
 
     versions = " ".join(f"{name} {version(name)}" for name in PACKAGES) + f" onnxruntime {onnxruntime.__version__}"
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
     print(versions, flush=True)
     failed = False
-    for part in given.only or PARTS:
+    for part in arguments.only or PARTS:
         started = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="guidegraph-harden-") as folder:
-            ends = _attempt(part, getattr(given, part), Path(folder))
+            ends = _attempt(part, getattr(arguments, part), Path(folder))
         print(f"{part}: {sum(ends.values())} in {time.monotonic() - started:.0f} s", flush=True)
         for end, count in sorted(ends.items()):
             print(f"  {count:5} {end}", flush=True)

@@ -1,4 +1,4 @@
-"""Commands in processes that are forked from this one, so that they need not import anything again."""
+"""Run commands in processes forked from this one, so that nothing is imported again."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ Entry: TypeAlias = Callable[[Sequence[str]], object]
 
 
 def run_child(entry: Entry, arguments: Sequence[str], folder: Path, seconds: float) -> ChildExit:
-    """Run a command line's entry in a child, for at most so many seconds."""
+    """Run the entry point of a command line in a forked child with a time limit."""
     with tempfile.TemporaryFile() as output:
         child = fork_child(entry, arguments, folder, output.fileno())
         code = wait_for(child, seconds)
@@ -50,7 +50,7 @@ def run_child(entry: Entry, arguments: Sequence[str], folder: Path, seconds: flo
 
 
 def fork_child(entry: Entry, arguments: Sequence[str], folder: Path, output: int) -> int:
-    """Start a command line's entry in a child, whose process id is given; what it prints goes to a descriptor."""
+    """Run a command line's entry point in a forked child, printing to a descriptor; return its process id."""
     sys.stdout.flush()
     sys.stderr.flush()
     child = os.fork()

@@ -1,4 +1,4 @@
-"""Random graphs: what is right runs as a naive interpreter says, and what ``validate`` passes has no wrong link."""
+"""Random graphs: valid ones run like a naive interpreter, and those that ``validate`` passes have valid links."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.random_graphs.interpret import interpret, same
 
 
 def try_graphs(count: int, folder: Path, say: Callable[[str], object]) -> Counter[str]:
-    """So many right graphs, and so many at random that ``validate`` passes; how their runs ended."""
+    """Run valid graphs, and random ones that ``validate`` passes; return how the runs ended."""
     ends: Counter[str] = Counter()
     for seed in range(count):
         graph = random_graph(seed)
@@ -45,14 +45,14 @@ def try_graphs(count: int, folder: Path, say: Callable[[str], object]) -> Counte
 
 
 def _run(graph: RandomGraph, folder: Path) -> str:
-    """How the run of a right graph is wrong; empty where it gives what the interpreter gives."""
+    """Describe how the run of a valid graph differs from the interpreter's; empty if it does not."""
     try:
         plan = build(folder / "workflow.yaml", graph.registry, graph.sources(folder))
-        found = run(plan, bind(plan, graph.params)).outputs
+        outputs = run(plan, bind(plan, graph.params)).outputs
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     expected = interpret(graph)
-    if found.keys() != expected.keys():
+    if outputs.keys() != expected.keys():
         return "other outputs"
-    differing = [name for name, value in expected.items() if not same(found[name], value)]
+    differing = [name for name, value in expected.items() if not same(outputs[name], value)]
     return f"another value: {differing}" if differing else ""

@@ -1,5 +1,5 @@
-"""Runs, sweeps, trainings and exports that are killed without warning: no file is half-written, and the next start ends
-where one that nobody killed ends."""
+"""Kill runs, sweeps, trainings and exports with SIGKILL: no file is half-written, and a restart gives the result of an
+uninterrupted run."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ outputs: {image: image}
 
 @dataclass(frozen=True)
 class Subject:
-    """What is killed: a command, in a folder of its own. result: what must be the same in the end, from its folder."""
+    """A command to kill, in its own folder. result: reads from the folder the result that must not change."""
 
     name: str
     arguments: tuple[str, ...]
@@ -51,16 +51,16 @@ class Subject:
 
 
 def try_kills(count: int, folder: Path, say: Callable[[str], object]) -> Counter[str]:
-    """Kill each kind of command so often, at any time of its run. What went wrong is said and counted."""
+    """Kill each kind of command at random times of its run; print and count the failures."""
     ends: Counter[str] = Counter()
     for subject in _subjects(folder):
         reference = folder / f"{subject.name}-whole"
         reference.mkdir()
         started = time.monotonic()
-        whole = run_child(main, subject.arguments, reference, SECONDS)
+        unbroken = run_child(main, subject.arguments, reference, SECONDS)
         took = time.monotonic() - started
-        if whole.code != 0:
-            raise RuntimeError(f"{subject.name} fails without being killed: {whole.out}")
+        if unbroken.code != 0:
+            raise RuntimeError(f"{subject.name} fails without being killed: {unbroken.out}")
         expected = subject.result(reference)
         for seed in range(count):
             place = folder / f"{subject.name}-{seed}"
@@ -74,7 +74,7 @@ def try_kills(count: int, folder: Path, say: Callable[[str], object]) -> Counter
 
 
 def _kill_once(subject: Subject, place: Path, after: float, expected: Mapping[str, Any]) -> str:
-    """What was wrong after one kill, or after the run that follows; empty where all was well."""
+    """Describe the failure after one kill or the following run; empty if there was none."""
     with open(os.devnull, "wb") as nothing:
         child = fork_child(main, subject.arguments, place, nothing.fileno())
         time.sleep(after)
@@ -100,7 +100,7 @@ def _is_temporary(path: Path) -> bool:
 
 
 def _damage(path: Path) -> str:
-    """Why a file with a final name is not whole."""
+    """Describe why a file with its final name is incomplete."""
     try:
         match path.suffix:
             case ".json":

@@ -1,4 +1,4 @@
-"""Damaged bundles with their hashes computed again, so that only what reads them can refuse them."""
+"""Damage bundles and recompute their hashes, so that only their readers can refuse them."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ NASTY: tuple[Any, ...] = (
 
 
 def try_mutants(count: int, folder: Path, say: Callable[[str], object], first: int = 0) -> Counter[str]:
-    """Run so many mutants, and count how they end: by exit code, or why that is no good end."""
+    """Run mutants and count how they end: by exit code, or by the reason why the end is unacceptable."""
     ends: Counter[str] = Counter()
-    whole = make(folder / "whole")
+    original = make(folder / "whole")
     for seed in range(first, first + count):
         root = folder / "mutant"
         shutil.rmtree(root, ignore_errors=True)
         shutil.rmtree(folder / "out", ignore_errors=True)
-        shutil.copytree(whole, root)
-        what = _mutate(root, random.Random(seed))
+        shutil.copytree(original, root)
+        change = _mutate(root, random.Random(seed))
         for command in (["--describe"], ["--out", str(folder / "out"), "--limit", f"seconds={SECONDS / 3:g}"]):
             ended = run_child(main, [str(root), *command], folder, SECONDS)
             if ended.unfit:
-                say(f"mutant {seed} ({what}), {command[0]}: {ended.unfit}: {ended.out[-500:]}")
+                say(f"mutant {seed} ({change}), {command[0]}: {ended.unfit}: {ended.out[-500:]}")
                 ends[ended.unfit] += 1
                 break
         else:
@@ -47,7 +47,7 @@ def try_mutants(count: int, folder: Path, say: Callable[[str], object], first: i
 
 
 def _mutate(root: Path, rng: random.Random) -> str:
-    """Damage a bundle in one to three places, and make its hashes right again. What was done."""
+    """Damage a bundle in one to three spots and correct its hashes; describe the changes."""
     manifest = json.loads((root / "bundle.json").read_text())
     done = []
     for _ in range(rng.choice((1, 1, 2, 3))):
@@ -100,15 +100,15 @@ def _mutate_file(root: Path, rng: random.Random) -> str:
     path = rng.choice(sorted(p for p in root.rglob("*") if p.is_file() and p.name != "bundle.json"))
     data = bytearray(path.read_bytes())
     kind = rng.randrange(4)
-    at = rng.randrange(len(data)) if data else 0
+    position = rng.randrange(len(data)) if data else 0
     if kind == 0 and data:
         for _ in range(rng.choice((1, 1, 4, 20))):
             data[rng.randrange(len(data))] = rng.randrange(256)
     elif kind == 1:
-        del data[at : at + rng.choice((1, 8, 1000))]
+        del data[position : position + rng.choice((1, 8, 1000))]
     elif kind == 2:
-        data[at:at] = bytes(rng.randrange(256) for _ in range(rng.choice((1, 8, 64))))
+        data[position:position] = bytes(rng.randrange(256) for _ in range(rng.choice((1, 8, 64))))
     elif data:
-        data[at] ^= 1 << rng.randrange(8)
+        data[position] ^= 1 << rng.randrange(8)
     path.write_bytes(data)
-    return f"{path.relative_to(root)} damaged at {at}"
+    return f"{path.relative_to(root)} damaged at {position}"

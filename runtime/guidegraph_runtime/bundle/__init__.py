@@ -1,1 +1,1 @@
-"""The bundle on disk: its manifest, and the checks before anything in it is used."""
+"""The bundle on disk: its manifest, and the checks before any of its files is used."""

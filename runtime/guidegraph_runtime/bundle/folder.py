@@ -20,8 +20,8 @@ _LINK_LIKE = 0x400  # FILE_ATTRIBUTE_REPARSE_POINT: links and junctions of Windo
 _FLAGS = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"))
 
 
-def fail(where: str, message: str, do: str = "get the bundle again") -> NoReturn:
-    raise BundleError(where, "bad-file", f"{message}; {do}")
+def fail(location: str, message: str, do: str = "get the bundle again") -> NoReturn:
+    raise BundleError(location, "bad-file", f"{message}; {do}")
 
 
 def read_file(root: Path, name: str, limit: int, size: int | None = None) -> bytes:
@@ -29,33 +29,33 @@ def read_file(root: Path, name: str, limit: int, size: int | None = None) -> byt
 
     Raises ``BundleError``, also for a file with several hard links.
     """
-    where = str(root / name)
+    location = str(root / name)
     parts = name.split("/")
     try:
         for i in range(1, len(parts)):
             _check_folder(root.joinpath(*parts[:i]))
-        before = os.lstat(where)
-        _check_regular(where, before)
-        descriptor = os.open(where, _FLAGS)
+        before = os.lstat(location)
+        _check_regular(location, before)
+        descriptor = os.open(location, _FLAGS)
         with open(descriptor, "rb") as file:
             opened = os.fstat(descriptor)
-            _check_regular(where, opened)
+            _check_regular(location, opened)
             if (opened.st_dev, opened.st_ino) != (before.st_dev, before.st_ino):
-                fail(where, "expected a file that stays, found another one in its place while it was opened")
+                fail(location, "expected a file that stays, found that it was replaced while it was opened")
             if size is not None and opened.st_size != size:
-                fail(where, f"expected {size} bytes, found {opened.st_size}")
+                fail(location, f"expected {size} bytes, found {opened.st_size}")
             if opened.st_size > limit:
-                fail(where, f"expected at most {limit} bytes, found {opened.st_size}")
+                fail(location, f"expected at most {limit} bytes, found {opened.st_size}")
             data = file.read(opened.st_size + 1)
         if len(data) != opened.st_size:
-            fail(where, f"expected {opened.st_size} bytes, found a file that changed while it was read")
+            fail(location, f"expected {opened.st_size} bytes, found a file that changed while it was read")
         return data
     except FileNotFoundError:
-        fail(where, "expected a file, found nothing")
+        fail(location, "expected a file, found nothing")
     except OSError as error:
-        fail(where, f"expected a file that can be read, found: {error.strerror}", _PERMISSIONS)
+        fail(location, f"expected a file that can be read, found: {error.strerror}", _PERMISSIONS)
     except MemoryError:
-        fail(where, "expected a file that fits in memory, found a larger one", "use a machine with more memory")
+        fail(location, "expected a file that fits in memory, found a larger one", "use a machine with more memory")
 
 
 def sha256(data: bytes) -> str:
@@ -93,14 +93,14 @@ def _check_folder(path: Path) -> None:
         fail(str(path), "expected a folder, found a link or a file")
 
 
-def _check_regular(where: str, status: os.stat_result) -> None:
+def _check_regular(location: str, status: os.stat_result) -> None:
     if is_link(status):
-        fail(where, "expected a file, found a link")
+        fail(location, "expected a file, found a link")
     if not stat.S_ISREG(status.st_mode):
-        fail(where, "expected a file, found a folder or a device")
+        fail(location, "expected a file, found a folder or a device")
     if status.st_nlink != 1:
         do = "copy the bundle without hard links (cp -r, not cp -rl)"
-        fail(where, f"expected a file of one name, found one with {status.st_nlink} hard links", do)
+        fail(location, f"expected a file of one name, found one with {status.st_nlink} hard links", do)
 
 
 def is_link(status: os.stat_result) -> bool:

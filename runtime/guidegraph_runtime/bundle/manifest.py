@@ -57,13 +57,13 @@ _NO_DIGEST = "0" * 64
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-def read_manifest(data: bytes, where: str = MANIFEST) -> Manifest:
-    """Parse the manifest in `data`, the bytes of the file `where`. Raises ``BundleError`` for the first error."""
-    top = Cursor(parse_json(data, where), where)
+def read_manifest(data: bytes, location: str = MANIFEST) -> Manifest:
+    """Parse the manifest in `data`, the bytes of the file `location`. Raises ``BundleError`` for the first error."""
+    top = Cursor(parse_json(data, location), location)
     _check_format(top)
     fields = top.fields(("format", "version", *_FIELDS, "digest"), ["reference"])
     _check_digest(fields["digest"], data)
-    files = {name: _file(cursor) for name, cursor in fields["files"].entries(_listed_name_problem)}
+    files = {name: _file(cursor) for name, cursor in fields["files"].entries(_manifest_name_problem)}
     _check_case(fields["files"], files)
     inputs = {name: _input(cursor, files) for name, cursor in fields["inputs"].entries(identifier_problem)}
     outputs = {name: _output(cursor) for name, cursor in fields["outputs"].entries(identifier_problem)}
@@ -112,7 +112,7 @@ def _check_format(top: Cursor) -> None:
     version = top.value.get("version")
     if version != VERSION or isinstance(version, bool | float):
         do = "export the workflow again, or install the guidegraph-runtime of its guidegraph"
-        Cursor(version, top.where, "version").fail(f"format version {VERSION}", do=do)
+        Cursor(version, top.location, "version").fail(f"format version {VERSION}", do=do)
 
 
 def _check_digest(cursor: Cursor, data: bytes) -> None:
@@ -121,10 +121,10 @@ def _check_digest(cursor: Cursor, data: bytes) -> None:
         cursor.fail("64 lower-case hexadecimal digits")
     before, separator, after = data.rpartition(digest.encode())
     if not separator or seal(before + _NO_DIGEST.encode() + after) != data:
-        cursor.fail("the digest of this file", f"another one: {cursor.where} was changed", "get the bundle again")
+        cursor.fail("the digest of this file", f"another one: {cursor.location} was changed", "get the bundle again")
 
 
-def _listed_name_problem(name: str) -> str | None:
+def _manifest_name_problem(name: str) -> str | None:
     if name.casefold() == MANIFEST:
         return "the name of another file than this one"
     return file_name_problem(name)
@@ -154,7 +154,7 @@ def _file(cursor: Cursor) -> File:
     return File(sha256, fields["size"].integer(0, MAX_SIZE))
 
 
-def _listed_file(cursor: Cursor, files: Mapping[str, File]) -> str:
+def _file_reference(cursor: Cursor, files: Mapping[str, File]) -> str:
     name = cursor.name(file_name_problem)
     if name not in files:
         cursor.fail("a file that 'files' lists")
@@ -198,7 +198,7 @@ def _check_default(cursor: Cursor, spec: Input, files: Mapping[str, File]) -> No
         cursor.fail(wrong)
     if spec.type in FILE_TYPES:
         for item in cursor.items() if isinstance(cursor.value, list) else [cursor]:
-            _listed_file(item, files)
+            _file_reference(item, files)
 
 
 def _output(cursor: Cursor) -> Output:
@@ -233,11 +233,11 @@ def _part(cursor: Cursor, files: Mapping[str, File]) -> Part:
         for domain, version in fields["opsets"].entries(lambda name: label_problem(name) if name else None)
     }
     return Part(
-        file=_listed_file(fields["file"], files),
+        file=_file_reference(fields["file"], files),
         inputs=_tensors(fields["inputs"]),
         outputs=outputs,
         opsets=opsets,
-        externals=tuple(_listed_file(name, files) for name in fields["externals"].items()),
+        externals=tuple(_file_reference(name, files) for name in fields["externals"].items()),
     )
 
 
@@ -290,7 +290,7 @@ def _reference(
             _check_default(value, inputs[name], files)
         input_values[name] = value.value
     output_files = {
-        name: _listed_file(value, files)
+        name: _file_reference(value, files)
         for name, value in fields["outputs"].entries(lambda name: None if name in outputs else "the name of an output")
     }
     tolerance = fields["tolerance"].number()

@@ -23,7 +23,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 _DIGITS = 400  # of a number; more are useless
 
 
-def parse_json(data: bytes, where: str) -> Json:
+def parse_json(data: bytes, location: str) -> Json:
     """Parse JSON text in UTF-8.
 
     Raises ``BundleError`` for text larger than 16 MiB, duplicate keys, NaN and infinities, integers beyond ±2**64, lone
@@ -31,7 +31,7 @@ def parse_json(data: bytes, where: str) -> Json:
     """
 
     def fail(message: str) -> NoReturn:
-        raise BundleError(where, CODE, f"{message}; get the bundle again, or export the workflow again")
+        raise BundleError(location, CODE, f"{message}; get the bundle again, or export the workflow again")
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         result: dict[str, Any] = {}
@@ -96,16 +96,18 @@ class Cursor:
     """A JSON value and its location; each method raises ``BundleError`` if the value has another type."""
 
     value: Any
-    where: str
+    location: str
     path: str = ""
 
-    def fail(self, expected: str, found: str | None = None, do: str = "export the workflow again") -> NoReturn:
-        found = found or (format_value(self.value) if not isinstance(self.value, dict) else "an object")
-        raise BundleError(self.where, CODE, f"expected {expected}, found {found}; {do}", self.path or "the top level")
+    def fail(self, expected: str, actual: str | None = None, do: str = "export the workflow again") -> NoReturn:
+        actual = actual or (format_value(self.value) if not isinstance(self.value, dict) else "an object")
+        raise BundleError(
+            self.location, CODE, f"expected {expected}, found {actual}; {do}", self.path or "the top level"
+        )
 
     def at(self, key: str | int) -> Cursor:
         inside = f"[{key}]" if isinstance(key, int) else f".{key}" if self.path else key
-        return Cursor(self.value[key], self.where, f"{self.path}{inside}")
+        return Cursor(self.value[key], self.location, f"{self.path}{inside}")
 
     def fields(self, required: Iterable[str], optional: Iterable[str] = ()) -> dict[str, Cursor]:
         """The fields of an object with all required fields, and no others than optional ones."""

@@ -41,7 +41,9 @@ class VerifiedBundle:
             fail(str(self.path / MANIFEST), f"expected '{name}' among the files, found no such name")
         if name not in self._data:
             fail(
-                str(self.path / name), "expected bytes that are still held, found released ones", "open the bundle anew"
+                str(self.path / name),
+                "expected bytes that are still in memory, found released ones",
+                "open the bundle again",
             )
         return self._data[name]
 
@@ -95,19 +97,19 @@ def _folder(path: str) -> Path:
 
 
 def _graph(root: Path, part: Part, data: Mapping[str, bytes]) -> OnnxGraph:
-    where = str(root / part.file)
+    location = str(root / part.file)
     try:
         graph = read_graph(data[part.file])
     except Malformed as error:
-        _refuse(where, f"expected an ONNX graph, found {error}", "export the workflow again")
-    check_operators(where, graph)
-    _check_externals(where, part, graph, data)
+        _refuse(location, f"expected an ONNX graph, found {error}", "export the workflow again")
+    check_operators(location, graph)
+    _check_externals(location, part, graph, data)
     if graph.opsets != dict(part.opsets):
-        _refuse(where, f"expected the operator sets {dict(part.opsets)}, found {graph.opsets}", "export again")
+        _refuse(location, f"expected the operator sets {dict(part.opsets)}, found {graph.opsets}", "export again")
     return graph
 
 
-def check_operators(where: str, graph: OnnxGraph, do: str = "export the workflow again") -> None:
+def check_operators(location: str, graph: OnnxGraph, do: str = "export the workflow again") -> None:
     """Raise ``BundleError`` for operators that are not standard, or newer than the installed onnxruntime supports.
 
     Also for constants whose sizes or trip counts exceed the limits in force. do: the remedy for operators that are not
@@ -116,36 +118,36 @@ def check_operators(where: str, graph: OnnxGraph, do: str = "export the workflow
     for domain, op in sorted(graph.operators):
         if domain not in STANDARD:
             message = f"expected standard operators only, found {format_value(op)} of the domain {format_value(domain)}"
-            _refuse(where, message, do)
+            _refuse(location, message, do)
     if problems := graph.limit_problems():
-        raise BundleError(where, "over-limit", problems[0])
+        raise BundleError(location, "over-limit", problems[0])
     newest = newest_opsets()
     for domain, version in graph.opsets.items():
         if domain not in STANDARD:
-            _refuse(where, f"expected the standard operator sets only, found that of {format_value(domain)}", do)
+            _refuse(location, f"expected the standard operator sets only, found that of {format_value(domain)}", do)
         if not 1 <= version <= newest[domain]:
             update = "update onnxruntime, or export with an older opset"
-            _refuse(where, f"expected opset 1 to {newest[domain]} of '{domain}', found {version}", update)
+            _refuse(location, f"expected opset 1 to {newest[domain]} of '{domain}', found {version}", update)
 
 
-def _check_externals(where: str, part: Part, graph: OnnxGraph, data: Mapping[str, bytes]) -> None:
+def _check_externals(location: str, part: Part, graph: OnnxGraph, data: Mapping[str, bytes]) -> None:
     used = set()
     for tensor in graph.externals:
         if (wrong := file_name_problem(tensor.location)) is not None:
             _refuse(
-                where,
+                location,
                 f"expected for the weights {format_value(tensor.name)} {wrong}, found {format_value(tensor.location)}",
             )
         name = join(dirname(part.file), tensor.location)
         if name not in part.externals:
-            _refuse(where, f"expected weights in {', '.join(part.externals) or 'no file'}, found '{name}'")
+            _refuse(location, f"expected weights in {', '.join(part.externals) or 'no file'}, found '{name}'")
         if tensor.offset + tensor.size > len(data[name]):
             actual = f"the weights {format_value(tensor.name)} up to byte {tensor.offset + tensor.size}"
-            _refuse(where, f"expected at most the {len(data[name])} bytes of '{name}', found {actual}")
+            _refuse(location, f"expected at most the {len(data[name])} bytes of '{name}', found {actual}")
         used.add(name)
     if unused := sorted(set(part.externals) - used):
-        _refuse(where, f"expected weights in '{unused[0]}', found none that it reads there")
+        _refuse(location, f"expected weights in '{unused[0]}', found none that it reads there")
 
 
-def _refuse(where: str, message: str, do: str = "export the workflow again") -> NoReturn:
-    raise BundleError(where, "bad-graph", f"{message}; {do}")
+def _refuse(location: str, message: str, do: str = "export the workflow again") -> NoReturn:
+    raise BundleError(location, "bad-graph", f"{message}; {do}")

@@ -27,32 +27,32 @@ FOLDER_LOCK = ".guidegraph.lock"
 _BUSY = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)
 _NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
 _HOLDER_LENGTH = 4096
-# Far behind the text, which other processes read while the file is locked: Windows locks are mandatory.
+# Far beyond the text, which other processes read while the file is locked: Windows locks are mandatory.
 _LOCKED_BYTE = 1 << 30
 
 
 class FolderBusy(Exception):
     """Another process holds the lock. ``holder`` describes it."""
 
-    def __init__(self, place: Path, holder: str):
-        self.place, self.holder = place, holder
+    def __init__(self, path: Path, holder: str):
+        self.path, self.holder = path, holder
         super().__init__(
-            f"{holder} writes to '{place}' just now: wait until it ends, or give another place; "
+            f"{holder} writes to '{path}' now: wait until it ends, or choose another folder; "
             "if it hangs, end that process"
         )
 
 
 @contextmanager
-def hold_lock(file: Path, place: Path, what: str) -> Iterator[None]:
+def hold_lock(file: Path, path: Path, activity: str) -> Iterator[None]:
     """Hold the lock `file` for the block, and remove temporary files of killed processes in its folder.
 
-    The folder is created, and removed if it is empty at the end. place: the locked path, for messages. what: the
-    activity, such as "guidegraph run". Without write permission nothing is locked. Raises ``FolderBusy``, and
+    The folder is created, and removed if it is empty at the end. path: the locked path, for messages. activity: for
+    messages, such as "guidegraph run". Without write permission nothing is locked. Raises ``FolderBusy``, and
     ``WriteError`` for a full disk.
     """
     new_folders = [folder for folder in file.absolute().parents if not folder.exists()]
     try:
-        with _hold_lock(file, place, what):
+        with _hold_lock(file, path, activity):
             yield
     finally:
         with suppress(OSError):  # a folder that is not empty stays, and so do its parents
@@ -61,11 +61,11 @@ def hold_lock(file: Path, place: Path, what: str) -> Iterator[None]:
 
 
 @contextmanager
-def _hold_lock(file: Path, place: Path, activity: str) -> Iterator[None]:
+def _hold_lock(file: Path, path: Path, activity: str) -> Iterator[None]:
     descriptor = None
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = _acquire(file, place)
+        descriptor = _acquire(file, path)
     except OSError as error:
         if error.errno not in _NOT_WRITABLE:
             raise WriteError(file, error.errno or errno.EIO) from error
@@ -84,12 +84,12 @@ def _hold_lock(file: Path, place: Path, activity: str) -> Iterator[None]:
         _release(descriptor, file)
 
 
-def _acquire(file: Path, place: Path) -> int:
+def _acquire(file: Path, path: Path) -> int:
     """Open and lock the file; return its descriptor."""
     while True:
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o644)
         try:
-            _lock(descriptor, file, place)
+            _lock(descriptor, file, path)
             if _is_same_file(descriptor, file):
                 return descriptor
         except BaseException:
@@ -98,7 +98,7 @@ def _acquire(file: Path, place: Path) -> int:
         os.close(descriptor)  # its holder removed it in between, so this lock is on an unlinked file
 
 
-def _lock(descriptor: int, file: Path, place: Path) -> None:
+def _lock(descriptor: int, file: Path, path: Path) -> None:
     try:
         if sys.platform == "win32":
             import msvcrt
@@ -112,7 +112,7 @@ def _lock(descriptor: int, file: Path, place: Path) -> None:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in _BUSY:
-            raise FolderBusy(place, _read_holder(file)) from None
+            raise FolderBusy(path, _read_holder(file)) from None
         warnings.warn(
             f"the file system of '{file.parent}' has no locks ({error.strerror}): nothing stops another run that "
             "writes there at the same time",

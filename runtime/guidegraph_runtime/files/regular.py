@@ -75,8 +75,9 @@ def open_regular(
     """Open a regular file for reading; links are followed.
 
     limit: the name of the limit on its size. roots: the folders that may contain the file after resolving links, by
-    default those of ``only_within``. Raises ``RefusedFile`` for a folder, a pipe, a device or a socket and for a file
-    outside ``roots``, ``LimitExceeded`` for a file that is too large, and ``OSError`` if it is missing or unreadable.
+    default those of ``restrict_reads``. Raises ``RefusedFile`` for a folder, a pipe, a device or a socket and for a
+    file outside ``roots``, ``LimitExceeded`` for a file that is too large, and ``OSError`` if it is missing or
+    unreadable.
     """
     roots = _roots.get() if roots is None else roots
     _require_regular(path, os.stat(path))
@@ -116,7 +117,7 @@ def check_path(path: Path, roots: Sequence[Path] | None = None) -> None:
     """Check that a path is a regular file of bounded size, or a folder, before passing it on.
 
     A path that does not exist passes: it may be written later. roots: the folders that may contain the path after
-    resolving links, also if it does not exist; by default those of ``only_within``. Raises ``RefusedFile`` and
+    resolving links, also if it does not exist; by default those of ``restrict_reads``. Raises ``RefusedFile`` and
     ``LimitExceeded``.
     """
     roots = _roots.get() if roots is None else roots
@@ -183,5 +184,5 @@ def _real_path(descriptor: int, path: str | os.PathLike[str], status: os.stat_re
     except OSError:  # not Linux
         real = os.path.realpath(path)
         if not os.path.samestat(os.stat(real), status):
-            raise RefusedFile(path, "expected a file that stays, found another in its place; try again") from None
+            raise RefusedFile(path, "expected a file that stays, found that it was replaced; try again") from None
         return real

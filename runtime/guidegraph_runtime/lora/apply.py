@@ -48,7 +48,7 @@ class _Weight:
     transposed: bool
 
 
-def read_loras(loras: Any, where: str) -> tuple[Lora, ...]:
+def read_loras(loras: Any, location: str) -> tuple[Lora, ...]:
     """Read one LoRA or a list: a path, ``path:strength`` or (path, strength). The default strength is 1.
 
     Raises ``BundleError`` for a file that is not a LoRA.
@@ -56,7 +56,7 @@ def read_loras(loras: Any, where: str) -> tuple[Lora, ...]:
     single = isinstance(loras, (str, os.PathLike)) or (
         isinstance(loras, tuple) and len(loras) == 2 and isinstance(loras[1], (int, float))
     )
-    return tuple(_read(*_split_strength(lora), where) for lora in ([loras] if single else list(loras)))
+    return tuple(_read(*_split_strength(lora), location) for lora in ([loras] if single else list(loras)))
 
 
 def _split_strength(lora: Any) -> tuple[Path, float]:
@@ -69,20 +69,20 @@ def _split_strength(lora: Any) -> tuple[Path, float]:
         return Path(lora), 1.0
 
 
-def _read(path: Path, strength: float, where: str) -> Lora:
+def _read(path: Path, strength: float, location: str) -> Lora:
     try:
         if path.is_dir():
             settings, file = json.loads(read_regular(path / "adapter_config.json")), find_adapter_file(path)
         else:
             settings, file = read_metadata(path), path
         if file.suffix != ".safetensors":
-            raise ValueError(f"'{file}' is no .safetensors file, the only kind that is read here: convert it")
+            raise ValueError(f"'{file}' is not a .safetensors file, the only supported format: convert it")
         data = read_regular(file, limit="file_bytes")
         pairs = pair_factors(read_safetensors(data), settings if isinstance(settings, dict) else {}, file)
     except OSError as error:
-        raise BundleError(where, "bad-lora", f"'{path}' cannot be read: {error.strerror or error}") from None
+        raise BundleError(location, "bad-lora", f"'{path}' cannot be read: {error.strerror or error}") from None
     except ValueError as error:
-        raise BundleError(where, "bad-lora", str(error)) from None
+        raise BundleError(location, "bad-lora", str(error)) from None
     return Lora(path, strength, pairs, hashlib.sha256(data).hexdigest())
 
 
@@ -92,12 +92,12 @@ def adapt_weights(bundle: VerifiedBundle, loras: Sequence[Lora]) -> dict[str, di
     Raises one ``BundleError`` for a LoRA with a layer that is not in the bundle, or of another shape.
     """
     tables, frozen = _read_table(bundle)
-    where = str(bundle.path)
+    location = str(bundle.path)
     changes: dict[str, dict[_Weight, list[tuple[Lora, Pair[Array]]]]] = {}
     for lora in loras:
         unknown = [layer for layer in lora.pairs if not any(layer in table for table in tables.values())]
         if unknown:
-            raise BundleError(where, "bad-lora", _unknown_layers_message(lora, unknown, tables, frozen))
+            raise BundleError(location, "bad-lora", _unknown_layers_message(lora, unknown, tables, frozen))
         for layer, pair in lora.pairs.items():
             for part, table in tables.items():
                 if layer in table:
@@ -129,19 +129,19 @@ def _apply_loras(
     files = bundle.externals(part)
     changed: dict[str, bytearray] = {}
     for weight, pairs in weights.items():
-        where = str(bundle.path / LORA_TABLE)
+        location = str(bundle.path / LORA_TABLE)
         if weight.name not in stored_weights:
             message = (
                 f"no weight '{weight.name}' in the files of part '{part}'; {suggest_name(weight.name, stored_weights)}"
             )
-            raise BundleError(where, "bad-lora-table", message)
-        location = stored_weights[weight.name]
+            raise BundleError(location, "bad-lora-table", message)
+        external = stored_weights[weight.name]
         stored = np.dtype(_STORED[weight.dtype])
-        if location.size != int(np.prod(weight.shape)) * stored.itemsize:
-            message = f"the weight '{weight.name}' of {location.size} bytes is not {weight.shape} of {weight.dtype}"
-            raise BundleError(where, "bad-lora-table", message)
-        data = changed.setdefault(location.location, bytearray(files[location.location]))
-        array = np.frombuffer(data, stored, int(np.prod(weight.shape)), location.offset).reshape(weight.shape)
+        if external.size != int(np.prod(weight.shape)) * stored.itemsize:
+            message = f"the weight '{weight.name}' of {external.size} bytes is not {weight.shape} of {weight.dtype}"
+            raise BundleError(location, "bad-lora-table", message)
+        data = changed.setdefault(external.location, bytearray(files[external.location]))
+        array = np.frombuffer(data, stored, int(np.prod(weight.shape)), external.offset).reshape(weight.shape)
         values = (array.astype("<u4") << 16).view("<f4") if weight.dtype == "bfloat16" else array.astype(np.float32)
         for lora, pair in pairs:
             values = values + np.float32(lora.strength) * _weight_update(bundle, lora, weight, pair)
@@ -174,8 +174,8 @@ def _read_table(bundle: VerifiedBundle) -> tuple[dict[str, dict[str, _Weight]], 
     """For each part, its weights by layer name; and for other layers, why they are fixed. Raises ``BundleError``."""
     if LORA_TABLE not in bundle.manifest.files:
         return {}, {}
-    where = str(bundle.path / LORA_TABLE)
-    top = Cursor(parse_json(bundle.data(LORA_TABLE), where), where).fields(["weights", "frozen"])
+    location = str(bundle.path / LORA_TABLE)
+    top = Cursor(parse_json(bundle.data(LORA_TABLE), location), location).fields(["weights", "frozen"])
     reasons = top["frozen"].entries(lambda name: None)
     frozen = {name.text(): why for why, names in reasons for name in names.items()}
     weights_of_part: dict[str, dict[str, _Weight]] = {}

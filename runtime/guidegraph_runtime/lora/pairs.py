@@ -78,11 +78,11 @@ def pair_factors(tensors: Mapping[str, Any], settings: Mapping[str, Any], file: 
         else:
             unknown.append(key)
     if unknown:
-        raise ValueError(f"'{file}' is no LoRA that can be applied: {_reason(unknown)}")
+        raise ValueError(f"'{file}' is not a LoRA that can be applied: {_reason(unknown)}")
     unpaired = sorted(({*down} ^ {*up}) | ({*alphas} - {*down}))
     if unpaired or not down:
         problem = f"{', '.join(unpaired[:4])} lacks a factor" if unpaired else "it holds no factors"
-        raise ValueError(f"'{file}' is no whole LoRA: {problem}; fetch or save it again")
+        raise ValueError(f"'{file}' is not a complete LoRA: {problem}; fetch or save it again")
     scales = {
         layer: _alphas(settings, layer, file).scale(layer, factor.shape[0], alphas.get(layer))
         for layer, factor in down.items()
@@ -120,7 +120,7 @@ def find_adapter_file(folder: Path) -> Path:
     for name in ("adapter_model.safetensors", "adapter_model.bin"):
         if (folder / name).is_file():
             return folder / name
-    raise ValueError(f"'{folder}' holds no adapter_model.safetensors: it is no folder that peft wrote")
+    raise ValueError(f"'{folder}' holds no adapter_model.safetensors: peft did not write this folder")
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
@@ -143,6 +143,8 @@ def _alphas(settings: Mapping[str, Any], layer: str, path: Path) -> Alphas:
     prefix = next((name for name in ("unet.", "text_encoder.", "text_encoder_2.") if layer.startswith(name)), "")
     own = {key.removeprefix(prefix): value for key, value in settings.items() if key.startswith(prefix)}
     if own.get("use_dora"):
-        raise ValueError(f"'{path}' is no LoRA that can be applied: it is a DoRA, and only pairs of low rank are read")
+        raise ValueError(
+            f"'{path}' is not a LoRA that can be applied: it is a DoRA, and only pairs of low rank are read"
+        )
     alpha = own.get("lora_alpha")
     return Alphas(None if alpha is None else float(alpha), own.get("alpha_pattern") or {}, bool(own.get("use_rslora")))

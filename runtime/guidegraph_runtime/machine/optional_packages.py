@@ -15,7 +15,7 @@ def import_optional(module: str, needed_for: str) -> ModuleType:
         return import_module(module)
     except ImportError as error:
         if error.name is not None and error.name.partition(".")[0] != package:
-            raise  # the package is there, and broken
+            raise  # the package is installed but broken
         raise ValueError(
             f"{needed_for} needs the package {INSTALLED_BY[package]}, which is not installed: "
             f"pip install {INSTALLED_BY[package]}"

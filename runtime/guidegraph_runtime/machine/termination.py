@@ -25,12 +25,12 @@ GRACE = 5.0
 
 @contextmanager
 def watch_signals(
-    handlers: Mapping[int, Any], heard: Callable[[int], None], passed_on: socket.socket | None = None
+    handlers: Mapping[int, Any], on_signal: Callable[[int], None], forwarded: socket.socket | None = None
 ) -> Iterator[None]:
-    """Install signal handlers for the block, and call ``heard`` on another thread for each of their signals.
+    """Install signal handlers for the block, and call ``on_signal`` on another thread for each of their signals.
 
-    passed_on: a socket on which a parent process forwards its signals, a byte each. A signal sent to the process group
-    arrives both ways and counts once.
+    forwarded: a socket on which a parent process forwards its signals, one byte each. A signal sent to the process
+    group arrives both ways and counts once.
 
     Does nothing outside the main thread, since only that receives signals.
     """
@@ -43,7 +43,7 @@ def watch_signals(
     wakeup = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
 
     def listen() -> None:
-        counts = {source: 0 for source in (ours, passed_on) if source is not None}
+        counts = {source: 0 for source in (ours, forwarded) if source is not None}
         while True:
             for source in select.select([*counts], [], [])[0]:
                 received = source.recv(16)
@@ -56,7 +56,7 @@ def watch_signals(
                         highest = max(counts.values())
                         counts[source] += 1
                         if counts[source] > highest:
-                            heard(number)
+                            on_signal(number)
 
     thread = threading.Thread(target=listen, name="guidegraph-signals", daemon=True)
     thread.start()

@@ -25,7 +25,7 @@ def check_pixels(height: int, width: int) -> None:
     check_limit("pixels", height * width, f"a picture of {height:,} × {width:,} has {height * width:,} pixels")
 
 
-def loaded_shape(size: Any) -> tuple[int, ...] | None:
+def image_shape(size: Any) -> tuple[int, ...] | None:
     """The shape of the result of `image.load`, or None if `size` is not set."""
     return None if size is None else (1, 3, *check_sides("size", size))
 
@@ -36,7 +36,7 @@ def sample_shape(sample: Any) -> tuple[int, ...]:
     return batch, 3, height, width
 
 
-@operation("image.load", shape=loaded_shape)
+@operation("image.load", shape=image_shape)
 def load(*, path: FilePath, size: Size | None = None, resize: Resize = "crop") -> NDArray[np.float32]:
     """A picture file as an image (1, 3, H, W), float32 in [-1, 1]; transparent parts become white.
 

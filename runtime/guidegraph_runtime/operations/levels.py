@@ -165,7 +165,7 @@ def ays(schedule: Mapping[str, Any], *, steps: int = 10, model: Aligned = "sd1",
 
 
 @operation("levels.timesteps")
-def listed_timesteps(schedule: Mapping[str, Any], *, timesteps: Sequence[float], final: Listed = "one") -> Fields:
+def from_timesteps(schedule: Mapping[str, Any], *, timesteps: Sequence[float], final: Listed = "one") -> Fields:
     """The given timesteps, falling or rising; `final: listed` lands at the last of them."""
     noise = parse_schedule(schedule)
     times = [check_number(f"timesteps[{i}]", t, low=0, high=noise.last) for i, t in enumerate(timesteps)]
@@ -173,7 +173,7 @@ def listed_timesteps(schedule: Mapping[str, Any], *, timesteps: Sequence[float],
 
 
 @operation("levels.sigmas")
-def listed_sigmas(schedule: Mapping[str, Any], *, sigmas: Sequence[float], final: Listed = "one") -> Fields:
+def from_sigmas(schedule: Mapping[str, Any], *, sigmas: Sequence[float], final: Listed = "one") -> Fields:
     """The given σ/α, unchanged; a 0 at the end is the landing, and `final: listed` lands at the last of them."""
     noise = parse_schedule(schedule)
     ratios = [check_number(f"sigmas[{i}]", ratio, low=0) for i, ratio in enumerate(sigmas)]

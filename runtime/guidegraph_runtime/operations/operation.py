@@ -30,7 +30,7 @@ SHAPES_READ: Mapping[str, tuple[str, ...]] = MappingProxyType(_shapes_read)
 
 _shapes: dict[str, ShapeRule] = {}
 SHAPES: Mapping[str, ShapeRule] = MappingProxyType(_shapes)
-"""By operation whose result may be large, the rule for its shape from ports and settings before it is computed."""
+"""By operation, if its result may be large: the rule for its shape from ports and settings before it is computed."""
 
 _idle: dict[str, Mapping[str, str | None]] = {}
 IDLE: Mapping[str, Mapping[str, str | None]] = MappingProxyType(_idle)

@@ -12,7 +12,7 @@ from guidegraph_runtime.checks import check_int
 from guidegraph_runtime.operations.operation import operation
 
 
-def concatenated_shape(tensors: Any, axis: Any) -> tuple[int, ...] | None:
+def concatenation_shape(tensors: Any, axis: Any) -> tuple[int, ...] | None:
     """The shape of the result of `tensor.cat`, or None for tensors that do not fit."""
     shape = [*tensors[0].shape] if tensors else []
     axis = check_int("axis", axis)
@@ -22,7 +22,7 @@ def concatenated_shape(tensors: Any, axis: Any) -> tuple[int, ...] | None:
     return tuple(shape)
 
 
-@operation("tensor.cat", shape=concatenated_shape)
+@operation("tensor.cat", shape=concatenation_shape)
 def concatenate(tensors: Sequence[NDArray[Any]], *, axis: int = 0) -> NDArray[Any]:
     """Concatenate arrays along an axis (0: the batch); their other axes must be equal."""
     if not tensors:

@@ -1,4 +1,4 @@
-"""Read picture files: with clear errors, over a white background, resized."""
+"""Read and resize picture files; transparent pictures are put on a white background."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def read_picture(file: File, prepare: Callable[[PIL.Image.Image], T]) -> T:
     except LimitExceeded:
         raise
     except UnidentifiedImageError:
-        raise ValueError(f"{file_name(file)} is no picture that Pillow can read") from None
+        raise ValueError(f"{file_name(file)} is not a picture that Pillow can read") from None
     except (OSError, SyntaxError, ValueError) as error:
         raise ValueError(f"{file_name(file)} cannot be read as a picture: {error}") from error
 

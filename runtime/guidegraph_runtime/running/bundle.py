@@ -87,7 +87,7 @@ class Bundle:
         """The sha256 that identifies this bundle: of `bundle.json`, which contains the hashes of all files."""
         return self._verified.digest
 
-    def carried(self, name: str, value: Any) -> Any:
+    def load_value(self, name: str, value: Any) -> Any:
         """Convert an input's default or reference value for `run`: names of the bundle's files become their bytes."""
         return load_value(self.manifest.inputs[name], value, self._verified.data)
 
@@ -121,7 +121,7 @@ class Bundle:
         needed_files = {name for other in waiting for name in (other.file, *other.externals)}
         self._verified.release({parts[part].file, *parts[part].externals} - needed_files)
 
-    def adapted(self, loras: Sequence[Lora]) -> Mapping[str, Session]:
+    def sessions_with_lora(self, loras: Sequence[Lora]) -> Mapping[str, Session]:
         """The sessions of the parts that LoRAs change; the last set is cached. Raises ``BundleError``."""
         key = tuple((lora.digest, lora.strength) for lora in loras)
         if self._adapted[0] != key:
@@ -167,14 +167,14 @@ class Bundle:
         manifest = self.manifest
         run_plan = prepared or self.prepare(params, nodes, only)
         sources, plan = run_plan.sources, run_plan.plan
-        adapted = self.adapted(read_loras(lora, self.where)) if lora else {}
+        lora_sessions = self.sessions_with_lora(read_loras(lora, self.where)) if lora else {}
         memory = self._start(run_plan.values)
 
         on_device = DeviceRunner(self._graphs) if self.settings.providers[0].device != "cpu" else None
 
         def run_part(part: str, values: Mapping[str, Any]) -> Mapping[str, Array | DeviceValue]:
             inputs = broadcast(manifest.parts[part], values) if on_device is None else {}
-            session = adapted[part] if part in adapted else self.session(part)
+            session = lora_sessions[part] if part in lora_sessions else self.session(part)
             started = time.perf_counter()
             results = session.run(inputs) if on_device is None else on_device(session, values)
             self.timings.parts[part] = self.timings.parts.get(part, 0.0) + time.perf_counter() - started
@@ -200,7 +200,7 @@ class Bundle:
                     if on_output is not None:
                         on_output(name, outputs[name])
         if missing := [name for name in sources if name not in outputs]:
-            message = f"nothing in the plan gives the output '{missing[0]}'; export the workflow again"
+            message = f"no operation of the plan computes the output '{missing[0]}'; export the workflow again"
             raise BundleError(self.where, "operation-failed", message)
         return {name: outputs[name] for name in sources}
 
@@ -222,7 +222,7 @@ class Bundle:
     def offers(self) -> list[NodeOverrides]:
         """The nodes of the plan whose settings or operation can be overridden in a run with the defaults."""
         inputs = {name: spec for name, spec in self.manifest.inputs.items() if not spec.required}
-        values = {name: self.carried(name, spec.default) for name, spec in inputs.items()}
+        values = {name: self.load_value(name, spec.default) for name, spec in inputs.items()}
         plan, targets = self.manifest.plan, [spec.source for spec in self.manifest.outputs.values()]
         start_values = {**dict.fromkeys(self.manifest.inputs, UNKNOWN), **values}
 

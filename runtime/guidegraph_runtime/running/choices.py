@@ -50,14 +50,14 @@ class Choice:
         if unknown := settings.keys() - {WHEN, "of"}:
             raise ValueError(f"a choice has no setting '{min(unknown)}'")
         if (when is None) != (WHEN in settings):
-            raise ValueError(f"a choice is made by one value, '{WHEN}': a link or a setting")
+            raise ValueError(f"a choice needs one value, '{WHEN}': a link or a setting")
         of = settings.get("of")
         if not isinstance(of, Mapping) or not of:
             raise ValueError(f"'of' of a choice has its branches by value; found {of!r:.80}")
         branches = {str(label): _branch(str(label), branch, operation) for label, branch in of.items()}
         return cls(operation.node, when, settings.get(WHEN), branches)
 
-    def taken(self, read: Callable[[str], Any]) -> str:
+    def select_branch(self, read: Callable[[str], Any]) -> str:
         """Return the label of the branch to take. read: reads a value by name.
 
         Raises ``ValueError``, which names the choice, if no branch matches.

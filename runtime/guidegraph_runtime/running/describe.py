@@ -60,8 +60,8 @@ def _nodes(offers: Iterable[NodeOverrides]) -> Iterator[tuple[str, str]]:
     for offer in offers:
         settings = [f"{name}={offer.linked.get(name) or _value(value)}" for name, value in offer.settings.items()]
         yield offer.node, f"{offer.op}  {', '.join(settings)}".rstrip()
-        if offer.others:
-            yield "", f"or {', '.join(offer.others)}"
+        if offer.alternatives:
+            yield "", f"or {', '.join(offer.alternatives)}"
 
 
 def _fields(manifest: Manifest) -> Iterator[tuple[str, str]]:

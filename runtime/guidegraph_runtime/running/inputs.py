@@ -14,7 +14,7 @@ from guidegraph_runtime.file_access import as_path
 
 
 def resolve_inputs(
-    manifest: Manifest, params: Mapping[str, Any], where: str, data: Callable[[str], bytes]
+    manifest: Manifest, params: Mapping[str, Any], location: str, data: Callable[[str], bytes]
 ) -> dict[str, Any]:
     """Return a value for each input; for a file, its path or its bytes. data: reads a file of the bundle by name.
 
@@ -24,20 +24,22 @@ def resolve_inputs(
     for name in params:
         if name in manifest.fixed:
             message = f"'{name}' was fixed when the bundle was made: {manifest.fixed[name]}; export again to change it"
-            raise BundleError(where, "fixed-input", message)
+            raise BundleError(location, "fixed-input", message)
         if name not in manifest.inputs:
-            raise BundleError(where, "unknown-input", f"no input '{name}'; {suggest_name(name, manifest.inputs)}")
+            raise BundleError(location, "unknown-input", f"no input '{name}'; {suggest_name(name, manifest.inputs)}")
     values = {}
     for name, spec in manifest.inputs.items():
         if name in params:
-            values[name] = _check_value(name, spec, params[name], where)
+            values[name] = _check_value(name, spec, params[name], location)
         elif spec.required:
             help = f" ({spec.help})" if spec.help else ""
-            raise BundleError(where, "missing-input", f"'{name}' ({spec.type}) has no default and was not given{help}")
+            raise BundleError(
+                location, "missing-input", f"'{name}' ({spec.type}) has no default and was not given{help}"
+            )
         else:
             values[name] = load_value(spec, spec.default, data)
             if spec.type == "tensor" and values[name] is not None:
-                values[name] = _tensor(name, spec, values[name], where)
+                values[name] = _tensor(name, spec, values[name], location)
     return values
 
 
@@ -53,7 +55,7 @@ def _copy_lists(value: Any) -> Any:
     return [_copy_lists(item) for item in value] if isinstance(value, list) else value
 
 
-def _tensor(name: str, spec: Input, value: Any, where: str) -> Any:
+def _tensor(name: str, spec: Input, value: Any, location: str) -> Any:
     from guidegraph_runtime.running.tensors import read_tensor_input
 
     try:
@@ -62,15 +64,15 @@ def _tensor(name: str, spec: Input, value: Any, where: str) -> Any:
         else:
             array = read_tensor_input(name, spec, value)
     except ValueError as error:
-        raise BundleError(where, "bad-value", str(error)) from None
+        raise BundleError(location, "bad-value", str(error)) from None
     if (reason := number_problem(array)) is not None:
-        raise BundleError(where, "bad-value", f"'{name}': {reason}")
+        raise BundleError(location, "bad-value", f"'{name}': {reason}")
     return array
 
 
-def _check_value(name: str, spec: Input, value: Any, where: str) -> Any:
+def _check_value(name: str, spec: Input, value: Any, location: str) -> Any:
     if spec.type == "tensor" and value is not None:
-        return _tensor(name, spec, value, where)
+        return _tensor(name, spec, value, location)
     if isinstance(value, Path):
         value = str(value)
     if isinstance(value, tuple):
@@ -83,11 +85,11 @@ def _check_value(name: str, spec: Input, value: Any, where: str) -> Any:
     if spec.type == "float" and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if (expected := spec.wrong(value)) is not None:
-        raise BundleError(where, "bad-value", f"'{name}': expected {expected}, found {value!r:.80}")
+        raise BundleError(location, "bad-value", f"'{name}': expected {expected}, found {value!r:.80}")
     if (reason := number_problem(value, infinite=is_infinite(spec.default))) is not None:
-        raise BundleError(where, "bad-value", f"'{name}': {reason}")
+        raise BundleError(location, "bad-value", f"'{name}': {reason}")
     if spec.choices is not None and value not in spec.choices:
-        raise BundleError(where, "bad-value", f"'{name}': {suggest_name(str(value), map(str, spec.choices))}")
+        raise BundleError(location, "bad-value", f"'{name}': {suggest_name(str(value), map(str, spec.choices))}")
     return as_path(value) if spec.type in FILE_TYPES else value
 
 
@@ -97,17 +99,17 @@ def _are_bytes(value: Any, many: bool) -> bool:
     )
 
 
-def parse_input(name: str, spec: Input, text: str, where: str) -> Any:
+def parse_input(name: str, spec: Input, text: str, location: str) -> Any:
     """Parse a value from the command line by the type of its input; a list is JSON."""
     if spec.many and text.lstrip().startswith("["):
-        return _json(name, text, where)
+        return _json(name, text, location)
     if spec.type in ("str", *FILE_TYPES):
         return text
-    return _json(name, text, where)
+    return _json(name, text, location)
 
 
-def _json(name: str, text: str, where: str) -> Any:
+def _json(name: str, text: str, location: str) -> Any:
     try:
         return json.loads(text)
     except ValueError:
-        raise BundleError(where, "bad-value", f"'{name}': no number, true, false or list: {text!r:.80}") from None
+        raise BundleError(location, "bad-value", f"'{name}': no number, true, false or list: {text!r:.80}") from None

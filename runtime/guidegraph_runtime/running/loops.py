@@ -41,7 +41,7 @@ class Loop:
             raise ValueError(f"a loop starts {sorted(operation.inputs)} and continues {sorted(links['next'])}")
         names = [settings.get(name, f"{operation.node}.{name}") for name in ("item", "index")]
         if not all(isinstance(name, str) for name in names):
-            raise ValueError(f"the names of a loop's entry and number are texts; found {names!r:.80}")
+            raise ValueError(f"the names of a loop's item and index are texts; found {names!r:.80}")
         return cls(over, str(names[0]), str(names[1]), operation.inputs, **links)
 
     def reads(self) -> Iterator[str]:
@@ -53,5 +53,5 @@ class Loop:
 
 def _links(name: str, value: object) -> dict[str, str]:
     if not isinstance(value, Mapping) or not all(isinstance(source, str) for source in value.values()):
-        raise ValueError(f"'{name}' of a loop names values by name; found {value!r:.80}")
+        raise ValueError(f"'{name}' of a loop maps names to names of values; found {value!r:.80}")
     return {str(key): str(source) for key, source in value.items()}

@@ -22,14 +22,14 @@ IsAdmitted: TypeAlias = Callable[[Mapping[str, Any]], bool]
 class NodeOverrides:
     """A node of the plan, its settings that can be overridden with their current values, and alternative operations.
 
-    linked: by setting, the value that is wired to it. others: the alternative operations.
+    linked: by setting, the value that is wired to it. alternatives: operations that can replace `op`.
     """
 
     node: str
     op: str
     settings: Mapping[str, Any]
     linked: Mapping[str, str]
-    others: Sequence[str]
+    alternatives: Sequence[str]
 
 
 def find_overrides(

@@ -16,7 +16,7 @@ from guidegraph_runtime.operations import OPERATIONS
 CONTROL_OPERATIONS = ("loop", "part", "choose")
 
 
-def override_settings(plan: Sequence[Operation], changes: Mapping[str, Any], where: str) -> tuple[Operation, ...]:
+def override_settings(plan: Sequence[Operation], changes: Mapping[str, Any], location: str) -> tuple[Operation, ...]:
     """Return the plan with ``node.setting`` changed, and with operations replaced by ``node.use``.
 
     Settings that the new operation lacks are dropped. Raises ``BundleError`` for an unknown node, setting or operation.
@@ -26,9 +26,9 @@ def override_settings(plan: Sequence[Operation], changes: Mapping[str, Any], whe
     for name, value in changes.items():
         node, _, setting = name.rpartition(".")
         if node not in nodes:
-            raise BundleError(where, "unknown-node", f"no host node '{node}'; {suggest_name(node, nodes)}")
+            raise BundleError(location, "unknown-node", f"no host node '{node}'; {suggest_name(node, nodes)}")
         by_node.setdefault(node, {})[setting] = value
-    return tuple(_override(operation, by_node, where) for operation in plan)
+    return tuple(_override(operation, by_node, location) for operation in plan)
 
 
 def find_alternatives(operation: str) -> list[str]:
@@ -67,22 +67,24 @@ def host_operations(plan: Sequence[Operation]) -> Iterator[Operation]:
         yield from host_operations(operation.body or ())
 
 
-def _override(operation: Operation, changes: Mapping[str, Mapping[str, Any]], where: str) -> Operation:
+def _override(operation: Operation, changes: Mapping[str, Mapping[str, Any]], location: str) -> Operation:
     if operation.body is not None:
-        return replace(operation, body=tuple(_override(inner, changes, where) for inner in operation.body))
+        return replace(operation, body=tuple(_override(inner, changes, location) for inner in operation.body))
     if operation.op in CONTROL_OPERATIONS or operation.node not in changes:
         return operation
     settings_to_change = dict(changes[operation.node])
     use = settings_to_change.pop("use", operation.op)
     if use not in (group := find_alternatives(operation.op)):
-        raise BundleError(where, "unknown-operation", f"{operation.node}: no '{use}'; {suggest_name(str(use), group)}")
+        raise BundleError(
+            location, "unknown-operation", f"{operation.node}: no '{use}'; {suggest_name(str(use), group)}"
+        )
     parameters = inspect.signature(OPERATIONS[use]).parameters
     if unknown := [name for name in settings_to_change if name not in parameters]:
         message = f"{operation.node} ({use}): no setting '{unknown[0]}'; {suggest_name(unknown[0], parameters)}"
-        raise BundleError(where, "unknown-setting", message)
+        raise BundleError(location, "unknown-setting", message)
     for name, value in settings_to_change.items():
         if (reason := number_problem(value, infinite=is_infinite(parameters[name].default))) is not None:
-            raise BundleError(where, "bad-value", f"{operation.node} ({use}): {name}: {reason}")
+            raise BundleError(location, "bad-value", f"{operation.node} ({use}): {name}: {reason}")
     # Links and settings that the new operation lacks, such as DDIM's eta, are dropped.
     links = {
         name: source

@@ -38,14 +38,14 @@ class PlanRun:
     """One run of a plan.
 
     Values that parts leave on a device are copied to the host when an operation reads them.
-    where: the bundle, for errors. run_part: runs a part. progress: called after each iteration of a loop with its node,
-    the number of iterations done, and their total. unread: for operations whose result may be unread, the flags under
-    which they are skipped. trips: counts the iterations of loops. started: the start of the run by the monotonic clock.
-    ready: values of operations outside loops that are computed already, by node. code: the error code of failing
+    location: the bundle, for errors. run_part: runs a part. progress: called after each iteration of a loop with its
+    node, the number of iterations done, and their total. unread: for operations whose result may be unread, the flags
+    under which they are skipped. trips: counts the iterations of loops. started: the start of the run by the monotonic
+    clock. ready: values of operations outside loops that are computed already, by node. code: the error code of failing
     operations. limit_code: the error code of exceeded limits.
     """
 
-    where: str
+    location: str
     run_part: PartRunner
     files: Callable[[str], bytes]
     memory: Values = field(default_factory=Values)
@@ -64,10 +64,12 @@ class PlanRun:
             try:
                 self._run_operation(operation)
             except LimitExceeded as error:
-                raise BundleError(self.where, self.limit_code, f"{operation.node} ({operation.op}): {error}") from error
+                raise BundleError(
+                    self.location, self.limit_code, f"{operation.node} ({operation.op}): {error}"
+                ) from error
             except (ValueError, TypeError, OSError, KeyError, IndexError, ArithmeticError, MemoryError) as error:
                 message = f"{operation.node} ({operation.op}): {with_shortage(error_text(error), error)}"
-                raise BundleError(self.where, self.code, message) from error
+                raise BundleError(self.location, self.code, message) from error
 
     def _check_seconds(self) -> None:
         """Raise ``BundleError`` if the run has exceeded its limit of seconds."""
@@ -77,14 +79,14 @@ class PlanRun:
                 f"the run took longer than the limit of {show_limit('seconds', seconds)}; outputs that were complete "
                 "are kept. If it may take longer, raise the limit: --limit seconds=VALUE"
             )
-            raise BundleError(self.where, "limit-reached", message)
+            raise BundleError(self.location, "limit-reached", message)
 
     def schedule(self, plan: Sequence[Operation], targets: Sequence[str]) -> Iterator[Operation]:
         """Yield the operations to run for some values; each must be run before the next. Raises ``BundleError``."""
         try:
             yield from schedule_operations(plan, targets, self.memory, self.is_known)
         except ValueError as error:
-            raise BundleError(self.where, self.code, str(error)) from error
+            raise BundleError(self.location, self.code, str(error)) from error
 
     def is_known(self, value: Any) -> bool:
         """Whether a value is known, so that it can select a branch."""
@@ -94,7 +96,7 @@ class PlanRun:
         if operation.op == CHOOSE:
             self._choose(operation)
         elif operation.op == "loop":
-            with self.trips.ended():
+            with self.trips.scope():
                 self._loop(operation)
         elif operation.op == "part":
             self._part(operation)
@@ -103,7 +105,7 @@ class PlanRun:
         else:
             self._host(operation)
         if missing := [name for name in operation.outputs if name not in self.memory]:
-            raise ValueError(f"it gave no '{missing[0]}', which bundle.json says that it gives; export again")
+            raise ValueError(f"it did not return '{missing[0]}', which bundle.json declares; export again")
 
     def _host(self, operation: Operation) -> None:
         if operation.op not in OPERATIONS:
@@ -144,7 +146,7 @@ class PlanRun:
 
     def _choose(self, operation: Operation) -> None:
         choice = Choice.of(operation)
-        branch = choice.taken(lambda name: to_host(self.memory.read(name)))
+        branch = choice.select_branch(lambda name: to_host(self.memory.read(name)))
         self.memory.update(choice.values(branch, self.memory.read))
 
     def _part(self, operation: Operation) -> None:

@@ -30,23 +30,23 @@ class Difference:
         return self.absolute <= self.tolerance  # NaN does not
 
     @property
-    def shown(self) -> str:
+    def text(self) -> str:
         """The deviation as text; for pictures in units of 1/255 of the range [-1, 1]."""
         if self.kind == "image":
             return f"{self.absolute * 127.5:.4f}/255 of at most {self.tolerance * 127.5:.4g}/255"
         return f"{self.absolute:.2e} of at most {self.tolerance:.2e}"
 
 
-def compare_output(name: str, kind: str, found: NDArray[Any], expected: NDArray[Any], tolerance: float) -> Difference:
+def compare_output(name: str, kind: str, actual: NDArray[Any], expected: NDArray[Any], tolerance: float) -> Difference:
     """Compare an output with the expected one. tolerance: absolute for pictures, else times max(1, max |expected|)."""
     import numpy as np
 
-    if found.shape != expected.shape:
+    if actual.shape != expected.shape:
         return Difference(name, kind, float("inf"), float("inf"), tolerance)
-    if found.dtype.kind in "US" or expected.dtype.kind in "US":
-        deviation = 0.0 if (found == expected).all() else float("inf")
+    if actual.dtype.kind in "US" or expected.dtype.kind in "US":
+        deviation = 0.0 if (actual == expected).all() else float("inf")
         return Difference(name, kind, deviation, deviation, tolerance)
-    a, b = found.astype(np.float64), expected.astype(np.float64)
+    a, b = actual.astype(np.float64), expected.astype(np.float64)
     largest = float(np.abs(b).max(initial=0.0))
     same = (a == b) | (np.isnan(a) & np.isnan(b))
     with np.errstate(invalid="ignore"):  # infinity less infinity
@@ -61,7 +61,7 @@ def replay(bundle: Bundle) -> list[Difference]:
     if reference is None:
         message = "this bundle carries no run to repeat; export without --no-reference"
         raise BundleError(bundle.where, "no-reference", message)
-    inputs = {name: bundle.carried(name, value) for name, value in reference.inputs.items()}
+    inputs = {name: bundle.load_value(name, value) for name, value in reference.inputs.items()}
     outputs = bundle.run_with(inputs, only=[*reference.outputs])
     return [
         compare_output(

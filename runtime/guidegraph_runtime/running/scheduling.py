@@ -72,7 +72,7 @@ def schedule_operations(
                     done.add(id(operation))
                     continue
                 if choice.when not in pending:
-                    taken[choice.node] = choice.taken(read)
+                    taken[choice.node] = choice.select_branch(read)
                 pending |= {*operation.outputs}
                 continue
             links = reads(operation) if choice is None else _choice_reads(choice, taken)

@@ -62,7 +62,7 @@ class Description:
     named axes must be multiples.
     """
 
-    where: str
+    location: str
     inputs: Mapping[str, Tensor]
     noise: Mapping[str, NoiseRecipe]
     fields: Mapping[str, Any]
@@ -92,24 +92,24 @@ def inputs_with(
     nodes: overrides of the host operations: ``node.setting`` sets a setting, and ``node.use`` replaces the operation,
     for example by another sampler.
     """
-    where = description.where
+    location = description.location
     try:
         return _compute_arrays(description, compute_host_values(description, params, nodes or {}), nodes or {})
     except (ValueError, TypeError, KeyError, IndexError) as error:
-        raise BundleError(where, REFUSED, str(error)) from error
+        raise BundleError(location, REFUSED, str(error)) from error
 
 
 def compute_host_values(description: Description, params: Mapping[str, Any], nodes: Mapping[str, Any]) -> Values:
-    """Compute the values before the graph, except the noise for its inside."""
-    recipe, where = description.recipe, description.where
-    values = resolve_inputs(recipe, params, where, description.file)
+    """Compute the values of the prelude, except the noise that the graph takes."""
+    recipe, location = description.recipe, description.location
+    values = resolve_inputs(recipe, params, location, description.file)
     memory = Values(_tables(description) | {f"params.{name}": value for name, value in values.items()})
     noise_nodes = {operation.node for operation in description.noise.values()}
-    plan = override_settings(recipe.plan, nodes, where)
+    plan = override_settings(recipe.plan, nodes, location)
     prelude = [operation for operation in plan if operation.node not in noise_nodes]
-    rehearsal = DryRun(where, _no_part, description.file, Values(memory))
+    rehearsal = DryRun(location, _no_part, description.file, Values(memory))
     rehearsal.run(prelude)
-    PlanRun(where, _no_part, description.file, memory, ready=rehearsal.made).run(prelude)
+    PlanRun(location, _no_part, description.file, memory, ready=rehearsal.made).run(prelude)
     return memory
 
 
@@ -121,7 +121,8 @@ def _compute_arrays(description: Description, memory: Values, nodes: Mapping[str
             arrays[name] = _array(tensor, memory.read(name))
     shapes = {name: np.shape(value) for name, value in memory.items() if isinstance(value, np.ndarray)}
     plan = {
-        operation.node: operation for operation in override_settings(description.recipe.plan, nodes, description.where)
+        operation.node: operation
+        for operation in override_settings(description.recipe.plan, nodes, description.location)
     }
     for name, noise in description.noise.items():
         arrays[name] = _array(
@@ -178,7 +179,7 @@ def _draw_noise(
     for step in steps:
         values["index"] = step
         draw = replace(operation, inputs=links, outputs=("drawn",), node="drawn")
-        PlanRun(description.where, _no_part, description.file, values).run([draw])
+        PlanRun(description.location, _no_part, description.file, values).run([draw])
         draws.append(values["drawn"])
     return np.stack(draws) if noise.over is not None else np.asarray(draws[0])
 
@@ -201,24 +202,24 @@ def _tables(description: Description) -> dict[str, Array]:
     try:
         return load(description.files[TABLES])
     except Exception as error:
-        raise BundleError(f"{description.where}: {TABLES}", "bad-tables", f"no safetensors file: {error}") from None
+        raise BundleError(f"{description.location}: {TABLES}", "bad-tables", f"no safetensors file: {error}") from None
 
 
 def _no_part(part: str, inputs: Mapping[str, Array]) -> NoReturn:
-    raise ValueError(f"part '{part}' is in the graph, and no operation of the host")
+    raise ValueError(f"part '{part}' belongs to the graph and cannot run on the host")
 
 
 def read_description(path: str | os.PathLike[str]) -> Description:
     """Read FILE.json, and the recipe's files from FILE.bin. Raises ``BundleError`` for an invalid file."""
-    where = os.fspath(path)
+    location = os.fspath(path)
     text = _read(Path(path), MAX_BYTES)
-    top = Cursor(parse_json(text, where), where)
+    top = Cursor(parse_json(text, location), location)
     if not isinstance(top.value, dict) or top.value.get("format") != FORMAT:
         top.fail(f"an object whose format is '{FORMAT}'", do="give the .json beside the .onnx of --single-file")
     if top.value.get("version") != VERSION:
         top.at("version").fail(f"format version {VERSION}", do="export again, or update guidegraph-runtime")
     fields = top.fields(_TOP)
-    recipe = read_manifest((json.dumps(fields["recipe"].value, indent=1, ensure_ascii=False) + "\n").encode(), where)
+    recipe = read_manifest((json.dumps(fields["recipe"].value, indent=1, ensure_ascii=False) + "\n").encode(), location)
     inputs, noise, samples, multiples = {}, {}, set(), {}
     for name, cursor in fields["inputs"].entries(label_problem):
         spec = cursor.fields(("dtype", "dims", "about", "example"), ("noise", "samples", "multiples"))
@@ -238,7 +239,7 @@ def read_description(path: str | os.PathLike[str]) -> Description:
     if not isinstance(fields["fields"].value, dict):
         fields["fields"].fail("an object")
     files = _files(Path(path).with_suffix(DATA), fields["data"], fields["files"], recipe)
-    return Description(where, inputs, noise, fields["fields"].value, recipe, files, frozenset(samples), multiples)
+    return Description(location, inputs, noise, fields["fields"].value, recipe, files, frozenset(samples), multiples)
 
 
 def _multiples(cursor: Cursor, dims: Sequence[int | str]) -> dict[str, int]:

@@ -35,9 +35,9 @@ def find_unread(loop: Loop, body: Sequence[Operation]) -> dict[str, Flags]:
             else:
                 read.add(source)
     return {
-        one.node: tuple(flags[one.outputs[0]])
-        for one in body
-        if len(one.outputs) == 1 and one.outputs[0] in flags.keys() - read and _like(one) is not None
+        operation.node: tuple(flags[operation.outputs[0]])
+        for operation in body
+        if len(operation.outputs) == 1 and operation.outputs[0] in flags.keys() - read and _like(operation) is not None
     }
 
 

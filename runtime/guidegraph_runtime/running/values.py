@@ -1,4 +1,4 @@
-"""The values of a run by name. A structured value is stored as its fields: ``scheduler.state.index``."""
+"""Stores the values of a run by name. A structured value is stored as its fields: ``scheduler.state.index``."""
 
 from __future__ import annotations
 

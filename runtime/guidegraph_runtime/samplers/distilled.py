@@ -101,7 +101,7 @@ def _choose_levels(
         fallback = "trailing" if spacing == "distilled" else spacing
         return choose_levels(noise, levels, SUBSEQUENCE, steps, fallback, offset, final, sigmas, strength)
     check_choice("final", final, get_args(Final))
-    times = consistency.distilled_timesteps(len(noise.log_ratio), original_steps, steps)
-    in_range = fit_times(np.array(times, dtype=np.float64), noise, whole=True)
+    times = consistency.distillation_timesteps(len(noise.log_ratio), original_steps, steps)
+    in_range = fit_times(np.array(times, dtype=np.float64), noise, rounds=True)
     remaining = in_range[steps - count_kept_steps(steps, check_number("strength", strength, above=0, high=1)) :]
     return [*(noise.at(float(t)) for t in remaining), landing(noise, final)]

@@ -39,7 +39,7 @@ class DeviceTensor(Protocol):
 class Bindable(Protocol):
     """The interface of a session that a binding uses; tests replace it by a recorder."""
 
-    where: str
+    location: str
     part: Part
     weights: Mapping[str, Tensor]
     session: Any
@@ -73,12 +73,12 @@ class Binding:
         An array reuses the memory of the previous array of the same shape. The memory of a tensor is shared, and that
         of an array too if the device is the CPU: do not change it until the last run that uses it.
         """
-        tensor = find_input(self._session.where, name, self._settable)
+        tensor = find_input(self._session.location, name, self._settable)
         if not isinstance(value, DeviceTensor):
             array = np.asarray(value, order="C")
-            check_tensor(self._session.where, tensor, str(array.dtype), array.shape, {})
+            check_tensor(self._session.location, tensor, str(array.dtype), array.shape, {})
             value = self._upload(name, array)
-        check_tensor(self._session.where, tensor, dtype_name(value.data_type()), value.shape(), {})
+        check_tensor(self._session.location, tensor, dtype_name(value.data_type()), value.shape(), {})
         self._values[name] = value
 
     def run(self) -> dict[str, DeviceTensor]:
@@ -111,8 +111,8 @@ class Binding:
         for name, tensor in self._inputs.items():
             if name not in self._values:
                 message = f"expected the input '{name}' to be set, found {', '.join(self._values) or 'none'}; set it"
-                raise BundleError(self._session.where, "bad-input", message)
-            check_tensor(self._session.where, tensor, tensor.dtype, self._values[name].shape(), sizes)
+                raise BundleError(self._session.location, "bad-input", message)
+            check_tensor(self._session.location, tensor, tensor.dtype, self._values[name].shape(), sizes)
 
 
 class FixedBinding:
@@ -125,12 +125,12 @@ class FixedBinding:
     def __init__(self, session: Bindable, sizes: Mapping[str, int], weights: Mapping[str, Sequence[int]] | None = None):
         self._session = session
         self._inputs = {
-            tensor.name: Tensor(tensor.name, tensor.dtype, tuple(resolve_shape(session.where, tensor, sizes)))
+            tensor.name: Tensor(tensor.name, tensor.dtype, tuple(resolve_shape(session.location, tensor, sizes)))
             for tensor in session.part.inputs
         }
         for name, shape in (weights or {}).items():
-            tensor = find_input(session.where, name, session.weights)
-            check_tensor(session.where, tensor, tensor.dtype, shape, {})
+            tensor = find_input(session.location, name, session.weights)
+            check_tensor(session.location, tensor, tensor.dtype, shape, {})
             self._inputs[name] = Tensor(name, tensor.dtype, tuple(shape))
         self._filled: set[str] = set()
         self._binding = session.call_onnxruntime(session.session.io_binding)
@@ -154,12 +154,12 @@ class FixedBinding:
 
     def set(self, name: str, value: Value | DeviceTensor) -> None:
         """Copy an array, or a tensor on the device such as an output, into the tensor of an input."""
-        tensor = find_input(self._session.where, name, self._inputs)
+        tensor = find_input(self._session.location, name, self._inputs)
         if isinstance(value, DeviceTensor):
-            check_tensor(self._session.where, tensor, dtype_name(value.data_type()), value.shape(), {})
+            check_tensor(self._session.location, tensor, dtype_name(value.data_type()), value.shape(), {})
         else:
             value = np.asarray(value, order="C")
-            check_tensor(self._session.where, tensor, str(value.dtype), value.shape, {})
+            check_tensor(self._session.location, tensor, str(value.dtype), value.shape, {})
         self._session.call_onnxruntime(self._values[name].update_inplace, value)
         self._filled.add(name)
 
@@ -167,12 +167,12 @@ class FixedBinding:
         """Run the graph; return all outputs by name: the same tensors on the device each time, with new values."""
         if lacking := [name for name in self._inputs if name not in self._filled]:
             message = f"expected the input '{lacking[0]}' to be set, found {', '.join(self._filled) or 'none'}; set it"
-            raise BundleError(self._session.where, "bad-input", message)
+            raise BundleError(self._session.location, "bad-input", message)
         self._session.call(self._session.session.run_with_iobinding, self._binding, options=self._options)
         return dict(self._outputs)
 
     def _empty(self, tensor: Tensor, sizes: Mapping[str, int]) -> DeviceTensor:
-        return empty(self._session, resolve_shape(self._session.where, tensor, sizes), tensor.dtype)
+        return empty(self._session, resolve_shape(self._session.location, tensor, sizes), tensor.dtype)
 
 
 def empty(session: Bindable, shape: Sequence[int], dtype: str) -> DeviceTensor:

@@ -100,7 +100,7 @@ class _FixedTensor:
         """Copy the value that it holds elsewhere, if the value is still in use."""
         value = self._value() if self._value is not None else None
         if value is not None and value.tensor is self._tensor:
-            value.tensor = session.copied(self._tensor)
+            value.tensor = session.copy_tensor(self._tensor)
         self._value = None
 
 

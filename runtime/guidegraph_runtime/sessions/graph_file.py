@@ -56,23 +56,23 @@ def open_graph_file(path: Path, settings: SessionSettings | None = None, max_byt
     """
     max_bytes = current_limits().file_bytes if max_bytes is None else max_bytes
     file = _graph_path(path)
-    where = str(file)
+    location = str(file)
     data = _read(file, max_bytes) if file == path else _read_in_folder(file, max_bytes)
     try:
         graph = read_graph(data)
     except Malformed as error:
-        _refuse(where, f"expected an ONNX graph, found {error}", "export the model again")
+        _refuse(location, f"expected an ONNX graph, found {error}", "export the model again")
     used = {domain for domain, _ in graph.operators}
     graph.opsets = {domain: version for domain, version in graph.opsets.items() if domain in {*STANDARD, *used}}
-    check_operators(where, graph, _EXPORT_AGAIN)
+    check_operators(location, graph, _EXPORT_AGAIN)
     weights = _weights(file, graph, whole_folder=file != path, max_bytes=max_bytes - len(data))
     settings = settings or SessionSettings.on()
-    session = create_session(where, data, weights, settings)
-    part = Part(file.name, *_signature(where, session), graph.opsets, tuple(weights))
+    session = create_session(location, data, weights, settings)
+    part = Part(file.name, *_signature(location, session), graph.opsets, tuple(weights))
     nbytes = len(data) + sum(map(len, weights.values()))
     import onnxruntime
 
-    return GraphFile(file, Session(where, part, session, settings, onnxruntime), nbytes)
+    return GraphFile(file, Session(location, part, session, settings, onnxruntime), nbytes)
 
 
 def _graph_path(path: Path) -> Path:
@@ -96,18 +96,18 @@ def _graph_path(path: Path) -> Path:
 
 def _weights(file: Path, graph: OnnxGraph, whole_folder: bool, max_bytes: int) -> dict[str, bytes]:
     """Read the files of a graph's external weights, by name, all from its folder."""
-    where, read = str(file), dict[str, bytes]()
+    location, read = str(file), dict[str, bytes]()
     for tensor in graph.externals:
         if (wrong := file_name_problem(tensor.location)) is not None:
             do = "save the model again with its weights beside it, or inside of it"
             _refuse(
-                where,
+                location,
                 f"expected for the weights {format_value(tensor.name)} {wrong}, found {format_value(tensor.location)}",
                 do,
             )
         if not whole_folder:  # a node reads only the file of its setting, so that caches and permissions hold
             do = f"give the folder '{file.parent}' as the path, with no other graph in it"
-            _refuse(where, f"expected all weights in the file, found some in {format_value(tensor.location)}", do)
+            _refuse(location, f"expected all weights in the file, found some in {format_value(tensor.location)}", do)
         if tensor.location not in read:
             remaining = max_bytes - sum(map(len, read.values()))
             read[tensor.location] = _read_in_folder(file.parent / tensor.location, remaining)
@@ -115,7 +115,7 @@ def _weights(file: Path, graph: OnnxGraph, whole_folder: bool, max_bytes: int) -
             actual = f"the weights {format_value(tensor.name)} up to byte {tensor.offset + tensor.size}"
             do = "get both files again"
             _refuse(
-                where,
+                location,
                 f"expected at most the {len(read[tensor.location])} bytes of '{tensor.location}', found {actual}",
                 do,
             )
@@ -151,21 +151,21 @@ def _read(path: Path, max_bytes: int, flags: int = _FLAGS, names: int | None = N
         _refuse(str(path), f"expected a file that can be read, found: {error.strerror}", "check the path", "bad-file")
 
 
-def _signature(where: str, session: Any) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+def _signature(location: str, session: Any) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     """The inputs and outputs of a graph."""
     return tuple(
-        tuple(_tensor(where, node.name, node.type, node.shape) for node in nodes)
+        tuple(_tensor(location, node.name, node.type, node.shape) for node in nodes)
         for nodes in (session.get_inputs(), session.get_outputs())
     )  # type: ignore[return-value]
 
 
-def _tensor(where: str, name: str, kind: str, shape: Any) -> Tensor:
+def _tensor(location: str, name: str, kind: str, shape: Any) -> Tensor:
     dtype = dtype_name(kind)
     if dtype not in DTYPES:
         message = f"expected tensors of {', '.join(DTYPES)} as inputs and outputs, found {format_value(name)} of {kind}"
-        _refuse(where, message, "export the model again with one of these types")
+        _refuse(location, message, "export the model again with one of these types")
     return Tensor(name, dtype, tuple(dim if isinstance(dim, int) else f"{name}.{i}" for i, dim in enumerate(shape)))
 
 
-def _refuse(where: str, message: str, do: str, code: str = "bad-graph") -> NoReturn:
-    raise BundleError(where, code, f"{message}; {do}")
+def _refuse(location: str, message: str, do: str, code: str = "bad-graph") -> NoReturn:
+    raise BundleError(location, code, f"{message}; {do}")

@@ -13,7 +13,7 @@ from guidegraph_runtime.errors import BundleError, suggest_name
 
 
 def check_inputs(
-    where: str, part: Part, arrays: Mapping[str, NDArray[Any]], weights: Mapping[str, Tensor] | None = None
+    location: str, part: Part, arrays: Mapping[str, NDArray[Any]], weights: Mapping[str, Tensor] | None = None
 ) -> dict[str, int]:
     """Check inputs and return the size of each named axis. Raises ``BundleError`` for missing, unknown or wrong inputs.
 
@@ -22,39 +22,39 @@ def check_inputs(
     tensors = {tensor.name: tensor for tensor in part.inputs} | dict(weights or {})
     sizes: dict[str, int] = {}
     for name, array in arrays.items():
-        check_tensor(where, find_input(where, name, tensors), _dtype(array.dtype), array.shape, sizes)
+        check_tensor(location, find_input(location, name, tensors), _dtype(array.dtype), array.shape, sizes)
     for tensor in part.inputs:
         if tensor.name not in arrays:
-            _fail(where, f"expected the input '{tensor.name}', found {', '.join(arrays) or 'none'}; give it too")
+            _fail(location, f"expected the input '{tensor.name}', found {', '.join(arrays) or 'none'}; give it too")
     return sizes
 
 
-def find_input(where: str, name: str, tensors: Mapping[str, Tensor]) -> Tensor:
+def find_input(location: str, name: str, tensors: Mapping[str, Tensor]) -> Tensor:
     """The input of that name. Raises ``BundleError`` for an unknown name."""
     if name not in tensors:
-        _fail(where, f"expected the name of an input, found '{name}'; {suggest_name(name, tensors)}")
+        _fail(location, f"expected the name of an input, found '{name}'; {suggest_name(name, tensors)}")
     return tensors[name]
 
 
-def check_tensor(where: str, tensor: Tensor, dtype: str, shape: Sequence[int], sizes: dict[str, int]) -> None:
+def check_tensor(location: str, tensor: Tensor, dtype: str, shape: Sequence[int], sizes: dict[str, int]) -> None:
     """Check one input, and record the sizes of its named axes in `sizes`, with which it must agree."""
     if dtype != tensor.dtype:
-        _fail(where, f"expected '{tensor.name}' of dtype {tensor.dtype}, found {dtype}; convert it")
+        _fail(location, f"expected '{tensor.name}' of dtype {tensor.dtype}, found {dtype}; convert it")
     if len(shape) != len(tensor.dims):
-        _fail(where, f"expected '{tensor.name}' of shape {_axes(tensor)}, found {tuple(shape)}")
+        _fail(location, f"expected '{tensor.name}' of shape {_axes(tensor)}, found {tuple(shape)}")
     for size, dim in zip(shape, tensor.dims, strict=True):
         if isinstance(dim, int) and size != dim:
-            _fail(where, f"expected '{tensor.name}' of shape {_axes(tensor)}, found {tuple(shape)}")
+            _fail(location, f"expected '{tensor.name}' of shape {_axes(tensor)}, found {tuple(shape)}")
         if isinstance(dim, str) and sizes.setdefault(dim, size) != size:
             actual = f"{tuple(shape)}, while {dim} is {sizes[dim]} in another input"
-            _fail(where, f"expected '{tensor.name}' of shape {_axes(tensor)}, found {actual}")
+            _fail(location, f"expected '{tensor.name}' of shape {_axes(tensor)}, found {actual}")
 
 
-def resolve_shape(where: str, tensor: Tensor, sizes: Mapping[str, int]) -> list[int]:
+def resolve_shape(location: str, tensor: Tensor, sizes: Mapping[str, int]) -> list[int]:
     """The shape of a tensor for these sizes of the named axes. Raises ``BundleError`` if a size is missing."""
     for dim in tensor.dims:
         if isinstance(dim, str) and dim not in sizes:
-            _fail(where, f"expected the size of axis '{dim}' of '{tensor.name}', found {suggest_name(dim, sizes)}")
+            _fail(location, f"expected the size of axis '{dim}' of '{tensor.name}', found {suggest_name(dim, sizes)}")
     return [dim if isinstance(dim, int) else sizes[dim] for dim in tensor.dims]
 
 
@@ -68,5 +68,5 @@ def _axes(tensor: Tensor) -> str:
     return f"({', '.join(map(str, tensor.dims))}{',' if len(tensor.dims) == 1 else ''})"
 
 
-def _fail(where: str, message: str) -> NoReturn:
-    raise BundleError(where, "bad-input", message)
+def _fail(location: str, message: str) -> NoReturn:
+    raise BundleError(location, "bad-input", message)

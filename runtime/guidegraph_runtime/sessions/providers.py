@@ -95,12 +95,12 @@ def nvidia_gpus() -> int:
     return count.value
 
 
-def verify_providers(where: str, names: Sequence[str], requested: Sequence[Provider]) -> None:
+def verify_providers(location: str, names: Sequence[str], requested: Sequence[Provider]) -> None:
     """Raise ``BundleError`` if a session lacks one of the requested providers."""
     for provider in requested:
         if provider.ort_name not in names:
             raise BundleError(
-                where,
+                location,
                 "no-provider",
                 f"expected a session on {provider.name}, found {', '.join(names)} only: onnxruntime could not load it; "
                 "install onnxruntime-gpu[cuda,cudnn] with the libraries of its CUDA version, or ask for cpu",
@@ -112,7 +112,7 @@ def _check(name: str, device_id: int) -> None:
         _fail(f"expected a provider, found {format_value(name)}; {suggest_name(name, (AUTO, *PREFERENCE))}")
     if (requirement := missing(name, device_id)) is not None:
         available = ", ".join(provider for provider in PREFERENCE if missing(provider, device_id) is None)
-        _fail(f"expected {name}, but {requirement}; ask for one of what is there: {AUTO}, {available}")
+        _fail(f"expected {name}, but {requirement}; choose one of those available: {AUTO}, {available}")
 
 
 @cache

@@ -53,9 +53,9 @@ class SessionSettings:
     cuda_graph: bool = False
 
     @classmethod
-    def on(cls, wanted: str | Sequence[str] = "auto", device_id: int = 0, **others: Any) -> SessionSettings:
+    def on(cls, provider: str | Sequence[str] = "auto", device_id: int = 0, **options: Any) -> SessionSettings:
         """Settings for the providers that `choose_providers` finds."""
-        return cls(choose_providers(wanted, device_id), **others)
+        return cls(choose_providers(provider, device_id), **options)
 
     def __post_init__(self) -> None:
         if self.optimization not in OPTIMIZATION:
@@ -75,8 +75,8 @@ class Session:
     `weights` describes the initializers that can be overridden, like optional inputs.
     """
 
-    def __init__(self, where: str, part: Part, session: Any, settings: SessionSettings, onnxruntime: Any):
-        self.where, self.part, self.settings = where, part, settings
+    def __init__(self, location: str, part: Part, session: Any, settings: SessionSettings, onnxruntime: Any):
+        self.location, self.part, self.settings = location, part, settings
         self.session, self.onnxruntime = session, onnxruntime
         self.weights: Mapping[str, Tensor] = {
             initializer.name: Tensor(initializer.name, dtype_name(initializer.type), tuple(initializer.shape))
@@ -97,7 +97,7 @@ class Session:
         0-d arrays. `adapters` are `onnxruntime.LoraAdapter` objects, which override weights. Raises ``BundleError``.
         """
         arrays = {name: np.asarray(value, order="C") for name, value in inputs.items()}
-        check_inputs(self.where, self.part, arrays, self.weights)
+        check_inputs(self.location, self.part, arrays, self.weights)
         outputs = self.call(self.session.run, self._names, arrays, options=self.options(adapters, NO_GRAPH))
         return {name: np.asarray(value) for name, value in zip(self._names, outputs, strict=True)}
 
@@ -114,9 +114,9 @@ class Session:
 
     def weight(self, name: str) -> Tensor:
         """The description of a weight that can be overridden. Raises ``BundleError`` for any other name."""
-        return find_input(self.where, name, self.weights)
+        return find_input(self.location, name, self.weights)
 
-    def copied(self, tensor: DeviceTensor) -> DeviceTensor:
+    def copy_tensor(self, tensor: DeviceTensor) -> DeviceTensor:
         """Copy a tensor on the device."""
         copy = empty(self, tensor.shape(), dtype_name(tensor.data_type()))
         self.call_onnxruntime(copy.update_inplace, tensor)
@@ -141,10 +141,10 @@ class Session:
 
     def call_onnxruntime(self, call: Any, *arguments: Any) -> Any:
         """Call onnxruntime, and turn its errors into a ``BundleError``."""
-        return _guard(self.where, "run-failed", call, *arguments)
+        return _guard(self.location, "run-failed", call, *arguments)
 
     def call(self, run: Any, *arguments: Any, options: Any) -> Any:
-        """Run the graph like ``guard``, with run options that end it after the limit ``call_seconds``."""
+        """Run the graph like ``call_onnxruntime``, with run options that end it after the limit ``call_seconds``."""
         seconds = current_limits().call_seconds
         try:
             with WATCH.watch(options, seconds):
@@ -153,7 +153,7 @@ class Session:
             reason = explain_limit(error.__cause__, seconds) if error.__cause__ is not None else None
             if reason is None:
                 raise
-            raise BundleError(self.where, "limit-reached", reason) from error.__cause__
+            raise BundleError(self.location, "limit-reached", reason) from error.__cause__
 
 
 def make_session(
@@ -170,19 +170,19 @@ def make_session(
 
     settings = settings or SessionSettings()
     described = bundle.manifest.parts[part]
-    where = str(bundle.path / described.file)
-    _check_provider(where, bundle, settings)
+    location = str(bundle.path / described.file)
+    _check_provider(location, bundle, settings)
     weights = bundle.externals(part) if weights is None else weights
-    session = create_session(where, bundle.data(described.file), weights, settings)
+    session = create_session(location, bundle.data(described.file), weights, settings)
     for kind, nodes, tensors in (
         ("input", session.get_inputs(), described.inputs),
         ("output", session.get_outputs(), described.outputs),
     ):
-        _check_signature(where, kind, nodes, tensors)
-    return Session(where, described, session, settings, onnxruntime)
+        _check_signature(location, kind, nodes, tensors)
+    return Session(location, described, session, settings, onnxruntime)
 
 
-def create_session(where: str, data: bytes, weights: Mapping[str, bytes], settings: SessionSettings) -> Any:
+def create_session(location: str, data: bytes, weights: Mapping[str, bytes], settings: SessionSettings) -> Any:
     """Create the `onnxruntime.InferenceSession` from a checked graph's bytes and the files of its weights, by name.
 
     Fallbacks and options in the file are disabled, so that a graph cannot choose how it is run. Raises ``BundleError``
@@ -197,15 +197,15 @@ def create_session(where: str, data: bytes, weights: Mapping[str, bytes], settin
         # The size of weights is bounded by that of the file, and they are freed with their session.
         options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
     if weights:
-        _add_weights(where, options, weights)
+        _add_weights(location, options, weights)
     session = _guard(
-        where,
+        location,
         "session-failed",
         lambda: onnxruntime.InferenceSession(
             data, options, providers=_ort_providers(settings), enable_fallback=0, read_config_from_model=0
         ),
     )
-    verify_providers(where, session.get_providers(), settings.providers)
+    verify_providers(location, session.get_providers(), settings.providers)
     return session
 
 
@@ -240,33 +240,33 @@ def _options(onnxruntime: Any, settings: SessionSettings) -> Any:
     return options
 
 
-def _add_weights(where: str, options: Any, weights: Mapping[str, bytes]) -> None:
+def _add_weights(location: str, options: Any, weights: Mapping[str, bytes]) -> None:
     if not hasattr(options, "add_external_initializers_from_files_in_memory"):
         version = ".".join(map(str, onnxruntime_release()))
-        _refuse(f"expected onnxruntime 1.24 or later for weights beside a graph, found {version}; update it", where)
+        _refuse(f"expected onnxruntime 1.24 or later for weights beside a graph, found {version}; update it", location)
     options.add_external_initializers_from_files_in_memory(
         list(weights), list(weights.values()), [len(data) for data in weights.values()]
     )
 
 
-def _check_provider(where: str, bundle: VerifiedBundle, settings: SessionSettings) -> None:
+def _check_provider(location: str, bundle: VerifiedBundle, settings: SessionSettings) -> None:
     required = bundle.manifest.requires.providers
     names = [provider.name for provider in settings.providers]
     if required and names[0] not in required:
         message = f"expected one of the providers {', '.join(required)}, found {names[0]}; ask for one of them"
-        raise BundleError(where, "no-provider", message)
+        raise BundleError(location, "no-provider", message)
 
 
-def _check_signature(where: str, kind: str, nodes: Sequence[Any], tensors: Sequence[Tensor]) -> None:
-    found = [(node.name, dtype_name(node.type), len(node.shape)) for node in nodes]
+def _check_signature(location: str, kind: str, nodes: Sequence[Any], tensors: Sequence[Tensor]) -> None:
+    actual = [(node.name, dtype_name(node.type), len(node.shape)) for node in nodes]
     expected = [(tensor.name, tensor.dtype, len(tensor.dims)) for tensor in tensors]
-    if found != expected:
-        text = f"expected the {kind}s {_format_tensors(expected)}, found {_format_tensors(found)}"
-        _refuse(f"{text}; export the workflow again", where)
+    if actual != expected:
+        text = f"expected the {kind}s {_format_tensors(expected)}, found {_format_tensors(actual)}"
+        _refuse(f"{text}; export the workflow again", location)
     for node, tensor in zip(nodes, tensors, strict=True):
         if not _fits(node.shape, tensor.dims):
             text = f"expected the {kind} '{tensor.name}' with axes {tensor.dims}, found {tuple(node.shape)}"
-            _refuse(f"{text}; export the workflow again", where)
+            _refuse(f"{text}; export the workflow again", location)
 
 
 def _fits(shape: Sequence[Any], dims: Dims) -> bool:
@@ -278,17 +278,17 @@ def _format_tensors(tensors: Sequence[tuple[str, str, int]]) -> str:
     return ", ".join(f"{name} ({dtype}, {rank} axes)" for name, dtype, rank in tensors) or "none"
 
 
-def _guard(where: str, code: str, call: Any, *arguments: Any) -> Any:
+def _guard(location: str, code: str, call: Any, *arguments: Any) -> Any:
     try:
         return call(*arguments)
     except BundleError:
         raise
     except Exception as error:  # onnxruntime's errors have no common class
         if shortage := explain_shortage(error):
-            raise BundleError(where, code, shortage) from error
+            raise BundleError(location, code, shortage) from error
         lines = [line.strip() for line in error_text(error).splitlines() if line.strip()] or [type(error).__name__]
-        raise BundleError(where, code, f"onnxruntime: {lines[0][:500]}") from error
+        raise BundleError(location, code, f"onnxruntime: {lines[0][:500]}") from error
 
 
-def _refuse(message: str, where: str = "onnxruntime") -> NoReturn:
-    raise BundleError(where, "bad-session", message)
+def _refuse(message: str, location: str = "onnxruntime") -> NoReturn:
+    raise BundleError(location, "bad-session", message)

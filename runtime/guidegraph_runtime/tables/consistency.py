@@ -11,7 +11,7 @@ from guidegraph_runtime.tables.rows import EPS, NOISE, X0, Level, Row, X
 SIGMA_DATA = 0.5
 
 
-def distilled_timesteps(train_steps: int, original_steps: int, steps: int) -> list[int]:
+def distillation_timesteps(train_steps: int, original_steps: int, steps: int) -> list[int]:
     """`steps` of the timesteps that a model was distilled at, evenly spaced by index, in decreasing order.
 
     The timesteps are k − 1, 2k − 1, … with k = ⌊T / original_steps⌋ (Luo et al. 2023, section 4.3), as in diffusers.
@@ -42,7 +42,7 @@ def lcm(levels: Sequence[Level], timestep_scaling: float = 10.0) -> list[Row]:
     return rows
 
 
-def tcd(levels: Sequence[Level], at: Callable[[float], Level], gamma: float = 0.3) -> list[Row]:
+def tcd(levels: Sequence[Level], level_at: Callable[[float], Level], gamma: float = 0.3) -> list[Row]:
     """Strategic stochastic sampling of a trajectory consistency model (Zheng et al. 2024, algorithm 4).
 
     A DDIM step to s = ⌊(1 − γ)t′⌋, below the next time t′, then noise up to t′. γ = 0 draws no noise; γ = 1
@@ -50,7 +50,7 @@ def tcd(levels: Sequence[Level], at: Callable[[float], Level], gamma: float = 0.
     """
     rows = []
     for a, b in pairwise(levels):
-        s = at(math.floor((1 - gamma) * b.t)) if b.sigma > 0 else b
+        s = level_at(math.floor((1 - gamma) * b.t)) if b.sigma > 0 else b
         up = b.alpha / s.alpha
         variance = max(1 - up**2, 0.0) if gamma > 0 else 0.0
         x = up * (s.alpha * X0 + s.sigma * EPS) + math.sqrt(variance) * NOISE

@@ -48,21 +48,21 @@ class Levels(NamedTuple):
 class Rule:
     """How a family of solvers interprets `spacing`, following its reference implementations.
 
-    whole: timesteps are rounded. lands: leading and linspace divide the timesteps into steps + 1 points and leave the
+    rounds: timesteps are rounded. lands: leading and linspace divide the timesteps into steps + 1 points and leave the
     last, t = 0, to the landing. full: Karras and exponential levels span the trained range, not just the levels from
     the first to the last timestep of the spacing.
     """
 
-    whole: bool
+    rounds: bool
     lands: bool
     full: bool
 
 
-SUBSEQUENCE = Rule(whole=True, lands=False, full=True)
+SUBSEQUENCE = Rule(rounds=True, lands=False, full=True)
 """DDPM, DDIM, PNDM: a subsequence of the timesteps of training."""
-RATIO = Rule(whole=False, lands=False, full=False)
+RATIO = Rule(rounds=False, lands=False, full=False)
 """Solvers in σ/α (Karras et al. 2022): any real t."""
-LAMBDA = Rule(whole=True, lands=True, full=True)
+LAMBDA = Rule(rounds=True, lands=True, full=True)
 """Solvers in λ = log(α/σ): DPM-Solver++, UniPC, DEIS."""
 
 
@@ -183,12 +183,12 @@ def timesteps(noise: NoiseSchedule, rule: Rule, steps: int, spacing: Spacing, of
     """
     train_steps = len(noise.log_ratio)
     points = steps + (rule.lands and spacing != "trailing")
-    if points > train_steps and (rule.whole or spacing != "linspace"):
+    if points > train_steps and (rule.rounds or spacing != "linspace"):
         most = train_steps - (points - steps)
         raise ValueError(
             f"{steps} steps do not fit into the schedule's {train_steps} timesteps, which hold {most} with this spacing"
         )
-    if rule.whole and not rule.lands and offset == 0 and steps == noise.whole_times:
+    if rule.rounds and not rule.lands and offset == 0 and steps == noise.whole_times:
         return np.arange(math.floor(noise.high), math.ceil(noise.low) - 1, -1, dtype=np.float64)
     if spacing == "leading":
         spaced = np.arange(points, dtype=np.float64)[::-1] * (train_steps // points) + offset
@@ -200,19 +200,19 @@ def timesteps(noise: NoiseSchedule, rule: Rule, steps: int, spacing: Spacing, of
         raise ValueError(
             f"offset {offset} moves the first timestep to {spaced[0]:g}, past the schedule's last, {train_steps - 1}"
         )
-    return fit_times(spaced, noise, rule.whole)[:steps]
+    return fit_times(spaced, noise, rule.rounds)[:steps]
 
 
-def fit_times(t: Array, noise: NoiseSchedule, whole: bool) -> Array:
+def fit_times(t: Array, noise: NoiseSchedule, rounds: bool) -> Array:
     """Map times of the full schedule, in decreasing order, into the trained range.
 
-    Times within the range are unchanged; otherwise 0 … T − 1 is mapped onto low … high. whole: round the times, if they
-    stay distinct.
+    Times within the range are unchanged; otherwise 0 … T − 1 is mapped onto low … high. rounds: round the times,
+    if they stay distinct.
     """
     if t[0] > noise.high or t[-1] < noise.low:
         t = noise.low + t * ((noise.high - noise.low) / noise.last)
     rounded = np.clip(np.round(t), math.ceil(noise.low), math.floor(noise.high))
-    return rounded if whole and len(np.unique(rounded)) == len(t) else t
+    return rounded if rounds and len(np.unique(rounded)) == len(t) else t
 
 
 def respace(sigmas: Sigmas, steps: int, first: Level, last: Level, noise: NoiseSchedule) -> list[Level]:

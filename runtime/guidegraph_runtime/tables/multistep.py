@@ -30,14 +30,14 @@ def plms(levels: Sequence[Level], combine: Combine = "eps") -> list[Row]:
     return rows + _multistep(levels, 1, combine)
 
 
-def runge_kutta(levels: Sequence[Level], at: Callable[[float], Level], combine: Combine = "eps") -> list[Row]:
+def runge_kutta(levels: Sequence[Level], level_at: Callable[[float], Level], combine: Combine = "eps") -> list[Row]:
     """F-PNDM (algorithm 2): three pseudo Runge-Kutta steps of four calls each (eq. 13), then PLMS."""
     require_signal(levels, "pndm")
     if len(levels) < 5:
         raise ValueError("three Runge-Kutta steps are followed by multistep ones: use at least 4 steps")
     rows = []
     for a, b in list(pairwise(levels))[:3]:
-        middle = at((a.t + b.t) / 2)
+        middle = level_at((a.t + b.t) / 2)
         half, full = _Transfer(a, middle, combine), _Transfer(a, b, combine)
         output = _output(a, combine)
         rows.append(Row(a, half(X, output), slots=(output, S1, S2)))

@@ -1,4 +1,4 @@
-"""Common parts of all samplers: checks of settings, and the table with its properties."""
+"""Code shared by all samplers: checks of settings, and the table with its properties."""
 
 from __future__ import annotations
 

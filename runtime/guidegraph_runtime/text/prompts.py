@@ -37,14 +37,14 @@ def parse_prompt(text: str) -> list[Fragment]:
         elif closing or weight:
             bracket = closing or ")"
             if not open_brackets or open_brackets[-1][0] != {")": "(", "]": "["}[bracket]:
-                raise ValueError(_unmatched_message(text, match.end() - 1, bracket))
+                raise ValueError(_bracket_message(text, match.end() - 1, bracket))
             _, _, first = open_brackets.pop()
             factor = float(weight) if weight else BRACKET_FACTOR if bracket == ")" else 1 / BRACKET_FACTOR
             fragments[first:] = [(part, old_weight * factor) for part, old_weight in fragments[first:]]
         else:
             fragments.append((escaped or match[0], 1.0))
     if open_brackets:
-        raise ValueError(_unmatched_message(text, open_brackets[-1][1], open_brackets[-1][0]))
+        raise ValueError(_bracket_message(text, open_brackets[-1][1], open_brackets[-1][0]))
     if any(not abs(weight) <= MAX_WEIGHT for _, weight in fragments):
         raise ValueError(
             f"the brackets of the prompt make a weight beyond {MAX_WEIGHT:g}: use fewer, or smaller numbers"
@@ -63,7 +63,7 @@ def _merge(fragments: Sequence[Fragment]) -> list[Fragment]:
     return merged
 
 
-def _unmatched_message(text: str, position: int, bracket: str) -> str:
+def _bracket_message(text: str, position: int, bracket: str) -> str:
     before, after = text[max(position - 20, 0) : position], text[position + 1 : position + 21]
     return (
         f"the bracket '{bracket}' at character {position + 1} has no partner: …{before}»{bracket}«{after}…; "

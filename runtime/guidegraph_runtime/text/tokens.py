@@ -36,7 +36,7 @@ def load_tokenizer(data: bytes, length: int | None = None) -> Tokenizer:
     try:
         tokenizer: Tokenizer = tokenizers.Tokenizer.from_buffer(data)
     except Exception as error:  # the package raises plain Exception
-        raise ValueError(f"this is no tokenizer.json that can be read: {error}") from error
+        raise ValueError(f"this tokenizer.json cannot be read: {error}") from error
     if length is not None:
         padding = tokenizer.padding
         if padding is None:
@@ -67,8 +67,8 @@ def unknown_words(tokenizer: Tokenizer, text: str) -> list[str]:
     ]
 
 
-def known_words(tokenizer: Tokenizer) -> list[str]:
-    """The words that the tokenizer knows, in order: without marks such as [PAD], punctuation and pieces of words."""
+def list_vocabulary(tokenizer: Tokenizer) -> list[str]:
+    """List the words that the tokenizer knows, in order: without marks ([PAD]), punctuation and pieces of words."""
     return sorted(word for word in tokenizer.get_vocab() if word.isalpha())
 
 
@@ -103,4 +103,4 @@ def warn_of_unknown_words(tokenizer: Tokenizer, texts: Sequence[str], ids: NDArr
     if unknown is None or not (ids == unknown).any():
         return
     words = dict.fromkeys(word for text in texts for word in unknown_words(tokenizer, text))
-    warnings.warn(unknown_words_message(words, known_words(tokenizer)), stacklevel=3)
+    warnings.warn(unknown_words_message(words, list_vocabulary(tokenizer)), stacklevel=3)

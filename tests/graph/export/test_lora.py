@@ -207,7 +207,7 @@ def test_files_that_do_not_fit_change_nothing(made: Made, tmp_path: Path) -> Non
     with pytest.raises(BundleError, match="cannot be read: No such file"):
         bundle.run_with(named(made), lora=tmp_path / "nowhere.safetensors")
     (tmp_path / "lora.pt").write_bytes(b"pickle")
-    with pytest.raises(BundleError, match=r"is no \.safetensors file, the only kind that is read here"):
+    with pytest.raises(BundleError, match=r"is not a \.safetensors file, the only supported format"):
         bundle.run_with(named(made), lora=tmp_path / "lora.pt")
     assert relative(bundle.run_with(named(made))["value"], engine(made, [])) <= 1e-4
 

@@ -275,9 +275,9 @@ def test_everything_that_an_exported_bundle_offers_is_taken(bundle_of: Callable[
     inputs = {f"params.{name}": item.default for name, item in bundle.manifest.inputs.items()}
     offered = {offer.node: offer for offer in bundle.offers()}
     assert "clip" not in offered["scheduler"].settings  # the step was traced with it
-    assert "scheduler.heun" in offered["scheduler"].others
+    assert "scheduler.heun" in offered["scheduler"].alternatives
     for offer in offered.values():
-        changes: dict[str, Any] = {f"{offer.node}.use": other for other in offer.others}
+        changes: dict[str, Any] = {f"{offer.node}.use": other for other in offer.alternatives}
         for setting, value in offer.settings.items():
             changes[f"{offer.node}.{setting}"] = inputs[offer.linked[setting]] if setting in offer.linked else value
         for name, value in changes.items():

@@ -139,16 +139,16 @@ def test_trips_accumulate_over_loops_as_they_begin() -> None:
 
     count = TripCount()
     with enforce_limits(Limits(trips=100)):
-        with count.ended():
+        with count.scope():
             count.begin(8)  # 8
             for _ in range(8):
-                with count.ended():
+                with count.scope():
                     count.begin(10)  # 80 more, in all trips of the first
-            with count.count_separately(), count.ended():
+            with count.count_separately(), count.scope():
                 count.begin(5)  # a preview's
-        with count.ended(), pytest.raises(LimitExceeded, match=r"takes 8 trips, 101 with those around and before it;"):
+        with count.scope(), pytest.raises(LimitExceeded, match=r"takes 8 trips, 101 with those around and before it;"):
             count.begin(8)
-        with count.ended(), pytest.raises(LimitExceeded, match="102 with those around and before it; the limit is 100"):
+        with count.scope(), pytest.raises(LimitExceeded, match="102 with those around and before it; the limit is 100"):
             count.begin(1)
 
 

@@ -15,7 +15,7 @@ from guidegraph_runtime.files.locks import hold_lock
 from tests.graph.engine_nodes import run_text
 from tests.graph.training.test_fit import text
 from tests.limits import file_limit
-from tests.runtime.files.test_temporary import left_behind
+from tests.runtime.files.test_temporary import make_stale_file
 
 LOCK = ".state.safetensors.lock"
 
@@ -81,7 +81,7 @@ def test_two_trainings_do_not_share_a_checkpoint(tmp_path: Path) -> None:
 def test_a_training_clears_what_a_killed_one_left(tmp_path: Path) -> None:
     folder = tmp_path / "ckpt"
     folder.mkdir()
-    left_behind(folder / "state.safetensors")
+    make_stale_file(folder / "state.safetensors")
     (folder / LOCK).write_text("")
     run_text(text(10, checkpoint=True), tmp_path)
     assert [path.name for path in folder.iterdir()] == ["state.safetensors"]

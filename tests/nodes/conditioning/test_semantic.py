@@ -59,7 +59,7 @@ def test_an_error_names_pixels_without_a_class(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="there is no file"):
         load_map(path=tmp_path / "none.png")
     (tmp_path / "text.png").write_text("no picture")
-    with pytest.raises(ValueError, match=r"text\.png is no picture that Pillow can read"):
+    with pytest.raises(ValueError, match=r"text\.png is not a picture that Pillow can read"):
         load_map(path=tmp_path / "text.png")
 
 

@@ -297,7 +297,7 @@ def test_all_damaged_pictures_are_named_at_once(classes: Path) -> None:
     (classes / "dogs" / "gone.png").symlink_to(classes / "nowhere.png")
     with pytest.raises(ValueError, match=r"cannot be used") as error:
         folder(path=classes)
-    assert "cats/bad.png: is no picture that Pillow can read" in str(error.value)
+    assert "cats/bad.png: is not a picture that Pillow can read" in str(error.value)
     assert "dogs/short.jpg: cannot be read as a picture" in str(error.value)
     assert "dogs/gone.png: there is no file" in str(error.value)
 

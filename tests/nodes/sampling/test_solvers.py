@@ -174,9 +174,9 @@ def test_tcd_is_a_ddim_step_below_the_next_level_and_noise_up_to_it(gamma: float
 
 
 def test_distilled_timesteps_are_those_of_the_distillation() -> None:
-    assert consistency.distilled_timesteps(1000, 50, 4) == [999, 759, 499, 259]
-    assert consistency.distilled_timesteps(1000, 50, 1) == [999]
-    assert consistency.distilled_timesteps(1000, 50, 50) == list(range(999, 0, -20))
+    assert consistency.distillation_timesteps(1000, 50, 4) == [999, 759, 499, 259]
+    assert consistency.distillation_timesteps(1000, 50, 1) == [999]
+    assert consistency.distillation_timesteps(1000, 50, 50) == list(range(999, 0, -20))
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_distilled_timesteps_are_those_of_the_distillation() -> None:
 )
 def test_more_steps_than_the_distillation_had_raise(original: int, steps: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        consistency.distilled_timesteps(1000, original, steps)
+        consistency.distillation_timesteps(1000, original, steps)
 
 
 def test_tcd_without_noise_is_ddim() -> None:

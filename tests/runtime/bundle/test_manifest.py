@@ -12,7 +12,7 @@ import pytest
 from guidegraph_runtime.bundle.manifest import Input, Operation, read_manifest, write_manifest
 from guidegraph_runtime.bundle.strict_json import MAX_BYTES
 from guidegraph_runtime.errors import BundleError
-from tests.runtime.running.bundles import manifest_value, sealed
+from tests.runtime.running.bundles import manifest_value, seal_manifest
 
 FILES = ("parts/step.onnx", "parts/step.onnx.data", "parts/total.onnx", "reference/total.bin")
 DIGEST = {"sha256": "0" * 64, "size": 3}
@@ -23,7 +23,7 @@ def value() -> dict[str, Any]:
 
 
 def encode(changed: Any) -> bytes:
-    return sealed(changed) if isinstance(changed, dict) else json.dumps(changed).encode()
+    return seal_manifest(changed) if isinstance(changed, dict) else json.dumps(changed).encode()
 
 
 def refusal(data: bytes) -> str:
@@ -51,7 +51,7 @@ def test_all_fields_are_read() -> None:
     assert manifest.reference.outputs == {"total": "reference/total.bin"}
 
 
-def test_what_is_written_reads_the_same() -> None:
+def test_a_written_manifest_reads_back_equal() -> None:
     manifest = read_manifest(encode(value()))
     inputs = {
         "prompt": Input("str", default=["a", "σ"], many=True, help="what to draw"),
@@ -122,7 +122,7 @@ def change_at(path: tuple[Any, ...], replacement: Any) -> bytes:
     return encode(tree[""])
 
 
-def at(path: tuple[Any, ...]) -> Any:
+def value_at(path: tuple[Any, ...]) -> Any:
     inner: Any = value()
     for key in path:
         inner = inner[key]
@@ -137,7 +137,7 @@ def is_valid_too(path: tuple[Any, ...], replacement: Any) -> bool:
         return bool(replacement == "\x00")
     if path[-1:] == ("tolerance",):
         return bool(replacement == 2.5)
-    return replacement in ([], {}) and type(replacement) is type(at(path))
+    return replacement in ([], {}) and type(replacement) is type(value_at(path))
 
 
 @pytest.mark.parametrize("path", [path for path in places(value()) if "with" not in path[:-1]], ids=str)
@@ -207,7 +207,7 @@ def test_other_files(data: bytes) -> None:
     ],
     ids=lambda part: part[:20] if isinstance(part, bytes) else "",
 )
-def test_json_without_one_meaning(data: bytes, message: str) -> None:
+def test_ambiguous_json(data: bytes, message: str) -> None:
     assert message in refusal(data)
 
 

@@ -26,10 +26,10 @@ from tests.runtime.running.bundles import (
     WEIGHTS,
     external,
     in_body,
-    inside,
+    inline_tensor,
     manifest_value,
     model,
-    sealed,
+    seal_manifest,
     step_graph,
     write_bundle,
 )
@@ -89,7 +89,7 @@ def test_a_good_bundle_is_held_in_memory(bundle: Path) -> None:
 def test_released_and_unknown_bytes(bundle: Path) -> None:
     opened = open_bundle(bundle)
     opened.release(["parts/step.onnx.data"])
-    with pytest.raises(BundleError, match=r"step\.onnx\.data: bad-file: .* open the bundle anew"):
+    with pytest.raises(BundleError, match=r"step\.onnx\.data: bad-file: .* open the bundle again"):
         opened.externals("step")
     with pytest.raises(BundleError, match="no such name"):
         opened.data("../bundle.json")
@@ -161,7 +161,7 @@ def test_folder_that_becomes_a_link_after_the_listing(
 
 
 @links
-def test_file_that_becomes_another_while_it_is_opened(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_that_is_replaced_while_it_is_opened(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.open
 
     def swap(path: str, flags: int) -> int:
@@ -171,7 +171,7 @@ def test_file_that_becomes_another_while_it_is_opened(bundle: Path, monkeypatch:
         return real(path, flags)
 
     monkeypatch.setattr(os, "open", swap)
-    assert "found another one in its place" in refusal(bundle)
+    assert "found that it was replaced" in refusal(bundle)
 
 
 @links
@@ -254,7 +254,7 @@ def test_links_in_a_circle(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="needs a user whom permissions bind")
 @pytest.mark.parametrize("name", ["parts", "parts/step.onnx", "bundle.json"])
-def test_what_may_not_be_read(bundle: Path, name: str) -> None:
+def test_file_without_read_permission(bundle: Path, name: str) -> None:
     (bundle / name).chmod(0)
     text = refusal(bundle)
     (bundle / name).chmod(0o700)
@@ -300,12 +300,12 @@ def test_listed_names_that_leave_the_bundle(tmp_path: Path, name: str) -> None:
 
 
 def test_wrong_version(bundle: Path) -> None:
-    (bundle / "bundle.json").write_bytes(sealed(manifest_value() | {"version": 2}))
+    (bundle / "bundle.json").write_bytes(seal_manifest(manifest_value() | {"version": 2}))
     assert "expected format version 1, found 2" in refusal(bundle, "bad-manifest")
 
 
 @pytest.mark.parametrize("data", [b'{"format": "a", "format": "b"}', b"[" * 100_000, b'{"version": 1e9999}'])
-def test_manifest_without_one_meaning(bundle: Path, data: bytes) -> None:
+def test_ambiguous_manifest(bundle: Path, data: bytes) -> None:
     (bundle / "bundle.json").write_bytes(data)
     refusal(bundle, "bad-manifest")
 
@@ -356,16 +356,16 @@ def constant(tensor: TensorProto) -> NodeProto:
     return node
 
 
-@pytest.mark.parametrize("where", ["constant", "body", "sparse"])
+@pytest.mark.parametrize("tensor_kind", ["constant", "body", "sparse"])
 @pytest.mark.parametrize("location", ["step.onnx.data", "../secret"])
 def test_weights_that_onnxruntime_would_look_for_in_the_current_folder(
-    tmp_path: Path, where: str, location: str
+    tmp_path: Path, tensor_kind: str, location: str
 ) -> None:
     tensor = external("w", location, [4])
     graph = step_graph()
-    if where == "constant":
+    if tensor_kind == "constant":
         graph = step_graph([constant(tensor)])
-    elif where == "body":
+    elif tensor_kind == "body":
         graph = step_graph([in_body(helper.make_node("Add", ["x", "w"], ["y"]), [tensor])])
     else:
         graph.sparse_initializer.add().values.CopyFrom(tensor)
@@ -395,7 +395,7 @@ def test_weights_inside_of_their_file(tmp_path: Path, offset: int, length: int |
 
 
 def test_weights_that_the_graph_does_not_read(tmp_path: Path) -> None:
-    text = graph_refusal(tmp_path, model(step_graph(weights=inside("w", [1, 2, 3, 4]))))
+    text = graph_refusal(tmp_path, model(step_graph(weights=inline_tensor("w", [1, 2, 3, 4]))))
     assert "expected weights in 'parts/step.onnx.data'" in text
 
 
@@ -504,7 +504,7 @@ def test_newest_operator_sets() -> None:
 
 
 @pytest.mark.parametrize("message", sorted(MESSAGES))
-def test_the_fields_are_those_of_onnx(message: str) -> None:
+def test_the_fields_equal_those_of_onnx(message: str) -> None:
     fields = getattr(onnx, message).DESCRIPTOR.fields
     assert {f.number: (f.name, f.is_repeated) for f in fields} == {
         number: (ours.name, ours.many) for number, ours in MESSAGES[message].items()

@@ -37,10 +37,10 @@ def test_the_second_is_refused_and_told_who_holds_it(tmp_path: Path) -> None:
         pass
     message = str(busy.value)
     assert f"a test (process {os.getpid()} on " in message
-    assert f"writes to '{tmp_path}' just now: wait until it ends, or give another place" in message
+    assert f"writes to '{tmp_path}' now: wait until it ends, or choose another folder" in message
 
 
-def test_it_leaves_nothing_and_makes_what_is_missing(tmp_path: Path) -> None:
+def test_a_lock_creates_missing_folders_and_leaves_nothing(tmp_path: Path) -> None:
     folder = tmp_path / "a" / "b"
     with hold(folder):
         assert [path.name for path in folder.iterdir()] == [FOLDER_LOCK]
@@ -50,7 +50,7 @@ def test_it_leaves_nothing_and_makes_what_is_missing(tmp_path: Path) -> None:
     assert [path.name for path in folder.iterdir()] == ["file"]
 
 
-def test_a_killed_process_lets_go_and_the_next_takes_over(tmp_path: Path) -> None:
+def test_the_lock_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(tmp_path)],
         stdin=subprocess.PIPE,
@@ -88,7 +88,7 @@ def test_a_lock_file_that_was_removed_in_between_is_not_held(tmp_path: Path, mon
             pass
 
 
-def test_a_lock_file_of_another_hand_is_described_as_far_as_it_goes(tmp_path: Path) -> None:
+def test_a_foreign_lock_file_is_described_as_far_as_possible(tmp_path: Path) -> None:
     with hold(tmp_path):
         (tmp_path / FOLDER_LOCK).write_text('{"pid": "\x1b[31m"}')
         with pytest.raises(FolderBusy, match="another process writes to"), hold(tmp_path):

@@ -16,14 +16,14 @@ MODELS = ROOT / "workflows" / "models"
 MAP = MODELS.parent / "data" / "examples" / "map.png"
 
 
-def test_a_text_without_tokenizers_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_text_without_tokenizers_names_the_package_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     tokens.load_tokenizer.cache_clear()
     with pytest.raises(ValueError, match=r"^a text needs the package tokenizers, .* pip install tokenizers$"):
         tokens.load_tokenizer((MODELS / "scenes" / "tokenizer.json").read_bytes())
 
 
-def test_a_picture_without_pillow_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_picture_without_pillow_names_the_package_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in [name for name in sys.modules if name.partition(".")[0] == "PIL"] + ["PIL"]:
         monkeypatch.setitem(sys.modules, module, None)
     for read in (pictures.read_rgb, palette.read_map):

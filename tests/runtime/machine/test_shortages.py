@@ -79,7 +79,7 @@ def test_a_cause_that_ran_out_of_something_is_told_too() -> None:
     )
 
 
-def test_what_is_available_is_no_more_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_available_memory_is_at_most_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     resource = pytest.importorskip("resource")
     free = available_memory()
     assert free is not None
@@ -142,7 +142,7 @@ def test_causes_that_lead_in_a_circle_are_listed_once() -> None:
     assert list_causes(first) == [first, second]
 
 
-def test_a_file_that_is_too_large_is_named_and_the_old_one_stays(tmp_path: Path) -> None:
+def test_a_file_that_is_too_large_is_named_and_the_old_file_stays(tmp_path: Path) -> None:
     write_text(tmp_path / "a.txt", "old")
     with file_limit(1000), pytest.raises(WriteError) as refused:
         write_text(tmp_path / "a.txt", "x" * 5000)

@@ -68,7 +68,7 @@ def test_the_host_operations_start_without_pillow_and_tokenizers(tmp_path: Path)
             "scheduler.ddim: missing a required argument: 'schedule'; it takes schedule, levels, st",
         ),
         ("scheduler.ddim", {"schedule": LINEAR, "stepz": 3}, "got an unexpected keyword argument 'stepz'"),
-        ("scheduler.ddim", {"schedule": {}}, "schedule: expected the fields alphas_bar; alphas_bar is not there"),
+        ("scheduler.ddim", {"schedule": {}}, "schedule: expected the fields alphas_bar; alphas_bar is missing"),
         ("scheduler.ddim", {"schedule": 3}, "schedule: expected the fields alphas_bar; found int 3"),
         (
             "scheduler.ddim",
@@ -106,7 +106,7 @@ def test_the_host_operations_start_without_pillow_and_tokenizers(tmp_path: Path)
         (
             "image.load",
             {"path": "", "size": 8},
-            "path: expected a file that the person gives, as a Path, or the bytes of one; found str ''",
+            "path: expected a file given by the user, as a Path, or its bytes; found str ''",
         ),
         ("image.load", {"path": "a.png", "size": [8]}, r"size: expected a side in pixels, or \[height, width\]"),
         (
@@ -123,12 +123,12 @@ def test_the_host_operations_start_without_pillow_and_tokenizers(tmp_path: Path)
         ("text.replace", {"text": 3, "words": {}}, "text: expected a text or a list of texts; found int 3"),
         ("text.replace", {"text": "a", "words": {"": "b"}}, "an empty word cannot be replaced"),
         ("text.replace", {"text": "a", "words": {"a": 1}}, "words: expected a table from words to words"),
-        ("text.tokenize", {"texts": "a", "tokenizer": b"{}"}, "this is no tokenizer.json that can be read"),
+        ("text.tokenize", {"texts": "a", "tokenizer": b"{}"}, "this tokenizer.json cannot be read"),
         ("text.tokenize", {"texts": "a", "tokenizer": "a.json"}, "expected the bytes of a tokenizer.json; found str"),
         ("text.tokenize", {"texts": [], "tokenizer": b""}, "there are no texts"),
     ],
 )
-def test_unsuitable_inputs_are_refused(id: str, arguments: dict[str, Any], message: str) -> None:
+def test_invalid_arguments_are_refused(id: str, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         OPERATIONS[id](**arguments)
 
@@ -184,7 +184,7 @@ def test_a_state_beyond_the_table_and_unlike_shapes_are_refused() -> None:
         )
     with pytest.raises(ValueError, match="x0 and noise must be of one size"):
         OPERATIONS["scheduler.add_noise"](scheduler=sampler["scheduler"], x0=SAMPLE, noise=SAMPLE[..., :2])
-    with pytest.raises(ValueError, match="scheduler: expected the fields alpha, sigma; sigma is not there"):
+    with pytest.raises(ValueError, match="scheduler: expected the fields alpha, sigma; sigma is missing"):
         OPERATIONS["scheduler.add_noise"](scheduler={"alpha": np.ones(3)}, x0=SAMPLE, noise=SAMPLE)
 
 
@@ -214,5 +214,5 @@ def test_a_file_is_its_path_or_its_bytes(tmp_path: Path, id: str) -> None:
     by_path, by_bytes = (OPERATIONS[id](path=file, size=2)["out"] for file in (path, path.read_bytes()))
     assert by_path.shape[2:] == (2, 2)
     assert np.array_equal(by_path, by_bytes)
-    with pytest.raises(ValueError, match="the file of 7 bytes is no picture that Pillow can read"):
+    with pytest.raises(ValueError, match="the file of 7 bytes is not a picture that Pillow can read"):
         OPERATIONS[id](path=b"nothing")

@@ -89,7 +89,7 @@ def refusal(function: Callable[..., Any], arguments: dict[str, Any]) -> str:
     return ""
 
 
-def test_nodes_say_of_themselves_what_the_runtime_has() -> None:
+def test_nodes_declare_the_operations_of_the_runtime() -> None:
     assert sorted(set(OPERATIONS) & set(NODES)) == SHARED
     assert set(OPERATIONS) - set(NODES) == {"text.chunks", "text.tokenize"}
     assert sum(id.startswith("scheduler.") for id in SAMPLERS) == len(operations.scheduler.SAMPLERS)
@@ -226,7 +226,7 @@ def test_pictures_and_masks_from_files_are_the_nodes(folder: Path, name: str) ->
         compare("mask.load", path=folder / name, **more)
 
 
-def test_pixels_are_what_torch_makes_of_them(folder: Path) -> None:
+def test_pixels_equal_those_of_torch(folder: Path) -> None:
     pixels = np.asarray(Image.open(folder / "RGB.png"))
     expected = torch.tensor(pixels).permute(2, 0, 1)[None].to(torch.float32) / 127.5 - 1
     assert_same(expected, OPERATIONS["image.load"](path=folder / "RGB.png")["out"])
@@ -245,7 +245,7 @@ def test_maps_from_files_are_the_nodes_and_the_nearest_pixels(folder: Path, size
     assert np.array_equal(semantic.sum(1), np.ones_like(semantic[:, 0]))
 
 
-def test_a_centre_between_two_pixels_takes_the_one_that_torch_takes(tmp_path: Path) -> None:
+def test_a_centre_between_two_pixels_is_rounded_as_in_torch(tmp_path: Path) -> None:
     for source, target in ((2, 61), (2, 115), (4, 41), (4, 47), (7, 3), (11, 22), (100, 48)):
         Image.fromarray((np.arange(source, dtype=np.uint8) % 23)[:, None]).save(tmp_path / "map.png")
         semantic = OPERATIONS["semantic.load"](path=tmp_path / "map.png", size=[target, 1])["out"]
@@ -254,7 +254,7 @@ def test_a_centre_between_two_pixels_takes_the_one_that_torch_takes(tmp_path: Pa
         assert np.array_equal(semantic.argmax(1), nearest[:, 0].numpy())
 
 
-def test_tokens_are_those_of_the_text_model() -> None:
+def test_tokens_equal_those_of_the_text_model() -> None:
     tokenizer = build_tokenizer(["a", "tiger", "on", "grass"], length=6)
     data = tokenizer.to_str().encode()
     texts = ["A tiger on grass", "", "a tiger, on on on on on"]

@@ -102,7 +102,7 @@ def test_impossible_keywords_are_refused(tmp_path: Path, keyword: str) -> None:
     assert not any(tmp_path.iterdir())
 
 
-def test_what_is_no_png_is_refused(tmp_path: Path) -> None:
+def test_other_files_than_png_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"not a picture")
     Image.new("RGB", (2, 2)).save(tmp_path / "b.png", format="JPEG")
     (tmp_path / "c.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"\0" * 30)

@@ -28,7 +28,7 @@ def external(
     return tensor
 
 
-def inside(name: str, values: Any) -> TensorProto:
+def inline_tensor(name: str, values: Any) -> TensorProto:
     array = np.asarray(values, np.float32)
     return helper.make_tensor(name, FLOAT, array.shape, array.tobytes(), raw=True)
 
@@ -152,10 +152,10 @@ def write_bundle(
         (root / name).write_bytes(data)
     if change is not None:
         change(value)
-    (root / "bundle.json").write_bytes(sealed(value))
+    (root / "bundle.json").write_bytes(seal_manifest(value))
     return root
 
 
-def sealed(value: Mapping[str, Any]) -> bytes:
+def seal_manifest(value: Mapping[str, Any]) -> bytes:
     """`bundle.json` with the digest that its other fields ask for."""
     return seal(json.dumps({**value, "digest": "0" * 64}, indent=1).encode())

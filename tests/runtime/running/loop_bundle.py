@@ -8,7 +8,7 @@ from typing import Any
 
 from onnx import GraphProto, TensorProto, ValueInfoProto, helper
 
-from tests.runtime.running.bundles import OPSET, inside, model, sealed
+from tests.runtime.running.bundles import OPSET, inline_tensor, model, seal_manifest
 
 DTYPES = {"float32": TensorProto.FLOAT, "float64": TensorProto.DOUBLE, "int64": TensorProto.INT64}
 X = ("float32", ["batch", 2, "height", "width"])
@@ -36,7 +36,7 @@ DECODE: tuple[Ports, Ports] = {"last": X}, {"image": ("float32", ["batch", 2, "2
 def encode_graph() -> GraphProto:
     """condition = level · (1, 2)."""
     nodes = [helper.make_node("Mul", ["params.level", "row"], ["condition"])]
-    return _graph("encode", nodes, ENCODE, [inside("row", [[1.0, 2.0]])])
+    return _graph("encode", nodes, ENCODE, [inline_tensor("row", [[1.0, 2.0]])])
 
 
 def label_graph() -> GraphProto:
@@ -47,7 +47,7 @@ def label_graph() -> GraphProto:
         helper.make_node("Mul", ["numbers", "row"], ["condition"]),
     ]
     column = helper.make_tensor("column", TensorProto.INT64, [2], [-1, 1])
-    return _graph("encode", nodes, LABELS, [column, inside("row", [[1.0, 2.0]])])
+    return _graph("encode", nodes, LABELS, [column, inline_tensor("row", [[1.0, 2.0]])])
 
 
 def step_graph() -> GraphProto:
@@ -77,7 +77,7 @@ def step_graph() -> GraphProto:
         helper.make_tensor("zero", TensorProto.INT64, [], [0]),
         helper.make_tensor("one", TensorProto.INT64, [1], [1]),
     ]
-    parts = [inside("thousandth", 0.001), inside("tenth", 0.1), inside("half", 0.5)]
+    parts = [inline_tensor("thousandth", 0.001), inline_tensor("tenth", 0.1), inline_tensor("half", 0.5)]
     return _graph("step", nodes, STEP, [*integers, *parts])
 
 
@@ -164,7 +164,7 @@ def write_loop_bundle(root: Path, collect: bool = False, labels: bool = False) -
     root.mkdir(parents=True)
     for name, data in files.items():
         (root / name).write_bytes(data)
-    (root / "bundle.json").write_bytes(sealed(value))
+    (root / "bundle.json").write_bytes(seal_manifest(value))
     return root
 
 

@@ -62,13 +62,13 @@ def test_only_the_operations_of_the_taken_branch_run() -> None:
     assert (run.take(PLAN, "d"), run.ran) == ([4], ["second", "third", "last"])
 
 
-def test_what_else_is_wanted_runs_besides() -> None:
+def test_other_targets_run_too() -> None:
     run = Run(x=np.float32(1), mode="a")
     assert run.take(PLAN, "d", "b") == [3, 2]
     assert sorted(run.ran) == ["first", "last", "second"]
 
 
-def test_what_makes_a_choice_is_computed_before_its_branches() -> None:
+def test_the_selector_of_a_choice_is_computed_before_its_branches() -> None:
     plan = [*PLAN[:3], part("flag", "y", "flag"), choice("either", "flag", {"1": "a", "2": "c"}), PLAN[4]]
     run = Run(x=np.float32(1), y=np.array([1]))
     assert (run.take(plan, "d"), run.ran) == ([4], ["flag", "second", "third", "last"])
@@ -101,7 +101,7 @@ def test_plain_values_are_chosen_too() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, "made by one value"),
+        ({}, "a choice needs one value"),
         ({"when": "a", "of": {}}, "has its branches by value"),
         ({"when": "a", "of": {"a": {"from": {"c": 3}}}}, "branch 'a' of a choice names values"),
         ({"when": "a", "of": {"a": {"from": {"d": "x"}}}}, r"gives \['d'\], not \['c'\]"),
@@ -110,7 +110,7 @@ def test_plain_values_are_chosen_too() -> None:
         ({"when": "b", "of": {"a": {"is": 1}}}, r"c \(choose\): no branch 'b'; there is: a"),
     ],
 )
-def test_a_choice_that_is_not_whole_is_refused(settings: dict[str, Any], message: str) -> None:
+def test_an_incomplete_choice_is_refused(settings: dict[str, Any], message: str) -> None:
     operation = Operation(CHOOSE, "c", settings=settings, outputs=("c",))
     with pytest.raises(ValueError, match=message):
         list(schedule_operations([operation], ["c"], Values()))

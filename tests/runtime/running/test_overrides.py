@@ -29,7 +29,7 @@ def test_a_setting_takes_the_place_of_a_literal_or_of_a_link() -> None:
     assert loop == LOOP
 
 
-def test_another_operation_leaves_behind_what_only_the_old_one_had() -> None:
+def test_a_replaced_operation_drops_settings_that_the_new_one_lacks() -> None:
     (scheduler, _) = override(scheduler__use="scheduler.deis", scheduler__spacing="trailing")
     assert scheduler.op == "scheduler.deis"
     assert scheduler.inputs == DDIM.inputs
@@ -58,7 +58,7 @@ def test_nodes_of_bodies_are_changed_too() -> None:
         ("scheduler.use", 3, "unknown-operation: scheduler: no '3'"),
     ],
 )
-def test_what_there_is_not_is_named_with_what_there_is(name: str, value: Any, message: str) -> None:
+def test_an_unknown_name_is_reported_with_the_valid_ones(name: str, value: Any, message: str) -> None:
     with pytest.raises(BundleError) as error:
         override_settings(PLAN, {name: value}, "here")
     assert message in str(error.value)

@@ -58,7 +58,7 @@ def test_a_parameter_that_is_an_output_is_not_the_callers_array(tmp_path: Path) 
     assert np.array_equal(bundle.run(x=argument)["last"], X)
 
 
-def test_what_on_output_does_to_arrays_changes_nothing_that_comes_after(tmp_path: Path) -> None:
+def test_changes_of_arrays_in_on_output_do_not_affect_the_run(tmp_path: Path) -> None:
     argument = X.copy()
     bundle = passing(tmp_path, "params.x")
     plain = bundle.run(x=X)["total"]
@@ -89,7 +89,7 @@ def test_an_observer_is_told_copies(tmp_path: Path) -> None:
     assert np.array_equal(bundle.run_with({}, observer=spoil)["image"], bundle.run()["image"])
 
 
-def test_lists_are_not_those_of_the_manifest_or_of_the_caller(tmp_path: Path) -> None:
+def test_lists_are_copies(tmp_path: Path) -> None:
     spec = Input("str", default=["a", "b"], many=True)
     load_value(spec, spec.default, lambda _: b"").append("c")
     assert spec.default == ["a", "b"]

@@ -41,4 +41,4 @@ def test_pictures_are_held_to_their_range_and_others_to_their_largest_value(
 
 def test_a_picture_is_told_in_steps_of_a_pixel() -> None:
     result = compare_output("x", "image", np.zeros(3), np.full(3, 2 / 255), TOLERANCE)
-    assert result.shown == "1.0000/255 of at most 2/255"
+    assert result.text == "1.0000/255 of at most 2/255"

@@ -53,7 +53,7 @@ def test_zeros_of_its_shape_stand_in_while_the_flag_holds() -> None:
 
 
 @pytest.mark.parametrize("flags", [{"table.noisy": True}, {}])
-def test_it_is_computed_where_the_flag_is_another_or_unknown(flags: dict[str, Any]) -> None:
+def test_a_value_is_computed_if_the_flag_differs_or_is_unknown(flags: dict[str, Any]) -> None:
     first, second = draw_noise(plan(), **flags)
     assert first.any()
     assert not np.array_equal(first, second)
@@ -72,7 +72,7 @@ def test_a_flag_that_the_host_computed_as_numpys_bool_counts_too() -> None:
     ],
     ids=["no flags", "collected", "read by another operation"],
 )
-def test_what_something_else_reads_is_computed(operations: list[Operation]) -> None:
+def test_a_value_with_another_reader_is_computed(operations: list[Operation]) -> None:
     assert all(array.any() for array in draw_noise(operations, **{"table.noisy": False}))
 
 

@@ -131,4 +131,4 @@ def fake_session(log: Log, bundle: VerifiedBundle, part: str, settings: SessionS
     """The session of a part on the fake device."""
     inner = make_session(bundle, part, SessionSettings(intra_threads=1))
     fake = FakeSession(log, inner.session)
-    return Session(inner.where, inner.part, fake, settings, fake)
+    return Session(inner.location, inner.part, fake, settings, fake)

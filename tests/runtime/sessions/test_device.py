@@ -20,7 +20,7 @@ from guidegraph_runtime.running.bundle import Bundle
 from guidegraph_runtime.sessions.device_runner import CudaGraphs, DeviceRunner
 from guidegraph_runtime.sessions.device_values import DeviceValue, to_host, to_placeholder
 from guidegraph_runtime.sessions.sessions import Session, SessionSettings, make_session
-from tests.runtime.running.bundles import FLOAT, WEIGHTS, inside, model, step_graph, write_bundle
+from tests.runtime.running.bundles import FLOAT, WEIGHTS, inline_tensor, model, step_graph, write_bundle
 from tests.runtime.running.loop_bundle import write_loop_bundle
 from tests.runtime.sessions.fake_device import CUDA, FakeTensor, Log, fake_session
 
@@ -69,7 +69,7 @@ def between_steps(log: Log) -> list[list[tuple[str, Any]]]:
     return [log.events[a + 1 : b] for a, b in pairwise(runs[1:-1])]
 
 
-def test_a_loop_uploads_what_is_new_and_downloads_nothing(
+def test_a_loop_uploads_only_new_values_and_downloads_nothing(
     tmp_path: Path, open_on_device: Callable[..., Bundle], log: Log
 ) -> None:
     path = write_loop_bundle(tmp_path / "bundle")
@@ -85,7 +85,7 @@ def test_a_loop_uploads_what_is_new_and_downloads_nothing(
     assert log.count("make") == 0
 
 
-def test_what_does_not_change_is_uploaded_once(tmp_path: Path, open_on_device: Callable[..., Bundle], log: Log) -> None:
+def test_an_unchanged_value_is_uploaded_once(tmp_path: Path, open_on_device: Callable[..., Bundle], log: Log) -> None:
     bundle = open_on_device(write_loop_bundle(tmp_path / "bundle"))
     bundle.run(steps=STEPS)
     first = log.events[: log.events.index(("run", "none"), 2)]  # until the first step has all
@@ -96,7 +96,7 @@ def test_what_does_not_change_is_uploaded_once(tmp_path: Path, open_on_device: C
     assert [event for event in log.events if event[0] == "download"] == [("download", 2 * 4), ("download", 2 * SAMPLE)]
 
 
-def test_a_condition_that_fits_stays_where_it_is(
+def test_a_condition_of_the_right_shape_stays_on_the_device(
     tmp_path: Path, open_on_device: Callable[..., Bundle], log: Log
 ) -> None:
     path = write_loop_bundle(tmp_path / "bundle")
@@ -112,7 +112,7 @@ def test_another_size_in_the_next_run(tmp_path: Path, open_on_device: Callable[.
         same(device.run(batch=batch, steps=steps), host.run(batch=batch, steps=steps))
 
 
-def test_what_a_loop_collects_comes_down_after_it(
+def test_collected_values_are_downloaded_after_the_loop(
     tmp_path: Path, open_on_device: Callable[..., Bundle], log: Log
 ) -> None:
     path = write_loop_bundle(tmp_path / "bundle", collect=True)
@@ -204,7 +204,7 @@ def test_values_outlive_the_places_of_a_cuda_graph(
 @pytest.fixture
 def step(tmp_path: Path, log: Log) -> Callable[..., Session]:
     """The session of y = x · scale + w, whose weights w may be exchanged."""
-    graph = step_graph(weights=inside("w", WEIGHTS))
+    graph = step_graph(weights=inline_tensor("w", WEIGHTS))
     graph.input.append(helper.make_tensor_value_info("w", FLOAT, [4]))
     path = write_bundle(
         tmp_path / "step", step=model(graph), change=lambda value: value["parts"]["step"].update(externals=[])

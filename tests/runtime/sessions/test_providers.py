@@ -73,7 +73,7 @@ def refusal(*requested: Any) -> str:
         (1, {"libnvinfer.so.10"}, ["cpu"]),
     ],
 )
-def test_auto_takes_what_is_there(machine: Any, gpus: int, libraries: set[str], expected: list[str]) -> None:
+def test_auto_chooses_available_providers(machine: Any, gpus: int, libraries: set[str], expected: list[str]) -> None:
     machine(gpus, libraries)
     assert [provider.name for provider in choose_providers("auto")] == expected
 
@@ -101,17 +101,17 @@ def test_the_cpu_comes_last_and_ends_the_list(machine: Any) -> None:
         (1, CUDA_LIBRARIES, ("Tensorrt", "CUDA", "CPU"), "tensorrt", "libnvinfer.so.10 is not installed"),
     ],
 )
-def test_what_is_asked_for_and_not_there(
+def test_a_requested_provider_that_is_missing_is_refused(
     machine: Any, gpus: int, libraries: set[str], built: tuple[str, ...], requested: Any, message: str
 ) -> None:
     machine(gpus, libraries, built)
     text = refusal(requested)
     assert message in text
-    assert "ask for one of what is there: auto, " in text
+    assert "choose one of those available: auto, " in text
     assert text.endswith("cpu")
 
 
-def test_device_that_is_not_there(machine: Any) -> None:
+def test_a_missing_device_is_refused(machine: Any) -> None:
     machine(2, CUDA_LIBRARIES)
     assert "there are 2 NVIDIA GPUs here" in refusal("cuda", 2)
     assert [provider.name for provider in choose_providers("auto", 2)] == ["cpu"]

@@ -22,7 +22,7 @@ from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.sessions.input_checks import check_inputs, resolve_shape
 from guidegraph_runtime.sessions.providers import Provider
 from guidegraph_runtime.sessions.sessions import Session, SessionSettings, make_session
-from tests.runtime.running.bundles import FLOAT, WEIGHTS, external, inside, model, step_graph, write_bundle
+from tests.runtime.running.bundles import FLOAT, WEIGHTS, external, inline_tensor, model, step_graph, write_bundle
 
 ONE_THREAD = SessionSettings(intra_threads=1)
 CUDA = (Provider("cuda", 1, {"device_id": "1"}), Provider("cpu"))
@@ -114,7 +114,7 @@ PAIR = Part(
 )
 
 
-def test_one_name_is_one_size() -> None:
+def test_axes_of_one_name_have_one_size() -> None:
     assert check_inputs("a", PAIR, {"x": X, "t": np.zeros(2, np.int64)}) == {"batch": 2}
     text = refusal(lambda: check_inputs("a", PAIR, {"x": X, "t": np.zeros(3, np.int64)}), "bad-input")
     assert "expected 't' of shape (batch,), found (3,), while batch is 2 in another input" in text
@@ -141,7 +141,7 @@ SCALE = {"name": "scale", "dtype": "float32", "dims": []}
         {"outputs": [{"name": "z", "dtype": "float32", "dims": ["batch", 4]}]},
     ],
 )
-def test_graph_that_is_not_as_described(tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_graph_that_differs_from_the_manifest(tmp_path: Path, changes: dict[str, Any]) -> None:
     assert "expected the " in refusal(lambda: session(tmp_path, change=change_description(**changes)), "bad-session")
 
 
@@ -225,7 +225,7 @@ def test_onnxruntime_that_cannot_take_weights_from_memory(tmp_path: Path, monkey
 @pytest.fixture
 def with_weights(tmp_path: Path) -> Session:
     """A session whose weights w may be exchanged."""
-    graph = step_graph(weights=inside("w", WEIGHTS))
+    graph = step_graph(weights=inline_tensor("w", WEIGHTS))
     graph.input.append(helper.make_tensor_value_info("w", FLOAT, [4]))
     return session(tmp_path, step=model(graph), change=change_description(externals=[]))
 
@@ -458,10 +458,10 @@ class FakeSession:
     """An `InferenceSession` that has the providers it is told to have."""
 
     got: tuple[str, ...] = ("CPUExecutionProvider",)
-    asked: Any = None
+    request: Any = None
 
     def __init__(self, data: bytes, options: Any, *, providers: Any, **_: Any):
-        FakeSession.asked = (providers, options)
+        FakeSession.request = (providers, options)
 
     def get_providers(self) -> list[str]:
         return list(self.got)
@@ -484,15 +484,15 @@ class FakeSession:
         ),
     ],
 )
-def test_what_a_session_on_a_gpu_asks_for(
+def test_options_of_a_session_on_a_gpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], providers: Any, entry: str
 ) -> None:
     monkeypatch.setattr(onnxruntime, "InferenceSession", FakeSession)
     text = refusal(lambda: session(tmp_path, settings=SessionSettings(CUDA, **settings)), "no-provider")
     assert "expected a session on cuda, found CPUExecutionProvider only" in text
-    assert FakeSession.asked[0] == providers
+    assert FakeSession.request[0] == providers
     try:
-        actual = FakeSession.asked[1].get_session_config_entry("session.disable_cpu_ep_fallback")
+        actual = FakeSession.request[1].get_session_config_entry("session.disable_cpu_ep_fallback")
     except RuntimeError:  # not set
         actual = ""
     assert actual == entry

@@ -189,7 +189,7 @@ def test_other_adapters_are_named(tmp_path: Path, key: str, message: str) -> Non
     with pytest.raises(ValueError, match=message):
         read_lora(tmp_path / "lora.safetensors")
     save_file({"unet.x.alpha": torch.tensor(1.0)}, tmp_path / "lora.safetensors")
-    with pytest.raises(ValueError, match="is no whole LoRA"):
+    with pytest.raises(ValueError, match="is not a complete LoRA"):
         read_lora(tmp_path / "lora.safetensors")
     other: Any = lambda x, t, condition: None  # noqa: E731
     with pytest.raises(

@@ -96,7 +96,8 @@ def test_tensors_beside_the_text_encoder_are_named(tmp_path: Path, family: str, 
 
 def test_latent_diffusions_text_encoder_is_checked_too() -> None:
     complete = {
-        f"transformer.{name}": value.to("meta") for name, value in test_ldm_text.release_names(test_ldm_text.bert()).items()
+        f"transformer.{name}": value.to("meta")
+        for name, value in test_ldm_text.release_names(test_ldm_text.bert()).items()
     }
     assert "BERT" in repr(load_conditioner(complete, Path("model.ckpt"), None)["text"])
     less = {name: value for name, value in complete.items() if name != "transformer.attn_layers.layers.3.1.net.2.bias"}
