@@ -266,21 +266,7 @@ def _make_spec(
         hints = typing.get_type_hints(function, include_extras=True)
     except Exception as error:
         raise NodeDefinitionError(f"{name}: an annotation cannot be read: {error}") from error
-    inputs: dict[str, Port] = {}
-    settings: dict[str, Port] = {}
-    for parameter in inspect.signature(function).parameters.values():
-        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            raise NodeDefinitionError(f"{name}: *{parameter.name} has no schema: use a Sequence[T] port")
-        if parameter.name not in hints:
-            raise NodeDefinitionError(f"{name}: parameter '{parameter.name}' needs a type annotation")
-        setting = parameter.kind is parameter.KEYWORD_ONLY
-        try:
-            kind = to_port_type(hints[parameter.name])
-        except TypeError as error:
-            raise NodeDefinitionError(f"{name}: parameter '{parameter.name}': {error}") from error
-        infinite = is_infinite(parameter.default)
-        port = Port(parameter.name, hints[parameter.name], kind, parameter.default, setting, infinite)
-        (settings if setting else inputs)[parameter.name] = port
+    inputs, settings = _read_ports(name, function, hints)
     if "return" not in hints:
         raise NodeDefinitionError(f"{name}: the return annotation gives the outputs; write one (None for no output)")
     outputs, named_outputs = _read_outputs(name, hints["return"])
@@ -304,6 +290,28 @@ def _make_spec(
         shape_arguments=_argument_names(traits["shape"]),
         **traits,
     )
+
+
+def _read_ports(
+    name: str, function: Callable[..., Any], hints: Mapping[str, Any]
+) -> tuple[dict[str, Port], dict[str, Port]]:
+    """The input ports and the settings of a function, by its signature."""
+    inputs: dict[str, Port] = {}
+    settings: dict[str, Port] = {}
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            raise NodeDefinitionError(f"{name}: *{parameter.name} has no schema: use a Sequence[T] port")
+        if parameter.name not in hints:
+            raise NodeDefinitionError(f"{name}: parameter '{parameter.name}' needs a type annotation")
+        setting = parameter.kind is parameter.KEYWORD_ONLY
+        try:
+            kind = to_port_type(hints[parameter.name])
+        except TypeError as error:
+            raise NodeDefinitionError(f"{name}: parameter '{parameter.name}': {error}") from error
+        infinite = is_infinite(parameter.default)
+        port = Port(parameter.name, hints[parameter.name], kind, parameter.default, setting, infinite)
+        (settings if setting else inputs)[parameter.name] = port
+    return inputs, settings
 
 
 def _read_outputs(name: str, annotation: Any) -> tuple[dict[str, PortType], bool]:

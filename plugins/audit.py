@@ -79,7 +79,7 @@ def main() -> NoReturn:
     order = json.load(sys.stdin)
     answer = os.dup(1)
     null_device = os.open(os.devnull, os.O_RDWR)
-    for stream in (0, 1):  # what a plugin prints is in its notes
+    for stream in (0, 1):  # notes report a plugin's output
         os.dup2(null_device, stream)
     PluginManager(entry_points=False)
     examine = _audit_in_forks if hasattr(os, "fork") else _audit_here

@@ -18,7 +18,7 @@ HOOKS = tuple(name for name in vars(hookspecs) if name.startswith("guidegraph_")
 
 
 class PluginError(GuidegraphError):
-    """A plugin cannot be used; ``fix`` says what to do."""
+    """A plugin cannot be used; ``fix`` is advice to the user."""
 
     def __init__(self, message: str, fix: str = "") -> None:
         super().__init__(message)

@@ -2,7 +2,8 @@
 
     python tools/sampler_table.py
 
-Needs the extra `test`. The comparisons are those of tests/nodes/sampling/test_scheduler_parity.py and test_scheduler_order.py.
+Needs the extra `test`. It makes the comparisons of test_scheduler_parity.py and test_scheduler_order.py
+in tests/nodes/sampling.
 """
 
 from __future__ import annotations

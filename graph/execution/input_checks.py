@@ -36,8 +36,8 @@ def check_unchanged(step: Step, slots: Sequence[Any], before: Mapping[Slot, Inpu
         if tuple(_change_counts(slots[slot], DEPTH)) != state:
             raise PortError(
                 _find_port(step, slot),
-                f"this input was changed in place ({describe_value(slots[slot])}), and others read it too: work on a copy, "
-                "such as x + y for x += y, x.clone() before x[…] = y, or list(values)",
+                f"this input was changed in place ({describe_value(slots[slot])}), and others read it too: work on "
+                "a copy, such as x + y for x += y, x.clone() before x[…] = y, or list(values)",
             )
 
 

@@ -211,51 +211,62 @@ def _loop_schema() -> Schema:
             "body": {"$ref": "#/$defs/nodes"},
             "next": _link_mapping_schema("The next value of each carry."),
             "collect": _link_mapping_schema("Values stacked over the iterations."),
-            "train": {
-                "type": "array",
-                "description": "Carried models to train, each with its loss.",
-                "minItems": 1,
-                "items": {"$ref": "#/$defs/trained"},
-            },
-            "steps": {
-                "description": "The number of training steps, or a link to it.",
-                "anyOf": [{"type": "integer", "minimum": 0}, {"$ref": "#/$defs/link"}],
-            },
-            "precision": {
-                "description": "auto is bf16 if the hardware supports it, else fp32.",
-                "enum": list(training_precision.PRECISIONS),
-                "default": training_precision.DEFAULT_PRECISION,
-            },
-            "seed": {"type": "integer", "description": "The seed of torch's generator during training."},
-            "checkpoint": {
-                "type": "object",
-                "description": "The folder and interval of checkpoints, from which training resumes.",
-                "required": ["path"],
-                "properties": {
-                    "path": {"type": "string"},
-                    "every": {"type": "integer", "minimum": 1},
-                    "check": {"type": "boolean", "description": "False resumes even if the workflow has changed."},
-                },
-                "additionalProperties": False,
-            },
-            "preview": {
-                "type": "object",
-                "description": "A node or workflow that is run regularly on the models trained so far.",
-                "required": ["every", "use"],
-                "properties": {
-                    "every": _number_schema("integer", "Steps between previews; 0 for none.", minimum=0),
-                    "use": {"type": "string"},
-                    "in": {"type": "object", "additionalProperties": {"$ref": "#/$defs/link"}},
-                    "with": {"type": "object"},
-                },
-                "additionalProperties": False,
-            },
+            **_training_schemas(),
         },
         "additionalProperties": False,
         "dependentSchemas": {
             "carry": {"anyOf": [{"required": ["next"]}, {"required": ["train"]}]},
             **{name: {"required": ["train"]} for name in ("steps", "precision", "checkpoint", "seed", "preview")},
         },
+    }
+
+
+def _training_schemas() -> dict[str, Schema]:
+    """The schemas of a loop's training keys."""
+    return {
+        "train": {
+            "type": "array",
+            "description": "Carried models to train, each with its loss.",
+            "minItems": 1,
+            "items": {"$ref": "#/$defs/trained"},
+        },
+        "steps": {
+            "description": "The number of training steps, or a link to it.",
+            "anyOf": [{"type": "integer", "minimum": 0}, {"$ref": "#/$defs/link"}],
+        },
+        "precision": {
+            "description": "auto is bf16 if the hardware supports it, else fp32.",
+            "enum": list(training_precision.PRECISIONS),
+            "default": training_precision.DEFAULT_PRECISION,
+        },
+        "seed": {"type": "integer", "description": "The seed of torch's generator during training."},
+        "checkpoint": {
+            "type": "object",
+            "description": "The folder and interval of checkpoints, from which training resumes.",
+            "required": ["path"],
+            "properties": {
+                "path": {"type": "string"},
+                "every": {"type": "integer", "minimum": 1},
+                "check": {"type": "boolean", "description": "False resumes even if the workflow has changed."},
+            },
+            "additionalProperties": False,
+        },
+        "preview": _preview_schema(),
+    }
+
+
+def _preview_schema() -> Schema:
+    return {
+        "type": "object",
+        "description": "A node or workflow that is run regularly on the models trained so far.",
+        "required": ["every", "use"],
+        "properties": {
+            "every": _number_schema("integer", "Steps between previews; 0 for none.", minimum=0),
+            "use": {"type": "string"},
+            "in": {"type": "object", "additionalProperties": {"$ref": "#/$defs/link"}},
+            "with": {"type": "object"},
+        },
+        "additionalProperties": False,
     }
 
 

@@ -159,7 +159,7 @@ def read_text(path: Path, file: str | None = None) -> str:
 
 def read_tree(text: str, file: str) -> tuple[Tree | None, list[Problem]]:
     """Parse a text with one document; returns its tree (``None`` if unreadable) and its problems."""
-    composer = _Composer(file)
+    builder = _TreeBuilder(file)
     text = text.removeprefix("\ufeff")
     if match := _UNPRINTABLE.search(text):
         before = _BREAK.split(text[: match.start()])
@@ -167,11 +167,11 @@ def read_tree(text: str, file: str) -> tuple[Tree | None, list[Problem]]:
         message = f"the character U+{ord(match[0]):04X} is not allowed in YAML: remove it"
         return None, [Problem(mark, "yaml-syntax", message)]
     try:
-        return composer.compose(yaml.parse(text, Loader=_Loader)), composer.problems
+        return builder.build(yaml.parse(text, Loader=_Loader)), builder.problems
     except yaml.YAMLError as error:
-        return None, [*composer.problems, _make_syntax_problem(error, text, file)]
+        return None, [*builder.problems, _make_syntax_problem(error, text, file)]
     except _Stop:
-        return None, composer.problems
+        return None, builder.problems
 
 
 def _make_syntax_problem(error: yaml.YAMLError, text: str, file: str) -> Problem:
@@ -198,50 +198,27 @@ class _Stop(Exception):
     """Parsing cannot continue."""
 
 
-class _Composer:
+class _TreeBuilder:
+    """Builds a tree from the parser's events and collects problems."""
+
     def __init__(self, file: str):
         self.file = file
         self.problems: list[Problem] = []
 
-    def compose(self, events: Iterator[Any]) -> Tree:
+    def build(self, events: Iterator[Any]) -> Tree:
         root: Tree | None = None
         stack: list[tuple[YamlSequence | YamlMapping, list[Tree]]] = []
         for event in events:
-            tree: Tree
-            if isinstance(event, yaml.ScalarEvent):
-                is_plain = self._check(event)
-                mark = self._mark(event)
-                tree = (
-                    Scalar(event.value, not event.style and event.implicit[0], mark) if is_plain else BrokenYaml(mark)
-                )
-            elif isinstance(event, (yaml.SequenceStartEvent, yaml.MappingStartEvent)):
-                self._check(event)
-                if len(stack) >= MAX_DEPTH:
-                    self._add(event, "too-deep", f"nested more than {MAX_DEPTH} levels deep")
-                    raise _Stop
-                mark = self._mark(event)
-                stack.append(
-                    (
-                        YamlSequence([], mark) if isinstance(event, yaml.SequenceStartEvent) else YamlMapping([], mark),
-                        [],
-                    )
-                )
+            if isinstance(event, (yaml.SequenceStartEvent, yaml.MappingStartEvent)):
+                stack.append((self._open_collection(event, len(stack)), []))
                 continue
-            elif isinstance(event, (yaml.SequenceEndEvent, yaml.MappingEndEvent)):
-                collection, children = stack.pop()
-                if isinstance(collection, YamlSequence):
-                    collection.items = children
-                else:
-                    pairs = zip(children[::2], children[1::2], strict=True)
-                    collection.items = [(key, value) for key, value in pairs if self._is_name(key)]  # type: ignore[misc]
-                tree = collection
-            elif isinstance(event, yaml.AliasEvent):
-                message = f"aliases (*{shorten(event.anchor)}) are not part of the language: write the value out"
-                self._add(event, "alias", message)
-                tree = BrokenYaml(self._mark(event))
-            elif isinstance(event, yaml.DocumentStartEvent) and root is not None:
+            if isinstance(event, yaml.DocumentStartEvent) and root is not None:
                 self._add(event, "several-documents", "expected one YAML document, found a second: remove '---'")
                 raise _Stop
+            if isinstance(event, (yaml.SequenceEndEvent, yaml.MappingEndEvent)):
+                tree = self._close_collection(*stack.pop())
+            elif isinstance(event, (yaml.ScalarEvent, yaml.AliasEvent)):
+                tree = self._read_leaf(event)
             else:
                 continue
             if stack:
@@ -252,6 +229,34 @@ class _Composer:
             self.problems.append(Problem(Mark(self.file, 1, 1), "empty", "the file is empty: expected a workflow"))
             raise _Stop
         return root
+
+    def _open_collection(self, event: Any, depth: int) -> YamlSequence | YamlMapping:
+        """Begin a sequence or mapping inside ``depth`` others."""
+        self._check(event)
+        if depth >= MAX_DEPTH:
+            self._add(event, "too-deep", f"nested more than {MAX_DEPTH} levels deep")
+            raise _Stop
+        mark = self._mark(event)
+        return YamlSequence([], mark) if isinstance(event, yaml.SequenceStartEvent) else YamlMapping([], mark)
+
+    def _close_collection(self, collection: YamlSequence | YamlMapping, children: list[Tree]) -> Tree:
+        """End a sequence or mapping; the children of a mapping are its keys and values in turn."""
+        if isinstance(collection, YamlSequence):
+            collection.items = children
+        else:
+            pairs = zip(children[::2], children[1::2], strict=True)
+            collection.items = [(key, value) for key, value in pairs if self._is_name(key)]  # type: ignore[misc]
+        return collection
+
+    def _read_leaf(self, event: Any) -> Tree:
+        """A scalar; broken for a tag or an alias."""
+        mark = self._mark(event)
+        if isinstance(event, yaml.AliasEvent):
+            message = f"aliases (*{shorten(event.anchor)}) are not part of the language: write the value out"
+            self._add(event, "alias", message)
+            return BrokenYaml(mark)
+        is_plain = self._check(event)
+        return Scalar(event.value, not event.style and event.implicit[0], mark) if is_plain else BrokenYaml(mark)
 
     def _check(self, event: Any) -> bool:
         """Report an anchor or a tag. Returns whether the value can be used; one with a tag cannot."""

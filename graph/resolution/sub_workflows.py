@@ -18,7 +18,7 @@ from guidegraph.graph.resolution.link_rule import narrows
 from guidegraph.graph.resolution.ports import LiteralOrigin
 from guidegraph.graph.resolution.scope import ResolvedNode, Scope, TypedSource
 
-NOT_EMBEDDED = "this workflow is a stranger's, and does not carry that file"
+NOT_EMBEDDED = "this workflow is from a stranger and does not include that file"
 MAX_FILES = 32
 
 

@@ -64,14 +64,11 @@ def _export(arguments: ExportArguments, stack: ExitStack) -> None:
     policy = opened.policy(arguments.grants, setting_names(arguments.settings), arguments.bundle)
     check_effects(graph.ops, values, policy)
     with translate_export_errors(graph):
-        from guidegraph.graph.export.bundle import check_bundle_path, write_bundle
+        from guidegraph.graph.export.bundle import write_bundle
         from guidegraph.graph.export.one_node import export_call
         from guidegraph.graph.export.workflow import export_workflow
 
-        try:
-            check_bundle_path(arguments.bundle)
-        except GuidegraphError as error:
-            raise WorkflowError([argument_problem("not-a-bundle", describe_export_error(error), "--output")]) from error
+        _check_path(arguments.bundle)
         stack.enter_context(lock_output(arguments.bundle, "guidegraph export"))
         if target:
             exported = export_call(graph, values, target, precision=precision, on_part=print_part, policy=policy)
@@ -82,23 +79,30 @@ def _export(arguments: ExportArguments, stack: ExitStack) -> None:
         engine = run_engine(exported, policy) if arguments.check or arguments.reference else {}
         kinds = {name: bundle_kind(graph, name) for name in exported.outputs}
         reference, files = _reference(exported, engine) if arguments.reference else (None, {})
+        versions = collect_bundle_versions(graph, registry)
         manifest = write_bundle(
-            exported,
-            arguments.bundle,
-            kinds=kinds,
-            versions=collect_bundle_versions(graph, registry),
-            reference=reference,
-            more=files,
+            exported, arguments.bundle, kinds=kinds, versions=versions, reference=reference, more=files
         )
     for line in summary(exported, manifest):
         print_text(line)
     print_text(f"wrote {arguments.bundle} ({show_size(sum(file.size for file in manifest.files.values()))})")
-    if arguments.check:
-        ok = _check(exported, arguments.bundle, engine, kinds)
-    else:
-        ok = reference is None or _replay_matches(arguments.bundle)
-    if not ok:
+    matches = (
+        _check(exported, arguments.bundle, engine, kinds)
+        if arguments.check
+        else reference is None or _replay_matches(arguments.bundle)
+    )
+    if not matches:
         raise typer.Exit(1)
+
+
+def _check_path(path: Path) -> None:
+    """Raise ``WorkflowError`` if a folder exists that is not a bundle."""
+    from guidegraph.graph.export.bundle import check_bundle_path
+
+    try:
+        check_bundle_path(path)
+    except GuidegraphError as error:
+        raise WorkflowError([argument_problem("not-a-bundle", describe_export_error(error), "--output")]) from error
 
 
 def find_single_node(graph: Graph, only: list[str] | None, problems: list[Problem]) -> str:

@@ -63,7 +63,7 @@ class Arguments:
 
 
 def make_arguments(case: NodeCase) -> Arguments:
-    """Make the arguments of a case: its values, else its default, else an example. Raises ``NoExample``.
+    """The arguments of a case: its own values, defaults, and examples where required. Raises ``NoExample``.
 
     The case's tensors are copied, and its modules frozen, as in a run.
     """

@@ -33,7 +33,7 @@ TRAINING = (
     "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
     "pytorch_lightning.callbacks.ModelCheckpoint",
 )
-"""Classes that files saved during training name beside the weights. An inert class replaces each, so none runs."""
+"""Classes that files saved in training refer to besides weights. An inert class replaces each, so that none runs."""
 
 
 class Inert:

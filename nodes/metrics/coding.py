@@ -7,6 +7,7 @@ the true posterior from the receiver's distribution (relative entropy coding; no
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Annotated, Literal, NamedTuple, TypeAlias
 
 from annotated_types import Ge
@@ -92,7 +93,7 @@ def coding_step(
         nats = _divergence(error, schedule, t, steps[index + 1 : index + 2].double(), variance)
     else:
         alpha, sigma = schedule.alpha_sigma(t)
-        nats = -discretised_log_likelihood(truth, x0_hat, sigma / alpha)
+        nats = -log_mass_of_bin(truth, x0_hat, sigma / alpha)
     bits, squared = (values.flatten(1).mean(1) for values in (nats / math.log(2), error * HALF_RANGE**2))
     return CodingStep(bits, squared)
 
@@ -114,7 +115,7 @@ def _divergence(error: Tensor, schedule: Schedule, t: Tensor, s: Tensor, varianc
     return (ratio - 1 - ratio.log() + (alpha_s * beta / sigma_t**2).square() * error / model) / 2
 
 
-def discretised_log_likelihood(x0: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+def log_mass_of_bin(x0: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
     """The log mass of a normal in x0's bin, one of 256 from −1 to 1. The outer bins reach to infinity (eq. 13)."""
     import torch
 
@@ -151,32 +152,41 @@ def rate_distortion(
 
     b, e = (_by_step(values, len(steps), name) for values, name in ((bits, "bits"), (squared_error, "squared_error")))
     first = prior.double().cpu().flatten()
-    if b.shape != e.shape or first.shape[0] != b.shape[1]:
-        raise ValueError(
-            f"bits and squared_error of shapes {tuple(b.shape)} and {tuple(e.shape)} and a prior of {len(first)} are "
-            "not of the same samples"
-        )
-    if not all(bool(values.isfinite().all()) for values in (b, e, first)):
-        raise ValueError("bits, errors or the prior are not finite: look at what the denoiser predicts at each step")
+    _check_same_samples(b, e, first)
     rate = torch.cat([first[None], b]).cumsum(0)
     mse = torch.cat([e, torch.zeros_like(e[:1])])
     draws = draw_counts(seed, len(first), resamples if len(first) > 1 else 0)
     weights = [torch.from_numpy(c).double() / len(first) for c in draws]
     rates, errors = ([m @ w for w in weights] for m in (rate, mse))
-    columns: dict[str, list[float | None]] = {
-        "t": [*steps.tolist(), None],
-        "bits": [*b.mean(1).tolist(), None],
+    return Table(
+        {
+            "t": [*steps.tolist(), None],
+            "bits": [*b.mean(1).tolist(), None],
+            **_interval_columns("rate", rate.mean(1), rates),
+            **_interval_columns("rmse", mse.mean(1).sqrt(), [m.sqrt() for m in errors]),
+        }
+    )
+
+
+def _check_same_samples(bits: Tensor, squared_error: Tensor, prior: Tensor) -> None:
+    """Raise ``ValueError`` unless bits (R, B), errors (R, B) and the prior (B) fit together and are finite."""
+    if bits.shape != squared_error.shape or prior.shape[0] != bits.shape[1]:
+        raise ValueError(
+            f"bits and squared_error of shapes {tuple(bits.shape)} and {tuple(squared_error.shape)} and a prior of "
+            f"{len(prior)} are not of the same samples"
+        )
+    if not all(bool(values.isfinite().all()) for values in (bits, squared_error, prior)):
+        raise ValueError("bits, errors or the prior are not finite: look at what the denoiser predicts at each step")
+
+
+def _interval_columns(name: str, values: Tensor, resampled: Sequence[Tensor]) -> dict[str, list[float]]:
+    """The columns of values (R) and the ends of their 95 % intervals, from resampled values (R)."""
+    intervals = [bootstrap_interval(float(v), (float(a[i]) for a in resampled), low=0.0) for i, v in enumerate(values)]
+    return {
+        name: [interval.value for interval in intervals],
+        f"{name}_low": [interval.low for interval in intervals],
+        f"{name}_high": [interval.high for interval in intervals],
     }
-    for name, value, resampled in (
-        ("rate", rate.mean(1), rates),
-        ("rmse", mse.mean(1).sqrt(), [m.sqrt() for m in errors]),
-    ):
-        intervals = [
-            bootstrap_interval(float(v), (float(a[i]) for a in resampled), low=0.0) for i, v in enumerate(value)
-        ]
-        columns |= {name: [f.value for f in intervals]}
-        columns |= {f"{name}_low": [f.low for f in intervals], f"{name}_high": [f.high for f in intervals]}
-    return Table(columns)
 
 
 def _by_step(values: Tensor, steps: int, name: str) -> Tensor:

@@ -73,12 +73,12 @@ def kernel_distance_of_subsets(
     estimates = []
     for _ in range(subsets):
         b, a = (f[torch.randperm(len(f), generator=generator)[:subset_size]] for f in (y, x))
-        estimates.append(_squared_mmd(a, b))
+        estimates.append(_mmd_squared(a, b))
     values = torch.stack(estimates)
     return KernelDistance(1000 * float(values.mean()), 1000 * float(values.std(correction=0)))
 
 
-def _squared_mmd(a: Tensor, b: Tensor) -> Tensor:
+def _mmd_squared(a: Tensor, b: Tensor) -> Tensor:
     """The unbiased estimate of MMD² with the kernel (xᵀy/D + 1)³ between two sets of n samples (eq. 4)."""
     n, d = a.shape
     means_within = [((k.sum() - k.diagonal().sum()) / (n * (n - 1))) for k in ((f @ f.T / d + 1) ** 3 for f in (a, b))]

@@ -61,10 +61,10 @@ def stack(tables: Sequence[Table], *, by: str = "", names: list[str] | None = No
 
 @node("table.join")
 def join(left: Table, right: Table, *, on: str) -> Table:
-    """Join each row of `left` with the row of `right` that has the same value in column `on`.
+    """Join the rows of two tables by equal values in column `on`: each row of `left`, with the columns of `right`.
 
-    If there is no such row, its cells are empty. Raises an error if `right` has a value twice, or if both tables have
-    another column of the same name.
+    Cells are empty if no row of `right` has the value. Raises an error if `right` has a value twice, or if both tables
+    have another column of the same name.
     """
     keys, shared = get_column(right, on), sorted((set(left) & set(right)) - {on})
     if len(set(keys)) != len(keys):

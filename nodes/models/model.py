@@ -388,7 +388,7 @@ def new_detector(*, seed: int = 0, channels: Channels = 32) -> Any:
 
 
 def build_untrained(build: Any, seed: int) -> Any:
-    """Build a frozen module, with initial weights that depend on the seed alone, on the run's device."""
+    """Build a frozen module, on the run's device; its initial weights depend only on the seed."""
     import torch
 
     with torch.random.fork_rng(devices=[]):

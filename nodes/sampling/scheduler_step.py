@@ -80,11 +80,20 @@ def _wiring_problems(scheduler: Scheduler, wired: Collection[str]) -> dict[str, 
     return problems
 
 
-@node(
-    "scheduler.step",
-    needs=_list_needed_ports,
-    check=_wiring_problems,
-)
+def _check_ports(
+    scheduler: Scheduler, x: Sample, score: Score | None, noise: Noise | None, renoise: Prediction | None
+) -> None:
+    """Raise ``ValueError`` if an optional port does not fit the sampler's table or the shape of x."""
+    optional = {"score": score, "noise": noise, "renoise": renoise}
+    wired = [name for name, value in optional.items() if value is not None]
+    for name, message in _wiring_problems(scheduler, wired).items():
+        raise ValueError(f"port '{name}': {message}")
+    for name, port in (("score", score), ("noise", noise)):
+        if port is not None:
+            check_compatible(f"x and port '{name}'", x, port)
+
+
+@node("scheduler.step", needs=_list_needed_ports, check=_wiring_problems)
 def step(
     scheduler: Scheduler,
     x: Sample,
@@ -109,13 +118,7 @@ def step(
     """
     import torch
 
-    optional = {"score": score, "noise": noise, "renoise": renoise}
-    wired = [name for name, value in optional.items() if value is not None]
-    for name, message in _wiring_problems(scheduler, wired).items():
-        raise ValueError(f"port '{name}': {message}")
-    for name, port in (("score", score), ("noise", noise)):
-        if port is not None:
-            check_compatible(f"x and port '{name}'", x, port)
+    _check_ports(scheduler, x, score, noise, renoise)
     row = _Row(scheduler, x, state)
     spread = row.spread(prediction)
     drawn = torch.zeros_like(row.x) if noise is None else noise.to(row.x).expand_as(x) * spread

@@ -121,7 +121,7 @@ def adaptive_weight(
 
 
 @node("loss.sum")
-def weighted_sum(losses: Sequence[Tensor], *, weights: list[Weight] | None = None) -> Tensor:
+def sum_losses(losses: Sequence[Tensor], *, weights: list[Weight] | None = None) -> Tensor:
     """The weighted sum of losses (), by default with weights of 1.
 
     Raises an error for another number of weights, and for losses that are not a single number.

@@ -45,7 +45,7 @@ def snr_weight(snr: Tensor, kind: str, weighting: Weighting, gamma: float) -> Te
     return of_x0 / {"eps": snr.clamp(min=1e-8), "x0": torch.ones_like(snr), "v": snr + 1}[kind]
 
 
-def weighted_error(prediction: Prediction, target: Tensor, snr: Tensor, weighting: Weighting, gamma: float) -> Tensor:
+def mean_error(prediction: Prediction, target: Tensor, snr: Tensor, weighting: Weighting, gamma: float) -> Tensor:
     """Mean over the batch of the squared error to a target (B, C, H, W), weighted by `snr_weight` of snr (1) or (B)."""
     error = (prediction.value.float() - target).square().flatten(1).mean(1)
     return (snr_weight(snr, prediction.kind, weighting, gamma) * error).mean()
@@ -70,7 +70,7 @@ def denoising_loss(
     check_compatible("the prediction, x0 and noise", prediction.value, x0, noise)
     alpha, sigma = schedule.along(x0, t)
     target = {"eps": noise, "x0": x0, "v": alpha * noise - sigma * x0}[prediction.kind]
-    return weighted_error(prediction, target, (alpha / sigma).square().flatten(), weighting, gamma)
+    return mean_error(prediction, target, (alpha / sigma).square().flatten(), weighting, gamma)
 
 
 @node("loss.distillation")
@@ -93,7 +93,7 @@ def distillation_loss(
     check_compatible("the prediction and the teacher's", prediction.value, teacher.value)
     alpha, sigma = schedule.along(prediction.value, t)
     target = teacher.value.detach().float()
-    return weighted_error(prediction, target, (alpha / sigma).square().flatten(), weighting, gamma)
+    return mean_error(prediction, target, (alpha / sigma).square().flatten(), weighting, gamma)
 
 
 @node("loss.vector")

@@ -39,9 +39,9 @@ KNOWN: dict[str, tuple[str, Callable[[Any], int]]] = {
 def load_autoencoder(
     *, path: Path, part: str = "auto", variant: str | None = None, tiling: bool = False
 ) -> Autoencoder:
-    """An autoencoder of diffusers, frozen: latents (B, C, h, w) are scaled and shifted as its configuration says.
+    """An autoencoder of diffusers, frozen: latents (B, C, h, w) are scaled and shifted as in its configuration.
 
-    One whose configuration says `force_upcast` computes in float32 in a run in float16. path: a pipeline's folder, or
+    With `force_upcast` in its configuration it computes in float32 in a float16 run. path: a pipeline's folder, or
     the autoencoder's own. part: the pipeline's folder to take, by default `vae`, `vqvae` or `movq`. variant: `fp16` for
     files named so. tiling: large pictures in overlapping tiles, for less memory and a slightly different result.
 

@@ -18,7 +18,7 @@ SCHEDULER_CONFIG = "scheduler_config.json"
 
 
 def import_diffusers() -> Any:
-    """The module diffusers. Raises ``ValueError`` that names the extra where it is not installed."""
+    """The module diffusers. Raises ``ValueError`` that names the extra if it is not installed."""
     try:
         import diffusers
     except ImportError:
@@ -83,7 +83,7 @@ def read_class_name(config: dict[str, Any], file: Path, class_names: Iterable[st
 
 
 def check_weights_file(folder: Path, stem: str, variant: str | None) -> None:
-    """Raise ``ValueError`` where the folder has no safetensors of the variant: a pickle is never opened."""
+    """Raise ``ValueError`` if the folder has no safetensors of the variant; pickles are never opened."""
     if variant is not None:
         check_plain_name("variant", variant)
     name = stem if variant is None else f"{stem}.{variant}"

@@ -67,7 +67,7 @@ class DiffusersAutoencoder(nn.Module):
         self.shift = float(network.config.get("shift_factor") or 0.0)
 
     def encode(self, image: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) in [-1, 1] to latents (B, C, h, w): the mode of the posterior where there is one."""
+        """Pictures (B, 3, H, W) in [-1, 1] to latents (B, C, h, w): the mode of the posterior, if it has one."""
         channels = self.network.config.in_channels
         if image.shape[1] != channels or image.shape[2] % self.factor or image.shape[3] % self.factor:
             raise ValueError(

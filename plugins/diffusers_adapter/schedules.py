@@ -23,11 +23,11 @@ PATCH = 2  # of the latent, in the transformers whose schedule depends on the pi
 
 @node("diffusers.schedule", host=True)
 def read_schedule(like: Sample | None = None, *, path: Path) -> Schedule:
-    """The noise schedule of a pipeline's folder, or of a scheduler's own, as its scheduler_config.json says.
+    """The noise schedule of a pipeline's folder, or of a scheduler's own, from its scheduler_config.json.
 
     For β schedules (linear, scaled_linear, squaredcos_cap_v2, sigmoid, trained_betas; rescale_betas_zero_snr) t is the
     timestep. For flow matching, t = 0 … T − 1 stands for s = (t + 1)/T after the shift, α = (1 − s)/r and σ = s/r with
-    r² = (1 − s)² + s². like: the noise or latent (B, C, h, w) to be sampled, needed where the shift depends on the size
+    r² = (1 − s)² + s². like: the noise or latent (B, C, h, w) to be sampled, needed if the shift depends on the size
     (`use_dynamic_shifting`).
 
     Raises an error for a scheduler without such a schedule.
@@ -111,7 +111,7 @@ def apply_shift(s: Array, config: Mapping[str, Any], like: Sample | None) -> Arr
 
 
 def compute_size_shift(config: Mapping[str, Any], like: Sample | None) -> float:
-    """μ, linear in the number of the transformer's tokens. Raises ``ValueError`` where the size is not known."""
+    """μ, linear in the number of the transformer's tokens. Raises ``ValueError`` if the size is not known."""
     if like is None:
         raise ValueError("this scheduler's shift depends on the picture's size: wire the noise to port 'like'")
     tokens = (like.shape[2] // PATCH) * (like.shape[3] // PATCH)

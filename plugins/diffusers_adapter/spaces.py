@@ -30,7 +30,7 @@ def timesteps_on_axis(scheduler: Any, schedule: Schedule, flow: bool) -> Tensor:
     bar = schedule.alphas_bar.double().cpu().numpy()
     with np.errstate(divide="ignore"):
         targets, levels = np.log(s) - np.log1p(-s), 0.5 * (np.log1p(-bar) - np.log(bar))
-    # The schedule's last level is s = 1, where the logarithm is infinite: nothing can be interpolated towards it.
+    # At the schedule's last level, s = 1, the logarithm is infinite, so it is left out of the interpolation.
     last = len(levels) - 1
     inner = np.interp(targets, levels[:-1], np.arange(last))
     positions = np.where(s > (1 + 1 / (1 + np.exp(-levels[-2]))) / 2, float(last), inner)

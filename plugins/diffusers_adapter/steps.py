@@ -1,4 +1,4 @@
-"""Schedulers of diffusers as samplers: a value that a loop carries, beside x in variance-preserving form."""
+"""Schedulers of diffusers as samplers: values that a loop carries beside x, which is in variance-preserving form."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def start(sampler: DiffusersSampler, noise: Noise) -> Sample:
     """The noise (B, C, H, W) at the level that diffusers' own pipelines start from, in variance-preserving form.
 
     It differs from the noise itself for schedulers in σ/α with linspace or trailing timesteps, which start from σ·noise
-    where others start from unit noise, and for flow matching that starts below s = 1.
+    while others start from unit noise, and for flow matching that starts below s = 1.
     """
     from guidegraph.plugins.diffusers_adapter import spaces
 
@@ -128,7 +128,7 @@ def step(
     dtype. t: not used, as in `scheduler.step`. noise: fresh standard normal noise, for schedulers that draw
     some. eta: for DDIM and TCD.
 
-    Raises an error where a scheduler draws noise and none is wired.
+    Raises an error if a scheduler draws noise and none is wired.
     """
     from guidegraph.plugins.diffusers_adapter import spaces
 
@@ -148,7 +148,7 @@ def _config(schedule: Schedule, path: Path | None, name: str | None, options: di
     if path is None:
         alphas_bar = schedule.alphas_bar.double().cpu()
         betas = 1 - alphas_bar / alphas_bar.roll(1).index_fill(0, alphas_bar.new_zeros(1).long(), 1.0)
-        kind = "epsilon" if float(alphas_bar[-1]) > 0 else "sample"  # ε says nothing of x0 where ᾱ is 0
+        kind = "epsilon" if float(alphas_bar[-1]) > 0 else "sample"  # ε does not determine x0 at ᾱ = 0
         settings: dict[str, Any] = {"trained_betas": betas.tolist(), "num_train_timesteps": schedule.train_steps}
         settings |= {"clip_sample": False, "prediction_type": kind}
         source = "the setting `name`"

@@ -29,7 +29,7 @@ def load_text(
     Tokens (B, M, D); their mask for PixArt; a pooled vector for SDXL, SD3 and Flux. length: tokens of T5, by default
     the pipeline's (SD3 256, Flux 512, PixArt 120 or 300). SDXL's vector ends in six numbers, of the settings
     original_size (by default size), crop and size, each (height, width) or (top, left) in pixels. The empty prompt is
-    the null condition: for SDXL zeros, where the pipeline's configuration says so (`force_zeros_for_empty_prompt`).
+    the null condition: for SDXL zeros, if the pipeline's configuration sets `force_zeros_for_empty_prompt`.
 
     Raises an error for a pipeline that is not supported, a part that is missing, and weights that are not safetensors
     or do not fit.

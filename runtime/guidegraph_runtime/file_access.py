@@ -40,6 +40,7 @@ def check_plan(manifest: Manifest, where: str) -> None:
             if not (isinstance(value, dict) and [*value] == ["file"]):
                 message = (
                     f"{operation.node} ({operation.op}): expected one of the bundle's files for '{setting}', found "
-                    f"{format_value(value)}: a bundle reads no other file of your machine; get it from somebody you trust"
+                    f"{format_value(value)}: a bundle reads no other file of your machine; get it from somebody you "
+                    "trust"
                 )
                 raise BundleError(where, "forbidden-read", message)

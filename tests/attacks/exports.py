@@ -39,29 +39,29 @@ def bundle_of(arena: Arena, change: Change) -> Path:
     return root
 
 
-@attack("a bundle whose plan reads a picture of the machine into an output", "forbidden-read")
+@attack("a bundle whose plan reads a local picture into an output", "forbidden-read")
 def reads_photo(arena: Arena) -> Outcome:
     return arena.run_bundle(bundle_of(arena, add_reader(str(arena.photo))), "--out", "out")
 
 
-@attack("a bundle that is only described, whose plan reads a picture of the machine", "forbidden-read")
+@attack("a bundle that is only described, whose plan reads a local picture", "forbidden-read")
 def describes_bundle(arena: Arena) -> Outcome:
     return arena.run_bundle(bundle_of(arena, add_reader(str(arena.photo))), "--describe")
 
 
-@attack("a bundle whose plan reads a file that the default of a text names", "a file that the person gives")
+@attack("a bundle whose plan reads a file named by the default of a text input", "a file that the person gives")
 def reads_by_text(arena: Arena) -> Outcome:
     change = add_reader("params.photo", {"photo": {"type": "str", "default": str(arena.photo)}})
     return arena.run_bundle(bundle_of(arena, change), "--out", "out")
 
 
-@attack("a bundle whose default for a picture is a file of the machine", "bad-manifest")
+@attack("a bundle whose default for a picture is a local file", "bad-manifest")
 def reads_by_default(arena: Arena) -> Outcome:
     change = add_reader("params.photo", {"photo": {"type": "path", "default": str(arena.photo)}})
     return arena.run_bundle(bundle_of(arena, change), "--out", "out")
 
 
-@attack("a bundle whose loop runs over the paths of pictures of the machine", "a file that the person gives")
+@attack("a bundle whose loop runs over the paths of local pictures", "a file that the person gives")
 def reads_in_loop(arena: Arena) -> Outcome:
     def change(value: dict[str, Any]) -> None:
         add_reader("params.photo", {"photo": {"type": "str", "default": [str(arena.photo)], "many": True}})(value)
@@ -86,17 +86,17 @@ def with_weights(arena: Arena, location: str) -> Outcome:
     return arena.run_bundle(root, "--set", "x=x.npy", "--out", "out")
 
 
-@attack("a bundle whose graph takes its weights from a file of the machine", "bad-graph")
+@attack("a bundle whose graph takes its weights from a local file", "bad-graph")
 def weights_outside(arena: Arena) -> Outcome:
     return with_weights(arena, str(arena.protected_file))
 
 
-@attack("a bundle whose graph takes its weights from a folder above", "bad-graph")
+@attack("a bundle whose graph takes its weights from a parent folder", "bad-graph")
 def weights_above(arena: Arena) -> Outcome:
     return with_weights(arena, "../../../outside/kept.txt")
 
 
-@attack("a bundle with a link in the place of its weights", "bad-file")
+@attack("a bundle with a symbolic link instead of its weights", "bad-file")
 def weights_linked(arena: Arena) -> Outcome:
     root = write_bundle(arena.folder / "bundle")
     (root / "parts" / "step.onnx.data").unlink()
@@ -104,7 +104,7 @@ def weights_linked(arena: Arena) -> Outcome:
     return arena.run_bundle(root, "--describe")
 
 
-@attack("a bundle with a hard link to a file of the machine", "bad-file")
+@attack("a bundle with a hard link to a local file", "bad-file")
 def hard_linked(arena: Arena) -> Outcome:
     data = arena.protected_file.read_bytes()
 
@@ -116,7 +116,7 @@ def hard_linked(arena: Arena) -> Outcome:
     return arena.run_bundle(root, "--describe")
 
 
-@attack("a bundle with a pipe in the place of a graph, which would wait for ever", "bad-file")
+@attack("a bundle with a pipe instead of a graph, which would block forever", "bad-file")
 def graph_pipe(arena: Arena) -> Outcome:
     root = write_bundle(arena.folder / "bundle")
     (root / "parts" / "step.onnx").unlink()
@@ -124,7 +124,7 @@ def graph_pipe(arena: Arena) -> Outcome:
     return arena.run_bundle(root, "--describe")
 
 
-@attack("a bundle whose graph calls an operator that a library would bring along", "bad-graph")
+@attack("a bundle whose graph calls an operator from a custom library", "bad-graph")
 def custom_operator(arena: Arena) -> Outcome:
     nodes = [helper.make_node("Evil", ["x"], ["y"], domain="evil.ops")]
     graph = helper.make_graph(
@@ -138,14 +138,14 @@ def custom_operator(arena: Arena) -> Outcome:
     return arena.run_bundle(root, "--describe")
 
 
-@attack("a bundle whose output is written over the bundle itself", "no-folder")
+@attack("a bundle whose output would overwrite the bundle itself", "no-folder")
 def overwrites_itself(arena: Arena) -> Outcome:
     root = write_bundle(arena.folder / "bundle")
     np.save(arena.folder / "x.npy", np.zeros((1, 4), np.float32))
     return arena.run_bundle(root, "--set", "x=x.npy", "--out", root)
 
 
-@attack("a bundle whose output's name leaves the folder of outputs", "bad-manifest")
+@attack("a bundle with an output name that leads out of the output folder", "bad-manifest")
 def output_name(arena: Arena) -> Outcome:
     def change(value: dict[str, Any]) -> None:
         value["outputs"] = {"../../outside/kept": value["outputs"]["total"]}

@@ -46,7 +46,7 @@ def run_sample(arena: Arena, node: str, path: Path | str, output: str) -> Outcom
     return arena.run_own(text)
 
 
-@attack("a checkpoint that is a pickle of a command", "checkpoint.load")
+@attack("a checkpoint that is a pickle with a command", "checkpoint.load")
 def checkpoint_pickle(arena: Arena) -> Outcome:
     path = arena.folder / "model.ckpt"
     path.write_bytes(pickle.dumps({"state_dict": overwrite(arena)}, protocol=2))
@@ -63,7 +63,7 @@ def checkpoint_zip(arena: Arena) -> Outcome:
     return run_sample(arena, "checkpoint.load", path, "autoencoder")
 
 
-@attack("an array file of objects, whose pickle is a command", "tensor.load")
+@attack("an array file of objects, with a command in its pickle", "tensor.load")
 def array_pickle(arena: Arena) -> Outcome:
     path = arena.folder / "array.npy"
     array = np.empty(1, dtype=object)
@@ -72,7 +72,7 @@ def array_pickle(arena: Arena) -> Outcome:
     return load(arena, "tensor.load", path)
 
 
-@attack("an archive of arrays of objects, whose pickle is a command", "tensor.load")
+@attack("an archive of object arrays, with a command in their pickle", "tensor.load")
 def arrays_pickle(arena: Arena) -> Outcome:
     path = arena.folder / "arrays.npz"
     array = np.empty(1, dtype=object)
@@ -81,7 +81,7 @@ def arrays_pickle(arena: Arena) -> Outcome:
     return load(arena, "tensor.load", path)
 
 
-@attack("a safetensors file whose header claims more bytes than any memory has", "tensor.load")
+@attack("a safetensors file whose header claims more bytes than any machine's memory", "tensor.load")
 def huge_header(arena: Arena) -> Outcome:
     path = arena.folder / "t.safetensors"
     path.write_bytes((2**62).to_bytes(8, "little") + b"{}")
@@ -105,7 +105,7 @@ def huge_array(arena: Arena) -> Outcome:
     return load(arena, "tensor.load", path)
 
 
-@attack("a model folder whose index takes weights from a folder above", "model.load")
+@attack("a model folder whose index takes weights from a parent folder", "model.load")
 def weights_above(arena: Arena) -> Outcome:
     shipped = ROOT / "workflows" / "models" / "scenes" / "model.json"
     index = shipped.read_text().replace("autoencoder.safetensors", "../../outside/kept.txt")
@@ -114,7 +114,7 @@ def weights_above(arena: Arena) -> Outcome:
     return run_sample(arena, "model.load", arena.folder / "model", "autoencoder")
 
 
-@attack("a configuration beside a checkpoint with a YAML tag that makes a Python object", "checkpoint.load")
+@attack("a configuration next to a checkpoint with a YAML tag that creates a Python object", "checkpoint.load")
 def config_tag(arena: Arena) -> Outcome:
     (arena.folder / "config.yaml").write_text(
         f"model: !!python/object/apply:os.system ['echo gone > {arena.protected_file}']\n"
@@ -124,7 +124,7 @@ def config_tag(arena: Arena) -> Outcome:
     return run_sample(arena, "checkpoint.load", path, "autoencoder")
 
 
-@attack("a LoRA that is a pickle of a command", "lora.apply")
+@attack("a LoRA that is a pickle with a command", "lora.apply")
 def lora_pickle(arena: Arena) -> Outcome:
     path = arena.folder / "style.safetensors"
     path.write_bytes(pickle.dumps(overwrite(arena)))
@@ -138,7 +138,7 @@ def lora_pickle(arena: Arena) -> Outcome:
     return arena.run_own(text)
 
 
-@attack("a picture file that is HTML, SVG or a pickle by its content", "image.load")
+@attack("a picture file whose content is HTML, SVG or a pickle", "image.load")
 def invalid_picture(arena: Arena) -> Outcome:
     path = arena.folder / "a.png"
     path.write_bytes(pickle.dumps(overwrite(arena)))
@@ -164,7 +164,7 @@ def embed_text(arena: Arena, folder: Path) -> Outcome:
     return arena.run_own(text)
 
 
-@attack("a folder of a text encoder whose configuration names Python code beside it", "text.minilm")
+@attack("a text encoder whose configuration names Python code in its folder", "text.minilm")
 def remote_code(arena: Arena) -> Outcome:
     config: dict[str, object] = {"model_type": "evil", "auto_map": {"AutoConfig": "evil.C", "AutoModel": "evil.M"}}
     folder = bert(arena.folder / "encoder", config)
@@ -172,7 +172,7 @@ def remote_code(arena: Arena) -> Outcome:
     return embed_text(arena, folder)
 
 
-@attack("a folder of a text encoder whose index takes weights from a folder above", "names files beside it")
+@attack("a text encoder whose index takes weights from a parent folder", "names files beside it")
 def shards_above(arena: Arena) -> Outcome:
     folder = bert(arena.folder / "encoder", {"model_type": "bert"})
     index = {"weight_map": {"embeddings.word_embeddings.weight": "../../outside/kept.txt"}}
@@ -180,7 +180,7 @@ def shards_above(arena: Arena) -> Outcome:
     return embed_text(arena, folder)
 
 
-@attack("a workflow whose name of a diffusers part leads to another folder", "expected the plain name")
+@attack("a workflow with the name of a diffusers component that leads to another folder", "expected the plain name")
 def part_above(arena: Arena) -> Outcome:
     text = (
         f"{HEAD}nodes:\n  s: {{use: schedule.linear}}\n  d: {{use: diffusers.denoiser, in: {{schedule: s}}, "

@@ -36,25 +36,25 @@ def process(arena: Arena, *arguments: str | Path, **more: str) -> Outcome:
     return Outcome(ended.returncode, ended.stdout, ended.stderr)
 
 
-@attack("a plugin that ends the process with success while it is imported", "plugin-failed")
+@attack("a plugin that exits the process with code 0 during its import", "plugin-failed")
 def exits(arena: Arena) -> Outcome:
     module, draw = plugin(arena, "import os\nos._exit(0)\n")
     return arena.run("validate", draw, "--plugin", module)
 
 
-@attack("a plugin that raises SystemExit with success while it is imported", "plugin-failed")
+@attack("a plugin that raises SystemExit with code 0 during its import", "plugin-failed")
 def raises_exit(arena: Arena) -> Outcome:
     module, draw = plugin(arena, "raise SystemExit(0)\n")
     return arena.run("validate", draw, "--plugin", module)
 
 
-@attack("a plugin that ends the process with success from C, where Python cannot stop it", "ended")
+@attack("a plugin that exits the process with code 0 from C, where Python cannot intervene", "ended")
 def exits_in_c(arena: Arena) -> Outcome:
     module, draw = plugin(arena, ENDS)
     return process(arena, "validate", draw, "--plugin", module)
 
 
-@attack("a plugin whose import never ends", "GUIDEGRAPH_DISABLE_PLUGINS")
+@attack("a plugin whose import never returns", "GUIDEGRAPH_DISABLE_PLUGINS")
 def hangs(arena: Arena) -> Outcome:
     module, draw = plugin(arena, "import time\nwhile True:\n    time.sleep(1)\n")
     return process(arena, "validate", draw, "--plugin", module, GUIDEGRAPH_PLUGIN_SECONDS="1")
@@ -76,19 +76,19 @@ def check_escaped(arena: Arena, outcome: Outcome) -> Outcome:
     return outcome
 
 
-@attack("a picture whose node's name is a command to the terminal", "\\x1b")
+@attack("a picture with a terminal escape sequence as the name of a node", "\\x1b")
 def escape_in_name(arena: Arena) -> Outcome:
     text = PLAIN.replace("  n: {use", '  "\\x1b]0;gone\\x07": {use')
     return check_escaped(arena, arena.run("run", recipe_picture(arena.folder / "holiday.png", text), "--out", "out"))
 
 
-@attack("a picture whose node's id turns the line round on the terminal", "\\u202e")
+@attack("a picture with a node id that reverses the line on the terminal", "\\u202e")
 def bidi_in_id(arena: Arena) -> Outcome:
     text = PLAIN.replace("noise.gaussian", '"noise.\\u202enaissuag"')
     return check_escaped(arena, arena.run("validate", recipe_picture(arena.folder / "holiday.png", text)))
 
 
-@attack("a file whose name is a command to the terminal", "\\x1b")
+@attack("a file with a terminal escape sequence as its name", "\\x1b")
 def escape_in_file_name(arena: Arena) -> Outcome:
     path = arena.folder / "a\x1b[2Jb.yaml"
     path.write_text("guidegraph: 7\n")

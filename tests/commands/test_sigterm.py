@@ -56,7 +56,7 @@ def test_the_first_sigterm_does_not_wait_for_the_node(tmp_path: Path) -> None:
 
 SLOW = """
 import ctypes, threading, time
-from guidegraph_runtime.machine.termination import before_exit, ended_by_sigterm
+from guidegraph_runtime.machine.termination import before_exit, end_on_sigterm
 
 mutex = ctypes.create_string_buffer(64)
 
@@ -66,7 +66,7 @@ def print_ready():
     print("ready", flush=True)
 
 threading.Thread(target=print_ready, daemon=True).start()
-with ended_by_sigterm(), before_exit(lambda: print("ended at once", flush=True)):
+with end_on_sigterm(), before_exit(lambda: print("ended at once", flush=True)):
     try:
         %s
     finally:

@@ -1,4 +1,4 @@
-"""Models of diffusers in ordinary workflows give what diffusers' own pipelines give."""
+"""Models of diffusers in ordinary workflows draw the same as diffusers' own pipelines."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def silence(pipeline: Any) -> Any:
 
 
 def own_sampler(folder: Path, sampler: str) -> Path:
-    """The flow workflow with a sampler of this project in the place of diffusers'."""
+    """The flow workflow with a sampler of this project instead of diffusers'."""
     text = (WORKFLOWS / "diffusers_flow.yaml").read_text(encoding="utf-8")
     start = text.index("  scheduler:")
     text = text[:start] + sampler + text[text.index("  sample:") :]
@@ -69,7 +69,7 @@ def test_dit_with_our_ddim_and_guidance_draws_the_pictures_of_its_pipeline(
 
 @pytest.mark.parametrize("sample_size", [8, 128])
 def test_pixart_draws_the_latents_of_its_pipeline(tmp_path: Path, sample_size: int) -> None:
-    """sample_size 128 is the model that is told the picture's size."""
+    """The model with sample_size 128 takes the picture's size as an input."""
     pipeline = silence(tiny.pixart_pipeline(sample_size))
     path = tiny.save(pipeline, tmp_path / "pixart")
     prompts = [PROMPT, "an umbrella on grass"]

@@ -327,12 +327,12 @@ def test_unsuitable_folders_are_refused_with_one_error(tmp_path: Path) -> None:
     expect_error("its weights are diffusion_pytorch_model.bin: save it again with diffusers' save_pretrained")
     (path / "diffusion_pytorch_model.bin").unlink()
     expect_error("its weights are missing: the folder is not complete")
-    written = json.loads(config.read_text())
+    original = json.loads(config.read_text())
     for change, match in (
         ({"_class_name": "AutoencoderKL"}, "of class AutoencoderKL, which this adapter does not know; it knows UNet2D"),
         ({"_class_name": None}, "names no class"),
     ):
-        config.write_text(json.dumps(written | change))
+        config.write_text(json.dumps(original | change))
         expect_error(match)
     config.unlink()
     expect_error("holds no part 'transformer' or 'unet' with a config.json; it has nothing")
@@ -432,8 +432,8 @@ def test_the_plugin_loads_with_neither_torch_nor_diffusers() -> None:
         "s = m.statuses[-1]; assert s.ok, s.reason; "
         "print(len(s.nodes), sorted({'torch', 'diffusers', 'transformers'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "8 []"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "8 []"
 
 
 def test_tiling_is_enabled_if_the_autoencoder_supports_it(tmp_path: Path) -> None:

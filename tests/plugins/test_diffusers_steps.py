@@ -97,12 +97,12 @@ def test_a_run_equals_diffusers_own_loop(tmp_path: Path, name: str, config: dict
         own = scheduler.step(network(seen), time, own, **kwargs).prev_sample
 
     schedule = read_schedule(path=path)
-    made = new_sampler(schedule, path=path, steps=7)
-    assert len(made.steps) == len(scheduler.timesteps)
-    sampler, x = made.sampler, start(made.sampler, draw(1000)[1])
+    new = new_sampler(schedule, path=path, steps=7)
+    assert len(new.steps) == len(scheduler.timesteps)
+    sampler, x = new.sampler, start(new.sampler, draw(1000)[1])
     kind = "flow" if flow else KINDS[scheduler.config["prediction_type"]]
-    for i in range(len(made.steps)):
-        t = made.steps[i : i + 1]
+    for i in range(len(new.steps)):
+        t = new.steps[i : i + 1]
         x, sampler = step(sampler, x, predict(schedule, x, t, kind), t, draw(i)[1], eta=eta)
     assert own.std() > 0.1
     torch.testing.assert_close(x, own, atol=1e-4, rtol=1e-4)
@@ -157,12 +157,12 @@ def test_a_prediction_of_another_kind_is_converted(tmp_path: Path, name: str, ki
 
 def test_a_sampler_needs_only_a_class_name_and_a_schedule() -> None:
     schedule = schedules.cosine(train_steps=200)
-    made = new_sampler(schedule, name="DDIMScheduler", steps=10)
+    new = new_sampler(schedule, name="DDIMScheduler", steps=10)
     ours = samplers.ddim(schedule, steps=10)
-    assert made.steps.tolist() == ours.steps.tolist()
+    assert new.steps.tolist() == ours.steps.tolist()
     x = y = draw(3)[1]
-    sampler, state = made.sampler, ours.state
-    for t in made.steps.split(1):
+    sampler, state = new.sampler, ours.state
+    for t in new.steps.split(1):
         x, sampler = step(sampler, x, Prediction(network(x), "v"), t)
         y, state = scheduler_step.step(ours.scheduler, y, Prediction(network(y), "v"), state, t)
     torch.testing.assert_close(x, y, atol=1e-4, rtol=1e-4)

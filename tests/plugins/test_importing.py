@@ -61,7 +61,7 @@ def test_a_command_that_a_plugin_ends_fails(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.skipif(not hasattr(signal, "sigtimedwait"), reason="a command is supervised where signals can be awaited")
 def test_an_import_that_blocks_the_interpreter_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No thread of the command itself can do anything then: its parent does."""
+    """No thread of the command can run then; its parent ends it."""
     monkeypatch.setenv("GUIDEGRAPH_PLUGIN_SECONDS", "0.5")
     site = with_plugin(tmp_path, "hangs", C + "ctypes.PyDLL(None).sleep(1000)")
     result = site.guidegraph("validate", write_workflow(tmp_path, FINE))

@@ -1,4 +1,4 @@
-"""The plugin loader: good plugins work, bad ones are named with their reason and leave nothing behind."""
+"""The plugin loader: good plugins work; bad ones are reported with a reason and leave no trace."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ GOOD = NODE.format(id="good.twice") + HOOK
 
 
 class Installed:
-    """Entry points as if their distributions were installed."""
+    """Simulates entry points of installed distributions."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -1,4 +1,4 @@
-"""docs/learn/plugins.md, followed to the letter in a fresh environment: every command in it is run."""
+"""Runs every command of docs/learn/plugins.md in a fresh environment."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_the_guide_counts_its_commands_and_its_edited_lines() -> None:
 
 @dataclass
 class Newcomer:
-    """Somebody at a shell, in a fresh virtual environment."""
+    """A shell in a fresh virtual environment."""
 
     bin: Path
     folder: Path

@@ -15,7 +15,7 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 def clip_tokenizer() -> Any:
-    """Letters are tokens; texts are cut to 16 of them."""
+    """A tokenizer of letters that truncates texts to 16 tokens."""
     tokens = [*LETTERS, *(f"{letter}</w>" for letter in LETTERS), "<|startoftext|>", "<|endoftext|>"]
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
@@ -162,7 +162,7 @@ def sd3_pipeline(**scheduler: Any) -> Any:
 
 
 def flux_pipeline(*, guided: bool) -> Any:
-    """guided: as the development model, with a shift that depends on the size; else as the fast one."""
+    """guided: like Flux-dev, with a shift that depends on the size; otherwise like Flux-schnell."""
     return diffusers.FluxPipeline(
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=guided),
         vae=vae(shift_factor=0.1, scaling_factor=0.4),

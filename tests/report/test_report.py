@@ -266,7 +266,7 @@ def test_the_page_notes_missing_and_damaged_files(cli: Command) -> None:
     page = make_report(cli, folder)
     assert page.attributes_of("img") == []
     assert "The picture image-0000.png is missing." in page.text
-    assert "The picture image-0001.png (image 1) cannot be decoded" in page.text
+    assert "The picture image-0001.png (image 1) cannot be shown" in page.text
     assert "The output fid.json is not valid JSON" in page.text
 
 

@@ -1,6 +1,6 @@
 """Trainings and samplings on a device that is not the CPU: nothing is left behind, and the figures are the CPU's.
 
-There is no GPU where the tests run: ``tests/whole/another_device.py`` stands for one. Each test runs in a process of its own.
+``tests/whole/another_device.py`` stands for a GPU, so that these tests run anywhere. Each test has its own process.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def in_its_own_process(name: str, folder: Path) -> None:
     """Run a function of this file on the device, with a folder that is called as the workflow that it runs."""
     folder.mkdir(exist_ok=True)
     code = (
-        "from pathlib import Path; from tests import another_device, test_another_device as runs; "
+        "from pathlib import Path; from tests.whole import another_device, test_another_device as runs; "
         f"another_device.set_up(); runs.{name}(Path({str(folder)!r}))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

@@ -41,7 +41,7 @@ def settings(workflow: Path, folder: Path) -> list[str]:
 
 @pytest.fixture
 def cli(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
-    """The command line in this process, where torch is imported once for all workflows; tests/commands starts processes."""
+    """The command line in this process, so that torch is imported once for all workflows."""
     monkeypatch.chdir(ROOT)
     return Command(ROOT, capfd)
 

@@ -171,10 +171,10 @@ def _select_averages(weights: dict[str, Tensor], ema: dict[str, Tensor], path: P
     names = {f"diffusion_model{name.replace('.', '')}": name for name in weights}
     trained = {short: tensor for short, tensor in averages.items() if short in names}
     if len(trained) < len(names) or len(averages) > len(trained):
-        odd = sorted((set(names) | set(averages)) - set(trained))
+        differing = sorted((set(names) | set(averages)) - set(trained))
         raise ValueError(
-            f"'{path}': the moving averages do not fit the weights ({len(odd)} names: {', '.join(odd[:4])}): "
-            "set ema to false for the weights themselves"
+            f"'{path}': the moving averages do not fit the weights ({len(differing)} names: "
+            f"{', '.join(differing[:4])}): set ema to false for the weights themselves"
         )
     return {names[short]: tensor for short, tensor in trained.items()}
 

@@ -166,8 +166,8 @@ def load_sdxl_text(tensors: Tensors, adm_channels: int | None, path: Path, token
 def _clip_weights(tensors: Tensors, kind: str, path: Path) -> dict[str, Tensor]:
     """The tensors of a text model under transformers' names, checked for completeness. Raises ``ValueError``."""
     openclip = kind == "openclip"
-    held = _select_prefix(tensors, "model." if openclip else "transformer.", path)
-    weights = from_openclip(held) if openclip else held
+    selected = _select_prefix(tensors, "model." if openclip else "transformer.", path)
+    weights = from_openclip(selected) if openclip else selected
     check_clip(weights, infer_clip_settings(weights, str(path), ACTIVATIONS[kind]), str(path))
     return weights
 

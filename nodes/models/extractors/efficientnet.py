@@ -56,7 +56,7 @@ def norm(channels: int) -> nn.BatchNorm2d:
 
 
 class InvertedBottleneck(nn.Module):
-    """An inverted bottleneck (Sandler et al. 2018): widen, convolve each channel, narrow, and a skip where it fits."""
+    """An inverted bottleneck (Sandler et al. 2018): widen, convolve each channel, narrow; a skip if shapes match."""
 
     def __init__(self, channels: int, stage: StageSpec, stride: int) -> None:
         super().__init__()

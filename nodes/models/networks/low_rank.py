@@ -22,7 +22,7 @@ M = TypeVar("M", bound=nn.Module)
 
 
 class LowRank(nn.Module):
-    """A linear layer or a convolution with a low-rank change beside it.
+    """A linear layer or a convolution plus a low-rank change.
 
     lora_A (r, in) or (r, in, kh, kw); lora_B (out, r) or (out, r, 1, 1), zero at the start, so that the
     layer is unchanged at first. weight and bias are those of the changed layer, for code that reads them.

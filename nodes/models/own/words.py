@@ -1,4 +1,4 @@
-"""New words of a text encoder: rows added to its embedding table, trained alone or together with the others."""
+"""New words of a text encoder: rows added to its embedding table, trained with or without the existing rows."""
 
 from __future__ import annotations
 

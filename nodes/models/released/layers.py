@@ -52,7 +52,7 @@ class ReleasedDownsample(nn.Module):
 
 
 class ReleasedResidualBlock(nn.Module):
-    """GN-SiLU-conv, (Ada)GN-SiLU-conv with a skip (BigGAN's block where it changes the resolution).
+    """GN-SiLU-conv, (Ada)GN-SiLU-conv with a skip (BigGAN's block if it changes the resolution).
 
     `resample` is "down" (2 × 2 means) or "up" (pixels repeated), applied before the first convolution and to the skip.
     """

@@ -89,7 +89,7 @@ def test_shipped_files_are_recognised_in_an_editable_install(tmp_path: Path, mon
             path.parent.mkdir(parents=True, exist_ok=True)
         (checkout / file).write_text("")
         (tree / link).symlink_to(checkout / file)
-    monkeypatch.setattr(paths, "_package_file", lambda: str(tree / "guidegraph" / "__init__.py"))
+    monkeypatch.setattr(paths, "_find_package_file", lambda: str(tree / "guidegraph" / "__init__.py"))
     for root in (checkout, tree / "guidegraph"):
         assert is_shipped(root / "workflows" / "models" / "a.json")
         assert is_shipped(root / "workflows" / "models" / "new")

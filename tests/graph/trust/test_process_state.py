@@ -56,9 +56,9 @@ def read_state() -> list[Any]:
 
 
 @node("meddler.change", pure=False)
-def change(x: float, *, what: str, fails: bool = False) -> float:
+def change(x: float, *, kind: str, fails: bool = False) -> float:
     """x; changes the process."""
-    CHANGES[what]()
+    CHANGES[kind]()
     if fails:
         raise ValueError("after the change")
     return x
@@ -140,17 +140,17 @@ def run_nodes(folder: Path, nodes: str, output: str = "a", registry: Registry = 
 
 
 @pytest.mark.parametrize("fails", [False, True])
-@pytest.mark.parametrize("what", CHANGES)
-def test_each_change_is_undone_and_the_node_is_named(tmp_path: Path, what: str, fails: bool) -> None:
+@pytest.mark.parametrize("kind", CHANGES)
+def test_each_change_is_undone_and_the_node_is_named(tmp_path: Path, kind: str, fails: bool) -> None:
     before = read_state()
-    nodes = f'  a: {{use: meddler.change, with: {{x: 1, what: "{what}", fails: {str(fails).lower()}}}}}'
+    nodes = f'  a: {{use: meddler.change, with: {{x: 1, kind: "{kind}", fails: {str(fails).lower()}}}}}'
     if fails:
-        with pytest.raises(NodeError, match="after the change"), pytest.warns(UserWarning, match=what):
+        with pytest.raises(NodeError, match="after the change"), pytest.warns(UserWarning, match=kind):
             run_nodes_uncaught(tmp_path, nodes)
     else:
         _, (message,) = run_nodes(tmp_path, f"{nodes}\n  b: {{use: meddler.look, in: {{x: a}}}}", "b")
         assert message.startswith(f"{tmp_path / 'w.yaml'}:3:3: nodes.a (meddler.change) ")
-        assert what in message
+        assert kind in message
         assert seen == [[*before[:3], False, *before[4:]]]  # a run records no gradients
     assert read_state() == before
 
@@ -164,7 +164,7 @@ def run_nodes_uncaught(folder: Path, nodes: str) -> None:
 def test_a_node_in_a_loop_is_named_once(tmp_path: Path) -> None:
     loop = """  steps:
     loop: {over: params.n, as: i}
-    body: {moved: {use: meddler.change, in: {x: loop.i}, with: {what: the current directory}}}
+    body: {moved: {use: meddler.change, in: {x: loop.i}, with: {kind: the current directory}}}
     collect: {seen: moved}"""
     path = tmp_path / "w.yaml"
     path.write_text(f"guidegraph: 1\nparams: {{n: 5}}\nnodes:\n{loop}\noutputs: {{out: steps.seen}}\n")
@@ -187,7 +187,7 @@ def test_setting_the_same_seed_again_is_detected(tmp_path: Path) -> None:
     torch.manual_seed(11)
     torch.rand(5000)
     before = torch.get_rng_state()
-    _, (message,) = run_nodes(tmp_path, '  a: {use: meddler.change, with: {x: 1, what: "torch\'s random generator"}}')
+    _, (message,) = run_nodes(tmp_path, '  a: {use: meddler.change, with: {x: 1, kind: "torch\'s random generator"}}')
     assert "seeds torch's random generator" in message
     assert torch.equal(torch.get_rng_state(), before)
 

@@ -1,4 +1,4 @@
-"""Textual inversions: a learned word gives the embeddings that diffusers gives with the same file; what is refused."""
+"""Textual inversions: a learned word has the same embeddings as in diffusers; unsuitable files are refused."""
 
 from __future__ import annotations
 
@@ -85,15 +85,15 @@ def test_two_learned_words_in_one_prompt_can_be_weighted(folder: Path, tmp_path:
 def test_an_embedding_of_sdxl_is_added_to_both_encoders(tmp_path: Path) -> None:
     pipelines.pipeline("sdxl", tmp_path).save_pretrained(tmp_path / "folder")
     torch.manual_seed(0)
-    held = {"clip_g": torch.randn(2, 64), "clip_l": torch.randn(2, 64)}
-    save_file(held, tmp_path / "cat.safetensors")
+    content = {"clip_g": torch.randn(2, 64), "clip_l": torch.randn(2, 64)}
+    save_file(content, tmp_path / "cat.safetensors")
     taught: Any = prompts.add_word_embedding(text(tmp_path), path=tmp_path / "cat.safetensors", token=WORD)
     for tower, name in zip(taught.towers, ("clip_l", "clip_g"), strict=True):
-        assert torch.equal(tower.trunk.embeddings.token_embedding.weight[-2:], held[name])
+        assert torch.equal(tower.trunk.embeddings.token_embedding.weight[-2:], content[name])
     actual = encode_text(taught, ["a <cat>", "a <cat>"])
     assert actual.tokens is not None
     assert actual.tokens.isfinite().all()
-    save_file({WORD: held["clip_l"]}, tmp_path / "one.safetensors")
+    save_file({WORD: content["clip_l"]}, tmp_path / "one.safetensors")
     with pytest.raises(ValueError, match=r"is for text encoders of width 64, and this model's have 64 and 64"):
         prompts.add_word_embedding(text(tmp_path), path=tmp_path / "one.safetensors", token=WORD)
 

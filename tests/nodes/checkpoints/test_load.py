@@ -1,4 +1,4 @@
-"""checkpoint.load of diffusers folders and of the same weights as single files, against diffusers' own calls."""
+"""checkpoint.load of diffusers folders, and of single files with the same weights, against diffusers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ diffusers = pytest.importorskip("diffusers")
 PROMPTS = ["a tiger", "b"]
 
 
-class Made:
+class SavedPipeline:
     """A pipeline of diffusers with its folder and its single file."""
 
     def __init__(self, family: str, root: Path) -> None:
@@ -42,18 +42,18 @@ class Made:
 
 
 @pytest.fixture(scope="module", params=pipelines.FAMILIES)
-def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Made:
-    return Made(request.param, tmp_path_factory.mktemp(request.param))
+def tiny_pipeline(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> SavedPipeline:
+    return SavedPipeline(request.param, tmp_path_factory.mktemp(request.param))
 
 
 @pytest.fixture(scope="module")
-def stable(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    return Made("sd1", tmp_path_factory.mktemp("stable"))
+def stable(tmp_path_factory: pytest.TempPathFactory) -> SavedPipeline:
+    return SavedPipeline("sd1", tmp_path_factory.mktemp("stable"))
 
 
 @pytest.mark.parametrize("layout", ["folder", "file"])
-def test_the_parts_are_those_of_diffusers(made: Made, layout: str) -> None:
-    actual, pipe = made.load(layout), made.pipe
+def test_the_parts_are_those_of_diffusers(tiny_pipeline: SavedPipeline, layout: str) -> None:
+    actual, pipe = tiny_pipeline.load(layout), tiny_pipeline.pipe
     torch.manual_seed(0)
     with torch.no_grad():
         embedded = pipe.encode_prompt(PROMPTS, device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False)
@@ -63,12 +63,12 @@ def test_the_parts_are_those_of_diffusers(made: Made, layout: str) -> None:
 
     x, t = torch.randn(2, 4, 16, 16), torch.tensor([501.0, 3.0])
     arguments: dict[str, Any] = {"encoder_hidden_states": embedded[0]}
-    if made.family == "sdxl":
+    if tiny_pipeline.family == "sdxl":
         side = 1024.0 if layout == "file" else 256.0  # the config has no sample_size: 128 latent cells of 2 pixels
         numbers = torch.tensor([[side, side, 0, 0, side, side]] * 2)
         arguments["added_cond_kwargs"] = {"text_embeds": embedded[2], "time_ids": numbers}
     inputs = x
-    if made.family == "inpaint":
+    if tiny_pipeline.family == "inpaint":
         spatial = torch.randn(2, 5, 16, 16)
         condition = Condition(tokens=condition.tokens, spatial=spatial)
         inputs = torch.cat([x, spatial], dim=1)
@@ -83,7 +83,7 @@ def test_the_parts_are_those_of_diffusers(made: Made, layout: str) -> None:
     torch.testing.assert_close(actual.schedule.alphas_bar, expected, rtol=1e-4, atol=0)
 
 
-def test_a_torch_file_gives_the_same_and_weights_are_cast(stable: Made, tmp_path: Path) -> None:
+def test_a_torch_file_gives_the_same_and_weights_are_cast(stable: SavedPipeline, tmp_path: Path) -> None:
     path = pipelines.single_file(stable.pipe, "sd1", tmp_path / "model.ckpt")
     x, t = torch.randn(1, 4, 16, 16), torch.tensor([10.0])
     tokens = Condition(tokens=torch.randn(1, 7, 64))
@@ -97,7 +97,7 @@ def test_a_torch_file_gives_the_same_and_weights_are_cast(stable: Made, tmp_path
         assert not any(parameter.requires_grad for parameter in part.parameters())
 
 
-def test_text_of_a_single_file_without_a_tokenizer_raises_an_error(stable: Made) -> None:
+def test_text_of_a_single_file_without_a_tokenizer_raises_an_error(stable: SavedPipeline) -> None:
     loaded = load_checkpoint(path=stable.file)
     with pytest.raises(MissingPart, match=r"model\.safetensors' holds a text encoder and no vocabulary.*`tokenizer`"):
         encode_text(loaded.text, "a")
@@ -105,12 +105,12 @@ def test_text_of_a_single_file_without_a_tokenizer_raises_an_error(stable: Made)
         load_checkpoint(path=stable.file, tokenizer=Path("there"))
 
 
-def test_a_tokenizer_for_a_folder_is_refused(stable: Made) -> None:
+def test_a_tokenizer_for_a_folder_is_refused(stable: SavedPipeline) -> None:
     with pytest.raises(ValueError, match="holds its tokenizers: leave tokenizer out"):
         load_checkpoint(path=stable.root / "folder", tokenizer=stable.root / "eos")
 
 
-def test_moving_averages_are_used_if_present(stable: Made, tmp_path: Path) -> None:
+def test_moving_averages_are_used_if_present(stable: SavedPipeline, tmp_path: Path) -> None:
     path = pipelines.single_file(stable.pipe, "sd1", tmp_path / "model.ckpt")
     content = torch.load(path, weights_only=True)
     tensors = content["state_dict"]
@@ -129,7 +129,7 @@ def test_moving_averages_are_used_if_present(stable: Made, tmp_path: Path) -> No
         load_checkpoint(path=path)
 
 
-def test_the_latent_scale_of_the_file_is_used(stable: Made, tmp_path: Path) -> None:
+def test_the_latent_scale_of_the_file_is_used(stable: SavedPipeline, tmp_path: Path) -> None:
     path = pipelines.single_file(stable.pipe, "sd1", tmp_path / "model.ckpt")
     content = torch.load(path, weights_only=True)
     content["state_dict"]["scale_factor"] = torch.tensor(0.5)
@@ -142,25 +142,25 @@ def test_the_latent_scale_of_the_file_is_used(stable: Made, tmp_path: Path) -> N
 
 
 def test_missing_settings_are_named(tmp_path: Path) -> None:
-    made = Made("sd2", tmp_path)
+    tiny_pipeline = SavedPipeline("sd2", tmp_path)
     (tmp_path / "config.yaml").unlink()
     settings: Any = {"head_channels": 64, "scale": 0.18215}
     with pytest.raises(ValueError, match="its tensors do not tell prediction: set"):
-        load_checkpoint(path=made.file, **settings)
+        load_checkpoint(path=tiny_pipeline.file, **settings)
     x, t = torch.randn(1, 4, 16, 16), torch.tensor([10.0])
-    loaded = load_checkpoint(path=made.file, prediction="v", **settings)
+    loaded = load_checkpoint(path=tiny_pipeline.file, prediction="v", **settings)
     assert predict(loaded.denoiser, x, t, Condition(tokens=torch.randn(1, 7, 64))).kind == "v"
-    config = made.root / "folder" / "scheduler" / "scheduler_config.json"
+    config = tiny_pipeline.root / "folder" / "scheduler" / "scheduler_config.json"
     content = json.loads(config.read_text()) | {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
     config.write_text(json.dumps(content))
-    folder = made.load("folder")
+    folder = tiny_pipeline.load("folder")
     assert predict(folder.denoiser, x, t, Condition(tokens=torch.randn(1, 7, 64))).kind == "v"
     zero = diffusers.DDIMScheduler.from_config(content).alphas_cumprod.double()
     torch.testing.assert_close(folder.schedule.alphas_bar, zero, rtol=1e-4, atol=1e-7)
     assert folder.schedule.alphas_bar[-1] == 0
 
 
-def test_fp16_variants_and_shards_are_read(stable: Made, tmp_path: Path) -> None:
+def test_fp16_variants_and_shards_are_read(stable: SavedPipeline, tmp_path: Path) -> None:
     stable.pipe.save_pretrained(tmp_path / "half", variant="fp16")
     stable.pipe.save_pretrained(tmp_path / "shards", max_shard_size="300KB")
     stable.pipe.save_pretrained(tmp_path / "bin", safe_serialization=False)
@@ -177,7 +177,7 @@ def test_fp16_variants_and_shards_are_read(stable: Made, tmp_path: Path) -> None
         load_checkpoint(path=tmp_path / "shards")
 
 
-def test_without_ema_a_folder_gives_its_variant_of_that_name_or_an_error(stable: Made, tmp_path: Path) -> None:
+def test_without_ema_a_folder_gives_its_variant_of_that_name_or_an_error(stable: SavedPipeline, tmp_path: Path) -> None:
     stable.pipe.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"unet' holds no weights beside .*non_ema\.safetensors;.*: leave ema out"):
         load_checkpoint(path=tmp_path, ema=False)
@@ -227,7 +227,7 @@ def test_networks_alone_load_with_classes_and_as_pipelines_without_text(tmp_path
     ],
 )
 def test_a_folder_with_a_missing_part_is_one_clear_error(
-    stable: Made, tmp_path: Path, damage: str, message: str
+    stable: SavedPipeline, tmp_path: Path, damage: str, message: str
 ) -> None:
     stable.pipe.save_pretrained(tmp_path)
     target = tmp_path / damage
@@ -241,7 +241,7 @@ def test_a_folder_with_a_missing_part_is_one_clear_error(
         load_checkpoint(path=tmp_path)
 
 
-def test_unknown_missing_and_misshapen_tensors_of_a_file_are_named(stable: Made, tmp_path: Path) -> None:
+def test_unknown_missing_and_misshapen_tensors_of_a_file_are_named(stable: SavedPipeline, tmp_path: Path) -> None:
     path = pipelines.single_file(stable.pipe, "sd1", tmp_path / "model.ckpt")
     content = torch.load(path, weights_only=True)
     complete = content["state_dict"]
@@ -268,7 +268,7 @@ def test_unknown_missing_and_misshapen_tensors_of_a_file_are_named(stable: Made,
         load_checkpoint(path=path)
 
 
-def test_other_pipelines_are_named(stable: Made, tmp_path: Path) -> None:
+def test_other_pipelines_are_named(stable: SavedPipeline, tmp_path: Path) -> None:
     stable.pipe.save_pretrained(tmp_path)
     index = json.loads((tmp_path / "model_index.json").read_text())
     index |= {

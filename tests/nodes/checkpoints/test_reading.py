@@ -41,7 +41,7 @@ def weights() -> dict[str, torch.Tensor]:
 
 
 def rezip(source: Path, target: Path, edit: Mapping[str, bytes], compression: int = zipfile.ZIP_STORED) -> None:
-    """A copy of a zip archive with some members replaced, by the last part of their name."""
+    """Copy a zip archive, replacing members by the last part of their names."""
     with zipfile.ZipFile(source) as archive, zipfile.ZipFile(target, "w", compression) as out:
         for name in archive.namelist():
             out.writestr(name, edit.get(name.split("/")[-1], archive.read(name)))
@@ -131,7 +131,7 @@ def write_compressed_member(folder: Path) -> Path:
 
 
 def write_overlapping_members(folder: Path) -> Path:
-    """Every entry of the directory points at the same bytes, so that 1 MB reads as a hundred."""
+    """Every entry of the directory points at the same bytes, so that 1 MB is read as 100 MB."""
     path = folder / "overlap.pt"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("a/data.pkl", pickle.dumps({}, protocol=2))

@@ -1,4 +1,4 @@
-"""The samplers that we share with diffusers, in a workflow with a checkpoint and guidance, against its pipelines."""
+"""Samplers that diffusers has too, in a workflow with a checkpoint and guidance, against its pipelines."""
 
 from __future__ import annotations
 
@@ -74,10 +74,10 @@ def ours(folder: Path, sampler: str, settings: str, changes: dict[str, str]) -> 
     for key, value in changes.items():
         assert key in text
         text = text.replace(key, value)
-    written = folder / f"{sampler}.yaml"
-    written.write_text(text, encoding="utf-8")
+    path = folder / f"{sampler}.yaml"
+    path.write_text(text, encoding="utf-8")
     arguments = {"checkpoint": folder / "model", "prompt": PROMPT, "steps": STEPS, "seed": SEED, "shape": SHAPE}
-    actual: Tensor = load_workflow(written).run(**arguments)["latent"]
+    actual: Tensor = load_workflow(path).run(**arguments)["latent"]
     return actual
 
 

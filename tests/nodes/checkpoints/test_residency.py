@@ -1,4 +1,4 @@
-"""The parts of a checkpoint under a memory budget: one after the other on the device, and the same picture."""
+"""The parts of a checkpoint under a memory budget: one after the other on the device, with the same picture."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TABLE = 8000
 LORA = "  lora: {use: lora.apply, in: {denoiser: model.denoiser, text: model.text, path: params.lora}}\n"
 
 
-class Made:
+class SdxlFiles:
     def __init__(self, root: Path) -> None:
         pipe = pipelines.pipeline("sdxl", root)
         pipe.save_pretrained(root / "folder")
@@ -38,8 +38,8 @@ class Made:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    return Made(tmp_path_factory.mktemp("sdxl"))
+def sdxl(tmp_path_factory: pytest.TempPathFactory) -> SdxlFiles:
+    return SdxlFiles(tmp_path_factory.mktemp("sdxl"))
 
 
 @pytest.fixture
@@ -48,29 +48,29 @@ def device() -> FakeDevice:
 
 
 def run(
-    text: str, folder: Path, made: Made, device: FakeDevice | None, budget: int | None, **params: Any
+    text: str, folder: Path, sdxl: SdxlFiles, device: FakeDevice | None, budget: int | None, **params: Any
 ) -> tuple[dict[str, Any], list[str]]:
-    """The outputs, and which model went to the device and back, in order."""
+    """Run a workflow; returns its outputs, and the moves of models to the device and back, in order."""
     moves: list[str] = []
 
     def watch(event: Event) -> None:
         if isinstance(event, ModelMoved):
             moves.append(f"{event.path}.{event.output} {event.device}")
 
-    written = folder / "w.yaml"
-    written.write_text(text.replace("SETTINGS", "").replace("steps: 20", "steps: 3"))
-    workflow = load_workflow(written, cache="off", observers=[watch])
+    path = folder / "w.yaml"
+    path.write_text(text.replace("SETTINGS", "").replace("steps: 20", "steps: 3"))
+    workflow = load_workflow(path, cache="off", observers=[watch])
     workflow.options = replace(workflow.options, mover=device, memory_budget=budget)
-    return workflow.run(path=made.folder, prompt=["a tiger b", "c"], **params), moves
+    return workflow.run(path=sdxl.folder, prompt=["a tiger b", "c"], **params), moves
 
 
 def test_text_encoders_denoiser_and_autoencoder_are_never_loaded_together(
-    made: Made, tmp_path: Path, device: FakeDevice
+    sdxl: SdxlFiles, tmp_path: Path, device: FakeDevice
 ) -> None:
-    expected, none = run(WORKFLOW, tmp_path, made, None, None)
-    budget = max(made.sizes.values())
-    assert budget + TABLE < sum(made.sizes.values())
-    actual, moves = run(WORKFLOW, tmp_path, made, device, budget)
+    expected, none = run(WORKFLOW, tmp_path, sdxl, None, None)
+    budget = max(sdxl.sizes.values())
+    assert budget + TABLE < sum(sdxl.sizes.values())
+    actual, moves = run(WORKFLOW, tmp_path, sdxl, device, budget)
     assert none == []
     assert [move.split()[0].removeprefix("nodes.model.") for move in moves] == [
         *("text", "text"),
@@ -83,14 +83,14 @@ def test_text_encoders_denoiser_and_autoencoder_are_never_loaded_together(
 
 
 def test_a_lora_is_applied_on_the_cpu_and_the_original_is_never_moved(
-    made: Made, tmp_path: Path, device: FakeDevice
+    sdxl: SdxlFiles, tmp_path: Path, device: FakeDevice
 ) -> None:
     text = WORKFLOW.replace("params:\n", "params:\n  lora: {type: Path}\n").replace("  positive:", LORA + "  positive:")
     text = text.replace("denoiser: model.denoiser, x", "denoiser: lora.denoiser, x")
     text = text.replace("embedder: model.text", "embedder: lora.text")
-    expected, _ = run(text, tmp_path, made, None, None, lora=made.lora)
-    budget = max(made.sizes.values())
-    actual, moves = run(text, tmp_path, made, device, budget, lora=made.lora)
+    expected, _ = run(text, tmp_path, sdxl, None, None, lora=sdxl.lora)
+    budget = max(sdxl.sizes.values())
+    actual, moves = run(text, tmp_path, sdxl, device, budget, lora=sdxl.lora)
     assert {move.split()[0] for move in moves} == {
         "nodes.lora.denoiser",
         "nodes.lora.text",

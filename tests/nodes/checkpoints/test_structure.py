@@ -1,4 +1,4 @@
-"""The shape of a U-Net is told from its tensors, and their number is that of the published models."""
+"""The shape of a U-Net is inferred from its tensors; the number of weights is that of the published models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A released EDM denoiser in ONNX that others wrote, against the sampling of its own package."""
+"""A released EDM denoiser in a foreign ONNX file, against the sampling of its own package."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Released text encoders: transformers' own embeddings from every layout; long, weighted and taught prompts."""
+"""Released text encoders: transformers' embeddings from every layout; long and weighted prompts; new words."""
 
 from __future__ import annotations
 
@@ -78,25 +78,25 @@ def test_openclip_is_mapped_with_its_fused_layers_and_its_projection(tokenizer: 
 
 
 def test_plain_prompts_are_those_of_transformers(tokenizer: Any) -> None:
-    made = embedder(tokenizer)
-    actual = encode_text(made, TEXTS)
-    expected = made.towers[0].model(transformers_ids(tokenizer, TEXTS)).last_hidden_state
+    text_embedder = embedder(tokenizer)
+    actual = encode_text(text_embedder, TEXTS)
+    expected = text_embedder.towers[0].model(transformers_ids(tokenizer, TEXTS)).last_hidden_state
     torch.testing.assert_close(actual.tokens, expected, rtol=0, atol=1e-5)
     assert actual.vector is None
     assert actual.mask is None
 
 
 def test_a_long_prompt_is_read_in_chunks_of_75(tokenizer: Any) -> None:
-    made = embedder(tokenizer)
+    text_embedder = embedder(tokenizer)
     letters = [tiny.LETTERS[i % 26] for i in range(160)]
-    tokens = made([" ".join(letters), "a"]).tokens
+    tokens = text_embedder([" ".join(letters), "a"]).tokens
     assert tokens is not None
     assert tokens.shape == (2, 3 * 77, 64)
     parts = [" ".join(letters[start : start + 75]) for start in range(0, 160, 75)]
-    torch.testing.assert_close(tokens[0], torch.cat(list(made(parts).tokens)), rtol=0, atol=1e-5)
-    torch.testing.assert_close(tokens[1], torch.cat(list(made(["a", "", ""]).tokens)), rtol=0, atol=1e-5)
-    assert made([" ".join(letters[:75])]).tokens.shape[1] == 77
-    assert made([" ".join(letters[:76])]).tokens.shape[1] == 154
+    torch.testing.assert_close(tokens[0], torch.cat(list(text_embedder(parts).tokens)), rtol=0, atol=1e-5)
+    torch.testing.assert_close(tokens[1], torch.cat(list(text_embedder(["a", "", ""]).tokens)), rtol=0, atol=1e-5)
+    assert text_embedder([" ".join(letters[:75])]).tokens.shape[1] == 77
+    assert text_embedder([" ".join(letters[:76])]).tokens.shape[1] == 154
 
 
 @pytest.mark.parametrize(
@@ -133,9 +133,9 @@ def test_weights_are_bounded(text: str) -> None:
 
 
 def test_a_weight_multiplies_tokens_and_keeps_the_mean(tokenizer: Any) -> None:
-    made = embedder(tokenizer)
-    plain = made(["a b c", "a b c"]).tokens
-    actual = prompts.encode_weighted(made, ["a (b:1.5) c", "a b c"]).tokens
+    text_embedder = embedder(tokenizer)
+    plain = text_embedder(["a b c", "a b c"]).tokens
+    actual = prompts.encode_weighted(text_embedder, ["a (b:1.5) c", "a b c"]).tokens
     assert plain is not None
     assert actual is not None
     weights = torch.ones(77)
@@ -144,7 +144,7 @@ def test_a_weight_multiplies_tokens_and_keeps_the_mean(tokenizer: Any) -> None:
     torch.testing.assert_close(actual[0], heavier * (plain[0].mean() / heavier.mean()), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(actual[0].mean(), plain[0].mean(), rtol=1e-3, atol=1e-6)
     assert torch.equal(actual[1], plain[1])
-    assert torch.equal(prompts.encode_weighted(made, "a (b:1) c").tokens, made(["a b c"]).tokens)
+    assert torch.equal(prompts.encode_weighted(text_embedder, "a (b:1) c").tokens, text_embedder(["a b c"]).tokens)
 
 
 def two_towers(tokenizer: Any, **settings: Any) -> ReleasedText:
@@ -154,11 +154,11 @@ def two_towers(tokenizer: Any, **settings: Any) -> ReleasedText:
 
 
 def test_two_encoders_are_concatenated_and_the_vector_has_the_sizes(tokenizer: Any) -> None:
-    made = two_towers(tokenizer, zero_empty=True)
-    condition = made(["a b", ""])
+    text_embedder = two_towers(tokenizer, zero_empty=True)
+    condition = text_embedder(["a b", ""])
     ids = transformers_ids(tokenizer, ["a b"])
-    first = made.towers[0].model(ids, output_hidden_states=True).hidden_states[-2]
-    out = made.towers[1].model(transformers_ids(tokenizer, ["a b"], pad=0), output_hidden_states=True)
+    first = text_embedder.towers[0].model(ids, output_hidden_states=True).hidden_states[-2]
+    out = text_embedder.towers[1].model(transformers_ids(tokenizer, ["a b"], pad=0), output_hidden_states=True)
     assert condition.tokens is not None
     assert condition.vector is not None
     torch.testing.assert_close(
@@ -169,11 +169,11 @@ def test_two_encoders_are_concatenated_and_the_vector_has_the_sizes(tokenizer: A
     torch.testing.assert_close(condition.vector[:1], torch.cat([out.text_embeds, sizes], dim=1), rtol=0, atol=1e-5)
     assert not condition.tokens[1].any()
     assert not condition.vector[1, :32].any()
-    other: Any = prompts.picture_size(made, original=(64, 32), crop=(1, 2), target=(16, 8))
+    other: Any = prompts.picture_size(text_embedder, original=(64, 32), crop=(1, 2), target=(16, 8))
     sizes = numbers(torch.tensor([64.0, 32, 1, 2, 16, 8])).reshape(1, -1)
     torch.testing.assert_close(other(["a b"]).vector[:, 32:], sizes)
-    torch.testing.assert_close(made(["a b"]).vector, condition.vector[:1])
-    assert next(other.parameters()) is next(made.parameters())
+    torch.testing.assert_close(text_embedder(["a b"]).vector, condition.vector[:1])
+    assert next(other.parameters()) is next(text_embedder.parameters())
 
 
 def test_other_text_encoders_are_refused(tokenizer: Any) -> None:
@@ -195,10 +195,10 @@ def test_other_text_encoders_are_refused(tokenizer: Any) -> None:
 def test_the_runtime_reads_prompts_as_the_engine_does(tokenizer: Any) -> None:
     two = [Tower(tiny.clip(), tokenizer, "penultimate", pad) for pad in (tokenizer.eos_token_id, 0)]
     two[1].words = {"zebra": (3, 4)}
-    made = ReleasedText(two, size=PictureSize(), size_width=8, zero_empty=True).eval()
+    text_embedder = ReleasedText(two, size=PictureSize(), size_width=8, zero_empty=True).eval()
     texts = ["a (zebra:1.5) c", "", " ".join(tiny.LETTERS * 4), "[x]"]
-    actual = runtime_reads(prompts.split_by_weights(made), texts)
-    expected = prompts.encode_weighted(made, texts)
+    actual = runtime_reads(prompts.split_by_weights(text_embedder), texts)
+    expected = prompts.encode_weighted(text_embedder, texts)
     assert actual.tokens.shape[1] == 2 * 77
     assert not actual.tokens[1].any()
     terms = terms_of(tiny.clip())
@@ -206,8 +206,8 @@ def test_the_runtime_reads_prompts_as_the_engine_does(tokenizer: Any) -> None:
     assert expected.vector is not None
     assert_same_up_to_rounding(actual.tokens, expected.tokens, terms)
     assert_same_up_to_rounding(actual.vector, expected.vector, terms)
-    plain = runtime_reads(made.split(), texts).tokens
-    unweighted = encode_text(made, texts).tokens
+    plain = runtime_reads(text_embedder.split(), texts).tokens
+    unweighted = encode_text(text_embedder, texts).tokens
     assert unweighted is not None
     assert_same_up_to_rounding(plain, unweighted, terms)
     assert not torch.equal(plain, actual.tokens)

@@ -86,10 +86,10 @@ def write_tokenizer(folder: Path, pad: str = "<|endoftext|>") -> None:
     words = ["!", *LETTERS, "!</w>", *(f"{letter}</w>" for letter in LETTERS), "<|startoftext|>", "<|endoftext|>"]
     (folder / "vocab.json").write_text(json.dumps({word: number for number, word in enumerate(words)}))
     (folder / "merges.txt").write_text("#version: 0.2\n")
-    made = transformers.CLIPTokenizer(
+    tokenizer = transformers.CLIPTokenizer(
         str(folder / "vocab.json"), str(folder / "merges.txt"), pad_token=pad, model_max_length=77
     )
-    made.save_pretrained(str(folder))
+    tokenizer.save_pretrained(str(folder))
 
 
 WORDS = 2 * (len(LETTERS) + 1) + 2

@@ -202,11 +202,11 @@ def test_training_processes_update_the_codes_from_the_global_batch(monkeypatch: 
 
     sums: list[list[torch.Tensor]] = []
     expected = update_codes(Rank(), z)
-    monkeypatch.setattr(quantiser, "summed", lambda own: sums.append(own) or own)
+    monkeypatch.setattr(quantiser, "sum_over_ranks", lambda own: sums.append(own) or own)
     for i in range(2):
         update_codes(Rank(i, 2), z[2 * i : 2 * i + 2])
     total = [a + b for a, b in zip(*sums, strict=True)]
-    monkeypatch.setattr(quantiser, "summed", lambda own: total)
+    monkeypatch.setattr(quantiser, "sum_over_ranks", lambda own: total)
     for i in range(2):
         actual = update_codes(Rank(i, 2), z[2 * i : 2 * i + 2])
         for name, value in expected.state_dict().items():

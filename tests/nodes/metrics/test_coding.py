@@ -116,7 +116,7 @@ def test_the_prior_costs_the_remaining_signal() -> None:
 @pytest.mark.parametrize(("mean", "scale"), [(0.1, 0.3), (-0.9, 0.002), (1.3, 0.05)])
 def test_the_decoder_is_a_distribution_over_256_levels(mean: float, scale: float) -> None:
     levels = torch.linspace(-1, 1, 256, dtype=torch.float64)
-    log_likelihood = coding.discretised_log_likelihood(levels, *torch.tensor([mean, scale], dtype=torch.float64))
+    log_likelihood = coding.log_mass_of_bin(levels, *torch.tensor([mean, scale], dtype=torch.float64))
     assert float(log_likelihood.exp().sum()) == pytest.approx(1, abs=1e-10)
     assert bool(log_likelihood.isfinite().all())
     edges = np.concatenate([[-np.inf], (levels[:-1] + levels[1:]).numpy() / 2, [np.inf]])

@@ -151,7 +151,7 @@ def test_an_onnx_file_that_gives_no_features_is_refused(tmp_path: Path) -> None:
         onnx_features(path=file, range="0..1", output="mean")(image.requires_grad_())
     with pytest.raises(ValueError, match=r"failed on torch\.float32 pictures of shape \(2, 2, 8, 8\)"):
         onnx_features(path=file, range="0..1", output="mean")(image.detach()[:, :2])
-    with pytest.raises(ValueError, match="pixels numbers: set `range` to uint8"):
+    with pytest.raises(ValueError, match="whole numbers: set `range` to uint8"):
         onnx_features(path=write_onnx(tmp_path / "one.onnx", ONE_BY_ONE), range="0..1")
     (tmp_path / "text.onnx").write_text("no graph")
     with pytest.raises(ValueError, match="expected an ONNX graph"):

@@ -27,14 +27,14 @@ def condition(batch: int = 2, length: int = 5, counted: int = 3) -> Condition:
 
 def test_outputs_have_the_denoisers_widths_and_are_normalised(adapter: Any) -> None:
     source = condition()
-    made = adapt_condition(adapter, source)
-    assert made.vector is not None
-    assert made.tokens is not None
-    assert made.vector.shape == (2, 16)
-    assert made.tokens.shape == (2, 5, 16)
-    assert made.mask is source.mask
-    torch.testing.assert_close(made.tokens.mean(-1), torch.zeros(2, 5), atol=1e-4, rtol=0)
-    torch.testing.assert_close(made.tokens.var(-1, correction=0), torch.ones(2, 5), atol=1e-2, rtol=0)
+    adapted = adapt_condition(adapter, source)
+    assert adapted.vector is not None
+    assert adapted.tokens is not None
+    assert adapted.vector.shape == (2, 16)
+    assert adapted.tokens.shape == (2, 5, 16)
+    assert adapted.mask is source.mask
+    torch.testing.assert_close(adapted.tokens.mean(-1), torch.zeros(2, 5), atol=1e-4, rtol=0)
+    torch.testing.assert_close(adapted.tokens.var(-1, correction=0), torch.ones(2, 5), atol=1e-2, rtol=0)
 
 
 def test_padding_does_not_change_other_tokens(adapter: Any) -> None:

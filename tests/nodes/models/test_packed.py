@@ -248,5 +248,5 @@ def test_a_processor_without_bfloat16() -> None:
     )
     python_path = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     environment = {**os.environ, **python_path, "ONEDNN_MAX_CPU_ISA": "AVX2"}
-    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
-    assert done.stdout.strip() == "(1, 40, 6, 6)", done.stderr
+    result = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert result.stdout.strip() == "(1, 40, 6, 6)", result.stderr

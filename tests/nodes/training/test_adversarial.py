@@ -14,7 +14,7 @@ from guidegraph.nodes.training.adversarial import (
     discriminator_loss,
     generator_loss,
     new_discriminator,
-    weighted_sum,
+    sum_losses,
 )
 from guidegraph.nodes.types import Discriminator
 
@@ -156,11 +156,11 @@ def test_both_autoencoders_name_the_weight_of_their_last_convolution() -> None:
 
 def test_losses_add_up_with_their_weights() -> None:
     a, b = torch.tensor(2.0), torch.tensor(3.0)
-    assert weighted_sum([a, b]) == 5
-    assert weighted_sum([a, b], weights=[0.5, 2.0]) == 7
+    assert sum_losses([a, b]) == 5
+    assert sum_losses([a, b], weights=[0.5, 2.0]) == 7
     with pytest.raises(ValueError, match="2 losses need as many weights; found 1"):
-        weighted_sum([a, b], weights=[1.0])
+        sum_losses([a, b], weights=[1.0])
     with pytest.raises(ValueError, match="there are no losses to add"):
-        weighted_sum([])
+        sum_losses([])
     with pytest.raises(ValueError, match=r"a loss is one number; found shapes \[\(\), \(2,\)\]"):
-        weighted_sum([a, torch.ones(2)])
+        sum_losses([a, torch.ones(2)])

@@ -16,9 +16,8 @@ DEAD = 4_194_999
 
 def left_behind(path: Path, pid: int = DEAD, machine: str | None = None) -> Path:
     """A temporary file as another process names it."""
-    name = (
-        temporary_path(path).name.replace(f"-{os.getpid()}-", f"-{pid}-").replace(machine_id(), machine or machine_id())
-    )
+    name = temporary_path(path).name.replace(f"-{os.getpid()}-", f"-{pid}-")
+    name = name.replace(machine_id(), machine or machine_id())
     left = path.with_name(name)
     left.write_text("half")
     return left

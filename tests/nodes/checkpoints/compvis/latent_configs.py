@@ -155,8 +155,8 @@ MODELS: dict[str, Config] = {
 
 def shrink(config: Mapping[str, Any]) -> Config:
     """The same layout in small: a U-Net and text of 32 channels, a first stage of 32, 64 codes, 11 classes."""
-    held = deepcopy(dict(config))
-    network, first = held["unet_config"]["params"], held["first_stage_config"]["params"]
+    shrunk = deepcopy(dict(config))
+    network, first = shrunk["unet_config"]["params"], shrunk["first_stage_config"]["params"]
     network["model_channels"] = 32
     network["num_res_blocks"] = 1
     if "num_head_channels" in network:
@@ -167,10 +167,10 @@ def shrink(config: Mapping[str, Any]) -> Config:
     first["ddconfig"]["attn_resolutions"] = [resolution // 8 for resolution in first["ddconfig"]["attn_resolutions"]]
     if "n_embed" in first:
         first["n_embed"] = 64
-    cond = held["cond_stage_config"]
+    cond = shrunk["cond_stage_config"]
     if isinstance(cond, dict) and "params" in cond:
         small = {"embed_dim": 24, "n_classes": 11, "n_embed": 24, "n_layer": 1, "vocab_size": 40, "in_channels": 5}
         cond["params"] = {name: small.get(name, value) for name, value in cond["params"].items()}
         if cond["target"].endswith("ClassEmbedder"):
             cond["params"]["n_classes"] = 11
-    return held
+    return shrunk

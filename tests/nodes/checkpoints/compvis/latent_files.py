@@ -1,4 +1,4 @@
-"""Checkpoints of latent diffusion's layouts, written after a configuration by the independent statement of them."""
+"""Checkpoints of latent diffusion's layouts, written from a configuration by the reference implementation."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ def conditioner_tensors(cond: Any, first: Tensors, device: str) -> Tensors:
 def checkpoint_tensors(model: dict[str, Any], device: str = "cpu") -> Tensors:
     """All tensors of the file of a model, under the names of `LatentDiffusion`, without moving averages."""
     first = first_stage_tensors(model["first_stage_config"]["params"], device)
-    held = {
+    parts = {
         "model.diffusion_model": unet_tensors(model["unet_config"]["params"], device),
         "first_stage_model": first,
         "cond_stage_model": conditioner_tensors(model["cond_stage_config"], first, device),
     }
-    tensors = {f"{prefix}.{name}": value for prefix, part in held.items() for name, value in part.items()}
+    tensors = {f"{prefix}.{name}": value for prefix, part in parts.items() for name, value in part.items()}
     if model.get("scale_by_std"):
         tensors["scale_factor"] = torch.tensor(0.7)
     return tensors

@@ -1,4 +1,4 @@
-"""A plain re-statement of latent diffusion's networks (Rombach et al. 2022, appendix E), after its config.yaml files.
+"""A plain implementation of latent diffusion's networks (Rombach et al. 2022, appendix E), from its config.yaml files.
 
 Like `guided_reference`, whose primitives it uses: a function computes a network and asks a `Weights` for each tensor
 under its published name, with the shape that the parameters of the config.yaml give it. Nothing of guidegraph is used.
@@ -48,7 +48,7 @@ def layer_norm(w: Weights, name: str, tokens: Tensor) -> Tensor:
 
 
 def heads_at(params: Params, width: int, *, up: bool = False) -> int:
-    """How many heads attention over so many channels has."""
+    """The number of attention heads for a number of channels."""
     if params.get("num_head_channels", -1) != -1:
         return int(width // params["num_head_channels"])
     if up and not params.get("use_spatial_transformer"):
@@ -226,7 +226,7 @@ def text(w: Weights, params: Params) -> None:
 
 
 class Recorder:
-    """Random weights of the shapes that are asked for, or none but shapes on the meta device."""
+    """Random weights of the requested shapes, or tensors without values on the meta device."""
 
     def __init__(self, device: str, seed: int = 0) -> None:
         self.device = device
@@ -241,5 +241,5 @@ class Recorder:
 
     def draw(self, name: str, shape: tuple[int, ...]) -> Tensor:
         spread = 1.0 if "embedding" in name else 0.7 / math.sqrt(max(math.prod(shape[1:]), 1))
-        drawn = spread * torch.randn(shape, generator=self.generator)
-        return drawn + 1 if name.endswith("weight") and len(shape) == 1 else drawn
+        weight = spread * torch.randn(shape, generator=self.generator)
+        return weight + 1 if name.endswith("weight") and len(shape) == 1 else weight

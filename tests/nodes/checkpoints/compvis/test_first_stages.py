@@ -1,4 +1,4 @@
-"""Released first stages: the same latents and pictures as diffusers, from both layouts; tiles; what is refused."""
+"""Released first stages: the same latents and pictures as diffusers, from both layouts; tiles; errors."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_unsupported_or_incomplete_first_stages_are_refused() -> None:
 
 
 class Enlarger:
-    """A decoder without memory of its neighbours: every latent cell becomes 4 × 4 pixels of its value."""
+    """A decoder that maps each latent cell on its own to 4 × 4 pixels of its value."""
 
     calls = 0
 

@@ -1,4 +1,4 @@
-"""The workflows of latent diffusion's own models, against its published sampler on an independent statement of them."""
+"""The workflows of latent diffusion's own models, against its published sampler on the reference implementation."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_inpainting_is_conditioned_on_the_first_stage_and_a_signed_mask(tmp_path
     mask = np.zeros((SIDE, SIDE), dtype=np.uint8)
     mask[8:24, 4:20] = 255
     PIL.Image.fromarray(mask).save(tmp_path / "mask.png")
-    made = load_workflow(WORKFLOWS / "inpaint_latent_diffusion.yaml").run(
+    outputs = load_workflow(WORKFLOWS / "inpaint_latent_diffusion.yaml").run(
         checkpoint=str(tmp_path / "model.ckpt"),
         image=str(tmp_path / "picture.png"),
         mask=str(tmp_path / "mask.png"),
@@ -74,10 +74,10 @@ def test_inpainting_is_conditioned_on_the_first_stage_and_a_signed_mask(tmp_path
     hidden = reference.encode(part("cond_stage_model."), (1 - hole) * image * 2 - 1, first)
     spatial = torch.cat([hidden, F.interpolate(hole * 2 - 1, hidden.shape[2:])], 1)
     expected = ddim(model, part("model.diffusion_model."), gaussian(hidden, seed=SEED), spatial)
-    assert relative(made["latent"], expected) < 1e-4
-    filled = reference.decode(part("first_stage_model."), made["latent"], first)
+    assert relative(outputs["latent"], expected) < 1e-4
+    filled = reference.decode(part("first_stage_model."), outputs["latent"], first)
     composite = (1 - hole) * (image * 2 - 1) + hole * filled.clamp(-1, 1)
-    torch.testing.assert_close(made["image"], composite, rtol=0, atol=1e-3)
+    torch.testing.assert_close(outputs["image"], composite, rtol=0, atol=1e-3)
 
 
 def test_a_map_of_classes_is_shrunk_by_the_encoder_of_the_model(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_a_map_of_classes_is_shrunk_by_the_encoder_of_the_model(tmp_path: Path) 
     model, part = write("semantic_synthesis256", tmp_path / "model")
     classes = np.random.default_rng(1).integers(0, 5, (SIDE, SIDE)).astype(np.uint8)
     PIL.Image.fromarray(classes).save(tmp_path / "map.png")
-    made = load_workflow(WORKFLOWS / "semantic_to_image.yaml").run(
+    outputs = load_workflow(WORKFLOWS / "semantic_to_image.yaml").run(
         checkpoint=str(tmp_path / "model"),
         map=str(tmp_path / "map.png"),
         classes=5,
@@ -99,5 +99,5 @@ def test_a_map_of_classes_is_shrunk_by_the_encoder_of_the_model(tmp_path: Path) 
     mapper = part("cond_stage_model.")("channel_mapper.weight", 3, 5, 1, 1)
     spatial = torch.einsum("ok,bkhw->bohw", mapper[:, :, 0, 0], one_hot)
     noise = gaussian(shape=[3, 8, 8], batch=1, seed=0)
-    assert relative(made["latent"], ddim(model, part("model.diffusion_model."), noise, spatial)) < 1e-4
-    assert made["image"].shape == (1, 3, SIDE, SIDE)
+    assert relative(outputs["latent"], ddim(model, part("model.diffusion_model."), noise, spatial)) < 1e-4
+    assert outputs["image"].shape == (1, 3, SIDE, SIDE)

@@ -1,4 +1,4 @@
-"""What latent diffusion's own models are conditioned on: its text encoder, as folder and as file, and classes."""
+"""The conditioners of latent diffusion's own models: its text encoder, from a folder and a file, and classes."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ def bert() -> Any:
 def tokenizer(folder: Path) -> Any:
     folder.mkdir()
     (folder / "vocab.txt").write_text("\n".join(WORDS))
-    made = transformers.BertTokenizerFast(str(folder / "vocab.txt"), model_max_length=LENGTH)
-    made.save_pretrained(str(folder))
-    return made
+    bert_tokenizer = transformers.BertTokenizerFast(str(folder / "vocab.txt"), model_max_length=LENGTH)
+    bert_tokenizer.save_pretrained(str(folder))
+    return bert_tokenizer
 
 
 def release_names(model: Any) -> dict[str, Tensor]:

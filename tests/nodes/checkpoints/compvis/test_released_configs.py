@@ -1,4 +1,4 @@
-"""Every released configuration of latent diffusion, by name: its heads, scale, schedule; and in small, its numbers."""
+"""Every released configuration of latent diffusion, by name: heads, scale, schedule; outputs of small models."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def scale_of(model: dict[str, Any]) -> float:
 
 
 def check_heads(network: nn.Module, params: dict[str, Any]) -> None:
-    """Each layer of attention has the heads that the configuration gives it, and each GroupNorm 32 groups."""
+    """Check that each attention layer has the heads of the configuration, and each GroupNorm 32 groups."""
     counts = []
     for name, layer in network.named_modules():
         if isinstance(layer, AttentionBlock | ReleasedAttention):
@@ -128,7 +128,7 @@ def part_of(tensors: dict[str, Tensor], prefix: str) -> reference.Weights:
 
 
 def load(path: Path, **settings: Any) -> Any:
-    """In float64, where rounding hides nothing."""
+    """In float64, so that rounding hides nothing."""
     with use_device("cpu", "float64"):
         return load_checkpoint(path=path, **settings)
 
@@ -245,7 +245,7 @@ def test_layout_tokens_are_not_text(tmp_path: Path) -> None:
 
 
 def stable_tensors(shape: UNetShape) -> dict[str, Tensor]:
-    """A U-Net of Stable Diffusion alone; names and shapes are held to diffusers' in test_released_shapes."""
+    """A U-Net of Stable Diffusion alone; test_released_shapes compares names and shapes with diffusers'."""
     return {f"model.diffusion_model.{name}": value for name, value in tensors_of(shape).items()}
 
 

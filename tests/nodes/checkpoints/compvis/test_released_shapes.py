@@ -1,4 +1,4 @@
-"""The released sizes on the meta device: no key missing, none left over, from diffusers' names and from CompVis'."""
+"""The released sizes on the meta device, under diffusers' and CompVis' names: no key is missing or left over."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ def test_a_released_unet_has_every_key_and_no_other(name: str) -> None:
         model = diffusers.UNet2DConditionModel(**config)
         shape = read_unet_shape({**model.config, "_class_name": "UNet2DConditionModel"}, Path("unet"), "eps")
         expected = ReleasedUNet(shape).state_dict()
-        held = unet_tensors(model.state_dict(), shape)
-    assert {key: value.shape for key, value in held.items()} == {key: value.shape for key, value in expected.items()}
-    assert sum(value.numel() for value in held.values()) == parameters
-    inferred = shape_of_tensors(held, "file", samples=4, heads=heads)
+        tensors = unet_tensors(model.state_dict(), shape)
+    assert {key: value.shape for key, value in tensors.items()} == {key: value.shape for key, value in expected.items()}
+    assert sum(value.numel() for value in tensors.values()) == parameters
+    inferred = shape_of_tensors(tensors, "file", samples=4, heads=heads)
     attended = [level for level, depth in enumerate(shape.depths) if depth]
     assert [inferred.heads[level] for level in attended] == [shape.heads[level] for level in attended]
     for field in ("widths", "depths", "middle_depth", "blocks", "context_dim", "adm_channels", "spatial_channels"):
@@ -67,9 +67,9 @@ def test_the_released_autoencoder_has_every_key_and_no_other() -> None:
             up_block_types=("UpDecoderBlock2D",) * 4,
             layers_per_block=2,
         )
-        held = to_compvis(model.state_dict())
-        shape = infer_first_stage_shape(held, "vae")
+        tensors = to_compvis(model.state_dict())
+        shape = infer_first_stage_shape(tensors, "vae")
         expected = ReleasedKL(shape, 1.0).state_dict()
-    assert {key: value.shape for key, value in held.items()} == {key: value.shape for key, value in expected.items()}
-    assert sum(value.numel() for value in held.values()) == 83_653_863
+    assert {key: value.shape for key, value in tensors.items()} == {key: value.shape for key, value in expected.items()}
+    assert sum(value.numel() for value in tensors.values()) == 83_653_863
     assert shape.factor == 8

@@ -37,7 +37,7 @@ THEIRS = "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion"
 """Where diffusers draws by itself, in ways that no argument of a pipeline changes: the noise, and a latent's sample."""
 
 
-class Made:
+class SavedPipeline:
     """A pipeline of diffusers, its folder and its single file, a picture and a mask."""
 
     def __init__(self, family: str, root: Path, **scheduling: Any) -> None:
@@ -74,12 +74,12 @@ class Made:
 
 
 @pytest.fixture(scope="module")
-def stable(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    return Made("sd1", tmp_path_factory.mktemp("stable"))
+def stable(tmp_path_factory: pytest.TempPathFactory) -> SavedPipeline:
+    return SavedPipeline("sd1", tmp_path_factory.mktemp("stable"))
 
 
 def check(actual: Tensor, expected: Tensor) -> None:
-    """The latents are the same, relative to their size."""
+    """Assert that latents are equal, relative to their size."""
     figures.relative(actual, expected, TOLERANCE, "latents after all steps")
 
 
@@ -88,7 +88,7 @@ def noise() -> Tensor:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_twenty_steps_at_guidance_seven_and_a_half(stable: Made, layout: str) -> None:
+def test_twenty_steps_at_guidance_seven_and_a_half(stable: SavedPipeline, layout: str) -> None:
     expected = stable.theirs(num_inference_steps=20, latents=noise(), height=SIDE, width=SIDE)
     check(stable.run("text_to_image.yaml", layout, steps=20, shape=SHAPE), expected)
     other = stable.run("text_to_image.yaml", layout, steps=20, shape=SHAPE, scale=1.0)
@@ -96,13 +96,13 @@ def test_twenty_steps_at_guidance_seven_and_a_half(stable: Made, layout: str) ->
 
 
 @pytest.fixture(scope="module")
-def large(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    return Made("sdxl", tmp_path_factory.mktemp("large"))
+def large(tmp_path_factory: pytest.TempPathFactory) -> SavedPipeline:
+    return SavedPipeline("sdxl", tmp_path_factory.mktemp("large"))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("negative", [NEGATIVE, ""])
-def test_sdxl_draws_the_same(large: Made, layout: str, negative: str) -> None:
+def test_sdxl_draws_the_same(large: SavedPipeline, layout: str, negative: str) -> None:
     side = 1024 if layout == "file" else 256  # what the text encoder tells of the picture where nobody does
     sizes = {"original_size": (side, side), "target_size": (side, side)}
     arguments: dict[str, Any] = {"num_inference_steps": FEW, "latents": noise(), "height": SIDE, "width": SIDE}
@@ -111,33 +111,33 @@ def test_sdxl_draws_the_same(large: Made, layout: str, negative: str) -> None:
 
 
 def test_stable_diffusion_2_draws_the_same(tmp_path: Path) -> None:
-    made = Made("sd2", tmp_path)
-    expected = made.theirs(num_inference_steps=FEW, latents=noise(), height=SIDE, width=SIDE)
+    tiny_pipeline = SavedPipeline("sd2", tmp_path)
+    expected = tiny_pipeline.theirs(num_inference_steps=FEW, latents=noise(), height=SIDE, width=SIDE)
     for layout in LAYOUTS:
-        check(made.run("text_to_image.yaml", layout, "eps", steps=FEW, shape=SHAPE), expected)
+        check(tiny_pipeline.run("text_to_image.yaml", layout, "eps", steps=FEW, shape=SHAPE), expected)
 
 
 def test_v_prediction_with_guidance_rescaled(tmp_path: Path) -> None:
-    made = Made("sd2", tmp_path, prediction_type="v_prediction")
+    tiny_pipeline = SavedPipeline("sd2", tmp_path, prediction_type="v_prediction")
     arguments = {"num_inference_steps": FEW, "latents": noise(), "height": SIDE, "width": SIDE}
-    expected = made.theirs(**arguments, guidance_rescale=0.7)
+    expected = tiny_pipeline.theirs(**arguments, guidance_rescale=0.7)
     for layout in LAYOUTS:
-        check(made.run("text_to_image.yaml", layout, "v", steps=FEW, shape=SHAPE, rescale=0.7), expected)
+        check(tiny_pipeline.run("text_to_image.yaml", layout, "v", steps=FEW, shape=SHAPE, rescale=0.7), expected)
 
 
 def test_zero_terminal_snr_with_trailing_steps(tmp_path: Path) -> None:
-    made = Made(
+    tiny_pipeline = SavedPipeline(
         "sd2", tmp_path, prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing"
     )
     config = json.loads((tmp_path / "folder/scheduler/scheduler_config.json").read_text())
     assert config["rescale_betas_zero_snr"]
-    expected = made.theirs(num_inference_steps=10, latents=noise(), height=SIDE, width=SIDE)
-    check(made.run("text_to_image.yaml", "folder", steps=10, shape=SHAPE), expected)
+    expected = tiny_pipeline.theirs(num_inference_steps=10, latents=noise(), height=SIDE, width=SIDE)
+    check(tiny_pipeline.run("text_to_image.yaml", "folder", steps=10, shape=SHAPE), expected)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("strength", [0.4, 0.75])
-def test_image_to_image(stable: Made, layout: str, strength: float) -> None:
+def test_image_to_image(stable: SavedPipeline, layout: str, strength: float) -> None:
     actual = stable.run(
         "image_to_image.yaml", layout, steps=20, strength=strength, image=str(stable.root / "picture.png"), size=SIDE
     )
@@ -150,13 +150,13 @@ def test_image_to_image(stable: Made, layout: str, strength: float) -> None:
 
 
 def test_inpainting_by_nine_channels(tmp_path: Path) -> None:
-    made = Made("inpaint", tmp_path)
+    tiny_pipeline = SavedPipeline("inpaint", tmp_path)
     picture, mask = load_image(path=tmp_path / "picture.png"), load_mask(path=tmp_path / "mask.png")
     files = {"image": str(tmp_path / "picture.png"), "mask": str(tmp_path / "mask.png"), "size": SIDE}
-    expected = made.theirs(
+    expected = tiny_pipeline.theirs(
         image=(picture + 1) / 2,
         mask_image=mask,
-        masked_image_latents=encode(made, picture * (1 - mask)),
+        masked_image_latents=encode(tiny_pipeline, picture * (1 - mask)),
         latents=noise(),
         height=SIDE,
         width=SIDE,
@@ -164,11 +164,11 @@ def test_inpainting_by_nine_channels(tmp_path: Path) -> None:
         strength=1.0,
     )
     for layout in LAYOUTS:
-        check(made.run("inpaint.yaml", layout, steps=FEW, **files), expected)
+        check(tiny_pipeline.run("inpaint.yaml", layout, steps=FEW, **files), expected)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_inpainting_by_blending(stable: Made, layout: str) -> None:
+def test_inpainting_by_blending(stable: SavedPipeline, layout: str) -> None:
     picture, mask = (stable.root / name for name in ("picture.png", "mask.png"))
     actual = stable.run("inpaint_blend.yaml", layout, steps=20, image=str(picture), mask=str(mask), size=SIDE)
     clean = encode(stable, load_image(path=picture))
@@ -189,11 +189,15 @@ def test_inpainting_by_blending(stable: Made, layout: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["text_to_image", "image_to_image", "inpaint", "inpaint_blend"])
-def test_the_state_is_float32_where_the_networks_compute_in_bfloat16(stable: Made, tmp_path: Path, name: str) -> None:
-    made = Made("inpaint", tmp_path) if name == "inpaint" else stable
-    params = {"shape": SHAPE} if name == "text_to_image" else {"image": made.root / "picture.png", "size": SIDE}
+def test_the_state_is_float32_where_the_networks_compute_in_bfloat16(
+    stable: SavedPipeline, tmp_path: Path, name: str
+) -> None:
+    tiny_pipeline = SavedPipeline("inpaint", tmp_path) if name == "inpaint" else stable
+    params = (
+        {"shape": SHAPE} if name == "text_to_image" else {"image": tiny_pipeline.root / "picture.png", "size": SIDE}
+    )
     if name.startswith("inpaint"):
-        params["mask"] = made.root / "mask.png"
+        params["mask"] = tiny_pipeline.root / "mask.png"
     states: list[Tensor] = []
     forward = ReleasedDenoiser.forward
 
@@ -204,12 +208,12 @@ def test_the_state_is_float32_where_the_networks_compute_in_bfloat16(stable: Mad
 
     with patch.object(ReleasedDenoiser, "forward", watch):
         workflow = load_workflow(WORKFLOWS / f"{name}.yaml", dtype="bfloat16", cache="off")
-        actual = workflow.run(**made.checkpoint("folder"), prompt=PROMPT, steps=4, **params)["latent"]
+        actual = workflow.run(**tiny_pipeline.checkpoint("folder"), prompt=PROMPT, steps=4, **params)["latent"]
     assert {x.dtype for x in [*states, actual]} == {torch.float32}
     assert len(states) >= 3
     assert all(not torch.equal(x, x.bfloat16().float()) for x in states)  # nor was it ever rounded
 
 
-def encode(made: Made, image: Tensor) -> Tensor:
+def encode(tiny_pipeline: SavedPipeline, image: Tensor) -> Tensor:
     """The latent of a picture, the mean of its distribution, by our autoencoder, which is tested against theirs."""
-    return load_checkpoint(path=made.root / "folder").autoencoder.encode(image)
+    return load_checkpoint(path=tiny_pipeline.root / "folder").autoencoder.encode(image)

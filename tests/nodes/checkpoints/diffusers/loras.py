@@ -41,15 +41,15 @@ class Lora:
         self.factors: dict[str, dict[str, tuple[Tensor, Tensor, float]]] = {}
         for network in networks:
             ends = TEXT if network.startswith("text") else (*LINEAR, *CONVOLUTIONS)
-            mine = self.factors[network] = {}
+            layer_factors = self.factors[network] = {}
             for name, layer in getattr(pipe, network).named_modules():
                 if not name.endswith(ends) or not isinstance(layer, torch.nn.Linear | torch.nn.Conv2d):
                     continue
                 out, *inside = layer.weight.shape
-                rank, alpha = sizes(name, len(mine)) if sizes else (RANK, float(1 + len(mine) % 3))
+                rank, alpha = sizes(name, len(layer_factors)) if sizes else (RANK, float(1 + len(layer_factors) % 3))
                 up = torch.randn(out, rank, *[1] * (len(inside) - 1), generator=generator)
                 down = torch.randn(rank, *inside, generator=generator) * 0.3 / layer.weight[0].numel() ** 0.5
-                mine[name] = (down, up, alpha)
+                layer_factors[name] = (down, up, alpha)
 
     def apply(self, pipe: Any, strength: float, alphas: bool) -> Any:
         """A copy of a pipeline's networks with the closed form in their weights."""
@@ -62,7 +62,7 @@ class Lora:
         return changed
 
     def peft(self, path: Path, *, names: tuple[str, str] = ("lora_A", "lora_B"), metadata: bool = False) -> Path:
-        """What diffusers' `save_lora_weights` writes; with metadata, each layer's alpha stands in the header."""
+        """Write a file like diffusers' `save_lora_weights`; with metadata, each layer's alpha is in the header."""
         tensors: dict[str, Tensor] = {}
         header: dict[str, Any] = {}
         for network, layers in self.factors.items():
@@ -71,12 +71,12 @@ class Lora:
                 tensors |= {f"{layer}.{names[0]}.weight": down, f"{layer}.{names[1]}.weight": up}
             header |= {f"{network}.r": RANK, f"{network}.lora_alpha": 1.0}
             header[f"{network}.alpha_pattern"] = {name: alpha for name, (_, _, alpha) in layers.items()}
-        held = {"lora_adapter_metadata": json.dumps(header)} if metadata else {"format": "pt"}
-        save_file({name: value.contiguous() for name, value in tensors.items()}, path, metadata=held)
+        file_metadata = {"lora_adapter_metadata": json.dumps(header)} if metadata else {"format": "pt"}
+        save_file({name: value.contiguous() for name, value in tensors.items()}, path, metadata=file_metadata)
         return path
 
     def before_peft(self, path: Path) -> Path:
-        """What diffusers wrote before it used peft: attention's layers have names of their own."""
+        """Write a file like diffusers before it used peft: attention layers have other names."""
         tensors: dict[str, Tensor] = {}
         for network, layers in self.factors.items():
             for name, (down, up, _) in layers.items():
@@ -91,7 +91,7 @@ class Lora:
         return path
 
     def kohya(self, path: Path, *, unet_names: Any = None) -> Path:
-        """What kohya's scripts write: underscores for dots, and an alpha beside each pair."""
+        """Write a file like kohya's scripts: underscores for dots, and an alpha with each pair."""
         tensors: dict[str, Tensor] = {}
         for network, layers in self.factors.items():
             short = "te1" if self.two and network == "text_encoder" else NETWORKS[network]

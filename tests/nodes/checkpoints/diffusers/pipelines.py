@@ -1,4 +1,4 @@
-"""Whole pipelines of diffusers with the topology of released ones, tiny; written as a folder and as a single file."""
+"""Tiny complete pipelines of diffusers with the topology of released ones; written as folders and single files."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def pipeline(family: str, folder: Path, **scheduling: Any) -> Any:
 
 
 def single_file(pipe: Any, family: str, path: Path) -> Path:
-    """The same weights as CompVis wrote them, with a config.yaml: `.ckpt` or `.safetensors` by the path's name."""
+    """Write the same weights in CompVis' layout, with a config.yaml: `.ckpt` or `.safetensors` by the path's suffix."""
     tensors = {f"model.diffusion_model.{name}": value for name, value in compvis_writer.unet(pipe.unet).items()}
     tensors |= {f"first_stage_model.{name}": value for name, value in compvis_writer.first_stage(pipe.vae).items()}
     if family == "sdxl":

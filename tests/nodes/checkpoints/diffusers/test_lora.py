@@ -1,4 +1,4 @@
-"""lora.apply against the closed form on diffusers' own modules, in every layout; and what is refused."""
+"""lora.apply against the closed form on diffusers' own modules, in every layout; errors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytest.importorskip("diffusers")
 BOTH = ("unet", "text_encoder")
 
 
-class Made:
+class SavedPipeline:
     def __init__(self, family: str, root: Path) -> None:
         self.root = root
         self.pipe = pipelines.pipeline(family, root)
@@ -39,13 +39,13 @@ class Made:
 
 
 @pytest.fixture(scope="module")
-def stable(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    return Made("sd1", tmp_path_factory.mktemp("stable"))
+def stable(tmp_path_factory: pytest.TempPathFactory) -> SavedPipeline:
+    return SavedPipeline("sd1", tmp_path_factory.mktemp("stable"))
 
 
 @pytest.fixture(scope="module")
-def large(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    return Made("sdxl", tmp_path_factory.mktemp("large"))
+def large(tmp_path_factory: pytest.TempPathFactory) -> SavedPipeline:
+    return SavedPipeline("sdxl", tmp_path_factory.mktemp("large"))
 
 
 LAYOUTS = {
@@ -58,7 +58,7 @@ LAYOUTS = {
 
 
 def check(actual: Any, changed: dict[str, Any], pipe: Any, condition: Any = None) -> None:
-    """ε and tokens of an adapted checkpoint are those of the changed modules of diffusers."""
+    """Assert that ε and tokens of an adapted checkpoint equal those of diffusers' changed modules."""
     torch.manual_seed(5)
     x, t, tokens = torch.randn(1, 4, 16, 16), torch.tensor([300.0]), torch.randn(1, 7, 64)
     with torch.no_grad():
@@ -71,7 +71,9 @@ def check(actual: Any, changed: dict[str, Any], pipe: Any, condition: Any = None
 
 @pytest.mark.parametrize("strength", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_lora_is_the_closed_form_in_every_layout(stable: Made, tmp_path: Path, layout: str, strength: float) -> None:
+def test_a_lora_is_the_closed_form_in_every_layout(
+    stable: SavedPipeline, tmp_path: Path, layout: str, strength: float
+) -> None:
     lora = Lora(stable.pipe, BOTH)
     assert any(down.ndim == 4 and down.shape[-1] == 3 for down, _, _ in lora.factors["unet"].values())
     write, alphas = LAYOUTS[layout]
@@ -88,7 +90,7 @@ def test_a_lora_is_the_closed_form_in_every_layout(stable: Made, tmp_path: Path,
     check(stable.folder, {}, stable.pipe)  # what came in is unchanged
 
 
-def test_the_copies_share_unchanged_weights_and_two_loras_add_up(stable: Made, tmp_path: Path) -> None:
+def test_the_copies_share_unchanged_weights_and_two_loras_add_up(stable: SavedPipeline, tmp_path: Path) -> None:
     first, second = Lora(stable.pipe, ("unet",), 1), Lora(stable.pipe, ("unet",), 2)
     once = apply_lora(stable.folder.denoiser, path=first.peft(tmp_path / "1.safetensors"), strength=0.7)
     two = apply_lora(once.denoiser, stable.folder.text, path=second.kohya(tmp_path / "2.safetensors"), strength=-0.4)
@@ -104,7 +106,7 @@ def test_the_copies_share_unchanged_weights_and_two_loras_add_up(stable: Made, t
     check(two, second.applied(stable_with_first, -0.4, True), stable.pipe)
 
 
-def test_sdxl_takes_both_text_encoders_and_the_names_of_its_own_software(large: Made, tmp_path: Path) -> None:
+def test_sdxl_takes_both_text_encoders_and_the_names_of_its_own_software(large: SavedPipeline, tmp_path: Path) -> None:
     lora = Lora(large.pipe, ("unet", "text_encoder", "text_encoder_2"))
     denoiser: Any = large.single.denoiser
     layout = unet_layout(denoiser.network.shape)
@@ -126,7 +128,7 @@ def test_sdxl_takes_both_text_encoders_and_the_names_of_its_own_software(large: 
     torch.testing.assert_close(predict(actual.denoiser, x, t, condition).value, eps, rtol=0, atol=1e-4)
 
 
-def test_a_folder_of_peft_with_its_own_alpha(stable: Made, tmp_path: Path) -> None:
+def test_a_folder_of_peft_with_its_own_alpha(stable: SavedPipeline, tmp_path: Path) -> None:
     down, up = torch.randn(2, 64), torch.randn(32, 2)
     layer = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
     pair = {f"base_model.model.{layer}.lora_A.weight": down, f"base_model.model.{layer}.lora_B.weight": up}
@@ -146,7 +148,9 @@ def test_a_folder_of_peft_with_its_own_alpha(stable: Made, tmp_path: Path) -> No
         read_lora(tmp_path)
 
 
-def test_a_lora_for_another_model_is_one_error_that_names_it(stable: Made, large: Made, tmp_path: Path) -> None:
+def test_a_lora_for_another_model_is_one_error_that_names_it(
+    stable: SavedPipeline, large: SavedPipeline, tmp_path: Path
+) -> None:
     path = Lora(large.pipe, ("unet",)).kohya(tmp_path / "large.safetensors")
     with pytest.raises(
         ValueError, match=r"the LoRA '.*large\.safetensors' is for another model: \d+ of its \d+ layers"

@@ -41,7 +41,7 @@ ALPHAS = {False: {"attn2.to_q": 1, "attn1.to_out.0": 3, "conv_shortcut": 1.5}, T
 """Of a U-Net's layers and of a text encoder's, where they are not 4 and 2."""
 
 
-class Made:
+class SavedPipeline:
     """A pipeline of diffusers without a LoRA, its folder and its single file as we load them, and LoRA files for it."""
 
     def __init__(self, family: str, root: Path) -> None:
@@ -71,12 +71,12 @@ class Made:
         return pipe
 
 
-def with_peft(models: Made, *, varied: bool = True) -> tuple[dict[str, Any], dict[str, Any]]:
+def with_peft(tiny_pipeline: SavedPipeline, *, varied: bool = True) -> tuple[dict[str, Any], dict[str, Any]]:
     """peft's tensors and settings of random adapters, by network; ranks and alphas differ between layers if varied."""
     torch.manual_seed(7)
-    pipe = pipelines.pipeline(models.family, models.root)
+    pipe = pipelines.pipeline(tiny_pipeline.family, tiny_pipeline.root)
     tensors, settings = {}, {}
-    for network in models.networks:
+    for network in tiny_pipeline.networks:
         module = getattr(pipe, network)
         text = network.startswith("text")
         config = peft.LoraConfig(
@@ -96,41 +96,41 @@ def with_peft(models: Made, *, varied: bool = True) -> tuple[dict[str, Any], dic
     return tensors, settings
 
 
-def by_diffusers(models: Made, path: Path) -> None:
+def by_diffusers(tiny_pipeline: SavedPipeline, path: Path) -> None:
     """The file of diffusers' `save_lora_weights`, with peft's settings in its header."""
-    tensors, settings = with_peft(models)
+    tensors, settings = with_peft(tiny_pipeline)
     layers = {f"{network}_lora_layers": value for network, value in tensors.items()}
     headers = {f"{network}_lora_adapter_metadata": value for network, value in settings.items()}
-    models.pipe.save_lora_weights(str(path.parent), weight_name=path.name, **layers, **headers)
+    tiny_pipeline.pipe.save_lora_weights(str(path.parent), weight_name=path.name, **layers, **headers)
 
 
-def kohya_by_diffusers(models: Made, path: Path, *, varied: bool = False) -> None:
+def kohya_by_diffusers(tiny_pipeline: SavedPipeline, path: Path, *, varied: bool = False) -> None:
     """diffusers' own translation to kohya's layout, where the alpha of each layer is its rank."""
     from diffusers.utils import convert_state_dict_to_kohya
 
-    tensors, _ = with_peft(models, varied=varied)
+    tensors, _ = with_peft(tiny_pipeline, varied=varied)
     old_names = {f"{network}.{_old(network, name)}": v for network, held in tensors.items() for name, v in held.items()}
     save_file({name: value.contiguous() for name, value in convert_state_dict_to_kohya(old_names).items()}, path)
 
 
-def kohya(models: Made, path: Path) -> None:
+def kohya(tiny_pipeline: SavedPipeline, path: Path) -> None:
     """As kohya's scripts write: SDXL under its own software's names, with ranks and alphas that differ.
 
     All layers of attention and of text encoders have one alpha: of others diffusers takes the commonest for these.
     """
-    denoiser: Any = models.loaded[0].denoiser
+    denoiser: Any = tiny_pipeline.loaded[0].denoiser
     layout = unet_layout(denoiser.network.shape)
     same = ("to_q", "to_k", "to_v", "to_out.0", *TEXT)
     lora = Lora(
-        models.pipe,
-        models.networks,
+        tiny_pipeline.pipe,
+        tiny_pipeline.networks,
         sizes=lambda name, number: (2 + number % 3, 2.0 if name.endswith(same) else 1.0 + number % 5),
     )
-    lora.kohya(path, unet_names=(lambda name: to_canonical(name, layout)) if models.family == "sdxl" else None)
+    lora.kohya(path, unet_names=(lambda name: to_canonical(name, layout)) if tiny_pipeline.family == "sdxl" else None)
 
 
-def before_peft(models: Made, path: Path) -> None:
-    Lora(models.pipe, models.networks, sizes=lambda _, number: (2 + number % 3, 1.0)).before_peft(path)
+def before_peft(tiny_pipeline: SavedPipeline, path: Path) -> None:
+    Lora(tiny_pipeline.pipe, tiny_pipeline.networks, sizes=lambda _, number: (2 + number % 3, 1.0)).before_peft(path)
 
 
 LAYOUTS = {
@@ -147,21 +147,21 @@ def _old(network: str, name: str) -> str:
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
-def models(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Made:
-    return Made(request.param, tmp_path_factory.mktemp(request.param))
+def tiny_pipeline(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> SavedPipeline:
+    return SavedPipeline(request.param, tmp_path_factory.mktemp(request.param))
 
 
 @pytest.mark.parametrize(("layout", "strength"), [("diffusers", 0.0), *product(LAYOUTS, (0.5, 1.0))])
-def test_a_lora_is_that_of_diffusers_with_peft(models: Made, layout: str, strength: float) -> None:
-    pipe = models.theirs(layout)
+def test_a_lora_is_that_of_diffusers_with_peft(tiny_pipeline: SavedPipeline, layout: str, strength: float) -> None:
+    pipe = tiny_pipeline.theirs(layout)
     embeddings = pipe.encode_prompt(
         prompt=PROMPT, device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False, lora_scale=strength
     )
     pipe.set_adapters(["default_0"], adapter_weights=[strength])
     torch.manual_seed(3)
     x, t = torch.randn(1, 4, 16, 16), torch.tensor([300.0])
-    for plain in models.loaded:
-        actual = apply_lora(plain.denoiser, plain.text, path=models.lora(layout), strength=strength)
+    for plain in tiny_pipeline.loaded:
+        actual = apply_lora(plain.denoiser, plain.text, path=tiny_pipeline.lora(layout), strength=strength)
         condition = encode_text(actual.text, PROMPT)  # type: ignore[arg-type]
         assert condition.tokens is not None
         figures.largest(condition.tokens, embeddings[0], 1e-5, "text embeddings")
@@ -169,7 +169,7 @@ def test_a_lora_is_that_of_diffusers_with_peft(models: Made, layout: str, streng
         added = (
             {}
             if condition.vector is None
-            else _added_conditions(condition.vector, 256 if plain is models.loaded[0] else 1024)
+            else _added_conditions(condition.vector, 256 if plain is tiny_pipeline.loaded[0] else 1024)
         )
         with torch.no_grad():
             expected = pipe.unet(x, t, encoder_hidden_states=condition.tokens, added_cond_kwargs=added)[0]
@@ -182,9 +182,9 @@ def test_a_lora_is_that_of_diffusers_with_peft(models: Made, layout: str, streng
     ("layout", "strength"),
     [("diffusers", 0.0), ("diffusers before peft", 1.0), ("kohya by diffusers", 0.5), ("kohya", 0.5)],
 )
-def test_ten_steps_with_a_lora(models: Made, layout: str, strength: float) -> None:
-    sizes = {"original_size": (256, 256), "target_size": (256, 256)} if models.family == "sdxl" else {}
-    expected: Tensor = models.theirs(layout)(
+def test_ten_steps_with_a_lora(tiny_pipeline: SavedPipeline, layout: str, strength: float) -> None:
+    sizes = {"original_size": (256, 256), "target_size": (256, 256)} if tiny_pipeline.family == "sdxl" else {}
+    expected: Tensor = tiny_pipeline.theirs(layout)(
         PROMPT,
         negative_prompt=NEGATIVE,
         height=32,
@@ -200,12 +200,12 @@ def test_ten_steps_with_a_lora(models: Made, layout: str, strength: float) -> No
     text = text.replace("model.denoiser", "adapted.denoiser").replace("model.text", "adapted.text")
     node = (
         f"  adapted:\n    use: lora.apply\n    in: {{denoiser: model.denoiser, text: model.text}}\n"
-        f'    with: {{path: "{models.lora(layout)}", strength: {strength}}}\n'
+        f'    with: {{path: "{tiny_pipeline.lora(layout)}", strength: {strength}}}\n'
     )
-    written = models.root / "lora.yaml"
-    written.write_text(text.replace("nodes:\n", f"nodes:\n{node}", 1), encoding="utf-8")
+    path = tiny_pipeline.root / "lora.yaml"
+    path.write_text(text.replace("nodes:\n", f"nodes:\n{node}", 1), encoding="utf-8")
     arguments = {"prompt": PROMPT, "negative": NEGATIVE, "steps": STEPS, "seed": SEED, "shape": SHAPE}
-    actual: Tensor = load_workflow(written).run(checkpoint=models.root / "folder", **arguments)["latent"]
+    actual: Tensor = load_workflow(path).run(checkpoint=tiny_pipeline.root / "folder", **arguments)["latent"]
     figures.relative(actual, expected, 1e-3, "latents after all steps")
 
 
@@ -214,27 +214,27 @@ def _added_conditions(vector: Tensor, side: int) -> dict[str, Tensor]:
     return {"text_embeds": vector[:, :32], "time_ids": torch.tensor([[side, side, 0, 0, side, side]])}
 
 
-def test_each_layer_has_its_own_alpha_and_rank(models: Made) -> None:
+def test_each_layer_has_its_own_alpha_and_rank(tiny_pipeline: SavedPipeline) -> None:
     """Where all alphas are the ranks the scale is 1 everywhere, in a file that diffusers itself does not read so."""
-    path = models.root / "varied.safetensors"
-    kohya_by_diffusers(models, path, varied=True)
+    path = tiny_pipeline.root / "varied.safetensors"
+    kohya_by_diffusers(tiny_pipeline, path, varied=True)
     factors = read_lora(path)
     assert {len(pair.down) for pair in factors.values()} == {2, 3, 4, 5}
     assert {pair.scale for pair in factors.values()} == {1.0}
 
 
 def test_diffusers_loads_what_is_trained_here(tmp_path: Path) -> None:
-    models = Made("sd1", tmp_path)
+    tiny_pipeline = SavedPipeline("sd1", tmp_path)
     torch.manual_seed(0)
     targets = ["*.attn1.*", "*.attn2.*", "*_layers.*", "*.proj_in"]
-    lora: Any = new_lora(models.loaded[0].denoiser, rank=3, alpha=6.0, targets=targets)
+    lora: Any = new_lora(tiny_pipeline.loaded[0].denoiser, rank=3, alpha=6.0, targets=targets)
     with torch.no_grad():
         for name, parameter in lora.named_parameters():
             if name.endswith(("lora_A", "lora_B")):
                 parameter.copy_(0.1 * torch.randn(parameter.shape))
     x, t, tokens = torch.randn(1, 4, 16, 16), torch.tensor([300.0]), torch.randn(1, 77, 64)
     ours = predict(lora, x, t, Condition(tokens=tokens)).value
-    plain = predict(models.loaded[0].denoiser, x, t, Condition(tokens=tokens)).value
+    plain = predict(tiny_pipeline.loaded[0].denoiser, x, t, Condition(tokens=tokens)).value
     assert not torch.allclose(ours, plain, atol=1e-2)
     for layout in ("kohya", "peft"):
         pipe = pipelines.pipeline("sd1", tmp_path)

@@ -1,4 +1,4 @@
-"""A single file without a tokenizer: its text encoder is not built, and its weights are checked all the same."""
+"""A single file without a tokenizer: its text encoder is not built, but its weights are checked."""
 
 from __future__ import annotations
 

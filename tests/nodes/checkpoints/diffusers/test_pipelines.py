@@ -47,9 +47,9 @@ outputs: {latent: sample.x, image: image}
 
 def run(path: Path, settings: str, folder: Path) -> Any:
     """The workflow's outputs for the checkpoint at `path`."""
-    written = folder / "sample.yaml"
-    written.write_text(WORKFLOW.replace("SETTINGS", settings), encoding="utf-8")
-    return load_workflow(written).run(path=path, prompt=PROMPTS)
+    workflow_path = folder / "sample.yaml"
+    workflow_path.write_text(WORKFLOW.replace("SETTINGS", settings), encoding="utf-8")
+    return load_workflow(workflow_path).run(path=path, prompt=PROMPTS)
 
 
 def test_twenty_steps_of_ddim_are_those_of_the_pipeline(tmp_path: Path) -> None:

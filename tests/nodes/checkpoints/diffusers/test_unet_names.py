@@ -1,4 +1,4 @@
-"""diffusers' names against the canonical ones: there and back, and the same ε from the same weights."""
+"""diffusers' names and the canonical ones: mapped both ways, with the same ε from the same weights."""
 
 from __future__ import annotations
 
@@ -22,8 +22,10 @@ def ours(model: Any, tensors: dict[str, torch.Tensor] | None = None) -> Released
     shape = read_unet_shape({**model.config, "_class_name": type(model).__name__}, Path("unet"), "eps")
     with torch.device("meta"):
         network = ReleasedUNet(shape)
-    held = unet_tensors(tensors or model.state_dict(), shape)
-    fill(network, {name: value for name, value in held.items() if name != "label_emb.weight"}, "unet", torch.float32)
+    canonical = unet_tensors(tensors or model.state_dict(), shape)
+    fill(
+        network, {name: value for name, value in canonical.items() if name != "label_emb.weight"}, "unet", torch.float32
+    )
     return network
 
 
@@ -67,10 +69,10 @@ def test_names_map_both_ways(family: str) -> None:
 @pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl", "inpaint"])
 def test_the_mapping_is_that_of_a_single_file_written_by_walking_the_model(family: str) -> None:
     model = unet(family)
-    held = unet_tensors(model.state_dict(), ours(model).shape)
+    canonical = unet_tensors(model.state_dict(), ours(model).shape)
     expected = compvis_writer.unet(model)
-    assert held.keys() == expected.keys()
-    assert all(torch.equal(held[name], expected[name]) for name in held)
+    assert canonical.keys() == expected.keys()
+    assert all(torch.equal(canonical[name], expected[name]) for name in canonical)
 
 
 def test_old_attention_names_are_the_same_network() -> None:

@@ -1,4 +1,4 @@
-"""guided-diffusion's checkpoints: every released shape loads, and gives what the published blocks give."""
+"""guided-diffusion's checkpoints: every released shape loads, with the outputs of the reference implementation."""
 
 from __future__ import annotations
 

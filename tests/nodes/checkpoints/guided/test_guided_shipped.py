@@ -1,4 +1,4 @@
-"""The workflows for guided-diffusion's checkpoints, from files on disk; the rest is in test_released_workflows.py."""
+"""The workflows for guided-diffusion's checkpoints, from files on disk; see also test_released_workflows.py."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ WORKFLOWS = ROOT / "workflows" / "checkpoints"
 
 @pytest.fixture
 def picture(tmp_path: Path) -> Path:
-    drawn = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
-    Image.fromarray(drawn).save(tmp_path / "picture.png")
+    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    Image.fromarray(image).save(tmp_path / "picture.png")
     return tmp_path / "picture.png"
 
 
@@ -52,17 +52,17 @@ def test_a_class_is_drawn_under_a_classifiers_gradient(tmp_path: Path) -> None:
         "shape": [3, 16, 16],
         "steps": 3,
     }
-    drawn = of_guided_diffusion("class_conditional", tmp_path, label=[6, 1], batch=2, scale=300.0, **arguments)
+    image = of_guided_diffusion("class_conditional", tmp_path, label=[6, 1], batch=2, scale=300.0, **arguments)
     other = of_guided_diffusion("class_conditional", tmp_path, label=[6, 1], batch=2, scale=0.0, **arguments)
-    assert drawn.shape == (2, 3, 16, 16)
-    assert (drawn - other).abs().max() > 0.01
+    assert image.shape == (2, 3, 16, 16)
+    assert (image - other).abs().max() > 0.01
 
 
 def test_an_enlarged_picture_depends_on_the_picture(tmp_path: Path, picture: Path, grey: Path) -> None:
     flags = guided_reference.small(use_new_attention_order=True, num_head_channels=16, class_cond=True, upsampler=True)
     torch.save(guided_reference.state(flags, device="cpu"), tmp_path / "model.pt")
     arguments = {"checkpoint": tmp_path / "model.pt", "small": 8, "size": 16, "steps": 3, "label": 2, "batch": 2}
-    drawn = of_guided_diffusion("upsample", tmp_path, image=picture, **arguments)
+    image = of_guided_diffusion("upsample", tmp_path, image=picture, **arguments)
     other = of_guided_diffusion("upsample", tmp_path, image=grey, **arguments)
-    assert drawn.shape == (2, 3, 16, 16)
-    assert (drawn - other).abs().max() > 0.01
+    assert image.shape == (2, 3, 16, 16)
+    assert (image - other).abs().max() > 0.01
