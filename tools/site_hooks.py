@@ -2,6 +2,7 @@
 
 On GitHub they are relative links. On the site they lead to the repository if `repo_url` is set in mkdocs.yml, otherwise
 to copies under `repository/` in the site. A link to a missing file is a warning, which is an error for `make docs`.
+Markdown within `<details>` is rendered, as on GitHub.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ log = logging.getLogger("mkdocs.hooks.site")
 
 
 def on_page_markdown(markdown: str, /, *, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """The page's text with its links out of docs/ rewritten."""
+    """The page's text with its links out of docs/ and its details rewritten."""
     root = Path(config.docs_dir).parent
     folder = posixpath.join(Path(config.docs_dir).name, posixpath.dirname(page.file.src_uri))
 
@@ -42,7 +43,7 @@ def on_page_markdown(markdown: str, /, *, page: Page, config: MkDocsConfig, file
             return f"{config.repo_url.rstrip('/')}/blob/{BRANCH}/{path}{link['anchor'] or ''}"
         return posixpath.relpath(copy_file(root, path, config, files), posixpath.dirname(page.file.dest_uri) or ".")
 
-    return LINK.sub(rewrite, markdown)
+    return LINK.sub(rewrite, markdown).replace("<details>", '<details markdown="1">')
 
 
 def copy_file(root: Path, path: str, config: MkDocsConfig, files: Files) -> str:
