@@ -28,8 +28,9 @@ from guidegraph import load_workflow
 from guidegraph.graph.paths import resolve_path
 from guidegraph.nodes.data.datasets import scene
 from guidegraph.nodes.metrics.detector import detect, finds
-from guidegraph.nodes.metrics.features import efficientnet
-from guidegraph.nodes.metrics.metrics import extract_features, kernel_distance, share
+from guidegraph.nodes.metrics.features import efficientnet, extract_features
+from guidegraph.nodes.metrics.kid import kernel_distance
+from guidegraph.nodes.metrics.metrics import share
 from guidegraph.nodes.models.model import load_model
 from guidegraph.workflow import Workflow
 from guidegraph_runtime.files.atomic import atomic_path

@@ -272,6 +272,6 @@ def test_the_version_and_the_help_of_a_command_need_no_plugin(cli: Command, monk
     def fail(*_: object, **__: object) -> None:
         raise AssertionError("plugins were imported")
 
-    monkeypatch.setattr("guidegraph.commands.shared.plugins.PluginManager", fail)
+    monkeypatch.setattr("guidegraph.plugins.manager.PluginManager", fail)
     assert cli("--version").code == 0
     assert cli("validate", "--help").code == 0

@@ -50,7 +50,7 @@ def in_its_own_process(name: str, folder: Path) -> None:
     """Run a function of this file on the device, with a folder that is called as the workflow that it runs."""
     folder.mkdir(exist_ok=True)
     code = (
-        "from pathlib import Path; from tests import another_device, test_another_device as runs; "
+        "from pathlib import Path; from tests.whole import another_device, test_another_device as runs; "
         f"another_device.set_up(); runs.{name}(Path({str(folder)!r}))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

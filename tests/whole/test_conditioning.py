@@ -8,19 +8,19 @@ from typing import Any
 import pytest
 import torch
 
-from guidegraph.nodes.conditioning.condition import embed_image, null_condition, spatial_condition
-from guidegraph.nodes.conditioning.mask import apply_mask, composite, random_mask
+from guidegraph.nodes.conditioning.condition import null_condition, spatial_condition
+from guidegraph.nodes.conditioning.mask import apply_mask, random_mask
 from guidegraph.nodes.conditioning.text import encode_text
 from guidegraph.nodes.data.batches import SceneBatch
 from guidegraph.nodes.data.datasets import scene
 from guidegraph.nodes.data.sprites import OBJECTS
-from guidegraph.nodes.images.image import resize_image
+from guidegraph.nodes.images.image import composite, embed_image, resize_image
 from guidegraph.nodes.models.model import load_model
 from guidegraph.nodes.models.store import load_part
 from guidegraph.nodes.sampling import scheduler as samplers
 from guidegraph.nodes.sampling.denoiser import guide_denoiser
 from guidegraph.nodes.sampling.noise import gaussian
-from guidegraph.nodes.sampling.step import step
+from guidegraph.nodes.sampling.scheduler_step import step
 from guidegraph.nodes.types import Condition, Denoiser, Schedule
 from tests.paths import ROOT
 

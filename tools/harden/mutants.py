@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from guidegraph_runtime.cli import main
-from tests.runtime.running.bundles import sealed
+from tests.runtime.running.bundles import seal_manifest
 from tests.runtime.test_cli import make
 from tools.harden.children import run_child
 
@@ -61,7 +61,7 @@ def _mutate(root: Path, rng: random.Random) -> str:
         if isinstance(entry, dict) and path is not None and path.is_relative_to(root) and path.is_file():
             data = path.read_bytes()
             entry |= {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
-    (root / "bundle.json").write_bytes(sealed(manifest))
+    (root / "bundle.json").write_bytes(seal_manifest(manifest))
     return ", ".join(done)
 
 
