@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         RunStarted,
         TrainingStarted,
     )
-    from guidegraph.graph.execution.preview import Previewed
+    from guidegraph.graph.execution.loop_context import Previewed
     from guidegraph.graph.export.errors import ExportError
     from guidegraph.graph.export.onnx.decompositions import register_decomposition
     from guidegraph.graph.export_recipe import ExportRecipe, Split
@@ -186,7 +186,7 @@ _HOMES = {
     "guidegraph.graph.export.onnx.decompositions": ("register_decomposition",),
     "guidegraph.graph.export.errors": ("ExportError",),
     "guidegraph.graph.node": ("node",),
-    "guidegraph.graph.execution.preview": ("Previewed",),
+    "guidegraph.graph.execution.loop_context": ("Previewed",),
     "guidegraph.graph.export_recipe": ("ExportRecipe", "Split"),
     "guidegraph.graph.trust.policy": ("Grants", "Policy"),
     "guidegraph.graph.types": ("Beside", "RunsCode", "Tensor", "Written", "structured"),

@@ -23,7 +23,7 @@ from guidegraph.graph.types import PortType
 from guidegraph_runtime.machine.byte_sizes import parse_size
 
 if TYPE_CHECKING:
-    from guidegraph.graph.execution.preview import Previewed
+    from guidegraph.graph.execution.loop_context import Previewed
     from guidegraph.plugins.manager import PluginManager
 
 CacheChoice = str | Path | None

@@ -2,72 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from guidegraph.graph.errors import Cancelled, Mark, NodeError
-from guidegraph.graph.events import CancelToken, Observer, is_interrupt
-from guidegraph.graph.execution.watch import LoopWatch
+from guidegraph.graph.events import is_interrupt
 from guidegraph.graph.ir import Call, Loop
 from guidegraph.graph.planning.batch import BatchCall, call_as_batch
 from guidegraph.graph.planning.steps import Step
 from guidegraph.graph.trust.files import check_paths
-from guidegraph.graph.trust.limits import LimitExceeded, TripCount
 from guidegraph.graph.trust.policy import refuse_shipped
 from guidegraph.graph.trust.process_state import restore_state, save_state
 from guidegraph.graph.types import describe_value, explain_mismatch
 from guidegraph.graph.values.output_check import OutputError, output_mismatch
 from guidegraph.graph.values.ownership import copy_value
-
-if TYPE_CHECKING:
-    from guidegraph.graph.execution.preview import Previewed
-
-
-@dataclass
-class NodeTime:
-    """How often a node in a loop's body was called, and the total seconds."""
-
-    node: str
-    calls: int = 0
-    seconds: float = 0.0
-
-
-@dataclass
-class LoopContext:
-    """The state of a run that its loops share.
-
-    iterations: the current iteration of each enclosing loop, for errors. node_times: by the node's key, collected if
-    the run has observers. warned: keys of the nodes that the run has warned about. watch: of the innermost loop.
-    on_preview: called with each output of a preview. trips: counts the iterations of all loops.
-    """
-
-    cancel: CancelToken
-    observers: Sequence[Observer] = ()
-    iterations: list[int] = field(default_factory=list)
-    node_times: dict[str, NodeTime] = field(default_factory=dict)
-    warned: set[str] = field(default_factory=set)
-    watch: LoopWatch | None = None
-    on_preview: Callable[[Previewed], None] | None = None
-    trips: TripCount = field(default_factory=TripCount)
-
-    def count_trips(self, step: Step, trips: int) -> None:
-        """Count the trips of a loop that begins. Raises ``NodeError`` if the run would have too many."""
-        try:
-            self.trips.begin(trips)
-        except LimitExceeded as error:
-            raise node_error(step, error) from None
-
-    def add_time(self, step: Step, seconds: float) -> None:
-        """Add the time of a step that has run; the calls of a batch get equal parts of it."""
-        ops = step.op.calls if isinstance(step.op, BatchCall) else (step.op,)
-        for op in ops:
-            node_time = self.node_times.get(op.key)
-            if node_time is None:
-                node_time = self.node_times[op.key] = NodeTime(op.spec.id if isinstance(op, Call) else "loop")
-            node_time.calls += 1
-            node_time.seconds += seconds / len(ops)
 
 
 def invoke(step: Step, slots: list[Any]) -> None:

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from guidegraph.graph import events
 from guidegraph.graph.context import DTYPES
 from guidegraph.graph.execution.cache import DiskCache, MemoryCache
+from guidegraph.graph.execution.loop_context import Previewed
 from guidegraph.graph.memory.weights import Mover
 from guidegraph.graph.planning.passes import ALL_PASSES
 from guidegraph.graph.trust.limits import Limits, current_limits
 from guidegraph.graph.trust.policy import OWN_WORKFLOW, Policy
 from guidegraph.graph.types import PortType
-
-if TYPE_CHECKING:
-    from guidegraph.graph.execution.preview import Previewed
 
 
 @dataclass

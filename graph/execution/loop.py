@@ -13,13 +13,14 @@ from guidegraph.graph import events
 from guidegraph.graph.context import current_device
 from guidegraph.graph.errors import GuidegraphError, NodeError
 from guidegraph.graph.execution.cache import nbytes
-from guidegraph.graph.execution.call import LoopContext, invoke, node_error
+from guidegraph.graph.execution.call import invoke, node_error
+from guidegraph.graph.execution.loop_context import LoopContext
 from guidegraph.graph.execution.to_device import to_device
 from guidegraph.graph.execution.watch import LoopWatch, use_watch
 from guidegraph.graph.ir import Call, Carry, Choice, Index, Item, Loop, Source
 from guidegraph.graph.planning.choices import choose_branch
-from guidegraph.graph.planning.plan import BodyPlan, Phase, Plan
-from guidegraph.graph.planning.steps import RegionPlan, Step
+from guidegraph.graph.planning.plan import Plan
+from guidegraph.graph.planning.steps import BodyPlan, Phase, RegionPlan, Step
 from guidegraph.graph.resolution.wiring_checks import check_wiring
 from guidegraph.graph.types import ANY, PortType, Tensor, describe_value, is_tensor
 from guidegraph.graph.values.ownership import copy_value, is_mutable
@@ -36,9 +37,7 @@ def run_loop(step: Step, slots: list[Any], context: LoopContext, plan: Plan) -> 
     outside: dict[Source, Any] = {source: slots[slot] for source, slot in step.closure}
     with context.trips.scope():
         if loop.training is not None:
-            from guidegraph.graph.training.fit import run_training
-
-            results = run_training(step, outside, context, plan)
+            results = context.run_training(step, outside, context, plan)
         else:
             results = _iterate(step, loop, body_plan, outside, context, plan)
     for name, slot in zip(loop.outputs, step.outs, strict=True):

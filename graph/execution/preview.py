@@ -3,32 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from guidegraph.graph import events
-from guidegraph.graph.execution.call import LoopContext
 from guidegraph.graph.execution.loop import run_phases
+from guidegraph.graph.execution.loop_context import LoopContext, Previewed
 from guidegraph.graph.frozen import copy_frozen
 from guidegraph.graph.ir import Carry, Index, Loop, Preview, Source
-from guidegraph.graph.planning.plan import Plan, first_phase
-from guidegraph.graph.types import PortType
+from guidegraph.graph.planning.plan import Plan
+from guidegraph.graph.planning.steps import first_phase
 from guidegraph.graph.values.ownership import copy_value
 from guidegraph.graph.values.torch_generators import preserve_generators
 
 if TYPE_CHECKING:
     import torch
-
-
-@dataclass(frozen=True)
-class Previewed:
-    """One output of a preview: the key of its loop, the steps done, and the output's name, value and type."""
-
-    loop: str
-    step: int
-    name: str
-    value: Any
-    type: PortType
 
 
 def is_due(every: int, done: int, total: int) -> bool:

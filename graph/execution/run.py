@@ -12,11 +12,12 @@ from guidegraph.graph import events
 from guidegraph.graph.context import use_device
 from guidegraph.graph.errors import Cancelled, GuidegraphError, NodeError
 from guidegraph.graph.execution.cache import Values
-from guidegraph.graph.execution.call import LoopContext, PortError, invoke, node_error
+from guidegraph.graph.execution.call import PortError, invoke, node_error
 from guidegraph.graph.execution.config import RunOptions, RunResult, budget_problem, on_cpu
 from guidegraph.graph.execution.held_values import HeldValues, list_required_sources, list_sources_to_hold
 from guidegraph.graph.execution.input_checks import InputState, check_unchanged, input_states
 from guidegraph.graph.execution.loop import run_loop
+from guidegraph.graph.execution.loop_context import LoopContext
 from guidegraph.graph.execution.prefetch import Prefetch
 from guidegraph.graph.frozen import freeze
 from guidegraph.graph.ir import Call, Choice, Graph, Literal, Op, Output, Source
@@ -26,9 +27,10 @@ from guidegraph.graph.planning.admission import check_machine
 from guidegraph.graph.planning.batch import BatchCall
 from guidegraph.graph.planning.choices import find_branch_operations, find_next_choices
 from guidegraph.graph.planning.digest import FRESH, is_pure
-from guidegraph.graph.planning.plan import Plan, compile_plan, flatten_region
-from guidegraph.graph.planning.steps import RegionPlan, Step, read_slots
+from guidegraph.graph.planning.plan import Plan, compile_plan
+from guidegraph.graph.planning.steps import RegionPlan, Step, flatten_region, read_slots
 from guidegraph.graph.resolution.wiring_checks import WiringChecks, order_for_checks
+from guidegraph.graph.training.fit import run_training
 from guidegraph.graph.trust.files import restrict_reads
 from guidegraph.graph.trust.limits import DeadlineToken, enforce_limits
 from guidegraph.graph.trust.policy import list_readable_folders
@@ -103,7 +105,7 @@ class _Runner:
         self.result = RunResult({}, {}, {}, {})
         seconds = options.limits.seconds
         self.cancel = options.cancel if seconds is None else DeadlineToken(options.cancel, seconds)
-        self.context = LoopContext(self.cancel, self.observers, on_preview=options.on_preview)
+        self.context = LoopContext(self.cancel, run_training, self.observers, on_preview=options.on_preview)
         self.residency: Residency | None = None
         self.held = HeldValues()
         self.started = False

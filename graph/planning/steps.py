@@ -1,19 +1,25 @@
-"""The steps of a plan, with numbered slots for values."""
+"""Regions of a graph as steps over numbered slots, without look-ups at run time.
+
+A region (the top level, or a loop's body) becomes a ``RegionPlan``. A loop's body may need several, one for each set of
+ports that ``needs`` drops in some iteration; they are made when first used.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from guidegraph.graph.ir import Call, Literal, Loop, Op, Output, Source, Sources
+from guidegraph.graph.ir import Call, Carry, Choice, Index, Item, Literal, Loop, Op, Output, Source, Sources
 from guidegraph.graph.node import Watch
-from guidegraph.graph.planning.batch import BatchCall
+from guidegraph.graph.planning.batch import BatchCall, group_siblings
+from guidegraph.graph.planning.choices import choose_branch, find_next_choices, find_optional_operations
+from guidegraph.graph.planning.digest import is_pure
+from guidegraph.graph.planning.last_result import cache_last_result
+from guidegraph.graph.planning.passes import argument_source, drop_ports, find_unneeded_ports, hoist, prune
+from guidegraph.graph.planning.settle import make_choices
 from guidegraph.graph.values.output_check import OutputCheck, make_output_check
 from guidegraph.graph.values.ownership import is_mutable
-
-if TYPE_CHECKING:
-    from guidegraph.graph.planning.plan import BodyPlan
 
 Slot = int
 
@@ -150,3 +156,233 @@ def free_after_last_use(steps: list[Step], kept: set[Slot]) -> None:
         last = {slot for slot in (*read_slots(step), *step.outs) if slot not in seen}
         seen |= last
         step.frees = tuple(sorted(last))
+
+
+@dataclass
+class BodyPlan:
+    """The plan of a loop's body: a prologue that depends on the loop's item alone, and variants of the main part.
+
+    The variants differ in the ports that are dropped. before: computed once, after choices whose value comes from
+    outside of the loop.
+    """
+
+    loop: Loop
+    passes: frozenset[str]
+    prologue: RegionPlan | None
+    main_ops: dict[str, Op]
+    roots: tuple[Source, ...]
+    calls_with_needs: tuple[Call, ...]
+    needs_sources: tuple[Source, ...]
+    item_sources: tuple[Source, ...]
+    before: RegionPlan | None = None
+    _variants: dict[frozenset[tuple[str, str]], Phase] = field(default_factory=dict)
+    _specialised: dict[frozenset[tuple[str, str]], BodyPlan] = field(default_factory=dict)
+    _with_choices: dict[tuple[tuple[str, str], ...], BodyPlan] = field(default_factory=dict)
+
+    def choose(self, outside: Mapping[Source, Any]) -> BodyPlan:
+        """The plan after the choices whose value comes from outside of the loop; itself if there are none.
+
+        Loop-invariant operations of the branches that are taken become its ``before``.
+        """
+        choices = [choice for choice in find_next_choices(self.main_ops, self.roots) if choice.when in outside]
+        branches = tuple((choice.key, choose_branch(choice, outside[choice.when])) for choice in choices)
+        if not branches:
+            return self
+        plan = self._with_choices.get(branches)
+        if plan is None:
+            plan = self._with_choices[branches] = _plan_body_after_choices(self.loop, dict(branches), self.passes)
+        return plan
+
+    def specialise(self, outside: Mapping[Source, Any]) -> BodyPlan:
+        """The plan for known values from outside of the loop.
+
+        Ports that these values make unneeded in every iteration are dropped, so the prologue does not compute them.
+        """
+        dropped = frozenset(
+            (call.key, port) for call in self.calls_with_needs for port in find_unneeded_ports(call, outside)
+        )
+        if not dropped:
+            return self
+        plan = self._specialised.get(dropped)
+        if plan is None:
+            body = _drop_ports(self.loop.body, dropped)
+            if "prune" in self.passes:
+                body = prune(body, self.roots)
+            plan = self._specialised[dropped] = plan_body(replace(self.loop, body=body), self.passes)
+        return plan
+
+    def variant(self, values: Mapping[Source, Any]) -> Phase:
+        """The plan of an iteration with these known values."""
+        dropped = frozenset(
+            (call.key, port) for call in self.calls_with_needs for port in find_unneeded_ports(call, values)
+        )
+        plan = self._variants.get(dropped)
+        if plan is None:
+            late = _drop_ports(self.main_ops, dropped)
+            plan = self._variants[dropped] = first_phase(
+                late, self.roots, self.passes, training=self.loop.training is not None
+            )
+        return plan
+
+    def flatten(self) -> RegionPlan:
+        """The plan of an iteration that needs all ports, with the choices as steps."""
+        return flatten_region(self.main_ops, self.roots, self.passes, training=self.loop.training is not None)
+
+
+def _plan_body_after_choices(loop: Loop, branches: Mapping[str, str], passes: frozenset[str]) -> BodyPlan:
+    """The plan of a loop's body with these branches taken; operations that are now invariant run before it."""
+    settled = make_choices({loop.key: loop}, [], branches).ops
+    ops = hoist(settled) if "hoist" in passes else settled
+    chosen = ops.pop(loop.key)
+    assert isinstance(chosen, Loop)
+    plan = plan_body(chosen, passes)
+    if ops:
+        read = {source for op in chosen.body.values() for source in op.sources()} | {*chosen.roots()}
+        plan.before = flatten_region(ops, [s for s in read if isinstance(s, Output) and s.op in ops], passes)
+    return plan
+
+
+@dataclass
+class Phase:
+    """The part of a region that can run before its next choices; all of it if there are none.
+
+    roots: the current source of each of the region's original roots.
+    """
+
+    region: RegionPlan
+    choices: tuple[Choice, ...]
+    roots: dict[Source, Source]
+    later: dict[str, Op]
+    passes: frozenset[str]
+    training: bool
+    _next_phases: dict[tuple[str, ...], Phase] = field(default_factory=dict)
+
+    def after_branches(self, branches: tuple[str, ...]) -> Phase:
+        """The next phase, after the choices have taken these branches."""
+        phase = self._next_phases.get(branches)
+        if phase is None:
+            taken = {choice.key: branch for choice, branch in zip(self.choices, branches, strict=True)}
+            settled = make_choices(self.later, self.roots.values(), taken)
+            roots = {root: settled.source(source) for root, source in self.roots.items()}
+            phase = self._next_phases[branches] = _phase(settled.ops, roots, self.passes, self.training)
+        return phase
+
+
+def first_phase(
+    ops: Mapping[str, Op], roots: Iterable[Source], passes: frozenset[str], *, training: bool = False
+) -> Phase:
+    """The first phase of a region, and the only one if it has no choices."""
+    return _phase(ops, {root: root for root in roots}, passes, training)
+
+
+def _phase(ops: Mapping[str, Op], roots: dict[Source, Source], passes: frozenset[str], training: bool) -> Phase:
+    choices = find_next_choices(ops, roots.values())
+    if not choices:
+        return Phase(flatten_region(ops, roots.values(), passes, training=training), (), roots, {}, passes, training)
+    deciding = [choice.when for choice in choices]
+    first_ops = prune(ops, deciding, effects=False)
+    later = {key: op for key, op in ops.items() if key not in first_ops}
+    read = (*deciding, *roots.values(), *(source for op in later.values() for source in op.sources()))
+    results = dict.fromkeys(s for s in read if s in deciding or (isinstance(s, Output) and s.op in first_ops))
+    return Phase(
+        flatten_region(first_ops, results, passes, training=training, pruned=True),
+        choices,
+        roots,
+        later,
+        passes,
+        training,
+    )
+
+
+def _drop_ports(ops: Mapping[str, Op], dropped: Collection[tuple[str, str]]) -> dict[str, Op]:
+    """The operations without these ports, each given as (key of the call, port)."""
+    return {
+        key: drop_ports(op, frozenset(port for k, port in dropped if k == key)) if isinstance(op, Call) else op
+        for key, op in ops.items()
+    }
+
+
+def flatten_region(
+    ops: Mapping[str, Op],
+    roots: Iterable[Source],
+    passes: frozenset[str],
+    *,
+    training: bool = False,
+    pruned: bool = False,
+) -> RegionPlan:
+    """Number the slots of a region and list its steps in order. pruned: all operations are known to be needed."""
+    root_sources = tuple(roots)
+    if "prune" in passes and not pruned:
+        ops = prune(ops, root_sources)
+    ordered: Iterable[Op | BatchCall] = ops.values()
+    if "batch" in passes and not training:
+        ordered = group_siblings(ops)
+    slots = Slots()
+    steps = [_step(op, slots, passes) for op in ordered]
+    results = {source: slots.of(source) for source in root_sources}
+    free_after_last_use(steps, {*results.values(), *(slot for slot, _ in slots.constants)})
+    return RegionPlan(slots.size, slots.constants, slots.inputs, steps, results)
+
+
+def _step(op: Op | BatchCall, slots: Slots, passes: frozenset[str]) -> Step:
+    if isinstance(op, BatchCall):
+        members = tuple(call_step(call, slots) for call in op.calls)
+        outs = tuple(slot for member in members for slot in member.outs)
+        return Step(op, None, (), (), {}, outs, True, False, members=members, watch=members[0].watch)
+    if isinstance(op, Call):
+        return call_step(op, slots)
+    closure = tuple((s, slots.of(s)) for s in dict.fromkeys(op.sources()))
+    return Step(op, None, (), (), {}, slots.outputs(op), True, False, body=plan_body(op, passes), closure=closure)
+
+
+def plan_body(loop: Loop, passes: frozenset[str]) -> BodyPlan:
+    """Split a body into a prologue, which depends on the loop's item alone, and the rest."""
+    prologue: dict[str, Op] = {}
+    main_ops: dict[str, Op] = {}
+    roots = loop.roots()
+    optional = find_optional_operations(loop.body, roots)
+    if "precompute" in passes and loop.training is None:
+        for key, op in loop.body.items():
+            certain = isinstance(op, Call) and not isinstance(op, Choice) and key not in optional
+            in_prologue = certain and is_pure(op) and not any(_reads_main(s, loop, main_ops) for s in op.sources())
+            (prologue if in_prologue else main_ops)[key] = op
+    else:
+        main_ops = dict(loop.body)
+    if optional and "hoist" in passes:
+        main_ops |= {
+            key: cache_last_result(op)
+            for key, op in _find_invariant(loop).items()
+            if key in optional and key in main_ops
+        }
+    needed = {s for op in main_ops.values() for s in op.sources()} | set(roots)
+    prologue_roots = tuple(s for s in needed if isinstance(s, Output) and s.op in prologue)
+    prologue_plan = flatten_region(prologue, prologue_roots, passes) if prologue else None
+    deciders: tuple[Call, ...] = ()
+    if "skip" in passes:
+        deciders = tuple(op for op in main_ops.values() if isinstance(op, Call) and op.spec.needs is not None)
+    needs_sources = tuple(
+        source
+        for call in deciders
+        for name in call.spec.needs_arguments
+        if not isinstance(source := argument_source(call, name) or Literal(None), (Literal, tuple))
+        and not _reads_main(source, loop, main_ops)
+    )
+    item_sources = tuple(s for s in needed if isinstance(s, (Item, Index)) and s.loop == loop.key)
+    return BodyPlan(loop, passes, prologue_plan, main_ops, roots, deciders, needs_sources, item_sources)
+
+
+def _find_invariant(loop: Loop) -> dict[str, Call]:
+    """The loop-invariant calls of a body that were not moved before the loop."""
+    invariant: dict[str, Call] = {}
+    for key, op in loop.body.items():
+        reads: list[Source] = [s for s in op.sources() if isinstance(s, (Carry, Item, Index)) and s.loop == loop.key]
+        reads += [s for s in op.sources() if isinstance(s, Output) and s.op in loop.body and s.op not in invariant]
+        if not reads and isinstance(op, Call) and not isinstance(op, Choice) and is_pure(op):
+            invariant[key] = op
+    return invariant
+
+
+def _reads_main(source: Source, loop: Loop, late: Mapping[str, Op]) -> bool:
+    if isinstance(source, Carry):
+        return source.loop == loop.key
+    return isinstance(source, Output) and source.op in late

@@ -20,14 +20,15 @@ from typing import TYPE_CHECKING, Any
 from guidegraph.graph.context import current_device
 from guidegraph.graph.errors import Cancelled, NodeError
 from guidegraph.graph.events import TrainingStarted, is_interrupt
-from guidegraph.graph.execution.call import LoopContext, PortError, node_error
+from guidegraph.graph.execution.call import PortError, node_error
 from guidegraph.graph.execution.loop import fetch_item, list_items, report_progress, run_phases, set_item, stack
+from guidegraph.graph.execution.loop_context import LoopContext
 from guidegraph.graph.execution.preview import is_due, run_preview
 from guidegraph.graph.execution.to_device import to_device
 from guidegraph.graph.ir import Carry, Loop, OptimisedModel, Source, Training, walk
 from guidegraph.graph.planning.digest import Digests
-from guidegraph.graph.planning.plan import BodyPlan, Plan
-from guidegraph.graph.planning.steps import Step
+from guidegraph.graph.planning.plan import Plan
+from guidegraph.graph.planning.steps import BodyPlan, Step
 from guidegraph.graph.training.distributed import ProcessGroup
 from guidegraph.graph.training.live_models import (
     get_trained_state,

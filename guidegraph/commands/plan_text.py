@@ -10,8 +10,8 @@ from guidegraph.graph.ir import Call, Carry, Index, Item, Literal, Loop, Op, Out
 from guidegraph.graph.planning.batch import BatchCall
 from guidegraph.graph.planning.choices import find_branch_conditions
 from guidegraph.graph.planning.passes import PASSES
-from guidegraph.graph.planning.plan import Plan, flatten_region
-from guidegraph.graph.planning.steps import RegionPlan, Step
+from guidegraph.graph.planning.plan import Plan
+from guidegraph.graph.planning.steps import RegionPlan, Step, flatten_region
 from guidegraph.graph.trust.effects import Effect
 from guidegraph.graph.trust.policy import drop_dots
 from guidegraph.graph.types import describe_value
@@ -96,7 +96,7 @@ def _loop(loop: Loop, step: Step, items: Items) -> Row:
     row["takes"] = [_link(source, items) for source, _ in step.closure if not isinstance(source, Literal)]
     if body.prologue is not None:
         row["before"] = _rows(body.prologue, items)
-    row["body"] = _conditional(_rows(body.whole(), items), body.main_ops, body.roots)
+    row["body"] = _conditional(_rows(body.flatten(), items), body.main_ops, body.roots)
     if body.calls_with_needs:
         row["decides"] = [f"nodes.{call.key}" for call in body.calls_with_needs]
     row["next"] = {name: _link(source, items) for name, source in loop.next.items()}

@@ -25,7 +25,7 @@ from guidegraph_runtime.outputs import PictureText, picture_names
 from guidegraph_runtime.outputs import pixels as as_pixels
 
 if TYPE_CHECKING:
-    from guidegraph.graph.execution.preview import Previewed
+    from guidegraph.graph.execution.loop_context import Previewed
 
 RECORD = "run.json"
 ROWS_SHOWN = 40

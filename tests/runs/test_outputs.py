@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from guidegraph.graph.errors import Mark
-from guidegraph.graph.execution.preview import Previewed
+from guidegraph.graph.execution.loop_context import Previewed
 from guidegraph.graph.ir import Graph, GraphOutput, Literal, Loop, Preview, Training
 from guidegraph.graph.node import get_spec, node
 from guidegraph.graph.registry import Registry

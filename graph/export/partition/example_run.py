@@ -8,8 +8,9 @@ from typing import Any
 
 from guidegraph.graph.errors import NodeError
 from guidegraph.graph.events import CancelToken
-from guidegraph.graph.execution.call import LoopContext, invoke
+from guidegraph.graph.execution.call import invoke
 from guidegraph.graph.execution.loop import run_loop, stack
+from guidegraph.graph.execution.loop_context import LoopContext
 from guidegraph.graph.export.errors import ExportError, NotPassedOn
 from guidegraph.graph.export.partition.choices import make_choice_operation
 from guidegraph.graph.export.partition.guards import find_guards
@@ -23,8 +24,10 @@ from guidegraph.graph.ir import Call, Carry, Choice, Index, Item, Literal, Loop,
 from guidegraph.graph.memory.weights import find_models
 from guidegraph.graph.planning.choices import choose_branch, find_next_choices
 from guidegraph.graph.planning.passes import follow_aliases, prune
-from guidegraph.graph.planning.plan import Plan, flatten_region, loop_roots
+from guidegraph.graph.planning.plan import Plan
 from guidegraph.graph.planning.settle import make_choices
+from guidegraph.graph.planning.steps import flatten_region
+from guidegraph.graph.training.fit import run_training
 from guidegraph.graph.types import PortType, Tensor, is_tensor
 from guidegraph_runtime.bundle.manifest import Operation
 
@@ -111,7 +114,7 @@ class ExampleRun:
             if step.body is None:
                 invoke(step, slots)
             else:
-                run_loop(step, slots, LoopContext(CancelToken()), self.plan)
+                run_loop(step, slots, LoopContext(CancelToken(), run_training), self.plan)
             for slot in step.outs:
                 freeze(slots[slot])
         self.values.update({source: slots[slot] for source, slot in region.results.items()})
@@ -216,7 +219,7 @@ class ExampleRun:
         self.values.update({carries[name]: self.value(source) for name, source in loop.next.items()})
         self.enter(loop, items, min(1, len(items) - 1))
         try:
-            body = self.region(loop.body, loop_roots(loop), loop.key)
+            body = self.region(loop.body, loop.roots(), loop.key)
         except NodeError as error:
             if len(items) > 1:
                 raise

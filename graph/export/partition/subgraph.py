@@ -13,8 +13,7 @@ from guidegraph.graph.export.partition.precision import cast_models
 from guidegraph.graph.ir import Call, Op, Output, Source
 from guidegraph.graph.memory.weights import find_models
 from guidegraph.graph.planning.batch import BatchCall
-from guidegraph.graph.planning.plan import flatten_region
-from guidegraph.graph.planning.steps import RegionPlan, Step
+from guidegraph.graph.planning.steps import RegionPlan, Step, flatten_region
 from guidegraph.graph.types import PortType, is_tensor
 
 

@@ -15,7 +15,7 @@ from PIL import Image as Pillow
 from guidegraph import Condition, Tensor, node
 from guidegraph.graph.errors import GuidegraphError, NodeError
 from guidegraph.graph.execution.cache import MemoryCache
-from guidegraph.graph.execution.preview import Previewed
+from guidegraph.graph.execution.loop_context import Previewed
 from guidegraph.graph.execution.run import RunOptions, RunResult, run
 from guidegraph.graph.node import get_spec
 from guidegraph.graph.registry import Registry

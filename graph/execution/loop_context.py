@@ -1,0 +1,77 @@
+"""The state of a run that its loops share, and the outputs of previews."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from guidegraph.graph.events import CancelToken, Observer
+from guidegraph.graph.execution.call import node_error
+from guidegraph.graph.execution.watch import LoopWatch
+from guidegraph.graph.ir import Call, Source
+from guidegraph.graph.planning.batch import BatchCall
+from guidegraph.graph.planning.plan import Plan
+from guidegraph.graph.planning.steps import Step
+from guidegraph.graph.trust.limits import LimitExceeded, TripCount
+from guidegraph.graph.types import PortType
+
+RunTraining: TypeAlias = "Callable[[Step, dict[Source, Any], LoopContext, Plan], dict[str, Any]]"
+
+
+@dataclass(frozen=True)
+class Previewed:
+    """One output of a preview: the key of its loop, the steps done, and the output's name, value and type."""
+
+    loop: str
+    step: int
+    name: str
+    value: Any
+    type: PortType
+
+
+@dataclass
+class NodeTime:
+    """How often a node in a loop's body was called, and the total seconds."""
+
+    node: str
+    calls: int = 0
+    seconds: float = 0.0
+
+
+@dataclass
+class LoopContext:
+    """The state of a run that its loops share.
+
+    run_training: runs a training loop and returns its outputs by name.
+    iterations: the current iteration of each enclosing loop, for errors. node_times: by the node's key, collected if
+    the run has observers. warned: keys of the nodes that the run has warned about. watch: of the innermost loop.
+    on_preview: called with each output of a preview. trips: counts the iterations of all loops.
+    """
+
+    cancel: CancelToken
+    run_training: RunTraining
+    observers: Sequence[Observer] = ()
+    iterations: list[int] = field(default_factory=list)
+    node_times: dict[str, NodeTime] = field(default_factory=dict)
+    warned: set[str] = field(default_factory=set)
+    watch: LoopWatch | None = None
+    on_preview: Callable[[Previewed], None] | None = None
+    trips: TripCount = field(default_factory=TripCount)
+
+    def count_trips(self, step: Step, trips: int) -> None:
+        """Count the trips of a loop that begins. Raises ``NodeError`` if the run would have too many."""
+        try:
+            self.trips.begin(trips)
+        except LimitExceeded as error:
+            raise node_error(step, error) from None
+
+    def add_time(self, step: Step, seconds: float) -> None:
+        """Add the time of a step that has run; the calls of a batch get equal parts of it."""
+        ops = step.op.calls if isinstance(step.op, BatchCall) else (step.op,)
+        for op in ops:
+            node_time = self.node_times.get(op.key)
+            if node_time is None:
+                node_time = self.node_times[op.key] = NodeTime(op.spec.id if isinstance(op, Call) else "loop")
+            node_time.calls += 1
+            node_time.seconds += seconds / len(ops)
