@@ -164,7 +164,7 @@ def _check(exported: Exported, path: Path, engine: Mapping[str, Any], kinds: Map
 
     bundle = Bundle(path, SessionSettings.on("cpu"))
     inputs = {
-        name: bundle.carried(name, difference.default)
+        name: bundle.load_value(name, difference.default)
         for name, difference in exported.inputs.items()
         if not difference.required
     }
@@ -197,5 +197,5 @@ def _replay_matches(path: Path) -> bool:
     differences = replay(Bundle(path, SessionSettings.on("cpu")))
     for difference in differences:
         far = "" if difference.fits else "; --check shows which part differs from the engine"
-        print_text(f"{difference.name}: {'as the engine' if difference.fits else 'differs'}, {difference.shown}{far}")
+        print_text(f"{difference.name}: {'as the engine' if difference.fits else 'differs'}, {difference.text}{far}")
     return all(difference.fits for difference in differences)

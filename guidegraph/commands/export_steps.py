@@ -161,7 +161,7 @@ def _version(name: str) -> str:
 
 
 def format_difference(difference: Difference) -> tuple[str, str, str]:
-    return difference.name, difference.shown, "" if difference.fits else "too far"
+    return difference.name, difference.text, "" if difference.fits else "too far"
 
 
 def format_table(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
