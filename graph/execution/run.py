@@ -116,7 +116,9 @@ class _Runner:
 
     def execute(self) -> None:
         """Make the needed choices, each as soon as its value is computed, then compute the remaining operations."""
-        while choices := find_next_choices(self.plan.ops, self._required_sources(), effects=self.options.only is None):
+        while choices := find_next_choices(
+            self.plan.ops, self._list_required_sources(), effects=self.options.only is None
+        ):
             self._execute(choices)
             try:
                 branches = {choice.key: self.held.choose_branch(choice, self.plan) for choice in choices}
@@ -129,7 +131,7 @@ class _Runner:
     def _prunes(self) -> bool:
         return "prune" in self.plan.passes or self.options.only is not None
 
-    def _required_sources(self) -> list[Source]:
+    def _list_required_sources(self) -> list[Source]:
         return list_required_sources(self.plan, self._prunes())
 
     def _execute(self, choices: Sequence[Choice]) -> None:
@@ -239,7 +241,7 @@ class _Runner:
         deciding: compute only these sources, which choices depend on.
         """
         plan = self.plan
-        sources = deciding or self._required_sources()
+        sources = deciding or self._list_required_sources()
         needed_keys = {source.op for source in sources if isinstance(source, Output)}
         effects = not deciding and self.options.only is None
         in_branches = find_branch_operations(plan.ops) if effects else set()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from guidegraph.graph.training.ranks import named_fields
+from guidegraph.graph.training.ranks import list_named_fields
 from guidegraph.graph.types import is_tensor
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def to_device(item: Any, device: torch.device) -> Any:
     if is_tensor(item):
         on_device = item.device.type == device.type and device.index in (None, item.device.index)
         return item if on_device else item.to(device)
-    fields = named_fields(item)
+    fields = list_named_fields(item)
     if fields is not None:
         moved = {name: to_device(value, device) for name, value in fields.items()}
         if all(moved[name] is value for name, value in fields.items()):

@@ -219,7 +219,7 @@ def _describe_call(call: Call, run: ExampleRun) -> dict[str, Any]:
         for path, value in plain_fields(run.values[Output(call.key, port)]).items()
         if isinstance(value, (bool, int, float, str))
     }
-    models = (run.values[source] for source in _linked_sources(call) if source in run.values)
+    models = (run.values[source] for source in _list_linked_sources(call) if source in run.values)
     return {CALL: call.spec.id, FIELDS: fixed, MASKS: any(getattr(model, MASKS, False) is True for model in models)}
 
 
@@ -227,5 +227,5 @@ def _dtype_name(part_input: PartInput) -> str:
     return str(part_input.example.dtype).removeprefix("torch.")
 
 
-def _linked_sources(call: Call) -> Iterator[Source]:
+def _list_linked_sources(call: Call) -> Iterator[Source]:
     return (source for source in call.sources() if not isinstance(source, Literal))

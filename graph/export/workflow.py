@@ -19,7 +19,8 @@ from guidegraph.graph.export.onnx.trace import TracedPart, trace_part
 from guidegraph.graph.export.partition.assign import find_host_calls, partition_operations
 from guidegraph.graph.export.partition.dynamic_axes import find_free_axes, separate_batches
 from guidegraph.graph.export.partition.example_run import ExampleRun
-from guidegraph.graph.export.partition.host_calls import HostPlan, file_suffix
+from guidegraph.graph.export.partition.example_values import HostPlan
+from guidegraph.graph.export.partition.host_calls import file_suffix
 from guidegraph.graph.export.partition.leaves import DYNAMIC
 from guidegraph.graph.export.partition.precision import EVERY_STEP, PRECISIONS, PROVIDERS
 from guidegraph.graph.export.partition.subgraph import PartPlan, is_number

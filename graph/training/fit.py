@@ -305,12 +305,12 @@ class _Fit:
             if not loss.detach().isfinite():
                 raise ValueError(f"{loss_name} is {float(loss.detach())} at step {i}")
 
-    def _untrained_carries(self) -> dict[str, Any]:
+    def _next_untrained_carries(self) -> dict[str, Any]:
         return {name: value for name, value in self.carry.items() if name not in self.trained}
 
     def _check_serialisable(self) -> None:
         """Raise ``ValueError`` after the first step if a checkpoint could not store the values."""
-        for kind, values in (("carry", self._untrained_carries()), ("collect", self.history)):
+        for kind, values in (("carry", self._next_untrained_carries()), ("collect", self.history)):
             for name, value in values.items():
                 try:
                     encode(value)
@@ -328,7 +328,10 @@ class _Fit:
             state.tensors |= {f"optimiser.{name}.{k}": v for k, v in optimiser_tensors(t.optimiser).items()}
             if t.average is not None:
                 state.tensors |= {f"ema.{name}.{k}": v for k, v in get_trained_state(t.average).items()}
-        state.values = {"history": {n: _pack(v) for n, v in self.history.items()}, "carry": self._untrained_carries()}
+        state.values = {
+            "history": {n: _pack(v) for n, v in self.history.items()},
+            "carry": self._next_untrained_carries(),
+        }
         write_state(self.folder, self.key, state)
 
     def _resume(self) -> int:

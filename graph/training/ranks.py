@@ -118,7 +118,7 @@ def take_rank_rows(item: Any, share: Rank) -> Any:
     return _take_rows(item, size, share.rows(size))
 
 
-def named_fields(item: Any) -> dict[str, Any] | None:
+def list_named_fields(item: Any) -> dict[str, Any] | None:
     """The values of a dataclass, NamedTuple or dictionary by name; ``None`` for anything else."""
     if dataclasses.is_dataclass(item) and not isinstance(item, type):
         return {field.name: getattr(item, field.name) for field in dataclasses.fields(item)}
@@ -131,7 +131,7 @@ def _batch_size(item: Any) -> int | None:
     """The size of the first tensor's leading axis; ``None`` without tensors."""
     if is_tensor(item):
         return int(item.shape[0]) if item.ndim else None
-    fields = named_fields(item)
+    fields = list_named_fields(item)
     values = list(fields.values()) if fields is not None else item if isinstance(item, (list, tuple)) else ()
     return next((size for value in values if (size := _batch_size(value)) is not None), None)
 
@@ -139,7 +139,7 @@ def _batch_size(item: Any) -> int | None:
 def _take_rows(item: Any, size: int, rows: slice) -> Any:
     if is_tensor(item):
         return item[rows] if item.ndim and item.shape[0] == size else item
-    fields = named_fields(item)
+    fields = list_named_fields(item)
     if fields is not None:
         rows_by_field = {name: _take_rows(value, size, rows) for name, value in fields.items()}
         return rows_by_field if isinstance(item, dict) else type(item)(**rows_by_field)

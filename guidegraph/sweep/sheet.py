@@ -31,7 +31,7 @@ _INK, _PAPER, _EMPTY = "black", "white", "#dddddd"
 
 
 @dataclass(frozen=True)
-class Layout:
+class SheetLayout:
     """The grid index of the cell at each position, with labels of rows and columns or a caption for each picture."""
 
     cells: list[list[int]]
@@ -56,7 +56,7 @@ def write_sheet(folder: Path, grid: Grid, cells: Sequence[Cell], rows: Sequence[
         _draw(folder, layout(grid, [to_cell_values(cell.swept) for cell in cells]), files, states).save(temporary)
 
 
-def layout(grid: Grid, points: Sequence[dict[str, CellValue]]) -> Layout:
+def layout(grid: Grid, points: Sequence[dict[str, CellValue]]) -> SheetLayout:
     """Lay out the cells. The last axis with several values runs along the rows; a single axis is wrapped into lines."""
     varied = [i for i, axis in enumerate(grid.axes) if len(axis.rows) > 1]
     across = len(grid.axes[varied[-1]].rows) if varied else 1
@@ -66,14 +66,14 @@ def layout(grid: Grid, points: Sequence[dict[str, CellValue]]) -> Layout:
         width = min(_COLUMNS, math.ceil(math.sqrt(count)))
         lines = [list(range(i, min(i + width, count))) for i in range(0, count, width)]
         names = grid.axes[varied[-1]].names if varied else grid.names
-        return Layout(lines, [], [], [_label(points[i], names) for i in range(count)], across - count)
+        return SheetLayout(lines, [], [], [_label(points[i], names) for i in range(count)], across - count)
     width = min(across, _COLUMNS)
     height = min(down, max(1, MOST // width))
     cells = [[row * across + column for column in range(width)] for row in range(height)]
     names = grid.axes[varied[-1]].names
     row_names = [name for i in varied[:-1] for name in grid.axes[i].names]
     rows = [_label(points[line[0]], row_names) for line in cells]
-    return Layout(cells, rows, [_label(points[i], names) for i in cells[0]], [], len(grid) - width * height)
+    return SheetLayout(cells, rows, [_label(points[i], names) for i in cells[0]], [], len(grid) - width * height)
 
 
 def _label(point: dict[str, CellValue], names: Sequence[str]) -> str:
@@ -83,7 +83,7 @@ def _label(point: dict[str, CellValue], names: Sequence[str]) -> str:
     return ", ".join(f"{visible(name)}={format_entry(point[name])}" for name in names)
 
 
-def _draw(folder: Path, plan: Layout, files: Sequence[str | None], states: Sequence[str]) -> Image.Image:
+def _draw(folder: Path, plan: SheetLayout, files: Sequence[str | None], states: Sequence[str]) -> Image.Image:
     from PIL import Image, ImageDraw, ImageFont
 
     side = _side(folder, files)

@@ -119,7 +119,7 @@ def group_norm_backward(
         grad = grad * weight.reshape(-1, *(1,) * (x.ndim - 2))
     grouped = [batch, groups, channels // groups * pixels]
     mean, rstd = mean.reshape(batch, groups, 1), rstd.reshape(batch, groups, 1)
-    gradient = _normalised_backward(grad.reshape(grouped), x.reshape(grouped), mean, rstd, (2,))
+    gradient = _differentiate_norm(grad.reshape(grouped), x.reshape(grouped), mean, rstd, (2,))
     return gradient.reshape(x.shape), None, None
 
 
@@ -137,10 +137,10 @@ def layer_norm_backward(
     """r · (g − mean(g) − x̂ · mean(g · x̂)) with g the gradient times the weight (Ba et al. 2016)."""
     _input_alone("layer normalisation", output_mask)
     axes = tuple(range(x.ndim - len(normalized_shape), x.ndim))
-    return _normalised_backward(grad if weight is None else grad * weight, x, mean, rstd, axes), None, None
+    return _differentiate_norm(grad if weight is None else grad * weight, x, mean, rstd, axes), None, None
 
 
-def _normalised_backward(grad: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, axes: tuple[int, ...]) -> Tensor:
+def _differentiate_norm(grad: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, axes: tuple[int, ...]) -> Tensor:
     """The gradient through x̂ = (x − mean) · rstd, with the statistics of x over `axes`."""
     normed = (x - mean) * rstd
     along = (grad * normed).mean(axes, keepdim=True)
@@ -248,7 +248,7 @@ def slice_backward(grad: Tensor, input_sizes: Sequence[Size], dim: int, start: S
     if statically_known_true(grad.shape[dim] == size):
         return grad
     before = start + size if statically_known_true(start < 0) else start
-    return _padded(grad, dim, before, size - before - grad.shape[dim])
+    return _pad(grad, dim, before, size - before - grad.shape[dim])
 
 
 @register_decomposition(aten.select_backward.default)
@@ -256,9 +256,9 @@ def select_backward(grad: Tensor, input_sizes: Sequence[Size], dim: int, index: 
     """The gradient padded with zeros."""
     dim %= len(input_sizes)
     before = index + input_sizes[dim] if statically_known_true(index < 0) else index
-    return _padded(grad.unsqueeze(dim), dim, before, input_sizes[dim] - before - 1)
+    return _pad(grad.unsqueeze(dim), dim, before, input_sizes[dim] - before - 1)
 
 
-def _padded(grad: Tensor, dim: int, before: Size, after: Size) -> Tensor:
+def _pad(grad: Tensor, dim: int, before: Size, after: Size) -> Tensor:
     padded: Tensor = aten.constant_pad_nd.default(grad, [0, 0] * (grad.ndim - 1 - dim) + [before, after])
     return padded

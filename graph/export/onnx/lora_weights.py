@@ -50,7 +50,7 @@ def find_adaptable_weights(part: TracedPart, models: Sequence[Any], dtype: Any) 
     users: dict[str, list[AdaptableWeight]] = {}
     for key, (tensor, aliases) in parameters.items():
         names = tuple(alias for alias in aliases if owners[alias] == {key})
-        for stored_as, transposed in _stored_forms(tensor):
+        for stored_as, transposed in _list_stored_forms(tensor):
             weight = stored_as.detach().to(dtype).contiguous().cpu()
             shape = tuple(weight.shape)
             for name in names_by_content.get((shape, _digest(_tensor_bytes(weight))), ()):
@@ -59,7 +59,7 @@ def find_adaptable_weights(part: TracedPart, models: Sequence[Any], dtype: Any) 
     return tuple(weight_entry[0] for weight_entry in users.values() if len(weight_entry) == 1 and weight_entry[0].names)
 
 
-def _stored_forms(weight: Tensor) -> Iterator[tuple[Tensor, bool]]:
+def _list_stored_forms(weight: Tensor) -> Iterator[tuple[Tensor, bool]]:
     """The forms in which a graph may store a weight, each with whether it is (in, out): unchanged, or as a matrix."""
     yield weight, False
     matrix = weight.flatten(1) if weight.ndim > 2 else weight

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from guidegraph.graph.export.errors import ExportError, NotPassedOn
+from guidegraph.graph.export.partition.example_values import ExampleValues
 from guidegraph.graph.export.partition.leaves import plain_fields, tensor_leaves
 from guidegraph.graph.export.partition.subgraph import is_number
 from guidegraph.graph.ir import WHEN, Choice, Output, Source
 from guidegraph_runtime.bundle.manifest import Operation
 from guidegraph_runtime.running.choices import CHOOSE
 
-if TYPE_CHECKING:
-    from guidegraph.graph.export.partition.example_run import ExampleRun
 
-
-def make_choice_operation(choice: Choice, run: ExampleRun) -> Operation:
+def make_choice_operation(choice: Choice, run: ExampleValues) -> Operation:
     """The plan's operation for a choice.
 
     ``of`` has each branch as ``{"from": {name in the choice: name in the branch}}``, or as ``{"is": value}`` for a
@@ -51,7 +49,7 @@ def make_choice_operation(choice: Choice, run: ExampleRun) -> Operation:
     return Operation(CHOOSE, choice.key, inputs, settings, tuple(result_names.values()) or (base,))
 
 
-def _branch_names(choice: Choice, source: Source, run: ExampleRun) -> dict[str, str]:
+def _branch_names(choice: Choice, source: Source, run: ExampleValues) -> dict[str, str]:
     """The names in the run of a branch's values by path; empty for a plain value that is the same in every run."""
     value = run.value(source)
     if run.is_dynamic(source) or tensor_leaves(value) or is_number(value):
@@ -67,7 +65,7 @@ def _branch_names(choice: Choice, source: Source, run: ExampleRun) -> dict[str, 
 
 
 def _check_same_structure(
-    choice: Choice, names: dict[str, dict[str, str]], branches: dict[str, Source], run: ExampleRun
+    choice: Choice, names: dict[str, dict[str, str]], branches: dict[str, Source], run: ExampleValues
 ) -> None:
     """Raise ``ExportError`` unless all branches have the same fields, with the same values in the constant ones."""
 

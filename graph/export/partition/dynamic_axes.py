@@ -66,7 +66,7 @@ def _output_shapes(part: PartPlan, single: str | None) -> list[tuple[int, ...]] 
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    with torch.no_grad(), quiet("torch._subclasses.fake_tensor"), FakeTensorMode(allow_non_fake_inputs=True):
+    with torch.no_grad(), silence_logger("torch._subclasses.fake_tensor"), FakeTensorMode(allow_non_fake_inputs=True):
         tensors = []
         for part_input in part.inputs:
             size = 1 if part_input.giver == single else 2
@@ -82,7 +82,7 @@ def _output_shapes(part: PartPlan, single: str | None) -> list[tuple[int, ...]] 
 
 
 @contextmanager
-def quiet(name: str) -> Iterator[None]:
+def silence_logger(name: str) -> Iterator[None]:
     """A context that silences a library's logger during expected errors."""
     logger = logging.getLogger(name)
     level = logger.level

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from guidegraph.graph.export.errors import ExportError
+from guidegraph.graph.export.partition.example_values import ExampleValues
 from guidegraph.graph.export.partition.leaves import plain_fields, tensor_leaves
 from guidegraph.graph.export_recipe import ExportRecipe
 from guidegraph.graph.ir import Call, Literal, Output, Source, Sources
@@ -19,26 +19,8 @@ from guidegraph.graph.types import PortType, Tensor
 from guidegraph_runtime.bundle.manifest import Operation
 from guidegraph_runtime.operations import OPERATIONS
 
-if TYPE_CHECKING:
-    from guidegraph.graph.export.partition.example_run import ExampleRun
 
-
-@dataclass
-class HostPlan:
-    """tables: tensors that are the same in every run, by name. files: contents of operations' files by name."""
-
-    tables: dict[str, Any] = field(default_factory=dict)
-    files: dict[str, bytes] = field(default_factory=dict)
-
-    def add_file(self, name: str, data: bytes) -> str:
-        """Add a file with these contents and return its name; equal contents share a file."""
-        stem, dot, ending = name.partition(".")
-        file_name = f"{stem}-{hashlib.sha256(data).hexdigest()[:8]}{dot}{ending}"
-        self.files[file_name] = data
-        return file_name
-
-
-def make_host_operation(call: Call, run: ExampleRun) -> Operation:
+def make_host_operation(call: Call, run: ExampleValues) -> Operation:
     """The plan's operation for a call that the runtime does.
 
     Inputs are links by port: ``port.field`` for a structured value and ``port.0``, ``port.1``, … for a list. Non-tensor
@@ -66,11 +48,11 @@ def make_host_operation(call: Call, run: ExampleRun) -> Operation:
     return Operation(op=call.spec.id, node=call.key, inputs=links, settings=settings, outputs=tuple(outputs))
 
 
-def _all_names(source: Source, run: ExampleRun) -> dict[str, str]:
+def _all_names(source: Source, run: ExampleValues) -> dict[str, str]:
     return run.value_names(source) | run.field_names(source)
 
 
-def _constant_fields(call: Call, name: str, source: Source, run: ExampleRun) -> dict[str, Any]:
+def _constant_fields(call: Call, name: str, source: Source, run: ExampleValues) -> dict[str, Any]:
     """The constant non-tensor fields of a structured value, by ``port.field``."""
     if run.is_dynamic(source):
         return {}
@@ -78,7 +60,7 @@ def _constant_fields(call: Call, name: str, source: Source, run: ExampleRun) -> 
     return {f"{name}.{path}": _to_json(call, name, value, run) for path, value in fields.items() if value is not None}
 
 
-def _to_json(call: Call, name: str, value: Any, run: ExampleRun) -> Any:
+def _to_json(call: Call, name: str, value: Any, run: ExampleValues) -> Any:
     """A literal as JSON; bytes, and files named by paths, become files of the bundle."""
     if isinstance(value, bytes):
         return {"file": run.host.add_file(f"{call.spec.id.replace('.', '/')}.json", value)}
@@ -106,7 +88,7 @@ def file_suffix(path: Path) -> str:
     return path.suffix if re.fullmatch(r"\.[A-Za-z0-9]{1,16}", path.suffix) else ""
 
 
-def split_call(call: Call, run: ExampleRun) -> tuple[Call, Call]:
+def split_call(call: Call, run: ExampleValues) -> tuple[Call, Call]:
     """A node that runs partly on the host as two calls: the runtime's operation, and the function that is traced."""
     assert call.spec.split is not None
     known_values = {

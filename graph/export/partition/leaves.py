@@ -114,7 +114,7 @@ def _key_text(key: Any) -> str:
 
 def _leaf_axes(value: Any, kind: PortType | None, path: str, tensor: Any) -> Axes:
     """The axes that a type declares; by default those of a sample for four axes, else a leading batch."""
-    declared: Any = getattr(type(value), "leaf_axes", {}).get(path) if path else _declared_axes(kind)
+    declared: Any = getattr(type(value), "leaf_axes", {}).get(path) if path else _read_declared_axes(kind)
     if declared is not None and len(declared) == tensor.ndim:
         return tuple(
             axis if isinstance(axis, str) and axis in DYNAMIC else size
@@ -126,7 +126,7 @@ def _leaf_axes(value: Any, kind: PortType | None, path: str, tensor: Any) -> Axe
     return ("B", *sizes[1:]) if sizes else ()
 
 
-def _declared_axes(kind: PortType | None) -> Axes | None:
+def _read_declared_axes(kind: PortType | None) -> Axes | None:
     for alternative in kind.alternatives if kind is not None else ():
         if isinstance(alternative, SequenceOf) or not issubclass(alternative, Tensor):
             continue

@@ -66,7 +66,7 @@ class _Composer:
         self.described: list[Tensor] = []
         self.output_names: dict[str, str] = {}
         self.readers = find_readers(
-            exported.plan, {name: _used_inputs(part.model.graph) for name, part in self.parts.items()}
+            exported.plan, {name: _find_used_inputs(part.model.graph) for name, part in self.parts.items()}
         )
         self.loop_sources = {
             Loop.of(exported_part).over
@@ -106,8 +106,8 @@ class _Composer:
         """A picture (B, 3, H, W) as uint8 (B, H, W, 3): round((v + 1) · 127.5), clamped."""
         main = self.main
         picture = main.cast(picture, onnx_ir.DataType.FLOAT)
-        one, half, low, high = (main.constant(np.float32(number)) for number in (1, 127.5, 0, 255))
-        scaled = main.add("Mul", main.add("Add", picture, one), half)
+        unit, half, low, high = (main.constant(np.float32(number)) for number in (1, 127.5, 0, 255))
+        scaled = main.add("Mul", main.add("Add", picture, unit), half)
         rounded = main.add("Clip", main.add("Round", scaled), low, high)
         pixels = main.add("Cast", main.add("Transpose", rounded, perm=[0, 2, 3, 1]), to=int(onnx_ir.DataType.UINT8))
         batch, channels, height, width = picture.shape or (None, None, None, None)
@@ -117,8 +117,8 @@ class _Composer:
 
     def read(self, name: str, region: GraphBuilder) -> tuple[GraphBuilder, onnx_ir.Value]:
         """The value with a name, and its graph; an unknown name becomes a table or an input of the main graph."""
-        if found := region.find(name):
-            return found
+        if graph_and_value := region.find(name):
+            return graph_and_value
         if name in self.exported.host.tables:
             table = self.exported.host.tables[name]
             self.main.values[name] = self.main.constant(table.detach().cpu().numpy(), name)
@@ -146,7 +146,7 @@ class _Composer:
         """Add a part's nodes and weights to a graph."""
         part_name = operation.node
         graph = self.parts[part_name].model.graph.clone()
-        used = _used_inputs(graph)
+        used = _find_used_inputs(graph)
         for value in list(graph.inputs):
             if value.name in used:
                 part_value = self._fit(operation, str(value.name), region)
@@ -314,7 +314,7 @@ class _Composer:
         return result
 
 
-def _used_inputs(graph: onnx_ir.Graph) -> dict[str, tuple[str, Dims]]:
+def _find_used_inputs(graph: onnx_ir.Graph) -> dict[str, tuple[str, Dims]]:
     """Dtype and dims of the inputs that a graph uses."""
     return {
         str(value.name): (

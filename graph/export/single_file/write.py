@@ -93,8 +93,8 @@ def write_single(exported: Exported, out: Path, *, kinds: Mapping[str, str], ver
     noise = {name: NoiseRecipe(draw.operation.node, None, None) for name, draw in before.noise_inputs.items()}
     fields: dict[str, Any] = {}
     for item in walk_operations(exported.plan):
-        found: Any = item.settings.get("fields", {}) if item.op == "part" else {}
-        fields |= found
+        part_fields: Any = item.settings.get("fields", {}) if item.op == "part" else {}
+        fields |= part_fields
     preliminary = Description(str(out), {}, noise, fields, recipe, files)
     host_examples = compute_host_values(preliminary, {}, {})
     single = compose_graph(exported, before, host_examples, [name for name, kind in kinds.items() if kind == "image"])
@@ -126,10 +126,10 @@ def check_single_path(out: Path) -> None:
 
 
 def _noise(
-    exported: Exported, before: HostPrelude, given: Mapping[str, Any], single: SingleGraph
+    exported: Exported, before: HostPrelude, host_values: Mapping[str, Any], single: SingleGraph
 ) -> dict[str, NoiseRecipe]:
-    shapes = NoiseShapes(exported.plan, {one.plan.name: one.traced for one in exported.parts}, before, given)
-    input_names = {one.name for one in single.inputs}
+    shapes = NoiseShapes(exported.plan, {part.plan.name: part.traced for part in exported.parts}, before, host_values)
+    input_names = {value.name for value in single.inputs}
     noise_by_name = {}
     for name, draw in before.noise_inputs.items():
         over = None if draw.loop is None else str(draw.loop.over)

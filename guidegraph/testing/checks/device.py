@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from guidegraph.graph.export.partition.dynamic_axes import quiet
+from guidegraph.graph.export.partition.dynamic_axes import silence_logger
 from guidegraph.nodes.types import Levels, Schedule, Scheduler
 from guidegraph.testing.case import NodeCase
 from guidegraph.testing.outcome import Inapplicable, Nonconforming
@@ -53,7 +53,7 @@ def check_device_independence(case: NodeCase) -> None:
     if torch.cuda.is_available():
         _check_on_cuda(case, args)
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    with quiet("torch._subclasses.fake_tensor"), mode:
+    with silence_logger("torch._subclasses.fake_tensor"), mode:
         fake = move_tensors(case, args, lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype, device=ELSEWHERE))
         try:
             outputs = call_node(case, fake, ELSEWHERE)
