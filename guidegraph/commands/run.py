@@ -103,7 +103,7 @@ def run(
     device: Device = "cpu",
     dtype: Dtype = None,
     cache: Annotated[
-        str, typer.Option(metavar="DIR|off", help="A folder that keeps values, so that only what changed is computed.")
+        str, typer.Option(metavar="DIR|off", help="Keep values in this folder, and recompute only what has changed.")
     ] = "off",
     memory_budget: Annotated[
         str | None,
@@ -123,15 +123,15 @@ def run(
     allow_code: AllowCode = None,
     devices: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="Share a training's batches among N processes, a device each."),
+        typer.Option(min=1, metavar="N", help="Split each training batch across N processes, one per device."),
     ] = None,
-    nodes: Annotated[int, typer.Option(min=1, metavar="M", help="The same on M machines.")] = 1,
-    node_rank: Annotated[int, typer.Option(min=0, metavar="I", help="Which of the machines this is, from 0.")] = 0,
+    nodes: Annotated[int, typer.Option(min=1, metavar="M", help="Number of machines in the training.")] = 1,
+    node_rank: Annotated[int, typer.Option(min=0, metavar="I", help="Index of this machine, from 0.")] = 0,
     rendezvous: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="The first machine, where the others find it.")
+        str | None, typer.Option(metavar="HOST:PORT", help="Address of machine 0.")
     ] = None,
     restarts: Annotated[
-        int, typer.Option(min=0, metavar="K", help="How often to go on from the checkpoint when a process is killed.")
+        int, typer.Option(min=0, metavar="K", help="Maximum restarts from the checkpoint after a process is killed.")
     ] = 3,
     limit: LimitSettings = None,
 ) -> None:

@@ -292,6 +292,6 @@ def plugin_for_the_shell(arena: Arena) -> Outcome:
     return outcome
 
 
-@attack("a picture with an embedded file whose name contains a NUL", "no name of a file")
+@attack("a picture with an embedded file whose name contains a NUL", "is not a file name")
 def name_with_nul(arena: Arena) -> Outcome:
     return run_picture(arena, {"a\0b.yaml": PLAIN})

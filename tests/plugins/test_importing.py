@@ -136,7 +136,7 @@ def test_the_cause_of_the_end_of_a_supervised_command_is_reported(capsys: pytest
     ours.close()
     theirs.close()
     parent.code = None
-    parent.ended(0)
+    parent.make_exit(0)
     message = (
         "error: the process was ended with exit code 0 before the command was done; plugins in it: 'first', 'second '"
     )

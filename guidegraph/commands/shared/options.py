@@ -37,7 +37,7 @@ Plugins: TypeAlias = Annotated[
     ),
 ]
 NoPlugins: TypeAlias = Annotated[
-    bool, typer.Option("--no-plugins", help="Leave out the installed plugins: the built-in nodes, and --plugin, alone.")
+    bool, typer.Option("--no-plugins", help="Load only the built-in nodes and those of --plugin.")
 ]
 Settings: TypeAlias = Annotated[
     list[str] | None,
@@ -45,7 +45,7 @@ Settings: TypeAlias = Annotated[
 ]
 Only: TypeAlias = Annotated[
     list[str] | None,
-    typer.Option("--only", metavar="OUTPUT", help="Make this output and what it needs, and nothing else."),
+    typer.Option("--only", metavar="OUTPUT", help="Compute only this output."),
 ]
 AllowRead: TypeAlias = Annotated[
     list[Path] | None,

@@ -97,7 +97,7 @@ def test_an_error_names_a_bad_picture_file(tmp_path: Path, pixels: np.ndarray) -
     (tmp_path / "half.png").write_bytes(png[: len(png) // 2])
     with pytest.raises(FileNotFoundError, match=r"there is no file .*absent\.png"):
         load_image(path=tmp_path / "absent.png")
-    with pytest.raises(ValueError, match=r"text\.png is no picture"):
+    with pytest.raises(ValueError, match=r"text\.png is not a picture"):
         load_image(path=tmp_path / "text.png")
     with pytest.raises(ValueError, match=r"half\.png cannot be read as a picture"):
         load_image(path=tmp_path / "half.png")
