@@ -127,9 +127,7 @@ def run(
     ] = None,
     nodes: Annotated[int, typer.Option(min=1, metavar="M", help="Number of machines in the training.")] = 1,
     node_rank: Annotated[int, typer.Option(min=0, metavar="I", help="Index of this machine, from 0.")] = 0,
-    rendezvous: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="Address of machine 0.")
-    ] = None,
+    rendezvous: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Address of machine 0.")] = None,
     restarts: Annotated[
         int, typer.Option(min=0, metavar="K", help="Maximum restarts from the checkpoint after a process is killed.")
     ] = 3,
