@@ -24,7 +24,7 @@ from bundle_speed import machine
 
 from guidegraph import Condition, Prediction, StepContext, hookimpl, load_workflow, node
 from guidegraph.graph.paths import resolve_path
-from guidegraph.nodes.models.model import load_model
+from guidegraph.nodes.models.model_nodes import load_model
 from guidegraph.nodes.models.networks.hooks import NO_HOOKS, Hooks
 from guidegraph.workflow import Workflow
 

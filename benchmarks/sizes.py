@@ -26,7 +26,7 @@ import torch
 from bundle_speed import machine
 
 from guidegraph.graph.paths import resolve_path
-from guidegraph.nodes.models.model import load_model
+from guidegraph.nodes.models.model_nodes import load_model
 from guidegraph.nodes.models.networks import packed
 from guidegraph.nodes.models.networks.pack_cache import PackCache
 

@@ -12,7 +12,7 @@ from guidegraph.graph.execution.cache import DiskCache, MemoryCache
 from guidegraph.graph.execution.run import RunOptions, RunResult, budget_problem, run_plan
 from guidegraph.graph.ir import Graph
 from guidegraph.graph.language.bind import bind
-from guidegraph.graph.language.locate import locate_workflow
+from guidegraph.graph.language.named_workflows import locate_workflow
 from guidegraph.graph.planning.passes import ALL_PASSES, PASSES
 from guidegraph.graph.planning.plan import Plan, compile_plan
 from guidegraph.graph.registry import Registry

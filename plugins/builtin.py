@@ -41,7 +41,7 @@ MODULES = (
     "metrics.similarity",
     "metrics.table",
     "metrics.throughput",
-    "models.model",
+    "models.model_nodes",
     "models.onnx.onnx",
     "sampling.denoiser",
     "sampling.denoiser_edm",

@@ -31,7 +31,7 @@ from guidegraph.nodes.metrics.detector import detect, finds
 from guidegraph.nodes.metrics.features import efficientnet, extract_features
 from guidegraph.nodes.metrics.kid import kernel_distance
 from guidegraph.nodes.metrics.metrics import share
-from guidegraph.nodes.models.model import load_model
+from guidegraph.nodes.models.model_nodes import load_model
 from guidegraph.workflow import Workflow
 from guidegraph_runtime.files.atomic import atomic_path
 

@@ -14,7 +14,7 @@ from guidegraph.graph.types import is_tensor
 from guidegraph.graph.values.ownership import Seal
 from guidegraph.graph.values.serialise import NotSerialisable, read_value, write_value
 from guidegraph_runtime.error_text import describe_error
-from guidegraph_runtime.files.temporary import remove_stale_once
+from guidegraph_runtime.files.temporary_names import remove_stale_once
 from guidegraph_runtime.machine.shortages import explain_shortage, with_shortage
 
 log = logging.getLogger(__name__)

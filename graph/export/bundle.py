@@ -26,7 +26,7 @@ from guidegraph_runtime.bundle.manifest import (
 )
 from guidegraph_runtime.bundle.names import MANIFEST
 from guidegraph_runtime.files.atomic import write_errors
-from guidegraph_runtime.files.temporary import remove_stale, stale_paths, temporary_path
+from guidegraph_runtime.files.temporary_names import remove_stale, stale_paths, temporary_path
 from guidegraph_runtime.lora.apply import LORA_TABLE
 
 TABLES = "tables.safetensors"

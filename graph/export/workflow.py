@@ -20,7 +20,7 @@ from guidegraph.graph.export.partition.assign import find_host_calls, partition_
 from guidegraph.graph.export.partition.dynamic_axes import find_free_axes, separate_batches
 from guidegraph.graph.export.partition.example_run import ExampleRun
 from guidegraph.graph.export.partition.example_values import HostPlan
-from guidegraph.graph.export.partition.host_calls import file_suffix
+from guidegraph.graph.export.partition.host_operations import file_suffix
 from guidegraph.graph.export.partition.leaves import DYNAMIC
 from guidegraph.graph.export.partition.precision import EVERY_STEP, PRECISIONS, PROVIDERS
 from guidegraph.graph.export.partition.subgraph import PartPlan, is_number

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from guidegraph.plugins.entries import OWN_DISTRIBUTION, normalise_name
-from guidegraph_runtime.files.temporary import remove_stale_once, temporary_path
+from guidegraph_runtime.files.temporary_names import remove_stale_once, temporary_path
 
 TEMPLATE = Path(__file__).with_name("template")
 NAME = re.compile(r"[a-z][a-z0-9_]*[a-z0-9]")

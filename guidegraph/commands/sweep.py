@@ -208,7 +208,7 @@ def _argument_problems(arguments: SweepArguments) -> list[Problem]:
 
 def _axes(arguments: SweepArguments, registry: Registry, problems: list[Problem]) -> list[AxisTexts]:
     """The axes: the rows of the table vary slowest, then the grid in its order, then the seeds."""
-    from guidegraph.graph.language.locate import locate_workflow
+    from guidegraph.graph.language.named_workflows import locate_workflow
     from guidegraph.sweep.texts import parse_grid, parse_seeds, parse_table
 
     axes: list[AxisTexts | None] = []

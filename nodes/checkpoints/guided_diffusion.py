@@ -23,7 +23,7 @@ from guidegraph.nodes.checkpoints.structure import (
     infer_structure,
     infer_unet_shape,
 )
-from guidegraph.nodes.models.model import SCHEDULES
+from guidegraph.nodes.models.model_nodes import SCHEDULES
 from guidegraph.nodes.models.released.denoiser import ReleasedDenoiser, ReleasedLabels
 from guidegraph.nodes.models.released.unet import ReleasedClassifier, ReleasedUNet
 from guidegraph.nodes.types import Schedule

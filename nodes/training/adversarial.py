@@ -9,7 +9,7 @@ from annotated_types import Ge, Gt
 
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
-from guidegraph.nodes.models.model import Channels, build_untrained
+from guidegraph.nodes.models.model_nodes import Channels, build_untrained
 from guidegraph.nodes.training.losses import Weight
 from guidegraph.nodes.types import Autoencoder, Discriminator, Image
 

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from guidegraph_runtime.files import locks, temporary
+from guidegraph_runtime.files import locks
+from guidegraph_runtime.files import temporary_names as temporary
 from guidegraph_runtime.files.locks import FOLDER_LOCK, hold_lock
 from tests.commands.command import Command
 from tests.commands.test_run import LOOP, names
 from tests.limits import file_limit
-from tests.runtime.files.test_temporary import make_stale_file
+from tests.runtime.files.test_temporary_names import make_stale_file
 
 LARGE = """
 guidegraph: 1

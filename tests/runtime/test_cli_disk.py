@@ -16,7 +16,7 @@ from guidegraph_runtime.operations import OPERATIONS
 from guidegraph_runtime.running import plan
 from guidegraph_runtime.sessions import sessions
 from tests.limits import file_limit
-from tests.runtime.files.test_temporary import make_stale_file
+from tests.runtime.files.test_temporary_names import make_stale_file
 from tests.runtime.test_cli import Run, make
 from tests.runtime.test_cli import run as run  # the fixture
 

@@ -15,7 +15,7 @@ from guidegraph.nodes.data.batches import SceneBatch
 from guidegraph.nodes.data.datasets import scene
 from guidegraph.nodes.data.sprites import OBJECTS
 from guidegraph.nodes.images.image import composite, embed_image, resize_image
-from guidegraph.nodes.models.model import load_model
+from guidegraph.nodes.models.model_nodes import load_model
 from guidegraph.nodes.models.store import load_part
 from guidegraph.nodes.sampling import scheduler as samplers
 from guidegraph.nodes.sampling.denoiser import guide_denoiser

@@ -15,7 +15,7 @@ from guidegraph.graph.export.errors import ExportError, NotPassedOn
 from guidegraph.graph.export.partition.choices import make_choice_operation
 from guidegraph.graph.export.partition.example_values import HostPlan
 from guidegraph.graph.export.partition.guards import find_guards
-from guidegraph.graph.export.partition.host_calls import make_host_operation, split_call
+from guidegraph.graph.export.partition.host_operations import make_host_operation, split_call
 from guidegraph.graph.export.partition.leaves import Leaf, base_name, plain_fields, tensor_leaves
 from guidegraph.graph.export.partition.stages import Stage, group_stages
 from guidegraph.graph.export.partition.subgraph import ExampleValue, PartPlan, is_number, plan_part

@@ -13,7 +13,7 @@ from guidegraph.graph.export.errors import ExportError
 from guidegraph.graph.export.onnx.model import OPSET
 from guidegraph.graph.export.partition.leaves import DYNAMIC
 from guidegraph.graph.export.single_file.builder import GraphBuilder, make_input, prefix_axes
-from guidegraph.graph.export.single_file.prelude import (
+from guidegraph.graph.export.single_file.host_prelude import (
     BUNDLE_REMEDY,
     Dims,
     HostPrelude,

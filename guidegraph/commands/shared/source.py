@@ -14,7 +14,7 @@ from guidegraph.graph.context import DTYPES
 from guidegraph.graph.errors import Problem, WorkflowError, suggest
 from guidegraph.graph.ir import Graph
 from guidegraph.graph.language.bind import bind
-from guidegraph.graph.language.locate import locate_workflow
+from guidegraph.graph.language.named_workflows import locate_workflow
 from guidegraph.graph.planning.passes import ALL_PASSES, PASSES
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.resolution.load import build

@@ -10,7 +10,7 @@ import torch
 from guidegraph.nodes import types
 from guidegraph.nodes.guidance.hooks import HookedDenoiser, OpaqueDenoiser
 from guidegraph.nodes.guidance.step_context import StepContext, context
-from guidegraph.nodes.models.model import new_unet
+from guidegraph.nodes.models.model_nodes import new_unet
 from guidegraph.nodes.sampling.levels import levels_at_timesteps
 from guidegraph.nodes.sampling.schedule import linear
 from guidegraph.nodes.sampling.scheduler import ddim

@@ -24,7 +24,7 @@ from guidegraph.nodes.checkpoints.first_stage import NEEDED
 from guidegraph.nodes.checkpoints.ldm_text import HEADS, build_ldm_text, check_ldm_text
 from guidegraph.nodes.checkpoints.tensor_names import strip_prefix
 from guidegraph.nodes.conditioning.text_pretrained import import_transformers
-from guidegraph.nodes.models.model import AbsentPart
+from guidegraph.nodes.models.model_nodes import AbsentPart
 from guidegraph.nodes.models.released.ldm_text import ClassTokens
 from guidegraph.nodes.models.released.maps import MapRescaler
 from guidegraph.nodes.models.released.text import Hidden, PictureSize, ReleasedText, Tower

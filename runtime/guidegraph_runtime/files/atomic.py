@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
-from guidegraph_runtime.files.temporary import remove_stale_once, temporary_path
+from guidegraph_runtime.files.temporary_names import remove_stale_once, temporary_path
 from guidegraph_runtime.machine.shortages import WriteError, is_disk_error, os_error_number
 
 RUNS = Path("runs")

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
-from guidegraph_runtime.files.temporary import remove_stale
+from guidegraph_runtime.files.temporary_names import remove_stale
 from guidegraph_runtime.machine.shortages import WriteError
 from guidegraph_runtime.machine.termination import before_exit
 

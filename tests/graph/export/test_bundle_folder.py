@@ -9,13 +9,13 @@ import pytest
 
 from guidegraph.graph.export import bundle as writing
 from guidegraph_runtime.files.locks import hold_lock
-from guidegraph_runtime.files.temporary import temporary_path
+from guidegraph_runtime.files.temporary_names import temporary_path
 from guidegraph_runtime.machine.shortages import WriteError
 from tests.commands.command import Command
 from tests.graph.export.test_export_command import TINY, export
 from tests.graph.export.test_export_command import cli as cli  # the fixture
 from tests.limits import file_limit
-from tests.runtime.files.test_temporary import DEAD
+from tests.runtime.files.test_temporary_names import DEAD
 
 
 def names(folder: Path) -> list[str]:

@@ -15,7 +15,7 @@ from guidegraph_runtime.files.locks import hold_lock
 from tests.graph.engine_nodes import run_text
 from tests.graph.training.test_fit import text
 from tests.limits import file_limit
-from tests.runtime.files.test_temporary import make_stale_file
+from tests.runtime.files.test_temporary_names import make_stale_file
 
 LOCK = ".state.safetensors.lock"
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from guidegraph.nodes.conditioning.condition import drop_condition, merge_conditions, null_condition, spatial_condition
-from guidegraph.nodes.models.model import new_unet
+from guidegraph.nodes.models.model_nodes import new_unet
 from guidegraph.nodes.types import Condition
 
 

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from guidegraph.nodes.conditioning.label import argmax_label, constant_label, cycle_labels, embed_label
-from guidegraph.nodes.models.model import load_model, new_classifier, new_label_embedder, save_model
+from guidegraph.nodes.models.model_nodes import load_model, new_classifier, new_label_embedder, save_model
 from guidegraph.nodes.training.losses import cross_entropy
 from guidegraph.nodes.training.timesteps import constant_timesteps
 

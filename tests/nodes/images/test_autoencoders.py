@@ -12,7 +12,7 @@ from guidegraph.nodes.data.datasets import scenes
 from guidegraph.nodes.data.latents import latents
 from guidegraph.nodes.images.autoencoder import decode, encode, measure_scale
 from guidegraph.nodes.images.vq import new_vq_autoencoder, vq_autoencoder_loss
-from guidegraph.nodes.models import model
+from guidegraph.nodes.models import model_nodes as model
 from guidegraph.nodes.models.own.autoencoder import kl_divergence
 from guidegraph.nodes.training import losses
 from tests.nodes.models.test_models import small_autoencoder

@@ -19,7 +19,7 @@ from guidegraph.nodes.metrics import throughput as clock
 from guidegraph.nodes.metrics.features import classifier_features, extract_features, torchscript
 from guidegraph.nodes.metrics.fidelity import inception_score
 from guidegraph.nodes.metrics.similarity import perceptual_loss
-from guidegraph.nodes.models.model import load_model
+from guidegraph.nodes.models.model_nodes import load_model
 from guidegraph.nodes.types import FeatureExtractor
 from tests.paths import ROOT
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from guidegraph.nodes.conditioning.condition import adapt_condition
-from guidegraph.nodes.models import model
+from guidegraph.nodes.models import model_nodes as model
 from guidegraph.nodes.types import Condition
 from tests.tolerance import assert_same_up_to_rounding, terms_of
 

@@ -15,7 +15,7 @@ from guidegraph.graph.node import get_spec
 from guidegraph.nodes.conditioning.text import encode_text, replace_words
 from guidegraph.nodes.data.datasets import scenes
 from guidegraph.nodes.images import autoencoder as autoencoder_nodes
-from guidegraph.nodes.models import model
+from guidegraph.nodes.models import model_nodes as model
 from guidegraph.nodes.models.checksums import verify_file
 from guidegraph.nodes.models.own.autoencoder import AutoencoderConfig, KLAutoencoder, kl_divergence
 from guidegraph.nodes.models.own.denoiser import UNetDenoiser

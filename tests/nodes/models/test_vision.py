@@ -9,7 +9,7 @@ import torch
 
 from guidegraph.nodes.data.datasets import scene
 from guidegraph.nodes.images.image import embed_image
-from guidegraph.nodes.models import model
+from guidegraph.nodes.models import model_nodes as model
 from guidegraph.nodes.models.own.vision import ImageModel, VisionConfig
 
 

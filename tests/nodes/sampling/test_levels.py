@@ -16,7 +16,7 @@ from scipy.stats import beta as beta_distribution
 
 from guidegraph import WorkflowError, load_workflow
 from guidegraph.graph.node import SPEC_ATTRIBUTE
-from guidegraph.nodes.models.model import load_model, read_schedule, save_model
+from guidegraph.nodes.models.model_nodes import load_model, read_schedule, save_model
 from guidegraph.nodes.sampling import levels as grids
 from guidegraph.nodes.sampling import schedule as schedules
 from guidegraph.nodes.sampling import scheduler as samplers

@@ -34,7 +34,7 @@ class HostPrelude:
 
 
 def plan_prelude(plan: Sequence[Operation], available: set[str]) -> HostPrelude:
-    """The host operations of a plan, including those in loop bodies. known: names of the values available at the start.
+    """The host operations of a plan, including those in loop bodies. available: the names of values known at the start.
 
     Raises ``ExportError`` for an operation that needs a result of the graph.
     """

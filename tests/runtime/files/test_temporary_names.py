@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 
 from guidegraph_runtime.files.atomic import write_text
-from guidegraph_runtime.files.temporary import STALE_SECONDS, machine_id, remove_stale, stale_paths, temporary_path
+from guidegraph_runtime.files.temporary_names import (
+    STALE_SECONDS,
+    machine_id,
+    remove_stale,
+    stale_paths,
+    temporary_path,
+)
 
 DEAD = 4_194_999
 """A process id that never exists: Linux uses none above 2**22."""
