@@ -19,6 +19,7 @@ import argparse
 import ast
 import random
 import re
+import signal
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -434,4 +435,5 @@ def main() -> None:
 COMMANDS = ("sizes", "classes", "functions", "variables", "imports", "circles", "docstrings", "random")
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # such as `| head`
     main()

@@ -47,6 +47,11 @@ def test_functions_are_short_and_named_by_verbs(modules: list[house.Module]) -> 
     assert len(house.participles(modules)) <= PARTICIPLES
 
 
+def test_no_module_counts_its_parent_folders(modules: list[house.Module]) -> None:
+    counting = [str(module.path) for module in modules if ".parents[" in (module.root / module.path).read_text()]
+    assert counting == []
+
+
 def test_names_of_variables_say_what_they_hold(modules: list[house.Module]) -> None:
     assert sum(map(len, house.vague_names(modules).values())) <= VAGUE
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,19 @@ def test_all_sources_of_a_package_count(tmp_path: Path, monkeypatch: pytest.Monk
     assert [a != b for a, b in zip(before, digests(), strict=True)] == [True, True]
     for name in ("some_nodes", "some_nodes.deep", "some_nodes.deep.nodes"):
         sys.modules.pop(name)
+
+
+def test_the_sources_of_a_built_in_node_are_all_of_guidegraph_nodes(tmp_path: Path) -> None:
+    """A node in one room may use any other room: an edit in nodes/models makes a sampler's value stale."""
+    package = importlib.import_module("guidegraph.nodes")
+    sampler, other = "guidegraph.nodes.sampling.schedule", "nodes/models/own/unet.py"
+    copy = tmp_path / "nodes"
+    shutil.copytree(Path(str(package.__file__)).parent, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(package, "__file__", str(copy / "__init__.py"))
+        before = digest.source_digest.__wrapped__(sampler)
+        (tmp_path / other).write_text("changed")
+        assert digest.source_digest.__wrapped__(sampler) != before
 
 
 def test_files_behind_a_link_to_a_folder_count_too(tmp_path: Path) -> None:
