@@ -145,11 +145,14 @@ def test_the_sources_of_a_built_in_node_are_all_of_guidegraph_nodes(tmp_path: Pa
     """A node in one room may use any other room: an edit in nodes/models makes a sampler's value stale."""
     package = importlib.import_module("guidegraph.nodes")
     sampler, other = "guidegraph.nodes.sampling.schedule", "nodes/models/own/unet.py"
+    importlib.import_module(sampler)
     copy = tmp_path / "nodes"
     shutil.copytree(Path(str(package.__file__)).parent, copy, ignore=shutil.ignore_patterns("__pycache__"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(package, "__file__", str(copy / "__init__.py"))
         before = digest.source_digest.__wrapped__(sampler)
+        assert not before.startswith(digest.FRESH)
+        assert digest.source_digest.__wrapped__(sampler) == before
         (tmp_path / other).write_text("changed")
         assert digest.source_digest.__wrapped__(sampler) != before
 
