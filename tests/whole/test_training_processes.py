@@ -7,7 +7,7 @@ import re
 import signal
 import subprocess
 import sys
-import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -128,18 +128,29 @@ def test_a_killed_process_goes_on_from_the_checkpoint(tmp_path: Path) -> None:
 
 
 def second_of(launcher: int) -> int:
-    """The process of rank 1 among the launcher's children."""
-    for _ in range(600):
-        for status in Path("/proc").glob("[0-9]*/status"):
-            try:
-                parent = re.search(r"^PPid:\s+(\d+)", status.read_text(), re.MULTILINE)
-                rank = b"\0RANK=1\0" in b"\0" + (status.parent / "environ").read_bytes()
-            except OSError:
-                continue
-            if parent and int(parent[1]) == launcher and rank:
-                return int(status.parent.name)
-        time.sleep(0.05)
-    raise AssertionError("there is no second process")
+    """The process that computes rank 1: the innermost one below the launcher, where a command has a supervisor."""
+    parents: dict[int, int] = {}
+    ranked = set()
+    for status in Path("/proc").glob("[0-9]*/status"):
+        try:
+            parent = re.search(r"^PPid:\s+(\d+)", status.read_text(), re.MULTILINE)
+            environment = b"\0" + (status.parent / "environ").read_bytes()
+        except OSError:
+            continue
+        process = int(status.parent.name)
+        parents[process] = int(parent[1]) if parent else 0
+        if b"\0RANK=1\0" in environment:
+            ranked.add(process)
+    innermost = [process for process in ranked if process not in {parents[other] for other in ranked}]
+    below = [process for process in innermost if descends_from(process, launcher, parents)]
+    assert len(below) == 1, (below, ranked)
+    return below[0]
+
+
+def descends_from(process: int, ancestor: int, parents: Mapping[int, int]) -> bool:
+    while process in parents and process != ancestor:
+        process = parents[process]
+    return process == ancestor
 
 
 def test_only_a_training_is_shared(tmp_path: Path) -> None:

@@ -27,11 +27,12 @@ CONFIG = UNetConfig(
 @node("small.denoiser")
 def denoiser() -> Denoiser:
     """Random weights, none of them zero."""
-    torch.manual_seed(0)
-    model = UNetDenoiser(UNet(CONFIG))
-    for parameter in model.parameters():
-        if not parameter.any():
-            torch.nn.init.normal_(parameter, std=0.05)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = UNetDenoiser(UNet(CONFIG))
+        for parameter in model.parameters():
+            if not parameter.any():
+                torch.nn.init.normal_(parameter, std=0.05)
     return model
 
 

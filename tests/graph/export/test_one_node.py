@@ -202,7 +202,7 @@ def test_it_carries_a_run_to_repeat(made: Made) -> None:
         ("t", lambda t: 500.0, "'t': expected an array, or a .npy or .safetensors file, found float"),
         ("t", lambda t: "nowhere.npy", "'t': 'nowhere.npy' cannot be read: No such file"),
         ("t", lambda t: b"words", "'t': its bytes is neither .npy nor .safetensors"),
-        ("tokens", lambda tokens: tokens[:2], "'batch' is 3 in 'x' and 2 in 'tokens'"),
+        ("tokens", lambda tokens: tokens[:2], "'tokens' is for 2 samples and 'x' makes 3: give one for all samples"),
     ],
 )
 def test_what_is_no_such_tensor_is_named(made: Made, name: str, change: Any, message: str) -> None:
@@ -292,10 +292,10 @@ def test_tensors_are_shared_with_onnxruntime_and_not_copied(made: Made) -> None:
             bound.append(value._ortvalue.data_ptr())
             return value
 
-    session.onnxruntime = type("Runtime", (), {"OrtValue": Watched})
-    found, wanted = run_on_device(session, inputs), run_arrays(session, inputs)
+    session.onnxruntime = type("Runtime", (), vars(session.onnxruntime) | {"OrtValue": Watched})
+    actual, expected = run_on_device(session, inputs), run_arrays(session, inputs)
     assert bound == [tensor.data_ptr() for tensor in inputs.values()]
-    assert all(torch.equal(found[name], wanted[name]) for name in ("value", "variance"))
+    assert all(torch.equal(actual[name], expected[name]) for name in ("value", "variance"))
 
 
 def test_a_gradient_through_it_is_refused(made: Made) -> None:
