@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, NoReturn, TypeAlias
 from zlib import crc32
 
 import numpy as np
@@ -45,6 +45,7 @@ class AbsentField:
     """Stands for a field that a folder lacks. Any use raises ``MissingField`` with the message."""
 
     message: str
+    __guidegraph_absent__: ClassVar[bool] = True
 
     def __repr__(self) -> str:
         return self.message

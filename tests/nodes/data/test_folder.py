@@ -10,12 +10,14 @@ import pytest
 import torch
 from PIL import Image
 
+from guidegraph import load_workflow
 from guidegraph.graph.context import use_device
 from guidegraph.graph.training.ranks import Rank, take_rank_rows
 from guidegraph.nodes.conditioning.label import labels_by_name
 from guidegraph.nodes.conditioning.semantic import hues_of_map
 from guidegraph.nodes.conditioning.text import prompts_of_batch
 from guidegraph.nodes.data.folders import files as folder_files
+from guidegraph.nodes.data.folders.batches import MissingField
 from guidegraph.nodes.data.folders.files import crop_map
 from guidegraph.nodes.data.folders.folder import folder, folder_latents, folder_sample
 from guidegraph.nodes.data.folders.latents import FolderLatents
@@ -123,6 +125,21 @@ def test_maps_with_a_palette_hold_indices(maps: Path) -> None:
         mapped.putpalette([9, 9, 9, 200, 10, 10])
         mapped.save(maps / "maps" / f"{i}.png")
     assert folder(path=maps, size=4).map_classes == 2
+
+
+def test_a_workflow_runs_without_the_fields_that_a_folder_lacks(maps: Path) -> None:
+    path = maps.parent / "sample.yaml"
+    path.write_text(
+        "guidegraph: 1\nnodes:\n"
+        f"  data: {{use: data.folder_sample, with: {{path: {maps.name}, size: 8, count: 2}}}}\n"
+        "outputs: {image: data.image, semantic: data.semantic}\n"
+    )
+    results = load_workflow(path, cache="off").run()
+    assert results["image"].shape == (2, 3, 8, 8)
+    assert results["semantic"].shape[0] == 2
+    path.write_text(path.read_text().replace("semantic: data.semantic", "label: data.label"))
+    with pytest.raises(MissingField, match="laid out as maps"):
+        len(load_workflow(path, cache="off").run()["label"])
 
 
 def test_pictures_alone_serve_a_first_stage(tmp_path: Path) -> None:
