@@ -41,6 +41,14 @@ def image_rows(image: Any) -> Shape:
     return rows_of(image)
 
 
+def mask_rows(mask: Any) -> Shape:
+    return rows_of(mask)
+
+
+def semantic_rows(semantic: Any) -> Shape:
+    return rows_of(semantic)
+
+
 def label_rows(label: Any) -> Shape:
     return rows_of(label)
 
@@ -82,6 +90,11 @@ def mask_shape(size: Any) -> Shape:
 def map_shape(size: Any, classes: Any) -> Shape:
     """A semantic map (1, K, H, W), or (1) if the size or the classes are not known."""
     return semantic.map_shape(size, classes) or (1,)
+
+
+def masked_shape(image: Any, mask: Any) -> Shape:
+    """Pictures under masks: the larger batch of both, which must agree or be 1."""
+    return (common_batch("pictures and masks", image.shape[0], mask.shape[0]), *image.shape[1:])
 
 
 def noisy_shape(x0: Any, noise: Any) -> Shape:

@@ -71,7 +71,7 @@ def random_mask(
     return torch.stack([torch.from_numpy(mask) for mask in masks])[:, None].to(like)
 
 
-@node("mask.apply")
+@node("mask.apply", shape=port_shapes.masked_shape)
 def apply_mask(image: Image, mask: Mask, *, fill: Annotated[float, Ge(-1), Le(1)] = 0.0) -> Image:
     """Fill pictures (B, 3, H, W) with grey where the mask (B, 1, H, W) is 1; a leading axis of 1 broadcasts.
 
@@ -83,7 +83,7 @@ def apply_mask(image: Image, mask: Mask, *, fill: Annotated[float, Ge(-1), Le(1)
     return image * (1 - weight) + fill * weight
 
 
-@node("mask.fit")
+@node("mask.fit", shape=port_shapes.mask_rows)
 def fit_mask(mask: Mask, like: Sample) -> Mask:
     """Resize a mask (B, 1, H, W) to the size of `like` (B, C, h, w), such as a latent, by the nearest value.
 
@@ -94,7 +94,7 @@ def fit_mask(mask: Mask, like: Sample) -> Mask:
     return functional.interpolate(mask.to(like), like.shape[2:], mode="nearest")
 
 
-@node("mask.signed")
+@node("mask.signed", shape=port_shapes.mask_rows)
 def scale_mask(mask: Mask) -> Sample:
     """Map a mask (B, 1, H, W) from [0, 1] to [-1, 1], the range of pictures.
 

@@ -61,7 +61,7 @@ def hues_of_map(semantic: SemanticMap) -> Image:
     return colours[semantic.argmax(1)].permute(0, 3, 1, 2).contiguous()
 
 
-@node("semantic.embed")
+@node("semantic.embed", shape=port_shapes.semantic_rows)
 def embed_map(embedder: SemanticEmbedder, semantic: SemanticMap) -> Condition:
     """The condition of semantic maps (B, K, H, W), of the picture's size, for a denoiser trained with it."""
     return embedder(semantic)

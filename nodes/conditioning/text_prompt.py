@@ -11,6 +11,7 @@ from annotated_types import Ge, Gt
 
 from guidegraph.graph.export_recipe import ExportRecipe
 from guidegraph.graph.node import node
+from guidegraph.nodes import port_shapes
 from guidegraph.nodes.conditioning.text import text_export_recipe
 from guidegraph.nodes.types import Condition, TextEmbedder
 from guidegraph_runtime.text.prompts import parse_prompt
@@ -30,7 +31,7 @@ def split_by_weights(embedder: TextEmbedder | None = None, **_: object) -> Expor
     return replace(recipe, settings={**recipe.settings, "weighted": True})
 
 
-@node("text.weighted", host=True, split=split_by_weights)
+@node("text.weighted", host=True, split=split_by_weights, shape=port_shapes.prompt_rows)
 def encode_weighted(embedder: TextEmbedder, prompt: str | Sequence[str]) -> Condition:
     """Encode a prompt, or a list of prompts, with weighted words as a condition.
 

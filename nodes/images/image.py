@@ -47,7 +47,7 @@ def image_from_sample(sample: Sample) -> Image:
     return sample.clamp(-1, 1).repeat(1, 3 // channels, 1, 1)
 
 
-@node("image.resize")
+@node("image.resize", shape=port_shapes.image_rows)
 def resize_image(image: Image, *, size: Size, mode: Filter = "bicubic") -> Image:
     """Resize an image (B, 3, H, W), with antialiasing and clamped to [-1, 1].
 
@@ -65,7 +65,7 @@ def resize_image(image: Image, *, size: Size, mode: Filter = "bicubic") -> Image
     return functional.interpolate(image, (height, width), mode=kind).clamp(-1, 1)
 
 
-@node("image.scale")
+@node("image.scale", shape=port_shapes.image_rows)
 def scale_image(image: Image, *, factor: Annotated[float, Gt(0), Le(64)] = 4.0, mode: Filter = "bicubic") -> Image:
     """Scale the sides of an image (B, 3, H, W) by a factor, rounded to whole pixels; mode: as for `image.resize`."""
     height, width = (max(1, round(side * factor)) for side in image.shape[2:])

@@ -100,7 +100,7 @@ def new_sampler(
     return NewSampler(DiffusersSampler(scheduler), spaces.timesteps_on_axis(scheduler, schedule, flow))
 
 
-@node("diffusers.start")
+@node("diffusers.start", shape=lambda noise: noise.shape)
 def start(sampler: DiffusersSampler, noise: Noise) -> Sample:
     """The noise (B, C, H, W) at the level that diffusers' own pipelines start from, in variance-preserving form.
 
