@@ -85,13 +85,11 @@ class Extents:
 
     def _call(self, call: Call) -> None:
         self._check_batch(call)
-        shapes = self._output_shapes(call)
-        source = self._source(call)
-        for name, shape in shapes.items():
+        for name, shape in self._output_shapes(call).items():
             if (reason := memory_problem([ShapeOnly(tuple(shape))], self.limit)) is not None:
                 raise ValueError(reason)
             self.shapes[Output(call.key, name)] = tuple(shape)
-            self.sources[Output(call.key, name)] = source
+            self.sources[Output(call.key, name)] = self._source(call, tuple(shape[:1]))
 
     def _output_shapes(self, call: Call) -> Mapping[str, Shape]:
         """The known shapes of a call's outputs."""
@@ -140,19 +138,25 @@ class Extents:
             return value if is_tensor(value) or takes_literal(port.type) or value is None else UNKNOWN
         return ShapeOnly(self.shapes[source]) if source in self.shapes else UNKNOWN
 
-    def _source(self, call: Call) -> str:
+    def _source(self, call: Call, rows: Shape) -> str:
         """The source that sets the number of samples: a parameter's list, a port's value, or the node, as text."""
-        for source in call.sources():
-            if isinstance(source, Param) and isinstance(value := self.values.get(source.name), (list, tuple)):
-                return f"'{source.name}' ({len(value)} values)"
-        rows = [source for source in call.sources() if (self.shape_of(source) or ())[:1] not in ((), (1,))]
-        return self._format_source(rows[0]) if rows else f"'{call.key}'"
+        for name, port in call.parameters():
+            value = self.values.get(name)
+            if isinstance(value, (list, tuple)) and (len(value),) == rows and _takes_one_or_list(port):
+                return f"'{name}' ({len(value)} values)"
+        many = [source for source in call.sources() if (self.shape_of(source) or ())[:1] not in ((), (1,))]
+        return self._format_source(many[0]) if many else f"'{call.key}'"
 
     def _format_source(self, source: Sources) -> str:
         """A value's name in a message."""
         if isinstance(source, Param):
             return f"'{source.name}'"
         return "a literal" if isinstance(source, (Literal, tuple)) else self.sources.get(source, "a value")
+
+
+def _takes_one_or_list(port: Port) -> bool:
+    """Whether a port takes one value or a list of them, as for samples; a list alone is a shape, say."""
+    return port.type.sequence is not None and len(port.type.alternatives) > 1
 
 
 def _find_value(source: Source, values: Mapping[str, Any]) -> Any:
