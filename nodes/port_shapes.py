@@ -92,7 +92,7 @@ def map_shape(size: Any, classes: Any) -> Shape:
     return semantic.map_shape(size, classes) or (1,)
 
 
-def masked_shape(image: Any, mask: Any) -> Shape:
+def image_and_mask_shape(image: Any, mask: Any) -> Shape:
     """Pictures under masks: the larger batch of both, which must agree or be 1."""
     return (common_batch("pictures and masks", image.shape[0], mask.shape[0]), *image.shape[1:])
 

@@ -71,7 +71,7 @@ def random_mask(
     return torch.stack([torch.from_numpy(mask) for mask in masks])[:, None].to(like)
 
 
-@node("mask.apply", shape=port_shapes.masked_shape)
+@node("mask.apply", shape=port_shapes.image_and_mask_shape)
 def apply_mask(image: Image, mask: Mask, *, fill: Annotated[float, Ge(-1), Le(1)] = 0.0) -> Image:
     """Fill pictures (B, 3, H, W) with grey where the mask (B, 1, H, W) is 1; a leading axis of 1 broadcasts.
 

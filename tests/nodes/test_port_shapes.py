@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from guidegraph.graph.export.partition.leaves import tensor_leaves
-from guidegraph.graph.node import NodeSpec, Port, get_spec
+from guidegraph.graph.node import NodeSpec, Port
 from guidegraph.graph.types import is_tensor, takes_literal
 from guidegraph.nodes import port_shapes
 from guidegraph.nodes.conditioning.mask import apply_mask
@@ -77,7 +77,7 @@ def test_pictures_under_masks_are_as_many_as_the_larger_batch(pictures: int, mas
 
 def test_pictures_and_masks_of_two_batches_do_not_fit() -> None:
     with pytest.raises(ValueError, match="pictures and masks must be of one batch, or one for all; found 2 and 3"):
-        port_shapes.masked_shape(ShapeOnly((2, 3, 4, 4)), ShapeOnly((3, 1, 4, 4)))
+        port_shapes.image_and_mask_shape(ShapeOnly((2, 3, 4, 4)), ShapeOnly((3, 1, 4, 4)))
 
 
 @pytest.mark.parametrize(("prompt", "rows"), [("a tiger", 1), (["a tiger"], 1), (["a", "b", "c"], 3)])
@@ -88,11 +88,3 @@ def test_a_weighted_prompt_is_for_as_many_samples_as_it_has_texts(prompt: Any, r
     case = NodeCase(encode_weighted, inputs={"embedder": embed, "prompt": prompt})
     assert declared_shape(case.spec, make_arguments(case)) == (rows,)
     check_shape(case)
-
-
-def test_the_start_of_a_diffusers_scheduler_has_the_shape_of_its_noise() -> None:
-    from guidegraph.plugins.diffusers_adapter.steps import start
-
-    rule = get_spec(start).shape
-    assert rule is not None
-    assert rule(noise=ShapeOnly((2, 4, 8, 8))) == (2, 4, 8, 8)

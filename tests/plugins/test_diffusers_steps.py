@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from guidegraph import Prediction, Schedule
+from guidegraph.graph.node import get_spec
 from guidegraph.nodes.sampling import schedule as schedules
 from guidegraph.nodes.sampling import scheduler as samplers
 from guidegraph.nodes.sampling import scheduler_step
@@ -140,6 +141,16 @@ def test_a_step_computes_on_the_device_of_x(tmp_path: Path, name: str, config: d
     for t in times.split(1):
         x, sampler = step(sampler, x, Prediction(noise, "x0"), t, noise, eta=eta)
     assert x.device == noise.device
+
+
+@pytest.mark.parametrize(("name", "config", "eta"), CASES, ids=NAMES)
+def test_a_start_has_the_shape_that_is_declared(tmp_path: Path, name: str, config: dict[str, Any], eta: float) -> None:
+    path = save(tmp_path, name, **config)
+    noise = draw(0)[1]
+    x = start(new_sampler(read_schedule(path=path), path=path, steps=4).sampler, noise)
+    declare_shape = get_spec(start).shape
+    assert declare_shape is not None
+    assert declare_shape(noise=noise) == x.shape
 
 
 @pytest.mark.parametrize("kind", ["x0", "v"])
