@@ -78,10 +78,10 @@ def write(folder: Path, megabytes: float) -> dict[str, Path]:
 
 def child(path: Path, dtype: str) -> None:
     """Load on request; print the bytes of the weights and the seconds."""
-    from guidegraph.graph import context
+    from guidegraph.graph import device_context
     from guidegraph.nodes.checkpoints import loading  # noqa: F401 - imports are no part of what is measured
 
-    with context.use_device("cpu", dtype):
+    with device_context.use_device("cpu", dtype):
         print("ready", flush=True)
         sys.stdin.readline()
         start = time.perf_counter()

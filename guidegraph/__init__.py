@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from guidegraph.graph.context import current_device, current_dtype
+    from guidegraph.graph.device_context import current_device, current_dtype
     from guidegraph.graph.errors import Cancelled, NodeError, WorkflowError
     from guidegraph.graph.events import (
         Event,
@@ -167,7 +167,7 @@ __all__ = [
 
 _HOMES = {
     "guidegraph.workflow": ("Workflow", "load_workflow"),
-    "guidegraph.graph.context": ("current_device", "current_dtype"),
+    "guidegraph.graph.device_context": ("current_device", "current_dtype"),
     "guidegraph.graph.events": (
         "Event",
         "LoopProgress",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge
 
-from guidegraph.graph.context import current_device
+from guidegraph.graph.device_context import current_device
 from guidegraph.graph.errors import suggest
 from guidegraph.graph.node import node
 from guidegraph.graph.trust.files import open_regular, require_regular

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from guidegraph.graph import events
-from guidegraph.graph.context import DTYPES
+from guidegraph.graph.device_context import DTYPES
 from guidegraph.graph.execution.cache import DiskCache, MemoryCache
 from guidegraph.graph.execution.loop_context import Previewed
 from guidegraph.graph.memory.weights import Mover

@@ -10,7 +10,7 @@ from dataclasses import is_dataclass
 from typing import Any
 
 from guidegraph.graph import events
-from guidegraph.graph.context import current_device
+from guidegraph.graph.device_context import current_device
 from guidegraph.graph.errors import GuidegraphError, NodeError
 from guidegraph.graph.execution.cache import nbytes
 from guidegraph.graph.execution.call import invoke, node_error

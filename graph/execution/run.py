@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from guidegraph.graph import events
-from guidegraph.graph.context import use_device
+from guidegraph.graph.device_context import use_device
 from guidegraph.graph.errors import Cancelled, GuidegraphError, NodeError
 from guidegraph.graph.execution.cache import Values
 from guidegraph.graph.execution.call import PortError, invoke, node_error

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from guidegraph.graph.context import use_device
+from guidegraph.graph.device_context import use_device
 from guidegraph.graph.export.workflow import Exported
 from guidegraph.graph.types import is_tensor
 from guidegraph_runtime.running.reference import Difference, compare_output

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from guidegraph.graph.context import use_device
+from guidegraph.graph.device_context import use_device
 from guidegraph.graph.export.errors import ExportError
 from guidegraph.graph.export.partition.assign import runs_on_host
 from guidegraph.graph.export.partition.example_run import ExampleRun, list_example_items

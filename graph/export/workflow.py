@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from guidegraph.graph.context import use_device
+from guidegraph.graph.device_context import use_device
 from guidegraph.graph.errors import NodeError, suggest
 from guidegraph.graph.export.errors import ExportError, FixedSizeError, NotPassedOn
 from guidegraph.graph.export.onnx.axes import Axis

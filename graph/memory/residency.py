@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from guidegraph.graph.context import use_device
+from guidegraph.graph.device_context import use_device
 from guidegraph.graph.errors import GuidegraphError
 from guidegraph.graph.events import ModelMoved
 from guidegraph.graph.execution.call import node_error

@@ -17,7 +17,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from guidegraph.graph.context import current_device
+from guidegraph.graph.device_context import current_device
 from guidegraph.graph.errors import Cancelled, NodeError
 from guidegraph.graph.events import TrainingStarted, is_interrupt
 from guidegraph.graph.execution.call import PortError, node_error

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from guidegraph.graph.context import DTYPES
+from guidegraph.graph.device_context import DTYPES
 from guidegraph.graph.errors import Mark, Problem, WorkflowError
 from guidegraph.graph.ir import Call, Graph, Param, walk
 from guidegraph.graph.ir import Literal as Constant

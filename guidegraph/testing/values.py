@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from guidegraph.graph.context import use_device
+from guidegraph.graph.device_context import use_device
 from guidegraph.graph.export.partition.leaves import Leaf, rebuild, tensor_leaves
 from guidegraph.graph.frozen import freeze, is_module
 from guidegraph.graph.memory.weights import find_models

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from guidegraph.graph.context import current_device, current_dtype
+from guidegraph.graph.device_context import current_device, current_dtype
 from guidegraph.nodes.checkpoints.filling import check_fit, fill
 from guidegraph.nodes.conditioning.text_pretrained import import_transformers
 from guidegraph.nodes.models.released.ldm_text import LDMText, LDMTransformer

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from guidegraph.graph.context import current_device, current_dtype
+from guidegraph.graph.device_context import current_device, current_dtype
 from guidegraph.nodes.checkpoints.compvis.config import find_checkpoint, is_compvis_folder
 from guidegraph.nodes.checkpoints.compvis.file import is_compvis, load_compvis
 from guidegraph.nodes.checkpoints.diffusers.folder import is_diffusers, load_diffusers

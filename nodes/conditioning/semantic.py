@@ -7,7 +7,7 @@ from typing import Annotated
 
 from annotated_types import Gt
 
-from guidegraph.graph.context import current_device, current_dtype
+from guidegraph.graph.device_context import current_device, current_dtype
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes import port_shapes

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from guidegraph.graph.context import current_device
+from guidegraph.graph.device_context import current_device
 from guidegraph.graph.node import node
 from guidegraph.graph.trust.files import open_regular, require_regular
 from guidegraph.graph.types import Tensor, structured

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeAlias
 
 from annotated_types import Ge, MinLen
 
-from guidegraph.graph.context import current_device
+from guidegraph.graph.device_context import current_device
 from guidegraph.graph.node import node
 from guidegraph.nodes.sampling.settings import Fraction, Offset, Positive, Steps
 from guidegraph.nodes.types import Levels, Schedule, Table

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from guidegraph.graph.context import current_device
+from guidegraph.graph.device_context import current_device
 from guidegraph.nodes.sampling.levels import to_runtime_levels, to_runtime_noise
 from guidegraph.nodes.types import Levels, Schedule, Scheduler, SchedulerState, Timesteps
 from guidegraph_runtime.tables.rows import K

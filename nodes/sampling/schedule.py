@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 from annotated_types import Ge, Gt, Lt
 
-from guidegraph.graph.context import current_device
+from guidegraph.graph.device_context import current_device
 from guidegraph.graph.node import node
 from guidegraph.nodes.shapes import check_compatible, expand_to_batch
 from guidegraph.nodes.types import Prediction, PredictionKind, Sample, Schedule, Table, Timesteps

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from guidegraph.graph.context import use_device
+from guidegraph.graph.device_context import use_device
 from guidegraph.nodes.tensor import as_latent, as_noise, cast, concatenate, load_tensor, select, slice_axis
 
 

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from guidegraph import Autoencoder, Condition, Denoiser, LabelEmbedder, Schedule, TextEmbedder
-from guidegraph.graph.context import use_device
+from guidegraph.graph.device_context import use_device
 from guidegraph.nodes.conditioning.condition import null_condition
 from guidegraph.nodes.conditioning.label import embed_label
 from guidegraph.nodes.conditioning.text import encode_text

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from guidegraph.commands.shared.errors import argument_problem
-from guidegraph.graph.context import DTYPES
+from guidegraph.graph.device_context import DTYPES
 from guidegraph.graph.errors import Problem, WorkflowError, suggest
 from guidegraph.graph.ir import Graph
 from guidegraph.graph.language.bind import bind

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from guidegraph.graph.context import current_device, current_dtype
+from guidegraph.graph.device_context import current_device, current_dtype
 from guidegraph.nodes.checkpoints.compvis.config import ModelConfig, find_config
 from guidegraph.nodes.checkpoints.compvis.facts import BetaSchedule
 from guidegraph.nodes.checkpoints.compvis.resolve import resolve_facts, resolve_first_stage_scale

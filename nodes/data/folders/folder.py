@@ -9,7 +9,7 @@ from typing import Annotated, NamedTuple, TypeAlias
 
 from annotated_types import Ge, Le
 
-from guidegraph.graph.context import current_device, current_dtype
+from guidegraph.graph.device_context import current_device, current_dtype
 from guidegraph.graph.node import node
 from guidegraph.graph.types import is_tensor
 from guidegraph.nodes.data.folders.batches import (

@@ -53,7 +53,7 @@ def onnx_denoiser(
     Raises an error for a bundle without a denoiser alone, for settings that do not fit the graph, with its
     declarations, and for a provider that this machine lacks.
     """
-    from guidegraph.graph.context import current_device
+    from guidegraph.graph.device_context import current_device
     from guidegraph_runtime.errors import BundleError
     from guidegraph_runtime.sessions.graph_file import is_bundle
     from guidegraph_runtime.sessions.sessions import SessionSettings

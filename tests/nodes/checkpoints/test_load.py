@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from guidegraph.graph.context import use_device
+from guidegraph.graph.device_context import use_device
 from guidegraph.nodes.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from guidegraph.nodes.conditioning.text import encode_text
 from guidegraph.nodes.models.model_nodes import MissingPart

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from guidegraph import load_workflow
-from guidegraph.graph.context import use_device
+from guidegraph.graph.device_context import use_device
 from guidegraph.graph.training.ranks import Rank, take_rank_rows
 from guidegraph.nodes.conditioning.label import labels_by_name
 from guidegraph.nodes.conditioning.semantic import hues_of_map

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from guidegraph.graph.context import use_device
+from guidegraph.graph.device_context import use_device
 from guidegraph.nodes.conditioning.label import constant_label
 from guidegraph.nodes.images.image import image_from_sample, image_grid, load_image, resize_image
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from guidegraph.graph.context import use_device
+from guidegraph.graph.device_context import use_device
 from guidegraph.nodes.data.batches import load_emoji, to_image
 from guidegraph.nodes.metrics.features import efficientnet, locate_packaged_weights
 from guidegraph.nodes.metrics.similarity import perceptual_loss

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from guidegraph.graph.context import use_device
+from guidegraph.graph.device_context import use_device
 from guidegraph.nodes.sampling.noise import gaussian, seed_of_turn
 
 SHAPE = [4, 6, 6]

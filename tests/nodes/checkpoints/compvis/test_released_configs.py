@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from guidegraph.graph.context import use_device
+from guidegraph.graph.device_context import use_device
 from guidegraph.nodes.checkpoints.checkpoint import load_checkpoint
 from guidegraph.nodes.checkpoints.compvis.file import load_compvis
 from guidegraph.nodes.checkpoints.options import LoadOptions
