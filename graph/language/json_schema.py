@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, TypeAlias
 
-from guidegraph.graph.docstrings import format_signature, read_parameter_docs
 from guidegraph.graph.node import NodeSpec, Port
+from guidegraph.graph.node_descriptions import format_signature, read_parameter_docs
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.training import precision as training_precision
 from guidegraph.graph.types import takes_literal
