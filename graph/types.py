@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, overload
 
-from guidegraph.graph.frozen import is_module
+from guidegraph.graph.frozen_models import is_module
 
 if TYPE_CHECKING:
     import torch

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from guidegraph.graph import events
 from guidegraph.graph.execution.loop import run_phases
 from guidegraph.graph.execution.loop_context import LoopContext, Previewed
-from guidegraph.graph.frozen import copy_frozen
+from guidegraph.graph.frozen_models import copy_frozen
 from guidegraph.graph.ir import Carry, Index, Loop, Preview, Source
 from guidegraph.graph.planning.plan import Plan
 from guidegraph.graph.planning.steps import first_phase

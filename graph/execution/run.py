@@ -19,7 +19,7 @@ from guidegraph.graph.execution.input_checks import InputState, check_unchanged,
 from guidegraph.graph.execution.loop import run_loop
 from guidegraph.graph.execution.loop_context import LoopContext
 from guidegraph.graph.execution.prefetch import Prefetch
-from guidegraph.graph.frozen import freeze
+from guidegraph.graph.frozen_models import freeze
 from guidegraph.graph.ir import Call, Choice, Graph, Literal, Op, Output, Source
 from guidegraph.graph.memory.residency import FROM_OUTSIDE, Residency, ValueOrigin, move_models
 from guidegraph.graph.memory.weights import TorchMover

@@ -17,7 +17,7 @@ from pathlib import PurePath
 from types import FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-from guidegraph.graph.frozen import is_module
+from guidegraph.graph.frozen_models import is_module
 from guidegraph.graph.types import is_tensor
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from guidegraph.graph.frozen import copy_frozen, is_module
+from guidegraph.graph.frozen_models import copy_frozen, is_module
 from guidegraph.graph.types import is_tensor
 from guidegraph.graph.values.checksum import tensor_bytes
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from guidegraph.graph.frozen import copy_frozen
+from guidegraph.graph.frozen_models import copy_frozen
 from guidegraph.graph.ir import Call, Literal, Op, Output, Param, Source, Sources
 from guidegraph.graph.planning.digest import Digests, digest_pairs, digest_strings, is_pure
 from guidegraph.graph.planning.passes import bind_params

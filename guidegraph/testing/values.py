@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from guidegraph.graph.device_context import use_device
 from guidegraph.graph.export.partition.leaves import Leaf, rebuild, tensor_leaves
-from guidegraph.graph.frozen import freeze, is_module
+from guidegraph.graph.frozen_models import freeze, is_module
 from guidegraph.graph.memory.weights import find_models
 from guidegraph.graph.node import Port
 from guidegraph.graph.port_kinds import port_kinds

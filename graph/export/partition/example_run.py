@@ -20,7 +20,7 @@ from guidegraph.graph.export.partition.leaves import Leaf, base_name, plain_fiel
 from guidegraph.graph.export.partition.stages import Stage, group_stages
 from guidegraph.graph.export.partition.subgraph import ExampleValue, PartPlan, is_number, plan_part
 from guidegraph.graph.export.partition.unread_inputs import find_unread_inputs
-from guidegraph.graph.frozen import freeze
+from guidegraph.graph.frozen_models import freeze
 from guidegraph.graph.ir import Call, Carry, Choice, Index, Item, Literal, Loop, Op, Output, Param, Source
 from guidegraph.graph.memory.weights import find_models
 from guidegraph.graph.planning.choices import choose_branch, find_next_choices

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from guidegraph import AttentionCall, HookedDenoiser, NodeError, Rule, Site, WorkflowError, load_workflow, select_sites
-from guidegraph.graph.frozen import copy_frozen
+from guidegraph.graph.frozen_models import copy_frozen
 from guidegraph.graph.memory.weights import list_slots
 from guidegraph.nodes.models.networks.attention import attention
 from guidegraph.nodes.models.networks.hooks import HookedModel

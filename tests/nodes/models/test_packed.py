@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from guidegraph.graph.frozen import copy_frozen
+from guidegraph.graph.frozen_models import copy_frozen
 from guidegraph.nodes.models.networks import packed
 from guidegraph.nodes.models.networks.packed import PackedConv2d, set_packing
 
