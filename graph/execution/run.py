@@ -14,9 +14,9 @@ from guidegraph.graph.errors import Cancelled, GuidegraphError, NodeError
 from guidegraph.graph.execution.cache import Values
 from guidegraph.graph.execution.call import PortError, invoke, node_error
 from guidegraph.graph.execution.choice_values import HeldValues, list_required_sources, list_sources_to_hold
-from guidegraph.graph.execution.input_checks import InputState, check_unchanged, input_states
 from guidegraph.graph.execution.loop import run_loop
 from guidegraph.graph.execution.loop_context import LoopContext
+from guidegraph.graph.execution.mutation_checks import InputState, check_unchanged, input_states
 from guidegraph.graph.execution.options import RunOptions, RunResult, budget_problem, on_cpu
 from guidegraph.graph.execution.prefetch import Prefetch
 from guidegraph.graph.frozen_models import freeze
