@@ -16,7 +16,7 @@ from guidegraph.graph.execution.cache import nbytes
 from guidegraph.graph.execution.call import invoke, node_error
 from guidegraph.graph.execution.loop_context import LoopContext
 from guidegraph.graph.execution.to_device import to_device
-from guidegraph.graph.execution.watch import LoopWatch, use_watch
+from guidegraph.graph.execution.watched_sizes import LoopWatch, use_watch
 from guidegraph.graph.ir import Call, Carry, Choice, Index, Item, Loop, Source
 from guidegraph.graph.planning.choices import choose_branch
 from guidegraph.graph.planning.plan import Plan

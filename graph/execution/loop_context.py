@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from guidegraph.graph.events import CancelToken, Observer
 from guidegraph.graph.execution.call import node_error
-from guidegraph.graph.execution.watch import LoopWatch
+from guidegraph.graph.execution.watched_sizes import LoopWatch
 from guidegraph.graph.ir import Call, Source
 from guidegraph.graph.planning.batch import BatchCall
 from guidegraph.graph.planning.plan import Plan

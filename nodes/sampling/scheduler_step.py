@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from annotated_types import Gt
 
-from guidegraph.graph.execution.watch import is_watching, watch_size
+from guidegraph.graph.execution.watched_sizes import is_watching, watch_size
 from guidegraph.graph.node import node
 from guidegraph.nodes import port_shapes
 from guidegraph.nodes.sampling.clipping import clip_x0
