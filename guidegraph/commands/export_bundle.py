@@ -124,7 +124,7 @@ def find_single_node(graph: Graph, only: list[str] | None, problems: list[Proble
 
 
 def _reference(exported: Exported, engine: Mapping[str, Any]) -> tuple[Reference, dict[str, bytes]]:
-    from guidegraph.graph.export.check import choose_tolerance, to_array
+    from guidegraph.graph.export.compare_outputs import choose_tolerance, to_array
     from guidegraph_runtime.bundle.manifest import Reference
 
     files = {f"{REFERENCE}/input-{name}.npy": _npy(to_array(example)) for name, example in exported.examples.items()}
@@ -158,7 +158,7 @@ def summary(exported: Exported, manifest: Manifest) -> Iterator[str]:
 
 def _check(exported: Exported, path: Path, engine: Mapping[str, Any], kinds: Mapping[str, str]) -> bool:
     """Run the bundle on the example and print its differences from torch. True if all are within tolerance."""
-    from guidegraph.graph.export.check import PartCheck, choose_tolerance, compare_outputs, to_array
+    from guidegraph.graph.export.compare_outputs import PartCheck, choose_tolerance, compare_outputs, to_array
     from guidegraph_runtime.running.bundle import Bundle
     from guidegraph_runtime.sessions.sessions import SessionSettings
 

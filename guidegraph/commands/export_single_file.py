@@ -101,7 +101,7 @@ def _check(exported: Exported, path: Path, kinds: Mapping[str, str], policy: Pol
     """Call the graph once on the example and print its differences from torch. True if all are within tolerance."""
     import onnxruntime
 
-    from guidegraph.graph.export.check import compare_outputs
+    from guidegraph.graph.export.compare_outputs import compare_outputs
     from guidegraph_runtime.running.single_file import inputs_with, read_description
 
     engine = run_engine(exported, policy)

@@ -122,7 +122,7 @@ def print_part(part: ExportedPart, seconds: float) -> None:
 def run_engine(exported: Exported, policy: Policy) -> dict[str, Any]:
     """The outputs of the example, computed by the engine."""
     from guidegraph.graph.execution.run import RunOptions, run
-    from guidegraph.graph.export.check import run_example
+    from guidegraph.graph.export.compare_outputs import run_example
 
     if exported.examples:
         return run_example(exported)
