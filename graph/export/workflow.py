@@ -24,7 +24,7 @@ from guidegraph.graph.export.partition.host_operations import file_suffix
 from guidegraph.graph.export.partition.leaves import DYNAMIC
 from guidegraph.graph.export.partition.precision import EVERY_STEP, PRECISIONS, PROVIDERS
 from guidegraph.graph.export.partition.subgraph import PartPlan, is_number
-from guidegraph.graph.export.user_code import user_frame_of_traceback
+from guidegraph.graph.export.user_frame import user_frame_of_traceback
 from guidegraph.graph.ir import Graph, Literal, Op, Output, Param, Parameter, Source
 from guidegraph.graph.planning.passes import bind_params, hoist, prune
 from guidegraph.graph.planning.plan import compile_plan

@@ -31,7 +31,7 @@ from torch.utils._sympy.value_ranges import ValueRanges
 from guidegraph.graph.export.errors import FixedSizeError
 from guidegraph.graph.export.onnx.axes import Axis
 from guidegraph.graph.export.onnx.decompositions import decompositions
-from guidegraph.graph.export.user_code import user_frame
+from guidegraph.graph.export.user_frame import user_frame
 
 Function = Callable[..., Any]
 

@@ -16,7 +16,7 @@ from guidegraph.graph.export.onnx.axes import Axis, check_axes, choose_trace_siz
 from guidegraph.graph.export.onnx.decompositions import decompositions
 from guidegraph.graph.export.onnx.gradients import probe, trace_forward
 from guidegraph.graph.export.onnx.model import TracedPart, save_part, silence_torch, tidy, to_onnx
-from guidegraph.graph.export.user_code import user_frame_of_text, user_frame_of_traceback
+from guidegraph.graph.export.user_frame import user_frame_of_text, user_frame_of_traceback
 from guidegraph_runtime.error_text import error_text, list_causes
 
 __all__ = ["Axis", "TracedPart", "save_part", "trace_part"]
