@@ -17,9 +17,9 @@ from guidegraph.graph.export.errors import ExportError
 from guidegraph.graph.export.onnx.model import EMBEDDED_LIMIT, OPSET
 from guidegraph.graph.export.single_file.compose import PIXELS, SingleGraph, compose_graph
 from guidegraph.graph.export.single_file.host_prelude import HostPrelude, plan_prelude, walk_operations
+from guidegraph.graph.export.single_file.input_constraints import find_input_multiples, find_starting_values
 from guidegraph.graph.export.single_file.input_help import describe_input
 from guidegraph.graph.export.single_file.noise_shapes import NoiseShapes
-from guidegraph.graph.export.single_file.starting_values import find_input_multiples, find_starting_values
 from guidegraph.graph.export.workflow import Exported
 from guidegraph_runtime.bundle.manifest import File, Manifest, Output, Requires, Tensor, write_manifest
 from guidegraph_runtime.files.atomic import write_errors
