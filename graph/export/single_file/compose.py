@@ -12,7 +12,7 @@ import onnx_ir
 from guidegraph.graph.export.errors import ExportError
 from guidegraph.graph.export.onnx.model import OPSET
 from guidegraph.graph.export.partition.leaves import DYNAMIC
-from guidegraph.graph.export.single_file.builder import GraphBuilder, make_input, prefix_axes
+from guidegraph.graph.export.single_file.graph_builder import GraphBuilder, make_input, prefix_axes
 from guidegraph.graph.export.single_file.host_prelude import (
     BUNDLE_REMEDY,
     Dims,
