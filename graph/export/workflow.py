@@ -26,9 +26,9 @@ from guidegraph.graph.export.partition.precision import EVERY_STEP, PRECISIONS, 
 from guidegraph.graph.export.partition.subgraph import PartPlan, is_number
 from guidegraph.graph.export.user_frame import user_frame_of_traceback
 from guidegraph.graph.ir import Graph, Literal, Op, Output, Param, Parameter, Source
+from guidegraph.graph.planning.make_choices import make_choices
 from guidegraph.graph.planning.passes import bind_params, hoist, prune
 from guidegraph.graph.planning.plan import compile_plan
-from guidegraph.graph.planning.settle import make_choices
 from guidegraph.graph.trust.files import read_regular
 from guidegraph.graph.trust.policy import OWN_WORKFLOW, Policy
 from guidegraph.graph.types import PortType, SequenceOf, register_structured

@@ -10,9 +10,9 @@ from typing import Any
 from guidegraph.graph.ir import Choice, Graph, Literal, Op, Param, walk
 from guidegraph.graph.planning.admission import check_shapes
 from guidegraph.graph.planning.digest import Digests
+from guidegraph.graph.planning.make_choices import make_choices, make_parameter_choices
 from guidegraph.graph.planning.optimise import OutputSource, drop_unneeded, optimise
 from guidegraph.graph.planning.passes import ALL_PASSES, bind_params, prune
-from guidegraph.graph.planning.settle import make_choices, make_parameter_choices
 from guidegraph.graph.resolution.wiring_checks import check_wiring
 from guidegraph.graph.trust.policy import OWN_WORKFLOW, Policy, check_effects, list_parameter_paths
 from guidegraph.graph.values.ownership import copy_parameter

@@ -16,8 +16,8 @@ from guidegraph.graph.planning.batch import BatchCall, group_siblings
 from guidegraph.graph.planning.choices import choose_branch, find_next_choices, find_optional_operations
 from guidegraph.graph.planning.digest import is_pure
 from guidegraph.graph.planning.last_result import cache_last_result
+from guidegraph.graph.planning.make_choices import make_choices
 from guidegraph.graph.planning.passes import argument_source, drop_ports, find_unneeded_ports, hoist, prune
-from guidegraph.graph.planning.settle import make_choices
 from guidegraph.graph.values.output_check import OutputCheck, make_output_check
 from guidegraph.graph.values.ownership import is_mutable
 

@@ -10,9 +10,9 @@ from typing import Any
 from guidegraph.graph.frozen_models import copy_frozen
 from guidegraph.graph.ir import Call, Literal, Op, Output, Param, Source, Sources
 from guidegraph.graph.planning.digest import Digests, digest_pairs, digest_strings, is_pure
+from guidegraph.graph.planning.make_choices import make_choices
 from guidegraph.graph.planning.passes import bind_params
 from guidegraph.graph.planning.plan import find_needed_ops
-from guidegraph.graph.planning.settle import make_choices
 from guidegraph.graph.trust.policy import check_effects
 from guidegraph.runs.recipe import portable_value
 from guidegraph.runs.run import Job

@@ -24,9 +24,9 @@ from guidegraph.graph.frozen_models import freeze
 from guidegraph.graph.ir import Call, Carry, Choice, Index, Item, Literal, Loop, Op, Output, Param, Source
 from guidegraph.graph.memory.weights import find_models
 from guidegraph.graph.planning.choices import choose_branch, find_next_choices
+from guidegraph.graph.planning.make_choices import make_choices
 from guidegraph.graph.planning.passes import follow_aliases, prune
 from guidegraph.graph.planning.plan import Plan
-from guidegraph.graph.planning.settle import make_choices
 from guidegraph.graph.planning.steps import flatten_region
 from guidegraph.graph.training.fit import run_training
 from guidegraph.graph.types import PortType, Tensor, is_tensor
