@@ -18,7 +18,7 @@ from guidegraph.graph.execution.loop_context import LoopContext
 from guidegraph.graph.execution.to_device import to_device
 from guidegraph.graph.execution.watched_sizes import LoopWatch, use_watch
 from guidegraph.graph.ir import Call, Carry, Choice, Index, Item, Loop, Source
-from guidegraph.graph.planning.choices import choose_branch
+from guidegraph.graph.planning.choice_branches import choose_branch
 from guidegraph.graph.planning.plan import Plan
 from guidegraph.graph.planning.steps import BodyPlan, Phase, RegionPlan, Step
 from guidegraph.graph.resolution.wiring_checks import check_wiring

@@ -25,7 +25,7 @@ from guidegraph.graph.memory.residency import FROM_OUTSIDE, Residency, ValueOrig
 from guidegraph.graph.memory.weights import TorchMover
 from guidegraph.graph.planning.admission import check_machine
 from guidegraph.graph.planning.batch import BatchCall
-from guidegraph.graph.planning.choices import find_branch_operations, find_next_choices
+from guidegraph.graph.planning.choice_branches import find_branch_operations, find_next_choices
 from guidegraph.graph.planning.digest import FRESH, is_pure
 from guidegraph.graph.planning.plan import Plan, compile_plan
 from guidegraph.graph.planning.steps import RegionPlan, Step, flatten_region, read_slots

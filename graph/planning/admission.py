@@ -17,7 +17,7 @@ from typing import Any
 from guidegraph.graph.errors import Problem, WorkflowError
 from guidegraph.graph.ir import Call, Carry, Graph, Literal, Loop, Op, Output, Param, Source, Sources, walk
 from guidegraph.graph.node import READ, Port
-from guidegraph.graph.planning.choices import drop_optional
+from guidegraph.graph.planning.choice_branches import drop_optional
 from guidegraph.graph.planning.make_choices import make_parameter_choices
 from guidegraph.graph.planning.passes import argument_source, prune
 from guidegraph.graph.types import is_tensor, takes_literal

@@ -8,7 +8,7 @@ from typing import Any, TypeVar, cast
 
 from guidegraph.graph.errors import Problem, WorkflowError
 from guidegraph.graph.ir import Choice, Literal, Loop, Op, Output, Param, Source, walk
-from guidegraph.graph.planning.choices import choose_branch, find_branch_operations
+from guidegraph.graph.planning.choice_branches import choose_branch, find_branch_operations
 from guidegraph.graph.planning.passes import bind_sources, follow_aliases
 
 Ops = Mapping[str, Op]

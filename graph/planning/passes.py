@@ -29,7 +29,7 @@ from guidegraph.graph.ir import (
 )
 from guidegraph.graph.literals import is_plain_data
 from guidegraph.graph.node import REQUIRED, NodeSpec
-from guidegraph.graph.planning.choices import find_branch_operations, find_optional_operations
+from guidegraph.graph.planning.choice_branches import find_branch_operations, find_optional_operations
 from guidegraph.graph.planning.digest import is_pure
 from guidegraph.graph.types import is_tensor, takes_literal
 from guidegraph_runtime.error_text import describe_error

@@ -13,7 +13,7 @@ from typing import Any
 from guidegraph.graph.ir import Call, Carry, Choice, Index, Item, Literal, Loop, Op, Output, Source, Sources
 from guidegraph.graph.node import Watch
 from guidegraph.graph.planning.batch import BatchCall, group_siblings
-from guidegraph.graph.planning.choices import choose_branch, find_next_choices, find_optional_operations
+from guidegraph.graph.planning.choice_branches import choose_branch, find_next_choices, find_optional_operations
 from guidegraph.graph.planning.digest import is_pure
 from guidegraph.graph.planning.last_result import cache_last_result
 from guidegraph.graph.planning.make_choices import make_choices

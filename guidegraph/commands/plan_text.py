@@ -8,7 +8,7 @@ from typing import Any
 
 from guidegraph.graph.ir import Call, Carry, Index, Item, Literal, Loop, Op, Output, Param, Source, Sources, walk
 from guidegraph.graph.planning.batch import BatchCall
-from guidegraph.graph.planning.choices import find_branch_conditions
+from guidegraph.graph.planning.choice_branches import find_branch_conditions
 from guidegraph.graph.planning.passes import PASSES
 from guidegraph.graph.planning.plan import Plan
 from guidegraph.graph.planning.steps import RegionPlan, Step, flatten_region

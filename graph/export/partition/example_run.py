@@ -23,7 +23,7 @@ from guidegraph.graph.export.partition.unread_inputs import find_unread_inputs
 from guidegraph.graph.frozen_models import freeze
 from guidegraph.graph.ir import Call, Carry, Choice, Index, Item, Literal, Loop, Op, Output, Param, Source
 from guidegraph.graph.memory.weights import find_models
-from guidegraph.graph.planning.choices import choose_branch, find_next_choices
+from guidegraph.graph.planning.choice_branches import choose_branch, find_next_choices
 from guidegraph.graph.planning.make_choices import make_choices
 from guidegraph.graph.planning.passes import follow_aliases, prune
 from guidegraph.graph.planning.plan import Plan

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from guidegraph.graph.ir import Call, Op, Output, Source
-from guidegraph.graph.planning.choices import find_branch_conditions
+from guidegraph.graph.planning.choice_branches import find_branch_conditions
 
 
 @dataclass(frozen=True)
