@@ -11,7 +11,7 @@ from guidegraph.graph.ir import Carry, Literal, Loop, Op, OptimisedModel, Output
 from guidegraph.graph.language.parse import MAX_NESTING
 from guidegraph.graph.language.syntax import NamedLinks, ParsedLoop
 from guidegraph.graph.language.yaml_tree import Scalar, shorten
-from guidegraph.graph.resolution.block import BlockContext, BlockResolver
+from guidegraph.graph.resolution.block_context import BlockContext, BlockResolver
 from guidegraph.graph.resolution.link_rule import can_link, have_common_type, join
 from guidegraph.graph.resolution.loop_types import (
     can_iterate,
