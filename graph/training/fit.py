@@ -29,7 +29,6 @@ from guidegraph.graph.ir import Carry, Loop, OptimisedModel, Source, Training, w
 from guidegraph.graph.planning.digest import Digests
 from guidegraph.graph.planning.plan import Plan
 from guidegraph.graph.planning.steps import BodyPlan, Step
-from guidegraph.graph.training.distributed import ProcessGroup
 from guidegraph.graph.training.live_models import (
     get_trained_state,
     list_trained_parameters,
@@ -39,6 +38,7 @@ from guidegraph.graph.training.live_models import (
 )
 from guidegraph.graph.training.options import apply_links
 from guidegraph.graph.training.precision import autocast, computes_bf16, is_faster_in_bf16, resolve_precision
+from guidegraph.graph.training.process_group import ProcessGroup
 from guidegraph.graph.training.ranks import take_rank_rows, use_rank
 from guidegraph.graph.training.resume import (
     TrainingState,
