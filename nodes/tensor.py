@@ -11,7 +11,7 @@ from annotated_types import Ge
 from guidegraph.graph.device_context import current_device
 from guidegraph.graph.errors import suggest
 from guidegraph.graph.node import node
-from guidegraph.graph.trust.files import open_regular, require_regular
+from guidegraph.graph.trust.file_checks import open_regular, require_regular
 from guidegraph.graph.trust.limits import LimitExceeded
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes.types import Latent, Noise

@@ -10,7 +10,7 @@ from guidegraph.graph.events import is_interrupt
 from guidegraph.graph.ir import Call, Loop
 from guidegraph.graph.planning.batch import BatchCall, call_as_batch
 from guidegraph.graph.planning.steps import Step
-from guidegraph.graph.trust.files import check_paths
+from guidegraph.graph.trust.file_checks import check_paths
 from guidegraph.graph.trust.policy import refuse_shipped
 from guidegraph.graph.trust.process_state import restore_state, save_state
 from guidegraph.graph.types import describe_value, explain_mismatch

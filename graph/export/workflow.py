@@ -29,7 +29,7 @@ from guidegraph.graph.ir import Graph, Literal, Op, Output, Param, Parameter, So
 from guidegraph.graph.planning.make_choices import make_choices
 from guidegraph.graph.planning.passes import bind_params, hoist, prune
 from guidegraph.graph.planning.plan import compile_plan
-from guidegraph.graph.trust.files import read_regular
+from guidegraph.graph.trust.file_checks import read_regular
 from guidegraph.graph.trust.policy import OWN_WORKFLOW, Policy
 from guidegraph.graph.types import PortType, SequenceOf, register_structured
 from guidegraph_runtime.bundle.manifest import Input, Operation

@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 import yaml
 
 from guidegraph.graph.errors import Mark, Problem, WorkflowError
-from guidegraph.graph.trust.files import read_regular
+from guidegraph.graph.trust.file_checks import read_regular
 from guidegraph_runtime.limits import LimitExceeded
 
 MAX_DEPTH = 64

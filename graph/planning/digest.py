@@ -22,7 +22,7 @@ import guidegraph_runtime
 from guidegraph.graph.ir import Call, Carry, Item, Literal, Loop, Op, Output, Param, Source, Sources, Training
 from guidegraph.graph.node import NodeSpec, Port
 from guidegraph.graph.trust.effects import list_companions
-from guidegraph.graph.trust.files import open_regular
+from guidegraph.graph.trust.file_checks import open_regular
 from guidegraph_runtime.limits import LimitExceeded
 
 FRESH = "!"

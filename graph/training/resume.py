@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from guidegraph.graph.errors import GuidegraphError
-from guidegraph.graph.trust.files import require_regular
+from guidegraph.graph.trust.file_checks import require_regular
 from guidegraph.graph.values.checksummed_file import DamagedFile, read_checked, write_checked
 from guidegraph.graph.values.serialise import decode, encode
 from guidegraph_runtime.files.locks import FolderBusy, hold_lock

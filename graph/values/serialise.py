@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from guidegraph.graph.trust.files import require_regular
+from guidegraph.graph.trust.file_checks import require_regular
 from guidegraph.graph.types import find_structured_type, is_tensor, structured_types
 from guidegraph.graph.values.checksummed_file import read_checked, write_checked
 

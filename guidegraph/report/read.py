@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from guidegraph.graph.errors import Mark, Problem, WorkflowError
-from guidegraph.graph.trust.files import read_regular
+from guidegraph.graph.trust.file_checks import read_regular
 from guidegraph.graph.trust.limits import LimitExceeded
 from guidegraph.nodes.table import Table
 

@@ -16,7 +16,7 @@ from guidegraph.graph.errors import Mark, Problem, WorkflowError
 from guidegraph.graph.ir import Call, Graph, Param, walk
 from guidegraph.graph.ir import Literal as Constant
 from guidegraph.graph.paths import PACKAGE, find_package_roots, find_shipped_folders
-from guidegraph.graph.trust.files import open_regular
+from guidegraph.graph.trust.file_checks import open_regular
 from guidegraph.graph.trust.limits import LimitExceeded
 from guidegraph.runs.outputs import OutputError, to_json
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from guidegraph.graph.errors import Mark, Problem
-from guidegraph.graph.trust.files import read_regular
+from guidegraph.graph.trust.file_checks import read_regular
 from guidegraph.graph.trust.limits import LimitExceeded
 
 SEED = "seed"

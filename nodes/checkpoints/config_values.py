@@ -7,7 +7,7 @@ from pathlib import Path
 from reprlib import Repr
 from typing import Any
 
-from guidegraph.graph.trust.files import read_regular
+from guidegraph.graph.trust.file_checks import read_regular
 
 MAX_BYTES = 1 << 20
 MAX_NODES = 100_000

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from guidegraph.graph.trust.files import open_regular
+from guidegraph.graph.trust.file_checks import open_regular
 
 WRAPPERS = ("ema", "state_dict", "model")
 MODULE = "module."

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from guidegraph.graph.trust.files import read_regular
+from guidegraph.graph.trust.file_checks import read_regular
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes.data.scenes import uniforms
 from guidegraph.nodes.data.sprites import data_file

@@ -10,7 +10,7 @@ from annotated_types import Ge, Le
 
 from guidegraph.graph.device_context import current_device, current_dtype
 from guidegraph.graph.node import node
-from guidegraph.graph.trust.files import open_regular
+from guidegraph.graph.trust.file_checks import open_regular
 from guidegraph.graph.types import RunsCode, Tensor
 from guidegraph.nodes.models.extractors.settings import InceptionLayer, Range
 from guidegraph.nodes.shapes import check_floats

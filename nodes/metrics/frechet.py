@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from guidegraph.graph.device_context import current_device
 from guidegraph.graph.node import node
-from guidegraph.graph.trust.files import open_regular, require_regular
+from guidegraph.graph.trust.file_checks import open_regular, require_regular
 from guidegraph.graph.types import Tensor, structured
 from guidegraph.nodes.metrics.bootstrap import (
     Interval,

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from guidegraph.graph.trust.files import check_path, read_regular
+from guidegraph.graph.trust.file_checks import check_path, read_regular
 from guidegraph.nodes.models.checksums import read_checksums, verify_parts
 
 FORMAT = 1

@@ -14,7 +14,7 @@ from guidegraph.graph.export.partition.leaves import plain_fields, tensor_leaves
 from guidegraph.graph.export_recipe import ExportRecipe
 from guidegraph.graph.ir import Call, Literal, Output, Source, Sources
 from guidegraph.graph.node import NodeSpec, Port
-from guidegraph.graph.trust.files import read_regular
+from guidegraph.graph.trust.file_checks import read_regular
 from guidegraph.graph.types import PortType, Tensor
 from guidegraph_runtime.bundle.manifest import Operation
 from guidegraph_runtime.operations import OPERATIONS

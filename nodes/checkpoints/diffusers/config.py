@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from guidegraph.graph.trust.files import read_regular
+from guidegraph.graph.trust.file_checks import read_regular
 from guidegraph.nodes.checkpoints.config_values import format_value
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from guidegraph.graph.trust.files import read_regular
+from guidegraph.graph.trust.file_checks import read_regular
 
 LayoutKind = Literal["auto", "classes", "captions", "maps", "pictures"]
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from guidegraph.graph.export_recipe import ExportRecipe
-from guidegraph.graph.trust.files import require_regular_files
+from guidegraph.graph.trust.file_checks import require_regular_files
 from guidegraph.nodes.types import Condition
 
 Hidden = Literal["last", "penultimate"]

@@ -166,10 +166,10 @@ def test_a_packed_array_of_many_elements_is_refused_before_it_is_unpacked(tmp_pa
 
 
 class TestResolver:
-    """The functions of graph/trust/files.py."""
+    """The functions of graph/trust/file_checks.py."""
 
     def test_bytes_are_limited(self, tmp_path: Path) -> None:
-        from guidegraph.graph.trust.files import read_regular
+        from guidegraph.graph.trust.file_checks import read_regular
         from guidegraph.graph.trust.limits import LimitExceeded, Limits, enforce_limits
 
         (tmp_path / "a").write_bytes(b"12345")
@@ -183,7 +183,7 @@ class TestResolver:
 
     @pytest.mark.parametrize("name", ["link", "../outside/a", "folder/../../outside/a", "linked/a"])
     def test_links_and_dots_cannot_leave_a_root(self, tmp_path: Path, name: str) -> None:
-        from guidegraph.graph.trust.files import RefusedFile, check_path, open_regular
+        from guidegraph.graph.trust.file_checks import RefusedFile, check_path, open_regular
 
         root, outside = tmp_path / "root", tmp_path / "outside"
         (root / "folder").mkdir(parents=True)
@@ -196,7 +196,7 @@ class TestResolver:
                 check(root / name, roots=[root])
 
     def test_files_in_a_root_are_opened(self, tmp_path: Path) -> None:
-        from guidegraph.graph.trust.files import RefusedFile, check_path, read_regular
+        from guidegraph.graph.trust.file_checks import RefusedFile, check_path, read_regular
 
         (tmp_path / "real").mkdir()
         (tmp_path / "root").symlink_to(tmp_path / "real")
@@ -211,7 +211,7 @@ class TestResolver:
     def test_a_file_that_is_swapped_for_another_while_it_is_opened_is_not_read(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from guidegraph.graph.trust.files import RefusedFile, open_regular
+        from guidegraph.graph.trust.file_checks import RefusedFile, open_regular
 
         (tmp_path / "a").write_text("a")
         os.mkfifo(tmp_path / "pipe")
@@ -226,7 +226,7 @@ class TestResolver:
             open_regular(tmp_path / "a")
 
     def test_a_listing_contains_only_regular_files(self, tmp_path: Path) -> None:
-        from guidegraph.graph.trust.files import list_regular_files
+        from guidegraph.graph.trust.file_checks import list_regular_files
 
         os.mkfifo(tmp_path / "pipe")
         (tmp_path / "folder").mkdir()
