@@ -20,7 +20,7 @@ from contextvars import ContextVar
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from guidegraph.graph.trust.random_state import GeneratorStates, read_generators, restore_seeded
+from guidegraph.graph.trust.seed_detection import GeneratorStates, read_generators, restore_seeded
 
 if TYPE_CHECKING:
     from guidegraph.graph.ir import Call

@@ -23,7 +23,7 @@ from guidegraph.graph.node import get_spec, node
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.resolution.load import build
 from guidegraph.graph.trust import process_state
-from guidegraph.graph.trust.random_state import TwisterState, _is_philox_seeded, is_seeded
+from guidegraph.graph.trust.seed_detection import TwisterState, _is_philox_seeded, is_seeded
 
 CHANGES: dict[str, Callable[[], object]] = {
     "the current directory": lambda: os.chdir("/"),
