@@ -17,7 +17,7 @@ from PIL import Image
 
 from guidegraph import load_workflow
 from guidegraph.nodes.data.scenes import compose_scene
-from guidegraph_runtime.files.atomic import atomic_path, write_text
+from guidegraph_runtime.files.atomic_write import atomic_path, write_text
 
 COLUMNS, ROWS, BATCH = 8, 8, 16
 

@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 from guidegraph import load_workflow
-from guidegraph_runtime.files.atomic import write_text
+from guidegraph_runtime.files.atomic_write import write_text
 
 
 def seconds_of(workflow: Path, row: dict[str, str], steps: int, device: str) -> float:

@@ -20,7 +20,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 
-from guidegraph_runtime.files.atomic import atomic_path
+from guidegraph_runtime.files.atomic_write import atomic_path
 
 STYLES = (("o", "-"), ("s", "--"), ("^", "-."), ("D", ":"), ("v", (0, (5, 1))), ("x", (0, (3, 1, 1, 1))))
 Rows = list[dict[str, str]]

@@ -18,7 +18,7 @@ import sys
 import time
 from pathlib import Path
 
-from guidegraph_runtime.files.atomic import write_text
+from guidegraph_runtime.files.atomic_write import write_text
 
 HERE = Path("workflows/experiments")
 SAMPLERS = {False: "ddim,dpmpp_2m", True: "ddim,dpmpp_2m,heun,euler_ancestral"}

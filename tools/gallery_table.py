@@ -33,7 +33,7 @@ from guidegraph.nodes.metrics.kid import kernel_distance
 from guidegraph.nodes.metrics.metrics import share
 from guidegraph.nodes.models.model_nodes import load_model
 from guidegraph.workflow import Workflow
-from guidegraph_runtime.files.atomic import atomic_path
+from guidegraph_runtime.files.atomic_write import atomic_path
 
 ROOT = Path(__file__).parents[1]
 STEPS, CHUNK = 30, 50

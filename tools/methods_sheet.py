@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from guidegraph import load_workflow
-from guidegraph_runtime.files.atomic import atomic_path
+from guidegraph_runtime.files.atomic_write import atomic_path
 
 WORKFLOWS = Path(__file__).parents[1] / "workflows"
 COLUMNS, SIZE, GAP, CAPTION = 8, 64, 2, 14

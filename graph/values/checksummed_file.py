@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from guidegraph.graph.values.checksum import file_checksum
-from guidegraph_runtime.files.atomic import atomic_path
+from guidegraph_runtime.files.atomic_write import atomic_path
 
 if TYPE_CHECKING:
     import torch

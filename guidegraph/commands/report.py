@@ -14,7 +14,7 @@ from guidegraph.commands.shared.options import NoPlugins, Plugins
 from guidegraph.commands.shared.plugins import require_plugins
 from guidegraph.commands.shared.root import app, examples, select_plugins
 from guidegraph.graph.errors import WorkflowError, suggest
-from guidegraph_runtime.files.atomic import write_text
+from guidegraph_runtime.files.atomic_write import write_text
 from guidegraph_runtime.machine.byte_sizes import show_size
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from guidegraph.graph.registry import Registry
 from guidegraph.graph.resolution.link_rule import can_link
 from guidegraph.graph.types import PortType, SequenceOf, Tensor, is_tensor
 from guidegraph.nodes.types import Image, Table
-from guidegraph_runtime.files.atomic import atomic_path, write_text
+from guidegraph_runtime.files.atomic_write import atomic_path, write_text
 from guidegraph_runtime.machine.shortages import explain_shortage, with_shortage
 from guidegraph_runtime.outputs import PictureText, picture_names
 from guidegraph_runtime.outputs import pixels as as_pixels

@@ -20,7 +20,7 @@ from guidegraph.graph.trust.effects import list_effects
 from guidegraph.graph.trust.policy import drop_dots, is_shipped
 from guidegraph.runs.outputs import RECORD
 from guidegraph.runs.recipe import find_seeds, portable_params
-from guidegraph_runtime.files.atomic import write_text
+from guidegraph_runtime.files.atomic_write import write_text
 
 FORMAT = 1
 

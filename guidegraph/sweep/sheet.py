@@ -13,7 +13,7 @@ from guidegraph.nodes.table import CellValue
 from guidegraph.sweep.cells import Cell
 from guidegraph.sweep.grid import Grid
 from guidegraph.sweep.table import Row, to_cell_values
-from guidegraph_runtime.files.atomic import atomic_path
+from guidegraph_runtime.files.atomic_write import atomic_path
 from guidegraph_runtime.printing import visible
 
 if TYPE_CHECKING:

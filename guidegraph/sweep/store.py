@@ -15,7 +15,7 @@ from guidegraph.graph.errors import Mark, Problem, WorkflowError
 from guidegraph.graph.trust.folder_locks import lock_folder
 from guidegraph.runs.outputs import RECORD
 from guidegraph.sweep.worker import Outcome
-from guidegraph_runtime.files.atomic import write_text
+from guidegraph_runtime.files.atomic_write import write_text
 
 SWEEP = "sweep.json"
 CELLS = "cells"

@@ -17,7 +17,7 @@ from guidegraph.sweep.cells import Cell
 from guidegraph.sweep.scalars import Outputs, cell_outputs
 from guidegraph.sweep.store import CELLS, Store
 from guidegraph.sweep.worker import Outcome
-from guidegraph_runtime.files.atomic import atomic_path, write_bytes
+from guidegraph_runtime.files.atomic_write import atomic_path, write_bytes
 
 TABLE = "table.csv"
 PARQUET = "table.parquet"

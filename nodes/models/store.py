@@ -34,7 +34,7 @@ from guidegraph.nodes.models.own.segmenter import SegmentationNet, SegmenterConf
 from guidegraph.nodes.models.own.text import TextConfig, TextEncoder, TextModel
 from guidegraph.nodes.models.own.unet import UNet, UNetConfig
 from guidegraph.nodes.models.own.vision import ImageModel, VisionConfig
-from guidegraph_runtime.files.atomic import atomic_path
+from guidegraph_runtime.files.atomic_write import atomic_path
 
 
 def locate_verified_file(folder: Path, name: object) -> Path:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from guidegraph_runtime.files.atomic import atomic_path, write_text
+from guidegraph_runtime.files.atomic_write import atomic_path, write_text
 
 if TYPE_CHECKING:
     import numpy as np

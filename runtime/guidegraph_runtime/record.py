@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from guidegraph_runtime.bundle.manifest_types import FILE_TYPES, Operation
-from guidegraph_runtime.files.atomic import write_text
+from guidegraph_runtime.files.atomic_write import write_text
 from guidegraph_runtime.running.inputs import resolve_inputs
 from guidegraph_runtime.running.overrides import host_operations, override_settings
 

@@ -76,7 +76,7 @@ def test_a_full_cache_is_reported_once_and_does_not_end_the_run(
             raise OSError(28, "No space left on device")
         return real(path)
 
-    monkeypatch.setattr("guidegraph_runtime.files.atomic.temporary_path", full)
+    monkeypatch.setattr("guidegraph_runtime.files.atomic_write.temporary_path", full)
     result = cli("run", large, "--out", "out", "--cache", "cache")
     assert result.code == 0
     assert [path.name for path in tried] == [tried[0].name]

@@ -22,7 +22,7 @@ from guidegraph.graph.export.single_file.input_help import describe_input
 from guidegraph.graph.export.single_file.noise_shapes import NoiseShapes
 from guidegraph.graph.export.workflow import Exported
 from guidegraph_runtime.bundle.manifest import File, Manifest, Output, Requires, Tensor, write_manifest
-from guidegraph_runtime.files.atomic import write_errors
+from guidegraph_runtime.files.atomic_write import write_errors
 from guidegraph_runtime.files.temporary_names import remove_stale_once, temporary_path
 from guidegraph_runtime.operations import SHAPES_READ
 from guidegraph_runtime.running.single_file import (

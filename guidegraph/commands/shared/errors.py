@@ -16,7 +16,7 @@ import typer
 from guidegraph.graph.errors import Cancelled, GuidegraphError, Mark, NodeError, OutOfTime, Problem, WorkflowError
 from guidegraph.runs.outputs import OutputError
 from guidegraph_runtime.error_text import describe_error, error_text
-from guidegraph_runtime.files.atomic import write_text
+from guidegraph_runtime.files.atomic_write import write_text
 from guidegraph_runtime.limits import LimitExceeded
 from guidegraph_runtime.machine.shortages import explain_shortage, os_error_number, with_shortage, write_reason
 from guidegraph_runtime.printing import visible, visible_json, visible_line

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from guidegraph_runtime.files.atomic import write_bytes
+from guidegraph_runtime.files.atomic_write import write_bytes
 from guidegraph_runtime.files.regular import open_regular
 
 _KEYWORD_LENGTH = 79  # PNG specification, 11.3.3.1

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from guidegraph_runtime.files.atomic import write_text
+from guidegraph_runtime.files.atomic_write import write_text
 from guidegraph_runtime.files.temporary_names import (
     STALE_SECONDS,
     machine_id,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from guidegraph_runtime.error_text import describe_error, error_text, list_causes
-from guidegraph_runtime.files.atomic import atomic_path, write_text
+from guidegraph_runtime.files.atomic_write import atomic_path, write_text
 from guidegraph_runtime.machine.memory import available_memory
 from guidegraph_runtime.machine.shortages import WriteError, explain_shortage, with_shortage
 from tests.limits import file_limit

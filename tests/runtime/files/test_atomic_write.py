@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from guidegraph_runtime.files.atomic import atomic_path, write_bytes, write_text
+from guidegraph_runtime.files.atomic_write import atomic_path, write_bytes, write_text
 
 
 def names(folder: Path) -> list[str]:
