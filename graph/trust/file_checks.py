@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from guidegraph_runtime.files.regular import (
+from guidegraph_runtime.files.regular_files import (
     RefusedFile,
     check_path,
     kind_of_file,

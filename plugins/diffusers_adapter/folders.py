@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from guidegraph import current_device, current_dtype
-from guidegraph_runtime.files.regular import read_regular, require_regular_files
+from guidegraph_runtime.files.regular_files import read_regular, require_regular_files
 
 SCHEDULER_CONFIG = "scheduler_config.json"
 

@@ -19,7 +19,7 @@ from guidegraph.plugins.diffusers_adapter.folders import (
     one_line,
     read_json,
 )
-from guidegraph_runtime.files.regular import require_regular_files
+from guidegraph_runtime.files.regular_files import require_regular_files
 
 ENCODER_CLASSES = ("CLIPTextModel", "CLIPTextModelWithProjection", "T5EncoderModel")
 TOKENIZER_CLASSES = ("CLIPTokenizer", "CLIPTokenizerFast", "T5Tokenizer", "T5TokenizerFast")

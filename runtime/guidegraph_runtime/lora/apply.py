@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from guidegraph_runtime.bundle.strict_json import Cursor, parse_json
 from guidegraph_runtime.bundle.verify import VerifiedBundle
 from guidegraph_runtime.errors import BundleError, suggest_name
-from guidegraph_runtime.files.regular import read_regular
+from guidegraph_runtime.files.regular_files import read_regular
 from guidegraph_runtime.lora.pairs import Pair, find_adapter_file, pair_factors, read_metadata
 from guidegraph_runtime.running.tensors import read_safetensors
 

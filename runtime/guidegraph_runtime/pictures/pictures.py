@@ -8,7 +8,7 @@ from pathlib import Path
 from threading import Lock
 from typing import IO, TYPE_CHECKING, Literal, TypeAlias, TypeVar
 
-from guidegraph_runtime.files.regular import open_regular
+from guidegraph_runtime.files.regular_files import open_regular
 from guidegraph_runtime.limits import LimitExceeded, check_limit
 from guidegraph_runtime.machine.optional_packages import import_optional
 

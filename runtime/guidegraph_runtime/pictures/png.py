@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from guidegraph_runtime.files.atomic_write import write_bytes
-from guidegraph_runtime.files.regular import open_regular
+from guidegraph_runtime.files.regular_files import open_regular
 
 _KEYWORD_LENGTH = 79  # PNG specification, 11.3.3.1
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"

@@ -23,7 +23,7 @@ from guidegraph_runtime.bundle.manifest_types import DTYPES
 from guidegraph_runtime.bundle.names import BATCH, label_problem
 from guidegraph_runtime.bundle.strict_json import MAX_BYTES, Cursor, parse_json
 from guidegraph_runtime.errors import BundleError
-from guidegraph_runtime.files.regular import open_regular
+from guidegraph_runtime.files.regular_files import open_regular
 from guidegraph_runtime.limits import check_limit
 from guidegraph_runtime.running.dry_run import REFUSED, DryRun
 from guidegraph_runtime.running.inputs import resolve_inputs

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from guidegraph_runtime.bundle.manifest_types import Input
 from guidegraph_runtime.errors import suggest_name
 from guidegraph_runtime.files.npy import read_npy
-from guidegraph_runtime.files.regular import read_regular
+from guidegraph_runtime.files.regular_files import read_regular
 from guidegraph_runtime.limits import LimitExceeded, check_limit
 
 Array = NDArray[Any]
