@@ -33,7 +33,7 @@ from guidegraph.nodes.metrics.detector import finds
 from guidegraph.nodes.metrics.metrics import mean_iou, psnr
 from guidegraph.nodes.models.store import load_part
 from guidegraph_runtime.operations.scheduler import SAMPLERS
-from guidegraph_runtime.pictures.palette import OBJECTS, SKIES
+from guidegraph_runtime.pictures.semantic_maps import OBJECTS, SKIES
 
 WORKFLOWS = Path(__file__).parents[1] / "workflows"
 CPU = torch.device("cpu")

@@ -13,7 +13,7 @@ from guidegraph.graph.types import Tensor
 from guidegraph.nodes import port_shapes
 from guidegraph.nodes.types import Condition, Image, Segmenter, SemanticEmbedder, SemanticMap
 from guidegraph_runtime.operations import semantic as host
-from guidegraph_runtime.pictures.palette import COLOURS
+from guidegraph_runtime.pictures.semantic_maps import COLOURS
 
 Pixels = Annotated[int, Gt(0)]
 Size = Pixels | tuple[Pixels, Pixels]

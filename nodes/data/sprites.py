@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from guidegraph.graph.paths import resolve_path
-from guidegraph_runtime.pictures.palette import CLASSES as CLASSES
-from guidegraph_runtime.pictures.palette import GROUNDS as GROUNDS
-from guidegraph_runtime.pictures.palette import OBJECTS as OBJECTS
-from guidegraph_runtime.pictures.palette import SKIES as SKIES
+from guidegraph_runtime.pictures.semantic_maps import CLASSES as CLASSES
+from guidegraph_runtime.pictures.semantic_maps import GROUNDS as GROUNDS
+from guidegraph_runtime.pictures.semantic_maps import OBJECTS as OBJECTS
+from guidegraph_runtime.pictures.semantic_maps import SKIES as SKIES
 
 
 def data_file(name: str) -> Path:

@@ -11,7 +11,7 @@ from guidegraph_runtime.checks import check_file, check_sides
 from guidegraph_runtime.limits import check_limit
 from guidegraph_runtime.operations.image import FilePath, Size, check_pixels
 from guidegraph_runtime.operations.operation import operation
-from guidegraph_runtime.pictures.palette import CLASSES, read_map
+from guidegraph_runtime.pictures.semantic_maps import CLASSES, read_map
 
 
 def map_shape(size: Any, classes: Any) -> tuple[int, ...] | None:

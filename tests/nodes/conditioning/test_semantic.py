@@ -13,8 +13,8 @@ from PIL import Image
 from guidegraph.nodes.conditioning.semantic import load_map, map_from_logits, picture_of_map
 from guidegraph.nodes.data.datasets import scene
 from guidegraph.runs.outputs import to_pixels
-from guidegraph_runtime.pictures.palette import CLASSES, COLOURS, TOLERANCE
 from guidegraph_runtime.pictures.png import write_png
+from guidegraph_runtime.pictures.semantic_maps import CLASSES, COLOURS, TOLERANCE
 
 
 def test_every_class_has_a_distinct_colour() -> None:
