@@ -14,7 +14,7 @@ from guidegraph.nodes import port_shapes
 from guidegraph.nodes.shapes import cast_mask, check_compatible
 from guidegraph.nodes.types import Condition, Image, ImageEmbedder, Mask, Sample
 from guidegraph_runtime.operations import image as host
-from guidegraph_runtime.pictures.pictures import Resize
+from guidegraph_runtime.pictures.picture_files import Resize
 
 Pixels = Annotated[int, Gt(0)]
 Size = Pixels | tuple[Pixels, Pixels]

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from guidegraph.nodes.data.folders.layout import FolderLayout, join_names, raise_problems
-from guidegraph_runtime.pictures.pictures import read_picture, read_rgb, resize_picture
+from guidegraph_runtime.pictures.picture_files import read_picture, read_rgb, resize_picture
 
 KEPT_BYTES = 256 * 2**20
 LARGEST_INDEX = 65_535

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from guidegraph_runtime.checks import check_array, check_choice, check_file, check_int, check_number, check_sides
 from guidegraph_runtime.limits import check_limit
 from guidegraph_runtime.operations.operation import operation
-from guidegraph_runtime.pictures.pictures import Resize, read_rgb, resize_picture
+from guidegraph_runtime.pictures.picture_files import Resize, read_rgb, resize_picture
 
 Size: TypeAlias = int | Sequence[int]
 FilePath: TypeAlias = os.PathLike[str] | bytes

@@ -40,7 +40,7 @@ def read_png_text(path: str | os.PathLike[str]) -> dict[str, str]:
     from PIL import UnidentifiedImageError
     from PIL.PngImagePlugin import PngImageFile
 
-    from guidegraph_runtime.pictures.pictures import open_picture
+    from guidegraph_runtime.pictures.picture_files import open_picture
 
     try:
         with open_regular(path) as file, open_picture(file, os.fspath(path), ("PNG",)) as image:

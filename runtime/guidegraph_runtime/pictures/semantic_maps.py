@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from guidegraph_runtime.pictures.pictures import File, file_name, read_picture
+from guidegraph_runtime.pictures.picture_files import File, file_name, read_picture
 
 if TYPE_CHECKING:
     import PIL.Image

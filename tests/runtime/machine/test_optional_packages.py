@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from guidegraph_runtime.machine.optional_packages import import_optional
-from guidegraph_runtime.pictures import pictures, semantic_maps
+from guidegraph_runtime.pictures import picture_files, semantic_maps
 from guidegraph_runtime.text import tokens
 from tests.paths import ROOT
 
@@ -26,7 +26,7 @@ def test_a_text_without_tokenizers_names_the_package_to_install(monkeypatch: pyt
 def test_a_picture_without_pillow_names_the_package_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in [name for name in sys.modules if name.partition(".")[0] == "PIL"] + ["PIL"]:
         monkeypatch.setitem(sys.modules, module, None)
-    for read in (pictures.read_rgb, semantic_maps.read_map):
+    for read in (picture_files.read_rgb, semantic_maps.read_map):
         with pytest.raises(ValueError, match=r"^a picture file needs the package pillow, .* pip install pillow$"):
             read(MAP)
 
