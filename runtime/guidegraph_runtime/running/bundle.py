@@ -13,11 +13,11 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from guidegraph_runtime.allowed_files import check_plan
 from guidegraph_runtime.bundle.manifest_types import Manifest, Operation
 from guidegraph_runtime.bundle.verify import open_bundle
 from guidegraph_runtime.errors import BundleError, suggest_name
 from guidegraph_runtime.lora.apply import LORA_TABLE, Lora, adapt_weights, read_loras
-from guidegraph_runtime.plan_files import check_plan
 from guidegraph_runtime.running.choices import has_choices
 from guidegraph_runtime.running.dry_run import UNKNOWN, DryRun
 from guidegraph_runtime.running.inputs import load_value, resolve_inputs

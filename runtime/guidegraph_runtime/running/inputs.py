@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from guidegraph_runtime.admission import is_infinite, number_problem
+from guidegraph_runtime.allowed_files import as_path
 from guidegraph_runtime.bundle.manifest_types import FILE_TYPES, Input, Manifest
 from guidegraph_runtime.errors import BundleError, suggest_name
-from guidegraph_runtime.plan_files import as_path
 
 
 def resolve_inputs(

@@ -8,10 +8,10 @@ from dataclasses import replace
 from typing import Any
 
 from guidegraph_runtime.admission import is_infinite, number_problem
+from guidegraph_runtime.allowed_files import as_path, takes_file
 from guidegraph_runtime.bundle.manifest_types import Operation
 from guidegraph_runtime.errors import BundleError, suggest_name
 from guidegraph_runtime.operations import OPERATIONS
-from guidegraph_runtime.plan_files import as_path, takes_file
 
 CONTROL_OPERATIONS = ("loop", "part", "choose")
 
