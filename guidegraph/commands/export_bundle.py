@@ -191,7 +191,7 @@ def _check(exported: Exported, path: Path, engine: Mapping[str, Any], kinds: Map
 def _replay_matches(path: Path) -> bool:
     """Whether the written bundle reproduces its reference run, which is replayed once. Prints the differences."""
     from guidegraph_runtime.running.bundle import Bundle
-    from guidegraph_runtime.running.reference import replay
+    from guidegraph_runtime.running.reference_run import replay
     from guidegraph_runtime.sessions.sessions import SessionSettings
 
     differences = replay(Bundle(path, SessionSettings.on("cpu")))

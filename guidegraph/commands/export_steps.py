@@ -24,7 +24,7 @@ from guidegraph_runtime.machine.byte_sizes import show_size
 
 if TYPE_CHECKING:
     from guidegraph.graph.export.workflow import Exported, ExportedPart
-    from guidegraph_runtime.running.reference import Difference
+    from guidegraph_runtime.running.reference_run import Difference
 
 NEEDED = ("onnx", "onnxscript")
 

@@ -159,7 +159,7 @@ def _command_within_limits(options: argparse.Namespace) -> int:
 
 
 def _verify(bundle: Any, options: argparse.Namespace) -> int:
-    from guidegraph_runtime.running.reference import replay
+    from guidegraph_runtime.running.reference_run import replay
 
     differences = replay(bundle)
     if options.json:
