@@ -21,10 +21,10 @@ from guidegraph_runtime.lora.apply import LORA_TABLE, Lora, adapt_weights, read_
 from guidegraph_runtime.running.choices import has_choices
 from guidegraph_runtime.running.dry_run import UNKNOWN, DryRun
 from guidegraph_runtime.running.inputs import load_value, resolve_inputs
+from guidegraph_runtime.running.operation_order import select_operations
 from guidegraph_runtime.running.override_choices import NodeOverrides, find_overrides
 from guidegraph_runtime.running.overrides import override_settings
 from guidegraph_runtime.running.plan import PlanRun, Progress
-from guidegraph_runtime.running.scheduling import select_operations
 from guidegraph_runtime.running.values import Values
 from guidegraph_runtime.sessions.broadcasting import broadcast
 from guidegraph_runtime.sessions.device_runner import CudaGraphs, DeviceRunner

@@ -18,7 +18,7 @@ from guidegraph_runtime.machine.shortages import with_shortage
 from guidegraph_runtime.operations import OPERATIONS, SHAPES_READ
 from guidegraph_runtime.running.choices import CHOOSE, Choice, has_choices
 from guidegraph_runtime.running.loops import Loop
-from guidegraph_runtime.running.scheduling import schedule_operations
+from guidegraph_runtime.running.operation_order import schedule_operations
 from guidegraph_runtime.running.unread_values import Flags, find_unread, is_unread, zeros_like
 from guidegraph_runtime.running.values import Values, build_arguments
 from guidegraph_runtime.sessions.device_values import DeviceValue, to_host, to_placeholder
