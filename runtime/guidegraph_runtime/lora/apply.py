@@ -21,7 +21,7 @@ from guidegraph_runtime.bundle.verify import VerifiedBundle
 from guidegraph_runtime.errors import BundleError, suggest_name
 from guidegraph_runtime.files.regular_files import read_regular
 from guidegraph_runtime.lora.pairs import Pair, find_adapter_file, pair_factors, read_metadata
-from guidegraph_runtime.running.tensors import read_safetensors
+from guidegraph_runtime.running.tensor_inputs import read_safetensors
 
 LORA_TABLE = "lora.json"
 """A bundle's file that lists, for each part, the weights that LoRA can change, with the layer names of LoRA files."""

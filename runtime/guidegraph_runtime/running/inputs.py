@@ -56,7 +56,7 @@ def _copy_lists(value: Any) -> Any:
 
 
 def _tensor(name: str, spec: Input, value: Any, location: str) -> Any:
-    from guidegraph_runtime.running.tensors import read_tensor_input
+    from guidegraph_runtime.running.tensor_inputs import read_tensor_input
 
     try:
         if spec.many and isinstance(value, (list, tuple)):
