@@ -37,7 +37,7 @@ from guidegraph.nodes.sampling.settings import (
 from guidegraph.nodes.types import Levels, Schedule
 from guidegraph_runtime.samplers import samplers
 from guidegraph_runtime.samplers.samplers import Warmup
-from guidegraph_runtime.tables.ancestral import Variance
+from guidegraph_runtime.tables.ddpm_ddim import Variance
 from guidegraph_runtime.tables.grid import Final, Sigmas, Spacing
 from guidegraph_runtime.tables.multistep import Combine
 

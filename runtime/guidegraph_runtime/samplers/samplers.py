@@ -30,8 +30,8 @@ from guidegraph_runtime.samplers.exponential import dpmpp_2s_ancestral as dpmpp_
 from guidegraph_runtime.samplers.exponential import dpmpp_3m_sde as dpmpp_3m_sde
 from guidegraph_runtime.samplers.exponential import dpmpp_sde as dpmpp_sde
 from guidegraph_runtime.samplers.exponential import unipc as unipc
-from guidegraph_runtime.tables import ancestral, multistep, ratio
-from guidegraph_runtime.tables.ancestral import Variance
+from guidegraph_runtime.tables import ddpm_ddim, multistep, ratio
+from guidegraph_runtime.tables.ddpm_ddim import Variance
 from guidegraph_runtime.tables.grid import RATIO, SUBSEQUENCE, Final, Levels, NoiseSchedule, Sigmas, Spacing
 from guidegraph_runtime.tables.multistep import Combine
 from guidegraph_runtime.tables.rows import Array
@@ -70,7 +70,7 @@ def ddpm(
     count = noise.whole_times if steps is None else steps
     visited = choose_levels(noise, levels, SUBSEQUENCE, count, spacing, offset, final, sigmas, strength)
     return make_sampler_table(
-        ancestral.ddpm(visited, variance), clip, threshold, threshold_max, learned=variance == "learned"
+        ddpm_ddim.ddpm(visited, variance), clip, threshold, threshold_max, learned=variance == "learned"
     )
 
 
@@ -104,7 +104,7 @@ def ddim(
         rising=eta == 0,
     )
     return make_sampler_table(
-        ancestral.ddim(visited, check_number("eta", eta, low=0, high=1)), clip, threshold, threshold_max, rederive_eps
+        ddpm_ddim.ddim(visited, check_number("eta", eta, low=0, high=1)), clip, threshold, threshold_max, rederive_eps
     )
 
 

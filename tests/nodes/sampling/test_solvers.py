@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from guidegraph_runtime.tables import ancestral, consistency, dpm, multistep, ratio, unipc
+from guidegraph_runtime.tables import consistency, ddpm_ddim, dpm, multistep, ratio, unipc
 from guidegraph_runtime.tables.grid import NoiseSchedule
 from guidegraph_runtime.tables.rows import NOTHING, Array, K, Level, Row
 from tests.nodes.sampling import k_diffusion
@@ -190,7 +190,7 @@ def test_more_steps_than_the_distillation_had_raise(original: int, steps: int, m
 
 def test_tcd_without_noise_is_ddim() -> None:
     rows = consistency.tcd(LEVELS, NOISE.at, gamma=0)
-    for row, expected in zip(rows, ancestral.ddim(LEVELS), strict=True):
+    for row, expected in zip(rows, ddpm_ddim.ddim(LEVELS), strict=True):
         np.testing.assert_allclose(row.x, expected.x, rtol=0, atol=1e-12)
 
 
