@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from guidegraph_runtime.tables.beta import beta_quantile
+from guidegraph_runtime.tables.beta_quantile import beta_quantile
 from guidegraph_runtime.tables.grid import exponential
 from guidegraph_runtime.tables.rows import Array
 

@@ -23,7 +23,7 @@ from guidegraph.nodes.sampling import scheduler as samplers
 from guidegraph.nodes.sampling.levels import to_runtime_noise
 from guidegraph.nodes.training.timesteps import uniform_timesteps
 from guidegraph.nodes.types import Levels, Schedule
-from guidegraph_runtime.tables.beta import beta_quantile
+from guidegraph_runtime.tables.beta_quantile import beta_quantile
 from tests.nodes.sampling import k_diffusion
 from tests.nodes.sampling.closed_form import normal, ode_solution, sample, scaled_linear
 
