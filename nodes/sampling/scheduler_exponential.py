@@ -14,7 +14,7 @@ from guidegraph.nodes.sampling.sampler_node import Sampler, build_sampler, make_
 from guidegraph.nodes.sampling.settings import SHARED_SETTINGS, Clip, Eta, Fraction, NoEta, Offset, Positive, Steps
 from guidegraph.nodes.types import Levels, Schedule
 from guidegraph_runtime.samplers import samplers
-from guidegraph_runtime.tables.dpm import Solver
+from guidegraph_runtime.tables.dpm_solver import Solver
 from guidegraph_runtime.tables.grid import Final, Sigmas, Spacing
 from guidegraph_runtime.tables.unipc import B
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import get_args
 
 from guidegraph_runtime.checks import check_choice, check_flag, check_int, check_number
-from guidegraph_runtime.tables import dpm, ratio
+from guidegraph_runtime.tables import dpm_solver, ratio
 from guidegraph_runtime.tables import unipc as uni
-from guidegraph_runtime.tables.dpm import Solver
+from guidegraph_runtime.tables.dpm_solver import Solver
 from guidegraph_runtime.tables.grid import LAMBDA, RATIO, Final, Levels, NoiseSchedule, Sigmas, Spacing
 from guidegraph_runtime.tables.rows import Array
 from guidegraph_runtime.tables.sampler import (
@@ -49,7 +49,7 @@ def dpmpp_2m(
     check_flag("euler_at_final", euler_at_final)
     noise = as_noise_schedule(alphas_bar).with_signal(zero=True)
     visited = choose_levels(noise, levels, LAMBDA, steps, spacing, offset, final, sigmas, strength, rising=True)
-    rows = dpm.dpmpp_2m(
+    rows = dpm_solver.dpmpp_2m(
         visited, solver_type, 0.0, lower_order_final, euler_at_final, count_skipped_steps(visited, levels, steps)
     )
     return make_sampler_table(rows, clip, threshold, threshold_max)
@@ -82,7 +82,7 @@ def dpmpp_2m_sde(
     check_flag("euler_at_final", euler_at_final)
     noise = as_noise_schedule(alphas_bar).with_signal(zero=True)
     visited = choose_levels(noise, levels, LAMBDA, steps, spacing, offset, final, sigmas, strength)
-    rows = dpm.dpmpp_2m(
+    rows = dpm_solver.dpmpp_2m(
         visited,
         solver_type,
         check_number("eta", eta, low=0, high=1),
@@ -118,7 +118,10 @@ def dpmpp_2s(
     noise = as_noise_schedule(alphas_bar).with_signal()
     visited = choose_levels(noise, levels, LAMBDA, steps, spacing, offset, final, sigmas, strength)
     return make_sampler_table(
-        dpm.dpmpp_2s(visited, solver_type, count_skipped_steps(visited, levels, steps)), clip, threshold, threshold_max
+        dpm_solver.dpmpp_2s(visited, solver_type, count_skipped_steps(visited, levels, steps)),
+        clip,
+        threshold,
+        threshold_max,
     )
 
 
@@ -141,7 +144,7 @@ def dpmpp_2s_ancestral(
     noise = as_noise_schedule(alphas_bar).with_signal()
     visited = choose_levels(noise, levels, RATIO, steps, spacing, offset, final, sigmas, strength)
     return make_sampler_table(
-        dpm.dpmpp_2s_ancestral(visited, noise.near, check_number("eta", eta, low=0, high=1)),
+        dpm_solver.dpmpp_2s_ancestral(visited, noise.near, check_number("eta", eta, low=0, high=1)),
         clip,
         threshold,
         threshold_max,
@@ -167,7 +170,10 @@ def dpmpp_sde(
     noise = as_noise_schedule(alphas_bar).with_signal()
     visited = choose_levels(noise, levels, RATIO, steps, spacing, offset, final, sigmas, strength)
     return make_sampler_table(
-        dpm.dpmpp_sde(visited, noise.near, check_number("eta", eta, low=0, high=1)), clip, threshold, threshold_max
+        dpm_solver.dpmpp_sde(visited, noise.near, check_number("eta", eta, low=0, high=1)),
+        clip,
+        threshold,
+        threshold_max,
     )
 
 
@@ -193,7 +199,7 @@ def dpmpp_3m_sde(
     noise = as_noise_schedule(alphas_bar).with_signal(zero=True)
     visited = choose_levels(noise, levels, LAMBDA, steps, spacing, offset, final, sigmas, strength)
     return make_sampler_table(
-        dpm.dpmpp_3m_sde(visited, check_number("eta", eta, low=0, high=1)), clip, threshold, threshold_max
+        dpm_solver.dpmpp_3m_sde(visited, check_number("eta", eta, low=0, high=1)), clip, threshold, threshold_max
     )
 
 

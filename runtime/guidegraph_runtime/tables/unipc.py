@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from guidegraph_runtime.tables.dpm import integrate
+from guidegraph_runtime.tables.dpm_solver import integrate
 from guidegraph_runtime.tables.rows import S1, S2, S3, S4, X0, Array, Level, Row, X, require_signal
 
 B: TypeAlias = Literal["bh1", "bh2"]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from guidegraph_runtime.tables import consistency, ddpm_ddim, dpm, multistep, ratio, unipc
+from guidegraph_runtime.tables import consistency, ddpm_ddim, dpm_solver, multistep, ratio, unipc
 from guidegraph_runtime.tables.grid import NoiseSchedule
 from guidegraph_runtime.tables.rows import NOTHING, Array, K, Level, Row
 from tests.nodes.sampling import k_diffusion
@@ -62,7 +62,7 @@ def test_dpm2_ancestral_is_a_midpoint_step_and_noise(eta: float) -> None:
 
 @pytest.mark.parametrize("eta", [1.0, 0.5])
 def test_dpmpp_2s_ancestral_is_an_exponential_midpoint_step_and_noise(eta: float) -> None:
-    rows = dpm.dpmpp_2s_ancestral(LEVELS, NOISE.at_ratio, eta)
+    rows = dpm_solver.dpmpp_2s_ancestral(LEVELS, NOISE.at_ratio, eta)
     noises = [normal(64, seed) for seed in range(len(rows))]
     expected = k_diffusion.dpmpp_2s_ancestral(denoise, START, RATIOS, of_rows(rows, last=True), eta)
     np.testing.assert_allclose(run(rows, normal(64, 99), noises), expected, rtol=0, atol=1e-6)
@@ -70,7 +70,7 @@ def test_dpmpp_2s_ancestral_is_an_exponential_midpoint_step_and_noise(eta: float
 
 @pytest.mark.parametrize("eta", [1.0, 0.3, 0.0])
 def test_dpmpp_3m_sde_integrates_k_diffusions_quadratic_through_three_calls(eta: float) -> None:
-    rows = dpm.dpmpp_3m_sde(LEVELS, eta)
+    rows = dpm_solver.dpmpp_3m_sde(LEVELS, eta)
     noises = [normal(64, seed) for seed in range(len(rows))]
     expected = k_diffusion.multistep_sde(denoise, START, RATIOS, of_rows(LEVELS, last=False), eta, order=3)
     np.testing.assert_allclose(run(rows, normal(64, 99), noises), expected, rtol=0, atol=1e-9)
@@ -79,7 +79,7 @@ def test_dpmpp_3m_sde_integrates_k_diffusions_quadratic_through_three_calls(eta:
 @pytest.mark.parametrize("solver_type", ["midpoint", "heun"])
 @pytest.mark.parametrize("eta", [1.0, 0.3, 0.0])
 def test_dpmpp_2m_integrates_the_line_through_two_calls_or_takes_its_middle(eta: float, solver_type: Any) -> None:
-    rows = dpm.dpmpp_2m(LEVELS, solver_type, eta)
+    rows = dpm_solver.dpmpp_2m(LEVELS, solver_type, eta)
     noises = [normal(64, seed) for seed in range(len(rows))]
     expected = k_diffusion.multistep_sde(denoise, START, RATIOS, of_rows(LEVELS, last=False), eta, 2, solver_type)
     np.testing.assert_allclose(run(rows, normal(64, 99), noises), expected, rtol=0, atol=1e-9)
@@ -104,10 +104,10 @@ def error(solver: Callable[[list[Level]], list[Row]], steps: int) -> float:
 @pytest.mark.parametrize(
     ("solver", "order"),
     [
-        (lambda levels: dpm.dpmpp_2m(levels, "heun"), 2),
-        (lambda levels: dpm.dpmpp_3m_sde(levels, eta=0), 2),  # for want of half of the curvature
-        (lambda levels: dpm.dpmpp_2s(levels, "heun"), 2),
-        (lambda levels: dpm.dpmpp_2s_ancestral(levels, NOISE.at_ratio, eta=0), 2),
+        (lambda levels: dpm_solver.dpmpp_2m(levels, "heun"), 2),
+        (lambda levels: dpm_solver.dpmpp_3m_sde(levels, eta=0), 2),  # for want of half of the curvature
+        (lambda levels: dpm_solver.dpmpp_2s(levels, "heun"), 2),
+        (lambda levels: dpm_solver.dpmpp_2s_ancestral(levels, NOISE.at_ratio, eta=0), 2),
         (lambda levels: ratio.dpm2_ancestral(levels, NOISE.at_ratio, eta=0), 2),
     ],
     ids=["dpmpp_2m heun", "dpmpp_3m", "dpmpp_2s heun", "dpmpp_2s_ancestral", "dpm2_ancestral"],
@@ -119,10 +119,10 @@ def test_order_of_convergence_without_noise(solver: Callable[[list[Level]], list
 @pytest.mark.parametrize(
     "rows",
     [
-        dpm.dpmpp_2m(LEVELS, "heun", eta=1.0),
-        dpm.dpmpp_3m_sde(LEVELS),
+        dpm_solver.dpmpp_2m(LEVELS, "heun", eta=1.0),
+        dpm_solver.dpmpp_3m_sde(LEVELS),
         ratio.dpm2_ancestral(LEVELS, NOISE.at_ratio),
-        dpm.dpmpp_2s_ancestral(LEVELS, NOISE.at_ratio),
+        dpm_solver.dpmpp_2s_ancestral(LEVELS, NOISE.at_ratio),
         consistency.lcm(LEVELS),
     ],
     ids=["dpmpp_2m_sde", "dpmpp_3m_sde", "dpm2_ancestral", "dpmpp_2s_ancestral", "lcm"],
@@ -133,7 +133,7 @@ def test_a_rows_score_gain_is_the_variance_of_its_noise_and_the_last_draws_none(
     assert max(row.x[3] for row in rows) > 0
 
 
-@pytest.mark.parametrize("solver", [dpm.dpmpp_2m, dpm.dpmpp_3m_sde, consistency.lcm])
+@pytest.mark.parametrize("solver", [dpm_solver.dpmpp_2m, dpm_solver.dpmpp_3m_sde, consistency.lcm])
 def test_solvers_in_x0_start_at_zero_terminal_snr(solver: Callable[..., list[Row]]) -> None:
     levels = [Level(999.0, 0.0, 1.0), *LEVELS[2:]]
     for row in solver(levels):
@@ -205,16 +205,16 @@ def coarse(steps: int) -> list[Level]:
 
 
 def test_lower_order_final_lowers_the_last_steps_of_less_than_15() -> None:
-    assert orders(dpm.dpmpp_2m(coarse(10))) == [1, *[2] * 8, 1]
-    assert orders(dpm.dpmpp_2m(coarse(10), lower_order_final=False)) == [1, *[2] * 9]
-    assert orders(dpm.dpmpp_2m(coarse(15))) == [1, *[2] * 14]
-    assert orders(dpm.dpmpp_2m(coarse(15), euler_at_final=True)) == [1, *[2] * 13, 1]
+    assert orders(dpm_solver.dpmpp_2m(coarse(10))) == [1, *[2] * 8, 1]
+    assert orders(dpm_solver.dpmpp_2m(coarse(10), lower_order_final=False)) == [1, *[2] * 9]
+    assert orders(dpm_solver.dpmpp_2m(coarse(15))) == [1, *[2] * 14]
+    assert orders(dpm_solver.dpmpp_2m(coarse(15), euler_at_final=True)) == [1, *[2] * 13, 1]
     assert orders(ratio.deis(coarse(10))) == [1, 2, *[3] * 6, 2, 1]
     assert orders(ratio.deis(coarse(10), lower_order_final=False)) == [1, 2, *[3] * 8]
 
 
 def test_lower_order_final_counts_skipped_steps() -> None:
-    assert orders(dpm.dpmpp_2m(coarse(10), skipped=5)) == [1, *[2] * 9]
+    assert orders(dpm_solver.dpmpp_2m(coarse(10), skipped=5)) == [1, *[2] * 9]
     assert orders(ratio.deis(coarse(10), skipped=5)) == [1, 2, *[3] * 8]
 
 
@@ -225,7 +225,7 @@ def test_unipc_keeps_its_order_to_the_end_without_lower_order_final() -> None:
     assert same[6] != pytest.approx(lower[6])
 
 
-@pytest.mark.parametrize("solver", [ratio.deis, dpm.dpmpp_2m])
+@pytest.mark.parametrize("solver", [ratio.deis, dpm_solver.dpmpp_2m])
 def test_a_step_to_zero_noise_returns_x0_for_any_lower_order_final(solver: Any) -> None:
     rows = solver([*coarse(16), LANDING], lower_order_final=False)
     before = run(rows[:-1], normal(64, 99), [np.zeros(64)] * 16)
@@ -274,8 +274,8 @@ def test_pndm_of_v_converts_the_mix_of_vs_at_the_start_of_each_step(warmup: str)
 
 def test_pairs_of_dpmpp_2s_are_those_of_the_full_run() -> None:
     """A start after an odd number of steps begins with a single step, then takes the whole run's pairs."""
-    full = dpm.dpmpp_2s(LEVELS)
-    part = dpm.dpmpp_2s(LEVELS[3:], skipped=3)
+    full = dpm_solver.dpmpp_2s(LEVELS)
+    part = dpm_solver.dpmpp_2s(LEVELS[3:], skipped=3)
     assert [bool(row.x[5]) for row in part[1:]] == [bool(row.x[5]) for row in full[4:]]
     assert not part[0].x[5]
     for row, expected in zip(part[1:], full[4:], strict=True):
