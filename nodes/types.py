@@ -161,7 +161,7 @@ class Schedule:
 
     ``alphas_bar``: ᾱ (T), float64, decreasing, in [0, 1). ``trained_from``, ``trained_to``: the first and last
     timestep that the model was trained on. Samplers stay within them by default; without them, they use all timesteps
-    that have signal left (guidegraph_runtime.tables.grid). All conversions between ε, x0, v and score are here.
+    that have signal left (guidegraph_runtime.tables.noise_levels). All conversions between ε, x0, v and score are here.
     Methods take t (1) or (B) and x (B, …). They compute in float64 if x is float64, otherwise in float32.
     """
 
@@ -179,7 +179,7 @@ class Schedule:
     @property
     def known(self) -> tuple[float, float]:
         """The first and last timestep that samplers visit by default."""
-        from guidegraph_runtime.tables.grid import NoiseSchedule
+        from guidegraph_runtime.tables.noise_levels import NoiseSchedule
 
         noise = NoiseSchedule.of(self.alphas_bar.double().cpu().numpy(), self.trained_from, self.trained_to)
         return noise.low, noise.high

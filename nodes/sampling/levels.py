@@ -19,11 +19,11 @@ from guidegraph.nodes.sampling.settings import Fraction, Offset, Positive, Steps
 from guidegraph.nodes.types import Levels, Schedule, Table
 from guidegraph_runtime.operations import levels as host
 from guidegraph_runtime.operations.levels import Listed
-from guidegraph_runtime.tables.grid import Final
+from guidegraph_runtime.tables.noise_levels import Final
 from guidegraph_runtime.tables.spacings import Aligned
 
 if TYPE_CHECKING:
-    from guidegraph_runtime.tables import grid
+    from guidegraph_runtime.tables import noise_levels
 
 
 NotNegative: TypeAlias = Annotated[float, Ge(0)]
@@ -226,14 +226,14 @@ def levels_at_sigmas(schedule: Schedule, sigmas: Sequence[float], final: Listed 
     return _compute_levels(host.from_sigmas, schedule, sigmas=list(sigmas), final=final)
 
 
-def to_runtime_noise(schedule: Schedule) -> grid.NoiseSchedule:
+def to_runtime_noise(schedule: Schedule) -> noise_levels.NoiseSchedule:
     """Convert a schedule to the runtime's, in float64 NumPy."""
     from guidegraph_runtime.operations.schedule import parse_schedule
 
     return parse_schedule(_schedule_fields(schedule))
 
 
-def to_runtime_levels(levels: Levels) -> grid.Levels:
+def to_runtime_levels(levels: Levels) -> noise_levels.Levels:
     """Convert levels to the runtime's. Raises ``ValueError`` for levels that neither fall nor rise."""
     return host.parse_levels(_to_fields(levels))
 

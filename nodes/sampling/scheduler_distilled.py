@@ -11,7 +11,7 @@ from guidegraph.nodes.sampling.settings import SHARED_SETTINGS, Clip, Eta, Fract
 from guidegraph.nodes.types import Levels, Schedule
 from guidegraph_runtime.samplers import samplers
 from guidegraph_runtime.samplers.distilled import DistilledSpacing
-from guidegraph_runtime.tables.grid import Final, Sigmas
+from guidegraph_runtime.tables.noise_levels import Final, Sigmas
 
 __doc__ = f"{__doc__}\n{SHARED_SETTINGS}"
 

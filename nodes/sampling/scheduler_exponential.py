@@ -15,7 +15,7 @@ from guidegraph.nodes.sampling.settings import SHARED_SETTINGS, Clip, Eta, Fract
 from guidegraph.nodes.types import Levels, Schedule
 from guidegraph_runtime.samplers import samplers
 from guidegraph_runtime.tables.dpm_solver import Solver
-from guidegraph_runtime.tables.grid import Final, Sigmas, Spacing
+from guidegraph_runtime.tables.noise_levels import Final, Sigmas, Spacing
 from guidegraph_runtime.tables.unipc import B
 
 __doc__ = f"{__doc__}\n{SHARED_SETTINGS}"

@@ -13,7 +13,7 @@ from guidegraph_runtime.limits import check_limit
 from guidegraph_runtime.operations.operation import operation
 from guidegraph_runtime.operations.schedule import parse_schedule
 from guidegraph_runtime.tables import spacings
-from guidegraph_runtime.tables.grid import (
+from guidegraph_runtime.tables.noise_levels import (
     LANDING,
     Final,
     Levels,
@@ -25,7 +25,7 @@ from guidegraph_runtime.tables.grid import (
     polynomial,
     timesteps,
 )
-from guidegraph_runtime.tables.grid import exponential as exponentially
+from guidegraph_runtime.tables.noise_levels import exponential as exponentially
 from guidegraph_runtime.tables.rows import Array, Level
 from guidegraph_runtime.tables.sampler import check_levels
 from guidegraph_runtime.tables.spacings import Aligned

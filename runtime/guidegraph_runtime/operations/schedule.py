@@ -13,7 +13,7 @@ import numpy as np
 from guidegraph_runtime.checks import check_array, check_choice, check_fields, check_int, check_number
 from guidegraph_runtime.limits import check_limit
 from guidegraph_runtime.operations.operation import operation
-from guidegraph_runtime.tables.grid import NoiseSchedule
+from guidegraph_runtime.tables.noise_levels import NoiseSchedule
 from guidegraph_runtime.tables.rows import Array
 from guidegraph_runtime.tables.sampler import check_alphas_bar
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from guidegraph_runtime.checks import check_choice, check_int, check_number
 from guidegraph_runtime.tables import consistency
-from guidegraph_runtime.tables.grid import (
+from guidegraph_runtime.tables.noise_levels import (
     SUBSEQUENCE,
     Final,
     Levels,

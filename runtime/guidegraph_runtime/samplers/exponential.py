@@ -8,7 +8,7 @@ from guidegraph_runtime.checks import check_choice, check_flag, check_int, check
 from guidegraph_runtime.tables import dpm_solver, ratio
 from guidegraph_runtime.tables import unipc as uni
 from guidegraph_runtime.tables.dpm_solver import Solver
-from guidegraph_runtime.tables.grid import LAMBDA, RATIO, Final, Levels, NoiseSchedule, Sigmas, Spacing
+from guidegraph_runtime.tables.noise_levels import LAMBDA, RATIO, Final, Levels, NoiseSchedule, Sigmas, Spacing
 from guidegraph_runtime.tables.rows import Array
 from guidegraph_runtime.tables.sampler import (
     SamplerTable,

@@ -32,8 +32,8 @@ from guidegraph_runtime.samplers.exponential import dpmpp_sde as dpmpp_sde
 from guidegraph_runtime.samplers.exponential import unipc as unipc
 from guidegraph_runtime.tables import ddpm_ddim, multistep, ratio
 from guidegraph_runtime.tables.ddpm_ddim import Variance
-from guidegraph_runtime.tables.grid import RATIO, SUBSEQUENCE, Final, Levels, NoiseSchedule, Sigmas, Spacing
 from guidegraph_runtime.tables.multistep import Combine
+from guidegraph_runtime.tables.noise_levels import RATIO, SUBSEQUENCE, Final, Levels, NoiseSchedule, Sigmas, Spacing
 from guidegraph_runtime.tables.rows import Array
 from guidegraph_runtime.tables.sampler import (
     SamplerTable,

@@ -9,8 +9,8 @@ from typing import NamedTuple, get_args
 import numpy as np
 
 from guidegraph_runtime.checks import check_choice, check_flag, check_int, check_number
-from guidegraph_runtime.tables import grid
-from guidegraph_runtime.tables.grid import Final, Levels, NoiseSchedule, Rule, Sigmas, Spacing
+from guidegraph_runtime.tables import noise_levels
+from guidegraph_runtime.tables.noise_levels import Final, Levels, NoiseSchedule, Rule, Sigmas, Spacing
 from guidegraph_runtime.tables.rows import Array, Level, Row, stack_rows
 
 SHORTHAND = ("steps", "spacing", "offset", "final", "sigmas", "strength", "original_steps")
@@ -95,7 +95,7 @@ def choose_levels(
         check_choice(name, value, get_args(choices))
     steps, offset = check_int("steps", steps, low=1), check_int("offset", offset, low=0)
     strength = check_number("strength", strength, above=0, high=1)
-    chosen = grid.levels(noise, rule, steps, spacing, offset, final, sigmas, strength)
+    chosen = noise_levels.levels(noise, rule, steps, spacing, offset, final, sigmas, strength)
     return Levels.of(chosen).to_list()
 
 

@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from guidegraph_runtime.tables.beta_quantile import beta_quantile
-from guidegraph_runtime.tables.grid import exponential
+from guidegraph_runtime.tables.noise_levels import exponential
 from guidegraph_runtime.tables.rows import Array
 
 Aligned: TypeAlias = Literal["sd1", "sdxl", "svd"]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from guidegraph_runtime.tables import consistency, ddpm_ddim, dpm_solver, multistep, ratio, unipc
-from guidegraph_runtime.tables.grid import NoiseSchedule
+from guidegraph_runtime.tables.noise_levels import NoiseSchedule
 from guidegraph_runtime.tables.rows import NOTHING, Array, K, Level, Row
 from tests.nodes.sampling import k_diffusion
 from tests.nodes.sampling.closed_form import MEAN, STD, scaled_linear
