@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import get_args
 
 from guidegraph_runtime.checks import check_choice, check_flag, check_int, check_number
-from guidegraph_runtime.tables import dpm_solver, ratio
+from guidegraph_runtime.tables import dpm_solver, ode_solvers
 from guidegraph_runtime.tables import unipc as uni
 from guidegraph_runtime.tables.dpm_solver import Solver
 from guidegraph_runtime.tables.noise_levels import LAMBDA, RATIO, Final, Levels, NoiseSchedule, Sigmas, Spacing
@@ -261,5 +261,5 @@ def deis(
     noise = as_noise_schedule(alphas_bar).with_signal()
     visited = choose_levels(noise, levels, LAMBDA, steps, spacing, offset, final, sigmas, strength)
     order, lower = check_int("order", order, low=1, high=3), check_flag("lower_order_final", lower_order_final)
-    rows = ratio.deis(visited, order, lower, count_skipped_steps(visited, levels, steps))
+    rows = ode_solvers.deis(visited, order, lower, count_skipped_steps(visited, levels, steps))
     return make_sampler_table(rows, clip, threshold, threshold_max, rederive_eps)

@@ -30,7 +30,7 @@ from guidegraph_runtime.samplers.exponential import dpmpp_2s_ancestral as dpmpp_
 from guidegraph_runtime.samplers.exponential import dpmpp_3m_sde as dpmpp_3m_sde
 from guidegraph_runtime.samplers.exponential import dpmpp_sde as dpmpp_sde
 from guidegraph_runtime.samplers.exponential import unipc as unipc
-from guidegraph_runtime.tables import ddpm_ddim, pndm, ratio
+from guidegraph_runtime.tables import ddpm_ddim, ode_solvers, pndm
 from guidegraph_runtime.tables.ddpm_ddim import Variance
 from guidegraph_runtime.tables.noise_levels import RATIO, SUBSEQUENCE, Final, Levels, NoiseSchedule, Sigmas, Spacing
 from guidegraph_runtime.tables.pndm import Combine
@@ -159,7 +159,7 @@ def euler(
     check_eta_is_zero(eta)
     noise = as_noise_schedule(alphas_bar).with_signal(zero=True)
     visited = choose_levels(noise, levels, RATIO, steps, spacing, offset, final, sigmas, strength, rising=True)
-    return make_sampler_table(ratio.euler(visited), clip, threshold, threshold_max, rederive_eps)
+    return make_sampler_table(ode_solvers.euler(visited), clip, threshold, threshold_max, rederive_eps)
 
 
 def euler_ancestral(
@@ -182,7 +182,7 @@ def euler_ancestral(
     noise = as_noise_schedule(alphas_bar).with_signal(zero=True)
     visited = choose_levels(noise, levels, RATIO, steps, spacing, offset, final, sigmas, strength)
     return make_sampler_table(
-        ratio.euler_ancestral(visited, check_number("eta", eta, low=0, high=1)),
+        ode_solvers.euler_ancestral(visited, check_number("eta", eta, low=0, high=1)),
         clip,
         threshold,
         threshold_max,
@@ -210,7 +210,7 @@ def heun(
     check_eta_is_zero(eta)
     noise = as_noise_schedule(alphas_bar).with_signal()
     visited = choose_levels(noise, levels, RATIO, steps, spacing, offset, final, sigmas, strength, rising=True)
-    return make_sampler_table(ratio.heun(visited), clip, threshold, threshold_max, rederive_eps)
+    return make_sampler_table(ode_solvers.heun(visited), clip, threshold, threshold_max, rederive_eps)
 
 
 def dpm2(
@@ -233,7 +233,7 @@ def dpm2(
     check_eta_is_zero(eta)
     noise = as_noise_schedule(alphas_bar).with_signal()
     visited = choose_levels(noise, levels, RATIO, steps, spacing, offset, final, sigmas, strength, rising=True)
-    return make_sampler_table(ratio.dpm2(visited, noise.near), clip, threshold, threshold_max, rederive_eps)
+    return make_sampler_table(ode_solvers.dpm2(visited, noise.near), clip, threshold, threshold_max, rederive_eps)
 
 
 def dpm2_ancestral(
@@ -256,7 +256,7 @@ def dpm2_ancestral(
     noise = as_noise_schedule(alphas_bar).with_signal()
     visited = choose_levels(noise, levels, RATIO, steps, spacing, offset, final, sigmas, strength)
     return make_sampler_table(
-        ratio.dpm2_ancestral(visited, noise.near, check_number("eta", eta, low=0, high=1)),
+        ode_solvers.dpm2_ancestral(visited, noise.near, check_number("eta", eta, low=0, high=1)),
         clip,
         threshold,
         threshold_max,
@@ -286,7 +286,7 @@ def lms(
     noise = as_noise_schedule(alphas_bar).with_signal()
     visited = choose_levels(noise, levels, RATIO, steps, spacing, offset, final, sigmas, strength)
     return make_sampler_table(
-        ratio.lms(visited, check_int("order", order, low=1, high=4)), clip, threshold, threshold_max, rederive_eps
+        ode_solvers.lms(visited, check_int("order", order, low=1, high=4)), clip, threshold, threshold_max, rederive_eps
     )
 
 
@@ -318,5 +318,9 @@ def edm(
     churn, s_min = check_number("churn", churn, low=0), check_number("s_min", s_min, low=0)
     s_max, s_noise = check_number("s_max", s_max, above=0), check_number("s_noise", s_noise, above=0)
     return make_sampler_table(
-        ratio.edm(visited, noise.at_ratio, churn, s_min, s_max, s_noise), clip, threshold, threshold_max, rederive_eps
+        ode_solvers.edm(visited, noise.at_ratio, churn, s_min, s_max, s_noise),
+        clip,
+        threshold,
+        threshold_max,
+        rederive_eps,
     )

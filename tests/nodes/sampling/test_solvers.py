@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from guidegraph_runtime.tables import consistency, ddpm_ddim, dpm_solver, pndm, ratio, unipc
+from guidegraph_runtime.tables import consistency, ddpm_ddim, dpm_solver, ode_solvers, pndm, unipc
 from guidegraph_runtime.tables.noise_levels import NoiseSchedule
 from guidegraph_runtime.tables.rows import NOTHING, Array, K, Level, Row
 from tests.nodes.sampling import k_diffusion
@@ -53,7 +53,7 @@ def of_rows(rows: Sequence[Row], last: bool) -> Iterator[Array]:
 
 @pytest.mark.parametrize("eta", [1.0, 0.5])
 def test_dpm2_ancestral_is_a_midpoint_step_and_noise(eta: float) -> None:
-    rows = ratio.dpm2_ancestral(LEVELS, NOISE.at_ratio, eta)
+    rows = ode_solvers.dpm2_ancestral(LEVELS, NOISE.at_ratio, eta)
     assert len(rows) == 2 * len(GRID) - 1
     noises = [normal(64, seed) for seed in range(len(rows))]
     expected = k_diffusion.dpm_2_ancestral(denoise, START, RATIOS, of_rows(rows, last=True), eta)
@@ -108,7 +108,7 @@ def error(solver: Callable[[list[Level]], list[Row]], steps: int) -> float:
         (lambda levels: dpm_solver.dpmpp_3m_sde(levels, eta=0), 2),  # for want of half of the curvature
         (lambda levels: dpm_solver.dpmpp_2s(levels, "heun"), 2),
         (lambda levels: dpm_solver.dpmpp_2s_ancestral(levels, NOISE.at_ratio, eta=0), 2),
-        (lambda levels: ratio.dpm2_ancestral(levels, NOISE.at_ratio, eta=0), 2),
+        (lambda levels: ode_solvers.dpm2_ancestral(levels, NOISE.at_ratio, eta=0), 2),
     ],
     ids=["dpmpp_2m heun", "dpmpp_3m", "dpmpp_2s heun", "dpmpp_2s_ancestral", "dpm2_ancestral"],
 )
@@ -121,7 +121,7 @@ def test_order_of_convergence_without_noise(solver: Callable[[list[Level]], list
     [
         dpm_solver.dpmpp_2m(LEVELS, "heun", eta=1.0),
         dpm_solver.dpmpp_3m_sde(LEVELS),
-        ratio.dpm2_ancestral(LEVELS, NOISE.at_ratio),
+        ode_solvers.dpm2_ancestral(LEVELS, NOISE.at_ratio),
         dpm_solver.dpmpp_2s_ancestral(LEVELS, NOISE.at_ratio),
         consistency.lcm(LEVELS),
     ],
@@ -209,13 +209,13 @@ def test_lower_order_final_lowers_the_last_steps_of_less_than_15() -> None:
     assert orders(dpm_solver.dpmpp_2m(coarse(10), lower_order_final=False)) == [1, *[2] * 9]
     assert orders(dpm_solver.dpmpp_2m(coarse(15))) == [1, *[2] * 14]
     assert orders(dpm_solver.dpmpp_2m(coarse(15), euler_at_final=True)) == [1, *[2] * 13, 1]
-    assert orders(ratio.deis(coarse(10))) == [1, 2, *[3] * 6, 2, 1]
-    assert orders(ratio.deis(coarse(10), lower_order_final=False)) == [1, 2, *[3] * 8]
+    assert orders(ode_solvers.deis(coarse(10))) == [1, 2, *[3] * 6, 2, 1]
+    assert orders(ode_solvers.deis(coarse(10), lower_order_final=False)) == [1, 2, *[3] * 8]
 
 
 def test_lower_order_final_counts_skipped_steps() -> None:
     assert orders(dpm_solver.dpmpp_2m(coarse(10), skipped=5)) == [1, *[2] * 9]
-    assert orders(ratio.deis(coarse(10), skipped=5)) == [1, 2, *[3] * 8]
+    assert orders(ode_solvers.deis(coarse(10), skipped=5)) == [1, 2, *[3] * 8]
 
 
 def test_unipc_keeps_its_order_to_the_end_without_lower_order_final() -> None:
@@ -225,7 +225,7 @@ def test_unipc_keeps_its_order_to_the_end_without_lower_order_final() -> None:
     assert same[6] != pytest.approx(lower[6])
 
 
-@pytest.mark.parametrize("solver", [ratio.deis, dpm_solver.dpmpp_2m])
+@pytest.mark.parametrize("solver", [ode_solvers.deis, dpm_solver.dpmpp_2m])
 def test_a_step_to_zero_noise_returns_x0_for_any_lower_order_final(solver: Any) -> None:
     rows = solver([*coarse(16), LANDING], lower_order_final=False)
     before = run(rows[:-1], normal(64, 99), [np.zeros(64)] * 16)
