@@ -12,7 +12,7 @@ from guidegraph.graph.device_context import current_device
 from guidegraph.nodes.sampling.levels import to_runtime_levels, to_runtime_noise
 from guidegraph.nodes.types import Levels, Schedule, Scheduler, SchedulerState, Timesteps
 from guidegraph_runtime.tables.rows import K
-from guidegraph_runtime.tables.sampler import SHORTHAND, SamplerTable, check_shorthand
+from guidegraph_runtime.tables.sampler_table import SHORTHAND, SamplerTable, check_shorthand
 
 
 class Sampler(NamedTuple):

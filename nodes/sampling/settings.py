@@ -7,7 +7,7 @@ from typing import Annotated, TypeAlias
 from annotated_types import Ge, Gt, Le
 from pydantic import AfterValidator
 
-from guidegraph_runtime.tables.sampler import check_eta_is_one, check_eta_is_zero
+from guidegraph_runtime.tables.sampler_table import check_eta_is_one, check_eta_is_zero
 
 Steps: TypeAlias = Annotated[int, Ge(1)]
 Offset: TypeAlias = Annotated[int, Ge(0)]

@@ -27,7 +27,7 @@ from guidegraph_runtime.tables.noise_levels import (
 )
 from guidegraph_runtime.tables.noise_levels import exponential as exponentially
 from guidegraph_runtime.tables.rows import Array, Level
-from guidegraph_runtime.tables.sampler import check_levels
+from guidegraph_runtime.tables.sampler_table import check_levels
 from guidegraph_runtime.tables.spacings import Aligned
 
 Fields: TypeAlias = dict[str, Array]

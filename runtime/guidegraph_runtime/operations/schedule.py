@@ -15,7 +15,7 @@ from guidegraph_runtime.limits import check_limit
 from guidegraph_runtime.operations.operation import operation
 from guidegraph_runtime.tables.noise_levels import NoiseSchedule
 from guidegraph_runtime.tables.rows import Array
-from guidegraph_runtime.tables.sampler import check_alphas_bar
+from guidegraph_runtime.tables.sampler_table import check_alphas_bar
 
 Fields: TypeAlias = dict[str, Any]
 

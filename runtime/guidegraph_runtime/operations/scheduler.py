@@ -16,7 +16,7 @@ from guidegraph_runtime.operations.operation import operation
 from guidegraph_runtime.operations.schedule import parse_schedule
 from guidegraph_runtime.samplers import samplers
 from guidegraph_runtime.tables.rows import K
-from guidegraph_runtime.tables.sampler import SamplerTable, check_shorthand
+from guidegraph_runtime.tables.sampler_table import SamplerTable, check_shorthand
 
 SAMPLERS = (
     samplers.ddpm,

@@ -22,7 +22,7 @@ from guidegraph_runtime.tables.noise_levels import (
     landing,
 )
 from guidegraph_runtime.tables.rows import Array, Level
-from guidegraph_runtime.tables.sampler import SamplerTable, as_noise_schedule, choose_levels, make_sampler_table
+from guidegraph_runtime.tables.sampler_table import SamplerTable, as_noise_schedule, choose_levels, make_sampler_table
 
 DistilledSpacing: TypeAlias = Literal["distilled", "leading", "trailing", "linspace"]
 

@@ -10,7 +10,7 @@ from guidegraph_runtime.tables import unipc as uni
 from guidegraph_runtime.tables.dpm_solver import Solver
 from guidegraph_runtime.tables.noise_levels import LAMBDA, RATIO, Final, Levels, NoiseSchedule, Sigmas, Spacing
 from guidegraph_runtime.tables.rows import Array
-from guidegraph_runtime.tables.sampler import (
+from guidegraph_runtime.tables.sampler_table import (
     SamplerTable,
     as_noise_schedule,
     check_eta_is_zero,

@@ -35,7 +35,7 @@ from guidegraph_runtime.tables.ddpm_ddim import Variance
 from guidegraph_runtime.tables.noise_levels import RATIO, SUBSEQUENCE, Final, Levels, NoiseSchedule, Sigmas, Spacing
 from guidegraph_runtime.tables.pndm import Combine
 from guidegraph_runtime.tables.rows import Array
-from guidegraph_runtime.tables.sampler import (
+from guidegraph_runtime.tables.sampler_table import (
     SamplerTable,
     as_noise_schedule,
     check_eta_is_one,
