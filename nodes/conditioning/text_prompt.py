@@ -14,7 +14,7 @@ from guidegraph.graph.node import node
 from guidegraph.nodes import port_shapes
 from guidegraph.nodes.conditioning.text import text_export_recipe
 from guidegraph.nodes.types import Condition, TextEmbedder
-from guidegraph_runtime.text.prompts import parse_prompt
+from guidegraph_runtime.text.prompt_weights import parse_prompt
 
 if TYPE_CHECKING:
     from guidegraph.nodes.models.released.text import ReleasedText

@@ -19,7 +19,7 @@ from guidegraph.nodes.models.own.layers import timestep_embedding
 from guidegraph.nodes.shapes import has_values
 from guidegraph.nodes.types import Condition
 from guidegraph_runtime.text.chunks import Chunker, make_chunk_tables
-from guidegraph_runtime.text.prompts import Fragment
+from guidegraph_runtime.text.prompt_weights import Fragment
 
 Prompt: TypeAlias = Sequence[Fragment]
 Hidden = Literal["last", "penultimate", "penultimate_normed"]

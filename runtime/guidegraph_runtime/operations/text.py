@@ -14,7 +14,7 @@ from guidegraph_runtime.checks import check_texts as list_of_texts
 from guidegraph_runtime.operations.operation import operation
 from guidegraph_runtime.text import tokens
 from guidegraph_runtime.text.chunks import Chunker, make_chunk_tables
-from guidegraph_runtime.text.prompts import parse_prompt
+from guidegraph_runtime.text.prompt_weights import parse_prompt
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

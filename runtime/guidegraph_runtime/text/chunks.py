@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from guidegraph_runtime.text.prompts import Fragment
+from guidegraph_runtime.text.prompt_weights import Fragment
 
 Token: TypeAlias = tuple[int, float]
 """An id and its weight."""

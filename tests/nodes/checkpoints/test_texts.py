@@ -15,7 +15,7 @@ from guidegraph.nodes.conditioning.text import encode_text
 from guidegraph.nodes.models.own.text import build_tokenizer
 from guidegraph.nodes.models.released.text import PictureSize, ReleasedText, Tower
 from guidegraph_runtime.operations import OPERATIONS
-from guidegraph_runtime.text.prompts import parse_prompt
+from guidegraph_runtime.text.prompt_weights import parse_prompt
 from tests.nodes.checkpoints import tiny
 from tests.nodes.checkpoints.compvis import compvis_writer
 from tests.tolerance import assert_same_up_to_rounding, terms_of
