@@ -42,7 +42,7 @@ from guidegraph.runs.outputs import RECORD, OutputWriter, output_problems
 from guidegraph_runtime.files.atomic_write import find_killed_run
 
 if TYPE_CHECKING:
-    from guidegraph.commands.launch import Processes
+    from guidegraph.commands.launch_processes import Processes
     from guidegraph.commands.shared.source import OpenedWorkflow
     from guidegraph.graph.events import CancelToken, Observer
     from guidegraph.plugins.hookspecs import RunInfo
@@ -139,7 +139,7 @@ def run(
     parameters, seeds, digests, versions, timings. Every PNG carries its workflow and parameters: a picture
     given in place of a workflow is made again, with its whole batch.
     """
-    from guidegraph.commands.launch import Processes
+    from guidegraph.commands.launch_processes import Processes
     from guidegraph.commands.shared.source import apply_limits
 
     arguments = RunArguments(
@@ -181,7 +181,7 @@ def _run_here(arguments: RunArguments) -> None:
 
 def _run_in_processes(arguments: RunArguments) -> None:
     """Check the arguments once here, then launch the processes."""
-    from guidegraph.commands.launch import check_processes, launch
+    from guidegraph.commands.launch_processes import check_processes, launch
 
     checked = _check_arguments(arguments, require_plugins(arguments.plugins).registry)
     check_processes(arguments.processes, checked.opened.graph, arguments.device)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from guidegraph import WorkflowError
-from guidegraph.commands import launch
-from guidegraph.commands.launch import Processes, check_processes
+from guidegraph.commands import launch_processes
+from guidegraph.commands.launch_processes import Processes, check_processes
 from guidegraph.graph.ir import Graph
 from guidegraph.graph.resolution.load import build
 from tests.graph.engine_nodes import REGISTRY
@@ -66,7 +66,7 @@ def test_options_that_start_several_processes(
 def test_impossible_combinations_are_refused(
     processes: Processes, device: str, message: str, graph: Graph, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launch, "count_cuda_devices", lambda: 2)
+    monkeypatch.setattr(launch_processes, "count_cuda_devices", lambda: 2)
     with pytest.raises(WorkflowError, match=message):
         check_processes(processes, graph, device)
     check_processes(Processes(devices=2), graph, "cuda")
