@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from guidegraph.commands.node_rows import NodeRow, describe_node, format_default
+from guidegraph.commands.node_json import NodeRow, describe_node, format_default
 from guidegraph.commands.shared.errors import ID, argument_problem, print_json, print_text
 from guidegraph.commands.shared.options import Json, NoPlugins, Plugins
 from guidegraph.commands.shared.plugins import require_plugins

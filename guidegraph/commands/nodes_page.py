@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import Any
 
-from guidegraph.commands.node_rows import NodeRow, describe_node, format_default
+from guidegraph.commands.node_json import NodeRow, describe_node, format_default
 from guidegraph.graph.node import NodeSpec
 
 COMMAND = "guidegraph nodes --markdown --no-plugins > docs/reference/nodes.md"
