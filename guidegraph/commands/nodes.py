@@ -31,7 +31,7 @@ def nodes(
     """List the nodes, or show the ports, settings and outputs of one."""
     from json import dumps
 
-    from guidegraph.commands.nodes_page import render_node, render_nodes
+    from guidegraph.commands.nodes_markdown import render_node, render_nodes
 
     registry = require_plugins(select_plugins(plugin, no_plugins)).registry
     specs = _select_specs(id, registry)

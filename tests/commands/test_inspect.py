@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from guidegraph.commands.nodes_page import COMMAND
+from guidegraph.commands.nodes_markdown import COMMAND
 from tests.commands.command import ROOT, TOYS, Command, process
 from tests.commands.test_run import DRAW, LOOP
 
