@@ -17,7 +17,7 @@ def draw(
     limit: LimitSettings = None,
 ) -> None:
     """Draw a workflow as SVG, with the bodies of its loops as boxes."""
-    from guidegraph.commands.shared.source import apply_limits, open_workflow
+    from guidegraph.commands.shared.open_workflow import apply_limits, open_workflow
     from guidegraph.drawing.svg import draw_svg
 
     with apply_limits(limit):

@@ -82,7 +82,7 @@ def export(
     from guidegraph.commands.export_bundle import export_bundle
     from guidegraph.commands.export_single_file import export_single_file
     from guidegraph.commands.export_steps import ExportArguments
-    from guidegraph.commands.shared.source import apply_limits
+    from guidegraph.commands.shared.open_workflow import apply_limits
 
     arguments = ExportArguments(
         workflow,

@@ -26,8 +26,13 @@ from guidegraph.commands.export_steps import (
     translate_export_errors,
 )
 from guidegraph.commands.shared.errors import argument_problem, print_text
+from guidegraph.commands.shared.open_workflow import (
+    bind_settings,
+    open_workflow,
+    setting_names,
+    unknown_output_problems,
+)
 from guidegraph.commands.shared.plugins import require_plugins
-from guidegraph.commands.shared.source import bind_settings, open_workflow, setting_names, unknown_output_problems
 from guidegraph.graph.errors import GuidegraphError, Problem, WorkflowError
 from guidegraph.graph.ir import Graph
 from guidegraph.graph.trust.folder_locks import lock_output

@@ -41,7 +41,7 @@ def plan(
     from json import dumps
 
     from guidegraph.commands.plan_text import plan_json, plan_text
-    from guidegraph.commands.shared.source import (
+    from guidegraph.commands.shared.open_workflow import (
         apply_limits,
         bind_settings,
         open_workflow,

@@ -43,7 +43,7 @@ from guidegraph_runtime.files.atomic_write import find_killed_run
 
 if TYPE_CHECKING:
     from guidegraph.commands.launch_processes import Processes
-    from guidegraph.commands.shared.source import OpenedWorkflow
+    from guidegraph.commands.shared.open_workflow import OpenedWorkflow
     from guidegraph.graph.events import CancelToken, Observer
     from guidegraph.plugins.hookspecs import RunInfo
     from guidegraph.plugins.manager import PluginManager
@@ -140,7 +140,7 @@ def run(
     given in place of a workflow is made again, with its whole batch.
     """
     from guidegraph.commands.launch_processes import Processes
-    from guidegraph.commands.shared.source import apply_limits
+    from guidegraph.commands.shared.open_workflow import apply_limits
 
     arguments = RunArguments(
         workflow,
@@ -190,7 +190,7 @@ def _run_in_processes(arguments: RunArguments) -> None:
 
 def _check_arguments(arguments: RunArguments, registry: Registry) -> CheckedRun:
     """Check everything before the run. Raises ``WorkflowError`` that lists all problems."""
-    from guidegraph.commands.shared.source import (
+    from guidegraph.commands.shared.open_workflow import (
         bind_settings,
         device_problems,
         open_workflow,

@@ -117,7 +117,7 @@ def sweep(
     on with what is missing. A cell that fails is reported, and the rest goes on; the exit code is 1 then.
     --ray needs pip install "guidegraph[ray]".
     """
-    from guidegraph.commands.shared.source import apply_limits
+    from guidegraph.commands.shared.open_workflow import apply_limits
 
     arguments = SweepArguments(
         workflow,
@@ -160,7 +160,7 @@ def _sweep(arguments: SweepArguments) -> None:
 
 def _check_arguments(arguments: SweepArguments, registry: Registry) -> Sweep:
     """Check everything before the sweep. Raises ``WorkflowError`` that lists all problems."""
-    from guidegraph.commands.shared.source import apply_recipe, open_workflow, parse_settings, setting_names
+    from guidegraph.commands.shared.open_workflow import apply_recipe, open_workflow, parse_settings, setting_names
     from guidegraph.runs.run import Job
     from guidegraph.sweep.grid import make_grid
     from guidegraph.sweep.ray_workers import Cluster
@@ -189,7 +189,7 @@ def _check_arguments(arguments: SweepArguments, registry: Registry) -> Sweep:
 
 
 def _argument_problems(arguments: SweepArguments) -> list[Problem]:
-    from guidegraph.commands.shared.source import device_problems
+    from guidegraph.commands.shared.open_workflow import device_problems
     from guidegraph.sweep.ray_workers import LOCAL
 
     remote = arguments.ray not in (None, LOCAL)

@@ -49,7 +49,7 @@ def validate(
     guidegraph, a file, a part of a model) is said, with what to do, and ends with 2 only with --strict. The files that
     a workflow reads, writes or loads code from are listed, but for those that ship with guidegraph.
     """
-    from guidegraph.commands.shared.source import apply_limits
+    from guidegraph.commands.shared.open_workflow import apply_limits
 
     grants = make_grants(allow_read, allow_write, allow_code)
     with apply_limits(limit):
@@ -61,7 +61,7 @@ def validate(
 
 def _validate_file(path: Path, registry: Registry, grants: Grants) -> Literal["ok", "wrong", "lacking"]:
     """Check one workflow and print the result; "lacking" if it is valid and only this machine cannot run it."""
-    from guidegraph.commands.shared.source import apply_recipe, open_workflow
+    from guidegraph.commands.shared.open_workflow import apply_recipe, open_workflow
     from guidegraph.graph.planning.admission import MACHINE_CODES, admission_problems
 
     try:
