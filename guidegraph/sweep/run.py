@@ -14,10 +14,10 @@ from guidegraph.plugins.manager import PluginManager
 from guidegraph.runs.record import collect_versions
 from guidegraph.runs.run import Job
 from guidegraph.sweep.cells import Cell, cell_key
-from guidegraph.sweep.describe import check_same_workflow, describe_sweep
 from guidegraph.sweep.grid import Grid
 from guidegraph.sweep.local import run_locally
 from guidegraph.sweep.ray_workers import LOCAL, Cluster, connect_ray, local_workers, run_on_ray
+from guidegraph.sweep.record import check_same_workflow, describe_sweep
 from guidegraph.sweep.remote import SweepOrder
 from guidegraph.sweep.sheet import write_sheet
 from guidegraph.sweep.store import Store
