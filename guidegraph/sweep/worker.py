@@ -14,7 +14,7 @@ from guidegraph.plugins.hookspecs import RunInfo
 from guidegraph.plugins.manager import PluginManager
 from guidegraph.runs.run import Job, RecordedRun
 from guidegraph.sweep.cells import Cell
-from guidegraph.sweep.memory import SharedValues, memory_limit
+from guidegraph.sweep.shared_values import SharedValues, memory_limit
 
 Status: TypeAlias = Literal["done", "failed"]
 

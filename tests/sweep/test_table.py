@@ -11,7 +11,7 @@ from PIL import Image
 
 from guidegraph import load_workflow
 from guidegraph.sweep.grid import Axis, Grid
-from guidegraph.sweep.memory import KEPT_FOR, SharedValues, shareable_digests
+from guidegraph.sweep.shared_values import KEPT_FOR, SharedValues, shareable_digests
 from guidegraph.sweep.sheet import layout
 from guidegraph.sweep.table import as_csv
 from tests.commands.command import ROOT, Command
