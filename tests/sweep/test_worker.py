@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from guidegraph.graph.trust.policy import OWN_WORKFLOW
-from guidegraph.sweep import remote
+from guidegraph.sweep import ray_worker
 
 
 class Unpicklable(Exception):
@@ -21,12 +21,12 @@ class Unpicklable(Exception):
 
 
 def test_an_exception_that_cannot_be_pickled_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(order: remote.SweepOrder) -> None:
+    def fail(order: ray_worker.SweepOrder) -> None:
         raise Unpicklable
 
-    monkeypatch.setattr(remote, "_Process", fail)
-    order = remote.SweepOrder(Path("w.yaml"), {}, None, "cpu", "float32", (), True, {}, None, OWN_WORKFLOW)
-    result = remote.run_cell(order, "key", {})
+    monkeypatch.setattr(ray_worker, "_Process", fail)
+    order = ray_worker.SweepOrder(Path("w.yaml"), {}, None, "cpu", "float32", (), True, {}, None, OWN_WORKFLOW)
+    result = ray_worker.run_cell(order, "key", {})
     assert result.outcome.status == "failed"
     assert result.outcome.message.startswith("on this worker: Unpicklable: (its text cannot be shown")
     assert result.files == {}
