@@ -163,7 +163,7 @@ def _check_arguments(arguments: SweepArguments, registry: Registry) -> Sweep:
     from guidegraph.commands.shared.open_workflow import apply_recipe, open_workflow, parse_settings, setting_names
     from guidegraph.runs.run import Job
     from guidegraph.sweep.grid import make_grid
-    from guidegraph.sweep.ray_workers import Cluster
+    from guidegraph.sweep.ray_cluster import Cluster
     from guidegraph.sweep.run import Sweep
 
     problems = _argument_problems(arguments)
@@ -190,7 +190,7 @@ def _check_arguments(arguments: SweepArguments, registry: Registry) -> Sweep:
 
 def _argument_problems(arguments: SweepArguments) -> list[Problem]:
     from guidegraph.commands.shared.open_workflow import device_problems
-    from guidegraph.sweep.ray_workers import LOCAL
+    from guidegraph.sweep.ray_cluster import LOCAL
 
     remote = arguments.ray not in (None, LOCAL)
     # The devices of a cluster are not those of this machine; Ray gives each worker its own.
