@@ -14,12 +14,12 @@ from guidegraph.plugins.manager import PluginManager
 from guidegraph.runs.record import collect_versions
 from guidegraph.runs.run import Job
 from guidegraph.sweep.cells import Cell, cell_key
+from guidegraph.sweep.contact_sheet import write_sheet
 from guidegraph.sweep.grid import Grid
 from guidegraph.sweep.local import run_locally
 from guidegraph.sweep.ray_cluster import LOCAL, Cluster, connect_ray, local_workers, run_on_ray
 from guidegraph.sweep.ray_worker import SweepOrder
 from guidegraph.sweep.record import check_same_workflow, describe_sweep
-from guidegraph.sweep.sheet import write_sheet
 from guidegraph.sweep.store import Store
 from guidegraph.sweep.table import read_rows, write_tables
 from guidegraph.sweep.worker import Outcome, Worker
