@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from guidegraph.nodes.table import CellValue, Table
-from guidegraph.sweep.store import OutputFiles
+from guidegraph.sweep.sweep_folder import OutputFiles
 
 _SPECIAL = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _SMALL = 4096

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from guidegraph.graph.events import CancelToken
 from guidegraph.sweep.cells import Cell
-from guidegraph.sweep.store import Store
+from guidegraph.sweep.sweep_folder import Store
 from guidegraph.sweep.worker import Outcome, Worker
 
 

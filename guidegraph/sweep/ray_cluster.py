@@ -18,7 +18,7 @@ from guidegraph.graph.events import CancelToken
 from guidegraph.runs.recipe import portable_params
 from guidegraph.sweep.cells import Cell
 from guidegraph.sweep.ray_worker import CellResult, SweepOrder, run_cell
-from guidegraph.sweep.store import Store
+from guidegraph.sweep.sweep_folder import Store
 from guidegraph.sweep.worker import Outcome
 from guidegraph_runtime.error_text import error_text
 

@@ -13,7 +13,7 @@ from guidegraph.runs.recipe import portable_params, portable_value
 from guidegraph.runs.record import collect_versions
 from guidegraph.runs.run import Job
 from guidegraph.sweep.grid import Axis, Grid
-from guidegraph.sweep.store import Store
+from guidegraph.sweep.sweep_folder import Store
 
 FORMAT = 1
 

@@ -20,7 +20,7 @@ from guidegraph.sweep.local import run_locally
 from guidegraph.sweep.ray_cluster import LOCAL, Cluster, connect_ray, local_workers, run_on_ray
 from guidegraph.sweep.ray_worker import SweepOrder
 from guidegraph.sweep.record import check_same_workflow, describe_sweep
-from guidegraph.sweep.store import Store
+from guidegraph.sweep.sweep_folder import Store
 from guidegraph.sweep.table import read_rows, write_tables
 from guidegraph.sweep.worker import Outcome, Worker
 

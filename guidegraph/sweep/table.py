@@ -15,7 +15,7 @@ from guidegraph.nodes.table import CellValue
 from guidegraph.runs.recipe import portable_value
 from guidegraph.sweep.cell_outputs import Outputs, cell_outputs
 from guidegraph.sweep.cells import Cell
-from guidegraph.sweep.store import CELLS, Store
+from guidegraph.sweep.sweep_folder import CELLS, Store
 from guidegraph.sweep.worker import Outcome
 from guidegraph_runtime.files.atomic_write import atomic_path, write_bytes
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from guidegraph.sweep.run import Results
-from guidegraph.sweep.store import Store
+from guidegraph.sweep.sweep_folder import Store
 from guidegraph.sweep.worker import Outcome
 from guidegraph_runtime.files.locks import hold_lock
 from tests.commands.command import TOYS, Command, Result, start
