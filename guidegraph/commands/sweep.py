@@ -38,8 +38,8 @@ from guidegraph.runs.outputs import output_problems
 
 if TYPE_CHECKING:
     from guidegraph.sweep.cells import Cell
+    from guidegraph.sweep.grid_options import AxisTexts
     from guidegraph.sweep.run import Summary, Sweep
-    from guidegraph.sweep.texts import AxisTexts
     from guidegraph.sweep.worker import Outcome
 
 _EVERY = 10.0
@@ -209,7 +209,7 @@ def _argument_problems(arguments: SweepArguments) -> list[Problem]:
 def _axes(arguments: SweepArguments, registry: Registry, problems: list[Problem]) -> list[AxisTexts]:
     """The axes: the rows of the table vary slowest, then the grid in its order, then the seeds."""
     from guidegraph.graph.language.named_workflows import locate_workflow
-    from guidegraph.sweep.texts import parse_grid, parse_seeds, parse_table
+    from guidegraph.sweep.grid_options import parse_grid, parse_seeds, parse_table
 
     axes: list[AxisTexts | None] = []
     if arguments.table is not None:

@@ -12,7 +12,7 @@ from guidegraph.graph.errors import Mark, Problem, WorkflowError, suggest
 from guidegraph.graph.ir import Graph
 from guidegraph.graph.language.bind import bind
 from guidegraph.graph.language.yaml_tree import shorten
-from guidegraph.sweep.texts import MOST_CELLS, AxisTexts
+from guidegraph.sweep.grid_options import MOST_CELLS, AxisTexts
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from guidegraph.graph.errors import Problem
-from guidegraph.sweep.texts import parse_grid, parse_seeds, split_values
+from guidegraph.sweep.grid_options import parse_grid, parse_seeds, split_values
 from tests.commands.command import Command
 
 WORKFLOW = """
