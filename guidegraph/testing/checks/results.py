@@ -7,7 +7,7 @@ from typing import Any
 
 from guidegraph.graph.types import is_tensor
 from guidegraph.nodes.types import Condition, Prediction, Score
-from guidegraph.testing.alternatives import call_or_none, vary_arguments
+from guidegraph.testing.argument_variations import call_or_none, vary_arguments
 from guidegraph.testing.batches import WIDER, batch_size, declares_axes, widen
 from guidegraph.testing.case import NodeCase
 from guidegraph.testing.checks.sequences import check_sequences

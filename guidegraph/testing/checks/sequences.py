@@ -6,7 +6,7 @@ import typing
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from guidegraph.testing.alternatives import call_or_none, wire_optional_ports
+from guidegraph.testing.argument_variations import call_or_none, wire_optional_ports
 from guidegraph.testing.case import NodeCase
 from guidegraph.testing.outcome import Nonconforming
 from guidegraph.testing.values import Arguments, call_node, difference, make_arguments, rounding_tolerance

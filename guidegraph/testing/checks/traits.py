@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from guidegraph.graph.types import is_tensor
-from guidegraph.testing.alternatives import call_or_none, literal_choices, vary_settings, wire_optional_ports
+from guidegraph.testing.argument_variations import call_or_none, literal_choices, vary_settings, wire_optional_ports
 from guidegraph.testing.case import NodeCase
 from guidegraph.testing.outcome import Nonconforming
 from guidegraph.testing.values import Arguments, call_node, difference, make_arguments, perturb, rounding_tolerance
