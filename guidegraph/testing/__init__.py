@@ -15,7 +15,7 @@ from guidegraph.testing.catalogue import CHECKS
 from guidegraph.testing.collect import Check, cases_of, conformance_cases, conforms
 from guidegraph.testing.examples import example, register_example
 from guidegraph.testing.outcome import Inapplicable, NoExample, Nonconforming
-from guidegraph.testing.run import run_check
+from guidegraph.testing.run_check import run_check
 
 __all__ = [
     "CHECKS",

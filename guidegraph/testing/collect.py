@@ -12,7 +12,7 @@ from guidegraph.testing.applicable import applicable_checks
 from guidegraph.testing.case import NodeCase
 from guidegraph.testing.catalogue import CHECKS
 from guidegraph.testing.outcome import Inapplicable, Nonconforming
-from guidegraph.testing.run import run_check
+from guidegraph.testing.run_check import run_check
 
 if TYPE_CHECKING:
     from _pytest.mark.structures import ParameterSet
