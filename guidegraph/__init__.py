@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from guidegraph.nodes.guidance.step_context import StepContext
     from guidegraph.nodes.sampling.denoiser import predict
     from guidegraph.nodes.sampling.levels import levels_at_sigmas, levels_at_timesteps
-    from guidegraph.nodes.shapes import has_values
+    from guidegraph.nodes.shape_checks import has_values
     from guidegraph.nodes.types import (
         Autoencoder,
         Classifier,
@@ -204,7 +204,7 @@ _HOMES = {
         "select_sites",
     ),
     "guidegraph.nodes.sampling.levels": ("levels_at_sigmas", "levels_at_timesteps"),
-    "guidegraph.nodes.shapes": ("has_values",),
+    "guidegraph.nodes.shape_checks": ("has_values",),
     "guidegraph.nodes.guidance.step_context": ("StepContext",),
     "guidegraph.nodes.types": (
         "Autoencoder",

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 
 from guidegraph.graph.types import Tensor, is_tensor, structured
-from guidegraph.nodes.shapes import check_compatible
+from guidegraph.nodes.shape_checks import check_compatible
 from guidegraph.nodes.table import Table as Table
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from guidegraph.graph.training.ranks import local_rows
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes import port_shapes
 from guidegraph.nodes.data.scenes import DROPS, uniforms
-from guidegraph.nodes.shapes import has_values
+from guidegraph.nodes.shape_checks import has_values
 from guidegraph.nodes.types import Condition, ConditionAdapter
 
 Pixels = Annotated[int, Gt(0)]

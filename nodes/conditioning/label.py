@@ -12,7 +12,7 @@ from guidegraph.graph.errors import suggest
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes import port_shapes
-from guidegraph.nodes.shapes import has_values
+from guidegraph.nodes.shape_checks import has_values
 from guidegraph.nodes.types import Condition, Label, LabelEmbedder
 from guidegraph_runtime.operations import label as host
 

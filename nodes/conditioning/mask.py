@@ -11,7 +11,7 @@ from guidegraph.graph.device_context import current_device, current_dtype
 from guidegraph.graph.node import node
 from guidegraph.graph.training.ranks import first_row
 from guidegraph.nodes import port_shapes
-from guidegraph.nodes.shapes import cast_mask, check_compatible
+from guidegraph.nodes.shape_checks import cast_mask, check_compatible
 from guidegraph.nodes.types import Image, Mask, Sample
 from guidegraph_runtime.operations import mask as host
 

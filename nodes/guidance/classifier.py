@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
-from guidegraph.nodes.shapes import expand_to_batch
+from guidegraph.nodes.shape_checks import expand_to_batch
 from guidegraph.nodes.types import Classifier, Sample, Timesteps
 
 

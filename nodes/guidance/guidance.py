@@ -13,7 +13,7 @@ from guidegraph.graph.types import is_tensor
 from guidegraph.nodes import port_shapes
 from guidegraph.nodes.sampling.clipping import clip_x0
 from guidegraph.nodes.sampling.settings import Clip, Fraction, Positive
-from guidegraph.nodes.shapes import check_compatible, expand_to_batch, has_values
+from guidegraph.nodes.shape_checks import check_compatible, expand_to_batch, has_values
 from guidegraph.nodes.types import (
     Classifier,
     Label,

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor, structured
-from guidegraph.nodes.shapes import check_compatible, expand_to_batch
+from guidegraph.nodes.shape_checks import check_compatible, expand_to_batch
 from guidegraph.nodes.types import (
     Prediction,
     PredictionKind,

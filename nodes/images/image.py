@@ -11,7 +11,7 @@ from annotated_types import Ge, Gt, Le
 from guidegraph.graph.device_context import current_device, current_dtype
 from guidegraph.graph.node import node
 from guidegraph.nodes import port_shapes
-from guidegraph.nodes.shapes import cast_mask, check_compatible
+from guidegraph.nodes.shape_checks import cast_mask, check_compatible
 from guidegraph.nodes.types import Condition, Image, ImageEmbedder, Mask, Sample
 from guidegraph_runtime.operations import image as host
 from guidegraph_runtime.pictures.picture_files import Resize

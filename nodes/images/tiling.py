@@ -9,7 +9,7 @@ from annotated_types import Ge
 
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
-from guidegraph.nodes.shapes import has_values
+from guidegraph.nodes.shape_checks import has_values
 from guidegraph.nodes.types import Autoencoder
 
 

@@ -9,7 +9,7 @@ from annotated_types import Ge, Gt, Lt
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes.models.model_nodes import Channels, Multipliers, build_untrained
-from guidegraph.nodes.shapes import check_sides
+from guidegraph.nodes.shape_checks import check_sides
 from guidegraph.nodes.training.losses import Weight
 from guidegraph.nodes.types import Autoencoder, Image
 

@@ -13,7 +13,7 @@ from guidegraph.graph.node import node
 from guidegraph.graph.trust.file_checks import open_regular
 from guidegraph.graph.types import RunsCode, Tensor
 from guidegraph.nodes.models.extractors.settings import InceptionLayer, Range
-from guidegraph.nodes.shapes import check_floats
+from guidegraph.nodes.shape_checks import check_floats
 from guidegraph.nodes.types import FeatureExtractor, Image
 
 

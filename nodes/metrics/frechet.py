@@ -20,7 +20,7 @@ from guidegraph.nodes.metrics.bootstrap import (
     draw_counts,
     prepare_feature_sets,
 )
-from guidegraph.nodes.shapes import has_values
+from guidegraph.nodes.shape_checks import has_values
 
 
 @structured(formerly=["guidegraph.nodes.frechet.Moments"])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
-from guidegraph.nodes.shapes import check_floats, expand_mask
+from guidegraph.nodes.shape_checks import check_floats, expand_mask
 from guidegraph.nodes.types import Image, Label, Mask, SemanticMap, Table
 
 if TYPE_CHECKING:

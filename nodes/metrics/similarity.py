@@ -10,7 +10,7 @@ from annotated_types import Ge, Gt
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes.metrics.metrics import Mean, mean
-from guidegraph.nodes.shapes import check_floats
+from guidegraph.nodes.shape_checks import check_floats
 from guidegraph.nodes.types import FeatureExtractor, Image
 
 

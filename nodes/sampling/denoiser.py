@@ -9,7 +9,7 @@ from typing import Self, cast
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes.guidance.hooks import HookedDenoiser, Rule, Site, select_sites
-from guidegraph.nodes.shapes import expand_to_batch
+from guidegraph.nodes.shape_checks import expand_to_batch
 from guidegraph.nodes.types import Condition, Denoiser, Prediction, Sample, Scale, Table, Timesteps
 
 

@@ -12,7 +12,7 @@ from annotated_types import Ge, Gt, Lt
 
 from guidegraph.graph.device_context import current_device
 from guidegraph.graph.node import node
-from guidegraph.nodes.shapes import check_compatible, expand_to_batch
+from guidegraph.nodes.shape_checks import check_compatible, expand_to_batch
 from guidegraph.nodes.types import Prediction, PredictionKind, Sample, Schedule, Table, Timesteps
 from guidegraph_runtime.operations import schedule as host
 

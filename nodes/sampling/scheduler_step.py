@@ -13,7 +13,7 @@ from guidegraph.graph.execution.watched_sizes import is_watching, watch_size
 from guidegraph.graph.node import node
 from guidegraph.nodes import port_shapes
 from guidegraph.nodes.sampling.clipping import clip_x0
-from guidegraph.nodes.shapes import check_compatible
+from guidegraph.nodes.shape_checks import check_compatible
 from guidegraph.nodes.types import (
     Noise,
     Prediction,

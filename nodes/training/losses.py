@@ -9,7 +9,7 @@ from annotated_types import Ge
 from guidegraph.graph.node import node
 from guidegraph.graph.training.ranks import first_row
 from guidegraph.graph.types import Tensor
-from guidegraph.nodes.shapes import check_compatible, check_sides
+from guidegraph.nodes.shape_checks import check_compatible, check_sides
 from guidegraph.nodes.types import (
     Autoencoder,
     Condition,

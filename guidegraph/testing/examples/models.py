@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from guidegraph.nodes.shapes import check_sides
+from guidegraph.nodes.shape_checks import check_sides
 from guidegraph.nodes.types import Condition, Prediction
 from guidegraph.testing.examples.sizes import SIZES
 

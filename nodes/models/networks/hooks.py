@@ -25,7 +25,7 @@ from guidegraph.nodes.guidance.hooks import (
 )
 from guidegraph.nodes.models.networks.attention import attention
 from guidegraph.nodes.models.networks.low_rank import trainable_names
-from guidegraph.nodes.shapes import has_values
+from guidegraph.nodes.shape_checks import has_values
 from guidegraph.nodes.types import Condition, Prediction
 
 Attend: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]

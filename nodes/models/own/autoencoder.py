@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from guidegraph.nodes.models.own.layers import Downsample, ResidualBlock, Upsample, group_norm
 from guidegraph.nodes.models.own.quantiser import VectorQuantiser
-from guidegraph.nodes.shapes import check_channels, check_sides
+from guidegraph.nodes.shape_checks import check_channels, check_sides
 
 INITIAL_LOG_VARIANCE = -6.0
 

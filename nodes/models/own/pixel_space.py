@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from guidegraph.nodes.shapes import check_channels
+from guidegraph.nodes.shape_checks import check_channels
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from guidegraph.nodes.models.own.layers import Downsample, ResidualBlock, Upsample, group_norm
-from guidegraph.nodes.shapes import check_sides
+from guidegraph.nodes.shape_checks import check_sides
 
 
 @dataclass(frozen=True)

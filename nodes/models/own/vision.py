@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from guidegraph.nodes.models.own.layers import Downsample, ResidualBlock, group_norm
-from guidegraph.nodes.shapes import check_sides
+from guidegraph.nodes.shape_checks import check_sides
 from guidegraph.nodes.types import Condition
 
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from guidegraph.nodes.models.networks.attention import training_kernel
 from guidegraph.nodes.models.own.layers import Upsample
-from guidegraph.nodes.shapes import check_channels, check_sides
+from guidegraph.nodes.shape_checks import check_channels, check_sides
 
 EPS = 1e-6
 

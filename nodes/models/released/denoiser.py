@@ -10,7 +10,7 @@ from guidegraph.nodes.checkpoints.lora_layers import denoiser_layers
 from guidegraph.nodes.models.networks.hooks import HookedModel, Hooks
 from guidegraph.nodes.models.own.denoiser import check_fields, check_shape, check_sizes
 from guidegraph.nodes.models.released.unet import ReleasedUNet
-from guidegraph.nodes.shapes import has_values
+from guidegraph.nodes.shape_checks import has_values
 from guidegraph.nodes.types import Condition, Prediction, PredictionKind
 
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from guidegraph.nodes.models.released.layers import attend_heads
 from guidegraph.nodes.models.released.pretrained_text import PretrainedText
-from guidegraph.nodes.shapes import has_values
+from guidegraph.nodes.shape_checks import has_values
 from guidegraph.nodes.types import Condition
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from guidegraph.nodes.shapes import check_channels, check_sides
+from guidegraph.nodes.shape_checks import check_channels, check_sides
 from guidegraph.nodes.types import Condition
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from guidegraph.graph.export_recipe import ExportRecipe
 from guidegraph.nodes.checkpoints.lora_layers import text_layers
 from guidegraph.nodes.models.own.layers import timestep_embedding
-from guidegraph.nodes.shapes import has_values
+from guidegraph.nodes.shape_checks import has_values
 from guidegraph.nodes.types import Condition
 from guidegraph_runtime.text.chunks import Chunker, make_chunk_tables
 from guidegraph_runtime.text.prompt_weights import Fragment

@@ -17,7 +17,7 @@ from guidegraph.nodes.models.released.layers import (
     ReleasedSpatialTransformer,
     timestep_embedding,
 )
-from guidegraph.nodes.shapes import check_channels, check_sides
+from guidegraph.nodes.shape_checks import check_channels, check_sides
 
 
 class TimestepEmbedSequential(nn.ModuleList):
