@@ -59,7 +59,7 @@ def add_word_embedding(embedder: TextEmbedder, *, path: Path, token: str) -> Tex
     The copy shares all other weights. Raises an error if the file does not fit the encoder, or if the encoder already
     has the word.
     """
-    from guidegraph.nodes.checkpoints.inversion import add_embedding
+    from guidegraph.nodes.checkpoints.textual_inversion import add_embedding
 
     return add_embedding(_require_clip(embedder, "text.embedding"), path, token)
 
