@@ -10,7 +10,7 @@ from annotated_types import Ge, Gt
 
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Beside
-from guidegraph.nodes.checkpoints.options import AttentionOrder, NoiseSchedule, PredictionChoice
+from guidegraph.nodes.checkpoints.load_options import AttentionOrder, NoiseSchedule, PredictionChoice
 from guidegraph.nodes.models.model_nodes import AbsentPart
 from guidegraph.nodes.sampling.schedule import set_trained_range
 from guidegraph.nodes.types import (
@@ -81,8 +81,8 @@ def load_checkpoint(
     """
     from torch import nn
 
+    from guidegraph.nodes.checkpoints.load_options import LoadOptions
     from guidegraph.nodes.checkpoints.loading import load_parts
-    from guidegraph.nodes.checkpoints.options import LoadOptions
     from guidegraph.nodes.models.networks.packed import set_packing
 
     options = LoadOptions(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from guidegraph.nodes.checkpoints.filling import fill
-from guidegraph.nodes.checkpoints.options import LoadOptions
+from guidegraph.nodes.checkpoints.load_options import LoadOptions
 from guidegraph.nodes.checkpoints.structure import (
     GROUPS,
     Heads,

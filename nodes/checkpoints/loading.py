@@ -14,7 +14,7 @@ from guidegraph.nodes.checkpoints.compvis.config import find_checkpoint, is_comp
 from guidegraph.nodes.checkpoints.compvis.file import is_compvis, load_compvis
 from guidegraph.nodes.checkpoints.diffusers.folder import is_diffusers, load_diffusers
 from guidegraph.nodes.checkpoints.guided_diffusion import is_guided_diffusion, load_guided_diffusion
-from guidegraph.nodes.checkpoints.options import LoadOptions
+from guidegraph.nodes.checkpoints.load_options import LoadOptions
 from guidegraph.nodes.checkpoints.reading import read_tensors
 
 Tensors = Mapping[str, Tensor]

@@ -16,7 +16,7 @@ from guidegraph.nodes.checkpoints.diffusers.schedule import CONFIG, read_schedul
 from guidegraph.nodes.checkpoints.diffusers.text import TEXT_CLASSES, load_text
 from guidegraph.nodes.checkpoints.filling import fill
 from guidegraph.nodes.checkpoints.guided_diffusion import build_schedule
-from guidegraph.nodes.checkpoints.options import LoadOptions
+from guidegraph.nodes.checkpoints.load_options import LoadOptions
 from guidegraph.nodes.models.released.denoiser import ReleasedDenoiser, ReleasedLabels
 from guidegraph.nodes.models.released.unet import ReleasedUNet
 from guidegraph.nodes.types import PredictionKind
