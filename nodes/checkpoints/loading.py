@@ -15,7 +15,7 @@ from guidegraph.nodes.checkpoints.compvis.file import is_compvis, load_compvis
 from guidegraph.nodes.checkpoints.diffusers.folder import is_diffusers, load_diffusers
 from guidegraph.nodes.checkpoints.guided_diffusion import is_guided_diffusion, load_guided_diffusion
 from guidegraph.nodes.checkpoints.load_options import LoadOptions
-from guidegraph.nodes.checkpoints.reading import read_tensors
+from guidegraph.nodes.checkpoints.read_tensors import read_tensors
 
 Tensors = Mapping[str, Tensor]
 

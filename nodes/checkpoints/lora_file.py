@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from guidegraph.nodes.checkpoints.diffusers.config import read_json
-from guidegraph.nodes.checkpoints.reading import read_tensors
+from guidegraph.nodes.checkpoints.read_tensors import read_tensors
 from guidegraph_runtime.lora.pairs import find_adapter_file, pair_factors, read_metadata
 
 

@@ -29,7 +29,7 @@ def checkpoint_sampling(*, path: Path) -> Sampling:
     from guidegraph.nodes.checkpoints.diffusers.config import read_json
     from guidegraph.nodes.checkpoints.diffusers.schedule import CONFIG, read_sampler_settings
     from guidegraph.nodes.checkpoints.loading import COMPVIS, identify_folder
-    from guidegraph.nodes.checkpoints.reading import read_tensors
+    from guidegraph.nodes.checkpoints.read_tensors import read_tensors
 
     if path.is_dir() and identify_folder(path) is not COMPVIS:
         config_path = path / "scheduler" / CONFIG

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from guidegraph.nodes.checkpoints.reading import read_nested
+from guidegraph.nodes.checkpoints.read_tensors import read_nested
 from guidegraph.nodes.models.networks.sharing import copy_sharing_tensors
 from guidegraph.nodes.models.released.text import ReleasedText, Tower
 

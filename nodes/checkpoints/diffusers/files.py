@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from guidegraph.nodes.checkpoints.diffusers.config import read_json
-from guidegraph.nodes.checkpoints.reading import read_tensors
+from guidegraph.nodes.checkpoints.read_tensors import read_tensors
 
 STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
 """File names of weights in diffusers, and in transformers, now and formerly."""

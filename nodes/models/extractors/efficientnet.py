@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from guidegraph.nodes.checkpoints.reading import read_tensors
+from guidegraph.nodes.checkpoints.read_tensors import read_tensors
 
 STEM, HEAD, CLASSES = 32, 1280, 1000
 NORM_EPSILON = 1e-3  # as in the TensorFlow weights that the file was converted from

@@ -13,7 +13,7 @@ import torch
 from guidegraph.nodes.checkpoints.checkpoint import load_checkpoint
 from guidegraph.nodes.checkpoints.guided_diffusion import is_guided_diffusion, load_guided_diffusion
 from guidegraph.nodes.checkpoints.load_options import LoadOptions
-from guidegraph.nodes.checkpoints.reading import read_tensors
+from guidegraph.nodes.checkpoints.read_tensors import read_tensors
 from guidegraph.nodes.conditioning.condition import merge_conditions, spatial_condition
 from guidegraph.nodes.conditioning.label import embed_label
 from guidegraph.nodes.guidance.guidance import classifier_guidance

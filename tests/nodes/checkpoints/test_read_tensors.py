@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from guidegraph.nodes.checkpoints.filling import fill
-from guidegraph.nodes.checkpoints.reading import read_nested, read_tensors
+from guidegraph.nodes.checkpoints.read_tensors import read_nested, read_tensors
 
 
 class RunsCode:
