@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from guidegraph.nodes.checkpoints.filling import fill
-from guidegraph.nodes.checkpoints.load_options import LoadOptions
-from guidegraph.nodes.checkpoints.structure import (
+from guidegraph.nodes.checkpoints.infer_unet import (
     GROUPS,
     Heads,
     Structure,
@@ -23,6 +22,7 @@ from guidegraph.nodes.checkpoints.structure import (
     infer_structure,
     infer_unet_shape,
 )
+from guidegraph.nodes.checkpoints.load_options import LoadOptions
 from guidegraph.nodes.models.model_nodes import SCHEDULES
 from guidegraph.nodes.models.released.denoiser import ReleasedDenoiser, ReleasedLabels
 from guidegraph.nodes.models.released.unet import ReleasedClassifier, ReleasedUNet

@@ -20,7 +20,7 @@ from guidegraph.nodes.checkpoints.config_values import (
     read_numbers,
 )
 from guidegraph.nodes.checkpoints.diffusers.config import check_config
-from guidegraph.nodes.checkpoints.structure import GROUPS, Structure
+from guidegraph.nodes.checkpoints.infer_unet import GROUPS, Structure
 from guidegraph.nodes.models.released.autoencoder import FirstStageShape
 from guidegraph.nodes.types import PredictionKind
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import Literal, TypeAlias
 
+from guidegraph.nodes.checkpoints.infer_unet import GROUPS, Heads, Structure
 from guidegraph.nodes.checkpoints.load_options import LoadOptions
-from guidegraph.nodes.checkpoints.structure import GROUPS, Heads, Structure
 from guidegraph.nodes.sampling import schedule as schedules
 from guidegraph.nodes.types import PredictionKind, Schedule
 

@@ -23,8 +23,8 @@ from guidegraph.nodes.checkpoints.compvis.text import (
 from guidegraph.nodes.checkpoints.filling import check_axes, fill
 from guidegraph.nodes.checkpoints.first_stage import NEEDED, build_first_stage, infer_first_stage_shape
 from guidegraph.nodes.checkpoints.guided_diffusion import build_schedule
+from guidegraph.nodes.checkpoints.infer_unet import GROUPS, infer_structure, infer_unet_shape
 from guidegraph.nodes.checkpoints.load_options import LoadOptions
-from guidegraph.nodes.checkpoints.structure import GROUPS, infer_structure, infer_unet_shape
 from guidegraph.nodes.checkpoints.tensor_names import strip_prefix
 from guidegraph.nodes.models.released.denoiser import ReleasedDenoiser
 from guidegraph.nodes.models.released.unet import ReleasedUNet

@@ -19,8 +19,8 @@ from guidegraph.nodes.checkpoints.compvis.config import (
 )
 from guidegraph.nodes.checkpoints.compvis.facts import Facts, facts_from_options, list_unknown_settings, merge_facts
 from guidegraph.nodes.checkpoints.compvis.releases import find_first_stage, find_release
+from guidegraph.nodes.checkpoints.infer_unet import Structure
 from guidegraph.nodes.checkpoints.load_options import LoadOptions
-from guidegraph.nodes.checkpoints.structure import Structure
 from guidegraph.nodes.models.released.autoencoder import FirstStageShape
 
 HINT = "set them on checkpoint.load as it was trained, or put the config.yaml of its training beside the file"

@@ -23,7 +23,7 @@ from guidegraph.nodes.types import Condition
 from tests.nodes.checkpoints.compvis import latent_configs, latent_files
 from tests.nodes.checkpoints.compvis import latent_reference as reference
 from tests.nodes.checkpoints.guided.guided_reference import weights_of
-from tests.nodes.checkpoints.test_structure import SD1, SD2, SDXL, tensors_of
+from tests.nodes.checkpoints.test_infer_unet import SD1, SD2, SDXL, tensors_of
 
 MODELS, FIRST_STAGES = latent_configs.MODELS, latent_configs.FIRST_STAGES
 PARTS = {

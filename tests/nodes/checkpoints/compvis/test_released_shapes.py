@@ -11,8 +11,8 @@ import torch
 from guidegraph.nodes.checkpoints.diffusers.first_stage import to_compvis
 from guidegraph.nodes.checkpoints.diffusers.unet import read_unet_shape, unet_tensors
 from guidegraph.nodes.checkpoints.first_stage import infer_first_stage_shape
-from guidegraph.nodes.checkpoints.structure import Heads
-from guidegraph.nodes.checkpoints.structure import infer_unet_shape as shape_of_tensors
+from guidegraph.nodes.checkpoints.infer_unet import Heads
+from guidegraph.nodes.checkpoints.infer_unet import infer_unet_shape as shape_of_tensors
 from guidegraph.nodes.models.released.autoencoder import ReleasedKL
 from guidegraph.nodes.models.released.unet import ReleasedUNet
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from guidegraph.nodes.checkpoints.compvis.file import load_compvis
+from guidegraph.nodes.checkpoints.infer_unet import Heads, infer_structure, infer_unet_shape
 from guidegraph.nodes.checkpoints.load_options import LoadOptions
-from guidegraph.nodes.checkpoints.structure import Heads, infer_structure, infer_unet_shape
 from guidegraph.nodes.models.released.config import UNetShape, count_heads
 from guidegraph.nodes.models.released.unet import ReleasedUNet
 from tests.nodes.checkpoints.diffusers import pipelines
