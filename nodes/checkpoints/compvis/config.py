@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from guidegraph.nodes.checkpoints.compvis.facts import BetaKind, BetaSchedule, Facts, Rescaler
+from guidegraph.nodes.checkpoints.compvis.model_facts import BetaKind, BetaSchedule, Facts, Rescaler
 from guidegraph.nodes.checkpoints.config_values import (
     UnreadableYaml,
     format_value,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from guidegraph.nodes.checkpoints.compvis.facts import BetaSchedule, Facts, Rescaler
+from guidegraph.nodes.checkpoints.compvis.model_facts import BetaSchedule, Facts, Rescaler
 from guidegraph.nodes.checkpoints.infer_unet import GROUPS, Structure
 from guidegraph.nodes.models.released.autoencoder import FirstStageShape
 

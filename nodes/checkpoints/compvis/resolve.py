@@ -17,7 +17,12 @@ from guidegraph.nodes.checkpoints.compvis.config import (
     read_facts,
     read_scale,
 )
-from guidegraph.nodes.checkpoints.compvis.facts import Facts, facts_from_options, list_unknown_settings, merge_facts
+from guidegraph.nodes.checkpoints.compvis.model_facts import (
+    Facts,
+    facts_from_options,
+    list_unknown_settings,
+    merge_facts,
+)
 from guidegraph.nodes.checkpoints.compvis.releases import find_first_stage, find_release
 from guidegraph.nodes.checkpoints.infer_unet import Structure
 from guidegraph.nodes.checkpoints.load_options import LoadOptions

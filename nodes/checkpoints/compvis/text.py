@@ -17,7 +17,7 @@ from guidegraph.nodes.checkpoints.clip_text import (
     from_openclip,
     infer_clip_settings,
 )
-from guidegraph.nodes.checkpoints.compvis.facts import Facts
+from guidegraph.nodes.checkpoints.compvis.model_facts import Facts
 from guidegraph.nodes.checkpoints.diffusers.text import load_tokenizer
 from guidegraph.nodes.checkpoints.filling import check_axes, fill
 from guidegraph.nodes.checkpoints.first_stage import NEEDED
