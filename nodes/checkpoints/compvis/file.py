@@ -13,7 +13,7 @@ from torch import Tensor
 from guidegraph.graph.device_context import current_device, current_dtype
 from guidegraph.nodes.checkpoints.compvis.config import ModelConfig, find_config
 from guidegraph.nodes.checkpoints.compvis.model_facts import BetaSchedule
-from guidegraph.nodes.checkpoints.compvis.resolve import resolve_facts, resolve_first_stage_scale
+from guidegraph.nodes.checkpoints.compvis.resolve_facts import resolve_facts, resolve_first_stage_scale
 from guidegraph.nodes.checkpoints.compvis.text import (
     check_same_first_stage,
     identify_conditioner,
