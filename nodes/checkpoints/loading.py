@@ -11,7 +11,7 @@ from torch import Tensor
 
 from guidegraph.graph.device_context import current_device, current_dtype
 from guidegraph.nodes.checkpoints.compvis.config import find_checkpoint, is_compvis_folder
-from guidegraph.nodes.checkpoints.compvis.file import is_compvis, load_compvis
+from guidegraph.nodes.checkpoints.compvis.single_file import is_compvis, load_compvis
 from guidegraph.nodes.checkpoints.diffusers.folder import is_diffusers, load_diffusers
 from guidegraph.nodes.checkpoints.guided_diffusion import is_guided_diffusion, load_guided_diffusion
 from guidegraph.nodes.checkpoints.load_options import LoadOptions

@@ -25,7 +25,7 @@ def checkpoint_sampling(*, path: Path) -> Sampling:
     offset 0 and 1 as the last ᾱ.
     Raises an error for a folder without a scheduler, and for a file that is not a checkpoint.
     """
-    from guidegraph.nodes.checkpoints.compvis.file import is_compvis
+    from guidegraph.nodes.checkpoints.compvis.single_file import is_compvis
     from guidegraph.nodes.checkpoints.diffusers.config import read_json
     from guidegraph.nodes.checkpoints.diffusers.schedule import CONFIG, read_sampler_settings
     from guidegraph.nodes.checkpoints.loading import COMPVIS, identify_folder

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from guidegraph.nodes.checkpoints.compvis.file import load_compvis
+from guidegraph.nodes.checkpoints.compvis.single_file import load_compvis
 from guidegraph.nodes.checkpoints.infer_unet import Heads, infer_structure, infer_unet_shape
 from guidegraph.nodes.checkpoints.load_options import LoadOptions
 from guidegraph.nodes.models.released.config import UNetShape, count_heads

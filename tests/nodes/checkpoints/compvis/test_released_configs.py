@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from guidegraph.graph.device_context import use_device
 from guidegraph.nodes.checkpoints.checkpoint import load_checkpoint
-from guidegraph.nodes.checkpoints.compvis.file import load_compvis
+from guidegraph.nodes.checkpoints.compvis.single_file import load_compvis
 from guidegraph.nodes.checkpoints.load_options import LoadOptions
 from guidegraph.nodes.models.released.config import UNetShape
 from guidegraph.nodes.models.released.layers import AttentionBlock, ReleasedAttention
