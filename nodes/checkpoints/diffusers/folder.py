@@ -10,8 +10,8 @@ import torch
 
 from guidegraph.graph.device_context import current_device, current_dtype
 from guidegraph.nodes.checkpoints.diffusers import first_stage, unet
+from guidegraph.nodes.checkpoints.diffusers.component_weights import read_component
 from guidegraph.nodes.checkpoints.diffusers.config import read_json
-from guidegraph.nodes.checkpoints.diffusers.files import read_component
 from guidegraph.nodes.checkpoints.diffusers.schedule import CONFIG, read_scheduler
 from guidegraph.nodes.checkpoints.diffusers.text import TEXT_CLASSES, load_text
 from guidegraph.nodes.checkpoints.filling import fill

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from guidegraph.nodes.checkpoints.clip_text import build_clip
+from guidegraph.nodes.checkpoints.diffusers.component_weights import read_component
 from guidegraph.nodes.checkpoints.diffusers.config import read_json
-from guidegraph.nodes.checkpoints.diffusers.files import read_component
 from guidegraph.nodes.checkpoints.ldm_text import build_ldm_text, from_diffusers, read_heads
 from guidegraph.nodes.conditioning.text_pretrained import import_transformers
 from guidegraph.nodes.models.released.pretrained_text import tokenizer_from_folder
