@@ -19,7 +19,7 @@ from annotated_types import Ge, MinLen
 from guidegraph.graph.device_context import current_device, current_dtype
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Written
-from guidegraph.nodes.models.index import list_parts, read_index
+from guidegraph.nodes.models.model_json import list_parts, read_index
 from guidegraph.nodes.sampling import schedule as schedules
 from guidegraph.nodes.types import (
     Autoencoder,

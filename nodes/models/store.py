@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from guidegraph.nodes.models.checksums import CHECKSUMS, compute_checksums, read_checksums, verify_file
-from guidegraph.nodes.models.index import FORMAT, INDEX, locate_file, read_index, read_json
+from guidegraph.nodes.models.model_json import FORMAT, INDEX, locate_file, read_index, read_json
 from guidegraph.nodes.models.networks.hooks import HookedModel
 from guidegraph.nodes.models.networks.low_rank import low_rank_layers
 from guidegraph.nodes.models.own.adapter import AdapterConfig, AdapterModel
