@@ -27,7 +27,7 @@ from bundle_speed import machine
 
 from guidegraph.graph.paths import resolve_path
 from guidegraph.nodes.models.model_nodes import load_model
-from guidegraph.nodes.models.networks import packed
+from guidegraph.nodes.models.networks import packed_convolution
 from guidegraph.nodes.models.networks.pack_cache import PackCache
 
 MODEL = "pkg:scenes"
@@ -86,7 +86,7 @@ def main() -> None:
         if number % max(1, len(orders) // options.rounds) == 0:
             for size in options.sizes:
                 fresh[size].append(fresh_seconds(size, options.steps))
-        packed.CACHE = PackCache(packed.SPARE, packed.measure_layout)
+        packed_convolution.CACHE = PackCache(packed_convolution.SPARE, packed_convolution.measure_layout)
         for size in order:
             after[size].append(least_seconds(step, size, options.steps))
     print(f"CPU time of a step of {MODEL} at {len(options.sizes)} sizes, in {len(orders)} orders in one process\n")
@@ -96,7 +96,7 @@ def main() -> None:
         alone, median, most = statistics.median(fresh[size]), statistics.median(after[size]), max(after[size])
         row = f"{1000 * alone:.1f} | {1 / alone:.1f} | {1000 * median:.1f} | {alone / median:.2f} | {alone / most:.2f}"
         print(f"| {size} × {size} | {row} |")
-    kept = packed.CACHE
+    kept = packed_convolution.CACHE
     print(f"\n{len(kept)} packed weights; spare copies in other layouts: {kept.spare_bytes / 1e6:.1f} MB")
     print(machine(1))
 

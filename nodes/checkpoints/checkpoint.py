@@ -83,7 +83,7 @@ def load_checkpoint(
 
     from guidegraph.nodes.checkpoints.load_options import LoadOptions
     from guidegraph.nodes.checkpoints.loading import load_parts
-    from guidegraph.nodes.models.networks.packed import set_packing
+    from guidegraph.nodes.models.networks.packed_convolution import set_packing
 
     options = LoadOptions(
         attention,

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from guidegraph.nodes.guidance.hooks import SiteKind
 from guidegraph.nodes.models.networks.attention import attention
 from guidegraph.nodes.models.networks.hooks import NO_HOOKS, Attend, AttentionLayer, Hooks
-from guidegraph.nodes.models.networks.packed import PackedConv2d
+from guidegraph.nodes.models.networks.packed_convolution import PackedConv2d
 
 
 def timestep_embedding(t: Tensor, width: int, max_period: float = 10_000.0) -> Tensor:

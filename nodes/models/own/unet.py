@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from guidegraph.nodes.models.networks.hooks import NO_HOOKS, Hooks, SiteBlock, number_sites
-from guidegraph.nodes.models.networks.packed import PackedConv2d
+from guidegraph.nodes.models.networks.packed_convolution import PackedConv2d
 from guidegraph.nodes.models.own.layers import (
     Downsample,
     ResidualBlock,

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from guidegraph.nodes.models.networks import pack_cache, packed
+from guidegraph.nodes.models.networks import pack_cache, packed_convolution
 from guidegraph.nodes.models.networks.pack_cache import PackCache
-from guidegraph.nodes.models.networks.packed import PackedConv2d
+from guidegraph.nodes.models.networks.packed_convolution import PackedConv2d
 
 SIZES = (4, 8, 12, 16, 32)
 
@@ -126,14 +126,14 @@ def test_threads_share_copies() -> None:
         assert {layout for layout in weight.copies if layout != weight.current} == {b for a, b in spare if a == key}
 
 
-needs_onednn = pytest.mark.skipif(not packed.is_available(), reason="this torch has no oneDNN")
+needs_onednn = pytest.mark.skipif(not packed_convolution.is_available(), reason="this torch has no oneDNN")
 
 
 @pytest.fixture
 def packed_shapes(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     """A cache of its own, and the input shapes for which oneDNN packed a weight."""
     shapes: list[list[int]] = []
-    pack = packed._operators()._reorder_convolution_weight
+    pack = packed_convolution._operators()._reorder_convolution_weight
 
     class Operators:
         def __getattr__(self, name: str) -> Callable[..., object]:
@@ -146,8 +146,10 @@ def packed_shapes(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
 
             return counting
 
-    monkeypatch.setattr(packed, "_operators", Operators)
-    monkeypatch.setattr(packed, "CACHE", PackCache(packed.SPARE, packed.measure_layout))
+    monkeypatch.setattr(packed_convolution, "_operators", Operators)
+    monkeypatch.setattr(
+        packed_convolution, "CACHE", PackCache(packed_convolution.SPARE, packed_convolution.measure_layout)
+    )
     return shapes
 
 
@@ -159,9 +161,9 @@ def convolution() -> PackedConv2d:
 def fresh_layout(layer: PackedConv2d, x: Tensor) -> bytes:
     """The layout that a fresh process packs for an input."""
     settings = ([1, 1], [1, 1], [1, 1], 1)
-    return packed.measure_layout(torch.ops.mkldnn._reorder_convolution_weight(layer.weight, *settings, list(x.shape)))[
-        0
-    ]
+    return packed_convolution.measure_layout(
+        torch.ops.mkldnn._reorder_convolution_weight(layer.weight, *settings, list(x.shape))
+    )[0]
 
 
 @needs_onednn
@@ -174,22 +176,22 @@ def test_each_size_has_its_own_layout_in_any_order(order: tuple[int, ...], packe
         torch.testing.assert_close(
             layer(inputs[n]), nn.functional.conv2d(inputs[n], layer.weight, layer.bias, padding=1), rtol=1e-4, atol=1e-4
         )
-        (weight,) = packed.CACHE._weights.values()
+        (weight,) = packed_convolution.CACHE._weights.values()
         assert weight.current == fresh_layout(layer, inputs[n])
     assert packed_shapes == [[2, 192, n, n] for n in order]  # each size is packed once, at its first call
     layouts = {fresh_layout(layer, x) for x in inputs.values()}
     assert set(weight.copies) == layouts
-    assert packed.CACHE.spare_bytes == sum(
-        packed.measure_layout(weight.copies[layout])[1] for layout in layouts - {weight.current}
+    assert packed_convolution.CACHE.spare_bytes == sum(
+        packed_convolution.measure_layout(weight.copies[layout])[1] for layout in layouts - {weight.current}
     )
 
 
 @needs_onednn
 @torch.no_grad()
 def test_without_spare_memory_only_the_last_layout_is_kept(packed_shapes: list[list[int]]) -> None:
-    packed.CACHE.spare_limit = 0
+    packed_convolution.CACHE.spare_limit = 0
     layer = convolution()
     for n in (*SIZES, *SIZES):
         layer(torch.randn(1, 192, n, n))
-        assert packed.CACHE.spare_bytes == 0
-        assert len(packed.CACHE.copies(layer.weight.untyped_storage()._cdata)) == 1
+        assert packed_convolution.CACHE.spare_bytes == 0
+        assert len(packed_convolution.CACHE.copies(layer.weight.untyped_storage()._cdata)) == 1

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from guidegraph.graph.frozen_models import copy_frozen
-from guidegraph.nodes.models.networks import packed
-from guidegraph.nodes.models.networks.packed import PackedConv2d, set_packing
+from guidegraph.nodes.models.networks import packed_convolution
+from guidegraph.nodes.models.networks.packed_convolution import PackedConv2d, set_packing
 
-pytestmark = pytest.mark.skipif(not packed.is_available(), reason="this torch has no oneDNN")
+pytestmark = pytest.mark.skipif(not packed_convolution.is_available(), reason="this torch has no oneDNN")
 
 
 def convolution(dtype: torch.dtype = torch.float32, **settings: int) -> PackedConv2d:
@@ -32,7 +32,7 @@ def is_packed(layer: PackedConv2d) -> bool:
 
 
 def copies(layer: PackedConv2d) -> list[Tensor]:
-    return packed.CACHE.copies(layer.weight.untyped_storage()._cdata)
+    return packed_convolution.CACHE.copies(layer.weight.untyped_storage()._cdata)
 
 
 @pytest.mark.parametrize(
@@ -86,28 +86,28 @@ def test_a_changed_weight_is_packed_again(change: str) -> None:
 def test_copies_that_share_a_weight_share_its_packed_copy() -> None:
     layer, x = convolution(), torch.randn(1, 24, 8, 8)
     layer(x)
-    count = len(packed.CACHE)
+    count = len(packed_convolution.CACHE)
     shared = copy_frozen(layer)
     torch.testing.assert_close(shared(x), layer(x), rtol=0, atol=0)
-    assert len(packed.CACHE) == count
+    assert len(packed_convolution.CACHE) == count
     layer.weight.mul_(2)  # the copy shares this change, as it shares the tensor
     torch.testing.assert_close(shared(x), plain(layer, x), rtol=1e-5, atol=1e-5)
-    assert len(packed.CACHE) == count
+    assert len(packed_convolution.CACHE) == count
     assert sorted(layer.state_dict()) == ["bias", "weight"]
     assert not is_packed(copy.deepcopy(layer))
 
 
 @torch.no_grad()
 def test_packed_copies_are_dropped_with_their_weights() -> None:
-    packed.forget_unused()
-    before = len(packed.CACHE)
+    packed_convolution.forget_unused()
+    before = len(packed_convolution.CACHE)
     layers = [convolution() for _ in range(3)]
     for layer in layers:
         layer(torch.randn(1, 24, 8, 8))
-    assert len(packed.CACHE) == before + 3
+    assert len(packed_convolution.CACHE) == before + 3
     del layers, layer
-    packed.forget_unused()
-    assert len(packed.CACHE) == before
+    packed_convolution.forget_unused()
+    assert len(packed_convolution.CACHE) == before
 
 
 def test_it_is_a_plain_convolution_in_other_cases() -> None:
@@ -230,17 +230,17 @@ def test_inputs_and_settings_of_a_plain_convolution() -> None:
 def test_the_cache_does_not_grow_with_changed_weights() -> None:
     layer, x = convolution(), torch.randn(1, 24, 8, 8)
     layer(x)
-    count, watched = len(packed.CACHE), len(packed._watched)
+    count, watched = len(packed_convolution.CACHE), len(packed_convolution._watched)
     for _ in range(3):
         layer.weight.mul_(0.9)
         layer(x)
-    assert (len(packed.CACHE), len(packed._watched)) == (count, watched)
+    assert (len(packed_convolution.CACHE), len(packed_convolution._watched)) == (count, watched)
 
 
 def test_a_processor_without_bfloat16() -> None:
     program = (
         "import torch\n"
-        "from guidegraph.nodes.models.networks.packed import PackedConv2d, is_available\n"
+        "from guidegraph.nodes.models.networks.packed_convolution import PackedConv2d, is_available\n"
         "assert is_available() and not is_available(torch.bfloat16)\n"
         "layer = PackedConv2d(24, 40, 3).bfloat16().requires_grad_(False)\n"
         "with torch.no_grad():\n"
