@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from guidegraph.nodes.checkpoints.read_tensors import read_nested
-from guidegraph.nodes.models.networks.sharing import copy_sharing_tensors
+from guidegraph.nodes.models.networks.shared_tensors import copy_sharing_tensors
 from guidegraph.nodes.models.released.text import ReleasedText, Tower
 
 SDXL_NAMES = ("clip_l", "clip_g")

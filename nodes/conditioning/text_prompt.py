@@ -77,7 +77,7 @@ def picture_size(
     original: size of the picture before scaling. crop: pixels cropped at the top and at the left. target: size of the
     result. Raises an error for a text encoder that is not SDXL's.
     """
-    from guidegraph.nodes.models.networks.sharing import copy_sharing_tensors
+    from guidegraph.nodes.models.networks.shared_tensors import copy_sharing_tensors
     from guidegraph.nodes.models.released.text import PictureSize
 
     released = _require_clip(embedder, "text.picture_size")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from guidegraph.nodes.models.networks.sharing import copy_sharing_tensors
+from guidegraph.nodes.models.networks.shared_tensors import copy_sharing_tensors
 
 LAYERS = (nn.Linear, nn.Conv2d)
 """The types of layers that can have a low-rank change."""

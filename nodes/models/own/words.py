@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from guidegraph.nodes.models.networks.sharing import copy_sharing_tensors
+from guidegraph.nodes.models.networks.shared_tensors import copy_sharing_tensors
 from guidegraph.nodes.models.own.text import PAD, START, TextModel
 from guidegraph_runtime.text.tokens import UNKNOWN
 

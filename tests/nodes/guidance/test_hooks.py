@@ -14,7 +14,7 @@ from guidegraph.graph.frozen_models import copy_frozen
 from guidegraph.graph.memory.weights import list_slots
 from guidegraph.nodes.models.networks.attention import attention
 from guidegraph.nodes.models.networks.hooks import HookedModel
-from guidegraph.nodes.models.networks.sharing import copy_sharing_tensors
+from guidegraph.nodes.models.networks.shared_tensors import copy_sharing_tensors
 from guidegraph.nodes.models.own.denoiser import UNetDenoiser
 from guidegraph.nodes.models.own.unet import UNet, UNetConfig
 from guidegraph.nodes.models.released.config import UNetShape
