@@ -350,7 +350,7 @@ def new_image_embedder(
 
     tokens: number of tokens made from the pooled features; 0 for a vector alone.
     """
-    from guidegraph.nodes.models.own.vision import ImageModel, VisionConfig
+    from guidegraph.nodes.models.own.image_embedder import ImageModel, VisionConfig
 
     config = VisionConfig(width=width, tokens=tokens, channels=channels, multipliers=multipliers)
     model: ImageEmbedder = build_untrained(lambda: ImageModel(config), seed)

@@ -28,12 +28,12 @@ from guidegraph.nodes.models.own.autoencoder import AutoencoderConfig, KLAutoenc
 from guidegraph.nodes.models.own.classifier import ClassifierConfig, NoisyClassifier
 from guidegraph.nodes.models.own.denoiser import UNetDenoiser
 from guidegraph.nodes.models.own.detector import Detector, DetectorConfig
+from guidegraph.nodes.models.own.image_embedder import ImageModel, VisionConfig
 from guidegraph.nodes.models.own.labels import LabelConfig, LabelModel
 from guidegraph.nodes.models.own.pixel_space import PixelSpace, PixelSpaceConfig
 from guidegraph.nodes.models.own.segmenter import SegmentationNet, SegmenterConfig
 from guidegraph.nodes.models.own.text import TextConfig, TextEncoder, TextModel
 from guidegraph.nodes.models.own.unet import UNet, UNetConfig
-from guidegraph.nodes.models.own.vision import ImageModel, VisionConfig
 from guidegraph_runtime.files.atomic_write import atomic_path
 
 
