@@ -297,7 +297,7 @@ def new_text_transformer(
 @node("model.label_embedder")
 def new_label_embedder(*, seed: int = 0, classes: Channels = 10, width: Channels = 128) -> LabelEmbedder:
     """An untrained embedder of class labels, and of the null class, as a condition's vector."""
-    from guidegraph.nodes.models.own.labels import LabelConfig, LabelModel
+    from guidegraph.nodes.models.own.label_embedder import LabelConfig, LabelModel
 
     model: LabelEmbedder = build_untrained(lambda: LabelModel(LabelConfig(classes=classes, width=width)), seed)
     return model

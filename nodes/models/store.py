@@ -29,7 +29,7 @@ from guidegraph.nodes.models.own.classifier import ClassifierConfig, NoisyClassi
 from guidegraph.nodes.models.own.denoiser import UNetDenoiser
 from guidegraph.nodes.models.own.detector import Detector, DetectorConfig
 from guidegraph.nodes.models.own.image_embedder import ImageModel, VisionConfig
-from guidegraph.nodes.models.own.labels import LabelConfig, LabelModel
+from guidegraph.nodes.models.own.label_embedder import LabelConfig, LabelModel
 from guidegraph.nodes.models.own.pixel_space import PixelSpace, PixelSpaceConfig
 from guidegraph.nodes.models.own.segmenter import SegmentationNet, SegmenterConfig
 from guidegraph.nodes.models.own.text import TextConfig, TextEncoder, TextModel
