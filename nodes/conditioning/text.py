@@ -72,7 +72,7 @@ def add_unknown_words(
     seed: of the new embeddings.
     Raises an error for an encoder other than `model.text_transformer`.
     """
-    from guidegraph.nodes.models.own.text import TextModel
+    from guidegraph.nodes.models.own.text_encoder import TextModel
     from guidegraph.nodes.models.own.words import add_words, unknown_words
 
     if not isinstance(embedder, TextModel):

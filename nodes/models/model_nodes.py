@@ -286,7 +286,7 @@ def new_text_transformer(
 ) -> TextEmbedder:
     """An untrained text encoder with a vocabulary of `words`, by default those of the scene captions."""
     from guidegraph.nodes.data.captions import vocabulary
-    from guidegraph.nodes.models.own.text import TextConfig, TextEncoder, TextModel, build_tokenizer
+    from guidegraph.nodes.models.own.text_encoder import TextConfig, TextEncoder, TextModel, build_tokenizer
 
     tokenizer = build_tokenizer(vocabulary() if words is None else words)
     config = TextConfig(vocabulary=tokenizer.get_vocab_size(), width=width, layers=layers, heads=heads)

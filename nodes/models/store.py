@@ -32,7 +32,7 @@ from guidegraph.nodes.models.own.image_embedder import ImageModel, VisionConfig
 from guidegraph.nodes.models.own.label_embedder import LabelConfig, LabelModel
 from guidegraph.nodes.models.own.pixel_space import PixelSpace, PixelSpaceConfig
 from guidegraph.nodes.models.own.segmenter import SegmentationNet, SegmenterConfig
-from guidegraph.nodes.models.own.text import TextConfig, TextEncoder, TextModel
+from guidegraph.nodes.models.own.text_encoder import TextConfig, TextEncoder, TextModel
 from guidegraph.nodes.models.own.unet import UNet, UNetConfig
 from guidegraph_runtime.files.atomic_write import atomic_path
 

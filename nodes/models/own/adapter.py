@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from guidegraph.nodes.models.own.text import TextLayer
+from guidegraph.nodes.models.own.text_encoder import TextLayer
 from guidegraph.nodes.types import Condition
 
 

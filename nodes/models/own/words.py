@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from guidegraph.nodes.models.networks.shared_tensors import copy_sharing_tensors
-from guidegraph.nodes.models.own.text import PAD, START, TextModel
+from guidegraph.nodes.models.own.text_encoder import PAD, START, TextModel
 from guidegraph_runtime.text.tokens import UNKNOWN
 
 

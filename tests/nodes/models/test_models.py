@@ -21,7 +21,7 @@ from guidegraph.nodes.models.own.autoencoder import AutoencoderConfig, KLAutoenc
 from guidegraph.nodes.models.own.denoiser import UNetDenoiser
 from guidegraph.nodes.models.own.detector import Detector, DetectorConfig, detector_loss
 from guidegraph.nodes.models.own.layers import AdaptiveGroupNorm, Attention, timestep_embedding
-from guidegraph.nodes.models.own.text import TextConfig, TextEncoder, TextModel, build_tokenizer, tokenize
+from guidegraph.nodes.models.own.text_encoder import TextConfig, TextEncoder, TextModel, build_tokenizer, tokenize
 from guidegraph.nodes.models.own.unet import UNet, UNetConfig
 from guidegraph.nodes.models.store import load_part, read_index, save_parts
 from guidegraph.nodes.sampling.denoiser import guide_denoiser, predict

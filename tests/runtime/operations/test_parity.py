@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from guidegraph.graph.node import REQUIRED, NodeSpec, get_spec
-from guidegraph.nodes.models.own.text import build_tokenizer, tokenize
+from guidegraph.nodes.models.own.text_encoder import build_tokenizer, tokenize
 from guidegraph.nodes.types import Schedule, Scheduler, SchedulerState
 from guidegraph.plugins.builtin import guidegraph_nodes
 from guidegraph_runtime import operations
