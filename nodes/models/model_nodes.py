@@ -371,8 +371,8 @@ def new_condition_adapter(
 
     tokens: width of its input tokens; vector: width of its input vector.
     """
-    from guidegraph.nodes.models.own.adapter import AdapterConfig
-    from guidegraph.nodes.models.own.adapter import AdapterModel as Adapter
+    from guidegraph.nodes.models.own.condition_adapter import AdapterConfig
+    from guidegraph.nodes.models.own.condition_adapter import AdapterModel as Adapter
 
     config = AdapterConfig(tokens=tokens, vector=vector, width=width, layers=layers, heads=heads)
     model: ConditionAdapter = build_untrained(lambda: Adapter(config), seed)

@@ -23,9 +23,9 @@ from guidegraph.nodes.models.checksums import CHECKSUMS, compute_checksums, read
 from guidegraph.nodes.models.model_json import FORMAT, INDEX, locate_file, read_index, read_json
 from guidegraph.nodes.models.networks.hooks import HookedModel
 from guidegraph.nodes.models.networks.low_rank import low_rank_layers
-from guidegraph.nodes.models.own.adapter import AdapterConfig, AdapterModel
 from guidegraph.nodes.models.own.autoencoder import AutoencoderConfig, KLAutoencoder, VQAutoencoder, VQConfig
 from guidegraph.nodes.models.own.classifier import ClassifierConfig, NoisyClassifier
+from guidegraph.nodes.models.own.condition_adapter import AdapterConfig, AdapterModel
 from guidegraph.nodes.models.own.denoiser import UNetDenoiser
 from guidegraph.nodes.models.own.detector import Detector, DetectorConfig
 from guidegraph.nodes.models.own.image_embedder import ImageModel, VisionConfig
