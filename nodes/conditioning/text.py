@@ -72,8 +72,8 @@ def add_unknown_words(
     seed: of the new embeddings.
     Raises an error for an encoder other than `model.text_transformer`.
     """
+    from guidegraph.nodes.models.own.added_words import add_words, unknown_words
     from guidegraph.nodes.models.own.text_encoder import TextModel
-    from guidegraph.nodes.models.own.words import add_words, unknown_words
 
     if not isinstance(embedder, TextModel):
         raise ValueError(f"text.add_words takes a model.text_transformer; found {type(embedder).__name__}")

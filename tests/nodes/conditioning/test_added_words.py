@@ -18,7 +18,7 @@ from guidegraph.graph.training.live_models import (
 from guidegraph.nodes.conditioning.label import caption_labels
 from guidegraph.nodes.conditioning.text import add_unknown_words, encode_text
 from guidegraph.nodes.models.model_nodes import new_text_transformer
-from guidegraph.nodes.models.own.words import unknown_words
+from guidegraph.nodes.models.own.added_words import unknown_words
 from guidegraph.nodes.models.store import load_part, save_parts
 
 CPU = torch.device("cpu")
