@@ -25,7 +25,7 @@ from guidegraph.graph.events import Observer
 from guidegraph.graph.node import NodeDefinitionError, NodeSpec
 from guidegraph.graph.registry import Registry
 from guidegraph.plugins import builtin, entries, hookspecs
-from guidegraph.plugins.commands import rollback_on_failure
+from guidegraph.plugins.command_rollback import rollback_on_failure
 from guidegraph.plugins.contribution import Contribution, PluginError, make_hook_manager, read_contribution
 from guidegraph.plugins.entries import (
     OWN_DISTRIBUTION,
