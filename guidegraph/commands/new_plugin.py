@@ -36,7 +36,7 @@ def new_plugin(
     It installs with pip, passes its tests and draws a picture as it is.
     """
     from guidegraph.commands.plugin_template import folder_problem, next_steps, render_template, why_unfit, write_folder
-    from guidegraph.plugins.entries import OWN_DISTRIBUTION, normalise_name
+    from guidegraph.plugins.entry_points import OWN_DISTRIBUTION, normalise_name
 
     manager = load_plugins(select_plugins(plugin, no_plugins))
     owners = {status.name: f"{status.distribution} {status.version}" for status in manager.statuses}

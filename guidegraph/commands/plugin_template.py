@@ -11,7 +11,7 @@ from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
-from guidegraph.plugins.entries import OWN_DISTRIBUTION, normalise_name
+from guidegraph.plugins.entry_points import OWN_DISTRIBUTION, normalise_name
 from guidegraph_runtime.files.temporary_names import remove_stale_once, temporary_path
 
 TEMPLATE = Path(__file__).with_name("template")

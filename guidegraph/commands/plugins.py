@@ -46,7 +46,7 @@ def _audit_plugins(plugins: PluginSelection) -> dict[AuditTarget, Audit]:
     """An audit of each plugin that a command would import, except those that ship with guidegraph."""
     from guidegraph import __version__ as version
     from guidegraph.plugins.audit import AuditTarget, audit_plugins
-    from guidegraph.plugins.entries import entry_points, is_imported
+    from guidegraph.plugins.entry_points import entry_points, is_imported
     from guidegraph.plugins.manager import read_disabled_plugins
 
     disabled = read_disabled_plugins()

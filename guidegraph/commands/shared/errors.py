@@ -163,7 +163,7 @@ def _describe_error(error: Exception) -> str:
 
 def _describe_broken_distributions() -> str:
     """A line for each distribution with broken metadata, which makes unrelated imports fail."""
-    from guidegraph.plugins.entries import find_unreadable
+    from guidegraph.plugins.entry_points import find_unreadable
 
     return "\n".join(
         f"error: the entry points of {name} cannot be read ({reason}), and while they are there networkx, torch and "

@@ -22,7 +22,7 @@ from typing import NoReturn
 
 from guidegraph.commands.shared.errors import CANCELLED, FAILED, print_note
 from guidegraph.commands.shared.signals import SIGNALS, parent
-from guidegraph.plugins.entries import (
+from guidegraph.plugins.entry_points import (
     OWN_DISTRIBUTION,
     entry_points,
     normalise_name,
