@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import EntryPoint
 from typing import NoReturn
 
-from guidegraph.plugins.importing import REPORT_AFTER, limit_seconds
+from guidegraph.plugins.import_guard import REPORT_AFTER, limit_seconds
 from guidegraph.plugins.modules import import_plugin_module
 from guidegraph.plugins.traces import Changes, compare_snapshots, record_exit_handlers, snapshot
 

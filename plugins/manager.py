@@ -35,7 +35,7 @@ from guidegraph.plugins.entry_points import (
     read_distribution,
 )
 from guidegraph.plugins.guarded_observer import GuardedObserver
-from guidegraph.plugins.importing import guard_import
+from guidegraph.plugins.import_guard import guard_import
 from guidegraph.plugins.modules import import_plugin_module, package_folders
 from guidegraph.plugins.watch import record_changes, watch_import
 from guidegraph_runtime.error_text import describe_error

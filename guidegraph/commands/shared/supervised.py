@@ -29,7 +29,7 @@ from guidegraph.plugins.entry_points import (
     read_distribution,
     remember_entry_points,
 )
-from guidegraph.plugins.importing import ImportReports, format_timeout, limit_seconds, set_import_reports
+from guidegraph.plugins.import_guard import ImportReports, format_timeout, limit_seconds, set_import_reports
 from guidegraph.plugins.manager import DISABLE, read_disabled_plugins
 
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)

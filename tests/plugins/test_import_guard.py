@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from guidegraph.commands.shared import supervised
-from guidegraph.plugins import importing, watch
+from guidegraph.plugins import import_guard, watch
 from guidegraph.plugins.audit import AuditTarget, audit_plugins
-from guidegraph.plugins.importing import ImportReports, set_import_reports
+from guidegraph.plugins.import_guard import ImportReports, set_import_reports
 from guidegraph.plugins.manager import PluginManager
 from tests.commands.command import TOYS, Command, start
 from tests.commands.conftest import cli
@@ -99,7 +99,7 @@ def test_exit_functions_kept_by_a_plugin_work_after_its_import(
 def test_a_slow_import_is_named_and_a_very_slow_one_ended(
     installed: Installed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(importing, "REPORT_AFTER", 0.001)
+    monkeypatch.setattr(import_guard, "REPORT_AFTER", 0.001)
     monkeypatch.setenv("GUIDEGRAPH_PLUGIN_SECONDS", "0.01")
     lines: list[str] = []
     ended = threading.Event()
