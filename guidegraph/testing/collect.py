@@ -60,7 +60,7 @@ def cases_of(plugin: object, cases: Iterable[NodeCase] = ()) -> list[NodeCase]:
 
 def _nodes_of(plugin: object) -> Iterator[Callable[..., Any]]:
     from guidegraph.plugins.contribution import read_contribution
-    from guidegraph.plugins.modules import import_plugin_module
+    from guidegraph.plugins.import_by_name import import_plugin_module
 
     if isinstance(plugin, (list, tuple)):
         yield from plugin
