@@ -21,7 +21,7 @@ from typing import NoReturn
 
 from guidegraph.plugins.import_by_name import import_plugin_module
 from guidegraph.plugins.import_guard import REPORT_AFTER, limit_seconds
-from guidegraph.plugins.traces import Changes, compare_snapshots, record_exit_handlers, snapshot
+from guidegraph.plugins.process_changes import Changes, compare_snapshots, record_exit_handlers, snapshot
 
 _START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from guidegraph.plugins.audit import main; main()"
 _real_exit = os._exit

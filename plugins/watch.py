@@ -15,7 +15,7 @@ from contextlib import contextmanager, redirect_stdout, suppress
 from typing import Any
 
 from guidegraph.graph.trust.process_state import current_folder
-from guidegraph.plugins.traces import Changes, compare_snapshots, record_exit_handlers, snapshot
+from guidegraph.plugins.process_changes import Changes, compare_snapshots, record_exit_handlers, snapshot
 from guidegraph_runtime.printing import visible
 
 SLOW = 1.0
