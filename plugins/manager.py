@@ -37,7 +37,7 @@ from guidegraph.plugins.entry_points import (
 from guidegraph.plugins.guarded_observer import GuardedObserver
 from guidegraph.plugins.import_by_name import import_plugin_module, package_folders
 from guidegraph.plugins.import_guard import guard_import
-from guidegraph.plugins.watch import record_changes, watch_import
+from guidegraph.plugins.import_watch import record_changes, watch_import
 from guidegraph_runtime.error_text import describe_error
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from guidegraph.commands.shared import supervised
-from guidegraph.plugins import import_guard, watch
+from guidegraph.plugins import import_guard, import_watch
 from guidegraph.plugins.audit import AuditTarget, audit_plugins
 from guidegraph.plugins.import_guard import ImportReports, set_import_reports
 from guidegraph.plugins.manager import PluginManager
@@ -199,7 +199,7 @@ def test_the_list_of_plugins_shows_the_audit_and_imports_none_that_ends_the_proc
     cli: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(cli.folder)
-    monkeypatch.setattr(watch, "changes_by_plugin", {})
+    monkeypatch.setattr(import_watch, "changes_by_plugin", {})
     changes = "import os\nos.environ['GG_LISTED'] = '1'\n"
     cli.workflow("gg_listed.py", changes + NODE.format(id="gg_listed.one") + GOOD.partition("return by * x")[2])
     cli.workflow("gg_gone.py", "import os\nopen('imported', 'a').write('x')\nos.kill(os.getpid(), 11)")
@@ -217,7 +217,7 @@ def test_the_list_of_plugins_shows_the_audit_and_imports_none_that_ends_the_proc
 def test_an_internal_error_names_the_plugins_that_changed_something(
     cli: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watch, "changes_by_plugin", {})
+    monkeypatch.setattr(import_watch, "changes_by_plugin", {})
     monkeypatch.setenv("GG_CHANGED", "0")
     code = "import os\nfrom guidegraph import hookimpl\nos.environ['GG_CHANGED'] = '1'\n"
     code += "@hookimpl\ndef guidegraph_commands(app):\n    @app.command()\n"

@@ -145,8 +145,8 @@ def exit_on_error(tracebacks: bool) -> Iterator[None]:
 
 def _describe_suspects() -> str:
     """A line naming the plugins that changed process state, since they may have caused the failure; or ""."""
+    from guidegraph.plugins.import_watch import changes_by_plugin
     from guidegraph.plugins.process_changes import format_changes
-    from guidegraph.plugins.watch import changes_by_plugin
 
     if not changes_by_plugin:
         return ""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from guidegraph.plugins import watch
+from guidegraph.plugins import import_watch
 from guidegraph.plugins.manager import PluginManager
 from tests.commands.command import environment
 from tests.plugins.test_manager import GOOD, Installed, installed, status
@@ -18,7 +18,7 @@ __all__ = ["installed"]
 
 @pytest.fixture(autouse=True)
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "SLOW", 60.0)
+    monkeypatch.setattr(import_watch, "SLOW", 60.0)
 
 
 def notes_of(installed: Installed, code: str) -> list[str]:
@@ -39,7 +39,7 @@ def test_printed_text_goes_to_stderr(installed: Installed, capsys: pytest.Captur
 
 
 def test_an_import_that_takes_long_is_noted(installed: Installed, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "SLOW", 0.01)
+    monkeypatch.setattr(import_watch, "SLOW", 0.01)
     (note,) = notes_of(installed, "import time\ntime.sleep(0.02)")
     assert note.startswith("takes 0.0 s to import, and every command waits for it")
 
