@@ -46,7 +46,7 @@ def load_denoiser(
     """
     diffusers = import_diffusers()
     folder = find_part_folder(path, part, PARTS)
-    from guidegraph.plugins.diffusers_adapter.calls import FAMILIES
+    from guidegraph.plugins.diffusers_adapter.denoiser_calls import FAMILIES
     from guidegraph.plugins.diffusers_adapter.networks import DiffusersDenoiser
 
     name = read_model_class(folder, FAMILIES)

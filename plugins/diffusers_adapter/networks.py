@@ -7,7 +7,7 @@ from typing import Any, Literal, cast
 from torch import Tensor, nn
 
 from guidegraph import Condition, Prediction, Schedule
-from guidegraph.plugins.diffusers_adapter.calls import Family
+from guidegraph.plugins.diffusers_adapter.denoiser_calls import Family
 
 
 class DiffusersDenoiser(nn.Module):
