@@ -6,7 +6,7 @@ OUT ?= runs/first-picture
 ARGS ?=
 # Tests whose results come from float kernels, for the pass that is kept to AVX2.
 KERNEL_TESTS ?= tests/test_tolerance.py tests/nodes tests/plugins/test_diffusers_models.py \
-	tests/plugins/test_diffusers_steps.py plugins/gallery
+	tests/plugins/test_diffusers_schedulers.py plugins/gallery
 BENCHMARKS ?= $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py))
 
 GALLERY := $(patsubst %/pyproject.toml,%,$(wildcard $(CURDIR)/plugins/gallery/*/pyproject.toml))

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from guidegraph import hookimpl
-from guidegraph.plugins.diffusers_adapter import autoencoders, denoisers, schedules, steps, text
+from guidegraph.plugins.diffusers_adapter import autoencoders, denoisers, schedulers, schedules, text
 
 
 @hookimpl
@@ -20,13 +20,13 @@ def guidegraph_nodes() -> list[Callable[..., Any]]:
         denoisers.class_labels,
         autoencoders.load_autoencoder,
         schedules.read_schedule,
-        steps.new_sampler,
-        steps.start,
-        steps.step,
+        schedulers.new_sampler,
+        schedulers.start,
+        schedulers.step,
         text.load_text,
     ]
 
 
 @hookimpl
 def guidegraph_types() -> list[type]:
-    return [steps.DiffusersSampler]
+    return [schedulers.DiffusersSampler]

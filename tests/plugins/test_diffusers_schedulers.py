@@ -14,8 +14,8 @@ from guidegraph.graph.node import get_spec
 from guidegraph.nodes.sampling import schedule as schedules
 from guidegraph.nodes.sampling import scheduler as samplers
 from guidegraph.nodes.sampling import scheduler_step
+from guidegraph.plugins.diffusers_adapter.schedulers import KNOWN, DiffusersSampler, new_sampler, start, step
 from guidegraph.plugins.diffusers_adapter.schedules import read_schedule
-from guidegraph.plugins.diffusers_adapter.steps import KNOWN, DiffusersSampler, new_sampler, start, step
 
 diffusers = pytest.importorskip("diffusers")
 
