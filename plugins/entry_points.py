@@ -20,10 +20,10 @@ _remembered: list[EntryPoint] | None = None
 def remember_entry_points() -> None:
     """Look up the entry points once: a command needs them twice, and each lookup takes 4 ms."""
     global _remembered
-    _remembered = entry_points()
+    _remembered = list_entry_points()
 
 
-def entry_points() -> list[EntryPoint]:
+def list_entry_points() -> list[EntryPoint]:
     """The entry points of plugins, in an order that does not depend on that of ``sys.path``."""
     if _remembered is not None:
         return _remembered

@@ -24,13 +24,14 @@ from guidegraph import graph
 from guidegraph.graph.events import Observer
 from guidegraph.graph.node import NodeDefinitionError, NodeSpec
 from guidegraph.graph.registry import Registry
-from guidegraph.plugins import builtin, entry_points, hookspecs
+from guidegraph.plugins import builtin, hookspecs
 from guidegraph.plugins.command_rollback import rollback_on_failure
 from guidegraph.plugins.contribution import Contribution, PluginError, make_hook_manager, read_contribution
 from guidegraph.plugins.entry_points import (
     OWN_DISTRIBUTION,
     check_entry,
     check_requirement,
+    list_entry_points,
     normalise_name,
     read_distribution,
 )
@@ -98,7 +99,7 @@ class PluginManager:
         self._refused = refused or {}
         self._add_builtin()
         disabled = read_disabled_plugins() if disable is None else set(disable)
-        installed = entry_points.entry_points()
+        installed = list_entry_points()
         self.installed = [entry.name for entry in installed]
         self.unknown_disabled = sorted(disabled - set(self.installed))
         for entry in installed:

@@ -46,13 +46,13 @@ def _audit_plugins(plugins: PluginSelection) -> dict[AuditTarget, Audit]:
     """An audit of each plugin that a command would import, except those that ship with guidegraph."""
     from guidegraph import __version__ as version
     from guidegraph.plugins.audit import AuditTarget, audit_plugins
-    from guidegraph.plugins.entry_points import entry_points, is_imported
+    from guidegraph.plugins.entry_points import is_imported, list_entry_points
     from guidegraph.plugins.manager import read_disabled_plugins
 
     disabled = read_disabled_plugins()
     installed = {
         entry.name: AuditTarget(entry.name, entry.value)
-        for entry in reversed(entry_points())
+        for entry in reversed(list_entry_points())
         if plugins.installed and entry.name not in disabled and is_imported(entry, version)
     }
     return audit_plugins([*installed.values(), *map(AuditTarget, plugins.modules)])
