@@ -46,7 +46,7 @@ NOT_BUILT = {
     "moments.load": "needs a file of statistics",
     "model.save": "writes files; tests/nodes and tests/nodes/checkpoints read them back",
     "onnx.denoiser": "needs an exported bundle; tests/graph/export makes one",
-    "text.add_words": "needs a text encoder with a table of words; tests/nodes/conditioning/test_added_words.py makes one",
+    "text.add_words": "needs a table of words; tests/nodes/conditioning/test_added_words.py makes one",
     "text.clip": "needs the files of a CLIP text encoder, and transformers",
     "text.embedding": "needs a CLIP text encoder and a file of textual inversion; tests/nodes/checkpoints makes them",
     "text.minilm": "takes seconds to load; tests/nodes/conditioning/test_pretrained_text.py has it",

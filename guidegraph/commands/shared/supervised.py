@@ -24,7 +24,7 @@ from guidegraph.commands.shared.errors import CANCELLED, FAILED, print_note
 from guidegraph.commands.shared.signals import SIGNALS, parent
 from guidegraph.plugins.entry_points import (
     OWN_DISTRIBUTION,
-    entry_points,
+    list_entry_points,
     normalise_name,
     read_distribution,
     remember_entry_points,
@@ -49,7 +49,7 @@ def needs_supervision(modules: Sequence[str], installed: bool) -> bool:
     disabled = read_disabled_plugins()
     return installed and any(
         entry.name not in disabled and normalise_name(read_distribution(entry)[0]) != OWN_DISTRIBUTION
-        for entry in entry_points()
+        for entry in list_entry_points()
     )
 
 
