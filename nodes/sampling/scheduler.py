@@ -39,7 +39,7 @@ from guidegraph_runtime.samplers import samplers
 from guidegraph_runtime.samplers.samplers import Warmup
 from guidegraph_runtime.tables.ddpm_ddim import Variance
 from guidegraph_runtime.tables.noise_levels import Final, Sigmas, Spacing
-from guidegraph_runtime.tables.pndm import Combine
+from guidegraph_runtime.tables.pseudo_numerical import Combine
 
 __doc__ = f"{__doc__}\n{SHARED_SETTINGS}"
 

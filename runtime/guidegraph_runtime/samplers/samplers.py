@@ -30,10 +30,10 @@ from guidegraph_runtime.samplers.exponential import dpmpp_2s_ancestral as dpmpp_
 from guidegraph_runtime.samplers.exponential import dpmpp_3m_sde as dpmpp_3m_sde
 from guidegraph_runtime.samplers.exponential import dpmpp_sde as dpmpp_sde
 from guidegraph_runtime.samplers.exponential import unipc as unipc
-from guidegraph_runtime.tables import ddpm_ddim, ode_solvers, pndm
+from guidegraph_runtime.tables import ddpm_ddim, ode_solvers, pseudo_numerical
 from guidegraph_runtime.tables.ddpm_ddim import Variance
 from guidegraph_runtime.tables.noise_levels import RATIO, SUBSEQUENCE, Final, Levels, NoiseSchedule, Sigmas, Spacing
-from guidegraph_runtime.tables.pndm import Combine
+from guidegraph_runtime.tables.pseudo_numerical import Combine
 from guidegraph_runtime.tables.rows import Array
 from guidegraph_runtime.tables.sampler_table import (
     SamplerTable,
@@ -135,7 +135,11 @@ def pndm(
     check_choice("combine", combine, get_args(Combine))
     noise = as_noise_schedule(alphas_bar).with_signal()
     visited = choose_levels(noise, levels, SUBSEQUENCE, steps, spacing, offset, final, sigmas, strength)
-    rows = pndm.plms(visited, combine) if warmup == "plms" else pndm.runge_kutta(visited, noise.at, combine)
+    rows = (
+        pseudo_numerical.plms(visited, combine)
+        if warmup == "plms"
+        else pseudo_numerical.runge_kutta(visited, noise.at, combine)
+    )
     return make_sampler_table(rows, clip, threshold, threshold_max, rederive_eps)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from guidegraph_runtime.tables import consistency, ddpm_ddim, dpm_solver, ode_solvers, pndm, unipc
+from guidegraph_runtime.tables import consistency, ddpm_ddim, dpm_solver, ode_solvers, pseudo_numerical, unipc
 from guidegraph_runtime.tables.noise_levels import NoiseSchedule
 from guidegraph_runtime.tables.rows import NOTHING, Array, K, Level, Row
 from tests.nodes.sampling import k_diffusion
@@ -243,7 +243,9 @@ def test_unipcs_step_to_zero_noise_is_finite_without_lower_order_final() -> None
 @pytest.mark.parametrize("warmup", ["plms", "runge_kutta"])
 def test_pndm_of_v_converts_the_mix_of_vs_at_the_start_of_each_step(warmup: str) -> None:
     """As diffusers' PNDM does for a model that predicts v; a loop of its own in x."""
-    rows = pndm.plms(LEVELS, "v") if warmup == "plms" else pndm.runge_kutta(LEVELS, NOISE.at, "v")
+    rows = (
+        pseudo_numerical.plms(LEVELS, "v") if warmup == "plms" else pseudo_numerical.runge_kutta(LEVELS, NOISE.at, "v")
+    )
     x, past = normal(64, 99), list[Array]()
 
     def v(x: Array, level: Level) -> Array:
