@@ -39,7 +39,7 @@ from guidegraph.graph.registry import Registry
 from guidegraph.graph.training.ranks import process_rank
 from guidegraph.graph.trust.policy import Grants, Policy, check_effects
 from guidegraph.runs.outputs import RECORD, OutputWriter, output_problems
-from guidegraph_runtime.files.atomic_write import find_killed_run
+from guidegraph_runtime.files.run_folders import find_killed_run
 
 if TYPE_CHECKING:
     from guidegraph.commands.launch_processes import Processes

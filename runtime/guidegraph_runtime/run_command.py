@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from guidegraph_runtime.error_text import error_text
 from guidegraph_runtime.errors import BundleError
-from guidegraph_runtime.files.atomic_write import RUNS, find_killed_run, make_run_folder
 from guidegraph_runtime.files.locks import FOLDER_LOCK, FolderBusy, hold_lock
+from guidegraph_runtime.files.run_folders import RUNS, find_killed_run, make_run_folder
 from guidegraph_runtime.machine.shortages import with_shortage
 from guidegraph_runtime.machine.termination import before_exit
 from guidegraph_runtime.outputs import write_output

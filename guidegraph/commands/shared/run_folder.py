@@ -6,7 +6,7 @@ from pathlib import Path
 
 from guidegraph.commands.shared.errors import argument_problem
 from guidegraph.graph.errors import WorkflowError
-from guidegraph_runtime.files.atomic_write import make_run_folder
+from guidegraph_runtime.files.run_folders import make_run_folder
 from guidegraph_runtime.machine.shortages import with_shortage
 
 
