@@ -1,4 +1,4 @@
-"""Events that a run sends to its observers, and the token that cancels it.
+"""Events that a run sends to its observers.
 
 An observer is any callable that takes an event. The progress bar, the JSON log and the report are observers. Events of
 a loop's body are summarised as ``LoopProgress`` while it runs, and as ``NodeTotals`` when it ends.
@@ -6,13 +6,9 @@ a loop's body are summarised as ``LoopProgress`` while it runs, and as ``NodeTot
 
 from __future__ import annotations
 
-import signal
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
-
-from guidegraph.graph.errors import Cancelled
 
 Origin: TypeAlias = Literal["computed", "memory", "disk"]
 
@@ -137,36 +133,3 @@ Event: TypeAlias = (
     | RunFinished
 )
 Observer: TypeAlias = Callable[[Event], None]
-
-
-def ignore_interrupt(number: int, frame: object) -> None:
-    """A SIGINT handler that does nothing: another thread, woken by the signal, sets the cancel token."""
-
-
-def is_interrupt(error: BaseException) -> bool:
-    """Whether an exception comes from the user's Ctrl-C and was not raised by a node's code.
-
-    Python raises ``KeyboardInterrupt`` in the main thread only, and not if Ctrl-C sets a token.
-    """
-    if not isinstance(error, KeyboardInterrupt) or threading.current_thread() is not threading.main_thread():
-        return False
-    return signal.getsignal(signal.SIGINT) is not ignore_interrupt
-
-
-class CancelToken:
-    """A token that cancels a run: set by any thread or signal handler, checked between nodes and at every iteration."""
-
-    def __init__(self) -> None:
-        self._event = threading.Event()
-
-    def cancel(self) -> None:
-        self._event.set()
-
-    @property
-    def cancelled(self) -> bool:
-        return self._event.is_set()
-
-    def check(self) -> None:
-        """Raise ``Cancelled`` if the token is set."""
-        if self._event.is_set():
-            raise Cancelled("the run was cancelled")

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from guidegraph.graph.events import CancelToken, Observer
+from guidegraph.graph.cancellation import CancelToken
+from guidegraph.graph.events import Observer
 from guidegraph.graph.execution.cache import DiskCache, MemoryCache
 from guidegraph.graph.execution.run import RunOptions, RunResult, budget_problem, run_plan
 from guidegraph.graph.ir import Graph

@@ -6,7 +6,8 @@ import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
 
-from guidegraph.graph.events import Event, Observer, is_interrupt
+from guidegraph.graph.cancellation import is_interrupt
+from guidegraph.graph.events import Event, Observer
 from guidegraph_runtime.error_text import describe_error
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from guidegraph.graph.cancellation import is_interrupt
 from guidegraph.graph.errors import Cancelled, Mark, NodeError
-from guidegraph.graph.events import is_interrupt
 from guidegraph.graph.ir import Call, Loop
 from guidegraph.graph.planning.batch import BatchCall, call_as_batch
 from guidegraph.graph.planning.steps import Step

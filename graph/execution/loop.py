@@ -10,6 +10,7 @@ from dataclasses import is_dataclass
 from typing import Any
 
 from guidegraph.graph import events
+from guidegraph.graph.cancellation import is_interrupt
 from guidegraph.graph.device_context import current_device
 from guidegraph.graph.errors import GuidegraphError, NodeError
 from guidegraph.graph.execution.cache import nbytes
@@ -51,7 +52,7 @@ def list_items(step: Step, over: Any) -> Sequence[Any]:
         len(items)
         return items
     except BaseException as error:  # code of a node may raise anything
-        if events.is_interrupt(error):
+        if is_interrupt(error):
             raise
         raise node_error(step, error) from error
 
@@ -124,7 +125,7 @@ def fetch_item(step: Step, items: Sequence[Any], i: int) -> Any:
     try:
         return items[i]
     except BaseException as error:
-        if events.is_interrupt(error):
+        if is_interrupt(error):
             raise
         unreadable = ItemError(f"entry {i} cannot be had: {describe_error(error)}")
         unreadable.__cause__ = error

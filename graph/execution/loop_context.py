@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from guidegraph.graph.events import CancelToken, Observer
+from guidegraph.graph.cancellation import CancelToken
+from guidegraph.graph.events import Observer
 from guidegraph.graph.execution.call import node_error
 from guidegraph.graph.execution.watched_sizes import LoopWatch
 from guidegraph.graph.ir import Call, Source

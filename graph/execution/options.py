@@ -1,4 +1,4 @@
-"""Options and results of a run."""
+"""Options of a run."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from guidegraph.graph import events
+from guidegraph.graph.cancellation import CancelToken
 from guidegraph.graph.device_context import DTYPES
 from guidegraph.graph.execution.cache import DiskCache, MemoryCache
 from guidegraph.graph.execution.loop_context import Previewed
@@ -35,7 +36,7 @@ class RunOptions:
     memory: MemoryCache | None = None
     disk: DiskCache | None = None
     observers: Sequence[events.Observer] = ()
-    cancel: events.CancelToken = field(default_factory=events.CancelToken)
+    cancel: CancelToken = field(default_factory=CancelToken)
     only: Collection[str] | None = None
     on_output: Callable[[str, Any, PortType], None] | None = None
     on_preview: Callable[[Previewed], None] | None = None
@@ -48,16 +49,6 @@ class RunOptions:
         """Raise ``ValueError`` for a dtype that is not in ``DTYPES``."""
         if self.dtype not in DTYPES:
             raise ValueError(f"there is no dtype '{self.dtype}' for a run; dtypes: {', '.join(DTYPES)}")
-
-
-@dataclass
-class RunResult:
-    """Outputs by name; digests, seconds and origins by the path of each operation that was needed."""
-
-    outputs: dict[str, Any]
-    digests: dict[str, str]
-    seconds: dict[str, float]
-    origins: dict[str, events.Origin]
 
 
 def budget_problem(options: RunOptions) -> str:

@@ -17,8 +17,9 @@ from guidegraph.graph.execution.choice_values import HeldValues, list_required_s
 from guidegraph.graph.execution.loop import run_loop
 from guidegraph.graph.execution.loop_context import LoopContext
 from guidegraph.graph.execution.mutation_checks import InputState, check_unchanged, input_states
-from guidegraph.graph.execution.options import RunOptions, RunResult, budget_problem, on_cpu
+from guidegraph.graph.execution.options import RunOptions, budget_problem, on_cpu
 from guidegraph.graph.execution.prefetch import Prefetch
+from guidegraph.graph.execution.result import RunResult
 from guidegraph.graph.frozen_models import freeze
 from guidegraph.graph.ir import Call, Choice, Graph, Literal, Op, Output, Source
 from guidegraph.graph.memory.residency import FROM_OUTSIDE, Residency, ValueOrigin, move_models

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from guidegraph.graph.cancellation import is_interrupt
 from guidegraph.graph.errors import NodeError
-from guidegraph.graph.events import is_interrupt
 from guidegraph.graph.ir import (
     Call,
     Carry,

@@ -17,9 +17,10 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from guidegraph.graph.cancellation import is_interrupt
 from guidegraph.graph.device_context import current_device
 from guidegraph.graph.errors import Cancelled, NodeError
-from guidegraph.graph.events import TrainingStarted, is_interrupt
+from guidegraph.graph.events import TrainingStarted
 from guidegraph.graph.execution.call import PortError, node_error
 from guidegraph.graph.execution.loop import fetch_item, list_items, report_progress, run_phases, set_item, stack
 from guidegraph.graph.execution.loop_context import LoopContext

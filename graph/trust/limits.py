@@ -6,8 +6,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from guidegraph.graph.cancellation import CancelToken
 from guidegraph.graph.errors import OutOfTime, Problem
-from guidegraph.graph.events import CancelToken
 from guidegraph.graph.ir import Literal, Loop, Op, Param, Source
 from guidegraph.graph.types import is_tensor
 from guidegraph_runtime.limits import (

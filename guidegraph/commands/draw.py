@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from guidegraph.commands.shared.errors import write_or_print
 from guidegraph.commands.shared.options import File, LimitSettings, NoPlugins, Output, Plugins
 from guidegraph.commands.shared.plugins import require_plugins
+from guidegraph.commands.shared.printing import write_or_print
 from guidegraph.commands.shared.root import app, examples, select_plugins
 
 

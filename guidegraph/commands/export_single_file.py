@@ -23,7 +23,7 @@ from guidegraph.commands.export_steps import (
     run_engine,
     translate_export_errors,
 )
-from guidegraph.commands.shared.errors import argument_problem, print_text
+from guidegraph.commands.shared.errors import argument_problem
 from guidegraph.commands.shared.open_workflow import (
     bind_settings,
     open_workflow,
@@ -31,6 +31,7 @@ from guidegraph.commands.shared.open_workflow import (
     unknown_output_problems,
 )
 from guidegraph.commands.shared.plugins import require_plugins
+from guidegraph.commands.shared.printing import print_text
 from guidegraph.graph.errors import WorkflowError
 from guidegraph.graph.trust.folder_locks import lock_output
 from guidegraph.graph.trust.policy import Policy, check_effects

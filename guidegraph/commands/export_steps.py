@@ -11,8 +11,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from guidegraph.commands.shared.errors import argument_problem, print_text
+from guidegraph.commands.shared.errors import argument_problem
 from guidegraph.commands.shared.options import PluginSelection
+from guidegraph.commands.shared.printing import print_text
 from guidegraph.graph.errors import GuidegraphError, Mark, NodeError, Problem, WorkflowError
 from guidegraph.graph.ir import Call, Graph, walk
 from guidegraph.graph.port_kinds import port_kinds

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from guidegraph.commands.shared.errors import argument_problem, print_note
+from guidegraph.commands.shared.errors import argument_problem
+from guidegraph.commands.shared.printing import print_note
 from guidegraph.commands.shared.signals import CANCELLED
 from guidegraph.graph.errors import GuidegraphError, WorkflowError
 from guidegraph.graph.ir import Graph, Loop, walk

@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from guidegraph.commands.shared.errors import NAME, argument_problem, print_text
+from guidegraph.commands.shared.errors import NAME, argument_problem
 from guidegraph.commands.shared.options import NoPlugins, Plugins
 from guidegraph.commands.shared.plugins import load_plugins
+from guidegraph.commands.shared.printing import print_text
 from guidegraph.commands.shared.root import app, examples, select_plugins
 from guidegraph.graph.errors import WorkflowError
 from guidegraph.graph.paths import PACKAGE

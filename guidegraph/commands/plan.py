@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from guidegraph.commands.shared.errors import print_json, print_text
 from guidegraph.commands.shared.options import (
     AllowCode,
     AllowRead,
@@ -18,6 +17,7 @@ from guidegraph.commands.shared.options import (
     make_grants,
 )
 from guidegraph.commands.shared.plugins import require_plugins
+from guidegraph.commands.shared.printing import print_json, print_text
 from guidegraph.commands.shared.root import app, examples, select_plugins
 from guidegraph.graph.trust.effects import list_effects
 from guidegraph_runtime.printing import visible_line

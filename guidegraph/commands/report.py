@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from guidegraph.commands.shared.errors import argument_problem, print_text
+from guidegraph.commands.shared.errors import argument_problem
 from guidegraph.commands.shared.options import NoPlugins, Plugins
 from guidegraph.commands.shared.plugins import require_plugins
+from guidegraph.commands.shared.printing import print_text
 from guidegraph.commands.shared.root import app, examples, select_plugins
 from guidegraph.graph.errors import WorkflowError, suggest
 from guidegraph_runtime.files.atomic_write import write_text

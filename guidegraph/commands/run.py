@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from guidegraph.commands.shared.errors import argument_problem, print_json, print_note, print_text
+from guidegraph.commands.shared.errors import argument_problem
 from guidegraph.commands.shared.options import (
     AllowCode,
     AllowRead,
@@ -32,6 +32,7 @@ from guidegraph.commands.shared.options import (
     make_grants,
 )
 from guidegraph.commands.shared.plugins import require_plugins
+from guidegraph.commands.shared.printing import print_json, print_note, print_text
 from guidegraph.commands.shared.root import app, examples, select_plugins
 from guidegraph.commands.shared.run_folder import prepare_run_folder
 from guidegraph.graph.errors import WorkflowError
@@ -44,7 +45,8 @@ from guidegraph_runtime.files.run_folders import find_killed_run
 if TYPE_CHECKING:
     from guidegraph.commands.launch_processes import Processes
     from guidegraph.commands.shared.open_workflow import OpenedWorkflow
-    from guidegraph.graph.events import CancelToken, Observer
+    from guidegraph.graph.cancellation import CancelToken
+    from guidegraph.graph.events import Observer
     from guidegraph.plugins.hookspecs import RunInfo
     from guidegraph.plugins.manager import PluginManager
 
@@ -169,7 +171,7 @@ def run(
 def _run_here(arguments: RunArguments) -> None:
     """Run in this process; signals cancel the run."""
     from guidegraph.commands.shared.signals import cancel_on_signals
-    from guidegraph.graph.events import CancelToken
+    from guidegraph.graph.cancellation import CancelToken
 
     token = CancelToken()
     with cancel_on_signals(token, print_note):

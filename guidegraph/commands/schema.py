@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 
-from guidegraph.commands.shared.errors import print_json, write_or_print
 from guidegraph.commands.shared.options import NoPlugins, Output, Plugins
 from guidegraph.commands.shared.plugins import require_plugins
+from guidegraph.commands.shared.printing import print_json, write_or_print
 from guidegraph.commands.shared.root import app, examples, select_plugins
 
 

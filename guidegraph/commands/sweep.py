@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from guidegraph.commands.shared.errors import FAILED, argument_problem, print_json, print_note, print_text
+from guidegraph.commands.shared.errors import FAILED, argument_problem
 from guidegraph.commands.shared.options import (
     AllowCode,
     AllowRead,
@@ -29,6 +29,7 @@ from guidegraph.commands.shared.options import (
     make_grants,
 )
 from guidegraph.commands.shared.plugins import require_plugins
+from guidegraph.commands.shared.printing import print_json, print_note, print_text
 from guidegraph.commands.shared.root import app, examples, select_plugins
 from guidegraph.commands.shared.run_folder import prepare_run_folder
 from guidegraph.graph.errors import Problem, WorkflowError
@@ -141,7 +142,7 @@ def sweep(
 def _sweep(arguments: SweepArguments) -> None:
     """Run the missing cells; signals cancel the sweep. Raises ``typer.Exit`` if a cell failed."""
     from guidegraph.commands.shared.signals import cancel_on_signals
-    from guidegraph.graph.events import CancelToken
+    from guidegraph.graph.cancellation import CancelToken
     from guidegraph.sweep.run import run_sweep
 
     token = CancelToken()

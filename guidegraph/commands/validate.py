@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from guidegraph.commands.shared.errors import WRONG, format_problems, print_note, print_text
+from guidegraph.commands.shared.errors import WRONG, format_problems
 from guidegraph.commands.shared.options import (
     AllowCode,
     AllowRead,
@@ -19,6 +19,7 @@ from guidegraph.commands.shared.options import (
     make_grants,
 )
 from guidegraph.commands.shared.plugins import require_plugins
+from guidegraph.commands.shared.printing import print_note, print_text
 from guidegraph.commands.shared.root import app, examples, select_plugins
 from guidegraph.graph.errors import Problem, WorkflowError
 from guidegraph.graph.ir import Graph

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from guidegraph.graph.cancellation import CancelToken
 from guidegraph.graph.errors import Cancelled
-from guidegraph.graph.events import CancelToken, Observer
+from guidegraph.graph.events import Observer
 from guidegraph.graph.ir import Graph
 from guidegraph.graph.planning.passes import ALL_PASSES
 from guidegraph.graph.registry import Registry

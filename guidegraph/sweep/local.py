@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from guidegraph.graph.events import CancelToken
+from guidegraph.graph.cancellation import CancelToken
 from guidegraph.sweep.cells import Cell
 from guidegraph.sweep.sweep_folder import Store
 from guidegraph.sweep.worker import Outcome, Worker

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from guidegraph.graph.cancellation import CancelToken
 from guidegraph.graph.errors import GuidegraphError, Mark, Problem, WorkflowError
-from guidegraph.graph.events import CancelToken
 from guidegraph.runs.recipe import portable_params
 from guidegraph.sweep.cells import Cell
 from guidegraph.sweep.ray_worker import CellResult, SweepOrder, run_cell

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from guidegraph.graph.cancellation import CancelToken
 from guidegraph.graph.errors import WorkflowError, describe_failure
-from guidegraph.graph.events import CancelToken
 from guidegraph.graph.language.bind import bind
 from guidegraph.graph.resolution.load import build
 from guidegraph.graph.trust.limits import Limits, current_limits, enforce_limits

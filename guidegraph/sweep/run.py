@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from guidegraph.graph.events import CancelToken
+from guidegraph.graph.cancellation import CancelToken
 from guidegraph.plugins.manager import PluginManager
 from guidegraph.runs.record import collect_versions
 from guidegraph.runs.run import Job

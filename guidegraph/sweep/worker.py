@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from guidegraph.graph.cancellation import CancelToken
 from guidegraph.graph.errors import Cancelled, OutOfTime, describe_failure
-from guidegraph.graph.events import CancelToken
 from guidegraph.plugins.hookspecs import RunInfo
 from guidegraph.plugins.manager import PluginManager
 from guidegraph.runs.run import Job, RecordedRun

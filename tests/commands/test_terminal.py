@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from guidegraph.commands.shared.errors import print_note, print_warning
+from guidegraph.commands.shared.printing import print_note, print_warning
 from guidegraph.graph import events
 from guidegraph.report.html import tag
 from guidegraph.runs.observers import Bars

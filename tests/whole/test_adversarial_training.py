@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from guidegraph import Cancelled, load_workflow
-from guidegraph.graph.events import CancelToken, Event, LoopProgress
+from guidegraph.graph.cancellation import CancelToken
+from guidegraph.graph.events import Event, LoopProgress
 
 WORKFLOW = """
 guidegraph: 1

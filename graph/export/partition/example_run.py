@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from guidegraph.graph.cancellation import CancelToken
 from guidegraph.graph.errors import NodeError
-from guidegraph.graph.events import CancelToken
 from guidegraph.graph.execution.call import invoke
 from guidegraph.graph.execution.loop import run_loop, stack
 from guidegraph.graph.execution.loop_context import LoopContext

@@ -6,51 +6,23 @@ import errno
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import IO, NoReturn, TextIO
+from typing import NoReturn, TextIO
 
 import typer
 
+from guidegraph.commands.shared.printing import print_note
 from guidegraph.graph.errors import Cancelled, GuidegraphError, Mark, NodeError, OutOfTime, Problem, WorkflowError
 from guidegraph.runs.outputs import OutputError
 from guidegraph_runtime.error_text import describe_error, error_text
-from guidegraph_runtime.files.atomic_write import write_text
 from guidegraph_runtime.limits import LimitExceeded
 from guidegraph_runtime.machine.shortages import explain_shortage, os_error_number, with_shortage, write_reason
-from guidegraph_runtime.printing import visible, visible_json, visible_line
+from guidegraph_runtime.printing import visible_line
 
 FAILED, WRONG, CANCELLED = 1, 2, 130
 _PRINTING_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 ID, NAME = "ID", "NAME"
-
-
-def print_text(text: str, *, newline: bool = True, file: IO[str] | None = None) -> None:
-    """Print on stdout (or ``file``), with control characters as escapes."""
-    typer.echo(visible(text), nl=newline, file=file)
-
-
-def print_json(text: str, file: IO[str] | None = None) -> None:
-    """Print JSON text on stdout (or ``file``), with control characters as JSON escapes."""
-    typer.echo(visible_json(text), nl=not text.endswith("\n"), file=file)
-
-
-def write_or_print(text: str, output: Path | None, print_: Callable[[str], object] = print_text) -> None:
-    """Write text to a file, or print it with ``print_``."""
-    if output is None or str(output) == "-":
-        print_(text)
-    else:
-        write_text(output, text)
-
-
-def print_note(text: str) -> None:
-    """Print a message for the user on stderr, with control characters as escapes.
-
-    A message that cannot be written (a full disk, for instance) is dropped.
-    """
-    with suppress(OSError, ValueError):
-        typer.echo(visible(text), err=True)
 
 
 def flush_output(code: int) -> int:
@@ -82,11 +54,6 @@ def _discard(stream: TextIO) -> None:
 def _printing_failure(exception: Exception) -> str:
     reason = "" if (number := os_error_number(exception)) is None else write_reason(number)
     return f"error: the output cannot be printed: {reason or error_text(exception)}"
-
-
-def print_warning(message: Warning | str, *_: object, **__: object) -> None:
-    """Print a Python warning (``warnings.showwarning``): the message alone, without its source line."""
-    print_note(f"warning: {message}")
 
 
 def argument_problem(code: str, message: str, option: str) -> Problem:

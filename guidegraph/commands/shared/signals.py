@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from guidegraph.graph.events import CancelToken, ignore_interrupt
+from guidegraph.graph.cancellation import CancelToken, ignore_interrupt
 from guidegraph_runtime.machine.termination import CANCELLED, GRACE, GracePeriod, end_at_once, watch_signals
 
 __all__ = ["CANCELLED", "SIGNALS", "cancel_on_signals"]

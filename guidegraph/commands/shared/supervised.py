@@ -20,7 +20,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import NoReturn
 
-from guidegraph.commands.shared.errors import CANCELLED, FAILED, print_note
+from guidegraph.commands.shared.errors import CANCELLED, FAILED
+from guidegraph.commands.shared.printing import print_note
 from guidegraph.commands.shared.signals import SIGNALS, parent
 from guidegraph.plugins.entry_points import (
     OWN_DISTRIBUTION,

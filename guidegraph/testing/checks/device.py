@@ -16,11 +16,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from guidegraph.graph.export.partition.dynamic_axes import silence_logger
 from guidegraph.nodes.types import Levels, Schedule, Scheduler
 from guidegraph.testing.case import NodeCase
+from guidegraph.testing.comparison import difference
 from guidegraph.testing.outcome import Inapplicable, Nonconforming
 from guidegraph.testing.values import (
     Arguments,
     call_node,
-    difference,
     make_arguments,
     move_tensors,
     output_leaves,

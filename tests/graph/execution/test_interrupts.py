@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from guidegraph import NodeError, node
-from guidegraph.graph.events import ignore_interrupt
+from guidegraph.graph.cancellation import ignore_interrupt
 from guidegraph.graph.execution.run import run
 from guidegraph.graph.node import get_spec
 from guidegraph.graph.registry import Registry

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from guidegraph import Cancelled, NodeError, Previewed, PreviewReady, WorkflowError
-from guidegraph.graph.events import CancelToken, Event, LoopProgress
+from guidegraph.graph.cancellation import CancelToken
+from guidegraph.graph.events import Event, LoopProgress
 from guidegraph.graph.execution.preview import is_due
 from guidegraph.graph.execution.run import RunOptions
 from guidegraph.graph.execution.run import run as run_graph

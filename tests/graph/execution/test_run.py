@@ -9,16 +9,8 @@ import pytest
 import torch
 
 from guidegraph import Cancelled, NodeError
-from guidegraph.graph.events import (
-    CancelToken,
-    Event,
-    LoopProgress,
-    NodeFinished,
-    NodeTotals,
-    OutputReady,
-    RunFinished,
-    RunStarted,
-)
+from guidegraph.graph.cancellation import CancelToken
+from guidegraph.graph.events import Event, LoopProgress, NodeFinished, NodeTotals, OutputReady, RunFinished, RunStarted
 from tests.graph.engine_nodes import calls, run_text
 
 LOOP = """

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from guidegraph import Cancelled, NodeError, WorkflowError
-from guidegraph.graph.events import CancelToken, Event, LoopProgress
+from guidegraph.graph.cancellation import CancelToken
+from guidegraph.graph.events import Event, LoopProgress
 from guidegraph.graph.execution.run import RunOptions, run
 from guidegraph.graph.language.bind import bind
 from guidegraph.graph.resolution.load import build

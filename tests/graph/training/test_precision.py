@@ -14,7 +14,8 @@ import torch
 from safetensors import safe_open
 
 from guidegraph import TrainingStarted
-from guidegraph.graph.events import CancelToken, Event
+from guidegraph.graph.cancellation import CancelToken
+from guidegraph.graph.events import Event
 from guidegraph.graph.resolution.load import build
 from guidegraph.graph.training import precision as training_precision
 from guidegraph.graph.training.precision import computes_bf16, is_faster_in_bf16, resolve_precision
