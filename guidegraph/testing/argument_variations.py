@@ -9,11 +9,11 @@ from typing import Any
 
 from guidegraph.graph.node import Port
 from guidegraph.graph.types import SequenceOf
+from guidegraph.testing.arguments import Arguments, call_node
 from guidegraph.testing.batches import batch_size, take_sample
 from guidegraph.testing.case import NodeCase
 from guidegraph.testing.examples import make_example
 from guidegraph.testing.outcome import NoExample, Nonconforming
-from guidegraph.testing.values import Arguments, call_node
 
 NUMBERS: tuple[Any, ...] = (0, 1, 2, 0.0, 1.0, 0.5)
 

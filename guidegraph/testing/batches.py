@@ -11,8 +11,8 @@ from guidegraph.graph.export.partition.leaves import Leaf
 from guidegraph.graph.node import Port
 from guidegraph.graph.types import PortType, SequenceOf
 from guidegraph.graph.types import Tensor as AnyTensor
+from guidegraph.testing.arguments import Arguments
 from guidegraph.testing.case import NodeCase
-from guidegraph.testing.values import Arguments
 
 WIDER = 4
 """The increase in width: divisible by 4, so that a latent may be halved twice."""

@@ -9,11 +9,11 @@ import torch
 
 from guidegraph.graph.types import is_tensor
 from guidegraph.nodes.types import Timesteps
+from guidegraph.testing.arguments import Arguments, call_node, make_arguments, output_leaves, takes_one_or_per_sample
 from guidegraph.testing.batches import batch_size, narrow_to_sample, take_sample
 from guidegraph.testing.case import NodeCase
 from guidegraph.testing.comparison import difference, rounding_tolerance
 from guidegraph.testing.outcome import Inapplicable
-from guidegraph.testing.values import Arguments, call_node, make_arguments, output_leaves, takes_one_or_per_sample
 
 
 def check_batch_invariance(case: NodeCase) -> None:

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from guidegraph.graph.memory.weights import find_models
+from guidegraph.testing.arguments import Arguments, call_node, make_arguments
 from guidegraph.testing.case import NodeCase
 from guidegraph.testing.comparison import difference, is_identical
 from guidegraph.testing.outcome import Inapplicable
-from guidegraph.testing.values import Arguments, call_node, make_arguments
 
 
 def check_determinism(case: NodeCase) -> None:

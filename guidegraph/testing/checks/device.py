@@ -15,10 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from guidegraph.graph.export.partition.dynamic_axes import silence_logger
 from guidegraph.nodes.types import Levels, Schedule, Scheduler
-from guidegraph.testing.case import NodeCase
-from guidegraph.testing.comparison import difference
-from guidegraph.testing.outcome import Inapplicable, Nonconforming
-from guidegraph.testing.values import (
+from guidegraph.testing.arguments import (
     Arguments,
     call_node,
     make_arguments,
@@ -26,6 +23,9 @@ from guidegraph.testing.values import (
     output_leaves,
     require_traceable,
 )
+from guidegraph.testing.case import NodeCase
+from guidegraph.testing.comparison import difference
+from guidegraph.testing.outcome import Inapplicable, Nonconforming
 
 ELSEWHERE = "meta"
 TABLES = (Levels, Schedule, Scheduler)

@@ -11,9 +11,9 @@ from torch import Tensor
 from guidegraph.graph.export.partition.leaves import Leaf
 from guidegraph.graph.node import Port
 from guidegraph.nodes.types import Levels, Schedule, Scheduler, Timesteps
+from guidegraph.testing.arguments import Arguments, call_node, make_arguments, move_models, output_leaves
 from guidegraph.testing.case import NodeCase
 from guidegraph.testing.outcome import Inapplicable, Nonconforming
-from guidegraph.testing.values import Arguments, call_node, make_arguments, move_models, output_leaves
 
 EXPECTED: Mapping[torch.dtype, tuple[torch.dtype, ...]] = {
     torch.float32: (torch.float32,),

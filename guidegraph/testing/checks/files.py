@@ -8,9 +8,9 @@ from typing import Any
 
 from guidegraph.graph.paths import find_shipped_folders
 from guidegraph.graph.trust.effects import classify_effect, list_companions
+from guidegraph.testing.arguments import Arguments, call_node, make_arguments
 from guidegraph.testing.case import NodeCase
 from guidegraph.testing.side_effects import side_effects
-from guidegraph.testing.values import Arguments, call_node, make_arguments
 
 
 def check_files(case: NodeCase) -> None:

@@ -11,10 +11,10 @@ from torch import Tensor
 from guidegraph.graph.export.partition.leaves import Leaf
 from guidegraph.graph.node import Port
 from guidegraph.nodes.types import Timesteps
+from guidegraph.testing.arguments import Arguments, call_node, make_arguments, output_leaves, perturb, require_traceable
 from guidegraph.testing.case import NodeCase
 from guidegraph.testing.comparison import difference
 from guidegraph.testing.outcome import Inapplicable
-from guidegraph.testing.values import Arguments, call_node, make_arguments, output_leaves, perturb, require_traceable
 
 REMEDY = (
     "compute with tensors, without .detach(), .data, .item(), torch.no_grad() or torch.tensor(x); or say why no "

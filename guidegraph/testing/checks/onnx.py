@@ -17,11 +17,11 @@ from guidegraph.graph.ir import Call, Graph, Literal, Output, Param, Parameter, 
 from guidegraph.graph.ir import GraphOutput as Wanted
 from guidegraph.graph.port_kinds import port_kinds
 from guidegraph.graph.types import is_tensor
+from guidegraph.testing.arguments import Arguments, call_node, make_arguments, output_leaves, require_traceable
 from guidegraph.testing.batches import batch_size, take_sample, widen
 from guidegraph.testing.case import NodeCase
 from guidegraph.testing.comparison import difference
 from guidegraph.testing.outcome import Inapplicable, Nonconforming
-from guidegraph.testing.values import Arguments, call_node, make_arguments, output_leaves, require_traceable
 
 TOLERANCE = 1e-3
 HERE = Mark("conformance", 1, 1)

@@ -8,12 +8,12 @@ from typing import Any
 from guidegraph.graph.types import is_tensor
 from guidegraph.nodes.types import Condition, Prediction, Score
 from guidegraph.testing.argument_variations import call_or_none, vary_arguments
+from guidegraph.testing.arguments import Arguments, call_node, make_arguments, output_leaves
 from guidegraph.testing.batches import WIDER, batch_size, declares_axes, widen
 from guidegraph.testing.case import NodeCase
 from guidegraph.testing.checks.sequences import check_sequences
 from guidegraph.testing.outcome import Inapplicable, Nonconforming
 from guidegraph.testing.type_match import why_lacking, why_mismatched
-from guidegraph.testing.values import Arguments, call_node, make_arguments, output_leaves
 
 
 def check_types(case: NodeCase) -> None:

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from guidegraph.testing.argument_variations import call_or_none, wire_optional_ports
+from guidegraph.testing.arguments import Arguments, call_node, make_arguments
 from guidegraph.testing.case import NodeCase
 from guidegraph.testing.comparison import difference, rounding_tolerance
 from guidegraph.testing.outcome import Nonconforming
-from guidegraph.testing.values import Arguments, call_node, make_arguments
 
 REMEDY = (
     "use a sequence by its length and its elements alone: list(values) before a method of lists, [*values, x] for "
