@@ -1,6 +1,6 @@
 """Samplers. Each node computes a table, once, and scheduler.step applies it row by row.
 
-Settings that several samplers share: see `sampler_settings`.
+Settings that several samplers share: see `settings`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Samplers for models distilled to jump to x̂0 in a few steps. Other settings: see `sampler_settings`.
+"""Samplers for models distilled to jump to x̂0 in a few steps. Other settings: see `settings`.
 
 original_steps: number of timesteps in the model's distillation. spacing: by default evenly by index among those.
 """

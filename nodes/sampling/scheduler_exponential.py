@@ -1,6 +1,6 @@
 """Samplers that integrate in λ = log(α/σ): DPM-Solver++ (Lu et al. 2022), UniPC and DEIS.
 
-Settings that several samplers share: see `sampler_settings`.
+Settings that several samplers share: see `settings`.
 """
 
 from __future__ import annotations
