@@ -9,7 +9,7 @@ import pytest
 
 from tests.commands.command import Command
 from tests.commands.test_run import LOOP
-from tests.ending import must_end
+from tests.must_end import must_end
 
 WRONG = "--limit: bad-limit: there is no limit 'trip'; did you mean 'trips'?"
 

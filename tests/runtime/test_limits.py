@@ -16,7 +16,7 @@ from guidegraph_runtime import Bundle
 from guidegraph_runtime.bundle.verify import open_bundle
 from guidegraph_runtime.cli import main
 from guidegraph_runtime.errors import BundleError
-from tests.ending import must_end
+from tests.must_end import must_end
 from tests.runtime.running.bundles import FLOAT, external, in_body, model, write_bundle
 from tests.runtime.running.loop_bundle import write_loop_bundle
 

@@ -14,8 +14,8 @@ import pytest
 from guidegraph import NodeError, WorkflowError, load_workflow
 from guidegraph.graph.resolution.load import build
 from guidegraph.plugins.manager import PluginManager
-from tests.ending import must_end
 from tests.graph import engine_nodes, toys
+from tests.must_end import must_end
 from tests.paths import ROOT
 
 REGISTRY = PluginManager(entry_points=False).registry
