@@ -14,7 +14,7 @@ from guidegraph_runtime.files import temporary_names as temporary
 from guidegraph_runtime.files.locks import FOLDER_LOCK, hold_lock
 from tests.commands.command import Command
 from tests.commands.test_run import LOOP, names
-from tests.limits import file_limit
+from tests.os_limits import file_limit
 from tests.runtime.files.test_temporary_names import make_stale_file
 
 LARGE = """

@@ -15,7 +15,7 @@ from guidegraph_runtime.files.locks import FOLDER_LOCK, hold_lock
 from guidegraph_runtime.operations import OPERATIONS
 from guidegraph_runtime.running import plan
 from guidegraph_runtime.sessions import sessions
-from tests.limits import file_limit
+from tests.os_limits import file_limit
 from tests.runtime.files.test_temporary_names import make_stale_file
 from tests.runtime.test_cli import Run, make
 from tests.runtime.test_cli import run as run  # the fixture

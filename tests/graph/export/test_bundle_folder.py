@@ -14,7 +14,7 @@ from guidegraph_runtime.machine.shortages import WriteError
 from tests.commands.command import Command
 from tests.graph.export.test_export_command import TINY, export
 from tests.graph.export.test_export_command import cli as cli  # the fixture
-from tests.limits import file_limit
+from tests.os_limits import file_limit
 from tests.runtime.files.test_temporary_names import DEAD
 
 

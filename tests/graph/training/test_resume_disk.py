@@ -14,7 +14,7 @@ from guidegraph.graph.events import Event, LoopProgress
 from guidegraph_runtime.files.locks import hold_lock
 from tests.graph.engine_nodes import run_text
 from tests.graph.training.test_fit import text
-from tests.limits import file_limit
+from tests.os_limits import file_limit
 from tests.runtime.files.test_temporary_names import make_stale_file
 
 LOCK = ".state.safetensors.lock"

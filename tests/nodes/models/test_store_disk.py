@@ -10,7 +10,7 @@ import torch
 from guidegraph.nodes.models.own.detector import Detector, DetectorConfig
 from guidegraph.nodes.models.store import load_part, save_parts
 from guidegraph_runtime.machine.shortages import WriteError
-from tests.limits import file_limit
+from tests.os_limits import file_limit
 
 
 def test_a_model_without_room_is_named_and_the_earlier_one_stays(tmp_path: Path) -> None:

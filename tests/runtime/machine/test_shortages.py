@@ -12,7 +12,7 @@ from guidegraph_runtime.error_text import describe_error, error_text, list_cause
 from guidegraph_runtime.files.atomic_write import atomic_path, write_text
 from guidegraph_runtime.machine.memory import available_memory
 from guidegraph_runtime.machine.shortages import WriteError, explain_shortage, with_shortage
-from tests.limits import file_limit
+from tests.os_limits import file_limit
 
 
 class OutOfMemoryError(RuntimeError):
