@@ -19,7 +19,7 @@ from guidegraph.graph.ir import Call, Carry, Graph, GraphOutput, Index, Item, Li
 from guidegraph.graph.node import Port, get_spec
 from guidegraph.graph.types import ANY, to_port_type
 from tests.paths import ROOT
-from tests.work import growth
+from tests.work_counter import growth
 
 MARK = Mark("w.yaml", 1, 1)
 SVG = "{http://www.w3.org/2000/svg}"

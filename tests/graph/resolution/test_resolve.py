@@ -25,7 +25,7 @@ from guidegraph.graph.ir import (
 from guidegraph.graph.resolution.load import build
 from guidegraph.graph.types import PortType, Tensor, to_port_type
 from tests.graph.toys import REGISTRY, Model, Picture
-from tests.work import count_calls, growth
+from tests.work_counter import count_calls, growth
 
 
 def build_text(folder: Path, text: str, **files: str) -> Graph:

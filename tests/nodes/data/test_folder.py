@@ -22,7 +22,7 @@ from guidegraph.nodes.data.folders.files import crop_map
 from guidegraph.nodes.data.folders.folder import folder, folder_latents, folder_sample
 from guidegraph.nodes.data.folders.latents import FolderLatents
 from guidegraph.nodes.data.folders.layout import find_layout
-from tests.work import growth
+from tests.work_counter import growth
 
 RED, GREEN = (255, 0, 0), (0, 255, 0)
 

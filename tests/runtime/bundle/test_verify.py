@@ -33,7 +33,7 @@ from tests.runtime.running.bundles import (
     step_graph,
     write_bundle,
 )
-from tests.work import count_calls
+from tests.work_counter import count_calls
 
 FILES = (
     "parts/step.onnx",
