@@ -23,7 +23,7 @@ from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.outputs import pixels
 from guidegraph_runtime.running.single_file import inputs_of, inputs_with, read_description
 from tests.commands.command import ROOT
-from tests.graph.export.node import node_folder, run_in_node
+from tests.graph.export.nodejs import node_folder, run_in_node
 from tests.graph.export.partition.guided import WORKFLOW, with_models
 
 TWO = 2 / 127.5
