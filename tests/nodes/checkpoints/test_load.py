@@ -15,7 +15,7 @@ from guidegraph.nodes.conditioning.text import encode_text
 from guidegraph.nodes.models.model_nodes import MissingPart
 from guidegraph.nodes.sampling.denoiser import predict
 from guidegraph.nodes.types import Condition
-from tests.nodes.checkpoints import figures, tiny
+from tests.nodes.checkpoints import difference_bounds, tiny
 from tests.nodes.checkpoints.diffusers import pipelines
 from tests.tolerance import assert_same_up_to_rounding, terms_of
 
@@ -59,7 +59,7 @@ def test_the_parts_are_those_of_diffusers(tiny_pipeline: SavedPipeline, layout: 
         embedded = pipe.encode_prompt(PROMPTS, device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False)
     condition = encode_text(actual.text, PROMPTS)
     assert condition.tokens is not None
-    figures.largest(condition.tokens, embedded[0], 1e-5, "text embeddings")
+    difference_bounds.largest(condition.tokens, embedded[0], 1e-5, "text embeddings")
 
     x, t = torch.randn(2, 4, 16, 16), torch.tensor([501.0, 3.0])
     arguments: dict[str, Any] = {"encoder_hidden_states": embedded[0]}
@@ -77,8 +77,8 @@ def test_the_parts_are_those_of_diffusers(tiny_pipeline: SavedPipeline, layout: 
         picture = pipe.vae.decode(x / pipe.vae.config.scaling_factor).sample
     prediction = predict(actual.denoiser, x, t, condition)
     assert prediction.kind == "eps"
-    figures.largest(prediction.value, eps, 1e-4, "ε")
-    figures.largest(actual.autoencoder.decode(x), picture, 1e-4, "decoded picture")
+    difference_bounds.largest(prediction.value, eps, 1e-4, "ε")
+    difference_bounds.largest(actual.autoencoder.decode(x), picture, 1e-4, "decoded picture")
     expected = pipe.scheduler.alphas_cumprod.double()
     torch.testing.assert_close(actual.schedule.alphas_bar, expected, rtol=1e-4, atol=0)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from guidegraph import load_workflow
 from guidegraph.nodes.sampling.noise import gaussian
-from tests.nodes.checkpoints import figures
+from tests.nodes.checkpoints import difference_bounds
 from tests.nodes.checkpoints.diffusers import pipelines
 from tests.paths import ROOT
 
@@ -86,7 +86,9 @@ def test_twenty_steps_of_every_shared_sampler(stable: tuple[Any, Path], sampler:
     pipe, folder = stable
     name, settings, final = SAMPLERS[sampler]
     expected = theirs(pipe, name, settings, latents=gaussian(seed=SEED, shape=SHAPE))
-    figures.relative(ours(folder, sampler, f"final: {final}", {}), expected, TOLERANCE, "latents after all steps")
+    difference_bounds.relative(
+        ours(folder, sampler, f"final: {final}", {}), expected, TOLERANCE, "latents after all steps"
+    )
 
 
 @pytest.mark.parametrize("sampler", NOISY)
@@ -100,4 +102,4 @@ def test_twenty_steps_with_the_same_noise_at_each(stable: tuple[Any, Path], samp
         "index: loop.index, seed: params.seed}}": "index: loop.index, seed: params.seed}, with: {rng: torch}}",
     }
     chosen = f"final: {final}" + (", eta: 1" if eta else "")
-    figures.relative(ours(folder, sampler, chosen, torchs), expected, TOLERANCE, "latents after all steps")
+    difference_bounds.relative(ours(folder, sampler, chosen, torchs), expected, TOLERANCE, "latents after all steps")

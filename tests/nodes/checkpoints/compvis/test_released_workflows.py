@@ -19,7 +19,7 @@ from guidegraph.nodes.conditioning.mask import load_mask
 from guidegraph.nodes.images.image import load_image
 from guidegraph.nodes.models.released.denoiser import ReleasedDenoiser
 from guidegraph.nodes.sampling.noise import gaussian
-from tests.nodes.checkpoints import figures
+from tests.nodes.checkpoints import difference_bounds
 from tests.nodes.checkpoints.diffusers import pipelines
 from tests.paths import ROOT
 
@@ -80,7 +80,7 @@ def stable(tmp_path_factory: pytest.TempPathFactory) -> SavedPipeline:
 
 def check(actual: Tensor, expected: Tensor) -> None:
     """Assert that latents are equal, relative to their size."""
-    figures.relative(actual, expected, TOLERANCE, "latents after all steps")
+    difference_bounds.relative(actual, expected, TOLERANCE, "latents after all steps")
 
 
 def noise() -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from guidegraph.nodes.checkpoints.checkpoint import load_checkpoint
 from guidegraph.nodes.images.autoencoder import decode, encode
 from guidegraph.nodes.sampling.denoiser import predict
-from tests.nodes.checkpoints import figures, tiny
+from tests.nodes.checkpoints import difference_bounds, tiny
 from tests.nodes.checkpoints.compvis import compvis_writer
 from tests.nodes.checkpoints.compvis.test_first_stages import vq
 
@@ -54,8 +54,8 @@ def test_a_whole_file_with_a_vq_first_stage(tmp_path: Path, scale: float | None)
     with torch.no_grad():
         picture = model.decode(latent / (scale or 1.0)).sample
         before = model.encode(image).latents * (scale or 1.0)
-    figures.largest(decode(loaded.autoencoder, latent), picture.clamp(-1, 1), 1e-4, "decoded picture")
-    figures.largest(encode(loaded.autoencoder, image), before, 1e-5, "latent of a picture")
+    difference_bounds.largest(decode(loaded.autoencoder, latent), picture.clamp(-1, 1), 1e-4, "decoded picture")
+    difference_bounds.largest(encode(loaded.autoencoder, image), before, 1e-5, "latent of a picture")
     label, t = loaded.label(torch.tensor([3, 10])), torch.tensor([400.0])
     expected = network()(latent, t, encoder_hidden_states=label.tokens).sample
-    figures.largest(predict(loaded.denoiser, latent, t, label).value, expected, 1e-4, "ε")
+    difference_bounds.largest(predict(loaded.denoiser, latent, t, label).value, expected, 1e-4, "ε")

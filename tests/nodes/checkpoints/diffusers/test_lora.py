@@ -18,7 +18,7 @@ from guidegraph.nodes.conditioning.text import encode_text
 from guidegraph.nodes.sampling.denoiser import predict
 from guidegraph.nodes.training.lora import apply_lora
 from guidegraph.nodes.types import Condition
-from tests.nodes.checkpoints import figures
+from tests.nodes.checkpoints import difference_bounds
 from tests.nodes.checkpoints.diffusers import pipelines
 from tests.nodes.checkpoints.diffusers.loras import Lora
 
@@ -63,10 +63,10 @@ def check(actual: Any, changed: dict[str, Any], pipe: Any, condition: Any = None
     x, t, tokens = torch.randn(1, 4, 16, 16), torch.tensor([300.0]), torch.randn(1, 7, 64)
     with torch.no_grad():
         eps = changed.get("unet", pipe.unet)(x, t, encoder_hidden_states=tokens).sample
-    figures.largest(predict(actual.denoiser, x, t, Condition(tokens=tokens)).value, eps, 1e-4, "ε")
+    difference_bounds.largest(predict(actual.denoiser, x, t, Condition(tokens=tokens)).value, eps, 1e-4, "ε")
     ids = pipe.tokenizer(["a b"], padding="max_length", return_tensors="pt").input_ids
     words = changed.get("text_encoder", pipe.text_encoder)(ids).last_hidden_state
-    figures.largest(encode_text(actual.text, "a b").tokens, words, 1e-5, "text embeddings")
+    difference_bounds.largest(encode_text(actual.text, "a b").tokens, words, 1e-5, "text embeddings")
 
 
 @pytest.mark.parametrize("strength", [0.0, 0.5, 1.0])

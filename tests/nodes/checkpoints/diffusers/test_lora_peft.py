@@ -21,7 +21,7 @@ from guidegraph.nodes.sampling.denoiser import predict
 from guidegraph.nodes.sampling.noise import gaussian
 from guidegraph.nodes.training.lora import apply_lora, new_lora, save_lora
 from guidegraph.nodes.types import Condition
-from tests.nodes.checkpoints import figures
+from tests.nodes.checkpoints import difference_bounds
 from tests.nodes.checkpoints.diffusers import pipelines
 from tests.nodes.checkpoints.diffusers.loras import CONVOLUTIONS, LINEAR, NETWORKS, TEXT, Lora
 from tests.paths import ROOT
@@ -164,7 +164,7 @@ def test_a_lora_is_that_of_diffusers_with_peft(tiny_pipeline: SavedPipeline, lay
         actual = apply_lora(plain.denoiser, plain.text, path=tiny_pipeline.lora(layout), strength=strength)
         condition = encode_text(actual.text, PROMPT)  # type: ignore[arg-type]
         assert condition.tokens is not None
-        figures.largest(condition.tokens, embeddings[0], 1e-5, "text embeddings")
+        difference_bounds.largest(condition.tokens, embeddings[0], 1e-5, "text embeddings")
         eps = predict(actual.denoiser, x, t, condition).value
         added = (
             {}
@@ -173,7 +173,7 @@ def test_a_lora_is_that_of_diffusers_with_peft(tiny_pipeline: SavedPipeline, lay
         )
         with torch.no_grad():
             expected = pipe.unet(x, t, encoder_hidden_states=condition.tokens, added_cond_kwargs=added)[0]
-        figures.largest(eps, expected, 1e-4, "ε")
+        difference_bounds.largest(eps, expected, 1e-4, "ε")
         before = predict(plain.denoiser, x, t, condition).value
         assert ((before - eps).abs().max() > 0.01) == (strength > 0)
 
@@ -206,7 +206,7 @@ def test_ten_steps_with_a_lora(tiny_pipeline: SavedPipeline, layout: str, streng
     path.write_text(text.replace("nodes:\n", f"nodes:\n{node}", 1), encoding="utf-8")
     arguments = {"prompt": PROMPT, "negative": NEGATIVE, "steps": STEPS, "seed": SEED, "shape": SHAPE}
     actual: Tensor = load_workflow(path).run(checkpoint=tiny_pipeline.root / "folder", **arguments)["latent"]
-    figures.relative(actual, expected, 1e-3, "latents after all steps")
+    difference_bounds.relative(actual, expected, 1e-3, "latents after all steps")
 
 
 def _added_conditions(vector: Tensor, side: int) -> dict[str, Tensor]:
