@@ -12,7 +12,7 @@ from guidegraph.graph.device_context import current_device
 from guidegraph.graph.node import node
 from guidegraph.graph.training.ranks import local_rows
 from guidegraph.graph.types import Tensor
-from guidegraph.nodes import output_shapes
+from guidegraph.nodes import port_shapes
 from guidegraph.nodes.data.scenes import DROPS, uniforms
 from guidegraph.nodes.shape_checks import has_values
 from guidegraph.nodes.types import Condition, ConditionAdapter
@@ -23,7 +23,7 @@ Probability = Annotated[float, Ge(0), Le(1)]
 Mode = Literal["area", "bilinear", "nearest"]
 
 
-@node("condition.spatial", shape=output_shapes.part_rows)
+@node("condition.spatial", shape=port_shapes.part_rows)
 def spatial_condition(parts: Sequence[Tensor], *, size: Size | None = None, mode: Mode = "area") -> Condition:
     """One condition from maps, masks, pictures and latents (B, C, H, W), which the U-Net concatenates to x.
 
@@ -67,7 +67,7 @@ def _resize(part: Tensor, size: tuple[int, int], mode: Mode) -> Tensor:
     return functional.interpolate(part, size, mode="nearest-exact" if mode == "nearest" else mode)
 
 
-@node("condition.vector", shape=output_shapes.vector_rows)
+@node("condition.vector", shape=port_shapes.vector_rows)
 def vector_condition(values: Tensor | None = None, *, number: float | list[float] | None = None) -> Condition:
     """Numbers as a condition's vector, such as labels for an external network that embeds them itself.
 
@@ -88,19 +88,19 @@ def vector_condition(values: Tensor | None = None, *, number: float | list[float
     return Condition(vector=vector[:, None] if vector.ndim == 1 else vector)
 
 
-@node("condition.adapt", shape=output_shapes.condition_rows)
+@node("condition.adapt", shape=port_shapes.condition_rows)
 def adapt_condition(adapter: ConditionAdapter, condition: Condition) -> Condition:
     """Convert the condition of another encoder to that of the encoder which the denoiser was trained with."""
     return adapter(condition)
 
 
-@node("condition.null", shape=output_shapes.like_rows)
+@node("condition.null", shape=port_shapes.like_rows)
 def null_condition(like: Condition) -> Condition:
     """The null condition of a model trained with `condition.drop`: zeros in the shape of `like`, with its mask."""
     return Condition(**{name: value.new_zeros(value.shape) for name, value in _values(like)}, mask=like.mask)
 
 
-@node("condition.drop", shape=output_shapes.condition_rows)
+@node("condition.drop", shape=port_shapes.condition_rows)
 def drop_condition(
     condition: Condition, index: int = 0, *, p: Probability = 0.1, seed: Annotated[int, Ge(0)] = 0
 ) -> Condition:
@@ -126,7 +126,7 @@ def drop_condition(
     return Condition(**{name: zero_dropped(value) for name, value in values_by_field.items()}, mask=condition.mask)
 
 
-@node("condition.merge", shape=output_shapes.merge_rows)
+@node("condition.merge", shape=port_shapes.merge_rows)
 def merge_conditions(conditions: Sequence[Condition]) -> Condition:
     """Merge conditions, such as those of a text and of a map, into one with the fields of all.
 

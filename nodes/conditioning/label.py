@@ -11,7 +11,7 @@ from guidegraph.graph.device_context import current_device
 from guidegraph.graph.errors import suggest
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
-from guidegraph.nodes import output_shapes
+from guidegraph.nodes import port_shapes
 from guidegraph.nodes.shape_checks import has_values
 from guidegraph.nodes.types import Condition, Label, LabelEmbedder
 from guidegraph_runtime.operations import label as host
@@ -44,7 +44,7 @@ def cycle_labels(*, classes: Annotated[int, Gt(0)], batch: Annotated[int, Gt(0)]
     return torch.from_numpy(host.cycle(classes=classes, batch=batch, start=start)).to(current_device())
 
 
-@node("label.named", host=True, shape=output_shapes.batch_of_labels)
+@node("label.named", host=True, shape=port_shapes.batch_of_labels)
 def labels_by_name(
     names: Sequence[str], *, label: str | Annotated[list[str], MinLen(1)] = "", batch: Annotated[int, Gt(0)] = 1
 ) -> Label:
@@ -68,7 +68,7 @@ def labels_by_name(
     return torch.tensor(indices, dtype=torch.int64, device=current_device())
 
 
-@node("label.caption", host=True, shape=output_shapes.label_rows)
+@node("label.caption", host=True, shape=port_shapes.label_rows)
 def caption_labels(label: Label, names: Sequence[str], *, template: str = "a {}") -> Sequence[str]:
     """A caption for each label (B): the template with the name of its class in place of {}.
 
@@ -97,7 +97,7 @@ def argmax_label(scores: Tensor, *, first: Class = 0, count: Annotated[int, Gt(0
     return scores[:, first:last].argmax(1)
 
 
-@node("label.embed", shape=output_shapes.label_rows)
+@node("label.embed", shape=port_shapes.label_rows)
 def embed_label(embedder: LabelEmbedder, label: Label | None = None) -> Condition:
     """The condition of class labels (1) or (B); without a label, the null condition with a leading axis of 1.
 

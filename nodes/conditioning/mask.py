@@ -10,7 +10,7 @@ from annotated_types import Ge, Gt, Le
 from guidegraph.graph.device_context import current_device, current_dtype
 from guidegraph.graph.node import node
 from guidegraph.graph.training.ranks import first_row
-from guidegraph.nodes import output_shapes
+from guidegraph.nodes import port_shapes
 from guidegraph.nodes.shape_checks import cast_mask, check_compatible
 from guidegraph.nodes.types import Image, Mask, Sample
 from guidegraph_runtime.operations import mask as host
@@ -21,7 +21,7 @@ Size = Pixels | tuple[Pixels, Pixels]
 Level = Annotated[float, Ge(0), Le(1)]
 
 
-@node("mask.box", runtime=True, shape=output_shapes.mask_shape)
+@node("mask.box", runtime=True, shape=port_shapes.mask_shape)
 def box_mask(
     *, size: Size = 64, top: Coordinate = 16, left: Coordinate = 16, height: Pixels = 32, width: Pixels = 32
 ) -> Mask:
@@ -35,7 +35,7 @@ def box_mask(
     return torch.from_numpy(mask).to(current_device(), current_dtype())
 
 
-@node("mask.load", io=True, host=True, runtime=True, shape=output_shapes.mask_shape)
+@node("mask.load", io=True, host=True, runtime=True, shape=port_shapes.mask_shape)
 def load_mask(*, path: Path, size: Size | None = None, threshold: Level = 0.5) -> Mask:
     """Load a picture file as a mask (1, 1, H, W): 1 where it is brighter than the threshold, on a scale from 0 to 1.
 

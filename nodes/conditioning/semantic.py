@@ -10,7 +10,7 @@ from annotated_types import Gt
 from guidegraph.graph.device_context import current_device, current_dtype
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
-from guidegraph.nodes import output_shapes
+from guidegraph.nodes import port_shapes
 from guidegraph.nodes.types import Condition, Image, Segmenter, SemanticEmbedder, SemanticMap
 from guidegraph_runtime.operations import semantic as host
 from guidegraph_runtime.pictures.semantic_maps import COLOURS
@@ -22,7 +22,7 @@ GOLDEN = 0.6180339887498949
 """Steps of the golden ratio keep any number of hues far apart."""
 
 
-@node("semantic.load", io=True, host=True, runtime=True, shape=output_shapes.map_shape)
+@node("semantic.load", io=True, host=True, runtime=True, shape=port_shapes.map_shape)
 def load_map(*, path: Path, size: Size | None = None, classes: Pixels | None = None) -> SemanticMap:
     """Load the picture file at `path` as a one-hot map (1, K, H, W) of the classes of scenes, or of `classes` others.
 

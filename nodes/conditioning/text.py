@@ -9,7 +9,7 @@ from annotated_types import Ge
 
 from guidegraph.graph.export_recipe import ExportRecipe
 from guidegraph.graph.node import node
-from guidegraph.nodes import output_shapes
+from guidegraph.nodes import port_shapes
 from guidegraph.nodes.types import Condition, TextEmbedder
 from guidegraph_runtime.operations import text as host
 
@@ -21,7 +21,7 @@ def text_export_recipe(embedder: TextEmbedder | None = None, **_: object) -> Exp
     return recipe
 
 
-@node("text.encode", host=True, split=text_export_recipe, shape=output_shapes.prompt_rows)
+@node("text.encode", host=True, split=text_export_recipe, shape=port_shapes.prompt_rows)
 def encode_text(embedder: TextEmbedder, prompt: str | Sequence[str]) -> Condition:
     """Encode a prompt (leading axis 1), or a list of prompts (one for each sample), as a condition.
 
@@ -32,7 +32,7 @@ def encode_text(embedder: TextEmbedder, prompt: str | Sequence[str]) -> Conditio
     return embedder([prompt] if isinstance(prompt, str) else list(prompt))
 
 
-@node("text.prompts", host=True, shape=output_shapes.batch_of_prompts)
+@node("text.prompts", host=True, shape=port_shapes.batch_of_prompts)
 def prompts_of_batch(
     captions: Sequence[str], *, prompt: str | list[str] = "", batch: Annotated[int, Ge(1)] = 1
 ) -> Sequence[str]:
@@ -52,7 +52,7 @@ def prompts_of_batch(
     return prompts
 
 
-@node("text.replace", host=True, runtime=True, shape=output_shapes.text_rows)
+@node("text.replace", host=True, runtime=True, shape=port_shapes.text_rows)
 def replace_words(text: str | Sequence[str], *, words: dict[str, str]) -> list[str]:
     """Replace words or phrases in texts: only whole words, longer phrases first.
 

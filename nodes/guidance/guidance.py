@@ -10,7 +10,7 @@ from annotated_types import Ge, Le
 
 from guidegraph.graph.node import node
 from guidegraph.graph.types import is_tensor
-from guidegraph.nodes import output_shapes
+from guidegraph.nodes import port_shapes
 from guidegraph.nodes.sampling.clipping import clip_x0
 from guidegraph.nodes.sampling.settings import Clip, Fraction, Positive
 from guidegraph.nodes.shape_checks import check_compatible, expand_to_batch, has_values
@@ -41,7 +41,7 @@ def classifier_free_guidance(cond: Prediction, uncond: Prediction, *, scale: Sca
     return uncond + scale * (cond - uncond)
 
 
-@node("guidance.classifier", shape=output_shapes.guidance_shape)
+@node("guidance.classifier", shape=port_shapes.guidance_shape)
 def classifier_guidance(classifier: Classifier, x: Sample, t: Timesteps, label: Label, *, scale: Scale = 1.0) -> Score:
     """scale · ∇ₓ log p(label | x_t) of a classifier of noisy samples (Dhariwal & Nichol 2021, section 4).
 

@@ -10,7 +10,7 @@ from annotated_types import Ge, Gt, Le
 
 from guidegraph.graph.device_context import current_device, current_dtype
 from guidegraph.graph.node import node
-from guidegraph.nodes import output_shapes
+from guidegraph.nodes import port_shapes
 from guidegraph.nodes.shape_checks import cast_mask, check_compatible
 from guidegraph.nodes.types import Condition, Image, ImageEmbedder, Mask, Sample
 from guidegraph_runtime.operations import image as host
@@ -21,7 +21,7 @@ Size = Pixels | tuple[Pixels, Pixels]
 Filter = Literal["bicubic", "bilinear", "nearest", "area"]
 
 
-@node("image.load", io=True, host=True, runtime=True, shape=output_shapes.picture_shape)
+@node("image.load", io=True, host=True, runtime=True, shape=port_shapes.picture_shape)
 def load_image(*, path: Path, size: Size | None = None, resize: Resize = "crop") -> Image:
     """Load a picture file as an image (1, 3, H, W) in [-1, 1]; transparency is blended over white.
 
@@ -98,7 +98,7 @@ def image_grid(
     return sheet
 
 
-@node("image.embed", shape=output_shapes.image_rows)
+@node("image.embed", shape=port_shapes.image_rows)
 def embed_image(embedder: ImageEmbedder, image: Image) -> Condition:
     """The condition on the content of pictures (B, 3, H, W) in [-1, 1], regardless of position."""
     return embedder(image)

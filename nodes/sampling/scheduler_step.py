@@ -11,7 +11,7 @@ from annotated_types import Gt
 
 from guidegraph.graph.execution.watched_sizes import is_watching, watch_size
 from guidegraph.graph.node import node
-from guidegraph.nodes import output_shapes
+from guidegraph.nodes import port_shapes
 from guidegraph.nodes.sampling.clipping import clip_x0
 from guidegraph.nodes.shape_checks import check_compatible
 from guidegraph.nodes.types import (
@@ -144,7 +144,7 @@ def mean(scheduler: Scheduler, x: Sample, prediction: Prediction, state: Schedul
     return moved
 
 
-@node("scheduler.add_noise", runtime=True, shape=output_shapes.noisy_shape)
+@node("scheduler.add_noise", runtime=True, shape=port_shapes.noisy_shape)
 def add_noise(scheduler: Scheduler, x0: Sample, noise: Noise, state: SchedulerState | None = None) -> Sample:
     """Noise x0 to the level where the sampler starts: the start of an image-to-image loop (with `strength`).
 
