@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tools import house
+from tools import house, source_tree
 
 LAZY_CIRCLES = 0
 """Circles of imports, with those inside functions."""
@@ -24,39 +24,39 @@ CLAUSES = 2
 
 
 @pytest.fixture(scope="module")
-def modules() -> list[house.Module]:
-    return house.product_modules()
+def modules() -> list[source_tree.Module]:
+    return source_tree.product_modules()
 
 
-def test_modules_import_each_other_in_no_circle(modules: list[house.Module]) -> None:
-    assert house.import_circles(modules, lazy=False) == []
-    assert len(house.import_circles(modules)) <= LAZY_CIRCLES
-    assert len(house.import_circles(modules, types=True)) <= TYPE_CIRCLES
+def test_modules_import_each_other_in_no_circle(modules: list[source_tree.Module]) -> None:
+    assert source_tree.import_circles(modules, lazy=False) == []
+    assert len(source_tree.import_circles(modules)) <= LAZY_CIRCLES
+    assert len(source_tree.import_circles(modules, types=True)) <= TYPE_CIRCLES
 
 
-def test_a_class_name_stands_once_in_a_layer(modules: list[house.Module]) -> None:
+def test_a_class_name_stands_once_in_a_layer(modules: list[source_tree.Module]) -> None:
     assert len(house.repeated_classes(modules)) <= REPEATED_CLASSES
 
 
-def test_no_folder_holds_too_many_files(modules: list[house.Module]) -> None:
+def test_no_folder_holds_too_many_files(modules: list[source_tree.Module]) -> None:
     assert max(house.folder_sizes(modules).values()) <= LARGEST_FOLDER
 
 
-def test_functions_are_short_and_named_by_verbs(modules: list[house.Module]) -> None:
+def test_functions_are_short_and_named_by_verbs(modules: list[source_tree.Module]) -> None:
     assert sum(length > house.LONG for length in house.function_lengths(modules).values()) <= LONG_FUNCTIONS
     assert len(house.participles(modules)) <= PARTICIPLES
 
 
-def test_no_module_counts_its_parent_folders(modules: list[house.Module]) -> None:
+def test_no_module_counts_its_parent_folders(modules: list[source_tree.Module]) -> None:
     counting = [str(module.path) for module in modules if ".parents[" in (module.root / module.path).read_text()]
     assert counting == []
 
 
-def test_names_of_variables_say_what_they_hold(modules: list[house.Module]) -> None:
+def test_names_of_variables_say_what_they_hold(modules: list[source_tree.Module]) -> None:
     assert sum(map(len, house.vague_names(modules).values())) <= VAGUE
 
 
-def test_docstrings_say_what_is_returned(modules: list[house.Module]) -> None:
+def test_docstrings_say_what_is_returned(modules: list[source_tree.Module]) -> None:
     assert len(house.clauses(modules, first=True)) <= CLAUSES
 
 
@@ -94,11 +94,11 @@ def test_circles_are_found_in_a_small_tree(tmp_path: Path) -> None:
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-    modules = house.product_modules(tmp_path)
+    modules = source_tree.product_modules(tmp_path)
     nodes = ["guidegraph.nodes.d", "guidegraph.nodes.e"]
-    assert house.import_circles(modules) == [nodes]
-    assert house.import_circles(modules, types=True, lazy=False) == [nodes]
-    assert house.import_circles(modules, types=True)[0] == [f"guidegraph.graph.{name}" for name in "abc"]
-    assert house.import_pairs(modules) == [tuple(nodes)]
-    folders = house.folder_graph(modules)
+    assert source_tree.import_circles(modules) == [nodes]
+    assert source_tree.import_circles(modules, types=True, lazy=False) == [nodes]
+    assert source_tree.import_circles(modules, types=True)[0] == [f"guidegraph.graph.{name}" for name in "abc"]
+    assert source_tree.import_pairs(modules) == [tuple(nodes)]
+    folders = source_tree.folder_graph(modules)
     assert list(folders.edges(data="count")) == [("nodes", "graph", 1)]
