@@ -1,4 +1,4 @@
-"""``new-plugin``: names, folders and files; tests/plugins/test_plugin_tutorial.py installs the plugin and draws with it."""
+"""``new-plugin``: names, folders and files; tests/plugins/test_plugin_tutorial.py installs the plugin and draws."""
 
 from __future__ import annotations
 
