@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from guidegraph import load_workflow
-from guidegraph.nodes.metrics import lossy_coding
+from guidegraph.nodes.metrics import coding_rate_distortion
 from guidegraph.nodes.sampling import schedule as schedules
 from guidegraph.nodes.table import Table
 from guidegraph.nodes.types import Prediction, Schedule
@@ -26,14 +26,16 @@ def run_coding(
     x0: Tensor, steps: int | None, kind: Any = "eps", spacing: Any = "log_snr", schedule: Schedule = SCHEDULE
 ) -> Table:
     """Run the loop of workflows/experiments/rate_distortion.yaml with the optimal denoiser of N(0.2, 0.5²)."""
-    grid = lossy_coding.coding_steps(schedule, steps=steps, spacing=spacing)
+    grid = coding_rate_distortion.coding_steps(schedule, steps=steps, spacing=spacing)
     steps_coded = []
     for i, t in enumerate(grid.split(1)):
         x = schedule.add_noise(x0, normal(*x0.shape, seed=100 + i), t)
         prediction = network(x, *schedule.along(x, t), kind)
-        steps_coded.append(lossy_coding.coding_step(prediction, x, x0, schedule, grid, i, clip=False))
+        steps_coded.append(coding_rate_distortion.coding_step(prediction, x, x0, schedule, grid, i, clip=False))
     bits, error = (torch.stack(column) for column in zip(*steps_coded, strict=True))
-    return lossy_coding.rate_distortion(bits, error, lossy_coding.coding_prior(x0, schedule, grid), grid)
+    return coding_rate_distortion.rate_distortion(
+        bits, error, coding_rate_distortion.coding_prior(x0, schedule, grid), grid
+    )
 
 
 def snr(t: Tensor) -> Tensor:
@@ -46,7 +48,7 @@ def test_each_step_costs_half_the_gain_in_snr_times_the_remaining_variance(kind:
     """(SNR_s − SNR_t)/2 · Var(x0 | x_t) nats (Kingma et al. 2021, eq. 13), and rmse² is that variance."""
     x0 = MEAN + STD * normal(16, 1, 32, 32)
     table = run_coding(x0, 25, kind, "timesteps")
-    grid = lossy_coding.coding_steps(SCHEDULE, steps=25, spacing="timesteps")
+    grid = coding_rate_distortion.coding_steps(SCHEDULE, steps=25, spacing="timesteps")
     left = STD**2 / (1 + STD**2 * snr(grid))
     expected = (snr(grid)[1:] - snr(grid)[:-1]) / 2 * left[:-1] / math.log(2)
     np.testing.assert_allclose(table.numbers("bits")[:24], expected.numpy(), rtol=0.05)
@@ -57,7 +59,7 @@ def test_the_rate_approaches_shannons_bound_with_many_steps_and_exceeds_it_with_
     """R(D) = ½ log₂(s²/D) of N(·, s²) (Shannon 1959). A step costs more than that by half the step in log SNR."""
     x0 = MEAN + STD * normal(8, 1, 32, 32)
     fine, coarse = run_coding(x0, 170), run_coding(x0, 14)  # 169 = 13 · 13
-    step = float(snr(lossy_coding.coding_steps(SCHEDULE, steps=170)[-2:]).log().diff())
+    step = float(snr(coding_rate_distortion.coding_steps(SCHEDULE, steps=170)[-2:]).log().diff())
     rate, rmse = (np.array(fine.numbers(name)[:-1]) for name in ("rate", "rmse"))
     bound = 0.5 * np.log2(STD**2 / (rmse / 127.5) ** 2)
     assert ((rate - bound) > -0.02).all()
@@ -96,7 +98,9 @@ def test_the_divergence_is_that_of_two_normals_for_both_variances() -> None:
         true = torch.distributions.Normal(posterior(x0), tilde.sqrt())
         model = torch.distributions.Normal(posterior(guess.clamp(-1, 1)), of_model.sqrt())
         expected = torch.distributions.kl_divergence(true, model).flatten(1).mean(1) / math.log(2)
-        actual = lossy_coding.coding_step(Prediction(guess, "x0"), x, x0, schedule, grid, 0, variance=variance)  # type: ignore[arg-type]
+        actual = coding_rate_distortion.coding_step(
+            Prediction(guess, "x0"), x, x0, schedule, grid, 0, variance=variance
+        )  # type: ignore[arg-type]
         torch.testing.assert_close(actual.bits, expected, rtol=1e-8, atol=0)
         torch.testing.assert_close(
             actual.squared_error, (guess.clamp(-1, 1) - x0).square().flatten(1).mean(1) * 127.5**2
@@ -109,14 +113,14 @@ def test_the_prior_costs_the_remaining_signal() -> None:
     last = torch.distributions.Normal(alpha_bar.sqrt() * x0, (1 - alpha_bar).sqrt().expand_as(x0))
     standard = torch.distributions.Normal(torch.zeros_like(x0), torch.ones_like(x0))
     expected = torch.distributions.kl_divergence(last, standard).flatten(1).mean(1) / math.log(2)
-    actual = lossy_coding.coding_prior(x0, schedule, lossy_coding.coding_steps(schedule, steps=10))
+    actual = coding_rate_distortion.coding_prior(x0, schedule, coding_rate_distortion.coding_steps(schedule, steps=10))
     torch.testing.assert_close(actual, expected, rtol=1e-6, atol=1e-12)
 
 
 @pytest.mark.parametrize(("mean", "scale"), [(0.1, 0.3), (-0.9, 0.002), (1.3, 0.05)])
 def test_the_decoder_is_a_distribution_over_256_levels(mean: float, scale: float) -> None:
     levels = torch.linspace(-1, 1, 256, dtype=torch.float64)
-    log_likelihood = lossy_coding.log_mass_of_bin(levels, *torch.tensor([mean, scale], dtype=torch.float64))
+    log_likelihood = coding_rate_distortion.log_mass_of_bin(levels, *torch.tensor([mean, scale], dtype=torch.float64))
     assert float(log_likelihood.exp().sum()) == pytest.approx(1, abs=1e-10)
     assert bool(log_likelihood.isfinite().all())
     edges = np.concatenate([[-np.inf], (levels[:-1] + levels[1:]).numpy() / 2, [np.inf]])
@@ -125,11 +129,11 @@ def test_the_decoder_is_a_distribution_over_256_levels(mean: float, scale: float
 
 
 def test_the_steps_go_from_noise_to_the_picture() -> None:
-    assert lossy_coding.coding_steps(SCHEDULE).tolist() == list(range(999, -1, -1))
-    assert lossy_coding.coding_steps(SCHEDULE, steps=4, spacing="timesteps").tolist() == [999, 666, 333, 0]
-    even = snr(lossy_coding.coding_steps(SCHEDULE, steps=20)).log().diff()
+    assert coding_rate_distortion.coding_steps(SCHEDULE).tolist() == list(range(999, -1, -1))
+    assert coding_rate_distortion.coding_steps(SCHEDULE, steps=4, spacing="timesteps").tolist() == [999, 666, 333, 0]
+    even = snr(coding_rate_distortion.coding_steps(SCHEDULE, steps=20)).log().diff()
     torch.testing.assert_close(even, even.mean().expand_as(even), rtol=1e-3, atol=0)
-    zero = lossy_coding.coding_steps(schedules.zero_terminal_snr(schedules.scaled_linear()), steps=5)
+    zero = coding_rate_distortion.coding_steps(schedules.zero_terminal_snr(schedules.scaled_linear()), steps=5)
     assert [float(zero[0]), float(zero[-1])] == [999, 0]
     assert bool((zero.diff() < 0).all())
 
@@ -137,13 +141,13 @@ def test_the_steps_go_from_noise_to_the_picture() -> None:
 def test_rows_add_up_and_batches_equal_one_large_batch() -> None:
     grid = torch.tensor([2.0, 1.0, 0.0])
     bits, error, prior = normal(3, 6).abs(), normal(3, 6, seed=1).abs(), normal(6, seed=2).abs()
-    table = lossy_coding.rate_distortion(bits, error, prior, grid)
+    table = coding_rate_distortion.rate_distortion(bits, error, prior, grid)
     assert table["t"] == (2.0, 1.0, 0.0, None)
     total = [float(prior.mean() + bits[:i].sum(0).mean()) for i in range(4)]
     assert table.numbers("rate") == pytest.approx(total)
     assert table.numbers("rmse") == pytest.approx([*error.mean(1).sqrt().tolist(), 0])
     assert all(r["rate_low"] < r["rate"] < r["rate_high"] for r in table.records())  # type: ignore[operator]
-    batched = lossy_coding.rate_distortion(
+    batched = coding_rate_distortion.rate_distortion(
         *(v.reshape(3, 2, 3).transpose(0, 1) for v in (bits, error)), prior.reshape(2, 3), grid
     )
     assert batched.numbers("rate_high") == pytest.approx(table.numbers("rate_high"))
@@ -182,10 +186,10 @@ def test_mismatched_inputs_are_refused(call: Any, message: str) -> None:
         call()
 
 
-def at(index: int) -> lossy_coding.CodingStep:
+def at(index: int) -> coding_rate_distortion.CodingStep:
     x = torch.zeros(1, 1, 2, 2)
-    return lossy_coding.coding_step(Prediction(x, "eps"), x, x, SCHEDULE, torch.tensor([9.0, 0.0]), index)
+    return coding_rate_distortion.coding_step(Prediction(x, "eps"), x, x, SCHEDULE, torch.tensor([9.0, 0.0]), index)
 
 
 def rows(bits: Tensor, prior: Tensor) -> Table:
-    return lossy_coding.rate_distortion(bits, bits, prior, torch.tensor([9.0, 0.0]))
+    return coding_rate_distortion.rate_distortion(bits, bits, prior, torch.tensor([9.0, 0.0]))
