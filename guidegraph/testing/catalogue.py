@@ -6,13 +6,13 @@ from collections.abc import Mapping
 
 CHECKS: Mapping[str, tuple[str, str]] = {
     "docs": ("docs", "check_docs"),
-    "types": ("results", "check_types"),
+    "types": ("output_types", "check_types"),
     "files": ("files", "check_files"),
-    "shapes": ("results", "check_shapes"),
+    "shapes": ("output_types", "check_shapes"),
     "dtypes": ("dtypes", "check_dtypes"),
     "batch invariance": ("batch", "check_batch_invariance"),
-    "determinism": ("repeat", "check_determinism"),
-    "inputs unchanged": ("repeat", "check_inputs_unchanged"),
+    "determinism": ("determinism", "check_determinism"),
+    "inputs unchanged": ("determinism", "check_inputs_unchanged"),
     "device independence": ("device", "check_device_independence"),
     "gradients": ("gradients", "check_gradients"),
     "identity": ("traits", "check_identity"),
