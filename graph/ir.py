@@ -8,11 +8,11 @@ in a loop's body, ``guided/cond`` for a node of the sub-workflow that node ``gui
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, NamedTuple, Self
 
 from guidegraph.graph.errors import Mark
 from guidegraph.graph.node import NodeSpec, Port
@@ -143,39 +143,21 @@ class Choice(Call):
         return source
 
 
-@dataclass(frozen=True)
-class OptimisedModel:
-    """One model trained by a training loop (an entry of ``train``).
+class Block(NamedTuple):
+    """Operations that run together, and the sources that they must compute."""
 
-    ``linked``: sources of the numeric fields that are set by parameters; their values replace the fields in the run.
-    """
-
-    model: str
-    loss: Source
-    optimizer: str
-    lr: float
-    ema: float | None
-    start: int
-    options: Mapping[str, Any]
-    linked: Mapping[str, Source] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Preview:
-    """The preview of a training loop: operations on its carries, run once per ``every`` steps, and their outputs.
-
-    ``every`` is a literal or a parameter.
-    """
-
-    every: Source
     ops: Mapping[str, Op]
-    outputs: Mapping[str, GraphOutput]
+    roots: tuple[Source, ...]
 
-    def sources(self, loop: str) -> Iterator[Source]:
-        """All sources that it reads from outside the loop with this key."""
-        yield self.every
-        inner = [source for op in self.ops.values() for source in op.sources()]
-        for source in (*inner, *(output.source for output in self.outputs.values())):
+    def sources(self) -> Iterator[Source]:
+        """All sources that the operations and the roots read."""
+        for op in self.ops.values():
+            yield from op.sources()
+        yield from self.roots
+
+    def outer_sources(self, loop: str) -> Iterator[Source]:
+        """Those sources that are outside the loop with this key, whose block this is."""
+        for source in self.sources():
             if isinstance(source, (Carry, Item, Index)) and source.loop == loop:
                 continue
             if isinstance(source, Output) and source.op in self.ops:
@@ -184,24 +166,11 @@ class Preview:
 
 
 @dataclass(frozen=True)
-class Training:
-    """The training options of a loop: models, number of steps, precision, checkpoint and preview.
-
-    ``steps`` and ``checkpoint`` (a folder) are literals or parameters; ``every``: steps between checkpoints.
-    """
-
-    models: tuple[OptimisedModel, ...]
-    steps: Source | None
-    precision: str
-    checkpoint: Source | None
-    every: int
-    options: Mapping[str, Any] = field(default_factory=dict)
-    preview: Preview | None = None
-
-
-@dataclass(frozen=True)
 class Loop:
-    """A loop. Its body may read any source outside it; those sources are inputs of the loop."""
+    """A loop. Its body may read any source outside it; those sources are inputs of the loop.
+
+    A subclass is a kind of loop: the methods after ``block`` say how it differs from a plain one.
+    """
 
     key: str
     over: Source
@@ -212,34 +181,72 @@ class Loop:
     collect: Mapping[str, Source]
     outputs: Mapping[str, PortType]
     mark: Mark
-    training: Training | None = None
+
+    excluded_passes: ClassVar[frozenset[str]] = frozenset()
+    """Passes that are not applied to its body."""
 
     def roots(self) -> tuple[Source, ...]:
-        """The sources each iteration must compute: the next carries, the collected values and the losses."""
-        losses = (m.loss for m in self.training.models) if self.training else ()
-        return (*self.next.values(), *self.collect.values(), *losses)
-
-    def inner_sources(self) -> Iterator[Source]:
-        """All sources that the body, ``next``, ``collect`` and the losses read, inside or outside the loop."""
-        for op in self.body.values():
-            yield from op.sources()
-        yield from self.roots()
+        """The sources each iteration must compute: the next carries, the collected values and the extra results."""
+        return (*self.next.values(), *self.collect.values(), *self.extra_results().values())
 
     def sources(self) -> Iterator[Source]:
         """All sources that the loop reads from outside: ``over``, the carries' initial values and the closure."""
         yield self.over
         yield from self.carry.values()
-        if self.training:
-            yield from (s for s in (self.training.steps, self.training.checkpoint) if s is not None)
-            yield from (source for model in self.training.models for source in model.linked.values())
-            if self.training.preview:
-                yield from self.training.preview.sources(self.key)
-        for source in self.inner_sources():
-            if isinstance(source, (Carry, Item, Index)) and source.loop == self.key:
-                continue
-            if isinstance(source, Output) and source.op in self.body:
-                continue
-            yield source
+        yield from self.option_sources()
+        yield from self.block.outer_sources(self.key)
+
+    @property
+    def block(self) -> Block:
+        return Block(self.body, self.roots())
+
+    @property
+    def steps(self) -> Source | None:
+        """The number of iterations; None if it is the number of items of ``over``."""
+        return None
+
+    def extra_results(self) -> Mapping[str, Source]:
+        """Sources that an iteration computes beside the next carries and the collected values, by description."""
+        return {}
+
+    def folders(self) -> Mapping[str, Source]:
+        """The folders that the loop writes, by the option that names them."""
+        return {}
+
+    def option_sources(self) -> Iterator[Source]:
+        """All sources that it reads from outside beside ``over``, the initial values and the body's."""
+        return iter(())
+
+    def option_ports(self) -> Iterator[tuple[str, Source, Port]]:
+        """The options that a parameter may set: a description for messages, the source, and the port that checks it."""
+        return iter(())
+
+    def digest_parts(self) -> Iterator[tuple[str, Source | str]]:
+        """The options on which its results depend, by unique names; a text stands for itself."""
+        return iter(())
+
+    def blocks(self) -> tuple[Block, ...]:
+        """The body, and any other operations inside the loop."""
+        return (self.block,)
+
+    def with_blocks(self, *ops: Mapping[str, Op]) -> Self:
+        """The loop with other operations in its blocks, in the order of ``blocks``."""
+        return replace(self, body=ops[0])
+
+    def map_sources(self, change: Callable[[Source], Source], change_op: Callable[[Op], Op]) -> Self:
+        """The loop with its own sources and the operations of its blocks changed by these functions."""
+        return replace(
+            self,
+            over=change(self.over),
+            carry=map_links(self.carry, change),
+            body={key: change_op(op) for key, op in self.body.items()},
+            next=map_links(self.next, change),
+            collect=map_links(self.collect, change),
+        )
+
+
+def map_links(links: Mapping[str, Source], change: Callable[[Source], Source]) -> dict[str, Source]:
+    return {name: change(source) for name, source in links.items()}
 
 
 Op = Call | Loop
@@ -279,5 +286,5 @@ def walk(ops: Mapping[str, Op], *, previews: bool = True) -> Iterator[Op]:
             continue
         yield op
         if isinstance(op, Loop):
-            preview = op.training.preview if op.training and previews else None
-            stack.append(chain(op.body.values(), preview.ops.values() if preview else ()))
+            blocks = op.blocks() if previews else (op.block,)
+            stack.append(chain.from_iterable(block.ops.values() for block in blocks))

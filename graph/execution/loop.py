@@ -23,6 +23,7 @@ from guidegraph.graph.planning.choice_branches import choose_branch
 from guidegraph.graph.planning.plan import Plan
 from guidegraph.graph.planning.steps import BodyPlan, Phase, RegionPlan, Step
 from guidegraph.graph.resolution.wiring_checks import check_wiring
+from guidegraph.graph.training.fit import Fit
 from guidegraph.graph.types import ANY, PortType, Tensor, describe_value, is_tensor
 from guidegraph.graph.values.ownership import copy_value, is_mutable
 from guidegraph_runtime.error_text import describe_error
@@ -37,7 +38,7 @@ def run_loop(step: Step, slots: list[Any], context: LoopContext, plan: Plan) -> 
     assert body_plan is not None
     outside: dict[Source, Any] = {source: slots[slot] for source, slot in step.closure}
     with context.trips.scope():
-        if loop.training is not None:
+        if isinstance(loop, Fit):
             results = context.run_training(step, outside, context, plan)
         else:
             results = _iterate(step, loop, body_plan, outside, context, plan)

@@ -9,9 +9,10 @@ from guidegraph.graph import events
 from guidegraph.graph.execution.loop import run_phases
 from guidegraph.graph.execution.loop_context import LoopContext, Previewed
 from guidegraph.graph.frozen_models import copy_frozen
-from guidegraph.graph.ir import Carry, Index, Loop, Preview, Source
+from guidegraph.graph.ir import Carry, Index, Loop, Source
 from guidegraph.graph.planning.plan import Plan
 from guidegraph.graph.planning.steps import first_phase
+from guidegraph.graph.training.fit import Preview
 from guidegraph.graph.values.ownership import copy_value
 from guidegraph.graph.values.torch_generators import preserve_generators
 
@@ -43,7 +44,7 @@ def run_preview(
 
     values: dict[Source, Any] = {**outside, Index(loop.key): done - 1}
     values |= {Carry(loop.key, name): copy_frozen(value) for name, value in carry.items()}
-    phase = first_phase(preview.ops, [output.source for output in preview.outputs.values()], plan.passes)
+    phase = first_phase(*preview.block, plan.passes)
     with preserve_generators(device), torch.no_grad(), context.trips.count_separately():
         results = run_phases(phase, values, context, plan)
     for name, output in preview.outputs.items():

@@ -12,7 +12,6 @@ from guidegraph.graph.ir import Call, Graph, Loop, Op, Param, Parameter, walk
 from guidegraph.graph.language.yaml_tree import Scalar, find_repeated_keys, read_tree, shorten, to_python
 from guidegraph.graph.literals import convert_literal, is_plain_data
 from guidegraph.graph.node import Port
-from guidegraph.graph.training.options import PREVIEW_EVERY, linkable_options
 from guidegraph.graph.trust.limits import find_trip_problems
 from guidegraph.graph.types import describe_value, explain_mismatch, is_tensor, takes_literal
 from guidegraph.graph.values.ownership import copy_value
@@ -156,24 +155,14 @@ def _list_call_misfits(call: Call, values: Mapping[str, Any]) -> Iterator[tuple[
 
 
 def _list_loop_misfits(loop: Loop, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    steps = loop.training.steps if loop.training else None
-    for source, counts in ((loop.over, False), (steps, True)):
+    for source, is_steps in ((loop.over, False), (loop.steps, True)):
         if not isinstance(source, Param) or source.name not in values:
             continue
-        if reason := _count_problem(values[source.name], counts):
+        if reason := _count_problem(values[source.name], is_steps):
             yield source.name, f"loop nodes.{loop.key}: {reason}"
-    every = loop.training.preview.every if loop.training and loop.training.preview else None
-    if isinstance(every, Param) and every.name in values:
-        try:
-            convert_literal(PREVIEW_EVERY, values[every.name], Path())
-        except ValueError as error:
-            yield every.name, f"'every' of the preview of loop nodes.{loop.key}: {error}"
-    for model in loop.training.models if loop.training else ():
-        ports = linkable_options(model.optimizer)
-        for option, source in model.linked.items():
-            if not isinstance(source, Param) or source.name not in values:
-                continue
+    for description, source, port in loop.option_ports():
+        if isinstance(source, Param) and source.name in values:
             try:
-                convert_literal(ports[option], values[source.name], Path())
+                convert_literal(port, values[source.name], Path())
             except ValueError as error:
-                yield source.name, f"'{option}' of '{model.model}', trained by loop nodes.{loop.key}: {error}"
+                yield source.name, f"{description}: {error}"

@@ -14,7 +14,7 @@ from guidegraph.graph.language.yaml_tree import shorten, to_python
 from guidegraph.graph.literals import convert_literal, is_text_type, to_absolute_path
 from guidegraph.graph.node import REQUIRED, Port
 from guidegraph.graph.registry import Registry
-from guidegraph.graph.training.options import CHECKPOINT
+from guidegraph.graph.training.option_ports import CHECKPOINT
 from guidegraph.graph.types import Tensor, takes_literal, to_port_type
 
 BASIC_TYPES: dict[str, Any] = {
@@ -153,6 +153,8 @@ def _list_uses(ops: Mapping[str, Op]) -> dict[str, list[tuple[str, Port]]]:
         if isinstance(op, Call):
             for name, port in op.parameters():
                 uses.setdefault(name, []).append((f"nodes.{op.key}.in.{port.name}", port))
-        elif op.training is not None and isinstance(folder := op.training.checkpoint, Param):
-            uses.setdefault(folder.name, []).append((f"nodes.{op.key}.checkpoint.path", CHECKPOINT))
+            continue
+        for option, folder in op.folders().items():
+            if isinstance(folder, Param):
+                uses.setdefault(folder.name, []).append((f"nodes.{op.key}.{option}.path", CHECKPOINT))
     return uses

@@ -13,13 +13,13 @@ import importlib.metadata
 import os
 import sys
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import guidegraph_runtime
-from guidegraph.graph.ir import Call, Carry, Item, Literal, Loop, Op, Output, Param, Source, Sources, Training
+from guidegraph.graph.ir import Call, Carry, Item, Literal, Loop, Op, Output, Param, Source, Sources
 from guidegraph.graph.node import NodeSpec, Port
 from guidegraph.graph.trust.effects import list_companions
 from guidegraph.graph.trust.file_checks import open_regular
@@ -215,32 +215,18 @@ class Digests(dict[str, str]):
         ]
         return digest_pairs([("node", spec), *inputs, *settings])
 
-    def loop_digest(self, loop: Loop, *, resumed: bool = False) -> str:
-        """The digest of a loop as one unit.
-
-        resumed: leave out the number of steps and the precision, which may differ when a training is resumed.
-        """
+    def loop_digest(self, loop: Loop, *, without: Collection[str] = ()) -> str:
+        """The digest of a loop as one unit. without: names of parts to leave out."""
         self._depth.setdefault(loop.key, 1 + loop.key.count(".body."))
         self.add(loop.body)
         parts = [("loop over", self.source(loop.over))]
         for label, links in (("carry", loop.carry), ("next", loop.next), ("collect", loop.collect)):
             parts += [(f"{label} {name}", self.source(source)) for name, source in links.items()]
         parts += [("effect", self[key]) for key, op in loop.body.items() if not is_pure(op)]
-        if loop.training:
-            parts += self._training(loop.training, resumed)
+        for name, part in loop.digest_parts():
+            if name not in without:
+                parts.append((name, part if isinstance(part, str) else self.source(part)))
         return digest_pairs(parts)
-
-    def _training(self, training: Training, resumed: bool) -> list[tuple[str, str]]:
-        parts = [("options", value_digest(dict(training.options)))]
-        for m in training.models:
-            plain = [m.model, m.optimizer, m.lr, m.ema, m.start, dict(m.options)]
-            parts += [(f"train {m.model}", value_digest(plain)), (f"loss {m.model}", self.source(m.loss))]
-            parts += [(f"{name} of {m.model}", self.source(source)) for name, source in m.linked.items()]
-        if not resumed:
-            parts.append(("precision", training.precision))
-            if training.steps is not None:
-                parts.append(("steps", self.source(training.steps)))
-        return parts
 
 
 def is_pure(op: Op) -> bool:

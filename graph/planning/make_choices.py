@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
 from guidegraph.graph.errors import Problem, WorkflowError
@@ -58,23 +58,12 @@ def _make_choices(ops: Ops, branches: Mapping[str, str], result: RegionAfterChoi
 
 def _make_choices_in_loop(loop: Loop, branches: Mapping[str, str], result: RegionAfterChoices) -> Loop:
     count = len(result.taken)
-    body = _make_choices(loop.body, branches, result)
-    preview = loop.training.preview if loop.training else None
-    preview_ops = _make_choices(preview.ops, branches, result) if preview else {}
+    new_loop = loop.with_blocks(*[_make_choices(block.ops, branches, result) for block in loop.blocks()])
     if len(result.taken) == count:
         return loop
-    new_loop = replace(loop, body=body)
-    if loop.training and preview:
-        new_loop = replace(new_loop, training=replace(loop.training, preview=replace(preview, ops=preview_ops)))
     new_loop = _replace_sources(new_loop, result)
-    new_loop = replace(new_loop, body=_drop_unneeded(loop.body, new_loop.body, new_loop.roots()))
-    if new_loop.training and new_loop.training.preview and preview:
-        roots = [output.source for output in new_loop.training.preview.outputs.values()]
-        kept_ops = _drop_unneeded(preview.ops, new_loop.training.preview.ops, roots)
-        new_loop = replace(
-            new_loop, training=replace(new_loop.training, preview=replace(new_loop.training.preview, ops=kept_ops))
-        )
-    return new_loop
+    blocks = zip(loop.blocks(), new_loop.blocks(), strict=True)
+    return new_loop.with_blocks(*[_drop_unneeded(before.ops, after.ops, after.roots) for before, after in blocks])
 
 
 def make_parameter_choices(ops: Ops, roots: Iterable[Source], values: Mapping[str, Any]) -> RegionAfterChoices:

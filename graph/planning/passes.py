@@ -20,10 +20,8 @@ from guidegraph.graph.ir import (
     Literal,
     Loop,
     Op,
-    OptimisedModel,
     Output,
     Param,
-    Preview,
     Source,
     Sources,
 )
@@ -52,41 +50,11 @@ def rewrite_sources(op: Op, change: Rewrite) -> Op:
     """The operation with every source that it or its body reads replaced by ``change(source)``."""
     if isinstance(op, Call):
         return replace(op, inputs=_rewrite_all(op.inputs, change), settings=_rewrite_all(op.settings, change))
-    training = op.training
-    if training:
-        models = tuple(_rewrite_model(m, change) for m in training.models)
-        steps = change(training.steps) if training.steps is not None else None
-        checkpoint = change(training.checkpoint) if training.checkpoint is not None else None
-        preview = _rewrite_preview(training.preview, change) if training.preview else None
-        training = replace(training, models=models, steps=steps, checkpoint=checkpoint, preview=preview)
-    return replace(
-        op,
-        over=change(op.over),
-        carry=_rewrite_links(op.carry, change),
-        body={key: rewrite_sources(inner, change) for key, inner in op.body.items()},
-        next=_rewrite_links(op.next, change),
-        collect=_rewrite_links(op.collect, change),
-        training=training,
-    )
-
-
-def _rewrite_model(model: OptimisedModel, change: Rewrite) -> OptimisedModel:
-    return replace(model, loss=change(model.loss), linked=_rewrite_links(model.linked, change))
-
-
-def _rewrite_preview(preview: Preview, change: Rewrite) -> Preview:
-    outputs = {name: replace(output, source=change(output.source)) for name, output in preview.outputs.items()}
-    return Preview(
-        change(preview.every), {key: rewrite_sources(op, change) for key, op in preview.ops.items()}, outputs
-    )
+    return op.map_sources(change, lambda inner: rewrite_sources(inner, change))
 
 
 def _rewrite_all(sources: Mapping[str, Sources], change: Rewrite) -> dict[str, Sources]:
     return {n: tuple(change(i) for i in s) if isinstance(s, tuple) else change(s) for n, s in sources.items()}
-
-
-def _rewrite_links(sources: Mapping[str, Source], change: Rewrite) -> dict[str, Source]:
-    return {name: change(source) for name, source in sources.items()}
 
 
 def bind_params(op: Op, values: Mapping[str, Literal]) -> Op:
@@ -101,19 +69,10 @@ def bind_sources(op: Op, values: Mapping[Source, Source]) -> Op:
     """
     if isinstance(op, Call):
         return replace(op, inputs=_bind(op, op.inputs, values), settings=_bind(op, op.settings, values))
-    preview = op.training.preview if op.training else None
-    bare = op.training
-    if bare and preview:
-        bare = replace(bare, preview=replace(preview, ops={}))
-    outer = rewrite_sources(
-        replace(op, body={}, training=bare), lambda s: s if isinstance(s, Literal) else values.get(s, s)
+    return op.map_sources(
+        lambda source: source if isinstance(source, Literal) else values.get(source, source),
+        lambda inner: bind_sources(inner, values),
     )
-    assert isinstance(outer, Loop)
-    training = outer.training
-    if training and training.preview and preview:
-        ops = {key: bind_sources(inner, values) for key, inner in preview.ops.items()}
-        training = replace(training, preview=replace(training.preview, ops=ops))
-    return replace(outer, body={key: bind_sources(inner, values) for key, inner in op.body.items()}, training=training)
 
 
 def _bind(call: Call, sources: Mapping[str, Sources], values: Mapping[Source, Source]) -> dict[str, Sources]:

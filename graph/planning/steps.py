@@ -219,14 +219,12 @@ class BodyPlan:
         plan = self._variants.get(dropped)
         if plan is None:
             late = _drop_ports(self.main_ops, dropped)
-            plan = self._variants[dropped] = first_phase(
-                late, self.roots, self.passes, training=self.loop.training is not None
-            )
+            plan = self._variants[dropped] = first_phase(late, self.roots, self.passes, self.loop.excluded_passes)
         return plan
 
     def flatten(self) -> RegionPlan:
         """The plan of an iteration that needs all ports, with the choices as steps."""
-        return flatten_region(self.main_ops, self.roots, self.passes, training=self.loop.training is not None)
+        return flatten_region(self.main_ops, self.roots, self.passes, self.loop.excluded_passes)
 
 
 def _plan_body_after_choices(loop: Loop, branches: Mapping[str, str], passes: frozenset[str]) -> BodyPlan:
@@ -254,7 +252,7 @@ class Phase:
     roots: dict[Source, Source]
     later: dict[str, Op]
     passes: frozenset[str]
-    training: bool
+    excluded: frozenset[str]
     _next_phases: dict[tuple[str, ...], Phase] = field(default_factory=dict)
 
     def after_branches(self, branches: tuple[str, ...]) -> Phase:
@@ -264,33 +262,35 @@ class Phase:
             taken = {choice.key: branch for choice, branch in zip(self.choices, branches, strict=True)}
             settled = make_choices(self.later, self.roots.values(), taken)
             roots = {root: settled.source(source) for root, source in self.roots.items()}
-            phase = self._next_phases[branches] = _phase(settled.ops, roots, self.passes, self.training)
+            phase = self._next_phases[branches] = _phase(settled.ops, roots, self.passes, self.excluded)
         return phase
 
 
 def first_phase(
-    ops: Mapping[str, Op], roots: Iterable[Source], passes: frozenset[str], *, training: bool = False
+    ops: Mapping[str, Op], roots: Iterable[Source], passes: frozenset[str], excluded: frozenset[str] = frozenset()
 ) -> Phase:
-    """The first phase of a region, and the only one if it has no choices."""
-    return _phase(ops, {root: root for root in roots}, passes, training)
+    """The first phase of a region, and the only one if it has no choices. excluded: see ``flatten_region``."""
+    return _phase(ops, {root: root for root in roots}, passes, excluded)
 
 
-def _phase(ops: Mapping[str, Op], roots: dict[Source, Source], passes: frozenset[str], training: bool) -> Phase:
+def _phase(
+    ops: Mapping[str, Op], roots: dict[Source, Source], passes: frozenset[str], excluded: frozenset[str]
+) -> Phase:
     choices = find_next_choices(ops, roots.values())
     if not choices:
-        return Phase(flatten_region(ops, roots.values(), passes, training=training), (), roots, {}, passes, training)
+        return Phase(flatten_region(ops, roots.values(), passes, excluded), (), roots, {}, passes, excluded)
     deciding = [choice.when for choice in choices]
     first_ops = prune(ops, deciding, effects=False)
     later = {key: op for key, op in ops.items() if key not in first_ops}
     read = (*deciding, *roots.values(), *(source for op in later.values() for source in op.sources()))
     results = dict.fromkeys(s for s in read if s in deciding or (isinstance(s, Output) and s.op in first_ops))
     return Phase(
-        flatten_region(first_ops, results, passes, training=training, pruned=True),
+        flatten_region(first_ops, results, passes, excluded, pruned=True),
         choices,
         roots,
         later,
         passes,
-        training,
+        excluded,
     )
 
 
@@ -306,16 +306,19 @@ def flatten_region(
     ops: Mapping[str, Op],
     roots: Iterable[Source],
     passes: frozenset[str],
+    excluded: frozenset[str] = frozenset(),
     *,
-    training: bool = False,
     pruned: bool = False,
 ) -> RegionPlan:
-    """Number the slots of a region and list its steps in order. pruned: all operations are known to be needed."""
+    """Number the slots of a region and list its steps in order.
+
+    excluded: passes that are for the loops inside alone. pruned: all operations are known to be needed.
+    """
     root_sources = tuple(roots)
     if "prune" in passes and not pruned:
         ops = prune(ops, root_sources)
     ordered: Iterable[Op | BatchCall] = ops.values()
-    if "batch" in passes and not training:
+    if "batch" in passes - excluded:
         ordered = group_siblings(ops)
     slots = Slots()
     steps = [_step(op, slots, passes) for op in ordered]
@@ -341,7 +344,7 @@ def plan_body(loop: Loop, passes: frozenset[str]) -> BodyPlan:
     main_ops: dict[str, Op] = {}
     roots = loop.roots()
     optional = find_optional_operations(loop.body, roots)
-    if "precompute" in passes and loop.training is None:
+    if "precompute" in passes - loop.excluded_passes:
         for key, op in loop.body.items():
             certain = isinstance(op, Call) and not isinstance(op, Choice) and key not in optional
             in_prologue = certain and is_pure(op) and not any(_reads_main(s, loop, main_ops) for s in op.sources())

@@ -5,52 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 from annotated_types import Ge
 
 from guidegraph.graph.errors import Mark, suggest
-from guidegraph.graph.ir import OptimisedModel, Source, Training
+from guidegraph.graph.ir import Source
 from guidegraph.graph.language.syntax import ParsedLoop, ParsedTrain
 from guidegraph.graph.language.yaml_tree import Scalar, shorten, to_python
 from guidegraph.graph.literals import convert_literal
 from guidegraph.graph.node import Port
 from guidegraph.graph.training import precision as training_precision
-from guidegraph.graph.types import Written, to_port_type
+from guidegraph.graph.training.fit import OptimisedModel, Training
+from guidegraph.graph.training.option_ports import OWN_OPTIONS, linkable_options, make_port, optimiser_ports
 
 Report: TypeAlias = Callable[[Mark, str, str, str], None]
-
-OWN_OPTIONS = {"adamw": ("betas", "eps"), "adam": ("betas", "eps"), "sgd": ("momentum",)}
-
-
-def _make_port(name: str, annotation: Any, default: Any = None) -> Port:
-    return Port(name, annotation, to_port_type(annotation), default, setting=True)
-
-
-CHECKPOINT = _make_port("path", Annotated[Path, Written()])
-PREVIEW_EVERY = _make_port("every", Annotated[int, Ge(0)])
-"""Steps between two previews; 0 for none."""
-
-
-def _make_ports() -> dict[str, Port]:
-    from annotated_types import Gt, Len, Lt
-
-    positive: Any = Annotated[float, Gt(0)]
-    fraction: Any = Annotated[float, Ge(0), Lt(1)]
-    return {
-        "optimizer": _make_port("optimizer", Literal["adamw", "adam", "sgd"], "adamw"),
-        "lr": _make_port("lr", positive, 1e-4),
-        "ema": _make_port("ema", fraction | None),
-        "start": _make_port("start", Annotated[int, Ge(0)], 0),
-        "betas": _make_port("betas", Annotated[list[fraction], Len(2, 2)]),
-        "eps": _make_port("eps", Annotated[float, Ge(0)]),
-        "weight_decay": _make_port("weight_decay", Annotated[float, Ge(0)]),
-        "momentum": _make_port("momentum", Annotated[float, Ge(0)]),
-        "warmup": _make_port("warmup", Annotated[int, Ge(0)]),
-        "schedule": _make_port("schedule", Literal["constant", "cosine", "linear"]),
-        "clip": _make_port("clip", positive),
-        "ema_warmup": _make_port("ema_warmup", bool, False),
-    }
 
 
 def _check_option(port: Port, mark: Mark, value: Any, location: str, report: Report) -> Any:
@@ -64,7 +33,7 @@ def _check_option(port: Port, mark: Mark, value: Any, location: str, report: Rep
 
 def parse_optimiser_options(entry: ParsedTrain, loss: Source, location: str, report: Report) -> OptimisedModel:
     """Parse an entry of ``train``: optimizer (adamw, adam, sgd), lr, ema, start, and the optimizer's own options."""
-    ports = _make_ports()
+    ports = optimiser_ports()
     values: dict[str, Any] = {}
     for name, (key, mark, value) in entry.options.items():
         option_location = f"{location}.{shorten(name)}"
@@ -90,21 +59,6 @@ def parse_optimiser_options(entry: ParsedTrain, loss: Source, location: str, rep
     return OptimisedModel(entry.model.text, loss, options=values, **common_options)
 
 
-def linkable_options(optimizer: str) -> dict[str, Port]:
-    """The ports of those options of a ``train`` entry that may be linked to parameters: the numbers."""
-    numbers = (
-        "lr",
-        "ema",
-        "start",
-        "warmup",
-        "clip",
-        "weight_decay",
-        *(n for n in OWN_OPTIONS[optimizer] if n != "betas"),
-    )
-    ports = _make_ports()
-    return {name: ports[name] for name in numbers}
-
-
 def apply_links(model: OptimisedModel, values: Mapping[Source, Any]) -> OptimisedModel:
     """A model to train with its linked options replaced by their values.
 
@@ -122,7 +76,7 @@ def apply_links(model: OptimisedModel, values: Mapping[Source, Any]) -> Optimise
 
 def parse_steps(steps: Scalar, location: str, report: Report) -> int:
     """Parse a literal number of steps."""
-    return int(_check_option(_make_port("steps", Annotated[int, Ge(0)], 0), steps.mark, steps.value, location, report))
+    return int(_check_option(make_port("steps", Annotated[int, Ge(0)], 0), steps.mark, steps.value, location, report))
 
 
 def parse_training_options(
@@ -135,13 +89,13 @@ def parse_training_options(
     """Parse precision (auto, fp32, bf16), seed, and the checkpoint's ``every`` and ``check`` (of its key)."""
     precision, seed = training_precision.DEFAULT_PRECISION, 0
     if loop.precision is not None:
-        port = _make_port("precision", training_precision.PrecisionSetting, training_precision.DEFAULT_PRECISION)
+        port = make_port("precision", training_precision.PrecisionSetting, training_precision.DEFAULT_PRECISION)
         precision = _check_option(port, loop.precision.mark, loop.precision.value, f"{loop.path}.precision", report)
     if loop.seed is not None:
-        port = _make_port("seed", Annotated[int, Ge(0)], 0)
+        port = make_port("seed", Annotated[int, Ge(0)], 0)
         seed = _check_option(port, loop.seed.mark, loop.seed.value, f"{loop.path}.seed", report)
     location = f"{loop.path}.checkpoint"
-    ports = {"every": _make_port("every", Annotated[int, Ge(1)], 500), "check": _make_port("check", bool, True)}
+    ports = {"every": make_port("every", Annotated[int, Ge(1)], 500), "check": make_port("check", bool, True)}
     checkpoint_options = {
         name: _check_option(ports[name], mark, to_python(tree), f"{location}.{name}", report)
         for name, (mark, tree) in loop.checkpoint.items()

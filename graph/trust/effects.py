@@ -1,7 +1,7 @@
 """Effects: the files that a workflow reads, writes, or loads code from, as declared by its nodes.
 
 A node reads the file named by a port or setting of type `Path`. ``Written`` in the annotation: the node writes it;
-``RunsCode``: loading it may run code. A training loop writes its checkpoint folder.
+``RunsCode``: loading it may run code. A loop writes its ``folders``.
 """
 
 from __future__ import annotations
@@ -49,9 +49,10 @@ def list_effects(ops: Mapping[str, Op], values: Mapping[str, Any]) -> list[Effec
             continue  # its paths are listed at the node that uses them
         if isinstance(op, Call):
             effects += _list_call_effects(op, by_key, values)
-        elif isinstance(op, Loop) and op.training is not None and op.training.checkpoint is not None:
-            for path, param in _list_paths(op.training.checkpoint, by_key, values):
-                effects.append(Effect("write", path, f"nodes.{op.key}", "loop", "checkpoint", op.mark, param))
+            continue
+        for option, folder in op.folders().items():
+            for path, param in _list_paths(folder, by_key, values):
+                effects.append(Effect("write", path, f"nodes.{op.key}", "loop", option, op.mark, param))
     return list(dict.fromkeys(effects))
 
 

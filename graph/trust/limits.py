@@ -81,8 +81,7 @@ def find_trip_problems(ops: Mapping[str, Op], values: Mapping[str, Any]) -> list
 
 def _count_trips(loop: Loop, values: Mapping[str, Any]) -> int:
     """The total trips of a loop and the loops in it; an unknown count is taken as 1."""
-    steps = loop.training.steps if loop.training else None
-    count = _count_iterations(loop.over if steps is None else steps, values)
+    count = _count_iterations(loop.over if loop.steps is None else loop.steps, values)
     inner = sum(_count_trips(op, values) for op in loop.body.values() if isinstance(op, Loop))
     return count * (1 + inner)
 

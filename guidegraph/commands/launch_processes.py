@@ -14,7 +14,8 @@ from guidegraph.commands.shared.errors import argument_problem
 from guidegraph.commands.shared.printing import print_note
 from guidegraph.commands.shared.signals import CANCELLED
 from guidegraph.graph.errors import GuidegraphError, WorkflowError
-from guidegraph.graph.ir import Graph, Loop, walk
+from guidegraph.graph.ir import Graph, walk
+from guidegraph.graph.training.fit import Fit
 from guidegraph.graph.training.ranks import process_rank
 
 
@@ -46,7 +47,7 @@ class Processes:
 def check_processes(processes: Processes, graph: Graph, device: str) -> None:
     """Raise ``WorkflowError`` if the training cannot be distributed as requested."""
     problems = []
-    if not any(isinstance(op, Loop) and op.training is not None for op in walk(graph.ops)):
+    if not any(isinstance(op, Fit) for op in walk(graph.ops)):
         message = "the workflow has no training loop, and only a training is shared among processes"
         problems.append(argument_problem("no-training", message, "--devices"))
     if processes.nodes > 1 and (processes.rendezvous is None or ":" not in processes.rendezvous):

@@ -12,6 +12,7 @@ from guidegraph.graph.planning.choice_branches import find_branch_conditions
 from guidegraph.graph.planning.passes import PASSES
 from guidegraph.graph.planning.plan import Plan
 from guidegraph.graph.planning.steps import RegionPlan, Step, flatten_region
+from guidegraph.graph.training.fit import Fit
 from guidegraph.graph.trust.effects import Effect
 from guidegraph.graph.trust.policy import drop_dots
 from guidegraph.graph.types import describe_value
@@ -102,11 +103,10 @@ def _loop(loop: Loop, step: Step, items: Items) -> Row:
     row["next"] = {name: _link(source, items) for name, source in loop.next.items()}
     if loop.collect:
         row["collect"] = {name: _link(source, items) for name, source in loop.collect.items()}
-    if loop.training is not None:
+    if isinstance(loop, Fit):
         row["trains"] = {m.model: _link(m.loss, items) for m in loop.training.models}
-        if preview := loop.training.preview:
-            roots = [output.source for output in preview.outputs.values()]
-            steps = _rows(flatten_region(preview.ops, roots, body.passes), items)
+        if preview := loop.preview:
+            steps = _rows(flatten_region(*preview.block, body.passes), items)
             row["preview"] = {"every": _link(preview.every, items), "steps": steps}
     return row
 

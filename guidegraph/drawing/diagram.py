@@ -20,7 +20,6 @@ from guidegraph.graph.ir import (
     Literal,
     Loop,
     Op,
-    OptimisedModel,
     Output,
     Param,
     Source,
@@ -28,6 +27,7 @@ from guidegraph.graph.ir import (
     walk,
 )
 from guidegraph.graph.resolution.loop_types import item_type
+from guidegraph.graph.training.fit import Fit, OptimisedModel
 from guidegraph.graph.types import ANY, PortType, namedtuple_fields
 
 LEFT, RIGHT = "<", ">"
@@ -87,8 +87,7 @@ class _DiagramBuilder:
         for op in self.ops.values():
             yield from op.sources()
             if isinstance(op, Loop):
-                yield from (*op.next.values(), *op.collect.values())
-                yield from (m.loss for m in op.training.models) if op.training else ()
+                yield from op.roots()
         yield from (o.source for o in self.graph.outputs.values())
 
     def build(self) -> Panel:
@@ -150,7 +149,7 @@ class _DiagramBuilder:
             return box
         over = self._make_label(op.over)
         box = Box(local_name(op.key), f"for each {op.item} of {over}", f"loop over {over}")
-        if op.training:
+        if isinstance(op, Fit):
             box.notes = [f"trains {m.model}: {m.optimizer}, lr {_format_rate(m)}" for m in op.training.models]
         for name, kind in op.outputs.items():
             box.outs[name] = Dot(name, kind, used=Output(op.key, name) in self.used)
@@ -173,27 +172,24 @@ class _DiagramBuilder:
         ports: dict[str, tuple[Dot, Source | None]] = {
             "over": (Dot(loop.item, item_type(self._find_type(loop.over))), loop.over)
         }
-        if Index(loop.key) in self._list_inner_sources(loop):
+        inner_sources = dict.fromkeys(loop.block.sources())
+        if Index(loop.key) in inner_sources:
             ports["index"] = (Dot("index", PortType((int,))), None)
         for name, source in loop.carry.items():
             label = f"{name} = {_format_value(source)}" if isinstance(source, Literal) else name
             ports[f"carry.{name}"] = (Dot(label, loop.outputs.get(name) or self._find_type(source)), source)
-        if loop.training and loop.training.steps is not None:
-            steps = loop.training.steps
-            label = f"steps = {_format_value(steps)}" if isinstance(steps, Literal) else "steps"
-            ports["steps"] = (Dot(label, PortType((int,))), steps)
-        if loop.training and isinstance(folder := loop.training.checkpoint, Param):
-            ports["checkpoint"] = (Dot("checkpoint", self._find_type(folder)), folder)
-        for source in self._list_inner_sources(loop):
+        if loop.steps is not None:
+            label = f"steps = {_format_value(loop.steps)}" if isinstance(loop.steps, Literal) else "steps"
+            ports["steps"] = (Dot(label, PortType((int,))), loop.steps)
+        for option, folder in loop.folders().items():
+            if isinstance(folder, Param):
+                ports[option] = (Dot(option, self._find_type(folder)), folder)
+        for source in inner_sources:
             is_own = isinstance(source, (Carry, Item, Index)) and source.loop == loop.key
             if isinstance(source, Literal) or is_own or (isinstance(source, Output) and source.op in loop.body):
                 continue
             ports[self._make_label(source)] = (Dot(self._make_label(source), self._find_type(source)), source)
         return ports
-
-    @staticmethod
-    def _list_inner_sources(loop: Loop) -> dict[Source, None]:
-        return dict.fromkeys(loop.inner_sources())
 
     def _find_input_name(self, source: Source, loop: Loop | None) -> str:
         if loop is not None and isinstance(source, (Carry, Item, Index)) and source.loop == loop.key:
@@ -207,9 +203,8 @@ class _DiagramBuilder:
         for name, kind in loop.outputs.items():
             label = f"all {name}" if name in loop.collect else name
             ports[name] = (Dot(label, kind), sources.get(name))
-        for model in loop.training.models if loop.training else ():
-            label = f"loss of {model.model}"
-            ports[label] = (Dot(label, self._find_type(model.loss)), model.loss)
+        for label, source in loop.extra_results().items():
+            ports[label] = (Dot(label, self._find_type(source)), source)
         return ports
 
     def _list_graph_outputs(self) -> dict[str, tuple[Dot, Source | None]]:

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from guidegraph.graph.errors import GuidegraphError, Problem
-from guidegraph.graph.ir import Graph, Loop, walk
+from guidegraph.graph.ir import Graph, walk
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.resolution.link_rule import can_link
+from guidegraph.graph.training.fit import Fit
 from guidegraph.graph.types import PortType, SequenceOf, Tensor, is_tensor
 from guidegraph.nodes.types import Image, Table
 from guidegraph_runtime.files.atomic_write import atomic_path, write_text
@@ -233,7 +234,7 @@ def _preview_problems(graph: Graph, registry: Registry) -> list[Problem]:
     """A problem for each preview output whose type cannot be written."""
     problems = []
     for op in walk(graph.ops):
-        preview = op.training.preview if isinstance(op, Loop) and op.training else None
+        preview = op.preview if isinstance(op, Fit) else None
         for name, output in preview.outputs.items() if preview else ():
             if not _has_format(output.type):
                 message = f"the preview's output '{name}' is of type {output.type}, for which there is no file format"

@@ -18,9 +18,10 @@ from safetensors.torch import load_file
 
 from guidegraph.graph.errors import Mark
 from guidegraph.graph.execution.loop_context import Previewed
-from guidegraph.graph.ir import Graph, GraphOutput, Literal, Loop, Preview, Training
+from guidegraph.graph.ir import Graph, GraphOutput, Literal
 from guidegraph.graph.node import get_spec, node
 from guidegraph.graph.registry import Registry
+from guidegraph.graph.training.fit import Fit, Preview, Training
 from guidegraph.graph.types import ANY, PortType, Tensor, to_port_type
 from guidegraph.nodes.types import Condition, Denoiser, Image, Latent, Sample
 from guidegraph.runs.outputs import OutputError, OutputWriter, output_problems, to_pixels
@@ -221,8 +222,8 @@ def test_a_preview_is_written_by_loop_name_and_step(tmp_path: Path) -> None:
 def test_a_preview_that_cannot_be_written_is_refused_before_the_run(tmp_path: Path) -> None:
     mark = Mark("w.yaml", 9, 3)
     preview = Preview(Literal(1), {}, {"model": GraphOutput(Literal(None), to_port_type(Denoiser), mark)})
-    training = Training((), None, "fp32", None, 500, preview=preview)
-    loop = Loop("fit", Literal(1), "i", {}, {}, {}, {}, {}, mark, training)
+    training = Training((), None, "fp32", None, 500)
+    loop = Fit("fit", Literal(1), "i", {}, {}, {}, {}, {}, mark, training, preview)
     [problem] = output_problems(Graph(Path("w.yaml"), {}, {"fit": loop}, {}, {}), REGISTRY, None)
     assert problem.path == "nodes.fit.preview"
     assert "the preview's output 'model' is of type Denoiser, for which there is no file format" in problem.message

@@ -12,7 +12,8 @@ from guidegraph import Workflow
 from guidegraph.graph.ir import Loop, Op, Param, Source, walk
 from guidegraph.graph.planning import digest
 from guidegraph.graph.planning.digest import Digests
-from guidegraph.graph.training.fit import resume_key
+from guidegraph.graph.training.checkpoint import resume_key
+from guidegraph.graph.training.fit import Fit
 from guidegraph.graph.training.resume import read_state
 from guidegraph.graph.types import structured_types
 from guidegraph.graph.values.serialise import read_value
@@ -68,7 +69,7 @@ def plan_digests(workflow: Workflow) -> dict[str, Any]:
         plan = workflow.plan(dict.fromkeys(required, "golden.bin"))
         digests["cached"] = _shorten(plan.digests)
         digests["order"] = list(_keys(plan.ops))
-        fits = [op for op in walk(plan.bound) if isinstance(op, Loop) and op.training is not None]
+        fits = [op for op in walk(plan.bound) if isinstance(op, Fit)]
         digests["resume"] = _shorten({op.key: resume_key(plan, op) for op in fits})
     return digests
 

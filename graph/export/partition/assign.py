@@ -13,6 +13,7 @@ from pathlib import Path
 from guidegraph.graph.export.errors import ExportError
 from guidegraph.graph.ir import Call, Carry, Choice, Index, Item, Loop, Op, Output, Param, Source, walk
 from guidegraph.graph.node import Port
+from guidegraph.graph.training.fit import Fit
 from guidegraph_runtime.operations import SHAPES_READ
 
 
@@ -108,10 +109,10 @@ def _find_parameters_to_fix(
         names = reads[op.key]
         if names is None:
             continue
+        if isinstance(op, Fit):
+            reason = f"nodes.{op.key} trains, and a bundle does not"
+            raise ExportError(reason, "export a workflow that loads what it trained", place=str(op.mark))
         if isinstance(op, Loop):
-            if op.training is not None:
-                reason = f"nodes.{op.key} trains, and a bundle does not"
-                raise ExportError(reason, "export a workflow that loads what it trained", place=str(op.mark))
             continue
         if op.key not in at_export if isinstance(op, Choice) else op.key in hosted:
             continue

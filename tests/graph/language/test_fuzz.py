@@ -110,7 +110,7 @@ def check_sources(graph: Graph) -> None:
     """Assert that every source of a graph exists."""
     outputs = {Output(op.key, name) for op in walk(graph.ops) for name in op.outputs}
     for op in walk(graph.ops):
-        sources = [*op.sources(), *(op.inner_sources() if isinstance(op, Loop) else ())]
+        sources = [*op.sources(), *(op.block.sources() if isinstance(op, Loop) else ())]
         assert all(s in outputs for s in sources if isinstance(s, Output))
     assert all(o.source in outputs for o in graph.outputs.values() if isinstance(o.source, Output))
 

@@ -23,6 +23,7 @@ from guidegraph.graph.ir import (
     walk,
 )
 from guidegraph.graph.resolution.load import build
+from guidegraph.graph.training.fit import Fit
 from guidegraph.graph.types import PortType, Tensor, to_port_type
 from tests.graph.toys import REGISTRY, Model, Picture
 from tests.work_counter import count_calls, growth
@@ -52,6 +53,12 @@ def call(graph: Graph, key: str) -> Call:
 def loop(graph: Graph, key: str) -> Loop:
     result = next(op for op in walk(graph.ops) if op.key == key)
     assert isinstance(result, Loop)
+    return result
+
+
+def training_loop(graph: Graph, key: str) -> Fit:
+    result = loop(graph, key)
+    assert isinstance(result, Fit)
     return result
 
 
@@ -534,9 +541,8 @@ outputs: {net: fit.net, loss: fit.loss}
 
 def test_a_training_loop(tmp_path: Path) -> None:
     graph = build_text(tmp_path, TRAIN)
-    fit = loop(graph, "fit")
+    fit = training_loop(graph, "fit")
     training = fit.training
-    assert training is not None
     (net,) = training.models
     assert (net.model, net.loss, net.optimizer) == ("net", Output("fit.body.loss", "out"), "adamw")
     assert (net.lr, net.ema, net.start) == (1e-3, 0.99, 0)
@@ -547,13 +553,10 @@ def test_a_training_loop(tmp_path: Path) -> None:
     assert (training.precision, training.every) == ("bf16", 20)
     assert fit.next == {}
     assert graph.outputs["net"].type == to_port_type(Model)
-    steps = loop(build_text(tmp_path, TRAIN.replace("params.count", "250")), "fit").training
-    assert steps is not None
-    assert isinstance(steps.steps, Literal)
-    assert steps.steps.value == 250
-    left_out = loop(build_text(tmp_path, TRAIN.replace("    steps: params.count\n", "")), "fit").training
-    assert left_out is not None
-    assert left_out.steps is None
+    literal = training_loop(build_text(tmp_path, TRAIN.replace("params.count", "250")), "fit")
+    assert isinstance(literal.steps, Literal)
+    assert literal.steps.value == 250
+    assert training_loop(build_text(tmp_path, TRAIN.replace("    steps: params.count\n", "")), "fit").steps is None
 
 
 @pytest.mark.parametrize("steps", ["-5", "2.5", "many", "[1]", "true"])

@@ -246,8 +246,9 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
 
 
 def test_warm_up_and_decay_follow_the_step(tmp_path: Path) -> None:
-    from guidegraph.graph.ir import Literal, OptimisedModel
-    from guidegraph.graph.training.fit import learning_rate
+    from guidegraph.graph.ir import Literal
+    from guidegraph.graph.training.fit import OptimisedModel
+    from guidegraph.graph.training.trained_model import learning_rate
 
     spec = OptimisedModel("m", Literal(None), "adamw", 1.0, None, 10, {"warmup": 10, "schedule": "cosine"})
     assert learning_rate(spec, 10, 120) == pytest.approx(0.1)

@@ -1,0 +1,97 @@
+"""Resolution of a training loop's options: its models with their losses, number of steps and checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from guidegraph.graph.errors import Mark, suggest
+from guidegraph.graph.ir import Carry, Literal, Source
+from guidegraph.graph.language.syntax import ParsedLoop
+from guidegraph.graph.language.yaml_tree import Scalar, shorten
+from guidegraph.graph.resolution.block_context import BlockContext, BlockResolver
+from guidegraph.graph.resolution.link_rule import can_link
+from guidegraph.graph.resolution.scope import INT, Scope
+from guidegraph.graph.training.fit import OptimisedModel, Training
+from guidegraph.graph.training.option_ports import CHECKPOINT, linkable_options
+from guidegraph.graph.training.options import parse_optimiser_options, parse_steps, parse_training_options
+from guidegraph.graph.types import PortType, Tensor
+
+
+def resolve_training(
+    resolver: BlockResolver, loop: ParsedLoop, scope: Scope, inner: Scope, block: BlockContext
+) -> Training:
+    """Resolve a training loop's options. scope: around the loop; inner: of its body."""
+    models: list[OptimisedModel] = []
+    seen: set[str] = set()
+    for i, entry in enumerate(loop.train):
+        path, name = f"{loop.path}.train.{i}", entry.model.text
+        if name not in loop.carry and "carry" not in loop.unread:
+            message = f"'{name:.60}' is not carried; {suggest(name[:60], loop.carry, 'carries')}"
+            resolver.report(entry.model.mark, "unknown-carry", message, f"{path}.model")
+        if name in seen:
+            resolver.report(
+                entry.model.mark, "given-twice", f"'{name}' is trained twice; keep one entry", f"{path}.model"
+            )
+        seen.add(name)
+        loss_source = resolver.find_source(entry.loss, inner, f"{path}.loss")
+        if loss_source and not can_link(loss_source.type, PortType((Tensor,))):
+            message = f"a loss is a tensor, '{entry.loss.text}' gives {loss_source.type}"
+            resolver.report(entry.loss.mark, "type-mismatch", message, f"{path}.loss")
+        links = {option: value for option, value in entry.options.items() if _is_link(value[2])}
+        for option in links:
+            del entry.options[option]
+        loss: Source = loss_source.source if loss_source else Carry("", name)
+        model = parse_optimiser_options(entry, loss, path, resolver.report)
+        models.append(replace(model, linked=_link_options(resolver, model, links, scope, path)))
+    steps, checkpoint = _resolve_steps(resolver, loop, scope), _resolve_checkpoint(resolver, loop, scope, block)
+    return parse_training_options(loop, tuple(models), steps, checkpoint, resolver.report)
+
+
+def _is_link(value: object) -> bool:
+    return isinstance(value, str) and value.startswith("params.")
+
+
+def _link_options(
+    resolver: BlockResolver, model: OptimisedModel, links: Mapping[str, tuple[Mark, Mark, Any]], scope: Scope, path: str
+) -> dict[str, Source]:
+    """The sources of a trained model's options that are links to parameters."""
+    ports, sources = linkable_options(model.optimizer), {}
+    for option, (key, mark, text) in links.items():
+        option_path = f"{path}.{shorten(option)}"
+        if option not in ports:
+            message = f"'{shorten(option)}' takes no link, found '{text:.60}'; {suggest(option[:60], ports, 'links')}"
+            resolver.report(key, "bad-value", message, option_path)
+            continue
+        tree = Scalar(text, True, mark)
+        typed = resolver.find_source(tree, scope, option_path)
+        connected = resolver.connect_source(typed, ports[option], tree, scope, option_path) if typed else None
+        if connected:
+            sources[option] = connected[0]
+    return sources
+
+
+def _resolve_steps(resolver: BlockResolver, loop: ParsedLoop, scope: Scope) -> Source | None:
+    """The number of steps of a training loop: a literal or a link; None for one pass over its items."""
+    if loop.steps is None:
+        return None
+    path = f"{loop.path}.steps"
+    if not isinstance(loop.steps.value, str) and scope.find_node(loop.steps.text) is None:
+        return Literal(parse_steps(loop.steps, path, resolver.report))
+    typed = resolver.find_source(loop.steps, scope, path)
+    if typed and not can_link(typed.type, INT):
+        message = f"'{loop.steps.text}' gives {typed.type}, 'steps' takes int"
+        resolver.report(loop.steps.mark, "type-mismatch", message, path)
+    return typed.source if typed else None
+
+
+def _resolve_checkpoint(resolver: BlockResolver, loop: ParsedLoop, scope: Scope, block: BlockContext) -> Source | None:
+    """The checkpoint folder of a training loop: a path, or a link to a parameter."""
+    tree = loop.checkpoint["path"][1] if "path" in loop.checkpoint else None
+    path = f"{loop.path}.checkpoint.path"
+    if isinstance(tree, Scalar) and tree.plain and tree.text.startswith("params."):
+        typed = resolver.find_source(tree, scope, path)
+        connected = resolver.connect_source(typed, CHECKPOINT, tree, scope, path) if typed else None
+        return connected[0] if connected else None
+    return resolver.resolve_literal(CHECKPOINT, tree, block.base, scope, path)

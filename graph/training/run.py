@@ -1,0 +1,256 @@
+"""Running a training loop: a loop whose body yields losses, and whose trained carries are live models.
+
+Each iteration runs the body once, computes the gradient of each loss for its own models' parameters, averages it over
+the processes, and steps all optimisers. Models are deep-copied on entry; the result is frozen again (the exponential
+moving average if there is one). A run that was killed resumes from its checkpoint to the same losses. Several processes
+divide the rows of every batch among them.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import chain
+from typing import Any
+
+from guidegraph.graph.device_context import current_device
+from guidegraph.graph.errors import Cancelled, NodeError
+from guidegraph.graph.cancellation import is_interrupt
+from guidegraph.graph.events import TrainingStarted
+from guidegraph.graph.execution.call import PortError, node_error
+from guidegraph.graph.execution.loop import fetch_item, list_items, report_progress, run_phases, set_item, stack
+from guidegraph.graph.execution.loop_context import LoopContext
+from guidegraph.graph.execution.preview import is_due, run_preview
+from guidegraph.graph.execution.to_device import to_device
+from guidegraph.graph.ir import Carry, Source
+from guidegraph.graph.planning.plan import Plan
+from guidegraph.graph.planning.steps import BodyPlan, Step
+from guidegraph.graph.training.checkpoint import Checkpoint, TrainingProgress, resume_key
+from guidegraph.graph.training.process_group import ProcessGroup
+from guidegraph.graph.training.fit import Fit, Training
+from guidegraph.graph.training.options import apply_links
+from guidegraph.graph.training.precision import autocast, computes_bf16, is_faster_in_bf16, resolve_precision
+from guidegraph.graph.training.ranks import take_rank_rows, use_rank
+from guidegraph.graph.training.resume import lock_state
+from guidegraph.graph.training.trained_model import TrainedModel, prepare_model, set_gradients, step_model
+from guidegraph.graph.types import describe_value, is_tensor
+from guidegraph.graph.values.torch_generators import preserve_generators, read_generators
+
+
+def run_training(step: Step, outside: dict[Source, Any], context: LoopContext, plan: Plan) -> dict[str, Any]:
+    """Run a training loop and return its outputs. Raises ``NodeError`` and ``Cancelled``."""
+    import torch
+
+    fit, body_plan = step.op, step.body
+    assert isinstance(fit, Fit)
+    assert body_plan is not None
+    device = current_device()
+    try:
+        with preserve_generators(device), torch.enable_grad():
+            torch.manual_seed(int(fit.training.options.get("seed", 0)))
+            run = _TrainingRun(step, fit, body_plan, outside, context, plan)
+            with lock_state(run.checkpoint.folder if run.processes.is_first else None):
+                return run.run()
+    except (NodeError, Cancelled):
+        raise
+    except BaseException as error:
+        if is_interrupt(error):
+            raise
+        raise node_error(step, error) from error
+
+
+class _TrainingRun:
+    """One run of a training loop on one process."""
+
+    def __init__(
+        self,
+        step: Step,
+        fit: Fit,
+        body_plan: BodyPlan,
+        outside: dict[Source, Any],
+        context: LoopContext,
+        plan: Plan,
+    ):
+        self.step, self.fit, self.body_plan = step, fit, body_plan
+        self.outside, self.context, self.plan = outside, context, plan
+        self.training = training = _apply_all_links(fit.training, outside)
+        self.items = list_items(step, outside[fit.over])
+        self.total = len(self.items) if fit.steps is None else int(outside[fit.steps])
+        context.count_trips(step, self.total)
+        if self.total and not len(self.items):
+            raise PortError("over", "a training loop needs at least one batch; found none")
+        device = self.device = current_device()
+        self.processes = ProcessGroup(device)
+        self.precision = self._choose_precision(training.precision)
+        trained = {spec.model: prepare_model(spec, outside[fit.carry[spec.model]], device) for spec in training.models}
+        carry = {name: outside[source] for name, source in fit.carry.items() if name not in trained}
+        self.progress = TrainingProgress(trained, carry, {name: [] for name in fit.collect})
+        self.checkpoint = Checkpoint(
+            None if training.checkpoint is None else outside[training.checkpoint],
+            resume_key(plan, fit),
+            self.precision,
+            bool(training.options.get("check", True)),
+            self.processes.is_first,
+        )
+
+    def _choose_precision(self, setting: str) -> str:
+        """The precision of all processes. The first one warns if any of them only emulates bf16."""
+        gains = setting == "auto" and not self.processes.any(not is_faster_in_bf16(self.device))
+        emulated = setting == "bf16" and self.processes.any(not computes_bf16(self.device))
+        with warnings.catch_warnings():
+            if not self.processes.is_first:
+                warnings.simplefilter("ignore")
+            return resolve_precision(setting, self.device, emulated=emulated, gains=gains)
+
+    def run(self) -> dict[str, Any]:
+        """Run all steps that are left, and return the loop's outputs."""
+        progress, checkpoint = self.progress, self.checkpoint
+        first_step = done = checkpoint.load(progress, self.device)
+        started = TrainingStarted(f"nodes.{self.fit.key}", self.precision, self.training.precision, first_step)
+        for observer in self.context.observers:
+            observer(started)
+        progress.generators = read_generators(self.device)
+        self.context.iterations.append(first_step)
+        try:
+            for i, item in _iterate_items(self.step, self.items, first_step, self.total):
+                self._check_cancelled()
+                self.context.iterations[-1] = i
+                losses = self._iterate(i, item)
+                # Read here, since the next step may be interrupted after it has drawn numbers.
+                progress.generators = read_generators(self.device)
+                if i == first_step:
+                    checkpoint.check_serialisable(progress)
+                done = i + 1
+                report_progress(self.context, self.fit, done, self.total, losses)
+                if done % self.training.every == 0 and done < self.total:
+                    checkpoint.save(progress, done)
+                self._preview(done)
+        except Cancelled:
+            if done > first_step:
+                checkpoint.save(progress, done)
+            raise
+        if done > first_step:
+            checkpoint.save(progress, done)
+        self.context.iterations.pop()
+        return self._collect_results()
+
+    def _preview(self, done: int) -> None:
+        """Run the preview if it is due, in the first process only, with the moving averages of models that have one."""
+        preview, progress = self.fit.preview, self.progress
+        if preview is None or not self.processes.is_first:
+            return
+        if is_due(int(self.outside[preview.every]), done, self.total):
+            carry = {**progress.carry, **{name: t.result for name, t in progress.models.items()}}
+            run_preview(self.fit, preview, done, carry, self.outside, self.context, self.plan, self.device)
+
+    def _check_cancelled(self) -> None:
+        """Raise ``Cancelled`` in all processes at the same step, so that none waits for the others."""
+        if self.processes.any(self.context.cancel.cancelled):
+            self.context.cancel.cancel()
+            self.context.cancel.check()
+
+    def _iterate(self, i: int, item: Any) -> dict[str, float]:
+        """Run one step, and return its losses by name."""
+        results = self._run_body(i, item)
+        self._check_losses(results, i)
+        groups = self._group_models(i)
+        for loss, group in groups.items():
+            set_gradients(results[loss], group, self.processes)
+        # After all gradients: a step changes weights in place that the gradient of another loss may need.
+        for t in chain.from_iterable(groups.values()):
+            step_model(t, i, self.total)
+        return self._keep_results(results)
+
+    def _run_body(self, i: int, item: Any) -> dict[Source, Any]:
+        models = {name: t.model for name, t in self.progress.models.items()}
+        values: dict[Source, Any] = dict(self.outside)
+        values.update({Carry(self.fit.key, name): value for name, value in (self.progress.carry | models).items()})
+        rank = self.processes.rank
+        set_item(values, self.body_plan.item_sources, self.fit, to_device(take_rank_rows(item, rank), self.device), i)
+        self.processes.broadcast(buffer for model in models.values() for buffer in model.buffers())
+        with autocast(self.precision, self.device), use_rank(rank):
+            return run_phases(self.body_plan.variant({}), values, self.context, self.plan)
+
+    def _check_losses(self, results: Mapping[Source, Any], i: int) -> None:
+        for number, spec in enumerate(self.training.models):
+            loss = results[spec.loss]
+            loss_name = f"the loss of '{spec.model}' (train.{number}.loss)"
+            if not is_tensor(loss) or loss.numel() != 1:
+                raise ValueError(f"{loss_name} must be one number as a tensor; found {describe_value(loss)}")
+            if not loss.detach().isfinite():
+                raise ValueError(f"{loss_name} is {float(loss.detach())} at step {i}")
+
+    def _group_models(self, i: int) -> dict[Source, list[TrainedModel]]:
+        """The models to update at step i, grouped by loss: each loss needs one backward pass."""
+        groups: dict[Source, list[TrainedModel]] = {}
+        for spec in self.training.models:
+            if i >= spec.start:
+                groups.setdefault(spec.loss, []).append(self.progress.models[spec.model])
+        return groups
+
+    def _keep_results(self, results: Mapping[Source, Any]) -> dict[str, float]:
+        """Set the next carries, add to the collected values, and return the losses by name.
+
+        Values are detached. A number is averaged over the processes, as each has seen only its rows.
+        """
+        fit, progress = self.fit, self.progress
+        untrained = {name: source for name, source in fit.next.items() if name not in progress.models}
+        losses = {model.loss: model.model for model in self.training.models}
+        sources = dict.fromkeys([*untrained.values(), *fit.collect.values(), *losses])
+        synchronised = {source: self.processes.mean_of_numbers(_detach(results[source])) for source in sources}
+        for name, source in untrained.items():
+            progress.carry[name] = synchronised[source]
+        for name, source in fit.collect.items():
+            progress.history[name].append(synchronised[source])
+        metric_names = {source: name for name, source in fit.collect.items()}
+        return {
+            metric_names.get(source, f"{model} loss"): float(synchronised[source]) for source, model in losses.items()
+        }
+
+    def _collect_results(self) -> dict[str, Any]:
+        results = dict(self.progress.carry)
+        results |= {name: t.result.eval().requires_grad_(False) for name, t in self.progress.models.items()}
+        history = self.progress.history
+        return results | {name: stack(values, self.fit.outputs[name]) for name, values in history.items()}
+
+
+def _apply_all_links(training: Training, outside: Mapping[Source, Any]) -> Training:
+    """The options with linked ones replaced by their values. Raises ``PortError`` for a value that is not valid."""
+    try:
+        return replace(training, models=tuple(apply_links(spec, outside) for spec in training.models))
+    except ValueError as error:
+        raise PortError("train", str(error)) from None
+
+
+def _detach(value: Any) -> Any:
+    """A value with all of its tensors detached from their graphs."""
+    import torch
+    from torch.utils._pytree import tree_map
+
+    return tree_map(lambda leaf: leaf.detach() if isinstance(leaf, torch.Tensor) else leaf, value)
+
+
+def _iterate_items(step: Step, items: Sequence[Any], begin: int, end: int) -> Iterator[tuple[int, Any]]:
+    """Items ``begin`` to ``end``, cycling through the sequence, without effect on torch's generator.
+
+    A data set with ``prefetch = True`` does not use shared generators: its next item is prepared on a thread. Raises
+    ``NodeError``.
+    """
+    import torch
+
+    if not getattr(items, "prefetch", False):
+        for i in range(begin, end):
+            with torch.random.fork_rng(devices=[]):
+                item = fetch_item(step, items, i % len(items))
+            yield i, item
+        return
+    with ThreadPoolExecutor(1, thread_name_prefix="guidegraph-batch") as pool:
+        next_item = pool.submit(fetch_item, step, items, begin % len(items)) if begin < end else None
+        for i in range(begin, end):
+            assert next_item is not None
+            item = next_item.result()
+            if i + 1 < end:
+                next_item = pool.submit(fetch_item, step, items, (i + 1) % len(items))
+            yield i, item

@@ -1,0 +1,105 @@
+"""A model in training: its optimiser, its gradients, and one step of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from guidegraph.graph.execution.call import PortError
+from guidegraph.graph.training.process_group import ProcessGroup
+from guidegraph.graph.training.fit import OptimisedModel
+from guidegraph.graph.training.live_models import list_trained_parameters, live_copy, update_average
+
+if TYPE_CHECKING:
+    import torch
+
+OPTIMISERS = {"adamw": "AdamW", "adam": "Adam", "sgd": "SGD"}
+
+
+@dataclass
+class TrainedModel:
+    """One live model with its optimiser and, if requested, its moving average."""
+
+    spec: OptimisedModel
+    model: torch.nn.Module
+    parameters: list[torch.nn.Parameter]
+    optimiser: torch.optim.Optimizer
+    average: torch.nn.Module | None
+
+    @property
+    def result(self) -> torch.nn.Module:
+        """The model that the training gives: the moving average if there is one."""
+        return self.model if self.average is None else self.average
+
+
+def prepare_model(spec: OptimisedModel, value: Any, device: torch.device) -> TrainedModel:
+    """A live copy of a model with a new optimiser. Raises ``PortError`` for a value that is no module."""
+    import torch
+
+    if not isinstance(value, torch.nn.Module):
+        raise PortError(spec.model, f"only a torch module can be trained; found {type(value).__name__}")
+    model = live_copy(value, device).train()
+    average = live_copy(value, device).eval().requires_grad_(False) if spec.ema is not None else None
+    parameters = list_trained_parameters(model)
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    keywords = {k: v for k, v in spec.options.items() if k in ("betas", "weight_decay", "eps", "momentum")}
+    if "betas" in keywords:
+        keywords["betas"] = tuple(keywords["betas"])
+    optimiser = getattr(torch.optim, OPTIMISERS[spec.optimizer])(parameters, lr=spec.lr, **keywords)
+    return TrainedModel(spec, model, parameters, optimiser, average)
+
+
+def learning_rate(spec: OptimisedModel, step: int, total: int) -> float:
+    """The learning rate at a step: linear warm-up over ``warmup`` steps, then constant, cosine or linear decay."""
+    steps_trained = step - spec.start
+    warmup = int(spec.options.get("warmup", 0))
+    if steps_trained < warmup:
+        return spec.lr * (steps_trained + 1) / warmup
+    progress_fraction = (steps_trained - warmup) / max(1, total - spec.start - warmup)
+    shape = spec.options.get("schedule", "constant")
+    if shape == "cosine":
+        return spec.lr * 0.5 * (1 + math.cos(math.pi * min(progress_fraction, 1.0)))
+    return spec.lr * (1 - min(progress_fraction, 1.0)) if shape == "linear" else spec.lr
+
+
+def set_gradients(loss: Any, group: Sequence[TrainedModel], processes: ProcessGroup) -> None:
+    """Set the gradients of a loss for its own models' parameters. Raises ``ValueError`` if a model has none."""
+    import torch
+
+    parameters = [p for t in group for p in t.parameters]
+    gradients: Sequence[torch.Tensor | None] = [None] * len(parameters)
+    if loss.requires_grad:
+        gradients = torch.autograd.grad(loss.reshape(()), parameters, retain_graph=True, allow_unused=True)
+    with_gradient = {id(p) for p, g in zip(parameters, gradients, strict=True) if g is not None}
+    for t in group:
+        if not any(id(p) in with_gradient for p in t.parameters):
+            raise ValueError(f"the loss of '{t.spec.model}' does not depend on it: no parameter has a gradient")
+    for parameter, gradient in zip(parameters, processes.mean(gradients), strict=True):
+        parameter.grad = gradient
+
+
+def step_model(t: TrainedModel, i: int, total: int) -> None:
+    """Update a model's parameters and its moving average in step ``i`` of ``total``, from gradients that are set."""
+    import torch
+
+    if clip := t.spec.options.get("clip"):
+        torch.nn.utils.clip_grad_norm_(t.parameters, float(clip))
+    for group in t.optimiser.param_groups:
+        group["lr"] = learning_rate(t.spec, i, total)
+    t.optimiser.step()
+    t.optimiser.zero_grad(set_to_none=True)
+    _step_average(t, i)
+
+
+def _step_average(t: TrainedModel, i: int) -> None:
+    """Update the moving average; with ``ema_warmup`` its decay is lower at first, so that the start is forgotten."""
+    if t.average is None or t.spec.ema is None:
+        return
+    decay = t.spec.ema
+    if t.spec.options.get("ema_warmup"):
+        steps_trained = i - t.spec.start
+        decay = min(decay, (1 + steps_trained) / (10 + steps_trained))
+    update_average(t.average, t.model, decay)
