@@ -1,4 +1,4 @@
-"""Reading of mappings, names and literals from a YAML tree; the base of the workflow parser."""
+"""Reading of mappings, names and literals from a YAML tree."""
 
 from __future__ import annotations
 
@@ -83,3 +83,7 @@ class TreeReader:
             self.report(key.mark, "bad-name", message, path)
             return False
         return True
+
+
+def get_tree(entries: Entries, name: str) -> Tree | None:
+    return entries[name][1] if name in entries else None

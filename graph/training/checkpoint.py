@@ -1,4 +1,4 @@
-"""The checkpoint of a training: what it holds of the models and values, and when it belongs to another training."""
+"""The checkpoint of a training: its key, and saving and loading of the models and values in it."""
 
 from __future__ import annotations
 

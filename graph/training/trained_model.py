@@ -35,7 +35,7 @@ class TrainedModel:
 
 
 def prepare_model(spec: OptimisedModel, value: Any, device: torch.device) -> TrainedModel:
-    """A live copy of a model with a new optimiser. Raises ``PortError`` for a value that is no module."""
+    """A live copy of a model with a new optimiser. Raises ``PortError`` for any other value."""
     import torch
 
     if not isinstance(value, torch.nn.Module):
