@@ -19,6 +19,7 @@ from guidegraph.testing import (
     register_example,
     run_check,
 )
+from guidegraph.testing.checks import device
 from tests.testing import wrong_nodes as wrong
 
 CAUGHT: list[tuple[Callable[..., Any], str, str, str]] = [
@@ -99,6 +100,21 @@ def test_onnxruntime_catches_a_number_fixed_during_tracing() -> None:
     with pytest.raises(Nonconforming, match="differs by") as caught:
         run_check(NodeCase(wrong.bakes), "ONNX export")
     assert "onnxruntime to compute what the node does" in str(caught.value)
+
+
+@pytest.mark.parametrize("has_cuda", [False, True])
+def test_a_node_that_reads_values_needs_a_gpu(monkeypatch: pytest.MonkeyPatch, has_cuda: bool) -> None:
+    calls: list[NodeCase] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_cuda)
+    monkeypatch.setattr(device, "_check_on_cuda", lambda case, arguments: calls.append(case))
+    case = NodeCase(wrong.onnx)
+    if has_cuda:
+        run_check(case, "device independence")
+        assert calls == [case]
+    else:
+        with pytest.raises(Inapplicable, match="needs a GPU: it reads values"):
+            run_check(case, "device independence")
+        assert calls == []
 
 
 def test_a_good_node_conforms_and_skipped_checks_have_reasons() -> None:
