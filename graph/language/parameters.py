@@ -14,7 +14,7 @@ from guidegraph.graph.language.yaml_tree import shorten, to_python
 from guidegraph.graph.literals import convert_literal, is_text_type, to_absolute_path
 from guidegraph.graph.node import REQUIRED, Port
 from guidegraph.graph.registry import Registry
-from guidegraph.graph.training.option_ports import CHECKPOINT
+from guidegraph.graph.training.options import CHECKPOINT
 from guidegraph.graph.types import Tensor, takes_literal, to_port_type
 
 BASIC_TYPES: dict[str, Any] = {

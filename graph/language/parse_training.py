@@ -48,7 +48,7 @@ def _read_preview(reader: TreeReader, loop: ParsedLoop, key: Scalar, tree: Tree)
 
 
 def read_trained_models(reader: TreeReader, tree: Tree | None, path: str) -> list[ParsedTrain] | None:
-    """The entries of ``train``, none if there is no such key; None if one of them is invalid."""
+    """The entries of ``train``: empty if the key is absent, None if an entry is invalid."""
     if tree is None:
         return []
     if not isinstance(tree, YamlSequence) or not tree.items:

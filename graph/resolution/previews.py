@@ -11,7 +11,7 @@ from guidegraph.graph.language.yaml_tree import Scalar
 from guidegraph.graph.resolution.block_context import BlockContext, BlockResolver
 from guidegraph.graph.resolution.scope import Scope
 from guidegraph.graph.training.fit import Preview
-from guidegraph.graph.training.option_ports import PREVIEW_EVERY
+from guidegraph.graph.training.options import PREVIEW_EVERY
 
 
 def resolve_preview(

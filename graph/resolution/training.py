@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any, TypeAlias
+
+from annotated_types import Ge
 
 from guidegraph.graph.errors import Mark, suggest
 from guidegraph.graph.ir import Carry, Literal, Source
-from guidegraph.graph.language.syntax import ParsedLoop
-from guidegraph.graph.language.yaml_tree import Scalar, shorten
+from guidegraph.graph.language.syntax import ParsedLoop, ParsedTrain
+from guidegraph.graph.language.yaml_tree import Scalar, shorten, to_python
+from guidegraph.graph.literals import convert_literal
+from guidegraph.graph.node import Port
 from guidegraph.graph.resolution.block_context import BlockContext, BlockResolver
 from guidegraph.graph.resolution.link_rule import can_link
 from guidegraph.graph.resolution.scope import INT, Scope
+from guidegraph.graph.training import precision as training_precision
 from guidegraph.graph.training.fit import OptimisedModel, Training
-from guidegraph.graph.training.option_ports import CHECKPOINT, linkable_options
-from guidegraph.graph.training.options import parse_optimiser_options, parse_steps, parse_training_options
+from guidegraph.graph.training.options import CHECKPOINT, OWN_OPTIONS, linkable_options, make_port, optimiser_ports
 from guidegraph.graph.types import PortType, Tensor
+
+Report: TypeAlias = Callable[[Mark, str, str, str], None]
 
 
 def resolve_training(
@@ -43,10 +50,10 @@ def resolve_training(
         for option in links:
             del entry.options[option]
         loss: Source = loss_source.source if loss_source else Carry("", name)
-        model = parse_optimiser_options(entry, loss, path, resolver.report)
+        model = _parse_optimiser_options(entry, loss, path, resolver.report)
         models.append(replace(model, linked=_link_options(resolver, model, links, scope, path)))
     steps, checkpoint = _resolve_steps(resolver, loop, scope), _resolve_checkpoint(resolver, loop, scope, block)
-    return parse_training_options(loop, tuple(models), steps, checkpoint, resolver.report)
+    return _parse_training_options(loop, tuple(models), steps, checkpoint, resolver.report)
 
 
 def _is_link(value: object) -> bool:
@@ -78,7 +85,7 @@ def _resolve_steps(resolver: BlockResolver, loop: ParsedLoop, scope: Scope) -> S
         return None
     path = f"{loop.path}.steps"
     if not isinstance(loop.steps.value, str) and scope.find_node(loop.steps.text) is None:
-        return Literal(parse_steps(loop.steps, path, resolver.report))
+        return Literal(_parse_steps(loop.steps, path, resolver.report))
     typed = resolver.find_source(loop.steps, scope, path)
     if typed and not can_link(typed.type, INT):
         message = f"'{loop.steps.text}' gives {typed.type}, 'steps' takes int"
@@ -95,3 +102,71 @@ def _resolve_checkpoint(resolver: BlockResolver, loop: ParsedLoop, scope: Scope,
         connected = resolver.connect_source(typed, CHECKPOINT, tree, scope, path) if typed else None
         return connected[0] if connected else None
     return resolver.resolve_literal(CHECKPOINT, tree, block.base, scope, path)
+
+
+def _check_option(port: Port, mark: Mark, value: Any, location: str, report: Report) -> Any:
+    """The value if it is valid, else the default, with the error reported at ``location``."""
+    try:
+        return convert_literal(port, value, Path())
+    except ValueError as error:
+        report(mark, "bad-value", f"'{port.name}': {error}", location)
+        return port.default
+
+
+def _parse_optimiser_options(entry: ParsedTrain, loss: Source, location: str, report: Report) -> OptimisedModel:
+    """Parse an entry of ``train``: optimizer (adamw, adam, sgd), lr, ema, start, and the optimizer's own options."""
+    ports = optimiser_ports()
+    values: dict[str, Any] = {}
+    for name, (key, mark, value) in entry.options.items():
+        option_location = f"{location}.{shorten(name)}"
+        if name in ports:
+            values[name] = _check_option(ports[name], mark, value, option_location, report)
+        else:
+            allowed_keys = ["model", "loss", *ports]
+            report(
+                key,
+                "unknown-key",
+                f"unknown key '{shorten(name)}'; {suggest(name[:60], allowed_keys, 'keys')}",
+                option_location,
+            )
+    common_options = {name: values.pop(name, ports[name].default) for name in ("optimizer", "lr", "ema", "start")}
+    foreign_options = {name for names in OWN_OPTIONS.values() for name in names} - {
+        *OWN_OPTIONS[common_options["optimizer"]]
+    }
+    allowed_options = [name for name in ports if name not in foreign_options]
+    for name in values:
+        if name not in allowed_options:
+            message = f"'{name}' is no option of {common_options['optimizer']}; options: {', '.join(allowed_options)}"
+            report(entry.options[name][0], "unknown-key", message, f"{location}.{name}")
+    return OptimisedModel(entry.model.text, loss, options=values, **common_options)
+
+
+def _parse_steps(steps: Scalar, location: str, report: Report) -> int:
+    """Parse a literal number of steps."""
+    return int(_check_option(make_port("steps", Annotated[int, Ge(0)], 0), steps.mark, steps.value, location, report))
+
+
+def _parse_training_options(
+    loop: ParsedLoop,
+    models: tuple[OptimisedModel, ...],
+    steps: Source | None,
+    checkpoint: Source | None,
+    report: Report,
+) -> Training:
+    """Parse precision (auto, fp32, bf16), seed, and the checkpoint's ``every`` and ``check`` (of its key)."""
+    precision, seed = training_precision.DEFAULT_PRECISION, 0
+    if loop.precision is not None:
+        port = make_port("precision", training_precision.PrecisionSetting, training_precision.DEFAULT_PRECISION)
+        precision = _check_option(port, loop.precision.mark, loop.precision.value, f"{loop.path}.precision", report)
+    if loop.seed is not None:
+        port = make_port("seed", Annotated[int, Ge(0)], 0)
+        seed = _check_option(port, loop.seed.mark, loop.seed.value, f"{loop.path}.seed", report)
+    location = f"{loop.path}.checkpoint"
+    ports = {"every": make_port("every", Annotated[int, Ge(1)], 500), "check": make_port("check", bool, True)}
+    checkpoint_options = {
+        name: _check_option(ports[name], mark, to_python(tree), f"{location}.{name}", report)
+        for name, (mark, tree) in loop.checkpoint.items()
+        if name in ports
+    }
+    options = {"seed": seed, "check": checkpoint_options.get("check", True)}
+    return Training(models, steps, precision, checkpoint, checkpoint_options.get("every", 500), options)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 
 from guidegraph.graph.ir import Block, GraphOutput, Literal, Loop, Op, Source, map_links
 from guidegraph.graph.node import Port
-from guidegraph.graph.training.option_ports import PREVIEW_EVERY, linkable_options
+from guidegraph.graph.training.options import PREVIEW_EVERY, linkable_options
 
 
 @dataclass(frozen=True)

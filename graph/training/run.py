@@ -30,11 +30,10 @@ from guidegraph.graph.planning.steps import BodyPlan, Step
 from guidegraph.graph.training.checkpoint import Checkpoint, TrainingProgress, resume_key
 from guidegraph.graph.training.process_group import ProcessGroup
 from guidegraph.graph.training.fit import Fit, Training
-from guidegraph.graph.training.options import apply_links
 from guidegraph.graph.training.precision import autocast, computes_bf16, is_faster_in_bf16, resolve_precision
 from guidegraph.graph.training.ranks import take_rank_rows, use_rank
 from guidegraph.graph.training.resume import lock_state
-from guidegraph.graph.training.trained_model import TrainedModel, prepare_model, set_gradients, step_model
+from guidegraph.graph.training.trained_model import TrainedModel, apply_links, prepare_model, set_gradients, step_model
 from guidegraph.graph.types import describe_value, is_tensor
 from guidegraph.graph.values.torch_generators import preserve_generators, read_generators
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from guidegraph.graph.execution.call import PortError
+from guidegraph.graph.ir import Source
+from guidegraph.graph.literals import convert_literal
 from guidegraph.graph.training.process_group import ProcessGroup
 from guidegraph.graph.training.fit import OptimisedModel
 from guidegraph.graph.training.live_models import list_trained_parameters, live_copy, update_average
+from guidegraph.graph.training.options import linkable_options
 
 if TYPE_CHECKING:
     import torch
@@ -32,6 +36,21 @@ class TrainedModel:
     def result(self) -> torch.nn.Module:
         """The model that the training gives: the moving average if there is one."""
         return self.model if self.average is None else self.average
+
+
+def apply_links(model: OptimisedModel, values: Mapping[Source, Any]) -> OptimisedModel:
+    """A model to train with its linked options replaced by their values.
+
+    Raises ``ValueError`` for a value that is not valid for the option.
+    """
+    ports, linked = linkable_options(model.optimizer), {}
+    for name, source in model.linked.items():
+        try:
+            linked[name] = convert_literal(ports[name], values[source], Path())
+        except ValueError as error:
+            raise ValueError(f"'{name}' of '{model.model}': {error}") from None
+    common_options = {name: linked.pop(name) for name in ("lr", "ema", "start") if name in linked}
+    return replace(model, options={**model.options, **linked}, linked={}, **common_options)
 
 
 def prepare_model(spec: OptimisedModel, value: Any, device: torch.device) -> TrainedModel:
