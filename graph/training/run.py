@@ -15,9 +15,9 @@ from dataclasses import replace
 from itertools import chain
 from typing import Any
 
+from guidegraph.graph.cancellation import is_interrupt
 from guidegraph.graph.device_context import current_device
 from guidegraph.graph.errors import Cancelled, NodeError
-from guidegraph.graph.cancellation import is_interrupt
 from guidegraph.graph.events import TrainingStarted
 from guidegraph.graph.execution.call import PortError, node_error
 from guidegraph.graph.execution.loop import fetch_item, list_items, report_progress, run_phases, set_item, stack
@@ -28,9 +28,9 @@ from guidegraph.graph.ir import Carry, Source
 from guidegraph.graph.planning.plan import Plan
 from guidegraph.graph.planning.steps import BodyPlan, Step
 from guidegraph.graph.training.checkpoint import Checkpoint, TrainingProgress, resume_key
-from guidegraph.graph.training.process_group import ProcessGroup
 from guidegraph.graph.training.fit import Fit, Training
 from guidegraph.graph.training.precision import autocast, computes_bf16, is_faster_in_bf16, resolve_precision
+from guidegraph.graph.training.process_group import ProcessGroup
 from guidegraph.graph.training.ranks import take_rank_rows, use_rank
 from guidegraph.graph.training.resume import lock_state
 from guidegraph.graph.training.trained_model import TrainedModel, apply_links, prepare_model, set_gradients, step_model

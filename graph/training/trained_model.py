@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from guidegraph.graph.execution.call import PortError
 from guidegraph.graph.ir import Source
 from guidegraph.graph.literals import convert_literal
-from guidegraph.graph.training.process_group import ProcessGroup
 from guidegraph.graph.training.fit import OptimisedModel
 from guidegraph.graph.training.live_models import list_trained_parameters, live_copy, update_average
 from guidegraph.graph.training.options import linkable_options
+from guidegraph.graph.training.process_group import ProcessGroup
 
 if TYPE_CHECKING:
     import torch
