@@ -31,7 +31,7 @@ from guidegraph.graph.planning.digest import FRESH, is_pure
 from guidegraph.graph.planning.plan import Plan, compile_plan
 from guidegraph.graph.planning.steps import RegionPlan, Step, flatten_region, read_slots
 from guidegraph.graph.resolution.wiring_checks import WiringChecks, order_for_checks
-from guidegraph.graph.training.run import run_training
+from guidegraph.graph.training.run_training import run_training
 from guidegraph.graph.trust.file_checks import restrict_reads
 from guidegraph.graph.trust.limits import DeadlineToken, enforce_limits
 from guidegraph.graph.trust.policy import list_readable_folders

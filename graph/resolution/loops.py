@@ -21,7 +21,7 @@ from guidegraph.graph.resolution.loop_types import (
 )
 from guidegraph.graph.resolution.previews import resolve_preview
 from guidegraph.graph.resolution.scope import ResolvedNode, Scope, TypedSource
-from guidegraph.graph.resolution.training import resolve_training
+from guidegraph.graph.resolution.training_options import resolve_training
 from guidegraph.graph.training.fit import Fit
 from guidegraph.graph.types import ANY, PortType
 

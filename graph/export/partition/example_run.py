@@ -28,7 +28,7 @@ from guidegraph.graph.planning.make_choices import make_choices
 from guidegraph.graph.planning.passes import follow_aliases, prune
 from guidegraph.graph.planning.plan import Plan
 from guidegraph.graph.planning.steps import flatten_region
-from guidegraph.graph.training.run import run_training
+from guidegraph.graph.training.run_training import run_training
 from guidegraph.graph.types import PortType, Tensor, is_tensor
 from guidegraph_runtime.bundle.manifest import Operation
 

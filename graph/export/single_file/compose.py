@@ -11,10 +11,10 @@ import onnx_ir
 
 from guidegraph.graph.export.errors import ExportError
 from guidegraph.graph.export.onnx.model import OPSET
+from guidegraph.graph.export.single_file.compose_parts import PartComposer
 from guidegraph.graph.export.single_file.graph_builder import GraphBuilder
 from guidegraph.graph.export.single_file.graph_inputs import GraphInputs
 from guidegraph.graph.export.single_file.host_prelude import BUNDLE_REMEDY, HostPrelude
-from guidegraph.graph.export.single_file.parts import PartComposer
 from guidegraph.graph.export.workflow import Exported
 from guidegraph_runtime.bundle.manifest import Operation, Tensor
 from guidegraph_runtime.running.loops import Loop
