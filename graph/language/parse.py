@@ -57,16 +57,9 @@ def _read_workflow(reader: TreeReader, tree: Tree, text: str, path: Path, file: 
         reader.report(top["outputs"][0].mark, "missing-key", message, "outputs")
     elif "outputs" not in top and "outputs" not in meant:
         reader.report(tree.mark, "missing-key", "expected 'outputs', the results by name, such as {image: decode}")
-    return ParsedWorkflow(
-        path,
-        file,
-        text,
-        {name: _read_param(reader, key, value) for name, (key, value) in (params or {}).items()},
-        nodes or {},
-        outputs or {},
-        _read_requires(reader, top),
-        frozenset(unread),
-    )
+    declared = {name: _read_param(reader, key, value) for name, (key, value) in (params or {}).items()}
+    requires = _read_requires(reader, top)
+    return ParsedWorkflow(path, file, text, declared, nodes or {}, outputs or {}, requires, frozenset(unread))
 
 
 def _check_version(reader: TreeReader, top: Entries, mark: Mark) -> None:
