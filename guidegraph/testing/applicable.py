@@ -86,7 +86,7 @@ def _inputs_unchanged(case: NodeCase) -> str | None:
 def _gradients(case: NodeCase) -> str | None:
     if reason := why_untraceable(case.spec):
         return reason
-    no_gradient = {Levels, Schedule, Timesteps}
+    no_gradient = {Levels, Schedule, Scheduler, Timesteps}
     inputs = [port for port in _ports_with_values(case) if not port.setting]
     ports = [p for p in inputs if not no_gradient & set(p.type.alternatives) and "float" in possible_contents(p.type)]
     if not ports:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
-from guidegraph import Image, Prediction, Sample, Schedule, Timesteps, node
+from guidegraph import Image, Prediction, Sample, Schedule, Scheduler, Timesteps, node
 from guidegraph.graph.types import to_port_type
 from guidegraph.testing import CHECKS, NodeCase, applicable_checks, cases_of, conformance_cases, why_inapplicable
 from guidegraph.testing.applicable import possible_contents
@@ -32,6 +33,12 @@ def number(x: Sample, *, name: str) -> str:
     return f"{name} {x.mean()}"
 
 
+@node("applicable.table")
+def table(scheduler: Scheduler) -> Scheduler:
+    """A sampler whose noise levels are halved."""
+    return replace(scheduler, sigma=scheduler.sigma / 2)
+
+
 @pytest.mark.parametrize(
     ("case", "left_out"),
     [
@@ -44,6 +51,7 @@ def number(x: Sample, *, name: str) -> str:
             NodeCase(number),
             {"shapes", "dtypes", "batch invariance", "gradients", "identity", "needs", "ONNX export"},
         ),
+        (NodeCase(table), {"dtypes", "batch invariance", "gradients", "identity", "needs"}),
         (
             NodeCase(wrong_nodes.mixes, detached={"prediction": "a constant"}),
             {"gradients", "identity", "needs"},
