@@ -6,238 +6,96 @@ neither torch nor pydantic, and `guidegraph --help` is instant.
 
 from __future__ import annotations
 
+import re
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from guidegraph.graph.device_context import current_device, current_dtype
-    from guidegraph.graph.errors import Cancelled, NodeError, WorkflowError
-    from guidegraph.graph.events import (
-        Event,
-        LoopProgress,
-        ModelMoved,
-        NodeFailed,
-        NodeFinished,
-        NodeStarted,
-        NodeTotals,
-        OutputReady,
-        PreviewReady,
-        RunFinished,
-        RunStarted,
-        TrainingStarted,
-    )
-    from guidegraph.graph.execution.loop_context import Previewed
-    from guidegraph.graph.export.errors import ExportError
-    from guidegraph.graph.export.onnx.decompositions import register_decomposition
-    from guidegraph.graph.export_recipe import ExportRecipe, Split
-    from guidegraph.graph.node import node
-    from guidegraph.graph.trust.limits import LimitExceeded, Limits
-    from guidegraph.graph.trust.policy import Grants, Policy
-    from guidegraph.graph.types import Beside, RunsCode, Tensor, Written, structured
-    from guidegraph.nodes.guidance.hooks import (
-        AttentionCall,
-        AttentionRule,
-        FeatureRule,
-        HookedDenoiser,
-        OpaqueDenoiser,
-        Rule,
-        Site,
-        SkipRule,
-        select_sites,
-    )
-    from guidegraph.nodes.guidance.step_context import StepContext
-    from guidegraph.nodes.sampling.denoiser import predict
-    from guidegraph.nodes.sampling.levels import levels_at_sigmas, levels_at_timesteps
-    from guidegraph.nodes.shape_checks import has_values
-    from guidegraph.nodes.types import (
-        Autoencoder,
-        Classifier,
-        Condition,
-        Denoiser,
-        FeatureExtractor,
-        Image,
-        ImageEmbedder,
-        Label,
-        LabelEmbedder,
-        Latent,
-        Levels,
-        Mask,
-        Noise,
-        Prediction,
-        PredictionKind,
-        Sample,
-        Scale,
-        Schedule,
-        Scheduler,
-        SchedulerState,
-        Score,
-        Segmenter,
-        SemanticMap,
-        Table,
-        TextEmbedder,
-        Timesteps,
-        per_sample,
-    )
-    from guidegraph.plugins.hookspecs import RunInfo, hookimpl
-    from guidegraph.workflow import Workflow, load_workflow
+if TYPE_CHECKING:  # the one list of public names: __getattr__ and __all__ read it from here
+    from guidegraph.graph.device_context import current_device as current_device
+    from guidegraph.graph.device_context import current_dtype as current_dtype
+    from guidegraph.graph.errors import Cancelled as Cancelled
+    from guidegraph.graph.errors import NodeError as NodeError
+    from guidegraph.graph.errors import WorkflowError as WorkflowError
+    from guidegraph.graph.events import Event as Event
+    from guidegraph.graph.events import LoopProgress as LoopProgress
+    from guidegraph.graph.events import ModelMoved as ModelMoved
+    from guidegraph.graph.events import NodeFailed as NodeFailed
+    from guidegraph.graph.events import NodeFinished as NodeFinished
+    from guidegraph.graph.events import NodeStarted as NodeStarted
+    from guidegraph.graph.events import NodeTotals as NodeTotals
+    from guidegraph.graph.events import OutputReady as OutputReady
+    from guidegraph.graph.events import PreviewReady as PreviewReady
+    from guidegraph.graph.events import RunFinished as RunFinished
+    from guidegraph.graph.events import RunStarted as RunStarted
+    from guidegraph.graph.events import TrainingStarted as TrainingStarted
+    from guidegraph.graph.execution.loop_context import Previewed as Previewed
+    from guidegraph.graph.export.errors import ExportError as ExportError
+    from guidegraph.graph.export.onnx.decompositions import register_decomposition as register_decomposition
+    from guidegraph.graph.export_recipe import ExportRecipe as ExportRecipe
+    from guidegraph.graph.export_recipe import Split as Split
+    from guidegraph.graph.node import node as node
+    from guidegraph.graph.trust.limits import LimitExceeded as LimitExceeded
+    from guidegraph.graph.trust.limits import Limits as Limits
+    from guidegraph.graph.trust.policy import Grants as Grants
+    from guidegraph.graph.trust.policy import Policy as Policy
+    from guidegraph.graph.types import Beside as Beside
+    from guidegraph.graph.types import RunsCode as RunsCode
+    from guidegraph.graph.types import Tensor as Tensor
+    from guidegraph.graph.types import Written as Written
+    from guidegraph.graph.types import structured as structured
+    from guidegraph.nodes.guidance.hooks import AttentionCall as AttentionCall
+    from guidegraph.nodes.guidance.hooks import AttentionRule as AttentionRule
+    from guidegraph.nodes.guidance.hooks import FeatureRule as FeatureRule
+    from guidegraph.nodes.guidance.hooks import HookedDenoiser as HookedDenoiser
+    from guidegraph.nodes.guidance.hooks import OpaqueDenoiser as OpaqueDenoiser
+    from guidegraph.nodes.guidance.hooks import Rule as Rule
+    from guidegraph.nodes.guidance.hooks import Site as Site
+    from guidegraph.nodes.guidance.hooks import SkipRule as SkipRule
+    from guidegraph.nodes.guidance.hooks import select_sites as select_sites
+    from guidegraph.nodes.guidance.step_context import StepContext as StepContext
+    from guidegraph.nodes.sampling.denoiser import predict as predict
+    from guidegraph.nodes.sampling.levels import levels_at_sigmas as levels_at_sigmas
+    from guidegraph.nodes.sampling.levels import levels_at_timesteps as levels_at_timesteps
+    from guidegraph.nodes.shape_checks import has_values as has_values
+    from guidegraph.nodes.types import Autoencoder as Autoencoder
+    from guidegraph.nodes.types import Classifier as Classifier
+    from guidegraph.nodes.types import Condition as Condition
+    from guidegraph.nodes.types import Denoiser as Denoiser
+    from guidegraph.nodes.types import FeatureExtractor as FeatureExtractor
+    from guidegraph.nodes.types import Image as Image
+    from guidegraph.nodes.types import ImageEmbedder as ImageEmbedder
+    from guidegraph.nodes.types import Label as Label
+    from guidegraph.nodes.types import LabelEmbedder as LabelEmbedder
+    from guidegraph.nodes.types import Latent as Latent
+    from guidegraph.nodes.types import Levels as Levels
+    from guidegraph.nodes.types import Mask as Mask
+    from guidegraph.nodes.types import Noise as Noise
+    from guidegraph.nodes.types import Prediction as Prediction
+    from guidegraph.nodes.types import PredictionKind as PredictionKind
+    from guidegraph.nodes.types import Sample as Sample
+    from guidegraph.nodes.types import Scale as Scale
+    from guidegraph.nodes.types import Schedule as Schedule
+    from guidegraph.nodes.types import Scheduler as Scheduler
+    from guidegraph.nodes.types import SchedulerState as SchedulerState
+    from guidegraph.nodes.types import Score as Score
+    from guidegraph.nodes.types import Segmenter as Segmenter
+    from guidegraph.nodes.types import SemanticMap as SemanticMap
+    from guidegraph.nodes.types import Table as Table
+    from guidegraph.nodes.types import TextEmbedder as TextEmbedder
+    from guidegraph.nodes.types import Timesteps as Timesteps
+    from guidegraph.nodes.types import per_sample as per_sample
+    from guidegraph.plugins.hookspecs import RunInfo as RunInfo
+    from guidegraph.plugins.hookspecs import hookimpl as hookimpl
+    from guidegraph.workflow import Workflow as Workflow
+    from guidegraph.workflow import load_workflow as load_workflow
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "AttentionCall",
-    "AttentionRule",
-    "Autoencoder",
-    "Beside",
-    "Cancelled",
-    "Classifier",
-    "Condition",
-    "Denoiser",
-    "Event",
-    "ExportError",
-    "ExportRecipe",
-    "FeatureExtractor",
-    "FeatureRule",
-    "Grants",
-    "HookedDenoiser",
-    "Image",
-    "ImageEmbedder",
-    "Label",
-    "LabelEmbedder",
-    "Latent",
-    "Levels",
-    "LimitExceeded",
-    "Limits",
-    "LoopProgress",
-    "Mask",
-    "ModelMoved",
-    "NodeError",
-    "NodeFailed",
-    "NodeFinished",
-    "NodeStarted",
-    "NodeTotals",
-    "Noise",
-    "OpaqueDenoiser",
-    "OutputReady",
-    "Policy",
-    "Prediction",
-    "PredictionKind",
-    "PreviewReady",
-    "Previewed",
-    "Rule",
-    "RunFinished",
-    "RunInfo",
-    "RunStarted",
-    "RunsCode",
-    "Sample",
-    "Scale",
-    "Schedule",
-    "Scheduler",
-    "SchedulerState",
-    "Score",
-    "Segmenter",
-    "SemanticMap",
-    "Site",
-    "SkipRule",
-    "Split",
-    "StepContext",
-    "Table",
-    "Tensor",
-    "TextEmbedder",
-    "Timesteps",
-    "TrainingStarted",
-    "Workflow",
-    "WorkflowError",
-    "Written",
-    "__version__",
-    "current_device",
-    "current_dtype",
-    "has_values",
-    "hookimpl",
-    "levels_at_sigmas",
-    "levels_at_timesteps",
-    "load_workflow",
-    "node",
-    "per_sample",
-    "predict",
-    "register_decomposition",
-    "select_sites",
-    "structured",
-]
+_IMPORT = re.compile(r"^    from (\S+) import (\w+) as \2$", re.MULTILINE)
+_HOME_OF = {name: module for module, name in _IMPORT.findall(Path(__file__).read_text(encoding="utf-8"))}
 
-_HOMES = {
-    "guidegraph.workflow": ("Workflow", "load_workflow"),
-    "guidegraph.graph.device_context": ("current_device", "current_dtype"),
-    "guidegraph.graph.events": (
-        "Event",
-        "LoopProgress",
-        "ModelMoved",
-        "NodeFailed",
-        "NodeFinished",
-        "NodeStarted",
-        "NodeTotals",
-        "OutputReady",
-        "PreviewReady",
-        "RunFinished",
-        "RunStarted",
-        "TrainingStarted",
-    ),
-    "guidegraph.graph.errors": ("Cancelled", "NodeError", "WorkflowError"),
-    "guidegraph.graph.export.onnx.decompositions": ("register_decomposition",),
-    "guidegraph.graph.export.errors": ("ExportError",),
-    "guidegraph.graph.node": ("node",),
-    "guidegraph.graph.execution.loop_context": ("Previewed",),
-    "guidegraph.graph.export_recipe": ("ExportRecipe", "Split"),
-    "guidegraph.graph.trust.policy": ("Grants", "Policy"),
-    "guidegraph.graph.types": ("Beside", "RunsCode", "Tensor", "Written", "structured"),
-    "guidegraph.graph.trust.limits": ("LimitExceeded", "Limits"),
-    "guidegraph.nodes.sampling.denoiser": ("predict",),
-    "guidegraph.nodes.guidance.hooks": (
-        "AttentionCall",
-        "AttentionRule",
-        "FeatureRule",
-        "HookedDenoiser",
-        "OpaqueDenoiser",
-        "Rule",
-        "Site",
-        "SkipRule",
-        "select_sites",
-    ),
-    "guidegraph.nodes.sampling.levels": ("levels_at_sigmas", "levels_at_timesteps"),
-    "guidegraph.nodes.shape_checks": ("has_values",),
-    "guidegraph.nodes.guidance.step_context": ("StepContext",),
-    "guidegraph.nodes.types": (
-        "Autoencoder",
-        "Classifier",
-        "Condition",
-        "Denoiser",
-        "FeatureExtractor",
-        "Image",
-        "ImageEmbedder",
-        "Label",
-        "LabelEmbedder",
-        "Latent",
-        "Levels",
-        "Mask",
-        "Noise",
-        "Prediction",
-        "PredictionKind",
-        "Sample",
-        "Scale",
-        "Schedule",
-        "Scheduler",
-        "SchedulerState",
-        "Score",
-        "Segmenter",
-        "SemanticMap",
-        "Table",
-        "TextEmbedder",
-        "Timesteps",
-        "per_sample",
-    ),
-    "guidegraph.plugins.hookspecs": ("RunInfo", "hookimpl"),
-}
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+__all__ = [*sorted(_HOME_OF), "__version__"]
 
 # In a source checkout graph/, nodes/, plugins/ and workflows/ are siblings of this folder. Extend the package path so
 # that `guidegraph.graph` resolves there without an install; at the end, so that this folder's own modules win.
@@ -247,10 +105,9 @@ if not (_folder / "graph").is_dir():
 
 
 def __getattr__(name: str) -> object:
-    home = _HOME_OF.get(name)
-    if home is None:
+    if name not in _HOME_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(import_module(home), name)
+    value: object = getattr(import_module(_HOME_OF[name]), name)
     globals()[name] = value
     return value
 

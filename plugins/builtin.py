@@ -4,111 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
+from inspect import isclass
+from pathlib import Path
 from typing import Any
 
+from guidegraph import nodes
 from guidegraph.graph.node import SPEC_ATTRIBUTE
 from guidegraph.graph.types import Tensor
+from guidegraph.nodes import types
+from guidegraph.nodes.guidance.hooks import HookedDenoiser, OpaqueDenoiser
+from guidegraph.nodes.guidance.step_context import StepContext
+from guidegraph.nodes.metrics.frechet import Moments
 from guidegraph.plugins.hookspecs import hookimpl
 
-MODULES = (
-    "checkpoints.checkpoint",
-    "checkpoints.sampling",
-    "conditioning.condition",
-    "conditioning.label",
-    "conditioning.mask",
-    "conditioning.semantic",
-    "conditioning.text",
-    "conditioning.text_pretrained",
-    "conditioning.text_prompt",
-    "data.datasets",
-    "data.folders.folder",
-    "data.latents",
-    "guidance.classifier_predict",
-    "guidance.guidance",
-    "guidance.step_context",
-    "images.autoencoder",
-    "images.image",
-    "images.tiling",
-    "images.vq",
-    "metrics.coding_rate_distortion",
-    "metrics.detector",
-    "metrics.features",
-    "metrics.fidelity",
-    "metrics.frechet",
-    "metrics.kid",
-    "metrics.metrics",
-    "metrics.plot",
-    "metrics.similarity",
-    "metrics.table",
-    "metrics.throughput",
-    "models.model_nodes",
-    "models.onnx.onnx",
-    "sampling.denoiser",
-    "sampling.denoiser_edm",
-    "sampling.levels",
-    "sampling.noise",
-    "sampling.schedule",
-    "sampling.scheduler",
-    "sampling.scheduler_by_name",
-    "sampling.scheduler_distilled",
-    "sampling.scheduler_exponential",
-    "sampling.scheduler_step",
-    "tensor",
-    "training.adversarial",
-    "training.lora",
-    "training.losses",
-    "training.timesteps",
-)
 
-TYPE_MODULES = ("types", "metrics.frechet", "guidance.hooks", "guidance.step_context")
-
-TYPES = (
-    "Autoencoder",
-    "Classifier",
-    "Condition",
-    "ConditionAdapter",
-    "Denoiser",
-    "Discriminator",
-    "FeatureExtractor",
-    "HookedDenoiser",
-    "Image",
-    "ImageEmbedder",
-    "Label",
-    "LabelEmbedder",
-    "Latent",
-    "Levels",
-    "Mask",
-    "Moments",
-    "Noise",
-    "OpaqueDenoiser",
-    "Prediction",
-    "Sample",
-    "Schedule",
-    "Scheduler",
-    "SchedulerState",
-    "Score",
-    "Segmenter",
-    "SemanticEmbedder",
-    "SemanticMap",
-    "StepContext",
-    "Table",
-    "TextEmbedder",
-    "Timesteps",
-)
+def node_modules() -> list[str]:
+    """Names of the modules that define nodes, sorted. Reads their text, as some of the others import torch."""
+    folder = Path(nodes.__path__[0])
+    files = (path for path in folder.rglob("*.py") if b"\n@node(" in path.read_bytes())
+    return sorted(".".join((nodes.__name__, *path.relative_to(folder).with_suffix("").parts)) for path in files)
 
 
 @hookimpl
 def guidegraph_nodes() -> list[Callable[..., Any]]:
-    functions: list[Callable[..., Any]] = []
-    for name in MODULES:
-        full = f"guidegraph.nodes.{name}"
-        module = import_module(full)
-        functions += [f for f in vars(module).values() if hasattr(f, SPEC_ATTRIBUTE) and f.__module__ == full]
-    return functions
+    modules = [import_module(name) for name in node_modules()]
+    return [f for m in modules for f in vars(m).values() if hasattr(f, SPEC_ATTRIBUTE) and f.__module__ == m.__name__]
 
 
 @hookimpl
 def guidegraph_types() -> list[type]:
-    modules = (import_module(f"guidegraph.nodes.{name}") for name in TYPE_MODULES)
-    classes = {name: value for module in modules for name, value in vars(module).items()}
-    return [Tensor, *(classes[name] for name in TYPES)]
+    classes = [value for value in vars(types).values() if isclass(value) and value.__module__ == types.__name__]
+    classes += [types.Table, HookedDenoiser, Moments, OpaqueDenoiser, StepContext]
+    return [Tensor, *sorted(classes, key=lambda kind: kind.__name__)]

@@ -5,56 +5,37 @@ Names are resolved on first use (PEP 562), so that ``import guidegraph_runtime``
 
 from __future__ import annotations
 
+import re
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from guidegraph_runtime.errors import BundleError
-    from guidegraph_runtime.limits import LimitExceeded, Limits, enforce_limits, limited
-    from guidegraph_runtime.outputs import pixels
-    from guidegraph_runtime.pictures.png import write_png
-    from guidegraph_runtime.running.bundle import Bundle
-    from guidegraph_runtime.running.single_file import inputs_of, inputs_with, read_description
-    from guidegraph_runtime.sessions.sessions import SessionSettings
+if TYPE_CHECKING:  # the one list of public names: __getattr__ and __all__ read it from here
+    from guidegraph_runtime.errors import BundleError as BundleError
+    from guidegraph_runtime.limits import LimitExceeded as LimitExceeded
+    from guidegraph_runtime.limits import Limits as Limits
+    from guidegraph_runtime.limits import enforce_limits as enforce_limits
+    from guidegraph_runtime.limits import limited as limited
+    from guidegraph_runtime.outputs import pixels as pixels
+    from guidegraph_runtime.pictures.png import write_png as write_png
+    from guidegraph_runtime.running.bundle import Bundle as Bundle
+    from guidegraph_runtime.running.single_file import inputs_of as inputs_of
+    from guidegraph_runtime.running.single_file import inputs_with as inputs_with
+    from guidegraph_runtime.running.single_file import read_description as read_description
+    from guidegraph_runtime.sessions.sessions import SessionSettings as SessionSettings
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "Bundle",
-    "BundleError",
-    "LimitExceeded",
-    "Limits",
-    "SessionSettings",
-    "__version__",
-    "enforce_limits",
-    "inputs_of",
-    "inputs_with",
-    "limited",
-    "pixels",
-    "read_description",
-    "write_png",
-]
+_IMPORT = re.compile(r"^    from (\S+) import (\w+) as \2$", re.MULTILINE)
+_HOME_OF = {name: module for module, name in _IMPORT.findall(Path(__file__).read_text(encoding="utf-8"))}
 
-_MODULES = {
-    "Bundle": "guidegraph_runtime.running.bundle",
-    "BundleError": "guidegraph_runtime.errors",
-    "LimitExceeded": "guidegraph_runtime.limits",
-    "Limits": "guidegraph_runtime.limits",
-    "SessionSettings": "guidegraph_runtime.sessions.sessions",
-    "enforce_limits": "guidegraph_runtime.limits",
-    "inputs_of": "guidegraph_runtime.running.single_file",
-    "inputs_with": "guidegraph_runtime.running.single_file",
-    "limited": "guidegraph_runtime.limits",
-    "pixels": "guidegraph_runtime.outputs",
-    "read_description": "guidegraph_runtime.running.single_file",
-    "write_png": "guidegraph_runtime.pictures.png",
-}
+__all__ = [*sorted(_HOME_OF), "__version__"]
 
 
 def __getattr__(name: str) -> object:
-    if name not in _MODULES:
+    if name not in _HOME_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(import_module(_MODULES[name]), name)
+    value: object = getattr(import_module(_HOME_OF[name]), name)
     globals()[name] = value
     return value
 

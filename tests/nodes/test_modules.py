@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
+
+from guidegraph import nodes
 from guidegraph.graph.node import SPEC_ATTRIBUTE
 from guidegraph.plugins import builtin
 
@@ -26,5 +30,12 @@ def test_the_path_of_a_module_contains_the_namespace_of_its_nodes() -> None:
     assert others == BY_SUBJECT
 
 
-def test_the_modules_are_listed_in_order() -> None:
-    assert list(builtin.MODULES) == sorted(set(builtin.MODULES))
+def test_every_node_in_the_package_is_registered() -> None:
+    names = [module.name for module in pkgutil.walk_packages(nodes.__path__, f"{nodes.__name__}.")]
+    members = [member for name in names for member in vars(importlib.import_module(name)).values()]
+    assert {m for m in members if callable(m) and hasattr(m, SPEC_ATTRIBUTE)} == set(builtin.guidegraph_nodes())
+
+
+def test_nodes_are_registered_in_the_order_of_their_modules() -> None:
+    modules = [function.__module__ for function in builtin.guidegraph_nodes()]
+    assert modules == sorted(modules)

@@ -16,11 +16,9 @@ import typer
 from guidegraph.graph.events import RunFinished
 from guidegraph.graph.planning.digest import Digests
 from guidegraph.graph.resolution.load import build
-from guidegraph.plugins import builtin
 from guidegraph.plugins.contribution import HOOKS
 from guidegraph.plugins.hookspecs import RunInfo
 from guidegraph.plugins.manager import PluginManager, PluginStatus, default_registry
-from tests.paths import ROOT
 
 NODE = """
 from guidegraph import hookimpl, node
@@ -323,16 +321,6 @@ def test_loading_plugins_imports_no_torch() -> None:
 
     code = "import sys; from guidegraph.plugins.manager import default_registry as d; d(entry_points=False)"
     subprocess.run([sys.executable, "-c", code + "; sys.exit('torch' in sys.modules)"], check=True, timeout=60)
-
-
-def test_every_module_with_nodes_is_listed() -> None:
-    folder = ROOT / "nodes"
-    actual = {
-        ".".join(path.relative_to(folder).with_suffix("").parts)
-        for path in folder.rglob("*.py")
-        if "\n@node(" in path.read_text(encoding="utf-8")
-    }
-    assert actual == set(builtin.MODULES)
 
 
 def digest_of(tmp_path: Path) -> str:

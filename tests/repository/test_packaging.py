@@ -10,10 +10,12 @@ import sys
 import tarfile
 import zipfile
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 import guidegraph
+import guidegraph_runtime
 from tests.paths import ROOT
 
 FOLDERS = ("graph", "nodes", "plugins", "workflows")
@@ -45,13 +47,14 @@ def test_public_name_resolves(name: str) -> None:
     assert getattr(guidegraph, name) is getattr(guidegraph, name)
 
 
-def test_type_checkers_see_the_names_resolved_at_run_time() -> None:
-    """The imports under TYPE_CHECKING, the table of homes and __all__ say the same."""
-    source = ast.parse((ROOT / "guidegraph" / "__init__.py").read_text())
+@pytest.mark.parametrize("module", [guidegraph, guidegraph_runtime])
+def test_type_checkers_see_the_names_resolved_at_run_time(module: ModuleType) -> None:
+    assert module.__file__
+    source = ast.parse(Path(module.__file__).read_text())
     guarded = next(n for n in source.body if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING")
-    imports = {a.name: n.module for n in guarded.body if isinstance(n, ast.ImportFrom) for a in n.names}
-    assert imports == guidegraph._HOME_OF
-    assert sorted(guidegraph.__all__) == sorted([*imports, "__version__"])
+    imports = {a.asname: n.module for n in guarded.body if isinstance(n, ast.ImportFrom) for a in n.names}
+    assert imports == module._HOME_OF
+    assert sorted(module.__all__) == sorted([*imports, "__version__"])
 
 
 def test_unknown_name_is_an_attribute_error() -> None:
