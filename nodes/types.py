@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 
 from guidegraph.graph.types import Tensor, is_tensor, structured
+from guidegraph.nodes.noise_level import NoiseLevel
 from guidegraph.nodes.shape_checks import check_compatible
 from guidegraph.nodes.table import Table as Table
 
@@ -133,27 +134,6 @@ class Prediction:
         return replace(self, value=-self.value)
 
 
-def x0_of(prediction: Prediction, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """x̂0 of a prediction at x = αx0 + σε; α and σ broadcast to x. Undefined for ε where α = 0."""
-    if prediction.kind == "eps":
-        return (x - sigma * prediction.value) / alpha
-    return alpha * x - sigma * prediction.value if prediction.kind == "v" else prediction.value
-
-
-def eps_of(prediction: Prediction, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """ε̂ of a prediction at x = αx0 + σε."""
-    if prediction.kind == "x0":
-        return (x - alpha * prediction.value) / sigma
-    return alpha * prediction.value + sigma * x if prediction.kind == "v" else prediction.value
-
-
-def v_of(prediction: Prediction, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """v̂ = αε − σx0 (Salimans & Ho 2022) of a prediction at x = αx0 + σε."""
-    if prediction.kind == "eps":
-        return (prediction.value - sigma * x) / alpha
-    return (alpha * x - prediction.value) / sigma if prediction.kind == "x0" else prediction.value
-
-
 @structured
 @dataclass(frozen=True, eq=False)
 class Schedule:
@@ -161,8 +141,8 @@ class Schedule:
 
     ``alphas_bar``: ᾱ (T), float64, decreasing, in [0, 1). ``trained_from``, ``trained_to``: the first and last
     timestep that the model was trained on. Samplers stay within them by default; without them, they use all timesteps
-    that have signal left (guidegraph_runtime.tables.noise_levels). All conversions between ε, x0, v and score are here.
-    Methods take t (1) or (B) and x (B, …). They compute in float64 if x is float64, otherwise in float32.
+    that have signal left (guidegraph_runtime.tables.noise_levels). The methods convert between ε, x0, v and
+    score (`NoiseLevel`), take t (1) or (B) and x (B, …), and compute in float64 if x is float64, otherwise in float32.
     """
 
     leaf_axes: ClassVar = {"alphas_bar": ("T",)}
@@ -202,25 +182,23 @@ class Schedule:
 
     def to_x0(self, prediction: Prediction, x: Tensor, t: Tensor) -> Tensor:
         """x̂0 (B, …)."""
-        return x0_of(prediction, x, *self.along(x, t))
+        return self._at(x, t).x0(prediction)
 
     def to_eps(self, prediction: Prediction, x: Tensor, t: Tensor) -> Tensor:
         """ε̂ (B, …)."""
-        return eps_of(prediction, x, *self.along(x, t))
+        return self._at(x, t).eps(prediction)
 
     def to_v(self, prediction: Prediction, x: Tensor, t: Tensor) -> Tensor:
         """v̂ (B, …)."""
-        return v_of(prediction, x, *self.along(x, t))
+        return self._at(x, t).v(prediction)
 
     def score(self, prediction: Prediction, x: Tensor, t: Tensor) -> Tensor:
         """∇ₓ log p(x_t) = −ε̂/σ (B, …)."""
-        alpha, sigma = self.along(x, t)
-        return -eps_of(prediction, x, alpha, sigma) / sigma
+        return self._at(x, t).score(prediction)
 
     def convert(self, prediction: Prediction, kind: PredictionKind, x: Tensor, t: Tensor) -> Prediction:
         """The prediction converted to another kind; the learned variance is kept."""
-        to = {"eps": self.to_eps, "x0": self.to_x0, "v": self.to_v}[kind]
-        return prediction if kind == prediction.kind else replace(prediction, value=to(prediction, x, t), kind=kind)
+        return prediction if kind == prediction.kind else self._at(x, t).convert(prediction, kind)
 
     def add_noise(self, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         """x_t = α_t x0 + σ_t ε (B, …)."""
@@ -235,6 +213,9 @@ class Schedule:
         dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
         axes = (-1, *(1,) * (x.ndim - 1))
         return alpha.to(dtype).reshape(axes), sigma.to(dtype).reshape(axes)
+
+    def _at(self, x: Tensor, t: Tensor) -> NoiseLevel:
+        return NoiseLevel(x, *self.along(x, t))
 
 
 @structured

@@ -7,18 +7,9 @@ from typing import ClassVar
 
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor, structured
+from guidegraph.nodes.noise_level import NoiseLevel
 from guidegraph.nodes.shape_checks import check_compatible, expand_to_batch
-from guidegraph.nodes.types import (
-    Prediction,
-    PredictionKind,
-    Sample,
-    Scheduler,
-    SchedulerState,
-    Timesteps,
-    eps_of,
-    v_of,
-    x0_of,
-)
+from guidegraph.nodes.types import Prediction, PredictionKind, Sample, Scheduler, SchedulerState, Timesteps
 
 
 @structured(formerly=["guidegraph.nodes.step_context.StepContext"])
@@ -46,38 +37,33 @@ class StepContext:
 
     def x0(self, prediction: Prediction) -> Tensor:
         """x̂0 (B, C, H, W) of a prediction at this step. Undefined for ε where α = 0."""
-        return x0_of(self._prepare(prediction), self._x, *self._levels)
+        return self._level.x0(self._prepare(prediction))
 
     def eps(self, prediction: Prediction) -> Tensor:
         """ε̂ (B, C, H, W)."""
-        return eps_of(self._prepare(prediction), self._x, *self._levels)
+        return self._level.eps(self._prepare(prediction))
 
     def v(self, prediction: Prediction) -> Tensor:
         """v̂ = αε − σx0 (B, C, H, W)."""
-        return v_of(self._prepare(prediction), self._x, *self._levels)
+        return self._level.v(self._prepare(prediction))
 
     def score(self, prediction: Prediction) -> Tensor:
         """∇ₓ log p(x_t) = −ε̂/σ (B, C, H, W). Undefined where σ = 0."""
-        return -self.eps(prediction) / self._levels[1]
+        return self._level.score(self._prepare(prediction))
 
     def convert(self, prediction: Prediction, kind: PredictionKind) -> Prediction:
         """The prediction converted to another kind; the learned variance is kept.
 
         ``convert(Prediction(x0, "x0"), "v")`` converts a changed x̂0 back. Raises ``ValueError`` for an unknown kind.
         """
-        if kind not in ("eps", "x0", "v"):
-            raise ValueError(f"a prediction is of kind 'eps', 'x0' or 'v'; found {kind!r}: `score` gives the score")
-        to = {"eps": self.eps, "x0": self.x0, "v": self.v}[kind]
-        return prediction if kind == prediction.kind else replace(prediction, value=to(prediction), kind=kind)
+        if kind == prediction.kind:
+            return prediction
+        return self._level.convert(self._prepare(prediction), kind)
 
     @property
-    def _levels(self) -> tuple[Tensor, Tensor]:
+    def _level(self) -> NoiseLevel:
         axes = (-1, *(1,) * (self.x.ndim - 1))
-        return self.alpha.reshape(axes), self.sigma.reshape(axes)
-
-    @property
-    def _x(self) -> Tensor:
-        return self.x.to(self.alpha.dtype)
+        return NoiseLevel(self.x.to(self.alpha.dtype), self.alpha.reshape(axes), self.sigma.reshape(axes))
 
     def _prepare(self, prediction: Prediction) -> Prediction:
         check_compatible("the prediction and x", prediction.value, self.x)

@@ -44,64 +44,32 @@ def locate_verified_file(folder: Path, name: object) -> Path:
     return path
 
 
-def build_unet(config: dict[str, Any], folder: Path, part: Mapping[str, Any]) -> nn.Module:
-    return UNetDenoiser(UNet(UNetConfig(**config)))
-
-
-def build_autoencoder(config: dict[str, Any], folder: Path, part: Mapping[str, Any]) -> nn.Module:
-    return KLAutoencoder(AutoencoderConfig(**config))
-
-
-def build_vq_autoencoder(config: dict[str, Any], folder: Path, part: Mapping[str, Any]) -> nn.Module:
-    return VQAutoencoder(VQConfig(**config))
-
-
-def build_text(config: dict[str, Any], folder: Path, part: Mapping[str, Any]) -> nn.Module:
-    tokenizer = Tokenizer.from_file(str(locate_verified_file(folder, part.get("tokenizer"))))
-    return TextModel(TextEncoder(TextConfig(**config)), tokenizer)
-
-
-def build_detector(config: dict[str, Any], folder: Path, part: Mapping[str, Any]) -> nn.Module:
-    return Detector(DetectorConfig(**config))
-
-
-def build_classifier(config: dict[str, Any], folder: Path, part: Mapping[str, Any]) -> nn.Module:
-    return NoisyClassifier(ClassifierConfig(**config))
-
-
-def build_labels(config: dict[str, Any], folder: Path, part: Mapping[str, Any]) -> nn.Module:
-    return LabelModel(LabelConfig(**config))
-
-
-def build_segmenter(config: dict[str, Any], folder: Path, part: Mapping[str, Any]) -> nn.Module:
-    return SegmentationNet(SegmenterConfig(**config))
-
-
-def build_pixel_space(config: dict[str, Any], folder: Path, part: Mapping[str, Any]) -> nn.Module:
-    return PixelSpace(PixelSpaceConfig(**config))
-
-
-def build_vision(config: dict[str, Any], folder: Path, part: Mapping[str, Any]) -> nn.Module:
-    return ImageModel(VisionConfig(**config))
-
-
-def build_adapter(config: dict[str, Any], folder: Path, part: Mapping[str, Any]) -> nn.Module:
-    return AdapterModel(AdapterConfig(**config))
-
-
-BUILDERS: dict[str, Callable[[dict[str, Any], Path, Mapping[str, Any]], nn.Module]] = {
-    "unet": build_unet,
-    "kl_autoencoder": build_autoencoder,
-    "vq_autoencoder": build_vq_autoencoder,
-    "pixel_space": build_pixel_space,
-    "text_transformer": build_text,
-    "detector": build_detector,
-    "noisy_classifier": build_classifier,
-    "label_embedding": build_labels,
-    "segmenter": build_segmenter,
-    "image_embedding": build_vision,
-    "condition_adapter": build_adapter,
+KINDS: dict[str, tuple[type[nn.Module], type[Any]]] = {
+    "unet": (UNetDenoiser, UNetConfig),
+    "kl_autoencoder": (KLAutoencoder, AutoencoderConfig),
+    "vq_autoencoder": (VQAutoencoder, VQConfig),
+    "pixel_space": (PixelSpace, PixelSpaceConfig),
+    "text_transformer": (TextModel, TextConfig),
+    "detector": (Detector, DetectorConfig),
+    "noisy_classifier": (NoisyClassifier, ClassifierConfig),
+    "label_embedding": (LabelModel, LabelConfig),
+    "segmenter": (SegmentationNet, SegmenterConfig),
+    "image_embedding": (ImageModel, VisionConfig),
+    "condition_adapter": (AdapterModel, AdapterConfig),
 }
+"""The kinds of part that model.json names: the class of its module and that of its config."""
+
+
+def build_part(folder: Path, part: Mapping[str, Any]) -> nn.Module:
+    """The module of a part, with random weights. Its kind is one of `KINDS`."""
+    model, settings = KINDS[part["kind"]]
+    config = settings(**part.get("config", {}))
+    if model is UNetDenoiser:
+        return UNetDenoiser(UNet(config))
+    if model is TextModel:
+        tokenizer = Tokenizer.from_file(str(locate_verified_file(folder, part.get("tokenizer"))))
+        return TextModel(TextEncoder(config), tokenizer)
+    return model(config)
 
 
 def load_part(folder: Path, name: str, *, device: torch.device, dtype: torch.dtype) -> nn.Module:
@@ -110,14 +78,13 @@ def load_part(folder: Path, name: str, *, device: torch.device, dtype: torch.dty
     if name not in parts:
         raise ValueError(f"'{folder}' has no part '{name}'; it has {', '.join(parts)}")
     part = parts[name]
-    builder = BUILDERS.get(str(part.get("kind")))
-    if builder is None:
+    if str(part.get("kind")) not in KINDS:
         raise ValueError(
-            f"{folder / INDEX}: part '{name}' is of unknown kind {part.get('kind')!r}; known are {', '.join(BUILDERS)}"
+            f"{folder / INDEX}: part '{name}' is of unknown kind {part.get('kind')!r}; known are {', '.join(KINDS)}"
         )
     try:
         with torch.random.fork_rng(devices=[]):  # the initial weights are random, and torch's generator is the caller's
-            module = builder(dict(part.get("config", {})), folder, part)
+            module = build_part(folder, part)
         module.load_state_dict(load_file(locate_verified_file(folder, part.get("weights"))))
     except Exception as error:  # from the file, the tokenizer, or a config that fits no network
         raise ValueError(f"part '{name}' of '{folder}' cannot be loaded: {error}") from error
@@ -137,30 +104,17 @@ def describe_part(module: nn.Module) -> tuple[str, dict[str, Any]]:
             "a denoiser with a LoRA to train cannot be saved as a model: save the LoRA by lora.save, or wire the "
             "denoiser of lora.merge"
         )
-    match module:
-        case UNetDenoiser():
-            return "unet", asdict(module.network.config)
-        case KLAutoencoder():
-            return "kl_autoencoder", asdict(module.config)
-        case VQAutoencoder():
-            return "vq_autoencoder", asdict(module.config)
-        case PixelSpace():
-            return "pixel_space", asdict(module.config)
-        case TextModel():
-            return "text_transformer", asdict(module.encoder.config)
-        case Detector():
-            return "detector", asdict(module.config)
-        case NoisyClassifier():
-            return "noisy_classifier", asdict(module.config)
-        case LabelModel():
-            return "label_embedding", asdict(module.config)
-        case SegmentationNet():
-            return "segmenter", asdict(module.config)
-        case ImageModel():
-            return "image_embedding", asdict(module.config)
-        case AdapterModel():
-            return "condition_adapter", asdict(module.config)
-    raise ValueError(f"a {type(module).__name__} cannot be saved as a model part; known are {', '.join(BUILDERS)}")
+    for kind, (model, _) in KINDS.items():
+        if isinstance(module, model):
+            return kind, asdict(_configured(module).config)
+    raise ValueError(f"a {type(module).__name__} cannot be saved as a model part; known are {', '.join(KINDS)}")
+
+
+def _configured(module: nn.Module) -> Any:
+    """The network that has the config of a part: the module itself or the one that it wraps."""
+    if isinstance(module, UNetDenoiser):
+        return module.network
+    return module.encoder if isinstance(module, TextModel) else module
 
 
 def save_parts(

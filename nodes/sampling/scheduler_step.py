@@ -12,6 +12,7 @@ from annotated_types import Gt
 from guidegraph.graph.execution.watched_sizes import is_watching, watch_size
 from guidegraph.graph.node import node
 from guidegraph.nodes import port_shapes
+from guidegraph.nodes.noise_level import NoiseLevel
 from guidegraph.nodes.sampling.clipping import clip_x0
 from guidegraph.nodes.shape_checks import check_compatible
 from guidegraph.nodes.types import (
@@ -23,8 +24,6 @@ from guidegraph.nodes.types import (
     Score,
     Table,
     Timesteps,
-    eps_of,
-    x0_of,
 )
 from guidegraph_runtime.tables.rows import INPUTS
 
@@ -227,14 +226,14 @@ class _Row:
 
     def x0_and_eps(self, prediction: Prediction, renoise: Prediction | None = None) -> tuple[Tensor, Tensor]:
         """x̂0, clipped by the sampler's settings, and ε̂, from `renoise` if it is wired."""
-        prepared = self._prepare(prediction)
-        x0, eps = (f(prepared, self.x, self.alpha, self.sigma) for f in (x0_of, eps_of))
+        prepared, level = self._prepare(prediction), NoiseLevel(self.x, self.alpha, self.sigma)
+        x0, eps = level.x0(prepared), level.eps(prepared)
         table = self.scheduler
         clipped = clip_x0(x0, table.clip, table.threshold, table.threshold_max)
         if clipped is not x0 and table.rederive_eps:
-            eps = (self.x - self.alpha * clipped) / self.sigma
+            eps = level.eps(Prediction(clipped, "x0"))
         if renoise is not None:
-            eps = eps_of(self._prepare(renoise), self.x, self.alpha, self.sigma)
+            eps = level.eps(self._prepare(renoise))
         return clipped, eps
 
     def _prepare(self, prediction: Prediction) -> Prediction:

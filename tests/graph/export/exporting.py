@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from guidegraph import load_workflow
 from guidegraph.graph.export.bundle import write_bundle
 from guidegraph.graph.export.workflow import export_workflow
-from guidegraph.nodes.models.store import build_unet
+from guidegraph.nodes.models.store import build_part
 from guidegraph.runs.outputs import is_image
 from guidegraph_runtime.running.bundle import Bundle
 from guidegraph_runtime.sessions.sessions import SessionSettings
@@ -83,7 +83,7 @@ def small_class_model(folder: Path) -> Path:
     part["config"] |= {"channels": 8, "multipliers": [1], "attention": [], "heads": 1}
     (folder / "model.json").write_text(json.dumps(index), encoding="utf-8")
     torch.manual_seed(0)
-    denoiser = build_unet(part["config"], folder, part)
+    denoiser = build_part(folder, part)
     for parameter in denoiser.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.05)
