@@ -58,6 +58,13 @@ def check_floats(*pictures: Tensor) -> None:
             raise ValueError(f"pictures are floats in [-1, 1]; found {picture.dtype}: read them with image.load")
 
 
+def check_pairs(image: Tensor, reference: Tensor) -> None:
+    """Check that two batches of pictures have one shape, and are floats."""
+    if image.shape != reference.shape:
+        raise ValueError(f"pictures of shapes {tuple(image.shape)} and {tuple(reference.shape)} cannot be compared")
+    check_floats(image, reference)
+
+
 def check_sides(image: Tensor, factor: int, label: str) -> None:
     """Check that the sides of pictures (B, C, H, W) are multiples of `factor`. `label`: who needs it, for the error."""
     if image.shape[2] % factor or image.shape[3] % factor:

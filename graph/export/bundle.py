@@ -24,12 +24,10 @@ from guidegraph_runtime.bundle.manifest import (
     Tensor,
     write_manifest,
 )
-from guidegraph_runtime.bundle.names import MANIFEST
+from guidegraph_runtime.bundle.names import MANIFEST, TABLES
 from guidegraph_runtime.files.atomic_write import write_errors
 from guidegraph_runtime.files.temporary_names import remove_stale, stale_paths, temporary_path
 from guidegraph_runtime.lora.apply import LORA_TABLE
-
-TABLES = "tables.safetensors"
 
 
 def write_bundle(

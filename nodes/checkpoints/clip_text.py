@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from guidegraph.graph.device_context import current_device, current_dtype
+from guidegraph.graph.device_context import current_device
 from guidegraph.nodes.checkpoints.filling import check_fit, fill
 from guidegraph.nodes.conditioning.text_pretrained import import_transformers
 
@@ -56,7 +56,7 @@ def build_clip(
     weights = {
         name if name.startswith("text_projection.") else prefix + name: tensor for name, tensor in plain_weights.items()
     }
-    fill(model, weights, source, current_dtype(), current_device())
+    fill(model, weights, source)
     build_positions(model)
     return model
 

@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from guidegraph.graph.context import current_device, current_dtype
+
 MAX_LISTED = 4
 
 
-def fill(
-    module: nn.Module,
-    tensors: Mapping[str, Tensor],
-    source: str,
-    dtype: torch.dtype | None = None,
-    device: torch.device | str | None = None,
-) -> None:
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def build_filled(make: Callable[[], Module], tensors: Mapping[str, Tensor], source: str) -> Module:
+    """Make a module on the meta device, then `fill` it."""
+    with torch.device("meta"):
+        module = make()
+    fill(module, tensors, source)
+    return module
+
+
+def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
     """Give a module (built on the meta device) the tensors of a file, and freeze it: no gradients, evaluation mode.
 
-    Floating tensors are cast to `dtype` one at a time, so that at most one exists twice; None keeps the file's dtype.
-    A tensor that needs no cast and no move stays memory-mapped. `source` names the file in errors. Raises one
+    Tensors go to the run's device, floating ones in its dtype, one at a time, so that at most one exists twice. A
+    tensor that needs no cast and no move stays memory-mapped. `source` names the file in errors. Raises one
     ``ValueError`` that names all keys that are missing, left over or of another shape, before the module changes.
     """
+    device, dtype = current_device(), current_dtype()
     expected = module.state_dict()
     check_fit(expected, tensors, source)
     converted: dict[str, Tensor] = {}

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from guidegraph.graph.device_context import current_device, current_dtype
 from guidegraph.nodes.checkpoints.filling import check_axes, fill
 from guidegraph.nodes.checkpoints.tensor_names import numbers_in_names
 from guidegraph.nodes.models.released.autoencoder import FirstStageShape, ReleasedFirstStage, ReleasedKL, ReleasedVQ
@@ -68,7 +67,7 @@ def build_first_stage(tensors: Mapping[str, Tensor], source: str, scale: float, 
             module = ReleasedVQ(shape, scale) if shape.codes else ReleasedKL(shape, scale)
     except ValueError as error:
         raise ValueError(f"'{source}' holds no first stage that is known: {error}") from None
-    fill(module, tensors, source, current_dtype(), current_device())
+    fill(module, tensors, source)
     return module
 
 

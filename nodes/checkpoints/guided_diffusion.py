@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from guidegraph.nodes.checkpoints.filling import fill
+from guidegraph.nodes.checkpoints.denoiser import build_denoiser
+from guidegraph.nodes.checkpoints.filling import build_filled
 from guidegraph.nodes.checkpoints.infer_unet import (
     GROUPS,
     Heads,
@@ -24,8 +25,7 @@ from guidegraph.nodes.checkpoints.infer_unet import (
 )
 from guidegraph.nodes.checkpoints.load_options import LoadOptions
 from guidegraph.nodes.models.model_nodes import SCHEDULES
-from guidegraph.nodes.models.released.denoiser import ReleasedDenoiser, ReleasedLabels
-from guidegraph.nodes.models.released.unet import ReleasedClassifier, ReleasedUNet
+from guidegraph.nodes.models.released.unet import ReleasedClassifier
 from guidegraph.nodes.types import Schedule
 
 CLASSIFIER_HEADS = Heads(head_channels=64)  # fixed in the software, for every classifier
@@ -68,37 +68,31 @@ def is_guided_diffusion(tensors: Mapping[str, Tensor]) -> bool:
 
 def load_guided_diffusion(
     tensors: Mapping[str, Tensor],
-    source: str,
+    path: Path,
     options: LoadOptions,
-    *,
-    device: torch.device | str,
-    dtype: torch.dtype,
 ) -> dict[str, Any]:
     """Load the parts of a file, frozen: `denoiser`, `schedule` and, with classes, `label`; or `classifier`.
 
-    Raises ``ValueError`` that names `source` for an unreleased shape if the options do not set its heads and its
-    schedule, and for keys that are missing, left over or of another shape.
+    They are on the run's device and in its dtype. Raises ``ValueError`` that names the file for an unreleased shape if
+    the options do not set its heads and its schedule, and for keys that are missing, left over or of another shape.
     """
+    source = str(path)
     if options.tokenizer is not None:
         raise ValueError(f"'{source}' is a file of guided-diffusion, which takes no text: leave tokenizer out")
     if unused := [name for name in ("scale", "config") if getattr(options, name) is not None]:
         raise ValueError(f"'{source}' is a file of guided-diffusion, without latents: leave {', '.join(unused)} out")
     if any(name.startswith("output_blocks.") for name in tensors):
-        return _load_denoiser(tensors, source, options, device, dtype)
+        return _load_denoiser(tensors, source, options)
     heads = _apply_options(CLASSIFIER_HEADS, options)
     pool_head_channels = CLASSIFIER_HEADS.head_channels or 64
     groups = options.groups or GROUPS
     shape = infer_classifier_shape(tensors, source, heads=heads, pool_head_channels=pool_head_channels, groups=groups)
-    with torch.device("meta"):
-        classifier = ReleasedClassifier(shape)
-    fill(classifier, tensors, source, dtype, device)
+    classifier = build_filled(lambda: ReleasedClassifier(shape), tensors, source)
     sets_schedule = options.noise_schedule != "auto"
     return {"classifier": classifier} | ({"schedule": build_schedule(options.noise_schedule)} if sets_schedule else {})
 
 
-def _load_denoiser(
-    tensors: Mapping[str, Tensor], source: str, options: LoadOptions, device: torch.device | str, dtype: torch.dtype
-) -> dict[str, Any]:
+def _load_denoiser(tensors: Mapping[str, Tensor], source: str, options: LoadOptions) -> dict[str, Any]:
     measured = infer_structure(tensors, source)
     heads, schedule = resolve_heads_and_schedule(measured, source, options)
     rgb = measured.inputs in (RGB, 2 * RGB) and measured.outputs in (RGB, 2 * RGB)
@@ -106,17 +100,7 @@ def _load_denoiser(
     groups = options.groups or GROUPS
     samples = RGB if rgb else measured.inputs
     shape = infer_unet_shape(tensors, source, samples=samples, heads=heads, kind=kind, groups=groups)
-    weights = dict(tensors)
-    parts: dict[str, Any] = {}
-    with torch.device("meta"):
-        network = ReleasedUNet(shape)
-        labels = None if shape.classes is None else ReleasedLabels(shape.classes, shape.embedding)
-    if labels is not None:
-        fill(labels, {"label_emb.weight": weights.pop("label_emb.weight")}, source, dtype, device)
-        parts["label"] = labels
-    fill(network, weights, source, dtype, device)
-    denoiser = ReleasedDenoiser(network).eval()
-    return parts | {"denoiser": denoiser, "schedule": build_schedule(schedule)}
+    return build_denoiser(shape, tensors, source) | {"schedule": build_schedule(schedule)}
 
 
 def resolve_heads_and_schedule(measured: Structure, source: str, options: LoadOptions) -> tuple[Heads, str]:

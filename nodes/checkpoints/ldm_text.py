@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from guidegraph.graph.device_context import current_device, current_dtype
 from guidegraph.nodes.checkpoints.filling import check_fit, fill
 from guidegraph.nodes.conditioning.text_pretrained import import_transformers
 from guidegraph.nodes.models.released.ldm_text import LDMText, LDMTransformer
@@ -48,7 +47,7 @@ def build_ldm_text(tensors: Mapping[str, Tensor], heads: int, tokenizer: Path, s
     """
     transformers = import_transformers("clip")
     model, weights = _build_on_meta(tensors, heads, source)
-    fill(model, weights, source, current_dtype(), current_device())
+    fill(model, weights, source)
     words = tokenizer_from_folder(transformers.BertTokenizerFast, tokenizer, model.token_emb.num_embeddings)
     return LDMText(model, words).eval()
 

@@ -25,13 +25,14 @@ def checkpoint_sampling(*, path: Path) -> Sampling:
     offset 0 and 1 as the last ᾱ.
     Raises an error for a folder without a scheduler, and for a file that is not a checkpoint.
     """
+    from guidegraph.nodes.checkpoints.compvis.config import is_compvis_folder
     from guidegraph.nodes.checkpoints.compvis.single_file import is_compvis
     from guidegraph.nodes.checkpoints.diffusers.config import read_json
+    from guidegraph.nodes.checkpoints.diffusers.folder import is_diffusers
     from guidegraph.nodes.checkpoints.diffusers.schedule import CONFIG, read_sampler_settings
-    from guidegraph.nodes.checkpoints.loading import COMPVIS, identify_folder
     from guidegraph.nodes.checkpoints.read_tensors import read_tensors
 
-    if path.is_dir() and identify_folder(path) is not COMPVIS:
+    if path.is_dir() and (is_diffusers(path) or not is_compvis_folder(path)):
         config_path = path / "scheduler" / CONFIG
         return Sampling(*read_sampler_settings(read_json(config_path), config_path))
     if path.is_dir() or is_compvis(read_tensors(path)):

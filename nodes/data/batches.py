@@ -63,17 +63,23 @@ def to_image(pixels: NDArray[np.uint8]) -> Image:
     return image / 127.5 - 1
 
 
+def one_hot(indices: NDArray[Any], classes: int) -> SemanticMap:
+    """Class indices (B, H, W) to a one-hot map (B, K, H, W), float32."""
+    import torch
+
+    index = torch.from_numpy(indices.astype(np.int64))[:, None]
+    return torch.zeros(index.shape[0], classes, *index.shape[2:]).scatter_(1, index, 1)
+
+
 def scene_batch(seed: int, batch: int, index: int, *, split: Split, single: float, partial: float) -> SceneBatch:
     """The `batch` scenes from scene `index · batch` on of the data set `seed`."""
     import torch
 
     first_scene = index * batch
     scenes = [compose_scene(seed, first_scene + i, split=split, single=single, partial=partial) for i in range(batch)]
-    classes = torch.from_numpy(np.stack([scene.semantic for scene in scenes])).long()[:, None]
-    semantic = torch.zeros(batch, len(CLASSES), *classes.shape[2:]).scatter_(1, classes, 1)
     return SceneBatch(
         image=to_image(np.stack([scene.image for scene in scenes])),
-        semantic=semantic,
+        semantic=one_hot(np.stack([scene.semantic for scene in scenes]), len(CLASSES)),
         label=torch.from_numpy(np.stack([scene.labels for scene in scenes])).float(),
         caption=tuple(scene.caption for scene in scenes),
     )

@@ -28,12 +28,6 @@ def with_article(name: str) -> str:
     return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
-def plain_caption(objects: Sequence[str], sky: str, ground: str) -> str:
-    """The plain caption, such as "a tiger and a palm tree on sand under a night sky"."""
-    subject = " and ".join(with_article(name) for name in objects)
-    return f"{subject} {GROUND_PHRASES[ground][0]} {SKY_PHRASES[sky][0]}"
-
-
 def write_caption(u: NDArray[np.float64], objects: Sequence[str], sky: str, ground: str, partial: float) -> str:
     """A caption with wording chosen by the uniform numbers `u` (at least 8).
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial as bind
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple, TypeAlias
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
 from annotated_types import Ge, Le
 
@@ -134,12 +134,9 @@ def degrade_images(image: Image, index: int = 0, *, seed: Seed = 0) -> Image:
 
     The damage depends on (seed, index) and on the batch's shape, not on the picture.
     """
-    import torch
-
     from guidegraph.nodes.data.degrade import degrade
 
-    generator = torch.Generator().manual_seed(int(raw_bits(seed, 1, index)[0] >> 1))
-    return degrade(image.cpu(), generator).to(image.device)
+    return degrade(image.cpu(), _make_generator(seed, index)).to(image.device)
 
 
 @node("data.soil")
@@ -148,12 +145,15 @@ def soil_images(image: Image, index: int = 0, *, seed: Seed = 0) -> Image:
 
     The damage depends on (seed, index) and on the batch's shape, as for `data.degrade`.
     """
-    import torch
-
     from guidegraph.nodes.data.degrade import soil
 
-    generator = torch.Generator().manual_seed(int(raw_bits(seed, 1, index)[0] >> 1))
-    return soil(image.cpu(), generator).clamp(-1, 1).to(image.device)
+    return soil(image.cpu(), _make_generator(seed, index)).clamp(-1, 1).to(image.device)
+
+
+def _make_generator(seed: int, index: int) -> Any:
+    import torch
+
+    return torch.Generator().manual_seed(int(raw_bits(seed, 1, index)[0] >> 1))
 
 
 @node("data.jitter")

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import operator
 import zlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
+import numpy as np
 from annotated_types import Ge
 
 from guidegraph.graph.device_context import current_device
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
-from guidegraph.nodes.data.batches import SceneBatch
+from guidegraph.nodes.data.batches import Batches, SceneBatch, one_hot
 from guidegraph.nodes.types import Autoencoder, Latent, SemanticMap
 
 if TYPE_CHECKING:
@@ -52,33 +52,21 @@ class PackedBatch(NamedTuple):
     caption: Sequence[str]
 
 
-class LatentBatches(Sequence[LatentBatch]):
-    """`length` batches on a device; batch i is that of `batches`, encoded on first access.
-
-    Batch i does not depend on when or on which thread it is made, so a thread can prefetch the next.
-    """
-
-    prefetch = True
+class LatentBatches(Batches[LatentBatch]):
+    """`length` batches on a device; batch i is that of `batches`, encoded on first access."""
 
     def __init__(
         self, batches: Sequence[SceneBatch], autoencoder: Autoencoder, length: int, device: torch.device
     ) -> None:
-        self.batches, self.autoencoder, self.length, self.device = batches, autoencoder, length, device
+        super().__init__(length, self.batch_at)
+        self.batches, self.autoencoder, self.device = batches, autoencoder, device
         self.cache: dict[int, PackedBatch] = {}
 
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(self.length))]
-        i = operator.index(index)
-        if not -self.length <= i < self.length:
-            raise IndexError(f"batch {i} of {self.length}")
-        i %= self.length
-        if i not in self.cache:
-            self.cache[i] = pack(self.batches[i], self.autoencoder, self.device)
-        return unpack(self.cache[i], self.device)
+    def batch_at(self, index: int) -> LatentBatch:
+        """Batch `index`."""
+        if index not in self.cache:
+            self.cache[index] = pack(self.batches[index], self.autoencoder, self.device)
+        return unpack(self.cache[index], self.device)
 
 
 def pack(batch: SceneBatch, autoencoder: Autoencoder, device: torch.device) -> PackedBatch:
@@ -94,10 +82,7 @@ def pack(batch: SceneBatch, autoencoder: Autoencoder, device: torch.device) -> P
 
 def unpack(packed: PackedBatch, device: torch.device) -> LatentBatch:
     """Unpack a batch onto a device."""
-    import torch
-
-    size, _, height, width = packed.shape
-    raw = bytearray(zlib.decompress(packed.semantic))
-    classes = torch.frombuffer(raw, dtype=torch.uint8).reshape(size, 1, height, width).long()
-    semantic = torch.zeros(packed.shape).scatter_(1, classes, 1)
+    size, classes, *sides = packed.shape
+    indices = np.frombuffer(zlib.decompress(packed.semantic), np.uint8).reshape(size, *sides)
+    semantic = one_hot(indices, classes)
     return LatentBatch(packed.latent.to(device).float(), semantic.to(device), packed.label.to(device), packed.caption)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias, runtime_checkable
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol, Self, TypeAlias, cast, runtime_checkable
 
 from guidegraph.graph.errors import suggest
 from guidegraph.graph.types import Tensor, capability
@@ -106,6 +106,24 @@ class HookedDenoiser(Denoiser, Protocol):
         features or a block's features (B, C, h, w). Raises ``ValueError`` for an unknown site.
         """
         ...
+
+
+class HookedWrapper:
+    """A frozen dataclass around a hooked `denoiser`, whose sites it has."""
+
+    denoiser: Denoiser
+
+    @property
+    def inner(self) -> HookedDenoiser:
+        return cast(HookedDenoiser, self.denoiser)
+
+    def sites(self) -> tuple[Site, ...]:
+        """The sites of the inner denoiser."""
+        return self.inner.sites()
+
+    def with_rules(self, rules: Mapping[Site, Rule]) -> Self:
+        """The same wrapper of the inner denoiser with these rules."""
+        return cast(Self, replace(cast(Any, self), denoiser=self.inner.with_rules(rules)))
 
 
 @runtime_checkable

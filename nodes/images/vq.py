@@ -43,8 +43,7 @@ def new_vq_autoencoder(
         codes=codes,
         decay=decay,
     )
-    model: Autoencoder = build_untrained(lambda: VQAutoencoder(config), seed)
-    return model
+    return build_untrained(lambda: VQAutoencoder(config), seed)
 
 
 class VQLoss(NamedTuple):

@@ -165,12 +165,12 @@ def _distance(mean: Tensor, root: Tensor, other_mean: Tensor, other_root: Tensor
     return max(0.0, float(squares - 2 * cross))
 
 
-def _root_of_rows(centred: Tensor) -> Tensor:
-    """A root of the covariance of centred rows (N, D), with at most D rows."""
+def _root_of_rows(centred: Tensor, count: int | None = None) -> Tensor:
+    """A root of the covariance of centred rows (N, D) of `count` samples, by default N; it has at most D rows."""
     import torch
 
     root = centred if centred.shape[0] <= centred.shape[1] else torch.linalg.qr(centred, mode="r").R
-    return root / math.sqrt(centred.shape[0] - 1)
+    return root / math.sqrt((count or centred.shape[0]) - 1)
 
 
 def _root_of_covariance(covariance: Tensor) -> Tensor:
@@ -192,7 +192,5 @@ def _resample(x: Tensor, y: Tensor, resamples: int, seed: int) -> Iterator[float
             weight = torch.from_numpy(times_drawn[times_drawn > 0]).double()[:, None]
             distinct = f[torch.from_numpy(times_drawn > 0)]
             mean = (weight * distinct).sum(0) / len(f)
-            root = weight.sqrt() * (distinct - mean)
-            reduced = root if root.shape[0] <= root.shape[1] else torch.linalg.qr(root, mode="r").R
-            parts.append((mean, reduced / math.sqrt(len(f) - 1)))
+            parts.append((mean, _root_of_rows(weight.sqrt() * (distinct - mean), len(f))))
         yield _distance(*parts[0], *parts[1])

@@ -36,14 +36,7 @@ def kernel_distance(features: Tensor, reference: Tensor, *, blocks: Annotated[in
     """
     import numpy as np
 
-    x, y = (f.detach().double().cpu().numpy() for f in (features, reference))
-    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
-        raise ValueError(f"expected features (N, D) and (M, D), found shapes {x.shape} and {y.shape}")
-    if min(len(x), len(y)) < 3:
-        raise ValueError(f"the unbiased estimate needs three samples of each set; found {len(x)} and {len(y)}")
-    for name, f in (("features", x), ("reference", y)):
-        if not np.isfinite(f).all():
-            raise ValueError(f"'{name}' has values that are not finite: look at the pictures that they are of")
+    x, y = (f.numpy() for f in prepare_feature_sets(features, reference, least=3))
     full, without_x, without_y = _mmd_with_blocks(x, y, blocks)
     variance = sum(_jackknife(np.array(values)) for values in (without_x, without_y))
     return KernelDistance(1000 * full, 1000 * math.sqrt(variance))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
-from guidegraph.nodes.shape_checks import check_floats, expand_mask
+from guidegraph.nodes.shape_checks import check_pairs, expand_mask
 from guidegraph.nodes.types import Image, Label, Mask, SemanticMap, Table
 
 if TYPE_CHECKING:
@@ -151,9 +151,7 @@ def largest_change(image: Image, reference: Image, mask: Mask | None = None, *, 
 
 
 def _squares(image: Tensor, reference: Tensor) -> Tensor:
-    if image.shape != reference.shape:
-        raise ValueError(f"pictures of shapes {tuple(image.shape)} and {tuple(reference.shape)} cannot be compared")
-    check_floats(image, reference)
+    check_pairs(image, reference)
     return (image.double() - reference.to(image.device).double()).square()
 
 

@@ -10,7 +10,7 @@ from annotated_types import Ge, Gt
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes.metrics.metrics import Mean, mean
-from guidegraph.nodes.shape_checks import check_floats
+from guidegraph.nodes.shape_checks import check_pairs
 from guidegraph.nodes.types import FeatureExtractor, Image
 
 
@@ -25,9 +25,7 @@ def ssim(image: Image, reference: Image, *, sigma: Annotated[float, Gt(0)] = 1.5
     """
     import torch
 
-    if image.shape != reference.shape:
-        raise ValueError(f"pictures of shapes {tuple(image.shape)} and {tuple(reference.shape)} cannot be compared")
-    check_floats(image, reference)
+    check_pairs(image, reference)
     reach = int(3.5 * sigma + 0.5)
     if min(image.shape[2:]) <= reach:
         raise ValueError(f"windows of {2 * reach + 1} pixels need sides above {reach}; found {tuple(image.shape[2:])}")
@@ -54,9 +52,7 @@ def perceptual(
     """
     import torch
 
-    if image.shape != reference.shape:
-        raise ValueError(f"pictures of shapes {tuple(image.shape)} and {tuple(reference.shape)} cannot be compared")
-    check_floats(image, reference)
+    check_pairs(image, reference)
     pairs = zip(image.split(chunk), reference.to(image.device).split(chunk), strict=True)
     with torch.no_grad():
         return mean(torch.cat([map_distances(extractor(a), extractor(b)).mean(0) for a, b in pairs]))

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar
 
 from annotated_types import Ge, MinLen
 
@@ -36,6 +36,8 @@ from guidegraph.nodes.types import (
 
 if TYPE_CHECKING:
     from torch import nn
+
+Network = TypeVar("Network", bound="nn.Module")
 
 SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "linear": schedules.linear,
@@ -223,8 +225,7 @@ def new_autoencoder(
     config = AutoencoderConfig(
         latent_channels=latent_channels, channels=channels, multipliers=multipliers, blocks=blocks, patch=patch
     )
-    model: Autoencoder = build_untrained(lambda: KLAutoencoder(config), seed)
-    return model
+    return build_untrained(lambda: KLAutoencoder(config), seed)
 
 
 @node("model.pixels")
@@ -232,8 +233,7 @@ def new_pixel_space(*, channels: Channels = 3) -> Autoencoder:
     """Pixels as their own latents, f = 1: nothing to train; autoencoder.measure_scale can measure the scale."""
     from guidegraph.nodes.models.own.pixel_space import PixelSpace, PixelSpaceConfig
 
-    space: Autoencoder = PixelSpace(PixelSpaceConfig(channels)).eval()
-    return space
+    return PixelSpace(PixelSpaceConfig(channels)).eval()
 
 
 @node("model.unet")
@@ -276,8 +276,7 @@ def new_unet(
         patch=patch,
         kind=kind,
     )
-    model: Denoiser = build_untrained(lambda: UNetDenoiser(UNet(config)), seed)
-    return model
+    return build_untrained(lambda: UNetDenoiser(UNet(config)), seed)
 
 
 @node("model.text_transformer")
@@ -290,8 +289,7 @@ def new_text_transformer(
 
     tokenizer = build_tokenizer(vocabulary() if words is None else words)
     config = TextConfig(vocabulary=tokenizer.get_vocab_size(), width=width, layers=layers, heads=heads)
-    model: TextEmbedder = build_untrained(lambda: TextModel(TextEncoder(config), tokenizer), seed)
-    return model
+    return build_untrained(lambda: TextModel(TextEncoder(config), tokenizer), seed)
 
 
 @node("model.label_embedder")
@@ -299,8 +297,7 @@ def new_label_embedder(*, seed: int = 0, classes: Channels = 10, width: Channels
     """An untrained embedder of class labels, and of the null class, as a condition's vector."""
     from guidegraph.nodes.models.own.label_embedder import LabelConfig, LabelModel
 
-    model: LabelEmbedder = build_untrained(lambda: LabelModel(LabelConfig(classes=classes, width=width)), seed)
-    return model
+    return build_untrained(lambda: LabelModel(LabelConfig(classes=classes, width=width)), seed)
 
 
 @node("model.classifier")
@@ -321,8 +318,7 @@ def new_classifier(
     from guidegraph.nodes.models.own.classifier import ClassifierConfig, NoisyClassifier
 
     config = ClassifierConfig(classes, size, in_channels, channels, multipliers, blocks, attention, heads, patch)
-    model: Classifier = build_untrained(lambda: NoisyClassifier(config), seed)
-    return model
+    return build_untrained(lambda: NoisyClassifier(config), seed)
 
 
 @node("model.segmenter")
@@ -333,8 +329,7 @@ def new_segmenter(
     from guidegraph.nodes.models.own.segmenter import SegmentationNet, SegmenterConfig
 
     config = SegmenterConfig(classes=classes, channels=channels, multipliers=multipliers)
-    model: Segmenter = build_untrained(lambda: SegmentationNet(config), seed)
-    return model
+    return build_untrained(lambda: SegmentationNet(config), seed)
 
 
 @node("model.image_embedder")
@@ -353,8 +348,7 @@ def new_image_embedder(
     from guidegraph.nodes.models.own.image_embedder import ImageModel, VisionConfig
 
     config = VisionConfig(width=width, tokens=tokens, channels=channels, multipliers=multipliers)
-    model: ImageEmbedder = build_untrained(lambda: ImageModel(config), seed)
-    return model
+    return build_untrained(lambda: ImageModel(config), seed)
 
 
 @node("model.condition_adapter")
@@ -375,8 +369,7 @@ def new_condition_adapter(
     from guidegraph.nodes.models.own.condition_adapter import AdapterModel as Adapter
 
     config = AdapterConfig(tokens=tokens, vector=vector, width=width, layers=layers, heads=heads)
-    model: ConditionAdapter = build_untrained(lambda: Adapter(config), seed)
-    return model
+    return build_untrained(lambda: Adapter(config), seed)
 
 
 @node("model.detector")
@@ -387,7 +380,7 @@ def new_detector(*, seed: int = 0, channels: Channels = 32) -> Any:
     return build_untrained(lambda: Detector(DetectorConfig(channels=channels)), seed)
 
 
-def build_untrained(build: Any, seed: int) -> Any:
+def build_untrained(build: Callable[[], Network], seed: int) -> Network:
     """Build a frozen module, on the run's device; its initial weights depend only on the seed."""
     import torch
 

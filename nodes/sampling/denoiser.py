@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Self, cast
+from dataclasses import dataclass, fields
 
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
-from guidegraph.nodes.guidance.hooks import HookedDenoiser, Rule, Site, select_sites
+from guidegraph.nodes.guidance.hooks import HookedDenoiser, HookedWrapper, Site, select_sites
 from guidegraph.nodes.shape_checks import expand_to_batch
 from guidegraph.nodes.types import Condition, Denoiser, Prediction, Sample, Scale, Table, Timesteps
 
@@ -71,20 +70,8 @@ class GuidedDenoiser:
 
 
 @dataclass(frozen=True)
-class HookedGuidedDenoiser(GuidedDenoiser):
+class HookedGuidedDenoiser(HookedWrapper, GuidedDenoiser):
     """A guided denoiser whose inner denoiser has hooks; rules act in both of its calls."""
-
-    @property
-    def inner(self) -> HookedDenoiser:
-        return cast(HookedDenoiser, self.denoiser)
-
-    def sites(self) -> tuple[Site, ...]:
-        """The sites of the inner denoiser."""
-        return self.inner.sites()
-
-    def with_rules(self, rules: Mapping[Site, Rule]) -> Self:
-        """The same guidance of the inner denoiser with these rules."""
-        return replace(self, denoiser=self.inner.with_rules(rules))
 
     def captured(
         self, x: Tensor, t: Tensor, condition: Condition, sites: Sequence[Site]

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal, Self, TypeAlias, cast
+from typing import Annotated, Literal, TypeAlias
 
 from annotated_types import Gt
 
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
-from guidegraph.nodes.guidance.hooks import HookedDenoiser, Rule, Site
+from guidegraph.nodes.guidance.hooks import HookedDenoiser, HookedWrapper, Site
 from guidegraph.nodes.types import Condition, Denoiser, Prediction, PredictionKind, Schedule
 
 EdmNetwork: TypeAlias = Literal["raw", "preconditioned"]
@@ -69,20 +69,8 @@ class PreconditionedDenoiser:
 
 
 @dataclass(frozen=True)
-class HookedPreconditionedDenoiser(PreconditionedDenoiser):
+class HookedPreconditionedDenoiser(HookedWrapper, PreconditionedDenoiser):
     """A preconditioned denoiser whose network has hooks; its sites are the network's."""
-
-    @property
-    def inner(self) -> HookedDenoiser:
-        return cast(HookedDenoiser, self.denoiser)
-
-    def sites(self) -> tuple[Site, ...]:
-        """The sites of the network."""
-        return self.inner.sites()
-
-    def with_rules(self, rules: Mapping[Site, Rule]) -> Self:
-        """The same preconditioning of the network with these rules."""
-        return replace(self, denoiser=self.inner.with_rules(rules))
 
     def captured(
         self, x: Tensor, t: Tensor, condition: Condition, sites: Sequence[Site]

@@ -26,8 +26,7 @@ def new_discriminator(*, seed: int = 0, channels: Channels = 32, layers: Channel
     from guidegraph.nodes.models.own.discriminator import DiscriminatorConfig, PatchDiscriminator
 
     config = DiscriminatorConfig(channels=channels, layers=layers)
-    model: Discriminator = build_untrained(lambda: PatchDiscriminator(config), seed)
-    return model
+    return build_untrained(lambda: PatchDiscriminator(config), seed)
 
 
 @node("loss.discriminator")

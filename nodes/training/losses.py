@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from annotated_types import Ge
 
@@ -23,9 +23,6 @@ from guidegraph.nodes.types import (
     Timesteps,
 )
 from guidegraph_runtime.noise import gaussian
-
-if TYPE_CHECKING:
-    pass
 
 Weight = Annotated[float, Ge(0)]
 Weighting = Literal["uniform", "min_snr", "truncated"]

@@ -10,10 +10,9 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-from guidegraph_runtime.bundle.manifest_types import Manifest
+from guidegraph_runtime.bundle.manifest_types import Manifest, walk_operations
 from guidegraph_runtime.errors import BundleError, format_value
 from guidegraph_runtime.operations import OPERATIONS
-from guidegraph_runtime.running.plan import walk_operations
 
 
 def takes_file(operation: str, setting: str) -> bool:

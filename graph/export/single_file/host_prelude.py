@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from guidegraph.graph.export.errors import ExportError
-from guidegraph_runtime.bundle.manifest import Operation
+from guidegraph_runtime.bundle.manifest_types import Operation, walk_operations
 from guidegraph_runtime.operations import SHAPES_READ
 from guidegraph_runtime.running.loops import Loop
 
@@ -68,13 +68,6 @@ def _walk_host_operations(
             yield from _walk_host_operations(operation.body or (), (*loops, Loop.of(operation)))
         elif operation.op != "part":
             yield operation, loops
-
-
-def walk_operations(plan: Sequence[Operation]) -> Iterator[Operation]:
-    """All operations of a plan, loops before their bodies."""
-    for operation in plan:
-        yield operation
-        yield from walk_operations(operation.body or ())
 
 
 Dims = tuple[int | str, ...]

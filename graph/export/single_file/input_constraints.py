@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from guidegraph.graph.export.single_file.host_prelude import walk_operations
-from guidegraph_runtime.bundle.manifest import Operation, Tensor
+from guidegraph_runtime.bundle.manifest_types import Operation, Tensor, walk_operations
 from guidegraph_runtime.bundle.names import MULTIPLES
 from guidegraph_runtime.running.loops import Loop
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from guidegraph.graph.export.errors import ExportError
 from guidegraph.graph.export.onnx.model import TracedPart
-from guidegraph.graph.export.single_file.host_prelude import BUNDLE_REMEDY, HostPrelude, NoiseInput, walk_operations
-from guidegraph_runtime.bundle.manifest import Operation
+from guidegraph.graph.export.single_file.host_prelude import BUNDLE_REMEDY, HostPrelude, NoiseInput
+from guidegraph_runtime.bundle.manifest_types import Operation, walk_operations
 from guidegraph_runtime.running.loops import Loop
 from guidegraph_runtime.running.single_file_shapes import Axis, Size
 

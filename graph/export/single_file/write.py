@@ -16,19 +16,20 @@ import onnx_ir
 from guidegraph.graph.export.errors import ExportError
 from guidegraph.graph.export.onnx.model import EMBEDDED_LIMIT, OPSET
 from guidegraph.graph.export.single_file.compose import PIXELS, SingleGraph, compose_graph
-from guidegraph.graph.export.single_file.host_prelude import HostPrelude, plan_prelude, walk_operations
+from guidegraph.graph.export.single_file.host_prelude import HostPrelude, plan_prelude
 from guidegraph.graph.export.single_file.input_constraints import find_input_multiples, find_starting_values
 from guidegraph.graph.export.single_file.input_help import describe_input
 from guidegraph.graph.export.single_file.noise_shapes import NoiseShapes
 from guidegraph.graph.export.workflow import Exported
 from guidegraph_runtime.bundle.manifest import File, Manifest, Output, Requires, Tensor, write_manifest
+from guidegraph_runtime.bundle.manifest_types import walk_operations
+from guidegraph_runtime.bundle.names import TABLES
 from guidegraph_runtime.files.atomic_write import write_errors
 from guidegraph_runtime.files.temporary_names import remove_stale_once, temporary_path
 from guidegraph_runtime.operations import SHAPES_READ
 from guidegraph_runtime.running.single_file import (
     DATA,
     FORMAT,
-    TABLES,
     VERSION,
     Description,
     NoiseRecipe,

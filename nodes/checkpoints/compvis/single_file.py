@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from guidegraph.graph.device_context import current_device, current_dtype
+from guidegraph.graph.device_context import current_device
 from guidegraph.nodes.checkpoints.compvis.config import ModelConfig, find_config
 from guidegraph.nodes.checkpoints.compvis.model_facts import BetaSchedule
 from guidegraph.nodes.checkpoints.compvis.resolve_facts import resolve_facts, resolve_first_stage_scale
@@ -20,14 +20,13 @@ from guidegraph.nodes.checkpoints.compvis.text import (
     load_conditioner,
     load_sdxl_text,
 )
-from guidegraph.nodes.checkpoints.filling import check_axes, fill
+from guidegraph.nodes.checkpoints.denoiser import build_denoiser
+from guidegraph.nodes.checkpoints.filling import check_axes
 from guidegraph.nodes.checkpoints.first_stage import NEEDED, build_first_stage, infer_first_stage_shape
 from guidegraph.nodes.checkpoints.guided_diffusion import build_schedule
 from guidegraph.nodes.checkpoints.infer_unet import GROUPS, infer_structure, infer_unet_shape
 from guidegraph.nodes.checkpoints.load_options import LoadOptions
 from guidegraph.nodes.checkpoints.tensor_names import strip_prefix
-from guidegraph.nodes.models.released.denoiser import ReleasedDenoiser
-from guidegraph.nodes.models.released.unet import ReleasedUNet
 from guidegraph.nodes.sampling import schedule as schedules
 from guidegraph.nodes.types import Schedule
 
@@ -118,10 +117,7 @@ def _load_diffusion_model(
         parts["text"] = load_sdxl_text(by_prefix[SDXL], shape.adm_channels, path, options.tokenizer)
     else:
         parts.update(load_conditioner(by_prefix[COND], path, options.tokenizer, facts))
-    with torch.device("meta"):
-        network = ReleasedUNet(shape)
-    fill(network, weights, str(path), current_dtype(), current_device())
-    parts["denoiser"] = ReleasedDenoiser(network).eval()
+    parts |= build_denoiser(shape, weights, str(path))
     parts["schedule"] = _build_schedule(tensors, path, options, facts.schedule)
     return parts
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from guidegraph.graph.device_context import current_device, current_dtype
 from guidegraph.nodes.checkpoints.clip_text import (
     NO_WEIGHTS,
     build_clip,
@@ -19,7 +19,7 @@ from guidegraph.nodes.checkpoints.clip_text import (
 )
 from guidegraph.nodes.checkpoints.compvis.model_facts import Facts
 from guidegraph.nodes.checkpoints.diffusers.text import load_tokenizer
-from guidegraph.nodes.checkpoints.filling import check_axes, fill
+from guidegraph.nodes.checkpoints.filling import build_filled, check_axes
 from guidegraph.nodes.checkpoints.first_stage import NEEDED
 from guidegraph.nodes.checkpoints.ldm_text import HEADS, build_ldm_text, check_ldm_text
 from guidegraph.nodes.checkpoints.tensor_names import strip_prefix
@@ -76,10 +76,8 @@ def load_conditioner(tensors: Tensors, path: Path, tokenizer: Path | None, facts
         return {}
     if kind == "classes":
         count, width = check_axes(tensors["embedding.weight"], str(path), "embedding.weight", 2).shape
-        with torch.device("meta"):
-            labels = ClassTokens(count, width, facts.null_label == count - 1)
-        fill(labels, tensors, str(path), current_dtype(), current_device())
-        return {"label": labels}
+        null_class = facts.null_label == count - 1
+        return {"label": build_filled(lambda: ClassTokens(count, width, null_class), tensors, str(path))}
     if kind == "rescaler":
         return {"semantic": _build_rescaler(tensors, path, facts)}
     if kind == "ldm":
@@ -124,17 +122,16 @@ def _build_rescaler(tensors: Tensors, path: Path, facts: Facts) -> MapRescaler:
     weight = check_axes(tensors["channel_mapper.weight"], str(path), "channel_mapper.weight", 4)
     rescaler = facts.rescaler
     assert rescaler is not None
-    with torch.device("meta"):
-        module = MapRescaler(
-            weight.shape[1],
-            weight.shape[0],
-            stages=rescaler.stages,
-            factor=rescaler.factor,
-            mode=rescaler.mode,
-            bias="channel_mapper.bias" in tensors,
-        )
-    fill(module, tensors, str(path), current_dtype(), current_device())
-    return module
+    make = partial(
+        MapRescaler,
+        weight.shape[1],
+        weight.shape[0],
+        stages=rescaler.stages,
+        factor=rescaler.factor,
+        mode=rescaler.mode,
+        bias="channel_mapper.bias" in tensors,
+    )
+    return build_filled(make, tensors, str(path))
 
 
 def load_sdxl_text(tensors: Tensors, adm_channels: int | None, path: Path, tokenizer: Path | None) -> Any:

@@ -6,19 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from guidegraph.graph.device_context import current_device, current_dtype
+from guidegraph.nodes.checkpoints.denoiser import build_denoiser
 from guidegraph.nodes.checkpoints.diffusers import first_stage, unet
 from guidegraph.nodes.checkpoints.diffusers.component_weights import read_component
 from guidegraph.nodes.checkpoints.diffusers.config import read_json
 from guidegraph.nodes.checkpoints.diffusers.schedule import CONFIG, read_scheduler
 from guidegraph.nodes.checkpoints.diffusers.text import TEXT_CLASSES, load_text
-from guidegraph.nodes.checkpoints.filling import fill
 from guidegraph.nodes.checkpoints.guided_diffusion import build_schedule
 from guidegraph.nodes.checkpoints.load_options import LoadOptions
-from guidegraph.nodes.models.released.denoiser import ReleasedDenoiser, ReleasedLabels
-from guidegraph.nodes.models.released.unet import ReleasedUNet
 from guidegraph.nodes.types import PredictionKind
 
 INDEX = "model_index.json"
@@ -78,17 +73,7 @@ def load_unet(folder: Path, kind: PredictionKind, ema: bool) -> dict[str, Any]:
     path = folder / "config.json"
     shape = unet.read_unet_shape(read_json(path), path, kind)
     tensors = unet.unet_tensors(read_component(folder, ema), shape)
-    parts: dict[str, Any] = {}
-    with torch.device("meta"):
-        network = ReleasedUNet(shape)
-        labels = None if shape.classes is None else ReleasedLabels(shape.classes, shape.embedding)
-    if labels is not None:
-        label_weights = {name: tensors.pop(name) for name in ("label_emb.weight",) if name in tensors}
-        fill(labels, label_weights, str(folder), current_dtype(), current_device())
-        parts["label"] = labels
-    fill(network, tensors, str(folder), current_dtype(), current_device())
-    parts["denoiser"] = ReleasedDenoiser(network).eval()
-    return parts
+    return build_denoiser(shape, tensors, str(folder))
 
 
 def load_autoencoder(folder: Path) -> Any:

@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from guidegraph.graph.planning.digest import path_digest
-from guidegraph.graph.types import Tensor
-from guidegraph.nodes.data.batches import Batches, to_image
+from guidegraph.nodes.data.batches import Batches, one_hot, to_image
 from guidegraph.nodes.data.folders.files import FolderFiles
 from guidegraph.nodes.data.folders.layout import FolderLayout, FolderRow, LayoutKind, find_layout
 from guidegraph.nodes.data.scenes import MOVES, uniforms
@@ -154,13 +153,5 @@ def build_conditions(
     )
     label: Any = torch.tensor([row.label for row in rows], device=device) if folder.kind == "classes" else absent_field
     caption: Any = tuple(row.caption or "" for row in rows) if folder.kind == "captions" else absent_field
-    semantic = one_hot(np.stack(maps), folder.files.classes, device) if folder.kind == "maps" else absent_field
+    semantic = one_hot(np.stack(maps), folder.files.classes).to(device) if folder.kind == "maps" else absent_field
     return label, caption, semantic
-
-
-def one_hot(indices: NDArray[Any], classes: int, device: torch.device) -> Tensor:
-    """Convert class indices (B, S, S) to a one-hot map (B, K, S, S), float32."""
-    import torch
-
-    classes_at = torch.from_numpy(indices.astype(np.int64))[:, None].to(device)
-    return torch.zeros(classes_at.shape[0], classes, *classes_at.shape[2:], device=device).scatter_(1, classes_at, 1)

@@ -5,7 +5,7 @@ Everything is data: the plan refers to host operations of the runtime by name an
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -107,6 +107,13 @@ class Operation:
     settings: Mapping[str, Json] = field(default_factory=dict)
     outputs: tuple[str, ...] = ()
     body: tuple[Operation, ...] | None = None
+
+
+def walk_operations(plan: Iterable[Operation]) -> Iterator[Operation]:
+    """All operations of a plan; those of a body follow their loop."""
+    for operation in plan:
+        yield operation
+        yield from walk_operations(operation.body or ())
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 
 MANIFEST = "bundle.json"
+TABLES = "tables.safetensors"
+"""The arrays that a plan reads."""
 BATCH = "batch"
 """The batch axis of parts, along which a size of 1 is broadcast."""
 CALL, FIELDS, MASKS = "call", "fixed", "honours_mask"

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from math import prod
 from typing import NamedTuple
 
-from guidegraph_runtime.limits import Limits, current_limits, limit_message
+from guidegraph_runtime.limits import current_limits, limit_message
 
 Ints = tuple[int, ...]
 
@@ -73,7 +73,7 @@ def _trips(node: SizedNode, counts: Sequence[Ints]) -> list[tuple[str, int, str]
     return [("trips", trips[0], f"takes {trips[0]:,} trips") for trips in counts if trips]
 
 
-def sparse_problem(shape: Ints, limits: Limits | None = None) -> str | None:
+def sparse_problem(shape: Ints) -> str | None:
     """A message if a sparse tensor of this shape is too large when dense; else None."""
     count = prod(shape)
-    return limit_message("elements", count, f"a sparse tensor has {count:,} elements", limits)
+    return limit_message("elements", count, f"a sparse tensor has {count:,} elements")

@@ -8,13 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from threading import RLock
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from guidegraph_runtime.allowed_files import check_plan
 from guidegraph_runtime.bundle.manifest_types import Manifest, Operation
+from guidegraph_runtime.bundle.names import TABLES
 from guidegraph_runtime.bundle.verify import open_bundle
 from guidegraph_runtime.errors import BundleError, suggest_name
 from guidegraph_runtime.lora.apply import LORA_TABLE, Lora, adapt_weights, read_loras
@@ -24,7 +25,8 @@ from guidegraph_runtime.running.inputs import load_value, resolve_inputs
 from guidegraph_runtime.running.operation_order import select_operations
 from guidegraph_runtime.running.override_choices import NodeOverrides, find_overrides
 from guidegraph_runtime.running.overrides import override_settings
-from guidegraph_runtime.running.plan import PlanRun, Progress
+from guidegraph_runtime.running.plan import PlanRun, Progress, no_part
+from guidegraph_runtime.running.tensor_inputs import read_tables
 from guidegraph_runtime.running.values import Values
 from guidegraph_runtime.sessions.broadcasting import broadcast
 from guidegraph_runtime.sessions.device_runner import CudaGraphs, DeviceRunner
@@ -32,8 +34,6 @@ from guidegraph_runtime.sessions.device_values import DeviceValue, to_host
 from guidegraph_runtime.sessions.sessions import Session, SessionSettings, make_session
 
 Array = NDArray[Any]
-TABLES = "tables.safetensors"
-MANIFEST_NAME = "bundle.json"
 
 
 @dataclass
@@ -72,7 +72,9 @@ class Bundle:
         check_plan(self._verified.manifest, self.where)
         self._sessions: dict[str, Session] = {}
         self._adapted: tuple[Any, dict[str, Session]] = ((), {})
-        self._tables = self._read_tables()
+        self._tables = {}
+        if TABLES in self.manifest.files:
+            self._tables = read_tables(self._verified.data(TABLES), f"{self.where}/{TABLES}")
         self._graphs = CudaGraphs()
         # CUDA graphs use tensors at fixed addresses, so runs in other threads wait for this lock.
         self._turn: AbstractContextManager[Any] = RLock() if self.settings.cuda_graph else nullcontext()
@@ -236,28 +238,14 @@ class Bundle:
         return list(find_overrides(plan, {f"params.{name}": spec.default for name, spec in inputs.items()}, takes))
 
     def _rehearse(self, plan: Sequence[Operation], values: Mapping[str, Any], targets: Sequence[str]) -> DryRun:
-        rehearsal = DryRun(self.where, _no_part, self._verified.data, self._start(values), parts=self.manifest.parts)
+        rehearsal = DryRun(self.where, no_part, self._verified.data, self._start(values), parts=self.manifest.parts)
         rehearsal.run(rehearsal.schedule(plan, targets) if has_choices(plan) else plan)
         return rehearsal
 
     def _start(self, values: Mapping[str, Any]) -> Values:
         return Values({**self._tables, **{f"params.{name}": value for name, value in values.items()}})
 
-    def _read_tables(self) -> dict[str, Array]:
-        if TABLES not in self.manifest.files:
-            return {}
-        from safetensors.numpy import load
-
-        try:
-            return load(self._verified.data(TABLES))
-        except Exception as error:
-            raise BundleError(f"{self.where}/{TABLES}", "bad-tables", f"no safetensors file: {error}") from None
-
 
 def _copies(values: Mapping[str, Any]) -> dict[str, Array]:
     """Copy arrays for a caller outside the run."""
     return {name: np.array(to_host(value)) for name, value in values.items()}
-
-
-def _no_part(part: str, inputs: Mapping[str, Any]) -> NoReturn:
-    raise ValueError(f"part '{part}' is not run in a rehearsal")

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from guidegraph_runtime.bundle.manifest_types import FILE_TYPES, Input, Manifest, Part
+from guidegraph_runtime.bundle.manifest_types import FILE_TYPES, Input, Manifest, Part, walk_operations
 from guidegraph_runtime.errors import format_value
 from guidegraph_runtime.running.override_choices import NodeOverrides
 
@@ -65,8 +65,6 @@ def _nodes(offers: Iterable[NodeOverrides]) -> Iterator[tuple[str, str]]:
 
 
 def _fields(manifest: Manifest) -> Iterator[tuple[str, str]]:
-    from guidegraph_runtime.running.plan import walk_operations
-
     for operation in walk_operations(manifest.plan):
         fields = operation.settings.get("fields") if operation.op == "part" else None
         for name, guard in (fields if isinstance(fields, dict) else {}).items():

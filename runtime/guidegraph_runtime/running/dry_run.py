@@ -67,8 +67,7 @@ class DryRun(PlanRun):
         shape = self._shape(operation, inputs)
         if shape is not None and (reason := memory_problem([ShapeOnly(shape)], self.limit)) is not None:
             raise ValueError(reason)
-        is_known = not any(isinstance(item, (Unknown, ShapeOnly)) for item in inputs.values())
-        if is_known and operation.op not in _RANDOM_OPERATIONS:
+        if all(map(self.is_known, inputs.values())) and operation.op not in _RANDOM_OPERATIONS:
             results = self._compute(operation, inputs)
             if not self.depth:
                 self.made[operation.node] = results
@@ -106,10 +105,7 @@ class DryRun(PlanRun):
             self.memory.update(dict.fromkeys(operation.outputs, UNKNOWN))
 
     def _part(self, operation: Operation) -> None:
-        known_values = {
-            name: value for name, value in self.memory.items() if not isinstance(value, (Unknown, ShapeOnly))
-        }
-        check_guards(operation, Values(known_values))
+        check_guards(operation, Values({name: item for name, item in self.memory.items() if self.is_known(item)}))
         inputs = {name: self.memory.read(source) for name, source in operation.inputs.items()}
         if operation.node not in self.parts or any(isinstance(item, Unknown) for item in inputs.values()):
             self.memory.update(dict.fromkeys(operation.outputs, UNKNOWN))
@@ -152,13 +148,13 @@ class DryRun(PlanRun):
     def _loop(self, operation: Operation) -> None:
         loop, memory, body = Loop.of(operation), self.memory, operation.body or ()
         sequence = memory.read(loop.over) if isinstance(loop.over, str) else loop.over
-        if not isinstance(sequence, (Unknown, ShapeOnly)):
+        if self.is_known(sequence):
             self.trips.begin(sequence if isinstance(sequence, int) else len(sequence))
         rows = range(sequence) if isinstance(sequence, int) else sequence
         starts = {link: memory.read(start) for link, start in loop.start.items()}
         self.sources |= {link: self._source(start) for link, start in loop.start.items()}
         memory.update(starts)
-        is_known = not isinstance(rows, (Unknown, ShapeOnly))
+        is_known = self.is_known(rows)
         if not is_known or len(rows):
             memory[loop.index] = 0
             row = UNKNOWN if not is_known else rows[:1] if isinstance(rows, np.ndarray) and rows.ndim == 1 else rows[0]

@@ -9,7 +9,7 @@ from typing import Any
 
 from guidegraph_runtime.admission import is_infinite, number_problem
 from guidegraph_runtime.allowed_files import as_path, takes_file
-from guidegraph_runtime.bundle.manifest_types import Operation
+from guidegraph_runtime.bundle.manifest_types import Operation, walk_operations
 from guidegraph_runtime.errors import BundleError, suggest_name
 from guidegraph_runtime.operations import OPERATIONS
 
@@ -61,10 +61,7 @@ def settings_of(operation: str) -> dict[str, Any]:
 
 def host_operations(plan: Sequence[Operation]) -> Iterator[Operation]:
     """The host operations of a plan (no loops, parts or choices), including those in bodies."""
-    for operation in plan:
-        if operation.op not in CONTROL_OPERATIONS:
-            yield operation
-        yield from host_operations(operation.body or ())
+    return (operation for operation in walk_operations(plan) if operation.op not in CONTROL_OPERATIONS)
 
 
 def _override(operation: Operation, changes: Mapping[str, Mapping[str, Any]], location: str) -> Operation:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -177,6 +177,11 @@ class PlanRun:
         memory.update({name: np.stack([*map(to_host, values)]) for name, values in collected.items()})
 
 
+def no_part(part: str, inputs: Mapping[str, Any]) -> NoReturn:
+    """The `PartRunner` of a plan whose graphs are not run here. Raises ``ValueError``."""
+    raise ValueError(f"part '{part}' is not run here: it belongs to a graph")
+
+
 def check_guards(operation: Operation, memory: Values) -> None:
     """Check a part's guards. Raises ``ValueError`` if a plain field differs from its value when the part was traced."""
     expected: Any = operation.settings.get("fields", {})
@@ -187,10 +192,3 @@ def check_guards(operation: Operation, memory: Values) -> None:
                 f"'{name}' is {memory[name]!r} and the graph was traced with {guard['is']!r}{why}; give settings that "
                 "keep it, or export the workflow with these"
             )
-
-
-def walk_operations(plan: Iterable[Operation]) -> Iterable[Operation]:
-    """All operations of a plan; those of a body follow their loop."""
-    for operation in plan:
-        yield operation
-        yield from walk_operations(operation.body or ())

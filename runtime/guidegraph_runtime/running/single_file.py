@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from guidegraph_runtime.admission import SampleCount, ShapeOnly, batch_problem, 
 from guidegraph_runtime.bundle.folder import sha256
 from guidegraph_runtime.bundle.manifest import Manifest, Operation, Tensor, read_manifest
 from guidegraph_runtime.bundle.manifest_types import DTYPES
-from guidegraph_runtime.bundle.names import BATCH, label_problem
+from guidegraph_runtime.bundle.names import BATCH, TABLES, label_problem
 from guidegraph_runtime.bundle.strict_json import MAX_BYTES, Cursor, parse_json
 from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.files.regular_files import open_regular
@@ -28,14 +28,14 @@ from guidegraph_runtime.limits import check_limit
 from guidegraph_runtime.running.dry_run import REFUSED, DryRun
 from guidegraph_runtime.running.inputs import resolve_inputs
 from guidegraph_runtime.running.overrides import override_settings
-from guidegraph_runtime.running.plan import PlanRun, check_guards
+from guidegraph_runtime.running.plan import PlanRun, check_guards, no_part
 from guidegraph_runtime.running.single_file_shapes import Axis, Size
+from guidegraph_runtime.running.tensors import read_tables
 from guidegraph_runtime.running.values import Values
 
 FORMAT = "guidegraph-single-file"
 VERSION = 1
 DATA = ".bin"
-TABLES = "tables.safetensors"
 _TOP = ("format", "version", "about", "graph", "data", "inputs", "outputs", "files", "fields", "recipe")
 
 Array = NDArray[Any]
@@ -103,13 +103,14 @@ def compute_host_values(description: Description, params: Mapping[str, Any], nod
     """Compute the values of the prelude, except the noise that the graph takes."""
     recipe, location = description.recipe, description.location
     values = resolve_inputs(recipe, params, location, description.file)
-    memory = Values(_tables(description) | {f"params.{name}": value for name, value in values.items()})
+    tables = read_tables(description.files[TABLES], f"{location}: {TABLES}") if TABLES in description.files else {}
+    memory = Values(tables | {f"params.{name}": value for name, value in values.items()})
     noise_nodes = {operation.node for operation in description.noise.values()}
     plan = override_settings(recipe.plan, nodes, location)
     prelude = [operation for operation in plan if operation.node not in noise_nodes]
-    rehearsal = DryRun(location, _no_part, description.file, Values(memory))
+    rehearsal = DryRun(location, no_part, description.file, Values(memory))
     rehearsal.run(prelude)
-    PlanRun(location, _no_part, description.file, memory, ready=rehearsal.made).run(prelude)
+    PlanRun(location, no_part, description.file, memory, ready=rehearsal.made).run(prelude)
     return memory
 
 
@@ -179,7 +180,7 @@ def _draw_noise(
     for step in steps:
         values["index"] = step
         draw = replace(operation, inputs=links, outputs=("drawn",), node="drawn")
-        PlanRun(description.location, _no_part, description.file, values).run([draw])
+        PlanRun(description.location, no_part, description.file, values).run([draw])
         draws.append(values["drawn"])
     return np.stack(draws) if noise.over is not None else np.asarray(draws[0])
 
@@ -192,21 +193,6 @@ def _array(tensor: Tensor, value: Any) -> Array:
         if isinstance(dim, int) and size != dim:
             raise ValueError(f"'{tensor.name}' has shape {array.shape} where the graph takes {tensor.dims}")
     return array
-
-
-def _tables(description: Description) -> dict[str, Array]:
-    if TABLES not in description.files:
-        return {}
-    from safetensors.numpy import load
-
-    try:
-        return load(description.files[TABLES])
-    except Exception as error:
-        raise BundleError(f"{description.location}: {TABLES}", "bad-tables", f"no safetensors file: {error}") from None
-
-
-def _no_part(part: str, inputs: Mapping[str, Array]) -> NoReturn:
-    raise ValueError(f"part '{part}' belongs to the graph and cannot run on the host")
 
 
 def read_description(path: str | os.PathLike[str]) -> Description:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from guidegraph_runtime.bundle.manifest_types import Input
-from guidegraph_runtime.errors import suggest_name
+from guidegraph_runtime.errors import BundleError, suggest_name
 from guidegraph_runtime.files.npy import read_npy
 from guidegraph_runtime.files.regular_files import read_regular
 from guidegraph_runtime.limits import LimitExceeded, check_limit
@@ -70,6 +70,16 @@ def _read(name: str, value: Any) -> Array:
     if name not in tensors and len(tensors) != 1:
         raise ValueError(f"'{name}': {source} has no tensor of that name; {suggest_name(name, tensors)}")
     return tensors.get(name, next(iter(tensors.values())))
+
+
+def read_tables(data: bytes, location: str) -> dict[str, Array]:
+    """The tables of a plan: the arrays of a safetensors file. Raises ``BundleError`` for an invalid one."""
+    from safetensors.numpy import load
+
+    try:
+        return load(data)
+    except Exception as error:
+        raise BundleError(location, "bad-tables", f"no safetensors file: {error}") from None
 
 
 def read_safetensors(data: bytes) -> dict[str, Array]:

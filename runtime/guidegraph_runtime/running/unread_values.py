@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from guidegraph_runtime.bundle.manifest_types import Operation
+from guidegraph_runtime.bundle.manifest_types import Operation, walk_operations
 from guidegraph_runtime.operations import SHAPES_READ
 from guidegraph_runtime.running.loops import Loop
 from guidegraph_runtime.sessions.device_values import as_array_like, to_host
@@ -25,9 +25,9 @@ def find_unread(loop: Loop, body: Sequence[Operation]) -> dict[str, Flags]:
     """
     flags: dict[str, list[tuple[str, bool]]] = {}
     read = {*loop.next.values(), *loop.collect.values()}
-    for operation in _flatten(body):
+    for operation in walk_operations(body):
         if operation.op == "loop":
-            read |= _reads_of_loop(Loop.of(operation))
+            read.update(Loop.of(operation).reads())
         unread = _flags(operation)
         for source in operation.inputs.values():
             if source in unread:
@@ -71,13 +71,3 @@ def _flags(operation: Operation) -> dict[str, tuple[str, bool]]:
             raise ValueError(f"'unread' of a part has a field and what it is; found {flag!r:.80}")
         flags[str(name)] = (field, value)
     return flags
-
-
-def _reads_of_loop(loop: Loop) -> set[str]:
-    """The values that a nested loop reads besides those of its body."""
-    over = {loop.over} if isinstance(loop.over, str) else set()
-    return {*over, *loop.start.values(), *loop.next.values(), *loop.collect.values(), *loop.result.values()}
-
-
-def _flatten(body: Sequence[Operation]) -> list[Operation]:
-    return [inner for operation in body for inner in (operation, *_flatten(operation.body or ()))]

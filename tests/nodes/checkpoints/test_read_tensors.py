@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from guidegraph.graph.context import use_device
 from guidegraph.nodes.checkpoints.filling import fill
 from guidegraph.nodes.checkpoints.read_tensors import read_nested, read_tensors
 
@@ -262,7 +263,8 @@ def on_meta() -> Small:
 
 def test_weights_are_cast_frozen_and_in_evaluation_mode() -> None:
     module = on_meta()
-    fill(module, weights(), "a.pt", torch.bfloat16)
+    with use_device("cpu", "bfloat16"):
+        fill(module, weights(), "a.pt")
     assert module.a.weight.dtype == torch.bfloat16
     assert module.get_buffer("steps").dtype == torch.int64
     assert torch.equal(module.a.weight.float(), weights()["a.weight"])
@@ -273,7 +275,7 @@ def test_weights_are_cast_frozen_and_in_evaluation_mode() -> None:
 def test_weights_of_the_target_dtype_are_not_copied(tmp_path: Path) -> None:
     save_file(weights(), tmp_path / "a.safetensors")
     tensors, module = read_tensors(tmp_path / "a.safetensors"), on_meta()
-    fill(module, tensors, "a", torch.float32)
+    fill(module, tensors, "a")
     assert module.a.weight.data_ptr() == tensors["a.weight"].data_ptr()
 
 
@@ -281,7 +283,7 @@ def test_every_key_that_does_not_fit_is_named_at_once_and_nothing_is_loaded() ->
     module = on_meta()
     tensors = {"a.weight": torch.zeros(3, 3), "steps": torch.tensor(0.5)} | {f"b{i}": torch.zeros(1) for i in range(6)}
     with pytest.raises(ValueError, match=r"the weights of 'a\.pt' do not fit") as caught:
-        fill(module, tensors, "a.pt", torch.float32)
+        fill(module, tensors, "a.pt")
     message = str(caught.value)
     assert "1 missing: a.bias" in message
     assert "6 left over: b0, b1, b2, b3 and 2 more" in message

@@ -23,9 +23,7 @@ def ours(model: Any, tensors: dict[str, torch.Tensor] | None = None) -> Released
     with torch.device("meta"):
         network = ReleasedUNet(shape)
     canonical = unet_tensors(tensors or model.state_dict(), shape)
-    fill(
-        network, {name: value for name, value in canonical.items() if name != "label_emb.weight"}, "unet", torch.float32
-    )
+    fill(network, {name: value for name, value in canonical.items() if name != "label_emb.weight"}, "unet")
     return network
 
 

@@ -10,8 +10,15 @@ from typing import Any
 import pytest
 import torch
 
+from guidegraph.graph.context import use_device
 from guidegraph.nodes.checkpoints.checkpoint import load_checkpoint
-from guidegraph.nodes.checkpoints.guided_diffusion import is_guided_diffusion, load_guided_diffusion
+from guidegraph.nodes.checkpoints.guided_diffusion import (
+    build_schedule,
+    is_guided_diffusion,
+    load_guided_diffusion,
+    resolve_heads_and_schedule,
+)
+from guidegraph.nodes.checkpoints.infer_unet import infer_structure
 from guidegraph.nodes.checkpoints.load_options import LoadOptions
 from guidegraph.nodes.checkpoints.read_tensors import read_tensors
 from guidegraph.nodes.conditioning.condition import merge_conditions, spatial_condition
@@ -26,7 +33,8 @@ SETTINGS: dict[str, Any] = {"attention": "legacy", "heads": 4, "noise_schedule":
 
 
 def load(tensors: dict[str, torch.Tensor], options: LoadOptions = OPTIONS, device: str = "cpu") -> dict[str, Any]:
-    return load_guided_diffusion(tensors, "a.pt", options, device=device, dtype=torch.float32)
+    with use_device(device, "float32"):
+        return load_guided_diffusion(tensors, Path("a.pt"), options)
 
 
 @pytest.mark.parametrize("name", [*reference.RELEASED, *reference.CLASSIFIERS])
@@ -54,7 +62,8 @@ def test_released_shapes_load_with_no_key_missing_or_left_over(name: str) -> Non
     assert shape.classes == (1000 if flags.class_cond else None)
     for width, heads in levels(shape):
         assert heads == (flags.num_heads if flags.num_head_channels == -1 else width // flags.num_head_channels)
-    last = parts["schedule"].alphas_bar[-1].item()
+    _, schedule = resolve_heads_and_schedule(infer_structure(tensors, "a.pt"), "a.pt", LoadOptions())
+    last = build_schedule(schedule).alphas_bar[-1].item()
     cosine = name.startswith("64x64")
     assert last == pytest.approx(2.4e-9 if cosine else 4.036e-5, rel=0.02)
 
@@ -235,7 +244,8 @@ def test_a_key_that_does_not_fit_is_named(tmp_path: Path) -> None:
 def test_weights_are_cast_as_they_load(tmp_path: Path) -> None:
     tensors = reference.state(reference.small(), device="cpu")
     torch.save(tensors, tmp_path / "a.pt")
-    parts = load_guided_diffusion(read_tensors(tmp_path / "a.pt"), "a.pt", OPTIONS, device="cpu", dtype=torch.bfloat16)
+    with use_device("cpu", "bfloat16"):
+        parts = load_guided_diffusion(read_tensors(tmp_path / "a.pt"), tmp_path / "a.pt", OPTIONS)
     denoiser = parts["denoiser"]
     assert {parameter.dtype for parameter in denoiser.parameters()} == {torch.bfloat16}
     assert not any(parameter.requires_grad for parameter in denoiser.parameters())
@@ -256,6 +266,6 @@ def test_a_folder_and_a_file_of_no_known_layout_are_one_error(tmp_path: Path) ->
 
 
 def test_the_last_alpha_bar_is_that_of_the_published_betas() -> None:
-    schedule = load(reference.state(reference.small()), OPTIONS, "meta")["schedule"]
+    schedule = load(reference.state(reference.small(), device="cpu"))["schedule"]
     product = math.prod(1 - (1e-4 + (0.02 - 1e-4) * i / 999) for i in range(1000))
     assert schedule.alphas_bar[-1].item() == pytest.approx(product, rel=1e-9)
