@@ -182,23 +182,25 @@ class Schedule:
 
     def to_x0(self, prediction: Prediction, x: Tensor, t: Tensor) -> Tensor:
         """x̂0 (B, …)."""
-        return self._at(x, t).x0(prediction)
+        return self._at(x, t).x0(prediction.value, prediction.kind)
 
     def to_eps(self, prediction: Prediction, x: Tensor, t: Tensor) -> Tensor:
         """ε̂ (B, …)."""
-        return self._at(x, t).eps(prediction)
+        return self._at(x, t).eps(prediction.value, prediction.kind)
 
     def to_v(self, prediction: Prediction, x: Tensor, t: Tensor) -> Tensor:
         """v̂ (B, …)."""
-        return self._at(x, t).v(prediction)
+        return self._at(x, t).v(prediction.value, prediction.kind)
 
     def score(self, prediction: Prediction, x: Tensor, t: Tensor) -> Tensor:
         """∇ₓ log p(x_t) = −ε̂/σ (B, …)."""
-        return self._at(x, t).score(prediction)
+        return self._at(x, t).score(prediction.value, prediction.kind)
 
     def convert(self, prediction: Prediction, kind: PredictionKind, x: Tensor, t: Tensor) -> Prediction:
         """The prediction converted to another kind; the learned variance is kept."""
-        return prediction if kind == prediction.kind else self._at(x, t).convert(prediction, kind)
+        if kind == prediction.kind:
+            return prediction
+        return replace(prediction, value=self._at(x, t).convert(prediction.value, prediction.kind, kind), kind=kind)
 
     def add_noise(self, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         """x_t = α_t x0 + σ_t ε (B, …)."""

@@ -18,7 +18,7 @@ from guidegraph.nodes.metrics.frechet import Moments
 from guidegraph.plugins.hookspecs import hookimpl
 
 
-def node_modules() -> list[str]:
+def find_node_modules() -> list[str]:
     """Names of the modules that define nodes, sorted. Reads their text, as some of the others import torch."""
     folder = Path(nodes.__path__[0])
     files = (path for path in folder.rglob("*.py") if b"\n@node(" in path.read_bytes())
@@ -27,7 +27,7 @@ def node_modules() -> list[str]:
 
 @hookimpl
 def guidegraph_nodes() -> list[Callable[..., Any]]:
-    modules = [import_module(name) for name in node_modules()]
+    modules = [import_module(name) for name in find_node_modules()]
     return [f for m in modules for f in vars(m).values() if hasattr(f, SPEC_ATTRIBUTE) and f.__module__ == m.__name__]
 
 

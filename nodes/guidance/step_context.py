@@ -37,19 +37,19 @@ class StepContext:
 
     def x0(self, prediction: Prediction) -> Tensor:
         """x̂0 (B, C, H, W) of a prediction at this step. Undefined for ε where α = 0."""
-        return self._level.x0(self._prepare(prediction))
+        return self._level.x0(self._prepare(prediction), prediction.kind)
 
     def eps(self, prediction: Prediction) -> Tensor:
         """ε̂ (B, C, H, W)."""
-        return self._level.eps(self._prepare(prediction))
+        return self._level.eps(self._prepare(prediction), prediction.kind)
 
     def v(self, prediction: Prediction) -> Tensor:
         """v̂ = αε − σx0 (B, C, H, W)."""
-        return self._level.v(self._prepare(prediction))
+        return self._level.v(self._prepare(prediction), prediction.kind)
 
     def score(self, prediction: Prediction) -> Tensor:
         """∇ₓ log p(x_t) = −ε̂/σ (B, C, H, W). Undefined where σ = 0."""
-        return self._level.score(self._prepare(prediction))
+        return self._level.score(self._prepare(prediction), prediction.kind)
 
     def convert(self, prediction: Prediction, kind: PredictionKind) -> Prediction:
         """The prediction converted to another kind; the learned variance is kept.
@@ -58,16 +58,17 @@ class StepContext:
         """
         if kind == prediction.kind:
             return prediction
-        return self._level.convert(self._prepare(prediction), kind)
+        value = self._level.convert(self._prepare(prediction), prediction.kind, kind)
+        return replace(prediction, value=value, kind=kind)
 
     @property
     def _level(self) -> NoiseLevel:
         axes = (-1, *(1,) * (self.x.ndim - 1))
         return NoiseLevel(self.x.to(self.alpha.dtype), self.alpha.reshape(axes), self.sigma.reshape(axes))
 
-    def _prepare(self, prediction: Prediction) -> Prediction:
+    def _prepare(self, prediction: Prediction) -> Tensor:
         check_compatible("the prediction and x", prediction.value, self.x)
-        return replace(prediction, value=prediction.value.to(self.alpha.dtype))
+        return prediction.value.to(self.alpha.dtype)
 
 
 @node("guidance.context")

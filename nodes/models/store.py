@@ -106,11 +106,11 @@ def describe_part(module: nn.Module) -> tuple[str, dict[str, Any]]:
         )
     for kind, (model, _) in KINDS.items():
         if isinstance(module, model):
-            return kind, asdict(_configured(module).config)
+            return kind, asdict(_get_network(module).config)
     raise ValueError(f"a {type(module).__name__} cannot be saved as a model part; known are {', '.join(KINDS)}")
 
 
-def _configured(module: nn.Module) -> Any:
+def _get_network(module: nn.Module) -> Any:
     """The network that has the config of a part: the module itself or the one that it wraps."""
     if isinstance(module, UNetDenoiser):
         return module.network

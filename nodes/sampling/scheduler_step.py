@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from annotated_types import Gt
@@ -226,18 +225,18 @@ class _Row:
 
     def x0_and_eps(self, prediction: Prediction, renoise: Prediction | None = None) -> tuple[Tensor, Tensor]:
         """x̂0, clipped by the sampler's settings, and ε̂, from `renoise` if it is wired."""
-        prepared, level = self._prepare(prediction), NoiseLevel(self.x, self.alpha, self.sigma)
-        x0, eps = level.x0(prepared), level.eps(prepared)
+        value, level = self._prepare(prediction), NoiseLevel(self.x, self.alpha, self.sigma)
+        x0, eps = level.x0(value, prediction.kind), level.eps(value, prediction.kind)
         table = self.scheduler
         clipped = clip_x0(x0, table.clip, table.threshold, table.threshold_max)
         if clipped is not x0 and table.rederive_eps:
-            eps = level.eps(Prediction(clipped, "x0"))
+            eps = level.eps(clipped, "x0")
         if renoise is not None:
-            eps = level.eps(self._prepare(renoise))
+            eps = level.eps(self._prepare(renoise), renoise.kind)
         return clipped, eps
 
-    def _prepare(self, prediction: Prediction) -> Prediction:
-        """The prediction in the dtype of the computation. Raises ``ValueError`` if it does not fit x or the sampler."""
+    def _prepare(self, prediction: Prediction) -> Tensor:
+        """The prediction's value in the row's dtype. Raises ``ValueError`` if it does not fit x or the sampler."""
         if prediction.value.shape != self.x.shape:
             raise ValueError(
                 f"the prediction has shape {tuple(prediction.value.shape)} and x has shape {tuple(self.x.shape)}"
@@ -247,7 +246,7 @@ class _Row:
                 "the sampler starts at α = 0, where an ε prediction says nothing of x0: use a model that predicts v "
                 "or x0, or a schedule without zero terminal SNR"
             )
-        return replace(prediction, value=prediction.value.to(self.x))
+        return prediction.value.to(self.x)
 
 
 def _watch_range(x0: Tensor, data_rms: float, row: _Row) -> None:

@@ -25,7 +25,7 @@ from guidegraph_runtime.running.inputs import load_value, resolve_inputs
 from guidegraph_runtime.running.operation_order import select_operations
 from guidegraph_runtime.running.override_choices import NodeOverrides, find_overrides
 from guidegraph_runtime.running.overrides import override_settings
-from guidegraph_runtime.running.plan import PlanRun, Progress, no_part
+from guidegraph_runtime.running.plan import PlanRun, Progress, refuse_part
 from guidegraph_runtime.running.tensor_inputs import read_tables
 from guidegraph_runtime.running.values import Values
 from guidegraph_runtime.sessions.broadcasting import broadcast
@@ -238,7 +238,7 @@ class Bundle:
         return list(find_overrides(plan, {f"params.{name}": spec.default for name, spec in inputs.items()}, takes))
 
     def _rehearse(self, plan: Sequence[Operation], values: Mapping[str, Any], targets: Sequence[str]) -> DryRun:
-        rehearsal = DryRun(self.where, no_part, self._verified.data, self._start(values), parts=self.manifest.parts)
+        rehearsal = DryRun(self.where, refuse_part, self._verified.data, self._start(values), parts=self.manifest.parts)
         rehearsal.run(rehearsal.schedule(plan, targets) if has_choices(plan) else plan)
         return rehearsal
 

@@ -177,7 +177,7 @@ class PlanRun:
         memory.update({name: np.stack([*map(to_host, values)]) for name, values in collected.items()})
 
 
-def no_part(part: str, inputs: Mapping[str, Any]) -> NoReturn:
+def refuse_part(part: str, inputs: Mapping[str, Any]) -> NoReturn:
     """The `PartRunner` of a plan whose graphs are not run here. Raises ``ValueError``."""
     raise ValueError(f"part '{part}' is not run here: it belongs to a graph")
 

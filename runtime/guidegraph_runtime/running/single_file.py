@@ -28,7 +28,7 @@ from guidegraph_runtime.limits import check_limit
 from guidegraph_runtime.running.dry_run import REFUSED, DryRun
 from guidegraph_runtime.running.inputs import resolve_inputs
 from guidegraph_runtime.running.overrides import override_settings
-from guidegraph_runtime.running.plan import PlanRun, check_guards, no_part
+from guidegraph_runtime.running.plan import PlanRun, check_guards, refuse_part
 from guidegraph_runtime.running.single_file_shapes import Axis, Size
 from guidegraph_runtime.running.tensors import read_tables
 from guidegraph_runtime.running.values import Values
@@ -108,9 +108,9 @@ def compute_host_values(description: Description, params: Mapping[str, Any], nod
     noise_nodes = {operation.node for operation in description.noise.values()}
     plan = override_settings(recipe.plan, nodes, location)
     prelude = [operation for operation in plan if operation.node not in noise_nodes]
-    rehearsal = DryRun(location, no_part, description.file, Values(memory))
+    rehearsal = DryRun(location, refuse_part, description.file, Values(memory))
     rehearsal.run(prelude)
-    PlanRun(location, no_part, description.file, memory, ready=rehearsal.made).run(prelude)
+    PlanRun(location, refuse_part, description.file, memory, ready=rehearsal.made).run(prelude)
     return memory
 
 
@@ -180,7 +180,7 @@ def _draw_noise(
     for step in steps:
         values["index"] = step
         draw = replace(operation, inputs=links, outputs=("drawn",), node="drawn")
-        PlanRun(description.location, no_part, description.file, values).run([draw])
+        PlanRun(description.location, refuse_part, description.file, values).run([draw])
         draws.append(values["drawn"])
     return np.stack(draws) if noise.over is not None else np.asarray(draws[0])
 
