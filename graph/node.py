@@ -142,6 +142,11 @@ class NodeSpec:
         paths = any(Path in port.type.alternatives for port in self.settings.values())
         return bool(paths or self.extras or self.provides)
 
+    @property
+    def ports(self) -> dict[str, Port]:
+        """The input ports and the settings."""
+        return {**self.inputs, **self.settings}
+
     def port(self, name: str) -> Port | None:
         return self.inputs.get(name) or self.settings.get(name)
 

@@ -134,7 +134,7 @@ def _call_schema(nodes: list[NodeSpec]) -> Schema:
 
 def _node_schema(spec: NodeSpec, literals: dict[str, Schema]) -> Schema:
     docs = read_parameter_docs(spec)
-    ports = [*spec.inputs.values(), *spec.settings.values()]
+    ports = spec.ports.values()
     required = [p.name for p in ports if p.required]
     conditions = [
         {"anyOf": [{"required": [k], "properties": {k: {"required": [n]}}} for k in ("in", "with")]} for n in required
@@ -324,7 +324,7 @@ def _literal_schemas(specs: Iterable[NodeSpec]) -> tuple[dict[str, Schema], dict
     schemas_by_port: dict[str, Schema] = {}
     inputs: list[tuple[str, Any, Any]] = []
     for spec in specs:
-        for port in (*spec.inputs.values(), *spec.settings.values()):
+        for port in spec.ports.values():
             if not takes_literal(port.type):
                 continue
             key = f"{spec.id} {port.name}"

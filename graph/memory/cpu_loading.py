@@ -22,9 +22,7 @@ def loads_on_cpu(op: object) -> bool:
     if not isinstance(op, ir.Call):
         return False
     output_kinds = _all_kinds(op.outputs.values())
-    input_kinds = _all_kinds(
-        port.type for name, port in (*op.spec.inputs.items(), *op.spec.settings.items()) if _is_fed(op, name)
-    )
+    input_kinds = _all_kinds(port.type for name, port in op.spec.ports.items() if _is_fed(op, name))
     if "tensor" in output_kinds or "tensor" in input_kinds:
         return False
     if "model" in output_kinds:
@@ -40,6 +38,5 @@ def _is_fed(op: ir.Call, name: str) -> bool:
     """Whether a port is linked, or a setting has a value other than a plain literal."""
     if name in op.inputs:
         return True
-    value = op.settings.get(name)
-    sources = value if isinstance(value, tuple) else () if value is None else (value,)
+    sources = ir.as_tuple(op.settings[name]) if name in op.settings else ()
     return any(not isinstance(source, ir.Literal) or is_tensor(source.value) for source in sources)

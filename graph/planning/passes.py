@@ -14,9 +14,6 @@ from guidegraph.graph.cancellation import is_interrupt
 from guidegraph.graph.errors import NodeError
 from guidegraph.graph.ir import (
     Call,
-    Carry,
-    Index,
-    Item,
     Literal,
     Loop,
     Op,
@@ -24,10 +21,12 @@ from guidegraph.graph.ir import (
     Param,
     Source,
     Sources,
+    is_from_body,
+    list_makers,
 )
 from guidegraph.graph.literals import is_plain_data
 from guidegraph.graph.node import REQUIRED, NodeSpec
-from guidegraph.graph.planning.choice_branches import find_branch_operations, find_optional_operations
+from guidegraph.graph.planning.choice_branches import find_optional_operations, has_effect, keep_needed
 from guidegraph.graph.planning.digest import is_pure
 from guidegraph.graph.types import is_tensor, takes_literal
 from guidegraph_runtime.error_text import describe_error
@@ -114,14 +113,7 @@ def follow_aliases(aliases: Mapping[Source, Source]) -> Rewrite:
 
 def prune(ops: Ops, roots: Iterable[Source], *, effects: bool = True) -> dict[str, Op]:
     """Drop operations that no root needs. Unless ``effects`` is off, nodes with effects outside of branches stay."""
-    needed = {s.op for s in roots if isinstance(s, Output)}
-    in_branches = find_branch_operations(ops) if effects else set()
-    kept: list[Op] = []
-    for op in reversed([*ops.values()]):
-        if op.key in needed or (effects and op.key not in in_branches and not is_pure(op)):
-            kept.append(op)
-            needed.update(s.op for s in op.sources() if isinstance(s, Output))
-    return {op.key: op for op in reversed(kept)}
+    return keep_needed(ops, roots, has_effect(ops, effects))
 
 
 def merge(ops: Ops, digests: Mapping[str, str]) -> tuple[dict[str, Op], dict[Source, Source]]:
@@ -151,7 +143,7 @@ def hoist(ops: Ops) -> dict[str, Op]:
         body = hoist(op.body)
         kept: dict[str, Op] = {}
         for key, body_op in body.items():
-            if not is_pure(body_op) or any(_reads_loop(s, op, kept) for s in body_op.sources()):
+            if not is_pure(body_op) or any(is_from_body(s, op.key, kept) for s in body_op.sources()):
                 kept[key] = body_op
         _keep_branches(body, kept, op)
         hoisted.update((key, body_op) for key, body_op in body.items() if key not in kept)
@@ -164,24 +156,15 @@ def _keep_branches(body: Ops, kept: dict[str, Op], loop: Loop) -> None:
     optional = find_optional_operations(body, loop.roots())
     if not optional:
         return
-    read = {s.op for s in loop.roots() if isinstance(s, Output)}
+    read = list_makers(loop.roots())
     while True:
-        read |= {s.op for op in kept.values() for s in op.sources() if isinstance(s, Output)}
+        read |= list_makers(s for op in kept.values() for s in op.sources())
+        staying = optional & read
         moved = [op for key, op in body.items() if key not in kept]
-        kept_too = [op for op in moved if (op.key in optional and op.key in read) or _reads(op, kept)]
+        kept_too = [op for op in moved if op.key in staying or list_makers(op.sources()) & kept.keys()]
         if not kept_too:
             return
         kept.update((op.key, op) for op in kept_too)
-
-
-def _reads(op: Op, ops: Ops) -> bool:
-    return any(isinstance(s, Output) and s.op in ops for s in op.sources())
-
-
-def _reads_loop(source: Source, loop: Loop, kept: Ops) -> bool:
-    if isinstance(source, (Carry, Item, Index)):
-        return source.loop == loop.key
-    return isinstance(source, Output) and source.op in kept
 
 
 def read_known_arguments(call: Call, names: Iterable[str], values: Mapping[Source, Any]) -> dict[str, Any] | None:

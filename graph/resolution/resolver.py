@@ -86,7 +86,7 @@ class Resolver(BlockResolver):
                 self.report(node.use.mark, "unknown-node", self._describe_unknown(node.use.text), f"{node.path}.use")
             self.check_links(node, scope)
             return {}, ResolvedNode(broken=True)
-        ports = {**spec.inputs, **spec.settings}
+        ports = spec.ports
         sources: dict[str, Sources] = {}
         checks: list[tuple[str, PortType]] = []
         for name, (mark, links) in node.inputs.items():
@@ -136,7 +136,7 @@ class Resolver(BlockResolver):
 
     def _report_missing(self, node: ParsedNode, spec: NodeSpec) -> None:
         """Report required ports that are missing, unless an unknown name looks like a misspelling of one."""
-        ports = {**spec.inputs, **spec.settings}
+        ports = spec.ports
         missing = [n for n, p in ports.items() if p.required and n not in node.inputs and n not in node.literals]
         if not missing or node.partial:
             return
