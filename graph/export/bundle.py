@@ -12,7 +12,7 @@ from typing import Any
 
 from guidegraph.graph.export.errors import ExportError
 from guidegraph.graph.export.onnx.lora_weights import make_lora_table
-from guidegraph.graph.export.onnx.model import OPSET, save_part
+from guidegraph.graph.export.onnx.model import EMBEDDED_LIMIT, OPSET, save_part
 from guidegraph.graph.export.workflow import Exported, ExportedPart
 from guidegraph_runtime.bundle.manifest import (
     File,
@@ -36,7 +36,6 @@ def write_bundle(
     *,
     kinds: Mapping[str, str],
     versions: Mapping[str, str],
-    embedded_limit: int = 1 << 31,
     reference: Reference | None = None,
     more: Mapping[str, bytes] | None = None,
 ) -> Manifest:
@@ -46,7 +45,7 @@ def write_bundle(
     Raises ``ExportError`` if something else is at ``out``.
     """
     with _replace_folder(out) as folder:
-        parts = {part.plan.name: _save_graph(part, folder, embedded_limit) for part in exported.parts}
+        parts = {part.plan.name: _save_graph(part, folder) for part in exported.parts}
         if exported.host.tables:
             _save_tables(exported.host.tables, folder / TABLES)
         adaptable = {part.plan.name: part.adaptable for part in exported.parts if part.adaptable}
@@ -72,9 +71,9 @@ def write_bundle(
     return manifest
 
 
-def _save_graph(part: ExportedPart, folder: Path, embedded_limit: int) -> Part:
+def _save_graph(part: ExportedPart, folder: Path) -> Part:
     # Weights that may be changed at run time are in a separate file, at known offsets.
-    limit = 0 if part.adaptable else embedded_limit
+    limit = 0 if part.adaptable else EMBEDDED_LIMIT
     written = save_part(part.traced, folder / f"{part.plan.name}.onnx", limit)
     graph = part.traced.model.graph
     return Part(

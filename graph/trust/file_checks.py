@@ -40,15 +40,15 @@ __all__ = [
 ]
 
 
-def check_paths(settings: Mapping[str, Any], roots: Sequence[Path] | None = None) -> None:
+def check_paths(settings: Mapping[str, Any]) -> None:
     """Call ``check_path`` for each path among the values of settings, including paths in lists."""
     for value in settings.values():
         if isinstance(value, Path):
-            check_path(value, roots)
+            check_path(value)
         elif isinstance(value, (list, tuple)):
             for element in value:
                 if isinstance(element, Path):
-                    check_path(element, roots)
+                    check_path(element)
 
 
 def require_folder(path: Path, roots: Sequence[Path] | None = None) -> Path:

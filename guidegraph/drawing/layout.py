@@ -76,7 +76,7 @@ def lay_out(
     edges, chains = _add_waypoints(all_sizes, wires, layer, rows)
     rows = _order_rows(rows, edges, all_sizes)
     tops = _assign_tops(rows, edges, all_sizes)
-    lefts, width = _assign_columns(rows, edges, layer, sizes)
+    lefts, width = _assign_columns(rows, edges, sizes)
     lowest = min(tops.values())
     corners = {k: (lefts[layer[k]][0], tops[k] - lowest) for k in sizes}
     # Boxes are centred in their column, except the first and last ones, which are aligned with the border.
@@ -255,7 +255,7 @@ def _space_out(row: list[Key], targets: list[float], weights: list[float], sizes
 
 
 def _assign_columns(
-    rows: list[list[Key]], edges: Sequence[_Edge], layer: Mapping[Key, int], sizes: Mapping[Key, Size]
+    rows: list[list[Key]], edges: Sequence[_Edge], sizes: Mapping[Key, Size]
 ) -> tuple[list[tuple[float, float]], float]:
     """Left edge and width of each layer, and the total width; gaps grow with the number of wires that bend in them."""
     row_of = {key: i for i, row in enumerate(rows) for key in row}

@@ -81,8 +81,8 @@ def note(text: str) -> Html:
     return tag("p", text, class_="note")
 
 
-def fold(title: str, *content: str, opened: bool = False) -> Html:
-    return tag("details", tag("summary", title), *content, open=opened)
+def fold(title: str, *content: str) -> Html:
+    return tag("details", tag("summary", title), *content)
 
 
 def code(text: str) -> Html:

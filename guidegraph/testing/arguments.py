@@ -108,7 +108,7 @@ def call_node(case: NodeCase, args: Arguments, device: str = "cpu", grad: bool =
             result = spec.function(**args.ports, **args.settings)
     except Exception as error:
         raise case.error(
-            "a result for " + format_arguments(case, args),
+            "a result for " + format_arguments(args),
             f"{type(error).__name__}: {error}",
             "repair the node; or, where these values make no sense for it, give others: NodeCase(…, inputs={…})",
         ) from error
@@ -125,7 +125,7 @@ def name_outputs(case: NodeCase, result: Any) -> dict[str, Any]:
     return dict(zip(spec.outputs, result, strict=True))
 
 
-def format_arguments(case: NodeCase, args: Arguments) -> str:
+def format_arguments(args: Arguments) -> str:
     """A short description of the arguments."""
     words = [f"{name} {_brief(value)}" for name, value in {**args.ports, **args.settings}.items()]
     return ", ".join(words) or "no inputs"
@@ -146,9 +146,9 @@ def output_leaves(case: NodeCase, outputs: Mapping[str, Any]) -> Iterator[tuple[
             yield leaf.full_name(name), leaf
 
 
-def perturb(value: Any, seed: int = 1) -> Any:
+def perturb(value: Any) -> Any:
     """A changed value of the same kind: floats perturbed, integers and booleans reordered, weights perturbed."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(1)
 
     def perturb_tensor(tensor: Tensor) -> Tensor:
         if tensor.is_floating_point():

@@ -34,15 +34,13 @@ OPENCLIP_LAYER = {
 }
 
 
-def build_clip(
-    tensors: Mapping[str, Tensor], settings: Mapping[str, Any], source: str, extra: str = "clip"
-) -> nn.Module:
+def build_clip(tensors: Mapping[str, Tensor], settings: Mapping[str, Any], source: str) -> nn.Module:
     """Build a frozen `CLIPTextModel`, with a projection if the tensors have one, on the run's device and in its dtype.
 
     settings: fields of transformers' CLIPTextConfig. Raises ``ValueError`` if transformers is missing, or the tensors
     do not fit the model that the settings describe.
     """
-    transformers = import_transformers(extra)
+    transformers = import_transformers("clip")
     plain_weights = _weights(tensors)
     projected = "text_projection.weight" in plain_weights
     kind = transformers.CLIPTextModelWithProjection if projected else transformers.CLIPTextModel

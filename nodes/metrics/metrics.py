@@ -54,11 +54,11 @@ def share(yes: Tensor) -> Proportion:
     return wilson(int(yes.bool().sum()), count)
 
 
-def wilson(hits: int, count: int, z: float = Z95) -> Proportion:
-    """hits/count with the interval of all proportions p for which |hits/count − p| ≤ z √(p(1 − p)/count)."""
-    p, spread = hits / count, z * z / count
+def wilson(hits: int, count: int) -> Proportion:
+    """hits/count with the interval of all proportions p for which |hits/count − p| ≤ z √(p(1 − p)/count), z = 1.96."""
+    p, spread = hits / count, Z95 * Z95 / count
     centre = (p + spread / 2) / (1 + spread)
-    half = z / (1 + spread) * math.sqrt(p * (1 - p) / count + spread / (4 * count))
+    half = Z95 / (1 + spread) * math.sqrt(p * (1 - p) / count + spread / (4 * count))
     return Proportion(p, centre - half if hits else 0.0, centre + half if hits < count else 1.0)
 
 

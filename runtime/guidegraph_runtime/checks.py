@@ -100,11 +100,11 @@ def check_fields(name: str, value: object, *needed: str) -> Mapping[str, Any]:
     return value
 
 
-def check_same_axes(names: str, *arrays: NDArray[Any], start: int = 1) -> None:
-    """Check that arrays have the same axes from `start` on, and a leading axis of B or 1. names: "x0 and noise"."""
+def check_same_axes(names: str, *arrays: NDArray[Any]) -> None:
+    """Check that arrays have the same axes after a leading one of B or 1. names: "x0 and noise"."""
     batch = max(item.shape[0] for item in arrays)
-    size = arrays[0].shape[start:]
-    if any(item.shape[start:] != size or item.shape[0] not in (1, batch) for item in arrays):
+    size = arrays[0].shape[1:]
+    if any(item.shape[1:] != size or item.shape[0] not in (1, batch) for item in arrays):
         shapes = " and ".join(str(item.shape) for item in arrays)
         raise ValueError(f"{names} must be of one size, and of one batch or one for all; found shapes {shapes}")
 

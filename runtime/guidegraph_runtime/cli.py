@@ -153,7 +153,7 @@ def _command_within_limits(options: argparse.Namespace) -> int:
         return _verify(bundle, options)
     from guidegraph_runtime.run_command import run
 
-    params, nodes = _params(bundle, options.set), _nodes(bundle, options.node)
+    params, nodes = _params(bundle, options.set), _nodes(options.node)
     run(bundle, params, nodes, options.only, options.out, lora=options.lora, as_json=options.json, quiet=options.quiet)
     return DONE
 
@@ -183,7 +183,7 @@ def _params(bundle: Any, settings: Sequence[str]) -> dict[str, Any]:
     return params
 
 
-def _nodes(bundle: Any, settings: Sequence[str]) -> dict[str, Any]:
+def _nodes(settings: Sequence[str]) -> dict[str, Any]:
     nodes: dict[str, Any] = {}
     for name, text in _pairs("--node", "NODE.SETTING=V", settings).items():
         try:

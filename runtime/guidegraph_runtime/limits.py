@@ -113,9 +113,9 @@ def limit_message(name: str, amount: float, subject: str, limits: Limits | None 
     return f"{subject}; the limit is {show_limit(name, limit)}. If that is right, raise it: --limit {name}={raised}"
 
 
-def check_limit(name: str, amount: float, subject: str, limits: Limits | None = None) -> None:
-    """Raise ``LimitExceeded`` if ``amount`` exceeds a limit of ``limits``, by default of those in force."""
-    if (message := limit_message(name, amount, subject, limits)) is not None:
+def check_limit(name: str, amount: float, subject: str) -> None:
+    """Raise ``LimitExceeded`` if ``amount`` exceeds a limit in force."""
+    if (message := limit_message(name, amount, subject)) is not None:
         raise LimitExceeded(name, amount, message)
 
 

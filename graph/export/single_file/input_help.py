@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from guidegraph.graph.export.workflow import Exported
 from guidegraph_runtime.bundle.manifest import Manifest, Operation
 from guidegraph_runtime.running.single_file import NoiseRecipe
 
@@ -28,7 +27,7 @@ MEANING = {
 }
 
 
-def describe_input(name: str, noise: NoiseRecipe | None, recipe: Manifest, exported: Exported) -> str:
+def describe_input(name: str, noise: NoiseRecipe | None, recipe: Manifest) -> str:
     """A sentence that describes an input and the node or parameter that it comes from."""
     if name.startswith("params."):
         parameter = name.removeprefix("params.")

@@ -110,7 +110,7 @@ def write_single(exported: Exported, out: Path, *, kinds: Mapping[str, str], ver
         multiples=find_input_multiples(exported.plan, single.inputs),
     )
     examples = inputs_with(described, {})
-    return SingleFile(single, described, _write(out, single, described, examples, exported))
+    return SingleFile(single, described, _write(out, single, described, examples))
 
 
 def check_single_path(out: Path) -> None:
@@ -139,9 +139,7 @@ def _noise(
     return noise_by_name
 
 
-def _write(
-    out: Path, single: SingleGraph, described: Description, examples: Mapping[str, Any], exported: Exported
-) -> dict[Path, int]:
+def _write(out: Path, single: SingleGraph, described: Description, examples: Mapping[str, Any]) -> dict[Path, int]:
     weights = sum(
         value.const_value.nbytes
         for graph in (single.model.graph, *single.model.graph.subgraphs())
@@ -154,10 +152,7 @@ def _write(
         )
     graph: bytes = onnx_ir.to_proto(single.model).SerializeToString()
     data = _Data()
-    inputs = {
-        name: _plain_input(tensor, described, data, examples[name], exported)
-        for name, tensor in described.inputs.items()
-    }
+    inputs = {name: _plain_input(tensor, described, data, examples[name]) for name, tensor in described.inputs.items()}
     for name in described.samples:
         inputs[name]["samples"] = True
     for name, factors in described.multiples.items():
@@ -206,9 +201,7 @@ def _file(path: Path, content: bytes) -> dict[str, Any]:
     return {"file": path.name, "sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
 
 
-def _plain_input(
-    tensor: Tensor, described: Description, data: _Data, example: Any, exported: Exported
-) -> dict[str, Any]:
+def _plain_input(tensor: Tensor, described: Description, data: _Data, example: Any) -> dict[str, Any]:
     content = example.astype(example.dtype.newbyteorder("<")).tobytes()
     noise = described.noise.get(tensor.name)
     example_entry: dict[str, Any] = {"shape": list(example.shape), "offset": data.add(content), "bytes": len(content)}
@@ -218,7 +211,7 @@ def _plain_input(
     plain_input: dict[str, Any] = {
         "dtype": tensor.dtype,
         "dims": list(tensor.dims),
-        "about": describe_input(tensor.name, noise, described.recipe, exported),
+        "about": describe_input(tensor.name, noise, described.recipe),
         "example": example_entry,
     }
     if noise is not None:

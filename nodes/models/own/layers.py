@@ -17,10 +17,10 @@ from guidegraph.nodes.models.networks.hooks import NO_HOOKS, Attend, AttentionLa
 from guidegraph.nodes.models.networks.packed_convolution import PackedConv2d
 
 
-def timestep_embedding(t: Tensor, width: int, max_period: float = 10_000.0) -> Tensor:
+def timestep_embedding(t: Tensor, width: int) -> Tensor:
     """Sinusoidal embedding (B, width) float32 of times (B), cosines first (Dhariwal & Nichol 2021)."""
     half = width // 2
-    frequencies = torch.exp(-math.log(max_period) * torch.arange(half, dtype=torch.float32, device=t.device) / half)
+    frequencies = torch.exp(-math.log(10_000.0) * torch.arange(half, dtype=torch.float32, device=t.device) / half)
     angles = t.to(torch.float32)[:, None] * frequencies[None]
     return torch.cat([torch.cos(angles), torch.sin(angles)], dim=1)
 

@@ -106,22 +106,18 @@ def read_regular(
     return data
 
 
-def require_regular(
-    path: str | os.PathLike[str], *, limit: str = "file_bytes", roots: Sequence[Path] | None = None
-) -> None:
+def require_regular(path: str | os.PathLike[str]) -> None:
     """Make the checks of ``open_regular`` for a reader that opens the path itself."""
-    open_regular(path, limit=limit, roots=roots).close()
+    open_regular(path).close()
 
 
-def check_path(path: Path, roots: Sequence[Path] | None = None) -> None:
+def check_path(path: Path) -> None:
     """Check that a path is a regular file of bounded size, or a folder, before passing it on.
 
-    A path that does not exist passes: it may be written later. roots: the folders that may contain the path after
-    resolving links, also if it does not exist; by default those of ``restrict_reads``. Raises ``RefusedFile`` and
-    ``LimitExceeded``.
+    A path that does not exist passes: it may be written later. The path after resolving links must be inside the
+    folders of ``restrict_reads``, also if it does not exist. Raises ``RefusedFile`` and ``LimitExceeded``.
     """
-    roots = _roots.get() if roots is None else roots
-    if roots is not None:
+    if (roots := _roots.get()) is not None:
         require_inside(path, os.path.realpath(path), roots)
     try:
         status = os.stat(path)
@@ -134,7 +130,7 @@ def check_path(path: Path, roots: Sequence[Path] | None = None) -> None:
         raise RefusedFile(path, f"expected a regular file or a folder, found {kind}; {_COPY}")
 
 
-def require_regular_files(folder: Path, roots: Sequence[Path] | None = None) -> None:
+def require_regular_files(folder: Path) -> None:
     """Check a folder for a reader of another library: its entries must be regular files and folders.
 
     An index of sharded weights may only name files beside it. Subfolders are not searched. Raises ``RefusedFile``,
@@ -143,14 +139,14 @@ def require_regular_files(folder: Path, roots: Sequence[Path] | None = None) -> 
     with os.scandir(folder) as entries:
         paths = [Path(entry.path) for entry in entries]
     for path in paths:
-        check_path(path, roots)
+        check_path(path)
         if ".index." in path.name and path.suffix == ".json":
-            _check_index(path, roots)
+            _check_index(path)
 
 
-def _check_index(path: Path, roots: Sequence[Path] | None) -> None:
+def _check_index(path: Path) -> None:
     try:
-        index = json.loads(read_regular(path, roots=roots))
+        index = json.loads(read_regular(path))
     except ValueError:
         return  # reading it will raise the error
     names = index.get("weight_map") if isinstance(index, dict) else None

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from itertools import count
 from typing import Any
 
-from guidegraph_runtime.limits import Limits, current_limits, show_limit
+from guidegraph_runtime.limits import current_limits, show_limit
 from guidegraph_runtime.machine.byte_sizes import show_size
 from guidegraph_runtime.machine.memory import machine_memory
 
@@ -68,18 +68,17 @@ _arena_lock = threading.Lock()
 _arena_bytes: int | None = None
 
 
-def limit_memory(onnxruntime: Any, limits: Limits | None = None) -> int:
-    """Create the process's arena for values on the CPU, once, and return its size in bytes."""
+def limit_memory(onnxruntime: Any) -> None:
+    """Create the process's arena for values on the CPU, once."""
     global _arena_bytes
     with _arena_lock:
         if _arena_bytes is None:
-            limit = (limits or current_limits()).memory_bytes or default_memory()
+            limit = current_limits().memory_bytes or default_memory()
             memory = onnxruntime.OrtMemoryInfo(
                 "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
             )
             onnxruntime.create_and_register_allocator(memory, onnxruntime.OrtArenaCfg(limit, -1, -1, -1))
             _arena_bytes = limit
-        return _arena_bytes
 
 
 def default_memory() -> int:
