@@ -11,6 +11,7 @@ from typing import Any
 from guidegraph.nodes.table import Table
 from guidegraph.report.html import format_value
 from guidegraph.report.intervals import mean_interval
+from guidegraph.report.read import to_number
 
 ERRORS = ("error", "std_error", "standard_error", "se")
 EMPTY = "(empty)"
@@ -72,7 +73,7 @@ def make_plot(table: Table, rows: Sequence[int], axes: Axes, y: str, title: str)
     points: dict[tuple[Hashable, ...], dict[Hashable, list[_Point]]] = {}
     for i in rows:
         step = table[axes.along][i]
-        position = float(steps.index(step)) if ticks else _number(table[axes.x][i])
+        position = float(steps.index(step)) if ticks else to_number(table[axes.x][i])
         if (point := _point(table, i, position, y, interval)) is not None:
             points.setdefault(tuple(table[n][i] for n in axes.by), {}).setdefault(step, []).append(point)
     distinguishing = select_distinguishing(list(points))
@@ -156,7 +157,7 @@ def _series(name: str, points: dict[Hashable, list[_Point]], steps: Sequence[Any
 
 
 def _point(table: Table, i: int, x: float, y: str, interval: tuple[str, ...]) -> _Point | None:
-    value, *ends = (_number(table[name][i]) for name in (y, *interval))
+    value, *ends = (to_number(table[name][i]) for name in (y, *interval))
     if not (math.isfinite(value) and math.isfinite(x)):
         return None
     if len(ends) == 1:
@@ -171,7 +172,3 @@ def _caption(most: int, seeds: bool, interval: tuple[str, ...]) -> str:
     if len(interval) == 1:
         return f"Bars and band: ± {interval[0]}."
     return f"Bars and band: from {interval[0]} to {interval[1]}." if interval else ""
-
-
-def _number(value: Any) -> float:
-    return float(value) if isinstance(value, (int, float)) else math.nan

@@ -106,15 +106,9 @@ def describe_part(module: nn.Module) -> tuple[str, dict[str, Any]]:
         )
     for kind, (model, _) in KINDS.items():
         if isinstance(module, model):
-            return kind, asdict(_get_network(module).config)
+            config: Any = module.encoder.config if isinstance(module, TextModel) else module.config
+            return kind, asdict(config)
     raise ValueError(f"a {type(module).__name__} cannot be saved as a model part; known are {', '.join(KINDS)}")
-
-
-def _get_network(module: nn.Module) -> Any:
-    """The network that has the config of a part: the module itself or the one that it wraps."""
-    if isinstance(module, UNetDenoiser):
-        return module.network
-    return module.encoder if isinstance(module, TextModel) else module
 
 
 def save_parts(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from guidegraph.nodes.models.networks.scaled import ScaledAutoencoder
 from guidegraph.nodes.models.own.layers import Downsample, ResidualBlock, Upsample, group_norm
 from guidegraph.nodes.models.own.quantiser import VectorQuantiser
-from guidegraph.nodes.shape_checks import check_channels, check_sides
 
 INITIAL_LOG_VARIANCE = -6.0
 
@@ -88,7 +87,7 @@ def build_decoder(config: AutoencoderConfig) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-class FirstStage(nn.Module, ABC):
+class FirstStage(ScaledAutoencoder):
     """An autoencoder that owns the scale of its latents (Rombach et al. 2022, section 3.1); KL and VQ are its kinds.
 
     The buffer `scale` is measured after training (one over the standard deviation of the latents), so
@@ -109,24 +108,9 @@ class FirstStage(nn.Module, ABC):
         """The weight of the decoder's last convolution, where the adaptive weight compares gradients."""
         return [layer for layer in self.decoder if isinstance(layer, nn.Conv2d)][-1].weight
 
-    @abstractmethod
-    def latent(self, image: Tensor) -> Tensor:
-        """The latent (B, c, h, w) of pictures, unscaled."""
-
-    @abstractmethod
-    def reconstruct(self, z: Tensor) -> Tensor:
-        """The picture (B, 3, H, W) of an unscaled latent."""
-
-    def encode(self, image: Tensor) -> Tensor:
-        """The latent (B, c, h, w) of pictures (B, 3, H, W) in [-1, 1], scaled to unit variance."""
-        check_channels(image, self.config.in_channels, "the autoencoder")
-        check_sides(image, self.config.factor, "the autoencoder")
-        return (self.latent(image.to(self.scale.dtype)) * self.scale).to(image.dtype)
-
-    def decode(self, latent: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W), about [-1, 1], of latents as `encode` gives them."""
-        check_channels(latent, self.config.latent_channels, "the decoder")
-        return self.reconstruct(latent.to(self.scale.dtype) / self.scale).to(latent.dtype)
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.scale.dtype
 
 
 class KLAutoencoder(FirstStage):

@@ -1,22 +1,25 @@
-"""A U-Net as a `Denoiser`: the adapter between tensors and predictions."""
+"""U-Nets as a `Denoiser`: the adapter between tensors and predictions."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Protocol
 
 from torch import Tensor
 
 from guidegraph.nodes.models.networks.hooks import HookedModel, Hooks
-from guidegraph.nodes.models.own.unet import UNet
+from guidegraph.nodes.models.own.unet import UNet, UNetConfig
 from guidegraph.nodes.types import Condition, Prediction, PredictionKind
 
 
-class UNetInputs(Protocol):
-    """The part of a U-Net's config that describes its inputs: channels, factor of the sides, condition widths."""
+class UNetPorts(Protocol):
+    """The part of a U-Net's config that describes its inputs and its output: channels, sides, widths, the kind."""
 
     @property
     def in_channels(self) -> int: ...
+    @property
+    def out_channels(self) -> int: ...
     @property
     def spatial_channels(self) -> int: ...
     @property
@@ -25,24 +28,30 @@ class UNetInputs(Protocol):
     def vector_dim(self) -> int | None: ...
     @property
     def context_dim(self) -> int | None: ...
+    @property
+    def kind(self) -> PredictionKind: ...
 
 
-class UNetDenoiser(HookedModel):
-    """`(x, t, condition) -> Prediction` of a UNet, computed in the network's dtype and given in that of x.
+class NetworkDenoiser(HookedModel, ABC):
+    """`(x, t, condition) -> Prediction` of a U-Net, computed in the network's dtype and given in that of x.
 
-    Twice the channels of x in the output means a learned variance in the second half (Nichol & Dhariwal 2021).
+    Twice the channels of x in the output means a learned variance in the second half, raw, in [-1, 1] (Nichol &
+    Dhariwal 2021, eq. 15).
     """
 
-    network: UNet
+    @property
+    @abstractmethod
+    def config(self) -> UNetPorts:
+        """The config of the network."""
 
     @property
     def kind(self) -> PredictionKind:
         """The kind of every prediction."""
-        return self.network.config.kind
+        return self.config.kind
 
     def check_shape(self, shape: Sequence[int]) -> None:
         """Raise ``ValueError`` for a shape of x that the network does not take."""
-        check_shape(self.network.config, shape)
+        check_shape(self.config, shape)
 
     def forward(self, x: Tensor, t: Tensor, condition: Condition, hooks: Hooks | None = None) -> Prediction:
         """x (B, C, H, W); t (B) on the schedule's axis; every field of the condition has a leading B.
@@ -50,18 +59,17 @@ class UNetDenoiser(HookedModel):
         Raises ``ValueError`` for a size of x, or a condition, that the network does not take. A vector beside tokens
         may be left unused, as Stable Diffusion leaves the pooled one of CLIP.
         """
-        check_sizes(self.network.config, x, condition.spatial)
-        check_fields(self.network.config, condition)
-        dtype = self.network.stem.weight.dtype
+        config, dtype = self.config, self.network.dtype
+        check_sizes(config, x, condition.spatial)
+        check_fields(config, condition)
 
         def cast(tensor: Tensor | None) -> Tensor | None:
             return None if tensor is None else tensor.to(dtype)
 
-        config = self.network.config
         out = self.network(
             x.to(dtype),
             t,
-            vector=cast(condition.vector),
+            vector=None if config.vector_dim is None else cast(condition.vector),
             tokens=cast(condition.tokens),
             mask=condition.mask,
             spatial=cast(condition.spatial),
@@ -72,7 +80,17 @@ class UNetDenoiser(HookedModel):
         return Prediction(out, config.kind)
 
 
-def check_shape(config: UNetInputs, shape: Sequence[int]) -> None:
+class UNetDenoiser(NetworkDenoiser):
+    """The `NetworkDenoiser` of a UNet."""
+
+    network: UNet
+
+    @property
+    def config(self) -> UNetConfig:
+        return self.network.config
+
+
+def check_shape(config: UNetPorts, shape: Sequence[int]) -> None:
     """Raise ``ValueError`` if a UNet does not take x (B, C, H, W) of this shape."""
     if len(shape) != 4 or shape[1] != config.in_channels:
         raise ValueError(
@@ -84,7 +102,7 @@ def check_shape(config: UNetInputs, shape: Sequence[int]) -> None:
         )
 
 
-def check_sizes(config: UNetInputs, x: Tensor, spatial: Tensor | None) -> None:
+def check_sizes(config: UNetPorts, x: Tensor, spatial: Tensor | None) -> None:
     """Raise ``ValueError`` if a UNet does not take x (B, C, H, W) or the spatial condition at this size."""
     check_shape(config, x.shape)
     if (0 if spatial is None else spatial.shape[1]) != config.spatial_channels:
@@ -102,7 +120,7 @@ def check_sizes(config: UNetInputs, x: Tensor, spatial: Tensor | None) -> None:
         )
 
 
-def check_fields(config: UNetInputs, condition: Condition) -> None:
+def check_fields(config: UNetPorts, condition: Condition) -> None:
     """Raise ``ValueError`` if the vector or the tokens do not have the widths that a UNet takes."""
     unused = condition.tokens is not None and config.context_dim is not None and config.vector_dim is None
     for name, value, width, null in (

@@ -113,10 +113,14 @@ class UNetTrunk(nn.Module):
         self.width = width
         self.skips = tuple(skips)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the weights: that of the computation."""
+        return self.stem.weight.dtype
+
     def embed(self, t: Tensor, vector: Tensor | None) -> Tensor:
         """The embedding (B, 4 · channels) of times (B) and, if the model takes one, of a vector (B, D)."""
-        dtype = self.stem.weight.dtype
-        embedding: Tensor = self.time_embedding(timestep_embedding(t, self.config.channels).to(dtype))
+        embedding: Tensor = self.time_embedding(timestep_embedding(t, self.config.channels).to(self.dtype))
         if self.vector_embedding is not None and vector is not None:
             embedding = embedding + self.vector_embedding(vector)
         return embedding

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -11,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from guidegraph.nodes.models.networks.attention import training_kernel
+from guidegraph.nodes.models.networks.scaled import ScaledAutoencoder
 from guidegraph.nodes.models.own.layers import Upsample
-from guidegraph.nodes.shape_checks import check_channels, check_sides
 
 EPS = 1e-6
 
@@ -205,8 +204,8 @@ class Codebook(nn.Module):
         return nearest.permute(0, 3, 1, 2)
 
 
-class ReleasedFirstStage(nn.Module, ABC):
-    """An `Autoencoder` that owns the scale of its latents; KL and VQ are its kinds."""
+class ReleasedFirstStage(ScaledAutoencoder):
+    """An autoencoder under its released names; KL and VQ are its kinds."""
 
     def __init__(self, shape: FirstStageShape, moments: int, scale: float) -> None:
         super().__init__()
@@ -224,26 +223,13 @@ class ReleasedFirstStage(nn.Module, ABC):
         h: Tensor = self.encoder(image)
         return self.quant_conv(h) if hasattr(self, "quant_conv") else h
 
-    @abstractmethod
-    def latent(self, image: Tensor) -> Tensor:
-        """The latent (B, c, h, w) of pictures, unscaled."""
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.encoder.conv_in.weight.dtype
 
     def reconstruct(self, z: Tensor) -> Tensor:
-        """The picture (B, 3, H, W) of an unscaled latent."""
         picture: Tensor = self.decoder(self.post_quant_conv(z) if hasattr(self, "post_quant_conv") else z)
         return picture
-
-    def encode(self, image: Tensor) -> Tensor:
-        """The latent (B, c, h, w) of pictures (B, 3, H, W) in [-1, 1], scaled to unit variance."""
-        check_channels(image, self.config.in_channels, "the autoencoder")
-        check_sides(image, self.config.factor, "the autoencoder")
-        return (self.latent(image.to(self.encoder.conv_in.weight.dtype)) * self.scale).to(image.dtype)
-
-    def decode(self, latent: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W), about [-1, 1], of latents as `encode` gives them."""
-        check_channels(latent, self.config.latent_channels, "the decoder")
-        z = latent.to(self.decoder.conv_in.weight.dtype) / self.scale
-        return self.reconstruct(z).to(latent.dtype)
 
 
 class ReleasedKL(ReleasedFirstStage):
