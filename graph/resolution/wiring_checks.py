@@ -14,7 +14,7 @@ from guidegraph.graph.errors import Problem, WorkflowError
 from guidegraph.graph.ir import Call, Literal, Op, Output, Source, Sources, walk
 from guidegraph.graph.node import SHAPES, WIRED
 from guidegraph.graph.planning.admission import Extents
-from guidegraph.graph.planning.choices import keep_needed
+from guidegraph.graph.planning.choice_branches import keep_needed
 from guidegraph.graph.planning.digest import is_pure
 from guidegraph.graph.planning.passes import argument_source, call_trait, check_ports, read_known_arguments
 

@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from guidegraph.graph.context import current_device, current_dtype
+from guidegraph.graph.device_context import current_device, current_dtype
 
 MAX_LISTED = 4
 

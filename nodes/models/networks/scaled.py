@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from guidegraph.nodes.shapes import check_channels, check_sides
+from guidegraph.nodes.shape_checks import check_channels, check_sides
 
 
 class ScaledAutoencoder(nn.Module, ABC):

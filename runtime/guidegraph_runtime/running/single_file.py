@@ -30,7 +30,7 @@ from guidegraph_runtime.running.inputs import resolve_inputs
 from guidegraph_runtime.running.overrides import override_settings
 from guidegraph_runtime.running.plan import PlanRun, check_guards, refuse_part
 from guidegraph_runtime.running.single_file_shapes import Axis, Size
-from guidegraph_runtime.running.tensors import read_tables
+from guidegraph_runtime.running.tensor_inputs import read_tables
 from guidegraph_runtime.running.values import Values
 
 FORMAT = "guidegraph-single-file"

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from guidegraph.graph.context import use_device
+from guidegraph.graph.device_context import use_device
 from guidegraph.nodes.checkpoints.filling import fill
 from guidegraph.nodes.checkpoints.read_tensors import read_nested, read_tensors
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from guidegraph.graph.context import use_device
+from guidegraph.graph.device_context import use_device
 from guidegraph.nodes.checkpoints.checkpoint import load_checkpoint
 from guidegraph.nodes.checkpoints.guided_diffusion import (
     build_schedule,
