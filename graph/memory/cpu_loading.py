@@ -38,5 +38,6 @@ def _is_fed(op: ir.Call, name: str) -> bool:
     """Whether a port is linked, or a setting has a value other than a plain literal."""
     if name in op.inputs:
         return True
-    sources = ir.as_tuple(op.settings[name]) if name in op.settings else ()
+    value = op.settings.get(name)
+    sources = value if isinstance(value, tuple) else () if value is None else (value,)
     return any(not isinstance(source, ir.Literal) or is_tensor(source.value) for source in sources)

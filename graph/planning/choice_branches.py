@@ -5,12 +5,12 @@ An operation is *optional* while only branches of pending choices need it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 from guidegraph.graph.errors import NodeError, suggest
-from guidegraph.graph.ir import OTHERWISE, WHEN, Choice, Loop, Op, Output, Source, list_makers
+from guidegraph.graph.ir import OTHERWISE, WHEN, Choice, Loop, Op, Output, Source
 from guidegraph.graph.planning.digest import is_pure
 from guidegraph.graph.types import describe_value, is_tensor
 
@@ -49,9 +49,9 @@ def find_branch_operations(ops: Ops) -> set[str]:
     keys: set[str] = set()
     for op in reversed([*ops.values()]):
         if op.key in keys:
-            keys |= list_makers(op.sources())
+            keys.update(source.op for source in op.sources() if isinstance(source, Output))
         elif isinstance(op, (Choice, Loop)):
-            keys |= list_makers(_branch_sources(op))
+            keys.update(source.op for source in _branch_sources(op) if isinstance(source, Output))
     return keys & ops.keys()
 
 
@@ -69,33 +69,14 @@ def certain_operations(ops: Ops, roots: Iterable[Source], *, effects: bool = Tru
 
     Operations with effects are needed unless a branch depends on them. effects: if off, they do not count.
     """
-    return set(keep_needed(ops, roots, has_effect(ops, effects), whichever_branch=True))
-
-
-def has_effect(ops: Ops, effects: bool) -> Callable[[Op], bool]:
-    """Whether an operation has effects outside of branches; never if they do not count."""
+    needed = {source.op for source in roots if isinstance(source, Output)}
     inside = find_branch_operations(ops) if effects else set()
-    return lambda op: effects and op.key not in inside and not is_pure(op)
-
-
-def keep_needed(
-    ops: Ops,
-    roots: Iterable[Source],
-    is_root: Callable[[Op], bool] = lambda op: False,
-    *,
-    whichever_branch: bool = False,
-) -> dict[str, Op]:
-    """The operations that make some of the roots or for which ``is_root`` holds, and those that they need.
-
-    whichever_branch: a choice needs its selector alone, and none of its branches.
-    """
-    needed = list_makers(roots)
-    kept: list[Op] = []
     for op in reversed([*ops.values()]):
-        if op.key in needed or is_root(op):
-            kept.append(op)
-            needed |= list_makers([op.when] if whichever_branch and isinstance(op, Choice) else op.sources())
-    return {op.key: op for op in reversed(kept)}
+        if op.key in needed or (effects and op.key not in inside and not is_pure(op)):
+            needed.add(op.key)
+            sources = [op.when] if isinstance(op, Choice) else op.sources()
+            needed.update(source.op for source in sources if isinstance(source, Output))
+    return needed & ops.keys()
 
 
 def find_optional_operations(ops: Ops, roots: Iterable[Source]) -> set[str]:

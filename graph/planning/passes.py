@@ -22,11 +22,10 @@ from guidegraph.graph.ir import (
     Source,
     Sources,
     is_from_body,
-    list_makers,
 )
 from guidegraph.graph.literals import is_plain_data
 from guidegraph.graph.node import REQUIRED, NodeSpec
-from guidegraph.graph.planning.choice_branches import find_optional_operations, has_effect, keep_needed
+from guidegraph.graph.planning.choice_branches import find_branch_operations, find_optional_operations
 from guidegraph.graph.planning.digest import is_pure
 from guidegraph.graph.types import is_tensor, takes_literal
 from guidegraph_runtime.error_text import describe_error
@@ -113,7 +112,14 @@ def follow_aliases(aliases: Mapping[Source, Source]) -> Rewrite:
 
 def prune(ops: Ops, roots: Iterable[Source], *, effects: bool = True) -> dict[str, Op]:
     """Drop operations that no root needs. Unless ``effects`` is off, nodes with effects outside of branches stay."""
-    return keep_needed(ops, roots, has_effect(ops, effects))
+    needed = {s.op for s in roots if isinstance(s, Output)}
+    in_branches = find_branch_operations(ops) if effects else set()
+    kept: list[Op] = []
+    for op in reversed([*ops.values()]):
+        if op.key in needed or (effects and op.key not in in_branches and not is_pure(op)):
+            kept.append(op)
+            needed.update(s.op for s in op.sources() if isinstance(s, Output))
+    return {op.key: op for op in reversed(kept)}
 
 
 def merge(ops: Ops, digests: Mapping[str, str]) -> tuple[dict[str, Op], dict[Source, Source]]:
@@ -156,15 +162,18 @@ def _keep_branches(body: Ops, kept: dict[str, Op], loop: Loop) -> None:
     optional = find_optional_operations(body, loop.roots())
     if not optional:
         return
-    read = list_makers(loop.roots())
+    read = {s.op for s in loop.roots() if isinstance(s, Output)}
     while True:
-        read |= list_makers(s for op in kept.values() for s in op.sources())
-        staying = optional & read
+        read |= {s.op for op in kept.values() for s in op.sources() if isinstance(s, Output)}
         moved = [op for key, op in body.items() if key not in kept]
-        kept_too = [op for op in moved if op.key in staying or list_makers(op.sources()) & kept.keys()]
+        kept_too = [op for op in moved if (op.key in optional and op.key in read) or _reads(op, kept)]
         if not kept_too:
             return
         kept.update((op.key, op) for op in kept_too)
+
+
+def _reads(op: Op, ops: Ops) -> bool:
+    return any(isinstance(s, Output) and s.op in ops for s in op.sources())
 
 
 def read_known_arguments(call: Call, names: Iterable[str], values: Mapping[Source, Any]) -> dict[str, Any] | None:

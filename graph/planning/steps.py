@@ -154,8 +154,11 @@ def read_slots(step: Step) -> Iterable[Slot]:
     """The slots that a step reads."""
     for member in step.members:
         yield from read_slots(member)
-    for slots in (*step.args, *(s for _, s in step.wired)):
-        yield from slots if isinstance(slots, tuple) else (slots,)
+    for slot in (*step.args, *(s for _, s in step.wired)):
+        if isinstance(slot, tuple):
+            yield from slot
+        else:
+            yield slot
     yield from (slot for _, slot in step.closure)
 
 

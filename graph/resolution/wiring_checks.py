@@ -14,7 +14,6 @@ from guidegraph.graph.errors import Problem, WorkflowError
 from guidegraph.graph.ir import Call, Literal, Op, Output, Source, Sources, walk
 from guidegraph.graph.node import SHAPES, WIRED
 from guidegraph.graph.planning.admission import Extents
-from guidegraph.graph.planning.choice_branches import keep_needed
 from guidegraph.graph.planning.digest import is_pure
 from guidegraph.graph.planning.passes import argument_source, call_trait, check_ports, read_known_arguments
 
@@ -79,7 +78,11 @@ def order_for_checks(ops: Mapping[str, Op]) -> dict[str, Op]:
     sources = _list_checked_sources(
         call for call in calls if SHAPES not in signature(call.spec.check or len).parameters
     )
-    first = keep_needed(ops, sources)
+    first_keys = {source.op for source in sources if isinstance(source, Output)}
+    for op in reversed([*ops.values()]):
+        if op.key in first_keys:
+            first_keys.update(source.op for source in op.sources() if isinstance(source, Output))
+    first = {key: op for key, op in ops.items() if key in first_keys}
     return {**first, **ops} if all(map(is_pure, first.values())) else dict(ops)
 
 
@@ -91,7 +94,7 @@ def _find_wired(call: Call, values: Mapping[Source, Any]) -> frozenset[str]:
             return source.value is not None
         return isinstance(source, tuple) or values.get(source, source) is not None
 
-    return frozenset(name for name, source in call.arguments.items() if is_fed(source))
+    return frozenset(name for name, source in (*call.inputs.items(), *call.settings.items()) if is_fed(source))
 
 
 def _find_problems(call: Call, values: Mapping[Source, Any], extents: Extents) -> Iterator[Problem]:

@@ -72,7 +72,7 @@ def is_written(port: Port) -> bool:
 
 
 def _list_call_effects(call: Call, by_key: Mapping[str, Op], values: Mapping[str, Any]) -> Iterator[Effect]:
-    for name, sources in call.arguments.items():
+    for name, sources in (*call.inputs.items(), *call.settings.items()):
         port = call.spec.port(name)
         kind = classify_effect(port) if port is not None else None
         if port is None or kind is None:
