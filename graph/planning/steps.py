@@ -10,20 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from guidegraph.graph.ir import (
-    Call,
-    Carry,
-    Choice,
-    Index,
-    Item,
-    Literal,
-    Loop,
-    Op,
-    Output,
-    Source,
-    Sources,
-    is_from_body,
-)
+from guidegraph.graph.ir import Call, Carry, Choice, Index, Item, Literal, Loop, Op, Output, Source, Sources
 from guidegraph.graph.node import Watch
 from guidegraph.graph.planning.batch import BatchCall, group_siblings
 from guidegraph.graph.planning.choice_branches import choose_branch, find_next_choices, find_optional_operations
@@ -390,12 +377,11 @@ def plan_body(loop: Loop, passes: frozenset[str]) -> BodyPlan:
 def _find_invariant(loop: Loop) -> dict[str, Call]:
     """The loop-invariant calls of a body that were not moved before the loop."""
     invariant: dict[str, Call] = {}
-    varying = set(loop.body)
     for key, op in loop.body.items():
-        reads = any(is_from_body(s, loop.key, varying) for s in op.sources())
+        reads: list[Source] = [s for s in op.sources() if isinstance(s, (Carry, Item, Index)) and s.loop == loop.key]
+        reads += [s for s in op.sources() if isinstance(s, Output) and s.op in loop.body and s.op not in invariant]
         if not reads and isinstance(op, Call) and not isinstance(op, Choice) and is_pure(op):
             invariant[key] = op
-            varying.discard(key)
     return invariant
 
 
