@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from guidegraph.nodes.checkpoints.lora_file import Factors
-    from guidegraph.nodes.models.own.denoiser import UNetDenoiser
-    from guidegraph.nodes.models.released.denoiser import ReleasedDenoiser
+    from guidegraph.nodes.models.own.denoiser import NetworkDenoiser
 
 Rank = Annotated[int, Ge(1)]
 
@@ -153,12 +152,11 @@ def save_lora(
     return str(path)
 
 
-def _adaptable(denoiser: Denoiser, node_id: str) -> UNetDenoiser | ReleasedDenoiser:
+def _adaptable(denoiser: Denoiser, node_id: str) -> NetworkDenoiser:
     """The denoiser, if its layers have names in LoRA files. Raises ``ValueError`` otherwise."""
-    from guidegraph.nodes.models.own.denoiser import UNetDenoiser
-    from guidegraph.nodes.models.released.denoiser import ReleasedDenoiser
+    from guidegraph.nodes.models.own.denoiser import NetworkDenoiser
 
-    if not isinstance(denoiser, (ReleasedDenoiser, UNetDenoiser)):
+    if not isinstance(denoiser, NetworkDenoiser):
         raise ValueError(
             f"{node_id} takes a denoiser of checkpoint.load or model.load; found {type(denoiser).__name__}"
         )

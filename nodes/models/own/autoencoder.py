@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from guidegraph.nodes.models.networks.scaled import ScaledAutoencoder
+from guidegraph.nodes.models.networks.scaled_autoencoder import ScaledAutoencoder
 from guidegraph.nodes.models.own.layers import Downsample, ResidualBlock, Upsample, group_norm
 from guidegraph.nodes.models.own.quantiser import VectorQuantiser
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from guidegraph.nodes.models.networks.attention import training_kernel
-from guidegraph.nodes.models.networks.scaled import ScaledAutoencoder
+from guidegraph.nodes.models.networks.scaled_autoencoder import ScaledAutoencoder
 from guidegraph.nodes.models.own.layers import Upsample
 
 EPS = 1e-6
