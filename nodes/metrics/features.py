@@ -30,14 +30,9 @@ def efficientnet(*, size: Annotated[int, Ge(32)] | None = 128, path: Path | None
     `efficientnet`). It computes in at least float32, whatever the run's dtype, so that the metric does not lose
     precision with the model. Raises ``ValueError`` if the package is not installed.
     """
-    import torch
-
     from guidegraph.nodes.models.extractors.efficientnet import load_efficientnet
 
-    network = load_efficientnet(locate_packaged_weights() if path is None else path, size)
-    dtype = torch.promote_types(current_dtype(), torch.float32)
-    extractor: FeatureExtractor = network.to(device=current_device(), dtype=dtype)
-    return extractor
+    return _place(load_efficientnet(locate_packaged_weights() if path is None else path, size))
 
 
 def locate_packaged_weights() -> Path:
@@ -75,11 +70,15 @@ def inception(*, path: Path, layer: InceptionLayer = "pooled") -> FeatureExtract
     resized to 299 pixels a side as TensorFlow 1 does. It computes in at least float32, whatever the run's dtype.
     Raises ``ValueError`` for a file that does not hold exactly these weights. Nothing in it is executed.
     """
-    import torch
-
     from guidegraph.nodes.models.extractors.inception import load_inception
 
-    network = load_inception(path, layer)
+    return _place(load_inception(path, layer))
+
+
+def _place(network: Any) -> FeatureExtractor:
+    """The network on the device of the run, in at least float32."""
+    import torch
+
     dtype = torch.promote_types(current_dtype(), torch.float32)
     extractor: FeatureExtractor = network.to(device=current_device(), dtype=dtype)
     return extractor

@@ -102,14 +102,14 @@ class PlanRun:
             self._part(operation)
         elif operation.node in self.ready:
             self.memory.update(self.ready[operation.node])
-        else:
+        elif operation.op in OPERATIONS:
             self._host(operation)
+        else:
+            raise ValueError("this runtime has no such operation: install the guidegraph-runtime of the export")
         if missing := [name for name in operation.outputs if name not in self.memory]:
             raise ValueError(f"it did not return '{missing[0]}', which bundle.json declares; export again")
 
     def _host(self, operation: Operation) -> None:
-        if operation.op not in OPERATIONS:
-            raise ValueError("this runtime has no such operation: install the guidegraph-runtime of the export")
         flags = self.unread.get(operation.node)
         if flags is not None and is_unread(flags, self.memory):
             self.memory[operation.outputs[0]] = zeros_like(operation, self.memory)
