@@ -69,23 +69,19 @@ def kind_of_file(mode: int) -> str:
     return _KINDS.get(stat.S_IFMT(mode), "a special file")
 
 
-def open_regular(
-    path: str | os.PathLike[str], *, limit: str = "file_bytes", roots: Sequence[Path] | None = None
-) -> BufferedReader:
+def open_regular(path: str | os.PathLike[str], *, limit: str = "file_bytes") -> BufferedReader:
     """Open a regular file for reading; links are followed.
 
-    limit: the name of the limit on its size. roots: the folders that may contain the file after resolving links, by
-    default those of ``restrict_reads``. Raises ``RefusedFile`` for a folder, a pipe, a device or a socket and for a
-    file outside ``roots``, ``LimitExceeded`` for a file that is too large, and ``OSError`` if it is missing or
-    unreadable.
+    limit: the name of the limit on its size. Raises ``RefusedFile`` for a folder, a pipe, a device or a socket and for
+    a file that after resolving links is outside the folders of ``restrict_reads``, ``LimitExceeded`` for a file that is
+    too large, and ``OSError`` if it is missing or unreadable.
     """
-    roots = _roots.get() if roots is None else roots
     _require_regular(path, os.stat(path))
     descriptor = os.open(path, _FLAGS)
     try:
         status = os.fstat(descriptor)
         _require_regular(path, status)
-        if roots is not None:
+        if (roots := _roots.get()) is not None:
             require_inside(path, _real_path(descriptor, path, status), roots)
         check_limit(limit, status.st_size, f"'{os.fspath(path)}' has {show_size(status.st_size)}")
         return open(descriptor, "rb")
@@ -94,11 +90,9 @@ def open_regular(
         raise
 
 
-def read_regular(
-    path: str | os.PathLike[str], *, limit: str = "text_bytes", roots: Sequence[Path] | None = None
-) -> bytes:
+def read_regular(path: str | os.PathLike[str], *, limit: str = "text_bytes") -> bytes:
     """Read a regular file. Raises the errors of ``open_regular``, and ``RefusedFile`` for a file that grows."""
-    with open_regular(path, limit=limit, roots=roots) as file:
+    with open_regular(path, limit=limit) as file:
         size = os.fstat(file.fileno()).st_size
         data = file.read(size + 1)
     if len(data) > size:
