@@ -14,6 +14,9 @@ from guidegraph.graph.cancellation import is_interrupt
 from guidegraph.graph.errors import NodeError
 from guidegraph.graph.ir import (
     Call,
+    Carry,
+    Index,
+    Item,
     Literal,
     Loop,
     Op,
@@ -21,7 +24,6 @@ from guidegraph.graph.ir import (
     Param,
     Source,
     Sources,
-    is_from_body,
 )
 from guidegraph.graph.literals import is_plain_data
 from guidegraph.graph.node import REQUIRED, NodeSpec
@@ -149,7 +151,7 @@ def hoist(ops: Ops) -> dict[str, Op]:
         body = hoist(op.body)
         kept: dict[str, Op] = {}
         for key, body_op in body.items():
-            if not is_pure(body_op) or any(is_from_body(s, op.key, kept) for s in body_op.sources()):
+            if not is_pure(body_op) or any(_reads_loop(s, op, kept) for s in body_op.sources()):
                 kept[key] = body_op
         _keep_branches(body, kept, op)
         hoisted.update((key, body_op) for key, body_op in body.items() if key not in kept)
@@ -174,6 +176,12 @@ def _keep_branches(body: Ops, kept: dict[str, Op], loop: Loop) -> None:
 
 def _reads(op: Op, ops: Ops) -> bool:
     return any(isinstance(s, Output) and s.op in ops for s in op.sources())
+
+
+def _reads_loop(source: Source, loop: Loop, kept: Ops) -> bool:
+    if isinstance(source, (Carry, Item, Index)):
+        return source.loop == loop.key
+    return isinstance(source, Output) and source.op in kept
 
 
 def read_known_arguments(call: Call, names: Iterable[str], values: Mapping[Source, Any]) -> dict[str, Any] | None:

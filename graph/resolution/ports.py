@@ -135,14 +135,6 @@ class PortResolver:
         self.origins[literal] = LiteralOrigin(tree.mark, base, path)
         return literal
 
-    def resolve_linkable(self, port: Port, tree: Tree | None, base: Path, scope: Scope, path: str) -> Source | None:
-        """The source for an option that is a literal or a link ``params.NAME``. None if it is invalid."""
-        if not (isinstance(tree, Scalar) and tree.plain and tree.text.startswith("params.")):
-            return self.resolve_literal(port, tree, base, scope, path)
-        typed = self.find_source(tree, scope, path)
-        connected = self.connect_source(typed, port, tree, scope, path) if typed else None
-        return connected[0] if connected else None
-
     def _can_take(self, source: Source, kind: PortType, target: PortType) -> bool:
         """Whether a value of the type that a sub-workflow's caller links may fit a port inside."""
         if isinstance(source, (Param, Literal)):

@@ -16,10 +16,9 @@ from guidegraph.graph.export.single_file.host_prelude import (
     HostPrelude,
     PartReader,
     find_readers,
-    walk_operations,
 )
 from guidegraph.graph.export.workflow import Exported
-from guidegraph_runtime.bundle.manifest import Tensor
+from guidegraph_runtime.bundle.manifest_types import Tensor, walk_operations
 from guidegraph_runtime.running.loops import Loop
 
 STEPS = "steps"
