@@ -16,7 +16,22 @@ from guidegraph.graph.export.partition.leaves import plain_fields, tensor_leaves
 from guidegraph.graph.export.partition.precision import EVERY_STEP
 from guidegraph.graph.export.partition.subgraph import ExampleValue, PartInput, PartPlan, is_number, plan_part
 from guidegraph.graph.export.workflow import Exported, OnPart, trace_parts
-from guidegraph.graph.ir import Call, Carry, Graph, Index, Item, Literal, Loop, Op, Output, Param, Source, Sources, walk
+from guidegraph.graph.ir import (
+    Call,
+    Carry,
+    Graph,
+    Index,
+    Item,
+    Literal,
+    Loop,
+    Many,
+    Op,
+    Output,
+    Param,
+    Source,
+    Sources,
+    walk,
+)
 from guidegraph.graph.planning.plan import compile_plan
 from guidegraph.graph.port_kinds import port_kinds
 from guidegraph.graph.trust.policy import OWN_WORKFLOW, Policy
@@ -179,8 +194,9 @@ def _plan_call(call: Call, run: ExampleRun, label: str) -> tuple[PartPlan, dict[
         for port, sources in ports.items():
             declared = call.spec.port(port)
             kind = None if declared is None else declared.type
-            if isinstance(sources, tuple):
-                connected[port] = tuple(connect(f"{port}.{i}", source, None) for i, source in enumerate(sources))
+            if isinstance(sources, Many):
+                elements = enumerate(sources.sources)
+                connected[port] = Many(tuple(connect(f"{port}.{i}", source, None) for i, source in elements))
             else:
                 connected[port] = connect(port, sources, kind)
         return connected

@@ -14,7 +14,7 @@ from typing import Any
 
 import networkx as nx
 
-from guidegraph.graph.ir import Call, Literal, Op, Output, Sources
+from guidegraph.graph.ir import Call, Literal, Op, Output, Source, Sources, list_sources
 from guidegraph.graph.planning.digest import FRESH, value_digest
 
 
@@ -43,14 +43,16 @@ def group_siblings(ops: Mapping[str, Op]) -> list[Op | BatchCall]:
 
 
 def _family_key(call: Call) -> Any:
-    fixed = [(n, _source_key(s)) for n, s in call.inputs.items() if n not in call.spec.batchable]
+    fixed = [(n, _sources_key(s)) for n, s in call.inputs.items() if n not in call.spec.batchable]
     ports = tuple(n for n in call.inputs if n in call.spec.batchable)
-    return call.spec.id, ports, tuple(fixed), tuple(sorted((n, _source_key(s)) for n, s in call.settings.items()))
+    return call.spec.id, ports, tuple(fixed), tuple(sorted((n, _sources_key(s)) for n, s in call.settings.items()))
 
 
-def _source_key(source: Sources) -> str:
-    if isinstance(source, tuple):
-        return "|".join(map(_source_key, source))
+def _sources_key(sources: Sources) -> str:
+    return "|".join(map(_source_key, list_sources(sources)))
+
+
+def _source_key(source: Source) -> str:
     if not isinstance(source, Literal):
         return repr(source)
     digest = value_digest(source.value)

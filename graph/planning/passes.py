@@ -19,11 +19,13 @@ from guidegraph.graph.ir import (
     Item,
     Literal,
     Loop,
+    Many,
     Op,
     Output,
     Param,
     Source,
     Sources,
+    map_sources,
 )
 from guidegraph.graph.literals import is_plain_data
 from guidegraph.graph.node import REQUIRED, NodeSpec
@@ -54,7 +56,7 @@ def rewrite_sources(op: Op, change: Rewrite) -> Op:
 
 
 def _rewrite_all(sources: Mapping[str, Sources], change: Rewrite) -> dict[str, Sources]:
-    return {n: tuple(change(i) for i in s) if isinstance(s, tuple) else change(s) for n, s in sources.items()}
+    return {name: map_sources(change, port_sources) for name, port_sources in sources.items()}
 
 
 def bind_params(op: Op, values: Mapping[str, Literal]) -> Op:
@@ -78,8 +80,8 @@ def bind_sources(op: Op, values: Mapping[Source, Source]) -> Op:
 def _bind(call: Call, sources: Mapping[str, Sources], values: Mapping[Source, Source]) -> dict[str, Sources]:
     bound: dict[str, Sources] = {}
     for name, source in sources.items():
-        if isinstance(source, tuple):
-            bound[name] = tuple(values.get(s, s) for s in source)
+        if isinstance(source, Many):
+            bound[name] = map_sources(lambda s: values.get(s, s), source)
             continue
         value = values.get(source, source)
         bound[name] = (
@@ -191,7 +193,7 @@ def read_known_arguments(call: Call, names: Iterable[str], values: Mapping[Sourc
     """
     arguments: dict[str, Any] = {}
     for name in names:
-        source = argument_source(call, name)
+        source = call.argument(name)
         if source is None:
             port = call.spec.port(name)
             value = REQUIRED if port is None else port.default
@@ -199,7 +201,7 @@ def read_known_arguments(call: Call, names: Iterable[str], values: Mapping[Sourc
                 return None
         elif isinstance(source, Literal):
             value = source.value
-        elif not isinstance(source, tuple) and source in values:
+        elif not isinstance(source, Many) and source in values:
             value = values[source]
         else:
             return None
@@ -207,11 +209,6 @@ def read_known_arguments(call: Call, names: Iterable[str], values: Mapping[Sourc
             return None
         arguments[name] = value
     return arguments
-
-
-def argument_source(call: Call, name: str) -> Sources | None:
-    """The source of a port or setting; ``None`` if it has none."""
-    return call.settings[name] if name in call.settings else call.inputs.get(name)
 
 
 def find_unneeded_ports(call: Call, values: Mapping[Source, Any]) -> frozenset[str]:
@@ -276,7 +273,7 @@ def skip(ops: Ops, values: Mapping[Source, Any]) -> tuple[dict[str, Op], dict[So
             continue
         port = _identity_port(op, values)
         source = op.inputs.get(port) if port else None
-        if port and source is not None and not isinstance(source, tuple) and len(op.outputs) == 1:
+        if port and source is not None and not isinstance(source, Many) and len(op.outputs) == 1:
             aliases[Output(op.key, next(iter(op.outputs)))] = source
             continue
         skipped[op.key] = drop_ports(op, find_unneeded_ports(op, values))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from guidegraph.graph.frozen_models import copy_frozen
-from guidegraph.graph.ir import Call, Literal, Op, Output, Param, Source, Sources
+from guidegraph.graph.ir import Call, Literal, Many, Op, Output, Param, Source, Sources
 from guidegraph.graph.planning.digest import Digests, digest_pairs, digest_strings, is_pure
 from guidegraph.graph.planning.make_choices import make_choices
 from guidegraph.graph.planning.passes import bind_params
@@ -67,11 +67,9 @@ def _find_needed_keys(ops: Mapping[str, Op], sources: Iterable[Source]) -> set[s
 
 def _effect_digest(call: Call, digests: Digests) -> str:
     def digest(sources: Sources) -> str:
-        if isinstance(sources, tuple):
-            return digest_strings("list", *map(digest, sources))
+        if isinstance(sources, Many):
+            return digest_strings("list", *map(digest, sources.sources))
         return json.dumps(portable_value(sources.value)) if isinstance(sources, Literal) else digests.source(sources)
 
-    arguments = {**call.inputs, **call.settings}
-    return digest_pairs(
-        [("node", f"{call.spec.id} {call.spec.version}"), *((n, digest(s)) for n, s in arguments.items())]
-    )
+    arguments = [(name, digest(sources)) for name, sources in call.arguments()]
+    return digest_pairs([("node", f"{call.spec.id} {call.spec.version}"), *arguments])

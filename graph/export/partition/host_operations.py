@@ -12,7 +12,7 @@ from guidegraph.graph.export.errors import ExportError
 from guidegraph.graph.export.partition.example_values import ExampleValues
 from guidegraph.graph.export.partition.leaves import plain_fields, tensor_leaves
 from guidegraph.graph.export_recipe import ExportRecipe
-from guidegraph.graph.ir import Call, Literal, Output, Source, Sources
+from guidegraph.graph.ir import Call, Literal, Many, Output, Source, Sources, list_sources
 from guidegraph.graph.node import NodeSpec, Port
 from guidegraph.graph.trust.file_checks import read_regular
 from guidegraph.graph.types import PortType, Tensor
@@ -28,13 +28,12 @@ def make_host_operation(call: Call, run: ExampleValues) -> Operation:
     """
     links: dict[str, str] = {}
     settings: dict[str, Any] = {}
-    for name, sources in (*call.inputs.items(), *call.settings.items()):
-        source_list = sources if isinstance(sources, tuple) else (sources,)
-        if not any(run.is_dynamic(source) or tensor_leaves(run.value(source)) for source in source_list):
-            values = [run.value(source) for source in source_list]
-            settings[name] = _to_json(call, name, values if isinstance(sources, tuple) else values[0], run)
-        elif isinstance(sources, tuple):
-            for i, source in enumerate(sources):
+    for name, sources in call.arguments():
+        if not any(run.is_dynamic(source) or tensor_leaves(run.value(source)) for source in list_sources(sources)):
+            values = [run.value(source) for source in list_sources(sources)]
+            settings[name] = _to_json(call, name, values if isinstance(sources, Many) else values[0], run)
+        elif isinstance(sources, Many):
+            for i, source in enumerate(sources.sources):
                 links |= {
                     f"{name}.{i}" + (f".{p}" if p else ""): value_name
                     for p, value_name in _all_names(source, run).items()
@@ -93,8 +92,8 @@ def split_call(call: Call, run: ExampleValues) -> tuple[Call, Call]:
     assert call.spec.split is not None
     known_values = {
         name: run.value(source)
-        for name, source in (*call.inputs.items(), *call.settings.items())
-        if not isinstance(source, tuple) and not run.is_dynamic(source)
+        for name, source in call.arguments()
+        if not isinstance(source, Many) and not run.is_dynamic(source)
     }
     parts: ExportRecipe | None = call.spec.split(**known_values)
     if parts is None:
@@ -108,7 +107,7 @@ def split_call(call: Call, run: ExampleValues) -> tuple[Call, Call]:
     host_inputs = {
         host_port: source
         for node_port, host_port in parts.ports.items()
-        for name, source in (*call.inputs.items(), *call.settings.items())
+        for name, source in call.arguments()
         if name == node_port
     }
     settings: dict[str, Sources] = {name: Literal(value) for name, value in parts.settings.items()}
