@@ -123,8 +123,7 @@ class Call:
 
     def arguments(self) -> Iterator[tuple[str, Sources]]:
         """All ports with links and all settings by name, each with its sources."""
-        yield from self.inputs.items()
-        yield from self.settings.items()
+        return chain(self.inputs.items(), self.settings.items())
 
     def argument(self, name: str) -> Sources | None:
         """The sources of a port or setting; ``None`` if it has none."""
@@ -139,7 +138,10 @@ class Call:
     def sources(self) -> Iterator[Source]:
         """All sources that this call reads."""
         for sources in (*self.inputs.values(), *self.settings.values()):
-            yield from list_sources(sources)
+            if isinstance(sources, Many):
+                yield from sources.sources
+            else:
+                yield sources
 
     def parameters(self) -> Iterator[tuple[str, Port]]:
         """Each parameter that this call reads, with its port or setting; for one in a list, a port for one element."""
@@ -278,6 +280,11 @@ def map_links(links: Mapping[str, Source], change: Callable[[Source], Source]) -
 
 
 Op = Call | Loop
+
+
+def node_id(op: Op) -> str:
+    """The id of the node that an operation calls; ``loop`` for a loop."""
+    return op.spec.id if isinstance(op, Call) else "loop"
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,8 @@ from guidegraph.graph.ir import (
 )
 from guidegraph.graph.literals import is_plain_data
 from guidegraph.graph.node import REQUIRED, NodeSpec
-from guidegraph.graph.planning.choice_branches import find_branch_operations, find_optional_operations
+from guidegraph.graph.planning.choice_branches import find_optional_operations, make_effect_test
+from guidegraph.graph.planning.dependencies import find_dependencies
 from guidegraph.graph.planning.digest import is_pure
 from guidegraph.graph.types import is_tensor, takes_literal
 from guidegraph_runtime.error_text import describe_error
@@ -116,14 +117,7 @@ def follow_aliases(aliases: Mapping[Source, Source]) -> Rewrite:
 
 def prune(ops: Ops, roots: Iterable[Source], *, effects: bool = True) -> dict[str, Op]:
     """Drop operations that no root needs. Unless ``effects`` is off, nodes with effects outside of branches stay."""
-    needed = {s.op for s in roots if isinstance(s, Output)}
-    in_branches = find_branch_operations(ops) if effects else set()
-    kept: list[Op] = []
-    for op in reversed([*ops.values()]):
-        if op.key in needed or (effects and op.key not in in_branches and not is_pure(op)):
-            kept.append(op)
-            needed.update(s.op for s in op.sources() if isinstance(s, Output))
-    return {op.key: op for op in reversed(kept)}
+    return find_dependencies(ops, roots, keep=make_effect_test(ops) if effects else None)
 
 
 def merge(ops: Ops, digests: Mapping[str, str]) -> tuple[dict[str, Op], dict[Source, Source]]:

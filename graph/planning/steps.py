@@ -35,6 +35,7 @@ class Step:
     validated: wired settings to validate. mutable: constants that are copied for each call. frees: slots that this step
     is the last to use. members: the calls of a batch.
     body: of a loop. closure: the sources that a loop reads from outside. watch: the process state to restore after it.
+    ops: the operation that the step runs, or the calls of a batch.
     """
 
     op: Call | Loop | BatchCall
@@ -53,6 +54,14 @@ class Step:
     body: BodyPlan | None = None
     closure: tuple[tuple[Source, Slot], ...] = ()
     watch: Watch = "nothing"
+    ops: tuple[Op, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.ops = self.op.calls if isinstance(self.op, BatchCall) else (self.op,)
+
+    def outputs(self) -> list[Output]:
+        """The outputs that the step computes, in the order of ``outs``."""
+        return [Output(op.key, name) for op in self.ops for name in op.outputs]
 
 
 @dataclass(slots=True)

@@ -14,6 +14,7 @@ from guidegraph.graph.errors import Problem, WorkflowError
 from guidegraph.graph.ir import Call, Literal, Many, Op, Output, Source, Sources, walk
 from guidegraph.graph.node import SHAPES, WIRED
 from guidegraph.graph.planning.admission import Extents
+from guidegraph.graph.planning.dependencies import find_dependencies
 from guidegraph.graph.planning.digest import is_pure
 from guidegraph.graph.planning.passes import call_trait, check_ports, read_known_arguments
 
@@ -78,11 +79,7 @@ def order_for_checks(ops: Mapping[str, Op]) -> dict[str, Op]:
     sources = _list_checked_sources(
         call for call in calls if SHAPES not in signature(call.spec.check or len).parameters
     )
-    first_keys = {source.op for source in sources if isinstance(source, Output)}
-    for op in reversed([*ops.values()]):
-        if op.key in first_keys:
-            first_keys.update(source.op for source in op.sources() if isinstance(source, Output))
-    first = {key: op for key, op in ops.items() if key in first_keys}
+    first = find_dependencies(ops, sources)
     return {**first, **ops} if all(map(is_pure, first.values())) else dict(ops)
 
 
