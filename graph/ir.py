@@ -65,7 +65,26 @@ class Literal:
 
 
 Source = Output | Param | Carry | Item | Index | Literal
-Sources = Source | tuple[Source, ...]
+
+
+@dataclass(frozen=True)
+class Many:
+    """A list of links: the sources of a port that takes a sequence, in order."""
+
+    sources: tuple[Source, ...]
+
+
+Sources = Source | Many
+
+
+def list_sources(sources: Sources) -> tuple[Source, ...]:
+    """All sources of a port: those of a list of links, or the only one."""
+    return sources.sources if isinstance(sources, Many) else (sources,)
+
+
+def map_sources(change: Callable[[Source], Source], sources: Sources) -> Sources:
+    """The sources of a port with each replaced by ``change(source)``."""
+    return Many(tuple(map(change, sources.sources))) if isinstance(sources, Many) else change(sources)
 
 
 @dataclass(frozen=True)
@@ -85,7 +104,7 @@ class Parameter:
 class Call:
     """One call of a node.
 
-    inputs: sources by port (a tuple for a list of links); ports without a link are absent and take their default.
+    inputs: sources by port; ports without a link are absent and take their default.
     settings: the same, by setting.
     checks: ports and settings whose link narrows the type, with the type to check at run time.
     """
@@ -102,21 +121,34 @@ class Call:
     def outputs(self) -> Mapping[str, PortType]:
         return self.spec.outputs
 
+    def arguments(self) -> Iterator[tuple[str, Sources]]:
+        """All ports with links and all settings by name, each with its sources."""
+        return chain(self.inputs.items(), self.settings.items())
+
+    def argument(self, name: str) -> Sources | None:
+        """The sources of a port or setting; ``None`` if it has none."""
+        return self.settings[name] if name in self.settings else self.inputs.get(name)
+
+    def links(self) -> Iterator[tuple[str, Source]]:
+        """All sources that this call reads, each with its port or setting."""
+        for name, sources in self.arguments():
+            for source in list_sources(sources):
+                yield name, source
+
     def sources(self) -> Iterator[Source]:
         """All sources that this call reads."""
-        for value in (*self.inputs.values(), *self.settings.values()):
-            if isinstance(value, tuple):
-                yield from value
+        for sources in (*self.inputs.values(), *self.settings.values()):
+            if isinstance(sources, Many):
+                yield from sources.sources
             else:
-                yield value
+                yield sources
 
     def parameters(self) -> Iterator[tuple[str, Port]]:
         """Each parameter that this call reads, with its port or setting; for one in a list, a port for one element."""
-        for name, value in (*self.inputs.items(), *self.settings.items()):
-            for source in value if isinstance(value, tuple) else (value,):
-                if isinstance(source, Param) and (port := self.spec.port(name)) is not None:
-                    sequence = port.type.sequence if isinstance(value, tuple) else None
-                    yield source.name, Port(name, None, sequence.element) if sequence else port
+        for name, source in self.links():
+            if isinstance(source, Param) and (port := self.spec.port(name)) is not None:
+                sequence = port.type.sequence if isinstance(self.argument(name), Many) else None
+                yield source.name, Port(name, None, sequence.element) if sequence else port
 
 
 WHEN = "when"
@@ -132,14 +164,12 @@ class Choice(Call):
 
     @property
     def when(self) -> Source:
-        source = self.settings[WHEN]
-        assert not isinstance(source, tuple)
+        (source,) = list_sources(self.settings[WHEN])
         return source
 
     def branch(self, name: str) -> Source:
         """The source of a branch."""
-        source = self.inputs[name]
-        assert not isinstance(source, tuple)
+        (source,) = list_sources(self.inputs[name])
         return source
 
 
@@ -250,6 +280,11 @@ def map_links(links: Mapping[str, Source], change: Callable[[Source], Source]) -
 
 
 Op = Call | Loop
+
+
+def node_id(op: Op) -> str:
+    """The id of the node that an operation calls; ``loop`` for a loop."""
+    return op.spec.id if isinstance(op, Call) else "loop"
 
 
 @dataclass(frozen=True)

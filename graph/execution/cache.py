@@ -6,10 +6,12 @@ import logging
 import sys
 from collections import OrderedDict
 from contextlib import suppress
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from guidegraph.graph.events import Origin
+from guidegraph.graph.planning.digest import FRESH
 from guidegraph.graph.types import is_tensor
 from guidegraph.graph.values.ownership import Seal
 from guidegraph.graph.values.serialise import NotSerialisable, read_value, write_value
@@ -130,3 +132,34 @@ class DiskCache:
             self._writable = False
             reason = with_shortage(describe_error(error), error)
             log.warning("the cache keeps nothing more of this run, which goes on without it: %s", reason)
+
+
+@dataclass(frozen=True)
+class Caches:
+    """The caches of a run: in memory, in a folder, both or none. device: the torch name of the run's device."""
+
+    memory: MemoryCache | None
+    disk: DiskCache | None
+    device: str
+
+    def get(self, digest: str) -> tuple[Values, Origin] | None:
+        """The values of a digest and the cache that has them, memory first."""
+        if digest.startswith(FRESH):
+            return None
+        if self.memory is not None and (values := self.memory.get(digest)) is not None:
+            return values, "memory"
+        if self.disk is not None and (values := self.disk.get(digest, self.device)) is not None:
+            if self.memory is not None:
+                self.memory.put(digest, values)
+            return values, "disk"
+        return None
+
+    def accept(self, digest: str) -> bool:
+        """Whether there is a cache, and the digest is not new in every run."""
+        return (self.memory is not None or self.disk is not None) and not digest.startswith(FRESH)
+
+    def put(self, digest: str, values: Values) -> None:
+        if self.memory is not None:
+            self.memory.put(digest, values)
+        if self.disk is not None and values:
+            self.disk.put(digest, values)

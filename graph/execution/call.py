@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from guidegraph.graph.cancellation import is_interrupt
 from guidegraph.graph.errors import Cancelled, Mark, NodeError
-from guidegraph.graph.ir import Call, Loop
-from guidegraph.graph.planning.batch import BatchCall, call_as_batch
+from guidegraph.graph.execution.join_calls import Sizes, call_as_batch
+from guidegraph.graph.ir import Call, Op, node_id
 from guidegraph.graph.planning.steps import Step
 from guidegraph.graph.trust.file_checks import check_paths
 from guidegraph.graph.trust.policy import refuse_shipped
@@ -22,17 +23,17 @@ def invoke(step: Step, slots: list[Any]) -> None:
     """Run a call or a batch of calls, and restore the process state that it changed. Raises ``NodeError``."""
     process_state = None if step.watch == "nothing" else save_state(step.watch)
     try:
-        if step.members:
-            _invoke_batch(step, slots)
-        elif step.plain:
+        if step.plain:
+            args = [slots[slot] for slot in step.args]  # type: ignore[index]
             if step.constants:
                 check_paths(step.constants)
-            args = [slots[s] for s in step.args]  # type: ignore[index]
-            store_outputs(step, slots, step.function(*args, **step.constants))  # type: ignore[misc]
+                store_outputs(step, slots, step.function(*args, **step.constants))  # type: ignore[misc]
+            else:
+                store_outputs(step, slots, step.function(*args))  # type: ignore[misc]
+        elif step.members:
+            invoke_batch(step, slots, Sizes(), invoke)
         else:
-            args, by_name = gather_arguments(step, slots)
-            check_paths(by_name)
-            store_outputs(step, slots, step.function(*args, **by_name))  # type: ignore[misc]
+            invoke_call(step, slots)
     except (NodeError, Cancelled):
         raise
     except BaseException as error:
@@ -41,15 +42,38 @@ def invoke(step: Step, slots: list[Any]) -> None:
         raise node_error(step, error) from error
     finally:
         if process_state is not None:
-            restore_state(process_state, step.op.calls[0] if isinstance(step.op, BatchCall) else step.op)  # type: ignore[arg-type]
+            restore_state(process_state, step.ops[0])  # type: ignore[arg-type]
+
+
+def invoke_call(step: Step, slots: list[Any]) -> None:
+    """Call a node with its arguments and store its outputs."""
+    assert step.function is not None
+    args, by_name = gather_arguments(step, slots)
+    store_outputs(step, slots, step.function(*args, **by_name))
+
+
+def invoke_batch(step: Step, slots: list[Any], sizes: Sizes, invoke_member: Callable[[Step, list[Any]], None]) -> None:
+    """Run the calls of a batch as one or, if their arguments cannot be joined, one by one with ``invoke_member``."""
+    first = step.members[0]
+    call = first.op
+    assert isinstance(call, Call)
+    assert first.function is not None
+    leading = list(call.spec.inputs)[: len(first.args)]
+    batchable = [leading.index(p) if p in leading else p for p in call.spec.batchable if p in call.inputs]
+    arguments = [gather_arguments(member, slots) for member in step.members]
+    results = call_as_batch(first.function, arguments, batchable, sizes)
+    if results is None:
+        for member in step.members:
+            invoke_member(member, slots)
+        return
+    for member, result in zip(step.members, results, strict=True):
+        store_outputs(member, slots, result)
 
 
 def node_error(step: Step, error: BaseException) -> NodeError:
     """An error as a ``NodeError`` that names the step's place in the workflow."""
-    op = step.op.calls[0] if isinstance(step.op, BatchCall) else step.op
-    name = op.spec.id if isinstance(op, Call) else "loop"
-    mark = _mark(op, error)
-    return NodeError(f"nodes.{op.key}", name, mark, error)
+    op = step.ops[0]
+    return NodeError(f"nodes.{op.key}", node_id(op), _mark(op, error), error)
 
 
 class PortError(ValueError):
@@ -60,14 +84,17 @@ class PortError(ValueError):
         super().__init__(f"port '{port}': {message}")
 
 
-def _mark(op: Call | Loop, error: BaseException) -> Mark:
+def _mark(op: Op, error: BaseException) -> Mark:
     if isinstance(error, PortError) and isinstance(op, Call):
         return op.marks.get(error.port, op.mark)
     return op.mark
 
 
 def gather_arguments(step: Step, slots: list[Any]) -> tuple[list[Any], dict[str, Any]]:
-    """Positional and keyword arguments, with narrowing links and wired settings checked. Raises ``PortError``."""
+    """Positional and keyword arguments, with narrowing links, wired settings and paths checked.
+
+    Raises ``PortError`` and ``RefusedFile``.
+    """
     call = step.op
     assert isinstance(call, Call)
     args = [slots[s] if isinstance(s, int) else [slots[i] for i in s] for s in step.args]
@@ -88,6 +115,7 @@ def gather_arguments(step: Step, slots: list[Any]) -> tuple[list[Any], dict[str,
                 refuse_shipped(call.spec.settings[name], by_name[name])
         except ValueError as error:
             raise PortError(name, str(error)) from None
+    check_paths(by_name)
     return args, by_name
 
 
@@ -116,22 +144,3 @@ def _output_error(step: Step, index: int, value: Any) -> OutputError:
     assert isinstance(call, Call)
     name, kind = list(call.outputs.items())[index]
     return OutputError(name, output_mismatch(value, kind))
-
-
-def _invoke_batch(step: Step, slots: list[Any]) -> None:
-    first = step.members[0]
-    call = first.op
-    assert isinstance(call, Call)
-    assert first.function is not None
-    gathered_arguments = [gather_arguments(member, slots) for member in step.members]
-    for _, by_name in gathered_arguments:
-        check_paths(by_name)
-    leading = list(call.spec.inputs)[: len(first.args)]
-    batchable = [leading.index(p) if p in leading else p for p in call.spec.batchable if p in call.inputs]
-    results = call_as_batch(first.function, gathered_arguments, batchable)
-    if results is None:
-        for member in step.members:
-            invoke(member, slots)
-        return
-    for member, result in zip(step.members, results, strict=True):
-        store_outputs(member, slots, result)

@@ -15,20 +15,28 @@ from guidegraph.graph.device_context import current_device
 from guidegraph.graph.errors import GuidegraphError, NodeError
 from guidegraph.graph.execution.cache import nbytes
 from guidegraph.graph.execution.call import invoke, node_error
+from guidegraph.graph.execution.interpreter import interpret
 from guidegraph.graph.execution.loop_context import LoopContext
 from guidegraph.graph.execution.to_device import to_device
 from guidegraph.graph.execution.watched_sizes import LoopWatch, use_watch
-from guidegraph.graph.ir import Call, Carry, Choice, Index, Item, Loop, Source
+from guidegraph.graph.ir import Carry, Choice, Index, Item, Loop, Source
 from guidegraph.graph.planning.choice_branches import choose_branch
 from guidegraph.graph.planning.plan import Plan
 from guidegraph.graph.planning.steps import BodyPlan, Phase, RegionPlan, Step
 from guidegraph.graph.resolution.wiring_checks import check_wiring
 from guidegraph.graph.training.fit import Fit
 from guidegraph.graph.types import ANY, PortType, Tensor, describe_value, is_tensor
-from guidegraph.graph.values.ownership import copy_value, is_mutable
 from guidegraph_runtime.error_text import describe_error
 
 PRECOMPUTE_LIMIT = 64 << 20
+
+
+def run_step(step: Step, slots: list[Any], context: LoopContext, plan: Plan) -> None:
+    """Run a call, a batch of calls or a loop, and store its outputs. Raises the same errors as ``run_loop``."""
+    if step.body is None:
+        invoke(step, slots)
+    else:
+        run_loop(step, slots, context, plan)
 
 
 def run_loop(step: Step, slots: list[Any], context: LoopContext, plan: Plan) -> None:
@@ -216,30 +224,25 @@ def _choose_branch(choice: Choice, values: Mapping[Source, Any], context: LoopCo
 
 def run_region(region: RegionPlan, values: Mapping[Source, Any], context: LoopContext, plan: Plan) -> dict[Source, Any]:
     """Run a body's steps once; ``values`` has everything that it reads from outside. Raises ``NodeError``."""
-    slots: list[Any] = [None] * region.size
-    for slot, constant in region.constants:
-        slots[slot] = copy_value(constant) if is_mutable(constant) else constant
-    for source, slot in region.inputs:
-        slots[slot] = values[source]
     timed, watch = bool(context.observers), context.watch
+
+    def execute(step: Step, slots: list[Any]) -> None:
+        started = time.perf_counter() if timed else 0.0
+        if watch is not None:
+            watch.op = step.op
+        if step.body is None:  # as run_step does, without the cost of a call for each step
+            invoke(step, slots)
+        else:
+            run_loop(step, slots, context, plan)
+        if timed:
+            context.add_time(step, time.perf_counter() - started)
+
     try:
-        for step in region.steps:
-            started = time.perf_counter() if timed else 0.0
-            if watch is not None:
-                watch.call = step.op if isinstance(step.op, Call) else None
-            if step.body is None:
-                invoke(step, slots)
-            else:
-                run_loop(step, slots, context, plan)
-            if timed:
-                context.add_time(step, time.perf_counter() - started)
-            for slot in step.frees:
-                slots[slot] = None
+        return interpret(region, values, execute)
     except NodeError as error:
         if not error.iteration and context.iterations:
             raise _with_iterations(error, context) from error.cause
         raise
-    return {source: slots[slot] for source, slot in region.results.items()}
 
 
 def _with_iterations(error: NodeError, context: LoopContext) -> NodeError:

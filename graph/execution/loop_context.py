@@ -10,8 +10,7 @@ from guidegraph.graph.cancellation import CancelToken
 from guidegraph.graph.events import Observer
 from guidegraph.graph.execution.call import node_error
 from guidegraph.graph.execution.watched_sizes import LoopWatch
-from guidegraph.graph.ir import Call, Source
-from guidegraph.graph.planning.batch import BatchCall
+from guidegraph.graph.ir import Source, node_id
 from guidegraph.graph.planning.plan import Plan
 from guidegraph.graph.planning.steps import Step
 from guidegraph.graph.trust.limits import LimitExceeded, TripCount
@@ -69,10 +68,10 @@ class LoopContext:
 
     def add_time(self, step: Step, seconds: float) -> None:
         """Add the time of a step that has run; the calls of a batch get equal parts of it."""
-        ops = step.op.calls if isinstance(step.op, BatchCall) else (step.op,)
+        ops = step.ops
         for op in ops:
             node_time = self.node_times.get(op.key)
             if node_time is None:
-                node_time = self.node_times[op.key] = NodeTime(op.spec.id if isinstance(op, Call) else "loop")
+                node_time = self.node_times[op.key] = NodeTime(node_id(op))
             node_time.calls += 1
             node_time.seconds += seconds / len(ops)

@@ -13,10 +13,10 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from guidegraph.graph.ir import Call
+
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from guidegraph.graph.ir import Call
 
 
 @dataclass
@@ -33,17 +33,18 @@ class WatchedSizes:
 
 @dataclass
 class LoopWatch:
-    """The sizes watched in one loop. call, iteration: the current ones. warned: nodes that the run has warned about."""
+    """The sizes watched in one loop. op, iteration: the current ones. warned: nodes that the run has warned about."""
 
     warned: set[str]
-    call: Call | None = None
+    op: object = None
     iteration: int = 0
     watched: dict[str, WatchedSizes] = field(default_factory=dict)
 
     def add(self, size: Tensor, limit: float, message: str, decisive: Tensor | None) -> None:
-        if self.call is None or self.call.key in self.warned:
+        call = self.op
+        if not isinstance(call, Call) or call.key in self.warned:
             return
-        watched_sizes = self.watched.setdefault(self.call.key, WatchedSizes(self.call, limit, message))
+        watched_sizes = self.watched.setdefault(call.key, WatchedSizes(call, limit, message))
         watched_sizes.iterations.append(self.iteration)
         watched_sizes.sizes.append(size.detach())
         watched_sizes.decisive = decisive

@@ -4,19 +4,36 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from guidegraph.graph.device_context import use_device
 from guidegraph.graph.export.errors import ExportError
 from guidegraph.graph.export.partition.assign import runs_on_host
-from guidegraph.graph.export.partition.example_run import ExampleRun, list_example_items
+from guidegraph.graph.export.partition.example_run import ExampleRun
+from guidegraph.graph.export.partition.example_values import ExampleValues
 from guidegraph.graph.export.partition.leaves import plain_fields, tensor_leaves
 from guidegraph.graph.export.partition.precision import EVERY_STEP
 from guidegraph.graph.export.partition.subgraph import ExampleValue, PartInput, PartPlan, is_number, plan_part
 from guidegraph.graph.export.workflow import Exported, OnPart, trace_parts
-from guidegraph.graph.ir import Call, Carry, Graph, Index, Item, Literal, Loop, Op, Output, Param, Source, Sources, walk
+from guidegraph.graph.ir import (
+    Call,
+    Carry,
+    Graph,
+    Index,
+    Item,
+    Literal,
+    Loop,
+    Many,
+    Op,
+    Output,
+    Param,
+    Source,
+    Sources,
+    walk,
+)
+from guidegraph.graph.planning.dependencies import find_dependencies
 from guidegraph.graph.planning.plan import compile_plan
 from guidegraph.graph.port_kinds import port_kinds
 from guidegraph.graph.trust.policy import OWN_WORKFLOW, Policy
@@ -79,7 +96,7 @@ def export_call(
     with use_device(device, "float32"), torch.no_grad():
         run = _run_up_to(graph, values, call, policy)
         run.evaluate(call)
-        part, numbers = _plan_call(call, run, label)
+        part, numbers = _plan_call(call, run.examples, label)
     precision = {label if part_name == EVERY_STEP else part_name: port for part_name, port in (precision or {}).items()}
     (traced,) = trace_parts([part], device, precision, on_part)
     inputs = {
@@ -89,18 +106,19 @@ def export_call(
         for port in traced.plan.inputs
     }
     links = {port: f"params.{port}" for port in inputs}
-    operation = Operation("part", label, links, _describe_call(call, run), part.outputs)
+    operation = Operation("part", label, links, _describe_call(call, run.examples), part.outputs)
     reason = f"only nodes.{call.key} was exported"
     fixed = {param: reason for param in graph.params if param not in inputs and param.isidentifier()}
     examples = {port.name: port.example for port in traced.plan.inputs if port.name not in numbers}
     outputs = {port: port for port in part.outputs}
-    return Exported(graph, inputs, fixed, outputs, (operation,), (traced,), run.host, values, examples)
+    return Exported(graph, inputs, fixed, outputs, (operation,), (traced,), run.examples.host, values, examples)
 
 
 def _run_up_to(graph: Graph, values: Mapping[str, Any], call: Call, policy: Policy) -> ExampleRun:
     """An example run of everything that a call reads, in the first iteration of the loops around it."""
     parameters: dict[Source, Any] = {Param(name): value for name, value in values.items()}
-    run = ExampleRun(compile_plan(graph, values, policy=policy), set(), parameters, {})
+    examples = ExampleValues(parameters)
+    run = ExampleRun(compile_plan(graph, values, policy=policy), examples)
     loops = _loops_around(graph.ops, call.key)
     needed = _find_needed(graph.ops, [*call.sources(), *(loop.over for loop in loops)])
     region: Mapping[str, Op] = graph.ops
@@ -110,19 +128,14 @@ def _run_up_to(graph: Graph, values: Mapping[str, Any], call: Call, policy: Poli
                 run.evaluate(op)
         if loop is None:
             break
-        items = list_example_items(run.value(loop.over))
-        if not len(items):
-            raise ExportError(f"nodes.{loop.key} runs over nothing", "give it an entry or more", place=str(loop.mark))
-        carried = {name: source for name, source in loop.carry.items() if not _is_missing(run, source)}
-        run.values.update({Carry(loop.key, name): run.value(source) for name, source in carried.items()})
-        run.items[loop.key] = loop.item
-        run.enter(loop, items, 0)
+        items = examples.list_items(loop)
+        for name, source in loop.carry.items():
+            if isinstance(source, Literal) or source in examples.values:
+                examples.values[Carry(loop.key, name)] = examples.value(source)
+        examples.items[loop.key] = loop.item
+        examples.enter_iteration(loop, items, 0)
         region = loop.body
     return run
-
-
-def _is_missing(run: ExampleRun, source: Source) -> bool:
-    return not isinstance(source, Literal) and source not in run.values
 
 
 def _loops_around(ops: Mapping[str, Op], key: str) -> list[Loop]:
@@ -141,25 +154,19 @@ def _loops_around(ops: Mapping[str, Op], key: str) -> list[Loop]:
 def _find_needed(ops: Mapping[str, Op], sources: Iterable[Source]) -> set[str]:
     """The keys of the operations that some sources depend on; a carried value depends on its loop's start value."""
     ops_by_key = {op.key: op for op in walk(ops)}
-    keys: set[str] = set()
-    remaining = list(sources)
-    while remaining:
-        source = remaining.pop()
-        if isinstance(source, Carry):
+
+    def leave_loops(source: Source) -> Source:
+        while isinstance(source, (Carry, Item, Index)):
             loop = ops_by_key[source.loop]
             assert isinstance(loop, Loop)
-            remaining.append(loop.carry[source.name])
-        elif isinstance(source, (Item, Index)):
-            loop = ops_by_key[source.loop]
-            assert isinstance(loop, Loop)
-            remaining.append(loop.over)
-        elif isinstance(source, Output) and source.op not in keys:
-            keys.add(source.op)
-            remaining += ops_by_key[source.op].sources()
-    return keys
+            source = loop.carry[source.name] if isinstance(source, Carry) else loop.over
+        return source
+
+    roots = map(leave_loops, sources)
+    return set(find_dependencies(ops_by_key, roots, reads=lambda op: map(leave_loops, op.sources())))
 
 
-def _plan_call(call: Call, run: ExampleRun, label: str) -> tuple[PartPlan, dict[str, float]]:
+def _plan_call(call: Call, examples: ExampleValues, label: str) -> tuple[PartPlan, dict[str, float]]:
     """The call as a part whose inputs are the values that it reads, and the numbers among those."""
     inputs_read: list[ExampleValue] = []
     constants: dict[Source, Any] = {}
@@ -167,7 +174,7 @@ def _plan_call(call: Call, run: ExampleRun, label: str) -> tuple[PartPlan, dict[
     def connect(port: str, source: Source, kind: PortType | None) -> Source:
         if isinstance(source, Literal):
             return source
-        value, param = run.value(source), Param(port)
+        value, param = examples.value(source), Param(port)
         if tensor_leaves(value) or isinstance(value, float):
             inputs_read.append(ExampleValue(param, port, value, kind))
         else:
@@ -179,16 +186,18 @@ def _plan_call(call: Call, run: ExampleRun, label: str) -> tuple[PartPlan, dict[
         for port, sources in ports.items():
             declared = call.spec.port(port)
             kind = None if declared is None else declared.type
-            if isinstance(sources, tuple):
-                connected[port] = tuple(connect(f"{port}.{i}", source, None) for i, source in enumerate(sources))
+            if isinstance(sources, Many):
+                elements = enumerate(sources.sources)
+                connected[port] = Many(tuple(connect(f"{port}.{i}", source, None) for i, source in elements))
             else:
                 connected[port] = connect(port, sources, kind)
         return connected
 
     isolated = replace(call, inputs=connect_all(call.inputs), settings=connect_all(call.settings), checks=())
+    outputs = {port: Output(call.key, port) for port in call.outputs}
     results = [
-        ExampleValue(Output(call.key, port), "" if port == "out" else port, run.values[Output(call.key, port)], kind)
-        for port, kind in call.outputs.items()
+        ExampleValue(output, "" if port == "out" else port, examples.values[output], call.outputs[port])
+        for port, output in outputs.items()
     ]
     part = plan_part(label, [isolated], inputs_read, constants, results, in_loop=True)
     names = _short_names(
@@ -211,21 +220,17 @@ def _short_names(inputs: list[str], outputs: list[str]) -> list[str]:
     return names
 
 
-def _describe_call(call: Call, run: ExampleRun) -> dict[str, Any]:
+def _describe_call(call: Call, examples: ExampleValues) -> dict[str, Any]:
     """The settings that a program needs to use the graph, besides its tensors."""
     fixed = {
         f"{port}.{path}".removeprefix("out."): value
         for port in call.outputs
-        for path, value in plain_fields(run.values[Output(call.key, port)]).items()
+        for path, value in plain_fields(examples.values[Output(call.key, port)]).items()
         if isinstance(value, (bool, int, float, str))
     }
-    models = (run.values[source] for source in _list_linked_sources(call) if source in run.values)
+    models = (examples.values[source] for source in call.sources() if source in examples.values)
     return {CALL: call.spec.id, FIELDS: fixed, MASKS: any(getattr(model, MASKS, False) is True for model in models)}
 
 
 def _dtype_name(part_input: PartInput) -> str:
     return str(part_input.example.dtype).removeprefix("torch.")
-
-
-def _list_linked_sources(call: Call) -> Iterator[Source]:
-    return (source for source in call.sources() if not isinstance(source, Literal))

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 
-from guidegraph.graph import export
+from guidegraph import graph
 
 LIBRARIES = ("torch", "onnxscript", "onnx", "onnx_ir", "sympy", "numpy")
 
@@ -19,16 +19,16 @@ LIBRARIES = ("torch", "onnxscript", "onnx", "onnx_ir", "sympy", "numpy")
 def _folders() -> tuple[Path, ...]:
     specs = (find_spec(name) for name in LIBRARIES)
     folders = (Path(spec.origin).parent for spec in specs if spec is not None and spec.origin is not None)
-    return (Path(str(export.__file__)).parent, Path(traceback.__file__).parent, *folders)
+    return (Path(traceback.__file__).parent, Path(str(graph.__file__)).parent, *folders)
 
 
 @cache
 def is_library(file: Path) -> bool:
-    """Whether a file belongs to torch, to Python, to another library of the export, or to the export itself."""
+    """Whether a file belongs to torch, to Python, to another library of the export, or to the engine."""
     if not file.is_file():  # <eval_with_key>, <frozen importlib>
         return True
     if "site-packages" in file.parts:
-        return any(file.is_relative_to(folder) for folder in _folders()[2:])
+        return any(file.is_relative_to(folder) for folder in _folders()[1:])
     return any(file.is_relative_to(folder) for folder in _folders())
 
 

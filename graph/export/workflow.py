@@ -19,8 +19,9 @@ from guidegraph.graph.export.onnx.trace import TracedPart, trace_part
 from guidegraph.graph.export.partition.assign import find_host_calls, partition_operations
 from guidegraph.graph.export.partition.dynamic_axes import find_free_axes, separate_batches
 from guidegraph.graph.export.partition.example_run import ExampleRun
-from guidegraph.graph.export.partition.example_values import HostPlan
+from guidegraph.graph.export.partition.example_values import ExampleValues, HostPlan
 from guidegraph.graph.export.partition.host_operations import file_suffix
+from guidegraph.graph.export.partition.host_planner import HostPlanner
 from guidegraph.graph.export.partition.leaves import DYNAMIC
 from guidegraph.graph.export.partition.precision import EVERY_STEP, PRECISIONS, PROVIDERS
 from guidegraph.graph.export.partition.subgraph import PartPlan, is_number
@@ -102,9 +103,14 @@ def export_workflow(
     ``ExportError`` for operations that can neither be traced nor done by the runtime, and ``NodeError`` if the example
     fails.
     """
-    run, fixed, plan, outputs = plan_export(graph, values, device=device, only=only, one_graph=one_graph, policy=policy)
-    midway = find_host_calls(graph.ops, numbers_in(values)) - run.hosted if one_graph else set()
-    plans = [replace(part, models=tuple(m for m in part.models if id(m) not in run.frozen)) for part in run.parts]
+    planner, fixed, plan, outputs = plan_export(
+        graph, values, device=device, only=only, one_graph=one_graph, policy=policy
+    )
+    midway = find_host_calls(graph.ops, numbers_in(values)) - planner.hosted if one_graph else set()
+    frozen_models, host = planner.run.frozen, planner.examples.host
+    plans = [
+        replace(part, models=tuple(m for m in part.models if id(m) not in frozen_models)) for part in planner.parts
+    ]
     parts = trace_parts(plans, device, precision or {}, on_part, midway)
     names_read = {
         name.removeprefix("params.") for operation in _all_operations(plan) for name in operation.inputs.values()
@@ -113,7 +119,7 @@ def export_workflow(
         str(operation.settings.get("over", "")).removeprefix("params.") for operation in _all_operations(plan)
     }
     free_values = {name: value for name, value in values.items() if name in names_read and name not in fixed}
-    inputs = {name: _make_input(graph.params[name], name, value, run.host) for name, value in free_values.items()}
+    inputs = {name: _make_input(graph.params[name], name, value, host) for name, value in free_values.items()}
     for name, labels in _find_branches(plan).items():
         if name in inputs and inputs[name].type in ("str", "int"):
             allowed: Any = labels if inputs[name].type == "str" else tuple(map(int, labels))
@@ -122,11 +128,11 @@ def export_workflow(
         f"nodes.{key} was computed with it at export: make a parameter of what it reads": [
             *getattr(model, ADAPTABLE_METHOD)()
         ]
-        for key, model in run.frozen.values()
+        for key, model in frozen_models.values()
         if hasattr(model, ADAPTABLE_METHOD)
     }
     plan = with_multiples(plan, {part.plan.name: multiples(part) for part in parts})
-    return Exported(graph, inputs, fixed, outputs, plan, parts, run.host, values, frozen=frozen)
+    return Exported(graph, inputs, fixed, outputs, plan, parts, host, values, frozen=frozen)
 
 
 def multiples(part: ExportedPart) -> dict[str, int]:
@@ -156,8 +162,8 @@ def plan_export(
     only: Collection[str] | None = None,
     one_graph: bool = False,
     policy: Policy = OWN_WORKFLOW,
-) -> tuple[ExampleRun, dict[str, str], tuple[Operation, ...], dict[str, str]]:
-    """Do the example run. Returns it, the reasons for fixed parameters, the host plan, and the outputs' names."""
+) -> tuple[HostPlanner, dict[str, str], tuple[Operation, ...], dict[str, str]]:
+    """Do the example run. Returns the planner, the reasons for fixed parameters, the plan, and the outputs' names."""
     import torch
 
     register_structured()
@@ -183,10 +189,11 @@ def plan_export(
             Param(name): value for name, value in values.items() if name not in roles.fixed
         }
         compiled = compile_plan(graph, values, only=only, policy=policy)
-        run = ExampleRun(compiled, roles.dynamic, free_parameters, {}, hosted=roles.hosted)
+        examples = ExampleValues(free_parameters, roles.dynamic)
+        planner = HostPlanner(ExampleRun(compiled, examples), roles.hosted)
         try:
             with use_device(device, "float32"), torch.no_grad():
-                plan = run.region(bound, [*output_sources.values()], "")
+                plan = planner.plan_region(bound, [*output_sources.values()])
             break
         except NotPassedOn as error:
             if not error.key or error.key in at_export:
@@ -194,13 +201,13 @@ def plan_export(
             at_export.add(error.key)
     outputs = {}
     for name, source in output_sources.items():
-        if not isinstance(source, Output) or not run.is_dynamic(source):
+        if not isinstance(source, Output) or not examples.is_dynamic(source):
             raise ExportError(
                 f"output '{name}' is the same in every run",
                 "leave it out (--only)",
                 place=str(graph.outputs[name].mark),
             )
-        names = run.value_names(source)
+        names = examples.value_names(source)
         if list(names) != [""]:
             raise ExportError(
                 f"output '{name}' is a structured value ({', '.join(names)}), and a bundle gives tensors",
@@ -208,7 +215,7 @@ def plan_export(
                 place=str(graph.outputs[name].mark),
             )
         outputs[name] = names[""]
-    return run, roles.fixed, plan, outputs
+    return planner, roles.fixed, plan, outputs
 
 
 def numbers_in(values: Mapping[str, Any]) -> set[str]:

@@ -38,6 +38,7 @@ def _is_fed(op: ir.Call, name: str) -> bool:
     """Whether a port is linked, or a setting has a value other than a plain literal."""
     if name in op.inputs:
         return True
-    value = op.settings.get(name)
-    sources = value if isinstance(value, tuple) else () if value is None else (value,)
-    return any(not isinstance(source, ir.Literal) or is_tensor(source.value) for source in sources)
+    sources = op.settings.get(name)
+    if sources is None:
+        return False
+    return any(not isinstance(s, ir.Literal) or is_tensor(s.value) for s in ir.list_sources(sources))

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from guidegraph.graph.errors import Problem, WorkflowError
-from guidegraph.graph.ir import Call, Carry, Graph, Literal, Loop, Op, Output, Param, Source, Sources, walk
+from guidegraph.graph.ir import Call, Carry, Graph, Literal, Loop, Many, Op, Output, Param, Source, Sources, walk
 from guidegraph.graph.node import READ, Port
 from guidegraph.graph.planning.choice_branches import drop_optional
 from guidegraph.graph.planning.make_choices import make_parameter_choices
-from guidegraph.graph.planning.passes import argument_source, prune
+from guidegraph.graph.planning.passes import prune
 from guidegraph.graph.types import is_tensor, takes_literal
 from guidegraph_runtime.admission import SampleCount, Shape, ShapeOnly, batch_problem, memory_problem
 
@@ -44,8 +44,8 @@ class Extents:
 
     values: Mapping[str, Any] = field(default_factory=dict)
     limit: int | None = None
-    shapes: dict[Source, Shape] = field(default_factory=dict)
-    sources: dict[Source, str] = field(default_factory=dict)
+    shapes: dict[Sources, Shape] = field(default_factory=dict)
+    sources: dict[Sources, str] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
     def follow(self, ops: Iterable[Op]) -> None:
@@ -61,14 +61,11 @@ class Extents:
 
     def port_shapes(self, call: Call) -> dict[str, Shape]:
         """The known shapes of a call's input ports."""
-        shapes = {}
-        for name, source in call.inputs.items():
-            if not isinstance(source, tuple) and (shape := self.shape_of(source)) is not None:
-                shapes[name] = shape
-        return shapes
+        shapes = {name: self.shape_of(sources) for name, sources in call.inputs.items()}
+        return {name: shape for name, shape in shapes.items() if shape is not None}
 
-    def shape_of(self, source: Source) -> Shape | None:
-        """The leading axes of a value; ``None`` if they are unknown."""
+    def shape_of(self, source: Sources) -> Shape | None:
+        """The leading axes of a value; ``None`` if they are unknown, and for a list of links."""
         value = _find_value(source, self.values)
         return tuple(value.shape) if is_tensor(value) else self.shapes.get(source)
 
@@ -123,12 +120,12 @@ class Extents:
 
     def _argument(self, call: Call, name: str) -> Any:
         """The argument that the trait ``shape`` gets for a port or setting."""
-        source, port = argument_source(call, name), call.spec.port(name)
+        source, port = call.argument(name), call.spec.port(name)
         assert port is not None
         if source is None:
             return UNKNOWN if port.required else port.default
-        if isinstance(source, tuple):
-            values = [self._value(item, port) for item in source]
+        if isinstance(source, Many):
+            values = [self._value(item, port) for item in source.sources]
             return UNKNOWN if any(isinstance(item, _Unknown) for item in values) else values
         return self._value(source, port)
 
@@ -151,7 +148,7 @@ class Extents:
         """A value's name in a message."""
         if isinstance(source, Param):
             return f"'{source.name}'"
-        return "a literal" if isinstance(source, (Literal, tuple)) else self.sources.get(source, "a value")
+        return "a literal" if isinstance(source, (Literal, Many)) else self.sources.get(source, "a value")
 
 
 def _takes_one_or_list(port: Port) -> bool:
@@ -159,7 +156,7 @@ def _takes_one_or_list(port: Port) -> bool:
     return port.type.sequence is not None and len(port.type.alternatives) > 1
 
 
-def _find_value(source: Source, values: Mapping[str, Any]) -> Any:
+def _find_value(source: Sources, values: Mapping[str, Any]) -> Any:
     """The value of a literal or a parameter; ``UNKNOWN`` for anything else."""
     if isinstance(source, Literal):
         return source.value
@@ -197,10 +194,9 @@ def _find_readers(calls: Iterable[Call]) -> dict[str, list[tuple[Call, str, str]
     """By operation, the calls that read one of its outputs: the call, its port, and the output's name."""
     readers: dict[str, list[tuple[Call, str, str]]] = {}
     for call in calls:
-        for name, sources in (*call.inputs.items(), *call.settings.items()):
-            for source in sources if isinstance(sources, tuple) else (sources,):
-                if isinstance(source, Output):
-                    readers.setdefault(source.op, []).append((call, name, source.name))
+        for name, source in call.links():
+            if isinstance(source, Output):
+                readers.setdefault(source.op, []).append((call, name, source.name))
     return readers
 
 
@@ -246,7 +242,7 @@ def _check_extras(call: Call, values: Mapping[str, Any], read: Collection[str]) 
 def _check_files(call: Call, values: Mapping[str, Any], written: Collection[Path]) -> Iterator[Problem]:
     """Missing files that a call reads."""
     for name, source in call.settings.items() if call.spec.pure else ():
-        value = None if isinstance(source, tuple) else _find_value(source, values)
+        value = _find_value(source, values)
         if isinstance(value, Path) and value not in written and not value.exists():
             subject, remedy, key = f"'{name}'", "write the path of one that is", "with"
             if isinstance(source, Param):
@@ -288,7 +284,7 @@ def _find_written_files(calls: Iterable[Call], values: Mapping[str, Any]) -> set
 def _paths(call: Call, values: Mapping[str, Any]) -> Iterator[Path]:
     """The files and folders that a call's settings name."""
     for source in call.settings.values():
-        value = None if isinstance(source, tuple) else _find_value(source, values)
+        value = _find_value(source, values)
         if isinstance(value, Path):
             yield value
 
@@ -304,7 +300,7 @@ def _arguments(
             arguments[name] = read
         elif source is None:
             arguments[name] = call.spec.settings[name].default
-        elif isinstance(source, tuple) or isinstance(value := _find_value(source, values), _Unknown):
+        elif isinstance(value := _find_value(source, values), _Unknown):
             return None
         else:
             arguments[name] = value

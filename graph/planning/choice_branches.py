@@ -5,12 +5,13 @@ An operation is *optional* while only branches of pending choices need it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 from guidegraph.graph.errors import NodeError, suggest
 from guidegraph.graph.ir import OTHERWISE, WHEN, Choice, Loop, Op, Output, Source
+from guidegraph.graph.planning.dependencies import find_dependencies
 from guidegraph.graph.planning.digest import is_pure
 from guidegraph.graph.types import describe_value, is_tensor
 
@@ -46,13 +47,8 @@ def choose_branch(choice: Choice, value: Any) -> str:
 
 def find_branch_operations(ops: Ops) -> set[str]:
     """The keys of all operations that a branch of a choice depends on, including choices in loop bodies."""
-    keys: set[str] = set()
-    for op in reversed([*ops.values()]):
-        if op.key in keys:
-            keys.update(source.op for source in op.sources() if isinstance(source, Output))
-        elif isinstance(op, (Choice, Loop)):
-            keys.update(source.op for source in _branch_sources(op) if isinstance(source, Output))
-    return keys & ops.keys()
+    choosing = [op for op in ops.values() if isinstance(op, (Choice, Loop))]
+    return set(find_dependencies(ops, [source for op in choosing for source in _branch_sources(op)]))
 
 
 def _branch_sources(op: Op) -> Iterator[Source]:
@@ -64,19 +60,23 @@ def _branch_sources(op: Op) -> Iterator[Source]:
             yield from inner.sources() if inner.key in inside else _branch_sources(inner)
 
 
+def make_effect_test(ops: Ops) -> Callable[[Op], bool]:
+    """A test for operations with effects that no branch depends on."""
+    in_branches = find_branch_operations(ops)
+    return lambda op: op.key not in in_branches and not is_pure(op)
+
+
 def certain_operations(ops: Ops, roots: Iterable[Source], *, effects: bool = True) -> set[str]:
     """The keys of the operations that are needed whichever branches are taken.
 
     Operations with effects are needed unless a branch depends on them. effects: if off, they do not count.
     """
-    needed = {source.op for source in roots if isinstance(source, Output)}
-    inside = find_branch_operations(ops) if effects else set()
-    for op in reversed([*ops.values()]):
-        if op.key in needed or (effects and op.key not in inside and not is_pure(op)):
-            needed.add(op.key)
-            sources = [op.when] if isinstance(op, Choice) else op.sources()
-            needed.update(source.op for source in sources if isinstance(source, Output))
-    return needed & ops.keys()
+    keep = make_effect_test(ops) if effects else None
+    return set(find_dependencies(ops, roots, keep=keep, reads=_certain_sources))
+
+
+def _certain_sources(op: Op) -> Iterable[Source]:
+    return (op.when,) if isinstance(op, Choice) else op.sources()
 
 
 def find_optional_operations(ops: Ops, roots: Iterable[Source]) -> set[str]:

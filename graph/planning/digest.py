@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import guidegraph_runtime
-from guidegraph.graph.ir import Call, Carry, Item, Literal, Loop, Op, Output, Param, Source, Sources
+from guidegraph.graph.ir import Call, Carry, Item, Literal, Loop, Many, Op, Output, Param, Source, Sources
 from guidegraph.graph.node import NodeSpec, Port
 from guidegraph.graph.trust.effects import list_companions
 from guidegraph.graph.trust.file_checks import open_regular
@@ -195,7 +195,9 @@ class Digests(dict[str, str]):
         return digest
 
     def _sources(self, value: Sources) -> str:
-        return digest_strings("list", *map(self.source, value)) if isinstance(value, tuple) else self.source(value)
+        return (
+            digest_strings("list", *map(self.source, value.sources)) if isinstance(value, Many) else self.source(value)
+        )
 
     def _call(self, call: Call) -> str:
         if not call.spec.pure and not self.structural:
@@ -206,14 +208,13 @@ class Digests(dict[str, str]):
             if self.structural and spec.startswith(FRESH):
                 spec = digest_strings(call.spec.id, call.spec.version, call.spec.distribution, self.device_key)
             self._specs[id(call.spec)] = spec
-        inputs = [(name, self._sources(value)) for name, value in call.inputs.items()]
-        settings = [(name, self._sources(value)) for name, value in call.settings.items()]
-        settings += [
+        arguments = [(name, self._sources(value)) for name, value in call.arguments()]
+        companions = [
             pair
             for name, value in call.settings.items()
             for pair in _companion_digests(call.spec.settings[name], value)
         ]
-        return digest_pairs([("node", spec), *inputs, *settings])
+        return digest_pairs([("node", spec), *arguments, *companions])
 
     def loop_digest(self, loop: Loop, *, without: Collection[str] = ()) -> str:
         """The digest of a loop as one unit. without: names of parts to leave out."""

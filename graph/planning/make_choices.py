@@ -9,6 +9,7 @@ from typing import Any, TypeVar, cast
 from guidegraph.graph.errors import Problem, WorkflowError
 from guidegraph.graph.ir import Choice, Literal, Loop, Op, Output, Param, Source, walk
 from guidegraph.graph.planning.choice_branches import choose_branch, find_branch_operations
+from guidegraph.graph.planning.dependencies import find_dependencies
 from guidegraph.graph.planning.passes import bind_sources, follow_aliases
 
 Ops = Mapping[str, Op]
@@ -99,10 +100,4 @@ def _replace_sources(op: AnyOp, result: RegionAfterChoices) -> AnyOp:
 def _drop_unneeded(before: Ops, after: Ops, roots: Iterable[Source]) -> dict[str, Op]:
     """The remaining operations, without those that only branches needed and nothing needs any more."""
     in_branches = find_branch_operations(before)
-    needed = {source.op for source in roots if isinstance(source, Output)}
-    kept: list[Op] = []
-    for op in reversed([*after.values()]):
-        if op.key in needed or op.key not in in_branches:
-            kept.append(op)
-            needed.update(source.op for source in op.sources() if isinstance(source, Output))
-    return {op.key: op for op in reversed(kept)}
+    return find_dependencies(after, roots, keep=lambda op: op.key not in in_branches)

@@ -19,15 +19,18 @@ from guidegraph.graph.ir import (
     Item,
     Literal,
     Loop,
+    Many,
     Op,
     Output,
     Param,
     Source,
     Sources,
+    map_sources,
 )
 from guidegraph.graph.literals import is_plain_data
 from guidegraph.graph.node import REQUIRED, NodeSpec
-from guidegraph.graph.planning.choice_branches import find_branch_operations, find_optional_operations
+from guidegraph.graph.planning.choice_branches import find_optional_operations, make_effect_test
+from guidegraph.graph.planning.dependencies import find_dependencies
 from guidegraph.graph.planning.digest import is_pure
 from guidegraph.graph.types import is_tensor, takes_literal
 from guidegraph_runtime.error_text import describe_error
@@ -54,7 +57,7 @@ def rewrite_sources(op: Op, change: Rewrite) -> Op:
 
 
 def _rewrite_all(sources: Mapping[str, Sources], change: Rewrite) -> dict[str, Sources]:
-    return {n: tuple(change(i) for i in s) if isinstance(s, tuple) else change(s) for n, s in sources.items()}
+    return {name: map_sources(change, port_sources) for name, port_sources in sources.items()}
 
 
 def bind_params(op: Op, values: Mapping[str, Literal]) -> Op:
@@ -78,8 +81,8 @@ def bind_sources(op: Op, values: Mapping[Source, Source]) -> Op:
 def _bind(call: Call, sources: Mapping[str, Sources], values: Mapping[Source, Source]) -> dict[str, Sources]:
     bound: dict[str, Sources] = {}
     for name, source in sources.items():
-        if isinstance(source, tuple):
-            bound[name] = tuple(values.get(s, s) for s in source)
+        if isinstance(source, Many):
+            bound[name] = map_sources(lambda s: values.get(s, s), source)
             continue
         value = values.get(source, source)
         bound[name] = (
@@ -114,14 +117,7 @@ def follow_aliases(aliases: Mapping[Source, Source]) -> Rewrite:
 
 def prune(ops: Ops, roots: Iterable[Source], *, effects: bool = True) -> dict[str, Op]:
     """Drop operations that no root needs. Unless ``effects`` is off, nodes with effects outside of branches stay."""
-    needed = {s.op for s in roots if isinstance(s, Output)}
-    in_branches = find_branch_operations(ops) if effects else set()
-    kept: list[Op] = []
-    for op in reversed([*ops.values()]):
-        if op.key in needed or (effects and op.key not in in_branches and not is_pure(op)):
-            kept.append(op)
-            needed.update(s.op for s in op.sources() if isinstance(s, Output))
-    return {op.key: op for op in reversed(kept)}
+    return find_dependencies(ops, roots, keep=make_effect_test(ops) if effects else None)
 
 
 def merge(ops: Ops, digests: Mapping[str, str]) -> tuple[dict[str, Op], dict[Source, Source]]:
@@ -191,7 +187,7 @@ def read_known_arguments(call: Call, names: Iterable[str], values: Mapping[Sourc
     """
     arguments: dict[str, Any] = {}
     for name in names:
-        source = argument_source(call, name)
+        source = call.argument(name)
         if source is None:
             port = call.spec.port(name)
             value = REQUIRED if port is None else port.default
@@ -199,7 +195,7 @@ def read_known_arguments(call: Call, names: Iterable[str], values: Mapping[Sourc
                 return None
         elif isinstance(source, Literal):
             value = source.value
-        elif not isinstance(source, tuple) and source in values:
+        elif not isinstance(source, Many) and source in values:
             value = values[source]
         else:
             return None
@@ -207,11 +203,6 @@ def read_known_arguments(call: Call, names: Iterable[str], values: Mapping[Sourc
             return None
         arguments[name] = value
     return arguments
-
-
-def argument_source(call: Call, name: str) -> Sources | None:
-    """The source of a port or setting; ``None`` if it has none."""
-    return call.settings[name] if name in call.settings else call.inputs.get(name)
 
 
 def find_unneeded_ports(call: Call, values: Mapping[Source, Any]) -> frozenset[str]:
@@ -276,7 +267,7 @@ def skip(ops: Ops, values: Mapping[Source, Any]) -> tuple[dict[str, Op], dict[So
             continue
         port = _identity_port(op, values)
         source = op.inputs.get(port) if port else None
-        if port and source is not None and not isinstance(source, tuple) and len(op.outputs) == 1:
+        if port and source is not None and not isinstance(source, Many) and len(op.outputs) == 1:
             aliases[Output(op.key, next(iter(op.outputs)))] = source
             continue
         skipped[op.key] = drop_ports(op, find_unneeded_ports(op, values))

@@ -10,14 +10,14 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from guidegraph.graph.ir import Call, Carry, Choice, Index, Item, Literal, Loop, Op, Output, Source, Sources
+from guidegraph.graph.ir import Call, Carry, Choice, Index, Item, Literal, Loop, Many, Op, Output, Source, Sources
 from guidegraph.graph.node import Watch
 from guidegraph.graph.planning.batch import BatchCall, group_siblings
 from guidegraph.graph.planning.choice_branches import choose_branch, find_next_choices, find_optional_operations
 from guidegraph.graph.planning.digest import is_pure
 from guidegraph.graph.planning.last_result import cache_last_result
 from guidegraph.graph.planning.make_choices import make_choices
-from guidegraph.graph.planning.passes import argument_source, drop_ports, find_unneeded_ports, hoist, prune
+from guidegraph.graph.planning.passes import drop_ports, find_unneeded_ports, hoist, prune
 from guidegraph.graph.values.output_check import OutputCheck, make_output_check
 from guidegraph.graph.values.ownership import is_mutable
 
@@ -35,6 +35,7 @@ class Step:
     validated: wired settings to validate. mutable: constants that are copied for each call. frees: slots that this step
     is the last to use. members: the calls of a batch.
     body: of a loop. closure: the sources that a loop reads from outside. watch: the process state to restore after it.
+    ops: the operation that the step runs, or the calls of a batch.
     """
 
     op: Call | Loop | BatchCall
@@ -53,6 +54,14 @@ class Step:
     body: BodyPlan | None = None
     closure: tuple[tuple[Source, Slot], ...] = ()
     watch: Watch = "nothing"
+    ops: tuple[Op, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.ops = self.op.calls if isinstance(self.op, BatchCall) else (self.op,)
+
+    def outputs(self) -> list[Output]:
+        """The outputs that the step computes, in the order of ``outs``."""
+        return [Output(op.key, name) for op in self.ops for name in op.outputs]
 
 
 @dataclass(slots=True)
@@ -90,7 +99,7 @@ class Slots:
         return slot
 
     def each(self, sources: Sources) -> Slot | tuple[Slot, ...]:
-        return tuple(self.of(s) for s in sources) if isinstance(sources, tuple) else self.of(sources)
+        return tuple(map(self.of, sources.sources)) if isinstance(sources, Many) else self.of(sources)
 
     def outputs(self, op: Op) -> tuple[Slot, ...]:
         slots = []
@@ -367,7 +376,7 @@ def plan_body(loop: Loop, passes: frozenset[str]) -> BodyPlan:
         source
         for call in deciders
         for name in call.spec.needs_arguments
-        if not isinstance(source := argument_source(call, name) or Literal(None), (Literal, tuple))
+        if not isinstance(source := call.argument(name) or Literal(None), (Literal, Many))
         and not _reads_main(source, loop, main_ops)
     )
     item_sources = tuple(s for s in needed if isinstance(s, (Item, Index)) and s.loop == loop.key)

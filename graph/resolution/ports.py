@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from guidegraph.graph.errors import Mark, Problem, suggest
-from guidegraph.graph.ir import Literal, Param, Source, Sources
+from guidegraph.graph.ir import Literal, Many, Param, Source, Sources
 from guidegraph.graph.language.syntax import Links, ParsedNode, list_links
 from guidegraph.graph.language.yaml_tree import Scalar, Tree, shorten, to_python
 from guidegraph.graph.language.yaml_tree import YamlSequence as SequenceTree
@@ -80,7 +80,8 @@ class PortResolver:
         complete = [connection for connection in connections if connection is not None]
         if len(complete) < len(connections):
             return None
-        return tuple(source for source, _ in complete), (port.type,) if any(checks for _, checks in complete) else ()
+        checked = any(checks for _, checks in complete)
+        return Many(tuple(source for source, _ in complete)), (port.type,) if checked else ()
 
     def connect_source(
         self, typed: TypedSource, port: Port, link: Scalar, scope: Scope, path: str

@@ -11,11 +11,12 @@ from inspect import Parameter, signature
 from typing import Any
 
 from guidegraph.graph.errors import Problem, WorkflowError
-from guidegraph.graph.ir import Call, Literal, Op, Output, Source, Sources, walk
+from guidegraph.graph.ir import Call, Literal, Many, Op, Output, Source, Sources, walk
 from guidegraph.graph.node import SHAPES, WIRED
 from guidegraph.graph.planning.admission import Extents
+from guidegraph.graph.planning.dependencies import find_dependencies
 from guidegraph.graph.planning.digest import is_pure
-from guidegraph.graph.planning.passes import argument_source, call_trait, check_ports, read_known_arguments
+from guidegraph.graph.planning.passes import call_trait, check_ports, read_known_arguments
 
 
 def check_wiring(ops: Iterable[Op], values: Mapping[Source, Any], extents: Extents | None = None) -> None:
@@ -38,7 +39,7 @@ def find_wiring_problems(
 def _list_checked_sources(ops: Iterable[Op]) -> set[Source]:
     """The computed values that the calls' ``check`` traits take as arguments."""
     calls = [op for op in walk({op.key: op for op in ops}) if isinstance(op, Call)]
-    sources = (argument_source(call, name) for call in calls for name in call.spec.check_arguments)
+    sources = (call.argument(name) for call in calls for name in call.spec.check_arguments)
     return {source for source in sources if isinstance(source, Output)}
 
 
@@ -78,11 +79,7 @@ def order_for_checks(ops: Mapping[str, Op]) -> dict[str, Op]:
     sources = _list_checked_sources(
         call for call in calls if SHAPES not in signature(call.spec.check or len).parameters
     )
-    first_keys = {source.op for source in sources if isinstance(source, Output)}
-    for op in reversed([*ops.values()]):
-        if op.key in first_keys:
-            first_keys.update(source.op for source in op.sources() if isinstance(source, Output))
-    first = {key: op for key, op in ops.items() if key in first_keys}
+    first = find_dependencies(ops, sources)
     return {**first, **ops} if all(map(is_pure, first.values())) else dict(ops)
 
 
@@ -92,9 +89,9 @@ def _find_wired(call: Call, values: Mapping[Source, Any]) -> frozenset[str]:
     def is_fed(source: Sources) -> bool:
         if isinstance(source, Literal):
             return source.value is not None
-        return isinstance(source, tuple) or values.get(source, source) is not None
+        return isinstance(source, Many) or values.get(source, source) is not None
 
-    return frozenset(name for name, source in (*call.inputs.items(), *call.settings.items()) if is_fed(source))
+    return frozenset(name for name, source in call.arguments() if is_fed(source))
 
 
 def _find_problems(call: Call, values: Mapping[Source, Any], extents: Extents) -> Iterator[Problem]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 from guidegraph.graph.errors import Mark
-from guidegraph.graph.ir import Call, Choice, Item, Loop, Op, Output, Param, Source, Sources, walk
+from guidegraph.graph.ir import Call, Choice, Item, Loop, Op, Output, Param, Source, Sources, list_sources, walk
 from guidegraph.graph.ir import Literal as Constant
 from guidegraph.graph.node import Port
 from guidegraph.graph.types import Beside, PortType, RunsCode, SequenceOf, Written
@@ -72,7 +72,7 @@ def is_written(port: Port) -> bool:
 
 
 def _list_call_effects(call: Call, by_key: Mapping[str, Op], values: Mapping[str, Any]) -> Iterator[Effect]:
-    for name, sources in (*call.inputs.items(), *call.settings.items()):
+    for name, sources in call.arguments():
         port = call.spec.port(name)
         kind = classify_effect(port) if port is not None else None
         if port is None or kind is None:
@@ -96,13 +96,16 @@ def _list_paths(
     sources: Sources, by_key: Mapping[str, Op], values: Mapping[str, Any]
 ) -> Iterator[tuple[Path | None, str]]:
     """The paths that sources give, each with its parameter or ""; for a choice, those of all branches."""
-    if isinstance(sources, tuple):
-        for each in sources:
-            yield from _list_paths(each, by_key, values)
-        return
-    source: Source = sources
+    for source in list_sources(sources):
+        yield from _list_source_paths(source, by_key, values)
+
+
+def _list_source_paths(
+    source: Source, by_key: Mapping[str, Op], values: Mapping[str, Any]
+) -> Iterator[tuple[Path | None, str]]:
     if isinstance(source, Output) and isinstance(choice := by_key.get(source.op), Choice):
-        yield from _list_paths(tuple(map(choice.branch, choice.inputs)), by_key, values)
+        for branch in map(choice.branch, choice.inputs):
+            yield from _list_source_paths(branch, by_key, values)
         return
     if isinstance(source, Item) and source.field is None:
         loop = by_key[source.loop]

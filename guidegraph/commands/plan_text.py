@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from guidegraph.graph.ir import Call, Carry, Index, Item, Literal, Loop, Op, Output, Param, Source, Sources, walk
+from guidegraph.graph.ir import Call, Carry, Index, Item, Literal, Loop, Many, Op, Output, Param, Source, Sources, walk
 from guidegraph.graph.planning.batch import BatchCall
 from guidegraph.graph.planning.choice_branches import find_branch_conditions
 from guidegraph.graph.planning.passes import PASSES
@@ -112,8 +112,8 @@ def _loop(loop: Loop, step: Step, items: Items) -> Row:
 
 
 def _sources(sources: Sources, items: Items) -> str:
-    if isinstance(sources, tuple):
-        return f"[{', '.join(_link(source, items) for source in sources)}]"
+    if isinstance(sources, Many):
+        return f"[{', '.join(_link(source, items) for source in sources.sources)}]"
     return _link(sources, items)
 
 

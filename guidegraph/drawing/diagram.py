@@ -24,6 +24,7 @@ from guidegraph.graph.ir import (
     Param,
     Source,
     Sources,
+    list_sources,
     walk,
 )
 from guidegraph.graph.resolution.loop_types import item_type
@@ -144,8 +145,7 @@ class _DiagramBuilder:
             single = list(op.outputs) == ["out"]
             for name, kind in op.outputs.items():
                 box.outs[name] = Dot("" if single else name, kind, used=Output(op.key, name) in self.used)
-            arguments = {**op.inputs, **op.settings}
-            box.notes = [f"{name} = {_format_value(s)}" for name, s in arguments.items() if _is_literal(s)]
+            box.notes = [f"{name} = {_format_value(s)}" for name, s in op.arguments() if _is_literal(s)]
             return box
         over = self._make_label(op.over)
         box = Box(local_name(op.key), f"for each {op.item} of {over}", f"loop over {over}")
@@ -161,11 +161,10 @@ class _DiagramBuilder:
                 if source is not None:
                     yield name, port, source
             return
-        for name, sources in (*op.inputs.items(), *op.settings.items()):
+        for name, source in op.links():
             declared = op.spec.port(name)
-            for source in sources if isinstance(sources, tuple) else (sources,):
-                if not isinstance(source, Literal):
-                    yield name, Dot(name, declared.type if declared else ANY), source
+            if not isinstance(source, Literal):
+                yield name, Dot(name, declared.type if declared else ANY), source
 
     def _list_loop_inputs(self, loop: Loop) -> dict[str, tuple[Dot, Source | None]]:
         """The ports on a loop's left edge, each with its source outside."""
@@ -243,7 +242,7 @@ class _DiagramBuilder:
 
 
 def _is_literal(sources: Sources) -> bool:
-    return all(isinstance(s, Literal) for s in (sources if isinstance(sources, tuple) else (sources,)))
+    return all(isinstance(source, Literal) for source in list_sources(sources))
 
 
 def _format_rate(model: OptimisedModel) -> str:
@@ -255,7 +254,7 @@ def _format_value(sources: Sources | Any, limit: int = 30) -> str:
     """Literals on one line, shortened to ``limit``; a path is shortened to its end."""
     from pathlib import Path
 
-    values = [s.value if isinstance(s, Literal) else s for s in (sources if isinstance(sources, tuple) else (sources,))]
+    values = [source.value if isinstance(source, Literal) else source for source in list_sources(sources)]
     value = values[0] if len(values) == 1 else values
     if isinstance(value, Path):
         text = "/".join(value.parts[-2:])

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from guidegraph.graph.frozen_models import copy_frozen
-from guidegraph.graph.ir import Call, Literal, Op, Output, Param, Source, Sources
+from guidegraph.graph.ir import Call, Literal, Many, Param, Sources
+from guidegraph.graph.planning.dependencies import find_dependencies
 from guidegraph.graph.planning.digest import Digests, digest_pairs, digest_strings, is_pure
 from guidegraph.graph.planning.make_choices import make_choices
 from guidegraph.graph.planning.passes import bind_params
@@ -44,7 +45,7 @@ def cell_key(job: Job) -> str:
     digests = Digests(f"{job.device} {job.dtype}", structural=True)
     digests.add(ops)
     sources = {name: resolved_ops.source(job.graph.outputs[name].source) for name in names}
-    needed = _find_needed_keys(ops, sources.values())
+    needed = find_dependencies(ops, sources.values())
     parts = [("only", json.dumps(job.only)), ("passes", json.dumps(sorted(job.passes)))]
     for name, source in sources.items():
         parts.append((f"output {name}", digests.source(values[source.name] if isinstance(source, Param) else source)))
@@ -56,22 +57,11 @@ def cell_key(job: Job) -> str:
     return digest_pairs(parts)
 
 
-def _find_needed_keys(ops: Mapping[str, Op], sources: Iterable[Source]) -> set[str]:
-    """The keys of the operations that some values depend on."""
-    keys = {source.op for source in sources if isinstance(source, Output)}
-    for key in reversed([*ops]):
-        if key in keys:
-            keys |= {source.op for source in ops[key].sources() if isinstance(source, Output)}
-    return keys
-
-
 def _effect_digest(call: Call, digests: Digests) -> str:
     def digest(sources: Sources) -> str:
-        if isinstance(sources, tuple):
-            return digest_strings("list", *map(digest, sources))
+        if isinstance(sources, Many):
+            return digest_strings("list", *map(digest, sources.sources))
         return json.dumps(portable_value(sources.value)) if isinstance(sources, Literal) else digests.source(sources)
 
-    arguments = {**call.inputs, **call.settings}
-    return digest_pairs(
-        [("node", f"{call.spec.id} {call.spec.version}"), *((n, digest(s)) for n, s in arguments.items())]
-    )
+    arguments = [(name, digest(sources)) for name, sources in call.arguments()]
+    return digest_pairs([("node", f"{call.spec.id} {call.spec.version}"), *arguments])

@@ -15,7 +15,20 @@ from guidegraph.drawing.diagram import build_diagram
 from guidegraph.drawing.layout import Size, Wire, lay_out
 from guidegraph.drawing.svg import draw_svg
 from guidegraph.graph.errors import Mark
-from guidegraph.graph.ir import Call, Carry, Graph, GraphOutput, Index, Item, Literal, Loop, Output, Param, Parameter
+from guidegraph.graph.ir import (
+    Call,
+    Carry,
+    Graph,
+    GraphOutput,
+    Index,
+    Item,
+    Literal,
+    Loop,
+    Many,
+    Output,
+    Param,
+    Parameter,
+)
 from guidegraph.graph.node import Port, get_spec
 from guidegraph.graph.types import ANY, to_port_type
 from tests.paths import ROOT
@@ -61,7 +74,10 @@ def build_nested_loops() -> Graph:
             "outer.body.inner.body.deep": make_call(
                 "outer.body.inner.body.deep",
                 join,
-                {"x": Carry("outer.body.inner", "y"), "y": (Item("outer.body.inner"), Param("scale"), Index("outer"))},
+                {
+                    "x": Carry("outer.body.inner", "y"),
+                    "y": Many((Item("outer.body.inner"), Param("scale"), Index("outer"))),
+                },
             )
         },
         {"y": Output("outer.body.inner.body.deep", "out")},

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from guidegraph.graph.export.errors import ExportError
-from guidegraph.graph.ir import Call, Carry, Choice, Index, Item, Loop, Op, Output, Param, Source, walk
+from guidegraph.graph.ir import Call, Carry, Choice, Index, Item, Loop, Op, Output, Param, Source, list_sources, walk
 from guidegraph.graph.node import Port
 from guidegraph.graph.training.fit import Fit
 from guidegraph_runtime.operations import SHAPES_READ
@@ -206,7 +206,7 @@ def _may_be_traced(call: Call, numbers: Collection[str]) -> bool:
 
 
 def _reads_graph(call: Call, traced: set[str]) -> bool:
-    sources = (s for value in call.inputs.values() for s in (value if isinstance(value, tuple) else (value,)))
+    sources = (source for port_sources in call.inputs.values() for source in list_sources(port_sources))
     return any(isinstance(s, Carry) or (isinstance(s, Output) and s.op in traced) for s in sources)
 
 
@@ -240,5 +240,4 @@ def _sources_by_port(op: Op) -> Iterator[tuple[str, Source]]:
     if isinstance(op, Loop):
         yield from (("", source) for source in op.sources())
         return
-    for name, sources in (*op.inputs.items(), *op.settings.items()):
-        yield from ((name, source) for source in (sources if isinstance(sources, tuple) else (sources,)))
+    yield from op.links()

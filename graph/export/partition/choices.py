@@ -13,7 +13,7 @@ from guidegraph_runtime.bundle.manifest import Operation
 from guidegraph_runtime.running.choices import CHOOSE
 
 
-def make_choice_operation(choice: Choice, run: ExampleValues) -> Operation:
+def make_choice_operation(choice: Choice, examples: ExampleValues) -> Operation:
     """The plan's operation for a choice.
 
     ``of`` has each branch as ``{"from": {name in the choice: name in the branch}}``, or as ``{"is": value}`` for a
@@ -21,39 +21,39 @@ def make_choice_operation(choice: Choice, run: ExampleValues) -> Operation:
     """
     settings: dict[str, Any] = {}
     inputs: dict[str, str] = {}
-    if run.is_dynamic(choice.when):
-        inputs[WHEN] = run.value_names(choice.when)[""]
+    if examples.is_dynamic(choice.when):
+        inputs[WHEN] = examples.value_names(choice.when)[""]
     else:
-        when = run.value(choice.when)
+        when = examples.value(choice.when)
         settings[WHEN] = when.item() if hasattr(when, "item") else when
     branches = {name: choice.branch(name) for name in choice.inputs}
-    names = {name: _branch_names(choice, source, run) for name, source in branches.items()}
-    _check_same_structure(choice, names, branches, run)
-    base = run.name(Output(choice.key, "out"))
+    names = {name: _branch_names(choice, source, examples) for name, source in branches.items()}
+    _check_same_structure(choice, names, branches, examples)
+    base = examples.name(Output(choice.key, "out"))
     result_names = {
         path: f"{base}.{path}" if path else base
         for branch_names in names.values()
         if branch_names
         for path in branch_names
     }
-    for path in run.field_names(next(iter(branches.values()))):
+    for path in examples.field_names(next(iter(branches.values()))):
         if path in result_names:
-            run.run_names[result_names[path]] = result_names[path]
+            examples.run_names[result_names[path]] = result_names[path]
     settings["of"] = {
         name: {"from": {result_names[path]: value_name for path, value_name in branch_names.items()}}
         if branch_names
-        else {"is": run.value(branches[name])}
+        else {"is": examples.value(branches[name])}
         for name, branch_names in names.items()
     }
     inputs |= {value_name: value_name for branch_names in names.values() for value_name in branch_names.values()}
     return Operation(CHOOSE, choice.key, inputs, settings, tuple(result_names.values()) or (base,))
 
 
-def _branch_names(choice: Choice, source: Source, run: ExampleValues) -> dict[str, str]:
+def _branch_names(choice: Choice, source: Source, examples: ExampleValues) -> dict[str, str]:
     """The names in the run of a branch's values by path; empty for a plain value that is the same in every run."""
-    value = run.value(source)
-    if run.is_dynamic(source) or tensor_leaves(value) or is_number(value):
-        return run.value_names(source) | run.field_names(source)
+    value = examples.value(source)
+    if examples.is_dynamic(source) or tensor_leaves(value) or is_number(value):
+        return examples.value_names(source) | examples.field_names(source)
     if isinstance(value, (str, bool)) or value is None:
         return {}
     raise NotPassedOn(
@@ -65,14 +65,13 @@ def _branch_names(choice: Choice, source: Source, run: ExampleValues) -> dict[st
 
 
 def _check_same_structure(
-    choice: Choice, names: dict[str, dict[str, str]], branches: dict[str, Source], run: ExampleValues
+    choice: Choice, names: dict[str, dict[str, str]], branches: dict[str, Source], examples: ExampleValues
 ) -> None:
     """Raise ``ExportError`` unless all branches have the same fields, with the same values in the constant ones."""
 
     def structure(name: str) -> tuple[set[str], dict[str, Any]]:
-        fixed = {
-            path: value for path, value in plain_fields(run.value(branches[name])).items() if path not in names[name]
-        }
+        fields = plain_fields(examples.value(branches[name]))
+        fixed = {path: value for path, value in fields.items() if path not in names[name]}
         return set(names[name]) or {""}, fixed
 
     first, *remaining = branches

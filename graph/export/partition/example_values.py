@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
-from guidegraph.graph.ir import Source
+from guidegraph.graph.export.errors import ExportError
+from guidegraph.graph.export.partition.leaves import Leaf, base_name, plain_fields, tensor_leaves
+from guidegraph.graph.export.partition.subgraph import ExampleValue, is_number
+from guidegraph.graph.ir import Carry, Index, Item, Literal, Loop, Op, Output, Param, Source
+from guidegraph.graph.types import PortType, Tensor, is_tensor
 
 
 @dataclass
@@ -24,26 +29,97 @@ class HostPlan:
         return file_name
 
 
-class ExampleValues(Protocol):
+@dataclass
+class ExampleValues:
     """An example of every value, and its names in the bundle.
 
-    run_names: the names in the run of non-tensor fields, by their names at export.
+    values: of all sources that were computed. dynamic: the keys of the operations that are left for the run. kinds: the
+    values' types. items: the name of each loop's item. host: the tables and files that the run needs. run_names: the
+    names in the run of non-tensor fields, by their names at export.
     """
 
-    host: HostPlan
-    run_names: dict[str, str]
+    values: dict[Source, Any]
+    dynamic: set[str] = field(default_factory=set)
+    kinds: dict[Source, PortType] = field(default_factory=dict)
+    items: dict[str, str] = field(default_factory=dict)
+    host: HostPlan = field(default_factory=HostPlan)
+    run_names: dict[str, str] = field(default_factory=dict)
 
     def is_dynamic(self, source: Source) -> bool:
         """Whether a value may change from run to run."""
-
-    def name(self, source: Source) -> str:
-        """The name of a value in the bundle."""
+        if isinstance(source, Output):
+            return source.op in self.dynamic
+        return isinstance(source, (Carry, Item, Index)) or (isinstance(source, Param) and source in self.values)
 
     def value(self, source: Source) -> Any:
         """The example of a value."""
+        return source.value if isinstance(source, Literal) else self.values[source]
+
+    def example(self, source: Source) -> ExampleValue:
+        """The example of a value that was computed, with its name and type."""
+        return ExampleValue(source, self.name(source), self.values[source], self.kinds.get(source))
+
+    def name(self, source: Source) -> str:
+        """The name of a value in the bundle."""
+        return base_name(source, self.items)
 
     def value_names(self, source: Source) -> dict[str, str]:
-        """The names of a value's tensors and numbers, by path."""
+        """The names of a value's tensors in the run by path; ``{"": name}`` if it has none.
+
+        Tensors that are the same in every run become tables.
+        """
+        leaves = tensor_leaves(self.value(source))
+        base = f"constant.{len(self.host.tables)}" if isinstance(source, Literal) else self.name(source)
+        if not self.is_dynamic(source):
+            leaves = leaves or [self._number(source, base)]
+            self.host.tables |= {leaf.full_name(base): leaf.tensor for leaf in leaves}
+        return {leaf.path: leaf.full_name(base) for leaf in leaves} or {"": base}
+
+    def _number(self, source: Source, base: str) -> Leaf:
+        """A constant number as a leaf for a table. Raises ``ExportError`` for values that are not numbers."""
+        import torch
+
+        value = self.value(source)
+        if not is_number(value):
+            reason = f"'{base}' is {value!r:.60}, the same in every run, and a bundle keeps tensors and numbers"
+            raise ExportError(reason, "give it as a tensor, or leave it a parameter")
+        return Leaf("", torch.tensor(value, dtype=torch.float32 if isinstance(value, float) else torch.int64), ())
 
     def field_names(self, source: Source) -> dict[str, str]:
         """The names in the run of a value's non-tensor fields, by path."""
+        if isinstance(source, Literal):
+            return {}
+        base = self.name(source)
+        paths = plain_fields(self.value(source))
+        return {path: self.run_names[f"{base}.{path}"] for path in paths if f"{base}.{path}" in self.run_names}
+
+    def name_fields(self, op: Op) -> None:
+        """Give the non-tensor fields of an operation's outputs their own names in the run."""
+        for output in op.outputs:
+            source = Output(op.key, output)
+            names = [f"{self.name(source)}.{path}" for path in plain_fields(self.value(source))]
+            self.run_names.update(zip(names, names, strict=True))
+
+    def enter_iteration(self, loop: Loop, items: Sequence[Any], i: int) -> None:
+        """Set the item and the index of an iteration for the body."""
+        self.values[Index(loop.key)] = i
+        self.values[Item(loop.key)] = items[i]
+        self.kinds[Item(loop.key)] = PortType((_ItemType,))
+
+    def list_items(self, loop: Loop, effect: str = "") -> Sequence[Any]:
+        """The items of a loop's sequence. Raises ``ExportError`` if there are none; ``effect`` ends its message."""
+        over = self.value(loop.over)
+        items: Sequence[Any] = range(over) if isinstance(over, int) else over
+        if is_tensor(over) and over.ndim == 1:
+            items = over.unsqueeze(1)
+        if not len(items):
+            raise ExportError(
+                f"nodes.{loop.key} runs over nothing{effect}", "give it an entry or more", place=str(loop.mark)
+            )
+        return items
+
+
+class _ItemType(Tensor):
+    """The type of a loop's item: one row for the whole batch."""
+
+    axes = ("B",)

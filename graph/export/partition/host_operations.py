@@ -12,7 +12,7 @@ from guidegraph.graph.export.errors import ExportError
 from guidegraph.graph.export.partition.example_values import ExampleValues
 from guidegraph.graph.export.partition.leaves import plain_fields, tensor_leaves
 from guidegraph.graph.export_recipe import ExportRecipe
-from guidegraph.graph.ir import Call, Literal, Output, Source, Sources
+from guidegraph.graph.ir import Call, Literal, Many, Output, Source, Sources, list_sources
 from guidegraph.graph.node import NodeSpec, Port
 from guidegraph.graph.trust.file_checks import read_regular
 from guidegraph.graph.types import PortType, Tensor
@@ -20,7 +20,7 @@ from guidegraph_runtime.bundle.manifest import Operation
 from guidegraph_runtime.operations import OPERATIONS
 
 
-def make_host_operation(call: Call, run: ExampleValues) -> Operation:
+def make_host_operation(call: Call, examples: ExampleValues) -> Operation:
     """The plan's operation for a call that the runtime does.
 
     Inputs are links by port: ``port.field`` for a structured value and ``port.0``, ``port.1``, … for a list. Non-tensor
@@ -28,52 +28,52 @@ def make_host_operation(call: Call, run: ExampleValues) -> Operation:
     """
     links: dict[str, str] = {}
     settings: dict[str, Any] = {}
-    for name, sources in (*call.inputs.items(), *call.settings.items()):
-        source_list = sources if isinstance(sources, tuple) else (sources,)
-        if not any(run.is_dynamic(source) or tensor_leaves(run.value(source)) for source in source_list):
-            values = [run.value(source) for source in source_list]
-            settings[name] = _to_json(call, name, values if isinstance(sources, tuple) else values[0], run)
-        elif isinstance(sources, tuple):
-            for i, source in enumerate(sources):
-                links |= {
-                    f"{name}.{i}" + (f".{p}" if p else ""): value_name
-                    for p, value_name in _all_names(source, run).items()
-                }
-        else:
-            links |= {
-                name + (f".{path}" if path else ""): value_name for path, value_name in _all_names(sources, run).items()
-            }
-            settings |= _constant_fields(call, name, sources, run)
-    outputs = [value_name for name in call.outputs for value_name in _all_names(Output(call.key, name), run).values()]
+    for name, sources in call.arguments():
+        source_list, is_list = list_sources(sources), isinstance(sources, Many)
+        if not any(examples.is_dynamic(source) or tensor_leaves(examples.value(source)) for source in source_list):
+            values = [examples.value(source) for source in source_list]
+            settings[name] = _to_json(call, name, values if is_list else values[0], examples)
+            continue
+        for i, source in enumerate(source_list):
+            port = f"{name}.{i}" if is_list else name
+            names = _all_names(source, examples)
+            links |= {f"{port}.{path}" if path else port: value_name for path, value_name in names.items()}
+            if not is_list:
+                settings |= _constant_fields(call, name, source, examples)
+    outputs = [
+        value_name for name in call.outputs for value_name in _all_names(Output(call.key, name), examples).values()
+    ]
     return Operation(op=call.spec.id, node=call.key, inputs=links, settings=settings, outputs=tuple(outputs))
 
 
-def _all_names(source: Source, run: ExampleValues) -> dict[str, str]:
-    return run.value_names(source) | run.field_names(source)
+def _all_names(source: Source, examples: ExampleValues) -> dict[str, str]:
+    return examples.value_names(source) | examples.field_names(source)
 
 
-def _constant_fields(call: Call, name: str, source: Source, run: ExampleValues) -> dict[str, Any]:
+def _constant_fields(call: Call, name: str, source: Source, examples: ExampleValues) -> dict[str, Any]:
     """The constant non-tensor fields of a structured value, by ``port.field``."""
-    if run.is_dynamic(source):
+    if examples.is_dynamic(source):
         return {}
-    fields = plain_fields(run.value(source))
-    return {f"{name}.{path}": _to_json(call, name, value, run) for path, value in fields.items() if value is not None}
+    fields = plain_fields(examples.value(source))
+    return {
+        f"{name}.{path}": _to_json(call, name, value, examples) for path, value in fields.items() if value is not None
+    }
 
 
-def _to_json(call: Call, name: str, value: Any, run: ExampleValues) -> Any:
+def _to_json(call: Call, name: str, value: Any, examples: ExampleValues) -> Any:
     """A literal as JSON; bytes, and files named by paths, become files of the bundle."""
     if isinstance(value, bytes):
-        return {"file": run.host.add_file(f"{call.spec.id.replace('.', '/')}.json", value)}
+        return {"file": examples.host.add_file(f"{call.spec.id.replace('.', '/')}.json", value)}
     if isinstance(value, Path):
         return {
-            "file": run.host.add_file(
+            "file": examples.host.add_file(
                 f"{call.spec.id.replace('.', '/')}{file_suffix(value)}", read_regular(value, limit="file_bytes")
             )
         }
     if isinstance(value, (list, tuple)):
-        return [_to_json(call, name, item, run) for item in value]
+        return [_to_json(call, name, item, examples) for item in value]
     if isinstance(value, dict):
-        return {str(key): _to_json(call, name, item, run) for key, item in value.items()}
+        return {str(key): _to_json(call, name, item, examples) for key, item in value.items()}
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     raise ExportError(
@@ -88,13 +88,13 @@ def file_suffix(path: Path) -> str:
     return path.suffix if re.fullmatch(r"\.[A-Za-z0-9]{1,16}", path.suffix) else ""
 
 
-def split_call(call: Call, run: ExampleValues) -> tuple[Call, Call]:
+def split_call(call: Call, examples: ExampleValues) -> tuple[Call, Call]:
     """A node that runs partly on the host as two calls: the runtime's operation, and the function that is traced."""
     assert call.spec.split is not None
     known_values = {
-        name: run.value(source)
-        for name, source in (*call.inputs.items(), *call.settings.items())
-        if not isinstance(source, tuple) and not run.is_dynamic(source)
+        name: examples.value(source)
+        for name, source in call.arguments()
+        if not isinstance(source, Many) and not examples.is_dynamic(source)
     }
     parts: ExportRecipe | None = call.spec.split(**known_values)
     if parts is None:
@@ -108,7 +108,7 @@ def split_call(call: Call, run: ExampleValues) -> tuple[Call, Call]:
     host_inputs = {
         host_port: source
         for node_port, host_port in parts.ports.items()
-        for name, source in (*call.inputs.items(), *call.settings.items())
+        for name, source in call.arguments()
         if name == node_port
     }
     settings: dict[str, Sources] = {name: Literal(value) for name, value in parts.settings.items()}

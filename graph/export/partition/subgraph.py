@@ -6,15 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from guidegraph.graph.errors import NodeError
-from guidegraph.graph.execution.call import gather_arguments, node_error, store_outputs
 from guidegraph.graph.export.partition.leaves import DYNAMIC, Axes, Leaf, rebuild, tensor_leaves
 from guidegraph.graph.export.partition.precision import cast_models
+from guidegraph.graph.export.partition.traced_run import run_traced
 from guidegraph.graph.ir import Call, Op, Output, Source
 from guidegraph.graph.memory.weights import find_models
-from guidegraph.graph.planning.batch import BatchCall
-from guidegraph.graph.planning.steps import RegionPlan, Step, flatten_region
-from guidegraph.graph.types import PortType, is_tensor
+from guidegraph.graph.planning.steps import flatten_region
+from guidegraph.graph.types import PortType
 
 
 @dataclass(frozen=True)
@@ -119,96 +117,6 @@ def _leaves(example: ExampleValue) -> list[Leaf]:
         dtype = torch.float32 if isinstance(example.value, float) else torch.int64
         return [Leaf("", torch.tensor(example.value, dtype=dtype), ())]
     return tensor_leaves(example.value, example.kind)
-
-
-def run_traced(region: RegionPlan, values: Mapping[Source, Any]) -> dict[Source, Any]:
-    """Run a region's steps on traced values: siblings are batched without inspecting sizes."""
-    slots: list[Any] = [None] * region.size
-    for slot, value in region.constants:
-        slots[slot] = value
-    for source, slot in region.inputs:
-        slots[slot] = values[source]
-    for step in region.steps:
-        try:
-            if step.members:
-                _run_batch(step, slots)
-            else:
-                _run_step(step, slots)
-        except NodeError:
-            raise
-        except (Exception, SystemExit) as error:
-            raise node_error(step, error) from error
-    return {source: slots[slot] for source, slot in region.results.items()}
-
-
-def _run_step(step: Step, slots: list[Any]) -> None:
-    assert step.function is not None
-    args, by_name = gather_arguments(step, slots)
-    store_outputs(step, slots, step.function(*args, **by_name))
-
-
-def _run_batch(step: Step, slots: list[Any]) -> None:
-    """Run siblings as one call along the leading axis, whose size is not inspected, or one by one if they differ."""
-    import torch
-    from torch.utils._pytree import tree_flatten, tree_unflatten
-
-    first = step.members[0]
-    call = first.op
-    assert isinstance(call, Call)
-    assert isinstance(step.op, BatchCall)
-    assert first.function is not None
-    gathered_arguments = [gather_arguments(member, slots) for member in step.members]
-    leading = list(call.spec.inputs)[: len(first.args)]
-    batchable = [leading.index(p) if p in leading else p for p in call.spec.batchable if p in call.inputs]
-    args, by_name = list(gathered_arguments[0][0]), dict(gathered_arguments[0][1])
-    batch = None
-    for port in batchable:
-        flat = [tree_flatten(a[port] if isinstance(port, int) else n[port]) for a, n in gathered_arguments]
-        if any(not _can_join(flat[0], other) for other in flat[1:]):
-            for member in step.members:
-                _run_step(member, slots)
-            return
-        if batch is None:
-            batch = flat[0][0][0].shape[0]
-        joined = [
-            torch.cat([leaf.expand(batch, *leaf.shape[1:]) for leaf in column]) if is_tensor(column[0]) else column[0]
-            for column in zip(*(leaves for leaves, _ in flat), strict=True)
-        ]
-        value = tree_unflatten(joined, flat[0][1])
-        if isinstance(port, int):
-            args[port] = value
-        else:
-            by_name[port] = value
-    out, spec = tree_flatten(first.function(*args, **by_name))
-    split = [leaf.unflatten(0, (len(step.members), batch)) if is_tensor(leaf) else leaf for leaf in out]
-    for i, member in enumerate(step.members):
-        store_outputs(member, slots, tree_unflatten([leaf[i] if is_tensor(leaf) else leaf for leaf in split], spec))
-
-
-def _can_join(a: Any, b: Any) -> bool:
-    """Whether two flat values can be joined: equal structure, dtypes and sizes, except for the leading axis."""
-    (first, spec), (second, second_spec) = a, b
-    return spec == second_spec and all(
-        x.dtype == y.dtype and _same_sizes(x, y) if is_tensor(x) and is_tensor(y) else x is y or x == y
-        for x, y in zip(first, second, strict=True)
-    )
-
-
-def _same_sizes(x: Any, y: Any) -> bool:
-    """Whether two tensors have the same sizes except for the leading axis, statically or in the example.
-
-    Sizes that are equal in the example only are constrained to be equal in the graph.
-    """
-    from torch.fx.experimental.symbolic_shapes import statically_known_true
-
-    return x.ndim == y.ndim and all(
-        statically_known_true(a == b) or (_hint(a) == _hint(b) and bool(a == b))
-        for a, b in zip(x.shape[1:], y.shape[1:], strict=True)
-    )
-
-
-def _hint(size: Any) -> int:
-    return size if isinstance(size, int) else int(size.node.hint)
 
 
 def name_axes(plan: PartPlan) -> list[dict[int, str]]:

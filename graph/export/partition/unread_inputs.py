@@ -14,8 +14,8 @@ from typing import Any
 from guidegraph.graph.export.partition.guards import replace_field
 from guidegraph.graph.export.partition.leaves import plain_fields
 from guidegraph.graph.export.partition.subgraph import ExampleValue
-from guidegraph.graph.ir import Call, Op, Source
-from guidegraph.graph.planning.passes import argument_source, find_unneeded_ports
+from guidegraph.graph.ir import Call, Many, Op, Source
+from guidegraph.graph.planning.passes import find_unneeded_ports
 
 MOST_FLAGS = 10
 
@@ -50,14 +50,14 @@ def find_unread_inputs(
 
 
 def _single_inputs(call: Call) -> Iterator[tuple[str, Source]]:
-    yield from ((port, source) for port, source in call.inputs.items() if not isinstance(source, tuple))
+    yield from ((port, source) for port, source in call.inputs.items() if not isinstance(source, Many))
 
 
 def _find_deciding_flag(
     call: Call, port: str, examples: Sequence[ExampleValue], run_names: Mapping[str, str]
 ) -> tuple[Flag, bool] | None:
     """A flag and its value with which the call never needs the port, whatever the other flags are."""
-    sources = [argument_source(call, name) for name in call.spec.needs_arguments]
+    sources = [call.argument(name) for name in call.spec.needs_arguments]
     read_examples = [example for example in examples if example.source in sources]
     flags = [
         Flag(example.source, path, run_names[name])

@@ -16,6 +16,7 @@ from guidegraph.graph.ir import (
     Item,
     Literal,
     Loop,
+    Many,
     Output,
     Param,
     Source,
@@ -68,8 +69,8 @@ def values(sources: dict[str, Any] | Any) -> dict[str, Any]:
 
 
 def value(source: Sources) -> Any:
-    if isinstance(source, tuple):
-        return tuple(map(value, source))
+    if isinstance(source, Many):
+        return tuple(map(value, source.sources))
     return source.value if isinstance(source, Literal) else source
 
 
@@ -92,7 +93,7 @@ outputs: {big: big, all: all, n: params.n}
     assert isinstance(literal.value, float)
     assert values(call(graph, "sum").inputs) == {"a": Output("two", "second"), "b": 5.0}
     assert call(graph, "big").settings == {"by": Param("n")}
-    assert call(graph, "all").inputs == {"values": (Output("one", "out"), Output("two", "first"), Param("n"))}
+    assert call(graph, "all").inputs == {"values": Many((Output("one", "out"), Output("two", "first"), Param("n")))}
     assert {n: o.source for n, o in graph.outputs.items()} == {
         "big": Output("big", "out"),
         "all": Output("all", "out"),
@@ -243,8 +244,8 @@ outputs: {x: outer.x}
     assert a == {"a": Carry("outer", "x"), "b": Carry("outer.body.inner", "y")}
     assert b == {"a": Item("outer"), "b": Item("outer.body.inner")}
     values = c["values"]
-    assert isinstance(values, tuple)
-    assert values[2:] == (Output("outer.body.base", "out"), Output("zero", "out"), Index("outer.body.inner"))
+    assert isinstance(values, Many)
+    assert values.sources[2:] == (Output("outer.body.base", "out"), Output("zero", "out"), Index("outer.body.inner"))
 
 
 @pytest.mark.parametrize(
@@ -411,10 +412,8 @@ outputs: {end: end}
     assert values(call(graph, "block/first").settings) == {"by": 4.0}
     assert values(call(graph, "again/first").inputs) == {"a": Output("block/second", "out")}
     assert values(call(graph, "again/first").settings) == {"by": 3.0}
-    assert call(graph, "end").inputs["values"] == (
-        Output("again/second", "out"),
-        Output("block/second", "out"),
-        Output("block/first", "out"),
+    assert call(graph, "end").inputs["values"] == Many(
+        (Output("again/second", "out"), Output("block/second", "out"), Output("block/first", "out"))
     )
     assert Path(call(graph, "block/first").mark.file).name == "block.yaml"
     assert {Path(name).name for name in graph.sources} == {"workflow.yaml", "block.yaml"}

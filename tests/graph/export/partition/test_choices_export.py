@@ -30,8 +30,8 @@ class Exported:
     def __init__(self, text: str, folder: Path, **values: Any) -> None:
         self.graph = graph_of(text, folder)
         self.values = {name: parameter.default for name, parameter in self.graph.params.items()} | values
-        self.walk, self.fixed, self.plan, self.outputs = plan_export(self.graph, self.values)
-        self.parts = [part.keys for part in self.walk.parts]
+        self.planner, self.fixed, self.plan, self.outputs = plan_export(self.graph, self.values)
+        self.parts = [part.keys for part in self.planner.parts]
         self.ran: list[str] = []
 
     def run(self, **params: Any) -> dict[str, Any]:
@@ -45,7 +45,7 @@ class Exported:
         return actual
 
     def _run(self, values: dict[str, Any]) -> dict[str, Any]:
-        parts = {part.name: part for part in self.walk.parts}
+        parts = {part.name: part for part in self.planner.parts}
 
         def run_part(name: str, given: Mapping[str, Any], /) -> dict[str, Any]:
             self.ran.append(name)
@@ -53,9 +53,9 @@ class Exported:
             tensors = [torch.as_tensor(given[item.name]).to(item.example.dtype) for item in part.inputs]
             return {at: item.numpy() for at, item in zip(part.outputs, part.function(*tensors), strict=True)}
 
-        tables = {name: item.numpy() for name, item in self.walk.host.tables.items()}
+        tables = {name: item.numpy() for name, item in self.planner.examples.host.tables.items()}
         memory = Values(tables | {f"params.{name}": value for name, value in values.items()})
-        plan_run = PlanRun("here", run_part, self.walk.host.files.__getitem__, memory)
+        plan_run = PlanRun("here", run_part, self.planner.examples.host.files.__getitem__, memory)
         with torch.no_grad():
             for operation in plan_run.schedule(self.plan, [*self.outputs.values()]):
                 if operation.op != "part":

@@ -27,8 +27,8 @@ def plan_of(text: str, folder: Path, **values: Any) -> tuple[list[tuple[str, str
     """Operations and nodes of the plan, bodies after their loops; what is fixed; the parts' operations."""
     graph = graph_of(text, folder)
     defaults = {name: parameter.default for name, parameter in graph.params.items()}
-    walk, fixed, plan, _ = plan_export(graph, {**defaults, **values})
-    return _flat(plan), fixed, [" ".join(part.keys) for part in walk.parts]
+    planner, fixed, plan, _ = plan_export(graph, {**defaults, **values})
+    return _flat(plan), fixed, [" ".join(part.keys) for part in planner.parts]
 
 
 def _flat(plan: tuple[Operation, ...]) -> list[tuple[str, str]]:

@@ -1,0 +1,124 @@
+"""Sibling calls as one: their arguments are joined along the leading axis, and the result is split again.
+
+The first batchable argument sets the batch size; leading axes of length 1 in the others are expanded to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Arguments: TypeAlias = "tuple[Sequence[Any], Mapping[str, Any]]"
+"""The positional and keyword arguments of a call."""
+
+
+class Sizes:
+    """How the sizes of tensors are read, compared and divided. They are numbers, and batches may differ in size."""
+
+    def find_lengths(self, calls: Sequence[Sequence[Any]]) -> Sequence[Any] | None:
+        """The batch size of each call, from the leaves of its batchable arguments; ``None`` if one has none."""
+        lengths = [_batch_size(leaves) for leaves in calls]
+        return None if 0 in lengths else lengths
+
+    def are_equal(self, a: Tensor, b: Tensor) -> bool:
+        """Whether two tensors have the same sizes, except for the leading axis."""
+        return a.shape[1:] == b.shape[1:]
+
+    def divide(self, tensor: Tensor, lengths: Sequence[Any]) -> Any:
+        """The rows of each call, by its index. Raises ``ValueError`` if the leading axis is not that of all calls."""
+        total = sum(lengths)
+        if tensor.ndim == 0 or tensor.shape[0] != total:
+            raise ValueError(
+                f"a batchable node must give outputs along the batch axis: expected leading size {total}, "
+                f"found shape {tuple(tensor.shape)}"
+            )
+        return [tensor[end - length : end] for end, length in zip(accumulate(lengths), lengths, strict=True)]
+
+
+def _batch_size(leaves: Sequence[Any]) -> int:
+    """The leading size of the first tensor; 0 if there is none, or if another tensor's is neither that nor 1."""
+    from torch import Tensor
+
+    sizes = [leaf.shape[0] if leaf.ndim else 0 for leaf in leaves if isinstance(leaf, Tensor)]
+    return sizes[0] if sizes and all(size in (1, sizes[0]) for size in sizes) else 0
+
+
+def call_as_batch(
+    function: Callable[..., Any], calls: Sequence[Arguments], batchable: Sequence[int | str], sizes: Sizes
+) -> list[Any] | None:
+    """Run several calls as one and split the result; ``None`` if their arguments cannot be joined.
+
+    batchable: the arguments to join, by index if positional, else by name.
+    """
+    from torch.utils._pytree import tree_flatten
+
+    flat = [
+        [tree_flatten(args[port] if isinstance(port, int) else by_name[port]) for port in batchable]
+        for args, by_name in calls
+    ]
+    lengths = sizes.find_lengths([[leaf for leaves, _ in values for leaf in leaves] for values in flat])
+    if lengths is None:
+        return None
+    joined_args, joined_by_name = list(calls[0][0]), dict(calls[0][1])
+    for i, port in enumerate(batchable):
+        value = _join([values[i] for values in flat], lengths, sizes)
+        if value is _UNFIT:
+            return None
+        if isinstance(port, int):
+            joined_args[port] = value
+        else:
+            joined_by_name[port] = value
+    return _split(function(*joined_args, **joined_by_name), lengths, sizes)
+
+
+_UNFIT = object()
+
+
+def _join(flat: Sequence[tuple[list[Any], Any]], lengths: Sequence[Any], sizes: Sizes) -> Any:
+    """Flat values joined leaf by leaf; ``_UNFIT`` if their structures, dtypes, sizes or other leaves differ."""
+    import torch
+    from torch.utils._pytree import tree_unflatten
+
+    spec = flat[0][1]
+    if any(other != spec for _, other in flat[1:]):
+        return _UNFIT
+    columns = list(zip(*(leaves for leaves, _ in flat), strict=True))
+    if not all(_can_join(column, sizes) for column in columns):
+        return _UNFIT
+    joined = [
+        torch.cat([leaf.expand(length, *leaf.shape[1:]) for leaf, length in zip(column, lengths, strict=True)])
+        if isinstance(column[0], torch.Tensor)
+        else column[0]
+        for column in columns
+    ]
+    return tree_unflatten(joined, spec)
+
+
+def _can_join(leaves: Sequence[Any], sizes: Sizes) -> bool:
+    """Whether leaves are tensors that differ in the leading axis alone, or equal values of another type."""
+    from torch import Tensor
+
+    first = leaves[0]
+    if not isinstance(first, Tensor):
+        return all(type(leaf) is type(first) and (leaf is first or leaf == first) for leaf in leaves[1:])
+    return all(
+        isinstance(leaf, Tensor)
+        and leaf.dtype == first.dtype
+        and leaf.device == first.device
+        and sizes.are_equal(first, leaf)
+        for leaf in leaves[1:]
+    )
+
+
+def _split(value: Any, lengths: Sequence[Any], sizes: Sizes) -> list[Any]:
+    """The result of each call; values other than tensors are the same in all of them."""
+    from torch import Tensor
+    from torch.utils._pytree import tree_flatten, tree_unflatten
+
+    leaves, spec = tree_flatten(value)
+    divided = [sizes.divide(leaf, lengths) if isinstance(leaf, Tensor) else [leaf] * len(lengths) for leaf in leaves]
+    return [tree_unflatten([rows[i] for rows in divided], spec) for i in range(len(lengths))]

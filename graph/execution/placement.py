@@ -1,0 +1,98 @@
+"""Placement of models: those that a region of the top level reads are brought to the run's device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from guidegraph.graph.errors import GuidegraphError, NodeError
+from guidegraph.graph.events import ModelMoved
+from guidegraph.graph.execution.call import node_error
+from guidegraph.graph.execution.interpreter import Execute
+from guidegraph.graph.execution.options import RunOptions, on_cpu
+from guidegraph.graph.execution.run_record import node_path
+from guidegraph.graph.ir import Output
+from guidegraph.graph.memory.residency import FROM_OUTSIDE, Residency, ValueOrigin, move_models
+from guidegraph.graph.memory.weights import TorchMover
+from guidegraph.graph.planning.steps import RegionPlan, Step
+from guidegraph_runtime.error_text import error_text
+from guidegraph_runtime.machine.shortages import with_shortage
+
+
+class Placement:
+    """Brings the models of a region to the device: all at the start or, under a memory budget, step by step.
+
+    residency: of the models, under a budget. position: of the next step.
+    """
+
+    def __init__(self, region: RegionPlan, options: RunOptions, on_move: Callable[[ModelMoved], None]):
+        self.region, self.options, self.on_move = region, options, on_move
+        self.residency: Residency | None = None
+        self.position = 0
+
+    def start(self, slots: list[Any]) -> None:
+        """Bring the models that the region starts with to the device; under a budget, only register them.
+
+        Raises ``NodeError`` for a step whose models exceed the budget, and ``GuidegraphError`` if models cannot be
+        moved.
+        """
+        region, options = self.region, self.options
+        if options.mover is None and on_cpu(options.device):
+            return
+        constant_slots = [slot for slot, _ in region.constants]
+        input_origins = {slot: (node_path(s.op), s.name) for s, slot in region.inputs if isinstance(s, Output)}
+        try:
+            mover = options.mover or TorchMover(options.device)
+            if options.memory_budget is None:
+                first_slots = (*constant_slots, *input_origins)
+                values = [(input_origins.get(slot, FROM_OUTSIDE), slots[slot]) for slot in first_slots]
+                move_models(values, mover, options.device, self.on_move)
+                return
+            origins = {**input_origins, **_list_origins(region)}
+            self.residency = Residency(region, mover, options.memory_budget, options.device, origins, self.on_move)
+            self.residency.start(slots, constant_slots, input_origins)
+        except NodeError:
+            raise
+        except Exception as error:
+            reason = with_shortage(error_text(error), error)
+            raise GuidegraphError(f"models cannot be brought to '{options.device}': {reason}") from error
+
+    def is_free(self, step: Step) -> bool:
+        """Whether a step can run early on another thread: it neither reads nor makes models under a budget."""
+        return self.residency is None or self.residency.is_free(step)
+
+    def run(self, residency: Residency, step: Step, slots: list[Any], compute: Execute) -> None:
+        """Compute the next step with its models on the device, or on the CPU if it only makes or saves models."""
+        try:
+            residency.prepare(self.position)
+            with residency.placement(self.position, self.options.dtype):
+                compute(step, slots)
+            residency.move_outputs(self.position, slots)
+        except GuidegraphError:
+            raise
+        except Exception as error:
+            raise node_error(step, error) from error
+
+    def finish(self, residency: Residency, step: Step, slots: Sequence[Any]) -> None:
+        """Register the models that the step made, and release those that no later step reads. Raises ``NodeError``."""
+        try:
+            residency.finish(self.position, slots)
+        except NodeError:
+            raise
+        except Exception as error:
+            raise node_error(step, error) from error
+        self.position += 1
+
+    def close(self) -> None:
+        """Move all models off the device if there is a budget, also after an error."""
+        if self.residency is not None:
+            self.residency.close()
+
+
+def _list_origins(region: RegionPlan) -> dict[int, ValueOrigin]:
+    """The operation's path and the output's name for each slot that a step fills."""
+    return {
+        slot: (node_path(output.op), output.name)
+        for step in region.steps
+        for slot, output in zip(step.outs, step.outputs(), strict=True)
+    }

@@ -1,0 +1,96 @@
+"""The record of a run: its result so far, the events that tell its observers of it, and the delivery of outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from guidegraph.graph import events
+from guidegraph.graph.errors import NodeError
+from guidegraph.graph.execution.loop_context import LoopContext
+from guidegraph.graph.execution.options import RunOptions
+from guidegraph.graph.execution.result import RunResult
+from guidegraph.graph.ir import Op, Source, node_id
+from guidegraph.graph.planning.optimise import OutputSource
+from guidegraph.graph.planning.steps import RegionPlan
+from guidegraph.graph.values.ownership import copy_module, copy_value
+
+
+def node_path(key: str) -> str:
+    """The path of an operation in the workflow."""
+    return f"nodes.{key}"
+
+
+class RunRecord:
+    """The result of a run so far. Whatever is recorded is also sent to the observers as an event."""
+
+    def __init__(self, observers: Sequence[events.Observer]):
+        self.observers = tuple(observers)
+        self.result = RunResult({}, {}, {}, {})
+        self._started = False
+
+    def emit(self, event: events.Event) -> None:
+        for observer in self.observers:
+            observer(event)
+
+    def start_run(self, workflow: str, total: int) -> None:
+        """Record the start of the run, at the first call only."""
+        if not self._started:
+            self.emit(events.RunStarted(workflow, total))
+            self._started = True
+
+    def start_nodes(self, ops: Sequence[Op]) -> None:
+        for op in ops if self.observers else ():
+            self.emit(events.NodeStarted(node_path(op.key), node_id(op)))
+
+    def finish_node(self, op: Op, digest: str, seconds: float, origin: events.Origin) -> None:
+        path = node_path(op.key)
+        self.result.digests[path] = digest
+        self.result.seconds[path] = seconds
+        self.result.origins[path] = origin
+        if self.observers:
+            self.emit(events.NodeFinished(path, node_id(op), seconds, origin, digest))
+
+    def fail_node(self, error: NodeError) -> None:
+        self.emit(events.NodeFailed(error.path, error.node_id, str(error)))
+
+    @contextmanager
+    def report_failure(self) -> Iterator[None]:
+        """Record a ``NodeError`` that leaves this context as the failure of its node."""
+        try:
+            yield
+        except NodeError as error:
+            self.fail_node(error)
+            raise
+
+    def report_node_times(self, context: LoopContext) -> None:
+        """Record the total time of each node in a loop's body, after the loop has ended or failed."""
+        for key, node_time in context.node_times.items():
+            self.emit(events.NodeTotals(node_path(key), node_time.node, node_time.calls, node_time.seconds))
+        context.node_times.clear()
+
+
+class Delivery:
+    """The outputs of a region that are not handed out yet. waiting: their names by source."""
+
+    def __init__(self, outputs: Mapping[str, OutputSource], region: RegionPlan, options: RunOptions, record: RunRecord):
+        self.waiting: dict[Source, list[str]] = {}
+        for name, (source, _) in outputs.items():
+            self.waiting.setdefault(source, []).append(name)
+        self._outputs, self._region, self._options, self._record = outputs, region, options, record
+
+    def deliver(self, sources: Iterable[Source], slots: Sequence[Any]) -> None:
+        """Hand out a copy of each output whose source is among these."""
+        for source in sources:
+            for name in self.waiting.pop(source, ()):
+                value = self._copy(slots[self._region.results[source]])
+                self._record.result.outputs[name] = value
+                if self._options.on_output is not None:
+                    self._options.on_output(name, value, self._outputs[name][1])
+                self._record.emit(events.OutputReady(name))
+
+    def _copy(self, value: Any) -> Any:
+        """A copy of an output for the caller. Under a memory budget its weights are on the CPU."""
+        device = None if self._options.memory_budget is None else "cpu"
+        return copy_value(value, lambda module: copy_module(module, device))

@@ -1,0 +1,135 @@
+"""The top level of a run: how each of its steps is executed, with caches, events, checks and models in place."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from guidegraph.graph.errors import GuidegraphError, NodeError
+from guidegraph.graph.execution.cache import Caches
+from guidegraph.graph.execution.call import PortError, node_error
+from guidegraph.graph.execution.interpreter import run_steps
+from guidegraph.graph.execution.loop import run_step
+from guidegraph.graph.execution.loop_context import LoopContext
+from guidegraph.graph.execution.mutation_checks import check_unchanged, input_states
+from guidegraph.graph.execution.options import RunOptions
+from guidegraph.graph.execution.placement import Placement
+from guidegraph.graph.execution.prefetch import Prefetch
+from guidegraph.graph.execution.run_record import Delivery, RunRecord
+from guidegraph.graph.frozen_models import freeze
+from guidegraph.graph.ir import Call, Op
+from guidegraph.graph.planning.plan import Plan
+from guidegraph.graph.planning.steps import RegionPlan, Step, read_slots
+from guidegraph.graph.resolution.wiring_checks import WiringChecks
+
+
+@dataclass(frozen=True)
+class RunState:
+    """The state that all regions of a run's top level share."""
+
+    options: RunOptions
+    record: RunRecord
+    caches: Caches
+    context: LoopContext
+
+
+class TopLevel:
+    """Executes the steps of one region of the top level.
+
+    wiring: checks that wait for values. delivery: hands out outputs. futures: of steps that run on threads, by the
+    step's id.
+    """
+
+    def __init__(self, state: RunState, plan: Plan, region: RegionPlan, wiring: WiringChecks, delivery: Delivery):
+        self.record, self.caches, self.context = state.record, state.caches, state.context
+        self.plan, self.region, self.wiring, self.delivery = plan, region, wiring, delivery
+        self.placement = Placement(region, state.options, state.record.emit)
+        self.futures: Mapping[int, Future[Any]] = {}
+
+    def run(self, slots: list[Any]) -> None:
+        """Run the region. Raises ``NodeError``, ``Cancelled``, and ``WorkflowError`` for wrong wiring."""
+        try:
+            with self.record.report_failure():
+                self.placement.start(slots)
+            with self._prefetch(slots) as self.futures:
+                run_steps(self.region, slots, self._execute)
+            self.context.cancel.check()
+        except BaseException:
+            with suppress(Exception):  # report the first error
+                self.placement.close()
+            raise
+        self.placement.close()
+
+    def _prefetch(self, slots: list[Any]) -> Prefetch:
+        """Start the nodes marked ``io`` that depend on no other node on threads."""
+        region, is_free = self.region, self.placement.is_free
+        ready = {slot for slot, _ in region.constants} | {slot for _, slot in region.inputs}
+        steps = [s for s in region.steps if isinstance(s.op, Call) and s.op.spec.io and ready.issuperset(read_slots(s))]
+        steps = [step for step in steps if is_free(step)]
+        return Prefetch(steps if len(steps) > 1 else [], slots)
+
+    def _execute(self, step: Step, slots: list[Any]) -> None:
+        self.context.cancel.check()
+        ops = step.ops
+        self.record.start_nodes(ops)
+        seconds = self._run(step, slots)
+        for slot in step.outs:
+            freeze(slots[slot])
+        self._keep(step, ops, slots, seconds)
+        if self.wiring.awaited:
+            self.wiring.check(dict(zip(step.outputs(), (slots[slot] for slot in step.outs), strict=True)))
+        if self.delivery.waiting:
+            self.delivery.deliver(step.outputs(), slots)
+        if (residency := self.placement.residency) is not None:
+            with self.record.report_failure():
+                self.placement.finish(residency, step, slots)
+
+    def _run(self, step: Step, slots: list[Any]) -> float:
+        """Compute a step, and check that it did not change its inputs. Returns the seconds."""
+        states = input_states(step, slots)
+        residency = self.placement.residency
+        started = time.perf_counter()
+        try:
+            if residency is None:
+                self._compute(step, slots)
+            else:
+                self.placement.run(residency, step, slots, self._compute)
+            seconds = time.perf_counter() - started
+            try:
+                check_unchanged(step, slots, states)
+            except PortError as error:
+                raise node_error(step, error) from error
+        except NodeError as error:
+            self.record.fail_node(error)
+            raise
+        finally:
+            if self.context.node_times:
+                self.record.report_node_times(self.context)
+        return seconds
+
+    def _compute(self, step: Step, slots: list[Any]) -> None:
+        future = self.futures.get(id(step)) if self.futures else None
+        if future is None:
+            run_step(step, slots, self.context, self.plan)
+            return
+        try:
+            future.result()
+        except GuidegraphError:
+            raise
+        except Exception as error:
+            raise node_error(step, error) from error
+
+    def _keep(self, step: Step, ops: tuple[Op, ...], slots: list[Any], seconds: float) -> None:
+        """Put the values of a step into the caches, and record that its operations are done."""
+        position = 0
+        for op in ops:
+            digest = self.plan.digests[op.key]
+            end = position + len(op.outputs)
+            if self.caches.accept(digest):
+                self.caches.put(digest, tuple(slots[slot] for slot in step.outs[position:end]))
+            position = end
+            self.record.finish_node(op, digest, seconds, "computed")

@@ -1,0 +1,208 @@
+"""The host plan of a workflow: its operations between the graphs, and the parts to trace, from an example run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from guidegraph.graph.errors import NodeError
+from guidegraph.graph.execution.loop import stack
+from guidegraph.graph.export.errors import ExportError, NotPassedOn
+from guidegraph.graph.export.partition.choices import make_choice_operation
+from guidegraph.graph.export.partition.example_run import ExampleRun
+from guidegraph.graph.export.partition.example_values import ExampleValues
+from guidegraph.graph.export.partition.guards import find_guards
+from guidegraph.graph.export.partition.host_operations import make_host_operation, split_call
+from guidegraph.graph.export.partition.leaves import plain_fields, tensor_leaves
+from guidegraph.graph.export.partition.stages import Stage, group_stages
+from guidegraph.graph.export.partition.subgraph import ExampleValue, PartPlan, is_number, plan_part
+from guidegraph.graph.export.partition.unread_inputs import find_unread_inputs
+from guidegraph.graph.ir import Call, Carry, Choice, Loop, Op, Output, Param, Source
+from guidegraph_runtime.bundle.manifest import Operation
+
+
+@dataclass(frozen=True)
+class Structure:
+    """The structure of a value: the names in the run of its tensors, and its non-tensor fields, both by path."""
+
+    names: Mapping[str, str]
+    fields: Mapping[str, Any]
+
+    def describe(self) -> str:
+        plain = [f"{path}={value!r:.40}" for path, value in self.fields.items()]
+        return ", ".join([*(path or "one tensor" for path in self.names), *plain])
+
+
+@dataclass
+class HostPlanner:
+    """Plans the regions of a workflow, the top level first, and computes their examples on the way.
+
+    hosted: the keys of the dynamic operations that the runtime does. parts: the parts planned so far.
+    """
+
+    run: ExampleRun
+    hosted: set[str]
+    parts: list[PartPlan] = field(default_factory=list)
+
+    @property
+    def examples(self) -> ExampleValues:
+        return self.run.examples
+
+    def plan_region(self, ops: Mapping[str, Op], roots: Sequence[Source], loop_key: str = "") -> tuple[Operation, ...]:
+        """Run a region once and return its host plan. loop_key: of the loop whose body it is; "" for the top level."""
+        self.run.evaluate_constants(ops, roots)
+        dynamic_ops = self._split({key: op for key, op in ops.items() if key in self.examples.dynamic})
+        for op in dynamic_ops.values():
+            self.examples.kinds.update({Output(op.key, name): kind for name, kind in op.outputs.items()})
+        plan: list[Operation] = []
+        groups = group_stages(dynamic_ops, lambda call: call.key not in self.hosted, roots)
+        for number, stage in enumerate(groups):
+            if stage.traced:
+                for op in stage.ops:
+                    self.run.evaluate(op)
+                name = self._part_name(loop_key, groups[:number])
+                plan.append(self._plan_part(name, stage, list(dynamic_ops.values()), roots, in_loop=bool(loop_key)))
+            else:
+                plan.append(self._plan_host_operation(stage.ops[0]))
+        return tuple(plan)
+
+    def _plan_host_operation(self, op: Op) -> Operation:
+        if isinstance(op, Loop):
+            return self._plan_loop(op)
+        self.run.evaluate(op)
+        if isinstance(op, Choice):
+            return make_choice_operation(op, self.examples)
+        self.examples.name_fields(op)
+        return make_host_operation(op, self.examples)
+
+    def _split(self, ops: Mapping[str, Op]) -> dict[str, Op]:
+        """Split the nodes that run partly on the host into a host operation and a traced one."""
+        split_ops: dict[str, Op] = {}
+        for key, op in ops.items():
+            if isinstance(op, Call) and op.spec.split is not None:
+                first, second = split_call(op, self.examples)
+                self.examples.dynamic.add(first.key)
+                self.hosted = (self.hosted - {key}) | {first.key}
+                split_ops[first.key] = first
+                op = second
+            split_ops[key] = op
+        return split_ops
+
+    def _plan_part(
+        self, name: str, stage: Stage, ops: Sequence[Op], required: Sequence[Source], *, in_loop: bool
+    ) -> Operation:
+        """The operation of a part, which is added to ``parts``. ops: of the region. required: its roots."""
+        examples, keys = self.examples, [op.key for op in stage.ops]
+        reads = [s for op in stage.ops for s in op.sources() if not (isinstance(s, Output) and s.op in keys)]
+        inputs = [examples.example(s) for s in dict.fromkeys(s for s in reads if examples.is_dynamic(s))]
+        _check_inputs(stage, inputs)
+        constants: dict[Source, Any] = {
+            s: examples.values[s] for s in reads if isinstance(s, (Output, Param)) and not examples.is_dynamic(s)
+        }
+        outside_sources = [s for op in ops if op.key not in keys for s in op.sources()]
+        results = [s for s in dict.fromkeys([*outside_sources, *required]) if isinstance(s, Output) and s.op in keys]
+        result_examples = [examples.example(s) for s in results]
+
+        def build(values: Sequence[ExampleValue]) -> PartPlan:
+            return plan_part(name, stage.ops, values, constants, result_examples, in_loop=in_loop)
+
+        part = build(inputs)
+        self.parts.append(part)
+        fields = find_guards(part, inputs, build, examples.run_names)
+        settings: dict[str, Any] = {"fields": fields} if fields else {}
+        if in_loop and (unread := find_unread_inputs(stage.ops, inputs, examples.run_names)):
+            settings["unread"] = unread
+        links = {part_input.name: part_input.name for part_input in part.inputs}
+        return Operation("part", name, links, settings, part.outputs)
+
+    def _part_name(self, loop_key: str, earlier: Sequence[Stage]) -> str:
+        looped = any(isinstance(op, Loop) for stage in earlier for op in stage.ops)
+        stem = f"{loop_key.replace('/', '.')}.step" if loop_key else "decode" if looped else "encode"
+        used_names = {part.name for part in self.parts}
+        return next(name for name in (stem, *(f"{stem}{i}" for i in range(2, 1000))) if name not in used_names)
+
+    def _plan_loop(self, loop: Loop) -> Operation:
+        examples = self.examples
+        examples.items[loop.key] = loop.item
+        items = examples.list_items(loop, ", so there is no example to trace")
+        starts = {name: self._find_structure(source) for name, source in loop.carry.items()}
+        self._start_carries(loop)
+        body = self._plan_body(loop, items)
+        start: dict[str, str] = {}
+        links: dict[str, dict[str, str]] = {"next": {}, "collect": {}, "result": {}}
+        for name in loop.carry:
+            carry_names = examples.value_names(Carry(loop.key, name))
+            following = self._find_structure(loop.next[name])
+            _check_carry(loop, name, carry_names, starts[name], following)
+            examples.values[Output(loop.key, name)] = examples.value(loop.next[name])
+            results = examples.value_names(Output(loop.key, name))
+            for path, value_name in carry_names.items():
+                start[value_name], links["next"][value_name] = starts[name].names[path], following.names[path]
+                links["result"][results[path]] = value_name
+        for name, source in loop.collect.items():
+            examples.values[Output(loop.key, name)] = stack([examples.value(source)])
+            collected, item_names = examples.value_names(Output(loop.key, name)), examples.value_names(source)
+            links["collect"] |= {collected[path]: value_name for path, value_name in item_names.items()}
+        settings: dict[str, Any] = {"item": f"{loop.key}.{loop.item}", "index": f"{loop.key}.index"}
+        count = None if examples.is_dynamic(loop.over) else examples.value(loop.over)
+        settings |= {"over": count if isinstance(count, int) else examples.value_names(loop.over)[""], **links}
+        return Operation("loop", loop.key, start, settings, (*links["result"], *links["collect"]), body)
+
+    def _find_structure(self, source: Source) -> Structure:
+        return Structure(self.examples.value_names(source), plain_fields(self.examples.value(source)))
+
+    def _start_carries(self, loop: Loop) -> None:
+        """Set the carries to their initial values; their non-tensor fields have the same names throughout the loop."""
+        examples = self.examples
+        for name, source in loop.carry.items():
+            carry = Carry(loop.key, name)
+            examples.values[carry] = examples.value(source)
+            examples.kinds[carry] = loop.outputs[name]
+            for path, value_name in examples.field_names(source).items():
+                for target in (carry, Output(loop.key, name)):
+                    examples.run_names[f"{examples.name(target)}.{path}"] = value_name
+
+    def _plan_body(self, loop: Loop, items: Sequence[Any]) -> tuple[Operation, ...]:
+        """The plan of the body; the second iteration is the example: by then carried values have their final shapes."""
+        examples = self.examples
+        examples.enter_iteration(loop, items, 0)
+        for op in loop.body.values():
+            self.run.evaluate(op)
+        examples.values.update({Carry(loop.key, name): examples.value(source) for name, source in loop.next.items()})
+        examples.enter_iteration(loop, items, min(1, len(items) - 1))
+        try:
+            return self.plan_region(loop.body, loop.roots(), loop.key)
+        except NodeError as error:
+            if len(items) > 1:
+                raise
+            raise ExportError(
+                f"nodes.{loop.key} runs over one entry, and what the second iteration is given is the example: "
+                f"{error.cause}",
+                "export with two entries or more (steps, say): the bundle takes other numbers",
+                place=str(loop.mark),
+            ) from error
+
+
+def _check_inputs(stage: Stage, inputs: Sequence[ExampleValue]) -> None:
+    """Raise ``NotPassedOn`` for an input of a part that is neither a tensor, a number nor a structured value."""
+    for example in inputs:
+        if not (tensor_leaves(example.value) or is_number(example.value) or plain_fields(example.value)):
+            raise NotPassedOn(
+                example.source.op if isinstance(example.source, Output) else "",
+                f"'{example.name}' is {example.value!r:.60}, no tensor and no number, and "
+                f"nodes.{', nodes.'.join(op.key for op in stage.ops)} would be traced with it, though it may be "
+                "another at run time",
+                "give the node a number or a tensor, or leave it out of the exported outputs (--only)",
+                place=str(stage.ops[0].mark),
+            )
+
+
+def _check_carry(loop: Loop, name: str, names: Mapping[str, str], start: Structure, following: Structure) -> None:
+    """Raise ``ExportError`` unless a carry keeps its structure. names: those of its tensors in the body."""
+    if not [*names] == [*start.names] == [*following.names] or start.fields != following.fields:
+        raise ExportError(
+            f"carry '{name}' of nodes.{loop.key} starts as {start.describe()} and goes on as {following.describe()}",
+            "start it with a value of the same structure",
+            place=str(loop.mark),
+        )

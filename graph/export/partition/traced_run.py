@@ -1,0 +1,59 @@
+"""Running a region's steps on traced values, whose sizes may be symbols of the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from guidegraph.graph.errors import NodeError
+from guidegraph.graph.execution.call import invoke_batch, invoke_call, node_error
+from guidegraph.graph.execution.interpreter import interpret
+from guidegraph.graph.execution.join_calls import Sizes
+from guidegraph.graph.ir import Source
+from guidegraph.graph.planning.steps import RegionPlan, Step
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def run_traced(region: RegionPlan, values: Mapping[Source, Any]) -> dict[Source, Any]:
+    """The results of a region for traced values: siblings are joined without inspecting sizes. Raises ``NodeError``."""
+    return interpret(region, values, _execute)
+
+
+def _execute(step: Step, slots: list[Any]) -> None:
+    try:
+        if step.members:
+            invoke_batch(step, slots, SymbolicSizes(), invoke_call)
+        else:
+            invoke_call(step, slots)
+    except NodeError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise node_error(step, error) from error
+
+
+class SymbolicSizes(Sizes):
+    """Sizes that may be symbols. All calls have the batch of the first one, which is not inspected."""
+
+    def find_lengths(self, calls: Sequence[Sequence[Any]]) -> Sequence[Any] | None:
+        from torch import Tensor
+
+        first = next((leaf for leaf in calls[0] if isinstance(leaf, Tensor)), None)
+        return None if first is None else [first.shape[0]] * len(calls)
+
+    def are_equal(self, a: Tensor, b: Tensor) -> bool:
+        """Whether sizes are equal statically or in the example. The latter are constrained to be equal in the graph."""
+        from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+        return a.ndim == b.ndim and all(
+            statically_known_true(x == y) or (_hint(x) == _hint(y) and bool(x == y))
+            for x, y in zip(a.shape[1:], b.shape[1:], strict=True)
+        )
+
+    def divide(self, tensor: Tensor, lengths: Sequence[Any]) -> Any:
+        return tensor.unflatten(0, (len(lengths), lengths[0]))
+
+
+def _hint(size: Any) -> int:
+    return size if isinstance(size, int) else int(size.node.hint)

@@ -1,0 +1,31 @@
+"""Which operations of a region some sources need: the one walk backwards that all passes use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+from guidegraph.graph.ir import Op, Output, Source
+
+
+def find_dependencies(
+    ops: Mapping[str, Op],
+    roots: Iterable[Source],
+    *,
+    keep: Callable[[Op], bool] | None = None,
+    reads: Callable[[Op], Iterable[Source]] | None = None,
+) -> dict[str, Op]:
+    """The operations that some sources depend on, in order.
+
+    keep: accepts operations that count as needed anyway. reads: the sources that a needed operation depends on; by
+    default all that it reads.
+    """
+    needed = {source.op for source in roots if isinstance(source, Output)}
+    if not needed and keep is None:
+        return {}
+    kept: list[Op] = []
+    for op in reversed([*ops.values()]):
+        if op.key in needed or (keep is not None and keep(op)):
+            kept.append(op)
+            sources = op.sources() if reads is None else reads(op)
+            needed.update(source.op for source in sources if isinstance(source, Output))
+    return {op.key: op for op in reversed(kept)}

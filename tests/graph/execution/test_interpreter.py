@@ -1,0 +1,112 @@
+"""The interpreter: how slots are filled and freed, whoever executes the steps."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from guidegraph import Tensor, node
+from guidegraph.graph.execution.cache import DiskCache
+from guidegraph.graph.execution.call import invoke
+from guidegraph.graph.execution.interpreter import fill_slots, interpret
+from guidegraph.graph.execution.run import RunOptions, run
+from guidegraph.graph.ir import Graph, Output
+from guidegraph.graph.node import get_spec
+from guidegraph.graph.planning.plan import Plan, compile_plan
+from guidegraph.graph.planning.steps import RegionPlan, Step, flatten_region
+from guidegraph.graph.registry import Registry
+from guidegraph.graph.resolution.load import build
+
+references: list[weakref.ref[Any]] = []
+alive: list[bool] = []
+
+
+@node("frame.ones")
+def ones(*, rows: int = 2) -> Tensor:
+    """A tensor."""
+    return torch.ones(rows, 3)
+
+
+@node("frame.refer")
+def refer(x: Tensor, *, add: float = 1.0) -> Tensor:
+    """x + add. A weak reference to x is kept."""
+    references.append(weakref.ref(x))
+    return x + add
+
+
+@node("frame.look")
+def look(x: Tensor) -> Tensor:
+    """x, with a note of whether the value that was referred to last is still alive."""
+    gc.collect()
+    alive.append(references[-1]() is not None)
+    return x
+
+
+@node("frame.append")
+def append(values: Sequence[float] = (1.0,)) -> float:
+    """The sum of a list, to which a number is then added in place."""
+    total = sum(values)
+    values.append(5.0)  # type: ignore[attr-defined]
+    return total
+
+
+REGISTRY = Registry({spec.id: spec for spec in map(get_spec, (ones, refer, look, append))})
+
+CHAIN = """guidegraph: 1
+params: {add: 1.0}
+nodes:
+  a: {use: frame.ones}
+  b: {use: frame.refer, in: {x: a, add: params.add}}
+  c: {use: frame.look, in: {x: b}}
+outputs: {out: c}
+"""
+
+
+def load(text: str, folder: Path) -> Graph:
+    path = folder / "workflow.yaml"
+    path.write_text(text)
+    return build(path, REGISTRY)
+
+
+def region_of(plan: Plan, *roots: Output) -> RegionPlan:
+    return flatten_region(plan.ops, roots, plan.passes)
+
+
+def test_a_value_leaves_its_slot_after_the_last_step_that_uses_it(tmp_path: Path) -> None:
+    plan = compile_plan(load(CHAIN, tmp_path), {"add": 2.0})
+    region = region_of(plan, Output("c", "out"))
+    tensors_before: list[int] = []
+
+    def execute(step: Step, slots: list[Any]) -> None:
+        tensors_before.append(sum(isinstance(value, torch.Tensor) for value in slots))
+        invoke(step, slots)
+
+    results = interpret(region, {}, execute)
+    assert tensors_before == [0, 1, 1]
+    assert {source: value.tolist() for source, value in results.items()} == {Output("c", "out"): [[3.0] * 3] * 2}
+
+
+def test_a_list_literal_is_new_in_each_execution(tmp_path: Path) -> None:
+    text = "guidegraph: 1\nparams: {values: [1, 2]}\nnodes: {a: {use: frame.append, in: {values: params.values}}}\n"
+    plan = compile_plan(load(text + "outputs: {out: a}\n", tmp_path), {"values": [1.0, 2.0]})
+    region = region_of(plan, Output("a", "out"))
+    assert [slot for slot, _ in region.constants]
+    results = [interpret(region, {}, invoke)[Output("a", "out")] for _ in range(2)]
+    assert results == [3.0, 3.0]
+    first, second = fill_slots(region, {}), fill_slots(region, {})
+    assert first == second
+    assert first[region.constants[0][0]] is not second[region.constants[0][0]]
+
+
+def test_a_value_from_a_cache_is_freed_after_its_last_reader(tmp_path: Path) -> None:
+    graph = load(CHAIN, tmp_path)
+    for add in (1.0, 2.0):
+        alive.clear()
+        result = run(graph, {"add": add}, RunOptions(disk=DiskCache(tmp_path / "cache")))
+    assert result.origins["nodes.a"] == "disk"
+    assert alive == [False]

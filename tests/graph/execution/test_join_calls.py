@@ -1,0 +1,100 @@
+"""Sibling calls as one: what can be joined, with known sizes and with sizes that are not inspected."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+
+from guidegraph.graph.execution.join_calls import Sizes, call_as_batch
+from guidegraph.graph.export.partition.traced_run import SymbolicSizes
+from guidegraph.graph.types import register_structured, structured
+
+calls: list[tuple[Any, ...]] = []
+
+BOTH = pytest.mark.parametrize("sizes", [Sizes(), SymbolicSizes()], ids=["known", "symbolic"])
+
+
+def add(x: torch.Tensor, shift: Any = 0.0, *, y: Any = 0.0) -> torch.Tensor:
+    calls.append((x, shift, y))
+    result: torch.Tensor = x + shift + y
+    return result
+
+
+def join(arguments: list[Any], named: list[dict[str, Any]], sizes: Sizes, *ports: int | str) -> list[Any] | None:
+    calls.clear()
+    return call_as_batch(add, list(zip(arguments, named, strict=True)), ports, sizes)
+
+
+def filled(rows: int, value: float, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.full((rows, 3), value, dtype=dtype)
+
+
+@BOTH
+def test_calls_are_joined_and_single_rows_expanded(sizes: Sizes) -> None:
+    named = [{"y": filled(1, 10.0)}, {"y": filled(1, 20.0)}]
+    results = join([[filled(2, 1.0)], [filled(2, 2.0)]], named, sizes, 0, "y")
+    assert results is not None
+    assert [result.tolist() for result in results] == [[[11.0] * 3] * 2, [[22.0] * 3] * 2]
+    assert [tuple(x.shape) for x, _, _ in calls] == [(4, 3)]
+
+
+def test_batches_of_different_known_sizes_are_joined() -> None:
+    results = join([[filled(1, 1.0)], [filled(3, 2.0)]], [{}, {}], Sizes(), 0)
+    assert results is not None
+    assert [tuple(result.shape) for result in results] == [(1, 3), (3, 3)]
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "second",
+    [filled(2, 2.0, torch.float64), torch.ones(2, 4), torch.ones(2, 3, 1), [filled(2, 2.0)], 2.0],
+    ids=["dtype", "size", "rank", "structure", "no tensor"],
+)
+def test_unlike_arguments_are_not_joined(sizes: Sizes, second: Any) -> None:
+    assert join([[filled(2, 1.0)], [second]], [{}, {}], sizes, 0) is None
+    assert calls == []
+
+
+@BOTH
+@pytest.mark.parametrize("values", [(1.0, 2.0), (1, True), (1, 1.0)], ids=repr)
+def test_plain_values_are_joined_only_if_equal_and_of_one_type(sizes: Sizes, values: tuple[Any, Any]) -> None:
+    arguments = [[filled(2, 1.0), value] for value in values]
+    assert join(arguments, [{}, {}], sizes, 0, 1) is None
+    same = [[filled(2, 1.0), values[0]], [filled(2, 1.0), values[0]]]
+    results = join(same, [{}, {}], sizes, 0, 1)
+    assert results is not None
+    assert len(calls) == 1
+
+
+@BOTH
+def test_calls_without_a_tensor_are_not_joined(sizes: Sizes) -> None:
+    assert join([[1.0], [1.0]], [{}, {}], sizes, 0) is None
+    assert join([[], []], [{}, {}], sizes) is None
+
+
+def test_an_output_off_the_batch_axis_is_an_error() -> None:
+    arguments: list[Any] = [([filled(2, 1.0)], {}), ([filled(2, 2.0)], {})]
+    with pytest.raises(ValueError, match=r"expected leading size 4, found shape \(3,\)"):
+        call_as_batch(lambda x: x.sum(0), arguments, [0], Sizes())
+
+
+@structured
+@dataclass(frozen=True)
+class Pair:
+    value: torch.Tensor
+    kind: str
+
+
+@BOTH
+def test_structured_results_are_split_by_leaf(sizes: Sizes) -> None:
+    register_structured()
+    arguments: list[Any] = [([filled(2, 1.0)], {}), ([filled(2, 2.0)], {})]
+    results = call_as_batch(lambda x: Pair(x * 2, "eps"), arguments, [0], sizes)
+    assert results is not None
+    assert [(pair.value.tolist(), pair.kind) for pair in results] == [
+        ([[2.0] * 3] * 2, "eps"),
+        ([[4.0] * 3] * 2, "eps"),
+    ]
