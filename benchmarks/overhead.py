@@ -21,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from guidegraph import node
-from guidegraph.graph.execution.run import RunOptions, run_plan
+from guidegraph.graph.execution.run import Attachments, run_plan
 from guidegraph.graph.node import get_spec
 from guidegraph.graph.planning.plan import compile_plan
 from guidegraph.graph.registry import Registry
@@ -57,13 +57,13 @@ def ours(n: int, folder: Path, own: bool = False) -> dict[str, Callable[[], obje
     registry = Registry({"chain.increment": replace(get_spec(increment), distribution="guidegraph==0" if own else "")})
     graph = build(path, registry)
     plan = compile_plan(graph, {})
-    result = run_plan(plan, RunOptions())
+    result = run_plan(plan, Attachments())
     if result.outputs["out"] != n:
         raise SystemExit(f"the chain of {n} gave {result.outputs['out']}")
     return {
         "load+validate": lambda: build(path, registry),
         "plan": lambda: compile_plan(graph, {}),
-        "run": lambda: run_plan(plan, RunOptions()),
+        "run": lambda: run_plan(plan, Attachments()),
     }
 
 

@@ -9,15 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 from guidegraph.graph.cancellation import CancelToken
 from guidegraph.graph.events import Observer
-from guidegraph.graph.execution.cache import DiskCache, MemoryCache
-from guidegraph.graph.execution.run import RunOptions, RunResult, budget_problem, run_plan
+from guidegraph.graph.execution.attachments import Attachments
+from guidegraph.graph.execution.cache import MemoryCache
+from guidegraph.graph.execution.result import RunResult
+from guidegraph.graph.execution.run import run
 from guidegraph.graph.ir import Graph
 from guidegraph.graph.language.bind import bind
 from guidegraph.graph.language.named_workflows import locate_workflow
-from guidegraph.graph.planning.passes import ALL_PASSES, PASSES
+from guidegraph.graph.planning.passes import ALL_PASSES
 from guidegraph.graph.planning.plan import Plan, compile_plan
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.resolution.load import build
+from guidegraph.graph.run_config import RunConfig
 from guidegraph.graph.trust.limits import Limits, current_limits, enforce_limits
 from guidegraph.graph.trust.policy import OWN_WORKFLOW, Policy
 from guidegraph.graph.types import PortType
@@ -57,33 +60,29 @@ class Workflow:
         policy: Policy = OWN_WORKFLOW,
         limits: Limits | None = None,
     ):
-        enabled = ALL_PASSES if passes is None else frozenset(passes)
-        if unknown := sorted(enabled - ALL_PASSES):
-            raise ValueError(f"unknown passes {', '.join(unknown)}; passes: {', '.join(PASSES)}")
         self.graph = graph
         self.manager = manager
-        self.options = RunOptions(
+        self.config = RunConfig(
             device=device,
             dtype=dtype,
-            passes=enabled,
-            memory=None if cache == "off" else _memory,
-            disk=DiskCache(Path(cache).absolute()) if cache not in (None, "off") else None,
-            observers=tuple(observers),
+            passes=ALL_PASSES if passes is None else frozenset(passes),
+            cache=Path(cache).absolute() if cache not in (None, "off") else None,
             memory_budget=None if memory_budget is None else parse_size(memory_budget),
             policy=policy,
             limits=limits or current_limits(),
         )
-        if reason := budget_problem(self.options):
+        self.attachments = Attachments(memory=None if cache == "off" else _memory, observers=tuple(observers))
+        if reason := self.config.budget_problem:
             raise ValueError(reason)
 
     def bind(self, params: Mapping[str, object]) -> dict[str, Any]:
         """Checked values of all parameters. Raises ``WorkflowError`` that lists all problems."""
-        with enforce_limits(self.options.limits):
+        with enforce_limits(self.config.limits):
             return bind(self.graph, params)
 
     def plan(self, params: Mapping[str, object], only: Collection[str] | None = None) -> Plan:
         """The compiled plan for these parameters."""
-        return self._compile(self.bind(params), only)
+        return compile_plan(self.graph, self.bind(params), replace(self.config, only=only))
 
     def run(self, /, **params: object) -> dict[str, Any]:
         """Run, and return the outputs by name.
@@ -102,31 +101,20 @@ class Workflow:
         on_preview: Callable[[Previewed], None] | None = None,
     ) -> RunResult:
         """Run with options: outputs to make, a cancel token, and callbacks for outputs and training previews."""
-        values = self.bind(params)
-        options = replace(
-            self.options,
-            only=only,
-            on_output=on_output,
-            on_preview=on_preview,
-            cancel=cancel or CancelToken(),
-            observers=(*self.options.observers, *self._plugin_observers(values)),
-        )
-        return run_plan(self._compile(values, only), options)
-
-    def _compile(self, values: Mapping[str, Any], only: Collection[str] | None) -> Plan:
-        options = self.options
-        device_key = f"{options.device} {options.dtype}"
-        return compile_plan(
-            self.graph, values, place=device_key, passes=options.passes, only=only, policy=options.policy
-        )
-
-    def _plugin_observers(self, values: Mapping[str, Any]) -> Sequence[Observer]:
-        """The observers of plugins."""
-        if self.manager is None:
-            return ()
         from guidegraph.plugins.hookspecs import RunInfo
 
-        return self.manager.observers(RunInfo(self.graph, values, self.options.device, self.options.dtype))
+        values, config = self.bind(params), replace(self.config, only=only)
+        plugins: Sequence[Observer] = ()
+        if self.manager is not None:
+            plugins = self.manager.observers(RunInfo(self.graph, values, config.device, config.dtype))
+        attachments = replace(
+            self.attachments,
+            observers=[*self.attachments.observers, *plugins],
+            cancel=cancel or CancelToken(),
+            on_output=on_output,
+            on_preview=on_preview,
+        )
+        return run(self.graph, values, config, attachments)
 
 
 def load_workflow(

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from guidegraph.graph.events import Origin
 from guidegraph.graph.planning.digest import FRESH
@@ -18,6 +18,9 @@ from guidegraph.graph.values.serialise import NotSerialisable, read_value, write
 from guidegraph_runtime.error_text import describe_error
 from guidegraph_runtime.files.temporary_names import remove_stale_once
 from guidegraph_runtime.machine.shortages import explain_shortage, with_shortage
+
+if TYPE_CHECKING:
+    from guidegraph.graph.planning.plan import Plan
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +58,9 @@ class MemoryCache:
         self.limit = limit
         self.size = 0
         self._entries: OrderedDict[str, tuple[Values, Seal, int]] = OrderedDict()
+
+    def begin(self, plan: Plan) -> None:
+        """Called at the start of each run with its plan."""
 
     def get(self, digest: str) -> Values | None:
         entry = self._entries.get(digest)

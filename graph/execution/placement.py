@@ -9,12 +9,12 @@ from guidegraph.graph.errors import GuidegraphError, NodeError
 from guidegraph.graph.events import ModelMoved
 from guidegraph.graph.execution.call import node_error
 from guidegraph.graph.execution.interpreter import Execute
-from guidegraph.graph.execution.options import RunOptions, on_cpu
 from guidegraph.graph.execution.run_record import node_path
 from guidegraph.graph.ir import Output
 from guidegraph.graph.memory.residency import FROM_OUTSIDE, Residency, ValueOrigin, move_models
-from guidegraph.graph.memory.weights import TorchMover
+from guidegraph.graph.memory.weights import Mover, TorchMover
 from guidegraph.graph.planning.steps import RegionPlan, Step
+from guidegraph.graph.run_config import RunConfig
 from guidegraph_runtime.error_text import error_text
 from guidegraph_runtime.machine.shortages import with_shortage
 
@@ -25,8 +25,10 @@ class Placement:
     residency: of the models, under a budget. position: of the next step.
     """
 
-    def __init__(self, region: RegionPlan, options: RunOptions, on_move: Callable[[ModelMoved], None]):
-        self.region, self.options, self.on_move = region, options, on_move
+    def __init__(
+        self, region: RegionPlan, config: RunConfig, mover: Mover | None, on_move: Callable[[ModelMoved], None]
+    ):
+        self.region, self.config, self.mover, self.on_move = region, config, mover, on_move
         self.residency: Residency | None = None
         self.position = 0
 
@@ -36,26 +38,26 @@ class Placement:
         Raises ``NodeError`` for a step whose models exceed the budget, and ``GuidegraphError`` if models cannot be
         moved.
         """
-        region, options = self.region, self.options
-        if options.mover is None and on_cpu(options.device):
+        region, config = self.region, self.config
+        if self.mover is None and config.on_cpu:
             return
         constant_slots = [slot for slot, _ in region.constants]
         input_origins = {slot: (node_path(s.op), s.name) for s, slot in region.inputs if isinstance(s, Output)}
         try:
-            mover = options.mover or TorchMover(options.device)
-            if options.memory_budget is None:
+            mover = self.mover or TorchMover(config.device)
+            if config.memory_budget is None:
                 first_slots = (*constant_slots, *input_origins)
                 values = [(input_origins.get(slot, FROM_OUTSIDE), slots[slot]) for slot in first_slots]
-                move_models(values, mover, options.device, self.on_move)
+                move_models(values, mover, config.device, self.on_move)
                 return
             origins = {**input_origins, **_list_origins(region)}
-            self.residency = Residency(region, mover, options.memory_budget, options.device, origins, self.on_move)
+            self.residency = Residency(region, mover, config.memory_budget, config.device, origins, self.on_move)
             self.residency.start(slots, constant_slots, input_origins)
         except NodeError:
             raise
         except Exception as error:
             reason = with_shortage(error_text(error), error)
-            raise GuidegraphError(f"models cannot be brought to '{options.device}': {reason}") from error
+            raise GuidegraphError(f"models cannot be brought to '{config.device}': {reason}") from error
 
     def is_free(self, step: Step) -> bool:
         """Whether a step can run early on another thread: it neither reads nor makes models under a budget."""
@@ -65,7 +67,7 @@ class Placement:
         """Compute the next step with its models on the device, or on the CPU if it only makes or saves models."""
         try:
             residency.prepare(self.position)
-            with residency.placement(self.position, self.options.dtype):
+            with residency.placement(self.position, self.config.dtype):
                 compute(step, slots)
             residency.move_outputs(self.position, slots)
         except GuidegraphError:

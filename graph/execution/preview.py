@@ -44,7 +44,7 @@ def run_preview(
 
     values: dict[Source, Any] = {**outside, Index(loop.key): done - 1}
     values |= {Carry(loop.key, name): copy_frozen(value) for name, value in carry.items()}
-    phase = first_phase(*preview.block, plan.passes)
+    phase = first_phase(*preview.block, plan.config.passes)
     with preserve_generators(device), torch.no_grad(), context.trips.count_separately():
         results = run_phases(phase, values, context, plan)
     for name, output in preview.outputs.items():

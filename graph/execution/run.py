@@ -9,11 +9,11 @@ from typing import Any
 from guidegraph.graph import events
 from guidegraph.graph.device_context import use_device
 from guidegraph.graph.errors import Cancelled, GuidegraphError
-from guidegraph.graph.execution.cache import Caches
+from guidegraph.graph.execution.attachments import Attachments
+from guidegraph.graph.execution.cache import Caches, DiskCache
 from guidegraph.graph.execution.choice_values import HeldValues, list_required_sources, list_sources_to_hold
 from guidegraph.graph.execution.interpreter import fill_slots
 from guidegraph.graph.execution.loop_context import LoopContext
-from guidegraph.graph.execution.options import RunOptions, budget_problem, on_cpu
 from guidegraph.graph.execution.result import RunResult
 from guidegraph.graph.execution.run_record import Delivery, RunRecord
 from guidegraph.graph.execution.top_level import RunState, TopLevel
@@ -24,6 +24,7 @@ from guidegraph.graph.planning.dependencies import find_dependencies
 from guidegraph.graph.planning.plan import Plan, compile_plan
 from guidegraph.graph.planning.steps import flatten_region
 from guidegraph.graph.resolution.wiring_checks import WiringChecks, order_for_checks
+from guidegraph.graph.run_config import RunConfig
 from guidegraph.graph.training.run_training import run_training
 from guidegraph.graph.trust.file_checks import restrict_reads
 from guidegraph.graph.trust.limits import DeadlineToken, enforce_limits
@@ -32,39 +33,37 @@ from guidegraph.graph.trust.process_state import guard_run
 from guidegraph.graph.types import register_structured
 from guidegraph_runtime.error_text import describe_error
 
-__all__ = ["RunOptions", "RunResult", "budget_problem", "on_cpu", "run", "run_plan"]
+__all__ = ["Attachments", "RunConfig", "RunResult", "run", "run_plan"]
 
 
-def run(graph: Graph, values: Mapping[str, Any], options: RunOptions | None = None) -> RunResult:
-    """Run a validated graph with checked parameter values.
+def run(
+    graph: Graph, values: Mapping[str, Any], config: RunConfig | None = None, attachments: Attachments | None = None
+) -> RunResult:
+    """Run a validated graph with checked parameter values: the one way from settings to results.
 
     Raises ``NodeError`` if a node fails and ``Cancelled`` if the token was set; outputs that were complete by then have
     been passed to ``on_output``. Raises ``GuidegraphError`` for a memory budget on a device that cannot have one, and
     ``OutOfTime`` if the run takes longer than its limit in seconds.
     """
-    options = options or RunOptions()
-    device_key = f"{options.device} {options.dtype}"
-    plan = compile_plan(
-        graph, values, place=device_key, passes=options.passes, only=options.only, policy=options.policy
-    )
-    return run_plan(plan, options)
+    return run_plan(compile_plan(graph, values, config), attachments or Attachments())
 
 
-def run_plan(plan: Plan, options: RunOptions) -> RunResult:
+def run_plan(plan: Plan, attachments: Attachments) -> RunResult:
     """Run a compiled plan. Raises the same errors as ``run``."""
     import torch
 
-    if options.memory_budget is not None and (reason := budget_problem(options)):
+    config = plan.config
+    if attachments.mover is None and (reason := config.budget_problem):
         raise GuidegraphError(reason)
     register_structured()
     started = time.perf_counter()
-    runner = _Runner(plan, options)
-    folders = list_readable_folders(plan.bound, options.policy)
-    if folders is not None and options.disk is not None:
-        folders.append(options.disk.folder)
+    runner = _Runner(plan, attachments)
+    folders = list_readable_folders(plan.bound, config.policy)
+    if folders is not None and runner.caches.disk is not None:
+        folders.append(runner.caches.disk.folder)
     with (
-        use_device(options.device, options.dtype),
-        enforce_limits(options.limits),
+        use_device(config.device, config.dtype),
+        enforce_limits(config.limits),
         restrict_reads(folders, plan.given_paths),
         torch.no_grad(),
         guard_run(),
@@ -89,21 +88,24 @@ class _Runner:
     held: values that an earlier region computed, or that are in a cache.
     """
 
-    def __init__(self, plan: Plan, options: RunOptions):
-        self.plan = plan
-        self.options = options
-        seconds = options.limits.seconds
-        cancel = options.cancel if seconds is None else DeadlineToken(options.cancel, seconds)
-        self.record = RunRecord(options.observers)
-        context = LoopContext(cancel, run_training, self.record.observers, on_preview=options.on_preview)
-        self.caches = Caches(options.memory, options.disk, options.device)
-        self.state = RunState(options, self.record, self.caches, context)
+    def __init__(self, plan: Plan, attachments: Attachments):
+        self.plan, self.config = plan, plan.config
+        self.attachments = attachments
+        seconds = self.config.limits.seconds
+        cancel = attachments.cancel if seconds is None else DeadlineToken(attachments.cancel, seconds)
+        self.record = RunRecord(attachments.observers)
+        context = LoopContext(cancel, run_training, self.record.observers, on_preview=attachments.on_preview)
+        if attachments.memory is not None:
+            attachments.memory.begin(plan)
+        disk = None if self.config.cache is None else DiskCache(self.config.cache.absolute())
+        self.caches = Caches(attachments.memory, disk, self.config.device)
+        self.state = RunState(attachments.mover, self.record, self.caches, context)
         self.held = HeldValues()
 
     def execute(self) -> None:
         """Make the needed choices, each as soon as its value is computed, then compute the remaining operations."""
         while choices := find_next_choices(
-            self.plan.ops, self._list_required_sources(), effects=self.options.only is None
+            self.plan.ops, self._list_required_sources(), effects=self.config.only is None
         ):
             self._execute(choices)
             with self.record.report_failure():
@@ -111,11 +113,8 @@ class _Runner:
             self.plan = self.plan.with_branches(branches)
         self._execute(())
 
-    def _prunes(self) -> bool:
-        return "prune" in self.plan.passes or self.options.only is not None
-
     def _list_required_sources(self) -> list[Source]:
-        return list_required_sources(self.plan, self._prunes())
+        return list_required_sources(self.plan, self.config.prunes)
 
     def _execute(self, choices: Sequence[Choice]) -> None:
         """Compute the ``when`` values of choices or, without choices, all remaining operations."""
@@ -125,8 +124,8 @@ class _Runner:
         outputs = {} if choices else self.plan.outputs
         roots = [source for source, _ in outputs.values()]
         if choices:
-            roots = list_sources_to_hold(ops, self.plan, self._prunes())
-        region = flatten_region(ops, roots, self.plan.passes, pruned=True)
+            roots = list_sources_to_hold(ops, self.plan, self.config.prunes)
+        region = flatten_region(ops, roots, self.config.passes, pruned=True)
         self.record.start_run(self.plan.graph.name, len(self.plan.ops) if choices else len(ops) + len(origins))
         slots = fill_slots(region, {source: self.held.value(source, self.plan) for source, _ in region.inputs})
         for key, origin in origins.items():
@@ -135,7 +134,7 @@ class _Runner:
             self.held.clear()
         wiring = WiringChecks(ops, self.plan.bound)
         wiring.check({source: slots[slot] for source, slot in region.inputs})
-        delivery = Delivery(outputs, region, self.options, self.record)
+        delivery = Delivery(outputs, region, self.config, self.attachments, self.record)
         literals = [source for source in roots if isinstance(source, Literal)]
         delivery.deliver([*(source for source, _ in region.inputs), *literals], slots)
         TopLevel(self.state, self.plan, region, wiring, delivery).run(slots)
@@ -157,7 +156,7 @@ class _Runner:
             self.held[op.key], origins[op.key] = cached
             return ()
 
-        effects = not deciding and self.options.only is None
+        effects = not deciding and self.config.only is None
         needed = find_dependencies(
             {key: op for key, op in plan.ops.items() if key not in self.held},
             deciding or self._list_required_sources(),

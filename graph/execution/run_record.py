@@ -8,12 +8,13 @@ from typing import Any
 
 from guidegraph.graph import events
 from guidegraph.graph.errors import NodeError
+from guidegraph.graph.execution.attachments import Attachments
 from guidegraph.graph.execution.loop_context import LoopContext
-from guidegraph.graph.execution.options import RunOptions
 from guidegraph.graph.execution.result import RunResult
 from guidegraph.graph.ir import Op, Source, node_id
 from guidegraph.graph.planning.optimise import OutputSource
 from guidegraph.graph.planning.steps import RegionPlan
+from guidegraph.graph.run_config import RunConfig
 from guidegraph.graph.values.ownership import copy_module, copy_value
 
 
@@ -74,11 +75,19 @@ class RunRecord:
 class Delivery:
     """The outputs of a region that are not handed out yet. waiting: their names by source."""
 
-    def __init__(self, outputs: Mapping[str, OutputSource], region: RegionPlan, options: RunOptions, record: RunRecord):
+    def __init__(
+        self,
+        outputs: Mapping[str, OutputSource],
+        region: RegionPlan,
+        config: RunConfig,
+        attachments: Attachments,
+        record: RunRecord,
+    ):
         self.waiting: dict[Source, list[str]] = {}
         for name, (source, _) in outputs.items():
             self.waiting.setdefault(source, []).append(name)
-        self._outputs, self._region, self._options, self._record = outputs, region, options, record
+        self._outputs, self._region, self._config, self._record = outputs, region, config, record
+        self._on_output = attachments.on_output
 
     def deliver(self, sources: Iterable[Source], slots: Sequence[Any]) -> None:
         """Hand out a copy of each output whose source is among these."""
@@ -86,11 +95,11 @@ class Delivery:
             for name in self.waiting.pop(source, ()):
                 value = self._copy(slots[self._region.results[source]])
                 self._record.result.outputs[name] = value
-                if self._options.on_output is not None:
-                    self._options.on_output(name, value, self._outputs[name][1])
+                if self._on_output is not None:
+                    self._on_output(name, value, self._outputs[name][1])
                 self._record.emit(events.OutputReady(name))
 
     def _copy(self, value: Any) -> Any:
         """A copy of an output for the caller. Under a memory budget its weights are on the CPU."""
-        device = None if self._options.memory_budget is None else "cpu"
+        device = None if self._config.memory_budget is None else "cpu"
         return copy_value(value, lambda module: copy_module(module, device))

@@ -16,12 +16,12 @@ from guidegraph.graph.execution.interpreter import run_steps
 from guidegraph.graph.execution.loop import run_step
 from guidegraph.graph.execution.loop_context import LoopContext
 from guidegraph.graph.execution.mutation_checks import check_unchanged, input_states
-from guidegraph.graph.execution.options import RunOptions
 from guidegraph.graph.execution.placement import Placement
 from guidegraph.graph.execution.prefetch import Prefetch
 from guidegraph.graph.execution.run_record import Delivery, RunRecord
 from guidegraph.graph.frozen_models import freeze
 from guidegraph.graph.ir import Call, Op
+from guidegraph.graph.memory.weights import Mover
 from guidegraph.graph.planning.plan import Plan
 from guidegraph.graph.planning.steps import RegionPlan, Step, read_slots
 from guidegraph.graph.resolution.wiring_checks import WiringChecks
@@ -29,9 +29,9 @@ from guidegraph.graph.resolution.wiring_checks import WiringChecks
 
 @dataclass(frozen=True)
 class RunState:
-    """The state that all regions of a run's top level share."""
+    """The state that all regions of a run's top level share. mover: ``None`` for torch's."""
 
-    options: RunOptions
+    mover: Mover | None
     record: RunRecord
     caches: Caches
     context: LoopContext
@@ -47,7 +47,7 @@ class TopLevel:
     def __init__(self, state: RunState, plan: Plan, region: RegionPlan, wiring: WiringChecks, delivery: Delivery):
         self.record, self.caches, self.context = state.record, state.caches, state.context
         self.plan, self.region, self.wiring, self.delivery = plan, region, wiring, delivery
-        self.placement = Placement(region, state.options, state.record.emit)
+        self.placement = Placement(region, plan.config, state.mover, state.record.emit)
         self.futures: Mapping[int, Future[Any]] = {}
 
     def run(self, slots: list[Any]) -> None:

@@ -25,8 +25,8 @@ from guidegraph_runtime.bundle.manifest import (
     write_manifest,
 )
 from guidegraph_runtime.bundle.names import MANIFEST, TABLES
-from guidegraph_runtime.files.atomic_write import write_errors
-from guidegraph_runtime.files.temporary_names import remove_stale, stale_paths, temporary_path
+from guidegraph_runtime.files.atomic_write import atomic_folder
+from guidegraph_runtime.files.temporary_names import remove_stale, stale_paths
 from guidegraph_runtime.lora.apply import LORA_TABLE
 
 
@@ -108,26 +108,9 @@ def _replace_folder(out: Path) -> Iterator[Path]:
     """Yield a new folder beside ``out`` that replaces it at the end, and is removed on an error."""
     check_bundle_path(out)
     out = out.resolve()  # if the path is a link, its target is replaced
-    with write_errors(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        _restore(out)
-        temporary = temporary_path(out)
-        temporary.mkdir()
-        try:
-            yield temporary
-            replaced = temporary_path(_backup_path(out), "old")
-            if out.exists():
-                os.replace(out, replaced)
-            try:
-                os.replace(temporary, out)
-            except OSError:
-                if replaced.exists():
-                    os.replace(replaced, out)
-                raise
-            shutil.rmtree(replaced, ignore_errors=True)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
+    _restore(out)
+    with atomic_folder(out, _backup_path(out)) as folder:
+        yield folder
 
 
 def _restore(out: Path) -> None:

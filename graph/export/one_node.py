@@ -36,6 +36,7 @@ from guidegraph.graph.ir import (
 from guidegraph.graph.planning.dependencies import find_dependencies
 from guidegraph.graph.planning.plan import compile_plan
 from guidegraph.graph.port_kinds import port_kinds
+from guidegraph.graph.run_config import RunConfig
 from guidegraph.graph.trust.policy import OWN_WORKFLOW, Policy
 from guidegraph.graph.types import PortType, register_structured
 from guidegraph_runtime.bundle.manifest import Input, Operation
@@ -118,7 +119,7 @@ def _run_up_to(graph: Graph, values: Mapping[str, Any], call: Call, policy: Poli
     """An example run of everything that a call reads, in the first iteration of the loops around it."""
     parameters: dict[Source, Any] = {Param(name): value for name, value in values.items()}
     examples = ExampleValues(parameters)
-    run = ExampleRun(compile_plan(graph, values, policy=policy), examples)
+    run = ExampleRun(compile_plan(graph, values, RunConfig(policy=policy)), examples)
     loops = _loops_around(graph.ops, call.key)
     needed = _find_needed(graph.ops, [*call.sources(), *(loop.over for loop in loops)])
     region: Mapping[str, Op] = graph.ops

@@ -30,6 +30,7 @@ from guidegraph.graph.ir import Graph, Literal, Op, Output, Param, Parameter, So
 from guidegraph.graph.planning.make_choices import make_choices
 from guidegraph.graph.planning.passes import bind_params, hoist, prune
 from guidegraph.graph.planning.plan import compile_plan
+from guidegraph.graph.run_config import RunConfig
 from guidegraph.graph.trust.file_checks import read_regular
 from guidegraph.graph.trust.policy import OWN_WORKFLOW, Policy
 from guidegraph.graph.types import PortType, SequenceOf, register_structured
@@ -188,7 +189,7 @@ def plan_export(
         free_parameters: dict[Source, Any] = {
             Param(name): value for name, value in values.items() if name not in roles.fixed
         }
-        compiled = compile_plan(graph, values, only=only, policy=policy)
+        compiled = compile_plan(graph, values, RunConfig(only=only, policy=policy))
         examples = ExampleValues(free_parameters, roles.dynamic)
         planner = HostPlanner(ExampleRun(compiled, examples), roles.hosted)
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,61 +12,48 @@ from guidegraph.graph.planning.admission import check_shapes
 from guidegraph.graph.planning.digest import Digests
 from guidegraph.graph.planning.make_choices import make_choices, make_parameter_choices
 from guidegraph.graph.planning.optimise import OutputSource, drop_unneeded, optimise
-from guidegraph.graph.planning.passes import ALL_PASSES, bind_params, prune
+from guidegraph.graph.planning.passes import bind_params, prune
 from guidegraph.graph.resolution.wiring_checks import check_wiring
-from guidegraph.graph.trust.policy import OWN_WORKFLOW, Policy, check_effects, list_parameter_paths
+from guidegraph.graph.run_config import RunConfig
+from guidegraph.graph.trust.policy import check_effects, list_parameter_paths
 from guidegraph.graph.values.ownership import copy_parameter
 
 
 @dataclass
 class Plan:
-    """A bound, optimised graph, ready to run.
+    """A bound, optimised graph, ready to run with the settings ``config``.
 
     bound: the operations before the passes, after the choices that could be made. taken: the branches of those, by key.
-    output_sources: the outputs' sources in ``bound``. effects: a readable summary of each graph pass. only: whether
-    only the outputs are computed, and nodes with effects are dropped. given_paths: files and folders that the user
-    named for an untrusted workflow.
+    output_sources: the outputs' sources in ``bound``. effects: a readable summary of each graph pass.
+    given_paths: files and folders that the user named for an untrusted workflow.
     """
 
     graph: Graph
+    config: RunConfig
     bound: Mapping[str, Op]
     ops: dict[str, Op]
     outputs: dict[str, OutputSource]
     digests: Digests
-    passes: frozenset[str]
     effects: dict[str, str]
-    output_sources: Mapping[str, OutputSource] = field(default_factory=dict)
-    taken: dict[str, str] = field(default_factory=dict)
-    only: bool = False
-    given_paths: tuple[Path, ...] = ()
+    output_sources: Mapping[str, OutputSource]
+    taken: dict[str, str]
+    given_paths: tuple[Path, ...]
 
     def with_branches(self, branches: Mapping[str, str]) -> Plan:
         """The plan after these choices, as if the workflow had the branches in place of the choices."""
-        device_key = self.digests.device_key
-        plan = _optimise_with_choices(
-            self.graph, self.bound, self.output_sources, device_key, self.passes, self.only, branches
-        )
-        return replace(plan, given_paths=self.given_paths)
+        return _make_plan(self.graph, self.config, self.bound, self.output_sources, branches, self.given_paths)
 
 
-def compile_plan(
-    graph: Graph,
-    values: Mapping[str, Any],
-    *,
-    place: str = "cpu float32",
-    passes: Collection[str] = ALL_PASSES,
-    only: Collection[str] | None = None,
-    policy: Policy = OWN_WORKFLOW,
-) -> Plan:
+def compile_plan(graph: Graph, values: Mapping[str, Any], config: RunConfig | None = None) -> Plan:
     """Bind the parameters, make the choices that they decide, and apply the graph passes as they are listed.
 
-    values: a checked value for each parameter (``bind``). only: keep these outputs and their dependencies; by default,
-    all outputs and the nodes with effects. policy: the files that the workflow may access. Raises ``KeyError`` for an
-    output that does not exist, and ``WorkflowError`` for a file that the policy does not allow or a call that is wired
-    wrong for these values.
+    values: a checked value for each parameter (``bind``). Raises ``KeyError`` for an output that does not exist, and
+    ``WorkflowError`` for a file that the policy does not allow or a call that is wired wrong for these values.
     """
+    config = config or RunConfig()
+    only = config.only
     needed = find_needed_ops(graph, only, values)
-    check_effects(needed, values, policy)
+    check_effects(needed, values, config.policy)
     check_shapes(graph, values, only)
     literals = {name: Literal(copy_parameter(value)) for name, value in values.items()}
     ops = {key: bind_params(op, literals) for key, op in graph.ops.items()} if literals else dict(graph.ops)
@@ -75,40 +62,38 @@ def compile_plan(
         output = graph.outputs[name]
         source = literals[output.source.name] if isinstance(output.source, Param) else output.source
         outputs[name] = (source, output.type)
-    plan = _optimise_with_choices(graph, ops, outputs, place, frozenset(passes), only is not None, {})
-    return replace(plan, given_paths=list_parameter_paths(needed, values, policy))
+    return _make_plan(graph, config, ops, outputs, {}, list_parameter_paths(needed, values, config.policy))
 
 
-def _optimise_with_choices(
+def _make_plan(
     graph: Graph,
+    config: RunConfig,
     bound: Mapping[str, Op],
     output_sources: Mapping[str, OutputSource],
-    device_key: str,
-    passes: frozenset[str],
-    only: bool,
     branches: Mapping[str, str],
+    given_paths: tuple[Path, ...],
 ) -> Plan:
-    roots = [source for source, _ in output_sources.values()]
-    if ("prune" in passes or only) and any(isinstance(op, Choice) for op in walk(bound)):
+    roots, only = [source for source, _ in output_sources.values()], config.only is not None
+    if config.prunes and any(isinstance(op, Choice) for op in walk(bound)):
         # Prune before choices are made: afterwards it is unknown which nodes with effects belong to a branch.
         bound = drop_unneeded(bound, roots, effects=not only)
     settled = make_choices(bound, roots, branches)
     outputs = {name: (settled.source(source), kind) for name, (source, kind) in output_sources.items()}
-    digests = Digests(device_key)
+    digests = Digests(config.device_key)
     digests.add(settled.ops)
-    optimised = optimise(settled.ops, outputs, digests, passes, only=only)
+    optimised = optimise(settled.ops, outputs, digests, config.passes, only=only)
     check_wiring(optimised.ops.values(), {})
     return Plan(
         graph,
+        config,
         settled.ops,
         optimised.ops,
         optimised.outputs,
         digests,
-        passes,
         optimised.effects,
         outputs,
         settled.taken,
-        only,
+        given_paths,
     )
 
 

@@ -54,8 +54,8 @@ def _start(args: Sequence[str], app: typer.Typer) -> None:
     check_names(_command(args), args)
     own = {command.callback.__name__ for command in app.registered_commands if command.callback}
     if _command(args).replace("-", "_") not in own and args[:1] != ["--version"]:
-        from guidegraph.commands.shared.options import PluginSelection
         from guidegraph.commands.shared.plugins import load_plugins
+        from guidegraph.plugins.selection import PluginSelection
 
         selection = PluginSelection(_plugin_modules(args), "--no-plugins" not in args)
         load_plugins(selection).add_commands(app)

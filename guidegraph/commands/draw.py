@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from guidegraph.commands.shared.options import File, LimitSettings, NoPlugins, Output, Plugins
+from guidegraph.commands.shared import options
 from guidegraph.commands.shared.plugins import require_plugins
 from guidegraph.commands.shared.printing import write_or_print
 from guidegraph.commands.shared.root import app, examples, select_plugins
@@ -10,16 +10,17 @@ from guidegraph.commands.shared.root import app, examples, select_plugins
 
 @app.command(epilog=examples("draw draw.yaml -o graph.svg"))
 def draw(
-    workflow: File,
-    output: Output = None,
-    plugin: Plugins = None,
-    no_plugins: NoPlugins = False,
-    limit: LimitSettings = None,
+    workflow: options.File,
+    output: options.Output = None,
+    plugin: options.Plugins = None,
+    no_plugins: options.NoPlugins = False,
+    limit: options.LimitSettings = None,
 ) -> None:
     """Draw a workflow as SVG, with the bodies of its loops as boxes."""
-    from guidegraph.commands.shared.open_workflow import apply_limits, open_workflow
+    from guidegraph.commands.shared.open_workflow import open_workflow
+    from guidegraph.commands.shared.run_settings import apply_limits
     from guidegraph.drawing.svg import draw_svg
 
     with apply_limits(limit):
         registry = require_plugins(select_plugins(plugin, no_plugins)).registry
-        write_or_print(draw_svg(open_workflow(workflow, registry).graph), output)
+        write_or_print(draw_svg(open_workflow(workflow, registry)[0]), output)

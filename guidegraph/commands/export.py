@@ -7,18 +7,7 @@ from typing import Annotated
 
 import typer
 
-from guidegraph.commands.shared.options import (
-    AllowCode,
-    AllowRead,
-    AllowWrite,
-    File,
-    LimitSettings,
-    NodeTraceback,
-    NoPlugins,
-    Plugins,
-    Settings,
-    make_grants,
-)
+from guidegraph.commands.shared import options
 from guidegraph.commands.shared.root import app, examples, select_plugins
 
 
@@ -33,7 +22,7 @@ from guidegraph.commands.shared.root import app, examples, select_plugins
     )
 )
 def export(
-    workflow: File,
+    workflow: options.File,
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="BUNDLE", help="The folder to write; a bundle there is replaced.")
     ],
@@ -41,7 +30,7 @@ def export(
         bool,
         typer.Option("--single-file", help="Write the whole workflow as one ONNX graph, BUNDLE being its FILE.onnx."),
     ] = False,
-    set: Settings = None,
+    set: options.Settings = None,
     only: Annotated[
         list[str] | None,
         typer.Option(
@@ -62,13 +51,13 @@ def export(
     no_reference: Annotated[
         bool, typer.Option("--no-reference", help="Leave out the example's outputs, and the run that compares them.")
     ] = False,
-    plugin: Plugins = None,
-    no_plugins: NoPlugins = False,
-    traceback: NodeTraceback = False,
-    allow_read: AllowRead = None,
-    allow_write: AllowWrite = None,
-    allow_code: AllowCode = None,
-    limit: LimitSettings = None,
+    plugin: options.Plugins = None,
+    no_plugins: options.NoPlugins = False,
+    traceback: options.NodeTraceback = False,
+    allow_read: options.AllowRead = None,
+    allow_write: options.AllowWrite = None,
+    allow_code: options.AllowCode = None,
+    limit: options.LimitSettings = None,
 ) -> None:
     """Write a workflow as a bundle of ONNX graphs, which guidegraph-run runs with no torch installed.
 
@@ -82,18 +71,11 @@ def export(
     from guidegraph.commands.export_bundle import export_bundle
     from guidegraph.commands.export_single_file import export_single_file
     from guidegraph.commands.export_steps import ExportArguments
-    from guidegraph.commands.shared.open_workflow import apply_limits
+    from guidegraph.commands.shared.open_workflow import WorkflowRequest
+    from guidegraph.commands.shared.run_settings import apply_limits
 
-    arguments = ExportArguments(
-        workflow,
-        output,
-        set or [],
-        only,
-        check,
-        not no_reference,
-        precision or [],
-        select_plugins(plugin, no_plugins),
-        make_grants(allow_read, allow_write, allow_code),
-    )
+    grants = options.make_grants(allow_read, allow_write, allow_code)
+    request = WorkflowRequest(workflow, set or [], select_plugins(plugin, no_plugins), grants)
+    arguments = ExportArguments(request, output, only, check, not no_reference, precision or [])
     with apply_limits(limit):
         (export_single_file if single_file else export_bundle)(arguments)

@@ -26,13 +26,7 @@ from guidegraph.commands.export_steps import (
     translate_export_errors,
 )
 from guidegraph.commands.shared.errors import argument_problem
-from guidegraph.commands.shared.open_workflow import (
-    bind_settings,
-    open_workflow,
-    setting_names,
-    unknown_output_problems,
-)
-from guidegraph.commands.shared.plugins import require_plugins
+from guidegraph.commands.shared.open_workflow import unknown_output_problems
 from guidegraph.commands.shared.printing import print_text
 from guidegraph.graph.errors import GuidegraphError, Problem, WorkflowError
 from guidegraph.graph.ir import Graph
@@ -60,14 +54,13 @@ def export_bundle(arguments: ExportArguments) -> None:
 def _export(arguments: ExportArguments, stack: ExitStack) -> None:
     """stack: holds the lock on the bundle's folder until the check is over."""
     check_extra()
-    registry = require_plugins(arguments.plugins).registry
-    opened = open_workflow(arguments.workflow, registry)
+    opened = arguments.request.open()
     graph = opened.graph
     problems: list[Problem] = []
     target = find_single_node(graph, arguments.only, problems)
     precision = parse_precision(arguments, problems)
-    values = bind_settings(opened, arguments.settings, problems)
-    policy = opened.policy(arguments.grants, setting_names(arguments.settings), arguments.bundle)
+    values = opened.bind(problems)
+    policy = opened.policy(arguments.bundle)
     check_effects(graph.ops, values, policy)
     with translate_export_errors(graph):
         from guidegraph.graph.export.bundle import write_bundle
@@ -85,7 +78,7 @@ def _export(arguments: ExportArguments, stack: ExitStack) -> None:
         engine = run_engine(exported, policy) if arguments.check or arguments.reference else {}
         kinds = {name: bundle_kind(graph, name) for name in exported.outputs}
         reference, files = _reference(exported, engine) if arguments.reference else (None, {})
-        versions = collect_bundle_versions(graph, registry)
+        versions = collect_bundle_versions(graph, opened.registry)
         manifest = write_bundle(
             exported, arguments.bundle, kinds=kinds, versions=versions, reference=reference, more=files
         )

@@ -24,13 +24,7 @@ from guidegraph.commands.export_steps import (
     translate_export_errors,
 )
 from guidegraph.commands.shared.errors import argument_problem
-from guidegraph.commands.shared.open_workflow import (
-    bind_settings,
-    open_workflow,
-    setting_names,
-    unknown_output_problems,
-)
-from guidegraph.commands.shared.plugins import require_plugins
+from guidegraph.commands.shared.open_workflow import unknown_output_problems
 from guidegraph.commands.shared.printing import print_text
 from guidegraph.graph.errors import WorkflowError
 from guidegraph.graph.trust.folder_locks import lock_output
@@ -58,13 +52,12 @@ def _export(arguments: ExportArguments, stack: ExitStack) -> None:
     if arguments.bundle.suffix != ".onnx" or arguments.bundle.is_dir():
         message = f"'{arguments.bundle}' is not the name of an ONNX file; give one that ends with .onnx"
         raise WorkflowError([argument_problem("bad-value", message, "--output")])
-    registry = require_plugins(arguments.plugins).registry
-    opened = open_workflow(arguments.workflow, registry)
+    opened = arguments.request.open()
     graph = opened.graph
     problems = unknown_output_problems(graph, arguments.only)
     precision = parse_precision(arguments, problems)
-    values = bind_settings(opened, arguments.settings, problems)
-    policy = opened.policy(arguments.grants, setting_names(arguments.settings), arguments.bundle)
+    values = opened.bind(problems)
+    policy = opened.policy(arguments.bundle)
     check_effects(graph.ops, values, policy)
     with translate_export_errors(graph):
         from guidegraph.graph.export.errors import ExportError
@@ -82,7 +75,7 @@ def _export(arguments: ExportArguments, stack: ExitStack) -> None:
         )
         kinds = {name: bundle_kind(graph, name) for name in exported.outputs}
         written = write_single(
-            exported, arguments.bundle, kinds=kinds, versions=collect_bundle_versions(graph, registry)
+            exported, arguments.bundle, kinds=kinds, versions=collect_bundle_versions(graph, opened.registry)
         )
     for line in _summary(exported, written):
         print_text(line)

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from guidegraph.commands.shared.errors import argument_problem
-from guidegraph.commands.shared.options import PluginSelection
+from guidegraph.commands.shared.open_workflow import WorkflowRequest
 from guidegraph.commands.shared.printing import print_text
 from guidegraph.graph.errors import GuidegraphError, Mark, NodeError, Problem, WorkflowError
 from guidegraph.graph.ir import Call, Graph, walk
 from guidegraph.graph.port_kinds import port_kinds
 from guidegraph.graph.registry import Registry
-from guidegraph.graph.trust.policy import Grants, Policy
+from guidegraph.graph.trust.policy import Policy
 from guidegraph.runs.outputs import is_image
 from guidegraph_runtime.error_text import list_causes
 from guidegraph_runtime.machine.byte_sizes import show_size
@@ -34,15 +34,12 @@ NEEDED = ("onnx", "onnxscript")
 class ExportArguments:
     """The arguments of ``export``, not yet checked."""
 
-    workflow: Path
+    request: WorkflowRequest
     bundle: Path
-    settings: Sequence[str]
     only: list[str] | None
     check: bool
     reference: bool
     precision: Sequence[str]
-    plugins: PluginSelection
-    grants: Grants
 
 
 class MissingExportPackage(GuidegraphError):
@@ -122,13 +119,12 @@ def print_part(part: ExportedPart, seconds: float) -> None:
 
 def run_engine(exported: Exported, policy: Policy) -> dict[str, Any]:
     """The outputs of the example, computed by the engine."""
-    from guidegraph.graph.execution.run import RunOptions, run
+    from guidegraph.graph.execution.run import RunConfig, run
     from guidegraph.graph.export.compare_outputs import run_example
 
     if exported.examples:
         return run_example(exported)
-
-    return run(exported.graph, exported.values, RunOptions(only=[*exported.outputs], policy=policy)).outputs
+    return run(exported.graph, exported.values, RunConfig(only=[*exported.outputs], policy=policy)).outputs
 
 
 def bundle_kind(graph: Graph, name: str) -> str:

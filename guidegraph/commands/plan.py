@@ -2,21 +2,7 @@
 
 from __future__ import annotations
 
-from guidegraph.commands.shared.options import (
-    AllowCode,
-    AllowRead,
-    AllowWrite,
-    File,
-    Json,
-    LimitSettings,
-    NoPlugins,
-    Only,
-    Passes,
-    Plugins,
-    Settings,
-    make_grants,
-)
-from guidegraph.commands.shared.plugins import require_plugins
+from guidegraph.commands.shared import options
 from guidegraph.commands.shared.printing import print_json, print_text
 from guidegraph.commands.shared.root import app, examples, select_plugins
 from guidegraph.graph.trust.effects import list_effects
@@ -25,41 +11,37 @@ from guidegraph_runtime.printing import visible_line
 
 @app.command(epilog=examples("plan draw.yaml", "plan draw.yaml --set scale=1 --json", "plan draw.yaml --passes none"))
 def plan(
-    workflow: File,
-    set: Settings = None,
-    only: Only = None,
-    passes: Passes = "all",
-    json: Json = False,
-    plugin: Plugins = None,
-    no_plugins: NoPlugins = False,
-    allow_read: AllowRead = None,
-    allow_write: AllowWrite = None,
-    allow_code: AllowCode = None,
-    limit: LimitSettings = None,
+    workflow: options.File,
+    set: options.Settings = None,
+    only: options.Only = None,
+    passes: options.Passes = "all",
+    json: options.Json = False,
+    plugin: options.Plugins = None,
+    no_plugins: options.NoPlugins = False,
+    allow_read: options.AllowRead = None,
+    allow_write: options.AllowWrite = None,
+    allow_code: options.AllowCode = None,
+    limit: options.LimitSettings = None,
 ) -> None:
     """Show the passes, the flat plan that a run would follow, and the files that it would read and write."""
     from json import dumps
 
     from guidegraph.commands.plan_text import plan_json, plan_text
-    from guidegraph.commands.shared.open_workflow import (
-        apply_limits,
-        bind_settings,
-        open_workflow,
-        parse_passes,
-        setting_names,
-        unknown_output_problems,
-    )
+    from guidegraph.commands.shared.open_workflow import WorkflowRequest, unknown_output_problems
+    from guidegraph.commands.shared.run_settings import apply_limits, parse_passes
     from guidegraph.graph.planning.plan import compile_plan, find_needed_ops
+    from guidegraph.graph.run_config import RunConfig
 
-    grants, settings = make_grants(allow_read, allow_write, allow_code), set or []
+    grants = options.make_grants(allow_read, allow_write, allow_code)
+    request = WorkflowRequest(workflow, set or [], select_plugins(plugin, no_plugins), grants)
     with apply_limits(limit):
-        opened = open_workflow(workflow, require_plugins(select_plugins(plugin, no_plugins)).registry)
+        opened = request.open()
         problems = unknown_output_problems(opened.graph, only)
         enabled = parse_passes(passes, problems)
-        values = bind_settings(opened, settings, problems)
-        policy = opened.policy(grants, setting_names(settings))
-        compiled = compile_plan(opened.graph, values, passes=enabled, only=only or None, policy=policy)
-        rows = plan_json(compiled, list_effects(find_needed_ops(opened.graph, only or None, values), values))
+        values = opened.bind(problems)
+        config = RunConfig(passes=enabled, only=only or None, policy=opened.policy())
+        compiled = compile_plan(opened.graph, values, config)
+        rows = plan_json(compiled, list_effects(find_needed_ops(opened.graph, config.only, values), values))
         if json:
             print_json(dumps(rows, indent=2))
         else:

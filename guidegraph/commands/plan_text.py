@@ -31,12 +31,12 @@ def plan_json(plan: Plan, effects: Iterable[Effect] = ()) -> Row:
     effects: the files that a run reads, writes and loads code from.
     """
     passes = [
-        {"name": name, "does": does, "applied": name in plan.passes, "effect": plan.effects.get(name, "")}
+        {"name": name, "does": does, "applied": name in plan.config.passes, "effect": plan.effects.get(name, "")}
         for name, does in PASSES.items()
     ]
     items = {op.key: op.item for op in walk(plan.ops) if isinstance(op, Loop)}
     roots = [source for source, _ in plan.outputs.values()]
-    region = flatten_region(plan.ops, roots, plan.passes)
+    region = flatten_region(plan.ops, roots, plan.config.passes)
     outputs = {n: {"from": _link(source, items), "type": str(kind)} for n, (source, kind) in plan.outputs.items()}
     steps = _conditional(_rows(region, items), plan.ops, roots)
     return {

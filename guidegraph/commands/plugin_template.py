@@ -5,14 +5,12 @@ from __future__ import annotations
 import keyword
 import re
 import shlex
-import shutil
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
 from guidegraph.plugins.entry_points import OWN_DISTRIBUTION, normalise_name
-from guidegraph_runtime.files.temporary_names import remove_stale_once, temporary_path
+from guidegraph_runtime.files.atomic_write import atomic_files, atomic_folder
 
 TEMPLATE = Path(__file__).with_name("template")
 NAME = re.compile(r"[a-z][a-z0-9_]*[a-z0-9]")
@@ -83,24 +81,12 @@ def render_template(name: str) -> dict[str, str]:
 def write_folder(files: Mapping[str, str], folder: Path) -> None:
     """Write files into a folder, all of them or none. Raises ``OSError``."""
     folder = folder.absolute()
-    exists = folder.is_dir()
-    parent = folder if exists else folder.parent
-    parent.mkdir(parents=True, exist_ok=True)
-    remove_stale_once(parent)
-    temporary = temporary_path(parent / "new")
-    try:
+    # An existing folder may be the current one, which cannot be replaced.
+    with atomic_files(folder / "new") if folder.is_dir() else atomic_folder(folder) as temporary:
         for name, text in files.items():
             path = temporary / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(text.encode())
-        if not exists:
-            temporary.rename(folder)
-            return
-        for entry in temporary.iterdir():  # the folder may be the current one, which cannot be replaced
-            entry.rename(folder / entry.name)
-    finally:
-        with suppress(OSError):
-            shutil.rmtree(temporary)
 
 
 def next_steps(name: str, folder: Path) -> Sequence[str]:

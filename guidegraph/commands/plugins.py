@@ -6,10 +6,11 @@ import json as jsonlib
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from guidegraph.commands.shared.options import Json, NoPlugins, Plugins, PluginSelection
+from guidegraph.commands.shared.options import Json, NoPlugins, Plugins
 from guidegraph.commands.shared.printing import print_json, print_note, print_text
 from guidegraph.commands.shared.root import app, examples, select_plugins
 from guidegraph.graph.errors import suggest
+from guidegraph.plugins.selection import PluginSelection
 
 if TYPE_CHECKING:
     from guidegraph.plugins.audit import Audit, AuditTarget

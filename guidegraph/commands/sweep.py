@@ -6,38 +6,24 @@ import json as jsonlib
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from guidegraph.commands.shared import options
 from guidegraph.commands.shared.errors import FAILED, argument_problem
-from guidegraph.commands.shared.options import (
-    AllowCode,
-    AllowRead,
-    AllowWrite,
-    Device,
-    Dtype,
-    Events,
-    File,
-    LimitSettings,
-    NoPlugins,
-    Plugins,
-    PluginSelection,
-    Settings,
-    make_grants,
-)
-from guidegraph.commands.shared.plugins import require_plugins
 from guidegraph.commands.shared.printing import print_json, print_note, print_text
 from guidegraph.commands.shared.root import app, examples, select_plugins
-from guidegraph.commands.shared.run_folder import prepare_run_folder
 from guidegraph.graph.errors import Problem, WorkflowError
 from guidegraph.graph.registry import Registry
-from guidegraph.graph.trust.policy import Grants
 from guidegraph.runs.outputs import output_problems
 
 if TYPE_CHECKING:
+    from guidegraph.commands.shared.open_workflow import WorkflowRequest
+    from guidegraph.commands.shared.run_settings import RunSettings
+    from guidegraph.graph.run_config import RunConfig
     from guidegraph.sweep.cells import Cell
     from guidegraph.sweep.grid_options import AxisTexts
     from guidegraph.sweep.run import Summary, Sweep
@@ -45,25 +31,6 @@ if TYPE_CHECKING:
 
 _EVERY = 10.0
 """Seconds between two progress lines."""
-
-
-@dataclass(frozen=True)
-class SweepArguments:
-    """The arguments of ``sweep``, not yet checked."""
-
-    workflow: Path
-    grid: Sequence[str]
-    seeds: str | None
-    table: Path | None
-    settings: Sequence[str]
-    out: Path | None
-    ray: str | None
-    workers: int | None
-    device: str
-    dtype: str | None
-    json: bool
-    plugins: PluginSelection
-    grants: Grants
 
 
 @app.command(
@@ -74,7 +41,7 @@ class SweepArguments:
     )
 )
 def sweep(
-    workflow: File,
+    workflow: options.File,
     grid: Annotated[
         list[str] | None,
         typer.Option(metavar="K=V,V,…", help="The values of a parameter; all combinations of several are run."),
@@ -86,7 +53,7 @@ def sweep(
         Path | None,
         typer.Option("--from", metavar="FILE.csv", help="Rows of values; its first line names the parameters."),
     ] = None,
-    set: Settings = None,
+    set: options.Settings = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -102,15 +69,15 @@ def sweep(
         int | None,
         typer.Option(metavar="N", help="How many cells run at once on Ray.", show_default="one a core"),
     ] = None,
-    device: Device = "cpu",
-    dtype: Dtype = None,
-    json: Events = False,
-    plugin: Plugins = None,
-    no_plugins: NoPlugins = False,
-    allow_read: AllowRead = None,
-    allow_write: AllowWrite = None,
-    allow_code: AllowCode = None,
-    limit: LimitSettings = None,
+    device: options.Device = "cpu",
+    dtype: options.Dtype = None,
+    json: options.Events = False,
+    plugin: options.Plugins = None,
+    no_plugins: options.NoPlugins = False,
+    allow_read: options.AllowRead = None,
+    allow_write: options.AllowWrite = None,
+    allow_code: options.AllowCode = None,
+    limit: options.LimitSettings = None,
 ) -> None:
     """Run a workflow for each cell of a grid of parameters: one folder of runs, one table, one contact sheet.
 
@@ -118,41 +85,44 @@ def sweep(
     on with what is missing. A cell that fails is reported, and the rest goes on; the exit code is 1 then.
     --ray needs pip install "guidegraph[ray]".
     """
-    from guidegraph.commands.shared.open_workflow import apply_limits
+    from guidegraph.commands.shared.open_workflow import WorkflowRequest
+    from guidegraph.commands.shared.run_settings import RunSettings, apply_limits
 
-    arguments = SweepArguments(
-        workflow,
-        grid or [],
-        seeds,
-        table,
-        set or [],
-        out,
-        ray,
-        workers,
-        device,
-        dtype,
-        json,
-        select_plugins(plugin, no_plugins),
-        make_grants(allow_read, allow_write, allow_code),
-    )
+    grants = options.make_grants(allow_read, allow_write, allow_code)
+    request = WorkflowRequest(workflow, set or [], select_plugins(plugin, no_plugins), grants)
+    arguments = SweepArguments(request, RunSettings(device, dtype), grid or [], seeds, table, out, ray, workers)
     with apply_limits(limit):
-        _sweep(arguments)
+        _sweep(arguments, json)
 
 
-def _sweep(arguments: SweepArguments) -> None:
+@dataclass(frozen=True)
+class SweepArguments:
+    """The arguments of ``sweep``, not yet checked."""
+
+    request: WorkflowRequest
+    run: RunSettings
+    grid: Sequence[str]
+    seeds: str | None
+    table: Path | None
+    out: Path | None
+    ray: str | None
+    workers: int | None
+
+
+def _sweep(arguments: SweepArguments, json: bool) -> None:
     """Run the missing cells; signals cancel the sweep. Raises ``typer.Exit`` if a cell failed."""
+    from guidegraph.commands.shared.run_settings import prepare_run_folder
     from guidegraph.commands.shared.signals import cancel_on_signals
     from guidegraph.graph.cancellation import CancelToken
     from guidegraph.sweep.run import run_sweep
 
     token = CancelToken()
     with cancel_on_signals(token, print_note):
-        manager = require_plugins(arguments.plugins)
+        manager = arguments.request.load_plugins()
         sweep = _check_arguments(arguments, manager.registry)
         token.check()
-        name = sweep.job.graph.name
-        folder = prepare_run_folder(arguments.out, f"{name}-sweep")
-        progress = _Progress(folder, arguments.json)
+        folder = prepare_run_folder(arguments.out, f"{sweep.graph.name}-sweep")
+        progress = _Progress(folder, json)
         summary = run_sweep(sweep, folder, manager, token, progress.on_start, progress.on_cell, print_note)
         progress.on_end(summary)
     if summary.failed:
@@ -161,50 +131,47 @@ def _sweep(arguments: SweepArguments) -> None:
 
 def _check_arguments(arguments: SweepArguments, registry: Registry) -> Sweep:
     """Check everything before the sweep. Raises ``WorkflowError`` that lists all problems."""
-    from guidegraph.commands.shared.open_workflow import apply_recipe, open_workflow, parse_settings, setting_names
-    from guidegraph.runs.run import Job
+    from guidegraph.commands.shared.open_workflow import apply_recipe, parse_settings
     from guidegraph.sweep.grid import make_grid
     from guidegraph.sweep.ray_cluster import Cluster
     from guidegraph.sweep.run import Sweep
 
-    problems = _argument_problems(arguments)
+    problems: list[Problem] = []
+    config = _parse_config(arguments, problems)
     axes = _axes(arguments, registry, problems)
-    settings = parse_settings(arguments.settings, problems)
+    request = arguments.request
+    settings = parse_settings(request.settings, problems)
+    opened = request.open(problems)
     try:
-        workflow = open_workflow(arguments.workflow, registry)
-        graph = apply_recipe(workflow)
+        graph = apply_recipe(opened.graph, opened.recipe)
     except WorkflowError as error:
         raise WorkflowError([*problems, *error.problems]) from None
-    recipe = workflow.recipe
-    only = recipe.only if recipe else None
-    problems += output_problems(graph, registry, only)
+    config = opened.complete(
+        config, arguments.run.dtype, arguments.out, (name for texts in axes for name in texts.names)
+    )
+    problems += output_problems(graph, registry, config.only)
     grid = make_grid(graph, settings, axes, problems)
-    dtype = arguments.dtype or (recipe.dtype if recipe else "float32")
-    varied = {*setting_names(arguments.settings), *(name for texts in axes for name in texts.names)}
-    policy = workflow.policy(arguments.grants, varied, arguments.out)
-    job = Job(graph, registry, {}, only, arguments.device, dtype, policy=policy)
     # Workers have another current folder.
-    plugins = tuple(str(Path(p).absolute()) if p.endswith(".py") else p for p in arguments.plugins.modules)
+    modules = tuple(str(Path(p).absolute()) if p.endswith(".py") else p for p in request.plugins.modules)
     cluster = Cluster(arguments.ray, arguments.workers) if arguments.ray else None
-    return Sweep(job, grid, settings, plugins, arguments.plugins.installed, cluster)
+    return Sweep(graph, config, grid, settings, replace(request.plugins, modules=modules), cluster)
 
 
-def _argument_problems(arguments: SweepArguments) -> list[Problem]:
-    from guidegraph.commands.shared.open_workflow import device_problems
+def _parse_config(arguments: SweepArguments, problems: list[Problem]) -> RunConfig:
+    from guidegraph.commands.shared.run_settings import check_folder
     from guidegraph.sweep.ray_cluster import LOCAL
 
-    remote = arguments.ray not in (None, LOCAL)
+    device, remote = arguments.run.device, arguments.ray not in (None, LOCAL)
     # The devices of a cluster are not those of this machine; Ray gives each worker its own.
-    problems = device_problems("cpu" if remote and arguments.device == "cuda" else arguments.device, arguments.dtype)
-    if arguments.ray is not None and arguments.device.startswith("cuda:"):
-        message = f"with --ray it is 'cuda', and Ray gives each worker a device; found '{arguments.device}'"
+    config = arguments.run.parse(problems, device_is_here=not (remote and device == "cuda"))
+    if arguments.ray is not None and device.startswith("cuda:"):
+        message = f"with --ray it is 'cuda', and Ray gives each worker a device; found '{device}'"
         problems.append(argument_problem("no-device", message, "--device"))
     if arguments.workers is not None and (arguments.ray is None or arguments.workers < 1):
         message = "it is how many cells run at once on Ray: at least 1, with --ray local or --ray ADDRESS"
         problems.append(argument_problem("bad-workers", message, "--workers"))
-    if arguments.out is not None and arguments.out.exists() and not arguments.out.is_dir():
-        problems.append(argument_problem("not-a-folder", f"'{arguments.out}' is not a folder", "--out"))
-    return problems
+    check_folder("--out", arguments.out, problems)
+    return config
 
 
 def _axes(arguments: SweepArguments, registry: Registry, problems: list[Problem]) -> list[AxisTexts]:

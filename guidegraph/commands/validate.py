@@ -4,20 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from guidegraph.commands.shared import options
 from guidegraph.commands.shared.errors import WRONG, format_problems
-from guidegraph.commands.shared.options import (
-    AllowCode,
-    AllowRead,
-    AllowWrite,
-    LimitSettings,
-    NoPlugins,
-    Plugins,
-    make_grants,
-)
 from guidegraph.commands.shared.plugins import require_plugins
 from guidegraph.commands.shared.printing import print_note, print_text
 from guidegraph.commands.shared.root import app, examples, select_plugins
@@ -25,10 +17,13 @@ from guidegraph.graph.errors import Problem, WorkflowError
 from guidegraph.graph.ir import Graph
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.trust.effects import Effect, list_effects
-from guidegraph.graph.trust.policy import Grants, drop_dots, find_effect_problems, is_shipped
+from guidegraph.graph.trust.policy import drop_dots, find_effect_problems, is_shipped
 from guidegraph.graph.types import takes_literal
 from guidegraph.runs.outputs import output_problems
 from guidegraph_runtime.printing import visible_line
+
+if TYPE_CHECKING:
+    from guidegraph.commands.shared.open_workflow import WorkflowRequest
 
 
 @app.command(epilog=examples("validate draw.yaml", "validate workflows/*.yaml --plugin my_nodes"))
@@ -37,12 +32,12 @@ def validate(
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with 2 also for a workflow that is right and cannot run here.")
     ] = False,
-    plugin: Plugins = None,
-    no_plugins: NoPlugins = False,
-    allow_read: AllowRead = None,
-    allow_write: AllowWrite = None,
-    allow_code: AllowCode = None,
-    limit: LimitSettings = None,
+    plugin: options.Plugins = None,
+    no_plugins: options.NoPlugins = False,
+    allow_read: options.AllowRead = None,
+    allow_write: options.AllowWrite = None,
+    allow_code: options.AllowCode = None,
+    limit: options.LimitSettings = None,
 ) -> None:
     """Check workflows without running them, and print every error of each.
 
@@ -50,27 +45,29 @@ def validate(
     guidegraph, a file, a part of a model) is said, with what to do, and ends with 2 only with --strict. The files that
     a workflow reads, writes or loads code from are listed, but for those that ship with guidegraph.
     """
-    from guidegraph.commands.shared.open_workflow import apply_limits
+    from guidegraph.commands.shared.open_workflow import WorkflowRequest
+    from guidegraph.commands.shared.run_settings import apply_limits
 
-    grants = make_grants(allow_read, allow_write, allow_code)
+    selection, grants = select_plugins(plugin, no_plugins), options.make_grants(allow_read, allow_write, allow_code)
     with apply_limits(limit):
-        registry = require_plugins(select_plugins(plugin, no_plugins)).registry
-        results = [_validate_file(path, registry, grants) for path in workflows]
+        require_plugins(selection)
+        results = [_validate_file(WorkflowRequest(path, [], selection, grants)) for path in workflows]
     if "wrong" in results or (strict and "lacking" in results):
         raise typer.Exit(WRONG)
 
 
-def _validate_file(path: Path, registry: Registry, grants: Grants) -> Literal["ok", "wrong", "lacking"]:
+def _validate_file(request: WorkflowRequest) -> Literal["ok", "wrong", "lacking"]:
     """Check one workflow and print the result; "lacking" if it is valid and only this machine cannot run it."""
-    from guidegraph.commands.shared.open_workflow import apply_recipe, open_workflow
+    from guidegraph.commands.shared.open_workflow import apply_recipe
     from guidegraph.graph.planning.admission import MACHINE_CODES, admission_problems
 
+    path = request.workflow
     try:
-        workflow = open_workflow(path, registry)
-        graph = apply_recipe(workflow)
+        opened = request.open()
+        graph = apply_recipe(opened.graph, opened.recipe)
         defaults = {name: parameter.default for name, parameter in graph.params.items() if not parameter.required}
         effects = list_effects(graph.ops, defaults)
-        if forbidden := unwritable_problems(graph, registry) + find_effect_problems(effects, workflow.policy(grants)):
+        if forbidden := unwritable_problems(graph, opened.registry) + find_effect_problems(effects, opened.policy()):
             raise WorkflowError(forbidden)
         problems = admission_problems(graph, defaults)
         if refused := [problem for problem in problems if problem.code not in MACHINE_CODES]:

@@ -18,7 +18,7 @@ from guidegraph.report.read import (
     result_error,
 )
 from guidegraph.report.series import format_level
-from guidegraph.runs.outputs import RECORD
+from guidegraph_runtime.run_json import RECORD
 
 SWEEP, CELLS, TABLE, TABLES = "sweep.json", "cells", "table.csv", "tables"
 EQUALS = "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Collection, Mapping, Sequence, Set
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,11 +24,11 @@ from guidegraph_runtime.files.atomic_write import atomic_path, write_text
 from guidegraph_runtime.machine.shortages import explain_shortage, with_shortage
 from guidegraph_runtime.outputs import PictureText, picture_names
 from guidegraph_runtime.outputs import pixels as as_pixels
+from guidegraph_runtime.run_json import RECORD
 
 if TYPE_CHECKING:
     from guidegraph.graph.execution.loop_context import Previewed
 
-RECORD = "run.json"
 ROWS_SHOWN = 40
 """The number of rows of a table printed on a terminal; the files have all of them."""
 
@@ -214,7 +214,7 @@ def _to_mapping(value: Any) -> dict[str, Any] | None:
     return None
 
 
-def output_problems(graph: Graph, registry: Registry, only: Sequence[str] | None) -> list[Problem]:
+def output_problems(graph: Graph, registry: Registry, only: Collection[str] | None) -> list[Problem]:
     """A problem for each output whose type cannot be written."""
     problems = []
     for name, output in graph.outputs.items():

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import StrictInt, TypeAdapter, ValidationError
 
 from guidegraph.graph.device_context import DTYPES
 from guidegraph.graph.errors import Mark, Problem, WorkflowError
@@ -19,6 +19,7 @@ from guidegraph.graph.paths import PACKAGE, find_package_roots, find_shipped_fol
 from guidegraph.graph.trust.file_checks import open_regular
 from guidegraph.graph.trust.limits import LimitExceeded
 from guidegraph.runs.outputs import OutputError, to_json
+from guidegraph_runtime.run_json import picture_text
 
 KEYWORD = "guidegraph"
 FORMAT = 2
@@ -43,8 +44,8 @@ class Recipe:
     only: list[str] | None = None
     dtype: str = "float32"
     output: str = ""
-    index: int = 0
-    batch: int = 1
+    index: StrictInt = 0
+    batch: StrictInt = 1
     seeds: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
 
@@ -56,7 +57,7 @@ class Recipe:
         names = file_names(self.workflow, map(Path, self.sources))
         sources = {names[Path(path)]: text for path, text in self.sources.items()}
         stored = {**vars(self), "workflow": names[self.workflow], "sources": sources}
-        return {KEYWORD: json.dumps({"format": FORMAT, **stored})}
+        return picture_text(KEYWORD, FORMAT, stored)
 
 
 def file_names(workflow: Path, files: Iterable[Path]) -> dict[Path, str]:
@@ -127,38 +128,19 @@ def _picture_error(path: Path, code: str, message: str) -> WorkflowError:
     return WorkflowError([Problem(Mark(str(path), 1, 1), code, message)])
 
 
-class _Stored(BaseModel):
-    """The schema of the text chunk."""
-
-    model_config = ConfigDict(strict=True, extra="ignore")
-
-    format: int
-    workflow: str
-    sources: dict[str, str]
-    params: dict[str, Any]
-    only: list[str] | None = None
-    dtype: str = "float32"
-    output: str = ""
-    index: int = 0
-    batch: int = 1
-    seeds: dict[str, Any] = Field(default_factory=dict)
-    versions: dict[str, str] = Field(default_factory=dict)
-
-
 def _parse_recipe(data: Any) -> Recipe:
     if not isinstance(data, dict) or data.get("format") not in FORMATS:
         raise ValueError(f"format {FORMAT} expected")
-    stored = _Stored.model_validate(data)
-    if stored.workflow not in stored.sources:
+    recipe = TypeAdapter(Recipe).validate_python(data)
+    if data["workflow"] not in recipe.sources:
         raise ValueError("the text of its workflow is missing")
-    if stored.dtype not in DTYPES:
-        raise ValueError(f"its dtype is one of {', '.join(DTYPES)}; found '{stored.dtype[:60]}'")
-    for name in stored.sources:
+    if recipe.dtype not in DTYPES:
+        raise ValueError(f"its dtype is one of {', '.join(DTYPES)}; found '{recipe.dtype[:60]}'")
+    for name in recipe.sources:
         if not name.isprintable() or len(name) > LONGEST_NAME:
             raise ValueError(f"'{name[:60]!a}' is not a file name")
-    fields = {name: value for name, value in stored if name not in ("format", "workflow", "sources")}
-    sources = {str(resolve_file_name(name)): text for name, text in stored.sources.items()}
-    return Recipe(resolve_file_name(stored.workflow), sources, **fields)
+    sources = {str(resolve_file_name(name)): text for name, text in recipe.sources.items()}
+    return replace(recipe, workflow=resolve_file_name(data["workflow"]), sources=sources)
 
 
 def portable_value(value: Any) -> Any:

@@ -3,47 +3,36 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
-import platform
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from guidegraph.graph import events
+from guidegraph.graph.errors import Cancelled
 from guidegraph.graph.ir import Call, Graph, walk
 from guidegraph.graph.planning.plan import find_needed_ops
 from guidegraph.graph.registry import Registry
+from guidegraph.graph.run_config import RunConfig
 from guidegraph.graph.trust.effects import list_effects
 from guidegraph.graph.trust.policy import drop_dots, is_shipped
-from guidegraph.runs.outputs import RECORD
-from guidegraph.runs.recipe import find_seeds, portable_params
-from guidegraph_runtime.files.atomic_write import write_text
-
-FORMAT = 1
+from guidegraph.runs.outputs import OutputWriter
+from guidegraph.runs.recipe import Recipe, portable_params
+from guidegraph_runtime.run_json import RunJson, with_machine
 
 
 @dataclass
-class RunRecord:
-    """An observer that collects a run's record. files: those of each output, by name. options: of the run.
-
-    previews: the files of training previews, by LOOP/NAME.
-    """
+class RunRecord(RunJson):
+    """An observer that collects a run's record. writer: lists the files of outputs and previews."""
 
     graph: Graph
     values: Mapping[str, Any]
-    options: Mapping[str, Any]
-    versions: Mapping[str, str]
-    files: Mapping[str, list[str]]
-    previews: Mapping[str, list[str]] = field(default_factory=dict)
-    started: str = field(default_factory=lambda: datetime.now().astimezone().isoformat(timespec="seconds"))
+    config: RunConfig
+    recipe: Recipe
+    writer: OutputWriter
     finished: dict[str, events.NodeFinished] = field(default_factory=dict)
     totals: dict[str, events.NodeTotals] = field(default_factory=dict)
     moves: list[events.ModelMoved] = field(default_factory=list)
     trainings: dict[str, events.TrainingStarted] = field(default_factory=dict)
-    _clock: float = field(default_factory=time.perf_counter)
 
     def __call__(self, event: events.Event) -> None:
         if isinstance(event, events.NodeFinished):
@@ -57,39 +46,30 @@ class RunRecord:
 
     def list_outside_files(self) -> list[dict[str, str | None]]:
         """The files that the run reads, writes or loads code from, except shipped ones and its outputs."""
-        effects = list_effects(find_needed_ops(self.graph, self.options.get("only"), self.values), self.values)
+        effects = list_effects(find_needed_ops(self.graph, self.config.only, self.values), self.values)
         return [
             {"does": effect.kind, "path": str(drop_dots(effect.path)) if effect.path else None, "node": effect.node}
             for effect in effects
             if effect.path is None or not is_shipped(effect.path)
         ]
 
-    def write(self, folder: Path, status: str, error: str | None = None) -> None:
-        """Write the record in its current state."""
-        graph = self.graph
-        nodes = self.finished
-        record = {
-            "format": FORMAT,
-            "status": status,
-            "error": error,
-            "workflow": {
-                "file": str(graph.file),
-                "name": graph.name,
-                "text": graph.sources.get(str(graph.file)),
-                "sources": dict(graph.sources),
-            },
+    def content(self) -> dict[str, Any]:
+        """The fields of ``run.json`` after its status."""
+        graph, nodes, files = self.graph, self.finished, self.writer.files
+        return {
+            "workflow": describe_workflow(graph),
             "parameters": portable_params(self.values),
-            "seeds": find_seeds(graph, self.values),
-            **self.options,
+            "seeds": self.recipe.seeds,
+            **self.config.to_json(),
             "outputs": {
-                name: {"type": str(output.type), "files": self.files[name]}
+                name: {"type": str(output.type), "files": files[name]}
                 for name, output in graph.outputs.items()
-                if name in self.files
+                if name in files
             },
-            "previews": dict(self.previews),
+            "previews": dict(self.writer.previews),
             "outside": self.list_outside_files(),
             "started": self.started,
-            "seconds": round(time.perf_counter() - self._clock, 6),
+            "seconds": self.seconds(),
             "nodes": {path: event.node for path, event in nodes.items()},
             "node_versions": node_versions(graph),
             "digests": {path: event.digest for path, event in nodes.items()},
@@ -104,9 +84,22 @@ class RunRecord:
                 path: {"precision": event.precision, "asked": event.asked, "from_step": event.step}
                 for path, event in self.trainings.items()
             },
-            "versions": dict(self.versions),
+            "versions": self.recipe.versions,
         }
-        write_text(folder / RECORD, json.dumps(record, indent=2) + "\n")
+
+    def status_of(self, error: BaseException) -> str:
+        """The status of a run that an error ended."""
+        return error.status if isinstance(error, Cancelled) else super().status_of(error)
+
+
+def describe_workflow(graph: Graph) -> dict[str, Any]:
+    """The workflow's file, name and text, and the texts of all files that it uses."""
+    return {
+        "file": str(graph.file),
+        "name": graph.name,
+        "text": graph.sources.get(str(graph.file)),
+        "sources": dict(graph.sources),
+    }
 
 
 def node_versions(graph: Graph) -> dict[str, dict[str, str]]:
@@ -123,7 +116,4 @@ def collect_versions(registry: Registry) -> dict[str, str]:
             packages[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    packages["python"] = platform.python_version()
-    packages["platform"] = platform.platform()
-    packages["machine"] = platform.machine()
-    return packages
+    return with_machine(packages)

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from guidegraph.graph.frozen_models import copy_frozen
-from guidegraph.graph.ir import Call, Literal, Many, Param, Sources
+from guidegraph.graph.ir import Call, Graph, Literal, Many, Param, Sources
 from guidegraph.graph.planning.dependencies import find_dependencies
 from guidegraph.graph.planning.digest import Digests, digest_pairs, digest_strings, is_pure
 from guidegraph.graph.planning.make_choices import make_choices
 from guidegraph.graph.planning.passes import bind_params
 from guidegraph.graph.planning.plan import find_needed_ops
+from guidegraph.graph.run_config import RunConfig
 from guidegraph.graph.trust.policy import check_effects
 from guidegraph.runs.recipe import portable_value
-from guidegraph.runs.run import Job
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Cell:
     values: Mapping[str, Any]
 
 
-def cell_key(job: Job) -> str:
+def cell_key(graph: Graph, run_values: Mapping[str, Any], config: RunConfig) -> str:
     """The digest of a run before it starts: the same for the same outputs, on any machine.
 
     It covers the parameters, device and dtype, and each operation with the versions and sources of its node, and the
@@ -36,24 +36,25 @@ def cell_key(job: Job) -> str:
     that it reads on its own is ignored. A node that only has an effect, such as saving, counts without the contents
     of its paths, because it writes there.
     """
-    check_effects(find_needed_ops(job.graph, job.only, job.values), job.values, job.policy)
-    values = {name: Literal(copy_frozen(value)) for name, value in job.values.items()}
-    names = job.only if job.only is not None else list(job.graph.outputs)
-    bound = {key: bind_params(op, values) for key, op in job.graph.ops.items()}
-    resolved_ops = make_choices(bound, [job.graph.outputs[name].source for name in names])
+    only = config.only
+    check_effects(find_needed_ops(graph, only, run_values), run_values, config.policy)
+    values = {name: Literal(copy_frozen(value)) for name, value in run_values.items()}
+    names = list(graph.outputs if only is None else only)
+    bound = {key: bind_params(op, values) for key, op in graph.ops.items()}
+    resolved_ops = make_choices(bound, [graph.outputs[name].source for name in names])
     ops = resolved_ops.ops
-    digests = Digests(f"{job.device} {job.dtype}", structural=True)
+    digests = Digests(config.device_key, structural=True)
     digests.add(ops)
-    sources = {name: resolved_ops.source(job.graph.outputs[name].source) for name in names}
+    sources = {name: resolved_ops.source(graph.outputs[name].source) for name in names}
     needed = find_dependencies(ops, sources.values())
-    parts = [("only", json.dumps(job.only)), ("passes", json.dumps(sorted(job.passes)))]
+    parts = [("only", json.dumps(only if only is None else names)), ("passes", json.dumps(sorted(config.passes)))]
     for name, source in sources.items():
         parts.append((f"output {name}", digests.source(values[source.name] if isinstance(source, Param) else source)))
     for key, op in ops.items():
-        if job.only is None and key not in needed and not is_pure(op):
+        if only is None and key not in needed and not is_pure(op):
             effect = _effect_digest(op, digests) if isinstance(op, Call) else digests[key]
             parts.append((f"effect {key}", effect))
-    parts += [(f"param {name}", json.dumps(portable_value(value))) for name, value in sorted(job.values.items())]
+    parts += [(f"param {name}", json.dumps(portable_value(value))) for name, value in sorted(run_values.items())]
     return digest_pairs(parts)
 
 

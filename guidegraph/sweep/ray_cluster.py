@@ -10,7 +10,6 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from guidegraph.graph.cancellation import CancelToken
@@ -95,9 +94,9 @@ def run_on_ray(
     """
     import ray
 
-    gpus = int(order.device != "cpu")
+    gpus = int(order.config.device != "cpu")
     if _resource("GPU") < gpus:  # Ray would wait forever
-        message = f"'{order.device}' was asked for, and no machine of this Ray has a GPU"
+        message = f"'{order.config.device}' was asked for, and no machine of this Ray has a GPU"
         raise WorkflowError([Problem(Mark("--device", 1, 1), "no-device", message)])
     task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=RETRIES)(run_cell)
     order_reference = ray.put(order)
@@ -115,12 +114,7 @@ def run_on_ray(
             cancel.check()
             for reference in ready:
                 cell = running.pop(reference)
-                result = _result(reference)
-                with store.temporary(cell.key) as folder:
-                    for name, data in result.files.items():
-                        _write(folder / name, data)
-                    store.keep(cell.key, folder, result.outcome)
-                yield cell, result.outcome
+                yield cell, store.make_cell(cell.key, _result(reference).write)
     finally:
         for reference in running:
             ray.cancel(reference, force=True)
@@ -153,8 +147,3 @@ def _result(reference: Any) -> CellResult:
         cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
         text = " ".join(error_text(cause).split())
         return CellResult(Outcome("failed", 0.0, f"the worker did not finish: {type(error).__name__}: {text}"), {})
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)

@@ -9,7 +9,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,11 @@ from guidegraph.graph.cancellation import CancelToken
 from guidegraph.graph.errors import WorkflowError, describe_failure
 from guidegraph.graph.language.bind import bind
 from guidegraph.graph.resolution.load import build
-from guidegraph.graph.trust.limits import Limits, current_limits, enforce_limits
-from guidegraph.graph.trust.policy import Policy
+from guidegraph.graph.run_config import RunConfig
+from guidegraph.graph.trust.limits import enforce_limits
 from guidegraph.plugins.manager import PluginManager
+from guidegraph.plugins.selection import PluginSelection
 from guidegraph.runs.record import collect_versions
-from guidegraph.runs.run import Job
 from guidegraph.sweep.cells import Cell, cell_key
 from guidegraph.sweep.worker import Outcome, Worker
 
@@ -38,15 +38,10 @@ class SweepOrder:
 
     workflow: Path
     sources: dict[str, str]
-    only: list[str] | None
-    device: str
-    dtype: str
-    plugins: tuple[str, ...]
-    installed: bool
+    config: RunConfig
+    plugins: PluginSelection
     versions: dict[str, str]
     workers: int | None
-    policy: Policy
-    limits: Limits = field(default_factory=current_limits)
 
 
 @dataclass(frozen=True)
@@ -56,6 +51,13 @@ class CellResult:
     outcome: Outcome
     files: dict[str, bytes]
 
+    def write(self, folder: Path) -> Outcome:
+        """Write the files into a folder."""
+        for name, data in self.files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(data)
+        return self.outcome
+
 
 class _Process:
     """The state of a worker process: one sweep at a time."""
@@ -64,25 +66,26 @@ class _Process:
         import torch
 
         torch.set_num_threads(1)  # there is one worker per core
-        self.order = order
-        manager = PluginManager(order.plugins, entry_points=order.installed)
-        graph = build(order.workflow, manager.registry, order.sources, order.limits, stranger=order.policy.stranger)
-        self.job = Job(graph, manager.registry, {}, order.only, order.device, order.dtype, policy=order.policy)
-        self.worker = Worker(self.job, manager, log.warning, order.workers or os.cpu_count() or 1)
+        self.order, config = order, order.config
+        self.manager = PluginManager(order.plugins.modules, entry_points=order.plugins.installed)
+        self.graph = build(
+            order.workflow, self.manager.registry, order.sources, config.limits, stranger=config.policy.stranger
+        )
+        self.worker = Worker(self.graph, config, self.manager, log.warning, order.workers or os.cpu_count() or 1)
 
     def make(self, key: str, params: Mapping[str, Any]) -> CellResult:
-        values = bind(self.job.graph, params)
-        if cell_key(replace(self.job, values=values)) != key:
+        values = bind(self.graph, params)
+        if cell_key(self.graph, values, self.order.config) != key:
             return CellResult(Outcome("failed", 0.0, self._describe_difference()), {})
         with tempfile.TemporaryDirectory(prefix="guidegraph-") as name:
             folder = Path(name)
-            outcome = self.worker.run(Cell(key, {}, values), folder, CancelToken())
+            outcome = self.worker.run(Cell(key, {}, values), CancelToken(), folder)
             files = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
         return CellResult(outcome, files)
 
     def _describe_difference(self) -> str:
         """Why a cell's key differs from the one on the machine that started the sweep."""
-        own, sent = collect_versions(self.job.registry), self.order.versions
+        own, sent = collect_versions(self.manager.registry), self.order.versions
         names = [n for n in sorted({*own, *sent}) if own.get(n) != sent.get(n) and n not in ("platform", "machine")]
         differences = [f"{n} {own.get(n, 'missing')} in place of {sent.get(n, 'missing')}" for n in names]
         unknown = "a file that the workflow reads, or the code of a node, differs or is not there"
@@ -100,7 +103,7 @@ def run_cell(order: SweepOrder, key: str, params: Mapping[str, Any]) -> CellResu
         if _process is None or _process.order != order:
             _process = None  # the models of another sweep go first
             _process = _Process(order)
-        with enforce_limits(order.limits):
+        with enforce_limits(order.config.limits):
             return _process.make(key, params)
     except WorkflowError as error:
         return CellResult(Outcome("failed", 0.0, f"on this worker the workflow is wrong: {error}"), {})

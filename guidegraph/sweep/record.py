@@ -9,27 +9,30 @@ from datetime import datetime
 from typing import Any
 
 from guidegraph.graph.errors import Mark, Problem, WorkflowError
+from guidegraph.graph.ir import Graph
+from guidegraph.graph.registry import Registry
+from guidegraph.graph.run_config import RunConfig
 from guidegraph.runs.recipe import portable_params, portable_value
-from guidegraph.runs.record import collect_versions
-from guidegraph.runs.run import Job
+from guidegraph.runs.record import collect_versions, describe_workflow
 from guidegraph.sweep.grid import Axis, Grid
 from guidegraph.sweep.sweep_folder import Store
 
 FORMAT = 1
 
 
-def describe_sweep(job: Job, grid: Grid, settings: Mapping[str, str], execution: Mapping[str, Any]) -> dict[str, Any]:
+def describe_sweep(
+    graph: Graph,
+    registry: Registry,
+    config: RunConfig,
+    grid: Grid,
+    settings: Mapping[str, str],
+    execution: Mapping[str, Any],
+) -> dict[str, Any]:
     """The description of a sweep. ``execution`` has the fields on how it is run: plugins, Ray, workers."""
-    graph = job.graph
     axes = {option: [a for a in grid.axes if a.option == option] for option in ("--grid", "--seeds", "--from")}
     return {
         "format": FORMAT,
-        "workflow": {
-            "file": str(graph.file),
-            "name": graph.name,
-            "text": graph.sources.get(str(graph.file)),
-            "sources": dict(graph.sources),
-        },
+        "workflow": describe_workflow(graph),
         "grid": {axis.names[0]: _values(axis) for axis in axes["--grid"]},
         "seeds": next((_values(axis) for axis in axes["--seeds"]), None),
         "from": next((_table(axis) for axis in axes["--from"]), None),
@@ -37,12 +40,12 @@ def describe_sweep(job: Job, grid: Grid, settings: Mapping[str, str], execution:
         "cells": len(grid),
         "set": {name: portable_value(grid.base[name]) for name in settings if name in grid.base},
         "parameters": portable_params(grid.base),
-        "device": job.device,
-        "dtype": job.dtype,
+        "device": config.device,
+        "dtype": config.dtype,
         **execution,
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "machine": {"system": platform.platform(), "processor": _processor(), "cpus": os.cpu_count()},
-        "versions": collect_versions(job.registry),
+        "versions": collect_versions(registry),
     }
 
 
@@ -62,11 +65,11 @@ def _processor() -> str:
         return platform.processor()
 
 
-def check_same_workflow(store: Store, job: Job) -> None:
+def check_same_workflow(store: Store, graph: Graph) -> None:
     """Raise ``WorkflowError`` if the folder has a sweep of another workflow: neither the file nor the text agrees."""
     if (existing := store.read_description()) is None:
         return
-    graph, workflow = job.graph, existing["workflow"]
+    workflow = existing["workflow"]
     if workflow.get("file") == str(graph.file) or workflow.get("text") == graph.sources.get(str(graph.file)):
         return
     message = f"'{store.folder}' holds a sweep of {workflow.get('file')}: give another folder"

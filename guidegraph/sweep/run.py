@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from guidegraph.graph.cancellation import CancelToken
+from guidegraph.graph.ir import Graph
+from guidegraph.graph.run_config import RunConfig
 from guidegraph.plugins.manager import PluginManager
+from guidegraph.plugins.selection import PluginSelection
 from guidegraph.runs.record import collect_versions
-from guidegraph.runs.run import Job
 from guidegraph.sweep.cells import Cell, cell_key
 from guidegraph.sweep.contact_sheet import write_sheet
 from guidegraph.sweep.grid import Grid
-from guidegraph.sweep.local import run_locally
 from guidegraph.sweep.ray_cluster import LOCAL, Cluster, connect_ray, local_workers, run_on_ray
 from guidegraph.sweep.ray_worker import SweepOrder
 from guidegraph.sweep.record import check_same_workflow, describe_sweep
@@ -29,16 +31,13 @@ Report = Callable[[Cell, Outcome, int], None]
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep to run. job: common to all cells. settings: the texts of ``--set``. cluster: None to run in this process.
+    """A sweep to run. settings: the texts of ``--set``. cluster: None to run in this process."""
 
-    plugins: modules in addition to the installed plugins, which are used only if ``installed``.
-    """
-
-    job: Job
+    graph: Graph
+    config: RunConfig
     grid: Grid
     settings: Mapping[str, str]
-    plugins: tuple[str, ...]
-    installed: bool
+    plugins: PluginSelection
     cluster: Cluster | None
 
 
@@ -77,14 +76,14 @@ class Results:
             self._next = now + max(self._every, 9 * (now - started))
 
 
-def make_cells(job: Job, grid: Grid, cancel: CancelToken) -> list[Cell]:
+def make_cells(sweep: Sweep, cancel: CancelToken) -> list[Cell]:
     """All cells, in the order of the grid. Equal rows of a table have equal keys."""
     cells = []
-    for swept in grid.points():
+    for swept in sweep.grid.points():
         cancel.check()
-        values = {**grid.base, **swept}
-        ordered = {name: values[name] for name in job.graph.params}
-        cells.append(Cell(cell_key(replace(job, values=ordered)), swept, ordered))
+        values = {**sweep.grid.base, **swept}
+        ordered = {name: values[name] for name in sweep.graph.params}
+        cells.append(Cell(cell_key(sweep.graph, ordered, sweep.config), swept, ordered))
     return cells
 
 
@@ -105,13 +104,13 @@ def run_sweep(
     """
     store = Store(folder)
     with store.hold():
-        check_same_workflow(store, sweep.job)
-        cells = make_cells(sweep.job, sweep.grid, cancel)
+        check_same_workflow(store, sweep.graph)
+        cells = make_cells(sweep, cancel)
         unique = {cell.key: cell for cell in reversed(cells)}
         outcomes = {key: stored.outcome if (stored := store.read_cell(key)) else None for key in unique}
         missing = {c.key: c for c in cells if (o := outcomes[c.key]) is None or o.status != "done"}
         with _connect_cluster(sweep, len(missing)):
-            store.write_description(describe_sweep(sweep.job, sweep.grid, sweep.settings, _describe_execution(sweep)))
+            store.write_description(_describe(sweep, manager))
             started(len(unique), len(missing))
             remaining = len(missing)
             results = Results(lambda: write_results(store, sweep.grid, cells))
@@ -138,14 +137,15 @@ def _connect_cluster(sweep: Sweep, missing: int) -> AbstractContextManager[None]
     return connect_ray(sweep.cluster) if sweep.cluster is not None and missing else nullcontext()
 
 
-def _describe_execution(sweep: Sweep) -> dict[str, Any]:
+def _describe(sweep: Sweep, manager: PluginManager) -> dict[str, Any]:
     cluster = sweep.cluster
-    return {
-        "only": sweep.job.only,
-        "plugins": list(sweep.plugins),
+    execution = {
+        "only": sweep.config.only,
+        "plugins": list(sweep.plugins.modules),
         "ray": None if cluster is None else cluster.address,
         "workers": 1 if cluster is None else cluster.workers,
     }
+    return describe_sweep(sweep.graph, manager.registry, sweep.config, sweep.grid, sweep.settings, execution)
 
 
 def _run(
@@ -158,19 +158,23 @@ def _run(
 ) -> Iterator[tuple[Cell, Outcome]]:
     if not missing:
         return iter(())
-    job = sweep.job
     if sweep.cluster is None:
-        return run_locally(missing.values(), Worker(job, manager, warn), store, cancel)
+        return _run_locally(missing.values(), Worker(sweep.graph, sweep.config, manager, warn), store, cancel)
     order = SweepOrder(
-        job.graph.file,
-        dict(job.graph.sources),
-        job.only,
-        job.device,
-        job.dtype,
+        sweep.graph.file,
+        dict(sweep.graph.sources),
+        sweep.config,
         sweep.plugins,
-        sweep.installed,
-        collect_versions(job.registry),
+        collect_versions(manager.registry),
         local_workers(sweep.cluster) if sweep.cluster.address == LOCAL else sweep.cluster.workers,
-        policy=job.policy,
     )
     return run_on_ray(missing.values(), order, sweep.cluster, store, cancel)
+
+
+def _run_locally(
+    cells: Iterable[Cell], worker: Worker, store: Store, cancel: CancelToken
+) -> Iterator[tuple[Cell, Outcome]]:
+    """Run cells in this process one after the other, storing each before the next starts. Raises ``Cancelled``."""
+    for cell in cells:
+        cancel.check()
+        yield cell, store.make_cell(cell.key, partial(worker.run, cell, cancel))

@@ -24,14 +24,13 @@ class SharedValues(MemoryCache):
         self._used: dict[str, int] = {}
         self._cell = 0
 
-    def begin(self, plan: Plan) -> SharedValues:
-        """Begin the next cell, which follows this plan. Returns this cache."""
+    def begin(self, plan: Plan) -> None:
+        """Begin the next cell, which follows this plan."""
         self._allowed = shareable_digests(plan)
         self._cell += 1
         for digest in [d for d, cell in self._used.items() if cell < self._cell - KEPT_FOR]:
             del self._used[digest]
             self.drop(digest)
-        return self
 
     def get(self, digest: str) -> Values | None:
         if digest not in self._allowed or (values := super().get(digest)) is None:

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
-import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from guidegraph.graph.errors import Mark, Problem, WorkflowError
 from guidegraph.graph.trust.folder_locks import lock_folder
-from guidegraph.runs.outputs import RECORD
 from guidegraph.sweep.worker import Outcome
-from guidegraph_runtime.files.atomic_write import write_text
+from guidegraph_runtime.files.atomic_write import atomic_folder, write_text
+from guidegraph_runtime.run_json import RECORD, read_record
 
 SWEEP = "sweep.json"
 CELLS = "cells"
 FAILED = "failed.json"
-_TEMPORARY = ".tmp-"
 
 
 class OutputFiles(NamedTuple):
@@ -53,7 +50,7 @@ class Store:
         """
         with lock_folder(self.folder, "guidegraph sweep"):
             self._cells.mkdir(parents=True, exist_ok=True)
-            for path in self._cells.glob(f"{_TEMPORARY}*"):
+            for path in self._cells.glob(".*/"):
                 shutil.rmtree(path)
             yield
 
@@ -81,7 +78,8 @@ class Store:
 
     def read_cell(self, key: str) -> EndedCell | None:
         """Read how a cell ended; None if it did not run, its record or JSON is damaged, or a file is missing."""
-        if (record := self._record(key)) is None:
+        records = (read_record(self.cell(key) / name) for name in (RECORD, FAILED))  # the latter if it did not start
+        if (record := next((record for record in records if record is not None), None)) is None:
             return None
         try:
             outputs = {
@@ -95,51 +93,18 @@ class Store:
         complete = all(_is_readable(self.cell(key) / name) for output in outputs.values() for name in output.files)
         return EndedCell(Outcome("done", seconds), outputs) if complete else None
 
-    def _record(self, key: str) -> dict[str, Any] | None:
-        """The record of a cell: ``run.json``, or ``failed.json`` if the run did not start."""
-        for name in (RECORD, FAILED):
-            try:
-                record = json.loads((self.cell(key) / name).read_text(encoding="utf-8"))
-            except (OSError, ValueError):
-                continue
-            if isinstance(record, dict):
-                return record
-        return None
-
-    @staticmethod
-    def _says_failed(path: Path) -> bool:
-        try:
-            return bool(json.loads(path.read_text(encoding="utf-8"))["status"] == "failed")
-        except (OSError, ValueError, KeyError, TypeError):
-            return False
-
-    @contextmanager
-    def temporary(self, key: str) -> Iterator[Path]:
-        """Context manager: a folder in which to make a cell, removed at the end unless it was kept."""
-        folder = self._cells / f"{_TEMPORARY}{key}-{secrets.token_hex(4)}"
-        folder.mkdir(parents=True)
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-
-    def keep(self, key: str, made: Path, outcome: Outcome) -> None:
-        """Move a temporary folder to the cell's folder, replacing an earlier one, which failed.
+    def make_cell(self, key: str, make: Callable[[Path], Outcome]) -> Outcome:
+        """Make a cell in a new folder, which then takes the place of an earlier one, which failed.
 
         A record that still says ``running`` could not be finished (on a full disk, say); ``failed.json`` replaces it.
         """
-        if outcome.status == "failed" and not self._says_failed(made / RECORD):
-            (made / RECORD).unlink(missing_ok=True)
-            record = {"status": "failed", "error": outcome.message, "seconds": round(outcome.seconds, 6)}
-            write_text(made / FAILED, json.dumps(record, indent=2) + "\n")
-        target = self.cell(key)
-        if target.exists():
-            replaced = self._cells / f"{_TEMPORARY}{key}-{secrets.token_hex(4)}"
-            os.replace(target, replaced)
-            os.replace(made, target)
-            shutil.rmtree(replaced)
-        else:
-            os.replace(made, target)
+        with atomic_folder(self.cell(key)) as folder:
+            outcome = make(folder)
+            if outcome.status == "failed" and (read_record(folder / RECORD) or {}).get("status") != "failed":
+                (folder / RECORD).unlink(missing_ok=True)
+                record = {"status": "failed", "error": outcome.message, "seconds": round(outcome.seconds, 6)}
+                write_text(folder / FAILED, json.dumps(record, indent=2) + "\n")
+        return outcome
 
 
 def _is_readable(path: Path) -> bool:

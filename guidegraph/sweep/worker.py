@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 from guidegraph.graph.cancellation import CancelToken
 from guidegraph.graph.errors import Cancelled, OutOfTime, describe_failure
+from guidegraph.graph.ir import Graph
+from guidegraph.graph.run_config import RunConfig
 from guidegraph.plugins.hookspecs import RunInfo
 from guidegraph.plugins.manager import PluginManager
-from guidegraph.runs.run import Job, RecordedRun
+from guidegraph.runs.run import RecordedRun
 from guidegraph.sweep.cells import Cell
 from guidegraph.sweep.shared_values import SharedValues, memory_limit
 
@@ -29,19 +31,22 @@ class Outcome:
 
 
 class Worker:
-    """Runs cells. job: common to all cells, which replace its values. workers: the number on this machine."""
+    """Runs the cells of a workflow. workers: the number on this machine."""
 
-    def __init__(self, job: Job, manager: PluginManager, warn: Callable[[str], object], workers: int = 1):
-        self._job, self._manager, self._warn = job, manager, warn
-        self._memory = SharedValues(memory_limit(job.device, workers))
+    def __init__(
+        self, graph: Graph, config: RunConfig, manager: PluginManager, warn: Callable[[str], object], workers: int = 1
+    ):
+        self._graph, self._config, self._manager, self._warn = graph, config, manager, warn
+        self._memory = SharedValues(memory_limit(config.device, workers))
 
-    def run(self, cell: Cell, folder: Path, cancel: CancelToken) -> Outcome:
+    def run(self, cell: Cell, cancel: CancelToken, folder: Path) -> Outcome:
         """Run one cell into an existing folder. Raises ``Cancelled``; any other error becomes the outcome."""
+        graph, config = self._graph, self._config
         started = time.perf_counter()
         try:
-            recorded = RecordedRun(replace(self._job, values=cell.values), folder)
-            info = RunInfo(self._job.graph, cell.values, self._job.device, self._job.dtype)
-            recorded.run(self._manager.observers(info, self._warn), cancel, self._memory.begin)
+            recorded = RecordedRun(graph, self._manager.registry, cell.values, config, folder)
+            info = RunInfo(graph, cell.values, config.device, config.dtype)
+            recorded.run(self._manager.observers(info, self._warn), cancel, self._memory)
         except Cancelled as error:
             if not isinstance(error, OutOfTime):
                 raise

@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import platform
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from guidegraph_runtime.bundle.manifest_types import FILE_TYPES, Operation
-from guidegraph_runtime.files.atomic_write import write_text
+from guidegraph_runtime.run_json import FORMAT, RunJson, picture_text, with_machine
 from guidegraph_runtime.running.inputs import resolve_inputs
 from guidegraph_runtime.running.overrides import host_operations, override_settings
 
 if TYPE_CHECKING:
     from guidegraph_runtime.running.bundle import Bundle
 
-RECORD = "run.json"
 KEYWORD = "guidegraph-bundle"
 """The keyword of the text chunk in a picture."""
-FORMAT = 1
 
 _PACKAGES = {
     "guidegraph-runtime": "guidegraph_runtime",
@@ -38,7 +31,7 @@ _PACKAGES = {
 
 
 @dataclass
-class Record:
+class Record(RunJson):
     """The data of `run.json`. inputs: values and names of files. nodes: overrides of the plan, by ``node.setting``."""
 
     bundle: Bundle
@@ -49,22 +42,16 @@ class Record:
     lora: Sequence[str] = ()
     files: dict[str, list[str]] = field(default_factory=dict)
     operations: dict[str, float] = field(default_factory=dict)
-    started: str = field(default_factory=lambda: datetime.now().astimezone().isoformat(timespec="seconds"))
-    _start_time: float = field(default_factory=time.perf_counter)
 
     def text(self, output: str, index: int, batch: int) -> dict[str, str]:
         """The text of a picture, enough to repeat the run."""
-        content = {**self._arguments(), "output": output, "index": index, "batch": batch}
-        return {KEYWORD: json.dumps({"format": FORMAT, **content})}
+        return picture_text(KEYWORD, FORMAT, {**self._arguments(), "output": output, "index": index, "batch": batch})
 
-    def write(self, folder: Path, status: str, error: str | None = None) -> None:
-        """Write ``run.json`` with the current state."""
+    def content(self) -> dict[str, Any]:
+        """The fields of ``run.json`` after its status."""
         bundle, settings = self.bundle, self.bundle.settings
         timings = bundle.timings
-        content = {
-            "format": FORMAT,
-            "status": status,
-            "error": error,
+        return {
             **self._arguments(),
             "path": os.path.abspath(bundle.where),
             "providers": [provider.name for provider in settings.providers],
@@ -73,7 +60,7 @@ class Record:
                 name: {"type": bundle.manifest.outputs[name].type, "files": files} for name, files in self.files.items()
             },
             "started": self.started,
-            "seconds": round(time.perf_counter() - self._start_time, 6),
+            "seconds": self.seconds(),
             "timings": {
                 "verify": round(timings.opening, 6),
                 "load": round(timings.sessions, 6),
@@ -86,7 +73,6 @@ class Record:
             "versions": _versions(),
             "made_by": dict(bundle.manifest.versions),
         }
-        write_text(folder / RECORD, json.dumps(content, indent=2) + "\n", durable=status != "running")
 
     def _arguments(self) -> dict[str, Any]:
         return {
@@ -139,5 +125,4 @@ def _versions() -> dict[str, str]:
     versions = {
         name: str(sys.modules[module].__version__) for name, module in _PACKAGES.items() if module in sys.modules
     }
-    versions["python"] = platform.python_version()
-    return versions | {"platform": platform.platform(), "machine": platform.machine()}
+    return with_machine(versions)

@@ -5,20 +5,20 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from guidegraph_runtime.error_text import error_text
 from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.files.locks import FOLDER_LOCK, FolderBusy, hold_lock
-from guidegraph_runtime.files.run_folders import RUNS, find_killed_run, make_run_folder
+from guidegraph_runtime.files.run_folders import RUNS, make_run_folder
 from guidegraph_runtime.machine.shortages import with_shortage
-from guidegraph_runtime.machine.termination import before_exit
 from guidegraph_runtime.outputs import write_output
 from guidegraph_runtime.printing import print_json, print_note, visible_line
 from guidegraph_runtime.printing import print_line as out_line
-from guidegraph_runtime.record import RECORD, Record, make_record
+from guidegraph_runtime.record import Record, make_record
+from guidegraph_runtime.run_json import describe_killed_run, summarise_files
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -51,8 +51,8 @@ def _lock_output(folder: Path, quiet: bool) -> Iterator[None]:
     """Lock the folder, and note if the last run into it was killed. Raises ``BundleError`` if another run holds it."""
     try:
         with hold_lock(folder / FOLDER_LOCK, folder, "guidegraph-run"):
-            if (started := find_killed_run(folder / RECORD)) and not quiet:
-                print_note(f"note: the last run into '{folder}', started {started}, was killed, or could not write")
+            if (note := describe_killed_run(folder)) and not quiet:
+                print_note(note)
             yield
     except FolderBusy as error:
         raise BundleError("--out", "folder-busy", str(error)) from None
@@ -92,7 +92,7 @@ def _run_into(
     observer.on_start(bundle.manifest.name, len(bundle.manifest.plan))
     status = "failed"
     try:
-        with _record_run(record, folder):
+        with record.keep(folder):
             bundle.run_with(
                 params,
                 lora=lora,
@@ -108,22 +108,7 @@ def _run_into(
     finally:
         observer.on_end(status, time.perf_counter() - start_time)
     if not (as_json or quiet):
-        out_line(_summary(folder, record.files))
-
-
-@contextmanager
-def _record_run(record: Record, folder: Path) -> Iterator[None]:
-    """Write ``run.json`` at the start and at the end of the run, however it ends."""
-    record.write(folder, "running")
-    try:
-        with before_exit(lambda: record.write(folder, "cancelled", "the process was ended amid the run")):
-            yield
-    except BaseException as error:
-        status = "cancelled" if isinstance(error, KeyboardInterrupt) else "failed"
-        with suppress(OSError):  # report the first error
-            record.write(folder, status, error_text(error) or type(error).__name__)
-        raise
-    record.write(folder, "done")
+        out_line(summarise_files(folder, record.files))
 
 
 def _folder(out: Path | None, name: str, bundle: Path) -> Path:
@@ -137,13 +122,6 @@ def _folder(out: Path | None, name: str, bundle: Path) -> Path:
         raise BundleError(
             "--out", "no-folder", f"the folder for the files cannot be made: {with_shortage(str(error), error)}"
         ) from error
-
-
-def _summary(folder: Path, outputs: Mapping[str, list[str]]) -> str:
-    names = [files[0] if len(files) == 1 else f"{files[0]} … {files[-1]}" for files in outputs.values()]
-    if len(names) == 1 and " … " not in names[0]:
-        return f"wrote {folder / names[0]}"
-    return f"wrote {', '.join(names)} in {folder}"
 
 
 class _SilentObserver:

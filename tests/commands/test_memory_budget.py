@@ -40,7 +40,7 @@ def test_a_budget_on_the_cpu_is_a_usage_error(cli: Command) -> None:
 def test_model_moves_are_logged_and_recorded(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     log.clear()
     monkeypatch.setattr("guidegraph.graph.execution.placement.TorchMover", lambda device: log.device)
-    monkeypatch.setattr("guidegraph.commands.shared.open_workflow._device_problem", lambda device: "")
+    monkeypatch.setattr("guidegraph.commands.shared.run_settings._device_problem", lambda device: "")
     arguments = ["--device", "cuda", "--memory-budget", "1kB", "--json", "--out", "out"]
     arguments += ["--plugin", "tests.graph.memory.fake_device"]
     result = cli("run", cli.workflow("models.yaml", MODELS), *arguments)
@@ -59,8 +59,8 @@ def test_model_moves_are_logged_and_recorded(cli: Command, monkeypatch: pytest.M
 def test_a_budget_in_python_is_bytes_or_text(tmp_path: Path) -> None:
     path = tmp_path / "w.yaml"
     path.write_text("guidegraph: 1\nnodes: {n: {use: noise.gaussian, with: {shape: [1]}}}\noutputs: {n: n}\n")
-    assert load_workflow(path, device="cuda", memory_budget="6GB").options.memory_budget == 6 * 10**9
-    assert load_workflow(path, device="cuda", memory_budget=1000).options.memory_budget == 1000
+    assert load_workflow(path, device="cuda", memory_budget="6GB").config.memory_budget == 6 * 10**9
+    assert load_workflow(path, device="cuda", memory_budget=1000).config.memory_budget == 1000
     with pytest.raises(ValueError, match="'6G' is no size"):
         load_workflow(path, device="cuda", memory_budget="6G")
     with pytest.raises(ValueError, match="this run is on the CPU"):

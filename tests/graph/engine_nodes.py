@@ -11,11 +11,12 @@ import torch
 from annotated_types import Ge
 
 from guidegraph import Tensor, hookimpl, node
-from guidegraph.graph.execution.run import RunOptions, RunResult, run
+from guidegraph.graph.execution.run import RunResult
 from guidegraph.graph.node import get_spec
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.resolution.load import build
 from guidegraph.graph.types import Beside
+from tests.graph.running import run_graph
 
 calls: Counter[str] = Counter()
 
@@ -279,7 +280,7 @@ def run_text(text: str, folder: Path, values: dict[str, Any] | None = None, **op
     path = folder / "workflow.yaml"
     path.write_text("guidegraph: 1\n" + text)
     graph = build(path, REGISTRY)
-    return run(graph, values or {}, RunOptions(**options))
+    return run_graph(graph, values, **options)
 
 
 @hookimpl

@@ -277,9 +277,12 @@ def test_the_sheet_shows_a_picture_with_a_multiline_prompt(cli: Command) -> None
 
 def test_a_cell_whose_record_could_not_be_written_says_why(cli: Command) -> None:
     store = Store(Path("out"))
-    with store.temporary("key") as folder:
+
+    def fail(folder: Path) -> Outcome:
         (folder / "run.json").write_text('{"status": "running", "error": null, "seconds": 0.1, "outputs": {}}')
-        store.keep("key", folder, Outcome("failed", 1.0, "no space left on device"))
+        return Outcome("failed", 1.0, "no space left on device")
+
+    store.make_cell("key", fail)
     cell = store.read_cell("key")
     assert cell is not None
     assert cell.outcome == Outcome("failed", 1.0, "no space left on device")

@@ -166,7 +166,8 @@ def test_values_that_no_cell_needs_are_dropped() -> None:
     workflow = load_workflow(TEXT_TO_IMAGE)
     first, other = workflow.plan({"seed": 0}), workflow.plan({"seed": 1})
     memory = SharedValues(1 << 20)
-    memory.begin(first).put(first.digests["noise"], (1,))
+    memory.begin(first)
+    memory.put(first.digests["noise"], (1,))
     memory.put(first.digests["image"], (1,))
     assert memory.get(first.digests["noise"]) == (1,)
     assert memory.get(first.digests["image"]) is None

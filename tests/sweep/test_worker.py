@@ -1,13 +1,26 @@
-"""An error in a worker process becomes the cell's outcome, as text that can be pickled."""
+"""A worker process makes the cells of a sweep from an order that is sent to it, and its errors become outcomes."""
 
 from __future__ import annotations
 
+import json
+import pickle
 from pathlib import Path
 
 import pytest
 
-from guidegraph.graph.trust.policy import OWN_WORKFLOW
+from guidegraph.graph.cancellation import CancelToken
+from guidegraph.graph.language.bind import bind
+from guidegraph.graph.resolution.load import build
+from guidegraph.graph.run_config import RunConfig
+from guidegraph.plugins.manager import PluginManager
+from guidegraph.plugins.selection import PluginSelection
+from guidegraph.runs.recipe import portable_params
+from guidegraph.runs.record import collect_versions
 from guidegraph.sweep import ray_worker
+from guidegraph.sweep.cells import Cell, cell_key
+from guidegraph.sweep.worker import Worker
+from tests.commands.command import TOYS
+from tests.sweep.test_sweep import DRAW
 
 
 class Unpicklable(Exception):
@@ -25,8 +38,42 @@ def test_an_exception_that_cannot_be_pickled_is_reported(monkeypatch: pytest.Mon
         raise Unpicklable
 
     monkeypatch.setattr(ray_worker, "_Process", fail)
-    order = ray_worker.SweepOrder(Path("w.yaml"), {}, None, "cpu", "float32", (), True, {}, None, OWN_WORKFLOW)
+    order = ray_worker.SweepOrder(Path("w.yaml"), {}, RunConfig(), PluginSelection(), {}, None)
     result = ray_worker.run_cell(order, "key", {})
     assert result.outcome.status == "failed"
     assert result.outcome.message.startswith("on this worker: Unpicklable: (its text cannot be shown")
     assert result.files == {}
+
+
+def test_an_order_that_was_sent_gives_the_files_of_a_local_run(tmp_path: Path) -> None:
+    (tmp_path / "w.yaml").write_text(DRAW)
+    manager = PluginManager((TOYS,), entry_points=False)
+    graph = build(tmp_path / "w.yaml", manager.registry)
+    config = RunConfig(dtype="float64", only=["image"])
+    values = bind(graph, {"seed": 3})
+    key = cell_key(graph, values, config)
+    (tmp_path / "local").mkdir()
+    worker = Worker(graph, config, manager, print)
+    assert worker.run(Cell(key, {}, values), CancelToken(), tmp_path / "local").status == "done"
+
+    selection = PluginSelection((TOYS,), installed=False)
+    versions = collect_versions(manager.registry)
+    order = ray_worker.SweepOrder(graph.file, dict(graph.sources), config, selection, versions, 1)
+    (tmp_path / "w.yaml").unlink()
+    result = ray_worker.run_cell(pickle.loads(pickle.dumps(order)), key, portable_params(values))
+    assert result.outcome.status == "done", result.outcome.message
+    (tmp_path / "sent").mkdir()
+    assert pickle.loads(pickle.dumps(result)).write(tmp_path / "sent") == result.outcome
+    assert (tmp_path / "sent" / "image.png").read_bytes() == (tmp_path / "local" / "image.png").read_bytes()
+    record = json.loads((tmp_path / "sent" / "run.json").read_text())
+    assert (record["dtype"], record["only"]) == ("float64", ["image"])
+
+
+def test_a_worker_with_other_settings_refuses_the_cell(tmp_path: Path) -> None:
+    (tmp_path / "w.yaml").write_text(DRAW)
+    order = ray_worker.SweepOrder(
+        tmp_path / "w.yaml", {str(tmp_path / "w.yaml"): DRAW}, RunConfig(), PluginSelection((TOYS,), False), {}, 1
+    )
+    result = ray_worker.run_cell(order, "another key", {"seed": 3})
+    assert result.outcome.status == "failed"
+    assert result.outcome.message.startswith("this worker's machine is not like the one that the sweep was started on")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from torch.export import ExportedProgram
 
 from guidegraph.graph.export.errors import ExportError, FixedSizeError
 from guidegraph.graph.export.onnx.axes import Axis
+from guidegraph_runtime.files.atomic_write import atomic_files
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -71,16 +71,13 @@ def save_part(part: TracedPart, path: str | os.PathLike[str], embedded_limit: in
     path = Path(path)
     external = part.weight_bytes >= min(embedded_limit, EMBEDDED_LIMIT)
     data = path.with_name(f"{path.name}.data")
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", suffix=".tmp", dir=path.parent) as folder:
-        target = Path(folder) / path.name
+    with atomic_files(path) as folder:
         if external:
             # This leaves the model's tensors in memory unchanged, so the part can be saved again.
-            onnx_ir.save(part.model, target, external_data=data.name, size_threshold_bytes=1024)
-            os.replace(Path(folder) / data.name, data)
+            onnx_ir.save(part.model, folder / path.name, external_data=data.name, size_threshold_bytes=1024)
         else:
-            onnx_ir.save(part.model, target)
+            onnx_ir.save(part.model, folder / path.name)
             data.unlink(missing_ok=True)
-        os.replace(target, path)
     return [path, data] if external else [path]
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,8 +22,7 @@ from guidegraph.graph.export.workflow import Exported
 from guidegraph_runtime.bundle.manifest import File, Manifest, Output, Requires, Tensor, write_manifest
 from guidegraph_runtime.bundle.manifest_types import walk_operations
 from guidegraph_runtime.bundle.names import TABLES
-from guidegraph_runtime.files.atomic_write import write_errors
-from guidegraph_runtime.files.temporary_names import remove_stale_once, temporary_path
+from guidegraph_runtime.files.atomic_write import atomic_files
 from guidegraph_runtime.operations import SHAPES_READ
 from guidegraph_runtime.running.single_file import (
     DATA,
@@ -175,9 +172,9 @@ def _write(out: Path, single: SingleGraph, described: Description, examples: Map
         "recipe": json.loads(write_manifest(described.recipe)),
     }
     text = _readable(top)
-    with _replace_together(paths) as temporary:
-        for path, content in zip(temporary, (graph, blocks, text.encode()), strict=True):
-            path.write_bytes(content)
+    with atomic_files(out) as folder:
+        for path, content in zip(paths, (graph, blocks, text.encode()), strict=True):
+            (folder / path.name).write_bytes(content)
     return {path: path.stat().st_size for path in paths}
 
 
@@ -232,19 +229,3 @@ def _plain_output(value: onnx_ir.Value, single: SingleGraph) -> dict[str, Any]:
     dims = [size if isinstance(size, int) else str(size.value).rpartition(".")[2] for size in value.shape or ()]
     about = f"the workflow's output '{name}'" + (" as pixels: height, width and colours, 0 to 255" if pixels else "")
     return {"dtype": str(value.dtype.numpy()), "dims": dims, "about": about}
-
-
-@contextmanager
-def _replace_together(paths: list[Path]) -> Iterator[list[Path]]:
-    """Yield temporary files beside these paths, and move them there once all are complete."""
-    paths[0].parent.mkdir(parents=True, exist_ok=True)
-    remove_stale_once(paths[0].parent)
-    temporary = [temporary_path(path) for path in paths]
-    try:
-        with write_errors(paths[0]):
-            yield temporary
-            for written, path in zip(temporary, paths, strict=True):
-                os.replace(written, path)
-    finally:
-        for written in temporary:
-            written.unlink(missing_ok=True)

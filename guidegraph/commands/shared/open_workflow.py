@@ -2,26 +2,58 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from guidegraph.commands.shared.errors import argument_problem
-from guidegraph.graph.device_context import DTYPES
+from guidegraph.commands.shared.plugins import require_plugins
 from guidegraph.graph.errors import Problem, WorkflowError, suggest
 from guidegraph.graph.ir import Graph
 from guidegraph.graph.language.bind import bind
 from guidegraph.graph.language.named_workflows import locate_workflow
-from guidegraph.graph.planning.passes import ALL_PASSES, PASSES
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.resolution.load import build
-from guidegraph.graph.trust.limits import Limits, current_limits, enforce_limits, parse_limits
+from guidegraph.graph.run_config import RunConfig
 from guidegraph.graph.trust.policy import Grants, Policy
+from guidegraph.plugins.selection import PluginSelection
 from guidegraph.runs.recipe import Recipe, is_picture, read_recipe
-from guidegraph_runtime.machine.byte_sizes import parse_size
+
+if TYPE_CHECKING:
+    from guidegraph.plugins.manager import PluginManager
+
+
+@dataclass(frozen=True)
+class WorkflowRequest:
+    """A workflow and the options of every command on one, not yet checked. settings: the texts of ``--set K=V``."""
+
+    workflow: Path
+    settings: Sequence[str]
+    plugins: PluginSelection
+    grants: Grants
+
+    def load_plugins(self) -> PluginManager:
+        """Load the plugins. Raises ``WorkflowError`` if a module requested by name cannot be used."""
+        return require_plugins(self.plugins)
+
+    def open(self, problems: Sequence[Problem] = ()) -> OpenedWorkflow:
+        """Load the plugins and read the workflow. Raises ``WorkflowError`` with ``problems`` and any new ones."""
+        manager = self.load_plugins()
+        try:
+            graph, recipe = open_workflow(self.workflow, manager.registry)
+        except WorkflowError as error:
+            raise WorkflowError([*problems, *error.problems]) from None
+        return OpenedWorkflow(graph, recipe, manager, self)
+
+
+def open_workflow(path: Path, registry: Registry) -> tuple[Graph, Recipe | None]:
+    """Read a workflow from a file, a plugin, or a picture with its recipe. Raises ``WorkflowError``."""
+    path = locate_workflow(path, registry)
+    if not is_picture(path):
+        return build(path, registry), None
+    recipe = read_recipe(path)
+    return build(recipe.workflow, registry, recipe.sources, stranger=True), recipe
 
 
 @dataclass(frozen=True)
@@ -30,38 +62,41 @@ class OpenedWorkflow:
 
     graph: Graph
     recipe: Recipe | None
+    manager: PluginManager
+    request: WorkflowRequest
 
-    def policy(self, grants: Grants, setting_names: Iterable[str] = (), out: Path | None = None) -> Policy:
-        """The policy of the workflow when the user sets the parameters ``setting_names``."""
-        return Policy(self.recipe is not None, out, grants, frozenset(setting_names))
+    @property
+    def registry(self) -> Registry:
+        return self.manager.registry
 
+    def policy(self, out: Path | None = None, user_params: Iterable[str] = ()) -> Policy:
+        """The policy of the workflow. user_params: parameters that the user sets, in addition to those of ``--set``."""
+        names = {setting.partition("=")[0].strip() for setting in self.request.settings}
+        return Policy(self.recipe is not None, out, self.request.grants, frozenset(names.union(user_params)))
 
-def open_workflow(path: Path, registry: Registry) -> OpenedWorkflow:
-    """Read a workflow from a file, a plugin or a picture. Raises ``WorkflowError``."""
-    path = locate_workflow(path, registry)
-    if not is_picture(path):
-        return OpenedWorkflow(build(path, registry), None)
-    recipe = read_recipe(path)
-    return OpenedWorkflow(build(recipe.workflow, registry, recipe.sources, stranger=True), recipe)
+    def complete(
+        self, config: RunConfig, dtype: str | None, out: Path | None, user_params: Iterable[str] = ()
+    ) -> RunConfig:
+        """The settings of a run with the policy, and with the picture's outputs and dtype where none are requested."""
+        recipe, policy = self.recipe, self.policy(out, user_params)
+        if recipe is None:
+            return replace(config, policy=policy)
+        return replace(
+            config, only=config.only or recipe.only, dtype=config.dtype if dtype else recipe.dtype, policy=policy
+        )
 
-
-def bind_settings(workflow: OpenedWorkflow, settings: Sequence[str], problems: list[Problem]) -> dict[str, Any]:
-    """Checked values of all parameters. Raises ``WorkflowError`` with ``problems`` and any new ones."""
-    all_problems = list(problems)
-    texts = parse_settings(settings, all_problems)
-    values: dict[str, Any] = {}
-    try:
-        values = bind(apply_recipe(workflow), texts, text=True, label="--set")
-    except WorkflowError as error:
-        all_problems += error.problems
-    if all_problems:
-        raise WorkflowError(all_problems)
-    return values
-
-
-def setting_names(settings: Sequence[str]) -> frozenset[str]:
-    """The names of the parameters set by ``--set K=V``."""
-    return frozenset(setting.partition("=")[0].strip() for setting in settings)
+    def bind(self, problems: Sequence[Problem] = ()) -> dict[str, Any]:
+        """Checked values of all parameters. Raises ``WorkflowError`` with ``problems`` and any new ones."""
+        all_problems = list(problems)
+        texts = parse_settings(self.request.settings, all_problems)
+        values: dict[str, Any] = {}
+        try:
+            values = bind(apply_recipe(self.graph, self.recipe), texts, text=True, label="--set")
+        except WorkflowError as error:
+            all_problems += error.problems
+        if all_problems:
+            raise WorkflowError(all_problems)
+        return values
 
 
 def parse_settings(settings: Sequence[str], problems: list[Problem]) -> dict[str, str]:
@@ -76,9 +111,8 @@ def parse_settings(settings: Sequence[str], problems: list[Problem]) -> dict[str
     return texts
 
 
-def apply_recipe(workflow: OpenedWorkflow) -> Graph:
+def apply_recipe(graph: Graph, recipe: Recipe | None) -> Graph:
     """The graph with a picture's parameters as its defaults, which the command line may override."""
-    graph, recipe = workflow.graph, workflow.recipe
     if recipe is None:
         return graph
     recorded = {name: parameter for name, parameter in graph.params.items() if name in recipe.params}
@@ -87,44 +121,7 @@ def apply_recipe(workflow: OpenedWorkflow) -> Graph:
     return replace(graph, params={**graph.params, **defaults})
 
 
-def parse_passes(text: str, problems: list[Problem]) -> frozenset[str]:
-    """Parse ``all``, ``none`` or a list of names into passes."""
-    if text in ("all", "none"):
-        return ALL_PASSES if text == "all" else frozenset()
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    for name in names:
-        if name not in PASSES:
-            message = f"there is no pass '{name}'; {suggest(name, PASSES, 'passes')}"
-            problems.append(argument_problem("unknown-pass", message, "--passes"))
-    return frozenset(names) & ALL_PASSES
-
-
-def parse_budget(text: str | None, device: str, problems: list[Problem]) -> int | None:
-    """Parse the memory budget into bytes; None without one."""
-    if text is None:
-        return None
-    if device == "cpu":
-        message = "it limits what is on another device than the CPU: give --device cuda too, or leave it out"
-        problems.append(argument_problem("bad-budget", message, "--memory-budget"))
-    try:
-        return parse_size(text)
-    except ValueError as error:
-        problems.append(argument_problem("bad-budget", str(error), "--memory-budget"))
-        return None
-
-
-@contextmanager
-def apply_limits(settings: Sequence[str] | None) -> Iterator[Limits]:
-    """Context manager: apply the limits of ``--limit NAME=VALUE``. Raises ``WorkflowError``."""
-    try:
-        limits = parse_limits(settings or (), current_limits())
-    except ValueError as error:
-        raise WorkflowError([argument_problem("bad-limit", str(error), "--limit")]) from None
-    with enforce_limits(limits):
-        yield limits
-
-
-def unknown_output_problems(graph: Graph, only: Sequence[str] | None) -> list[Problem]:
+def unknown_output_problems(graph: Graph, only: Iterable[str] | None) -> list[Problem]:
     """A problem for each requested output that does not exist."""
     return [
         argument_problem(
@@ -133,29 +130,3 @@ def unknown_output_problems(graph: Graph, only: Sequence[str] | None) -> list[Pr
         for name in only or ()
         if name not in graph.outputs
     ]
-
-
-def device_problems(device: str, dtype: str | None) -> list[Problem]:
-    """Problems with the requested device and dtype. Neither falls back to another one."""
-    problems = []
-    if dtype is not None and dtype not in DTYPES:
-        message = f"there is no dtype '{dtype}'; {suggest(dtype, DTYPES, 'dtypes')}"
-        problems.append(argument_problem("unknown-dtype", message, "--dtype"))
-    if reason := _device_problem(device):
-        problems.append(argument_problem("no-device", reason, "--device"))
-    return problems
-
-
-def _device_problem(device: str) -> str:
-    if device == "cpu":
-        return ""
-    match = re.fullmatch(r"cuda(?::(\d+))?", device)
-    if match is None:
-        return f"there is no device '{device}'; devices: cpu, cuda, cuda:i"
-    import torch
-
-    if not torch.cuda.is_available():
-        built = "" if torch.version.cuda or torch.version.hip else " (this torch is built for the CPU only)"
-        return f"'{device}' was asked for, and this machine has no CUDA device that torch can use{built}"
-    count = torch.cuda.device_count()
-    return "" if int(match[1] or 0) < count else f"there is no '{device}'; this machine has {count} CUDA device(s)"

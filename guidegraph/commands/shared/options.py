@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
 import typer
 
 from guidegraph.graph.trust.policy import Grants
-
-
-@dataclass(frozen=True)
-class PluginSelection:
-    """The plugins that a command uses: modules by name, and the installed ones if ``installed``."""
-
-    modules: tuple[str, ...] = ()
-    installed: bool = True
 
 
 def make_grants(read: list[Path] | None, write: list[Path] | None, code: list[Path] | None) -> Grants:

@@ -6,8 +6,8 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from guidegraph.commands.shared.errors import argument_problem
-from guidegraph.commands.shared.options import PluginSelection
 from guidegraph.graph.errors import WorkflowError
+from guidegraph.plugins.selection import PluginSelection
 
 if TYPE_CHECKING:
     from guidegraph.plugins.manager import PluginManager

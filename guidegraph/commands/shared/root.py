@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from guidegraph.commands.shared.options import NoPlugins, Plugins, PluginSelection
+from guidegraph.commands.shared.options import NoPlugins, Plugins
+from guidegraph.plugins.selection import PluginSelection
 
 app = typer.Typer(
     add_completion=False,

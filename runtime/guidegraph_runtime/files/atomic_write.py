@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -50,6 +51,52 @@ def atomic_path(path: str | os.PathLike[str], durable: bool = True) -> Iterator[
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
             raise
+
+
+@contextmanager
+def atomic_files(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary folder. Its files are moved to the folder of `path`, one of them, if the block does not fail.
+
+    Each takes the place of a file of its name, in the reverse order of their names. Raises ``WriteError``.
+    """
+    target = Path(path)
+    with write_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        remove_stale_once(target.parent)
+        temporary = temporary_path(target)
+        temporary.mkdir()
+        try:
+            yield temporary
+            for made in sorted(temporary.iterdir(), reverse=True):
+                os.replace(made, target.parent / made.name)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def atomic_folder(path: Path, backup: Path | None = None) -> Iterator[Path]:
+    """Yield a new folder beside `path`, which takes its place at the end, and is removed if the block fails.
+
+    backup: a name for the earlier folder during the replacement; by default that of `path`. Raises ``WriteError``.
+    """
+    with write_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary, replaced = temporary_path(path), temporary_path(backup or path, "old")
+        temporary.mkdir()
+        try:
+            yield temporary
+            if path.exists():
+                os.replace(path, replaced)
+            try:
+                os.replace(temporary, path)
+            except OSError:
+                if replaced.exists():
+                    os.replace(replaced, path)
+                raise
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        shutil.rmtree(replaced, ignore_errors=True)
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes, durable: bool = True) -> None:

@@ -1,8 +1,7 @@
-"""Folders of runs: create one for a run's files, and recognise that of a killed run."""
+"""The folder for a run's files."""
 
 from __future__ import annotations
 
-import json
 import os
 from contextlib import suppress
 from datetime import datetime
@@ -27,12 +26,3 @@ def make_run_folder(out: Path | None, name: str) -> Path:
             folder.mkdir(parents=True)
             return folder
     raise FileExistsError(f"{RUNS / stem} and 999 more exist already")
-
-
-def find_killed_run(record: Path) -> str:
-    """The start time in the `run.json` of a killed run, whose status is still "running"; "" for other files."""
-    try:
-        content = json.loads(record.read_bytes())
-        return str(content["started"])[:40] if content["status"] == "running" else ""
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""

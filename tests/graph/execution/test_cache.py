@@ -74,20 +74,20 @@ def test_a_changed_parameter_recomputes_what_depends_on_it_alone(tmp_path: Path)
 
 
 def test_the_disk_keeps_what_serialises_and_what_feeds_only_hits_is_not_touched(tmp_path: Path) -> None:
-    disk = DiskCache(tmp_path / "cache")
-    go(tmp_path, disk=disk)
-    result = go(tmp_path, disk=disk, by=5.0)
+    cache = tmp_path / "cache"
+    go(tmp_path, cache=cache)
+    result = go(tmp_path, cache=cache, by=5.0)
     assert executed(result) == {"s", "out", "r"}
     assert result.origins["nodes.u"] == "disk"
     assert "nodes.o" not in result.origins
 
 
 def test_a_damaged_cache_file_is_computed_anew(tmp_path: Path) -> None:
-    disk = DiskCache(tmp_path / "cache")
-    go(tmp_path, disk=disk)
+    cache = tmp_path / "cache"
+    go(tmp_path, cache=cache)
     for file in (tmp_path / "cache").rglob("*.safetensors"):
         file.write_bytes(file.read_bytes()[:20])
-    assert "out" in executed(go(tmp_path, disk=disk))
+    assert "out" in executed(go(tmp_path, cache=cache))
 
 
 def test_device_and_dtype_are_part_of_the_key(tmp_path: Path) -> None:

@@ -11,10 +11,9 @@ from typing import Any
 import torch
 
 from guidegraph import Tensor, node
-from guidegraph.graph.execution.cache import DiskCache
 from guidegraph.graph.execution.call import invoke
 from guidegraph.graph.execution.interpreter import fill_slots, interpret
-from guidegraph.graph.execution.run import RunOptions, run
+from guidegraph.graph.execution.run import RunConfig, run
 from guidegraph.graph.ir import Graph, Output
 from guidegraph.graph.node import get_spec
 from guidegraph.graph.planning.plan import Plan, compile_plan
@@ -74,7 +73,7 @@ def load(text: str, folder: Path) -> Graph:
 
 
 def region_of(plan: Plan, *roots: Output) -> RegionPlan:
-    return flatten_region(plan.ops, roots, plan.passes)
+    return flatten_region(plan.ops, roots, plan.config.passes)
 
 
 def test_a_value_leaves_its_slot_after_the_last_step_that_uses_it(tmp_path: Path) -> None:
@@ -107,6 +106,6 @@ def test_a_value_from_a_cache_is_freed_after_its_last_reader(tmp_path: Path) -> 
     graph = load(CHAIN, tmp_path)
     for add in (1.0, 2.0):
         alive.clear()
-        result = run(graph, {"add": add}, RunOptions(disk=DiskCache(tmp_path / "cache")))
+        result = run(graph, {"add": add}, RunConfig(cache=tmp_path / "cache"))
     assert result.origins["nodes.a"] == "disk"
     assert alive == [False]

@@ -12,11 +12,10 @@ from guidegraph import Cancelled, NodeError, Previewed, PreviewReady, WorkflowEr
 from guidegraph.graph.cancellation import CancelToken
 from guidegraph.graph.events import Event, LoopProgress
 from guidegraph.graph.execution.preview import is_due
-from guidegraph.graph.execution.run import RunOptions
-from guidegraph.graph.execution.run import run as run_graph
 from guidegraph.graph.language.bind import bind
 from guidegraph.graph.resolution.load import build
 from tests.graph.engine_nodes import REGISTRY
+from tests.graph.running import run_graph
 
 LOOK = """
 params:
@@ -61,7 +60,7 @@ def run(
     graph = build(folder / "workflow.yaml", REGISTRY)
     seen: list[Previewed] = []
     values = bind(graph, params or {})
-    return run_graph(graph, values, RunOptions(on_preview=seen.append, **options)).outputs, seen
+    return run_graph(graph, values, on_preview=seen.append, **options).outputs, seen
 
 
 def test_a_preview_is_run_every_so_many_steps_and_at_the_end(tmp_path: Path) -> None:

@@ -14,10 +14,11 @@ import torch
 
 from guidegraph import Tensor, current_device, hookimpl, node, structured
 from guidegraph.graph.events import Event, ModelMoved
-from guidegraph.graph.execution.run import RunOptions, RunResult, run
+from guidegraph.graph.execution.run import RunResult
 from guidegraph.graph.node import get_spec
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.resolution.load import build
+from tests.graph.running import run_graph
 
 NAME = "cpu:0"  # not the plain "cpu" of the host, so that nodes can tell the two
 
@@ -273,5 +274,5 @@ def run_on_fake(
 
     (folder / "workflow.yaml").write_text("guidegraph: 1\n" + text)
     graph = build(folder / "workflow.yaml", REGISTRY)
-    chosen = RunOptions(device=NAME, mover=log.device, memory_budget=budget, observers=[watch], **options)
-    return run(graph, values or {}, chosen)
+    settings = {"device": NAME, "mover": log.device, "memory_budget": budget, "observers": [watch], **options}
+    return run_graph(graph, values, **settings)

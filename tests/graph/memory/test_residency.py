@@ -16,7 +16,7 @@ from guidegraph import NodeError
 from guidegraph.graph.errors import GuidegraphError
 from guidegraph.graph.events import Event, LoopProgress, ModelMoved, NodeFailed
 from guidegraph.graph.execution.cache import MemoryCache
-from guidegraph.graph.execution.run import RunOptions, run
+from guidegraph.graph.execution.run import RunConfig, run
 from guidegraph.graph.memory.weights import Weights, find_models
 from tests.graph.memory.fake_device import NAME, FakeDevice, Net, log, run_on_fake
 
@@ -381,7 +381,7 @@ def test_a_budget_on_the_cpu_is_refused(tmp_path: Path) -> None:
     from tests.graph.memory.fake_device import REGISTRY
 
     with pytest.raises(GuidegraphError, match="this run is on the CPU"):
-        run(build(tmp_path / "w.yaml", REGISTRY), {}, RunOptions(memory_budget=1))
+        run(build(tmp_path / "w.yaml", REGISTRY), {}, RunConfig(memory_budget=1))
 
 
 def test_an_event_says_what_was_moved_and_where_it_was_made(tmp_path: Path) -> None:

@@ -11,10 +11,10 @@ import torch
 
 from guidegraph import Tensor, current_device, node
 from guidegraph.graph.execution.cache import MemoryCache
-from guidegraph.graph.execution.run import RunOptions, run
 from guidegraph.graph.node import get_spec
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.resolution.load import build
+from tests.graph.running import run_graph
 
 pytestmark = pytest.mark.gpu
 
@@ -73,8 +73,7 @@ def peak(folder: Path, budget: int | None, memory: MemoryCache | None = None) ->
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
-    options = RunOptions(device="cuda", memory_budget=budget, memory=memory)
-    out = run(graph, {}, options).outputs["w"].cpu()
+    out = run_graph(graph, device="cuda", memory_budget=budget, memory=memory).outputs["w"].cpu()
     torch.cuda.synchronize()
     return out, torch.cuda.max_memory_allocated() - before, torch.cuda.memory_allocated() - before
 

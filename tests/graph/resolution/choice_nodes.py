@@ -9,13 +9,14 @@ from typing import Any
 import torch
 
 from guidegraph import Tensor, hookimpl, node
-from guidegraph.graph.execution.run import RunOptions, RunResult, run
+from guidegraph.graph.execution.run import RunResult
 from guidegraph.graph.ir import Graph
 from guidegraph.graph.language.bind import bind
 from guidegraph.graph.node import get_spec
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.resolution.load import build
 from tests.graph import engine_nodes
+from tests.graph.running import run_graph
 
 ran: list[str] = []
 
@@ -77,7 +78,7 @@ def run_choice(text: str, folder: Path, values: dict[str, Any] | None = None, **
     """Run a workflow from its text; ``ran`` then has the names of the nodes that ran."""
     ran.clear()
     graph = build_graph(text, folder)
-    return run(graph, bind(graph, values or {}), RunOptions(**options))
+    return run_graph(graph, bind(graph, values or {}), **options)
 
 
 @hookimpl

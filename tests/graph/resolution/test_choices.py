@@ -10,10 +10,11 @@ import torch
 
 from guidegraph import NodeError, WorkflowError
 from guidegraph.graph.events import Event, NodeFinished, RunStarted
-from guidegraph.graph.execution.cache import DiskCache, MemoryCache
+from guidegraph.graph.execution.cache import MemoryCache
 from guidegraph.graph.language.bind import bind
 from guidegraph.graph.planning.passes import ALL_PASSES
 from guidegraph.graph.planning.plan import compile_plan, find_needed_ops
+from guidegraph.graph.run_config import RunConfig
 from guidegraph.graph.trust.effects import list_effects
 from guidegraph.graph.trust.policy import Policy
 from tests.graph.resolution.choice_nodes import build_graph, ran, run_choice
@@ -249,7 +250,7 @@ PURE = "\n".join(line for line in PURE.splitlines() if "pick.effect" not in line
 
 @pytest.mark.parametrize("kind", ["memory", "disk"])
 def test_a_computed_choice_is_cached_by_its_chosen_branch(kind: str, tmp_path: Path) -> None:
-    cache = {"memory": MemoryCache()} if kind == "memory" else {"disk": DiskCache(tmp_path / "cache")}
+    cache = {"memory": MemoryCache()} if kind == "memory" else {"cache": tmp_path / "cache"}
     assert run_choice(PURE, tmp_path, **cache).outputs == {"end": 2.0}
     assert sorted(ran) == ["end", "little", "size", "start"]
     assert run_choice(PURE, tmp_path, **cache).outputs == {"end": 2.0}
@@ -364,4 +365,4 @@ def test_the_files_of_all_possible_branches_are_listed_before_the_run(
         ("read", tmp_path / f"{name}.txt", name) for name in possible
     ]
     with pytest.raises(WorkflowError, match=r"forbidden-read"):
-        compile_plan(graph, values, policy=Policy(stranger=True))
+        compile_plan(graph, values, RunConfig(policy=Policy(stranger=True)))

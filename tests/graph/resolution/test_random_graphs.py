@@ -13,10 +13,11 @@ import pytest
 from guidegraph.graph.errors import NodeError, WorkflowError
 from guidegraph.graph.execution.cache import MemoryCache
 from guidegraph.graph.execution.call import PortError
-from guidegraph.graph.execution.run import RunOptions, run
+from guidegraph.graph.execution.run import run
 from guidegraph.graph.ir import Graph
 from guidegraph.graph.language.bind import bind
 from guidegraph.graph.resolution.load import build
+from tests.graph.running import run_graph
 from tests.random_graphs import RandomGraph, random_graph, sampler_graph, wild_graph
 from tests.random_graphs.interpret import interpret, same
 
@@ -46,7 +47,7 @@ def check_outputs(graph: RandomGraph) -> None:
         "no pass but batch": {"passes": ("prune", "batch")},
     }
     for variant, options in variants.items():
-        outputs = run(plan, values, RunOptions(**options)).outputs
+        outputs = run_graph(plan, values, **options).outputs
         assert outputs.keys() == expected.keys()
         for name, value in expected.items():
             assert same(outputs[name], value), f"seed {graph.seed}, {variant}: output '{name}' of\n{graph.text}"

@@ -10,12 +10,13 @@ import pytest
 
 from guidegraph import NodeError, WorkflowError, node
 from guidegraph.graph.events import Event, NodeStarted
-from guidegraph.graph.execution.run import RunOptions, RunResult, run
+from guidegraph.graph.execution.run import RunResult
 from guidegraph.graph.node import NodeDefinitionError, get_spec
 from guidegraph.graph.planning.passes import ALL_PASSES
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.resolution.load import build
 from tests.graph.engine_nodes import NODES, calls
+from tests.graph.running import run_graph
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ REGISTRY = Registry({get_spec(f).id: get_spec(f) for f in (*NODES, recipe, cook,
 def run_text(text: str, folder: Path, values: dict[str, Any] | None = None, **options: Any) -> RunResult:
     path = folder / "workflow.yaml"
     path.write_text("guidegraph: 1\n" + text)
-    return run(build(path, REGISTRY), values or {}, RunOptions(**options))
+    return run_graph(build(path, REGISTRY), values, **options)
 
 
 def workflow(salt: str = "salt: salt", salt_reads: str = "carry.x") -> str:

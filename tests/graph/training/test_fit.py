@@ -12,7 +12,7 @@ import torch
 from guidegraph import Cancelled, NodeError, WorkflowError
 from guidegraph.graph.cancellation import CancelToken
 from guidegraph.graph.events import Event, LoopProgress
-from guidegraph.graph.execution.run import RunOptions, run
+from guidegraph.graph.execution.run import Attachments, RunConfig, run
 from guidegraph.graph.language.bind import bind
 from guidegraph.graph.resolution.load import build
 from tests.graph.engine_nodes import REGISTRY, run_text
@@ -176,21 +176,21 @@ def test_the_checkpoint_is_a_literal_or_a_parameter_relative_to_where_it_is_writ
         if isinstance(event, LoopProgress):
             seen.append(event.done)
 
-    options = RunOptions(observers=(observe,))
+    watched = Attachments(observers=(observe,))
     graph = build(path, REGISTRY)
-    run(graph, bind(graph, {}), options)
+    run(graph, bind(graph, {}), attachments=watched)
     assert (tmp_path / "kept" / "state.safetensors").exists()
-    run(graph, bind(graph, {"saved": "here"}, text=True), options)
+    run(graph, bind(graph, {"saved": "here"}, text=True), attachments=watched)
     assert (tmp_path / "elsewhere" / "here" / "state.safetensors").exists()
     assert len(seen) == 20
-    run(graph, bind(graph, {"saved": tmp_path / "kept"}), options)
+    run(graph, bind(graph, {"saved": tmp_path / "kept"}), attachments=watched)
     assert len(seen) == 20, "where the training is saved is not part of what it is: it is done already"
 
 
 def test_a_checkpoint_may_be_left_out_by_its_parameter(tmp_path: Path) -> None:
     linked = text(10, checkpoint=True).replace("path: ckpt", "path: params.saved")
     optional = build(write(tmp_path, "params: {saved: {type: path, default: null}}\n" + linked), REGISTRY)
-    run(optional, bind(optional, {}), RunOptions())
+    run(optional, bind(optional, {}))
     assert [p.name for p in tmp_path.iterdir()] == ["workflow.yaml"]
 
 
@@ -213,7 +213,7 @@ nodes:
 outputs: {a: a.loss, b: b.loss}
 """
     graph = build(write(tmp_path, use), REGISTRY)
-    run(graph, bind(graph, {}), RunOptions(passes=frozenset()))
+    run(graph, bind(graph, {}), RunConfig(passes=frozenset()))
     assert (tmp_path / "from_literal" / "state.safetensors").exists()
     assert (tmp_path / "from_param" / "state.safetensors").exists()
 

@@ -17,9 +17,10 @@ from guidegraph import TrainingStarted
 from guidegraph.graph.cancellation import CancelToken
 from guidegraph.graph.events import Event
 from guidegraph.graph.resolution.load import build
+from guidegraph.graph.run_config import RunConfig
 from guidegraph.graph.training import precision as training_precision
 from guidegraph.graph.training.precision import computes_bf16, is_faster_in_bf16, resolve_precision
-from guidegraph.runs.run import Job, RecordedRun
+from guidegraph.runs.run import RecordedRun
 from tests.graph.engine_nodes import REGISTRY, run_text
 from tests.graph.training.test_fit import cancel_at, text
 
@@ -211,6 +212,6 @@ def test_the_record_of_a_run_has_the_precision_of_each_training(
     file = tmp_path / "train.yaml"
     workflow = training("auto", 3).replace("net: fit.net, ", "").replace(", start: start", "")
     file.write_text(f"guidegraph: 1\n{workflow}", encoding="utf-8")
-    RecordedRun(Job(build(file, REGISTRY), REGISTRY, {}), tmp_path).run([], CancelToken())
+    RecordedRun(build(file, REGISTRY), REGISTRY, {}, RunConfig(), tmp_path).run([], CancelToken())
     record = json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))
     assert record["trainings"] == {"nodes.fit": {"precision": "fp32", "asked": "auto", "from_step": 0}}

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from guidegraph import NodeError
-from guidegraph.graph.execution.run import RunOptions, run
+from guidegraph.graph.execution.run import run
 from guidegraph.graph.node import get_spec, node
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.resolution.load import build
@@ -135,7 +135,7 @@ def run_nodes(folder: Path, nodes: str, output: str = "a", registry: Registry = 
     path.write_text(f"guidegraph: 1\nnodes:\n{nodes}\noutputs: {{out: {output}}}\n")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        result = run(build(path, registry), {}, RunOptions())
+        result = run(build(path, registry), {})
     return result.outputs["out"], [str(warning.message) for warning in caught]
 
 
@@ -158,7 +158,7 @@ def test_each_change_is_undone_and_the_node_is_named(tmp_path: Path, kind: str, 
 def run_nodes_uncaught(folder: Path, nodes: str) -> None:
     path = folder / "w.yaml"
     path.write_text(f"guidegraph: 1\nnodes:\n{nodes}\noutputs: {{out: a}}\n")
-    run(build(path, REGISTRY), {}, RunOptions())
+    run(build(path, REGISTRY), {})
 
 
 def test_a_node_in_a_loop_is_named_once(tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def test_a_node_in_a_loop_is_named_once(tmp_path: Path) -> None:
     path.write_text(f"guidegraph: 1\nparams: {{n: 5}}\nnodes:\n{loop}\noutputs: {{out: steps.seen}}\n")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        run(build(path, REGISTRY), {"n": 5}, RunOptions())
+        run(build(path, REGISTRY), {"n": 5})
     assert len(caught) == 1
 
 

@@ -99,19 +99,19 @@ def test_a_checkpoint_with_a_flipped_bit_is_not_resumed(every: int, tmp_path: Pa
 def test_a_damaged_entry_is_computed_again_and_replaced_with_one_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    disk = DiskCache(tmp_path / "cache")
+    cache = tmp_path / "cache"
     nodes = "nodes: {t: {use: toy.tensor}}\noutputs: {t: t}"
-    digest = run_text(nodes, tmp_path, disk=disk).digests["nodes.t"]
+    digest = run_text(nodes, tmp_path, cache=cache).digests["nodes.t"]
     path = entry(tmp_path / "cache", digest)
     content = path.read_bytes()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 64]))
-    again = run_text(nodes, tmp_path, disk=disk)
+    again = run_text(nodes, tmp_path, cache=cache)
     assert again.origins == {"nodes.t": "computed"}
     assert torch.equal(again.outputs["t"], torch.ones(2, 3))
     assert [r.levelname for r in caplog.records] == ["WARNING"]
     assert str(path) in caplog.text
     assert len(path.read_bytes()) == len(content)
-    assert run_text(nodes, tmp_path, disk=disk).origins == {"nodes.t": "disk"}
+    assert run_text(nodes, tmp_path, cache=cache).origins == {"nodes.t": "disk"}
 
 
 def test_a_cached_value_under_another_name_is_not_used(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from guidegraph import node
-from guidegraph.graph.execution.run import RunOptions, run
+from guidegraph.graph.execution.run import run
 from guidegraph.graph.node import get_spec
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.resolution.load import build
@@ -31,7 +31,7 @@ REGISTRY = Registry({get_spec(f).id: get_spec(f) for f in (make, through)})
 
 def go(text: str, folder: Path, values: dict[str, Any]) -> Any:
     (folder / "w.yaml").write_text("guidegraph: 1\n" + text)
-    return run(build(folder / "w.yaml", REGISTRY), values, RunOptions()).outputs["m"]
+    return run(build(folder / "w.yaml", REGISTRY), values).outputs["m"]
 
 
 def test_a_model_from_a_node_is_frozen(tmp_path: Path) -> None:

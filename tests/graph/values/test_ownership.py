@@ -16,13 +16,14 @@ from guidegraph import Condition, Tensor, node
 from guidegraph.graph.errors import GuidegraphError, NodeError
 from guidegraph.graph.execution.cache import MemoryCache
 from guidegraph.graph.execution.loop_context import Previewed
-from guidegraph.graph.execution.run import RunOptions, RunResult, run
+from guidegraph.graph.execution.run import RunResult
 from guidegraph.graph.node import get_spec
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.resolution.load import build
 from guidegraph.graph.values.ownership import copy_value, is_mutable
 from guidegraph.workflow import Workflow, load_workflow
 from tests.graph.engine_nodes import NODES
+from tests.graph.running import run_graph
 from tests.paths import ROOT
 
 CONSTANT = torch.ones(2, 3)
@@ -135,7 +136,7 @@ def workflow(text: str, folder: Path, **options: Any) -> Workflow:
 
 def go(text: str, folder: Path, memory: MemoryCache, **values: Any) -> RunResult:
     (folder / "w.yaml").write_text("guidegraph: 1\n" + text)
-    return run(build(folder / "w.yaml", REGISTRY), values, RunOptions(memory=memory))
+    return run_graph(build(folder / "w.yaml", REGISTRY), values, memory=memory)
 
 
 ONES = "nodes: {t: {use: own.ones}, m: {use: own.sum, in: {values: [t]}}}\noutputs: {t: t, m: m}"

@@ -60,7 +60,8 @@ def run(
     path = folder / "w.yaml"
     path.write_text(text.replace("SETTINGS", "").replace("steps: 20", "steps: 3"))
     workflow = load_workflow(path, cache="off", observers=[watch])
-    workflow.options = replace(workflow.options, mover=device, memory_budget=budget)
+    workflow.config = replace(workflow.config, memory_budget=budget)
+    workflow.attachments = replace(workflow.attachments, mover=device)
     return workflow.run(path=sdxl.folder, prompt=["a tiger b", "c"], **params), moves
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from guidegraph_runtime.files.atomic_write import atomic_path, write_bytes, write_text
+from guidegraph_runtime.files.atomic_write import atomic_files, atomic_folder, atomic_path, write_bytes, write_text
+from guidegraph_runtime.machine.shortages import WriteError
 
 
 def names(folder: Path) -> list[str]:
@@ -91,3 +93,68 @@ def test_only_durable_files_wait_for_the_disk(tmp_path: Path, monkeypatch: pytes
     assert flushed == []
     write_text(tmp_path / "a.txt", "to stay")
     assert len(flushed) == 1
+
+
+def test_files_are_moved_together_and_replace_those_of_their_names(tmp_path: Path) -> None:
+    write_text(tmp_path / "a.json", "old")
+    with atomic_files(tmp_path / "a.onnx") as folder:
+        (folder / "a.onnx").write_text("graph")
+        (folder / "a.json").write_text("new")
+        assert (tmp_path / "a.json").read_text() == "old"
+    assert names(tmp_path) == ["a.json", "a.onnx"]
+    assert (tmp_path / "a.json").read_text() == "new"
+
+
+def write_half_of_the_files(path: Path) -> None:
+    with atomic_files(path) as folder:
+        (folder / "a.json").write_text("half")
+        raise OSError(errno.ENOSPC, "full")
+
+
+def test_a_failure_moves_no_file(tmp_path: Path) -> None:
+    with pytest.raises(WriteError, match=r"a\.onnx' cannot be written"):
+        write_half_of_the_files(tmp_path / "a.onnx")
+    assert names(tmp_path) == []
+
+
+def make_folder(path: Path, text: str, failure: type[BaseException] | None = None) -> None:
+    with atomic_folder(path) as folder:
+        (folder / "a.txt").write_text(text)
+        if failure is not None:
+            raise failure
+
+
+def test_a_folder_takes_the_place_of_another_one(tmp_path: Path) -> None:
+    make_folder(tmp_path / "new" / "run", "first")
+    (tmp_path / "new" / "run" / "b.txt").write_text("gone")
+    make_folder(tmp_path / "new" / "run", "second")
+    assert names(tmp_path / "new") == ["run"]
+    assert names(tmp_path / "new" / "run") == ["a.txt"]
+    assert (tmp_path / "new" / "run" / "a.txt").read_text() == "second"
+
+
+@pytest.mark.parametrize("failure", [RuntimeError, KeyboardInterrupt])
+def test_a_failure_keeps_the_old_folder(tmp_path: Path, failure: type[BaseException]) -> None:
+    make_folder(tmp_path / "run", "first")
+    with pytest.raises(failure):
+        make_folder(tmp_path / "run", "second", failure)
+    assert names(tmp_path) == ["run"]
+    assert (tmp_path / "run" / "a.txt").read_text() == "first"
+
+
+def test_the_old_folder_comes_back_if_the_new_one_cannot_be_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_folder(tmp_path / "run", "first")
+    replace = os.replace
+
+    def fail_for_the_new(source: Path, target: Path) -> None:
+        if Path(source).suffix == ".tmp":
+            raise OSError("refused")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fail_for_the_new)
+    with pytest.raises(OSError, match="refused"):
+        make_folder(tmp_path / "run", "second")
+    assert names(tmp_path) == ["run"]
+    assert (tmp_path / "run" / "a.txt").read_text() == "first"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from guidegraph.graph.execution.run import RunOptions, run
+from guidegraph.graph.execution.run import run
 from guidegraph.graph.export.bundle import write_bundle
 from guidegraph.graph.export.errors import ExportError
 from guidegraph.graph.export.workflow import export_workflow, plan_export
@@ -39,7 +39,7 @@ class Exported:
         self.ran = []
         values = {**self.values, **params}
         actual = self._run(values)
-        expected = run(self.graph, values, RunOptions()).outputs
+        expected = run(self.graph, values).outputs
         for name, value in actual.items():
             np.testing.assert_allclose(value, expected[name].numpy(), rtol=1e-5, atol=1e-6)
         return actual

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from guidegraph.graph.execution.run import RunOptions, run
+from guidegraph.graph.execution.run import run
 from guidegraph.graph.export.bundle import check_bundle_path, write_bundle
 from guidegraph.graph.export.errors import ExportError
 from guidegraph.graph.export.partition.precision import parse_precisions
@@ -182,7 +182,7 @@ def test_a_loop_runs_as_in_the_engine(tmp_path: Path) -> None:
     bundle = Bundle(tmp_path / "bundle", SessionSettings.on("cpu", intra_threads=1))
     for change in ({}, {"steps": 7, "seed": 11, "factor": -1.25}, {"steps": 1}):
         actual = bundle.run(**change)
-        expected = run(graph, {**values, **change}, RunOptions()).outputs
+        expected = run(graph, {**values, **change}).outputs
         for name, tensor in expected.items():
             assert actual[name].shape == tuple(tensor.shape)
             np.testing.assert_allclose(actual[name], tensor.numpy(), rtol=1e-5, atol=1e-6)
@@ -256,7 +256,7 @@ def test_what_is_fixed_still_counts_a_loop_and_starts_a_carry(tmp_path: Path) ->
     assert "n" in exported.fixed
     write_bundle(exported, tmp_path / "bundle", kinds={"x": "tensor"}, versions={})
     actual = Bundle(tmp_path / "bundle", SessionSettings.on("cpu", intra_threads=1)).run(by=0.5)
-    expected = run(graph, {**values, "by": 0.5}, RunOptions()).outputs["x"]
+    expected = run(graph, {**values, "by": 0.5}).outputs["x"]
     np.testing.assert_allclose(actual["x"], expected.numpy(), rtol=1e-6)
 
 
@@ -280,7 +280,7 @@ def test_a_loop_over_numbers(tmp_path: Path) -> None:
     write_bundle(export_workflow(graph, values), tmp_path / "bundle", kinds={"x": "tensor"}, versions={})
     bundle = Bundle(tmp_path / "bundle", SessionSettings.on("cpu", intra_threads=1))
     for change in ({}, {"factors": [3.0, 0.25]}):
-        expected = run(graph, {**values, **change}, RunOptions()).outputs["x"]
+        expected = run(graph, {**values, **change}).outputs["x"]
         np.testing.assert_allclose(bundle.run(**change)["x"], expected.numpy(), rtol=1e-6)
 
 

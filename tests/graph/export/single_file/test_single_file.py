@@ -12,7 +12,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from guidegraph.graph.execution.run import RunOptions, run
+from guidegraph.graph.execution.run import run
 from guidegraph.graph.export.errors import ExportError
 from guidegraph.graph.export.single_file.write import write_single
 from guidegraph.graph.export.workflow import export_workflow
@@ -72,7 +72,7 @@ def test_a_loop_with_noise_and_a_gradient_in_it_runs_in_one_call(
 ) -> None:
     graph, file = loop
     actual = once(file, **change)
-    expected = run(graph, {"seed": 3, "steps": 4, "factor": 0.5, "batch": 1, **change}, RunOptions()).outputs
+    expected = run(graph, {"seed": 3, "steps": 4, "factor": 0.5, "batch": 1, **change}).outputs
     assert actual.keys() == expected.keys()
     for name, tensor in expected.items():
         np.testing.assert_allclose(actual[name], tensor.numpy(), rtol=1e-5, atol=1e-6)
@@ -86,7 +86,7 @@ def test_another_size_needs_no_new_export(loop: tuple[Graph, Path], tmp_path: Pa
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     (half, kept) = session.run(["half", "kept"], inputs)
     graph = graph_of(LOOP.replace("[2, 4, 6]", "[2, 3, 5], batch: 2"), tmp_path)
-    expected = run(graph, {"seed": 3, "steps": 4, "factor": 0.5}, RunOptions()).outputs
+    expected = run(graph, {"seed": 3, "steps": 4, "factor": 0.5}).outputs
     np.testing.assert_allclose(half, expected["half"].numpy(), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(kept, expected["kept"].numpy(), rtol=1e-5, atol=1e-6)
 
@@ -132,7 +132,7 @@ outputs: {{b: b.x}}
     graph = graph_of(text, tmp_path)
     file = written(graph, tmp_path, {"seed": 0, "factor": 2.0})
     for change in ({}, {"seed": 4, "factor": 0.1}):
-        expected = run(graph, {"seed": 0, "factor": 2.0, **change}, RunOptions()).outputs["b"]
+        expected = run(graph, {"seed": 0, "factor": 2.0, **change}).outputs["b"]
         np.testing.assert_allclose(once(file, **change)["b"], expected.numpy(), rtol=1e-5, atol=1e-6)
     made = inputs_with(read_description(file.with_suffix(".json")), {}, {"noise.shape": [2, 10, 3]})
     assert made["other"].shape == (1, 2, 20, 3)

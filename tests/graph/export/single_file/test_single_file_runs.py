@@ -12,7 +12,7 @@ import pytest
 
 from guidegraph import load_workflow
 from guidegraph.graph.errors import GuidegraphError
-from guidegraph.graph.execution.run import RunOptions, run
+from guidegraph.graph.execution.run import run
 from guidegraph.graph.export.partition.precision import EVERY_STEP
 from guidegraph.graph.export.single_file.write import write_single
 from guidegraph.graph.export.workflow import export_workflow
@@ -37,9 +37,7 @@ class Small:
     file: Path
 
     def engine(self, **change: Any) -> np.ndarray[Any, Any]:
-        picture: np.ndarray[Any, Any] = (
-            run(self.graph, {**self.values, **change}, RunOptions()).outputs["image"].numpy()
-        )
+        picture: np.ndarray[Any, Any] = run(self.graph, {**self.values, **change}).outputs["image"].numpy()
         return picture
 
 
@@ -123,7 +121,7 @@ def test_another_sampler_and_size_in_one_call(small: Small, tmp_path: Path) -> N
     text = WORKFLOW.replace("scheduler.ddpm", "scheduler.ddim").replace("{clip: true}", "{clip: true, eta: 0.5}")
     (tmp_path / "other.yaml").write_text("guidegraph: 1\n" + text.replace("[3, 8, 12]", "[3, 16, 4]"))
     graph = build(tmp_path / "other.yaml", with_models())
-    expected = run(graph, {**small.values, "steps": 5}, RunOptions()).outputs["image"].numpy()
+    expected = run(graph, {**small.values, "steps": 5}).outputs["image"].numpy()
     assert picture.shape == expected.shape == (2, 3, 16, 4)
     assert np.abs(picture - expected).max() <= TWO
 

@@ -1,0 +1,31 @@
+"""Objects of this process that a run uses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from guidegraph.graph.cancellation import CancelToken
+from guidegraph.graph.events import Observer
+from guidegraph.graph.execution.cache import MemoryCache
+from guidegraph.graph.execution.loop_context import Previewed
+from guidegraph.graph.memory.weights import Mover
+from guidegraph.graph.types import PortType
+
+
+@dataclass(frozen=True)
+class Attachments:
+    """Objects of this process that a run uses, in addition to its ``RunConfig``.
+
+    memory: a cache in memory. observers: called with each event. on_output: called with name, value and type as soon as
+    an output is complete. on_preview: called with each output of a training loop's previews.
+    mover: moves tensors to the device and back; by default torch does, on devices other than the CPU.
+    """
+
+    memory: MemoryCache | None = None
+    observers: Sequence[Observer] = ()
+    cancel: CancelToken = field(default_factory=CancelToken)
+    on_output: Callable[[str, Any, PortType], None] | None = None
+    on_preview: Callable[[Previewed], None] | None = None
+    mover: Mover | None = None

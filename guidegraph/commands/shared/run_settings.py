@@ -1,0 +1,112 @@
+"""The options that set how a workflow is run: ``--device``, ``--dtype``, ``--passes``, ``--limit`` and more."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from guidegraph.commands.shared.errors import argument_problem
+from guidegraph.graph.device_context import DTYPES
+from guidegraph.graph.errors import Problem, WorkflowError, suggest
+from guidegraph.graph.planning.passes import ALL_PASSES, PASSES
+from guidegraph.graph.run_config import RunConfig
+from guidegraph.graph.trust.limits import Limits, current_limits, enforce_limits, parse_limits
+from guidegraph_runtime.files.run_folders import make_run_folder
+from guidegraph_runtime.machine.byte_sizes import parse_size
+from guidegraph_runtime.machine.shortages import with_shortage
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """The options as they were given. dtype: ``None`` for float32, or that of the picture that is repeated."""
+
+    device: str = "cpu"
+    dtype: str | None = None
+    only: list[str] | None = None
+    cache: str = "off"
+    memory_budget: str | None = None
+    passes: str = "all"
+
+    def parse(self, problems: list[Problem], *, device_is_here: bool = True) -> RunConfig:
+        """Check the options, with any problems appended. Neither device nor dtype falls back to another one."""
+        dtype = self.dtype or "float32"
+        if dtype not in DTYPES:
+            message = f"there is no dtype '{dtype}'; {suggest(dtype, DTYPES, 'dtypes')}"
+            problems.append(argument_problem("unknown-dtype", message, "--dtype"))
+            dtype = "float32"
+        if device_is_here and (reason := _device_problem(self.device)):
+            problems.append(argument_problem("no-device", reason, "--device"))
+        passes = parse_passes(self.passes, problems)
+        budget = self._parse_budget(problems)
+        cache = None if self.cache == "off" else Path(self.cache).expanduser()
+        check_folder("--cache", cache, problems)
+        return RunConfig(self.device, dtype, passes, self.only or None, cache, budget)
+
+    def _parse_budget(self, problems: list[Problem]) -> int | None:
+        if self.memory_budget is None:
+            return None
+        if self.device == "cpu":
+            message = "it limits what is on another device than the CPU: give --device cuda too, or leave it out"
+            problems.append(argument_problem("bad-budget", message, "--memory-budget"))
+        try:
+            return parse_size(self.memory_budget)
+        except ValueError as error:
+            problems.append(argument_problem("bad-budget", str(error), "--memory-budget"))
+            return None
+
+
+def check_folder(option: str, folder: Path | None, problems: list[Problem]) -> None:
+    """Append a problem if a path for a folder is something else."""
+    if folder is not None and folder.exists() and not folder.is_dir():
+        problems.append(argument_problem("not-a-folder", f"'{folder}' is not a folder", option))
+
+
+def prepare_run_folder(out: Path | None, name: str) -> Path:
+    """Make the folder for the files. Raises ``WorkflowError`` if it cannot be made."""
+    try:
+        return make_run_folder(out, name)
+    except OSError as error:
+        reason = with_shortage(str(error), error)
+        problem = argument_problem("no-folder", f"the folder for the files cannot be made: {reason}", "--out")
+        raise WorkflowError([problem]) from error
+
+
+def parse_passes(text: str, problems: list[Problem]) -> frozenset[str]:
+    """Parse ``all``, ``none`` or a list of names into passes."""
+    if text in ("all", "none"):
+        return ALL_PASSES if text == "all" else frozenset()
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in PASSES:
+            message = f"there is no pass '{name}'; {suggest(name, PASSES, 'passes')}"
+            problems.append(argument_problem("unknown-pass", message, "--passes"))
+    return frozenset(names) & ALL_PASSES
+
+
+def _device_problem(device: str) -> str:
+    if device == "cpu":
+        return ""
+    match = re.fullmatch(r"cuda(?::(\d+))?", device)
+    if match is None:
+        return f"there is no device '{device}'; devices: cpu, cuda, cuda:i"
+    import torch
+
+    if not torch.cuda.is_available():
+        built = "" if torch.version.cuda or torch.version.hip else " (this torch is built for the CPU only)"
+        return f"'{device}' was asked for, and this machine has no CUDA device that torch can use{built}"
+    count = torch.cuda.device_count()
+    return "" if int(match[1] or 0) < count else f"there is no '{device}'; this machine has {count} CUDA device(s)"
+
+
+@contextmanager
+def apply_limits(settings: Sequence[str] | None) -> Iterator[Limits]:
+    """Context manager: apply the limits of ``--limit NAME=VALUE``. Raises ``WorkflowError``."""
+    try:
+        limits = parse_limits(settings or (), current_limits())
+    except ValueError as error:
+        raise WorkflowError([argument_problem("bad-limit", str(error), "--limit")]) from None
+    with enforce_limits(limits):
+        yield limits

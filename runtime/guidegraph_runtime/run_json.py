@@ -1,0 +1,99 @@
+"""``run.json``: how and when the engine and the runtime write it, and the fields that both of them record."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from guidegraph_runtime.error_text import error_text
+from guidegraph_runtime.files.atomic_write import write_text
+from guidegraph_runtime.machine.termination import before_exit
+
+RECORD = "run.json"
+FORMAT = 1
+
+
+@dataclass(kw_only=True)
+class RunJson(ABC):
+    """The `run.json` of a run that begins now."""
+
+    started: str = field(default_factory=lambda: datetime.now().astimezone().isoformat(timespec="seconds"))
+    _start_time: float = field(default_factory=time.perf_counter)
+
+    @abstractmethod
+    def content(self) -> dict[str, Any]:
+        """The fields of `run.json` after its status."""
+
+    def seconds(self) -> float:
+        """The seconds since the start, to the microsecond."""
+        return round(time.perf_counter() - self._start_time, 6)
+
+    def write(self, folder: Path, status: str, error: str | None = None) -> None:
+        """Write `run.json` with the current state."""
+        content = {"format": FORMAT, "status": status, "error": error, **self.content()}
+        write_text(folder / RECORD, json.dumps(content, indent=2) + "\n", durable=status != "running")
+
+    @contextmanager
+    def keep(self, folder: Path) -> Iterator[None]:
+        """Context manager: write `run.json` at the start and at the end of the run, however it ends."""
+        self.write(folder, "running")
+        try:
+            with before_exit(lambda: self.write(folder, "cancelled", "the process was ended amid the run")):
+                yield
+        except BaseException as error:
+            with suppress(OSError):  # report the first error
+                self.write(folder, self.status_of(error), error_text(error) or type(error).__name__)
+            raise
+        self.write(folder, "done")
+
+    def status_of(self, error: BaseException) -> str:
+        """The status of a run that an error ended."""
+        return "cancelled" if isinstance(error, KeyboardInterrupt) else "failed"
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """Read a record; None if it is missing or damaged."""
+    try:
+        record = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def describe_killed_run(folder: Path) -> str:
+    """A note for the user if the last run into a folder was killed; "" otherwise."""
+    record = read_record(folder / RECORD) or {}
+    if record.get("status") != "running" or "started" not in record:
+        return ""
+    started = str(record["started"])[:40]
+    return f"note: the last run into '{folder}', started {started}, was killed, or could not write"
+
+
+def picture_text(keyword: str, format: int, content: Mapping[str, Any]) -> dict[str, str]:
+    """The text chunk of a picture from which its run can be repeated."""
+    return {keyword: json.dumps({"format": format, **content})}
+
+
+def with_machine(versions: Mapping[str, str]) -> dict[str, str]:
+    """The versions of packages, followed by those of Python and the system."""
+    system = {"python": platform.python_version(), "platform": platform.platform(), "machine": platform.machine()}
+    return {**versions, **system}
+
+
+def summarise_files(folder: Path, outputs: Mapping[str, list[str]], listed: Mapping[str, Any] | None = None) -> str:
+    """One line with the files of a run, by output; of several only the first and last, unless the output is listed."""
+    names: list[str] = []
+    for output, files in outputs.items():
+        shown_whole = len(files) == 1 or output in (listed or {})
+        names += files if shown_whole else [f"{files[0]} … {files[-1]}"]
+    if len(names) == 1 and " … " not in names[0]:
+        return f"wrote {folder / names[0]}"
+    return f"wrote {', '.join(names)} in {folder}"
