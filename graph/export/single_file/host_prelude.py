@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from guidegraph.graph.export.errors import ExportError
 from guidegraph_runtime.bundle.manifest_types import Operation, walk_operations
-from guidegraph_runtime.operations import SHAPES_READ
+from guidegraph_runtime.operations import shapes_read_by
 from guidegraph_runtime.running.loops import Loop
 
 BUNDLE_REMEDY = "export a bundle instead, which can do it: leave out --single-file"
@@ -48,7 +48,7 @@ def plan_prelude(plan: Sequence[Operation], available: set[str]) -> HostPrelude:
         index = operation.inputs.get("index")
         loop = next((candidate for candidate in loops if index in (candidate.index, candidate.item)), None)
         unknown = {port: name for port, name in operation.inputs.items() if name not in available}
-        shapes = SHAPES_READ.get(operation.op, ())
+        shapes = shapes_read_by(operation.op)
         if not shapes or unknown.keys() - {*shapes, "index"} or ("index" in unknown and loop is None):
             raise ExportError(
                 f"nodes.{operation.node} ({operation.op}) runs on the host and takes '{min(unknown.values())}', which "

@@ -26,7 +26,7 @@ from guidegraph_runtime.bundle.manifest_types import walk_operations
 from guidegraph_runtime.bundle.names import TABLES
 from guidegraph_runtime.files.atomic_write import write_errors
 from guidegraph_runtime.files.temporary_names import remove_stale_once, temporary_path
-from guidegraph_runtime.operations import SHAPES_READ
+from guidegraph_runtime.operations import shapes_read_by
 from guidegraph_runtime.running.single_file import (
     DATA,
     FORMAT,
@@ -205,7 +205,7 @@ def _plain_input(tensor: Tensor, described: Description, data: _Data, example: A
     content = example.astype(example.dtype.newbyteorder("<")).tobytes()
     noise = described.noise.get(tensor.name)
     example_entry: dict[str, Any] = {"shape": list(example.shape), "offset": data.add(content), "bytes": len(content)}
-    drawn = {operation.outputs[0] for operation in described.recipe.plan if SHAPES_READ.get(operation.op)}
+    drawn = {operation.outputs[0] for operation in described.recipe.plan if shapes_read_by(operation.op)}
     if example.size <= MAX_SHOWN_VALUES and tensor.name not in drawn:
         example_entry["values"] = example.tolist()
     plain_input: dict[str, Any] = {
