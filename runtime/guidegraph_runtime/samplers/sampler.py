@@ -24,7 +24,7 @@ from guidegraph_runtime.declare.settings import (
     Timesteps,
 )
 from guidegraph_runtime.tables import noise_levels
-from guidegraph_runtime.tables.noise_levels import NoiseSchedule, Rule, check_levels, parse_levels, parse_schedule
+from guidegraph_runtime.tables.noise_levels import Rule, check_levels, parse_levels, parse_schedule
 from guidegraph_runtime.tables.rows import K, Level, Row, stack_rows
 
 SHARED_SETTINGS = """
@@ -110,33 +110,65 @@ def sampler(
         fixed = [] if eta is None else [_setting("eta", Ancestral if eta else Deterministic, float(eta))]
         settings = [*choosing, *fixed, *own, *(_CLIPPING if rederives else _CLIPPING[:-1]), strength]
         preset = {parameter.name: parameter.default for parameter in settings}
+        choice = [parameter.name for parameter in (*choosing, strength)]
+        recipe = _Recipe(solver, inputs, [p.name for p in own], rule, default_levels, choice, start, rising, preset)
 
         def build(schedule: Schedule, levels: Levels | None = None, **changed: Any) -> Sampler:
-            noise, values = _restrict(parse_schedule(schedule), start), preset | changed
-            if levels is None:
-                if values["steps"] is None:
-                    values["steps"] = noise.whole_times
-                chosen = [values[parameter.name] for parameter in (*choosing, strength)]
-                visited = default_levels(noise, rule, *chosen)
-            else:
-                wired = parse_levels(levels)
-                _check_shorthand(values, preset, steps=len(wired.t) - 1)
-                visited = check_levels(wired, rising and values.get("eta", 0) == 0).to_list()
-            if start == "signal":
-                require_signal(visited, name)
-            skipped = 0 if levels is not None else values["steps"] - (len(visited) - 1)
-            available = {"levels": visited, "noise": noise, "skipped": skipped}
-            rows = solver(*(available[key] for key in inputs), **{key.name: values[key.name] for key in own})
-            return _to_outputs(rows, values)
+            return recipe.build(schedule, levels, changed)
 
         build.__name__, build.__doc__ = name, solver.__doc__
-        build.__signature__ = Signature([*_PORTS, *settings], return_annotation=Sampler)  # type: ignore[attr-defined]
-        build.__annotations__ = {p.name: p.annotation for p in (*_PORTS, *settings)} | {"return": Sampler}
+        _set_signature(build, settings)
         operation(f"scheduler.{name}", shape=_table_shape)(build)
         SAMPLERS[name] = start
         return solver
 
     return register
+
+
+class _Recipe(NamedTuple):
+    """The way from a schedule and settings to a sampler's table.
+
+    inputs, own: the names of the solver's inputs and of its settings. choice: the names of the settings of
+    `default_levels`. preset: the defaults of all settings.
+    """
+
+    solver: Callable[..., list[Row]]
+    inputs: Sequence[str]
+    own: Sequence[str]
+    rule: Rule
+    default_levels: Callable[..., list[Level]]
+    choice: Sequence[str]
+    start: Start
+    rising: bool
+    preset: Mapping[str, Any]
+
+    def build(self, schedule: Schedule, levels: Levels | None, changed: Mapping[str, Any]) -> Sampler:
+        noise, values = parse_schedule(schedule), {**self.preset, **changed}
+        if self.start != "trained":
+            noise = noise.with_signal(zero=self.start == "zero")
+        if levels is None:
+            steps = noise.whole_times if values["steps"] is None else values["steps"]
+            values["steps"] = steps
+            visited = self.default_levels(noise, self.rule, *(values[name] for name in self.choice))
+            skipped = steps - (len(visited) - 1)
+        else:
+            visited, skipped = self._check_wired(parse_levels(levels), values), 0
+        if self.start == "signal":
+            require_signal(visited, self.solver.__name__)
+        available = {"levels": visited, "noise": noise, "skipped": skipped}
+        rows = self.solver(*(available[name] for name in self.inputs), **{name: values[name] for name in self.own})
+        return _to_outputs(rows, values)
+
+    def _check_wired(self, levels: noise_levels.Levels, values: Mapping[str, Any]) -> list[Level]:
+        """The wired levels. Raises ``ValueError`` if a setting that chooses levels is changed too."""
+        steps = len(levels.t) - 1
+        for name in SHORTHAND:
+            if values.get(name) != self.preset.get(name) and not (name == "steps" and values[name] == steps):
+                raise ValueError(
+                    f"the sampler's levels are wired, so its setting {name} = {values[name]!r} would change nothing: "
+                    f"leave it out, or set it at the levels' node (there are {steps} steps)"
+                )
+        return check_levels(levels, self.rising and values.get("eta", 0) == 0).to_list()
 
 
 def require_signal(levels: Sequence[Level], solver: str) -> None:
@@ -181,18 +213,10 @@ def _parameters_of_levels(default_levels: Callable[..., list[Level]], defaults: 
     return [p.replace(annotation=p.annotation | None) if p.default is None else p for p in settings]
 
 
-def _restrict(noise: NoiseSchedule, start: Start) -> NoiseSchedule:
-    return noise if start == "trained" else noise.with_signal(zero=start == "zero")
-
-
-def _check_shorthand(values: Mapping[str, Any], preset: Mapping[str, Any], steps: int) -> None:
-    """Raise ``ValueError`` if a setting that chooses levels is changed although levels are wired."""
-    for name in SHORTHAND:
-        if values.get(name) != preset.get(name) and not (name == "steps" and values[name] == steps):
-            raise ValueError(
-                f"the sampler's levels are wired, so its setting {name} = {values[name]!r} would change nothing: leave "
-                f"it out, or set it at the levels' node (there are {steps} steps)"
-            )
+def _set_signature(function: Any, settings: Sequence[Parameter]) -> None:
+    parameters = [*_PORTS, *settings]
+    function.__signature__ = Signature(parameters, return_annotation=Sampler)
+    function.__annotations__ = {p.name: p.annotation for p in parameters} | {"return": Sampler}
 
 
 def _table_shape(steps: Any) -> tuple[int, ...]:
