@@ -109,9 +109,7 @@ def sampler(
         *choosing, strength = _parameters_of_levels(default_levels, defaults)
         fixed = [] if eta is None else [_setting("eta", Ancestral if eta else Deterministic, float(eta))]
         settings = [*choosing, *fixed, *own, *(_CLIPPING if rederives else _CLIPPING[:-1]), strength]
-        preset = {parameter.name: parameter.default for parameter in settings}
-        choice = [parameter.name for parameter in (*choosing, strength)]
-        recipe = _Recipe(solver, inputs, [p.name for p in own], rule, default_levels, choice, start, rising, preset)
+        recipe = _Recipe(solver, inputs, own, rule, default_levels, [*choosing, strength], settings, start, rising)
 
         def build(schedule: Schedule, levels: Levels | None = None, **changed: Any) -> Sampler:
             return recipe.build(schedule, levels, changed)
@@ -128,42 +126,46 @@ def sampler(
 class _Recipe(NamedTuple):
     """The way from a schedule and settings to a sampler's table.
 
-    inputs, own: the names of the solver's inputs and of its settings. choice: the names of the settings of
-    `default_levels`. preset: the defaults of all settings.
+    inputs: the names of the solver's inputs. own, choosing: its settings, and those of `default_levels`.
     """
 
     solver: Callable[..., list[Row]]
     inputs: Sequence[str]
-    own: Sequence[str]
+    own: Sequence[Parameter]
     rule: Rule
     default_levels: Callable[..., list[Level]]
-    choice: Sequence[str]
+    choosing: Sequence[Parameter]
+    settings: Sequence[Parameter]
     start: Start
     rising: bool
-    preset: Mapping[str, Any]
+
+    @property
+    def preset(self) -> dict[str, Any]:
+        """The defaults of all settings."""
+        return {parameter.name: parameter.default for parameter in self.settings}
 
     def build(self, schedule: Schedule, levels: Levels | None, changed: Mapping[str, Any]) -> Sampler:
-        noise, values = parse_schedule(schedule), {**self.preset, **changed}
+        noise, values = parse_schedule(schedule), self.preset | {**changed}
         if self.start != "trained":
             noise = noise.with_signal(zero=self.start == "zero")
         if levels is None:
             steps = noise.whole_times if values["steps"] is None else values["steps"]
             values["steps"] = steps
-            visited = self.default_levels(noise, self.rule, *(values[name] for name in self.choice))
+            visited = self.default_levels(noise, self.rule, *(values[p.name] for p in self.choosing))
             skipped = steps - (len(visited) - 1)
         else:
             visited, skipped = self._check_wired(parse_levels(levels), values), 0
         if self.start == "signal":
             require_signal(visited, self.solver.__name__)
         available = {"levels": visited, "noise": noise, "skipped": skipped}
-        rows = self.solver(*(available[name] for name in self.inputs), **{name: values[name] for name in self.own})
+        rows = self.solver(*(available[name] for name in self.inputs), **{p.name: values[p.name] for p in self.own})
         return _to_outputs(rows, values)
 
     def _check_wired(self, levels: noise_levels.Levels, values: Mapping[str, Any]) -> list[Level]:
         """The wired levels. Raises ``ValueError`` if a setting that chooses levels is changed too."""
-        steps = len(levels.t) - 1
+        steps, preset = len(levels.t) - 1, self.preset
         for name in SHORTHAND:
-            if values.get(name) != self.preset.get(name) and not (name == "steps" and values[name] == steps):
+            if values.get(name) != preset.get(name) and not (name == "steps" and values[name] == steps):
                 raise ValueError(
                     f"the sampler's levels are wired, so its setting {name} = {values[name]!r} would change nothing: "
                     f"leave it out, or set it at the levels' node (there are {steps} steps)"
