@@ -108,9 +108,9 @@ def operation(
         _operations[id] = declared
 
         @functools.wraps(function)
-        def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        def call_checked(*args: P.args, **kwargs: P.kwargs) -> R:
             return function(*args, **declared.check_settings(kwargs))
 
-        return checked
+        return call_checked
 
     return register

@@ -35,7 +35,7 @@ def sample_shape(sample: Any) -> tuple[int, ...]:
     return batch, 3, height, width
 
 
-@operation("image.load", shape=image_shape)
+@operation("image.load", shape=image_shape, output_help="a picture, 0 to 255 as -1 to 1, colours first")
 def load(*, path: FilePath, size: Size | None = None, resize: Resize = "crop") -> Image:
     """Load a picture file as an image (1, 3, H, W) in [-1, 1]; transparency is blended over white.
 

@@ -29,7 +29,7 @@ def constant_shape(label: Any, batch: Any) -> tuple[int, ...]:
     return (len(label),)
 
 
-@operation("label.constant", shape=constant_shape)
+@operation("label.constant", shape=constant_shape, output_help="class indices")
 def constant(
     *, label: Class | Annotated[list[Class], NotEmpty()], batch: Count | None = None, classes: Count | None = None
 ) -> Label:
@@ -54,7 +54,7 @@ def cycle_shape(batch: Any) -> tuple[int, ...]:
     return (check_int("batch", batch, low=1),)
 
 
-@operation("label.cycle", shape=cycle_shape)
+@operation("label.cycle", shape=cycle_shape, output_help="class indices")
 def cycle(*, classes: Count, batch: Count = 1, start: Class = 0) -> Label:
     """Labels (batch) that cycle through the classes: start, start + 1, …, classes − 1, 0, …"""
     check_limit("elements", batch, f"a batch of {batch:,} labels")

@@ -11,6 +11,8 @@ from guidegraph_runtime.declare.operation import operation
 from guidegraph_runtime.declare.settings import Count, FilePath, Mask, Range, Size
 from guidegraph_runtime.operations import image
 
+HELP = "1 where something is made anew, 0 where the picture stays"
+
 Coordinate: TypeAlias = Annotated[int, Range(low=0)]
 Level: TypeAlias = Annotated[float, Range(low=0, high=1)]
 
@@ -20,7 +22,7 @@ def mask_shape(size: Any) -> tuple[int | None, ...]:
     return 1, 1, *image.sides_of(size)
 
 
-@operation("mask.box", shape=mask_shape)
+@operation("mask.box", shape=mask_shape, output_help=HELP)
 def box(*, size: Size = 64, top: Coordinate = 16, left: Coordinate = 16, height: Count = 32, width: Count = 32) -> Mask:
     """A mask (1, 1, H, W) that is 1 in a box; size: a side, or [height, width], in pixels like the box.
 
@@ -37,7 +39,7 @@ def box(*, size: Size = 64, top: Coordinate = 16, left: Coordinate = 16, height:
     return mask
 
 
-@operation("mask.load", shape=mask_shape)
+@operation("mask.load", shape=mask_shape, output_help=HELP)
 def load(*, path: FilePath, size: Size | None = None, threshold: Level = 0.5) -> Mask:
     """Load a picture file as a mask (1, 1, H, W): 1 where it is brighter than the threshold, on a scale from 0 to 1.
 

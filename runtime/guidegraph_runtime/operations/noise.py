@@ -44,7 +44,13 @@ def _runtime_shape(like: Any, seed: Any, shape: Any, batch: Any, rng: Any) -> tu
     return noise_shape(like, seed, shape, batch)
 
 
-@operation("noise.gaussian", shapes_read=("like",), shape=_runtime_shape, idle={"rng": None, "shape": "like"})
+@operation(
+    "noise.gaussian",
+    shapes_read=("like",),
+    shape=_runtime_shape,
+    idle={"rng": None, "shape": "like"},
+    output_help="standard normal noise",
+)
 def gaussian(
     like: Sample | None = None,
     index: int | None = None,

@@ -20,7 +20,7 @@ def map_shape(size: Any, classes: Any) -> tuple[int | None, ...]:
     return 1, len(CLASSES) if classes is None else classes, *sides_of(size)
 
 
-@operation("semantic.load", shape=map_shape)
+@operation("semantic.load", shape=map_shape, output_help="a one-hot map of classes")
 def load(*, path: FilePath, size: Size | None = None, classes: Count | None = None) -> SemanticMap:
     """Load the picture file at `path` as a one-hot map (1, K, H, W) of the classes of scenes, or of `classes` others.
 

@@ -45,7 +45,10 @@ def replace(text: str | Sequence[str], *, words: dict[str, str]) -> list[str]:
     return [pattern.sub(lambda match: table[match[1].lower()], item) for item in texts]
 
 
-@operation("text.tokenize")
+@operation(
+    "text.tokenize",
+    output_help={"ids": "token ids of the texts, padded", "mask": "true where a token counts"},
+)
 def tokenize(
     texts: str | Sequence[str], *, tokenizer: bytes, length: Count | None = None, weighted: bool = False
 ) -> Tokens:

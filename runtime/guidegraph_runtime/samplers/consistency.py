@@ -36,7 +36,7 @@ def distillation_timesteps(train_steps: int, original_steps: int, steps: int) ->
     return [(original_steps - i * original_steps // steps) * skip - 1 for i in range(steps)]
 
 
-def distilled_levels(
+def choose_distilled_levels(
     noise: NoiseSchedule,
     rule: Rule,
     steps: Steps = 4,
@@ -60,7 +60,7 @@ def distilled_levels(
     return [*(noise.at(float(t)) for t in remaining), noise_levels.landing(noise, final)]
 
 
-@sampler(SUBSEQUENCE, distilled_levels, start="zero", rederives=False)
+@sampler(SUBSEQUENCE, choose_distilled_levels, start="zero", rederives=False)
 def lcm(levels: Sequence[Level], *, timestep_scaling: Positive = 10.0) -> list[Row]:
     """Latent consistency models (Luo et al. 2023, algorithm 3): the consistency function, then noise of the next level.
 
@@ -79,7 +79,7 @@ def lcm(levels: Sequence[Level], *, timestep_scaling: Positive = 10.0) -> list[R
     return rows
 
 
-@sampler(SUBSEQUENCE, distilled_levels, start="zero", final="first")
+@sampler(SUBSEQUENCE, choose_distilled_levels, start="zero", final="first")
 def tcd(levels: Sequence[Level], noise: NoiseSchedule, *, eta: Eta = 0.3) -> list[Row]:
     """Trajectory consistency distillation (Zheng et al. 2024, algorithm 4): DDIM to below the next level, then noise.
 

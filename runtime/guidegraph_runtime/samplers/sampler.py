@@ -46,6 +46,18 @@ rederive_eps: derive ε from the clipped x̂0.
 """
 """The ports and settings that several samplers share, for the documentation of their nodes."""
 
+OUTPUT_HELP = {
+    "steps": "the time of each of the model's calls, from noise to picture",
+    "matrix": "the sampler's linear maps [x', s'] = M [x, x0, eps, noise, s1 … s4], one for each of the model's calls",
+    "alpha": "how much of the picture is left at each call",
+    "sigma": "how much noise there is at each call",
+    "t": "the time of each call",
+    "score_gain": "how much of a score is added at each call",
+    "log_variance": "the logarithms of the least and the largest variance of each call",
+    "index": "the row of the table with which to start: 0",
+    "slots": "what the sampler keeps from call to call, at the start: zeros",
+}
+
 Start: TypeAlias = Literal["trained", "zero", "signal"]
 """Where default levels may start: at the last trained timestep, whatever signal is left there ("trained"); where signal
 is left, or exactly at α = 0 if the schedule ends there ("zero"); only where signal is left, as the solver divides by α
@@ -116,7 +128,7 @@ def sampler(
 
         build.__name__, build.__doc__ = name, solver.__doc__
         _set_signature(build, settings)
-        operation(f"scheduler.{name}", shape=_table_shape)(build)
+        operation(f"scheduler.{name}", shape=_table_shape, output_help=OUTPUT_HELP)(build)
         SAMPLERS[name] = start
         return solver
 
