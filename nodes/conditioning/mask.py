@@ -9,6 +9,7 @@ from annotated_types import Ge, Le
 
 from guidegraph.graph.node import node
 from guidegraph.graph.training.ranks import first_row
+from guidegraph.nodes import port_shapes
 from guidegraph.nodes.derive import node_from_operation
 from guidegraph.nodes.shape_checks import cast_mask, check_compatible
 from guidegraph.nodes.types import Image, Mask, Sample

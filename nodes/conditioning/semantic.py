@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
+from guidegraph.nodes import port_shapes
 from guidegraph.nodes.derive import node_from_operation
 from guidegraph.nodes.types import Condition, Image, Segmenter, SemanticEmbedder, SemanticMap
 from guidegraph_runtime.pictures.semantic_maps import COLOURS
