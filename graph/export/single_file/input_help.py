@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from guidegraph_runtime.bundle.manifest import Manifest, Operation
 from guidegraph_runtime.operations import OPERATIONS
-from guidegraph_runtime.running.single_file import NoiseRecipe
+from guidegraph_runtime.running.single_file import DrawRecipe
 
 
-def describe_input(name: str, noise: NoiseRecipe | None, recipe: Manifest) -> str:
+def describe_input(name: str, draw: DrawRecipe | None, recipe: Manifest) -> str:
     """A sentence that describes an input and the node or parameter that it comes from."""
     if name.startswith("params."):
         parameter = name.removeprefix("params.")
@@ -17,8 +17,8 @@ def describe_input(name: str, noise: NoiseRecipe | None, recipe: Manifest) -> st
     if operation is None:
         return f"the value '{name}'"
     text = f"{_look_up_meaning(name, operation)}; node '{operation.node}' ({operation.op})"
-    if noise is not None and noise.over is not None:
-        text += ", another for each entry of " + noise.over
+    if draw is not None and draw.over is not None:
+        text += ", another for each entry of " + draw.over
     files = [
         str(value["file"]) for value in operation.settings.values() if isinstance(value, dict) and [*value] == ["file"]
     ]

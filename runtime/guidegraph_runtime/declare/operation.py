@@ -82,6 +82,11 @@ def shapes_read_by(id: str) -> tuple[str, ...]:
     return OPERATIONS[id].shapes_read if id in OPERATIONS else ()
 
 
+def drawing_operations() -> list[str]:
+    """The operations that draw random numbers: those that read no values of their ports, but shapes."""
+    return [id for id, declared in OPERATIONS.items() if declared.shapes_read]
+
+
 def operation(
     id: str,
     *,

@@ -2,6 +2,7 @@
 
 from guidegraph_runtime.declare.operation import OPERATIONS as OPERATIONS
 from guidegraph_runtime.declare.operation import HostOperation as HostOperation
+from guidegraph_runtime.declare.operation import drawing_operations as drawing_operations
 from guidegraph_runtime.declare.operation import shapes_read_by as shapes_read_by
 from guidegraph_runtime.operations import image, label, levels, mask, noise, schedule, scheduler, semantic, tensor, text
 from guidegraph_runtime.samplers import (  # registers the samplers
@@ -19,6 +20,7 @@ __all__ = [
     "consistency",
     "ddpm_ddim",
     "dpm_solver",
+    "drawing_operations",
     "image",
     "label",
     "levels",
