@@ -47,11 +47,7 @@ def write_bundle(
         parts = {part.plan.name: _save_graph(part, folder) for part in exported.parts}
         if exported.host.tables:
             _save_tables(exported.host.tables, folder / TABLES)
-        adaptable = {part.plan.name: part.adaptable for part in exported.parts if part.adaptable}
-        files = {**exported.host.files, **(more or {})}
-        if adaptable or exported.frozen:
-            files[ADAPTABLE_TABLE] = make_weight_table(adaptable, exported.frozen)
-        for name, data in files.items():
+        for name, data in {**exported.host.files, **_weight_table(exported), **(more or {})}.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(data)
         graph = exported.graph
@@ -70,6 +66,12 @@ def write_bundle(
         )
         (folder / MANIFEST).write_bytes(write_manifest(manifest))
     return manifest
+
+
+def _weight_table(exported: Exported) -> dict[str, bytes]:
+    """The file of adaptable weights, if the models have some, or had some that are frozen."""
+    adaptable = {part.plan.name: part.adaptable for part in exported.parts if part.adaptable}
+    return {ADAPTABLE_TABLE: make_weight_table(adaptable, exported.frozen)} if adaptable or exported.frozen else {}
 
 
 def _save_graph(part: ExportedPart, folder: Path) -> Part:

@@ -18,69 +18,18 @@ from guidegraph.plugins.builtin import guidegraph_nodes
 from guidegraph_runtime.operations import OPERATIONS
 from tests.paths import ROOT
 
-WORDS = frozenset(
-    [
-        "alpha",
-        "alphas",
-        "autoencoder",
-        "autoencoders",
-        "caption",
-        "captions",
-        "cfg",
-        "classifier",
-        "classifiers",
-        "ddim",
-        "ddpm",
-        "denoise",
-        "denoiser",
-        "denoisers",
-        "denoising",
-        "diffusion",
-        "embedder",
-        "embedders",
-        "epsilon",
-        "gaussian",
-        "guidance",
-        "guided",
-        "image",
-        "images",
-        "inpaint",
-        "latent",
-        "latents",
-        "lora",
-        "loras",
-        "mask",
-        "masks",
-        "noise",
-        "noised",
-        "noises",
-        "noisy",
-        "philox",
-        "picture",
-        "pictures",
-        "prompt",
-        "prompts",
-        "rescale",
-        "sample",
-        "sampler",
-        "samplers",
-        "sampling",
-        "scheduler",
-        "schedulers",
-        "score",
-        "scores",
-        "segmenter",
-        "semantic",
-        "sigma",
-        "sigmas",
-        "timestep",
-        "timesteps",
-        "tokenize",
-        "tokenizer",
-        "unet",
-        "vae",
-    ]
-)
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+WORDS = _words("""
+    alpha alphas autoencoder autoencoders caption captions cfg classifier classifiers ddim ddpm denoise denoiser
+    denoisers denoising diffusion embedder embedders epsilon gaussian guidance guided image images inpaint latent
+    latents lora loras mask masks noise noised noises noisy philox picture pictures prompt prompts rescale
+    sampler samplers sampling scheduler schedulers score scores segmenter semantic sigma sigmas timestep timesteps
+    tokenize tokenizer unet vae
+""")
 """Words of the field. Left out are words that the engine needs in another sense: label (of a branch), token (to cancel
 a run), sample (of a batch), condition, level, schedule (of learning rates), step, scale, clip and eps (of AdamW).
 """

@@ -1,4 +1,4 @@
-"""``@operation``: the declaration of what the runtime computes between graphs, and the engine in a node of that id.
+"""``@operation``: the declaration of a computation between graphs, which is also a node of the engine.
 
 An operation is declared once: its signature with ranges and defaults, docstring, and rule for its shape. The engine
 derives its node from this, so only what differs in torch is written there.
@@ -78,7 +78,7 @@ OPERATIONS: Mapping[str, HostOperation] = MappingProxyType(_operations)
 
 
 def shapes_read_by(id: str) -> tuple[str, ...]:
-    """The ports of which an operation reads only shape and dtype; () for an id that is no operation's."""
+    """The ports of which an operation reads only shape and dtype; () if there is no such operation."""
     return OPERATIONS[id].shapes_read if id in OPERATIONS else ()
 
 

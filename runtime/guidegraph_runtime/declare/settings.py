@@ -1,4 +1,4 @@
-"""Types of an operation's ports and settings: what is declared here, the runtime checks and the engine reads.
+"""Types of an operation's ports and settings, which the runtime checks and the engine reads.
 
 A setting is annotated with its range, a port with the engine's name for its type. pydantic reads the ranges through
 ``__get_pydantic_core_schema__``, so the engine's messages and JSON Schema come from the same declaration.
