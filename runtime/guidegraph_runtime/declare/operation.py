@@ -78,7 +78,7 @@ OPERATIONS: Mapping[str, HostOperation] = MappingProxyType(_operations)
 
 
 def shapes_read_by(id: str) -> tuple[str, ...]:
-    """The ports of which an operation reads only shape and dtype; () if there is no such operation."""
+    """The ports of which an operation reads only shape and dtype; () for an unknown operation."""
     return OPERATIONS[id].shapes_read if id in OPERATIONS else ()
 
 
