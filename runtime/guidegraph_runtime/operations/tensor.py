@@ -29,8 +29,8 @@ def check_concatenation(shapes: Sequence[tuple[int, ...]], axis: int) -> None:
     shapes_text = " and ".join(map(str, shapes))
     if any(not -len(shape) <= axis < len(shape) for shape in shapes):
         raise ValueError(f"there is no axis {axis} in tensors of shapes {shapes_text}")
-    other_axes = {shape[: axis % len(shape)] + shape[axis % len(shape) + 1 :] for shape in shapes}
-    if len(other_axes) > 1 or len({len(shape) for shape in shapes}) > 1:
+    other_axes = [shape[: axis % len(shape)] + shape[axis % len(shape) + 1 :] for shape in shapes]
+    if any(axes != other_axes[0] for axes in other_axes):  # compared, not hashed: sizes are symbols while torch traces
         raise ValueError(f"tensors must be alike but for axis {axis}; found shapes {shapes_text}")
 
 
