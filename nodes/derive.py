@@ -82,11 +82,13 @@ def define_nodes(module: dict[str, Any], namespace: str, **options: Any) -> None
 
 
 def to_runtime(value: Any) -> Any:
-    """A value of a port for an operation: tensors as float64 or integer arrays, structured values as their fields."""
+    """A value of a port for an operation: tensors as arrays, structured values as their fields, sequences as lists."""
     if is_tensor(value):
         return (value.double() if value.is_floating_point() else value).cpu().numpy()
     if is_dataclass(value):
         return {name: to_runtime(field) for name, field in vars(value).items()}
+    if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
+        return [to_runtime(item) for item in value]
     return value
 
 
