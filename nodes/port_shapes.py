@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from guidegraph_runtime.admission import SampleCount, Shape, batch_problem, common_batch
-from guidegraph_runtime.operations import image, mask, semantic
 from guidegraph_runtime.operations.label import constant_shape
 
 
@@ -77,30 +76,9 @@ def batch_of_labels(label: Any, batch: Any) -> Shape:
     return constant_shape(label, batch)
 
 
-def picture_shape(size: Any) -> Shape:
-    """A picture (1, 3, H, W), or (1, 3) if no size is set."""
-    return image.image_shape(size) or (1, 3)
-
-
-def mask_shape(size: Any) -> Shape:
-    """A mask (1, 1, H, W), or (1, 1) if no size is set."""
-    return mask.mask_shape(size) or (1, 1)
-
-
-def map_shape(size: Any, classes: Any) -> Shape:
-    """A semantic map (1, K, H, W), or (1) if the size or the classes are not known."""
-    return semantic.map_shape(size, classes) or (1,)
-
-
 def image_and_mask_shape(image: Any, mask: Any) -> Shape:
     """Pictures under masks: the larger batch of both, which must agree or be 1."""
     return (common_batch("pictures and masks", image.shape[0], mask.shape[0]), *image.shape[1:])
-
-
-def noisy_shape(x0: Any, noise: Any) -> Shape:
-    """Noisy samples: the larger batch of x0 and noise, which must agree or be 1."""
-    rows = common_batch("x0 and noise", x0.shape[0], noise.shape[0])
-    return (rows, *(noise.shape if len(noise.shape) >= len(x0.shape) else x0.shape)[1:])
 
 
 def guidance_shape(x: Any, label: Any) -> Shape:

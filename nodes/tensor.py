@@ -14,7 +14,9 @@ from guidegraph.graph.node import node
 from guidegraph.graph.trust.file_checks import open_regular, require_regular
 from guidegraph.graph.trust.limits import LimitExceeded
 from guidegraph.graph.types import Tensor
+from guidegraph.nodes.derive import node_for
 from guidegraph.nodes.types import Latent, Noise
+from guidegraph_runtime.operations.tensor import check_concatenation
 
 if TYPE_CHECKING:
     import torch
@@ -35,19 +37,11 @@ def load_tensor(*, path: Path, key: str = "") -> Tensor:
     return _READERS[suffix](path, key).to(current_device())
 
 
-@node("tensor.cat", runtime=True)
-def concatenate(tensors: Sequence[Tensor], *, axis: int = 0) -> Tensor:
-    """Concatenate tensors along an axis (0: the batch); their other axes must be equal."""
+@node_for("tensor.cat")
+def concatenate(tensors: Sequence[Tensor], *, axis: int) -> Tensor:
     import torch
 
-    if not tensors:
-        raise ValueError("there are no tensors: list at least one")
-    shapes = [tuple(tensor.shape) for tensor in tensors]
-    if any(not -len(shape) <= axis < len(shape) for shape in shapes):
-        raise ValueError(f"there is no axis {axis} in tensors of shapes {' and '.join(map(str, shapes))}")
-    other_axes = [shape[: axis % len(shape)] + shape[axis % len(shape) + 1 :] for shape in shapes]
-    if any(axes != other_axes[0] for axes in other_axes):
-        raise ValueError(f"tensors must be alike but for axis {axis}; found shapes {' and '.join(map(str, shapes))}")
+    check_concatenation([tuple(tensor.shape) for tensor in tensors], axis)
     return torch.cat(list(tensors), dim=axis)
 
 

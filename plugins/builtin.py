@@ -21,7 +21,8 @@ from guidegraph.plugins.hookspecs import hookimpl
 def find_node_modules() -> list[str]:
     """Names of the modules that define nodes, sorted. Reads their text, as some of the others import torch."""
     folder = Path(nodes.__path__[0])
-    files = (path for path in folder.rglob("*.py") if b"\n@node(" in path.read_bytes())
+    marks = (b"\n@node(", b"\nfrom guidegraph.nodes.derive import")
+    files = (path for path in folder.rglob("*.py") if any(mark in path.read_bytes() for mark in marks))
     return sorted(".".join((nodes.__name__, *path.relative_to(folder).with_suffix("").parts)) for path in files)
 
 

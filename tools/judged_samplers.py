@@ -32,8 +32,8 @@ from guidegraph.nodes.images.image import resize_image
 from guidegraph.nodes.metrics.detector import finds
 from guidegraph.nodes.metrics.metrics import mean_iou, psnr
 from guidegraph.nodes.models.store import load_part
-from guidegraph_runtime.operations.scheduler import SAMPLERS
 from guidegraph_runtime.pictures.semantic_maps import OBJECTS, SKIES
+from guidegraph_runtime.samplers.sampler import SAMPLERS
 
 WORKFLOWS = Path(__file__).parents[1] / "workflows"
 CPU = torch.device("cpu")
@@ -194,7 +194,7 @@ def fails(cells: Cells, name: str, sampler: str, steps: int) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", metavar="WORKFLOW")
-    sampler_names = sorted({sampler.__name__ for sampler in SAMPLERS} - {"ddim"})
+    sampler_names = sorted(SAMPLERS.keys() - {"ddim"})
     parser.add_argument("--samplers", nargs="+", default=["ddim", *sampler_names])
     parser.add_argument("--steps", nargs="+", type=int, default=[10, 30])
     parser.add_argument("--pictures", type=int, default=8, help="of a cell; take another --out for another number")

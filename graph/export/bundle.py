@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from guidegraph.graph.export.errors import ExportError
-from guidegraph.graph.export.onnx.lora_weights import make_lora_table
+from guidegraph.graph.export.onnx.adaptable_weights import make_weight_table
 from guidegraph.graph.export.onnx.model import EMBEDDED_LIMIT, OPSET, save_part
 from guidegraph.graph.export.workflow import Exported, ExportedPart
 from guidegraph_runtime.bundle.manifest import (
@@ -24,10 +24,9 @@ from guidegraph_runtime.bundle.manifest import (
     Tensor,
     write_manifest,
 )
-from guidegraph_runtime.bundle.names import MANIFEST, TABLES
+from guidegraph_runtime.bundle.names import ADAPTABLE_TABLE, MANIFEST, TABLES
 from guidegraph_runtime.files.atomic_write import atomic_folder
 from guidegraph_runtime.files.temporary_names import remove_stale, stale_paths
-from guidegraph_runtime.lora.apply import LORA_TABLE
 
 
 def write_bundle(
@@ -41,16 +40,14 @@ def write_bundle(
 ) -> Manifest:
     """Write a bundle to the folder ``out``, replacing a bundle that is there.
 
-    kinds: "image", "tensor" or "table" for each output. reference: a run to repeat, with its files in ``more``.
+    kinds: one of `OUTPUT_TYPES` for each output. reference: a run to repeat, with its files in ``more``.
     Raises ``ExportError`` if something else is at ``out``.
     """
     with _replace_folder(out) as folder:
         parts = {part.plan.name: _save_graph(part, folder) for part in exported.parts}
         if exported.host.tables:
             _save_tables(exported.host.tables, folder / TABLES)
-        adaptable = {part.plan.name: part.adaptable for part in exported.parts if part.adaptable}
-        lora = {LORA_TABLE: make_lora_table(adaptable, exported.frozen)} if adaptable or exported.frozen else {}
-        for name, data in {**exported.host.files, **lora, **(more or {})}.items():
+        for name, data in {**exported.host.files, **_weight_table(exported), **(more or {})}.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(data)
         graph = exported.graph
@@ -69,6 +66,12 @@ def write_bundle(
         )
         (folder / MANIFEST).write_bytes(write_manifest(manifest))
     return manifest
+
+
+def _weight_table(exported: Exported) -> dict[str, bytes]:
+    """The file of adaptable weights, if the models have some, or had some that are frozen."""
+    adaptable = {part.plan.name: part.adaptable for part in exported.parts if part.adaptable}
+    return {ADAPTABLE_TABLE: make_weight_table(adaptable, exported.frozen)} if adaptable or exported.frozen else {}
 
 
 def _save_graph(part: ExportedPart, folder: Path) -> Part:

@@ -12,8 +12,8 @@ from typing import Any, TypeAlias
 from guidegraph.graph.device_context import use_device
 from guidegraph.graph.errors import NodeError, suggest
 from guidegraph.graph.export.errors import ExportError, FixedSizeError, NotPassedOn
+from guidegraph.graph.export.onnx.adaptable_weights import ADAPTABLE_METHOD, AdaptableWeight, find_adaptable_weights
 from guidegraph.graph.export.onnx.axes import Axis
-from guidegraph.graph.export.onnx.lora_weights import ADAPTABLE_METHOD, AdaptableWeight, find_adaptable_weights
 from guidegraph.graph.export.onnx.quantise import quantise_weights
 from guidegraph.graph.export.onnx.trace import TracedPart, trace_part
 from guidegraph.graph.export.partition.assign import find_host_calls, partition_operations

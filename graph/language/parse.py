@@ -53,10 +53,10 @@ def _read_workflow(reader: TreeReader, tree: Tree, text: str, path: Path, file: 
         reader.report(tree.mark, "missing-key", "expected 'nodes': the workflow has none")
     outputs = read_links(reader, get_tree(top, "outputs"), "outputs")
     if outputs == {} and "outputs" in top:
-        message = "expected at least one output, such as 'image: decode'"
+        message = "expected at least one output, such as 'result: decode'"
         reader.report(top["outputs"][0].mark, "missing-key", message, "outputs")
     elif "outputs" not in top and "outputs" not in meant:
-        reader.report(tree.mark, "missing-key", "expected 'outputs', the results by name, such as {image: decode}")
+        reader.report(tree.mark, "missing-key", "expected 'outputs', the results by name, such as {result: decode}")
     declared = {name: _read_param(reader, key, value) for name, (key, value) in (params or {}).items()}
     requires = _read_requires(reader, top)
     return ParsedWorkflow(path, file, text, declared, nodes or {}, outputs or {}, requires, frozenset(unread))

@@ -110,9 +110,9 @@ def _copy_leaf(value: Any) -> Any:
         return copy.copy(value)
     pillow = sys.modules.get("PIL.Image")
     if pillow is not None and isinstance(value, pillow.Image):
-        picture = value.copy()
-        picture.format = value.format
-        return picture
+        duplicate = value.copy()
+        duplicate.format = value.format
+        return duplicate
     return value
 
 

@@ -12,7 +12,7 @@ from guidegraph.graph.node import node
 from guidegraph.graph.types import Beside
 from guidegraph.nodes.checkpoints.load_options import AttentionOrder, NoiseSchedule, PredictionChoice
 from guidegraph.nodes.models.model_nodes import AbsentPart
-from guidegraph.nodes.sampling.schedule import set_trained_range
+from guidegraph.nodes.sampling.schedule import trained
 from guidegraph.nodes.types import (
     Autoencoder,
     Classifier,
@@ -102,6 +102,6 @@ def load_checkpoint(
     if isinstance(denoiser := parts.get("denoiser"), nn.Module):
         set_packing(denoiser, pack)
     if isinstance(schedule := parts.get("schedule"), Schedule):
-        parts["schedule"] = set_trained_range(schedule)
+        parts["schedule"] = trained(schedule)
     loaded: dict[str, Any] = {name: parts.get(name, AbsentPart.of(path, name, parts)) for name in Checkpoint._fields}
     return Checkpoint(**loaded)

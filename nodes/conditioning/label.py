@@ -2,51 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
-from annotated_types import Ge, Gt, Lt, MinLen
+from annotated_types import MinLen
 
 from guidegraph.graph.device_context import current_device
 from guidegraph.graph.errors import suggest
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes import port_shapes
+from guidegraph.nodes.derive import node_from_operation
 from guidegraph.nodes.shape_checks import has_values
 from guidegraph.nodes.types import Condition, Label, LabelEmbedder
-from guidegraph_runtime.operations import label as host
+from guidegraph_runtime.declare.settings import Count
+from guidegraph_runtime.operations.label import Class
 
-Class = Annotated[int, Ge(0), Lt(2**63)]
-
-
-@node("label.constant", runtime=True, shape=host.constant_shape)
-def constant_label(
-    *,
-    label: Class | Annotated[list[Class], MinLen(1)],
-    batch: Annotated[int, Gt(0)] | None = None,
-    classes: Annotated[int, Gt(0)] | None = None,
-) -> Label:
-    """Class indices as a label (B), int64: one number for all ``batch`` samples (or for 1), or a list with one each.
-
-    classes: the number of classes. Without it, the null class, whose index is that number, is allowed too.
-    Raises an error for a list of another length than ``batch``, and for a label outside the classes.
-    """
-    import torch
-
-    return torch.from_numpy(host.constant(label=label, batch=batch, classes=classes)).to(current_device())
-
-
-@node("label.cycle", runtime=True, shape=host.cycle_shape)
-def cycle_labels(*, classes: Annotated[int, Gt(0)], batch: Annotated[int, Gt(0)] = 1, start: Class = 0) -> Label:
-    """Labels (batch) that cycle through the classes: start, start + 1, …, classes − 1, 0, …"""
-    import torch
-
-    return torch.from_numpy(host.cycle(classes=classes, batch=batch, start=start)).to(current_device())
+constant_label: Callable[..., Label] = node_from_operation("label.constant", __name__)
+cycle_labels: Callable[..., Label] = node_from_operation("label.cycle", __name__)
 
 
 @node("label.named", host=True, shape=port_shapes.batch_of_labels)
 def labels_by_name(
-    names: Sequence[str], *, label: str | Annotated[list[str], MinLen(1)] = "", batch: Annotated[int, Gt(0)] = 1
+    names: Sequence[str], *, label: str | Annotated[list[str], MinLen(1)] = "", batch: Count = 1
 ) -> Label:
     """Labels (B) of classes by name: one name for all ``batch`` samples, or a list with one each.
 
@@ -84,7 +62,7 @@ def caption_labels(label: Label, names: Sequence[str], *, template: str = "a {}"
 
 
 @node("label.argmax")
-def argmax_label(scores: Tensor, *, first: Class = 0, count: Annotated[int, Gt(0)] | None = None) -> Label:
+def argmax_label(scores: Tensor, *, first: Class = 0, count: Count | None = None) -> Label:
     """The argmax of scores (B, K) as a label (B), among `count` columns from `first` on, counted from `first`.
 
     For labels in {0, 1}, such as those of data.scenes, it is the one that is set. Raises an error if K is too small.

@@ -2,50 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Le
 
-from guidegraph.graph.device_context import current_device, current_dtype
 from guidegraph.graph.node import node
 from guidegraph.graph.training.ranks import first_row
 from guidegraph.nodes import port_shapes
+from guidegraph.nodes.derive import node_from_operation
 from guidegraph.nodes.shape_checks import cast_mask, check_compatible
 from guidegraph.nodes.types import Image, Mask, Sample
-from guidegraph_runtime.operations import mask as host
 
-Pixels = Annotated[int, Gt(0)]
-Coordinate = Annotated[int, Ge(0)]
-Size = Pixels | tuple[Pixels, Pixels]
-Level = Annotated[float, Ge(0), Le(1)]
-
-
-@node("mask.box", runtime=True, shape=port_shapes.mask_shape)
-def box_mask(
-    *, size: Size = 64, top: Coordinate = 16, left: Coordinate = 16, height: Pixels = 32, width: Pixels = 32
-) -> Mask:
-    """A mask (1, 1, H, W) that is 1 in a box; size: a side, or [height, width], in pixels like the box.
-
-    top, left: first row and column of the box. Raises an error for a box that extends beyond the mask.
-    """
-    import torch
-
-    mask = host.box(size=size, top=top, left=left, height=height, width=width)
-    return torch.from_numpy(mask).to(current_device(), current_dtype())
-
-
-@node("mask.load", io=True, host=True, runtime=True, shape=port_shapes.mask_shape)
-def load_mask(*, path: Path, size: Size | None = None, threshold: Level = 0.5) -> Mask:
-    """Load a picture file as a mask (1, 1, H, W): 1 where it is brighter than the threshold, on a scale from 0 to 1.
-
-    path: the file. size: the side, or [height, width]; the picture is cropped to the centre to fit. Transparency
-    counts as white, so it is in the mask. See `image.load` for its errors.
-    """
-    import torch
-
-    mask = host.load(path=path, size=size, threshold=threshold)
-    return torch.from_numpy(mask).to(current_device(), current_dtype())
+box_mask: Callable[..., Mask] = node_from_operation("mask.box", __name__)
+load_mask: Callable[..., Mask] = node_from_operation("mask.load", __name__)
 
 
 @node("mask.random")

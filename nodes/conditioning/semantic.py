@@ -2,38 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
+from collections.abc import Callable
 
-from annotated_types import Gt
-
-from guidegraph.graph.device_context import current_device, current_dtype
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes import port_shapes
+from guidegraph.nodes.derive import node_from_operation
 from guidegraph.nodes.types import Condition, Image, Segmenter, SemanticEmbedder, SemanticMap
-from guidegraph_runtime.operations import semantic as host
 from guidegraph_runtime.pictures.semantic_maps import COLOURS
-
-Pixels = Annotated[int, Gt(0)]
-Size = Pixels | tuple[Pixels, Pixels]
 
 GOLDEN = 0.6180339887498949
 """Steps of the golden ratio keep any number of hues far apart."""
 
-
-@node("semantic.load", io=True, host=True, runtime=True, shape=port_shapes.map_shape)
-def load_map(*, path: Path, size: Size | None = None, classes: Pixels | None = None) -> SemanticMap:
-    """Load the picture file at `path` as a one-hot map (1, K, H, W) of the classes of scenes, or of `classes` others.
-
-    A grey picture, or one with a palette, holds class indices; one in colour holds the classes' colours, as painted by
-    `semantic.picture`. size: the side, or [height, width], to resize to by the nearest pixel. classes: K, for classes
-    other than those of scenes, which have no colours.
-    Raises an error for an index or a colour without a class.
-    """
-    import torch
-
-    return torch.from_numpy(host.load(path=path, size=size, classes=classes)).to(current_device(), current_dtype())
+load_map: Callable[..., SemanticMap] = node_from_operation("semantic.load", __name__)
 
 
 @node("semantic.picture")

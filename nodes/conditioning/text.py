@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 from annotated_types import Ge
@@ -10,8 +10,8 @@ from annotated_types import Ge
 from guidegraph.graph.export_recipe import ExportRecipe
 from guidegraph.graph.node import node
 from guidegraph.nodes import port_shapes
+from guidegraph.nodes.derive import node_from_operation
 from guidegraph.nodes.types import Condition, TextEmbedder
-from guidegraph_runtime.operations import text as host
 
 
 def text_export_recipe(embedder: TextEmbedder | None = None, **_: object) -> ExportRecipe | None:
@@ -52,13 +52,9 @@ def prompts_of_batch(
     return prompts
 
 
-@node("text.replace", host=True, runtime=True, shape=port_shapes.text_rows)
-def replace_words(text: str | Sequence[str], *, words: dict[str, str]) -> list[str]:
-    """Replace words or phrases in texts: only whole words, longer phrases first.
-
-    words: a table from old words (in any case) to new ones. Raises an error for an empty word.
-    """
-    return host.replace(text if isinstance(text, str) else list(text), words=words)
+replace_words: Callable[..., list[str]] = node_from_operation(
+    "text.replace", __name__, host=True, shape=port_shapes.text_rows
+)
 
 
 @node("text.add_words", host=True)

@@ -12,7 +12,6 @@ from guidegraph.graph.node import node
 from guidegraph.graph.types import is_tensor
 from guidegraph.nodes import port_shapes
 from guidegraph.nodes.sampling.clipping import clip_x0
-from guidegraph.nodes.sampling.settings import Clip, Fraction, Positive
 from guidegraph.nodes.shape_checks import check_compatible, expand_to_batch, has_values
 from guidegraph.nodes.types import (
     Classifier,
@@ -25,6 +24,7 @@ from guidegraph.nodes.types import (
     Timesteps,
     per_sample,
 )
+from guidegraph_runtime.declare.settings import Clip, Fraction, Positive
 
 
 @node(

@@ -2,48 +2,28 @@
 
 from __future__ import annotations
 
-import math
-from pathlib import Path
+from collections.abc import Callable
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Gt, Le
 
-from guidegraph.graph.device_context import current_device, current_dtype
 from guidegraph.graph.node import node
 from guidegraph.nodes import port_shapes
+from guidegraph.nodes.derive import node_for, node_from_operation
 from guidegraph.nodes.shape_checks import cast_mask, check_compatible
 from guidegraph.nodes.types import Condition, Image, ImageEmbedder, Mask, Sample
+from guidegraph_runtime.declare.settings import Size
 from guidegraph_runtime.operations import image as host
-from guidegraph_runtime.pictures.picture_files import Resize
 
-Pixels = Annotated[int, Gt(0)]
-Size = Pixels | tuple[Pixels, Pixels]
 Filter = Literal["bicubic", "bilinear", "nearest", "area"]
 
 
-@node("image.load", io=True, host=True, runtime=True, shape=port_shapes.picture_shape)
-def load_image(*, path: Path, size: Size | None = None, resize: Resize = "crop") -> Image:
-    """Load a picture file as an image (1, 3, H, W) in [-1, 1]; transparency is blended over white.
-
-    path: the file. size: the side, or [height, width]; by default the picture's own. resize: for pictures of another
-    aspect ratio: crop to the centre, pad with white, or stretch.
-    The camera's rotation is applied, and an animation gives its first frame. 16-bit grey is scaled. Raises an error if
-    the file does not exist, is not a picture, or has floating-point pixels, whose range is unknown.
-    """
-    import torch
-
-    return torch.from_numpy(host.load(path=path, size=size, resize=resize)).to(current_device(), current_dtype())
+load_image: Callable[..., Image] = node_from_operation("image.load", __name__)
 
 
-@node("image.from_sample", runtime=True)
+@node_for("image.from_sample")
 def image_from_sample(sample: Sample) -> Image:
-    """Convert a sample (B, 3, H, W), or a grey one (B, 1, H, W), to an image, with values clamped to [-1, 1].
-
-    Raises an error for any other number of channels: a latent must be decoded first.
-    """
-    channels = sample.shape[1]
-    if channels not in (1, 3):
-        raise ValueError(f"a picture has 3 channels or 1, this sample {channels}: autoencoder.decode decodes a latent")
+    channels = host.check_channels(sample.shape[1])
     return sample.clamp(-1, 1).repeat(1, 3 // channels, 1, 1)
 
 
@@ -72,29 +52,14 @@ def scale_image(image: Image, *, factor: Annotated[float, Gt(0), Le(64)] = 4.0, 
     return resize_image(image, size=(height, width), mode=mode)
 
 
-@node("image.grid", host=True, runtime=True)
-def image_grid(
-    image: Image,
-    *,
-    columns: Pixels | None = None,
-    gap: Annotated[int, Ge(0)] = 2,
-    background: Annotated[float, Ge(-1), Le(1)] = 1.0,
-) -> Image:
-    """Arrange a batch (B, 3, H, W) on one sheet (1, 3, H', W'), row by row, as nearly square as possible.
-
-    columns: pictures in a row. gap: pixels between pictures and around them. background: grey value in [-1, 1].
-    """
+@node_for("image.grid", host=True)
+def image_grid(image: Image, *, columns: int | None, gap: int, background: float) -> Image:
     import torch
 
-    batch, channels, height, width = image.shape
-    across = min(columns or math.ceil(math.sqrt(batch)), batch)
-    down = math.ceil(batch / across)
-    shape = (1, channels, gap + down * (height + gap), gap + across * (width + gap))
-    host.check_pixels(*shape[2:])
-    sheet = torch.full(shape, background, dtype=image.dtype, device=image.device)
-    for i in range(batch):
-        top, left = gap + i // across * (height + gap), gap + i % across * (width + gap)
-        sheet[0, :, top : top + height, left : left + width] = image[i]
+    layout = host.Sheet.of(tuple(image.shape), columns, gap)
+    sheet = torch.full(layout.shape, background, dtype=image.dtype, device=image.device)
+    for (rows, across), picture in zip(layout.windows, image, strict=True):
+        sheet[0, :, rows, across] = picture
     return sheet
 
 

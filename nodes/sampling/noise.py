@@ -2,44 +2,31 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
-
-from annotated_types import Ge, MinLen
+from typing import TYPE_CHECKING
 
 from guidegraph.graph.device_context import current_device, current_dtype
 from guidegraph.graph.node import node
 from guidegraph.graph.training.ranks import local_rows
+from guidegraph.nodes.derive import node_for
 from guidegraph.nodes.types import Noise, Sample
 from guidegraph_runtime import noise as philox
-from guidegraph_runtime.operations.noise import noise_shape
+from guidegraph_runtime.operations.noise import Generator, Seed, Side, noise_shape
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-Seed: TypeAlias = Annotated[int, Ge(0)]
-Size: TypeAlias = Annotated[int, Ge(1)]
 
-
-@node("noise.gaussian", host=True, runtime=True, shape=noise_shape)
+@node_for("noise.gaussian", host=True, shape=noise_shape)
 def gaussian(
-    like: Sample | None = None,
-    index: int | None = None,
+    like: Sample | None,
+    index: int | None,
     *,
-    seed: Seed | list[Seed] = 0,
-    shape: Annotated[list[Size], MinLen(1)] | None = None,
-    batch: Size = 1,
-    rng: Literal["philox", "torch"] = "philox",
+    seed: int | list[int],
+    shape: list[int] | None,
+    batch: int,
+    rng: Generator,
 ) -> Noise:
-    """Standard normal noise (batch, *shape): sample i of seed s is the single sample of seed s + i.
-
-    like: sets shape and device instead of the settings, and the batch if it has more than one sample. The noise is
-    float64 if `like`, or without it the run, is; otherwise float32, because the state of a sampler starts from it.
-    index: selects the draw (loop.index gives a body fresh noise at each step); without it, a separate draw. seed: one
-    seed, or a list with one for each sample.
-    rng: torch draws from torch's CPU generator, as other tools do, with all samples in one sequence unless seed is a
-    list.
-    """
     import torch
 
     batch, sizes = philox.batch_and_shape(None if like is None else tuple(like.shape), shape, batch, seed)
@@ -60,7 +47,7 @@ def gaussian(
 
 
 @node("noise.seed", host=True)
-def seed_of_turn(index: int, *, seed: Seed = 0, stride: Size = 1) -> int:
+def seed_of_turn(index: int, *, seed: Seed = 0, stride: Side = 1) -> int:
     """seed + index · stride: a seed for each turn of a loop, with loop.index wired to `index`.
 
     If each turn draws a batch, set the stride to the batch size: then no two samples share their noise, and sample i

@@ -2,36 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from guidegraph.graph.node import node
 from guidegraph.nodes.sampling import scheduler
 from guidegraph.nodes.sampling.scheduler import Sampler
-from guidegraph.nodes.sampling.settings import Clip, Fraction, Steps
 from guidegraph.nodes.types import Schedule
+from guidegraph_runtime.declare.settings import Clip, Fraction, Steps
+from guidegraph_runtime.samplers.sampler import SAMPLERS
 
-SamplerName = Literal[
-    "ddim",
-    "ddpm",
-    "deis",
-    "dpm2",
-    "dpm2_ancestral",
-    "dpmpp_2m",
-    "dpmpp_2m_sde",
-    "dpmpp_2s",
-    "dpmpp_2s_ancestral",
-    "dpmpp_3m_sde",
-    "dpmpp_sde",
-    "edm",
-    "euler",
-    "euler_ancestral",
-    "heun",
-    "lcm",
-    "lms",
-    "pndm",
-    "tcd",
-    "unipc",
-]
+if TYPE_CHECKING:
+    SamplerName = str
+else:
+    SamplerName = Literal[tuple(sorted(SAMPLERS))]
 
 
 @node("scheduler.named", host=True)

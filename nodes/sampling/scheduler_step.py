@@ -10,7 +10,7 @@ from annotated_types import Gt
 
 from guidegraph.graph.execution.watched_sizes import is_watching, watch_size
 from guidegraph.graph.node import node
-from guidegraph.nodes import port_shapes
+from guidegraph.nodes.derive import node_for
 from guidegraph.nodes.noise_level import NoiseLevel
 from guidegraph.nodes.sampling.clipping import clip_x0
 from guidegraph.nodes.shape_checks import check_compatible
@@ -24,6 +24,7 @@ from guidegraph.nodes.types import (
     Table,
     Timesteps,
 )
+from guidegraph_runtime.operations.scheduler import noisy_shape
 from guidegraph_runtime.tables.rows import INPUTS
 
 if TYPE_CHECKING:
@@ -142,13 +143,8 @@ def mean(scheduler: Scheduler, x: Sample, prediction: Prediction, state: Schedul
     return moved
 
 
-@node("scheduler.add_noise", runtime=True, shape=port_shapes.noisy_shape)
-def add_noise(scheduler: Scheduler, x0: Sample, noise: Noise, state: SchedulerState | None = None) -> Sample:
-    """Noise x0 to the level where the sampler starts: the start of an image-to-image loop (with `strength`).
-
-    state: a sampler's state from `scheduler.step`, to use the level of its next model call instead; after the last
-    call, x0 is returned without noise. float64 if x0 is float64, otherwise float32.
-    """
+@node_for("scheduler.add_noise", shape=noisy_shape)
+def add_noise(scheduler: Scheduler, x0: Sample, noise: Noise, state: SchedulerState | None) -> Sample:
     import torch
 
     check_compatible("x0 and noise", x0, noise)

@@ -6,11 +6,11 @@ cannot name a file of the machine.
 
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
 from typing import Any
 
 from guidegraph_runtime.bundle.manifest_types import Manifest, walk_operations
+from guidegraph_runtime.declare.settings import names_file
 from guidegraph_runtime.errors import BundleError, format_value
 from guidegraph_runtime.operations import OPERATIONS
 
@@ -19,8 +19,7 @@ def takes_file(operation: str, setting: str) -> bool:
     """Whether a setting of an operation names a file."""
     if operation not in OPERATIONS:
         return False
-    parameter = inspect.signature(OPERATIONS[operation]).parameters.get(setting)
-    return parameter is not None and "FilePath" in str(parameter.annotation)
+    return names_file(OPERATIONS[operation].hints.get(setting))
 
 
 def as_path(value: Any) -> Any:

@@ -18,30 +18,37 @@ _MAX_SHOWN = 80
 def check_int(name: str, value: object, low: int | None = None, high: int | None = None) -> int:
     """Check for an integer from `low` to `high`; NumPy integers are accepted, bools are not."""
     try:
-        integer = None if _is_flag(value) else operator.index(value)  # type: ignore[arg-type]
+        integer = None if is_flag(value) else operator.index(value)  # type: ignore[arg-type]
     except TypeError:
         integer = None
     if integer is None or (low is not None and integer < low) or (high is not None and integer > high):
-        raise _mismatch(name, f"a whole number{_range(low, None, high)}", value)
+        raise _mismatch(name, f"a whole number{_range(low, None, high, None)}", value)
     return integer
 
 
 def check_number(
-    name: str, value: object, *, low: float | None = None, above: float | None = None, high: float | None = None
+    name: str,
+    value: object,
+    *,
+    low: float | None = None,
+    above: float | None = None,
+    high: float | None = None,
+    below: float | None = None,
 ) -> float:
-    """Check for a number of at least `low`, or above `above`, and at most `high`; bools and NaN are refused."""
+    """Check for a number from `low`, or above `above`, to `high`, or below `below`; bools and NaN are refused."""
     is_scalar = isinstance(value, (int, float, np.number, np.ndarray)) and np.ndim(value) == 0
-    if is_scalar and not _is_flag(value) and np.asarray(value).dtype.kind in "iuf":
+    if is_scalar and not is_flag(value) and np.asarray(value).dtype.kind in "iuf":
         result = float(value)  # type: ignore[arg-type]
         above_minimum = (low is None or result >= low) and (above is None or result > above)
-        if above_minimum and (high is None or result <= high) and not math.isnan(result):
+        below_maximum = (high is None or result <= high) and (below is None or result < below)
+        if above_minimum and below_maximum and not math.isnan(result):
             return result
-    raise _mismatch(name, f"a number{_range(low, above, high)}", value)
+    raise _mismatch(name, f"a number{_range(low, above, high, below)}", value)
 
 
 def check_flag(name: str, value: object) -> bool:
     """Check for true or false."""
-    if not _is_flag(value):
+    if not is_flag(value):
         raise _mismatch(name, "true or false", value)
     return bool(value)
 
@@ -109,15 +116,16 @@ def check_same_axes(names: str, *arrays: NDArray[Any]) -> None:
         raise ValueError(f"{names} must be of one size, and of one batch or one for all; found shapes {shapes}")
 
 
-def _is_flag(value: object) -> bool:
+def is_flag(value: object) -> bool:
+    """Whether a value is true or false, of Python or of NumPy."""
     return isinstance(value, (bool, np.bool_)) or (
         isinstance(value, np.ndarray) and value.ndim == 0 and value.dtype.kind == "b"
     )
 
 
-def _range(low: float | None, above: float | None, high: float | None) -> str:
+def _range(low: float | None, above: float | None, high: float | None, below: float | None) -> str:
     start = f" of at least {low}" if low is not None else f" above {above}" if above is not None else ""
-    return start + (f" and at most {high}" if high is not None else "")
+    return start + (f" and at most {high}" if high is not None else f" and below {below}" if below is not None else "")
 
 
 def _mismatch(name: str, expected: str, value: object) -> ValueError:

@@ -6,6 +6,7 @@ import errno
 import io
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,8 @@ def test_an_operation_without_memory_is_named(run: Run, tiny: Path, monkeypatch:
     def noise(**_: Any) -> Any:
         raise MemoryError("Unable to allocate 20.1 TiB for an array with shape (3, 30000, 30000)")
 
-    monkeypatch.setattr(plan, "OPERATIONS", {**OPERATIONS, "noise.gaussian": noise})
+    too_large = replace(OPERATIONS["noise.gaussian"], function=noise)
+    monkeypatch.setattr(plan, "OPERATIONS", {**OPERATIONS, "noise.gaussian": too_large})
     result = run(tiny, "--out", "out")
     assert result.code == 1
     expected = f"{tiny}: operation-failed: noise (noise.gaussian): there is not enough memory: 22.2 TB were asked for, "

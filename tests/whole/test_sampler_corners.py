@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from guidegraph_runtime.operations.scheduler import SAMPLERS
+from guidegraph_runtime.samplers.sampler import SAMPLERS
 from tools.judged_samplers import Column, columns, draw, remove_sky
 
 STEPS = 10
@@ -29,7 +29,7 @@ QUICK = [
     ("text_and_classifier, both", "unipc"),
     ("class_cfg, CFG", "heun"),
 ]
-CELLS = [(name, sampler.__name__) for name in FLOORS for sampler in SAMPLERS if sampler.__name__ != "ddim"]
+CELLS = [(name, sampler) for name in FLOORS for sampler in SAMPLERS if sampler != "ddim"]
 
 
 @pytest.fixture(scope="module")

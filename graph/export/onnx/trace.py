@@ -18,6 +18,7 @@ from guidegraph.graph.export.onnx.gradients import probe, trace_forward
 from guidegraph.graph.export.onnx.model import TracedPart, save_part, silence_torch, tidy, to_onnx
 from guidegraph.graph.export.user_frame import user_frame_of_text, user_frame_of_traceback
 from guidegraph_runtime.error_text import error_text, list_causes
+from guidegraph_runtime.operations import drawing_operations
 
 __all__ = ["Axis", "TracedPart", "save_part", "trace_part"]
 
@@ -104,7 +105,7 @@ def _gradient_inside(function: Function, inputs: Sequence[Tensor], output_names:
     for operator, place in seen.random.items():
         raise ExportError(
             "it draws random numbers, which would not be those of the engine",
-            "take the noise from a port (noise.gaussian) instead",
+            f"take the random numbers from a port instead (of {' or '.join(drawing_operations())})",
             place=place,
             operator=operator,
         )

@@ -14,7 +14,7 @@ from guidegraph.graph.export.errors import ExportError
 from guidegraph.graph.ir import Call, Carry, Choice, Index, Item, Loop, Op, Output, Param, Source, list_sources, walk
 from guidegraph.graph.node import Port
 from guidegraph.graph.training.fit import Fit
-from guidegraph_runtime.operations import SHAPES_READ
+from guidegraph_runtime.operations import shapes_read_by
 
 
 @dataclass
@@ -225,7 +225,7 @@ def _find_prelude(ops: Mapping[str, Op], dynamic: set[str], hosted: set[str]) ->
     for op in walk(ops):
         if op.key not in dynamic:
             continue
-        shapes = SHAPES_READ.get(op.spec.id, ()) if isinstance(op, Call) else ()
+        shapes = shapes_read_by(op.spec.id) if isinstance(op, Call) else ()
         unread = {*shapes, "index"} if shapes else set()
         needed = [s for name, s in _sources_by_port(op) if name not in unread]
         if op.key in hosted and not any(map(reads, needed)):

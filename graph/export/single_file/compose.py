@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,12 +32,12 @@ class SingleGraph:
 
 
 def compose_graph(
-    exported: Exported, prelude: HostPrelude, examples: Mapping[str, Any], pictures: Sequence[str]
+    exported: Exported, prelude: HostPrelude, examples: Mapping[str, Any], with_pixels: Collection[str]
 ) -> SingleGraph:
     """Compose an export, planned with ``one_graph``, into one graph.
 
-    examples: of each value that exists before the graph runs. pictures: the outputs that are pictures, which the graph
-    also returns as pixels. Raises ``ExportError`` for parts that one graph cannot hold.
+    examples: of each value that exists before the graph runs. with_pixels: the outputs that the graph also
+    returns as pixels. Raises ``ExportError`` for parts that one graph cannot hold.
     """
     main = GraphBuilder("main")
     inputs = GraphInputs(exported, prelude, examples, main)
@@ -45,7 +45,7 @@ def compose_graph(
     outputs: list[onnx_ir.Value] = []
     output_names: dict[str, str] = {}
     for name, source in exported.outputs.items():
-        values = _add_output(name, source, inputs, name in pictures)
+        values = _add_output(name, source, inputs, name in with_pixels)
         outputs += values
         output_names |= {str(value.name): name for value in values}
     graph = main.graph([*inputs.values.values()], outputs, exported.graph.name or "workflow", OPSET)
@@ -103,7 +103,7 @@ def _add_loop(parts: PartComposer, operation: Operation, region: GraphBuilder) -
 
 
 def _scan_items(parts: PartComposer, loop: Loop, region: GraphBuilder, body: GraphBuilder) -> None:
-    """Add the sequences that a loop scans: its items, the index of each iteration if it is used, and noise."""
+    """Add the sequences that a loop scans: its items, the index of each iteration if it is used, and draws."""
     inputs = parts.inputs
     over = region.constant(loop.over, loop.item) if isinstance(loop.over, int) else inputs.read(loop.over, region)[1]
     assert over.shape is not None
@@ -117,7 +117,7 @@ def _scan_items(parts: PartComposer, loop: Loop, region: GraphBuilder, body: Gra
     if loop.index in inputs.readers or loop.index in (*loop.next.values(), *loop.collect.values()):
         count = over if len(over.shape) == 0 else region.add("Squeeze", region.size(over, 0))
         body.scan(loop.index, region.numbers(region.cast(count, onnx_ir.DataType.INT64)))
-    for draw in inputs.prelude.noise_inputs.values():
+    for draw in inputs.prelude.drawn_inputs.values():
         if draw.loop is not None and draw.loop.index == loop.index:
             body.scan(draw.name, inputs.add(draw.name))
 
@@ -135,8 +135,8 @@ def _add_result(
     return result
 
 
-def _add_output(name: str, source: str, inputs: GraphInputs, is_picture: bool) -> list[onnx_ir.Value]:
-    """The graph's outputs for an output of the workflow: the value, and for a picture its pixels too."""
+def _add_output(name: str, source: str, inputs: GraphInputs, has_pixels: bool) -> list[onnx_ir.Value]:
+    """The graph's outputs for an output of the workflow: the value, and its pixels if it has some."""
     main = inputs.main
     value = main.values.get(source)
     if value is None or source in inputs.values:
@@ -147,17 +147,17 @@ def _add_output(name: str, source: str, inputs: GraphInputs, is_picture: bool) -
     result = main.add("Identity", value)
     result.name = f"{name}.result" if name in inputs.values else name
     result.shape = value.shape
-    return [result, _add_pixels(value, f"{result.name}.{PIXELS}", main)] if is_picture else [result]
+    return [result, _add_pixels(value, f"{result.name}.{PIXELS}", main)] if has_pixels else [result]
 
 
-def _add_pixels(picture: onnx_ir.Value, name: str, main: GraphBuilder) -> onnx_ir.Value:
-    """A picture (B, 3, H, W) as uint8 (B, H, W, 3): round((v + 1) · 127.5), clamped."""
-    picture = main.cast(picture, onnx_ir.DataType.FLOAT)
+def _add_pixels(value: onnx_ir.Value, name: str, main: GraphBuilder) -> onnx_ir.Value:
+    """A value v (B, 3, H, W) in [-1, 1] as uint8 (B, H, W, 3): round((v + 1) · 127.5), clamped."""
+    value = main.cast(value, onnx_ir.DataType.FLOAT)
     unit, half, low, high = (main.constant(np.float32(number)) for number in (1, 127.5, 0, 255))
-    scaled = main.add("Mul", main.add("Add", picture, unit), half)
+    scaled = main.add("Mul", main.add("Add", value, unit), half)
     rounded = main.add("Clip", main.add("Round", scaled), low, high)
     pixels = main.add("Cast", main.add("Transpose", rounded, perm=[0, 2, 3, 1]), to=int(onnx_ir.DataType.UINT8))
-    batch, channels, height, width = picture.shape or (None, None, None, None)
+    batch, channels, height, width = value.shape or (None, None, None, None)
     pixels.name, pixels.dtype = name, onnx_ir.DataType.UINT8
     pixels.shape = onnx_ir.Shape([batch, height, width, channels])
     return pixels

@@ -96,7 +96,7 @@ class PartComposer:
             size_values = [
                 outer_region.size(value, dims.index(axis) + extra)
                 for port, dims in self.parts[operation.node].inputs.items()
-                if axis in dims and (source := operation.inputs[port]) not in self.inputs.prelude.noise_inputs
+                if axis in dims and (source := operation.inputs[port]) not in self.inputs.prelude.drawn_inputs
                 for value, extra in self._outer_values(source, region)
                 if value.shape is not None and len(value.shape) == len(dims) + extra
             ]

@@ -53,10 +53,10 @@ class GraphInputs:
 
     def add(self, name: str) -> onnx_ir.Value:
         """Add an input to the graph."""
-        reader, draw = self.readers.get(name), self.prelude.noise_inputs.get(name)
+        reader, draw = self.readers.get(name), self.prelude.drawn_inputs.get(name)
         if draw is not None:
             if reader is None:
-                raise ExportError(f"nothing in the graph takes the noise '{name}'", BUNDLE_REMEDY)
+                raise ExportError(f"nothing in the graph takes the random numbers '{name}'", BUNDLE_REMEDY)
             dtype, dims = reader.dtype, ((STEPS,) if draw.loop else ()) + reader.dims
         else:
             dtype, dims = _input_type(np.asarray(self.examples[name]), reader)

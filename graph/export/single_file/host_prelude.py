@@ -1,4 +1,4 @@
-"""The host prelude of a workflow that is one graph: operations before the graph, and the noise that it draws for it."""
+"""The host prelude of a workflow that is one graph: operations before the graph, and random numbers drawn for it."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 
 from guidegraph.graph.export.errors import ExportError
 from guidegraph_runtime.bundle.manifest_types import Operation, walk_operations
-from guidegraph_runtime.operations import SHAPES_READ
+from guidegraph_runtime.operations import shapes_read_by
 from guidegraph_runtime.running.loops import Loop
 
 BUNDLE_REMEDY = "export a bundle instead, which can do it: leave out --single-file"
 
 
 @dataclass(frozen=True)
-class NoiseInput:
-    """Noise as an input of the graph: shaped like a sample inside the graph, or new for each iteration, or both."""
+class DrawnInput:
+    """Random numbers as an input of the graph: shaped like a value inside it, or new for each iteration, or both."""
 
     operation: Operation
     loop: Loop | None
@@ -24,13 +24,19 @@ class NoiseInput:
     def name(self) -> str:
         return self.operation.outputs[0]
 
+    @property
+    def shaped_like(self) -> str | None:
+        """The name of the value whose shape the numbers have; None if the operation has a shape of its own."""
+        inputs = self.operation.inputs
+        return next((inputs[port] for port in shapes_read_by(self.operation.op) if port in inputs), None)
+
 
 @dataclass
 class HostPrelude:
-    """operations: run before the graph, in order. noise_inputs: noise whose shape or count the graph sets."""
+    """operations: run before the graph, in order. drawn_inputs: random numbers whose shape or count the graph sets."""
 
     operations: list[Operation] = field(default_factory=list)
-    noise_inputs: dict[str, NoiseInput] = field(default_factory=dict)
+    drawn_inputs: dict[str, DrawnInput] = field(default_factory=dict)
 
 
 def plan_prelude(plan: Sequence[Operation], available: set[str]) -> HostPrelude:
@@ -48,15 +54,15 @@ def plan_prelude(plan: Sequence[Operation], available: set[str]) -> HostPrelude:
         index = operation.inputs.get("index")
         loop = next((candidate for candidate in loops if index in (candidate.index, candidate.item)), None)
         unknown = {port: name for port, name in operation.inputs.items() if name not in available}
-        shapes = SHAPES_READ.get(operation.op, ())
+        shapes = shapes_read_by(operation.op)
         if not shapes or unknown.keys() - {*shapes, "index"} or ("index" in unknown and loop is None):
             raise ExportError(
                 f"nodes.{operation.node} ({operation.op}) runs on the host and takes '{min(unknown.values())}', which "
                 "the graph computes",
                 BUNDLE_REMEDY,
             )
-        draw = NoiseInput(operation, loop)
-        prelude.noise_inputs[draw.name] = draw
+        draw = DrawnInput(operation, loop)
+        prelude.drawn_inputs[draw.name] = draw
     return prelude
 
 

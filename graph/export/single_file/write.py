@@ -14,22 +14,22 @@ import onnx_ir
 from guidegraph.graph.export.errors import ExportError
 from guidegraph.graph.export.onnx.model import EMBEDDED_LIMIT, OPSET
 from guidegraph.graph.export.single_file.compose import PIXELS, SingleGraph, compose_graph
+from guidegraph.graph.export.single_file.drawn_shapes import DrawnShapes
 from guidegraph.graph.export.single_file.host_prelude import HostPrelude, plan_prelude
 from guidegraph.graph.export.single_file.input_constraints import find_input_multiples, find_starting_values
 from guidegraph.graph.export.single_file.input_help import describe_input
-from guidegraph.graph.export.single_file.noise_shapes import NoiseShapes
 from guidegraph.graph.export.workflow import Exported
 from guidegraph_runtime.bundle.manifest import File, Manifest, Output, Requires, Tensor, write_manifest
-from guidegraph_runtime.bundle.manifest_types import walk_operations
+from guidegraph_runtime.bundle.manifest_types import has_pixels, walk_operations
 from guidegraph_runtime.bundle.names import TABLES
 from guidegraph_runtime.files.atomic_write import atomic_files
-from guidegraph_runtime.operations import SHAPES_READ
+from guidegraph_runtime.operations import shapes_read_by
 from guidegraph_runtime.running.single_file import (
     DATA,
     FORMAT,
     VERSION,
     Description,
-    NoiseRecipe,
+    DrawRecipe,
     compute_host_values,
     inputs_with,
 )
@@ -64,7 +64,7 @@ class _Data:
 def write_single(exported: Exported, out: Path, *, kinds: Mapping[str, str], versions: Mapping[str, str]) -> SingleFile:
     """Write an export, planned with ``one_graph``, as FILE.onnx, FILE.json and FILE.bin.
 
-    kinds: "image", "tensor" or "table" for each output. Raises ``ExportError``, before anything is written, for parts
+    kinds: one of `OUTPUT_TYPES` for each output. Raises ``ExportError``, before anything is written, for parts
     that one graph cannot hold and for more than 2 GiB of weights.
     """
     tables = exported.host.tables
@@ -82,24 +82,25 @@ def write_single(exported: Exported, out: Path, *, kinds: Mapping[str, str], ver
         inputs=exported.inputs,
         outputs={name: Output(kinds[name], source) for name, source in exported.outputs.items()},
         parts={},
-        plan=(*before.operations, *(draw.operation for draw in before.noise_inputs.values())),
+        plan=(*before.operations, *(draw.operation for draw in before.drawn_inputs.values())),
         files={name: File(hashlib.sha256(data).hexdigest(), len(data)) for name, data in files.items()},
         versions=versions,
         requires=Requires(OPSET),
         fixed=exported.fixed,
     )
-    noise = {name: NoiseRecipe(draw.operation.node, None, None) for name, draw in before.noise_inputs.items()}
+    drawn = {name: DrawRecipe(draw.operation.node, None, None) for name, draw in before.drawn_inputs.items()}
     fields: dict[str, Any] = {}
     for item in walk_operations(exported.plan):
         part_fields: Any = item.settings.get("fields", {}) if item.op == "part" else {}
         fields |= part_fields
-    preliminary = Description(str(out), {}, noise, fields, recipe, files)
+    preliminary = Description(str(out), {}, drawn, fields, recipe, files)
     host_examples = compute_host_values(preliminary, {}, {})
-    single = compose_graph(exported, before, host_examples, [name for name, kind in kinds.items() if kind == "image"])
+    single = compose_graph(exported, before, host_examples, {name for name, kind in kinds.items() if has_pixels(kind)})
+    drawn = _describe_drawn_inputs(exported, before, host_examples, single)
     described = Description(
         str(out),
         {item.name: item for item in single.inputs},
-        _noise(exported, before, host_examples, single),
+        drawn,
         fields,
         recipe,
         files,
@@ -107,7 +108,7 @@ def write_single(exported: Exported, out: Path, *, kinds: Mapping[str, str], ver
         multiples=find_input_multiples(exported.plan, single.inputs),
     )
     examples = inputs_with(described, {})
-    return SingleFile(single, described, _write(out, single, described, examples))
+    return SingleFile(single, described, _write(out, single, described, drawn, examples))
 
 
 def check_single_path(out: Path) -> None:
@@ -123,20 +124,26 @@ def check_single_path(out: Path) -> None:
         raise ExportError(f"'{occupied[0]}' is there and of no single file", "choose another name, or remove it")
 
 
-def _noise(
+def _describe_drawn_inputs(
     exported: Exported, before: HostPrelude, host_values: Mapping[str, Any], single: SingleGraph
-) -> dict[str, NoiseRecipe]:
-    shapes = NoiseShapes(exported.plan, {part.plan.name: part.traced for part in exported.parts}, before, host_values)
+) -> dict[str, DrawRecipe]:
+    shapes = DrawnShapes(exported.plan, {part.plan.name: part.traced for part in exported.parts}, before, host_values)
     input_names = {value.name for value in single.inputs}
-    noise_by_name = {}
-    for name, draw in before.noise_inputs.items():
+    recipes = {}
+    for name, draw in before.drawn_inputs.items():
         over = None if draw.loop is None else str(draw.loop.over)
         if name in input_names:
-            noise_by_name[name] = NoiseRecipe(draw.operation.node, over, shapes.noise_shape(draw))
-    return noise_by_name
+            recipes[name] = DrawRecipe(draw.operation.node, over, shapes.shape_of(draw))
+    return recipes
 
 
-def _write(out: Path, single: SingleGraph, described: Description, examples: Mapping[str, Any]) -> dict[Path, int]:
+def _write(
+    out: Path,
+    single: SingleGraph,
+    described: Description,
+    drawn: Mapping[str, DrawRecipe],
+    examples: Mapping[str, Any],
+) -> dict[Path, int]:
     weights = sum(
         value.const_value.nbytes
         for graph in (single.model.graph, *single.model.graph.subgraphs())
@@ -149,7 +156,10 @@ def _write(out: Path, single: SingleGraph, described: Description, examples: Map
         )
     graph: bytes = onnx_ir.to_proto(single.model).SerializeToString()
     data = _Data()
-    inputs = {name: _plain_input(tensor, described, data, examples[name]) for name, tensor in described.inputs.items()}
+    inputs = {
+        name: _plain_input(tensor, described, drawn.get(name), data, examples[name])
+        for name, tensor in described.inputs.items()
+    }
     for name in described.samples:
         inputs[name]["samples"] = True
     for name, factors in described.multiples.items():
@@ -198,28 +208,21 @@ def _file(path: Path, content: bytes) -> dict[str, Any]:
     return {"file": path.name, "sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
 
 
-def _plain_input(tensor: Tensor, described: Description, data: _Data, example: Any) -> dict[str, Any]:
+def _plain_input(
+    tensor: Tensor, described: Description, draw: DrawRecipe | None, data: _Data, example: Any
+) -> dict[str, Any]:
     content = example.astype(example.dtype.newbyteorder("<")).tobytes()
-    noise = described.noise.get(tensor.name)
     example_entry: dict[str, Any] = {"shape": list(example.shape), "offset": data.add(content), "bytes": len(content)}
-    drawn = {operation.outputs[0] for operation in described.recipe.plan if SHAPES_READ.get(operation.op)}
-    if example.size <= MAX_SHOWN_VALUES and tensor.name not in drawn:
+    random = {operation.outputs[0] for operation in described.recipe.plan if shapes_read_by(operation.op)}
+    if example.size <= MAX_SHOWN_VALUES and tensor.name not in random:
         example_entry["values"] = example.tolist()
     plain_input: dict[str, Any] = {
         "dtype": tensor.dtype,
         "dims": list(tensor.dims),
-        "about": describe_input(tensor.name, noise, described.recipe),
+        "about": describe_input(tensor.name, draw, described.recipe),
         "example": example_entry,
     }
-    if noise is not None:
-        plain: dict[str, Any] = {"node": noise.node} | ({} if noise.over is None else {"over": noise.over})
-        if noise.shape is not None:
-            plain["shape"] = [
-                {"size": size.text, "of": {name: [[a.input, a.index] for a in axes] for name, axes in size.of.items()}}
-                for size in noise.shape
-            ]
-        plain_input["noise"] = plain
-    return plain_input
+    return plain_input if draw is None else plain_input | draw.to_json()
 
 
 def _plain_output(value: onnx_ir.Value, single: SingleGraph) -> dict[str, Any]:

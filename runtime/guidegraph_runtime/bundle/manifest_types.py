@@ -14,6 +14,13 @@ from guidegraph_runtime.bundle.strict_json import Json
 INPUT_TYPES = ("str", "int", "float", "bool", "path", "image", "map", "tensor")
 FILE_TYPES = ("path", "image", "map", "tensor")
 OUTPUT_TYPES = ("image", "tensor", "table")
+
+
+def has_pixels(kind: str) -> bool:
+    """Whether an output of this type is a picture, which is written as pixels."""
+    return kind == "image"
+
+
 DTYPES = (
     *("bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64"),
     *("float16", "float32", "float64"),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 
 MANIFEST = "bundle.json"
+ADAPTABLE_TABLE = "lora.json"
+"""The file that lists, for each part, the weights that LoRA can change, with the layer names of LoRA files."""
 TABLES = "tables.safetensors"
 """The arrays that a plan reads."""
 BATCH = "batch"

@@ -16,15 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from guidegraph_runtime.bundle.names import ADAPTABLE_TABLE
 from guidegraph_runtime.bundle.strict_json import Cursor, parse_json
 from guidegraph_runtime.bundle.verify import VerifiedBundle
 from guidegraph_runtime.errors import BundleError, suggest_name
 from guidegraph_runtime.files.regular_files import read_regular
 from guidegraph_runtime.lora.pairs import Pair, find_adapter_file, pair_factors, read_metadata
 from guidegraph_runtime.running.tensor_inputs import read_safetensors
-
-LORA_TABLE = "lora.json"
-"""A bundle's file that lists, for each part, the weights that LoRA can change, with the layer names of LoRA files."""
 
 Array = NDArray[Any]
 _STORED = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}
@@ -129,7 +127,7 @@ def _apply_loras(
     files = bundle.externals(part)
     changed: dict[str, bytearray] = {}
     for weight, pairs in weights.items():
-        location = str(bundle.path / LORA_TABLE)
+        location = str(bundle.path / ADAPTABLE_TABLE)
         if weight.name not in stored_weights:
             message = (
                 f"no weight '{weight.name}' in the files of part '{part}'; {suggest_name(weight.name, stored_weights)}"
@@ -172,10 +170,10 @@ def _bfloat16(values: Array) -> Array:
 
 def _read_table(bundle: VerifiedBundle) -> tuple[dict[str, dict[str, _Weight]], dict[str, str]]:
     """For each part, its weights by layer name; and for other layers, why they are fixed. Raises ``BundleError``."""
-    if LORA_TABLE not in bundle.manifest.files:
+    if ADAPTABLE_TABLE not in bundle.manifest.files:
         return {}, {}
-    location = str(bundle.path / LORA_TABLE)
-    top = Cursor(parse_json(bundle.data(LORA_TABLE), location), location).fields(["weights", "frozen"])
+    location = str(bundle.path / ADAPTABLE_TABLE)
+    top = Cursor(parse_json(bundle.data(ADAPTABLE_TABLE), location), location).fields(["weights", "frozen"])
     reasons = top["frozen"].entries(lambda name: None)
     frozen = {name.text(): why for why, names in reasons for name in names.items()}
     weights_of_part: dict[str, dict[str, _Weight]] = {}

@@ -1,26 +1,38 @@
-"""Host operations that a bundle's plan calls between its graphs, in NumPy, under the ids of the equivalent nodes."""
+"""Operations that a bundle's plan calls between its graphs, in NumPy, under the ids of the nodes derived from them."""
 
+from guidegraph_runtime.declare.operation import OPERATIONS as OPERATIONS
+from guidegraph_runtime.declare.operation import HostOperation as HostOperation
+from guidegraph_runtime.declare.operation import drawing_operations as drawing_operations
+from guidegraph_runtime.declare.operation import shapes_read_by as shapes_read_by
 from guidegraph_runtime.operations import image, label, levels, mask, noise, schedule, scheduler, semantic, tensor, text
-from guidegraph_runtime.operations.operation import IDLE as IDLE
-from guidegraph_runtime.operations.operation import OPERATIONS as OPERATIONS
-from guidegraph_runtime.operations.operation import SHAPES as SHAPES
-from guidegraph_runtime.operations.operation import SHAPES_READ as SHAPES_READ
-from guidegraph_runtime.operations.operation import Operation as Operation
+from guidegraph_runtime.samplers import (  # registers the samplers
+    consistency,
+    ddpm_ddim,
+    dpm_solver,
+    ode_solvers,
+    pseudo_numerical,
+    unipc,
+)
 
 __all__ = [
-    "IDLE",
     "OPERATIONS",
-    "SHAPES",
-    "SHAPES_READ",
-    "Operation",
+    "HostOperation",
+    "consistency",
+    "ddpm_ddim",
+    "dpm_solver",
+    "drawing_operations",
     "image",
     "label",
     "levels",
     "mask",
     "noise",
+    "ode_solvers",
+    "pseudo_numerical",
     "schedule",
     "scheduler",
     "semantic",
+    "shapes_read_by",
     "tensor",
     "text",
+    "unipc",
 ]

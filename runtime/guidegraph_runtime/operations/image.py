@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Sequence
-from typing import Any, TypeAlias, get_args
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from guidegraph_runtime.checks import check_array, check_choice, check_file, check_int, check_number, check_sides
+from guidegraph_runtime.checks import check_array, check_file, check_sides
+from guidegraph_runtime.declare.operation import operation
+from guidegraph_runtime.declare.settings import Count, FilePath, Image, Range, Sample, Size
 from guidegraph_runtime.limits import check_limit
-from guidegraph_runtime.operations.operation import operation
 from guidegraph_runtime.pictures.picture_files import Resize, read_rgb, resize_picture
-
-Size: TypeAlias = int | Sequence[int]
-FilePath: TypeAlias = os.PathLike[str] | bytes
-"""A file's path, or its contents as bytes."""
 
 
 def check_pixels(height: int, width: int) -> None:
@@ -25,9 +19,14 @@ def check_pixels(height: int, width: int) -> None:
     check_limit("pixels", height * width, f"a picture of {height:,} × {width:,} has {height * width:,} pixels")
 
 
-def image_shape(size: Any) -> tuple[int, ...] | None:
-    """The shape of the result of `image.load`, or None if `size` is not set."""
-    return None if size is None else (1, 3, *check_sides("size", size))
+def sides_of(size: Any) -> tuple[int | None, int | None]:
+    """The height and width that a setting `size` gives; unknown if it is not set."""
+    return (None, None) if size is None else check_sides("size", size)
+
+
+def image_shape(size: Any) -> tuple[int | None, ...]:
+    """The shape of the result of `image.load`; its sides are unknown if `size` is not set."""
+    return 1, 3, *sides_of(size)
 
 
 def sample_shape(sample: Any) -> tuple[int, ...]:
@@ -36,15 +35,15 @@ def sample_shape(sample: Any) -> tuple[int, ...]:
     return batch, 3, height, width
 
 
-@operation("image.load", shape=image_shape)
-def load(*, path: FilePath, size: Size | None = None, resize: Resize = "crop") -> NDArray[np.float32]:
-    """A picture file as an image (1, 3, H, W), float32 in [-1, 1]; transparent parts become white.
+@operation("image.load", shape=image_shape, output_help="a picture, 0 to 255 as -1 to 1, colours first")
+def load(*, path: FilePath, size: Size | None = None, resize: Resize = "crop") -> Image:
+    """Load a picture file as an image (1, 3, H, W) in [-1, 1]; transparency is blended over white.
 
-    size: the side, or [height, width]; by default the picture's own. resize: how a picture of another
-    aspect ratio is fitted: cropped at the centre, padded with white, or stretched.
-    Raises an error if the file is missing, is not a picture, or holds floating-point numbers.
+    path: the file. size: the side, or [height, width]; by default the picture's own. resize: for pictures of another
+    aspect ratio: crop to the centre, pad with white, or stretch.
+    The camera's rotation is applied, and an animation gives its first frame. 16-bit grey is scaled. Raises an error if
+    the file does not exist, is not a picture, or has floating-point pixels, whose range is unknown.
     """
-    check_choice("resize", resize, get_args(Resize))
     target = None if size is None else check_sides("size", size)
     if target is not None:
         check_pixels(*target)
@@ -56,33 +55,58 @@ def load(*, path: FilePath, size: Size | None = None, resize: Resize = "crop") -
 
 
 @operation("image.from_sample", shape=sample_shape)
-def from_sample(sample: NDArray[Any]) -> NDArray[Any]:
-    """A sample (B, 3, H, W), or a grey one (B, 1, H, W), as an image: its values are clamped to [-1, 1].
+def from_sample(sample: Sample) -> Image:
+    """Convert a sample (B, 3, H, W), or a grey one (B, 1, H, W), to an image, with values clamped to [-1, 1].
 
     Raises an error for any other number of channels: a latent must be decoded first.
     """
-    channels = check_array("sample", sample, "(B, C, H, W)", kinds="f").shape[1]
-    if channels not in (1, 3):
-        raise ValueError(f"a picture has 3 channels or 1, this sample {channels}: autoencoder.decode decodes a latent")
+    channels = check_channels(check_array("sample", sample, "(B, C, H, W)", kinds="f").shape[1])
     return np.tile(sample.clip(-1, 1), (1, 3 // channels, 1, 1))
 
 
-@operation("image.grid")
-def grid(image: NDArray[Any], *, columns: int | None = None, gap: int = 2, background: float = 1.0) -> NDArray[Any]:
-    """Arrange a batch (B, 3, H, W) in a grid (1, 3, H', W'), row by row, as near to a square as possible.
+def check_channels(channels: int) -> int:
+    """Check that a sample with this many channels is a picture."""
+    if channels not in (1, 3):
+        raise ValueError(f"a picture has 3 channels or 1, this sample {channels}: autoencoder.decode decodes a latent")
+    return channels
 
-    columns: pictures in a row. gap: pixels between pictures and around them. background: its grey in [-1, 1].
+
+class Sheet(NamedTuple):
+    """The shape (1, C, H', W') of a sheet of pictures, and the rows and columns of each picture in it."""
+
+    shape: tuple[int, int, int, int]
+    windows: list[tuple[slice, slice]]
+
+    @classmethod
+    def of(cls, shape: tuple[int, ...], columns: int | None, gap: int) -> Sheet:
+        """Lay out pictures of a shape (B, C, H, W). Raises an error for none, and for a sheet that is too large."""
+        batch, channels, height, width = shape
+        if not batch:
+            raise ValueError("image: expected one picture or more; found none")
+        across = min(math.ceil(math.sqrt(batch)) if columns is None else columns, batch)
+        down = math.ceil(batch / across)
+        size = gap + down * (height + gap), gap + across * (width + gap)
+        check_pixels(*size)
+        corners = ((gap + i // across * (height + gap), gap + i % across * (width + gap)) for i in range(batch))
+        return cls(
+            (1, channels, *size), [(slice(top, top + height), slice(left, left + width)) for top, left in corners]
+        )
+
+
+@operation("image.grid")
+def grid(
+    image: Image,
+    *,
+    columns: Count | None = None,
+    gap: Annotated[int, Range(low=0)] = 2,
+    background: Annotated[float, Range(low=-1, high=1)] = 1.0,
+) -> Image:
+    """Arrange a batch (B, 3, H, W) on one sheet (1, 3, H', W'), row by row, as nearly square as possible.
+
+    columns: pictures in a row. gap: pixels between pictures and around them. background: grey value in [-1, 1].
     """
-    batch, channels, height, width = check_array("image", image, "(B, 3, H, W)", kinds="f").shape
-    if not batch:
-        raise ValueError("image: expected one picture or more; found none")
-    gap, background = check_int("gap", gap, low=0), check_number("background", background, low=-1, high=1)
-    across = min(math.ceil(math.sqrt(batch)) if columns is None else check_int("columns", columns, low=1), batch)
-    down = math.ceil(batch / across)
-    shape = (1, channels, gap + down * (height + gap), gap + across * (width + gap))
-    check_pixels(*shape[2:])
-    sheet = np.full(shape, background, dtype=image.dtype)
-    for i in range(batch):
-        top, left = gap + i // across * (height + gap), gap + i % across * (width + gap)
-        sheet[0, :, top : top + height, left : left + width] = image[i]
+    layout = Sheet.of(check_array("image", image, "(B, 3, H, W)", kinds="f").shape, columns, gap)
+    sheet = np.full(layout.shape, background, dtype=image.dtype)
+    for (rows, across), picture in zip(layout.windows, image, strict=True):
+        sheet[0, :, rows, across] = picture
     return sheet

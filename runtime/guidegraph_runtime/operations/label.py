@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from guidegraph_runtime.checks import check_int
+from guidegraph_runtime.declare.operation import operation
+from guidegraph_runtime.declare.settings import Count, Label, NotEmpty, Range
 from guidegraph_runtime.limits import check_limit
-from guidegraph_runtime.operations.operation import operation
 
 MAX_LABEL = 2**63 - 1
+Class: TypeAlias = Annotated[int, Range(low=0, below=2**63)]
 
 
 def constant_shape(label: Any, batch: Any) -> tuple[int, ...]:
@@ -29,12 +29,14 @@ def constant_shape(label: Any, batch: Any) -> tuple[int, ...]:
     return (len(label),)
 
 
-@operation("label.constant", shape=constant_shape)
-def constant(*, label: int | Sequence[int], batch: int | None = None, classes: int | None = None) -> NDArray[np.int64]:
-    """Class indices as a label (B), int64: one number for all `batch` samples (or for 1), or one per sample.
+@operation("label.constant", shape=constant_shape, output_help="class indices")
+def constant(
+    *, label: Class | Annotated[list[Class], NotEmpty()], batch: Count | None = None, classes: Count | None = None
+) -> Label:
+    """Class indices as a label (B), int64: one number for all ``batch`` samples (or for 1), or a list with one each.
 
-    classes: the number of classes. Without it the null class, whose index is that number, is a valid label too.
-    Raises an error if the number of labels is not `batch`, and for a label that is not a class.
+    classes: the number of classes. Without it, the null class, whose index is that number, is allowed too.
+    Raises an error for a list of another length than ``batch``, and for a label outside the classes.
     """
     (count,) = constant_shape(label, batch)
     check_limit("elements", count, f"a batch of {count:,} labels")
@@ -42,7 +44,7 @@ def constant(*, label: int | Sequence[int], batch: int | None = None, classes: i
         labels = [check_int(f"label[{i}]", item, low=0, high=MAX_LABEL) for i, item in enumerate(label)]
     else:
         labels = [check_int("label", label, low=0, high=MAX_LABEL)] * count
-    if classes is not None and max(labels) >= check_int("classes", classes, low=1):
+    if classes is not None and max(labels) >= classes:
         raise ValueError(f"the classes are 0 … {classes - 1}; found label {max(labels)}")
     return np.array(labels, dtype=np.int64)
 
@@ -52,9 +54,8 @@ def cycle_shape(batch: Any) -> tuple[int, ...]:
     return (check_int("batch", batch, low=1),)
 
 
-@operation("label.cycle", shape=cycle_shape)
-def cycle(*, classes: int, batch: int = 1, start: int = 0) -> NDArray[np.int64]:
-    """Labels (batch), int64, that cycle through the classes: start, start + 1, …, classes − 1, 0, …"""
-    check_limit("elements", check_int("batch", batch, low=1), f"a batch of {batch:,} labels")
-    classes, first = check_int("classes", classes, low=1), check_int("start", start, low=0, high=MAX_LABEL)
-    return (np.arange(check_int("batch", batch, low=1), dtype=np.int64) + first % classes) % classes
+@operation("label.cycle", shape=cycle_shape, output_help="class indices")
+def cycle(*, classes: Count, batch: Count = 1, start: Class = 0) -> Label:
+    """Labels (batch) that cycle through the classes: start, start + 1, …, classes − 1, 0, …"""
+    check_limit("elements", batch, f"a batch of {batch:,} labels")
+    return (np.arange(batch, dtype=np.int64) + start % classes) % classes

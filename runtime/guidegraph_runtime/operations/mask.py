@@ -1,33 +1,35 @@
-"""Masks: 1 where a picture is regenerated, 0 where it is kept."""
+"""Masks, 1 where a picture is to be generated and 0 where it is kept."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
-from guidegraph_runtime.checks import check_int, check_number, check_sides
+from guidegraph_runtime.checks import check_sides
+from guidegraph_runtime.declare.operation import operation
+from guidegraph_runtime.declare.settings import Count, FilePath, Mask, Range, Size
 from guidegraph_runtime.operations import image
-from guidegraph_runtime.operations.image import FilePath, Size
-from guidegraph_runtime.operations.operation import operation
+
+HELP = "1 where something is made anew, 0 where the picture stays"
+
+Coordinate: TypeAlias = Annotated[int, Range(low=0)]
+Level: TypeAlias = Annotated[float, Range(low=0, high=1)]
 
 
-def mask_shape(size: Any) -> tuple[int, ...] | None:
-    """The shape of a mask, or None if `size` is not set."""
-    return None if size is None else (1, 1, *check_sides("size", size))
+def mask_shape(size: Any) -> tuple[int | None, ...]:
+    """The shape of a mask; its sides are unknown if `size` is not set."""
+    return 1, 1, *image.sides_of(size)
 
 
-@operation("mask.box", shape=mask_shape)
-def box(*, size: Size = 64, top: int = 16, left: int = 16, height: int = 32, width: int = 32) -> NDArray[np.float32]:
-    """A mask (1, 1, H, W), float32, that is 1 in a box; size: a side, or [height, width], in pixels like the box.
+@operation("mask.box", shape=mask_shape, output_help=HELP)
+def box(*, size: Size = 64, top: Coordinate = 16, left: Coordinate = 16, height: Count = 32, width: Count = 32) -> Mask:
+    """A mask (1, 1, H, W) that is 1 in a box; size: a side, or [height, width], in pixels like the box.
 
-    Raises an error for a box that extends beyond the mask.
+    top, left: first row and column of the box. Raises an error for a box that extends beyond the mask.
     """
     rows, columns = check_sides("size", size)
     image.check_pixels(rows, columns)
-    top, left = check_int("top", top, low=0), check_int("left", left, low=0)
-    height, width = check_int("height", height, low=1), check_int("width", width, low=1)
     if top + height > rows or left + width > columns:
         raise ValueError(
             f"a box of {height} × {width} at {top}, {left} reaches beyond {rows} × {columns} pixels: move or shrink it"
@@ -37,14 +39,13 @@ def box(*, size: Size = 64, top: int = 16, left: int = 16, height: int = 32, wid
     return mask
 
 
-@operation("mask.load", shape=mask_shape)
-def load(*, path: FilePath, size: Size | None = None, threshold: float = 0.5) -> NDArray[np.float32]:
-    """A picture file as a mask (1, 1, H, W), float32: 1 where it is brighter than the threshold, from 0 to 1.
+@operation("mask.load", shape=mask_shape, output_help=HELP)
+def load(*, path: FilePath, size: Size | None = None, threshold: Level = 0.5) -> Mask:
+    """Load a picture file as a mask (1, 1, H, W): 1 where it is brighter than the threshold, on a scale from 0 to 1.
 
-    size: the side, or [height, width]; the picture is cropped at the centre to fit. Transparent parts become white, so
-    they are in the mask. See `image.load` for its errors.
+    path: the file. size: the side, or [height, width]; the picture is cropped to the centre to fit. Transparency
+    counts as white, so it is in the mask. See `image.load` for its errors.
     """
-    threshold = check_number("threshold", threshold, low=0, high=1)
     brightness = (image.load(path=path, size=size).mean(1, keepdims=True) + 1) / 2
-    mask: NDArray[np.float32] = (brightness > threshold).astype(np.float32)
+    mask: Mask = (brightness > threshold).astype(np.float32)
     return mask

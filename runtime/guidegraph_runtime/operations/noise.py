@@ -1,16 +1,20 @@
-"""Gaussian noise, the same as the engine's."""
+"""Gaussian noise that does not depend on batch size, device or runtime."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from guidegraph_runtime import noise
-from guidegraph_runtime.checks import check_choice, check_int
-from guidegraph_runtime.operations.operation import operation
+from guidegraph_runtime.checks import check_int
+from guidegraph_runtime.declare.operation import operation
+from guidegraph_runtime.declare.settings import Noise, NotEmpty, Range, Sample
+
+Seed: TypeAlias = Annotated[int, Range(low=0)]
+Side: TypeAlias = Annotated[int, Range(low=1)]
+Generator: TypeAlias = Literal["philox", "torch"]
 
 
 def noise_shape(like: Any, seed: Any, shape: Any, batch: Any) -> tuple[int, ...]:
@@ -33,28 +37,37 @@ def noise_shape(like: Any, seed: Any, shape: Any, batch: Any) -> tuple[int, ...]
 
 def _runtime_shape(like: Any, seed: Any, shape: Any, batch: Any, rng: Any) -> tuple[int, ...]:
     """The same as `noise_shape`, but refuses torch's generator, which the runtime lacks."""
-    if check_choice("rng", rng, ("philox", "torch")) == "torch":
+    if rng == "torch":
         raise ValueError(
             "rng: 'torch' draws from torch's own generator, and there is no torch here: use 'philox', the default"
         )
     return noise_shape(like, seed, shape, batch)
 
 
-@operation("noise.gaussian", shapes_read=("like",), shape=_runtime_shape, idle={"rng": None, "shape": "like"})
+@operation(
+    "noise.gaussian",
+    shapes_read=("like",),
+    shape=_runtime_shape,
+    idle={"rng": None, "shape": "like"},
+    output_help="standard normal noise",
+)
 def gaussian(
-    like: NDArray[Any] | None = None,
+    like: Sample | None = None,
     index: int | None = None,
     *,
-    seed: int | Sequence[int] = 0,
-    shape: Sequence[int] | None = None,
-    batch: int = 1,
-    rng: Literal["philox", "torch"] = "philox",
-) -> NDArray[Any]:
-    """Standard normal noise (batch, *shape): sample i of seed s is the sample of seed s + i alone.
+    seed: Seed | list[Seed] = 0,
+    shape: Annotated[list[Side], NotEmpty()] | None = None,
+    batch: Side = 1,
+    rng: Generator = "philox",
+) -> Noise:
+    """Standard normal noise (batch, *shape): sample i of seed s is the single sample of seed s + i.
 
-    like: gives the shape instead of the settings, and the batch if it has more than one sample. The noise is float64 if
-    `like` is, otherwise float32, since the state of a sampler starts from it. index: selects the draw. seed: one, or a
-    sequence with one per sample.
+    like: sets shape and device instead of the settings, and the batch if it has more than one sample. The noise is
+    float64 if `like`, or without it the run, is; otherwise float32, because the state of a sampler starts from it.
+    index: selects the draw (loop.index gives a body fresh noise at each step); without it, a separate draw. seed: one
+    seed, or a list with one for each sample.
+    rng: torch draws from torch's CPU generator, as other tools do, with all samples in one sequence unless seed is a
+    list.
     """
     if like is not None and (not isinstance(like, np.ndarray) or like.dtype.kind != "f" or like.ndim < 2):
         raise ValueError(f"like: expected a sample (B, …) of floating-point numbers; found {type(like).__name__}")

@@ -1,23 +1,27 @@
-"""Noise schedules, each as its fields.
+"""Noise schedules: how much of the picture remains at each timestep of the diffusion.
 
-alphas_bar: ᾱ (T), float64. trained_from, trained_to: the trained timesteps of the schedule's model, or None if unknown.
+All settings that several schedules share:
+train_steps: T, of t = 0 … T−1. beta_start: β at t = 0. beta_end: β at T−1.
+
+The fields of a schedule: alphas_bar, ᾱ (T), float64; trained_from and trained_to, the first and last timestep that its
+model was trained on, or None if unknown.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import numpy as np
 
-from guidegraph_runtime.checks import check_array, check_choice, check_fields, check_int, check_number
+from guidegraph_runtime.checks import check_array, check_fields, check_int, check_number
+from guidegraph_runtime.declare.operation import operation
+from guidegraph_runtime.declare.settings import NotNegative, Positive, Range, Schedule
 from guidegraph_runtime.limits import check_limit
-from guidegraph_runtime.operations.operation import operation
-from guidegraph_runtime.tables.noise_levels import NoiseSchedule
 from guidegraph_runtime.tables.rows import Array
-from guidegraph_runtime.tables.sampler_table import check_alphas_bar
 
-Fields: TypeAlias = dict[str, Any]
+TrainSteps: TypeAlias = Annotated[int, Range(low=2)]
+Beta: TypeAlias = Annotated[float, Range(above=0, below=1)]
+EdmSigmas: TypeAlias = Literal["karras", "exponential"]
 
 
 def _table_shape(train_steps: Any) -> tuple[int, ...]:
@@ -25,110 +29,108 @@ def _table_shape(train_steps: Any) -> tuple[int, ...]:
 
 
 @operation("schedule.linear", shape=_table_shape)
-def linear(*, train_steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> Fields:
+def linear(*, train_steps: TrainSteps = 1000, beta_start: Beta = 1e-4, beta_end: Beta = 0.02) -> Schedule:
     """β rises linearly (Ho et al. 2020, section 4)."""
-    return from_betas(np.linspace(*_betas(beta_start, beta_end), _steps(train_steps)))
+    return from_betas(np.linspace(*_betas(beta_start, beta_end), _count_steps(train_steps)))
 
 
 @operation("schedule.scaled_linear", shape=_table_shape)
-def scaled_linear(*, train_steps: int = 1000, beta_start: float = 0.00085, beta_end: float = 0.012) -> Fields:
+def scaled_linear(*, train_steps: TrainSteps = 1000, beta_start: Beta = 0.00085, beta_end: Beta = 0.012) -> Schedule:
     """√β rises linearly (the schedule of latent diffusion and Stable Diffusion)."""
     low, high = _betas(beta_start, beta_end)
-    return from_betas(np.linspace(low**0.5, high**0.5, _steps(train_steps)) ** 2)
+    return from_betas(np.linspace(low**0.5, high**0.5, _count_steps(train_steps)) ** 2)
 
 
 @operation("schedule.sigmoid", shape=_table_shape)
-def sigmoid(*, train_steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> Fields:
+def sigmoid(*, train_steps: TrainSteps = 1000, beta_start: Beta = 1e-4, beta_end: Beta = 0.02) -> Schedule:
     """β rises along a sigmoid from −6 to 6 (Xu et al. 2022, GeoDiff)."""
     low, high = _betas(beta_start, beta_end)
-    return from_betas(low + (high - low) / (1 + np.exp(-np.linspace(-6, 6, _steps(train_steps)))))
+    return from_betas(low + (high - low) / (1 + np.exp(-np.linspace(-6, 6, _count_steps(train_steps)))))
 
 
 @operation("schedule.cosine", shape=_table_shape)
-def cosine(*, train_steps: int = 1000, offset: float = 0.008, beta_max: float = 0.999) -> Fields:
-    """ᾱ falls as cos² (Nichol & Dhariwal 2021, eq. 17): β_t = min(1 − ᾱ_{t+1}/ᾱ_t, beta_max)."""
-    train_steps, offset = _steps(train_steps), check_number("offset", offset, low=0)
-    t = np.arange(train_steps + 1) / train_steps
+def cosine(*, train_steps: TrainSteps = 1000, offset: NotNegative = 0.008, beta_max: Beta = 0.999) -> Schedule:
+    """ᾱ falls as cos² (Nichol & Dhariwal 2021, eq. 17): β_t = min(1 − ᾱ_{t+1}/ᾱ_t, beta_max).
+
+    offset: s, which keeps β above 0 near t = 0.
+    """
+    t = np.arange(_count_steps(train_steps) + 1) / train_steps
     alphas_bar = np.cos((t + offset) / (1 + offset) * np.pi / 2) ** 2
-    return from_betas(np.minimum(1 - alphas_bar[1:] / alphas_bar[:-1], _beta("beta_max", beta_max)))
+    return from_betas(np.minimum(1 - alphas_bar[1:] / alphas_bar[:-1], beta_max))
 
 
 @operation("schedule.edm", shape=_table_shape)
 def edm(
     *,
-    train_steps: int = 1000,
-    sigma_min: float = 0.002,
-    sigma_max: float = 80.0,
-    sigmas: str = "karras",
-    rho: float = 7.0,
-) -> Fields:
-    """σ/α from sigma_min to sigma_max (Karras et al. 2022, eq. 5, or even in log σ): ᾱ = 1/(1 + (σ/α)²)."""
-    low, high = (
-        check_number(name, value, above=0) for name, value in (("sigma_min", sigma_min), ("sigma_max", sigma_max))
-    )
+    train_steps: TrainSteps = 1000,
+    sigma_min: Positive = 0.002,
+    sigma_max: Positive = 80.0,
+    sigmas: EdmSigmas = "karras",
+    rho: Positive = 7.0,
+) -> Schedule:
+    """The noise levels of an EDM model, whose σ is σ/α here, from sigma_min at t = 0 to sigma_max at T − 1.
+
+    sigmas: "karras", σ^(1/rho) linear in t (Karras et al. 2022, eq. 5), or "exponential", log σ linear in t. Samplers
+    visit such levels by default, from sigma_max on, because the schedule declares the whole range as trained.
+    `denoiser.edm` or `onnx.denoiser` passes the σ of a t to the network.
+    Raises an error unless sigma_min is below sigma_max.
+    """
+    low, high = sigma_min, sigma_max
     if low >= high:
         raise ValueError(f"sigma_min {low} must be below sigma_max {high}: noise only grows with t")
-    ramp = np.linspace(0, 1, _steps(train_steps))
-    if check_choice("sigmas", sigmas, ("karras", "exponential")) == "karras":
-        power = 1 / check_number("rho", rho, above=0)
+    ramp = np.linspace(0, 1, _count_steps(train_steps))
+    if sigmas == "karras":
+        power = 1 / rho
         ratio = (low**power + ramp * (high**power - low**power)) ** (1 / power)
     else:
         ratio = np.exp(np.log(low) + ramp * (np.log(high) - np.log(low)))
-    return _fields(1 / (1 + ratio**2), 0.0, float(len(ratio) - 1))
+    return _to_fields(1 / (1 + ratio**2), 0.0, float(len(ratio) - 1))
 
 
 @operation("schedule.zero_terminal_snr")
-def zero_terminal_snr(schedule: Mapping[str, Any]) -> Fields:
-    """The schedule with √ᾱ shifted and scaled so that its end is pure noise (Lin et al. 2023, algorithm 1)."""
+def zero_terminal_snr(schedule: Schedule) -> Schedule:
+    """The schedule with √ᾱ shifted and scaled so that the last timestep is pure noise (Lin et al. 2023, algorithm 1).
+
+    For models that predict v or x0: at α = 0 an ε prediction has no information about x0.
+    """
     root = np.sqrt(
         check_array("schedule.alphas_bar", check_fields("schedule", schedule, "alphas_bar")["alphas_bar"], "(T)", "f")
     )
     root = (root - root[-1]) * root[0] / (root[0] - root[-1])
-    return _fields((root**2).astype(np.float64), None, float(len(root) - 1))
+    return _to_fields((root**2).astype(np.float64), None, float(len(root) - 1))
 
 
 @operation("schedule.trained")
-def trained(schedule: Mapping[str, Any], *, first: float | None = None, last: float | None = None) -> Fields:
-    """The schedule of a model trained at the timesteps from `first` to `last`; None is the schedule's own end."""
+def trained(schedule: Schedule, *, first: NotNegative | None = None, last: NotNegative | None = None) -> Schedule:
+    """The schedule of a model trained on the timesteps from `first` to `last`, within which samplers stay by default.
+
+    first, last: null is the schedule's own end, where a sampler may then start even if no signal is left.
+    Raises an error for timesteps beyond the schedule, or in the wrong order.
+    """
     bar = check_array("schedule.alphas_bar", check_fields("schedule", schedule, "alphas_bar")["alphas_bar"], "(T)", "f")
     end = float(len(bar) - 1)
     low = 0.0 if first is None else check_number("first", first, low=0, high=end)
     high = end if last is None else check_number("last", last, low=0, high=end)
     if low >= high:
         raise ValueError(f"first {low:g} must be below last {high:g}")
-    return _fields(bar.astype(np.float64), low, high)
+    return _to_fields(bar.astype(np.float64), low, high)
 
 
-def parse_schedule(schedule: Mapping[str, Any]) -> NoiseSchedule:
-    """Parse the fields of a Schedule for the tables. Raises ``ValueError`` for an invalid value."""
-    values = check_fields("schedule", schedule, "alphas_bar")
-    bar = check_alphas_bar(check_array("schedule.alphas_bar", values["alphas_bar"], "(T)", "f"))
-    return NoiseSchedule.of(bar, values.get("trained_from"), values.get("trained_to"))
+def from_betas(betas: Array) -> Schedule:
+    """The schedule with ᾱ_t = Π_{s ≤ t} (1 − β_s)."""
+    return _to_fields(np.cumprod(1 - np.asarray(betas), dtype=np.float64))
 
 
-def from_betas(betas: Array) -> Fields:
-    """ᾱ_t = Π_{s ≤ t} (1 − β_s)."""
-    return _fields(np.cumprod(1 - np.asarray(betas), dtype=np.float64))
-
-
-def _fields(alphas_bar: Array, trained_from: float | None = None, trained_to: float | None = None) -> Fields:
+def _to_fields(alphas_bar: Array, trained_from: float | None = None, trained_to: float | None = None) -> Schedule:
     return {"alphas_bar": alphas_bar, "trained_from": trained_from, "trained_to": trained_to}
 
 
-def _steps(train_steps: int) -> int:
-    train_steps = check_int("train_steps", train_steps, low=2)
+def _count_steps(train_steps: int) -> int:
     check_limit("steps", train_steps, f"the schedule has {train_steps:,} steps")
     return train_steps
 
 
-def _beta(name: str, value: float) -> float:
-    if (beta := check_number(name, value, above=0)) < 1:
-        return beta
-    raise ValueError(f"{name}: expected a number above 0 and below 1; found {value!r}")
-
-
-def _betas(beta_start: float, beta_end: float) -> tuple[float, float]:
-    low, high = _beta("beta_start", beta_start), _beta("beta_end", beta_end)
+def _betas(low: float, high: float) -> tuple[float, float]:
     if low > high:
         raise ValueError(f"beta_start {low} must not be above beta_end {high}: noise only grows with t")
     return low, high

@@ -8,23 +8,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from guidegraph_runtime.checks import check_file, check_sides
+from guidegraph_runtime.declare.operation import operation
+from guidegraph_runtime.declare.settings import Count, FilePath, SemanticMap, Size
 from guidegraph_runtime.limits import check_limit
-from guidegraph_runtime.operations.image import FilePath, Size, check_pixels
-from guidegraph_runtime.operations.operation import operation
+from guidegraph_runtime.operations.image import check_pixels, sides_of
 from guidegraph_runtime.pictures.semantic_maps import CLASSES, read_map
 
 
-def map_shape(size: Any, classes: Any) -> tuple[int, ...] | None:
-    """The shape of the result of `semantic.load`, or None if `size` is not set."""
-    return None if size is None else (1, len(CLASSES) if classes is None else classes, *check_sides("size", size))
+def map_shape(size: Any, classes: Any) -> tuple[int | None, ...]:
+    """The shape of the result of `semantic.load`; its sides are unknown if `size` is not set."""
+    return 1, len(CLASSES) if classes is None else classes, *sides_of(size)
 
 
-@operation("semantic.load", shape=map_shape)
-def load(*, path: FilePath, size: Size | None = None, classes: int | None = None) -> NDArray[np.float32]:
-    """A picture file as a one-hot map (1, K, H, W), float32, of the classes of scenes or of `classes` arbitrary ones.
+@operation("semantic.load", shape=map_shape, output_help="a one-hot map of classes")
+def load(*, path: FilePath, size: Size | None = None, classes: Count | None = None) -> SemanticMap:
+    """Load the picture file at `path` as a one-hot map (1, K, H, W) of the classes of scenes, or of `classes` others.
 
-    A grey picture, or one with a palette, has the indices of the classes; a colour picture has their colours. size: the
-    side, or [height, width], by nearest pixel. Raises an error for an index or a colour without a class.
+    A grey picture, or one with a palette, holds class indices; one in colour holds the classes' colours, as painted by
+    `semantic.picture`. size: the side, or [height, width], to resize to by the nearest pixel. classes: K, for classes
+    other than those of scenes, which have no colours.
+    Raises an error for an index or a colour without a class.
     """
     target = None if size is None else check_sides("size", size)
     indices = read_map(check_file("path", path), classes)
@@ -35,7 +38,7 @@ def load(*, path: FilePath, size: Size | None = None, classes: int | None = None
     count = (len(CLASSES) if classes is None else classes) * indices.size
     check_limit("elements", count, f"the map has {count:,} elements")
     class_indices = np.arange(len(CLASSES) if classes is None else classes)[:, None, None]
-    semantic: NDArray[np.float32] = (indices == class_indices).astype(np.float32)[None]
+    semantic: SemanticMap = (indices == class_indices).astype(np.float32)[None]
     return semantic
 
 

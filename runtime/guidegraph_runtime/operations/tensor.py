@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from guidegraph_runtime.checks import check_int
-from guidegraph_runtime.operations.operation import operation
+from guidegraph_runtime.declare.operation import operation
+from guidegraph_runtime.declare.settings import Tensor
 
 
 def concatenation_shape(tensors: Any, axis: Any) -> tuple[int, ...] | None:
@@ -22,17 +22,20 @@ def concatenation_shape(tensors: Any, axis: Any) -> tuple[int, ...] | None:
     return tuple(shape)
 
 
-@operation("tensor.cat", shape=concatenation_shape)
-def concatenate(tensors: Sequence[NDArray[Any]], *, axis: int = 0) -> NDArray[Any]:
-    """Concatenate arrays along an axis (0: the batch); their other axes must be equal."""
-    if not tensors:
+def check_concatenation(shapes: Sequence[tuple[int, ...]], axis: int) -> None:
+    """Raise ``ValueError`` for tensors of these shapes that cannot be concatenated along the axis."""
+    if not shapes:
         raise ValueError("there are no tensors: list at least one")
-    axis = check_int("axis", axis)
-    shapes = [tuple(tensor.shape) for tensor in tensors]
     shapes_text = " and ".join(map(str, shapes))
     if any(not -len(shape) <= axis < len(shape) for shape in shapes):
         raise ValueError(f"there is no axis {axis} in tensors of shapes {shapes_text}")
-    other_axes = {shape[: axis % len(shape)] + shape[axis % len(shape) + 1 :] for shape in shapes}
-    if len(other_axes) > 1 or len({len(shape) for shape in shapes}) > 1:
+    other_axes = [shape[: axis % len(shape)] + shape[axis % len(shape) + 1 :] for shape in shapes]
+    if any(axes != other_axes[0] for axes in other_axes):  # compared, not hashed: sizes are symbols while torch traces
         raise ValueError(f"tensors must be alike but for axis {axis}; found shapes {shapes_text}")
+
+
+@operation("tensor.cat", shape=concatenation_shape)
+def concatenate(tensors: Sequence[Tensor], *, axis: int = 0) -> Tensor:
+    """Concatenate tensors along an axis (0: the batch); their other axes must be equal."""
+    check_concatenation([tuple(tensor.shape) for tensor in tensors], axis)
     return np.concatenate(list(tensors), axis=axis)

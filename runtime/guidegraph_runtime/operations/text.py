@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from guidegraph_runtime.checks import check_fields, check_flag, check_int
+from guidegraph_runtime.checks import check_fields, check_int
 from guidegraph_runtime.checks import check_texts as list_of_texts
-from guidegraph_runtime.operations.operation import operation
+from guidegraph_runtime.declare.operation import operation
+from guidegraph_runtime.declare.settings import Count
 from guidegraph_runtime.text import tokens
 from guidegraph_runtime.text.chunks import Chunker, make_chunk_tables
 from guidegraph_runtime.text.prompt_weights import parse_prompt
@@ -26,10 +27,10 @@ class Tokens(NamedTuple):
 
 
 @operation("text.replace")
-def replace(text: str | Sequence[str], *, words: Mapping[str, str]) -> list[str]:
+def replace(text: str | Sequence[str], *, words: dict[str, str]) -> list[str]:
     """Replace words or phrases in texts: only whole words, longer phrases first.
 
-    words: maps words (ignoring case) to replacements. Raises an error for an empty word.
+    words: a table from old words (in any case) to new ones. Raises an error for an empty word.
     """
     if not isinstance(words, Mapping) or not all(isinstance(word, str) for pair in words.items() for word in pair):
         raise ValueError(f"words: expected a table from words to words; found {words!r:.80}")
@@ -44,9 +45,12 @@ def replace(text: str | Sequence[str], *, words: Mapping[str, str]) -> list[str]
     return [pattern.sub(lambda match: table[match[1].lower()], item) for item in texts]
 
 
-@operation("text.tokenize")
+@operation(
+    "text.tokenize",
+    output_help={"ids": "token ids of the texts, padded", "mask": "true where a token counts"},
+)
 def tokenize(
-    texts: str | Sequence[str], *, tokenizer: bytes, length: int | None = None, weighted: bool = False
+    texts: str | Sequence[str], *, tokenizer: bytes, length: Count | None = None, weighted: bool = False
 ) -> Tokens:
     """Token ids (B, L), int64, and the mask (B, L), bool, false at padding. It has no node: nodes embed texts.
 
@@ -56,9 +60,9 @@ def tokenize(
     Raises an error for an invalid tokenizer, and if texts have different lengths.
     """
     text_list = _check_texts(texts)
-    if check_flag("weighted", weighted):
+    if weighted:
         text_list = [_without_weights(text) for text in text_list]
-    loaded_tokenizer = _tokenizer(tokenizer, None if length is None else check_int("length", length, low=1))
+    loaded_tokenizer = _tokenizer(tokenizer, length)
     ids, mask = tokens.encode(loaded_tokenizer, text_list)
     tokens.warn_of_unknown_words(loaded_tokenizer, text_list, ids)
     return Tokens(ids, mask)
@@ -78,7 +82,7 @@ def chunks(
     text_list = _check_texts(texts)
     if not isinstance(towers, (list, tuple)) or not towers:
         raise ValueError(f"towers: expected a list of one encoder or more; found {towers!r:.80}")
-    prompts = [parse_prompt(text) if check_flag("weighted", weighted) else [(text, 1.0)] for text in text_list]
+    prompts = [parse_prompt(text) if weighted else [(text, 1.0)] for text in text_list]
     outputs: dict[str, NDArray[Any]] = {}
     chunkers = [_chunker(f"towers[{i}]", tower) for i, tower in enumerate(towers)]
     for i, table in enumerate(make_chunk_tables(chunkers, prompts)):

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from guidegraph_runtime.allowed_files import check_plan
 from guidegraph_runtime.bundle.manifest_types import Manifest, Operation
-from guidegraph_runtime.bundle.names import TABLES
+from guidegraph_runtime.bundle.names import ADAPTABLE_TABLE, TABLES
 from guidegraph_runtime.bundle.verify import open_bundle
 from guidegraph_runtime.errors import BundleError, suggest_name
-from guidegraph_runtime.lora.apply import LORA_TABLE, Lora, adapt_weights, read_loras
+from guidegraph_runtime.lora.apply import Lora, adapt_weights, read_loras
 from guidegraph_runtime.running.choices import has_choices
 from guidegraph_runtime.running.dry_run import UNKNOWN, DryRun
 from guidegraph_runtime.running.inputs import load_value, resolve_inputs
@@ -116,7 +116,7 @@ class Bundle:
 
     def _release(self, part: str) -> None:
         """Release the bytes that the session of a part has copied, except those that another session needs."""
-        if LORA_TABLE in self.manifest.files:
+        if ADAPTABLE_TABLE in self.manifest.files:
             return  # sessions with LoRAs are built from these
         parts = self.manifest.parts
         waiting = [other for name, other in parts.items() if name not in self._sessions]

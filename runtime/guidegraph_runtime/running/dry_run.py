@@ -24,7 +24,7 @@ from guidegraph_runtime.admission import (
 )
 from guidegraph_runtime.bundle.manifest_types import Operation, Part
 from guidegraph_runtime.bundle.names import BATCH, MULTIPLES
-from guidegraph_runtime.operations import OPERATIONS, SHAPES
+from guidegraph_runtime.operations import OPERATIONS
 from guidegraph_runtime.running.choices import Choice, has_choices
 from guidegraph_runtime.running.loops import Loop
 from guidegraph_runtime.running.plan import PlanRun, check_guards
@@ -78,18 +78,20 @@ class DryRun(PlanRun):
 
     def _shape(self, operation: Operation, inputs: Mapping[str, Any]) -> Shape | None:
         """The shape of an operation's result, or None if its rule needs unknown values."""
-        rule = SHAPES.get(operation.op)
-        if rule is None:
+        declared = OPERATIONS.get(operation.op)
+        if declared is None or declared.shape is None:
             return None
+        rule, defaults = declared.shape, declared.signature.parameters
         ports = build_arguments(inputs)
-        defaults = signature(OPERATIONS[operation.op]).parameters
         rule_arguments = {
             name: ports[name] if name in ports else operation.settings.get(name, defaults[name].default)
             for name in signature(rule).parameters
         }
         if any(_holds_unknown(value) for value in rule_arguments.values()):
             return None
-        return rule(**rule_arguments)
+        shape = rule(**rule_arguments)
+        sides = () if shape is None else tuple(side for side in shape if side is not None)
+        return sides if shape is not None and len(sides) == len(shape) else None
 
     def is_known(self, value: Any) -> bool:
         """Whether a value is known, and not only its shape."""

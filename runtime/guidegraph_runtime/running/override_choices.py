@@ -5,13 +5,13 @@ Each is tried in a rehearsal, which computes no graph; overrides that would be r
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
+from typing import Any, TypeAlias
 
 from guidegraph_runtime.bundle.manifest_types import Operation
-from guidegraph_runtime.operations import IDLE, OPERATIONS
+from guidegraph_runtime.declare.settings import words_of
+from guidegraph_runtime.operations import OPERATIONS
 from guidegraph_runtime.running.overrides import find_alternatives, host_operations, settings_of
 
 IsAdmitted: TypeAlias = Callable[[Mapping[str, Any]], bool]
@@ -69,7 +69,7 @@ def other_values(op: str, setting: str, value: Any) -> list[Any]:
         return [value + 1, value - 1, 2 * value, 0, 1]
     if isinstance(value, float):
         return [value / 2, value + 0.1, 1.0, 0.5]
-    words = _words(op, setting)
+    words = words_of(OPERATIONS[op].hints.get(setting))
     if isinstance(value, str):
         return words
     if isinstance(value, list) and value and all(isinstance(item, (int, float)) for item in value):
@@ -77,25 +77,9 @@ def other_values(op: str, setting: str, value: Any) -> list[Any]:
     return [1, 8, 0.5, True, [1], [8, 8], *words] if value is None else []
 
 
-def _words(op: str, setting: str) -> list[str]:
-    """The words of the ``Literal`` types in a setting's annotation."""
-    try:
-        hints = get_type_hints(inspect.unwrap(OPERATIONS[op]))
-    except NameError:
-        return []
-    hints_left, words = [hints.get(setting)], []
-    while hints_left:
-        hint = hints_left.pop()
-        if get_origin(hint) is Literal:
-            words += [word for word in get_args(hint) if isinstance(word, str)]
-        else:
-            hints_left += get_args(hint)
-    return words
-
-
 def _is_idle(operation: Operation, setting: str) -> bool:
     """Whether a setting has no effect in this operation."""
-    ports = IDLE.get(operation.op, {})
+    ports = OPERATIONS[operation.op].idle if operation.op in OPERATIONS else {}
     return setting in ports and (ports[setting] is None or ports[setting] in operation.inputs)
 
 

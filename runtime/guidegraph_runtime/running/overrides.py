@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -40,7 +39,7 @@ def find_alternatives(operation: str) -> list[str]:
 
 
 def _interface(operation: str) -> tuple[tuple[str, ...], str]:
-    signature = inspect.signature(OPERATIONS[operation])
+    signature = OPERATIONS[operation].signature
     ports = tuple(
         parameter.name for parameter in signature.parameters.values() if parameter.kind is not parameter.KEYWORD_ONLY
     )
@@ -51,7 +50,7 @@ def settings_of(operation: str) -> dict[str, Any]:
     """The settings of an operation with their defaults; {} if the runtime lacks the operation."""
     if operation not in OPERATIONS:
         return {}
-    parameters = inspect.signature(OPERATIONS[operation]).parameters.values()
+    parameters = OPERATIONS[operation].signature.parameters.values()
     return {
         parameter.name: None if parameter.default is parameter.empty else parameter.default
         for parameter in parameters
@@ -75,7 +74,7 @@ def _override(operation: Operation, changes: Mapping[str, Mapping[str, Any]], lo
         raise BundleError(
             location, "unknown-operation", f"{operation.node}: no '{use}'; {suggest_name(str(use), group)}"
         )
-    parameters = inspect.signature(OPERATIONS[use]).parameters
+    parameters = OPERATIONS[use].signature.parameters
     if unknown := [name for name in settings_to_change if name not in parameters]:
         message = f"{operation.node} ({use}): no setting '{unknown[0]}'; {suggest_name(unknown[0], parameters)}"
         raise BundleError(location, "unknown-setting", message)

@@ -15,7 +15,7 @@ from guidegraph_runtime.error_text import error_text
 from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.limits import LimitExceeded, TripCount, current_limits, show_limit
 from guidegraph_runtime.machine.shortages import with_shortage
-from guidegraph_runtime.operations import OPERATIONS, SHAPES_READ
+from guidegraph_runtime.operations import OPERATIONS
 from guidegraph_runtime.running.choices import CHOOSE, Choice, has_choices
 from guidegraph_runtime.running.loops import Loop
 from guidegraph_runtime.running.operation_order import schedule_operations
@@ -128,7 +128,7 @@ class PlanRun:
 
     def _inputs(self, operation: Operation) -> dict[str, Any]:
         """Copy an operation's inputs to the host; if it reads only a shape, use a placeholder instead."""
-        shapes = SHAPES_READ[operation.op]
+        shapes = OPERATIONS[operation.op].shapes_read
         return {
             port: (to_placeholder if port in shapes else to_host)(self.memory.read(name))
             for port, name in operation.inputs.items()

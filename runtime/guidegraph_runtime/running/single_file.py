@@ -42,7 +42,7 @@ Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
-class NoiseRecipe:
+class DrawRecipe:
     """A noise input of a graph.
 
     node: the operation that draws it. over: the name of the loop's sequence if each iteration has its own noise. shape:
@@ -52,6 +52,16 @@ class NoiseRecipe:
     node: str
     over: str | None
     shape: tuple[Size, ...] | None
+
+    def to_json(self) -> dict[str, Any]:
+        """The entry of FILE.json that `_noise` reads."""
+        plain: dict[str, Any] = {"node": self.node} | ({} if self.over is None else {"over": self.over})
+        if self.shape is not None:
+            plain["shape"] = [
+                {"size": size.text, "of": {name: [[a.input, a.index] for a in axes] for name, axes in size.of.items()}}
+                for size in self.shape
+            ]
+        return {"noise": plain}
 
 
 @dataclass(frozen=True)
@@ -64,7 +74,7 @@ class Description:
 
     location: str
     inputs: Mapping[str, Tensor]
-    noise: Mapping[str, NoiseRecipe]
+    noise: Mapping[str, DrawRecipe]
     fields: Mapping[str, Any]
     recipe: Manifest
     files: Mapping[str, bytes]
@@ -155,7 +165,7 @@ def _draw_noise(
     description: Description,
     operation: Operation,
     name: str,
-    noise: NoiseRecipe,
+    noise: DrawRecipe,
     memory: Values,
     shapes: Mapping[str, tuple[int, ...]],
 ) -> Array:
@@ -233,10 +243,10 @@ def _multiples(cursor: Cursor, dims: Sequence[int | str]) -> dict[str, int]:
     return {axis: factor.integer(1, 2**31 - 1) for axis, factor in entries}
 
 
-def _noise(cursor: Cursor) -> NoiseRecipe:
+def _noise(cursor: Cursor) -> DrawRecipe:
     fields = cursor.fields(("node",), ("over", "shape"))
     shape = tuple(_size(size) for size in fields["shape"].items()) if "shape" in fields else None
-    return NoiseRecipe(fields["node"].text(), fields["over"].text() if "over" in fields else None, shape)
+    return DrawRecipe(fields["node"].text(), fields["over"].text() if "over" in fields else None, shape)
 
 
 def _size(cursor: Cursor) -> Size:

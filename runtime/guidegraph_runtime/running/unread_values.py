@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from guidegraph_runtime.bundle.manifest_types import Operation, walk_operations
-from guidegraph_runtime.operations import SHAPES_READ
+from guidegraph_runtime.operations import shapes_read_by
 from guidegraph_runtime.running.loops import Loop
 from guidegraph_runtime.sessions.device_values import as_array_like, to_host
 
@@ -55,7 +55,7 @@ def is_unread(flags: Flags, values: Mapping[str, Any]) -> bool:
 
 def _like(operation: Operation) -> str | None:
     """The name of a value of which an operation reads only the shape; ``None`` if there is none."""
-    ports = SHAPES_READ.get(operation.op, ())
+    ports = shapes_read_by(operation.op)
     return next((operation.inputs[port] for port in ports if port in operation.inputs), None)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
+from guidegraph_runtime.checks import check_array, check_fields
+from guidegraph_runtime.declare.settings import Fraction, Offset, Steps
 from guidegraph_runtime.limits import check_limit
 from guidegraph_runtime.tables.rows import Array, Level
 
@@ -137,12 +139,12 @@ class NoiseSchedule:
 def levels(
     noise: NoiseSchedule,
     rule: Rule,
-    steps: int,
-    spacing: Spacing = "leading",
-    offset: int = 0,
+    steps: Steps,
+    spacing: Spacing = "linspace",
+    offset: Offset = 0,
     final: Final = "one",
     sigmas: Sigmas = "schedule",
-    strength: float = 1.0,
+    strength: Fraction = 1.0,
 ) -> list[Level]:
     """The default levels, noisiest first, including the landing: one more than steps.
 
@@ -162,7 +164,54 @@ def levels(
         visited = [noise.at(float(t)) for t in timesteps(trained, rule, steps, spacing, offset)]
         if sigmas != "schedule":
             visited = respace(sigmas, steps, visited[0], visited[-1], noise)
-    return [*visited[steps - count_kept_steps(steps, strength) :], landing(noise, final)]
+    return Levels.of([*visited[steps - count_kept_steps(steps, strength) :], landing(noise, final)]).to_list()
+
+
+def parse_schedule(schedule: Mapping[str, Any]) -> NoiseSchedule:
+    """Parse the fields of a Schedule. Raises ``ValueError`` for an invalid value."""
+    values = check_fields("schedule", schedule, "alphas_bar")
+    bar = check_alphas_bar(check_array("schedule.alphas_bar", values["alphas_bar"], "(T)", "f"))
+    return NoiseSchedule.of(bar, values.get("trained_from"), values.get("trained_to"))
+
+
+def parse_levels(levels: Mapping[str, Any]) -> Levels:
+    """Parse the fields of a Levels. Raises ``ValueError`` for an invalid value."""
+    values = check_fields("levels", levels, "t", "ratio")
+    t, ratio = (check_array(f"levels.{name}", values[name], "(N+1)", "f").astype(np.float64) for name in ("t", "ratio"))
+    return check_levels(Levels(t, ratio))
+
+
+def check_alphas_bar(alphas_bar: Array) -> Array:
+    """Check ᾱ (T) and return it in float64. Raises ``ValueError``."""
+    array = np.asarray(alphas_bar)
+    if array.dtype.kind != "f" or array.ndim != 1 or len(array) < 2 or not ((array >= 0) & (array <= 1)).all():
+        raise ValueError(
+            f"expected ᾱ (T), two or more numbers from 0 to 1; found an array {array.shape} of {array.dtype}"
+        )
+    return array.astype(np.float64)
+
+
+def check_levels(levels: Levels, rising: bool = True) -> Levels:
+    """Check that levels fall, or rise if allowed, and return them. Raises ``ValueError``."""
+    ratio = levels.ratio
+    if levels.t.shape != ratio.shape or ratio.ndim != 1 or len(ratio) < 2:
+        raise ValueError(
+            f"levels have one t and one σ/α each, two or more; found shapes {levels.t.shape}, {ratio.shape}"
+        )
+    if np.isnan(ratio).any() or (ratio < 0).any() or np.isnan(levels.t).any():
+        raise ValueError("levels have σ/α of at least 0; one of them is negative or not a number")
+    is_falling = (ratio[:-1] > ratio[1:]).all() or ((ratio[:-2] > ratio[1:-1]).all() and ratio[-2] == ratio[-1])
+    if is_falling and ratio[-2] > 0:
+        return levels
+    if (ratio[:-1] < ratio[1:]).all() and ratio[0] > 0 and np.isfinite(ratio[-1]):
+        if rising:
+            return levels
+        raise ValueError(
+            "the levels go from the data to the noise, which this solver cannot: use ddim with eta 0, euler, heun, "
+            "dpm2 or dpmpp_2m"
+        )
+    text = ", ".join(f"{value:.4g}" for value in ratio[:8]) + (", …" if len(ratio) > 8 else "")
+    raise ValueError(f"the σ/α of levels fall, or rise, from one to the next and are 0 at the landing alone: {text}")
 
 
 def landing(noise: NoiseSchedule, final: Final) -> Level:

@@ -100,12 +100,3 @@ def ancestral_split(start: float, end: float, eta: float) -> tuple[float, float]
     """(s_down, s_up) of an ancestral step from σ/α = start to end: s_down² + s_up² = end², and η scales s_up."""
     up = min(eta * end * math.sqrt(1 - (end / start) ** 2), end)
     return math.sqrt(end**2 - up**2), up
-
-
-def require_signal(levels: Sequence[Level], solver: str) -> None:
-    """Raise ``ValueError`` for a schedule that starts at pure noise, α = 0, where σ/α is infinite."""
-    if levels[0].alpha == 0:
-        raise ValueError(
-            f"{solver} works in x/α, and this schedule starts at α = 0 (zero terminal SNR); "
-            "ddpm, ddim, euler, euler_ancestral, dpmpp_2m, dpmpp_2m_sde, dpmpp_3m_sde, lcm and tcd can start there"
-        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -232,11 +232,12 @@ def test_a_bundle_draws_noise_only_where_the_samplers_table_has_a_gain_for_it(
     draws: list[int | None] = []
     gaussian = OPERATIONS["noise.gaussian"]
 
-    def counted(**given: Any) -> dict[str, Any]:
-        draws.append(given.get("index"))
-        return gaussian(**given)
+    def count(**arguments: Any) -> Any:
+        draws.append(arguments.get("index"))
+        return gaussian.function(**arguments)
 
-    monkeypatch.setattr("guidegraph_runtime.running.plan.OPERATIONS", {**OPERATIONS, "noise.gaussian": counted})
+    counting = {**OPERATIONS, "noise.gaussian": replace(gaussian, function=count)}
+    monkeypatch.setattr("guidegraph_runtime.running.plan.OPERATIONS", counting)
     bundle = bundle_of("class_cfg")
     bundle.run(steps=3)
     assert draws == [None]

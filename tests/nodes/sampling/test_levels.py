@@ -272,21 +272,21 @@ def test_a_schedule_that_ends_with_signal_is_used_to_its_end() -> None:
     assert len(samplers.ddpm(schedules.linear()).steps) == 1000
 
 
-def test_set_trained_range_sets_the_range_of_timesteps_of_a_model() -> None:
-    narrowed = schedules.set_trained_range(schedules.cosine(), first=10, last=900)
+def test_trained_sets_the_range_of_timesteps_of_a_model() -> None:
+    narrowed = schedules.trained(schedules.cosine(), first=10, last=900)
     assert (narrowed.trained_from, narrowed.trained_to) == (10, 900)
     assert samplers.euler(narrowed, steps=3).steps.tolist() == [900, 455, 10]
     assert len(samplers.ddpm(narrowed).steps) == 891
-    unbounded = schedules.set_trained_range(schedules.cosine())
+    unbounded = schedules.trained(schedules.cosine())
     assert samplers.ddim(unbounded, steps=5, spacing="trailing").steps[0].item() == 999
     with pytest.raises(ValueError, match="first 900 must be below last 10"):
-        schedules.set_trained_range(schedules.cosine(), first=900, last=10)
+        schedules.trained(schedules.cosine(), first=900, last=10)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
 @pytest.mark.parametrize(("first", "last"), [(0, 199), (800, 999), (3.25, 957.75), (300, 700)])
 def test_a_model_trained_on_part_of_the_schedule_is_sampled_there(name: str, first: float, last: float) -> None:
-    schedule = schedules.set_trained_range(scaled_linear(), first=first, last=last)
+    schedule = schedules.trained(scaled_linear(), first=first, last=last)
     for settings in ({"steps": 4}, {"steps": 5, "spacing": "trailing"}, {"steps": 4, "spacing": "linspace"}):
         t = SAMPLERS[name](schedule, **settings).steps.double()
         assert first <= t.min().item() < t.max().item() <= last
@@ -294,7 +294,7 @@ def test_a_model_trained_on_part_of_the_schedule_is_sampled_there(name: str, fir
 
 
 def test_whole_timesteps_of_a_range_of_the_schedule() -> None:
-    schedule = schedules.set_trained_range(schedules.cosine(), first=3.25, last=957.75)
+    schedule = schedules.trained(schedules.cosine(), first=3.25, last=957.75)
     assert samplers.ddpm(schedule).steps.tolist() == list(range(957, 3, -1))
     for levels in (grids.simple(schedule, steps=7), grids.beta(schedule, steps=7)):
         assert torch.equal(levels.t, levels.t.round())
@@ -304,13 +304,13 @@ def test_whole_timesteps_of_a_range_of_the_schedule() -> None:
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_released_cosine_model_is_sampled_from_where_signal_is_left_but_by_ddpm_and_ddim(name: str) -> None:
-    released = schedules.set_trained_range(schedules.cosine())
+    released = schedules.trained(schedules.cosine())
     start = SAMPLERS[name](released, steps=10, spacing="trailing").steps[0].item()
     assert start == 999 if name in ("ddpm", "ddim") else start <= 966
 
 
 def test_solvers_that_need_signal_refuse_a_model_trained_only_on_noise() -> None:
-    schedule = schedules.set_trained_range(schedules.cosine(), first=975, last=999)
+    schedule = schedules.trained(schedules.cosine(), first=975, last=999)
     with pytest.raises(ValueError, match="knows the timesteps from 975 on, where no signal is left"):
         samplers.heun(schedule, steps=5)
     assert samplers.ddim(schedule, steps=2).steps.tolist()[0] > 975
@@ -363,7 +363,7 @@ def test_a_setting_beside_wired_levels_is_an_error_before_anything_runs(tmp_path
 
 
 def test_training_draws_timesteps_in_the_trained_range() -> None:
-    schedule = schedules.set_trained_range(schedules.cosine(), first=100, last=900)
+    schedule = schedules.trained(schedules.cosine(), first=100, last=900)
     t = uniform_timesteps(torch.zeros(801, 1, 1, 1), schedule)
     assert sorted(t.tolist()) == list(range(100, 901))
 
@@ -407,7 +407,7 @@ def test_a_plugins_levels_go_with_any_sampler(tmp_path: Path) -> None:
 
 
 def test_a_saved_model_keeps_its_trained_range_of_timesteps(tmp_path: Path) -> None:
-    saved = schedules.set_trained_range(schedules.cosine(), first=5, last=900)
+    saved = schedules.trained(schedules.cosine(), first=5, last=900)
     save_model(schedule=saved, path=tmp_path / "model")
     loaded = load_model(path=tmp_path / "model").schedule
     assert (loaded.trained_from, loaded.trained_to) == (5, 900)

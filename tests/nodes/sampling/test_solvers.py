@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from guidegraph_runtime.tables import consistency, ddpm_ddim, dpm_solver, ode_solvers, pseudo_numerical, unipc
+from guidegraph_runtime.samplers import consistency, ddpm_ddim, dpm_solver, ode_solvers, pseudo_numerical, unipc
 from guidegraph_runtime.tables.noise_levels import NoiseSchedule
 from guidegraph_runtime.tables.rows import NOTHING, Array, K, Level, Row
 from tests.nodes.sampling import k_diffusion
@@ -53,7 +53,7 @@ def of_rows(rows: Sequence[Row], last: bool) -> Iterator[Array]:
 
 @pytest.mark.parametrize("eta", [1.0, 0.5])
 def test_dpm2_ancestral_is_a_midpoint_step_and_noise(eta: float) -> None:
-    rows = ode_solvers.dpm2_ancestral(LEVELS, NOISE.at_ratio, eta)
+    rows = ode_solvers.dpm2_ancestral(LEVELS, NOISE, eta=eta)
     assert len(rows) == 2 * len(GRID) - 1
     noises = [normal(64, seed) for seed in range(len(rows))]
     expected = k_diffusion.dpm_2_ancestral(denoise, START, RATIOS, of_rows(rows, last=True), eta)
@@ -62,7 +62,7 @@ def test_dpm2_ancestral_is_a_midpoint_step_and_noise(eta: float) -> None:
 
 @pytest.mark.parametrize("eta", [1.0, 0.5])
 def test_dpmpp_2s_ancestral_is_an_exponential_midpoint_step_and_noise(eta: float) -> None:
-    rows = dpm_solver.dpmpp_2s_ancestral(LEVELS, NOISE.at_ratio, eta)
+    rows = dpm_solver.dpmpp_2s_ancestral(LEVELS, NOISE, eta=eta)
     noises = [normal(64, seed) for seed in range(len(rows))]
     expected = k_diffusion.dpmpp_2s_ancestral(denoise, START, RATIOS, of_rows(rows, last=True), eta)
     np.testing.assert_allclose(run(rows, normal(64, 99), noises), expected, rtol=0, atol=1e-6)
@@ -70,7 +70,7 @@ def test_dpmpp_2s_ancestral_is_an_exponential_midpoint_step_and_noise(eta: float
 
 @pytest.mark.parametrize("eta", [1.0, 0.3, 0.0])
 def test_dpmpp_3m_sde_integrates_k_diffusions_quadratic_through_three_calls(eta: float) -> None:
-    rows = dpm_solver.dpmpp_3m_sde(LEVELS, eta)
+    rows = dpm_solver.dpmpp_3m_sde(LEVELS, eta=eta)
     noises = [normal(64, seed) for seed in range(len(rows))]
     expected = k_diffusion.multistep_sde(denoise, START, RATIOS, of_rows(LEVELS, last=False), eta, order=3)
     np.testing.assert_allclose(run(rows, normal(64, 99), noises), expected, rtol=0, atol=1e-9)
@@ -79,7 +79,7 @@ def test_dpmpp_3m_sde_integrates_k_diffusions_quadratic_through_three_calls(eta:
 @pytest.mark.parametrize("solver_type", ["midpoint", "heun"])
 @pytest.mark.parametrize("eta", [1.0, 0.3, 0.0])
 def test_dpmpp_2m_integrates_the_line_through_two_calls_or_takes_its_middle(eta: float, solver_type: Any) -> None:
-    rows = dpm_solver.dpmpp_2m(LEVELS, solver_type, eta)
+    rows = dpm_solver.dpmpp_2m(LEVELS, solver_type=solver_type, eta=eta)
     noises = [normal(64, seed) for seed in range(len(rows))]
     expected = k_diffusion.multistep_sde(denoise, START, RATIOS, of_rows(LEVELS, last=False), eta, 2, solver_type)
     np.testing.assert_allclose(run(rows, normal(64, 99), noises), expected, rtol=0, atol=1e-9)
@@ -104,11 +104,11 @@ def error(solver: Callable[[list[Level]], list[Row]], steps: int) -> float:
 @pytest.mark.parametrize(
     ("solver", "order"),
     [
-        (lambda levels: dpm_solver.dpmpp_2m(levels, "heun"), 2),
+        (lambda levels: dpm_solver.dpmpp_2m(levels, solver_type="heun"), 2),
         (lambda levels: dpm_solver.dpmpp_3m_sde(levels, eta=0), 2),  # for want of half of the curvature
-        (lambda levels: dpm_solver.dpmpp_2s(levels, "heun"), 2),
-        (lambda levels: dpm_solver.dpmpp_2s_ancestral(levels, NOISE.at_ratio, eta=0), 2),
-        (lambda levels: ode_solvers.dpm2_ancestral(levels, NOISE.at_ratio, eta=0), 2),
+        (lambda levels: dpm_solver.dpmpp_2s(levels, solver_type="heun"), 2),
+        (lambda levels: dpm_solver.dpmpp_2s_ancestral(levels, NOISE, eta=0), 2),
+        (lambda levels: ode_solvers.dpm2_ancestral(levels, NOISE, eta=0), 2),
     ],
     ids=["dpmpp_2m heun", "dpmpp_3m", "dpmpp_2s heun", "dpmpp_2s_ancestral", "dpm2_ancestral"],
 )
@@ -119,10 +119,10 @@ def test_order_of_convergence_without_noise(solver: Callable[[list[Level]], list
 @pytest.mark.parametrize(
     "rows",
     [
-        dpm_solver.dpmpp_2m(LEVELS, "heun", eta=1.0),
+        dpm_solver.dpmpp_2m(LEVELS, solver_type="heun", eta=1.0),
         dpm_solver.dpmpp_3m_sde(LEVELS),
-        ode_solvers.dpm2_ancestral(LEVELS, NOISE.at_ratio),
-        dpm_solver.dpmpp_2s_ancestral(LEVELS, NOISE.at_ratio),
+        ode_solvers.dpm2_ancestral(LEVELS, NOISE),
+        dpm_solver.dpmpp_2s_ancestral(LEVELS, NOISE),
         consistency.lcm(LEVELS),
     ],
     ids=["dpmpp_2m_sde", "dpmpp_3m_sde", "dpm2_ancestral", "dpmpp_2s_ancestral", "lcm"],
@@ -170,7 +170,7 @@ def test_tcd_is_a_ddim_step_below_the_next_level_and_noise_up_to_it(gamma: float
         eps = (expected - a.alpha * x0) / a.sigma
         ratio_of_alphas = b.alpha**2 / s.alpha**2
         expected = math.sqrt(ratio_of_alphas) * (s.alpha * x0 + s.sigma * eps) + math.sqrt(1 - ratio_of_alphas) * z
-    np.testing.assert_allclose(run(consistency.tcd(levels, NOISE.at, gamma), x, noises), expected, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(run(consistency.tcd(levels, NOISE, eta=gamma), x, noises), expected, rtol=0, atol=1e-12)
 
 
 def test_distilled_timesteps_are_those_of_the_distillation() -> None:
@@ -189,7 +189,7 @@ def test_more_steps_than_the_distillation_had_raise(original: int, steps: int, m
 
 
 def test_tcd_without_noise_is_ddim() -> None:
-    rows = consistency.tcd(LEVELS, NOISE.at, gamma=0)
+    rows = consistency.tcd(LEVELS, NOISE, eta=0)
     for row, expected in zip(rows, ddpm_ddim.ddim(LEVELS), strict=True):
         np.testing.assert_allclose(row.x, expected.x, rtol=0, atol=1e-12)
 
@@ -220,7 +220,7 @@ def test_lower_order_final_counts_skipped_steps() -> None:
 
 def test_unipc_keeps_its_order_to_the_end_without_lower_order_final() -> None:
     """The last row's weights of the kept x̂0s: s₁ and s₂ count in its prediction too."""
-    lower, same = (unipc.unipc(coarse(10), 3, lower_order_final=flag)[-1].x for flag in (True, False))
+    lower, same = (unipc.unipc(coarse(10), order=3, lower_order_final=flag)[-1].x for flag in (True, False))
     assert same[6] != 0
     assert same[6] != pytest.approx(lower[6])
 
@@ -234,7 +234,7 @@ def test_a_step_to_zero_noise_returns_x0_for_any_lower_order_final(solver: Any) 
 
 
 def test_unipcs_step_to_zero_noise_is_finite_without_lower_order_final() -> None:
-    rows = unipc.unipc([*coarse(16), LANDING], 3, lower_order_final=False)
+    rows = unipc.unipc([*coarse(16), LANDING], order=3, lower_order_final=False)
     x0_of_the_last_call = rows[-1].x[1]
     assert np.isfinite(rows[-1].x).all()
     assert x0_of_the_last_call == pytest.approx(1)

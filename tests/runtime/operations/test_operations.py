@@ -47,7 +47,7 @@ def test_the_runtime_imports_and_works_without_torch_pydantic_and_guidegraph(tmp
     assert result.returncode == 0, result.stderr
     rows, *names = result.stdout.split()
     assert rows == "6"
-    assert {"guidegraph_runtime.operations.text", "guidegraph_runtime.tables.unipc"} <= set(names)
+    assert {"guidegraph_runtime.operations.text", "guidegraph_runtime.samplers.unipc"} <= set(names)
 
 
 def test_the_host_operations_start_without_pillow_and_tokenizers(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_the_host_operations_start_without_pillow_and_tokenizers(tmp_path: Path)
             r"from 0 to 1; found an array \(1,\)",
         ),
         ("schedule.linear", {"train_steps": 1}, "train_steps: expected a whole number of at least 2; found int 1"),
-        ("schedule.linear", {"beta_end": 1}, "beta_end: expected a number above 0 and below 1; found 1"),
+        ("schedule.linear", {"beta_end": 1}, "beta_end: expected a number above 0 and below 1; found int 1"),
         ("schedule.linear", {"beta_start": 0.5}, "beta_start 0.5 must not be above beta_end 0.02"),
         ("schedule.edm", {"sigma_min": 3, "sigma_max": 2}, "sigma_min 3.0 must be below sigma_max 2.0"),
         ("schedule.edm", {"sigmas": "linear"}, "sigmas: expected one of karras, exponential; found str 'linear'"),

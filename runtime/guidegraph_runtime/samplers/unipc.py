@@ -5,34 +5,47 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import numpy as np
 
-from guidegraph_runtime.tables.dpm_solver import integrate
-from guidegraph_runtime.tables.rows import S1, S2, S3, S4, X0, Array, Level, Row, X, require_signal
+from guidegraph_runtime.declare.settings import Range
+from guidegraph_runtime.samplers.dpm_solver import integrate
+from guidegraph_runtime.samplers.sampler import sampler
+from guidegraph_runtime.tables.noise_levels import LAMBDA
+from guidegraph_runtime.tables.rows import S1, S2, S3, S4, X0, Array, Level, Row, X
 
 B: TypeAlias = Literal["bh1", "bh2"]
 
 
-def unipc(levels: Sequence[Level], order: int = 2, b: B = "bh2", lower_order_final: bool = True) -> list[Row]:
-    """UniPC-p of x̂0 with B₁(h) = h or B₂(h) = e^h − 1 (algorithm 5 and 6), p ≤ 3; lower order at the start.
+@sampler(LAMBDA, eta=0, rederives=False, steps=20)
+def unipc(
+    levels: Sequence[Level],
+    *,
+    order: Annotated[int, Range(low=1, high=3)] = 2,
+    variant: B = "bh2",
+    lower_order_final: bool = True,
+) -> list[Row]:
+    """UniPC (Zhao et al. 2023, algorithms 5 and 6) of x̂0: predictor and corrector of the same order, one call a step.
 
-    A step to σ = 0 is of first order. lower_order_final: the last steps are of orders p − 1, …, 1.
-    Slots: the last three x̂0 and the last corrected sample. x between rows is the prediction; the row corrects it first.
+    The order is lower at the start, and 1 for a step to σ = 0.
+
+    variant: the paper's B(h), h for bh1 and e^h − 1 for bh2. lower_order_final: the last steps have orders p − 1, …, 1.
     """
-    require_signal(levels, "unipc")
+    # Slots: the last three x̂0 and the last corrected sample. Between rows x is the prediction; a row corrects it first.
     rows = []
     used = 0
     steps = len(levels) - 1
     for i, (level, next_level) in enumerate(pairwise(levels)):
         x = X
         if i > 0:
-            x = _update(S4, levels[i - 1 :: -1][:used], level, (S1, S2, S3), b, corrector=X0)
+            x = _update(S4, levels[i - 1 :: -1][:used], level, (S1, S2, S3), variant, corrector=X0)
         used = 1 if next_level.sigma == 0 else min(order, i + 1)
         if lower_order_final:
             used = min(used, steps - i)
-        rows.append(Row(level, _update(x, levels[i::-1][:used], next_level, (X0, S1, S2), b), slots=(X0, S1, S2, x)))
+        rows.append(
+            Row(level, _update(x, levels[i::-1][:used], next_level, (X0, S1, S2), variant), slots=(X0, S1, S2, x))
+        )
     return rows
 
 

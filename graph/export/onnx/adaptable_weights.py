@@ -90,10 +90,13 @@ def _tensor_bytes(tensor: Tensor) -> Any:
     return tensor.view(torch.uint8).numpy().data
 
 
-def make_lora_table(
+def make_weight_table(
     weights_by_part: Mapping[str, Iterable[AdaptableWeight]], frozen_layers: Mapping[str, Iterable[str]]
 ) -> bytes:
-    """The contents of a bundle's `lora.json`. frozen: names of layers that can no longer be changed, by the reason."""
+    """The contents of a bundle's `ADAPTABLE_TABLE`.
+
+    frozen_layers: names of layers that can no longer be changed, by the reason.
+    """
     weights = {part: [asdict(entry) for entry in entries] for part, entries in weights_by_part.items()}
     return json.dumps(
         {"weights": weights, "frozen": {reason: [*names] for reason, names in frozen_layers.items()}}, indent=1

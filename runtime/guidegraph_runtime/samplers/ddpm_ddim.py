@@ -7,16 +7,21 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal, TypeAlias
 
+from guidegraph_runtime.samplers.sampler import Eta, sampler
+from guidegraph_runtime.tables.noise_levels import SUBSEQUENCE
 from guidegraph_runtime.tables.rows import EPS, NOISE, X0, Level, Row, X
 
 Variance: TypeAlias = Literal["fixed_small", "fixed_large", "learned"]
 
 
-def ddpm(levels: Sequence[Level], variance: Variance = "fixed_small") -> list[Row]:
-    """Ancestral sampling from the posterior q(x_{t−1} | x_t, x̂0) (Ho et al. 2020, eq. 6–7).
+@sampler(SUBSEQUENCE, start="trained", eta=1, rederives=False, steps=None, spacing="leading")
+def ddpm(levels: Sequence[Level], *, variance: Variance = "fixed_small") -> list[Row]:
+    """Ancestral sampling (Ho et al. 2020, eq. 6–7), by default at every timestep.
 
-    The variance is β̃, β, or learned between them in log space (Nichol & Dhariwal 2021, eq. 15). A row that
-    lands at σ = 0 draws no noise; it takes log β̃ from the previous row, and also Σ for β (as in OpenAI's code).
+    A step that lands at σ = 0 draws no noise; it takes log β̃ from the previous one, and also Σ for β (as in OpenAI's
+    code).
+
+    variance: β̃, β, or learned between the two in log space (Nichol & Dhariwal 2021, eq. 15).
     """
     rows: list[Row] = []
     floor = 0.0
@@ -37,8 +42,9 @@ def ddpm(levels: Sequence[Level], variance: Variance = "fixed_small") -> list[Ro
     return rows
 
 
-def ddim(levels: Sequence[Level], eta: float = 0.0) -> list[Row]:
-    """DDIM (Song et al. 2021, eq. 12 and 16): deterministic at η = 0, DDPM's marginals at η = 1."""
+@sampler(SUBSEQUENCE, start="trained", rising=True, steps=50, spacing="leading")
+def ddim(levels: Sequence[Level], *, eta: Eta = 0.0) -> list[Row]:
+    """DDIM (Song et al. 2021, eq. 12 and 16): deterministic at eta 0, as random as DDPM at eta 1."""
     rows = []
     for a, b in pairwise(levels):
         std = eta * b.sigma / a.sigma * math.sqrt(max(1 - (a.alpha / b.alpha) ** 2, 0))

@@ -5,9 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Annotated
 
 import numpy as np
 
+from guidegraph_runtime.declare.settings import NotNegative, Positive, Range
+from guidegraph_runtime.samplers.sampler import Eta, sampler
+from guidegraph_runtime.tables.noise_levels import LAMBDA, RATIO, NoiseSchedule
 from guidegraph_runtime.tables.rows import (
     EPS,
     NOISE,
@@ -20,17 +24,22 @@ from guidegraph_runtime.tables.rows import (
     Row,
     X,
     ancestral_split,
-    require_signal,
 )
 
 
+@sampler(RATIO, start="zero", rising=True, eta=0, steps=30)
 def euler(levels: Sequence[Level]) -> list[Row]:
-    """Euler's method: y′ = y + (s′ − s)ε = x0 + s′ε, the same as DDIM."""
+    """Euler's method in x/α (Karras et al. 2022): DDIM on any grid of σ."""
+    # y′ = y + (s′ − s)ε = x0 + s′ε
     return [Row(a, _toward(b)) for a, b in pairwise(levels)]
 
 
-def euler_ancestral(levels: Sequence[Level], eta: float = 1.0) -> list[Row]:
-    """Euler to s_down, then noise of s_up back to s′, with s_down² + s_up² = s′². η scales s_up."""
+@sampler(RATIO, start="zero", steps=30)
+def euler_ancestral(levels: Sequence[Level], *, eta: Eta = 1.0) -> list[Row]:
+    """Euler's method with fresh noise at every step; eta scales that noise.
+
+    A step from s = σ/α goes to s_down, then noise of s_up leads back to s′, with s_down² + s_up² = s′².
+    """
     rows = []
     for a, b in pairwise(levels):
         down, up = ancestral_split(a.ratio, b.ratio, eta)
@@ -38,9 +47,9 @@ def euler_ancestral(levels: Sequence[Level], eta: float = 1.0) -> list[Row]:
     return rows
 
 
+@sampler(RATIO, rising=True, eta=0, steps=30)
 def heun(levels: Sequence[Level]) -> list[Row]:
-    """Heun's method (Karras et al. 2022, algorithm 1): two calls a step, one for a step to σ = 0."""
-    require_signal(levels, "heun")
+    """Heun's method, of second order (Karras et al. 2022, algorithm 1): 2·steps − 1 calls."""
     rows = []
     for a, b in pairwise(levels):
         rows.append(Row(a, _toward(b), slots=(X / a.alpha, EPS)))
@@ -49,58 +58,65 @@ def heun(levels: Sequence[Level]) -> list[Row]:
     return rows
 
 
-def dpm2(levels: Sequence[Level], at_ratio: Callable[[float], Level]) -> list[Row]:
-    """DPM-Solver-2 (Lu et al. 2022, r₁ = ½; Karras et al. 2022): a midpoint in log s; Euler to σ = 0."""
-    require_signal(levels, "dpm2")
+@sampler(RATIO, rising=True, eta=0, steps=30)
+def dpm2(levels: Sequence[Level], noise: NoiseSchedule) -> list[Row]:
+    """DPM-Solver-2 (Lu et al. 2022, r₁ = ½) in x/α, of second order: 2·steps − 1 calls.
+
+    The inner call of a step is at the midpoint of log σ/α. A step to σ = 0 is Euler's.
+    """
     rows = []
     for a, b in pairwise(levels):
         if b.sigma == 0:
             rows.append(Row(a, _toward(b)))
             continue
-        middle = at_ratio(math.sqrt(a.ratio * b.ratio))
+        middle = noise.near(math.sqrt(a.ratio * b.ratio))
         rows.append(Row(a, _toward(middle), slots=(X / a.alpha,)))
         rows.append(Row(middle, b.alpha * (S1 + (b.ratio - a.ratio) * EPS)))
     return rows
 
 
-def dpm2_ancestral(levels: Sequence[Level], at_ratio: Callable[[float], Level], eta: float = 1.0) -> list[Row]:
-    """DPM-Solver-2 to s_down, then noise of s_up back to s′ (k-diffusion's sample_dpm_2_ancestral); η scales s_up.
+@sampler(RATIO, steps=30)
+def dpm2_ancestral(levels: Sequence[Level], noise: NoiseSchedule, *, eta: Eta = 1.0) -> list[Row]:
+    """DPM-Solver-2 with fresh noise at every step, as in k-diffusion: 2·steps − 1 calls; eta scales that noise.
 
-    The inner call is at the midpoint of log s between s and s_down. Euler to σ = 0.
+    A step from s = σ/α goes to s_down, with its inner call at the midpoint of log s, then noise of s_up leads back to
+    s′. A step to σ = 0 is Euler's.
     """
-    require_signal(levels, "dpm2_ancestral")
     rows = []
     for a, b in pairwise(levels):
         down, up = ancestral_split(a.ratio, b.ratio, eta)
         if down == 0:
             rows.append(Row(a, _toward(b)))
             continue
-        middle = at_ratio(math.sqrt(a.ratio * down))
+        middle = noise.near(math.sqrt(a.ratio * down))
         rows.append(Row(a, _toward(middle), slots=(X / a.alpha,)))
         x = b.alpha * (S1 + (down - a.ratio) * EPS + up * NOISE)
         rows.append(Row(middle, x, score_gain=(b.alpha * up) ** 2))
     return rows
 
 
+@sampler(RATIO, steps=20, sigmas="karras")
 def edm(
     levels: Sequence[Level],
-    at_ratio: Callable[[float], Level],
-    churn: float = 0.0,
-    s_min: float = 0.0,
-    s_max: float = math.inf,
-    s_noise: float = 1.0,
+    noise: NoiseSchedule,
+    *,
+    churn: NotNegative = 0.0,
+    s_min: NotNegative = 0.0,
+    s_max: Positive = math.inf,
+    s_noise: Positive = 1.0,
 ) -> list[Row]:
-    """EDM's stochastic sampler (Karras et al. 2022, algorithm 2): Heun's method with fresh noise before each step.
+    """EDM's stochastic sampler (Karras et al. 2022, algorithm 2): 2·steps − 1 calls; churn 0 is Heun's method.
 
-    A step's noise raises s to ŝ = (1 + γ)s and belongs to the previous row. The first step has no previous row, so the
+    A step's noise raises s = σ/α to ŝ = (1 + γ)s and belongs to the previous row. The first step has none, so the
     table starts at its ŝ, the level that adding the noise would reach. No ŝ exceeds the schedule's end.
+
+    churn: S_churn; s_min, s_max: the σ/α between which noise is added; s_noise: S_noise.
     """
-    require_signal(levels, "edm")
     gamma = min(churn / (len(levels) - 1), math.sqrt(2) - 1)
 
     def lift(level: Level) -> Level:
         is_churned = gamma > 0 and level.sigma > 0 and s_min <= level.ratio <= s_max
-        higher = at_ratio(level.ratio * (1 + gamma)) if is_churned else level
+        higher = noise.at_ratio(level.ratio * (1 + gamma)) if is_churned else level
         return higher if higher.ratio > level.ratio else level
 
     rows = []
@@ -116,9 +132,12 @@ def edm(
     return rows
 
 
-def lms(levels: Sequence[Level], order: int = 4) -> list[Row]:
-    """Linear multistep: ε between the last calls is the polynomial in s through them, integrated exactly."""
-    require_signal(levels, "lms")
+@sampler(RATIO, eta=0, steps=30)
+def lms(levels: Sequence[Level], *, order: Annotated[int, Range(low=1, high=4)] = 4) -> list[Row]:
+    """Linear multistep in x/α, of order up to 4: one call a step.
+
+    ε between the last calls is the polynomial in σ/α through them, integrated exactly.
+    """
     rows = []
     for i, (a, b) in enumerate(pairwise(levels)):
         past = [level.ratio for level in levels[i::-1][:order]]
@@ -126,13 +145,20 @@ def lms(levels: Sequence[Level], order: int = 4) -> list[Row]:
     return rows
 
 
-def deis(levels: Sequence[Level], order: int = 3, lower_order_final: bool = True, skipped: int = 0) -> list[Row]:
-    """DEIS, log ρ variant (Zhang & Chen 2023): as LMS, with a polynomial in u = log s.
+@sampler(LAMBDA, eta=0, steps=20)
+def deis(
+    levels: Sequence[Level],
+    skipped: int = 0,
+    *,
+    order: Annotated[int, Range(low=1, high=3)] = 3,
+    lower_order_final: bool = True,
+) -> list[Row]:
+    """DEIS (Zhang & Chen 2023): multistep in log σ/α, of order up to 3, one call a step.
 
-    A step that lands at σ = 0 is of first order. lower_order_final: with fewer than 15 steps the last is of first
-    order too, and the one before at most of second. skipped: as for `dpm.dpmpp_2m`.
+    This is the log ρ variant: as LMS, with a polynomial in log σ/α. A step that lands at σ = 0 is of first order.
+
+    lower_order_final: with fewer than 15 steps, the last is of first order and the one before of at most second order.
     """
-    require_signal(levels, "deis")
     rows = []
     steps = len(levels) - 1
     lower = lower_order_final and steps + skipped < 15

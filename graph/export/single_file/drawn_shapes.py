@@ -1,4 +1,4 @@
-"""The shape of noise that is like a sample inside a graph, in terms of the graph's inputs."""
+"""The shape of random numbers that is like that of a value inside a graph, in terms of the graph's inputs."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 
 from guidegraph.graph.export.errors import ExportError
 from guidegraph.graph.export.onnx.model import TracedPart
-from guidegraph.graph.export.single_file.host_prelude import BUNDLE_REMEDY, HostPrelude, NoiseInput
+from guidegraph.graph.export.single_file.host_prelude import BUNDLE_REMEDY, DrawnInput, HostPrelude
 from guidegraph_runtime.bundle.manifest_types import Operation, walk_operations
 from guidegraph_runtime.running.loops import Loop
 from guidegraph_runtime.running.single_file_shapes import Axis, Size
 
 
-class NoiseShapes:
+class DrawnShapes:
     """The shapes of a plan's values. given: an example of each value that exists before the graph runs."""
 
     def __init__(
@@ -37,20 +37,20 @@ class NoiseShapes:
             for port, value_name in operation.inputs.items():
                 self.readers.setdefault(value_name, (operation, port))
 
-    def noise_shape(self, draw: NoiseInput) -> tuple[Size, ...] | None:
-        """The shape of the sample that noise is like; None if the noise has its own shape.
+    def shape_of(self, draw: DrawnInput) -> tuple[Size, ...] | None:
+        """The shape of the value that a drawn input is like; None if it has a shape of its own.
 
         Raises ``ExportError`` if it does not follow from the graph's inputs.
         """
-        like = draw.operation.inputs.get("like")
+        like = draw.shaped_like
         if like is None:
             return None
         try:
             return self.size_of(like)
         except _UnknownError as error:
             raise ExportError(
-                f"the noise '{draw.name}' is like '{like}', whose shape the graph's inputs do not tell ({error})",
-                "give the noise a shape in place of `like`, or " + BUNDLE_REMEDY,
+                f"'{draw.name}' is drawn like '{like}', whose shape the graph's inputs do not tell ({error})",
+                f"give the node a shape of its own, not that of '{like}', or " + BUNDLE_REMEDY,
             ) from None
 
     def size_of(self, name: str) -> tuple[Size, ...]:
@@ -86,7 +86,7 @@ class NoiseShapes:
         for port, dims in self.parts[part.node].inputs.items():
             source = part.inputs[port]
             source = self.starts.get(source, source)
-            if axis not in dims or source in self.before.noise_inputs:
+            if axis not in dims or source in self.before.drawn_inputs:
                 continue
             if source in self.examples:
                 if getattr(self.examples[source], "ndim", 0) == len(dims):

@@ -6,10 +6,25 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Literal, TypeAlias
 
-from guidegraph_runtime.tables.rows import EPS, NOTHING, S1, S2, S3, S4, X0, Array, Level, Row, X, require_signal
+from guidegraph_runtime.samplers.sampler import sampler
+from guidegraph_runtime.tables.noise_levels import SUBSEQUENCE, NoiseSchedule
+from guidegraph_runtime.tables.rows import EPS, NOTHING, S1, S2, S3, S4, X0, Array, Level, Row, X
 
+Warmup: TypeAlias = Literal["plms", "runge_kutta"]
 Combine: TypeAlias = Literal["eps", "v"]
 """The output that is combined over several levels: ε, or v, from which ε follows at the level where the step starts."""
+
+
+@sampler(SUBSEQUENCE, eta=0, steps=50, spacing="leading")
+def pndm(
+    levels: Sequence[Level], noise: NoiseSchedule, *, warmup: Warmup = "plms", combine: Combine = "eps"
+) -> list[Row]:
+    """PNDM (Liu et al. 2022): PLMS, or Runge-Kutta for the first three steps (four calls each) and then PLMS.
+
+    warmup: how it starts, `plms` or `runge_kutta`. combine: quantity to combine over several calls, ε, or v as in
+    diffusers for models that predict v.
+    """
+    return plms(levels, combine) if warmup == "plms" else runge_kutta(levels, noise.at, combine)
 
 
 def plms(levels: Sequence[Level], combine: Combine = "eps") -> list[Row]:
@@ -17,7 +32,6 @@ def plms(levels: Sequence[Level], combine: Combine = "eps") -> list[Row]:
 
     One row more than steps: the second timestep repeats.
     """
-    require_signal(levels, "pndm")
     first, second, *_ = levels
     start = _output(first, combine)
     if len(levels) == 2:
@@ -32,7 +46,6 @@ def plms(levels: Sequence[Level], combine: Combine = "eps") -> list[Row]:
 
 def runge_kutta(levels: Sequence[Level], level_at: Callable[[float], Level], combine: Combine = "eps") -> list[Row]:
     """F-PNDM (algorithm 2): three pseudo Runge-Kutta steps of four calls each (eq. 13), then PLMS."""
-    require_signal(levels, "pndm")
     if len(levels) < 5:
         raise ValueError("three Runge-Kutta steps are followed by multistep ones: use at least 4 steps")
     rows = []

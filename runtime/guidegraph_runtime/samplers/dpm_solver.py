@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal, NamedTuple, TypeAlias
 
+from guidegraph_runtime.samplers.sampler import Deterministic, Eta, sampler
+from guidegraph_runtime.tables.noise_levels import LAMBDA, RATIO, NoiseSchedule
 from guidegraph_runtime.tables.rows import (
     NOISE,
     S1,
@@ -17,28 +19,30 @@ from guidegraph_runtime.tables.rows import (
     Row,
     X,
     ancestral_split,
-    require_signal,
 )
 
 Solver: TypeAlias = Literal["midpoint", "heun"]
 
 
+@sampler(LAMBDA, start="zero", rising=True, rederives=False, steps=20)
 def dpmpp_2m(
     levels: Sequence[Level],
+    skipped: int = 0,
+    *,
+    eta: Deterministic = 0.0,
     solver_type: Solver = "midpoint",
-    eta: float = 0.0,
     lower_order_final: bool = True,
     euler_at_final: bool = False,
-    skipped: int = 0,
 ) -> list[Row]:
-    """DPM-Solver++(2M), algorithm 2, and SDE-DPM-Solver++(2M), appendix B: first order at the start.
+    """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2): multistep, of second order, one call a step.
 
-    solver_type: how x̂0's slope counts over a step h of λ: (1 − e^{−h})/2 of it, the midpoint rule, or its exact
-    integral 1 − (1 − e^{−h})/h ("heun"). eta: η = 0 follows the ODE and η = 1 the reverse SDE; h is (1 + η)h above,
-    and the noise has the variance σ′²(1 − e^{−2ηh}), as in k-diffusion.
-    A last step to σ = 0 is of first order. So is any last step with euler_at_final, and with lower_order_final if there
-    are fewer than 15 steps, including the steps skipped by a start in the middle.
+    The first step is of first order, and so is a last step to σ = 0.
+
+    solver_type: weight x̂0's slope by half of a step (midpoint), or by its integral (heun). lower_order_final: the last
+    step is of first order if there are fewer than 15 steps. euler_at_final: the last step is always of first order.
     """
+    # Over a step h of λ, the slope counts (1 − e^{−h})/2, or its exact integral 1 − (1 − e^{−h})/h. With η above 0
+    # (dpmpp_2m_sde), h is (1 + η)h, and the noise has the variance σ′²(1 − e^{−2ηh}).
     rows = []
     last = len(levels) - 2
     euler = euler_at_final or (lower_order_final and last + 1 + skipped < 15)
@@ -52,12 +56,37 @@ def dpmpp_2m(
     return rows
 
 
-def dpmpp_3m_sde(levels: Sequence[Level], eta: float = 1.0) -> list[Row]:
-    """DPM-Solver++(3M) of the reverse SDE (k-diffusion's sample_dpmpp_3m_sde), η = 0: of the ODE.
+@sampler(LAMBDA, start="zero", rederives=False, steps=20)
+def dpmpp_2m_sde(
+    levels: Sequence[Level],
+    skipped: int = 0,
+    *,
+    eta: Eta = 1.0,
+    solver_type: Solver = "midpoint",
+    lower_order_final: bool = True,
+    euler_at_final: bool = False,
+) -> list[Row]:
+    """DPM-Solver++(2M) for the reverse SDE (Lu et al. 2022, appendix B): fresh noise at every step, scaled by eta.
+
+    solver_type, lower_order_final, euler_at_final: as for dpmpp_2m.
+    """
+    return dpmpp_2m(
+        levels,
+        skipped,
+        eta=eta,
+        solver_type=solver_type,
+        lower_order_final=lower_order_final,
+        euler_at_final=euler_at_final,
+    )
+
+
+@sampler(LAMBDA, start="zero", rederives=False, steps=20)
+def dpmpp_3m_sde(levels: Sequence[Level], *, eta: Eta = 1.0) -> list[Row]:
+    """DPM-Solver++(3M) for the reverse SDE, as in k-diffusion: one call a step; eta scales the fresh noise.
 
     x̂0 is a quadratic in λ through the last three calls, integrated exactly; of lower order in the first two steps,
     and of first order to σ = 0. As in k-diffusion, and in diffusers' third order, the quadratic term counts half (D₂ is
-    a divided difference where the derivation has a derivative): without noise the order of convergence is 2.
+    a divided difference where the derivation has a derivative): at eta 0 the order of convergence is 2.
     """
     rows = []
     for i, (a, b) in enumerate(pairwise(levels)):
@@ -77,14 +106,15 @@ def dpmpp_3m_sde(levels: Sequence[Level], eta: float = 1.0) -> list[Row]:
     return rows
 
 
-def dpmpp_2s(levels: Sequence[Level], solver_type: Solver = "midpoint", skipped: int = 0) -> list[Row]:
-    """DPM-Solver++(2S), algorithm 1: pairs of steps; the second starts from the start of the first.
+@sampler(LAMBDA, eta=0, rederives=False, steps=20)
+def dpmpp_2s(levels: Sequence[Level], skipped: int = 0, *, solver_type: Solver = "midpoint") -> list[Row]:
+    """DPM-Solver++(2S) (Lu et al. 2022, algorithm 1): pairs of steps of second order, one call a step.
 
-    The first step's end is the inner point of the pair. A step that lands at σ = 0 is of first order. solver_type: as
-    for `dpmpp_2m`. skipped: the number of steps skipped by a start in the middle; pairs are those of the full run, so
-    after an odd number there is a single step first.
+    The second step of a pair starts from the start of the first, whose end is the pair's inner point. A step that lands
+    at σ = 0 is of first order.
+
+    solver_type: as for dpmpp_2m. Pairs are those of the full run with `strength`, and start at the first of `levels`.
     """
-    require_signal(levels, "dpmpp_2s")
     rows = []
     for i, (a, b) in enumerate(pairwise(levels)):
         if i > 0 and (skipped + i) % 2 and b.sigma > 0:
@@ -97,38 +127,40 @@ def dpmpp_2s(levels: Sequence[Level], solver_type: Solver = "midpoint", skipped:
     return rows
 
 
-def dpmpp_2s_ancestral(levels: Sequence[Level], at_ratio: Callable[[float], Level], eta: float = 1.0) -> list[Row]:
-    """DPM-Solver++(2S) to s_down, then noise of s_up back to s′ (k-diffusion's sample_dpmpp_2s_ancestral).
+@sampler(RATIO, rederives=False, steps=20)
+def dpmpp_2s_ancestral(levels: Sequence[Level], noise: NoiseSchedule, *, eta: Eta = 1.0) -> list[Row]:
+    """DPM-Solver++(2S) with fresh noise at every step, as in k-diffusion: 2·steps − 1 calls; eta scales that noise.
 
-    The inner call is at the midpoint of λ between s = σ/α and s_down. η scales s_up. Euler to σ = 0.
+    A step goes from s = σ/α to s_down, with its inner call at the midpoint of λ, then noise of s_up leads back to s′. A
+    step to σ = 0 is Euler's.
     """
-    require_signal(levels, "dpmpp_2s_ancestral")
     rows = []
     for a, b in pairwise(levels):
         down, up = ancestral_split(a.ratio, b.ratio, eta)
         if down == 0:
             rows.append(Row(a, integrate(X, a, b, X0)))
             continue
-        middle = at_ratio(math.sqrt(a.ratio * down))
+        middle = noise.near(math.sqrt(a.ratio * down))
         rows.append(Row(a, integrate(X, a, middle, X0), slots=(X / a.alpha,)))
         x = b.alpha * (down / a.ratio * S1 + (1 - down / a.ratio) * X0 + up * NOISE)
         rows.append(Row(middle, x, score_gain=(b.alpha * up) ** 2))
     return rows
 
 
-def dpmpp_sde(levels: Sequence[Level], at_ratio: Callable[[float], Level], eta: float = 1.0) -> list[Row]:
-    """DPM-Solver++ (SDE): an ancestral step to the midpoint in λ, then one from the start with the midpoint's x̂0.
+@sampler(RATIO, rederives=False, steps=20)
+def dpmpp_sde(levels: Sequence[Level], noise: NoiseSchedule, *, eta: Eta = 1.0) -> list[Row]:
+    """DPM-Solver++ (SDE) as in k-diffusion: 2·steps − 1 calls, with noise at each; eta scales the noise.
 
-    Both steps follow one Brownian path over s = σ/α, as in k-diffusion: the second step's noise combines that of the
-    first with fresh noise for the rest of the path. Euler to σ = 0.
+    An ancestral step leads to the midpoint in λ, then one from the start with the midpoint's x̂0. Both follow one
+    Brownian path over s = σ/α: the second step's noise combines that of the first with fresh noise for the rest of the
+    path. A step to σ = 0 is Euler's.
     """
-    require_signal(levels, "dpmpp_sde")
     rows = []
     for a, b in pairwise(levels):
         if b.sigma == 0 or b.ratio == a.ratio:
             rows.append(Row(a, integrate(X, a, b, X0)))
             continue
-        middle = at_ratio(math.sqrt(a.ratio * b.ratio))
+        middle = noise.near(math.sqrt(a.ratio * b.ratio))
         y = X / a.alpha
         rows.append(Row(a, _ancestral(y, a, middle, NOISE, eta), slots=(y, NOISE)))
         fraction = (a.ratio - middle.ratio) / (a.ratio - b.ratio)

@@ -1,0 +1,1 @@
+"""How an operation declares its ports, settings and results."""

@@ -1,0 +1,99 @@
+"""Samplers of distilled models that jump straight to x̂0: latent consistency and trajectory consistency."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from guidegraph_runtime.declare.settings import Fraction, Offset, Positive, Steps
+from guidegraph_runtime.samplers.sampler import Eta, sampler
+from guidegraph_runtime.tables import noise_levels
+from guidegraph_runtime.tables.noise_levels import SUBSEQUENCE, Final, NoiseSchedule, Rule, Sigmas
+from guidegraph_runtime.tables.rows import EPS, NOISE, X0, Level, Row, X
+
+SIGMA_DATA = 0.5
+
+DistilledSpacing: TypeAlias = Literal["distilled", "leading", "trailing", "linspace"]
+
+
+def distillation_timesteps(train_steps: int, original_steps: int, steps: int) -> list[int]:
+    """`steps` of the timesteps that a model was distilled at, evenly spaced by index, in decreasing order.
+
+    The timesteps are k − 1, 2k − 1, … with k = ⌊T / original_steps⌋ (Luo et al. 2023, section 4.3), as in diffusers.
+    """
+    if original_steps > train_steps:
+        raise ValueError(f"original_steps {original_steps} are more than the schedule's {train_steps} timesteps")
+    if steps > original_steps:
+        raise ValueError(
+            f"{steps} steps are more than the {original_steps} that the model was distilled at: "
+            "take fewer, or say in original_steps how many those were"
+        )
+    skip = train_steps // original_steps
+    return [(original_steps - i * original_steps // steps) * skip - 1 for i in range(steps)]
+
+
+def choose_distilled_levels(
+    noise: NoiseSchedule,
+    rule: Rule,
+    steps: Steps = 4,
+    original_steps: Steps = 50,
+    spacing: DistilledSpacing = "distilled",
+    offset: Offset = 0,
+    final: Final = "one",
+    sigmas: Sigmas = "schedule",
+    strength: Fraction = 1.0,
+) -> list[Level]:
+    """The levels of `noise_levels.levels`, or, with the spacing `distilled`, at timesteps of the distillation.
+
+    Like those of `noise_levels.timesteps`, they are mapped into the trained range of the model if they would leave it.
+    """
+    if spacing != "distilled" or sigmas != "schedule":
+        fallback = "trailing" if spacing == "distilled" else spacing
+        return noise_levels.levels(noise, rule, steps, fallback, offset, final, sigmas, strength)
+    times = distillation_timesteps(len(noise.log_ratio), original_steps, steps)
+    in_range = noise_levels.fit_times(np.array(times, dtype=np.float64), noise, rounds=True)
+    remaining = in_range[steps - noise_levels.count_kept_steps(steps, strength) :]
+    return [*(noise.at(float(t)) for t in remaining), noise_levels.landing(noise, final)]
+
+
+@sampler(SUBSEQUENCE, choose_distilled_levels, start="zero", rederives=False)
+def lcm(levels: Sequence[Level], *, timestep_scaling: Positive = 10.0) -> list[Row]:
+    """Latent consistency models (Luo et al. 2023, algorithm 3): the consistency function, then noise of the next level.
+
+    f = c_skip x + c_out x̂0 with c_skip = σ_d²/(τ² + σ_d²), c_out = τ/√(τ² + σ_d²), σ_d = ½ and τ = timestep_scaling · t
+    (appendix D); then x′ = α′f + σ′z.
+
+    timestep_scaling: factor of t in the consistency function's c_skip and c_out. original_steps: number of timesteps in
+    the model's distillation. spacing: by default evenly by index among those.
+    """
+    rows = []
+    for a, b in pairwise(levels):
+        squared = (timestep_scaling * a.t) ** 2 + SIGMA_DATA**2
+        f = SIGMA_DATA**2 / squared * X + timestep_scaling * a.t / math.sqrt(squared) * X0
+        noise = b.sigma if b.t > 0 else 0.0  # a landing at ᾱ_0 draws no noise
+        rows.append(Row(a, b.alpha * f + noise * NOISE, score_gain=noise**2))
+    return rows
+
+
+@sampler(SUBSEQUENCE, choose_distilled_levels, start="zero", final="first")
+def tcd(levels: Sequence[Level], noise: NoiseSchedule, *, eta: Eta = 0.3) -> list[Row]:
+    """Trajectory consistency distillation (Zheng et al. 2024, algorithm 4): DDIM to below the next level, then noise.
+
+    A DDIM step goes to s = ⌊(1 − γ)t′⌋, below the next time t′, then noise leads up to t′. A landing at σ = 0 is a step
+    to x̂0.
+
+    eta: the paper's γ, from 0 (DDIM) to 1 (multistep consistency sampling). original_steps: number of timesteps in the
+    model's distillation. spacing: by default evenly by index among those.
+    """
+    rows = []
+    for a, b in pairwise(levels):
+        s = noise.at(math.floor((1 - eta) * b.t)) if b.sigma > 0 else b
+        up = b.alpha / s.alpha
+        variance = max(1 - up**2, 0.0) if eta > 0 else 0.0
+        x = up * (s.alpha * X0 + s.sigma * EPS) + math.sqrt(variance) * NOISE
+        rows.append(Row(a, x, score_gain=variance))
+    return rows
