@@ -100,7 +100,7 @@ def test_unsupported_values_of_a_config_are_not_replaced_by_those_of_the_table(
 def test_a_schedule_that_differs_from_the_table_must_be_set(
     changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("guidegraph.nodes.sampling.schedule.current_device", lambda: "cpu")
+    monkeypatch.setattr("guidegraph.nodes.derive.current_device", lambda: "cpu")
     latent_files.write_config(tmp_path, MODELS["celeba256"] | changes)
     with pytest.raises(ValueError, match=r"does not tell noise_schedule, and '.*config\.yaml' says"):
         load_on_meta(on_meta("celeba256"), tmp_path)

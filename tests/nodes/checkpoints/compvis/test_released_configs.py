@@ -77,7 +77,7 @@ def check_heads(network: nn.Module, params: dict[str, Any]) -> None:
 def test_a_released_file_has_the_heads_scale_and_schedule_of_its_configuration(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("guidegraph.nodes.sampling.schedule.current_device", lambda: "cpu")
+    monkeypatch.setattr("guidegraph.nodes.derive.current_device", lambda: "cpu")
     model = MODELS[name]
     parts = load_on_meta(latent_files.checkpoint_tensors(model, "meta"), tmp_path)
     denoiser = parts["denoiser"]
