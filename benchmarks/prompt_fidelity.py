@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 
 from guidegraph import load_workflow
 from guidegraph.nodes.data.batches import to_image
+from guidegraph.nodes.data.scene_sprites import OBJECTS, SKIES
 from guidegraph.nodes.data.scenes import compose_scene
-from guidegraph.nodes.data.sprites import OBJECTS, SKIES
 from guidegraph.nodes.models.store import load_part
 
 WORKFLOWS = Path(__file__).parents[1] / "workflows"

@@ -14,7 +14,7 @@ from guidegraph.graph.execution.cache import MemoryCache
 from guidegraph.graph.execution.result import RunResult
 from guidegraph.graph.execution.run import run
 from guidegraph.graph.ir import Graph
-from guidegraph.graph.language.bind import bind
+from guidegraph.graph.language.bind_parameters import bind
 from guidegraph.graph.language.named_workflows import locate_workflow
 from guidegraph.graph.planning.passes import ALL_PASSES
 from guidegraph.graph.planning.plan import Plan, compile_plan

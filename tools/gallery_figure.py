@@ -17,7 +17,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from guidegraph import load_workflow
-from guidegraph.graph.language.bind import bind
+from guidegraph.graph.language.bind_parameters import bind
 from guidegraph.nodes.data.scenes import compose_scene
 from guidegraph_runtime.files.atomic_write import atomic_path
 

@@ -257,7 +257,8 @@ def print_circles(modules: list[Module], types: bool, limit: int | None) -> None
 
 def print_random(modules: list[Module], count: int, seed: int) -> None:
     draw = random.Random(seed)
-    for module in draw.sample(modules, count):
+    with_code = [module for module in modules if len(module.tree.body) > 1]  # not a docstring alone
+    for module in draw.sample(with_code, count):
         print(module.path)
     for name, text in draw.sample(list(docstrings(modules)), count):
         print(f"\n{name}\n{text}")

@@ -13,11 +13,11 @@ from guidegraph.graph.errors import GuidegraphError, NodeError
 from guidegraph.graph.execution.cache import Caches
 from guidegraph.graph.execution.call import PortError, node_error
 from guidegraph.graph.execution.interpreter import run_steps
+from guidegraph.graph.execution.io_threads import Prefetch
 from guidegraph.graph.execution.loop import run_step
 from guidegraph.graph.execution.loop_context import LoopContext
 from guidegraph.graph.execution.mutation_checks import check_unchanged, input_states
 from guidegraph.graph.execution.placement import Placement
-from guidegraph.graph.execution.prefetch import Prefetch
 from guidegraph.graph.execution.run_record import Delivery, RunRecord
 from guidegraph.graph.frozen_models import freeze
 from guidegraph.graph.ir import Call, Op

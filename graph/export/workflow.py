@@ -17,9 +17,9 @@ from guidegraph.graph.export.onnx.axes import Axis
 from guidegraph.graph.export.onnx.quantise import quantise_weights
 from guidegraph.graph.export.onnx.trace import TracedPart, trace_part
 from guidegraph.graph.export.partition.assign import find_host_calls, partition_operations
-from guidegraph.graph.export.partition.dynamic_axes import find_free_axes, separate_batches
 from guidegraph.graph.export.partition.example_run import ExampleRun
 from guidegraph.graph.export.partition.example_values import ExampleValues, HostPlan
+from guidegraph.graph.export.partition.free_axes import find_free_axes, separate_batches
 from guidegraph.graph.export.partition.host_operations import file_suffix
 from guidegraph.graph.export.partition.host_planner import HostPlanner
 from guidegraph.graph.export.partition.leaves import DYNAMIC

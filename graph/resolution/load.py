@@ -8,14 +8,14 @@ from pathlib import Path
 
 from guidegraph.graph.errors import Mark, Problem, WorkflowError
 from guidegraph.graph.ir import Graph, GraphOutput, Param, Parameter
-from guidegraph.graph.language.bind import list_misfits
+from guidegraph.graph.language.bind_parameters import list_misfits
 from guidegraph.graph.language.parameters import convert_path_parameters, resolve_parameters
 from guidegraph.graph.language.parse import parse
 from guidegraph.graph.language.requirements import find_requirement_problems
 from guidegraph.graph.language.syntax import ParsedWorkflow
 from guidegraph.graph.language.yaml_tree import read_text
 from guidegraph.graph.registry import Registry
-from guidegraph.graph.resolution.block_context import BlockContext
+from guidegraph.graph.resolution.block_resolver import BlockContext
 from guidegraph.graph.resolution.expansion_limit import find_expansion_problems
 from guidegraph.graph.resolution.resolver import WORKFLOW_SUFFIXES, Resolver
 from guidegraph.graph.resolution.scope import Scope, TypedSource

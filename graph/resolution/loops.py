@@ -9,7 +9,7 @@ from guidegraph.graph.errors import Problem, closest_match, suggest
 from guidegraph.graph.ir import Loop, Op, Output, Param
 from guidegraph.graph.language.parse_block import MAX_NESTING
 from guidegraph.graph.language.syntax import NamedLinks, ParsedLoop
-from guidegraph.graph.resolution.block_context import BlockContext, BlockResolver
+from guidegraph.graph.resolution.block_resolver import BlockContext, BlockResolver
 from guidegraph.graph.resolution.link_rule import have_common_type, join
 from guidegraph.graph.resolution.loop_types import (
     can_iterate,

@@ -8,7 +8,7 @@ from guidegraph.graph.errors import suggest
 from guidegraph.graph.ir import GraphOutput, Source
 from guidegraph.graph.language.syntax import ParsedLoop, ParsedPreview
 from guidegraph.graph.language.yaml_tree import Scalar
-from guidegraph.graph.resolution.block_context import BlockContext, BlockResolver
+from guidegraph.graph.resolution.block_resolver import BlockContext, BlockResolver
 from guidegraph.graph.resolution.scope import Scope
 from guidegraph.graph.training.fit import Preview
 from guidegraph.graph.training.options import PREVIEW_EVERY

@@ -20,7 +20,7 @@ from guidegraph.graph.language.syntax import (
 )
 from guidegraph.graph.language.yaml_tree import Scalar, shorten
 from guidegraph.graph.node import NodeSpec, Port
-from guidegraph.graph.resolution.block_context import BlockContext, BlockResolver
+from guidegraph.graph.resolution.block_resolver import BlockContext, BlockResolver
 from guidegraph.graph.resolution.choices import resolve_choice
 from guidegraph.graph.resolution.link_rule import narrows
 from guidegraph.graph.resolution.loops import resolve_loop

@@ -13,7 +13,7 @@ from guidegraph.graph.language.syntax import ParsedNode, ParsedWorkflow
 from guidegraph.graph.language.yaml_tree import Scalar, shorten
 from guidegraph.graph.literals import to_absolute_path
 from guidegraph.graph.paths import PACKAGE
-from guidegraph.graph.resolution.block_context import BlockContext, BlockResolver
+from guidegraph.graph.resolution.block_resolver import BlockContext, BlockResolver
 from guidegraph.graph.resolution.link_rule import narrows
 from guidegraph.graph.resolution.ports import LiteralOrigin
 from guidegraph.graph.resolution.scope import ResolvedNode, Scope, TypedSource

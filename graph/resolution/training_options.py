@@ -15,7 +15,7 @@ from guidegraph.graph.language.syntax import ParsedLoop, ParsedTrain
 from guidegraph.graph.language.yaml_tree import Scalar, shorten, to_python
 from guidegraph.graph.literals import convert_literal
 from guidegraph.graph.node import Port
-from guidegraph.graph.resolution.block_context import BlockContext, BlockResolver
+from guidegraph.graph.resolution.block_resolver import BlockContext, BlockResolver
 from guidegraph.graph.resolution.link_rule import can_link
 from guidegraph.graph.resolution.scope import INT, Scope
 from guidegraph.graph.training import precision as training_precision

@@ -10,7 +10,7 @@ from typing import Any
 
 from guidegraph.graph.errors import Mark, Problem, WorkflowError, suggest
 from guidegraph.graph.ir import Graph
-from guidegraph.graph.language.bind import bind
+from guidegraph.graph.language.bind_parameters import bind
 from guidegraph.graph.language.yaml_tree import shorten
 from guidegraph.sweep.grid_options import MOST_CELLS, AxisTexts
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from guidegraph.graph.cancellation import CancelToken
 from guidegraph.graph.errors import WorkflowError, describe_failure
-from guidegraph.graph.language.bind import bind
+from guidegraph.graph.language.bind_parameters import bind
 from guidegraph.graph.resolution.load import build
 from guidegraph.graph.run_config import RunConfig
 from guidegraph.graph.trust.limits import enforce_limits

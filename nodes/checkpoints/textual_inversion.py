@@ -11,7 +11,7 @@ from torch import Tensor
 
 from guidegraph.nodes.checkpoints.read_tensors import read_nested
 from guidegraph.nodes.models.networks.shared_tensors import copy_sharing_tensors
-from guidegraph.nodes.models.released.text import ReleasedText, Tower
+from guidegraph.nodes.models.released.prompt_embedder import ReleasedText, Tower
 
 SDXL_NAMES = ("clip_l", "clip_g")
 """Names of SDXL's embeddings, in the order of its encoders."""

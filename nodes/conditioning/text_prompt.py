@@ -17,7 +17,7 @@ from guidegraph.nodes.types import Condition, TextEmbedder
 from guidegraph_runtime.text.prompt_weights import parse_prompt
 
 if TYPE_CHECKING:
-    from guidegraph.nodes.models.released.text import ReleasedText
+    from guidegraph.nodes.models.released.prompt_embedder import ReleasedText
 
 Side = Annotated[int, Gt(0)]
 Offset = Annotated[int, Ge(0)]
@@ -78,7 +78,7 @@ def picture_size(
     result. Raises an error for a text encoder that is not SDXL's.
     """
     from guidegraph.nodes.models.networks.shared_tensors import copy_sharing_tensors
-    from guidegraph.nodes.models.released.text import PictureSize
+    from guidegraph.nodes.models.released.prompt_embedder import PictureSize
 
     released = _require_clip(embedder, "text.picture_size")
     if released.size is None:
@@ -89,7 +89,7 @@ def picture_size(
 
 
 def _require_clip(embedder: TextEmbedder, purpose: str) -> ReleasedText:
-    from guidegraph.nodes.models.released.text import ReleasedText
+    from guidegraph.nodes.models.released.prompt_embedder import ReleasedText
 
     if not isinstance(embedder, ReleasedText):
         raise ValueError(

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from guidegraph.graph.types import Tensor
+from guidegraph.nodes.data.scene_sprites import CLASSES, data_file
 from guidegraph.nodes.data.scenes import Split, compose_scene, uniforms
-from guidegraph.nodes.data.sprites import CLASSES, data_file
 from guidegraph.nodes.types import Image, SemanticMap
 
 B = TypeVar("B")

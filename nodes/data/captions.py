@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from guidegraph.nodes.data.sprites import OBJECTS
+from guidegraph.nodes.data.scene_sprites import OBJECTS
 
 SKY_PHRASES = {
     "day": ("under a day sky", "under a blue sky", "by day", "in the day"),

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from guidegraph.nodes.data.captions import write_caption
-from guidegraph.nodes.data.sprites import CLASSES, GROUNDS, OBJECTS, SKIES, cut_out, sprites_by_object
+from guidegraph.nodes.data.scene_sprites import CLASSES, GROUNDS, OBJECTS, SKIES, cut_out, sprites_by_object
 
 SIZE = 64
 Split = Literal["train", "held_out", "all"]

@@ -30,7 +30,7 @@ def finds(logits: Tensor, label: Tensor) -> Detections:
     An object is found if its logit is above 0; sky and ground are those with the largest logits. Additional objects do
     not count against a picture.
     """
-    from guidegraph.nodes.data.sprites import CLASSES, OBJECTS, SKIES
+    from guidegraph.nodes.data.scene_sprites import CLASSES, OBJECTS, SKIES
 
     if logits.ndim != 2 or logits.shape != label.shape or logits.shape[1] != len(CLASSES):
         raise ValueError(

@@ -54,7 +54,7 @@ def apply_lora(
     from guidegraph.nodes.checkpoints.lora_layers import denoiser_layers, text_layers
     from guidegraph.nodes.models.networks.low_rank import merge_low_rank
     from guidegraph.nodes.models.networks.shared_tensors import copy_sharing_tensors
-    from guidegraph.nodes.models.released.text import ReleasedText
+    from guidegraph.nodes.models.released.prompt_embedder import ReleasedText
 
     denoiser = merge_low_rank(_adaptable(denoiser, "lora.apply"))
     if not math.isfinite(strength):

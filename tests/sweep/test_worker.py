@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from guidegraph.graph.cancellation import CancelToken
-from guidegraph.graph.language.bind import bind
+from guidegraph.graph.language.bind_parameters import bind
 from guidegraph.graph.resolution.load import build
 from guidegraph.graph.run_config import RunConfig
 from guidegraph.plugins.manager import PluginManager

@@ -13,7 +13,7 @@ from guidegraph.nodes.conditioning.mask import apply_mask, random_mask
 from guidegraph.nodes.conditioning.text import encode_text
 from guidegraph.nodes.data.batches import SceneBatch
 from guidegraph.nodes.data.datasets import scene
-from guidegraph.nodes.data.sprites import OBJECTS
+from guidegraph.nodes.data.scene_sprites import OBJECTS
 from guidegraph.nodes.images.image import composite, embed_image, resize_image
 from guidegraph.nodes.models.model_nodes import load_model
 from guidegraph.nodes.models.store import load_part

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from guidegraph.graph.errors import NodeError, WorkflowError
 from guidegraph.graph.execution.run import run
-from guidegraph.graph.language.bind import bind
+from guidegraph.graph.language.bind_parameters import bind
 from guidegraph.graph.resolution.load import build
 from tests.random_graphs import RandomGraph, random_graph, wild_graph
 from tests.random_graphs.interpret import interpret, same

@@ -11,7 +11,7 @@ from guidegraph.commands.shared.errors import argument_problem
 from guidegraph.commands.shared.plugins import require_plugins
 from guidegraph.graph.errors import Problem, WorkflowError, suggest
 from guidegraph.graph.ir import Graph
-from guidegraph.graph.language.bind import bind
+from guidegraph.graph.language.bind_parameters import bind
 from guidegraph.graph.language.named_workflows import locate_workflow
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.resolution.load import build

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from guidegraph.graph.export.partition.dynamic_axes import silence_logger
+from guidegraph.graph.export.partition.free_axes import silence_logger
 from guidegraph.nodes.types import Levels, Schedule, Scheduler
 from guidegraph.testing.arguments import (
     Arguments,

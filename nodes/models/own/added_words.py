@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from guidegraph.nodes.models.networks.shared_tensors import copy_sharing_tensors
 from guidegraph.nodes.models.own.text_encoder import PAD, START, TextModel
-from guidegraph_runtime.text.tokens import UNKNOWN
+from guidegraph_runtime.text.unknown_words import UNKNOWN
 
 
 class ExtendedEmbedding(nn.Module):

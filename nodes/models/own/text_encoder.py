@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from guidegraph.graph.export_recipe import ExportRecipe
 from guidegraph.nodes.models.own.layers import Attention, FeedForward
 from guidegraph.nodes.types import Condition
-from guidegraph_runtime.text import tokens
-from guidegraph_runtime.text.tokens import UNKNOWN
+from guidegraph_runtime.text.tokenizer import encode
+from guidegraph_runtime.text.unknown_words import UNKNOWN, warn_of_unknown_words
 
 PAD, START = "[PAD]", "[START]"
 
@@ -48,7 +48,7 @@ def build_tokenizer(words: Iterable[str], length: int = 24) -> Tokenizer:
 
 def tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
     """Token ids (B, L) int64 and the mask (B, L) bool, true where a token counts."""
-    ids, mask = tokens.encode(tokenizer, texts)
+    ids, mask = encode(tokenizer, texts)
     return torch.from_numpy(ids), torch.from_numpy(mask)
 
 
@@ -101,7 +101,7 @@ class TextModel(nn.Module):
     def forward(self, texts: Sequence[str]) -> Condition:
         """The condition of B texts; an unknown word is embedded as [UNK], with a warning that names it."""
         ids, mask = tokenize(self.tokenizer, texts)
-        tokens.warn_of_unknown_words(self.tokenizer, texts, ids.numpy())
+        warn_of_unknown_words(self.tokenizer, texts, ids.numpy())
         device = self.encoder.position_embedding.device
         return self.embed(ids.to(device), mask.to(device))
 

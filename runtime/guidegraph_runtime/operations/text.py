@@ -13,9 +13,10 @@ from guidegraph_runtime.checks import check_fields, check_int
 from guidegraph_runtime.checks import check_texts as list_of_texts
 from guidegraph_runtime.declare.operation import operation
 from guidegraph_runtime.declare.settings import Count
-from guidegraph_runtime.text import tokens
 from guidegraph_runtime.text.chunks import Chunker, make_chunk_tables
 from guidegraph_runtime.text.prompt_weights import parse_prompt
+from guidegraph_runtime.text.tokenizer import encode, load_tokenizer
+from guidegraph_runtime.text.unknown_words import warn_of_unknown_words
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -63,8 +64,8 @@ def tokenize(
     if weighted:
         text_list = [_without_weights(text) for text in text_list]
     loaded_tokenizer = _tokenizer(tokenizer, length)
-    ids, mask = tokens.encode(loaded_tokenizer, text_list)
-    tokens.warn_of_unknown_words(loaded_tokenizer, text_list, ids)
+    ids, mask = encode(loaded_tokenizer, text_list)
+    warn_of_unknown_words(loaded_tokenizer, text_list, ids)
     return Tokens(ids, mask)
 
 
@@ -113,7 +114,7 @@ def _check_texts(texts: str | Sequence[str]) -> list[str]:
 def _tokenizer(data: object, length: int | None) -> Tokenizer:
     if not isinstance(data, bytes):
         raise ValueError(f"tokenizer: expected the bytes of a tokenizer.json; found {type(data).__name__}")
-    return tokens.load_tokenizer(data, length)
+    return load_tokenizer(data, length)
 
 
 def _without_weights(text: str) -> str:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from guidegraph.graph.errors import Problem, WorkflowError
 from guidegraph.graph.ir import Graph, Loop, Output, walk
-from guidegraph.graph.language.bind import bind
+from guidegraph.graph.language.bind_parameters import bind
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.resolution.load import build
 from guidegraph.plugins.manager import default_registry

@@ -11,7 +11,7 @@ import torch
 from guidegraph import Tensor, hookimpl, node
 from guidegraph.graph.execution.run import RunResult
 from guidegraph.graph.ir import Graph
-from guidegraph.graph.language.bind import bind
+from guidegraph.graph.language.bind_parameters import bind
 from guidegraph.graph.node import get_spec
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.resolution.load import build

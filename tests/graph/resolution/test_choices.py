@@ -11,7 +11,7 @@ import torch
 from guidegraph import NodeError, WorkflowError
 from guidegraph.graph.events import Event, NodeFinished, RunStarted
 from guidegraph.graph.execution.cache import MemoryCache
-from guidegraph.graph.language.bind import bind
+from guidegraph.graph.language.bind_parameters import bind
 from guidegraph.graph.planning.passes import ALL_PASSES
 from guidegraph.graph.planning.plan import compile_plan, find_needed_ops
 from guidegraph.graph.run_config import RunConfig

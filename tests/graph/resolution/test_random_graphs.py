@@ -15,7 +15,7 @@ from guidegraph.graph.execution.cache import MemoryCache
 from guidegraph.graph.execution.call import PortError
 from guidegraph.graph.execution.run import run
 from guidegraph.graph.ir import Graph
-from guidegraph.graph.language.bind import bind
+from guidegraph.graph.language.bind_parameters import bind
 from guidegraph.graph.resolution.load import build
 from tests.graph.running import run_graph
 from tests.random_graphs import RandomGraph, random_graph, sampler_graph, wild_graph

@@ -13,7 +13,7 @@ from guidegraph import Cancelled, NodeError, WorkflowError
 from guidegraph.graph.cancellation import CancelToken
 from guidegraph.graph.events import Event, LoopProgress
 from guidegraph.graph.execution.run import Attachments, RunConfig, run
-from guidegraph.graph.language.bind import bind
+from guidegraph.graph.language.bind_parameters import bind
 from guidegraph.graph.resolution.load import build
 from tests.graph.engine_nodes import REGISTRY, run_text
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from guidegraph.nodes.checkpoints.sampling import checkpoint_sampling
+from guidegraph.nodes.checkpoints.sampler_settings import checkpoint_sampling
 
 
 def test_a_folder_has_the_settings_in_its_scheduler_config(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from guidegraph.nodes.checkpoints.clip_text import build_clip, from_openclip, in
 from guidegraph.nodes.conditioning import text_prompt as prompts
 from guidegraph.nodes.conditioning.text import encode_text
 from guidegraph.nodes.models.own.text_encoder import build_tokenizer
-from guidegraph.nodes.models.released.text import PictureSize, ReleasedText, Tower
+from guidegraph.nodes.models.released.prompt_embedder import PictureSize, ReleasedText, Tower
 from guidegraph_runtime.operations import OPERATIONS
 from guidegraph_runtime.text.prompt_weights import parse_prompt
 from tests.nodes.checkpoints import tiny

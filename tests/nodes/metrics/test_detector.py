@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from guidegraph.nodes.data.sprites import CLASSES, OBJECTS
+from guidegraph.nodes.data.scene_sprites import CLASSES, OBJECTS
 from guidegraph.nodes.metrics.detector import detect, finds
 
 

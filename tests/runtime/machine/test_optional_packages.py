@@ -9,7 +9,7 @@ import pytest
 
 from guidegraph_runtime.machine.optional_packages import import_optional
 from guidegraph_runtime.pictures import picture_files, semantic_maps
-from guidegraph_runtime.text import tokens
+from guidegraph_runtime.text.tokenizer import load_tokenizer
 from tests.paths import ROOT
 
 MODELS = ROOT / "workflows" / "models"
@@ -18,9 +18,9 @@ MAP = MODELS.parent / "data" / "examples" / "map.png"
 
 def test_a_text_without_tokenizers_names_the_package_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tokenizers", None)
-    tokens.load_tokenizer.cache_clear()
+    load_tokenizer.cache_clear()
     with pytest.raises(ValueError, match=r"^a text needs the package tokenizers, .* pip install tokenizers$"):
-        tokens.load_tokenizer((MODELS / "scenes" / "tokenizer.json").read_bytes())
+        load_tokenizer((MODELS / "scenes" / "tokenizer.json").read_bytes())
 
 
 def test_a_picture_without_pillow_names_the_package_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

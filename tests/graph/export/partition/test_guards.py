@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from guidegraph.graph.errors import Mark, NodeError
-from guidegraph.graph.export.partition.dynamic_axes import separate_batches
+from guidegraph.graph.export.partition.free_axes import separate_batches
 from guidegraph.graph.export.partition.guards import find_guards
 from guidegraph.graph.export.partition.leaves import rebuild
 from guidegraph.graph.export.partition.subgraph import ExampleValue, PartInput, PartPlan, name_axes

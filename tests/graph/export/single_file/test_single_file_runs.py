@@ -17,7 +17,7 @@ from guidegraph.graph.export.partition.precision import EVERY_STEP
 from guidegraph.graph.export.single_file.write import write_single
 from guidegraph.graph.export.workflow import export_workflow
 from guidegraph.graph.ir import Graph
-from guidegraph.graph.language.bind import bind
+from guidegraph.graph.language.bind_parameters import bind
 from guidegraph.graph.resolution.load import build
 from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.outputs import pixels

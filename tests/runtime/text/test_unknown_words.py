@@ -6,7 +6,8 @@ import warnings
 
 import pytest
 
-from guidegraph_runtime.text import tokens
+from guidegraph_runtime.text.tokenizer import encode, load_tokenizer
+from guidegraph_runtime.text.unknown_words import SAMPLED, unknown_words_message, warn_of_unknown_words
 from tests.paths import ROOT
 
 SCENES = ROOT / "workflows" / "models" / "scenes" / "tokenizer.json"
@@ -14,10 +15,10 @@ SCENES = ROOT / "workflows" / "models" / "scenes" / "tokenizer.json"
 
 def warning_of(text: str) -> str:
     """The warning that a prompt of the embedded model gets."""
-    tokenizer = tokens.load_tokenizer(SCENES.read_bytes())
-    ids, _ = tokens.encode(tokenizer, [text])
+    tokenizer = load_tokenizer(SCENES.read_bytes())
+    ids, _ = encode(tokenizer, [text])
     with pytest.warns(UserWarning, match="not trained on") as caught:
-        tokens.warn_of_unknown_words(tokenizer, [text], ids)
+        warn_of_unknown_words(tokenizer, [text], ids)
     (warning,) = caught
     return str(warning.message)
 
@@ -34,22 +35,22 @@ def test_the_short_list_of_words_is_given_in_full() -> None:
     message = warning_of("a dragon, a dragon and a Castle!")
     assert message.startswith("words this model was not trained on: 'dragon', 'Castle', '!'; it knows: a, an, and, ")
     _, _, listed = message.partition("it knows: ")
-    vocabulary = tokens.load_tokenizer(SCENES.read_bytes()).get_vocab()
+    vocabulary = load_tokenizer(SCENES.read_bytes()).get_vocab()
     assert set(listed.split(", ")) == {*vocabulary} - {"[PAD]", "[START]", "[UNK]", ",", "."}
 
 
 def test_of_a_long_list_some_are_given_and_where_the_rest_is() -> None:
     vocabulary = sorted(f"word{chr(97 + i % 26)}{chr(97 + i // 26)}" for i in range(500))
-    message = tokens.unknown_words_message(["wordaa"[::-1]], vocabulary)
+    message = unknown_words_message(["wordaa"[::-1]], vocabulary)
     assert "it knows 500 words, among them: " in message
     assert message.endswith("tokenizer.json beside its weights lists all")
-    assert message.count(", word") == tokens.SAMPLED - 1
+    assert message.count(", word") == SAMPLED - 1
 
 
 def test_known_words_are_not_warned_of() -> None:
-    tokenizer = tokens.load_tokenizer(SCENES.read_bytes())
+    tokenizer = load_tokenizer(SCENES.read_bytes())
     texts = ["A tiger on grass, under the night sky.", ""]
-    ids, _ = tokens.encode(tokenizer, texts)
+    ids, _ = encode(tokenizer, texts)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        tokens.warn_of_unknown_words(tokenizer, texts, ids)
+        warn_of_unknown_words(tokenizer, texts, ids)

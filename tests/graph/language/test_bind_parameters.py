@@ -13,7 +13,7 @@ import torch
 
 from guidegraph.graph.errors import WorkflowError
 from guidegraph.graph.ir import Graph
-from guidegraph.graph.language.bind import bind
+from guidegraph.graph.language.bind_parameters import bind
 from guidegraph.graph.resolution.load import build
 from tests.graph.toys import REGISTRY
 
