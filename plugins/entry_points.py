@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import re
 from collections.abc import Iterable, Iterator
 from importlib.metadata import Distribution, EntryPoint
@@ -12,6 +13,7 @@ from guidegraph.plugins.contribution import PluginError
 
 GROUP = "guidegraph"
 OWN_DISTRIBUTION = "guidegraph"
+DISABLE = "GUIDEGRAPH_DISABLE_PLUGINS"
 
 
 _remembered: list[EntryPoint] | None = None
@@ -28,6 +30,11 @@ def list_entry_points() -> list[EntryPoint]:
     if _remembered is not None:
         return _remembered
     return sorted(importlib.metadata.entry_points(group=GROUP), key=lambda e: (e.name, read_distribution(e)))
+
+
+def read_disabled_plugins() -> set[str]:
+    """The namespaces in ``GUIDEGRAPH_DISABLE_PLUGINS``."""
+    return {name.strip() for name in os.environ.get(DISABLE, "").split(",")} - {""}
 
 
 def find_unreadable() -> Iterator[tuple[str, str]]:
