@@ -9,11 +9,19 @@ from collections.abc import Iterable, Iterator
 from importlib.metadata import Distribution, EntryPoint
 from pathlib import Path
 
-from guidegraph.plugins.contribution import PluginError
+from guidegraph.graph.errors import GuidegraphError
 
 GROUP = "guidegraph"
 OWN_DISTRIBUTION = "guidegraph"
 DISABLE = "GUIDEGRAPH_DISABLE_PLUGINS"
+
+
+class PluginError(GuidegraphError):
+    """A plugin cannot be used; ``fix`` is advice to the user."""
+
+    def __init__(self, message: str, fix: str = "") -> None:
+        super().__init__(message)
+        self.fix = fix
 
 
 _remembered: list[EntryPoint] | None = None
@@ -89,6 +97,8 @@ def is_imported(entry: EntryPoint, version: str) -> bool:
 
 def check_requirement(entry: EntryPoint, version: str) -> None:
     """Raise ``PluginError`` if the plugin's distribution requires another version of guidegraph."""
+    if normalise_name(read_distribution(entry)[0]) == OWN_DISTRIBUTION:
+        return
     from packaging.requirements import InvalidRequirement, Requirement
 
     for text in _requirements(entry):

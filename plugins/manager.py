@@ -25,10 +25,11 @@ from guidegraph.graph.node import NodeDefinitionError, NodeSpec
 from guidegraph.graph.registry import Registry
 from guidegraph.plugins import builtin, hookspecs
 from guidegraph.plugins.command_rollback import rollback_on_failure
-from guidegraph.plugins.contribution import Contribution, PluginError, make_hook_manager, read_contribution
+from guidegraph.plugins.contribution import Contribution, make_hook_manager, read_contribution
 from guidegraph.plugins.entry_points import (
     DISABLE,
     OWN_DISTRIBUTION,
+    PluginError,
     check_entry,
     check_requirement,
     list_entry_points,
@@ -52,9 +53,9 @@ LEFT_OUT = "installed plugins are left out (--no-plugins)"
 class PluginStatus:
     """The state of one plugin, for ``guidegraph plugins``.
 
-    name: its namespace (of a module given with ``--plugin``, the module). state: "installed" is a plugin that no
-    command has needed yet, so that it is not imported. reason: one line, empty for state ok. fix: how to repair it. traceback: if the plugin's own code failed. notes: undesirable effects of its
-    import on the process.
+    name: its namespace (of a module given with ``--plugin``, the module). state: "installed" if nothing has needed it
+    yet, so that it is not imported. reason: one line, empty for state ok. fix: how to repair it. traceback: if the
+    plugin's own code failed. notes: undesirable effects of its import on the process.
     """
 
     name: str

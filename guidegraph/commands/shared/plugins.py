@@ -29,7 +29,7 @@ def load_plugins(selection: PluginSelection) -> PluginManager:
 
 
 def require_plugins(selection: PluginSelection) -> PluginManager:
-    """The plugin manager, as ``load_plugins``. Raises ``WorkflowError`` if a module requested by name cannot be used."""
+    """As ``load_plugins``. Raises ``WorkflowError`` if a module requested by name cannot be used."""
     manager = load_plugins(selection)
     failed = [s for s in manager.statuses if s.state == "failed" and s.name in selection.modules]
     if failed:
@@ -42,7 +42,7 @@ def require_plugins(selection: PluginSelection) -> PluginManager:
 
 
 def require_all_plugins(selection: PluginSelection) -> PluginManager:
-    """Import all selected plugins: for a run, whose observers they may be, and for an export. Raises as above."""
+    """As ``require_plugins``, with all plugins imported: a run takes their observers, an export what they register."""
     manager = require_plugins(selection)
     manager.load_all()
     return manager
