@@ -1,4 +1,4 @@
-"""Pauses the cyclic garbage collector while a workflow is loaded."""
+"""Pauses the cyclic garbage collector while a workflow is loaded, and while its steps are laid out."""
 
 from __future__ import annotations
 
