@@ -75,7 +75,7 @@ def write_listing(kind: str, version: str, listing: Any, folders: Iterable[Path]
     files = {str(file): _stamp(file) for file in _find_files(folders)}
     if any(stamp[0] >= _started for stamp in files.values()):
         return
-    files |= {str(folder): _stamp(folder) for folder in _install_folders(list_entry_points())}
+    files |= {str(folder): _stamp(folder) for folder in sorted(_install_folders(list_entry_points()))}
     text = json.dumps(listing)
     header = json.dumps({"key": key, "crc32": zlib.crc32(text.encode()), "files": files})
     with suppress(OSError):  # a full disk, or a home folder that is read-only

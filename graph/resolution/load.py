@@ -14,10 +14,10 @@ from guidegraph.graph.language.parse import parse
 from guidegraph.graph.language.requirements import find_requirement_problems
 from guidegraph.graph.language.syntax import ParsedWorkflow
 from guidegraph.graph.language.yaml_tree import read_text
+from guidegraph.graph.memory.pause_collector import pause_collector
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.resolution.block_context import BlockContext
 from guidegraph.graph.resolution.expansion_limit import find_expansion_problems
-from guidegraph.graph.memory.pause_collector import pause_collector
 from guidegraph.graph.resolution.resolver import WORKFLOW_SUFFIXES, Resolver
 from guidegraph.graph.resolution.scope import Scope, TypedSource
 from guidegraph.graph.resolution.sub_workflows import NOT_EMBEDDED
