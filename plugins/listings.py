@@ -1,4 +1,4 @@
-"""What the installed plugins contribute, kept on disk: ``--help``, ``nodes`` and ``schema`` import no plugin for it.
+"""Listings of the installed plugins, kept on disk: ``--help``, ``nodes`` and ``schema`` import no plugin for it.
 
 A listing is JSON for display: no code and no node is read from it. It is used only while the plugins, the files of
 their modules and the folders that they are installed in are as they were when it was made. ``GUIDEGRAPH_LISTINGS``
@@ -85,7 +85,7 @@ def write_listing(kind: str, version: str, listing: Any, folders: Iterable[Path]
 
 
 def _make_key(kind: str, version: str) -> list[str]:
-    """What a listing depends on beside files: the plugins in use, this Python, and this version of guidegraph."""
+    """The conditions of a listing beside files: the plugins in use, this Python, and this version of guidegraph."""
     disabled = read_disabled_plugins()
     plugins = [
         " ".join((entry.name, entry.value, *read_distribution(entry)))

@@ -29,7 +29,7 @@ def load_plugins(selection: PluginSelection) -> PluginManager:
 
 
 def require_plugins(selection: PluginSelection) -> PluginManager:
-    """As ``load_plugins``. Raises ``WorkflowError`` if a module requested by name cannot be used."""
+    """The plugin manager. Raises ``WorkflowError`` if a module requested by name cannot be used."""
     manager = load_plugins(selection)
     failed = [s for s in manager.statuses if s.state == "failed" and s.name in selection.modules]
     if failed:
@@ -42,14 +42,14 @@ def require_plugins(selection: PluginSelection) -> PluginManager:
 
 
 def require_all_plugins(selection: PluginSelection) -> PluginManager:
-    """As ``require_plugins``, with all plugins imported: a run takes their observers, an export what they register."""
+    """The plugin manager with all plugins imported: a run needs their observers. Raises as ``require_plugins``."""
     manager = require_plugins(selection)
     manager.load_all()
     return manager
 
 
 def list_contributions(kind: str, selection: PluginSelection, describe: Callable[[PluginManager], Any]) -> Any:
-    """What ``describe`` returns for all selected plugins, as JSON values.
+    """Describe all selected plugins by ``describe``, as JSON values.
 
     For the installed plugins it is kept on disk, and no plugin is imported while none has changed. It is not kept while
     one of them fails, or with modules given by name.
