@@ -67,6 +67,10 @@ def describe_failure(error: BaseException) -> str:
     return with_shortage(own or describe_error(error), error)
 
 
+class UnwritableOutput(GuidegraphError):
+    """An output of a workflow cannot be written to a file."""
+
+
 class Cancelled(GuidegraphError):
     """The run was cancelled; outputs that were complete are kept. ``status`` is the status in the run's record."""
 

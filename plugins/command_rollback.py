@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from guidegraph.plugins.contribution import PluginError
+from guidegraph.plugins.entry_points import PluginError
 
 LISTS = ("registered_commands", "registered_groups")
 

@@ -9,20 +9,13 @@ from typing import Any
 
 import pluggy
 
-from guidegraph.graph.errors import GuidegraphError, suggest
+from guidegraph.graph.errors import suggest
 from guidegraph.graph.node import NodeDefinitionError, NodeSpec, get_spec
 from guidegraph.plugins import hookspecs
+from guidegraph.plugins.entry_points import PluginError
 from guidegraph_runtime.error_text import describe_error
 
 HOOKS = tuple(name for name in vars(hookspecs) if name.startswith("guidegraph_"))
-
-
-class PluginError(GuidegraphError):
-    """A plugin cannot be used; ``fix`` is advice to the user."""
-
-    def __init__(self, message: str, fix: str = "") -> None:
-        super().__init__(message)
-        self.fix = fix
 
 
 @dataclass(frozen=True)

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import re
 from collections.abc import Iterable, Iterator
 from importlib.metadata import Distribution, EntryPoint
 from pathlib import Path
 
-from guidegraph.plugins.contribution import PluginError
+from guidegraph.graph.errors import GuidegraphError
 
 GROUP = "guidegraph"
 OWN_DISTRIBUTION = "guidegraph"
+DISABLE = "GUIDEGRAPH_DISABLE_PLUGINS"
+
+
+class PluginError(GuidegraphError):
+    """A plugin cannot be used; ``fix`` is advice to the user."""
+
+    def __init__(self, message: str, fix: str = "") -> None:
+        super().__init__(message)
+        self.fix = fix
 
 
 _remembered: list[EntryPoint] | None = None
@@ -28,6 +38,11 @@ def list_entry_points() -> list[EntryPoint]:
     if _remembered is not None:
         return _remembered
     return sorted(importlib.metadata.entry_points(group=GROUP), key=lambda e: (e.name, read_distribution(e)))
+
+
+def read_disabled_plugins() -> set[str]:
+    """The namespaces in ``GUIDEGRAPH_DISABLE_PLUGINS``."""
+    return {name.strip() for name in os.environ.get(DISABLE, "").split(",")} - {""}
 
 
 def find_unreadable() -> Iterator[tuple[str, str]]:
@@ -82,6 +97,8 @@ def is_imported(entry: EntryPoint, version: str) -> bool:
 
 def check_requirement(entry: EntryPoint, version: str) -> None:
     """Raise ``PluginError`` if the plugin's distribution requires another version of guidegraph."""
+    if normalise_name(read_distribution(entry)[0]) == OWN_DISTRIBUTION:
+        return
     from packaging.requirements import InvalidRequirement, Requirement
 
     for text in _requirements(entry):

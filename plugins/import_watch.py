@@ -58,7 +58,7 @@ def watch_import(notes: list[str]) -> Iterator[None]:
         if seconds > SLOW:
             cause = ", torch with it" if imported_torch else ""
             notes.append(
-                f"takes {seconds:.1f} s to import{cause}, and every command waits for it: import slow modules inside "
+                f"takes {seconds:.1f} s to import{cause}, and commands wait for it: import slow modules inside "
                 "the functions that need them"
             )
         if imported_torch:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
-import os
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,24 +25,27 @@ from guidegraph.graph.node import NodeDefinitionError, NodeSpec
 from guidegraph.graph.registry import Registry
 from guidegraph.plugins import builtin, hookspecs
 from guidegraph.plugins.command_rollback import rollback_on_failure
-from guidegraph.plugins.contribution import Contribution, PluginError, make_hook_manager, read_contribution
+from guidegraph.plugins.contribution import Contribution, make_hook_manager, read_contribution
 from guidegraph.plugins.entry_points import (
+    DISABLE,
     OWN_DISTRIBUTION,
+    PluginError,
     check_entry,
     check_requirement,
     list_entry_points,
     normalise_name,
+    read_disabled_plugins,
     read_distribution,
 )
 from guidegraph.plugins.guarded_observer import GuardedObserver
 from guidegraph.plugins.import_by_name import import_plugin_module, package_folders
 from guidegraph.plugins.import_guard import guard_import
 from guidegraph.plugins.import_watch import record_changes, watch_import
+from guidegraph.plugins.lazy_mapping import LazyMapping
 from guidegraph_runtime.error_text import describe_error
 
 log = logging.getLogger(__name__)
 
-DISABLE = "GUIDEGRAPH_DISABLE_PLUGINS"
 LEFT_OUT = "installed plugins are left out (--no-plugins)"
 
 
@@ -51,15 +53,15 @@ LEFT_OUT = "installed plugins are left out (--no-plugins)"
 class PluginStatus:
     """The state of one plugin, for ``guidegraph plugins``.
 
-    name: its namespace (of a module given with ``--plugin``, the module). reason: one line, empty for
-    state ok. fix: how to repair it. traceback: if the plugin's own code failed. notes: undesirable effects of its
-    import on the process.
+    name: its namespace (of a module given with ``--plugin``, the module). state: "installed" if nothing has needed it
+    yet, so that it is not imported. reason: one line, empty for state ok. fix: how to repair it. traceback: if the
+    plugin's own code failed. notes: undesirable effects of its import on the process.
     """
 
     name: str
     distribution: str
     version: str
-    state: Literal["ok", "failed", "disabled"]
+    state: Literal["ok", "failed", "disabled", "installed"]
     nodes: tuple[str, ...] = ()
     types: tuple[str, ...] = ()
     reason: str = ""
@@ -82,10 +84,12 @@ class PluginManager:
         disable: Iterable[str] | None = None,
         entry_points: bool = True,
         refused: Mapping[str, str] | None = None,
+        lazy: bool = False,
     ) -> None:
         """disable: namespaces to leave out (by default those in ``GUIDEGRAPH_DISABLE_PLUGINS``). entry_points: whether
         installed plugins are loaded; otherwise only their names are known. refused: plugins that are not to be
-        imported, by name, with the reason."""
+        imported, by name, with the reason. lazy: import an installed plugin when its namespace or distribution is
+        looked up in the registry, or all of them when it is iterated; not with ``extra_modules``."""
         self._hooks = make_hook_manager()
         self._status: dict[str, PluginStatus] = {}
         self._nodes: dict[str, NodeSpec] = {}
@@ -97,6 +101,7 @@ class PluginManager:
         self._folders: dict[str, Sequence[Path]] = {}
         self._apps: list[Any] = []
         self._refused = refused or {}
+        self._pending: list[importlib.metadata.EntryPoint] = []
         self._add_builtin()
         disabled = read_disabled_plugins() if disable is None else set(disable)
         installed = list_entry_points()
@@ -104,27 +109,60 @@ class PluginManager:
         self.unknown_disabled = sorted(disabled - set(self.installed))
         for entry in installed:
             reason = f"disabled by {DISABLE}" if entry.name in disabled else ""
-            self._add_entry_point(entry, reason if entry_points else LEFT_OUT)
+            if reason or not entry_points:
+                self._leave_out(entry, reason if entry_points else LEFT_OUT)
+            else:
+                self._pending.append(entry)
+        if extra_modules or not lazy:
+            self.load_all()
         for name in extra_modules:
             self._add_module(name)
 
     @property
     def statuses(self) -> list[PluginStatus]:
-        return list(self._status.values())
+        """The state of each plugin; those that are not imported yet are "installed"."""
+        pending = [PluginStatus(entry.name, *read_distribution(entry), "installed") for entry in self._pending]
+        return [*self._status.values(), *pending]
 
     @property
     def registry(self) -> Registry:
+        """The nodes and types of the plugins. If some are not imported yet, they are when they are looked up."""
+        if not self._pending:
+            return Registry(
+                dict(self._nodes),
+                dict(self._types),
+                dict(self._failed),
+                dict(self._versions),
+                dict(self._absent),
+                dict(self._folders),
+            )
         return Registry(
-            dict(self._nodes),
-            dict(self._types),
-            dict(self._failed),
-            dict(self._versions),
-            dict(self._absent),
-            dict(self._folders),
+            LazyMapping(self._nodes, self.load, self.load_all),
+            LazyMapping(self._types, lambda name: self.load_all(), self.load_all),
+            LazyMapping(self._failed, self.load, self.load_all),
+            LazyMapping(self._versions, self.load, self.load_all),
+            LazyMapping(self._absent, self.load, self.load_all),
+            LazyMapping(self._folders, self.load, self.load_all),
         )
 
+    def load(self, name: str) -> None:
+        """Import the plugins that a node's id, a namespace or a distribution names, unless they are imported."""
+        namespace = name.partition(".")[0]
+        for entry in list(self._pending):
+            if entry.name == namespace or normalise_name(read_distribution(entry)[0]) == name:
+                self._add_entry_point(entry)
+
+    def load_all(self) -> None:
+        """Import all installed plugins that are not imported yet."""
+        for entry in list(self._pending):
+            self._add_entry_point(entry)
+
+    def package_folders(self) -> list[Path]:
+        """The folders of the imported plugins' packages."""
+        return [folder for folders in self._folders.values() for folder in folders]
+
     def add_commands(self, app: Any) -> None:
-        """Let every plugin add its commands, once; one that fails, or takes a name that exists, adds none."""
+        """Let every imported plugin add its commands, once; one that fails, or takes a name that exists, adds none."""
         if any(app is known_app for known_app in self._apps):
             return
         self._apps.append(app)
@@ -136,6 +174,10 @@ class PluginManager:
                 raise
             except BaseException as error:
                 self._report(name, error)
+
+    def command_plugins(self) -> list[str]:
+        """The names of the imported plugins that add commands."""
+        return [implementation.plugin_name for implementation in self._hooks.hook.guidegraph_commands.get_hookimpls()]
 
     def observers(self, run: hookspecs.RunInfo, warn: Callable[[str], object] = log.warning) -> list[Observer]:
         """The plugins' observers of a run. One that fails, then or later, is reported, and the run goes on."""
@@ -163,11 +205,12 @@ class PluginManager:
         self._versions |= {OWN_DISTRIBUTION: version, **_runtime_version()}
         self._join(OWN_DISTRIBUTION, builtin, read_contribution(builtin, None), OWN_DISTRIBUTION, version)
 
-    def _add_entry_point(self, entry: importlib.metadata.EntryPoint, skip_reason: str) -> None:
+    def _leave_out(self, entry: importlib.metadata.EntryPoint, reason: str) -> None:
+        self._fail(entry.name, *read_distribution(entry), PluginError(reason), "disabled")
+
+    def _add_entry_point(self, entry: importlib.metadata.EntryPoint) -> None:
+        self._pending.remove(entry)
         distribution, version = read_distribution(entry)
-        if skip_reason:
-            self._fail(entry.name, distribution, version, PluginError(skip_reason), "disabled")
-            return
         notes: list[str] = []
         try:
             check_entry(entry)
@@ -278,11 +321,6 @@ def default_registry(
 ) -> Registry:
     """The nodes and types of this process. ``entry_points=False`` leaves out installed plugins."""
     return PluginManager(extra_modules, disable=disable, entry_points=entry_points).registry
-
-
-def read_disabled_plugins() -> set[str]:
-    """The namespaces in ``GUIDEGRAPH_DISABLE_PLUGINS``."""
-    return {name.strip() for name in os.environ.get(DISABLE, "").split(",")} - {""}
 
 
 def _runtime_version() -> dict[str, str]:

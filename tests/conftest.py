@@ -14,6 +14,7 @@ import pytest
 # For torch, NumPy and onnxruntime here and in every process that a test starts: two threads lose on a busy machine.
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
+os.environ["GUIDEGRAPH_LISTINGS"] = "off"  # what a test sees must not come from an earlier one
 
 
 LIMITS = ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")

@@ -18,6 +18,7 @@ from guidegraph.graph.execution.result import RunResult
 from guidegraph.graph.execution.run_record import Delivery, RunRecord
 from guidegraph.graph.execution.top_level import RunState, TopLevel
 from guidegraph.graph.ir import Choice, Graph, Literal, Op, Source
+from guidegraph.graph.memory.pause_collector import pause_collector
 from guidegraph.graph.planning.admission import check_machine
 from guidegraph.graph.planning.choice_branches import find_next_choices, make_effect_test
 from guidegraph.graph.planning.dependencies import find_dependencies
@@ -118,14 +119,15 @@ class _Runner:
 
     def _execute(self, choices: Sequence[Choice]) -> None:
         """Compute the ``when`` values of choices or, without choices, all remaining operations."""
-        ops, origins = self._split_by_cache([choice.when for choice in choices])
-        check_machine(ops)
-        ops = order_for_checks(ops)
-        outputs = {} if choices else self.plan.outputs
-        roots = [source for source, _ in outputs.values()]
-        if choices:
-            roots = list_sources_to_hold(ops, self.plan, self.config.prunes)
-        region = flatten_region(ops, roots, self.config.passes, pruned=True)
+        with pause_collector():
+            ops, origins = self._split_by_cache([choice.when for choice in choices])
+            check_machine(ops)
+            ops = order_for_checks(ops)
+            outputs = {} if choices else self.plan.outputs
+            roots = [source for source, _ in outputs.values()]
+            if choices:
+                roots = list_sources_to_hold(ops, self.plan, self.config.prunes)
+            region = flatten_region(ops, roots, self.config.passes, pruned=True)
         self.record.start_run(self.plan.graph.name, len(self.plan.ops) if choices else len(ops) + len(origins))
         slots = fill_slots(region, {source: self.held.value(source, self.plan) for source, _ in region.inputs})
         for key, origin in origins.items():

@@ -18,6 +18,8 @@ def find_requirement_problems(requires: Mapping[str, tuple[Mark, Scalar]], regis
 
     A requirement names a distribution (normalised as pip does) or a node's id, for the version of that node.
     """
+    if not requires:
+        return []
     from packaging.specifiers import InvalidSpecifier, SpecifierSet
     from packaging.utils import canonicalize_name
     from packaging.version import InvalidVersion

@@ -11,10 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import networkx as nx
-
 from guidegraph.graph.ir import Call, Literal, Op, Output, Source, Sources, list_sources
 from guidegraph.graph.planning.digest import FRESH, value_digest
+from guidegraph.graph.planning.topological_order import order_by_edges
 
 
 @dataclass(frozen=True)
@@ -77,19 +76,18 @@ def _sort_batches(ops: Mapping[str, Op], groups: Sequence[tuple[Call, ...]]) -> 
     batches: dict[str, BatchCall] = {}
     for group in groups:
         trial = {**leader, **{call.key: group[0].key for call in group}}
-        if nx.is_directed_acyclic_graph(_contract(ops, trial)):
+        edges = _contract(ops, trial)
+        if len(order_by_edges(edges)) == len(edges):
             leader = trial
             batches[group[0].key] = BatchCall(group)
-    positions = {key: i for i, key in enumerate(ops)}
-    order = nx.lexicographical_topological_sort(_contract(ops, leader), key=positions.__getitem__)
-    return [batches.get(key) or ops[key] for key in order]
+    return [batches.get(key) or ops[key] for key in order_by_edges(_contract(ops, leader))]
 
 
-def _contract(ops: Mapping[str, Op], leader: Mapping[str, str]) -> nx.DiGraph[str]:
-    graph: nx.DiGraph[str] = nx.DiGraph()
-    graph.add_nodes_from(leader[key] for key in ops)
+def _contract(ops: Mapping[str, Op], leader: Mapping[str, str]) -> dict[str, set[str]]:
+    """The operations that read each operation's outputs, with the members of a group as their leader, the first."""
+    successors: dict[str, set[str]] = {leader[key]: set() for key in ops}
     for key, op in ops.items():
         for source in op.sources():
             if isinstance(source, Output) and source.op in ops:
-                graph.add_edge(leader[source.op], leader[key])
-    return graph
+                successors[leader[source.op]].add(leader[key])
+    return successors

@@ -14,6 +14,7 @@ from guidegraph.graph.language.parse import parse
 from guidegraph.graph.language.requirements import find_requirement_problems
 from guidegraph.graph.language.syntax import ParsedWorkflow
 from guidegraph.graph.language.yaml_tree import read_text
+from guidegraph.graph.memory.pause_collector import pause_collector
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.resolution.block_resolver import BlockContext
 from guidegraph.graph.resolution.expansion_limit import find_expansion_problems
@@ -38,7 +39,7 @@ def build(
     sources: texts that replace files, by absolute path. limits: by default those in force. stranger: read no other
     files, except those that ship with the package. Raises ``WorkflowError`` that lists all problems.
     """
-    with enforce_limits(limits or current_limits()):
+    with enforce_limits(limits or current_limits()), pause_collector():
         return _Builder(registry, sources or {}, stranger).build(path)
 
 

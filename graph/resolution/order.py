@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-
-import networkx as nx
+from typing import TYPE_CHECKING
 
 from guidegraph.graph.language.syntax import ParsedLoop, ParsedOp
+from guidegraph.graph.planning.topological_order import order_by_edges
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 MAX_SHOWN = 12
 
@@ -28,30 +31,50 @@ def sort_topologically(nodes: Mapping[str, ParsedOp], outside: Collection[str] =
 
     outside: names of enclosing blocks; a link to such a name refers to the node outside, even if the block reuses it.
     """
-    position = {name: i for i, name in enumerate(nodes)}
-    graph: nx.DiGraph[str] = nx.DiGraph()
-    graph.add_nodes_from(nodes)
+    edges = list(_list_edges(nodes, outside))
+    successors: dict[str, set[str]] = {name: set() for name in nodes}
+    for head, name in edges:
+        successors[head].add(name)
+    names = order_by_edges(successors)
+    if len(names) == len(successors):
+        return Order(names, {}, frozenset())
+    cycles, cyclic = _find_cycles(nodes, edges)
+    acyclic = {name: after - cyclic for name, after in successors.items() if name not in cyclic}
+    return Order([*order_by_edges(acyclic), *(name for name in nodes if name in cyclic)], cycles, frozenset(cyclic))
+
+
+def _list_edges(nodes: Mapping[str, ParsedOp], outside: Collection[str]) -> Iterator[tuple[str, str]]:
+    """For each link within the block, the node that it names and the one that it belongs to."""
     for name, op in nodes.items():
         inner = set(op.inner_names()) if isinstance(op, ParsedLoop) else ()
         for link in op.links():
             head = link.text.partition(".")[0]
-            if head in position and head not in inner and head not in outside:
-                graph.add_edge(head, name)
+            if head in nodes and head not in inner and head not in outside:
+                yield head, name
+
+
+def _find_cycles(names: Iterable[str], edges: Iterable[tuple[str, str]]) -> tuple[dict[str, list[str]], set[str]]:
+    """A shortest cycle of each strongly connected component by its first node, and all names in one."""
+    import networkx as nx
+
+    graph: nx.DiGraph[str] = nx.DiGraph()
+    graph.add_nodes_from(names)
+    graph.add_edges_from(edges)
+    position = {name: i for i, name in enumerate(graph)}
     cycles: dict[str, list[str]] = {}
     cyclic: set[str] = set()
-    if not nx.is_directed_acyclic_graph(graph):
-        for component in list(nx.strongly_connected_components(graph)):
-            first = min(component, key=position.__getitem__)
-            if len(component) > 1 or graph.has_edge(first, first):
-                cycles[first] = _find_shortest_cycle(graph, component, first)
-                cyclic |= component
-        graph.remove_nodes_from(cyclic)
-    names = list(nx.lexicographical_topological_sort(graph, key=position.__getitem__))
-    return Order([*names, *sorted(cyclic, key=position.__getitem__)], cycles, frozenset(cyclic))
+    for component in list(nx.strongly_connected_components(graph)):
+        first = min(component, key=position.__getitem__)
+        if len(component) > 1 or graph.has_edge(first, first):
+            cycles[first] = _find_shortest_cycle(graph, component, first)
+            cyclic |= component
+    return cycles, cyclic
 
 
 def _find_shortest_cycle(graph: nx.DiGraph[str], component: set[str], first: str) -> list[str]:
     """A shortest cycle through ``first``."""
+    import networkx as nx
+
     subgraph = graph.subgraph(component)
     if subgraph.has_edge(first, first):
         return [first, first]

@@ -54,16 +54,15 @@ def _start(args: Sequence[str], app: typer.Typer) -> None:
     check_names(_command(args), args)
     own = {command.callback.__name__ for command in app.registered_commands if command.callback}
     if _command(args).replace("-", "_") not in own and args[:1] != ["--version"]:
-        from guidegraph.commands.shared.plugins import load_plugins
+        from guidegraph.commands.shared.plugins import add_plugin_commands
         from guidegraph.plugins.selection import PluginSelection
 
-        selection = PluginSelection(_plugin_modules(args), "--no-plugins" not in args)
-        load_plugins(selection).add_commands(app)
+        add_plugin_commands(PluginSelection(_plugin_modules(args), "--no-plugins" not in args), app)
     app(args, prog_name="guidegraph")
 
 
 def _command(args: Sequence[str]) -> str:
-    """The command's name, found without parsing. Plugins are only loaded for a command that is not built in."""
+    """The command's name, found without parsing. Plugins add commands only if it is not built in."""
     values = {i + 1 for i, argument in enumerate(args) if argument == "--plugin"}
     return next((a for i, a in enumerate(args) if not a.startswith("-") and i not in values), "")
 

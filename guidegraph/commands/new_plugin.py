@@ -40,6 +40,7 @@ def new_plugin(
     from guidegraph.plugins.entry_points import OWN_DISTRIBUTION, normalise_name
 
     manager = load_plugins(select_plugins(plugin, no_plugins))
+    manager.load_all()
     owners = {status.name: f"{status.distribution} {status.version}" for status in manager.statuses}
     owners |= {id.partition(".")[0]: spec.distribution for id, spec in manager.registry.nodes.items()}
     owners[PACKAGE.removesuffix(":")] = OWN_DISTRIBUTION

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from guidegraph.commands.node_json import NodeRow, describe_node, format_default
 from guidegraph.commands.shared.errors import ID, argument_problem
 from guidegraph.commands.shared.options import Json, NoPlugins, Plugins
-from guidegraph.commands.shared.plugins import require_plugins
+from guidegraph.commands.shared.plugins import list_contributions, require_all_plugins, require_plugins
 from guidegraph.commands.shared.printing import print_json, print_text
 from guidegraph.commands.shared.root import app, examples, select_plugins
 from guidegraph.graph.errors import WorkflowError, suggest
-from guidegraph.graph.node import NodeSpec
-from guidegraph.graph.registry import Registry
+from guidegraph.plugins.selection import PluginSelection
 from guidegraph_runtime.printing import visible
+
+if TYPE_CHECKING:
+    from guidegraph.plugins.manager import PluginManager
 
 
 @app.command(epilog=examples("nodes", "nodes guidance.cfg", "nodes scheduler.ddim --json", "nodes --markdown"))
@@ -34,44 +36,55 @@ def nodes(
 
     from guidegraph.commands.nodes_markdown import render_node, render_nodes
 
-    registry = require_plugins(select_plugins(plugin, no_plugins)).registry
-    specs = _select_specs(id, registry)
-    single = len(specs) == 1 and specs[0].id == id
-    if json:
-        rows = [describe_node(spec) for spec in specs]
-        print_json(dumps(rows[0] if single else rows, indent=2))
-    elif markdown:
-        print_text(
-            render_nodes(specs) if id is None else "\n\n".join(render_node(describe_node(spec)) for spec in specs)
-        )
-    elif single:
-        _print_node(describe_node(specs[0]))
+    selection = select_plugins(plugin, no_plugins)
+    summaries: dict[str, str] = list_contributions("summaries", selection, _read_summaries)
+    ids = _select_ids(id, list(summaries), selection)
+    single = ids == [id]
+    if markdown and id is None:
+        specs = require_all_plugins(selection).registry.nodes
+        print_text(render_nodes([specs[name] for name in ids]))
+    elif json or markdown or single:
+        described: dict[str, NodeRow] = list_contributions("nodes", selection, _describe_nodes)
+        rows = [described[name] for name in ids]
+        if json:
+            print_json(dumps(rows[0] if single else rows, indent=2))
+        elif markdown:
+            print_text("\n\n".join(map(render_node, rows)))
+        else:
+            _print_node(rows[0])
     else:
-        _print_table(specs)
+        _print_table((name, summaries[name]) for name in ids)
 
 
-def _select_specs(id: str | None, registry: Registry) -> list[NodeSpec]:
-    ids = sorted(registry.nodes)
-    if id is None:
-        return [registry.nodes[name] for name in ids]
-    if id in registry.nodes:
-        return [registry.nodes[id]]
+def _read_summaries(manager: PluginManager) -> dict[str, str]:
+    specs = manager.registry.nodes
+    return {id: specs[id].summary for id in sorted(specs)}
+
+
+def _describe_nodes(manager: PluginManager) -> dict[str, NodeRow]:
+    return {id: describe_node(spec) for id, spec in manager.registry.nodes.items()}
+
+
+def _select_ids(id: str | None, ids: list[str], selection: PluginSelection) -> list[str]:
+    """All ids, or the one ``id``, or those of the namespace ``id``."""
+    if id is None or id in ids:
+        return ids if id is None else [id]
     if members := [name for name in ids if name.startswith(f"{id}.")]:
-        return [registry.nodes[name] for name in members]
+        return members
     namespace = id.partition(".")[0]
-    if reason := registry.failed.get(namespace):
+    if reason := require_plugins(selection).registry.failed.get(namespace):
         message = f"the plugin '{namespace}' did not load: {reason}"
     else:
         message = f"there is no node '{id}'; {suggest(id, ids, 'nodes')}"
     raise WorkflowError([argument_problem("unknown-node", message, ID)])
 
 
-def _print_table(specs: Iterable[NodeSpec]) -> None:
+def _print_table(rows: Iterable[tuple[str, str]]) -> None:
     from rich.table import Table
 
     table = Table("node", "what it does", box=None, pad_edge=False)
-    for spec in specs:
-        table.add_row(_text(spec.id, "bold"), _text(spec.summary))
+    for id, summary in rows:
+        table.add_row(_text(id, "bold"), _text(summary))
     _console().print(table)
 
 

@@ -33,7 +33,7 @@ def plan(
     from guidegraph.graph.run_config import RunConfig
 
     grants = options.make_grants(allow_read, allow_write, allow_code)
-    request = WorkflowRequest(workflow, set or [], select_plugins(plugin, no_plugins), grants)
+    request = WorkflowRequest(workflow, set or [], select_plugins(plugin, no_plugins), grants, lazy=True)
     with apply_limits(limit):
         opened = request.open()
         problems = unknown_output_problems(opened.graph, only)

@@ -26,7 +26,8 @@ def plugins(json: Json = False, plugin: Plugins = None, no_plugins: NoPlugins = 
 
     The exit code is 0 also where plugins failed: --json gives the state of each.
     """
-    from guidegraph.plugins.manager import DISABLE, PluginManager
+    from guidegraph.plugins.entry_points import DISABLE
+    from guidegraph.plugins.manager import PluginManager
 
     selection = select_plugins(plugin, no_plugins)
     audits = _audit_plugins(selection)
@@ -47,8 +48,7 @@ def _audit_plugins(plugins: PluginSelection) -> dict[AuditTarget, Audit]:
     """An audit of each plugin that a command would import, except those that ship with guidegraph."""
     from guidegraph import __version__ as version
     from guidegraph.plugins.audit import AuditTarget, audit_plugins
-    from guidegraph.plugins.entry_points import is_imported, list_entry_points
-    from guidegraph.plugins.manager import read_disabled_plugins
+    from guidegraph.plugins.entry_points import is_imported, list_entry_points, read_disabled_plugins
 
     disabled = read_disabled_plugins()
     installed = {

@@ -11,7 +11,7 @@ import typer
 
 from guidegraph.commands.shared.errors import argument_problem
 from guidegraph.commands.shared.options import NoPlugins, Plugins
-from guidegraph.commands.shared.plugins import require_plugins
+from guidegraph.commands.shared.plugins import require_all_plugins
 from guidegraph.commands.shared.printing import print_text
 from guidegraph.commands.shared.root import app, examples, select_plugins
 from guidegraph.graph.errors import WorkflowError, suggest
@@ -57,7 +57,7 @@ def report(
     check_extra()
     results, notes = collect(folder)
     _check_columns(dict.fromkeys(names, "--by") | ({x: "--x"} if x else {}), results)
-    registry = require_plugins(selection).registry
+    registry = require_all_plugins(selection).registry
     target = output if output is not None else folder / PAGE
     command = _command_line(folder, output, x, names, selection.modules)
     text = render_page(results, notes, folder.resolve().name, command, registry, CurveChoice(x, tuple(names)))

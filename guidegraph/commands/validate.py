@@ -51,7 +51,7 @@ def validate(
     selection, grants = select_plugins(plugin, no_plugins), options.make_grants(allow_read, allow_write, allow_code)
     with apply_limits(limit):
         require_plugins(selection)
-        results = [_validate_file(WorkflowRequest(path, [], selection, grants)) for path in workflows]
+        results = [_validate_file(WorkflowRequest(path, [], selection, grants, lazy=True)) for path in workflows]
     if "wrong" in results or (strict and "lacking" in results):
         raise typer.Exit(WRONG)
 

@@ -13,7 +13,7 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from guidegraph.graph.errors import GuidegraphError, Problem
+from guidegraph.graph.errors import Problem, UnwritableOutput
 from guidegraph.graph.ir import Graph, walk
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.resolution.link_rule import can_link
@@ -35,10 +35,6 @@ ROWS_SHOWN = 40
 _PLAIN = (bool, int, float, str, Path, Enum, Mapping, Sequence, Set)
 
 
-class OutputError(GuidegraphError):
-    """An output cannot be written."""
-
-
 class OutputWriter:
     """Writes outputs into a folder as they become ready. files: file names by output. tables: Markdown to print.
 
@@ -52,18 +48,18 @@ class OutputWriter:
         self._graph, self._registry, self._folder, self._text = graph, registry, folder, text
 
     def __call__(self, name: str, value: Any, kind: PortType) -> None:
-        """Write one output. Raises ``OutputError``; no partial file is left behind."""
+        """Write one output. Raises ``UnwritableOutput``; no partial file is left behind."""
         try:
             self.files[name] = self._write(name, value, kind)
         except Exception as error:
             if (reason := _failure_reason(error)) is None:
                 raise
-            hint = saving_hint(kind, self._registry) if isinstance(error, OutputError) else ""
+            hint = saving_hint(kind, self._registry) if isinstance(error, UnwritableOutput) else ""
             mark = self._graph.outputs[name].mark
-            raise OutputError(f"{mark}: output-failed: output '{name}' {reason}{hint} [outputs.{name}]") from error
+            raise UnwritableOutput(f"{mark}: output-failed: output '{name}' {reason}{hint} [outputs.{name}]") from error
 
     def preview(self, preview: Previewed) -> None:
-        """Write an output of a training loop's preview: LOOP/NAME/step-000200.png. Raises ``OutputError``."""
+        """Write an output of a training loop's preview: LOOP/NAME/step-000200.png. Raises ``UnwritableOutput``."""
         folder = f"{preview.loop}/{preview.name}"
         try:
             files = self._write(f"{folder}/step-{preview.step:06d}", preview.value, preview.type)
@@ -71,7 +67,9 @@ class OutputWriter:
             if (reason := _failure_reason(error)) is None:
                 raise
             path = f"nodes.{preview.loop}.preview"
-            raise OutputError(f"{path}: output-failed: '{preview.name}' after {preview.step} steps {reason}") from error
+            raise UnwritableOutput(
+                f"{path}: output-failed: '{preview.name}' after {preview.step} steps {reason}"
+            ) from error
         self.previews[folder] = [*self.previews.get(folder, ()), *files]
 
     def _write(self, name: str, value: Any, kind: PortType) -> list[str]:
@@ -81,7 +79,7 @@ class OutputWriter:
         try:
             tree = to_json(value, name, tensors)
         except RecursionError:
-            raise OutputError("contains itself") from None
+            raise UnwritableOutput("contains itself") from None
         if not tensors:
             write_text(self._folder / f"{name}.json", json.dumps(tree, indent=2, ensure_ascii=True) + "\n")
             return [f"{name}.json", *self._write_table(name, value)]
@@ -92,7 +90,7 @@ class OutputWriter:
             try:
                 save_file(tensors, str(temporary), metadata=metadata)
             except (ValueError, KeyError) as error:
-                raise OutputError(f"cannot be written as safetensors: {error}") from error
+                raise UnwritableOutput(f"cannot be written as safetensors: {error}") from error
         return [f"{name}.safetensors"]
 
     def _write_table(self, name: str, value: Any) -> list[str]:
@@ -108,7 +106,7 @@ class OutputWriter:
 
         arrays = [to_pixels(picture) for picture in _pictures(value)]
         if not arrays:
-            raise OutputError("is an empty batch: there is no picture to write")
+            raise UnwritableOutput("is an empty batch: there is no picture to write")
         files = picture_names(name, len(arrays))
         for i, (file, array) in enumerate(zip(files, arrays, strict=True)):
             text = self._text(name, i, len(arrays)) if name in self._graph.outputs else {}
@@ -118,7 +116,7 @@ class OutputWriter:
 
 def _failure_reason(error: Exception) -> str | None:
     """Why an output was not written, as the end of a sentence; None for an unrelated error."""
-    if isinstance(error, OutputError):
+    if isinstance(error, UnwritableOutput):
         return str(error)
     if isinstance(error, OSError):
         return f"has no file: {with_shortage(str(error), error)}"
@@ -140,27 +138,31 @@ def _pictures(value: Any) -> list[Any]:
         return [picture for element in value for picture in _pictures(element)]
     if not is_tensor(value) or value.ndim < 4 or value.shape[-3] != 3:
         actual = tuple(value.shape) if is_tensor(value) else type(value).__name__
-        raise OutputError(f"is declared as an image (B, 3, H, W), found {actual}")
+        raise UnwritableOutput(f"is declared as an image (B, 3, H, W), found {actual}")
     return list(value.flatten(0, -4))
 
 
 def to_pixels(picture: Any) -> Any:
-    """Convert a picture (3, H, W) in [-1, 1] to uint8 (H, W, 3). Raises ``OutputError`` if a value is not finite."""
+    """Convert a picture (3, H, W) in [-1, 1] to uint8 (H, W, 3).
+
+    Raises ``UnwritableOutput`` if a value is not finite.
+    """
     import torch
 
     if not picture.is_floating_point():
-        raise OutputError(f"is an image of {picture.dtype}: floats in [-1, 1] are expected")
+        raise UnwritableOutput(f"is an image of {picture.dtype}: floats in [-1, 1] are expected")
     exact = picture.detach().to("cpu", torch.float64 if picture.dtype == torch.float64 else torch.float32)
     try:
         return as_pixels(exact.numpy())
     except ValueError as error:
-        raise OutputError(f"{error}, or try --dtype float32") from None
+        raise UnwritableOutput(f"{error}, or try --dtype float32") from None
 
 
 def to_json(value: Any, name: str, tensors: dict[str, Any]) -> Any:
     """Convert a value to JSON; its tensors go to ``tensors`` under dotted names, to which the JSON refers.
 
-    Non-finite numbers become "NaN", "Infinity" or "-Infinity". Raises ``OutputError`` for a value without a format.
+    Non-finite numbers become "NaN", "Infinity" or "-Infinity". Raises ``UnwritableOutput`` for a value without a
+    format.
     """
     if value is None or isinstance(value, (bool, str)):
         return value
@@ -178,7 +180,7 @@ def to_json(value: Any, name: str, tensors: dict[str, Any]) -> Any:
         try:
             tensors[name] = array.detach().to("cpu").contiguous().clone()
         except (RuntimeError, NotImplementedError) as error:  # a sparse or meta tensor
-            raise OutputError(f"holds a tensor that cannot be written: {error!s:.200}") from error
+            raise UnwritableOutput(f"holds a tensor that cannot be written: {error!s:.200}") from error
         return {"tensor": name}
     if (fields := _to_mapping(value)) is not None:
         return {key: to_json(element, f"{name}.{key}", tensors) for key, element in fields.items()}
@@ -186,7 +188,7 @@ def to_json(value: Any, name: str, tensors: dict[str, Any]) -> Any:
         return to_json(sorted(value, key=repr), name, tensors)
     if isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray, memoryview)):
         return [to_json(element, f"{name}.{i}", tensors) for i, element in enumerate(value)]
-    raise OutputError(f"holds a value of type {type(value).__name__}, for which there is no file format")
+    raise UnwritableOutput(f"holds a value of type {type(value).__name__}, for which there is no file format")
 
 
 def _as_tensor(value: Any) -> Any:
@@ -201,7 +203,7 @@ def _as_tensor(value: Any) -> Any:
     try:
         return torch.from_numpy(numpy.array(value))
     except TypeError as error:
-        raise OutputError(f"holds a NumPy array of {value.dtype}, for which there is no file format") from error
+        raise UnwritableOutput(f"holds a NumPy array of {value.dtype}, for which there is no file format") from error
 
 
 def _to_mapping(value: Any) -> dict[str, Any] | None:

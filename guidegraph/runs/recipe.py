@@ -12,13 +12,13 @@ from typing import Any
 from pydantic import StrictInt, TypeAdapter, ValidationError
 
 from guidegraph.graph.device_context import DTYPES
-from guidegraph.graph.errors import Mark, Problem, WorkflowError
+from guidegraph.graph.errors import Mark, Problem, UnwritableOutput, WorkflowError
 from guidegraph.graph.ir import Call, Graph, Param, walk
 from guidegraph.graph.ir import Literal as Constant
 from guidegraph.graph.paths import PACKAGE, find_package_roots, find_shipped_folders
 from guidegraph.graph.trust.file_checks import open_regular
 from guidegraph.graph.trust.limits import LimitExceeded
-from guidegraph.runs.outputs import OutputError, to_json
+from guidegraph.runs.outputs import to_json
 from guidegraph_runtime.run_json import picture_text
 
 KEYWORD = "guidegraph"
@@ -144,7 +144,7 @@ def _parse_recipe(data: Any) -> Recipe:
 
 
 def portable_value(value: Any) -> Any:
-    """A parameter's value as JSON that means the same from any folder. Raises ``OutputError``."""
+    """A parameter's value as JSON that means the same from any folder. Raises ``UnwritableOutput``."""
     if isinstance(value, Path):
         return portable_path(value)
     if isinstance(value, dict):
@@ -154,7 +154,7 @@ def portable_value(value: Any) -> Any:
     tensors: dict[str, Any] = {}
     tree = to_json(value, "value", tensors)
     if tensors:
-        raise OutputError("holds a tensor, which a picture does not carry")
+        raise UnwritableOutput("holds a tensor, which a picture does not carry")
     return tree
 
 
@@ -173,7 +173,7 @@ def portable_params(values: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in values.items():
         try:
             result[name] = portable_value(value)
-        except OutputError:
+        except UnwritableOutput:
             continue
     return result
 

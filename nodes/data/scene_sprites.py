@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from guidegraph.graph.paths import resolve_path
 from guidegraph_runtime.pictures.semantic_maps import CLASSES as CLASSES
@@ -49,6 +48,8 @@ def sprites_by_object() -> tuple[tuple[int, ...], ...]:
 @lru_cache(maxsize=4096)
 def cut_out(sprite: int, size: int, flipped: bool) -> Cutout:
     """Scale a sprite to `size` pixels. Colours are premultiplied while scaling, so that edges do not darken."""
+    from PIL import Image
+
     sprites, _ = load_sprites()
     image = Image.fromarray(sprites[sprite], "RGBA").convert("RGBa")
     image = image.resize((size, size), Image.Resampling.BOX if size == 48 else Image.Resampling.LANCZOS)

@@ -60,12 +60,17 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def process(
-    arguments: Sequence[str | Path], folder: Path, *, python: Sequence[str] = ("-m", "guidegraph"), **more: Any
+    arguments: Sequence[str | Path],
+    folder: Path,
+    *,
+    python: Sequence[str] = ("-m", "guidegraph"),
+    env: Mapping[str, str] | None = None,
+    **more: Any,
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, *python, *map(str, arguments)],
         cwd=folder,
-        env=environment(),
+        env=environment(**(env or {})),
         capture_output=True,
         text=True,
         timeout=120,

@@ -53,7 +53,7 @@ def write_workflow(folder: Path, text: str) -> Path:
 @pytest.mark.parametrize("name", ["c_exit", "at_exit", *(pytest.param(n, marks=pytest.mark.slow) for n in SLOW_ENDS)])
 def test_a_command_that_a_plugin_ends_fails(tmp_path: Path, name: str) -> None:
     code, workflow, exit_code, message = ENDS[name]
-    result = with_plugin(tmp_path, name, code).guidegraph("validate", write_workflow(tmp_path, workflow))
+    result = with_plugin(tmp_path, name, code).guidegraph("run", write_workflow(tmp_path, workflow))
     assert result.returncode == exit_code
     assert message in result.stderr
     assert name == "at_exit" or f"GUIDEGRAPH_DISABLE_PLUGINS={name} or --no-plugins" in result.stderr
@@ -64,7 +64,7 @@ def test_an_import_that_blocks_the_interpreter_is_ended(tmp_path: Path, monkeypa
     """No thread of the command can run then; its parent ends it."""
     monkeypatch.setenv("GUIDEGRAPH_PLUGIN_SECONDS", "0.5")
     site = with_plugin(tmp_path, "hangs", C + "ctypes.PyDLL(None).sleep(1000)")
-    result = site.guidegraph("validate", write_workflow(tmp_path, FINE))
+    result = site.guidegraph("run", write_workflow(tmp_path, FINE))
     assert result.returncode == 1
     assert "the plugin 'hangs' takes longer than 0.5 s to import; leave it out: GUIDEGRAPH_DISABLE" in result.stderr
 

@@ -41,7 +41,7 @@ def test_printed_text_goes_to_stderr(installed: Installed, capsys: pytest.Captur
 def test_an_import_that_takes_long_is_noted(installed: Installed, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(import_watch, "SLOW", 0.01)
     (note,) = notes_of(installed, "import time\ntime.sleep(0.02)")
-    assert note.startswith("takes 0.0 s to import, and every command waits for it")
+    assert note.startswith("takes 0.0 s to import, and commands wait for it")
 
 
 CHANGES = {

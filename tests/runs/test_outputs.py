@@ -16,7 +16,7 @@ from PIL import Image as pictures
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from guidegraph.graph.errors import Mark
+from guidegraph.graph.errors import Mark, UnwritableOutput
 from guidegraph.graph.execution.loop_context import Previewed
 from guidegraph.graph.ir import Graph, GraphOutput, Literal
 from guidegraph.graph.node import get_spec, node
@@ -24,7 +24,7 @@ from guidegraph.graph.registry import Registry
 from guidegraph.graph.training.fit import Fit, Preview, Training
 from guidegraph.graph.types import ANY, PortType, Tensor, to_port_type
 from guidegraph.nodes.types import Condition, Denoiser, Image, Latent, Sample
-from guidegraph.runs.outputs import OutputError, OutputWriter, output_problems, to_pixels
+from guidegraph.runs.outputs import OutputWriter, output_problems, to_pixels
 from guidegraph_runtime.pictures.png import read_png_text
 
 
@@ -110,7 +110,7 @@ def test_pictures_stacked_by_a_loop_are_written_in_order(tmp_path: Path) -> None
     ],
 )
 def test_values_that_are_not_pictures_are_refused_with_the_reason(tmp_path: Path, value: Any, message: str) -> None:
-    with pytest.raises(OutputError, match=f"w.yaml:9:3: output-failed: output 'out' .*{message}"):
+    with pytest.raises(UnwritableOutput, match=f"w.yaml:9:3: output-failed: output 'out' .*{message}"):
         write(tmp_path, value, Image)
     assert not list(tmp_path.iterdir())
 
@@ -165,7 +165,7 @@ def test_an_array_is_written_as_a_tensor(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", [torch.nn.Linear(1, 1), object(), b"x", {"model": lambda: 0}])
 def test_values_that_are_not_data_are_refused(tmp_path: Path, value: object) -> None:
-    with pytest.raises(OutputError, match="no file format"):
+    with pytest.raises(UnwritableOutput, match="no file format"):
         write(tmp_path, value)
     assert not list(tmp_path.iterdir())
 
@@ -173,7 +173,7 @@ def test_values_that_are_not_data_are_refused(tmp_path: Path, value: object) -> 
 def test_data_that_contains_itself_is_an_error(tmp_path: Path) -> None:
     value: list[Any] = []
     value.append(value)
-    with pytest.raises(OutputError, match="contains itself"):
+    with pytest.raises(UnwritableOutput, match="contains itself"):
         write(tmp_path, value)
 
 
@@ -215,7 +215,9 @@ def test_a_preview_is_written_by_loop_name_and_step(tmp_path: Path) -> None:
     assert all((tmp_path / file).is_file() for files in writer.previews.values() for file in files)
     assert read_png_text(tmp_path / "fit/sheet/step-000200.png") == {}  # it cannot be made again from the workflow
     assert writer.files == {}
-    with pytest.raises(OutputError, match=r"nodes\.fit\.preview: output-failed: 'sheet' after 600 steps is declared"):
+    with pytest.raises(
+        UnwritableOutput, match=r"nodes\.fit\.preview: output-failed: 'sheet' after 600 steps is declared"
+    ):
         writer.preview(Previewed("fit", 600, "sheet", torch.zeros(2), to_port_type(Image)))
 
 

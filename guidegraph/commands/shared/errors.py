@@ -13,8 +13,16 @@ from typing import NoReturn, TextIO
 import typer
 
 from guidegraph.commands.shared.printing import print_note
-from guidegraph.graph.errors import Cancelled, GuidegraphError, Mark, NodeError, OutOfTime, Problem, WorkflowError
-from guidegraph.runs.outputs import OutputError
+from guidegraph.graph.errors import (
+    Cancelled,
+    GuidegraphError,
+    Mark,
+    NodeError,
+    OutOfTime,
+    Problem,
+    UnwritableOutput,
+    WorkflowError,
+)
 from guidegraph_runtime.error_text import describe_error, error_text
 from guidegraph_runtime.limits import LimitExceeded
 from guidegraph_runtime.machine.shortages import explain_shortage, os_error_number, with_shortage, write_reason
@@ -92,7 +100,7 @@ def exit_on_error(tracebacks: bool) -> Iterator[None]:
         _exit_with(FAILED, f"error: {error}")
     except (Cancelled, KeyboardInterrupt):
         _exit_with(CANCELLED, "cancelled")
-    except (NodeError, OutputError) as error:
+    except (NodeError, UnwritableOutput) as error:
         _exit_with(FAILED, str(error), error if tracebacks else None)
     except BrokenPipeError:  # the reader has gone away
         raise SystemExit(FAILED) from None

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from guidegraph.commands.shared.errors import argument_problem
-from guidegraph.commands.shared.plugins import require_plugins
+from guidegraph.commands.shared.plugins import require_all_plugins, require_plugins
 from guidegraph.graph.errors import Problem, WorkflowError, suggest
 from guidegraph.graph.ir import Graph
 from guidegraph.graph.language.bind_parameters import bind
@@ -26,16 +26,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class WorkflowRequest:
-    """A workflow and the options of every command on one, not yet checked. settings: the texts of ``--set K=V``."""
+    """A workflow and the options of every command on one, not yet checked.
+
+    settings: the texts of ``--set K=V``. lazy: import only the plugins that the workflow names.
+    """
 
     workflow: Path
     settings: Sequence[str]
     plugins: PluginSelection
     grants: Grants
+    lazy: bool = False
 
     def load_plugins(self) -> PluginManager:
         """Load the plugins. Raises ``WorkflowError`` if a module requested by name cannot be used."""
-        return require_plugins(self.plugins)
+        return require_plugins(self.plugins) if self.lazy else require_all_plugins(self.plugins)
 
     def open(self, problems: Sequence[Problem] = ()) -> OpenedWorkflow:
         """Load the plugins and read the workflow. Raises ``WorkflowError`` with ``problems`` and any new ones."""

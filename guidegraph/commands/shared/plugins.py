@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from guidegraph.commands.shared.errors import argument_problem
 from guidegraph.graph.errors import WorkflowError
 from guidegraph.plugins.selection import PluginSelection
 
 if TYPE_CHECKING:
+    import typer
+
     from guidegraph.plugins.manager import PluginManager
 
 
 @cache
 def load_plugins(selection: PluginSelection) -> PluginManager:
-    """Load the selected plugins, once per process; those that fail are recorded in ``statuses``."""
+    """The plugin manager of the selected plugins, one per process.
+
+    It imports an installed plugin when a workflow names it, or all of them on ``load_all``. Those that fail are
+    recorded in ``statuses``.
+    """
     from guidegraph.plugins.manager import PluginManager
 
-    return PluginManager(selection.modules, entry_points=selection.installed)
+    return PluginManager(selection.modules, entry_points=selection.installed, lazy=True)
 
 
 def require_plugins(selection: PluginSelection) -> PluginManager:
-    """Load the plugins. Raises ``WorkflowError`` if a module requested by name cannot be used."""
+    """The plugin manager. Raises ``WorkflowError`` if a module requested by name cannot be used."""
     manager = load_plugins(selection)
     failed = [s for s in manager.statuses if s.state == "failed" and s.name in selection.modules]
     if failed:
@@ -32,3 +39,40 @@ def require_plugins(selection: PluginSelection) -> PluginManager:
         ]
         raise WorkflowError(problems)
     return manager
+
+
+def require_all_plugins(selection: PluginSelection) -> PluginManager:
+    """The plugin manager with all plugins imported: a run needs their observers. Raises as ``require_plugins``."""
+    manager = require_plugins(selection)
+    manager.load_all()
+    return manager
+
+
+def list_contributions(kind: str, selection: PluginSelection, describe: Callable[[PluginManager], Any]) -> Any:
+    """Describe all selected plugins by ``describe``, as JSON values.
+
+    For the installed plugins it is kept on disk, and no plugin is imported while none has changed. It is not kept while
+    one of them fails, or with modules given by name.
+    """
+    from guidegraph import __version__
+    from guidegraph.plugins.listings import read_listing, write_listing
+
+    kept = selection.installed and not selection.modules
+    if kept and (listing := read_listing(kind, __version__)) is not None:
+        return listing
+    manager = require_all_plugins(selection)
+    listing = describe(manager)
+    if kept and all(status.state != "failed" for status in manager.statuses):
+        write_listing(kind, __version__, listing, manager.package_folders())
+    return listing
+
+
+def add_plugin_commands(selection: PluginSelection, app: typer.Typer) -> None:
+    """Add the commands of plugins to ``app``. Plugins that add none are not imported."""
+    names = list_contributions("commands", selection, lambda manager: manager.command_plugins())
+    if not names:
+        return
+    manager = load_plugins(selection)
+    for name in names:
+        manager.load(name)
+    manager.add_commands(app)

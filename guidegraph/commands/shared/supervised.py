@@ -24,14 +24,15 @@ from guidegraph.commands.shared.errors import CANCELLED, FAILED
 from guidegraph.commands.shared.printing import print_note
 from guidegraph.commands.shared.signals import SIGNALS, parent
 from guidegraph.plugins.entry_points import (
+    DISABLE,
     OWN_DISTRIBUTION,
     list_entry_points,
     normalise_name,
+    read_disabled_plugins,
     read_distribution,
     remember_entry_points,
 )
 from guidegraph.plugins.import_guard import ImportReports, format_timeout, limit_seconds, set_import_reports
-from guidegraph.plugins.manager import DISABLE, read_disabled_plugins
 
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 GRACE = 5.0
