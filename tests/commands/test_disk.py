@@ -80,9 +80,9 @@ def test_a_full_cache_is_reported_once_and_does_not_end_the_run(
     result = cli("run", large, "--out", "out", "--cache", "cache")
     assert result.code == 0
     assert [path.name for path in tried] == [tried[0].name]
-    assert len(caplog.messages) == 1
-    assert "keeps nothing more of this run, which goes on without it: '" in caplog.messages[0]
-    assert "no space is left on the disk" in caplog.messages[0]
+    (message,) = (text for text in caplog.messages if "importing the plugin" not in text)  # said if it takes long
+    assert "keeps nothing more of this run, which goes on without it: '" in message
+    assert "no space is left on the disk" in message
 
 
 @pytest.mark.parametrize("command", ["draw", "schema"])
