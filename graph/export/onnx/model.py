@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import sympy
-import torch
 from torch.export import ExportedProgram
+from torch.onnx._internal.exporter import _core
 
 from guidegraph.graph.export.errors import ExportError, FixedSizeError
 from guidegraph.graph.export.onnx.axes import Axis
+from guidegraph.graph.export.onnx.program import OPSET, onnx_registry
 from guidegraph_runtime.files.atomic_write import atomic_files
 
 if TYPE_CHECKING:
     import onnx_ir
 
-OPSET = 20
 EMBEDDED_LIMIT = 1 << 31
 """Models with at least this many bytes of weights are two files, as a protobuf message is limited to 2 GiB."""
 
@@ -86,13 +86,8 @@ def to_onnx(program: ExportedProgram, names: Sequence[str], output_names: Sequen
     from guidegraph.graph.export.onnx.simplify import optimise
 
     with silence_torch():
-        converted: Any = torch.onnx.export(
-            program,
-            (),
-            opset_version=OPSET,
-            dynamo=True,
-            optimize=False,
-            verbose=False,
+        converted: Any = _core.export(
+            program, registry=onnx_registry(), optimize=False, verbose=False, opset_version=OPSET
         )
         model: onnx_ir.Model = converted.model
         optimise(model)
