@@ -87,6 +87,7 @@ def trace_forward(
     """
     env = _RecordingShapeEnv(duck_shape=False)
     fake = FakeTensorMode(shape_env=env, allow_non_fake_inputs=True)
+    fake.cache_enabled = False  # a key of symbolic sizes costs more than the operator
     symbols = {axis.name: _make_symbol(env, axis, sizes[axis.name]) for dynamic in axes for axis in dynamic.values()}
     with ExitStack() as stack:
         for context in (torch.no_grad(), enable_python_dispatcher(), fake, preserve_node_meta()):
