@@ -1,7 +1,7 @@
-"""Tracing functions that compute a gradient inside into graphs of forward operators.
+"""Tracing functions, also those that compute a gradient inside, into graphs of forward operators.
 
 torch.export does not support `torch.autograd.grad`. Tracing below autograd does: the backward pass is then a sequence
-of ordinary operators, and those that ONNX lacks are replaced by their `decompositions`.
+of ordinary operators. Operators that ONNX lacks are replaced by their decompositions in the same trace.
 """
 
 from __future__ import annotations
@@ -93,8 +93,8 @@ def trace_forward(
         for context in (torch.no_grad(), enable_python_dispatcher(), fake, preserve_node_meta()):
             stack.enter_context(context)
         if gradient:
-            for context in (sdpa_kernel(SDPBackend.MATH), ShortGradients()):
-                stack.enter_context(context)
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            stack.enter_context(ShortGradients())
         fakes = [
             torch.empty(_symbolic_shape(tensor, dynamic, symbols), dtype=tensor.dtype, device=tensor.device)
             for tensor, dynamic in zip(inputs, axes, strict=True)

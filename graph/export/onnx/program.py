@@ -7,11 +7,14 @@ graph again.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from torch._dispatch.python import enable_python_dispatcher
 from torch._export.utils import _is_preservable_cia_op
+from torch._guards import detect_fake_mode
 from torch.export import ExportedProgram
 from torch.export.graph_signature import (
     ExportGraphSignature,
@@ -22,11 +25,18 @@ from torch.export.graph_signature import (
     TensorArgument,
 )
 from torch.fx import GraphModule, Node
+from torch.fx.traceback import preserve_node_meta
+from torch.onnx._internal.exporter import _core
 from torch.onnx._internal.exporter._decomp import (
     create_onnx_friendly_decomposition_table,
     get_onnx_implemented_overloads,
 )
 from torch.onnx._internal.exporter._registration import ONNXRegistry
+from torch.onnx._internal.fx.passes.type_promotion import (
+    TypePromotionTable,
+    _TypePromotionInterpreter,
+    get_type_promotion_rule,
+)
 
 from guidegraph.graph.export.onnx.decompositions import decompositions
 
@@ -49,7 +59,7 @@ def _torch_decompositions() -> Mapping[OpOverload, Callable[..., Any]]:
     A trace above autograd also meets composite operators, such as `reshape`, that are not in torch's table.
     """
     convertible = set(get_onnx_implemented_overloads(onnx_registry()))
-    table: dict[OpOverload, Callable[..., Any]] = {**create_onnx_friendly_decomposition_table(convertible)}
+    table = cast("dict[OpOverload, Callable[..., Any]]", create_onnx_friendly_decomposition_table(convertible))
     for name in torch._C._dispatch_get_registrations_for_dispatch_key("CompositeImplicitAutograd"):
         namespace, _, rest = name.partition("::")
         packet, _, overload = rest.partition(".")
@@ -87,8 +97,33 @@ def is_functional(graph: GraphModule) -> bool:
 class _Decomposed(ExportedProgram):
     """A program whose graph was traced with `decomposition_table`."""
 
-    def run_decompositions(self, *args: Any, **kwargs: Any) -> ExportedProgram:
-        return self
+
+class _CastArguments(_TypePromotionInterpreter):
+    """torch's insertion of the casts that operators do implicitly, for which it does not run unchanged nodes again."""
+
+    def run_node(self, node: Node) -> Any:
+        if node.op != "call_function" or "val" not in node.meta:
+            return super().run_node(node)
+        with self._set_current_node(node):
+            if rule := get_type_promotion_rule(node, self.type_promotion_table):
+                self._maybe_promote_node(node, rule)
+        return node.meta["val"]
+
+
+def prepare(program: ExportedProgram) -> ExportedProgram:
+    """A program ready for torch's conversion to ONNX: decomposed, and with explicit casts. It is changed in place."""
+    if not isinstance(program, _Decomposed):
+        return _core._prepare_exported_program_for_export(program, registry=onnx_registry())
+    graph = program.graph_module
+    values = [node.meta["val"] for node in graph.graph.nodes if node.op == "placeholder"]
+    fake = detect_fake_mode(values)
+    with ExitStack() as stack:
+        if fake is not None:  # None for a graph that has no inputs
+            stack.enter_context(fake)
+        for context in (enable_python_dispatcher(), preserve_node_meta()):
+            stack.enter_context(context)
+        _CastArguments(graph, TypePromotionTable()).run(*values)
+    return program
 
 
 def make_program(graph: GraphModule) -> ExportedProgram:

@@ -15,7 +15,7 @@ from torch.fx import GraphModule
 from guidegraph.graph.export.errors import ExportError, FixedSizeError
 from guidegraph.graph.export.onnx.axes import Axis, check_axes, choose_trace_sizes
 from guidegraph.graph.export.onnx.gradients import probe, trace_forward
-from guidegraph.graph.export.onnx.model import TracedPart, save_part, silence_torch, tidy, to_onnx
+from guidegraph.graph.export.onnx.model import TracedPart, finish, save_part, silence_torch, tidy, to_onnx
 from guidegraph.graph.export.onnx.program import is_functional, make_program
 from guidegraph.graph.export.user_frame import user_frame_of_traceback
 from guidegraph_runtime.error_text import error_text, list_causes
@@ -82,10 +82,10 @@ def trace_part(
         graph = _as_export_error(trace_forward, _Flat(function).forward, examples, axes, sizes, gradient)
         program = make_program(graph) if is_functional(graph) else _as_export_error(_export, graph, examples, axes)
         try:
-            model = to_onnx(program, names, output_names)
-        except torch.onnx.errors.OnnxExporterError as error:
+            model = to_onnx(program)
+        except Exception as error:
             raise _explain_missing_operator(error, graph, function, inputs) from error
-    return tidy(model, axes, gradient)
+    return tidy(finish(model, names, output_names), axes, gradient)
 
 
 def _gradient_inside(function: Function, inputs: Sequence[Tensor], output_names: Sequence[str]) -> bool:
