@@ -72,8 +72,8 @@ def _torch_decompositions() -> Mapping[OpOverload, Callable[..., Any]]:
 def decomposition_table() -> dict[OpOverload, Callable[..., Any]]:
     """All decompositions for a trace; those of `decompositions` come before torch's."""
     by_torch = _torch_decompositions()
-    own = {op: _first(function, by_torch.get(op)) for op, function in decompositions().items()}
-    return {**by_torch, **own}
+    registered = {op: _first(function, by_torch.get(op)) for op, function in decompositions().items()}
+    return {**by_torch, **registered}
 
 
 def _first(function: Callable[..., Any], otherwise: Callable[..., Any] | None) -> Callable[..., Any]:
