@@ -61,8 +61,8 @@ def _torch_decompositions() -> Mapping[OpOverload, Callable[..., Any]]:
     convertible = set(get_onnx_implemented_overloads(onnx_registry()))
     table = cast("dict[OpOverload, Callable[..., Any]]", create_onnx_friendly_decomposition_table(convertible))
     for name in torch._C._dispatch_get_registrations_for_dispatch_key("CompositeImplicitAutograd"):
-        namespace, _, rest = name.partition("::")
-        packet, _, overload = rest.partition(".")
+        namespace, _, qualified = name.partition("::")
+        packet, _, overload = qualified.partition(".")
         op = getattr(getattr(getattr(torch.ops, namespace), packet), overload or "default")
         if not (op in convertible and _is_preservable_cia_op(op)):
             table.setdefault(op, op.decompose)
