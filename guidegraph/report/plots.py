@@ -63,7 +63,7 @@ class MissingPlotLibrary(GuidegraphError):
 
 
 def check_extra() -> None:
-    """Raises ``MissingExtra``."""
+    """Raises ``MissingPlotLibrary``."""
     if importlib.util.find_spec("matplotlib") is None:
         raise MissingPlotLibrary(
             "missing-extra: a report's plots are drawn by matplotlib, which is not installed; "

@@ -34,7 +34,7 @@ def find_unread_inputs(
 ) -> dict[str, dict[str, Any]]:
     """For each input that one flag can make unread, ``{"field": name of the flag, "is": its value then}``.
 
-    held: the names in the run of the plain fields that it has, by their names in the part.
+    run_names: the names in the run of the plain fields that it has, by their names in the part.
     """
     calls = [op for op in ops if isinstance(op, Call)]
     readers = [(source, call, port) for call in calls for port, source in _single_inputs(call)]
