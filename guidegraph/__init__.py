@@ -6,12 +6,11 @@ neither torch nor pydantic, and `guidegraph --help` is instant.
 
 from __future__ import annotations
 
-import re
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # the one list of public names: __getattr__ and __all__ read it from here
+if TYPE_CHECKING:  # for type checkers; a test compares it with _HOMES
     from guidegraph.graph.device_context import current_device as current_device
     from guidegraph.graph.device_context import current_dtype as current_dtype
     from guidegraph.graph.errors import Cancelled as Cancelled
@@ -92,8 +91,110 @@ if TYPE_CHECKING:  # the one list of public names: __getattr__ and __all__ read 
 
 __version__ = "0.1.0"
 
-_IMPORT = re.compile(r"^    from (\S+) import (\w+) as \2$", re.MULTILINE)
-_HOME_OF = {name: module for module, name in _IMPORT.findall(Path(__file__).read_text(encoding="utf-8"))}
+_HOMES = {
+    "guidegraph.graph.device_context": (
+        "current_device",
+        "current_dtype",
+    ),
+    "guidegraph.graph.errors": (
+        "Cancelled",
+        "NodeError",
+        "WorkflowError",
+    ),
+    "guidegraph.graph.events": (
+        "Event",
+        "LoopProgress",
+        "ModelMoved",
+        "NodeFailed",
+        "NodeFinished",
+        "NodeStarted",
+        "NodeTotals",
+        "OutputReady",
+        "PreviewReady",
+        "RunFinished",
+        "RunStarted",
+        "TrainingStarted",
+    ),
+    "guidegraph.graph.execution.loop_context": ("Previewed",),
+    "guidegraph.graph.export.errors": ("ExportError",),
+    "guidegraph.graph.export.onnx.decompositions": ("register_decomposition",),
+    "guidegraph.graph.export_recipe": (
+        "ExportRecipe",
+        "Split",
+    ),
+    "guidegraph.graph.node": ("node",),
+    "guidegraph.graph.trust.limits": (
+        "LimitExceeded",
+        "Limits",
+    ),
+    "guidegraph.graph.trust.policy": (
+        "Grants",
+        "Policy",
+    ),
+    "guidegraph.graph.types": (
+        "Beside",
+        "RunsCode",
+        "Tensor",
+        "Written",
+        "structured",
+    ),
+    "guidegraph.nodes.guidance.hooks": (
+        "AttentionCall",
+        "AttentionRule",
+        "FeatureRule",
+        "HookedDenoiser",
+        "OpaqueDenoiser",
+        "Rule",
+        "Site",
+        "SkipRule",
+        "select_sites",
+    ),
+    "guidegraph.nodes.guidance.step_context": ("StepContext",),
+    "guidegraph.nodes.sampling.denoiser": ("predict",),
+    "guidegraph.nodes.sampling.levels": (
+        "levels_at_sigmas",
+        "levels_at_timesteps",
+    ),
+    "guidegraph.nodes.shape_checks": ("has_values",),
+    "guidegraph.nodes.types": (
+        "Autoencoder",
+        "Classifier",
+        "Condition",
+        "Denoiser",
+        "FeatureExtractor",
+        "Image",
+        "ImageEmbedder",
+        "Label",
+        "LabelEmbedder",
+        "Latent",
+        "Levels",
+        "Mask",
+        "Noise",
+        "Prediction",
+        "PredictionKind",
+        "Sample",
+        "Scale",
+        "Schedule",
+        "Scheduler",
+        "SchedulerState",
+        "Score",
+        "Segmenter",
+        "SemanticMap",
+        "Table",
+        "TextEmbedder",
+        "Timesteps",
+        "per_sample",
+    ),
+    "guidegraph.plugins.hookspecs": (
+        "RunInfo",
+        "hookimpl",
+    ),
+    "guidegraph.workflow": (
+        "Workflow",
+        "load_workflow",
+    ),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [*sorted(_HOME_OF), "__version__"]
 

@@ -26,12 +26,14 @@ PICTURES = ("Image", "Mask", "SemanticMap")
 """Kinds whose values have the dtype of the run; tables, times and labels keep that of the operation."""
 
 
-def node_from_operation(id: str, module: str, *, outputs: Any = None, **traits: Any) -> Callable[..., Any]:
+def node_from_operation(
+    id: str, module: str, *, name: str = "", outputs: Any = None, **traits: Any
+) -> Callable[..., Any]:
     """Make the node of an operation, which computes in NumPy; tensors in the result are on the device of the run.
 
-    module: the module of nodes that it belongs to. outputs: the ``NamedTuple`` of several outputs; by default one like
-    the operation's. traits: those of ``@node``; a node that reads a file is `io` and `host`, and its shape is the
-    operation's if that depends on settings alone.
+    module: the module of nodes that it belongs to. name: its name there, by default that in the id. outputs: the
+    ``NamedTuple`` of several outputs; by default one like the operation's. traits: those of ``@node``; a node that
+    reads a file is `io` and `host`, and its shape is the operation's if that depends on settings alone.
     """
     operation = OPERATIONS[id]
     signature, hints = operation.signature, _output_hints(operation)
@@ -43,7 +45,7 @@ def node_from_operation(id: str, module: str, *, outputs: Any = None, **traits: 
         values = {name: to_engine(results[name], hint) for name, hint in hints.items()}
         return values["out"] if [*values] == ["out"] else returned(**values)
 
-    compute.__module__, compute.__name__ = module, id.partition(".")[2]
+    compute.__module__, compute.__name__ = module, name or id.partition(".")[2]
     compute.__qualname__ = compute.__name__
     return _register(operation, compute, returned, traits)
 

@@ -18,8 +18,8 @@ from guidegraph.nodes.types import Condition, Label, LabelEmbedder
 from guidegraph_runtime.declare.settings import Count
 from guidegraph_runtime.operations.label import Class
 
-constant_label: Callable[..., Label] = node_from_operation("label.constant", __name__)
-cycle_labels: Callable[..., Label] = node_from_operation("label.cycle", __name__)
+constant_label: Callable[..., Label] = node_from_operation("label.constant", __name__, name="constant_label")
+cycle_labels: Callable[..., Label] = node_from_operation("label.cycle", __name__, name="cycle_labels")
 
 
 @node("label.named", host=True, shape=port_shapes.batch_of_labels)

@@ -14,8 +14,8 @@ from guidegraph.nodes.derive import node_from_operation
 from guidegraph.nodes.shape_checks import cast_mask, check_compatible
 from guidegraph.nodes.types import Image, Mask, Sample
 
-box_mask: Callable[..., Mask] = node_from_operation("mask.box", __name__)
-load_mask: Callable[..., Mask] = node_from_operation("mask.load", __name__)
+box_mask: Callable[..., Mask] = node_from_operation("mask.box", __name__, name="box_mask")
+load_mask: Callable[..., Mask] = node_from_operation("mask.load", __name__, name="load_mask")
 
 
 @node("mask.random")

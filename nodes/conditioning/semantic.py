@@ -14,7 +14,7 @@ from guidegraph_runtime.pictures.semantic_maps import COLOURS
 GOLDEN = 0.6180339887498949
 """Steps of the golden ratio keep any number of hues far apart."""
 
-load_map: Callable[..., SemanticMap] = node_from_operation("semantic.load", __name__)
+load_map: Callable[..., SemanticMap] = node_from_operation("semantic.load", __name__, name="load_map")
 
 
 @node("semantic.picture")

@@ -53,7 +53,7 @@ def prompts_of_batch(
 
 
 replace_words: Callable[..., list[str]] = node_from_operation(
-    "text.replace", __name__, host=True, shape=port_shapes.text_rows
+    "text.replace", __name__, name="replace_words", host=True, shape=port_shapes.text_rows
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -35,13 +36,16 @@ class EmojiBatch(NamedTuple):
 
 
 class Batches(Sequence[B], Generic[B]):
-    """`length` batches, each made by `make(i)` without a shared generator, so that a thread can prefetch the next."""
+    """`length` batches, each made from its index alone, so that a thread can prefetch the next."""
 
     prefetch = True
 
-    def __init__(self, length: int, make: Callable[[int], B]) -> None:
+    def __init__(self, length: int) -> None:
         self.length = length
-        self.make = make
+
+    @abstractmethod
+    def make(self, index: int) -> B:
+        """Batch `index`, from 0 to `length` − 1."""
 
     def __len__(self) -> int:
         return self.length
@@ -53,6 +57,17 @@ class Batches(Sequence[B], Generic[B]):
         if not -self.length <= i < self.length:
             raise IndexError(f"batch {i} of {self.length}")
         return self.make(i % self.length)
+
+
+class FunctionBatches(Batches[B]):
+    """Batches that a function makes from their index."""
+
+    def __init__(self, length: int, function: Callable[[int], B]) -> None:
+        super().__init__(length)
+        self.function = function
+
+    def make(self, index: int) -> B:
+        return self.function(index)
 
 
 def to_image(pixels: NDArray[np.uint8]) -> Image:

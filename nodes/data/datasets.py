@@ -12,7 +12,7 @@ from annotated_types import Ge, Le
 from guidegraph.graph.device_context import current_device, current_dtype
 from guidegraph.graph.node import node
 from guidegraph.graph.training.ranks import local_rows
-from guidegraph.nodes.data.batches import Batches, EmojiBatch, SceneBatch, emoji_batch, scene_batch
+from guidegraph.nodes.data.batches import EmojiBatch, FunctionBatches, SceneBatch, emoji_batch, scene_batch
 from guidegraph.nodes.data.fashion import FashionBatch, consecutive_fashion_batch, fashion_batch
 from guidegraph.nodes.data.scenes import DROPS, MOVES, uniforms
 from guidegraph.nodes.types import Image, Label, Sample
@@ -64,13 +64,13 @@ def scenes(
     split: 20 % of the pairs of objects are held out and never occur in `train`. single: fraction of scenes with one
     object; partial: fraction of captions without the sky or the ground (both are 0 in the held-out split).
     """
-    return Scenes(Batches(count, bind(scene_batch, seed, batch, split=split, single=single, partial=partial)))
+    return Scenes(FunctionBatches(count, bind(scene_batch, seed, batch, split=split, single=single, partial=partial)))
 
 
 @node("data.emoji")
 def emoji(*, seed: Seed = 0, batch: Count = 64, count: Count = 1000, category: str | None = None) -> EmojiPictures:
     """`count` batches of single emoji on white with captions, of one category or all; batch i depends on (seed, i)."""
-    return EmojiPictures(Batches(count, bind(emoji_batch, seed, batch, category=category)))
+    return EmojiPictures(FunctionBatches(count, bind(emoji_batch, seed, batch, category=category)))
 
 
 class FashionPictures(NamedTuple):
@@ -94,7 +94,7 @@ def fashion_mnist(
     file order.
     """
     return FashionPictures(
-        Batches(count, bind(fashion_batch, seed, batch, split=split, folder=folder, shuffle=shuffle))
+        FunctionBatches(count, bind(fashion_batch, seed, batch, split=split, folder=folder, shuffle=shuffle))
     )
 
 

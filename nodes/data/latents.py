@@ -58,11 +58,11 @@ class LatentBatches(Batches[LatentBatch]):
     def __init__(
         self, batches: Sequence[SceneBatch], autoencoder: Autoencoder, length: int, device: torch.device
     ) -> None:
-        super().__init__(length, self.batch_at)
+        super().__init__(length)
         self.batches, self.autoencoder, self.device = batches, autoencoder, device
         self.cache: dict[int, PackedBatch] = {}
 
-    def batch_at(self, index: int) -> LatentBatch:
+    def make(self, index: int) -> LatentBatch:
         """Batch `index`."""
         if index not in self.cache:
             self.cache[index] = pack(self.batches[index], self.autoencoder, self.device)

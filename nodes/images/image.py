@@ -18,7 +18,7 @@ from guidegraph_runtime.operations import image as host
 Filter = Literal["bicubic", "bilinear", "nearest", "area"]
 
 
-load_image: Callable[..., Image] = node_from_operation("image.load", __name__)
+load_image: Callable[..., Image] = node_from_operation("image.load", __name__, name="load_image")
 
 
 @node_for("image.from_sample")

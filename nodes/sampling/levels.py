@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from guidegraph.graph.node import node
 from guidegraph.nodes.derive import define_nodes, to_engine, to_runtime
@@ -17,8 +18,9 @@ __doc__ = host.__doc__
 define_nodes(globals(), "levels")
 
 
-def __getattr__(name: str) -> Callable[..., Levels]:
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if TYPE_CHECKING:  # the nodes that were defined above
+
+    def __getattr__(name: str) -> Callable[..., Levels]: ...
 
 
 @node("levels.table")
@@ -52,11 +54,6 @@ def levels_at_sigmas(schedule: Schedule, sigmas: Sequence[float], final: Listed 
     fields = host.from_sigmas(to_runtime(schedule), sigmas=list(sigmas), final=final)
     levels: Levels = to_engine(fields, settings.Levels)
     return levels
-
-
-def to_runtime_noise(schedule: Schedule) -> noise_levels.NoiseSchedule:
-    """Convert a schedule to the runtime's, in float64 NumPy."""
-    return noise_levels.parse_schedule(to_runtime(schedule))
 
 
 def to_runtime_levels(levels: Levels) -> noise_levels.Levels:

@@ -21,8 +21,9 @@ __doc__ = host.__doc__
 define_nodes(globals(), "schedule")
 
 
-def __getattr__(name: str) -> Callable[..., Schedule]:
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if TYPE_CHECKING:  # the nodes that were defined above
+
+    def __getattr__(name: str) -> Callable[..., Schedule]: ...
 
 
 @node("schedule.convert")

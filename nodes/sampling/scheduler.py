@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from inspect import Parameter, Signature
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from guidegraph.nodes.derive import node_from_operation, to_runtime
 from guidegraph.nodes.types import Scheduler, SchedulerState, Timesteps
 from guidegraph_runtime.operations import OPERATIONS
-from guidegraph_runtime.samplers.sampler import SAMPLERS, SHARED_SETTINGS, SHORTHAND
+from guidegraph_runtime.samplers.sampler import SAMPLERS, SHARED_SETTINGS
 
 __doc__ = f"{__doc__}\n{SHARED_SETTINGS}"
 
@@ -25,10 +25,10 @@ def make_sampler_check(name: str) -> Callable[..., dict[str, str]]:
 
     It refuses settings that choose levels although levels are wired. Once everything is known, it computes the table.
     """
-    operation = OPERATIONS[f"scheduler.{name}"]
+    operation, level_settings = OPERATIONS[f"scheduler.{name}"], SAMPLERS[name].level_settings
 
     def check(wired: Collection[str], **arguments: Any) -> dict[str, str]:
-        if "levels" in wired and (unread := [setting for setting in SHORTHAND if setting in wired]):
+        if "levels" in wired and (unread := [setting for setting in level_settings if setting in wired]):
             message = "the levels are wired, so it would change nothing: leave it out, or set it at the levels' node"
             return dict.fromkeys(unread, message)
         if len(arguments) < len(operation.signature.parameters):  # some values are not known yet
@@ -51,5 +51,6 @@ for _name in SAMPLERS:
     )
 
 
-def __getattr__(name: str) -> Callable[..., Sampler]:
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if TYPE_CHECKING:  # the nodes that were defined above
+
+    def __getattr__(name: str) -> Callable[..., Sampler]: ...

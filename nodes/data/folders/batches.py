@@ -108,7 +108,7 @@ class FolderBatches(Batches[FolderBatch]):
     """Batches on a device. Every row occurs once per epoch, in an order that depends on the seed."""
 
     def __init__(self, folder: Folder, seed: int, batch: int, length: int, flip: bool, device: torch.device) -> None:
-        super().__init__(length, self.batch_at)
+        super().__init__(length)
         self.folder, self.seed, self.batch, self.flip, self.device = folder, seed, batch, flip, device
 
     def select_rows(self, index: int) -> list[tuple[FolderRow, bool]]:
@@ -119,7 +119,7 @@ class FolderBatches(Batches[FolderBatch]):
         mirrored = uniforms(self.seed, index, self.batch, MOVES) < 0.5 if self.flip else [False] * self.batch
         return [(row, bool(is_mirrored)) for row, is_mirrored in zip(selected, mirrored, strict=True)]
 
-    def batch_at(self, index: int) -> FolderBatch:
+    def make(self, index: int) -> FolderBatch:
         """Batch `index`."""
         return build_batch(self.folder, self.select_rows(index), self.device)
 

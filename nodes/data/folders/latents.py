@@ -35,12 +35,12 @@ class FolderLatents(Batches[FolderLatentBatch]):
     """
 
     def __init__(self, batches: FolderBatches, autoencoder: Autoencoder, device: torch.device) -> None:
-        super().__init__(len(batches), self.batch_at)
+        super().__init__(len(batches))
         self.batches, self.autoencoder, self.device = batches, autoencoder, device
         self.cache: dict[tuple[int, bool], Tensor] = {}
         self.free_bytes = KEPT_BYTES
 
-    def batch_at(self, index: int) -> FolderLatentBatch:
+    def make(self, index: int) -> FolderLatentBatch:
         """Batch `index`."""
         import torch
 

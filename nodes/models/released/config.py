@@ -106,10 +106,6 @@ class UNetShape:
         return self.embedding if self.classes is not None else self.adm_channels
 
     @property
-    def learned_variance(self) -> bool:
-        return self.out_channels == 2 * self.in_channels
-
-    @property
     def factor(self) -> int:
         """The sides of x are multiples of this."""
         return int(2 ** (len(self.widths) - 1))

@@ -31,6 +31,7 @@ class ReleasedDenoiser(NetworkDenoiser):
         return denoiser_layers(self.network)
 
     def forward(self, x: Tensor, t: Tensor, condition: Condition, hooks: Hooks | None = None) -> Prediction:
+        """As `NetworkDenoiser.forward`. Raises ``ValueError`` also if a class-conditional network gets no vector."""
         if self.config.classes is not None and condition.vector is None:
             raise ValueError(
                 f"this denoiser was trained with {self.config.classes} classes and has no null class: wire the "

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from inspect import signature
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -61,6 +61,7 @@ class DryRun(PlanRun):
     depth: int = 0
 
     def _host(self, operation: Operation) -> None:
+        OPERATIONS[operation.op].check_settings(operation.settings)  # it may not be called in a dry run
         inputs = {port: self.memory.read(name) for port, name in operation.inputs.items()}
         shape = self._shape(operation, inputs)
         if shape is not None and (reason := memory_problem([ShapeOnly(shape)], self.limit)) is not None:
@@ -78,8 +79,8 @@ class DryRun(PlanRun):
 
     def _shape(self, operation: Operation, inputs: Mapping[str, Any]) -> Shape | None:
         """The shape of an operation's result, or None if its rule needs unknown values."""
-        declared = OPERATIONS.get(operation.op)
-        if declared is None or declared.shape is None:
+        declared = OPERATIONS[operation.op]
+        if declared.shape is None:
             return None
         rule, defaults = declared.shape, declared.signature.parameters
         ports = build_arguments(inputs)
@@ -90,8 +91,7 @@ class DryRun(PlanRun):
         if any(_holds_unknown(value) for value in rule_arguments.values()):
             return None
         shape = rule(**rule_arguments)
-        sides = () if shape is None else tuple(side for side in shape if side is not None)
-        return sides if shape is not None and len(sides) == len(shape) else None
+        return None if shape is None or None in shape else cast(Shape, shape)
 
     def is_known(self, value: Any) -> bool:
         """Whether a value is known, and not only its shape."""

@@ -24,7 +24,7 @@ from guidegraph_runtime.declare.settings import (
     Timesteps,
 )
 from guidegraph_runtime.tables import noise_levels
-from guidegraph_runtime.tables.noise_levels import Rule, check_levels, parse_levels, parse_schedule
+from guidegraph_runtime.tables.noise_levels import Rule, parse_levels, parse_schedule
 from guidegraph_runtime.tables.rows import K, Level, Row, stack_rows
 
 SHARED_SETTINGS = """
@@ -87,11 +87,21 @@ class Sampler(NamedTuple):
 
 Solver = TypeVar("Solver", bound=Callable[..., list[Row]])
 
-SAMPLERS: dict[str, Start] = {}
-"""The samplers by name, and where their default levels may start."""
 
-SHORTHAND = ("steps", "spacing", "offset", "final", "sigmas", "strength", "original_steps")
-"""The settings of a sampler that choose its levels."""
+class SamplerTraits(NamedTuple):
+    """What other code reads of a sampler.
+
+    start: where its default levels may start. rising: whether it can go from the data to the noise, if eta is 0.
+    level_settings: the names of its settings that choose levels, which are not read if levels are wired.
+    """
+
+    start: Start
+    rising: bool
+    level_settings: tuple[str, ...]
+
+
+SAMPLERS: dict[str, SamplerTraits] = {}
+"""The samplers by name."""
 
 
 def sampler(
@@ -129,7 +139,7 @@ def sampler(
         build.__name__, build.__doc__ = name, solver.__doc__
         _set_signature(build, settings)
         operation(f"scheduler.{name}", shape=_table_shape, output_help=OUTPUT_HELP)(build)
-        SAMPLERS[name] = start
+        SAMPLERS[name] = SamplerTraits(start, rising, tuple(p.name for p in recipe.choosing))
         return solver
 
     return register
@@ -176,19 +186,25 @@ class _Recipe(NamedTuple):
     def _check_wired(self, levels: noise_levels.Levels, values: Mapping[str, Any]) -> list[Level]:
         """The wired levels. Raises ``ValueError`` if a setting that chooses levels is changed too."""
         steps, preset = len(levels.t) - 1, self.preset
-        for name in SHORTHAND:
-            if values.get(name) != preset.get(name) and not (name == "steps" and values[name] == steps):
+        for name in (parameter.name for parameter in self.choosing):
+            if values[name] != preset[name] and not (name == "steps" and values[name] == steps):
                 raise ValueError(
                     f"the sampler's levels are wired, so its setting {name} = {values[name]!r} would change nothing: "
                     f"leave it out, or set it at the levels' node (there are {steps} steps)"
                 )
-        return check_levels(levels, self.rising and values.get("eta", 0) == 0).to_list()
+        if levels.ratio[0] < levels.ratio[-1] and not (self.rising and values.get("eta", 0) == 0):
+            able = ", ".join(sorted(name for name, traits in SAMPLERS.items() if traits.rising))
+            raise ValueError(
+                "the levels go from the data to the noise, which this solver cannot: use one of these, with eta 0: "
+                f"{able}"
+            )
+        return levels.to_list()
 
 
 def require_signal(levels: Sequence[Level], solver: str) -> None:
     """Raise ``ValueError`` for levels that start at pure noise, α = 0, where σ/α is infinite."""
     if levels[0].alpha == 0:
-        *others, last = [name for name, start in SAMPLERS.items() if start != "signal"]
+        *others, last = sorted(name for name, traits in SAMPLERS.items() if traits.start != "signal")
         raise ValueError(
             f"{solver} works in x/α, and this schedule starts at α = 0 (zero terminal SNR); {', '.join(others)} and "
             f"{last} can start there"
@@ -233,9 +249,9 @@ def _set_signature(function: Any, settings: Sequence[Parameter]) -> None:
     function.__annotations__ = {p.name: p.annotation for p in parameters} | {"return": Sampler}
 
 
-def _table_shape(steps: Any) -> tuple[int, ...]:
-    """A lower bound on the shape of a table: at least one row per step."""
-    return check_int("steps", steps, low=1), 1 + K, 4 + K
+def _table_shape(steps: Any) -> tuple[int | None, ...]:
+    """A lower bound on the shape of a table: at least one row per step, if their number is set."""
+    return None if steps is None else check_int("steps", steps, low=1), 1 + K, 4 + K
 
 
 def _to_outputs(rows: Sequence[Row], settings: Mapping[str, Any]) -> Sampler:

@@ -191,8 +191,8 @@ def check_alphas_bar(alphas_bar: Array) -> Array:
     return array.astype(np.float64)
 
 
-def check_levels(levels: Levels, rising: bool = True) -> Levels:
-    """Check that levels fall, or rise if allowed, and return them. Raises ``ValueError``."""
+def check_levels(levels: Levels) -> Levels:
+    """Check that levels fall or rise, and return them. Raises ``ValueError``."""
     ratio = levels.ratio
     if levels.t.shape != ratio.shape or ratio.ndim != 1 or len(ratio) < 2:
         raise ValueError(
@@ -204,12 +204,7 @@ def check_levels(levels: Levels, rising: bool = True) -> Levels:
     if is_falling and ratio[-2] > 0:
         return levels
     if (ratio[:-1] < ratio[1:]).all() and ratio[0] > 0 and np.isfinite(ratio[-1]):
-        if rising:
-            return levels
-        raise ValueError(
-            "the levels go from the data to the noise, which this solver cannot: use ddim with eta 0, euler, heun, "
-            "dpm2 or dpmpp_2m"
-        )
+        return levels
     text = ", ".join(f"{value:.4g}" for value in ratio[:8]) + (", …" if len(ratio) > 8 else "")
     raise ValueError(f"the σ/α of levels fall, or rise, from one to the next and are 0 at the landing alone: {text}")
 

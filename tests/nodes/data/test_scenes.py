@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from guidegraph.nodes.data import datasets
-from guidegraph.nodes.data.batches import Batches, emoji_batch, load_emoji, scene_batch
+from guidegraph.nodes.data.batches import FunctionBatches, emoji_batch, load_emoji, scene_batch
 from guidegraph.nodes.data.captions import vocabulary
 from guidegraph.nodes.data.datasets import degrade_images, drop_captions, emoji, scenes
 from guidegraph.nodes.data.scene_sprites import CLASSES, GROUNDS, OBJECTS, SKIES
@@ -129,7 +129,7 @@ def test_batches_are_an_indexable_sequence() -> None:
     assert [len(b.caption) for b in made[0:2]] == [2, 2]
     with pytest.raises(IndexError, match="batch 3 of 3"):
         made[3]
-    assert list(Batches(4, lambda i: i * i)) == [0, 1, 4, 9]
+    assert list(FunctionBatches(4, lambda i: i * i)) == [0, 1, 4, 9]
 
 
 def test_dropped_captions_are_the_empty_prompt_and_depend_on_the_index() -> None:

@@ -58,7 +58,7 @@ def test_released_shapes_load_with_no_key_missing_or_left_over(name: str) -> Non
     shape = parts["denoiser"].network.shape
     assert shape.new_attention_order == flags.use_new_attention_order
     assert (shape.in_channels, shape.spatial_channels) == (3, 3 if flags.upsampler else 0)
-    assert shape.learned_variance
+    assert shape.out_channels == 2 * shape.in_channels  # a learned variance
     assert shape.classes == (1000 if flags.class_cond else None)
     for width, heads in levels(shape):
         assert heads == (flags.num_heads if flags.num_head_channels == -1 else width // flags.num_head_channels)
