@@ -239,8 +239,8 @@ class Loop:
         """Sources that an iteration computes beside the next carries and the collected values, by description."""
         return {}
 
-    def folders(self) -> Mapping[str, Source]:
-        """The folders that the loop writes, by the option that names them."""
+    def folders(self) -> Mapping[str, tuple[Source, Port]]:
+        """The folders that the loop writes, with the ports that check them, by the option that names them."""
         return {}
 
     def option_sources(self) -> Iterator[Source]:

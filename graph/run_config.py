@@ -17,7 +17,7 @@ from guidegraph.graph.trust.policy import OWN_WORKFLOW, Policy
 class RunConfig:
     """Settings of a run. They are plain data, so they can be sent to another process or machine.
 
-    device: ``cpu``, ``cuda`` or ``cuda:i``. dtype: one of ``DTYPES``. passes: names from ``PASSES``.
+    device: ``cpu``, ``cuda`` or ``cuda:i``. dtype: one of ``DTYPES``. passes: any collection of names from ``PASSES``.
     only: the outputs to compute; by default all, and the nodes with effects. cache: the folder of the disk cache.
     memory_budget: bytes of model weights that may be on the device at once; ``None``: models stay where they are made.
     policy: which files the workflow may read, write and load code from.
@@ -27,7 +27,7 @@ class RunConfig:
 
     device: str = "cpu"
     dtype: str = "float32"
-    passes: frozenset[str] = ALL_PASSES
+    passes: Collection[str] = ALL_PASSES
     only: Collection[str] | None = None
     cache: Path | None = None
     memory_budget: int | None = None
@@ -37,7 +37,8 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise ValueError(f"there is no dtype '{self.dtype}' for a run; dtypes: {', '.join(DTYPES)}")
-        if unknown := sorted(self.passes - ALL_PASSES):
+        object.__setattr__(self, "passes", frozenset(self.passes))
+        if unknown := sorted({*self.passes} - ALL_PASSES):
             raise ValueError(f"unknown passes {', '.join(unknown)}; passes: {', '.join(PASSES)}")
 
     @property

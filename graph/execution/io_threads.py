@@ -11,7 +11,7 @@ from guidegraph.graph.execution.call import invoke
 from guidegraph.graph.planning.steps import Step
 
 
-class Prefetch:
+class IoThreads:
     """A context that runs io steps on threads. It yields futures by the step's id, and joins the threads at the end."""
 
     def __init__(self, steps: Sequence[Step], slots: list[Any]):

@@ -63,8 +63,13 @@ class Placement:
         """Whether a step can run early on another thread: it neither reads nor makes models under a budget."""
         return self.residency is None or self.residency.is_free(step)
 
-    def run(self, residency: Residency, step: Step, slots: list[Any], compute: Execute) -> None:
-        """Compute the next step with its models on the device, or on the CPU if it only makes or saves models."""
+    def run(self, step: Step, slots: list[Any], compute: Execute) -> None:
+        """Compute the next step. Under a budget, its models are moved to where it runs: the device, or the CPU for a
+        step that only makes or saves models."""
+        residency = self.residency
+        if residency is None:
+            compute(step, slots)
+            return
         try:
             residency.prepare(self.position)
             with residency.placement(self.position, self.config.dtype):
@@ -75,10 +80,14 @@ class Placement:
         except Exception as error:
             raise node_error(step, error) from error
 
-    def finish(self, residency: Residency, step: Step, slots: Sequence[Any]) -> None:
-        """Register the models that the step made, and release those that no later step reads. Raises ``NodeError``."""
+    def finish(self, step: Step, slots: Sequence[Any]) -> None:
+        """Register the models that the step made, and release those that no later step reads; only under a budget.
+
+        Raises ``NodeError``.
+        """
+        assert self.residency is not None
         try:
-            residency.finish(self.position, slots)
+            self.residency.finish(self.position, slots)
         except NodeError:
             raise
         except Exception as error:

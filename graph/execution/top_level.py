@@ -13,7 +13,7 @@ from guidegraph.graph.errors import GuidegraphError, NodeError
 from guidegraph.graph.execution.cache import Caches
 from guidegraph.graph.execution.call import PortError, node_error
 from guidegraph.graph.execution.interpreter import run_steps
-from guidegraph.graph.execution.io_threads import Prefetch
+from guidegraph.graph.execution.io_threads import IoThreads
 from guidegraph.graph.execution.loop import run_step
 from guidegraph.graph.execution.loop_context import LoopContext
 from guidegraph.graph.execution.mutation_checks import check_unchanged, input_states
@@ -55,7 +55,7 @@ class TopLevel:
         try:
             with self.record.report_failure():
                 self.placement.start(slots)
-            with self._prefetch(slots) as self.futures:
+            with self._start_io(slots) as self.futures:
                 run_steps(self.region, slots, self._execute)
             self.context.cancel.check()
         except BaseException:
@@ -64,13 +64,13 @@ class TopLevel:
             raise
         self.placement.close()
 
-    def _prefetch(self, slots: list[Any]) -> Prefetch:
+    def _start_io(self, slots: list[Any]) -> IoThreads:
         """Start the nodes marked ``io`` that depend on no other node on threads."""
         region, is_free = self.region, self.placement.is_free
         ready = {slot for slot, _ in region.constants} | {slot for _, slot in region.inputs}
         steps = [s for s in region.steps if isinstance(s.op, Call) and s.op.spec.io and ready.issuperset(read_slots(s))]
         steps = [step for step in steps if is_free(step)]
-        return Prefetch(steps if len(steps) > 1 else [], slots)
+        return IoThreads(steps if len(steps) > 1 else [], slots)
 
     def _execute(self, step: Step, slots: list[Any]) -> None:
         self.context.cancel.check()
@@ -84,20 +84,16 @@ class TopLevel:
             self.wiring.check(dict(zip(step.outputs(), (slots[slot] for slot in step.outs), strict=True)))
         if self.delivery.waiting:
             self.delivery.deliver(step.outputs(), slots)
-        if (residency := self.placement.residency) is not None:
+        if self.placement.residency is not None:
             with self.record.report_failure():
-                self.placement.finish(residency, step, slots)
+                self.placement.finish(step, slots)
 
     def _run(self, step: Step, slots: list[Any]) -> float:
         """Compute a step, and check that it did not change its inputs. Returns the seconds."""
         states = input_states(step, slots)
-        residency = self.placement.residency
         started = time.perf_counter()
         try:
-            if residency is None:
-                self._compute(step, slots)
-            else:
-                self.placement.run(residency, step, slots, self._compute)
+            self.placement.run(step, slots, self._compute)
             seconds = time.perf_counter() - started
             try:
                 check_unchanged(step, slots, states)

@@ -14,7 +14,6 @@ from guidegraph.graph.language.yaml_tree import shorten, to_python
 from guidegraph.graph.literals import convert_literal, is_text_type, to_absolute_path
 from guidegraph.graph.node import REQUIRED, Port
 from guidegraph.graph.registry import Registry
-from guidegraph.graph.training.options import CHECKPOINT
 from guidegraph.graph.types import Tensor, takes_literal, to_port_type
 
 BASIC_TYPES: dict[str, Any] = {
@@ -154,7 +153,7 @@ def _list_uses(ops: Mapping[str, Op]) -> dict[str, list[tuple[str, Port]]]:
             for name, port in op.parameters():
                 uses.setdefault(name, []).append((f"nodes.{op.key}.in.{port.name}", port))
             continue
-        for option, folder in op.folders().items():
+        for option, (folder, port) in op.folders().items():
             if isinstance(folder, Param):
-                uses.setdefault(folder.name, []).append((f"nodes.{op.key}.{option}.path", CHECKPOINT))
+                uses.setdefault(folder.name, []).append((f"nodes.{op.key}.{option}.path", port))
     return uses

@@ -12,7 +12,7 @@ def pause_collector() -> Iterator[None]:
     """Context manager: the block runs without the cyclic garbage collector.
 
     A graph of 10,000 nodes is half a million objects that all stay. The collector would look through all of them, and
-    through those of every imported module, again and again: it takes two thirds of the time.
+    through those of every imported module, again and again, which takes up to half of the time.
     """
     enabled = gc.isenabled()
     gc.disable()

@@ -1,7 +1,7 @@
 """The weights of models in a run, and moving them between host and device.
 
 A weight is one tensor, even if several modules have it: copies that share tensors with the original (``lora.apply``,
-``frozen_copy``) still share them after a move, and they count once. A move sets the parameter's ``data``, or the buffer
+``copy_frozen``) still share them after a move, and they count once. A move sets the parameter's ``data``, or the buffer
 in its module, for the modules of the run only. Others that hold the old tensor, such as the caller whose module was
 copied, keep it.
 """

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 
 from guidegraph.graph.ir import Block, GraphOutput, Literal, Loop, Op, Source, map_links
 from guidegraph.graph.node import Port
-from guidegraph.graph.training.options import PREVIEW_EVERY, linkable_options
+from guidegraph.graph.training.options import CHECKPOINT, PREVIEW_EVERY, linkable_options
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,8 @@ class Fit(Loop):
     def extra_results(self) -> Mapping[str, Source]:
         return {f"loss of {model.model}": model.loss for model in self.training.models}
 
-    def folders(self) -> Mapping[str, Source]:
-        return {} if self.training.checkpoint is None else {"checkpoint": self.training.checkpoint}
+    def folders(self) -> Mapping[str, tuple[Source, Port]]:
+        return {} if self.training.checkpoint is None else {"checkpoint": (self.training.checkpoint, CHECKPOINT)}
 
     def option_sources(self) -> Iterator[Source]:
         yield from (source for source in (self.training.steps, self.training.checkpoint) if source is not None)

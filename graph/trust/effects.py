@@ -50,7 +50,7 @@ def list_effects(ops: Mapping[str, Op], values: Mapping[str, Any]) -> list[Effec
         if isinstance(op, Call):
             effects += _list_call_effects(op, by_key, values)
             continue
-        for option, folder in op.folders().items():
+        for option, (folder, _) in op.folders().items():
             for path, param in _list_paths(folder, by_key, values):
                 effects.append(Effect("write", path, f"nodes.{op.key}", "loop", option, op.mark, param))
     return list(dict.fromkeys(effects))

@@ -49,7 +49,7 @@ def copy_value(value: Any, copy_model: Callable[[Any], Any] | None = None) -> An
 
 
 def copy_parameter(value: Any) -> Any:
-    """A copy of a parameter for a run; the weights of models are shared (``frozen_copy``)."""
+    """A copy of a parameter for a run; the weights of models are shared (``copy_frozen``)."""
     return copy_value(value, copy_frozen)
 
 

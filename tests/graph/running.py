@@ -12,8 +12,6 @@ from guidegraph.graph.ir import Graph
 
 def run_graph(graph: Graph, values: Mapping[str, Any] | None = None, **options: Any) -> RunResult:
     settings = {field.name for field in fields(RunConfig)}
-    if "passes" in options:
-        options["passes"] = frozenset(options["passes"])
     config = RunConfig(**{name: value for name, value in options.items() if name in settings})
     attachments = Attachments(**{name: value for name, value in options.items() if name not in settings})
     return run(graph, values or {}, config, attachments)

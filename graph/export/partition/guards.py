@@ -23,7 +23,7 @@ def find_guards(
 ) -> dict[str, Any]:
     """The guards of a part by the field's name in the run: ``{"is": value}``, and "why" if another value is an error.
 
-    held: the names in the run of the fields that it has, by their names in the part. A flag is a guard only if the
+    run_names: the names in the run of the fields that it has, by their names in the part. A flag is a guard only if the
     other value changes the result; fields of other types always are.
     """
     guards: dict[str, Any] = {}

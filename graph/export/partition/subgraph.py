@@ -61,9 +61,10 @@ def plan_part(
     results: Sequence[ExampleValue],
     in_loop: bool = False,
 ) -> PartPlan:
-    """The part of some operations. given: the values that they read, constants: those that are the same in every run.
+    """The part of some operations.
 
-    results: the values that other operations read.
+    examples: the values that they read. constants: those that are the same in every run. results: the values that other
+    operations read.
     """
     sources = [result.source for result in results]
     bound_values: dict[Any, Any] = {**constants, **{op.key: op.spec.function for op in ops if isinstance(op, Call)}}

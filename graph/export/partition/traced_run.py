@@ -24,7 +24,7 @@ def run_traced(region: RegionPlan, values: Mapping[Source, Any]) -> dict[Source,
 def _execute(step: Step, slots: list[Any]) -> None:
     try:
         if step.members:
-            invoke_batch(step, slots, SymbolicSizes(), invoke_call)
+            invoke_batch(step, slots, SymbolicSizes(), _execute)
         else:
             invoke_call(step, slots)
     except NodeError:

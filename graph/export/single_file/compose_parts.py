@@ -74,7 +74,7 @@ class PartComposer:
             for dim, size in zip(dims, value.shape or (), strict=True)
         ):
             return value
-        sizes = [dim if isinstance(dim, int) else self._size(operation, dim, target, region) for dim in dims]
+        sizes = [dim if isinstance(dim, int) else self._size(operation, dim, region) for dim in dims]
         expanded = target.expand(value, sizes)
         expanded.shape = onnx_ir.Shape(list(tensor.shape))
         prefix_axes(expanded, operation.node)
@@ -85,7 +85,7 @@ class PartComposer:
         shapes = self.parts[operation.node].inputs
         return sum(axis in dims for dims in shapes.values()) == 1 or axis.partition("_")[0] == DYNAMIC["R"]
 
-    def _size(self, operation: Operation, axis: str, target: GraphBuilder, region: GraphBuilder) -> onnx_ir.Value:
+    def _size(self, operation: Operation, axis: str, region: GraphBuilder) -> onnx_ir.Value:
         """The size of a part's axis: the largest among its inputs, since axes of size 1 are repeated.
 
         Carried values count with their start; other results of a loop's body do not count.

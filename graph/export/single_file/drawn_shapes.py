@@ -15,7 +15,7 @@ from guidegraph_runtime.running.single_file_shapes import Axis, Size
 
 
 class DrawnShapes:
-    """The shapes of a plan's values. given: an example of each value that exists before the graph runs."""
+    """The shapes of a plan's values. examples: an example of each value that exists before the graph runs."""
 
     def __init__(
         self,

@@ -8,12 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from guidegraph import Tensor, node
+from guidegraph.graph.errors import NodeError
 from guidegraph.graph.execution.call import invoke
 from guidegraph.graph.execution.interpreter import fill_slots, interpret
 from guidegraph.graph.execution.run import RunConfig, run
+from guidegraph.graph.export.partition.traced_run import run_traced
 from guidegraph.graph.ir import Graph, Output
 from guidegraph.graph.node import get_spec
 from guidegraph.graph.planning.plan import Plan, compile_plan
@@ -54,7 +57,21 @@ def append(values: Sequence[float] = (1.0,)) -> float:
     return total
 
 
-REGISTRY = Registry({spec.id: spec for spec in map(get_spec, (ones, refer, look, append))})
+@node("frame.three", batchable=("x",))
+def three(x: Tensor) -> Tensor:
+    """x (B, 3)."""
+    if x.shape[1] != 3:
+        raise ValueError("three columns are expected")
+    return 2 * x
+
+
+@node("frame.wide")
+def wide(*, columns: int = 3) -> Tensor:
+    """A tensor (2, columns)."""
+    return torch.ones(2, columns)
+
+
+REGISTRY = Registry({spec.id: spec for spec in map(get_spec, (ones, refer, look, append, three, wide))})
 
 CHAIN = """guidegraph: 1
 params: {add: 1.0}
@@ -109,3 +126,21 @@ def test_a_value_from_a_cache_is_freed_after_its_last_reader(tmp_path: Path) -> 
         result = run(graph, {"add": add}, RunConfig(cache=tmp_path / "cache"))
     assert result.origins["nodes.a"] == "disk"
     assert alive == [False]
+
+
+@pytest.mark.parametrize("execute", ["engine", "traced"])
+def test_the_error_of_a_sibling_that_is_not_joined_names_it(tmp_path: Path, execute: str) -> None:
+    text = """guidegraph: 1
+params: {columns: 4}
+nodes:
+  a: {use: frame.wide}
+  b: {use: frame.wide, in: {columns: params.columns}}
+  u: {use: frame.three, in: {x: a}}
+  v: {use: frame.three, in: {x: b}}
+outputs: {u: u, v: v}
+"""
+    plan = compile_plan(load(text, tmp_path), {"columns": 4})
+    region = region_of(plan, Output("u", "out"), Output("v", "out"))
+    assert any(len(step.members) == 2 for step in region.steps)
+    with pytest.raises(NodeError, match=r"nodes\.v "):
+        run_traced(region, {}) if execute == "traced" else interpret(region, {}, invoke)
