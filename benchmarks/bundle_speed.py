@@ -91,7 +91,7 @@ def engine_side(model: Model, compiled: bool) -> Loop:
 
     workflow: Workflow = load_workflow(model.workflow, sources={str(model.workflow): text}, observers=[observe])
     # A memory of its own, in which the large network fits: what is compiled is not what the other side runs.
-    workflow.options = replace(workflow.options, memory=MemoryCache(LARGEST_CACHE))
+    workflow.attachments = replace(workflow.attachments, memory=MemoryCache(LARGEST_CACHE))
     if compiled:
         for network in workflow.run_with(model.params, only=[*names]).outputs.values():
             network.compile(dynamic=False, options={"freezing": True})

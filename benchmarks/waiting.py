@@ -42,17 +42,14 @@ times = [("", time.perf_counter(), time.process_time())]
 mark = lambda name: times.append((name, time.perf_counter(), time.process_time()))
 import torch
 mark("run: import torch")
-from guidegraph import NodeFinished, load_workflow
+from guidegraph import NodeFinished, RunStarted, load_workflow
 mark("run: other imports")
-first = []
+names = {RunStarted: "run: bind and plan", NodeFinished: "run: first node"}
 def observe(event):
-    if isinstance(event, NodeFinished) and not first:
-        first.append(event)
-        mark("run: first node")
+    if name := names.pop(type(event), ""):
+        mark(name)
 workflow = load_workflow(sys.argv[1], observers=[observe])
 mark("run: plugins and load")
-workflow.plan({"steps": 3, "batch": 1})
-mark("run: plan")
 workflow.run(steps=3, batch=1)
 mark("run: rest")
 print(json.dumps([(name, wall - before[1], cpu - before[2]) for before, (name, wall, cpu) in zip(times, times[1:])]))
@@ -72,39 +69,42 @@ def main() -> None:
         folder = Path(temporary)
         write_plugins(folder / "plugins", options.plugins)
         for turn in range(options.rounds + 1):
-            for tree in options.trees:
-                measured = measure(tree.absolute(), folder)
+            for i, tree in enumerate(options.trees):
+                measured = measure(tree.absolute(), folder, folder / f"tree-{i}")
                 for row in measured:
                     if turn or row[0] == "export":  # the first round fills the caches, and exports once
                         rows[row[0], tree].append(row)
     for (name, tree), measured in sorted(rows.items(), key=lambda item: item[0][0]):
-        wall, cpu = (statistics.median(row[i] for row in measured) for i in (1, 2))
-        print(f"{name:24} {tree.absolute().name:16} {wall:6.2f} s, CPU {cpu:6.2f} s")
+        wall = statistics.median(wall for _, wall, _ in measured)
+        cpu = statistics.median(cpu for _, _, cpu in measured)
+        print(f"{name:24} {tree.absolute()!s:24} {wall:6.2f} s, CPU {cpu:6.2f} s")
 
 
-def measure(tree: Path, folder: Path) -> list[Row]:
-    """One measurement of everything, in processes that import guidegraph from ``tree``."""
-    workflow, bundle = str(tree / WORKFLOW), folder / f"bundle-{tree.name}"
+def measure(tree: Path, folder: Path, own: Path) -> list[Row]:
+    """One measurement of everything by processes that import guidegraph from ``tree`` and write to ``own``."""
+    workflow, bundle = str(tree / WORKFLOW), own / "bundle"
     sizes = ["--set", "steps=3", "--set", "batch=1"]
     guidegraph = ["-m", "guidegraph"]
     export = [*guidegraph, "export", workflow, "-o", str(bundle), *sizes]
-    rows = [] if bundle.exists() else [time_process("export", export, tree, folder)[0]]
+    rows = [] if bundle.exists() else [time_process("export", export, tree, folder, own)[0]]
     rows += [
-        time_process("help", [*guidegraph, "--help"], tree, folder)[0],
-        time_process("nodes", [*guidegraph, "nodes"], tree, folder)[0],
-        time_process("schema", [*guidegraph, "schema"], tree, folder)[0],
-        time_process("validate", [*guidegraph, "validate", workflow], tree, folder)[0],
-        time_process("bundle without torch", ["-m", "guidegraph_runtime", str(bundle), "--quiet"], tree, folder)[0],
+        time_process("help", [*guidegraph, "--help"], tree, folder, own)[0],
+        time_process("nodes", [*guidegraph, "nodes"], tree, folder, own)[0],
+        time_process("schema", [*guidegraph, "schema"], tree, folder, own)[0],
+        time_process("validate", [*guidegraph, "validate", workflow], tree, folder, own)[0],
+        time_process("bundle without torch", ["-m", "guidegraph_runtime", str(bundle), "--quiet"], tree, folder, own)[
+            0
+        ],
     ]
-    run, output = time_process("run", ["-c", RUN, workflow], tree, folder)
+    run, output = time_process("run", ["-c", RUN, workflow], tree, folder, own)
     return [*rows, run, *map(tuple, json.loads(output))]
 
 
-def time_process(name: str, arguments: list[str], tree: Path, folder: Path) -> tuple[Row, str]:
+def time_process(name: str, arguments: list[str], tree: Path, folder: Path, own: Path) -> tuple[Row, str]:
     """Run Python in ``folder``; returns the time on the clock, that of its processors, and its output."""
     path = os.pathsep.join(map(str, (tree, tree / "runtime", folder / "plugins")))
-    listings = folder / f"listings-{tree.name}"
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "GUIDEGRAPH_LISTINGS": str(listings)}
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    environment["GUIDEGRAPH_LISTINGS"] = str(own / "listings")
     environment |= {"PYTHONPYCACHEPREFIX": str(folder / "bytecode"), "PYTHONDONTWRITEBYTECODE": ""}
     before, started = os.times(), time.perf_counter()
     result = subprocess.run(

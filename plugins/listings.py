@@ -2,7 +2,7 @@
 
 A listing is JSON for display: no code and no node is read from it. It is used only while the plugins, the files of
 their modules and the folders that they are installed in are as they were when it was made. ``GUIDEGRAPH_LISTINGS``
-names the folder, or is ``off``; by default it is ``$XDG_CACHE_HOME/guidegraph``, or ``~/.cache/guidegraph``.
+names the folder, or is ``off``; by default it is ``$XDG_CACHE_HOME/guidegraph/listings``, or the same in ``~/.cache``.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from importlib.metadata import EntryPoint
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,9 @@ from guidegraph_runtime.files.atomic_write import write_text
 FOLDER = "GUIDEGRAPH_LISTINGS"
 UNUSED_DAYS = 30
 """A listing that was made longer ago is removed when another one is written."""
+
+DIGITS = 16
+"""Digits of the key's digest in the name of a listing."""
 
 _started = time.time_ns()
 
@@ -39,7 +43,7 @@ def listings_folder() -> Path | None:
         caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     except RuntimeError:  # no home folder
         return Path(chosen) if chosen else None
-    return Path(chosen) if chosen else caches / "guidegraph"
+    return Path(chosen) if chosen else caches / "guidegraph" / "listings"
 
 
 def read_listing(kind: str, version: str) -> Any:
@@ -72,10 +76,11 @@ def write_listing(kind: str, version: str, listing: Any, folders: Iterable[Path]
     key = _make_key(kind, version)
     if (path := _listing_path(key)) is None:
         return
-    files = {str(file): _stamp(file) for file in _find_files(folders)}
+    entries = list_entry_points()
+    files = {str(file): _stamp(file) for file in _find_files(folders, entries)}
     if any(stamp[0] >= _started for stamp in files.values()):
         return
-    files |= {str(folder): _stamp(folder) for folder in sorted(_install_folders(list_entry_points()))}
+    files |= {str(folder): _stamp(folder) for folder in sorted(_install_folders(entries))}
     text = json.dumps(listing)
     header = json.dumps({"key": key, "crc32": zlib.crc32(text.encode()), "files": files})
     with suppress(OSError):  # a full disk, or a home folder that is read-only
@@ -88,20 +93,30 @@ def _make_key(kind: str, version: str) -> list[str]:
     """The conditions of a listing beside files: the plugins in use, this Python, and this version of guidegraph."""
     disabled = read_disabled_plugins()
     plugins = [
-        " ".join((entry.name, entry.value, *read_distribution(entry)))
+        " ".join((entry.name, entry.value, *read_distribution(entry), str(_locate(entry))))
         for entry in list_entry_points()
         if entry.name not in disabled
     ]
     return [kind, version, sys.version, sys.prefix, str(Path(__file__).parent), *plugins]
 
 
+def _locate(entry: EntryPoint) -> Path | None:
+    """The file of a plugin's top package, found without importing it. Two checkouts may have the same version."""
+    try:
+        spec = find_spec(entry.value.partition(":")[0].partition(".")[0].strip())
+    except (ImportError, ValueError):
+        return None
+    return Path(spec.origin) if spec is not None and spec.has_location and spec.origin else None
+
+
 def _listing_path(key: Sequence[str]) -> Path | None:
     folder = listings_folder()
-    return folder and folder / f"{key[0]}-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]}.json"
+    return folder and folder / f"{key[0]}-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:DIGITS]}.json"
 
 
-def _find_files(folders: Iterable[Path]) -> Iterator[Path]:
-    """The files that the plugins were made from: their packages, and imported modules that no installer placed."""
+def _find_files(folders: Iterable[Path], entries: Iterable[EntryPoint]) -> Iterator[Path]:
+    """The files that nodes come from: packages, plugins' modules, and imported modules that no installer placed."""
+    yield from (file for file in map(_locate, entries) if file is not None)
     for folder in folders:
         yield from (p for p in (folder, *folder.rglob("*")) if "__pycache__" not in p.parts)
     placed = tuple(str(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
@@ -128,7 +143,7 @@ def _stamp(path: str | Path) -> list[int]:
 
 def _remove_old(folder: Path) -> None:
     oldest = time.time() - UNUSED_DAYS * 86400
-    for path in folder.glob("*-*.json"):
+    for path in folder.glob(f"*-{'[0-9a-f]' * DIGITS}.json"):
         with suppress(OSError):
             if path.stat().st_mtime < oldest:
                 path.unlink()

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import pluggy
 
-from guidegraph import graph
+from guidegraph import graph, nodes
 from guidegraph.graph.events import Observer
 from guidegraph.graph.node import NodeDefinitionError, NodeSpec
 from guidegraph.graph.registry import Registry
@@ -53,15 +53,15 @@ LEFT_OUT = "installed plugins are left out (--no-plugins)"
 class PluginStatus:
     """The state of one plugin, for ``guidegraph plugins``.
 
-    name: its namespace (of a module given with ``--plugin``, the module). state: "installed" if nothing has needed it
-    yet, so that it is not imported. reason: one line, empty for state ok. fix: how to repair it. traceback: if the
-    plugin's own code failed. notes: undesirable effects of its import on the process.
+    name: its namespace (of a module given with ``--plugin``, the module). reason: one line, empty for state ok. fix:
+    how to repair it. traceback: if the plugin's own code failed. notes: undesirable effects of its import on the
+    process.
     """
 
     name: str
     distribution: str
     version: str
-    state: Literal["ok", "failed", "disabled", "installed"]
+    state: Literal["ok", "failed", "disabled"]
     nodes: tuple[str, ...] = ()
     types: tuple[str, ...] = ()
     reason: str = ""
@@ -120,9 +120,8 @@ class PluginManager:
 
     @property
     def statuses(self) -> list[PluginStatus]:
-        """The state of each plugin; those that are not imported yet are "installed"."""
-        pending = [PluginStatus(entry.name, *read_distribution(entry), "installed") for entry in self._pending]
-        return [*self._status.values(), *pending]
+        """The state of each plugin that was imported or left out."""
+        return list(self._status.values())
 
     @property
     def registry(self) -> Registry:
@@ -148,18 +147,20 @@ class PluginManager:
     def load(self, name: str) -> None:
         """Import the plugins that a node's id, a namespace or a distribution names, unless they are imported."""
         namespace = name.partition(".")[0]
-        for entry in list(self._pending):
-            if entry.name == namespace or normalise_name(read_distribution(entry)[0]) == name:
-                self._add_entry_point(entry)
+        entries = [
+            entry
+            for entry in self._pending
+            if entry.name == namespace or normalise_name(read_distribution(entry)[0]) == name
+        ]
+        self._add_entry_points(entries)
 
     def load_all(self) -> None:
         """Import all installed plugins that are not imported yet."""
-        for entry in list(self._pending):
-            self._add_entry_point(entry)
+        self._add_entry_points(self._pending)
 
     def package_folders(self) -> list[Path]:
-        """The folders of the imported plugins' packages."""
-        return [folder for folders in self._folders.values() for folder in folders]
+        """The folders of the built-in nodes and of the imported plugins' packages."""
+        return [Path(nodes.__path__[0]), *(folder for folders in self._folders.values() for folder in folders)]
 
     def add_commands(self, app: Any) -> None:
         """Let every imported plugin add its commands, once; one that fails, or takes a name that exists, adds none."""
@@ -208,7 +209,13 @@ class PluginManager:
     def _leave_out(self, entry: importlib.metadata.EntryPoint, reason: str) -> None:
         self._fail(entry.name, *read_distribution(entry), PluginError(reason), "disabled")
 
+    def _add_entry_points(self, entries: Sequence[importlib.metadata.EntryPoint]) -> None:
+        for entry in list(entries):
+            if entry in self._pending:  # an entry point imports those before it if it has types
+                self._add_entry_point(entry)
+
     def _add_entry_point(self, entry: importlib.metadata.EntryPoint) -> None:
+        position = self._pending.index(entry)
         self._pending.remove(entry)
         distribution, version = read_distribution(entry)
         notes: list[str] = []
@@ -220,6 +227,8 @@ class PluginManager:
             with self._guard_import(entry.name, distribution, notes):
                 plugin = _load(entry.load, f"install what it needs, or leave it out with {DISABLE}")
                 contribution = read_contribution(plugin, entry.name)
+            if contribution.types:  # of two types with one name, the first in the order of all plugins is taken
+                self._add_entry_points(self._pending[:position])
             self._join(entry.name, plugin, contribution, distribution, version, notes)
             self._folders[entry.name] = package_folders(entry.module)
         except KeyboardInterrupt:

@@ -64,7 +64,7 @@ def parse_precision(arguments: ExportArguments, problems: list[Problem]) -> dict
 
 
 def check_extra() -> None:
-    """Raises ``MissingExtra``."""
+    """Raises ``MissingExportPackage``."""
     if missing := [name for name in NEEDED if find_spec(name) is None]:
         raise MissingExportPackage(
             f"missing-extra: an export needs {' and '.join(missing)}, a dependency of guidegraph that is not "

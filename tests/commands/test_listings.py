@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -44,6 +45,7 @@ class Site:
 
     def __init__(self, folder: Path):
         self.folder, self.imports, self.listings = folder, folder / "imports", folder / "listings"
+        self.root = ROOT
         metadata = folder / "site" / "guidegraph_lazy-1.0.dist-info"
         metadata.mkdir(parents=True)
         (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: guidegraph-lazy\nVersion: 1.0\n")
@@ -58,12 +60,12 @@ class Site:
         path.write_text(WORKFLOW.format(node=node))
         return path
 
-    def run(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run a command; ``imports`` then has a word for each import of the plugin in it."""
         self.imports.write_text("")
-        path = os.pathsep.join(map(str, (ROOT, ROOT / "runtime", self.folder / "site")))
-        variables = {"PYTHONPATH": path, "IMPORTS": str(self.imports), "GUIDEGRAPH_LISTINGS": str(self.listings)}
-        return process(arguments, self.folder, env=variables)
+        path = os.pathsep.join(map(str, (self.root, self.root / "runtime", self.folder / "site")))
+        own = {"PYTHONPATH": path, "IMPORTS": str(self.imports), "GUIDEGRAPH_LISTINGS": str(self.listings)}
+        return process(arguments, self.folder, env=own | variables)
 
     def imported(self) -> bool:
         return self.imports.read_text() != ""
@@ -89,6 +91,70 @@ def test_a_listing_follows_the_plugins_source(site: Site) -> None:
     site.write(PLUGIN.replace("Twice x.", "Two times x."))
     assert "Two times x." in site.run("nodes").stdout
     assert site.imported()
+
+
+def test_a_listing_follows_a_new_file_of_a_package(site: Site) -> None:
+    package = site.folder / "site" / "guidegraph_lazy"
+    package.mkdir()
+    (package / "__init__.py").write_text(PLUGIN)
+    (site.folder / "site" / "guidegraph_lazy.py").unlink()
+    for _ in range(2):  # the first import writes bytecode into the package
+        site.run("nodes")
+    site.run("nodes")
+    assert not site.imported()
+    (package / "more.py").write_text("")
+    site.run("nodes")
+    assert site.imported()
+
+
+def test_a_listing_follows_new_built_in_nodes(site: Site, tmp_path: Path) -> None:
+    site.root = tmp_path / "checkout"
+    for name in ("guidegraph", "graph", "nodes", "plugins", "runtime"):
+        shutil.copytree(ROOT / name, site.root / name, ignore=shutil.ignore_patterns("__pycache__", "gallery"))
+    site.run("nodes")
+    site.run("nodes")
+    assert not site.imported()
+    node = (
+        "from guidegraph.graph.node import node\n\n\n@node('tensor.new_here')\ndef new_here() -> int:\n    return 1\n"
+    )
+    (site.root / "nodes" / "tensor_new_here.py").write_text(node)
+    assert "tensor.new_here" in site.run("nodes").stdout
+
+
+def test_a_listing_is_that_of_the_plugin_on_the_path(site: Site, tmp_path: Path) -> None:
+    site.run("nodes")
+    other = Site(tmp_path / "other")
+    other.write(PLUGIN.replace("Twice x.", "Two times x."))
+    other.listings = site.listings
+    assert "Two times x." in other.run("nodes").stdout
+    assert "Twice x." in site.run("nodes").stdout
+
+
+def test_a_listing_follows_installations_and_what_is_left_out(site: Site) -> None:
+    site.run("nodes")
+    (site.folder / "site" / "another_package.py").write_text("")
+    site.run("nodes")
+    assert site.imported()
+    assert "lazy.twice" not in site.run("nodes", GUIDEGRAPH_DISABLE_PLUGINS="lazy").stdout
+
+
+def test_listings_can_be_turned_off(site: Site) -> None:
+    for _ in range(2):
+        site.run("nodes", GUIDEGRAPH_LISTINGS="off")
+        assert site.imported()
+    assert not site.listings.exists()
+
+
+def test_old_listings_are_removed_and_no_other_file(site: Site) -> None:
+    site.run("nodes")
+    (listing,) = site.listings.iterdir()
+    old, own = site.listings / f"schema-{'0' * 16}.json", site.listings / "experiment-2024.json"
+    for path in (old, own):
+        path.write_text("{}")
+        os.utime(path, (0, 0))
+    listing.unlink()
+    site.run("nodes")
+    assert sorted(site.listings.iterdir()) == sorted([listing, own])
 
 
 @pytest.mark.parametrize("damage", [b"", b"{}\n[]", b"\xff\xfe", b"null\nnull"])
@@ -140,6 +206,6 @@ def test_the_error_of_an_unknown_node_knows_all_plugins(site: Site) -> None:
     assert "did you mean 'lazy.twice'?" in result.stderr
 
 
-def test_a_plugin_is_listed_whether_or_not_it_is_imported(site: Site) -> None:
+def test_the_command_plugins_imports_all(site: Site) -> None:
     rows = json.loads(site.run("plugins", "--json").stdout)
     assert [row["state"] for row in rows if row["name"] == "lazy"] == ["ok"]

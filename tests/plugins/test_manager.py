@@ -201,6 +201,47 @@ def test_unreadable_metadata_affects_only_its_plugin(installed: Installed) -> No
     assert default_registry().nodes["good.twice"].distribution == "gg_test_good==0"
 
 
+TYPED = """
+from guidegraph import hookimpl, node
+
+class Foo: ...
+
+@node("{name}.make")
+def make() -> Foo:
+    "A Foo."
+    return Foo()
+
+@hookimpl
+def guidegraph_nodes():
+    return [make]
+
+@hookimpl
+def guidegraph_types():
+    return [Foo]
+"""
+
+
+@pytest.mark.parametrize("order", [("aa", "bb"), ("bb", "aa"), ("bb",)])
+def test_which_of_two_types_is_taken_does_not_depend_on_who_asks_first(
+    installed: Installed, order: tuple[str, ...]
+) -> None:
+    installed.add("aa", TYPED.format(name="aa"))
+    installed.add("bb", TYPED.format(name="bb"))
+    nodes = PluginManager(lazy=True).registry.nodes
+    for name in order:
+        assert (f"{name}.make" in nodes) == (name == "aa")
+    assert "bb.make" not in default_registry().nodes
+
+
+def test_a_plugin_is_imported_when_it_is_looked_up(installed: Installed) -> None:
+    for name in ("first", "second"):
+        installed.add(name, NODE.format(id=f"{name}.twice") + HOOK)
+    registry = PluginManager(lazy=True).registry
+    assert "second.twice" in registry.nodes
+    assert "gg_test_second" in sys.modules
+    assert "gg_test_first" not in sys.modules
+
+
 def test_plugins_are_disabled_by_the_environment(installed: Installed, monkeypatch: pytest.MonkeyPatch) -> None:
     installed.add("good", GOOD)
     installed.add("boom", "raise RuntimeError('imported')")
