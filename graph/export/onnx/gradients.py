@@ -1,7 +1,7 @@
-"""Tracing functions that compute a gradient inside into graphs of forward operators.
+"""Tracing functions, also those that compute a gradient inside, into graphs of forward operators.
 
 torch.export does not support `torch.autograd.grad`. Tracing below autograd does: the backward pass is then a sequence
-of ordinary operators, and those that ONNX lacks are replaced by their `decompositions`.
+of ordinary operators. Operators that ONNX lacks are replaced by their decompositions in the same trace.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from torch._dispatch.python import enable_python_dispatcher
 from torch._dynamo.source import ConstantSource
 from torch._functorch.compile_utils import fx_graph_cse
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StrictMinMaxConstraint, uninteresting_files
+from torch.fx.traceback import preserve_node_meta
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
@@ -30,7 +31,7 @@ from torch.utils._sympy.value_ranges import ValueRanges
 
 from guidegraph.graph.export.errors import FixedSizeError
 from guidegraph.graph.export.onnx.axes import Axis
-from guidegraph.graph.export.onnx.decompositions import decompositions
+from guidegraph.graph.export.onnx.program import decomposition_table
 from guidegraph.graph.export.user_frame import user_frame
 
 Function = Callable[..., Any]
@@ -72,25 +73,33 @@ def probe(function: Function, inputs: Sequence[Tensor], operator: str = "") -> t
 
 
 def trace_forward(
-    function: Function, inputs: Sequence[Tensor], axes: Sequence[Mapping[int, Axis]], sizes: Mapping[str, int]
+    function: Function,
+    inputs: Sequence[Tensor],
+    axes: Sequence[Mapping[int, Axis]],
+    sizes: Mapping[str, int],
+    gradient: bool = True,
 ) -> GraphModule:
     """The function as a graph of forward operators over flat tensors, for all sizes that the axes allow.
 
-    sizes: of each axis while tracing, two or more of its units. Raises ``ExportError`` if the function fixes the size
+    sizes: of each axis while tracing, two or more of its units. gradient: whether it computes one, so that it is traced
+    below autograd; else operators such as attention stay whole. Raises ``ExportError`` if the function fixes the size
     of an axis or branches on it. Errors of the function itself are passed on.
     """
     env = _RecordingShapeEnv(duck_shape=False)
     fake = FakeTensorMode(shape_env=env, allow_non_fake_inputs=True)
+    fake.cache_enabled = False  # a key of symbolic sizes costs more than the operator
     symbols = {axis.name: _make_symbol(env, axis, sizes[axis.name]) for dynamic in axes for axis in dynamic.values()}
     with ExitStack() as stack:
-        plain = sdpa_kernel(SDPBackend.MATH)
-        for context in (torch.no_grad(), plain, enable_python_dispatcher(), fake, ShortGradients()):
+        for context in (torch.no_grad(), enable_python_dispatcher(), fake, preserve_node_meta()):
             stack.enter_context(context)
+        if gradient:
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            stack.enter_context(ShortGradients())
         fakes = [
             torch.empty(_symbolic_shape(tensor, dynamic, symbols), dtype=tensor.dtype, device=tensor.device)
             for tensor, dynamic in zip(inputs, axes, strict=True)
         ]
-        graph = make_fx(function, decomposition_table=decompositions(), record_stack_traces=True)(*fakes)
+        graph = make_fx(function, decomposition_table=decomposition_table(), pre_dispatch=not gradient)(*fakes)
     _check_sizes(env, symbols)
     return _simplify(graph)
 
@@ -135,12 +144,19 @@ def _attention(
 
 
 def _simplify(graph: GraphModule) -> GraphModule:
-    """The graph without operators that only autograd needs, and with equal operations merged, to speed up tracing."""
+    """The graph without operators that only autograd needs, and with equal operations and equal sizes merged."""
     for node in list(graph.graph.nodes):
         if node.op == "call_function" and node.target is torch.ops.aten.detach.default:
             node.replace_all_uses_with(node.args[0])
             graph.graph.erase_node(node)
+        elif node.op == "call_function" and node.target is torch._C._set_grad_enabled:
+            graph.graph.erase_node(node)
     graph.graph = fx_graph_cse(graph.graph)
+    sizes: dict[Any, Node] = {}
+    for node in list(graph.graph.nodes):
+        value = node.meta.get("val")
+        if isinstance(value, torch.SymInt) and (size := sizes.setdefault(value.node.expr, node)) is not node:
+            node.replace_all_uses_with(size)
     graph.graph.eliminate_dead_code()
     graph.recompile()
     return graph

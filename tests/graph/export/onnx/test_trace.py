@@ -308,6 +308,29 @@ def test_outputs_that_are_inputs_or_each_other() -> None:
     check(part, function, [torch.randn(5, 2), torch.randn(1)])
 
 
+@pytest.mark.parametrize("with_gradient", [False, True])
+def test_operators_that_change_their_arguments(with_gradient: bool) -> None:
+    def change(x: Tensor) -> Tensor:
+        y = x * 2
+        y[:, :1] = 3.0
+        y += 1
+        return y * x
+
+    function: Function = gradient_of(change) if with_gradient else lambda x: (change(x),)
+    part = trace_part(function, [torch.randn(3, 4)], ["x"], ROWS, ["y"])
+    check(part, function, [torch.randn(3, 4)], [torch.randn(5, 4)])
+
+
+def test_numbers_and_integers_are_cast_as_in_torch() -> None:
+    def function(x: Tensor, n: Tensor) -> tuple[Tensor, ...]:
+        return x * n + 1, n / 2, (n > 1) * x, torch.where(n > 1, n, 0.5)
+
+    part = trace_part(
+        function, [torch.randn(3, 2), torch.ones(3, 2, dtype=torch.int64)], ["x", "n"], [{0: BATCH}] * 2, [*"abcd"]
+    )
+    check(part, function, [torch.randn(4, 2), torch.arange(8).reshape(4, 2)])
+
+
 def test_names_that_torch_uses_too() -> None:
     part = trace_part(half, [torch.randn(3, 4)], ["t"], ROWS, ["mul"])
     assert (list(part.inputs), list(part.outputs)) == (["t"], ["mul"])
