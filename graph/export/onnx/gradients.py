@@ -19,6 +19,7 @@ from torch._dispatch.python import enable_python_dispatcher
 from torch._dynamo.source import ConstantSource
 from torch._functorch.compile_utils import fx_graph_cse
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.amp.autocast_mode import _enter_autocast, _exit_autocast
 from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StrictMinMaxConstraint, uninteresting_files
@@ -36,12 +37,20 @@ from guidegraph.graph.export.user_frame import user_frame
 
 Function = Callable[..., Any]
 
+DETACHES = (torch.ops.aten.detach.default, torch.ops.aten.detach_.default)
+CONTEXTS = (torch._C._set_grad_enabled, _enter_autocast, _exit_autocast)
+"""Calls in a trace above autograd that change no result, as autocast is off there."""
+
 
 @dataclass
 class Probe(TorchDispatchMode):
-    """Observes a run of a function: whether it computes a gradient, and its random operators with their location."""
+    """Observes a run of a function: whether it computes a gradient, and its random operators with their location.
+
+    transforms: whether autocast or a transform of `torch.func` changes what its operators do.
+    """
 
     gradient: bool = False
+    transforms: bool = False
     random: dict[str, str] = field(default_factory=dict)
     operator: str = ""
     place: str = ""
@@ -60,6 +69,16 @@ class Probe(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+class _TransformProbe(TorchFunctionMode):
+    """Observes whether functions of torch are called while autocast is on or in a transform such as `torch.vmap`."""
+
+    seen = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.seen |= torch._C._is_any_autocast_enabled() or torch._C._are_functorch_transforms_active()
+        return func(*args, **(kwargs or {}))
+
+
 def operator_name(op: Any) -> str:
     """`aten.silu_backward` for torch.ops.aten.silu_backward.default."""
     return str(getattr(op, "overloadpacket", op))
@@ -68,8 +87,10 @@ def operator_name(op: Any) -> str:
 def probe(function: Function, inputs: Sequence[Tensor], operator: str = "") -> tuple[Any, Probe]:
     """The function's result for the inputs, and the probe. operator: the name of one whose location is recorded."""
     watcher = Probe(operator=operator)
-    with torch.no_grad(), watcher:
-        return function(*inputs), watcher
+    with torch.no_grad(), watcher, _TransformProbe() as transforms:
+        result = function(*inputs)
+    watcher.transforms = transforms.seen
+    return result, watcher
 
 
 def trace_forward(
@@ -77,13 +98,14 @@ def trace_forward(
     inputs: Sequence[Tensor],
     axes: Sequence[Mapping[int, Axis]],
     sizes: Mapping[str, int],
-    gradient: bool = True,
+    below_autograd: bool = True,
 ) -> GraphModule:
     """The function as a graph of forward operators over flat tensors, for all sizes that the axes allow.
 
-    sizes: of each axis while tracing, two or more of its units. gradient: whether it computes one, so that it is traced
-    below autograd; else operators such as attention stay whole. Raises ``ExportError`` if the function fixes the size
-    of an axis or branches on it. Errors of the function itself are passed on.
+    sizes: of each axis while tracing, two or more of its units. below_autograd: whether gradients, casts of autocast
+    and transforms such as `torch.vmap` become operators; else operators such as attention stay whole. Raises
+    ``ExportError`` if the function fixes the size of an axis or branches on it. Errors of the function itself are
+    passed on.
     """
     env = _RecordingShapeEnv(duck_shape=False)
     fake = FakeTensorMode(shape_env=env, allow_non_fake_inputs=True)
@@ -92,14 +114,14 @@ def trace_forward(
     with ExitStack() as stack:
         for context in (torch.no_grad(), enable_python_dispatcher(), fake, preserve_node_meta()):
             stack.enter_context(context)
-        if gradient:
+        if below_autograd:
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             stack.enter_context(ShortGradients())
         fakes = [
             torch.empty(_symbolic_shape(tensor, dynamic, symbols), dtype=tensor.dtype, device=tensor.device)
             for tensor, dynamic in zip(inputs, axes, strict=True)
         ]
-        graph = make_fx(function, decomposition_table=decomposition_table(), pre_dispatch=not gradient)(*fakes)
+        graph = make_fx(function, decomposition_table=decomposition_table(), pre_dispatch=not below_autograd)(*fakes)
     _check_sizes(env, symbols)
     return _simplify(graph)
 
@@ -145,11 +167,10 @@ def _attention(
 
 def _simplify(graph: GraphModule) -> GraphModule:
     """The graph without operators that only autograd needs, and with equal operations and equal sizes merged."""
-    for node in list(graph.graph.nodes):
-        if node.op == "call_function" and node.target is torch.ops.aten.detach.default:
+    for node in reversed(graph.graph.nodes):  # the exit from a context refers to its entry
+        if node.target in DETACHES:
             node.replace_all_uses_with(node.args[0])
-            graph.graph.erase_node(node)
-        elif node.op == "call_function" and node.target is torch._C._set_grad_enabled:
+        if node.target in DETACHES or node.target in CONTEXTS:
             graph.graph.erase_node(node)
     graph.graph = fx_graph_cse(graph.graph)
     sizes: dict[Any, Node] = {}

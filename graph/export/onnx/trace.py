@@ -14,7 +14,7 @@ from torch.fx import GraphModule
 
 from guidegraph.graph.export.errors import ExportError, FixedSizeError
 from guidegraph.graph.export.onnx.axes import Axis, check_axes, choose_trace_sizes
-from guidegraph.graph.export.onnx.gradients import probe, trace_forward
+from guidegraph.graph.export.onnx.gradients import Probe, probe, trace_forward
 from guidegraph.graph.export.onnx.model import TracedPart, finish, save_part, silence_torch, tidy, to_onnx
 from guidegraph.graph.export.onnx.program import is_functional, make_program
 from guidegraph.graph.export.user_frame import user_frame_of_traceback
@@ -68,7 +68,7 @@ def trace_part(
     sizes_found = check_axes(inputs, names, axes)
     if len({*names, *output_names}) < len(names) + len(output_names):
         raise ValueError(f"inputs and outputs need different names; found {[*names, *output_names]}")
-    gradient = _gradient_inside(function, inputs, output_names)
+    seen = _run_once(function, inputs, output_names)
     fixed = [
         int(size)
         for tensor, dynamic in zip(inputs, axes, strict=True)
@@ -79,17 +79,19 @@ def trace_part(
     examples = [_example(tensor, dynamic, sizes) for tensor, dynamic in zip(inputs, axes, strict=True)]
 
     with silence_torch():
-        graph = _as_export_error(trace_forward, _Flat(function).forward, examples, axes, sizes, gradient)
+        graph = _as_export_error(
+            trace_forward, _Flat(function).forward, examples, axes, sizes, seen.gradient or seen.transforms
+        )
         program = make_program(graph) if is_functional(graph) else _as_export_error(_export, graph, examples, axes)
         try:
             model = to_onnx(program)
         except Exception as error:
             raise _explain_missing_operator(error, graph, function, inputs) from error
-    return tidy(finish(model, names, output_names), axes, gradient)
+    return tidy(finish(model, names, output_names), axes, seen.gradient)
 
 
-def _gradient_inside(function: Function, inputs: Sequence[Tensor], output_names: Sequence[str]) -> bool:
-    """Run the function once and return whether it computed a gradient. Raises for functions that cannot be a graph."""
+def _run_once(function: Function, inputs: Sequence[Tensor], output_names: Sequence[str]) -> Probe:
+    """Run the function once and return what it did. Raises for functions that cannot be a graph."""
     outputs, seen = probe(function, inputs)
     if not isinstance(outputs, tuple) or not all(isinstance(output, Tensor) for output in outputs):
         raise TypeError(f"an exported function gives a tuple of tensors; found {type(outputs).__name__}")
@@ -102,7 +104,7 @@ def _gradient_inside(function: Function, inputs: Sequence[Tensor], output_names:
             place=place,
             operator=operator,
         )
-    return seen.gradient
+    return seen
 
 
 def _example(tensor: Tensor, dynamic: Mapping[int, Axis], sizes: Mapping[str, int]) -> Tensor:
