@@ -6,6 +6,7 @@ of ordinary operators. Operators that ONNX lacks are replaced by their decomposi
 
 from __future__ import annotations
 
+import operator as python_operator
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -99,13 +100,14 @@ def trace_forward(
     axes: Sequence[Mapping[int, Axis]],
     sizes: Mapping[str, int],
     below_autograd: bool = True,
+    table: Mapping[Any, Function] | None = None,
 ) -> GraphModule:
     """The function as a graph of forward operators over flat tensors, for all sizes that the axes allow.
 
     sizes: of each axis while tracing, two or more of its units. below_autograd: whether gradients, casts of autocast
-    and transforms such as `torch.vmap` become operators; else operators such as attention stay whole. Raises
-    ``ExportError`` if the function fixes the size of an axis or branches on it. Errors of the function itself are
-    passed on.
+    and transforms such as `torch.vmap` become operators; else operators such as attention stay whole. table: of
+    decompositions; by default all that the conversion to ONNX needs. Raises ``ExportError`` if the function fixes the
+    size of an axis or branches on it. Errors of the function itself are passed on.
     """
     env = _RecordingShapeEnv(duck_shape=False)
     fake = FakeTensorMode(shape_env=env, allow_non_fake_inputs=True)
@@ -121,7 +123,8 @@ def trace_forward(
             torch.empty(_symbolic_shape(tensor, dynamic, symbols), dtype=tensor.dtype, device=tensor.device)
             for tensor, dynamic in zip(inputs, axes, strict=True)
         ]
-        graph = make_fx(function, decomposition_table=decomposition_table(), pre_dispatch=not below_autograd)(*fakes)
+        table = decomposition_table() if table is None else table
+        graph = make_fx(function, decomposition_table=dict(table), pre_dispatch=not below_autograd)(*fakes)
     _check_sizes(env, symbols)
     return _simplify(graph)
 
@@ -172,6 +175,8 @@ def _simplify(graph: GraphModule) -> GraphModule:
             node.replace_all_uses_with(node.args[0])
         if node.target in DETACHES or node.target in CONTEXTS:
             graph.graph.erase_node(node)
+        if node.target is torch.ops.aten.sym_numel.default:
+            _multiply_sizes(graph, node)
     graph.graph = fx_graph_cse(graph.graph)
     sizes: dict[Any, Node] = {}
     for node in list(graph.graph.nodes):
@@ -181,6 +186,30 @@ def _simplify(graph: GraphModule) -> GraphModule:
     graph.graph.eliminate_dead_code()
     graph.recompile()
     return graph
+
+
+def _multiply_sizes(graph: GraphModule, numel: Node) -> None:
+    """Replace a number of elements, for which ONNX has no operator, by the product of the sizes."""
+    tensor: Any = numel.args[0]
+    product: Any = 1
+    with graph.graph.inserting_before(numel):
+        for axis, size in enumerate(tensor.meta["val"].shape):
+            factor: Any = size
+            if isinstance(size, torch.SymInt):
+                factor = graph.graph.call_function(torch.ops.aten.sym_size.int, (tensor, axis))
+                factor.meta["val"] = size
+            if not isinstance(product, Node) and not isinstance(factor, Node):
+                product *= factor
+                continue
+            value = _value_of(product) * size
+            product = graph.graph.call_function(python_operator.mul, (product, factor))
+            product.meta["val"] = value
+    numel.replace_all_uses_with(product)
+    graph.graph.erase_node(numel)
+
+
+def _value_of(size: Any) -> Any:
+    return size.meta["val"] if isinstance(size, Node) else size
 
 
 def _make_symbol(env: ShapeEnv, axis: Axis, size: int) -> Any:

@@ -14,6 +14,7 @@ from torch.fx import GraphModule
 
 from guidegraph.graph.export.errors import ExportError, FixedSizeError
 from guidegraph.graph.export.onnx.axes import Axis, check_axes, choose_trace_sizes
+from guidegraph.graph.export.onnx.decompositions import decompositions
 from guidegraph.graph.export.onnx.gradients import Probe, probe, trace_forward
 from guidegraph.graph.export.onnx.model import TracedPart, finish, save_part, silence_torch, tidy, to_onnx
 from guidegraph.graph.export.onnx.program import is_functional, make_program
@@ -79,10 +80,13 @@ def trace_part(
     examples = [_example(tensor, dynamic, sizes) for tensor, dynamic in zip(inputs, axes, strict=True)]
 
     with silence_torch():
-        graph = _as_export_error(
-            trace_forward, _Flat(function).forward, examples, axes, sizes, seen.gradient or seen.transforms
-        )
-        program = make_program(graph) if is_functional(graph) else _as_export_error(_export, graph, examples, axes)
+        arguments = (_Flat(function).forward, examples, axes, sizes, seen.gradient or seen.transforms)
+        graph = _as_export_error(trace_forward, *arguments)
+        if is_functional(graph):
+            program = make_program(graph)
+        else:
+            graph = _as_export_error(trace_forward, *arguments, decompositions())
+            program = _as_export_error(_export, graph, examples, axes)
         try:
             model = to_onnx(program)
         except Exception as error:
@@ -126,7 +130,7 @@ def _dims(axes: Sequence[Mapping[int, Axis]]) -> list[dict[int, Any]]:
 
 
 def _export(graph: GraphModule, examples: Sequence[Tensor], axes: Sequence[Mapping[int, Axis]]) -> ExportedProgram:
-    """A graph with operators that change their arguments, traced again by torch, which replaces them."""
+    """A graph with operators that change their arguments, traced by torch, which replaces these."""
     shapes = {"inputs": tuple(_dims(axes))}
     return torch.export.export(_Flat(graph), tuple(examples), dynamic_shapes=shapes, strict=False)
 
