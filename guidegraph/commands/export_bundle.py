@@ -151,7 +151,7 @@ def _reference(
     from guidegraph_runtime.bundle.manifest import Reference
 
     files = {f"{REFERENCE}/input-{name}.npy": _npy(to_array(example)) for name, example in exported.examples.items()}
-    inputs = {name: example.default for name, example in exported.inputs.items()} | short
+    inputs = {name: short.get(name, example.default) for name, example in exported.inputs.items()}
     inputs |= {name: f"{REFERENCE}/input-{name}.npy" for name in exported.examples}
     for name in exported.outputs:
         files[f"{REFERENCE}/{name}.npy"] = _npy(to_array(engine[name]))

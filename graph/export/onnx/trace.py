@@ -95,7 +95,7 @@ def trace_part(
 
 
 def _run_once(function: Function, inputs: Sequence[Tensor], output_names: Sequence[str]) -> Probe:
-    """Run the function once and return what it did. Raises for functions that cannot be a graph."""
+    """Run the function once and return the probe. Raises for functions that cannot be a graph."""
     outputs, seen = probe(function, inputs)
     if not isinstance(outputs, tuple) or not all(isinstance(output, Tensor) for output in outputs):
         raise TypeError(f"an exported function gives a tuple of tensors; found {type(outputs).__name__}")
