@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import traceback
 from collections.abc import Iterable
 from functools import cache
@@ -41,11 +40,3 @@ def user_frame(frames: Iterable[traceback.FrameSummary]) -> str:
 def user_frame_of_traceback(trace: TracebackType | None) -> str:
     """FILE:LINE of the user's code in an exception's traceback, or ""."""
     return user_frame(traceback.extract_tb(trace))
-
-
-def user_frame_of_text(stack: str) -> str:
-    """FILE:LINE of the user's code in a stack trace as text, as graphs record it, or ""."""
-    locations = [
-        (file, line) for file, line in re.findall(r'File "(.+?)", line (\d+)', stack) if not is_library(Path(file))
-    ]
-    return ":".join(locations[-1]) if locations else ""

@@ -26,7 +26,7 @@ from guidegraph.graph.export.partition.leaves import DYNAMIC
 from guidegraph.graph.export.partition.precision import EVERY_STEP, PRECISIONS, PROVIDERS
 from guidegraph.graph.export.partition.subgraph import PartPlan, is_number
 from guidegraph.graph.export.user_frame import user_frame_of_traceback
-from guidegraph.graph.ir import Graph, Literal, Op, Output, Param, Parameter, Source
+from guidegraph.graph.ir import Graph, Literal, Loop, Op, Output, Param, Parameter, Source
 from guidegraph.graph.planning.make_choices import make_choices
 from guidegraph.graph.planning.passes import bind_params, hoist, prune
 from guidegraph.graph.planning.plan import compile_plan
@@ -62,7 +62,8 @@ class Exported:
 
     inputs: the remaining parameters. fixed: the reason why each of the others is fixed. outputs: the name in the run of
     each output's value. values: of all parameters at export. examples: of inputs that are tensors, with which the parts
-    were traced. frozen: layers that a LoRA can no longer change, by the reason.
+    were traced. frozen: layers that a LoRA can no longer change, by the reason. iterations: of the example's loops by
+    key, without inner ones.
     """
 
     graph: Graph
@@ -75,6 +76,7 @@ class Exported:
     values: Mapping[str, Any]
     examples: Mapping[str, Any] = field(default_factory=dict)
     frozen: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    iterations: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def providers(self) -> tuple[str, ...]:
@@ -133,7 +135,12 @@ def export_workflow(
         if hasattr(model, ADAPTABLE_METHOD)
     }
     plan = with_multiples(plan, {part.plan.name: multiples(part) for part in parts})
-    return Exported(graph, inputs, fixed, outputs, plan, parts, host, values, frozen=frozen)
+    iterations = {
+        op.key: len(planner.examples.list_items(op))
+        for op in graph.ops.values()
+        if isinstance(op, Loop) and op.over in planner.examples.values
+    }
+    return Exported(graph, inputs, fixed, outputs, plan, parts, host, values, frozen=frozen, iterations=iterations)
 
 
 def multiples(part: ExportedPart) -> dict[str, int]:

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,7 @@ from guidegraph.commands.export_steps import (
 from guidegraph.commands.shared.errors import argument_problem
 from guidegraph.commands.shared.open_workflow import unknown_output_problems
 from guidegraph.commands.shared.printing import print_text
-from guidegraph.graph.errors import GuidegraphError, Problem, WorkflowError
+from guidegraph.graph.errors import GuidegraphError, NodeError, Problem, WorkflowError
 from guidegraph.graph.ir import Graph
 from guidegraph.graph.trust.folder_locks import lock_output
 from guidegraph.graph.trust.policy import check_effects
@@ -37,6 +38,7 @@ from guidegraph_runtime.machine.byte_sizes import show_size
 
 if TYPE_CHECKING:
     from guidegraph.graph.export.workflow import Exported
+    from guidegraph.graph.trust.policy import Policy
     from guidegraph_runtime.bundle.manifest import Manifest, Reference
 
 REFERENCE = "reference"
@@ -75,9 +77,9 @@ def _export(arguments: ExportArguments, stack: ExitStack) -> None:
             exported = export_workflow(
                 graph, values, only=arguments.only, precision=precision, on_part=print_part, policy=policy
             )
-        engine = run_engine(exported, policy) if arguments.check or arguments.reference else {}
+        short, engine = _run_engine(exported, arguments, policy)
         kinds = {name: bundle_kind(graph, name) for name in exported.outputs}
-        reference, files = _reference(exported, engine) if arguments.reference else (None, {})
+        reference, files = _reference(exported, short, engine) if arguments.reference else (None, {})
         versions = collect_bundle_versions(graph, opened.registry)
         manifest = write_bundle(
             exported, arguments.bundle, kinds=kinds, versions=versions, reference=reference, more=files
@@ -88,7 +90,7 @@ def _export(arguments: ExportArguments, stack: ExitStack) -> None:
     matches = (
         _check(exported, arguments.bundle, engine, kinds)
         if arguments.check
-        else reference is None or _replay_matches(arguments.bundle)
+        else reference is None or _replay_matches(arguments.bundle, short)
     )
     if not matches:
         raise typer.Exit(1)
@@ -122,12 +124,34 @@ def find_single_node(graph: Graph, only: list[str] | None, problems: list[Proble
     return ""
 
 
-def _reference(exported: Exported, engine: Mapping[str, Any]) -> tuple[Reference, dict[str, bytes]]:
+def _run_engine(
+    exported: Exported, arguments: ExportArguments, policy: Policy
+) -> tuple[dict[str, int], dict[str, Any]]:
+    """The engine's outputs for the comparison, and the inputs by which its run is shorter than the example.
+
+    With ``--check`` it is the whole example, for how far errors add up over all steps.
+    """
+    from guidegraph.graph.export.short_run import shorten_run
+
+    if not arguments.check and not arguments.reference:
+        return {}, {}
+    short = {} if arguments.check else shorten_run(exported)
+    if short:
+        try:
+            return short, run_engine(replace(exported, values={**exported.values, **short}), policy)
+        except NodeError:  # a node needs more iterations
+            pass
+    return {}, run_engine(exported, policy)
+
+
+def _reference(
+    exported: Exported, short: Mapping[str, int], engine: Mapping[str, Any]
+) -> tuple[Reference, dict[str, bytes]]:
     from guidegraph.graph.export.compare_outputs import choose_tolerance, to_array
     from guidegraph_runtime.bundle.manifest import Reference
 
     files = {f"{REFERENCE}/input-{name}.npy": _npy(to_array(example)) for name, example in exported.examples.items()}
-    inputs = {name: example.default for name, example in exported.inputs.items()}
+    inputs = {name: short.get(name, example.default) for name, example in exported.inputs.items()}
     inputs |= {name: f"{REFERENCE}/input-{name}.npy" for name in exported.examples}
     for name in exported.outputs:
         files[f"{REFERENCE}/{name}.npy"] = _npy(to_array(engine[name]))
@@ -187,14 +211,20 @@ def _check(exported: Exported, path: Path, engine: Mapping[str, Any], kinds: Map
     return ok
 
 
-def _replay_matches(path: Path) -> bool:
-    """Whether the written bundle reproduces its reference run, which is replayed once. Prints the differences."""
+def _replay_matches(path: Path, short: Mapping[str, int]) -> bool:
+    """Whether the written bundle reproduces its reference run, which is replayed once. Prints the differences.
+
+    short: the inputs by which that run is shorter than the example.
+    """
     from guidegraph_runtime.running.bundle import Bundle
     from guidegraph_runtime.running.reference_run import replay
     from guidegraph_runtime.sessions.sessions import SessionSettings
 
     differences = replay(Bundle(path, SessionSettings.on("cpu")))
+    run = f" with {', '.join(f'{name} = {value}' for name, value in short.items())}" if short else ""
     for difference in differences:
         far = "" if difference.fits else "; --check shows which part differs from the engine"
-        print_text(f"{difference.name}: {'as the engine' if difference.fits else 'differs'}, {difference.text}{far}")
+        print_text(
+            f"{difference.name}: {'as the engine' if difference.fits else 'differs'}{run}, {difference.text}{far}"
+        )
     return all(difference.fits for difference in differences)

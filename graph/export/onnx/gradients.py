@@ -1,11 +1,12 @@
-"""Tracing functions that compute a gradient inside into graphs of forward operators.
+"""Tracing functions, also those that compute a gradient inside, into graphs of forward operators.
 
 torch.export does not support `torch.autograd.grad`. Tracing below autograd does: the backward pass is then a sequence
-of ordinary operators, and those that ONNX lacks are replaced by their `decompositions`.
+of ordinary operators. Operators that ONNX lacks are replaced by their decompositions in the same trace.
 """
 
 from __future__ import annotations
 
+import operator as python_operator
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -19,9 +20,11 @@ from torch._dispatch.python import enable_python_dispatcher
 from torch._dynamo.source import ConstantSource
 from torch._functorch.compile_utils import fx_graph_cse
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx import GraphModule
+from torch.amp.autocast_mode import _enter_autocast, _exit_autocast
+from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StrictMinMaxConstraint, uninteresting_files
+from torch.fx.traceback import preserve_node_meta
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
@@ -30,17 +33,25 @@ from torch.utils._sympy.value_ranges import ValueRanges
 
 from guidegraph.graph.export.errors import FixedSizeError
 from guidegraph.graph.export.onnx.axes import Axis
-from guidegraph.graph.export.onnx.decompositions import decompositions
+from guidegraph.graph.export.onnx.program import decomposition_table
 from guidegraph.graph.export.user_frame import user_frame
 
 Function = Callable[..., Any]
 
+DETACHES = (torch.ops.aten.detach.default, torch.ops.aten.detach_.default)
+CONTEXTS = (torch._C._set_grad_enabled, _enter_autocast, _exit_autocast)
+"""Calls in a trace above autograd that change no result, as autocast is off there."""
+
 
 @dataclass
 class Probe(TorchDispatchMode):
-    """Observes a run of a function: whether it computes a gradient, and its random operators with their location."""
+    """Observes a run of a function: whether it computes a gradient, and its random operators with their location.
+
+    transforms: whether autocast or a transform of `torch.func` changes what its operators do.
+    """
 
     gradient: bool = False
+    transforms: bool = False
     random: dict[str, str] = field(default_factory=dict)
     operator: str = ""
     place: str = ""
@@ -59,6 +70,16 @@ class Probe(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+class _TransformProbe(TorchFunctionMode):
+    """Observes whether functions of torch are called while autocast is on or in a transform such as `torch.vmap`."""
+
+    seen = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.seen |= torch._C._is_any_autocast_enabled() or torch._C._are_functorch_transforms_active()
+        return func(*args, **(kwargs or {}))
+
+
 def operator_name(op: Any) -> str:
     """`aten.silu_backward` for torch.ops.aten.silu_backward.default."""
     return str(getattr(op, "overloadpacket", op))
@@ -67,30 +88,43 @@ def operator_name(op: Any) -> str:
 def probe(function: Function, inputs: Sequence[Tensor], operator: str = "") -> tuple[Any, Probe]:
     """The function's result for the inputs, and the probe. operator: the name of one whose location is recorded."""
     watcher = Probe(operator=operator)
-    with torch.no_grad(), watcher:
-        return function(*inputs), watcher
+    with torch.no_grad(), watcher, _TransformProbe() as transforms:
+        result = function(*inputs)
+    watcher.transforms = transforms.seen
+    return result, watcher
 
 
 def trace_forward(
-    function: Function, inputs: Sequence[Tensor], axes: Sequence[Mapping[int, Axis]], sizes: Mapping[str, int]
+    function: Function,
+    inputs: Sequence[Tensor],
+    axes: Sequence[Mapping[int, Axis]],
+    sizes: Mapping[str, int],
+    below_autograd: bool = True,
+    table: Mapping[Any, Function] | None = None,
 ) -> GraphModule:
     """The function as a graph of forward operators over flat tensors, for all sizes that the axes allow.
 
-    sizes: of each axis while tracing, two or more of its units. Raises ``ExportError`` if the function fixes the size
-    of an axis or branches on it. Errors of the function itself are passed on.
+    sizes: of each axis while tracing, two or more of its units. below_autograd: whether gradients, casts of autocast
+    and transforms such as `torch.vmap` become operators; else operators such as attention stay whole. table: of
+    decompositions; by default all that the conversion to ONNX needs. Raises ``ExportError`` if the function fixes the
+    size of an axis or branches on it. Errors of the function itself are passed on.
     """
     env = _RecordingShapeEnv(duck_shape=False)
     fake = FakeTensorMode(shape_env=env, allow_non_fake_inputs=True)
+    fake.cache_enabled = False  # a key of symbolic sizes costs more than the operator
     symbols = {axis.name: _make_symbol(env, axis, sizes[axis.name]) for dynamic in axes for axis in dynamic.values()}
     with ExitStack() as stack:
-        plain = sdpa_kernel(SDPBackend.MATH)
-        for context in (torch.no_grad(), plain, enable_python_dispatcher(), fake, ShortGradients()):
+        for context in (torch.no_grad(), enable_python_dispatcher(), fake, preserve_node_meta()):
             stack.enter_context(context)
+        if below_autograd:
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            stack.enter_context(ShortGradients())
         fakes = [
             torch.empty(_symbolic_shape(tensor, dynamic, symbols), dtype=tensor.dtype, device=tensor.device)
             for tensor, dynamic in zip(inputs, axes, strict=True)
         ]
-        graph = make_fx(function, decomposition_table=decompositions(), record_stack_traces=True)(*fakes)
+        table = decomposition_table() if table is None else table
+        graph = make_fx(function, decomposition_table=dict(table), pre_dispatch=not below_autograd)(*fakes)
     _check_sizes(env, symbols)
     return _simplify(graph)
 
@@ -135,15 +169,47 @@ def _attention(
 
 
 def _simplify(graph: GraphModule) -> GraphModule:
-    """The graph without operators that only autograd needs, and with equal operations merged, to speed up tracing."""
-    for node in list(graph.graph.nodes):
-        if node.op == "call_function" and node.target is torch.ops.aten.detach.default:
+    """The graph without operators that only autograd needs, and with equal operations and equal sizes merged."""
+    for node in reversed(graph.graph.nodes):  # the exit from a context refers to its entry
+        if node.target in DETACHES:
             node.replace_all_uses_with(node.args[0])
+        if node.target in DETACHES or node.target in CONTEXTS:
             graph.graph.erase_node(node)
+        if node.target is torch.ops.aten.sym_numel.default:
+            _multiply_sizes(graph, node)
     graph.graph = fx_graph_cse(graph.graph)
+    sizes: dict[Any, Node] = {}
+    for node in list(graph.graph.nodes):
+        value = node.meta.get("val")
+        if isinstance(value, torch.SymInt) and (size := sizes.setdefault(value.node.expr, node)) is not node:
+            node.replace_all_uses_with(size)
     graph.graph.eliminate_dead_code()
     graph.recompile()
     return graph
+
+
+def _multiply_sizes(graph: GraphModule, numel: Node) -> None:
+    """Replace a number of elements, for which ONNX has no operator, by the product of the sizes."""
+    tensor: Any = numel.args[0]
+    product: Any = 1
+    with graph.graph.inserting_before(numel):
+        for axis, size in enumerate(tensor.meta["val"].shape):
+            factor: Any = size
+            if isinstance(size, torch.SymInt):
+                factor = graph.graph.call_function(torch.ops.aten.sym_size.int, (tensor, axis))
+                factor.meta["val"] = size
+            if not isinstance(product, Node) and not isinstance(factor, Node):
+                product *= factor
+                continue
+            value = _value_of(product) * size
+            product = graph.graph.call_function(python_operator.mul, (product, factor))
+            product.meta["val"] = value
+    numel.replace_all_uses_with(product)
+    graph.graph.erase_node(numel)
+
+
+def _value_of(size: Any) -> Any:
+    return size.meta["val"] if isinstance(size, Node) else size
 
 
 def _make_symbol(env: ShapeEnv, axis: Axis, size: int) -> Any:

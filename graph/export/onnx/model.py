@@ -10,20 +10,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import sympy
-import torch
 from torch.export import ExportedProgram
+from torch.onnx._internal.exporter import _core
 
 from guidegraph.graph.export.errors import ExportError, FixedSizeError
 from guidegraph.graph.export.onnx.axes import Axis
+from guidegraph.graph.export.onnx.program import OPSET, onnx_registry, prepare
 from guidegraph_runtime.files.atomic_write import atomic_files
 
 if TYPE_CHECKING:
     import onnx_ir
 
-OPSET = 20
 EMBEDDED_LIMIT = 1 << 31
 """Models with at least this many bytes of weights are two files, as a protobuf message is limited to 2 GiB."""
 
@@ -81,20 +81,22 @@ def save_part(part: TracedPart, path: str | os.PathLike[str], embedded_limit: in
     return [path, data] if external else [path]
 
 
-def to_onnx(program: ExportedProgram, names: Sequence[str], output_names: Sequence[str]) -> onnx_ir.Model:
-    """The exported program as an ONNX model, optimised. Raises torch's ``OnnxExporterError``."""
+def to_onnx(program: ExportedProgram) -> onnx_ir.Model:
+    """The exported program as an ONNX model. Errors of torch are passed on."""
+    from onnxscript.version_converter import convert_version
+
+    with silence_torch():
+        converted = _core._exported_program_to_onnx_program(prepare(program), registry=onnx_registry())
+        model: onnx_ir.Model = converted.model
+        convert_version(model, OPSET, fallback=True)
+    return model
+
+
+def finish(model: onnx_ir.Model, names: Sequence[str], output_names: Sequence[str]) -> onnx_ir.Model:
+    """The model, optimised in place, with these names of its inputs and outputs."""
     from guidegraph.graph.export.onnx.simplify import optimise
 
     with silence_torch():
-        converted: Any = torch.onnx.export(
-            program,
-            (),
-            opset_version=OPSET,
-            dynamo=True,
-            optimize=False,
-            verbose=False,
-        )
-        model: onnx_ir.Model = converted.model
         optimise(model)
     _rename_values(model, names, output_names)
     return model

@@ -10,13 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.fx import GraphModule
 
 from guidegraph.graph.export.errors import ExportError, FixedSizeError
 from guidegraph.graph.export.onnx.axes import Axis, check_axes, choose_trace_sizes
 from guidegraph.graph.export.onnx.decompositions import decompositions
-from guidegraph.graph.export.onnx.gradients import probe, trace_forward
-from guidegraph.graph.export.onnx.model import TracedPart, save_part, silence_torch, tidy, to_onnx
-from guidegraph.graph.export.user_frame import user_frame_of_text, user_frame_of_traceback
+from guidegraph.graph.export.onnx.gradients import Probe, probe, trace_forward
+from guidegraph.graph.export.onnx.model import TracedPart, finish, save_part, silence_torch, tidy, to_onnx
+from guidegraph.graph.export.onnx.program import is_functional, make_program
+from guidegraph.graph.export.user_frame import user_frame_of_traceback
 from guidegraph_runtime.error_text import error_text, list_causes
 from guidegraph_runtime.operations import drawing_operations
 
@@ -67,7 +69,7 @@ def trace_part(
     sizes_found = check_axes(inputs, names, axes)
     if len({*names, *output_names}) < len(names) + len(output_names):
         raise ValueError(f"inputs and outputs need different names; found {[*names, *output_names]}")
-    gradient = _gradient_inside(function, inputs, output_names)
+    seen = _run_once(function, inputs, output_names)
     fixed = [
         int(size)
         for tensor, dynamic in zip(inputs, axes, strict=True)
@@ -77,26 +79,23 @@ def trace_part(
     sizes = choose_trace_sizes(axes, sizes_found, fixed)
     examples = [_example(tensor, dynamic, sizes) for tensor, dynamic in zip(inputs, axes, strict=True)]
 
-    graph = _as_export_error(trace_forward, function, examples, axes, sizes) if gradient else function
     with silence_torch():
+        arguments = (_Flat(function).forward, examples, axes, sizes, seen.gradient or seen.transforms)
+        graph = _as_export_error(trace_forward, *arguments)
+        if is_functional(graph):
+            program = make_program(graph)
+        else:
+            graph = _as_export_error(trace_forward, *arguments, decompositions())
+            program = _as_export_error(_export, graph, examples, axes)
         try:
-            program = torch.export.export(
-                _Flat(graph), tuple(examples), dynamic_shapes={"inputs": tuple(_dims(axes))}, strict=False
-            )
+            model = to_onnx(program)
         except Exception as error:
-            if not gradient:  # this trace knows which code fixed a size
-                _as_export_error(trace_forward, function, examples, axes, sizes)
-            raise _explain_torch_error(error) from error
-        program = _as_export_error(_decompose, program)
-        try:
-            model = to_onnx(program, names, output_names)
-        except torch.onnx.errors.OnnxExporterError as error:
-            raise _explain_missing_operator(error, program, function, inputs) from error
-    return tidy(model, axes, gradient)
+            raise _explain_missing_operator(error, graph, function, inputs) from error
+    return tidy(finish(model, names, output_names), axes, seen.gradient)
 
 
-def _gradient_inside(function: Function, inputs: Sequence[Tensor], output_names: Sequence[str]) -> bool:
-    """Run the function once and return whether it computed a gradient. Raises for functions that cannot be a graph."""
+def _run_once(function: Function, inputs: Sequence[Tensor], output_names: Sequence[str]) -> Probe:
+    """Run the function once and return the probe. Raises for functions that cannot be a graph."""
     outputs, seen = probe(function, inputs)
     if not isinstance(outputs, tuple) or not all(isinstance(output, Tensor) for output in outputs):
         raise TypeError(f"an exported function gives a tuple of tensors; found {type(outputs).__name__}")
@@ -109,7 +108,7 @@ def _gradient_inside(function: Function, inputs: Sequence[Tensor], output_names:
             place=place,
             operator=operator,
         )
-    return seen.gradient
+    return seen
 
 
 def _example(tensor: Tensor, dynamic: Mapping[int, Axis], sizes: Mapping[str, int]) -> Tensor:
@@ -130,11 +129,10 @@ def _dims(axes: Sequence[Mapping[int, Axis]]) -> list[dict[int, Any]]:
     return [{index: dims[axis.name] for index, axis in dynamic.items()} for dynamic in axes]
 
 
-def _decompose(program: ExportedProgram) -> ExportedProgram:
-    """Decompose the operators that have a registered decomposition."""
-    table = decompositions()
-    used = {node.target for node in program.graph.nodes if node.op == "call_function"} & table.keys()
-    return program.run_decompositions({op: table[op] for op in used}) if used else program
+def _export(graph: GraphModule, examples: Sequence[Tensor], axes: Sequence[Mapping[int, Axis]]) -> ExportedProgram:
+    """A graph with operators that change their arguments, traced by torch, which replaces these."""
+    shapes = {"inputs": tuple(_dims(axes))}
+    return torch.export.export(_Flat(graph), tuple(examples), dynamic_shapes=shapes, strict=False)
 
 
 def _as_export_error(call: Callable[..., Any], *args: Any) -> Any:
@@ -172,25 +170,19 @@ def _explain_torch_error(error: Exception) -> ExportError:
 
 
 def _explain_missing_operator(
-    error: BaseException, program: ExportedProgram, function: Function, inputs: Sequence[Tensor]
+    error: BaseException, graph: GraphModule, function: Function, inputs: Sequence[Tensor]
 ) -> ExportError:
     """The error for an operator that could not be converted, with its name and the location of its call."""
-    targets = {str(node.target): node for node in program.graph.nodes if node.op == "call_function"}
+    calls = {str(node.target): node for node in graph.graph.nodes if node.op == "call_function"}
     texts = [error_text(link) for link in list_causes(error)]
     text = "\n".join(texts)
     missing = re.search(r"No ONNX function found for <OpOverload\(op='([\w.:]+)', overload='(\w+)'\)>", text)
     failed = re.search(r"target=torch\.ops\.([\w.]+)\]", text)
     operator = f"{missing.group(1)}.{missing.group(2)}" if missing else failed.group(1) if failed else ""
+    if operator in calls:  # torch may have replaced the operator that was called by its own primitives
+        operator = str(calls[operator].meta.get("original_aten", operator))
     name = operator.rpartition(".")[0]
-    node = targets.get(operator)
-    if node is None and missing:  # torch replaced it by its own primitives: name the operator that was called
-        inner = missing.group(1).rpartition(".")[2]
-        target_name = next((target for target in targets if inner in target), "")
-        node, operator = targets.get(target_name), target_name or operator
-        name = operator.rpartition(".")[0]
-    place = user_frame_of_text(node.stack_trace or "") if node is not None else ""
-    if name and not place:
-        place = probe(function, inputs, operator=name)[1].place
+    place = probe(function, inputs, operator=name)[1].place if name else ""
     if missing:
         reason, remedy = f"operator {name} has no ONNX form", _register(name, operator)
     else:

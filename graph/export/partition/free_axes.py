@@ -10,6 +10,7 @@ from typing import Any
 
 from guidegraph.graph.export.onnx.axes import Axis
 from guidegraph.graph.export.partition.subgraph import PartInput, PartPlan, batch_size, name_axes
+from guidegraph.graph.export.partition.traced_run import record_separate_calls
 
 MULTIPLES = (1, 2, 4, 8, 16, 32, 64, 128)
 MAX_SIZE = 1 << 16
@@ -112,21 +113,32 @@ def _size(part: PartPlan, names: Sequence[Mapping[int, str]], name: str) -> int:
 
 
 def _multiple(part: PartPlan, names: Sequence[Mapping[int, str]], name: str) -> int | None:
-    """The smallest power of two by which an axis may grow; None if it may not grow."""
-    import torch
+    """The smallest power of two by which an axis may grow; None if it may not grow.
 
+    Sibling calls that join at the example's size and not at a larger one fix the axis: the graph holds the joined call.
+    """
     for step in MULTIPLES:
         tensors = [
             _grow(part_input.example, [position for position, symbol in input_names.items() if symbol == name], step)
             for part_input, input_names in zip(part.inputs, names, strict=True)
         ]
         try:
-            with torch.no_grad():
-                part.function(*tensors)
+            separate = _separate_calls(part, tensors)
         except Exception:  # of any type: the part does not run at this size
             continue
+        if separate and separate - _separate_calls(part, [part_input.example for part_input in part.inputs]):
+            return None
         return step
     return None
+
+
+def _separate_calls(part: PartPlan, tensors: Sequence[Any]) -> set[str]:
+    """Run a part, and return the keys of sibling calls that did not join."""
+    import torch
+
+    with torch.no_grad(), record_separate_calls() as keys:
+        part.function(*tensors)
+    return keys
 
 
 def _grow(tensor: Any, axes: Sequence[int], growth: int) -> Any:

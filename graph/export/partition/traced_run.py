@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from guidegraph.graph.errors import NodeError
@@ -16,15 +18,36 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+_separate_calls: ContextVar[set[str] | None] = ContextVar("separate_calls", default=None)
+
+
+@contextmanager
+def record_separate_calls() -> Iterator[set[str]]:
+    """A context that collects the keys of sibling calls that ran one by one, as their sizes did not let them join."""
+    keys: set[str] = set()
+    token = _separate_calls.set(keys)
+    try:
+        yield keys
+    finally:
+        _separate_calls.reset(token)
+
+
 def run_traced(region: RegionPlan, values: Mapping[Source, Any]) -> dict[Source, Any]:
     """The results of a region for traced values: siblings are joined without inspecting sizes. Raises ``NodeError``."""
     return interpret(region, values, _execute)
 
 
+def _call_separately(step: Step, slots: list[Any]) -> None:
+    keys = _separate_calls.get()
+    if keys is not None:
+        keys.update(op.key for op in step.ops)
+    _execute(step, slots)
+
+
 def _execute(step: Step, slots: list[Any]) -> None:
     try:
         if step.members:
-            invoke_batch(step, slots, SymbolicSizes(), _execute)
+            invoke_batch(step, slots, SymbolicSizes(), _call_separately)
         else:
             invoke_call(step, slots)
     except NodeError:

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir
 
 from guidegraph.graph.export.errors import ExportError
-from guidegraph.graph.export.onnx.model import OPSET
+from guidegraph.graph.export.onnx.program import OPSET
 from guidegraph.graph.export.single_file.compose_parts import PartComposer
 from guidegraph.graph.export.single_file.graph_builder import GraphBuilder
 from guidegraph.graph.export.single_file.graph_inputs import GraphInputs

@@ -12,7 +12,8 @@ from typing import Any
 import onnx_ir
 
 from guidegraph.graph.export.errors import ExportError
-from guidegraph.graph.export.onnx.model import EMBEDDED_LIMIT, OPSET
+from guidegraph.graph.export.onnx.model import EMBEDDED_LIMIT
+from guidegraph.graph.export.onnx.program import OPSET
 from guidegraph.graph.export.single_file.compose import PIXELS, SingleGraph, compose_graph
 from guidegraph.graph.export.single_file.drawn_shapes import DrawnShapes
 from guidegraph.graph.export.single_file.host_prelude import HostPrelude, plan_prelude

@@ -87,6 +87,35 @@ def test_what_was_written_is_run_once(cli: Command) -> None:
     assert result.out.endswith(" kB)\nimage: as the engine, 0.0000/255 of at most 2/255\n")
 
 
+LOOP = """
+guidegraph: 1
+params: {seed: 0, count: 20, by: 1.01}
+nodes:
+  noise:  {use: noise.gaussian, in: {seed: params.seed}, with: {shape: [3, 8, 8]}}
+  weight: {use: tiny.weight, with: {name: half}}
+  many:
+    loop: {over: params.count, as: i}
+    carry: {x: noise}
+    body:
+      times: {use: tiny.times, in: {x: carry.x, weight: weight, by: params.by}}
+    next: {x: times}
+  image:  {use: image.from_sample, in: {sample: many.x}}
+outputs: {image: image}
+"""
+
+
+@pytest.mark.parametrize(("option", "count"), [(None, 8), ("--check", 20)])
+def test_the_reference_is_a_short_run_unless_the_whole_example_is_checked(
+    cli: Command, option: str | None, count: int
+) -> None:
+    result = export(cli, LOOP, *([option] if option else []))
+    assert (result.code, result.err) == (0, "")
+    assert ("as the engine with count = 8, " in result.out) == (count == 8)
+    actual = manifest(cli.folder / "bundle")
+    assert actual["reference"]["inputs"]["count"] == count
+    assert actual["inputs"]["count"]["default"] == 20
+
+
 def test_the_reference_can_be_left_out(cli: Command) -> None:
     result = export(cli, TINY, "--no-reference")
     assert result.code == 0

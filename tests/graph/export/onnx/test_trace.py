@@ -308,6 +308,75 @@ def test_outputs_that_are_inputs_or_each_other() -> None:
     check(part, function, [torch.randn(5, 2), torch.randn(1)])
 
 
+SQUARE = torch.randn(4, 4)
+
+
+def without_autocast(x: Tensor) -> tuple[Tensor, ...]:
+    with torch.no_grad(), torch.autocast("cpu", enabled=False):
+        nearest = (2 * x @ SQUARE).argmin(1).reshape(-1, 1)
+    return (SQUARE[nearest].reshape(-1, 2, 2),)
+
+
+def with_gradients_on(x: Tensor) -> tuple[Tensor, ...]:
+    with torch.enable_grad():
+        y = (x @ SQUARE).reshape(-1, 2)
+    with torch.inference_mode():
+        return y.detach() * 2, (x * 2).reshape(-1, 2)
+
+
+def mapped(x: Tensor) -> tuple[Tensor, ...]:
+    return (torch.vmap(lambda row: torch.stack([row @ SQUARE, row.cos()]))(x),)
+
+
+def with_a_tensor_of_its_own(x: Tensor) -> tuple[Tensor, ...]:
+    return (x.index_select(1, torch.tensor([2, 0])),)
+
+
+@pytest.mark.parametrize("function", [without_autocast, with_gradients_on, mapped, with_a_tensor_of_its_own])
+def test_contexts_inside_a_part(function: Function) -> None:
+    outputs = [f"y{i}" for i in range(len(function(torch.randn(3, 4))))]
+    part = trace_part(function, [torch.randn(3, 4)], ["x"], ROWS, outputs)
+    assert not part.gradient
+    check(part, function, [torch.randn(3, 4)], [torch.randn(5, 4)])
+
+
+def test_autocast_inside_a_part_casts_as_in_torch() -> None:
+    def function(x: Tensor) -> tuple[Tensor, ...]:
+        with torch.autocast("cpu", dtype=torch.float16):
+            rounded = x @ SQUARE
+            with torch.autocast("cpu", enabled=False):
+                return rounded, x @ SQUARE
+
+    part, x = trace_part(function, [torch.randn(3, 4)], ["x"], ROWS, ["rounded", "exact"]), torch.randn(5, 4)
+    (rounded, exact), expected = run(part, [x]), function(x)
+    assert (rounded.dtype, exact.dtype) == (np.float16, np.float32)
+    np.testing.assert_allclose(rounded, expected[0].numpy(), rtol=1e-2, atol=1e-2)
+    np.testing.assert_allclose(exact, expected[1].numpy(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("with_gradient", [False, True])
+def test_operators_that_change_their_arguments(with_gradient: bool) -> None:
+    def change(x: Tensor) -> Tensor:
+        y = x * 2
+        y[:, :1] = 3.0
+        y += 1
+        return y * x
+
+    function: Function = gradient_of(change) if with_gradient else lambda x: (change(x),)
+    part = trace_part(function, [torch.randn(3, 4)], ["x"], ROWS, ["y"])
+    check(part, function, [torch.randn(3, 4)], [torch.randn(5, 4)])
+
+
+def test_numbers_and_integers_are_cast_as_in_torch() -> None:
+    def function(x: Tensor, n: Tensor) -> tuple[Tensor, ...]:
+        return x * n + 1, n / 2, (n > 1) * x, torch.where(n > 1, n, 0.5)
+
+    part = trace_part(
+        function, [torch.randn(3, 2), torch.ones(3, 2, dtype=torch.int64)], ["x", "n"], [{0: BATCH}] * 2, [*"abcd"]
+    )
+    check(part, function, [torch.randn(4, 2), torch.arange(8).reshape(4, 2)])
+
+
 def test_names_that_torch_uses_too() -> None:
     part = trace_part(half, [torch.randn(3, 4)], ["t"], ROWS, ["mul"])
     assert (list(part.inputs), list(part.outputs)) == (["t"], ["mul"])

@@ -136,9 +136,16 @@ def told(x: Sample, condition: Condition) -> Sample:
     return x + arguments.mean()
 
 
+@node("plan.attend", batchable=("x", "condition"))
+def attend(x: Sample, condition: Condition) -> Sample:
+    """Plus the mean of each sample's tokens."""
+    assert condition.tokens is not None
+    return x + condition.tokens.mean((1, 2)).reshape(-1, 1, 1, 1)
+
+
 CHOOSING = [above, is_long, fail, vector, tokens, told]
 
-NODES = [*CHOOSING, model, ask, spell, flag, halve, scale, times, fold, mix, secret, read, pull]
+NODES = [*CHOOSING, attend, model, ask, spell, flag, halve, scale, times, fold, mix, secret, read, pull]
 
 
 def registry() -> Registry:

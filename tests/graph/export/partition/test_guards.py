@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,18 +12,20 @@ import torch
 from torch import Tensor
 
 from guidegraph.graph.errors import Mark, NodeError
-from guidegraph.graph.export.partition.free_axes import separate_batches
+from guidegraph.graph.export.partition.free_axes import find_free_axes, separate_batches
 from guidegraph.graph.export.partition.guards import find_guards
 from guidegraph.graph.export.partition.leaves import rebuild
-from guidegraph.graph.export.partition.subgraph import ExampleValue, PartInput, PartPlan, name_axes
-from guidegraph.graph.ir import Param
+from guidegraph.graph.export.partition.subgraph import ExampleValue, PartInput, PartPlan, name_axes, plan_part
+from guidegraph.graph.ir import Output, Param
 from guidegraph.graph.types import register_structured, structured
+from guidegraph.nodes.types import Condition
 from guidegraph_runtime.bundle.manifest_types import Operation, Part
 from guidegraph_runtime.bundle.manifest_types import Tensor as Described
 from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.running.plan import PlanRun
 from guidegraph_runtime.running.values import Values
 from guidegraph_runtime.sessions.broadcasting import broadcast
+from tests.graph.export.partition.planning import graph_of
 
 
 @structured
@@ -119,6 +122,32 @@ def test_a_part_whose_batches_must_agree_has_one() -> None:
         return (torch.cat([a, b]),)
 
     assert names(plan(strict, a="x", b="y")) == ["batch", "batch"]
+
+
+@pytest.mark.parametrize(("length", "free"), [(2, False), (3, True)])
+def test_siblings_that_join_at_one_length_alone_fix_the_axis(length: int, free: bool, tmp_path: Path) -> None:
+    text = """
+nodes:
+  noise: {use: noise.gaussian, with: {seed: 0, shape: [2, 4, 6]}}
+  words: {use: plan.tokens, in: {x: noise}}
+  fixed: {use: plan.tokens, in: {x: noise}}
+  a:     {use: plan.attend, in: {x: noise, condition: words}}
+  b:     {use: plan.attend, in: {x: noise, condition: fixed}}
+outputs: {a: a, b: b}
+"""
+    ops = graph_of(text, tmp_path).ops
+    x = torch.zeros(1, 2, 4, 6)
+    x_source, words, fixed, a, b = (Output(key, "out") for key in ("noise", "words", "fixed", "a", "b"))
+    read = [
+        ExampleValue(x_source, "x", x, None),
+        ExampleValue(words, "words", Condition(tokens=torch.zeros(1, 2, 24)), None),
+    ]
+    constants = {fixed: Condition(tokens=torch.zeros(1, length, 24))}
+    results = [ExampleValue(a, "a", x, None), ExampleValue(b, "b", x, None)]
+    _, axes = find_free_axes(plan_part("step", [ops["a"], ops["b"]], read, constants, results))
+    names = {axis.name for input_axes in axes for axis in input_axes.values()}
+    assert {"batch", "height", "width"} <= names
+    assert ("tokens" in names) == free
 
 
 def test_sizes_that_must_agree_are_named() -> None:

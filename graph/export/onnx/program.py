@@ -1,0 +1,168 @@
+"""From a traced graph to torch's exporter: the operators that it has a form for, and the graph as a program.
+
+The trace applies every decomposition that torch's ONNX exporter would apply afterwards, for which it would trace the
+graph again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from functools import cache
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch._dispatch.python import enable_python_dispatcher
+from torch._export.utils import _is_preservable_cia_op
+from torch._guards import detect_fake_mode
+from torch.export import ExportedProgram
+from torch.export.graph_signature import (
+    ExportGraphSignature,
+    InputKind,
+    InputSpec,
+    OutputKind,
+    OutputSpec,
+    TensorArgument,
+)
+from torch.fx import GraphModule, Node
+from torch.fx.traceback import preserve_node_meta
+from torch.onnx._internal.exporter import _core
+from torch.onnx._internal.exporter._decomp import (
+    create_onnx_friendly_decomposition_table,
+    get_onnx_implemented_overloads,
+)
+from torch.onnx._internal.exporter._registration import ONNXRegistry
+from torch.onnx._internal.fx.passes.type_promotion import (
+    TypePromotionTable,
+    _TypePromotionInterpreter,
+    get_type_promotion_rule,
+)
+
+from guidegraph.graph.export.onnx.decompositions import decompositions
+
+if TYPE_CHECKING:
+    from torch._ops import OpOverload
+
+OPSET = 20
+
+
+@cache
+def onnx_registry() -> ONNXRegistry:
+    """The operators that torch can convert to ONNX."""
+    return ONNXRegistry.from_torchlib(opset_version=OPSET)
+
+
+@cache
+def _torch_decompositions() -> Mapping[OpOverload, Callable[..., Any]]:
+    """torch's decompositions of operators that have no ONNX form.
+
+    A trace above autograd also meets composite operators, such as `reshape`, that are not in torch's table.
+    """
+    convertible = set(get_onnx_implemented_overloads(onnx_registry()))
+    table = cast("dict[OpOverload, Callable[..., Any]]", create_onnx_friendly_decomposition_table(convertible))
+    for name in torch._C._dispatch_get_registrations_for_dispatch_key("CompositeImplicitAutograd"):
+        namespace, _, qualified = name.partition("::")
+        packet, _, overload = qualified.partition(".")
+        op = getattr(getattr(getattr(torch.ops, namespace), packet), overload or "default")
+        if not (op in convertible and _is_preservable_cia_op(op)):
+            table.setdefault(op, op.decompose)
+    return table
+
+
+def decomposition_table() -> dict[OpOverload, Callable[..., Any]]:
+    """All decompositions for a trace; those of `decompositions` come before torch's."""
+    by_torch = _torch_decompositions()
+    registered = {op: _first(function, by_torch.get(op)) for op, function in decompositions().items()}
+    return {**by_torch, **registered}
+
+
+def _first(function: Callable[..., Any], otherwise: Callable[..., Any] | None) -> Callable[..., Any]:
+    """The function, with another one for arguments for which it returns NotImplemented."""
+    if otherwise is None:
+        return function
+
+    def decompose(*args: Any, **kwargs: Any) -> Any:
+        result = function(*args, **kwargs)
+        return otherwise(*args, **kwargs) if result is NotImplemented else result
+
+    return decompose
+
+
+def is_functional(graph: GraphModule) -> bool:
+    """Whether no operator of a graph changes its arguments."""
+    schemas = (getattr(node.target, "_schema", None) for node in graph.graph.nodes if node.op == "call_function")
+    return not any(schema is not None and schema.is_mutable for schema in schemas)
+
+
+class _Decomposed(ExportedProgram):
+    """A program whose graph was traced with `decomposition_table`."""
+
+
+class _CastArguments(_TypePromotionInterpreter):
+    """torch's insertion of the casts that operators do implicitly, for which it does not run unchanged nodes again."""
+
+    def run_node(self, node: Node) -> Any:
+        if node.op != "call_function" or "val" not in node.meta:
+            return super().run_node(node)
+        with self._set_current_node(node):
+            if rule := get_type_promotion_rule(node, self.type_promotion_table):
+                self._maybe_promote_node(node, rule)
+        return node.meta["val"]
+
+
+def prepare(program: ExportedProgram) -> ExportedProgram:
+    """A program ready for torch's conversion to ONNX: decomposed, and with explicit casts. It is changed in place."""
+    if not isinstance(program, _Decomposed):
+        return _core._prepare_exported_program_for_export(program, registry=onnx_registry())
+    graph = program.graph_module
+    values = [node.meta["val"] for node in graph.graph.nodes if node.op == "placeholder"]
+    fake = detect_fake_mode(values)
+    with ExitStack() as stack:
+        if fake is not None:  # None for a graph that has no inputs
+            stack.enter_context(fake)
+        for context in (enable_python_dispatcher(), preserve_node_meta()):
+            stack.enter_context(context)
+        _CastArguments(graph, TypePromotionTable()).run(*values)
+    return program
+
+
+def make_program(graph: GraphModule) -> ExportedProgram:
+    """A functional graph, traced with `decomposition_table`, as a program. Its tensors become constants."""
+    nodes = list(graph.graph.nodes)
+    user_inputs = [node for node in nodes if node.op == "placeholder"]
+    constants = _lift_constants(graph, nodes)
+    (output,) = (node for node in nodes if node.op == "output")
+    results = [cast("Node", result) for result in output.args[0]]
+    signature = ExportGraphSignature(
+        [
+            *(InputSpec(InputKind.CONSTANT_TENSOR, TensorArgument(name), name) for name in constants),
+            *(InputSpec(InputKind.USER_INPUT, TensorArgument(node.name), None) for node in user_inputs),
+        ],
+        [OutputSpec(OutputKind.USER_OUTPUT, TensorArgument(node.name), None) for node in results],
+    )
+    return _Decomposed(
+        root=torch.nn.Module(),
+        graph=graph.graph,
+        graph_signature=signature,
+        state_dict={},
+        range_constraints={},
+        module_call_graph=[],
+        constants=dict(constants),
+    )
+
+
+def _lift_constants(graph: GraphModule, nodes: list[Node]) -> dict[str, torch.Tensor]:
+    """Replace the graph's tensors by placeholders before its inputs. Returns the tensors by placeholder."""
+    placeholders: dict[str, Node] = {}
+    constants: dict[str, torch.Tensor] = {}
+    for node in [node for node in nodes if node.op == "get_attr"]:
+        target = str(node.target)
+        if target not in placeholders:
+            tensor = getattr(graph, target)
+            with graph.graph.inserting_before(nodes[0]):
+                placeholders[target] = graph.graph.placeholder(f"constant_{target.strip('_')}")
+            placeholders[target].meta["val"] = tensor
+            constants[placeholders[target].name] = tensor.detach()
+        node.replace_all_uses_with(placeholders[target])
+        graph.graph.erase_node(node)
+    return constants
