@@ -170,11 +170,11 @@ class _SizeRecorder(LoopWatch):
 
 
 def plan_function(
-    part: Part, values: Sequence[Any], flat: Sequence[FlatValue], results: Sequence[Any]
+    part: Part, values: Sequence[Any], flat: Sequence[FlatValue], results: Sequence[Any], *, watches: bool = True
 ) -> tuple[PartPlan, list[WatchedSize]]:
     """The part as a function of flat tensors, and the sizes that it watches, which are its last outputs.
 
-    values: of ``reads``, as examples. results: the values of ``results`` for them.
+    values: of ``reads``, as examples. results: the values of ``results`` for them. watches: return the sizes.
     """
     examples = [
         ExampleValue(reading.source, f"in{i}", value, reading.kind)
@@ -193,6 +193,8 @@ def plan_function(
     ]
     for example in returned:
         _check_result(example)
+    if not watches:
+        return plan_part("part", part.calls, examples, constants, returned, in_loop=True), []
     recorder = _SizeRecorder(set())
     calls = [_record_call(recorder, i, call) for i, call in enumerate(part.calls)]
     plan = plan_part("part", calls, examples, constants, returned, in_loop=True)

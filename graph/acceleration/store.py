@@ -56,7 +56,7 @@ class GraphDescription:
 
 @dataclass(frozen=True)
 class StoredGraph:
-    """A part's graph. files: the contents of its ONNX file, ``GRAPH``, and of the file of its weights, if it has one."""
+    """A part's graph. files: the contents of its ONNX file, ``GRAPH``, and of its weights' file, if it has one."""
 
     description: GraphDescription
     files: dict[str, bytes]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -23,7 +23,7 @@ class Rows(Tensor):
 class Shape:
     """A tensor with a plain field."""
 
-    leaf_axes = {"weight": ("B", 4)}
+    leaf_axes: ClassVar = {"weight": ("B", 4)}
 
     weight: Tensor
     square: bool
@@ -121,6 +121,4 @@ def step(x: Sample, prediction: Sample, t: Timesteps) -> Sample:
 
 @hookimpl
 def guidegraph_nodes() -> list[Callable[..., Any]]:
-    return [
-        model, unknown_model, start, steps, condition, shape, predict, guide, pull, bend, branch, step
-    ]
+    return [model, unknown_model, start, steps, condition, shape, predict, guide, pull, bend, branch, step]
