@@ -25,6 +25,11 @@ _sessions: OrderedDict[tuple[str, str, int], OnnxRunner] = OrderedDict()
 _numbers = iter(range(1 << 62))
 
 
+def forget_sessions() -> None:
+    """Close the sessions of this process."""
+    _sessions.clear()
+
+
 class OnnxBackend:
     """Runs parts in onnxruntime."""
 

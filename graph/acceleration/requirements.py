@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from importlib.util import find_spec
 
 from guidegraph.graph.errors import GuidegraphError
@@ -50,7 +52,4 @@ def _onnx_problem(config: RunConfig) -> str:
 
 
 def _has_compiler() -> bool:
-    import os
-    import shutil
-
     return any(shutil.which(name) for name in (os.environ.get("CXX", ""), "g++", "clang++", "cl") if name)

@@ -249,7 +249,6 @@ def _watch_range(x0: Tensor, data_rms: float, row: _Row) -> None:
 
     A loop that ends with σ > α does not warn: its x̂0 is a guess, and another sampler may continue from there.
     """
-    import torch
 
     if is_watching():
         sizes = x0.flatten(1).square().mean(dim=1).sqrt()  # traceable for any size, unlike a division by the number
