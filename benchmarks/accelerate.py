@@ -2,11 +2,11 @@
 
     python benchmarks/accelerate.py [--rounds 8] [--start] [--only NAME]
 
-The embedded model's text_to_image.yaml at batch 1 and 8, classifier guidance, and a workflow with a plugin of the gallery
-(`--plugin` as for the command line). Both ways have the models in memory, so a run is the sampling loop and the decoder. The
-parts are exported first, into the usual folder, which is not part of the times. Prints the median of the CPU seconds of each,
-the median and the range of the ratios of neighbours, and the largest difference of the pictures in levels of 255.
-`--start`: also how much longer a second process takes until the end of a run of two steps, with its CPU seconds.
+The embedded model's text_to_image.yaml at batch 1 and 8, classifier guidance, and a workflow with a plugin of the
+gallery. Both ways have the models in memory, so a run is the sampling loop and the decoder. The parts are exported
+first, into the usual folder, which is not part of the times. Prints the median CPU seconds of each, the median and the
+range of the ratios of neighbours, and the largest difference of the pictures in levels of 255. `--start`: also how much
+longer a second process takes until the end of a run of two steps, with its CPU seconds.
 """
 
 from __future__ import annotations

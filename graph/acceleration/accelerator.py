@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from guidegraph.graph.acceleration.backends import Backend, Runner, make_backend
+from guidegraph.graph.acceleration.backends import Backend, PartRunner
 from guidegraph.graph.acceleration.export_part import explain_failure
 from guidegraph.graph.acceleration.part import Part, WatchedSize, make_part
 from guidegraph.graph.acceleration.part_values import (
@@ -42,17 +43,24 @@ MOST_GRAPHS = 8
 """Sets of plain values for which a part has graphs in one run; with more, it runs in torch."""
 
 
+MOST_COMPARED = 256
+
+
 @dataclass(frozen=True)
 class Ready:
-    """A graph that was compared with torch for some sizes and plain values. results: its results' structures."""
+    """A graph that was compared with torch for some sizes and plain values. results: of their structure, without data."""
 
-    runner: Runner
+    runner: PartRunner
     results: tuple[Any, ...]
+
+
+_compared: OrderedDict[tuple[Any, ...], Ready] = OrderedDict()
+"""The graphs of this process that were compared, by the part's digest, device and sizes."""
 
 
 @dataclass
 class PartStep:
-    """Runs a part. ready: its graphs by guards and sizes; None where it runs in torch."""
+    """Runs a part. ready: its graphs by guards and sizes; None where it runs in torch. seen: guards and ranks so far."""
 
     accelerator: Accelerator
     part: Part
@@ -60,6 +68,7 @@ class PartStep:
     plan: Plan
     numbers: tuple[Tensor, ...]
     ready: dict[tuple[Any, ...], Ready | None] = field(default_factory=dict)
+    seen: set[tuple[Any, ...]] = field(default_factory=set)
     last: dict[int, tuple[Any, FlatValue]] = field(default_factory=dict)
 
     def __call__(self, slots: list[Any]) -> None:
@@ -75,8 +84,7 @@ class PartStep:
             return
         tensors = [*(tensor for value in flat for tensor in value.tensors), *self.numbers]
         situation = (*(value.guard for value in flat), *((t.shape, t.dtype) for t in tensors))
-        if situation not in self.ready:
-            self.ready[situation] = self.accelerator.prepare_part(self, flat, tensors, slots)
+        if situation not in self.ready and not self._prepare(situation, flat, tensors, slots):
             return
         ready = self.ready[situation]
         if ready is None:
@@ -87,6 +95,30 @@ class PartStep:
         except Exception as error:
             raise node_error(self.step, error) from error
         self._store(ready, outputs, slots)
+
+    def _prepare(
+        self, situation: tuple[Any, ...], flat: Sequence[FlatValue], tensors: Sequence[Tensor], slots: list[Any]
+    ) -> bool:
+        """Find the graph for a situation. False: the part has run for it in torch.
+
+        A graph is exported when the same guards and ranks come for the second time: the first iteration of a loop often
+        has values of other shapes than all later ones.
+        """
+        ready = self.accelerator.prepare_part(self, flat, tensors)
+        if ready is not None:
+            self.ready[situation] = ready
+            return True
+        guards = (*(value.guard for value in flat), *(tensor.ndim for tensor in tensors))
+        export = guards in self.seen
+        self.seen.add(guards)
+        if len(self.seen) > MOST_GRAPHS:
+            self.accelerator.report_torch(self.part, f"it was run with more than {MOST_GRAPHS} sets of plain values")
+            self.ready[situation] = None
+            return True
+        ready, final = self.accelerator.compare_part(self, flat, tensors, slots, export=export)
+        if final:
+            self.ready[situation] = ready
+        return False
 
     def _flatten(self, position: int, reading: Reading, value: Any) -> FlatValue:
         """A value as tensors; that of an object which the last call had too is not made again."""
@@ -157,22 +189,29 @@ class Accelerator:
         step.accelerated = PartStep(self, part, step, plan, numbers)
         return step
 
-    def prepare_part(
-        self, step: PartStep, flat: Sequence[FlatValue], tensors: Sequence[Tensor], slots: list[Any]
-    ) -> Ready | None:
-        """Run a part in torch, find or make its graph, and compare both. None if it goes on in torch.
+    def prepare_part(self, step: PartStep, flat: Sequence[FlatValue], tensors: Sequence[Tensor]) -> Ready | None:
+        """The graph of a part that was compared before in this process; None if there is none."""
+        key = self._identify(step.part, flat, tensors)
+        ready = _compared.get(key)
+        if ready is not None:
+            _compared.move_to_end(key)
+        return ready
 
-        Its results are in the slots afterwards.
+    def compare_part(
+        self, step: PartStep, flat: Sequence[FlatValue], tensors: Sequence[Tensor], slots: list[Any], *, export: bool
+    ) -> tuple[Ready | None, bool]:
+        """Run a part in torch, find or make its graph, and compare both. export: make one if there is none.
+
+        Returns the graph, None if the part goes on in torch, and whether that is final. Its results are in the slots.
         """
         part = step.part
         values = [slots[reading.slot] for reading in part.reads]
         step.run_in_torch(slots)
         results = tuple(slots[reading.slot] for reading in part.results)
-        if len({situation[: len(flat)] for situation in step.ready}) >= MOST_GRAPHS:
-            self.report_torch(part, f"it was run with {MOST_GRAPHS} different sets of plain values")
-            return None
         try:
             runner = self.backend.find(part, flat, tensors)
+            if runner is None and not export:
+                return None, False
             if runner is None:
                 with self._report_export(part):
                     runner = self.backend.make(part, values, flat, tensors, results)
@@ -182,12 +221,19 @@ class Accelerator:
             if isinstance(error, ExportError):  # not, for example, a lack of memory
                 self.backend.keep_refusal(part, flat, refusal)
             self._refuse(part, refusal)
-            return None
+            return None, True
         expected = [tensor for result in results for tensor in list_tensors(result)]
         if problem := compare(outputs[: len(expected)], expected):
             self._refuse(part, Refusal(None, problem))
-            return None
-        return Ready(runner, results)
+            return None, True
+        ready = Ready(runner, tuple(map(empty_copy, results)))
+        _compared[self._identify(part, flat, tensors)] = ready
+        while len(_compared) > MOST_COMPARED:
+            _compared.popitem(last=False)
+        return ready, True
+
+    def _identify(self, part: Part, flat: Sequence[FlatValue], tensors: Sequence[Tensor]) -> tuple[Any, ...]:
+        return self.backend.identify(part, flat), self.config.device, tuple(tensor.shape for tensor in tensors)
 
     def _refuse(self, part: Part, refusal: Refusal) -> None:
         """Let a part, or the call at fault, run in torch; the rest is grouped anew from the next iteration on."""
@@ -225,3 +271,14 @@ class Accelerator:
     def _emit(self, event: PartAccelerated) -> None:
         for observer in self.observers:
             observer(event)
+
+
+def make_backend(config: RunConfig) -> Backend:
+    """The backend of a run's setting ``accelerate``."""
+    if config.accelerate == "compile":
+        from guidegraph.graph.acceleration.compile_backend import CompileBackend
+
+        return CompileBackend(config)
+    from guidegraph.graph.acceleration.onnx_backend import OnnxBackend
+
+    return OnnxBackend(config)

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 from guidegraph.graph.acceleration.part import Part, WatchedSize
 from guidegraph.graph.acceleration.part_values import FlatValue
 from guidegraph.graph.acceleration.store import Refusal
-from guidegraph.graph.run_config import RunConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Runner(Protocol):
+class PartRunner(Protocol):
     """Runs a part on flat tensors. watched: the sizes that it watches, which are its last outputs."""
 
     @property
@@ -29,7 +28,7 @@ class Backend(Protocol):
     name: str
     lifts_numbers: bool
 
-    def find(self, part: Part, flat: Sequence[FlatValue], tensors: Sequence[Tensor]) -> Runner | None:
+    def find(self, part: Part, flat: Sequence[FlatValue], tensors: Sequence[Tensor]) -> PartRunner | None:
         """The runner of a part that an earlier call or run made; None if there is none. Raises ``KnownRefusal``."""
         ...
 
@@ -40,21 +39,14 @@ class Backend(Protocol):
         flat: Sequence[FlatValue],
         tensors: Sequence[Tensor],
         results: Sequence[Any],
-    ) -> Runner:
-        """Make a runner. values, flat, tensors: what the part has read. results: of the part for these."""
+    ) -> PartRunner:
+        """Make a runner from what the part has read, and its results for that."""
+        ...
+
+    def identify(self, part: Part, flat: Sequence[FlatValue]) -> str:
+        """The digest of a part and the values that it was specialised on."""
         ...
 
     def keep_refusal(self, part: Part, flat: Sequence[FlatValue], refusal: Refusal) -> None:
         """Note that a part has no runner."""
         ...
-
-
-def make_backend(config: RunConfig) -> Backend:
-    """The backend of a run's setting ``accelerate``."""
-    if config.accelerate == "compile":
-        from guidegraph.graph.acceleration.compile_backend import CompileBackend
-
-        return CompileBackend(config)
-    from guidegraph.graph.acceleration.onnx_backend import OnnxBackend
-
-    return OnnxBackend(config)

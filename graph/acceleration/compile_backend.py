@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from guidegraph.graph.acceleration.backends import Runner
+from guidegraph.graph.acceleration.backends import PartRunner
 from guidegraph.graph.acceleration.part import Part, WatchedSize, part_key, plan_function
 from guidegraph.graph.acceleration.part_values import FlatValue
 from guidegraph.graph.acceleration.store import Refusal
@@ -17,8 +17,8 @@ from guidegraph.graph.execution.watched_sizes import use_watch
 from guidegraph.graph.run_config import RunConfig
 
 MOST_FUNCTIONS = 16
-_functions: OrderedDict[tuple[str, str], CompiledPart] = OrderedDict()
-"""The compiled parts of this process by key and device, the most recently used last."""
+_functions: OrderedDict[str, CompiledPart] = OrderedDict()
+"""The compiled parts of this process by key, the most recently used last."""
 
 
 class CompiledPart:
@@ -49,9 +49,9 @@ class CompileBackend:
     def __init__(self, config: RunConfig):
         self._config = config
 
-    def find(self, part: Part, flat: Sequence[FlatValue], tensors: Sequence[Tensor]) -> Runner | None:
+    def find(self, part: Part, flat: Sequence[FlatValue], tensors: Sequence[Tensor]) -> PartRunner | None:
         """The compiled part of an earlier run; torch compiles it again for other sizes where it must."""
-        return _functions.get(self._key(part, flat))
+        return _functions.get(self.identify(part, flat))
 
     def make(
         self,
@@ -60,12 +60,12 @@ class CompileBackend:
         flat: Sequence[FlatValue],
         tensors: Sequence[Tensor],
         results: Sequence[Any],
-    ) -> Runner:
+    ) -> PartRunner:
         """Compile a part: at its first call, which is made here, so that an error is one of the compilation."""
         plan, _ = plan_function(part, values, flat, results, watches=False)
         compiled = CompiledPart(plan.function, self._config.device)
         compiled(tensors)
-        _functions[self._key(part, flat)] = compiled
+        _functions[self.identify(part, flat)] = compiled
         while len(_functions) > MOST_FUNCTIONS:
             _functions.popitem(last=False)
         return compiled
@@ -73,5 +73,6 @@ class CompileBackend:
     def keep_refusal(self, part: Part, flat: Sequence[FlatValue], refusal: Refusal) -> None:
         """Nothing is kept on disk."""
 
-    def _key(self, part: Part, flat: Sequence[FlatValue]) -> tuple[str, str]:
-        return part_key(part, flat, (self.name,), self._config.device_key), self._config.device
+    def identify(self, part: Part, flat: Sequence[FlatValue]) -> str:
+        """The key of a compiled part."""
+        return part_key(part, flat, (self.name, self._config.device), self._config.device_key)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnxruntime
 
-from guidegraph.graph.acceleration.backends import Runner
+from guidegraph.graph.acceleration.backends import PartRunner
 from guidegraph.graph.acceleration.export_part import export_part
 from guidegraph.graph.acceleration.onnx_runner import OnnxRunner, fit_shapes
 from guidegraph.graph.acceleration.part import Part, part_key, plan_function
@@ -19,7 +19,9 @@ from guidegraph.graph.run_config import RunConfig
 if TYPE_CHECKING:
     from torch import Tensor
 
-MOST_SESSIONS = 16
+MOST_BYTES = 4_000_000_000
+"""Of the weights of sessions that are kept when their run has ended; the latest session is always kept."""
+
 _sessions: OrderedDict[tuple[str, str, int], OnnxRunner] = OrderedDict()
 """The sessions of this process, the most recently used last: by key, device and a number."""
 _numbers = iter(range(1 << 62))
@@ -40,9 +42,9 @@ class OnnxBackend:
         self._config = config
         self._store = PartStore(store_folder(config))
 
-    def find(self, part: Part, flat: Sequence[FlatValue], tensors: Sequence[Tensor]) -> Runner | None:
+    def find(self, part: Part, flat: Sequence[FlatValue], tensors: Sequence[Tensor]) -> PartRunner | None:
         """A session for these sizes: one of this process, or of a graph on disk."""
-        key, shapes = self._key(part, flat), [tensor.shape for tensor in tensors]
+        key, shapes = self.identify(part, flat), [tensor.shape for tensor in tensors]
         for entry, runner in reversed(_sessions.items()):
             if entry[:2] == (key, self._config.device) and runner.fits(tensors):
                 _sessions.move_to_end(entry)
@@ -61,25 +63,29 @@ class OnnxBackend:
         flat: Sequence[FlatValue],
         tensors: Sequence[Tensor],
         results: Sequence[Any],
-    ) -> Runner:
+    ) -> PartRunner:
         """Export a part, keep its graph and open a session."""
-        key = self._key(part, flat)
+        key = self.identify(part, flat)
         if self._store.is_full(key):
             raise ValueError("it has graphs for other sizes already, none of which are free, and no more are kept")
         plan, watched = plan_function(part, values, flat, results)
         description, save = export_part(plan, watched, self._config.device, self._config.dtype)
-        return self._open(key, self._store.add(key, description, save))
+        runner = self._open(key, self._store.add(key, description, save))
+        if not runner.fits(tensors):
+            raise ValueError("its graph takes other sizes than those that it was exported with")
+        return runner
 
     def keep_refusal(self, part: Part, flat: Sequence[FlatValue], refusal: Refusal) -> None:
-        self._store.add_refusal(self._key(part, flat), refusal)
+        self._store.add_refusal(self.identify(part, flat), refusal)
 
-    def _key(self, part: Part, flat: Sequence[FlatValue]) -> str:
+    def identify(self, part: Part, flat: Sequence[FlatValue]) -> str:
+        """The key of a part in the store."""
         environment = (self.name, onnxruntime.__version__, self._config.device.partition(":")[0])
         return part_key(part, flat, environment, self._config.device_key)
 
     def _open(self, key: str, graph: StoredGraph) -> OnnxRunner:
         runner = OnnxRunner(graph, self._config.device)
         _sessions[key, self._config.device, next(_numbers)] = runner
-        while len(_sessions) > MOST_SESSIONS:
+        while len(_sessions) > 1 and sum(session.nbytes for session in _sessions.values()) > MOST_BYTES:
             _sessions.popitem(last=False)
         return runner

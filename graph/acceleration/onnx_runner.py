@@ -30,11 +30,12 @@ _NUMPY_NAMES = {
 
 
 class OnnxRunner:
-    """A session on the graph of a part. device: of the tensors, as torch names it."""
+    """A session on the graph of a part. device: of the tensors, as torch names it. nbytes: of graph and weights."""
 
     def __init__(self, graph: StoredGraph, device: str):
         kind, _, index = device.partition(":")
         self.description = graph.description
+        self.nbytes = sum(map(len, graph.files.values()))
         self._device, self._index = kind, int(index or 0)
         settings = SessionSettings(
             choose_providers("cpu") if kind == "cpu" else choose_providers("auto", self._index),

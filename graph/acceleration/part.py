@@ -9,19 +9,14 @@ from typing import Any
 from guidegraph.graph.acceleration.part_values import FlatValue, Reading
 from guidegraph.graph.acceleration.parts import StepGroup, list_part_calls
 from guidegraph.graph.execution.watched_sizes import LoopWatch, use_watch
+from guidegraph.graph.export.partition.example_values import ItemType
 from guidegraph.graph.export.partition.leaves import tensor_leaves
 from guidegraph.graph.export.partition.subgraph import ExampleValue, PartPlan, plan_part
 from guidegraph.graph.ir import Call, Carry, Item, Literal, Loop, Output, Param, Source, list_sources, walk
 from guidegraph.graph.planning.digest import digest_strings, source_digest, spec_digest, value_digest
 from guidegraph.graph.planning.plan import Plan
 from guidegraph.graph.planning.steps import RegionPlan, Step, read_slots
-from guidegraph.graph.types import ANY, PortType, Tensor
-
-
-class _ItemType(Tensor):
-    """The type of a loop's item: one row for the whole batch."""
-
-    axes = ("B",)
+from guidegraph.graph.types import ANY, PortType
 
 
 @dataclass(frozen=True)
@@ -99,7 +94,7 @@ def collect_types(plan: Plan) -> dict[Source, PortType]:
         kinds.update({Output(op.key, name): kind for name, kind in op.outputs.items()})
         if isinstance(op, Loop):
             kinds.update({Carry(op.key, name): op.outputs.get(name, ANY) for name in op.carry})
-            kinds[Item(op.key)] = PortType((_ItemType,))
+            kinds[Item(op.key)] = PortType((ItemType,))
     return kinds
 
 

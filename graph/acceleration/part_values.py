@@ -99,6 +99,14 @@ def list_tensors(value: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(value) if is_tensor(leaf)]
 
 
+def empty_copy(value: Any) -> Any:
+    """A value with tensors without elements in place of its own."""
+    import torch
+    from torch.utils._pytree import tree_map
+
+    return tree_map(lambda leaf: torch.empty(0) if is_tensor(leaf) else leaf, value)
+
+
 def compare(outputs: Sequence[Tensor], expected: Sequence[Tensor]) -> str:
     """The difference between the results of a graph and of torch, if it is too large; empty if they agree."""
     if len(outputs) != len(expected):

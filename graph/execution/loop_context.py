@@ -20,7 +20,7 @@ from guidegraph.graph.types import PortType
 RunTraining: TypeAlias = "Callable[[Step, dict[Source, Any], LoopContext, Plan], dict[str, Any]]"
 
 
-class Accelerator(Protocol):
+class RegionAccelerator(Protocol):
     """Makes loops' bodies faster."""
 
     def accelerate(self, region: RegionPlan, plan: Plan) -> RegionPlan:
@@ -71,7 +71,7 @@ class LoopContext:
     warned: set[str] = field(default_factory=set)
     watch: LoopWatch | None = None
     on_preview: Callable[[Previewed], None] | None = None
-    accelerator: Accelerator | None = None
+    accelerator: RegionAccelerator | None = None
     trips: TripCount = field(default_factory=TripCount)
 
     def count_trips(self, step: Step, trips: int) -> None:

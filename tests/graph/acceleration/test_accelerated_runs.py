@@ -13,8 +13,11 @@ from tests.graph.acceleration.conftest import LEVEL, Both
 
 Prepare = Callable[..., Both]
 BRANCH = (
-    ("bent: {use: quick.bend, in: {x: guided", "choice: {use: quick.branch, in: {x: guided}}\n      bent: {use: quick.bend, in: {x: choice"),
-)  # fmt: skip
+    (
+        "bent: {use: quick.bend, in: {x: guided",
+        "choice: {use: quick.branch, in: {x: guided}}\n      bent: {use: quick.bend, in: {x: choice",
+    ),
+)
 PULL = (
     (
         "moved: {use: quick.step, in: {x: carry.x, prediction: bent",
