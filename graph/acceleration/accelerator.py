@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
+import weakref
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from guidegraph.graph.acceleration.part_values import (
     Reading,
     Unsuitable,
     compare,
+    empty_copy,
     flatten_value,
     list_tensors,
 )
@@ -48,19 +50,22 @@ MOST_COMPARED = 256
 
 @dataclass(frozen=True)
 class Ready:
-    """A graph that was compared with torch for some sizes and plain values. results: of their structure, without data."""
+    """A graph that was compared with torch for some sizes and plain values. results: their structures, without data."""
 
     runner: PartRunner
     results: tuple[Any, ...]
 
 
-_compared: OrderedDict[tuple[Any, ...], Ready] = OrderedDict()
-"""The graphs of this process that were compared, by the part's digest, device and sizes."""
+_compared: OrderedDict[tuple[Any, ...], tuple[weakref.ref[PartRunner], tuple[Any, ...]]] = OrderedDict()
+"""The graphs of this process that were compared and their results' structures, by part, device and sizes."""
 
 
 @dataclass
 class PartStep:
-    """Runs a part. ready: its graphs by guards and sizes; None where it runs in torch. seen: guards and ranks so far."""
+    """Runs a part.
+
+    ready: its graphs by guards and sizes; None where it runs in torch. seen: guards and ranks so far.
+    """
 
     accelerator: Accelerator
     part: Part
@@ -192,10 +197,9 @@ class Accelerator:
     def prepare_part(self, step: PartStep, flat: Sequence[FlatValue], tensors: Sequence[Tensor]) -> Ready | None:
         """The graph of a part that was compared before in this process; None if there is none."""
         key = self._identify(step.part, flat, tensors)
-        ready = _compared.get(key)
-        if ready is not None:
-            _compared.move_to_end(key)
-        return ready
+        entry = _compared.get(key)
+        runner = None if entry is None else entry[0]()
+        return None if entry is None or runner is None else Ready(runner, entry[1])
 
     def compare_part(
         self, step: PartStep, flat: Sequence[FlatValue], tensors: Sequence[Tensor], slots: list[Any], *, export: bool
@@ -227,7 +231,7 @@ class Accelerator:
             self._refuse(part, Refusal(None, problem))
             return None, True
         ready = Ready(runner, tuple(map(empty_copy, results)))
-        _compared[self._identify(part, flat, tensors)] = ready
+        _compared[self._identify(part, flat, tensors)] = weakref.ref(runner), ready.results
         while len(_compared) > MOST_COMPARED:
             _compared.popitem(last=False)
         return ready, True
