@@ -60,6 +60,14 @@ _compared: OrderedDict[tuple[Any, ...], tuple[weakref.ref[PartRunner], tuple[Any
 """The graphs of this process that were compared and their results' structures, by part, device and sizes."""
 
 
+def forget_graphs() -> None:
+    """Forget the graphs of this process, so that the next run finds them on disk and compares them."""
+    from guidegraph.graph.acceleration.onnx_backend import forget_sessions
+
+    _compared.clear()
+    forget_sessions()
+
+
 @dataclass
 class PartStep:
     """Runs a part.
@@ -240,7 +248,7 @@ class Accelerator:
         return self.backend.identify(part, flat), self.config.device, tuple(tensor.shape for tensor in tensors)
 
     def _refuse(self, part: Part, refusal: Refusal) -> None:
-        """Let a part, or the call at fault, run in torch; the rest is grouped anew from the next iteration on."""
+        """Run a part, or the call at fault, in torch from now on, and group the rest anew at the next iteration."""
         calls = part.calls if refusal.call is None else (part.calls[refusal.call],)
         self.refused.update({call.key: refusal.reason for call in calls})
         self._regions.clear()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from guidegraph.graph.acceleration.part import Part, WatchedSize
 from guidegraph.graph.acceleration.store import GraphDescription, KnownRefusal, Refusal
 from guidegraph.graph.errors import NodeError
+from guidegraph.graph.export.errors import ExportError
 from guidegraph.graph.export.partition.subgraph import PartPlan
 from guidegraph_runtime.error_text import describe_error, list_causes
 
@@ -37,8 +38,9 @@ def explain_failure(part: Part, error: Exception) -> Refusal:
     """The call of a part that could not be traced, if the error names it, and the reason."""
     if isinstance(error, KnownRefusal):
         return error.refusal
+    reason = error.reason if isinstance(error, ExportError) else describe_error(error).partition("\n")[0]
     paths = {f"nodes.{call.key}": i for i, call in enumerate(part.calls)}
     for link in list_causes(error):
         if isinstance(link, NodeError) and link.path in paths:
-            return Refusal(paths[link.path], describe_error(link.cause))
-    return Refusal(None, describe_error(error))
+            return Refusal(paths[link.path], reason)
+    return Refusal(None, reason)

@@ -1,4 +1,4 @@
-"""A part of a region as it is planned: its calls, what they read from outside, and what others read of them."""
+"""A planned part of a region, its function of flat tensors, and its digest."""
 
 from __future__ import annotations
 

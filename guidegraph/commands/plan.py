@@ -39,9 +39,9 @@ def plan(
     """
     from json import dumps
 
-    from guidegraph.commands.plan_parts import parts_json, parts_text
     from guidegraph.commands.plan_text import plan_json, plan_text
     from guidegraph.commands.shared.open_workflow import WorkflowRequest, unknown_output_problems
+    from guidegraph.commands.shared.plan_parts import parts_json, parts_text
     from guidegraph.commands.shared.run_settings import apply_limits, parse_accelerator, parse_passes
     from guidegraph.graph.planning.plan import compile_plan, find_needed_ops
     from guidegraph.graph.run_config import RunConfig

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from guidegraph import load_workflow
-from guidegraph.graph.acceleration import onnx_backend
+from guidegraph.graph.acceleration.accelerator import forget_graphs
 from guidegraph.graph.acceleration.store import FOLDER
 from guidegraph.graph.events import Event, PartAccelerated
 
@@ -56,7 +56,7 @@ class Both:
 
     def run(self, accelerate: str = "onnx", **params: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """The output x of a run in torch and of an accelerated one, each with new sessions."""
-        onnx_backend.forget_sessions()
+        forget_graphs()
         return self._run("", params), self._run(accelerate, params)
 
     def run_again(self, **params: Any) -> torch.Tensor:
