@@ -248,7 +248,7 @@ class Accelerator:
         return self.backend.identify(part, flat), self.config.device, tuple(tensor.shape for tensor in tensors)
 
     def _refuse(self, part: Part, refusal: Refusal) -> None:
-        """Run a part, or the call at fault, in torch from now on, and group the rest anew at the next iteration."""
+        """Run a part, or the call at fault, in torch from now on. The rest is grouped again at the next iteration."""
         calls = part.calls if refusal.call is None else (part.calls[refusal.call],)
         self.refused.update({call.key: refusal.reason for call in calls})
         self._regions.clear()

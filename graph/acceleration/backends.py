@@ -40,7 +40,7 @@ class Backend(Protocol):
         tensors: Sequence[Tensor],
         results: Sequence[Any],
     ) -> PartRunner:
-        """Make a runner from what the part has read, and its results for that."""
+        """Make a runner from the values that the part has read and from its results for them."""
         ...
 
     def identify(self, part: Part, flat: Sequence[FlatValue]) -> str:
