@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.dlpack import from_dlpack
 
 from guidegraph.graph.acceleration.part import WatchedSize
 from guidegraph.graph.acceleration.store import GRAPH, GraphDescription, StoredGraph
@@ -72,7 +73,7 @@ class OnnxRunner:
 
 def _to_torch(value: Any) -> Tensor:
     """A tensor in the memory of an ``OrtValue``; DLPack has booleans as bytes."""
-    tensor: Tensor = torch.from_dlpack(value)
+    tensor: Tensor = from_dlpack(value)
     return tensor.bool() if value.data_type() == "tensor(bool)" else tensor
 
 

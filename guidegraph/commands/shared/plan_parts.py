@@ -20,7 +20,7 @@ NO_MODEL = "no model is called with it"
 def parts_json(plan: Plan) -> Row:
     """The parts of each loop, and the nodes of its body that run in torch, with the reasons."""
     roots = [source for source, _ in plan.outputs.values()]
-    region = flatten_region(plan.ops, roots, plan.config.passes)
+    region = flatten_region(plan.ops, roots, frozenset(plan.config.passes))
     return {"with": ACCELERATORS[plan.config.accelerate], "loops": list(_loop_rows(region))}
 
 

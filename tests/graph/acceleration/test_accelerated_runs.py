@@ -86,9 +86,7 @@ def test_a_gradient_inside_is_part_of_the_graph(prepare: Prepare) -> None:
 
 def test_a_node_that_cannot_be_traced_runs_in_torch_and_the_rest_does_not(prepare: Prepare) -> None:
     both = prepare(*BRANCH)
-    with pytest.warns(
-        UserWarning, match=r"body.choice: not accelerated, it runs in torch: .*value decides"
-    ):
+    with pytest.warns(UserWarning, match=r"body.choice: not accelerated, it runs in torch: .*value decides"):
         pictures = both.run(count=5)
     assert_same(pictures)
     refused = [event for event in both.events if event.state == "refused"]
