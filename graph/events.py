@@ -107,6 +107,21 @@ class ModelMoved:
 
 
 @dataclass(frozen=True)
+class PartAccelerated:
+    """Nodes of a loop's body that run as one graph are exported, or cannot be.
+
+    backend: ``onnxruntime``, ``torch.compile``, or ``torch`` for nodes that are not accelerated; reason: why not.
+    seconds: that the export took.
+    """
+
+    paths: tuple[str, ...]
+    backend: str
+    state: Literal["exporting", "exported", "refused"]
+    seconds: float
+    reason: str = ""
+
+
+@dataclass(frozen=True)
 class OutputReady:
     """A declared output of the workflow is complete."""
 
@@ -126,6 +141,7 @@ Event: TypeAlias = (
     | NodeTotals
     | NodeFailed
     | LoopProgress
+    | PartAccelerated
     | PreviewReady
     | TrainingStarted
     | ModelMoved

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,9 @@ from guidegraph.graph.planning.passes import ALL_PASSES, PASSES
 from guidegraph.graph.trust.limits import Limits, current_limits
 from guidegraph.graph.trust.policy import OWN_WORKFLOW, Policy
 
+ACCELERATORS: Mapping[str, str] = {"onnx": "onnxruntime", "compile": "torch.compile"}
+"""What can run the traceable parts of loops' bodies, with the names of the programs."""
+
 
 @dataclass(frozen=True)
 class RunConfig:
@@ -20,9 +23,10 @@ class RunConfig:
     device: ``cpu``, ``cuda`` or ``cuda:i``. dtype: one of ``DTYPES``. passes: any collection of names from ``PASSES``.
     only: the outputs to compute; by default all, and the nodes with effects. cache: the folder of the disk cache.
     memory_budget: bytes of model weights that may be on the device at once; ``None``: models stay where they are made.
+    accelerate: what runs the traceable parts of loops: ``onnx``, onnxruntime; ``compile``, torch.compile; or nothing.
     policy: which files the workflow may read, write and load code from.
     limits: on the run's resources; by default those in force when the settings are made.
-    Raises ``ValueError`` for an unknown dtype or pass.
+    Raises ``ValueError`` for an unknown dtype, pass or accelerator.
     """
 
     device: str = "cpu"
@@ -33,10 +37,13 @@ class RunConfig:
     memory_budget: int | None = None
     policy: Policy = OWN_WORKFLOW
     limits: Limits = field(default_factory=current_limits)
+    accelerate: str = ""
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise ValueError(f"there is no dtype '{self.dtype}' for a run; dtypes: {', '.join(DTYPES)}")
+        if self.accelerate not in ("", *ACCELERATORS):
+            raise ValueError(f"there is no accelerator '{self.accelerate}'; accelerators: {', '.join(ACCELERATORS)}")
         object.__setattr__(self, "passes", frozenset(self.passes))
         if unknown := sorted({*self.passes} - ALL_PASSES):
             raise ValueError(f"unknown passes {', '.join(unknown)}; passes: {', '.join(PASSES)}")
@@ -48,8 +55,8 @@ class RunConfig:
 
     @property
     def device_key(self) -> str:
-        """The device and dtype, as digests contain them."""
-        return f"{self.device} {self.dtype}"
+        """The device, dtype and accelerator, as digests contain them."""
+        return " ".join((self.device, self.dtype, *([self.accelerate] if self.accelerate else ())))
 
     @property
     def on_cpu(self) -> bool:
@@ -71,5 +78,6 @@ class RunConfig:
             "passes": sorted(self.passes),
             "cache": str(self.cache) if self.cache else None,
             "memory_budget": self.memory_budget,
+            "accelerate": self.accelerate or None,
             "only": None if self.only is None else [*self.only],
         }

@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # for type checkers; a test compares it with _HOMES
     from guidegraph.graph.events import NodeStarted as NodeStarted
     from guidegraph.graph.events import NodeTotals as NodeTotals
     from guidegraph.graph.events import OutputReady as OutputReady
+    from guidegraph.graph.events import PartAccelerated as PartAccelerated
     from guidegraph.graph.events import PreviewReady as PreviewReady
     from guidegraph.graph.events import RunFinished as RunFinished
     from guidegraph.graph.events import RunStarted as RunStarted
@@ -110,6 +111,7 @@ _HOMES = {
         "NodeStarted",
         "NodeTotals",
         "OutputReady",
+        "PartAccelerated",
         "PreviewReady",
         "RunFinished",
         "RunStarted",

@@ -42,8 +42,9 @@ class Workflow:
     memory, a folder keeps them on disk as well, ``"off"`` keeps none. passes: names from ``guidegraph plan`` (all by
     default). policy: which files the workflow may read, write and load code from; by default it may read and write
     the files it names, and loads no code. memory_budget: the largest size of model weights on the device at once, in
-    bytes or as ``"6GB"``. limits: the limits of a run, ``Limits()`` by default.
-    Raises ``ValueError`` for a budget that is not a size, and for a budget on the CPU.
+    bytes or as ``"6GB"``. limits: the limits of a run, ``Limits()`` by default. accelerate: ``"onnx"`` runs the parts
+    of loops around a model in onnxruntime, ``"compile"`` with torch.compile.
+    Raises ``ValueError`` for a budget that is not a size, for a budget on the CPU, and for an unknown accelerator.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Workflow:
         memory_budget: int | str | None = None,
         policy: Policy = OWN_WORKFLOW,
         limits: Limits | None = None,
+        accelerate: str = "",
     ):
         self.graph = graph
         self.manager = manager
@@ -70,6 +72,7 @@ class Workflow:
             memory_budget=None if memory_budget is None else parse_size(memory_budget),
             policy=policy,
             limits=limits or current_limits(),
+            accelerate=accelerate,
         )
         self.attachments = Attachments(memory=None if cache == "off" else _memory, observers=tuple(observers))
         if reason := self.config.budget_problem:
@@ -131,6 +134,7 @@ def load_workflow(
     memory_budget: int | str | None = None,
     policy: Policy = OWN_WORKFLOW,
     limits: Limits | None = None,
+    accelerate: str = "",
 ) -> Workflow:
     """Read and check a workflow: a path, ``NAMESPACE:FILE`` of a plugin, or ``pkg:FILE`` of this package.
 
@@ -156,4 +160,5 @@ def load_workflow(
         memory_budget=memory_budget,
         policy=policy,
         limits=limits,
+        accelerate=accelerate,
     )

@@ -23,6 +23,7 @@ from typing import Any
 
 from guidegraph.plugins.entry_points import list_entry_points, read_disabled_plugins, read_distribution
 from guidegraph_runtime.files.atomic_write import write_text
+from guidegraph_runtime.files.user_caches import user_cache_folder
 
 FOLDER = "GUIDEGRAPH_LISTINGS"
 UNUSED_DAYS = 30
@@ -36,14 +37,7 @@ _started = time.time_ns()
 
 def listings_folder() -> Path | None:
     """The folder of the listings; None if they are turned off."""
-    chosen = os.environ.get(FOLDER, "")
-    if chosen == "off":
-        return None
-    try:
-        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    except RuntimeError:  # no home folder
-        return Path(chosen) if chosen else None
-    return Path(chosen) if chosen else caches / "guidegraph" / "listings"
+    return user_cache_folder("listings", FOLDER)
 
 
 def read_listing(kind: str, version: str) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import is_dataclass
 from typing import Any
 
@@ -47,11 +47,20 @@ def run_loop(step: Step, slots: list[Any], context: LoopContext, plan: Plan) -> 
     outside: dict[Source, Any] = {source: slots[slot] for source, slot in step.closure}
     with context.trips.scope():
         if isinstance(loop, Fit):
-            results = context.run_training(step, outside, context, plan)
+            results = _run_training(step, loop, outside, context, plan)
         else:
             results = _iterate(step, loop, body_plan, outside, context, plan)
     for name, slot in zip(loop.outputs, step.outs, strict=True):
         slots[slot] = results[name]
+
+
+def _run_training(
+    step: Step, loop: Fit, outside: dict[Source, Any], context: LoopContext, plan: Plan
+) -> dict[str, Any]:
+    """Run a training loop, in which nothing is accelerated."""
+    accelerator = context.accelerator
+    with nullcontext() if accelerator is None else accelerator.suspend(f"nodes.{loop.key}"):
+        return context.run_training(step, outside, context, plan)
 
 
 def list_items(step: Step, over: Any) -> Sequence[Any]:
@@ -225,12 +234,16 @@ def _choose_branch(choice: Choice, values: Mapping[Source, Any], context: LoopCo
 def run_region(region: RegionPlan, values: Mapping[Source, Any], context: LoopContext, plan: Plan) -> dict[Source, Any]:
     """Run a body's steps once; ``values`` has everything that it reads from outside. Raises ``NodeError``."""
     timed, watch = bool(context.observers), context.watch
+    if context.accelerator is not None:
+        region = context.accelerator.accelerate(region, plan)
 
     def execute(step: Step, slots: list[Any]) -> None:
         started = time.perf_counter() if timed else 0.0
         if watch is not None:
             watch.op = step.op
-        if step.body is None:  # as run_step does, without the cost of a call for each step
+        if step.accelerated is not None:
+            step.accelerated(slots)
+        elif step.body is None:  # as run_step does, without the cost of a call for each step
             invoke(step, slots)
         else:
             run_loop(step, slots, context, plan)

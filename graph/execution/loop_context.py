@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from guidegraph.graph.cancellation import CancelToken
 from guidegraph.graph.events import Observer
@@ -12,11 +13,23 @@ from guidegraph.graph.execution.call import node_error
 from guidegraph.graph.execution.watched_sizes import LoopWatch
 from guidegraph.graph.ir import Source, node_id
 from guidegraph.graph.planning.plan import Plan
-from guidegraph.graph.planning.steps import Step
+from guidegraph.graph.planning.steps import RegionPlan, Step
 from guidegraph.graph.trust.limits import LimitExceeded, TripCount
 from guidegraph.graph.types import PortType
 
 RunTraining: TypeAlias = "Callable[[Step, dict[Source, Any], LoopContext, Plan], dict[str, Any]]"
+
+
+class RegionAccelerator(Protocol):
+    """Makes loops' bodies faster."""
+
+    def accelerate(self, region: RegionPlan, plan: Plan) -> RegionPlan:
+        """The region with faster steps in place of some of its own."""
+        ...
+
+    def suspend(self, path: str) -> AbstractContextManager[None]:
+        """A context in which nothing is accelerated, for the training loop at a path."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -46,7 +59,8 @@ class LoopContext:
     run_training: runs a training loop and returns its outputs by name.
     iterations: the current iteration of each enclosing loop, for errors. node_times: by the node's key, collected if
     the run has observers. warned: keys of the nodes that the run has warned about. watch: of the innermost loop.
-    on_preview: called with each output of a preview. trips: counts the iterations of all loops.
+    on_preview: called with each output of a preview. accelerator: replaces steps of loops' bodies by faster ones.
+    trips: counts the iterations of all loops.
     """
 
     cancel: CancelToken
@@ -57,6 +71,7 @@ class LoopContext:
     warned: set[str] = field(default_factory=set)
     watch: LoopWatch | None = None
     on_preview: Callable[[Previewed], None] | None = None
+    accelerator: RegionAccelerator | None = None
     trips: TripCount = field(default_factory=TripCount)
 
     def count_trips(self, step: Step, trips: int) -> None:
@@ -66,8 +81,13 @@ class LoopContext:
         except LimitExceeded as error:
             raise node_error(step, error) from None
 
+    def watch_op(self, op: object) -> None:
+        """Say which operation runs next, for the sizes that it watches."""
+        if self.watch is not None:
+            self.watch.op = op
+
     def add_time(self, step: Step, seconds: float) -> None:
-        """Add the time of a step that has run; the calls of a batch get equal parts of it."""
+        """Add the time of a step that has run; the calls of a batch or part get equal shares."""
         ops = step.ops
         for op in ops:
             node_time = self.node_times.get(op.key)

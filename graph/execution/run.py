@@ -56,6 +56,10 @@ def run_plan(plan: Plan, attachments: Attachments) -> RunResult:
     config = plan.config
     if attachments.mover is None and (reason := config.budget_problem):
         raise GuidegraphError(reason)
+    if config.accelerate:
+        from guidegraph.graph.acceleration.requirements import check_acceleration
+
+        check_acceleration(config)
     register_structured()
     started = time.perf_counter()
     runner = _Runner(plan, attachments)
@@ -96,6 +100,10 @@ class _Runner:
         cancel = attachments.cancel if seconds is None else DeadlineToken(attachments.cancel, seconds)
         self.record = RunRecord(attachments.observers)
         context = LoopContext(cancel, run_training, self.record.observers, on_preview=attachments.on_preview)
+        if self.config.accelerate:
+            from guidegraph.graph.acceleration.accelerator import Accelerator
+
+            context.accelerator = Accelerator(self.config, context, self.record.observers)
         if attachments.memory is not None:
             attachments.memory.begin(plan)
         disk = None if self.config.cache is None else DiskCache(self.config.cache.absolute())

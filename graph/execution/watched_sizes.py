@@ -76,8 +76,8 @@ _watch: ContextVar[LoopWatch | None] = ContextVar("guidegraph_watch", default=No
 
 
 @contextmanager
-def use_watch(watch: LoopWatch) -> Iterator[None]:
-    """Let nodes called in this context watch sizes."""
+def use_watch(watch: LoopWatch | None) -> Iterator[None]:
+    """Let nodes called in this context watch sizes; with None, nothing is watched."""
     token = _watch.set(watch)
     try:
         yield

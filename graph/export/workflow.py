@@ -255,8 +255,11 @@ def trace_parts(
     precision: Mapping[str, str],
     on_part: OnPart | None,
     midway: Collection[str] = (),
+    dtype: str = "float32",
 ) -> tuple[ExportedPart, ...]:
     """Trace parts. midway: nodes that are traced only because all parts form one graph; their parts are traced first.
+
+    dtype: of the run in which they are traced, as nodes read it.
 
     Raises ``ExportError`` for a precision of an unknown part.
     """
@@ -273,7 +276,7 @@ def trace_parts(
         started = time.perf_counter()
         default = precision.get(EVERY_STEP, "fp32") if plan.in_loop else "fp32"
         try:
-            with use_device(device, "float32"):
+            with use_device(device, dtype):
                 parts[plan.name] = _trace_with_fallback(plan, precision.get(plan.name, default))
         except ExportError as error:
             if keys_between := [key for key in plan.keys if key in midway]:

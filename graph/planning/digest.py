@@ -142,7 +142,8 @@ def source_digest(module: str) -> str:
         return fresh_digest()
 
 
-def _spec_digest(spec: NodeSpec, device_key: str) -> str:
+def spec_digest(spec: NodeSpec, device_key: str) -> str:
+    """The digest of a node: its id and version, the sources that it may use, and torch's version."""
     source = source_digest(spec.function.__module__)
     shared = source_digest(guidegraph_runtime.__name__)  # nodes compute with the runtime's functions
     return digest_strings(spec.id, spec.version, spec.distribution, source, shared, torch_version(), device_key)
@@ -204,7 +205,7 @@ class Digests(dict[str, str]):
             return fresh_digest()
         spec = self._specs.get(id(call.spec))
         if spec is None:
-            spec = _spec_digest(call.spec, self.device_key)
+            spec = spec_digest(call.spec, self.device_key)
             if self.structural and spec.startswith(FRESH):
                 spec = digest_strings(call.spec.id, call.spec.version, call.spec.distribution, self.device_key)
             self._specs[id(call.spec)] = spec

@@ -31,7 +31,13 @@ def cache_last_result(call: Call) -> Call:
             arguments[:] = new_arguments
         return result[0]
 
+    run.keeps_last_result = True  # type: ignore[attr-defined]
     return replace(call, spec=replace(call.spec, function=run))
+
+
+def keeps_last_result(call: Call) -> bool:
+    """Whether a call is one that ``cache_last_result`` made."""
+    return getattr(call.spec.function, "keeps_last_result", False)
 
 
 def _flatten(values: Iterable[Any]) -> Iterator[Any]:

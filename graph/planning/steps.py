@@ -35,7 +35,8 @@ class Step:
     validated: wired settings to validate. mutable: constants that are copied for each call. frees: slots that this step
     is the last to use. members: the calls of a batch.
     body: of a loop. closure: the sources that a loop reads from outside. watch: the process state to restore after it.
-    ops: the operation that the step runs, or the calls of a batch.
+    ops: the operation that the step runs, or the calls of a batch. accelerated: computes the members of an accelerated
+    part at once, from the slots.
     """
 
     op: Call | Loop | BatchCall
@@ -54,6 +55,7 @@ class Step:
     body: BodyPlan | None = None
     closure: tuple[tuple[Source, Slot], ...] = ()
     watch: Watch = "nothing"
+    accelerated: Callable[[list[Any]], None] | None = None
     ops: tuple[Op, ...] = field(init=False)
 
     def __post_init__(self) -> None:

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 from guidegraph.commands.shared import options
+from guidegraph.commands.shared.accelerate import Accelerate, AcceleratedCommand
 from guidegraph.commands.shared.printing import print_json, print_text
 from guidegraph.commands.shared.root import app, examples, select_plugins
 from guidegraph.graph.trust.effects import list_effects
 from guidegraph_runtime.printing import visible_line
 
 
-@app.command(epilog=examples("plan draw.yaml", "plan draw.yaml --set scale=1 --json", "plan draw.yaml --passes none"))
+@app.command(
+    cls=AcceleratedCommand,
+    epilog=examples(
+        "plan draw.yaml",
+        "plan draw.yaml --set scale=1 --json",
+        "plan draw.yaml --passes none",
+        "plan draw.yaml --accelerate",
+    ),
+)
 def plan(
     workflow: options.File,
     set: options.Settings = None,
     only: options.Only = None,
     passes: options.Passes = "all",
+    accelerate: Accelerate = "",
     json: options.Json = False,
     plugin: options.Plugins = None,
     no_plugins: options.NoPlugins = False,
@@ -23,12 +33,16 @@ def plan(
     allow_code: options.AllowCode = None,
     limit: options.LimitSettings = None,
 ) -> None:
-    """Show the passes, the flat plan that a run would follow, and the files that it would read and write."""
+    """Show the passes, the flat plan that a run would follow, and the files that it would read and write.
+
+    With --accelerate, also the parts of loops that would be accelerated, and why other nodes are not.
+    """
     from json import dumps
 
     from guidegraph.commands.plan_text import plan_json, plan_text
     from guidegraph.commands.shared.open_workflow import WorkflowRequest, unknown_output_problems
-    from guidegraph.commands.shared.run_settings import apply_limits, parse_passes
+    from guidegraph.commands.shared.plan_parts import parts_json, parts_text
+    from guidegraph.commands.shared.run_settings import apply_limits, parse_accelerator, parse_passes
     from guidegraph.graph.planning.plan import compile_plan, find_needed_ops
     from guidegraph.graph.run_config import RunConfig
 
@@ -38,11 +52,15 @@ def plan(
         opened = request.open()
         problems = unknown_output_problems(opened.graph, only)
         enabled = parse_passes(passes, problems)
+        accelerator = parse_accelerator(accelerate, problems)
         values = opened.bind(problems)
-        config = RunConfig(passes=enabled, only=only or None, policy=opened.policy())
+        config = RunConfig(passes=enabled, only=only or None, policy=opened.policy(), accelerate=accelerator)
         compiled = compile_plan(opened.graph, values, config)
         rows = plan_json(compiled, list_effects(find_needed_ops(opened.graph, config.only, values), values))
+        if accelerator:
+            rows["accelerated"] = parts_json(compiled)
         if json:
             print_json(dumps(rows, indent=2))
         else:
-            print_text("\n".join(map(visible_line, plan_text(rows))))
+            lines = [*plan_text(rows), *(parts_text(rows["accelerated"]) if accelerator else ())]
+            print_text("\n".join(map(visible_line, lines)))

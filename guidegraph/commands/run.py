@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from guidegraph.commands.shared import options
+from guidegraph.commands.shared.accelerate import Accelerate, AcceleratedCommand
 from guidegraph.commands.shared.printing import print_json, print_note, print_text
 from guidegraph.commands.shared.root import app, examples, select_plugins
 from guidegraph.graph.errors import Problem, WorkflowError
@@ -32,13 +33,15 @@ if TYPE_CHECKING:
 
 
 @app.command(
+    cls=AcceleratedCommand,
     epilog=examples(
         'run draw.yaml --set prompt="a tiger on grass" --set seed=7',
         "run draw.yaml --out pictures --only image --device cuda --dtype bfloat16",
         "run draw.yaml --device cuda --memory-budget 6GB",
+        "run draw.yaml --accelerate",
         "run runs/20260131-120000-draw/image.png --set scale=2",
         "run draw.yaml --cache ~/.cache/guidegraph --json",
-    )
+    ),
 )
 def run(
     workflow: options.File,
@@ -58,6 +61,7 @@ def run(
             metavar="SIZE", help="How much of the models' weights may be on the device at once, such as 6GB or 800MB."
         ),
     ] = None,
+    accelerate: Accelerate = "",
     passes: options.Passes = "all",
     json: options.Events = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
@@ -92,7 +96,7 @@ def run(
 
     grants = options.make_grants(allow_read, allow_write, allow_code)
     request = WorkflowRequest(workflow, set or [], select_plugins(plugin, no_plugins), grants)
-    settings = RunSettings(device, dtype, only, cache, memory_budget, passes)
+    settings = RunSettings(device, dtype, only, cache, memory_budget, passes, accelerate)
     processes = Processes(devices, nodes, node_rank, rendezvous, restarts)
     with apply_limits(limit):
         if processes.starts_others:  # check the arguments once here

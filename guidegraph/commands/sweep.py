@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from guidegraph.commands.shared import options
+from guidegraph.commands.shared.accelerate import Accelerate, AcceleratedCommand
 from guidegraph.commands.shared.errors import FAILED, argument_problem
 from guidegraph.commands.shared.printing import print_json, print_note, print_text
 from guidegraph.commands.shared.root import app, examples, select_plugins
@@ -34,11 +35,12 @@ _EVERY = 10.0
 
 
 @app.command(
+    cls=AcceleratedCommand,
     epilog=examples(
         "sweep draw.yaml --grid scale=1,2,4 --seeds 0:64",
         "sweep draw.yaml --grid steps=10,30 --from prompts.csv --set scale=3 --out runs/steps",
         "sweep draw.yaml --grid scale=1,2,4 --seeds 0:64 --ray local --workers 4",
-    )
+    ),
 )
 def sweep(
     workflow: options.File,
@@ -71,6 +73,7 @@ def sweep(
     ] = None,
     device: options.Device = "cpu",
     dtype: options.Dtype = None,
+    accelerate: Accelerate = "",
     json: options.Events = False,
     plugin: options.Plugins = None,
     no_plugins: options.NoPlugins = False,
@@ -90,7 +93,8 @@ def sweep(
 
     grants = options.make_grants(allow_read, allow_write, allow_code)
     request = WorkflowRequest(workflow, set or [], select_plugins(plugin, no_plugins), grants)
-    arguments = SweepArguments(request, RunSettings(device, dtype), grid or [], seeds, table, out, ray, workers)
+    settings = RunSettings(device, dtype, accelerate=accelerate)
+    arguments = SweepArguments(request, settings, grid or [], seeds, table, out, ray, workers)
     with apply_limits(limit):
         _sweep(arguments, json)
 

@@ -64,6 +64,8 @@ class PlainLog:
                 self._write(f"{path}: preview '{name}' after {step} steps")
             case events.TrainingStarted():
                 self._write(training_line(event))
+            case events.PartAccelerated(state="exporting" | "exported"):
+                self._write(acceleration_line(event))
             case events.LoopProgress(path, done, total, values):
                 now = time.monotonic()
                 if now - self._last.setdefault(path, now) >= self._every:
@@ -110,6 +112,8 @@ class Bars(AbstractContextManager["Bars"]):
                     self._advance(path, 0, None, "")
             case events.TrainingStarted():
                 self._progress.console.print(visible_line(training_line(event)), markup=False, highlight=False)
+            case events.PartAccelerated(state="exporting" | "exported"):
+                self._progress.console.print(visible_line(acceleration_line(event)), markup=False, highlight=False)
             case events.LoopProgress(path, done, total, values):
                 self._advance(path, done, total, _numbers(values))
             case events.NodeFinished(path) if self._nodes is not None:
@@ -134,6 +138,14 @@ def training_line(event: events.TrainingStarted) -> str:
     """One line with the precision and the first step of a training."""
     reason = " (auto)" if event.asked == "auto" else ""
     return f"{event.path}: training in {event.precision}{reason}, from step {event.step}"
+
+
+def acceleration_line(event: events.PartAccelerated) -> str:
+    """One line about a part that is being exported for another program, or has been."""
+    names = event.paths[0] if len(event.paths) == 1 else f"{event.paths[0]} and {len(event.paths) - 1} more"
+    if event.state == "exporting":
+        return f"{names}: exporting to {event.backend}; later runs use what is made now"
+    return f"{names}: exported to {event.backend} in {event.seconds:.0f} s"
 
 
 def _numbers(values: Any) -> str:

@@ -42,6 +42,7 @@ def describe_sweep(
         "parameters": portable_params(grid.base),
         "device": config.device,
         "dtype": config.dtype,
+        "accelerate": config.accelerate or None,
         **execution,
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "machine": {"system": platform.platform(), "processor": _processor(), "cpus": os.cpu_count()},

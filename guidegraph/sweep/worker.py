@@ -10,10 +10,12 @@ from typing import Literal, TypeAlias
 
 from guidegraph.graph.cancellation import CancelToken
 from guidegraph.graph.errors import Cancelled, OutOfTime, describe_failure
+from guidegraph.graph.events import Event, PartAccelerated
 from guidegraph.graph.ir import Graph
 from guidegraph.graph.run_config import RunConfig
 from guidegraph.plugins.hookspecs import RunInfo
 from guidegraph.plugins.manager import PluginManager
+from guidegraph.runs.observers import acceleration_line
 from guidegraph.runs.run import RecordedRun
 from guidegraph.sweep.cells import Cell
 from guidegraph.sweep.shared_values import SharedValues, memory_limit
@@ -46,7 +48,8 @@ class Worker:
         try:
             recorded = RecordedRun(graph, self._manager.registry, cell.values, config, folder)
             info = RunInfo(graph, cell.values, config.device, config.dtype)
-            recorded.run(self._manager.observers(info, self._warn), cancel, self._memory)
+            observers = [self._report_export, *self._manager.observers(info, self._warn)]
+            recorded.run(observers, cancel, self._memory)
         except Cancelled as error:
             if not isinstance(error, OutOfTime):
                 raise
@@ -54,3 +57,8 @@ class Worker:
         except Exception as error:
             return Outcome("failed", time.perf_counter() - started, describe_failure(error))
         return Outcome("done", time.perf_counter() - started)
+
+    def _report_export(self, event: Event) -> None:
+        """Say that an accelerated part is exported, since the cell takes longer then."""
+        if isinstance(event, PartAccelerated) and event.state != "refused":  # a refusal is a warning already
+            self._warn(acceleration_line(event))

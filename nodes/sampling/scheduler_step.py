@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
@@ -250,9 +249,8 @@ def _watch_range(x0: Tensor, data_rms: float, row: _Row) -> None:
 
     A loop that ends with σ > α does not warn: its x̂0 is a guess, and another sampler may continue from there.
     """
-    import torch
 
     if is_watching():
-        sizes = torch.linalg.vector_norm(x0.flatten(1), dim=1) / math.sqrt(x0[0].numel())
+        sizes = x0.flatten(1).square().mean(dim=1).sqrt()  # traceable for any size, unlike a division by the number
         message = OUT_OF_RANGE.replace("DATA", f"{data_rms:g}")
-        watch_size(sizes.amax(), DIVERGED * data_rms, message, decisive=row.sigma <= row.alpha)
+        watch_size(sizes.amax(dim=0), DIVERGED * data_rms, message, decisive=row.sigma <= row.alpha)

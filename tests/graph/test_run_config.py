@@ -21,6 +21,7 @@ CONFIG = RunConfig(
     6 * 10**9,
     Policy(True, Path("out"), Grants(read=(Path("a"),)), frozenset({"photo"})),
     Limits(trips=7),
+    "onnx",
 )
 
 
@@ -35,6 +36,7 @@ def test_the_record_has_all_but_permissions_and_limits() -> None:
         "passes": ["batch", "prune"],
         "cache": "cache",
         "memory_budget": 6 * 10**9,
+        "accelerate": "onnx",
         "only": ["image"],
     }
 
@@ -43,6 +45,7 @@ def test_the_record_has_all_but_permissions_and_limits() -> None:
     ("settings", "message"),
     [
         ({"dtype": "int8"}, "there is no dtype 'int8' for a run; dtypes: float32, float64, float16, bfloat16"),
+        ({"accelerate": "openvino"}, "there is no accelerator 'openvino'; accelerators: onnx, compile"),
         (
             {"passes": frozenset({"prune", "fold"})},
             "unknown passes fold; passes: skip, hoist, merge, prune, precompute, batch",

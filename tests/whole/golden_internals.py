@@ -22,7 +22,7 @@ from tests.paths import ROOT
 
 __all__ = ["fix_sources", "inputs_of", "plan_digests", "read_state", "read_value", "structured_types"]
 
-SPEC_DIGEST, PATH_DIGEST = "_spec_digest", "path_digest"
+SPEC_DIGEST, PATH_DIGEST = "spec_digest", "path_digest"
 """Functions of ``digest``: the only one that hashes a node's sources and versions, and the one that hashes files."""
 
 

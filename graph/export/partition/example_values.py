@@ -104,7 +104,7 @@ class ExampleValues:
         """Set the item and the index of an iteration for the body."""
         self.values[Index(loop.key)] = i
         self.values[Item(loop.key)] = items[i]
-        self.kinds[Item(loop.key)] = PortType((_ItemType,))
+        self.kinds[Item(loop.key)] = PortType((ItemType,))
 
     def list_items(self, loop: Loop, effect: str = "") -> Sequence[Any]:
         """The items of a loop's sequence. Raises ``ExportError`` if there are none; ``effect`` ends its message."""
@@ -119,7 +119,7 @@ class ExampleValues:
         return items
 
 
-class _ItemType(Tensor):
+class ItemType(Tensor):
     """The type of a loop's item: one row for the whole batch."""
 
     axes = ("B",)

@@ -12,7 +12,7 @@ from guidegraph.commands.shared.errors import argument_problem
 from guidegraph.graph.device_context import DTYPES
 from guidegraph.graph.errors import Problem, WorkflowError, suggest
 from guidegraph.graph.planning.passes import ALL_PASSES, PASSES
-from guidegraph.graph.run_config import RunConfig
+from guidegraph.graph.run_config import ACCELERATORS, RunConfig
 from guidegraph.graph.trust.limits import Limits, current_limits, enforce_limits, parse_limits
 from guidegraph_runtime.files.run_folders import make_run_folder
 from guidegraph_runtime.machine.byte_sizes import parse_size
@@ -29,6 +29,7 @@ class RunSettings:
     cache: str = "off"
     memory_budget: str | None = None
     passes: str = "all"
+    accelerate: str = ""
 
     def parse(self, problems: list[Problem], *, device_is_here: bool = True) -> RunConfig:
         """Check the options, with any problems appended. Neither device nor dtype falls back to another one."""
@@ -43,7 +44,14 @@ class RunSettings:
         budget = self._parse_budget(problems)
         cache = None if self.cache == "off" else Path(self.cache).expanduser()
         check_folder("--cache", cache, problems)
-        return RunConfig(self.device, dtype, passes, self.only or None, cache, budget)
+        accelerate = parse_accelerator(self.accelerate, problems)
+        config = RunConfig(self.device, dtype, passes, self.only or None, cache, budget, accelerate=accelerate)
+        if accelerate and not problems and device_is_here:
+            from guidegraph.graph.acceleration.requirements import acceleration_problem
+
+            if reason := acceleration_problem(config):
+                problems.append(argument_problem("cannot-accelerate", reason, "--accelerate"))
+        return config
 
     def _parse_budget(self, problems: list[Problem]) -> int | None:
         if self.memory_budget is None:
@@ -84,6 +92,15 @@ def parse_passes(text: str, problems: list[Problem]) -> frozenset[str]:
             message = f"there is no pass '{name}'; {suggest(name, PASSES, 'passes')}"
             problems.append(argument_problem("unknown-pass", message, "--passes"))
     return frozenset(names) & ALL_PASSES
+
+
+def parse_accelerator(name: str, problems: list[Problem]) -> str:
+    """Check the name of an accelerator; empty for an unknown one."""
+    if name in ("", *ACCELERATORS):
+        return name
+    message = f"there is no accelerator '{name}'; {suggest(name, ACCELERATORS, 'accelerators')}"
+    problems.append(argument_problem("unknown-accelerator", message, "--accelerate"))
+    return ""
 
 
 def _device_problem(device: str) -> str:

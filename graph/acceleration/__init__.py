@@ -1,0 +1,1 @@
+"""Faster execution of the steps of a loop's body: as one graph in onnxruntime, or as one compiled function of torch."""

@@ -1,0 +1,296 @@
+"""The accelerator of a run: it replaces the parts of loops' bodies by steps that run them as graphs."""
+
+from __future__ import annotations
+
+import time
+import warnings
+import weakref
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from guidegraph.graph.acceleration.backends import Backend, PartRunner
+from guidegraph.graph.acceleration.export_part import explain_failure
+from guidegraph.graph.acceleration.part import Part, WatchedSize, make_part
+from guidegraph.graph.acceleration.part_values import (
+    FlatValue,
+    Reading,
+    Unsuitable,
+    compare,
+    empty_copy,
+    flatten_value,
+    list_tensors,
+)
+from guidegraph.graph.acceleration.parts import StepGroup, group_steps, join_region
+from guidegraph.graph.acceleration.store import Refusal
+from guidegraph.graph.events import Observer, PartAccelerated
+from guidegraph.graph.execution.call import invoke, node_error
+from guidegraph.graph.export.errors import ExportError
+from guidegraph.graph.export.partition.leaves import rebuild
+from guidegraph.graph.planning.batch import BatchCall
+from guidegraph.graph.planning.plan import Plan
+from guidegraph.graph.planning.steps import RegionPlan, Step
+from guidegraph.graph.run_config import RunConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from guidegraph.graph.execution.loop_context import LoopContext
+
+MOST_GRAPHS = 8
+"""Sets of plain values for which a part has graphs in one run; with more, it runs in torch."""
+
+
+MOST_COMPARED = 256
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A graph that was compared with torch for some sizes and plain values. results: their structures, without data."""
+
+    runner: PartRunner
+    results: tuple[Any, ...]
+
+
+_compared: OrderedDict[tuple[Any, ...], tuple[weakref.ref[PartRunner], tuple[Any, ...]]] = OrderedDict()
+"""The graphs of this process that were compared and their results' structures, by part, device and sizes."""
+
+
+def forget_graphs() -> None:
+    """Forget the graphs of this process, so that the next run finds them on disk and compares them."""
+    from guidegraph.graph.acceleration.onnx_backend import forget_sessions
+
+    _compared.clear()
+    forget_sessions()
+
+
+@dataclass
+class PartStep:
+    """Runs a part.
+
+    ready: its graphs by guards and sizes; None where it runs in torch. seen: guards and ranks so far.
+    """
+
+    accelerator: Accelerator
+    part: Part
+    step: Step
+    plan: Plan
+    numbers: tuple[Tensor, ...]
+    ready: dict[tuple[Any, ...], Ready | None] = field(default_factory=dict)
+    seen: set[tuple[Any, ...]] = field(default_factory=set)
+    last: dict[int, tuple[Any, FlatValue]] = field(default_factory=dict)
+
+    def __call__(self, slots: list[Any]) -> None:
+        """Compute the part's results from the slots. Raises ``NodeError``."""
+        if self.accelerator.suspended or torch.is_grad_enabled():
+            self.run_in_torch(slots)
+            return
+        try:
+            flat = [self._flatten(i, reading, slots[reading.slot]) for i, reading in enumerate(self.part.reads)]
+        except Unsuitable as reason:
+            self.accelerator.report_torch(self.part, str(reason))
+            self.run_in_torch(slots)
+            return
+        tensors = [*(tensor for value in flat for tensor in value.tensors), *self.numbers]
+        situation = (*(value.guard for value in flat), *((t.shape, t.dtype) for t in tensors))
+        if situation not in self.ready and not self._prepare(situation, flat, tensors, slots):
+            return
+        ready = self.ready[situation]
+        if ready is None:
+            self.run_in_torch(slots)
+            return
+        try:
+            outputs = ready.runner(tensors)
+        except Exception as error:
+            raise node_error(self.step, error) from error
+        self._store(ready, outputs, slots)
+
+    def _prepare(
+        self, situation: tuple[Any, ...], flat: Sequence[FlatValue], tensors: Sequence[Tensor], slots: list[Any]
+    ) -> bool:
+        """Find the graph for a situation. False: the part has run for it in torch.
+
+        A graph is exported when the same guards and ranks come for the second time: the first iteration of a loop often
+        has values of other shapes than all later ones.
+        """
+        ready = self.accelerator.prepare_part(self, flat, tensors)
+        if ready is not None:
+            self.ready[situation] = ready
+            return True
+        guards = (*(value.guard for value in flat), *(tensor.ndim for tensor in tensors))
+        export = guards in self.seen
+        self.seen.add(guards)
+        if len(self.seen) > MOST_GRAPHS:
+            self.accelerator.report_torch(self.part, f"it was run with more than {MOST_GRAPHS} sets of plain values")
+            self.ready[situation] = None
+            return True
+        ready, final = self.accelerator.compare_part(self, flat, tensors, slots, export=export)
+        if final:
+            self.ready[situation] = ready
+        return False
+
+    def _flatten(self, position: int, reading: Reading, value: Any) -> FlatValue:
+        """A value as tensors; that of an object which the last call had too is not made again."""
+        last = self.last.get(position)
+        if last is not None and last[0] is value:
+            return last[1]
+        flat = flatten_value(reading, value, self.plan)
+        self.last[position] = (value, flat)
+        return flat
+
+    def run_in_torch(self, slots: list[Any]) -> None:
+        """Run the steps of the part one after the other."""
+        for step in self.part.steps:
+            self.accelerator.context.watch_op(step.op)
+            invoke(step, slots)
+
+    def _store(self, ready: Ready, outputs: Sequence[Tensor], slots: list[Any]) -> None:
+        position = 0
+        for reading, template in zip(self.part.results, ready.results, strict=True):
+            count = len(list_tensors(template))
+            slots[reading.slot] = rebuild(template, outputs[position : position + count])
+            position += count
+        self._watch(ready.runner.watched, outputs[position:])
+
+    def _watch(self, watched: Sequence[WatchedSize], outputs: Sequence[Tensor]) -> None:
+        """Report the sizes that the part's calls watch."""
+        watch, remaining = self.accelerator.context.watch, iter(outputs)
+        for size in watched:
+            value, decisive = next(remaining), next(remaining) if size.has_decisive else None
+            if watch is not None:
+                watch.op = self.part.calls[size.call]
+                watch.add(value, size.limit, size.message, decisive)
+
+
+class Accelerator:
+    """Accelerates the bodies of a run's loops. suspended: while a training loop runs."""
+
+    def __init__(self, config: RunConfig, context: LoopContext, observers: Sequence[Observer]):
+        self.config, self.context, self.observers = config, context, observers
+        self.backend: Backend = make_backend(config)
+        self.suspended = False
+        self.refused: dict[str, str] = {}
+        self._regions: dict[int, tuple[RegionPlan, RegionPlan]] = {}
+        self._reported: set[tuple[str, ...]] = set()
+
+    def accelerate(self, region: RegionPlan, plan: Plan) -> RegionPlan:
+        """The region with its parts in place of their steps."""
+        if self.suspended:
+            return region
+        entry = self._regions.get(id(region))
+        if entry is None:
+            entry = self._regions[id(region)] = (region, self._join(region, plan))
+        return entry[1]
+
+    def _join(self, region: RegionPlan, plan: Plan) -> RegionPlan:
+        groups = group_steps(region, self.refused)
+        if not any(group.is_part for group in groups):
+            return region
+        steps = [self._make_step(group, region, plan) if group.is_part else group.steps[0] for group in groups]
+        return join_region(region, steps)
+
+    def _make_step(self, group: StepGroup, region: RegionPlan, plan: Plan) -> Step:
+        part = make_part(group, region, plan, lift=self.backend.lifts_numbers)
+        device = self.config.device
+        numbers = tuple(torch.tensor(number.value, dtype=torch.float32, device=device) for number in part.numbers)
+        outs = tuple(slot for step in group.steps for slot in step.outs)
+        step = Step(BatchCall(part.calls), None, (), (), {}, outs, True, False, members=group.steps)
+        step.accelerated = PartStep(self, part, step, plan, numbers)
+        return step
+
+    def prepare_part(self, step: PartStep, flat: Sequence[FlatValue], tensors: Sequence[Tensor]) -> Ready | None:
+        """The graph of a part that was compared before in this process; None if there is none."""
+        key = self._identify(step.part, flat, tensors)
+        entry = _compared.get(key)
+        runner = None if entry is None else entry[0]()
+        return None if entry is None or runner is None else Ready(runner, entry[1])
+
+    def compare_part(
+        self, step: PartStep, flat: Sequence[FlatValue], tensors: Sequence[Tensor], slots: list[Any], *, export: bool
+    ) -> tuple[Ready | None, bool]:
+        """Run a part in torch, find or make its graph, and compare both. export: make one if there is none.
+
+        Returns the graph, None if the part goes on in torch, and whether that is final. Its results are in the slots.
+        """
+        part = step.part
+        values = [slots[reading.slot] for reading in part.reads]
+        step.run_in_torch(slots)
+        results = tuple(slots[reading.slot] for reading in part.results)
+        try:
+            runner = self.backend.find(part, flat, tensors)
+            if runner is None and not export:
+                return None, False
+            if runner is None:
+                with self._report_export(part):
+                    runner = self.backend.make(part, values, flat, tensors, results)
+            outputs = runner(tensors)
+        except Exception as error:  # of any type: it comes from torch, onnxruntime or a node
+            refusal = explain_failure(part, error)
+            if isinstance(error, ExportError):  # not, for example, a lack of memory
+                self.backend.keep_refusal(part, flat, refusal)
+            self._refuse(part, refusal)
+            return None, True
+        expected = [tensor for result in results for tensor in list_tensors(result)]
+        if problem := compare(outputs[: len(expected)], expected):
+            self._refuse(part, Refusal(None, problem))
+            return None, True
+        ready = Ready(runner, tuple(map(empty_copy, results)))
+        _compared[self._identify(part, flat, tensors)] = weakref.ref(runner), ready.results
+        while len(_compared) > MOST_COMPARED:
+            _compared.popitem(last=False)
+        return ready, True
+
+    def _identify(self, part: Part, flat: Sequence[FlatValue], tensors: Sequence[Tensor]) -> tuple[Any, ...]:
+        return self.backend.identify(part, flat), self.config.device, tuple(tensor.shape for tensor in tensors)
+
+    def _refuse(self, part: Part, refusal: Refusal) -> None:
+        """Run a part, or the call at fault, in torch from now on. The rest is grouped again at the next iteration."""
+        calls = part.calls if refusal.call is None else (part.calls[refusal.call],)
+        self.refused.update({call.key: refusal.reason for call in calls})
+        self._regions.clear()
+        self.report_torch(part, refusal.reason, calls[0].key if refusal.call is not None else "")
+
+    @contextmanager
+    def _report_export(self, part: Part) -> Iterator[None]:
+        self._emit(PartAccelerated(part.paths, self.backend.name, "exporting", 0.0))
+        started = time.perf_counter()
+        yield
+        self._emit(PartAccelerated(part.paths, self.backend.name, "exported", time.perf_counter() - started))
+
+    def report_torch(self, part: Part, reason: str, key: str = "") -> None:
+        """Warn once that a part, or one of its calls, runs in torch."""
+        paths = (f"nodes.{key}",) if key else part.paths
+        if paths in self._reported:
+            return
+        self._reported.add(paths)
+        warnings.warn(f"{', '.join(paths)}: not accelerated, it runs in torch: {reason}", stacklevel=2)
+        self._emit(PartAccelerated(paths, "torch", "refused", 0.0, reason))
+
+    @contextmanager
+    def suspend(self, path: str) -> Iterator[None]:
+        """A context in which nothing is accelerated, for a training loop."""
+        before, self.suspended = self.suspended, True
+        self._emit(PartAccelerated((path,), "torch", "refused", 0.0, "it trains"))
+        try:
+            yield
+        finally:
+            self.suspended = before
+
+    def _emit(self, event: PartAccelerated) -> None:
+        for observer in self.observers:
+            observer(event)
+
+
+def make_backend(config: RunConfig) -> Backend:
+    """The backend of a run's setting ``accelerate``."""
+    if config.accelerate == "compile":
+        from guidegraph.graph.acceleration.compile_backend import CompileBackend
+
+        return CompileBackend(config)
+    from guidegraph.graph.acceleration.onnx_backend import OnnxBackend
+
+    return OnnxBackend(config)

@@ -1,0 +1,46 @@
+"""Exporting a part to a graph for onnxruntime, and finding the call at fault where that fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from guidegraph.graph.acceleration.part import Part, WatchedSize
+from guidegraph.graph.acceleration.store import GraphDescription, KnownRefusal, Refusal
+from guidegraph.graph.errors import NodeError
+from guidegraph.graph.export.errors import ExportError
+from guidegraph.graph.export.partition.subgraph import PartPlan
+from guidegraph_runtime.error_text import describe_error, list_causes
+
+if TYPE_CHECKING:
+    from guidegraph.graph.export.workflow import ExportedPart
+
+
+def export_part(
+    plan: PartPlan, watched: Sequence[WatchedSize], device: str, dtype: str
+) -> tuple[GraphDescription, Callable[[Path], object]]:
+    """Trace a part. Returns the interface of its graph, and a function that writes the graph to a path.
+
+    Raises ``ExportError`` if it cannot be traced, and other errors of its nodes when they run on other sizes.
+    """
+    from guidegraph.graph.export.onnx.model import save_part
+    from guidegraph.graph.export.workflow import multiples, trace_parts
+
+    exported: ExportedPart
+    (exported,) = trace_parts([plan], device, {}, None, dtype=dtype)
+    inputs = tuple(exported.traced.inputs.items())
+    description = GraphDescription(inputs, tuple(exported.traced.outputs), multiples(exported), tuple(watched))
+    return description, lambda path: save_part(exported.traced, path)
+
+
+def explain_failure(part: Part, error: Exception) -> Refusal:
+    """The call of a part that could not be traced, if the error names it, and the reason."""
+    if isinstance(error, KnownRefusal):
+        return error.refusal
+    reason = error.reason if isinstance(error, ExportError) else describe_error(error).partition("\n")[0]
+    paths = {f"nodes.{call.key}": i for i, call in enumerate(part.calls)}
+    for link in list_causes(error):
+        if isinstance(link, NodeError) and link.path in paths:
+            return Refusal(paths[link.path], reason)
+    return Refusal(None, reason)

@@ -1,0 +1,224 @@
+"""A planned part of a region, its function of flat tensors, and its digest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from guidegraph.graph.acceleration.part_values import FlatValue, Reading
+from guidegraph.graph.acceleration.parts import StepGroup, list_part_calls
+from guidegraph.graph.execution.watched_sizes import LoopWatch, use_watch
+from guidegraph.graph.export.partition.example_values import ItemType
+from guidegraph.graph.export.partition.leaves import tensor_leaves
+from guidegraph.graph.export.partition.subgraph import ExampleValue, PartPlan, plan_part
+from guidegraph.graph.ir import Call, Carry, Item, Literal, Loop, Output, Param, Source, list_sources, walk
+from guidegraph.graph.planning.digest import digest_strings, source_digest, spec_digest, value_digest
+from guidegraph.graph.planning.plan import Plan
+from guidegraph.graph.planning.steps import RegionPlan, Step, read_slots
+from guidegraph.graph.types import ANY, PortType
+
+
+@dataclass(frozen=True)
+class LiftedNumber:
+    """A number of a parameter that is an input of the part, so that other values need no other graph."""
+
+    source: Param
+    value: float
+
+
+@dataclass(frozen=True)
+class WatchedSize:
+    """A size that a call of the part watches (``watch_size``): the position of the call, the limit and the message."""
+
+    call: int
+    limit: float
+    message: str
+    has_decisive: bool
+
+
+@dataclass(frozen=True)
+class Part:
+    """Calls that run together. reads: the values from outside. results: those that other steps read.
+
+    numbers: literals that became inputs, after ``reads``.
+    """
+
+    steps: tuple[Step, ...]
+    calls: tuple[Call, ...]
+    reads: tuple[Reading, ...]
+    results: tuple[Reading, ...]
+    numbers: tuple[LiftedNumber, ...] = ()
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        return tuple(f"nodes.{call.key}" for call in self.calls)
+
+
+def make_part(group: StepGroup, region: RegionPlan, plan: Plan, *, lift: bool) -> Part:
+    """The part of a group of steps. lift: numbers that the workflow's parameters set become inputs."""
+    kinds = collect_types(plan)
+    slot_of: dict[Source, int] = dict(region.inputs)
+    for step in region.steps:
+        slot_of.update(zip(step.outputs(), step.outs, strict=True))
+    calls, numbers = lift_numbers(list(list_part_calls(group)), plan) if lift else (list(list_part_calls(group)), [])
+    made = {Output(call.key, name) for call in calls for name in call.outputs}
+    lifted = {number.source for number in numbers}
+    outside = dict.fromkeys(
+        source
+        for call in calls
+        for source in call.sources()
+        if source not in made and source not in lifted and not isinstance(source, Literal)
+    )
+    own_steps = {id(step) for step in group.steps}
+    slots_read = {slot for step in region.steps if id(step) not in own_steps for slot in read_slots(step)}
+    slots_read |= set(region.results.values())
+    results = [Output(call.key, name) for call in calls for name in call.outputs]
+
+    def read(source: Source) -> Reading:
+        return Reading(source, slot_of[source], kinds.get(source))
+
+    return Part(
+        group.steps,
+        tuple(calls),
+        tuple(map(read, outside)),
+        tuple(read(source) for source in results if slot_of[source] in slots_read),
+        tuple(numbers),
+    )
+
+
+def collect_types(plan: Plan) -> dict[Source, PortType]:
+    """The types of the values in a plan that are known before the run."""
+    kinds: dict[Source, PortType] = {}
+    for op in walk(plan.ops):
+        kinds.update({Output(op.key, name): kind for name, kind in op.outputs.items()})
+        if isinstance(op, Loop):
+            kinds.update({Carry(op.key, name): op.outputs.get(name, ANY) for name in op.carry})
+            kinds[Item(op.key)] = PortType((ItemType,))
+    return kinds
+
+
+def lift_numbers(calls: Sequence[Call], plan: Plan) -> tuple[list[Call], list[LiftedNumber]]:
+    """The calls with inputs in place of those literals that a parameter of the workflow set to a number."""
+    unbound = {op.key: op for op in walk(plan.graph.ops) if isinstance(op, Call)}
+    numbers: list[LiftedNumber] = []
+
+    def lift(call: Call, name: str) -> Source | None:
+        before = unbound.get(call.key)
+        declared = before.argument(name) if before is not None else None
+        value, port = call.argument(name), call.spec.port(name)
+        if not (isinstance(declared, Param) and isinstance(value, Literal) and isinstance(value.value, float)):
+            return None
+        if port is None or not (float in port.type.alternatives or port.type.is_any):
+            return None
+        source = Param(f"{len(numbers)}")
+        numbers.append(LiftedNumber(source, value.value))
+        return source
+
+    changed = []
+    for call in calls:
+        inputs = {name: lift(call, name) or sources for name, sources in call.inputs.items()}
+        settings = {name: lift(call, name) or sources for name, sources in call.settings.items()}
+        changed.append(replace(call, inputs=inputs, settings=settings))
+    return changed, numbers
+
+
+def part_key(part: Part, flat: Sequence[FlatValue], environment: Sequence[str], device_key: str) -> str:
+    """The digest of all that the graph of a part depends on, except for the sizes of its inputs.
+
+    flat: the values of ``reads``. environment: names and versions of what makes and runs the graph.
+    """
+    labels: dict[Source, str] = {reading.source: f"read {i}" for i, reading in enumerate(part.reads)}
+    labels |= {number.source: f"number {i}" for i, number in enumerate(part.numbers)}
+    labels |= {Output(c.key, name): f"call {i} {name}" for i, c in enumerate(part.calls) for name in c.outputs}
+    texts = [*environment, source_digest(__name__)]
+    for call in part.calls:
+        texts.append(spec_digest(call.spec, device_key))
+        for name, sources in call.arguments():
+            texts.append(f"argument {name}")
+            for source in list_sources(sources):
+                texts.append(value_digest(source.value) if isinstance(source, Literal) else labels[source])
+    for reading, value in zip(part.reads, flat, strict=True):
+        described = [f"{tensor.dtype} {tensor.ndim}" for tensor in value.tensors]
+        texts.append(f"{reading.kind} {value.guard} {described}")
+    texts += [labels[result.source] for result in part.results]
+    return digest_strings(*texts)
+
+
+@dataclass
+class _SizeRecorder(LoopWatch):
+    """Collects the sizes that the calls of a part watch while it is traced, as further outputs of its graph."""
+
+    sizes: list[tuple[Any, Any]] = field(default_factory=list)
+    described: list[WatchedSize] = field(default_factory=list)
+
+    def add(self, size: Any, limit: float, message: str, decisive: Any | None) -> None:
+        assert isinstance(self.op, int)
+        self.sizes.append((size, decisive))
+        self.described.append(WatchedSize(self.op, float(limit), message, decisive is not None))
+
+    def tensors(self) -> Iterator[Any]:
+        for size, decisive in self.sizes:
+            yield size
+            if decisive is not None:
+                yield decisive
+
+
+def plan_function(
+    part: Part, values: Sequence[Any], flat: Sequence[FlatValue], results: Sequence[Any], *, watches: bool = True
+) -> tuple[PartPlan, list[WatchedSize]]:
+    """The part as a function of flat tensors, and the sizes that it watches, which are its last outputs.
+
+    values: of ``reads``, as examples. results: the values of ``results`` for them. watches: return the sizes.
+    """
+    examples = [
+        ExampleValue(reading.source, f"in{i}", value, reading.kind)
+        for i, (reading, value, described) in enumerate(zip(part.reads, values, flat, strict=True))
+        if not described.constant
+    ]
+    examples += [ExampleValue(n.source, f"number{i}", n.value, None) for i, n in enumerate(part.numbers)]
+    constants = {
+        reading.source: value
+        for reading, value, described in zip(part.reads, values, flat, strict=True)
+        if described.constant
+    }
+    returned = [
+        ExampleValue(reading.source, f"out{i}", value, reading.kind)
+        for i, (reading, value) in enumerate(zip(part.results, results, strict=True))
+    ]
+    for example in returned:
+        _check_result(example)
+    if not watches:
+        return plan_part("part", part.calls, examples, constants, returned, in_loop=True), []
+    recorder = _SizeRecorder(set())
+    calls = [_record_call(recorder, i, call) for i, call in enumerate(part.calls)]
+    plan = plan_part("part", calls, examples, constants, returned, in_loop=True)
+    inner = plan.function
+
+    def function(*tensors: Any) -> tuple[Any, ...]:
+        recorder.sizes.clear()
+        recorder.described.clear()
+        with use_watch(recorder):
+            outputs = inner(*tensors)
+        return (*outputs, *recorder.tensors())
+
+    function(*(part_input.example for part_input in plan.inputs))  # to learn what it watches
+    described = list(recorder.described)
+    extra = tuple(f"watched{i}" for i, _ in enumerate(recorder.tensors()))
+    return replace(plan, function=function, outputs=(*plan.outputs, *extra), cast=None), described
+
+
+def _check_result(example: ExampleValue) -> None:
+    """Raise ``ValueError`` for a result without tensors, which no graph returns."""
+    if not tensor_leaves(example.value):
+        raise ValueError(f"a node outside of the part reads {type(example.value).__name__} of it, and not a tensor")
+
+
+def _record_call(recorder: _SizeRecorder, position: int, call: Call) -> Call:
+    function = call.spec.function
+
+    def run(*args: Any, **by_name: Any) -> Any:
+        recorder.op = position
+        return function(*args, **by_name)
+
+    return replace(call, spec=replace(call.spec, function=run))

@@ -1,0 +1,132 @@
+"""The values that a part reads: tensors, which are its inputs, and everything else, which it is specialised on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from guidegraph.graph.ir import Index, Output, Source
+from guidegraph.graph.memory.weights import find_models
+from guidegraph.graph.planning.digest import FRESH, value_digest
+from guidegraph.graph.planning.plan import Plan
+from guidegraph.graph.types import PortType, is_tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+TOLERANCE = 2e-4
+"""How far a graph's first results may be from torch's, as a part of the largest of them (or of 1). A picture of a range
+of 2 may differ by 2/255, and a sampler of 30 steps may add up the differences."""
+
+HALF_TOLERANCE = 2e-2
+"""The same for float16 and bfloat16."""
+
+
+class Unsuitable(Exception):
+    """A part cannot be accelerated for the values that it reads; the message says why."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A value that a part reads or returns: its source, slot and type."""
+
+    source: Source
+    slot: int
+    kind: PortType | None
+
+
+@dataclass(frozen=True)
+class FlatValue:
+    """A value as tensors, in the order of its pytree, and a text that describes the rest of it.
+
+    constant: it has no tensors that a run may replace, so it is part of the graph.
+    """
+
+    tensors: tuple[Tensor, ...]
+    guard: str
+    constant: bool = False
+
+
+def flatten_value(reading: Reading, value: Any, plan: Plan) -> FlatValue:
+    """A value that a part reads, as tensors and a guard. Raises ``Unsuitable`` if nothing identifies the rest of it."""
+    import torch
+
+    if is_tensor(value):
+        return FlatValue((value,), "tensor")
+    if isinstance(value, float):
+        return FlatValue((torch.tensor(value, dtype=torch.float32),), "float")
+    if isinstance(reading.source, Index):
+        return FlatValue((torch.tensor(value, dtype=torch.int64),), "index")
+    if find_models(value):
+        return FlatValue((), _model_digest(reading, plan), constant=True)
+    from torch.utils._pytree import tree_flatten
+
+    leaves, spec = tree_flatten(value)
+    tensors = tuple(leaf for leaf in leaves if is_tensor(leaf))
+    plain = [_plain_digest(leaf, reading) for leaf in leaves if not is_tensor(leaf)]
+    return FlatValue(tensors, f"{spec!r} {plain}", constant=not tensors)
+
+
+def _plain_digest(value: Any, reading: Reading) -> str:
+    digest = value_digest(value)
+    if digest.startswith(FRESH):
+        raise Unsuitable(f"{describe_source(reading.source)} has a {type(value).__name__} in it, which has no digest")
+    return digest
+
+
+def _model_digest(reading: Reading, plan: Plan) -> str:
+    """The digest of a model that an operation outside of all loops made."""
+    source = reading.source
+    digest = plan.digests.source(source) if isinstance(source, Output) and source.op in plan.ops else FRESH
+    if digest.startswith(FRESH):
+        raise Unsuitable(
+            f"{describe_source(source)} gives a model that nothing identifies in another run: it is made in a "
+            "loop, by a node that is not pure, or of an object from Python"
+        )
+    return digest
+
+
+def describe_source(source: Source) -> str:
+    """A source for messages."""
+    return f"nodes.{source.op}" if isinstance(source, Output) else str(source)
+
+
+def list_tensors(value: Any) -> list[Tensor]:
+    """The tensors of a value, in the order of its pytree."""
+    from torch.utils._pytree import tree_leaves
+
+    return [leaf for leaf in tree_leaves(value) if is_tensor(leaf)]
+
+
+def empty_copy(value: Any) -> Any:
+    """A value with tensors without elements in place of its own."""
+    import torch
+    from torch.utils._pytree import tree_map
+
+    return tree_map(lambda leaf: torch.empty(0) if is_tensor(leaf) else leaf, value)
+
+
+def compare(outputs: Sequence[Tensor], expected: Sequence[Tensor]) -> str:
+    """The difference between the results of a graph and of torch, if it is too large; empty if they agree."""
+    if len(outputs) != len(expected):
+        return f"its graph gives {len(outputs)} tensors in place of {len(expected)}"
+    for output, target in zip(outputs, expected, strict=True):
+        if output.shape != target.shape or output.dtype != target.dtype:
+            sizes = [f"{tensor.dtype} {tuple(tensor.shape)}" for tensor in (output, target)]
+            return f"its graph gives {sizes[0]} in place of {sizes[1]}"
+        exact = not target.is_floating_point()
+        half = target.is_floating_point() and target.element_size() == 2
+        a, b = output.double(), target.double()
+        limit = 0.0 if exact else (HALF_TOLERANCE if half else TOLERANCE) * max(1.0, _largest(b))
+        difference = (a - b).nan_to_num(0.0, 0.0, 0.0) if bool((a.isfinite() == b.isfinite()).all()) else None
+        if difference is None or _largest(difference) > limit:
+            text = "not finite where torch's are" if difference is None else f"{_largest(difference):.2g} from torch's"
+            return f"the results of its graph are {text}"
+    return ""
+
+
+def _largest(tensor: Tensor) -> float:
+    """The largest finite absolute value."""
+    finite = tensor[tensor.isfinite()]
+    return float(finite.abs().max()) if finite.numel() else 0.0

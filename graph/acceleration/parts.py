@@ -1,0 +1,97 @@
+"""The parts of a region: steps that can run as one graph, around at least one call of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+
+from guidegraph.graph.ir import Call, Choice, Op, list_sources
+from guidegraph.graph.planning.last_result import keeps_last_result
+from guidegraph.graph.planning.steps import RegionPlan, Step, free_after_last_use, read_slots
+from guidegraph.graph.port_kinds import port_kinds
+
+MADE_IN_GRAPHS = {"tensor", "structured", "plain", "unknown"}
+"""Kinds of outputs that a call in a part may have; those that leave the part must be tensors in fact."""
+
+
+@dataclass(frozen=True)
+class StepGroup:
+    """A step on its own, or the steps of one part, in order."""
+
+    steps: tuple[Step, ...]
+    is_part: bool
+
+    @property
+    def ops(self) -> tuple[Op, ...]:
+        return tuple(op for step in self.steps for op in step.ops)
+
+
+def group_steps(region: RegionPlan, refused: Collection[str] = ()) -> list[StepGroup]:
+    """The steps of a region, those of parts together, in an order in which they can run.
+
+    The depth of a step is the largest number of changes from a part to a step outside on a path to it; steps of one
+    depth that can be in a part form one. refused: keys of operations that must stay outside of parts.
+    """
+    depths: dict[int, int] = {}
+    depth_of_slot: dict[int, tuple[int, bool]] = {}
+    joins = [_can_join(step, refused) for step in region.steps]
+    for i, step in enumerate(region.steps):
+        depth = 0
+        for slot in read_slots(step):
+            level, joined = depth_of_slot.get(slot, (0, False))
+            depth = max(depth, level + (joined and not joins[i]))
+        depths[i] = depth
+        depth_of_slot.update(dict.fromkeys(step.outs, (depth, joins[i])))
+    groups: list[StepGroup] = []
+    for level in range(max(depths.values(), default=-1) + 1):
+        on_level = [i for i in range(len(region.steps)) if depths[i] == level]
+        groups += [StepGroup((region.steps[i],), False) for i in on_level if not joins[i]]
+        joined_steps = tuple(region.steps[i] for i in on_level if joins[i])
+        if any(_calls_model(op) for step in joined_steps for op in step.ops):
+            groups.append(StepGroup(joined_steps, True))
+        else:
+            groups += [StepGroup((step,), False) for step in joined_steps]
+    return groups
+
+
+def explain_outside(op: Op, refused: Mapping[str, str]) -> str:
+    """The reason why an operation cannot be in a part; empty if it can."""
+    if op.key in refused:
+        return refused[op.key]
+    if not isinstance(op, Call):
+        return "it is a loop, whose own body has parts"
+    if isinstance(op, Choice):
+        return "it chooses between branches"
+    if not op.spec.pure:
+        return "it is not pure"
+    if op.spec.host or op.spec.io or op.spec.split is not None:
+        return "it works on the host"
+    if keeps_last_result(op):
+        return "it is computed once"
+    made = {kind for port in op.outputs.values() for kind in port_kinds(port)}
+    return "it makes a model" if not made <= MADE_IN_GRAPHS else ""
+
+
+def join_region(region: RegionPlan, steps: list[Step]) -> RegionPlan:
+    """The region with other steps in place of its own, which read and write the same slots."""
+    free_after_last_use(steps, {*region.results.values(), *(slot for slot, _ in region.constants)})
+    return RegionPlan(region.size, region.constants, region.inputs, steps, region.results)
+
+
+def list_part_calls(group: StepGroup) -> Iterator[Call]:
+    """The calls of a part, in order."""
+    for op in group.ops:
+        assert isinstance(op, Call)
+        yield op
+
+
+def _can_join(step: Step, refused: Collection[str]) -> bool:
+    return all(not explain_outside(op, dict.fromkeys(refused, "refused")) for op in step.ops)
+
+
+def _calls_model(op: Op) -> bool:
+    """Whether a call takes a model."""
+    if not isinstance(op, Call):
+        return False
+    linked = (name for name, sources in op.inputs.items() if list_sources(sources))
+    return any("model" in port_kinds(port.type) for name in linked if (port := op.spec.port(name)) is not None)

@@ -1,0 +1,39 @@
+"""The option ``--accelerate``, whose value may be left out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, TypeAlias
+
+import typer
+from typer.core import TyperCommand
+
+from guidegraph.graph.run_config import ACCELERATORS
+
+OPTION, DEFAULT = "--accelerate", "onnx"
+
+Accelerate: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        OPTION,
+        metavar="[onnx|compile]",
+        show_default=False,
+        help="Run the networks' part of loops in onnxruntime, exported once; or with torch.compile.",
+    ),
+]
+
+
+class AcceleratedCommand(TyperCommand):
+    """A command with the option ``--accelerate``, which means ``--accelerate onnx`` if no value follows."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, insert_value(args))
+
+
+def insert_value(arguments: Sequence[str]) -> list[str]:
+    """The arguments with the default value after an ``--accelerate`` that no known value follows."""
+    complete: list[str] = []
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=False):
+        lacks_value = argument == OPTION and following not in ACCELERATORS
+        complete.append(f"{OPTION}={DEFAULT}" if lacks_value else argument)
+    return complete

@@ -1,0 +1,71 @@
+"""The parts of a plan that an accelerated run would run as graphs, as JSON and as text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from guidegraph.graph.acceleration.parts import explain_outside, group_steps
+from guidegraph.graph.ir import Loop, Op, node_id
+from guidegraph.graph.planning.plan import Plan
+from guidegraph.graph.planning.steps import BodyPlan, RegionPlan, flatten_region
+from guidegraph.graph.run_config import ACCELERATORS
+from guidegraph.graph.training.fit import Fit
+
+Row = dict[str, Any]
+
+NO_MODEL = "no model is called with it"
+
+
+def parts_json(plan: Plan) -> Row:
+    """The parts of each loop, and the nodes of its body that run in torch, with the reasons."""
+    roots = [source for source, _ in plan.outputs.values()]
+    region = flatten_region(plan.ops, roots, frozenset(plan.config.passes))
+    return {"with": ACCELERATORS[plan.config.accelerate], "loops": list(_loop_rows(region))}
+
+
+def _loop_rows(region: RegionPlan) -> Iterator[Row]:
+    for step in region.steps:
+        if step.body is None:
+            continue
+        loop = step.op
+        assert isinstance(loop, Loop)
+        if isinstance(loop, Fit):
+            yield {"loop": f"nodes.{loop.key}", "parts": [], "torch": [_torch_row(loop, "it trains")]}
+            continue
+        for body in _regions(step.body):
+            yield _loop_row(loop, body)
+            yield from _loop_rows(body)
+
+
+def _regions(body: BodyPlan) -> Iterator[RegionPlan]:
+    if body.prologue is not None:
+        yield body.prologue
+    yield body.flatten()
+
+
+def _loop_row(loop: Loop, region: RegionPlan) -> Row:
+    parts: list[list[str]] = []
+    torch: list[Row] = []
+    for group in group_steps(region):
+        if group.is_part:
+            parts.append([f"nodes.{op.key}" for op in group.ops])
+        else:
+            torch += [_torch_row(op, explain_outside(op, {}) or NO_MODEL) for op in group.ops]
+    return {"loop": f"nodes.{loop.key}", "parts": parts, "torch": torch}
+
+
+def _torch_row(op: Op, reason: str) -> Row:
+    return {"path": f"nodes.{op.key}", "node": node_id(op), "reason": reason}
+
+
+def parts_text(rows: Mapping[str, Any]) -> Iterator[str]:
+    """The lines of ``parts_json``."""
+    yield ""
+    yield f"accelerated with {rows['with']}:"
+    for row in rows["loops"]:
+        for i, paths in enumerate(row["parts"], 1):
+            yield f"  {row['loop']}, part {i}: {', '.join(paths)}"
+        for op in row["torch"]:
+            yield f"  {row['loop']}, in torch: {op['path']} ({op['node']}): {op['reason']}"
+    yield "  outside of loops: all in torch"

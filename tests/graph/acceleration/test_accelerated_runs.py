@@ -1,0 +1,167 @@
+"""Accelerated runs give the pictures of torch, use what an earlier run exported, and say what runs in torch."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from guidegraph.graph.acceleration.accelerator import forget_graphs
+from tests.graph.acceleration.conftest import LEVEL, Both
+
+Prepare = Callable[..., Both]
+BRANCH = (
+    (
+        "bent: {use: quick.bend, in: {x: guided",
+        "choice: {use: quick.branch, in: {x: guided}}\n      bent: {use: quick.bend, in: {x: choice",
+    ),
+)
+PULL = (
+    (
+        "moved: {use: quick.step, in: {x: carry.x, prediction: bent",
+        "pulled: {use: quick.pull, in: {model: model, x: carry.x, t: loop.t, condition: first}}\n"
+        "      sum: {use: quick.guide, in: {a: bent, b: pulled}}\n"
+        "      moved: {use: quick.step, in: {x: carry.x, prediction: sum",
+    ),
+)
+
+
+def assert_same(pictures: tuple[torch.Tensor, torch.Tensor]) -> None:
+    """Both are within a level of grey, and of the same type."""
+    eager, fast = pictures
+    assert fast.dtype == eager.dtype
+    torch.testing.assert_close(fast, eager, atol=LEVEL, rtol=0)
+
+
+def test_one_export_serves_other_batches_sizes_scales_and_numbers_of_steps(prepare: Prepare) -> None:
+    both = prepare()
+    assert_same(both.run())
+    assert both.states() == ["exporting", "exported"]
+    for changes in ({"batch": 3}, {"size": 16}, {"scale": 5.0}, {"count": 6}):
+        assert_same(both.run(**changes))
+    assert both.states() == []
+
+
+def test_the_network_is_called_in_torch_for_one_comparison_in_a_process(
+    prepare: Prepare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.graph.acceleration.quick_nodes import Network
+
+    both = prepare()
+    both.run()
+    calls: list[int] = []
+    forward = Network.forward
+
+    def count(*args: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        return forward(*args)
+
+    monkeypatch.setattr(Network, "forward", count)
+    both.run_again(count=9)
+    assert len(calls) == 0, "the last run has compared the graph"
+    forget_graphs()
+    both.run_again(count=9)
+    assert len(calls) == 1, "as in another process"
+
+
+def test_a_plain_value_has_a_graph_of_its_own(prepare: Prepare) -> None:
+    both = prepare()
+    both.run()
+    both.states()
+    assert_same(both.run(square=True))
+    assert both.states() == ["exporting", "exported"]
+    assert_same(both.run(square=False))
+    assert both.states() == []
+
+
+def test_a_gradient_inside_is_part_of_the_graph(prepare: Prepare) -> None:
+    both = prepare(*PULL)
+    assert_same(both.run())
+    paths = {path for event in both.events for path in event.paths}
+    assert "nodes.sample.body.pulled" in paths
+
+
+def test_a_node_that_cannot_be_traced_runs_in_torch_and_the_rest_does_not(prepare: Prepare) -> None:
+    both = prepare(*BRANCH)
+    with pytest.warns(UserWarning, match=r"body.choice: not accelerated, it runs in torch: .*value decides"):
+        pictures = both.run(count=5)
+    assert_same(pictures)
+    refused = [event for event in both.events if event.state == "refused"]
+    assert [event.paths for event in refused] == [("nodes.sample.body.choice",)]
+    exported = [event.paths for event in both.events if event.state == "exported"]
+    assert exported == [("nodes.sample.body.a", "nodes.sample.body.b", "nodes.sample.body.guided")]
+    both.states()
+    with pytest.warns(UserWarning, match="nodes.sample.body.choice"):
+        assert_same(both.run(count=5))
+    assert both.states() == ["refused"], "what failed once is not tried again"
+
+
+def test_a_model_that_no_digest_identifies_runs_in_torch(prepare: Prepare) -> None:
+    both = prepare(("use: quick.model", "use: quick.unknown_model"))
+    with pytest.warns(UserWarning, match="nodes.model gives a model that nothing identifies"):
+        pictures = both.run()
+    assert torch.equal(*pictures)
+
+
+def test_a_damaged_graph_is_exported_again(
+    prepare: Prepare, parts_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    both = prepare()
+    both.run()
+    both.states()
+    for file in parts_folder.glob("*/*/graph.onnx"):
+        data = bytearray(file.read_bytes())
+        data[len(data) // 2] ^= 1
+        file.write_bytes(data)
+    assert_same(both.run())
+    assert both.states() == ["exporting", "exported"]
+    assert "is damaged" in caplog.text
+
+
+def test_a_wrong_graph_is_not_used(prepare: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
+    from guidegraph.graph.acceleration.onnx_runner import OnnxRunner
+
+    both = prepare()
+    both.run()
+    run = OnnxRunner.__call__
+    monkeypatch.setattr(OnnxRunner, "__call__", lambda self, tensors: [out + 0.01 for out in run(self, tensors)])
+    with pytest.warns(UserWarning, match=r"results of its graph are .* from torch's"):
+        assert torch.equal(*both.run())
+
+
+def test_a_run_with_a_cache_keeps_the_parts_there(prepare: Prepare, parts_folder: Path, tmp_path: Path) -> None:
+    from guidegraph.graph.acceleration.store import store_folder
+    from guidegraph.graph.run_config import RunConfig
+
+    assert store_folder(RunConfig(cache=tmp_path)) == tmp_path / "accelerated"
+    assert store_folder(RunConfig()) == parts_folder
+
+
+def test_nothing_is_kept_where_the_folder_is_off(
+    prepare: Prepare, parts_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from guidegraph.graph.acceleration.store import FOLDER
+
+    both = prepare()
+    shutil.rmtree(parts_folder, ignore_errors=True)
+    monkeypatch.setenv(FOLDER, "off")
+    assert_same(both.run())
+    assert not parts_folder.exists()
+    assert both.states() == ["exporting", "exported"]
+    both.run_again()
+    assert both.states() == [], "the session of this process"
+
+
+@pytest.mark.slow
+def test_compiled_parts_give_the_same_picture(prepare: Prepare) -> None:
+    from guidegraph.graph.acceleration.requirements import acceleration_problem
+    from guidegraph.graph.run_config import RunConfig
+
+    if reason := acceleration_problem(RunConfig(accelerate="compile")):
+        pytest.skip(reason)
+    both = prepare()
+    assert_same(both.run("compile"))
+    assert both.states() == ["exporting", "exported"]
