@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, NamedTuple
-
-from annotated_types import Ge
+from typing import NamedTuple
 
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
@@ -81,12 +79,3 @@ def keep_features(compute: Callable[[], Tensor], memory: Tensor) -> tuple[Tensor
 def reuse_features(compute: Callable[[], Tensor], memory: Tensor) -> tuple[Tensor, Tensor]:
     """The kept features (B, C, h, w); nothing that is deeper is computed."""
     return memory, memory
-
-
-@node("denoiser.is_due")
-def check_due(index: int, *, every: Annotated[int, Ge(1)] = 2) -> bool:
-    """Whether a step is one of those that come every n steps, from the first: index 0, n, 2n, …
-
-    index: loop.index. every: n; 1 is every step. The value decides a choice between two ways of computing a step.
-    """
-    return index % every == 0
