@@ -117,7 +117,9 @@ class HookedDenoiser(Denoiser, Protocol):
         ...
 
 
-@capability("denoisers whose rules may have a memory come from model.load and checkpoint.load, and from nodes around one")
+@capability(
+    "denoisers whose rules may have a memory come from model.load and checkpoint.load, and from nodes around one"
+)
 @runtime_checkable
 class MemoryDenoiser(HookedDenoiser, Protocol):
     """A denoiser with hooks whose rules may have a memory, `RuleWithMemory`."""

@@ -94,7 +94,9 @@ class HookedPreconditionedDenoiser(HookedWrapper, PreconditionedDenoiser):
     @property
     def _with_memory(self) -> MemoryDenoiser:
         if not isinstance(self.inner, MemoryDenoiser):
-            raise ValueError("the network's rules cannot have a memory: wire a denoiser from model.load or checkpoint.load")
+            raise ValueError(
+                "the network's rules cannot have a memory: wire a denoiser from model.load or checkpoint.load"
+            )
         return self.inner
 
 

@@ -35,9 +35,7 @@ def predict_with_memory(
     """
     batch = x.shape[0]
     expanded = expand_condition(condition or Condition(), batch)
-    return Remembered(
-        *denoiser.predict_with_memory(x, expand_to_batch(t, batch, "t"), expanded, memory.expand(batch))
-    )
+    return Remembered(*denoiser.predict_with_memory(x, expand_to_batch(t, batch, "t"), expanded, memory.expand(batch)))
 
 
 @node("denoiser.empty_memory")

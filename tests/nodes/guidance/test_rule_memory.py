@@ -143,7 +143,9 @@ def test_errors_name_the_rule_and_its_site() -> None:
         ruled = denoiser.with_rules({site: RuleWithMemory(function)})
         with pytest.raises(ValueError, match=rf"the rule of site 'self\.middle\.0'.*{message}"):
             predict_with_memory(ruled, x, t, empty, condition)
-    with pytest.raises(ValueError, match=r"'self\.middle' is not one site of the kind 'deep': give one of deep\.up\.0, "):
+    with pytest.raises(
+        ValueError, match=r"'self\.middle' is not one site of the kind 'deep': give one of deep\.up\.0, "
+    ):
         keep_deep_features(denoiser, site="self.middle")
     with pytest.raises(ValueError, match=r"'deep' is not one site"):
         keep_deep_features(denoiser, site="deep")

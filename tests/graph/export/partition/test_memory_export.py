@@ -51,7 +51,9 @@ def test_a_bundle_carries_the_memory_of_rules(kind: type[Exported], tmp_path: Pa
 def test_choices_of_one_value_make_one_graph_for_each_branch(tmp_path: Path) -> None:
     text = TEXT.replace("fast:  {use", "second: {use: plan.halve, in: {x: carry.x}}\n      fast:  {use")
     text = text.replace("    next:", "      half: {choose: {when: due, of: {true: second, false: carry.x}}}\n    next:")
-    text = text.replace("in: {scheduler: scheduler.scheduler, x: carry.x", "in: {scheduler: scheduler.scheduler, x: half")
+    text = text.replace(
+        "in: {scheduler: scheduler.scheduler, x: carry.x", "in: {scheduler: scheduler.scheduler, x: half"
+    )
     exported = Exported(text, tmp_path)
     assert ("sample.body.whole", "sample.body.second") in exported.parts
     exported.run(every=3)
