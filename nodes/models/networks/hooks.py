@@ -16,13 +16,10 @@ from torch import Tensor, nn
 
 from guidegraph.nodes.guidance.hooks import (
     AttentionCall,
-    AttentionRule,
-    FeatureRule,
     Rule,
     Site,
     SiteKind,
     SiteStage,
-    SkipRule,
     list_site_choices,
 )
 from guidegraph.nodes.guidance.rule_memory import RuleMemory, RuleWithMemory
