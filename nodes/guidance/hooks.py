@@ -20,9 +20,9 @@ class Site:
     """A site inside a U-Net where a rule can act.
 
     kind: "self", attention among the pixels; "cross", attention from the pixels to the tokens; "skip", where features
-    of the down path are concatenated to those of the up path; "feature", the output of a block; "deep", the features that
-    enter a block of the up path, with everything deeper that computes them. stage: the down path, the middle, or the up
-    path. index: counts the sites of a kind and stage from 0, in order of computation.
+    of the down path are concatenated to those of the up path; "feature", the output of a block; "deep", the features
+    that enter a block of the up path, with everything deeper that computes them. stage: the down path, the middle, or
+    the up path. index: counts the sites of a kind and stage from 0, in order of computation.
     """
 
     kind: SiteKind
