@@ -108,7 +108,7 @@ class Hooks:
         return self._keep(site, cast(Tensor, h))
 
     def _call(self, site: Site, arguments: str, *values: object) -> object:
-        """Call the rule of a site and return its output. The next memory of a rule that has one goes to `remembered`."""
+        """Call the rule of a site and return its output; the next memory, if it has one, goes to `remembered`."""
         rule = self.rules[site]
         if not isinstance(rule, RuleWithMemory):
             with report_call_errors(site, rule, arguments):
