@@ -46,13 +46,17 @@ if TYPE_CHECKING:  # for type checkers; a test compares it with _HOMES
     from guidegraph.graph.types import structured as structured
     from guidegraph.nodes.guidance.hooks import AttentionCall as AttentionCall
     from guidegraph.nodes.guidance.hooks import AttentionRule as AttentionRule
+    from guidegraph.nodes.guidance.hooks import DeepRule as DeepRule
     from guidegraph.nodes.guidance.hooks import FeatureRule as FeatureRule
     from guidegraph.nodes.guidance.hooks import HookedDenoiser as HookedDenoiser
+    from guidegraph.nodes.guidance.hooks import MemoryDenoiser as MemoryDenoiser
     from guidegraph.nodes.guidance.hooks import OpaqueDenoiser as OpaqueDenoiser
     from guidegraph.nodes.guidance.hooks import Rule as Rule
     from guidegraph.nodes.guidance.hooks import Site as Site
     from guidegraph.nodes.guidance.hooks import SkipRule as SkipRule
     from guidegraph.nodes.guidance.hooks import select_sites as select_sites
+    from guidegraph.nodes.guidance.rule_memory import RuleMemory as RuleMemory
+    from guidegraph.nodes.guidance.rule_memory import RuleWithMemory as RuleWithMemory
     from guidegraph.nodes.guidance.step_context import StepContext as StepContext
     from guidegraph.nodes.sampling.denoiser import predict as predict
     from guidegraph.nodes.sampling.levels import levels_at_sigmas as levels_at_sigmas
@@ -143,13 +147,19 @@ _HOMES = {
     "guidegraph.nodes.guidance.hooks": (
         "AttentionCall",
         "AttentionRule",
+        "DeepRule",
         "FeatureRule",
         "HookedDenoiser",
+        "MemoryDenoiser",
         "OpaqueDenoiser",
         "Rule",
         "Site",
         "SkipRule",
         "select_sites",
+    ),
+    "guidegraph.nodes.guidance.rule_memory": (
+        "RuleMemory",
+        "RuleWithMemory",
     ),
     "guidegraph.nodes.guidance.step_context": ("StepContext",),
     "guidegraph.nodes.sampling.denoiser": ("predict",),

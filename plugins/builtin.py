@@ -12,7 +12,8 @@ from guidegraph import nodes
 from guidegraph.graph.node import SPEC_ATTRIBUTE
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes import types
-from guidegraph.nodes.guidance.hooks import HookedDenoiser, OpaqueDenoiser
+from guidegraph.nodes.guidance.hooks import HookedDenoiser, MemoryDenoiser, OpaqueDenoiser
+from guidegraph.nodes.guidance.rule_memory import RuleMemory
 from guidegraph.nodes.guidance.step_context import StepContext
 from guidegraph.nodes.metrics.frechet import Moments
 from guidegraph.plugins.hookspecs import hookimpl
@@ -35,5 +36,5 @@ def guidegraph_nodes() -> list[Callable[..., Any]]:
 @hookimpl
 def guidegraph_types() -> list[type]:
     classes = [value for value in vars(types).values() if isclass(value) and value.__module__ == types.__name__]
-    classes += [types.Table, HookedDenoiser, Moments, OpaqueDenoiser, StepContext]
+    classes += [types.Table, HookedDenoiser, MemoryDenoiser, Moments, OpaqueDenoiser, RuleMemory, StepContext]
     return [Tensor, *sorted(classes, key=lambda kind: kind.__name__)]

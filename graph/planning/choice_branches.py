@@ -116,14 +116,21 @@ def find_next_choices(ops: Ops, roots: Iterable[Source], *, effects: bool = True
 def find_branch_conditions(ops: Ops, roots: Iterable[Source]) -> dict[str, frozenset[tuple[str, str]]]:
     """For each operation the branches, as (choice, branch name), any of which makes it needed.
 
-    Empty for an operation that is always needed. Operations with the same branches are needed together.
+    Empty for an operation that is always needed. Operations with the same branches are needed together. Choices that
+    take the same branch in every run, because they have the same ``when`` and branch names, count as the first of them.
     """
     certain = certain_operations(ops, roots, effects=False)
+    first_alike: dict[tuple[Source, frozenset[str]], str] = {}
+    leaders = {
+        op.key: first_alike.setdefault((op.when, frozenset(op.inputs)), op.key)
+        for op in ops.values()
+        if isinstance(op, Choice) and op.key in certain
+    }
     conditions: dict[str, set[tuple[str, str]]] = {key: set() for key in ops}
     for op in reversed([*ops.values()]):
         for source, branch in _sources_by_branch(op):
             if isinstance(source, Output) and source.op in conditions:
-                conditions[source.op] |= {(op.key, branch)} if branch else conditions[op.key]
+                conditions[source.op] |= {(leaders.get(op.key, op.key), branch)} if branch else conditions[op.key]
     return {key: frozenset() if key in certain else frozenset(branches) for key, branches in conditions.items()}
 
 

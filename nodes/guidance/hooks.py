@@ -8,9 +8,10 @@ from typing import Any, Literal, Protocol, Self, TypeAlias, cast, runtime_checka
 
 from guidegraph.graph.errors import suggest
 from guidegraph.graph.types import Tensor, capability
+from guidegraph.nodes.guidance.rule_memory import RuleMemory, RuleWithMemory
 from guidegraph.nodes.types import Condition, Denoiser, Prediction
 
-SiteKind: TypeAlias = Literal["self", "cross", "skip", "feature"]
+SiteKind: TypeAlias = Literal["self", "cross", "skip", "feature", "deep"]
 SiteStage: TypeAlias = Literal["down", "middle", "up"]
 
 
@@ -19,8 +20,9 @@ class Site:
     """A site inside a U-Net where a rule can act.
 
     kind: "self", attention among the pixels; "cross", attention from the pixels to the tokens; "skip", where features
-    of the down path are concatenated to those of the up path; "feature", the output of a block. stage: the down path,
-    the middle, or the up path. index: counts the sites of a kind and stage from 0, in order of computation.
+    of the down path are concatenated to those of the up path; "feature", the output of a block; "deep", the features
+    that enter a block of the up path, with everything deeper that computes them. stage: the down path, the middle, or
+    the up path. index: counts the sites of a kind and stage from 0, in order of computation.
     """
 
     kind: SiteKind
@@ -77,8 +79,15 @@ SkipRule: TypeAlias = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 FeatureRule: TypeAlias = Callable[[Tensor], Tensor]
 """At "feature": maps a block's output (B, C, h, w) to the output to use instead."""
 
-Rule: TypeAlias = AttentionRule | SkipRule | FeatureRule
-"""The computation at a site. It is stateless and computes with tensors only, so that it can be exported."""
+DeepRule: TypeAlias = Callable[[Callable[[], Tensor]], Tensor]
+"""At "deep": takes a function that computes the features (B, C, h, w), and returns the features to use.
+
+If the rule does not call the function, the network does not compute what is deeper than the site.
+"""
+
+Rule: TypeAlias = AttentionRule | SkipRule | FeatureRule | DeepRule | RuleWithMemory
+"""The computation at a site. It computes with tensors only and keeps nothing, so that it can be exported; values that
+last from call to call are the memory of a `RuleWithMemory`."""
 
 
 @capability("denoisers with hooks come from model.load and checkpoint.load, and from nodes that add rules to one")
@@ -104,6 +113,28 @@ class HookedDenoiser(Denoiser, Protocol):
 
         A site's output is the value that its rule returns or would return: an attention's (B, heads, N, D), skipped
         features or a block's features (B, C, h, w). Raises ``ValueError`` for an unknown site.
+        """
+        ...
+
+
+@capability(
+    "denoisers whose rules may have a memory come from model.load and checkpoint.load, and from nodes around one"
+)
+@runtime_checkable
+class MemoryDenoiser(HookedDenoiser, Protocol):
+    """A denoiser with hooks whose rules may have a memory, `RuleWithMemory`."""
+
+    def empty_memory(self, x: Tensor, condition: Condition) -> RuleMemory:
+        """The memory before the first call: zeros for each site with such a rule. x (B, C, H, W) gives the sizes."""
+        ...
+
+    def predict_with_memory(
+        self, x: Tensor, t: Tensor, condition: Condition, memory: RuleMemory
+    ) -> tuple[Prediction, RuleMemory]:
+        """The prediction, and the memory for the next call.
+
+        The memory of a site that was not reached, or that has no such rule, stays. Raises ``ValueError`` if the memory
+        of a rule is missing.
         """
         ...
 

@@ -12,7 +12,7 @@ from guidegraph.nodes.shape_checks import expand_to_batch
 from guidegraph.nodes.types import Condition, Denoiser, Prediction, Sample, Scale, Table, Timesteps
 
 
-def _shape_problems(denoiser: Denoiser, shapes: Mapping[str, Sequence[int]]) -> dict[str, str]:
+def list_shape_problems(denoiser: Denoiser, shapes: Mapping[str, Sequence[int]]) -> dict[str, str]:
     """The problem of the shape of x, if the denoiser can check it."""
     check = getattr(denoiser, "check_shape", None)
     if check is None or len(shapes.get("x", ())) != 4:
@@ -24,7 +24,7 @@ def _shape_problems(denoiser: Denoiser, shapes: Mapping[str, Sequence[int]]) -> 
     return {}
 
 
-@node("denoiser.predict", batchable=("x", "t", "condition"), check=_shape_problems)
+@node("denoiser.predict", batchable=("x", "t", "condition"), check=list_shape_problems)
 def predict(denoiser: Denoiser, x: Sample, t: Timesteps, condition: Condition | None = None) -> Prediction:
     """The denoiser's prediction at x (B, C, H, W) and t (1) or (B), for a condition with leading axis 1 or B."""
     batch = x.shape[0]
@@ -97,8 +97,8 @@ def guide_denoiser(denoiser: Denoiser, positive: Condition, negative: Condition,
 def list_sites(denoiser: HookedDenoiser) -> Table:
     """The sites of a denoiser, where rules can act inside its network, in order of computation.
 
-    Columns: site, its name; kind, "self" or "cross" attention, "skip" or "feature"; stage, "down", "middle" or "up";
-    and index.
+    Columns: site, its name; kind, "self" or "cross" attention, "skip", "feature" or "deep"; stage, "down", "middle" or
+    "up"; and index.
     """
     sites = denoiser.sites()
     return Table(
@@ -117,7 +117,7 @@ def features(
 ) -> Tensor:
     """The output of one site of the denoiser at x (B, C, H, W) and t (1) or (B) under a condition.
 
-    (B, C′, h, w) at "feature" and "skip", and (B, heads, N, D) of N pixels at "self" and "cross".
+    (B, C′, h, w) at "feature", "skip" and "deep", and (B, heads, N, D) of N pixels at "self" and "cross".
     site: its name, as denoiser.sites lists it.
     Raises an error for a name that does not match exactly one site.
     """

@@ -10,7 +10,8 @@ from annotated_types import Gt
 
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
-from guidegraph.nodes.guidance.hooks import HookedDenoiser, HookedWrapper, Site
+from guidegraph.nodes.guidance.hooks import HookedDenoiser, HookedWrapper, MemoryDenoiser, Site
+from guidegraph.nodes.guidance.rule_memory import RuleMemory
 from guidegraph.nodes.types import Condition, Denoiser, Prediction, PredictionKind, Schedule
 
 EdmNetwork: TypeAlias = Literal["raw", "preconditioned"]
@@ -70,7 +71,7 @@ class PreconditionedDenoiser:
 
 @dataclass(frozen=True)
 class HookedPreconditionedDenoiser(HookedWrapper, PreconditionedDenoiser):
-    """A preconditioned denoiser whose network has hooks; its sites are the network's."""
+    """A preconditioned denoiser whose network has hooks; its sites and their memory are the network's."""
 
     def captured(
         self, x: Tensor, t: Tensor, condition: Condition, sites: Sequence[Site]
@@ -78,6 +79,25 @@ class HookedPreconditionedDenoiser(HookedWrapper, PreconditionedDenoiser):
         """The prediction of x0, and the outputs of the sites in the same call."""
         prediction, values = self.inner.captured(*self._input(x, t), condition, sites)
         return self._output(x, t, prediction), values
+
+    def empty_memory(self, x: Tensor, condition: Condition) -> RuleMemory:
+        """The empty memory of the network, whose input has the size of x."""
+        return self._with_memory.empty_memory(x, condition)
+
+    def predict_with_memory(
+        self, x: Tensor, t: Tensor, condition: Condition, memory: RuleMemory
+    ) -> tuple[Prediction, RuleMemory]:
+        """The prediction of x0, and the network's next memory."""
+        prediction, following = self._with_memory.predict_with_memory(*self._input(x, t), condition, memory)
+        return self._output(x, t, prediction), following
+
+    @property
+    def _with_memory(self) -> MemoryDenoiser:
+        if not isinstance(self.inner, MemoryDenoiser):
+            raise ValueError(
+                "the network's rules cannot have a memory: wire a denoiser from model.load or checkpoint.load"
+            )
+        return self.inner
 
 
 def check_raw_kind(kind: PredictionKind) -> None:

@@ -172,7 +172,10 @@ def overrides() -> list[NodeCase]:
         case("data.soil", skip=WHOLE_BATCH),
         case("detector.finds", inputs={"logits": logits(23), "label": present()}),
         case("detector.predict", inputs={"detector": detector(), "image": picture()}),
+        case("denoiser.deep_features", settings={"site": "deep.up.3"}),
+        case("denoiser.empty_memory", inputs={"condition": example(Condition)}),
         case("denoiser.features", inputs={"condition": example(Condition)}, settings={"site": "self.middle.0"}),
+        case("denoiser.predict_with_memory", inputs={"condition": example(Condition)}),
         case("features.classifier", inputs={"classifier": example(Classifier)}),
         case(
             "features.pooled",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import torch
 
 from guidegraph.nodes import types
-from guidegraph.nodes.guidance.hooks import HookedDenoiser, OpaqueDenoiser
+from guidegraph.nodes.guidance.hooks import HookedDenoiser, MemoryDenoiser, OpaqueDenoiser, select_sites
+from guidegraph.nodes.guidance.rule_memory import RuleMemory, RuleWithMemory
 from guidegraph.nodes.guidance.step_context import StepContext, context
 from guidegraph.nodes.models.model_nodes import new_unet
 from guidegraph.nodes.sampling.levels import levels_at_timesteps
@@ -100,6 +101,27 @@ def hooked_denoiser(seed: int) -> HookedDenoiser:
     return denoiser
 
 
+MEMORY_SITE = "deep.up.3"
+"""The site of the example rule with a memory; its features have 8 channels and the size of x."""
+
+
+def memory_denoiser(seed: int) -> MemoryDenoiser:
+    """The same U-Net with one rule that has a memory: a running average of the features that enter the last block."""
+
+    def average(compute: Callable[[], torch.Tensor], memory: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        mixed = 0.75 * compute() + 0.25 * memory
+        return mixed, mixed
+
+    hooked = hooked_denoiser(seed)
+    (site,) = select_sites(hooked, MEMORY_SITE)
+    return cast(MemoryDenoiser, hooked.with_rules({site: RuleWithMemory(average)}))
+
+
+def rule_memory(seed: int) -> RuleMemory:
+    """The memory of the example's rule."""
+    return RuleMemory({MEMORY_SITE: draw_normal(("B", 8, "H", "W"), seed)})
+
+
 MAKERS: Mapping[type, Maker] = cast(
     "Mapping[type, Maker]",
     {
@@ -119,6 +141,8 @@ MAKERS: Mapping[type, Maker] = cast(
         StepContext: step_context,
         types.Denoiser: Denoiser,
         HookedDenoiser: hooked_denoiser,
+        MemoryDenoiser: memory_denoiser,
+        RuleMemory: rule_memory,
         OpaqueDenoiser: Denoiser,
         types.Classifier: Classifier,
         types.TextEmbedder: TextEmbedder,

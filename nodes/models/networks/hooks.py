@@ -8,21 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from typing import Any, ClassVar, Self, TypeAlias, cast
 
+import torch
 from torch import Tensor, nn
 
 from guidegraph.nodes.guidance.hooks import (
     AttentionCall,
-    AttentionRule,
-    FeatureRule,
     Rule,
     Site,
     SiteKind,
     SiteStage,
-    SkipRule,
     list_site_choices,
 )
+from guidegraph.nodes.guidance.rule_memory import RuleMemory, RuleWithMemory
 from guidegraph.nodes.models.networks.attention import attention
 from guidegraph.nodes.models.networks.low_rank import trainable_names
 from guidegraph.nodes.shape_checks import has_values
@@ -33,15 +33,23 @@ Attend: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
 
 class Hooks:
-    """Rules by site, and the sites whose values one forward pass records in `recorded`. Without either it does nothing.
+    """Rules by site, the memory of those that have one, and the sites whose values one forward pass records.
 
-    Copies of a model share it.
+    `recorded` has the values of these sites, and `remembered` the next memory of rules by the names of their sites.
+    Without rules and sites to record it does nothing. Copies of a model share it.
     """
 
-    def __init__(self, rules: Mapping[Site, Rule] | None = None, record: Iterable[Site] = ()) -> None:
+    def __init__(
+        self,
+        rules: Mapping[Site, Rule] | None = None,
+        record: Iterable[Site] = (),
+        memory: RuleMemory | None = None,
+    ) -> None:
         self.rules: dict[Site, Rule] = dict(rules or {})
         self.record = frozenset(record)
+        self.memory = memory
         self.recorded: dict[Site, Tensor] = {}
+        self.remembered: dict[str, Tensor] = {}
         self.idle = not self.rules and not self.record
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
@@ -51,13 +59,12 @@ class Hooks:
         """The attention function of a site whose queries are the pixels of a map of this size (h, w)."""
         if self.idle or site is None or not (site in self.rules or site in self.record):
             return attention
-        rule = cast(AttentionRule, self.rules.get(site, AttentionCall.attend))
 
         def attend_with_rule(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-            with report_call_errors(site, rule, "one AttentionCall"):
-                attended = rule(AttentionCall(query, key, value, mask, (size[0], size[1])))
-            check_rule_output(site, rule, attended, query)
-            return self._keep(site, attended)
+            call = AttentionCall(query, key, value, mask, (size[0], size[1]))
+            attended = self._call(site, "one AttentionCall", call) if site in self.rules else call.attend()
+            check_rule_output(site, self.rules.get(site), attended, query)
+            return self._keep(site, cast(Tensor, attended))
 
         return attend_with_rule
 
@@ -67,9 +74,7 @@ class Hooks:
             return h, skipped
         site = Site("skip", "up", index)
         if site in self.rules:
-            rule = cast(SkipRule, self.rules[site])
-            with report_call_errors(site, rule, "h and the skipped features"):
-                output = rule(h, skipped)
+            output, rule = self._call(site, "h and the skipped features", h, skipped), self.rules[site]
             if not isinstance(output, tuple) or len(output) != 2:
                 raise ValueError(f"{rule_name(rule)}, the rule of site '{site}', must give two tensors: (h, skipped)")
             check_rule_output(site, rule, output[0], h)
@@ -83,12 +88,55 @@ class Hooks:
             return h
         site = Site("feature", stage, index)
         if site in self.rules:
-            rule = cast(FeatureRule, self.rules[site])
-            with report_call_errors(site, rule, "the features alone"):
-                output = rule(h)
-            check_rule_output(site, rule, output, h)
-            h = output
+            output = self._call(site, "the features alone", h)
+            check_rule_output(site, self.rules[site], output, h)
+            h = cast(Tensor, output)
         return self._keep(site, h)
+
+    def deep(self, index: int, compute: Callable[[], Tensor], skipped: Tensor) -> Tensor:
+        """Apply the rule of the features that enter a block of the up path, which `compute` computes.
+
+        They have the rows and the size of the skipped features that join them.
+        """
+        if self.idle:
+            return compute()
+        site = Site("deep", "up", index)
+        if site not in self.rules:
+            return self._keep(site, compute())
+        h = self._call(site, "a function that computes the features", compute)
+        check_deep_output(site, self.rules[site], h, skipped)
+        return self._keep(site, cast(Tensor, h))
+
+    def _call(self, site: Site, arguments: str, *values: object) -> object:
+        """Call the rule of a site and return its output; the next memory, if it has one, goes to `remembered`."""
+        rule = self.rules[site]
+        if not isinstance(rule, RuleWithMemory):
+            with report_call_errors(site, rule, arguments):
+                return cast(Callable[..., object], rule)(*values)
+        memory = self._memory_of(site, rule)
+        with report_call_errors(site, rule, f"{arguments}, and the memory"):
+            pair: object = rule.function(*values, memory)
+        if not isinstance(pair, tuple) or len(pair) != 2:
+            raise ValueError(
+                f"{rule_name(rule)}, the rule of site '{site}', must give its output and the next memory: two values"
+            )
+        output, following = pair
+        check_rule_output(site, rule, following, memory, "the next memory, ")
+        self.remembered[site.name] = following
+        return output
+
+    def _memory_of(self, site: Site, rule: RuleWithMemory) -> Tensor:
+        if self.memory is None:
+            raise ValueError(
+                f"{rule_name(rule)}, the rule of site '{site}', has a memory, and this call has none: use "
+                "denoiser.predict_with_memory, with a memory that the loop carries"
+            )
+        if site.name not in self.memory.values:
+            raise ValueError(
+                f"there is no memory for {rule_name(rule)}, the rule of site '{site}': start the carry from "
+                "denoiser.empty_memory of this denoiser"
+            )
+        return self.memory.values[site.name]
 
     def _keep(self, site: Site, value: Tensor) -> Tensor:
         if site in self.record:
@@ -99,8 +147,10 @@ class Hooks:
 NO_HOOKS = Hooks()
 
 
-def check_rule_output(site: Site, rule: Rule, output: object, like: Tensor) -> None:
-    """Raise ``ValueError`` if a rule does not return a tensor like the one that it replaces."""
+def check_rule_output(site: Site, rule: Rule | None, output: object, like: Tensor, part: str = "") -> None:
+    """Raise ``ValueError`` if a rule does not return a tensor like the one that it replaces. part: names the output."""
+    if rule is None:
+        return
     if not isinstance(output, Tensor):
         got = type(output).__name__
     elif has_values(output) and (output.shape, output.dtype, output.device) != (like.shape, like.dtype, like.device):
@@ -108,9 +158,16 @@ def check_rule_output(site: Site, rule: Rule, output: object, like: Tensor) -> N
     else:
         return
     raise ValueError(
-        f"{rule_name(rule)}, the rule of site '{site}', gives {got}; expected {tuple(like.shape)}, {like.dtype}, on "
-        f"{like.device}"
+        f"{rule_name(rule)}, the rule of site '{site}', gives {part}{got}; expected {tuple(like.shape)}, {like.dtype}, "
+        f"on {like.device}"
     )
+
+
+def check_deep_output(site: Site, rule: Rule, output: object, skipped: Tensor) -> None:
+    """Raise ``ValueError`` if the rule of a deep site does not return features that join the skipped ones."""
+    if isinstance(output, Tensor) and output.ndim == skipped.ndim:
+        skipped = skipped[:, :1].expand(-1, output.shape[1], -1, -1)  # the channels are the network's
+    check_rule_output(site, rule, output, skipped)
 
 
 @contextmanager
@@ -126,9 +183,16 @@ def report_call_errors(site: Site, rule: Rule, arguments: str) -> Iterator[None]
 
 def rule_name(rule: Rule) -> str:
     """A rule's name in error messages: its module and the function or class that made it."""
-    inner = getattr(rule, "func", rule)
+    function = rule.function if isinstance(rule, RuleWithMemory) else rule
+    inner = getattr(function, "func", function)
     owner = inner if hasattr(inner, "__qualname__") else type(inner)
     return f"{owner.__module__}.{owner.__qualname__}".replace(".<locals>", "")
+
+
+def take_first_row(condition: Condition) -> Condition:
+    """The condition of the first sample: every field with a leading axis of 1."""
+    values = {field.name: getattr(condition, field.name) for field in fields(condition)}
+    return Condition(**{name: None if value is None else value[:1] for name, value in values.items()})
 
 
 class AttentionLayer(nn.Module):
@@ -155,6 +219,7 @@ def number_sites(blocks: Iterable[SiteBlock]) -> tuple[Site, ...]:
 
     for stage, modules in blocks:
         if stage == "up":
+            add("deep", stage)
             add("skip", stage)
         for layer in (inner for module in modules for inner in module.modules()):
             if isinstance(layer, AttentionLayer):
@@ -190,7 +255,7 @@ class HookedModel(nn.Module):
         """
         added = {self._site(site): rule for site, rule in rules.items()}
         for site, rule in added.items():
-            if not callable(rule):
+            if not callable(rule.function if isinstance(rule, RuleWithMemory) else rule):
                 raise ValueError(f"the rule of site '{site}' is {rule!r:.60}; expected a function")
             if site in self.hooks.rules:
                 raise ValueError(
@@ -215,6 +280,29 @@ class HookedModel(nn.Module):
         if missing := [site.name for site in sites if site not in hooks.recorded]:
             raise ValueError(f"nothing came through {', '.join(missing)}: this condition has no tokens")
         return prediction, {site: hooks.recorded[site] for site in sites}
+
+    def empty_memory(self, x: Tensor, condition: Condition) -> RuleMemory:
+        """Zeros (B, …) for each site with a rule that has a memory. The network is called once to find their sizes.
+
+        Raises ``ValueError`` as `captured` does.
+        """
+        sites = [site for site, rule in self.hooks.rules.items() if isinstance(rule, RuleWithMemory)]
+        plain = type(self)(self.network)
+        plain.training = self.training
+        _, values = plain.captured(x[:1], torch.zeros(1, device=x.device), take_first_row(condition), sites)
+        batch = x.shape[0]
+        return RuleMemory({site.name: value.new_zeros(batch, *value.shape[1:]) for site, value in values.items()})
+
+    def predict_with_memory(
+        self, x: Tensor, t: Tensor, condition: Condition, memory: RuleMemory
+    ) -> tuple[Prediction, RuleMemory]:
+        """The prediction, and the memory for the next call; the memory of a site that was not reached stays.
+
+        Raises ``ValueError`` if the memory of a rule is missing, or a rule returns one of another shape.
+        """
+        hooks = Hooks(self.hooks.rules, memory=memory)
+        prediction = self(x, t, condition, hooks)
+        return prediction, RuleMemory({**memory.values, **hooks.remembered})
 
     def _site(self, site: object) -> Site:
         """A site of this network. Raises ``ValueError`` for anything else."""

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from guidegraph.nodes.models.networks.hooks import NO_HOOKS, Hooks, SiteBlock, number_sites
 from guidegraph.nodes.models.networks.packed_convolution import PackedConv2d
+from guidegraph.nodes.models.networks.shells import run_shells
 from guidegraph.nodes.models.own.layers import (
     Downsample,
     ResidualBlock,
@@ -136,17 +137,38 @@ class UNetTrunk(nn.Module):
         hooks: Hooks = NO_HOOKS,
     ) -> tuple[Tensor, list[Tensor]]:
         """The features (B, width, h, w) of the coarsest resolution, and the skip features, in the order of `skips`."""
-        h = self.stem(self.fold(x if spatial is None else torch.cat([x, spatial], dim=1)))
-        skips = [hooks.feature("down", 0, h)]
-        for level in range(len(self.config.multipliers)):
-            for block in range(self.config.blocks):
-                h = self.down[level * self.config.blocks + block](skips[-1], embedding, tokens, mask, hooks)
-                skips.append(hooks.feature("down", len(skips), h))
-            if level < len(self.downsample):
-                h = self.downsample[level](skips[-1])
-                skips.append(hooks.feature("down", len(skips), h))
-        h = self.middle_out(self.middle_in(skips[-1], embedding, tokens, mask, hooks), embedding)
-        return hooks.feature("middle", 0, h), skips
+        h, skips = self.input(x, spatial), []
+        for index in range(len(self.skips)):
+            h = hooks.feature("down", index, self.run_down(index, h, embedding, tokens, mask, hooks))
+            skips.append(h)
+        return hooks.feature("middle", 0, self.run_middle(h, embedding, tokens, mask, hooks)), skips
+
+    def input(self, x: Tensor, spatial: Tensor | None = None) -> Tensor:
+        """The input of the first convolution: x with the spatial condition, folded."""
+        folded: Tensor = self.fold(x if spatial is None else torch.cat([x, spatial], dim=1))
+        return folded
+
+    def run_down(
+        self, index: int, h: Tensor, embedding: Tensor, tokens: Tensor | None, mask: Tensor | None, hooks: Hooks
+    ) -> Tensor:
+        """The skip features of an index, in the order of `skips`, from those before; for index 0 from `input`."""
+        out: Tensor
+        if index == 0:
+            out = self.stem(h)
+            return out
+        level, block = divmod(index - 1, self.config.blocks + 1)
+        if block == self.config.blocks:
+            out = self.downsample[level](h)
+        else:
+            out = self.down[level * self.config.blocks + block](h, embedding, tokens, mask, hooks)
+        return out
+
+    def run_middle(
+        self, h: Tensor, embedding: Tensor, tokens: Tensor | None, mask: Tensor | None, hooks: Hooks
+    ) -> Tensor:
+        """The features (B, width, h, w) of the coarsest resolution after the middle."""
+        out: Tensor = self.middle_out(self.middle_in(h, embedding, tokens, mask, hooks), embedding)
+        return out
 
     def blocks(self) -> list[SiteBlock]:
         """The blocks that compute the skip features, and the middle, in order of execution."""
@@ -196,14 +218,22 @@ class UNet(UNetTrunk):
         concatenated to x along the channels.
         """
         embedding = self.embed(t, vector)
-        h, skips = self.encode(x, embedding, tokens=tokens, mask=mask, spatial=spatial, hooks=hooks)
-        for level in range(len(self.config.multipliers)):
-            for block in range(self.config.blocks + 1):
-                index = level * (self.config.blocks + 1) + block
-                h, skipped = hooks.skip(index, h, skips.pop())
-                h = self.up[index](torch.cat([h, skipped], dim=1), embedding, tokens, mask, hooks)
-                if block == self.config.blocks and level < len(self.upsample):
-                    h = self.upsample[level](h)
-                h = hooks.feature("up", index, h)
+        context = (embedding, tokens, mask, hooks)
+
+        def run_up(index: int, h: Tensor) -> Tensor:
+            level, block = divmod(index, self.config.blocks + 1)
+            h = self.up[index](h, *context)
+            if block == self.config.blocks and level < len(self.upsample):
+                h = self.upsample[level](h)
+            return h
+
+        h = run_shells(
+            self.input(x, spatial),
+            len(self.up),
+            lambda index, h: self.run_down(index, h, *context),
+            lambda h: self.run_middle(h, *context),
+            run_up,
+            hooks,
+        )
         out: Tensor = self.unfold(self.head(F.silu(self.norm(h))))
         return out

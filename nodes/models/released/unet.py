@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from guidegraph.nodes.models.networks.hooks import NO_HOOKS, Hooks, SiteBlock, number_sites
 from guidegraph.nodes.models.networks.packed_convolution import PackedConv2d
+from guidegraph.nodes.models.networks.shells import run_shells
 from guidegraph.nodes.models.own.layers import Upsample
 from guidegraph.nodes.models.released.config import ClassifierShape, UNetShape
 from guidegraph.nodes.models.released.layers import (
@@ -183,11 +184,15 @@ class ReleasedUNet(ReleasedEncoder):
         if vector is not None:
             embedding = embedding + (vector if self.label_emb is None else self.label_emb(vector))
         h = x if spatial is None else torch.cat([x, spatial], dim=1)
-        h, skips = self.encode(h, embedding, tokens, mask, hooks)
-        for index, stage in enumerate(self.output_blocks):
-            h, skipped = hooks.skip(index, h, skips.pop())
-            h = stage(torch.cat([h, skipped], dim=1), embedding, tokens, mask, hooks)
-            h = hooks.feature("up", index, h)
+        context = (embedding, tokens, mask, hooks)
+        h = run_shells(
+            h,
+            len(self.output_blocks),
+            lambda index, h: self.input_blocks[index](h, *context),
+            lambda h: self.middle_block(h, *context),
+            lambda index, h: self.output_blocks[index](h, *context),
+            hooks,
+        )
         out: Tensor = self.out(h)
         return out
 

@@ -118,6 +118,18 @@ CASES = {
         {**SIZED, "prompt": Change({"prompt": ["a house on snow", "a boat"], "batch": 2})},
     ),
     "text_to_image_vq": Case("text_to_image_vq.yaml", {"steps": 3}, SIZED),
+    "deep_features": Case(
+        "fast/deep_features.yaml",
+        {"steps": 4},
+        {
+            "example": Change(),
+            "steps, scale and seed": Change({"steps": 5, "scale": 2.0, "seed": 7}),
+            "every third step": Change({"steps": 5, "every": 3}),
+            "batch": Change({"batch": 3, "prompt": ["a house on snow", "a tiger", "a penguin on sand"]}),
+            "size": Change(nodes=SIZE, text=SIZE_TEXT),
+        },
+        text=(("../blocks/", f"{WORKFLOWS}/blocks/"),),
+    ),
     "class_cfg": Case(
         "class_cfg.yaml",
         {"steps": 3, "batch": 2},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,8 @@ def passive(site: Site) -> Rule:
         return lambda h, skipped: (h, skipped)
     if site.kind == "feature":
         return lambda h: h
+    if site.kind == "deep":
+        return lambda compute: compute()
     return AttentionCall.attend
 
 
@@ -84,6 +86,8 @@ def changing(site: Site) -> Rule:
         return lambda h, skipped: (1.5 * h, 0.5 * skipped)
     if site.kind == "feature":
         return lambda h: h.abs()
+    if site.kind == "deep":
+        return lambda compute: compute().abs()
     return lambda call: 1.5 * call.attend()
 
 
@@ -91,23 +95,15 @@ def test_sites_are_listed_in_order_of_computation() -> None:
     assert [site.name for site in own().sites()] == [
         *("feature.down.0", "feature.down.1", "feature.down.2", "self.down.0", "cross.down.0", "feature.down.3"),
         *("self.middle.0", "cross.middle.0", "feature.middle.0"),
-        *(
-            "skip.up.0",
-            "self.up.0",
-            "cross.up.0",
-            "feature.up.0",
-            "skip.up.1",
-            "self.up.1",
-            "cross.up.1",
-            "feature.up.1",
-        ),
-        *("skip.up.2", "feature.up.2", "skip.up.3", "feature.up.3"),
+        *("deep.up.0", "skip.up.0", "self.up.0", "cross.up.0", "feature.up.0"),
+        *("deep.up.1", "skip.up.1", "self.up.1", "cross.up.1", "feature.up.1"),
+        *("deep.up.2", "skip.up.2", "feature.up.2", "deep.up.3", "skip.up.3", "feature.up.3"),
     ]
     assert [site.name for site in select_sites(with_tokens(), ["self", "cross.middle"])] == [
         *("self.down.0", "self.down.1", "self.middle.0", "cross.middle.0"),
         *("self.up.0", "self.up.1", "self.up.2", "self.up.3"),
     ]
-    assert {site.kind for site in of_pixels().sites()} == {"self", "skip", "feature"}
+    assert {site.kind for site in of_pixels().sites()} == {"self", "skip", "feature", "deep"}
     table = list_sites(own())
     assert table["site"][3] == "self.down.0"
     assert (table["kind"][3], table["stage"][3], table["index"][3]) == ("self", "down", 0)
@@ -143,7 +139,11 @@ def test_rules_run_in_the_order_of_the_sites_and_get_their_tensors(denoiser: Hoo
             shapes[site] = h.shape
             return h
 
-        return {"skip": skip, "feature": feature}.get(site.kind, attend)  # type: ignore[return-value]
+        def deep(compute: Callable[[], torch.Tensor]) -> torch.Tensor:
+            return feature(compute())
+
+        rules = {"skip": skip, "feature": feature, "deep": deep}
+        return rules.get(site.kind, attend)  # type: ignore[return-value]
 
     denoiser.with_rules({site: watching(site) for site in denoiser.sites()})(x, t, condition)
     assert tuple(seen) == denoiser.sites()
@@ -151,6 +151,7 @@ def test_rules_run_in_the_order_of_the_sites_and_get_their_tensors(denoiser: Hoo
     before = [shapes[site] for site in select_sites(denoiser, ["feature.middle", "feature.up"])]
     skips = [shapes[site] for site in select_sites(denoiser, "skip")]
     assert skips == list(zip(before, reversed(downs), strict=False))
+    assert [shapes[site] for site in select_sites(denoiser, "deep")] == before[:-1]
     assert {shapes[site] for site in select_sites(denoiser, "self")} == {(SIDE // 2, SIDE // 2)}
 
 
@@ -199,7 +200,7 @@ def test_an_error_names_a_rule_with_a_result_of_the_wrong_shape(denoiser: Hooked
 
 
 def test_an_error_names_the_site_of_a_rule_of_the_wrong_kind(denoiser: HookedModel) -> None:
-    attention, skip, feature = (select_sites(denoiser, name)[0] for name in ("self", "skip", "feature"))
+    attention, skip, feature, deep = (select_sites(denoiser, name)[0] for name in ("self", "skip", "feature", "deep"))
     with pytest.raises(ValueError, match=r"expected a Site, found 'self.middle.0': select_sites"):
         denoiser.with_rules({"self.middle.0": passive_rule})  # type: ignore[dict-item]
     with pytest.raises(ValueError, match=r"expected a Site, found 'self.middle.0'"):
@@ -210,6 +211,8 @@ def test_an_error_names_the_site_of_a_rule_of_the_wrong_kind(denoiser: HookedMod
         (skip, passive_rule, "was called with h and the skipped features, and failed"),
         (skip, lambda h, skipped: h, "must give two tensors"),
         (feature, lambda h: h.double(), "torch.float64"),
+        (deep, lambda compute: compute()[:1], r"gives shape \(1, .*; expected \(2, "),
+        (deep, lambda compute: None, "gives NoneType"),
     ]
     for site, rule, message in wrong:
         with pytest.raises(ValueError, match=rf"the rule of site '{site}'.*{message}"):
@@ -252,6 +255,9 @@ def test_captured_outputs_equal_those_of_torch_hooks(denoiser: HookedModel) -> N
     for site, value in actual.items():
         if site.kind == "feature":
             assert torch.equal(value, outputs[site.name]), site
+        elif site.kind == "deep":
+            below = f"feature.up.{site.index - 1}" if site.index else "feature.middle.0"
+            assert torch.equal(value, outputs[below]), site
         elif site.kind == "skip":
             assert torch.equal(value, outputs[f"feature.down.{len(down) - 1 - site.index}"]), site
         else:
@@ -268,7 +274,9 @@ def test_outputs_are_captured_after_the_rule(denoiser: HookedModel) -> None:
     _, before = denoiser.captured(*arguments, denoiser.sites())
     for site in denoiser.sites():
         _, actual = denoiser.with_rules({site: changing(site)}).captured(*arguments, [site])
-        expected = {"feature": before[site].abs(), "skip": 0.5 * before[site]}.get(site.kind, 1.5 * before[site])
+        positive = before[site].abs()
+        changed_values = {"feature": positive, "deep": positive, "skip": 0.5 * before[site]}
+        expected = changed_values.get(site.kind, 1.5 * before[site])
         assert torch.equal(actual[site], expected), site
 
 
@@ -419,7 +427,7 @@ def test_a_denoiser_without_hooks_is_refused_before_the_node_runs(plugin: str, t
         assert "nodes.halved (inside.halve): PortError: port 'denoiser': expected HookedDenoiser, " in message
         assert actual in message
         assert message.endswith("from model.load and checkpoint.load, and from nodes that add rules to one")
-    assert load_workflow(workflow(tmp_path, "inside.own"), plugins=[plugin], cache="off").run()["sites"].rows == 21
+    assert load_workflow(workflow(tmp_path, "inside.own"), plugins=[plugin], cache="off").run()["sites"].rows == 25
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,8 @@ from guidegraph.graph.node import get_spec, node
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.resolution.load import build
 from guidegraph.graph.types import Tensor
+from guidegraph.nodes.models.own.denoiser import UNetDenoiser
+from guidegraph.nodes.models.own.unet import UNet, UNetConfig
 from guidegraph.nodes.types import Condition, Denoiser, Prediction, Sample, Score
 from guidegraph.plugins import builtin
 
@@ -92,6 +94,17 @@ def model(*, factor: float = 1.0) -> Denoiser:
     return lambda x, t, condition: Prediction(factor * x, "eps")
 
 
+@node("plan.unet")
+def make_unet() -> Denoiser:
+    """A U-Net of two levels with random weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        denoiser = UNetDenoiser(UNet(UNetConfig(2, 2, channels=8, multipliers=(1, 2), blocks=1, attention=(), heads=1)))
+        for parameter in denoiser.parameters():
+            torch.nn.init.normal_(parameter, std=0.2)
+    return denoiser.eval().requires_grad_(False)
+
+
 @node("plan.ask")
 def ask(denoiser: Denoiser, x: Sample) -> Sample:
     """What a denoiser says."""
@@ -145,7 +158,7 @@ def attend(x: Sample, condition: Condition) -> Sample:
 
 CHOOSING = [above, is_long, fail, vector, tokens, told]
 
-NODES = [*CHOOSING, attend, model, ask, spell, flag, halve, scale, times, fold, mix, secret, read, pull]
+NODES = [*CHOOSING, attend, model, make_unet, ask, spell, flag, halve, scale, times, fold, mix, secret, read, pull]
 
 
 def registry() -> Registry:
