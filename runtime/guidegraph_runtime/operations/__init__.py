@@ -4,7 +4,19 @@ from guidegraph_runtime.declare.operation import OPERATIONS as OPERATIONS
 from guidegraph_runtime.declare.operation import HostOperation as HostOperation
 from guidegraph_runtime.declare.operation import drawing_operations as drawing_operations
 from guidegraph_runtime.declare.operation import shapes_read_by as shapes_read_by
-from guidegraph_runtime.operations import image, label, levels, mask, noise, schedule, scheduler, semantic, tensor, text
+from guidegraph_runtime.operations import (
+    image,
+    label,
+    levels,
+    levels_flow,
+    mask,
+    noise,
+    schedule,
+    scheduler,
+    semantic,
+    tensor,
+    text,
+)
 from guidegraph_runtime.samplers import (  # registers the samplers
     consistency,
     ddpm_ddim,
@@ -24,6 +36,7 @@ __all__ = [
     "image",
     "label",
     "levels",
+    "levels_flow",
     "mask",
     "noise",
     "ode_solvers",

@@ -18,7 +18,7 @@ from guidegraph_runtime.tables.rows import S1, S2, S3, S4, X0, Array, Level, Row
 B: TypeAlias = Literal["bh1", "bh2"]
 
 
-@sampler(LAMBDA, eta=0, rederives=False, steps=20)
+@sampler(LAMBDA, start="flow", eta=0, rederives=False, steps=20)
 def unipc(
     levels: Sequence[Level],
     *,
@@ -28,7 +28,8 @@ def unipc(
 ) -> list[Row]:
     """UniPC (Zhao et al. 2023, algorithms 5 and 6) of x̂0: predictor and corrector of the same order, one call a step.
 
-    The order is lower at the start, and 1 for a step to σ = 0.
+    The order is lower at the start, and 1 for a step to σ = 0. A call at α = 0, where λ is −∞, corrects the step that
+    follows it, and no later one.
 
     variant: the paper's B(h), h for bh1 and e^h − 1 for bh2. lower_order_final: the last steps have orders p − 1, …, 1.
     """
@@ -54,14 +55,18 @@ def _update(
 ) -> Array:
     """From past[0] to target with x̂0 at the past levels, newest first, and, for the corrector, at the target."""
     base = integrate(x, past[0], target, x0s[0])
-    nodes = [(level.lam - past[0].lam, x0) for level, x0 in zip(past[1:], x0s[1:], strict=False)]
-    if corrector is not None:
-        nodes.append((target.lam - past[0].lam, corrector))
     h = target.lam - past[0].lam
-    if not nodes or h == 0:
+    nodes = [
+        ((level.lam - past[0].lam) / h, x0)
+        for level, x0 in zip(past[1:], x0s[1:], strict=False)
+        if h != 0 and level.alpha > 0
+    ]
+    if corrector is not None and h != 0:
+        nodes.append((1.0, corrector))
+    if not nodes:
         return base
-    r = np.array([distance / h for distance, _ in nodes])
-    basis = math.expm1(-h) if b == "bh2" else -h
+    r = np.array([distance for distance, _ in nodes])
+    basis = -h if b == "bh1" and h < math.inf else math.expm1(-h)
     rho = _weights(r, h, basis)
     return base - target.alpha * basis * sum(  # type: ignore[no-any-return]
         p * (x0 - x0s[0]) / q for p, q, (_, x0) in zip(rho, r, nodes, strict=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,9 @@ K = 4
 INPUTS = ("x", "x0", "eps", "noise", *(f"s{i + 1}" for i in range(K)))
 
 Array: TypeAlias = NDArray[np.float64]
+
+Form: TypeAlias = Literal["variance_preserving", "flow"]
+"""How x = αx0 + σε is scaled: α² + σ² = 1, or α + σ = 1, the straight path of flow matching (Lipman et al. 2023)."""
 
 _basis = np.eye(4 + K)
 _basis.setflags(write=False)
@@ -29,18 +32,20 @@ NOTHING.setflags(write=False)
 
 @dataclass(frozen=True)
 class Level:
-    """A noise level x = αx0 + σε at time t of the schedule; α² + σ² = 1."""
+    """A noise level x = αx0 + σε at time t of the schedule, scaled by its form."""
 
     t: float
     alpha: float
     sigma: float
+    form: Form = "variance_preserving"
 
     @classmethod
-    def at(cls, t: float, ratio: float) -> Level:
+    def at(cls, t: float, ratio: float, form: Form = "variance_preserving") -> Level:
         """The level at time t where σ/α is `ratio`, which may be infinite."""
         if ratio == math.inf:
-            return cls(t, 0.0, 1.0)
-        return cls(t, 1 / math.hypot(1, ratio), ratio / math.hypot(1, ratio))
+            return cls(t, 0.0, 1.0, form)
+        scale = 1 + ratio if form == "flow" else math.hypot(1, ratio)
+        return cls(t, 1 / scale, ratio / scale, form)
 
     @property
     def ratio(self) -> float:
@@ -53,6 +58,11 @@ class Level:
         if self.sigma == 0:
             return math.inf
         return math.log(self.alpha / self.sigma) if self.alpha > 0 else -math.inf
+
+    @property
+    def power(self) -> float:
+        """α² + σ², the variance of x if x0 has variance 1."""
+        return self.alpha**2 + self.sigma**2 if self.form == "flow" else 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +104,11 @@ def stack_rows(rows: Sequence[Row]) -> Table:
     if not np.isfinite(table.matrix).all():
         raise ArithmeticError("the table has coefficients that are not finite: the noise levels are too close or equal")
     return table
+
+
+def added_variance(a: Level, b: Level) -> float:
+    """The variance of x at level a given x at the less noisy level b: σ_a² − (α_a/α_b)² σ_b²."""
+    return a.power - (a.alpha / b.alpha) ** 2 * b.power
 
 
 def ancestral_split(start: float, end: float, eta: float) -> tuple[float, float]:
