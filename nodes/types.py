@@ -207,6 +207,10 @@ class Schedule:
         """v̂ (B, …)."""
         return self._at(x, t).v(prediction.value, prediction.kind)
 
+    def to_flow(self, prediction: Prediction, x: Tensor, t: Tensor) -> Tensor:
+        """û = ε − x0 (B, …)."""
+        return self._at(x, t).flow(prediction.value, prediction.kind)
+
     def score(self, prediction: Prediction, x: Tensor, t: Tensor) -> Tensor:
         """∇ₓ log p(x_t) = −ε̂/σ (B, …)."""
         return self._at(x, t).score(prediction.value, prediction.kind)
