@@ -80,7 +80,8 @@ def euler_stochastic(levels: Sequence[Level], *, eta: Eta = 1.0) -> list[Row]:
     """Euler's method with a part of the noise drawn anew: x′ = α′x0 + σ′(√(1 − η²) ε + ηz).
 
     At eta 1 all noise is fresh: multistep consistency sampling (Song et al. 2023, algorithm 1), which is the stochastic
-    sampling of flow schedulers, x′ = (1 − σ′)x0 + σ′z. eta 0 is Euler's method.
+    sampling of flow schedulers, x′ = (1 − σ′)x0 + σ′z. For models distilled to few steps: many such steps of another
+    model leave the data's distribution, unlike those of euler_ancestral and ddpm. eta 0 is Euler's method.
     """
     rows = []
     for a, b in pairwise(levels):

@@ -56,12 +56,10 @@ def _update(
     """From past[0] to target with x̂0 at the past levels, newest first, and, for the corrector, at the target."""
     base = integrate(x, past[0], target, x0s[0])
     h = target.lam - past[0].lam
-    nodes = [
-        ((level.lam - past[0].lam) / h, x0)
-        for level, x0 in zip(past[1:], x0s[1:], strict=False)
-        if h != 0 and level.alpha > 0
-    ]
-    if corrector is not None and h != 0:
+    if h == 0:
+        return base
+    nodes = [((level.lam - past[0].lam) / h, x0) for level, x0 in zip(past[1:], x0s[1:], strict=False)]
+    if corrector is not None:
         nodes.append((1.0, corrector))
     if not nodes:
         return base
@@ -74,14 +72,20 @@ def _update(
 
 
 def _weights(r: Array, h: float, basis: float) -> Array:
-    """ρ with Σ_m ρ_m r_m^{k−1} = k! (−h) φ_{k+1}(−h) / B for k = 1, 2, …; ½ for one node, as the authors have it."""
+    """ρ with Σ_m ρ_m r_m^{k−1} = k! (−h) φ_{k+1}(−h) / B for k = 1, 2, …; ½ for one node, as the authors have it.
+
+    A node at −∞ has the weight 0, and the others solve the first equations: the limit of the solutions.
+    """
     if len(r) == 1:
         return np.array([0.5])
+    finite = np.isfinite(r)
     phi = math.expm1(-h) / -h - 1
     factorial = 1
     right = []
-    for k in range(1, len(r) + 1):
+    for k in range(1, int(finite.sum()) + 1):
         right.append(phi * factorial / basis)
         factorial *= k + 1
         phi = phi / -h - 1 / factorial
-    return np.linalg.solve(r[None, :] ** np.arange(len(r))[:, None], np.array(right))
+    rho = np.zeros_like(r)
+    rho[finite] = np.linalg.solve(r[None, finite] ** np.arange(len(right))[:, None], np.array(right))
+    return rho

@@ -316,6 +316,8 @@ def timesteps(noise: NoiseSchedule, rule: Rule, steps: int, spacing: Spacing, of
         spaced = np.arange(points, dtype=np.float64)[::-1] * (train_steps // points) + offset
     else:
         spaced = np.round(train_steps - np.arange(steps) * (train_steps / steps)) - 1
+    if noise.form == "flow":
+        spaced = spaced[:steps]  # σ is 0 at t = 0, where a flow lands
     if spaced[0] > noise.last:
         raise ValueError(
             f"offset {offset} moves the first timestep to {spaced[0]:g}, past the schedule's last, {noise.last:g}"
