@@ -74,6 +74,7 @@ else:
 Scale: TypeAlias = float | Tensor
 """A guidance scale: one number, or a tensor (B) with one for each sample."""
 
+
 def per_sample(scale: Any, like: Any) -> Any:
     """The scale in a shape that multiplies ``like`` (B, …): trailing axes for a tensor (1) or (B), a number unchanged.
 
@@ -137,11 +138,11 @@ class Prediction:
 class Schedule:
     """A noise schedule: x_t = α_t x0 + σ_t ε, variance-preserving on t = 0 … T−1 or the flow on t = 0 … T.
 
-    ``alphas_bar``: ᾱ = α²/(α² + σ²), float64, decreasing, one for each t. ``form``: variance_preserving has α² + σ² = 1,
-    so that α² = ᾱ, and flow has α = 1 − σ with t = T · σ. ``trained_from``, ``trained_to``: the first and last
-    timestep that the model was trained on. Samplers stay within them by default; without them, they use all timesteps
-    that have signal left (guidegraph_runtime.tables.noise_levels). ``shift``: of the flow's levels, in sampling and in
-    training. The methods convert between ε, x0, v, u and score (`NoiseLevel`), take t (1) or (B) and x (B, …), and
+    ``alphas_bar``: ᾱ = α²/(α² + σ²), float64, decreasing, one for each t. ``form``: variance_preserving has
+    α² + σ² = 1, so that α² = ᾱ, and flow has α = 1 − σ with t = T · σ. ``trained_from``, ``trained_to``: the first and
+    last timestep that the model was trained on. Samplers stay within them by default; without them, they use all
+    timesteps that have signal left (guidegraph_runtime.tables.noise_levels). ``shift``: of the flow's levels, in
+    sampling and in training. The methods convert between ε, x0, v, u and score (`NoiseLevel`), take t (1) or (B) and x (B, …), and
     compute in float64 if x is float64, otherwise in float32.
     """
 

@@ -20,7 +20,7 @@ class StepContext:
 
     x: (B, C, H, W). t: (1) or (B), float32, as passed to the denoiser. alpha, sigma: (1), from the sampler's row,
     float64 if x is float64, otherwise float32. step, steps: (1), int64, the row, 0 … steps − 1, and the number of rows,
-    one for each model call. form: that of the schedule. Values that must last from step to step are carries of the loop.
+    one for each model call. form: that of the schedule. Values that last from step to step are carries of the loop.
     """
 
     leaf_axes: ClassVar = {

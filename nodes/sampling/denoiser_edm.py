@@ -100,8 +100,8 @@ def precondition(
     Its output is F if the denoiser's kind is eps, and −F if it is v, as in the EDM schedulers of diffusers.
     "preconditioned" is a network that does this itself: it takes x̃ and σ̃ and keeps its kind of prediction.
     schedule: the σ̃ of each t, such as `schedule.edm`. sigma_data: the standard deviation of the training data.
-    Raises an error for a raw network of kind x0 or flow: at once if the denoiser has an attribute `kind`, else at its first
-    call.
+    Raises an error for a raw network of kind x0 or flow: at once if the denoiser has an attribute `kind`, else at its
+    first call.
     """
     if network == "raw":
         check_raw_kind(getattr(denoiser, "kind", "eps"))

@@ -86,9 +86,7 @@ def mode_timesteps(
 
 
 @node("timesteps.cosmap")
-def cosmap_timesteps(
-    like: Sample, schedule: Schedule, index: int = 0, *, seed: Annotated[int, Ge(0)] = 0
-) -> Timesteps:
+def cosmap_timesteps(like: Sample, schedule: Schedule, index: int = 0, *, seed: Annotated[int, Ge(0)] = 0) -> Timesteps:
     """Timesteps (B), real numbers, with the signal-to-noise ratios of a cosine schedule (Esser et al. 2024, 3.1).
 
     The place in the trained range is 1 − 1/(tan(πu/2) + 1) for a uniform u, and its density 2/(π(1 − 2t + 2t²)). On a

@@ -43,7 +43,9 @@ def flow(
     shifted = noise.shift_sigma(sigmas)
     if terminal is not None:
         if shifted[-1] >= 1:
-            raise ValueError("terminal: levels that start at σ = 1 and have one step cannot be stretched: use two steps")
+            raise ValueError(
+                "terminal: levels that start at σ = 1 and have one step cannot be stretched: use two steps"
+            )
         shifted = 1 - (1 - shifted) * (1 - terminal) / (1 - shifted[-1])
     return _at_sigmas(noise, shifted, final)
 
@@ -56,8 +58,8 @@ def flow_sd3(schedule: Schedule, *, steps: Steps = 28, final: Final = "one") -> 
     Raises an error for a schedule that is not a flow.
     """
     noise = _parse_flow(schedule)
-    ends = noise.shift_sigma(np.array([1.0, 1 / noise.train_steps]))
-    return _at_sigmas(noise, noise.shift_sigma(np.linspace(*ends, _count(steps))), final)
+    last = float(noise.shift_sigma(np.array(1 / noise.train_steps)))
+    return _at_sigmas(noise, noise.shift_sigma(np.linspace(1, last, _count(steps))), final)
 
 
 @operation("levels.flow_sigmas", shape=table_shape)

@@ -4,8 +4,8 @@ All settings that several schedules share:
 train_steps: T, of t = 0 … T−1. beta_start: β at t = 0. beta_end: β at T−1.
 
 The fields of a schedule: alphas_bar, ᾱ = α²/(α² + σ²) (T), float64; trained_from and trained_to, the first and last
-timestep that its model was trained on, or None if unknown; form, the scale of x = αx0 + σε, which is variance_preserving
-or flow; shift, that of a flow's levels.
+timestep that its model was trained on, or None if unknown; form, of x = αx0 + σε, variance_preserving or flow; shift,
+that of a flow's levels.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from guidegraph_runtime.declare.settings import (
     Timesteps,
 )
 from guidegraph_runtime.tables import noise_levels
-from guidegraph_runtime.tables.noise_levels import NoiseSchedule, Rule, parse_levels, parse_schedule
+from guidegraph_runtime.tables.noise_levels import Rule, parse_levels, parse_schedule
 from guidegraph_runtime.tables.rows import EPS, X0, Form, K, Level, Row, stack_rows
 
 SHARED_SETTINGS = """
@@ -60,8 +60,8 @@ OUTPUT_HELP = {
 
 Start: TypeAlias = Literal["trained", "zero", "flow", "signal"]
 """Where default levels may start: at the last trained timestep, whatever signal is left there ("trained"); where signal
-is left, or exactly at α = 0 if the schedule ends there ("zero"), or if it is a flow ("flow"); only where signal is left,
-as the solver divides by α ("signal"): on a flow schedule, it begins with a step of Euler's from α = 0."""
+is left, or exactly at α = 0 if the schedule ends there ("zero"), or if it is a flow ("flow"); only where signal is
+left, as the solver divides by α ("signal"): on a flow schedule, it begins with a step of Euler's from α = 0."""
 
 Eta: TypeAlias = Annotated[float, Range(low=0, high=1)]
 Deterministic: TypeAlias = Annotated[
@@ -176,7 +176,7 @@ class _Recipe(NamedTuple):
             visited = self.default_levels(noise, self.rule, *(values[p.name] for p in self.choosing))
             skipped = steps - (len(visited) - 1)
         else:
-            visited, skipped = self._check_wired(parse_levels(levels), values, noise), 0
+            visited, skipped = self._check_wired(parse_levels(levels), values, noise.form), 0
         if self.start in ("signal", "flow") and noise.form != "flow":
             require_signal(visited, self.solver.__name__)
         rows = []
@@ -188,11 +188,11 @@ class _Recipe(NamedTuple):
             rows += self.solver(*(available[name] for name in self.inputs), **own)
         return _to_outputs(rows, values, noise.form)
 
-    def _check_wired(self, levels: noise_levels.Levels, values: Mapping[str, Any], noise: NoiseSchedule) -> list[Level]:
+    def _check_wired(self, levels: noise_levels.Levels, values: Mapping[str, Any], form: Form) -> list[Level]:
         """The wired levels. Raises ``ValueError`` if a setting that chooses levels is changed too."""
-        if levels.form != noise.form:
+        if levels.form != form:
             raise ValueError(
-                f"the levels are those of a schedule of form {levels.form}, and this schedule is {noise.form}: wire one "
+                f"the levels are those of a schedule of form {levels.form}, and this schedule is {form}: wire one "
                 "schedule to both nodes"
             )
         steps, preset = len(levels.t) - 1, self.preset

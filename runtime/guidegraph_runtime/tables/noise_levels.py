@@ -108,9 +108,7 @@ class NoiseSchedule:
         low = default_low if trained_from is None else float(trained_from)
         high = default_high if trained_to is None else float(trained_to)
         if not 0 <= low < high <= last:
-            raise ValueError(
-                f"expected trained_from below trained_to, from 0 to {last:g}; found {low:g} and {high:g}"
-            )
+            raise ValueError(f"expected trained_from below trained_to, from 0 to {last:g}; found {low:g} and {high:g}")
         return cls(log_ratio, low, high, form, shift)
 
     @property

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-diffusers = pytest.importorskip("diffusers")
+pytest.importorskip("diffusers")
+
+import diffusers
 
 from guidegraph.nodes.sampling import levels as grids
 from guidegraph.nodes.sampling import schedule as schedules
