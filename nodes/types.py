@@ -142,8 +142,8 @@ class Schedule:
     α² + σ² = 1, so that α² = ᾱ, and flow has α = 1 − σ with t = T · σ. ``trained_from``, ``trained_to``: the first and
     last timestep that the model was trained on. Samplers stay within them by default; without them, they use all
     timesteps that have signal left (guidegraph_runtime.tables.noise_levels). ``shift``: of the flow's levels, in
-    sampling and in training. The methods convert between ε, x0, v, u and score (`NoiseLevel`), take t (1) or (B) and x (B, …), and
-    compute in float64 if x is float64, otherwise in float32.
+    sampling and in training. The methods convert between ε, x0, v, u and score (`NoiseLevel`), take t (1) or (B) and
+    x (B, …), and compute in float64 if x is float64, otherwise in float32.
     """
 
     leaf_axes: ClassVar = {"alphas_bar": ("T",)}

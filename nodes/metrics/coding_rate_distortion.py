@@ -38,8 +38,8 @@ def coding_steps(
 ) -> Timesteps:
     """The timesteps (R) to transmit, from T − 1 down to 0; without `steps` all T whole timesteps, as in the paper.
 
-    Those of a flow schedule are T … 1. Fewer steps make a coarser chain with a higher rate, because it predicts x_s less
-    well. spacing: even in the log of the signal-to-noise ratio, at fractional t, or even in t (`timesteps`).
+    Those of a flow schedule are T … 1. Fewer steps make a coarser chain with a higher rate, because it predicts x_s
+    less well. spacing: even in the log of the signal-to-noise ratio, at fractional t, or even in t (`timesteps`).
     """
     import numpy as np
     import torch
