@@ -1,21 +1,24 @@
 """Data of two Gaussians along a flow: the denoiser in closed form, and the exact path of a sample.
 
-In one dimension the probability flow keeps the quantile of a sample, so its end follows from its start.
+In one dimension the probability flow keeps the quantile of a sample, so its end follows from its start. The denoiser is
+also a node: `--plugin tests.nodes.sampling.mixture`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from guidegraph import hookimpl, node
 from guidegraph.nodes.sampling import levels as grids
 from guidegraph.nodes.sampling import schedule as schedules
 from guidegraph.nodes.sampling import scheduler as samplers
 from guidegraph.nodes.sampling.scheduler import Sampler
 from guidegraph.nodes.sampling.scheduler_step import step
-from guidegraph.nodes.types import Condition, Prediction, PredictionKind, Schedule
+from guidegraph.nodes.types import Condition, Denoiser, Prediction, PredictionKind, Schedule
 
 WEIGHTS, MEANS, STD = (0.3, 0.7), (-0.9, 0.6), 0.35
 
@@ -93,3 +96,14 @@ def flow_error(name: str, steps: int, settings: Any, start: float = 1.0) -> floa
     x = x if start == 1 else follow_path(x, (0.0, 1.0), (1 - start, start))
     actual = sample_mixture(getattr(samplers, name)(schedule, levels, **settings), x, schedule)
     return float((actual - follow_path(x, (1 - start, start), (1 - END, END))).abs().max())
+
+
+@node("mixture.denoiser")
+def mixture_denoiser(schedule: Schedule, *, kind: PredictionKind = "flow") -> Denoiser:
+    """The exact denoiser of the mixture on a schedule."""
+    return MixtureDenoiser(schedule, kind)
+
+
+@hookimpl
+def guidegraph_nodes() -> Sequence[Callable[..., Any]]:
+    return (mixture_denoiser,)
