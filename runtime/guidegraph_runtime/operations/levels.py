@@ -114,8 +114,8 @@ def beta(
     those of a flow schedule are not rounded.
     """
     noise, steps = parse_schedule(schedule), _count_steps(steps)
-    whole = noise.form != "flow"
-    return _at_times(noise, spacings.beta(math.ceil(noise.low), math.floor(noise.high), steps, a, b, whole), final)
+    rounds = noise.form != "flow"
+    return _at_times(noise, spacings.beta(math.ceil(noise.low), math.floor(noise.high), steps, a, b, rounds), final)
 
 
 @operation("levels.karras", shape=table_shape)

@@ -13,7 +13,7 @@ from guidegraph_runtime.declare.settings import Fraction, Offset, Positive, Step
 from guidegraph_runtime.samplers.sampler import Eta, sampler
 from guidegraph_runtime.tables import noise_levels
 from guidegraph_runtime.tables.noise_levels import SUBSEQUENCE, Final, NoiseSchedule, Rule, Sigmas
-from guidegraph_runtime.tables.rows import EPS, NOISE, X0, Level, Row, X, added_variance
+from guidegraph_runtime.tables.rows import EPS, NOISE, X0, Level, Row, X, transition_variance
 
 SIGMA_DATA = 0.5
 
@@ -94,7 +94,7 @@ def tcd(levels: Sequence[Level], noise: NoiseSchedule, *, eta: Eta = 0.3) -> lis
         below = (1 - eta) * b.t
         s = noise.at(below if noise.form == "flow" else math.floor(below)) if b.sigma > 0 else b
         up = b.alpha / s.alpha
-        variance = max(added_variance(b, s), 0.0) if eta > 0 else 0.0
+        variance = max(transition_variance(b, s), 0.0) if eta > 0 else 0.0
         x = up * (s.alpha * X0 + s.sigma * EPS) + math.sqrt(variance) * NOISE
         rows.append(Row(a, x, score_gain=variance))
     return rows

@@ -77,7 +77,7 @@ def heun_flow(levels: Sequence[Level]) -> list[Row]:
 
 @sampler(RATIO, start="zero", steps=30)
 def euler_stochastic(levels: Sequence[Level], *, eta: Eta = 1.0) -> list[Row]:
-    """Euler's method with a part of the noise drawn anew: x′ = α′x0 + σ′(√(1 − η²) ε + ηz).
+    """Euler's method with a part of the noise replaced by fresh noise: x′ = α′x0 + σ′(√(1 − η²) ε + ηz).
 
     At eta 1 all noise is fresh: multistep consistency sampling (Song et al. 2023, algorithm 1), which is the stochastic
     sampling of flow schedulers, x′ = (1 − σ′)x0 + σ′z. For models distilled to few steps: many such steps of another

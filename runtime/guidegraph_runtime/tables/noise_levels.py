@@ -191,7 +191,7 @@ class NoiseSchedule:
 
     @cached_property
     def _values(self) -> Array:
-        """What is linear between timesteps: log(σ/α), or σ of a flow."""
+        """The values that are linear between timesteps: log(σ/α), or σ of a flow."""
         if self.form != "flow":
             return self.log_ratio
         with np.errstate(over="ignore"):
@@ -308,8 +308,8 @@ def timesteps(noise: NoiseSchedule, rule: Rule, steps: int, spacing: Spacing, of
     if spacing == "linspace":
         spaced = np.linspace(0, noise.last, points)[::-1] if points > 1 else np.array([noise.last])
     elif noise.form == "flow":
-        apart = train_steps // points if spacing == "leading" else train_steps / steps
-        spaced = noise.last - np.arange(points) * apart + offset
+        stride = train_steps // points if spacing == "leading" else train_steps / steps
+        spaced = noise.last - np.arange(points) * stride + offset
     elif spacing == "leading":
         spaced = np.arange(points, dtype=np.float64)[::-1] * (train_steps // points) + offset
     else:

@@ -106,7 +106,7 @@ def stack_rows(rows: Sequence[Row]) -> Table:
     return table
 
 
-def added_variance(a: Level, b: Level) -> float:
+def transition_variance(a: Level, b: Level) -> float:
     """The variance of x at level a given x at the less noisy level b: σ_a² − (α_a/α_b)² σ_b²."""
     return a.power - (a.alpha / b.alpha) ** 2 * b.power
 

@@ -33,7 +33,12 @@ nodes:
       step:
         use: scheduler.step
         in:
-          {scheduler: scheduler.scheduler, x: carry.x, prediction: predicted, noise: fresh, state: carry.state, t: loop.t}
+          scheduler: scheduler.scheduler
+          x: carry.x
+          prediction: predicted
+          noise: fresh
+          state: carry.state
+          t: loop.t
     next: {x: step.x, state: step.state}
 outputs: {sample: sample.x, steps: scheduler.steps}
 """
