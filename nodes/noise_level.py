@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
 from guidegraph.graph.types import Tensor
-from guidegraph_runtime.tables.rows import Form
+from guidegraph_runtime.tables.form import Form
 
 PredictionKind: TypeAlias = Literal["eps", "x0", "v", "flow"]
 KINDS: tuple[PredictionKind, ...] = get_args(PredictionKind)

@@ -16,7 +16,7 @@ from guidegraph.nodes.noise_level import NoiseLevel, check_kind
 from guidegraph.nodes.noise_level import PredictionKind as PredictionKind
 from guidegraph.nodes.shape_checks import check_compatible
 from guidegraph.nodes.table import Table as Table
-from guidegraph_runtime.tables.rows import Form
+from guidegraph_runtime.tables.form import Form
 
 if TYPE_CHECKING:
     Sample = Tensor

@@ -10,7 +10,7 @@ from guidegraph.graph.types import Tensor, structured
 from guidegraph.nodes.noise_level import NoiseLevel
 from guidegraph.nodes.shape_checks import check_compatible, expand_to_batch
 from guidegraph.nodes.types import Prediction, PredictionKind, Sample, Scheduler, SchedulerState, Timesteps
-from guidegraph_runtime.tables.rows import Form
+from guidegraph_runtime.tables.form import Form
 
 
 @structured(formerly=["guidegraph.nodes.step_context.StepContext"])

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from guidegraph.graph.node import node
-from guidegraph.nodes.derive import define_nodes, to_engine
+from guidegraph.nodes.derive import define_nodes, node_for, to_engine, to_runtime
 from guidegraph.nodes.shape_checks import check_compatible, expand_to_batch
 from guidegraph.nodes.types import Prediction, PredictionKind, Sample, Schedule, Table, Timesteps
 from guidegraph_runtime.declare import settings
@@ -24,6 +24,32 @@ define_nodes(globals(), "schedule")
 if TYPE_CHECKING:  # the nodes that were defined above
 
     def __getattr__(name: str) -> Callable[..., Schedule]: ...
+
+
+@node_for("schedule.flow_shift")
+def flow_shift(
+    schedule: Schedule,
+    like: Sample,
+    *,
+    patch: int,
+    base_shift: float,
+    max_shift: float,
+    base_tokens: int,
+    max_tokens: int,
+) -> Schedule:
+    import numpy as np
+
+    fields = host.flow_shift(
+        to_runtime(schedule),
+        np.broadcast_to(np.zeros((), np.float32), tuple(like.shape)),  # the values of like are not read
+        patch=patch,
+        base_shift=base_shift,
+        max_shift=max_shift,
+        base_tokens=base_tokens,
+        max_tokens=max_tokens,
+    )
+    shifted: Schedule = to_engine(fields, settings.Schedule)
+    return shifted
 
 
 @node("schedule.convert")

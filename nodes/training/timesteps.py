@@ -54,7 +54,7 @@ def logit_normal_timesteps(
     """Timesteps (B), real numbers, whose place u in the trained range has a normal logit (Esser et al. 2024, 3.1).
 
     The density of u, which is σ on a flow without a shift, is π(u) = exp(−(logit u − m)²/(2s²)) / (s √(2π) u (1 − u)).
-    mean, std: m and s; a mean above 0 draws more noise. Strata, index and shift as for `timesteps.uniform`.
+    mean, std: m and s; a mean above 0 draws more noise. Strata, seed, index and shift as for `timesteps.uniform`.
     """
     import numpy as np
     import torch
@@ -77,7 +77,7 @@ def mode_timesteps(
 
     The place in the range is 1 − u − s(cos²(πu/2) − 1 + u) for a uniform u. scale: s, from −1, dense at the ends, to
     2/(π − 2), where the density in the middle is infinite; 0 is uniform, and 1.29 was among the paper's best.
-    Strata, index and shift as for `timesteps.uniform`.
+    Strata, seed, index and shift as for `timesteps.uniform`.
     """
     import numpy as np
 
@@ -90,7 +90,7 @@ def cosmap_timesteps(like: Sample, schedule: Schedule, index: int = 0, *, seed: 
     """Timesteps (B), real numbers, with the signal-to-noise ratios of a cosine schedule (Esser et al. 2024, 3.1).
 
     The place in the trained range is 1 − 1/(tan(πu/2) + 1) for a uniform u, and its density 2/(π(1 − 2t + 2t²)). On a
-    flow it is the σ where σ/α = tan(πu/2). Strata, index and shift as for `timesteps.uniform`.
+    flow it is the σ where σ/α = tan(πu/2). Strata, seed, index and shift as for `timesteps.uniform`.
     """
     import numpy as np
 

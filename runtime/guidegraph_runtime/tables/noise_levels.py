@@ -13,7 +13,8 @@ import numpy as np
 from guidegraph_runtime.checks import check_array, check_choice, check_fields, check_number
 from guidegraph_runtime.declare.settings import Fraction, Offset, Steps
 from guidegraph_runtime.limits import check_limit
-from guidegraph_runtime.tables.rows import Array, Form, Level
+from guidegraph_runtime.tables.form import Form
+from guidegraph_runtime.tables.rows import Array, Level
 
 Spacing: TypeAlias = Literal["leading", "trailing", "linspace"]
 Sigmas: TypeAlias = Literal["schedule", "karras", "exponential"]

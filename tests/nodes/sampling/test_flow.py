@@ -153,7 +153,7 @@ ORDERS = [
     ("unipc", {}, 2.0),  # its last steps have a lower order
     ("unipc", {"order": 1}, 2.0),
     ("unipc", {"lower_order_final": False}, 3.0),
-    ("unipc", {"order": 3, "lower_order_final": False}, 4.0),
+    ("unipc", {"order": 3, "lower_order_final": False}, 4.1),
     ("unipc", {"variant": "bh1", "lower_order_final": False}, 3.0),
     ("deis", {"order": 2}, 2.0),
     ("deis", {"order": 3}, 2.0),  # of the Euler step from α = 0
