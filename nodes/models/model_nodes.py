@@ -134,7 +134,9 @@ def read_schedule(folder: Path, config: dict[str, Any]) -> Schedule:
     if kind != "table" and kind not in SCHEDULES:
         raise ValueError(f"unknown schedule {kind!r}; known are {', '.join((*SCHEDULES, 'table'))}")
     try:
-        trained_range = {name: float(config[name]) for name in TRAINED_RANGE if config.get(name) is not None}
+        trained_range: dict[str, Any] = {
+            name: float(config[name]) for name in TRAINED_RANGE if config.get(name) is not None
+        }
         if kind == "table":
             table = load_file(locate_verified_file(folder, settings.get("weights")))["alphas_bar"].to(current_device())
             return Schedule(table, **trained_range)
