@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
 from guidegraph.graph.types import Tensor, is_tensor, structured
-from guidegraph.nodes.noise_level import NoiseLevel
+from guidegraph.nodes.noise_level import NoiseLevel, check_kind
+from guidegraph.nodes.noise_level import PredictionKind as PredictionKind
 from guidegraph.nodes.shape_checks import check_compatible
 from guidegraph.nodes.table import Table as Table
+from guidegraph_runtime.tables.form import Form
 
 if TYPE_CHECKING:
     Sample = Tensor
@@ -72,8 +74,6 @@ else:
 Scale: TypeAlias = float | Tensor
 """A guidance scale: one number, or a tensor (B) with one for each sample."""
 
-PredictionKind: TypeAlias = Literal["eps", "x0", "v"]
-
 
 def per_sample(scale: Any, like: Any) -> Any:
     """The scale in a shape that multiplies ``like`` (B, …): trailing axes for a tensor (1) or (B), a number unchanged.
@@ -90,7 +90,7 @@ def per_sample(scale: Any, like: Any) -> Any:
 @structured
 @dataclass(frozen=True)
 class Prediction:
-    """A denoiser's prediction at x_t: ``value`` (B, C, H, W) is ε, x0 or v, depending on ``kind``.
+    """A denoiser's prediction at x_t: ``value`` (B, C, H, W) is ε, x0, v or u = ε − x0, depending on ``kind``.
 
     ``variance`` is the raw learned variance in [-1, 1], in the shape of ``value``, or None if the network
     predicts none. Arithmetic acts on the value and needs equal kinds. A difference keeps the variance of its
@@ -105,8 +105,7 @@ class Prediction:
     variance: Tensor | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in ("eps", "x0", "v"):
-            raise ValueError(f"a prediction is of kind 'eps', 'x0' or 'v'; found {self.kind!r}")
+        check_kind(self.kind)
 
     def _check_addable(self, other: Prediction) -> None:
         if self.kind != other.kind:
@@ -137,12 +136,14 @@ class Prediction:
 @structured
 @dataclass(frozen=True, eq=False)
 class Schedule:
-    """A variance-preserving noise schedule on t = 0 … T−1: x_t = α_t x0 + σ_t ε with α² = ᾱ and σ² = 1 − ᾱ.
+    """A noise schedule: x_t = α_t x0 + σ_t ε, variance-preserving on t = 0 … T−1 or the flow on t = 0 … T.
 
-    ``alphas_bar``: ᾱ (T), float64, decreasing, in [0, 1). ``trained_from``, ``trained_to``: the first and last
-    timestep that the model was trained on. Samplers stay within them by default; without them, they use all timesteps
-    that have signal left (guidegraph_runtime.tables.noise_levels). The methods convert between ε, x0, v and
-    score (`NoiseLevel`), take t (1) or (B) and x (B, …), and compute in float64 if x is float64, otherwise in float32.
+    ``alphas_bar``: ᾱ = α²/(α² + σ²), float64, decreasing, one for each t. ``form``: variance_preserving has
+    α² + σ² = 1, so that α² = ᾱ, and flow has α = 1 − σ with t = T · σ. ``trained_from``, ``trained_to``: the first and
+    last timestep that the model was trained on. Samplers stay within them by default; without them, they use all
+    timesteps that have signal left (guidegraph_runtime.tables.noise_levels). ``shift``: of the flow's levels, in
+    sampling and in training. The methods convert between ε, x0, v, u and score (`NoiseLevel`), take t (1) or (B) and
+    x (B, …), and compute in float64 if x is float64, otherwise in float32.
     """
 
     leaf_axes: ClassVar = {"alphas_bar": ("T",)}
@@ -150,34 +151,49 @@ class Schedule:
     alphas_bar: Tensor
     trained_from: float | None = None
     trained_to: float | None = None
+    form: Form = "variance_preserving"
+    shift: float = 1.0
 
     @property
     def train_steps(self) -> int:
         """T."""
-        return int(self.alphas_bar.shape[0])
+        return int(self.alphas_bar.shape[0]) - int(self.first)
+
+    @property
+    def first(self) -> float:
+        """The first timestep with noise: 0, or 1 of a flow."""
+        return 1.0 if self.form == "flow" else 0.0
+
+    @property
+    def last(self) -> float:
+        """The last timestep: T − 1, or T of a flow."""
+        return float(self.alphas_bar.shape[0] - 1)
 
     @property
     def known(self) -> tuple[float, float]:
         """The first and last timestep that samplers visit by default."""
         from guidegraph_runtime.tables.noise_levels import NoiseSchedule
 
-        noise = NoiseSchedule.of(self.alphas_bar.double().cpu().numpy(), self.trained_from, self.trained_to)
+        noise = NoiseSchedule.of(self.alphas_bar.double().cpu().numpy(), self.trained_from, self.trained_to, self.form)
         return noise.low, noise.high
 
     def alpha_sigma(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """α and σ in the shape of t, float64 for a float64 t and float32 otherwise.
 
-        log(σ/α) is interpolated between whole timesteps, and t is clamped to [0, T−1].
+        log(σ/α), or the σ of a flow, is interpolated between whole timesteps, and t is clamped to the schedule.
         """
         import torch
 
         alphas_bar = self.alphas_bar.to(device=t.device, dtype=torch.float64)
-        position = t.to(torch.float64).clamp(0, self.train_steps - 1)
-        low = position.floor().clamp(max=self.train_steps - 2)
+        position = t.to(torch.float64).clamp(0, self.last)
+        low = position.floor().clamp(max=self.last - 1)
         weight, below = position - low, low.long()
         a, b = (0.5 * (torch.log1p(-bar) - torch.log(bar)) for bar in (alphas_bar[below], alphas_bar[below + 1]))
-        log_ratio = torch.where(weight == 0, a, a + weight * (b - a))  # b is infinite where ᾱ ends in 0
         dtype = torch.float64 if t.dtype == torch.float64 else torch.float32
+        if self.form == "flow":
+            alpha, sigma = (torch.lerp(torch.sigmoid(s * a), torch.sigmoid(s * b), weight) for s in (-1, 1))
+            return alpha.to(dtype), sigma.to(dtype)
+        log_ratio = torch.where(weight == 0, a, a + weight * (b - a))  # b is infinite where ᾱ ends in 0
         return torch.sigmoid(-2 * log_ratio).sqrt().to(dtype), torch.sigmoid(2 * log_ratio).sqrt().to(dtype)
 
     def to_x0(self, prediction: Prediction, x: Tensor, t: Tensor) -> Tensor:
@@ -191,6 +207,10 @@ class Schedule:
     def to_v(self, prediction: Prediction, x: Tensor, t: Tensor) -> Tensor:
         """v̂ (B, …)."""
         return self._at(x, t).v(prediction.value, prediction.kind)
+
+    def to_flow(self, prediction: Prediction, x: Tensor, t: Tensor) -> Tensor:
+        """û = ε − x0 (B, …)."""
+        return self._at(x, t).flow(prediction.value, prediction.kind)
 
     def score(self, prediction: Prediction, x: Tensor, t: Tensor) -> Tensor:
         """∇ₓ log p(x_t) = −ε̂/σ (B, …)."""
@@ -217,7 +237,7 @@ class Schedule:
         return alpha.to(dtype).reshape(axes), sigma.to(dtype).reshape(axes)
 
     def _at(self, x: Tensor, t: Tensor) -> NoiseLevel:
-        return NoiseLevel(x, *self.along(x, t))
+        return NoiseLevel(x, *self.along(x, t), self.form)
 
 
 @structured
@@ -226,12 +246,14 @@ class Levels:
     """The noise levels that a sampler visits, in order: N + 1 for N steps. The last step ends at the last level.
 
     t: (N+1), timesteps on the schedule's axis, −1 where the last step ends at σ = 0. ratio: (N+1), σ/α. Both float64.
+    form: that of the schedule.
     """
 
     leaf_axes: ClassVar = {"t": ("N",), "ratio": ("N",)}
 
     t: Tensor
     ratio: Tensor
+    form: Form = "variance_preserving"
 
 
 @structured
@@ -239,10 +261,10 @@ class Levels:
 class Scheduler:
     """A sampler as a table of R rows, one for each model call. ``scheduler.step`` applies one row.
 
-    matrix: (R, 1+K, 4+K), [x′, s′₁…s′_K] = M · [x, x0, ε, noise, s₁…s_K] with K = 4, x in variance-preserving form.
+    matrix: (R, 1+K, 4+K), [x′, s′₁…s′_K] = M · [x, x0, ε, noise, s₁…s_K] with K = 4, x in the form of the schedule.
     alpha, sigma, t: (R), the noise level of the row's model call. score_gain: (R), Σ in μ + Σ · score.
     log_variance: (R, 2), log β̃ and log β, between which a learned variance interpolates. All of these are float64.
-    The other fields apply to every row: how x̂0 is clipped, and which inputs the table reads.
+    The other fields apply to every row: how x̂0 is clipped, which inputs the table reads, and the schedule's form.
     """
 
     leaf_axes: ClassVar = {
@@ -266,6 +288,7 @@ class Scheduler:
     reads_noise: bool = False
     reads_score: bool = False
     zero_snr: bool = False
+    form: Form = "variance_preserving"
 
 
 @structured

@@ -2,8 +2,8 @@
 
     python tools/sampler_table.py
 
-Needs the extra `test`. The comparisons are those of test_scheduler_parity.py and test_scheduler_order.py
-in tests/nodes/sampling.
+Needs the extra `test`. The comparisons are those of test_scheduler_parity.py, test_scheduler_order.py,
+test_flow_parity.py and test_flow.py in tests/nodes/sampling.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import math
 import platform
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby, pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,8 +25,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from guidegraph.nodes.sampling import scheduler as samplers
 from guidegraph.nodes.sampling.scheduler import Sampler
 from guidegraph.nodes.table import CellValue, Table
+from tests.nodes.sampling import flow_parity
 from tests.nodes.sampling.closed_form import scaled_linear
+from tests.nodes.sampling.mixture import flow_error
 from tests.nodes.sampling.parity import SIGMAS, SPACINGS, Case, cases
+from tests.nodes.sampling.test_flow import ORDERS as FLOW_ORDERS
 from tests.nodes.sampling.test_scheduler_order import ORDERS, error
 
 COUNTS = (10, 20, 40, 80, 160, 320)
@@ -59,6 +63,27 @@ def parity() -> Table:
     return table(rows)
 
 
+def flow_differences() -> Table:
+    """A row for each sampler on flow schedules and its settings: the largest differences over the shifts."""
+    rows: list[dict[str, CellValue]] = []
+    ordered = sorted(flow_parity.cases(), key=lambda case: (*_of_one_sampler(case), case.grid.split(",")[0]))
+    for (name, settings, reference, grid), group in groupby(
+        ordered, key=lambda case: (*_of_one_sampler(case), case.grid.split(",")[0])
+    ):
+        results = [case.compare() for case in group]
+        rows.append(
+            {
+                "sampler": f"`{name}`{f', {settings}' if settings else ''}",
+                "diffusers'": reference,
+                "σ": grid,
+                "shifts": len(results),
+                "largest Δt": f"{max(d.grid for d in results):.1g}",
+                "largest Δx / max abs x": f"{max(d.sample for d in results):.1e}",
+            }
+        )
+    return table(rows)
+
+
 def _of_one_sampler(case: Case) -> tuple[str, str, str]:
     return case.sampler, ", ".join(f"{k} {v}" for k, v in case.settings.items()), case.reference
 
@@ -75,14 +100,14 @@ def grids() -> Table:
     return table(rows)
 
 
-def orders() -> Table:
+def orders(cases: Sequence[tuple[str, dict[str, Any], float]], measure: Callable[..., float]) -> Table:
     """A row for each ODE solver: its largest error over 64 samples, and its order.
 
     The order is log₂ of the factor by which twice the steps reduce the error.
     """
     rows: list[dict[str, CellValue]] = []
-    for name, settings, _ in [*ORDERS, ("unipc", {"order": 3}, 0.0)]:
-        errors = [error(name, steps, settings) for steps in COUNTS]
+    for name, settings, _ in cases:
+        errors = [measure(name, steps, settings) for steps in COUNTS]
         fitted = -np.polyfit(np.log(COUNTS), np.log(errors), 1)[0]
         rows.append(
             {
@@ -110,7 +135,9 @@ def sections() -> Iterator[str]:
     yield versions()
     yield f"### Grids: timesteps of {GRID_STEPS} steps\n\n{grids().markdown()}"
     yield f"### Differences from diffusers\n\n{parity().markdown()}"
-    yield f"### Orders of convergence\n\n{orders().markdown()}"
+    yield f"### Flow matching: differences from diffusers\n\n{flow_differences().markdown()}"
+    yield f"### Flow matching: orders of convergence\n\n{orders(FLOW_ORDERS, flow_error).markdown()}"
+    yield f"### Orders of convergence\n\n{orders([*ORDERS, ('unipc', {'order': 3}, 0.0)], error).markdown()}"
 
 
 def main() -> None:

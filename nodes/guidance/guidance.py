@@ -83,11 +83,17 @@ def shift_eps(prediction: Prediction, score: Score, x: Sample, t: Timesteps, sch
     """ε̂ = ε − σ_t · score (Dhariwal & Nichol 2021, algorithm 2), returned in the kind of the prediction.
 
     x and score (B, C, H, W), t (1) or (B). For DDIM and ODE solvers; DDPM takes the score in scheduler.step.
+    At α = 0 a prediction of x0, v or flow is unchanged: x is pure noise there, on which no condition depends.
     """
+    import torch
+
     check_compatible("the prediction, the score and x", prediction.value, score, x)
-    _, sigma = schedule.along(x, t)
+    alpha, sigma = schedule.along(x, t)
     eps = schedule.to_eps(prediction, x, t) - sigma * score
-    return schedule.convert(Prediction(eps, "eps", prediction.variance), prediction.kind, x, t)
+    if prediction.kind == "eps":
+        return replace(prediction, value=eps)
+    value = schedule.convert(Prediction(eps, "eps"), prediction.kind, x, t).value
+    return replace(prediction, value=torch.where(alpha == 0, prediction.value, value))
 
 
 @node("guidance.clip")

@@ -10,16 +10,17 @@ from guidegraph.graph.types import Tensor, structured
 from guidegraph.nodes.noise_level import NoiseLevel
 from guidegraph.nodes.shape_checks import check_compatible, expand_to_batch
 from guidegraph.nodes.types import Prediction, PredictionKind, Sample, Scheduler, SchedulerState, Timesteps
+from guidegraph_runtime.tables.form import Form
 
 
 @structured(formerly=["guidegraph.nodes.step_context.StepContext"])
 @dataclass(frozen=True, eq=False)
 class StepContext:
-    """One step of a sampler, x = αx0 + σε, with conversions between ε, x0, v and score at its noise level.
+    """One step of a sampler, x = αx0 + σε, with conversions between ε, x0, v, u and score at its noise level.
 
     x: (B, C, H, W). t: (1) or (B), float32, as passed to the denoiser. alpha, sigma: (1), from the sampler's row,
     float64 if x is float64, otherwise float32. step, steps: (1), int64, the row, 0 … steps − 1, and the number of rows,
-    one for each model call. Values that must last from step to step are carries of the loop.
+    one for each model call. form: that of the schedule. Values that last from step to step are carries of the loop.
     """
 
     leaf_axes: ClassVar = {
@@ -34,6 +35,7 @@ class StepContext:
     sigma: Tensor
     step: Tensor
     steps: Tensor
+    form: Form = "variance_preserving"
 
     def x0(self, prediction: Prediction) -> Tensor:
         """x̂0 (B, C, H, W) of a prediction at this step. Undefined for ε where α = 0."""
@@ -46,6 +48,10 @@ class StepContext:
     def v(self, prediction: Prediction) -> Tensor:
         """v̂ = αε − σx0 (B, C, H, W)."""
         return self._level.v(self._prepare(prediction), prediction.kind)
+
+    def flow(self, prediction: Prediction) -> Tensor:
+        """û = ε − x0 (B, C, H, W)."""
+        return self._level.flow(self._prepare(prediction), prediction.kind)
 
     def score(self, prediction: Prediction) -> Tensor:
         """∇ₓ log p(x_t) = −ε̂/σ (B, C, H, W). Undefined where σ = 0."""
@@ -64,7 +70,7 @@ class StepContext:
     @property
     def _level(self) -> NoiseLevel:
         axes = (-1, *(1,) * (self.x.ndim - 1))
-        return NoiseLevel(self.x.to(self.alpha.dtype), self.alpha.reshape(axes), self.sigma.reshape(axes))
+        return NoiseLevel(self.x.to(self.alpha.dtype), self.alpha.reshape(axes), self.sigma.reshape(axes), self.form)
 
     def _prepare(self, prediction: Prediction) -> Tensor:
         check_compatible("the prediction and x", prediction.value, self.x)
@@ -88,4 +94,4 @@ def context(scheduler: Scheduler, x: Sample, state: SchedulerState, t: Timesteps
     if t.shape[0] != 1:
         expand_to_batch(t, x.shape[0], "t")
     steps = torch.ones_like(scheduler.t, dtype=torch.int64).sum().reshape(1)
-    return StepContext(x, t.to(x.device), alpha, sigma, index.to(x.device), steps.to(x.device))
+    return StepContext(x, t.to(x.device), alpha, sigma, index.to(x.device), steps.to(x.device), scheduler.form)

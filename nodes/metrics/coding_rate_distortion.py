@@ -38,19 +38,19 @@ def coding_steps(
 ) -> Timesteps:
     """The timesteps (R) to transmit, from T − 1 down to 0; without `steps` all T whole timesteps, as in the paper.
 
-    Fewer steps make a coarser chain with a higher rate, because it predicts x_s less well. spacing: even in the log of
-    the signal-to-noise ratio, at fractional t, or even in t (`timesteps`).
+    Those of a flow schedule are T … 1. Fewer steps make a coarser chain with a higher rate, because it predicts x_s
+    less well. spacing: even in the log of the signal-to-noise ratio, at fractional t, or even in t (`timesteps`).
     """
     import numpy as np
     import torch
 
-    last = schedule.train_steps - 1
-    grid = np.linspace(last, 0, last + 1 if steps is None else steps)
+    first, last = schedule.first, schedule.last
+    grid = np.linspace(last, first, schedule.train_steps if steps is None else steps)
     if steps is not None and spacing == "log_snr":
-        bar = schedule.alphas_bar.cpu().numpy()
+        bar = schedule.alphas_bar.cpu().numpy()[int(first) :]
         falling = np.log(bar[bar > 0]) - np.log1p(-bar[bar > 0])
         levels = np.linspace(falling[-1], falling[0], steps)
-        grid = np.interp(-levels, -falling, np.arange(len(falling)))
+        grid = first + np.interp(-levels, -falling, np.arange(len(falling)))
         grid[0] = last  # also if the last ᾱ is 0
     return torch.from_numpy(grid).to(device=schedule.alphas_bar.device, dtype=torch.float32)
 

@@ -11,6 +11,7 @@ classes: the number of classes. in_channels: channels of the samples.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar
 
@@ -44,6 +45,7 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "scaled_linear": schedules.scaled_linear,
     "sigmoid": schedules.sigmoid,
     "cosine": schedules.cosine,
+    "flow": schedules.flow,
 }
 
 
@@ -132,11 +134,13 @@ def read_schedule(folder: Path, config: dict[str, Any]) -> Schedule:
     if kind != "table" and kind not in SCHEDULES:
         raise ValueError(f"unknown schedule {kind!r}; known are {', '.join((*SCHEDULES, 'table'))}")
     try:
-        trained_range = {name: float(config[name]) for name in TRAINED_RANGE if config.get(name) is not None}
+        trained_range: dict[str, Any] = {
+            name: float(config[name]) for name in TRAINED_RANGE if config.get(name) is not None
+        }
         if kind == "table":
             table = load_file(locate_verified_file(folder, settings.get("weights")))["alphas_bar"].to(current_device())
             return Schedule(table, **trained_range)
-        return Schedule(SCHEDULES[kind](**settings).alphas_bar, **trained_range)
+        return replace(SCHEDULES[kind](**settings), **trained_range)
     except Exception as error:
         raise ValueError(f"part 'schedule' of '{folder}' cannot be loaded: {error}") from error
 
@@ -189,13 +193,15 @@ def save_model(
         modules[name] = module
     if not modules and schedule is None:
         raise ValueError("there is nothing to save: wire at least one part")
-    table = None
+    table: dict[str, Any] | None = None
     if schedule is not None:
-        tensors = {"alphas_bar": schedule.alphas_bar.cpu().contiguous()}
         path.mkdir(parents=True, exist_ok=True)
-        store.write_atomic(path / "schedule.safetensors", lambda file: save_file(tensors, file))
-        trained_range = {name: getattr(schedule, name) for name in TRAINED_RANGE if getattr(schedule, name) is not None}
-        table = {"kind": "table", "weights": "schedule.safetensors"} | trained_range
+        table = {"kind": "flow", "train_steps": schedule.train_steps, "shift": schedule.shift}
+        if schedule.form != "flow":
+            tensors = {"alphas_bar": schedule.alphas_bar.cpu().contiguous()}
+            store.write_atomic(path / "schedule.safetensors", lambda file: save_file(tensors, file))
+            table = {"kind": "table", "weights": "schedule.safetensors"}
+        table |= {name: getattr(schedule, name) for name in TRAINED_RANGE if getattr(schedule, name) is not None}
     store.save_parts(path, modules, dtype=getattr(torch, dtype), schedule=table)
     return str(path)
 
@@ -257,7 +263,7 @@ def new_unet(
 
     context_dim: width of the condition's tokens; vector_dim: width of its vector; spatial_channels: channels of its
     map; null or 0 for a model without that condition. learned_variance: predict a variance too. kind: of the
-    prediction, ε, x0 or v.
+    prediction, ε, x0, v or flow.
     """
     from guidegraph.nodes.models.own.denoiser import UNetDenoiser
     from guidegraph.nodes.models.own.unet import UNet, UNetConfig

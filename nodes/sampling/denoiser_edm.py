@@ -101,10 +101,10 @@ class HookedPreconditionedDenoiser(HookedWrapper, PreconditionedDenoiser):
 
 
 def check_raw_kind(kind: PredictionKind) -> None:
-    """Raise ``ValueError`` for the kind x0, which a raw network cannot predict."""
-    if kind == "x0":
+    """Raise ``ValueError`` for the kinds x0 and flow, which a raw network cannot predict."""
+    if kind in ("x0", "flow"):
         raise ValueError(
-            "this denoiser predicts x0, which is no raw network's output: a network that is D(x; σ) by itself is "
+            f"this denoiser predicts {kind}, which is no raw network's output: a network that is D(x; σ) by itself is "
             "said with `network: preconditioned`, and one that takes x and t as they are needs no preconditioning"
         )
 
@@ -120,8 +120,8 @@ def precondition(
     Its output is F if the denoiser's kind is eps, and −F if it is v, as in the EDM schedulers of diffusers.
     "preconditioned" is a network that does this itself: it takes x̃ and σ̃ and keeps its kind of prediction.
     schedule: the σ̃ of each t, such as `schedule.edm`. sigma_data: the standard deviation of the training data.
-    Raises an error for a raw network of kind x0: at once if the denoiser has an attribute `kind`, else at its first
-    call.
+    Raises an error for a raw network of kind x0 or flow: at once if the denoiser has an attribute `kind`, else at its
+    first call.
     """
     if network == "raw":
         check_raw_kind(getattr(denoiser, "kind", "eps"))

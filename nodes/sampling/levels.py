@@ -47,9 +47,9 @@ def levels_at_timesteps(schedule: Schedule, timesteps: Sequence[float], final: L
 
 
 def levels_at_sigmas(schedule: Schedule, sigmas: Sequence[float], final: Listed = "one") -> Levels:
-    """Levels with exactly these σ/α, falling or rising. The last step ends at a 0 at the end, otherwise at `final`.
+    """Levels with exactly these σ/α, or σ of a flow, falling or rising. The last step ends at a final 0, or at `final`.
 
-    Raises ``ValueError`` for σ/α below 0 or not in order.
+    Raises ``ValueError`` for numbers below 0 or not in order.
     """
     fields = host.from_sigmas(to_runtime(schedule), sigmas=list(sigmas), final=final)
     levels: Levels = to_engine(fields, settings.Levels)

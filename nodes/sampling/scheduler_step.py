@@ -220,7 +220,7 @@ class _Row:
 
     def x0_and_eps(self, prediction: Prediction, renoise: Prediction | None = None) -> tuple[Tensor, Tensor]:
         """x̂0, clipped by the sampler's settings, and ε̂, from `renoise` if it is wired."""
-        value, level = self._prepare(prediction), NoiseLevel(self.x, self.alpha, self.sigma)
+        value, level = self._prepare(prediction), NoiseLevel(self.x, self.alpha, self.sigma, self.scheduler.form)
         x0, eps = level.x0(value, prediction.kind), level.eps(value, prediction.kind)
         table = self.scheduler
         clipped = clip_x0(x0, table.clip, table.threshold, table.threshold_max)
@@ -238,8 +238,8 @@ class _Row:
             )
         if self.scheduler.zero_snr and prediction.kind == "eps":
             raise ValueError(
-                "the sampler starts at α = 0, where an ε prediction says nothing of x0: use a model that predicts v "
-                "or x0, or a schedule without zero terminal SNR"
+                "the sampler starts at α = 0, where an ε prediction says nothing of x0: use a model that predicts v, "
+                "x0 or flow, or levels that start where signal is left"
             )
         return prediction.value.to(self.x)
 

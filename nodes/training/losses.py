@@ -23,29 +23,42 @@ from guidegraph.nodes.types import (
     Timesteps,
 )
 from guidegraph_runtime.noise import gaussian
+from guidegraph_runtime.tables.form import Form
 
 Weight = Annotated[float, Ge(0)]
-Weighting = Literal["uniform", "min_snr", "truncated"]
+Weighting = Literal["uniform", "min_snr", "truncated", "flow"]
 
 
-def snr_weight(snr: Tensor, kind: str, weighting: Weighting, gamma: float) -> Tensor:
-    """The weight (B) of the squared error of an ε, x0 or v prediction at signal-to-noise ratios (B).
+def snr_weight(snr: Tensor, kind: str, weighting: Weighting, gamma: float, power: Tensor | float = 1.0) -> Tensor:
+    """The weight (B) of the squared error of a prediction of a kind at signal-to-noise ratios (B), (α/σ)².
 
     In terms of x0, min_snr weights by min(SNR, γ) (Hang et al. 2023) and truncated by min(SNR + 1, γ + 1), which is the
-    plain v loss with bounded weight at low noise. The squared errors of ε and v are SNR and SNR + 1 times that of x0.
+    plain v loss with bounded weight at low noise. flow gives every kind the loss of u = ε − x0, the one of flow
+    matching: ((α + σ)/σ)² in terms of x0, ((α + σ)/α)² of ε. power: α² + σ², (1) or (B).
+    The squared errors of ε, v and u are SNR, (SNR + 1)(α² + σ²) and (√SNR + 1)² times that of x0.
     """
     import torch
 
-    if weighting == "uniform":
+    if weighting == "uniform" or weighting == kind:
         return torch.ones_like(snr)
-    of_x0 = snr.clamp(max=gamma) if weighting == "min_snr" else (snr + 1).clamp(max=gamma + 1)
-    return of_x0 / {"eps": snr.clamp(min=1e-8), "x0": torch.ones_like(snr), "v": snr + 1}[kind]
+    of_flow = (snr.sqrt() + 1).square()
+    of_x0 = {
+        "min_snr": snr.clamp(max=gamma),
+        "truncated": (snr + 1).clamp(max=gamma + 1),
+        "flow": of_flow,
+    }[weighting]
+    scale = {"eps": snr.clamp(min=1e-8), "x0": torch.ones_like(snr), "v": (snr + 1) * power, "flow": of_flow}[kind]
+    return of_x0 / scale
 
 
-def mean_error(prediction: Prediction, target: Tensor, snr: Tensor, weighting: Weighting, gamma: float) -> Tensor:
-    """Mean over the batch of the squared error to a target (B, C, H, W), weighted by `snr_weight` of snr (1) or (B)."""
+def mean_error(
+    prediction: Prediction, target: Tensor, level: tuple[Tensor, Tensor], weighting: Weighting, gamma: float, form: Form
+) -> Tensor:
+    """Mean over the batch of the squared error to a target (B, C, H, W), weighted by `snr_weight` of level, α and σ."""
+    alpha, sigma = level
     error = (prediction.value.float() - target).square().flatten(1).mean(1)
-    return (snr_weight(snr, prediction.kind, weighting, gamma) * error).mean()
+    power = (alpha.square() + sigma.square()).flatten() if form == "flow" else 1.0
+    return (snr_weight((alpha / sigma).square().flatten(), prediction.kind, weighting, gamma, power) * error).mean()
 
 
 @node("loss.denoising")
@@ -61,13 +74,15 @@ def denoising_loss(
 ) -> Tensor:
     """Mean squared error of a prediction at x_t = α_t x0 + σ_t noise (Ho et al. 2020, eq. 14), in its own kind.
 
-    weighting: of noise levels, see `snr_weight`; gamma bounds the signal-to-noise ratio. Raises an error unless the
-    shapes of prediction, x0 and noise match.
+    For the kind flow it is the conditional flow matching loss ‖û − (noise − x0)‖² (Lipman et al. 2023, eq. 23).
+    weighting: of noise levels, min_snr, truncated or, for any kind, that of the flow matching loss; gamma bounds the
+    signal-to-noise ratio. `timesteps.logit_normal` and others weight by how often they draw a level.
+    Raises an error unless the shapes of prediction, x0 and noise match.
     """
     check_compatible("the prediction, x0 and noise", prediction.value, x0, noise)
     alpha, sigma = schedule.along(x0, t)
-    target = {"eps": noise, "x0": x0, "v": alpha * noise - sigma * x0}[prediction.kind]
-    return mean_error(prediction, target, (alpha / sigma).square().flatten(), weighting, gamma)
+    targets = {"eps": noise, "x0": x0, "v": alpha * noise - sigma * x0, "flow": noise - x0}
+    return mean_error(prediction, targets[prediction.kind], (alpha, sigma), weighting, gamma, schedule.form)
 
 
 @node("loss.distillation")
@@ -88,9 +103,8 @@ def distillation_loss(
     if prediction.kind != teacher.kind:
         raise ValueError(f"expected predictions of one kind; found '{prediction.kind}' and teacher '{teacher.kind}'")
     check_compatible("the prediction and the teacher's", prediction.value, teacher.value)
-    alpha, sigma = schedule.along(prediction.value, t)
-    target = teacher.value.detach().float()
-    return mean_error(prediction, target, (alpha / sigma).square().flatten(), weighting, gamma)
+    level = schedule.along(prediction.value, t)
+    return mean_error(prediction, teacher.value.detach().float(), level, weighting, gamma, schedule.form)
 
 
 @node("loss.vector")

@@ -12,6 +12,7 @@ from guidegraph.graph.node import NodeSpec
 from guidegraph.nodes.metrics.frechet import Moments
 from guidegraph.nodes.models.own.autoencoder import AutoencoderConfig, KLAutoencoder, VQAutoencoder, VQConfig
 from guidegraph.nodes.models.own.detector import Detector, DetectorConfig
+from guidegraph.nodes.sampling.schedule import flow
 from guidegraph.nodes.sampling.scheduler import ddpm
 from guidegraph.nodes.types import Classifier, Condition, Prediction, Schedule, Table
 from guidegraph.plugins.manager import PluginManager
@@ -200,6 +201,7 @@ def overrides() -> list[NodeCase]:
         case("label.argmax", inputs={"scores": logits()}),
         case("label.caption", inputs={"names": [f"animal {i}" for i in range(10)]}),
         case("label.named", inputs={"names": ["cat", "dog", "bird"]}, settings={"batch": 2}),
+        *(case(id, inputs={"schedule": flow()}) for id in ("levels.flow", "levels.flow_sd3", "levels.flow_sigmas")),
         case("levels.sigmas", settings={"sigmas": [2.0, 1.0, 0.3]}),
         case("levels.timesteps", settings={"timesteps": [80.0, 40.0, 10.0]}),
         case("loss.cross_entropy", inputs={"logits": logits()}, skip=IN_FLOAT32),
@@ -254,6 +256,7 @@ def overrides() -> list[NodeCase]:
         case("noise.gaussian", settings={"shape": [4, 8, 12], "batch": 2}),
         case("plot.lines", inputs={"table": SCORES}, settings={"x": "scale", "y": "fid"}),
         case("plot.scatter", inputs={"table": SCORES}, settings={"x": "scale", "y": "fid"}),
+        case("schedule.flow_shift", inputs={"schedule": flow()}),
         case("scheduler.step", inputs={"noise": draw_normal(("B", "C", "H", "W"), 8)}),
         case("scheduler.step", name="noise", inputs=noisy(), skip={"needs": "the other case leaves out the noise"}),
         case("semantic.from_logits", detached={"logits": "a choice of classes has no gradient"}),
@@ -276,7 +279,7 @@ def overrides() -> list[NodeCase]:
         case("tensor.slice", skip=BY_SIZE),
         case("tensor.shuffle", skip={"batch invariance": "it changes the places of a batch's samples", **BY_SIZE}),
         case("text.replace", settings={"words": {"red": "blue"}}),
-        case("timesteps.uniform", skip=BY_POSITION),
+        *(case(f"timesteps.{name}", skip=BY_POSITION) for name in ("cosmap", "logit_normal", "mode", "uniform")),
     ]
 
 

@@ -10,6 +10,7 @@ from annotated_types import Ge, Le
 from guidegraph.graph.node import node
 from guidegraph.nodes.guidance.hooks import OpaqueDenoiser
 from guidegraph.nodes.models.onnx.fields import ConstantInput, InputField, OutputField
+from guidegraph.nodes.noise_level import KINDS
 from guidegraph.nodes.sampling.denoiser_edm import EdmNetwork, SigmaData, check_raw_kind, precondition
 from guidegraph.nodes.types import PredictionKind, Schedule
 
@@ -125,6 +126,6 @@ def _describe_bundle(bundle: Bundle) -> tuple[str, PredictionKind, bool]:
     fixed = plan[0].settings.get(FIXED_FIELDS)
     kind: Any = fixed.get("kind") if isinstance(fixed, dict) else None
     fits = {*PORTS} <= names <= {*PORTS, *FIELDS} and {"value"} <= results <= {*OUTPUTS}
-    if not fits or kind not in ("eps", "x0", "v"):
+    if not fits or kind not in KINDS:
         raise ValueError(f"'{bundle.where}' is no bundle of a denoiser that is whole: export it again")
     return plan[0].node, kind, plan[0].settings.get(MASKS) is True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +20,7 @@ from guidegraph.nodes.models.own.layers import (
     timestep_embedding,
     zero_init,
 )
+from guidegraph.nodes.noise_level import PredictionKind
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class UNetConfig:
     vector_dim: int | None = None
     spatial_channels: int = 0
     patch: int = 1
-    kind: Literal["eps", "x0", "v"] = "eps"
+    kind: PredictionKind = "eps"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "multipliers", tuple(self.multipliers))

@@ -5,7 +5,10 @@ steps: the number of steps. final: where the last step ends, at ᾱ = 1 (one) or
 σ/α. sigma_min: the last σ/α before the end. Without them, levels stay in the range that the schedule's model was
 trained on, as do all grids that are not listed level by level.
 
-The fields of levels: t and ratio (N + 1), float64, noisiest first.
+On a flow schedule, σ is that of x = (1 − σ)x0 + σε, from 0 to 1, wherever these nodes speak of σ/α; evenly spaced
+timesteps count down from T and are moved by the schedule's shift.
+
+The fields of levels: t and ratio, σ/α (N + 1), float64, noisiest first; form, that of the schedule.
 """
 
 from __future__ import annotations
@@ -31,7 +34,6 @@ from guidegraph_runtime.declare.settings import (
 from guidegraph_runtime.limits import check_limit
 from guidegraph_runtime.tables import noise_levels, spacings
 from guidegraph_runtime.tables.noise_levels import (
-    LANDING,
     Final,
     NoiseSchedule,
     Rule,
@@ -49,11 +51,12 @@ Listed: TypeAlias = Literal["one", "first", "listed"]
 Numbers: TypeAlias = Annotated[list[NotNegative], NotEmpty()]
 
 
-def _table_shape(steps: Any) -> tuple[int, ...]:
+def table_shape(steps: Any) -> tuple[int, ...]:
+    """The shape of levels as one array."""
     return check_int("steps", steps, low=1), 2
 
 
-@operation("levels.leading", shape=_table_shape)
+@operation("levels.leading", shape=table_shape)
 def leading(schedule: Schedule, *, steps: Steps = 30, offset: Offset = 0, final: Final = "one") -> Levels:
     """Every (T // steps)-th timestep from 0 on (Lin et al. 2023, table 2), the default of DDIM and PNDM.
 
@@ -62,13 +65,13 @@ def leading(schedule: Schedule, *, steps: Steps = 30, offset: Offset = 0, final:
     return _space_timesteps(schedule, "leading", steps, True, offset, final)
 
 
-@operation("levels.trailing", shape=_table_shape)
+@operation("levels.trailing", shape=table_shape)
 def trailing(schedule: Schedule, *, steps: Steps = 30, final: Final = "one") -> Levels:
     """Every (T / steps)-th timestep from the last one down, rounded (Lin et al. 2023, table 2)."""
     return _space_timesteps(schedule, "trailing", steps, True, 0, final)
 
 
-@operation("levels.linspace", shape=_table_shape)
+@operation("levels.linspace", shape=table_shape)
 def linspace(
     schedule: Schedule,
     *,
@@ -85,7 +88,7 @@ def linspace(
     return _space_timesteps(schedule, "linspace", steps, whole_times, 0, final, lands)
 
 
-@operation("levels.simple", shape=_table_shape)
+@operation("levels.simple", shape=table_shape)
 def simple(schedule: Schedule, *, steps: Steps = 30, final: Final = "one") -> Levels:
     """Whole timesteps from the last one down, T / steps apart, rounded up: ComfyUI's `simple`."""
     noise, steps = parse_schedule(schedule), _count_steps(steps)
@@ -94,26 +97,28 @@ def simple(schedule: Schedule, *, steps: Steps = 30, final: Final = "one") -> Le
     return _at_times(noise, spacings.simple(math.ceil(noise.low), math.floor(noise.high), steps), final)
 
 
-@operation("levels.sgm_uniform", shape=_table_shape)
+@operation("levels.sgm_uniform", shape=table_shape)
 def sgm_uniform(schedule: Schedule, *, steps: Steps = 30, final: Final = "one") -> Levels:
     """Evenly spaced timesteps from the last to the first, without the first: ComfyUI's `sgm_uniform`."""
     noise, steps = parse_schedule(schedule), _count_steps(steps)
     return _at_times(noise, spacings.sgm_uniform(noise.low, noise.high, steps), final)
 
 
-@operation("levels.beta", shape=_table_shape)
+@operation("levels.beta", shape=table_shape)
 def beta(
     schedule: Schedule, *, steps: Steps = 30, a: Positive = 0.6, b: Positive = 0.6, final: Final = "one"
 ) -> Levels:
     """Whole timesteps at the quantiles of a Beta(a, b) distribution (Lee et al. 2024): dense at both ends.
 
-    a, b: shape parameters; values below 1 make the ends dense. Timesteps that round to the same one are visited once.
+    a, b: shape parameters; values below 1 make the ends dense. Timesteps that round to the same one are visited once;
+    those of a flow schedule are not rounded.
     """
     noise, steps = parse_schedule(schedule), _count_steps(steps)
-    return _at_times(noise, spacings.beta(math.ceil(noise.low), math.floor(noise.high), steps, a, b), final)
+    rounds = noise.form != "flow"
+    return _at_times(noise, spacings.beta(math.ceil(noise.low), math.floor(noise.high), steps, a, b, rounds), final)
 
 
-@operation("levels.karras", shape=_table_shape)
+@operation("levels.karras", shape=table_shape)
 def karras(
     schedule: Schedule,
     *,
@@ -126,11 +131,10 @@ def karras(
     """σ/α evenly spaced in the ρ-th root (Karras et al. 2022, eq. 5). rho: ρ, larger is denser near the data."""
     noise, ramp = parse_schedule(schedule), np.linspace(0, 1, _count_steps(steps))
     first, last = _ends(noise, sigma_max, sigma_min)
-    ratios = polynomial(first.ratio, last.ratio, ramp, rho)
-    return _between(noise, first, last, ratios, final)
+    return _between(noise, first, last, polynomial(*_sigmas_of(noise, first, last), ramp, rho), final)
 
 
-@operation("levels.exponential", shape=_table_shape)
+@operation("levels.exponential", shape=table_shape)
 def exponential(
     schedule: Schedule,
     *,
@@ -142,10 +146,10 @@ def exponential(
     """σ/α evenly spaced in the logarithm, that is in λ = log(α/σ) (Lu et al. 2022)."""
     noise, ramp = parse_schedule(schedule), np.linspace(0, 1, _count_steps(steps))
     first, last = _ends(noise, sigma_max, sigma_min)
-    return _between(noise, first, last, noise_levels.exponential(first.ratio, last.ratio, ramp), final)
+    return _between(noise, first, last, noise_levels.exponential(*_sigmas_of(noise, first, last), ramp), final)
 
 
-@operation("levels.polyexponential", shape=_table_shape)
+@operation("levels.polyexponential", shape=table_shape)
 def polyexponential(
     schedule: Schedule,
     *,
@@ -158,10 +162,10 @@ def polyexponential(
     """σ/α whose logarithm is a polynomial (k-diffusion's). rho: its degree; 1 is exponential."""
     noise, steps = parse_schedule(schedule), _count_steps(steps)
     first, last = _ends(noise, sigma_max, sigma_min)
-    return _between(noise, first, last, spacings.polyexponential(first.ratio, last.ratio, steps, rho), final)
+    return _between(noise, first, last, spacings.polyexponential(*_sigmas_of(noise, first, last), steps, rho), final)
 
 
-@operation("levels.kl_optimal", shape=_table_shape)
+@operation("levels.kl_optimal", shape=table_shape)
 def kl_optimal(
     schedule: Schedule,
     *,
@@ -173,10 +177,10 @@ def kl_optimal(
     """σ/α = tan of evenly spaced angles, optimal for Gaussian data (Sabour et al. 2024)."""
     noise, steps = parse_schedule(schedule), _count_steps(steps)
     first, last = _ends(noise, sigma_max, sigma_min)
-    return _between(noise, first, last, spacings.kl_optimal(first.ratio, last.ratio, steps), final)
+    return _between(noise, first, last, spacings.kl_optimal(*_sigmas_of(noise, first, last), steps), final)
 
 
-@operation("levels.ays", shape=_table_shape)
+@operation("levels.ays", shape=table_shape)
 def ays(schedule: Schedule, *, steps: Steps = 10, model: Aligned = "sd1", final: Final = "one") -> Levels:
     """Align Your Steps (Sabour et al. 2024): ten σ/α optimised for a released model, interpolated for other counts.
 
@@ -201,16 +205,16 @@ def from_timesteps(schedule: Schedule, *, timesteps: Numbers, final: Listed = "o
 
 @operation("levels.sigmas")
 def from_sigmas(schedule: Schedule, *, sigmas: Numbers, final: Listed = "one") -> Levels:
-    """A list of exact σ/α, falling, or rising to go from the data to the noise.
+    """A list of exact σ/α, or σ of a flow schedule, falling, or rising to go from the data to the noise.
 
     sigmas: the last step ends at a 0 at the end of the list; beyond the schedule, the network gets the nearest
-    timestep. final: where the last step ends if the list has no 0, ᾱ = 1, ᾱ_0, or the last σ/α of the list (listed).
+    timestep. final: where the last step ends if the list has no 0, ᾱ = 1, ᾱ_0, or the last σ of the list (listed).
     """
     noise = parse_schedule(schedule)
-    ratios = [check_number(f"sigmas[{i}]", ratio, low=0) for i, ratio in enumerate(sigmas)]
-    if len(ratios) > 1 and ratios[-1] == 0:
+    visited = [check_number(f"sigmas[{i}]", sigma, low=0) for i, sigma in enumerate(sigmas)]
+    if len(visited) > 1 and visited[-1] == 0:
         final = "listed"
-    return _with_landing(noise, [noise.exactly(ratio) for ratio in ratios], final)
+    return _with_landing(noise, [noise.exactly(noise.ratio_of(sigma)) for sigma in visited], final)
 
 
 class Halves(NamedTuple):
@@ -230,8 +234,8 @@ def split(levels: Levels, *, at: Annotated[int, Range(low=1)]) -> Halves:
             f"at: expected a step from 1 to {steps - 1} of {steps}, so that both halves have one; found {at}"
         )
     return Halves(
-        _fields_of_arrays(parsed.t[: at + 1], parsed.ratio[: at + 1]),
-        _fields_of_arrays(parsed.t[at:], parsed.ratio[at:]),
+        _to_fields(_slice(parsed, slice(at + 1))),
+        _to_fields(_slice(parsed, slice(at, None))),
     )
 
 
@@ -241,7 +245,7 @@ def start(levels: Levels, *, strength: Fraction = 1.0) -> Levels:
     parsed = parse_levels(levels)
     steps = len(parsed.t) - 1
     first = steps - count_kept_steps(steps, strength)
-    return _fields_of_arrays(parsed.t[first:], parsed.ratio[first:])
+    return _to_fields(_slice(parsed, slice(first, None)))
 
 
 @operation("levels.reverse")
@@ -294,29 +298,35 @@ def _count_steps(steps: int) -> int:
 
 
 def _ends(noise: NoiseSchedule, sigma_max: float | None, sigma_min: float | None) -> tuple[Level, Level]:
-    """The levels of the largest and smallest σ/α: by default, of the model's trained range where signal is left."""
-    first = noise.at(noise.with_signal().high) if sigma_max is None else noise.near(sigma_max)
-    last = noise.at(noise.low) if sigma_min is None else noise.near(sigma_min)
+    """The levels of the largest and smallest σ: by default, of the model's trained range where signal is left."""
+    first = noise.at(noise.with_signal().high) if sigma_max is None else noise.near_sigma(sigma_max)
+    last = noise.at(noise.low) if sigma_min is None else noise.near_sigma(sigma_min)
     if last.ratio >= first.ratio:
-        raise ValueError(f"sigma_min {last.ratio:g} must be below sigma_max {first.ratio:g}")
+        high, low = _sigmas_of(noise, first, last)
+        raise ValueError(f"sigma_min {low:g} must be below sigma_max {high:g}")
     return first, last
 
 
+def _sigmas_of(noise: NoiseSchedule, first: Level, last: Level) -> tuple[float, float]:
+    return noise.sigma_of(first), noise.sigma_of(last)
+
+
 def _at_times(noise: NoiseSchedule, times: Array, final: Final) -> Levels:
-    return _to_fields(noise_levels.Levels.of([*(noise.at(float(t)) for t in times), landing(noise, final)]))
+    visited = [noise.at_unshifted(float(t)) for t in times]
+    return _to_fields(noise_levels.Levels.of([*visited, landing(noise, final)]))
 
 
-def _between(noise: NoiseSchedule, first: Level, last: Level, ratios: Array, final: Final) -> Levels:
-    """Levels from `first` to `last` with the inner σ/α of `ratios`, whose ends belong to those two."""
-    inner = [noise.near(float(ratio)) for ratio in ratios[1:-1]]
-    return _to_fields(noise_levels.Levels.of([*[first, *inner, last][: len(ratios)], landing(noise, final)]))
+def _between(noise: NoiseSchedule, first: Level, last: Level, sigmas: Array, final: Final) -> Levels:
+    """Levels from `first` to `last` with the inner ones at `sigmas`, whose ends belong to those two."""
+    inner = [noise.near_sigma(float(sigma)) for sigma in sigmas[1:-1]]
+    return _to_fields(noise_levels.Levels.of([*[first, *inner, last][: len(sigmas)], landing(noise, final)]))
 
 
 def _with_landing(noise: NoiseSchedule, visited: list[Level], final: Listed) -> Levels:
     if final == "one":
-        visited = [*visited, Level.at(LANDING, 0.0)]
+        visited = [*visited, landing(noise, "one")]
     elif final == "first":
-        visited = [*visited, noise.at(0.0)]
+        visited = [*visited, landing(noise, "first")]
     return _to_fields(noise_levels.Levels.of(visited))
 
 
@@ -324,5 +334,5 @@ def _to_fields(levels: noise_levels.Levels) -> Levels:
     return noise_levels.check_levels(levels)._asdict()
 
 
-def _fields_of_arrays(t: Array, ratio: Array) -> Levels:
-    return _to_fields(noise_levels.Levels(t, ratio))
+def _slice(levels: noise_levels.Levels, part: slice) -> noise_levels.Levels:
+    return levels._replace(t=levels.t[part], ratio=levels.ratio[part])

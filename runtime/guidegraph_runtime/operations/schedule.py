@@ -3,20 +3,24 @@
 All settings that several schedules share:
 train_steps: T, of t = 0 … T−1. beta_start: β at t = 0. beta_end: β at T−1.
 
-The fields of a schedule: alphas_bar, ᾱ (T), float64; trained_from and trained_to, the first and last timestep that its
-model was trained on, or None if unknown.
+The fields of a schedule: alphas_bar, ᾱ = α²/(α² + σ²) (T), float64; trained_from and trained_to, the first and last
+timestep that its model was trained on, or None if unknown; form, of x = αx0 + σε, variance_preserving or flow; shift,
+that of a flow's levels.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal, TypeAlias
 
 import numpy as np
 
 from guidegraph_runtime.checks import check_array, check_fields, check_int, check_number
 from guidegraph_runtime.declare.operation import operation
-from guidegraph_runtime.declare.settings import NotNegative, Positive, Range, Schedule
+from guidegraph_runtime.declare.settings import Count, NotNegative, Positive, Range, Sample, Schedule
 from guidegraph_runtime.limits import check_limit
+from guidegraph_runtime.tables.form import Form
+from guidegraph_runtime.tables.noise_levels import parse_form
 from guidegraph_runtime.tables.rows import Array
 
 TrainSteps: TypeAlias = Annotated[int, Range(low=2)]
@@ -26,6 +30,10 @@ EdmSigmas: TypeAlias = Literal["karras", "exponential"]
 
 def _table_shape(train_steps: Any) -> tuple[int, ...]:
     return (check_int("train_steps", train_steps, low=1),)
+
+
+def _flow_table_shape(train_steps: Any) -> tuple[int, ...]:
+    return (check_int("train_steps", train_steps, low=1) + 1,)
 
 
 @operation("schedule.linear", shape=_table_shape)
@@ -87,15 +95,58 @@ def edm(
     return _to_fields(1 / (1 + ratio**2), 0.0, float(len(ratio) - 1))
 
 
+@operation("schedule.flow", shape=_flow_table_shape)
+def flow(*, train_steps: TrainSteps = 1000, shift: Positive = 1.0) -> Schedule:
+    """The straight path of flow matching, x_t = (1 − σ)x0 + σε, at t = T · σ from 0 to T (Lipman et al. 2023).
+
+    train_steps: T. shift: s, which moves evenly spaced σ to sσ/(1 + (s − 1)σ) (Esser et al. 2024, section 5.3.2), in
+    sampling and in training; the σ of a t stays. Stable Diffusion 3 has 3. Samplers start at σ = 1, pure noise.
+    """
+    sigma = np.arange(_count_steps(train_steps) + 1) / train_steps
+    bar = (1 - sigma) ** 2 / ((1 - sigma) ** 2 + sigma**2)
+    return _to_fields(bar, 1.0, float(train_steps), "flow", shift)
+
+
+@operation("schedule.flow_shift")
+def flow_shift(
+    schedule: Schedule,
+    like: Sample,
+    *,
+    patch: Count = 2,
+    base_shift: float = 0.5,
+    max_shift: float = 1.15,
+    base_tokens: Count = 256,
+    max_tokens: Count = 4096,
+) -> Schedule:
+    """A flow schedule with the shift e^μ for the size of a sample, as in Flux: μ is linear in the number of tokens.
+
+    μ = base_shift + (n − base_tokens)(max_shift − base_shift)/(max_tokens − base_tokens) for the n = (H/patch)(W/patch)
+    tokens of `like` (B, C, H, W), the noise or latent to be sampled. It replaces the shift of the schedule.
+    patch: the sides of a token. base_shift, max_shift: μ at base_tokens and at max_tokens.
+    Raises an error for a schedule that is not a flow, and for base_tokens equal to max_tokens.
+    """
+    fields = check_fields("schedule", schedule, "alphas_bar")
+    if parse_form("schedule", fields) != "flow":
+        raise ValueError("schedule: expected a flow schedule, as from schedule.flow; found a variance-preserving one")
+    if base_tokens == max_tokens:
+        raise ValueError(f"base_tokens and max_tokens are both {base_tokens}: μ is a line through two points")
+    height, width = check_array("like", like, "(B, C, H, W)", "f").shape[2:]
+    tokens = (height // patch) * (width // patch)
+    mu = base_shift + (tokens - base_tokens) * (max_shift - base_shift) / (max_tokens - base_tokens)
+    return _to_fields(fields["alphas_bar"], fields.get("trained_from"), fields.get("trained_to"), "flow", math.exp(mu))
+
+
 @operation("schedule.zero_terminal_snr")
 def zero_terminal_snr(schedule: Schedule) -> Schedule:
     """The schedule with √ᾱ shifted and scaled so that the last timestep is pure noise (Lin et al. 2023, algorithm 1).
 
     For models that predict v or x0: at α = 0 an ε prediction has no information about x0.
+    Raises an error for a flow schedule, whose last timestep is pure noise already.
     """
-    root = np.sqrt(
-        check_array("schedule.alphas_bar", check_fields("schedule", schedule, "alphas_bar")["alphas_bar"], "(T)", "f")
-    )
+    fields = check_fields("schedule", schedule, "alphas_bar")
+    if parse_form("schedule", fields) == "flow":
+        raise ValueError("schedule: a flow schedule ends in pure noise already: leave this node out")
+    root = np.sqrt(check_array("schedule.alphas_bar", fields["alphas_bar"], "(T)", "f"))
     root = (root - root[-1]) * root[0] / (root[0] - root[-1])
     return _to_fields((root**2).astype(np.float64), None, float(len(root) - 1))
 
@@ -107,13 +158,14 @@ def trained(schedule: Schedule, *, first: NotNegative | None = None, last: NotNe
     first, last: null is the schedule's own end, where a sampler may then start even if no signal is left.
     Raises an error for timesteps beyond the schedule, or in the wrong order.
     """
-    bar = check_array("schedule.alphas_bar", check_fields("schedule", schedule, "alphas_bar")["alphas_bar"], "(T)", "f")
-    end = float(len(bar) - 1)
-    low = 0.0 if first is None else check_number("first", first, low=0, high=end)
+    fields = check_fields("schedule", schedule, "alphas_bar")
+    bar = check_array("schedule.alphas_bar", fields["alphas_bar"], "(T)", "f")
+    form, end = parse_form("schedule", fields), float(len(bar) - 1)
+    low = (1.0 if form == "flow" else 0.0) if first is None else check_number("first", first, low=0, high=end)
     high = end if last is None else check_number("last", last, low=0, high=end)
     if low >= high:
         raise ValueError(f"first {low:g} must be below last {high:g}")
-    return _to_fields(bar.astype(np.float64), low, high)
+    return _to_fields(bar.astype(np.float64), low, high, form, fields.get("shift", 1.0))
 
 
 def from_betas(betas: Array) -> Schedule:
@@ -121,8 +173,20 @@ def from_betas(betas: Array) -> Schedule:
     return _to_fields(np.cumprod(1 - np.asarray(betas), dtype=np.float64))
 
 
-def _to_fields(alphas_bar: Array, trained_from: float | None = None, trained_to: float | None = None) -> Schedule:
-    return {"alphas_bar": alphas_bar, "trained_from": trained_from, "trained_to": trained_to}
+def _to_fields(
+    alphas_bar: Array,
+    trained_from: float | None = None,
+    trained_to: float | None = None,
+    form: Form = "variance_preserving",
+    shift: float = 1.0,
+) -> Schedule:
+    return {
+        "alphas_bar": alphas_bar,
+        "trained_from": trained_from,
+        "trained_to": trained_to,
+        "form": form,
+        "shift": shift,
+    }
 
 
 def _count_steps(train_steps: int) -> int:

@@ -13,7 +13,7 @@ from guidegraph_runtime.declare.settings import Fraction, Offset, Positive, Step
 from guidegraph_runtime.samplers.sampler import Eta, sampler
 from guidegraph_runtime.tables import noise_levels
 from guidegraph_runtime.tables.noise_levels import SUBSEQUENCE, Final, NoiseSchedule, Rule, Sigmas
-from guidegraph_runtime.tables.rows import EPS, NOISE, X0, Level, Row, X
+from guidegraph_runtime.tables.rows import EPS, NOISE, X0, Level, Row, X, transition_variance
 
 SIGMA_DATA = 0.5
 
@@ -54,10 +54,10 @@ def choose_distilled_levels(
     if spacing != "distilled" or sigmas != "schedule":
         fallback = "trailing" if spacing == "distilled" else spacing
         return noise_levels.levels(noise, rule, steps, fallback, offset, final, sigmas, strength)
-    times = distillation_timesteps(len(noise.log_ratio), original_steps, steps)
-    in_range = noise_levels.fit_times(np.array(times, dtype=np.float64), noise, rounds=True)
+    times = np.array(distillation_timesteps(noise.train_steps, original_steps, steps), dtype=np.float64) + noise.first
+    in_range = noise_levels.fit_times(times, noise, rounds=noise.form != "flow")
     remaining = in_range[steps - noise_levels.count_kept_steps(steps, strength) :]
-    return [*(noise.at(float(t)) for t in remaining), noise_levels.landing(noise, final)]
+    return [*(noise.at_unshifted(float(t)) for t in remaining), noise_levels.landing(noise, final)]
 
 
 @sampler(SUBSEQUENCE, choose_distilled_levels, start="zero", rederives=False)
@@ -84,16 +84,17 @@ def tcd(levels: Sequence[Level], noise: NoiseSchedule, *, eta: Eta = 0.3) -> lis
     """Trajectory consistency distillation (Zheng et al. 2024, algorithm 4): DDIM to below the next level, then noise.
 
     A DDIM step goes to s = ⌊(1 − γ)t′⌋, below the next time t′, then noise leads up to t′. A landing at σ = 0 is a step
-    to x̂0.
+    to x̂0. The s of a flow is not rounded.
 
     eta: the paper's γ, from 0 (DDIM) to 1 (multistep consistency sampling). original_steps: number of timesteps in the
     model's distillation. spacing: by default evenly by index among those.
     """
     rows = []
     for a, b in pairwise(levels):
-        s = noise.at(math.floor((1 - eta) * b.t)) if b.sigma > 0 else b
+        below = (1 - eta) * b.t
+        s = noise.at(below if noise.form == "flow" else math.floor(below)) if b.sigma > 0 else b
         up = b.alpha / s.alpha
-        variance = max(1 - up**2, 0.0) if eta > 0 else 0.0
+        variance = max(transition_variance(b, s), 0.0) if eta > 0 else 0.0
         x = up * (s.alpha * X0 + s.sigma * EPS) + math.sqrt(variance) * NOISE
         rows.append(Row(a, x, score_gain=variance))
     return rows

@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 
 from guidegraph_runtime.samplers.sampler import Eta, sampler
 from guidegraph_runtime.tables.noise_levels import SUBSEQUENCE
-from guidegraph_runtime.tables.rows import EPS, NOISE, X0, Level, Row, X
+from guidegraph_runtime.tables.rows import EPS, NOISE, X0, Level, Row, X, transition_variance
 
 Variance: TypeAlias = Literal["fixed_small", "fixed_large", "learned"]
 
@@ -26,7 +26,7 @@ def ddpm(levels: Sequence[Level], *, variance: Variance = "fixed_small") -> list
     rows: list[Row] = []
     floor = 0.0
     for a, b in pairwise(levels):
-        beta = 1 - (a.alpha / b.alpha) ** 2
+        beta = transition_variance(a, b)
         small = beta * (b.sigma / a.sigma) ** 2
         mean = b.alpha * beta / a.sigma**2 * X0 + a.alpha / b.alpha * (b.sigma / a.sigma) ** 2 * X
         floor = small or floor or beta or 1e-20
@@ -47,7 +47,7 @@ def ddim(levels: Sequence[Level], *, eta: Eta = 0.0) -> list[Row]:
     """DDIM (Song et al. 2021, eq. 12 and 16): deterministic at eta 0, as random as DDPM at eta 1."""
     rows = []
     for a, b in pairwise(levels):
-        std = eta * b.sigma / a.sigma * math.sqrt(max(1 - (a.alpha / b.alpha) ** 2, 0))
+        std = eta * b.sigma / a.sigma * math.sqrt(max(transition_variance(a, b), 0))
         direction = math.sqrt(max(b.sigma**2 - std**2, 0))
         rows.append(Row(a, b.alpha * X0 + direction * EPS + std * NOISE, score_gain=std**2))
     return rows

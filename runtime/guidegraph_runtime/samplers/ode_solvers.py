@@ -58,6 +58,38 @@ def heun(levels: Sequence[Level]) -> list[Row]:
     return rows
 
 
+@sampler(RATIO, start="zero", rising=True, eta=0, steps=30)
+def heun_flow(levels: Sequence[Level]) -> list[Row]:
+    """Heun's method along the straight path, of second order: dx/dσ = ε − x0 of x = (1 − σ)x0 + σε, 2·steps − 1 calls.
+
+    A step from σ to σ′ is x′ = x + (σ′ − σ)/2 (u₁ + u₂), with u = ε − x0 at the step's start and at the end of an Euler
+    step, as in the flow Heun scheduler of diffusers. On a variance-preserving schedule the path is that of x/(α + σ).
+    """
+    rows = []
+    for a, b in pairwise(levels):
+        rows.append(Row(a, _toward(b), slots=(X / (a.alpha + a.sigma), EPS - X0)))
+        if b.sigma > 0:
+            end = b.alpha + b.sigma
+            change = b.sigma / end - a.sigma / (a.alpha + a.sigma)
+            rows.append(Row(b, end * (S1 + change / 2 * (S2 + EPS - X0))))
+    return rows
+
+
+@sampler(RATIO, start="zero", steps=30)
+def euler_stochastic(levels: Sequence[Level], *, eta: Eta = 1.0) -> list[Row]:
+    """Euler's method with a part of the noise replaced by fresh noise: x′ = α′x0 + σ′(√(1 − η²) ε + ηz).
+
+    At eta 1 all noise is fresh: multistep consistency sampling (Song et al. 2023, algorithm 1), which is the stochastic
+    sampling of flow schedulers, x′ = (1 − σ′)x0 + σ′z. For models distilled to few steps: many such steps of another
+    model leave the data's distribution, unlike those of euler_ancestral and ddpm. eta 0 is Euler's method.
+    """
+    rows = []
+    for a, b in pairwise(levels):
+        std = eta * b.sigma
+        rows.append(Row(a, b.alpha * X0 + math.sqrt(b.sigma**2 - std**2) * EPS + std * NOISE, score_gain=std**2))
+    return rows
+
+
 @sampler(RATIO, rising=True, eta=0, steps=30)
 def dpm2(levels: Sequence[Level], noise: NoiseSchedule) -> list[Row]:
     """DPM-Solver-2 (Lu et al. 2022, r₁ = ½) in x/α, of second order: 2·steps − 1 calls.

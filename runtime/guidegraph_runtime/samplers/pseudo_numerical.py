@@ -89,14 +89,14 @@ def _output(level: Level, combine: Combine) -> Array:
 class _Transfer:
     """Eq. 11 from level a to b, the same as DDIM's step: x′ = α′(p x + q m), with p = `x` and q = `output`.
 
-    m is a mix of ε, or of v: then ε = αm + σx, with the x and the level that the step starts from.
+    m is a mix of ε, or of v: then ε = (αm + σx)/(α² + σ²), with the x and the level that the step starts from.
     """
 
     def __init__(self, a: Level, b: Level, combine: Combine) -> None:
         change = b.ratio - a.ratio
         self.alpha = b.alpha
-        self.x = 1 / a.alpha + (change * a.sigma if combine == "v" else 0)
-        self.output = change * (a.alpha if combine == "v" else 1)
+        self.x = 1 / a.alpha + (change * a.sigma / a.power if combine == "v" else 0)
+        self.output = change * (a.alpha / a.power if combine == "v" else 1)
 
     def __call__(self, x: Array, output: Array) -> Array:
         moved: Array = self.alpha * (self.x * x + self.output * output)

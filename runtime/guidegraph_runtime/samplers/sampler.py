@@ -24,8 +24,9 @@ from guidegraph_runtime.declare.settings import (
     Timesteps,
 )
 from guidegraph_runtime.tables import noise_levels
+from guidegraph_runtime.tables.form import Form
 from guidegraph_runtime.tables.noise_levels import Rule, parse_levels, parse_schedule
-from guidegraph_runtime.tables.rows import K, Level, Row, stack_rows
+from guidegraph_runtime.tables.rows import EPS, X0, K, Level, Row, stack_rows
 
 SHARED_SETTINGS = """
 Port levels: the levels to visit, from any levels node. Without it, the settings steps, spacing, offset, final, sigmas
@@ -58,10 +59,10 @@ OUTPUT_HELP = {
     "slots": "what the sampler keeps from call to call, at the start: zeros",
 }
 
-Start: TypeAlias = Literal["trained", "zero", "signal"]
+Start: TypeAlias = Literal["trained", "zero", "flow", "signal"]
 """Where default levels may start: at the last trained timestep, whatever signal is left there ("trained"); where signal
-is left, or exactly at α = 0 if the schedule ends there ("zero"); only where signal is left, as the solver divides by α
-("signal")."""
+is left, or exactly at α = 0 if the schedule ends there ("zero"), or if it is a flow ("flow"); only where signal is
+left, as the solver divides by α ("signal"): on a flow schedule, it begins with a step of Euler's from α = 0."""
 
 Eta: TypeAlias = Annotated[float, Range(low=0, high=1)]
 Deterministic: TypeAlias = Annotated[
@@ -176,15 +177,25 @@ class _Recipe(NamedTuple):
             visited = self.default_levels(noise, self.rule, *(values[p.name] for p in self.choosing))
             skipped = steps - (len(visited) - 1)
         else:
-            visited, skipped = self._check_wired(parse_levels(levels), values), 0
-        if self.start == "signal":
+            visited, skipped = self._check_wired(parse_levels(levels), values, noise.form), 0
+        if self.start in ("signal", "flow") and noise.form != "flow":
             require_signal(visited, self.solver.__name__)
-        available = {"levels": visited, "noise": noise, "skipped": skipped}
-        rows = self.solver(*(available[name] for name in self.inputs), **{p.name: values[p.name] for p in self.own})
-        return _to_outputs(rows, values)
+        rows = []
+        if self.start == "signal" and visited[0].alpha == 0:
+            rows = [Row(visited[0], visited[1].alpha * X0 + visited[1].sigma * EPS)]
+        if len(visited) > len(rows) + 1:
+            available = {"levels": visited[len(rows) :], "noise": noise, "skipped": skipped}
+            own = {p.name: values[p.name] for p in self.own}
+            rows += self.solver(*(available[name] for name in self.inputs), **own)
+        return _to_outputs(rows, values, noise.form)
 
-    def _check_wired(self, levels: noise_levels.Levels, values: Mapping[str, Any]) -> list[Level]:
+    def _check_wired(self, levels: noise_levels.Levels, values: Mapping[str, Any], form: Form) -> list[Level]:
         """The wired levels. Raises ``ValueError`` if a setting that chooses levels is changed too."""
+        if levels.form != form:
+            raise ValueError(
+                f"the levels are those of a schedule of form {levels.form}, and this schedule is {form}: wire one "
+                "schedule to both nodes"
+            )
         steps, preset = len(levels.t) - 1, self.preset
         for name in (parameter.name for parameter in self.choosing):
             if values[name] != preset[name] and not (name == "steps" and values[name] == steps):
@@ -204,7 +215,7 @@ class _Recipe(NamedTuple):
 def require_signal(levels: Sequence[Level], solver: str) -> None:
     """Raise ``ValueError`` for levels that start at pure noise, α = 0, where σ/α is infinite."""
     if levels[0].alpha == 0:
-        *others, last = sorted(name for name, traits in SAMPLERS.items() if traits.start != "signal")
+        *others, last = sorted(name for name, traits in SAMPLERS.items() if traits.start in ("trained", "zero"))
         raise ValueError(
             f"{solver} works in x/α, and this schedule starts at α = 0 (zero terminal SNR); {', '.join(others)} and "
             f"{last} can start there"
@@ -254,7 +265,7 @@ def _table_shape(steps: Any) -> tuple[int | None, ...]:
     return None if steps is None else check_int("steps", steps, low=1), 1 + K, 4 + K
 
 
-def _to_outputs(rows: Sequence[Row], settings: Mapping[str, Any]) -> Sampler:
+def _to_outputs(rows: Sequence[Row], settings: Mapping[str, Any], form: Form) -> Sampler:
     """The table of a sampler, its times, and the state where it starts."""
     table = stack_rows(rows)
     clip = settings["clip"]
@@ -268,6 +279,7 @@ def _to_outputs(rows: Sequence[Row], settings: Mapping[str, Any]) -> Sampler:
         "reads_noise": bool(table.matrix[:, :, 3].any()),
         "reads_score": bool(table.score_gain.any()),
         "zero_snr": bool((table.alpha == 0).any()),
+        "form": form,
     }
     state = {"index": np.zeros(1, dtype=np.int64), "slots": np.zeros(K, dtype=np.float32)}
     return Sampler(table._asdict() | fields, table.t.astype(np.float32), state)

@@ -18,7 +18,7 @@ from guidegraph_runtime.tables.rows import S1, S2, S3, S4, X0, Array, Level, Row
 B: TypeAlias = Literal["bh1", "bh2"]
 
 
-@sampler(LAMBDA, eta=0, rederives=False, steps=20)
+@sampler(LAMBDA, start="flow", eta=0, rederives=False, steps=20)
 def unipc(
     levels: Sequence[Level],
     *,
@@ -28,7 +28,8 @@ def unipc(
 ) -> list[Row]:
     """UniPC (Zhao et al. 2023, algorithms 5 and 6) of x̂0: predictor and corrector of the same order, one call a step.
 
-    The order is lower at the start, and 1 for a step to σ = 0.
+    The order is lower at the start, and 1 for a step to σ = 0. A call at α = 0, where λ is −∞, corrects the step that
+    follows it, and no later one.
 
     variant: the paper's B(h), h for bh1 and e^h − 1 for bh2. lower_order_final: the last steps have orders p − 1, …, 1.
     """
@@ -54,14 +55,16 @@ def _update(
 ) -> Array:
     """From past[0] to target with x̂0 at the past levels, newest first, and, for the corrector, at the target."""
     base = integrate(x, past[0], target, x0s[0])
-    nodes = [(level.lam - past[0].lam, x0) for level, x0 in zip(past[1:], x0s[1:], strict=False)]
-    if corrector is not None:
-        nodes.append((target.lam - past[0].lam, corrector))
     h = target.lam - past[0].lam
-    if not nodes or h == 0:
+    if h == 0:
         return base
-    r = np.array([distance / h for distance, _ in nodes])
-    basis = math.expm1(-h) if b == "bh2" else -h
+    nodes = [((level.lam - past[0].lam) / h, x0) for level, x0 in zip(past[1:], x0s[1:], strict=False)]
+    if corrector is not None:
+        nodes.append((1.0, corrector))
+    if not nodes:
+        return base
+    r = np.array([distance for distance, _ in nodes])
+    basis = -h if b == "bh1" and h < math.inf else math.expm1(-h)
     rho = _weights(r, h, basis)
     return base - target.alpha * basis * sum(  # type: ignore[no-any-return]
         p * (x0 - x0s[0]) / q for p, q, (_, x0) in zip(rho, r, nodes, strict=True)
@@ -69,14 +72,20 @@ def _update(
 
 
 def _weights(r: Array, h: float, basis: float) -> Array:
-    """ρ with Σ_m ρ_m r_m^{k−1} = k! (−h) φ_{k+1}(−h) / B for k = 1, 2, …; ½ for one node, as the authors have it."""
+    """ρ with Σ_m ρ_m r_m^{k−1} = k! (−h) φ_{k+1}(−h) / B for k = 1, 2, …; ½ for one node, as the authors have it.
+
+    A node at −∞ has the weight 0, and the others solve the first equations: the limit of the solutions.
+    """
     if len(r) == 1:
         return np.array([0.5])
+    finite = np.isfinite(r)
     phi = math.expm1(-h) / -h - 1
     factorial = 1
     right = []
-    for k in range(1, len(r) + 1):
+    for k in range(1, int(finite.sum()) + 1):
         right.append(phi * factorial / basis)
         factorial *= k + 1
         phi = phi / -h - 1 / factorial
-    return np.linalg.solve(r[None, :] ** np.arange(len(r))[:, None], np.array(right))
+    rho = np.zeros_like(r)
+    rho[finite] = np.linalg.solve(r[None, finite] ** np.arange(len(right))[:, None], np.array(right))
+    return rho

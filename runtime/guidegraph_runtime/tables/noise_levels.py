@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeAlias
+from functools import cached_property
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 
-from guidegraph_runtime.checks import check_array, check_fields
+from guidegraph_runtime.checks import check_array, check_choice, check_fields, check_number
 from guidegraph_runtime.declare.settings import Fraction, Offset, Steps
 from guidegraph_runtime.limits import check_limit
+from guidegraph_runtime.tables.form import Form
 from guidegraph_runtime.tables.rows import Array, Level
 
 Spacing: TypeAlias = Literal["leading", "trailing", "linspace"]
@@ -32,18 +34,21 @@ LANDING = -1.0
 class Levels(NamedTuple):
     """Noise levels in the order of visits: N + 1 for N steps; the last step lands at the last level.
 
-    t (N+1): timesteps on the schedule's axis, −1 for a landing at σ = 0. ratio (N+1): their σ/α. Both float64.
+    t (N+1): timesteps on the schedule's axis, −1 for a landing at σ = 0. ratio (N+1): their σ/α. Both float64. form:
+    that of the schedule.
     """
 
     t: Array
     ratio: Array
+    form: Form = "variance_preserving"
 
     @classmethod
     def of(cls, levels: Sequence[Level]) -> Levels:
-        return cls(np.array([level.t for level in levels]), np.array([level.ratio for level in levels]))
+        t, ratio = (np.array([getattr(level, name) for level in levels]) for name in ("t", "ratio"))
+        return cls(t, ratio, levels[0].form)
 
     def to_list(self) -> list[Level]:
-        return [Level.at(float(t), float(ratio)) for t, ratio in zip(self.t, self.ratio, strict=True)]
+        return [Level.at(float(t), float(ratio), self.form) for t, ratio in zip(self.t, self.ratio, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -70,8 +75,10 @@ LAMBDA = Rule(rounds=True, lands=True, full=True)
 
 @dataclass(frozen=True, eq=False)
 class NoiseSchedule:
-    """log(σ/α) at t = 0 … T−1, interpolated linearly, and the range low ≤ high of default levels.
+    """log(σ/α) on the schedule's axis of time, and the range low ≤ high of default levels.
 
+    Variance-preserving: t = 0 … T−1, and log(σ/α) is linear between them. Flow: t = 0 … T, and σ is, so that t = T · σ;
+    the model's timesteps are 1 … T, and `shift` is that of its levels.
     The range is that of the timesteps that the model was trained at. If unknown, it is the full schedule or, if that
     ends in pure noise, the timesteps whose σ/α is at most 20.
     """
@@ -79,24 +86,46 @@ class NoiseSchedule:
     log_ratio: Array
     low: float
     high: float
+    form: Form = "variance_preserving"
+    shift: float = 1.0
 
     @classmethod
-    def of(cls, alphas_bar: Array, trained_from: float | None = None, trained_to: float | None = None) -> NoiseSchedule:
-        """Create the schedule of ᾱ (T). Raises ``ValueError`` unless 0 ≤ trained_from < trained_to ≤ T−1."""
+    def of(
+        cls,
+        alphas_bar: Array,
+        trained_from: float | None = None,
+        trained_to: float | None = None,
+        form: Form = "variance_preserving",
+        shift: float = 1.0,
+    ) -> NoiseSchedule:
+        """Create the schedule of ᾱ, one for each t. Raises ``ValueError`` unless 0 ≤ trained_from < trained_to ≤ T−1.
+
+        In both forms ᾱ is α²/(α² + σ²).
+        """
         with np.errstate(divide="ignore"):
             log_ratio = 0.5 * (np.log1p(-alphas_bar) - np.log(alphas_bar))
-        low = 0.0 if trained_from is None else float(trained_from)
-        high = _last_with_signal(log_ratio, len(log_ratio) - 1.0) if trained_to is None else float(trained_to)
-        if not 0 <= low < high <= len(log_ratio) - 1:
-            raise ValueError(
-                f"expected trained_from below trained_to, from 0 to {len(log_ratio) - 1}; found {low:g} and {high:g}"
-            )
-        return cls(log_ratio, low, high)
+        last = len(log_ratio) - 1.0
+        default_low, default_high = (1.0, last) if form == "flow" else (0.0, _last_with_signal(log_ratio, last))
+        low = default_low if trained_from is None else float(trained_from)
+        high = default_high if trained_to is None else float(trained_to)
+        if not 0 <= low < high <= last:
+            raise ValueError(f"expected trained_from below trained_to, from 0 to {last:g}; found {low:g} and {high:g}")
+        return cls(log_ratio, low, high, form, shift)
+
+    @property
+    def first(self) -> float:
+        """The first timestep with noise: 0, or 1 of a flow, whose σ is 0 at t = 0."""
+        return 1.0 if self.form == "flow" else 0.0
 
     @property
     def last(self) -> float:
-        """T − 1."""
+        """The last timestep: T − 1, or T of a flow."""
         return float(len(self.log_ratio) - 1)
+
+    @property
+    def train_steps(self) -> int:
+        """T."""
+        return len(self.log_ratio) - int(self.first)
 
     @property
     def whole_times(self) -> int:
@@ -106,22 +135,35 @@ class NoiseSchedule:
     def with_signal(self, zero: bool = False) -> NoiseSchedule:
         """Restrict default levels to timesteps where signal is left, even within the trained range.
 
-        zero: keep a schedule that ends at α = 0, for solvers that can start there, as its model was trained to.
+        zero: keep a schedule that ends at α = 0, for solvers that can start there, as its model was trained to. A flow
+        is kept: every solver starts where its model does, at α = 0.
         """
-        if zero and self.at(self.high).alpha == 0:
+        if self.form == "flow" or (zero and self.at(self.high).alpha == 0):
             return self
         return NoiseSchedule(self.log_ratio, self.low, _last_with_signal(self.log_ratio, self.high))
 
     def near(self, ratio: float) -> Level:
-        """The level at the time where σ/α is `ratio`; beyond the schedule, the level of this σ/α itself."""
+        """The level at the time where σ/α is `ratio` > 0; beyond the schedule, the level of this σ/α itself."""
         low, high = self.log_ratio[[0, -1]]
         return self.at_ratio(ratio) if low <= math.log(ratio) <= high else self.exactly(ratio)
+
+    def near_sigma(self, sigma: float) -> Level:
+        """The level of a σ as `sigma_of` counts it, like `near`."""
+        return self.near(self.ratio_of(sigma))
 
     def at(self, t: float) -> Level:
         """The level at time t, rounded to float32 as networks receive t in float32: α and σ are those of that t."""
         t = float(np.float32(t))
-        log_ratio = float(np.interp(t, np.arange(len(self.log_ratio)), self.log_ratio))
-        return Level.at(t, math.exp(log_ratio))
+        value = float(np.interp(t, np.arange(len(self.log_ratio)), self._values))
+        return Level.at(t, self.ratio_of(value) if self.form == "flow" else math.exp(value), self.form)
+
+    def at_unshifted(self, t: float) -> Level:
+        """The level at the time that the shift moves t to."""
+        return self.at(t if self.shift == 1 else float(self.last * self.shift_sigma(np.array(t / self.last))))
+
+    def shift_sigma(self, sigma: Array) -> Array:
+        """σ′ = sσ/(1 + (s − 1)σ) with the shift s of a flow (Esser et al. 2024, section 5.3.2)."""
+        return self.shift * sigma / (1 + (self.shift - 1) * sigma)
 
     def at_ratio(self, ratio: float) -> Level:
         """The level at the time where σ/α is `ratio`, clamped to the schedule."""
@@ -129,11 +171,33 @@ class NoiseSchedule:
 
     def exactly(self, ratio: float) -> Level:
         """The level whose σ/α is exactly `ratio`, also beyond the schedule, where t is clamped."""
-        return Level.at(float(np.float32(self.time_of(ratio))) if ratio > 0 else LANDING, ratio)
+        return Level.at(float(np.float32(self.time_of(ratio))) if ratio > 0 else LANDING, ratio, self.form)
 
     def time_of(self, ratio: float) -> float:
-        """The time where σ/α is `ratio` > 0, clamped to 0 … T − 1."""
-        return float(np.interp(math.log(ratio), self.log_ratio, np.arange(len(self.log_ratio))))
+        """The time where σ/α is `ratio` > 0, clamped to the schedule."""
+        value = _flow_sigma(ratio) if self.form == "flow" else math.log(ratio)
+        return float(np.interp(value, self._values, np.arange(len(self.log_ratio))))
+
+    def sigma_of(self, level: Level) -> float:
+        """The σ in which grids are spaced: σ/α, or σ itself of a flow, which is finite where α is 0."""
+        return level.sigma if self.form == "flow" else level.ratio
+
+    def ratio_of(self, sigma: float) -> float:
+        """The σ/α of a σ as `sigma_of` counts it. Raises ``ValueError`` for a σ of a flow above 1."""
+        if self.form != "flow":
+            return sigma
+        if sigma > 1:
+            raise ValueError(f"σ of a flow schedule is from 0 to 1; found {sigma:g}")
+        return sigma / (1 - sigma) if sigma < 1 else math.inf
+
+    @cached_property
+    def _values(self) -> Array:
+        """The values that are linear between timesteps: log(σ/α), or σ of a flow."""
+        if self.form != "flow":
+            return self.log_ratio
+        with np.errstate(over="ignore"):
+            sigmas: Array = 1 / (1 + np.exp(-self.log_ratio))
+        return sigmas
 
 
 def levels(
@@ -161,7 +225,7 @@ def levels(
     if sigmas != "schedule" and rule.full:
         visited = respace(sigmas, steps, trained.at(trained.high), trained.at(trained.low), trained)
     else:
-        visited = [noise.at(float(t)) for t in timesteps(trained, rule, steps, spacing, offset)]
+        visited = [noise.at_unshifted(float(t)) for t in timesteps(trained, rule, steps, spacing, offset)]
         if sigmas != "schedule":
             visited = respace(sigmas, steps, visited[0], visited[-1], noise)
     return Levels.of([*visited[steps - count_kept_steps(steps, strength) :], landing(noise, final)]).to_list()
@@ -171,14 +235,21 @@ def parse_schedule(schedule: Mapping[str, Any]) -> NoiseSchedule:
     """Parse the fields of a Schedule. Raises ``ValueError`` for an invalid value."""
     values = check_fields("schedule", schedule, "alphas_bar")
     bar = check_alphas_bar(check_array("schedule.alphas_bar", values["alphas_bar"], "(T)", "f"))
-    return NoiseSchedule.of(bar, values.get("trained_from"), values.get("trained_to"))
+    form, shift = parse_form("schedule", values), check_number("schedule.shift", values.get("shift", 1.0), above=0)
+    return NoiseSchedule.of(bar, values.get("trained_from"), values.get("trained_to"), form, shift)
 
 
 def parse_levels(levels: Mapping[str, Any]) -> Levels:
     """Parse the fields of a Levels. Raises ``ValueError`` for an invalid value."""
     values = check_fields("levels", levels, "t", "ratio")
     t, ratio = (check_array(f"levels.{name}", values[name], "(N+1)", "f").astype(np.float64) for name in ("t", "ratio"))
-    return check_levels(Levels(t, ratio))
+    return check_levels(Levels(t, ratio, parse_form("levels", values)))
+
+
+def parse_form(name: str, values: Mapping[str, Any]) -> Form:
+    """The form in the fields of a Schedule or of Levels; variance-preserving if they have none."""
+    form: Form = check_choice(f"{name}.form", values.get("form", "variance_preserving"), get_args(Form))  # type: ignore[assignment]
+    return form
 
 
 def check_alphas_bar(alphas_bar: Array) -> Array:
@@ -211,7 +282,7 @@ def check_levels(levels: Levels) -> Levels:
 
 def landing(noise: NoiseSchedule, final: Final) -> Level:
     """The level where the last step lands: ᾱ = 1, or ᾱ_0."""
-    return Level.at(LANDING, 0.0) if final == "one" else noise.at(0.0)
+    return Level.at(LANDING, 0.0, noise.form) if final == "one" else noise.at(noise.first)
 
 
 def count_kept_steps(steps: int, strength: float) -> int:
@@ -223,28 +294,34 @@ def timesteps(noise: NoiseSchedule, rule: Rule, steps: int, spacing: Spacing, of
     """Timesteps in decreasing order (Lin et al. 2023, table 2).
 
     They are spaced over the full schedule; if they would leave the trained range, the schedule is mapped onto it. As
-    many steps as the trained range has whole timesteps are exactly those timesteps.
+    many steps as the trained range has whole timesteps are exactly those timesteps. Those of a flow are real numbers,
+    and count down from T, where σ is 1.
     """
-    train_steps = len(noise.log_ratio)
+    train_steps, rounds = noise.train_steps, rule.rounds and noise.form != "flow"
     points = steps + (rule.lands and spacing != "trailing")
-    if points > train_steps and (rule.rounds or spacing != "linspace"):
+    if points > train_steps and (rounds or spacing != "linspace"):
         most = train_steps - (points - steps)
         raise ValueError(
             f"{steps} steps do not fit into the schedule's {train_steps} timesteps, which hold {most} with this spacing"
         )
     if rule.rounds and not rule.lands and offset == 0 and steps == noise.whole_times:
         return np.arange(math.floor(noise.high), math.ceil(noise.low) - 1, -1, dtype=np.float64)
-    if spacing == "leading":
+    if spacing == "linspace":
+        spaced = np.linspace(0, noise.last, points)[::-1] if points > 1 else np.array([noise.last])
+    elif noise.form == "flow":
+        stride = train_steps // points if spacing == "leading" else train_steps / steps
+        spaced = noise.last - np.arange(points) * stride + offset
+    elif spacing == "leading":
         spaced = np.arange(points, dtype=np.float64)[::-1] * (train_steps // points) + offset
-    elif spacing == "trailing":
-        spaced = np.round(train_steps - np.arange(steps) * (train_steps / steps)) - 1
     else:
-        spaced = np.linspace(0, train_steps - 1, points)[::-1] if points > 1 else np.array([train_steps - 1.0])
-    if spaced[0] > train_steps - 1:
+        spaced = np.round(train_steps - np.arange(steps) * (train_steps / steps)) - 1
+    if noise.form == "flow":
+        spaced = spaced[:steps]  # σ is 0 at t = 0, where a flow lands
+    if spaced[0] > noise.last:
         raise ValueError(
-            f"offset {offset} moves the first timestep to {spaced[0]:g}, past the schedule's last, {train_steps - 1}"
+            f"offset {offset} moves the first timestep to {spaced[0]:g}, past the schedule's last, {noise.last:g}"
         )
-    return fit_times(spaced, noise, rule.rounds)[:steps]
+    return fit_times(spaced, noise, rounds)[:steps]
 
 
 def fit_times(t: Array, noise: NoiseSchedule, rounds: bool) -> Array:
@@ -260,11 +337,14 @@ def fit_times(t: Array, noise: NoiseSchedule, rounds: bool) -> Array:
 
 
 def respace(sigmas: Sigmas, steps: int, first: Level, last: Level, noise: NoiseSchedule) -> list[Level]:
-    """Levels from `first` to `last` with σ/α spaced as in Karras et al. (2022, eq. 5, ρ = 7), or exponentially."""
-    high, low = first.ratio, last.ratio
+    """Levels from `first` to `last` with σ spaced as in Karras et al. (2022, eq. 5, ρ = 7), or exponentially.
+
+    σ is σ/α, or σ itself of a flow.
+    """
+    high, low = noise.sigma_of(first), noise.sigma_of(last)
     ramp = np.linspace(0, 1, steps)[1:-1]
-    ratios = polynomial(high, low, ramp, 7.0) if sigmas == "karras" else exponential(high, low, ramp)
-    return [first, *(noise.at_ratio(float(ratio)) for ratio in ratios), last][:steps]
+    spaced = polynomial(high, low, ramp, 7.0) if sigmas == "karras" else exponential(high, low, ramp)
+    return [first, *(noise.at_ratio(noise.ratio_of(float(sigma))) for sigma in spaced), last][:steps]
 
 
 def polynomial(high: float, low: float, ramp: Array, rho: float) -> Array:
@@ -277,6 +357,11 @@ def exponential(high: float, low: float, ramp: Array) -> Array:
     """From high to low, evenly spaced in the logarithm; ramp from 0 to 1."""
     spaced: Array = np.exp(math.log(high) + ramp * (math.log(low) - math.log(high)))
     return spaced
+
+
+def _flow_sigma(ratio: float) -> float:
+    """σ of a flow where σ/α is `ratio`, which may be infinite."""
+    return ratio / (1 + ratio) if ratio < math.inf else 1.0
 
 
 def _last_with_signal(log_ratio: Array, last: float) -> float:

@@ -14,6 +14,8 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from guidegraph_runtime.tables.form import Form
+
 K = 4
 INPUTS = ("x", "x0", "eps", "noise", *(f"s{i + 1}" for i in range(K)))
 
@@ -29,18 +31,20 @@ NOTHING.setflags(write=False)
 
 @dataclass(frozen=True)
 class Level:
-    """A noise level x = αx0 + σε at time t of the schedule; α² + σ² = 1."""
+    """A noise level x = αx0 + σε at time t of the schedule, scaled by its form."""
 
     t: float
     alpha: float
     sigma: float
+    form: Form = "variance_preserving"
 
     @classmethod
-    def at(cls, t: float, ratio: float) -> Level:
+    def at(cls, t: float, ratio: float, form: Form = "variance_preserving") -> Level:
         """The level at time t where σ/α is `ratio`, which may be infinite."""
         if ratio == math.inf:
-            return cls(t, 0.0, 1.0)
-        return cls(t, 1 / math.hypot(1, ratio), ratio / math.hypot(1, ratio))
+            return cls(t, 0.0, 1.0, form)
+        scale = 1 + ratio if form == "flow" else math.hypot(1, ratio)
+        return cls(t, 1 / scale, ratio / scale, form)
 
     @property
     def ratio(self) -> float:
@@ -53,6 +57,11 @@ class Level:
         if self.sigma == 0:
             return math.inf
         return math.log(self.alpha / self.sigma) if self.alpha > 0 else -math.inf
+
+    @property
+    def power(self) -> float:
+        """α² + σ², the variance of x if x0 has variance 1."""
+        return self.alpha**2 + self.sigma**2 if self.form == "flow" else 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +103,11 @@ def stack_rows(rows: Sequence[Row]) -> Table:
     if not np.isfinite(table.matrix).all():
         raise ArithmeticError("the table has coefficients that are not finite: the noise levels are too close or equal")
     return table
+
+
+def transition_variance(a: Level, b: Level) -> float:
+    """The variance of x at level a given x at the less noisy level b: σ_a² − (α_a/α_b)² σ_b²."""
+    return a.power - (a.alpha / b.alpha) ** 2 * b.power
 
 
 def ancestral_split(start: float, end: float, eta: float) -> tuple[float, float]:

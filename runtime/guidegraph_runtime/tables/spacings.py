@@ -41,10 +41,14 @@ def sgm_uniform(first: float, last: float, steps: int) -> Array:
     return np.linspace(last, first, steps + 1)[:-1]
 
 
-def beta(first: float, last: float, steps: int, a: float, b: float) -> Array:
-    """Whole timesteps at the quantiles of a Beta(a, b) distribution (Lee et al. 2024); duplicates are removed."""
+def beta(first: float, last: float, steps: int, a: float, b: float, rounds: bool = True) -> Array:
+    """Timesteps at the quantiles of a Beta(a, b) distribution (Lee et al. 2024); duplicates are removed.
+
+    rounds: round them.
+    """
     quantiles = 1 - np.linspace(0, 1, steps, endpoint=False)
-    times: Array = first + np.round(np.array([beta_quantile(float(p), a, b) for p in quantiles]) * (last - first))
+    positions = np.array([beta_quantile(float(p), a, b) for p in quantiles]) * (last - first)
+    times: Array = first + (np.round(positions) if rounds else positions)
     distinct: Array = times[np.append(True, np.diff(times) != 0)]
     return distinct
 

@@ -32,7 +32,7 @@ def x0_star(x: Tensor, alpha: Any, sigma: Any) -> Tensor:
 
 def network(x: Tensor, alpha: Any, sigma: Any, kind: Any = "eps") -> Prediction:
     eps, x0 = eps_star(x, alpha, sigma), x0_star(x, alpha, sigma)
-    return Prediction({"eps": eps, "x0": x0, "v": alpha * eps - sigma * x0}[kind], kind)
+    return Prediction({"eps": eps, "x0": x0, "v": alpha * eps - sigma * x0, "flow": eps - x0}[kind], kind)
 
 
 def ode_solution(x: Tensor, start: tuple[Any, Any], end: tuple[Any, Any]) -> Tensor:

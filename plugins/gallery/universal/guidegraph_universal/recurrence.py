@@ -21,6 +21,7 @@ def recur(scheduler: Scheduler, *, times: Annotated[int, Ge(1)] = 2) -> Repeated
 
     After each time but the last, z′_t = √(ᾱ_t/ᾱ_{t−1}) z_{t−1} + √(1 − ᾱ_t/ᾱ_{t−1}) ε′ goes back. That is part of the
     row, which draws ε′ from port `noise` (for DDPM, both noises at once). It starts from the scheduler's own state.
+    On a flow schedule √(ᾱ_t/ᾱ_{t−1}) is α_t/α_{t−1}, and the variance of the noise σ_t² − (α_t/α_{t−1})² σ_{t−1}².
     Raises an error for samplers that keep values from step to step, and for a learned variance.
     """
     import torch
@@ -32,9 +33,11 @@ def recur(scheduler: Scheduler, *, times: Annotated[int, Ge(1)] = 2) -> Repeated
             "use ddim or euler, or ddpm with a fixed variance"
         )
     bar = scheduler.alpha.square()
-    ratio = bar / torch.cat([bar, bar.new_ones(1)])[1:]
+    power = bar + scheduler.sigma.square() if scheduler.form == "flow" else torch.ones_like(bar)
+    (bar_next, power_next) = (torch.cat([value, value.new_ones(1)])[1:] for value in (bar, power))
+    ratio = bar / bar_next
     back = scheduler.matrix * ratio.sqrt().reshape(-1, 1, 1)
-    noise = (back[:, 0, 3].square() + 1 - ratio).sqrt()
+    noise = (back[:, 0, 3].square() + power - ratio * power_next).sqrt()
     back = torch.cat([torch.cat([back[:, :1, :3], noise.reshape(-1, 1, 1), back[:, :1, 4:]], 2), back[:, 1:]], 1)
 
     def rows(last: Tensor, before: Tensor) -> Tensor:
