@@ -12,6 +12,7 @@ from guidegraph.nodes.checkpoints.diffusers.folder import is_diffusers, load_dif
 from guidegraph.nodes.checkpoints.guided_diffusion import is_guided_diffusion, load_guided_diffusion
 from guidegraph.nodes.checkpoints.load_options import LoadOptions
 from guidegraph.nodes.checkpoints.read_tensors import read_tensors
+from guidegraph.nodes.checkpoints.transformers.dit import is_dit, load_dit
 
 
 def load_parts(path: Path, options: LoadOptions) -> dict[str, Any]:
@@ -32,10 +33,12 @@ def load_parts(path: Path, options: LoadOptions) -> dict[str, Any]:
     tensors = read_tensors(file)
     if is_guided_diffusion(tensors) and not path.is_dir():
         return load_guided_diffusion(tensors, file, options)
+    if is_dit(tensors) and not path.is_dir():
+        return load_dit(tensors, file, options)
     if is_compvis(tensors) or path.is_dir():
         return load_compvis(tensors, file, options)
     raise ValueError(
-        f"'{path}' has tensors of no known layout (guided-diffusion, CompVis); found {len(tensors)} tensors: "
+        f"'{path}' has tensors of no known layout (guided-diffusion, CompVis, DiT); found {len(tensors)} tensors: "
         f"{_first(tensors)}"
     )
 
