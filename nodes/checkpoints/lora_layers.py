@@ -15,6 +15,7 @@ from guidegraph.nodes.models.networks.low_rank import LAYERS, low_rank_layers
 from guidegraph.nodes.models.released.unet import ReleasedUNet
 from guidegraph_runtime.lora.pairs import METADATA
 
+
 def denoiser_layers(network: nn.Module) -> dict[str, str]:
     """Map all names in LoRA files of a network's linear and convolutional layers to the denoiser's weights.
 

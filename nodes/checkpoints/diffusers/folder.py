@@ -32,7 +32,7 @@ def is_diffusers(folder: Path) -> bool:
 def load_diffusers(folder: Path, options: LoadOptions) -> dict[str, Any]:
     """Load the parts of a diffusers folder, frozen, on the run's device and in its dtype.
 
-    The parts are `denoiser`, `label` (of a network with class labels), `autoencoder`, `text` and `schedule`, if present.
+    The parts are `denoiser`, `label` (of a network with classes), `autoencoder`, `text` and `schedule`, if present.
     Raises one ``ValueError`` that names the file for a component that is missing, damaged or not supported.
     """
     if options.heads is not None or options.head_channels is not None or options.attention != "auto":

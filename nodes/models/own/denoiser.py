@@ -33,7 +33,7 @@ class NetworkPorts(Protocol):
 
 
 class NetworkDenoiser(HookedModel, ABC):
-    """`(x, t, condition) -> Prediction` of a U-Net or a transformer, computed in the network's dtype and given in that of x.
+    """`(x, t, condition) -> Prediction` of a network, computed in the network's dtype and given in that of x.
 
     Twice the channels of x in the output means a learned variance in the second half, raw, in [-1, 1] (Nichol &
     Dhariwal 2021, eq. 15).
