@@ -148,9 +148,7 @@ def test_embeddings_that_differ_between_blocks_are_refused(model: Any, tmp_path:
     untied = dit_writer.network()
     untied.transformer_blocks[2].norm1.emb.timestep_embedder.linear_1.bias += 0.1
     untied.save_pretrained(tmp_path)
-    with pytest.raises(
-        ValueError, match=r"transformer_blocks\.2\.norm1\.emb\.timestep_embedder\.linear_1\.bias differs"
-    ):
+    with pytest.raises(ValueError, match=r"transformer_blocks\.2\.norm1\.emb\..*linear_1\.bias differs"):
         load_checkpoint(path=tmp_path)
 
 

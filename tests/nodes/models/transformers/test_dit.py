@@ -105,7 +105,7 @@ def test_other_sizes_and_conditions_are_refused() -> None:
     x, t, condition = labelled()
     with pytest.raises(ValueError, match="multiples of 2; found x of shape"):
         denoiser(x[:, :, :7], t, condition)
-    with pytest.raises(ValueError, match="takes a vector of width 16, and got none: .* label.embed without a label"):
+    with pytest.raises(ValueError, match=r"takes a vector of width 16, and got none: .* label\.embed without a label"):
         denoiser(x, t, Condition())
     with pytest.raises(ValueError, match="takes no tokens in its condition"):
         denoiser(x, t, Condition(vector=condition.vector, tokens=torch.zeros(2, 3, 8)))
