@@ -8,7 +8,7 @@ map, or 0. learned_variance: predict a variance too. kind: of the prediction.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from annotated_types import Ge
 
@@ -58,3 +58,49 @@ def new_dit(
         kind=kind,
     )
     return build_untrained(lambda: DiTDenoiser(DiT(config)), seed)
+
+
+@node("model.mmdit")
+def new_mmdit(
+    *,
+    seed: int = 0,
+    in_channels: Count = 4,
+    patch: Count = 2,
+    width: Count = 256,
+    depth: Count = 8,
+    heads: Count = 4,
+    context_dim: Count = 128,
+    vector_dim: Count | None = 128,
+    positions: Literal["table", "rotary"] = "table",
+    side: Count = 64,
+    qk_norm: bool = True,
+    spatial_channels: Annotated[int, Ge(0)] = 0,
+    learned_variance: bool = False,
+    kind: PredictionKind = "v",
+) -> Denoiser:
+    """An untrained MMDiT: joint attention of the patches and a text's tokens (Esser et al. 2024, section 4).
+
+    context_dim: width of the condition's tokens; vector_dim: of its vector, null for a model without one. positions: a
+    learned `table` of side × side patches, of which smaller samples take the middle, or `rotary`, for any size.
+    qk_norm: normalise queries and keys, for a stable training.
+    """
+    from guidegraph.nodes.models.transformers.denoiser import MMDiTDenoiser
+    from guidegraph.nodes.models.transformers.mmdit import MMDiT, MMDiTConfig
+
+    config = MMDiTConfig(
+        in_channels=in_channels,
+        out_channels=2 * in_channels if learned_variance else in_channels,
+        spatial_channels=spatial_channels,
+        patch=patch,
+        width=width,
+        depth=depth,
+        heads=heads,
+        hidden=FEED_FORWARD * width,
+        context_dim=context_dim,
+        vector_dim=vector_dim,
+        positions=positions,
+        side=side,
+        qk_norm=qk_norm,
+        kind=kind,
+    )
+    return build_untrained(lambda: MMDiTDenoiser(MMDiT(config)), seed)

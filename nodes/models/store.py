@@ -34,8 +34,9 @@ from guidegraph.nodes.models.own.pixel_space import PixelSpace, PixelSpaceConfig
 from guidegraph.nodes.models.own.segmenter import SegmentationNet, SegmenterConfig
 from guidegraph.nodes.models.own.text_encoder import TextConfig, TextEncoder, TextModel
 from guidegraph.nodes.models.own.unet import UNet, UNetConfig
-from guidegraph.nodes.models.transformers.denoiser import DiTDenoiser
+from guidegraph.nodes.models.transformers.denoiser import DiTDenoiser, MMDiTDenoiser
 from guidegraph.nodes.models.transformers.dit import DiT, DiTConfig
+from guidegraph.nodes.models.transformers.mmdit import MMDiT, MMDiTConfig
 from guidegraph_runtime.files.atomic_write import atomic_path
 
 
@@ -49,6 +50,7 @@ def locate_verified_file(folder: Path, name: object) -> Path:
 KINDS: dict[str, tuple[type[nn.Module], type[Any]]] = {
     "unet": (UNetDenoiser, UNetConfig),
     "dit": (DiTDenoiser, DiTConfig),
+    "mmdit": (MMDiTDenoiser, MMDiTConfig),
     "kl_autoencoder": (KLAutoencoder, AutoencoderConfig),
     "vq_autoencoder": (VQAutoencoder, VQConfig),
     "pixel_space": (PixelSpace, PixelSpaceConfig),
@@ -62,7 +64,7 @@ KINDS: dict[str, tuple[type[nn.Module], type[Any]]] = {
 }
 """The kinds of part that model.json names: the class of its module and that of its config."""
 
-NETWORKS: dict[type[nn.Module], type[nn.Module]] = {UNetDenoiser: UNet, DiTDenoiser: DiT}
+NETWORKS: dict[type[nn.Module], type[nn.Module]] = {UNetDenoiser: UNet, DiTDenoiser: DiT, MMDiTDenoiser: MMDiT}
 """The networks inside denoisers."""
 
 

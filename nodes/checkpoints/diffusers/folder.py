@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from guidegraph.nodes.checkpoints.denoiser import build_denoiser
-from guidegraph.nodes.checkpoints.diffusers import dit, first_stage, unet
+from guidegraph.nodes.checkpoints.diffusers import dit, first_stage, sd3, unet
 from guidegraph.nodes.checkpoints.diffusers.component_weights import read_component
 from guidegraph.nodes.checkpoints.diffusers.config import read_json
 from guidegraph.nodes.checkpoints.diffusers.schedule import CONFIG, read_scheduler
@@ -15,6 +15,7 @@ from guidegraph.nodes.checkpoints.diffusers.text import TEXT_CLASSES, load_text
 from guidegraph.nodes.checkpoints.guided_diffusion import build_schedule
 from guidegraph.nodes.checkpoints.load_options import LoadOptions
 from guidegraph.nodes.checkpoints.transformers.dit import build_dit
+from guidegraph.nodes.checkpoints.transformers.sd3 import FLOW, build_mmdit
 from guidegraph.nodes.types import PredictionKind
 
 INDEX = "model_index.json"
@@ -58,7 +59,7 @@ def load_diffusers(folder: Path, options: LoadOptions) -> dict[str, Any]:
     if "unet" in components:
         parts.update(load_unet(folder / "unet", kind, options.ema))
     if "transformer" in components:
-        parts.update(load_transformer(folder / "transformer", kind, options.ema))
+        parts.update(load_dit(folder / "transformer", kind, options.ema))
     if first is not None:
         parts["autoencoder"] = load_autoencoder(folder / first)
     texts = [name for name in ("text_encoder", "text_encoder_2", "bert") if name in components]
@@ -79,11 +80,18 @@ def load_unet(folder: Path, kind: PredictionKind, ema: bool) -> dict[str, Any]:
     return build_denoiser(shape, tensors, str(folder))
 
 
-def load_transformer(folder: Path, kind: PredictionKind, ema: bool) -> dict[str, Any]:
+def load_dit(folder: Path, kind: PredictionKind, ema: bool) -> dict[str, Any]:
     """Load the `denoiser` and the `label` embedder of a DiT's folder."""
     path = folder / "config.json"
     config = dit.read_dit_config(read_json(path), path, kind)
     return build_dit(config, dit.dit_tensors(read_component(folder, ema), str(folder)), str(folder))
+
+
+def load_sd3(folder: Path, kind: PredictionKind, ema: bool) -> dict[str, Any]:
+    """Load the `denoiser` of the folder of Stable Diffusion 3's transformer."""
+    path = folder / "config.json"
+    config = sd3.read_sd3_config(read_json(path), path, kind)
+    return build_mmdit(config, sd3.sd3_tensors(read_component(folder, ema), config.depth), str(folder))
 
 
 def load_autoencoder(folder: Path) -> Any:
@@ -102,10 +110,12 @@ def _load_single(folder: Path, options: LoadOptions) -> dict[str, Any]:
     if name in unet.CLASSES:
         return parts | load_unet(folder, kind, options.ema)
     if name == dit.CLASS:
-        return parts | load_transformer(folder, kind, options.ema)
+        return parts | load_dit(folder, kind, options.ema)
+    if name == sd3.CLASS:
+        return parts | load_sd3(folder, FLOW if options.prediction == "auto" else kind, options.ema)
     if name in first_stage.CLASSES:
         return parts | {"autoencoder": load_autoencoder(folder)}
-    supported = ", ".join((*unet.CLASSES, dit.CLASS, *first_stage.CLASSES))
+    supported = ", ".join((*unet.CLASSES, dit.CLASS, sd3.CLASS, *first_stage.CLASSES))
     raise ValueError(
         f"'{folder / 'config.json'}' describes a {name or 'network without a class name'}; known are {supported}"
     )

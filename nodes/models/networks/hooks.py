@@ -126,7 +126,8 @@ NO_HOOKS = Hooks()
 
 def tokens_to_map(tokens: Tensor, size: Sequence[int]) -> Tensor:
     """Tokens (B, N, C), row by row of a map of size (h, w), as features (B, C, h, w)."""
-    return tokens.transpose(1, 2).unflatten(2, (size[0], size[1]))
+    features: Tensor = tokens.transpose(1, 2).unflatten(2, (size[0], size[1]))
+    return features
 
 
 def check_rule_output(site: Site, rule: Rule, output: object, like: Tensor) -> None:

@@ -84,7 +84,7 @@ class DiTBlock(nn.Module):
     def forward(self, h: Tensor, embedding: Tensor, attend: Attend = attention) -> Tensor:
         """What the block adds to tokens (B, N, C)."""
         shift1, scale1, gate1, shift2, scale2, gate2 = chunk_modulation(self.adaLN_modulation, embedding, 6)
-        attended = gate1 * self.attn(modulate(h, shift1, scale1), attend)
+        attended: Tensor = gate1 * self.attn(modulate(h, shift1, scale1), attend)
         fed: Tensor = gate2 * self.mlp(modulate(h + attended, shift2, scale2, self.eps))
         return attended + fed
 
@@ -105,7 +105,7 @@ class DiT(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of the weights: that of the computation."""
-        return self.x_embedder.proj.weight.dtype
+        return self.t_embedder.dtype
 
     def forward(
         self,

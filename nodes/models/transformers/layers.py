@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from guidegraph.nodes.models.networks.attention import attention
 from guidegraph.nodes.models.networks.hooks import Attend, AttentionLayer
 from guidegraph.nodes.models.released.layers import timestep_embedding
+from guidegraph.nodes.models.transformers.positions import rotate
 
 NORM_EPS = 1e-6
 WAVES = 256
@@ -27,6 +28,11 @@ class VectorMLP(nn.Module):
     def __init__(self, inputs: int, width: int) -> None:
         super().__init__()
         self.mlp = nn.Sequential(nn.Linear(inputs, width), nn.SiLU(), nn.Linear(width, width))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the weights."""
+        return next(self.mlp.parameters()).dtype
 
     def forward(self, vector: Tensor) -> Tensor:
         embedding: Tensor = self.mlp(vector)
@@ -42,7 +48,7 @@ class TimestepMLP(VectorMLP):
 
     def forward(self, t: Tensor) -> Tensor:
         waves = timestep_embedding(t, WAVES, frequency_shift=self.frequency_shift)
-        return super().forward(waves.to(self.mlp[0].weight.dtype))
+        return super().forward(waves.to(self.dtype))
 
 
 class PatchEmbedding(nn.Module):
@@ -88,20 +94,23 @@ class TokenAttention(AttentionLayer):
         if out:
             self.proj = nn.Linear(width, width)
 
-    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The query, key and value (B, heads, N, D) of tokens (B, N, C)."""
+    def project(self, x: Tensor, angles: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """The query, key and value (B, heads, N, D) of tokens (B, N, C); angles (N, D/2) turn query and key."""
         query, key, value = (
             part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in self.qkv(x).chunk(3, dim=2)
         )
-        return self.ln_q(query), self.ln_k(key), value
+        query, key = self.ln_q(query), self.ln_k(key)
+        if angles is not None:
+            query, key = rotate(query, angles), rotate(key, angles)
+        return query, key, value
 
     def merge(self, attended: Tensor) -> Tensor:
         """Attended values (B, heads, N, D) as tokens (B, N, C)."""
         out: Tensor = self.proj(attended.transpose(1, 2).flatten(2))
         return out
 
-    def forward(self, x: Tensor, attend: Attend = attention) -> Tensor:
-        return self.merge(attend(*self.project(x), None))
+    def forward(self, x: Tensor, attend: Attend = attention, angles: Tensor | None = None) -> Tensor:
+        return self.merge(attend(*self.project(x, angles), None))
 
 
 class TokenMLP(nn.Module):
@@ -163,9 +172,10 @@ def initialise(network: nn.Module) -> None:
                 nn.init.zeros_(module.bias)
     for name, module in network.named_modules():
         if isinstance(module, VectorMLP):
-            for layer in (module.mlp[0], module.mlp[2]):
-                nn.init.normal_(layer.weight, std=0.02)
-        elif name.endswith("adaLN_modulation"):
-            nn.init.zeros_(module.get_submodule("1").weight)
+            for layer in module.mlp.children():
+                if isinstance(layer, nn.Linear):
+                    nn.init.normal_(layer.weight, std=0.02)
+        elif name.endswith("adaLN_modulation.1") and isinstance(module, nn.Linear):
+            nn.init.zeros_(module.weight)
         elif isinstance(module, PatchHead):
             nn.init.zeros_(module.linear.weight)

@@ -34,7 +34,7 @@ def sincos_positions(width: int, size: Size, grid: int, device: torch.device) ->
 def crop_table(table: Tensor, side: int, size: Size) -> Tensor:
     """The middle (1, h · w, D) of a table of positions (1, side², D) (Esser et al. 2024, section 5.3.2)."""
     top, left = (side - size[0]) // 2, (side - size[1]) // 2
-    square = table.unflatten(1, (side, side))
+    square: Tensor = table.unflatten(1, (side, side))
     return square[:, top : top + size[0], left : left + size[1]].flatten(1, 2)
 
 

@@ -7,11 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from guidegraph.nodes.models.transformers.denoiser import DiTDenoiser
+from guidegraph.nodes.models.transformers.denoiser import DiTDenoiser, MMDiTDenoiser
 from guidegraph.nodes.models.transformers.dit import DiT, DiTConfig
+from guidegraph.nodes.models.transformers.mmdit import MMDiT, MMDiTConfig
 from guidegraph.nodes.types import Condition
 
 WIDTH, DEPTH, HEADS, SIDE, BATCH = 16, 3, 2, 8, 2
+TOKENS, TOKEN_WIDTH, VECTOR_WIDTH = 5, 12, 6
 
 
 def randomise(module: nn.Module, seed: int = 0) -> Any:
@@ -35,3 +37,20 @@ def labelled(height: int = SIDE, width: int = SIDE, batch: int = BATCH) -> tuple
     x = torch.randn(batch, 4, height, width, generator=generator)
     t = torch.linspace(3.0, 700.0, batch)
     return x, t, Condition(vector=torch.randn(batch, WIDTH, generator=generator))
+
+
+def mmdit(**settings: Any) -> Any:
+    """An MMDiT of 2 × 2 patches."""
+    shape = {"width": WIDTH, "depth": DEPTH, "heads": HEADS, "hidden": 32, "side": 8}
+    config = {**shape, "context_dim": TOKEN_WIDTH, "vector_dim": VECTOR_WIDTH, **settings}
+    return randomise(MMDiTDenoiser(MMDiT(MMDiTConfig(**config))))
+
+
+def captioned(height: int = SIDE, width: int = SIDE, batch: int = BATCH) -> tuple[Tensor, Tensor, Condition]:
+    """x, t and a condition with a vector and tokens, of which the last two of the last sample do not count."""
+    x, t, _ = labelled(height, width, batch)
+    generator = torch.Generator().manual_seed(2)
+    mask = torch.ones(batch, TOKENS, dtype=torch.bool)
+    mask[-1, -2:] = False
+    tokens = torch.randn(batch, TOKENS, TOKEN_WIDTH, generator=generator)
+    return x, t, Condition(vector=torch.randn(batch, VECTOR_WIDTH, generator=generator), tokens=tokens, mask=mask)

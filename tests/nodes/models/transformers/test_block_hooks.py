@@ -14,10 +14,15 @@ from guidegraph.nodes.models.networks.hooks import HookedModel
 from guidegraph.nodes.models.networks.shared_tensors import copy_sharing_tensors
 from guidegraph.nodes.sampling.denoiser import features, list_sites
 from guidegraph.nodes.types import Condition
-from tests.nodes.models.transformers.networks import BATCH, DEPTH, SIDE, WIDTH, dit, labelled
+from tests.nodes.models.transformers.networks import BATCH, DEPTH, SIDE, WIDTH, captioned, dit, labelled, mmdit
 
 Inputs = tuple[Tensor, Tensor, Condition]
-MODELS: dict[str, tuple[Callable[[], Any], Callable[[], Inputs]]] = {"dit": (dit, labelled)}
+MODELS: dict[str, tuple[Callable[[], Any], Callable[[], Inputs]]] = {
+    "dit": (dit, labelled),
+    "mmdit": (mmdit, captioned),
+    "mmdit with a second attention": (lambda: mmdit(dual=(0, 2)), captioned),
+    "rotary mmdit": (lambda: mmdit(positions="rotary"), captioned),
+}
 PATCHES = (SIDE // 2) ** 2
 
 
@@ -55,6 +60,15 @@ def test_each_block_of_a_dit_has_three_sites() -> None:
     assert set(list_sites(dit())["stage"]) == {"block"}
     with pytest.raises(ValueError, match=r"no site 'self\.middle'; .*self\.block\.0 … 2"):
         select_sites(dit(), "self.middle")
+
+
+def test_the_sites_of_an_mmdit_are_joint_and_of_its_second_attentions() -> None:
+    names = [site.name for site in mmdit(dual=(1,)).sites()]
+    assert names == [
+        *("joint.block.0", "skip.block.0", "feature.block.0"),
+        *("joint.block.1", "self.block.0", "skip.block.1", "feature.block.1"),
+        *("joint.block.2", "skip.block.2", "feature.block.2"),
+    ]
 
 
 def test_rules_run_in_the_order_of_the_sites_and_get_their_tensors(model: tuple[HookedModel, Inputs]) -> None:
@@ -118,13 +132,14 @@ def test_captured_values_are_those_after_the_rule(model: tuple[HookedModel, Inpu
     assert torch.equal(features(denoiser, *inputs, site="feature.block.1"), names["feature.block.1"])
 
 
-def test_a_block_that_is_left_out_is_one_that_the_network_does_not_have() -> None:
-    denoiser = dit()
-    inputs = labelled()
+@pytest.mark.parametrize(("build", "inputs"), [(dit, labelled), (mmdit, captioned)])
+def test_a_block_that_is_left_out_is_one_that_the_network_does_not_have(build: Any, inputs: Any) -> None:
+    denoiser = build()
     ruled = denoiser.with_rules(dict.fromkeys(select_sites(denoiser, "skip.block.1"), leave_out))
-    actual = ruled(*inputs).value
-    del denoiser.network.blocks[1]
-    assert torch.equal(actual, denoiser(*inputs).value)
+    actual = ruled(*inputs()).value
+    blocks = denoiser.network.blocks if build is dit else denoiser.network.joint_blocks
+    del blocks[1]
+    assert torch.equal(actual, denoiser(*inputs()).value)
 
 
 def test_gradients_go_through_rules(model: tuple[HookedModel, Inputs]) -> None:
