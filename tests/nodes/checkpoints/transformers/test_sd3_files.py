@@ -24,8 +24,8 @@ pytest.importorskip("diffusers")
 
 PREFIX = "model.diffusion_model."
 PARAMETERS = {
-    "Stable Diffusion 3 medium": 2_084_951_104,
-    "Stable Diffusion 3.5 medium": 2_469_552_448,
+    "Stable Diffusion 3 medium": 2_028_328_000,
+    "Stable Diffusion 3.5 medium": 2_243_171_520,
     "Stable Diffusion 3.5 large": 8_056_627_520,
 }
 """Without the positions."""
