@@ -82,7 +82,7 @@ class DiTBlock(nn.Module):
         self.adaLN_modulation = modulation(config.width, 6)
 
     def forward(self, h: Tensor, embedding: Tensor, attend: Attend = attention) -> Tensor:
-        """What the block adds to tokens (B, N, C)."""
+        """The change (B, N, C) to add to tokens (B, N, C)."""
         shift1, scale1, gate1, shift2, scale2, gate2 = chunk_modulation(self.adaLN_modulation, embedding, 6)
         attended: Tensor = gate1 * self.attn(modulate(h, shift1, scale1), attend)
         fed: Tensor = gate2 * self.mlp(modulate(h + attended, shift2, scale2, self.eps))

@@ -94,7 +94,7 @@ class MMDiTStream(nn.Module):
         return chunk_modulation(self.adaLN_modulation, embedding, self.parts)
 
     def change(self, h: Tensor, attended: Tensor, parts: tuple[Tensor, ...], own: Tensor | None = None) -> Tensor:
-        """What the block adds to tokens (B, N, C), from attended values (B, heads, N, D) and those of `attn2`."""
+        """The change (B, N, C) to add to tokens, from attended values (B, heads, N, D) and those of `attn2`."""
         assert self.mlp is not None
         change = parts[2] * self.attn.merge(attended)
         if own is not None:
@@ -124,7 +124,7 @@ class MMDiTBlock(nn.Module):
         joint: Attend = attention,
         own: Attend = attention,
     ) -> tuple[Tensor, Tensor | None]:
-        """What the block adds to the patches (B, N, C) and to the text (B, L, C); None for the text in the last block.
+        """The changes to add to the patches (B, N, C) and to the text (B, L, C); None for the text in the last block.
 
         mask (B, N + L), true where a key may be attended to; angles (N, D/2) turn the patches' queries and keys. joint,
         own: the attention of both streams, and the second one of the patches.
