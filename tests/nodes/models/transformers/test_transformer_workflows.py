@@ -1,4 +1,4 @@
-"""Shipped workflows with a transformer in the place of the U-Net: training, drawing, and a bundle that draws the same."""
+"""Shipped workflows with a transformer for the U-Net: training, drawing, and a bundle that draws the same."""
 
 from __future__ import annotations
 
