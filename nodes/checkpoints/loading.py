@@ -12,6 +12,8 @@ from guidegraph.nodes.checkpoints.diffusers.folder import is_diffusers, load_dif
 from guidegraph.nodes.checkpoints.guided_diffusion import is_guided_diffusion, load_guided_diffusion
 from guidegraph.nodes.checkpoints.load_options import LoadOptions
 from guidegraph.nodes.checkpoints.read_tensors import read_tensors
+from guidegraph.nodes.checkpoints.transformers.dit import is_dit, load_dit
+from guidegraph.nodes.checkpoints.transformers.sd3 import is_sd3, load_sd3
 
 
 def load_parts(path: Path, options: LoadOptions) -> dict[str, Any]:
@@ -32,11 +34,15 @@ def load_parts(path: Path, options: LoadOptions) -> dict[str, Any]:
     tensors = read_tensors(file)
     if is_guided_diffusion(tensors) and not path.is_dir():
         return load_guided_diffusion(tensors, file, options)
+    if is_dit(tensors) and not path.is_dir():
+        return load_dit(tensors, file, options)
+    if is_sd3(tensors) and not path.is_dir():
+        return load_sd3(tensors, file, options)
     if is_compvis(tensors) or path.is_dir():
         return load_compvis(tensors, file, options)
     raise ValueError(
-        f"'{path}' has tensors of no known layout (guided-diffusion, CompVis); found {len(tensors)} tensors: "
-        f"{_first(tensors)}"
+        f"'{path}' has tensors of no known layout (guided-diffusion, CompVis, DiT, Stable Diffusion 3); found "
+        f"{len(tensors)} tensors: {_first(tensors)}"
     )
 
 

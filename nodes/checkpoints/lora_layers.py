@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal, TypeAlias
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,19 +12,15 @@ from torch import Tensor, nn
 from guidegraph.nodes.checkpoints.diffusers.unet import unet_layout
 from guidegraph.nodes.checkpoints.diffusers.unet_names import to_diffusers
 from guidegraph.nodes.models.networks.low_rank import LAYERS, low_rank_layers
-from guidegraph.nodes.models.own.unet import UNet
 from guidegraph.nodes.models.released.unet import ReleasedUNet
 from guidegraph_runtime.lora.pairs import METADATA
 
-AdaptableUNet: TypeAlias = ReleasedUNet | UNet
-"""The U-Nets whose layers have names in LoRA files."""
 
-
-def denoiser_layers(network: AdaptableUNet) -> dict[str, str]:
-    """Map all names in LoRA files of a U-Net's linear and convolutional layers to the denoiser's weights.
+def denoiser_layers(network: nn.Module) -> dict[str, str]:
+    """Map all names in LoRA files of a network's linear and convolutional layers to the denoiser's weights.
 
     These are diffusers' name with or without the prefix `unet.`, and kohya's: diffusers' or the canonical name with
-    underscores. The layers of a U-Net of `model.load` have only the canonical name.
+    underscores. The layers of a transformer, and of a network of `model.load`, have only the canonical name.
     """
     published = map_file_names(network, [name for name, _ in _layers(network)])
     names: dict[str, str] = {}
@@ -34,16 +30,16 @@ def denoiser_layers(network: AdaptableUNet) -> dict[str, str]:
     return names
 
 
-def map_file_names(network: AdaptableUNet, canonical: Iterable[str]) -> dict[str, str]:
+def map_file_names(network: nn.Module, canonical: Iterable[str]) -> dict[str, str]:
     """Map canonical names of layers to those in files: diffusers' names for a released U-Net, otherwise the same."""
-    if isinstance(network, UNet):
+    if not isinstance(network, ReleasedUNet):
         return {name: name for name in canonical}
     layout = unet_layout(network.shape)
     return {name: to_diffusers(name, layout) for name in canonical}
 
 
-def lora_tensors(network: AdaptableUNet, layout: Literal["kohya", "peft"], dtype: torch.dtype) -> dict[str, Tensor]:
-    """The factors of a U-Net's low-rank changes as the tensors of a LoRA file, on the CPU.
+def lora_tensors(network: nn.Module, layout: Literal["kohya", "peft"], dtype: torch.dtype) -> dict[str, Tensor]:
+    """The factors of a network's low-rank changes as the tensors of a LoRA file, on the CPU.
 
     kohya's layout stores α as a tensor; peft's has α and the rank in its settings: see `peft_settings`.
     """
@@ -60,7 +56,7 @@ def lora_tensors(network: AdaptableUNet, layout: Literal["kohya", "peft"], dtype
     return tensors
 
 
-def peft_settings(network: AdaptableUNet) -> dict[str, str]:
+def peft_settings(network: nn.Module) -> dict[str, str]:
     """The header of a file in peft's layout, as diffusers writes it: rank, α and the layers of `lora.new`."""
     changes = dict(low_rank_layers(network))
     first = next(iter(changes.values()))

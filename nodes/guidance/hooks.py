@@ -11,18 +11,20 @@ from guidegraph.graph.types import Tensor, capability
 from guidegraph.nodes.guidance.rule_memory import RuleMemory, RuleWithMemory
 from guidegraph.nodes.types import Condition, Denoiser, Prediction
 
-SiteKind: TypeAlias = Literal["self", "cross", "skip", "feature", "deep"]
-SiteStage: TypeAlias = Literal["down", "middle", "up"]
+SiteKind: TypeAlias = Literal["self", "cross", "joint", "skip", "feature", "deep"]
+SiteStage: TypeAlias = Literal["down", "middle", "up", "block"]
 
 
 @dataclass(frozen=True)
 class Site:
-    """A site inside a U-Net where a rule can act.
+    """A site inside a U-Net or a transformer where a rule can act.
 
-    kind: "self", attention among the pixels; "cross", attention from the pixels to the tokens; "skip", where features
-    of the down path are concatenated to those of the up path; "feature", the output of a block; "deep", the features
-    that enter a block of the up path, with everything deeper that computes them. stage: the down path, the middle, or
-    the up path. index: counts the sites of a kind and stage from 0, in order of computation.
+    kind: "self", attention among the pixels; "cross", attention from the pixels to the tokens; "joint", attention among
+    the pixels and the tokens; "skip", where features of the down path are concatenated to those of the up path, or
+    where the change by a transformer's block is added to its input; "feature", the output of a block; "deep", the
+    features that enter a block of the up path, with everything deeper that computes them. stage: the down path, the
+    middle, or the up path; "block" in a transformer. index: counts the sites of a kind and stage from 0, in order of
+    computation.
     """
 
     kind: SiteKind
@@ -40,10 +42,11 @@ class Site:
 
 @dataclass(frozen=True)
 class AttentionCall:
-    """One attention of a forward pass, the argument of a rule at a "self" or "cross" site.
+    """One attention of a forward pass, the argument of a rule at a "self", "cross" or "joint" site.
 
     query (B, heads, N, D) of the N = h · w pixels of a map, row by row; key and value (B, heads, L, D) of the same
-    pixels or of L tokens. mask (B, L), true where a key may be attended to, or None for all. size: (h, w).
+    pixels or of L tokens. At "joint", query, key and value are those of the h · w pixels and then of the tokens. In a
+    transformer, a pixel is a patch. mask (B, L), true where a key may be attended to, or None for all. size: (h, w).
     """
 
     query: Tensor
@@ -71,10 +74,14 @@ class AttentionCall:
 
 
 AttentionRule: TypeAlias = Callable[[AttentionCall], Tensor]
-"""At "self" and "cross": returns the attention's output, in the shape of the query."""
+"""At "self", "cross" and "joint": returns the attention's output, in the shape of the query."""
 
 SkipRule: TypeAlias = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""At "skip": maps features (B, C, h, w) and skipped features (B, C′, h, w) to those to concatenate instead."""
+"""At "skip": maps features (B, C, h, w) and skipped features (B, C′, h, w) to those to join instead.
+
+A U-Net concatenates them. In a transformer they are the change by a block and its input, and are added; a block with
+two streams calls the rule for its tokens too, (B, C, L, 1).
+"""
 
 FeatureRule: TypeAlias = Callable[[Tensor], Tensor]
 """At "feature": maps a block's output (B, C, h, w) to the output to use instead."""

@@ -34,6 +34,9 @@ from guidegraph.nodes.models.own.pixel_space import PixelSpace, PixelSpaceConfig
 from guidegraph.nodes.models.own.segmenter import SegmentationNet, SegmenterConfig
 from guidegraph.nodes.models.own.text_encoder import TextConfig, TextEncoder, TextModel
 from guidegraph.nodes.models.own.unet import UNet, UNetConfig
+from guidegraph.nodes.models.transformers.denoiser import DiTDenoiser, MMDiTDenoiser
+from guidegraph.nodes.models.transformers.dit import DiT, DiTConfig
+from guidegraph.nodes.models.transformers.mmdit import MMDiT, MMDiTConfig
 from guidegraph_runtime.files.atomic_write import atomic_path
 
 
@@ -46,6 +49,8 @@ def locate_verified_file(folder: Path, name: object) -> Path:
 
 KINDS: dict[str, tuple[type[nn.Module], type[Any]]] = {
     "unet": (UNetDenoiser, UNetConfig),
+    "dit": (DiTDenoiser, DiTConfig),
+    "mmdit": (MMDiTDenoiser, MMDiTConfig),
     "kl_autoencoder": (KLAutoencoder, AutoencoderConfig),
     "vq_autoencoder": (VQAutoencoder, VQConfig),
     "pixel_space": (PixelSpace, PixelSpaceConfig),
@@ -59,13 +64,16 @@ KINDS: dict[str, tuple[type[nn.Module], type[Any]]] = {
 }
 """The kinds of part that model.json names: the class of its module and that of its config."""
 
+NETWORKS: dict[type[nn.Module], type[nn.Module]] = {UNetDenoiser: UNet, DiTDenoiser: DiT, MMDiTDenoiser: MMDiT}
+"""The networks inside denoisers."""
+
 
 def build_part(folder: Path, part: Mapping[str, Any]) -> nn.Module:
     """The module of a part, with random weights. Its kind is one of `KINDS`."""
     model, settings = KINDS[part["kind"]]
     config = settings(**part.get("config", {}))
-    if model is UNetDenoiser:
-        return UNetDenoiser(UNet(config))
+    if model in NETWORKS:
+        return model(NETWORKS[model](config))
     if model is TextModel:
         tokenizer = Tokenizer.from_file(str(locate_verified_file(folder, part.get("tokenizer"))))
         return TextModel(TextEncoder(config), tokenizer)

@@ -1,4 +1,4 @@
-"""Loads folders that diffusers wrote: a pipeline with model_index.json, or a single U-Net or first stage."""
+"""Loads folders that diffusers wrote: a pipeline with model_index.json, or a single denoiser or first stage."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from guidegraph.nodes.checkpoints.denoiser import build_denoiser
-from guidegraph.nodes.checkpoints.diffusers import first_stage, unet
+from guidegraph.nodes.checkpoints.diffusers import dit, first_stage, sd3, unet
 from guidegraph.nodes.checkpoints.diffusers.component_weights import read_component
 from guidegraph.nodes.checkpoints.diffusers.config import read_json
 from guidegraph.nodes.checkpoints.diffusers.schedule import CONFIG, read_scheduler
 from guidegraph.nodes.checkpoints.diffusers.text import TEXT_CLASSES, load_text
 from guidegraph.nodes.checkpoints.guided_diffusion import build_schedule
 from guidegraph.nodes.checkpoints.load_options import LoadOptions
+from guidegraph.nodes.checkpoints.transformers.dit import build_dit
+from guidegraph.nodes.checkpoints.transformers.sd3 import FLOW, build_mmdit
 from guidegraph.nodes.types import PredictionKind
 
 INDEX = "model_index.json"
@@ -31,7 +33,7 @@ def is_diffusers(folder: Path) -> bool:
 def load_diffusers(folder: Path, options: LoadOptions) -> dict[str, Any]:
     """Load the parts of a diffusers folder, frozen, on the run's device and in its dtype.
 
-    The parts are `denoiser`, `label` (of a U-Net with class labels), `autoencoder`, `text` and `schedule`, if present.
+    The parts are `denoiser`, `label` (of a network with classes), `autoencoder`, `text` and `schedule`, if present.
     Raises one ``ValueError`` that names the file for a component that is missing, damaged or not supported.
     """
     if options.heads is not None or options.head_channels is not None or options.attention != "auto":
@@ -56,6 +58,8 @@ def load_diffusers(folder: Path, options: LoadOptions) -> dict[str, Any]:
     first = next((name for name in ("vae", "vqvae") if name in components), None)
     if "unet" in components:
         parts.update(load_unet(folder / "unet", kind, options.ema))
+    if "transformer" in components:
+        parts.update(load_dit(folder / "transformer", kind, options.ema))
     if first is not None:
         parts["autoencoder"] = load_autoencoder(folder / first)
     texts = [name for name in ("text_encoder", "text_encoder_2", "bert") if name in components]
@@ -76,6 +80,20 @@ def load_unet(folder: Path, kind: PredictionKind, ema: bool) -> dict[str, Any]:
     return build_denoiser(shape, tensors, str(folder))
 
 
+def load_dit(folder: Path, kind: PredictionKind, ema: bool) -> dict[str, Any]:
+    """Load the `denoiser` and the `label` embedder of a DiT's folder."""
+    path = folder / "config.json"
+    config = dit.read_dit_config(read_json(path), path, kind)
+    return build_dit(config, dit.dit_tensors(read_component(folder, ema), str(folder)), str(folder))
+
+
+def load_sd3(folder: Path, kind: PredictionKind, ema: bool) -> dict[str, Any]:
+    """Load the `denoiser` of the folder of Stable Diffusion 3's transformer."""
+    path = folder / "config.json"
+    config = sd3.read_sd3_config(read_json(path), path, kind)
+    return build_mmdit(config, sd3.sd3_tensors(read_component(folder, ema), config.depth), str(folder))
+
+
 def load_autoencoder(folder: Path) -> Any:
     """Load the autoencoder of an `AutoencoderKL`'s or a `VQModel`'s folder."""
     path = folder / "config.json"
@@ -88,11 +106,16 @@ def _load_single(folder: Path, options: LoadOptions) -> dict[str, Any]:
     name = read_json(folder / "config.json").get("_class_name")
     has_schedule = options.noise_schedule != "auto"
     parts: dict[str, Any] = {"schedule": build_schedule(options.noise_schedule)} if has_schedule else {}
+    kind: PredictionKind = "eps" if options.prediction == "auto" else options.prediction
     if name in unet.CLASSES:
-        return parts | load_unet(folder, "eps" if options.prediction == "auto" else options.prediction, options.ema)
+        return parts | load_unet(folder, kind, options.ema)
+    if name == dit.CLASS:
+        return parts | load_dit(folder, kind, options.ema)
+    if name == sd3.CLASS:
+        return parts | load_sd3(folder, FLOW if options.prediction == "auto" else kind, options.ema)
     if name in first_stage.CLASSES:
         return parts | {"autoencoder": load_autoencoder(folder)}
-    supported = ", ".join((*unet.CLASSES, *first_stage.CLASSES))
+    supported = ", ".join((*unet.CLASSES, dit.CLASS, sd3.CLASS, *first_stage.CLASSES))
     raise ValueError(
         f"'{folder / 'config.json'}' describes a {name or 'network without a class name'}; known are {supported}"
     )
@@ -108,6 +131,7 @@ def _read_components(folder: Path, index: Mapping[str, Any]) -> dict[str, Compon
         components[name] = (str(value[0]), str(value[1]))
     expected = {
         "unet": unet.CLASSES,
+        "transformer": (dit.CLASS,),
         "vae": first_stage.CLASSES,
         "vqvae": first_stage.CLASSES,
         "text_encoder": TEXT_CLASSES,

@@ -73,14 +73,39 @@ class Hooks:
         if self.idle:
             return h, skipped
         site = Site("skip", "up", index)
-        if site in self.rules:
-            output, rule = self._call(site, "h and the skipped features", h, skipped), self.rules[site]
-            if not isinstance(output, tuple) or len(output) != 2:
-                raise ValueError(f"{rule_name(rule)}, the rule of site '{site}', must give two tensors: (h, skipped)")
-            check_rule_output(site, rule, output[0], h)
-            check_rule_output(site, rule, output[1], skipped)
-            h, skipped = output
+        h, skipped = self._apply_skip(site, h, skipped)
         return h, self._keep(site, skipped)
+
+    def block(self, index: int, before: Tensor, change: Tensor, size: Sequence[int]) -> Tensor:
+        """The output of a transformer's block: its input and its change, tokens (B, N, C) of a map of size (h, w).
+
+        Applies the rule of the block's skip to both as maps (B, C, h, w), and that of its feature to their sum.
+        """
+        if self.idle:
+            return before + change
+        site = Site("skip", "block", index)
+        h, skipped = self._apply_skip(site, tokens_to_map(change, size), tokens_to_map(before, size))
+        output = self.feature("block", index, h + self._keep(site, skipped))
+        return output.flatten(2).transpose(1, 2)
+
+    def text_block(self, index: int, before: Tensor, change: Tensor) -> Tensor:
+        """The output of a transformer's block for the tokens of a text (B, L, C), which has the same skip."""
+        if self.idle:
+            return before + change
+        size = (before.shape[1], 1)
+        site = Site("skip", "block", index)
+        h, skipped = self._apply_skip(site, tokens_to_map(change, size), tokens_to_map(before, size))
+        return (h + skipped).flatten(2).transpose(1, 2)
+
+    def _apply_skip(self, site: Site, h: Tensor, skipped: Tensor) -> tuple[Tensor, Tensor]:
+        if site not in self.rules:
+            return h, skipped
+        output, rule = self._call(site, "h and the skipped features", h, skipped), self.rules[site]
+        if not isinstance(output, tuple) or len(output) != 2:
+            raise ValueError(f"{rule_name(rule)}, the rule of site '{site}', must give two tensors: (h, skipped)")
+        check_rule_output(site, rule, output[0], h)
+        check_rule_output(site, rule, output[1], skipped)
+        return output
 
     def feature(self, stage: SiteStage, index: int, h: Tensor) -> Tensor:
         """Apply the rule of a block's output h."""
@@ -147,6 +172,12 @@ class Hooks:
 NO_HOOKS = Hooks()
 
 
+def tokens_to_map(tokens: Tensor, size: Sequence[int]) -> Tensor:
+    """Tokens (B, N, C), row by row of a map of size (h, w), as features (B, C, h, w)."""
+    features: Tensor = tokens.transpose(1, 2).unflatten(2, (size[0], size[1]))
+    return features
+
+
 def check_rule_output(site: Site, rule: Rule | None, output: object, like: Tensor, part: str = "") -> None:
     """Raise ``ValueError`` if a rule does not return a tensor like the one that it replaces. part: names the output."""
     if rule is None:
@@ -196,7 +227,7 @@ def take_first_row(condition: Condition) -> Condition:
 
 
 class AttentionLayer(nn.Module):
-    """An attention layer. In a denoising U-Net it has a site."""
+    """An attention layer, as `lora.new` finds it. In a denoising U-Net it has a site."""
 
     site_kind: SiteKind = "self"
     site: Site | None = None

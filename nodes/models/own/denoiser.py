@@ -1,4 +1,4 @@
-"""U-Nets as a `Denoiser`: the adapter between tensors and predictions."""
+"""Networks as a `Denoiser`: the adapter between tensors and predictions."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from guidegraph.nodes.models.own.unet import UNet, UNetConfig
 from guidegraph.nodes.types import Condition, Prediction, PredictionKind
 
 
-class UNetPorts(Protocol):
-    """The part of a U-Net's config that describes its inputs and its output: channels, sides, widths, the kind."""
+class NetworkPorts(Protocol):
+    """The part of a network's config that describes its inputs and its output: channels, sides, widths, the kind."""
 
     @property
     def in_channels(self) -> int: ...
@@ -33,7 +33,7 @@ class UNetPorts(Protocol):
 
 
 class NetworkDenoiser(HookedModel, ABC):
-    """`(x, t, condition) -> Prediction` of a U-Net, computed in the network's dtype and given in that of x.
+    """`(x, t, condition) -> Prediction` of a network, computed in the network's dtype and given in that of x.
 
     Twice the channels of x in the output means a learned variance in the second half, raw, in [-1, 1] (Nichol &
     Dhariwal 2021, eq. 15).
@@ -41,7 +41,7 @@ class NetworkDenoiser(HookedModel, ABC):
 
     @property
     @abstractmethod
-    def config(self) -> UNetPorts:
+    def config(self) -> NetworkPorts:
         """The config of the network."""
 
     @property
@@ -60,7 +60,8 @@ class NetworkDenoiser(HookedModel, ABC):
         may be left unused, as Stable Diffusion leaves the pooled one of CLIP.
         """
         config, dtype = self.config, self.network.dtype
-        check_sizes(config, x, condition.spatial)
+        self.check_shape(x.shape)
+        check_spatial(config, x, condition.spatial)
         check_fields(config, condition)
 
         def cast(tensor: Tensor | None) -> Tensor | None:
@@ -90,8 +91,8 @@ class UNetDenoiser(NetworkDenoiser):
         return self.network.config
 
 
-def check_shape(config: UNetPorts, shape: Sequence[int]) -> None:
-    """Raise ``ValueError`` if a UNet does not take x (B, C, H, W) of this shape."""
+def check_shape(config: NetworkPorts, shape: Sequence[int]) -> None:
+    """Raise ``ValueError`` if a network does not take x (B, C, H, W) of this shape."""
     if len(shape) != 4 or shape[1] != config.in_channels:
         raise ValueError(
             f"this denoiser takes x (B, C, H, W) of {config.in_channels} channels; found x of shape {tuple(shape)}"
@@ -102,9 +103,8 @@ def check_shape(config: UNetPorts, shape: Sequence[int]) -> None:
         )
 
 
-def check_sizes(config: UNetPorts, x: Tensor, spatial: Tensor | None) -> None:
-    """Raise ``ValueError`` if a UNet does not take x (B, C, H, W) or the spatial condition at this size."""
-    check_shape(config, x.shape)
+def check_spatial(config: NetworkPorts, x: Tensor, spatial: Tensor | None) -> None:
+    """Raise ``ValueError`` if a network does not take the spatial condition, at the size of x (B, C, H, W)."""
     if (0 if spatial is None else spatial.shape[1]) != config.spatial_channels:
         got = "none" if spatial is None else f"one of {spatial.shape[1]}"
         raise ValueError(
@@ -120,8 +120,8 @@ def check_sizes(config: UNetPorts, x: Tensor, spatial: Tensor | None) -> None:
         )
 
 
-def check_fields(config: UNetPorts, condition: Condition) -> None:
-    """Raise ``ValueError`` if the vector or the tokens do not have the widths that a UNet takes."""
+def check_fields(config: NetworkPorts, condition: Condition) -> None:
+    """Raise ``ValueError`` if the vector or the tokens do not have the widths that a network takes."""
     unused = condition.tokens is not None and config.context_dim is not None and config.vector_dim is None
     for name, value, width, null in (
         ("a vector", None if unused else condition.vector, config.vector_dim, "label.embed without a label"),

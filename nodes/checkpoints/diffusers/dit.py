@@ -1,0 +1,109 @@
+"""DiTs in diffusers' layout (`DiTTransformer2DModel`): config from config.json, the authors' names of tensors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from guidegraph.nodes.checkpoints.config_values import read_integer, read_number
+from guidegraph.nodes.checkpoints.diffusers.block_names import join_qkv, rename_layer
+from guidegraph.nodes.checkpoints.diffusers.config import check_config
+from guidegraph.nodes.checkpoints.transformers.dit import build_config
+from guidegraph.nodes.models.transformers.dit import DiTConfig
+from guidegraph.nodes.types import PredictionKind
+
+CLASS = "DiTTransformer2DModel"
+USED = (
+    "num_attention_heads", "attention_head_dim", "in_channels", "out_channels", "num_layers", "sample_size",
+    "patch_size", "norm_eps",
+)  # fmt: skip
+IGNORED = ("dropout", "norm_num_groups", "upcast_attention", "num_embeds_ada_norm")
+"""Without effect on the result, or inferred from the tensors."""
+
+FIXED: dict[str, tuple[Any, ...]] = {
+    "activation_fn": ("gelu-approximate",),
+    "attention_bias": (True,),
+    "norm_type": ("ada_norm_zero",),
+    "norm_elementwise_affine": (False,),
+}
+FREQUENCY_SHIFT = 1
+"""diffusers' frequencies of t are 10000^(−i / 127), the authors' 10000^(−i / 128); it draws with its own."""
+
+LAYERS = {
+    "pos_embed.proj": "x_embedder.proj",
+    "pos_embed.pos_embed": "pos_embed",
+    "proj_out_1": "final_layer.adaLN_modulation.1",
+    "proj_out_2": "final_layer.linear",
+}
+BLOCK_LAYERS = {
+    "norm1.linear": "adaLN_modulation.1",
+    "attn1.to_out.0": "attn.proj",
+    "attn1.to_q": "attn.q",
+    "attn1.to_k": "attn.k",
+    "attn1.to_v": "attn.v",
+    "ff.net.0.proj": "mlp.fc1",
+    "ff.net.2": "mlp.fc2",
+}
+EMBEDDINGS = {
+    "timestep_embedder.linear_1": "t_embedder.mlp.0",
+    "timestep_embedder.linear_2": "t_embedder.mlp.2",
+    "class_embedder.embedding_table": "y_embedder.embedding_table",
+}
+"""Embeddings of t and of labels, of which diffusers keeps a copy in each block."""
+
+
+def read_dit_config(config: Mapping[str, Any], path: Path, kind: PredictionKind) -> DiTConfig:
+    """Read the hyper-parameters of a DiT from a config.json of diffusers; `kind` is its prediction.
+
+    Raises one ``ValueError`` that names the file and the fields with unsupported values.
+    """
+    check_config(config, path, USED, FIXED, IGNORED)
+    channels = read_integer(config, "in_channels", 4, path)
+    patch = read_integer(config, "patch_size", 2, path)
+    heads = read_integer(config, "num_attention_heads", 16, path)
+    width = heads * read_integer(config, "attention_head_dim", 72, path)
+    return build_config(
+        str(path),
+        in_channels=channels,
+        out_channels=channels if config.get("out_channels") is None else read_integer(config, "out_channels", 4, path),
+        patch=patch,
+        width=width,
+        depth=read_integer(config, "num_layers", 28, path),
+        heads=heads,
+        hidden=4 * width,
+        grid=read_integer(config, "sample_size", 32, path) // patch,
+        frequency_shift=FREQUENCY_SHIFT,
+        mlp_eps=read_number(config, "norm_eps", 1e-5, path),
+        kind=kind,
+    )
+
+
+def dit_tensors(tensors: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+    """Rename tensors of diffusers to the authors' names; unknown names stay, and are left over in filling.
+
+    Raises ``ValueError`` if the blocks' copies of an embedding differ: a DiT has one.
+    """
+    renamed: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        match = re.match(r"transformer_blocks\.(\d+)\.(norm1\.emb\.)?(.+)$", name)
+        if match is None:
+            renamed[rename_layer(name, LAYERS)] = tensor
+        elif match[2]:
+            embedding = rename_layer(match[3], EMBEDDINGS)
+            _check_equal(renamed.setdefault(embedding, tensor), tensor, name, source)
+        else:
+            renamed[f"blocks.{match[1]}.{rename_layer(match[3], BLOCK_LAYERS)}"] = tensor
+    return join_qkv(renamed)
+
+
+def _check_equal(first: Tensor, tensor: Tensor, name: str, source: str) -> None:
+    if first.shape != tensor.shape or not (tensor.is_meta or torch.equal(first, tensor)):
+        raise ValueError(
+            f"'{source}': {name} differs from the other blocks' copies, and a DiT has one embedding of t and of labels "
+            "for all blocks. It was trained with one for each, which is not supported: nothing was loaded"
+        )

@@ -1,0 +1,139 @@
+"""DiT's `.pt` files (Peebles & Xie 2023), and DiTs of any layout under their names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from guidegraph.nodes.checkpoints.filling import build_filled, check_axes
+from guidegraph.nodes.checkpoints.guided_diffusion import build_schedule
+from guidegraph.nodes.checkpoints.load_options import LoadOptions
+from guidegraph.nodes.checkpoints.tensor_names import numbers_in_names
+from guidegraph.nodes.models.own.label_embedder import LabelConfig, LabelModel
+from guidegraph.nodes.models.transformers.denoiser import DiTDenoiser
+from guidegraph.nodes.models.transformers.dit import DiT, DiTConfig
+from guidegraph.nodes.models.transformers.positions import sincos_positions
+
+PATCHES, POSITIONS, LABELS = "x_embedder.proj.weight", "pos_embed", "y_embedder.embedding_table.weight"
+FIRST_BLOCK = "blocks.0.adaLN_modulation.1.weight"
+HEADS = {(384, 12): 6, (768, 12): 12, (1024, 24): 16, (1152, 28): 16}
+"""Heads by width and depth: the models S, B, L and XL of the authors' software. XL with patches of 2 is released."""
+
+SCHEDULE = "linear"
+"""β of the training of those models: 1000 steps."""
+
+POSITION_TOLERANCE = 1e-3
+"""Largest difference of stored positions from the sines and cosines, for files in half precision."""
+
+UNUSED = ("tokenizer", "scale", "config", "upsample_heads", "groups")
+"""Settings of checkpoint.load that a DiT has no use for."""
+
+
+def is_dit(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether tensors have the layout of DiT's authors."""
+    return all(name in tensors for name in (PATCHES, POSITIONS, FIRST_BLOCK))
+
+
+def load_dit(tensors: Mapping[str, Tensor], path: Path, options: LoadOptions) -> dict[str, Any]:
+    """Load the parts of a DiT's `.pt`, frozen: `denoiser`, `label` and `schedule`.
+
+    They are on the run's device and in its dtype. Raises ``ValueError`` that names the file for a size that the
+    authors' software does not name if the options do not set its heads and its schedule, and for keys that are missing,
+    left over or of another shape.
+    """
+    source = str(path)
+    refuse_settings(source, "a DiT", options)
+    measured = measure_config(tensors, source)
+    size = (measured["width"], measured["depth"])
+    heads, schedule = HEADS.get(size), SCHEDULE if size in HEADS else None
+    if options.heads is not None:
+        heads = options.heads
+    elif options.head_channels is not None:
+        heads = max(size[0] // options.head_channels, 1)
+    if options.noise_schedule != "auto":
+        schedule = options.noise_schedule
+    if heads is None or schedule is None:
+        settings = {"heads or head_channels": heads, "noise_schedule": schedule}
+        unset = [name for name, value in settings.items() if value is None]
+        raise ValueError(
+            f"'{source}' is a DiT of width {size[0]} with {size[1]} blocks, which is none of S, B, L and XL, and its "
+            f"tensors do not tell {', '.join(unset)}: set them on checkpoint.load as it was trained"
+        )
+    kind = "eps" if options.prediction == "auto" else options.prediction
+    config = build_config(source, **measured, heads=heads, kind=kind)
+    return build_dit(config, tensors, source) | {"schedule": build_schedule(schedule)}
+
+
+def refuse_settings(source: str, family: str, options: LoadOptions) -> None:
+    """Raise ``ValueError`` for settings that a transformer has no use for."""
+    unused = [name for name in UNUSED if getattr(options, name) is not None]
+    if options.attention != "auto":
+        unused.append("attention")
+    if unused:
+        raise ValueError(f"'{source}' is {family}, which has no use for {', '.join(unused)}: leave these out")
+
+
+def measure_config(tensors: Mapping[str, Tensor], source: str) -> dict[str, int]:
+    """Measure the hyper-parameters that the tensors show. Raises ``ValueError`` if one is missing or misshapen."""
+
+    def shape(name: str, axes: int) -> torch.Size:
+        if name not in tensors:
+            raise ValueError(f"'{source}' is in DiT's layout and holds no {name}: it is incomplete, nothing was loaded")
+        return check_axes(tensors[name], source, name, axes).shape
+
+    width, channels, patch, _ = shape(PATCHES, 4)
+    positions = shape(POSITIONS, 3)[1]
+    grid = round(positions**0.5)
+    if grid**2 != positions:
+        raise ValueError(f"'{source}' does not fit: {POSITIONS} holds {positions} positions, which are no square")
+    return {
+        "in_channels": channels,
+        "out_channels": shape("final_layer.linear.weight", 2)[0] // patch**2,
+        "patch": patch,
+        "width": width,
+        "depth": 1 + max(numbers_in_names(tensors, r"blocks\.(\d+)\.")),
+        "hidden": shape("blocks.0.mlp.fc1.weight", 2)[0],
+        "grid": grid,
+    }
+
+
+def build_config(source: str, **settings: Any) -> DiTConfig:
+    """Build the config of a DiT. Raises ``ValueError`` that names the file."""
+    try:
+        return DiTConfig(**settings)
+    except ValueError as error:
+        raise ValueError(f"'{source}' describes no DiT that can be built: {error}") from None
+
+
+def build_dit(config: DiTConfig, tensors: Mapping[str, Tensor], source: str) -> dict[str, Any]:
+    """Build the frozen `denoiser` and `label` from tensors under the authors' names.
+
+    The last row of the table of labels is the null class. Raises one ``ValueError`` that names `source` and all keys
+    that are missing, left over or of another shape, and one for positions that are not the sines and cosines.
+    """
+    weights = dict(tensors)
+    if POSITIONS in weights:
+        check_positions(weights.pop(POSITIONS), config, source)
+    if LABELS not in weights:
+        raise ValueError(f"'{source}' holds no {LABELS}: it is incomplete, nothing was loaded")
+    table = check_axes(weights.pop(LABELS), source, LABELS, 2)
+    labels = LabelConfig(classes=table.shape[0] - 1, width=config.width)
+    label = build_filled(lambda: LabelModel(labels), {"embedding.weight": table}, source)
+    network = build_filled(lambda: DiT(config), weights, source)
+    return {"label": label, "denoiser": DiTDenoiser(network).eval()}
+
+
+def check_positions(stored: Tensor, config: DiTConfig, source: str) -> None:
+    """Raise ``ValueError`` for stored positions (1, grid², width) that are not those that the network computes."""
+    expected = sincos_positions(config.width, (config.grid, config.grid), config.grid, torch.device("cpu"))[None]
+    if stored.shape != expected.shape:
+        raise ValueError(f"'{source}' does not fit: {POSITIONS} has the shape {tuple(stored.shape)}")
+    if not stored.is_meta and (stored.float() - expected).abs().max() > POSITION_TOLERANCE:
+        raise ValueError(
+            f"'{source}' holds other positions than the sines and cosines of DiT: it is of another architecture, "
+            "nothing was loaded"
+        )

@@ -1,0 +1,132 @@
+"""The transformer of Stable Diffusion 3 and 3.5 (Esser et al. 2024) in its single-file layout.
+
+The model predicts u = ε − x0 of a flow, at t = 1000 σ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from guidegraph.nodes.checkpoints.filling import build_filled, check_axes
+from guidegraph.nodes.checkpoints.load_options import LoadOptions
+from guidegraph.nodes.checkpoints.tensor_names import numbers_in_names, strip_prefix
+from guidegraph.nodes.checkpoints.transformers.dit import refuse_settings
+from guidegraph.nodes.models.transformers.denoiser import MMDiTDenoiser
+from guidegraph.nodes.models.transformers.mmdit import MMDiT, MMDiTConfig
+
+PREFIX = "model.diffusion_model."
+OTHER_PARTS = ("first_stage_model.", "text_encoders.")
+"""Beginnings of the names of the autoencoder and the text encoders in the same file, which are not loaded."""
+
+MARK = "joint_blocks.0.context_block.attn.qkv.weight"
+HEADS = {(1536, 24): 24, (2432, 38): 38}
+"""Heads by width and depth: Stable Diffusion 3 and 3.5 medium, and 3.5 large."""
+
+FLOW: Any = "flow"
+"""The kind of prediction of the released models."""
+
+
+def is_sd3(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether tensors have the layout of Stable Diffusion 3."""
+    return MARK in tensors or PREFIX + MARK in tensors
+
+
+def load_sd3(tensors: Mapping[str, Tensor], path: Path, options: LoadOptions) -> dict[str, Any]:
+    """Load the `denoiser` of a file of Stable Diffusion 3 or 3.5, frozen, on the run's device and in its dtype.
+
+    The file's autoencoder and text encoders are not loaded. Raises ``ValueError`` that names the file for a size that
+    was not released if the options do not set its heads, and for keys that are missing, left over or of another shape.
+    """
+    source = str(path)
+    refuse_settings(source, "a transformer of Stable Diffusion 3", options)
+    if options.noise_schedule != "auto":
+        raise ValueError(f"'{source}' is Stable Diffusion 3, a flow, which has no β: leave noise_schedule out")
+    weights: Mapping[str, Tensor] = tensors
+    if PREFIX + MARK in tensors:
+        weights = strip_prefix(tensors, PREFIX)
+        unknown = [name for name in tensors if not name.startswith((PREFIX, *OTHER_PARTS))]
+        if unknown:
+            raise ValueError(
+                f"'{source}' holds {len(unknown)} tensors that no known part has: {', '.join(sorted(unknown)[:4])}. It "
+                "is of another architecture: nothing was loaded"
+            )
+    measured = measure_mmdit(weights, source)
+    heads = resolve_heads(weights, measured["width"], measured["depth"], source, options)
+    kind = FLOW if options.prediction == "auto" else options.prediction
+    return build_mmdit(build_mmdit_config(source, **measured, heads=heads, kind=kind), weights, source)
+
+
+def resolve_heads(weights: Mapping[str, Tensor], width: int, depth: int, source: str, options: LoadOptions) -> int:
+    """The heads: from the norm of queries, the options, or else the release of this size.
+
+    Raises ``ValueError`` if none of these tells them, or the first two differ.
+    """
+    heads = options.heads
+    if options.head_channels is not None:
+        heads = max(width // options.head_channels, 1)
+    norm = weights.get("joint_blocks.0.x_block.attn.ln_q.weight")
+    if norm is not None and norm.numel():
+        measured = width // norm.numel()
+        if heads not in (None, measured):
+            raise ValueError(f"'{source}' has {measured} heads by its norms: leave heads and head_channels out")
+        return measured
+    if heads is not None:
+        return heads
+    if (width, depth) in HEADS:
+        return HEADS[width, depth]
+    raise ValueError(
+        f"'{source}' is an MMDiT of width {width} with {depth} blocks, which was not released, and its tensors do not "
+        "tell heads or head_channels: set one on checkpoint.load as it was trained"
+    )
+
+
+def measure_mmdit(tensors: Mapping[str, Tensor], source: str) -> dict[str, Any]:
+    """Measure the hyper-parameters that the tensors show. Raises ``ValueError`` if one is missing or misshapen."""
+
+    def shape(name: str, axes: int) -> torch.Size:
+        if name not in tensors:
+            raise ValueError(
+                f"'{source}' has Stable Diffusion 3's layout and holds no {name}: it is incomplete, nothing was loaded"
+            )
+        return check_axes(tensors[name], source, name, axes).shape
+
+    width, channels, patch, _ = shape("x_embedder.proj.weight", 4)
+    positions = shape("pos_embed", 3)[1]
+    side = round(positions**0.5)
+    if side**2 != positions:
+        raise ValueError(f"'{source}' does not fit: pos_embed holds {positions} positions, which are no square")
+    return {
+        "in_channels": channels,
+        "out_channels": shape("final_layer.linear.weight", 2)[0] // patch**2,
+        "patch": patch,
+        "width": width,
+        "depth": 1 + max(numbers_in_names(tensors, r"joint_blocks\.(\d+)\.")),
+        "hidden": shape("joint_blocks.0.x_block.mlp.fc1.weight", 2)[0],
+        "context_dim": shape("context_embedder.weight", 2)[1],
+        "vector_dim": shape("y_embedder.mlp.0.weight", 2)[1],
+        "side": side,
+        "qk_norm": any(name.endswith(".ln_q.weight") for name in tensors),
+        "dual": tuple(sorted(numbers_in_names(tensors, r"joint_blocks\.(\d+)\.x_block\.attn2\."))),
+    }
+
+
+def build_mmdit_config(source: str, **settings: Any) -> MMDiTConfig:
+    """Build the config of an MMDiT with a table of positions. Raises ``ValueError`` that names the file."""
+    try:
+        return MMDiTConfig(**settings)
+    except ValueError as error:
+        raise ValueError(f"'{source}' describes no MMDiT that can be built: {error}") from None
+
+
+def build_mmdit(config: MMDiTConfig, tensors: Mapping[str, Tensor], source: str) -> dict[str, Any]:
+    """Build the frozen `denoiser` from tensors under the names of the single file.
+
+    Raises one ``ValueError`` that names `source` and all keys that are missing, left over or of another shape.
+    """
+    network = build_filled(lambda: MMDiT(config), tensors, source)
+    return {"denoiser": MMDiTDenoiser(network).eval()}

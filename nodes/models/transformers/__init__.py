@@ -1,0 +1,1 @@
+"""Diffusion transformers: DiT and MMDiT, new ones to train and those of released checkpoints."""

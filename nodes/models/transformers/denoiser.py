@@ -1,0 +1,38 @@
+"""Diffusion transformers as a `Denoiser`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from guidegraph.nodes.models.own.denoiser import NetworkDenoiser
+from guidegraph.nodes.models.transformers.dit import DiT, DiTConfig
+from guidegraph.nodes.models.transformers.mmdit import MMDiT, MMDiTConfig
+
+
+class DiTDenoiser(NetworkDenoiser):
+    """The `NetworkDenoiser` of a DiT."""
+
+    network: DiT
+
+    @property
+    def config(self) -> DiTConfig:
+        return self.network.config
+
+
+class MMDiTDenoiser(NetworkDenoiser):
+    """The `NetworkDenoiser` of an MMDiT; tokens of a text that its mask leaves out have no effect."""
+
+    network: MMDiT
+
+    @property
+    def config(self) -> MMDiTConfig:
+        return self.network.config
+
+    def check_shape(self, shape: Sequence[int]) -> None:
+        """Raise ``ValueError`` also for a picture larger than the table of positions."""
+        super().check_shape(shape)
+        largest = self.config.side * self.config.patch
+        if self.config.positions == "table" and max(shape[2:]) > largest:
+            raise ValueError(
+                f"this denoiser has positions for at most {largest} × {largest}; found x of shape {tuple(shape)}"
+            )

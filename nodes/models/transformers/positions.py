@@ -1,0 +1,63 @@
+"""Positions of the patches of a picture: sines and cosines, a table, and rotations of queries and keys."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+Size = tuple[int, int]
+"""Rows and columns of patches: (h, w)."""
+
+
+def sincos_positions(width: int, size: Size, grid: int, device: torch.device) -> Tensor:
+    """Sines and cosines (h · w, width) float32 of the patches' columns, then of their rows, row by row.
+
+    Positions are scaled to 0 … grid, so that a network that was trained on grid × grid patches sees its own range at
+    any size. Peebles & Xie 2023, section 3.2; the frequencies are 10000^(−4i / width).
+    """
+    frequencies = _frequencies(width // 4, device)
+
+    def encode(count: int) -> Tensor:
+        index = torch.arange(count, dtype=torch.float32, device=device)
+        scaled = index * grid / (index[-1:] + 1)
+        angles = scaled[:, None] * frequencies[None]
+        return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+    rows, columns = (encode(count) for count in size)
+    across = columns[None].expand(size[0], -1, -1)
+    down = rows[:, None].expand(-1, size[1], -1)
+    return torch.cat([across, down], dim=2).flatten(0, 1)
+
+
+def crop_table(table: Tensor, side: int, size: Size) -> Tensor:
+    """The middle (1, h · w, D) of a table of positions (1, side², D) (Esser et al. 2024, section 5.3.2)."""
+    top, left = (side - size[0]) // 2, (side - size[1]) // 2
+    square: Tensor = table.unflatten(1, (side, side))
+    return square[:, top : top + size[0], left : left + size[1]].flatten(1, 2)
+
+
+def rotary_angles(width: int, size: Size, device: torch.device) -> Tensor:
+    """Angles (h · w, width / 2) float32 of the patches for `rotate`: half of them turn by row, half by column.
+
+    width: of an attention head. Su et al. 2021 (arXiv:2104.09864), on two axes.
+    """
+    frequencies = _frequencies(width // 4, device)
+    rows, columns = (torch.arange(count, dtype=torch.float32, device=device)[:, None] * frequencies for count in size)
+    down = rows[:, None].expand(-1, size[1], -1)
+    across = columns[None].expand(size[0], -1, -1)
+    return torch.cat([down, across], dim=2).flatten(0, 1)
+
+
+def rotate(x: Tensor, angles: Tensor) -> Tensor:
+    """x (B, heads, N, D) with the pairs of values i and i + D/2 of position n turned by angles (N, D/2)."""
+    first, second = x.chunk(2, dim=-1)
+    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+    return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
+
+
+def _frequencies(count: int, device: torch.device) -> Tensor:
+    """10000^(−i / count), float32 (count)."""
+    steps = torch.arange(count, dtype=torch.float32, device=device)
+    return torch.exp(-math.log(10_000.0) / count * steps)

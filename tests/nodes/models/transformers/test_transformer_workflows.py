@@ -1,0 +1,48 @@
+"""Shipped workflows with a transformer for the U-Net: training, drawing, and a bundle that draws the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from guidegraph import load_workflow
+from guidegraph.nodes.models.store import load_part, save_parts
+from tests.graph.export.exporting import LEVEL, WORKFLOWS, changed, difference, made
+from tests.nodes.models.transformers.networks import randomise
+
+U_NET = (
+    "use: model.unet\n    in: {seed: params.seed}\n    with: {in_channels: 1, channels: 40, multipliers: [1, 2, 2], "
+    "attention: [2], context_dim: null, vector_dim: 128, patch: 2, kind: v}"
+)
+DIT = (
+    "use: model.dit\n    in: {seed: params.seed}\n    "
+    "with: {in_channels: 1, patch: 8, grid: 4, width: 16, depth: 2, heads: 2, kind: v}"
+)
+
+
+def train(folder: Path) -> Path:
+    """Train a tiny DiT by the shipped training of a class-conditional denoiser, and return the model folder."""
+    changes = [(U_NET, DIT), ("{classes: 10, width: 128}", "{classes: 10, width: 16}")]
+    workflow = changed(WORKFLOWS / "train" / "class_denoiser.yaml", changes, folder)
+    outputs = load_workflow(workflow, cache="off").run(
+        steps=3, batch=4, path=str(folder / "model"), checkpoint=str(folder / "checkpoint")
+    )
+    assert torch.isfinite(torch.as_tensor(outputs["loss"])).all()
+    return folder / "model"
+
+
+def test_a_dit_trains_and_its_bundle_draws_what_the_engine_draws(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    model = train(tmp_path)
+    denoiser = load_part(model, "denoiser", device=torch.device("cpu"), dtype=torch.float32)
+    assert denoiser.network.final_layer.linear.weight.any()  # type: ignore[union-attr]
+    save_parts(model, {"denoiser": randomise(denoiser)}, dtype=torch.float32)
+    workflow = changed(WORKFLOWS / "class_cfg.yaml", [('"pkg:fashion_class"', f'"{model}"')], tmp_path)
+    exported = made(workflow, tmp_path, steps=2, batch=2)
+    expected = exported.engine(tmp_path / "model", steps=2, batch=2)
+    actual = exported.run()
+    assert expected["image"].std() > 0.1
+    assert difference(actual, expected) <= LEVEL
