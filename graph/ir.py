@@ -8,8 +8,9 @@ in a loop's body, ``guided/cond`` for a node of the sub-workflow that node ``gui
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
@@ -143,6 +144,11 @@ class Call:
             else:
                 yield sources
 
+    @cached_property
+    def dependencies(self) -> tuple[str, ...]:
+        """The keys of the operations whose outputs this call reads."""
+        return _list_producers(self.sources())
+
     def parameters(self) -> Iterator[tuple[str, Port]]:
         """Each parameter that this call reads, with its port or setting; for one in a list, a port for one element."""
         for name, source in self.links():
@@ -226,6 +232,11 @@ class Loop:
         yield from self.option_sources()
         yield from self.block.outer_sources(self.key)
 
+    @cached_property
+    def dependencies(self) -> tuple[str, ...]:
+        """The keys of the operations outside whose outputs the loop reads."""
+        return _list_producers(self.sources())
+
     @property
     def block(self) -> Block:
         return Block(self.body, self.roots())
@@ -275,6 +286,10 @@ class Loop:
         )
 
 
+def _list_producers(sources: Iterable[Source]) -> tuple[str, ...]:
+    return tuple([source.op for source in sources if isinstance(source, Output)])
+
+
 def map_links(links: Mapping[str, Source], change: Callable[[Source], Source]) -> dict[str, Source]:
     return {name: change(source) for name, source in links.items()}
 
@@ -315,11 +330,11 @@ def walk(ops: Mapping[str, Op], *, previews: bool = True) -> Iterator[Op]:
     """Every operation, each loop before its body; ``previews``: those of previews too."""
     stack: list[Iterator[Op]] = [iter(ops.values())]
     while stack:
-        op = next(stack[-1], None)
-        if op is None:
+        for op in stack[-1]:
+            yield op
+            if isinstance(op, Loop):
+                blocks = op.blocks() if previews else (op.block,)
+                stack.append(chain.from_iterable(block.ops.values() for block in blocks))
+                break
+        else:
             stack.pop()
-            continue
-        yield op
-        if isinstance(op, Loop):
-            blocks = op.blocks() if previews else (op.block,)
-            stack.append(chain.from_iterable(block.ops.values() for block in blocks))

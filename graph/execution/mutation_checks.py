@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from guidegraph.graph.execution.call import PortError
 from guidegraph.graph.ir import Call
-from guidegraph.graph.planning.steps import Slot, Step, read_slots
+from guidegraph.graph.planning.steps import Slot, Step
 from guidegraph.graph.types import describe_value, is_tensor
 from guidegraph.graph.values.ownership import change_count
 
@@ -25,7 +25,7 @@ def input_states(step: Step, slots: Sequence[Any]) -> dict[Slot, InputState]:
     """
     return {
         slot: tuple(_change_counts(slots[slot], DEPTH))
-        for slot in read_slots(step)
+        for slot in step.reads
         if not isinstance(slots[slot], _IMMUTABLE)
     }
 

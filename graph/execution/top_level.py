@@ -20,10 +20,10 @@ from guidegraph.graph.execution.mutation_checks import check_unchanged, input_st
 from guidegraph.graph.execution.placement import Placement
 from guidegraph.graph.execution.run_record import Delivery, RunRecord
 from guidegraph.graph.frozen_models import freeze
-from guidegraph.graph.ir import Call, Op
+from guidegraph.graph.ir import Call
 from guidegraph.graph.memory.weights import Mover
 from guidegraph.graph.planning.plan import Plan
-from guidegraph.graph.planning.steps import RegionPlan, Step, read_slots
+from guidegraph.graph.planning.steps import RegionPlan, Step
 from guidegraph.graph.resolution.wiring_checks import WiringChecks
 
 
@@ -66,24 +66,28 @@ class TopLevel:
 
     def _start_io(self, slots: list[Any]) -> IoThreads:
         """Start the nodes marked ``io`` that depend on no other node on threads."""
-        region, is_free = self.region, self.placement.is_free
-        ready = {slot for slot, _ in region.constants} | {slot for _, slot in region.inputs}
-        steps = [s for s in region.steps if isinstance(s.op, Call) and s.op.spec.io and ready.issuperset(read_slots(s))]
-        steps = [step for step in steps if is_free(step)]
+        region = self.region
+        steps = [step for step in region.steps if isinstance(step.op, Call) and step.op.spec.io]
+        if steps:
+            ready = {slot for slot, _ in region.constants} | {slot for _, slot in region.inputs}
+            steps = [step for step in steps if ready.issuperset(step.reads) and self.placement.is_free(step)]
         return IoThreads(steps if len(steps) > 1 else [], slots)
 
     def _execute(self, step: Step, slots: list[Any]) -> None:
         self.context.cancel.check()
-        ops = step.ops
-        self.record.start_nodes(ops)
+        if self.record.observers:
+            self.record.start_nodes(step.ops)
         seconds = self._run(step, slots)
         for slot in step.outs:
             freeze(slots[slot])
-        self._keep(step, ops, slots, seconds)
+        if self.caches.enabled:
+            self._keep(step, slots)
+        for op in step.ops:
+            self.record.finish_node(op, self.plan.digests[op.key], seconds, "computed")
         if self.wiring.awaited:
             self.wiring.check(dict(zip(step.outputs(), (slots[slot] for slot in step.outs), strict=True)))
         if self.delivery.waiting:
-            self.delivery.deliver(step.outputs(), slots)
+            self.delivery.deliver(step.outs, slots)
         if self.placement.residency is not None:
             with self.record.report_failure():
                 self.placement.finish(step, slots)
@@ -93,7 +97,10 @@ class TopLevel:
         states = input_states(step, slots)
         started = time.perf_counter()
         try:
-            self.placement.run(step, slots, self._compute)
+            if self.placement.residency is None:
+                self._compute(step, slots)
+            else:
+                self.placement.run(step, slots, self._compute)
             seconds = time.perf_counter() - started
             try:
                 check_unchanged(step, slots, states)
@@ -119,13 +126,12 @@ class TopLevel:
         except Exception as error:
             raise node_error(step, error) from error
 
-    def _keep(self, step: Step, ops: tuple[Op, ...], slots: list[Any], seconds: float) -> None:
-        """Put the values of a step into the caches, and record that its operations are done."""
+    def _keep(self, step: Step, slots: list[Any]) -> None:
+        """Put the values of a step into the caches."""
         position = 0
-        for op in ops:
+        for op in step.ops:
             digest = self.plan.digests[op.key]
             end = position + len(op.outputs)
             if self.caches.accept(digest):
                 self.caches.put(digest, tuple(slots[slot] for slot in step.outs[position:end]))
             position = end
-            self.record.finish_node(op, digest, seconds, "computed")

@@ -265,6 +265,9 @@ def skip(ops: Ops, values: Mapping[Source, Any]) -> tuple[dict[str, Op], dict[So
             aliases.update(body_aliases)
             skipped[op.key] = replace(op, body=body)
             continue
+        if op.spec.identity is None and op.spec.needs is None:
+            skipped[op.key] = op
+            continue
         port = _identity_port(op, values)
         source = op.inputs.get(port) if port else None
         if port and source is not None and not isinstance(source, Many) and len(op.outputs) == 1:

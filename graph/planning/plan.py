@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from guidegraph.graph.ir import Choice, Graph, Literal, Op, Param, walk
+from guidegraph.graph.memory.pause_collector import pause_collector
 from guidegraph.graph.planning.admission import check_shapes
 from guidegraph.graph.planning.digest import Digests
 from guidegraph.graph.planning.make_choices import make_choices, make_parameter_choices
@@ -44,6 +45,7 @@ class Plan:
         return _make_plan(self.graph, self.config, self.bound, self.output_sources, branches, self.given_paths)
 
 
+@pause_collector()
 def compile_plan(graph: Graph, values: Mapping[str, Any], config: RunConfig | None = None) -> Plan:
     """Bind the parameters, make the choices that they decide, and apply the graph passes as they are listed.
 

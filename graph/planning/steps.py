@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from guidegraph.graph.ir import Call, Carry, Choice, Index, Item, Literal, Loop, Many, Op, Output, Source, Sources
-from guidegraph.graph.node import Watch
+from guidegraph.graph.node import NodeSpec, Watch
 from guidegraph.graph.planning.batch import BatchCall, group_siblings
 from guidegraph.graph.planning.choice_branches import choose_branch, find_next_choices, find_optional_operations
 from guidegraph.graph.planning.digest import is_pure
@@ -32,8 +32,8 @@ class Step:
     position. wired: ports and settings passed by name. constants: literal settings. outs: the slot of each output.
     checks: a type check for each output; None if any value fits. named: the outputs are a NamedTuple.
     plain: there are only positional arguments and constants, and nothing to check.
-    validated: wired settings to validate. mutable: constants that are copied for each call. frees: slots that this step
-    is the last to use. members: the calls of a batch.
+    validated: wired settings to validate. mutable: constants that are copied for each call. reads: all slots that the
+    step reads. frees: slots that it is the last to use. members: the calls of a batch.
     body: of a loop. closure: the sources that a loop reads from outside. watch: the process state to restore after it.
     ops: the operation that the step runs, or the calls of a batch.
     """
@@ -44,6 +44,7 @@ class Step:
     wired: tuple[tuple[str, Slot | tuple[Slot, ...]], ...]
     constants: dict[str, Any]
     outs: tuple[Slot, ...]
+    reads: tuple[Slot, ...]
     named: bool
     plain: bool
     validated: tuple[str, ...] = ()
@@ -76,22 +77,23 @@ class RegionPlan:
 
 
 class Slots:
-    """The slots of a region by source."""
+    """The slots of a region by source. The outputs of its operations are kept by key and name, which is faster."""
 
     def __init__(self) -> None:
-        self.by_source: dict[Source, Slot] = {}
         self.constants: list[tuple[Slot, Any]] = []
         self.inputs: list[tuple[Source, Slot]] = []
         self.size = 0
-
-    def new(self) -> Slot:
-        self.size += 1
-        return self.size - 1
+        self._outputs: dict[str, dict[str, Slot]] = {}
+        self._by_source: dict[Source, Slot] = {}
+        self._checks: dict[int, tuple[OutputCheck | None, ...]] = {}
 
     def of(self, source: Source) -> Slot:
-        slot = self.by_source.get(source)
+        if isinstance(source, Output) and source.op in self._outputs:
+            return self._outputs[source.op][source.name]
+        slot = self._by_source.get(source)
         if slot is None:
-            slot = self.by_source[source] = self.new()
+            slot = self._by_source[source] = self.size
+            self.size += 1
             if isinstance(source, Literal):
                 self.constants.append((slot, source.value))
             else:
@@ -102,24 +104,34 @@ class Slots:
         return tuple(map(self.of, sources.sources)) if isinstance(sources, Many) else self.of(sources)
 
     def outputs(self, op: Op) -> tuple[Slot, ...]:
-        slots = []
-        for name in op.outputs:
-            slot = self.by_source[Output(op.key, name)] = self.new()
-            slots.append(slot)
-        return tuple(slots)
+        """New slots for the outputs of an operation."""
+        names = op.outputs
+        slots = tuple(range(self.size, self.size + len(names)))
+        self.size += len(names)
+        self._outputs[op.key] = dict(zip(names, slots, strict=True))
+        return slots
+
+    def output_checks(self, spec: NodeSpec) -> tuple[OutputCheck | None, ...]:
+        """The checks of a node's outputs, made once for all of its calls."""
+        checks = self._checks.get(id(spec))
+        if checks is None:
+            checks = self._checks[id(spec)] = tuple(map(make_output_check, spec.outputs.values()))
+        return checks
 
 
 def call_step(call: Call, slots: Slots) -> Step:
     """The step of a call. Leading ports are passed by position, which saves building a dict."""
+    spec = call.spec
     args: list[Slot | tuple[Slot, ...]] = []
-    names = iter(call.spec.inputs)
-    for name in names:
+    wired: list[tuple[str, Slot | tuple[Slot, ...]]] = []
+    for position, name in enumerate(spec.inputs):
         if name not in call.inputs:
-            break
-        args.append(slots.each(call.inputs[name]))
-    wired: list[tuple[str, Slot | tuple[Slot, ...]]] = [
-        (name, slots.each(call.inputs[name])) for name in names if name in call.inputs
-    ]
+            continue
+        slot = slots.each(call.inputs[name])
+        if position == len(args):
+            args.append(slot)
+        else:
+            wired.append((name, slot))
     constants: dict[str, Any] = {}
     validated: list[str] = []
     for name, source in call.settings.items():
@@ -128,43 +140,46 @@ def call_step(call: Call, slots: Slots) -> Step:
         else:
             wired.append((name, slots.each(source)))
             validated.append(name)
-    mutable = tuple(name for name, value in constants.items() if is_mutable(value))
-    plain = not wired and not any(isinstance(a, tuple) for a in args) and not call.checks and not mutable
+    reads = _flatten_slots([*args, *[slot for _, slot in wired]])
+    mutable = [name for name, value in constants.items() if is_mutable(value)]
     return Step(
         call,
-        call.spec.function,
+        spec.function,
         tuple(args),
         tuple(wired),
         constants,
         slots.outputs(call),
-        call.spec.named_outputs,
-        plain,
-        tuple(validated),
-        mutable,
-        tuple(map(make_output_check, call.outputs.values())),
-        watch=call.spec.watch,
+        reads,
+        spec.named_outputs,
+        plain=not wired and reads == tuple(args) and not call.checks and not mutable,
+        validated=tuple(validated),
+        mutable=tuple(mutable),
+        checks=slots.output_checks(spec),
+        watch=spec.watch,
     )
 
 
-def read_slots(step: Step) -> Iterable[Slot]:
-    """The slots that a step reads."""
-    for member in step.members:
-        yield from read_slots(member)
-    for slot in (*step.args, *(s for _, s in step.wired)):
+def _flatten_slots(slots: list[Slot | tuple[Slot, ...]]) -> tuple[Slot, ...]:
+    """The slots with those of lists of links one by one."""
+    flat: list[Slot] = []
+    for slot in slots:
         if isinstance(slot, tuple):
-            yield from slot
+            flat += slot
         else:
-            yield slot
-    yield from (slot for _, slot in step.closure)
+            flat.append(slot)
+    return tuple(flat)
 
 
 def free_after_last_use(steps: list[Step], kept: set[Slot]) -> None:
     """Set ``frees`` of each step: the slots, except for those ``kept``, that it is the last to use."""
     seen = set(kept)
     for step in reversed(steps):
-        last = {slot for slot in (*read_slots(step), *step.outs) if slot not in seen}
-        seen |= last
-        step.frees = tuple(sorted(last))
+        frees: list[Slot] = []
+        for slot in step.reads + step.outs:
+            if slot not in seen:
+                seen.add(slot)
+                frees.append(slot)
+        step.frees = tuple(frees)
 
 
 @dataclass
@@ -340,11 +355,13 @@ def _step(op: Op | BatchCall, slots: Slots, passes: frozenset[str]) -> Step:
     if isinstance(op, BatchCall):
         members = tuple(call_step(call, slots) for call in op.calls)
         outs = tuple(slot for member in members for slot in member.outs)
-        return Step(op, None, (), (), {}, outs, True, False, members=members, watch=members[0].watch)
+        reads = tuple(slot for member in members for slot in member.reads)
+        return Step(op, None, (), (), {}, outs, reads, True, False, members=members, watch=members[0].watch)
     if isinstance(op, Call):
         return call_step(op, slots)
     closure = tuple((s, slots.of(s)) for s in dict.fromkeys(op.sources()))
-    return Step(op, None, (), (), {}, slots.outputs(op), True, False, body=plan_body(op, passes), closure=closure)
+    reads, body = tuple(slot for _, slot in closure), plan_body(op, passes)
+    return Step(op, None, (), (), {}, slots.outputs(op), reads, True, False, body=body, closure=closure)
 
 
 def plan_body(loop: Loop, passes: frozenset[str]) -> BodyPlan:
