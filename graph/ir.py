@@ -18,6 +18,8 @@ from typing import Any, ClassVar, NamedTuple, Self
 from guidegraph.graph.errors import Mark
 from guidegraph.graph.node import NodeSpec, Port
 from guidegraph.graph.types import PortType
+from guidegraph.graph.values.output_check import OutputCheck, make_output_check
+from guidegraph.graph.values.ownership import is_mutable
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,25 @@ class Parameter:
     base: Path
 
 
+class CallLayout(NamedTuple):
+    """How a call passes its arguments, which is the same in every plan.
+
+    leading: the sources of the leading ports, which are passed by position. named: the other sources, passed by the
+    name of their port or setting. validated: the settings among those. constants: literal settings. mutable: those that
+    are copied for each call. checks: a type check for each output; ``None`` if any value fits.
+    flat: there are no named sources and no lists of links. plain: also, there is nothing to check or to copy.
+    """
+
+    leading: tuple[Sources, ...]
+    named: tuple[tuple[str, Sources], ...]
+    validated: tuple[str, ...]
+    constants: dict[str, Any]
+    mutable: tuple[str, ...]
+    checks: tuple[OutputCheck | None, ...]
+    flat: bool
+    plain: bool
+
+
 @dataclass(frozen=True)
 class Call:
     """One call of a node.
@@ -148,6 +169,28 @@ class Call:
     def dependencies(self) -> tuple[str, ...]:
         """The keys of the operations whose outputs this call reads."""
         return _list_producers(self.sources())
+
+    @cached_property
+    def layout(self) -> CallLayout:
+        """How the arguments are passed. Leading ports are passed by position, which saves building a dict."""
+        names = [*self.spec.inputs]
+        count = next((i for i, name in enumerate(names) if name not in self.inputs), len(names))
+        leading = tuple([self.inputs[name] for name in names[:count]])
+        named = [(name, self.inputs[name]) for name in names[count:] if name in self.inputs]
+        linked = [(name, source) for name, source in self.settings.items() if not isinstance(source, Literal)]
+        constants = {name: source.value for name, source in self.settings.items() if isinstance(source, Literal)}
+        mutable = tuple([name for name, value in constants.items() if is_mutable(value)])
+        flat = not named and not linked and not any(isinstance(sources, Many) for sources in leading)
+        return CallLayout(
+            leading,
+            (*named, *linked),
+            tuple([name for name, _ in linked]),
+            constants,
+            mutable,
+            tuple(map(make_output_check, self.outputs.values())),
+            flat,
+            flat and not self.checks and not mutable,
+        )
 
     def parameters(self) -> Iterator[tuple[str, Port]]:
         """Each parameter that this call reads, with its port or setting; for one in a list, a port for one element."""
@@ -324,6 +367,20 @@ class Graph:
     @property
     def name(self) -> str:
         return self.file.stem
+
+    @cached_property
+    def has_choices(self) -> bool:
+        return any(isinstance(op, Choice) for op in walk(self.ops))
+
+    @cached_property
+    def has_checks(self) -> bool:
+        """Whether a node checks its wiring (the trait ``check``)."""
+        return any(isinstance(op, Call) and op.spec.check is not None for op in walk(self.ops))
+
+    @cached_property
+    def has_files(self) -> bool:
+        """Whether a node names files, or a loop may write some."""
+        return any(isinstance(op, Loop) or op.spec.path_ports for op in walk(self.ops))
 
 
 def walk(ops: Mapping[str, Op], *, previews: bool = True) -> Iterator[Op]:

@@ -14,7 +14,8 @@ from guidegraph.graph.values.ownership import change_count
 
 InputState: TypeAlias = tuple[int, ...]
 DEPTH = 4
-_IMMUTABLE = (int, float, str, type(None))
+PLAIN = (int, float, str, type(None))
+"""Types of values that cannot be changed and hold no tensors."""
 
 
 def input_states(step: Step, slots: Sequence[Any]) -> dict[Slot, InputState]:
@@ -24,9 +25,7 @@ def input_states(step: Step, slots: Sequence[Any]) -> dict[Slot, InputState]:
     classes are not inspected, and writes through NumPy or ``.data`` are not detected.
     """
     return {
-        slot: tuple(_change_counts(slots[slot], DEPTH))
-        for slot in step.reads
-        if not isinstance(slots[slot], _IMMUTABLE)
+        slot: tuple(_change_counts(slots[slot], DEPTH)) for slot in step.reads if not isinstance(slots[slot], PLAIN)
     }
 
 

@@ -23,8 +23,7 @@ from guidegraph.graph.planning.admission import check_machine
 from guidegraph.graph.planning.choice_branches import find_next_choices, make_effect_test
 from guidegraph.graph.planning.dependencies import find_dependencies
 from guidegraph.graph.planning.plan import Plan, compile_plan
-from guidegraph.graph.planning.steps import flatten_region
-from guidegraph.graph.resolution.wiring_checks import WiringChecks, order_for_checks
+from guidegraph.graph.resolution.wiring_checks import WiringChecks
 from guidegraph.graph.run_config import RunConfig
 from guidegraph.graph.training.run_training import run_training
 from guidegraph.graph.trust.file_checks import restrict_reads
@@ -122,12 +121,11 @@ class _Runner:
         with pause_collector():
             ops, origins = self._split_by_cache([choice.when for choice in choices])
             check_machine(ops)
-            ops = order_for_checks(ops)
             outputs = {} if choices else self.plan.outputs
-            roots = [source for source, _ in outputs.values()]
             if choices:
-                roots = list_sources_to_hold(ops, self.plan, self.config.prunes)
-            region = flatten_region(ops, roots, self.config.passes, pruned=True)
+                region = self.plan.flatten(ops, list_sources_to_hold(ops, self.plan, self.config.prunes))
+            else:
+                region = self.plan.flatten_rest(ops)
         self.record.start_run(self.plan.graph.name, len(self.plan.ops) if choices else len(ops) + len(origins))
         slots = fill_slots(region, {source: self.held.value(source, self.plan) for source, _ in region.inputs})
         for key, origin in origins.items():

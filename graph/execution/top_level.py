@@ -16,7 +16,7 @@ from guidegraph.graph.execution.interpreter import run_steps
 from guidegraph.graph.execution.io_threads import IoThreads
 from guidegraph.graph.execution.loop import run_step
 from guidegraph.graph.execution.loop_context import LoopContext
-from guidegraph.graph.execution.mutation_checks import check_unchanged, input_states
+from guidegraph.graph.execution.mutation_checks import PLAIN, check_unchanged, input_states
 from guidegraph.graph.execution.placement import Placement
 from guidegraph.graph.execution.run_record import Delivery, RunRecord
 from guidegraph.graph.frozen_models import freeze
@@ -79,7 +79,8 @@ class TopLevel:
             self.record.start_nodes(step.ops)
         seconds = self._run(step, slots)
         for slot in step.outs:
-            freeze(slots[slot])
+            if not isinstance(slots[slot], PLAIN):
+                freeze(slots[slot])
         if self.caches.enabled:
             self._keep(step, slots)
         for op in step.ops:
@@ -94,18 +95,21 @@ class TopLevel:
 
     def _run(self, step: Step, slots: list[Any]) -> float:
         """Compute a step, and check that it did not change its inputs. Returns the seconds."""
-        states = input_states(step, slots)
+        states = input_states(step, slots) if step.reads else {}
         started = time.perf_counter()
         try:
-            if self.placement.residency is None:
+            if self.placement.residency is None and not self.futures:
+                run_step(step, slots, self.context, self.plan)
+            elif self.placement.residency is None:
                 self._compute(step, slots)
             else:
                 self.placement.run(step, slots, self._compute)
             seconds = time.perf_counter() - started
-            try:
-                check_unchanged(step, slots, states)
-            except PortError as error:
-                raise node_error(step, error) from error
+            if states:
+                try:
+                    check_unchanged(step, slots, states)
+                except PortError as error:
+                    raise node_error(step, error) from error
         except NodeError as error:
             self.record.fail_node(error)
             raise
@@ -115,7 +119,7 @@ class TopLevel:
         return seconds
 
     def _compute(self, step: Step, slots: list[Any]) -> None:
-        future = self.futures.get(id(step)) if self.futures else None
+        future = self.futures.get(id(step))
         if future is None:
             run_step(step, slots, self.context, self.plan)
             return

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import guidegraph_runtime
-from guidegraph.graph.ir import Call, Carry, Item, Literal, Loop, Many, Op, Output, Param, Source, Sources
+from guidegraph.graph.ir import Call, Carry, Item, Literal, Loop, Many, Op, Output, Param, Sources
 from guidegraph.graph.node import NodeSpec, Port
 from guidegraph.graph.trust.effects import list_companions
 from guidegraph.graph.trust.file_checks import open_regular
@@ -208,14 +208,13 @@ class Digests(dict[str, str]):
             if self.structural and spec.startswith(FRESH):
                 spec = digest_strings(call.spec.id, call.spec.version, call.spec.distribution, self.device_key)
             self._specs[id(call.spec)] = spec
-        arguments = [(name, self.source(value)) for name, value in call.arguments()]
-        companions = [
-            pair
-            for name, value in call.settings.items()
-            if name in call.spec.path_ports
-            for pair in _companion_digests(call.spec.settings[name], value)
-        ]
-        return digest_pairs([("node", spec), *arguments, *companions])
+        pairs = [("node", spec)]
+        for links in (call.inputs, call.settings):
+            for name, sources in links.items():
+                pairs.append((name, self.source(sources)))
+        for name in call.settings if call.spec.path_ports else ():
+            pairs += _companion_digests(call.spec.settings[name], call.settings[name])
+        return digest_pairs(pairs)
 
     def loop_digest(self, loop: Loop, *, without: Collection[str] = ()) -> str:
         """The digest of a loop as one unit. without: names of parts to leave out."""

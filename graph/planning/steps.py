@@ -10,16 +10,28 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from guidegraph.graph.ir import Call, Carry, Choice, Index, Item, Literal, Loop, Many, Op, Output, Source, Sources
-from guidegraph.graph.node import NodeSpec, Watch
+from guidegraph.graph.ir import (
+    Call,
+    CallLayout,
+    Carry,
+    Choice,
+    Index,
+    Item,
+    Literal,
+    Loop,
+    Many,
+    Op,
+    Output,
+    Source,
+    Sources,
+)
+from guidegraph.graph.node import Watch
 from guidegraph.graph.planning.batch import BatchCall, group_siblings
 from guidegraph.graph.planning.choice_branches import choose_branch, find_next_choices, find_optional_operations
 from guidegraph.graph.planning.digest import is_pure
 from guidegraph.graph.planning.last_result import cache_last_result
 from guidegraph.graph.planning.make_choices import make_choices
 from guidegraph.graph.planning.passes import drop_ports, find_unneeded_ports, hoist, prune
-from guidegraph.graph.values.output_check import OutputCheck, make_output_check
-from guidegraph.graph.values.ownership import is_mutable
 
 Slot = int
 
@@ -28,37 +40,27 @@ Slot = int
 class Step:
     """A call, a batch of calls or a loop, with slots for arguments and outputs.
 
-    function: of the node; None for a loop or a batch. args: slots (or tuples of slots) of leading ports, passed by
-    position. wired: ports and settings passed by name. constants: literal settings. outs: the slot of each output.
-    checks: a type check for each output; None if any value fits. named: the outputs are a NamedTuple.
-    plain: there are only positional arguments and constants, and nothing to check.
-    validated: wired settings to validate. mutable: constants that are copied for each call. reads: all slots that the
-    step reads. frees: slots that it is the last to use. members: the calls of a batch.
-    body: of a loop. closure: the sources that a loop reads from outside. watch: the process state to restore after it.
-    ops: the operation that the step runs, or the calls of a batch.
+    ops: the operation that the step runs, or the calls of a batch. function: of the node; None for a loop or a batch.
+    args: slots (or tuples of slots) of leading ports, passed by position. wired: those passed by the name of their port
+    or setting. layout: of a call. outs: the slot of each output. reads: all slots that the step reads. plain: see
+    ``CallLayout``. watch: the process state to restore after it. frees: slots that this step is the last to use.
+    members: the calls of a batch. body: of a loop. closure: the sources that a loop reads from outside.
     """
 
     op: Call | Loop | BatchCall
-    function: Callable[..., Any] | None
-    args: tuple[Slot | tuple[Slot, ...], ...]
-    wired: tuple[tuple[str, Slot | tuple[Slot, ...]], ...]
-    constants: dict[str, Any]
+    ops: tuple[Op, ...]
     outs: tuple[Slot, ...]
     reads: tuple[Slot, ...]
-    named: bool
-    plain: bool
-    validated: tuple[str, ...] = ()
-    mutable: tuple[str, ...] = ()
-    checks: tuple[OutputCheck | None, ...] = ()
+    function: Callable[..., Any] | None = None
+    args: tuple[Slot | tuple[Slot, ...], ...] = ()
+    wired: tuple[tuple[str, Slot | tuple[Slot, ...]], ...] = ()
+    layout: CallLayout | None = None
+    plain: bool = False
+    watch: Watch = "nothing"
     frees: tuple[Slot, ...] = ()
     members: tuple[Step, ...] = ()
     body: BodyPlan | None = None
     closure: tuple[tuple[Source, Slot], ...] = ()
-    watch: Watch = "nothing"
-    ops: tuple[Op, ...] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.ops = self.op.calls if isinstance(self.op, BatchCall) else (self.op,)
 
     def outputs(self) -> list[Output]:
         """The outputs that the step computes, in the order of ``outs``."""
@@ -85,7 +87,6 @@ class Slots:
         self.size = 0
         self._outputs: dict[str, dict[str, Slot]] = {}
         self._by_source: dict[Source, Slot] = {}
-        self._checks: dict[int, tuple[OutputCheck | None, ...]] = {}
 
     def of(self, source: Source) -> Slot:
         if isinstance(source, Output) and source.op in self._outputs:
@@ -103,63 +104,28 @@ class Slots:
     def each(self, sources: Sources) -> Slot | tuple[Slot, ...]:
         return tuple(map(self.of, sources.sources)) if isinstance(sources, Many) else self.of(sources)
 
-    def outputs(self, op: Op) -> tuple[Slot, ...]:
+    def outputs(self, key: str, names: Collection[str]) -> tuple[Slot, ...]:
         """New slots for the outputs of an operation."""
-        names = op.outputs
         slots = tuple(range(self.size, self.size + len(names)))
         self.size += len(names)
-        self._outputs[op.key] = dict(zip(names, slots, strict=True))
+        self._outputs[key] = dict(zip(names, slots, strict=True))
         return slots
-
-    def output_checks(self, spec: NodeSpec) -> tuple[OutputCheck | None, ...]:
-        """The checks of a node's outputs, made once for all of its calls."""
-        checks = self._checks.get(id(spec))
-        if checks is None:
-            checks = self._checks[id(spec)] = tuple(map(make_output_check, spec.outputs.values()))
-        return checks
 
 
 def call_step(call: Call, slots: Slots) -> Step:
-    """The step of a call. Leading ports are passed by position, which saves building a dict."""
-    spec = call.spec
-    args: list[Slot | tuple[Slot, ...]] = []
-    wired: list[tuple[str, Slot | tuple[Slot, ...]]] = []
-    for position, name in enumerate(spec.inputs):
-        if name not in call.inputs:
-            continue
-        slot = slots.each(call.inputs[name])
-        if position == len(args):
-            args.append(slot)
-        else:
-            wired.append((name, slot))
-    constants: dict[str, Any] = {}
-    validated: list[str] = []
-    for name, source in call.settings.items():
-        if isinstance(source, Literal):
-            constants[name] = source.value
-        else:
-            wired.append((name, slots.each(source)))
-            validated.append(name)
-    reads = _flatten_slots([*args, *[slot for _, slot in wired]])
-    mutable = [name for name, value in constants.items() if is_mutable(value)]
-    return Step(
-        call,
-        spec.function,
-        tuple(args),
-        tuple(wired),
-        constants,
-        slots.outputs(call),
-        reads,
-        spec.named_outputs,
-        plain=not wired and reads == tuple(args) and not call.checks and not mutable,
-        validated=tuple(validated),
-        mutable=tuple(mutable),
-        checks=slots.output_checks(spec),
-        watch=spec.watch,
-    )
+    """The step of a call."""
+    spec, layout = call.spec, call.layout
+    args = tuple([slots.each(sources) for sources in layout.leading])
+    if layout.flat:
+        wired, reads = (), args
+    else:
+        wired = tuple([(name, slots.each(sources)) for name, sources in layout.named])
+        reads = _flatten_slots([*args, *[slot for _, slot in wired]])
+    outs = slots.outputs(call.key, spec.outputs)
+    return Step(call, (call,), outs, reads, spec.function, args, wired, layout, layout.plain, spec.watch)
 
 
-def _flatten_slots(slots: list[Slot | tuple[Slot, ...]]) -> tuple[Slot, ...]:
+def _flatten_slots(slots: Iterable[Slot | tuple[Slot, ...]]) -> tuple[Slot, ...]:
     """The slots with those of lists of links one by one."""
     flat: list[Slot] = []
     for slot in slots:
@@ -356,12 +322,12 @@ def _step(op: Op | BatchCall, slots: Slots, passes: frozenset[str]) -> Step:
         members = tuple(call_step(call, slots) for call in op.calls)
         outs = tuple(slot for member in members for slot in member.outs)
         reads = tuple(slot for member in members for slot in member.reads)
-        return Step(op, None, (), (), {}, outs, reads, True, False, members=members, watch=members[0].watch)
+        return Step(op, op.calls, outs, reads, watch=members[0].watch, members=members)
     if isinstance(op, Call):
         return call_step(op, slots)
     closure = tuple((s, slots.of(s)) for s in dict.fromkeys(op.sources()))
-    reads, body = tuple(slot for _, slot in closure), plan_body(op, passes)
-    return Step(op, None, (), (), {}, slots.outputs(op), reads, True, False, body=body, closure=closure)
+    reads, outs = tuple(slot for _, slot in closure), slots.outputs(op.key, op.outputs)
+    return Step(op, (op,), outs, reads, body=plan_body(op, passes), closure=closure)
 
 
 def plan_body(loop: Loop, passes: frozenset[str]) -> BodyPlan:
