@@ -106,14 +106,14 @@ class Parameter:
 class CallLayout(NamedTuple):
     """How a call passes its arguments, which is the same in every plan.
 
-    leading: the sources of the leading ports, which are passed by position. named: the other sources, passed by the
+    leading: the sources of the leading ports, which are passed by position. by_name: the other sources, passed by the
     name of their port or setting. validated: the settings among those. constants: literal settings. mutable: those that
     are copied for each call. checks: a type check for each output; ``None`` if any value fits.
     flat: there are no named sources and no lists of links. plain: also, there is nothing to check or to copy.
     """
 
     leading: tuple[Sources, ...]
-    named: tuple[tuple[str, Sources], ...]
+    by_name: tuple[tuple[str, Sources], ...]
     validated: tuple[str, ...]
     constants: dict[str, Any]
     mutable: tuple[str, ...]
@@ -176,14 +176,14 @@ class Call:
         names = [*self.spec.inputs]
         count = next((i for i, name in enumerate(names) if name not in self.inputs), len(names))
         leading = tuple([self.inputs[name] for name in names[:count]])
-        named = [(name, self.inputs[name]) for name in names[count:] if name in self.inputs]
+        by_name = [(name, self.inputs[name]) for name in names[count:] if name in self.inputs]
         linked = [(name, source) for name, source in self.settings.items() if not isinstance(source, Literal)]
         constants = {name: source.value for name, source in self.settings.items() if isinstance(source, Literal)}
         mutable = tuple([name for name, value in constants.items() if is_mutable(value)])
-        flat = not named and not linked and not any(isinstance(sources, Many) for sources in leading)
+        flat = not by_name and not linked and not any(isinstance(sources, Many) for sources in leading)
         return CallLayout(
             leading,
-            (*named, *linked),
+            (*by_name, *linked),
             tuple([name for name, _ in linked]),
             constants,
             mutable,

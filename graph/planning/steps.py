@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 from guidegraph.graph.ir import (
     Call,
@@ -116,11 +116,8 @@ def call_step(call: Call, slots: Slots) -> Step:
     """The step of a call."""
     spec, layout = call.spec, call.layout
     args = tuple([slots.each(sources) for sources in layout.leading])
-    if layout.flat:
-        wired, reads = (), args
-    else:
-        wired = tuple([(name, slots.each(sources)) for name, sources in layout.named])
-        reads = _flatten_slots([*args, *[slot for _, slot in wired]])
+    wired = tuple([(name, slots.each(sources)) for name, sources in layout.by_name]) if layout.by_name else ()
+    reads = cast("tuple[Slot, ...]", args) if layout.flat else _flatten_slots([*args, *[slot for _, slot in wired]])
     outs = slots.outputs(call.key, spec.outputs)
     return Step(call, (call,), outs, reads, spec.function, args, wired, layout, layout.plain, spec.watch)
 
