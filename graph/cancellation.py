@@ -26,16 +26,16 @@ class CancelToken:
     """A token that cancels a run: set by any thread or signal handler, checked between nodes and at every iteration."""
 
     def __init__(self) -> None:
-        self._event = threading.Event()
+        self._cancelled = False
 
     def cancel(self) -> None:
-        self._event.set()
+        self._cancelled = True
 
     @property
     def cancelled(self) -> bool:
-        return self._event.is_set()
+        return self._cancelled
 
     def check(self) -> None:
         """Raise ``Cancelled`` if the token is set."""
-        if self._event.is_set():
+        if self._cancelled:
             raise Cancelled("the run was cancelled")

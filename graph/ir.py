@@ -8,8 +8,9 @@ in a loop's body, ``guided/cond`` for a node of the sub-workflow that node ``gui
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
@@ -17,6 +18,8 @@ from typing import Any, ClassVar, NamedTuple, Self
 from guidegraph.graph.errors import Mark
 from guidegraph.graph.node import NodeSpec, Port
 from guidegraph.graph.types import PortType
+from guidegraph.graph.values.output_check import OutputCheck, make_output_check
+from guidegraph.graph.values.ownership import is_mutable
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,25 @@ class Parameter:
     base: Path
 
 
+class CallLayout(NamedTuple):
+    """How a call passes its arguments, which is the same in every plan.
+
+    leading: the sources of the leading ports, which are passed by position. by_name: the other sources, passed by the
+    name of their port or setting. validated: the settings among those. constants: literal settings. mutable: those that
+    are copied for each call. checks: a type check for each output; ``None`` if any value fits.
+    flat: there are no named sources and no lists of links. plain: also, there is nothing to check or to copy.
+    """
+
+    leading: tuple[Sources, ...]
+    by_name: tuple[tuple[str, Sources], ...]
+    validated: tuple[str, ...]
+    constants: dict[str, Any]
+    mutable: tuple[str, ...]
+    checks: tuple[OutputCheck | None, ...]
+    flat: bool
+    plain: bool
+
+
 @dataclass(frozen=True)
 class Call:
     """One call of a node.
@@ -142,6 +164,33 @@ class Call:
                 yield from sources.sources
             else:
                 yield sources
+
+    @cached_property
+    def dependencies(self) -> tuple[str, ...]:
+        """The keys of the operations whose outputs this call reads."""
+        return _list_producers(self.sources())
+
+    @cached_property
+    def layout(self) -> CallLayout:
+        """How the arguments are passed. Leading ports are passed by position, which saves building a dict."""
+        names = [*self.spec.inputs]
+        count = next((i for i, name in enumerate(names) if name not in self.inputs), len(names))
+        leading = tuple([self.inputs[name] for name in names[:count]])
+        by_name = [(name, self.inputs[name]) for name in names[count:] if name in self.inputs]
+        linked = [(name, source) for name, source in self.settings.items() if not isinstance(source, Literal)]
+        constants = {name: source.value for name, source in self.settings.items() if isinstance(source, Literal)}
+        mutable = tuple([name for name, value in constants.items() if is_mutable(value)])
+        flat = not by_name and not linked and not any(isinstance(sources, Many) for sources in leading)
+        return CallLayout(
+            leading,
+            (*by_name, *linked),
+            tuple([name for name, _ in linked]),
+            constants,
+            mutable,
+            tuple(map(make_output_check, self.outputs.values())),
+            flat,
+            flat and not self.checks and not mutable,
+        )
 
     def parameters(self) -> Iterator[tuple[str, Port]]:
         """Each parameter that this call reads, with its port or setting; for one in a list, a port for one element."""
@@ -226,6 +275,11 @@ class Loop:
         yield from self.option_sources()
         yield from self.block.outer_sources(self.key)
 
+    @cached_property
+    def dependencies(self) -> tuple[str, ...]:
+        """The keys of the operations outside whose outputs the loop reads."""
+        return _list_producers(self.sources())
+
     @property
     def block(self) -> Block:
         return Block(self.body, self.roots())
@@ -275,6 +329,10 @@ class Loop:
         )
 
 
+def _list_producers(sources: Iterable[Source]) -> tuple[str, ...]:
+    return tuple([source.op for source in sources if isinstance(source, Output)])
+
+
 def map_links(links: Mapping[str, Source], change: Callable[[Source], Source]) -> dict[str, Source]:
     return {name: change(source) for name, source in links.items()}
 
@@ -310,16 +368,30 @@ class Graph:
     def name(self) -> str:
         return self.file.stem
 
+    @cached_property
+    def has_choices(self) -> bool:
+        return any(isinstance(op, Choice) for op in walk(self.ops))
+
+    @cached_property
+    def has_checks(self) -> bool:
+        """Whether a node checks its wiring (the trait ``check``)."""
+        return any(isinstance(op, Call) and op.spec.check is not None for op in walk(self.ops))
+
+    @cached_property
+    def has_files(self) -> bool:
+        """Whether a node names files, or a loop may write some."""
+        return any(isinstance(op, Loop) or op.spec.path_ports for op in walk(self.ops))
+
 
 def walk(ops: Mapping[str, Op], *, previews: bool = True) -> Iterator[Op]:
     """Every operation, each loop before its body; ``previews``: those of previews too."""
     stack: list[Iterator[Op]] = [iter(ops.values())]
     while stack:
-        op = next(stack[-1], None)
-        if op is None:
+        for op in stack[-1]:
+            yield op
+            if isinstance(op, Loop):
+                blocks = op.blocks() if previews else (op.block,)
+                stack.append(chain.from_iterable(block.ops.values() for block in blocks))
+                break
+        else:
             stack.pop()
-            continue
-        yield op
-        if isinstance(op, Loop):
-            blocks = op.blocks() if previews else (op.block,)
-            stack.append(chain.from_iterable(block.ops.values() for block in blocks))

@@ -142,6 +142,11 @@ class NodeSpec:
         paths = any(Path in port.type.alternatives for port in self.settings.values())
         return bool(paths or self.extras or self.provides)
 
+    @cached_property
+    def path_ports(self) -> frozenset[str]:
+        """The ports and settings that name files or folders."""
+        return frozenset(name for name, port in self.ports.items() if port.type.is_path)
+
     @property
     def ports(self) -> dict[str, Port]:
         """The input ports and the settings."""

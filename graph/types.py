@@ -87,6 +87,11 @@ class PortType:
         """The alternative that takes a list of links, or ``None``."""
         return next((a for a in self.alternatives if isinstance(a, SequenceOf)), None)
 
+    @property
+    def is_path(self) -> bool:
+        """Whether a value may be the path of a file or folder, or a list of such paths."""
+        return any(a.element.is_path if isinstance(a, SequenceOf) else a is Path for a in self.alternatives)
+
 
 ANY = PortType((object,))
 

@@ -198,7 +198,8 @@ class Accelerator:
         device = self.config.device
         numbers = tuple(torch.tensor(number.value, dtype=torch.float32, device=device) for number in part.numbers)
         outs = tuple(slot for step in group.steps for slot in step.outs)
-        step = Step(BatchCall(part.calls), None, (), (), {}, outs, True, False, members=group.steps)
+        reads = tuple(slot for step in group.steps for slot in step.reads)
+        step = Step(BatchCall(part.calls), part.calls, outs, reads, members=group.steps)
         step.accelerated = PartStep(self, part, step, plan, numbers)
         return step
 

@@ -15,7 +15,7 @@ from guidegraph.graph.export.partition.subgraph import ExampleValue, PartPlan, p
 from guidegraph.graph.ir import Call, Carry, Item, Literal, Loop, Output, Param, Source, list_sources, walk
 from guidegraph.graph.planning.digest import digest_strings, source_digest, spec_digest, value_digest
 from guidegraph.graph.planning.plan import Plan
-from guidegraph.graph.planning.steps import RegionPlan, Step, read_slots
+from guidegraph.graph.planning.steps import RegionPlan, Step
 from guidegraph.graph.types import ANY, PortType
 
 
@@ -71,7 +71,7 @@ def make_part(group: StepGroup, region: RegionPlan, plan: Plan, *, lift: bool) -
         if source not in made and source not in lifted and not isinstance(source, Literal)
     )
     own_steps = {id(step) for step in group.steps}
-    slots_read = {slot for step in region.steps if id(step) not in own_steps for slot in read_slots(step)}
+    slots_read = {slot for step in region.steps if id(step) not in own_steps for slot in step.reads}
     slots_read |= set(region.results.values())
     results = [Output(call.key, name) for call in calls for name in call.outputs]
 

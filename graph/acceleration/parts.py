@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from guidegraph.graph.ir import Call, Choice, Op, list_sources
 from guidegraph.graph.planning.last_result import keeps_last_result
-from guidegraph.graph.planning.steps import RegionPlan, Step, free_after_last_use, read_slots
+from guidegraph.graph.planning.steps import RegionPlan, Step, free_after_last_use
 from guidegraph.graph.port_kinds import port_kinds
 
 MADE_IN_GRAPHS = {"tensor", "structured", "plain", "unknown"}
@@ -37,7 +37,7 @@ def group_steps(region: RegionPlan, refused: Collection[str] = ()) -> list[StepG
     joins = [_can_join(step, refused) for step in region.steps]
     for i, step in enumerate(region.steps):
         depth = 0
-        for slot in read_slots(step):
+        for slot in step.reads:
             level, joined = depth_of_slot.get(slot, (0, False))
             depth = max(depth, level + (joined and not joins[i]))
         depths[i] = depth
@@ -73,7 +73,11 @@ def explain_outside(op: Op, refused: Mapping[str, str]) -> str:
 
 
 def join_region(region: RegionPlan, steps: list[Step]) -> RegionPlan:
-    """The region with other steps in place of its own, which read and write the same slots."""
+    """The region with other steps in place of its own, which read and write the same slots.
+
+    The steps are copied, since a plan keeps its own for the next run.
+    """
+    steps = [replace(step) for step in steps]
     free_after_last_use(steps, {*region.results.values(), *(slot for slot, _ in region.constants)})
     return RegionPlan(region.size, region.constants, region.inputs, steps, region.results)
 

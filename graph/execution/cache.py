@@ -148,6 +148,10 @@ class Caches:
     disk: DiskCache | None
     device: str
 
+    @property
+    def enabled(self) -> bool:
+        return self.memory is not None or self.disk is not None
+
     def get(self, digest: str) -> tuple[Values, Origin] | None:
         """The values of a digest and the cache that has them, memory first."""
         if digest.startswith(FRESH):
@@ -162,7 +166,7 @@ class Caches:
 
     def accept(self, digest: str) -> bool:
         """Whether there is a cache, and the digest is not new in every run."""
-        return (self.memory is not None or self.disk is not None) and not digest.startswith(FRESH)
+        return self.enabled and not digest.startswith(FRESH)
 
     def put(self, digest: str, values: Values) -> None:
         if self.memory is not None:

@@ -24,10 +24,10 @@ def invoke(step: Step, slots: list[Any]) -> None:
     process_state = None if step.watch == "nothing" else save_state(step.watch)
     try:
         if step.plain:
-            args = [slots[slot] for slot in step.args]  # type: ignore[index]
-            if step.constants:
-                check_paths(step.constants)
-                store_outputs(step, slots, step.function(*args, **step.constants))  # type: ignore[misc]
+            args = [slots[slot] for slot in step.reads]
+            if constants := step.layout.constants:  # type: ignore[union-attr]
+                check_paths(constants)
+                store_outputs(step, slots, step.function(*args, **constants))  # type: ignore[misc]
             else:
                 store_outputs(step, slots, step.function(*args))  # type: ignore[misc]
         elif step.members:
@@ -95,11 +95,12 @@ def gather_arguments(step: Step, slots: list[Any]) -> tuple[list[Any], dict[str,
 
     Raises ``PortError`` and ``RefusedFile``.
     """
-    call = step.op
+    call, layout = step.op, step.layout
     assert isinstance(call, Call)
+    assert layout is not None
     args = [slots[s] if isinstance(s, int) else [slots[i] for i in s] for s in step.args]
-    by_name = dict(step.constants)
-    by_name |= {name: copy_value(by_name[name]) for name in step.mutable}
+    by_name = dict(layout.constants)
+    by_name |= {name: copy_value(by_name[name]) for name in layout.mutable}
     for name, slot in step.wired:
         by_name[name] = slots[slot] if isinstance(slot, int) else [slots[i] for i in slot]
     if call.checks:
@@ -108,7 +109,7 @@ def gather_arguments(step: Step, slots: list[Any]) -> tuple[list[Any], dict[str,
             value = by_name[name] if name in by_name else positions[name]
             if reason := explain_mismatch(value, kind):
                 raise PortError(name, reason)
-    for name in step.validated:
+    for name in layout.validated:
         try:
             by_name[name] = call.spec.settings[name].check(by_name[name])
             if isinstance(by_name[name], Path):
@@ -121,19 +122,20 @@ def gather_arguments(step: Step, slots: list[Any]) -> tuple[list[Any], dict[str,
 
 def store_outputs(step: Step, slots: list[Any], value: Any) -> None:
     """Store the result of a call in its slots. Raises ``TypeError`` if it does not match the node's annotation."""
-    if not step.named:
+    call, layout = step.op, step.layout
+    assert isinstance(call, Call)
+    assert layout is not None
+    if not call.spec.named_outputs:
         if step.outs:
-            check = step.checks[0]
+            check = layout.checks[0]
             if check is not None and not check(value):
                 raise _output_error(step, 0, value)
             slots[step.outs[0]] = value
         return
     if not isinstance(value, tuple) or len(value) != len(step.outs):
-        call = step.op
-        assert isinstance(call, Call)
         raise TypeError(f"expected a NamedTuple of {', '.join(call.outputs)}; found {describe_value(value)}")
     for i, (slot, output) in enumerate(zip(step.outs, value, strict=True)):
-        check = step.checks[i]
+        check = layout.checks[i]
         if check is not None and not check(output):
             raise _output_error(step, i, output)
         slots[slot] = output

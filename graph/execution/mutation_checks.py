@@ -8,13 +8,14 @@ from typing import Any, TypeAlias
 
 from guidegraph.graph.execution.call import PortError
 from guidegraph.graph.ir import Call
-from guidegraph.graph.planning.steps import Slot, Step, read_slots
+from guidegraph.graph.planning.steps import Slot, Step
 from guidegraph.graph.types import describe_value, is_tensor
 from guidegraph.graph.values.ownership import change_count
 
 InputState: TypeAlias = tuple[int, ...]
 DEPTH = 4
-_IMMUTABLE = (int, float, str, type(None))
+PLAIN = (int, float, str, type(None))
+"""Types of values that cannot be changed and hold no tensors."""
 
 
 def input_states(step: Step, slots: Sequence[Any]) -> dict[Slot, InputState]:
@@ -24,9 +25,7 @@ def input_states(step: Step, slots: Sequence[Any]) -> dict[Slot, InputState]:
     classes are not inspected, and writes through NumPy or ``.data`` are not detected.
     """
     return {
-        slot: tuple(_change_counts(slots[slot], DEPTH))
-        for slot in read_slots(step)
-        if not isinstance(slots[slot], _IMMUTABLE)
+        slot: tuple(_change_counts(slots[slot], DEPTH)) for slot in step.reads if not isinstance(slots[slot], PLAIN)
     }
 
 

@@ -64,12 +64,12 @@ class Placement:
         return self.residency is None or self.residency.is_free(step)
 
     def run(self, step: Step, slots: list[Any], compute: Execute) -> None:
-        """Compute the next step. Under a budget, its models are moved to where it runs: the device, or the CPU for a
-        step that only makes or saves models."""
+        """Compute the next step with its models where it runs; only under a budget.
+
+        It runs on the device, or on the CPU if it only makes or saves models.
+        """
         residency = self.residency
-        if residency is None:
-            compute(step, slots)
-            return
+        assert residency is not None
         try:
             residency.prepare(self.position)
             with residency.placement(self.position, self.config.dtype):

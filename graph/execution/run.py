@@ -17,14 +17,13 @@ from guidegraph.graph.execution.loop_context import LoopContext
 from guidegraph.graph.execution.result import RunResult
 from guidegraph.graph.execution.run_record import Delivery, RunRecord
 from guidegraph.graph.execution.top_level import RunState, TopLevel
-from guidegraph.graph.ir import Choice, Graph, Literal, Op, Source
+from guidegraph.graph.ir import Choice, Graph, Op, Source
 from guidegraph.graph.memory.pause_collector import pause_collector
 from guidegraph.graph.planning.admission import check_machine
 from guidegraph.graph.planning.choice_branches import find_next_choices, make_effect_test
 from guidegraph.graph.planning.dependencies import find_dependencies
 from guidegraph.graph.planning.plan import Plan, compile_plan
-from guidegraph.graph.planning.steps import flatten_region
-from guidegraph.graph.resolution.wiring_checks import WiringChecks, order_for_checks
+from guidegraph.graph.resolution.wiring_checks import WiringChecks
 from guidegraph.graph.run_config import RunConfig
 from guidegraph.graph.training.run_training import run_training
 from guidegraph.graph.trust.file_checks import restrict_reads
@@ -84,7 +83,7 @@ def run_plan(plan: Plan, attachments: Attachments) -> RunResult:
                 raise GuidegraphError(f"code of a node or a plugin ended the run: {describe_error(error)}") from error
             raise
     runner.record.emit(events.RunFinished("done", time.perf_counter() - started))
-    return runner.record.result
+    return runner.record.make_result()
 
 
 class _Runner:
@@ -130,12 +129,11 @@ class _Runner:
         with pause_collector():
             ops, origins = self._split_by_cache([choice.when for choice in choices])
             check_machine(ops)
-            ops = order_for_checks(ops)
             outputs = {} if choices else self.plan.outputs
-            roots = [source for source, _ in outputs.values()]
             if choices:
-                roots = list_sources_to_hold(ops, self.plan, self.config.prunes)
-            region = flatten_region(ops, roots, self.config.passes, pruned=True)
+                region = self.plan.flatten(ops, list_sources_to_hold(ops, self.plan, self.config.prunes))
+            else:
+                region = self.plan.flatten_rest(ops)
         self.record.start_run(self.plan.graph.name, len(self.plan.ops) if choices else len(ops) + len(origins))
         slots = fill_slots(region, {source: self.held.value(source, self.plan) for source, _ in region.inputs})
         for key, origin in origins.items():
@@ -145,8 +143,7 @@ class _Runner:
         wiring = WiringChecks(ops, self.plan.bound)
         wiring.check({source: slots[slot] for source, slot in region.inputs})
         delivery = Delivery(outputs, region, self.config, self.attachments, self.record)
-        literals = [source for source in roots if isinstance(source, Literal)]
-        delivery.deliver([*(source for source, _ in region.inputs), *literals], slots)
+        delivery.deliver([slot for _, slot in region.inputs] + [slot for slot, _ in region.constants], slots)
         TopLevel(self.state, self.plan, region, wiring, delivery).run(slots)
         if choices:
             self.held.keep(ops, region, slots)
@@ -168,9 +165,11 @@ class _Runner:
 
         effects = not deciding and self.config.only is None
         needed = find_dependencies(
-            {key: op for key, op in plan.ops.items() if key not in self.held},
+            {key: op for key, op in plan.ops.items() if key not in self.held} if self.held else plan.ops,
             deciding or self._list_required_sources(),
             keep=make_effect_test(plan.ops) if effects else None,
-            reads=list_reads,
+            reads=list_reads if self.caches.enabled else None,
         )
-        return {key: op for key, op in needed.items() if key not in origins}, dict(reversed(origins.items()))
+        if origins:
+            needed = {key: op for key, op in needed.items() if key not in origins}
+        return needed, dict(reversed(origins.items()))

@@ -11,9 +11,9 @@ from guidegraph.graph.errors import NodeError
 from guidegraph.graph.execution.attachments import Attachments
 from guidegraph.graph.execution.loop_context import LoopContext
 from guidegraph.graph.execution.result import RunResult
-from guidegraph.graph.ir import Op, Source, node_id
+from guidegraph.graph.ir import Op, node_id
 from guidegraph.graph.planning.optimise import OutputSource
-from guidegraph.graph.planning.steps import RegionPlan
+from guidegraph.graph.planning.steps import RegionPlan, Slot
 from guidegraph.graph.run_config import RunConfig
 from guidegraph.graph.values.ownership import copy_module, copy_value
 
@@ -28,8 +28,20 @@ class RunRecord:
 
     def __init__(self, observers: Sequence[events.Observer]):
         self.observers = tuple(observers)
-        self.result = RunResult({}, {}, {}, {})
+        self.outputs: dict[str, Any] = {}
+        self._finished: dict[str, tuple[str, float, events.Origin]] = {}
         self._started = False
+
+    def make_result(self) -> RunResult:
+        """The result of the run as far as it is recorded."""
+        paths = [node_path(key) for key in self._finished]
+        digests, seconds, origins = zip(*self._finished.values(), strict=True) if paths else ((), (), ())
+        return RunResult(
+            self.outputs,
+            dict(zip(paths, digests, strict=True)),
+            dict(zip(paths, seconds, strict=True)),
+            dict(zip(paths, origins, strict=True)),
+        )
 
     def emit(self, event: events.Event) -> None:
         for observer in self.observers:
@@ -42,16 +54,13 @@ class RunRecord:
             self._started = True
 
     def start_nodes(self, ops: Sequence[Op]) -> None:
-        for op in ops if self.observers else ():
+        for op in ops:
             self.emit(events.NodeStarted(node_path(op.key), node_id(op)))
 
     def finish_node(self, op: Op, digest: str, seconds: float, origin: events.Origin) -> None:
-        path = node_path(op.key)
-        self.result.digests[path] = digest
-        self.result.seconds[path] = seconds
-        self.result.origins[path] = origin
+        self._finished[op.key] = (digest, seconds, origin)
         if self.observers:
-            self.emit(events.NodeFinished(path, node_id(op), seconds, origin, digest))
+            self.emit(events.NodeFinished(node_path(op.key), node_id(op), seconds, origin, digest))
 
     def fail_node(self, error: NodeError) -> None:
         self.emit(events.NodeFailed(error.path, error.node_id, str(error)))
@@ -73,7 +82,7 @@ class RunRecord:
 
 
 class Delivery:
-    """The outputs of a region that are not handed out yet. waiting: their names by source."""
+    """The outputs of a region that are not handed out yet. waiting: their names by slot."""
 
     def __init__(
         self,
@@ -83,18 +92,18 @@ class Delivery:
         attachments: Attachments,
         record: RunRecord,
     ):
-        self.waiting: dict[Source, list[str]] = {}
+        self.waiting: dict[Slot, list[str]] = {}
         for name, (source, _) in outputs.items():
-            self.waiting.setdefault(source, []).append(name)
-        self._outputs, self._region, self._config, self._record = outputs, region, config, record
+            self.waiting.setdefault(region.results[source], []).append(name)
+        self._outputs, self._config, self._record = outputs, config, record
         self._on_output = attachments.on_output
 
-    def deliver(self, sources: Iterable[Source], slots: Sequence[Any]) -> None:
-        """Hand out a copy of each output whose source is among these."""
-        for source in sources:
-            for name in self.waiting.pop(source, ()):
-                value = self._copy(slots[self._region.results[source]])
-                self._record.result.outputs[name] = value
+    def deliver(self, filled: Iterable[Slot], slots: Sequence[Any]) -> None:
+        """Hand out a copy of each output whose slot is among those that are filled."""
+        for slot in filled:
+            for name in self.waiting.pop(slot, ()):
+                value = self._copy(slots[slot])
+                self._record.outputs[name] = value
                 if self._on_output is not None:
                     self._on_output(name, value, self._outputs[name][1])
                 self._record.emit(events.OutputReady(name))

@@ -16,14 +16,14 @@ from guidegraph.graph.execution.interpreter import run_steps
 from guidegraph.graph.execution.io_threads import IoThreads
 from guidegraph.graph.execution.loop import run_step
 from guidegraph.graph.execution.loop_context import LoopContext
-from guidegraph.graph.execution.mutation_checks import check_unchanged, input_states
+from guidegraph.graph.execution.mutation_checks import PLAIN, check_unchanged, input_states
 from guidegraph.graph.execution.placement import Placement
 from guidegraph.graph.execution.run_record import Delivery, RunRecord
 from guidegraph.graph.frozen_models import freeze
-from guidegraph.graph.ir import Call, Op
+from guidegraph.graph.ir import Call
 from guidegraph.graph.memory.weights import Mover
 from guidegraph.graph.planning.plan import Plan
-from guidegraph.graph.planning.steps import RegionPlan, Step, read_slots
+from guidegraph.graph.planning.steps import RegionPlan, Step
 from guidegraph.graph.resolution.wiring_checks import WiringChecks
 
 
@@ -66,39 +66,50 @@ class TopLevel:
 
     def _start_io(self, slots: list[Any]) -> IoThreads:
         """Start the nodes marked ``io`` that depend on no other node on threads."""
-        region, is_free = self.region, self.placement.is_free
-        ready = {slot for slot, _ in region.constants} | {slot for _, slot in region.inputs}
-        steps = [s for s in region.steps if isinstance(s.op, Call) and s.op.spec.io and ready.issuperset(read_slots(s))]
-        steps = [step for step in steps if is_free(step)]
+        region = self.region
+        steps = [step for step in region.steps if isinstance(step.op, Call) and step.op.spec.io]
+        if steps:
+            ready = {slot for slot, _ in region.constants} | {slot for _, slot in region.inputs}
+            steps = [step for step in steps if ready.issuperset(step.reads) and self.placement.is_free(step)]
         return IoThreads(steps if len(steps) > 1 else [], slots)
 
     def _execute(self, step: Step, slots: list[Any]) -> None:
         self.context.cancel.check()
-        ops = step.ops
-        self.record.start_nodes(ops)
+        if self.record.observers:
+            self.record.start_nodes(step.ops)
         seconds = self._run(step, slots)
         for slot in step.outs:
-            freeze(slots[slot])
-        self._keep(step, ops, slots, seconds)
+            if not isinstance(slots[slot], PLAIN):
+                freeze(slots[slot])
+        if self.caches.enabled:
+            self._keep(step, slots)
+        for op in step.ops:
+            self.record.finish_node(op, self.plan.digests[op.key], seconds, "computed")
         if self.wiring.awaited:
             self.wiring.check(dict(zip(step.outputs(), (slots[slot] for slot in step.outs), strict=True)))
         if self.delivery.waiting:
-            self.delivery.deliver(step.outputs(), slots)
+            self.delivery.deliver(step.outs, slots)
         if self.placement.residency is not None:
             with self.record.report_failure():
                 self.placement.finish(step, slots)
 
     def _run(self, step: Step, slots: list[Any]) -> float:
         """Compute a step, and check that it did not change its inputs. Returns the seconds."""
-        states = input_states(step, slots)
+        states = input_states(step, slots) if step.reads else {}
         started = time.perf_counter()
         try:
-            self.placement.run(step, slots, self._compute)
+            if self.placement.residency is None and not self.futures:
+                run_step(step, slots, self.context, self.plan)
+            elif self.placement.residency is None:
+                self._compute(step, slots)
+            else:
+                self.placement.run(step, slots, self._compute)
             seconds = time.perf_counter() - started
-            try:
-                check_unchanged(step, slots, states)
-            except PortError as error:
-                raise node_error(step, error) from error
+            if states:
+                try:
+                    check_unchanged(step, slots, states)
+                except PortError as error:
+                    raise node_error(step, error) from error
         except NodeError as error:
             self.record.fail_node(error)
             raise
@@ -108,7 +119,7 @@ class TopLevel:
         return seconds
 
     def _compute(self, step: Step, slots: list[Any]) -> None:
-        future = self.futures.get(id(step)) if self.futures else None
+        future = self.futures.get(id(step))
         if future is None:
             run_step(step, slots, self.context, self.plan)
             return
@@ -119,13 +130,12 @@ class TopLevel:
         except Exception as error:
             raise node_error(step, error) from error
 
-    def _keep(self, step: Step, ops: tuple[Op, ...], slots: list[Any], seconds: float) -> None:
-        """Put the values of a step into the caches, and record that its operations are done."""
+    def _keep(self, step: Step, slots: list[Any]) -> None:
+        """Put the values of a step into the caches."""
         position = 0
-        for op in ops:
+        for op in step.ops:
             digest = self.plan.digests[op.key]
             end = position + len(op.outputs)
             if self.caches.accept(digest):
                 self.caches.put(digest, tuple(slots[slot] for slot in step.outs[position:end]))
             position = end
-            self.record.finish_node(op, digest, seconds, "computed")

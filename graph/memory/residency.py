@@ -20,7 +20,7 @@ from guidegraph.graph.events import ModelMoved
 from guidegraph.graph.execution.call import node_error
 from guidegraph.graph.memory.cpu_loading import loads_on_cpu
 from guidegraph.graph.memory.weights import Mover, Weight, Weights, find_models
-from guidegraph.graph.planning.steps import RegionPlan, Slot, Step, read_slots
+from guidegraph.graph.planning.steps import RegionPlan, Slot, Step
 from guidegraph.graph.types import is_tensor
 from guidegraph_runtime.machine.byte_sizes import show_size
 
@@ -97,7 +97,7 @@ class Residency:
         self._on_cpu = [loads_on_cpu(step.op) for step in region.steps]
         self._reads: dict[Slot, list[int]] = {}
         for i, step in enumerate(region.steps):
-            for slot in set(read_slots(step)):
+            for slot in set(step.reads):
                 self._reads.setdefault(slot, []).append(i)
 
     def start(self, slots: Sequence[Any], outside_slots: Iterable[Slot], cached_slots: Iterable[Slot]) -> None:
@@ -113,7 +113,7 @@ class Residency:
 
     def is_free(self, step: Step) -> bool:
         """Whether a step can run early on another thread: it neither reads nor makes models."""
-        return not any(self._in_slot.get(slot) for slot in read_slots(step)) and not loads_on_cpu(step.op)
+        return not any(self._in_slot.get(slot) for slot in step.reads) and not loads_on_cpu(step.op)
 
     def prepare(self, i: int) -> None:
         """Move the models that step i reads to the device that it runs on. Raises ``BudgetError``."""
@@ -196,7 +196,7 @@ class Residency:
         self._weights.forget(model.module, [weight for weight in old_weights if id(weight) not in kept_ids])
 
     def _models_read_by(self, step: Step) -> list[ResidentModel]:
-        return list(dict.fromkeys(model for slot in read_slots(step) for model in self._in_slot.get(slot, ())))
+        return list(dict.fromkeys(model for slot in step.reads for model in self._in_slot.get(slot, ())))
 
     def _next_use(self, model: ResidentModel, i: int) -> int | None:
         """The first step after i that reads a value with this model in it."""

@@ -172,10 +172,10 @@ def _shape_problems(ops: Mapping[str, Op], values: Mapping[str, Any], limit: int
 
 def _machine_problems(ops: Mapping[str, Op], values: Mapping[str, Any]) -> list[Problem]:
     """Optional packages, input files and model parts that a run needs and this machine lacks."""
-    calls = [op for op in walk(ops) if isinstance(op, Call)]
-    checked = [call for call in calls if call.spec.has_requirements]
+    checked = [op for op in walk(ops) if isinstance(op, Call) and op.spec.has_requirements]
     if not checked:
         return []
+    calls = [op for op in walk(ops) if isinstance(op, Call)]
     written, readers = _find_written_files(calls, values), _find_readers(calls)
     problems: list[Problem] = []
     for call in checked:

@@ -26,6 +26,8 @@ def find_dependencies(
     for op in reversed([*ops.values()]):
         if op.key in needed or (keep is not None and keep(op)):
             kept.append(op)
-            sources = op.sources() if reads is None else reads(op)
-            needed.update(source.op for source in sources if isinstance(source, Output))
+            if reads is None:
+                needed.update(op.dependencies)
+            else:
+                needed.update(source.op for source in reads(op) if isinstance(source, Output))
     return {op.key: op for op in reversed(kept)}

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import guidegraph_runtime
-from guidegraph.graph.ir import Call, Carry, Item, Literal, Loop, Many, Op, Output, Param, Source, Sources
+from guidegraph.graph.ir import Call, Carry, Item, Literal, Loop, Many, Op, Output, Param, Sources
 from guidegraph.graph.node import NodeSpec, Port
 from guidegraph.graph.trust.effects import list_companions
 from guidegraph.graph.trust.file_checks import open_regular
@@ -42,8 +42,10 @@ def digest_strings(*parts: str) -> str:
 def digest_pairs(pairs: Iterable[tuple[str, str]]) -> str:
     """The digest of labelled digests; fresh if one of them is."""
     labelled_digests = list(pairs)
-    digest = digest_strings(*(part for pair in labelled_digests for part in ("label " + pair[0], "digest " + pair[1])))
-    return FRESH + digest if any(d.startswith(FRESH) for _, d in labelled_digests) else digest
+    text = "\x1f".join([f"label {label}\x1fdigest {digest}" for label, digest in labelled_digests])
+    is_fresh = f"\x1fdigest {FRESH}" in text and any(digest.startswith(FRESH) for _, digest in labelled_digests)
+    digest = hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).hexdigest()
+    return FRESH + digest if is_fresh else digest
 
 
 _files: dict[tuple[str, int, int, int], str] = {}
@@ -177,11 +179,14 @@ class Digests(dict[str, str]):
         for op in ops.values():
             self[op.key] = self._call(op) if isinstance(op, Call) else self.loop_digest(op)
 
-    def source(self, source: Source) -> str:
+    def source(self, source: Sources) -> str:
+        """The digest of a source, or of a port's list of sources."""
         if isinstance(source, Output):
             return f"{self[source.op]}.{source.name}"
         if isinstance(source, Literal):
             return self._value(source.value)
+        if isinstance(source, Many):
+            return digest_strings("list", *map(self.source, source.sources))
         if isinstance(source, Param):
             raise ValueError(f"parameter '{source.name}' is not bound")
         symbol = f"{type(source).__name__}{self._depth[source.loop]}"
@@ -195,11 +200,6 @@ class Digests(dict[str, str]):
             return f"object:{value}" if isinstance(value, Path) else f"object:{type(value).__qualname__}"
         return digest
 
-    def _sources(self, value: Sources) -> str:
-        return (
-            digest_strings("list", *map(self.source, value.sources)) if isinstance(value, Many) else self.source(value)
-        )
-
     def _call(self, call: Call) -> str:
         if not call.spec.pure and not self.structural:
             return fresh_digest()
@@ -209,13 +209,13 @@ class Digests(dict[str, str]):
             if self.structural and spec.startswith(FRESH):
                 spec = digest_strings(call.spec.id, call.spec.version, call.spec.distribution, self.device_key)
             self._specs[id(call.spec)] = spec
-        arguments = [(name, self._sources(value)) for name, value in call.arguments()]
-        companions = [
-            pair
-            for name, value in call.settings.items()
-            for pair in _companion_digests(call.spec.settings[name], value)
-        ]
-        return digest_pairs([("node", spec), *arguments, *companions])
+        pairs = [("node", spec)]
+        for links in (call.inputs, call.settings):
+            for name, sources in links.items():
+                pairs.append((name, self.source(sources)))
+        for name in call.settings if call.spec.path_ports else ():
+            pairs += _companion_digests(call.spec.settings[name], call.settings[name])
+        return digest_pairs(pairs)
 
     def loop_digest(self, loop: Loop, *, without: Collection[str] = ()) -> str:
         """The digest of a loop as one unit. without: names of parts to leave out."""

@@ -30,10 +30,13 @@ def optimise(
     """Apply the graph passes. only: keep the outputs alone, and drop nodes with effects."""
     optimised = OptimisedGraph(dict(ops), dict(outputs))
     aliases: dict[Source, Source] = {}
+    size = _size(ops)
 
-    def apply(name: str, new_ops: Mapping[str, Op]) -> None:
-        optimised.effects[name] = f"{_size(optimised.ops)} -> {_size(new_ops)} operations"
-        optimised.ops = dict(new_ops)
+    def apply(name: str, new_ops: dict[str, Op]) -> None:
+        nonlocal size
+        old_size, size = size, _size(new_ops)
+        optimised.effects[name] = f"{old_size} -> {size} operations"
+        optimised.ops = new_ops
 
     if "skip" in passes:
         new_ops, aliases = skip(optimised.ops, {})
@@ -43,7 +46,9 @@ def optimise(
     if "merge" in passes:
         new_ops, merged = merge(optimised.ops, digests)
         aliases = {**aliases, **merged}
-        apply("merge", _rewrite_ops({key: _merge_body(op, digests, aliases) for key, op in new_ops.items()}, aliases))
+        if _has_loops(new_ops):
+            new_ops = {key: _merge_body(op, digests, aliases) for key, op in new_ops.items()}
+        apply("merge", _rewrite_ops(new_ops, aliases))
     change = follow_aliases(aliases)
     optimised.outputs = {name: (change(source), kind) for name, (source, kind) in outputs.items()}
     if "prune" in passes or only:
@@ -54,17 +59,23 @@ def optimise(
 
 def drop_unneeded(ops: Mapping[str, Op], roots: Sequence[Source], *, effects: bool) -> dict[str, Op]:
     """Drop the operations that no root needs, in loop bodies too."""
-    after = {key: _prune_body(op) for key, op in prune(ops, roots, effects=effects).items()}
-    return prune(after, roots, effects=effects)
+    needed = prune(ops, roots, effects=effects)
+    if not _has_loops(needed):
+        return needed
+    return prune({key: _prune_body(op) for key, op in needed.items()}, roots, effects=effects)
+
+
+def _has_loops(ops: Mapping[str, Op]) -> bool:
+    return any(isinstance(op, Loop) for op in ops.values())
 
 
 def _size(ops: Mapping[str, Op]) -> int:
-    return sum(1 + (_size(op.body) if isinstance(op, Loop) else 0) for op in ops.values())
+    return len(ops) + sum(_size(loop.body) for loop in ops.values() if isinstance(loop, Loop))
 
 
-def _rewrite_ops(ops: Mapping[str, Op], aliases: Mapping[Source, Source]) -> dict[str, Op]:
+def _rewrite_ops(ops: dict[str, Op], aliases: Mapping[Source, Source]) -> dict[str, Op]:
     if not aliases:
-        return dict(ops)
+        return ops
     change = follow_aliases(aliases)
     return {key: rewrite_sources(op, change) for key, op in ops.items()}
 

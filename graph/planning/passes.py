@@ -61,7 +61,12 @@ def _rewrite_all(sources: Mapping[str, Sources], change: Rewrite) -> dict[str, S
 
 
 def bind_params(op: Op, values: Mapping[str, Literal]) -> Op:
-    """The operation with these parameters replaced by their values, converted for the ports that they feed."""
+    """The operation with these parameters replaced by their values, converted for the ports that they feed.
+
+    A call that reads no parameter stays the same object, with all that is known of it.
+    """
+    if isinstance(op, Call) and not any(isinstance(source, Param) for source in op.sources()):
+        return op
     return bind_sources(op, {Param(name): value for name, value in values.items()})
 
 
@@ -264,6 +269,9 @@ def skip(ops: Ops, values: Mapping[Source, Any]) -> tuple[dict[str, Op], dict[So
             body, body_aliases = skip(op.body, values)
             aliases.update(body_aliases)
             skipped[op.key] = replace(op, body=body)
+            continue
+        if op.spec.identity is None and op.spec.needs is None:
+            skipped[op.key] = op
             continue
         port = _identity_port(op, values)
         source = op.inputs.get(port) if port else None

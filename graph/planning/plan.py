@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from guidegraph.graph.ir import Choice, Graph, Literal, Op, Param, walk
+from guidegraph.graph.ir import Graph, Literal, Op, Param, Source
+from guidegraph.graph.memory.pause_collector import pause_collector
 from guidegraph.graph.planning.admission import check_shapes
 from guidegraph.graph.planning.digest import Digests
-from guidegraph.graph.planning.make_choices import make_choices, make_parameter_choices
+from guidegraph.graph.planning.make_choices import RegionAfterChoices, make_choices, make_parameter_choices
 from guidegraph.graph.planning.optimise import OutputSource, drop_unneeded, optimise
 from guidegraph.graph.planning.passes import bind_params, prune
-from guidegraph.graph.resolution.wiring_checks import check_wiring
+from guidegraph.graph.planning.steps import RegionPlan, flatten_region
+from guidegraph.graph.resolution.wiring_checks import check_wiring, order_for_checks
 from guidegraph.graph.run_config import RunConfig
 from guidegraph.graph.trust.policy import check_effects, list_parameter_paths
 from guidegraph.graph.values.ownership import copy_parameter
@@ -38,12 +40,28 @@ class Plan:
     output_sources: Mapping[str, OutputSource]
     taken: dict[str, str]
     given_paths: tuple[Path, ...]
+    _region: RegionPlan | None = field(default=None, init=False, repr=False, compare=False)
+
+    def flatten(self, ops: Mapping[str, Op], roots: Sequence[Source]) -> RegionPlan:
+        """The steps of operations that these sources need, with those first whose values checks of the wiring need."""
+        ordered = order_for_checks(ops) if self.graph.has_checks else ops
+        return flatten_region(ordered, roots, self.config.passes, pruned=True)
+
+    def flatten_rest(self, ops: Mapping[str, Op]) -> RegionPlan:
+        """The steps of the operations that are left to compute for the outputs; those of all operations are kept."""
+        roots = [source for source, _ in self.outputs.values()]
+        if ops.keys() != self.ops.keys():
+            return self.flatten(ops, roots)
+        if self._region is None:
+            self._region = self.flatten(ops, roots)
+        return self._region
 
     def with_branches(self, branches: Mapping[str, str]) -> Plan:
         """The plan after these choices, as if the workflow had the branches in place of the choices."""
         return _make_plan(self.graph, self.config, self.bound, self.output_sources, branches, self.given_paths)
 
 
+@pause_collector()
 def compile_plan(graph: Graph, values: Mapping[str, Any], config: RunConfig | None = None) -> Plan:
     """Bind the parameters, make the choices that they decide, and apply the graph passes as they are listed.
 
@@ -53,7 +71,8 @@ def compile_plan(graph: Graph, values: Mapping[str, Any], config: RunConfig | No
     config = config or RunConfig()
     only = config.only
     needed = find_needed_ops(graph, only, values)
-    check_effects(needed, values, config.policy)
+    if graph.has_files:
+        check_effects(needed, values, config.policy)
     check_shapes(graph, values, only)
     literals = {name: Literal(copy_parameter(value)) for name, value in values.items()}
     ops = {key: bind_params(op, literals) for key, op in graph.ops.items()} if literals else dict(graph.ops)
@@ -74,15 +93,16 @@ def _make_plan(
     given_paths: tuple[Path, ...],
 ) -> Plan:
     roots, only = [source for source, _ in output_sources.values()], config.only is not None
-    if config.prunes and any(isinstance(op, Choice) for op in walk(bound)):
+    if config.prunes and graph.has_choices:
         # Prune before choices are made: afterwards it is unknown which nodes with effects belong to a branch.
         bound = drop_unneeded(bound, roots, effects=not only)
-    settled = make_choices(bound, roots, branches)
+    settled = make_choices(bound, roots, branches) if graph.has_choices else RegionAfterChoices(dict(bound))
     outputs = {name: (settled.source(source), kind) for name, (source, kind) in output_sources.items()}
     digests = Digests(config.device_key)
     digests.add(settled.ops)
     optimised = optimise(settled.ops, outputs, digests, config.passes, only=only)
-    check_wiring(optimised.ops.values(), {})
+    if graph.has_checks:
+        check_wiring(optimised.ops.values(), {})
     return Plan(
         graph,
         config,
@@ -103,7 +123,9 @@ def find_needed_ops(graph: Graph, only: Collection[str] | None, values: Mapping[
     values: of the parameters. Of choices made by parameters, only the branches that are taken count.
     """
     roots = [graph.outputs[name].source for name in (graph.outputs if only is None else only)]
-    settled = make_parameter_choices(graph.ops, roots, values)
+    settled = RegionAfterChoices(dict(graph.ops))
+    if graph.has_choices:
+        settled = make_parameter_choices(graph.ops, roots, values)
     if only is None:
         return settled.ops
     return prune(settled.ops, map(settled.source, roots), effects=False)

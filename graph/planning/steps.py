@@ -8,9 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
-from guidegraph.graph.ir import Call, Carry, Choice, Index, Item, Literal, Loop, Many, Op, Output, Source, Sources
+from guidegraph.graph.ir import (
+    Call,
+    CallLayout,
+    Carry,
+    Choice,
+    Index,
+    Item,
+    Literal,
+    Loop,
+    Many,
+    Op,
+    Output,
+    Source,
+    Sources,
+)
 from guidegraph.graph.node import Watch
 from guidegraph.graph.planning.batch import BatchCall, group_siblings
 from guidegraph.graph.planning.choice_branches import choose_branch, find_next_choices, find_optional_operations
@@ -18,8 +32,6 @@ from guidegraph.graph.planning.digest import is_pure
 from guidegraph.graph.planning.last_result import cache_last_result
 from guidegraph.graph.planning.make_choices import make_choices
 from guidegraph.graph.planning.passes import drop_ports, find_unneeded_ports, hoist, prune
-from guidegraph.graph.values.output_check import OutputCheck, make_output_check
-from guidegraph.graph.values.ownership import is_mutable
 
 Slot = int
 
@@ -28,38 +40,29 @@ Slot = int
 class Step:
     """A call, a batch of calls or a loop, with slots for arguments and outputs.
 
-    function: of the node; None for a loop or a batch. args: slots (or tuples of slots) of leading ports, passed by
-    position. wired: ports and settings passed by name. constants: literal settings. outs: the slot of each output.
-    checks: a type check for each output; None if any value fits. named: the outputs are a NamedTuple.
-    plain: there are only positional arguments and constants, and nothing to check.
-    validated: wired settings to validate. mutable: constants that are copied for each call. frees: slots that this step
-    is the last to use. members: the calls of a batch.
-    body: of a loop. closure: the sources that a loop reads from outside. watch: the process state to restore after it.
-    ops: the operation that the step runs, or the calls of a batch. accelerated: computes the members of an accelerated
-    part at once, from the slots.
+    ops: the operation that the step runs, or the calls of a batch. function: of the node; None for a loop or a batch.
+    args: slots (or tuples of slots) of leading ports, passed by position. wired: those passed by the name of their port
+    or setting. layout: of a call. outs: the slot of each output. reads: all slots that the step reads. plain: see
+    ``CallLayout``. watch: the process state to restore after it. frees: slots that this step is the last to use.
+    members: the calls of a batch. body: of a loop. closure: the sources that a loop reads from outside.
+    accelerated: computes the members of an accelerated part at once, from the slots.
     """
 
     op: Call | Loop | BatchCall
-    function: Callable[..., Any] | None
-    args: tuple[Slot | tuple[Slot, ...], ...]
-    wired: tuple[tuple[str, Slot | tuple[Slot, ...]], ...]
-    constants: dict[str, Any]
+    ops: tuple[Op, ...]
     outs: tuple[Slot, ...]
-    named: bool
-    plain: bool
-    validated: tuple[str, ...] = ()
-    mutable: tuple[str, ...] = ()
-    checks: tuple[OutputCheck | None, ...] = ()
+    reads: tuple[Slot, ...]
+    function: Callable[..., Any] | None = None
+    args: tuple[Slot | tuple[Slot, ...], ...] = ()
+    wired: tuple[tuple[str, Slot | tuple[Slot, ...]], ...] = ()
+    layout: CallLayout | None = None
+    plain: bool = False
+    watch: Watch = "nothing"
     frees: tuple[Slot, ...] = ()
     members: tuple[Step, ...] = ()
     body: BodyPlan | None = None
     closure: tuple[tuple[Source, Slot], ...] = ()
-    watch: Watch = "nothing"
     accelerated: Callable[[list[Any]], None] | None = None
-    ops: tuple[Op, ...] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.ops = self.op.calls if isinstance(self.op, BatchCall) else (self.op,)
 
     def outputs(self) -> list[Output]:
         """The outputs that the step computes, in the order of ``outs``."""
@@ -78,22 +81,22 @@ class RegionPlan:
 
 
 class Slots:
-    """The slots of a region by source."""
+    """The slots of a region by source. The outputs of its operations are kept by key and name, which is faster."""
 
     def __init__(self) -> None:
-        self.by_source: dict[Source, Slot] = {}
         self.constants: list[tuple[Slot, Any]] = []
         self.inputs: list[tuple[Source, Slot]] = []
         self.size = 0
-
-    def new(self) -> Slot:
-        self.size += 1
-        return self.size - 1
+        self._outputs: dict[str, dict[str, Slot]] = {}
+        self._by_source: dict[Source, Slot] = {}
 
     def of(self, source: Source) -> Slot:
-        slot = self.by_source.get(source)
+        if isinstance(source, Output) and source.op in self._outputs:
+            return self._outputs[source.op][source.name]
+        slot = self._by_source.get(source)
         if slot is None:
-            slot = self.by_source[source] = self.new()
+            slot = self._by_source[source] = self.size
+            self.size += 1
             if isinstance(source, Literal):
                 self.constants.append((slot, source.value))
             else:
@@ -103,70 +106,45 @@ class Slots:
     def each(self, sources: Sources) -> Slot | tuple[Slot, ...]:
         return tuple(map(self.of, sources.sources)) if isinstance(sources, Many) else self.of(sources)
 
-    def outputs(self, op: Op) -> tuple[Slot, ...]:
-        slots = []
-        for name in op.outputs:
-            slot = self.by_source[Output(op.key, name)] = self.new()
-            slots.append(slot)
-        return tuple(slots)
+    def outputs(self, key: str, names: Collection[str]) -> tuple[Slot, ...]:
+        """New slots for the outputs of an operation."""
+        slots = tuple(range(self.size, self.size + len(names)))
+        self.size += len(names)
+        self._outputs[key] = dict(zip(names, slots, strict=True))
+        return slots
 
 
 def call_step(call: Call, slots: Slots) -> Step:
-    """The step of a call. Leading ports are passed by position, which saves building a dict."""
-    args: list[Slot | tuple[Slot, ...]] = []
-    names = iter(call.spec.inputs)
-    for name in names:
-        if name not in call.inputs:
-            break
-        args.append(slots.each(call.inputs[name]))
-    wired: list[tuple[str, Slot | tuple[Slot, ...]]] = [
-        (name, slots.each(call.inputs[name])) for name in names if name in call.inputs
-    ]
-    constants: dict[str, Any] = {}
-    validated: list[str] = []
-    for name, source in call.settings.items():
-        if isinstance(source, Literal):
-            constants[name] = source.value
-        else:
-            wired.append((name, slots.each(source)))
-            validated.append(name)
-    mutable = tuple(name for name, value in constants.items() if is_mutable(value))
-    plain = not wired and not any(isinstance(a, tuple) for a in args) and not call.checks and not mutable
-    return Step(
-        call,
-        call.spec.function,
-        tuple(args),
-        tuple(wired),
-        constants,
-        slots.outputs(call),
-        call.spec.named_outputs,
-        plain,
-        tuple(validated),
-        mutable,
-        tuple(map(make_output_check, call.outputs.values())),
-        watch=call.spec.watch,
-    )
+    """The step of a call."""
+    spec, layout = call.spec, call.layout
+    args = tuple([slots.each(sources) for sources in layout.leading])
+    wired = tuple([(name, slots.each(sources)) for name, sources in layout.by_name]) if layout.by_name else ()
+    reads = cast("tuple[Slot, ...]", args) if layout.flat else _flatten_slots([*args, *[slot for _, slot in wired]])
+    outs = slots.outputs(call.key, spec.outputs)
+    return Step(call, (call,), outs, reads, spec.function, args, wired, layout, layout.plain, spec.watch)
 
 
-def read_slots(step: Step) -> Iterable[Slot]:
-    """The slots that a step reads."""
-    for member in step.members:
-        yield from read_slots(member)
-    for slot in (*step.args, *(s for _, s in step.wired)):
+def _flatten_slots(slots: Iterable[Slot | tuple[Slot, ...]]) -> tuple[Slot, ...]:
+    """The slots with those of lists of links one by one."""
+    flat: list[Slot] = []
+    for slot in slots:
         if isinstance(slot, tuple):
-            yield from slot
+            flat += slot
         else:
-            yield slot
-    yield from (slot for _, slot in step.closure)
+            flat.append(slot)
+    return tuple(flat)
 
 
 def free_after_last_use(steps: list[Step], kept: set[Slot]) -> None:
     """Set ``frees`` of each step: the slots, except for those ``kept``, that it is the last to use."""
     seen = set(kept)
     for step in reversed(steps):
-        last = {slot for slot in (*read_slots(step), *step.outs) if slot not in seen}
-        seen |= last
-        step.frees = tuple(sorted(last))
+        frees: list[Slot] = []
+        for slot in step.reads + step.outs:
+            if slot not in seen:
+                seen.add(slot)
+                frees.append(slot)
+        step.frees = tuple(frees)
 
 
 @dataclass
@@ -342,11 +320,13 @@ def _step(op: Op | BatchCall, slots: Slots, passes: frozenset[str]) -> Step:
     if isinstance(op, BatchCall):
         members = tuple(call_step(call, slots) for call in op.calls)
         outs = tuple(slot for member in members for slot in member.outs)
-        return Step(op, None, (), (), {}, outs, True, False, members=members, watch=members[0].watch)
+        reads = tuple(slot for member in members for slot in member.reads)
+        return Step(op, op.calls, outs, reads, watch=members[0].watch, members=members)
     if isinstance(op, Call):
         return call_step(op, slots)
     closure = tuple((s, slots.of(s)) for s in dict.fromkeys(op.sources()))
-    return Step(op, None, (), (), {}, slots.outputs(op), True, False, body=plan_body(op, passes), closure=closure)
+    reads, outs = tuple(slot for _, slot in closure), slots.outputs(op.key, op.outputs)
+    return Step(op, (op,), outs, reads, body=plan_body(op, passes), closure=closure)
 
 
 def plan_body(loop: Loop, passes: frozenset[str]) -> BodyPlan:

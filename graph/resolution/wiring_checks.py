@@ -52,9 +52,10 @@ class WiringChecks:
     def __init__(self, ops: Mapping[str, Op], bound: Mapping[str, Op]):
         self.ops = ops
         self.extents = Extents()
-        self.extents.follow(bound.values())
-        self.pending = [op for op in walk(dict(ops)) if isinstance(op, Call) and op.spec.check]
+        self.pending = [op for op in walk(ops) if isinstance(op, Call) and op.spec.check]
         self.awaited = _list_checked_sources(self.pending)
+        if self.awaited:
+            self.extents.follow(bound.values())
         self.known: dict[Source, Any] = {}
 
     def check(self, values: Mapping[Source, Any]) -> None:
@@ -75,7 +76,7 @@ def order_for_checks(ops: Mapping[str, Op]) -> dict[str, Op]:
     The order stays as it is if an operation with effects would move. A ``check`` that also takes shapes is left out: it
     needs a model, which should not be loaded earlier for it.
     """
-    calls = [op for op in walk(dict(ops)) if isinstance(op, Call) and op.spec.check]
+    calls = [op for op in walk(ops) if isinstance(op, Call) and op.spec.check]
     sources = _list_checked_sources(
         call for call in calls if SHAPES not in signature(call.spec.check or len).parameters
     )

@@ -15,7 +15,7 @@ from guidegraph.graph.errors import Mark
 from guidegraph.graph.ir import Call, Choice, Item, Loop, Op, Output, Param, Source, Sources, list_sources, walk
 from guidegraph.graph.ir import Literal as Constant
 from guidegraph.graph.node import Port
-from guidegraph.graph.types import Beside, PortType, RunsCode, SequenceOf, Written
+from guidegraph.graph.types import Beside, RunsCode, Written
 
 EffectKind: TypeAlias = Literal["read", "write", "code"]
 
@@ -42,11 +42,11 @@ def list_effects(ops: Mapping[str, Op], values: Mapping[str, Any]) -> list[Effec
 
     values: of the parameters, by name. A parameter without a value has no effect yet.
     """
-    by_key = {op.key: op for op in walk(ops)}
+    # The paths of a choice are listed at the node that uses them.
+    touching = [op for op in walk(ops) if isinstance(op, Loop) or (op.spec.path_ports and not isinstance(op, Choice))]
+    by_key = {op.key: op for op in walk(ops)} if touching else {}
     effects: list[Effect] = []
-    for op in by_key.values():
-        if isinstance(op, Choice):
-            continue  # its paths are listed at the node that uses them
+    for op in touching:
         if isinstance(op, Call):
             effects += _list_call_effects(op, by_key, values)
             continue
@@ -58,7 +58,7 @@ def list_effects(ops: Mapping[str, Op], values: Mapping[str, Any]) -> list[Effec
 
 def classify_effect(port: Port) -> EffectKind | None:
     """The effect of a port or setting; ``None`` if its type is not a path."""
-    if not _is_path_type(port.type):
+    if not port.type.is_path:
         return None
     marks = list(_list_annotation_marks(port.annotation))
     if any(isinstance(mark, RunsCode) for mark in marks):
@@ -73,10 +73,11 @@ def is_written(port: Port) -> bool:
 
 def _list_call_effects(call: Call, by_key: Mapping[str, Op], values: Mapping[str, Any]) -> Iterator[Effect]:
     for name, sources in call.arguments():
-        port = call.spec.port(name)
-        kind = classify_effect(port) if port is not None else None
-        if port is None or kind is None:
+        if name not in call.spec.path_ports:
             continue
+        port = call.spec.ports[name]
+        kind = classify_effect(port)
+        assert kind is not None
         mark = call.marks.get(name, call.mark)
         for path, param in _list_paths(sources, by_key, values):
             effect = Effect(kind, path, f"nodes.{call.key}", call.spec.id, name, mark, param)
@@ -129,13 +130,6 @@ def _flatten_paths(value: object) -> Iterator[Path | None]:
         yield Path(value).absolute()
     elif value is not None:
         yield None
-
-
-def _is_path_type(kind: PortType) -> bool:
-    return any(
-        _is_path_type(alternative.element) if isinstance(alternative, SequenceOf) else alternative is Path
-        for alternative in kind.alternatives
-    )
 
 
 def _list_annotation_marks(annotation: Any) -> Iterator[object]:

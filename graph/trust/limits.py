@@ -46,12 +46,15 @@ class DeadlineToken(CancelToken):
 
     def __init__(self, inner: CancelToken, seconds: float):
         super().__init__()
-        self._event = inner._event
+        self._inner = inner
         self._seconds, self._end = seconds, time.monotonic() + seconds
+
+    def cancel(self) -> None:
+        self._inner.cancel()
 
     @property
     def cancelled(self) -> bool:
-        return super().cancelled or time.monotonic() >= self._end
+        return self._inner.cancelled or time.monotonic() >= self._end
 
     def check(self) -> None:
         """Raise ``OutOfTime`` once the seconds have passed, ``Cancelled`` once the token is set."""
@@ -61,7 +64,7 @@ class DeadlineToken(CancelToken):
                 f"the run took longer than the limit of {limit}; outputs that were complete are kept. If it may take "
                 "longer, raise the limit: --limit seconds=VALUE"
             )
-        super().check()
+        self._inner.check()
 
 
 def find_trip_problems(ops: Mapping[str, Op], values: Mapping[str, Any]) -> list[Problem]:
