@@ -20,8 +20,9 @@ ACCELERATORS: Mapping[str, str] = {"onnx": "onnxruntime", "compile": "torch.comp
 class RunConfig:
     """Settings of a run. They are plain data, so they can be sent to another process or machine.
 
-    device: ``cpu``, ``cuda`` or ``cuda:i``. dtype: one of ``DTYPES``. passes: any collection of names from ``PASSES``.
-    only: the outputs to compute; by default all, and the nodes with effects. cache: the folder of the disk cache.
+    device: ``cpu``, ``cuda`` or ``cuda:i``. dtype: one of ``DTYPES``. passes: names from ``PASSES``; another collection
+    becomes a set. only: the outputs to compute; by default all, and the nodes with effects.
+    cache: the folder of the disk cache.
     memory_budget: bytes of model weights that may be on the device at once; ``None``: models stay where they are made.
     accelerate: what runs the traceable parts of loops: ``onnx``, onnxruntime; ``compile``, torch.compile; or nothing.
     policy: which files the workflow may read, write and load code from.
@@ -31,7 +32,7 @@ class RunConfig:
 
     device: str = "cpu"
     dtype: str = "float32"
-    passes: Collection[str] = ALL_PASSES
+    passes: frozenset[str] = ALL_PASSES
     only: Collection[str] | None = None
     cache: Path | None = None
     memory_budget: int | None = None
