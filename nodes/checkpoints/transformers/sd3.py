@@ -18,6 +18,7 @@ from guidegraph.nodes.checkpoints.tensor_names import numbers_in_names, strip_pr
 from guidegraph.nodes.checkpoints.transformers.dit import refuse_settings
 from guidegraph.nodes.models.transformers.denoiser import MMDiTDenoiser
 from guidegraph.nodes.models.transformers.mmdit import MMDiT, MMDiTConfig
+from guidegraph.nodes.types import PredictionKind
 
 PREFIX = "model.diffusion_model."
 OTHER_PARTS = ("first_stage_model.", "text_encoders.")
@@ -27,7 +28,7 @@ MARK = "joint_blocks.0.context_block.attn.qkv.weight"
 HEADS = {(1536, 24): 24, (2432, 38): 38}
 """Heads by width and depth: Stable Diffusion 3 and 3.5 medium, and 3.5 large."""
 
-FLOW: Any = "flow"
+FLOW: PredictionKind = "flow"
 """The kind of prediction of the released models."""
 
 

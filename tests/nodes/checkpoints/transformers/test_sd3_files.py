@@ -10,13 +10,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from guidegraph import select_sites
+from guidegraph import Condition, predict, select_sites
 from guidegraph.graph.device_context import use_device
 from guidegraph.nodes.checkpoints.checkpoint import load_checkpoint
 from guidegraph.nodes.checkpoints.diffusers.sd3 import read_sd3_config, sd3_tensors
 from guidegraph.nodes.checkpoints.load_options import LoadOptions
 from guidegraph.nodes.checkpoints.transformers.sd3 import build_mmdit, is_sd3, load_sd3
 from guidegraph.nodes.models.networks.hooks import Hooks
+from guidegraph.nodes.sampling.schedule import flow
 from tests.nodes.checkpoints import difference_bounds
 from tests.nodes.checkpoints.transformers import sd3_writer
 
@@ -62,6 +63,18 @@ def test_both_layouts_give_the_output_of_diffusers(family: str, tmp_path: Path) 
     for loaded in (load_checkpoint(path=tmp_path / "folder"), load_checkpoint(path=path, head_channels=16)):
         for size in ((16, 16), (8, 24)):
             check(loaded.denoiser.network, model, *size)  # type: ignore[attr-defined]
+
+
+def test_a_loaded_denoiser_predicts_the_velocity_of_a_flow(tmp_path: Path) -> None:
+    sd3_writer.network(next(iter(sd3_writer.TINY))).save_pretrained(tmp_path)
+    denoiser = load_checkpoint(path=tmp_path).denoiser
+    x, t, tokens, vector = inputs()
+    prediction = predict(denoiser, x, t, Condition(tokens=tokens, vector=vector))
+    assert prediction.kind == "flow"
+    schedule = flow(shift=3.0)
+    x0 = schedule.convert(prediction, "x0", x, t).value
+    sigma = (t / 1000).reshape(-1, 1, 1, 1)
+    assert torch.allclose(x0, x - sigma * prediction.value, atol=1e-5)
 
 
 def test_leaving_blocks_out_is_skipping_layers_in_diffusers() -> None:
