@@ -192,7 +192,11 @@ def plan_function(
         return plan_part("part", part.calls, examples, constants, returned, in_loop=True), []
     recorder = _SizeRecorder(set())
     calls = [_record_call(recorder, i, call) for i, call in enumerate(part.calls)]
-    plan = plan_part("part", calls, examples, constants, returned, in_loop=True)
+    return _return_sizes(plan_part("part", calls, examples, constants, returned, in_loop=True), recorder)
+
+
+def _return_sizes(plan: PartPlan, recorder: _SizeRecorder) -> tuple[PartPlan, list[WatchedSize]]:
+    """The plan with the recorded sizes as its last outputs, and their descriptions."""
     inner = plan.function
 
     def function(*tensors: Any) -> tuple[Any, ...]:

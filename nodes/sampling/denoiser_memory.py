@@ -38,7 +38,7 @@ def predict_with_memory(
     return Remembered(*denoiser.predict_with_memory(x, expand_to_batch(t, batch, "t"), expanded, memory.expand(batch)))
 
 
-@node("denoiser.empty_memory")
+@node("denoiser.empty_memory", batchable=("x", "condition"), check=list_shape_problems)
 def make_empty_memory(denoiser: MemoryDenoiser, x: Sample, condition: Condition | None = None) -> RuleMemory:
     """The memory of a denoiser's rules before the first step: zeros for each sample of x (B, C, H, W).
 
