@@ -60,7 +60,7 @@ CAUGHT: list[tuple[Callable[..., Any], str, str, str]] = [
     (wrong.adds_to_list, "types", "a tuple at port 'samples' as good as a list", "TypeError"),
     (wrong.for_lists, "types", "a sequence of another class at port 'samples'", "a result that differs"),
     (wrong.two_entries, "types", "a result for one entry at port 'samples'", "IndexError"),
-    (wrong.device, "device independence", "all tensors on the device of the inputs", "two devices"),
+    (wrong.device, "device independence", "all tensors on the device of the inputs", "devices"),
     (wrong.made_on_cpu, "device independence", "output 'out' on the device of the inputs", "it is on cpu"),
     (wrong.detaches, "gradients", "with respect to 'cond.value'", "none, though the result changes"),
     (wrong.infinite, "gradients", "a finite gradient with respect to 'x'", "768 of 768 elements are not finite"),
