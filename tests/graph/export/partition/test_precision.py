@@ -152,7 +152,8 @@ def test_the_command_casts_steps_alone_and_prints_the_errors(tmp_path: Path) -> 
     done = subprocess.run(
         [sys.executable, "-m", "guidegraph", *command], cwd=tmp_path, env=environment(), capture_output=True, text=True
     )
-    assert (done.returncode, done.stderr) == (0, "")
+    notes = [line for line in done.stderr.splitlines() if not line.startswith("importing the plugin")]  # said if slow
+    assert (done.returncode, notes) == (0, [])
     assert re.search(r"^part sample\.step: free axes .*; \d+.* of weights in fp16; ", done.stdout, re.MULTILINE)
     assert re.search(r"^part decode: free axes [^;]*; [^;]*(?<! in fp16); ", done.stdout, re.MULTILINE)
     (error,) = re.findall(r"^sample\.step +sample\.body\.step\.x +(\S+)", done.stdout, re.MULTILINE)
