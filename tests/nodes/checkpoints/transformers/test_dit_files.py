@@ -121,8 +121,24 @@ def test_what_a_file_does_not_tell_is_asked_for(model: Any, tmp_path: Path) -> N
     with pytest.raises(ValueError, match=r"is a DiT, which has no use for scale, groups, attention"):
         load_checkpoint(path=path, scale=1.0, groups=32, attention="new", **SETTINGS)
     assert load_checkpoint(path=path, head_channels=16, noise_schedule="cosine").denoiser.config.heads == 2
-    with pytest.raises(ValueError, match=r"describes no DiT that can be built|cannot be shared by 3 heads"):
-        load_checkpoint(path=path, heads=3, noise_schedule="linear")
+    for settings, match in (
+        (
+            {"heads": 3},
+            r"model\.pt' has tokens of width 32, which is no multiple of heads = 3: set heads or",
+        ),
+        ({"head_channels": 12}, "width 32, which is no multiple of head_channels = 12"),
+        ({"head_channels": 64}, "width 32, which is no multiple of head_channels = 64"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            load_checkpoint(path=path, noise_schedule="linear", **settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_positions_in_half_precision_are_those_of_the_paper(dtype: torch.dtype, model: Any, tmp_path: Path) -> None:
+    torch.save(
+        {name: tensor.to(dtype) for name, tensor in dit_writer.authors_tensors(model).items()}, tmp_path / "a.pt"
+    )
+    assert load_checkpoint(path=tmp_path / "a.pt", **SETTINGS).denoiser.config.grid == 4  # type: ignore[attr-defined]
 
 
 def test_incomplete_and_foreign_files_are_refused(model: Any, tmp_path: Path) -> None:

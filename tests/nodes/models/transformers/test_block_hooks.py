@@ -171,7 +171,9 @@ def test_a_skip_of_two_streams_takes_no_rule_with_a_memory() -> None:
         if has_two_streams(denoiser, site):
             ruled = denoiser.with_rules({site: count})
             empty = ruled.empty_memory(x, condition)
-            with pytest.raises(ValueError, match=rf"site '{site}', has a memory, .* use feature\.block\.{site.index} or"):
+            with pytest.raises(
+                ValueError, match=rf"site '{site}', has a memory, .* use feature\.block\.{site.index} or"
+            ):
                 ruled.predict_with_memory(x, t, condition, empty)
 
 
