@@ -60,6 +60,17 @@ def test_a_folder_of_diffusers_gives_the_output_of_diffusers(side: int, model: A
     assert loaded.label.classes == 10
 
 
+def test_a_network_of_a_flow_has_no_noise_schedule(model: Any, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path)
+    loaded = load_checkpoint(path=tmp_path, prediction="flow")
+    x, t, label = inputs()
+    assert loaded.denoiser(x, t, embed_label(loaded.label, label)).kind == "flow"
+    torch.save(dit_writer.authors_tensors(model), tmp_path / "model.pt")
+    for path, settings in ((tmp_path, {"noise_schedule": "linear"}), (tmp_path / "model.pt", SETTINGS)):
+        with pytest.raises(ValueError, match=r"' has a schedule of β, and a flow has none: leave prediction out, or"):
+            load_checkpoint(path=path, prediction="flow", **settings)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_a_file_of_the_authors_gives_the_output_of_their_formulas(suffix: str, tmp_path: Path) -> None:
     from safetensors.torch import save_file
