@@ -97,7 +97,7 @@ def measure_mmdit(tensors: Mapping[str, Tensor], source: str) -> dict[str, Any]:
         "vector_dim": measure_shape(tensors, "y_embedder.mlp.0.weight", 2, source)[1],
         "side": measure_side(tensors, source),
         "qk_norm": any(name.endswith(".ln_q.weight") for name in tensors),
-        "dual": tuple(sorted(numbers_in_names(tensors, r"joint_blocks\.(\d+)\.x_block\.attn2\."))),
+        "dual": tuple(numbers_in_names(tensors, r"joint_blocks\.(\d+)\.x_block\.attn2\.")),
     }
 
 
