@@ -109,6 +109,13 @@ def test_rules_that_compute_the_same_do_not_change_the_prediction(model: tuple[H
     assert torch.equal(ruled(*inputs).value, denoiser(*inputs).value)
 
 
+def test_rules_act_in_mixed_precision(model: tuple[HookedModel, Inputs]) -> None:
+    denoiser, inputs = model
+    ruled = denoiser.with_rules({site: unchanged(site) for site in denoiser.sites()})
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(ruled(*inputs).value, denoiser(*inputs).value)
+
+
 def test_a_rule_at_every_site_changes_the_prediction_and_not_the_original(model: tuple[HookedModel, Inputs]) -> None:
     denoiser, inputs = model
     plain = denoiser(*inputs).value
