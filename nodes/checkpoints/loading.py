@@ -41,7 +41,7 @@ def _load_layout(path: Path, options: LoadOptions) -> dict[str, Any]:
             "model_index.json"
         )
     file = find_checkpoint(path) if path.is_dir() else path
-    tensors = read_tensors(file)
+    tensors = read_tensors(file, averages=options.ema)
     if is_guided_diffusion(tensors) and not path.is_dir():
         return load_guided_diffusion(tensors, file, options)
     if is_dit(tensors) and not path.is_dir():

@@ -5,6 +5,7 @@ DiT and Stable Diffusion 3 have the same names for their patches, positions and 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -69,7 +70,7 @@ def measure_patches(tensors: Mapping[str, Tensor], blocks: str, hidden: str, sou
 def measure_side(tensors: Mapping[str, Tensor], source: str) -> int:
     """The side of the square of patches with stored positions. Raises ``ValueError`` if they are no square."""
     positions = measure_shape(tensors, POSITIONS, 3, source)[1]
-    side = round(positions**0.5)
+    side = math.isqrt(positions)
     if side**2 != positions:
         raise ValueError(f"'{source}' does not fit: {POSITIONS} holds {positions} positions, which are no square")
     return side

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,18 @@ def test_a_file_of_the_authors_gives_the_output_of_their_formulas(suffix: str, t
     assert float(loaded.schedule.alphas_bar[0]) == pytest.approx(1 - 1e-4)
     null = embed_label(loaded.label).vector
     torch.testing.assert_close(null, tensors["y_embedder.embedding_table.weight"][10:])
+
+
+def test_a_checkpoint_of_the_authors_training_has_two_sets_of_weights(model: Any, tmp_path: Path) -> None:
+    """As train.py of DiT writes it: weights, their averages, the optimiser, and the arguments of the command line."""
+    averages = dit_writer.authors_tensors(model)
+    weights = {name: tensor if name == "pos_embed" else 2 * tensor for name, tensor in averages.items()}
+    arguments = argparse.Namespace(model="DiT-XL/2", image_size=256)
+    path = tmp_path / "0050000.pt"
+    torch.save({"model": weights, "ema": averages, "opt": {"state": {}, "param_groups": []}, "args": arguments}, path)
+    for ema, expected in ((True, averages), (False, weights)):
+        network = load_checkpoint(path=path, ema=ema, **SETTINGS).denoiser.network  # type: ignore[attr-defined]
+        assert torch.equal(network.x_embedder.proj.weight, expected["x_embedder.proj.weight"])
 
 
 def test_a_pipeline_of_diffusers_loads_with_its_schedule(model: Any, tmp_path: Path) -> None:
