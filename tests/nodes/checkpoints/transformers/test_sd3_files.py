@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,16 @@ def test_incomplete_and_foreign_files_are_refused(tmp_path: Path) -> None:
         path = write_file(model, tmp_path / "model.safetensors", **changes)  # type: ignore[arg-type]
         with pytest.raises(ValueError, match=match):
             load_checkpoint(path=path)
+
+
+def test_a_pipeline_is_refused_with_the_folder_that_loads(tmp_path: Path) -> None:
+    sd3_writer.network("3").save_pretrained(tmp_path / "transformer")
+    index = {"_class_name": "StableDiffusion3Pipeline", "transformer": ["diffusers", "SD3Transformer2DModel"]}
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    alone = tmp_path / "transformer"
+    with pytest.raises(ValueError, match=rf"SD3Transformer2DModel \(the denoiser alone loads from '{alone}'\)"):
+        load_checkpoint(path=tmp_path)
+    assert load_checkpoint(path=alone).denoiser.kind == "flow"  # type: ignore[attr-defined]
 
 
 def test_a_config_of_another_network_is_refused() -> None:
