@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from guidegraph import load_workflow
+from guidegraph.nodes.models.model_transformers import new_mmdit
 from guidegraph.nodes.models.store import load_part, save_parts
 from tests.graph.export.exporting import LEVEL, WORKFLOWS, changed, difference, made
 from tests.nodes.models.transformers.networks import randomise
@@ -83,3 +87,23 @@ def test_a_dit_trains_and_its_bundle_draws_what_the_engine_draws(tmp_path: Path)
     actual = exported.run()
     assert expected["image"].std() > 0.1
     assert difference(actual, expected) <= LEVEL
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("positions", "sides"), [("table", [16, 16]), ("rotary", ["height", "width"])])
+def test_the_bundle_of_an_mmdit_draws_what_the_engine_draws(positions: Any, sides: list[Any], tmp_path: Path) -> None:
+    """A table of positions ends somewhere, so that its bundle has the size of the example."""
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    model = tmp_path / "model"
+    shutil.copytree(WORKFLOWS / "models" / "scenes", model)
+    denoiser = new_mmdit(patch=4, width=32, depth=2, heads=2, side=8, positions=positions)
+    save_parts(model, {"denoiser": randomise(denoiser)}, dtype=torch.float32)  # type: ignore[arg-type]
+    workflow = changed(WORKFLOWS / "text_to_image.yaml", [('"pkg:scenes"', f'"{model}"')], tmp_path)
+    exported = made(workflow, tmp_path, steps=2, batch=2)
+    bundle = json.loads((tmp_path / "bundle" / "bundle.json").read_text())
+    dims = {port["name"]: port["dims"] for part in bundle["parts"].values() for port in part["inputs"]}
+    assert dims["sample.carry.x"] == ["batch", 4, *sides]
+    expected = exported.engine(model, steps=2, batch=2)
+    assert expected["image"].std() > 0.1
+    assert difference(exported.run(), expected) <= LEVEL
