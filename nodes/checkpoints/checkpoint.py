@@ -70,7 +70,8 @@ def load_checkpoint(
     attention: the order of q, k, v and heads (use_new_attention_order). heads or head_channels: number of attention
     heads, or width of each. upsample_heads: number of heads on the up path, if different (num_heads_upsample).
     groups: of GroupNorm, 32 in all released models. scale: factor that gives latents unit variance. noise_schedule: the
-    β of its training. prediction: kind of the network's prediction, which files of Stable Diffusion 2 do not contain.
+    β of its training. prediction: kind of the network's prediction, which files of Stable Diffusion 2 do not contain;
+    flow for a network without β, such as one of a diffusers folder alone.
     config: a CompVis file's config.yaml, if it is not beside the file. tokenizer: the folder of the tokenizer for a
     single file's text encoder (vocab.json and merges.txt), which a file does not hold. ema: use the moving averages of
     the U-Net's weights if the checkpoint has both; false uses the other weights: a CompVis file's own, or the variant

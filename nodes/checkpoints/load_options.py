@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from guidegraph.nodes.types import PredictionKind
+
 AttentionOrder: TypeAlias = Literal["auto", "legacy", "new"]
 NoiseSchedule: TypeAlias = Literal["auto", "linear", "scaled_linear", "cosine"]
-PredictionChoice: TypeAlias = Literal["auto", "eps", "x0", "v"]
+PredictionChoice: TypeAlias = Literal["auto", PredictionKind]
 
 
 @dataclass(frozen=True)
@@ -17,10 +19,10 @@ class LoadOptions:
 
     attention: the order of q, k, v and heads, guided-diffusion's `use_new_attention_order`. heads, head_channels: the
     number of attention heads, or the width of each. noise_schedule: the β of the training. prediction: the output of
-    the network. tokenizer: a folder with the tokenizer of a single file's text encoder. ema: take the moving averages
-    of the weights if the checkpoint has both; without it, a diffusers folder must have the variant `non_ema`.
-    upsample_heads: heads on the way up, if different. groups: of GroupNorm. scale: factor that gives latents unit
-    variance. config: the config.yaml of a CompVis file.
+    the network; flow if it has no β. tokenizer: a folder with the tokenizer of a single file's text encoder. ema: take
+    the moving averages of the weights if the checkpoint has both; without it, a diffusers folder must have the variant
+    `non_ema`. upsample_heads: heads on the way up, if different. groups: of GroupNorm. scale: factor that gives latents
+    unit variance. config: the config.yaml of a CompVis file.
     """
 
     attention: AttentionOrder = "auto"

@@ -20,8 +20,18 @@ def load_parts(path: Path, options: LoadOptions) -> dict[str, Any]:
     """Load the parts of a checkpoint by name, frozen, on the run's device and in its dtype.
 
     Raises one ``ValueError`` that names the path and its content if it is not a checkpoint, has an unknown layout, or
-    is incomplete; then nothing is loaded.
+    is incomplete; and if the options call it a flow and it has a noise schedule. Then nothing is loaded.
     """
+    parts = _load_layout(path, options)
+    if options.prediction == "flow" and "schedule" in parts:
+        raise ValueError(
+            f"'{path}' has a schedule of β, and a flow has none: leave prediction out, or noise_schedule if it is set"
+        )
+    return parts
+
+
+def _load_layout(path: Path, options: LoadOptions) -> dict[str, Any]:
+    """Load the parts by the loader of the checkpoint's layout."""
     if path.is_dir() and is_diffusers(path):
         return load_diffusers(path, options)
     if path.is_dir() and not is_compvis_folder(path):
@@ -31,7 +41,7 @@ def load_parts(path: Path, options: LoadOptions) -> dict[str, Any]:
             "model_index.json"
         )
     file = find_checkpoint(path) if path.is_dir() else path
-    tensors = read_tensors(file)
+    tensors = read_tensors(file, averages=options.ema)
     if is_guided_diffusion(tensors) and not path.is_dir():
         return load_guided_diffusion(tensors, file, options)
     if is_dit(tensors) and not path.is_dir():

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from guidegraph.graph.trust.file_checks import open_regular
 
-WRAPPERS = ("ema", "state_dict", "model")
+AVERAGES = "ema"
+WRAPPERS = ("state_dict", "model")
 MODULE = "module."
 MAX_MEMBERS = 100_000
 MAX_PICKLE = 1 << 28
@@ -28,6 +29,7 @@ MAX_SHARING = 2
 
 TRAINING = (
     "_codecs.encode",
+    "argparse.Namespace",
     "numpy.core.multiarray.scalar",
     "numpy.dtype",
     "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
@@ -49,22 +51,24 @@ class Inert:
         return id(self)
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path, *, averages: bool = True) -> dict[str, Tensor]:
     """Read the tensors of a safetensors file or a torch checkpoint, by name, on the CPU in the dtypes of the file.
 
     A checkpoint may hold them under `ema`, `state_dict` or `model`, the first of these that exists, or at the top;
-    other values, such as a step count, are left out. Weights are memory-mapped, except those of a checkpoint from
-    before torch 1.6. Raises ``ValueError`` that names the file, its content, and what to do.
+    other values, such as a step count, are left out. Without averages, `ema` comes after the other two. Weights are
+    memory-mapped, except those of a checkpoint from before torch 1.6. Raises ``ValueError`` that names the file, its
+    content, and what to do.
     """
     content = read_nested(path)
-    for candidate in (*(content.get(name) for name in WRAPPERS), content):
+    wrappers = (AVERAGES, *WRAPPERS) if averages else (*WRAPPERS, AVERAGES)
+    for candidate in (*(content.get(name) for name in wrappers), content):
         if isinstance(candidate, Mapping):
             tensors = {name: value for name, value in candidate.items() if isinstance(value, Tensor)}
             if tensors and all(isinstance(name, str) for name in tensors):
                 return strip_module_prefix(tensors)
     keys = ", ".join(str(key) for key in list(content)[:8]) or "none"
     raise ValueError(
-        f"'{path}' holds no weights: expected tensors by name, at the top or under {', '.join(WRAPPERS)}; found the "
+        f"'{path}' holds no weights: expected tensors by name, at the top or under {', '.join(wrappers)}; found the "
         f"keys {keys}: save the model's state_dict"
     )
 

@@ -80,7 +80,7 @@ SkipRule: TypeAlias = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """At "skip": maps features (B, C, h, w) and skipped features (B, C′, h, w) to those to join instead.
 
 A U-Net concatenates them. In a transformer they are the change by a block and its input, and are added; a block with
-two streams calls the rule for its tokens too, (B, C, L, 1).
+two streams calls the rule for its tokens too, (B, C, L, 1), so that such a rule can have no memory.
 """
 
 FeatureRule: TypeAlias = Callable[[Tensor], Tensor]

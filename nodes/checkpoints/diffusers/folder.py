@@ -146,6 +146,8 @@ def _read_components(folder: Path, index: Mapping[str, Any]) -> dict[str, Compon
         classes = expected.get(name, ())
         if classes is not None and kind not in classes:
             supported = f"supported are {', '.join(classes)}" if classes else "no such component is supported"
+            if kind == sd3.CLASS:
+                supported = f"the denoiser alone loads from '{folder / name}'"
             problems.append(f"'{name}' is a {kind} ({supported})")
         elif not (folder / name).is_dir():
             problems.append(f"the folder '{name}' is missing")

@@ -12,13 +12,20 @@ from torch import Tensor
 from guidegraph.nodes.checkpoints.filling import build_filled, check_axes
 from guidegraph.nodes.checkpoints.guided_diffusion import build_schedule
 from guidegraph.nodes.checkpoints.load_options import LoadOptions
-from guidegraph.nodes.checkpoints.tensor_names import numbers_in_names
+from guidegraph.nodes.checkpoints.transformers.measure import (
+    PATCHES,
+    POSITIONS,
+    measure_patches,
+    measure_side,
+    read_heads,
+    refuse_settings,
+)
 from guidegraph.nodes.models.own.label_embedder import LabelConfig, LabelModel
 from guidegraph.nodes.models.transformers.denoiser import DiTDenoiser
 from guidegraph.nodes.models.transformers.dit import DiT, DiTConfig
 from guidegraph.nodes.models.transformers.positions import sincos_positions
 
-PATCHES, POSITIONS, LABELS = "x_embedder.proj.weight", "pos_embed", "y_embedder.embedding_table.weight"
+LABELS = "y_embedder.embedding_table.weight"
 FIRST_BLOCK = "blocks.0.adaLN_modulation.1.weight"
 HEADS = {(384, 12): 6, (768, 12): 12, (1024, 24): 16, (1152, 28): 16}
 """Heads by width and depth: the models S, B, L and XL of the authors' software. XL with patches of 2 is released."""
@@ -26,11 +33,8 @@ HEADS = {(384, 12): 6, (768, 12): 12, (1024, 24): 16, (1152, 28): 16}
 SCHEDULE = "linear"
 """β of the training of those models: 1000 steps."""
 
-POSITION_TOLERANCE = 1e-3
-"""Largest difference of stored positions from the sines and cosines, for files in half precision."""
-
-UNUSED = ("tokenizer", "scale", "config", "upsample_heads", "groups")
-"""Settings of checkpoint.load that a DiT has no use for."""
+POSITION_TOLERANCE = 2**-8
+"""Largest difference of stored positions from the sines and cosines; bfloat16 rounds by half of it."""
 
 
 def is_dit(tensors: Mapping[str, Tensor]) -> bool:
@@ -47,13 +51,10 @@ def load_dit(tensors: Mapping[str, Tensor], path: Path, options: LoadOptions) ->
     """
     source = str(path)
     refuse_settings(source, "a DiT", options)
-    measured = measure_config(tensors, source)
+    measured = measure_patches(tensors, "blocks", "blocks.0.mlp.fc1.weight", source)
     size = (measured["width"], measured["depth"])
-    heads, schedule = HEADS.get(size), SCHEDULE if size in HEADS else None
-    if options.heads is not None:
-        heads = options.heads
-    elif options.head_channels is not None:
-        heads = max(size[0] // options.head_channels, 1)
+    schedule = SCHEDULE if size in HEADS else None
+    heads = read_heads(source, size[0], options) or HEADS.get(size)
     if options.noise_schedule != "auto":
         schedule = options.noise_schedule
     if heads is None or schedule is None:
@@ -64,41 +65,8 @@ def load_dit(tensors: Mapping[str, Tensor], path: Path, options: LoadOptions) ->
             f"tensors do not tell {', '.join(unset)}: set them on checkpoint.load as it was trained"
         )
     kind = "eps" if options.prediction == "auto" else options.prediction
-    config = build_config(source, **measured, heads=heads, kind=kind)
+    config = build_config(source, **measured, grid=measure_side(tensors, source), heads=heads, kind=kind)
     return build_dit(config, tensors, source) | {"schedule": build_schedule(schedule)}
-
-
-def refuse_settings(source: str, family: str, options: LoadOptions) -> None:
-    """Raise ``ValueError`` for settings that a transformer has no use for."""
-    unused = [name for name in UNUSED if getattr(options, name) is not None]
-    if options.attention != "auto":
-        unused.append("attention")
-    if unused:
-        raise ValueError(f"'{source}' is {family}, which has no use for {', '.join(unused)}: leave these out")
-
-
-def measure_config(tensors: Mapping[str, Tensor], source: str) -> dict[str, int]:
-    """Measure the hyper-parameters that the tensors show. Raises ``ValueError`` if one is missing or misshapen."""
-
-    def shape(name: str, axes: int) -> torch.Size:
-        if name not in tensors:
-            raise ValueError(f"'{source}' is in DiT's layout and holds no {name}: it is incomplete, nothing was loaded")
-        return check_axes(tensors[name], source, name, axes).shape
-
-    width, channels, patch, _ = shape(PATCHES, 4)
-    positions = shape(POSITIONS, 3)[1]
-    grid = round(positions**0.5)
-    if grid**2 != positions:
-        raise ValueError(f"'{source}' does not fit: {POSITIONS} holds {positions} positions, which are no square")
-    return {
-        "in_channels": channels,
-        "out_channels": shape("final_layer.linear.weight", 2)[0] // patch**2,
-        "patch": patch,
-        "width": width,
-        "depth": 1 + max(numbers_in_names(tensors, r"blocks\.(\d+)\.")),
-        "hidden": shape("blocks.0.mlp.fc1.weight", 2)[0],
-        "grid": grid,
-    }
 
 
 def build_config(source: str, **settings: Any) -> DiTConfig:

@@ -9,13 +9,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from guidegraph.nodes.checkpoints.filling import build_filled, check_axes
+from guidegraph.nodes.checkpoints.filling import build_filled
 from guidegraph.nodes.checkpoints.load_options import LoadOptions
 from guidegraph.nodes.checkpoints.tensor_names import numbers_in_names, strip_prefix
-from guidegraph.nodes.checkpoints.transformers.dit import refuse_settings
+from guidegraph.nodes.checkpoints.transformers.measure import (
+    measure_patches,
+    measure_shape,
+    measure_side,
+    read_heads,
+    refuse_settings,
+)
 from guidegraph.nodes.models.transformers.denoiser import MMDiTDenoiser
 from guidegraph.nodes.models.transformers.mmdit import MMDiT, MMDiTConfig
 from guidegraph.nodes.types import PredictionKind
@@ -65,11 +70,9 @@ def load_sd3(tensors: Mapping[str, Tensor], path: Path, options: LoadOptions) ->
 def resolve_heads(weights: Mapping[str, Tensor], width: int, depth: int, source: str, options: LoadOptions) -> int:
     """The heads: from the norm of queries, the options, or else the release of this size.
 
-    Raises ``ValueError`` if none of these tells them, or the first two differ.
+    Raises ``ValueError`` if none of these tells them, the first two differ, or the width is no multiple of the options.
     """
-    heads = options.heads
-    if options.head_channels is not None:
-        heads = max(width // options.head_channels, 1)
+    heads = read_heads(source, width, options)
     norm = weights.get("joint_blocks.0.x_block.attn.ln_q.weight")
     if norm is not None and norm.numel():
         measured = width // norm.numel()
@@ -88,31 +91,13 @@ def resolve_heads(weights: Mapping[str, Tensor], width: int, depth: int, source:
 
 def measure_mmdit(tensors: Mapping[str, Tensor], source: str) -> dict[str, Any]:
     """Measure the hyper-parameters that the tensors show. Raises ``ValueError`` if one is missing or misshapen."""
-
-    def shape(name: str, axes: int) -> torch.Size:
-        if name not in tensors:
-            raise ValueError(
-                f"'{source}' has Stable Diffusion 3's layout and holds no {name}: it is incomplete, nothing was loaded"
-            )
-        return check_axes(tensors[name], source, name, axes).shape
-
-    width, channels, patch, _ = shape("x_embedder.proj.weight", 4)
-    positions = shape("pos_embed", 3)[1]
-    side = round(positions**0.5)
-    if side**2 != positions:
-        raise ValueError(f"'{source}' does not fit: pos_embed holds {positions} positions, which are no square")
     return {
-        "in_channels": channels,
-        "out_channels": shape("final_layer.linear.weight", 2)[0] // patch**2,
-        "patch": patch,
-        "width": width,
-        "depth": 1 + max(numbers_in_names(tensors, r"joint_blocks\.(\d+)\.")),
-        "hidden": shape("joint_blocks.0.x_block.mlp.fc1.weight", 2)[0],
-        "context_dim": shape("context_embedder.weight", 2)[1],
-        "vector_dim": shape("y_embedder.mlp.0.weight", 2)[1],
-        "side": side,
+        **measure_patches(tensors, "joint_blocks", "joint_blocks.0.x_block.mlp.fc1.weight", source),
+        "context_dim": measure_shape(tensors, "context_embedder.weight", 2, source)[1],
+        "vector_dim": measure_shape(tensors, "y_embedder.mlp.0.weight", 2, source)[1],
+        "side": measure_side(tensors, source),
         "qk_norm": any(name.endswith(".ln_q.weight") for name in tensors),
-        "dual": tuple(sorted(numbers_in_names(tensors, r"joint_blocks\.(\d+)\.x_block\.attn2\."))),
+        "dual": tuple(numbers_in_names(tensors, r"joint_blocks\.(\d+)\.x_block\.attn2\.")),
     }
 
 

@@ -89,11 +89,19 @@ class Hooks:
         return output.flatten(2).transpose(1, 2)
 
     def text_block(self, index: int, before: Tensor, change: Tensor) -> Tensor:
-        """The output of a transformer's block for the tokens of a text (B, L, C), which has the same skip."""
+        """The output of a transformer's block for the tokens of a text (B, L, C), which has the same skip.
+
+        Raises ``ValueError`` if its rule has a memory: there is one, and it is that of the picture's call.
+        """
         if self.idle:
             return before + change
         size = (before.shape[1], 1)
         site = Site("skip", "block", index)
+        if isinstance(rule := self.rules.get(site), RuleWithMemory):
+            raise ValueError(
+                f"{rule_name(rule)}, the rule of site '{site}', has a memory, and this site is reached twice in a "
+                f"call, by the picture and by the tokens: use feature.block.{index} or joint.block.{index}"
+            )
         h, skipped = self._apply_skip(site, tokens_to_map(change, size), tokens_to_map(before, size))
         return (h + skipped).flatten(2).transpose(1, 2)
 

@@ -32,7 +32,7 @@ class MMDiTDenoiser(NetworkDenoiser):
         """Raise ``ValueError`` also for a picture larger than the table of positions."""
         super().check_shape(shape)
         largest = self.config.side * self.config.patch
-        if self.config.positions == "table" and max(shape[2:]) > largest:
+        if self.config.positions == "table" and (shape[2] > largest or shape[3] > largest):
             raise ValueError(
                 f"this denoiser has positions for at most {largest} × {largest}; found x of shape {tuple(shape)}"
             )

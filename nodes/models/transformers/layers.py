@@ -73,7 +73,7 @@ class HeadNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         wide = x.float()
         normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + NORM_EPS)
-        return normed.to(x.dtype) * self.weight
+        return normed.to(x.dtype) * self.weight.to(x.dtype)  # in mixed precision, the weight is wider
 
 
 class TokenAttention(AttentionLayer):

@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from guidegraph.nodes.guidance.hooks import Site, SiteKind
+from guidegraph.nodes.guidance.hooks import Site
 from guidegraph.nodes.models.networks.attention import attention
 from guidegraph.nodes.models.networks.hooks import NO_HOOKS, Attend, Hooks
 from guidegraph.nodes.models.transformers.layers import (
@@ -61,10 +61,12 @@ class MMDiTConfig:
     kind: PredictionKind = "eps"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "dual", tuple(self.dual))
+        object.__setattr__(self, "dual", tuple(sorted(set(self.dual))))
         unit = 4 * self.heads if self.positions == "rotary" else 4
         if self.width % unit:
-            raise ValueError(f"an MMDiT with {self.positions} positions has a width that is a multiple of {unit}")
+            raise ValueError(
+                f"an MMDiT with {self.positions} positions has a width that is a multiple of {unit}; found {self.width}"
+            )
         if any(index not in range(self.depth) for index in self.dual):
             raise ValueError(f"'dual' lists blocks of 0 … {self.depth - 1}; found {self.dual}")
 
@@ -157,7 +159,18 @@ class MMDiT(nn.Module):
         self.context_embedder = nn.Linear(config.context_dim, config.width)
         self.joint_blocks = nn.ModuleList(MMDiTBlock(config, index) for index in range(config.depth))
         self.final_layer = PatchHead(config.width, config.patch, config.out_channels)
-        self.sites = tuple(list_block_sites(config))
+        self.own_sites = {block: Site("self", "block", i) for i, block in enumerate(config.dual)}
+        self.sites = tuple(
+            site
+            for index in range(config.depth)
+            for site in (
+                Site("joint", "block", index),
+                self.own_sites.get(index),
+                Site("skip", "block", index),
+                Site("feature", "block", index),
+            )
+            if site is not None
+        )
         initialise(self)
         if config.positions == "table":
             size = (config.side, config.side)
@@ -198,28 +211,12 @@ class MMDiT(nn.Module):
             embedding = embedding + self.y_embedder(vector)
         context: Tensor = self.context_embedder(tokens)
         keys = None if mask is None else torch.cat([mask.new_ones(h.shape[:2]), mask], dim=1)
-        duals = 0
         for index, block in enumerate(self.joint_blocks):
             joint = hooks.attend(Site("joint", "block", index), size)
-            own = hooks.attend(Site("self", "block", duals), size)
-            duals += index in config.dual
+            own = hooks.attend(self.own_sites.get(index), size)
             change, text_change = block(h, context, embedding, keys, angles, joint, own)
             h = hooks.block(index, h, change, size)
             if text_change is not None:
                 context = hooks.text_block(index, context, text_change)
         out: Tensor = self.final_layer(h, embedding, size)
         return out
-
-
-def list_block_sites(config: MMDiTConfig) -> list[Site]:
-    """The sites of an MMDiT, in order of execution; "self" counts the blocks with a second attention."""
-    sites: list[Site] = []
-    duals = 0
-    for index in range(config.depth):
-        sites.append(Site("joint", "block", index))
-        if index in config.dual:
-            sites.append(Site("self", "block", duals))
-            duals += 1
-        kinds: tuple[SiteKind, ...] = ("skip", "feature")
-        sites += [Site(kind, "block", index) for kind in kinds]
-    return sites

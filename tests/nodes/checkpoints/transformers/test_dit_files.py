@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,8 @@ from tests.nodes.checkpoints.transformers import dit_writer
 
 pytest.importorskip("diffusers")
 
-PARAMETERS = {"DiT-XL-2-256": 675_129_632, "DiT-XL-2-512": 676_014_368}
-"""Numbers in the authors' files, with the positions."""
+MILLIONS = 675
+"""Parameters of DiT-XL/2 (Peebles & Xie 2023), which do not count the positions."""
 
 SETTINGS: dict[str, Any] = {"heads": 2, "noise_schedule": "linear"}
 
@@ -60,6 +61,17 @@ def test_a_folder_of_diffusers_gives_the_output_of_diffusers(side: int, model: A
     assert loaded.label.classes == 10
 
 
+def test_a_network_of_a_flow_has_no_noise_schedule(model: Any, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path)
+    loaded = load_checkpoint(path=tmp_path, prediction="flow")
+    x, t, label = inputs()
+    assert loaded.denoiser(x, t, embed_label(loaded.label, label)).kind == "flow"
+    torch.save(dit_writer.authors_tensors(model), tmp_path / "model.pt")
+    for path, settings in ((tmp_path, {"noise_schedule": "linear"}), (tmp_path / "model.pt", SETTINGS)):
+        with pytest.raises(ValueError, match=r"' has a schedule of β, and a flow has none: leave prediction out, or"):
+            load_checkpoint(path=path, prediction="flow", **settings)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_a_file_of_the_authors_gives_the_output_of_their_formulas(suffix: str, tmp_path: Path) -> None:
     from safetensors.torch import save_file
@@ -73,6 +85,18 @@ def test_a_file_of_the_authors_gives_the_output_of_their_formulas(suffix: str, t
     assert float(loaded.schedule.alphas_bar[0]) == pytest.approx(1 - 1e-4)
     null = embed_label(loaded.label).vector
     torch.testing.assert_close(null, tensors["y_embedder.embedding_table.weight"][10:])
+
+
+def test_a_checkpoint_of_the_authors_training_has_two_sets_of_weights(model: Any, tmp_path: Path) -> None:
+    """As train.py of DiT writes it: weights, their averages, the optimiser, and the arguments of the command line."""
+    averages = dit_writer.authors_tensors(model)
+    weights = {name: tensor if name == "pos_embed" else 2 * tensor for name, tensor in averages.items()}
+    arguments = argparse.Namespace(model="DiT-XL/2", image_size=256)
+    path = tmp_path / "0050000.pt"
+    torch.save({"model": weights, "ema": averages, "opt": {"state": {}, "param_groups": []}, "args": arguments}, path)
+    for ema, expected in ((True, averages), (False, weights)):
+        network = load_checkpoint(path=path, ema=ema, **SETTINGS).denoiser.network  # type: ignore[attr-defined]
+        assert torch.equal(network.x_embedder.proj.weight, expected["x_embedder.proj.weight"])
 
 
 def test_a_pipeline_of_diffusers_loads_with_its_schedule(model: Any, tmp_path: Path) -> None:
@@ -100,8 +124,9 @@ def test_a_released_dit_has_every_key_and_no_other(name: str) -> None:
         parts = load_dit(tensors, Path("a.pt"), LoadOptions())
         settings = read_dit_config({**model.config, "_class_name": "DiTTransformer2DModel"}, Path("config.json"), "eps")
         folder = build_dit(settings, dit_tensors(model.state_dict(), "folder"), "folder")
-    assert sum(tensor.numel() for tensor in tensors.values()) == PARAMETERS[name]
     held = parts["denoiser"].network.state_dict()
+    labels = parts["label"].state_dict()
+    assert round(sum(tensor.numel() for tensor in (*held.values(), *labels.values())) / 1e6) == MILLIONS
     for loaded in (parts, folder):
         network = loaded["denoiser"].network
         assert network.state_dict().keys() == held.keys()
@@ -121,8 +146,24 @@ def test_what_a_file_does_not_tell_is_asked_for(model: Any, tmp_path: Path) -> N
     with pytest.raises(ValueError, match=r"is a DiT, which has no use for scale, groups, attention"):
         load_checkpoint(path=path, scale=1.0, groups=32, attention="new", **SETTINGS)
     assert load_checkpoint(path=path, head_channels=16, noise_schedule="cosine").denoiser.config.heads == 2
-    with pytest.raises(ValueError, match=r"describes no DiT that can be built|cannot be shared by 3 heads"):
-        load_checkpoint(path=path, heads=3, noise_schedule="linear")
+    for settings, match in (
+        (
+            {"heads": 3},
+            r"model\.pt' has tokens of width 32, which is no multiple of heads = 3: set heads or",
+        ),
+        ({"head_channels": 12}, "width 32, which is no multiple of head_channels = 12"),
+        ({"head_channels": 64}, "width 32, which is no multiple of head_channels = 64"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            load_checkpoint(path=path, noise_schedule="linear", **settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_positions_in_half_precision_are_those_of_the_paper(dtype: torch.dtype, model: Any, tmp_path: Path) -> None:
+    torch.save(
+        {name: tensor.to(dtype) for name, tensor in dit_writer.authors_tensors(model).items()}, tmp_path / "a.pt"
+    )
+    assert load_checkpoint(path=tmp_path / "a.pt", **SETTINGS).denoiser.config.grid == 4  # type: ignore[attr-defined]
 
 
 def test_incomplete_and_foreign_files_are_refused(model: Any, tmp_path: Path) -> None:

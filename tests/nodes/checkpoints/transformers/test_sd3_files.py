@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,12 @@ from tests.nodes.checkpoints.transformers import sd3_writer
 pytest.importorskip("diffusers")
 
 PREFIX = "model.diffusion_model."
-PARAMETERS = {
-    "Stable Diffusion 3 medium": 2_028_328_000,
-    "Stable Diffusion 3.5 medium": 2_243_171_520,
-    "Stable Diffusion 3.5 large": 8_056_627_520,
+BILLIONS = {
+    "Stable Diffusion 3 medium": 2.0,
+    "Stable Diffusion 3.5 medium": 2.5,
+    "Stable Diffusion 3.5 large": 8.1,
 }
-"""Without the positions."""
+"""Parameters as announced by Stability AI."""
 
 
 def inputs(height: int = 16, width: int = 16) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -98,13 +99,17 @@ def test_a_released_transformer_has_every_key_and_no_other(name: str) -> None:
         model = diffusers.SD3Transformer2DModel(**{**sd3_writer.RELEASED_SHAPE, **sd3_writer.RELEASED[name]})
     tensors = sd3_writer.single_file(model)
     assert is_sd3(tensors)
-    assert sum(tensor.numel() for key, tensor in tensors.items() if key != "pos_embed") == PARAMETERS[name]
     with use_device("meta", "float32"):
         file = load_sd3({PREFIX + key: tensor for key, tensor in tensors.items()}, Path("a.safetensors"), LoadOptions())
         config = read_sd3_config({**model.config, "_class_name": "SD3Transformer2DModel"}, Path("config.json"), "eps")
         folder = build_mmdit(config, sd3_tensors(model.state_dict(), config.depth), "folder")
     held = file["denoiser"].network.state_dict()
     assert held.keys() == folder["denoiser"].network.state_dict().keys() == tensors.keys()
+    count = sum(tensor.numel() for tensor in held.values())
+    assert count - held["pos_embed"].numel() == sum(parameter.numel() for parameter in model.parameters())
+    assert count / 1e9 == pytest.approx(BILLIONS[name], abs=0.1)
+    joined = sum(tensor.numel() for key, tensor in held.items() if ".qkv." in key)
+    assert 0.16 < joined / count < 0.18  # the memory that docs/do/checkpoints.md states
     measured = file["denoiser"].config
     assert measured.kind == "flow"
     assert {**vars(measured), "kind": "eps"} == vars(config)
@@ -130,6 +135,8 @@ def test_what_a_file_does_not_tell_is_asked_for(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"width 32 with 3 blocks, which was not released, .* heads or head_channels"):
         load_checkpoint(path=path)
     assert load_checkpoint(path=path, heads=2).denoiser.config.heads == 2  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match=r"model\.safetensors' has .* width 32, which is no multiple of heads = 3"):
+        load_checkpoint(path=path, heads=3)
     with pytest.raises(ValueError, match="has no use for scale"):
         load_checkpoint(path=path, heads=2, scale=1.5)
     with pytest.raises(ValueError, match="which has no β: leave noise_schedule out"):
@@ -155,6 +162,16 @@ def test_incomplete_and_foreign_files_are_refused(tmp_path: Path) -> None:
         path = write_file(model, tmp_path / "model.safetensors", **changes)  # type: ignore[arg-type]
         with pytest.raises(ValueError, match=match):
             load_checkpoint(path=path)
+
+
+def test_a_pipeline_is_refused_with_the_folder_that_loads(tmp_path: Path) -> None:
+    sd3_writer.network("3").save_pretrained(tmp_path / "transformer")
+    index = {"_class_name": "StableDiffusion3Pipeline", "transformer": ["diffusers", "SD3Transformer2DModel"]}
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    alone = tmp_path / "transformer"
+    with pytest.raises(ValueError, match=rf"SD3Transformer2DModel \(the denoiser alone loads from '{alone}'\)"):
+        load_checkpoint(path=tmp_path)
+    assert load_checkpoint(path=alone).denoiser.kind == "flow"  # type: ignore[attr-defined]
 
 
 def test_a_config_of_another_network_is_refused() -> None:

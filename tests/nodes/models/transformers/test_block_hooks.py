@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from guidegraph import AttentionCall, Rule, Site, select_sites
+from guidegraph import AttentionCall, Rule, RuleWithMemory, Site, select_sites
 from guidegraph.nodes.models.networks.hooks import HookedModel
 from guidegraph.nodes.models.networks.shared_tensors import copy_sharing_tensors
 from guidegraph.nodes.sampling.denoiser import features, list_sites
 from guidegraph.nodes.types import Condition
+from tests.nodes.guidance.test_rule_memory import averaging
 from tests.nodes.models.transformers.networks import BATCH, DEPTH, SIDE, WIDTH, captioned, dit, labelled, mmdit
 
 Inputs = tuple[Tensor, Tensor, Condition]
@@ -108,6 +109,13 @@ def test_rules_that_compute_the_same_do_not_change_the_prediction(model: tuple[H
     assert torch.equal(ruled(*inputs).value, denoiser(*inputs).value)
 
 
+def test_rules_act_in_mixed_precision(model: tuple[HookedModel, Inputs]) -> None:
+    denoiser, inputs = model
+    ruled = denoiser.with_rules({site: unchanged(site) for site in denoiser.sites()})
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(ruled(*inputs).value, denoiser(*inputs).value)
+
+
 def test_a_rule_at_every_site_changes_the_prediction_and_not_the_original(model: tuple[HookedModel, Inputs]) -> None:
     denoiser, inputs = model
     plain = denoiser(*inputs).value
@@ -140,6 +148,40 @@ def test_a_block_that_is_left_out_is_one_that_the_network_does_not_have(build: A
     blocks = denoiser.network.blocks if build is dit else denoiser.network.joint_blocks
     del blocks[1]
     assert torch.equal(actual, denoiser(*inputs()).value)
+
+
+def has_two_streams(denoiser: HookedModel, site: Site) -> bool:
+    """Whether the rule of a site is called for the picture and for the text: at the skip of all blocks but the last."""
+    joint = any(other.kind == "joint" for other in denoiser.sites())
+    return joint and site.kind == "skip" and site.index < DEPTH - 1
+
+
+def test_rules_with_a_memory_act_where_one_tensor_passes(model: tuple[HookedModel, Inputs]) -> None:
+    denoiser, (x, t, condition) = model
+    _, values = denoiser.captured(x, t, condition, denoiser.sites())
+    for site in denoiser.sites():
+        if has_two_streams(denoiser, site):
+            continue
+        ruled = denoiser.with_rules({site: averaging(site)})
+        empty = ruled.empty_memory(x, condition)
+        first, memory = ruled.predict_with_memory(x, t, condition, empty)
+        assert torch.equal(memory.values[site.name], 0.5 * values[site])
+        second, _ = ruled.predict_with_memory(x, t, condition, memory)
+        assert not torch.equal(first.value, second.value), site
+
+
+def test_a_skip_of_two_streams_takes_no_rule_with_a_memory() -> None:
+    denoiser = mmdit()
+    x, t, condition = captioned()
+    count = RuleWithMemory(lambda h, skipped, memory: ((h, skipped), memory + 1))
+    for site in denoiser.sites():
+        if has_two_streams(denoiser, site):
+            ruled = denoiser.with_rules({site: count})
+            empty = ruled.empty_memory(x, condition)
+            with pytest.raises(
+                ValueError, match=rf"site '{site}', has a memory, .* use feature\.block\.{site.index} or"
+            ):
+                ruled.predict_with_memory(x, t, condition, empty)
 
 
 def test_gradients_go_through_rules(model: tuple[HookedModel, Inputs]) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
@@ -17,9 +19,9 @@ from guidegraph.nodes.models.store import describe_part, load_part, save_parts
 from guidegraph.nodes.models.transformers.dit import DiT, DiTBlock, DiTConfig
 from guidegraph.nodes.models.transformers.positions import sincos_positions
 from guidegraph.nodes.sampling.denoiser import predict
-from guidegraph.nodes.training.lora import merge_lora, new_lora
+from guidegraph.nodes.training.lora import apply_lora, merge_lora, new_lora, save_lora
 from guidegraph.nodes.types import Condition
-from tests.nodes.models.transformers.networks import BATCH, SIDE, WIDTH, dit, labelled, randomise
+from tests.nodes.models.transformers.networks import BATCH, SIDE, WIDTH, captioned, dit, labelled, mmdit, randomise
 
 
 def test_positions_are_those_of_the_authors_software() -> None:
@@ -162,6 +164,30 @@ def test_a_lora_changes_the_attention_of_every_block() -> None:
     merged = merge_lora(lora)
     torch.testing.assert_close(merged(x, t, condition).value, lora(x, t, condition).value, rtol=1e-4, atol=1e-4)
     assert not torch.allclose(merged(x, t, condition).value, denoiser(x, t, condition).value, atol=1e-2)
+
+
+@pytest.mark.parametrize(("build", "inputs"), [(dit, labelled), (mmdit, captioned)])
+@pytest.mark.parametrize("layout", ["kohya", "peft"])
+def test_a_lora_of_a_transformer_is_saved_and_applied(layout: Any, build: Any, inputs: Any, tmp_path: Path) -> None:
+    denoiser = build()
+    lora: Any = new_lora(denoiser, rank=2)
+    for name, parameter in lora.named_parameters():
+        if name.endswith("lora_B"):
+            parameter.data = torch.ones_like(parameter)
+    path = tmp_path / "lora.safetensors"
+    save_lora(lora, path=path, layout=layout)
+    applied = apply_lora(denoiser, path=path).denoiser
+    expected = lora(*inputs()).value
+    torch.testing.assert_close(applied(*inputs()).value, expected, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(denoiser(*inputs()).value, expected, atol=1e-2)
+
+
+def test_a_lora_under_the_names_of_diffusers_is_refused(tmp_path: Path) -> None:
+    layer = "transformer.transformer_blocks.0.attn.to_q"
+    factors = {f"{layer}.lora_A.weight": torch.ones(2, WIDTH), f"{layer}.lora_B.weight": torch.ones(WIDTH, 2)}
+    save_file(factors, tmp_path / "lora.safetensors")
+    with pytest.raises(ValueError, match=r"transformer_blocks\.0\.attn\.to_q"):
+        apply_lora(mmdit(), path=tmp_path / "lora.safetensors")
 
 
 @pytest.mark.slow

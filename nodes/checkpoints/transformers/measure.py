@@ -1,0 +1,76 @@
+"""The hyper-parameters of a transformer that its tensors show, and the settings of `checkpoint.load` for it.
+
+DiT and Stable Diffusion 3 have the same names for their patches, positions and head.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from guidegraph.nodes.checkpoints.filling import check_axes
+from guidegraph.nodes.checkpoints.load_options import LoadOptions
+from guidegraph.nodes.checkpoints.tensor_names import numbers_in_names
+
+PATCHES, POSITIONS, HEAD = "x_embedder.proj.weight", "pos_embed", "final_layer.linear.weight"
+UNUSED = ("tokenizer", "scale", "config", "upsample_heads", "groups")
+"""Settings of checkpoint.load that a transformer has no use for."""
+
+
+def refuse_settings(source: str, family: str, options: LoadOptions) -> None:
+    """Raise ``ValueError`` for settings that a transformer has no use for."""
+    unused = [name for name in UNUSED if getattr(options, name) is not None]
+    if options.attention != "auto":
+        unused.append("attention")
+    if unused:
+        raise ValueError(f"'{source}' is {family}, which has no use for {', '.join(unused)}: leave these out")
+
+
+def read_heads(source: str, width: int, options: LoadOptions) -> int | None:
+    """The number of heads that the options set for tokens of this width, or None.
+
+    Raises ``ValueError`` if the width is not a multiple of `heads` or `head_channels`.
+    """
+    for name, number in (("heads", options.heads), ("head_channels", options.head_channels)):
+        if number is not None and width % number:
+            raise ValueError(
+                f"'{source}' has tokens of width {width}, which is no multiple of {name} = {number}: set heads or "
+                "head_channels as it was trained"
+            )
+    return options.heads if options.head_channels is None else width // options.head_channels
+
+
+def measure_shape(tensors: Mapping[str, Tensor], name: str, axes: int, source: str) -> torch.Size:
+    """The shape of a tensor. Raises ``ValueError`` if it is missing or has another number of axes."""
+    if name not in tensors:
+        raise ValueError(f"'{source}' holds no {name}: it is incomplete, nothing was loaded")
+    return check_axes(tensors[name], source, name, axes).shape
+
+
+def measure_patches(tensors: Mapping[str, Tensor], blocks: str, hidden: str, source: str) -> dict[str, int]:
+    """Measure channels, patch, width, depth and hidden width. Raises ``ValueError`` if one is missing or misshapen.
+
+    blocks: the beginning of the names of blocks, before their numbers. hidden: the name of the weight of the first
+    layer of a feed-forward.
+    """
+    width, channels, patch, _ = measure_shape(tensors, PATCHES, 4, source)
+    return {
+        "in_channels": channels,
+        "out_channels": measure_shape(tensors, HEAD, 2, source)[0] // patch**2,
+        "patch": patch,
+        "width": width,
+        "depth": 1 + max(numbers_in_names(tensors, rf"{blocks}\.(\d+)\.")),
+        "hidden": measure_shape(tensors, hidden, 2, source)[0],
+    }
+
+
+def measure_side(tensors: Mapping[str, Tensor], source: str) -> int:
+    """The side of the square of patches with stored positions. Raises ``ValueError`` if they are no square."""
+    positions = measure_shape(tensors, POSITIONS, 3, source)[1]
+    side = math.isqrt(positions)
+    if side**2 != positions:
+        raise ValueError(f"'{source}' does not fit: {POSITIONS} holds {positions} positions, which are no square")
+    return side
