@@ -1,75 +1,48 @@
 """The port types of conditional diffusion.
 
-Tensors are named for the checker: ``Tensor ⊃ Sample ⊃ {Image, Latent, Noise}`` and
-``Tensor ⊃ {Score, Mask, SemanticMap, Label, Timesteps}``. The structured types are small frozen
-dataclasses, registered as pytrees, so that they can be traced and exported.
+Named tensors are in tensor_types.py. The structured types are small frozen dataclasses, registered as pytrees, so that
+they can be traced and exported.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
 from guidegraph.graph.types import Tensor, is_tensor, structured
 from guidegraph.nodes.noise_level import NoiseLevel, check_kind
 from guidegraph.nodes.noise_level import PredictionKind as PredictionKind
 from guidegraph.nodes.shape_checks import check_compatible
 from guidegraph.nodes.table import Table as Table
+from guidegraph.nodes.tensor_types import (
+    Image as Image,
+)
+from guidegraph.nodes.tensor_types import (
+    Label as Label,
+)
+from guidegraph.nodes.tensor_types import (
+    Latent as Latent,
+)
+from guidegraph.nodes.tensor_types import (
+    Mask as Mask,
+)
+from guidegraph.nodes.tensor_types import (
+    Noise as Noise,
+)
+from guidegraph.nodes.tensor_types import (
+    Sample as Sample,
+)
+from guidegraph.nodes.tensor_types import (
+    Score as Score,
+)
+from guidegraph.nodes.tensor_types import (
+    SemanticMap as SemanticMap,
+)
+from guidegraph.nodes.tensor_types import (
+    Timesteps as Timesteps,
+)
 from guidegraph_runtime.tables.form import Form
-
-if TYPE_CHECKING:
-    Sample = Tensor
-    Image = Tensor
-    Latent = Tensor
-    Noise = Tensor
-    Score = Tensor
-    Mask = Tensor
-    SemanticMap = Tensor
-    Label = Tensor
-    Timesteps = Tensor
-else:
-
-    class Sample(Tensor):
-        """A batch of pictures or latents: (B, C, H, W)."""
-
-        axes = ("B", "C", "H", "W")
-
-    class Image(Sample):
-        """RGB pictures: (B, 3, H, W) in [-1, 1]."""
-
-        axes = ("B", 3, "H", "W")
-
-    class Latent(Sample):
-        """Latents of an autoencoder: (B, C, h, w)."""
-
-    class Noise(Sample):
-        """Standard normal noise: (B, C, H, W)."""
-
-    class Score(Tensor):
-        """∇ₓ log p, in the shape of x."""
-
-    class Mask(Tensor):
-        """1 where something applies, 0 elsewhere: (B, 1, H, W)."""
-
-        axes = ("B", 1, "H", "W")
-
-    class SemanticMap(Tensor):
-        """One-hot classes: (B, K, H, W)."""
-
-        axes = ("B", "K", "H", "W")
-
-    class Label(Tensor):
-        """Class indices: (B), int64."""
-
-        axes = ("B",)
-        integer = True
-
-    class Timesteps(Tensor):
-        """Times on the schedule's own axis: (1) or (B), float32."""
-
-        axes = ("B",)
-
 
 Scale: TypeAlias = float | Tensor
 """A guidance scale: one number, or a tensor (B) with one for each sample."""

@@ -11,7 +11,7 @@ from typing import Any
 from guidegraph import nodes
 from guidegraph.graph.node import SPEC_ATTRIBUTE
 from guidegraph.graph.types import Tensor
-from guidegraph.nodes import types
+from guidegraph.nodes import tensor_types, types
 from guidegraph.nodes.guidance.hooks import HookedDenoiser, MemoryDenoiser, OpaqueDenoiser
 from guidegraph.nodes.guidance.rule_memory import RuleMemory
 from guidegraph.nodes.guidance.step_context import StepContext
@@ -35,6 +35,11 @@ def guidegraph_nodes() -> list[Callable[..., Any]]:
 
 @hookimpl
 def guidegraph_types() -> list[type]:
-    classes = [value for value in vars(types).values() if isclass(value) and value.__module__ == types.__name__]
+    classes = [
+        value
+        for module in (types, tensor_types)
+        for value in vars(module).values()
+        if isclass(value) and value.__module__ == module.__name__
+    ]
     classes += [types.Table, HookedDenoiser, MemoryDenoiser, Moments, OpaqueDenoiser, RuleMemory, StepContext]
     return [Tensor, *sorted(classes, key=lambda kind: kind.__name__)]

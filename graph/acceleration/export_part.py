@@ -14,7 +14,7 @@ from guidegraph.graph.export.partition.subgraph import PartPlan
 from guidegraph_runtime.error_text import describe_error, list_causes
 
 if TYPE_CHECKING:
-    from guidegraph.graph.export.workflow import ExportedPart
+    from guidegraph.graph.export.trace_parts import ExportedPart
 
 
 def export_part(
@@ -25,7 +25,7 @@ def export_part(
     Raises ``ExportError`` if it cannot be traced, and other errors of its nodes when they run on other sizes.
     """
     from guidegraph.graph.export.onnx.model import save_part
-    from guidegraph.graph.export.workflow import multiples, trace_parts
+    from guidegraph.graph.export.trace_parts import multiples, trace_parts
 
     exported: ExportedPart
     (exported,) = trace_parts([plan], device, {}, None, dtype=dtype)

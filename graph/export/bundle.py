@@ -14,7 +14,8 @@ from guidegraph.graph.export.errors import ExportError
 from guidegraph.graph.export.onnx.adaptable_weights import make_weight_table
 from guidegraph.graph.export.onnx.model import EMBEDDED_LIMIT, save_part
 from guidegraph.graph.export.onnx.program import OPSET
-from guidegraph.graph.export.workflow import Exported, ExportedPart
+from guidegraph.graph.export.trace_parts import ExportedPart
+from guidegraph.graph.export.workflow import Exported
 from guidegraph_runtime.bundle.manifest import (
     File,
     Manifest,

@@ -16,7 +16,8 @@ from guidegraph.graph.export.partition.example_values import ExampleValues
 from guidegraph.graph.export.partition.leaves import plain_fields, tensor_leaves
 from guidegraph.graph.export.partition.precision import EVERY_STEP
 from guidegraph.graph.export.partition.subgraph import ExampleValue, PartInput, PartPlan, is_number, plan_part
-from guidegraph.graph.export.workflow import Exported, OnPart, trace_parts
+from guidegraph.graph.export.trace_parts import OnPart, trace_parts
+from guidegraph.graph.export.workflow import Exported
 from guidegraph.graph.ir import (
     Call,
     Carry,

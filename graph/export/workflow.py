@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import re
-import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from guidegraph.graph.device_context import use_device
-from guidegraph.graph.errors import NodeError, suggest
-from guidegraph.graph.export.errors import ExportError, FixedSizeError, NotPassedOn
-from guidegraph.graph.export.onnx.adaptable_weights import ADAPTABLE_METHOD, AdaptableWeight, find_adaptable_weights
-from guidegraph.graph.export.onnx.axes import Axis
-from guidegraph.graph.export.onnx.quantise import quantise_weights
-from guidegraph.graph.export.onnx.trace import TracedPart, trace_part
+from guidegraph.graph.export.errors import ExportError, NotPassedOn
+from guidegraph.graph.export.onnx.adaptable_weights import ADAPTABLE_METHOD
 from guidegraph.graph.export.partition.assign import find_host_calls, partition_operations
 from guidegraph.graph.export.partition.example_run import ExampleRun
 from guidegraph.graph.export.partition.example_values import ExampleValues, HostPlan
-from guidegraph.graph.export.partition.free_axes import find_free_axes, separate_batches
 from guidegraph.graph.export.partition.host_operations import file_suffix
 from guidegraph.graph.export.partition.host_planner import HostPlanner
-from guidegraph.graph.export.partition.leaves import DYNAMIC
-from guidegraph.graph.export.partition.precision import EVERY_STEP, PRECISIONS, PROVIDERS
-from guidegraph.graph.export.partition.subgraph import PartPlan, is_number
-from guidegraph.graph.export.user_frame import user_frame_of_traceback
+from guidegraph.graph.export.partition.precision import PROVIDERS
+from guidegraph.graph.export.partition.subgraph import is_number
+from guidegraph.graph.export.trace_parts import ExportedPart, OnPart, multiples, trace_parts
 from guidegraph.graph.ir import Graph, Literal, Loop, Op, Output, Param, Parameter, Source
 from guidegraph.graph.planning.make_choices import make_choices
 from guidegraph.graph.planning.passes import bind_params, hoist, prune
@@ -36,24 +28,9 @@ from guidegraph.graph.trust.policy import OWN_WORKFLOW, Policy
 from guidegraph.graph.types import PortType, SequenceOf, register_structured
 from guidegraph_runtime.bundle.manifest import Input, Operation
 from guidegraph_runtime.bundle.names import MULTIPLES
-from guidegraph_runtime.error_text import list_causes
 from guidegraph_runtime.running.choices import CHOOSE, OTHERWISE, WHEN
 
 KINDS: Mapping[type, str] = {str: "str", int: "int", float: "float", bool: "bool", Path: "path"}
-
-
-@dataclass(frozen=True)
-class ExportedPart:
-    """A part: its plan, its free axes, its graph, and the graph's precision.
-
-    adaptable: the weights that a LoRA may change at run time.
-    """
-
-    plan: PartPlan
-    axes: tuple[dict[int, Axis], ...]
-    traced: TracedPart
-    precision: str = "fp32"
-    adaptable: tuple[AdaptableWeight, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -82,9 +59,6 @@ class Exported:
     def providers(self) -> tuple[str, ...]:
         """The providers of which one must run the parts; empty if any can."""
         return next((PROVIDERS[part.precision] for part in self.parts if part.precision in PROVIDERS), ())
-
-
-OnPart: TypeAlias = Callable[[ExportedPart, float], None]
 
 
 def export_workflow(
@@ -141,11 +115,6 @@ def export_workflow(
         if isinstance(op, Loop) and op.over in planner.examples.values
     }
     return Exported(graph, inputs, fixed, outputs, plan, parts, host, values, frozen=frozen, iterations=iterations)
-
-
-def multiples(part: ExportedPart) -> dict[str, int]:
-    """The factors above 1 that the sizes of a part's named axes must be multiples of."""
-    return {axis.name: axis.multiple_of for axes in part.axes for axis in axes.values() if axis.multiple_of > 1}
 
 
 def with_multiples(
@@ -247,117 +216,6 @@ def _find_branches(plan: tuple[Operation, ...]) -> dict[str, tuple[str, ...]]:
 
 def _all_operations(plan: tuple[Operation, ...]) -> list[Operation]:
     return [inner for operation in plan for inner in (operation, *_all_operations(operation.body or ()))]
-
-
-def trace_parts(
-    plans: Sequence[PartPlan],
-    device: str,
-    precision: Mapping[str, str],
-    on_part: OnPart | None,
-    midway: Collection[str] = (),
-    dtype: str = "float32",
-) -> tuple[ExportedPart, ...]:
-    """Trace parts. midway: nodes that are traced only because all parts form one graph; their parts are traced first.
-
-    dtype: of the run in which they are traced, as nodes read it.
-
-    Raises ``ExportError`` for a precision of an unknown part.
-    """
-    names = [plan.name for plan in plans]
-    if unknown := [name for name in precision if name != EVERY_STEP and name not in names]:
-        raise ExportError(f"there is no part '{unknown[0]}'", suggest(unknown[0], names, "parts"))
-    if EVERY_STEP in precision and not any(plan.in_loop for plan in plans):
-        precision_name = precision[EVERY_STEP]
-        raise ExportError(
-            f"{precision_name} is for parts in loops, and there is none", f"name a part: PART={precision_name}"
-        )
-    parts = {}
-    for plan in sorted(plans, key=lambda plan: not set(plan.keys) & set(midway)):
-        started = time.perf_counter()
-        default = precision.get(EVERY_STEP, "fp32") if plan.in_loop else "fp32"
-        try:
-            with use_device(device, dtype):
-                parts[plan.name] = _trace_with_fallback(plan, precision.get(plan.name, default))
-        except ExportError as error:
-            if keys_between := [key for key in plan.keys if key in midway]:
-                raise _explain_host_work(keys_between, error) from error
-            raise
-        if on_part is not None:
-            on_part(parts[plan.name], time.perf_counter() - started)
-    return tuple(parts[plan.name] for plan in plans)
-
-
-def _explain_host_work(keys: Sequence[str], error: ExportError) -> ExportError:
-    """Extend the error of a part with nodes that would run on the host in a bundle."""
-    names = ", ".join(f"nodes.{key}" for key in keys)
-    reason = f"one graph has to hold {names} too, which is the host's work in a bundle: {error.reason}"
-    remedy = "leave out what it gives (--only), or export a bundle: leave out --single-file"
-    return ExportError(reason, remedy, place=error.place, operator=error.operator)
-
-
-def _trace_with_fallback(part: PartPlan, precision: str) -> ExportedPart:
-    """Trace a part with separate batch axes of inputs if possible, else with one batch axis for all."""
-    with_own_batches = part if part.in_loop else separate_batches(part)
-    try:
-        try:
-            return _trace_free_sizes(with_own_batches, precision)
-        except ExportError:
-            if not any("A" in part_input.axes for part_input in with_own_batches.inputs):
-                raise
-            return _trace_free_sizes(part, precision)
-    except ExportError as error:
-        raise _name_failed_node(part, error) from error
-
-
-def _trace_free_sizes(part: PartPlan, precision: str) -> ExportedPart:
-    """Trace a part with as many free axes as possible. Axes other than batches are fixed if the trace requires it."""
-    import torch
-
-    part, axes = find_free_axes(part)
-    while True:
-        try:
-            traced = _trace_graph(part, axes, precision)
-            adaptable = find_adaptable_weights(traced, part.models, getattr(torch, PRECISIONS[precision]))
-            return ExportedPart(part, tuple(axes), traced, precision, adaptable)
-        except FixedSizeError as error:
-            names = {axis.name for input_axes in axes for axis in input_axes.values()}
-            named_axes = {name for name in names if re.search(rf"\b{name}\b", error.condition)}
-            fixed = {name for name in named_axes if name != DYNAMIC["B"]}
-            if not fixed or any(name.startswith(DYNAMIC["A"]) for name in fixed):
-                raise
-            axes = [
-                {position: axis for position, axis in input_axes.items() if axis.name not in fixed}
-                for input_axes in axes
-            ]
-
-
-def _trace_graph(part: PartPlan, axes: list[dict[int, Axis]], precision: str) -> TracedPart:
-    import torch
-
-    examples, names = (
-        [part_input.example for part_input in part.inputs],
-        [part_input.name for part_input in part.inputs],
-    )
-    dtype = getattr(torch, PRECISIONS[precision])
-    function = part.function
-    if dtype != torch.float32:
-        assert part.cast is not None
-        function = part.cast(dtype)
-    traced = trace_part(function, examples, names, axes, list(part.outputs))
-    return quantise_weights(traced) if precision == "int8" else traced
-
-
-def _name_failed_node(part: PartPlan, error: ExportError) -> ExportError:
-    """Extend an error with the node that failed while it was traced, or else with the part's nodes."""
-    cause = next((link for link in list_causes(error) if isinstance(link, NodeError)), None)
-    if cause is None:
-        subject, location = f"part '{part.name}' (nodes.{', nodes.'.join(part.keys)})", error.place
-    else:
-        subject, location = (
-            f"{cause.path} ({cause.node_id})",
-            error.place or user_frame_of_traceback(cause.cause.__traceback__),
-        )
-    return ExportError(f"{subject}: {error.reason}", error.remedy, place=location, operator=error.operator)
 
 
 def input_type(kind: PortType, value: Any) -> tuple[str, bool] | None:

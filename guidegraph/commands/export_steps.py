@@ -24,7 +24,8 @@ from guidegraph_runtime.error_text import list_causes
 from guidegraph_runtime.machine.byte_sizes import show_size
 
 if TYPE_CHECKING:
-    from guidegraph.graph.export.workflow import Exported, ExportedPart
+    from guidegraph.graph.export.trace_parts import ExportedPart
+    from guidegraph.graph.export.workflow import Exported
     from guidegraph_runtime.running.reference_run import Difference
 
 NEEDED = ("onnx", "onnxscript")

@@ -153,11 +153,11 @@ def interval(
     low, high: ends of the interval, both included, as timesteps, or as σ/α like in the paper if a schedule is wired.
     t (1) or (B). Returns a number if t is one timestep and scale a number, so that guidance.cfg can skip a call;
     otherwise a tensor (B).
-    Raises an error if low is above high.
+    Raises an error if low is above high; in a graph, where they are tensors, such an interval is empty.
     """
     import torch
 
-    if low > high:
+    if not is_tensor(low) and not is_tensor(high) and low > high:
         raise ValueError(f"no noise level is from {low:g} to {high:g}: low must not be above high")
     level: Any = t
     if schedule is not None:

@@ -218,9 +218,9 @@ def test_without_the_exporters_packages_one_line_says_what_to_install(
 
 
 def test_a_bundle_that_differs_from_the_engine_fails_the_check(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    from guidegraph.graph.export import workflow
+    from guidegraph.graph.export import trace_parts
 
-    trace = workflow._trace_with_fallback
+    trace = trace_parts._trace_with_fallback
 
     def trace_wrong(*arguments: Any) -> Any:
         part = trace(*arguments)
@@ -229,7 +229,7 @@ def test_a_bundle_that_differs_from_the_engine_fails_the_check(cli: Command, mon
         multiply.op_type = "Add"
         return part
 
-    monkeypatch.setattr(workflow, "_trace_with_fallback", trace_wrong)
+    monkeypatch.setattr(trace_parts, "_trace_with_fallback", trace_wrong)
     result = export(cli, TINY, "--check")
     assert result.code == 1
     assert re.search(r"^image +\d+\.\d+/255 of at most 2/255 +too far$", result.out, re.MULTILINE)

@@ -118,6 +118,11 @@ CASES = {
         {**SIZED, "prompt": Change({"prompt": ["a house on snow", "a boat"], "batch": 2})},
     ),
     "text_to_image_vq": Case("text_to_image_vq.yaml", {"steps": 3}, SIZED),
+    "guidance_interval": Case(
+        "fast/guidance_interval.yaml",
+        {"steps": 4},
+        {"example": Change(), "ends": Change({"steps": 5, "low": 200.0, "high": 700.0, "scale": 2.0})},
+    ),
     "deep_features": Case(
         "fast/deep_features.yaml",
         {"steps": 4},

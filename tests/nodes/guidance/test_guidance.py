@@ -271,6 +271,17 @@ def test_rescale_of_zeros_is_zeros() -> None:
     assert spec.needs(phi=0) == {"guided"}
 
 
+def test_the_ends_of_an_interval_may_be_tensors_as_in_a_graph() -> None:
+    low, high = torch.tensor(100.0), torch.tensor(600.0)
+    times = torch.tensor([99.0, 100.0, 600.0, 601.0])
+    torch.testing.assert_close(
+        guidance.interval(times, scale=5.0, low=low, high=high),  # type: ignore[arg-type]
+        torch.tensor([1.0, 5.0, 5.0, 1.0]),
+    )
+    swapped = guidance.interval(times, scale=5.0, low=high, high=low)  # type: ignore[arg-type]
+    torch.testing.assert_close(swapped, torch.ones(4))
+
+
 @pytest.mark.parametrize(("t", "expected"), [(99.0, 1.0), (100.0, 5.0), (600.0, 5.0), (601.0, 1.0)])
 def test_interval_gives_a_number_that_cfg_can_compare(t: float, expected: float) -> None:
     value = guidance.interval(torch.tensor([t]), scale=5.0, low=100.0, high=600.0)
