@@ -25,7 +25,14 @@ from guidegraph.graph.acceleration.part_values import (
     flatten_value,
     list_tensors,
 )
-from guidegraph.graph.acceleration.parts import StepGroup, group_steps, join_region
+from guidegraph.graph.acceleration.parts import (
+    UNIDENTIFIED,
+    StepGroup,
+    calls_model,
+    explain_outside,
+    group_steps,
+    join_region,
+)
 from guidegraph.graph.acceleration.store import Refusal
 from guidegraph.graph.events import Observer, PartAccelerated
 from guidegraph.graph.execution.call import invoke, node_error
@@ -92,7 +99,7 @@ class PartStep:
         try:
             flat = [self._flatten(i, reading, slots[reading.slot]) for i, reading in enumerate(self.part.reads)]
         except Unsuitable as reason:
-            self.accelerator.report_torch(self.part, str(reason))
+            self.accelerator.report_torch(self.part.paths, str(reason))
             self.run_in_torch(slots)
             return
         tensors = [*(tensor for value in flat for tensor in value.tensors), *self.numbers]
@@ -125,7 +132,7 @@ class PartStep:
         export = guards in self.seen
         self.seen.add(guards)
         if len(self.seen) > MOST_GRAPHS:
-            self.accelerator.report_torch(self.part, f"it was run with more than {MOST_GRAPHS} sets of plain values")
+            self.accelerator.report_torch(self.part.paths, f"it was run with more than {MOST_GRAPHS} sets of plain values")
             self.ready[situation] = None
             return True
         ready, final = self.accelerator.compare_part(self, flat, tensors, slots, export=export)
@@ -188,10 +195,18 @@ class Accelerator:
 
     def _join(self, region: RegionPlan, plan: Plan) -> RegionPlan:
         groups = group_steps(region, self.refused)
+        self._report_unidentified(groups)
         if not any(group.is_part for group in groups):
             return region
         steps = [self._make_step(group, region, plan) if group.is_part else group.steps[0] for group in groups]
         return join_region(region, steps)
+
+    def _report_unidentified(self, groups: Sequence[StepGroup]) -> None:
+        """Warn of the calls that would be in a part if something identified them."""
+        ops = [op for group in groups for op in group.ops]
+        for op in ops if any(map(calls_model, ops)) else ():
+            if explain_outside(op, self.refused) == UNIDENTIFIED:
+                self.report_torch((f"nodes.{op.key}",), UNIDENTIFIED)
 
     def _make_step(self, group: StepGroup, region: RegionPlan, plan: Plan) -> Step:
         part = make_part(group, region, plan, lift=self.backend.lifts_numbers)
@@ -253,7 +268,7 @@ class Accelerator:
         calls = part.calls if refusal.call is None else (part.calls[refusal.call],)
         self.refused.update({call.key: refusal.reason for call in calls})
         self._regions.clear()
-        self.report_torch(part, refusal.reason, calls[0].key if refusal.call is not None else "")
+        self.report_torch(tuple(f"nodes.{call.key}" for call in calls), refusal.reason)
 
     @contextmanager
     def _report_export(self, part: Part) -> Iterator[None]:
@@ -262,9 +277,8 @@ class Accelerator:
         yield
         self._emit(PartAccelerated(part.paths, self.backend.name, "exported", time.perf_counter() - started))
 
-    def report_torch(self, part: Part, reason: str, key: str = "") -> None:
-        """Warn once that a part, or one of its calls, runs in torch."""
-        paths = (f"nodes.{key}",) if key else part.paths
+    def report_torch(self, paths: tuple[str, ...], reason: str) -> None:
+        """Warn once that calls run in torch. paths: theirs."""
         if paths in self._reported:
             return
         self._reported.add(paths)

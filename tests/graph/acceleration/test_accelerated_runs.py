@@ -5,11 +5,14 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from guidegraph import Sample, node
 from guidegraph.graph.acceleration.accelerator import forget_graphs
+from tests.graph.acceleration import quick_nodes
 from tests.graph.acceleration.conftest import LEVEL, Both
 
 Prepare = Callable[..., Both]
@@ -18,6 +21,10 @@ BRANCH = (
         "bent: {use: quick.bend, in: {x: guided",
         "choice: {use: quick.branch, in: {x: guided}}\n      bent: {use: quick.bend, in: {x: choice",
     ),
+)
+NET = (
+    ("a: {use: quick.predict, in: {model: model,", "a: {use: quick.predict, in: {model: params.net,"),
+    ("b: {use: quick.predict, in: {model: model,", "b: {use: quick.predict, in: {model: params.net,"),
 )
 PULL = (
     (
@@ -104,6 +111,35 @@ def test_a_model_that_no_digest_identifies_runs_in_torch(prepare: Prepare) -> No
     with pytest.warns(UserWarning, match="nodes.model gives a model that nothing identifies"):
         pictures = both.run()
     assert torch.equal(*pictures)
+
+
+def test_a_model_from_python_runs_in_torch(prepare: Prepare, parts_folder: Path) -> None:
+    both = prepare(("  model: {use: quick.model}\n", ""), ("params:\n", "params:\n  net: {type: any}\n"), *NET)
+    kept = sorted(parts_folder.glob("*/*"))
+    with pytest.warns(UserWarning, match=r"body.a: not accelerated, .* nothing identifies it .* an object from Python"):
+        pictures = both.run(net=quick_nodes.model(seed=3))
+    assert torch.equal(*pictures)
+    assert set(both.states()) == {"refused"}
+    assert sorted(parts_folder.glob("*/*")) == kept, "no other run could find a graph"
+
+
+CELL = """
+@node("quick.bend")
+def bend(x: Sample, shape: Shape) -> Sample:
+    '''As in a notebook, where it may be defined again.'''
+    return FACTOR * x
+"""
+
+
+def test_a_node_whose_code_is_in_no_file_runs_in_torch(prepare: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
+    both = prepare()
+    for factor in (1.0, 3.0):
+        cell: dict[str, Any] = {"__name__": "cell", "node": node, "Sample": Sample, "Shape": quick_nodes.Shape}
+        exec(CELL.replace("FACTOR", str(factor)), cell)
+        monkeypatch.setattr(quick_nodes, "bend", cell["bend"])
+        expected = both.run("")[0]
+        with pytest.warns(UserWarning, match=r"body.bent: not accelerated, .* its code is in no file"):
+            assert_same((expected, both.run_again()))
 
 
 def test_a_damaged_graph_is_exported_again(
