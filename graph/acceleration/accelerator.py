@@ -79,7 +79,8 @@ def forget_graphs() -> None:
 class PartStep:
     """Runs a part.
 
-    ready: its graphs by guards and sizes; None where it runs in torch. seen: guards and ranks so far.
+    ready: its graphs by guards and sizes; None where it runs in torch. seen: guards and ranks so far. last: the value
+    of each reading at the last call, and its tensors.
     """
 
     accelerator: Accelerator
@@ -132,7 +133,9 @@ class PartStep:
         export = guards in self.seen
         self.seen.add(guards)
         if len(self.seen) > MOST_GRAPHS:
-            self.accelerator.report_torch(self.part.paths, f"it was run with more than {MOST_GRAPHS} sets of plain values")
+            self.accelerator.report_torch(
+                self.part.paths, f"it was run with more than {MOST_GRAPHS} sets of plain values"
+            )
             self.ready[situation] = None
             return True
         ready, final = self.accelerator.compare_part(self, flat, tensors, slots, export=export)
@@ -192,6 +195,13 @@ class Accelerator:
         if entry is None:
             entry = self._regions[id(region)] = (region, self._join(region, plan))
         return entry[1]
+
+    def release(self) -> None:
+        """Drop the values that parts have read last. Parts of a loop around the one that has ended read theirs anew."""
+        for _, joined in self._regions.values():
+            for step in joined.steps:
+                if isinstance(step.accelerated, PartStep):
+                    step.accelerated.last.clear()
 
     def _join(self, region: RegionPlan, plan: Plan) -> RegionPlan:
         groups = group_steps(region, self.refused)

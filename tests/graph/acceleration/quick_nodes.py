@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -119,6 +120,27 @@ def step(x: Sample, prediction: Sample, t: Timesteps) -> Sample:
     return x - 0.1 * t.reshape(-1, 1, 1, 1) * prediction
 
 
+@node("quick.count_networks", pure=False)
+def count_networks(x: Sample) -> Tensor:
+    """How many networks are in memory after x is computed."""
+    gc.collect()
+    return torch.tensor(sum(type(thing) is Network for thing in gc.get_objects()))
+
+
 @hookimpl
 def guidegraph_nodes() -> list[Callable[..., Any]]:
-    return [model, unknown_model, start, steps, condition, shape, predict, guide, pull, bend, branch, step]
+    return [
+        model,
+        unknown_model,
+        start,
+        steps,
+        condition,
+        shape,
+        predict,
+        guide,
+        pull,
+        bend,
+        branch,
+        step,
+        count_networks,
+    ]

@@ -142,6 +142,14 @@ def test_a_node_whose_code_is_in_no_file_runs_in_torch(prepare: Prepare, monkeyp
             assert_same((expected, both.run_again()))
 
 
+def test_the_model_is_freed_at_the_end_of_the_loop(prepare: Prepare) -> None:
+    both = prepare(
+        ("outputs: {x: sample.x}", "  count: {use: quick.count_networks, in: {x: sample.x}}\noutputs: {x: count}")
+    )
+    eager, fast = both.run()
+    assert (int(eager), int(fast), int(both.run_again())) == (0, 0, 0)
+
+
 def test_a_damaged_graph_is_exported_again(
     prepare: Prepare, parts_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
