@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,6 +20,8 @@ from guidegraph.graph.run_config import RunConfig
 MOST_FUNCTIONS = 16
 _functions: OrderedDict[str, CompiledPart] = OrderedDict()
 """The compiled parts of this process by key, the most recently used last."""
+_lock = threading.Lock()
+"""Held while ``_functions`` is read or changed."""
 
 
 class CompiledPart:
@@ -51,7 +54,11 @@ class CompileBackend:
 
     def find(self, part: Part, flat: Sequence[FlatValue], tensors: Sequence[Tensor]) -> PartRunner | None:
         """The compiled part of an earlier run; torch compiles it again for other sizes where it must."""
-        return _functions.get(self.identify(part, flat))
+        key = self.identify(part, flat)
+        with _lock:
+            if key in _functions:
+                _functions.move_to_end(key)
+            return _functions.get(key)
 
     def make(
         self,
@@ -65,9 +72,10 @@ class CompileBackend:
         plan, _ = plan_function(part, values, flat, results, watches=False)
         compiled = CompiledPart(plan.function, self._config.device)
         compiled(tensors)
-        _functions[self.identify(part, flat)] = compiled
-        while len(_functions) > MOST_FUNCTIONS:
-            _functions.popitem(last=False)
+        with _lock:
+            _functions[self.identify(part, flat)] = compiled
+            while len(_functions) > MOST_FUNCTIONS:
+                _functions.popitem(last=False)
         return compiled
 
     def keep_refusal(self, part: Part, flat: Sequence[FlatValue], refusal: Refusal) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -25,11 +26,14 @@ MOST_BYTES = 4_000_000_000
 _sessions: OrderedDict[tuple[str, str, int], OnnxRunner] = OrderedDict()
 """The sessions of this process, the most recently used last: by key, device and a number."""
 _numbers = iter(range(1 << 62))
+_lock = threading.Lock()
+"""Held while ``_sessions`` is read or changed."""
 
 
 def forget_sessions() -> None:
     """Close the sessions of this process."""
-    _sessions.clear()
+    with _lock:
+        _sessions.clear()
 
 
 class OnnxBackend:
@@ -45,10 +49,11 @@ class OnnxBackend:
     def find(self, part: Part, flat: Sequence[FlatValue], tensors: Sequence[Tensor]) -> PartRunner | None:
         """A session for these sizes: one of this process, or of a graph on disk."""
         key, shapes = self.identify(part, flat), [tensor.shape for tensor in tensors]
-        for entry, runner in reversed(_sessions.items()):
-            if entry[:2] == (key, self._config.device) and runner.fits(tensors):
-                _sessions.move_to_end(entry)
-                return runner
+        with _lock:
+            for entry, runner in reversed(_sessions.items()):
+                if entry[:2] == (key, self._config.device) and runner.fits(tensors):
+                    _sessions.move_to_end(entry)
+                    return runner
         graph = self._store.find(key, lambda description: fit_shapes(description, shapes) is not None)
         if graph is not None:
             return self._open(key, graph)
@@ -85,7 +90,8 @@ class OnnxBackend:
 
     def _open(self, key: str, graph: StoredGraph) -> OnnxRunner:
         runner = OnnxRunner(graph, self._config.device)
-        _sessions[key, self._config.device, next(_numbers)] = runner
-        while len(_sessions) > 1 and sum(session.nbytes for session in _sessions.values()) > MOST_BYTES:
-            _sessions.popitem(last=False)
+        with _lock:
+            _sessions[key, self._config.device, next(_numbers)] = runner
+            while len(_sessions) > 1 and sum(session.nbytes for session in _sessions.values()) > MOST_BYTES:
+                _sessions.popitem(last=False)
         return runner
