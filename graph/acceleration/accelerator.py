@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from guidegraph.graph.execution.loop_context import LoopContext
 
 MOST_GRAPHS = 8
-"""Sets of plain values for which a part has graphs in one run; with more, it runs in torch."""
+"""Sets of plain values for which a part has graphs in one run; with any others, it runs in torch."""
 
 
 MOST_COMPARED = 256
@@ -131,13 +131,13 @@ class PartStep:
             return True
         guards = (*(value.guard for value in flat), *(tensor.ndim for tensor in tensors))
         export = guards in self.seen
-        self.seen.add(guards)
-        if len(self.seen) > MOST_GRAPHS:
+        if not export and len(self.seen) == MOST_GRAPHS:
             self.accelerator.report_torch(
                 self.part.paths, f"it was run with more than {MOST_GRAPHS} sets of plain values"
             )
             self.ready[situation] = None
             return True
+        self.seen.add(guards)
         ready, final = self.accelerator.compare_part(self, flat, tensors, slots, export=export)
         if final:
             self.ready[situation] = ready
@@ -261,7 +261,8 @@ class Accelerator:
             self._refuse(part, refusal)
             return None, True
         expected = [tensor for result in results for tensor in list_tensors(result)]
-        if problem := compare(outputs[: len(expected)], expected):
+        watched_count = sum(1 + size.has_decisive for size in runner.watched)
+        if problem := compare(outputs[: len(outputs) - watched_count], expected):
             self._refuse(part, Refusal(None, problem))
             return None, True
         ready = Ready(runner, tuple(map(empty_copy, results)))

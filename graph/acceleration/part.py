@@ -196,7 +196,10 @@ def plan_function(
 
 
 def _return_sizes(plan: PartPlan, recorder: _SizeRecorder) -> tuple[PartPlan, list[WatchedSize]]:
-    """The plan with the recorded sizes as its last outputs, and their descriptions."""
+    """The plan with the recorded sizes as its last outputs, and their descriptions.
+
+    Raises ``ValueError`` if a number in the results becomes a tensor in a graph.
+    """
     inner = plan.function
 
     def function(*tensors: Any) -> tuple[Any, ...]:
@@ -206,9 +209,11 @@ def _return_sizes(plan: PartPlan, recorder: _SizeRecorder) -> tuple[PartPlan, li
             outputs = inner(*tensors)
         return (*outputs, *recorder.tensors())
 
-    function(*(part_input.example for part_input in plan.inputs))  # to learn what it watches
+    outputs = function(*(part_input.example for part_input in plan.inputs))  # to learn what it watches
     described = list(recorder.described)
     extra = tuple(f"watched{i}" for i, _ in enumerate(recorder.tensors()))
+    if len(outputs) > len(plan.outputs) + len(extra):
+        raise ValueError("a node outside of the part reads a number that is computed in it, and not a tensor")
     return replace(plan, function=function, outputs=(*plan.outputs, *extra), cast=None), described
 
 

@@ -59,9 +59,9 @@ class Both:
         forget_graphs()
         return self._run("", params), self._run(accelerate, params)
 
-    def run_again(self, **params: Any) -> torch.Tensor:
+    def run_again(self, accelerate: str = "onnx", **params: Any) -> torch.Tensor:
         """The output x of an accelerated run in the same process as the last one."""
-        return self._run("onnx", params)
+        return self._run(accelerate, params)
 
     def states(self) -> list[str]:
         """What was said of parts since the last call."""

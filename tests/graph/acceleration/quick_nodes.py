@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 
 from guidegraph import Sample, Tensor, Timesteps, hookimpl, node
+from guidegraph.graph.execution.watched_sizes import watch_size
 from guidegraph.graph.types import structured
 
 
@@ -28,6 +29,17 @@ class Shape:
 
     weight: Tensor
     square: bool
+
+
+@structured
+@dataclass(frozen=True)
+class Weighted:
+    """A tensor with a number."""
+
+    leaf_axes: ClassVar = {"x": ("B", 3, "H", "W")}
+
+    x: Tensor
+    weight: float
 
 
 class Network(torch.nn.Module):
@@ -120,6 +132,37 @@ def step(x: Sample, prediction: Sample, t: Timesteps) -> Sample:
     return x - 0.1 * t.reshape(-1, 1, 1, 1) * prediction
 
 
+@node("quick.order")
+def order(*, numbers: tuple[int, ...] = ()) -> list[int]:
+    """Numbers, one for each step."""
+    return [*numbers]
+
+
+@node("quick.shift")
+def shift(x: Sample, by: int) -> Sample:
+    """A function that an int chooses."""
+    return torch.sin(x) + by / 100
+
+
+@node("quick.watch")
+def watch(x: Sample) -> Sample:
+    """Watches the largest absolute value."""
+    watch_size(x.abs().max(), 1e-6, "x is {size:.3f}", x.sum() < 1e9)
+    return torch.sin(x)
+
+
+@node("quick.weigh")
+def weigh(x: Sample, *, weight: float = 1.0) -> Weighted:
+    """A tensor with its weight."""
+    return Weighted(x, weight)
+
+
+@node("quick.apply", pure=False)
+def apply(weighted: Weighted) -> Sample:
+    """The tensor times its weight, outside of graphs."""
+    return torch.sin(weighted.x * weighted.weight)
+
+
 @node("quick.count_networks", pure=False)
 def count_networks(x: Sample) -> Tensor:
     """How many networks are in memory after x is computed."""
@@ -143,4 +186,9 @@ def guidegraph_nodes() -> list[Callable[..., Any]]:
         branch,
         step,
         count_networks,
+        order,
+        shift,
+        watch,
+        weigh,
+        apply,
     ]

@@ -22,6 +22,20 @@ BRANCH = (
         "choice: {use: quick.branch, in: {x: guided}}\n      bent: {use: quick.bend, in: {x: choice",
     ),
 )
+BEND = "bent: {use: quick.bend, in: {x: guided, shape: shape}}"
+WEIGH = (
+    (
+        BEND,
+        "weighted: {use: quick.weigh, in: {x: guided, weight: params.scale}}\n"
+        "      bent: {use: quick.apply, in: {weighted: weighted}}",
+    ),
+)
+ORDER = (
+    ("  steps: ", "  order: {use: quick.order, with: {numbers: [0, 1, 2, 3, 4, 5, 6, 7, 8, 0, 0]}}\n  steps: "),
+    ("over: steps, as: t", "over: order, as: i"),
+    ("t: loop.t", "t: steps"),
+    (BEND, "bent: {use: quick.shift, in: {x: guided, by: loop.i}}"),
+)
 NET = (
     ("a: {use: quick.predict, in: {model: model,", "a: {use: quick.predict, in: {model: params.net,"),
     ("b: {use: quick.predict, in: {model: model,", "b: {use: quick.predict, in: {model: params.net,"),
@@ -150,6 +164,29 @@ def test_the_model_is_freed_at_the_end_of_the_loop(prepare: Prepare) -> None:
     assert (int(eager), int(fast), int(both.run_again())) == (0, 0, 0)
 
 
+def test_a_size_that_is_watched_in_a_graph_gives_the_warning_of_torch(prepare: Prepare) -> None:
+    both = prepare((BEND, "bent: {use: quick.watch, in: {x: guided}}"))
+    warned = []
+    for run in (lambda: both.run(""), both.run_again, both.run_again):
+        with pytest.warns(UserWarning, match=r"body.bent \(quick.watch\): from step 1 of 3 on x is 0\.") as record:
+            run()
+        warned.append({str(warning.message) for warning in record})
+    assert warned[0] == warned[1] == warned[2]
+
+
+def test_of_many_plain_values_the_first_ones_have_graphs(prepare: Prepare) -> None:
+    both = prepare(*ORDER)
+    with pytest.warns(UserWarning, match="more than 8 sets of plain values"):
+        assert_same(both.run(count=1))
+    assert both.states() == ["refused", "exporting", "exported"], "0 comes again after eight others"
+
+
+def test_a_number_that_leaves_a_part_keeps_the_part_in_torch(prepare: Prepare) -> None:
+    both = prepare(*WEIGH)
+    with pytest.warns(UserWarning, match="a node outside of the part reads a number that is computed in it"):
+        assert torch.equal(*both.run())
+
+
 def test_a_damaged_graph_is_exported_again(
     prepare: Prepare, parts_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -209,3 +246,16 @@ def test_compiled_parts_give_the_same_picture(prepare: Prepare) -> None:
     both = prepare()
     assert_same(both.run("compile"))
     assert both.states() == ["exporting", "exported"]
+
+
+@pytest.mark.slow
+def test_a_number_that_leaves_a_compiled_part_is_not_that_of_another_run(prepare: Prepare) -> None:
+    from guidegraph.graph.acceleration.requirements import acceleration_problem
+    from guidegraph.graph.run_config import RunConfig
+
+    if reason := acceleration_problem(RunConfig(accelerate="compile")):
+        pytest.skip(reason)
+    both = prepare(*WEIGH)
+    expected = both.run("", scale=5.0)[0]
+    both.run_again("compile")
+    assert_same((expected, both.run_again("compile", scale=5.0)))
