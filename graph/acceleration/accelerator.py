@@ -15,7 +15,7 @@ import torch
 
 from guidegraph.graph.acceleration.backends import Backend, PartRunner
 from guidegraph.graph.acceleration.export_part import explain_failure
-from guidegraph.graph.acceleration.part import Part, WatchedSize, make_part
+from guidegraph.graph.acceleration.part import Part, PartExample, WatchedSize, make_part
 from guidegraph.graph.acceleration.part_values import (
     FlatValue,
     Reading,
@@ -252,7 +252,7 @@ class Accelerator:
                 return None, False
             if runner is None:
                 with self._report_export(part):
-                    runner = self.backend.make(part, values, flat, tensors, results)
+                    runner = self.backend.make(part, PartExample(values, flat, tensors, results))
             outputs = runner(tensors)
         except Exception as error:  # of any type: it comes from torch, onnxruntime or a node
             refusal = explain_failure(part, error)

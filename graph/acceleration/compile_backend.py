@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from guidegraph.graph.acceleration.backends import PartRunner
-from guidegraph.graph.acceleration.part import Part, WatchedSize, part_key, plan_function
+from guidegraph.graph.acceleration.part import Part, PartExample, WatchedSize, part_key, plan_function
 from guidegraph.graph.acceleration.part_values import FlatValue
 from guidegraph.graph.acceleration.store import Refusal
 from guidegraph.graph.execution.watched_sizes import use_watch
@@ -60,20 +60,13 @@ class CompileBackend:
                 _functions.move_to_end(key)
             return _functions.get(key)
 
-    def make(
-        self,
-        part: Part,
-        values: Sequence[Any],
-        flat: Sequence[FlatValue],
-        tensors: Sequence[Tensor],
-        results: Sequence[Any],
-    ) -> PartRunner:
+    def make(self, part: Part, example: PartExample) -> PartRunner:
         """Compile a part: at its first call, which is made here, so that an error is one of the compilation."""
-        plan, _ = plan_function(part, values, flat, results, watches=False)
+        plan, _ = plan_function(part, example, watches=False)
         compiled = CompiledPart(plan.function, self._config.device)
-        compiled(tensors)
+        compiled(example.tensors)
         with _lock:
-            _functions[self.identify(part, flat)] = compiled
+            _functions[self.identify(part, example.flat)] = compiled
             while len(_functions) > MOST_FUNCTIONS:
                 _functions.popitem(last=False)
         return compiled

@@ -5,14 +5,14 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import onnxruntime
 
 from guidegraph.graph.acceleration.backends import PartRunner
 from guidegraph.graph.acceleration.export_part import export_part
 from guidegraph.graph.acceleration.onnx_runner import OnnxRunner, fit_shapes
-from guidegraph.graph.acceleration.part import Part, part_key, plan_function
+from guidegraph.graph.acceleration.part import Part, PartExample, part_key, plan_function
 from guidegraph.graph.acceleration.part_values import FlatValue
 from guidegraph.graph.acceleration.store import KnownRefusal, PartStore, Refusal, StoredGraph, store_folder
 from guidegraph.graph.run_config import RunConfig
@@ -61,22 +61,15 @@ class OnnxBackend:
             raise KnownRefusal(refusal)
         return None
 
-    def make(
-        self,
-        part: Part,
-        values: Sequence[Any],
-        flat: Sequence[FlatValue],
-        tensors: Sequence[Tensor],
-        results: Sequence[Any],
-    ) -> PartRunner:
+    def make(self, part: Part, example: PartExample) -> PartRunner:
         """Export a part, keep its graph and open a session."""
-        key = self.identify(part, flat)
+        key = self.identify(part, example.flat)
         if self._store.is_full(key):
             raise ValueError("it has graphs for other sizes already, none of which are free, and no more are kept")
-        plan, watched = plan_function(part, values, flat, results)
+        plan, watched = plan_function(part, example)
         description, save = export_part(plan, watched, self._config.device, self._config.dtype)
         runner = self._open(key, self._store.add(key, description, save))
-        if not runner.fits(tensors):
+        if not runner.fits(example.tensors):
             raise ValueError("its graph takes other sizes than those that it was exported with")
         return runner
 

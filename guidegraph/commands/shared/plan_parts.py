@@ -8,7 +8,7 @@ from typing import Any
 from guidegraph.graph.acceleration.parts import explain_outside, group_steps
 from guidegraph.graph.ir import Loop, Op, node_id
 from guidegraph.graph.planning.plan import Plan
-from guidegraph.graph.planning.steps import BodyPlan, RegionPlan, flatten_region
+from guidegraph.graph.planning.steps import BodyPlan, RegionPlan
 from guidegraph.graph.run_config import ACCELERATORS
 from guidegraph.graph.training.fit import Fit
 
@@ -19,9 +19,7 @@ NO_MODEL = "no model is called with it"
 
 def parts_json(plan: Plan) -> Row:
     """The parts of each loop, and the nodes of its body that run in torch, with the reasons."""
-    roots = [source for source, _ in plan.outputs.values()]
-    region = flatten_region(plan.ops, roots, frozenset(plan.config.passes))
-    return {"with": ACCELERATORS[plan.config.accelerate], "loops": list(_loop_rows(region))}
+    return {"with": ACCELERATORS[plan.config.accelerate], "loops": list(_loop_rows(plan.flatten_rest(plan.ops)))}
 
 
 def _loop_rows(region: RegionPlan) -> Iterator[Row]:
