@@ -197,7 +197,7 @@ class Accelerator:
         return entry[1]
 
     def release(self) -> None:
-        """Drop the values that parts have read last. Parts of a loop around the one that has ended read theirs anew."""
+        """Drop the last values of all parts. Those of a loop around the one that has ended are flattened again."""
         for _, joined in self._regions.values():
             for step in joined.steps:
                 if isinstance(step.accelerated, PartStep):
