@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from guidegraph.graph.ir import Call, Choice, Literal, Op, list_sources
+from guidegraph.graph.ir import Call, Choice, Literal, Op, Source, list_sources
 from guidegraph.graph.planning.digest import FRESH, spec_digest, value_digest
 from guidegraph.graph.planning.last_result import keeps_last_result
 from guidegraph.graph.planning.steps import RegionPlan, Step, free_after_last_use
@@ -106,7 +106,14 @@ def _can_join(step: Step, refused: Collection[str]) -> bool:
 
 def calls_model(op: Op) -> bool:
     """Whether a call takes a model."""
+    return any(model_sources(op))
+
+
+def model_sources(op: Op) -> Iterator[Source]:
+    """The sources that a call takes models from."""
     if not isinstance(op, Call):
-        return False
-    linked = (name for name, sources in op.inputs.items() if list_sources(sources))
-    return any("model" in port_kinds(port.type) for name in linked if (port := op.spec.port(name)) is not None)
+        return
+    for name, sources in op.inputs.items():
+        port = op.spec.port(name)
+        if port is not None and "model" in port_kinds(port.type):
+            yield from list_sources(sources)

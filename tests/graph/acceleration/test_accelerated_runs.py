@@ -125,6 +125,9 @@ def test_a_model_that_no_digest_identifies_runs_in_torch(prepare: Prepare) -> No
     with pytest.warns(UserWarning, match="nodes.model gives a model that nothing identifies"):
         pictures = both.run()
     assert torch.equal(*pictures)
+    (row,) = both.plan()["loops"]
+    assert row["parts"] == []
+    assert {node["reason"].partition(" that")[0] for node in row["torch"]} == {"nodes.model gives a model"}
 
 
 def test_a_model_from_python_runs_in_torch(prepare: Prepare, parts_folder: Path) -> None:
