@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from guidegraph.graph.acceleration.backends import PartRunner
 from guidegraph.graph.acceleration.part import Part, PartExample, WatchedSize, part_key, plan_function
@@ -61,7 +62,15 @@ class CompileBackend:
             return _functions.get(key)
 
     def make(self, part: Part, example: PartExample) -> PartRunner:
-        """Compile a part: at its first call, which is made here, so that an error is one of the compilation."""
+        """Compile a part: at its first call, which is made here, so that an error is one of the compilation.
+
+        Raises ``ValueError`` for a number or flag in a result: torch.compile runs code in which a tensor's value decides, so it
+        may be another one at each call, and only tensors are returned.
+        """
+        if any(isinstance(leaf, (int, float)) for leaf in tree_leaves(example.results)):
+            raise ValueError(
+                "a node outside of the part reads a number or flag that is computed in it, and not a tensor"
+            )
         plan, _ = plan_function(part, example, watches=False)
         compiled = CompiledPart(plan.function, self._config.device)
         compiled(example.tensors)

@@ -157,6 +157,12 @@ def weigh(x: Sample, *, weight: float = 1.0) -> Weighted:
     return Weighted(x, weight)
 
 
+@node("quick.weigh_largest")
+def weigh_largest(x: Sample) -> Weighted:
+    """A tensor with a number that its values decide."""
+    return Weighted(x, float(x.abs().max()))
+
+
 @node("quick.apply", pure=False)
 def apply(weighted: Weighted) -> Sample:
     """The tensor times its weight, outside of graphs."""
@@ -190,5 +196,6 @@ def guidegraph_nodes() -> list[Callable[..., Any]]:
         shift,
         watch,
         weigh,
+        weigh_largest,
         apply,
     ]

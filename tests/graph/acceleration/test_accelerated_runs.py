@@ -30,6 +30,13 @@ WEIGH = (
         "      bent: {use: quick.apply, in: {weighted: weighted}}",
     ),
 )
+WEIGH_LARGEST = (
+    (
+        BEND,
+        "weighted: {use: quick.weigh_largest, in: {x: guided}}\n"
+        "      bent: {use: quick.apply, in: {weighted: weighted}}",
+    ),
+)
 ORDER = (
     ("  steps: ", "  order: {use: quick.order, with: {numbers: [0, 1, 2, 3, 4, 5, 6, 7, 8, 0, 0]}}\n  steps: "),
     ("over: steps, as: t", "over: order, as: i"),
@@ -252,13 +259,16 @@ def test_compiled_parts_give_the_same_picture(prepare: Prepare) -> None:
 
 
 @pytest.mark.slow
-def test_a_number_that_leaves_a_compiled_part_is_not_that_of_another_run(prepare: Prepare) -> None:
+@pytest.mark.parametrize("changes", [WEIGH, WEIGH_LARGEST], ids=["of a parameter", "of a tensor"])
+def test_a_number_that_leaves_a_compiled_part_is_not_that_of_another_step(
+    prepare: Prepare, changes: tuple[tuple[str, str], ...]
+) -> None:
     from guidegraph.graph.acceleration.requirements import acceleration_problem
     from guidegraph.graph.run_config import RunConfig
 
     if reason := acceleration_problem(RunConfig(accelerate="compile")):
         pytest.skip(reason)
-    both = prepare(*WEIGH)
+    both = prepare(*changes)
     expected = both.run("", scale=5.0)[0]
     both.run_again("compile")
     assert_same((expected, both.run_again("compile", scale=5.0)))
