@@ -64,8 +64,8 @@ class CompileBackend:
     def make(self, part: Part, example: PartExample) -> PartRunner:
         """Compile a part: at its first call, which is made here, so that an error is one of the compilation.
 
-        Raises ``ValueError`` for a number or flag in a result: torch.compile runs code in which a tensor's value decides, so it
-        may be another one at each call, and only tensors are returned.
+        Raises ``ValueError`` for a number or flag in a result: a tensor's value may decide it, which torch.compile
+        allows, so it may differ from call to call, and only tensors are returned.
         """
         if any(isinstance(leaf, (int, float)) for leaf in tree_leaves(example.results)):
             raise ValueError(
