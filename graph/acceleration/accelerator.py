@@ -15,7 +15,7 @@ import torch
 
 from guidegraph.graph.acceleration.backends import Backend, PartRunner
 from guidegraph.graph.acceleration.export_part import explain_failure
-from guidegraph.graph.acceleration.part import Part, WatchedSize, make_part
+from guidegraph.graph.acceleration.part import Part, PartExample, WatchedSize, make_part
 from guidegraph.graph.acceleration.part_values import (
     FlatValue,
     Reading,
@@ -25,7 +25,14 @@ from guidegraph.graph.acceleration.part_values import (
     flatten_value,
     list_tensors,
 )
-from guidegraph.graph.acceleration.parts import StepGroup, group_steps, join_region
+from guidegraph.graph.acceleration.parts import (
+    UNIDENTIFIED,
+    StepGroup,
+    calls_model,
+    explain_outside,
+    group_steps,
+    join_region,
+)
 from guidegraph.graph.acceleration.store import Refusal
 from guidegraph.graph.events import Observer, PartAccelerated
 from guidegraph.graph.execution.call import invoke, node_error
@@ -42,7 +49,7 @@ if TYPE_CHECKING:
     from guidegraph.graph.execution.loop_context import LoopContext
 
 MOST_GRAPHS = 8
-"""Sets of plain values for which a part has graphs in one run; with more, it runs in torch."""
+"""Sets of plain values for which a part has graphs in one run; with any others, it runs in torch."""
 
 
 MOST_COMPARED = 256
@@ -72,7 +79,8 @@ def forget_graphs() -> None:
 class PartStep:
     """Runs a part.
 
-    ready: its graphs by guards and sizes; None where it runs in torch. seen: guards and ranks so far.
+    ready: its graphs by guards and sizes; None where it runs in torch. seen: guards and ranks so far. last: the value
+    of each reading at the last call, and its tensors.
     """
 
     accelerator: Accelerator
@@ -92,7 +100,7 @@ class PartStep:
         try:
             flat = [self._flatten(i, reading, slots[reading.slot]) for i, reading in enumerate(self.part.reads)]
         except Unsuitable as reason:
-            self.accelerator.report_torch(self.part, str(reason))
+            self.accelerator.report_torch(self.part.paths, str(reason))
             self.run_in_torch(slots)
             return
         tensors = [*(tensor for value in flat for tensor in value.tensors), *self.numbers]
@@ -123,11 +131,13 @@ class PartStep:
             return True
         guards = (*(value.guard for value in flat), *(tensor.ndim for tensor in tensors))
         export = guards in self.seen
-        self.seen.add(guards)
-        if len(self.seen) > MOST_GRAPHS:
-            self.accelerator.report_torch(self.part, f"it was run with more than {MOST_GRAPHS} sets of plain values")
+        if not export and len(self.seen) == MOST_GRAPHS:
+            self.accelerator.report_torch(
+                self.part.paths, f"it was run with more than {MOST_GRAPHS} sets of plain values"
+            )
             self.ready[situation] = None
             return True
+        self.seen.add(guards)
         ready, final = self.accelerator.compare_part(self, flat, tensors, slots, export=export)
         if final:
             self.ready[situation] = ready
@@ -186,12 +196,27 @@ class Accelerator:
             entry = self._regions[id(region)] = (region, self._join(region, plan))
         return entry[1]
 
+    def release(self) -> None:
+        """Drop the last values of all parts. Those of a loop around the one that has ended are flattened again."""
+        for _, joined in self._regions.values():
+            for step in joined.steps:
+                if isinstance(step.accelerated, PartStep):
+                    step.accelerated.last.clear()
+
     def _join(self, region: RegionPlan, plan: Plan) -> RegionPlan:
         groups = group_steps(region, self.refused)
+        self._report_unidentified(groups)
         if not any(group.is_part for group in groups):
             return region
         steps = [self._make_step(group, region, plan) if group.is_part else group.steps[0] for group in groups]
         return join_region(region, steps)
+
+    def _report_unidentified(self, groups: Sequence[StepGroup]) -> None:
+        """Warn of the calls that would be in a part if something identified them."""
+        ops = [op for group in groups for op in group.ops]
+        for op in ops if any(map(calls_model, ops)) else ():
+            if explain_outside(op, self.refused) == UNIDENTIFIED:
+                self.report_torch((f"nodes.{op.key}",), UNIDENTIFIED)
 
     def _make_step(self, group: StepGroup, region: RegionPlan, plan: Plan) -> Step:
         part = make_part(group, region, plan, lift=self.backend.lifts_numbers)
@@ -227,7 +252,7 @@ class Accelerator:
                 return None, False
             if runner is None:
                 with self._report_export(part):
-                    runner = self.backend.make(part, values, flat, tensors, results)
+                    runner = self.backend.make(part, PartExample(values, flat, tensors, results))
             outputs = runner(tensors)
         except Exception as error:  # of any type: it comes from torch, onnxruntime or a node
             refusal = explain_failure(part, error)
@@ -236,7 +261,8 @@ class Accelerator:
             self._refuse(part, refusal)
             return None, True
         expected = [tensor for result in results for tensor in list_tensors(result)]
-        if problem := compare(outputs[: len(expected)], expected):
+        watched_count = sum(1 + size.has_decisive for size in runner.watched)
+        if problem := compare(outputs[: len(outputs) - watched_count], expected):
             self._refuse(part, Refusal(None, problem))
             return None, True
         ready = Ready(runner, tuple(map(empty_copy, results)))
@@ -253,7 +279,7 @@ class Accelerator:
         calls = part.calls if refusal.call is None else (part.calls[refusal.call],)
         self.refused.update({call.key: refusal.reason for call in calls})
         self._regions.clear()
-        self.report_torch(part, refusal.reason, calls[0].key if refusal.call is not None else "")
+        self.report_torch(tuple(f"nodes.{call.key}" for call in calls), refusal.reason)
 
     @contextmanager
     def _report_export(self, part: Part) -> Iterator[None]:
@@ -262,9 +288,8 @@ class Accelerator:
         yield
         self._emit(PartAccelerated(part.paths, self.backend.name, "exported", time.perf_counter() - started))
 
-    def report_torch(self, part: Part, reason: str, key: str = "") -> None:
-        """Warn once that a part, or one of its calls, runs in torch."""
-        paths = (f"nodes.{key}",) if key else part.paths
+    def report_torch(self, paths: tuple[str, ...], reason: str) -> None:
+        """Warn once that calls run in torch. paths: theirs."""
         if paths in self._reported:
             return
         self._reported.add(paths)

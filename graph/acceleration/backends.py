@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from guidegraph.graph.acceleration.part import Part, WatchedSize
+from guidegraph.graph.acceleration.part import Part, PartExample, WatchedSize
 from guidegraph.graph.acceleration.part_values import FlatValue
 from guidegraph.graph.acceleration.store import Refusal
 
@@ -32,15 +32,8 @@ class Backend(Protocol):
         """The runner of a part that an earlier call or run made; None if there is none. Raises ``KnownRefusal``."""
         ...
 
-    def make(
-        self,
-        part: Part,
-        values: Sequence[Any],
-        flat: Sequence[FlatValue],
-        tensors: Sequence[Tensor],
-        results: Sequence[Any],
-    ) -> PartRunner:
-        """Make a runner from the values that the part has read and from its results for them."""
+    def make(self, part: Part, example: PartExample) -> PartRunner:
+        """Make a runner, specialised on the plain values of an example."""
         ...
 
     def identify(self, part: Part, flat: Sequence[FlatValue]) -> str:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from guidegraph.graph.acceleration.backends import PartRunner
-from guidegraph.graph.acceleration.part import Part, WatchedSize, part_key, plan_function
+from guidegraph.graph.acceleration.part import Part, PartExample, WatchedSize, part_key, plan_function
 from guidegraph.graph.acceleration.part_values import FlatValue
 from guidegraph.graph.acceleration.store import Refusal
 from guidegraph.graph.execution.watched_sizes import use_watch
@@ -19,6 +21,8 @@ from guidegraph.graph.run_config import RunConfig
 MOST_FUNCTIONS = 16
 _functions: OrderedDict[str, CompiledPart] = OrderedDict()
 """The compiled parts of this process by key, the most recently used last."""
+_lock = threading.Lock()
+"""Held while ``_functions`` is read or changed."""
 
 
 class CompiledPart:
@@ -51,23 +55,29 @@ class CompileBackend:
 
     def find(self, part: Part, flat: Sequence[FlatValue], tensors: Sequence[Tensor]) -> PartRunner | None:
         """The compiled part of an earlier run; torch compiles it again for other sizes where it must."""
-        return _functions.get(self.identify(part, flat))
+        key = self.identify(part, flat)
+        with _lock:
+            if key in _functions:
+                _functions.move_to_end(key)
+            return _functions.get(key)
 
-    def make(
-        self,
-        part: Part,
-        values: Sequence[Any],
-        flat: Sequence[FlatValue],
-        tensors: Sequence[Tensor],
-        results: Sequence[Any],
-    ) -> PartRunner:
-        """Compile a part: at its first call, which is made here, so that an error is one of the compilation."""
-        plan, _ = plan_function(part, values, flat, results, watches=False)
+    def make(self, part: Part, example: PartExample) -> PartRunner:
+        """Compile a part: at its first call, which is made here, so that an error is one of the compilation.
+
+        Raises ``ValueError`` for a number or flag in a result: a tensor's value may decide it, which torch.compile
+        allows, so it may differ from call to call, and only tensors are returned.
+        """
+        if any(isinstance(leaf, (int, float)) for leaf in tree_leaves(example.results)):
+            raise ValueError(
+                "a node outside of the part reads a number or flag that is computed in it, and not a tensor"
+            )
+        plan, _ = plan_function(part, example, watches=False)
         compiled = CompiledPart(plan.function, self._config.device)
-        compiled(tensors)
-        _functions[self.identify(part, flat)] = compiled
-        while len(_functions) > MOST_FUNCTIONS:
-            _functions.popitem(last=False)
+        compiled(example.tensors)
+        with _lock:
+            _functions[self.identify(part, example.flat)] = compiled
+            while len(_functions) > MOST_FUNCTIONS:
+                _functions.popitem(last=False)
         return compiled
 
     def keep_refusal(self, part: Part, flat: Sequence[FlatValue], refusal: Refusal) -> None:

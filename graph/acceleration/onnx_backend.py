@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import onnxruntime
 
 from guidegraph.graph.acceleration.backends import PartRunner
 from guidegraph.graph.acceleration.export_part import export_part
 from guidegraph.graph.acceleration.onnx_runner import OnnxRunner, fit_shapes
-from guidegraph.graph.acceleration.part import Part, part_key, plan_function
+from guidegraph.graph.acceleration.part import Part, PartExample, part_key, plan_function
 from guidegraph.graph.acceleration.part_values import FlatValue
 from guidegraph.graph.acceleration.store import KnownRefusal, PartStore, Refusal, StoredGraph, store_folder
 from guidegraph.graph.run_config import RunConfig
@@ -25,11 +26,14 @@ MOST_BYTES = 4_000_000_000
 _sessions: OrderedDict[tuple[str, str, int], OnnxRunner] = OrderedDict()
 """The sessions of this process, the most recently used last: by key, device and a number."""
 _numbers = iter(range(1 << 62))
+_lock = threading.Lock()
+"""Held while ``_sessions`` is read or changed."""
 
 
 def forget_sessions() -> None:
     """Close the sessions of this process."""
-    _sessions.clear()
+    with _lock:
+        _sessions.clear()
 
 
 class OnnxBackend:
@@ -45,10 +49,11 @@ class OnnxBackend:
     def find(self, part: Part, flat: Sequence[FlatValue], tensors: Sequence[Tensor]) -> PartRunner | None:
         """A session for these sizes: one of this process, or of a graph on disk."""
         key, shapes = self.identify(part, flat), [tensor.shape for tensor in tensors]
-        for entry, runner in reversed(_sessions.items()):
-            if entry[:2] == (key, self._config.device) and runner.fits(tensors):
-                _sessions.move_to_end(entry)
-                return runner
+        with _lock:
+            for entry, runner in reversed(_sessions.items()):
+                if entry[:2] == (key, self._config.device) and runner.fits(tensors):
+                    _sessions.move_to_end(entry)
+                    return runner
         graph = self._store.find(key, lambda description: fit_shapes(description, shapes) is not None)
         if graph is not None:
             return self._open(key, graph)
@@ -56,22 +61,15 @@ class OnnxBackend:
             raise KnownRefusal(refusal)
         return None
 
-    def make(
-        self,
-        part: Part,
-        values: Sequence[Any],
-        flat: Sequence[FlatValue],
-        tensors: Sequence[Tensor],
-        results: Sequence[Any],
-    ) -> PartRunner:
+    def make(self, part: Part, example: PartExample) -> PartRunner:
         """Export a part, keep its graph and open a session."""
-        key = self.identify(part, flat)
+        key = self.identify(part, example.flat)
         if self._store.is_full(key):
             raise ValueError("it has graphs for other sizes already, none of which are free, and no more are kept")
-        plan, watched = plan_function(part, values, flat, results)
+        plan, watched = plan_function(part, example)
         description, save = export_part(plan, watched, self._config.device, self._config.dtype)
         runner = self._open(key, self._store.add(key, description, save))
-        if not runner.fits(tensors):
+        if not runner.fits(example.tensors):
             raise ValueError("its graph takes other sizes than those that it was exported with")
         return runner
 
@@ -85,7 +83,8 @@ class OnnxBackend:
 
     def _open(self, key: str, graph: StoredGraph) -> OnnxRunner:
         runner = OnnxRunner(graph, self._config.device)
-        _sessions[key, self._config.device, next(_numbers)] = runner
-        while len(_sessions) > 1 and sum(session.nbytes for session in _sessions.values()) > MOST_BYTES:
-            _sessions.popitem(last=False)
+        with _lock:
+            _sessions[key, self._config.device, next(_numbers)] = runner
+            while len(_sessions) > 1 and sum(session.nbytes for session in _sessions.values()) > MOST_BYTES:
+                _sessions.popitem(last=False)
         return runner

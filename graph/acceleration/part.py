@@ -55,6 +55,20 @@ class Part:
         return tuple(f"nodes.{call.key}" for call in self.calls)
 
 
+@dataclass(frozen=True)
+class PartExample:
+    """The inputs and results of a call of a part in torch.
+
+    values: of ``reads``; flat: the same, as tensors. tensors: the inputs of its function, which are those of ``flat``
+    and then the ``numbers``. results: the values of ``results``.
+    """
+
+    values: Sequence[Any]
+    flat: Sequence[FlatValue]
+    tensors: Sequence[Any]
+    results: Sequence[Any]
+
+
 def make_part(group: StepGroup, region: RegionPlan, plan: Plan, *, lift: bool) -> Part:
     """The part of a group of steps. lift: numbers that the workflow's parameters set become inputs."""
     kinds = collect_types(plan)
@@ -164,30 +178,25 @@ class _SizeRecorder(LoopWatch):
                 yield decisive
 
 
-def plan_function(
-    part: Part, values: Sequence[Any], flat: Sequence[FlatValue], results: Sequence[Any], *, watches: bool = True
-) -> tuple[PartPlan, list[WatchedSize]]:
+def plan_function(part: Part, example: PartExample, *, watches: bool = True) -> tuple[PartPlan, list[WatchedSize]]:
     """The part as a function of flat tensors, and the sizes that it watches, which are its last outputs.
 
-    values: of ``reads``, as examples. results: the values of ``results`` for them. watches: return the sizes.
+    watches: return the sizes. Raises ``ValueError`` for a result that no graph returns.
     """
+    readings = [*zip(part.reads, example.values, example.flat, strict=True)]
     examples = [
         ExampleValue(reading.source, f"in{i}", value, reading.kind)
-        for i, (reading, value, described) in enumerate(zip(part.reads, values, flat, strict=True))
+        for i, (reading, value, described) in enumerate(readings)
         if not described.constant
     ]
     examples += [ExampleValue(n.source, f"number{i}", n.value, None) for i, n in enumerate(part.numbers)]
-    constants = {
-        reading.source: value
-        for reading, value, described in zip(part.reads, values, flat, strict=True)
-        if described.constant
-    }
+    constants = {reading.source: value for reading, value, described in readings if described.constant}
     returned = [
         ExampleValue(reading.source, f"out{i}", value, reading.kind)
-        for i, (reading, value) in enumerate(zip(part.results, results, strict=True))
+        for i, (reading, value) in enumerate(zip(part.results, example.results, strict=True))
     ]
-    for example in returned:
-        _check_result(example)
+    for result in returned:
+        _check_result(result)
     if not watches:
         return plan_part("part", part.calls, examples, constants, returned, in_loop=True), []
     recorder = _SizeRecorder(set())
@@ -196,7 +205,10 @@ def plan_function(
 
 
 def _return_sizes(plan: PartPlan, recorder: _SizeRecorder) -> tuple[PartPlan, list[WatchedSize]]:
-    """The plan with the recorded sizes as its last outputs, and their descriptions."""
+    """The plan with the recorded sizes as its last outputs, and their descriptions.
+
+    Raises ``ValueError`` if a number in the results becomes a tensor in a graph.
+    """
     inner = plan.function
 
     def function(*tensors: Any) -> tuple[Any, ...]:
@@ -206,9 +218,11 @@ def _return_sizes(plan: PartPlan, recorder: _SizeRecorder) -> tuple[PartPlan, li
             outputs = inner(*tensors)
         return (*outputs, *recorder.tensors())
 
-    function(*(part_input.example for part_input in plan.inputs))  # to learn what it watches
+    outputs = function(*(part_input.example for part_input in plan.inputs))  # to learn what it watches
     described = list(recorder.described)
     extra = tuple(f"watched{i}" for i, _ in enumerate(recorder.tensors()))
+    if len(outputs) > len(plan.outputs) + len(extra):
+        raise ValueError("a node outside of the part reads a number that is computed in it, and not a tensor")
     return replace(plan, function=function, outputs=(*plan.outputs, *extra), cast=None), described
 
 

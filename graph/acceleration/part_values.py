@@ -59,7 +59,7 @@ def flatten_value(reading: Reading, value: Any, plan: Plan) -> FlatValue:
     if isinstance(reading.source, Index):
         return FlatValue((torch.tensor(value, dtype=torch.int64),), "index")
     if find_models(value):
-        return FlatValue((), _model_digest(reading, plan), constant=True)
+        return FlatValue((), digest_model(reading.source, plan), constant=True)
     from torch.utils._pytree import tree_flatten
 
     leaves, spec = tree_flatten(value)
@@ -75,9 +75,8 @@ def _plain_digest(value: Any, reading: Reading) -> str:
     return digest
 
 
-def _model_digest(reading: Reading, plan: Plan) -> str:
-    """The digest of a model that an operation outside of all loops made."""
-    source = reading.source
+def digest_model(source: Source, plan: Plan) -> str:
+    """The digest of a model that an operation outside of all loops made. Raises ``Unsuitable`` for any other."""
     digest = plan.digests.source(source) if isinstance(source, Output) and source.op in plan.ops else FRESH
     if digest.startswith(FRESH):
         raise Unsuitable(

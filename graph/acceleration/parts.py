@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from guidegraph.graph.ir import Call, Choice, Op, list_sources
+from guidegraph.graph.ir import Call, Choice, Literal, Op, Source, list_sources
+from guidegraph.graph.planning.digest import FRESH, spec_digest, value_digest
 from guidegraph.graph.planning.last_result import keeps_last_result
 from guidegraph.graph.planning.steps import RegionPlan, Step, free_after_last_use
 from guidegraph.graph.port_kinds import port_kinds
 
 MADE_IN_GRAPHS = {"tensor", "structured", "plain", "unknown"}
 """Kinds of outputs that a call in a part may have; those that leave the part must be tensors in fact."""
+
+UNIDENTIFIED = "nothing identifies it in another run: its code is in no file, or it has an object from Python"
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ def group_steps(region: RegionPlan, refused: Collection[str] = ()) -> list[StepG
         on_level = [i for i in range(len(region.steps)) if depths[i] == level]
         groups += [StepGroup((region.steps[i],), False) for i in on_level if not joins[i]]
         joined_steps = tuple(region.steps[i] for i in on_level if joins[i])
-        if any(_calls_model(op) for step in joined_steps for op in step.ops):
+        if any(calls_model(op) for step in joined_steps for op in step.ops):
             groups.append(StepGroup(joined_steps, True))
         else:
             groups += [StepGroup((step,), False) for step in joined_steps]
@@ -69,7 +72,15 @@ def explain_outside(op: Op, refused: Mapping[str, str]) -> str:
     if keeps_last_result(op):
         return "it is computed once"
     made = {kind for port in op.outputs.values() for kind in port_kinds(port)}
-    return "it makes a model" if not made <= MADE_IN_GRAPHS else ""
+    if not made <= MADE_IN_GRAPHS:
+        return "it makes a model"
+    return "" if _is_identified(op) else UNIDENTIFIED
+
+
+def _is_identified(call: Call) -> bool:
+    """Whether the code and the literals of a call have digests that are the same in another run."""
+    digests = [value_digest(source.value) for source in call.sources() if isinstance(source, Literal)]
+    return not any(digest.startswith(FRESH) for digest in (spec_digest(call.spec, ""), *digests))
 
 
 def join_region(region: RegionPlan, steps: list[Step]) -> RegionPlan:
@@ -93,9 +104,16 @@ def _can_join(step: Step, refused: Collection[str]) -> bool:
     return all(not explain_outside(op, dict.fromkeys(refused, "refused")) for op in step.ops)
 
 
-def _calls_model(op: Op) -> bool:
+def calls_model(op: Op) -> bool:
     """Whether a call takes a model."""
+    return any(model_sources(op))
+
+
+def model_sources(op: Op) -> Iterator[Source]:
+    """The sources that a call takes models from."""
     if not isinstance(op, Call):
-        return False
-    linked = (name for name, sources in op.inputs.items() if list_sources(sources))
-    return any("model" in port_kinds(port.type) for name in linked if (port := op.spec.port(name)) is not None)
+        return
+    for name, sources in op.inputs.items():
+        port = op.spec.port(name)
+        if port is not None and "model" in port_kinds(port.type):
+            yield from list_sources(sources)

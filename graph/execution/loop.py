@@ -50,6 +50,8 @@ def run_loop(step: Step, slots: list[Any], context: LoopContext, plan: Plan) -> 
             results = _run_training(step, loop, outside, context, plan)
         else:
             results = _iterate(step, loop, body_plan, outside, context, plan)
+            if context.accelerator is not None:
+                context.accelerator.release()
     for name, slot in zip(loop.outputs, step.outs, strict=True):
         slots[slot] = results[name]
 

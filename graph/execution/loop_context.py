@@ -27,6 +27,10 @@ class RegionAccelerator(Protocol):
         """The region with faster steps in place of some of its own."""
         ...
 
+    def release(self) -> None:
+        """Drop the values of a loop that has ended."""
+        ...
+
     def suspend(self, path: str) -> AbstractContextManager[None]:
         """A context in which nothing is accelerated, for the training loop at a path."""
         ...

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import operator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import wraps
 from typing import Any
@@ -16,20 +17,16 @@ def cache_last_result(call: Call) -> Call:
     A loop-invariant value that only some iterations need is so computed in the first of them.
     """
     function = call.spec.function
-    arguments: list[Any] = []
-    result: list[Any] = []
+    last: tuple[list[Any], Any] | None = None  # the arguments and the result, set at once: threads may run one plan
 
     @wraps(function)
     def run(*args: Any, **by_name: Any) -> Any:
-        new_arguments = [*_flatten((*args, *by_name.values()))]
-        if (
-            not result
-            or len(new_arguments) != len(arguments)
-            or any(a is not b for a, b in zip(new_arguments, arguments, strict=True))
-        ):
-            result[:] = [function(*args, **by_name)]
-            arguments[:] = new_arguments
-        return result[0]
+        nonlocal last
+        arguments = [*_flatten((*args, *by_name.values()))]
+        kept = last
+        if kept is None or not _are_same(kept[0], arguments):
+            kept = last = (arguments, function(*args, **by_name))
+        return kept[1]
 
     run.keeps_last_result = True  # type: ignore[attr-defined]
     return replace(call, spec=replace(call.spec, function=run))
@@ -38,6 +35,11 @@ def cache_last_result(call: Call) -> Call:
 def keeps_last_result(call: Call) -> bool:
     """Whether a call is one that ``cache_last_result`` made."""
     return getattr(call.spec.function, "keeps_last_result", False)
+
+
+def _are_same(arguments: Sequence[Any], others: Sequence[Any]) -> bool:
+    """Whether both are the same objects."""
+    return len(arguments) == len(others) and all(map(operator.is_, arguments, others))
 
 
 def _flatten(values: Iterable[Any]) -> Iterator[Any]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import Any
 
-from guidegraph.graph.acceleration.parts import explain_outside, group_steps
-from guidegraph.graph.ir import Loop, Op, node_id
+from guidegraph.graph.acceleration.part_values import Unsuitable, digest_model
+from guidegraph.graph.acceleration.parts import StepGroup, explain_outside, group_steps, model_sources
+from guidegraph.graph.ir import Loop, Op, Output, node_id
 from guidegraph.graph.planning.plan import Plan
-from guidegraph.graph.planning.steps import BodyPlan, RegionPlan, flatten_region
+from guidegraph.graph.planning.steps import BodyPlan, RegionPlan
 from guidegraph.graph.run_config import ACCELERATORS
 from guidegraph.graph.training.fit import Fit
 
@@ -19,12 +21,10 @@ NO_MODEL = "no model is called with it"
 
 def parts_json(plan: Plan) -> Row:
     """The parts of each loop, and the nodes of its body that run in torch, with the reasons."""
-    roots = [source for source, _ in plan.outputs.values()]
-    region = flatten_region(plan.ops, roots, frozenset(plan.config.passes))
-    return {"with": ACCELERATORS[plan.config.accelerate], "loops": list(_loop_rows(region))}
+    return {"with": ACCELERATORS[plan.config.accelerate], "loops": list(_loop_rows(plan.flatten_rest(plan.ops), plan))}
 
 
-def _loop_rows(region: RegionPlan) -> Iterator[Row]:
+def _loop_rows(region: RegionPlan, plan: Plan) -> Iterator[Row]:
     for step in region.steps:
         if step.body is None:
             continue
@@ -34,8 +34,8 @@ def _loop_rows(region: RegionPlan) -> Iterator[Row]:
             yield {"loop": f"nodes.{loop.key}", "parts": [], "torch": [_torch_row(loop, "it trains")]}
             continue
         for body in _regions(step.body):
-            yield _loop_row(loop, body)
-            yield from _loop_rows(body)
+            yield _loop_row(loop, body, plan)
+            yield from _loop_rows(body, plan)
 
 
 def _regions(body: BodyPlan) -> Iterator[RegionPlan]:
@@ -44,15 +44,28 @@ def _regions(body: BodyPlan) -> Iterator[RegionPlan]:
     yield body.flatten()
 
 
-def _loop_row(loop: Loop, region: RegionPlan) -> Row:
+def _loop_row(loop: Loop, region: RegionPlan, plan: Plan) -> Row:
     parts: list[list[str]] = []
     torch: list[Row] = []
     for group in group_steps(region):
-        if group.is_part:
+        if group.is_part and not (reason := _explain_models(group, plan)):
             parts.append([f"nodes.{op.key}" for op in group.ops])
+        elif group.is_part:
+            torch += [_torch_row(op, reason) for op in group.ops]
         else:
             torch += [_torch_row(op, explain_outside(op, {}) or NO_MODEL) for op in group.ops]
     return {"loop": f"nodes.{loop.key}", "parts": parts, "torch": torch}
+
+
+def _explain_models(group: StepGroup, plan: Plan) -> str:
+    """The reason why a part's models from outside of all loops keep it in torch; empty if they do not."""
+    try:
+        for source in chain.from_iterable(map(model_sources, group.ops)):
+            if isinstance(source, Output) and source.op in plan.ops:
+                digest_model(source, plan)
+    except Unsuitable as reason:
+        return str(reason)
+    return ""
 
 
 def _torch_row(op: Op, reason: str) -> Row:

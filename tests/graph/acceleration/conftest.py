@@ -11,9 +11,12 @@ import pytest
 import torch
 
 from guidegraph import load_workflow
+from guidegraph.commands.shared.plan_parts import parts_json
 from guidegraph.graph.acceleration.accelerator import forget_graphs
 from guidegraph.graph.acceleration.store import FOLDER
 from guidegraph.graph.events import Event, PartAccelerated
+from guidegraph.graph.planning.plan import compile_plan
+from guidegraph.workflow import Workflow
 
 LEVEL = 2 / 255
 """One level of grey in pictures from −1 to 1."""
@@ -59,9 +62,15 @@ class Both:
         forget_graphs()
         return self._run("", params), self._run(accelerate, params)
 
-    def run_again(self, **params: Any) -> torch.Tensor:
+    def run_again(self, accelerate: str = "onnx", **params: Any) -> torch.Tensor:
         """The output x of an accelerated run in the same process as the last one."""
-        return self._run("onnx", params)
+        return self._run(accelerate, params)
+
+    def plan(self) -> dict[str, Any]:
+        """What ``plan --accelerate`` says of the workflow's loops."""
+        workflow = self._load("onnx")
+        values = {name: param.default for name, param in workflow.graph.params.items()}
+        return parts_json(compile_plan(workflow.graph, values, workflow.config))
 
     def states(self) -> list[str]:
         """What was said of parts since the last call."""
@@ -70,15 +79,17 @@ class Both:
         return states
 
     def _run(self, accelerate: str, params: dict[str, Any]) -> torch.Tensor:
-        workflow = load_workflow(
+        x: torch.Tensor = self._load(accelerate).run(**params)["x"]
+        return x
+
+    def _load(self, accelerate: str) -> Workflow:
+        return load_workflow(
             self.path,
             cache="off",
             plugins=["tests.graph.acceleration.quick_nodes"],
             observers=[self._observe],
             accelerate=accelerate,
         )
-        x: torch.Tensor = workflow.run(**params)["x"]
-        return x
 
     def _observe(self, event: Event) -> None:
         if isinstance(event, PartAccelerated):

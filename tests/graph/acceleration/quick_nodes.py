@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -9,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 
 from guidegraph import Sample, Tensor, Timesteps, hookimpl, node
+from guidegraph.graph.execution.watched_sizes import watch_size
 from guidegraph.graph.types import structured
 
 
@@ -27,6 +29,17 @@ class Shape:
 
     weight: Tensor
     square: bool
+
+
+@structured
+@dataclass(frozen=True)
+class Weighted:
+    """A tensor with a number."""
+
+    leaf_axes: ClassVar = {"x": ("B", 3, "H", "W")}
+
+    x: Tensor
+    weight: float
 
 
 class Network(torch.nn.Module):
@@ -119,6 +132,70 @@ def step(x: Sample, prediction: Sample, t: Timesteps) -> Sample:
     return x - 0.1 * t.reshape(-1, 1, 1, 1) * prediction
 
 
+@node("quick.order")
+def order(*, numbers: tuple[int, ...] = ()) -> list[int]:
+    """Numbers, one for each step."""
+    return [*numbers]
+
+
+@node("quick.shift")
+def shift(x: Sample, by: int) -> Sample:
+    """A function that an int chooses."""
+    return torch.sin(x) + by / 100
+
+
+@node("quick.watch")
+def watch(x: Sample) -> Sample:
+    """Watches the largest absolute value."""
+    watch_size(x.abs().max(), 1e-6, "x is {size:.3f}", x.sum() < 1e9)
+    return torch.sin(x)
+
+
+@node("quick.weigh")
+def weigh(x: Sample, *, weight: float = 1.0) -> Weighted:
+    """A tensor with its weight."""
+    return Weighted(x, weight)
+
+
+@node("quick.weigh_largest")
+def weigh_largest(x: Sample) -> Weighted:
+    """A tensor with a number that its values decide."""
+    return Weighted(x, float(x.abs().max()))
+
+
+@node("quick.apply", pure=False)
+def apply(weighted: Weighted) -> Sample:
+    """The tensor times its weight, outside of graphs."""
+    return torch.sin(weighted.x * weighted.weight)
+
+
+@node("quick.count_networks", pure=False)
+def count_networks(x: Sample) -> Tensor:
+    """How many networks are in memory after x is computed."""
+    gc.collect()
+    return torch.tensor(sum(type(thing) is Network for thing in gc.get_objects()))
+
+
 @hookimpl
 def guidegraph_nodes() -> list[Callable[..., Any]]:
-    return [model, unknown_model, start, steps, condition, shape, predict, guide, pull, bend, branch, step]
+    return [
+        model,
+        unknown_model,
+        start,
+        steps,
+        condition,
+        shape,
+        predict,
+        guide,
+        pull,
+        bend,
+        branch,
+        step,
+        count_networks,
+        order,
+        shift,
+        watch,
+        weigh,
+        weigh_largest,
+        apply,
+    ]

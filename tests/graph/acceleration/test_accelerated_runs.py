@@ -5,11 +5,14 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from guidegraph import Sample, node
 from guidegraph.graph.acceleration.accelerator import forget_graphs
+from tests.graph.acceleration import quick_nodes
 from tests.graph.acceleration.conftest import LEVEL, Both
 
 Prepare = Callable[..., Both]
@@ -18,6 +21,31 @@ BRANCH = (
         "bent: {use: quick.bend, in: {x: guided",
         "choice: {use: quick.branch, in: {x: guided}}\n      bent: {use: quick.bend, in: {x: choice",
     ),
+)
+BEND = "bent: {use: quick.bend, in: {x: guided, shape: shape}}"
+WEIGH = (
+    (
+        BEND,
+        "weighted: {use: quick.weigh, in: {x: guided, weight: params.scale}}\n"
+        "      bent: {use: quick.apply, in: {weighted: weighted}}",
+    ),
+)
+WEIGH_LARGEST = (
+    (
+        BEND,
+        "weighted: {use: quick.weigh_largest, in: {x: guided}}\n"
+        "      bent: {use: quick.apply, in: {weighted: weighted}}",
+    ),
+)
+ORDER = (
+    ("  steps: ", "  order: {use: quick.order, with: {numbers: [0, 1, 2, 3, 4, 5, 6, 7, 8, 0, 0]}}\n  steps: "),
+    ("over: steps, as: t", "over: order, as: i"),
+    ("t: loop.t", "t: steps"),
+    (BEND, "bent: {use: quick.shift, in: {x: guided, by: loop.i}}"),
+)
+NET = (
+    ("a: {use: quick.predict, in: {model: model,", "a: {use: quick.predict, in: {model: params.net,"),
+    ("b: {use: quick.predict, in: {model: model,", "b: {use: quick.predict, in: {model: params.net,"),
 )
 PULL = (
     (
@@ -104,6 +132,69 @@ def test_a_model_that_no_digest_identifies_runs_in_torch(prepare: Prepare) -> No
     with pytest.warns(UserWarning, match="nodes.model gives a model that nothing identifies"):
         pictures = both.run()
     assert torch.equal(*pictures)
+    (row,) = both.plan()["loops"]
+    assert row["parts"] == []
+    assert {node["reason"].partition(" that")[0] for node in row["torch"]} == {"nodes.model gives a model"}
+
+
+def test_a_model_from_python_runs_in_torch(prepare: Prepare, parts_folder: Path) -> None:
+    both = prepare(("  model: {use: quick.model}\n", ""), ("params:\n", "params:\n  net: {type: any}\n"), *NET)
+    kept = sorted(parts_folder.glob("*/*"))
+    with pytest.warns(UserWarning, match=r"body.a: not accelerated, .* nothing identifies it .* an object from Python"):
+        pictures = both.run(net=quick_nodes.model(seed=3))
+    assert torch.equal(*pictures)
+    assert set(both.states()) == {"refused"}
+    assert sorted(parts_folder.glob("*/*")) == kept, "no other run could find a graph"
+
+
+CELL = """
+@node("quick.bend")
+def bend(x: Sample, shape: Shape) -> Sample:
+    '''As in a notebook, where it may be defined again.'''
+    return FACTOR * x
+"""
+
+
+def test_a_node_whose_code_is_in_no_file_runs_in_torch(prepare: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
+    both = prepare()
+    for factor in (1.0, 3.0):
+        cell: dict[str, Any] = {"__name__": "cell", "node": node, "Sample": Sample, "Shape": quick_nodes.Shape}
+        exec(CELL.replace("FACTOR", str(factor)), cell)
+        monkeypatch.setattr(quick_nodes, "bend", cell["bend"])
+        expected = both.run("")[0]
+        with pytest.warns(UserWarning, match=r"body.bent: not accelerated, .* its code is in no file"):
+            assert_same((expected, both.run_again()))
+
+
+def test_the_model_is_freed_at_the_end_of_the_loop(prepare: Prepare) -> None:
+    both = prepare(
+        ("outputs: {x: sample.x}", "  count: {use: quick.count_networks, in: {x: sample.x}}\noutputs: {x: count}")
+    )
+    eager, fast = both.run()
+    assert (int(eager), int(fast), int(both.run_again())) == (0, 0, 0)
+
+
+def test_a_size_that_is_watched_in_a_graph_gives_the_warning_of_torch(prepare: Prepare) -> None:
+    both = prepare((BEND, "bent: {use: quick.watch, in: {x: guided}}"))
+    warned = []
+    for run in (lambda: both.run(""), both.run_again, both.run_again):
+        with pytest.warns(UserWarning, match=r"body.bent \(quick.watch\): from step 1 of 3 on x is 0\.") as record:
+            run()
+        warned.append({str(warning.message) for warning in record})
+    assert warned[0] == warned[1] == warned[2]
+
+
+def test_of_many_plain_values_the_first_ones_have_graphs(prepare: Prepare) -> None:
+    both = prepare(*ORDER)
+    with pytest.warns(UserWarning, match="more than 8 sets of plain values"):
+        assert_same(both.run(count=1))
+    assert both.states() == ["refused", "exporting", "exported"], "0 comes again after eight others"
+
+
+def test_a_number_that_leaves_a_part_keeps_the_part_in_torch(prepare: Prepare) -> None:
+    both = prepare(*WEIGH)
+    with pytest.warns(UserWarning, match="a node outside of the part reads a number that is computed in it"):
+        assert torch.equal(*both.run())
 
 
 def test_a_damaged_graph_is_exported_again(
@@ -165,3 +256,19 @@ def test_compiled_parts_give_the_same_picture(prepare: Prepare) -> None:
     both = prepare()
     assert_same(both.run("compile"))
     assert both.states() == ["exporting", "exported"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [WEIGH, WEIGH_LARGEST], ids=["of a parameter", "of a tensor"])
+def test_a_number_that_leaves_a_compiled_part_is_not_that_of_another_step(
+    prepare: Prepare, changes: tuple[tuple[str, str], ...]
+) -> None:
+    from guidegraph.graph.acceleration.requirements import acceleration_problem
+    from guidegraph.graph.run_config import RunConfig
+
+    if reason := acceleration_problem(RunConfig(accelerate="compile")):
+        pytest.skip(reason)
+    both = prepare(*changes)
+    expected = both.run("", scale=5.0)[0]
+    both.run_again("compile")
+    assert_same((expected, both.run_again("compile", scale=5.0)))
