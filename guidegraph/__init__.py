@@ -58,6 +58,7 @@ if TYPE_CHECKING:  # for type checkers; a test compares it with _HOMES
     from guidegraph.nodes.guidance.rule_memory import RuleMemory as RuleMemory
     from guidegraph.nodes.guidance.rule_memory import RuleWithMemory as RuleWithMemory
     from guidegraph.nodes.guidance.step_context import StepContext as StepContext
+    from guidegraph.nodes.port_shapes import step_shape as step_shape
     from guidegraph.nodes.sampling.denoiser import predict as predict
     from guidegraph.nodes.sampling.levels import levels_at_sigmas as levels_at_sigmas
     from guidegraph.nodes.sampling.levels import levels_at_timesteps as levels_at_timesteps
@@ -162,6 +163,7 @@ _HOMES = {
         "RuleWithMemory",
     ),
     "guidegraph.nodes.guidance.step_context": ("StepContext",),
+    "guidegraph.nodes.port_shapes": ("step_shape",),
     "guidegraph.nodes.sampling.denoiser": ("predict",),
     "guidegraph.nodes.sampling.levels": (
         "levels_at_sigmas",

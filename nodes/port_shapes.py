@@ -83,10 +83,20 @@ def image_and_mask_shape(image: Any, mask: Any) -> Shape:
 
 def guidance_shape(x: Any, label: Any) -> Shape:
     """The shape of the gradient at x, for one label for all samples or one for each."""
-    samples = SampleCount(x.shape[0], "x")
-    if (reason := batch_problem(samples, [SampleCount(label.shape[0], "the label")])) is not None:
+    return step_shape(x, label=label)
+
+
+def step_shape(context: Any, **values: Any) -> Shape:
+    """The shape of x at a step, for values that each have one row for all samples or one for each; None is skipped.
+
+    context: what `guidance.context` returns, or x. Raises ``ValueError`` that names the value with another number.
+    """
+    if context is None:
+        return ()
+    rows = [SampleCount(value.shape[0], f"the {name}") for name, value in values.items() if getattr(value, "shape", ())]
+    if (reason := batch_problem(SampleCount(context.shape[0], "x"), rows)) is not None:
         raise ValueError(reason)
-    return tuple(x.shape)
+    return tuple(context.shape)
 
 
 def _common_rows(label: str, values: Sequence[Any]) -> Shape:

@@ -77,7 +77,7 @@ class StepContext:
         return prediction.value.to(self.alpha.dtype)
 
 
-@node("guidance.context")
+@node("guidance.context", shape=lambda x: x.shape)
 def context(scheduler: Scheduler, x: Sample, state: SchedulerState, t: Timesteps) -> StepContext:
     """A sampler's current step as one value for guidance: x, t, α, σ, step, steps, conversions.
 

@@ -14,6 +14,7 @@ from guidegraph.graph.types import is_tensor, takes_literal
 from guidegraph.nodes import port_shapes
 from guidegraph.nodes.conditioning.mask import apply_mask
 from guidegraph.nodes.conditioning.text_prompt import encode_weighted
+from guidegraph.nodes.guidance.step_context import StepContext
 from guidegraph.nodes.types import Condition
 from guidegraph.testing import NodeCase, cases_of
 from guidegraph.testing.arguments import Arguments, call_node, make_arguments
@@ -60,7 +61,8 @@ def check_shape(case: NodeCase) -> None:
     elif isinstance(result, Condition):
         assert shape == (max(leaf.tensor.shape[0] for leaf in tensor_leaves(result)),)
     else:
-        assert shape == tuple(result.shape[: len(shape)])
+        value = result.x if isinstance(result, StepContext) else result
+        assert shape == tuple(value.shape[: len(shape)])
     assert shape  # the number of samples at least
 
 

@@ -19,6 +19,7 @@ from guidegraph import (
     node,
     per_sample,
     predict,
+    step_shape,
 )
 from guidegraph_dps.measurements import Measurement, downsampled, masked
 
@@ -31,7 +32,7 @@ class Guided(NamedTuple):
     distance: Tensor
 
 
-@node("dps.guide")
+@node("dps.guide", shape=lambda context, condition: step_shape(context, condition=condition))
 def guide(
     denoiser: Denoiser,
     context: StepContext,

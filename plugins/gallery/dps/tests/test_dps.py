@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from guidegraph import Condition, Prediction, StepContext, load_workflow
+from guidegraph.graph.planning.admission import admission_problems
 from guidegraph.testing import Check, NodeCase, conformance_cases
 from guidegraph_runtime.noise import gaussian
 from tests.graph.export.exporting import LEVEL, changed, difference, made
@@ -271,6 +272,21 @@ def test_the_workflow_exports(name: str, plugins: tuple[str, str], tmp_path: Pat
     for parameters in ({}, {"steps": 5, "batch": 3, "zeta": 2.0}):
         assert difference(exported.run(**parameters), exported.engine(tmp_path / "engine", **parameters)) <= LEVEL
     assert difference(exported.run(zeta=0.0), exported.run(zeta=2.0)) > LEVEL
+
+
+@pytest.mark.parametrize(
+    ("name", "parameter", "value"),
+    [
+        ("inpaint", "prompt", "condition"),
+        ("super_resolution", "prompt", "condition"),
+    ],
+)
+def test_prompts_for_another_batch_are_refused_before_a_run(name: str, parameter: str, value: str) -> None:
+    workflow = load_workflow(FOLDER / f"{name}.yaml", plugins=("guidegraph_dps",))
+    defaults = {key: port.default for key, port in workflow.graph.params.items()}
+    (problem,) = admission_problems(workflow.graph, {**defaults, parameter: ["a tiger"] * 3})
+    assert problem.message.startswith(f"dps.guide: the {value} is for 3 samples and x makes 1: give one for all")
+    assert admission_problems(workflow.graph, {**defaults, parameter: ["a tiger"] * 3, "batch": 3}) == []
 
 
 class Half:

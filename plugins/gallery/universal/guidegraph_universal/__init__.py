@@ -22,6 +22,7 @@ from guidegraph import (
     node,
     per_sample,
     predict,
+    step_shape,
 )
 from guidegraph_universal.losses import Loss, colour, mask, text
 from guidegraph_universal.recurrence import recur
@@ -35,7 +36,10 @@ class Guided(NamedTuple):
     loss: Tensor
 
 
-@node("universal.guide")
+@node(
+    "universal.guide",
+    shape=lambda context, condition, loss: step_shape(context, condition=condition, loss=loss),
+)
 def guide(
     denoiser: Denoiser,
     context: StepContext,

@@ -38,7 +38,7 @@ class ColourLoss:
         return (mean - self.colour.to(image)).square().sum(1)
 
 
-@node("universal.colour")
+@node("universal.colour", shape=lambda mask: (1,) if mask is None else mask.shape[:1])
 def colour(mask: Mask | None = None, *, red: Share = 0.5, green: Share = 0.5, blue: Share = 0.5) -> Loss:
     """The squared distance of the mean colour, where a mask (B, 1, H, W) is 1, from one of red, green and blue.
 
@@ -69,7 +69,7 @@ class TextLoss:
         return 1 - torch.cosine_similarity(vector, self.target.to(vector), dim=-1)
 
 
-@node("universal.text")
+@node("universal.text", shape=lambda condition: condition.shape[:1])
 def text(embedder: ImageEmbedder, condition: Condition) -> Loss:
     """1 − cosine of a picture's vector and a text's, for an embedder of pictures trained into the space of the text's.
 
@@ -99,7 +99,7 @@ class MaskLoss:
         return -(self.semantic.to(log_p) * log_p).sum(1).mean((1, 2))
 
 
-@node("universal.mask")
+@node("universal.mask", shape=lambda semantic: semantic.shape[:1])
 def mask(segmenter: Segmenter, semantic: SemanticMap) -> Loss:
     """Mean cross-entropy of a segmenter's classes of a picture with a one-hot map (B, K, H, W) of its size."""
     return MaskLoss(segmenter, semantic)

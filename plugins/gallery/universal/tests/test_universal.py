@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from guidegraph import Condition, NodeError, Prediction, StepContext, load_workflow
+from guidegraph.graph.planning.admission import admission_problems
 from guidegraph.testing import Check, NodeCase, conformance_cases
 from tests.graph.export.exporting import LEVEL, WORKFLOWS, changed, difference, made
 
@@ -320,6 +321,23 @@ def test_the_workflow_draws_under_its_loss(name: str) -> None:
     pictures = [workflow.run(steps=10, strength=strength)["image"] for strength in (0.0, 20.0)]
     assert pictures[0].shape == pictures[1].shape == (1, 3, 64, 64)
     assert not torch.equal(*pictures)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameter", "value"),
+    [
+        ("by_text", "text", "loss"),
+        ("by_text", "prompt", "condition"),
+        ("by_map", "prompt", "condition"),
+        ("text_to_image", "prompt", "condition"),
+    ],
+)
+def test_prompts_for_another_batch_are_refused_before_a_run(name: str, parameter: str, value: str) -> None:
+    workflow = load_workflow(FOLDER / f"{name}.yaml", plugins=("guidegraph_universal",))
+    defaults = {key: port.default for key, port in workflow.graph.params.items()}
+    (problem,) = admission_problems(workflow.graph, {**defaults, parameter: ["a tiger"] * 3})
+    assert problem.message.startswith(f"universal.guide: the {value} is for 3 samples and x makes 1: give one for all")
+    assert admission_problems(workflow.graph, {**defaults, parameter: ["a tiger"] * 3, "batch": 3}) == []
 
 
 LOSS = {"loss": lambda image: (image - 0.1).square().mean((1, 2, 3))}
