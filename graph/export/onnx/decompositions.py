@@ -1,4 +1,4 @@
-"""Gradients of operators in terms of forward operators, for graphs that contain a gradient.
+"""Gradients of operators in terms of forward operators, for graphs that contain a gradient; and `where` of a number.
 
 ONNX has no backward operators. Each function here has the signature of a torch operator and computes the same with
 operators that ONNX has. Gradients are with respect to the input alone, as exported weights are frozen.
@@ -262,3 +262,16 @@ def select_backward(grad: Tensor, input_sizes: Sequence[Size], dim: int, index: 
 def _pad(grad: Tensor, dim: int, before: Size, after: Size) -> Tensor:
     padded: Tensor = aten.constant_pad_nd.default(grad, [0, 0] * (grad.ndim - 1 - dim) + [before, after])
     return padded
+
+
+@register_decomposition(aten.where.ScalarOther)
+def where_or_number(condition: Tensor, x: Tensor, number: float) -> Tensor:
+    """A selection of two tensors of one dtype: torch's pass that inserts casts fails on the number in torch 2.10."""
+    dtype = torch.result_type(x, number)
+    return torch.where(condition, x.to(dtype), torch.scalar_tensor(number, dtype=dtype, device=x.device))
+
+
+@register_decomposition(aten.where.ScalarSelf)
+def where_number_or(condition: Tensor, number: float, x: Tensor) -> Tensor:
+    """The same with the number first."""
+    return where_or_number(~condition, x, number)

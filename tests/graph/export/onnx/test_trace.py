@@ -369,10 +369,10 @@ def test_operators_that_change_their_arguments(with_gradient: bool) -> None:
 
 def test_numbers_and_integers_are_cast_as_in_torch() -> None:
     def function(x: Tensor, n: Tensor) -> tuple[Tensor, ...]:
-        return x * n + 1, n / 2, (n > 1) * x, torch.where(n > 1, n, 0.5)
+        return x * n + 1, n / 2, (n > 1) * x, torch.where(n > 1, n, 0.5), torch.where(n > 1, 0.5, n)
 
     part = trace_part(
-        function, [torch.randn(3, 2), torch.ones(3, 2, dtype=torch.int64)], ["x", "n"], [{0: BATCH}] * 2, [*"abcd"]
+        function, [torch.randn(3, 2), torch.ones(3, 2, dtype=torch.int64)], ["x", "n"], [{0: BATCH}] * 2, [*"abcde"]
     )
     check(part, function, [torch.randn(4, 2), torch.arange(8).reshape(4, 2)])
 
