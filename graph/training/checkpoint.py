@@ -34,9 +34,9 @@ def resume_key(plan: Plan, loop: Loop) -> str:
     """The key of a training's checkpoint: a digest of its graph, without number of steps, precision and device.
 
     The device is left out because each of several processes has its own, and one process names its device differently.
+    So is the accelerator, which does not act in a training.
     """
-    _, _, dtype = plan.digests.device_key.partition(" ")
-    digests = Digests(dtype, structural=True)
+    digests = Digests(plan.config.dtype, structural=True)
     digests.add(plan.bound)
     bound = next((op for op in walk(plan.bound) if op.key == loop.key), loop)
     assert isinstance(bound, Loop)
