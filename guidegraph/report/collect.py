@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from guidegraph.graph.run_config import ACCELERATORS
 from guidegraph.nodes.table import Table
 from guidegraph.report.read import (
     Unreadable,
@@ -65,6 +66,12 @@ class RunFolder:
     @property
     def status(self) -> str:
         return str(self.record.get("status", "unknown"))
+
+
+def accelerator_of(record: dict[str, Any]) -> str:
+    """The name of the program that the parts of loops ran in, from the record of a run or sweep; empty for torch."""
+    setting = record.get("accelerate")
+    return ACCELERATORS.get(setting, setting) if isinstance(setting, str) else ""
 
 
 @dataclass

@@ -7,7 +7,7 @@ from importlib.resources import files
 from typing import Any
 
 from guidegraph.graph.registry import Registry
-from guidegraph.report.collect import Picture, RunFolder, SweepFolder
+from guidegraph.report.collect import Picture, RunFolder, SweepFolder, accelerator_of
 from guidegraph.report.curves import AUTOMATIC, CurveChoice
 from guidegraph.report.html import Html, code, format_value, join, note, table, tag
 from guidegraph.report.pictures import MOST, contact_sheet
@@ -69,6 +69,9 @@ def _compare_runs(runs: Sequence[RunFolder]) -> list[Html]:
         "status": [run.status for run in runs],
         "seconds": [round(to_number(run.record.get("seconds")), 2) for run in runs],
     }
+    accelerators = [accelerator_of(run.record) for run in runs]
+    if any(accelerators):
+        columns["accelerator"] = accelerators
     parameters = [get_object(run.record, "parameters") for run in runs]
     for name in dict.fromkeys(name for params in parameters for name in params):
         values = [format_value(params.get(name)) for params in parameters]

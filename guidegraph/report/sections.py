@@ -9,7 +9,7 @@ from typing import Any
 from guidegraph.graph.registry import Registry
 from guidegraph.nodes.table import Table
 from guidegraph.report import graph, timings
-from guidegraph.report.collect import RunFolder, SweepFolder, format_point
+from guidegraph.report.collect import RunFolder, SweepFolder, accelerator_of, format_point
 from guidegraph.report.curves import AUTOMATIC, CurveChoice, long_plots, sweep_plots, table_plots
 from guidegraph.report.html import Html, fold, format_value, join, note, pairs, render_table, table, tag
 from guidegraph.report.pictures import MOST, contact_sheet
@@ -19,7 +19,7 @@ from guidegraph.report.series import Plot
 
 MOST_PLOTS = 24
 MOST_FAILURES = 100
-RUN_OPTIONS = ("device", "dtype", "passes", "cache", "memory_budget", "only")
+RUN_OPTIONS = ("device", "dtype", "accelerate", "passes", "cache", "memory_budget", "only")
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ def run_lead(run: RunFolder) -> Html:
         "Started": format_value(run.record.get("started")).replace("T", " "),
         "Device": format_value(run.record.get("device")),
         "Precision": format_value(run.record.get("dtype")),
+        "Accelerator": accelerator_of(run.record),
     }
     parts.append(_facts(facts))
     if error := run.record.get("error"):
@@ -91,6 +92,7 @@ def sweep_lead(sweep: SweepFolder) -> Html:
         "Done": tag("span", str(done), class_="done"),
         "Failed": tag("span", str(failed), class_="failed" if failed else None),
         "Time of all cells": _seconds(sum(n for n in sweep.cells.numbers("seconds") if n == n)),
+        "Accelerator": accelerator_of(sweep.plan),
     }
     parts = [tag("p", line, class_="lead"), _facts(facts)]
     if remaining := cells - done - failed:

@@ -108,10 +108,11 @@ def node_versions(graph: Graph) -> dict[str, dict[str, str]]:
     return {id: {"version": spec.version, "distribution": spec.distribution} for id, spec in sorted(specs.items())}
 
 
-def collect_versions(registry: Registry) -> dict[str, str]:
-    """The versions of everything that a result may depend on."""
+def collect_versions(registry: Registry, accelerate: str = "") -> dict[str, str]:
+    """The versions of everything that a result may depend on. accelerate: the accelerator of the run."""
     packages = dict(registry.versions)
-    for name in ("torch", "numpy", "safetensors", "pillow"):
+    accelerators = ("onnxruntime", "onnxruntime-gpu", "onnxscript") if accelerate == "onnx" else ()
+    for name in ("torch", "numpy", "safetensors", "pillow", *accelerators):
         try:
             packages[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

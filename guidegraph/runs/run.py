@@ -35,7 +35,7 @@ class RecordedRun:
             None if config.only is None else [*config.only],
             config.dtype,
             seeds=find_seeds(graph, values),
-            versions=collect_versions(registry),
+            versions=collect_versions(registry, config.accelerate),
         )
         self.writer = OutputWriter(
             graph, registry, folder, lambda name, i, batch: replace(recipe, output=name, index=i, batch=batch).text()

@@ -85,7 +85,7 @@ class _Process:
 
     def _describe_difference(self) -> str:
         """Why a cell's key differs from the one on the machine that started the sweep."""
-        own, sent = collect_versions(self.manager.registry), self.order.versions
+        own, sent = collect_versions(self.manager.registry, self.order.config.accelerate), self.order.versions
         names = [n for n in sorted({*own, *sent}) if own.get(n) != sent.get(n) and n not in ("platform", "machine")]
         differences = [f"{n} {own.get(n, 'missing')} in place of {sent.get(n, 'missing')}" for n in names]
         unknown = "a file that the workflow reads, or the code of a node, differs or is not there"

@@ -46,7 +46,7 @@ def describe_sweep(
         **execution,
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "machine": {"system": platform.platform(), "processor": _processor(), "cpus": os.cpu_count()},
-        "versions": collect_versions(registry),
+        "versions": collect_versions(registry, config.accelerate),
     }
 
 

@@ -165,7 +165,7 @@ def _run(
         dict(sweep.graph.sources),
         sweep.config,
         sweep.plugins,
-        collect_versions(manager.registry),
+        collect_versions(manager.registry, sweep.config.accelerate),
         local_workers(sweep.cluster) if sweep.cluster.address == LOCAL else sweep.cluster.workers,
     )
     return run_on_ray(missing.values(), order, sweep.cluster, store, cancel)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import version
 
 import pytest
 
@@ -85,3 +86,15 @@ def test_requirements_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     assert acceleration_problem(RunConfig(accelerate="onnx")) == reason
     with pytest.raises(GuidegraphError, match=reason):
         requirements.check_acceleration(RunConfig(accelerate="onnx"))
+
+
+def test_the_record_of_a_run_has_the_accelerator_and_its_version(cli: Command) -> None:
+    path = cli.workflow("draw.yaml", "guidegraph: 1\nnodes: {image: {use: toy.picture}}\noutputs: {image: image}\n")
+    records = []
+    for name, more in (("fast", ["--accelerate"]), ("plain", [])):
+        assert cli("run", path, *more, "--out", name).code == 0
+        records.append(json.loads((cli.folder / name / "run.json").read_text()))
+    fast, plain = records
+    assert (fast["accelerate"], plain["accelerate"]) == ("onnx", None)
+    assert fast["versions"]["onnxruntime"] == version("onnxruntime")
+    assert "onnxruntime" not in plain["versions"]

@@ -109,6 +109,31 @@ def test_the_page_of_a_sweep_has_curves_a_contact_sheet_and_failures(cli: Comman
     assert "kind = plain" in page.text
 
 
+@pytest.mark.parametrize(("setting", "name"), [("onnx", "onnxruntime"), ("compile", "torch.compile")])
+def test_the_page_of_an_accelerated_run_names_the_accelerator(cli: Command, setting: str, name: str) -> None:
+    page = make_report(cli, run_folder(cli.folder / "out", accelerate=setting))
+    assert f"Precision float32 Accelerator {name}" in page.text
+    assert f"accelerate {setting}" in page.text
+    assert "Accelerator" not in make_report(cli, run_folder(cli.folder / "plain", accelerate=None)).text
+
+
+def test_the_page_of_an_accelerated_sweep_names_the_accelerator(cli: Command) -> None:
+    folder = sweep_folder(cli.folder / "out", seeds=1, scales=(1.0,))
+    assert "Accelerator" not in make_report(cli, folder).text
+    plan = json.loads((folder / "sweep.json").read_text())
+    (folder / "sweep.json").write_text(json.dumps({**plan, "accelerate": "onnx"}))
+    assert "Accelerator onnxruntime" in make_report(cli, folder).text
+
+
+def test_runs_beside_each_other_are_told_apart_by_their_accelerator(cli: Command) -> None:
+    folder = cli.folder / "out"
+    run_folder(folder / "plain")
+    run_folder(folder / "fast", accelerate="onnx")
+    text = make_report(cli, folder).text
+    assert "run workflow status seconds accelerator" in text
+    assert "fast draw done 1.2 onnxruntime" in text
+
+
 def test_the_page_of_an_interrupted_sweep_counts_the_missing_cells(cli: Command) -> None:
     folder = sweep_folder(cli.folder / "out", seeds=1, scales=(1.0, 2.0))
     plan = json.loads((folder / "sweep.json").read_text())
