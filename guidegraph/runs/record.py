@@ -111,10 +111,13 @@ def node_versions(graph: Graph) -> dict[str, dict[str, str]]:
 def collect_versions(registry: Registry, accelerate: str = "") -> dict[str, str]:
     """The versions of everything that a result may depend on. accelerate: the accelerator of the run."""
     packages = dict(registry.versions)
-    accelerators = ("onnxruntime", "onnxruntime-gpu", "onnxscript") if accelerate == "onnx" else ()
-    for name in ("torch", "numpy", "safetensors", "pillow", *accelerators):
+    for name in ("torch", "numpy", "safetensors", "pillow"):
         try:
             packages[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
+    if accelerate == "onnx":
+        import onnxruntime  # installed under several names
+
+        packages["onnxruntime"] = str(onnxruntime.__version__)
     return with_machine(packages)
