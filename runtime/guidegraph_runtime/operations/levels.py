@@ -185,8 +185,14 @@ def ays(schedule: Schedule, *, steps: Steps = 10, model: Aligned = "sd1", final:
     """Align Your Steps (Sabour et al. 2024): ten σ/α optimised for a released model, interpolated for other counts.
 
     model: Stable Diffusion 1, XL or Video.
+    Raises an error for a flow schedule.
     """
     noise, steps = parse_schedule(schedule), _count_steps(steps)
+    if noise.form == "flow":
+        raise ValueError(
+            "schedule: the levels of Align Your Steps are those of variance-preserving models, and this schedule is a "
+            "flow: use levels.flow, levels.flow_sd3 or levels.karras"
+        )
     visited = [noise.near(float(ratio)) for ratio in spacings.align_your_steps(model, steps)]
     return _to_fields(noise_levels.Levels.of([*visited, landing(noise, final)]))
 
@@ -195,12 +201,15 @@ def ays(schedule: Schedule, *, steps: Steps = 10, model: Aligned = "sd1", final:
 def from_timesteps(schedule: Schedule, *, timesteps: Numbers, final: Listed = "one") -> Levels:
     """A list of timesteps, falling, or rising to go from the data to the noise.
 
-    timesteps: from 0 to T − 1, including fractions. final: where the last step ends, ᾱ = 1, ᾱ_0, or the last timestep
-    of the list (listed).
+    timesteps: from 0 to T − 1, or to T of a flow, including fractions. The last step ends at a 0 at the end of a flow's
+    list, where σ is 0. final: where it ends otherwise, ᾱ = 1, ᾱ_0, or the last timestep of the list (listed).
     """
     noise = parse_schedule(schedule)
     times = [check_number(f"timesteps[{i}]", t, low=0, high=noise.last) for i, t in enumerate(timesteps)]
-    return _with_landing(noise, [noise.at(t) for t in times], final)
+    visited = [noise.at(t) for t in times]
+    if len(visited) > 1 and visited[-1].sigma == 0:
+        visited[-1], final = landing(noise, "one"), "listed"
+    return _with_landing(noise, visited, final)
 
 
 @operation("levels.sigmas")

@@ -14,7 +14,7 @@ from guidegraph_runtime.tables import noise_levels
 from guidegraph_runtime.tables.noise_levels import Final, NoiseSchedule, landing, parse_schedule
 from guidegraph_runtime.tables.rows import Array
 
-Sigma: TypeAlias = Annotated[float, Range(low=0, below=1)]
+Sigma: TypeAlias = Annotated[float, Range(above=0, below=1)]
 FlowSolver: TypeAlias = Literal["dpm_solver", "unipc"]
 
 

@@ -180,13 +180,15 @@ class _Recipe(NamedTuple):
             visited, skipped = self._check_wired(parse_levels(levels), values, noise.form), 0
         if self.start in ("signal", "flow") and noise.form != "flow":
             require_signal(visited, self.solver.__name__)
-        rows = []
-        if self.start == "signal" and visited[0].alpha == 0:
-            rows = [Row(visited[0], visited[1].alpha * X0 + visited[1].sigma * EPS)]
-        if len(visited) > len(rows) + 1:
-            available = {"levels": visited[len(rows) :], "noise": noise, "skipped": skipped}
+        rows: list[Row] = []
+        leads = self.start == "signal" and visited[0].alpha == 0
+        if len(visited) > leads + 1:
+            available = {"levels": visited[leads:], "noise": noise, "skipped": skipped}
             own = {p.name: values[p.name] for p in self.own}
-            rows += self.solver(*(available[name] for name in self.inputs), **own)
+            rows = self.solver(*(available[name] for name in self.inputs), **own)
+        if leads:  # to where the solver starts, which is not visited[1] in a sampler that adds noise first
+            start = rows[0].level if rows else visited[1]
+            rows = [Row(visited[0], start.alpha * X0 + start.sigma * EPS), *rows]
         return _to_outputs(rows, values, noise.form)
 
     def _check_wired(self, levels: noise_levels.Levels, values: Mapping[str, Any], form: Form) -> list[Level]:

@@ -162,8 +162,8 @@ class NoiseSchedule:
         return self.at(t if self.shift == 1 else float(self.last * self.shift_sigma(np.array(t / self.last))))
 
     def shift_sigma(self, sigma: Array) -> Array:
-        """σ′ = sσ/(1 + (s − 1)σ) with the shift s of a flow (Esser et al. 2024, section 5.3.2)."""
-        return self.shift * sigma / (1 + (self.shift - 1) * sigma)
+        """σ′ = sσ/(1 + (s − 1)σ) with the shift s of a flow (Esser et al. 2024, section 5.3.2); exactly 1 at 1."""
+        return self.shift * sigma / (self.shift * sigma + (1 - sigma))
 
     def at_ratio(self, ratio: float) -> Level:
         """The level at the time where σ/α is `ratio`, clamped to the schedule."""

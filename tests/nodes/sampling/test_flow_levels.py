@@ -1,0 +1,47 @@
+"""Levels of flow schedules at their ends, and levels that do not fit a flow."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from guidegraph.nodes.sampling import levels as grids
+from guidegraph.nodes.sampling import schedule as schedules
+from guidegraph.nodes.sampling import scheduler as samplers
+
+
+@pytest.mark.parametrize("build", [grids.flow, grids.flow_sd3, grids.trailing, grids.linspace], ids=lambda b: b.__name__)
+def test_the_first_level_is_pure_noise_at_any_shift(build: Any) -> None:
+    for shift in np.arange(0.05, 12, 0.01):  # for some of them s / (1 + (s − 1)) is above 1
+        levels = build(schedules.flow(shift=float(shift)), steps=4)
+        assert float(levels.ratio[0]) == math.inf
+        assert float(levels.t[0]) == 1000
+
+
+@pytest.mark.parametrize("setting", ["sigma_min", "terminal"])
+def test_a_last_sigma_of_0_is_refused(setting: str) -> None:
+    with pytest.raises(ValueError, match=f"{setting}: expected a number above 0 and below 1; found float 0"):
+        grids.flow(schedules.flow(), steps=4, **{setting: 0.0})
+
+
+def test_a_list_of_timesteps_that_ends_at_0_is_a_list_of_sigmas_that_ends_at_0() -> None:
+    schedule = schedules.flow()
+    by_times = grids.timesteps(schedule, timesteps=[1000, 500, 250, 0])
+    by_sigmas = grids.sigmas(schedule, sigmas=[1, 0.5, 0.25, 0])
+    np.testing.assert_array_equal(by_times.ratio, by_sigmas.ratio)
+    np.testing.assert_array_equal(by_times.t, by_sigmas.t)
+
+
+def test_align_your_steps_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"Align Your Steps.* variance-preserving.* use levels\.flow"):
+        grids.ays(schedules.flow())
+
+
+@pytest.mark.parametrize("churn", [0.0, 3.0, 40.0])
+def test_the_step_from_pure_noise_ends_where_the_churned_sampler_starts(churn: float) -> None:
+    sampler = samplers.edm(schedules.flow(), steps=12, churn=churn).scheduler
+    x0, eps = (float(value) for value in sampler.matrix[0, 0, 1:3])
+    assert (x0, eps) == (float(sampler.alpha[1]), float(sampler.sigma[1]))
