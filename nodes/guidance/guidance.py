@@ -150,7 +150,8 @@ def interval(
 ) -> Scale:
     """The guidance scale inside an interval of noise levels, and 1, no guidance, outside (Kynkäänniemi et al. 2024).
 
-    low, high: ends of the interval, both included, as timesteps, or as σ/α like in the paper if a schedule is wired.
+    low, high: ends of the interval, both included, as timesteps, or as σ/α like in the paper if a schedule is wired; a
+    flow schedule has σ, from 0 to 1.
     t (1) or (B). Returns a number if t is one timestep and scale a number, so that guidance.cfg can skip a call;
     otherwise a tensor (B).
     Raises an error if low is above high; in a graph, where they are tensors, such an interval is empty.
@@ -162,8 +163,8 @@ def interval(
     level: Any = t
     if schedule is not None:
         alpha, sigma = schedule.alpha_sigma(t)
-        level = sigma / alpha
+        level = sigma if schedule.form == "flow" else sigma / alpha
+    inside = (level >= low) & (level <= high)  # in the dtype of the level, so that an end such as 0.3 is included
     if not is_tensor(scale) and t.numel() == 1 and has_values(t):
-        return scale if low <= float(level) <= high else 1.0
-    inside = (level >= low) & (level <= high)
+        return scale if bool(inside) else 1.0
     return torch.where(inside, torch.as_tensor(scale, device=t.device, dtype=level.dtype), 1.0)

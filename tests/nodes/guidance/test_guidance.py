@@ -301,6 +301,22 @@ def test_interval_over_sigma_and_over_samples() -> None:
     torch.testing.assert_close(guidance.interval(times[1:], scale=scales, low=100.0), scales)
 
 
+def test_interval_of_a_flow_is_over_its_sigma() -> None:
+    schedule, t = schedules.flow(), torch.tensor([1000.0])
+    assert guidance.interval(t, schedule, scale=3.0) == 3.0, "by default everywhere, also where σ/α is infinite"
+    assert guidance.interval(t, schedule, scale=3.0, high=0.99) == 1.0
+    assert guidance.interval(torch.tensor([600.0]), schedule, scale=3.0, low=0.5, high=0.7) == 3.0
+
+
+@pytest.mark.parametrize("level", [0.1, 0.3, 0.6, 0.7, 0.9])
+def test_both_ends_of_an_interval_of_sigma_are_included(level: float) -> None:
+    schedule, t = schedules.flow(), torch.tensor([round(1000 * level)], dtype=torch.float32)
+    for ends in ({"high": level}, {"low": level}):
+        assert guidance.interval(t, schedule, scale=3.0, **ends) == 3.0
+        each = guidance.interval(t.repeat(2), schedule, scale=3.0, **ends)
+        torch.testing.assert_close(each, torch.tensor([3.0, 3.0]))
+
+
 def test_interval_can_be_traced() -> None:
     class Body(torch.nn.Module):
         def forward(self, t: Tensor) -> Any:
