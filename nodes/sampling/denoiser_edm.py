@@ -12,6 +12,7 @@ from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes.guidance.hooks import HookedDenoiser, HookedWrapper, MemoryDenoiser, Site
 from guidegraph.nodes.guidance.rule_memory import RuleMemory
+from guidegraph.nodes.shape_checks import has_values
 from guidegraph.nodes.types import Condition, Denoiser, Prediction, PredictionKind, Schedule
 
 EdmNetwork: TypeAlias = Literal["raw", "preconditioned"]
@@ -109,6 +110,21 @@ def check_raw_kind(kind: PredictionKind) -> None:
         )
 
 
+def check_largest_sigma(schedule: Schedule) -> None:
+    """Raise ``ValueError`` for a schedule whose model starts at α = 0, where σ/α is infinite."""
+    import torch
+
+    if not has_values(schedule.alphas_bar):
+        return
+    last = schedule.known[1]
+    alpha, _ = schedule.alpha_sigma(torch.tensor([last], dtype=torch.float64))
+    if float(alpha) == 0:
+        raise ValueError(
+            f"an EDM network takes σ/α, and σ/α is infinite at t = {last:g}, where this schedule starts: use "
+            "schedule.edm, or schedule.trained with a smaller `last`"
+        )
+
+
 @node("denoiser.edm")
 def precondition(
     denoiser: Denoiser, schedule: Schedule, *, network: EdmNetwork = "raw", sigma_data: SigmaData = 0.5
@@ -121,8 +137,9 @@ def precondition(
     "preconditioned" is a network that does this itself: it takes x̃ and σ̃ and keeps its kind of prediction.
     schedule: the σ̃ of each t, such as `schedule.edm`. sigma_data: the standard deviation of the training data.
     Raises an error for a raw network of kind x0 or flow: at once if the denoiser has an attribute `kind`, else at its
-    first call.
+    first call. Also for a schedule that starts at α = 0, as schedule.flow does.
     """
+    check_largest_sigma(schedule)
     if network == "raw":
         check_raw_kind(getattr(denoiser, "kind", "eps"))
     wrapper = HookedPreconditionedDenoiser if isinstance(denoiser, HookedDenoiser) else PreconditionedDenoiser

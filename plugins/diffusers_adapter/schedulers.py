@@ -86,11 +86,16 @@ def new_sampler(
     is s = 1 … 1/steps before the shift, `own` the scheduler's own; `auto` is trailing for a Flux pipeline's folder,
     as the pipeline does.
 
-    Raises an error for a class that is not supported, an option that it does not have, and a schedule that is not the
-    scheduler's.
+    Raises an error for a class that is not supported, an option that it does not have, a schedule that is not the
+    scheduler's, and a flow schedule.
     """
     from guidegraph.plugins.diffusers_adapter import sample_spaces
 
+    if schedule.form == "flow":
+        raise ValueError(
+            "the schedule is a flow, and this adapter keeps x variance-preserving: wire diffusers.schedule, or use a "
+            "scheduler.* node in place of diffusers' sampler"
+        )
     config = _config(schedule, path, name, options or {})
     scheduler = _make_scheduler(config)
     flow = is_flow(config)

@@ -266,7 +266,7 @@ def reverse(levels: Levels, schedule: Schedule) -> Levels:
     parsed, noise = parse_levels(levels), parse_schedule(schedule)
     visited = parsed.to_list()[::-1]
     if visited[-1].alpha == 0:
-        raise ValueError("levels that start at α = 0 have no way back to it: leave the first one out")
+        raise ValueError("levels that start at α = 0 have no way back: leave the first one out, with levels.split")
     if visited[0].sigma == 0:
         lowest = noise.at(noise.low)
         visited = visited[1:] if visited[1].ratio <= lowest.ratio else [lowest, *visited[1:]]

@@ -178,6 +178,18 @@ def test_a_raw_network_of_kind_x0_is_refused_before_any_step() -> None:
     assert precondition(learned, schedules.edm(), network="preconditioned")
 
 
+@pytest.mark.parametrize("build", [schedules.flow, lambda: schedules.zero_terminal_snr(schedules.linear())])
+def test_a_schedule_without_a_largest_sigma_is_refused(build: Callable[[], Schedule]) -> None:
+    schedule = build()
+    with pytest.raises(
+        ValueError, match=r"σ/α is infinite at t = .*schedule\.edm, or schedule\.trained with a smaller"
+    ):
+        precondition(network(), schedule)
+    part = schedules.trained(schedule, last=990)
+    x, t = noise(1, 3, 4, 4), torch.tensor([990.0])
+    assert torch.isfinite(precondition(network(), part)(x, t, Condition()).value).all()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_network_and_the_caller_see_the_dtype_of_x(dtype: torch.dtype) -> None:
     seen: list[tuple[Tensor, Tensor]] = []

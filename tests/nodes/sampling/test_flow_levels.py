@@ -13,7 +13,9 @@ from guidegraph.nodes.sampling import schedule as schedules
 from guidegraph.nodes.sampling import scheduler as samplers
 
 
-@pytest.mark.parametrize("build", [grids.flow, grids.flow_sd3, grids.trailing, grids.linspace], ids=lambda b: b.__name__)
+@pytest.mark.parametrize(
+    "build", [grids.flow, grids.flow_sd3, grids.trailing, grids.linspace], ids=lambda b: b.__name__
+)
 def test_the_first_level_is_pure_noise_at_any_shift(build: Any) -> None:
     for shift in np.arange(0.05, 12, 0.01):  # for some of them s / (1 + (s − 1)) is above 1
         levels = build(schedules.flow(shift=float(shift)), steps=4)
@@ -45,3 +47,13 @@ def test_the_step_from_pure_noise_ends_where_the_churned_sampler_starts(churn: f
     sampler = samplers.edm(schedules.flow(), steps=12, churn=churn).scheduler
     x0, eps = (float(value) for value in sampler.matrix[0, 0, 1:3])
     assert (x0, eps) == (float(sampler.alpha[1]), float(sampler.sigma[1]))
+
+
+def test_levels_are_reversed_without_the_first() -> None:
+    schedule = schedules.flow()
+    levels = grids.flow(schedule, steps=5)
+    with pytest.raises(ValueError, match=r"no way back: leave the first one out, with levels\.split"):
+        grids.reverse(levels, schedule)
+    rising = grids.reverse(grids.split(levels, at=1).after, schedule)
+    np.testing.assert_allclose(rising.ratio / (1 + rising.ratio), [0.001, 0.2, 0.4, 0.6, 0.8], rtol=1e-6)
+    assert samplers.heun_flow(schedule, rising).scheduler.alpha.min() > 0
