@@ -100,7 +100,7 @@ class NoiseSchedule:
     ) -> NoiseSchedule:
         """Create the schedule of ᾱ, one for each t. Raises ``ValueError`` unless 0 ≤ trained_from < trained_to ≤ T−1.
 
-        In both forms ᾱ is α²/(α² + σ²).
+        In both forms ᾱ is α²/(α² + σ²). For a flow, 0 < trained_from < trained_to ≤ T.
         """
         with np.errstate(divide="ignore"):
             log_ratio = 0.5 * (np.log1p(-alphas_bar) - np.log(alphas_bar))
@@ -108,6 +108,10 @@ class NoiseSchedule:
         default_low, default_high = (1.0, last) if form == "flow" else (0.0, _last_with_signal(log_ratio, last))
         low = default_low if trained_from is None else float(trained_from)
         high = default_high if trained_to is None else float(trained_to)
+        if form == "flow" and not 0 < low < high <= last:
+            raise ValueError(
+                f"expected trained_from above 0 and below trained_to, up to {last:g}; found {low:g} and {high:g}"
+            )
         if not 0 <= low < high <= last:
             raise ValueError(f"expected trained_from below trained_to, from 0 to {last:g}; found {low:g} and {high:g}")
         return cls(log_ratio, low, high, form, shift)
@@ -228,7 +232,8 @@ def levels(
         visited = [noise.at_unshifted(float(t)) for t in timesteps(trained, rule, steps, spacing, offset)]
         if sigmas != "schedule":
             visited = respace(sigmas, steps, visited[0], visited[-1], noise)
-    return Levels.of([*visited[steps - count_kept_steps(steps, strength) :], landing(noise, final)]).to_list()
+    kept = visited[steps - count_kept_steps(steps, strength) :]
+    return check_levels(Levels.of([*kept, landing(noise, final)])).to_list()
 
 
 def parse_schedule(schedule: Mapping[str, Any]) -> NoiseSchedule:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -57,3 +58,17 @@ def test_levels_are_reversed_without_the_first() -> None:
     rising = grids.reverse(grids.split(levels, at=1).after, schedule)
     np.testing.assert_allclose(rising.ratio / (1 + rising.ratio), [0.001, 0.2, 0.4, 0.6, 0.8], rtol=1e-6)
     assert samplers.heun_flow(schedule, rising).scheduler.alpha.min() > 0
+
+
+def test_a_flow_is_not_trained_at_t_0() -> None:
+    with pytest.raises(ValueError, match="first: expected a number above 0"):
+        schedules.trained(schedules.flow(), first=0)
+    assert schedules.trained(schedules.flow(), first=0.5).known == (0.5, 1000)
+    loaded = replace(schedules.flow(), trained_from=0.0)
+    with pytest.raises(ValueError, match="trained_from above 0 and below trained_to, up to 1000; found 0 and 1000"):
+        samplers.euler(loaded, steps=4)
+
+
+def test_levels_that_fall_together_are_an_error() -> None:
+    with pytest.raises(ValueError, match="the σ/α of levels fall, or rise, from one to the next"):
+        samplers.ddim(schedules.flow(shift=1e9), steps=5)
