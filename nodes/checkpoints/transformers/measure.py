@@ -62,9 +62,20 @@ def measure_patches(tensors: Mapping[str, Tensor], blocks: str, hidden: str, sou
         "out_channels": measure_shape(tensors, HEAD, 2, source)[0] // patch**2,
         "patch": patch,
         "width": width,
-        "depth": 1 + max(numbers_in_names(tensors, rf"{blocks}\.(\d+)\.")),
+        "depth": count_blocks(tensors, blocks, source),
         "hidden": measure_shape(tensors, hidden, 2, source)[0],
     }
+
+
+def count_blocks(tensors: Mapping[str, Tensor], blocks: str, source: str) -> int:
+    """Count the blocks whose names begin with `blocks`. Raises ``ValueError`` unless they are numbered 0, 1, 2, …"""
+    numbers = numbers_in_names(tensors, rf"{blocks}\.(\d+)\.")
+    if len(numbers) != 1 + max(numbers):
+        raise ValueError(
+            f"'{source}' has {len(numbers)} blocks with numbers up to {max(numbers)}: it is incomplete, nothing was "
+            "loaded"
+        )
+    return len(numbers)
 
 
 def measure_side(tensors: Mapping[str, Tensor], source: str) -> int:

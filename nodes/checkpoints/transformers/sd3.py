@@ -76,6 +76,11 @@ def resolve_heads(weights: Mapping[str, Tensor], width: int, depth: int, source:
     norm = weights.get("joint_blocks.0.x_block.attn.ln_q.weight")
     if norm is not None and norm.numel():
         measured = width // norm.numel()
+        if measured == 0:
+            raise ValueError(
+                f"'{source}' does not fit: queries are normalised in {norm.numel()} channels, and tokens have {width}: "
+                "it is of another architecture, nothing was loaded"
+            )
         if heads not in (None, measured):
             raise ValueError(f"'{source}' has {measured} heads by its norms: leave heads and head_channels out")
         return measured

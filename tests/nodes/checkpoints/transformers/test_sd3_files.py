@@ -157,6 +157,14 @@ def test_incomplete_and_foreign_files_are_refused(tmp_path: Path) -> None:
         ({f"{PREFIX}joint_blocks.1.x_block.gate": torch.ones(1)}, r"1 left over: joint_blocks\.1\.x_block\.gate"),
         ({f"{PREFIX}pos_embed": torch.zeros(1, 15, 32)}, "15 positions, which are no square"),
         ({f"{PREFIX}y_embedder.mlp.0.weight": None}, r"holds no y_embedder\.mlp\.0\.weight: it is incomplete"),
+        (
+            {f"{PREFIX}joint_blocks.90000.gate": torch.ones(1)},
+            r"has 4 blocks with numbers up to 90000: it is incomplete",
+        ),
+        (
+            {f"{PREFIX}joint_blocks.0.x_block.attn.ln_q.weight": torch.ones(64)},
+            r"queries are normalised in 64 channels, and tokens have 32: it is of another architecture",
+        ),
         ({"control.proj": torch.ones(1)}, r"holds 1 tensors that no known part has: control\.proj"),
     ):
         path = write_file(model, tmp_path / "model.safetensors", **changes)  # type: ignore[arg-type]
