@@ -258,7 +258,8 @@ def test_problems_of_a_sampler_are_named(tmp_path: Path) -> None:
         new_sampler(schedule, path=path, options={"karras": True})
     with pytest.raises(ValueError, match=r"the schedule is not that of the scheduler in '.*euler'"):
         new_sampler(schedules.cosine(), path=path)
-    for options in ({"name": "FlowMatchEulerDiscreteScheduler"}, {"path": path}):
+    sources: list[dict[str, Any]] = [{"name": "FlowMatchEulerDiscreteScheduler"}, {"path": path}]
+    for options in sources:
         with pytest.raises(ValueError, match=r"flow, .* keeps x variance-preserving: wire diffusers\.schedule, or"):
             new_sampler(schedules.flow(), **options)
     with pytest.raises(ValueError, match="2000 steps do not fit a DDIMScheduler"):

@@ -61,7 +61,7 @@ def choose_distilled_levels(
 
 
 @sampler(SUBSEQUENCE, choose_distilled_levels, start="zero", rederives=False)
-def lcm(levels: Sequence[Level], *, timestep_scaling: Positive = 10.0) -> list[Row]:
+def lcm(levels: Sequence[Level], noise: NoiseSchedule, *, timestep_scaling: Positive = 10.0) -> list[Row]:
     """Latent consistency models (Luo et al. 2023, algorithm 3): the consistency function, then noise of the next level.
 
     f = c_skip x + c_out x̂0 with c_skip = σ_d²/(τ² + σ_d²), c_out = τ/√(τ² + σ_d²), σ_d = ½ and τ = timestep_scaling · t
@@ -74,8 +74,8 @@ def lcm(levels: Sequence[Level], *, timestep_scaling: Positive = 10.0) -> list[R
     for a, b in pairwise(levels):
         squared = (timestep_scaling * a.t) ** 2 + SIGMA_DATA**2
         f = SIGMA_DATA**2 / squared * X + timestep_scaling * a.t / math.sqrt(squared) * X0
-        noise = b.sigma if b.t > 0 else 0.0  # a landing at ᾱ_0 draws no noise
-        rows.append(Row(a, b.alpha * f + noise * NOISE, score_gain=noise**2))
+        std = b.sigma if b.t > noise.first else 0.0  # a landing at ᾱ_0 draws no noise
+        rows.append(Row(a, b.alpha * f + std * NOISE, score_gain=std**2))
     return rows
 
 

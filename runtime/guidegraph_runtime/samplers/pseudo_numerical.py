@@ -47,7 +47,9 @@ def plms(levels: Sequence[Level], combine: Combine = "eps") -> list[Row]:
 def runge_kutta(levels: Sequence[Level], level_at: Callable[[float], Level], combine: Combine = "eps") -> list[Row]:
     """F-PNDM (algorithm 2): three pseudo Runge-Kutta steps of four calls each (eq. 13), then PLMS."""
     if len(levels) < 5:
-        raise ValueError("three Runge-Kutta steps are followed by multistep ones: use at least 4 steps")
+        raise ValueError(
+            "three Runge-Kutta steps are followed by multistep ones: use at least 4 steps, or 5 from pure noise"
+        )
     rows = []
     for a, b in list(pairwise(levels))[:3]:
         middle = level_at((a.t + b.t) / 2)

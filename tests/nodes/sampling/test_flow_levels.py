@@ -34,8 +34,8 @@ def test_a_list_of_timesteps_that_ends_at_0_is_a_list_of_sigmas_that_ends_at_0()
     schedule = schedules.flow()
     by_times = grids.timesteps(schedule, timesteps=[1000, 500, 250, 0])
     by_sigmas = grids.sigmas(schedule, sigmas=[1, 0.5, 0.25, 0])
-    np.testing.assert_array_equal(by_times.ratio, by_sigmas.ratio)
-    np.testing.assert_array_equal(by_times.t, by_sigmas.t)
+    np.testing.assert_array_equal(by_times.ratio.numpy(), by_sigmas.ratio.numpy())
+    np.testing.assert_array_equal(by_times.t.numpy(), by_sigmas.t.numpy())
 
 
 def test_align_your_steps_is_refused() -> None:
@@ -56,7 +56,7 @@ def test_levels_are_reversed_without_the_first() -> None:
     with pytest.raises(ValueError, match=r"no way back: leave the first one out, with levels\.split"):
         grids.reverse(levels, schedule)
     rising = grids.reverse(grids.split(levels, at=1).after, schedule)
-    np.testing.assert_allclose(rising.ratio / (1 + rising.ratio), [0.001, 0.2, 0.4, 0.6, 0.8], rtol=1e-6)
+    np.testing.assert_allclose((rising.ratio / (1 + rising.ratio)).numpy(), [0.001, 0.2, 0.4, 0.6, 0.8], rtol=1e-6)
     assert samplers.heun_flow(schedule, rising).scheduler.alpha.min() > 0
 
 
@@ -72,3 +72,16 @@ def test_a_flow_is_not_trained_at_t_0() -> None:
 def test_levels_that_fall_together_are_an_error() -> None:
     with pytest.raises(ValueError, match="the σ/α of levels fall, or rise, from one to the next"):
         samplers.ddim(schedules.flow(shift=1e9), steps=5)
+
+
+def test_runge_kutta_of_a_flow_has_a_step_before_it() -> None:
+    with pytest.raises(ValueError, match="use at least 4 steps, or 5 from pure noise"):
+        samplers.pndm(schedules.flow(), steps=4, warmup="runge_kutta")
+    assert len(samplers.pndm(schedules.flow(), steps=5, warmup="runge_kutta").steps) == 14
+
+
+def test_a_landing_above_0_draws_no_noise() -> None:
+    for steps in (1, 3):
+        sampler = samplers.lcm(schedules.flow(), steps=steps, final="first").scheduler
+        assert float(sampler.matrix[-1, 0, 3]) == 0
+        assert sampler.reads_noise == (steps > 1)
