@@ -83,8 +83,8 @@ def lcm(levels: Sequence[Level], noise: NoiseSchedule, *, timestep_scaling: Posi
 def tcd(levels: Sequence[Level], noise: NoiseSchedule, *, eta: Eta = 0.3) -> list[Row]:
     """Trajectory consistency distillation (Zheng et al. 2024, algorithm 4): DDIM to below the next level, then noise.
 
-    A DDIM step goes to s = ⌊(1 − γ)t′⌋, below the next time t′, then noise leads up to t′. A landing at σ = 0 is a step
-    to x̂0. The s of a flow is not rounded.
+    A DDIM step goes to s = ⌊(1 − γ)t′⌋, below the next time t′, then noise leads up to t′. A landing, at σ = 0 or ᾱ_0, is a step
+    of DDIM. The s of a flow is not rounded.
 
     eta: the paper's γ, from 0 (DDIM) to 1 (multistep consistency sampling). original_steps: number of timesteps in the
     model's distillation. spacing: by default evenly by index among those.
@@ -92,7 +92,7 @@ def tcd(levels: Sequence[Level], noise: NoiseSchedule, *, eta: Eta = 0.3) -> lis
     rows = []
     for a, b in pairwise(levels):
         below = (1 - eta) * b.t
-        s = noise.at(below if noise.form == "flow" else math.floor(below)) if b.sigma > 0 else b
+        s = noise.at(below if noise.form == "flow" else math.floor(below)) if b.t > noise.first else b
         up = b.alpha / s.alpha
         variance = max(transition_variance(b, s), 0.0) if eta > 0 else 0.0
         x = up * (s.alpha * X0 + s.sigma * EPS) + math.sqrt(variance) * NOISE

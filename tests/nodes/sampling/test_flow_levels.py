@@ -80,8 +80,9 @@ def test_runge_kutta_of_a_flow_has_a_step_before_it() -> None:
     assert len(samplers.pndm(schedules.flow(), steps=5, warmup="runge_kutta").steps) == 14
 
 
-def test_a_landing_above_0_draws_no_noise() -> None:
+@pytest.mark.parametrize("build", [samplers.lcm, samplers.tcd], ids=["lcm", "tcd"])
+def test_a_landing_above_0_draws_no_noise(build: Any) -> None:
     for steps in (1, 3):
-        sampler = samplers.lcm(schedules.flow(), steps=steps, final="first").scheduler
+        sampler = build(schedules.flow(), steps=steps, final="first").scheduler
         assert float(sampler.matrix[-1, 0, 3]) == 0
         assert sampler.reads_noise == (steps > 1)
