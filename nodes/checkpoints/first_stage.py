@@ -55,16 +55,18 @@ def infer_first_stage_shape(tensors: Mapping[str, Tensor], source: str, groups: 
     )
 
 
-def build_first_stage(tensors: Mapping[str, Tensor], source: str, scale: float, groups: int = 32) -> ReleasedFirstStage:
+def build_first_stage(
+    tensors: Mapping[str, Tensor], source: str, scale: float, groups: int = 32, shift: float = 0.0
+) -> ReleasedFirstStage:
     """Build a frozen first stage from tensors under CompVis names, on the run's device and in its dtype.
 
-    scale: factor that gives the latent unit variance. Raises one ``ValueError`` that names `source` and the keys
-    that are missing, left over or of another shape.
+    scale: factor that gives the latent unit variance. shift: its mean before that. Raises one ``ValueError`` that names
+    `source` and the keys that are missing, left over or of another shape.
     """
     shape = infer_first_stage_shape(tensors, source, groups)
     try:
         with torch.device("meta"):
-            module = ReleasedVQ(shape, scale) if shape.codes else ReleasedKL(shape, scale)
+            module = (ReleasedVQ if shape.codes else ReleasedKL)(shape, scale, shift)
     except ValueError as error:
         raise ValueError(f"'{source}' holds no first stage that is known: {error}") from None
     fill(module, tensors, source)

@@ -74,9 +74,16 @@ def _first_stage(
 
 
 VQ_F4 = _first_stage((1, 2, 4), 3, 8192)
+FLOW_F8 = replace(_first_stage((1, 2, 4, 4), 16), quant=False, post_quant=False)
+"""That of Stable Diffusion 3, Flux and Z-Image; its latents have a shift as well."""
+
 KL_F8_NOTE = (
     "first stages of this shape are scaled by 0.18215 in Stable Diffusion 1 and 2, by 0.13025 in SDXL, and not at all "
     "(1) where latent diffusion released kl-f8 alone"
+)
+FLOW_F8_NOTE = (
+    "first stages of this shape have a scale of 1.5305 and a shift of 0.0609 in Stable Diffusion 3, of 0.3611 and "
+    "0.1159 in Flux and Z-Image: set shift too"
 )
 FIRST_STAGES = {
     release.name: release
@@ -85,6 +92,7 @@ FIRST_STAGES = {
         FirstStageRelease("kl-f8", _first_stage((1, 2, 4, 4), 4), None, KL_F8_NOTE),
         FirstStageRelease("kl-f16", _first_stage((1, 1, 2, 2, 4), 16, attention=(4,))),
         FirstStageRelease("kl-f32", _first_stage((1, 1, 2, 2, 4, 4), 64, attention=(4, 5))),
+        FirstStageRelease("flow-f8", FLOW_F8, None, FLOW_F8_NOTE),
         FirstStageRelease("vq-f4", VQ_F4),
         FirstStageRelease("vq-f4-noattn", replace(VQ_F4, middle=False)),
         FirstStageRelease("vq-f8", _first_stage((1, 2, 2, 4), 4, 16384, (3,))),

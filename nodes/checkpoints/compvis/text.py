@@ -27,7 +27,8 @@ from guidegraph.nodes.conditioning.text_pretrained import import_transformers
 from guidegraph.nodes.models.model_nodes import AbsentPart
 from guidegraph.nodes.models.released.ldm_text import ClassTokens
 from guidegraph.nodes.models.released.map_rescaler import MapRescaler
-from guidegraph.nodes.models.released.prompt_embedder import Hidden, PictureSize, ReleasedText, Tower
+from guidegraph.nodes.models.released.prompt_embedder import PictureSize, ReleasedText
+from guidegraph.nodes.models.released.towers import Hidden, Tower
 
 Tensors = Mapping[str, Tensor]
 OPENCLIP_PAD = 0

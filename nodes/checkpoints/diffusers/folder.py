@@ -38,11 +38,11 @@ def load_diffusers(folder: Path, options: LoadOptions) -> dict[str, Any]:
     """
     if options.heads is not None or options.head_channels is not None or options.attention != "auto":
         raise ValueError(f"'{folder}' tells its attention in config.json: leave attention, heads and head_channels out")
-    config_settings = ("scale", "upsample_heads", "groups", "config")
+    config_settings = ("scale", "shift", "upsample_heads", "groups", "config")
     if unused := [name for name in config_settings if getattr(options, name) is not None]:
         raise ValueError(f"'{folder}' is a diffusers folder, whose config.json says it: leave {', '.join(unused)} out")
-    if options.tokenizer is not None:
-        raise ValueError(f"'{folder}' is a diffusers folder, which holds its tokenizers: leave tokenizer out")
+    if unused := [name for name in ("tokenizer", "t5_tokenizer") if getattr(options, name) is not None]:
+        raise ValueError(f"'{folder}' is a diffusers folder, which holds its tokenizers: leave {', '.join(unused)} out")
     if not (folder / INDEX).is_file():
         return _load_single(folder, options)
     index = read_json(folder / INDEX)

@@ -12,7 +12,8 @@ from guidegraph.nodes.checkpoints.diffusers.config import read_json
 from guidegraph.nodes.checkpoints.ldm_text import build_ldm_text, from_diffusers, read_heads
 from guidegraph.nodes.conditioning.text_pretrained import import_transformers
 from guidegraph.nodes.models.released.pretrained_text import tokenizer_from_folder
-from guidegraph.nodes.models.released.prompt_embedder import Hidden, PictureSize, ReleasedText, Tower
+from guidegraph.nodes.models.released.prompt_embedder import PictureSize, ReleasedText
+from guidegraph.nodes.models.released.towers import Hidden, Tower
 
 TEXT_CLASSES = ("CLIPTextModel", "CLIPTextModelWithProjection")
 EXTRA = "clip"

@@ -16,12 +16,13 @@ from guidegraph.nodes.checkpoints.load_options import LoadOptions
 from guidegraph.nodes.checkpoints.tensor_names import numbers_in_names
 
 PATCHES, POSITIONS, HEAD = "x_embedder.proj.weight", "pos_embed", "final_layer.linear.weight"
-UNUSED = ("tokenizer", "scale", "config", "upsample_heads", "groups")
+UNUSED = ("tokenizer", "scale", "shift", "config", "upsample_heads", "groups")
 """Settings of checkpoint.load that a transformer has no use for."""
 
 
 def refuse_settings(source: str, family: str, options: LoadOptions) -> None:
     """Raise ``ValueError`` for settings that a transformer has no use for."""
+    options.refuse_t5(source)
     unused = [name for name in UNUSED if getattr(options, name) is not None]
     if options.attention != "auto":
         unused.append("attention")
