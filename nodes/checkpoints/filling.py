@@ -28,8 +28,9 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
     """Give a module (built on the meta device) the tensors of a file, and freeze it: no gradients, evaluation mode.
 
     Tensors go to the run's device, floating ones in its dtype, one at a time, so that at most one exists twice. A
-    tensor under two names is cast once; one that needs no cast and no move stays memory-mapped. `source` names the file in errors. Raises one
-    ``ValueError`` that names all keys that are missing, left over or of another shape, before the module changes.
+    tensor under two names is cast once; one that needs no cast and no move stays memory-mapped. `source` names the file
+    in errors. Raises one ``ValueError`` that names all keys that are missing, left over or of another shape, before the
+    module changes.
     """
     device, dtype = current_device(), current_dtype()
     expected = module.state_dict()

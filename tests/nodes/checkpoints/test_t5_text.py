@@ -17,7 +17,7 @@ from tests.nodes.checkpoints import tiny
 
 transformers = pytest.importorskip("transformers")
 
-TEXTS = ["cab dab", "", "a b c d e f g h i j"]
+TEXTS = ["cab dab", "", "a b c d e"]
 LENGTH = 16
 
 
@@ -152,9 +152,7 @@ def test_other_tensors_and_tokenizers_are_refused(tokenizer: Path, tmp_path: Pat
         for function in (build_t5, check_t5):
             with pytest.raises(ValueError, match=match):
                 function(tensors | change, settings, "file")
-    with pytest.raises(
-        ValueError, match=r"'file' holds no whole T5 encoder: .*relative_attention_bias\.weight is miss"
-    ):
+    with pytest.raises(ValueError, match=r"'file' holds no whole T5 encoder: .*relative_attention_bias\.weight is"):
         infer_t5_settings({name: t for name, t in tensors.items() if "bias" not in name}, "file")
     with pytest.raises(ValueError, match=r"it needs spiece\.model, or tokenizer\.json"):
         build_t5_tower(load(model), tmp_path, LENGTH, attend_padding=True)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from guidegraph.graph.device_context import use_device
 from guidegraph.nodes.checkpoints.compvis.single_file import load_compvis
 from guidegraph.nodes.checkpoints.diffusers.first_stage import load_first_stage
 from guidegraph.nodes.checkpoints.first_stage import build_first_stage
