@@ -89,9 +89,7 @@ def build_flow_first_stage(
     groups = options.groups or 32
     scale, shift = options.scale, options.shift
     if infer_first_stage_shape(tensors, source) == FLOW_STAGE:
-        scale, shift = (
-            number if value is None else value for value, number in zip((scale, shift), released, strict=True)
-        )
+        scale, shift = released[0] if scale is None else scale, released[1] if shift is None else shift
     if scale is None or shift is None:
         unset = [name for name, value in (("scale", scale), ("shift", shift)) if value is None]
         raise ValueError(
