@@ -75,7 +75,8 @@ class TowerText(nn.Module, ABC):
         """The condition of B prompts in weighted fragments.
 
         Each token's embedding is multiplied by its weight; then all embeddings of the prompt are scaled by one number,
-        so that their mean over tokens and width stays that without weights. The pooled vector is not weighted.
+        so that their mean over tokens and width stays that without weights, except T5's. The pooled vector is not
+        weighted.
         """
         towers: list[Any] = list(self.towers)
         device = next(self.parameters()).device
@@ -91,7 +92,8 @@ class TowerText(nn.Module, ABC):
         outputs: list[TowerOutput] = []
         for tower, ids, weights in zip(self.towers, chunks[::2], chunks[1::2], strict=True):
             out: TowerOutput = tower(ids)
-            tokens = apply_weights(out.tokens, weights.flatten(1).to(out.tokens.dtype))
+            weights_of_tokens = weights.flatten(1).to(out.tokens.dtype)
+            tokens = apply_weights(out.tokens, weights_of_tokens, restore_mean=tower.restores_mean)
             outputs.append(out._replace(tokens=tokens))
         return self.join(outputs, has_text)
 
@@ -142,11 +144,13 @@ class ReleasedText(TowerText):
         return Condition(vector=torch.cat([pooled, sizes], dim=1), tokens=tokens)
 
 
-def apply_weights(tokens: Tensor, weights: Tensor) -> Tensor:
+def apply_weights(tokens: Tensor, weights: Tensor, *, restore_mean: bool = True) -> Tensor:
     """Multiply tokens (B, M, D) by weights (B, M), and restore each sample's mean; exact if all weights are 1."""
     if has_values(weights) and bool((weights == 1).all()):
         return tokens
     heavier = tokens * weights[..., None]
+    if not restore_mean:
+        return heavier
     before, after = tokens.float().mean((1, 2), keepdim=True), heavier.float().mean((1, 2), keepdim=True)
     plain = (weights == 1).all(1)[:, None, None]
     return torch.where(plain, tokens, heavier * (before / after).to(tokens.dtype))

@@ -29,6 +29,9 @@ class Tower(nn.Module):
     words: words added by `text.embedding`, each with its ids.
     """
 
+    restores_mean = True
+    """After weights, a prompt's tokens are scaled to the mean that they had."""
+
     def __init__(self, model: nn.Module, tokenizer: Any, hidden: Hidden, pad: int) -> None:
         super().__init__()
         self.model = model
@@ -76,6 +79,9 @@ class T5Tower(nn.Module):
     Every prompt has `length` tokens: longer ones are cut, with a warning, shorter ones are padded. attend_padding:
     tokens attend to padding too, as in Stable Diffusion 3 and Flux; otherwise only to those of the prompt and its end.
     """
+
+    restores_mean = False
+    """Its last norm leaves no mean that could be restored."""
 
     def __init__(self, model: nn.Module, tokenizer: Any, length: int, *, attend_padding: bool) -> None:
         super().__init__()
