@@ -16,6 +16,7 @@ from guidegraph.nodes.checkpoints.load_options import LoadOptions
 from guidegraph.nodes.checkpoints.transformers.sd3 import load_sd3
 from guidegraph.nodes.models.released.joined_text import SD3Text
 from guidegraph.nodes.sampling.noise import gaussian
+from tests.commands.command import Command
 from tests.nodes.checkpoints import difference_bounds, tiny
 from tests.nodes.checkpoints.transformers import sd3_pipelines, sd3_writer
 from tests.paths import ROOT
@@ -129,6 +130,14 @@ def test_twenty_steps_of_the_workflow_are_those_of_the_pipeline(saved: Saved, la
     difference_bounds.relative(outputs["latent"], expected, 1e-3, "latents after 20 steps")
     picture = saved.pipe.vae.decode(expected / 1.5305 + 0.0609).sample
     torch.testing.assert_close(outputs["image"], picture.clamp(-1, 1), rtol=0, atol=2e-3)
+
+
+def test_a_command_draws_a_picture(saved: Saved, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    settings = {"checkpoint": saved.folder, "steps": 2, "shape": "[16, 8, 8]", "t5": "false"}
+    options = [item for name, value in settings.items() for item in ("--set", f"{name}={value}")]
+    done = Command(tmp_path, capsys)("run", str(WORKFLOW), *options, "--out", str(tmp_path))
+    assert done.code == 0, done.err
+    assert (tmp_path / "image.png").is_file()
 
 
 def with_latents(folder: Path) -> Path:
