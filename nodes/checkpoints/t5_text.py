@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ from guidegraph.nodes.models.released.pretrained_text import tokenizer_from_fold
 from guidegraph.nodes.models.released.towers import T5Tower
 
 EXTRA = "t5"
+SENTENCEPIECE = ("sentencepiece", "google.protobuf")
+"""Packages with which transformers reads a spiece.model."""
+
 WORDS, TIED = "shared.weight", "encoder.embed_tokens.weight"
 """The embedding of tokens, and its name in the encoder; a file has one of them or both."""
 
@@ -115,9 +119,17 @@ def infer_t5_settings(tensors: Mapping[str, Tensor], source: str) -> dict[str, A
 def build_t5_tower(model: Any, tokenizer: Path, length: int, *, attend_padding: bool) -> T5Tower:
     """Build the tower of a T5 encoder with its tokenizer's folder; see `T5Tower`.
 
-    Raises ``ValueError`` that names the folder if it holds no tokenizer for this encoder.
+    Raises ``ValueError`` that names the folder if it holds no tokenizer for this encoder, or one for which a package is
+    missing.
     """
     transformers = import_transformers(EXTRA)
+    is_converted = (tokenizer / "tokenizer.json").is_file() or not (tokenizer / "spiece.model").is_file()
+    missing = [] if is_converted else [name for name in SENTENCEPIECE if find_spec(name) is None]
+    if missing:
+        raise ValueError(
+            f"'{tokenizer}' holds spiece.model without tokenizer.json, and {' and '.join(missing)}, which read it, are "
+            f"not installed: `pip install 'guidegraph[{EXTRA}]'`"
+        )
     words = tokenizer_from_folder(transformers.T5TokenizerFast, tokenizer, int(model.config.vocab_size))
     if None in (words.eos_token_id, words.pad_token_id):
         raise ValueError(f"the tokenizer in '{tokenizer}' has no token for the end or padding")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +139,9 @@ def test_the_encoder_of_the_releases_has_every_key_and_no_other() -> None:
     assert sum(parameter.numel() for parameter in loaded.parameters()) / 1e9 == pytest.approx(4.76, abs=0.01)
 
 
-def test_other_tensors_and_tokenizers_are_refused(tokenizer: Path, tmp_path: Path) -> None:
+def test_other_tensors_and_tokenizers_are_refused(
+    tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = tiny.t5()
     tensors = dict(model.state_dict())
     settings = infer_t5_settings(tensors, "file")
@@ -154,6 +157,12 @@ def test_other_tensors_and_tokenizers_are_refused(tokenizer: Path, tmp_path: Pat
     with pytest.raises(ValueError, match=r"'file' holds no whole T5 encoder: .*relative_attention_bias\.weight is"):
         infer_t5_settings({name: t for name, t in tensors.items() if "bias" not in name}, "file")
     with pytest.raises(ValueError, match=r"it needs spiece\.model, or tokenizer\.json"):
+        build_t5_tower(load(model), tmp_path, LENGTH, attend_padding=True)
+    (tmp_path / "spiece.model").write_bytes(b"pieces")
+    monkeypatch.setitem(sys.modules, "sentencepiece", None)
+    with pytest.raises(
+        ValueError, match=r"holds spiece\.model without tokenizer\.json, and sentencepiece.*guidegraph\[t5"
+    ):
         build_t5_tower(load(model), tmp_path, LENGTH, attend_padding=True)
     model.config.vocab_size = 20
     with pytest.raises(ValueError, match="is for another text encoder: its tokens go up to 30, and this one knows 20"):
