@@ -43,7 +43,7 @@ class PictureSize:
 
 
 class TowerText(nn.Module, ABC):
-    """A `TextEmbedder` of text encoders, its towers; kinds differ in how they join what the towers give.
+    """A `TextEmbedder` of text encoders, its towers; kinds differ in how they join their outputs.
 
     A prompt of more than one chunk gives the tokens of all its chunks, one after the other; shorter ones of the same
     batch are padded with empty chunks.
@@ -55,7 +55,7 @@ class TowerText(nn.Module, ABC):
 
     @abstractmethod
     def join(self, outputs: Sequence[TowerOutput], has_text: Tensor) -> Condition:
-        """The condition of what each tower gives; has_text (B) is true where a prompt is not empty."""
+        """The condition of the outputs of all towers; has_text (B) is true where a prompt is not empty."""
 
     @property
     def models(self) -> list[nn.Module]:
