@@ -56,6 +56,9 @@ def load_checkpoint(
     upsample_heads: Annotated[int, Ge(1)] | None = None,
     groups: Annotated[int, Ge(1)] | None = None,
     config: Path | None = None,
+    shift: float | None = None,
+    t5: bool = True,
+    t5_tokenizer: Path | None = None,
 ) -> Checkpoint:
     """Load a released checkpoint, identified by its content, frozen, on the run's device and in its dtype.
 
@@ -69,13 +72,14 @@ def load_checkpoint(
     `config`, else from the released model of this shape. If none has it, an error names the setting.
     attention: the order of q, k, v and heads (use_new_attention_order). heads or head_channels: number of attention
     heads, or width of each. upsample_heads: number of heads on the up path, if different (num_heads_upsample).
-    groups: of GroupNorm, 32 in all released models. scale: factor that gives latents unit variance. noise_schedule: the
-    β of its training. prediction: kind of the network's prediction, which files of Stable Diffusion 2 do not contain;
-    flow for a network without β, such as one of a diffusers folder alone.
-    config: a CompVis file's config.yaml, if it is not beside the file. tokenizer: the folder of the tokenizer for a
-    single file's text encoder (vocab.json and merges.txt), which a file does not hold. ema: use the moving averages of
-    the U-Net's weights if the checkpoint has both; false uses the other weights: a CompVis file's own, or the variant
-    `non_ema` of a diffusers folder.
+    groups: of GroupNorm, 32 in all released models. scale: factor that gives latents unit variance; shift: their mean
+    before that, in the autoencoders of flows. noise_schedule: the β of its training. prediction: kind of the network's
+    prediction, which files of Stable Diffusion 2 do not contain; flow for a network without β, such as one of a
+    diffusers folder alone. config: a CompVis file's config.yaml, if it is not beside the file.
+    tokenizer: the folder of the tokenizer for a single file's text encoder (vocab.json and merges.txt), which a file
+    does not hold. t5_tokenizer: the same for its T5 (spiece.model or tokenizer.json). t5: false leaves T5 out of Stable
+    Diffusion 3, whose tokens are zeros then. ema: use the moving averages of the U-Net's weights if the checkpoint has
+    both; false uses the other weights: a CompVis file's own, or the variant `non_ema` of a diffusers folder.
     pack: on a CPU, also keep the denoiser's convolutions in the layout of its kernels. This is faster, especially for
     small pictures, and doubles the memory of those weights.
     The schedule's trained range is all timesteps, as for all released models.
@@ -99,6 +103,9 @@ def load_checkpoint(
         upsample_heads,
         groups,
         config,
+        shift,
+        t5,
+        t5_tokenizer,
     )
     parts = load_parts(path, options)
     if isinstance(denoiser := parts.get("denoiser"), nn.Module):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from guidegraph.graph.device_context import current_device
 from guidegraph.nodes.checkpoints.filling import check_fit, fill
 from guidegraph.nodes.conditioning.text_pretrained import import_transformers
+from guidegraph.nodes.models.released.pretrained_text import tokenizer_from_folder
 
 HEAD = 64
 """The width of a head in every CLIP and OpenCLIP text model that was released."""
@@ -57,6 +59,14 @@ def build_clip(tensors: Mapping[str, Tensor], settings: Mapping[str, Any], sourc
     fill(model, weights, source)
     build_positions(model)
     return model
+
+
+def load_tokenizer(kind: Any, folder: Path, model: Any) -> Any:
+    """Load the tokenizer of a text model of transformers. Raises ``ValueError`` if it lacks start, end or padding."""
+    words = tokenizer_from_folder(kind, folder, int(model.config.vocab_size))
+    if None in (words.bos_token_id, words.eos_token_id, words.pad_token_id):
+        raise ValueError(f"the tokenizer in '{folder}' has no token for start, end or padding")
+    return words
 
 
 def check_clip(tensors: Mapping[str, Tensor], settings: Mapping[str, Any], source: str) -> None:

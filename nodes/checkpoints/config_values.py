@@ -103,6 +103,14 @@ def read_number(params: Mapping[str, Any], name: str, default: float, path: Path
     raise _wrong(path, name, value, f"a number above 0, to {high:g}")
 
 
+def read_signed(params: Mapping[str, Any], name: str, path: Path, high: float = 1e6) -> float:
+    """Read a number from −`high` to `high`. Raises ``ValueError``."""
+    value = params.get(name)
+    if isinstance(value, int | float) and not isinstance(value, bool) and -high <= value <= high:
+        return float(value)
+    raise _wrong(path, name, value, f"a number from {-high:g} to {high:g}")
+
+
 def read_numbers(
     params: Mapping[str, Any],
     name: str,

@@ -28,17 +28,20 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
     """Give a module (built on the meta device) the tensors of a file, and freeze it: no gradients, evaluation mode.
 
     Tensors go to the run's device, floating ones in its dtype, one at a time, so that at most one exists twice. A
-    tensor that needs no cast and no move stays memory-mapped. `source` names the file in errors. Raises one
-    ``ValueError`` that names all keys that are missing, left over or of another shape, before the module changes.
+    tensor under two names is cast once; one that needs no cast and no move stays memory-mapped. `source` names the file
+    in errors. Raises one ``ValueError`` that names all keys that are missing, left over or of another shape, before the
+    module changes.
     """
     device, dtype = current_device(), current_dtype()
     expected = module.state_dict()
     check_fit(expected, tensors, source)
-    converted: dict[str, Tensor] = {}
+    converted: dict[int, Tensor] = {}
     for name in expected:
         tensor = tensors[name].detach()
-        converted[name] = tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None).contiguous()
-    module.load_state_dict(converted, strict=True, assign=True)
+        if id(tensors[name]) not in converted:
+            cast = tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
+            converted[id(tensors[name])] = cast.contiguous()
+    module.load_state_dict({name: converted[id(tensors[name])] for name in expected}, strict=True, assign=True)
     module.eval().requires_grad_(False)
 
 

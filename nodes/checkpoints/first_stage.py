@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from guidegraph.nodes.checkpoints.filling import check_axes, fill
+from guidegraph.nodes.checkpoints.load_options import LoadOptions
 from guidegraph.nodes.checkpoints.tensor_names import numbers_in_names
 from guidegraph.nodes.models.released.autoencoder import FirstStageShape, ReleasedFirstStage, ReleasedKL, ReleasedVQ
 
@@ -55,20 +56,47 @@ def infer_first_stage_shape(tensors: Mapping[str, Tensor], source: str, groups: 
     )
 
 
-def build_first_stage(tensors: Mapping[str, Tensor], source: str, scale: float, groups: int = 32) -> ReleasedFirstStage:
+def build_first_stage(
+    tensors: Mapping[str, Tensor], source: str, scale: float, groups: int = 32, shift: float = 0.0
+) -> ReleasedFirstStage:
     """Build a frozen first stage from tensors under CompVis names, on the run's device and in its dtype.
 
-    scale: factor that gives the latent unit variance. Raises one ``ValueError`` that names `source` and the keys
-    that are missing, left over or of another shape.
+    scale: factor that gives the latent unit variance. shift: its mean before that. Raises one ``ValueError`` that names
+    `source` and the keys that are missing, left over or of another shape.
     """
     shape = infer_first_stage_shape(tensors, source, groups)
     try:
         with torch.device("meta"):
-            module = ReleasedVQ(shape, scale) if shape.codes else ReleasedKL(shape, scale)
+            module = (ReleasedVQ if shape.codes else ReleasedKL)(shape, scale, shift)
     except ValueError as error:
         raise ValueError(f"'{source}' holds no first stage that is known: {error}") from None
     fill(module, tensors, source)
     return module
+
+
+FLOW_STAGE = FirstStageShape(z_channels=16, latent_channels=16, quant=False, post_quant=False)
+"""The shape of the first stages of Stable Diffusion 3, Flux and Z-Image, which differ in scale and shift."""
+
+
+def build_flow_first_stage(
+    tensors: Mapping[str, Tensor], source: str, options: LoadOptions, released: tuple[float, float]
+) -> ReleasedFirstStage:
+    """Build the first stage in the file of a flow's transformer; `released` are the family's scale and shift.
+
+    Raises ``ValueError`` that names `source` for another shape than the released one if the options do not set both,
+    and for keys that are missing, left over or of another shape.
+    """
+    groups = options.groups or 32
+    scale, shift = options.scale, options.shift
+    if infer_first_stage_shape(tensors, source) == FLOW_STAGE:
+        scale, shift = released[0] if scale is None else scale, released[1] if shift is None else shift
+    if scale is None or shift is None:
+        unset = [name for name, value in (("scale", scale), ("shift", shift)) if value is None]
+        raise ValueError(
+            f"'{source}' holds a first stage that was not released, and does not tell the {' and '.join(unset)} of its "
+            "latents: set them on checkpoint.load as it was trained"
+        )
+    return build_first_stage(tensors, source, scale, groups, shift)
 
 
 def _latent_channels(tensors: Mapping[str, Tensor], moments: int, default: int) -> int:

@@ -77,9 +77,10 @@ def load_guided_diffusion(
     the options do not set its heads and its schedule, and for keys that are missing, left over or of another shape.
     """
     source = str(path)
+    options.refuse_t5(source)
     if options.tokenizer is not None:
         raise ValueError(f"'{source}' is a file of guided-diffusion, which takes no text: leave tokenizer out")
-    if unused := [name for name in ("scale", "config") if getattr(options, name) is not None]:
+    if unused := [name for name in ("scale", "shift", "config") if getattr(options, name) is not None]:
         raise ValueError(f"'{source}' is a file of guided-diffusion, without latents: leave {', '.join(unused)} out")
     if any(name.startswith("output_blocks.") for name in tensors):
         return _load_denoiser(tensors, source, options)

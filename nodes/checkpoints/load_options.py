@@ -22,7 +22,8 @@ class LoadOptions:
     the network; flow if it has no β. tokenizer: a folder with the tokenizer of a single file's text encoder. ema: take
     the moving averages of the weights if the checkpoint has both; without it, a diffusers folder must have the variant
     `non_ema`. upsample_heads: heads on the way up, if different. groups: of GroupNorm. scale: factor that gives latents
-    unit variance. config: the config.yaml of a CompVis file.
+    unit variance. config: the config.yaml of a CompVis file. shift: the mean of unscaled latents. t5: load T5 as well,
+    if a model can do without it. t5_tokenizer: a folder with the tokenizer of a single file's T5.
     """
 
     attention: AttentionOrder = "auto"
@@ -36,7 +37,16 @@ class LoadOptions:
     upsample_heads: int | None = None
     groups: int | None = None
     config: Path | None = None
+    shift: float | None = None
+    t5: bool = True
+    t5_tokenizer: Path | None = None
 
     def __post_init__(self) -> None:
         if self.heads is not None and self.head_channels is not None:
             raise ValueError("set heads or head_channels, not both: the one follows from the other")
+
+    def refuse_t5(self, source: str) -> None:
+        """Raise ``ValueError`` that names `source` if a setting is set that only a model with T5 has a use for."""
+        is_set = {"t5": not self.t5, "t5_tokenizer": self.t5_tokenizer is not None}
+        if unused := [name for name, value in is_set.items() if value]:
+            raise ValueError(f"'{source}' has no T5 text encoder: leave {', '.join(unused)} out")

@@ -14,6 +14,7 @@ from guidegraph.nodes.checkpoints.load_options import LoadOptions
 from guidegraph.nodes.checkpoints.read_tensors import read_tensors
 from guidegraph.nodes.checkpoints.transformers.dit import is_dit, load_dit
 from guidegraph.nodes.checkpoints.transformers.sd3 import is_sd3, load_sd3
+from guidegraph.nodes.types import Schedule
 
 
 def load_parts(path: Path, options: LoadOptions) -> dict[str, Any]:
@@ -23,7 +24,9 @@ def load_parts(path: Path, options: LoadOptions) -> dict[str, Any]:
     is incomplete; and if the options call it a flow and it has a noise schedule. Then nothing is loaded.
     """
     parts = _load_layout(path, options)
-    if options.prediction == "flow" and "schedule" in parts:
+    schedule = parts.get("schedule")
+    is_flow = options.prediction == "flow" or getattr(parts.get("denoiser"), "kind", None) == "flow"
+    if is_flow and isinstance(schedule, Schedule) and schedule.form != "flow":
         raise ValueError(
             f"'{path}' has a schedule of β, and a flow has none: leave prediction out, or noise_schedule if it is set"
         )

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from guidegraph.nodes.checkpoints.read_tensors import read_nested
 from guidegraph.nodes.models.networks.shared_tensors import copy_sharing_tensors
-from guidegraph.nodes.models.released.prompt_embedder import ReleasedText, Tower
+from guidegraph.nodes.models.released.prompt_embedder import TowerText
+from guidegraph.nodes.models.released.towers import Tower
 
 SDXL_NAMES = ("clip_l", "clip_g")
 """Names of SDXL's embeddings, in the order of its encoders."""
@@ -20,13 +21,20 @@ LARGEST_ID = 2
 """As `eos_token_id` this tells transformers that a text ends at its largest id; new words have larger ones."""
 
 
-def add_embedding(embedder: ReleasedText, path: Path, token: str) -> ReleasedText:
-    """A copy of an embedder whose towers map `token` to the vectors of the file; it shares everything else.
+Embedder = TypeVar("Embedder", bound=TowerText)
+
+
+def add_embedding(embedder: Embedder, path: Path, token: str) -> Embedder:
+    """A copy of an embedder whose CLIP towers map `token` to the vectors of the file; it shares everything else.
+
+    T5 reads the word as any other.
 
     Raises one ``ValueError`` that names the file if it holds no embedding, or one for other encoders.
     """
     vectors = read_vectors(path)
-    towers: list[Any] = list(embedder.towers)
+    towers = [tower for tower in embedder.towers if isinstance(tower, Tower)]
+    if not towers:
+        raise ValueError(f"the embedding '{path}' is for CLIP text encoders, and this model has none")
     widths = [tower.trunk.embeddings.token_embedding.weight.shape[1] for tower in towers]
     if [value.shape[1] for value in vectors] != widths:
         raise ValueError(
@@ -36,8 +44,10 @@ def add_embedding(embedder: ReleasedText, path: Path, token: str) -> ReleasedTex
     if not token.strip() or token != token.strip():
         raise ValueError(f"the word for '{path}' is {token!r}: give one without spaces around it")
     copied = copy_sharing_tensors(embedder)
-    for i, (tower, value) in enumerate(zip(towers, vectors, strict=True)):
-        copied.towers[i] = _add_word(tower, value, token, path)
+    remaining = iter(vectors)
+    for i, tower in enumerate(embedder.towers):
+        if isinstance(tower, Tower):
+            copied.towers[i] = _add_word(tower, next(remaining), token, path)
     return copied
 
 

@@ -17,7 +17,7 @@ from guidegraph.nodes.types import Condition, TextEmbedder
 from guidegraph_runtime.text.prompt_weights import parse_prompt
 
 if TYPE_CHECKING:
-    from guidegraph.nodes.models.released.prompt_embedder import ReleasedText
+    from guidegraph.nodes.models.released.prompt_embedder import TowerText
 
 Side = Annotated[int, Gt(0)]
 Offset = Annotated[int, Ge(0)]
@@ -37,8 +37,9 @@ def encode_weighted(embedder: TextEmbedder, prompt: str | Sequence[str]) -> Cond
 
     `(word:1.3)` has weight 1.3, `(word)` 1.1 and `[word]` 1/1.1; nested brackets multiply, and a backslash
     makes a bracket or a colon plain text. A weight multiplies the embeddings of its tokens; then all embeddings of the
-    prompt are scaled by one number, so that their mean over tokens and width is the same as without weights.
-    For CLIP text encoders of `checkpoint.load`; other encoders only take prompts without weights. Raises an error for
+    prompt are scaled by one number, so that their mean over tokens and width is the same as without weights; T5's are
+    not scaled.
+    For the text encoders of `checkpoint.load`; other encoders only take prompts without weights. Raises an error for
     unpaired brackets.
     """
     texts = [prompt] if isinstance(prompt, str) else list(prompt)
@@ -47,7 +48,7 @@ def encode_weighted(embedder: TextEmbedder, prompt: str | Sequence[str]) -> Cond
     parsed = [parse_prompt(text) for text in texts]
     if all(weight == 1 for fragments in parsed for _, weight in fragments):
         return embedder(["".join(text_part for text_part, _ in fragments) for fragments in parsed])
-    return _require_clip(embedder, "a weight in a prompt").embed_weighted(parsed)
+    return _require_towers(embedder, "a weight in a prompt").embed_weighted(parsed)
 
 
 @node("text.embedding", host=True)
@@ -61,7 +62,7 @@ def add_word_embedding(embedder: TextEmbedder, *, path: Path, token: str) -> Tex
     """
     from guidegraph.nodes.checkpoints.textual_inversion import add_embedding
 
-    return add_embedding(_require_clip(embedder, "text.embedding"), path, token)
+    return add_embedding(_require_towers(embedder, "text.embedding"), path, token)
 
 
 @node("text.picture_size", host=True)
@@ -78,21 +79,22 @@ def picture_size(
     result. Raises an error for a text encoder that is not SDXL's.
     """
     from guidegraph.nodes.models.networks.shared_tensors import copy_sharing_tensors
-    from guidegraph.nodes.models.released.prompt_embedder import PictureSize
+    from guidegraph.nodes.models.released.prompt_embedder import PictureSize, ReleasedText
 
-    released = _require_clip(embedder, "text.picture_size")
-    if released.size is None:
+    released = _require_towers(embedder, "text.picture_size")
+    if not isinstance(released, ReleasedText) or released.size is None:
         raise ValueError("this text encoder takes no sizes: text.picture_size is for SDXL's")
     copied = copy_sharing_tensors(released)
     copied.size = PictureSize(original, crop, target)
     return copied
 
 
-def _require_clip(embedder: TextEmbedder, purpose: str) -> ReleasedText:
-    from guidegraph.nodes.models.released.prompt_embedder import ReleasedText
+def _require_towers(embedder: TextEmbedder, purpose: str) -> TowerText:
+    from guidegraph.nodes.models.released.prompt_embedder import TowerText
 
-    if not isinstance(embedder, ReleasedText):
+    if not isinstance(embedder, TowerText):
         raise ValueError(
-            f"{purpose} needs a CLIP text encoder of checkpoint.load; found {type(embedder).__name__ or 'another'}"
+            f"{purpose} needs a CLIP or T5 text encoder of checkpoint.load; found "
+            f"{type(embedder).__name__ or 'another'}"
         )
     return embedder

@@ -54,14 +54,14 @@ def apply_lora(
     from guidegraph.nodes.checkpoints.lora_layers import denoiser_layers, text_layers
     from guidegraph.nodes.models.networks.low_rank import merge_low_rank
     from guidegraph.nodes.models.networks.shared_tensors import copy_sharing_tensors
-    from guidegraph.nodes.models.released.prompt_embedder import ReleasedText
+    from guidegraph.nodes.models.released.prompt_embedder import TowerText
 
     denoiser = merge_low_rank(_adaptable(denoiser, "lora.apply"))
     if not math.isfinite(strength):
         raise ValueError(f"the strength of a LoRA is a finite number; found {strength}")
     factors = read_lora(path)
     denoiser_names = denoiser_layers(denoiser.network)
-    text_names = text_layers(text.models) if isinstance(text, ReleasedText) else {}
+    text_names = text_layers(text.models) if isinstance(text, TowerText) else {}
     unknown = [name for name in factors if name not in denoiser_names and name not in text_names]
     if unknown:
         raise ValueError(_mismatch_message(path, unknown, len(factors), bool(text_names)))
@@ -71,7 +71,7 @@ def apply_lora(
         changes[component][layer] = pair
     new_denoiser = copy_sharing_tensors(denoiser, _merge_weights(denoiser, changes["denoiser"], strength, path))
     new_text: Any = text
-    if isinstance(text, ReleasedText) and changes["text"]:
+    if isinstance(text, TowerText) and changes["text"]:
         new_text = copy_sharing_tensors(text, _merge_weights(text, changes["text"], strength, path))
     return AdaptedModels(new_denoiser, new_text)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from guidegraph.nodes.checkpoints.compvis.model_facts import BetaSchedule, Facts, Rescaler
+from guidegraph.nodes.checkpoints.first_stage import FLOW_STAGE
 from guidegraph.nodes.checkpoints.infer_unet import GROUPS, Structure
 from guidegraph.nodes.models.released.autoencoder import FirstStageShape
 
@@ -78,6 +79,10 @@ KL_F8_NOTE = (
     "first stages of this shape are scaled by 0.18215 in Stable Diffusion 1 and 2, by 0.13025 in SDXL, and not at all "
     "(1) where latent diffusion released kl-f8 alone"
 )
+FLOW_F8_NOTE = (
+    "first stages of this shape have a scale of 1.5305 and a shift of 0.0609 in Stable Diffusion 3, of 0.3611 and "
+    "0.1159 in Flux and Z-Image: set shift too"
+)
 FIRST_STAGES = {
     release.name: release
     for release in (
@@ -85,6 +90,7 @@ FIRST_STAGES = {
         FirstStageRelease("kl-f8", _first_stage((1, 2, 4, 4), 4), None, KL_F8_NOTE),
         FirstStageRelease("kl-f16", _first_stage((1, 1, 2, 2, 4), 16, attention=(4,))),
         FirstStageRelease("kl-f32", _first_stage((1, 1, 2, 2, 4, 4), 64, attention=(4, 5))),
+        FirstStageRelease("flow-f8", FLOW_STAGE, None, FLOW_F8_NOTE),
         FirstStageRelease("vq-f4", VQ_F4),
         FirstStageRelease("vq-f4-noattn", replace(VQ_F4, middle=False)),
         FirstStageRelease("vq-f8", _first_stage((1, 2, 2, 4), 4, 16384, (3,))),

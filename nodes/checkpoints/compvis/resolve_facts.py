@@ -23,7 +23,8 @@ from guidegraph.nodes.checkpoints.compvis.model_facts import (
     list_unknown_settings,
     merge_facts,
 )
-from guidegraph.nodes.checkpoints.compvis.releases import find_first_stage, find_release
+from guidegraph.nodes.checkpoints.compvis.releases import FLOW_F8_NOTE, find_first_stage, find_release
+from guidegraph.nodes.checkpoints.first_stage import FLOW_STAGE
 from guidegraph.nodes.checkpoints.infer_unet import Structure
 from guidegraph.nodes.checkpoints.load_options import LoadOptions
 from guidegraph.nodes.models.released.autoencoder import FirstStageShape
@@ -119,6 +120,20 @@ def resolve_first_stage_scale(
             "checkpoint.load, or put the config.yaml of its training beside the file"
         )
     return scale
+
+
+def resolve_first_stage_shift(first: FirstStageShape, path: Path, options: LoadOptions) -> float:
+    """Resolve the shift of the latents of a first stage without its diffusion model.
+
+    Raises ``ValueError`` for a shape that was released with several shifts if the options do not set it.
+    """
+    if options.shift is not None:
+        return options.shift
+    if replace(first, groups=32) == FLOW_STAGE:
+        raise ValueError(
+            f"'{path}' is a first stage that does not tell the shift of its latents: {FLOW_F8_NOTE}, on checkpoint.load"
+        )
+    return 0.0
 
 
 def _is_used(conflict: str | None, options: LoadOptions) -> bool:

@@ -13,7 +13,11 @@ from torch import Tensor
 from guidegraph.graph.device_context import current_device
 from guidegraph.nodes.checkpoints.compvis.config import ModelConfig, find_config
 from guidegraph.nodes.checkpoints.compvis.model_facts import BetaSchedule
-from guidegraph.nodes.checkpoints.compvis.resolve_facts import resolve_facts, resolve_first_stage_scale
+from guidegraph.nodes.checkpoints.compvis.resolve_facts import (
+    resolve_facts,
+    resolve_first_stage_scale,
+    resolve_first_stage_shift,
+)
 from guidegraph.nodes.checkpoints.compvis.text import (
     check_same_first_stage,
     identify_conditioner,
@@ -63,6 +67,7 @@ def load_compvis(tensors: Mapping[str, Tensor], path: Path, options: LoadOptions
     this shape. Raises one ``ValueError`` that names the file for keys that are missing, left over or of another shape,
     and for settings that none of these gives.
     """
+    options.refuse_t5(str(path))
     config = find_config(path, options.config)
     if not any(name.startswith((UNET, FIRST)) for name in tensors):
         return {"autoencoder": _load_first_stage(dict(tensors), tensors, path, options, config)}
@@ -90,6 +95,8 @@ def _load_diffusion_model(
     config: ModelConfig | None,
 ) -> dict[str, Any]:
     """Load the parts of a file with a U-Net; `by_prefix` has its tensors."""
+    if options.shift is not None:
+        raise ValueError(f"'{path}' holds a U-Net whose latents have no shift: leave shift out")
     first = _drop_loss(by_prefix[FIRST])
     first_shape = infer_first_stage_shape(first, str(path)) if first else None
     weights = _select_averages(by_prefix[UNET], by_prefix[EMA], path) if options.ema else by_prefix[UNET]
@@ -134,7 +141,8 @@ def _load_first_stage(
     weights = {name: tensor for name, tensor in _drop_loss(own).items() if name not in MARKS}
     shape = infer_first_stage_shape(weights, str(path))
     scale = resolve_first_stage_scale(shape, tensors, path, options, config)
-    return build_first_stage(weights, str(path), scale, options.groups or GROUPS)
+    shift = resolve_first_stage_shift(shape, path, options)
+    return build_first_stage(weights, str(path), scale, options.groups or GROUPS, shift)
 
 
 def _refuse_unused(path: Path, options: LoadOptions) -> None:

@@ -16,9 +16,9 @@ from guidegraph.nodes.checkpoints.clip_text import (
     check_clip,
     from_openclip,
     infer_clip_settings,
+    load_tokenizer,
 )
 from guidegraph.nodes.checkpoints.compvis.model_facts import Facts
-from guidegraph.nodes.checkpoints.diffusers.text import load_tokenizer
 from guidegraph.nodes.checkpoints.filling import build_filled, check_axes
 from guidegraph.nodes.checkpoints.first_stage import NEEDED
 from guidegraph.nodes.checkpoints.ldm_text import HEADS, build_ldm_text, check_ldm_text
@@ -27,7 +27,8 @@ from guidegraph.nodes.conditioning.text_pretrained import import_transformers
 from guidegraph.nodes.models.model_nodes import AbsentPart
 from guidegraph.nodes.models.released.ldm_text import ClassTokens
 from guidegraph.nodes.models.released.map_rescaler import MapRescaler
-from guidegraph.nodes.models.released.prompt_embedder import Hidden, PictureSize, ReleasedText, Tower
+from guidegraph.nodes.models.released.prompt_embedder import PictureSize, ReleasedText
+from guidegraph.nodes.models.released.towers import Hidden, Tower
 
 Tensors = Mapping[str, Tensor]
 OPENCLIP_PAD = 0
@@ -93,7 +94,7 @@ def load_conditioner(tensors: Tensors, path: Path, tokenizer: Path | None, facts
     if tokenizer is None:
         return {"text": AbsentPart(_no_tokenizer_message(path, "CLIP"))}
     hidden: Hidden = "last" if kind == "clip" else "penultimate_normed"
-    return {"text": ReleasedText([_build_tower(clip, kind, hidden, path, tokenizer)]).eval()}
+    return {"text": ReleasedText([build_tower(clip, kind, hidden, path, tokenizer)]).eval()}
 
 
 def check_same_first_stage(conditioner: Tensors, first_stage: Tensors, path: str) -> None:
@@ -155,7 +156,7 @@ def load_sdxl_text(tensors: Tensors, adm_channels: int | None, path: Path, token
     if tokenizer is None:
         return AbsentPart(_no_tokenizer_message(path, "CLIP"))
     clip_towers = [
-        _build_tower(weights[i], kind, "penultimate", path, tokenizer) for i, kind in enumerate(("clip", "openclip"))
+        build_tower(weights[i], kind, "penultimate", path, tokenizer) for i, kind in enumerate(("clip", "openclip"))
     ]
     return ReleasedText(clip_towers, size=PictureSize(), size_width=width, zero_empty=True).eval()
 
@@ -169,7 +170,8 @@ def _clip_weights(tensors: Tensors, kind: str, path: Path) -> dict[str, Tensor]:
     return weights
 
 
-def _build_tower(weights: Tensors, kind: str, hidden: Hidden, path: Path, tokenizer: Path) -> Tower:
+def build_tower(weights: Tensors, kind: str, hidden: Hidden, path: Path, tokenizer: Path) -> Tower:
+    """Build the tower of a file's text model; weights: under transformers' names; kind: clip or openclip."""
     model = build_clip(weights, infer_clip_settings(weights, str(path), ACTIVATIONS[kind]), str(path))
     words = load_tokenizer(import_transformers("clip").CLIPTokenizer, tokenizer, model)
     pad = OPENCLIP_PAD if kind == "openclip" else int(words.eos_token_id)

@@ -9,12 +9,15 @@ from typing import Any
 
 from torch import Tensor
 
+from guidegraph.nodes.checkpoints.config_values import read_number, read_signed
 from guidegraph.nodes.checkpoints.diffusers.config import check_config
 from guidegraph.nodes.checkpoints.first_stage import build_first_stage
 from guidegraph.nodes.models.released.autoencoder import ReleasedFirstStage
 
 CLASSES = ("AutoencoderKL", "VQModel")
-USED = ("scaling_factor", "norm_num_groups", "block_out_channels", "latent_channels", "vq_embed_dim")
+USED = (
+    "scaling_factor", "shift_factor", "norm_num_groups", "block_out_channels", "latent_channels", "vq_embed_dim",
+)  # fmt: skip
 IGNORED = (
     "in_channels", "out_channels", "down_block_types", "up_block_types", "layers_per_block", "sample_size",
     "num_vq_embeddings", "force_upcast", "use_quant_conv", "use_post_quant_conv", "mid_block_add_attention",
@@ -24,7 +27,6 @@ IGNORED = (
 
 FIXED: dict[str, tuple[Any, ...]] = {
     "act_fn": ("silu", "swish"),
-    "shift_factor": (None, 0, 0.0),
     "latents_mean": (None,),
     "latents_std": (None,),
     "norm_type": ("group",),
@@ -50,8 +52,10 @@ def load_first_stage(tensors: Mapping[str, Tensor], config: Mapping[str, Any], p
     values, or the tensors are not those of a complete first stage.
     """
     check_config(config, path, USED, FIXED, IGNORED)
-    scale = config.get("scaling_factor") or SCALE
-    return build_first_stage(to_compvis(tensors), str(path), float(scale), int(config.get("norm_num_groups") or 32))
+    scale = SCALE if not config.get("scaling_factor") else read_number(config, "scaling_factor", SCALE, path)
+    shift = 0.0 if config.get("shift_factor") is None else read_signed(config, "shift_factor", path)
+    groups = int(config.get("norm_num_groups") or 32)
+    return build_first_stage(to_compvis(tensors), str(path), scale, groups, shift)
 
 
 def to_compvis(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from guidegraph.nodes.checkpoints.diffusers import dit, first_stage, sd3, unet
 from guidegraph.nodes.checkpoints.diffusers.component_weights import read_component
 from guidegraph.nodes.checkpoints.diffusers.config import read_json
 from guidegraph.nodes.checkpoints.diffusers.schedule import CONFIG, read_scheduler
-from guidegraph.nodes.checkpoints.diffusers.text import TEXT_CLASSES, load_text
+from guidegraph.nodes.checkpoints.diffusers.text import T5_CLASSES, TEXT_CLASSES, load_sd3_text, load_text
 from guidegraph.nodes.checkpoints.guided_diffusion import build_schedule
 from guidegraph.nodes.checkpoints.load_options import LoadOptions
 from guidegraph.nodes.checkpoints.transformers.dit import build_dit
@@ -21,6 +21,8 @@ from guidegraph.nodes.types import PredictionKind
 INDEX = "model_index.json"
 UNUSED = ("safety_checker", "feature_extractor", "image_encoder", "watermark")
 """Components that judge or mark pictures, or serve other inputs; not used for text to picture."""
+
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3", "bert")
 
 Component = tuple[str, str]
 
@@ -38,16 +40,19 @@ def load_diffusers(folder: Path, options: LoadOptions) -> dict[str, Any]:
     """
     if options.heads is not None or options.head_channels is not None or options.attention != "auto":
         raise ValueError(f"'{folder}' tells its attention in config.json: leave attention, heads and head_channels out")
-    config_settings = ("scale", "upsample_heads", "groups", "config")
+    config_settings = ("scale", "shift", "upsample_heads", "groups", "config")
     if unused := [name for name in config_settings if getattr(options, name) is not None]:
         raise ValueError(f"'{folder}' is a diffusers folder, whose config.json says it: leave {', '.join(unused)} out")
-    if options.tokenizer is not None:
-        raise ValueError(f"'{folder}' is a diffusers folder, which holds its tokenizers: leave tokenizer out")
+    if unused := [name for name in ("tokenizer", "t5_tokenizer") if getattr(options, name) is not None]:
+        raise ValueError(f"'{folder}' is a diffusers folder, which holds its tokenizers: leave {', '.join(unused)} out")
     if not (folder / INDEX).is_file():
         return _load_single(folder, options)
     index = read_json(folder / INDEX)
     components = _read_components(folder, index)
-    kind: PredictionKind = "eps"
+    transformer = components["transformer"][1] if "transformer" in components else None
+    if transformer != sd3.CLASS:
+        options.refuse_t5(str(folder))
+    kind: PredictionKind = FLOW if transformer in FLOWS else "eps"
     parts: dict[str, Any] = {}
     if "scheduler" in components:
         parts["schedule"], kind = read_scheduler(folder / "scheduler")
@@ -58,15 +63,30 @@ def load_diffusers(folder: Path, options: LoadOptions) -> dict[str, Any]:
     first = next((name for name in ("vae", "vqvae") if name in components), None)
     if "unet" in components:
         parts.update(load_unet(folder / "unet", kind, options.ema))
-    if "transformer" in components:
-        parts.update(load_dit(folder / "transformer", kind, options.ema))
+    if transformer is not None:
+        parts.update(TRANSFORMERS[transformer](folder / "transformer", kind, options.ema))
     if first is not None:
         parts["autoencoder"] = load_autoencoder(folder / first)
-    texts = [name for name in ("text_encoder", "text_encoder_2", "bert") if name in components]
-    if texts:
-        factor = parts["autoencoder"].config.factor if first is not None else 1
-        parts["text"] = load_text(folder, {name: components[name][1] for name in texts}, index, factor)
+    if texts := {name: components[name][1] for name in TEXT_ENCODERS if name in components}:
+        parts["text"] = _load_text(folder, texts, index, options, transformer, parts)
     return parts
+
+
+def _load_text(
+    folder: Path,
+    classes: Mapping[str, str],
+    index: Mapping[str, Any],
+    options: LoadOptions,
+    transformer: str | None,
+    parts: Mapping[str, Any],
+) -> Any:
+    """Load the text embedder of a pipeline; classes: of its text encoders. parts: those loaded before."""
+    if transformer == sd3.CLASS:
+        return load_sd3_text(folder, classes, parts["denoiser"].config, t5=options.t5)
+    if "text_encoder_3" in classes:
+        raise ValueError(f"'{folder}' has 'text_encoder_3', which only Stable Diffusion 3 is known to have")
+    factor = parts["autoencoder"].config.factor if "autoencoder" in parts else 1
+    return load_text(folder, classes, index, factor)
 
 
 def load_unet(folder: Path, kind: PredictionKind, ema: bool) -> dict[str, Any]:
@@ -94,6 +114,13 @@ def load_sd3(folder: Path, kind: PredictionKind, ema: bool) -> dict[str, Any]:
     return build_mmdit(config, sd3.sd3_tensors(read_component(folder, ema), config.depth), str(folder))
 
 
+TRANSFORMERS = {dit.CLASS: load_dit, sd3.CLASS: load_sd3}
+"""Loaders of a transformer's folder, by its class."""
+
+FLOWS = (sd3.CLASS,)
+"""Transformers whose prediction is a flow's, where no scheduler tells it."""
+
+
 def load_autoencoder(folder: Path) -> Any:
     """Load the autoencoder of an `AutoencoderKL`'s or a `VQModel`'s folder."""
     path = folder / "config.json"
@@ -103,19 +130,19 @@ def load_autoencoder(folder: Path) -> Any:
 
 def _load_single(folder: Path, options: LoadOptions) -> dict[str, Any]:
     """Load the part of a folder with a single network, and the schedule that the options name, if any."""
+    options.refuse_t5(str(folder))
     name = read_json(folder / "config.json").get("_class_name")
     has_schedule = options.noise_schedule != "auto"
     parts: dict[str, Any] = {"schedule": build_schedule(options.noise_schedule)} if has_schedule else {}
     kind: PredictionKind = "eps" if options.prediction == "auto" else options.prediction
     if name in unet.CLASSES:
         return parts | load_unet(folder, kind, options.ema)
-    if name == dit.CLASS:
-        return parts | load_dit(folder, kind, options.ema)
-    if name == sd3.CLASS:
-        return parts | load_sd3(folder, FLOW if options.prediction == "auto" else kind, options.ema)
+    if name in TRANSFORMERS:
+        kind = FLOW if options.prediction == "auto" and name in FLOWS else kind
+        return parts | TRANSFORMERS[name](folder, kind, options.ema)
     if name in first_stage.CLASSES:
         return parts | {"autoencoder": load_autoencoder(folder)}
-    supported = ", ".join((*unet.CLASSES, dit.CLASS, sd3.CLASS, *first_stage.CLASSES))
+    supported = ", ".join((*unet.CLASSES, *TRANSFORMERS, *first_stage.CLASSES))
     raise ValueError(
         f"'{folder / 'config.json'}' describes a {name or 'network without a class name'}; known are {supported}"
     )
@@ -131,14 +158,16 @@ def _read_components(folder: Path, index: Mapping[str, Any]) -> dict[str, Compon
         components[name] = (str(value[0]), str(value[1]))
     expected = {
         "unet": unet.CLASSES,
-        "transformer": (dit.CLASS,),
+        "transformer": tuple(TRANSFORMERS),
         "vae": first_stage.CLASSES,
         "vqvae": first_stage.CLASSES,
         "text_encoder": TEXT_CLASSES,
         "text_encoder_2": TEXT_CLASSES,
+        "text_encoder_3": T5_CLASSES,
         "bert": ("LDMBertModel",),
         "tokenizer": None,
         "tokenizer_2": None,
+        "tokenizer_3": None,
         "scheduler": None,
     }
     problems = []
@@ -146,8 +175,6 @@ def _read_components(folder: Path, index: Mapping[str, Any]) -> dict[str, Compon
         classes = expected.get(name, ())
         if classes is not None and kind not in classes:
             supported = f"supported are {', '.join(classes)}" if classes else "no such component is supported"
-            if kind == sd3.CLASS:
-                supported = f"the denoiser alone loads from '{folder / name}'"
             problems.append(f"'{name}' is a {kind} ({supported})")
         elif not (folder / name).is_dir():
             problems.append(f"the folder '{name}' is missing")

@@ -8,13 +8,19 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from guidegraph.nodes.checkpoints.diffusers.config import read_json
+from guidegraph.nodes.checkpoints.config_values import read_flag, read_integer, read_number
+from guidegraph.nodes.checkpoints.diffusers.config import check_config, read_json
 from guidegraph.nodes.sampling import schedule as schedules
 from guidegraph.nodes.types import PredictionKind, Schedule
 
 KINDS: dict[str, PredictionKind] = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
 SPACINGS = ("leading", "trailing", "linspace")
 CONFIG = "scheduler_config.json"
+
+FLOW_CLASSES = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
+FLOW_USED = ("num_train_timesteps", "shift", "use_dynamic_shifting")
+FLOW_IGNORED = ("base_shift", "max_shift", "base_image_seq_len", "max_image_seq_len", "time_shift_type")
+"""Without effect, or of a shift that depends on the size of the picture, which is schedule.flow_shift's."""
 
 
 class SamplerSettings(NamedTuple):
@@ -29,7 +35,20 @@ def read_scheduler(folder: Path) -> tuple[Schedule, PredictionKind]:
     """Read the schedule of a scheduler folder, and the kind of prediction that it expects. Raises ``ValueError``."""
     path = folder / CONFIG
     config = read_json(path)
+    if config.get("_class_name") in FLOW_CLASSES:
+        return build_flow(config, path), "flow"
     return build_noise_schedule(config, path), read_prediction_kind(config, path)
+
+
+def build_flow(config: Mapping[str, Any], path: Path) -> Schedule:
+    """Build the schedule of a flow's scheduler_config.json; its shift is 1 where the size of the picture gives it.
+
+    Raises one ``ValueError`` that names the file and the fields that space σ in another way.
+    """
+    check_config(config, path, FLOW_USED, {}, FLOW_IGNORED)
+    steps = read_integer(config, "num_train_timesteps", 1000, path)
+    depends_on_size = read_flag(config, "use_dynamic_shifting", False, path)
+    return schedules.flow(train_steps=steps, shift=1.0 if depends_on_size else read_number(config, "shift", 1.0, path))
 
 
 def build_noise_schedule(config: Mapping[str, Any], path: Path) -> Schedule:

@@ -1,4 +1,4 @@
-"""Loads the text encoders of a diffusers folder with their tokenizers: CLIP, SDXL's two, latent diffusion's own."""
+"""Loads the text encoders of a diffusers folder with their tokenizers: CLIP, SDXL's two, SD3's, latent diffusion's."""
 
 from __future__ import annotations
 
@@ -6,15 +6,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from guidegraph.nodes.checkpoints.clip_text import build_clip
+from guidegraph.nodes.checkpoints.clip_text import build_clip, load_tokenizer
 from guidegraph.nodes.checkpoints.diffusers.component_weights import read_component
 from guidegraph.nodes.checkpoints.diffusers.config import read_json
+from guidegraph.nodes.checkpoints.joined_text import SD3_LENGTH, build_sd3_text
 from guidegraph.nodes.checkpoints.ldm_text import build_ldm_text, from_diffusers, read_heads
+from guidegraph.nodes.checkpoints.t5_text import build_t5, build_t5_tower
 from guidegraph.nodes.conditioning.text_pretrained import import_transformers
-from guidegraph.nodes.models.released.pretrained_text import tokenizer_from_folder
-from guidegraph.nodes.models.released.prompt_embedder import Hidden, PictureSize, ReleasedText, Tower
+from guidegraph.nodes.models.released.joined_text import SD3Text
+from guidegraph.nodes.models.released.prompt_embedder import PictureSize, ReleasedText
+from guidegraph.nodes.models.released.towers import Hidden, T5Tower, Tower
+from guidegraph.nodes.models.transformers.mmdit import MMDiTConfig
 
 TEXT_CLASSES = ("CLIPTextModel", "CLIPTextModelWithProjection")
+T5_CLASSES = ("T5EncoderModel",)
 EXTRA = "clip"
 
 
@@ -49,6 +54,29 @@ def load_text(folder: Path, classes: Mapping[str, str], index: Mapping[str, Any]
     return ReleasedText(towers, size=size, size_width=width, zero_empty=zero_empty).eval()
 
 
+def load_sd3_text(folder: Path, classes: Mapping[str, str], config: MMDiTConfig, *, t5: bool) -> SD3Text:
+    """Load the text embedder of Stable Diffusion 3's folder: two CLIP models and, if the folder has it and `t5`, T5.
+
+    classes: of its text encoders, by component. config: of its denoiser. Raises ``ValueError`` if transformers is
+    missing, or a part of the folder is missing or of another kind.
+    """
+    missing = [name for name in ("text_encoder", "text_encoder_2") if name not in classes]
+    if missing:
+        raise ValueError(f"'{folder}' has text encoders without {', '.join(missing)}: Stable Diffusion 3 needs both")
+    towers = [load_tower(folder, f"text_encoder{n}", f"tokenizer{n}", "penultimate") for n in ("", "_2")]
+    third = None
+    if t5 and "text_encoder_3" in classes:
+        third = load_t5(folder, "text_encoder_3", "tokenizer_3", SD3_LENGTH, attend_padding=True)
+    return build_sd3_text(towers, third, config, str(folder))
+
+
+def load_t5(folder: Path, encoder: str, tokenizer: str, length: int, *, attend_padding: bool) -> T5Tower:
+    """Load the T5 encoder of a folder with its tokenizer; see `T5Tower`."""
+    encoder_folder = folder / encoder
+    model = build_t5(read_component(encoder_folder), read_json(encoder_folder / "config.json"), str(encoder_folder))
+    return build_t5_tower(model, folder / tokenizer, length, attend_padding=attend_padding)
+
+
 def load_tower(folder: Path, encoder: str, tokenizer: str, hidden: Hidden) -> Tower:
     """Load one CLIP text model of a folder with its tokenizer."""
     transformers = import_transformers(EXTRA)
@@ -56,11 +84,3 @@ def load_tower(folder: Path, encoder: str, tokenizer: str, hidden: Hidden) -> To
     model = build_clip(read_component(encoder_folder), read_json(encoder_folder / "config.json"), str(encoder_folder))
     words = load_tokenizer(transformers.CLIPTokenizer, folder / tokenizer, model)
     return Tower(model, words, hidden, int(words.pad_token_id))
-
-
-def load_tokenizer(kind: Any, folder: Path, model: Any) -> Any:
-    """Load the tokenizer of a text model of transformers. Raises ``ValueError`` if it lacks start, end or padding."""
-    words = tokenizer_from_folder(kind, folder, int(model.config.vocab_size))
-    if None in (words.bos_token_id, words.eos_token_id, words.pad_token_id):
-        raise ValueError(f"the tokenizer in '{folder}' has no token for start, end or padding")
-    return words

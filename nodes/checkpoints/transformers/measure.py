@@ -6,7 +6,7 @@ DiT and Stable Diffusion 3 have the same names for their patches, positions and 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor
@@ -16,13 +16,18 @@ from guidegraph.nodes.checkpoints.load_options import LoadOptions
 from guidegraph.nodes.checkpoints.tensor_names import numbers_in_names
 
 PATCHES, POSITIONS, HEAD = "x_embedder.proj.weight", "pos_embed", "final_layer.linear.weight"
-UNUSED = ("tokenizer", "scale", "config", "upsample_heads", "groups")
+UNUSED = ("tokenizer", "scale", "shift", "config", "upsample_heads", "groups")
 """Settings of checkpoint.load that a transformer has no use for."""
 
 
-def refuse_settings(source: str, family: str, options: LoadOptions) -> None:
-    """Raise ``ValueError`` for settings that a transformer has no use for."""
-    unused = [name for name in UNUSED if getattr(options, name) is not None]
+def refuse_settings(source: str, family: str, options: LoadOptions, used: Collection[str] = ()) -> None:
+    """Raise ``ValueError`` for settings that a transformer has no use for.
+
+    used: those that other parts of the same file use; `t5` stands for both settings of T5.
+    """
+    if "t5" not in used:
+        options.refuse_t5(source)
+    unused = [name for name in UNUSED if name not in used and getattr(options, name) is not None]
     if options.attention != "auto":
         unused.append("attention")
     if unused:

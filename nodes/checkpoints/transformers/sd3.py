@@ -1,4 +1,4 @@
-"""The transformer of Stable Diffusion 3 and 3.5 (Esser et al. 2024) in its single-file layout.
+"""Single files of Stable Diffusion 3 and 3.5 (Esser et al. 2024): transformer, autoencoder and text encoders.
 
 The model predicts u = ε − x0 of a flow, at t = 1000 σ.
 """
@@ -12,6 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from guidegraph.nodes.checkpoints.filling import build_filled
+from guidegraph.nodes.checkpoints.first_stage import build_flow_first_stage
+from guidegraph.nodes.checkpoints.joined_text import load_sd3_text
 from guidegraph.nodes.checkpoints.load_options import LoadOptions
 from guidegraph.nodes.checkpoints.tensor_names import numbers_in_names, strip_prefix
 from guidegraph.nodes.checkpoints.transformers.measure import (
@@ -23,11 +25,11 @@ from guidegraph.nodes.checkpoints.transformers.measure import (
 )
 from guidegraph.nodes.models.transformers.denoiser import MMDiTDenoiser
 from guidegraph.nodes.models.transformers.mmdit import MMDiT, MMDiTConfig
+from guidegraph.nodes.sampling.schedule import flow
 from guidegraph.nodes.types import PredictionKind
 
-PREFIX = "model.diffusion_model."
-OTHER_PARTS = ("first_stage_model.", "text_encoders.")
-"""Beginnings of the names of the autoencoder and the text encoders in the same file, which are not loaded."""
+PREFIX, FIRST, TEXTS = "model.diffusion_model.", "first_stage_model.", "text_encoders."
+"""Beginnings of the names of the transformer, the autoencoder and the text encoders in one file."""
 
 MARK = "joint_blocks.0.context_block.attn.qkv.weight"
 HEADS = {(1536, 24): 24, (2432, 38): 38}
@@ -36,6 +38,12 @@ HEADS = {(1536, 24): 24, (2432, 38): 38}
 FLOW: PredictionKind = "flow"
 """The kind of prediction of the released models."""
 
+SHIFT = 3.0
+"""The shift of the levels of all released models."""
+
+LATENTS = (1.5305, 0.0609)
+"""Scale and shift of the latents of the released autoencoder, whose shape others have as well."""
+
 
 def is_sd3(tensors: Mapping[str, Tensor]) -> bool:
     """Whether tensors have the layout of Stable Diffusion 3."""
@@ -43,28 +51,46 @@ def is_sd3(tensors: Mapping[str, Tensor]) -> bool:
 
 
 def load_sd3(tensors: Mapping[str, Tensor], path: Path, options: LoadOptions) -> dict[str, Any]:
-    """Load the `denoiser` of a file of Stable Diffusion 3 or 3.5, frozen, on the run's device and in its dtype.
+    """Load the parts of a file of Stable Diffusion 3 or 3.5, frozen, on the run's device and in its dtype.
 
-    The file's autoencoder and text encoders are not loaded. Raises ``ValueError`` that names the file for a size that
-    was not released if the options do not set its heads, and for keys that are missing, left over or of another shape.
+    The parts are `denoiser`, `schedule`, and `autoencoder` and `text`, if present. Raises ``ValueError`` that names the
+    file for a size that was not released if the options do not set its heads, or the scale and shift of its latents,
+    and for keys that are missing, left over or of another shape.
     """
     source = str(path)
-    refuse_settings(source, "a transformer of Stable Diffusion 3", options)
+    weights, first, texts = _split(tensors, source)
+    used = (*(("scale", "shift", "groups") if first else ()), *(("tokenizer", "t5") if texts else ()))
+    refuse_settings(source, "a transformer of Stable Diffusion 3", options, used)
     if options.noise_schedule != "auto":
         raise ValueError(f"'{source}' is Stable Diffusion 3, a flow, which has no β: leave noise_schedule out")
-    weights: Mapping[str, Tensor] = tensors
-    if PREFIX + MARK in tensors:
-        weights = strip_prefix(tensors, PREFIX)
-        unknown = [name for name in tensors if not name.startswith((PREFIX, *OTHER_PARTS))]
-        if unknown:
-            raise ValueError(
-                f"'{source}' holds {len(unknown)} tensors that no known part has: {', '.join(sorted(unknown)[:4])}. It "
-                "is of another architecture: nothing was loaded"
-            )
     measured = measure_mmdit(weights, source)
     heads = resolve_heads(weights, measured["width"], measured["depth"], source, options)
     kind = FLOW if options.prediction == "auto" else options.prediction
-    return build_mmdit(build_mmdit_config(source, **measured, heads=heads, kind=kind), weights, source)
+    config = build_mmdit_config(source, **measured, heads=heads, kind=kind)
+    parts: dict[str, Any] = {"schedule": flow(shift=SHIFT)}
+    if first:
+        parts["autoencoder"] = build_flow_first_stage(first, source, options, LATENTS)
+    if texts:
+        parts["text"] = load_sd3_text(texts, path, options, config)
+    return parts | build_mmdit(config, weights, source)
+
+
+def _split(
+    tensors: Mapping[str, Tensor], source: str
+) -> tuple[Mapping[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+    """The tensors of the transformer, the autoencoder and the text encoders, without the prefixes of their names.
+
+    Raises ``ValueError`` for others.
+    """
+    if PREFIX + MARK not in tensors:
+        return tensors, {}, {}
+    unknown = [name for name in tensors if not name.startswith((PREFIX, FIRST, TEXTS))]
+    if unknown:
+        raise ValueError(
+            f"'{source}' holds {len(unknown)} tensors that no known part has: {', '.join(sorted(unknown)[:4])}. It "
+            "is of another architecture: nothing was loaded"
+        )
+    return strip_prefix(tensors, PREFIX), strip_prefix(tensors, FIRST), strip_prefix(tensors, TEXTS)
 
 
 def resolve_heads(weights: Mapping[str, Tensor], width: int, depth: int, source: str, options: LoadOptions) -> int:

@@ -1,4 +1,4 @@
-"""What every autoencoder of pictures does around its networks: checks, dtypes and the scale of the latents."""
+"""What every autoencoder of pictures does around its networks: checks, dtypes, scale and shift of the latents."""
 
 from __future__ import annotations
 
@@ -12,10 +12,14 @@ from guidegraph.nodes.shape_checks import check_channels, check_sides
 
 
 class ScaledAutoencoder(nn.Module, ABC):
-    """An `Autoencoder` that owns the scale of its latents; its config has in_channels, latent_channels and factor."""
+    """An `Autoencoder` that owns the scale of its latents; its config has in_channels, latent_channels and factor.
+
+    shift: the mean of unscaled latents, which is taken away before they are scaled.
+    """
 
     config: Any
     scale: Tensor | float
+    shift: float = 0.0
 
     @property
     @abstractmethod
@@ -31,12 +35,14 @@ class ScaledAutoencoder(nn.Module, ABC):
         """The picture (B, 3, H, W) of an unscaled latent."""
 
     def encode(self, image: Tensor) -> Tensor:
-        """The latent (B, c, h, w) of pictures (B, 3, H, W) in [-1, 1], scaled to unit variance."""
+        """The latent (B, c, h, w) of pictures (B, 3, H, W) in [-1, 1], shifted and scaled to unit variance."""
         check_channels(image, self.config.in_channels, "the autoencoder")
         check_sides(image, self.config.factor, "the autoencoder")
-        return (self.latent(image.to(self.dtype)) * self.scale).to(image.dtype)
+        z = self.latent(image.to(self.dtype))
+        return ((z - self.shift if self.shift else z) * self.scale).to(image.dtype)
 
     def decode(self, latent: Tensor) -> Tensor:
         """Pictures (B, 3, H, W), about [-1, 1], of latents as `encode` gives them."""
         check_channels(latent, self.config.latent_channels, "the decoder")
-        return self.reconstruct(latent.to(self.dtype) / self.scale).to(latent.dtype)
+        z = latent.to(self.dtype) / self.scale
+        return self.reconstruct(z + self.shift if self.shift else z).to(latent.dtype)

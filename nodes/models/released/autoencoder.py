@@ -207,10 +207,11 @@ class Codebook(nn.Module):
 class ReleasedFirstStage(ScaledAutoencoder):
     """An autoencoder under its released names; KL and VQ are its kinds."""
 
-    def __init__(self, shape: FirstStageShape, moments: int, scale: float) -> None:
+    def __init__(self, shape: FirstStageShape, moments: int, scale: float, shift: float = 0.0) -> None:
         super().__init__()
         self.config = shape
         self.scale = scale
+        self.shift = shift
         self.encoder = Encoder(shape, moments * shape.z_channels)
         self.decoder = Decoder(shape)
         if shape.quant:
@@ -235,8 +236,8 @@ class ReleasedFirstStage(ScaledAutoencoder):
 class ReleasedKL(ReleasedFirstStage):
     """AutoencoderKL: q(z | x) is a diagonal Gaussian, and its mean is the latent."""
 
-    def __init__(self, shape: FirstStageShape, scale: float) -> None:
-        super().__init__(shape, 2, scale)
+    def __init__(self, shape: FirstStageShape, scale: float, shift: float = 0.0) -> None:
+        super().__init__(shape, 2, scale, shift)
 
     def moments(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of q(z | x), each (B, c, h, w), unscaled."""
@@ -250,8 +251,8 @@ class ReleasedKL(ReleasedFirstStage):
 class ReleasedVQ(ReleasedFirstStage):
     """VQModel: the quantiser is part of the decoder; the latent is not yet quantised."""
 
-    def __init__(self, shape: FirstStageShape, scale: float) -> None:
-        super().__init__(shape, 1, scale)
+    def __init__(self, shape: FirstStageShape, scale: float, shift: float = 0.0) -> None:
+        super().__init__(shape, 1, scale, shift)
         self.quantize = Codebook(shape.codes, shape.latent_channels)
 
     def latent(self, image: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from guidegraph_runtime.checks import check_fields, check_int
+from guidegraph_runtime.checks import check_fields, check_flag, check_int
 from guidegraph_runtime.checks import check_texts as list_of_texts
 from guidegraph_runtime.declare.operation import operation
 from guidegraph_runtime.declare.settings import Count
@@ -73,12 +73,13 @@ def tokenize(
 def chunks(
     texts: str | Sequence[str], *, towers: Sequence[Mapping[str, Any]], weighted: bool = False
 ) -> dict[str, NDArray[Any]]:
-    """Inputs of CLIP's text encoders for B texts. It has no node: nodes embed texts.
+    """Inputs of CLIP's and T5's text encoders for B texts. It has no node: nodes embed texts.
 
-    towers: for each encoder its tokenizer (a tokenizer.json), the length of a chunk, the ids of its marks `start` and
-    `end` and of `pad`, and its learned words, each with its ids. weighted: `(word:1.3)` gives a word a weight.
+    towers: for each encoder its tokenizer (a tokenizer.json), the length of a chunk, the ids of its marks `start` (None
+    for T5) and `end` and of `pad`, and its learned words, each with its ids; `single`, which cuts longer texts to one
+    chunk, with a warning, is false unless it is given. weighted: `(word:1.3)` gives a word a weight.
     Returns, for encoder i, `ids_i` (B, n, length), int64, and `weights_i` (B, n, length), float32; and `some` (B),
-    bool, true where a text is not empty. The number of chunks n is that of the longest text.
+    bool, true where a text is not empty. The number of chunks n is that of the longest text, or 1 for a single chunk.
     """
     text_list = _check_texts(texts)
     if not isinstance(towers, (list, tuple)) or not towers:
@@ -94,14 +95,18 @@ def chunks(
 def _chunker(name: str, tower: Mapping[str, Any]) -> Chunker:
     settings = check_fields(name, tower, "tokenizer", "length", "start", "end", "pad", "words")
     loaded = _tokenizer(settings["tokenizer"], None)
-    start, end, pad = (check_int(f"{name}.{mark}", settings[mark], low=0) for mark in ("start", "end", "pad"))
+    end, pad = (check_int(f"{name}.{mark}", settings[mark], low=0) for mark in ("end", "pad"))
+    start = None if settings["start"] is None else check_int(f"{name}.start", settings["start"], low=0)
+    single = check_flag(f"{name}.single", settings.get("single", False))
     if not isinstance(settings["words"], Mapping):
         raise ValueError(f"{name}.words: expected a table from words to ids; found {settings['words']!r:.80}")
     words = {
         word: [check_int(f"{name}.words.{word}", id, low=0) for id in ids] for word, ids in settings["words"].items()
     }
     length = check_int(f"{name}.length", settings["length"], low=3)
-    return Chunker(lambda text: loaded.encode(text, add_special_tokens=False).ids, length, start, end, pad, words)
+    return Chunker(
+        lambda text: loaded.encode(text, add_special_tokens=False).ids, length, start, end, pad, words, single
+    )
 
 
 def _check_texts(texts: str | Sequence[str]) -> list[str]:

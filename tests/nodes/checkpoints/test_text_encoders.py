@@ -13,7 +13,8 @@ from guidegraph.nodes.checkpoints.clip_text import build_clip, from_openclip, in
 from guidegraph.nodes.conditioning import text_prompt as prompts
 from guidegraph.nodes.conditioning.text import encode_text
 from guidegraph.nodes.models.own.text_encoder import build_tokenizer
-from guidegraph.nodes.models.released.prompt_embedder import PictureSize, ReleasedText, Tower
+from guidegraph.nodes.models.released.prompt_embedder import PictureSize, ReleasedText
+from guidegraph.nodes.models.released.towers import Tower
 from guidegraph_runtime.operations import OPERATIONS
 from guidegraph_runtime.text.prompt_weights import parse_prompt
 from tests.nodes.checkpoints import tiny
@@ -181,7 +182,7 @@ def test_other_text_encoders_are_refused(tokenizer: Any) -> None:
         prompts.picture_size(embedder(tokenizer))
     other: Any = lambda texts: None  # noqa: E731
     with pytest.raises(
-        ValueError, match=r"a weight in a prompt needs a CLIP text encoder of checkpoint\.load; found function"
+        ValueError, match=r"a weight in a prompt needs a CLIP or T5 text encoder of checkpoint\.load; found function"
     ):
         prompts.encode_weighted(other, "(a)")
     with pytest.raises(ValueError, match="no prompts"):

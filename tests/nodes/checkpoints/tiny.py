@@ -95,6 +95,35 @@ def write_tokenizer(folder: Path, pad: str = "<|endoftext|>") -> None:
 WORDS = 2 * (len(LETTERS) + 1) + 2
 
 
+def write_t5_tokenizer(folder: Path) -> None:
+    """A T5 tokenizer whose pieces are letters, with a piece of two to choose."""
+    import transformers
+
+    folder.mkdir(parents=True, exist_ok=True)
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -1.0), *((letter, -2.0) for letter in LETTERS)]
+    tokenizer = transformers.T5TokenizerFast(vocab=[*pieces, ("ca", -2.5)], extra_ids=0, model_max_length=512)
+    tokenizer.save_pretrained(str(folder))
+
+
+PIECES = 32
+"""Rows of T5's embedding: as usual, more than the tokenizer has pieces."""
+
+
+def t5(width: int = 48, layers: int = 2, gated: bool = True) -> Any:
+    """T5's encoder of transformers, version 1.1 if it is gated."""
+    import transformers
+
+    torch.manual_seed(4)
+    activation = "gated-gelu" if gated else "relu"
+    config = transformers.T5Config(
+        vocab_size=PIECES, d_model=width, d_kv=8, d_ff=40, num_layers=layers, num_heads=3, feed_forward_proj=activation
+    )
+    model: Any = transformers.T5EncoderModel(config).eval()
+    for name, parameter in model.named_parameters():
+        torch.nn.init.normal_(parameter, mean=1.0 if "norm" in name else 0.0, std=0.3)
+    return model.requires_grad_(False)
+
+
 def clip(width: int = 64, layers: int = 3, projection: int | None = None, activation: str = "quick_gelu") -> Any:
     """A CLIP text model of transformers with one head for each 64 channels."""
     import transformers

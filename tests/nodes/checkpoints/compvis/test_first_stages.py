@@ -11,8 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from guidegraph.graph.device_context import use_device
+from guidegraph.nodes.checkpoints.compvis.single_file import load_compvis
 from guidegraph.nodes.checkpoints.diffusers.first_stage import load_first_stage
 from guidegraph.nodes.checkpoints.first_stage import build_first_stage
+from guidegraph.nodes.checkpoints.load_options import LoadOptions
 from guidegraph.nodes.images.tiling import edge_ramp, tile_decoder, tile_starts
 from tests.nodes.checkpoints.compvis import compvis_writer
 
@@ -55,7 +58,9 @@ def old_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def ours(model: Any, layout: str) -> Any:
     path = Path("vae")
     if layout == "compvis":
-        return build_first_stage(compvis_writer.first_stage(model), str(path), model.config.scaling_factor)
+        shift = getattr(model.config, "shift_factor", None) or 0.0
+        tensors = compvis_writer.first_stage(model)
+        return build_first_stage(tensors, str(path), model.config.scaling_factor, shift=shift)
     tensors = model.state_dict()
     return load_first_stage(old_names(tensors) if layout == "old" else tensors, dict(model.config), path)
 
@@ -100,11 +105,63 @@ def test_a_first_stage_without_the_small_convolutions_and_without_attention_load
         torch.testing.assert_close(actual.decode(latent), model.decode(latent / 0.18215).sample, rtol=0, atol=1e-4)
 
 
+def flow() -> Any:
+    """An autoencoder as those of Stable Diffusion 3 and Flux: 16 channels, a shift, no convolution of moments."""
+    torch.manual_seed(3)
+    model: Any = diffusers.AutoencoderKL(
+        **SMALL,
+        latent_channels=16,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+        scaling_factor=1.5305,
+        shift_factor=0.0609,
+    )
+    return model.eval()
+
+
+@pytest.mark.parametrize("layout", ["diffusers", "compvis"])
+def test_a_shift_is_taken_from_latents_before_they_are_scaled(layout: str) -> None:
+    model = flow()
+    actual = ours(model, layout)
+    image, latent = torch.rand(2, 3, 32, 48) * 2 - 1, torch.randn(2, 16, 16, 24)
+    with torch.no_grad():
+        expected = (model.encode(image).latent_dist.mean - 0.0609) * 1.5305
+        picture = model.decode(latent / 1.5305 + 0.0609).sample
+        without = model.decode(latent / 1.5305).sample
+    torch.testing.assert_close(actual.encode(image), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(actual.decode(latent), picture, rtol=0, atol=1e-5)
+    assert (picture - without).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("scale", [(1.5305, 0.0609), (0.3611, 0.1159)])
+def test_a_released_first_stage_with_a_shift_alone_needs_scale_and_shift(scale: tuple[float, float]) -> None:
+    with torch.device("meta"):
+        model = diffusers.AutoencoderKL(
+            block_out_channels=(128, 256, 512, 512),
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            layers_per_block=2,
+            latent_channels=16,
+            use_quant_conv=False,
+            use_post_quant_conv=False,
+        )
+    tensors, path = compvis_writer.first_stage(model), Path("ae.safetensors")
+    with use_device("meta", "float32"):
+        loaded = load_compvis(tensors, path, LoadOptions(scale=scale[0], shift=scale[1]))["autoencoder"]
+        with pytest.raises(ValueError, match=r"1\.5305 and a shift of 0\.0609 in Stable Diffusion 3, of 0\.3611 and"):
+            load_compvis(tensors, path, LoadOptions())
+        with pytest.raises(ValueError, match="does not tell the shift of its latents"):
+            load_compvis(tensors, path, LoadOptions(scale=scale[0]))
+    assert (loaded.scale, loaded.shift) == scale
+    assert sorted(loaded.state_dict()) == sorted(tensors)
+    assert sum(value.numel() for value in loaded.state_dict().values()) == sum(p.numel() for p in model.parameters())
+
+
 def test_unsupported_or_incomplete_first_stages_are_refused() -> None:
     model = kl()
     config = dict(model.config)
-    with pytest.raises(ValueError, match=r"'vae' describes another network: 'shift_factor' is 0\.1"):
-        load_first_stage(model.state_dict(), {**config, "shift_factor": 0.1}, Path("vae"))
+    with pytest.raises(ValueError, match=r"'vae': 'shift_factor' is 'a'; expected a number"):
+        load_first_stage(model.state_dict(), {**config, "shift_factor": "a"}, Path("vae"))
     with pytest.raises(ValueError, match="'new_thing' is 3, which is not known"):
         load_first_stage(model.state_dict(), {**config, "new_thing": 3}, Path("vae"))
     tensors = model.state_dict()

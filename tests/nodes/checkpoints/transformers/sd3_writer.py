@@ -50,11 +50,11 @@ RELEASED_SHAPE: dict[str, Any] = {
 }
 
 
-def network(family: str) -> Any:
+def network(family: str, shape: dict[str, Any] = SHAPE) -> Any:
     """A tiny transformer of diffusers with random weights."""
     import diffusers
 
-    model: Any = diffusers.SD3Transformer2DModel(**SHAPE, **TINY[family]).eval().requires_grad_(False)
+    model: Any = diffusers.SD3Transformer2DModel(**shape, **TINY[family]).eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(6)
     for parameter in model.parameters():
         parameter.copy_(0.15 * torch.randn(parameter.shape, generator=generator))

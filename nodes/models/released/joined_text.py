@@ -1,0 +1,50 @@
+"""Text embedders of flows and of PixArt: T5 alone, and CLIP's two encoders with T5 as Stable Diffusion 3 joins them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from guidegraph.nodes.models.released.prompt_embedder import TowerText
+from guidegraph.nodes.models.released.towers import T5Tower, Tower, TowerOutput
+from guidegraph.nodes.types import Condition
+
+
+class T5Text(TowerText):
+    """A `TextEmbedder` of T5 alone: tokens (B, length, D), with their mask (B, length) if padding does not count."""
+
+    def __init__(self, tower: T5Tower) -> None:
+        super().__init__([tower])
+
+    def join(self, outputs: Sequence[TowerOutput], has_text: Tensor) -> Condition:
+        return Condition(tokens=outputs[0].tokens, mask=outputs[0].mask)
+
+
+class SD3Text(TowerText):
+    """Stable Diffusion 3's `TextEmbedder` (Esser et al. 2024, arXiv:2403.03206, appendix B.3): CLIP twice, and T5.
+
+    The tokens of both CLIP towers stand side by side, padded with zeros to the width of T5's; T5's follow them. The
+    vector is both pooled vectors. width: of T5's tokens; length: their number. Without T5 they are zeros, as in the
+    model's training, which left out each encoder at random.
+    """
+
+    def __init__(self, towers: Sequence[Tower], t5: T5Tower | None, *, width: int, length: int) -> None:
+        super().__init__([*towers, *([] if t5 is None else [t5])])
+        self.clip_count = len(towers)
+        self.width = width
+        self.length = length
+
+    def join(self, outputs: Sequence[TowerOutput], has_text: Tensor) -> Condition:
+        """Tokens (B, n · 77 + length, width) and the vector (B, D)."""
+        clip = outputs[: self.clip_count]
+        tokens = torch.cat([out.tokens for out in clip], dim=2)
+        tokens = F.pad(tokens, (0, self.width - tokens.shape[2]))
+        if len(outputs) > self.clip_count:
+            t5_tokens = outputs[-1].tokens
+        else:
+            t5_tokens = tokens.new_zeros(tokens.shape[0], self.length, self.width)
+        vector = torch.cat([out.pooled for out in clip if out.pooled is not None], dim=1)
+        return Condition(vector=vector, tokens=torch.cat([tokens, t5_tokens], dim=1))

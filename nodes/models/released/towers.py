@@ -1,0 +1,141 @@
+"""Text encoders of transformers with their tokenizers, the towers of a prompt: CLIP's and T5's."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from guidegraph_runtime.text.chunks import Chunker
+
+Hidden = Literal["last", "penultimate", "penultimate_normed"]
+
+
+class TowerOutput(NamedTuple):
+    """The output of a tower: tokens (B, M, D), a pooled vector (B, D) of CLIP, and a mask (B, M) of tokens that count."""
+
+    tokens: Tensor
+    pooled: Tensor | None = None
+    mask: Tensor | None = None
+
+
+class Tower(nn.Module):
+    """A CLIP text model of transformers with its tokenizer.
+
+    hidden: which tokens to use: after the last layer and the final norm (Stable Diffusion 1), after the penultimate
+    layer (SDXL), or that with the final norm (OpenCLIP in Stable Diffusion 2). pad: the id that fills a chunk.
+    words: words added by `text.embedding`, each with its ids.
+    """
+
+    restores_mean = True
+    """After weights, a prompt's tokens are scaled to the mean that they had."""
+
+    def __init__(self, model: nn.Module, tokenizer: Any, hidden: Hidden, pad: int) -> None:
+        super().__init__()
+        self.model = model
+        self.tokenizer = tokenizer
+        self.hidden = hidden
+        self.pad = pad
+        self.words: dict[str, tuple[int, ...]] = {}
+
+    @property
+    def trunk(self) -> Any:
+        """The module that holds embeddings, layers and norm, one level deeper in transformers 4."""
+        return getattr(self.model, "text_model", self.model)
+
+    @property
+    def length(self) -> int:
+        """Number of tokens of a chunk, including the start and end tokens."""
+        return int(self.trunk.embeddings.position_embedding.num_embeddings)
+
+    @property
+    def chunker(self) -> Chunker:
+        """Splits prompts into chunks."""
+        marks = (int(self.tokenizer.bos_token_id), int(self.tokenizer.eos_token_id))
+        return Chunker(partial(tokenize, self.tokenizer), self.length, *marks, self.pad, self.words)
+
+    def to_runtime(self) -> dict[str, Any] | None:
+        """Settings of the runtime's operation for this tower; None if the tokenizer is written in Python."""
+        return chunk_settings(self.tokenizer, self.chunker)
+
+    def forward(self, ids: Tensor) -> TowerOutput:
+        """Tokens (B, n · length, D) and the pooled vector (B, D) of the first of n chunks; ids (B, n, length) int64."""
+        batch, count = ids.shape[:2]
+        out = self.model(input_ids=ids.flatten(0, 1), output_hidden_states=self.hidden != "last")
+        tokens: Tensor = out.last_hidden_state if self.hidden == "last" else out.hidden_states[-2]
+        if self.hidden == "penultimate_normed":
+            tokens = self.trunk.final_layer_norm(tokens)
+        projected = getattr(out, "text_embeds", None)
+        pooled: Tensor = out.pooler_output if projected is None else projected
+        tokens = tokens.unflatten(0, (batch, count)).flatten(1, 2)
+        return TowerOutput(tokens, pooled.unflatten(0, (batch, count))[:, 0])
+
+
+class T5Tower(nn.Module):
+    """T5's encoder (Raffel et al. 2020, arXiv:1910.10683) with its tokenizer.
+
+    Every prompt has `length` tokens: longer ones are cut, with a warning, shorter ones are padded. attend_padding:
+    tokens attend to padding too, as in Stable Diffusion 3 and Flux; otherwise only to those of the prompt and its end.
+    """
+
+    restores_mean = False
+    """Its last norm leaves no mean that could be restored."""
+
+    def __init__(self, model: nn.Module, tokenizer: Any, length: int, *, attend_padding: bool) -> None:
+        super().__init__()
+        self.model = model
+        self.tokenizer = tokenizer
+        self.length = length
+        self.attend_padding = attend_padding
+
+    @property
+    def width(self) -> int:
+        """Width of its tokens."""
+        model: Any = self.model
+        return int(model.config.d_model)
+
+    @property
+    def chunker(self) -> Chunker:
+        """Makes one chunk of a prompt: without a start token, and with the end token after the last one that fits."""
+        end, pad = int(self.tokenizer.eos_token_id), int(self.tokenizer.pad_token_id)
+        return Chunker(partial(tokenize, self.tokenizer), self.length, None, end, pad, single=True)
+
+    def to_runtime(self) -> dict[str, Any] | None:
+        """Settings of the runtime's operation for this tower; None if the tokenizer is written in Python."""
+        return chunk_settings(self.tokenizer, self.chunker)
+
+    def forward(self, ids: Tensor) -> TowerOutput:
+        """Tokens (B, length, D) after the final norm, and the mask of the prompt and its end; ids (B, 1, length) int64.
+
+        Without a mask, padding counts.
+        """
+        mask = None if self.attend_padding else ids[:, 0] != int(self.tokenizer.pad_token_id)
+        out = self.model(input_ids=ids[:, 0], attention_mask=None if mask is None else mask.long())
+        return TowerOutput(out.last_hidden_state, mask=mask)
+
+
+def tokenize(tokenizer: Any, text: str) -> list[int]:
+    """The ids of a text, without marks, by a tokenizer of transformers."""
+    ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    return ids
+
+
+def chunk_settings(tokenizer: Any, chunker: Chunker) -> dict[str, Any] | None:
+    """The settings of the runtime's chunks for one tower; None if its tokenizer is written in Python."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return None
+    fast = Tokenizer.from_str(backend.to_str())
+    fast.no_truncation()
+    fast.no_padding()
+    return {
+        "tokenizer": fast.to_str().encode(),
+        "length": chunker.length,
+        "start": chunker.start,
+        "end": chunker.end,
+        "pad": chunker.pad,
+        "words": {word: list(ids) for word, ids in chunker.words.items()},
+        "single": chunker.single,
+    }
