@@ -156,15 +156,13 @@ def trained(schedule: Schedule, *, first: NotNegative | None = None, last: NotNe
     """The schedule of a model trained on the timesteps from `first` to `last`, within which samplers stay by default.
 
     first, last: null is the schedule's own end, where a sampler may then start even if no signal is left.
-    Raises an error for timesteps beyond the schedule, or in the wrong order, and for t = 0 of a flow, where σ is 0.
+    On a flow, `first` may be 0 in training, and samplers stay at 1 or above, because σ is 0 at 0.
+    Raises an error for timesteps beyond the schedule, or in the wrong order.
     """
     fields = check_fields("schedule", schedule, "alphas_bar")
     bar = check_array("schedule.alphas_bar", fields["alphas_bar"], "(T)", "f")
     form, end = parse_form("schedule", fields), float(len(bar) - 1)
-    if form == "flow":
-        low = 1.0 if first is None else check_number("first", first, above=0, high=end)
-    else:
-        low = 0.0 if first is None else check_number("first", first, low=0, high=end)
+    low = (1.0 if form == "flow" else 0.0) if first is None else check_number("first", first, low=0, high=end)
     high = end if last is None else check_number("last", last, low=0, high=end)
     if low >= high:
         raise ValueError(f"first {low:g} must be below last {high:g}")

@@ -83,8 +83,8 @@ def lcm(levels: Sequence[Level], noise: NoiseSchedule, *, timestep_scaling: Posi
 def tcd(levels: Sequence[Level], noise: NoiseSchedule, *, eta: Eta = 0.3) -> list[Row]:
     """Trajectory consistency distillation (Zheng et al. 2024, algorithm 4): DDIM to below the next level, then noise.
 
-    A DDIM step goes to s = ⌊(1 − γ)t′⌋, below the next time t′, then noise leads up to t′. A landing, at σ = 0 or ᾱ_0, is a step
-    of DDIM. The s of a flow is not rounded.
+    A DDIM step goes to s = ⌊(1 − γ)t′⌋, below the next time t′, then noise leads up to t′. A landing, at σ = 0 or ᾱ_0,
+    is a step of DDIM. The s of a flow is not rounded.
 
     eta: the paper's γ, from 0 (DDIM) to 1 (multistep consistency sampling). original_steps: number of timesteps in the
     model's distillation. spacing: by default evenly by index among those.

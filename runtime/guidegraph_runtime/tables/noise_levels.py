@@ -100,18 +100,14 @@ class NoiseSchedule:
     ) -> NoiseSchedule:
         """Create the schedule of ᾱ, one for each t. Raises ``ValueError`` unless 0 ≤ trained_from < trained_to ≤ T−1.
 
-        In both forms ᾱ is α²/(α² + σ²). For a flow, 0 < trained_from < trained_to ≤ T.
+        In both forms ᾱ is α²/(α² + σ²). On a flow trained from 0, σ of the first timestep is 0, and levels begin at 1.
         """
         with np.errstate(divide="ignore"):
             log_ratio = 0.5 * (np.log1p(-alphas_bar) - np.log(alphas_bar))
         last = len(log_ratio) - 1.0
         default_low, default_high = (1.0, last) if form == "flow" else (0.0, _last_with_signal(log_ratio, last))
-        low = default_low if trained_from is None else float(trained_from)
+        low = default_low if trained_from is None or (form == "flow" and trained_from == 0) else float(trained_from)
         high = default_high if trained_to is None else float(trained_to)
-        if form == "flow" and not 0 < low < high <= last:
-            raise ValueError(
-                f"expected trained_from above 0 and below trained_to, up to {last:g}; found {low:g} and {high:g}"
-            )
         if not 0 <= low < high <= last:
             raise ValueError(f"expected trained_from below trained_to, from 0 to {last:g}; found {low:g} and {high:g}")
         return cls(log_ratio, low, high, form, shift)
