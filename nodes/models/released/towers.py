@@ -14,7 +14,7 @@ Hidden = Literal["last", "penultimate", "penultimate_normed"]
 
 
 class TowerOutput(NamedTuple):
-    """The output of a tower: tokens (B, M, D), a pooled vector (B, D) of CLIP, and a mask (B, M) of tokens that count."""
+    """A tower's output: tokens (B, M, D), a pooled vector (B, D) of CLIP, and a mask (B, M) of those that count."""
 
     tokens: Tensor
     pooled: Tensor | None = None
