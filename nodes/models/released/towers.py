@@ -14,7 +14,7 @@ Hidden = Literal["last", "penultimate", "penultimate_normed"]
 
 
 class TowerOutput(NamedTuple):
-    """The output of a tower: tokens (B, M, D), a pooled vector (B, D) of CLIP, and a mask (B, M) of tokens that count."""
+    """The output of a tower: tokens (B, M, D), CLIP's pooled vector (B, D), and a mask (B, M) of tokens that count."""
 
     tokens: Tensor
     pooled: Tensor | None = None
