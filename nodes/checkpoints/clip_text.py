@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from guidegraph.graph.device_context import current_device
 from guidegraph.nodes.checkpoints.filling import check_fit, fill
 from guidegraph.nodes.conditioning.text_pretrained import import_transformers
+from guidegraph.nodes.models.networks.bounded_build import BoundedBuild, check_depth
 from guidegraph.nodes.models.released.pretrained_text import tokenizer_from_folder
 
 HEAD = 64
@@ -48,7 +49,7 @@ def build_clip(tensors: Mapping[str, Tensor], settings: Mapping[str, Any], sourc
     kind = transformers.CLIPTextModelWithProjection if projected else transformers.CLIPTextModel
     try:
         config = transformers.CLIPTextConfig.from_dict(dict(settings))
-        with torch.device("meta"):
+        with torch.device("meta"), BoundedBuild(len(tensors)):
             model: nn.Module = kind(config)
     except Exception as error:
         raise ValueError(f"'{source}' describes no CLIP text model that transformers can build: {error}") from None
@@ -74,6 +75,7 @@ def check_clip(tensors: Mapping[str, Tensor], settings: Mapping[str, Any], sourc
 
     Does not need transformers or read values. Raises one ``ValueError`` that names all differences.
     """
+    check_depth(settings["num_hidden_layers"], len(tensors), source)
     width, inner = settings["hidden_size"], settings["intermediate_size"]
     norm, square = {"weight": (width,), "bias": (width,)}, {"weight": (width, width), "bias": (width,)}
     layer = {

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from guidegraph.graph.device_context import current_device, current_dtype
+from guidegraph.nodes.models.networks.bounded_build import BoundedBuild, TooManyLayers
 
 MAX_LISTED = 4
 
@@ -17,9 +18,12 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 def build_filled(make: Callable[[], Module], tensors: Mapping[str, Tensor], source: str) -> Module:
-    """Make a module on the meta device, then `fill` it."""
-    with torch.device("meta"):
-        module = make()
+    """Make a module on the meta device, then `fill` it. Raises ``ValueError`` for far more layers than tensors."""
+    try:
+        with torch.device("meta"), BoundedBuild(len(tensors)):
+            module = make()
+    except TooManyLayers as error:
+        raise ValueError(f"'{source}' does not fit: {error}") from None
     fill(module, tensors, source)
     return module
 

@@ -14,6 +14,7 @@ from guidegraph.graph.device_context import current_dtype
 from guidegraph.nodes.checkpoints.filling import check_fit, fill
 from guidegraph.nodes.checkpoints.tensor_names import numbers_in_names
 from guidegraph.nodes.conditioning.text_pretrained import import_transformers
+from guidegraph.nodes.models.networks.bounded_build import BoundedBuild, check_depth
 from guidegraph.nodes.models.released.pretrained_text import tokenizer_from_folder
 from guidegraph.nodes.models.released.towers import T5Tower
 
@@ -45,7 +46,7 @@ def build_t5(tensors: Mapping[str, Tensor], settings: Mapping[str, Any], source:
     transformers = import_transformers(EXTRA)
     try:
         config = transformers.T5Config.from_dict(dict(settings))
-        with torch.device("meta"):
+        with torch.device("meta"), BoundedBuild(len(tensors)):
             model: Any = transformers.T5EncoderModel(config)
     except Exception as error:
         raise ValueError(f"'{source}' describes no T5 encoder that transformers can build: {error}") from None
@@ -64,6 +65,7 @@ def check_t5(tensors: Mapping[str, Tensor], settings: Mapping[str, Any], source:
 
     Does not need transformers or read values. Raises one ``ValueError`` that names all differences.
     """
+    check_depth(settings["num_layers"], len(tensors), source)
     width, hidden, heads = settings["d_model"], settings["d_ff"], settings["num_heads"]
     inner = heads * settings["d_kv"]
     gated = str(settings["feed_forward_proj"]).startswith("gated")

@@ -21,6 +21,7 @@ from torch import nn
 
 from guidegraph.nodes.models.checksums import CHECKSUMS, compute_checksums, read_checksums, verify_file
 from guidegraph.nodes.models.model_json import FORMAT, INDEX, locate_file, read_index, read_json
+from guidegraph.nodes.models.networks.bounded_build import BoundedBuild
 from guidegraph.nodes.models.networks.hooks import HookedModel
 from guidegraph.nodes.models.networks.low_rank import low_rank_layers
 from guidegraph.nodes.models.own.autoencoder import AutoencoderConfig, KLAutoencoder, VQAutoencoder, VQConfig
@@ -92,8 +93,10 @@ def load_part(folder: Path, name: str, *, device: torch.device, dtype: torch.dty
         )
     try:
         with torch.random.fork_rng(devices=[]):  # the initial weights are random, and torch's generator is the caller's
-            module = build_part(folder, part)
-        module.load_state_dict(load_file(locate_verified_file(folder, part.get("weights"))))
+            weights = load_file(locate_verified_file(folder, part.get("weights")))
+            with BoundedBuild(len(weights)):
+                module = build_part(folder, part)
+        module.load_state_dict(weights)
     except Exception as error:  # from the file, the tokenizer, or a config that fits no network
         raise ValueError(f"part '{name}' of '{folder}' cannot be loaded: {error}") from error
     frozen: nn.Module = module.to(device=device, dtype=dtype).eval().requires_grad_(False)
