@@ -14,6 +14,7 @@ import torch
 from guidegraph.nodes.checkpoints.clip_text import build_clip, check_clip
 from guidegraph.nodes.checkpoints.filling import build_filled
 from guidegraph.nodes.checkpoints.t5_text import build_t5, check_t5
+from guidegraph.nodes.models.networks.bounded_build import BoundedBuild, TooManyLayers
 from guidegraph.nodes.models.released.config import UNetShape
 from guidegraph.nodes.models.released.unet import ReleasedUNet
 from guidegraph.nodes.models.store import load_part
@@ -51,6 +52,13 @@ def test_a_clip_text_encoder(function: Any) -> None:
 def test_a_t5_encoder(function: Any) -> None:
     with pytest.raises(ValueError, match=r"'t5' .*config asks for"):
         function({"shared.weight": torch.zeros(9, 8)}, T5, "t5")
+
+
+def test_gradients_are_as_before_after_a_refusal() -> None:
+    for tensors in range(40):  # wherever among the layers the limit is reached
+        with pytest.raises(TooManyLayers), BoundedBuild(tensors - 24):
+            torch.nn.ModuleList(torch.nn.Linear(2, 2) for _ in range(1000))
+        assert torch.is_grad_enabled()
 
 
 def test_a_released_unet() -> None:
