@@ -24,9 +24,10 @@ def find_free_axes(part: PartPlan) -> tuple[PartPlan, list[dict[int, Axis]]]:
     """
     part = replace(part, inputs=tuple(_with_batch(part_input, batch_size(part)) for part_input in part.inputs))
     names = name_axes(part)
+    small = _with_small_batch(part)
     axes: dict[str, Axis | None] = {}
     for name in dict.fromkeys(name for input_names in names for name in input_names.values()):
-        multiple = _multiple(part, names, name)
+        multiple = _multiple(small, names, name)
         size = _size(part, names, name)
         axes[name] = None if multiple is None or size % multiple else Axis(name, multiple, MAX_SIZE, multiple)
     free = [
@@ -103,6 +104,28 @@ def _with_batch(part_input: PartInput, batch: int) -> PartInput:
     return replace(part_input, example=part_input.example.expand(sizes).contiguous())
 
 
+def _with_small_batch(part: PartPlan) -> PartPlan:
+    """The part with examples of two samples, which run faster, if it runs with them and joins the same calls."""
+    inputs = []
+    for part_input in part.inputs:
+        example = part_input.example
+        for position, axis in enumerate(part_input.axes):
+            example = example.narrow(position, 0, min(2, example.shape[position])) if axis == "B" else example
+        inputs.append(replace(part_input, example=example.contiguous()))
+    small = replace(part, inputs=tuple(inputs))
+    if batch_size(part) <= 2:
+        return part
+    try:
+        same_calls = _separate_calls(small, _examples(small)) == _separate_calls(part, _examples(part))
+    except Exception:  # of any type: the part does not run with two samples
+        return part
+    return small if same_calls else part
+
+
+def _examples(part: PartPlan) -> list[Any]:
+    return [part_input.example for part_input in part.inputs]
+
+
 def _size(part: PartPlan, names: Sequence[Mapping[int, str]], name: str) -> int:
     return next(
         int(part_input.example.shape[position])
@@ -126,7 +149,7 @@ def _multiple(part: PartPlan, names: Sequence[Mapping[int, str]], name: str) -> 
             separate = _separate_calls(part, tensors)
         except Exception:  # of any type: the part does not run at this size
             continue
-        if separate and separate - _separate_calls(part, [part_input.example for part_input in part.inputs]):
+        if separate and separate - _separate_calls(part, _examples(part)):
             return None
         return step
     return None
