@@ -6,6 +6,7 @@ of ordinary operators. Operators that ONNX lacks are replaced by their decomposi
 
 from __future__ import annotations
 
+import operator as python_operator
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -19,7 +20,13 @@ from torch._dispatch.python import enable_python_dispatcher
 from torch._dynamo.source import ConstantSource
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StrictMinMaxConstraint, uninteresting_files
+from torch.fx.experimental.symbolic_shapes import (
+    DimDynamic,
+    ShapeEnv,
+    StrictMinMaxConstraint,
+    statically_known_true,
+    uninteresting_files,
+)
 from torch.fx.traceback import preserve_node_meta
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -157,8 +164,17 @@ def _attention(
     if attn_mask is not None or dropout_p or is_causal or enable_gqa:
         return NotImplemented
     scale = query.shape[-1] ** -0.5 if scale is None else scale
-    weights = torch.softmax((query * scale) @ key.transpose(-2, -1), dim=-1)
-    return weights @ value
+    leading = query.shape[:-2]
+    if not leading or not all(_equal_sizes(leading, other.shape[:-2]) for other in (key, value)):
+        return torch.softmax((query * scale) @ key.transpose(-2, -1), dim=-1) @ value
+    query, key, value = (x.flatten(0, -3) for x in (query * scale, key, value))  # batched products need 3 axes
+    weights = torch.softmax(torch.bmm(query, key.transpose(-2, -1)), dim=-1)
+    return torch.bmm(weights, value).unflatten(0, leading)
+
+
+def _equal_sizes(left: Sequence[Any], right: Sequence[Any]) -> bool:
+    """Whether shapes are equal for all sizes of the free axes."""
+    return len(left) == len(right) and all(map(statically_known_true, map(python_operator.eq, left, right)))
 
 
 def _make_symbol(env: ShapeEnv, axis: Axis, size: int) -> Any:
