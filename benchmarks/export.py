@@ -2,9 +2,9 @@
 
     python benchmarks/export.py [--trees CHECKOUT ...] [--rounds 2] [--only NAME] [--keep FOLDER]
 
-Three workflows: text_to_image.yaml, classifier guidance with its gradient, and a pipeline of Stable Diffusion's kind with
-small random networks, which diffusers writes to the folder of `--keep`. Each export is a process of its own, with one
-thread. Prints the median CPU seconds of each checkout and the median ratio to the first one; and for each bundle the
+Three workflows: text_to_image.yaml, classifier guidance with its gradient, and a pipeline of Stable Diffusion's kind
+with small random networks, which diffusers writes to the folder of `--keep`. Each export is a process of its own, with
+one thread. Prints the median CPU seconds of each checkout and the median ratio to the first one; and for each bundle the
 opset, the number of operations, the size of its graphs, and the largest difference of its outputs from the first
 checkout's after three steps.
 """
@@ -84,9 +84,7 @@ def describe_graphs(folder: Path) -> str:
 def compare_trees(case: Case, trees: list[Path], rounds: int, folder: Path) -> None:
     """Export a case from each checkout in turns, and print the times and the differences."""
     bundles = [folder / f"{case.name}-{i}" for i in range(len(trees))]
-    rows = [
-        [export(tree, case, bundle) for tree, bundle in zip(trees, bundles, strict=True)] for _ in range(rounds)
-    ]
+    rows = [[export(tree, case, bundle) for tree, bundle in zip(trees, bundles, strict=True)] for _ in range(rounds)]
     expected = run_bundle(bundles[0])
     for i, (tree, bundle) in enumerate(zip(trees, bundles, strict=True)):
         seconds = statistics.median(row[i] for row in rows)

@@ -17,8 +17,8 @@ def shorten_run(exported: Exported) -> dict[str, int]:
 
     Such an input is the only whole number that a loop's sequence depends on, and no larger than its iterations. Empty
     if a step may differ from others by more than its numbers, since a short run might lack such a step: if the workflow
-    has choices, such as rules with a memory, if a node leaves a port out at some steps, such as guidance in an interval,
-    or if one that the runtime does not know reads the number of the step. All parts of a loop run at every other step.
+    has choices, such as rules with a memory, if a node leaves out a port at some steps, such as guidance in an
+    interval, or if one that the runtime does not know reads the number of the step.
     """
     ops = exported.graph.ops
     if any(isinstance(op, Choice) for op in walk(ops)) or any(map(_has_unlike_steps, walk(ops))):

@@ -43,6 +43,7 @@ from guidegraph.graph.export.user_frame import user_frame
 
 Function = Callable[..., Any]
 
+
 @dataclass
 class Probe(TorchDispatchMode):
     """Observes a run of a function: whether it computes a gradient, and its random operators with their location.
