@@ -3,10 +3,10 @@
     python benchmarks/export.py [--trees CHECKOUT ...] [--rounds 2] [--only NAME] [--keep FOLDER]
 
 Three workflows: text_to_image.yaml, classifier guidance with its gradient, and a pipeline of Stable Diffusion's kind
-with small random networks, which diffusers writes to the folder of `--keep`. Each export is a process with
-one thread. Prints the median CPU seconds of each checkout and the median ratio to the first one, and for each bundle the
-opset, the number of operations, the size of its graphs, and the largest difference of its outputs from the first
-checkout's after three steps.
+with small random networks, which diffusers writes to the folder of `--keep`. Each export is a process with one thread.
+Prints the median CPU seconds of each checkout and the median ratio to the first one, and for each bundle the opset, the
+number of operations, the size of its graphs, and the largest difference of its outputs from the first checkout's after
+three steps.
 """
 
 from __future__ import annotations
