@@ -39,13 +39,13 @@ def _is_plain(x: Any) -> bool:
 
 
 def _group_norm(
-    x: Tensor, weight: Any, bias: Any, batch: Any, channels: int, pixels: Any, groups: int, epsilon: float
+    x: Tensor, weight: Any, bias: Any, batch: Any, channels: int, pixels: Any, groups: int, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     return x.new_empty(x.shape), x.new_empty((batch, groups)), x.new_empty((batch, groups))
 
 
 def _layer_norm(
-    x: Tensor, normalized_shape: Sequence[Any], weight: Any, bias: Any, epsilon: float
+    x: Tensor, normalized_shape: Sequence[Any], weight: Any, bias: Any, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     kept = [*x.shape[: x.ndim - len(normalized_shape)], *(1 for _ in normalized_shape)]
     return x.new_empty(x.shape), x.new_empty(kept), x.new_empty(kept)
