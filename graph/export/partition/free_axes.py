@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from guidegraph.graph.export.onnx.axes import Axis
-from guidegraph.graph.export.partition.subgraph import PartInput, PartPlan, batch_size, name_axes
+from guidegraph.graph.export.partition.subgraph import PartInput, PartPlan, batch_size, cut_batch, name_axes
 from guidegraph.graph.export.partition.traced_run import record_separate_calls
 
 MULTIPLES = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -105,21 +105,13 @@ def _with_batch(part_input: PartInput, batch: int) -> PartInput:
 
 
 def _with_small_batch(part: PartPlan) -> PartPlan:
-    """The part with examples of two samples, which run faster, if it runs with them and joins the same calls."""
-    inputs = []
-    for part_input in part.inputs:
-        example = part_input.example
-        for position, axis in enumerate(part_input.axes):
-            example = example.narrow(position, 0, min(2, example.shape[position])) if axis == "B" else example
-        inputs.append(replace(part_input, example=example.contiguous()))
-    small = replace(part, inputs=tuple(inputs))
-    if batch_size(part) <= 2:
-        return part
+    """The part with examples of two samples, which run faster, if it runs with them."""
+    small = cut_batch(part)
     try:
-        same_calls = _separate_calls(small, _examples(small)) == _separate_calls(part, _examples(part))
+        _separate_calls(small, _examples(small))
     except Exception:  # of any type: the part does not run with two samples
         return part
-    return small if same_calls else part
+    return small
 
 
 def _examples(part: PartPlan) -> list[Any]:
