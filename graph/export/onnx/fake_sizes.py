@@ -6,7 +6,6 @@ With free sizes, torch finds the result of a normalisation or a mean by running 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -31,9 +30,7 @@ class ShortFakes(FakeTensorMode):
     ) -> Any:
         make = RESULTS.get(func)
         if make is not None and not kwargs and _is_plain(args[0]):
-            result = make(*args)
-            if result is not NotImplemented:
-                return result
+            return make(*args)
         return super().dispatch(func, types, args, kwargs or {})
 
 
@@ -61,35 +58,9 @@ def _mean(x: Tensor, axes: Sequence[int] | None, keepdim: bool = False) -> Tenso
     return x.new_empty([size for axis, size in enumerate(x.shape) if axis not in reduced])
 
 
-def _elementwise(x: Tensor, other: Any) -> Any:
-    """The result of x with a number, or with a contiguous tensor of its dtype; NotImplemented for anything else."""
-    if type(other) in (int, float):
-        return x.new_empty(x.shape)
-    if not _is_plain(other) or (other.dtype, other.device) != (x.dtype, x.device):
-        return NotImplemented
-    sizes: list[Any] = []
-    for size, other_size in zip_longest(reversed(x.shape), reversed(other.shape), fillvalue=1):
-        if _expression(size) == _expression(other_size) or _expression(other_size) == 1:
-            sizes.append(size)
-        elif _expression(size) == 1:
-            sizes.append(other_size)
-        else:
-            return NotImplemented
-    return x.new_empty(sizes[::-1])
-
-
-def _expression(size: Any) -> Any:
-    """A size as a number or an expression of free sizes, which are compared without a guard."""
-    return size.node.expr if isinstance(size, torch.SymInt) else size
-
-
 RESULTS: Mapping[Any, Callable[..., Any]] = {
     aten.native_group_norm.default: _group_norm,
     aten.native_layer_norm.default: _layer_norm,
     aten.mean.dim: _mean,
-    aten.add.Tensor: _elementwise,
-    aten.sub.Tensor: _elementwise,
-    aten.mul.Tensor: _elementwise,
-    aten.div.Tensor: _elementwise,
 }
-"""The result of an operator, given its arguments; NotImplemented for those that are left to torch."""
+"""The result of an operator, given its arguments."""

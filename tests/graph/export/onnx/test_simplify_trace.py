@@ -70,14 +70,6 @@ CALLS: list[tuple[Any, tuple[Any, ...]]] = [
     (aten.mean.dim, ([-1, 0], True)),
     (aten.mean.dim, ([],)),
     (aten.mean.dim, (None, True)),
-    (aten.mul.Tensor, (2.0,)),
-    (aten.div.Tensor, (3,)),
-    (aten.add.Tensor, (torch.ones(2, 8, 4, 5),)),
-    (aten.sub.Tensor, (torch.ones(8, 1, 1),)),
-    (aten.mul.Tensor, (torch.ones(3, 1, 1, 4, 1),)),
-    (aten.mul.Tensor, (torch.ones(2, 8, 5, 4).transpose(2, 3),)),
-    (aten.mul.Tensor, (torch.tensor(2.0),)),
-    (aten.add.Tensor, (torch.ones(2, 8, 4, 5, dtype=torch.int64),)),
 ]
 
 
