@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from guidegraph.graph.acceleration.backends import Backend, PartRunner
-from guidegraph.graph.acceleration.export_part import explain_failure
+from guidegraph.graph.acceleration.export_part import explain_failure, is_lasting
 from guidegraph.graph.acceleration.part import Part, PartExample, WatchedSize, make_part
 from guidegraph.graph.acceleration.part_values import (
     FlatValue,
@@ -36,7 +36,6 @@ from guidegraph.graph.acceleration.parts import (
 from guidegraph.graph.acceleration.store import Refusal
 from guidegraph.graph.events import Observer, PartAccelerated
 from guidegraph.graph.execution.call import invoke, node_error
-from guidegraph.graph.export.errors import ExportError
 from guidegraph.graph.export.partition.leaves import rebuild
 from guidegraph.graph.planning.batch import BatchCall
 from guidegraph.graph.planning.plan import Plan
@@ -51,6 +50,8 @@ if TYPE_CHECKING:
 MOST_GRAPHS = 8
 """Sets of plain values for which a part has graphs in one run; with any others, it runs in torch."""
 
+MOST_EXPORTS = 8
+"""Exports of one part in one run, for sizes that its graphs do not take; at any others, it runs in torch."""
 
 MOST_COMPARED = 256
 
@@ -79,7 +80,8 @@ def forget_graphs() -> None:
 class PartStep:
     """Runs a part.
 
-    ready: its graphs by guards and sizes; None where it runs in torch. seen: guards and ranks so far. last: the value
+    ready: its graphs by guards and sizes; None where it runs in torch. seen: guards and ranks so far. exports: made in
+    this run. last: the value
     of each reading at the last call, and its tensors.
     """
 
@@ -90,6 +92,7 @@ class PartStep:
     numbers: tuple[Tensor, ...]
     ready: dict[tuple[Any, ...], Ready | None] = field(default_factory=dict)
     seen: set[tuple[Any, ...]] = field(default_factory=set)
+    exports: int = 0
     last: dict[int, tuple[Any, FlatValue]] = field(default_factory=dict)
 
     def __call__(self, slots: list[Any]) -> None:
@@ -250,13 +253,17 @@ class Accelerator:
             runner = self.backend.find(part, flat, tensors)
             if runner is None and not export:
                 return None, False
+            if runner is None and step.exports == MOST_EXPORTS:
+                self.report_torch(part.paths, f"this run exported it {MOST_EXPORTS} times, for other sizes")
+                return None, True
             if runner is None:
+                step.exports += 1
                 with self._report_export(part):
                     runner = self.backend.make(part, PartExample(values, flat, tensors, results))
             outputs = runner(tensors)
         except Exception as error:  # of any type: it comes from torch, onnxruntime or a node
             refusal = explain_failure(part, error)
-            if isinstance(error, ExportError):  # not, for example, a lack of memory
+            if is_lasting(error):
                 self.backend.keep_refusal(part, flat, refusal)
             self._refuse(part, refusal)
             return None, True

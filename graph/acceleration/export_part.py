@@ -12,9 +12,20 @@ from guidegraph.graph.errors import NodeError
 from guidegraph.graph.export.errors import ExportError
 from guidegraph.graph.export.partition.subgraph import PartPlan
 from guidegraph_runtime.error_text import describe_error, list_causes
+from guidegraph_runtime.machine.shortages import explain_shortage
 
 if TYPE_CHECKING:
     from guidegraph.graph.export.trace_parts import ExportedPart
+
+LASTING: tuple[type[Exception], ...] = (
+    ExportError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    NotImplementedError,
+)
+"""Errors of nodes and of the trace, which depend on the part alone."""
 
 
 def export_part(
@@ -44,3 +55,9 @@ def explain_failure(part: Part, error: Exception) -> Refusal:
         if isinstance(link, NodeError) and link.path in paths:
             return Refusal(paths[link.path], reason)
     return Refusal(None, reason)
+
+
+def is_lasting(error: Exception) -> bool:
+    """Whether a part would fail in the same way in another run: no lack of memory, and no fault of a device."""
+    cause = error.cause if isinstance(error, NodeError) else error
+    return isinstance(cause, LASTING) and not any(map(explain_shortage, list_causes(cause)))

@@ -13,7 +13,13 @@ from guidegraph.graph.export.partition.example_values import ItemType
 from guidegraph.graph.export.partition.leaves import tensor_leaves
 from guidegraph.graph.export.partition.subgraph import ExampleValue, PartPlan, plan_part
 from guidegraph.graph.ir import Call, Carry, Item, Literal, Loop, Output, Param, Source, list_sources, walk
-from guidegraph.graph.planning.digest import digest_strings, source_digest, spec_digest, value_digest
+from guidegraph.graph.planning.digest import (
+    companion_digests,
+    digest_strings,
+    source_digest,
+    spec_digest,
+    value_digest,
+)
 from guidegraph.graph.planning.plan import Plan
 from guidegraph.graph.planning.steps import RegionPlan, Step
 from guidegraph.graph.types import ANY, PortType
@@ -152,6 +158,10 @@ def part_key(part: Part, flat: Sequence[FlatValue], environment: Sequence[str], 
             texts.append(f"argument {name}")
             for source in list_sources(sources):
                 texts.append(value_digest(source.value) if isinstance(source, Literal) else labels[source])
+        for name in call.settings if call.spec.path_ports else ():
+            texts += [
+                text for pair in companion_digests(call.spec.settings[name], call.settings[name]) for text in pair
+            ]
     for reading, value in zip(part.reads, flat, strict=True):
         described = [f"{tensor.dtype} {tensor.ndim}" for tensor in value.tensors]
         texts.append(f"{reading.kind} {value.guard} {described}")

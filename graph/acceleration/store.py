@@ -30,8 +30,8 @@ FOLDER = "GUIDEGRAPH_ACCELERATED"
 """The environment variable that names the folder, or is ``off``."""
 
 MOST_BYTES = 20_000_000_000
-MOST_GRAPHS = 4
-"""Graphs of one part, which differ in fixed sizes."""
+MOST_GRAPHS = 8
+"""Graphs of one part, which differ in fixed sizes; the least recently used ones are removed."""
 
 FORMAT = 1
 GRAPH, DESCRIPTION, REFUSAL = "graph.onnx", "part.json", "refused.json"
@@ -103,10 +103,6 @@ class PartStore:
             return graph
         return None
 
-    def is_full(self, key: str) -> bool:
-        """Whether a part has as many graphs as are kept."""
-        return len(self._list_graphs(key)) >= MOST_GRAPHS
-
     def add(self, key: str, description: GraphDescription, save: Callable[[Path], object]) -> StoredGraph:
         """Keep a graph, which a function writes to a path, and return it."""
         if self.folder is not None:
@@ -132,6 +128,7 @@ class PartStore:
             text = json.dumps({"format": FORMAT, "files": checksums, "graph": asdict(description)})
             (folder / DESCRIPTION).write_text(text, encoding="utf-8")
         self._remove_oldest(keep=target)
+        self._remove_other_sizes(keep=target)
         return graph
 
     def find_refusal(self, key: str) -> Refusal | None:
@@ -171,6 +168,14 @@ class PartStore:
                 if folder != keep:
                     shutil.rmtree(folder, ignore_errors=True)
                     total -= sizes[folder]
+
+    def _remove_other_sizes(self, keep: Path) -> None:
+        """Remove the least recently used graphs of a part until ``MOST_GRAPHS`` remain."""
+        with suppress(OSError):  # another process may remove them too
+            older_graphs = [folder for folder in self._list_graphs(keep.parent.name) if folder != keep]
+            older_graphs.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+            for folder in older_graphs[MOST_GRAPHS - 1 :]:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def store_folder(config: RunConfig) -> Path | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from guidegraph.graph.export.workflow import Exported
-from guidegraph.graph.ir import Choice, Loop, Param, Source, walk
+from guidegraph.graph.ir import Call, Choice, Index, Item, Loop, Op, Param, Source, list_sources, walk
 from guidegraph.graph.planning.dependencies import find_dependencies
 
 ITERATIONS = 8
@@ -13,13 +13,15 @@ ITERATIONS = 8
 
 
 def shorten_run(exported: Exported) -> dict[str, int]:
-    """Values of the inputs that set how often the example's loops run, with which these run ``ITERATIONS`` times.
+    """Values of the inputs that set how often the example's loops run: ``ITERATIONS`` for each.
 
     Such an input is the only whole number that a loop's sequence depends on, and no larger than its iterations. Empty
-    if a workflow has choices: a short run might not reach each branch.
+    if a step may differ from others by more than its numbers, since a short run might lack such a step: if the workflow
+    has choices, such as rules with a memory, if a node leaves out a port at some steps, such as guidance in an
+    interval, or if one that the runtime does not know reads the number of the step.
     """
     ops = exported.graph.ops
-    if any(isinstance(op, Choice) for op in walk(ops)):
+    if any(isinstance(op, Choice) for op in walk(ops)) or any(map(_has_unlike_steps, walk(ops))):
         return {}
     short: dict[str, int] = {}
     for key, iterations in exported.iterations.items():
@@ -29,6 +31,24 @@ def shorten_run(exported: Exported) -> dict[str, int]:
         if len(counts) == 1:
             short |= dict.fromkeys(counts, ITERATIONS)
     return short
+
+
+def _has_unlike_steps(op: Op) -> bool:
+    """Whether some call in a loop's body needs other ports at some steps, or its code reads the number of the step."""
+    if not isinstance(op, Loop):
+        return False
+    calls = [call for call in op.body.values() if isinstance(call, Call)]
+    read_number = any(isinstance(source, Index) for call in calls if not call.spec.runtime for source in call.sources())
+    return read_number or any(_needs_depend_on_step(call, op) for call in calls)
+
+
+def _needs_depend_on_step(call: Call, loop: Loop) -> bool:
+    if call.spec.needs is None:
+        return False
+    arguments = [call.argument(name) for name in call.spec.needs_arguments]
+    roots = [source for sources in arguments if sources is not None for source in list_sources(sources)]
+    sources = [*roots, *(s for op in find_dependencies(loop.body, roots).values() for s in op.sources())]
+    return any(isinstance(source, (Item, Index)) for source in sources)
 
 
 def _find_counts(exported: Exported, source: Source) -> dict[str, Any]:

@@ -151,7 +151,7 @@ def spec_digest(spec: NodeSpec, device_key: str) -> str:
     return digest_strings(spec.id, spec.version, spec.distribution, source, shared, torch_version(), device_key)
 
 
-def _companion_digests(setting: Port, value: Sources) -> list[tuple[str, str]]:
+def companion_digests(setting: Port, value: Sources) -> list[tuple[str, str]]:
     """The digests, by name, of the files that a node reads beside the one that a setting names."""
     path = value.value if isinstance(value, Literal) else None
     if not isinstance(path, Path) or path.is_dir():
@@ -214,7 +214,7 @@ class Digests(dict[str, str]):
             for name, sources in links.items():
                 pairs.append((name, self.source(sources)))
         for name in call.settings if call.spec.path_ports else ():
-            pairs += _companion_digests(call.spec.settings[name], call.settings[name])
+            pairs += companion_digests(call.spec.settings[name], call.settings[name])
         return digest_pairs(pairs)
 
     def loop_digest(self, loop: Loop, *, without: Collection[str] = ()) -> str:

@@ -18,12 +18,15 @@ import torch
 from torch import Tensor
 from torch._dispatch.python import enable_python_dispatcher
 from torch._dynamo.source import ConstantSource
-from torch._functorch.compile_utils import fx_graph_cse
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.amp.autocast_mode import _enter_autocast, _exit_autocast
-from torch.fx import GraphModule, Node
+from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StrictMinMaxConstraint, uninteresting_files
+from torch.fx.experimental.symbolic_shapes import (
+    DimDynamic,
+    ShapeEnv,
+    StrictMinMaxConstraint,
+    statically_known_true,
+    uninteresting_files,
+)
 from torch.fx.traceback import preserve_node_meta
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -33,14 +36,12 @@ from torch.utils._sympy.value_ranges import ValueRanges
 
 from guidegraph.graph.export.errors import FixedSizeError
 from guidegraph.graph.export.onnx.axes import Axis
+from guidegraph.graph.export.onnx.fake_sizes import ShortFakes
 from guidegraph.graph.export.onnx.program import decomposition_table
+from guidegraph.graph.export.onnx.simplify_trace import simplify
 from guidegraph.graph.export.user_frame import user_frame
 
 Function = Callable[..., Any]
-
-DETACHES = (torch.ops.aten.detach.default, torch.ops.aten.detach_.default)
-CONTEXTS = (torch._C._set_grad_enabled, _enter_autocast, _exit_autocast)
-"""Calls in a trace above autograd that change no result, as autocast is off there."""
 
 
 @dataclass
@@ -110,7 +111,7 @@ def trace_forward(
     size of an axis or branches on it. Errors of the function itself are passed on.
     """
     env = _RecordingShapeEnv(duck_shape=False)
-    fake = FakeTensorMode(shape_env=env, allow_non_fake_inputs=True)
+    fake = ShortFakes(shape_env=env, allow_non_fake_inputs=True)
     fake.cache_enabled = False  # a key of symbolic sizes costs more than the operator
     symbols = {axis.name: _make_symbol(env, axis, sizes[axis.name]) for dynamic in axes for axis in dynamic.values()}
     with ExitStack() as stack:
@@ -126,7 +127,7 @@ def trace_forward(
         table = decomposition_table() if table is None else table
         graph = make_fx(function, decomposition_table=dict(table), pre_dispatch=not below_autograd)(*fakes)
     _check_sizes(env, symbols)
-    return _simplify(graph)
+    return simplify(graph)
 
 
 class ShortGradients(TorchFunctionMode):
@@ -164,52 +165,17 @@ def _attention(
     if attn_mask is not None or dropout_p or is_causal or enable_gqa:
         return NotImplemented
     scale = query.shape[-1] ** -0.5 if scale is None else scale
-    weights = torch.softmax((query * scale) @ key.transpose(-2, -1), dim=-1)
-    return weights @ value
+    leading = query.shape[:-2]
+    if not leading or not all(_equal_sizes(leading, other.shape[:-2]) for other in (key, value)):
+        return torch.softmax((query * scale) @ key.transpose(-2, -1), dim=-1) @ value
+    query, key, value = (x.flatten(0, -3) for x in (query * scale, key, value))  # batched products need 3 axes
+    weights = torch.softmax(torch.bmm(query, key.transpose(-2, -1)), dim=-1)
+    return torch.bmm(weights, value).unflatten(0, leading)
 
 
-def _simplify(graph: GraphModule) -> GraphModule:
-    """The graph without operators that only autograd needs, and with equal operations and equal sizes merged."""
-    for node in reversed(graph.graph.nodes):  # the exit from a context refers to its entry
-        if node.target in DETACHES:
-            node.replace_all_uses_with(node.args[0])
-        if node.target in DETACHES or node.target in CONTEXTS:
-            graph.graph.erase_node(node)
-        if node.target is torch.ops.aten.sym_numel.default:
-            _multiply_sizes(graph, node)
-    graph.graph = fx_graph_cse(graph.graph)
-    sizes: dict[Any, Node] = {}
-    for node in list(graph.graph.nodes):
-        value = node.meta.get("val")
-        if isinstance(value, torch.SymInt) and (size := sizes.setdefault(value.node.expr, node)) is not node:
-            node.replace_all_uses_with(size)
-    graph.graph.eliminate_dead_code()
-    graph.recompile()
-    return graph
-
-
-def _multiply_sizes(graph: GraphModule, numel: Node) -> None:
-    """Replace a number of elements, for which ONNX has no operator, by the product of the sizes."""
-    tensor: Any = numel.args[0]
-    product: Any = 1
-    with graph.graph.inserting_before(numel):
-        for axis, size in enumerate(tensor.meta["val"].shape):
-            factor: Any = size
-            if isinstance(size, torch.SymInt):
-                factor = graph.graph.call_function(torch.ops.aten.sym_size.int, (tensor, axis))
-                factor.meta["val"] = size
-            if not isinstance(product, Node) and not isinstance(factor, Node):
-                product *= factor
-                continue
-            value = _value_of(product) * size
-            product = graph.graph.call_function(python_operator.mul, (product, factor))
-            product.meta["val"] = value
-    numel.replace_all_uses_with(product)
-    graph.graph.erase_node(numel)
-
-
-def _value_of(size: Any) -> Any:
-    return size.meta["val"] if isinstance(size, Node) else size
+def _equal_sizes(left: Sequence[Any], right: Sequence[Any]) -> bool:
+    """Whether shapes are equal for all sizes of the free axes."""
+    return len(left) == len(right) and all(map(statically_known_true, map(python_operator.eq, left, right)))
 
 
 def _make_symbol(env: ShapeEnv, axis: Axis, size: int) -> Any:

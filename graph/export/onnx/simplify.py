@@ -20,7 +20,9 @@ def optimise(model: onnx_ir.Model) -> None:
     """Optimise a model converted by torch with onnxscript's optimisations, without its slow rules."""
     merge_weights(model)
     common.InlinePass()(model)
-    rules = [rule for rule in onnxscript.rewriter._DEFAULT_REWRITE_RULES if rule.name not in QUADRATIC]
+    rules: list[Any] = [
+        _OperatorRule(rule) for rule in onnxscript.rewriter._DEFAULT_REWRITE_RULES if rule.name not in QUADRATIC
+    ]
     for _ in range(ROUNDS):
         onnxscript.optimizer.fold_constants(model, onnx_shape_inference=True)
         onnxscript.rewriter.rewrite(model, rules)
@@ -34,6 +36,24 @@ def optimise(model: onnx_ir.Model) -> None:
         common.NameFixPass(),
         common.RemoveUnusedNodesPass(),
     )(model)
+
+
+class _OperatorRule:
+    """A rule of onnxscript that is tried only at nodes with the operator at the end of its pattern."""
+
+    def __init__(self, rule: Any) -> None:
+        self._rule = rule
+        identifier = rule._target_pattern.output_nodes[0].op_identifier()
+        self._operator = None if identifier is None else identifier[1]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._rule, name)
+
+    def try_rewrite(self, model: onnx_ir.Model, graph: Any, node: onnx_ir.Node, **options: Any) -> Any:
+        """The rule's replacement of a node; None if it does not apply."""
+        if self._operator is None or node.op_type == self._operator:
+            return self._rule.try_rewrite(model, graph, node, **options)
+        return None
 
 
 def merge_weights(model: onnx_ir.Model) -> None:

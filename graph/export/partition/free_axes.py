@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from guidegraph.graph.export.onnx.axes import Axis
-from guidegraph.graph.export.partition.subgraph import PartInput, PartPlan, batch_size, name_axes
+from guidegraph.graph.export.partition.subgraph import PartInput, PartPlan, batch_size, cut_batch, name_axes
 from guidegraph.graph.export.partition.traced_run import record_separate_calls
 
 MULTIPLES = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -24,9 +24,10 @@ def find_free_axes(part: PartPlan) -> tuple[PartPlan, list[dict[int, Axis]]]:
     """
     part = replace(part, inputs=tuple(_with_batch(part_input, batch_size(part)) for part_input in part.inputs))
     names = name_axes(part)
+    small = _with_small_batch(part)
     axes: dict[str, Axis | None] = {}
     for name in dict.fromkeys(name for input_names in names for name in input_names.values()):
-        multiple = _multiple(part, names, name)
+        multiple = _multiple(small, names, name)
         size = _size(part, names, name)
         axes[name] = None if multiple is None or size % multiple else Axis(name, multiple, MAX_SIZE, multiple)
     free = [
@@ -103,6 +104,20 @@ def _with_batch(part_input: PartInput, batch: int) -> PartInput:
     return replace(part_input, example=part_input.example.expand(sizes).contiguous())
 
 
+def _with_small_batch(part: PartPlan) -> PartPlan:
+    """The part with examples of two samples, which run faster, if it runs with them."""
+    small = cut_batch(part)
+    try:
+        _separate_calls(small, _examples(small))
+    except Exception:  # of any type: the part does not run with two samples
+        return part
+    return small
+
+
+def _examples(part: PartPlan) -> list[Any]:
+    return [part_input.example for part_input in part.inputs]
+
+
 def _size(part: PartPlan, names: Sequence[Mapping[int, str]], name: str) -> int:
     return next(
         int(part_input.example.shape[position])
@@ -126,7 +141,7 @@ def _multiple(part: PartPlan, names: Sequence[Mapping[int, str]], name: str) -> 
             separate = _separate_calls(part, tensors)
         except Exception:  # of any type: the part does not run at this size
             continue
-        if separate and separate - _separate_calls(part, [part_input.example for part_input in part.inputs]):
+        if separate and separate - _separate_calls(part, _examples(part)):
             return None
         return step
     return None

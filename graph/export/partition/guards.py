@@ -12,7 +12,7 @@ from typing import Any
 
 from guidegraph.graph.errors import NodeError
 from guidegraph.graph.export.partition.leaves import path_of, plain_fields
-from guidegraph.graph.export.partition.subgraph import ExampleValue, PartPlan
+from guidegraph.graph.export.partition.subgraph import FEW_SAMPLES, ExampleValue, PartPlan, batch_size, cut_batch
 
 Build = Callable[[Sequence[ExampleValue]], PartPlan]
 """Plans the part for other example values."""
@@ -36,7 +36,13 @@ def find_guards(
             guards[name] = {"is": value}
             if isinstance(value, bool):
                 flags.append((i, path, name))
-    expected = _outputs_or_none(part) if flags else None
+    if not flags:
+        return guards
+    samples = FEW_SAMPLES
+    expected = _outputs_or_none(cut_batch(part, samples))
+    if expected is None:
+        samples = batch_size(part)
+        expected = _outputs_or_none(part)
     if expected is None:
         return guards
     for i, path, name in flags:
@@ -47,7 +53,7 @@ def find_guards(
             *examples[i + 1 :],
         ]
         try:
-            if _equal(_outputs(build(changed)), expected):
+            if _equal(_outputs(cut_batch(build(changed), samples)), expected):
                 del guards[name]
         except NodeError as error:
             guards[name]["why"] = str(error.cause)

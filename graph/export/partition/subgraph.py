@@ -14,6 +14,9 @@ from guidegraph.graph.memory.weights import find_models
 from guidegraph.graph.planning.steps import flatten_region
 from guidegraph.graph.types import PortType
 
+FEW_SAMPLES = 2
+"""The batch with which a part is run where only the sizes or the differences of its results count."""
+
 
 @dataclass(frozen=True)
 class PartInput:
@@ -158,3 +161,16 @@ def batch_size(plan: PartPlan) -> int:
         if axis == "B"
     ]
     return max(sizes, default=1)
+
+
+def cut_batch(plan: PartPlan, samples: int = FEW_SAMPLES) -> PartPlan:
+    """The plan with at most so many samples in its examples, with which it may not run."""
+    return replace(plan, inputs=tuple(replace(i, example=_cut(i, samples)) for i in plan.inputs))
+
+
+def _cut(part_input: PartInput, samples: int) -> Any:
+    example = part_input.example
+    for position, axis in enumerate(part_input.axes):
+        if axis == "B":
+            example = example.narrow(position, 0, min(samples, example.shape[position]))
+    return example.contiguous()

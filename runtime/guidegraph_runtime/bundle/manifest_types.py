@@ -142,7 +142,10 @@ class Requires:
 
 @dataclass(frozen=True)
 class Reference:
-    """A reference run: its inputs, the file of each output, and the tolerance of a comparison."""
+    """A reference run: its inputs, the file of each output of the engine, and the tolerance of a comparison.
+
+    The inputs may have fewer steps than the bundle's defaults.
+    """
 
     inputs: Mapping[str, Json]
     outputs: Mapping[str, str]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from guidegraph.graph.acceleration.onnx_runner import fit_shapes
 from guidegraph.graph.acceleration.part import WatchedSize
 from guidegraph.graph.acceleration.part_values import TOLERANCE, compare
-from guidegraph.graph.acceleration.store import DESCRIPTION, GRAPH, GraphDescription, PartStore, Refusal
+from guidegraph.graph.acceleration.store import DESCRIPTION, GRAPH, MOST_GRAPHS, GraphDescription, PartStore, Refusal
 
 DESCRIBED = GraphDescription(
     (("x", ("batch", 3, "height")), ("t", ("batch",)), ("rows", ("rows", 2))),
@@ -60,6 +61,20 @@ def test_the_least_recently_used_graphs_are_removed(tmp_path: Path) -> None:
     assert find(store, "a") is not None, "which makes it the latest"
     add(store, "c", b"x" * 1000)
     assert [find(store, key) is not None for key in "abc"] == [True, False, True]
+
+
+def test_of_a_parts_graphs_for_fixed_sizes_the_latest_are_kept(tmp_path: Path) -> None:
+    store = PartStore(tmp_path)
+    for size in range(MOST_GRAPHS + 2):
+        described = replace(DESCRIBED, inputs=(("x", (size + 1,)),))
+        store.add("key", described, lambda path: path.write_bytes(b"graph"))
+        for folder in tmp_path.glob("key/*"):
+            os.utime(folder, (folder.stat().st_mtime - 10,) * 2)
+    add(store, "other")
+    kept: list[GraphDescription] = []
+    store.find("key", lambda described: bool(kept.append(described)))
+    assert sorted(described.inputs[0][1][0] for described in kept) == [*range(3, MOST_GRAPHS + 3)]
+    assert find(store, "other") == b"graph"
 
 
 def test_no_temporary_files_remain(tmp_path: Path) -> None:

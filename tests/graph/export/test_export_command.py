@@ -116,6 +116,23 @@ def test_the_reference_is_a_short_run_unless_the_whole_example_is_checked(
     assert actual["inputs"]["count"]["default"] == 20
 
 
+@pytest.mark.parametrize(
+    "step",
+    [
+        "times: {use: tiny.late, in: {x: carry.x, i: loop.index}}",
+        """amount: {use: tiny.amount, in: {i: loop.i}}
+      half:   {use: tiny.times, in: {x: carry.x, weight: weight, by: params.by}}
+      times:  {use: tiny.mix, in: {x: carry.x, other: half, amount: amount}}""",
+    ],
+)
+def test_the_reference_is_the_whole_example_where_steps_are_unlike(cli: Command, step: str) -> None:
+    text = LOOP.replace("times: {use: tiny.times, in: {x: carry.x, weight: weight, by: params.by}}", step)
+    result = export(cli, text)
+    assert (result.code, result.err) == (0, "")
+    assert "image: as the engine, " in result.out
+    assert manifest(cli.folder / "bundle")["reference"]["inputs"]["count"] == 20
+
+
 def test_the_reference_can_be_left_out(cli: Command) -> None:
     result = export(cli, TINY, "--no-reference")
     assert result.code == 0

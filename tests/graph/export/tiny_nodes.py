@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from guidegraph import Sample, Tensor, hookimpl, node
+from guidegraph import Sample, Scale, Tensor, hookimpl, node
 
 
 @node("tiny.times")
@@ -28,6 +28,30 @@ def branch(x: Sample) -> Sample:
     return x if x.sum() > 0 else -x
 
 
+@node("tiny.late")
+def late(x: Sample, *, i: int) -> Sample:
+    """x, and half of it from the eleventh step on."""
+    import torch
+
+    return x * torch.where(torch.as_tensor(i) >= 10, 0.5, 1.0)
+
+
+@node("tiny.amount")
+def amount(*, i: int) -> Scale:
+    """1 from the eleventh step on, and 0 before."""
+    import torch
+
+    if isinstance(i, int):
+        return float(i >= 10)
+    return torch.where(i >= 10, 1.0, 0.0)
+
+
+@node("tiny.mix", needs=lambda amount: {"x"} if amount == 0 else {"x", "other"})
+def mix(x: Sample, other: Sample, *, amount: Scale = 0.0) -> Sample:
+    """x where the amount is 0, else partly the other."""
+    return x + amount * (other - x)
+
+
 @node("tiny.outside", host=True)
 def outside(x: Sample) -> Sample:
     """Something that runs in Python alone."""
@@ -36,4 +60,4 @@ def outside(x: Sample) -> Sample:
 
 @hookimpl
 def guidegraph_nodes() -> list[Callable[..., Any]]:
-    return [times, weight, branch, outside]
+    return [times, weight, branch, late, amount, mix, outside]

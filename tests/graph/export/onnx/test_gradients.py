@@ -116,7 +116,13 @@ def parts() -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
         yield f"select-{dim}-{index}", aten.select_backward.default, (normal(*part.shape), sizes, dim, index)
 
 
-CASES = [*convolutions(), *norms(), *pointwise(), *pools(), *parts()]
+def selections() -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
+    x = normal(2, 5)
+    yield "where-number", aten.where.ScalarOther, (x > 0, x, 0.5)
+    yield "number-where", aten.where.ScalarSelf, (x > 0, 0.5, x)
+
+
+CASES = [*convolutions(), *norms(), *pointwise(), *pools(), *parts(), *selections()]
 
 
 @pytest.mark.parametrize(("op", "arguments"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])

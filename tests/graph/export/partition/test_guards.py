@@ -72,6 +72,29 @@ def test_flags_that_change_the_result_count_even_where_the_example_is_zero() -> 
     assert fields(doubled=True, clip=1.0)["node.clip"] == {"is": 1.0}
 
 
+@pytest.mark.parametrize("only", [None, 3])
+def test_guards_are_found_with_few_samples_or_else_with_all(only: int | None) -> None:
+    batches = []
+
+    def part_of_batch(examples: Any) -> PartPlan:
+        value = examples[0].value
+
+        def function(gain: Tensor) -> tuple[Tensor, ...]:
+            batches.append(len(gain))
+            if only is not None and len(gain) != only:
+                cause = ValueError("three samples are expected")
+                raise NodeError("nodes.a", "a.b", Mark("file", 1, 1), cause) from cause
+            return (gain * (2 if value.doubled else 1),)
+
+        return PartPlan("step", (PartInput("s.gain", torch.zeros(3), ("B",)),), ("out",), function, ("a",))
+
+    register_structured()
+    examples = [ExampleValue(Param("s"), "s", Settings(torch.zeros(3)), None)]
+    names = {f"s.{name}": f"node.{name}" for name in ("doubled", "unread")}
+    assert find_guards(part_of_batch(examples), examples, part_of_batch, names) == {"node.doubled": {"is": False}}
+    assert set(batches[1:]) == {2 if only is None else only}
+
+
 def test_a_part_that_runs_on_no_other_numbers_lets_no_flag_change() -> None:
     assert fields(refused=True) == {
         name: {"is": name == "node.refused"} for name in ("node.doubled", "node.unread", "node.refused")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.graph.export.partition.test_choices_export import Bundled, Exported
@@ -46,6 +47,15 @@ def test_a_bundle_carries_the_memory_of_rules(kind: type[Exported], tmp_path: Pa
     for every, expected in ((2, [whole, fast, whole, fast]), (3, [whole, fast, fast, whole]), (1, [whole] * 4)):
         exported.run(every=every, seed=every)
         assert [name for name in exported.ran if name in (whole, fast)] == expected
+
+
+@pytest.mark.parametrize("kind", [Exported, pytest.param(Bundled, marks=pytest.mark.slow)])
+def test_each_sample_of_a_batch_has_a_memory_of_its_own(kind: type[Exported], tmp_path: Path) -> None:
+    exported = kind(TEXT.replace("seed: 0", "seed: {default: [0], type: list}"), tmp_path)
+    for every in (2, 3):
+        together = exported.run(seed=[5, 9, 2], every=every)["x"]
+        alone = [exported.run(seed=[seed], every=every)["x"] for seed in (5, 9, 2)]
+        np.testing.assert_allclose(together, np.concatenate(alone), rtol=1e-5, atol=1e-6)
 
 
 def test_choices_of_one_value_make_one_graph_for_each_branch(tmp_path: Path) -> None:

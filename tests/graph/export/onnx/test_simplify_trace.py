@@ -1,0 +1,97 @@
+"""Simplified traces, and the sizes of results that are made without running torch's primitive operators."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx import GraphModule
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from guidegraph.graph.export.onnx.fake_sizes import RESULTS, ShortFakes
+from guidegraph.graph.export.onnx.simplify_trace import simplify
+
+aten = torch.ops.aten
+X = torch.linspace(-1.0, 1.0, 24).reshape(2, 3, 4)
+
+
+def trace(function: Callable[..., Any]) -> GraphModule:
+    return simplify(make_fx(function)(X))
+
+
+def count(graph: GraphModule) -> Counter[Any]:
+    return Counter(node.target for node in graph.graph.nodes if node.op == "call_function")
+
+
+def test_equal_calls_are_one() -> None:
+    weight = torch.arange(4.0)
+    graph = trace(lambda x: (torch.sin(x * weight) + torch.sin(x * weight), x.sum((0, 1)) - x.sum((0, 1))))
+    assert count(graph) == {aten.mul.Tensor: 1, aten.sin.default: 1, aten.add.Tensor: 1, aten.sum.dim_IntList: 1} | {
+        aten.sub.Tensor: 1
+    }
+    assert torch.equal(graph(X)[0], 2 * torch.sin(X * weight))
+
+
+def test_calls_with_unlike_numbers_stay_apart() -> None:
+    graph = trace(lambda x: (torch.sin(x * 0.0), torch.sin(x * -0.0), torch.sin(x + 1), torch.sin(x + 1.0)))
+    assert count(graph)[aten.mul.Tensor] == 2
+    assert count(graph)[aten.add.Tensor] == 2
+    assert torch.equal(graph(X)[0].signbit(), ~graph(X)[1].signbit())
+
+
+def test_results_stay_apart() -> None:
+    graph = trace(lambda x: (torch.sin(x), torch.sin(x)))
+    first, second = graph(X)
+    assert torch.equal(first, second)
+    assert first.data_ptr() != second.data_ptr()
+
+
+def test_a_tensor_that_changes_is_read_before_and_after() -> None:
+    def function(x: Tensor) -> tuple[Tensor]:
+        kept = x.clone()
+        before = torch.sin(kept)
+        kept.add_(1)
+        return (before - torch.sin(kept),)
+
+    torch.testing.assert_close(trace(function)(X)[0], torch.sin(X) - torch.sin(X + 1))
+
+
+CALLS: list[tuple[Any, tuple[Any, ...]]] = [
+    (aten.native_group_norm.default, (None, None, 2, 8, 20, 4, 1e-5)),
+    (aten.native_group_norm.default, (torch.ones(8), torch.zeros(8), 2, 8, 20, 2, 1e-5)),
+    (aten.native_layer_norm.default, ([5], torch.ones(5), None, 1e-5)),
+    (aten.native_layer_norm.default, ([4, 5], None, None, 1e-5)),
+    (aten.mean.dim, ([1],)),
+    (aten.mean.dim, ([-1, 0], True)),
+    (aten.mean.dim, ([],)),
+    (aten.mean.dim, (None, True)),
+]
+
+
+def describe(result: Any) -> list[tuple[Any, ...]]:
+    tensors = result if isinstance(result, tuple) else (result,)
+    return [(tuple(tensor.shape), tensor.stride(), tensor.dtype) for tensor in tensors]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(("operator", "arguments"), CALLS)
+def test_results_without_data_have_the_sizes_of_torch(
+    operator: Any, arguments: tuple[Any, ...], layout: torch.memory_format, dtype: torch.dtype
+) -> None:
+    x = torch.ones(2, 8, 4, 5, dtype=dtype).to(memory_format=layout)
+    cast = [
+        value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value for value in arguments
+    ]
+    described = []
+    for mode in (ShortFakes(allow_non_fake_inputs=True), FakeTensorMode(allow_non_fake_inputs=True)):
+        with torch.no_grad(), mode:
+            fakes = [mode.from_tensor(value) if isinstance(value, Tensor) else value for value in (x, *cast)]
+            described.append(describe(operator(*fakes)))
+    assert described[0] == described[1]
+    assert operator in RESULTS
