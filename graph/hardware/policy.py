@@ -112,7 +112,9 @@ class ComputePolicy:
     def describe_training_cost(self) -> str:
         """What a training step in emulated bf16 costs on the device."""
         if not self.is_cpu:
-            return "CUDA devices compute in it from compute capability 8.0, and a training step takes longer than in fp32"
+            return (
+                "CUDA devices compute in it from compute capability 8.0, and a training step takes longer than in fp32"
+            )
         factor = TRAINING_AVX512 if instructions.has_avx512() else TRAINING_AVX2
         return f"a training step takes {factor} times as long as in fp32"
 

@@ -51,7 +51,12 @@ def test_the_layout_depends_on_device_dtype_and_size(dtype: torch.dtype, small: 
         ("bfloat16", {}, "8 to 37", "choose float32, the default"),
         ("float16", {"avx512": True}, "9 to 46", "choose float32, the default"),
         ("bfloat16", {"avx512": True}, "1.8 to 2.6", "choose float32, the default"),
-        ("float16", {"avx512": True, "bf16": True}, "9 to 46", "float32, the default, or bfloat16, which this processor"),
+        (
+            "float16",
+            {"avx512": True, "bf16": True},
+            "9 to 46",
+            "float32, the default, or bfloat16, which this processor",
+        ),
     ],
 )
 def test_an_emulated_dtype_is_told_with_its_cost_and_what_to_choose(
@@ -59,7 +64,9 @@ def test_an_emulated_dtype_is_told_with_its_cost_and_what_to_choose(
 ) -> None:
     fake_processor(monkeypatch, **processor)
     note = CPU.describe_emulation(dtype)
-    assert note.startswith(f"{dtype} is only emulated on this processor: a step of sampling takes {factor} times as long")
+    assert note.startswith(
+        f"{dtype} is only emulated on this processor: a step of sampling takes {factor} times as long"
+    )
     assert choice in note
     assert ("bfloat16, which" in note) is processor.get("bf16", False)
 

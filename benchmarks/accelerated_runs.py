@@ -1,6 +1,6 @@
 """Measure what ``--accelerate`` gains: workflows in torch and accelerated, in turns, in one process.
 
-    python benchmarks/accelerate.py [--rounds 8] [--start] [--only NAME]
+    python benchmarks/accelerated_runs.py [--rounds 8] [--start] [--only NAME]
 
 The embedded model's text_to_image.yaml at batch 1 and 8, classifier guidance, and a workflow with a plugin of the
 gallery. Both ways have the models in memory, so a run is the sampling loop and the decoder. The parts are exported
