@@ -154,7 +154,9 @@ def drawing_sides(drawing: Drawing, batch: int) -> dict[str, Side]:
     workflow, seconds = timed_workflow(path, text, "sample")
     params: Values = {"steps": drawing.steps} | ({"batch": batch} if drawing.has_batch else {})
     values = {name.removeprefix("bare_"): value for name, value in workflow.run(**params).items()}
-    values["scales"] = {name: workflow.graph.params[name].default for name in ("scale", "sky_scale") if name in workflow.graph.params}
+    values["scales"] = {
+        name: workflow.graph.params[name].default for name in ("scale", "sky_scale") if name in workflow.graph.params
+    }
     seed = int(workflow.graph.params["seed"].default)
 
     def engine(turn: int) -> tuple[float, Any]:  # the first run's noise is that of the bare loop; no run is in a cache
