@@ -5,8 +5,10 @@
 Sampling: the loop of a shipped workflow, and the same sampler written by hand around the network's own `forward`, with
 plain numbers for its coefficients and without checks, hooks, events, or noise that DDIM does not read. Other models: a
 loop that calls the model's node for each of several batches, and a list comprehension. The sides take turns in one
-process. Their results are compared first. Prints the least CPU time of a step of each side, and the median of the
-rounds' ratios, engine : bare, with its range: above 1 the engine is slower. The last line has the machine and versions.
+process. Their results are compared first. CPU time is measured, and that inside the networks apart: it is the same work
+on both sides, and most of what varies on a busy machine. Prints for a step, or for a call: the median time in the
+networks of all runs; the median time outside of them on each side; the ratio of the sums, (network + engine) : (network
++ bare); and the median of the ratios of whole loops, round by round, with its range. Machine and versions come last.
 """
 
 from __future__ import annotations
@@ -30,9 +32,41 @@ from guidegraph.workflow import Workflow, load_workflow
 WORKFLOWS = Path(__file__).parents[1] / "workflows"
 MODELS = WORKFLOWS / "models"
 TOLERANCE = 2e-3
-Side = Callable[[int], tuple[float, Any]]
-"""Runs once, in a turn: the CPU seconds of its loop, and its result."""
+Side = Callable[[int], tuple[float, float, Any]]
+"""Runs once, in a turn: the CPU seconds of its loop, those in the networks, and its result."""
 Values = dict[str, Any]
+
+
+class NetworkClock:
+    """CPU seconds in methods of networks, since the last call of `read`."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.watched: set[tuple[type, str]] = set()
+
+    def watch(self, model: object, method: str = "forward") -> None:
+        """Count the time in a method of the model's class."""
+        kind = type(model)
+        if (kind, method) in self.watched:
+            return
+        self.watched.add((kind, method))
+        inner = getattr(kind, method)
+
+        def timed(*arguments: Any, **by_name: Any) -> Any:
+            began = time.process_time()
+            result = inner(*arguments, **by_name)
+            self.seconds += time.process_time() - began
+            return result
+
+        setattr(kind, method, timed)
+
+    def read(self) -> float:
+        """The seconds, which start over."""
+        seconds, self.seconds = self.seconds, 0.0
+        return seconds
+
+
+CLOCK = NetworkClock()
 
 
 @dataclass(frozen=True)
@@ -69,7 +103,7 @@ DRAWINGS = {
 class Single:
     """A part of a model folder that is called once for each item, by a node. ports: of the part and of the item.
 
-    call: the part's call without the node, if it is not just the item.
+    call: the part's call without the node. method: the part's method that it reaches.
     """
 
     folder: str
@@ -78,6 +112,7 @@ class Single:
     ports: tuple[str, str]
     items: Callable[[int], Sequence[Any]]
     call: Callable[[Any, Any], Any] = lambda model, item: model(item)
+    method: str = "forward"
     more_ports: str = ""
 
 
@@ -106,7 +141,7 @@ SINGLES = {
         ("classifier", "x"),
         pictures(1, 32),
         lambda model, item: model(item, torch.zeros(1).expand(item.shape[0])),
-        ", t: params.t",
+        more_ports=", t: params.t",
     ),
     "scenes, encoder": Single(
         "scenes",
@@ -115,6 +150,7 @@ SINGLES = {
         ("autoencoder", "image"),
         pictures(3, 64),
         lambda model, item: model.encode(item),
+        "encode",
     ),
     "scenes, decoder": Single(
         "scenes",
@@ -123,6 +159,7 @@ SINGLES = {
         ("autoencoder", "latent"),
         pictures(4, 16),
         lambda model, item: model.decode(item).clamp(-1, 1),
+        "decode",
     ),
     "scenes, text": Single("scenes", "text", "text.encode", ("embedder", "prompt"), prompts),
     "variation, embedder": Single("variation", "image", "image.embed", ("embedder", "image"), pictures(3, 64)),
@@ -157,16 +194,21 @@ def drawing_sides(drawing: Drawing, batch: int) -> dict[str, Side]:
     values["scales"] = {
         name: workflow.graph.params[name].default for name in ("scale", "sky_scale") if name in workflow.graph.params
     }
+    CLOCK.watch(values["denoiser"].network)
+    if "classifier" in values:
+        CLOCK.watch(values["classifier"])
     seed = int(workflow.graph.params["seed"].default)
 
-    def engine(turn: int) -> tuple[float, Any]:  # the first run's noise is that of the bare loop; no run is in a cache
+    def engine(turn: int) -> tuple[float, float, Any]:  # in turn 0 with the bare loop's noise; no run is in a cache
+        CLOCK.read()
         run = workflow.run_with({**params, "seed": seed + turn * batch}, only=["latent"])
-        return seconds[-1], run.outputs["latent"]
+        return seconds[-1], CLOCK.read(), run.outputs["latent"]
 
-    def bare(turn: int) -> tuple[float, Any]:
+    def bare(turn: int) -> tuple[float, float, Any]:
+        CLOCK.read()
         began = time.process_time()
         latent = sample(values)
-        return time.process_time() - began, latent
+        return time.process_time() - began, CLOCK.read(), latent
 
     return {"engine": engine, "bare": bare}
 
@@ -195,28 +237,35 @@ def sample(values: Values) -> Tensor:
 
 
 def guided(values: Values, batch: int) -> Callable[[Tensor, Tensor], Tensor]:
-    """The network's prediction at x and t, with both conditions in one call if there are two."""
-    network = values["denoiser"].network
-    conditions = [values[name] for name in ("positive", "negative") if name in values]
-    names = ("vector", "tokens", "mask", "spatial")
+    """The network's prediction at x and t, with both conditions in one call if there are two of equal sizes."""
+    network, scale = values["denoiser"].network, values["scales"].get("scale", 1.0)
+    conditions = [
+        {name: None if value is None else value.expand(batch, *value.shape[1:]) for name, value in vars(each).items()}
+        for each in (values[name] for name in ("positive", "negative") if name in values)
+    ] or [{}]
+    sizes = [[None if value is None else value.shape for value in each.values()] for each in conditions]
+    if len(conditions) == 1:
+        return lambda x, t: network(x, t.expand(batch), **conditions[0])
+    positive, negative = conditions
+    if sizes[0] != sizes[1]:
 
-    def join(name: str) -> Tensor | None:
-        fields = [getattr(condition, name) for condition in conditions]
-        present = [value.expand(batch, *value.shape[1:]) for value in fields if value is not None]
-        return torch.cat(present) if present else None
+        def predict_apart(x: Tensor, t: Tensor) -> Tensor:
+            cond, uncond = (network(x, t.expand(batch), **condition) for condition in conditions)
+            return combine(cond, uncond, scale)
 
-    joined = {name: join(name) for name in names}
-    scale = values["scales"].get("scale", 1.0)
+        return predict_apart
+    joined = {name: None if value is None else torch.cat([value, negative[name]]) for name, value in positive.items()}
 
     def predict(x: Tensor, t: Tensor) -> Tensor:
-        if len(conditions) < 2:
-            alone: Tensor = network(x, t.expand(batch), **joined)
-            return alone
         cond, uncond = network(torch.cat([x, x]), t.expand(2 * batch), **joined).chunk(2)
-        combined: Tensor = uncond + scale * (cond - uncond)
-        return combined
+        return combine(cond, uncond, scale)
 
     return predict
+
+
+def combine(cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
+    """Classifier-free guidance (Ho & Salimans 2022, eq. 6)."""
+    return uncond + scale * (cond - uncond)
 
 
 def score(values: Values, x: Tensor, t: Tensor) -> Tensor:
@@ -232,6 +281,7 @@ def score(values: Values, x: Tensor, t: Tensor) -> Tensor:
 def single_sides(single: Single, batch: int) -> dict[str, Side]:
     """The engine and the bare loop of a part that is called once for each item."""
     model = load_part(MODELS / single.folder, single.part, device=torch.device("cpu"), dtype=torch.float32)
+    CLOCK.watch(model, single.method)
     items = single.items(batch)
     ports = f"{single.ports[0]}: params.model, {single.ports[1]}: loop.item{single.more_ports}"
     text = f"""guidegraph: 1
@@ -245,15 +295,17 @@ outputs: {{out: calls.out}}
 """
     workflow, seconds = timed_workflow(WORKFLOWS / "single.yaml", text, "calls")
 
-    def engine(turn: int) -> tuple[float, Any]:
+    def engine(turn: int) -> tuple[float, float, Any]:
+        CLOCK.read()
         out = workflow.run(model=model, items=items, t=torch.zeros(1))["out"]
-        return seconds[-1], out
+        return seconds[-1], CLOCK.read(), out
 
     @torch.no_grad()
-    def bare(turn: int) -> tuple[float, Any]:
+    def bare(turn: int) -> tuple[float, float, Any]:
+        CLOCK.read()
         began = time.process_time()
         outs = [single.call(model, item) for item in items]
-        return time.process_time() - began, outs
+        return time.process_time() - began, CLOCK.read(), outs
 
     return {"engine": engine, "bare": bare}
 
@@ -269,20 +321,21 @@ def first_values(result: Any) -> Tensor:
 
 def compare(name: str, steps: int, batch: int, sides: dict[str, Side], rounds: int) -> None:
     """Print a row of the table."""
-    engine, bare = (first_values(sides[side](0)[1]) for side in ("engine", "bare"))
+    engine, bare = (first_values(sides[side](0)[2]) for side in ("engine", "bare"))
     difference = float((engine - bare).abs().max())
     if not difference <= TOLERANCE:
         raise SystemExit(f"{name}: the results differ by {difference:.2g}, so the times cannot be compared")
-    seconds: dict[str, list[float]] = {side: [] for side in sides}
+    runs: dict[str, list[tuple[float, float]]] = {side: [] for side in sides}
     for turn in range(1, rounds + 1):
         for side in sides if turn % 2 else reversed(sides):
-            seconds[side].append(sides[side](turn)[0])
-    ratios = [ours / theirs for ours, theirs in zip(seconds["engine"], seconds["bare"], strict=True)]
-    least = {side: 1000 * min(times) / steps for side, times in seconds.items()}
-    added = f"{1000 * (least['engine'] - least['bare']):.0f}"
-    spread = f"{statistics.median(ratios):.3f} ({min(ratios):.3f} … {max(ratios):.3f})"
-    least_ratio = least["engine"] / least["bare"]
-    row = f"{least['engine']:.2f} | {least['bare']:.2f} | {added} | {least_ratio:.3f} | {spread} | {difference:.0e}"
+            runs[side].append(sides[side](turn)[:2])
+    network = statistics.median(inside for times in runs.values() for _, inside in times)
+    outside = {side: statistics.median(whole - inside for whole, inside in times) for side, times in runs.items()}
+    ratio = (network + outside["engine"]) / (network + outside["bare"])
+    ratios = [ours / theirs for (ours, _), (theirs, _) in zip(runs["engine"], runs["bare"], strict=True)]
+    spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} … {max(ratios):.2f})"
+    times = " | ".join(f"{1e6 * outside[side] / steps:.0f}" for side in ("engine", "bare"))
+    row = f"{1000 * network / steps:.2f} | {times} | {ratio:.3f} | {spread} | {difference:.0e}"
     print(f"| {name} | {batch} | {row} |", flush=True)
 
 
@@ -294,7 +347,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    print("| model | batch | engine, ms | bare, ms | added, µs | of the least | of each round | differs by |")
+    print("| model | batch | network, ms | engine, µs | bare, µs | engine : bare | whole loops | differs by |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for name in options.only:
         drawing = DRAWINGS.get(name)

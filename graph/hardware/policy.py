@@ -94,7 +94,7 @@ class ComputePolicy:
             warnings.warn(note, stacklevel=3)
 
     def trains_faster_in_bf16(self) -> bool:
-        """Whether training is known to be faster in bf16 than in fp32: on CUDA devices that compute in it, and with AMX.
+        """Whether training is known to be faster in bf16 than in fp32: on CUDA devices that have it, and with AMX.
 
         Raises ``RuntimeError`` for a CUDA device that this machine does not have.
         """

@@ -38,7 +38,8 @@ def plan(
 ) -> None:
     """Show the passes, the flat plan that a run would follow, and the files that it would read and write.
 
-    Device and dtype are shown with what an emulated dtype costs. With --accelerate, also the parts of loops that would be accelerated, and why other nodes are not.
+    It says what an emulated dtype costs. With --accelerate, also the parts of loops that would be accelerated, and why
+    other nodes are not.
     """
     from dataclasses import replace
     from json import dumps
