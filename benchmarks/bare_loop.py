@@ -75,7 +75,7 @@ class Drawing:
 
     workflow: str
     extra: dict[str, str] = field(default_factory=dict)
-    steps: int = 8
+    steps: int = 20
     has_batch: bool = True
 
 
@@ -285,7 +285,7 @@ def single_sides(single: Single, batch: int) -> dict[str, Side]:
     items = single.items(batch)
     ports = f"{single.ports[0]}: params.model, {single.ports[1]}: loop.item{single.more_ports}"
     text = f"""guidegraph: 1
-params: {{model: {{type: Any}}, items: {{type: Any}}, t: {{type: Any, default: null}}}}
+params: {{model: {{type: Any}}, items: {{type: Any}}, t: {{type: Any}}}}
 nodes:
   calls:
     loop: {{over: params.items, as: item}}

@@ -10,7 +10,6 @@ import torch
 
 from guidegraph.graph.hardware import instructions
 from guidegraph.graph.hardware.policy import PACKED_PIXELS, ComputePolicy, Layout
-from guidegraph.graph.run_config import RunConfig
 from tests.graph.engine_nodes import run_text
 
 CPU = ComputePolicy("cpu")
@@ -94,7 +93,7 @@ def test_an_older_gpu_emulates_bfloat16_alone(monkeypatch: pytest.MonkeyPatch) -
 def test_a_run_in_an_emulated_dtype_warns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_processor(monkeypatch)
     with pytest.warns(UserWarning, match="float16 is only emulated on this processor"):
-        run_text(WORKFLOW, tmp_path, config=RunConfig(dtype="float16"))
+        run_text(WORKFLOW, tmp_path, dtype="float16")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        run_text(WORKFLOW, tmp_path, config=RunConfig(dtype="float64"))
+        run_text(WORKFLOW, tmp_path, dtype="float64")
