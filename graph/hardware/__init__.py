@@ -1,1 +1,1 @@
-"""What the devices of this machine compute in, and the policy that follows from it."""
+"""The dtypes that a device computes in, and the policy that follows from them."""

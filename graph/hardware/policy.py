@@ -69,7 +69,7 @@ class ComputePolicy:
         return not (instructions.computes_bf16(device) if dtype == "bfloat16" else instructions.computes_fp16(device))
 
     def describe_emulation(self, dtype: str) -> str:
-        """What a run in an emulated dtype costs, and the dtypes to choose in its place; empty if it is not emulated."""
+        """The cost of a run in an emulated dtype, and the dtypes to choose in its place; empty for other dtypes."""
         if not self.emulates(dtype):
             return ""
         if not self.is_cpu:
@@ -110,7 +110,7 @@ class ComputePolicy:
         return not instructions.computes_bf16(torch.device(self.device))
 
     def describe_training_cost(self) -> str:
-        """What a training step in emulated bf16 costs on the device."""
+        """The cost of a training step in emulated bf16 on the device."""
         if not self.is_cpu:
             return (
                 "CUDA devices compute in it from compute capability 8.0, and a training step takes longer than in fp32"
