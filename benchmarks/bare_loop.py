@@ -216,7 +216,8 @@ def drawing_sides(drawing: Drawing, batch: int) -> dict[str, Side]:
 @torch.no_grad()
 def sample(values: Values) -> Tensor:
     """The sampler by hand: DDIM with classifier-free or classifier guidance, or without."""
-    scheduler, denoiser, x = values["scheduler"], values["denoiser"], values["start"]
+    scheduler, denoiser = values["scheduler"], values["denoiser"]
+    x: Tensor = values["start"]
     rows = list(zip(*(column.tolist() for column in (scheduler.t, scheduler.alpha, scheduler.sigma)), strict=True))
     predict = guided(values, x.shape[0])
     for (t, alpha, sigma), matrix in zip(rows, scheduler.matrix[:, 0].tolist(), strict=True):
@@ -275,7 +276,8 @@ def score(values: Values, x: Tensor, t: Tensor) -> Tensor:
         x = x.detach().requires_grad_()
         log_p = torch.log_softmax(values["classifier"](x, t.expand(x.shape[0])), dim=-1)
         chosen = log_p.gather(1, values["label"].expand(x.shape[0])[:, None]).sum()
-        return scale * torch.autograd.grad(chosen, x)[0]
+        weighted: Tensor = scale * torch.autograd.grad(chosen, x)[0]
+    return weighted
 
 
 def single_sides(single: Single, batch: int) -> dict[str, Side]:

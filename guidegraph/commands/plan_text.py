@@ -54,7 +54,7 @@ def plan_json(plan: Plan, effects: Iterable[Effect] = ()) -> Row:
 
 def _describe_device(config: RunConfig) -> Row:
     """The device and the dtype, with the cost of a dtype that the device only emulates."""
-    row = {"device": config.device, "dtype": config.dtype}
+    row: Row = {"device": config.device, "dtype": config.dtype}
     note = ComputePolicy(config.device).describe_emulation(config.dtype)
     return {**row, "warning": note} if note else row
 
