@@ -13,13 +13,13 @@ and what the process of all orders reaches of it: in the median, and in the slow
 from __future__ import annotations
 
 import argparse
-import itertools
+import math
 import random
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -64,6 +64,15 @@ def fresh_seconds(size: int, steps: int) -> float:
     return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
+def draw_orders(sizes: Sequence[int], count: int) -> list[tuple[int, ...]]:
+    """Some of the orders of the sizes, each once, drawn by a seed; all of them if there are no more."""
+    generator = random.Random(0)
+    orders: dict[tuple[int, ...], None] = {}
+    while len(orders) < min(count, math.factorial(len(sizes))):
+        orders[tuple(generator.sample(sizes, len(sizes)))] = None
+    return list(orders)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--sizes", type=int, nargs="+", default=[4, 8, 12, 16, 20])
@@ -77,9 +86,7 @@ def main() -> None:
     if options.child:
         print(least_seconds(step, options.sizes[0], options.steps))
         return
-    orders = list(itertools.permutations(options.sizes))
-    random.Random(0).shuffle(orders)
-    orders = orders[: options.orders]
+    orders = draw_orders(options.sizes, options.orders)
     fresh: dict[int, list[float]] = {size: [] for size in options.sizes}
     after: dict[int, list[float]] = {size: [] for size in options.sizes}
     for number, order in enumerate(orders):

@@ -171,29 +171,31 @@ class Schedule:
 
     def to_x0(self, prediction: Prediction, x: Tensor, t: Tensor) -> Tensor:
         """x̂0 (B, …)."""
-        return self._at(x, t).x0(prediction.value, prediction.kind)
+        return self.level_at(x, t).x0(prediction.value, prediction.kind)
 
     def to_eps(self, prediction: Prediction, x: Tensor, t: Tensor) -> Tensor:
         """ε̂ (B, …)."""
-        return self._at(x, t).eps(prediction.value, prediction.kind)
+        return self.level_at(x, t).eps(prediction.value, prediction.kind)
 
     def to_v(self, prediction: Prediction, x: Tensor, t: Tensor) -> Tensor:
         """v̂ (B, …)."""
-        return self._at(x, t).v(prediction.value, prediction.kind)
+        return self.level_at(x, t).v(prediction.value, prediction.kind)
 
     def to_flow(self, prediction: Prediction, x: Tensor, t: Tensor) -> Tensor:
         """û = ε − x0 (B, …)."""
-        return self._at(x, t).flow(prediction.value, prediction.kind)
+        return self.level_at(x, t).flow(prediction.value, prediction.kind)
 
     def score(self, prediction: Prediction, x: Tensor, t: Tensor) -> Tensor:
         """∇ₓ log p(x_t) = −ε̂/σ (B, …)."""
-        return self._at(x, t).score(prediction.value, prediction.kind)
+        return self.level_at(x, t).score(prediction.value, prediction.kind)
 
     def convert(self, prediction: Prediction, kind: PredictionKind, x: Tensor, t: Tensor) -> Prediction:
         """The prediction converted to another kind; the learned variance is kept."""
         if kind == prediction.kind:
             return prediction
-        return replace(prediction, value=self._at(x, t).convert(prediction.value, prediction.kind, kind), kind=kind)
+        return replace(
+            prediction, value=self.level_at(x, t).convert(prediction.value, prediction.kind, kind), kind=kind
+        )
 
     def add_noise(self, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         """x_t = α_t x0 + σ_t ε (B, …)."""
@@ -209,7 +211,8 @@ class Schedule:
         axes = (-1, *(1,) * (x.ndim - 1))
         return alpha.to(dtype).reshape(axes), sigma.to(dtype).reshape(axes)
 
-    def _at(self, x: Tensor, t: Tensor) -> NoiseLevel:
+    def level_at(self, x: Tensor, t: Tensor) -> NoiseLevel:
+        """The noise level of x (B, …) at t, for several conversions at once."""
         return NoiseLevel(x, *self.along(x, t), self.form)
 
 

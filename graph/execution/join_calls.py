@@ -54,10 +54,8 @@ def call_as_batch(
 
     batchable: the arguments to join, by index if positional, else by name.
     """
-    from torch.utils._pytree import tree_flatten
-
     flat = [
-        [tree_flatten(args[port] if isinstance(port, int) else by_name[port]) for port in batchable]
+        [_flatten(args[port] if isinstance(port, int) else by_name[port]) for port in batchable]
         for args, by_name in calls
     ]
     lengths = sizes.find_lengths([[leaf for leaves, _ in values for leaf in leaves] for values in flat])
@@ -76,15 +74,31 @@ def call_as_batch(
 
 
 _UNFIT = object()
+_TENSOR = object()
+"""The structure of a value that is a tensor, which most are; torch's general way takes ten times as long for it."""
+
+
+def _flatten(value: Any) -> tuple[list[Any], Any]:
+    """The leaves of a value, and its structure."""
+    import torch
+    from torch.utils._pytree import tree_flatten
+
+    return ([value], _TENSOR) if type(value) is torch.Tensor else tree_flatten(value)
+
+
+def _unflatten(leaves: list[Any], spec: Any) -> Any:
+    """The value with a structure from `_flatten` and these leaves."""
+    from torch.utils._pytree import tree_unflatten
+
+    return leaves[0] if spec is _TENSOR else tree_unflatten(leaves, spec)
 
 
 def _join(flat: Sequence[tuple[list[Any], Any]], lengths: Sequence[Any], sizes: Sizes) -> Any:
     """Flat values joined leaf by leaf; ``_UNFIT`` if their structures, dtypes, sizes or other leaves differ."""
     import torch
-    from torch.utils._pytree import tree_unflatten
 
     spec = flat[0][1]
-    if any(other != spec for _, other in flat[1:]):
+    if any(other is not spec and other != spec for _, other in flat[1:]):
         return _UNFIT
     columns = list(zip(*(leaves for leaves, _ in flat), strict=True))
     if not all(_can_join(column, sizes) for column in columns):
@@ -95,7 +109,7 @@ def _join(flat: Sequence[tuple[list[Any], Any]], lengths: Sequence[Any], sizes: 
         else column[0]
         for column in columns
     ]
-    return tree_unflatten(joined, spec)
+    return _unflatten(joined, spec)
 
 
 def _can_join(leaves: Sequence[Any], sizes: Sizes) -> bool:
@@ -117,8 +131,7 @@ def _can_join(leaves: Sequence[Any], sizes: Sizes) -> bool:
 def _split(value: Any, lengths: Sequence[Any], sizes: Sizes) -> list[Any]:
     """The result of each call; values other than tensors are the same in all of them."""
     from torch import Tensor
-    from torch.utils._pytree import tree_flatten, tree_unflatten
 
-    leaves, spec = tree_flatten(value)
+    leaves, spec = _flatten(value)
     divided = [sizes.divide(leaf, lengths) if isinstance(leaf, Tensor) else [leaf] * len(lengths) for leaf in leaves]
-    return [tree_unflatten([rows[i] for rows in divided], spec) for i in range(len(lengths))]
+    return [_unflatten([rows[i] for rows in divided], spec) for i in range(len(lengths))]

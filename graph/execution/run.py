@@ -17,6 +17,7 @@ from guidegraph.graph.execution.loop_context import LoopContext
 from guidegraph.graph.execution.result import RunResult
 from guidegraph.graph.execution.run_record import Delivery, RunRecord
 from guidegraph.graph.execution.top_level import RunState, TopLevel
+from guidegraph.graph.hardware.policy import ComputePolicy
 from guidegraph.graph.ir import Choice, Graph, Op, Source
 from guidegraph.graph.memory.pause_collector import pause_collector
 from guidegraph.graph.planning.admission import check_machine
@@ -59,6 +60,7 @@ def run_plan(plan: Plan, attachments: Attachments) -> RunResult:
         from guidegraph.graph.acceleration.requirements import check_acceleration
 
         check_acceleration(config)
+    ComputePolicy(config.device).warn_of_emulation(config.dtype)
     register_structured()
     started = time.perf_counter()
     runner = _Runner(plan, attachments)

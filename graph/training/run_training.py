@@ -24,12 +24,13 @@ from guidegraph.graph.execution.loop import fetch_item, list_items, report_progr
 from guidegraph.graph.execution.loop_context import LoopContext
 from guidegraph.graph.execution.preview import is_due, run_preview
 from guidegraph.graph.execution.to_device import to_device
+from guidegraph.graph.hardware.policy import ComputePolicy
 from guidegraph.graph.ir import Carry, Source
 from guidegraph.graph.planning.plan import Plan
 from guidegraph.graph.planning.steps import BodyPlan, Step
 from guidegraph.graph.training.checkpoint import Checkpoint, TrainingProgress, resume_key
 from guidegraph.graph.training.fit import Fit, Training
-from guidegraph.graph.training.precision import autocast, computes_bf16, is_faster_in_bf16, resolve_precision
+from guidegraph.graph.training.precision import autocast, resolve_precision
 from guidegraph.graph.training.process_group import ProcessGroup
 from guidegraph.graph.training.ranks import take_rank_rows, use_rank
 from guidegraph.graph.training.resume import lock_state
@@ -96,8 +97,9 @@ class _TrainingRun:
 
     def _choose_precision(self, setting: str) -> str:
         """The precision of all processes. The first one warns if any of them only emulates bf16."""
-        gains = setting == "auto" and not self.processes.any(not is_faster_in_bf16(self.device))
-        emulated = setting == "bf16" and self.processes.any(not computes_bf16(self.device))
+        policy = ComputePolicy(str(self.device))
+        gains = setting == "auto" and not self.processes.any(not policy.trains_faster_in_bf16())
+        emulated = setting == "bf16" and self.processes.any(policy.trains_in_emulated_bf16())
         with warnings.catch_warnings():
             if not self.processes.is_first:
                 warnings.simplefilter("ignore")

@@ -17,12 +17,15 @@ from guidegraph_runtime.printing import visible_line
         "plan draw.yaml --set scale=1 --json",
         "plan draw.yaml --passes none",
         "plan draw.yaml --accelerate",
+        "plan draw.yaml --dtype bfloat16",
     ),
 )
 def plan(
     workflow: options.File,
     set: options.Settings = None,
     only: options.Only = None,
+    device: options.Device = "cpu",
+    dtype: options.Dtype = None,
     passes: options.Passes = "all",
     accelerate: Accelerate = "",
     json: options.Json = False,
@@ -35,32 +38,33 @@ def plan(
 ) -> None:
     """Show the passes, the flat plan that a run would follow, and the files that it would read and write.
 
-    With --accelerate, also the parts of loops that would be accelerated, and why other nodes are not.
+    It says what an emulated dtype costs. With --accelerate, also the parts of loops that would be accelerated, and why
+    other nodes are not.
     """
+    from dataclasses import replace
     from json import dumps
 
     from guidegraph.commands.plan_text import plan_json, plan_text
     from guidegraph.commands.shared.open_workflow import WorkflowRequest, unknown_output_problems
     from guidegraph.commands.shared.plan_parts import parts_json, parts_text
-    from guidegraph.commands.shared.run_settings import apply_limits, parse_accelerator, parse_passes
+    from guidegraph.commands.shared.run_settings import RunSettings, apply_limits, parse_accelerator
     from guidegraph.graph.planning.plan import compile_plan, find_needed_ops
-    from guidegraph.graph.run_config import RunConfig
 
     grants = options.make_grants(allow_read, allow_write, allow_code)
     request = WorkflowRequest(workflow, set or [], select_plugins(plugin, no_plugins), grants, lazy=True)
+    settings = RunSettings(device, dtype, only, passes=passes)
     with apply_limits(limit):
         opened = request.open()
         problems = unknown_output_problems(opened.graph, only)
-        enabled = parse_passes(passes, problems)
-        accelerator = parse_accelerator(accelerate, problems)
+        config = opened.complete(settings.parse(problems), dtype, None)
+        config = replace(config, accelerate=parse_accelerator(accelerate, problems))  # installed here or not
         values = opened.bind(problems)
-        config = RunConfig(passes=enabled, only=only or None, policy=opened.policy(), accelerate=accelerator)
         compiled = compile_plan(opened.graph, values, config)
         rows = plan_json(compiled, list_effects(find_needed_ops(opened.graph, config.only, values), values))
-        if accelerator:
+        if config.accelerate:
             rows["accelerated"] = parts_json(compiled)
         if json:
             print_json(dumps(rows, indent=2))
         else:
-            lines = [*plan_text(rows), *(parts_text(rows["accelerated"]) if accelerator else ())]
+            lines = [*plan_text(rows), *(parts_text(rows["accelerated"]) if config.accelerate else ())]
             print_text("\n".join(map(visible_line, lines)))

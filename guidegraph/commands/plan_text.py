@@ -6,12 +6,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from guidegraph.graph.hardware.policy import ComputePolicy
 from guidegraph.graph.ir import Call, Carry, Index, Item, Literal, Loop, Many, Op, Output, Param, Source, Sources, walk
 from guidegraph.graph.planning.batch import BatchCall
 from guidegraph.graph.planning.choice_branches import find_branch_conditions
 from guidegraph.graph.planning.passes import PASSES
 from guidegraph.graph.planning.plan import Plan
 from guidegraph.graph.planning.steps import RegionPlan, Step, flatten_region
+from guidegraph.graph.run_config import RunConfig
 from guidegraph.graph.training.fit import Fit
 from guidegraph.graph.trust.effects import Effect
 from guidegraph.graph.trust.policy import drop_dots
@@ -41,12 +43,20 @@ def plan_json(plan: Plan, effects: Iterable[Effect] = ()) -> Row:
     steps = _conditional(_rows(region, items), plan.ops, roots)
     return {
         "workflow": str(plan.graph.file),
+        "computes": _describe_device(plan.config),
         "passes": passes,
         "choices": {f"nodes.{key}": branch for key, branch in plan.taken.items()},
         "steps": steps,
         "outputs": outputs,
         "files": [_file(effect) for effect in effects],
     }
+
+
+def _describe_device(config: RunConfig) -> Row:
+    """The device and the dtype, with the cost of a dtype that the device only emulates."""
+    row: Row = {"device": config.device, "dtype": config.dtype}
+    note = ComputePolicy(config.device).describe_emulation(config.dtype)
+    return {**row, "warning": note} if note else row
 
 
 def _file(effect: Effect) -> Row:
@@ -142,6 +152,10 @@ def _link(source: Source, items: Items) -> str:
 def plan_text(plan: Mapping[str, Any]) -> Iterator[str]:
     """The lines of a plan from ``plan_json``."""
     yield plan["workflow"]
+    yield ""
+    yield "computes on {device} in {dtype}".format_map(plan["computes"])
+    if "warning" in plan["computes"]:
+        yield f"  warning: {plan['computes']['warning']}"
     yield ""
     yield "passes:"
     for row in plan["passes"]:

@@ -88,12 +88,12 @@ def shift_eps(prediction: Prediction, score: Score, x: Sample, t: Timesteps, sch
     import torch
 
     check_compatible("the prediction, the score and x", prediction.value, score, x)
-    alpha, sigma = schedule.along(x, t)
-    eps = schedule.to_eps(prediction, x, t) - sigma * score
+    level = schedule.level_at(x, t)
+    eps = level.eps(prediction.value, prediction.kind) - level.sigma * score
     if prediction.kind == "eps":
         return replace(prediction, value=eps)
-    value = schedule.convert(Prediction(eps, "eps"), prediction.kind, x, t).value
-    return replace(prediction, value=torch.where(alpha == 0, prediction.value, value))
+    value = level.convert(eps, "eps", prediction.kind)
+    return replace(prediction, value=torch.where(level.alpha == 0, prediction.value, value))
 
 
 @node("guidance.clip")

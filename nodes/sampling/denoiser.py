@@ -33,18 +33,23 @@ def predict(denoiser: Denoiser, x: Sample, t: Timesteps, condition: Condition | 
 
 def expand_condition(condition: Condition, batch: int) -> Condition:
     """Expand every field of a condition to a leading axis of `batch`."""
+    return Condition(
+        _expand_field(condition.vector, batch),
+        _expand_field(condition.tokens, batch),
+        _expand_field(condition.mask, batch),
+        _expand_field(condition.spatial, batch),
+    )
 
-    def repeat(value: Tensor | None) -> Tensor | None:
-        if value is None:
-            return None
-        if value.shape[0] not in (batch, 1):
-            raise ValueError(
-                f"the condition is for {value.shape[0]} samples and x has {batch}: give one condition for all, or "
-                f"start from noise with batch {value.shape[0]}"
-            )
-        return value.expand(batch, *value.shape[1:])
 
-    return Condition(**{field.name: repeat(getattr(condition, field.name)) for field in fields(condition)})
+def _expand_field(value: Tensor | None, batch: int) -> Tensor | None:
+    if value is None:
+        return None
+    if value.shape[0] not in (batch, 1):
+        raise ValueError(
+            f"the condition is for {value.shape[0]} samples and x has {batch}: give one condition for all, or "
+            f"start from noise with batch {value.shape[0]}"
+        )
+    return value.expand(batch, *value.shape[1:])
 
 
 @dataclass(frozen=True)

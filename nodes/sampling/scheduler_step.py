@@ -183,20 +183,24 @@ class _Row:
 
         dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
         self.scheduler, self.x, self.slots = scheduler, x.to(dtype), state.sized(x).slots
-        index = state.index.reshape(1)
-
-        def take(column: Tensor) -> Tensor:
-            return column.index_select(0, index.to(column.device))[0].to(device=x.device, dtype=dtype)
-
+        self._index = state.index.reshape(1).to(scheduler.matrix.device)
         try:
-            self.matrix = take(scheduler.matrix)
+            self.matrix = self._take(scheduler.matrix)
         except IndexError:
             raise ValueError(
-                f"the sampler's table has {len(scheduler.t)} rows and no row {int(index)}: the loop must run over the "
-                "'steps' of the scheduler node whose 'scheduler' and 'state' it uses"
+                f"the sampler's table has {len(scheduler.t)} rows and no row {int(self._index)}: the loop must run "
+                "over the 'steps' of the scheduler node whose 'scheduler' and 'state' it uses"
             ) from None
-        self.alpha, self.sigma = take(scheduler.alpha), take(scheduler.sigma)
-        self.score_gain, self.log_variance = take(scheduler.score_gain), take(scheduler.log_variance)
+        self.alpha, self.sigma = self._take(scheduler.alpha), self._take(scheduler.sigma)
+
+    def _take(self, column: Tensor) -> Tensor:
+        """The row's entry of a column of the table. Only those that a step reads are taken."""
+        return column.index_select(0, self._index)[0].to(device=self.x.device, dtype=self.x.dtype)
+
+    @property
+    def score_gain(self) -> Tensor:
+        """Σ in μ + Σ · score."""
+        return self._take(self.scheduler.score_gain)
 
     def apply(self, x0: Tensor, eps: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
         """x′ and s′ = M · [x, x0, ε, noise, s]."""
@@ -214,7 +218,7 @@ class _Row:
             raise ValueError(
                 "the sampler's variance is 'learned' and the prediction has none: use fixed_small or fixed_large"
             )
-        low, high = self.log_variance.unbind()
+        low, high = self._take(self.scheduler.log_variance).unbind()
         fraction = (prediction.variance.to(self.x) + 1) / 2
         return (0.5 * (low + fraction * (high - low))).exp()
 
@@ -249,8 +253,7 @@ def _watch_range(x0: Tensor, data_rms: float, row: _Row) -> None:
 
     A loop that ends with σ > α does not warn: its x̂0 is a guess, and another sampler may continue from there.
     """
-
     if is_watching():
-        sizes = x0.flatten(1).square().mean(dim=1).sqrt()  # traceable for any size, unlike a division by the number
+        squares = x0.square().mean(dim=tuple(range(1, x0.ndim)))  # traceable for any size, unlike a norm over its root
         message = OUT_OF_RANGE.replace("DATA", f"{data_rms:g}")
-        watch_size(sizes.amax(dim=0), DIVERGED * data_rms, message, decisive=row.sigma <= row.alpha)
+        watch_size(squares.amax(dim=0).sqrt(), DIVERGED * data_rms, message, decisive=row.sigma <= row.alpha)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from guidegraph.commands.nodes_markdown import COMMAND
+from guidegraph.graph.hardware import instructions
 from tests.commands.command import ROOT, TOYS, Command, process
 from tests.commands.test_run import DRAW, LOOP
 
@@ -78,6 +79,18 @@ def test_plan_shows_a_preview_after_the_body(cli: Command) -> None:
 def test_plan_drops_steps_that_no_requested_output_needs(cli: Command) -> None:
     plan = json.loads(cli("plan", cli.workflow("draw.yaml", DRAW), "--json", "--only", "table").out)
     assert [row["path"] for row in plan["steps"]] == ["nodes.table"]
+
+
+def test_plan_says_what_an_emulated_dtype_costs(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(instructions, "is_x86", lambda: True)
+    monkeypatch.setattr(instructions, "computes_fp16", lambda device: False)
+    workflow = cli.workflow("draw.yaml", DRAW)
+    lines = cli("plan", workflow, "--dtype", "float16").out.splitlines()
+    assert lines[2] == "computes on cpu in float16"
+    assert lines[3].startswith("  warning: float16 is only emulated on this processor: a step of sampling takes ")
+    assert cli("plan", workflow).out.splitlines()[2:4] == ["computes on cpu in float32", ""]
+    assert json.loads(cli("plan", workflow, "--json").out)["computes"] == {"device": "cpu", "dtype": "float32"}
+    assert "--dtype: unknown-dtype: there is no dtype 'half'" in cli("plan", workflow, "--dtype", "half").err
 
 
 def test_draw_writes_svg(cli: Command) -> None:

@@ -1,4 +1,4 @@
-"""Convolutions that keep a second copy of their weight, in the layout of the CPU's kernels."""
+"""Convolutions in the layout of the device's policy: a second copy of the weight as the CPU's kernels read it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,8 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.multiprocessing.reductions import StorageWeakRef
 
+from guidegraph.graph.hardware.policy import CPU_POLICY, Layout
 from guidegraph.nodes.models.networks.pack_cache import PackCache
-
-PIXELS = 1024
-"""The largest map, in pixels of a sample, for which a weight is packed: above it, arithmetic hides the reordering."""
 
 SPARE = 1 << 30
 """Most bytes of spare packed weights (`pack_cache`)."""
@@ -25,24 +23,27 @@ _watched: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 
 class PackedConv2d(nn.Conv2d):
-    """A `Conv2d` that, on a CPU and with a frozen weight, has oneDNN reorder the weight once instead of at each call.
+    """A `Conv2d` that, on a CPU and with a frozen weight, takes the layout of the policy (`graph/hardware/policy.py`).
 
-    On small maps the reordering takes longer than the convolution. A weight is packed at the first call with each input
-    size, for maps of at most 1,024 pixels; sizes with the same oneDNN layout share a copy. A copy is as large as the
+    For maps of at most 1,024 pixels oneDNN reorders the weight once instead of at each call, which takes longer than
+    the convolution. A weight is packed at the first call with each input size; sizes with the same oneDNN layout share
+    a copy. A copy is as large as the
     weight and not part of the state. It is made again when the weight has changed, as PyTorch counts changes: in-place
     operators, and other memory. Writes to a frozen weight through `.data` or a NumPy array are not counted, as they are
     not for gradients. Nor are those of a fused optimiser: after it, a weight that was frozen before is packed again if
     a call in between saw that it trains, or `torch.compile` traced one. Spare copies are kept up to 1 GiB in total.
     In all other cases this is `Conv2d`: with gradients, and for weights in training; while tracing, under transforms
-    such as `vmap` and `jvp`, and with autocast; on other devices and dtypes; if `packs` is false.
+    such as `vmap` and `jvp`, and with autocast; on other devices and dtypes. If `packs` is false nothing is packed.
     """
 
     packs = True
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C′, H′, W′), as `Conv2d`, up to rounding from another order of sums."""
-        if not self._packs(x):
-            return super().forward(x)
+        layout = self._choose_layout(x)
+        if layout != "packed":
+            arranged = x.contiguous(memory_format=torch.channels_last) if layout == "channels_last" else x
+            return super().forward(arranged)
         settings = list(self.padding), list(self.stride), list(self.dilation), self.groups
         out: Tensor = _operators()._convolution_pointwise(x, self._weight(x), self.bias, *settings, "none", [], "")
         return out
@@ -62,17 +63,22 @@ class PackedConv2d(nn.Conv2d):
 
         return CACHE.get(key, (*x.shape, torch.get_num_threads()), storage, weight._version, pack)
 
-    def _packs(self, x: Tensor) -> bool:
+    def _choose_layout(self, x: Tensor) -> Layout:
         weight = self.weight
         if weight.requires_grad:  # first: an optimiser may write to it uncounted
             forget_traced(weight) if torch.compiler.is_compiling() else forget(weight)
-            return False
-        if torch.compiler.is_compiling() or not self.packs or weight.device.type != "cpu" or is_transformed():
-            return False
+            return "as_given"
+        if torch.compiler.is_compiling() or weight.device.type != "cpu" or is_transformed() or not self._is_plain(x):
+            return "as_given"
+        layout = CPU_POLICY.layout(weight.dtype, x.shape[-2] * x.shape[-1])
+        return "as_given" if layout == "packed" and not self.packs else layout
+
+    def _is_plain(self, x: Tensor) -> bool:
+        """Whether oneDNN computes this call directly, on plain tensors and without gradients."""
+        weight = self.weight
         return (
             x.ndim == 4
             and x.numel() > 0
-            and x.shape[-2] * x.shape[-1] <= PIXELS
             and x.shape[1] == weight.shape[1] * self.groups
             and weight.shape[-1] > 1
             and x.device.type == "cpu"

@@ -16,10 +16,11 @@ from safetensors import safe_open
 from guidegraph import TrainingStarted
 from guidegraph.graph.cancellation import CancelToken
 from guidegraph.graph.events import Event
+from guidegraph.graph.hardware.instructions import ISA_LIMITS, computes_bf16
+from guidegraph.graph.hardware.policy import ComputePolicy
 from guidegraph.graph.resolution.load import build
 from guidegraph.graph.run_config import RunConfig
-from guidegraph.graph.training import precision as training_precision
-from guidegraph.graph.training.precision import computes_bf16, is_faster_in_bf16, resolve_precision
+from guidegraph.graph.training.precision import resolve_precision
 from guidegraph.runs.run import RecordedRun
 from tests.graph.engine_nodes import REGISTRY, run_text
 from tests.graph.training.test_fit import cancel_at, text
@@ -27,9 +28,13 @@ from tests.graph.training.test_fit import cancel_at, text
 CPU = torch.device("cpu")
 
 
+def is_faster_in_bf16(device: torch.device) -> bool:
+    return ComputePolicy(str(device)).trains_faster_in_bf16()
+
+
 @pytest.fixture(autouse=True)
 def without_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in training_precision.ISA_LIMITS:
+    for name in ISA_LIMITS:
         monkeypatch.delenv(name, raising=False)
 
 
@@ -69,7 +74,7 @@ def training(precision: str, steps: int = 40, checkpoint: bool = False) -> str:
     ],
 )
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
-@pytest.mark.parametrize("variable", training_precision.ISA_LIMITS)
+@pytest.mark.parametrize("variable", ISA_LIMITS)
 def test_a_cpu_computes_in_bf16_where_it_has_the_instructions_and_gains_by_it_with_amx_alone(
     amx: bool,
     bf16: bool,
@@ -196,7 +201,7 @@ def test_a_stopped_training_of_one_machine_goes_on_to_the_same_losses(
 def test_a_processor_that_is_kept_at_avx2_trains_in_fp32() -> None:
     program = (
         "import torch\n"
-        "from guidegraph.graph.training.precision import computes_bf16\n"
+        "from guidegraph.graph.hardware.instructions import computes_bf16\n"
         "print(computes_bf16(torch.device('cpu')), bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()))\n"
     )
     where = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}

@@ -62,6 +62,18 @@ def test_the_memory_layout_of_the_input_is_irrelevant() -> None:
         torch.testing.assert_close(layer(other), layer(x), rtol=1e-5, atol=1e-5)
 
 
+@torch.no_grad()
+def test_large_maps_are_channels_last_in_bfloat16_alone() -> None:
+    bf16 = packed_convolution.is_available(torch.bfloat16)
+    for dtype, channels_last in ((torch.bfloat16, bf16), (torch.float32, False), (torch.float64, False)):
+        layer, x = convolution(dtype), torch.randn(1, 24, 40, 40).to(dtype)
+        out = layer(x)
+        assert out.is_contiguous(memory_format=torch.channels_last) is channels_last
+        assert not is_packed(layer)
+        expected = plain(layer.double(), x.double()).to(dtype)
+        torch.testing.assert_close(out, expected, rtol=2e-2 if dtype == torch.bfloat16 else 1e-5, atol=2e-2)
+
+
 @pytest.mark.parametrize("change", ["in place", "data", "parameter", "load_state_dict", "to"])
 @torch.no_grad()
 def test_a_changed_weight_is_packed_again(change: str) -> None:

@@ -1,0 +1,99 @@
+"""The policy of a device: layouts, emulated dtypes, and what a person is told about them."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+from guidegraph.graph.hardware import instructions
+from guidegraph.graph.hardware.policy import PACKED_PIXELS, ComputePolicy, Layout
+from tests.graph.engine_nodes import run_text
+
+CPU = ComputePolicy("cpu")
+WORKFLOW = "nodes: {number: {use: toy.number}}\noutputs: {number: number}"
+
+
+def fake_processor(
+    monkeypatch: pytest.MonkeyPatch, *, avx512: bool = False, bf16: bool = False, fp16: bool = False
+) -> None:
+    """An x86 processor with these instruction sets."""
+    monkeypatch.setattr(instructions, "is_x86", lambda: True)
+    monkeypatch.setattr(instructions, "has_avx512", lambda: avx512)
+    monkeypatch.setattr(instructions, "computes_bf16", lambda device: bf16)
+    monkeypatch.setattr(instructions, "computes_fp16", lambda device: fp16)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "small", "large"),
+    [
+        (torch.float32, "packed", "as_given"),
+        (torch.bfloat16, "packed", "channels_last"),
+        (torch.float16, "as_given", "as_given"),
+        (torch.float64, "as_given", "as_given"),
+        (torch.complex64, "as_given", "as_given"),
+    ],
+)
+def test_the_layout_depends_on_device_dtype_and_size(dtype: torch.dtype, small: Layout, large: Layout) -> None:
+    assert CPU.layout(dtype, PACKED_PIXELS) == small
+    assert CPU.layout(dtype, PACKED_PIXELS + 1) == large
+    for device in ("cuda", "cuda:1", "meta"):
+        assert {ComputePolicy(device).layout(dtype, pixels) for pixels in (1, PACKED_PIXELS + 1)} == {"as_given"}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "processor", "factor", "choice"),
+    [
+        ("float16", {}, "8 to 37", "choose float32, the default"),
+        ("bfloat16", {}, "8 to 37", "choose float32, the default"),
+        ("float16", {"avx512": True}, "9 to 46", "choose float32, the default"),
+        ("bfloat16", {"avx512": True}, "1.8 to 2.6", "choose float32, the default"),
+        (
+            "float16",
+            {"avx512": True, "bf16": True},
+            "9 to 46",
+            "float32, the default, or bfloat16, which this processor",
+        ),
+    ],
+)
+def test_an_emulated_dtype_is_told_with_its_cost_and_what_to_choose(
+    dtype: str, processor: dict[str, bool], factor: str, choice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_processor(monkeypatch, **processor)
+    note = CPU.describe_emulation(dtype)
+    assert note.startswith(
+        f"{dtype} is only emulated on this processor: a step of sampling takes {factor} times as long"
+    )
+    assert choice in note
+    assert ("bfloat16, which" in note) is processor.get("bf16", False)
+
+
+def test_nothing_is_told_of_other_dtypes(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_processor(monkeypatch)
+    assert [CPU.describe_emulation(dtype) for dtype in ("float32", "float64")] == ["", ""]
+    fake_processor(monkeypatch, bf16=True, fp16=True)
+    assert [CPU.describe_emulation(dtype) for dtype in ("float16", "bfloat16")] == ["", ""]
+    fake_processor(monkeypatch)
+    monkeypatch.setattr(instructions, "is_x86", lambda: False)  # not measured
+    assert [CPU.describe_emulation(dtype) for dtype in ("float16", "bfloat16")] == ["", ""]
+    assert ComputePolicy("meta").describe_emulation("bfloat16") == ""
+
+
+def test_an_older_gpu_emulates_bfloat16_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    gpu = ComputePolicy("cuda:1")
+    assert gpu.describe_emulation("bfloat16") == "bfloat16 is only emulated on cuda:1: choose float16 or float32"
+    assert gpu.describe_emulation("float16") == ""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    assert gpu.describe_emulation("bfloat16") == ""
+
+
+def test_a_run_in_an_emulated_dtype_warns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_processor(monkeypatch)
+    with pytest.warns(UserWarning, match="float16 is only emulated on this processor"):
+        run_text(WORKFLOW, tmp_path, dtype="float16")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run_text(WORKFLOW, tmp_path, dtype="float64")
