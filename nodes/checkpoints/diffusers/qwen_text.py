@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from guidegraph.graph.device_context import current_device
 from guidegraph.nodes.checkpoints.filling import fill
 from guidegraph.nodes.conditioning.text_pretrained import import_transformers
+from guidegraph.nodes.models.networks.bounded_build import BoundedBuild
 from guidegraph.nodes.models.released.pretrained_text import tokenizer_from_folder
 from guidegraph.nodes.models.released.towers import ChatTower
 
@@ -36,7 +37,7 @@ def build_qwen3(tensors: Mapping[str, Tensor], settings: Mapping[str, Any], sour
     transformers = import_transformers(EXTRA)
     try:
         config = transformers.Qwen3Config.from_dict(dict(settings))
-        with torch.device("meta"):
+        with torch.device("meta"), BoundedBuild(len(tensors)):
             model: Any = transformers.Qwen3Model(config)
     except Exception as error:
         raise ValueError(f"'{source}' describes no Qwen3 that transformers can build: {error}") from None
