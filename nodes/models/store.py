@@ -34,9 +34,11 @@ from guidegraph.nodes.models.own.pixel_space import PixelSpace, PixelSpaceConfig
 from guidegraph.nodes.models.own.segmenter import SegmentationNet, SegmenterConfig
 from guidegraph.nodes.models.own.text_encoder import TextConfig, TextEncoder, TextModel
 from guidegraph.nodes.models.own.unet import UNet, UNetConfig
-from guidegraph.nodes.models.transformers.denoiser import DiTDenoiser, MMDiTDenoiser
+from guidegraph.nodes.models.transformers.denoiser import DiTDenoiser, FluxDenoiser, MMDiTDenoiser, ZImageDenoiser
 from guidegraph.nodes.models.transformers.dit import DiT, DiTConfig
+from guidegraph.nodes.models.transformers.flux import Flux, FluxConfig
 from guidegraph.nodes.models.transformers.mmdit import MMDiT, MMDiTConfig
+from guidegraph.nodes.models.transformers.z_image import ZImage, ZImageConfig
 from guidegraph_runtime.files.atomic_write import atomic_path
 
 
@@ -51,6 +53,8 @@ KINDS: dict[str, tuple[type[nn.Module], type[Any]]] = {
     "unet": (UNetDenoiser, UNetConfig),
     "dit": (DiTDenoiser, DiTConfig),
     "mmdit": (MMDiTDenoiser, MMDiTConfig),
+    "flux": (FluxDenoiser, FluxConfig),
+    "z_image": (ZImageDenoiser, ZImageConfig),
     "kl_autoencoder": (KLAutoencoder, AutoencoderConfig),
     "vq_autoencoder": (VQAutoencoder, VQConfig),
     "pixel_space": (PixelSpace, PixelSpaceConfig),
@@ -64,7 +68,13 @@ KINDS: dict[str, tuple[type[nn.Module], type[Any]]] = {
 }
 """The kinds of part that model.json names: the class of its module and that of its config."""
 
-NETWORKS: dict[type[nn.Module], type[nn.Module]] = {UNetDenoiser: UNet, DiTDenoiser: DiT, MMDiTDenoiser: MMDiT}
+NETWORKS: dict[type[nn.Module], type[nn.Module]] = {
+    UNetDenoiser: UNet,
+    DiTDenoiser: DiT,
+    MMDiTDenoiser: MMDiT,
+    FluxDenoiser: Flux,
+    ZImageDenoiser: ZImage,
+}
 """The networks inside denoisers."""
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import Protocol, runtime_checkable
 
 from guidegraph.graph.node import node
-from guidegraph.graph.types import Tensor
+from guidegraph.graph.types import Tensor, capability
 from guidegraph.nodes.guidance.hooks import HookedDenoiser, HookedWrapper, Site, select_sites
 from guidegraph.nodes.shape_checks import expand_to_batch
 from guidegraph.nodes.types import Condition, Denoiser, Prediction, Sample, Scale, Table, Timesteps
@@ -91,6 +92,28 @@ def guide_denoiser(denoiser: Denoiser, positive: Condition, negative: Condition,
     """
     wrapper = HookedGuidedDenoiser if isinstance(denoiser, HookedDenoiser) else GuidedDenoiser
     return wrapper(denoiser, positive, negative, scale)
+
+
+@capability("denoisers that can be told a scale come from checkpoint.load: Flux.1")
+@runtime_checkable
+class DistilledDenoiser(Denoiser, Protocol):
+    """A denoiser whose network may have been distilled from one with guidance."""
+
+    def with_guidance(self, scale: Scale) -> DistilledDenoiser:
+        """A copy that shares the weights and is told this scale; itself if the network takes no scale."""
+        ...
+
+
+@node("denoiser.distilled")
+def set_distilled_guidance(denoiser: DistilledDenoiser, *, scale: Scale = 3.5) -> Denoiser:
+    """A denoiser that tells its guidance-distilled network the scale, as Flux.1 dev needs (Meng et al. 2023).
+
+    The network draws in one call what it learned from classifier-free guidance; this scale is no factor of any
+    difference, and `guidance.cfg` may be used as well. A denoiser that takes no scale, as Flux.1 schnell, is returned
+    unchanged.
+    scale: one for all samples, or a tensor (B).
+    """
+    return denoiser.with_guidance(scale)
 
 
 @node("denoiser.sites")

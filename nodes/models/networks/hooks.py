@@ -301,7 +301,11 @@ class HookedModel(nn.Module):
                     f"site '{site}' has a rule already, {rule_name(self.hooks.rules[site])}, and cannot take a second "
                     f"one, {rule_name(rule)}: choose other sites, or write one rule that does both"
                 )
-        hooked = type(self)(self.network, {**self.hooks.rules, **added})
+        return self._copy_with({**self.hooks.rules, **added})
+
+    def _copy_with(self, rules: Mapping[Site, Rule]) -> Self:
+        """A denoiser with the same network and exactly these rules."""
+        hooked = type(self)(self.network, rules)
         hooked.training = self.training  # not `train`: it would reach the network, which is shared
         return hooked
 
@@ -326,9 +330,9 @@ class HookedModel(nn.Module):
         Raises ``ValueError`` as `captured` does.
         """
         sites = [site for site, rule in self.hooks.rules.items() if isinstance(rule, RuleWithMemory)]
-        plain = type(self)(self.network)
-        plain.training = self.training
-        _, values = plain.captured(x[:1], torch.zeros(1, device=x.device), take_first_row(condition), sites)
+        _, values = self._copy_with({}).captured(
+            x[:1], torch.zeros(1, device=x.device), take_first_row(condition), sites
+        )
         batch = x.shape[0]
         return RuleMemory({site.name: value.new_zeros(batch, *value.shape[1:]) for site, value in values.items()})
 

@@ -53,6 +53,10 @@ class NetworkDenoiser(HookedModel, ABC):
         """Raise ``ValueError`` for a shape of x that the network does not take."""
         check_shape(self.config, shape)
 
+    def extra_inputs(self, x: Tensor) -> dict[str, Tensor]:
+        """Inputs of the network, by name, beside those of every network; x (B, C, H, W)."""
+        return {}
+
     def forward(self, x: Tensor, t: Tensor, condition: Condition, hooks: Hooks | None = None) -> Prediction:
         """x (B, C, H, W); t (B) on the schedule's axis; every field of the condition has a leading B.
 
@@ -75,6 +79,7 @@ class NetworkDenoiser(HookedModel, ABC):
             mask=condition.mask,
             spatial=cast(condition.spatial),
             hooks=hooks or self.hooks,
+            **self.extra_inputs(x),
         ).to(x.dtype)
         if config.out_channels == 2 * config.in_channels:
             return Prediction(out[:, : config.in_channels], config.kind, out[:, config.in_channels :])

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Self
 
+import torch
+from torch import Tensor, nn
+
+from guidegraph.nodes.guidance.hooks import Rule, Site
 from guidegraph.nodes.models.own.denoiser import NetworkDenoiser
 from guidegraph.nodes.models.transformers.dit import DiT, DiTConfig
+from guidegraph.nodes.models.transformers.flux import Flux, FluxConfig
 from guidegraph.nodes.models.transformers.mmdit import MMDiT, MMDiTConfig
+from guidegraph.nodes.models.transformers.z_image import ZImage, ZImageConfig
+from guidegraph.nodes.shape_checks import expand_to_batch
+from guidegraph.nodes.types import Scale
 
 
 class DiTDenoiser(NetworkDenoiser):
@@ -36,3 +45,57 @@ class MMDiTDenoiser(NetworkDenoiser):
             raise ValueError(
                 f"this denoiser has positions for at most {largest} × {largest}; found x of shape {tuple(shape)}"
             )
+
+
+class FluxDenoiser(NetworkDenoiser):
+    """The `NetworkDenoiser` of a Flux; tokens of a text that its mask leaves out have no effect.
+
+    guidance: the scale that a distilled network is told, one number or a tensor (1) or (B).
+    """
+
+    network: Flux
+
+    def __init__(
+        self, network: nn.Module, rules: Mapping[Site, Rule] | None = None, guidance: Scale | None = None
+    ) -> None:
+        super().__init__(network, rules)
+        self.guidance = guidance
+
+    @property
+    def config(self) -> FluxConfig:
+        return self.network.config
+
+    def with_guidance(self, scale: Scale) -> Self:
+        """A denoiser with the same network, told another scale; itself if the network is told none."""
+        if not self.config.guidance:
+            return self
+        told = self._copy_with(self.hooks.rules)
+        told.guidance = scale
+        return told
+
+    def _copy_with(self, rules: Mapping[Site, Rule]) -> Self:
+        copied = super()._copy_with(rules)
+        copied.guidance = self.guidance
+        return copied
+
+    def extra_inputs(self, x: Tensor) -> dict[str, Tensor]:
+        """The guidance scale of each sample. Raises ``ValueError`` if a distilled network is told none."""
+        if not self.config.guidance:
+            return {}
+        if self.guidance is None:
+            raise ValueError(
+                "this denoiser was distilled from one with guidance and must be told a scale: wire it through "
+                "denoiser.distilled"
+            )
+        scale = torch.as_tensor(self.guidance, dtype=torch.float32, device=x.device)
+        return {"guidance": expand_to_batch(scale if scale.ndim else scale[None], x.shape[0], "the guidance scale")}
+
+
+class ZImageDenoiser(NetworkDenoiser):
+    """The `NetworkDenoiser` of a Z-Image; tokens of a text that its mask leaves out have no effect."""
+
+    network: ZImage
+
+    @property
+    def config(self) -> ZImageConfig:
+        return self.network.config

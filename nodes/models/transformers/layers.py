@@ -64,15 +64,19 @@ class PatchEmbedding(nn.Module):
 
 
 class HeadNorm(nn.Module):
-    """RMSNorm of each head's queries or keys (…, D), computed in float32 (Esser et al. 2024, section 5.3.2)."""
+    """RMSNorm of tokens, or of each head's queries or keys (…, D), computed in float32.
 
-    def __init__(self, width: int) -> None:
+    Zhang & Sennrich 2019; Esser et al. 2024, section 5.3.2.
+    """
+
+    def __init__(self, width: int, eps: float = NORM_EPS) -> None:
         super().__init__()
+        self.eps = eps
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
         wide = x.float()
-        normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + NORM_EPS)
+        normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
         return normed.to(x.dtype) * self.weight.to(x.dtype)  # in mixed precision, the weight is wider
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -61,3 +62,34 @@ def _frequencies(count: int, device: torch.device) -> Tensor:
     """10000^(−i / count), float32 (count)."""
     steps = torch.arange(count, dtype=torch.float32, device=device)
     return torch.exp(-math.log(10_000.0) / count * steps)
+
+
+def axis_angles(places: Tensor, widths: Sequence[int], base: float) -> Tensor:
+    """Angles (…, N, Σ widths / 2) float32 for `rotate_pairs`, of places (…, N, A) on A axes.
+
+    widths: the values of an attention head that an axis turns, in the order of the axes, at the frequencies
+    base^(−2i / width). Su et al. 2021 (arXiv:2104.09864), on several axes, as in Flux.
+    """
+    parts = []
+    for axis, width in enumerate(widths):
+        steps = torch.arange(0, width, 2, dtype=torch.float32, device=places.device)
+        parts.append(places[..., axis, None].float() * torch.exp(-math.log(base) / width * steps))
+    return torch.cat(parts, dim=-1)
+
+
+def patch_places(size: Size, device: torch.device) -> Tensor:
+    """Places (h · w, 3) float32 of the patches of a picture: 0, the row and the column, row by row."""
+    rows, columns = (torch.arange(count, dtype=torch.float32, device=device) for count in size)
+    down, across = rows[:, None].expand(-1, size[1]), columns[None].expand(size[0], -1)
+    return torch.stack([torch.zeros_like(down + across), down, across], dim=2).flatten(0, 1)
+
+
+def rotate_pairs(x: Tensor, angles: Tensor) -> Tensor:
+    """x (B, heads, N, D) with the pairs of values 2i and 2i + 1 of position n turned by angles, in float32.
+
+    angles: (N, D/2), or (B, 1, N, D/2) with those of each sample.
+    """
+    first, second = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+    cos, sin = angles.cos(), angles.sin()
+    turned = torch.stack([first * cos - second * sin, first * sin + second * cos], dim=-1)
+    return turned.flatten(-2).to(x.dtype)

@@ -7,9 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from guidegraph.nodes.models.transformers.denoiser import DiTDenoiser, MMDiTDenoiser
+from guidegraph.nodes.models.transformers.denoiser import DiTDenoiser, FluxDenoiser, MMDiTDenoiser, ZImageDenoiser
 from guidegraph.nodes.models.transformers.dit import DiT, DiTConfig
+from guidegraph.nodes.models.transformers.flux import Flux, FluxConfig
 from guidegraph.nodes.models.transformers.mmdit import MMDiT, MMDiTConfig
+from guidegraph.nodes.models.transformers.z_image import ZImage, ZImageConfig
 from guidegraph.nodes.types import Condition
 
 WIDTH, DEPTH, HEADS, SIDE, BATCH = 16, 3, 2, 8, 2
@@ -44,6 +46,20 @@ def mmdit(**settings: Any) -> Any:
     shape = {"width": WIDTH, "depth": DEPTH, "heads": HEADS, "hidden": 32, "side": 8}
     config = {**shape, "context_dim": TOKEN_WIDTH, "vector_dim": VECTOR_WIDTH, **settings}
     return randomise(MMDiTDenoiser(MMDiT(MMDiTConfig(**config))))
+
+
+def flux(**settings: Any) -> Any:
+    """A Flux with two blocks of two streams and one of one, which is told no guidance scale."""
+    shape = {"in_channels": 4, "width": WIDTH, "depth": DEPTH - 1, "single_depth": 1, "heads": HEADS, "hidden": 32}
+    ports = {"context_dim": TOKEN_WIDTH, "vector_dim": VECTOR_WIDTH, "axes": (2, 2, 4), "guidance": False}
+    return randomise(FluxDenoiser(Flux(FluxConfig(**{**shape, **ports, **settings}))))
+
+
+def z_image(**settings: Any) -> Any:
+    """A Z-Image with one block for either stream alone."""
+    shape = {"in_channels": 4, "width": WIDTH, "depth": DEPTH, "refiners": 1, "heads": HEADS, "hidden": 32}
+    ports = {"context_dim": TOKEN_WIDTH, "axes": (2, 2, 4)}
+    return randomise(ZImageDenoiser(ZImage(ZImageConfig(**{**shape, **ports, **settings}))))
 
 
 def captioned(height: int = SIDE, width: int = SIDE, batch: int = BATCH) -> tuple[Tensor, Tensor, Condition]:

@@ -15,7 +15,7 @@ from guidegraph.nodes.models.networks.shared_tensors import copy_sharing_tensors
 from guidegraph.nodes.sampling.denoiser import features, list_sites
 from guidegraph.nodes.types import Condition
 from tests.nodes.guidance.test_rule_memory import averaging
-from tests.nodes.models.transformers.networks import BATCH, DEPTH, SIDE, WIDTH, captioned, dit, labelled, mmdit
+from tests.nodes.models.transformers.networks import BATCH, DEPTH, SIDE, WIDTH, captioned, dit, flux, labelled, mmdit
 
 Inputs = tuple[Tensor, Tensor, Condition]
 MODELS: dict[str, tuple[Callable[[], Any], Callable[[], Inputs]]] = {
@@ -23,6 +23,7 @@ MODELS: dict[str, tuple[Callable[[], Any], Callable[[], Inputs]]] = {
     "mmdit": (mmdit, captioned),
     "mmdit with a second attention": (lambda: mmdit(dual=(0, 2)), captioned),
     "rotary mmdit": (lambda: mmdit(positions="rotary"), captioned),
+    "flux": (flux, captioned),
 }
 PATCHES = (SIDE // 2) ** 2
 
@@ -154,6 +155,21 @@ def has_two_streams(denoiser: HookedModel, site: Site) -> bool:
     """Whether the rule of a site is called for the picture and for the text: at the skip of all blocks but the last."""
     joint = any(other.kind == "joint" for other in denoiser.sites())
     return joint and site.kind == "skip" and site.index < DEPTH - 1
+
+
+def test_the_sites_of_a_flux_go_on_from_its_double_to_its_single_blocks() -> None:
+    kinds = ("joint", "skip", "feature")
+    assert [site.name for site in flux().sites()] == [f"{kind}.block.{i}" for i in range(DEPTH) for kind in kinds]
+
+
+@pytest.mark.parametrize("index", [1, 2])
+def test_a_block_of_a_flux_that_is_left_out_is_one_that_it_does_not_have(index: int) -> None:
+    denoiser = flux(single_depth=2)
+    ruled = denoiser.with_rules(dict.fromkeys(select_sites(denoiser, f"skip.block.{index}"), leave_out))
+    actual = ruled(*captioned()).value
+    blocks = denoiser.network.double_blocks if index < DEPTH - 1 else denoiser.network.single_blocks
+    del blocks[index % (DEPTH - 1)]
+    assert torch.equal(actual, denoiser(*captioned()).value)
 
 
 def test_rules_with_a_memory_act_where_one_tensor_passes(model: tuple[HookedModel, Inputs]) -> None:

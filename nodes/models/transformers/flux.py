@@ -1,0 +1,142 @@
+"""Flux.1 (Black Forest Labs, 2024): a transformer over packed patches and a text's tokens.
+
+At first picture and text have weights of their own, as in an MMDiT; then they are one sequence. Their paper is that of
+Kontext, arXiv:2506.15742, section 3; the parameters have the names of the released files.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from guidegraph.nodes.guidance.hooks import Site
+from guidegraph.nodes.models.networks.hooks import NO_HOOKS, Hooks
+from guidegraph.nodes.models.transformers.flux_layers import (
+    DoubleBlock,
+    NumberEmbedder,
+    PackedHead,
+    SingleBlock,
+    VectorEmbedder,
+    pack,
+    unpack,
+)
+from guidegraph.nodes.models.transformers.positions import axis_angles, patch_places
+from guidegraph.nodes.types import PredictionKind
+
+ROTARY_BASE = 10_000.0
+GUIDANCE_FACTOR = 1000.0
+"""The guidance scale is embedded as times are, on an axis of 0 … 1000."""
+
+
+@dataclass(frozen=True)
+class FluxConfig:
+    """Hyper-parameters of a Flux.
+
+    in_channels: those of x; spatial_channels: those of the spatial condition, concatenated to x (Canny, Depth, Fill).
+    patch: side of a patch. width: of a token; depth: blocks with two streams; single_depth: blocks with one; hidden:
+    width of the feed-forwards. context_dim: width of the condition's tokens; vector_dim: of its vector. axes: the
+    values of a head that turn by the place of a picture, by row and by column. guidance: is told a guidance scale, for
+    which it was distilled. kind: the prediction.
+    """
+
+    in_channels: int = 16
+    spatial_channels: int = 0
+    patch: int = 2
+    width: int = 3072
+    depth: int = 19
+    single_depth: int = 38
+    heads: int = 24
+    hidden: int = 12288
+    context_dim: int = 4096
+    vector_dim: int = 768
+    axes: tuple[int, int, int] = (16, 56, 56)
+    guidance: bool = True
+    kind: PredictionKind = "flow"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "axes", tuple(self.axes))
+        head, rest = divmod(self.width, self.heads)
+        if rest or len(self.axes) != 3 or sum(self.axes) != head or any(axis % 2 for axis in self.axes):
+            raise ValueError(
+                f"a Flux has three even axes that make the width of a head; found {self.axes} for a width of "
+                f"{self.width} with {self.heads} heads"
+            )
+
+    @property
+    def out_channels(self) -> int:
+        """Those of x."""
+        return self.in_channels
+
+    @property
+    def factor(self) -> int:
+        """The sides of x are multiples of this."""
+        return self.patch
+
+
+class Flux(nn.Module):
+    """The transformer of Flux.1."""
+
+    def __init__(self, config: FluxConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, area = config.width, config.patch**2
+        self.img_in = nn.Linear(area * (config.in_channels + config.spatial_channels), width)
+        self.time_in = NumberEmbedder(width)
+        self.vector_in = VectorEmbedder(config.vector_dim, width)
+        self.guidance_in = NumberEmbedder(width) if config.guidance else None
+        self.txt_in = nn.Linear(config.context_dim, width)
+        shape = (width, config.heads, config.hidden)
+        self.double_blocks = nn.ModuleList(DoubleBlock(*shape) for _ in range(config.depth))
+        self.single_blocks = nn.ModuleList(SingleBlock(*shape) for _ in range(config.single_depth))
+        self.final_layer = PackedHead(width, area * config.out_channels)
+        blocks = range(config.depth + config.single_depth)
+        self.sites = tuple(Site(kind, "block", i) for i in blocks for kind in ("joint", "skip", "feature"))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the weights: that of the computation."""
+        return self.img_in.weight.dtype
+
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        *,
+        tokens: Tensor,
+        vector: Tensor,
+        guidance: Tensor | None = None,
+        mask: Tensor | None = None,
+        spatial: Tensor | None = None,
+        hooks: Hooks = NO_HOOKS,
+    ) -> Tensor:
+        """Output (B, C, H, W) for x (B, C, H, W) at times t (B) in 0 … 1000.
+
+        tokens (B, L, D) with mask (B, L), true where a token counts; vector (B, D), the pooled text; guidance (B), the
+        scale that a distilled network is told; spatial (B, C′, H, W), concatenated to x along the channels.
+        """
+        patch, count = self.config.patch, len(self.double_blocks)
+        last = count + len(self.single_blocks) - 1  # nothing uses the text after it
+        size = (x.shape[2] // patch, x.shape[3] // patch)
+        h = self.img_in(pack(x if spatial is None else torch.cat([x, spatial], dim=1), patch))
+        text: Tensor = self.txt_in(tokens)
+        embedding = self.time_in(t) + self.vector_in(vector)
+        if self.guidance_in is not None and guidance is not None:
+            embedding = embedding + self.guidance_in(GUIDANCE_FACTOR * guidance)
+        places = patch_places(size, x.device)
+        places = torch.cat([places, places.new_zeros(text.shape[1], 3)])  # a text's tokens have no place
+        angles = axis_angles(places, self.config.axes, ROTARY_BASE)
+        keys = None if mask is None else torch.cat([mask.new_ones(h.shape[:2]), mask], dim=1)
+        for index, block in enumerate(self.double_blocks):
+            attend = hooks.attend(Site("joint", "block", index), size)
+            change, text_change = block(h, text, embedding, angles, keys, attend)
+            h, text = hooks.block(index, h, change, size), hooks.text_block(index, text, text_change)
+        for index, block in enumerate(self.single_blocks, count):
+            joined = torch.cat([h, text], dim=1)
+            change = block(joined, embedding, angles, keys, hooks.attend(Site("joint", "block", index), size))
+            patches = h.shape[1]
+            h = hooks.block(index, h, change[:, :patches], size)
+            if index < last:
+                text = hooks.text_block(index, text, change[:, patches:])
+        return unpack(self.final_layer(h, embedding), size, patch)
