@@ -59,14 +59,15 @@ def load_checkpoint(
     shift: float | None = None,
     t5: bool = True,
     t5_tokenizer: Path | None = None,
+    transformer: Path | None = None,
 ) -> Checkpoint:
     """Load a released checkpoint, identified by its content, frozen, on the run's device and in its dtype.
 
     path: a `.pt` of guided-diffusion (a diffusion model, an upsampler or a classifier); a CompVis single file, `.ckpt`
     or `.safetensors`, of latent diffusion, Stable Diffusion 1 or 2, SDXL, or of a first stage alone, or a folder with
-    one and its config.yaml; a DiT's `.pt`; a transformer of Stable Diffusion 3; or a diffusers folder of these. The
-    architecture is inferred from the tensors, or from a folder's config.json; weights are memory-mapped, cast as they
-    load, and nothing in a file is executed. Every key is used, or explicitly listed as not a weight; any
+    one and its config.yaml; a DiT's `.pt`; a transformer of Stable Diffusion 3 or Flux.1; or a diffusers folder of
+    these. The architecture is inferred from the tensors, or from a folder's config.json; weights are memory-mapped,
+    cast as they load, and nothing in a file is executed. Every key is used, or explicitly listed as not a weight; any
     other key is an error.
     Settings that the tensors do not determine come from here, else from the config.yaml beside a CompVis file or in
     `config`, else from the released model of this shape. If none has it, an error names the setting.
@@ -80,6 +81,7 @@ def load_checkpoint(
     does not hold. t5_tokenizer: the same for its T5 (spiece.model or tokenizer.json). t5: false leaves T5 out of Stable
     Diffusion 3, whose tokens are zeros then. ema: use the moving averages of the U-Net's weights if the checkpoint has
     both; false uses the other weights: a CompVis file's own, or the variant `non_ema` of a diffusers folder.
+    transformer: for a folder of Flux.1, the single file or folder of another transformer; the folder needs none then.
     pack: on a CPU, also keep the denoiser's convolutions in the layout of its kernels. This is faster, especially for
     small pictures, and doubles the memory of those weights.
     The schedule's trained range is all timesteps, as for all released models.
@@ -106,6 +108,7 @@ def load_checkpoint(
         shift,
         t5,
         t5_tokenizer,
+        transformer,
     )
     parts = load_parts(path, options)
     if isinstance(denoiser := parts.get("denoiser"), nn.Module):

@@ -24,6 +24,7 @@ class LoadOptions:
     `non_ema`. upsample_heads: heads on the way up, if different. groups: of GroupNorm. scale: factor that gives latents
     unit variance. config: the config.yaml of a CompVis file. shift: the mean of unscaled latents. t5: load T5 as well,
     if a model can do without it. t5_tokenizer: a folder with the tokenizer of a single file's T5.
+    transformer: the file or folder of a transformer to take for that of a pipeline's folder.
     """
 
     attention: AttentionOrder = "auto"
@@ -40,6 +41,7 @@ class LoadOptions:
     shift: float | None = None
     t5: bool = True
     t5_tokenizer: Path | None = None
+    transformer: Path | None = None
 
     def __post_init__(self) -> None:
         if self.heads is not None and self.head_channels is not None:

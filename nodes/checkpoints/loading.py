@@ -13,7 +13,9 @@ from guidegraph.nodes.checkpoints.guided_diffusion import is_guided_diffusion, l
 from guidegraph.nodes.checkpoints.load_options import LoadOptions
 from guidegraph.nodes.checkpoints.read_tensors import read_tensors
 from guidegraph.nodes.checkpoints.transformers.dit import is_dit, load_dit
+from guidegraph.nodes.checkpoints.transformers.flux import is_flux, load_flux
 from guidegraph.nodes.checkpoints.transformers.sd3 import is_sd3, load_sd3
+from guidegraph.nodes.checkpoints.transformers.z_image import is_z_image, load_z_image
 from guidegraph.nodes.types import Schedule
 
 
@@ -23,6 +25,11 @@ def load_parts(path: Path, options: LoadOptions) -> dict[str, Any]:
     Raises one ``ValueError`` that names the path and its content if it is not a checkpoint, has an unknown layout, or
     is incomplete; and if the options call it a flow and it has a noise schedule. Then nothing is loaded.
     """
+    if options.transformer is not None and not (path.is_dir() and is_diffusers(path)):
+        raise ValueError(
+            f"'{path}' is no diffusers folder of a pipeline, whose transformer may be that of another file: leave "
+            "transformer out"
+        )
     parts = _load_layout(path, options)
     schedule = parts.get("schedule")
     is_flow = options.prediction == "flow" or getattr(parts.get("denoiser"), "kind", None) == "flow"
@@ -51,11 +58,15 @@ def _load_layout(path: Path, options: LoadOptions) -> dict[str, Any]:
         return load_dit(tensors, file, options)
     if is_sd3(tensors) and not path.is_dir():
         return load_sd3(tensors, file, options)
+    if is_flux(tensors) and not path.is_dir():
+        return load_flux(tensors, file, options)
+    if is_z_image(tensors) and not path.is_dir():
+        return load_z_image(tensors, file, options)
     if is_compvis(tensors) or path.is_dir():
         return load_compvis(tensors, file, options)
     raise ValueError(
-        f"'{path}' has tensors of no known layout (guided-diffusion, CompVis, DiT, Stable Diffusion 3); found "
-        f"{len(tensors)} tensors: {_first(tensors)}"
+        f"'{path}' has tensors of no known layout (guided-diffusion, CompVis, DiT, Stable Diffusion 3, Flux.1, "
+        f"Z-Image); found {len(tensors)} tensors: {_first(tensors)}"
     )
 
 

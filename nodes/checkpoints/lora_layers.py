@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from guidegraph.nodes.checkpoints.diffusers.flux import flux_layers
 from guidegraph.nodes.checkpoints.diffusers.unet import unet_layout
 from guidegraph.nodes.checkpoints.diffusers.unet_names import to_diffusers
+from guidegraph.nodes.checkpoints.diffusers.z_image import z_image_layers
+from guidegraph.nodes.checkpoints.layer_rows import LayerRows
 from guidegraph.nodes.models.networks.low_rank import LAYERS, low_rank_layers
 from guidegraph.nodes.models.released.unet import ReleasedUNet
+from guidegraph.nodes.models.transformers.flux import Flux
+from guidegraph.nodes.models.transformers.z_image import ZImage
 from guidegraph_runtime.lora.pairs import METADATA
 
 
@@ -28,6 +34,29 @@ def denoiser_layers(network: nn.Module) -> dict[str, str]:
         aliases = (theirs, f"unet.{theirs}", kohya_name("unet", theirs), kohya_name("unet", canonical))
         names.update(dict.fromkeys(aliases, f"network.{canonical}.weight"))
     return names
+
+
+def denoiser_rows(network: nn.Module) -> dict[str, LayerRows]:
+    """Map all names in LoRA files of a network's layers to the denoiser's weights, or to some rows of one.
+
+    Beside `denoiser_layers`: a transformer's layers with the prefix `transformer.` or `diffusion_model.`, and those
+    that diffusers has apart, such as queries, keys and values, with `transformer.`, without it, and in kohya's form.
+    """
+    rows = {name: LayerRows(weight) for name, weight in denoiser_layers(network).items()}
+    if isinstance(network, Flux):
+        published = flux_layers(network.config)
+    elif isinstance(network, ZImage):
+        published = z_image_layers(network.config)
+    else:
+        return rows
+    for canonical, _ in _layers(network):
+        for name in (f"transformer.{canonical}", f"diffusion_model.{canonical}"):
+            rows[name] = LayerRows(f"network.{canonical}.weight")
+    for theirs, part in published.items():
+        weight = replace(part, layer=f"network.{part.layer}.weight")
+        kohya = (kohya_name("transformer", theirs), kohya_name("unet", theirs))
+        rows |= dict.fromkeys((theirs, f"transformer.{theirs}", f"diffusion_model.{theirs}", *kohya), weight)
+    return rows
 
 
 def map_file_names(network: nn.Module, canonical: Iterable[str]) -> dict[str, str]:

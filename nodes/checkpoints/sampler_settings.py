@@ -16,6 +16,30 @@ class Sampling(NamedTuple):
     spacing: str
 
 
+class FlowShiftSettings(NamedTuple):
+    """Settings for schedule.flow_shift, by name: μ at two numbers of tokens."""
+
+    base_shift: float
+    max_shift: float
+    base_tokens: int
+    max_tokens: int
+
+
+@node("checkpoint.flow_shift", host=True)
+def checkpoint_flow_shift(*, path: Path) -> FlowShiftSettings:
+    """How a flow's levels shift with the size of the picture, to wire into schedule.flow_shift.
+
+    path: a diffusers folder, whose scheduler_config.json has it. A fixed shift s, as Flux.1 schnell's 1, is
+    μ = log s at every size.
+    Raises an error for a folder without a scheduler, and for a scheduler that is not a flow's.
+    """
+    from guidegraph.nodes.checkpoints.diffusers.config import read_json
+    from guidegraph.nodes.checkpoints.diffusers.schedule import CONFIG, read_flow_shift
+
+    config_path = path / "scheduler" / CONFIG
+    return FlowShiftSettings(*read_flow_shift(read_json(config_path), config_path))
+
+
 @node("checkpoint.sampling", host=True)
 def checkpoint_sampling(*, path: Path) -> Sampling:
     """The settings for the timesteps of a checkpoint's own software, to wire into scheduler.ddim and others.

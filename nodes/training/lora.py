@@ -13,10 +13,11 @@ from guidegraph.graph.types import Written
 from guidegraph.nodes.types import Denoiser, TextEmbedder
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Sequence
 
     from torch import Tensor, nn
 
+    from guidegraph.nodes.checkpoints.layer_rows import LayerRows
     from guidegraph.nodes.checkpoints.lora_file import Factors
     from guidegraph.nodes.models.own.denoiser import NetworkDenoiser
 
@@ -50,8 +51,9 @@ def apply_lora(
     Raises an error that names the file if any of its layers is missing in the model or has another shape: the LoRA
     belongs to another model, and nothing is applied.
     """
+    from guidegraph.nodes.checkpoints.layer_rows import LayerRows
     from guidegraph.nodes.checkpoints.lora_file import read_lora
-    from guidegraph.nodes.checkpoints.lora_layers import denoiser_layers, text_layers
+    from guidegraph.nodes.checkpoints.lora_layers import denoiser_rows, text_layers
     from guidegraph.nodes.models.networks.low_rank import merge_low_rank
     from guidegraph.nodes.models.networks.shared_tensors import copy_sharing_tensors
     from guidegraph.nodes.models.released.prompt_embedder import TowerText
@@ -60,19 +62,17 @@ def apply_lora(
     if not math.isfinite(strength):
         raise ValueError(f"the strength of a LoRA is a finite number; found {strength}")
     factors = read_lora(path)
-    denoiser_names = denoiser_layers(denoiser.network)
+    denoiser_names = denoiser_rows(denoiser.network)
     text_names = text_layers(text.models) if isinstance(text, TowerText) else {}
     unknown = [name for name in factors if name not in denoiser_names and name not in text_names]
     if unknown:
         raise ValueError(_mismatch_message(path, unknown, len(factors), bool(text_names)))
-    changes: dict[str, dict[str, Factors]] = {"denoiser": {}, "text": {}}
-    for name, pair in factors.items():
-        component, layer = ("denoiser", denoiser_names[name]) if name in denoiser_names else ("text", text_names[name])
-        changes[component][layer] = pair
-    new_denoiser = copy_sharing_tensors(denoiser, _merge_weights(denoiser, changes["denoiser"], strength, path))
+    changes = [(denoiser_names[name], pair) for name, pair in factors.items() if name in denoiser_names]
+    new_denoiser = copy_sharing_tensors(denoiser, _merge_weights(denoiser, changes, strength, path))
     new_text: Any = text
-    if isinstance(text, TowerText) and changes["text"]:
-        new_text = copy_sharing_tensors(text, _merge_weights(text, changes["text"], strength, path))
+    text_changes = [(LayerRows(text_names[n]), pair) for n, pair in factors.items() if n not in denoiser_names]
+    if isinstance(text, TowerText) and text_changes:
+        new_text = copy_sharing_tensors(text, _merge_weights(text, text_changes, strength, path))
     return AdaptedModels(new_denoiser, new_text)
 
 
@@ -163,19 +163,29 @@ def _adaptable(denoiser: Denoiser, node_id: str) -> NetworkDenoiser:
     return denoiser
 
 
-def _merge_weights(module: nn.Module, changes: Mapping[str, Factors], strength: float, path: Path) -> dict[str, Tensor]:
+def _merge_weights(
+    module: nn.Module, changes: Sequence[tuple[LayerRows, Factors]], strength: float, path: Path
+) -> dict[str, Tensor]:
     """The merged weights of the changed layers, by name. Raises ``ValueError`` for factors of another shape."""
     weights = dict(module.named_parameters())
+    by_weight: dict[str, list[tuple[LayerRows, Factors]]] = {}
+    for rows, pair in changes:
+        by_weight.setdefault(rows.layer, []).append((rows, pair))
     merged: dict[str, Tensor] = {}
-    for name, pair in changes.items():
+    for name, pairs in by_weight.items():
         weight = weights[name]
-        difference = pair.difference(weight)
-        if difference is None:
-            raise ValueError(
-                f"the LoRA '{path}' is for another model: its factors {tuple(pair.up.shape)} and "
-                f"{tuple(pair.down.shape)} do not make the weight {tuple(weight.shape)} of {name}; nothing was applied"
-            )
-        merged[name] = (weight.float() + strength * difference).to(weight.dtype)
+        changed = weight.float() if weight.dtype.itemsize < 4 else weight.clone()
+        for rows, pair in pairs:
+            part = rows.select(changed)
+            difference = pair.difference(part)
+            if difference is None:
+                raise ValueError(
+                    f"the LoRA '{path}' is for another model: its factors {tuple(pair.up.shape)} and "
+                    f"{tuple(pair.down.shape)} do not make the weight {tuple(part.shape)} of {name}; nothing was "
+                    "applied"
+                )
+            part += strength * rows.arrange(difference)
+        merged[name] = changed.to(weight.dtype)
     return merged
 
 

@@ -7,15 +7,25 @@ from pathlib import Path
 from typing import Any
 
 from guidegraph.nodes.checkpoints.denoiser import build_denoiser
-from guidegraph.nodes.checkpoints.diffusers import dit, first_stage, sd3, unet
+from guidegraph.nodes.checkpoints.diffusers import dit, first_stage, flux, sd3, unet, z_image
 from guidegraph.nodes.checkpoints.diffusers.component_weights import read_component
 from guidegraph.nodes.checkpoints.diffusers.config import read_json
 from guidegraph.nodes.checkpoints.diffusers.schedule import CONFIG, read_scheduler
-from guidegraph.nodes.checkpoints.diffusers.text import T5_CLASSES, TEXT_CLASSES, load_sd3_text, load_text
+from guidegraph.nodes.checkpoints.diffusers.text import (
+    CHAT_CLASSES,
+    T5_CLASSES,
+    TEXT_CLASSES,
+    load_flux_text,
+    load_sd3_text,
+    load_text,
+    load_z_image_text,
+)
 from guidegraph.nodes.checkpoints.guided_diffusion import build_schedule
 from guidegraph.nodes.checkpoints.load_options import LoadOptions
 from guidegraph.nodes.checkpoints.transformers.dit import build_dit
+from guidegraph.nodes.checkpoints.transformers.flux import build_flux, load_flux_file
 from guidegraph.nodes.checkpoints.transformers.sd3 import FLOW, build_mmdit
+from guidegraph.nodes.checkpoints.transformers.z_image import build_z_image, load_z_image_file
 from guidegraph.nodes.types import PredictionKind
 
 INDEX = "model_index.json"
@@ -38,20 +48,13 @@ def load_diffusers(folder: Path, options: LoadOptions) -> dict[str, Any]:
     The parts are `denoiser`, `label` (of a network with classes), `autoencoder`, `text` and `schedule`, if present.
     Raises one ``ValueError`` that names the file for a component that is missing, damaged or not supported.
     """
-    if options.heads is not None or options.head_channels is not None or options.attention != "auto":
-        raise ValueError(f"'{folder}' tells its attention in config.json: leave attention, heads and head_channels out")
-    config_settings = ("scale", "shift", "upsample_heads", "groups", "config")
-    if unused := [name for name in config_settings if getattr(options, name) is not None]:
-        raise ValueError(f"'{folder}' is a diffusers folder, whose config.json says it: leave {', '.join(unused)} out")
-    if unused := [name for name in ("tokenizer", "t5_tokenizer") if getattr(options, name) is not None]:
-        raise ValueError(f"'{folder}' is a diffusers folder, which holds its tokenizers: leave {', '.join(unused)} out")
+    _refuse_settings(folder, options)
     if not (folder / INDEX).is_file():
         return _load_single(folder, options)
     index = read_json(folder / INDEX)
-    components = _read_components(folder, index)
+    components = _read_components(folder, index, options)
     transformer = components["transformer"][1] if "transformer" in components else None
-    if transformer != sd3.CLASS:
-        options.refuse_t5(str(folder))
+    _refuse_pipeline_settings(folder, transformer, options)
     kind: PredictionKind = FLOW if transformer in FLOWS else "eps"
     parts: dict[str, Any] = {}
     if "scheduler" in components:
@@ -64,12 +67,44 @@ def load_diffusers(folder: Path, options: LoadOptions) -> dict[str, Any]:
     if "unet" in components:
         parts.update(load_unet(folder / "unet", kind, options.ema))
     if transformer is not None:
-        parts.update(TRANSFORMERS[transformer](folder / "transformer", kind, options.ema))
+        parts.update(_load_transformer(folder, transformer, kind, options))
     if first is not None:
         parts["autoencoder"] = load_autoencoder(folder / first)
     if texts := {name: components[name][1] for name in TEXT_ENCODERS if name in components}:
         parts["text"] = _load_text(folder, texts, index, options, transformer, parts)
     return parts
+
+
+def _refuse_settings(folder: Path, options: LoadOptions) -> None:
+    """Raise ``ValueError`` for settings that every diffusers folder tells itself."""
+    if options.heads is not None or options.head_channels is not None or options.attention != "auto":
+        raise ValueError(f"'{folder}' tells its attention in config.json: leave attention, heads and head_channels out")
+    config_settings = ("scale", "shift", "upsample_heads", "groups", "config")
+    if unused := [name for name in config_settings if getattr(options, name) is not None]:
+        raise ValueError(f"'{folder}' is a diffusers folder, whose config.json says it: leave {', '.join(unused)} out")
+    if unused := [name for name in ("tokenizer", "t5_tokenizer") if getattr(options, name) is not None]:
+        raise ValueError(f"'{folder}' is a diffusers folder, which holds its tokenizers: leave {', '.join(unused)} out")
+
+
+def _refuse_pipeline_settings(folder: Path, transformer: str | None, options: LoadOptions) -> None:
+    """Raise ``ValueError`` for settings that a pipeline with a transformer of this class, or none, has no use for."""
+    if transformer == flux.CLASS and not options.t5:
+        raise ValueError(f"'{folder}' is Flux.1, which takes its tokens from T5 alone: leave t5 out")
+    if transformer != sd3.CLASS:
+        options.refuse_t5(str(folder))
+    if options.transformer is not None and transformer not in REPLACEABLE:
+        raise ValueError(
+            f"'{folder}' is no pipeline of Flux.1 or Z-Image, whose transformer may be another file's: leave "
+            "transformer out"
+        )
+
+
+def _load_transformer(folder: Path, name: str, kind: PredictionKind, options: LoadOptions) -> dict[str, Any]:
+    """Load the denoiser of a pipeline, from the file or folder that the options name, if any. name: its class."""
+    path = options.transformer
+    if path is not None and not path.is_dir():
+        return REPLACEABLE[name](path, options)
+    return TRANSFORMERS[name](folder / "transformer" if path is None else path, kind, options.ema)
 
 
 def _load_text(
@@ -83,6 +118,10 @@ def _load_text(
     """Load the text embedder of a pipeline; classes: of its text encoders. parts: those loaded before."""
     if transformer == sd3.CLASS:
         return load_sd3_text(folder, classes, parts["denoiser"].config, t5=options.t5)
+    if transformer == flux.CLASS:
+        return load_flux_text(folder, classes, parts["denoiser"].config)
+    if transformer == z_image.CLASS:
+        return load_z_image_text(folder, classes, parts["denoiser"].config)
     if "text_encoder_3" in classes:
         raise ValueError(f"'{folder}' has 'text_encoder_3', which only Stable Diffusion 3 is known to have")
     factor = parts["autoencoder"].config.factor if "autoencoder" in parts else 1
@@ -114,10 +153,27 @@ def load_sd3(folder: Path, kind: PredictionKind, ema: bool) -> dict[str, Any]:
     return build_mmdit(config, sd3.sd3_tensors(read_component(folder, ema), config.depth), str(folder))
 
 
-TRANSFORMERS = {dit.CLASS: load_dit, sd3.CLASS: load_sd3}
+def load_flux(folder: Path, kind: PredictionKind, ema: bool) -> dict[str, Any]:
+    """Load the `denoiser` of the folder of Flux.1's transformer."""
+    path = folder / "config.json"
+    config = flux.read_flux_config(read_json(path), path, kind)
+    return build_flux(config, flux.flux_tensors(read_component(folder, ema), config), str(folder))
+
+
+def load_z_image(folder: Path, kind: PredictionKind, ema: bool) -> dict[str, Any]:
+    """Load the `denoiser` of the folder of Z-Image's transformer."""
+    path = folder / "config.json"
+    config = z_image.read_z_image_config(read_json(path), path, kind)
+    return build_z_image(config, z_image.z_image_tensors(read_component(folder, ema), config), str(folder))
+
+
+TRANSFORMERS = {dit.CLASS: load_dit, sd3.CLASS: load_sd3, flux.CLASS: load_flux, z_image.CLASS: load_z_image}
 """Loaders of a transformer's folder, by its class."""
 
-FLOWS = (sd3.CLASS,)
+REPLACEABLE = {flux.CLASS: load_flux_file, z_image.CLASS: load_z_image_file}
+"""Loaders of a transformer's single file, for pipelines that may take it for their own."""
+
+FLOWS = (sd3.CLASS, flux.CLASS, z_image.CLASS)
 """Transformers whose prediction is a flow's, where no scheduler tells it."""
 
 
@@ -148,8 +204,11 @@ def _load_single(folder: Path, options: LoadOptions) -> dict[str, Any]:
     )
 
 
-def _read_components(folder: Path, index: Mapping[str, Any]) -> dict[str, Component]:
-    """The components of a pipeline by name, as library and class. Raises one ``ValueError`` for all problems."""
+def _read_components(folder: Path, index: Mapping[str, Any], options: LoadOptions) -> dict[str, Component]:
+    """The components of a pipeline by name, as library and class. Raises one ``ValueError`` for all problems.
+
+    The transformer's folder may be missing where the options name another.
+    """
     components: dict[str, Component] = {}
     for name, value in index.items():
         is_component = isinstance(value, list) and len(value) == 2
@@ -161,8 +220,8 @@ def _read_components(folder: Path, index: Mapping[str, Any]) -> dict[str, Compon
         "transformer": tuple(TRANSFORMERS),
         "vae": first_stage.CLASSES,
         "vqvae": first_stage.CLASSES,
-        "text_encoder": TEXT_CLASSES,
-        "text_encoder_2": TEXT_CLASSES,
+        "text_encoder": (*TEXT_CLASSES, *CHAT_CLASSES),
+        "text_encoder_2": (*TEXT_CLASSES, *T5_CLASSES),
         "text_encoder_3": T5_CLASSES,
         "bert": ("LDMBertModel",),
         "tokenizer": None,
@@ -176,7 +235,7 @@ def _read_components(folder: Path, index: Mapping[str, Any]) -> dict[str, Compon
         if classes is not None and kind not in classes:
             supported = f"supported are {', '.join(classes)}" if classes else "no such component is supported"
             problems.append(f"'{name}' is a {kind} ({supported})")
-        elif not (folder / name).is_dir():
+        elif not (folder / name).is_dir() and not (name == "transformer" and options.transformer is not None):
             problems.append(f"the folder '{name}' is missing")
     if "scheduler" in components and (folder / "scheduler").is_dir() and not (folder / "scheduler" / CONFIG).is_file():
         problems.append(f"'scheduler/{CONFIG}' is missing")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from guidegraph.nodes.checkpoints.config_values import read_flag, read_integer, read_number
+from guidegraph.nodes.checkpoints.config_values import read_choice, read_flag, read_integer, read_number
 from guidegraph.nodes.checkpoints.diffusers.config import check_config, read_json
 from guidegraph.nodes.sampling import schedule as schedules
 from guidegraph.nodes.types import PredictionKind, Schedule
@@ -31,6 +32,15 @@ class SamplerSettings(NamedTuple):
     spacing: Literal["leading", "trailing", "linspace"]
 
 
+class FlowShift(NamedTuple):
+    """The shift of a flow's levels as settings of `schedule.flow_shift`: μ at two numbers of tokens."""
+
+    base_shift: float
+    max_shift: float
+    base_tokens: int
+    max_tokens: int
+
+
 def read_scheduler(folder: Path) -> tuple[Schedule, PredictionKind]:
     """Read the schedule of a scheduler folder, and the kind of prediction that it expects. Raises ``ValueError``."""
     path = folder / CONFIG
@@ -49,6 +59,25 @@ def build_flow(config: Mapping[str, Any], path: Path) -> Schedule:
     steps = read_integer(config, "num_train_timesteps", 1000, path)
     depends_on_size = read_flag(config, "use_dynamic_shifting", False, path)
     return schedules.flow(train_steps=steps, shift=1.0 if depends_on_size else read_number(config, "shift", 1.0, path))
+
+
+def read_flow_shift(config: Mapping[str, Any], path: Path) -> FlowShift:
+    """The shift of a flow's levels by the number of tokens; a fixed shift s is μ = log s at all of them.
+
+    Raises one ``ValueError`` that names the file for a scheduler that is not a flow's, and for unsupported values.
+    """
+    name = config.get("_class_name")
+    if name not in FLOW_CLASSES:
+        raise ValueError(
+            f"'{path}' is of {name or 'a scheduler without a class name'}; a flow's is {' or '.join(FLOW_CLASSES)}"
+        )
+    fixed = build_flow(config, path).shift
+    base, most = (read_integer(config, f"{end}_image_seq_len", n, path) for end, n in (("base", 256), ("max", 4096)))
+    if not config.get("use_dynamic_shifting"):
+        return FlowShift(math.log(fixed), math.log(fixed), base, most)
+    read_choice(config, "time_shift_type", "exponential", path, ("exponential",))  # that of schedule.flow_shift
+    ends = (read_number(config, "base_shift", 0.5, path), read_number(config, "max_shift", 1.15, path))
+    return FlowShift(*ends, base, most)
 
 
 def build_noise_schedule(config: Mapping[str, Any], path: Path) -> Schedule:

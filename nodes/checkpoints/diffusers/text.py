@@ -11,16 +11,25 @@ from guidegraph.nodes.checkpoints.diffusers.component_weights import read_compon
 from guidegraph.nodes.checkpoints.diffusers.config import read_json
 from guidegraph.nodes.checkpoints.joined_text import SD3_LENGTH, build_sd3_text
 from guidegraph.nodes.checkpoints.ldm_text import build_ldm_text, from_diffusers, read_heads
+from guidegraph.nodes.checkpoints.qwen_text import build_chat_tower, build_qwen3
 from guidegraph.nodes.checkpoints.t5_text import build_t5, build_t5_tower
 from guidegraph.nodes.conditioning.text_pretrained import import_transformers
+from guidegraph.nodes.models.released.chat_text import ChatText
+from guidegraph.nodes.models.released.flux_text import FluxText
 from guidegraph.nodes.models.released.joined_text import SD3Text
 from guidegraph.nodes.models.released.prompt_embedder import PictureSize, ReleasedText
 from guidegraph.nodes.models.released.towers import Hidden, T5Tower, Tower
+from guidegraph.nodes.models.transformers.flux import FluxConfig
 from guidegraph.nodes.models.transformers.mmdit import MMDiTConfig
+from guidegraph.nodes.models.transformers.z_image import ZImageConfig
 
 TEXT_CLASSES = ("CLIPTextModel", "CLIPTextModelWithProjection")
 T5_CLASSES = ("T5EncoderModel",)
+CHAT_CLASSES = ("Qwen3Model", "Qwen3ForCausalLM")
 EXTRA = "clip"
+FLUX_ENCODERS = {"text_encoder": "CLIPTextModel", "text_encoder_2": "T5EncoderModel"}
+FLUX_LENGTHS = {True: 512, False: 256}
+"""Tokens of T5, by whether the network is told a guidance scale, as in the authors' software: dev, and schnell."""
 
 
 def load_text(folder: Path, classes: Mapping[str, str], index: Mapping[str, Any], factor: int) -> Any:
@@ -68,6 +77,54 @@ def load_sd3_text(folder: Path, classes: Mapping[str, str], config: MMDiTConfig,
     if t5 and "text_encoder_3" in classes:
         third = load_t5(folder, "text_encoder_3", "tokenizer_3", SD3_LENGTH, attend_padding=True)
     return build_sd3_text(towers, third, config, str(folder))
+
+
+def load_flux_text(folder: Path, classes: Mapping[str, str], config: FluxConfig) -> FluxText:
+    """Load the text embedder of Flux.1's folder: CLIP and T5. classes: of its text encoders, by component.
+
+    config: of its denoiser. Raises ``ValueError`` if transformers is missing, a part of the folder is missing or of
+    another kind, or the text encoders are not of the denoiser's widths.
+    """
+    if dict(classes) != FLUX_ENCODERS:
+        listing = ", ".join(f"'{name}' {kind}" for name, kind in classes.items()) or "none"
+        raise ValueError(
+            f"'{folder}' has the text encoders {listing}: Flux.1 has CLIPTextModel as 'text_encoder' and "
+            "T5EncoderModel as 'text_encoder_2'"
+        )
+    clip = load_tower(folder, "text_encoder", "tokenizer", "last")
+    t5 = load_t5(folder, "text_encoder_2", "tokenizer_2", FLUX_LENGTHS[config.guidance], attend_padding=True)
+    model: Any = clip.model
+    widths = (int(model.config.hidden_size), t5.width)
+    if widths != (config.vector_dim, config.context_dim):
+        raise ValueError(
+            f"'{folder}': the denoiser takes a vector of {config.vector_dim} and tokens of width {config.context_dim}; "
+            f"found CLIP of width {widths[0]} and T5 of width {widths[1]}: they belong to another model"
+        )
+    embedder = FluxText(clip, t5)
+    embedder.eval()
+    return embedder
+
+
+def load_z_image_text(folder: Path, classes: Mapping[str, str], config: ZImageConfig) -> ChatText:
+    """Load the text embedder of Z-Image's folder: a Qwen3. classes: of its text encoders, by component.
+
+    config: of its denoiser. Raises ``ValueError`` if transformers is missing, a part of the folder is missing or of
+    another kind, or the text encoder is not of the denoiser's width.
+    """
+    if list(classes) != ["text_encoder"] or classes["text_encoder"] not in CHAT_CLASSES:
+        listing = ", ".join(f"'{name}' {kind}" for name, kind in classes.items()) or "none"
+        raise ValueError(f"'{folder}' has the text encoders {listing}: Z-Image has a Qwen3Model as 'text_encoder'")
+    encoder = folder / "text_encoder"
+    model = build_qwen3(read_component(encoder), read_json(encoder / "config.json"), str(encoder))
+    tower = build_chat_tower(model, folder / "tokenizer")
+    if tower.width != config.context_dim:
+        raise ValueError(
+            f"'{folder}': the denoiser takes tokens of width {config.context_dim}, and the text encoder has "
+            f"{tower.width}: it belongs to another model"
+        )
+    embedder = ChatText(tower)
+    embedder.eval()
+    return embedder
 
 
 def load_t5(folder: Path, encoder: str, tokenizer: str, length: int, *, attend_padding: bool) -> T5Tower:

@@ -18,6 +18,9 @@ Array = TypeVar("Array")
 METADATA = "lora_adapter_metadata"
 """The key of the safetensors header under which diffusers stores peft's settings."""
 
+PREFIXES = ("unet.", "transformer.", "text_encoder.", "text_encoder_2.")
+"""Prefixes of the networks in names of layers, and of their settings in the header."""
+
 DOWN, UP = (
     ("lora_A", "lora_down", "lora.down", "lora_linear_layer.down"),
     ("lora_B", "lora_up", "lora.up", "lora_linear_layer.up"),
@@ -140,7 +143,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
 
 def _alphas(settings: Mapping[str, Any], layer: str, path: Path) -> Alphas:
     """The settings for a layer: those with the prefix of its network, or all, in a folder for one network."""
-    prefix = next((name for name in ("unet.", "text_encoder.", "text_encoder_2.") if layer.startswith(name)), "")
+    prefix = next((name for name in PREFIXES if layer.startswith(name)), "")
     own = {key.removeprefix(prefix): value for key, value in settings.items() if key.startswith(prefix)}
     if own.get("use_dora"):
         raise ValueError(

@@ -76,8 +76,9 @@ def chunks(
     """Inputs of CLIP's and T5's text encoders for B texts. It has no node: nodes embed texts.
 
     towers: for each encoder its tokenizer (a tokenizer.json), the length of a chunk, the ids of its marks `start` (None
-    for T5) and `end` and of `pad`, and its learned words, each with its ids; `single`, which cuts longer texts to one
-    chunk, with a warning, is false unless it is given. weighted: `(word:1.3)` gives a word a weight.
+    for T5) and `end`, one or a list of them, and of `pad`, and its learned words, each with its ids; `single`, which
+    cuts longer texts to one chunk, with a warning, is false unless it is given.
+    weighted: `(word:1.3)` gives a word a weight.
     Returns, for encoder i, `ids_i` (B, n, length), int64, and `weights_i` (B, n, length), float32; and `some` (B),
     bool, true where a text is not empty. The number of chunks n is that of the longest text, or 1 for a single chunk.
     """
@@ -95,8 +96,9 @@ def chunks(
 def _chunker(name: str, tower: Mapping[str, Any]) -> Chunker:
     settings = check_fields(name, tower, "tokenizer", "length", "start", "end", "pad", "words")
     loaded = _tokenizer(settings["tokenizer"], None)
-    end, pad = (check_int(f"{name}.{mark}", settings[mark], low=0) for mark in ("end", "pad"))
-    start = None if settings["start"] is None else check_int(f"{name}.start", settings["start"], low=0)
+    pad = check_int(f"{name}.pad", settings["pad"], low=0)
+    start = None if settings["start"] is None else _check_marks(f"{name}.start", settings["start"])
+    end = _check_marks(f"{name}.end", settings["end"])
     single = check_flag(f"{name}.single", settings.get("single", False))
     if not isinstance(settings["words"], Mapping):
         raise ValueError(f"{name}.words: expected a table from words to ids; found {settings['words']!r:.80}")
@@ -107,6 +109,13 @@ def _chunker(name: str, tower: Mapping[str, Any]) -> Chunker:
     return Chunker(
         lambda text: loaded.encode(text, add_special_tokens=False).ids, length, start, end, pad, words, single
     )
+
+
+def _check_marks(name: str, marks: object) -> int | list[int]:
+    """An id, or a list of ids. Raises ``ValueError``."""
+    if isinstance(marks, (list, tuple)):
+        return [check_int(f"{name}[{i}]", id, low=0) for i, id in enumerate(marks)]
+    return check_int(name, marks, low=0)
 
 
 def _check_texts(texts: str | Sequence[str]) -> list[str]:

@@ -16,6 +16,8 @@ from guidegraph_runtime.text.prompt_weights import Fragment
 Token: TypeAlias = tuple[int, float]
 """An id and its weight."""
 
+Marks: TypeAlias = int | Sequence[int]
+
 
 class ChunkTable(NamedTuple):
     """n chunks of each of B prompts: ids (B, n, length), int64, and weights (B, n, length), float64."""
@@ -28,15 +30,15 @@ class ChunkTable(NamedTuple):
 class Chunker:
     """Splits prompts into chunks for one text encoder.
 
-    tokenize: maps a text to ids without marks. length: of a chunk, including the marks `start` and `end`; T5 has no
-    `start`. pad: the id that fills a chunk. words: learned words (textual inversion), each with its ids. single: a
-    prompt is one chunk, and is cut if it is longer, with a warning.
+    tokenize: maps a text to ids without marks. length: of a chunk, including the marks `start` and `end`, an id each or
+    several ids, such as those of a chat; T5 has no `start`. pad: the id that fills a chunk. words: learned words
+    (textual inversion), each with its ids. single: a prompt is one chunk, and is cut if it is longer, with a warning.
     """
 
     tokenize: Callable[[str], Sequence[int]]
     length: int
-    start: int | None
-    end: int
+    start: Marks | None
+    end: Marks
     pad: int
     words: Mapping[str, Sequence[int]] = field(default_factory=dict)
     single: bool = False
@@ -59,14 +61,20 @@ class Chunker:
 
     def chunks(self, prompt: Sequence[Fragment]) -> list[list[Token]]:
         """Split a prompt into chunks, at least one, each with its marks and padded to `length`."""
-        start = [] if self.start is None else [(self.start, 1.0)]
-        tokens, capacity = self.tokens(prompt), self.length - len(start) - 1
+        start, end = (_mark_tokens(marks) for marks in (self.start, self.end))
+        tokens, capacity = self.tokens(prompt), self.length - len(start) - len(end)
         pieces = [tokens[i : i + capacity] for i in range(0, max(len(tokens), 1), capacity)]
         if self.single and len(pieces) > 1:
             text = "".join(fragment for fragment, _ in prompt)
             warnings.warn(f"{len(tokens)} tokens, cut to {capacity}: '{text:.60}…'", stacklevel=4)
             pieces = pieces[:1]
-        return [[*start, *piece, (self.end, 1.0), *[(self.pad, 1.0)] * (capacity - len(piece))] for piece in pieces]
+        return [[*start, *piece, *end, *[(self.pad, 1.0)] * (capacity - len(piece))] for piece in pieces]
+
+
+def _mark_tokens(marks: Marks | None) -> list[Token]:
+    if marks is None:
+        return []
+    return [(id, 1.0) for id in ((marks,) if isinstance(marks, int) else marks)]
 
 
 def make_chunk_tables(chunkers: Sequence[Chunker], prompts: Sequence[Sequence[Fragment]]) -> list[ChunkTable]:
