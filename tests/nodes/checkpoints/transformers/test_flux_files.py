@@ -16,7 +16,7 @@ from guidegraph.nodes.checkpoints.checkpoint import load_checkpoint
 from guidegraph.nodes.checkpoints.diffusers.flux import flux_tensors, read_flux_config
 from guidegraph.nodes.checkpoints.load_options import LoadOptions
 from guidegraph.nodes.checkpoints.transformers.flux import build_flux, is_flux, load_flux
-from guidegraph.nodes.sampling.denoiser import set_distilled_guidance
+from guidegraph.nodes.sampling.denoiser import predict_distilled, set_distilled_guidance
 from tests.nodes.checkpoints import difference_bounds
 from tests.nodes.checkpoints.transformers import flux_writer
 
@@ -97,12 +97,14 @@ def test_a_distilled_network_is_told_its_scale(tmp_path: Path) -> None:
     denoiser = load_checkpoint(path=tmp_path).denoiser
     x, t, tokens, vector = inputs()
     condition = Condition(tokens=tokens, vector=vector)
-    with pytest.raises(ValueError, match=r"must be told a scale: wire it through denoiser\.distilled"):
+    with pytest.raises(ValueError, match=r"must be told a scale: use denoiser\.predict_distilled"):
         predict(denoiser, x, t, condition)
     for scale in (4.0, torch.tensor([4.0]), torch.tensor(4.0)):
         actual = predict(set_distilled_guidance(denoiser, scale=scale), x, t, condition).value
         expected = expect(model, x, t, tokens, vector, torch.full((2,), 4.0))
         torch.testing.assert_close(actual, expected, rtol=0, atol=1e-4)
+    direct = predict_distilled(denoiser, x, t, condition, scale=4.0).value  # type: ignore[arg-type]
+    assert torch.equal(direct, actual)
     assert (actual - expect(model, x, t, tokens, vector, torch.full((2,), 1.0))).abs().max() > 0.05
     told = set_distilled_guidance(denoiser, scale=4.0)
     ruled = told.with_rules({site: lambda h: 0 * h for site in told.sites() if site.kind == "feature"})  # type: ignore[attr-defined]
