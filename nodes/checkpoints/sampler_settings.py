@@ -36,6 +36,10 @@ def checkpoint_flow_shift(*, path: Path) -> FlowShiftSettings:
     from guidegraph.nodes.checkpoints.diffusers.config import read_json
     from guidegraph.nodes.checkpoints.diffusers.schedule import CONFIG, read_flow_shift
 
+    if not path.is_dir():
+        raise ValueError(
+            f"'{path}' is no folder, and only a diffusers folder tells how its levels shift: set the shift"
+        )
     config_path = path / "scheduler" / CONFIG
     return FlowShiftSettings(*read_flow_shift(read_json(config_path), config_path))
 

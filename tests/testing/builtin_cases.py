@@ -33,9 +33,13 @@ OF_A_CHAIN = {"batch invariance": "its steps are those of the chain, not of the 
 BY_SIZE = {"ONNX export": "which samples it takes depends on the size of the batch"}
 
 CHECKPOINT = "needs the files of a released checkpoint; tests/nodes/checkpoints makes them"
+DISTILLED = "needs a guidance-distilled denoiser; tests/nodes/models/transformers/test_flux.py makes them"
 NOT_BUILT = {
+    "checkpoint.flow_shift": CHECKPOINT,
     "checkpoint.load": CHECKPOINT,
     "checkpoint.sampling": CHECKPOINT,
+    "denoiser.distilled": DISTILLED,
+    "denoiser.predict_distilled": DISTILLED,
     "lora.apply": "needs a LoRA file for a released U-Net; tests/nodes/checkpoints makes them",
     "lora.merge": "needs a U-Net; tests/nodes/training/test_lora_training.py makes them",
     "lora.new": "needs a U-Net; tests/nodes/training/test_lora_training.py makes them",

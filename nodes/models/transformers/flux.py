@@ -97,7 +97,7 @@ class Flux(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of the weights: that of the computation."""
-        return self.img_in.weight.dtype
+        return next(self.parameters()).dtype
 
     def forward(
         self,

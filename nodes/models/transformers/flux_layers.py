@@ -39,7 +39,7 @@ class NumberEmbedder(VectorEmbedder):
         super().__init__(WAVES, width)
 
     def forward(self, number: Tensor) -> Tensor:
-        return super().forward(timestep_embedding(number, WAVES).to(self.in_layer.weight.dtype))
+        return super().forward(timestep_embedding(number, WAVES).to(next(self.parameters()).dtype))
 
 
 class ScaleNorm(nn.Module):

@@ -94,7 +94,7 @@ class TimeEmbedder(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(WAVES, EMBEDDING_HIDDEN), nn.SiLU(), nn.Linear(EMBEDDING_HIDDEN, width))
 
     def forward(self, t: Tensor) -> Tensor:
-        embedding: Tensor = self.mlp(timestep_embedding(t, WAVES).to(self.mlp[0].weight.dtype))
+        embedding: Tensor = self.mlp(timestep_embedding(t, WAVES).to(next(self.mlp.parameters()).dtype))
         return embedding
 
 
@@ -205,7 +205,7 @@ class ZImage(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of the weights: that of the computation."""
-        return self.x_embedder.weight.dtype
+        return next(self.parameters()).dtype
 
     def forward(
         self,
