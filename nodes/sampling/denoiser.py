@@ -110,8 +110,8 @@ def set_distilled_guidance(denoiser: DistilledDenoiser, *, scale: Scale = 3.5) -
 
     The network draws in one call what it learned from classifier-free guidance; this scale is no factor of any
     difference, and `guidance.cfg` may be used as well. A denoiser that takes no scale, as Flux.1 schnell, is returned
-    unchanged. It is for nodes that take a denoiser; a bundle keeps the scale of its export. `denoiser.predict_distilled`
-    has it as an input.
+    unchanged. This is for nodes that take a denoiser, and a bundle keeps the scale of its export;
+    `denoiser.predict_distilled` has it as an input.
     scale: one for all samples, or a tensor (B).
     """
     return denoiser.with_guidance(scale)
