@@ -205,10 +205,7 @@ def _load_single(folder: Path, options: LoadOptions) -> dict[str, Any]:
 
 
 def _read_components(folder: Path, index: Mapping[str, Any], options: LoadOptions) -> dict[str, Component]:
-    """The components of a pipeline by name, as library and class. Raises one ``ValueError`` for all problems.
-
-    The transformer's folder may be missing where the options name another.
-    """
+    """The components of a pipeline by name, as library and class. Raises one ``ValueError`` for all problems."""
     components: dict[str, Component] = {}
     for name, value in index.items():
         is_component = isinstance(value, list) and len(value) == 2
@@ -235,7 +232,7 @@ def _read_components(folder: Path, index: Mapping[str, Any], options: LoadOption
         if classes is not None and kind not in classes:
             supported = f"supported are {', '.join(classes)}" if classes else "no such component is supported"
             problems.append(f"'{name}' is a {kind} ({supported})")
-        elif not (folder / name).is_dir() and not (name == "transformer" and options.transformer is not None):
+        elif not (folder / name).is_dir() and (name != "transformer" or options.transformer is None):
             problems.append(f"the folder '{name}' is missing")
     if "scheduler" in components and (folder / "scheduler").is_dir() and not (folder / "scheduler" / CONFIG).is_file():
         problems.append(f"'scheduler/{CONFIG}' is missing")

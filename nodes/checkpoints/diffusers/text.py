@@ -9,9 +9,9 @@ from typing import Any
 from guidegraph.nodes.checkpoints.clip_text import build_clip, load_tokenizer
 from guidegraph.nodes.checkpoints.diffusers.component_weights import read_component
 from guidegraph.nodes.checkpoints.diffusers.config import read_json
+from guidegraph.nodes.checkpoints.diffusers.qwen_text import build_chat_tower, build_qwen3
 from guidegraph.nodes.checkpoints.joined_text import SD3_LENGTH, build_sd3_text
 from guidegraph.nodes.checkpoints.ldm_text import build_ldm_text, from_diffusers, read_heads
-from guidegraph.nodes.checkpoints.qwen_text import build_chat_tower, build_qwen3
 from guidegraph.nodes.checkpoints.t5_text import build_t5, build_t5_tower
 from guidegraph.nodes.conditioning.text_pretrained import import_transformers
 from guidegraph.nodes.models.released.chat_text import ChatText

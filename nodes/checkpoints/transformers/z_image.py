@@ -52,9 +52,9 @@ def load_z_image(tensors: Mapping[str, Tensor], path: Path, options: LoadOptions
         raise ValueError(f"'{source}' is Z-Image, a flow, which has no β: leave noise_schedule out")
     weights = strip_prefix(tensors, PREFIX) if PREFIX + MARKS[0] in tensors else dict(tensors)
     if len(weights) != len(tensors):
-        others = sorted(name for name in tensors if not name.startswith(PREFIX))
+        unknown = sorted(name for name in tensors if not name.startswith(PREFIX))
         raise ValueError(
-            f"'{source}' holds {len(others)} tensors that no known part has: {', '.join(others[:4])}: nothing was "
+            f"'{source}' holds {len(unknown)} tensors that no known part has: {', '.join(unknown[:4])}: nothing was "
             "loaded"
         )
     weights = {name: tensor for name, tensor in weights.items() if name not in NO_USE}

@@ -12,7 +12,7 @@ from guidegraph.nodes.types import Condition
 
 
 class FluxText(TowerText):
-    """A `TextEmbedder` of CLIP and T5, of which each gives what the other does not."""
+    """A `TextEmbedder` of two encoders: the vector of CLIP, and the tokens of T5."""
 
     def __init__(self, clip: Tower, t5: T5Tower) -> None:
         super().__init__([clip, t5])

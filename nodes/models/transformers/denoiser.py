@@ -69,9 +69,9 @@ class FluxDenoiser(NetworkDenoiser):
         """A denoiser with the same network, told another scale; itself if the network is told none."""
         if not self.config.guidance:
             return self
-        told = self._copy_with(self.hooks.rules)
-        told.guidance = scale
-        return told
+        copied = self._copy_with(self.hooks.rules)
+        copied.guidance = scale
+        return copied
 
     def _copy_with(self, rules: Mapping[Site, Rule]) -> Self:
         copied = super()._copy_with(rules)

@@ -57,8 +57,8 @@ class FluxConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "axes", tuple(self.axes))
-        head, rest = divmod(self.width, self.heads)
-        if rest or len(self.axes) != 3 or sum(self.axes) != head or any(axis % 2 for axis in self.axes):
+        head, remainder = divmod(self.width, self.heads)
+        if remainder or len(self.axes) != 3 or sum(self.axes) != head or any(axis % 2 for axis in self.axes):
             raise ValueError(
                 f"a Flux has three even axes that make the width of a head; found {self.axes} for a width of "
                 f"{self.width} with {self.heads} heads"
@@ -116,8 +116,7 @@ class Flux(nn.Module):
         tokens (B, L, D) with mask (B, L), true where a token counts; vector (B, D), the pooled text; guidance (B), the
         scale that a distilled network is told; spatial (B, C′, H, W), concatenated to x along the channels.
         """
-        patch, count = self.config.patch, len(self.double_blocks)
-        last = count + len(self.single_blocks) - 1  # nothing uses the text after it
+        patch, double = self.config.patch, len(self.double_blocks)
         size = (x.shape[2] // patch, x.shape[3] // patch)
         h = self.img_in(pack(x if spatial is None else torch.cat([x, spatial], dim=1), patch))
         text: Tensor = self.txt_in(tokens)
@@ -132,11 +131,11 @@ class Flux(nn.Module):
             attend = hooks.attend(Site("joint", "block", index), size)
             change, text_change = block(h, text, embedding, angles, keys, attend)
             h, text = hooks.block(index, h, change, size), hooks.text_block(index, text, text_change)
-        for index, block in enumerate(self.single_blocks, count):
+        for index, block in enumerate(self.single_blocks, double):
             joined = torch.cat([h, text], dim=1)
             change = block(joined, embedding, angles, keys, hooks.attend(Site("joint", "block", index), size))
             patches = h.shape[1]
             h = hooks.block(index, h, change[:, :patches], size)
-            if index < last:
+            if index + 1 < len(self.single_blocks) + double:  # nothing uses the text after the last block
                 text = hooks.text_block(index, text, change[:, patches:])
         return unpack(self.final_layer(h, embedding), size, patch)

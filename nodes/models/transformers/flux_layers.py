@@ -155,8 +155,8 @@ class SingleBlock(AttentionLayer):
         qkv, fed = self.linear1(modulate(h, shift, scale)).split(self.widths, dim=2)
         query, key, value = self.norm.split(qkv, self.heads)
         attended = attend(rotate_pairs(query, angles), rotate_pairs(key, angles), value, mask)
-        both = torch.cat([attended.transpose(1, 2).flatten(2), F.gelu(fed, approximate="tanh")], dim=2)
-        change: Tensor = gate * self.linear2(both)
+        joined = torch.cat([attended.transpose(1, 2).flatten(2), F.gelu(fed, approximate="tanh")], dim=2)
+        change: Tensor = gate * self.linear2(joined)
         return change
 
 

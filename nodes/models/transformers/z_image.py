@@ -53,8 +53,8 @@ class ZImageConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "axes", tuple(self.axes))
-        head, rest = divmod(self.width, self.heads)
-        if rest or len(self.axes) != 3 or sum(self.axes) != head or any(axis % 2 for axis in self.axes):
+        head, remainder = divmod(self.width, self.heads)
+        if remainder or len(self.axes) != 3 or sum(self.axes) != head or any(axis % 2 for axis in self.axes):
             raise ValueError(
                 f"a Z-Image has three even axes that make the width of a head; found {self.axes} for a width of "
                 f"{self.width} with {self.heads} heads"
@@ -239,28 +239,30 @@ class ZImage(nn.Module):
         for block in self.context_refiner:
             text = text + block(text, embedding, of_text, None if mask is None else text_keys)
         keys = None if mask is None else torch.cat([text_keys.new_ones(h.shape[:2]), text_keys], dim=1)
-        rest = torch.cat([h[:, count:], text], dim=1)
-        h = self._run_blocks(h[:, :count], rest, embedding, torch.cat([of_picture, of_text], dim=2), keys, size, hooks)
+        context = torch.cat([h[:, count:], text], dim=1)
+        h = self._run_blocks(
+            h[:, :count], context, embedding, torch.cat([of_picture, of_text], dim=2), keys, size, hooks
+        )
         return -_unpack(self.final_layer(h, embedding), size, patch)
 
     def _run_blocks(
         self,
         h: Tensor,
-        rest: Tensor,
+        context: Tensor,
         embedding: Tensor,
         angles: Tensor,
         keys: Tensor | None,
         size: tuple[int, int],
         hooks: Hooks,
     ) -> Tensor:
-        """The patches (B, N, C) after all blocks, with all other tokens `rest` (B, M, C) beside them."""
+        """The patches (B, N, C) after all blocks, with all other tokens `context` (B, M, C) beside them."""
         count, last = h.shape[1], len(self.layers) - 1
         for index, block in enumerate(self.layers):
             attend = hooks.attend(Site("joint", "block", index), size)
-            change = block(torch.cat([h, rest], dim=1), embedding, angles, keys, attend)
+            change = block(torch.cat([h, context], dim=1), embedding, angles, keys, attend)
             h = hooks.block(index, h, change[:, :count], size)
-            if index < last:  # nothing uses the rest after it
-                rest = hooks.text_block(index, rest, change[:, count:])
+            if index < last:  # nothing uses the context after it
+                context = hooks.text_block(index, context, change[:, count:])
         return h
 
     def _embed_text(self, tokens: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
