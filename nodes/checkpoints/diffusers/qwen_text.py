@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from guidegraph.graph.device_context import current_device
 from guidegraph.nodes.checkpoints.filling import fill
 from guidegraph.nodes.conditioning.text_pretrained import import_transformers
-from guidegraph.nodes.models.released.chat_text import ChatTower
 from guidegraph.nodes.models.released.pretrained_text import tokenizer_from_folder
+from guidegraph.nodes.models.released.towers import ChatTower
 
 EXTRA = "clip"
 PREFIX = "model."

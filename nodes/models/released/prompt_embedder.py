@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from guidegraph.graph.export_recipe import ExportRecipe
 from guidegraph.nodes.checkpoints.lora_layers import text_layers
 from guidegraph.nodes.models.own.layers import timestep_embedding
-from guidegraph.nodes.models.released.towers import T5Tower, Tower, TowerOutput
+from guidegraph.nodes.models.released.towers import ChatTower, T5Tower, Tower, TowerOutput
 from guidegraph.nodes.shape_checks import has_values
 from guidegraph.nodes.types import Condition
 from guidegraph_runtime.text.chunks import make_chunk_tables
@@ -49,7 +49,7 @@ class TowerText(nn.Module, ABC):
     batch are padded with empty chunks.
     """
 
-    def __init__(self, towers: Sequence[Tower | T5Tower]) -> None:
+    def __init__(self, towers: Sequence[Tower | T5Tower | ChatTower]) -> None:
         super().__init__()
         self.towers = nn.ModuleList(towers)
 
@@ -90,7 +90,8 @@ class TowerText(nn.Module, ABC):
         """The condition of chunks: ids and weights (B, n, length) for each tower, and which texts are not empty (B)."""
         *chunks, has_text = arrays
         outputs: list[TowerOutput] = []
-        for tower, ids, weights in zip(self.towers, chunks[::2], chunks[1::2], strict=True):
+        towers: list[Any] = list(self.towers)
+        for tower, ids, weights in zip(towers, chunks[::2], chunks[1::2], strict=True):
             out: TowerOutput = tower(ids)
             weights_of_tokens = weights.flatten(1).to(out.tokens.dtype)
             tokens = apply_weights(out.tokens, weights_of_tokens, restore_mean=tower.restores_mean)
