@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from guidegraph.nodes.checkpoints.diffusers.flux import flux_layers
+from guidegraph.nodes.checkpoints.diffusers.sd3_names import sd3_layers
 from guidegraph.nodes.checkpoints.diffusers.unet import unet_layout
 from guidegraph.nodes.checkpoints.diffusers.unet_names import to_diffusers
 from guidegraph.nodes.checkpoints.diffusers.z_image import z_image_layers
@@ -18,6 +19,7 @@ from guidegraph.nodes.checkpoints.layer_rows import LayerRows
 from guidegraph.nodes.models.networks.low_rank import LAYERS, low_rank_layers
 from guidegraph.nodes.models.released.unet import ReleasedUNet
 from guidegraph.nodes.models.transformers.flux import Flux
+from guidegraph.nodes.models.transformers.mmdit import MMDiT
 from guidegraph.nodes.models.transformers.z_image import ZImage
 from guidegraph_runtime.lora.pairs import METADATA
 
@@ -47,12 +49,17 @@ def denoiser_rows(network: nn.Module) -> dict[str, LayerRows]:
         published = flux_layers(network.config)
     elif isinstance(network, ZImage):
         published = z_image_layers(network.config)
+    elif isinstance(network, MMDiT):
+        published = sd3_layers(network.config)
     else:
         return rows
-    for canonical, _ in _layers(network):
+    own = [canonical for canonical, _ in _layers(network)]
+    for canonical in own:
         for name in (f"transformer.{canonical}", f"diffusion_model.{canonical}"):
             rows[name] = LayerRows(f"network.{canonical}.weight")
     for theirs, part in published.items():
+        if part.layer not in own:
+            continue
         weight = replace(part, layer=f"network.{part.layer}.weight")
         kohya = (kohya_name("transformer", theirs), kohya_name("unet", theirs))
         rows |= dict.fromkeys((theirs, f"transformer.{theirs}", f"diffusion_model.{theirs}", *kohya), weight)

@@ -11,6 +11,7 @@ from guidegraph.nodes.checkpoints.diffusers import dit, first_stage, flux, sd3, 
 from guidegraph.nodes.checkpoints.diffusers.component_weights import read_component
 from guidegraph.nodes.checkpoints.diffusers.config import read_json
 from guidegraph.nodes.checkpoints.diffusers.schedule import CONFIG, read_scheduler
+from guidegraph.nodes.checkpoints.diffusers.sd3_names import sd3_tensors
 from guidegraph.nodes.checkpoints.diffusers.text import (
     CHAT_CLASSES,
     T5_CLASSES,
@@ -150,7 +151,7 @@ def load_sd3(folder: Path, kind: PredictionKind, ema: bool) -> dict[str, Any]:
     """Load the `denoiser` of the folder of Stable Diffusion 3's transformer."""
     path = folder / "config.json"
     config = sd3.read_sd3_config(read_json(path), path, kind)
-    return build_mmdit(config, sd3.sd3_tensors(read_component(folder, ema), config.depth), str(folder))
+    return build_mmdit(config, sd3_tensors(read_component(folder, ema), config.depth), str(folder))
 
 
 def load_flux(folder: Path, kind: PredictionKind, ema: bool) -> dict[str, Any]:

@@ -1,17 +1,12 @@
-"""Stable Diffusion 3's transformer in diffusers' layout (`SD3Transformer2DModel`): its config and its names."""
+"""Stable Diffusion 3's transformer in diffusers' layout (`SD3Transformer2DModel`): its config."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from guidegraph.nodes.checkpoints.config_values import read_integer
-from guidegraph.nodes.checkpoints.diffusers.block_names import join_qkv, rename_layer
 from guidegraph.nodes.checkpoints.diffusers.config import check_config
 from guidegraph.nodes.checkpoints.transformers.sd3 import build_mmdit_config
 from guidegraph.nodes.models.transformers.mmdit import MMDiTConfig
@@ -26,33 +21,6 @@ IGNORED = ("sample_size",)
 """Without effect: the positions are in the file."""
 
 FIXED: dict[str, tuple[Any, ...]] = {"qk_norm": (None, "rms_norm")}
-LAYERS = {
-    "pos_embed.proj": "x_embedder.proj",
-    "pos_embed.pos_embed": "pos_embed",
-    "time_text_embed.timestep_embedder.linear_1": "t_embedder.mlp.0",
-    "time_text_embed.timestep_embedder.linear_2": "t_embedder.mlp.2",
-    "time_text_embed.text_embedder.linear_1": "y_embedder.mlp.0",
-    "time_text_embed.text_embedder.linear_2": "y_embedder.mlp.2",
-    "norm_out.linear": "final_layer.adaLN_modulation.1",
-    "proj_out": "final_layer.linear",
-}
-BLOCK_LAYERS = {
-    "norm1.linear": "x_block.adaLN_modulation.1",
-    "norm1_context.linear": "context_block.adaLN_modulation.1",
-    **{f"attn.to_{part}": f"x_block.attn.{part}" for part in "qkv"},
-    **{f"attn.add_{part}_proj": f"context_block.attn.{part}" for part in "qkv"},
-    **{f"attn2.to_{part}": f"x_block.attn2.{part}" for part in "qkv"},
-    **{f"attn.norm_{part}": f"x_block.attn.ln_{part}" for part in "qk"},
-    **{f"attn.norm_added_{part}": f"context_block.attn.ln_{part}" for part in "qk"},
-    **{f"attn2.norm_{part}": f"x_block.attn2.ln_{part}" for part in "qk"},
-    "attn.to_out.0": "x_block.attn.proj",
-    "attn.to_add_out": "context_block.attn.proj",
-    "attn2.to_out.0": "x_block.attn2.proj",
-    "ff.net.0.proj": "x_block.mlp.fc1",
-    "ff.net.2": "x_block.mlp.fc2",
-    "ff_context.net.0.proj": "context_block.mlp.fc1",
-    "ff_context.net.2": "context_block.mlp.fc2",
-}
 
 
 def read_sd3_config(config: Mapping[str, Any], path: Path, kind: PredictionKind) -> MMDiTConfig:
@@ -85,22 +53,3 @@ def read_sd3_config(config: Mapping[str, Any], path: Path, kind: PredictionKind)
         dual=tuple(dual),
         kind=kind,
     )
-
-
-def sd3_tensors(tensors: Mapping[str, Tensor], depth: int) -> dict[str, Tensor]:
-    """Rename tensors of diffusers to the names of the single file; unknown names stay, and are left over in filling.
-
-    depth: blocks. Where only a shift and a scale are left, diffusers stores the scale first: they are swapped.
-    """
-    renamed: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        match = re.match(r"transformer_blocks\.(\d+)\.(.+)$", name)
-        if match is None:
-            renamed[rename_layer(name, LAYERS)] = tensor
-        else:
-            renamed[f"joint_blocks.{match[1]}.{rename_layer(match[2], BLOCK_LAYERS)}"] = tensor
-    for layer in (f"joint_blocks.{depth - 1}.context_block.adaLN_modulation.1", "final_layer.adaLN_modulation.1"):
-        for name in (f"{layer}.weight", f"{layer}.bias"):
-            if name in renamed:
-                renamed[name] = torch.cat(renamed[name].chunk(2)[::-1])
-    return join_qkv(renamed)
