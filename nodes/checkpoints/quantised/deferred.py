@@ -17,8 +17,8 @@ class DeferredTensor(torch.Tensor):
     """A float32 tensor on the CPU that holds no values: each operation computes those that it needs.
 
     Cuts and joins along the first axis, such as `chunk` and `torch.cat`, give another deferred tensor; any other
-    operation, `detach` among them, gives a plain one. So a loader that renames, splits and joins weights, and takes
-    their values one by one, holds one of them at a time.
+    operation, `detach` and `to` among them, gives a plain one. So a loader that renames, splits and joins weights, and
+    takes their values one by one, holds one of them at a time. No module holds a deferred tensor.
     """
 
     read_rows: ReadRows
@@ -43,6 +43,22 @@ class DeferredTensor(torch.Tensor):
             if result is not None:
                 return result
         return func(*tree_map_only(cls, read, args), **tree_map_only(cls, read, dict(kwargs or {})))
+
+    def to(self, *args: Any, **kwargs: Any) -> Tensor:
+        """As of a plain tensor, and never this one, also for its own dtype and device."""
+        return read(self).to(*args, **kwargs)
+
+    def float(self, **kwargs: Any) -> Tensor:
+        """The values, plain."""
+        return self.to(torch.float32, **kwargs)
+
+    def contiguous(self, **kwargs: Any) -> Tensor:
+        """The values, plain."""
+        return read(self).contiguous(**kwargs)
+
+    def numpy(self, **kwargs: Any) -> Any:
+        """The values as an array."""
+        return read(self).numpy(**kwargs)
 
     def __repr__(self, **_: object) -> str:
         return f"DeferredTensor({tuple(self.shape)})"

@@ -1,4 +1,4 @@
-"""GGUF's formats of few bits, one value at a time from ggml's description of their blocks (docs/gguf.md, ggml-quants)."""
+"""GGUF's formats of few bits, a value at a time, from ggml's description of their blocks (ggml-common.h)."""
 
 from __future__ import annotations
 

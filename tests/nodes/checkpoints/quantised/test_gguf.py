@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import builtins
-import random
 import struct
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 from guidegraph.nodes.checkpoints.quantised.deferred import DeferredTensor, stored_bytes
 from guidegraph.nodes.checkpoints.read_tensors import read_tensors
 from tests.nodes.checkpoints.quantised.gguf_reference import FORMATS, random_blocks, values_of
+from tests.nodes.checkpoints.quantised.mutants import load_mutants
 
 gguf: Any = pytest.importorskip("gguf")
 
@@ -185,22 +185,7 @@ def test_a_damaged_header_is_one_line(tmp_path: Path, content: bytes, reason: st
 def test_mutants_load_or_are_refused(tmp_path: Path) -> None:
     blocks = random_blocks("Q8_0", 64)
     tensors = {"a.weight": (blocks.reshape(2, -1), kind_of("Q8_0")), "b": (np.ones(4, np.float32), None)}
-    content = write(tmp_path / "a.gguf", tensors, comfy__gguf__orig_shape__b=[2, 2]).read_bytes()
-    generator = random.Random(5)
-    refused = 0
-    for _ in range(300):
-        mutant = bytearray(content)
-        for _ in range(generator.choice([1, 1, 3])):
-            mutant[generator.randrange(len(mutant) - 4)] = generator.choice([0, 1, 9, 127, 255])
-        if generator.random() < 0.2:
-            del mutant[generator.randrange(len(mutant)) :]
-        (tmp_path / "b.gguf").write_bytes(mutant)
-        try:
-            values = [tensor.detach().clone() for tensor in read_tensors(tmp_path / "b.gguf").values()]
-        except ValueError as error:
-            assert "b.gguf" in str(error)
-            assert "\n" not in str(error)
-            refused += 1
-        else:
-            assert sum(value.numel() for value in values) <= len(content)
-    assert refused > 50
+    path = write(tmp_path / "a.gguf", tensors, comfy__gguf__orig_shape__b=[2, 2])
+    messages = load_mutants(path, [0, 1, 9, 127, 255])
+    assert len(messages) > 50
+    assert all("mutant.gguf" in message and "\n" not in message for message in messages)

@@ -18,6 +18,7 @@ from guidegraph.nodes.checkpoints.checkpoint import load_checkpoint
 from guidegraph.nodes.checkpoints.diffusers.block_names import join_qkv
 from guidegraph.nodes.checkpoints.filling import fill
 from guidegraph.nodes.checkpoints.quantised.deferred import DeferredTensor
+from tests.nodes.checkpoints.diffusers import pipelines
 from tests.nodes.checkpoints.transformers import sd3_writer
 
 pytest.importorskip("diffusers")
@@ -117,3 +118,30 @@ def test_one_dequantised_tensor_exists_at_a_time() -> None:
     assert most == 3  # the three parts of qkv
     assert not alive
     assert {parameter.dtype for parameter in module.parameters()} == {torch.bfloat16}
+
+
+def test_stable_diffusion_in_plain_fp8_is_that_of_its_values(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    file = pipelines.single_file(pipelines.pipeline("sd1", tmp_path), "sd1", tmp_path / "sd1.safetensors")
+    network = ("model.diffusion_model.", "first_stage_model.", "cond_stage_model.")
+    stored = {
+        name: tensor.to(torch.float8_e4m3fn) if name.startswith(network) and tensor.is_floating_point() else tensor
+        for name, tensor in load_file(file).items()
+    }
+    save_file(stored, tmp_path / "fp8.safetensors")
+    save_file({name: tensor.float() for name, tensor in stored.items()}, file)
+    quantised, expected = (
+        load_checkpoint(path=path, tokenizer=tmp_path / "eos") for path in (tmp_path / "fp8.safetensors", file)
+    )
+    for part in ("denoiser", "autoencoder", "text"):
+        modules: list[Any] = [getattr(checkpoint, part) for checkpoint in (quantised, expected)]
+        check_equal(modules[0].state_dict(), modules[1].state_dict())
+
+
+def test_a_deferred_tensor_becomes_plain_also_in_its_own_dtype() -> None:
+    tensor = DeferredTensor((3, 2), lambda start, stop: torch.ones(stop - start, 2), 6)
+    for plain in (tensor.float(), tensor.to(torch.float32), tensor.contiguous(), tensor.to(tensor.device), tensor + 0):
+        assert type(plain) is Tensor
+        assert torch.equal(plain, torch.ones(3, 2))
+    assert tensor.numpy().sum() == 6
+    assert repr(tensor) == "DeferredTensor((3, 2))"

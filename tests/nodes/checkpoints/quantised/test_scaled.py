@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from guidegraph.nodes.checkpoints.quantised.deferred import DeferredTensor, stored_bytes
 from guidegraph.nodes.checkpoints.read_tensors import read_tensors
+from tests.nodes.checkpoints.quantised.mutants import load_mutants
 
 DTYPES = [torch.float8_e4m3fn, torch.float8_e5m2]
 
@@ -138,22 +138,6 @@ def test_mutants_load_or_are_refused(tmp_path: Path) -> None:
         a__weight_scale=scale,
         a__comfy_quant=format_mark(format="float8_e4m3fn"),
     )
-    content = path.read_bytes()
-    generator = random.Random(5)
-    refused = 0
-    for _ in range(300):
-        mutant = bytearray(content)
-        for _ in range(generator.choice([1, 1, 3])):
-            mutant[generator.randrange(len(mutant))] = generator.choice([0, 34, 44, 49, 57, 127, 255])
-        if generator.random() < 0.2:
-            del mutant[generator.randrange(len(mutant)) :]
-        (tmp_path / "b.safetensors").write_bytes(mutant)
-        try:
-            values = [tensor.detach().clone() for tensor in read_tensors(tmp_path / "b.safetensors").values()]
-        except ValueError as error:
-            assert "b.safetensors" in str(error)
-            assert "\n" not in str(error)
-            refused += 1
-        else:
-            assert sum(value.numel() for value in values) <= len(content)
-    assert refused > 50
+    messages = load_mutants(path, [0, 34, 44, 49, 57, 127, 255])
+    assert len(messages) > 50
+    assert all("mutant.safetensors" in message and "\n" not in message for message in messages)
