@@ -13,6 +13,7 @@ from guidegraph.nodes.checkpoints.guided_diffusion import is_guided_diffusion, l
 from guidegraph.nodes.checkpoints.load_options import LoadOptions
 from guidegraph.nodes.checkpoints.read_tensors import read_tensors
 from guidegraph.nodes.checkpoints.transformers.dit import is_dit, load_dit
+from guidegraph.nodes.checkpoints.transformers.pixart import is_pixart, load_pixart
 from guidegraph.nodes.checkpoints.transformers.sd3 import is_sd3, load_sd3
 from guidegraph.nodes.types import Schedule
 
@@ -49,12 +50,14 @@ def _load_layout(path: Path, options: LoadOptions) -> dict[str, Any]:
         return load_guided_diffusion(tensors, file, options)
     if is_dit(tensors) and not path.is_dir():
         return load_dit(tensors, file, options)
+    if is_pixart(tensors) and not path.is_dir():
+        return load_pixart(tensors, file, options)
     if is_sd3(tensors) and not path.is_dir():
         return load_sd3(tensors, file, options)
     if is_compvis(tensors) or path.is_dir():
         return load_compvis(tensors, file, options)
     raise ValueError(
-        f"'{path}' has tensors of no known layout (guided-diffusion, CompVis, DiT, Stable Diffusion 3); found "
+        f"'{path}' has tensors of no known layout (guided-diffusion, CompVis, DiT, PixArt, Stable Diffusion 3); found "
         f"{len(tensors)} tensors: {_first(tensors)}"
     )
 

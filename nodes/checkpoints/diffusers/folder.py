@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from guidegraph.nodes.checkpoints.denoiser import build_denoiser
-from guidegraph.nodes.checkpoints.diffusers import dit, first_stage, sd3, unet
+from guidegraph.nodes.checkpoints.diffusers import dit, first_stage, pixart, sd3, unet
 from guidegraph.nodes.checkpoints.diffusers.component_weights import read_component
 from guidegraph.nodes.checkpoints.diffusers.config import read_json
 from guidegraph.nodes.checkpoints.diffusers.schedule import CONFIG, read_scheduler
@@ -15,6 +15,7 @@ from guidegraph.nodes.checkpoints.diffusers.text import T5_CLASSES, TEXT_CLASSES
 from guidegraph.nodes.checkpoints.guided_diffusion import build_schedule
 from guidegraph.nodes.checkpoints.load_options import LoadOptions
 from guidegraph.nodes.checkpoints.transformers.dit import build_dit
+from guidegraph.nodes.checkpoints.transformers.pixart import build_pixart
 from guidegraph.nodes.checkpoints.transformers.sd3 import FLOW, build_mmdit
 from guidegraph.nodes.types import PredictionKind
 
@@ -114,7 +115,14 @@ def load_sd3(folder: Path, kind: PredictionKind, ema: bool) -> dict[str, Any]:
     return build_mmdit(config, sd3.sd3_tensors(read_component(folder, ema), config.depth), str(folder))
 
 
-TRANSFORMERS = {dit.CLASS: load_dit, sd3.CLASS: load_sd3}
+def load_pixart(folder: Path, kind: PredictionKind, ema: bool) -> dict[str, Any]:
+    """Load the `denoiser` of a PixArt's folder."""
+    path = folder / "config.json"
+    config = pixart.read_pixart_config(read_json(path), path, kind)
+    return build_pixart(config, pixart.pixart_tensors(read_component(folder, ema)), str(folder))
+
+
+TRANSFORMERS = {dit.CLASS: load_dit, sd3.CLASS: load_sd3, **dict.fromkeys(pixart.CLASSES, load_pixart)}
 """Loaders of a transformer's folder, by its class."""
 
 FLOWS = (sd3.CLASS,)

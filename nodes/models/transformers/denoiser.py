@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+from torch import Tensor
+
+from guidegraph.nodes.models.networks.hooks import Hooks
 from guidegraph.nodes.models.own.denoiser import NetworkDenoiser
 from guidegraph.nodes.models.transformers.dit import DiT, DiTConfig
 from guidegraph.nodes.models.transformers.mmdit import MMDiT, MMDiTConfig
+from guidegraph.nodes.models.transformers.pixart import PixArt, PixArtConfig
+from guidegraph.nodes.types import Condition, Prediction
 
 
 class DiTDenoiser(NetworkDenoiser):
@@ -36,3 +42,20 @@ class MMDiTDenoiser(NetworkDenoiser):
             raise ValueError(
                 f"this denoiser has positions for at most {largest} × {largest}; found x of shape {tuple(shape)}"
             )
+
+
+class PixArtDenoiser(NetworkDenoiser):
+    """The `NetworkDenoiser` of a PixArt, without its variance, which the released models did not learn.
+
+    Tokens of a text that its mask leaves out have no effect.
+    """
+
+    network: PixArt
+
+    @property
+    def config(self) -> PixArtConfig:
+        return self.network.config
+
+    def forward(self, x: Tensor, t: Tensor, condition: Condition, hooks: Hooks | None = None) -> Prediction:
+        """As of any `NetworkDenoiser`, with no variance."""
+        return replace(super().forward(x, t, condition, hooks), variance=None)
