@@ -11,7 +11,13 @@ from guidegraph.nodes.checkpoints.diffusers import dit, first_stage, pixart, sd3
 from guidegraph.nodes.checkpoints.diffusers.component_weights import read_component
 from guidegraph.nodes.checkpoints.diffusers.config import read_json
 from guidegraph.nodes.checkpoints.diffusers.schedule import CONFIG, read_scheduler
-from guidegraph.nodes.checkpoints.diffusers.text import T5_CLASSES, TEXT_CLASSES, load_sd3_text, load_text
+from guidegraph.nodes.checkpoints.diffusers.text import (
+    T5_CLASSES,
+    TEXT_CLASSES,
+    load_pixart_text,
+    load_sd3_text,
+    load_text,
+)
 from guidegraph.nodes.checkpoints.guided_diffusion import build_schedule
 from guidegraph.nodes.checkpoints.load_options import LoadOptions
 from guidegraph.nodes.checkpoints.transformers.dit import build_dit
@@ -84,6 +90,8 @@ def _load_text(
     """Load the text embedder of a pipeline; classes: of its text encoders. parts: those loaded before."""
     if transformer == sd3.CLASS:
         return load_sd3_text(folder, classes, parts["denoiser"].config, t5=options.t5)
+    if transformer in pixart.CLASSES:
+        return load_pixart_text(folder, parts["denoiser"].config, index)
     if "text_encoder_3" in classes:
         raise ValueError(f"'{folder}' has 'text_encoder_3', which only Stable Diffusion 3 is known to have")
     factor = parts["autoencoder"].config.factor if "autoencoder" in parts else 1
@@ -164,12 +172,13 @@ def _read_components(folder: Path, index: Mapping[str, Any]) -> dict[str, Compon
         if name.startswith("_") or name in UNUSED or not is_component or value == [None, None]:
             continue
         components[name] = (str(value[0]), str(value[1]))
+    has_t5_alone = "transformer" in components and components["transformer"][1] in pixart.CLASSES
     expected = {
         "unet": unet.CLASSES,
         "transformer": tuple(TRANSFORMERS),
         "vae": first_stage.CLASSES,
         "vqvae": first_stage.CLASSES,
-        "text_encoder": TEXT_CLASSES,
+        "text_encoder": T5_CLASSES if has_t5_alone else TEXT_CLASSES,
         "text_encoder_2": TEXT_CLASSES,
         "text_encoder_3": T5_CLASSES,
         "bert": ("LDMBertModel",),
