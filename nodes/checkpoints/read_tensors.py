@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from guidegraph.graph.trust.file_checks import open_regular
-from guidegraph.nodes.checkpoints.quantised.deferred import stored_bytes
+from guidegraph.nodes.checkpoints.quantised.deferred import count_stored_bytes
 from guidegraph.nodes.checkpoints.quantised.gguf_file import read_gguf
 from guidegraph.nodes.checkpoints.quantised.gguf_header import MAGIC
 from guidegraph.nodes.checkpoints.quantised.scaled import dequantise
@@ -207,7 +207,7 @@ def _check_sizes(path: Path, tensors: Mapping[str, Tensor], size: int) -> None:
     for name, tensor in tensors.items():
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
             raise ValueError(f"'{path}' is refused: '{name}' is no plain tensor; save it dense and unquantised")
-    declared = sum(stored_bytes(tensor) for tensor in tensors.values())
+    declared = sum(count_stored_bytes(tensor) for tensor in tensors.values())
     if declared > MAX_SHARING * size:
         name = max(tensors, key=lambda name: tensors[name].numel())
         raise ValueError(

@@ -69,7 +69,7 @@ def read(tensor: DeferredTensor) -> Tensor:
     return tensor.read_rows(0, tensor.shape[0])
 
 
-def stored_bytes(tensor: Tensor) -> int:
+def count_stored_bytes(tensor: Tensor) -> int:
     """Size in bytes of a tensor as its file stores it."""
     if isinstance(tensor, DeferredTensor):
         return tensor.stored_bytes
@@ -127,7 +127,7 @@ def _join(tensors: Sequence[Tensor], dim: int = 0) -> DeferredTensor | None:
         return torch.cat(pieces) if pieces else torch.empty(0, *first.shape[1:])
 
     rows = sum(part.shape[0] for part in tensors)
-    return DeferredTensor((rows, *first.shape[1:]), read_rows, sum(stored_bytes(part) for part in tensors))
+    return DeferredTensor((rows, *first.shape[1:]), read_rows, sum(count_stored_bytes(part) for part in tensors))
 
 
 DEFERRED: dict[Any, Callable[..., Any]] = {

@@ -15,7 +15,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from guidegraph.nodes.checkpoints.quantised.deferred import DeferredTensor, stored_bytes
+from guidegraph.nodes.checkpoints.quantised.deferred import DeferredTensor, count_stored_bytes
 
 FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 FORMATS = ("float8_e4m3fn", "float8_e5m2")
@@ -105,7 +105,7 @@ def _defer(tensor: Tensor, scale: Tensor | None, name: str, path: Path) -> Tenso
         rows = tensor[start:stop].float()
         return rows if scale is None or sharing is None else apply_scale(rows, scale.float(), sharing, start)
 
-    return DeferredTensor(tensor.shape, read_rows, stored_bytes(tensor))
+    return DeferredTensor(tensor.shape, read_rows, count_stored_bytes(tensor))
 
 
 def find_sharing(scale: Sequence[int], weight: Sequence[int]) -> Sharing | None:

@@ -26,6 +26,7 @@ from guidegraph.nodes.models.transformers.pixart import PixArt, PixArtConfig
 
 CAPTION = "y_embedder.y_proj.fc1.weight"
 SHARED = "t_block.1.weight"
+FIRST_BLOCK = "blocks.0.scale_shift_table"
 NULL_CAPTION = "y_embedder.y_embedding"
 """Embedding of no text in training; drawing takes that of an empty prompt."""
 
@@ -45,7 +46,7 @@ SIGMA_GRID = 32.0
 
 def is_pixart(tensors: Mapping[str, Tensor]) -> bool:
     """Whether tensors have the layout of PixArt's authors."""
-    return CAPTION in tensors and SHARED in tensors
+    return all(name in tensors for name in (CAPTION, SHARED, FIRST_BLOCK))
 
 
 def load_pixart(tensors: Mapping[str, Tensor], path: Path, options: LoadOptions) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from guidegraph.nodes.checkpoints.quantised.deferred import DeferredTensor, stored_bytes
+from guidegraph.nodes.checkpoints.quantised.deferred import DeferredTensor, count_stored_bytes
 from guidegraph.nodes.checkpoints.read_tensors import read_tensors
 from tests.nodes.checkpoints.quantised.gguf_reference import FORMATS, random_blocks, values_of
 from tests.nodes.checkpoints.quantised.mutants import load_mutants
@@ -77,7 +77,7 @@ def test_whole_numbers_and_long_tensors_load(tmp_path: Path) -> None:
     assert torch.equal(actual["steps"], torch.from_numpy(count))
     expected = gguf.dequantize(blocks.reshape(3, -1), kind_of("Q8_0"))
     assert np.array_equal(actual["long"].detach().numpy(), expected)
-    assert stored_bytes(actual["long"]) == blocks.nbytes
+    assert count_stored_bytes(actual["long"]) == blocks.nbytes
 
 
 def test_plain_values_stay_mapped(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from guidegraph.nodes.checkpoints.quantised.deferred import DeferredTensor, stored_bytes
+from guidegraph.nodes.checkpoints.quantised.deferred import DeferredTensor, count_stored_bytes
 from guidegraph.nodes.checkpoints.read_tensors import read_tensors
 from tests.nodes.checkpoints.quantised.mutants import load_mutants
 
@@ -38,7 +38,7 @@ def test_plain_weights_are_those_of_torchs_cast(tmp_path: Path, dtype: torch.dty
     save({"a.weight": weight, "a.bias": bias, "n": torch.tensor(3)}, tmp_path / "a.pt")
     tensors = read_tensors(tmp_path / "a.pt")
     assert isinstance(tensors["a.weight"], DeferredTensor)
-    assert stored_bytes(tensors["a.weight"]) == 24
+    assert count_stored_bytes(tensors["a.weight"]) == 24
     assert torch.equal(tensors["a.weight"].detach(), weight.float())
     assert torch.equal(tensors["a.bias"].detach(), bias.float())
     assert torch.equal(tensors["n"], torch.tensor(3))
