@@ -32,10 +32,10 @@ class DeferredTensor(torch.Tensor):
         tensor.stored_bytes = stored_bytes
         return tensor
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         if not kwargs and (defer := DEFERRED.get(func)) is not None:
@@ -52,15 +52,15 @@ class DeferredTensor(torch.Tensor):
         """The values, plain."""
         return self.to(torch.float32, **kwargs)
 
-    def contiguous(self, **kwargs: Any) -> Tensor:
+    def contiguous(self, *args: Any, **kwargs: Any) -> Tensor:
         """The values, plain."""
-        return read(self).contiguous(**kwargs)
+        return read(self).contiguous(*args, **kwargs)
 
     def numpy(self, **kwargs: Any) -> Any:
         """The values as an array."""
         return read(self).numpy(**kwargs)
 
-    def __repr__(self, **_: object) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:
         return f"DeferredTensor({tuple(self.shape)})"
 
 

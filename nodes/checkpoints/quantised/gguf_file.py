@@ -55,7 +55,7 @@ def read_gguf(path: Path) -> dict[str, Tensor]:
     with open_regular(path) as file:
         data = np.memmap(file, dtype=np.uint8, mode="c")
     try:
-        header = read_header(memoryview(data))
+        header = read_header(data.data)
         tensors = {info.name: _read_tensor(info, header, data, gguf) for info in header.tensors}
     except DamagedHeader as error:
         raise ValueError(f"'{path}' is a damaged or truncated GGUF file ({error}): fetch or save it again") from None

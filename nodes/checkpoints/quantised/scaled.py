@@ -135,5 +135,6 @@ def apply_scale(rows: Tensor, scale: Tensor, sharing: Sharing, start: int) -> Te
         return rows * scale[indices].repeat_interleave(TILE, dim=1)[:, : rows.shape[1]]
     own = scale[start : start + rows.shape[0]]
     if sharing == "parts":
-        return (rows.unflatten(1, (scale.shape[1], -1)) * own).flatten(1)
+        scaled: Tensor = rows.unflatten(1, (scale.shape[1], -1)) * own
+        return scaled.flatten(1)
     return rows * own.reshape(-1, *[1] * (rows.ndim - 1))

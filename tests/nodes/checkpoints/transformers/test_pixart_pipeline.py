@@ -14,6 +14,7 @@ from guidegraph import load_workflow
 from guidegraph.nodes.checkpoints.checkpoint import load_checkpoint
 from guidegraph.nodes.conditioning.text import encode_text
 from guidegraph.nodes.sampling.noise import gaussian
+from tests.graph.export.exporting import made
 from tests.nodes.checkpoints import difference_bounds, tiny
 from tests.nodes.checkpoints.diffusers import pipelines
 from tests.nodes.checkpoints.transformers import pixart_writer
@@ -74,6 +75,17 @@ def test_twenty_steps_of_the_workflow_are_those_of_the_pipeline(pipeline: tuple[
     difference_bounds.relative(run["latent"], expected, 1e-3, "latents after all steps")
     picture = pipe.vae.decode(expected / 0.13025).sample
     difference_bounds.largest(run["image"], picture.clamp(-1, 1), 1e-3, "pictures")
+
+
+@pytest.mark.slow
+def test_the_bundle_draws_what_the_engine_draws(pipeline: tuple[Any, Path], tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    params = {"checkpoint": str(pipeline[1]), "steps": 2, "batch": 2, "shape": SHAPE, "prompt": "a cab"}
+    exported = made(WORKFLOW, tmp_path, **params)
+    (tmp_path / "engine").mkdir()
+    for changes in ({}, {"prompt": ["Bad", "dad cab"], "scale": 2.0, "steps": 3}):
+        latents = exported.run(**changes)["latent"], exported.engine(tmp_path / "engine", **changes)["latent"]
+        difference_bounds.relative(*(torch.as_tensor(latent) for latent in latents), 1e-4, "latents of the bundle")
 
 
 def test_prompts_of_pixart_alpha_are_shorter(pipeline: tuple[Any, Path], tmp_path: Path) -> None:
