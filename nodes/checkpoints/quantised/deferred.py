@@ -60,7 +60,7 @@ class DeferredTensor(torch.Tensor):
         """The values as an array."""
         return read(self).numpy(**kwargs)
 
-    def __repr__(self, *, tensor_contents: Any = None) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         return f"DeferredTensor({tuple(self.shape)})"
 
 
