@@ -42,4 +42,5 @@ def guide(positive: Tensor, negative: Tensor, scale: Scale, tau: float, alpha: f
     extrapolated = phi * positive - (phi - 1) * negative
     norm, own_norm = (values.abs().sum((1, 3), keepdim=True) for values in (extrapolated, positive))
     limited = extrapolated * (tau * own_norm / norm.clamp(min=1e-12)).clamp(max=1)
-    return alpha * limited + (1 - alpha) * positive
+    blended: Tensor = alpha * limited + (1 - alpha) * positive
+    return blended
