@@ -41,12 +41,15 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
     check_fit(expected, tensors, source)
     converted: dict[int, Tensor] = {}
     for name in expected:
-        tensor = tensors[name].detach()
-        if id(tensors[name]) not in converted:
-            cast = tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
-            converted[id(tensors[name])] = cast.contiguous()
+        tensor = tensors[name]
+        if id(tensor) not in converted:
+            converted[id(tensor)] = _convert(tensor.detach(), device, dtype)
     module.load_state_dict({name: converted[id(tensors[name])] for name in expected}, strict=True, assign=True)
     module.eval().requires_grad_(False)
+
+
+def _convert(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    return tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None).contiguous()
 
 
 def check_axes(tensor: Tensor, source: str, name: str, axes: int) -> Tensor:

@@ -14,6 +14,7 @@ from guidegraph.nodes.checkpoints.load_options import LoadOptions
 from guidegraph.nodes.checkpoints.read_tensors import read_tensors
 from guidegraph.nodes.checkpoints.transformers.dit import is_dit, load_dit
 from guidegraph.nodes.checkpoints.transformers.flux import is_flux, load_flux
+from guidegraph.nodes.checkpoints.transformers.pixart import is_pixart, load_pixart
 from guidegraph.nodes.checkpoints.transformers.sd3 import is_sd3, load_sd3
 from guidegraph.nodes.checkpoints.transformers.z_image import is_z_image, load_z_image
 from guidegraph.nodes.types import Schedule
@@ -56,6 +57,8 @@ def _load_layout(path: Path, options: LoadOptions) -> dict[str, Any]:
         return load_guided_diffusion(tensors, file, options)
     if is_dit(tensors) and not path.is_dir():
         return load_dit(tensors, file, options)
+    if is_pixart(tensors) and not path.is_dir():
+        return load_pixart(tensors, file, options)
     if is_sd3(tensors) and not path.is_dir():
         return load_sd3(tensors, file, options)
     if is_flux(tensors) and not path.is_dir():
@@ -65,7 +68,7 @@ def _load_layout(path: Path, options: LoadOptions) -> dict[str, Any]:
     if is_compvis(tensors) or path.is_dir():
         return load_compvis(tensors, file, options)
     raise ValueError(
-        f"'{path}' has tensors of no known layout (guided-diffusion, CompVis, DiT, Stable Diffusion 3, Flux.1, "
+        f"'{path}' has tensors of no known layout (guided-diffusion, CompVis, DiT, PixArt, Stable Diffusion 3, Flux.1, "
         f"Z-Image); found {len(tensors)} tensors: {_first(tensors)}"
     )
 

@@ -1,6 +1,7 @@
 """Reads the tensors of a checkpoint file; its content decides the format. Nothing in a file is ever executed.
 
-Weights of safetensors files and of zipped `.pt` files stay on disk, memory-mapped, until they are used.
+Weights of safetensors files, GGUF files and zipped `.pt` files stay on disk, memory-mapped, until they are used; so do
+those in few bits, which are computed when they are used.
 """
 
 from __future__ import annotations
@@ -16,6 +17,10 @@ import torch
 from torch import Tensor
 
 from guidegraph.graph.trust.file_checks import open_regular
+from guidegraph.nodes.checkpoints.quantised.deferred import count_stored_bytes
+from guidegraph.nodes.checkpoints.quantised.gguf_file import read_gguf
+from guidegraph.nodes.checkpoints.quantised.gguf_header import MAGIC
+from guidegraph.nodes.checkpoints.quantised.scaled import dequantise
 
 AVERAGES = "ema"
 WRAPPERS = ("state_dict", "model")
@@ -52,10 +57,11 @@ class Inert:
 
 
 def read_tensors(path: Path, *, averages: bool = True) -> dict[str, Tensor]:
-    """Read the tensors of a safetensors file or a torch checkpoint, by name, on the CPU in the dtypes of the file.
+    """Read the tensors of a safetensors, GGUF or torch checkpoint, by name, on the CPU in the dtypes of the file.
 
-    A checkpoint may hold them under `ema`, `state_dict` or `model`, the first of these that exists, or at the top;
-    other values, such as a step count, are left out. Without averages, `ema` comes after the other two. Weights are
+    Weights in fp8 and in GGUF's formats of few bits are float32, with their scales, and computed when they are used. A
+    checkpoint may hold them under `ema`, `state_dict` or `model`, the first of these that exists, or at the top; other
+    values, such as a step count, are left out. Without averages, `ema` comes after the other two. Weights are
     memory-mapped, except those of a checkpoint from before torch 1.6. Raises ``ValueError`` that names the file, its
     content, and what to do.
     """
@@ -65,7 +71,7 @@ def read_tensors(path: Path, *, averages: bool = True) -> dict[str, Tensor]:
         if isinstance(candidate, Mapping):
             tensors = {name: value for name, value in candidate.items() if isinstance(value, Tensor)}
             if tensors and all(isinstance(name, str) for name in tensors):
-                return strip_module_prefix(tensors)
+                return dequantise(strip_module_prefix(tensors), path)
     keys = ", ".join(str(key) for key in list(content)[:8]) or "none"
     raise ValueError(
         f"'{path}' holds no weights: expected tensors by name, at the top or under {', '.join(wrappers)}; found the "
@@ -94,6 +100,8 @@ def read_nested(path: Path) -> Mapping[str, Any]:
         content = _read_zip(path, size)
     elif head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= size - 8:  # its length may begin as a pickle does
         content = _read_safetensors(path)
+    elif head[:4] == MAGIC:
+        content = read_gguf(path)
     elif head[:1] == b"\x80":
         content = _load(path, mmap=False)
     elif head[8:9] == b"{":
@@ -199,7 +207,7 @@ def _check_sizes(path: Path, tensors: Mapping[str, Tensor], size: int) -> None:
     for name, tensor in tensors.items():
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
             raise ValueError(f"'{path}' is refused: '{name}' is no plain tensor; save it dense and unquantised")
-    declared = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    declared = sum(count_stored_bytes(tensor) for tensor in tensors.values())
     if declared > MAX_SHARING * size:
         name = max(tensors, key=lambda name: tensors[name].numel())
         raise ValueError(
@@ -215,4 +223,4 @@ def _describe_content(head: bytes, size: int) -> str:
         return "it is a pointer of git-lfs; fetch the file itself with `git lfs pull`"
     if head.lstrip()[:1] == b"<":
         return "it is a web page; fetch the file itself"
-    return f"it begins with {head[:8]!r}; expected safetensors, or what torch.save wrote"
+    return f"it begins with {head[:8]!r}; expected safetensors, GGUF, or what torch.save wrote"

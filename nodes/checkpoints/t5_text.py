@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import normalizers
 from torch import Tensor, nn
 
 from guidegraph.graph.device_context import current_dtype
@@ -118,11 +119,13 @@ def infer_t5_settings(tensors: Mapping[str, Tensor], source: str) -> dict[str, A
     }
 
 
-def build_t5_tower(model: Any, tokenizer: Path, length: int, *, attend_padding: bool) -> T5Tower:
+def build_t5_tower(
+    model: Any, tokenizer: Path, length: int, *, attend_padding: bool, lowercase: bool = False
+) -> T5Tower:
     """Build the tower of a T5 encoder with its tokenizer's folder; see `T5Tower`.
 
-    Raises ``ValueError`` that names the folder if it holds no tokenizer for this encoder, or one for which a package is
-    missing.
+    lowercase: prompts are read in small letters. Raises ``ValueError`` that names the folder if it holds no tokenizer
+    for this encoder, or one for which a package is missing.
     """
     transformers = import_transformers(EXTRA)
     is_converted = (tokenizer / "tokenizer.json").is_file() or not (tokenizer / "spiece.model").is_file()
@@ -135,6 +138,10 @@ def build_t5_tower(model: Any, tokenizer: Path, length: int, *, attend_padding: 
     words = tokenizer_from_folder(transformers.T5TokenizerFast, tokenizer, int(model.config.vocab_size))
     if None in (words.eos_token_id, words.pad_token_id):
         raise ValueError(f"the tokenizer in '{tokenizer}' has no token for the end or padding")
+    if lowercase:
+        backend = words.backend_tokenizer
+        steps = [normalizers.Lowercase(), *([] if backend.normalizer is None else [backend.normalizer])]
+        backend.normalizer = normalizers.Sequence(steps)
     return T5Tower(model, words, length, attend_padding=attend_padding)
 
 

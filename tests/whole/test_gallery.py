@@ -21,7 +21,7 @@ pytest.importorskip("onnxscript")
 
 import torch
 
-from guidegraph import Prediction
+from guidegraph import Condition, Prediction
 from guidegraph.testing import NodeCase, conformance_cases, example, register_example
 
 GALLERY = ROOT / "plugins" / "gallery"
@@ -36,7 +36,7 @@ def files(name: str) -> list[Path]:
 
 
 def test_all_methods_are_there() -> None:
-    expected = "apg autoguidance cfg_zero_star cfgpp dps dynamic_thresholding freeu pag seg universal"
+    expected = "apg autoguidance cfg_zero_star cfgpp dps dynamic_thresholding freeu nag pag seg slg universal"
     assert expected.split() == NAMES
 
 
@@ -96,6 +96,10 @@ def exceptions(plugin: Any, name: str) -> list[NodeCase]:
     """Values where the kit's examples make no sense for a node, and what is by design."""
     if name == "autoguidance":
         return [NodeCase(plugin.guide, inputs={"uncond": example(Prediction, 5)})]
+    if name == "nag":
+        return [NodeCase(plugin.predict_away, inputs={"negative": example(Condition, 5)})]
+    if name == "slg":
+        return [NodeCase(plugin.skip, settings={"sites": "self.middle"})]
     if name == "universal":
         register_example(plugin.Loss, lambda seed: Darkness())
         return [NodeCase(plugin.guide, detached={"context": TAKEN})]
@@ -137,4 +141,4 @@ def test_all_are_installed_beside_each_other(tmp_path: Path) -> None:
     assert {name: states.get(name) for name in NAMES} == dict.fromkeys(NAMES, "ok")
     workflows = [f"{file.parent.name.removeprefix('guidegraph_')}:{file.name}" for file in site.glob("*/*.yaml")]
     output = guidegraph("validate", *workflows)
-    assert output.count(": ok") == len(workflows) >= 10
+    assert output.count(": ok") == len(workflows) >= 12

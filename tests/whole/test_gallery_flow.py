@@ -15,6 +15,7 @@ import guidegraph_dynamic_thresholding as dynamic_thresholding
 import guidegraph_freeu as freeu
 import guidegraph_pag as pag
 import guidegraph_seg as seg
+import guidegraph_slg as slg
 import guidegraph_universal as universal
 import pytest
 import torch
@@ -143,6 +144,7 @@ METHODS: dict[str, Callable[[Setting], Prediction]] = {
     "freeu": lambda s: s.predict(denoiser=freeu.apply(NETWORK)),
     "pag": guide_with_perturbed(pag.guide, pag.perturb(NETWORK)),
     "seg": guide_with_perturbed(seg.guide, seg.perturb(NETWORK)),
+    "slg": guide_with_perturbed(slg.guide, slg.skip(NETWORK, sites="self")),
     "universal.guide": guide_universally,
     "universal.backward": guide_backward,
 }

@@ -22,6 +22,7 @@ from guidegraph.nodes.checkpoints.compvis.model_facts import Facts
 from guidegraph.nodes.checkpoints.filling import build_filled, check_axes
 from guidegraph.nodes.checkpoints.first_stage import NEEDED
 from guidegraph.nodes.checkpoints.ldm_text import HEADS, build_ldm_text, check_ldm_text
+from guidegraph.nodes.checkpoints.quantised.deferred import DeferredTensor
 from guidegraph.nodes.checkpoints.tensor_names import strip_prefix
 from guidegraph.nodes.conditioning.text_pretrained import import_transformers
 from guidegraph.nodes.models.model_nodes import AbsentPart
@@ -115,7 +116,8 @@ def check_same_first_stage(conditioner: Tensors, first_stage: Tensors, path: str
 def _equal(a: Tensor | None, b: Tensor | None) -> bool:
     if a is None or b is None or a.shape != b.shape or a.dtype != b.dtype:
         return False
-    return a.device.type == "meta" or a.data_ptr() == b.data_ptr() or torch.equal(a, b)
+    is_stored = not isinstance(a, DeferredTensor) and not isinstance(b, DeferredTensor)
+    return a.device.type == "meta" or (is_stored and a.data_ptr() == b.data_ptr()) or torch.equal(a, b)
 
 
 def _build_rescaler(tensors: Tensors, path: Path, facts: Facts) -> MapRescaler:

@@ -18,12 +18,17 @@ def rename_layer(name: str, layers: Mapping[str, str]) -> str:
 
 def join_qkv(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Join weights or biases named `….q.…`, `….k.…` and `….v.…` to one `….qkv.…`, queries first."""
+    return join_parts(tensors, "qkv", "qkv")
+
+
+def join_parts(tensors: Mapping[str, Tensor], letters: str, name: str) -> dict[str, Tensor]:
+    """Join weights or biases of layers that are named by these letters to those of one layer with this name."""
     joined = dict(tensors)
-    for name in tensors:
-        owner, _, end = name.rpartition(".")
-        if not owner.endswith(".q"):
+    for first in tensors:
+        owner, _, end = first.rpartition(".")
+        if not owner.endswith(f".{letters[0]}"):
             continue
-        names = [f"{owner[:-1]}{letter}.{end}" for letter in "qkv"]
-        if all(part in tensors for part in names):
-            joined[f"{owner[:-1]}qkv.{end}"] = torch.cat([joined.pop(part) for part in names])
+        parts = [f"{owner[:-1]}{letter}.{end}" for letter in letters]
+        if all(part in tensors for part in parts):
+            joined[f"{owner[:-1]}{name}.{end}"] = torch.cat([joined.pop(part) for part in parts])
     return joined

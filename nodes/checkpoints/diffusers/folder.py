@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from guidegraph.nodes.checkpoints.denoiser import build_denoiser
-from guidegraph.nodes.checkpoints.diffusers import dit, first_stage, flux, sd3, unet, z_image
+from guidegraph.nodes.checkpoints.diffusers import dit, first_stage, flux, pixart, sd3, unet, z_image
 from guidegraph.nodes.checkpoints.diffusers.component_weights import read_component
 from guidegraph.nodes.checkpoints.diffusers.config import read_json
 from guidegraph.nodes.checkpoints.diffusers.schedule import CONFIG, read_scheduler
@@ -17,6 +17,7 @@ from guidegraph.nodes.checkpoints.diffusers.text import (
     T5_CLASSES,
     TEXT_CLASSES,
     load_flux_text,
+    load_pixart_text,
     load_sd3_text,
     load_text,
     load_z_image_text,
@@ -25,6 +26,7 @@ from guidegraph.nodes.checkpoints.guided_diffusion import build_schedule
 from guidegraph.nodes.checkpoints.load_options import LoadOptions
 from guidegraph.nodes.checkpoints.transformers.dit import build_dit
 from guidegraph.nodes.checkpoints.transformers.flux import build_flux, load_flux_file
+from guidegraph.nodes.checkpoints.transformers.pixart import build_pixart
 from guidegraph.nodes.checkpoints.transformers.sd3 import FLOW, build_mmdit
 from guidegraph.nodes.checkpoints.transformers.z_image import build_z_image, load_z_image_file
 from guidegraph.nodes.types import PredictionKind
@@ -123,6 +125,8 @@ def _load_text(
         return load_flux_text(folder, classes, parts["denoiser"].config)
     if transformer == z_image.CLASS:
         return load_z_image_text(folder, classes, parts["denoiser"].config)
+    if transformer in pixart.CLASSES:
+        return load_pixart_text(folder, parts["denoiser"].config, index)
     if "text_encoder_3" in classes:
         raise ValueError(f"'{folder}' has 'text_encoder_3', which only Stable Diffusion 3 is known to have")
     factor = parts["autoencoder"].config.factor if "autoencoder" in parts else 1
@@ -168,7 +172,20 @@ def load_z_image(folder: Path, kind: PredictionKind, ema: bool) -> dict[str, Any
     return build_z_image(config, z_image.z_image_tensors(read_component(folder, ema), config), str(folder))
 
 
-TRANSFORMERS = {dit.CLASS: load_dit, sd3.CLASS: load_sd3, flux.CLASS: load_flux, z_image.CLASS: load_z_image}
+def load_pixart(folder: Path, kind: PredictionKind, ema: bool) -> dict[str, Any]:
+    """Load the `denoiser` of a PixArt's folder."""
+    path = folder / "config.json"
+    config = pixart.read_pixart_config(read_json(path), path, kind)
+    return build_pixart(config, pixart.pixart_tensors(read_component(folder, ema)), str(folder))
+
+
+TRANSFORMERS = {
+    dit.CLASS: load_dit,
+    sd3.CLASS: load_sd3,
+    flux.CLASS: load_flux,
+    z_image.CLASS: load_z_image,
+    **dict.fromkeys(pixart.CLASSES, load_pixart),
+}
 """Loaders of a transformer's folder, by its class."""
 
 REPLACEABLE = {flux.CLASS: load_flux_file, z_image.CLASS: load_z_image_file}
@@ -213,12 +230,13 @@ def _read_components(folder: Path, index: Mapping[str, Any], options: LoadOption
         if name.startswith("_") or name in UNUSED or not is_component or value == [None, None]:
             continue
         components[name] = (str(value[0]), str(value[1]))
+    has_t5_alone = "transformer" in components and components["transformer"][1] in pixart.CLASSES
     expected = {
         "unet": unet.CLASSES,
         "transformer": tuple(TRANSFORMERS),
         "vae": first_stage.CLASSES,
         "vqvae": first_stage.CLASSES,
-        "text_encoder": (*TEXT_CLASSES, *CHAT_CLASSES),
+        "text_encoder": T5_CLASSES if has_t5_alone else (*TEXT_CLASSES, *CHAT_CLASSES),
         "text_encoder_2": (*TEXT_CLASSES, *T5_CLASSES),
         "text_encoder_3": T5_CLASSES,
         "bert": ("LDMBertModel",),

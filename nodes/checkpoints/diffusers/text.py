@@ -1,4 +1,4 @@
-"""Loads the text encoders of a diffusers folder with their tokenizers: CLIP, SDXL's two, SD3's, latent diffusion's."""
+"""Loads the text encoders of a diffusers folder with their tokenizers: CLIP's, T5's, SDXL's two, SD3's, and BERT."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from guidegraph.nodes.checkpoints.t5_text import build_t5, build_t5_tower
 from guidegraph.nodes.conditioning.text_pretrained import import_transformers
 from guidegraph.nodes.models.released.chat_text import ChatText
 from guidegraph.nodes.models.released.flux_text import FluxText
-from guidegraph.nodes.models.released.joined_text import SD3Text
+from guidegraph.nodes.models.released.joined_text import SD3Text, T5Text
 from guidegraph.nodes.models.released.prompt_embedder import PictureSize, ReleasedText
 from guidegraph.nodes.models.released.towers import Hidden, T5Tower, Tower
 from guidegraph.nodes.models.transformers.flux import FluxConfig
 from guidegraph.nodes.models.transformers.mmdit import MMDiTConfig
+from guidegraph.nodes.models.transformers.pixart import PixArtConfig
 from guidegraph.nodes.models.transformers.z_image import ZImageConfig
 
 TEXT_CLASSES = ("CLIPTextModel", "CLIPTextModelWithProjection")
@@ -30,6 +31,11 @@ EXTRA = "clip"
 FLUX_ENCODERS = {"text_encoder": "CLIPTextModel", "text_encoder_2": "T5EncoderModel"}
 FLUX_LENGTHS = {True: 512, False: 256}
 """Tokens of T5, by whether the network is told a guidance scale, as in the authors' software: dev, and schnell."""
+
+PIXART_LENGTH = 300
+"""Tokens of T5 in PixArt-Σ (Chen et al. 2024, section 3.1), as in diffusers' pipeline."""
+
+PIXART_LENGTHS = {"PixArtAlphaPipeline": 120}
 
 
 def load_text(folder: Path, classes: Mapping[str, str], index: Mapping[str, Any], factor: int) -> Any:
@@ -127,11 +133,29 @@ def load_z_image_text(folder: Path, classes: Mapping[str, str], config: ZImageCo
     return embedder
 
 
-def load_t5(folder: Path, encoder: str, tokenizer: str, length: int, *, attend_padding: bool) -> T5Tower:
-    """Load the T5 encoder of a folder with its tokenizer; see `T5Tower`."""
+def load_pixart_text(folder: Path, config: PixArtConfig, index: Mapping[str, Any]) -> T5Text:
+    """Load the text embedder of PixArt's folder, T5 alone, for the denoiser of a config.
+
+    index: its model_index.json. Prompts are read in small letters, as the models were trained. Raises ``ValueError`` if
+    transformers is missing, or T5 is missing, of another width, or not whole.
+    """
+    length = PIXART_LENGTHS.get(str(index.get("_class_name")), PIXART_LENGTH)
+    tower = load_t5(folder, "text_encoder", "tokenizer", length, attend_padding=False, lowercase=True)
+    if tower.width != config.context_dim:
+        raise ValueError(
+            f"'{folder}': the denoiser takes tokens of width {config.context_dim}, and 'text_encoder' is a T5 of width "
+            f"{tower.width}: they belong to different models"
+        )
+    return T5Text(tower).eval()
+
+
+def load_t5(
+    folder: Path, encoder: str, tokenizer: str, length: int, *, attend_padding: bool, lowercase: bool = False
+) -> T5Tower:
+    """Load the T5 encoder of a folder with its tokenizer; see `build_t5_tower`."""
     encoder_folder = folder / encoder
     model = build_t5(read_component(encoder_folder), read_json(encoder_folder / "config.json"), str(encoder_folder))
-    return build_t5_tower(model, folder / tokenizer, length, attend_padding=attend_padding)
+    return build_t5_tower(model, folder / tokenizer, length, attend_padding=attend_padding, lowercase=lowercase)
 
 
 def load_tower(folder: Path, encoder: str, tokenizer: str, hidden: Hidden) -> Tower:

@@ -85,7 +85,7 @@ def build_dit(config: DiTConfig, tensors: Mapping[str, Tensor], source: str) -> 
     """
     weights = dict(tensors)
     if POSITIONS in weights:
-        check_positions(weights.pop(POSITIONS), config, source)
+        check_positions(weights.pop(POSITIONS), config.width, config.grid, config.grid, source)
     if LABELS not in weights:
         raise ValueError(f"'{source}' holds no {LABELS}: it is incomplete, nothing was loaded")
     table = check_axes(weights.pop(LABELS), source, LABELS, 2)
@@ -95,13 +95,13 @@ def build_dit(config: DiTConfig, tensors: Mapping[str, Tensor], source: str) -> 
     return {"label": label, "denoiser": DiTDenoiser(network).eval()}
 
 
-def check_positions(stored: Tensor, config: DiTConfig, source: str) -> None:
-    """Raise ``ValueError`` for stored positions (1, grid², width) that are not those that the network computes."""
-    expected = sincos_positions(config.width, (config.grid, config.grid), config.grid, torch.device("cpu"))[None]
+def check_positions(stored: Tensor, width: int, side: int, grid: float, source: str) -> None:
+    """Raise ``ValueError`` for stored positions (1, side², width) that are not those that the network computes."""
+    expected = sincos_positions(width, (side, side), grid, torch.device("cpu"))[None]
     if stored.shape != expected.shape:
         raise ValueError(f"'{source}' does not fit: {POSITIONS} has the shape {tuple(stored.shape)}")
-    if not stored.is_meta and (stored.float() - expected).abs().max() > POSITION_TOLERANCE:
+    if not stored.is_meta and not ((stored.float() - expected).abs() <= POSITION_TOLERANCE).all():
         raise ValueError(
-            f"'{source}' holds other positions than the sines and cosines of DiT: it is of another architecture, "
-            "nothing was loaded"
+            f"'{source}' holds other positions than the sines and cosines of its family: it is of another "
+            "architecture, nothing was loaded"
         )

@@ -1,6 +1,6 @@
 """The hyper-parameters of a transformer that its tensors show, and the settings of `checkpoint.load` for it.
 
-DiT and Stable Diffusion 3 have the same names for their patches, positions and head.
+DiT, PixArt and Stable Diffusion 3 have the same names for their patches, positions and head.
 """
 
 from __future__ import annotations

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Self
 
 import torch
 from torch import Tensor, nn
 
 from guidegraph.nodes.guidance.hooks import Rule, Site
+from guidegraph.nodes.models.networks.hooks import Hooks
 from guidegraph.nodes.models.own.denoiser import NetworkDenoiser
 from guidegraph.nodes.models.transformers.dit import DiT, DiTConfig
 from guidegraph.nodes.models.transformers.flux import Flux, FluxConfig
 from guidegraph.nodes.models.transformers.mmdit import MMDiT, MMDiTConfig
+from guidegraph.nodes.models.transformers.pixart import PixArt, PixArtConfig
 from guidegraph.nodes.models.transformers.z_image import ZImage, ZImageConfig
 from guidegraph.nodes.shape_checks import expand_to_batch
-from guidegraph.nodes.types import Scale
+from guidegraph.nodes.types import Condition, Prediction, Scale
 
 
 class DiTDenoiser(NetworkDenoiser):
@@ -99,3 +102,20 @@ class ZImageDenoiser(NetworkDenoiser):
     @property
     def config(self) -> ZImageConfig:
         return self.network.config
+
+
+class PixArtDenoiser(NetworkDenoiser):
+    """The `NetworkDenoiser` of a PixArt, without its variance, which the released models did not learn.
+
+    Tokens of a text that its mask leaves out have no effect.
+    """
+
+    network: PixArt
+
+    @property
+    def config(self) -> PixArtConfig:
+        return self.network.config
+
+    def forward(self, x: Tensor, t: Tensor, condition: Condition, hooks: Hooks | None = None) -> Prediction:
+        """As of any `NetworkDenoiser`, with no variance."""
+        return replace(super().forward(x, t, condition, hooks), variance=None)

@@ -1,4 +1,4 @@
-"""Layers of DiT and MMDiT; their parameters have the names of the released files.
+"""Layers of DiT, MMDiT and PixArt; their parameters have the names of the released files.
 
 Token sequences are (B, N, C), the patches of a picture row by row. Peebles & Xie 2023 (arXiv:2212.09748); Esser et al.
 2024 (arXiv:2403.03206).
@@ -118,11 +118,11 @@ class TokenAttention(AttentionLayer):
 
 
 class TokenMLP(nn.Module):
-    """Linear, GELU (its tanh form), linear over tokens (B, N, C)."""
+    """Linear, GELU (its tanh form), linear over tokens (B, N, C), or from tokens of another width, `inputs`."""
 
-    def __init__(self, width: int, hidden: int) -> None:
+    def __init__(self, width: int, hidden: int, inputs: int | None = None) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(width, hidden)
+        self.fc1 = nn.Linear(inputs or width, hidden)
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -141,10 +141,14 @@ class PatchHead(nn.Module):
 
     def forward(self, h: Tensor, embedding: Tensor, size: Sequence[int]) -> Tensor:
         shift, scale = chunk_modulation(self.adaLN_modulation, embedding, 2)
-        patches = self.linear(modulate(h, shift, scale)).unflatten(2, (self.patch, self.patch, -1))
-        grid = patches.unflatten(1, (size[0], size[1])).permute(0, 5, 1, 3, 2, 4)  # (B, C, h, p, w, p)
-        picture: Tensor = grid.flatten(4, 5).flatten(2, 3)
-        return picture
+        return patches_to_picture(self.linear(modulate(h, shift, scale)), self.patch, size)
+
+
+def patches_to_picture(patches: Tensor, patch: int, size: Sequence[int]) -> Tensor:
+    """Patches (B, h · w, patch · patch · C) of a map of size (h, w) as a picture (B, C, h · patch, w · patch)."""
+    grid = patches.unflatten(2, (patch, patch, -1)).unflatten(1, (size[0], size[1]))
+    picture: Tensor = grid.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)  # from (B, C, h, p, w, p)
+    return picture
 
 
 def modulation(width: int, parts: int) -> nn.Sequential:

@@ -12,7 +12,7 @@ Size = tuple[int, int]
 """Rows and columns of patches: (h, w)."""
 
 
-def sincos_positions(width: int, size: Size, grid: int, device: torch.device) -> Tensor:
+def sincos_positions(width: int, size: Size, grid: float, device: torch.device) -> Tensor:
     """Sines and cosines (h · w, width) float32 of the patches' columns, then of their rows, row by row.
 
     Positions are scaled to 0 … grid, so that a network that was trained on grid × grid patches sees its own range at

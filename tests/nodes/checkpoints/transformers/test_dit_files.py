@@ -179,7 +179,7 @@ def test_incomplete_and_foreign_files_are_refused(model: Any, tmp_path: Path) ->
     refuse({"blocks.1.mlp.fc2.bias": None}, r"1 missing: blocks\.1\.mlp\.fc2\.bias")
     refuse({"blocks.1.attn.q_norm.weight": torch.ones(16)}, r"1 left over: blocks\.1\.attn\.q_norm\.weight")
     refuse({"blocks.2.mlp.fc1.bias": torch.ones(3)}, r"1 of another shape: blocks\.2\.mlp\.fc1\.bias")
-    refuse({"pos_embed": tensors["pos_embed"] + 0.01}, "holds other positions than the sines and cosines of DiT")
+    refuse({"pos_embed": tensors["pos_embed"] + 0.01}, "holds other positions than the sines and cosines of its family")
     refuse({"pos_embed": torch.zeros(1, 15, 32)}, "15 positions, which are no square")
     refuse({"y_embedder.embedding_table.weight": None}, r"holds no y_embedder\.embedding_table\.weight")
     refuse({"final_layer.linear.weight": None}, r"holds no final_layer\.linear\.weight: it is incomplete")
