@@ -56,6 +56,8 @@ SHADING = 0.6
 """How much of the artwork's contrast around its body's lightness stays."""
 DARK_END, LIGHT_END = 0.16, 0.985
 """Lightness of what is black and what is white in the artwork, whatever the colour."""
+WHITE_BODY = 0.86
+"""Lightness from which a body is white, so that its white is recoloured and not kept."""
 
 
 def to_oklab(rgb: Floats) -> Floats:
@@ -99,17 +101,19 @@ def body_lightness(lightness: Floats, weights: Floats) -> float:
 def recolour(palette: NDArray[np.uint8], weights: Floats, colour: int) -> NDArray[np.uint8]:
     """The palette (C, 3) of an artwork in another colour; weights (C) are the areas of its colours.
 
-    Lightness is mapped piecewise linearly, so that black stays dark, white stays light and the body has the tint's
-    lightness. Chroma fades towards both ends, so that eyes, teeth and outlines stay what they are.
+    Lightness is mapped piecewise linearly, so that black stays dark, the body has the tint's lightness, and white stays
+    light unless it is the body. Chroma fades towards both ends, so that eyes, teeth and outlines stay what they are.
     """
     tint = TINTS[colour]
     lightness = to_oklab(palette.astype(np.float64))[:, 0]
     body = min(max(body_lightness(lightness, weights), 0.2), 0.97)
-    low = tint.lightness - SHADING * (tint.lightness - DARK_END) if colour != BLACK else 0.10
-    high = tint.lightness + SHADING * (LIGHT_END - tint.lightness)
+    low = 0.1 if colour == BLACK else tint.lightness - SHADING * (tint.lightness - DARK_END)
+    top = 0.6 if colour == BLACK else LIGHT_END
+    if body > WHITE_BODY:
+        top = tint.lightness + 0.25 * (top - tint.lightness)
+    high = tint.lightness + SHADING * (top - tint.lightness)
     knots = [0.0, 0.45 * body, body, body + 0.6 * (1 - body), 1.0]
-    top = LIGHT_END if colour != BLACK else 0.6
-    mapped = np.interp(lightness, knots, [min(0.1, low), low, tint.lightness, min(high, top), top])
+    mapped = np.interp(lightness, knots, [min(0.1, low), low, tint.lightness, high, top])
     fade = np.interp(mapped, [0.1, 0.3, 0.93, 0.985], [0.15, 1.0, 1.0, 0.0])
     angle = math.radians(tint.hue)
     chroma = tint.chroma * fade
