@@ -159,7 +159,9 @@ def pack_artwork(sets: list[dict[str, Any]], path: Path) -> None:
             levels = np.rint(np.asarray(square.getchannel("A")) / ALPHA_STEP).astype(np.uint8)
             rgb = np.asarray(square.convert("RGB")).copy()
             rgb[levels == 0] = rgb[levels > 8].mean(0)
-            indexed = Image.fromarray(rgb).quantize(ARTWORK_COLOURS, Image.Quantize.MEDIANCUT, kmeans=2, dither=Image.Dither.NONE)
+            indexed = Image.fromarray(rgb).quantize(
+                ARTWORK_COLOURS, Image.Quantize.MEDIANCUT, kmeans=2, dither=Image.Dither.NONE
+            )
             table = np.zeros((ARTWORK_COLOURS, 3), dtype=np.uint8)
             used = np.array(indexed.getpalette(), dtype=np.uint8).reshape(-1, 3)[:ARTWORK_COLOURS]
             table[: len(used)] = used

@@ -38,7 +38,7 @@ LIGHT = np.array([[1, 1, 1], [1, 0.96, 0.94], [1, 0.87, 0.80], [0.52, 0.56, 0.76
 """How the light of each of SKIES falls on the ground."""
 DIM = {"overcast": 0.93, "rain": 0.84, "snowfall": 0.96, "fog": 0.97, "storm": 0.72}
 """How much of that light is left in a weather."""
-CLOUDS = {"clear": (0, 2), "clouds": (4, 7), "rainbow": (1, 3), "overcast": (6, 9), "rain": (6, 8), "storm": (7, 9)}
+CLOUDS = {"clouds": (4, 7), "rainbow": (1, 3), "overcast": (6, 9), "rain": (6, 8), "storm": (7, 9)}
 CLOUD_LIGHT = np.array([[255, 255, 255], [255, 240, 228], [255, 196, 172], [92, 100, 142]], dtype=np.float32)
 RAINBOW = np.array(
     [[235, 70, 70], [245, 150, 60], [250, 225, 90], [90, 190, 100], [80, 140, 230], [150, 90, 200]], dtype=np.float32
@@ -96,10 +96,9 @@ def paint_lights(picture: Floats, background: Background, horizon: int, draws: D
         return
     sky = SKIES[background.sky]
     if sky == "night":
-        for star in range(24):
-            own = Draws(star, int(1e6 * draws.uniform()), 8 << 20)
-            row, column = own.integer(0, horizon - 6), own.integer(0, SIZE - 1)
-            picture[row, column] += own.uniform(60, 170)
+        for _ in range(24):
+            row, column = draws.integer(0, horizon - 6), draws.integer(0, SIZE - 1)
+            picture[row, column] += draws.uniform(60, 170)
         paint_disc(picture, x, y, 7.5, (250, 246, 222), 10)
         if draws.chance(0.5):
             shadow = picture[0, 0].copy()

@@ -80,7 +80,9 @@ def place_phrases(ground: str, facts: Facts) -> tuple[str, ...]:
     """Phrases for the ground that are true of all objects, be they on it or above it."""
     if all(facts.flies):
         return phrases.OVER_GROUND[ground]
-    return phrases.IN_SCENERY[ground] if any(facts.flies) else phrases.ON_GROUND[ground] + phrases.IN_SCENERY[ground][:1]
+    return (
+        phrases.IN_SCENERY[ground] if any(facts.flies) else phrases.ON_GROUND[ground] + phrases.IN_SCENERY[ground][:1]
+    )
 
 
 def write_circumstances(background: Background, draws: Draws, wording: Wording) -> str:

@@ -13,6 +13,7 @@ SIZE = 128
 MARGIN = 2
 STANDING = 10
 """Pixels below the horizon where the feet of the farthest object are."""
+LARGEST_OVERLAP = 1 / 6
 LONGER_SIDES = {
     1: {SMALL: (28, 36), NORMAL: (52, 66), LARGE: (78, 90)},
     2: {SMALL: (22, 28), NORMAL: (40, 50), LARGE: (60, 68)},
@@ -63,7 +64,9 @@ def lay_out(content: Content, draws: Draws) -> Layout:
         placements = place_in_front(members, horizon, draws)
     else:
         in_order = content.relation == LEFT_OF or draws.chance(0.5)
-        placements = place_in_a_row(members if in_order else draws.shuffle(members), horizon, draws)
+        may_overlap = content.relation != LEFT_OF and len(members) > 2
+        overlap = draws.uniform(0, LARGEST_OVERLAP) if may_overlap else 0.0
+        placements = place_in_a_row(members if in_order else draws.shuffle(members), overlap, horizon, draws)
     depth = sorted(placements, key=lambda placement: (placement.flies, placement.bottom))
     return Layout(horizon, tuple(depth), in_order)
 
@@ -98,10 +101,12 @@ def shrink(member: Placement, factor: float) -> Placement:
     return member._replace(longer=longer, height=height, width=width)
 
 
-def place_in_a_row(members: list[Placement], horizon: int, draws: Draws) -> list[Placement]:
-    """Place objects from left to right, those that fly in the sky. Neighbours overlap by a sixth of a width at most."""
+def place_in_a_row(members: list[Placement], overlap: float, horizon: int, draws: Draws) -> list[Placement]:
+    """Place objects from left to right, those that fly in the sky.
+
+    overlap: the part of an object's width that its right neighbour may share.
+    """
     room = SIZE - 2 * MARGIN
-    overlap = draws.uniform(0, 1 / 6) if len(members) > 2 else 0.0
     widths = sum(member.width for member in members) - overlap * sum(m.width for m in members[1:])
     if widths > room:
         members = [shrink(member, room / widths) for member in members]
@@ -132,9 +137,7 @@ def place_above(members: list[Placement], horizon: int, draws: Draws) -> list[Pl
         factor = room / (flier.height + stander.height)
         flier, stander = shrink(flier, factor), shrink(stander, factor)
     lowest = SIZE - MARGIN
-    bottom = draws.integer(
-        min(lowest, max(horizon + STANDING, flier.height + stander.height + 3 * MARGIN)), lowest
-    )
+    bottom = draws.integer(min(lowest, max(horizon + STANDING, flier.height + stander.height + 3 * MARGIN)), lowest)
     top = bottom - stander.height
     left = draws.integer(MARGIN, SIZE - MARGIN - stander.width)
     shift = draws.uniform(-0.35, 0.35) * stander.width
@@ -154,7 +157,7 @@ def place_in_front(members: list[Placement], horizon: int, draws: Draws) -> list
         overlap *= room / extent
     lowest = SIZE - MARGIN
     front_bottom = draws.integer(max(horizon + STANDING + 14, front.height + MARGIN, back.height + MARGIN + 8), lowest)
-    highest = max(horizon + STANDING - 4, back.height + MARGIN)
+    highest = max(horizon + STANDING - 4, back.height + MARGIN, front_bottom - front.height * 3 // 5)
     back_bottom = draws.integer(min(highest, front_bottom - 8), front_bottom - 8)
     overlap = min(overlap, hidden_limit(front, back, front_bottom, back_bottom))
     extent = front.width + back.width - overlap

@@ -97,7 +97,14 @@ RELATION_FORMS = {
         "{b} on the right of {a}",
         "{a} on the left and {b} on the right",
     ),
-    "above": ("{a} above {b}", "{a} over {b}", "{a} flying over {b}", "{b} below {a}", "{b} under {a}", "{b} beneath {a}"),
+    "above": (
+        "{a} above {b}",
+        "{a} over {b}",
+        "{a} flying over {b}",
+        "{b} below {a}",
+        "{b} under {a}",
+        "{b} beneath {a}",
+    ),
     "in front": ("{a} in front of {b}", "{b} behind {a}", "{b} partly hidden by {a}"),
 }
 """How the first group a lies to the second, b."""

@@ -149,7 +149,9 @@ def _premultiplied(image: Image.Image) -> tuple[Floats, Floats]:
     return np.ascontiguousarray(pixels[..., :3]), np.ascontiguousarray(pixels[..., 3:]) / np.float32(255)
 
 
-def _ellipse(brush: ImageDraw.ImageDraw, x: float, y: float, a: float, b: float, fill: Colour | tuple[int, ...] | int) -> None:
+def _ellipse(
+    brush: ImageDraw.ImageDraw, x: float, y: float, a: float, b: float, fill: Colour | tuple[int, ...] | int
+) -> None:
     """Draw an ellipse with centre and half axes in pixels of the texture."""
     brush.ellipse((FINE * (x - a), FINE * (y - b), FINE * (x + a), FINE * (y + b)), fill=fill)
 
@@ -205,7 +207,12 @@ def _paint_road(brush: ImageDraw.ImageDraw, draws: Draws) -> None:
     for number in range(-1, 7):
         x = start + 44 * number
         brush.polygon(
-            [(FINE * x, FINE * 33), (FINE * (x + 24), FINE * 33), (FINE * (x + 22), FINE * 37), (FINE * (x - 3), FINE * 37)],
+            [
+                (FINE * x, FINE * 33),
+                (FINE * (x + 24), FINE * 33),
+                (FINE * (x + 22), FINE * 37),
+                (FINE * (x - 3), FINE * 37),
+            ],
             fill=(240, 238, 226),
         )
     brush.rectangle((0, FINE * lower, FINE * WIDTH, FINE * ROWS), fill=(196, 192, 186))

@@ -66,7 +66,7 @@ OBJECTS = (
     ObjectKind("sunflower", "sunflowers", colours=("yellow", "yellow")),
     ObjectKind("tulip", "tulips", colours=("pink", "pink")),
     ObjectKind("mushroom", "mushrooms", (("toadstool", "toadstools"),), colours=("red", "red")),
-    ObjectKind("pumpkin", "pumpkins", (("jack-o-lantern", "jack-o-lanterns"),), colours=("orange", "orange")),
+    ObjectKind("pumpkin", "pumpkins", colours=("orange", "orange")),
     ObjectKind("apple", "apples", colours=("red", "red")),
     ObjectKind("banana", "bananas", colours=("yellow", "yellow")),
     ObjectKind("strawberry", "strawberries", colours=("red", "red")),
@@ -105,6 +105,9 @@ SMALL, NORMAL, LARGE = range(3)
 GROUNDS = ("grass", "sand", "snow", "water", "road", "flowers", "leaves", "rock")
 SKIES = ("day", "morning", "sunset", "night")
 WEATHERS = ("clear", "clouds", "overcast", "rain", "snowfall", "fog", "storm", "rainbow")
+
+CLASSES = NAMES + GROUNDS + SKIES
+"""The classes of a scene's map of classes."""
 
 RELATIONS = ("none", "left of", "right of", "above", "below", "in front of", "behind")
 """How the first group of objects lies to the second."""
