@@ -17,7 +17,7 @@ ARTWORKS = 2
 
 
 class Artwork(NamedTuple):
-    """Packed artworks: pixels (S, 80, 80) index palette (S, C, 3); alpha (S, 80, 80); sides (S, 2), height and width."""
+    """Packed artworks: pixels (S, 80, 80) index palette (S, C, 3); alpha (S, 80, 80); sides (S, 2): height, width."""
 
     pixels: NDArray[np.uint8]
     palette: NDArray[np.uint8]

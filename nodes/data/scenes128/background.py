@@ -139,7 +139,7 @@ def paint_clouds(picture: Floats, background: Background, horizon: int, draws: D
         brightness, alpha = textures.cloud_texture(draws.integer(0, 7))
         if draws.chance(0.5):
             brightness, alpha = brightness[:, ::-1], alpha[:, ::-1]
-        height, width = alpha.shape[:2]
+        width = alpha.shape[1]
         top = draws.integer(-6, max(0, horizon - 26)) if weather != "storm" else draws.integer(-8, 8)
         left = draws.integer(-width // 2, SIZE - width // 2)
         blend(picture, colour * brightness, alpha * np.float32(0.92), top, left)

@@ -24,7 +24,7 @@ def is_held_out_pair(first: int, second: int) -> bool:
 
 
 @lru_cache(maxsize=1)
-def held_out_colours() -> frozenset[tuple[int, int]]:
+def list_held_out_colours() -> frozenset[tuple[int, int]]:
     """The coloured objects (object, colour) of no training scene: two colours of each object, not its natural ones."""
     pairs = set()
     for index in range(len(OBJECTS)):
@@ -36,7 +36,7 @@ def held_out_colours() -> frozenset[tuple[int, int]]:
 
 def is_held_out_colour(index: int, colour: int) -> bool:
     """Whether an object never has a colour in training scenes; `NATURAL` always occurs."""
-    return colour != NATURAL and (index, colour) in held_out_colours()
+    return colour != NATURAL and (index, colour) in list_held_out_colours()
 
 
 def is_held_out_count(index: int, count: int) -> bool:
@@ -47,7 +47,7 @@ def is_held_out_count(index: int, count: int) -> bool:
     return 2 <= count <= LARGEST_COUNT and (index + count) % 6 == 0
 
 
-def all_pairs(held_out: bool) -> tuple[tuple[int, int], ...]:
+def list_pairs(held_out: bool) -> tuple[tuple[int, int], ...]:
     """All pairs of different objects that are held out, or all that are not."""
     return _pairs()[held_out]
 

@@ -159,7 +159,7 @@ def place_in_front(members: list[Placement], horizon: int, draws: Draws) -> list
     front_bottom = draws.integer(max(horizon + STANDING + 14, front.height + MARGIN, back.height + MARGIN + 8), lowest)
     highest = max(horizon + STANDING - 4, back.height + MARGIN, front_bottom - front.height * 3 // 5)
     back_bottom = draws.integer(min(highest, front_bottom - 8), front_bottom - 8)
-    overlap = min(overlap, hidden_limit(front, back, front_bottom, back_bottom))
+    overlap = min(overlap, overlap_limit(front, back, front_bottom, back_bottom))
     extent = front.width + back.width - overlap
     left = MARGIN + draws.uniform(0, max(0.0, room - extent))
     front_is_left = draws.chance(0.5)
@@ -172,7 +172,7 @@ def place_in_front(members: list[Placement], horizon: int, draws: Draws) -> list
     ]
 
 
-def hidden_limit(front: Placement, back: Placement, front_bottom: int, back_bottom: int) -> float:
+def overlap_limit(front: Placement, back: Placement, front_bottom: int, back_bottom: int) -> float:
     """The width of overlap at which the front object's box covers two fifths of the back object's."""
     top = max(front_bottom - front.height, back_bottom - back.height)
     rows = max(1, back_bottom - top)

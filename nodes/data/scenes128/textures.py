@@ -65,7 +65,7 @@ def ridge_texture(ground: int, variant: int) -> tuple[Floats, Floats]:
             _paint_skyline(brush, draws, colour, height)
         else:
             _paint_hills(brush, draws, colour, height, roughness)
-    return _premultiplied(image)
+    return _premultiply(image)
 
 
 @lru_cache(maxsize=8)
@@ -80,7 +80,7 @@ def cloud_texture(variant: int) -> tuple[Floats, Floats]:
     for shade, lift in ((214, 0.0), (255, 2.0)):
         for x, y, radius in puffs:
             _ellipse(brush, x, y - lift, radius * 1.25, radius, (shade, shade, shade, 255))
-    colour, alpha = _premultiplied(image.filter(ImageFilter.GaussianBlur(2)))
+    colour, alpha = _premultiply(image.filter(ImageFilter.GaussianBlur(2)))
     return colour[..., :1] / 255, alpha
 
 
@@ -144,7 +144,7 @@ def _scale_down(image: Image.Image) -> Floats:
     return np.asarray(small, dtype=np.float32)
 
 
-def _premultiplied(image: Image.Image) -> tuple[Floats, Floats]:
+def _premultiply(image: Image.Image) -> tuple[Floats, Floats]:
     pixels = _scale_down(image.convert("RGBa"))
     return np.ascontiguousarray(pixels[..., :3]), np.ascontiguousarray(pixels[..., 3:]) / np.float32(255)
 

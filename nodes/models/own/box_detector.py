@@ -1,4 +1,4 @@
-"""A detector of objects with boxes and colours: every object is a point on a map (Zhou et al. 2019, "Objects as Points").
+"""A detector of objects with boxes and colours: an object is a point on a map (Zhou et al. 2019, "Objects as Points").
 
 It judges pictures of the scenes of 128 pixels, and shares no weights with the generator.
 """

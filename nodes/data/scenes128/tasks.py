@@ -1,0 +1,142 @@
+"""The tasks of SceneEval: what a prompt asks for, and the scene that shows it. After GenEval (Ghosh et al. 2023)."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import NamedTuple
+
+from guidegraph.nodes.data.scenes128.captions import Wording
+from guidegraph.nodes.data.scenes128.content import Content, Group, choose_background
+from guidegraph.nodes.data.scenes128.draws import TASK, Draws
+from guidegraph.nodes.data.scenes128.held_out import (
+    Split,
+    list_pairs,
+    is_held_out_colour,
+    is_held_out_count,
+)
+from guidegraph.nodes.data.scenes128.scene import Scene128, finish_scene
+from guidegraph.nodes.data.scenes128.vocabulary import (
+    ABOVE,
+    AIR,
+    COLOURS,
+    IN_FRONT_OF,
+    LARGEST_COUNT,
+    LEFT_OF,
+    NATURAL,
+    NO_RELATION,
+    NORMAL,
+    OBJECTS,
+)
+
+CATEGORIES = ("single object", "two objects", "counting", "colours", "position", "attribute binding")
+SINGLE, TWO, COUNTING, COLOUR, POSITION, BINDING = range(6)
+TASK_FIELDS = ("category", "object", "count", "colour", "other", "other_count", "other_colour", "relation")
+"""The columns of a task; −1 is what the prompt does not ask for."""
+NOTHING = -1
+
+
+class Wanted(NamedTuple):
+    """One thing to ask for: an object, its number and its colour, `NATURAL` for none."""
+
+    object: int
+    count: int = 1
+    colour: int = NATURAL
+
+
+class SceneTask(NamedTuple):
+    """A prompt, the real scene for it, and the columns of `TASK_FIELDS`."""
+
+    scene: Scene128
+    columns: tuple[int, ...]
+
+
+def make_task(seed: int, category: int, number: int, split: Split) -> SceneTask:
+    """Task `number` of a category: what it asks for comes in an order that depends on the seed, without repetition.
+
+    After all have come, the order starts over, with other pictures and wording.
+    """
+    options = list_options(category, split)
+    order = Draws(seed, category, TASK).integer(0, len(options) - 1)
+    stride = _coprime_stride(len(options))
+    wanted = options[(order + stride * number) % len(options)]
+    index = (category << 32) + number
+    draws = Draws(seed, index, TASK)
+    return build_task(category, wanted, seed, index, draws, split)
+
+
+def _coprime_stride(count: int) -> int:
+    """A step of about 0.382 of `count` that visits every one of `count` entries."""
+    stride = max(1, round(0.381966 * count))
+    while count % stride == 0 and stride > 1 or _common_divisor(stride, count) > 1:
+        stride += 1
+    return stride
+
+
+def _common_divisor(a: int, b: int) -> int:
+    while b:
+        a, b = b, a % b
+    return a
+
+
+def list_options(category: int, split: Split) -> tuple[tuple[Wanted, ...], ...]:
+    """Everything that a category can ask for in a split: held-out compositions, those of training, or both.
+
+    A single object cannot be held out; its prompts are all the same objects in any split.
+    """
+    objects = range(len(OBJECTS))
+    pairs = tuple((Wanted(a), Wanted(b)) for a, b in _pairs_of(split))
+    if category == SINGLE:
+        return tuple((Wanted(kind),) for kind in objects)
+    if category == COUNTING:
+        counted = product(objects, range(2, LARGEST_COUNT + 1))
+        return tuple((Wanted(k, n),) for k, n in counted if _belongs(is_held_out_count(k, n), split))
+    if category == COLOUR:
+        coloured = product(objects, range(len(COLOURS)))
+        return tuple((Wanted(k, 1, c),) for k, c in coloured if _belongs(is_held_out_colour(k, c), split))
+    return pairs
+
+
+def _pairs_of(split: Split) -> tuple[tuple[int, int], ...]:
+    if split == "all":
+        return list_pairs(held_out=False) + list_pairs(held_out=True)
+    return list_pairs(held_out=split == "held_out")
+
+
+def _belongs(held_out: bool, split: Split) -> bool:
+    return split == "all" or held_out == (split == "held_out")
+
+
+def build_task(
+    category: int, wanted: tuple[Wanted, ...], seed: int, index: int, draws: Draws, split: Split
+) -> SceneTask:
+    """Choose what a category leaves open, and draw and describe the scene."""
+    if category == BINDING:
+        first, second = (choose_colour(draws, item) for item in wanted)
+        if first.colour == second.colour:
+            second = choose_colour(draws, wanted[1], unlike=first.colour)
+        wanted = first, second
+    relation = NO_RELATION
+    if category == POSITION:
+        wanted, relation = choose_position(draws, wanted)
+    groups = tuple(Group(w.object, w.count, w.colour, NORMAL, draws.integer(0, 1)) for w in wanted)
+    content = Content(groups, relation, choose_background(draws, groups))
+    forms = 0.0 if split == "train" else 0.5
+    wording = Wording(0.5, 0.25, 0.25, colour=1, natural=0, size=0, relation=1, held_out_form=forms)
+    scene = finish_scene(content, seed, index, wording)
+    first_columns, *rest = [(w.object, w.count, NOTHING if w.colour == NATURAL else w.colour) for w in wanted]
+    second_columns = rest[0] if rest else (NOTHING,) * 3
+    return SceneTask(scene, (category, *first_columns, *second_columns, relation))
+
+
+def choose_colour(draws: Draws, item: Wanted, unlike: int = NATURAL) -> Wanted:
+    """Give an object a colour that it may have in training scenes, other than `unlike`."""
+    colours = [c for c in range(len(COLOURS)) if c != unlike and not is_held_out_colour(item.object, c)]
+    return item._replace(colour=draws.choose(colours))
+
+
+def choose_position(draws: Draws, pair: tuple[Wanted, ...]) -> tuple[tuple[Wanted, ...], int]:
+    """Order two objects and choose how the first lies to the second; only what flies is above what does not."""
+    first, second = pair if draws.chance(0.5) else pair[::-1]
+    if (first.object in AIR) != (second.object in AIR) and draws.chance(0.7):
+        return ((first, second) if first.object in AIR else (second, first)), ABOVE
+    return (first, second), LEFT_OF if draws.chance(0.6) else IN_FRONT_OF
