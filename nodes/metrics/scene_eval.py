@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial as bind
-from typing import Annotated, Any, NamedTuple, TypeAlias
+from typing import Annotated, Any, NamedTuple
 
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge
 
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
@@ -31,7 +31,6 @@ from guidegraph.nodes.data.scenes128.vocabulary import ABOVE, IN_FRONT_OF, LEFT_
 from guidegraph.nodes.metrics.metrics import Z95, wilson
 from guidegraph.nodes.types import Image, Table
 
-Threshold: TypeAlias = Annotated[float, Gt(0), Lt(1)]
 MARGIN = 0.1
 """Two centres differ in a direction if they are farther apart than this share of the objects' sides, as in GenEval."""
 CONE = 0.5
@@ -54,18 +53,6 @@ class SceneEvalTasks(NamedTuple):
     batches: Sequence[SceneTasks]
 
 
-class SceneObjects(NamedTuple):
-    """Objects in pictures, best first, with up to N in each: object (B, N) and colour (B, N), int64, −1 for none.
-
-    box (B, N, 4): left, top, right and lower edge in units of the sides; score (B, N) in [0, 1].
-    """
-
-    object: Tensor
-    colour: Tensor
-    box: Tensor
-    score: Tensor
-
-
 @node("scene_eval.tasks")
 def scene_eval_tasks(
     *,
@@ -74,7 +61,7 @@ def scene_eval_tasks(
     batch: Annotated[int, Ge(1)] = 50,
     split: Split = "held_out",
 ) -> SceneEvalTasks:
-    """The prompts of SceneEval with real scenes for them: `count` of each of six categories, in batches of one category.
+    """The prompts of SceneEval with real scenes for them: `count` of each of six categories; a batch has one category.
 
     count: prompts in each category. batch: prompts in each batch; `count` is a multiple of it. split: of what the
     prompts ask for, held out of training, as in training, or both. A prompt depends on the seed, its category and its
@@ -98,35 +85,6 @@ def make_tasks(seed: int, count: int, batch: int, split: Split, index: int) -> S
         torch.tensor([task.columns for task in tasks]),
         to_image(np.stack([task.scene.image for task in tasks])),
     )
-
-
-@node("detector.boxes")
-def detect_boxes(
-    detector: Any,
-    image: Image,
-    *,
-    threshold: Threshold = 0.3,
-    most: Annotated[int, Ge(1)] = 16,
-    overlap: Threshold = 0.5,
-) -> SceneObjects:
-    """The objects that a detector of `model.box_detector` finds in pictures (B, 3, 128, 128), best first.
-
-    threshold: the lowest score. most: objects in a picture. overlap: of two objects of one kind whose boxes overlap by
-    more (intersection over union), only the better one counts.
-    Raises an error for a detector without boxes.
-    """
-    import torch
-
-    from guidegraph.nodes.models.own.box_detector import BoxDetector, find_objects
-
-    if not isinstance(detector, BoxDetector):
-        raise ValueError(
-            f"detector.boxes takes a detector of model.box_detector, such as one trained by "
-            f"workflows/train/detector_128.yaml; found {type(detector).__name__}"
-        )
-    with torch.no_grad():
-        maps = detector(image)
-    return SceneObjects(*find_objects(maps, threshold=threshold, most=most, overlap=overlap))
 
 
 @node("scene_eval.judge")

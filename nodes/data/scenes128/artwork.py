@@ -25,7 +25,7 @@ class Artwork(NamedTuple):
     sides: NDArray[np.uint8]
 
 
-class Cutout(NamedTuple):
+class ScaledArtwork(NamedTuple):
     """An artwork scaled for pasting: premultiplied colour (h, w, 3) in [0, 255], alpha (h, w, 1) in [0, 1], float32."""
 
     colour: NDArray[np.float32]
@@ -62,7 +62,7 @@ def palette_of(sprite: int, colour: int) -> NDArray[np.uint8]:
 
 
 @lru_cache(maxsize=4096)
-def cut_out(sprite: int, colour: int, longer: int, flipped: bool) -> Cutout:
+def cut_out(sprite: int, colour: int, longer: int, flipped: bool) -> ScaledArtwork:
     """Scale an artwork in a colour so that its longer side is `longer` pixels; `flipped` mirrors it.
 
     Colours are premultiplied while scaling, so that edges do not darken.
@@ -79,4 +79,4 @@ def cut_out(sprite: int, colour: int, longer: int, flipped: bool) -> Cutout:
     if flipped:
         scaled = scaled[:, ::-1]
     alpha = scaled[..., 3:] / np.float32(255)
-    return Cutout(np.ascontiguousarray(scaled[..., :3] * alpha), np.ascontiguousarray(alpha))
+    return ScaledArtwork(np.ascontiguousarray(scaled[..., :3] * alpha), np.ascontiguousarray(alpha))

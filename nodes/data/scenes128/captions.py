@@ -40,7 +40,7 @@ class Wording(NamedTuple):
     held_out_form: float = 0.0
 
 
-class Facts(NamedTuple):
+class LayoutFacts(NamedTuple):
     """What the layout adds to the contents: which groups fly, and whether groups are in order from left to right."""
 
     flies: tuple[bool, ...]
@@ -50,7 +50,7 @@ class Facts(NamedTuple):
 RELATION_NAMES = {LEFT_OF: "beside", ABOVE: "above", IN_FRONT_OF: "in front"}
 
 
-def write_caption(content: Content, facts: Facts, draws: Draws, wording: Wording) -> str:
+def write_caption(content: Content, facts: LayoutFacts, draws: Draws, wording: Wording) -> str:
     """Write the caption of a scene."""
     subject, is_singular = write_subject(content, facts, draws, wording)
     ground = GROUNDS[content.background.ground]
@@ -76,7 +76,7 @@ def finish(caption: str, draws: Draws) -> str:
     return f"{caption[0].upper()}{caption[1:]}." if draws.chance(1 / 6) else caption
 
 
-def place_phrases(ground: str, facts: Facts) -> tuple[str, ...]:
+def place_phrases(ground: str, facts: LayoutFacts) -> tuple[str, ...]:
     """Phrases for the ground that are true of all objects, be they on it or above it."""
     if all(facts.flies):
         return phrases.OVER_GROUND[ground]
@@ -98,7 +98,7 @@ def write_circumstances(background: Background, draws: Draws, wording: Wording) 
     return time if has_time else condition if has_weather else ""
 
 
-def write_subject(content: Content, facts: Facts, draws: Draws, wording: Wording) -> tuple[str, bool]:
+def write_subject(content: Content, facts: LayoutFacts, draws: Draws, wording: Wording) -> tuple[str, bool]:
     """The objects of a scene and how they lie to each other, and whether the first that is named is a single one."""
     names = [write_group(group, draws, wording) for group in content.groups]
     singular = [group.count == 1 for group in content.groups]

@@ -7,11 +7,11 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from guidegraph.nodes.data.scenes128.artwork import Cutout, cut_out
+from guidegraph.nodes.data.scenes128.artwork import ScaledArtwork, cut_out
 from guidegraph.nodes.data.scenes128.background import blend, paint_background, paint_weather
 from guidegraph.nodes.data.scenes128.content import Content
 from guidegraph.nodes.data.scenes128.draws import Draws
-from guidegraph.nodes.data.scenes128.layout import Layout, Placement
+from guidegraph.nodes.data.scenes128.layout import Layout, PlacedObject
 from guidegraph.nodes.data.scenes128.vocabulary import GROUNDS
 
 Floats = NDArray[np.float32]
@@ -53,7 +53,7 @@ def shadow_texture(width: int) -> Floats:
     return np.asarray(SHADOW * np.clip(1.6 * (1 - distance), 0, 1)[..., None], np.float32)
 
 
-def cast_shadow(picture: Floats, placement: Placement) -> None:
+def cast_shadow(picture: Floats, placement: PlacedObject) -> None:
     """Darken the ground under an object."""
     shadow = shadow_texture(placement.width)
     height, width = shadow.shape[:2]
@@ -61,7 +61,7 @@ def cast_shadow(picture: Floats, placement: Placement) -> None:
     blend(picture, np.zeros((1, 1, 3), np.float32) * shadow, shadow, top, left)
 
 
-def cast_reflection(picture: Floats, cutout: Cutout, placement: Placement) -> None:
+def cast_reflection(picture: Floats, cutout: ScaledArtwork, placement: PlacedObject) -> None:
     """Mirror the lower part of an object in the water, fading downward."""
     rows = min(placement.height, max(4, placement.height * 2 // 5))
     fade = np.linspace(REFLECTION, 0, rows, dtype=np.float32)[:, None, None]

@@ -23,7 +23,7 @@ LONGER_SIDES = {
 """The range of an object's longer side in pixels, by the number of objects and their size."""
 
 
-class Placement(NamedTuple):
+class PlacedObject(NamedTuple):
     """One object in a scene: its group, artwork, mirroring, and box in pixels. `flies`: it is in the air."""
 
     group: int
@@ -49,7 +49,7 @@ class Layout(NamedTuple):
     """
 
     horizon: int
-    placements: tuple[Placement, ...]
+    placements: tuple[PlacedObject, ...]
     in_order: bool
 
 
@@ -71,7 +71,7 @@ def lay_out(content: Content, draws: Draws) -> Layout:
     return Layout(horizon, tuple(depth), in_order)
 
 
-def choose_members(content: Content, draws: Draws) -> list[Placement]:
+def choose_members(content: Content, draws: Draws) -> list[PlacedObject]:
     """The objects of all groups with their sizes, in the order of the groups, not yet placed.
 
     Objects of a group have one size up to 6 %, and one artwork.
@@ -87,21 +87,21 @@ def choose_members(content: Content, draws: Draws) -> list[Placement]:
     return members
 
 
-def make_member(number: int, group: Group, longer: int, flies: bool, draws: Draws) -> Placement:
+def make_member(number: int, group: Group, longer: int, flies: bool, draws: Draws) -> PlacedObject:
     """An object of a group, at the upper left corner until it is placed."""
     sprite = ARTWORKS * group.object + group.artwork
     height, width = sides_of(sprite, longer)
-    return Placement(number, sprite, longer, draws.chance(0.5), 0, 0, width, height, flies)
+    return PlacedObject(number, sprite, longer, draws.chance(0.5), 0, 0, width, height, flies)
 
 
-def shrink(member: Placement, factor: float) -> Placement:
+def shrink(member: PlacedObject, factor: float) -> PlacedObject:
     """The object with its sides multiplied by `factor`."""
     longer = max(8, int(member.longer * factor))
     height, width = sides_of(member.sprite, longer)
     return member._replace(longer=longer, height=height, width=width)
 
 
-def place_in_a_row(members: list[Placement], overlap: float, horizon: int, draws: Draws) -> list[Placement]:
+def place_in_a_row(members: list[PlacedObject], overlap: float, horizon: int, draws: Draws) -> list[PlacedObject]:
     """Place objects from left to right, those that fly in the sky.
 
     overlap: the part of an object's width that its right neighbour may share.
@@ -120,7 +120,7 @@ def place_in_a_row(members: list[Placement], overlap: float, horizon: int, draws
     return placed
 
 
-def choose_top(member: Placement, horizon: int, draws: Draws) -> int:
+def choose_top(member: PlacedObject, horizon: int, draws: Draws) -> int:
     """The upper row of an object in the air, or of one that stands on the ground."""
     if member.flies:
         return draws.integer(MARGIN, max(MARGIN, horizon + 8 - member.height))
@@ -129,7 +129,7 @@ def choose_top(member: Placement, horizon: int, draws: Draws) -> int:
     return bottom - member.height
 
 
-def place_above(members: list[Placement], horizon: int, draws: Draws) -> list[Placement]:
+def place_above(members: list[PlacedObject], horizon: int, draws: Draws) -> list[PlacedObject]:
     """Place the first object in the air above the second, which stands on the ground."""
     flier, stander = members[0]._replace(flies=True), members[1]._replace(flies=False)
     room = SIZE - 3 * MARGIN
@@ -147,7 +147,7 @@ def place_above(members: list[Placement], horizon: int, draws: Draws) -> list[Pl
     return [flier._replace(left=flier_left, top=flier_top), stander._replace(left=left, top=top)]
 
 
-def place_in_front(members: list[Placement], horizon: int, draws: Draws) -> list[Placement]:
+def place_in_front(members: list[PlacedObject], horizon: int, draws: Draws) -> list[PlacedObject]:
     """Place the first object nearer than the second, of which it hides up to two fifths; both stand on the ground."""
     front, back = (member._replace(flies=False) for member in members)
     overlap = draws.uniform(0.25, 0.5) * min(front.width, back.width)
@@ -172,7 +172,7 @@ def place_in_front(members: list[Placement], horizon: int, draws: Draws) -> list
     ]
 
 
-def overlap_limit(front: Placement, back: Placement, front_bottom: int, back_bottom: int) -> float:
+def overlap_limit(front: PlacedObject, back: PlacedObject, front_bottom: int, back_bottom: int) -> float:
     """The width of overlap at which the front object's box covers two fifths of the back object's."""
     top = max(front_bottom - front.height, back_bottom - back.height)
     rows = max(1, back_bottom - top)

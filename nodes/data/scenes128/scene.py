@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from guidegraph.nodes.data.scenes128.captions import Facts, Wording, write_caption
+from guidegraph.nodes.data.scenes128.captions import LayoutFacts, Wording, write_caption
 from guidegraph.nodes.data.scenes128.content import Content, choose_content
 from guidegraph.nodes.data.scenes128.draw import draw_scene
 from guidegraph.nodes.data.scenes128.draws import CONTENT, LAYOUT, LOOK, WORDS, Draws
@@ -79,5 +79,5 @@ def finish_scene(content: Content, seed: int, index: int, wording: Wording) -> S
     flies = [False] * len(content.groups)
     for placement in layout.placements:
         flies[placement.group] = placement.flies
-    caption = write_caption(content, Facts(tuple(flies), layout.in_order), Draws(seed, index, WORDS), wording)
+    caption = write_caption(content, LayoutFacts(tuple(flies), layout.in_order), Draws(seed, index, WORDS), wording)
     return Scene128(image, owner, caption, content, layout)

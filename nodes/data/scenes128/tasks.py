@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import product
 from typing import NamedTuple
 
@@ -10,9 +11,9 @@ from guidegraph.nodes.data.scenes128.content import Content, Group, choose_backg
 from guidegraph.nodes.data.scenes128.draws import TASK, Draws
 from guidegraph.nodes.data.scenes128.held_out import (
     Split,
-    list_pairs,
     is_held_out_colour,
     is_held_out_count,
+    list_pairs,
 )
 from guidegraph.nodes.data.scenes128.scene import Scene128, finish_scene
 from guidegraph.nodes.data.scenes128.vocabulary import (
@@ -56,9 +57,8 @@ def make_task(seed: int, category: int, number: int, split: Split) -> SceneTask:
     After all have come, the order starts over, with other pictures and wording.
     """
     options = list_options(category, split)
-    order = Draws(seed, category, TASK).integer(0, len(options) - 1)
-    stride = _coprime_stride(len(options))
-    wanted = options[(order + stride * number) % len(options)]
+    start = Draws(seed, category, TASK).integer(0, len(options) - 1)
+    wanted = options[(start + _coprime_stride(len(options)) * number) % len(options)]
     index = (category << 32) + number
     draws = Draws(seed, index, TASK)
     return build_task(category, wanted, seed, index, draws, split)
@@ -67,15 +67,9 @@ def make_task(seed: int, category: int, number: int, split: Split) -> SceneTask:
 def _coprime_stride(count: int) -> int:
     """A step of about 0.382 of `count` that visits every one of `count` entries."""
     stride = max(1, round(0.381966 * count))
-    while count % stride == 0 and stride > 1 or _common_divisor(stride, count) > 1:
+    while math.gcd(stride, count) > 1:
         stride += 1
     return stride
-
-
-def _common_divisor(a: int, b: int) -> int:
-    while b:
-        a, b = b, a % b
-    return a
 
 
 def list_options(category: int, split: Split) -> tuple[tuple[Wanted, ...], ...]:
