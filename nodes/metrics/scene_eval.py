@@ -1,4 +1,4 @@
-"""SceneEval: does a picture show what its prompt asks for? After GenEval (Ghosh et al. 2023), on scenes of 128 pixels.
+"""SceneEval: the fidelity of pictures of 128 pixels to their prompts, after GenEval (Ghosh et al. 2023).
 
 Six categories: single object, two objects, counting, colours, position and attribute binding. The prompts ask for
 compositions that are held out of training. A detector with boxes, which was trained on drawn scenes alone, judges the
@@ -38,7 +38,7 @@ CONE = 0.5
 
 
 class SceneTasks(NamedTuple):
-    """Prompts with what they ask for. image (B, 3, 128, 128) in [-1, 1]: real scenes that show it.
+    """Prompts, and the tasks in them. image (B, 3, 128, 128) in [-1, 1]: real scenes that show it.
 
     prompt: B texts. task (B, 8) int64: category, object, number, colour, the other object's, and the relation of the
     first to the other; −1 where the prompt asks for nothing.
@@ -89,7 +89,7 @@ def make_tasks(seed: int, count: int, batch: int, split: Split, index: int) -> S
 
 @node("scene_eval.judge")
 def judge_scenes(object: Tensor, colour: Tensor, box: Tensor, task: Tensor) -> Tensor:
-    """Whether each picture shows what its task asks for, bool (B).
+    """Judge for each picture whether it fulfils its task, bool (B).
 
     object, colour, box: of `detector.boxes`, best first; task (B, 8): of `scene_eval.tasks`. Every named object must be
     found. Counting: exactly that many of it. Colours and binding: the best detection of each object has its colour.
@@ -108,7 +108,7 @@ def judge_scenes(object: Tensor, colour: Tensor, box: Tensor, task: Tensor) -> T
 
 
 def _shows(kinds: Tensor, colours: Tensor, boxes: Tensor, columns: list[int]) -> bool:
-    """Whether the objects of one picture, best first, are what a task asks for."""
+    """Whether the objects of one picture, best first, fulfil a task."""
     category, first, count, colour, second, _, second_colour, relation = columns
     places = [(kinds == kind).nonzero().flatten().tolist() for kind in (first, second) if kind >= 0]
     if not all(places):

@@ -184,7 +184,7 @@ def blend(picture: Floats, colour: Floats, alpha: Floats, top: int, left: int) -
 
 
 def paint_weather(picture: Floats, background: Background, horizon: int, draws: Draws) -> None:
-    """Paint what is between the objects and the eye: rain, falling snow or fog."""
+    """Paint rain, falling snow or fog in front of everything."""
     weather = WEATHERS[background.weather]
     variant, mirrored = draws.integer(0, textures.VARIANTS - 1), draws.chance(0.5)
     step = -1 if mirrored else 1

@@ -41,7 +41,7 @@ class Wording(NamedTuple):
 
 
 class LayoutFacts(NamedTuple):
-    """What the layout adds to the contents: which groups fly, and whether groups are in order from left to right."""
+    """Facts of a layout that captions use: which groups fly, and whether groups are in order from left to right."""
 
     flies: tuple[bool, ...]
     in_order: bool
@@ -61,7 +61,7 @@ def write_caption(content: Content, facts: LayoutFacts, draws: Draws, wording: W
     if draws.chance(wording.held_out_form):
         form = draws.choose(phrases.HELD_OUT_FORMS)
     else:
-        number = draws.weighted(phrases.FORM_WEIGHTS)
+        number = draws.pick_weighted(phrases.FORM_WEIGHTS)
         form = phrases.FORMS[phrases.PLAIN if number == phrases.SCENERY_FORM and not has_place else number]
     verb = "is" if is_singular else "are"
     caption = form.format(s=subject, p=place, w=circumstances, n=with_article(noun), **{"is": verb})

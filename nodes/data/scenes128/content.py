@@ -1,4 +1,4 @@
-"""What is in a scene: groups of equal objects, how they lie to each other, and the background."""
+"""The contents of a scene: groups of equal objects, their relation to each other, and the background."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def choose_groups(draws: Draws, single: float) -> tuple[Group, ...]:
     if draws.chance(single):
         counts: tuple[int, ...] = (1,)
     else:
-        counts = PATTERNS[draws.weighted([weight for _, weight in PATTERNS])][0]
+        counts = PATTERNS[draws.pick_weighted([weight for _, weight in PATTERNS])][0]
     counts = tuple(draws.shuffle(counts))
     kinds: list[int] = []
     while len(kinds) < len(counts):
@@ -124,7 +124,7 @@ def choose_relation(draws: Draws, groups: tuple[Group, ...]) -> int:
         return LEFT_OF if draws.chance(0.5) else NO_RELATION
     if (first.object in AIR) != (second.object in AIR) and draws.chance(0.6):
         return ABOVE
-    return (LEFT_OF, IN_FRONT_OF, NO_RELATION)[draws.weighted((0.5, 0.3, 0.2))]
+    return (LEFT_OF, IN_FRONT_OF, NO_RELATION)[draws.pick_weighted((0.5, 0.3, 0.2))]
 
 
 def choose_background(draws: Draws, groups: tuple[Group, ...]) -> Background:
@@ -135,8 +135,8 @@ def choose_background(draws: Draws, groups: tuple[Group, ...]) -> Background:
         ground = GROUNDS.index("water")
     elif not swims and GROUNDS[ground] == "water" and draws.chance(0.5):
         ground = draws.integer(0, len(GROUNDS) - 1)
-    weather = draws.weighted(WEATHER_WEIGHTS)
-    sky = draws.weighted(SKY_WEIGHTS[WEATHERS[weather]])
+    weather = draws.pick_weighted(WEATHER_WEIGHTS)
+    sky = draws.pick_weighted(SKY_WEIGHTS[WEATHERS[weather]])
     if WEATHERS[weather] == "snowfall" and GROUNDS[ground] in ("sand", "flowers"):
         ground = GROUNDS.index("snow")
     return Background(ground, sky, weather)

@@ -41,7 +41,7 @@ class Draws:
         """One of the options, all equally likely."""
         return options[int(self.uniform() * len(options))]
 
-    def weighted(self, weights: Sequence[float]) -> int:
+    def pick_weighted(self, weights: Sequence[float]) -> int:
         """An index, drawn in proportion to its weight."""
         target = self.uniform(0.0, sum(weights))
         for index, weight in enumerate(weights):

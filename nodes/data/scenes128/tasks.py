@@ -1,4 +1,4 @@
-"""The tasks of SceneEval: what a prompt asks for, and the scene that shows it. After GenEval (Ghosh et al. 2023)."""
+"""The tasks of SceneEval: prompts for objects, with the real scenes that show them (GenEval, Ghosh et al. 2023)."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ TASK_FIELDS = ("category", "object", "count", "colour", "other", "other_count", 
 NOTHING = -1
 
 
-class Wanted(NamedTuple):
+class AskedObject(NamedTuple):
     """One thing to ask for: an object, its number and its colour, `NATURAL` for none."""
 
     object: int
@@ -52,16 +52,16 @@ class SceneTask(NamedTuple):
 
 
 def make_task(seed: int, category: int, number: int, split: Split) -> SceneTask:
-    """Task `number` of a category: what it asks for comes in an order that depends on the seed, without repetition.
+    """Task `number` of a category; its objects come in an order that depends on the seed, without repetition.
 
     After all have come, the order starts over, with other pictures and wording.
     """
     options = list_options(category, split)
     start = Draws(seed, category, TASK).integer(0, len(options) - 1)
-    wanted = options[(start + _coprime_stride(len(options)) * number) % len(options)]
+    items = options[(start + _coprime_stride(len(options)) * number) % len(options)]
     index = (category << 32) + number
     draws = Draws(seed, index, TASK)
-    return build_task(category, wanted, seed, index, draws, split)
+    return build_task(category, items, seed, index, draws, split)
 
 
 def _coprime_stride(count: int) -> int:
@@ -72,21 +72,21 @@ def _coprime_stride(count: int) -> int:
     return stride
 
 
-def list_options(category: int, split: Split) -> tuple[tuple[Wanted, ...], ...]:
+def list_options(category: int, split: Split) -> tuple[tuple[AskedObject, ...], ...]:
     """Everything that a category can ask for in a split: held-out compositions, those of training, or both.
 
     A single object cannot be held out; its prompts are all the same objects in any split.
     """
     objects = range(len(OBJECTS))
-    pairs = tuple((Wanted(a), Wanted(b)) for a, b in _pairs_of(split))
+    pairs = tuple((AskedObject(a), AskedObject(b)) for a, b in _pairs_of(split))
     if category == SINGLE:
-        return tuple((Wanted(kind),) for kind in objects)
+        return tuple((AskedObject(kind),) for kind in objects)
     if category == COUNTING:
         counted = product(objects, range(2, LARGEST_COUNT + 1))
-        return tuple((Wanted(k, n),) for k, n in counted if _belongs(is_held_out_count(k, n), split))
+        return tuple((AskedObject(k, n),) for k, n in counted if _belongs(is_held_out_count(k, n), split))
     if category == COLOUR:
         coloured = product(objects, range(len(COLOURS)))
-        return tuple((Wanted(k, 1, c),) for k, c in coloured if _belongs(is_held_out_colour(k, c), split))
+        return tuple((AskedObject(k, 1, c),) for k, c in coloured if _belongs(is_held_out_colour(k, c), split))
     return pairs
 
 
@@ -101,34 +101,34 @@ def _belongs(held_out: bool, split: Split) -> bool:
 
 
 def build_task(
-    category: int, wanted: tuple[Wanted, ...], seed: int, index: int, draws: Draws, split: Split
+    category: int, items: tuple[AskedObject, ...], seed: int, index: int, draws: Draws, split: Split
 ) -> SceneTask:
-    """Choose what a category leaves open, and draw and describe the scene."""
+    """Choose the details that a category leaves open, and draw and describe the scene."""
     if category == BINDING:
-        first, second = (choose_colour(draws, item) for item in wanted)
+        first, second = (choose_colour(draws, item) for item in items)
         if first.colour == second.colour:
-            second = choose_colour(draws, wanted[1], unlike=first.colour)
-        wanted = first, second
+            second = choose_colour(draws, items[1], unlike=first.colour)
+        items = first, second
     relation = NO_RELATION
     if category == POSITION:
-        wanted, relation = choose_position(draws, wanted)
-    groups = tuple(Group(w.object, w.count, w.colour, NORMAL, draws.integer(0, 1)) for w in wanted)
+        items, relation = choose_position(draws, items)
+    groups = tuple(Group(item.object, item.count, item.colour, NORMAL, draws.integer(0, 1)) for item in items)
     content = Content(groups, relation, choose_background(draws, groups))
     forms = 0.0 if split == "train" else 0.5
     wording = Wording(0.5, 0.25, 0.25, colour=1, natural=0, size=0, relation=1, held_out_form=forms)
     scene = finish_scene(content, seed, index, wording)
-    first_columns, *rest = [(w.object, w.count, NOTHING if w.colour == NATURAL else w.colour) for w in wanted]
-    second_columns = rest[0] if rest else (NOTHING,) * 3
-    return SceneTask(scene, (category, *first_columns, *second_columns, relation))
+    values = [value for item in items for value in (item.object, item.count, item.colour)]
+    padded = [*values, *(NOTHING,) * 3][:6]
+    return SceneTask(scene, (category, *padded, relation))
 
 
-def choose_colour(draws: Draws, item: Wanted, unlike: int = NATURAL) -> Wanted:
+def choose_colour(draws: Draws, item: AskedObject, unlike: int = NATURAL) -> AskedObject:
     """Give an object a colour that it may have in training scenes, other than `unlike`."""
     colours = [c for c in range(len(COLOURS)) if c != unlike and not is_held_out_colour(item.object, c)]
     return item._replace(colour=draws.choose(colours))
 
 
-def choose_position(draws: Draws, pair: tuple[Wanted, ...]) -> tuple[tuple[Wanted, ...], int]:
+def choose_position(draws: Draws, pair: tuple[AskedObject, ...]) -> tuple[tuple[AskedObject, ...], int]:
     """Order two objects and choose how the first lies to the second; only what flies is above what does not."""
     first, second = pair if draws.chance(0.5) else pair[::-1]
     if (first.object in AIR) != (second.object in AIR) and draws.chance(0.7):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
@@ -181,7 +181,7 @@ def test_groups_in_order_are_in_order_from_left_to_right(layouts: list[tuple[Con
     assert len(ordered) > 50
     for content, layout in ordered:
         middles = [[p.left + p.width / 2 for p in group] for group in members(content, layout)]
-        assert all(max(a) < min(b) for a, b in zip(middles, middles[1:], strict=False))
+        assert all(max(a) < min(b) for a, b in pairwise(middles))
 
 
 def test_small_objects_are_smaller_than_normal_ones_and_those_than_large_ones(
@@ -202,6 +202,10 @@ NUMBERS = {"a": 1, "an": 1, "one": 1, "two": 2, "2": 2, "pair": 2, "couple": 2, 
 PHRASE = (
     r"\b(a pair of|a couple of|an?|one|two|three|four|[234]) ((?:(?:ADJECTIVES) )*)(NOUNS)\b(?: that (?:is|are) (\w+))?"
 )
+
+
+TIMES = ((r"\bnight\b", 3), (r"\b(sunset|dusk|evening)\b", 2), (r"\b(dawn|sunrise|morning)\b", 1))
+"""Words for a time of day, and the index of its sky."""
 
 
 def noun_forms() -> dict[str, tuple[int, bool]]:
@@ -271,7 +275,11 @@ def test_a_caption_says_no_relation_ground_time_or_weather_that_is_not_there(
             if re.search(rf"\b{word}(y|gy)?\b", caption):
                 assert background.weather == index, caption
                 said[word] += 1
-        for pattern, index in ((r"\bnight\b", 3), (r"\b(sunset|dusk|evening)\b", 2), (r"\b(dawn|sunrise|morning)\b", 1)):
+        for pattern, index in (
+            (r"\bnight\b", 3),
+            (r"\b(sunset|dusk|evening)\b", 2),
+            (r"\b(dawn|sunrise|morning)\b", 1),
+        ):
             if re.search(pattern, caption):
                 assert background.sky == index, caption
                 said[pattern] += 1
