@@ -86,4 +86,5 @@ def detect_boxes(
         )
     with torch.no_grad():
         maps = detector(image)
-    return SceneObjects(*find_objects(maps, threshold=threshold, most=most, overlap=overlap))
+    objects = find_objects(maps, threshold=threshold, most=most, overlap=overlap)
+    return SceneObjects(objects.object, objects.colour, objects.box.to(image.dtype), objects.score.to(image.dtype))

@@ -99,7 +99,7 @@ def make_targets(objects: Tensor, colours: Tensor, boxes: Tensor, shape: tuple[i
     deviation of a tenth of the box's sides.
     """
     kinds, height, width = shape
-    batch = objects.shape[0]
+    batch, boxes = objects.shape[0], boxes.detach()
     heat = torch.zeros(batch, kinds, height, width, device=boxes.device)
     picture, row = torch.nonzero(objects >= 0, as_tuple=True)
     box, kind, colour = boxes[picture, row].float(), objects[picture, row], colours[picture, row]
@@ -155,18 +155,19 @@ def find_objects(maps: ObjectMaps, *, threshold: float, most: int, overlap: floa
 
     Of two peaks of one kind whose boxes overlap by more than `overlap` (intersection over union), the higher stays.
     """
-    heat = torch.sigmoid(maps.kinds.float())
+    precise = torch.promote_types(maps.kinds.dtype, torch.float32)
+    heat = torch.sigmoid(maps.kinds.to(precise))
     batch, kinds, height, width = heat.shape
     peaks = heat * (F.max_pool2d(heat, 3, stride=1, padding=1) == heat)
     score, place = peaks.flatten(1).topk(min(most, kinds * height * width), dim=1)
     kind, cell = place // (height * width), place % (height * width)
     row, column = cell // width, cell % width
     picture = torch.arange(batch, device=heat.device)[:, None].expand_as(cell)
-    geometry = maps.geometry.float()[picture, :, row, column]
-    colour = maps.colours.float()[picture, :, row, column].argmax(-1)
+    geometry = maps.geometry.to(precise)[picture, :, row, column]
+    colour = maps.colours[picture, :, row, column].argmax(-1)
     centre = torch.stack([column, row], -1) + 0.5 + geometry[..., :2]
     half = geometry[..., 2:].clamp(max=8).exp() / 2
-    scale = torch.tensor([width, height, width, height], dtype=torch.float32, device=heat.device)
+    scale = torch.tensor([width, height, width, height], dtype=precise, device=heat.device)
     box = torch.cat([centre - half, centre + half], -1) / scale
     kept = _suppress(kind, box, score > threshold, overlap)
     order = torch.argsort((~kept).long(), dim=1, stable=True)
