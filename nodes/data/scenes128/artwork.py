@@ -53,7 +53,7 @@ def sides_of(sprite: int, longer: int) -> tuple[int, int]:
 def palette_of(sprite: int, colour: int) -> NDArray[np.uint8]:
     """The palette (C, 3) of an artwork in a colour, or in its own for `NATURAL`."""
     artwork = load_artwork()
-    palette = artwork.palette[sprite]
+    palette: NDArray[np.uint8] = artwork.palette[sprite]
     if colour == NATURAL:
         return palette
     opaque = artwork.alpha[sprite] > 127

@@ -59,7 +59,7 @@ def make_task(seed: int, category: int, number: int, split: Split) -> SceneTask:
     options = list_options(category, split)
     start = Draws(seed, category, TASK).integer(0, len(options) - 1)
     items = options[(start + _coprime_stride(len(options)) * number) % len(options)]
-    index = (category << 32) + number
+    index = ((category + 1) << 32) + number  # beyond the scenes of training
     draws = Draws(seed, index, TASK)
     return build_task(category, items, seed, index, draws, split)
 
