@@ -137,9 +137,9 @@ def write_group(group: Group, draws: Draws, wording: Wording) -> str:
     if group.size != NORMAL and draws.chance(wording.size):
         adjectives.append(draws.choose(phrases.SIZE_WORDS[group.size]))
     colour = group.colour if group.colour != NATURAL else natural_colour(group.object, group.artwork)
-    named = draws.chance(wording.natural if group.colour == NATURAL else wording.colour)
+    says_colour = draws.chance(wording.natural if group.colour == NATURAL else wording.colour)
     after = ""
-    if colour != NATURAL and named:
+    if colour != NATURAL and says_colour:
         words = phrases.COLOUR_WORDS[COLOURS[colour]]
         word = draws.choose(words) if draws.chance(wording.synonym) else words[0]
         if draws.chance(0.05 * (wording.synonym > 0)):
