@@ -101,7 +101,7 @@ def write_circumstances(background: Background, draws: Draws, wording: Wording) 
 def write_subject(content: Content, facts: LayoutFacts, draws: Draws, wording: Wording) -> tuple[str, bool]:
     """The objects of a scene and how they lie to each other, and whether the first that is named is a single one."""
     names = [write_group(group, draws, wording) for group in content.groups]
-    singular = [group.count == 1 for group in content.groups]
+    singular = [group.number == 1 for group in content.groups]
     if len(names) == 1:
         return names[0], singular[0]
     if len(names) == 2:
@@ -132,7 +132,7 @@ def write_group(group: Group, draws: Draws, wording: Wording) -> str:
     """Equal objects with their number, and with their size and colour where those are named."""
     kind = OBJECTS[group.object]
     pairs = ((kind.name, kind.plural), *kind.synonyms)
-    noun = (draws.choose(pairs) if draws.chance(wording.synonym) else pairs[0])[group.count > 1]
+    noun = (draws.choose(pairs) if draws.chance(wording.synonym) else pairs[0])[group.number > 1]
     adjectives = []
     if group.size != NORMAL and draws.chance(wording.size):
         adjectives.append(draws.choose(phrases.SIZE_WORDS[group.size]))
@@ -143,11 +143,11 @@ def write_group(group: Group, draws: Draws, wording: Wording) -> str:
         words = phrases.COLOUR_WORDS[COLOURS[colour]]
         word = draws.choose(words) if draws.chance(wording.synonym) else words[0]
         if draws.chance(0.05 * (wording.synonym > 0)):
-            after = f" that {'is' if group.count == 1 else 'are'} {word}"
+            after = f" that {'is' if group.number == 1 else 'are'} {word}"
         else:
             adjectives.append(word)
     phrase = " ".join([*adjectives, noun]) + after
-    return write_number(group.count, phrase, draws, wording)
+    return write_number(group.number, phrase, draws, wording)
 
 
 def write_number(count: int, phrase: str, draws: Draws, wording: Wording) -> str:

@@ -46,7 +46,7 @@ class Group(NamedTuple):
     """Equal objects: their kind, number, colour, size and artwork, as indices."""
 
     object: int
-    count: int
+    number: int
     colour: int
     size: int
     artwork: int
@@ -73,7 +73,7 @@ def choose_content(seed: int, index: int, purpose: int, split: Split, single: fl
     draws = Draws(seed, index, purpose)
     groups = choose_groups(draws, single)
     for attempt in range(1, ATTEMPTS):
-        if split == "all" or is_held_out((g.object, g.count, g.colour) for g in groups) == (split == "held_out"):
+        if split == "all" or is_held_out((g.object, g.number, g.colour) for g in groups) == (split == "held_out"):
             break
         draws = Draws(seed, index, purpose + (attempt << 8))
         groups = choose_groups(draws, single)
@@ -87,7 +87,7 @@ def choose_content(seed: int, index: int, purpose: int, split: Split, single: fl
 
 def make_fit(groups: tuple[Group, ...], split: Split) -> tuple[Group, ...]:
     """Groups of the split after all attempts failed, which is rarer than one scene in a million: a single object."""
-    first = groups[0]._replace(count=1, colour=NATURAL)
+    first = groups[0]._replace(number=1, colour=NATURAL)
     if split == "train":
         return (first,)
     return (first, first._replace(object=(first.object + 5) % len(OBJECTS)))
@@ -120,7 +120,7 @@ def choose_relation(draws: Draws, groups: tuple[Group, ...]) -> int:
     if len(groups) != 2:
         return NO_RELATION
     first, second = groups
-    if first.count + second.count > 2:
+    if first.number + second.number > 2:
         return LEFT_OF if draws.chance(0.5) else NO_RELATION
     if (first.object in AIR) != (second.object in AIR) and draws.chance(0.6):
         return ABOVE

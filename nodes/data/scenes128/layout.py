@@ -76,13 +76,13 @@ def choose_members(content: Content, draws: Draws) -> list[PlacedObject]:
 
     Objects of a group have one size up to 6 %, and one artwork.
     """
-    total = sum(group.count for group in content.groups)
+    total = sum(group.number for group in content.groups)
     members = []
     for number, group in enumerate(content.groups):
         low, high = LONGER_SIDES[total][group.size]
         longer = draws.uniform(low, high)
         flies = group.object in AIR and draws.chance(0.75)
-        for _ in range(group.count):
+        for _ in range(group.number):
             members.append(make_member(number, group, round(longer * draws.uniform(0.97, 1.03)), flies, draws))
     return members
 

@@ -43,7 +43,7 @@ SCENERY = {
     "grass": ("grassy field", "green field"),
     "sand": ("beach", "sandy beach"),
     "snow": ("snowy landscape", "snowy field"),
-    "water": ("lake", "blue sea"),
+    "water": ("lake", "sea"),
     "road": ("street", "city street"),
     "flowers": ("flower meadow", "meadow with flowers"),
     "leaves": ("park in autumn", "field of autumn leaves"),

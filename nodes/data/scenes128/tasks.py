@@ -40,7 +40,7 @@ class AskedObject(NamedTuple):
     """One thing to ask for: an object, its number and its colour, `NATURAL` for none."""
 
     object: int
-    count: int = 1
+    number: int = 1
     colour: int = NATURAL
 
 
@@ -112,12 +112,12 @@ def build_task(
     relation = NO_RELATION
     if category == POSITION:
         items, relation = choose_position(draws, items)
-    groups = tuple(Group(item.object, item.count, item.colour, NORMAL, draws.integer(0, 1)) for item in items)
+    groups = tuple(Group(item.object, item.number, item.colour, NORMAL, draws.integer(0, 1)) for item in items)
     content = Content(groups, relation, choose_background(draws, groups))
     forms = 0.0 if split == "train" else 0.5
     wording = Wording(0.5, 0.25, 0.25, colour=1, natural=0, size=0, relation=1, held_out_form=forms)
     scene = finish_scene(content, seed, index, wording)
-    values = [value for item in items for value in (item.object, item.count, item.colour)]
+    values = [value for item in items for value in (item.object, item.number, item.colour)]
     padded = [*values, *(NOTHING,) * 3][:6]
     return SceneTask(scene, (category, *padded, relation))
 

@@ -81,7 +81,7 @@ def cloud_texture(variant: int) -> tuple[Floats, Floats]:
         for x, y, radius in puffs:
             _ellipse(brush, x, y - lift, radius * 1.25, radius, (shade, shade, shade, 255))
     colour, alpha = _premultiply(image.filter(ImageFilter.GaussianBlur(2)))
-    return colour[..., :1] / 255, alpha
+    return colour[..., :1] / np.float32(255), alpha
 
 
 @lru_cache(maxsize=VARIANTS)
@@ -95,7 +95,7 @@ def rain_texture(variant: int) -> Floats:
         x, y, length = draws.uniform(0, 140), draws.uniform(-8, 128), draws.uniform(4, 9)
         ends = [(FINE * x, FINE * y), (FINE * (x - 0.3 * length), FINE * (y + length))]
         brush.line(ends, fill=draws.integer(110, 190), width=2)
-    return _scale_down(image)[..., None] / 255
+    return _scale_down(image)[..., None] / np.float32(255)
 
 
 @lru_cache(maxsize=VARIANTS)
@@ -108,7 +108,7 @@ def snowfall_texture(variant: int) -> Floats:
             draws = Draws(variant, 1 + number, 5 << 20)
         radius = draws.uniform(0.6, 1.5)
         _ellipse(brush, draws.uniform(0, 128), draws.uniform(0, 128), radius, radius, 250)
-    return _scale_down(image)[..., None] / 255
+    return _scale_down(image)[..., None] / np.float32(255)
 
 
 @lru_cache(maxsize=VARIANTS)
@@ -127,7 +127,7 @@ def lightning_texture(variant: int) -> Floats:
     image = image.filter(ImageFilter.GaussianBlur(5))
     bolt, brush = _canvas(np.asarray(image))
     brush.line(corners, fill=255, width=5)
-    return _scale_down(bolt)[..., None] / 255
+    return _scale_down(bolt)[..., None] / np.float32(255)
 
 
 def _canvas(pixels: NDArray[np.uint8]) -> tuple[Image.Image, ImageDraw.ImageDraw]:

@@ -91,7 +91,7 @@ def test_scenes_show_every_object_colour_ground_sky_weather_and_number() -> None
     assert {group.object for group in groups} == set(range(len(words.OBJECTS)))
     assert {group.colour for group in groups} == {words.NATURAL, *range(len(words.COLOURS))}
     assert {group.size for group in groups} == {words.SMALL, words.NORMAL, words.LARGE}
-    assert {sum(g.count for g in content.groups) for content in contents} == {1, 2, 3, 4}
+    assert {sum(g.number for g in content.groups) for content in contents} == {1, 2, 3, 4}
     backgrounds = [content.background for content in contents]
     for field, options in (("ground", words.GROUNDS), ("sky", words.SKIES), ("weather", words.WEATHERS)):
         assert Counter(getattr(b, field) for b in backgrounds).keys() == set(range(len(options)))
@@ -100,8 +100,8 @@ def test_scenes_show_every_object_colour_ground_sky_weather_and_number() -> None
 
 
 def test_single_is_the_fraction_of_scenes_with_one_object() -> None:
-    assert all(sum(g.count for g in choose_content(3, i, CONTENT, "train", 1.0).groups) == 1 for i in range(50))
-    assert all(sum(g.count for g in choose_content(3, i, CONTENT, "train", 0.0).groups) > 1 for i in range(50))
+    assert all(sum(g.number for g in choose_content(3, i, CONTENT, "train", 1.0).groups) == 1 for i in range(50))
+    assert all(sum(g.number for g in choose_content(3, i, CONTENT, "train", 0.0).groups) > 1 for i in range(50))
 
 
 def test_no_training_scene_has_a_held_out_composition() -> None:
@@ -109,7 +109,7 @@ def test_no_training_scene_has_a_held_out_composition() -> None:
         groups = choose_content(7, i, CONTENT, "train", 0.2).groups
         assert not any(held_out.is_held_out_pair(a.object, b.object) for a, b in combinations(groups, 2))
         assert not any(held_out.is_held_out_colour(g.object, g.colour) for g in groups)
-        assert not any(held_out.is_held_out_count(g.object, g.count) for g in groups)
+        assert not any(held_out.is_held_out_count(g.object, g.number) for g in groups)
 
 
 def test_every_held_out_scene_has_one(unseen: list[Scene128]) -> None:
@@ -118,8 +118,8 @@ def test_every_held_out_scene_has_one(unseen: list[Scene128]) -> None:
         groups = scene.content.groups
         reasons["pair"] += any(held_out.is_held_out_pair(a.object, b.object) for a, b in combinations(groups, 2))
         reasons["colour"] += any(held_out.is_held_out_colour(g.object, g.colour) for g in groups)
-        reasons["count"] += any(held_out.is_held_out_count(g.object, g.count) for g in groups)
-        assert held_out.is_held_out((g.object, g.count, g.colour) for g in groups)
+        reasons["count"] += any(held_out.is_held_out_count(g.object, g.number) for g in groups)
+        assert held_out.is_held_out((g.object, g.number, g.colour) for g in groups)
     assert min(reasons.values()) > COUNT / 10
 
 
@@ -245,7 +245,7 @@ def test_a_caption_names_every_object_with_its_number_and_what_it_says_of_them_i
         assert sorted(kind for kind, *_ in named) == sorted(groups), scene.caption
         for kind, count, colour, size in named:
             group = groups[kind]
-            assert count == group.count, scene.caption
+            assert count == group.number, scene.caption
             natural = words.natural_colour(kind, group.artwork)
             index = natural if group.colour == words.NATURAL else group.colour
             assert colour in ("", words.COLOURS[index] if index >= 0 else ""), scene.caption

@@ -115,7 +115,7 @@ def test_prompts_name_what_their_tasks_ask_for(tasks: dict[int, list[SceneTask]]
 def test_a_split_has_only_its_own_compositions(split: Any) -> None:
     for category in set(ALL) - {SINGLE}:
         for items in list_options(category, split):
-            groups = [(item.object, item.count, item.colour) for item in items]
+            groups = [(item.object, item.number, item.colour) for item in items]
             assert held_out.is_held_out(groups) == (split == "held_out")
             assert all(a.object != b.object for a, b in combinations(items, 2))
     assert len(list_options(TWO, "all")) == 64 * 63 // 2
