@@ -83,11 +83,11 @@ class BoxDetector(nn.Module):
 class Targets(NamedTuple):
     """What maps should be: heat (B, K, h, w) in [0, 1], and for each of N objects its picture, cell and values.
 
-    index (N, 3): picture, row and column; colour (N); geometry (N, 4).
+    cells (N, 3): picture, row and column; colour (N); geometry (N, 4).
     """
 
     heat: Tensor
-    index: Tensor
+    cells: Tensor
     colour: Tensor
     geometry: Tensor
 
@@ -116,8 +116,8 @@ def make_targets(objects: Tensor, colours: Tensor, boxes: Tensor, shape: tuple[i
         target = heat[picture[number], kind[number]]
         torch.maximum(target, blobs[number], out=target)
     geometry = torch.cat([centre - cell - 0.5, side.clamp(min=0.1).log()], 1)
-    index = torch.stack([picture, cell[:, 1].long(), cell[:, 0].long()], 1)
-    return Targets(heat, index, torch.where(colour < 0, unnamed, colour), geometry)
+    cells = torch.stack([picture, cell[:, 1].long(), cell[:, 0].long()], 1)
+    return Targets(heat, cells, torch.where(colour < 0, unnamed, colour), geometry)
 
 
 def box_detector_loss(maps: ObjectMaps, targets: Targets) -> Tensor:
@@ -125,13 +125,13 @@ def box_detector_loss(maps: ObjectMaps, targets: Targets) -> Tensor:
 
     Each is averaged over the objects of the batch.
     """
-    count = max(len(targets.index), 1)
+    count = max(len(targets.cells), 1)
     logits = maps.kinds.float()
     is_centre = targets.heat == 1
     missed = F.logsigmoid(logits) * torch.sigmoid(-logits).square() * is_centre
     empty = F.logsigmoid(-logits) * torch.sigmoid(logits).square() * (1 - targets.heat) ** 4 * ~is_centre
     heat = -(missed + empty).sum() / count
-    picture, row, column = targets.index.unbind(1)
+    picture, row, column = targets.cells.unbind(1)
     geometry = (maps.geometry.float()[picture, :, row, column] - targets.geometry).abs().sum() / count
     colour = F.cross_entropy(maps.colours.float()[picture, :, row, column], targets.colour, reduction="sum") / count
     return heat + 0.3 * geometry + 0.5 * colour

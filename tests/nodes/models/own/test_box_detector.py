@@ -28,7 +28,7 @@ def ideal_maps(object: Tensor, colour: Tensor, box: Tensor) -> ObjectMaps:
     targets = make_targets(object, colour, box, (64, 32, 32), UNNAMED)
     batch = len(object)
     geometry, colours = torch.zeros(batch, 4, 32, 32), torch.zeros(batch, UNNAMED + 1, 32, 32)
-    picture, row, column = targets.index.unbind(1)
+    picture, row, column = targets.cells.unbind(1)
     geometry[picture, :, row, column] = targets.geometry
     colours[picture, targets.colour, row, column] = 20.0
     return ObjectMaps(torch.logit(targets.heat.clamp(1e-6, 1 - 1e-6)), colours, geometry)
@@ -61,7 +61,7 @@ def test_the_loss_is_that_of_the_papers() -> None:
     p, y = torch.sigmoid(maps.kinds), targets.heat
     cells = torch.where(y == 1, (1 - p) ** 2 * p.log(), (1 - y) ** 4 * p**2 * (1 - p).log())
     row, column = 4, 2
-    assert targets.index.tolist() == [[0, row, column]]
+    assert targets.cells.tolist() == [[0, row, column]]
     assert y[0, 2, row, column] == 1
     assert (y == 1).sum() == 1
     expected_geometry = torch.tensor([0.25 * 8 - 2.5, 0.5 * 8 - 4.5, torch.tensor(2.4).log(), torch.tensor(4.8).log()])
@@ -79,7 +79,7 @@ def test_ideal_maps_have_a_small_loss_and_empty_scenes_have_one() -> None:
     wrong = ideal._replace(kinds=-ideal.kinds)
     assert box_detector_loss(ideal, targets) < 0.2 < 10 < box_detector_loss(wrong, targets)
     empty = make_targets(torch.full((4, 4), -1), scenes.colour, scenes.box, (64, 32, 32), UNNAMED)
-    assert len(empty.index) == 0
+    assert len(empty.cells) == 0
     assert box_detector_loss(ideal, empty).isfinite()
 
 
