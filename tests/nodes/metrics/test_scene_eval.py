@@ -128,7 +128,7 @@ def test_batches_have_one_category_each_and_tasks_do_not_depend_on_them() -> Non
     for number, tasks in enumerate(large):
         halves = small[2 * number], small[2 * number + 1]
         assert tasks.task[:, 0].tolist() == [number] * 4
-        assert tasks.prompt == halves[0].prompt + halves[1].prompt
+        assert list(tasks.prompt) == [*halves[0].prompt, *halves[1].prompt]
         assert torch.equal(tasks.image, torch.cat([half.image for half in halves]))
         assert torch.equal(tasks.task, torch.cat([half.task for half in halves]))
     with pytest.raises(ValueError, match="100 prompts in a category do not make batches of 30"):
