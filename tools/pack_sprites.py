@@ -1,4 +1,4 @@
-"""Render the emoji artwork and pack it into workflows/data/{sprites,emoji}.npz.
+"""Render the emoji artwork and pack it into workflows/data/{sprites,artwork,emoji}.npz.
 
     python tools/pack_sprites.py NOTO.tgz FLUENT.tgz EMOJILIB.tgz [--out workflows/data]
 
@@ -41,6 +41,26 @@ SCENE_OBJECTS = {
     "balloon": "balloon",
     "umbrella": "umbrella",
 }
+ARTWORK_SIZE = 80
+ARTWORK_COLOURS = 64
+ALPHA_STEP = 17  # sixteen levels of opacity
+ARTWORK_ICONS = {
+    "sheep": "ewe",
+    "dinosaur": "sauropod",
+    "bee": "honeybee",
+    "pine tree": "evergreen-tree",
+    "pumpkin": "jack-o-lantern",
+    "apple": "red-apple",
+    "cake": "birthday-cake",
+    "car": "automobile",
+    "truck": "delivery-truck",
+    "train": "locomotive",
+    "ball": "soccer-ball",
+    "snowman": "snowman-without-snow",
+    "gift": "wrapped-gift",
+    "clock": "alarm-clock",
+}
+"""Icons of objects in the scenes of 128 pixels that are not called like the object."""
 LICENCES = ("noto: Apache-2.0, Google Inc", "fluent-emoji-flat: MIT, Microsoft Corporation")
 LEFT_OUT = ("-skin-tone", "-dark", "-light", "-medium", "-medium-dark", "-medium-light")
 
@@ -113,6 +133,46 @@ def pack_scene_sprites(sets: list[dict[str, Any]], path: Path) -> None:
     )
 
 
+def trim(icons: dict[str, Any], name: str, size: int) -> Image.Image:
+    """The visible part of an icon as RGBA, its longer side scaled to `size`."""
+    large = render(icons, name, 4 * size)
+    trimmed = large.crop(large.getchannel("A").point(lambda alpha: 255 if alpha > 32 else 0).getbbox())
+    scale = size / max(trimmed.size)
+    width, height = (max(1, round(side * scale)) for side in trimmed.size)
+    return trimmed.convert("RGBa").resize((width, height), Image.Resampling.LANCZOS).convert("RGBA")
+
+
+def pack_artwork(sets: list[dict[str, Any]], path: Path) -> None:
+    """The artworks of the scenes of 128 pixels, two for each object, in the order of their vocabulary.
+
+    pixels (S, 80, 80) uint8 index palette (S, 64, 3) uint8; alpha (S, 80, 80) uint8 has sixteen levels; sides (S, 2)
+    uint8 are the height and the width of the visible part, which touches the upper left corner. names (S / 2,).
+    """
+    from guidegraph.nodes.data.scenes128.vocabulary import NAMES
+
+    arrays: dict[str, list[Any]] = {"pixels": [], "palette": [], "alpha": [], "sides": []}
+    for name in NAMES:
+        for icons in sets:
+            sprite = trim(icons, ARTWORK_ICONS.get(name, name.replace(" ", "-")), ARTWORK_SIZE)
+            square = Image.new("RGBA", (ARTWORK_SIZE, ARTWORK_SIZE))
+            square.paste(sprite)
+            levels = np.rint(np.asarray(square.getchannel("A")) / ALPHA_STEP).astype(np.uint8)
+            rgb = np.asarray(square.convert("RGB")).copy()
+            rgb[levels == 0] = rgb[levels > 8].mean(0)
+            indexed = Image.fromarray(rgb).quantize(
+                ARTWORK_COLOURS, Image.Quantize.MEDIANCUT, kmeans=2, dither=Image.Dither.NONE
+            )
+            table = np.zeros((ARTWORK_COLOURS, 3), dtype=np.uint8)
+            used = np.array(indexed.getpalette(), dtype=np.uint8).reshape(-1, 3)[:ARTWORK_COLOURS]
+            table[: len(used)] = used
+            arrays["pixels"].append(np.where(levels == 0, 0, np.asarray(indexed)).astype(np.uint8))
+            arrays["palette"].append(table)
+            arrays["alpha"].append(levels * np.uint8(ALPHA_STEP))
+            arrays["sides"].append((sprite.height, sprite.width))
+    packed = {key: np.array(values, dtype=np.uint8) for key, values in arrays.items()}
+    np.savez_compressed(path, **packed, names=np.array(NAMES), licences=np.array(LICENCES))
+
+
 def keywords_by_name(chars: dict[str, str], emojilib: dict[str, list[str]]) -> dict[str, str]:
     """Icon name -> space-separated keywords, joined through the emoji's code points."""
     by_code = {}
@@ -167,14 +227,16 @@ def main() -> None:
     parser.add_argument("emojilib", type=Path)
     parser.add_argument("--out", type=Path, default=Path("workflows/data"))
     parser.add_argument("--colours", type=int, default=16, help="palette size of an emoji picture")
-    parser.add_argument("--only", choices=("sprites", "emoji"))
+    parser.add_argument("--only", choices=("sprites", "artwork", "emoji"))
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     packages = (arguments.noto, arguments.fluent)
     sets = [read_json(package, "icons.json") for package in packages]
-    if arguments.only != "emoji":
+    if arguments.only in (None, "sprites"):
         pack_scene_sprites(sets, arguments.out / "sprites.npz")
-    if arguments.only != "sprites":
+    if arguments.only in (None, "artwork"):
+        pack_artwork(sets, arguments.out / "artwork.npz")
+    if arguments.only in (None, "emoji"):
         metadata = [read_json(package, "metadata.json") for package in packages]
         emojilib = read_json(arguments.emojilib, "dist/emoji-en-US.json")
         words = [keywords_by_name(read_json(package, "chars.json"), emojilib) for package in packages]

@@ -28,6 +28,22 @@ class SceneBatch(NamedTuple):
     caption: Sequence[str]
 
 
+class SceneBatch128(NamedTuple):
+    """Scenes of 128 pixels, with one row of `object`, `colour` and `box` for each of up to four objects.
+
+    image (B, 3, 128, 128) in [-1, 1]; B captions; object (B, 4) and colour (B, 4), int64 indices into the scenes'
+    objects and colours, −1 for none; box (B, 4, 4), left, top, right and lower edge in units of the side, −1 for none;
+    classes (B, 128, 128) uint8: the class of each pixel, see `data.scene_map`.
+    """
+
+    image: Image
+    caption: Sequence[str]
+    object: Tensor
+    colour: Tensor
+    box: Tensor
+    classes: Tensor
+
+
 class EmojiBatch(NamedTuple):
     """image (B, 3, 64, 64) in [-1, 1] on white; B captions: a name, or a name with one of its keywords."""
 

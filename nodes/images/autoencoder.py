@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from annotated_types import Ge
 
 from guidegraph.graph.node import node
-from guidegraph.nodes.data.batches import SceneBatch
+from guidegraph.nodes.data.batches import SceneBatch, SceneBatch128
 from guidegraph.nodes.data.folders.batches import FolderBatch
 from guidegraph.nodes.types import Autoencoder, Image, Latent
 
@@ -28,7 +28,7 @@ def decode(autoencoder: Autoencoder, latent: Latent) -> Image:
 @node("autoencoder.measure_scale")
 def measure_scale(
     autoencoder: Autoencoder,
-    batches: Sequence[SceneBatch] | Sequence[FolderBatch],
+    batches: Sequence[SceneBatch] | Sequence[SceneBatch128] | Sequence[FolderBatch],
     *,
     count: Annotated[int, Ge(1)] = 16,
 ) -> Autoencoder:

@@ -1,12 +1,16 @@
-"""The detector of scenes' objects, skies and grounds: its calls, and the evaluation of its logits against labels."""
+"""The detectors of scenes: their calls, and the evaluation of logits against labels."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypeAlias
+
+from annotated_types import Ge, Gt, Lt
 
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes.types import Image
+
+Threshold: TypeAlias = Annotated[float, Gt(0), Lt(1)]
 
 
 class Detections(NamedTuple):
@@ -42,3 +46,45 @@ def finds(logits: Tensor, label: Tensor) -> Detections:
     objects = ((predicted[0] > 0) | (expected[0] == 0)).all(1)
     sky, ground = (a.argmax(1) == b.argmax(1) for a, b in zip(predicted[1:], expected[1:], strict=True))
     return Detections(objects, sky & ground)
+
+
+class SceneObjects(NamedTuple):
+    """Objects in pictures, best first, with up to N in each: object (B, N) and colour (B, N), int64, −1 for none.
+
+    box (B, N, 4): left, top, right and lower edge in units of the sides; score (B, N) in [0, 1].
+    """
+
+    object: Tensor
+    colour: Tensor
+    box: Tensor
+    score: Tensor
+
+
+@node("detector.boxes")
+def detect_boxes(
+    detector: Any,
+    image: Image,
+    *,
+    threshold: Threshold = 0.3,
+    most: Annotated[int, Ge(1)] = 16,
+    overlap: Threshold = 0.5,
+) -> SceneObjects:
+    """The objects that a detector of `model.box_detector` finds in pictures (B, 3, 128, 128), best first.
+
+    threshold: the lowest score. most: objects in a picture. overlap: of two objects of one kind whose boxes overlap by
+    more (intersection over union), only the better one counts.
+    Raises an error for a detector without boxes.
+    """
+    import torch
+
+    from guidegraph.nodes.models.own.box_detector import BoxDetector, find_objects
+
+    if not isinstance(detector, BoxDetector):
+        raise ValueError(
+            f"detector.boxes takes a detector of model.box_detector, such as one trained by "
+            f"workflows/train/detector_128.yaml; found {type(detector).__name__}"
+        )
+    with torch.no_grad():
+        maps = detector(image)
+    objects = find_objects(maps, threshold=threshold, most=most, overlap=overlap)
+    return SceneObjects(objects.object, objects.colour, objects.box.to(image.dtype), objects.score.to(image.dtype))

@@ -219,17 +219,24 @@ def new_autoencoder(
     blocks: Channels = 1,
     patch: Channels = 2,
     latent_channels: Channels = 4,
+    detail: Annotated[int, Ge(0)] = 0,
 ) -> Autoencoder:
     """An untrained KL autoencoder with f = patch · 2^(levels − 1), one level for each of `multipliers`.
 
     channels: width of the finest level; multipliers: the width of each level in units of it. blocks: residual blocks
     per level. patch: side in pixels of the patches that are folded into channels before the first convolution.
-    latent_channels: channels of a latent. seed: of the initial weights.
+    latent_channels: channels of a latent. detail: channels of a last convolution at full resolution, which hides the
+    borders of patches; 0 for none. seed: of the initial weights.
     """
     from guidegraph.nodes.models.own.autoencoder import AutoencoderConfig, KLAutoencoder
 
     config = AutoencoderConfig(
-        latent_channels=latent_channels, channels=channels, multipliers=multipliers, blocks=blocks, patch=patch
+        latent_channels=latent_channels,
+        channels=channels,
+        multipliers=multipliers,
+        blocks=blocks,
+        patch=patch,
+        detail=detail,
     )
     return build_untrained(lambda: KLAutoencoder(config), seed)
 
@@ -384,6 +391,14 @@ def new_detector(*, seed: int = 0, channels: Channels = 32) -> Any:
     from guidegraph.nodes.models.own.detector import Detector, DetectorConfig
 
     return build_untrained(lambda: Detector(DetectorConfig(channels=channels)), seed)
+
+
+@node("model.box_detector")
+def new_box_detector(*, seed: int = 0, channels: Channels = 32) -> Any:
+    """An untrained detector of the objects of scenes of 128 pixels, with their boxes and colours."""
+    from guidegraph.nodes.models.own.box_detector import BoxDetector, BoxDetectorConfig
+
+    return build_untrained(lambda: BoxDetector(BoxDetectorConfig(channels=channels)), seed)
 
 
 def build_untrained(build: Callable[[], Network], seed: int) -> Network:

@@ -25,6 +25,7 @@ from guidegraph.nodes.models.networks.bounded_build import BoundedBuild
 from guidegraph.nodes.models.networks.hooks import HookedModel
 from guidegraph.nodes.models.networks.low_rank import low_rank_layers
 from guidegraph.nodes.models.own.autoencoder import AutoencoderConfig, KLAutoencoder, VQAutoencoder, VQConfig
+from guidegraph.nodes.models.own.box_detector import BoxDetector, BoxDetectorConfig
 from guidegraph.nodes.models.own.classifier import ClassifierConfig, NoisyClassifier
 from guidegraph.nodes.models.own.condition_adapter import AdapterConfig, AdapterModel
 from guidegraph.nodes.models.own.denoiser import UNetDenoiser
@@ -61,6 +62,7 @@ KINDS: dict[str, tuple[type[nn.Module], type[Any]]] = {
     "pixel_space": (PixelSpace, PixelSpaceConfig),
     "text_transformer": (TextModel, TextConfig),
     "detector": (Detector, DetectorConfig),
+    "box_detector": (BoxDetector, BoxDetectorConfig),
     "noisy_classifier": (NoisyClassifier, ClassifierConfig),
     "label_embedding": (LabelModel, LabelConfig),
     "segmenter": (SegmentationNet, SegmenterConfig),

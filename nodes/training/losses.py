@@ -144,6 +144,20 @@ def detector_loss(detector: Any, image: Image, label: Tensor) -> Tensor:
     return loss(detector(image).float(), label, detector.config)
 
 
+@node("loss.box_detector")
+def box_detector_loss(detector: Any, image: Image, object: Tensor, colour: Tensor, box: Tensor) -> Tensor:
+    """The loss of a detector with boxes: a focal loss of the objects' centres, L1 of their boxes, and their colours.
+
+    object (B, R), colour (B, R) and box (B, R, 4), as from `data.scenes_128`. Zhou et al. 2019, eq. 1 and 4.
+    """
+    from guidegraph.nodes.models.own.box_detector import box_detector_loss as loss
+    from guidegraph.nodes.models.own.box_detector import make_targets
+
+    maps = detector(image)
+    shape = tuple(maps.kinds.shape[1:])
+    return loss(maps, make_targets(object, colour, box, shape, detector.config.colours))
+
+
 class AutoencoderLoss(NamedTuple):
     """The training loss, two of its terms for monitoring, and the reconstructed pictures (B, 3, H, W)."""
 

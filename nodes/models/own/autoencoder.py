@@ -21,7 +21,9 @@ class AutoencoderConfig:
     """Hyper-parameters of an autoencoder; f = patch · 2^(len(multipliers) − 1).
 
     `patch` folds patch × patch pixels into channels before the first convolution, and unfolds them
-    after the last, which saves most of the work at full resolution.
+    after the last, which saves most of the work at full resolution. `detail`: with 0, the unfolded pixels are the
+    picture; otherwise they have `detail` channels, and a last convolution at full resolution mixes them, so that the
+    borders of patches do not show as a grid.
     """
 
     in_channels: int = 3
@@ -30,6 +32,7 @@ class AutoencoderConfig:
     multipliers: tuple[int, ...] = (1, 2)
     blocks: int = 1
     patch: int = 2
+    detail: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "multipliers", tuple(self.multipliers))
@@ -82,8 +85,11 @@ def build_decoder(config: AutoencoderConfig) -> nn.Sequential:
         for _ in range(config.blocks + 1):
             layers.append(ResidualBlock(width, next_width))
             width = next_width
+    unfolded = config.detail or config.in_channels
     layers += [group_norm(width), nn.SiLU()]
-    layers += [nn.Conv2d(width, config.in_channels * config.patch**2, 3, padding=1), nn.PixelShuffle(config.patch)]
+    layers += [nn.Conv2d(width, unfolded * config.patch**2, 3, padding=1), nn.PixelShuffle(config.patch)]
+    if config.detail:
+        layers += [nn.SiLU(), nn.Conv2d(config.detail, config.in_channels, 3, padding=1)]
     return nn.Sequential(*layers)
 
 

@@ -1,0 +1,1 @@
+"""Scenes of 128 pixels with their captions, boxes and held-out compositions."""

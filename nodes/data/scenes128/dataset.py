@@ -1,0 +1,130 @@
+"""Nodes of the scenes of 128 pixels: batches to train on, and sets to judge with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial as bind
+from typing import Annotated, NamedTuple, TypeAlias
+
+import numpy as np
+from annotated_types import Ge, Le
+from numpy.typing import NDArray
+
+from guidegraph.graph.device_context import current_device, current_dtype
+from guidegraph.graph.node import node
+from guidegraph.graph.types import Tensor
+from guidegraph.nodes.data.batches import FunctionBatches, SceneBatch128, to_image
+from guidegraph.nodes.data.scenes128.captions import Wording
+from guidegraph.nodes.data.scenes128.held_out import Split
+from guidegraph.nodes.data.scenes128.phrases import caption_words
+from guidegraph.nodes.data.scenes128.scene import HELD_OUT_FORM_RATE, Scene128, compose_scene
+from guidegraph.nodes.data.scenes128.vocabulary import CLASSES, GROUNDS, NAMES
+from guidegraph.nodes.types import SemanticMap
+
+Seed: TypeAlias = Annotated[int, Ge(0)]
+Count: TypeAlias = Annotated[int, Ge(1)]
+Probability: TypeAlias = Annotated[float, Ge(0), Le(1)]
+
+
+class Scenes128(NamedTuple):
+    """Batches of scenes, and the words and punctuation marks of all their captions, sorted."""
+
+    batches: Sequence[SceneBatch128]
+    words: Sequence[str]
+
+
+@node("data.scenes_128")
+def scenes_128(
+    *,
+    seed: Seed = 0,
+    batch: Count = 64,
+    count: Count = 100_000,
+    split: Split = "train",
+    single: Probability = 0.2,
+    partial: Probability = 0.4,
+) -> Scenes128:
+    """`count` batches of scenes of 128 pixels with one to four of 64 objects; scene i depends on (seed, i) alone.
+
+    Objects differ in number, colour, size and position, on eight grounds, under four skies, in eight weathers. Captions
+    are sentences of many forms, with synonyms, and true of the picture.
+    batch: scenes in each batch. split: pairs of objects (16 %), colours of objects (18 %), counts of some objects and
+    three sentence forms are held out, and never occur in `train`; every scene of `held_out` has a held-out pair, colour
+    or count, and half of its captions a held-out form. single: the fraction of scenes with one object. partial: how
+    often a caption leaves out the place, and the time or the weather a little more often; colours, sizes and positions
+    are left out at times too, unless it is 0.
+    """
+    wording = Wording() if partial else Wording(colour=1, size=1, relation=1)
+    wording = wording._replace(
+        place=1 - partial,
+        time=(1 - partial) ** 1.5,
+        weather=(1 - partial) ** 1.25,
+        held_out_form=HELD_OUT_FORM_RATE if split == "held_out" else 0.0,
+    )
+    make = bind(make_batch, seed, batch, split=split, single=single, wording=wording)
+    return Scenes128(FunctionBatches(count, make), caption_words())
+
+
+@node("data.scene_128")
+def scene_128(*, seed: Seed = 0, batch: Count = 1, split: Split = "held_out") -> SceneBatch128:
+    """Scenes 0 to batch − 1 of 128 pixels of the data set `seed`, by default of held-out compositions.
+
+    split: as for `data.scenes_128`.
+    """
+    scenes = scenes_128(seed=seed, batch=batch, count=1, split=split).batches[0]
+    device, dtype = current_device(), current_dtype()
+    return scenes._replace(
+        image=scenes.image.to(device, dtype),
+        box=scenes.box.to(device, dtype),
+        object=scenes.object.to(device),
+        colour=scenes.colour.to(device),
+        classes=scenes.classes.to(device),
+    )
+
+
+@node("data.scene_map")
+def scene_map(classes: Tensor) -> SemanticMap:
+    """The one-hot map (B, 76, 128, 128) of the classes (B, 128, 128) of pixels: 64 objects, 8 grounds and 4 skies."""
+    import torch
+
+    if classes.ndim != 3 or (classes.numel() and int(classes.max()) >= len(CLASSES)):
+        raise ValueError(
+            f"expected classes (B, H, W) from 0 to {len(CLASSES) - 1}, as of data.scenes_128; found shape "
+            f"{tuple(classes.shape)} and values up to {int(classes.max())}"
+        )
+    index = classes.long()[:, None]
+    shape = (index.shape[0], len(CLASSES), *index.shape[2:])
+    return torch.zeros(shape, dtype=current_dtype(), device=classes.device).scatter_(1, index, 1)
+
+
+def make_batch(seed: int, batch: int, index: int, *, split: Split, single: float, wording: Wording) -> SceneBatch128:
+    """The `batch` scenes from scene `index · batch` on of the data set `seed`."""
+    first = index * batch
+    return stack_scenes(
+        [compose_scene(seed, first + i, split=split, single=single, wording=wording) for i in range(batch)]
+    )
+
+
+def stack_scenes(scenes: Sequence[Scene128]) -> SceneBatch128:
+    """Scenes as one batch, on the CPU."""
+    import torch
+
+    objects = [scene.objects for scene in scenes]
+    return SceneBatch128(
+        image=to_image(np.stack([scene.image for scene in scenes])),
+        caption=tuple(scene.caption for scene in scenes),
+        object=torch.from_numpy(np.stack([entry.object for entry in objects])),
+        colour=torch.from_numpy(np.stack([entry.colour for entry in objects])),
+        box=torch.from_numpy(np.stack([entry.box for entry in objects])),
+        classes=torch.from_numpy(np.stack([pixel_classes(scene) for scene in scenes])),
+    )
+
+
+def pixel_classes(scene: Scene128) -> NDArray[np.uint8]:
+    """The class (128, 128) of each pixel, an index into `vocabulary.CLASSES`."""
+    background = scene.content.background
+    classes = np.full(scene.owner.shape, len(NAMES) + len(GROUNDS) + background.sky, dtype=np.uint8)
+    classes[scene.layout.horizon :] = len(NAMES) + background.ground
+    kinds = np.array([scene.content.groups[placement.group].object for placement in scene.layout.placements])
+    covered = scene.owner > 0
+    classes[covered] = kinds[scene.owner[covered] - 1]
+    return classes

@@ -1,0 +1,83 @@
+"""Compose a scene of 128 pixels: its picture, caption, and the kind, colour and box of each object.
+
+Scene i of a data set depends on (seed, i) alone, as those of 64 pixels do.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from guidegraph.nodes.data.scenes128.captions import LayoutFacts, Wording, write_caption
+from guidegraph.nodes.data.scenes128.content import Content, choose_content
+from guidegraph.nodes.data.scenes128.draw import draw_scene
+from guidegraph.nodes.data.scenes128.draws import CONTENT, LAYOUT, LOOK, WORDS, Draws
+from guidegraph.nodes.data.scenes128.held_out import Split
+from guidegraph.nodes.data.scenes128.layout import SIZE, Layout, lay_out
+from guidegraph.nodes.data.scenes128.vocabulary import LARGEST_COUNT, NATURAL, natural_colour
+
+HELD_OUT_FORM_RATE = 0.5
+"""How often a caption of the held-out split has a sentence form of no training caption."""
+NO_OBJECT = -1
+
+
+class Objects(NamedTuple):
+    """The objects of a scene, from back to front; rows without one are −1.
+
+    object (4), colour (4): int64 indices; the colour of natural artwork is the one that it is named with, or −1.
+    box (4, 4): float32, left, top, right and lower edge in units of the picture's side.
+    """
+
+    object: NDArray[np.int64]
+    colour: NDArray[np.int64]
+    box: NDArray[np.float32]
+
+
+class Scene128(NamedTuple):
+    """image (128, 128, 3) uint8; owner (128, 128) uint8: the number of the object of each pixel, from 1, or 0."""
+
+    image: NDArray[np.uint8]
+    owner: NDArray[np.uint8]
+    caption: str
+    content: Content
+    layout: Layout
+
+    @property
+    def objects(self) -> Objects:
+        """The kind, colour and box of each object."""
+        kinds = np.full(LARGEST_COUNT, NO_OBJECT)
+        colours, boxes = kinds.copy(), np.full((LARGEST_COUNT, 4), NO_OBJECT, dtype=np.float32)
+        for row, placement in enumerate(self.layout.placements):
+            group = self.content.groups[placement.group]
+            kinds[row] = group.object
+            natural = group.colour == NATURAL
+            colours[row] = natural_colour(group.object, group.artwork) if natural else group.colour
+            right, bottom = placement.left + placement.width, placement.bottom
+            boxes[row] = np.array([placement.left, placement.top, right, bottom]) / SIZE
+        return Objects(kinds, colours, boxes)
+
+
+def compose_scene(
+    seed: int, index: int, *, split: Split = "train", single: float = 0.2, wording: Wording | None = None
+) -> Scene128:
+    """Compose scene `index` of the data set `seed`.
+
+    single: the fraction of scenes with one object. wording: what the captions name, by default everything at times.
+    """
+    if wording is None:
+        wording = Wording(held_out_form=HELD_OUT_FORM_RATE if split == "held_out" else 0.0)
+    content = choose_content(seed, index, CONTENT, split, single)
+    return finish_scene(content, seed, index, wording)
+
+
+def finish_scene(content: Content, seed: int, index: int, wording: Wording) -> Scene128:
+    """Lay out, draw and describe contents, by the choices of (seed, index)."""
+    layout = lay_out(content, Draws(seed, index, LAYOUT))
+    image, owner = draw_scene(content, layout, Draws(seed, index, LOOK))
+    flies = [False] * len(content.groups)
+    for placement in layout.placements:
+        flies[placement.group] = placement.flies
+    caption = write_caption(content, LayoutFacts(tuple(flies), layout.in_order), Draws(seed, index, WORDS), wording)
+    return Scene128(image, owner, caption, content, layout)

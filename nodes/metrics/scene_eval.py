@@ -1,0 +1,170 @@
+"""SceneEval: the fidelity of pictures of 128 pixels to their prompts, after GenEval (Ghosh et al. 2023).
+
+Six categories: single object, two objects, counting, colours, position and attribute binding. The prompts ask for
+compositions that are held out of training. A detector with boxes, which was trained on drawn scenes alone, judges the
+pictures.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial as bind
+from typing import Annotated, Any, NamedTuple
+
+from annotated_types import Ge
+
+from guidegraph.graph.node import node
+from guidegraph.graph.types import Tensor
+from guidegraph.nodes.data.batches import FunctionBatches, to_image
+from guidegraph.nodes.data.scenes128.held_out import Split
+from guidegraph.nodes.data.scenes128.tasks import (
+    BINDING,
+    CATEGORIES,
+    COLOUR,
+    COUNTING,
+    POSITION,
+    TASK_FIELDS,
+    make_task,
+)
+from guidegraph.nodes.data.scenes128.vocabulary import ABOVE, IN_FRONT_OF, LEFT_OF
+from guidegraph.nodes.metrics.metrics import Z95, wilson
+from guidegraph.nodes.types import Image, Table
+
+MARGIN = 0.1
+"""Two centres differ in a direction if they are farther apart than this share of the objects' sides, as in GenEval."""
+CONE = 0.5
+"""The least cosine of the angle between the line of two centres and the direction."""
+
+
+class SceneTasks(NamedTuple):
+    """Prompts, and the tasks in them. image (B, 3, 128, 128) in [-1, 1]: real scenes that show it.
+
+    prompt: B texts. task (B, 8) int64: category, object, number, colour, the other object's, and the relation of the
+    first to the other; −1 where the prompt asks for nothing.
+    """
+
+    prompt: Sequence[str]
+    task: Tensor
+    image: Image
+
+
+class SceneEvalTasks(NamedTuple):
+    batches: Sequence[SceneTasks]
+
+
+@node("scene_eval.tasks")
+def scene_eval_tasks(
+    *,
+    seed: Annotated[int, Ge(0)] = 0,
+    count: Annotated[int, Ge(1)] = 100,
+    batch: Annotated[int, Ge(1)] = 50,
+    split: Split = "held_out",
+) -> SceneEvalTasks:
+    """The prompts of SceneEval with real scenes for them: `count` of each of six categories; a batch has one category.
+
+    count: prompts in each category. batch: prompts in each batch; `count` is a multiple of it. split: of what the
+    prompts ask for, held out of training, as in training, or both. A prompt depends on the seed, its category and its
+    number alone. Half of the held-out prompts have sentence forms of no training caption.
+    """
+    if count % batch:
+        raise ValueError(f"{count} prompts in a category do not make batches of {batch}: set 'batch' to a divisor")
+    length = len(CATEGORIES) * (count // batch)
+    return SceneEvalTasks(FunctionBatches(length, bind(make_tasks, seed, count, batch, split)))
+
+
+def make_tasks(seed: int, count: int, batch: int, split: Split, index: int) -> SceneTasks:
+    """Batch `index` of the tasks of a seed."""
+    import numpy as np
+    import torch
+
+    category, first = divmod(index * batch, count)
+    tasks = [make_task(seed, category, first + number, split) for number in range(batch)]
+    return SceneTasks(
+        tuple(task.scene.caption for task in tasks),
+        torch.tensor([task.columns for task in tasks]),
+        to_image(np.stack([task.scene.image for task in tasks])),
+    )
+
+
+@node("scene_eval.judge")
+def judge_scenes(object: Tensor, colour: Tensor, box: Tensor, task: Tensor) -> Tensor:
+    """Judge for each picture whether it fulfils its task, bool (B).
+
+    object, colour, box: of `detector.boxes`, best first; task (B, 8): of `scene_eval.tasks`. Every named object must be
+    found. Counting: exactly that many of it. Colours and binding: the best detection of each object has its colour.
+    Position: the centre of the first best detection lies in that direction of the other's, within 60° and farther than
+    0.1 of the objects' sides; in front: the boxes overlap, and the front one reaches lower. Other objects do not count.
+    """
+    import torch
+
+    if task.ndim != 2 or task.shape[1] != len(TASK_FIELDS) or len(task) != len(object):
+        raise ValueError(
+            f"expected tasks ({len(object)}, {len(TASK_FIELDS)}) of scene_eval.tasks for {len(object)} pictures; found "
+            f"shape {tuple(task.shape)}"
+        )
+    rows = zip(object.cpu(), colour.cpu(), box.float().cpu(), task.cpu().tolist(), strict=True)
+    return torch.tensor([_shows(kinds, colours, boxes, columns) for kinds, colours, boxes, columns in rows])
+
+
+def _shows(kinds: Tensor, colours: Tensor, boxes: Tensor, columns: list[int]) -> bool:
+    """Whether the objects of one picture, best first, fulfil a task."""
+    category, first, count, colour, second, _, second_colour, relation = columns
+    places = [(kinds == kind).nonzero().flatten().tolist() for kind in (first, second) if kind >= 0]
+    if not all(places):
+        return False
+    best = [rows[0] for rows in places]
+    if category == COUNTING:
+        return len(places[0]) == count
+    if category in (COLOUR, BINDING):
+        expected = [value for value in (colour, second_colour) if value >= 0]
+        return [int(colours[row]) for row in best] == expected
+    if category == POSITION:
+        return lies(boxes[best[0]].tolist(), boxes[best[1]].tolist(), relation)
+    return True
+
+
+def lies(first: Sequence[float], second: Sequence[float], relation: int) -> bool:
+    """Whether the first box (left, top, right, lower edge) lies to the second as a relation says.
+
+    LEFT_OF, ABOVE and IN_FRONT_OF are known; the prompts ask for no other, though they may name the second box first.
+    """
+    if relation == IN_FRONT_OF:
+        across = min(first[2], second[2]) - max(first[0], second[0])
+        down = min(first[3], second[3]) - max(first[1], second[1])
+        return across > 0 and down > 0 and first[3] > second[3]
+    axis = 0 if relation == LEFT_OF else 1
+    away, aside = ((second[a] + second[a + 2] - first[a] - first[a + 2]) / 2 for a in (axis, 1 - axis))
+    sides = first[axis + 2] - first[axis] + second[axis + 2] - second[axis]
+    return relation in (LEFT_OF, ABOVE) and away > MARGIN * sides and away > CONE * math.hypot(away, aside)
+
+
+@node("scene_eval.scores")
+def scene_eval_scores(right: Tensor, category: Tensor, *, pictures: str = "drawn") -> Table:
+    """A table of SceneEval's scores: columns pictures, category, count, score, low and high; the last row is overall.
+
+    right (N) bool and category (N): of `scene_eval.judge` and the first column of the tasks; what a loop collected,
+    (R, B), is taken as one batch. A category's interval is Wilson's of 95 %. The overall score is the mean of the
+    categories', as in GenEval; its interval takes them as independent. pictures: which ones they are, for the table.
+    """
+    hits, kinds = right.flatten().bool().cpu(), category.flatten().cpu()
+    if hits.shape != kinds.shape or not len(hits):
+        raise ValueError(
+            f"expected a category for each judgement, found shapes {tuple(right.shape)} and {tuple(category.shape)}"
+        )
+    rows: dict[str, list[Any]] = {name: [] for name in ("category", "count", "score", "low", "high")}
+    variance, present = 0.0, sorted(set(kinds.tolist()))
+    for kind in present:
+        chosen = hits[kinds == kind]
+        score = wilson(int(chosen.sum()), len(chosen))
+        variance += score.value * (1 - score.value) / len(chosen)
+        _add_row(rows, CATEGORIES[kind], len(chosen), score.value, score.low, score.high)
+    overall = sum(rows["score"]) / len(present)
+    spread = Z95 * math.sqrt(variance) / len(present)
+    _add_row(rows, "overall", len(hits), overall, max(0.0, overall - spread), min(1.0, overall + spread))
+    return Table({"pictures": [pictures] * len(rows["score"]), **rows})
+
+
+def _add_row(rows: dict[str, list[Any]], *values: Any) -> None:
+    for column, value in zip(rows.values(), values, strict=True):
+        column.append(value)
