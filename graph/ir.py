@@ -122,9 +122,9 @@ class CallLayout(NamedTuple):
     plain: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Call:
-    """One call of a node.
+    """One call of a node. Slots keep a graph of many calls small: its speed is bounded by memory.
 
     inputs: sources by port; ports without a link are absent and take their default.
     settings: the same, by setting.
@@ -138,6 +138,8 @@ class Call:
     mark: Mark
     checks: tuple[tuple[str, PortType], ...] = ()
     marks: Mapping[str, Mark] = field(default_factory=dict)
+    _dependencies: tuple[str, ...] | None = field(default=None, init=False, repr=False, compare=False)
+    _layout: CallLayout | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def outputs(self) -> Mapping[str, PortType]:
@@ -165,14 +167,21 @@ class Call:
             else:
                 yield sources
 
-    @cached_property
+    @property
     def dependencies(self) -> tuple[str, ...]:
         """The keys of the operations whose outputs this call reads."""
-        return _list_producers(self.sources())
+        if self._dependencies is None:
+            object.__setattr__(self, "_dependencies", _list_producers(self.sources()))
+        return self._dependencies  # type: ignore[return-value]
 
-    @cached_property
+    @property
     def layout(self) -> CallLayout:
         """How the arguments are passed. Leading ports are passed by position, which saves building a dict."""
+        if self._layout is None:
+            object.__setattr__(self, "_layout", self._make_layout())
+        return self._layout  # type: ignore[return-value]
+
+    def _make_layout(self) -> CallLayout:
         names = [*self.spec.inputs]
         count = next((i for i, name in enumerate(names) if name not in self.inputs), len(names))
         leading = tuple([self.inputs[name] for name in names[:count]])
@@ -204,7 +213,7 @@ WHEN = "when"
 OTHERWISE = "otherwise"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Choice(Call):
     """A call that returns one of its branches, which are its ports: the one that the setting ``when`` names.
 
