@@ -363,6 +363,24 @@ class GraphOutput:
     mark: Mark
 
 
+class GraphTraits(NamedTuple):
+    """What operations of a graph may need. What none needs is left out at once, without a look at each operation.
+
+    checks: a node checks its wiring. files: a node names files, or a loop may write some. skips: a node leaves out
+    ports or itself. effects: a node is not pure. shapes: shapes have to fit together, or calls may be joined.
+    requirements: a node may need something that this machine lacks.
+    """
+
+    loops: bool
+    choices: bool
+    checks: bool
+    files: bool
+    skips: bool
+    effects: bool
+    shapes: bool
+    requirements: bool
+
+
 @dataclass(frozen=True)
 class Graph:
     """A validated workflow. ``sources`` maps each file that was read to its text."""
@@ -378,18 +396,21 @@ class Graph:
         return self.file.stem
 
     @cached_property
-    def has_choices(self) -> bool:
-        return any(isinstance(op, Choice) for op in walk(self.ops))
-
-    @cached_property
-    def has_checks(self) -> bool:
-        """Whether a node checks its wiring (the trait ``check``)."""
-        return any(isinstance(op, Call) and op.spec.check is not None for op in walk(self.ops))
-
-    @cached_property
-    def has_files(self) -> bool:
-        """Whether a node names files, or a loop may write some."""
-        return any(isinstance(op, Loop) or op.spec.path_ports for op in walk(self.ops))
+    def traits(self) -> GraphTraits:
+        """What its operations may need from planning. A plan of the graph has no operations of other kinds."""
+        kinds = {type(op) for op in walk(self.ops)}
+        specs = list({id(op.spec): op.spec for op in walk(self.ops) if isinstance(op, Call)}.values())
+        loops = any(issubclass(kind, Loop) for kind in kinds)
+        return GraphTraits(
+            loops=loops,
+            choices=Choice in kinds,
+            checks=any(spec.check is not None for spec in specs),
+            files=loops or any(spec.path_ports for spec in specs),
+            skips=any(spec.identity is not None or spec.needs is not None for spec in specs),
+            effects=any(not spec.pure for spec in specs),
+            shapes=loops or any(spec.shape is not None or spec.batchable for spec in specs),
+            requirements=any(spec.has_requirements for spec in specs),
+        )
 
 
 def walk(ops: Mapping[str, Op], *, previews: bool = True) -> Iterator[Op]:

@@ -91,8 +91,8 @@ class Slots:
         self._by_source: dict[Source, Slot] = {}
 
     def of(self, source: Source) -> Slot:
-        if isinstance(source, Output) and source.op in self._outputs:
-            return self._outputs[source.op][source.name]
+        if type(source) is Output and (outputs := self._outputs.get(source.op)) is not None:
+            return outputs[source.name]
         slot = self._by_source.get(source)
         if slot is None:
             slot = self._by_source[source] = self.size
@@ -109,7 +109,7 @@ class Slots:
     def outputs(self, key: str, names: Collection[str]) -> tuple[Slot, ...]:
         """New slots for the outputs of an operation."""
         slots = tuple(range(self.size, self.size + len(names)))
-        self.size += len(names)
+        self.size += len(slots)
         self._outputs[key] = dict(zip(names, slots, strict=True))
         return slots
 
