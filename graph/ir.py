@@ -18,7 +18,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 from guidegraph.graph.errors import Mark
 from guidegraph.graph.node import NodeSpec, Port
 from guidegraph.graph.types import PortType
-from guidegraph.graph.values.output_check import OutputCheck, make_output_check
+from guidegraph.graph.values.output_check import OutputCheck
 from guidegraph.graph.values.ownership import is_mutable
 
 
@@ -101,6 +101,10 @@ class Parameter:
     help: str
     mark: Mark
     base: Path
+
+
+_NO_CONSTANTS: dict[str, Any] = {}
+"""Shared by all calls without literal settings."""
 
 
 class CallLayout(NamedTuple):
@@ -188,6 +192,7 @@ class Call:
         by_name = [(name, self.inputs[name]) for name in names[count:] if name in self.inputs]
         linked = [(name, source) for name, source in self.settings.items() if not isinstance(source, Literal)]
         constants = {name: source.value for name, source in self.settings.items() if isinstance(source, Literal)}
+        constants = constants or _NO_CONSTANTS
         mutable = tuple([name for name, value in constants.items() if is_mutable(value)])
         flat = not by_name and not linked and not any(isinstance(sources, Many) for sources in leading)
         return CallLayout(
@@ -196,7 +201,7 @@ class Call:
             tuple([name for name, _ in linked]),
             constants,
             mutable,
-            tuple(map(make_output_check, self.outputs.values())),
+            self.spec.output_checks,
             flat,
             flat and not self.checks and not mutable,
         )
@@ -368,7 +373,7 @@ class GraphTraits(NamedTuple):
 
     checks: a node checks its wiring. files: a node names files, or a loop may write some. skips: a node leaves out
     ports or itself. effects: a node is not pure. shapes: shapes have to fit together, or calls may be joined.
-    requirements: a node may need something that this machine lacks.
+    requirements: a node may need something that this machine lacks. io: a node may run on a thread.
     """
 
     loops: bool
@@ -379,6 +384,7 @@ class GraphTraits(NamedTuple):
     effects: bool
     shapes: bool
     requirements: bool
+    io: bool
 
 
 @dataclass(frozen=True)
@@ -410,6 +416,7 @@ class Graph:
             effects=any(not spec.pure for spec in specs),
             shapes=loops or any(spec.shape is not None or spec.batchable for spec in specs),
             requirements=any(spec.has_requirements for spec in specs),
+            io=any(spec.io for spec in specs),
         )
 
 
