@@ -50,7 +50,8 @@ def run(
 
 def run_plan(plan: Plan, attachments: Attachments) -> RunResult:
     """Run a compiled plan. Raises the same errors as ``run``."""
-    import torch
+    with pause_collector():
+        import torch
 
     config = plan.config
     if attachments.mover is None and (reason := config.budget_problem):
