@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from guidegraph.graph.execution.attachments import Attachments
+from guidegraph.graph.execution.run import run_plan
 from guidegraph.graph.ir import Graph
 from guidegraph.graph.planning.plan import compile_plan
 from guidegraph.graph.resolution.load import build
 from tests.graph.engine_nodes import REGISTRY
+from tests.work_counter import count_calls
 
 PLAIN = "a: {use: toy.number}\n  b: {use: toy.add, in: {a: a}}"
 LOOP = """a: {{use: toy.number}}
@@ -56,3 +60,20 @@ def test_nodes_in_the_body_of_a_loop_count(tmp_path: Path) -> None:
 def test_the_passes_that_nothing_needs_are_still_listed(tmp_path: Path) -> None:
     effects = compile_plan(make_graph(tmp_path, PLAIN), {}).effects
     assert effects == dict.fromkeys(("skip", "hoist", "merge", "prune"), "2 -> 2 operations")
+
+
+def test_the_work_of_planning_and_running_a_node_does_not_grow_with_the_graph(tmp_path: Path) -> None:
+    def plan_and_run(graph: Graph) -> None:
+        run_plan(compile_plan(graph, {}), Attachments())
+
+    sizes = (300, 3000)
+    graphs = {n: make_graph(tmp_path, make_chain(n), f"n{n - 1}") for n in sizes}
+    for graph in graphs.values():  # its calls keep what every plan needs
+        plan_and_run(graph)
+    small, large = (count_calls(partial(plan_and_run, graphs[n])) / n for n in sizes)
+    assert large <= small
+
+
+def make_chain(size: int) -> str:
+    nodes = ["n0: {use: toy.number}", *(f"n{i}: {{use: toy.add, in: {{a: n{i - 1}}}}}" for i in range(1, size))]
+    return "\n  ".join(nodes)
