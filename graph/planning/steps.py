@@ -328,7 +328,8 @@ def _step(op: Op | BatchCall, slots: Slots, passes: frozenset[str]) -> Step:
     if isinstance(op, Call):
         return call_step(op, slots)
     closure = tuple((s, slots.of(s)) for s in dict.fromkeys(op.sources()))
-    reads, outs = tuple(slot for _, slot in closure), slots.outputs(op.key, {name: i for i, name in enumerate(op.outputs)})
+    positions = {name: i for i, name in enumerate(op.outputs)}
+    reads, outs = tuple(slot for _, slot in closure), slots.outputs(op.key, positions)
     return Step(op, (op,), outs, reads, body=plan_body(op, passes), closure=closure)
 
 
