@@ -369,7 +369,7 @@ class GraphOutput:
 
 
 class GraphTraits(NamedTuple):
-    """What operations of a graph may need. What none needs is left out at once, without a look at each operation.
+    """Traits that at least one operation of a graph has. Planning leaves out at once the work that none of them needs.
 
     checks: a node checks its wiring. files: a node names files, or a loop may write some. skips: a node leaves out
     ports or itself. effects: a node is not pure. shapes: shapes have to fit together, or calls may be joined.
@@ -403,7 +403,7 @@ class Graph:
 
     @cached_property
     def traits(self) -> GraphTraits:
-        """What its operations may need from planning. A plan of the graph has no operations of other kinds."""
+        """The traits of its operations, in bodies too. A plan of the graph has no operations of other kinds."""
         kinds = {type(op) for op in walk(self.ops)}
         specs = list({id(op.spec): op.spec for op in walk(self.ops) if isinstance(op, Call)}.values())
         loops = any(issubclass(kind, Loop) for kind in kinds)
