@@ -174,16 +174,20 @@ class Call:
     @property
     def dependencies(self) -> tuple[str, ...]:
         """The keys of the operations whose outputs this call reads."""
-        if self._dependencies is None:
-            object.__setattr__(self, "_dependencies", _list_producers(self.sources()))
-        return self._dependencies  # type: ignore[return-value]
+        dependencies = self._dependencies
+        if dependencies is None:
+            dependencies = _list_producers(self.sources())
+            object.__setattr__(self, "_dependencies", dependencies)
+        return dependencies
 
     @property
     def layout(self) -> CallLayout:
         """How the arguments are passed. Leading ports are passed by position, which saves building a dict."""
-        if self._layout is None:
-            object.__setattr__(self, "_layout", self._make_layout())
-        return self._layout  # type: ignore[return-value]
+        layout = self._layout
+        if layout is None:
+            layout = self._make_layout()
+            object.__setattr__(self, "_layout", layout)
+        return layout
 
     def _make_layout(self) -> CallLayout:
         names = [*self.spec.inputs]

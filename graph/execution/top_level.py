@@ -66,7 +66,8 @@ class TopLevel:
 
     def _start_io(self, slots: list[Any]) -> IoThreads:
         """Start the nodes marked ``io`` that depend on no other node on threads."""
-        region, steps = self.region, []
+        region = self.region
+        steps: list[Step] = []
         if self.plan.graph.traits.io:
             steps = [step for step in region.steps if isinstance(step.op, Call) and step.op.spec.io]
             ready = {slot for slot, _ in region.constants} | {slot for _, slot in region.inputs}

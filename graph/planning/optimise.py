@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
@@ -36,7 +36,7 @@ def optimise(
     """Apply the graph passes. traits: of the whole graph. only: keep the outputs alone, and drop nodes with effects."""
     optimised = OptimisedGraph(dict(ops), dict(outputs))
     aliases: dict[Source, Source] = {}
-    measure = _size if traits.loops else len
+    measure: Callable[[Mapping[str, Op]], int] = _size if traits.loops else len
     size = measure(ops)
 
     def apply(name: str, new_ops: dict[str, Op]) -> None:
@@ -46,7 +46,9 @@ def optimise(
         optimised.ops = new_ops
 
     if "skip" in passes:
-        new_ops, aliases = skip(optimised.ops, {}) if traits.skips else (optimised.ops, {})
+        new_ops = optimised.ops
+        if traits.skips:
+            new_ops, aliases = skip(new_ops, {})
         apply("skip", _rewrite_ops(new_ops, aliases))
     if "hoist" in passes:
         apply("hoist", hoist(optimised.ops) if traits.loops else optimised.ops)

@@ -214,7 +214,8 @@ def current_folder() -> str:
 
 def _raw_environment() -> Mapping[Any, Any]:
     """The environment without decoding, which would take 30 µs."""
-    return getattr(os.environ, "_data", os.environ)  # type: ignore[no-any-return]
+    variables: Mapping[Any, Any] = getattr(os.environ, "_data", os.environ)
+    return variables
 
 
 def _restore_variables(before: dict[Any, Any]) -> str:

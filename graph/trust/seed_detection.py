@@ -190,7 +190,10 @@ def _read_cuda_states() -> tuple[Any, ...]:
 def _read_numpy_state() -> bytes:
     """NumPy's state, read from memory, since its own functions take 40 µs. Empty if the generator is not MT19937."""
     generator = _find_numpy_generator()
-    return b"" if generator is None else _find_numpy_memory(generator).raw  # type: ignore[no-any-return]
+    if generator is None:
+        return b""
+    state: bytes = _find_numpy_memory(generator).raw
+    return state
 
 
 @lru_cache(maxsize=1)
