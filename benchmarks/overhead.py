@@ -1,9 +1,10 @@
-"""Measure the engine's overhead per node on a chain of trivial nodes, beside Haystack's Pipeline and Hamilton's Driver.
+"""Measure the engine's overhead per node on chains and fans of trivial nodes, beside Haystack's Pipeline and
+Hamilton's Driver.
 
     python benchmarks/overhead.py [--sizes 100 1000 10000] [--peers]
 
-Prints microseconds a node, the best of several rounds; loading + validation, planning and the run apart. The
-engines take turns in one process, so that a busy machine slows all of them.
+Prints microseconds of CPU time a node, the best of several rounds; loading + validation, planning and the run apart.
+The engines take turns in one process, so that a busy machine slows all of them.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import sys
 import tempfile
 import time
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,32 +35,58 @@ def increment(x: int = 0) -> int:
     return x + 1
 
 
+@node("chain.add")
+def add(x: int, *, k: int) -> int:
+    """x + k."""
+    return x + k
+
+
+@node("chain.total")
+def total(values: Sequence[int]) -> int:
+    """The sum of the values."""
+    return sum(values)
+
+
+def wide_yaml(n: int) -> str:
+    """One node that n - 2 read, and one that reads all of those."""
+    names = [f"n{i}" for i in range(1, n - 1)]
+    lines = ["guidegraph: 1", "nodes:", "  n0: {use: chain.increment}"]
+    lines += [f"  {name}: {{use: chain.add, in: {{x: n0}}, with: {{k: {k}}}}}" for k, name in enumerate(names)]
+    lines += [f"  last: {{use: chain.total, in: {{values: [{', '.join(names)}]}}}}"]
+    return "\n".join([*lines, "outputs: {out: last}", ""])
+
+
 def chain_yaml(n: int) -> str:
+    """A chain of n nodes."""
     lines = ["guidegraph: 1", "nodes:", "  n0: {use: chain.increment}"]
     lines += [f"  n{i}: {{use: chain.increment, in: {{x: n{i - 1}}}}}" for i in range(1, n)]
     return "\n".join([*lines, f"outputs: {{out: n{n - 1}}}", ""])
 
 
 def seconds(call: Callable[[], object]) -> float:
-    started = time.perf_counter()
+    """The CPU seconds of a call: the clock would count the waits for other processes too."""
+    started = time.process_time()
     call()
-    return time.perf_counter() - started
+    return time.process_time() - started
 
 
-def ours(n: int, folder: Path, own: bool = False) -> dict[str, Callable[[], object]]:
-    """Load + validate, plan, and run, each to be timed.
+def ours(n: int, folder: Path, own: bool = False, wide: bool = False) -> dict[str, Callable[[], object]]:
+    """Load + validate, plan, and run, each to be timed. wide: not a chain, but n - 2 nodes between a first and a last.
 
     own: the node counts as one that comes with guidegraph; around that of anybody else, the state of the process is
     read and put back.
     """
-    path = folder / f"chain{n}.yaml"
-    path.write_text(chain_yaml(n))
-    registry = Registry({"chain.increment": replace(get_spec(increment), distribution="guidegraph==0" if own else "")})
+    path = folder / f"{'wide' if wide else 'chain'}{n}.yaml"
+    path.write_text(wide_yaml(n) if wide else chain_yaml(n))
+    owner = "guidegraph==0" if own else ""
+    specs = [replace(get_spec(function), distribution=owner) for function in (increment, add, total)]
+    registry = Registry({spec.id: spec for spec in specs})
     graph = build(path, registry)
     plan = compile_plan(graph, {})
     result = run_plan(plan, Attachments())
-    if result.outputs["out"] != n:
-        raise SystemExit(f"the chain of {n} gave {result.outputs['out']}")
+    expected = sum(range(1, n - 1)) if wide else n
+    if result.outputs["out"] != expected:
+        raise SystemExit(f"{path.stem} gave {result.outputs['out']}, not {expected}")
     return {
         "load+validate": lambda: build(path, registry),
         "plan": lambda: compile_plan(graph, {}),
@@ -119,8 +146,8 @@ def main() -> None:
     versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in packages if _installed(p))
     print(f"{platform.system()} {platform.machine()}, Python {platform.python_version()}, {versions}")
     with tempfile.TemporaryDirectory() as folder:
-        whose = {"own node": True, "third-party node": False}
-        calls = {(name, n): ours(n, Path(folder), own) for name, own in whose.items() for n in options.sizes}
+        kinds = {"own node": (True, False), "own node, wide": (True, True), "third-party node": (False, False)}
+        calls = {(name, n): ours(n, Path(folder), *kind) for name, kind in kinds.items() for n in options.sizes}
         times: dict[tuple[str, int, str], list[float]] = {}
         for _ in range(options.rounds):
             for (name, n), stages in calls.items():
@@ -133,8 +160,9 @@ def main() -> None:
             )
             print(f"{name:22} {n:>7}  {parts} us a node")
         small, large = min(options.sizes), max(options.sizes)
-        ratio = min(times["own node", large, "run"]) / min(times["own node", small, "run"])
-        print(f"run, {large} : {small} nodes: ratio {ratio:.2f}")
+        for stage in ("plan", "run"):
+            ratio = min(times["own node", large, stage]) / min(times["own node", small, stage])
+            print(f"{stage}, {large} : {small} nodes: ratio {ratio:.2f}")
     if options.peers:
         for n in (100, 1000):
             print(peer_row("haystack Pipeline", haystack, n, 3))

@@ -92,6 +92,8 @@ def measure(tree: Path, folder: Path, own: Path) -> list[Row]:
         time_process("nodes", [*guidegraph, "nodes"], tree, folder, own)[0],
         time_process("schema", [*guidegraph, "schema"], tree, folder, own)[0],
         time_process("validate", [*guidegraph, "validate", workflow], tree, folder, own)[0],
+        time_process("plan", [*guidegraph, "plan", workflow], tree, folder, own)[0],
+        time_process("draw", [*guidegraph, "draw", workflow], tree, folder, own)[0],
         time_process("bundle without torch", ["-m", "guidegraph_runtime", str(bundle), "--quiet"], tree, folder, own)[
             0
         ],

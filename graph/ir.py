@@ -18,7 +18,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 from guidegraph.graph.errors import Mark
 from guidegraph.graph.node import NodeSpec, Port
 from guidegraph.graph.types import PortType
-from guidegraph.graph.values.output_check import OutputCheck, make_output_check
+from guidegraph.graph.values.output_check import OutputCheck
 from guidegraph.graph.values.ownership import is_mutable
 
 
@@ -103,6 +103,10 @@ class Parameter:
     base: Path
 
 
+_NO_CONSTANTS: dict[str, Any] = {}
+"""Shared by all calls without literal settings."""
+
+
 class CallLayout(NamedTuple):
     """How a call passes its arguments, which is the same in every plan.
 
@@ -122,9 +126,9 @@ class CallLayout(NamedTuple):
     plain: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Call:
-    """One call of a node.
+    """One call of a node. Slots keep a graph of many calls small: its speed is bounded by memory.
 
     inputs: sources by port; ports without a link are absent and take their default.
     settings: the same, by setting.
@@ -138,6 +142,8 @@ class Call:
     mark: Mark
     checks: tuple[tuple[str, PortType], ...] = ()
     marks: Mapping[str, Mark] = field(default_factory=dict)
+    _dependencies: tuple[str, ...] | None = field(default=None, init=False, repr=False, compare=False)
+    _layout: CallLayout | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def outputs(self) -> Mapping[str, PortType]:
@@ -165,20 +171,32 @@ class Call:
             else:
                 yield sources
 
-    @cached_property
+    @property
     def dependencies(self) -> tuple[str, ...]:
         """The keys of the operations whose outputs this call reads."""
-        return _list_producers(self.sources())
+        dependencies = self._dependencies
+        if dependencies is None:
+            dependencies = _list_producers(self.sources())
+            object.__setattr__(self, "_dependencies", dependencies)
+        return dependencies
 
-    @cached_property
+    @property
     def layout(self) -> CallLayout:
         """How the arguments are passed. Leading ports are passed by position, which saves building a dict."""
+        layout = self._layout
+        if layout is None:
+            layout = self._make_layout()
+            object.__setattr__(self, "_layout", layout)
+        return layout
+
+    def _make_layout(self) -> CallLayout:
         names = [*self.spec.inputs]
         count = next((i for i, name in enumerate(names) if name not in self.inputs), len(names))
         leading = tuple([self.inputs[name] for name in names[:count]])
         by_name = [(name, self.inputs[name]) for name in names[count:] if name in self.inputs]
         linked = [(name, source) for name, source in self.settings.items() if not isinstance(source, Literal)]
         constants = {name: source.value for name, source in self.settings.items() if isinstance(source, Literal)}
+        constants = constants or _NO_CONSTANTS
         mutable = tuple([name for name, value in constants.items() if is_mutable(value)])
         flat = not by_name and not linked and not any(isinstance(sources, Many) for sources in leading)
         return CallLayout(
@@ -187,7 +205,7 @@ class Call:
             tuple([name for name, _ in linked]),
             constants,
             mutable,
-            tuple(map(make_output_check, self.outputs.values())),
+            self.spec.output_checks,
             flat,
             flat and not self.checks and not mutable,
         )
@@ -204,7 +222,7 @@ WHEN = "when"
 OTHERWISE = "otherwise"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Choice(Call):
     """A call that returns one of its branches, which are its ports: the one that the setting ``when`` names.
 
@@ -354,6 +372,25 @@ class GraphOutput:
     mark: Mark
 
 
+class GraphTraits(NamedTuple):
+    """Traits that at least one operation of a graph has. Planning leaves out at once the work that none of them needs.
+
+    checks: a node checks its wiring. files: a node names files, or a loop may write some. skips: a node leaves out
+    ports or itself. effects: a node is not pure. shapes: shapes have to fit together, or calls may be joined.
+    requirements: a node may need something that this machine lacks. io: a node may run on a thread.
+    """
+
+    loops: bool
+    choices: bool
+    checks: bool
+    files: bool
+    skips: bool
+    effects: bool
+    shapes: bool
+    requirements: bool
+    io: bool
+
+
 @dataclass(frozen=True)
 class Graph:
     """A validated workflow. ``sources`` maps each file that was read to its text."""
@@ -369,18 +406,22 @@ class Graph:
         return self.file.stem
 
     @cached_property
-    def has_choices(self) -> bool:
-        return any(isinstance(op, Choice) for op in walk(self.ops))
-
-    @cached_property
-    def has_checks(self) -> bool:
-        """Whether a node checks its wiring (the trait ``check``)."""
-        return any(isinstance(op, Call) and op.spec.check is not None for op in walk(self.ops))
-
-    @cached_property
-    def has_files(self) -> bool:
-        """Whether a node names files, or a loop may write some."""
-        return any(isinstance(op, Loop) or op.spec.path_ports for op in walk(self.ops))
+    def traits(self) -> GraphTraits:
+        """The traits of its operations, in bodies too. A plan of the graph has no operations of other kinds."""
+        kinds = {type(op) for op in walk(self.ops)}
+        specs = list({id(op.spec): op.spec for op in walk(self.ops) if isinstance(op, Call)}.values())
+        loops = any(issubclass(kind, Loop) for kind in kinds)
+        return GraphTraits(
+            loops=loops,
+            choices=Choice in kinds,
+            checks=any(spec.check is not None for spec in specs),
+            files=loops or any(spec.path_ports for spec in specs),
+            skips=any(spec.identity is not None or spec.needs is not None for spec in specs),
+            effects=any(not spec.pure for spec in specs),
+            shapes=loops or any(spec.shape is not None or spec.batchable for spec in specs),
+            requirements=any(spec.has_requirements for spec in specs),
+            io=any(spec.io for spec in specs),
+        )
 
 
 def walk(ops: Mapping[str, Op], *, previews: bool = True) -> Iterator[Op]:

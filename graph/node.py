@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias, TypeVar
 
 from guidegraph.graph.port_kinds import port_kinds
 from guidegraph.graph.types import ANY, PortType, is_tensor, namedtuple_fields, to_port_type
+from guidegraph.graph.values.output_check import OutputCheck, make_output_check
 from guidegraph_runtime.admission import is_infinite
 
 if TYPE_CHECKING:
@@ -146,6 +147,16 @@ class NodeSpec:
     def path_ports(self) -> frozenset[str]:
         """The ports and settings that name files or folders."""
         return frozenset(name for name, port in self.ports.items() if port.type.is_path)
+
+    @cached_property
+    def output_checks(self) -> tuple[OutputCheck | None, ...]:
+        """A type check for each output; ``None`` if any value fits."""
+        return tuple(map(make_output_check, self.outputs.values()))
+
+    @cached_property
+    def output_positions(self) -> dict[str, int]:
+        """The position of each output by name."""
+        return {name: i for i, name in enumerate(self.outputs)}
 
     @property
     def ports(self) -> dict[str, Port]:

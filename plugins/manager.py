@@ -21,6 +21,7 @@ import pluggy
 
 from guidegraph import graph, nodes
 from guidegraph.graph.events import Observer
+from guidegraph.graph.memory.pause_collector import pause_collector
 from guidegraph.graph.node import NodeDefinitionError, NodeSpec
 from guidegraph.graph.registry import Registry
 from guidegraph.plugins import builtin, hookspecs
@@ -204,7 +205,9 @@ class PluginManager:
     def _add_builtin(self) -> None:
         version = str(sys.modules[__name__.partition(".")[0]].__version__)
         self._versions |= {OWN_DISTRIBUTION: version, **_runtime_version()}
-        self._join(OWN_DISTRIBUTION, builtin, read_contribution(builtin, None), OWN_DISTRIBUTION, version)
+        with pause_collector():
+            contribution = read_contribution(builtin, None)
+        self._join(OWN_DISTRIBUTION, builtin, contribution, OWN_DISTRIBUTION, version)
 
     def _leave_out(self, entry: importlib.metadata.EntryPoint, reason: str) -> None:
         self._fail(entry.name, *read_distribution(entry), PluginError(reason), "disabled")
@@ -263,6 +266,7 @@ class PluginManager:
     @contextmanager
     def _guard_import(self, name: str, distribution: str, notes: list[str]) -> Iterator[None]:
         with ExitStack() as stack:
+            stack.enter_context(pause_collector())
             if normalise_name(distribution) != OWN_DISTRIBUTION:
                 stack.enter_context(guard_import(name))
                 stack.enter_context(record_changes(name))

@@ -51,7 +51,8 @@ def run(
 
 def run_plan(plan: Plan, attachments: Attachments) -> RunResult:
     """Run a compiled plan. Raises the same errors as ``run``."""
-    import torch
+    with pause_collector():
+        import torch
 
     config = plan.config
     if attachments.mover is None and (reason := config.budget_problem):
@@ -114,14 +115,18 @@ class _Runner:
 
     def execute(self) -> None:
         """Make the needed choices, each as soon as its value is computed, then compute the remaining operations."""
-        while choices := find_next_choices(
-            self.plan.ops, self._list_required_sources(), effects=self.config.only is None
-        ):
+        while choices := self._find_choices():
             self._execute(choices)
             with self.record.report_failure():
                 branches = {choice.key: self.held.choose_branch(choice, self.plan) for choice in choices}
             self.plan = self.plan.with_branches(branches)
         self._execute(())
+
+    def _find_choices(self) -> tuple[Choice, ...]:
+        """The choices to make next; none if all are made."""
+        if not self.plan.graph.traits.choices:
+            return ()
+        return find_next_choices(self.plan.ops, self._list_required_sources(), effects=self.config.only is None)
 
     def _list_required_sources(self) -> list[Source]:
         return list_required_sources(self.plan, self.config.prunes)
@@ -130,7 +135,8 @@ class _Runner:
         """Compute the ``when`` values of choices or, without choices, all remaining operations."""
         with pause_collector():
             ops, origins = self._split_by_cache([choice.when for choice in choices])
-            check_machine(ops)
+            if self.plan.graph.traits.requirements:
+                check_machine(ops)
             outputs = {} if choices else self.plan.outputs
             if choices:
                 region = self.plan.flatten(ops, list_sources_to_hold(ops, self.plan, self.config.prunes))
@@ -142,7 +148,7 @@ class _Runner:
             self.record.finish_node(self.plan.ops[key], self.plan.digests[key], 0.0, origin)
         if not choices:
             self.held.clear()
-        wiring = WiringChecks(ops, self.plan.bound)
+        wiring = WiringChecks(ops if self.plan.graph.traits.checks else {}, self.plan.bound)
         wiring.check({source: slots[slot] for source, slot in region.inputs})
         delivery = Delivery(outputs, region, self.config, self.attachments, self.record)
         delivery.deliver([slot for _, slot in region.inputs] + [slot for slot, _ in region.constants], slots)
@@ -165,7 +171,9 @@ class _Runner:
             self.held[op.key], origins[op.key] = cached
             return ()
 
-        effects = not deciding and self.config.only is None
+        if not deciding and not self.held and not self.caches.enabled and self.config.prunes:
+            return plan.ops, origins  # pruned when the plan was made: all are needed
+        effects = not deciding and self.config.only is None and plan.graph.traits.effects
         needed = find_dependencies(
             {key: op for key, op in plan.ops.items() if key not in self.held} if self.held else plan.ops,
             deciding or self._list_required_sources(),

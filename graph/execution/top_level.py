@@ -67,8 +67,9 @@ class TopLevel:
     def _start_io(self, slots: list[Any]) -> IoThreads:
         """Start the nodes marked ``io`` that depend on no other node on threads."""
         region = self.region
-        steps = [step for step in region.steps if isinstance(step.op, Call) and step.op.spec.io]
-        if steps:
+        steps: list[Step] = []
+        if self.plan.graph.traits.io:
+            steps = [step for step in region.steps if isinstance(step.op, Call) and step.op.spec.io]
             ready = {slot for slot, _ in region.constants} | {slot for _, slot in region.inputs}
             steps = [step for step in steps if ready.issuperset(step.reads) and self.placement.is_free(step)]
         return IoThreads(steps if len(steps) > 1 else [], slots)
@@ -95,7 +96,11 @@ class TopLevel:
 
     def _run(self, step: Step, slots: list[Any]) -> float:
         """Compute a step, and check that it did not change its inputs. Returns the seconds."""
-        states = input_states(step, slots) if step.reads else {}
+        states = None
+        for slot in step.reads:
+            if not isinstance(slots[slot], PLAIN):
+                states = input_states(step, slots)
+                break
         started = time.perf_counter()
         try:
             if self.placement.residency is None and not self.futures:

@@ -208,7 +208,7 @@ def admission_problems(graph: Graph, values: Mapping[str, Any], only: Collection
 
 def check_shapes(graph: Graph, values: Mapping[str, Any], only: Collection[str] | None = None) -> None:
     """Raise ``WorkflowError`` for values that do not fit together or are too large."""
-    if not any(isinstance(op, Loop) or op.spec.shape or op.spec.batchable for op in graph.ops.values()):
+    if not graph.traits.shapes:
         return
     if problems := _shape_problems(_certain_ops(graph, values, only), values):
         raise WorkflowError(problems)

@@ -30,4 +30,4 @@ def find_dependencies(
                 needed.update(op.dependencies)
             else:
                 needed.update(source.op for source in reads(op) if isinstance(source, Output))
-    return {op.key: op for op in reversed(kept)}
+    return dict(ops) if len(kept) == len(ops) else {op.key: op for op in reversed(kept)}

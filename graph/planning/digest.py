@@ -41,11 +41,13 @@ def digest_strings(*parts: str) -> str:
 
 def digest_pairs(pairs: Iterable[tuple[str, str]]) -> str:
     """The digest of labelled digests; fresh if one of them is."""
-    labelled_digests = list(pairs)
-    text = "\x1f".join([f"label {label}\x1fdigest {digest}" for label, digest in labelled_digests])
-    is_fresh = f"\x1fdigest {FRESH}" in text and any(digest.startswith(FRESH) for _, digest in labelled_digests)
-    digest = hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).hexdigest()
-    return FRESH + digest if is_fresh else digest
+    fresh = ""
+    texts: list[str] = []
+    for label, digest in pairs:
+        texts.append(f"label {label}\x1fdigest {digest}")
+        if digest[:1] == FRESH:
+            fresh = FRESH
+    return fresh + hashlib.blake2b("\x1f".join(texts).encode(errors="surrogatepass"), digest_size=16).hexdigest()
 
 
 _files: dict[tuple[str, int, int, int], str] = {}
@@ -201,21 +203,25 @@ class Digests(dict[str, str]):
         return digest
 
     def _call(self, call: Call) -> str:
-        if not call.spec.pure and not self.structural:
+        spec = call.spec
+        if not spec.pure and not self.structural:
             return fresh_digest()
-        spec = self._specs.get(id(call.spec))
-        if spec is None:
-            spec = spec_digest(call.spec, self.device_key)
-            if self.structural and spec.startswith(FRESH):
-                spec = digest_strings(call.spec.id, call.spec.version, call.spec.distribution, self.device_key)
-            self._specs[id(call.spec)] = spec
-        pairs = [("node", spec)]
-        for links in (call.inputs, call.settings):
-            for name, sources in links.items():
-                pairs.append((name, self.source(sources)))
-        for name in call.settings if call.spec.path_ports else ():
-            pairs += companion_digests(call.spec.settings[name], call.settings[name])
+        pairs = [("node", self._specs.get(id(spec)) or self._add_spec(spec))]
+        for name, sources in call.arguments():
+            digest = f"{self[sources.op]}.{sources.name}" if type(sources) is Output else self.source(sources)
+            pairs.append((name, digest))
+        if spec.path_ports:
+            for name, sources in call.settings.items():
+                pairs += companion_digests(spec.settings[name], sources)
         return digest_pairs(pairs)
+
+    def _add_spec(self, spec: NodeSpec) -> str:
+        """Compute the digest of a node, and keep it for its other calls."""
+        digest = spec_digest(spec, self.device_key)
+        if self.structural and digest.startswith(FRESH):
+            digest = digest_strings(spec.id, spec.version, spec.distribution, self.device_key)
+        self._specs[id(spec)] = digest
+        return digest
 
     def loop_digest(self, loop: Loop, *, without: Collection[str] = ()) -> str:
         """The digest of a loop as one unit. without: names of parts to leave out."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
-from guidegraph.graph.ir import Loop, Op, Source
+from guidegraph.graph.ir import GraphTraits, Loop, Op, Source
 from guidegraph.graph.planning.digest import Digests
 from guidegraph.graph.planning.passes import follow_aliases, hoist, merge, prune, rewrite_sources, skip
 from guidegraph.graph.types import PortType
@@ -25,35 +25,44 @@ class OptimisedGraph:
 
 
 def optimise(
-    ops: Mapping[str, Op], outputs: Mapping[str, OutputSource], digests: Digests, passes: frozenset[str], *, only: bool
+    ops: Mapping[str, Op],
+    outputs: Mapping[str, OutputSource],
+    digests: Digests,
+    passes: frozenset[str],
+    traits: GraphTraits,
+    *,
+    only: bool,
 ) -> OptimisedGraph:
-    """Apply the graph passes. only: keep the outputs alone, and drop nodes with effects."""
+    """Apply the graph passes. traits: of the whole graph. only: keep the outputs alone, and drop nodes with effects."""
     optimised = OptimisedGraph(dict(ops), dict(outputs))
     aliases: dict[Source, Source] = {}
-    size = _size(ops)
+    measure: Callable[[Mapping[str, Op]], int] = _size if traits.loops else len
+    size = measure(ops)
 
     def apply(name: str, new_ops: dict[str, Op]) -> None:
         nonlocal size
-        old_size, size = size, _size(new_ops)
+        old_size, size = size, measure(new_ops)
         optimised.effects[name] = f"{old_size} -> {size} operations"
         optimised.ops = new_ops
 
     if "skip" in passes:
-        new_ops, aliases = skip(optimised.ops, {})
+        new_ops = optimised.ops
+        if traits.skips:
+            new_ops, aliases = skip(new_ops, {})
         apply("skip", _rewrite_ops(new_ops, aliases))
     if "hoist" in passes:
-        apply("hoist", hoist(optimised.ops))
+        apply("hoist", hoist(optimised.ops) if traits.loops else optimised.ops)
     if "merge" in passes:
         new_ops, merged = merge(optimised.ops, digests)
         aliases = {**aliases, **merged}
-        if _has_loops(new_ops):
+        if traits.loops:
             new_ops = {key: _merge_body(op, digests, aliases) for key, op in new_ops.items()}
         apply("merge", _rewrite_ops(new_ops, aliases))
     change = follow_aliases(aliases)
     optimised.outputs = {name: (change(source), kind) for name, (source, kind) in outputs.items()}
     if "prune" in passes or only:
         roots = [source for source, _ in optimised.outputs.values()]
-        apply("prune", drop_unneeded(optimised.ops, roots, effects=not only))
+        apply("prune", drop_unneeded(optimised.ops, roots, effects=not only and traits.effects))
     return optimised
 
 

@@ -127,6 +127,8 @@ def prune(ops: Ops, roots: Iterable[Source], *, effects: bool = True) -> dict[st
 
 def merge(ops: Ops, digests: Mapping[str, str]) -> tuple[dict[str, Op], dict[Source, Source]]:
     """Keep the first of the pure operations with equal digests. Also returns aliases for the outputs of the others."""
+    if len({digests[key] for key in ops}) == len(ops):
+        return dict(ops), {}
     first: dict[str, Op] = {}
     aliases: dict[Source, Source] = {}
     kept: dict[str, Op] = {}

@@ -44,13 +44,13 @@ class Plan:
 
     def flatten(self, ops: Mapping[str, Op], roots: Sequence[Source]) -> RegionPlan:
         """The steps of operations that these sources need, with those first whose values checks of the wiring need."""
-        ordered = order_for_checks(ops) if self.graph.has_checks else ops
+        ordered = order_for_checks(ops) if self.graph.traits.checks else ops
         return flatten_region(ordered, roots, self.config.passes, pruned=True)
 
     def flatten_rest(self, ops: Mapping[str, Op]) -> RegionPlan:
-        """The steps of the operations that are left to compute for the outputs; those of all operations are kept."""
+        """The steps of those of its operations that are left to compute; those of all of them are kept."""
         roots = [source for source, _ in self.outputs.values()]
-        if ops.keys() != self.ops.keys():
+        if len(ops) != len(self.ops):
             return self.flatten(ops, roots)
         if self._region is None:
             self._region = self.flatten(ops, roots)
@@ -71,7 +71,7 @@ def compile_plan(graph: Graph, values: Mapping[str, Any], config: RunConfig | No
     config = config or RunConfig()
     only = config.only
     needed = find_needed_ops(graph, only, values)
-    if graph.has_files:
+    if graph.traits.files:
         check_effects(needed, values, config.policy)
     check_shapes(graph, values, only)
     literals = {name: Literal(copy_parameter(value)) for name, value in values.items()}
@@ -93,15 +93,15 @@ def _make_plan(
     given_paths: tuple[Path, ...],
 ) -> Plan:
     roots, only = [source for source, _ in output_sources.values()], config.only is not None
-    if config.prunes and graph.has_choices:
+    if config.prunes and graph.traits.choices:
         # Prune before choices are made: afterwards it is unknown which nodes with effects belong to a branch.
-        bound = drop_unneeded(bound, roots, effects=not only)
-    settled = make_choices(bound, roots, branches) if graph.has_choices else RegionAfterChoices(dict(bound))
+        bound = drop_unneeded(bound, roots, effects=not only and graph.traits.effects)
+    settled = make_choices(bound, roots, branches) if graph.traits.choices else RegionAfterChoices(dict(bound))
     outputs = {name: (settled.source(source), kind) for name, (source, kind) in output_sources.items()}
     digests = Digests(config.device_key)
     digests.add(settled.ops)
-    optimised = optimise(settled.ops, outputs, digests, config.passes, only=only)
-    if graph.has_checks:
+    optimised = optimise(settled.ops, outputs, digests, config.passes, graph.traits, only=only)
+    if graph.traits.checks:
         check_wiring(optimised.ops.values(), {})
     return Plan(
         graph,
@@ -124,7 +124,7 @@ def find_needed_ops(graph: Graph, only: Collection[str] | None, values: Mapping[
     """
     roots = [graph.outputs[name].source for name in (graph.outputs if only is None else only)]
     settled = RegionAfterChoices(dict(graph.ops))
-    if graph.has_choices:
+    if graph.traits.choices:
         settled = make_parameter_choices(graph.ops, roots, values)
     if only is None:
         return settled.ops

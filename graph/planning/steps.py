@@ -81,18 +81,21 @@ class RegionPlan:
 
 
 class Slots:
-    """The slots of a region by source. The outputs of its operations are kept by key and name, which is faster."""
+    """The slots of a region by source.
+
+    Of each operation's outputs, the first slot is kept by the key, with the positions of the others by name.
+    """
 
     def __init__(self) -> None:
         self.constants: list[tuple[Slot, Any]] = []
         self.inputs: list[tuple[Source, Slot]] = []
         self.size = 0
-        self._outputs: dict[str, dict[str, Slot]] = {}
+        self._outputs: dict[str, tuple[Slot, Mapping[str, int]]] = {}
         self._by_source: dict[Source, Slot] = {}
 
     def of(self, source: Source) -> Slot:
-        if isinstance(source, Output) and source.op in self._outputs:
-            return self._outputs[source.op][source.name]
+        if type(source) is Output and (outputs := self._outputs.get(source.op)) is not None:
+            return outputs[0] + outputs[1][source.name]
         slot = self._by_source.get(source)
         if slot is None:
             slot = self._by_source[source] = self.size
@@ -106,12 +109,12 @@ class Slots:
     def each(self, sources: Sources) -> Slot | tuple[Slot, ...]:
         return tuple(map(self.of, sources.sources)) if isinstance(sources, Many) else self.of(sources)
 
-    def outputs(self, key: str, names: Collection[str]) -> tuple[Slot, ...]:
-        """New slots for the outputs of an operation."""
-        slots = tuple(range(self.size, self.size + len(names)))
-        self.size += len(names)
-        self._outputs[key] = dict(zip(names, slots, strict=True))
-        return slots
+    def outputs(self, key: str, positions: Mapping[str, int]) -> tuple[Slot, ...]:
+        """New slots for the outputs of an operation. positions: of each output by name."""
+        first = self.size
+        self._outputs[key] = first, positions
+        self.size = first + len(positions)
+        return (first,) if len(positions) == 1 else tuple(range(first, self.size))
 
 
 def call_step(call: Call, slots: Slots) -> Step:
@@ -120,7 +123,7 @@ def call_step(call: Call, slots: Slots) -> Step:
     args = tuple([slots.each(sources) for sources in layout.leading])
     wired = tuple([(name, slots.each(sources)) for name, sources in layout.by_name]) if layout.by_name else ()
     reads = cast("tuple[Slot, ...]", args) if layout.flat else _flatten_slots([*args, *[slot for _, slot in wired]])
-    outs = slots.outputs(call.key, spec.outputs)
+    outs = slots.outputs(call.key, spec.output_positions)
     return Step(call, (call,), outs, reads, spec.function, args, wired, layout, layout.plain, spec.watch)
 
 
@@ -325,7 +328,8 @@ def _step(op: Op | BatchCall, slots: Slots, passes: frozenset[str]) -> Step:
     if isinstance(op, Call):
         return call_step(op, slots)
     closure = tuple((s, slots.of(s)) for s in dict.fromkeys(op.sources()))
-    reads, outs = tuple(slot for _, slot in closure), slots.outputs(op.key, op.outputs)
+    positions = {name: i for i, name in enumerate(op.outputs)}
+    reads, outs = tuple(slot for _, slot in closure), slots.outputs(op.key, positions)
     return Step(op, (op,), outs, reads, body=plan_body(op, passes), closure=closure)
 
 

@@ -28,9 +28,12 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _main(args: list[str]) -> NoReturn:
-    from guidegraph.commands.app import app
-    from guidegraph.commands.shared.errors import exit_on_error, flush_output
-    from guidegraph.commands.shared.printing import print_warning
+    from guidegraph.graph.memory.pause_collector import pause_collector
+
+    with pause_collector():
+        from guidegraph.commands.app import app
+        from guidegraph.commands.shared.errors import exit_on_error, flush_output
+        from guidegraph.commands.shared.printing import print_warning
     from guidegraph_runtime.machine.termination import end_on_sigterm
 
     tracebacks = "--traceback" in args or os.environ.get(DEBUG, "") not in ("", "0")

@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from graphlib import TopologicalSorter
 from typing import TypeAlias
-
-import networkx as nx
 
 Key: TypeAlias = Hashable
 SWEEPS = 12
@@ -95,17 +94,19 @@ def _column_ends(column: tuple[float, float], y: float) -> list[tuple[float, flo
 
 def _assign_layers(sizes: Mapping[Key, Size], wires: Iterable[Wire], first: set[Key], last: set[Key]) -> dict[Key, int]:
     """The layer of each box: longest path from the left, moved right if that shortens its wires."""
-    graph: nx.DiGraph[Key] = nx.DiGraph()
-    graph.add_nodes_from(sizes)
-    graph.add_edges_from((w.source, w.target) for w in wires)
+    before: dict[Key, set[Key]] = {key: set() for key in sizes}
+    following: dict[Key, set[Key]] = {key: set() for key in sizes}
+    for wire in wires:
+        before[wire.target].add(wire.source)
+        following[wire.source].add(wire.target)
     layer: dict[Key, int] = {}
-    order = list(nx.topological_sort(graph))
+    order = list(TopologicalSorter(before).static_order())
     start = 1 if first else 0
     for key in order:
-        layer[key] = 0 if key in first else max((layer[p] + 1 for p in graph.pred[key]), default=start)
+        layer[key] = 0 if key in first else max((layer[p] + 1 for p in before[key]), default=start)
     for key in reversed(order):
-        after = [layer[s] for s in graph.succ[key] if s not in last]
-        if key not in first and after and graph.out_degree(key) >= graph.in_degree(key):
+        after = [layer[s] for s in following[key] if s not in last]
+        if key not in first and after and len(following[key]) >= len(before[key]):
             layer[key] = max(layer[key], min(after) - 1)
     end = max((n for key, n in layer.items() if key not in last), default=-1) + 1
     layer |= dict.fromkeys(last, end)

@@ -209,15 +209,16 @@ tops = {name.partition(".")[0] for name in sys.modules.keys() - at_start} - sys.
 print(*sorted(top for top in tops if not top.startswith("_")), f"\\n{len(sys.modules)}", sep=" ")
 """
 QUICK_TO_IMPORT = """
-annotated_doc annotated_types click colorama cython_runtime guidegraph guidegraph_runtime networkx numpy packaging PIL
+annotated_doc annotated_types click colorama cython_runtime guidegraph guidegraph_runtime numpy packaging PIL
 pluggy pydantic pydantic_core shellingham toys typer typing_extensions typing_inspection yaml
 """
-"""The packages that `validate` imports beside the standard library."""
+"""The packages that commands which run nothing import beside the standard library."""
 
 
-def test_validate_imports_few_packages(cli: Command) -> None:
+@pytest.mark.parametrize("command", [["validate"], ["draw", "-o", "g.svg"]])
+def test_commands_that_run_nothing_import_few_packages(cli: Command, command: list[str]) -> None:
     workflow = cli.workflow("draw.yaml", DRAW)
-    result = process(["validate", workflow, "--plugin", TOYS], cli.folder, python=["-c", IMPORTED])
+    result = process([*command, workflow, "--plugin", TOYS], cli.folder, python=["-c", IMPORTED])
     assert result.returncode == 0, result.stderr
     *_, tops, count = result.stdout.splitlines()
     assert set(tops.split()) - set(QUICK_TO_IMPORT.split()) == set()
