@@ -123,7 +123,7 @@ def test_order_of_convergence_without_noise(solver: Callable[[list[Level]], list
         dpm_solver.dpmpp_3m_sde(LEVELS),
         ode_solvers.dpm2_ancestral(LEVELS, NOISE),
         dpm_solver.dpmpp_2s_ancestral(LEVELS, NOISE),
-        consistency.lcm(LEVELS),
+        consistency.lcm(LEVELS, NOISE),
     ],
     ids=["dpmpp_2m_sde", "dpmpp_3m_sde", "dpm2_ancestral", "dpmpp_2s_ancestral", "lcm"],
 )
@@ -133,7 +133,11 @@ def test_a_rows_score_gain_is_the_variance_of_its_noise_and_the_last_draws_none(
     assert max(row.x[3] for row in rows) > 0
 
 
-@pytest.mark.parametrize("solver", [dpm_solver.dpmpp_2m, dpm_solver.dpmpp_3m_sde, consistency.lcm])
+@pytest.mark.parametrize(
+    "solver",
+    [dpm_solver.dpmpp_2m, dpm_solver.dpmpp_3m_sde, lambda levels: consistency.lcm(levels, NOISE)],
+    ids=["dpmpp_2m", "dpmpp_3m_sde", "lcm"],
+)
 def test_solvers_in_x0_start_at_zero_terminal_snr(solver: Callable[..., list[Row]]) -> None:
     levels = [Level(999.0, 0.0, 1.0), *LEVELS[2:]]
     for row in solver(levels):
@@ -151,12 +155,14 @@ def test_lcm_is_the_consistency_function_then_fresh_noise() -> None:
         return skip * x + out * denoise(x / level.alpha, level.ratio)
 
     expected = f(b.alpha * f(x, a) + b.sigma * z, b)
-    np.testing.assert_allclose(run(consistency.lcm(levels), x, [z, z]), expected, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(run(consistency.lcm(levels, NOISE), x, [z, z]), expected, rtol=0, atol=1e-12)
 
 
 def test_lcm_at_time_0_is_the_sample_itself() -> None:
     levels = [NOISE.at(0), LANDING]
-    np.testing.assert_allclose(run(consistency.lcm(levels), normal(64, 1), [normal(64, 2)]), normal(64, 1), atol=1e-12)
+    np.testing.assert_allclose(
+        run(consistency.lcm(levels, NOISE), normal(64, 1), [normal(64, 2)]), normal(64, 1), atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.3, 1.0])
