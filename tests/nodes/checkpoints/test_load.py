@@ -272,12 +272,12 @@ def test_other_pipelines_are_named(stable: SavedPipeline, tmp_path: Path) -> Non
     stable.pipe.save_pretrained(tmp_path)
     index = json.loads((tmp_path / "model_index.json").read_text())
     index |= {
-        "transformer": ["diffusers", "FluxTransformer2DModel"],
+        "transformer": ["diffusers", "AuraFlowTransformer2DModel"],
         "text_encoder": ["transformers", "T5EncoderModel"],
     }
     (tmp_path / "model_index.json").write_text(json.dumps(index))
     with pytest.raises(
-        ValueError, match=r"'text_encoder' is a T5EncoderModel.*'transformer' is a FluxTransformer2DModel"
+        ValueError, match=r"'text_encoder' is a T5EncoderModel.*'transformer' is a AuraFlowTransformer2DModel"
     ):
         load_checkpoint(path=tmp_path)
     with pytest.raises(ValueError, match="leave attention, heads and head_channels out"):

@@ -183,11 +183,11 @@ def test_a_lora_of_a_transformer_is_saved_and_applied(layout: Any, build: Any, i
 
 
 def test_a_lora_under_the_names_of_diffusers_is_refused(tmp_path: Path) -> None:
-    layer = "transformer.transformer_blocks.0.attn.to_q"
+    layer = "transformer.transformer_blocks.0.attn1.to_q"
     factors = {f"{layer}.lora_A.weight": torch.ones(2, WIDTH), f"{layer}.lora_B.weight": torch.ones(WIDTH, 2)}
     save_file(factors, tmp_path / "lora.safetensors")
-    with pytest.raises(ValueError, match=r"transformer_blocks\.0\.attn\.to_q"):
-        apply_lora(mmdit(), path=tmp_path / "lora.safetensors")
+    with pytest.raises(ValueError, match=r"transformer_blocks\.0\.attn1\.to_q"):
+        apply_lora(dit(), path=tmp_path / "lora.safetensors")
 
 
 @pytest.mark.slow
