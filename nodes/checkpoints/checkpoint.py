@@ -67,9 +67,9 @@ def load_checkpoint(
     or `.safetensors`, of latent diffusion, Stable Diffusion 1 or 2, SDXL, or of a first stage alone, or a folder with
     one and its config.yaml; a DiT's `.pt`; a PixArt's `.pth`; a transformer of Stable Diffusion 3, Flux.1 or
     Z-Image; or a diffusers folder of these. Weights may be in fp8, with scales or without, and a file may be a GGUF.
-    The architecture is inferred from the tensors, or from a folder's config.json; weights are memory-mapped, cast as they
-    load, and nothing in a file is executed. Every key is used, or explicitly listed as not a weight; any other key is
-    an error.
+    The architecture is inferred from the tensors, or from a folder's config.json; weights are memory-mapped, cast as
+    they load, and nothing in a file is executed. Every key is used, or explicitly listed as not a weight; any other key
+    is an error.
     Settings that the tensors do not determine come from here, else from the config.yaml beside a CompVis file or in
     `config`, else from the released model of this shape. If none has it, an error names the setting.
     attention: the order of q, k, v and heads (use_new_attention_order). heads or head_channels: number of attention
