@@ -107,12 +107,15 @@ def peft_settings(network: nn.Module) -> dict[str, str]:
 def text_layers(models: Sequence[nn.Module]) -> dict[str, str]:
     """Map all names in LoRA files of the layers of a text encoder's CLIP models to the encoder's weights.
 
-    The prefixes are `text_encoder` and `text_encoder_2`, or kohya's `te`, `te1` and `te2`.
+    The prefixes are `text_encoder` and `text_encoder_2`, or kohya's `te`, `te1` and `te2`; its `te3` is T5, also
+    where that is the second, as in Flux.1.
     """
     names: dict[str, str] = {}
     for number, model in enumerate(models):
         suffix = "" if number == 0 else f"_{number + 1}"
         short = [f"te{number + 1}", "te"][: 2 if len(models) == 1 else 1]
+        if getattr(getattr(model, "config", None), "model_type", None) == "t5":
+            short.append("te3")
         for name, _ in _layers(model):
             bare = name.removeprefix("text_model.")
             with_prefix = bare if bare.startswith("text_projection") else f"text_model.{bare}"

@@ -17,6 +17,8 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ValueError(f"there is no file '{path}': the folder is incomplete")
     try:
         content = json.loads(read_regular(path).decode())
+    except RecursionError:
+        raise ValueError(f"'{path}' holds lists within lists, too deep to read: it is damaged") from None
     except (ValueError, OSError) as error:
         raise ValueError(f"'{path}' is not JSON: {error}") from None
     if not isinstance(content, dict):

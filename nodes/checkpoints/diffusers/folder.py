@@ -211,7 +211,7 @@ def _load_single(folder: Path, options: LoadOptions) -> dict[str, Any]:
     kind: PredictionKind = "eps" if options.prediction == "auto" else options.prediction
     if name in unet.CLASSES:
         return parts | load_unet(folder, kind, options.ema)
-    if name in TRANSFORMERS:
+    if isinstance(name, str) and name in TRANSFORMERS:
         kind = FLOW if options.prediction == "auto" and name in FLOWS else kind
         return parts | TRANSFORMERS[name](folder, kind, options.ema)
     if name in first_stage.CLASSES:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from guidegraph.graph.device_context import current_device
 from guidegraph.nodes.checkpoints.filling import fill
 from guidegraph.nodes.conditioning.text_pretrained import import_transformers
-from guidegraph.nodes.models.networks.bounded_build import BoundedBuild
+from guidegraph.nodes.models.networks.bounded_build import BoundedBuild, check_depth
 from guidegraph.nodes.models.released.pretrained_text import tokenizer_from_folder
 from guidegraph.nodes.models.released.towers import ChatTower
 
@@ -35,6 +35,9 @@ def build_qwen3(tensors: Mapping[str, Tensor], settings: Mapping[str, Any], sour
     not fit the model that the settings describe.
     """
     transformers = import_transformers(EXTRA)
+    layers = settings.get("num_hidden_layers")
+    if isinstance(layers, int):
+        check_depth(layers, len(tensors), source)  # the config lists the kinds of all layers
     try:
         config = transformers.Qwen3Config.from_dict(dict(settings))
         with torch.device("meta"), BoundedBuild(len(tensors)):

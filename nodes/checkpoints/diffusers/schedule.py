@@ -89,9 +89,9 @@ def build_noise_schedule(config: Mapping[str, Any], path: Path) -> Schedule:
             f"'{path}' gives no 'beta_schedule': {config.get('_class_name', 'it')} is not for a variance-preserving "
             "diffusion, which is what is supported"
         )
-    steps = int(config.get("num_train_timesteps", 1000))
-    ends = {"beta_start": float(config.get("beta_start", 1e-4)), "beta_end": float(config.get("beta_end", 0.02))}
+    steps = read_integer(config, "num_train_timesteps", 1000, path)
     try:
+        ends = {"beta_start": float(config.get("beta_start", 1e-4)), "beta_end": float(config.get("beta_end", 0.02))}
         if betas is not None:
             schedule = schedules.from_betas(np.asarray(betas, dtype=np.float64))
         elif name == "linear":
@@ -124,4 +124,4 @@ def read_sampler_settings(config: Mapping[str, Any], path: Path) -> SamplerSetti
     if spacing not in SPACINGS:
         raise ValueError(f"'{path}': 'timestep_spacing' is {spacing!r}; supported are {', '.join(SPACINGS)}")
     final: Literal["one", "first"] = "one" if config.get("set_alpha_to_one", True) else "first"
-    return SamplerSettings(int(config.get("steps_offset", 0)), final, spacing)
+    return SamplerSettings(read_integer(config, "steps_offset", 0, path, low=0), final, spacing)

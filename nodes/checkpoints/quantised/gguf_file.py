@@ -14,7 +14,13 @@ from torch import Tensor
 
 from guidegraph.graph.trust.file_checks import open_regular
 from guidegraph.nodes.checkpoints.quantised.deferred import DeferredTensor
-from guidegraph.nodes.checkpoints.quantised.gguf_header import DamagedHeader, GgufHeader, TensorInfo, read_header
+from guidegraph.nodes.checkpoints.quantised.gguf_header import (
+    MAX_SIDE,
+    DamagedHeader,
+    GgufHeader,
+    TensorInfo,
+    read_header,
+)
 
 PLAIN: Mapping[str, torch.dtype] = {
     "F64": torch.float64,
@@ -104,7 +110,7 @@ def _find_shape(info: TensorInfo, header: GgufHeader) -> tuple[int, ...]:
     original = header.metadata.get(ORIGINAL_SHAPE + info.name)
     if original is None:
         return info.shape
-    if not isinstance(original, list) or not all(type(side) is int and side >= 0 for side in original):
+    if not isinstance(original, list) or not all(type(side) is int and 0 <= side <= MAX_SIDE for side in original):
         raise DamagedHeader(f"the original shape of '{info.name:.60}' is {original!r:.60}")
     if not original or math.prod(original) != info.values:
         raise DamagedHeader(f"the original shape of '{info.name:.60}', {original}, has not its {info.values} values")

@@ -23,6 +23,9 @@ MAX_ITEMS = 1 << 22
 """Most texts in a list of metadata; the vocabulary of a language model has fewer."""
 
 MAX_AXES = 4
+MAX_SIDE = 1 << 48
+"""Longest axis, also of a tensor without values, which no file would end before."""
+
 MAX_NUMBERS = 8
 """Most numbers of a list that is kept: a shape has fewer."""
 
@@ -143,4 +146,6 @@ class _Reader:
         if not 1 <= axes <= MAX_AXES:
             raise DamagedHeader(f"'{name:.60}' has {axes} axes, and 1 to {MAX_AXES} are possible")
         shape = tuple(self.scalar("Q") for _ in range(axes))[::-1]
+        if max(shape) > MAX_SIDE:
+            raise DamagedHeader(f"'{name:.60}' has an axis of {max(shape)}, and {MAX_SIDE} is the most")
         return TensorInfo(name, shape, self.scalar("I"), self.scalar("Q"))

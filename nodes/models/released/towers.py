@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
+import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
@@ -111,7 +112,7 @@ class T5Tower(nn.Module):
 
         Without a mask, padding counts.
         """
-        mask = None if self.attend_padding else ids[:, 0] != int(self.tokenizer.pad_token_id)
+        mask = None if self.attend_padding else mask_padding(ids[:, 0], int(self.tokenizer.pad_token_id))
         out = self.model(input_ids=ids[:, 0], attention_mask=None if mask is None else mask.long())
         return TowerOutput(out.last_hidden_state, mask=mask)
 
@@ -155,7 +156,17 @@ class ChatTower(nn.Module):
         """Tokens (B, length, D) before the last layer, and the mask of those but padding; ids (B, 1, length) int64."""
         row = ids[:, 0]
         out = self.model(input_ids=row, output_hidden_states=True, use_cache=False)
-        return TowerOutput(out.hidden_states[-2], mask=row != int(self.tokenizer.pad_token_id))
+        return TowerOutput(out.hidden_states[-2], mask=mask_padding(row, int(self.tokenizer.pad_token_id)))
+
+
+def mask_padding(ids: Tensor, pad: int) -> Tensor:
+    """Whether ids (B, L) int64 are not the padding at the end of their rows: (B, L) bool.
+
+    A prompt can spell out the token of padding, which counts before the prompt's end, as in transformers.
+    """
+    index = torch.arange(ids.shape[1], device=ids.device)
+    last = torch.where(ids != pad, index, -1).amax(1, keepdim=True)
+    return index <= last
 
 
 def tokenize(tokenizer: Any, text: str) -> list[int]:

@@ -19,6 +19,7 @@ from guidegraph.nodes.models.transformers.flux_layers import (
     PackedHead,
     SingleBlock,
     VectorEmbedder,
+    clip_half,
     pack,
     unpack,
 )
@@ -58,7 +59,12 @@ class FluxConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "axes", tuple(self.axes))
         head, remainder = divmod(self.width, self.heads)
-        if remainder or len(self.axes) != 3 or sum(self.axes) != head or any(axis % 2 for axis in self.axes):
+        if (
+            remainder
+            or len(self.axes) != 3
+            or sum(self.axes) != head
+            or any(axis % 2 or axis < 1 for axis in self.axes)
+        ):
             raise ValueError(
                 f"a Flux has three even axes that make the width of a head; found {self.axes} for a width of "
                 f"{self.width} with {self.heads} heads"
@@ -130,12 +136,13 @@ class Flux(nn.Module):
         for index, block in enumerate(self.double_blocks):
             attend = hooks.attend(Site("joint", "block", index), size)
             change, text_change = block(h, text, embedding, angles, keys, attend)
-            h, text = hooks.block(index, h, change, size), hooks.text_block(index, text, text_change)
+            h = hooks.block(index, h, change, size)
+            text = clip_half(hooks.text_block(index, text, text_change))
         for index, block in enumerate(self.single_blocks, double):
             joined = torch.cat([h, text], dim=1)
             change = block(joined, embedding, angles, keys, hooks.attend(Site("joint", "block", index), size))
             patches = h.shape[1]
-            h = hooks.block(index, h, change[:, :patches], size)
+            h = clip_half(hooks.block(index, h, change[:, :patches], size))
             if index + 1 < len(self.single_blocks) + double:  # nothing uses the text after the last block
-                text = hooks.text_block(index, text, change[:, patches:])
+                text = clip_half(hooks.text_block(index, text, change[:, patches:]))
         return unpack(self.final_layer(h, embedding), size, patch)

@@ -193,6 +193,12 @@ def unpack(tokens: Tensor, size: tuple[int, int], patch: int) -> Tensor:
     return picture
 
 
+def clip_half(h: Tensor) -> Tensor:
+    """Tokens (B, N, C), in float16 without infinities: the released weights exceed its range, mostly in the text."""
+    largest = torch.finfo(torch.float16).max
+    return h.clamp(-largest, largest) if h.dtype is torch.float16 else h
+
+
 def _compute_change(h: Tensor, attended: Tensor, parts: tuple[Tensor, ...], mlp: nn.Sequential) -> Tensor:
     """The change (B, N, C) by attended tokens (B, N, C) and the feed-forward after them."""
     change = parts[2] * attended

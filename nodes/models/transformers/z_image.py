@@ -54,7 +54,12 @@ class ZImageConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "axes", tuple(self.axes))
         head, remainder = divmod(self.width, self.heads)
-        if remainder or len(self.axes) != 3 or sum(self.axes) != head or any(axis % 2 for axis in self.axes):
+        if (
+            remainder
+            or len(self.axes) != 3
+            or sum(self.axes) != head
+            or any(axis % 2 or axis < 1 for axis in self.axes)
+        ):
             raise ValueError(
                 f"a Z-Image has three even axes that make the width of a head; found {self.axes} for a width of "
                 f"{self.width} with {self.heads} heads"

@@ -75,7 +75,7 @@ def pair_factors(tensors: Mapping[str, Any], settings: Mapping[str, Any], file: 
     for key, tensor in tensors.items():
         layer, part = _split_key(key)
         if part == "alpha":
-            alphas[layer] = float(tensor)
+            alphas[layer] = _read_alpha(tensor, key, file)
         elif part in ("down", "up"):
             (down if part == "down" else up)[layer] = tensor
         else:
@@ -86,11 +86,31 @@ def pair_factors(tensors: Mapping[str, Any], settings: Mapping[str, Any], file: 
     if unpaired or not down:
         problem = f"{', '.join(unpaired[:4])} lacks a factor" if unpaired else "it holds no factors"
         raise ValueError(f"'{file}' is not a complete LoRA: {problem}; fetch or save it again")
+    _check_factors(down, up, file)
     scales = {
         layer: _alphas(settings, layer, file).scale(layer, factor.shape[0], alphas.get(layer))
         for layer, factor in down.items()
     }
     return {layer: Pair(down[layer], up[layer], scale) for layer, scale in scales.items()}
+
+
+def _read_alpha(tensor: Any, key: str, file: Path) -> float:
+    """The value of an α. Raises ``ValueError`` unless it is one finite number."""
+    value = float(tensor.reshape(-1)[0]) if math.prod(tensor.shape) == 1 else math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"'{file}' is damaged: {key} of shape {tuple(tensor.shape)} is not one finite number")
+    return value
+
+
+def _check_factors(down: Mapping[str, Any], up: Mapping[str, Any], file: Path) -> None:
+    """Raise ``ValueError`` for factors that are no matrices or kernels, or have no rank."""
+    for layer in down:
+        shapes = tuple(down[layer].shape), tuple(up[layer].shape)
+        if any(len(shape) < 2 or 0 in shape for shape in shapes):
+            raise ValueError(
+                f"'{file}' is damaged: the factors of {layer} have the shapes {shapes[0]} and {shapes[1]}, and a LoRA "
+                "has those of two matrices, or of two kernels"
+            )
 
 
 def _split_key(key: str) -> tuple[str, str]:

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from guidegraph.nodes.checkpoints.clip_text import build_clip, check_clip
+from guidegraph.nodes.checkpoints.diffusers.qwen_text import build_qwen3
 from guidegraph.nodes.checkpoints.filling import build_filled
 from guidegraph.nodes.checkpoints.t5_text import build_t5, check_t5
 from guidegraph.nodes.models.networks.bounded_build import BoundedBuild, TooManyLayers
@@ -52,6 +53,12 @@ def test_a_clip_text_encoder(function: Any) -> None:
 def test_a_t5_encoder(function: Any) -> None:
     with pytest.raises(ValueError, match=r"'t5' .*config asks for"):
         function({"shared.weight": torch.zeros(9, 8)}, T5, "t5")
+
+
+def test_a_qwen3() -> None:
+    settings = {"hidden_size": 8, "intermediate_size": 8, "vocab_size": 9, "num_hidden_layers": BILLION}
+    with pytest.raises(ValueError, match="'qwen' does not fit: its config asks for 1000000000 layers"):
+        build_qwen3({"embed_tokens.weight": torch.zeros(9, 8)}, settings, "qwen")
 
 
 def test_gradients_are_as_before_after_a_refusal() -> None:

@@ -18,7 +18,9 @@ from tests.nodes.checkpoints import tiny
 
 transformers = pytest.importorskip("transformers")
 
-TEXTS = ["cab dab", "", "a b c d e"]
+TEXTS = ["cab dab", "", "a b c d e", "a<pad> b"]
+"""The last has the token of padding before its end."""
+
 LENGTH = 16
 
 

@@ -264,7 +264,7 @@ def test_the_prediction_of_stable_diffusion_2_must_be_set(tmp_path: Path) -> Non
     assert load_on_meta(inpainting, tmp_path)["denoiser"].network.shape.kind == "eps"
 
 
-@pytest.mark.parametrize("name", ["joint_blocks.0.x_block.attn.qkv.weight", "double_blocks.0.img_attn.qkv.weight"])
+@pytest.mark.parametrize("name", ["joint_blocks.0.x_block.attn.qkv.weight", "double_layers.0.attn.w1q.weight"])
 def test_a_complete_file_of_an_unknown_family_is_named_as_such(name: str, tmp_path: Path) -> None:
     torch.save({"state_dict": {f"model.diffusion_model.{name}": torch.zeros(2, 2)}}, tmp_path / "model.ckpt")
     with pytest.raises(ValueError, match=r"model\.ckpt' is of a family that is not known: its denois") as raised:

@@ -153,6 +153,8 @@ def header(*parts: tuple[str, Any]) -> bytes:
 
 
 ONE_KEY = (("I", 3), ("Q", 0), ("Q", 1), ("Q", 1), ("1s", b"k"))
+TWO_SIDES = (("Q", 23), ("23s", b"comfy.gguf.orig_shape.w"), ("I", 9), ("I", 10), ("Q", 2), ("Q", 0), ("Q", 1 << 63))
+EMPTY = (("Q", 1), ("1s", b"w"), ("I", 1), ("Q", 0), ("I", 2), ("Q", 0))
 ONE_TENSOR = (("I", 3), ("Q", 1), ("Q", 0), ("Q", 1), ("1s", b"w"))
 
 
@@ -169,6 +171,8 @@ ONE_TENSOR = (("I", 3), ("Q", 1), ("Q", 0), ("Q", 1), ("1s", b"w"))
         (header(*ONE_KEY, ("I", 9), ("I", 9), ("Q", 1)), "list of 1 values of type 9"),
         (header(*ONE_TENSOR, ("I", 900)), "900 axes"),
         (header(*ONE_TENSOR, ("I", 1), ("Q", 1 << 40), ("I", 0), ("Q", 0)), "'w' ends beyond"),
+        (header(*ONE_TENSOR, ("I", 2), ("Q", 0), ("Q", 1 << 63), ("I", 0), ("Q", 0)), "an axis of 9223372036854775808"),
+        (header(("I", 3), ("Q", 1), ("Q", 1), *TWO_SIDES, *EMPTY), r"shape of 'w' is \[0, 9223372036854775808\]"),
         (header(*ONE_TENSOR, ("I", 1), ("Q", 33), ("I", 8), ("Q", 0)), "no multiple of Q8_0's 32"),
         (header(*ONE_TENSOR, ("I", 1), ("Q", 4), ("I", 999), ("Q", 0)), "type 999"),
         (header(*ONE_TENSOR, ("I", 1), ("Q", 0), ("I", 9), ("Q", 0)), "this gguf package cannot read"),

@@ -114,6 +114,26 @@ def test_a_distilled_network_is_told_its_scale(tmp_path: Path) -> None:
         predict(set_distilled_guidance(denoiser, scale=torch.ones(3)), x, t, condition)
 
 
+@pytest.mark.parametrize("blocks", ["double", "single"])
+def test_tokens_beyond_the_range_of_float16_are_cut_as_in_diffusers(blocks: str, tmp_path: Path) -> None:
+    model = flux_writer.network("schnell")
+    if blocks == "double":
+        block, last = model.transformer_blocks[0], model.transformer_blocks[0].ff_context.net[2]
+        gates = block.norm1_context.linear.bias[5 * 256 :]
+    else:
+        block, last = model.single_transformer_blocks[0], model.single_transformer_blocks[0].proj_out
+        gates = block.norm.linear.bias[2 * 256 :]
+    last.bias[:2], gates[:2] = 60_000.0, 2.0
+    model.save_pretrained(tmp_path)
+    with use_device("cpu", "float16"):
+        denoiser = load_checkpoint(path=tmp_path).denoiser
+    x, t, tokens, vector = (tensor.half() for tensor in inputs())
+    actual = predict(denoiser, x, t.float(), Condition(tokens=tokens, vector=vector)).value
+    expected = expect(model.half(), x, t.half(), tokens, vector)
+    assert expected.isfinite().all()
+    torch.testing.assert_close(actual.float(), expected.float(), rtol=0.02, atol=0.02)
+
+
 def test_a_network_that_takes_no_scale_stays_as_it_is(tmp_path: Path) -> None:
     flux_writer.network("schnell").save_pretrained(tmp_path)
     denoiser = load_checkpoint(path=tmp_path).denoiser

@@ -19,7 +19,7 @@ from guidegraph.nodes.sampling.denoiser import set_distilled_guidance
 from guidegraph.nodes.training.lora import apply_lora, merge_lora, new_lora, save_lora
 from guidegraph.nodes.types import Denoiser
 from tests.nodes.checkpoints import difference_bounds
-from tests.nodes.checkpoints.transformers import flux_writer
+from tests.nodes.checkpoints.transformers import flux_pipelines, flux_writer
 from tests.nodes.checkpoints.transformers.test_flux_files import SCALES, expect, inputs, write_file
 
 diffusers = pytest.importorskip("diffusers")
@@ -140,6 +140,21 @@ def test_a_kohya_file_under_the_names_of_diffusers_is_the_closed_form(
     save_file(file, tmp_path / "lora.safetensors")
     actual = compute(apply_lora(denoiser, path=tmp_path / "lora.safetensors").denoiser)
     difference_bounds.largest(actual, expect(changed, *inputs()), 1e-4, "u with kohya's LoRA")
+
+
+@pytest.mark.parametrize("prefix", ["lora_te2", "lora_te3"])  # as the other encoders' names go on, and kohya's own
+def test_a_kohya_file_changes_t5(prefix: str, denoiser: Denoiser, tmp_path: Path) -> None:
+    flux_pipelines.pipeline("schnell", tmp_path).save_pretrained(tmp_path / "folder")
+    text = load_checkpoint(path=tmp_path / "folder").text
+    name = "encoder.block.1.layer.1.DenseReluDense.wo"
+    weight: Tensor = text.get_parameter(f"towers.1.model.{name}.weight")  # type: ignore[attr-defined]
+    ((down, up, alpha),) = random_factors({name: weight}).values()
+    key = underscore(prefix)(name)
+    file = {f"{key}.lora_down.weight": down, f"{key}.lora_up.weight": up, f"{key}.alpha": torch.tensor(alpha)}
+    save_file(file, tmp_path / "lora.safetensors")
+    changed: Any = apply_lora(denoiser, text, path=tmp_path / "lora.safetensors").text
+    actual = changed.get_parameter(f"towers.1.model.{name}.weight")
+    torch.testing.assert_close(actual, weight + alpha / len(down) * up @ down)
 
 
 def test_diffusers_reads_a_lora_that_was_trained_here(model: Any, denoiser: Denoiser, tmp_path: Path) -> None:

@@ -142,7 +142,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Saved:
 
 
 def test_the_texts_are_those_of_diffusers(saved: Saved) -> None:
-    prompts = [*PROMPTS, "", "a us\nbus  <b>"]
+    prompts = [*PROMPTS, "", "a us\nbus  <b>", f"a {saved.pipe.tokenizer.pad_token} b"]
     expected, _ = saved.pipe.encode_prompt(list(prompts), do_classifier_free_guidance=False)
     condition = encode_text(load_checkpoint(path=saved.folder).text, prompts)
     assert condition.tokens is not None

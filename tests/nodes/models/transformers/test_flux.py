@@ -83,7 +83,7 @@ def test_other_sizes_conditions_and_axes_are_refused() -> None:
         denoiser(x, t, Condition(vector=condition.vector))
     with pytest.raises(ValueError, match="takes a vector of width 6, and got none"):
         denoiser(x, t, Condition(tokens=condition.tokens))
-    for axes, heads in (((2, 2, 2), 2), ((1, 3, 4), 2), ((2, 2, 4), 3)):
+    for axes, heads in (((2, 2, 2), 2), ((1, 3, 4), 2), ((2, 2, 4), 3), ((-2, 2, 8), 2), ((0, 4, 4), 2)):
         with pytest.raises(ValueError, match="three even axes that make the width of a head"):
             FluxConfig(width=16, heads=heads, axes=axes)
 

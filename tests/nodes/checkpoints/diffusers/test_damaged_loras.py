@@ -1,0 +1,38 @@
+"""LoRA files with factors or an α that no tool writes are one error that names the file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from guidegraph.nodes.checkpoints.lora_file import read_lora
+
+DOWN, UP = torch.ones(2, 4), torch.ones(4, 2)
+
+
+@pytest.mark.parametrize(
+    ("down", "up", "alpha", "reason"),
+    [
+        (torch.ones(4), torch.ones(4), torch.tensor(1.0), r"the factors of a have the shapes \(4,\) and \(4,\)"),
+        (torch.ones(()), torch.ones(()), torch.tensor(1.0), r"the factors of a have the shapes \(\) and \(\)"),
+        (torch.ones(0, 4), torch.ones(4, 0), torch.tensor(1.0), r"the shapes \(0, 4\) and \(4, 0\)"),
+        (DOWN, UP, torch.ones(2), r"a\.alpha of shape \(2,\) is not one finite number"),
+        (DOWN, UP, torch.ones(0), r"a\.alpha of shape \(0,\) is not one finite number"),
+        (DOWN, UP, torch.tensor(torch.inf), r"a\.alpha of shape \(\) is not one finite number"),
+    ],
+)
+def test_it_is_refused(down: Tensor, up: Tensor, alpha: Tensor, reason: str, tmp_path: Path) -> None:
+    path = tmp_path / "lora.safetensors"
+    save_file({"a.lora_down.weight": down, "a.lora_up.weight": up, "a.alpha": alpha}, path)
+    with pytest.raises(ValueError, match=rf"lora\.safetensors' is damaged: .*{reason}"):
+        read_lora(path)
+
+
+def test_an_alpha_of_one_value_is_read_whatever_its_shape(tmp_path: Path) -> None:
+    path = tmp_path / "lora.safetensors"
+    save_file({"a.lora_down.weight": DOWN, "a.lora_up.weight": UP, "a.alpha": torch.full((1,), 4.0)}, path)
+    assert read_lora(path)["a"].scale == 2.0
