@@ -1,4 +1,8 @@
-"""Nodes that build untrained detectors, which judge pictures of scenes."""
+"""Nodes that build untrained detectors, which judge pictures of scenes.
+
+Settings that they share:
+seed: of the initial weights. channels: the width at the finest resolution.
+"""
 
 from __future__ import annotations
 
