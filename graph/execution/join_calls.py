@@ -88,10 +88,10 @@ def _list_per_sample(
     """The arguments that are not joined and are tensors with an entry for each sample of some call."""
     from torch import Tensor
 
-    named: list[tuple[int | str, Any]] = [*enumerate(args), *by_name.items()]
+    arguments: list[tuple[int | str, Any]] = [*enumerate(args), *by_name.items()]
     return [
         port
-        for port, value in named
+        for port, value in arguments
         if isinstance(value, Tensor) and port not in batchable and any(sizes.has_batch(value, n) for n in lengths)
     ]
 

@@ -87,6 +87,6 @@ def detect_boxes(
             f"workflows/train/detector_128.yaml; found {type(detector).__name__}"
         )
     with torch.no_grad():
-        maps = detector(image)
+        maps = detector(image.to(detector.head.weight.dtype))
     objects = find_objects(maps, threshold=threshold, most=most, overlap=overlap)
     return SceneObjects(objects.object, objects.colour, objects.box.to(image.dtype), objects.score.to(image.dtype))

@@ -10,11 +10,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial as bind
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from annotated_types import Ge
 
-from guidegraph.graph.device_context import current_dtype
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes.data.batches import FunctionBatches, to_image
@@ -32,9 +31,6 @@ from guidegraph.nodes.data.scenes128.vocabulary import ABOVE, IN_FRONT_OF, LEFT_
 from guidegraph.nodes.metrics.metrics import Z95, wilson
 from guidegraph.nodes.types import Image, Table
 
-if TYPE_CHECKING:
-    import torch
-
 MARGIN = 0.1
 """Two centres differ in a direction if they are farther apart than this share of the objects' sides, as in GenEval."""
 CONE = 0.5
@@ -42,7 +38,7 @@ CONE = 0.5
 
 
 class SceneTasks(NamedTuple):
-    """Prompts, and the tasks in them. image (B, 3, 128, 128) in [-1, 1], in the run's dtype: real scenes that show it.
+    """Prompts, and the tasks in them. image (B, 3, 128, 128) in [-1, 1]: real scenes that show it.
 
     prompt: B texts. task (B, 8) int64: category, object, number, colour, the other object's, and the relation of the
     first to the other; −1 where the prompt asks for nothing.
@@ -74,11 +70,11 @@ def scene_eval_tasks(
     if count % batch:
         raise ValueError(f"{count} prompts in a category do not make batches of {batch}: set 'batch' to a divisor")
     length = len(CATEGORIES) * (count // batch)
-    return SceneEvalTasks(FunctionBatches(length, bind(make_tasks, seed, count, batch, split, current_dtype())))
+    return SceneEvalTasks(FunctionBatches(length, bind(make_tasks, seed, count, batch, split)))
 
 
-def make_tasks(seed: int, count: int, batch: int, split: Split, dtype: torch.dtype, index: int) -> SceneTasks:
-    """Batch `index` of the tasks of a seed, with pictures in a dtype, on the CPU."""
+def make_tasks(seed: int, count: int, batch: int, split: Split, index: int) -> SceneTasks:
+    """Batch `index` of the tasks of a seed."""
     import numpy as np
     import torch
 
@@ -87,7 +83,7 @@ def make_tasks(seed: int, count: int, batch: int, split: Split, dtype: torch.dty
     return SceneTasks(
         tuple(task.scene.caption for task in tasks),
         torch.tensor([task.columns for task in tasks]),
-        to_image(np.stack([task.scene.image for task in tasks])).to(dtype),
+        to_image(np.stack([task.scene.image for task in tasks])),
     )
 
 
