@@ -1,6 +1,7 @@
 """Sibling calls as one: their arguments are joined along the leading axis, and the result is split again.
 
-The first batchable argument sets the batch size; leading axes of length 1 in the others are expanded to it.
+The first batchable argument sets the batch size; leading axes of length 1 in the others are expanded to it. Another
+argument with one entry for each sample, such as scales, would not fit the joined batch, so such calls stay apart.
 """
 
 from __future__ import annotations
@@ -27,6 +28,10 @@ class Sizes:
     def are_equal(self, a: Tensor, b: Tensor) -> bool:
         """Whether two tensors have the same sizes, except for the leading axis."""
         return a.shape[1:] == b.shape[1:]
+
+    def has_batch(self, tensor: Tensor, length: Any) -> bool:
+        """Whether a tensor has as many entries on its leading axis as a batch of several samples."""
+        return tensor.ndim > 0 and tensor.shape[0] == length != 1
 
     def divide(self, tensor: Tensor, lengths: Sequence[Any]) -> Any:
         """The rows of each call, by its index. Raises ``ValueError`` if the leading axis is not that of all calls."""
@@ -59,7 +64,7 @@ def call_as_batch(
         for args, by_name in calls
     ]
     lengths = sizes.find_lengths([[leaf for leaves, _ in values for leaf in leaves] for values in flat])
-    if lengths is None:
+    if lengths is None or _list_per_sample(*calls[0], batchable, lengths, sizes):
         return None
     joined_args, joined_by_name = list(calls[0][0]), dict(calls[0][1])
     for i, port in enumerate(batchable):
@@ -71,6 +76,24 @@ def call_as_batch(
         else:
             joined_by_name[port] = value
     return _split(function(*joined_args, **joined_by_name), lengths, sizes)
+
+
+def _list_per_sample(
+    args: Sequence[Any],
+    by_name: Mapping[str, Any],
+    batchable: Sequence[int | str],
+    lengths: Sequence[Any],
+    sizes: Sizes,
+) -> list[int | str]:
+    """The arguments that are not joined and are tensors with an entry for each sample of some call."""
+    from torch import Tensor
+
+    arguments: list[tuple[int | str, Any]] = [*enumerate(args), *by_name.items()]
+    return [
+        port
+        for port, value in arguments
+        if isinstance(value, Tensor) and port not in batchable and any(sizes.has_batch(value, n) for n in lengths)
+    ]
 
 
 _UNFIT = object()

@@ -23,6 +23,13 @@ BELOW_AMX = BELOW_BF16 | {"AVX512_CORE_BF16", "AVX512_CORE_FP16", "AVX10_1_512",
 X86 = frozenset({"x86_64", "AMD64", "i386", "i686"})
 
 
+def is_present(device: torch.device) -> bool:
+    """Whether torch can use a CUDA device on this machine; without an index, whether it can use any."""
+    import torch
+
+    return (device.index or 0) < torch.cuda.device_count()
+
+
 def computes_bf16(device: torch.device) -> bool:
     """Whether a device multiplies bfloat16 in hardware, without emulation.
 

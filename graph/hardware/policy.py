@@ -52,19 +52,19 @@ class ComputePolicy:
     @property
     def is_cpu(self) -> bool:
         """Whether the device is the CPU."""
-        return self.device == "cpu"
+        return self.device.partition(":")[0] == "cpu"
 
     def emulates(self, dtype: str) -> bool:
         """Whether the device is known to lack instructions or kernels for a dtype, by its name.
 
-        Only 16-bit dtypes are ever emulated. CUDA devices are known, and CPUs of the x86 family.
+        Only 16-bit dtypes are ever emulated. CUDA devices of this machine are known, and CPUs of the x86 family.
         """
         if dtype not in ("float16", "bfloat16"):
             return False
         import torch
 
         device = torch.device(self.device)
-        if device.type != "cuda" and not (self.is_cpu and instructions.is_x86()):
+        if not (instructions.is_present(device) if device.type == "cuda" else self.is_cpu and instructions.is_x86()):
             return False
         return not (instructions.computes_bf16(device) if dtype == "bfloat16" else instructions.computes_fp16(device))
 
@@ -111,7 +111,7 @@ class ComputePolicy:
 
     def describe_training_cost(self) -> str:
         """The cost of a training step in emulated bf16 on the device."""
-        if not self.is_cpu:
+        if self.device.partition(":")[0] == "cuda":
             return (
                 "CUDA devices compute in it from compute capability 8.0, and a training step takes longer than in fp32"
             )

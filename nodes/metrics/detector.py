@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, NamedTuple, TypeAlias
 
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt, Le, Lt
 
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes.types import Image
 
 Threshold: TypeAlias = Annotated[float, Gt(0), Lt(1)]
+MOST_OBJECTS = 256
+"""Objects of a picture that are compared with each other, which takes memory for each pair of them."""
 
 
 class Detections(NamedTuple):
@@ -66,7 +68,7 @@ def detect_boxes(
     image: Image,
     *,
     threshold: Threshold = 0.3,
-    most: Annotated[int, Ge(1)] = 16,
+    most: Annotated[int, Ge(1), Le(MOST_OBJECTS)] = 16,
     overlap: Threshold = 0.5,
 ) -> SceneObjects:
     """The objects that a detector of `model.box_detector` finds in pictures (B, 3, 128, 128), best first.
@@ -85,6 +87,6 @@ def detect_boxes(
             f"workflows/train/detector_128.yaml; found {type(detector).__name__}"
         )
     with torch.no_grad():
-        maps = detector(image)
+        maps = detector(image.to(detector.head.weight.dtype))
     objects = find_objects(maps, threshold=threshold, most=most, overlap=overlap)
     return SceneObjects(objects.object, objects.colour, objects.box.to(image.dtype), objects.score.to(image.dtype))

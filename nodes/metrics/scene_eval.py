@@ -152,6 +152,11 @@ def scene_eval_scores(right: Tensor, category: Tensor, *, pictures: str = "drawn
         raise ValueError(
             f"expected a category for each judgement, found shapes {tuple(right.shape)} and {tuple(category.shape)}"
         )
+    if not ((kinds >= 0) & (kinds < len(CATEGORIES))).all():
+        raise ValueError(
+            f"expected categories from 0 to {len(CATEGORIES) - 1}, the first column of scene_eval.tasks; found "
+            f"{kinds.min():g} to {kinds.max():g}"
+        )
     rows: dict[str, list[Any]] = {name: [] for name in ("category", "count", "score", "low", "high")}
     variance, present = 0.0, sorted(set(kinds.tolist()))
     for kind in present:

@@ -385,22 +385,6 @@ def new_condition_adapter(
     return build_untrained(lambda: Adapter(config), seed)
 
 
-@node("model.detector")
-def new_detector(*, seed: int = 0, channels: Channels = 32) -> Any:
-    """An untrained detector of the objects, skies and grounds of scenes."""
-    from guidegraph.nodes.models.own.detector import Detector, DetectorConfig
-
-    return build_untrained(lambda: Detector(DetectorConfig(channels=channels)), seed)
-
-
-@node("model.box_detector")
-def new_box_detector(*, seed: int = 0, channels: Channels = 32) -> Any:
-    """An untrained detector of the objects of scenes of 128 pixels, with their boxes and colours."""
-    from guidegraph.nodes.models.own.box_detector import BoxDetector, BoxDetectorConfig
-
-    return build_untrained(lambda: BoxDetector(BoxDetectorConfig(channels=channels)), seed)
-
-
 def build_untrained(build: Callable[[], Network], seed: int) -> Network:
     """Build a frozen module, on the run's device; its initial weights depend only on the seed."""
     import torch

@@ -117,7 +117,8 @@ def set_distilled_guidance(denoiser: DistilledDenoiser, *, scale: Scale = 3.5) -
     difference, and `guidance.cfg` may be used as well. A denoiser that takes no scale, as Flux.1 schnell, is returned
     unchanged. This is for nodes that take a denoiser, and a bundle keeps the scale of its export;
     `denoiser.predict_distilled` has it as an input.
-    scale: one for all samples, or a tensor (B).
+    scale: one for all samples, or a tensor (B). Calls that a run joins, as for guidance.cfg, have more samples
+    than such a tensor: give it to `denoiser.predict_distilled`.
     """
     return denoiser.with_guidance(scale)
 

@@ -74,6 +74,13 @@ class SymbolicSizes(Sizes):
             for x, y in zip(a.shape[1:], b.shape[1:], strict=True)
         )
 
+    def has_batch(self, tensor: Tensor, length: Any) -> bool:
+        from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+        if tensor.ndim == 0:
+            return False
+        return statically_known_true(tensor.shape[0] == length) and not statically_known_true(length == 1)
+
     def divide(self, tensor: Tensor, lengths: Sequence[Any]) -> Any:
         return tensor.unflatten(0, (len(lengths), lengths[0]))
 

@@ -86,7 +86,10 @@ def choose_content(seed: int, index: int, purpose: int, split: Split, single: fl
 
 
 def make_fit(groups: tuple[Group, ...], split: Split) -> tuple[Group, ...]:
-    """Groups of the split after all attempts failed, which is rarer than one scene in a million: a single object."""
+    """Groups of the split after all attempts failed: a single object, or for `held_out` a held-out pair.
+
+    With `single` at most 0.2, that is about one held-out scene in 2,000; with 1, one in seven.
+    """
     first = groups[0]._replace(number=1, colour=NATURAL)
     if split == "train":
         return (first,)

@@ -49,9 +49,10 @@ def scenes_128(
     are sentences of many forms, with synonyms, and true of the picture.
     batch: scenes in each batch. split: pairs of objects (16 %), colours of objects (18 %), counts of some objects and
     three sentence forms are held out, and never occur in `train`; every scene of `held_out` has a held-out pair, colour
-    or count, and half of its captions a held-out form. single: the fraction of scenes with one object. partial: how
-    often a caption leaves out the place, and the time or the weather a little more often; colours, sizes and positions
-    are left out at times too, unless it is 0.
+    or count, and half of its captions a held-out form. single: the fraction of scenes with one object; smaller in
+    `held_out`, as of single objects only some colours are held out. partial: how often a caption leaves out the place,
+    and the time or the weather a little more often; colours, sizes and positions are left out at times too, unless it
+    is 0. Batches raise an error for a seed of 2⁶⁴ or more.
     """
     wording = Wording() if partial else Wording(colour=1, size=1, relation=1)
     wording = wording._replace(
@@ -86,10 +87,11 @@ def scene_map(classes: Tensor) -> SemanticMap:
     """The one-hot map (B, 76, 128, 128) of the classes (B, 128, 128) of pixels: 64 objects, 8 grounds and 4 skies."""
     import torch
 
-    if classes.ndim != 3 or (classes.numel() and int(classes.max()) >= len(CLASSES)):
+    low, high = (int(classes.min()), int(classes.max())) if classes.numel() else (0, 0)
+    if classes.ndim != 3 or low < 0 or high >= len(CLASSES):
         raise ValueError(
             f"expected classes (B, H, W) from 0 to {len(CLASSES) - 1}, as of data.scenes_128; found shape "
-            f"{tuple(classes.shape)} and values up to {int(classes.max())}"
+            f"{tuple(classes.shape)} and values from {low} to {high}"
         )
     index = classes.long()[:, None]
     shape = (index.shape[0], len(CLASSES), *index.shape[2:])

@@ -70,6 +70,19 @@ def test_plain_values_are_joined_only_if_equal_and_of_one_type(sizes: Sizes, val
 
 
 @BOTH
+def test_calls_with_an_entry_for_each_sample_outside_the_batchable_ports_stay_apart(sizes: Sizes) -> None:
+    arguments = [[filled(2, 1.0)], [filled(2, 2.0)]]
+    assert join(arguments, [{"y": torch.tensor([[1.0], [2.0]])}] * 2, sizes, 0) is None
+    assert join([[x, torch.ones(2, 1)] for (x,) in arguments], [{}, {}], sizes, 0) is None
+    for shared in (torch.ones(1), torch.ones(3), torch.tensor(1.0)):
+        results = join(arguments, [{"y": shared}] * 2, sizes, 0)
+        assert results is not None
+        assert [result.tolist() for result in results] == [[[2.0] * 3] * 2, [[3.0] * 3] * 2]
+    single = join([[filled(1, 1.0)], [filled(1, 2.0)]], [{"y": torch.ones(1)}] * 2, sizes, 0)
+    assert single is not None
+
+
+@BOTH
 def test_calls_without_a_tensor_are_not_joined(sizes: Sizes) -> None:
     assert join([[1.0], [1.0]], [{}, {}], sizes, 0) is None
     assert join([[], []], [{}, {}], sizes) is None

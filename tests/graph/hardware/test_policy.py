@@ -82,12 +82,30 @@ def test_nothing_is_told_of_other_dtypes(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_an_older_gpu_emulates_bfloat16_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     gpu = ComputePolicy("cuda:1")
     assert gpu.describe_emulation("bfloat16") == "bfloat16 is only emulated on cuda:1: choose float16 or float32"
     assert gpu.describe_emulation("float16") == ""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
     assert gpu.describe_emulation("bfloat16") == ""
+
+
+def test_nothing_is_told_of_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    for count in (0, 1):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda count=count: count)
+        assert ComputePolicy("cuda:1").describe_emulation("bfloat16") == ""
+
+
+def test_a_cpu_may_have_its_index(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_processor(monkeypatch)
+    assert ComputePolicy("cpu:0").describe_emulation("bfloat16") == CPU.describe_emulation("bfloat16") != ""
+    assert ComputePolicy("cpu:0").describe_training_cost() == CPU.describe_training_cost()
+
+
+def test_a_warning_of_emulation_is_never_the_error_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    run_text(WORKFLOW, tmp_path, dtype="bfloat16", device="cuda:7")
 
 
 def test_a_run_in_an_emulated_dtype_warns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -323,6 +323,17 @@ def test_classes_of_pixels_are_those_of_the_scene(train: list[Scene128]) -> None
         assert set(classes.unique().tolist()) == expected
     with pytest.raises(ValueError, match="expected classes"):
         scene_map(torch.full((1, 4, 4), 200, dtype=torch.uint8))
+    with pytest.raises(ValueError, match="values from -1 to -1"):
+        scene_map(torch.full((1, 4, 4), -1))
+    with pytest.raises(ValueError, match=r"found shape \(0, 4\)"):
+        scene_map(torch.zeros(0, 4))
+
+
+def test_a_seed_beyond_the_random_stream_is_refused_with_the_range() -> None:
+    assert scene_128(seed=2**64 - 1).caption
+    for seed in (2**64, 2**200):
+        with pytest.raises(ValueError, match=r"a number from 0 to 2\^64 - 1; found"):
+            scene_128(seed=seed)
 
 
 def test_boxes_enclose_the_objects_pixels(train: list[Scene128]) -> None:

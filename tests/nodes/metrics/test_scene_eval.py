@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from guidegraph.graph.node import get_spec
 from guidegraph.nodes.data.scenes128 import held_out
 from guidegraph.nodes.data.scenes128 import vocabulary as words
 from guidegraph.nodes.data.scenes128.tasks import (
@@ -23,7 +24,7 @@ from guidegraph.nodes.data.scenes128.tasks import (
     list_options,
     make_task,
 )
-from guidegraph.nodes.metrics.detector import detect_boxes
+from guidegraph.nodes.metrics.detector import MOST_OBJECTS, detect_boxes
 from guidegraph.nodes.metrics.metrics import wilson
 from guidegraph.nodes.metrics.scene_eval import (
     judge_scenes,
@@ -135,6 +136,14 @@ def test_batches_have_one_category_each_and_tasks_do_not_depend_on_them() -> Non
         scene_eval_tasks(batch=30)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_a_detector_takes_pictures_of_another_dtype(dtype: torch.dtype) -> None:
+    detector = BoxDetector(BoxDetectorConfig(channels=8)).eval().to(dtype)
+    boxes = detect_boxes(detector, torch.zeros(1, 3, 32, 32), most=5)
+    assert boxes.box.dtype == boxes.score.dtype == torch.float32
+    assert boxes.box.shape == (1, 5, 4)
+
+
 def verdict(task: list[int], rows: list[tuple[int, int, tuple[float, ...]]]) -> bool:
     """Whether objects (kind, colour, box), best first, are what a task asks for."""
     right = judge_scenes(
@@ -212,6 +221,9 @@ def test_scores_are_shares_with_intervals_and_their_mean() -> None:
     assert table["low"][2] == pytest.approx(0.5 - error, abs=1e-6)
     with pytest.raises(ValueError, match="a category for each judgement"):
         scene_eval_scores(right, torch.zeros(3))
+    for kind in (-1, 6):
+        with pytest.raises(ValueError, match=r"expected categories from 0 to 5, .* found (0 to 6|-1 to 0)"):
+            scene_eval_scores(torch.tensor([True, False]), torch.tensor([0, kind]))
 
 
 def test_other_tensors_and_detectors_are_refused() -> None:
@@ -222,3 +234,10 @@ def test_other_tensors_and_detectors_are_refused() -> None:
     boxes = detect_boxes(BoxDetector(BoxDetectorConfig(channels=8)).eval(), torch.zeros(1, 3, 128, 128), most=5)
     assert boxes.object.shape == (1, 5)
     assert boxes.box.shape == (1, 5, 4)
+
+
+def test_a_detector_compares_so_many_objects_at_most() -> None:
+    most = get_spec(detect_boxes).settings["most"]
+    assert most.literal(MOST_OBJECTS) == MOST_OBJECTS
+    with pytest.raises(ValueError, match=str(MOST_OBJECTS)):
+        most.literal(MOST_OBJECTS + 1)  # for all 65,536 peaks of a picture, it would take 32 GB
