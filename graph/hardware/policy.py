@@ -79,7 +79,7 @@ class ComputePolicy:
         if dtype == "float16" and not self.emulates("bfloat16"):
             choices += ", or bfloat16, which this processor computes in"
         return (
-            f"{dtype} is only emulated on this processor: a step of sampling takes {factor} times as long as in "
+            f"{dtype} is only emulated on this processor: a step takes {factor} times as long as in "
             f"float32; choose {choices}"
         )
 
