@@ -87,7 +87,7 @@ def test_plan_says_what_an_emulated_dtype_costs(cli: Command, monkeypatch: pytes
     workflow = cli.workflow("draw.yaml", DRAW)
     lines = cli("plan", workflow, "--dtype", "float16").out.splitlines()
     assert lines[2] == "computes on cpu in float16"
-    assert lines[3].startswith("  warning: float16 is only emulated on this processor: a step of sampling takes ")
+    assert lines[3].startswith("  warning: float16 is only emulated on this processor: a step takes ")
     assert cli("plan", workflow).out.splitlines()[2:4] == ["computes on cpu in float32", ""]
     assert json.loads(cli("plan", workflow, "--json").out)["computes"] == {"device": "cpu", "dtype": "float32"}
     assert "--dtype: unknown-dtype: there is no dtype 'half'" in cli("plan", workflow, "--dtype", "half").err

@@ -63,9 +63,7 @@ def test_an_emulated_dtype_is_told_with_its_cost_and_what_to_choose(
 ) -> None:
     fake_processor(monkeypatch, **processor)
     note = CPU.describe_emulation(dtype)
-    assert note.startswith(
-        f"{dtype} is only emulated on this processor: a step of sampling takes {factor} times as long"
-    )
+    assert note.startswith(f"{dtype} is only emulated on this processor: a step takes {factor} times as long")
     assert choice in note
     assert ("bfloat16, which" in note) is processor.get("bf16", False)
 
