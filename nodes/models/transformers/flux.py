@@ -136,8 +136,7 @@ class Flux(nn.Module):
         for index, block in enumerate(self.double_blocks):
             attend = hooks.attend(Site("joint", "block", index), size)
             change, text_change = block(h, text, embedding, angles, keys, attend)
-            h = hooks.block(index, h, change, size)
-            text = clip_half(hooks.text_block(index, text, text_change))
+            h, text = hooks.block(index, h, change, size), clip_half(hooks.text_block(index, text, text_change))
         for index, block in enumerate(self.single_blocks, double):
             joined = torch.cat([h, text], dim=1)
             change = block(joined, embedding, angles, keys, hooks.attend(Site("joint", "block", index), size))
