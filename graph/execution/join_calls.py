@@ -31,7 +31,7 @@ class Sizes:
 
     def has_batch(self, tensor: Tensor, length: Any) -> bool:
         """Whether a tensor has as many entries on its leading axis as a batch of several samples."""
-        return tensor.ndim > 0 and tensor.shape[0] == length != 1
+        return bool(tensor.ndim > 0 and tensor.shape[0] == length != 1)
 
     def divide(self, tensor: Tensor, lengths: Sequence[Any]) -> Any:
         """The rows of each call, by its index. Raises ``ValueError`` if the leading axis is not that of all calls."""

@@ -158,6 +158,7 @@ nodes:
   b:     {use: plan.attend, in: {x: noise, condition: fixed}}
 outputs: {a: a, b: b}
 """
+    register_structured()
     ops = graph_of(text, tmp_path).ops
     x = torch.zeros(1, 2, 4, 6)
     x_source, words, fixed, a, b = (Output(key, "out") for key in ("noise", "words", "fixed", "a", "b"))
