@@ -274,4 +274,4 @@ def where_or_number(condition: Tensor, x: Tensor, number: float) -> Tensor:
 @register_decomposition(aten.where.ScalarSelf)
 def where_number_or(condition: Tensor, number: float, x: Tensor) -> Tensor:
     """The same with the number first."""
-    return where_or_number(~condition, x, number)
+    return where_or_number(torch.logical_not(condition), x, number)

@@ -223,7 +223,9 @@ def test_a_released_file_has_every_key_and_no_other(name: str, tmp_path: Path) -
     config = parts["denoiser"].config
     assert (config.context_dim, config.vector_dim) == (4096, 2048)
     counted = sum(tensor.numel() for part in (text, autoencoder) for tensor in part.parameters())
-    assert counted == sum(p.numel() for network in networks for p in network.parameters()) - 768**2
+    tied = "encoder.embed_tokens.weight"  # T5's shared embedding, which transformers 5.0 ties after the meta device
+    released_ones = [p for network in networks for name, p in network.named_parameters() if name != tied]
+    assert counted == sum(p.numel() for p in released_ones) - 768**2
 
 
 def released(name: str, folder: Path) -> Any:
