@@ -123,15 +123,17 @@ class PackCache:
     def forget_unused(self) -> None:
         """Drop the packed copies of tensors that no longer exist."""
         with self._lock:
-            for key, weight in list(self._weights.items()):
-                if weight.storage.expired():
+            for key in list(self._weights):  # not items: their tuples may start a collection, which calls `forget`
+                weight = self._weights.get(key)
+                if weight is not None and weight.storage.expired():
                     self._forget(key)
 
     def copies(self, address: int) -> list[Tensor]:
         """The packed copies of a tensor's memory, if the tensor still exists."""
         with self._lock:
-            weights = [weight for key, weight in self._weights.items() if key[0] == address]
-            return [copy for weight in weights if not weight.storage.expired() for copy in weight.copies.values()]
+            weights = [self._weights.get(key) for key in list(self._weights) if key[0] == address]
+            kept = [weight for weight in weights if weight is not None and not weight.storage.expired()]
+            return [copy for weight in kept for copy in weight.copies.values()]
 
     @property
     def spare_bytes(self) -> int:

@@ -195,3 +195,33 @@ def test_without_spare_memory_only_the_last_layout_is_kept(packed_shapes: list[l
         layer(torch.randn(1, 192, n, n))
         assert packed_convolution.CACHE.spare_bytes == 0
         assert len(packed_convolution.CACHE.copies(layer.weight.untyped_storage()._cdata)) == 1
+
+
+@pytest.mark.parametrize("method", ["forget_unused", "copies"])
+def test_a_collection_in_the_middle_may_forget_weights(method: str) -> None:
+    """Layers in reference cycles are finalised by a collection, which any allocation may start."""
+    toy, weights = Toy(1 << 20), [torch.zeros(4) for _ in range(200)]
+    addresses = [weight.untyped_storage()._cdata for weight in weights]
+    for weight in weights:
+        toy.get(weight, 1)
+
+    class Layer:
+        def __init__(self, address: int) -> None:
+            self.address, self.cycle = address, self
+
+        def __del__(self) -> None:
+            toy.cache.forget(self.address)
+
+    threshold = gc.get_threshold()
+    for address in addresses[150:]:
+        gc.collect()
+        gc.disable()
+        Layer(address)
+        gc.set_threshold(50)  # reached while the 200 weights are listed
+        gc.enable()
+        try:
+            toy.cache.forget_unused() if method == "forget_unused" else toy.cache.copies(addresses[0])
+        finally:
+            gc.set_threshold(*threshold)
+    gc.collect()
+    assert len(toy.cache) == 150
