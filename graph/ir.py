@@ -17,77 +17,22 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 from guidegraph.graph.errors import Mark
 from guidegraph.graph.node import NodeSpec, Port
+from guidegraph.graph.sources import (
+    Carry,
+    Index,
+    Item,
+    Literal,
+    Many,
+    Output,
+    Param,
+    Source,
+    Sources,
+    list_sources,
+    map_links,
+)
 from guidegraph.graph.types import PortType
 from guidegraph.graph.values.output_check import OutputCheck
 from guidegraph.graph.values.ownership import is_mutable
-
-
-@dataclass(frozen=True)
-class Output:
-    """An output of another operation; ``op`` is its key."""
-
-    op: str
-    name: str
-
-
-@dataclass(frozen=True)
-class Param:
-    """The value of a workflow parameter, known once the run is bound."""
-
-    name: str
-
-
-@dataclass(frozen=True)
-class Carry:
-    """The current value of a loop's carry, inside its body; ``loop`` is the loop's key."""
-
-    loop: str
-    name: str
-
-
-@dataclass(frozen=True)
-class Item:
-    """The loop's current item, or one field of it."""
-
-    loop: str
-    field: str | None = None
-
-
-@dataclass(frozen=True)
-class Index:
-    """The iteration number, from 0."""
-
-    loop: str
-
-
-@dataclass(frozen=True, eq=False)
-class Literal:
-    """A validated constant."""
-
-    value: Any
-
-
-Source = Output | Param | Carry | Item | Index | Literal
-
-
-@dataclass(frozen=True)
-class Many:
-    """A list of links: the sources of a port that takes a sequence, in order."""
-
-    sources: tuple[Source, ...]
-
-
-Sources = Source | Many
-
-
-def list_sources(sources: Sources) -> tuple[Source, ...]:
-    """All sources of a port: those of a list of links, or the only one."""
-    return sources.sources if isinstance(sources, Many) else (sources,)
-
-
-def map_sources(change: Callable[[Source], Source], sources: Sources) -> Sources:
-    """The sources of a port with each replaced by ``change(source)``."""
-    return Many(tuple(map(change, sources.sources))) if isinstance(sources, Many) else change(sources)
 
 
 @dataclass(frozen=True)
@@ -349,10 +294,6 @@ class Loop:
 
 def _list_producers(sources: Iterable[Source]) -> tuple[str, ...]:
     return tuple([source.op for source in sources if isinstance(source, Output)])
-
-
-def map_links(links: Mapping[str, Source], change: Callable[[Source], Source]) -> dict[str, Source]:
-    return {name: change(source) for name, source in links.items()}
 
 
 Op = Call | Loop

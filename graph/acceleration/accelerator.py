@@ -81,8 +81,7 @@ class PartStep:
     """Runs a part.
 
     ready: its graphs by guards and sizes; None where it runs in torch. seen: guards and ranks so far. exports: made in
-    this run. last: the value
-    of each reading at the last call, and its tensors.
+    this run. last: the value of each reading at the last call, and its tensors.
     """
 
     accelerator: Accelerator

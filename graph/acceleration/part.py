@@ -12,7 +12,7 @@ from guidegraph.graph.execution.watched_sizes import LoopWatch, use_watch
 from guidegraph.graph.export.partition.example_values import ItemType
 from guidegraph.graph.export.partition.leaves import tensor_leaves
 from guidegraph.graph.export.partition.subgraph import ExampleValue, PartPlan, plan_part
-from guidegraph.graph.ir import Call, Carry, Item, Literal, Loop, Output, Param, Source, list_sources, walk
+from guidegraph.graph.ir import Call, Loop, walk
 from guidegraph.graph.planning.digest import (
     companion_digests,
     digest_strings,
@@ -22,6 +22,7 @@ from guidegraph.graph.planning.digest import (
 )
 from guidegraph.graph.planning.plan import Plan
 from guidegraph.graph.planning.steps import RegionPlan, Step
+from guidegraph.graph.sources import Carry, Item, Literal, Output, Param, Source, list_sources
 from guidegraph.graph.types import ANY, PortType
 
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from guidegraph.graph.ir import Index, Output, Source
 from guidegraph.graph.memory.weights import find_models
 from guidegraph.graph.planning.digest import FRESH, value_digest
 from guidegraph.graph.planning.plan import Plan
+from guidegraph.graph.sources import Index, Output, Source
 from guidegraph.graph.types import PortType, is_tensor
 
 if TYPE_CHECKING:

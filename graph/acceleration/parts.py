@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from guidegraph.graph.ir import Call, Choice, Literal, Op, Source, list_sources
+from guidegraph.graph.ir import Call, Choice, Op
 from guidegraph.graph.planning.digest import FRESH, spec_digest, value_digest
 from guidegraph.graph.planning.last_result import keeps_last_result
 from guidegraph.graph.planning.steps import RegionPlan, Step, free_after_last_use
 from guidegraph.graph.port_kinds import port_kinds
+from guidegraph.graph.sources import Literal, Source, list_sources
 
 MADE_IN_GRAPHS = {"tensor", "structured", "plain", "unknown"}
 """Kinds of outputs that a call in a part may have; those that leave the part must be tensors in fact."""

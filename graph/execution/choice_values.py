@@ -7,11 +7,12 @@ from typing import Any
 
 from guidegraph.graph.errors import GuidegraphError
 from guidegraph.graph.execution.cache import Values
-from guidegraph.graph.ir import Choice, Op, Output, Source
+from guidegraph.graph.ir import Choice, Op
 from guidegraph.graph.planning.choice_branches import choose_branch, find_branch_operations
 from guidegraph.graph.planning.digest import is_pure
 from guidegraph.graph.planning.plan import Plan
 from guidegraph.graph.planning.steps import RegionPlan
+from guidegraph.graph.sources import Output, Source
 
 
 class HeldValues(dict[str, Values]):

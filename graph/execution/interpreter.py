@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
-from guidegraph.graph.ir import Source
 from guidegraph.graph.planning.steps import RegionPlan, Step
+from guidegraph.graph.sources import Source
 from guidegraph.graph.values.ownership import copy_value, is_mutable
 
 Execute: TypeAlias = "Callable[[Step, list[Any]], None]"

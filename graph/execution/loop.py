@@ -19,11 +19,12 @@ from guidegraph.graph.execution.interpreter import interpret
 from guidegraph.graph.execution.loop_context import LoopContext
 from guidegraph.graph.execution.to_device import to_device
 from guidegraph.graph.execution.watched_sizes import LoopWatch, use_watch
-from guidegraph.graph.ir import Carry, Choice, Index, Item, Loop, Source
+from guidegraph.graph.ir import Choice, Loop
 from guidegraph.graph.planning.choice_branches import choose_branch
 from guidegraph.graph.planning.plan import Plan
 from guidegraph.graph.planning.steps import BodyPlan, Phase, RegionPlan, Step
 from guidegraph.graph.resolution.wiring_checks import check_wiring
+from guidegraph.graph.sources import Carry, Index, Item, Source
 from guidegraph.graph.training.fit import Fit
 from guidegraph.graph.types import ANY, PortType, Tensor, describe_value, is_tensor
 from guidegraph_runtime.error_text import describe_error

@@ -11,9 +11,10 @@ from guidegraph.graph.cancellation import CancelToken
 from guidegraph.graph.events import Observer
 from guidegraph.graph.execution.call import node_error
 from guidegraph.graph.execution.watched_sizes import LoopWatch
-from guidegraph.graph.ir import Source, node_id
+from guidegraph.graph.ir import node_id
 from guidegraph.graph.planning.plan import Plan
 from guidegraph.graph.planning.steps import RegionPlan, Step
+from guidegraph.graph.sources import Source
 from guidegraph.graph.trust.limits import LimitExceeded, TripCount
 from guidegraph.graph.types import PortType
 

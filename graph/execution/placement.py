@@ -10,11 +10,11 @@ from guidegraph.graph.events import ModelMoved
 from guidegraph.graph.execution.call import node_error
 from guidegraph.graph.execution.interpreter import Execute
 from guidegraph.graph.execution.run_record import node_path
-from guidegraph.graph.ir import Output
 from guidegraph.graph.memory.residency import FROM_OUTSIDE, Residency, ValueOrigin, move_models
 from guidegraph.graph.memory.weights import Mover, TorchMover
 from guidegraph.graph.planning.steps import RegionPlan, Step
 from guidegraph.graph.run_config import RunConfig
+from guidegraph.graph.sources import Output
 from guidegraph_runtime.error_text import error_text
 from guidegraph_runtime.machine.shortages import with_shortage
 

@@ -9,9 +9,10 @@ from guidegraph.graph import events
 from guidegraph.graph.execution.loop import run_phases
 from guidegraph.graph.execution.loop_context import LoopContext, Previewed
 from guidegraph.graph.frozen_models import copy_frozen
-from guidegraph.graph.ir import Carry, Index, Loop, Source
+from guidegraph.graph.ir import Loop
 from guidegraph.graph.planning.plan import Plan
 from guidegraph.graph.planning.steps import first_phase
+from guidegraph.graph.sources import Carry, Index, Source
 from guidegraph.graph.training.fit import Preview
 from guidegraph.graph.values.ownership import copy_value
 from guidegraph.graph.values.torch_generators import preserve_generators

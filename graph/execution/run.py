@@ -18,7 +18,7 @@ from guidegraph.graph.execution.result import RunResult
 from guidegraph.graph.execution.run_record import Delivery, RunRecord
 from guidegraph.graph.execution.top_level import RunState, TopLevel
 from guidegraph.graph.hardware.policy import ComputePolicy
-from guidegraph.graph.ir import Choice, Graph, Op, Source
+from guidegraph.graph.ir import Choice, Graph, Op
 from guidegraph.graph.memory.pause_collector import pause_collector
 from guidegraph.graph.planning.admission import check_machine
 from guidegraph.graph.planning.choice_branches import find_next_choices, make_effect_test
@@ -26,6 +26,7 @@ from guidegraph.graph.planning.dependencies import find_dependencies
 from guidegraph.graph.planning.plan import Plan, compile_plan
 from guidegraph.graph.resolution.wiring_checks import WiringChecks
 from guidegraph.graph.run_config import RunConfig
+from guidegraph.graph.sources import Source
 from guidegraph.graph.training.run_training import run_training
 from guidegraph.graph.trust.file_checks import restrict_reads
 from guidegraph.graph.trust.limits import DeadlineToken, enforce_limits

@@ -18,26 +18,12 @@ from guidegraph.graph.export.partition.precision import EVERY_STEP
 from guidegraph.graph.export.partition.subgraph import ExampleValue, PartInput, PartPlan, is_number, plan_part
 from guidegraph.graph.export.trace_parts import OnPart, trace_parts
 from guidegraph.graph.export.workflow import Exported
-from guidegraph.graph.ir import (
-    Call,
-    Carry,
-    Graph,
-    Index,
-    Item,
-    Literal,
-    Loop,
-    Many,
-    Op,
-    Output,
-    Param,
-    Source,
-    Sources,
-    walk,
-)
+from guidegraph.graph.ir import Call, Graph, Loop, Op, walk
 from guidegraph.graph.planning.dependencies import find_dependencies
 from guidegraph.graph.planning.plan import compile_plan
 from guidegraph.graph.port_kinds import port_kinds
 from guidegraph.graph.run_config import RunConfig
+from guidegraph.graph.sources import Carry, Index, Item, Literal, Many, Output, Param, Source, Sources
 from guidegraph.graph.trust.policy import OWN_WORKFLOW, Policy
 from guidegraph.graph.types import PortType, register_structured
 from guidegraph_runtime.bundle.manifest import Input, Operation

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from guidegraph.graph.export.workflow import Exported
-from guidegraph.graph.ir import Call, Choice, Index, Item, Loop, Op, Param, Source, list_sources, walk
+from guidegraph.graph.ir import Call, Choice, Loop, Op, walk
 from guidegraph.graph.planning.dependencies import find_dependencies
+from guidegraph.graph.sources import Index, Item, Param, Source, list_sources
 
 ITERATIONS = 8
 """More than the most results of earlier steps that a sampler keeps, so that first, middle and last steps occur."""

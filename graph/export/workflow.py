@@ -18,11 +18,12 @@ from guidegraph.graph.export.partition.host_planner import HostPlanner
 from guidegraph.graph.export.partition.precision import PROVIDERS
 from guidegraph.graph.export.partition.subgraph import is_number
 from guidegraph.graph.export.trace_parts import ExportedPart, OnPart, multiples, trace_parts
-from guidegraph.graph.ir import Graph, Literal, Loop, Op, Output, Param, Parameter, Source
+from guidegraph.graph.ir import Graph, Loop, Op, Parameter
 from guidegraph.graph.planning.make_choices import make_choices
 from guidegraph.graph.planning.passes import bind_params, hoist, prune
 from guidegraph.graph.planning.plan import compile_plan
 from guidegraph.graph.run_config import RunConfig
+from guidegraph.graph.sources import Literal, Output, Param, Source
 from guidegraph.graph.trust.file_checks import read_regular
 from guidegraph.graph.trust.policy import OWN_WORKFLOW, Policy
 from guidegraph.graph.types import PortType, SequenceOf, register_structured

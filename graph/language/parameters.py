@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from guidegraph.graph.errors import Mark, Problem, suggest
-from guidegraph.graph.ir import Call, Op, Param, Parameter, walk
+from guidegraph.graph.ir import Call, Op, Parameter, walk
 from guidegraph.graph.language.syntax import ParsedParam, ParsedWorkflow
 from guidegraph.graph.language.yaml_tree import shorten, to_python
 from guidegraph.graph.literals import convert_literal, is_text_type, to_absolute_path
 from guidegraph.graph.node import REQUIRED, Port
 from guidegraph.graph.registry import Registry
+from guidegraph.graph.sources import Param
 from guidegraph.graph.types import Tensor, takes_literal, to_port_type
 
 BASIC_TYPES: dict[str, Any] = {

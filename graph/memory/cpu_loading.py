@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from guidegraph.graph import ir
+from guidegraph.graph.ir import Call
 from guidegraph.graph.port_kinds import PortKind, port_kinds
+from guidegraph.graph.sources import Literal, list_sources
 from guidegraph.graph.types import PortType, is_tensor
 
 
@@ -19,7 +20,7 @@ def loads_on_cpu(op: object) -> bool:
     values such as a schedule; a call that reads both may compute, and runs on the device. Those of the second kind
     (``model.save``) read no tensors. Loops, and calls whose types leave it open, run on the device.
     """
-    if not isinstance(op, ir.Call):
+    if not isinstance(op, Call):
         return False
     output_kinds = _all_kinds(op.outputs.values())
     input_kinds = _all_kinds(port.type for name, port in op.spec.ports.items() if _is_fed(op, name))
@@ -34,11 +35,11 @@ def _all_kinds(ports: Iterable[PortType]) -> set[PortKind]:
     return {kind for port in ports for kind in port_kinds(port)}
 
 
-def _is_fed(op: ir.Call, name: str) -> bool:
+def _is_fed(op: Call, name: str) -> bool:
     """Whether a port is linked, or a setting has a value other than a plain literal."""
     if name in op.inputs:
         return True
     sources = op.settings.get(name)
     if sources is None:
         return False
-    return any(not isinstance(s, ir.Literal) or is_tensor(s.value) for s in ir.list_sources(sources))
+    return any(not isinstance(s, Literal) or is_tensor(s.value) for s in list_sources(sources))

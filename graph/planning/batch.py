@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from guidegraph.graph.ir import Call, Literal, Op, Output, Source, Sources, list_sources
+from guidegraph.graph.ir import Call, Op
 from guidegraph.graph.planning.digest import FRESH, value_digest
 from guidegraph.graph.planning.topological_order import order_by_edges
+from guidegraph.graph.sources import Literal, Output, Source, Sources, list_sources
 
 
 @dataclass(frozen=True)

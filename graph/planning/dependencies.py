@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from guidegraph.graph.ir import Op, Output, Source
+from guidegraph.graph.ir import Op
+from guidegraph.graph.sources import Output, Source
 
 
 def find_dependencies(

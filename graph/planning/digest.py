@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import guidegraph_runtime
-from guidegraph.graph.ir import Call, Carry, Item, Literal, Loop, Many, Op, Output, Param, Sources
+from guidegraph.graph.ir import Call, Loop, Op
 from guidegraph.graph.node import NodeSpec, Port
+from guidegraph.graph.sources import Carry, Item, Literal, Many, Output, Param, Sources
 from guidegraph.graph.trust.effects import list_companions
 from guidegraph.graph.trust.file_checks import open_regular
 from guidegraph_runtime.limits import LimitExceeded

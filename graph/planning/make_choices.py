@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
 from guidegraph.graph.errors import Problem, WorkflowError
-from guidegraph.graph.ir import Choice, Literal, Loop, Op, Output, Param, Source, walk
+from guidegraph.graph.ir import Choice, Loop, Op, walk
 from guidegraph.graph.planning.choice_branches import choose_branch, find_branch_operations
 from guidegraph.graph.planning.dependencies import find_dependencies
 from guidegraph.graph.planning.passes import bind_sources, follow_aliases
+from guidegraph.graph.sources import Literal, Output, Param, Source
 
 Ops = Mapping[str, Op]
 

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
-from guidegraph.graph.ir import GraphTraits, Loop, Op, Source
+from guidegraph.graph.ir import GraphTraits, Loop, Op
 from guidegraph.graph.planning.digest import Digests
 from guidegraph.graph.planning.passes import follow_aliases, hoist, merge, prune, rewrite_sources, skip
+from guidegraph.graph.sources import Source
 from guidegraph.graph.types import PortType
 
 OutputSource: TypeAlias = tuple[Source, PortType]

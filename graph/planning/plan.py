@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from guidegraph.graph.ir import Graph, Literal, Op, Param, Source
+from guidegraph.graph.ir import Graph, Op
 from guidegraph.graph.memory.pause_collector import pause_collector
 from guidegraph.graph.planning.admission import check_shapes
 from guidegraph.graph.planning.digest import Digests
@@ -17,6 +17,7 @@ from guidegraph.graph.planning.passes import bind_params, prune
 from guidegraph.graph.planning.steps import RegionPlan, flatten_region
 from guidegraph.graph.resolution.wiring_checks import check_wiring, order_for_checks
 from guidegraph.graph.run_config import RunConfig
+from guidegraph.graph.sources import Literal, Param, Source
 from guidegraph.graph.trust.policy import check_effects, list_parameter_paths
 from guidegraph.graph.values.ownership import copy_parameter
 

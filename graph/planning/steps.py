@@ -10,21 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
-from guidegraph.graph.ir import (
-    Call,
-    CallLayout,
-    Carry,
-    Choice,
-    Index,
-    Item,
-    Literal,
-    Loop,
-    Many,
-    Op,
-    Output,
-    Source,
-    Sources,
-)
+from guidegraph.graph.ir import Call, CallLayout, Choice, Loop, Op
 from guidegraph.graph.node import Watch
 from guidegraph.graph.planning.batch import BatchCall, group_siblings
 from guidegraph.graph.planning.choice_branches import choose_branch, find_next_choices, find_optional_operations
@@ -32,6 +18,7 @@ from guidegraph.graph.planning.digest import is_pure
 from guidegraph.graph.planning.last_result import cache_last_result
 from guidegraph.graph.planning.make_choices import make_choices
 from guidegraph.graph.planning.passes import drop_ports, find_unneeded_ports, hoist, prune
+from guidegraph.graph.sources import Carry, Index, Item, Literal, Many, Output, Source, Sources
 
 Slot = int
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from guidegraph.graph.ir import OTHERWISE, WHEN, Choice, Op, Output, Source
+from guidegraph.graph.ir import OTHERWISE, WHEN, Choice, Op
 from guidegraph.graph.language.syntax import ParsedChoice
 from guidegraph.graph.language.yaml_tree import Scalar, shorten
 from guidegraph.graph.node import NodeSpec, Port
@@ -13,6 +13,7 @@ from guidegraph.graph.planning.choice_branches import branch_label
 from guidegraph.graph.resolution.link_rule import have_common_type, join
 from guidegraph.graph.resolution.ports import PortResolver
 from guidegraph.graph.resolution.scope import ResolvedNode, Scope, TypedSource
+from guidegraph.graph.sources import Output, Source
 from guidegraph.graph.types import PortType, SequenceOf, Tensor
 
 VALUES = (bool, int, str)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from guidegraph.graph.errors import Mark, Problem, WorkflowError
-from guidegraph.graph.ir import Graph, GraphOutput, Param, Parameter
+from guidegraph.graph.ir import Graph, GraphOutput, Parameter
 from guidegraph.graph.language.bind_parameters import list_misfits
 from guidegraph.graph.language.parameters import convert_path_parameters, resolve_parameters
 from guidegraph.graph.language.parse import parse
@@ -22,6 +22,7 @@ from guidegraph.graph.resolution.resolver import WORKFLOW_SUFFIXES, Resolver
 from guidegraph.graph.resolution.scope import Scope, TypedSource
 from guidegraph.graph.resolution.sub_workflows import NOT_EMBEDDED
 from guidegraph.graph.resolution.wiring_checks import check_wiring
+from guidegraph.graph.sources import Param
 from guidegraph.graph.trust.limits import Limits, current_limits, enforce_limits, find_trip_problems, limit_message
 from guidegraph.graph.trust.policy import is_shipped
 

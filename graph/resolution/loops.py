@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from guidegraph.graph.errors import Problem, closest_match, suggest
-from guidegraph.graph.ir import Loop, Op, Output, Param
+from guidegraph.graph.ir import Loop, Op
 from guidegraph.graph.language.parse_block import MAX_NESTING
 from guidegraph.graph.language.syntax import NamedLinks, ParsedLoop
 from guidegraph.graph.resolution.block_resolver import BlockContext, BlockResolver
@@ -22,6 +22,7 @@ from guidegraph.graph.resolution.loop_types import (
 from guidegraph.graph.resolution.previews import resolve_preview
 from guidegraph.graph.resolution.scope import ResolvedNode, Scope, TypedSource
 from guidegraph.graph.resolution.training_options import resolve_training
+from guidegraph.graph.sources import Output, Param
 from guidegraph.graph.training.fit import Fit
 from guidegraph.graph.types import ANY, PortType
 

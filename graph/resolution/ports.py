@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TypeAlias
 
 from guidegraph.graph.errors import Mark, Problem, suggest
-from guidegraph.graph.ir import Literal, Many, Param, Source, Sources
 from guidegraph.graph.language.syntax import Links, ParsedNode, list_links
 from guidegraph.graph.language.yaml_tree import Scalar, Tree, shorten, to_python
 from guidegraph.graph.language.yaml_tree import YamlSequence as SequenceTree
@@ -17,6 +16,7 @@ from guidegraph.graph.node import NodeSpec, Port
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.resolution.link_rule import can_link, may_fit, may_pass, narrows
 from guidegraph.graph.resolution.scope import Scope, TypedSource, Unresolved, resolve_link
+from guidegraph.graph.sources import Literal, Many, Param, Source, Sources
 from guidegraph.graph.types import PortType, explain_mismatch, list_remedies, takes_literal
 
 GUESSES = 100

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from guidegraph.graph.errors import suggest
-from guidegraph.graph.ir import GraphOutput, Source
+from guidegraph.graph.ir import GraphOutput
 from guidegraph.graph.language.syntax import ParsedLoop, ParsedPreview
 from guidegraph.graph.language.yaml_tree import Scalar
 from guidegraph.graph.resolution.block_resolver import BlockContext, BlockResolver
 from guidegraph.graph.resolution.scope import Scope
+from guidegraph.graph.sources import Source
 from guidegraph.graph.training.fit import Preview
 from guidegraph.graph.training.options import PREVIEW_EVERY
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from guidegraph.graph.errors import closest_match, suggest
-from guidegraph.graph.ir import Call, Op, Output, Sources
+from guidegraph.graph.ir import Call, Op
 from guidegraph.graph.language.syntax import (
     ParsedBroken,
     ParsedChoice,
@@ -28,6 +28,7 @@ from guidegraph.graph.resolution.order import format_cycle, sort_topologically
 from guidegraph.graph.resolution.ports import describe_ports
 from guidegraph.graph.resolution.scope import ResolvedNode, Scope, TypedSource, Unresolved, resolve_link
 from guidegraph.graph.resolution.sub_workflows import resolve_sub_workflow
+from guidegraph.graph.sources import Output, Sources
 from guidegraph.graph.types import PortType, union
 
 WORKFLOW_SUFFIXES = (".yaml", ".yml")

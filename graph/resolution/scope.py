@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, NoReturn
 
 from guidegraph.graph.errors import Problem, suggest
-from guidegraph.graph.ir import Carry, Index, Item, Source
 from guidegraph.graph.language.yaml_tree import Scalar, describe_tree, shorten
 from guidegraph.graph.resolution.link_rule import narrows
+from guidegraph.graph.sources import Carry, Index, Item, Source
 from guidegraph.graph.types import ANY, PortType, namedtuple_fields
 
 INT = PortType((int,))

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from guidegraph.graph.errors import WorkflowError, closest_match, suggest
-from guidegraph.graph.ir import Literal, Op, Parameter
+from guidegraph.graph.ir import Op, Parameter
 from guidegraph.graph.language.syntax import ParsedNode, ParsedWorkflow
 from guidegraph.graph.language.yaml_tree import Scalar, shorten
 from guidegraph.graph.literals import to_absolute_path
@@ -17,6 +17,7 @@ from guidegraph.graph.resolution.block_resolver import BlockContext, BlockResolv
 from guidegraph.graph.resolution.link_rule import narrows
 from guidegraph.graph.resolution.ports import LiteralOrigin
 from guidegraph.graph.resolution.scope import ResolvedNode, Scope, TypedSource
+from guidegraph.graph.sources import Literal
 
 NOT_EMBEDDED = "this workflow is from a stranger and does not include that file"
 MAX_FILES = 32

@@ -10,7 +10,6 @@ from typing import Annotated, Any, TypeAlias
 from annotated_types import Ge
 
 from guidegraph.graph.errors import Mark, suggest
-from guidegraph.graph.ir import Carry, Literal, Source
 from guidegraph.graph.language.syntax import ParsedLoop, ParsedTrain
 from guidegraph.graph.language.yaml_tree import Scalar, shorten, to_python
 from guidegraph.graph.literals import convert_literal
@@ -18,6 +17,7 @@ from guidegraph.graph.node import Port
 from guidegraph.graph.resolution.block_resolver import BlockContext, BlockResolver
 from guidegraph.graph.resolution.link_rule import can_link
 from guidegraph.graph.resolution.scope import INT, Scope
+from guidegraph.graph.sources import Carry, Literal, Source
 from guidegraph.graph.training import precision as training_precision
 from guidegraph.graph.training.fit import OptimisedModel, Training
 from guidegraph.graph.training.options import CHECKPOINT, OWN_OPTIONS, linkable_options, make_port, optimiser_ports

@@ -11,12 +11,13 @@ from inspect import Parameter, signature
 from typing import Any
 
 from guidegraph.graph.errors import Problem, WorkflowError
-from guidegraph.graph.ir import Call, Literal, Many, Op, Output, Source, Sources, walk
+from guidegraph.graph.ir import Call, Op, walk
 from guidegraph.graph.node import SHAPES, WIRED
 from guidegraph.graph.planning.admission import Extents
 from guidegraph.graph.planning.dependencies import find_dependencies
 from guidegraph.graph.planning.digest import is_pure
 from guidegraph.graph.planning.passes import call_trait, check_ports, read_known_arguments
+from guidegraph.graph.sources import Literal, Many, Output, Source, Sources
 
 
 def check_wiring(ops: Iterable[Op], values: Mapping[Source, Any], extents: Extents | None = None) -> None:

@@ -25,9 +25,9 @@ from guidegraph.graph.execution.loop_context import LoopContext
 from guidegraph.graph.execution.preview import is_due, run_preview
 from guidegraph.graph.execution.to_device import to_device
 from guidegraph.graph.hardware.policy import ComputePolicy
-from guidegraph.graph.ir import Carry, Source
 from guidegraph.graph.planning.plan import Plan
 from guidegraph.graph.planning.steps import BodyPlan, Step
+from guidegraph.graph.sources import Carry, Source
 from guidegraph.graph.training.checkpoint import Checkpoint, TrainingProgress, resume_key
 from guidegraph.graph.training.fit import Fit, Training
 from guidegraph.graph.training.precision import autocast, resolve_precision

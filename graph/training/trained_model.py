@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from guidegraph.graph.execution.call import PortError
-from guidegraph.graph.ir import Source
 from guidegraph.graph.literals import convert_literal
+from guidegraph.graph.sources import Source
 from guidegraph.graph.training.fit import OptimisedModel
 from guidegraph.graph.training.live_models import list_trained_parameters, live_copy, update_average
 from guidegraph.graph.training.options import linkable_options

@@ -8,7 +8,8 @@ from typing import Any
 
 from guidegraph.graph.cancellation import CancelToken
 from guidegraph.graph.errors import OutOfTime, Problem
-from guidegraph.graph.ir import Literal, Loop, Op, Param, Source
+from guidegraph.graph.ir import Loop, Op
+from guidegraph.graph.sources import Literal, Param, Source
 from guidegraph.graph.types import is_tensor
 from guidegraph_runtime.limits import (
     LIMIT_NAMES,

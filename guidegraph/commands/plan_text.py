@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from guidegraph.graph.hardware.policy import ComputePolicy
-from guidegraph.graph.ir import Call, Carry, Index, Item, Literal, Loop, Many, Op, Output, Param, Source, Sources, walk
+from guidegraph.graph.ir import Call, Loop, Op, walk
 from guidegraph.graph.planning.batch import BatchCall
 from guidegraph.graph.planning.choice_branches import find_branch_conditions
 from guidegraph.graph.planning.passes import PASSES
 from guidegraph.graph.planning.plan import Plan
 from guidegraph.graph.planning.steps import RegionPlan, Step, flatten_region
 from guidegraph.graph.run_config import RunConfig
+from guidegraph.graph.sources import Carry, Index, Item, Literal, Many, Output, Param, Source, Sources
 from guidegraph.graph.training.fit import Fit
 from guidegraph.graph.trust.effects import Effect
 from guidegraph.graph.trust.policy import drop_dots

@@ -11,23 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from guidegraph.drawing.layout import Key, Wire
-from guidegraph.graph.ir import (
-    Call,
-    Carry,
-    Graph,
-    Index,
-    Item,
-    Literal,
-    Loop,
-    Op,
-    Output,
-    Param,
-    Source,
-    Sources,
-    list_sources,
-    walk,
-)
+from guidegraph.graph.ir import Call, Graph, Loop, Op, walk
 from guidegraph.graph.resolution.loop_types import item_type
+from guidegraph.graph.sources import Carry, Index, Item, Literal, Output, Param, Source, Sources, list_sources
 from guidegraph.graph.training.fit import Fit, OptimisedModel
 from guidegraph.graph.types import ANY, PortType, namedtuple_fields
 

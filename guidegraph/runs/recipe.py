@@ -13,9 +13,10 @@ from pydantic import StrictInt, TypeAdapter, ValidationError
 
 from guidegraph.graph.device_context import DTYPES
 from guidegraph.graph.errors import Mark, Problem, UnwritableOutput, WorkflowError
-from guidegraph.graph.ir import Call, Graph, Param, walk
-from guidegraph.graph.ir import Literal as Constant
+from guidegraph.graph.ir import Call, Graph, walk
 from guidegraph.graph.paths import PACKAGE, find_package_roots, find_shipped_folders
+from guidegraph.graph.sources import Literal as Constant
+from guidegraph.graph.sources import Param
 from guidegraph.graph.trust.file_checks import open_regular
 from guidegraph.graph.trust.limits import LimitExceeded
 from guidegraph.runs.outputs import to_json

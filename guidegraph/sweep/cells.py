@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from guidegraph.graph.frozen_models import copy_frozen
-from guidegraph.graph.ir import Call, Graph, Literal, Many, Param, Sources
+from guidegraph.graph.ir import Call, Graph
 from guidegraph.graph.planning.dependencies import find_dependencies
 from guidegraph.graph.planning.digest import Digests, digest_pairs, digest_strings, is_pure
 from guidegraph.graph.planning.make_choices import make_choices
 from guidegraph.graph.planning.passes import bind_params
 from guidegraph.graph.planning.plan import find_needed_ops
 from guidegraph.graph.run_config import RunConfig
+from guidegraph.graph.sources import Literal, Many, Param, Sources
 from guidegraph.graph.trust.policy import check_effects
 from guidegraph.runs.recipe import portable_value
 

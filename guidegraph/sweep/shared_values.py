@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from guidegraph.graph.execution.cache import MemoryCache, Values
-from guidegraph.graph.ir import Call, Op, Output
+from guidegraph.graph.ir import Call, Op
 from guidegraph.graph.planning.plan import Plan
+from guidegraph.graph.sources import Output
 from guidegraph_runtime.machine.memory import machine_memory
 
 KEPT_FOR = 8

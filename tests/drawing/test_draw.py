@@ -15,21 +15,9 @@ from guidegraph.drawing.diagram import build_diagram
 from guidegraph.drawing.layout import Size, Wire, lay_out
 from guidegraph.drawing.svg import draw_svg
 from guidegraph.graph.errors import Mark
-from guidegraph.graph.ir import (
-    Call,
-    Carry,
-    Graph,
-    GraphOutput,
-    Index,
-    Item,
-    Literal,
-    Loop,
-    Many,
-    Output,
-    Param,
-    Parameter,
-)
+from guidegraph.graph.ir import Call, Graph, GraphOutput, Loop, Parameter
 from guidegraph.graph.node import Port, get_spec
+from guidegraph.graph.sources import Carry, Index, Item, Literal, Many, Output, Param
 from guidegraph.graph.types import ANY, to_port_type
 from tests.paths import ROOT
 from tests.work_counter import growth

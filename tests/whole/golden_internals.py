@@ -9,9 +9,10 @@ from typing import Any
 from unittest.mock import patch
 
 from guidegraph import Workflow
-from guidegraph.graph.ir import Loop, Op, Param, Source, walk
+from guidegraph.graph.ir import Loop, Op, walk
 from guidegraph.graph.planning import digest
 from guidegraph.graph.planning.digest import Digests
+from guidegraph.graph.sources import Param, Source
 from guidegraph.graph.training.checkpoint import resume_key
 from guidegraph.graph.training.fit import Fit
 from guidegraph.graph.training.resume import read_state

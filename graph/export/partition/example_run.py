@@ -13,13 +13,14 @@ from guidegraph.graph.execution.loop_context import LoopContext
 from guidegraph.graph.export.partition.example_values import ExampleValues
 from guidegraph.graph.export.partition.leaves import tensor_leaves
 from guidegraph.graph.frozen_models import freeze
-from guidegraph.graph.ir import Choice, Op, Output, Source
+from guidegraph.graph.ir import Choice, Op
 from guidegraph.graph.memory.weights import find_models
 from guidegraph.graph.planning.choice_branches import choose_branch, find_next_choices
 from guidegraph.graph.planning.make_choices import make_choices
 from guidegraph.graph.planning.passes import follow_aliases, prune
 from guidegraph.graph.planning.plan import Plan
 from guidegraph.graph.planning.steps import Step, flatten_region
+from guidegraph.graph.sources import Output, Source
 from guidegraph.graph.training.run_training import run_training
 
 

@@ -10,7 +10,8 @@ from typing import Any
 from guidegraph.graph.export.errors import ExportError
 from guidegraph.graph.export.partition.leaves import Leaf, base_name, plain_fields, tensor_leaves
 from guidegraph.graph.export.partition.subgraph import ExampleValue, is_number
-from guidegraph.graph.ir import Carry, Index, Item, Literal, Loop, Op, Output, Param, Source
+from guidegraph.graph.ir import Loop, Op
+from guidegraph.graph.sources import Carry, Index, Item, Literal, Output, Param, Source
 from guidegraph.graph.types import PortType, Tensor, is_tensor
 
 

@@ -18,7 +18,8 @@ from guidegraph.graph.export.partition.leaves import plain_fields, tensor_leaves
 from guidegraph.graph.export.partition.stages import Stage, group_stages
 from guidegraph.graph.export.partition.subgraph import ExampleValue, PartPlan, is_number, plan_part
 from guidegraph.graph.export.partition.unread_inputs import find_unread_inputs
-from guidegraph.graph.ir import Call, Carry, Choice, Loop, Op, Output, Param, Source
+from guidegraph.graph.ir import Call, Choice, Loop, Op
+from guidegraph.graph.sources import Carry, Output, Param, Source
 from guidegraph_runtime.bundle.manifest import Operation
 
 

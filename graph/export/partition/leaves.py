@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
-from guidegraph.graph.ir import Carry, Index, Item, Output, Param, Source
+from guidegraph.graph.sources import Carry, Index, Item, Output, Param, Source
 from guidegraph.graph.types import PortType, SequenceOf, Tensor, is_tensor
 
 DYNAMIC: Mapping[str, str] = {

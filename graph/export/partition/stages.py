@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from guidegraph.graph.ir import Call, Op, Output, Source
+from guidegraph.graph.ir import Call, Op
 from guidegraph.graph.planning.choice_branches import find_branch_conditions
+from guidegraph.graph.sources import Output, Source
 
 
 @dataclass(frozen=True)

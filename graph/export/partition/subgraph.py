@@ -9,9 +9,10 @@ from typing import Any
 from guidegraph.graph.export.partition.leaves import DYNAMIC, Axes, Leaf, rebuild, tensor_leaves
 from guidegraph.graph.export.partition.precision import cast_models
 from guidegraph.graph.export.partition.traced_run import run_traced
-from guidegraph.graph.ir import Call, Op, Output, Source
+from guidegraph.graph.ir import Call, Op
 from guidegraph.graph.memory.weights import find_models
 from guidegraph.graph.planning.steps import flatten_region
+from guidegraph.graph.sources import Output, Source
 from guidegraph.graph.types import PortType
 
 FEW_SAMPLES = 2

@@ -11,8 +11,8 @@ from guidegraph.graph.errors import NodeError
 from guidegraph.graph.execution.call import invoke_batch, invoke_call, node_error
 from guidegraph.graph.execution.interpreter import interpret
 from guidegraph.graph.execution.join_calls import Sizes
-from guidegraph.graph.ir import Source
 from guidegraph.graph.planning.steps import RegionPlan, Step
+from guidegraph.graph.sources import Source
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -14,8 +14,9 @@ from typing import Any
 from guidegraph.graph.export.partition.guards import replace_field
 from guidegraph.graph.export.partition.leaves import plain_fields
 from guidegraph.graph.export.partition.subgraph import ExampleValue
-from guidegraph.graph.ir import Call, Many, Op, Source
+from guidegraph.graph.ir import Call, Op
 from guidegraph.graph.planning.passes import find_unneeded_ports
+from guidegraph.graph.sources import Many, Source
 
 MOST_FLAGS = 10
 

@@ -8,10 +8,11 @@ from typing import Any
 
 from guidegraph.graph.acceleration.part_values import Unsuitable, digest_model
 from guidegraph.graph.acceleration.parts import StepGroup, explain_outside, group_steps, model_sources
-from guidegraph.graph.ir import Loop, Op, Output, node_id
+from guidegraph.graph.ir import Loop, Op, node_id
 from guidegraph.graph.planning.plan import Plan
 from guidegraph.graph.planning.steps import BodyPlan, RegionPlan
 from guidegraph.graph.run_config import ACCELERATORS
+from guidegraph.graph.sources import Output
 from guidegraph.graph.training.fit import Fit
 
 Row = dict[str, Any]

@@ -13,9 +13,10 @@ from torch import Tensor
 from guidegraph.graph.errors import Mark, NodeError
 from guidegraph.graph.export.onnx.axes import Axis
 from guidegraph.graph.export.partition.leaves import tensor_leaves
-from guidegraph.graph.ir import Call, Graph, Literal, Output, Param, Parameter, Sources
+from guidegraph.graph.ir import Call, Graph, Parameter
 from guidegraph.graph.ir import GraphOutput as Wanted
 from guidegraph.graph.port_kinds import port_kinds
+from guidegraph.graph.sources import Literal, Output, Param, Sources
 from guidegraph.graph.types import is_tensor
 from guidegraph.testing.arguments import Arguments, call_node, make_arguments, output_leaves, require_traceable
 from guidegraph.testing.batches import batch_size, take_sample, widen

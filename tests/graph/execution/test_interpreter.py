@@ -17,12 +17,13 @@ from guidegraph.graph.execution.call import invoke
 from guidegraph.graph.execution.interpreter import fill_slots, interpret
 from guidegraph.graph.execution.run import RunConfig, run
 from guidegraph.graph.export.partition.traced_run import run_traced
-from guidegraph.graph.ir import Graph, Output
+from guidegraph.graph.ir import Graph
 from guidegraph.graph.node import get_spec
 from guidegraph.graph.planning.plan import Plan, compile_plan
 from guidegraph.graph.planning.steps import RegionPlan, Step, flatten_region
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.resolution.load import build
+from guidegraph.graph.sources import Output
 
 references: list[weakref.ref[Any]] = []
 alive: list[bool] = []

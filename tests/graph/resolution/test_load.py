@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from guidegraph.graph.errors import Problem, WorkflowError
-from guidegraph.graph.ir import Call, Graph, Literal, Output, Param
+from guidegraph.graph.ir import Call, Graph
 from guidegraph.graph.resolution.load import build
+from guidegraph.graph.sources import Literal, Output, Param
 from guidegraph.graph.types import ANY, PortType, SequenceOf, to_port_type
 from tests.graph.toys import REGISTRY, Colour, Picture
 

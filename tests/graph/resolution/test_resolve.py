@@ -8,22 +8,9 @@ from typing import Any
 import pytest
 
 from guidegraph.graph.errors import WorkflowError
-from guidegraph.graph.ir import (
-    Call,
-    Carry,
-    Graph,
-    Index,
-    Item,
-    Literal,
-    Loop,
-    Many,
-    Output,
-    Param,
-    Source,
-    Sources,
-    walk,
-)
+from guidegraph.graph.ir import Call, Graph, Loop, walk
 from guidegraph.graph.resolution.load import build
+from guidegraph.graph.sources import Carry, Index, Item, Literal, Many, Output, Param, Source, Sources
 from guidegraph.graph.training.fit import Fit
 from guidegraph.graph.types import PortType, Tensor, to_port_type
 from tests.graph.toys import REGISTRY, Model, Picture

@@ -246,7 +246,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
 
 
 def test_warm_up_and_decay_follow_the_step(tmp_path: Path) -> None:
-    from guidegraph.graph.ir import Literal
+    from guidegraph.graph.sources import Literal
     from guidegraph.graph.training.fit import OptimisedModel
     from guidegraph.graph.training.trained_model import learning_rate
 

@@ -16,7 +16,7 @@ from guidegraph.graph.export.partition.free_axes import find_free_axes, separate
 from guidegraph.graph.export.partition.guards import find_guards
 from guidegraph.graph.export.partition.leaves import rebuild
 from guidegraph.graph.export.partition.subgraph import ExampleValue, PartInput, PartPlan, name_axes, plan_part
-from guidegraph.graph.ir import Output, Param
+from guidegraph.graph.sources import Output, Param
 from guidegraph.graph.types import register_structured, structured
 from guidegraph.nodes.types import Condition
 from guidegraph_runtime.bundle.manifest_types import Operation, Part

@@ -1,0 +1,80 @@
+"""The sources that ports and settings of a validated graph read: outputs, parameters, carries, items and constants."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Output:
+    """An output of another operation; ``op`` is its key."""
+
+    op: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Param:
+    """The value of a workflow parameter, known once the run is bound."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Carry:
+    """The current value of a loop's carry, inside its body; ``loop`` is the loop's key."""
+
+    loop: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Item:
+    """The loop's current item, or one field of it."""
+
+    loop: str
+    field: str | None = None
+
+
+@dataclass(frozen=True)
+class Index:
+    """The iteration number, from 0."""
+
+    loop: str
+
+
+@dataclass(frozen=True, eq=False)
+class Literal:
+    """A validated constant."""
+
+    value: Any
+
+
+Source = Output | Param | Carry | Item | Index | Literal
+
+
+@dataclass(frozen=True)
+class Many:
+    """A list of links: the sources of a port that takes a sequence, in order."""
+
+    sources: tuple[Source, ...]
+
+
+Sources = Source | Many
+
+
+def list_sources(sources: Sources) -> tuple[Source, ...]:
+    """All sources of a port: those of a list of links, or the only one."""
+    return sources.sources if isinstance(sources, Many) else (sources,)
+
+
+def map_sources(change: Callable[[Source], Source], sources: Sources) -> Sources:
+    """The sources of a port with each replaced by ``change(source)``."""
+    return Many(tuple(map(change, sources.sources))) if isinstance(sources, Many) else change(sources)
+
+
+def map_links(links: Mapping[str, Source], change: Callable[[Source], Source]) -> dict[str, Source]:
+    """Links by name, with each source replaced by ``change(source)``."""
+    return {name: change(source) for name, source in links.items()}
