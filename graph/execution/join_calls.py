@@ -64,7 +64,7 @@ def call_as_batch(
         for args, by_name in calls
     ]
     lengths = sizes.find_lengths([[leaf for leaves, _ in values for leaf in leaves] for values in flat])
-    if lengths is None or _list_per_sample(*calls[0], batchable, lengths, sizes):
+    if lengths is None or _has_sample_entries(*calls[0], batchable, lengths, sizes):
         return None
     joined_args, joined_by_name = list(calls[0][0]), dict(calls[0][1])
     for i, port in enumerate(batchable):
@@ -78,22 +78,19 @@ def call_as_batch(
     return _split(function(*joined_args, **joined_by_name), lengths, sizes)
 
 
-def _list_per_sample(
+def _has_sample_entries(
     args: Sequence[Any],
     by_name: Mapping[str, Any],
     batchable: Sequence[int | str],
     lengths: Sequence[Any],
     sizes: Sizes,
-) -> list[int | str]:
-    """The arguments that are not joined and are tensors with an entry for each sample of some call."""
+) -> bool:
+    """Whether an argument that is not joined is a tensor with an entry for each sample of some call."""
     from torch import Tensor
 
     arguments: list[tuple[int | str, Any]] = [*enumerate(args), *by_name.items()]
-    return [
-        port
-        for port, value in arguments
-        if isinstance(value, Tensor) and port not in batchable and any(sizes.has_batch(value, n) for n in lengths)
-    ]
+    kept_apart = [value for port, value in arguments if isinstance(value, Tensor) and port not in batchable]
+    return any(sizes.has_batch(value, length) for value in kept_apart for length in lengths)
 
 
 _UNFIT = object()
