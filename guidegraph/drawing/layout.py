@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from graphlib import TopologicalSorter
 from typing import TypeAlias
+
+from guidegraph.graph.planning.topological_order import order_by_edges
 
 Key: TypeAlias = Hashable
 SWEEPS = 12
@@ -100,7 +101,7 @@ def _assign_layers(sizes: Mapping[Key, Size], wires: Iterable[Wire], first: set[
         before[wire.target].add(wire.source)
         following[wire.source].add(wire.target)
     layer: dict[Key, int] = {}
-    order = list(TopologicalSorter(before).static_order())
+    order = order_by_edges(following)
     start = 1 if first else 0
     for key in order:
         layer[key] = 0 if key in first else max((layer[p] + 1 for p in before[key]), default=start)
