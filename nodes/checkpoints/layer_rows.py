@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,17 +25,23 @@ class LayerRows:
 
     def arrange(self, tensor: Tensor) -> Tensor:
         """Rows of the file in the order of the network."""
-        return torch.cat(tensor.chunk(2)[::-1]) if self.swapped else tensor
+        return torch.cat(tensor.chunk(2)[::-1]) if self.swapped and tensor.ndim else tensor
 
     def select(self, weight: Tensor) -> Tensor:
         """The rows of a network's weight, a view."""
         return weight if self.count is None else weight[self.start : self.start + self.count]
 
 
+def have_equal_rows(tensors: Sequence[Tensor]) -> bool:
+    """Whether the rows of tensors have one shape, so that they can be joined along the first axis."""
+    return all(tensor.ndim for tensor in tensors) and len({tensor.shape[1:] for tensor in tensors}) == 1
+
+
 def join_rows(tensors: Mapping[str, Tensor], layers: Mapping[str, LayerRows]) -> dict[str, Tensor]:
     """Rename the weights and biases of a file's layers to the network's, and join those that are rows of one.
 
-    Unknown names stay, and so do the layers of a weight of which some rows are missing; they are left over in filling.
+    Unknown names stay, and so do the layers of a weight of which rows are missing or of another width; they are left
+    over in filling.
     """
     needed = Counter(rows.layer for rows in layers.values())
     parts: dict[str, dict[int, tuple[str, Tensor]]] = {}
@@ -49,7 +55,8 @@ def join_rows(tensors: Mapping[str, Tensor], layers: Mapping[str, LayerRows]) ->
         parts.setdefault(f"{rows.layer}.{end}", {})[rows.start] = (name, rows.arrange(tensor))
     for name, pieces in parts.items():
         ordered = [tensor for _, (_, tensor) in sorted(pieces.items())]
-        if len(ordered) == needed[name.rpartition(".")[0]]:
+        is_whole = len(ordered) == needed[name.rpartition(".")[0]]
+        if is_whole and have_equal_rows(ordered):
             joined[name] = ordered[0] if len(ordered) == 1 else torch.cat(ordered)
         else:
             joined |= dict(pieces.values())

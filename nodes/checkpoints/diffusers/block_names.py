@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from guidegraph.nodes.checkpoints.layer_rows import have_equal_rows
+
 
 def rename_layer(name: str, layers: Mapping[str, str]) -> str:
     """The name of a weight after that of its layer was replaced; unknown names stay."""
@@ -22,13 +24,16 @@ def join_qkv(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def join_parts(tensors: Mapping[str, Tensor], letters: str, name: str) -> dict[str, Tensor]:
-    """Join weights or biases of layers that are named by these letters to those of one layer with this name."""
+    """Join weights or biases of layers that are named by these letters to those of one layer with this name.
+
+    Layers of which one is missing, or of another width, stay and are left over in filling.
+    """
     joined = dict(tensors)
     for first in tensors:
         owner, _, end = first.rpartition(".")
         if not owner.endswith(f".{letters[0]}"):
             continue
         parts = [f"{owner[:-1]}{letter}.{end}" for letter in letters]
-        if all(part in tensors for part in parts):
+        if all(part in tensors for part in parts) and have_equal_rows([tensors[part] for part in parts]):
             joined[f"{owner[:-1]}{name}.{end}"] = torch.cat([joined.pop(part) for part in parts])
     return joined

@@ -13,7 +13,7 @@ from torch import Tensor
 from guidegraph.nodes.checkpoints.config_values import read_integer, read_number
 from guidegraph.nodes.checkpoints.diffusers.block_names import join_qkv, rename_layer
 from guidegraph.nodes.checkpoints.diffusers.config import check_config
-from guidegraph.nodes.checkpoints.transformers.dit import build_config
+from guidegraph.nodes.checkpoints.transformers.measure import build_config
 from guidegraph.nodes.models.transformers.dit import DiTConfig
 from guidegraph.nodes.types import PredictionKind
 
@@ -68,6 +68,8 @@ def read_dit_config(config: Mapping[str, Any], path: Path, kind: PredictionKind)
     heads = read_integer(config, "num_attention_heads", 16, path)
     width = heads * read_integer(config, "attention_head_dim", 72, path)
     return build_config(
+        DiTConfig,
+        "DiT",
         str(path),
         in_channels=channels,
         out_channels=channels if config.get("out_channels") is None else read_integer(config, "out_channels", 4, path),

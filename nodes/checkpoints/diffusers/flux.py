@@ -9,10 +9,11 @@ from typing import Any
 
 from torch import Tensor
 
-from guidegraph.nodes.checkpoints.config_values import read_flag, read_integer
+from guidegraph.nodes.checkpoints.config_values import read_flag, read_integer, read_numbers
 from guidegraph.nodes.checkpoints.diffusers.config import check_config
 from guidegraph.nodes.checkpoints.layer_rows import LayerRows, join_rows
-from guidegraph.nodes.checkpoints.transformers.flux import PATCH, build_flux_config
+from guidegraph.nodes.checkpoints.transformers.flux import PATCH
+from guidegraph.nodes.checkpoints.transformers.measure import build_config
 from guidegraph.nodes.models.transformers.flux import FluxConfig
 from guidegraph.nodes.types import PredictionKind
 
@@ -68,14 +69,13 @@ def read_flux_config(config: Mapping[str, Any], path: Path, kind: PredictionKind
     outputs = inputs if config.get("out_channels") is None else read_integer(config, "out_channels", 64, path)
     heads = read_integer(config, "num_attention_heads", 24, path)
     width = heads * read_integer(config, "attention_head_dim", 128, path)
-    axes = config.get("axes_dims_rope", AXES)
-    if not isinstance(axes, list | tuple) or not all(isinstance(axis, int) for axis in axes):
-        raise ValueError(f"'{path}': 'axes_dims_rope' is {axes!r:.60}; expected a list of three whole numbers")
     if inputs % area or outputs % area or inputs < outputs:
         raise ValueError(
             f"'{path}': {inputs} channels in and {outputs} out are not those of packed patches of {PATCH} × {PATCH}"
         )
-    return build_flux_config(
+    return build_config(
+        FluxConfig,
+        "Flux",
         str(path),
         in_channels=outputs // area,
         spatial_channels=(inputs - outputs) // area,
@@ -87,7 +87,7 @@ def read_flux_config(config: Mapping[str, Any], path: Path, kind: PredictionKind
         hidden=MLP_RATIO * width,
         context_dim=read_integer(config, "joint_attention_dim", 4096, path),
         vector_dim=read_integer(config, "pooled_projection_dim", 768, path),
-        axes=tuple(axes),
+        axes=read_numbers(config, "axes_dims_rope", AXES, path, integers=True),
         guidance=read_flag(config, "guidance_embeds", False, path),
         kind=kind,
     )

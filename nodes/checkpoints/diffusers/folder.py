@@ -24,11 +24,14 @@ from guidegraph.nodes.checkpoints.diffusers.text import (
 )
 from guidegraph.nodes.checkpoints.guided_diffusion import build_schedule
 from guidegraph.nodes.checkpoints.load_options import LoadOptions
+from guidegraph.nodes.checkpoints.read_tensors import read_tensors
 from guidegraph.nodes.checkpoints.transformers.dit import build_dit
-from guidegraph.nodes.checkpoints.transformers.flux import build_flux, load_flux_file
+from guidegraph.nodes.checkpoints.transformers.flux import build_flux, is_flux
+from guidegraph.nodes.checkpoints.transformers.flux import load_flux as load_flux_file
 from guidegraph.nodes.checkpoints.transformers.pixart import build_pixart
 from guidegraph.nodes.checkpoints.transformers.sd3 import FLOW, build_mmdit
-from guidegraph.nodes.checkpoints.transformers.z_image import build_z_image, load_z_image_file
+from guidegraph.nodes.checkpoints.transformers.z_image import build_z_image, is_z_image
+from guidegraph.nodes.checkpoints.transformers.z_image import load_z_image as load_z_image_file
 from guidegraph.nodes.types import PredictionKind
 
 INDEX = "model_index.json"
@@ -91,8 +94,8 @@ def _refuse_settings(folder: Path, options: LoadOptions) -> None:
 
 def _refuse_pipeline_settings(folder: Path, transformer: str | None, options: LoadOptions) -> None:
     """Raise ``ValueError`` for settings that a pipeline with a transformer of this class, or none, has no use for."""
-    if transformer == flux.CLASS and not options.t5:
-        raise ValueError(f"'{folder}' is Flux.1, which takes its tokens from T5 alone: leave t5 out")
+    if transformer in (flux.CLASS, *pixart.CLASSES) and not options.t5:
+        raise ValueError(f"'{folder}' is of a model that takes its tokens from T5 alone: leave t5 out")
     if transformer != sd3.CLASS:
         options.refuse_t5(str(folder))
     if options.transformer is not None and transformer not in REPLACEABLE:
@@ -106,8 +109,18 @@ def _load_transformer(folder: Path, name: str, kind: PredictionKind, options: Lo
     """Load the denoiser of a pipeline, from the file or folder that the options name, if any. name: its class."""
     path = options.transformer
     if path is not None and not path.is_dir():
-        return REPLACEABLE[name](path, options)
+        return _load_replacement(path, name, options)
     return TRANSFORMERS[name](folder / "transformer" if path is None else path, kind, options.ema)
+
+
+def _load_replacement(path: Path, name: str, options: LoadOptions) -> dict[str, Any]:
+    """Load the denoiser alone of a transformer's single file. Raises ``ValueError`` for a file of another class."""
+    family, is_family, load_file = REPLACEABLE[name]
+    tensors = read_tensors(path, averages=options.ema)
+    if not is_family(tensors):
+        listing = ", ".join(sorted(tensors)[:4])
+        raise ValueError(f"'{path}' is no transformer of {family}: found {len(tensors)} tensors, {listing}")
+    return {"denoiser": load_file(tensors, path, options)["denoiser"]}
 
 
 def _load_text(
@@ -155,7 +168,7 @@ def load_sd3(folder: Path, kind: PredictionKind, ema: bool) -> dict[str, Any]:
     """Load the `denoiser` of the folder of Stable Diffusion 3's transformer."""
     path = folder / "config.json"
     config = sd3.read_sd3_config(read_json(path), path, kind)
-    return build_mmdit(config, sd3_tensors(read_component(folder, ema), config.depth), str(folder))
+    return build_mmdit(config, sd3_tensors(read_component(folder, ema), config), str(folder))
 
 
 def load_flux(folder: Path, kind: PredictionKind, ema: bool) -> dict[str, Any]:
@@ -188,8 +201,11 @@ TRANSFORMERS = {
 }
 """Loaders of a transformer's folder, by its class."""
 
-REPLACEABLE = {flux.CLASS: load_flux_file, z_image.CLASS: load_z_image_file}
-"""Loaders of a transformer's single file, for pipelines that may take it for their own."""
+REPLACEABLE = {
+    flux.CLASS: ("Flux.1", is_flux, load_flux_file),
+    z_image.CLASS: ("Z-Image", is_z_image, load_z_image_file),
+}
+"""Transformers that may be another file's, by class: what they are called, the test of a file, and its loader."""
 
 FLOWS = (sd3.CLASS, flux.CLASS, z_image.CLASS)
 """Transformers whose prediction is a flow's, where no scheduler tells it."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from guidegraph.nodes.checkpoints.config_values import read_integer, read_number
 from guidegraph.nodes.checkpoints.diffusers.block_names import join_parts, join_qkv, rename_layer
 from guidegraph.nodes.checkpoints.diffusers.config import check_config
-from guidegraph.nodes.checkpoints.transformers.pixart import build_pixart_config
+from guidegraph.nodes.checkpoints.transformers.measure import build_config
 from guidegraph.nodes.models.transformers.pixart import PixArtConfig
 from guidegraph.nodes.types import PredictionKind
 
@@ -86,7 +86,9 @@ def read_pixart_config(config: Mapping[str, Any], path: Path, kind: PredictionKi
     scale = float(max(sample_size // SCALED, 1))
     if config.get("interpolation_scale") is not None:
         scale = read_number(config, "interpolation_scale", scale, path)
-    return build_pixart_config(
+    return build_config(
+        PixArtConfig,
+        "PixArt",
         str(path),
         in_channels=channels,
         out_channels=channels if config.get("out_channels") is None else read_integer(config, "out_channels", 8, path),

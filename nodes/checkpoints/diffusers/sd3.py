@@ -8,7 +8,7 @@ from typing import Any
 
 from guidegraph.nodes.checkpoints.config_values import read_integer
 from guidegraph.nodes.checkpoints.diffusers.config import check_config
-from guidegraph.nodes.checkpoints.transformers.sd3 import build_mmdit_config
+from guidegraph.nodes.checkpoints.transformers.measure import build_config
 from guidegraph.nodes.models.transformers.mmdit import MMDiTConfig
 from guidegraph.nodes.types import PredictionKind
 
@@ -37,7 +37,9 @@ def read_sd3_config(config: Mapping[str, Any], path: Path, kind: PredictionKind)
     dual = config.get("dual_attention_layers", ())
     if not isinstance(dual, list | tuple) or not all(isinstance(index, int) for index in dual):
         raise ValueError(f"'{path}': 'dual_attention_layers' is {dual!r:.60}; expected a list of whole numbers")
-    return build_mmdit_config(
+    return build_config(
+        MMDiTConfig,
+        "MMDiT",
         str(path),
         in_channels=channels,
         out_channels=channels if config.get("out_channels") is None else read_integer(config, "out_channels", 16, path),

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
-from guidegraph.nodes.checkpoints.diffusers.block_names import join_qkv, rename_layer
-from guidegraph.nodes.checkpoints.layer_rows import LayerRows
+from guidegraph.nodes.checkpoints.layer_rows import LayerRows, join_rows
 from guidegraph.nodes.models.transformers.mmdit import MMDiTConfig
 
 QKV = ("q", "k", "v")
+TABLES = {"pos_embed.pos_embed": "pos_embed"}
+"""Tensors that are no weight or bias of a layer."""
+
 LAYERS = {
     "pos_embed.proj": "x_embedder.proj",
-    "pos_embed.pos_embed": "pos_embed",
+    "context_embedder": "context_embedder",
     "time_text_embed.timestep_embedder.linear_1": "t_embedder.mlp.0",
     "time_text_embed.timestep_embedder.linear_2": "t_embedder.mlp.2",
     "time_text_embed.text_embedder.linear_1": "y_embedder.mlp.0",
@@ -46,7 +46,6 @@ BLOCK_LAYERS = {
 def sd3_layers(config: MMDiTConfig) -> dict[str, LayerRows]:
     """The network's layers by their names in diffusers, and those of blocks that a network of this config lacks."""
     layers = {theirs: LayerRows(ours) for theirs, ours in LAYERS.items()}
-    layers["context_embedder"] = LayerRows("context_embedder")
     layers["norm_out.linear"] = LayerRows("final_layer.adaLN_modulation.1", swapped=True)  # scale before shift
     for index in range(config.depth):
         for theirs, ours in BLOCK_LAYERS.items():
@@ -61,20 +60,9 @@ def sd3_layers(config: MMDiTConfig) -> dict[str, LayerRows]:
     return layers
 
 
-def sd3_tensors(tensors: Mapping[str, Tensor], depth: int) -> dict[str, Tensor]:
-    """Rename tensors of diffusers to the names of the single file; unknown names stay, and are left over in filling.
+def sd3_tensors(tensors: Mapping[str, Tensor], config: MMDiTConfig) -> dict[str, Tensor]:
+    """Rename tensors of diffusers to the names of the single file, and join queries, keys and values.
 
-    depth: blocks. Where only a shift and a scale are left, diffusers stores the scale first: they are swapped.
+    Unknown names stay, and are left over in filling.
     """
-    renamed: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        match = re.match(r"transformer_blocks\.(\d+)\.(.+)$", name)
-        if match is None:
-            renamed[rename_layer(name, LAYERS)] = tensor
-        else:
-            renamed[f"joint_blocks.{match[1]}.{rename_layer(match[2], BLOCK_LAYERS)}"] = tensor
-    for layer in (f"joint_blocks.{depth - 1}.context_block.adaLN_modulation.1", "final_layer.adaLN_modulation.1"):
-        for name in (f"{layer}.weight", f"{layer}.bias"):
-            if name in renamed:
-                renamed[name] = torch.cat(renamed[name].chunk(2)[::-1])
-    return join_qkv(renamed)
+    return join_rows({TABLES.get(name, name): tensor for name, tensor in tensors.items()}, sd3_layers(config))

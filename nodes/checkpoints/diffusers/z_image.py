@@ -8,10 +8,11 @@ from typing import Any
 
 from torch import Tensor
 
-from guidegraph.nodes.checkpoints.config_values import read_integer
+from guidegraph.nodes.checkpoints.config_values import read_integer, read_numbers
 from guidegraph.nodes.checkpoints.diffusers.config import check_config
 from guidegraph.nodes.checkpoints.layer_rows import LayerRows, join_rows
-from guidegraph.nodes.checkpoints.transformers.z_image import PATCH, build_z_image_config
+from guidegraph.nodes.checkpoints.transformers.measure import build_config
+from guidegraph.nodes.checkpoints.transformers.z_image import PATCH
 from guidegraph.nodes.models.transformers.z_image import ROTARY_BASE, TIME_RANGE, ZImageConfig
 from guidegraph.nodes.types import PredictionKind
 
@@ -47,10 +48,9 @@ def read_z_image_config(config: Mapping[str, Any], path: Path, kind: PredictionK
     width, heads = read_integer(config, "dim", 3840, path), read_integer(config, "n_heads", 30, path)
     if read_integer(config, "n_kv_heads", heads, path) != heads:
         raise ValueError(f"'{path}': 'n_kv_heads' is not 'n_heads', {heads}: heads that share keys are not supported")
-    axes = config.get("axes_dims", AXES)
-    if not isinstance(axes, list | tuple) or not all(isinstance(axis, int) for axis in axes):
-        raise ValueError(f"'{path}': 'axes_dims' is {axes!r:.60}; expected a list of three whole numbers")
-    return build_z_image_config(
+    return build_config(
+        ZImageConfig,
+        "Z-Image",
         str(path),
         in_channels=read_integer(config, "in_channels", 16, path),
         patch=PATCH,
@@ -60,7 +60,7 @@ def read_z_image_config(config: Mapping[str, Any], path: Path, kind: PredictionK
         heads=heads,
         hidden=int(width / 3 * 8),
         context_dim=read_integer(config, "cap_feat_dim", 2560, path),
-        axes=tuple(axes),
+        axes=read_numbers(config, "axes_dims", AXES, path, integers=True),
         kind=kind,
     )
 

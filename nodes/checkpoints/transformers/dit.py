@@ -15,6 +15,7 @@ from guidegraph.nodes.checkpoints.load_options import LoadOptions
 from guidegraph.nodes.checkpoints.transformers.measure import (
     PATCHES,
     POSITIONS,
+    build_config,
     measure_patches,
     measure_side,
     read_heads,
@@ -65,16 +66,10 @@ def load_dit(tensors: Mapping[str, Tensor], path: Path, options: LoadOptions) ->
             f"tensors do not tell {', '.join(unset)}: set them on checkpoint.load as it was trained"
         )
     kind = "eps" if options.prediction == "auto" else options.prediction
-    config = build_config(source, **measured, grid=measure_side(tensors, source), heads=heads, kind=kind)
+    config = build_config(
+        DiTConfig, "DiT", source, **measured, grid=measure_side(tensors, source), heads=heads, kind=kind
+    )
     return build_dit(config, tensors, source) | {"schedule": build_schedule(schedule)}
-
-
-def build_config(source: str, **settings: Any) -> DiTConfig:
-    """Build the config of a DiT. Raises ``ValueError`` that names the file."""
-    try:
-        return DiTConfig(**settings)
-    except ValueError as error:
-        raise ValueError(f"'{source}' describes no DiT that can be built: {error}") from None
 
 
 def build_dit(config: DiTConfig, tensors: Mapping[str, Tensor], source: str) -> dict[str, Any]:

@@ -13,15 +13,19 @@ from torch import Tensor
 
 from guidegraph.nodes.checkpoints.filling import build_filled
 from guidegraph.nodes.checkpoints.load_options import LoadOptions
-from guidegraph.nodes.checkpoints.read_tensors import read_tensors
-from guidegraph.nodes.checkpoints.tensor_names import numbers_in_names, strip_prefix
-from guidegraph.nodes.checkpoints.transformers.measure import measure_shape, refuse_settings
+from guidegraph.nodes.checkpoints.tensor_names import numbers_in_names
+from guidegraph.nodes.checkpoints.transformers.measure import (
+    PREFIX,
+    build_config,
+    measure_shape,
+    refuse_settings,
+    strip_transformer,
+)
 from guidegraph.nodes.models.transformers.denoiser import FluxDenoiser
 from guidegraph.nodes.models.transformers.flux import Flux, FluxConfig
 from guidegraph.nodes.sampling.schedule import flow
 from guidegraph.nodes.types import PredictionKind
 
-PREFIX = "model.diffusion_model."
 OTHER_PARTS = ("vae.", "text_encoders.")
 """Beginnings of the names of the autoencoder and the text encoders in the same file, which are not loaded."""
 
@@ -47,8 +51,8 @@ def load_flux(tensors: Mapping[str, Tensor], path: Path, options: LoadOptions) -
     """Load the `denoiser` and the `schedule` of a single file of Flux.1, frozen, on the run's device and in its dtype.
 
     The schedule has no shift, which depends on the size of the picture and on the model. The file's autoencoder and
-    text encoders are not loaded. Raises ``ValueError`` that names the file for settings that
-    it has no use for, heads of a width that was not released, and keys that are missing, left over or of another shape.
+    text encoders are not loaded. Raises ``ValueError`` that names the file for settings that it has no use for, heads
+    of a width that was not released, and keys that are missing, left over or of another shape.
     """
     source = str(path)
     refuse_settings(source, "a transformer of Flux.1", options)
@@ -56,36 +60,12 @@ def load_flux(tensors: Mapping[str, Tensor], path: Path, options: LoadOptions) -
         raise ValueError(f"'{source}' is Flux.1, whose norms tell its heads: leave heads and head_channels out")
     if options.noise_schedule != "auto":
         raise ValueError(f"'{source}' is Flux.1, a flow, which has no β: leave noise_schedule out")
-    weights = select_transformer(tensors, source)
+    weights = strip_transformer(tensors, MARK, OTHER_PARTS, source)
     settings = measure_flux(weights, source)
     if options.prediction != "auto":
         settings["kind"] = options.prediction
-    return build_flux(build_flux_config(source, **settings), weights, source) | {"schedule": flow()}
-
-
-def load_flux_file(path: Path, options: LoadOptions) -> dict[str, Any]:
-    """Load the `denoiser` alone of a single file of Flux.1; see `load_flux`. Raises ``ValueError`` for other files."""
-    tensors = read_tensors(path, averages=options.ema)
-    if not is_flux(tensors):
-        listing = ", ".join(sorted(tensors)[:4])
-        raise ValueError(f"'{path}' is no transformer of Flux.1: found {len(tensors)} tensors, {listing}")
-    return {"denoiser": load_flux(tensors, path, options)["denoiser"]}
-
-
-def select_transformer(tensors: Mapping[str, Tensor], source: str) -> Mapping[str, Tensor]:
-    """The transformer's tensors, without the prefix that they have in a file with other parts.
-
-    Raises ``ValueError`` that names the tensors of no known part.
-    """
-    if PREFIX + MARK not in tensors:
-        return tensors
-    unknown = [name for name in tensors if not name.startswith((PREFIX, *OTHER_PARTS))]
-    if unknown:
-        raise ValueError(
-            f"'{source}' holds {len(unknown)} tensors that no known part has: {', '.join(sorted(unknown)[:4])}. It "
-            "is of another architecture: nothing was loaded"
-        )
-    return strip_prefix(tensors, PREFIX)
+    config = build_config(FluxConfig, "Flux", source, **settings)
+    return build_flux(config, weights, source) | {"schedule": flow()}
 
 
 def measure_flux(tensors: Mapping[str, Tensor], source: str) -> dict[str, Any]:
@@ -116,14 +96,6 @@ def measure_flux(tensors: Mapping[str, Tensor], source: str) -> dict[str, Any]:
         "axes": AXES[head],
         "guidance": GUIDANCE in tensors,
     }
-
-
-def build_flux_config(source: str, **settings: Any) -> FluxConfig:
-    """Build the config of a Flux. Raises ``ValueError`` that names the file."""
-    try:
-        return FluxConfig(**settings)
-    except ValueError as error:
-        raise ValueError(f"'{source}' describes no Flux that can be built: {error}") from None
 
 
 def build_flux(config: FluxConfig, tensors: Mapping[str, Tensor], source: str) -> dict[str, Any]:

@@ -6,18 +6,24 @@ DiT, PixArt and Stable Diffusion 3 have the same names for their patches, positi
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from guidegraph.nodes.checkpoints.filling import check_axes
 from guidegraph.nodes.checkpoints.load_options import LoadOptions
-from guidegraph.nodes.checkpoints.tensor_names import numbers_in_names
+from guidegraph.nodes.checkpoints.tensor_names import numbers_in_names, strip_prefix
 
 PATCHES, POSITIONS, HEAD = "x_embedder.proj.weight", "pos_embed", "final_layer.linear.weight"
 UNUSED = ("tokenizer", "scale", "shift", "config", "upsample_heads", "groups")
 """Settings of checkpoint.load that a transformer has no use for."""
+
+PREFIX = "model.diffusion_model."
+"""Beginning of the names of a transformer in a file with other parts."""
+
+Config = TypeVar("Config")
 
 
 def refuse_settings(source: str, family: str, options: LoadOptions, used: Collection[str] = ()) -> None:
@@ -32,6 +38,33 @@ def refuse_settings(source: str, family: str, options: LoadOptions, used: Collec
         unused.append("attention")
     if unused:
         raise ValueError(f"'{source}' is {family}, which has no use for {', '.join(unused)}: leave these out")
+
+
+def strip_transformer(
+    tensors: Mapping[str, Tensor], mark: str, other_parts: tuple[str, ...], source: str
+) -> dict[str, Tensor]:
+    """The tensors of a transformer, without the prefix that they have in a file with other parts.
+
+    mark: the name of one of them, which tells whether there is a prefix. other_parts: beginnings of the names of the
+    parts that a file may hold beside it. Raises ``ValueError`` that names the tensors of no known part.
+    """
+    if PREFIX + mark not in tensors:
+        return dict(tensors)
+    unknown = [name for name in tensors if not name.startswith((PREFIX, *other_parts))]
+    if unknown:
+        raise ValueError(
+            f"'{source}' holds {len(unknown)} tensors that no known part has: {', '.join(sorted(unknown)[:4])}. It is "
+            "of another architecture: nothing was loaded"
+        )
+    return strip_prefix(tensors, PREFIX)
+
+
+def build_config(make: Callable[..., Config], family: str, source: str, **settings: Any) -> Config:
+    """Make the config of a transformer of this family. Raises ``ValueError`` that names `source`."""
+    try:
+        return make(**settings)
+    except ValueError as error:
+        raise ValueError(f"'{source}' describes no {family} that can be built: {error}") from None
 
 
 def read_heads(source: str, width: int, options: LoadOptions) -> int | None:

@@ -15,6 +15,7 @@ from guidegraph.nodes.checkpoints.load_options import LoadOptions
 from guidegraph.nodes.checkpoints.transformers.dit import check_positions
 from guidegraph.nodes.checkpoints.transformers.measure import (
     POSITIONS,
+    build_config,
     measure_patches,
     measure_shape,
     measure_side,
@@ -76,7 +77,9 @@ def load_pixart(tensors: Mapping[str, Tensor], path: Path, options: LoadOptions)
             f"released, and its tensors do not tell {', '.join(unset)}: set them on checkpoint.load as it was trained"
         )
     kind = "eps" if options.prediction == "auto" else options.prediction
-    config = build_pixart_config(source, **measured, heads=heads, grid=resolve_grid(tensors, source), kind=kind)
+    config = build_config(
+        PixArtConfig, "PixArt", source, **measured, heads=heads, grid=resolve_grid(tensors, source), kind=kind
+    )
     weights = {name: tensor for name, tensor in tensors.items() if name != NULL_CAPTION}
     return build_pixart(config, weights, source) | {"schedule": build_schedule(schedule)}
 
@@ -108,14 +111,6 @@ def resolve_grid(tensors: Mapping[str, Tensor], source: str) -> float:
         f"'{source}' is a PixArt that does not tell its positions: it holds no {POSITIONS}, and no {NULL_CAPTION} of "
         f"{SIGMA_TOKENS} tokens as PixArt-Σ. Load the folder that diffusers wrote instead, whose config.json tells them"
     )
-
-
-def build_pixart_config(source: str, **settings: Any) -> PixArtConfig:
-    """Build the config of a PixArt. Raises ``ValueError`` that names the file."""
-    try:
-        return PixArtConfig(**settings)
-    except ValueError as error:
-        raise ValueError(f"'{source}' describes no PixArt that can be built: {error}") from None
 
 
 def build_pixart(config: PixArtConfig, tensors: Mapping[str, Tensor], source: str) -> dict[str, Any]:

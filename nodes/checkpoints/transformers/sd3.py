@@ -17,19 +17,22 @@ from guidegraph.nodes.checkpoints.joined_text import load_sd3_text
 from guidegraph.nodes.checkpoints.load_options import LoadOptions
 from guidegraph.nodes.checkpoints.tensor_names import numbers_in_names, strip_prefix
 from guidegraph.nodes.checkpoints.transformers.measure import (
+    PREFIX,
+    build_config,
     measure_patches,
     measure_shape,
     measure_side,
     read_heads,
     refuse_settings,
+    strip_transformer,
 )
 from guidegraph.nodes.models.transformers.denoiser import MMDiTDenoiser
 from guidegraph.nodes.models.transformers.mmdit import MMDiT, MMDiTConfig
 from guidegraph.nodes.sampling.schedule import flow
 from guidegraph.nodes.types import PredictionKind
 
-PREFIX, FIRST, TEXTS = "model.diffusion_model.", "first_stage_model.", "text_encoders."
-"""Beginnings of the names of the transformer, the autoencoder and the text encoders in one file."""
+FIRST, TEXTS = "first_stage_model.", "text_encoders."
+"""Beginnings of the names of the autoencoder and the text encoders in the same file."""
 
 MARK = "joint_blocks.0.context_block.attn.qkv.weight"
 HEADS = {(1536, 24): 24, (2432, 38): 38}
@@ -66,7 +69,7 @@ def load_sd3(tensors: Mapping[str, Tensor], path: Path, options: LoadOptions) ->
     measured = measure_mmdit(weights, source)
     heads = resolve_heads(weights, measured["width"], measured["depth"], source, options)
     kind = FLOW if options.prediction == "auto" else options.prediction
-    config = build_mmdit_config(source, **measured, heads=heads, kind=kind)
+    config = build_config(MMDiTConfig, "MMDiT", source, **measured, heads=heads, kind=kind)
     parts: dict[str, Any] = {"schedule": flow(shift=SHIFT)}
     if first:
         parts["autoencoder"] = build_flow_first_stage(first, source, options, LATENTS)
@@ -77,20 +80,15 @@ def load_sd3(tensors: Mapping[str, Tensor], path: Path, options: LoadOptions) ->
 
 def _split(
     tensors: Mapping[str, Tensor], source: str
-) -> tuple[Mapping[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
     """The tensors of the transformer, the autoencoder and the text encoders, without the prefixes of their names.
 
     Raises ``ValueError`` for others.
     """
+    transformer = strip_transformer(tensors, MARK, (FIRST, TEXTS), source)
     if PREFIX + MARK not in tensors:
-        return tensors, {}, {}
-    unknown = [name for name in tensors if not name.startswith((PREFIX, FIRST, TEXTS))]
-    if unknown:
-        raise ValueError(
-            f"'{source}' holds {len(unknown)} tensors that no known part has: {', '.join(sorted(unknown)[:4])}. It "
-            "is of another architecture: nothing was loaded"
-        )
-    return strip_prefix(tensors, PREFIX), strip_prefix(tensors, FIRST), strip_prefix(tensors, TEXTS)
+        return transformer, {}, {}
+    return transformer, strip_prefix(tensors, FIRST), strip_prefix(tensors, TEXTS)
 
 
 def resolve_heads(weights: Mapping[str, Tensor], width: int, depth: int, source: str, options: LoadOptions) -> int:
@@ -130,14 +128,6 @@ def measure_mmdit(tensors: Mapping[str, Tensor], source: str) -> dict[str, Any]:
         "qk_norm": any(name.endswith(".ln_q.weight") for name in tensors),
         "dual": tuple(numbers_in_names(tensors, r"joint_blocks\.(\d+)\.x_block\.attn2\.")),
     }
-
-
-def build_mmdit_config(source: str, **settings: Any) -> MMDiTConfig:
-    """Build the config of an MMDiT with a table of positions. Raises ``ValueError`` that names the file."""
-    try:
-        return MMDiTConfig(**settings)
-    except ValueError as error:
-        raise ValueError(f"'{source}' describes no MMDiT that can be built: {error}") from None
 
 
 def build_mmdit(config: MMDiTConfig, tensors: Mapping[str, Tensor], source: str) -> dict[str, Any]:

@@ -13,14 +13,18 @@ from torch import Tensor
 
 from guidegraph.nodes.checkpoints.filling import build_filled
 from guidegraph.nodes.checkpoints.load_options import LoadOptions
-from guidegraph.nodes.checkpoints.read_tensors import read_tensors
-from guidegraph.nodes.checkpoints.tensor_names import numbers_in_names, strip_prefix
-from guidegraph.nodes.checkpoints.transformers.measure import measure_shape, refuse_settings
+from guidegraph.nodes.checkpoints.tensor_names import numbers_in_names
+from guidegraph.nodes.checkpoints.transformers.measure import (
+    PREFIX,
+    build_config,
+    measure_shape,
+    refuse_settings,
+    strip_transformer,
+)
 from guidegraph.nodes.models.transformers.denoiser import ZImageDenoiser
 from guidegraph.nodes.models.transformers.z_image import ZImage, ZImageConfig
 from guidegraph.nodes.sampling.schedule import flow
 
-PREFIX = "model.diffusion_model."
 MARKS = ("x_pad_token", "cap_pad_token", "noise_refiner.0.attention.qkv.weight")
 NO_USE = ("norm_final.weight",)
 """Weights of single files that the model does not use."""
@@ -50,27 +54,13 @@ def load_z_image(tensors: Mapping[str, Tensor], path: Path, options: LoadOptions
         raise ValueError(f"'{source}' is Z-Image, whose norms tell its heads: leave heads and head_channels out")
     if options.noise_schedule != "auto":
         raise ValueError(f"'{source}' is Z-Image, a flow, which has no β: leave noise_schedule out")
-    weights = strip_prefix(tensors, PREFIX) if PREFIX + MARKS[0] in tensors else dict(tensors)
-    if len(weights) != len(tensors):
-        unknown = sorted(name for name in tensors if not name.startswith(PREFIX))
-        raise ValueError(
-            f"'{source}' holds {len(unknown)} tensors that no known part has: {', '.join(unknown[:4])}: nothing was "
-            "loaded"
-        )
-    weights = {name: tensor for name, tensor in weights.items() if name not in NO_USE}
+    stripped = strip_transformer(tensors, MARKS[0], (), source)
+    weights = {name: tensor for name, tensor in stripped.items() if name not in NO_USE}
     settings = measure_z_image(weights, source)
     if options.prediction != "auto":
         settings["kind"] = options.prediction
-    return build_z_image(build_z_image_config(source, **settings), weights, source) | {"schedule": flow(shift=SHIFT)}
-
-
-def load_z_image_file(path: Path, options: LoadOptions) -> dict[str, Any]:
-    """Load the `denoiser` alone of a single file; see `load_z_image`. Raises ``ValueError`` for other files."""
-    tensors = read_tensors(path, averages=options.ema)
-    if not is_z_image(tensors):
-        listing = ", ".join(sorted(tensors)[:4])
-        raise ValueError(f"'{path}' is no transformer of Z-Image: found {len(tensors)} tensors, {listing}")
-    return {"denoiser": load_z_image(tensors, path, options)["denoiser"]}
+    config = build_config(ZImageConfig, "Z-Image", source, **settings)
+    return build_z_image(config, weights, source) | {"schedule": flow(shift=SHIFT)}
 
 
 def measure_z_image(tensors: Mapping[str, Tensor], source: str) -> dict[str, Any]:
@@ -96,14 +86,6 @@ def measure_z_image(tensors: Mapping[str, Tensor], source: str) -> dict[str, Any
         "context_dim": measure_shape(tensors, "cap_embedder.1.weight", 2, source)[1],
         "axes": AXES[head],
     }
-
-
-def build_z_image_config(source: str, **settings: Any) -> ZImageConfig:
-    """Build the config of a Z-Image. Raises ``ValueError`` that names the file."""
-    try:
-        return ZImageConfig(**settings)
-    except ValueError as error:
-        raise ValueError(f"'{source}' describes no Z-Image that can be built: {error}") from None
 
 
 def build_z_image(config: ZImageConfig, tensors: Mapping[str, Tensor], source: str) -> dict[str, Any]:

@@ -34,7 +34,7 @@ class BoundedBuild(TorchFunctionMode):
     def __init__(self, tensors: int) -> None:
         super().__init__()
         self.tensors = tensors
-        self.left = CALLS_A_TENSOR * (tensors + 25)
+        self.calls_left = CALLS_A_TENSOR * (tensors + 25)
 
     def __torch_function__(
         self,
@@ -43,8 +43,8 @@ class BoundedBuild(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        self.left -= func in FACTORIES
-        if self.left < 0 and func in FACTORIES:
+        self.calls_left -= func in FACTORIES
+        if self.calls_left < 0 and func in FACTORIES:
             raise TooManyLayers(f"the config asks for more layers than fit the {self.tensors} tensors of the file")
         return func(*args, **(kwargs or {}))
 

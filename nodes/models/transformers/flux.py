@@ -23,7 +23,7 @@ from guidegraph.nodes.models.transformers.flux_layers import (
     pack,
     unpack,
 )
-from guidegraph.nodes.models.transformers.positions import axis_angles, patch_places
+from guidegraph.nodes.models.transformers.positions import axis_angles, check_axis_widths, patch_places
 from guidegraph.nodes.types import PredictionKind
 
 ROTARY_BASE = 10_000.0
@@ -58,17 +58,7 @@ class FluxConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "axes", tuple(self.axes))
-        head, remainder = divmod(self.width, self.heads)
-        if (
-            remainder
-            or len(self.axes) != 3
-            or sum(self.axes) != head
-            or any(axis % 2 or axis < 1 for axis in self.axes)
-        ):
-            raise ValueError(
-                f"a Flux has three even axes that make the width of a head; found {self.axes} for a width of "
-                f"{self.width} with {self.heads} heads"
-            )
+        check_axis_widths("a Flux", self.axes, self.width, self.heads)
 
     @property
     def out_channels(self) -> int:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from guidegraph.nodes.models.networks.attention import attention
 from guidegraph.nodes.models.networks.hooks import Attend, AttentionLayer
 from guidegraph.nodes.models.released.layers import timestep_embedding
-from guidegraph.nodes.models.transformers.layers import NORM_EPS, WAVES, modulate
+from guidegraph.nodes.models.transformers.layers import WAVES, modulate, normalise_rms
 from guidegraph.nodes.models.transformers.positions import rotate_pairs
 
 Projected = tuple[Tensor, Tensor, Tensor]
@@ -43,16 +43,14 @@ class NumberEmbedder(VectorEmbedder):
 
 
 class ScaleNorm(nn.Module):
-    """RMSNorm of each head's queries or keys (…, D), computed in float32."""
+    """The `HeadNorm` of each head's queries or keys (…, D), whose parameter Flux names `scale`."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        wide = x.float()
-        normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + NORM_EPS)
-        return normed.to(x.dtype) * self.scale.to(x.dtype)  # in mixed precision, the scale is wider
+        return normalise_rms(x, self.scale)
 
 
 class QueryKeyNorm(nn.Module):

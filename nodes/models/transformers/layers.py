@@ -63,11 +63,15 @@ class PatchEmbedding(nn.Module):
         return tokens
 
 
-class HeadNorm(nn.Module):
-    """RMSNorm of tokens, or of each head's queries or keys (…, D), computed in float32.
+def normalise_rms(x: Tensor, weight: Tensor, eps: float = NORM_EPS) -> Tensor:
+    """RMSNorm (Zhang & Sennrich 2019, arXiv:1910.07467) of x (…, D) times weight (D), computed in float32."""
+    wide = x.float()
+    normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
+    return normed.to(x.dtype) * weight.to(x.dtype)  # in mixed precision, the weight is wider
 
-    Zhang & Sennrich 2019; Esser et al. 2024, section 5.3.2.
-    """
+
+class HeadNorm(nn.Module):
+    """RMSNorm of tokens, or of each head's queries or keys (…, D) (Esser et al. 2024, section 5.3.2)."""
 
     def __init__(self, width: int, eps: float = NORM_EPS) -> None:
         super().__init__()
@@ -75,9 +79,7 @@ class HeadNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        wide = x.float()
-        normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
-        return normed.to(x.dtype) * self.weight.to(x.dtype)  # in mixed precision, the weight is wider
+        return normalise_rms(x, self.weight, self.eps)
 
 
 class TokenAttention(AttentionLayer):

@@ -64,6 +64,16 @@ def _frequencies(count: int, device: torch.device) -> Tensor:
     return torch.exp(-math.log(10_000.0) / count * steps)
 
 
+def check_axis_widths(network: str, axes: Sequence[int], width: int, heads: int) -> None:
+    """Raise ``ValueError`` that names the network unless `axes` are three even widths that make that of a head."""
+    head, remainder = divmod(width, heads)
+    if remainder or len(axes) != 3 or sum(axes) != head or any(axis % 2 or axis < 1 for axis in axes):
+        raise ValueError(
+            f"{network} has three even axes that make the width of a head; found {tuple(axes)} for a width of {width} "
+            f"with {heads} heads"
+        )
+
+
 def axis_angles(places: Tensor, widths: Sequence[int], base: float) -> Tensor:
     """Angles (…, N, Σ widths / 2) float32 for `rotate_pairs`, of places (…, N, A) on A axes.
 

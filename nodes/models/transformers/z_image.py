@@ -16,8 +16,13 @@ from guidegraph.nodes.guidance.hooks import Site
 from guidegraph.nodes.models.networks.attention import attention
 from guidegraph.nodes.models.networks.hooks import NO_HOOKS, Attend, AttentionLayer, Hooks
 from guidegraph.nodes.models.released.layers import timestep_embedding
-from guidegraph.nodes.models.transformers.layers import NORM_EPS, WAVES, HeadNorm
-from guidegraph.nodes.models.transformers.positions import axis_angles, patch_places, rotate_pairs
+from guidegraph.nodes.models.transformers.layers import NORM_EPS, WAVES, HeadNorm, patches_to_picture
+from guidegraph.nodes.models.transformers.positions import (
+    axis_angles,
+    check_axis_widths,
+    patch_places,
+    rotate_pairs,
+)
 from guidegraph.nodes.types import PredictionKind
 
 ROTARY_BASE = 256.0
@@ -53,17 +58,7 @@ class ZImageConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "axes", tuple(self.axes))
-        head, remainder = divmod(self.width, self.heads)
-        if (
-            remainder
-            or len(self.axes) != 3
-            or sum(self.axes) != head
-            or any(axis % 2 or axis < 1 for axis in self.axes)
-        ):
-            raise ValueError(
-                f"a Z-Image has three even axes that make the width of a head; found {self.axes} for a width of "
-                f"{self.width} with {self.heads} heads"
-            )
+        check_axis_widths("a Z-Image", self.axes, self.width, self.heads)
 
     @property
     def out_channels(self) -> int:
@@ -248,7 +243,7 @@ class ZImage(nn.Module):
         h = self._run_blocks(
             h[:, :count], context, embedding, torch.cat([of_picture, of_text], dim=2), keys, size, hooks
         )
-        return -_unpack(self.final_layer(h, embedding), size, patch)
+        return -patches_to_picture(self.final_layer(h, embedding), patch, size)
 
     def _run_blocks(
         self,
@@ -297,10 +292,3 @@ def _pack(x: Tensor, patch: int) -> Tensor:
     grid = x.unflatten(3, (-1, patch)).unflatten(2, (-1, patch))  # (B, C, h, p, w, p)
     tokens: Tensor = grid.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
     return tokens
-
-
-def _unpack(tokens: Tensor, size: tuple[int, int], patch: int) -> Tensor:
-    """Tokens (B, h · w, patch² · C) as the picture (B, C, h · patch, w · patch) that `_pack` took."""
-    grid = tokens.unflatten(2, (patch, patch, -1)).unflatten(1, size)  # (B, h, w, p, p, C)
-    picture: Tensor = grid.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
-    return picture

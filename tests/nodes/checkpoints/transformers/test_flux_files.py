@@ -221,7 +221,7 @@ def test_a_config_of_another_network_is_refused() -> None:
     for change, match in (
         ({"patch_size": 2}, "'patch_size' is 2, and only 1 is supported"),
         ({"axes_dims_rope": [16, 56]}, r"describes no Flux that can be built: .* found \(16, 56\) for a width of 256"),
-        ({"axes_dims_rope": "all"}, "'axes_dims_rope' is 'all'; expected a list of three whole numbers"),
+        ({"axes_dims_rope": "all"}, "'axes_dims_rope' is 'all'; expected a list of whole numbers above 0"),
         ({"in_channels": 18}, "18 channels in and 18 out are not those of packed patches of 2 × 2"),
         ({"guidance_embeds": "yes"}, "'guidance_embeds' is 'yes'"),
         ({"controlnet": True}, "'controlnet' is True, which is not known"),

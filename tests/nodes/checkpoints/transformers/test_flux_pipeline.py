@@ -111,7 +111,7 @@ def test_a_folder_without_a_transformer_needs_another(saved: Saved, tmp_path: Pa
         load_checkpoint(path=saved.file, transformer=saved.file)
     with pytest.raises(ValueError, match="has a schedule of β, and a flow has none"):
         load_checkpoint(path=saved.folder, noise_schedule="linear")
-    with pytest.raises(ValueError, match="which takes its tokens from T5 alone: leave t5 out"):
+    with pytest.raises(ValueError, match="takes its tokens from T5 alone: leave t5 out"):
         load_checkpoint(path=saved.folder, t5=False)
     broken = tmp_path / "broken"
     shutil.copytree(saved.folder, broken, ignore=shutil.ignore_patterns("vae", "tokenizer_2"))

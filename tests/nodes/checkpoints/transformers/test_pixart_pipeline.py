@@ -104,7 +104,7 @@ def test_parts_that_do_not_belong_together_are_refused(pipeline: tuple[Any, Path
     change_index(folder, text_encoder=["transformers", "CLIPTextModel"])
     with pytest.raises(ValueError, match=r"'text_encoder' is a CLIPTextModel \(supported are T5EncoderModel\)"):
         load_checkpoint(path=folder)
-    with pytest.raises(ValueError, match="t5"):
+    with pytest.raises(ValueError, match="takes its tokens from T5 alone: leave t5 out"):
         load_checkpoint(path=pipeline[1], t5=False)
 
 

@@ -103,7 +103,7 @@ def test_a_released_transformer_has_every_key_and_no_other(name: str) -> None:
     with use_device("meta", "float32"):
         file = load_sd3({PREFIX + key: tensor for key, tensor in tensors.items()}, Path("a.safetensors"), LoadOptions())
         config = read_sd3_config({**model.config, "_class_name": "SD3Transformer2DModel"}, Path("config.json"), "eps")
-        folder = build_mmdit(config, sd3_tensors(model.state_dict(), config.depth), "folder")
+        folder = build_mmdit(config, sd3_tensors(model.state_dict(), config), "folder")
     held = file["denoiser"].network.state_dict()
     assert held.keys() == folder["denoiser"].network.state_dict().keys() == tensors.keys()
     count = sum(tensor.numel() for tensor in held.values())

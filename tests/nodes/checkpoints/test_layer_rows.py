@@ -1,0 +1,40 @@
+"""Layers that a file stores apart: joined in the order of their rows, or left as they are if they do not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import pytest
+import torch
+from torch import Tensor
+
+from guidegraph.nodes.checkpoints.diffusers.block_names import join_qkv
+from guidegraph.nodes.checkpoints.layer_rows import LayerRows, join_rows
+
+LAYERS = {f"a.{letter}": LayerRows("a.qkv", 2 * number, 2) for number, letter in enumerate("qkv")}
+
+
+def join_layers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return join_rows(tensors, LAYERS)
+
+
+@pytest.mark.parametrize("join", [join_layers, join_qkv])
+def test_parts_are_joined_in_the_order_of_their_rows(join: Callable[..., dict[str, Tensor]]) -> None:
+    parts = {f"a.{letter}.weight": torch.randn(2, 3) for letter in "vkq"}
+    joined = join({**parts, "b.weight": torch.ones(1)})
+    assert joined.keys() == {"a.qkv.weight", "b.weight"}
+    assert torch.equal(joined["a.qkv.weight"], torch.cat([parts[f"a.{letter}.weight"] for letter in "qkv"]))
+
+
+@pytest.mark.parametrize("join", [join_layers, join_qkv])
+@pytest.mark.parametrize("key", [torch.zeros(2, 4), torch.zeros(2), torch.zeros(()), None])
+def test_parts_that_do_not_fit_together_stay(join: Callable[..., dict[str, Tensor]], key: Tensor | None) -> None:
+    parts = {"a.q.weight": torch.zeros(2, 3), "a.v.weight": torch.zeros(2, 3)}
+    tensors = parts if key is None else {**parts, "a.k.weight": key}
+    assert join(tensors).keys() == tensors.keys()
+
+
+def test_the_halves_of_a_layer_are_swapped() -> None:
+    rows = {"norm": LayerRows("head", swapped=True)}
+    assert join_rows({"norm.bias": torch.arange(4)}, rows)["head.bias"].tolist() == [2, 3, 0, 1]
+    assert join_rows({"norm.bias": torch.tensor(1)}, rows).keys() == {"norm.bias"}
