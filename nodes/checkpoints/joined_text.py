@@ -15,7 +15,7 @@ from guidegraph.nodes.checkpoints.t5_text import build_t5, build_t5_tower, check
 from guidegraph.nodes.checkpoints.tensor_names import strip_prefix
 from guidegraph.nodes.models.model_nodes import AbsentPart
 from guidegraph.nodes.models.released.joined_text import SD3Text
-from guidegraph.nodes.models.released.towers import T5Tower, Tower
+from guidegraph.nodes.models.released.towers import ClipTower, T5Tower
 from guidegraph.nodes.models.transformers.mmdit import MMDiTConfig
 
 CLIPS = {"clip_l": "clip", "clip_g": "openclip"}
@@ -30,7 +30,7 @@ SD3_LENGTH = 256
 """Tokens of T5: as in diffusers' pipeline, and the number of zeros where T5 is left out."""
 
 
-def build_sd3_text(towers: Sequence[Tower], t5: T5Tower | None, config: MMDiTConfig, source: str) -> SD3Text:
+def build_sd3_text(towers: Sequence[ClipTower], t5: T5Tower | None, config: MMDiTConfig, source: str) -> SD3Text:
     """Join two CLIP towers and T5, which may be left out, for the denoiser of a config.
 
     Raises ``ValueError`` that names `source` if the towers are not of the denoiser's widths.

@@ -23,8 +23,8 @@ class LoadOptions:
     the moving averages of the weights if the checkpoint has both; without it, a diffusers folder must have the variant
     `non_ema`. upsample_heads: heads on the way up, if different. groups: of GroupNorm. scale: factor that gives latents
     unit variance. config: the config.yaml of a CompVis file. shift: the mean of unscaled latents. t5: load T5 as well,
-    if a model can do without it. t5_tokenizer: a folder with the tokenizer of a single file's T5.
-    transformer: the file or folder of a transformer to take for that of a pipeline's folder.
+    if a model can do without it. t5_tokenizer: a folder with the tokenizer of a single file's T5. transformer: the file
+    or folder of a transformer to take for that of a pipeline's folder.
     """
 
     attention: AttentionOrder = "auto"

@@ -29,8 +29,8 @@ class FlowShiftSettings(NamedTuple):
 def checkpoint_flow_shift(*, path: Path) -> FlowShiftSettings:
     """How a flow's levels shift with the size of the picture, to wire into schedule.flow_shift.
 
-    path: a diffusers folder, whose scheduler_config.json has it. A fixed shift s, as Flux.1 schnell's 1, is
-    μ = log s at every size.
+    path: a diffusers folder, whose scheduler_config.json has it. A fixed shift s, as Flux.1 schnell's 1, is μ = log s
+    at every size.
     Raises an error for a folder without a scheduler, and for a scheduler that is not a flow's.
     """
     from guidegraph.nodes.checkpoints.diffusers.config import read_json

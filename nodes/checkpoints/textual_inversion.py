@@ -12,7 +12,7 @@ from torch import Tensor
 from guidegraph.nodes.checkpoints.read_tensors import read_nested
 from guidegraph.nodes.models.networks.shared_tensors import copy_sharing_tensors
 from guidegraph.nodes.models.released.prompt_embedder import TowerText
-from guidegraph.nodes.models.released.towers import Tower
+from guidegraph.nodes.models.released.towers import ClipTower
 
 SDXL_NAMES = ("clip_l", "clip_g")
 """Names of SDXL's embeddings, in the order of its encoders."""
@@ -32,7 +32,7 @@ def add_embedding(embedder: Embedder, path: Path, token: str) -> Embedder:
     Raises one ``ValueError`` that names the file if it holds no embedding, or one for other encoders.
     """
     vectors = read_vectors(path)
-    towers = [tower for tower in embedder.towers if isinstance(tower, Tower)]
+    towers = [tower for tower in embedder.towers if isinstance(tower, ClipTower)]
     if not towers:
         raise ValueError(f"the embedding '{path}' is for CLIP text encoders, and this model has none")
     widths = [tower.trunk.embeddings.token_embedding.weight.shape[1] for tower in towers]
@@ -46,12 +46,12 @@ def add_embedding(embedder: Embedder, path: Path, token: str) -> Embedder:
     copied = copy_sharing_tensors(embedder)
     remaining = iter(vectors)
     for i, tower in enumerate(embedder.towers):
-        if isinstance(tower, Tower):
+        if isinstance(tower, ClipTower):
             copied.towers[i] = _add_word(tower, next(remaining), token, path)
     return copied
 
 
-def _add_word(tower: Tower, vectors: Tensor, token: str, path: Path) -> Tower:
+def _add_word(tower: ClipTower, vectors: Tensor, token: str, path: Path) -> ClipTower:
     """A copy of a tower with new rows for a word, which becomes one token for each vector."""
     vocabulary = tower.tokenizer.get_vocab()
     if token in tower.words or token in vocabulary or f"{token}</w>" in vocabulary:

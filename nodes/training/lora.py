@@ -70,7 +70,7 @@ def apply_lora(
     changes = [(denoiser_names[name], pair) for name, pair in factors.items() if name in denoiser_names]
     new_denoiser = copy_sharing_tensors(denoiser, _merge_weights(denoiser, changes, strength, path))
     new_text: Any = text
-    text_changes = [(LayerRows(text_names[n]), pair) for n, pair in factors.items() if n not in denoiser_names]
+    text_changes = [(LayerRows(text_names[name]), factors[name]) for name in factors if name not in denoiser_names]
     if isinstance(text, TowerText) and text_changes:
         new_text = copy_sharing_tensors(text, _merge_weights(text, text_changes, strength, path))
     return AdaptedModels(new_denoiser, new_text)

@@ -29,7 +29,7 @@ from guidegraph.nodes.models.model_nodes import AbsentPart
 from guidegraph.nodes.models.released.ldm_text import ClassTokens
 from guidegraph.nodes.models.released.map_rescaler import MapRescaler
 from guidegraph.nodes.models.released.prompt_embedder import PictureSize, ReleasedText
-from guidegraph.nodes.models.released.towers import Hidden, Tower
+from guidegraph.nodes.models.released.towers import ClipTower, Hidden
 
 Tensors = Mapping[str, Tensor]
 OPENCLIP_PAD = 0
@@ -172,12 +172,12 @@ def _clip_weights(tensors: Tensors, kind: str, path: Path) -> dict[str, Tensor]:
     return weights
 
 
-def build_tower(weights: Tensors, kind: str, hidden: Hidden, path: Path, tokenizer: Path) -> Tower:
+def build_tower(weights: Tensors, kind: str, hidden: Hidden, path: Path, tokenizer: Path) -> ClipTower:
     """Build the tower of a file's text model; weights: under transformers' names; kind: clip or openclip."""
     model = build_clip(weights, infer_clip_settings(weights, str(path), ACTIVATIONS[kind]), str(path))
     words = load_tokenizer(import_transformers("clip").CLIPTokenizer, tokenizer, model)
     pad = OPENCLIP_PAD if kind == "openclip" else int(words.eos_token_id)
-    return Tower(model, words, hidden, pad)
+    return ClipTower(model, words, hidden, pad)
 
 
 def _select_prefix(tensors: Tensors, prefix: str, path: Path) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Loads the text encoders of a diffusers folder with their tokenizers: CLIP's, T5's, SDXL's two, SD3's, and BERT."""
+"""Loads the text encoders of a diffusers folder with their tokenizers: CLIP, T5, Qwen3 and latent diffusion's BERT."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from guidegraph.nodes.models.released.chat_text import ChatText
 from guidegraph.nodes.models.released.flux_text import FluxText
 from guidegraph.nodes.models.released.joined_text import SD3Text, T5Text
 from guidegraph.nodes.models.released.prompt_embedder import PictureSize, ReleasedText
-from guidegraph.nodes.models.released.towers import Hidden, T5Tower, Tower
+from guidegraph.nodes.models.released.towers import ChatTower, ClipTower, Hidden, T5Tower
 from guidegraph.nodes.models.transformers.flux import FluxConfig
 from guidegraph.nodes.models.transformers.mmdit import MMDiTConfig
 from guidegraph.nodes.models.transformers.pixart import PixArtConfig
@@ -123,11 +123,7 @@ def load_z_image_text(folder: Path, classes: Mapping[str, str], config: ZImageCo
     encoder = folder / "text_encoder"
     model = build_qwen3(read_component(encoder), read_json(encoder / "config.json"), str(encoder))
     tower = build_chat_tower(model, folder / "tokenizer")
-    if tower.width != config.context_dim:
-        raise ValueError(
-            f"'{folder}': the denoiser takes tokens of width {config.context_dim}, and the text encoder has "
-            f"{tower.width}: it belongs to another model"
-        )
+    _check_width(tower, config, folder)
     embedder = ChatText(tower)
     embedder.eval()
     return embedder
@@ -141,12 +137,17 @@ def load_pixart_text(folder: Path, config: PixArtConfig, index: Mapping[str, Any
     """
     length = PIXART_LENGTHS.get(str(index.get("_class_name")), PIXART_LENGTH)
     tower = load_t5(folder, "text_encoder", "tokenizer", length, attend_padding=False, lowercase=True)
+    _check_width(tower, config, folder)
+    return T5Text(tower).eval()
+
+
+def _check_width(tower: T5Tower | ChatTower, config: PixArtConfig | ZImageConfig, folder: Path) -> None:
+    """Raise ``ValueError`` for a text encoder of another width than the tokens that the denoiser takes."""
     if tower.width != config.context_dim:
         raise ValueError(
-            f"'{folder}': the denoiser takes tokens of width {config.context_dim}, and 'text_encoder' is a T5 of width "
-            f"{tower.width}: they belong to different models"
+            f"'{folder}': the denoiser takes tokens of width {config.context_dim}, and 'text_encoder' has "
+            f"{tower.width}: it belongs to another model"
         )
-    return T5Text(tower).eval()
 
 
 def load_t5(
@@ -158,10 +159,10 @@ def load_t5(
     return build_t5_tower(model, folder / tokenizer, length, attend_padding=attend_padding, lowercase=lowercase)
 
 
-def load_tower(folder: Path, encoder: str, tokenizer: str, hidden: Hidden) -> Tower:
+def load_tower(folder: Path, encoder: str, tokenizer: str, hidden: Hidden) -> ClipTower:
     """Load one CLIP text model of a folder with its tokenizer."""
     transformers = import_transformers(EXTRA)
     encoder_folder = folder / encoder
     model = build_clip(read_component(encoder_folder), read_json(encoder_folder / "config.json"), str(encoder_folder))
     words = load_tokenizer(transformers.CLIPTokenizer, folder / tokenizer, model)
-    return Tower(model, words, hidden, int(words.pad_token_id))
+    return ClipTower(model, words, hidden, int(words.pad_token_id))

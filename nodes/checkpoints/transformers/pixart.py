@@ -42,7 +42,7 @@ SIGMA_TOKENS = 300
 """Tokens of the embedding of no text in PixArt-Σ; PixArt-α has 120."""
 
 SIGMA_GRID = 32.0
-"""The largest position of every released PixArt-Σ: half the patches of a side, times `pe_interpolation` inverted."""
+"""The largest position of every released PixArt-Σ: the patches of a side over its `pe_interpolation`."""
 
 
 def is_pixart(tensors: Mapping[str, Tensor]) -> bool:

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from guidegraph.nodes.models.released.prompt_embedder import TowerText
-from guidegraph.nodes.models.released.towers import T5Tower, Tower, TowerOutput
+from guidegraph.nodes.models.released.towers import ClipTower, T5Tower, TowerOutput
 from guidegraph.nodes.types import Condition
 
 
 class FluxText(TowerText):
     """A `TextEmbedder` of two encoders: the vector of CLIP, and the tokens of T5."""
 
-    def __init__(self, clip: Tower, t5: T5Tower) -> None:
+    def __init__(self, clip: ClipTower, t5: T5Tower) -> None:
         super().__init__([clip, t5])
 
     def join(self, outputs: Sequence[TowerOutput], has_text: Tensor) -> Condition:

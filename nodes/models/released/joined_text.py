@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from guidegraph.nodes.models.released.prompt_embedder import TowerText
-from guidegraph.nodes.models.released.towers import T5Tower, Tower, TowerOutput
+from guidegraph.nodes.models.released.towers import ClipTower, T5Tower, TowerOutput
 from guidegraph.nodes.types import Condition
 
 
@@ -31,7 +31,7 @@ class SD3Text(TowerText):
     model's training, which left out each encoder at random.
     """
 
-    def __init__(self, towers: Sequence[Tower], t5: T5Tower | None, *, width: int, length: int) -> None:
+    def __init__(self, towers: Sequence[ClipTower], t5: T5Tower | None, *, width: int, length: int) -> None:
         super().__init__([*towers, *([] if t5 is None else [t5])])
         self.clip_count = len(towers)
         self.width = width

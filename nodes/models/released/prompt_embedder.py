@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from guidegraph.graph.export_recipe import ExportRecipe
 from guidegraph.nodes.checkpoints.lora_layers import text_layers
 from guidegraph.nodes.models.own.layers import timestep_embedding
-from guidegraph.nodes.models.released.towers import ChatTower, T5Tower, Tower, TowerOutput
+from guidegraph.nodes.models.released.towers import ClipTower, Tower, TowerOutput
 from guidegraph.nodes.shape_checks import has_values
 from guidegraph.nodes.types import Condition
 from guidegraph_runtime.text.chunks import make_chunk_tables
@@ -49,7 +49,7 @@ class TowerText(nn.Module, ABC):
     batch are padded with empty chunks.
     """
 
-    def __init__(self, towers: Sequence[Tower | T5Tower | ChatTower]) -> None:
+    def __init__(self, towers: Sequence[Tower]) -> None:
         super().__init__()
         self.towers = nn.ModuleList(towers)
 
@@ -122,7 +122,7 @@ class ReleasedText(TowerText):
 
     def __init__(
         self,
-        towers: Sequence[Tower],
+        towers: Sequence[ClipTower],
         *,
         size: PictureSize | None = None,
         size_width: int = 256,

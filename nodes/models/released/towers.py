@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -22,7 +23,43 @@ class TowerOutput(NamedTuple):
     mask: Tensor | None = None
 
 
-class Tower(nn.Module):
+class Tower(nn.Module, ABC):
+    """A text model of transformers with its tokenizer; a call takes ids (B, n, length) int64 of n chunks."""
+
+    restores_mean: bool
+    """After weights, a prompt's tokens are scaled to the mean that they had."""
+
+    def __init__(self, model: nn.Module, tokenizer: Any) -> None:
+        super().__init__()
+        self.model = model
+        self.tokenizer = tokenizer
+
+    @property
+    @abstractmethod
+    def chunker(self) -> Chunker:
+        """Splits prompts into chunks."""
+
+    def to_runtime(self) -> dict[str, Any] | None:
+        """Settings of the runtime's operation for this tower; None if the tokenizer is written in Python."""
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            return None
+        fast = Tokenizer.from_str(backend.to_str())
+        fast.no_truncation()
+        fast.no_padding()
+        chunker = self.chunker
+        return {
+            "tokenizer": fast.to_str().encode(),
+            "length": chunker.length,
+            "start": chunker.start,
+            "end": chunker.end,
+            "pad": chunker.pad,
+            "words": {word: list(ids) for word, ids in chunker.words.items()},
+            "single": chunker.single,
+        }
+
+
+class ClipTower(Tower):
     """A CLIP text model of transformers with its tokenizer.
 
     hidden: which tokens to use: after the last layer and the final norm (Stable Diffusion 1), after the penultimate
@@ -31,12 +68,9 @@ class Tower(nn.Module):
     """
 
     restores_mean = True
-    """After weights, a prompt's tokens are scaled to the mean that they had."""
 
     def __init__(self, model: nn.Module, tokenizer: Any, hidden: Hidden, pad: int) -> None:
-        super().__init__()
-        self.model = model
-        self.tokenizer = tokenizer
+        super().__init__(model, tokenizer)
         self.hidden = hidden
         self.pad = pad
         self.words: dict[str, tuple[int, ...]] = {}
@@ -57,10 +91,6 @@ class Tower(nn.Module):
         marks = (int(self.tokenizer.bos_token_id), int(self.tokenizer.eos_token_id))
         return Chunker(partial(tokenize, self.tokenizer), self.length, *marks, self.pad, self.words)
 
-    def to_runtime(self) -> dict[str, Any] | None:
-        """Settings of the runtime's operation for this tower; None if the tokenizer is written in Python."""
-        return chunk_settings(self.tokenizer, self.chunker)
-
     def forward(self, ids: Tensor) -> TowerOutput:
         """Tokens (B, n · length, D) and the pooled vector (B, D) of the first of n chunks; ids (B, n, length) int64."""
         batch, count = ids.shape[:2]
@@ -74,20 +104,17 @@ class Tower(nn.Module):
         return TowerOutput(tokens, pooled.unflatten(0, (batch, count))[:, 0])
 
 
-class T5Tower(nn.Module):
+class T5Tower(Tower):
     """T5's encoder (Raffel et al. 2020, arXiv:1910.10683) with its tokenizer.
 
     Every prompt has `length` tokens: longer ones are cut, with a warning, shorter ones are padded. attend_padding:
     tokens attend to padding too, as in Stable Diffusion 3 and Flux; otherwise only to those of the prompt and its end.
     """
 
-    restores_mean = False
-    """Its last norm leaves no mean that could be restored."""
+    restores_mean = False  # the last norm leaves no mean that could be restored
 
     def __init__(self, model: nn.Module, tokenizer: Any, length: int, *, attend_padding: bool) -> None:
-        super().__init__()
-        self.model = model
-        self.tokenizer = tokenizer
+        super().__init__(model, tokenizer)
         self.length = length
         self.attend_padding = attend_padding
 
@@ -103,10 +130,6 @@ class T5Tower(nn.Module):
         end, pad = int(self.tokenizer.eos_token_id), int(self.tokenizer.pad_token_id)
         return Chunker(partial(tokenize, self.tokenizer), self.length, None, end, pad, single=True)
 
-    def to_runtime(self) -> dict[str, Any] | None:
-        """Settings of the runtime's operation for this tower; None if the tokenizer is written in Python."""
-        return chunk_settings(self.tokenizer, self.chunker)
-
     def forward(self, ids: Tensor) -> TowerOutput:
         """Tokens (B, length, D) after the final norm, and the mask of the prompt and its end; ids (B, 1, length) int64.
 
@@ -117,20 +140,17 @@ class T5Tower(nn.Module):
         return TowerOutput(out.last_hidden_state, mask=mask)
 
 
-class ChatTower(nn.Module):
+class ChatTower(Tower):
     """A causal language model of transformers with its tokenizer.
 
     before, after: what stands around a prompt in a chat. Every prompt has `length` tokens with them: longer ones are
     cut, with a warning, shorter ones are padded at the end, where the prompt's tokens do not see the padding.
     """
 
-    restores_mean = False
-    """The mean would be that of the padding too."""
+    restores_mean = False  # the mean would be that of the padding too
 
     def __init__(self, model: nn.Module, tokenizer: Any, length: int, before: str, after: str) -> None:
-        super().__init__()
-        self.model = model
-        self.tokenizer = tokenizer
+        super().__init__(model, tokenizer)
         self.length = length
         self.before = before
         self.after = after
@@ -147,10 +167,6 @@ class ChatTower(nn.Module):
         start, end = (tokenize(self.tokenizer, text) for text in (self.before, self.after))
         pad = int(self.tokenizer.pad_token_id)
         return Chunker(partial(tokenize, self.tokenizer), self.length, start, end, pad, single=True)
-
-    def to_runtime(self) -> dict[str, Any] | None:
-        """Settings of the runtime's operation for this tower; None if the tokenizer is written in Python."""
-        return chunk_settings(self.tokenizer, self.chunker)
 
     def forward(self, ids: Tensor) -> TowerOutput:
         """Tokens (B, length, D) before the last layer, and the mask of those but padding; ids (B, 1, length) int64."""
@@ -173,22 +189,3 @@ def tokenize(tokenizer: Any, text: str) -> list[int]:
     """The ids of a text, without marks, by a tokenizer of transformers."""
     ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     return ids
-
-
-def chunk_settings(tokenizer: Any, chunker: Chunker) -> dict[str, Any] | None:
-    """The settings of the runtime's chunks for one tower; None if its tokenizer is written in Python."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        return None
-    fast = Tokenizer.from_str(backend.to_str())
-    fast.no_truncation()
-    fast.no_padding()
-    return {
-        "tokenizer": fast.to_str().encode(),
-        "length": chunker.length,
-        "start": chunker.start,
-        "end": chunker.end,
-        "pad": chunker.pad,
-        "words": {word: list(ids) for word, ids in chunker.words.items()},
-        "single": chunker.single,
-    }

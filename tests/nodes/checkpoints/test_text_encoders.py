@@ -14,7 +14,7 @@ from guidegraph.nodes.conditioning import text_prompt as prompts
 from guidegraph.nodes.conditioning.text import encode_text
 from guidegraph.nodes.models.own.text_encoder import build_tokenizer
 from guidegraph.nodes.models.released.prompt_embedder import PictureSize, ReleasedText
-from guidegraph.nodes.models.released.towers import Tower
+from guidegraph.nodes.models.released.towers import ClipTower
 from guidegraph_runtime.operations import OPERATIONS
 from guidegraph_runtime.text.prompt_weights import parse_prompt
 from tests.nodes.checkpoints import tiny
@@ -37,7 +37,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def embedder(tokenizer: Any, **settings: Any) -> ReleasedText:
     model = tiny.clip()
-    return ReleasedText([Tower(model, tokenizer, "last", tokenizer.eos_token_id)], **settings).eval()
+    return ReleasedText([ClipTower(model, tokenizer, "last", tokenizer.eos_token_id)], **settings).eval()
 
 
 def transformers_ids(tokenizer: Any, texts: list[str], pad: int | None = None) -> torch.Tensor:
@@ -69,7 +69,7 @@ def test_openclip_is_mapped_with_its_fused_layers_and_its_projection(tokenizer: 
     model = tiny.clip(width=128, projection=32, activation="gelu")
     tensors = from_openclip(compvis_writer.openclip(model, projection=True))
     actual = build_clip(tensors, infer_clip_settings(tensors, "file", "gelu"), "file")
-    tower = Tower(actual, tokenizer, "penultimate_normed", 0)
+    tower = ClipTower(actual, tokenizer, "penultimate_normed", 0)
     ids = transformers_ids(tokenizer, TEXTS, pad=0)
     expected = model(ids, output_hidden_states=True)
     tokens = ReleasedText([tower])(TEXTS).tokens
@@ -149,8 +149,8 @@ def test_a_weight_multiplies_tokens_and_keeps_the_mean(tokenizer: Any) -> None:
 
 
 def two_towers(tokenizer: Any, **settings: Any) -> ReleasedText:
-    first = Tower(tiny.clip(), tokenizer, "penultimate", tokenizer.eos_token_id)
-    second = Tower(tiny.clip(width=128, projection=32, activation="gelu"), tokenizer, "penultimate", 0)
+    first = ClipTower(tiny.clip(), tokenizer, "penultimate", tokenizer.eos_token_id)
+    second = ClipTower(tiny.clip(width=128, projection=32, activation="gelu"), tokenizer, "penultimate", 0)
     return ReleasedText([first, second], size=PictureSize(), size_width=8, **settings)
 
 
@@ -194,7 +194,7 @@ def test_other_text_encoders_are_refused(tokenizer: Any) -> None:
 
 
 def test_the_runtime_reads_prompts_as_the_engine_does(tokenizer: Any) -> None:
-    two = [Tower(tiny.clip(), tokenizer, "penultimate", pad) for pad in (tokenizer.eos_token_id, 0)]
+    two = [ClipTower(tiny.clip(), tokenizer, "penultimate", pad) for pad in (tokenizer.eos_token_id, 0)]
     two[1].words = {"zebra": (3, 4)}
     text_embedder = ReleasedText(two, size=PictureSize(), size_width=8, zero_empty=True).eval()
     texts = ["a (zebra:1.5) c", "", " ".join(tiny.LETTERS * 4), "[x]"]
