@@ -18,8 +18,8 @@ from guidegraph.nodes.checkpoints.transformers.measure import (
     build_config,
     measure_patches,
     measure_side,
-    read_heads,
     refuse_settings,
+    resolve_heads_and_schedule,
 )
 from guidegraph.nodes.models.own.label_embedder import LabelConfig, LabelModel
 from guidegraph.nodes.models.transformers.denoiser import DiTDenoiser
@@ -54,17 +54,7 @@ def load_dit(tensors: Mapping[str, Tensor], path: Path, options: LoadOptions) ->
     refuse_settings(source, "a DiT", options)
     measured = measure_patches(tensors, "blocks", "blocks.0.mlp.fc1.weight", source)
     size = (measured["width"], measured["depth"])
-    schedule = SCHEDULE if size in HEADS else None
-    heads = read_heads(source, size[0], options) or HEADS.get(size)
-    if options.noise_schedule != "auto":
-        schedule = options.noise_schedule
-    if heads is None or schedule is None:
-        settings = {"heads or head_channels": heads, "noise_schedule": schedule}
-        unset = [name for name, value in settings.items() if value is None]
-        raise ValueError(
-            f"'{source}' is a DiT of width {size[0]} with {size[1]} blocks, which is none of S, B, L and XL, and its "
-            f"tensors do not tell {', '.join(unset)}: set them on checkpoint.load as it was trained"
-        )
+    heads, schedule = resolve_heads_and_schedule(source, "DiT", size, HEADS, SCHEDULE, options)
     kind = "eps" if options.prediction == "auto" else options.prediction
     config = build_config(
         DiTConfig, "DiT", source, **measured, grid=measure_side(tensors, source), heads=heads, kind=kind

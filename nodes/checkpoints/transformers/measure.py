@@ -81,6 +81,33 @@ def read_heads(source: str, width: int, options: LoadOptions) -> int | None:
     return options.heads if options.head_channels is None else width // options.head_channels
 
 
+def resolve_heads_and_schedule(
+    source: str,
+    family: str,
+    size: tuple[int, int],
+    known: Mapping[tuple[int, int], int],
+    schedule: str,
+    options: LoadOptions,
+) -> tuple[int, str]:
+    """Resolve what the tensors of a network trained with β do not tell: the options, else what is known of its size.
+
+    size: width and depth. known: the heads of known sizes, all of which have `schedule`. Raises ``ValueError`` that
+    names `source` and the settings for another size if the options do not set both.
+    """
+    heads = read_heads(source, size[0], options) or known.get(size)
+    name: str | None = schedule if size in known else None
+    if options.noise_schedule != "auto":
+        name = options.noise_schedule
+    if heads is None or name is None:
+        settings = {"heads or head_channels": heads, "noise_schedule": name}
+        unset = [setting for setting, value in settings.items() if value is None]
+        raise ValueError(
+            f"'{source}' is a {family} of width {size[0]} with {size[1]} blocks, a size that is not known, and its "
+            f"tensors do not tell {', '.join(unset)}: set them on checkpoint.load as it was trained"
+        )
+    return heads, name
+
+
 def measure_shape(tensors: Mapping[str, Tensor], name: str, axes: int, source: str) -> torch.Size:
     """The shape of a tensor. Raises ``ValueError`` if it is missing or has another number of axes."""
     if name not in tensors:

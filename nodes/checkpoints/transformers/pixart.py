@@ -19,8 +19,8 @@ from guidegraph.nodes.checkpoints.transformers.measure import (
     measure_patches,
     measure_shape,
     measure_side,
-    read_heads,
     refuse_settings,
+    resolve_heads_and_schedule,
 )
 from guidegraph.nodes.models.transformers.denoiser import PixArtDenoiser
 from guidegraph.nodes.models.transformers.pixart import PixArt, PixArtConfig
@@ -34,10 +34,10 @@ NULL_CAPTION = "y_embedder.y_embedding"
 SIZES = ("csize_embedder.mlp.0.weight", "ar_embedder.mlp.0.weight")
 """Embeddings of the picture's size, which only PixArt-α at 1024 pixels has."""
 
-RELEASED = (1152, 28)
-"""Width and depth of all released models, with 16 heads and the schedule `linear`."""
+HEADS = {(1152, 28): 16}
+"""The heads of all released models, by width and depth."""
 
-HEADS, SCHEDULE = 16, "linear"
+SCHEDULE = "linear"
 SIGMA_TOKENS = 300
 """Tokens of the embedding of no text in PixArt-Σ; PixArt-α has 120."""
 
@@ -64,18 +64,8 @@ def load_pixart(tensors: Mapping[str, Tensor], path: Path, options: LoadOptions)
             f"'{source}' is PixArt-α with embeddings of the picture's size, which is not supported: use PixArt-Σ"
         )
     measured = measure_pixart(tensors, source)
-    is_released = (measured["width"], measured["depth"]) == RELEASED
-    heads = read_heads(source, measured["width"], options) or (HEADS if is_released else None)
-    schedule: str | None = options.noise_schedule
-    if schedule == "auto":
-        schedule = SCHEDULE if is_released else None
-    if heads is None or schedule is None:
-        settings = {"heads or head_channels": heads, "noise_schedule": schedule}
-        unset = [name for name, value in settings.items() if value is None]
-        raise ValueError(
-            f"'{source}' is a PixArt of width {measured['width']} with {measured['depth']} blocks, which was not "
-            f"released, and its tensors do not tell {', '.join(unset)}: set them on checkpoint.load as it was trained"
-        )
+    size = (measured["width"], measured["depth"])
+    heads, schedule = resolve_heads_and_schedule(source, "PixArt", size, HEADS, SCHEDULE, options)
     kind = "eps" if options.prediction == "auto" else options.prediction
     config = build_config(
         PixArtConfig, "PixArt", source, **measured, heads=heads, grid=resolve_grid(tensors, source), kind=kind

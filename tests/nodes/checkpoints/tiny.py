@@ -124,6 +124,24 @@ def t5(width: int = 48, layers: int = 2, gated: bool = True) -> Any:
     return model.requires_grad_(False)
 
 
+def flow_vae(channels: int, scale: float, shift: float) -> Any:
+    """An AutoencoderKL of diffusers as flows have: f = 2, a shift, and no convolutions around its latents."""
+    import diffusers
+
+    torch.manual_seed(3)
+    model: Any = diffusers.AutoencoderKL(
+        block_out_channels=(32, 64),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=channels,
+        scaling_factor=scale,
+        shift_factor=shift,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+    )
+    return model.eval().requires_grad_(False)
+
+
 def clip(width: int = 64, layers: int = 3, projection: int | None = None, activation: str = "quick_gelu") -> Any:
     """A CLIP text model of transformers with one head for each 64 channels."""
     import transformers

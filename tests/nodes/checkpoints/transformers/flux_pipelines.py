@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from tests.nodes.checkpoints import tiny
@@ -16,22 +15,8 @@ LATENT = (4, 16, 12)
 
 
 def vae() -> Any:
-    """An AutoencoderKL with f = 2, a shift, and no convolutions around its latents, as in flows."""
-    import diffusers
-
-    torch.manual_seed(3)
-    model: Any = diffusers.AutoencoderKL(
-        block_out_channels=(32, 64),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        latent_channels=LATENT[0],
-        scaling_factor=0.3611,
-        shift_factor=0.1159,
-        use_quant_conv=False,
-        use_post_quant_conv=False,
-        sample_size=32,
-    )
-    return model.eval().requires_grad_(False)
+    """The first stage of flows, with Flux's scale and shift."""
+    return tiny.flow_vae(LATENT[0], 0.3611, 0.1159)
 
 
 def scheduler(family: str) -> Any:

@@ -20,24 +20,6 @@ SHAPE: dict[str, Any] = {
     "joint_attention_dim": 200,
     "pooled_projection_dim": 64 + 32,
 }
-LATENTS = {"scaling_factor": 1.5305, "shift_factor": 0.0609}
-
-
-def vae() -> Any:
-    """An AutoencoderKL of 16 channels with a shift, and f = 2."""
-    import diffusers
-
-    torch.manual_seed(3)
-    model: Any = diffusers.AutoencoderKL(
-        block_out_channels=(32, 64),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        latent_channels=16,
-        use_quant_conv=False,
-        use_post_quant_conv=False,
-        **LATENTS,
-    )
-    return model.eval().requires_grad_(False)
 
 
 def pipeline(family: str, folder: Path, *, t5: bool = True, shift: float = 3.0) -> Any:
@@ -56,7 +38,7 @@ def pipeline(family: str, folder: Path, *, t5: bool = True, shift: float = 3.0) 
     pipe: Any = diffusers.StableDiffusion3Pipeline(
         transformer=sd3_writer.network(family, SHAPE),
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=shift),
-        vae=vae(),
+        vae=tiny.flow_vae(16, 1.5305, 0.0609),
         text_encoder=first,
         text_encoder_2=tiny.clip(width=128, projection=32, activation="gelu"),
         tokenizer=transformers.CLIPTokenizer.from_pretrained(str(folder / "eos")),

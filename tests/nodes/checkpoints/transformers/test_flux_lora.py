@@ -20,6 +20,7 @@ from guidegraph.nodes.training.lora import apply_lora, merge_lora, new_lora, sav
 from guidegraph.nodes.types import Denoiser
 from tests.nodes.checkpoints import difference_bounds
 from tests.nodes.checkpoints.transformers import flux_pipelines, flux_writer
+from tests.nodes.checkpoints.transformers.lora_factors import random_factors, underscore, write_lora
 from tests.nodes.checkpoints.transformers.test_flux_files import SCALES, expect, inputs, write_file
 
 diffusers = pytest.importorskip("diffusers")
@@ -83,21 +84,6 @@ def test_a_lora_of_diffusers_computes_what_diffusers_does(model: Any, denoiser: 
     torch.testing.assert_close(compute(denoiser), plain)
 
 
-def random_factors(layers: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor, float]]:
-    """Down, up and α of ranks 1 to 3 for each weight."""
-    generator = torch.Generator().manual_seed(3)
-    factors = {}
-    for number, (name, weight) in enumerate(layers.items()):
-        rank = 1 + number % 3
-        down = torch.randn(rank, weight.shape[1], generator=generator) / weight.shape[1] ** 0.5
-        factors[name] = (down, 0.3 * torch.randn(weight.shape[0], rank, generator=generator), 1.0 + number % 2)
-    return factors
-
-
-def underscore(prefix: str) -> Callable[[str], str]:
-    return lambda name: f"{prefix}_{name.replace('.', '_')}"
-
-
 NAMES: dict[str, Callable[[str], str]] = {
     "kohya": underscore("lora_unet"),
     "comfy": lambda name: f"diffusion_model.{name}",
@@ -112,12 +98,10 @@ def test_a_lora_under_the_names_of_the_single_file_is_the_closed_form(
 ) -> None:
     tensors = flux_writer.single_file(model)
     weights = {name.removesuffix(".weight"): t for name, t in tensors.items() if name.endswith(".weight")}
-    file: dict[str, Tensor] = {}
-    for name, (down, up, alpha) in random_factors(weights).items():
-        key = NAMES[layout](name)
-        file |= {f"{key}.lora_down.weight": down, f"{key}.lora_up.weight": up, f"{key}.alpha": torch.tensor(alpha)}
-        tensors[f"{name}.weight"] = weights[name] + 0.7 * alpha / len(down) * up @ down
-    save_file(file, tmp_path / "lora.safetensors")
+    factors = random_factors(weights)
+    write_lora(factors, NAMES[layout], tmp_path / "lora.safetensors")
+    for name, weight in weights.items():
+        tensors[f"{name}.weight"] = weight + 0.7 * factors[name].change(weight)
     actual = apply_lora(denoiser, path=tmp_path / "lora.safetensors", strength=0.7).denoiser
     state = actual.network.state_dict()  # type: ignore[attr-defined]
     assert len(weights) == 10 + 2 * (10 + 3)  # embedders and head, and the layers of two blocks of each kind
@@ -132,12 +116,10 @@ def test_a_kohya_file_under_the_names_of_diffusers_is_the_closed_form(
     changed = copy.deepcopy(model)
     layers = {name: m for name, m in changed.named_modules() if isinstance(m, torch.nn.Linear)}
     assert set(layers) == set(flux_layers(denoiser.config))  # type: ignore[attr-defined]
-    file: dict[str, Tensor] = {}
-    for name, (down, up, alpha) in random_factors({name: layer.weight for name, layer in layers.items()}).items():
-        key = underscore(prefix)(name)
-        file |= {f"{key}.lora_down.weight": down, f"{key}.lora_up.weight": up, f"{key}.alpha": torch.tensor(alpha)}
-        layers[name].weight += alpha / len(down) * up @ down
-    save_file(file, tmp_path / "lora.safetensors")
+    factors = random_factors({name: layer.weight for name, layer in layers.items()})
+    write_lora(factors, underscore(prefix), tmp_path / "lora.safetensors")
+    for name, layer in layers.items():
+        layer.weight += factors[name].change(layer.weight)
     actual = compute(apply_lora(denoiser, path=tmp_path / "lora.safetensors").denoiser)
     difference_bounds.largest(actual, expect(changed, *inputs()), 1e-4, "u with kohya's LoRA")
 
@@ -148,13 +130,11 @@ def test_a_kohya_file_changes_t5(prefix: str, denoiser: Denoiser, tmp_path: Path
     text = load_checkpoint(path=tmp_path / "folder").text
     name = "encoder.block.1.layer.1.DenseReluDense.wo"
     weight: Tensor = text.get_parameter(f"towers.1.model.{name}.weight")  # type: ignore[attr-defined]
-    ((down, up, alpha),) = random_factors({name: weight}).values()
-    key = underscore(prefix)(name)
-    file = {f"{key}.lora_down.weight": down, f"{key}.lora_up.weight": up, f"{key}.alpha": torch.tensor(alpha)}
-    save_file(file, tmp_path / "lora.safetensors")
+    factors = random_factors({name: weight})
+    write_lora(factors, underscore(prefix), tmp_path / "lora.safetensors")
     changed: Any = apply_lora(denoiser, text, path=tmp_path / "lora.safetensors").text
     actual = changed.get_parameter(f"towers.1.model.{name}.weight")
-    torch.testing.assert_close(actual, weight + alpha / len(down) * up @ down)
+    torch.testing.assert_close(actual, weight + factors[name].change(weight))
 
 
 def test_diffusers_reads_a_lora_that_was_trained_here(model: Any, denoiser: Denoiser, tmp_path: Path) -> None:

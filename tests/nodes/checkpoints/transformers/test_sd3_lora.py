@@ -19,6 +19,7 @@ from guidegraph.nodes.training.lora import apply_lora
 from guidegraph.nodes.types import Denoiser
 from tests.nodes.checkpoints import difference_bounds
 from tests.nodes.checkpoints.transformers import sd3_pipelines, sd3_writer
+from tests.nodes.checkpoints.transformers.lora_factors import random_factors, underscore, write_lora
 
 diffusers = pytest.importorskip("diffusers")
 peft = pytest.importorskip("peft")
@@ -101,30 +102,6 @@ def test_a_folder_of_peft_is_that_of_peft(model: Any, denoiser: Denoiser, tmp_pa
     difference_bounds.largest(actual, expected, 1e-4, "u with a LoRA of peft")
 
 
-def random_factors(layers: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor, float]]:
-    """Down, up and α of ranks 1 to 3 for each weight."""
-    generator = torch.Generator().manual_seed(3)
-    factors = {}
-    for number, (name, weight) in enumerate(layers.items()):
-        rank, inputs = 1 + number % 3, weight[0].numel()
-        down = torch.randn(rank, *weight.shape[1:], generator=generator) / inputs**0.5
-        up = 0.3 * torch.randn(weight.shape[0], rank, *([1] * (weight.ndim - 2)), generator=generator)
-        factors[name] = (down, up, 1.0 + number % 2)
-    return factors
-
-
-def underscore(prefix: str) -> Callable[[str], str]:
-    return lambda name: f"{prefix}_{name.replace('.', '_')}"
-
-
-def write(factors: dict[str, tuple[Tensor, Tensor, float]], rename: Callable[[str], str], path: Path) -> None:
-    file: dict[str, Tensor] = {}
-    for name, (down, up, alpha) in factors.items():
-        key = rename(name)
-        file |= {f"{key}.lora_down.weight": down, f"{key}.lora_up.weight": up, f"{key}.alpha": torch.tensor(alpha)}
-    save_file(file, path)
-
-
 @pytest.mark.parametrize(
     "rename", [underscore("lora_unet"), lambda name: f"diffusion_model.{name}"], ids=["kohya", "comfy"]
 )
@@ -134,10 +111,9 @@ def test_a_lora_under_the_names_of_the_single_file_is_the_closed_form(
     tensors = sd3_writer.single_file(model)
     linear = {name.removesuffix(".weight"): t for name, t in tensors.items() if name.endswith(".weight") and t.ndim > 1}
     factors = random_factors(linear)
-    write(factors, rename, tmp_path / "lora.safetensors")
-    for name, (down, up, alpha) in factors.items():
-        product = up.flatten(1) @ down.flatten(1)
-        tensors[f"{name}.weight"] = linear[name] + 0.7 * alpha / len(down) * product.reshape(linear[name].shape)
+    write_lora(factors, rename, tmp_path / "lora.safetensors")
+    for name, weight in linear.items():
+        tensors[f"{name}.weight"] = weight + 0.7 * factors[name].change(weight)
     actual = apply_lora(denoiser, path=tmp_path / "lora.safetensors", strength=0.7).denoiser
     state = actual.network.state_dict()  # type: ignore[attr-defined]
     assert len(linear) > 30
@@ -153,10 +129,9 @@ def test_a_kohya_file_under_the_names_of_diffusers_is_the_closed_form(
     layers = {name: m for name, m in changed.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)}
     assert set(layers) <= set(sd3_layers(denoiser.config))  # type: ignore[attr-defined]
     factors = random_factors({name: layer.weight for name, layer in layers.items()})
-    write(factors, underscore(prefix), tmp_path / "lora.safetensors")
-    for name, (down, up, alpha) in factors.items():
-        product = up.flatten(1) @ down.flatten(1)
-        layers[name].weight += alpha / len(down) * product.reshape(layers[name].weight.shape)
+    write_lora(factors, underscore(prefix), tmp_path / "lora.safetensors")
+    for name, layer in layers.items():
+        layer.weight += factors[name].change(layer.weight)
     actual = compute(apply_lora(denoiser, path=tmp_path / "lora.safetensors").denoiser)
     difference_bounds.largest(actual, expect(changed), 1e-4, "u with kohya's LoRA")
 
