@@ -85,17 +85,17 @@ def resolve_heads_and_schedule(
     source: str,
     family: str,
     size: tuple[int, int],
-    known: Mapping[tuple[int, int], int],
+    known_heads: Mapping[tuple[int, int], int],
     schedule: str,
     options: LoadOptions,
 ) -> tuple[int, str]:
-    """Resolve what the tensors of a network trained with β do not tell: the options, else what is known of its size.
+    """Resolve the heads and the schedule of β of a transformer: from the options, else those of its known size.
 
-    size: width and depth. known: the heads of known sizes, all of which have `schedule`. Raises ``ValueError`` that
-    names `source` and the settings for another size if the options do not set both.
+    size: width and depth. known_heads: the heads of known sizes, which were all trained with `schedule`. Raises
+    ``ValueError`` that names `source` and the settings for another size if the options do not set both.
     """
-    heads = read_heads(source, size[0], options) or known.get(size)
-    name: str | None = schedule if size in known else None
+    heads = read_heads(source, size[0], options) or known_heads.get(size)
+    name: str | None = schedule if size in known_heads else None
     if options.noise_schedule != "auto":
         name = options.noise_schedule
     if heads is None or name is None:

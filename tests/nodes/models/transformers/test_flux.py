@@ -113,8 +113,8 @@ def test_the_scale_of_a_told_denoiser_survives_rules_and_is_not_shared() -> None
     assert tuple(values) == told.sites()
     for row, scale in enumerate((2.0, 6.0)):
         alone = {name: value[row : row + 1] for name, value in vars(condition).items() if value is not None}
-        one = set_distilled_guidance(denoiser, scale=scale)(x[row : row + 1], t[row : row + 1], Condition(**alone))
-        torch.testing.assert_close(one.value, expected[row : row + 1], rtol=1e-4, atol=1e-4)
+        actual = set_distilled_guidance(denoiser, scale=scale)(x[row : row + 1], t[row : row + 1], Condition(**alone))
+        torch.testing.assert_close(actual.value, expected[row : row + 1], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.slow
