@@ -36,10 +36,17 @@ from guidegraph.nodes.models.own.pixel_space import PixelSpace, PixelSpaceConfig
 from guidegraph.nodes.models.own.segmenter import SegmentationNet, SegmenterConfig
 from guidegraph.nodes.models.own.text_encoder import TextConfig, TextEncoder, TextModel
 from guidegraph.nodes.models.own.unet import UNet, UNetConfig
-from guidegraph.nodes.models.transformers.denoiser import DiTDenoiser, FluxDenoiser, MMDiTDenoiser, ZImageDenoiser
+from guidegraph.nodes.models.transformers.denoiser import (
+    DiTDenoiser,
+    FluxDenoiser,
+    MMDiTDenoiser,
+    PixArtDenoiser,
+    ZImageDenoiser,
+)
 from guidegraph.nodes.models.transformers.dit import DiT, DiTConfig
 from guidegraph.nodes.models.transformers.flux import Flux, FluxConfig
 from guidegraph.nodes.models.transformers.mmdit import MMDiT, MMDiTConfig
+from guidegraph.nodes.models.transformers.pixart import PixArt, PixArtConfig
 from guidegraph.nodes.models.transformers.z_image import ZImage, ZImageConfig
 from guidegraph_runtime.files.atomic_write import atomic_path
 
@@ -57,6 +64,7 @@ KINDS: dict[str, tuple[type[nn.Module], type[Any]]] = {
     "mmdit": (MMDiTDenoiser, MMDiTConfig),
     "flux": (FluxDenoiser, FluxConfig),
     "z_image": (ZImageDenoiser, ZImageConfig),
+    "pixart": (PixArtDenoiser, PixArtConfig),
     "kl_autoencoder": (KLAutoencoder, AutoencoderConfig),
     "vq_autoencoder": (VQAutoencoder, VQConfig),
     "pixel_space": (PixelSpace, PixelSpaceConfig),
@@ -77,6 +85,7 @@ NETWORKS: dict[type[nn.Module], type[nn.Module]] = {
     MMDiTDenoiser: MMDiT,
     FluxDenoiser: Flux,
     ZImageDenoiser: ZImage,
+    PixArtDenoiser: PixArt,
 }
 """The networks inside denoisers."""
 

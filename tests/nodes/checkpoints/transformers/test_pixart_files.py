@@ -17,6 +17,7 @@ from guidegraph.nodes.checkpoints.diffusers.pixart import CLASSES, pixart_tensor
 from guidegraph.nodes.checkpoints.load_options import LoadOptions
 from guidegraph.nodes.checkpoints.transformers.pixart import build_pixart, is_pixart, load_pixart
 from guidegraph.nodes.models.networks.hooks import Hooks
+from guidegraph.nodes.models.store import load_part, save_parts
 from tests.nodes.checkpoints import difference_bounds
 from tests.nodes.checkpoints.transformers import pixart_writer
 
@@ -70,6 +71,17 @@ def test_positions_are_scaled_to_those_of_training(sample_size: int, scale: floa
     torch.save(pixart_writer.authors_tensors(model), tmp_path / "model.pth")
     for loaded in (load_checkpoint(path=tmp_path), load_checkpoint(path=tmp_path / "model.pth", **SETTINGS)):
         check(loaded, model, 16, 8)
+
+
+def test_a_saved_model_is_the_same(model: Any, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path / "folder")
+    denoiser: Any = load_checkpoint(path=tmp_path / "folder").denoiser
+    save_parts(tmp_path / "saved", {"denoiser": denoiser}, dtype=torch.float32)
+    saved: Any = load_part(tmp_path / "saved", "denoiser", device=torch.device("cpu"), dtype=torch.float32)
+    assert saved.config == denoiser.config
+    x, t, tokens, mask = inputs()
+    condition = Condition(tokens=tokens, mask=mask)
+    assert torch.equal(predict(saved, x, t, condition).value, predict(denoiser, x, t, condition).value)
 
 
 def test_the_released_class_name_is_known(model: Any, tmp_path: Path) -> None:
