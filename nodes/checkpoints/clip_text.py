@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from guidegraph.graph.device_context import current_device
-from guidegraph.nodes.checkpoints.filling import check_fit, fill
+from guidegraph.nodes.checkpoints.filling import build_text_model, check_fit, fill
 from guidegraph.nodes.conditioning.text_pretrained import import_transformers
-from guidegraph.nodes.models.networks.bounded_build import BoundedBuild, check_depth
+from guidegraph.nodes.models.networks.bounded_build import check_depth
 from guidegraph.nodes.models.released.pretrained_text import tokenizer_from_folder
 
 HEAD = 64
@@ -47,12 +47,8 @@ def build_clip(tensors: Mapping[str, Tensor], settings: Mapping[str, Any], sourc
     plain_weights = _weights(tensors)
     projected = "text_projection.weight" in plain_weights
     kind = transformers.CLIPTextModelWithProjection if projected else transformers.CLIPTextModel
-    try:
-        config = transformers.CLIPTextConfig.from_dict(dict(settings))
-        with torch.device("meta"), BoundedBuild(len(tensors)):
-            model: nn.Module = kind(config)
-    except Exception as error:
-        raise ValueError(f"'{source}' describes no CLIP text model that transformers can build: {error}") from None
+    config_class = transformers.CLIPTextConfig
+    model: nn.Module = build_text_model(config_class, kind, settings, tensors, "CLIP text model", source)
     prefix = "text_model." if any(name.startswith("text_model.") for name in model.state_dict()) else ""
     weights = {
         name if name.startswith("text_projection.") else prefix + name: tensor for name, tensor in plain_weights.items()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,27 @@ def build_filled(make: Callable[[], Module], tensors: Mapping[str, Tensor], sour
         raise ValueError(f"'{source}' does not fit: {error}") from None
     fill(module, tensors, source)
     return module
+
+
+def build_text_model(
+    config_class: Any,
+    model_class: Any,
+    settings: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    name: str,
+    source: str,
+) -> Any:
+    """Make a text model of transformers on the meta device, to be filled with these tensors.
+
+    config_class, model_class: of transformers; settings: fields of its config; name: what it is called. Raises
+    ``ValueError`` that names `source` for settings that it refuses, and for far more layers than tensors.
+    """
+    try:
+        config = config_class.from_dict(dict(settings))
+        with torch.device("meta"), BoundedBuild(len(tensors)):
+            return model_class(config)
+    except Exception as error:  # its validators raise many kinds
+        raise ValueError(f"'{source}' describes no {name} that transformers can build: {error}") from None
 
 
 def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:

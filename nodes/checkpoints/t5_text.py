@@ -12,10 +12,10 @@ from tokenizers import normalizers
 from torch import Tensor, nn
 
 from guidegraph.graph.device_context import current_dtype
-from guidegraph.nodes.checkpoints.filling import check_fit, fill
+from guidegraph.nodes.checkpoints.filling import build_text_model, check_fit, fill
 from guidegraph.nodes.checkpoints.tensor_names import numbers_in_names
 from guidegraph.nodes.conditioning.text_pretrained import import_transformers
-from guidegraph.nodes.models.networks.bounded_build import BoundedBuild, check_depth
+from guidegraph.nodes.models.networks.bounded_build import check_depth
 from guidegraph.nodes.models.released.pretrained_text import tokenizer_from_folder
 from guidegraph.nodes.models.released.towers import T5Tower
 
@@ -45,12 +45,8 @@ def build_t5(tensors: Mapping[str, Tensor], settings: Mapping[str, Any], source:
     fit the model that the settings describe.
     """
     transformers = import_transformers(EXTRA)
-    try:
-        config = transformers.T5Config.from_dict(dict(settings))
-        with torch.device("meta"), BoundedBuild(len(tensors)):
-            model: Any = transformers.T5EncoderModel(config)
-    except Exception as error:
-        raise ValueError(f"'{source}' describes no T5 encoder that transformers can build: {error}") from None
+    classes = (transformers.T5Config, transformers.T5EncoderModel)
+    model: Any = build_text_model(*classes, settings, tensors, "T5 encoder", source)
     fill(model, _weights(tensors, source), source)
     model.encoder.embed_tokens.weight = model.shared.weight
     if current_dtype() is torch.float16:

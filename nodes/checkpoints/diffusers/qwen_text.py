@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from guidegraph.graph.device_context import current_device
-from guidegraph.nodes.checkpoints.filling import fill
+from guidegraph.nodes.checkpoints.filling import build_text_model, fill
 from guidegraph.nodes.conditioning.text_pretrained import import_transformers
-from guidegraph.nodes.models.networks.bounded_build import BoundedBuild, check_depth
+from guidegraph.nodes.models.networks.bounded_build import check_depth
 from guidegraph.nodes.models.released.pretrained_text import tokenizer_from_folder
 from guidegraph.nodes.models.released.towers import ChatTower
 
@@ -38,15 +38,10 @@ def build_qwen3(tensors: Mapping[str, Tensor], settings: Mapping[str, Any], sour
     layers = settings.get("num_hidden_layers")
     if isinstance(layers, int):
         check_depth(layers, len(tensors), source)  # the config lists the kinds of all layers
-    try:
-        config = transformers.Qwen3Config.from_dict(dict(settings))
-        with torch.device("meta"), BoundedBuild(len(tensors)):
-            model: Any = transformers.Qwen3Model(config)
-    except Exception as error:
-        raise ValueError(f"'{source}' describes no Qwen3 that transformers can build: {error}") from None
+    model: Any = build_text_model(transformers.Qwen3Config, transformers.Qwen3Model, settings, tensors, "Qwen3", source)
     fill(model, {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items() if name != HEAD}, source)
     with torch.device(current_device()):
-        model.rotary_emb = type(model.rotary_emb)(config)  # its frequencies are computed, and in no file
+        model.rotary_emb = type(model.rotary_emb)(model.config)  # its frequencies are computed, and in no file
     built: nn.Module = model
     return built
 
