@@ -14,6 +14,7 @@ from guidegraph.nodes.data.batches import SceneBatch128
 from guidegraph.nodes.data.scenes128 import held_out, phrases
 from guidegraph.nodes.data.scenes128 import vocabulary as words
 from guidegraph.nodes.data.scenes128.artwork import cut_out, load_artwork
+from guidegraph.nodes.data.scenes128.captions import choose_wording
 from guidegraph.nodes.data.scenes128.content import Content, choose_content
 from guidegraph.nodes.data.scenes128.dataset import scene_128, scene_map, scenes_128
 from guidegraph.nodes.data.scenes128.draws import CONTENT, LAYOUT, Draws
@@ -297,11 +298,36 @@ def test_captions_keep_to_the_vocabulary_and_differ_in_form(train: list[Scene128
     assert len(shapes) > COUNT / 3
 
 
-def test_with_partial_0_a_caption_names_place_time_weather_colours_and_relation() -> None:
-    scenes = scenes_128(seed=4, batch=60, partial=0.0).batches[0]
+RELATION_WORDS = {
+    words.LEFT_OF: r"\b(left|right)\b",
+    words.ABOVE: r"\b(above|over|below|under|beneath)\b",
+    words.IN_FRONT_OF: r"\b(in front of|behind|hidden by)\b",
+}
+
+
+def test_with_partial_0_a_caption_names_place_time_weather_colours_sizes_and_relation() -> None:
+    complete = [compose_scene(4, i, wording=choose_wording("train", partial=0)) for i in range(60)]
+    for scene in complete:
+        caption, background = scene.caption.lower(), scene.content.background
+        sky, weather = words.SKIES[background.sky], words.WEATHERS[background.weather]
+        ground = words.GROUNDS[background.ground]
+        places = (phrases.ON_GROUND, phrases.OVER_GROUND, phrases.IN_SCENERY, phrases.SCENERY)
+        assert any(text in caption for texts in places for text in texts[ground])
+        assert any(text in caption for text in (*phrases.TIMES[sky], phrases.TIME_NOUNS[sky]))
+        adjectives = [phrases.WEATHER_ADJECTIVES[weather]] if weather in phrases.WEATHER_ADJECTIVES else []
+        assert any(text in caption for text in (*phrases.WEATHER[weather], *adjectives))
+        groups = {group.object: group for group in scene.content.groups}
+        for kind, _, colour, size in read_groups(caption):
+            assert colour or groups[kind].colour == words.NATURAL
+            assert size == words.SIZES[groups[kind].size]
+        assert re.search(RELATION_WORDS.get(scene.content.relation, ""), caption)
+    batch = scenes_128(seed=4, batch=60, partial=0.0).batches[0]
+    assert list(batch.caption) == [scene.caption for scene in complete]
+
+
+def test_with_partial_1_a_caption_names_no_time_and_the_picture_is_the_same() -> None:
     times = re.compile("|".join([*(t for ts in phrases.TIMES.values() for t in ts), *phrases.TIME_NOUNS.values()]))
-    assert all(times.search(caption.lower()) for caption in scenes.caption)
-    sparse = scenes_128(seed=4, batch=60, partial=1.0).batches[0]
+    scenes, sparse = (scenes_128(seed=4, batch=60, partial=partial).batches[0] for partial in (0.0, 1.0))
     assert not any(times.search(caption.lower()) for caption in sparse.caption)
     assert (scenes.image == sparse.image).all()
 
