@@ -159,6 +159,14 @@ def test_objects_lie_in_the_picture_and_most_of_each_can_be_seen(layouts: list[t
         assert min(seen) > (0.4 if content.relation == words.IN_FRONT_OF else 0.7)
 
 
+@pytest.mark.parametrize("index", [32044, 67216, 72029])
+def test_a_row_of_overlapping_objects_of_unequal_width_lies_in_the_picture(index: int) -> None:
+    placements = compose_scene(0, index).layout.placements
+    assert max(p.left + p.width for p in placements) <= SIZE
+    widths = [p.width for p in placements]
+    assert max(widths) > 1.5 * min(widths)
+
+
 def test_objects_are_where_the_relation_says(layouts: list[tuple[Content, Layout]]) -> None:
     for content, layout in layouts:
         if content.relation == words.NO_RELATION:
