@@ -23,7 +23,6 @@ from guidegraph.nodes.data.scenes128.vocabulary import (
     natural_colour,
 )
 
-
 HELD_OUT_FORM_RATE = 0.5
 """How often a caption of the held-out split has a sentence form of no training caption."""
 PARTIAL = 0.4

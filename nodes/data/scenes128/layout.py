@@ -114,14 +114,14 @@ def place_in_a_row(members: list[PlacedObject], overlap: float, horizon: int, dr
     cuts = sorted(draws.uniform(0, max(0.0, room - extent)) for _ in members)
     placed, edge = [], 0.0
     for member, gap in zip(members, cuts, strict=True):
-        left = min(MARGIN + int(gap + edge), SIZE - member.width)  # after shrinking, widths are rounded up at times
+        left = min(MARGIN + int(gap + edge), SIZE - member.width)  # shrunk widths may be rounded up
         edge += (1 - overlap) * member.width
         placed.append(member._replace(left=left, top=choose_top(member, horizon, draws)))
     return placed
 
 
 def row_width(members: list[PlacedObject], overlap: float) -> float:
-    """The width of objects side by side, each of which shares a part `overlap` of its width with its right neighbour."""
+    """The width of objects side by side that share a part `overlap` of their widths with their right neighbours."""
     return sum(member.width for member in members) - overlap * sum(member.width for member in members[:-1])
 
 

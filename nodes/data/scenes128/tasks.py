@@ -114,9 +114,7 @@ def build_task(
     groups = tuple(Group(item.object, item.number, item.colour, NORMAL, draws.integer(0, 1)) for item in items)
     content = Content(groups, relation, choose_background(draws, groups))
     forms = 0.0 if split == "train" else HELD_OUT_FORM_RATE
-    wording = Wording(
-        place=0.5, time=0.25, weather=0.25, colour=1, natural=0, size=0, relation=1, held_out_form=forms
-    )
+    wording = Wording(place=0.5, time=0.25, weather=0.25, colour=1, natural=0, size=0, relation=1, held_out_form=forms)
     scene = finish_scene(content, seed, index, wording)
     values = [value for item in items for value in (item.object, item.number, item.colour)]
     padded = [*values, *(NOTHING,) * 3][:6]
