@@ -38,7 +38,7 @@ CONE = 0.5
 
 
 class SceneTasks(NamedTuple):
-    """Prompts, and the tasks in them. image (B, 3, 128, 128) in [-1, 1]: real scenes that show what they ask for.
+    """Prompts, and the tasks in them. image (B, 3, 128, 128) in [-1, 1]: real scenes that show them.
 
     prompt: B texts. task (B, 8) int64: category, object, number, colour, the other object's, and the relation of the
     first to the other; −1 where the prompt asks for nothing.
