@@ -101,16 +101,13 @@ def pad_to_square(image: Image.Image, size: int) -> Image.Image:
     return square
 
 
-def trim(icons: dict[str, Any], name: str, size: int, mode: str = "RGBA") -> Image.Image:
-    """The visible part of an icon as RGBA, its longer side scaled to `size`.
-
-    mode: RGBa scales premultiplied colours, so that edges do not darken.
-    """
+def trim(icons: dict[str, Any], name: str, size: int) -> Image.Image:
+    """The visible part of an icon as RGBA, its longer side scaled to `size`."""
     large = render(icons, name, 4 * size)
     trimmed = large.crop(large.getchannel("A").point(lambda alpha: 255 if alpha > 32 else 0).getbbox())
     scale = size / max(trimmed.size)
     width, height = (max(1, round(side * scale)) for side in trimmed.size)
-    return trimmed.convert(mode).resize((width, height), Image.Resampling.LANCZOS).convert("RGBA")
+    return trimmed.resize((width, height), Image.Resampling.LANCZOS)
 
 
 def scene_sprite(icons: dict[str, Any], name: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -151,7 +148,7 @@ def pack_artwork(sets: list[dict[str, Any]], path: Path) -> None:
     arrays: dict[str, list[Any]] = {"pixels": [], "palette": [], "alpha": [], "sides": []}
     for name in NAMES:
         for icons in sets:
-            sprite = trim(icons, ARTWORK_ICONS.get(name, name.replace(" ", "-")), ARTWORK_SIZE, "RGBa")
+            sprite = trim(icons, ARTWORK_ICONS.get(name, name.replace(" ", "-")), ARTWORK_SIZE)
             square = Image.new("RGBA", (ARTWORK_SIZE, ARTWORK_SIZE))
             square.paste(sprite)
             levels = np.rint(np.asarray(square.getchannel("A")) / ALPHA_STEP).astype(np.uint8)
