@@ -101,19 +101,23 @@ def pad_to_square(image: Image.Image, size: int) -> Image.Image:
     return square
 
 
+def trim(icons: dict[str, Any], name: str, size: int) -> Image.Image:
+    """The visible part of an icon as RGBA, its longer side scaled to `size`."""
+    large = render(icons, name, 4 * size)
+    trimmed = large.crop(large.getchannel("A").point(lambda alpha: 255 if alpha > 32 else 0).getbbox())
+    scale = size / max(trimmed.size)
+    width, height = (max(1, round(side * scale)) for side in trimmed.size)
+    return trimmed.resize((width, height), Image.Resampling.LANCZOS)
+
+
 def scene_sprite(icons: dict[str, Any], name: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """A sprite (48, 48, 4) uint8, trimmed to its visible part so that its size is the size one sees.
 
     A ground-standing object touches the lower edge of the square.
     """
-    large = render(icons, name, 4 * SPRITE_SIZE)
-    box = large.getchannel("A").point(lambda alpha: 255 if alpha > 32 else 0).getbbox()
-    trimmed = large.crop(box)
-    scale = SPRITE_SIZE / max(trimmed.size)
-    width, height = (max(1, round(side * scale)) for side in trimmed.size)
-    trimmed = trimmed.resize((width, height), Image.Resampling.LANCZOS)
+    trimmed = trim(icons, name, SPRITE_SIZE)
     square = Image.new("RGBA", (SPRITE_SIZE, SPRITE_SIZE))
-    square.paste(trimmed, ((SPRITE_SIZE - width) // 2, SPRITE_SIZE - height))
+    square.paste(trimmed, ((SPRITE_SIZE - trimmed.width) // 2, SPRITE_SIZE - trimmed.height))
     return np.asarray(square, dtype=np.uint8)
 
 
@@ -131,15 +135,6 @@ def pack_scene_sprites(sets: list[dict[str, Any]], path: Path) -> None:
         names=np.array(list(SCENE_OBJECTS)),
         licences=np.array(LICENCES),
     )
-
-
-def trim(icons: dict[str, Any], name: str, size: int) -> Image.Image:
-    """The visible part of an icon as RGBA, its longer side scaled to `size`."""
-    large = render(icons, name, 4 * size)
-    trimmed = large.crop(large.getchannel("A").point(lambda alpha: 255 if alpha > 32 else 0).getbbox())
-    scale = size / max(trimmed.size)
-    width, height = (max(1, round(side * scale)) for side in trimmed.size)
-    return trimmed.convert("RGBa").resize((width, height), Image.Resampling.LANCZOS).convert("RGBA")
 
 
 def pack_artwork(sets: list[dict[str, Any]], path: Path) -> None:

@@ -94,7 +94,6 @@ def _require_towers(embedder: TextEmbedder, purpose: str) -> TowerText:
 
     if not isinstance(embedder, TowerText):
         raise ValueError(
-            f"{purpose} needs a CLIP or T5 text encoder of checkpoint.load; found "
-            f"{type(embedder).__name__ or 'another'}"
+            f"{purpose} needs a CLIP, T5 or Qwen text encoder of checkpoint.load; found {type(embedder).__name__}"
         )
     return embedder

@@ -93,7 +93,7 @@ DATA, TIMES, DROPS, MOVES = range(4)
 
 
 def uniforms(seed: int, index: int, count: int, draw: int = DATA) -> NDArray[np.float64]:
-    """`count` numbers (count) in [0, 1), float64, from the raw Philox stream of (seed, index) and a purpose, `draw`.
+    """Numbers (count) in [0, 1), float64, from the raw Philox stream of (seed, index) and a purpose, `draw`.
 
     Raises ``ValueError`` for a seed that is not in [0, 2⁶⁴).
     """

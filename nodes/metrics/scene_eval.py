@@ -38,7 +38,7 @@ CONE = 0.5
 
 
 class SceneTasks(NamedTuple):
-    """Prompts, and the tasks in them. image (B, 3, 128, 128) in [-1, 1]: real scenes that show it.
+    """Prompts, and the tasks in them. image (B, 3, 128, 128) in [-1, 1]: real scenes that show them.
 
     prompt: B texts. task (B, 8) int64: category, object, number, colour, the other object's, and the relation of the
     first to the other; −1 where the prompt asks for nothing.
@@ -50,6 +50,8 @@ class SceneTasks(NamedTuple):
 
 
 class SceneEvalTasks(NamedTuple):
+    """Batches of tasks, `count // batch` for each category, in the order of `CATEGORIES`."""
+
     batches: Sequence[SceneTasks]
 
 
@@ -110,12 +112,12 @@ def judge_scenes(object: Tensor, colour: Tensor, box: Tensor, task: Tensor) -> T
 def _shows(kinds: Tensor, colours: Tensor, boxes: Tensor, columns: list[int]) -> bool:
     """Whether the objects of one picture, best first, fulfil a task."""
     category, first, count, colour, second, _, second_colour, relation = columns
-    places = [(kinds == kind).nonzero().flatten().tolist() for kind in (first, second) if kind >= 0]
-    if not all(places):
+    detections = [(kinds == kind).nonzero().flatten().tolist() for kind in (first, second) if kind >= 0]
+    if not all(detections):
         return False
-    best = [rows[0] for rows in places]
+    best = [rows[0] for rows in detections]
     if category == COUNTING:
-        return len(places[0]) == count
+        return len(detections[0]) == count
     if category in (COLOUR, BINDING):
         expected = [value for value in (colour, second_colour) if value >= 0]
         return [int(colours[row]) for row in best] == expected

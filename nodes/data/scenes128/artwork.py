@@ -65,7 +65,7 @@ def palette_of(sprite: int, colour: int) -> NDArray[np.uint8]:
 def cut_out(sprite: int, colour: int, longer: int, flipped: bool) -> ScaledArtwork:
     """Scale an artwork in a colour so that its longer side is `longer` pixels; `flipped` mirrors it.
 
-    Colours are premultiplied while scaling, so that edges do not darken.
+    Pillow premultiplies colours while it scales, so that edges do not darken.
     """
     from PIL import Image
 
@@ -73,9 +73,8 @@ def cut_out(sprite: int, colour: int, longer: int, flipped: bool) -> ScaledArtwo
     height, width = artwork.sides[sprite]
     pixels = palette_of(sprite, colour)[artwork.pixels[sprite, :height, :width]]
     full = np.concatenate([pixels, artwork.alpha[sprite, :height, :width, None]], -1)
-    image = Image.fromarray(full, "RGBA").convert("RGBa")
-    image = image.resize(sides_of(sprite, longer)[::-1], Image.Resampling.LANCZOS)
-    scaled = np.array(image.convert("RGBA"), dtype=np.float32)
+    image = Image.fromarray(full).resize(sides_of(sprite, longer)[::-1], Image.Resampling.LANCZOS)
+    scaled = np.array(image, dtype=np.float32)
     if flipped:
         scaled = scaled[:, ::-1]
     alpha = scaled[..., 3:] / np.float32(255)

@@ -39,7 +39,9 @@ LIGHT = np.array([[1, 1, 1], [1, 0.96, 0.94], [1, 0.87, 0.80], [0.52, 0.56, 0.76
 DIM = {"overcast": 0.93, "rain": 0.84, "snowfall": 0.96, "fog": 0.97, "storm": 0.72}
 """How much of that light is left in a weather."""
 CLOUDS = {"clouds": (4, 7), "rainbow": (1, 3), "overcast": (6, 9), "rain": (6, 8), "storm": (7, 9)}
+"""The least and the largest number of clouds in a weather that has some."""
 CLOUD_LIGHT = np.array([[255, 255, 255], [255, 240, 228], [255, 196, 172], [92, 100, 142]], dtype=np.float32)
+"""The colour of white clouds under each of SKIES."""
 RAINBOW = np.array(
     [[235, 70, 70], [245, 150, 60], [250, 225, 90], [90, 190, 100], [80, 140, 230], [150, 90, 200]], dtype=np.float32
 )
@@ -136,7 +138,7 @@ def paint_clouds(picture: Floats, background: Background, horizon: int, draws: D
     if weather in ("overcast", "rain", "storm"):
         colour = colour * np.float32({"overcast": 0.86, "rain": 0.66, "storm": 0.36}[weather])
     for _ in range(draws.integer(low, high)):
-        brightness, alpha = textures.cloud_texture(draws.integer(0, 7))
+        brightness, alpha = textures.cloud_texture(draws.integer(0, textures.CLOUDS - 1))
         if draws.chance(0.5):
             brightness, alpha = brightness[:, ::-1], alpha[:, ::-1]
         width = alpha.shape[1]
@@ -155,13 +157,10 @@ def paint_lightning(picture: Floats, horizon: int, draws: Draws) -> None:
 
 def paint_ground(picture: Floats, background: Background, horizon: int, light: Floats, draws: Draws) -> None:
     """Paint the ground and what stands on its horizon, in the light of the sky."""
-    variant, left, mirrored = (
-        draws.integer(0, textures.VARIANTS - 1),
-        draws.integer(0, textures.WIDTH - SIZE),
-        draws.chance(0.5),
-    )
+    variant = draws.integer(0, textures.VARIANTS - 1)
+    left = draws.integer(0, textures.WIDTH - SIZE)
     columns = slice(left, left + SIZE)
-    step = -1 if mirrored else 1
+    step = -1 if draws.chance(0.5) else 1
     colour, alpha = textures.ridge_texture(background.ground, draws.integer(0, textures.VARIANTS - 1))
     haze = picture[horizon, 0]
     colour, alpha = colour[:, columns][:, ::step] * light, alpha[:, columns][:, ::step]
@@ -186,8 +185,8 @@ def blend(picture: Floats, colour: Floats, alpha: Floats, top: int, left: int) -
 def paint_weather(picture: Floats, background: Background, horizon: int, draws: Draws) -> None:
     """Paint rain, falling snow or fog in front of everything."""
     weather = WEATHERS[background.weather]
-    variant, mirrored = draws.integer(0, textures.VARIANTS - 1), draws.chance(0.5)
-    step = -1 if mirrored else 1
+    variant = draws.integer(0, textures.VARIANTS - 1)
+    step = -1 if draws.chance(0.5) else 1
     if weather in ("rain", "storm"):
         rain = textures.rain_texture(variant)[:, ::step]
         picture += (np.float32(214) - picture) * (rain * np.float32(0.55))

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from guidegraph.nodes.data.scenes128 import phrases
 from guidegraph.nodes.data.scenes128.content import Background, Content, Group
 from guidegraph.nodes.data.scenes128.draws import Draws
+from guidegraph.nodes.data.scenes128.held_out import Split
 from guidegraph.nodes.data.scenes128.vocabulary import (
     ABOVE,
     COLOURS,
@@ -22,6 +23,11 @@ from guidegraph.nodes.data.scenes128.vocabulary import (
     natural_colour,
 )
 
+HELD_OUT_FORM_RATE = 0.5
+"""How often a caption of the held-out split has a sentence form of no training caption."""
+PARTIAL = 0.4
+"""How often a caption leaves out the place, unless a data set says otherwise."""
+
 
 class Wording(NamedTuple):
     """How often a caption names a detail, and how often it has a sentence form that training never shows.
@@ -29,15 +35,26 @@ class Wording(NamedTuple):
     natural: the colour of an object in its artwork's colours. synonym: other words for objects, colours and numbers.
     """
 
-    place: float = 0.7
-    time: float = 0.5
-    weather: float = 0.55
+    place: float
+    time: float
+    weather: float
     colour: float = 0.95
     natural: float = 0.2
     size: float = 0.85
     relation: float = 0.75
     synonym: float = 0.25
     held_out_form: float = 0.0
+
+
+def choose_wording(split: Split, partial: float = PARTIAL) -> Wording:
+    """The wording of a split's captions; partial: how often they leave out the place, and with 0 any detail."""
+    wording = Wording(
+        place=1 - partial,
+        time=(1 - partial) ** 1.5,
+        weather=(1 - partial) ** 1.25,
+        held_out_form=HELD_OUT_FORM_RATE if split == "held_out" else 0.0,
+    )
+    return wording if partial else wording._replace(colour=1, size=1, relation=1)
 
 
 class LayoutFacts(NamedTuple):

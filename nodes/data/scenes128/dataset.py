@@ -14,10 +14,10 @@ from guidegraph.graph.device_context import current_device, current_dtype
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes.data.batches import FunctionBatches, SceneBatch128, to_image
-from guidegraph.nodes.data.scenes128.captions import Wording
+from guidegraph.nodes.data.scenes128.captions import PARTIAL, Wording, choose_wording
 from guidegraph.nodes.data.scenes128.held_out import Split
 from guidegraph.nodes.data.scenes128.phrases import caption_words
-from guidegraph.nodes.data.scenes128.scene import HELD_OUT_FORM_RATE, Scene128, compose_scene
+from guidegraph.nodes.data.scenes128.scene import Scene128, compose_scene
 from guidegraph.nodes.data.scenes128.vocabulary import CLASSES, GROUNDS, NAMES
 from guidegraph.nodes.types import SemanticMap
 
@@ -41,7 +41,7 @@ def scenes_128(
     count: Count = 100_000,
     split: Split = "train",
     single: Probability = 0.2,
-    partial: Probability = 0.4,
+    partial: Probability = PARTIAL,
 ) -> Scenes128:
     """`count` batches of scenes of 128 pixels with one to four of 64 objects; scene i depends on (seed, i) alone.
 
@@ -52,16 +52,10 @@ def scenes_128(
     or count, and half of its captions a held-out form. single: the fraction of scenes with one object; smaller in
     `held_out`, as of single objects only some colours are held out. partial: how often a caption leaves out the place,
     and the time or the weather a little more often; colours, sizes and positions are left out at times too, unless it
-    is 0. Batches raise an error for a seed of 2⁶⁴ or more.
+    is 0.
+    Raises an error for a seed of 2⁶⁴ or more when a batch is read.
     """
-    wording = Wording() if partial else Wording(colour=1, size=1, relation=1)
-    wording = wording._replace(
-        place=1 - partial,
-        time=(1 - partial) ** 1.5,
-        weather=(1 - partial) ** 1.25,
-        held_out_form=HELD_OUT_FORM_RATE if split == "held_out" else 0.0,
-    )
-    make = bind(make_batch, seed, batch, split=split, single=single, wording=wording)
+    make = bind(make_batch, seed, batch, split=split, single=single, wording=choose_wording(split, partial))
     return Scenes128(FunctionBatches(count, make), caption_words())
 
 
@@ -70,6 +64,7 @@ def scene_128(*, seed: Seed = 0, batch: Count = 1, split: Split = "held_out") ->
     """Scenes 0 to batch − 1 of 128 pixels of the data set `seed`, by default of held-out compositions.
 
     split: as for `data.scenes_128`.
+    Raises an error for a seed of 2⁶⁴ or more.
     """
     scenes = scenes_128(seed=seed, batch=batch, count=1, split=split).batches[0]
     device, dtype = current_device(), current_dtype()

@@ -9,7 +9,7 @@ from guidegraph.nodes.data.scenes import uniforms
 
 T = TypeVar("T")
 STREAM = 128
-"""Numbers drawn at a time."""
+"""Numbers of a sequence, after which it starts over."""
 
 # Purposes, each with its own stream, so that one kind of choice does not shift another. The first 16 are those of
 # `nodes.data.scenes`.
@@ -17,7 +17,10 @@ CONTENT, LAYOUT, LOOK, WORDS, TASK = range(16, 21)
 
 
 class Draws:
-    """A sequence of choices that depends on (seed, index, purpose) alone, on every machine and NumPy version."""
+    """A sequence of choices that depends on (seed, index, purpose) alone, on every machine and NumPy version.
+
+    It repeats itself after `STREAM` choices: details in great number take several sequences.
+    """
 
     def __init__(self, seed: int, index: int, purpose: int) -> None:
         self._values = uniforms(seed, index, STREAM, purpose).tolist()

@@ -107,17 +107,22 @@ def place_in_a_row(members: list[PlacedObject], overlap: float, horizon: int, dr
     overlap: the part of an object's width that its right neighbour may share.
     """
     room = SIZE - 2 * MARGIN
-    widths = sum(member.width for member in members) - overlap * sum(m.width for m in members[1:])
-    if widths > room:
-        members = [shrink(member, room / widths) for member in members]
-        widths = sum(member.width for member in members) - overlap * sum(m.width for m in members[1:])
-    cuts = sorted(draws.uniform(0, max(0.0, room - widths)) for _ in members)
+    extent = row_width(members, overlap)
+    if extent > room:
+        members = [shrink(member, room / extent) for member in members]
+        extent = row_width(members, overlap)
+    cuts = sorted(draws.uniform(0, max(0.0, room - extent)) for _ in members)
     placed, edge = [], 0.0
     for member, gap in zip(members, cuts, strict=True):
-        left = MARGIN + int(gap + edge)
+        left = min(MARGIN + int(gap + edge), SIZE - member.width)  # shrunk widths may be rounded up
         edge += (1 - overlap) * member.width
         placed.append(member._replace(left=left, top=choose_top(member, horizon, draws)))
     return placed
+
+
+def row_width(members: list[PlacedObject], overlap: float) -> float:
+    """The width of objects side by side that share a part `overlap` of their widths with their right neighbours."""
+    return sum(member.width for member in members) - overlap * sum(member.width for member in members[:-1])
 
 
 def choose_top(member: PlacedObject, horizon: int, draws: Draws) -> int:

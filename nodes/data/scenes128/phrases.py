@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from guidegraph.nodes.data.scenes128.vocabulary import COLOURS, OBJECTS
+from guidegraph.nodes.data.scenes128.vocabulary import COLOURS, LARGE, OBJECTS, SMALL
 
 ON_GROUND = {
     "grass": ("on grass", "on the grass", "on green grass", "on a lawn"),
@@ -80,7 +80,7 @@ TIME_NOUNS = {"day": "day", "morning": "morning", "sunset": "evening", "night": 
 
 NUMBERS = {2: ("two", "2"), 3: ("three", "3"), 4: ("four", "4")}
 PAIR_WORDS = ("a pair of", "a couple of")
-SIZE_WORDS = {0: ("small", "little", "tiny"), 2: ("large", "big", "huge")}
+SIZE_WORDS = {SMALL: ("small", "little", "tiny"), LARGE: ("large", "big", "huge")}
 COLOUR_WORDS = {
     **{name: (name,) for name in COLOURS},
     "grey": ("grey", "gray"),

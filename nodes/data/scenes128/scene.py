@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from guidegraph.nodes.data.scenes128.captions import LayoutFacts, Wording, write_caption
+from guidegraph.nodes.data.scenes128.captions import LayoutFacts, Wording, choose_wording, write_caption
 from guidegraph.nodes.data.scenes128.content import Content, choose_content
 from guidegraph.nodes.data.scenes128.draw import draw_scene
 from guidegraph.nodes.data.scenes128.draws import CONTENT, LAYOUT, LOOK, WORDS, Draws
@@ -18,8 +18,6 @@ from guidegraph.nodes.data.scenes128.held_out import Split
 from guidegraph.nodes.data.scenes128.layout import SIZE, Layout, lay_out
 from guidegraph.nodes.data.scenes128.vocabulary import LARGEST_COUNT, NATURAL, natural_colour
 
-HELD_OUT_FORM_RATE = 0.5
-"""How often a caption of the held-out split has a sentence form of no training caption."""
 NO_OBJECT = -1
 
 
@@ -64,12 +62,10 @@ def compose_scene(
 ) -> Scene128:
     """Compose scene `index` of the data set `seed`.
 
-    single: the fraction of scenes with one object. wording: what the captions name, by default everything at times.
+    single: the fraction of scenes with one object. wording: what the captions name, by default as in `data.scenes_128`.
     """
-    if wording is None:
-        wording = Wording(held_out_form=HELD_OUT_FORM_RATE if split == "held_out" else 0.0)
     content = choose_content(seed, index, CONTENT, split, single)
-    return finish_scene(content, seed, index, wording)
+    return finish_scene(content, seed, index, wording or choose_wording(split))
 
 
 def finish_scene(content: Content, seed: int, index: int, wording: Wording) -> Scene128:

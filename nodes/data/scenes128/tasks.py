@@ -6,7 +6,7 @@ import math
 from itertools import product
 from typing import NamedTuple
 
-from guidegraph.nodes.data.scenes128.captions import Wording
+from guidegraph.nodes.data.scenes128.captions import HELD_OUT_FORM_RATE, Wording
 from guidegraph.nodes.data.scenes128.content import Content, Group, choose_background
 from guidegraph.nodes.data.scenes128.draws import TASK, Draws
 from guidegraph.nodes.data.scenes128.held_out import (
@@ -75,10 +75,9 @@ def _coprime_stride(count: int) -> int:
 def list_options(category: int, split: Split) -> tuple[tuple[AskedObject, ...], ...]:
     """Everything that a category can ask for in a split: held-out compositions, those of training, or both.
 
-    A single object cannot be held out; its prompts are all the same objects in any split.
+    A single object cannot be held out; its prompts ask for the same objects in every split.
     """
     objects = range(len(OBJECTS))
-    pairs = tuple((AskedObject(a), AskedObject(b)) for a, b in _pairs_of(split))
     if category == SINGLE:
         return tuple((AskedObject(kind),) for kind in objects)
     if category == COUNTING:
@@ -87,7 +86,7 @@ def list_options(category: int, split: Split) -> tuple[tuple[AskedObject, ...], 
     if category == COLOUR:
         coloured = product(objects, range(len(COLOURS)))
         return tuple((AskedObject(k, 1, c),) for k, c in coloured if _belongs(is_held_out_colour(k, c), split))
-    return pairs
+    return tuple((AskedObject(a), AskedObject(b)) for a, b in _pairs_of(split))
 
 
 def _pairs_of(split: Split) -> tuple[tuple[int, int], ...]:
@@ -114,8 +113,8 @@ def build_task(
         items, relation = choose_position(draws, items)
     groups = tuple(Group(item.object, item.number, item.colour, NORMAL, draws.integer(0, 1)) for item in items)
     content = Content(groups, relation, choose_background(draws, groups))
-    forms = 0.0 if split == "train" else 0.5
-    wording = Wording(0.5, 0.25, 0.25, colour=1, natural=0, size=0, relation=1, held_out_form=forms)
+    forms = 0.0 if split == "train" else HELD_OUT_FORM_RATE
+    wording = Wording(place=0.5, time=0.25, weather=0.25, colour=1, natural=0, size=0, relation=1, held_out_form=forms)
     scene = finish_scene(content, seed, index, wording)
     values = [value for item in items for value in (item.object, item.number, item.colour)]
     padded = [*values, *(NOTHING,) * 3][:6]

@@ -6,7 +6,7 @@ grow from the horizon, which is row 0, downward.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,8 @@ Colour = tuple[int, int, int]
 WIDTH, ROWS, RIDGE = 256, 84, 26
 """Sizes of textures: the width of all, the rows of a ground, and the rows of a ridge on the horizon."""
 VARIANTS = 4
+CLOUDS = 8
+"""Textures of clouds; there are `VARIANTS` of all others."""
 FINE = 3
 """Pixels of a drawing for one pixel of its texture."""
 
@@ -68,7 +70,7 @@ def ridge_texture(ground: int, variant: int) -> tuple[Floats, Floats]:
     return _premultiply(image)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=CLOUDS)
 def cloud_texture(variant: int) -> tuple[Floats, Floats]:
     """A cloud: brightness (22, 52, 1) times alpha, and alpha (22, 52, 1), both in [0, 1]."""
     from PIL import ImageFilter
@@ -88,10 +90,7 @@ def cloud_texture(variant: int) -> tuple[Floats, Floats]:
 def rain_texture(variant: int) -> Floats:
     """How much rain covers each pixel (128, 128, 1) in [0, 1]: slanted strokes."""
     image, brush = _canvas(np.zeros((FINE * 128, FINE * 128), dtype=np.uint8))
-    draws = Draws(variant, 0, 4 << 20)
-    for number in range(150):
-        if number % 25 == 0:
-            draws = Draws(variant, 1 + number, 4 << 20)
+    for draws in _draws_of_details(variant, 150, 4 << 20):
         x, y, length = draws.uniform(0, 140), draws.uniform(-8, 128), draws.uniform(4, 9)
         ends = [(FINE * x, FINE * y), (FINE * (x - 0.3 * length), FINE * (y + length))]
         brush.line(ends, fill=draws.integer(110, 190), width=2)
@@ -102,10 +101,7 @@ def rain_texture(variant: int) -> Floats:
 def snowfall_texture(variant: int) -> Floats:
     """How much falling snow covers each pixel (128, 128, 1) in [0, 1]: round flakes."""
     image, brush = _canvas(np.zeros((FINE * 128, FINE * 128), dtype=np.uint8))
-    draws = Draws(variant, 0, 5 << 20)
-    for number in range(110):
-        if number % 25 == 0:
-            draws = Draws(variant, 1 + number, 5 << 20)
+    for draws in _draws_of_details(variant, 110, 5 << 20):
         radius = draws.uniform(0.6, 1.5)
         _ellipse(brush, draws.uniform(0, 128), draws.uniform(0, 128), radius, radius, 250)
     return _scale_down(image)[..., None] / np.float32(255)
@@ -128,6 +124,14 @@ def lightning_texture(variant: int) -> Floats:
     bolt, brush = _canvas(np.asarray(image))
     brush.line(corners, fill=255, width=5)
     return _scale_down(bolt)[..., None] / np.float32(255)
+
+
+def _draws_of_details(variant: int, count: int, purpose: int) -> Iterator[Draws]:
+    """The choices of each of `count` details, at most five for each: 25 of them share a sequence."""
+    for first in range(0, count, 25):
+        draws = Draws(variant, 1 + first, purpose)
+        for _ in range(min(25, count - first)):
+            yield draws
 
 
 def _canvas(pixels: NDArray[np.uint8]) -> tuple[Image.Image, ImageDraw.ImageDraw]:

@@ -109,9 +109,8 @@ WEATHERS = ("clear", "clouds", "overcast", "rain", "snowfall", "fog", "storm", "
 CLASSES = NAMES + GROUNDS + SKIES
 """The classes of a scene's map of classes."""
 
-RELATIONS = ("none", "left of", "right of", "above", "below", "in front of", "behind")
+NO_RELATION, LEFT_OF, ABOVE, IN_FRONT_OF = range(4)
 """How the first group of objects lies to the second."""
-NO_RELATION, LEFT_OF, RIGHT_OF, ABOVE, BELOW, IN_FRONT_OF, BEHIND = range(7)
 LARGEST_COUNT = 4
 """The largest number of objects in a scene."""
 

@@ -97,7 +97,7 @@ def _chunker(name: str, tower: Mapping[str, Any]) -> Chunker:
     settings = check_fields(name, tower, "tokenizer", "length", "start", "end", "pad", "words")
     loaded = _tokenizer(settings["tokenizer"], None)
     pad = check_int(f"{name}.pad", settings["pad"], low=0)
-    start = None if settings["start"] is None else _check_marks(f"{name}.start", settings["start"])
+    start = [] if settings["start"] is None else _check_marks(f"{name}.start", settings["start"])
     end = _check_marks(f"{name}.end", settings["end"])
     single = check_flag(f"{name}.single", settings.get("single", False))
     if not isinstance(settings["words"], Mapping):
@@ -105,17 +105,17 @@ def _chunker(name: str, tower: Mapping[str, Any]) -> Chunker:
     words = {
         word: [check_int(f"{name}.words.{word}", id, low=0) for id in ids] for word, ids in settings["words"].items()
     }
-    length = check_int(f"{name}.length", settings["length"], low=3)
+    length = check_int(f"{name}.length", settings["length"], low=len(start) + len(end) + 1)
     return Chunker(
         lambda text: loaded.encode(text, add_special_tokens=False).ids, length, start, end, pad, words, single
     )
 
 
-def _check_marks(name: str, marks: object) -> int | list[int]:
-    """An id, or a list of ids. Raises ``ValueError``."""
+def _check_marks(name: str, marks: object) -> list[int]:
+    """The ids of a mark, which is one id or a list of them. Raises ``ValueError``."""
     if isinstance(marks, (list, tuple)):
         return [check_int(f"{name}[{i}]", id, low=0) for i, id in enumerate(marks)]
-    return check_int(name, marks, low=0)
+    return [check_int(name, marks, low=0)]
 
 
 def _check_texts(texts: str | Sequence[str]) -> list[str]:

@@ -181,12 +181,12 @@ class _Recipe(NamedTuple):
         if self.start in ("signal", "flow") and noise.form != "flow":
             require_signal(visited, self.solver.__name__)
         rows: list[Row] = []
-        leads = self.start == "signal" and visited[0].alpha == 0
-        if len(visited) > leads + 1:
-            available = {"levels": visited[leads:], "noise": noise, "skipped": skipped}
+        first = int(self.start == "signal" and visited[0].alpha == 0)  # the solver divides by α, and goes on from here
+        if len(visited) > first + 1:
+            available = {"levels": visited[first:], "noise": noise, "skipped": skipped}
             own = {p.name: values[p.name] for p in self.own}
             rows = self.solver(*(available[name] for name in self.inputs), **own)
-        if leads:  # to where the solver starts, which is not visited[1] in a sampler that adds noise first
+        if first:  # a step to where the solver starts, which is not visited[1] in a sampler that adds noise first
             start = rows[0].level if rows else visited[1]
             rows = [Row(visited[0], start.alpha * X0 + start.sigma * EPS), *rows]
         return _to_outputs(rows, values, noise.form)

@@ -92,6 +92,16 @@ def test_the_runtime_makes_the_same_tokens(tokenizer: Path) -> None:
     torch.testing.assert_close(condition.tokens, text(TEXTS).tokens, rtol=0, atol=1e-6)
 
 
+def test_the_runtime_refuses_a_chunk_that_has_no_room_beside_its_marks(tokenizer: Path) -> None:
+    recipe = T5Text(build_t5_tower(load(tiny.t5()), tokenizer, LENGTH, attend_padding=False)).split()
+    assert recipe is not None
+    (tower,) = recipe.settings["towers"]
+    for start, end in ((None, [1] * LENGTH), ([3] * 9, [1] * 7)):
+        changed = {**tower, "start": start, "end": end}
+        with pytest.raises(ValueError, match=rf"towers\[0\]\.length: expected a whole number .*{LENGTH + 1}"):
+            OPERATIONS[recipe.operation].function(TEXTS, towers=[changed])
+
+
 @pytest.mark.parametrize("kept", ["shared.weight", "encoder.embed_tokens.weight"])
 def test_the_embedding_has_either_name_and_a_decoder_is_left_out(kept: str) -> None:
     model = tiny.t5()

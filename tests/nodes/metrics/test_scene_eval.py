@@ -48,7 +48,7 @@ def columns(items: list[SceneTask]) -> Tensor:
 
 
 def objects(items: list[SceneTask], field: str) -> Tensor:
-    """The rows of real scenes, from front to back."""
+    """A field of the objects of real scenes, from back to front; its order does not matter to these tasks."""
     return torch.stack([torch.from_numpy(getattr(task.scene.objects, field).copy()) for task in items])
 
 

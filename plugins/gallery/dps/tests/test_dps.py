@@ -274,19 +274,14 @@ def test_the_workflow_exports(name: str, plugins: tuple[str, str], tmp_path: Pat
     assert difference(exported.run(zeta=0.0), exported.run(zeta=2.0)) > LEVEL
 
 
-@pytest.mark.parametrize(
-    ("name", "parameter", "value"),
-    [
-        ("inpaint", "prompt", "condition"),
-        ("super_resolution", "prompt", "condition"),
-    ],
-)
-def test_prompts_for_another_batch_are_refused_before_a_run(name: str, parameter: str, value: str) -> None:
+@pytest.mark.parametrize("name", ["inpaint", "super_resolution"])
+def test_prompts_for_another_batch_are_refused_before_a_run(name: str) -> None:
     workflow = load_workflow(FOLDER / f"{name}.yaml", plugins=("guidegraph_dps",))
     defaults = {key: port.default for key, port in workflow.graph.params.items()}
-    (problem,) = admission_problems(workflow.graph, {**defaults, parameter: ["a tiger"] * 3})
-    assert problem.message.startswith(f"dps.guide: the {value} is for 3 samples and x makes 1: give one for all")
-    assert admission_problems(workflow.graph, {**defaults, parameter: ["a tiger"] * 3, "batch": 3}) == []
+    three = {**defaults, "prompt": ["a tiger"] * 3}
+    (problem,) = admission_problems(workflow.graph, three)
+    assert problem.message.startswith("dps.guide: the condition is for 3 samples and x makes 1: give one for all")
+    assert admission_problems(workflow.graph, {**three, "batch": 3}) == []
 
 
 class Half:
