@@ -29,6 +29,10 @@ _BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # PyYAML built without libyaml works too, but is slower
 _MAX_DIGITS = 308  # an integer of so many digits always fits a float
 _MAX_SHOWN = 60
+Span: TypeAlias = tuple[int, int]
+"""The offsets in the text (without a byte order mark) of a value's first character and of the one after its last."""
+NO_SPAN: Span = (0, 0)
+"""The span of a value that was not read from a text."""
 _WORDS = {"true": True, "false": False, "null": None}
 _SPECIAL: dict[str, Any] = {"~": None, "": None}
 for _word, _value in _WORDS.items():  # as YAML 1.2 has them: true, True, TRUE
@@ -40,11 +44,12 @@ _SPECIAL |= dict.fromkeys((".nan", ".NaN", ".NAN"), math.nan)
 
 @dataclass(frozen=True)
 class Scalar:
-    """A scalar: ``text`` as written, ``value`` as YAML interprets it. ``plain``: without quotes."""
+    """A scalar: ``text`` without its quotes, ``value`` as YAML interprets it. ``plain``: written without quotes."""
 
     text: str
     plain: bool
     mark: Mark
+    span: Span = NO_SPAN
 
     @property
     def value(self) -> Any:
@@ -61,14 +66,22 @@ class Scalar:
 
 @dataclass
 class YamlSequence:
+    """A sequence. ``flow``: written in brackets. The span of one in block style ends with its last item."""
+
     items: list[Tree]
     mark: Mark
+    span: Span = NO_SPAN
+    flow: bool = True
 
 
 @dataclass
 class YamlMapping:
+    """A mapping. ``flow``: written in braces. The span of one in block style ends with its last value."""
+
     items: list[tuple[Scalar, Tree]]
     mark: Mark
+    span: Span = NO_SPAN
+    flow: bool = True
 
 
 @dataclass(frozen=True)
@@ -76,6 +89,7 @@ class BrokenYaml:
     """A value that is not plain YAML; the problem is already reported."""
 
     mark: Mark
+    span: Span = NO_SPAN
 
 
 Tree: TypeAlias = Scalar | YamlSequence | YamlMapping | BrokenYaml
@@ -194,6 +208,10 @@ def _make_syntax_problem(error: yaml.YAMLError, text: str, file: str) -> Problem
     return Problem(mark, "yaml-syntax", " ".join(filter(None, (context, problem))) + suffix)
 
 
+def _span(event: Any) -> Span:
+    return event.start_mark.index, event.end_mark.index
+
+
 class _Stop(Exception):
     """Parsing cannot continue."""
 
@@ -216,7 +234,7 @@ class _TreeBuilder:
                 self._add(event, "several-documents", "expected one YAML document, found a second: remove '---'")
                 raise _Stop
             if isinstance(event, (yaml.SequenceEndEvent, yaml.MappingEndEvent)):
-                tree = self._close_collection(*stack.pop())
+                tree = self._close_collection(*stack.pop(), event.end_mark.index)
             elif isinstance(event, (yaml.ScalarEvent, yaml.AliasEvent)):
                 tree = self._read_leaf(event)
             else:
@@ -236,11 +254,14 @@ class _TreeBuilder:
         if depth >= MAX_DEPTH:
             self._add(event, "too-deep", f"nested more than {MAX_DEPTH} levels deep")
             raise _Stop
-        mark = self._mark(event)
-        return YamlSequence([], mark) if isinstance(event, yaml.SequenceStartEvent) else YamlMapping([], mark)
+        kind = YamlSequence if isinstance(event, yaml.SequenceStartEvent) else YamlMapping
+        return kind([], self._mark(event), _span(event), bool(event.flow_style))
 
-    def _close_collection(self, collection: YamlSequence | YamlMapping, children: list[Tree]) -> Tree:
+    def _close_collection(self, collection: YamlSequence | YamlMapping, children: list[Tree], end: int) -> Tree:
         """End a sequence or mapping; the children of a mapping are its keys and values in turn."""
+        # The parser ends a block only where the next token begins, after comments and empty lines.
+        end = children[-1].span[1] if children and not collection.flow else end
+        collection.span = (collection.span[0], end)
         if isinstance(collection, YamlSequence):
             collection.items = children
         else:
@@ -254,9 +275,10 @@ class _TreeBuilder:
         if isinstance(event, yaml.AliasEvent):
             message = f"aliases (*{shorten(event.anchor)}) are not part of the language: write the value out"
             self._add(event, "alias", message)
-            return BrokenYaml(mark)
-        is_plain = self._check(event)
-        return Scalar(event.value, not event.style and event.implicit[0], mark) if is_plain else BrokenYaml(mark)
+            return BrokenYaml(mark, _span(event))
+        if not self._check(event):
+            return BrokenYaml(mark, _span(event))
+        return Scalar(event.value, not event.style and event.implicit[0], mark, _span(event))
 
     def _check(self, event: Any) -> bool:
         """Report an anchor or a tag. Returns whether the value can be used; one with a tag cannot."""

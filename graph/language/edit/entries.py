@@ -1,0 +1,129 @@
+"""Insertion, replacement and removal of the entries of a mapping and the items of a list, in the style around them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from guidegraph.graph.language.edit.document import Document, Replacement
+from guidegraph.graph.language.edit.render import render, to_key
+from guidegraph.graph.language.yaml_tree import Scalar, Span, Tree, YamlMapping, YamlSequence
+
+_COMMENT = re.compile(r"(^|\s)#")
+INDENT = 2
+
+
+def replace_value(document: Document, key: Scalar | None, old: Tree, text: str) -> list[Replacement]:
+    """Write ``text``, a value on one line, in place of a value. key: that of its entry, None for an item of a list."""
+    start, end = old.span[0], document.value_end(old)
+    if key is None:
+        return [Replacement(start, end, text)]
+    gap = document.text[key.span[1] : start]
+    if start == end:  # an empty value
+        colon = ":" if ":" not in gap else ""
+        return [Replacement(start, end, colon + (text if gap.endswith((" ", "\n")) and gap else f" {text}"))]
+    if document.is_one_line((key.span[1], start)) or _COMMENT.search(gap):
+        if document.is_one_line((key.span[1], start)) or document.column(start) > document.column(key.span[0]):
+            return [Replacement(start, end, text)]
+        return [Replacement(start, end, " " * (document.column(key.span[0]) + INDENT - document.column(start)) + text)]
+    return [Replacement(key.span[1] + gap.index(":") + 1, end, f" {text}")]
+
+
+def insert_entry(
+    document: Document, mapping: YamlMapping, name: str, value: str | Sequence[str], order: Sequence[str] = ()
+) -> list[Replacement]:
+    """Add an entry to a mapping: after the entries that ``order`` has before ``name``, by default after all.
+
+    value: one line, or the lines of a block without their common indentation, which is added; in a mapping in flow
+    style it must be one line.
+    """
+    lines = [value] if isinstance(value, str) else list(value)
+    earlier = set(order[: order.index(name)]) if name in order else {key.text for key, _ in mapping.items}
+    index = max((i for i, (key, _) in enumerate(mapping.items) if key.text in earlier), default=-1)
+    key_text = render(to_key(name), flow=mapping.flow, quote="")
+    if mapping.flow:
+        return [_insert_in_flow(document, mapping, index, f"{key_text}: {lines[0]}")]
+    column = document.column(mapping.items[0][0].span[0])
+    padding = " " * _padding(document, mapping, index, len(key_text)) if len(lines) == 1 else " "
+    text = f"{key_text}:{padding}{lines[0]}" if lines[0] else f"{key_text}:"
+    entry = document.newline.join([text, *(" " * (column + INDENT) + line if line else "" for line in lines[1:])])
+    if index < 0:
+        start = mapping.items[0][0].span[0]
+        return [Replacement(start, start, f"{entry}{document.newline}{' ' * column}")]
+    position = document.line_end(document.value_end(mapping.items[index][1]))
+    return [Replacement(position, position, f"{document.newline}{' ' * column}{entry}")]
+
+
+def _insert_in_flow(document: Document, mapping: YamlMapping, index: int, entry: str) -> Replacement:
+    if not mapping.items:
+        start, end = mapping.span
+        return Replacement(start + 1, end - 1, entry) if not _has_comment(document, mapping.span) else Replacement(
+            end - 1, end - 1, entry
+        )
+    if index < 0:
+        start = mapping.items[0][0].span[0]
+        return Replacement(start, start, f"{entry}, ")
+    end = document.value_end(mapping.items[index][1])
+    return Replacement(end, end, f", {entry}")
+
+
+def _has_comment(document: Document, span: Span) -> bool:
+    return _COMMENT.search(document.text, *span) is not None
+
+
+def _padding(document: Document, mapping: YamlMapping, index: int, length: int) -> int:
+    """The spaces after the colon of a new key, which align its value with that of a neighbour if those are aligned."""
+    for key, value in mapping.items[max(index, 0) : max(index, 0) + 2]:
+        gap = document.text[key.span[1] : value.span[0]]
+        if gap.startswith(":  ") and document.is_one_line((key.span[0], value.span[0])):
+            column = value.span[0] - key.span[0]
+            return max(column - length - 1, 1)
+    return 1
+
+
+def replace_key(document: Document, key: Scalar, value: Tree, name: str) -> list[Replacement]:
+    """Rename an entry; its value keeps its column where spaces before it allow this."""
+    start, end = key.span
+    quote = document.text[start] if document.text[start] in "\"'" else ""
+    text = render(to_key(name) if not quote else Scalar(name, False, key.mark), flow=True, quote=quote)
+    gap = document.text[end : value.span[0]]
+    if not gap.startswith(":  ") or gap[1:].strip(" "):
+        return [Replacement(start, end, text)]
+    spaces = max(len(gap) - 1 - (len(text) - (end - start)), 1)
+    return [Replacement(start, value.span[0], f"{text}:{' ' * spaces}")]
+
+
+def item_spans(document: Document, collection: YamlMapping | YamlSequence) -> list[Span]:
+    """The span of each entry or item, in a block without the dash."""
+    if isinstance(collection, YamlMapping):
+        return [(key.span[0], document.value_end(value)) for key, value in collection.items]
+    return [(item.span[0], document.value_end(item)) for item in collection.items]
+
+
+def remove_item(document: Document, collection: YamlMapping | YamlSequence, index: int) -> list[Replacement]:
+    """Remove one of several entries or items. A comment on its own lines before it stays."""
+    spans = item_spans(document, collection)
+    start, end = spans[index]
+    if collection.flow:
+        return [_remove_from_flow(document, spans, index)]
+    before = document.text[document.line_start(start) : start]
+    if isinstance(collection, YamlMapping) and before.strip():  # the first of a mapping in a list: "- key: value"
+        return [Replacement(start, spans[1][0], "")]
+    first, last = document.line_start(start), document.next_line(end)
+    if last == len(document.text) and document.line_end(end) == last and first > 0:  # no line end at the end
+        return [Replacement(document.line_end(_previous_line(document, first)), last, "")]
+    return [Replacement(first, last, "")]
+
+
+def _previous_line(document: Document, line_start: int) -> int:
+    return document.line_start(line_start - 1)
+
+
+def _remove_from_flow(document: Document, spans: list[Span], index: int) -> Replacement:
+    start, end = spans[index]
+    if index + 1 < len(spans):
+        return Replacement(start, spans[index + 1][0], "")
+    previous = spans[index - 1][1]
+    if _has_comment(document, (previous, start)):  # the comment stays, and with it the comma before it
+        return Replacement(start, end, "")
+    return Replacement(previous, end, "")

@@ -1,0 +1,217 @@
+"""Paths into a workflow's text, such as ``nodes.sample.body.guided.in.scale``: where they lead and what may stand there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from guidegraph.graph.errors import Mark, suggest
+from guidegraph.graph.language.edit.document import Document, find_value, is_empty, refuse
+from guidegraph.graph.language.parse import WORKFLOW_KEYS
+from guidegraph.graph.language.parse_block import LOOP_KEYS
+from guidegraph.graph.language.parse_choice import CHOOSE, OF
+from guidegraph.graph.language.parse_node import NODE_KEYS
+from guidegraph.graph.language.yaml_tree import Scalar, Tree, YamlMapping, YamlSequence, shorten
+
+Kind: TypeAlias = Literal["link", "name", "text", "literal", "option", "parameter", "node", "group", "entry"]
+"""What a path leads to: a link or a list of links; a name (``use``, ``as``, ``type``); a text for the reader; a literal;
+an option, which is a literal or a link to a parameter; a parameter, a node; a group of named entries; an entry of a list.
+"""
+
+PARAM_KEYS = ("default", "type", "help")
+LINK_GROUPS = ("carry", "next", "collect")
+_ORDERS: dict[str, tuple[str, ...]] = {"workflow": WORKFLOW_KEYS, "node": NODE_KEYS, "loop": LOOP_KEYS}
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step of a path into a mapping or list. index: that of the entry or item."""
+
+    collection: YamlMapping | YamlSequence
+    index: int
+
+    @property
+    def key(self) -> Scalar | None:
+        return self.collection.items[self.index][0] if isinstance(self.collection, YamlMapping) else None
+
+    @property
+    def value(self) -> Tree:
+        item = self.collection.items[self.index]
+        return item[1] if isinstance(item, tuple) else item
+
+    @property
+    def name(self) -> str:
+        return str(self.index) if self.key is None else self.key.text
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where a path leads. missing: the names at the end of the path that do not exist yet."""
+
+    document: Document
+    path: str
+    steps: tuple[Step, ...]
+    missing: tuple[str, ...]
+
+    @property
+    def tree(self) -> Tree:
+        """The last value on the path that exists."""
+        return self.steps[-1].value if self.steps else self.document.root
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (*(step.name for step in self.steps), *self.missing)
+
+    @property
+    def mark(self) -> Mark:
+        """The position of the last value on the path that exists: of its key if it has one."""
+        if not self.steps:
+            return self.document.root.mark
+        return (self.steps[-1].key or self.steps[-1].value).mark
+
+    @property
+    def kind(self) -> Kind | None:
+        """What the path leads to; None if the language has no such path."""
+        return classify(self.document, self.names)
+
+
+def locate(document: Document, path: str) -> Location:
+    """Follow a path as far as it exists. A key may contain dots: the longest one that fits is taken."""
+    tree: Tree = document.root
+    steps: list[Step] = []
+    words = path.split(".")
+    while words:
+        step, length = _step_into(tree, words)
+        if step is None:
+            break
+        steps.append(step)
+        tree = step.value
+        words = words[length:]
+    return Location(document, path, tuple(steps), tuple(words))
+
+
+def _step_into(tree: Tree, words: Sequence[str]) -> tuple[Step | None, int]:
+    if isinstance(tree, YamlSequence):
+        index = int(words[0]) if words[0].isdecimal() and len(words[0]) < 10 else len(tree.items)
+        return (Step(tree, index), 1) if index < len(tree.items) else (None, 0)
+    if isinstance(tree, YamlMapping):
+        indices = {key.text: i for i, (key, _) in enumerate(tree.items)}
+        for length in range(len(words), 0, -1):
+            if (index := indices.get(".".join(words[:length]), -1)) >= 0:
+                return Step(tree, index), length
+    return None, 0
+
+
+def locate_value(document: Document, path: str) -> Location:
+    """Follow a path that must exist. Raises ``WorkflowError`` with the names that exist beside it."""
+    location = locate(document, path)
+    if location.missing:
+        refuse_unknown(location)
+    return location
+
+
+def refuse_unknown(location: Location) -> None:
+    """Raise ``WorkflowError`` for a path that does not exist, with the nearest names that do."""
+    name = location.missing[0]
+    parent = ".".join(step.name for step in location.steps)
+    tree = location.tree
+    if isinstance(tree, YamlMapping):
+        names = [key.text for key, _ in tree.items]
+        hint = suggest(name[:60], names, "it has", limit=30)
+    elif isinstance(tree, YamlSequence):
+        hint = f"it is a list of {len(tree.items)}, counted from 0"
+    else:
+        hint = "it is a value without parts" if not is_empty(tree) else "it is empty"
+    owner = f"'{shorten(parent)}'" if parent else "the workflow"
+    refuse(location.mark, "unknown-path", f"{owner} has no '{shorten(name)}'; {hint}", shorten(location.path))
+
+
+def classify(document: Document, names: Sequence[str]) -> Kind | None:
+    """What a path leads to, from its names; None if the language has no such path."""
+    top, *rest = names
+    if top in ("name", "description") and not rest:
+        return "text"
+    if top == "requires" and len(rest) < 2:
+        return "text" if rest else "group"
+    if top == "outputs" and len(rest) < 2:
+        return "link" if rest else "group"
+    if top == "params":
+        return _classify_parameter(document, rest)
+    return _classify_in_block(find_value(document.root, "nodes"), rest) if top == "nodes" else None
+
+
+def _classify_parameter(document: Document, names: Sequence[str]) -> Kind | None:
+    if not names:
+        return "group"
+    name, *rest = names
+    if not rest:
+        return "parameter"
+    if rest[0] == "default":
+        return "literal"
+    return {"type": "name", "help": "text"}.get(rest[0]) if len(rest) == 1 else None  # type: ignore[return-value]
+
+
+def _classify_in_block(block: Tree | None, names: Sequence[str]) -> Kind | None:
+    while names:
+        name, *rest = names
+        node = find_value(block, name)
+        if not rest:
+            return "node"
+        if rest[0] != "body":
+            return _classify_in_node(rest)
+        block, names = find_value(node, "body"), rest[1:]
+    return "group"
+
+
+def _classify_in_node(names: Sequence[str]) -> Kind | None:
+    group, *rest = names
+    if group == CHOOSE:
+        return _classify_in_choice(rest)
+    if group == "preview" and rest:
+        return "option" if rest[0] == "every" else _classify_in_node(rest) if rest[0] in NODE_KEYS else None
+    if group == "train":
+        return _classify_in_training(rest)
+    if group == "use":
+        return None if rest else "name"
+    if group == "loop":
+        return {(): "group", ("over",): "link", ("as",): "name"}.get(tuple(rest))  # type: ignore[return-value]
+    if group == "in" or group in LINK_GROUPS:
+        limit = 2 if group == "in" else 1  # an input may be a list of links
+        return "group" if not rest else "link" if len(rest) <= limit else None
+    if group == "with":
+        return "literal" if rest else "group"
+    if group in ("steps", "precision", "seed") and not rest:
+        return "option"
+    if group in ("checkpoint", "preview"):
+        return "option" if rest else "group"
+    return None
+
+
+def _classify_in_choice(names: Sequence[str]) -> Kind | None:
+    if not names or names == [OF]:
+        return "group"
+    if names[0] == OF:
+        return "link" if len(names) == 2 else None
+    return "link" if len(names) == 1 else None
+
+
+def _classify_in_training(names: Sequence[str]) -> Kind | None:
+    if len(names) < 2:
+        return "entry" if names else "group"
+    if names[1] in ("model", "loss"):
+        return ("name" if names[1] == "model" else "link") if len(names) == 2 else None
+    return "option"
+
+
+def key_order(document: Document, names: Sequence[str]) -> tuple[str, ...]:
+    """The usual order of the keys of the mapping at a path; empty for entries by name, which keep their own."""
+    if not names:
+        return WORKFLOW_KEYS
+    kind = classify(document, names)
+    if kind == "parameter":
+        return PARAM_KEYS
+    if kind == "node":
+        tree = locate(document, ".".join(names)).tree
+        return LOOP_KEYS if find_value(tree, "loop") is not None else NODE_KEYS
+    return ("every", *NODE_KEYS) if names[-1] == "preview" else ()

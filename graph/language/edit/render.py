@@ -1,0 +1,129 @@
+"""Writing values as YAML: one line, in flow style, with quotes only where they are needed or usual in the file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any
+
+from guidegraph.graph.errors import Mark, Problem, WorkflowError
+from guidegraph.graph.language.yaml_tree import (
+    Scalar,
+    Tree,
+    YamlMapping,
+    YamlSequence,
+    find_repeated_keys,
+    has_broken,
+    read_tree,
+)
+
+VALUE = "VALUE"
+_NO_MARK = Mark(VALUE, 1, 1)
+_OPENING = ("[", "{", '"', "'")
+_WORD = re.compile(r"[A-Za-z_][\w-]*\Z", re.ASCII)
+_ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t", "\0": "\\0"}
+_ESCAPED = re.compile('[\\\\"\x00-\x1f\x7f-\xa0\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]')
+
+
+def parse_value(text: str) -> Tree:
+    """A value as a person writes it: YAML for a list, a mapping and a quoted text; else a number, true, false, null or text.
+
+    So ``a tiger: on grass`` is a text, and ``"6"`` too. Raises ``WorkflowError``.
+    """
+    if not text.lstrip().startswith(_OPENING):
+        return Scalar(text, True, _NO_MARK)
+    tree, problems = read_tree(text, VALUE)
+    if tree is not None:
+        problems = [
+            *problems,
+            *(Problem(k.mark, "duplicate-key", f"'{k.text}' appears twice") for k in find_repeated_keys(tree)),
+        ]
+    if problems or tree is None or has_broken(tree):
+        raise WorkflowError(problems)
+    return tree
+
+
+def to_tree(value: Any) -> Tree:
+    """A Python value as a tree; a tree is returned unchanged. Raises ``WorkflowError`` for a value that YAML has not."""
+    if isinstance(value, (Scalar, YamlSequence, YamlMapping)):
+        return value
+    if isinstance(value, (str, PurePath)):
+        return Scalar(str(value), False, _NO_MARK)
+    if value is None or isinstance(value, (bool, int, float)):
+        return Scalar(_format_number(value), True, _NO_MARK)
+    if isinstance(value, Mapping):
+        return YamlMapping([(to_key(key), to_tree(item)) for key, item in value.items()], _NO_MARK)
+    if isinstance(value, (list, tuple)):
+        return YamlSequence([to_tree(item) for item in value], _NO_MARK)
+    message = f"expected a number, a text, a list or a mapping, found a value of type {type(value).__name__}"
+    raise WorkflowError([Problem(_NO_MARK, "bad-value", message)])
+
+
+def to_key(key: object) -> Scalar:
+    return Scalar(str(key), True, _NO_MARK)
+
+
+def _format_number(value: float | None) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    text = repr(value)
+    return {"inf": ".inf", "-inf": "-.inf", "nan": ".nan"}.get(text, text)
+
+
+def render(tree: Tree, *, flow: bool, quote: str = '"') -> str:
+    """A value on one line. flow: inside of brackets or braces. quote: the preferred kind; empty: none where possible."""
+    if isinstance(tree, YamlSequence):
+        return f"[{', '.join(render(item, flow=True, quote=_own_quote(item, quote)) for item in tree.items)}]"
+    if isinstance(tree, YamlMapping):
+        return f"{{{', '.join(render_entry(key, item, flow=True, quote=quote) for key, item in tree.items)}}}"
+    assert isinstance(tree, Scalar), "a broken value has no text"
+    return _render_scalar(tree, flow, quote)
+
+
+def render_entry(key: Scalar, value: Tree, *, flow: bool, quote: str = '"', padding: str = " ") -> str:
+    """``key: value``; an empty quote stands for none where possible."""
+    return f"{render(key, flow=flow, quote='')}:{padding}{render(value, flow=flow, quote=_own_quote(value, quote))}"
+
+
+def _own_quote(tree: Tree, quote: str) -> str:
+    """The quotes for a value in a collection: none if it is written without."""
+    return "" if isinstance(tree, Scalar) and tree.plain else quote
+
+
+def _render_scalar(scalar: Scalar, flow: bool, quote: str) -> str:
+    if scalar.plain and not isinstance(scalar.value, str):
+        return scalar.text or "null"
+    if not quote and can_be_plain(scalar.text, flow):
+        return scalar.text
+    if quote == "'" and not _ESCAPED.search(scalar.text.replace('"', "").replace("\\", "")):
+        return "'" + scalar.text.replace("'", "''") + "'"
+    return '"' + _ESCAPED.sub(_escape, scalar.text) + '"'
+
+
+def _escape(match: re.Match[str]) -> str:
+    character = match[0]
+    if character in _ESCAPES:
+        return _ESCAPES[character]
+    code = ord(character)
+    if 0xD800 <= code < 0xE000:
+        raise WorkflowError([Problem(_NO_MARK, "bad-value", "expected text of whole characters, found half of one")])
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+def is_word(text: str) -> bool:
+    """Whether a text is a word of letters, digits, '_' and '-', which is read as text without quotes."""
+    return _WORD.match(text) is not None and isinstance(Scalar(text, True, _NO_MARK).value, str)
+
+
+def can_be_plain(text: str, flow: bool) -> bool:
+    """Whether a text can be written without quotes and is read as the same text."""
+    if not isinstance(Scalar(text, True, _NO_MARK).value, str) or "\n" in text or "\r" in text:
+        return False
+    tree, problems = read_tree(f"{{k: {text}, l: 1}}" if flow else f"k: {text}\nl: 1\n", VALUE)
+    if problems or not isinstance(tree, YamlMapping) or len(tree.items) != 2:
+        return False
+    value = tree.items[0][1]
+    return isinstance(value, Scalar) and value.plain and value.text == text
