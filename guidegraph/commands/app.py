@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from guidegraph.commands import draw, export, new_plugin, nodes, plan, plugins, report, run, schema, sweep, validate
+from guidegraph.commands import draw, export, new_plugin, nodes, plan, plugins, report, run, schema, set, sweep, validate
 from guidegraph.commands.shared.root import app
 
-COMMANDS = (run, sweep, export, validate, plan, draw, report, nodes, plugins, new_plugin, schema)
+COMMANDS = (run, sweep, export, validate, set, plan, draw, report, nodes, plugins, new_plugin, schema)
 """The modules of the commands, in the order of the help. Importing one registers its command."""
 
 _ORDER = [command.__name__ for command in COMMANDS]

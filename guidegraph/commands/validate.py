@@ -13,13 +13,12 @@ from guidegraph.commands.shared.errors import WRONG, format_problems
 from guidegraph.commands.shared.plugins import require_plugins
 from guidegraph.commands.shared.printing import print_note, print_text
 from guidegraph.commands.shared.root import app, examples, select_plugins
-from guidegraph.graph.errors import Problem, WorkflowError
+from guidegraph.graph.errors import WorkflowError
 from guidegraph.graph.ir import Graph
-from guidegraph.graph.registry import Registry
-from guidegraph.graph.trust.effects import Effect, list_effects
-from guidegraph.graph.trust.policy import drop_dots, find_effect_problems, is_shipped
+from guidegraph.graph.trust.effects import Effect
+from guidegraph.graph.trust.policy import drop_dots, is_shipped
 from guidegraph.graph.types import takes_literal
-from guidegraph.runs.outputs import output_problems
+from guidegraph.runs.check import check_workflow
 from guidegraph_runtime.printing import visible_line
 
 if TYPE_CHECKING:
@@ -59,19 +58,11 @@ def validate(
 def _validate_file(request: WorkflowRequest) -> Literal["ok", "wrong", "lacking"]:
     """Check one workflow and print the result; "lacking" if it is valid and only this machine cannot run it."""
     from guidegraph.commands.shared.open_workflow import apply_recipe
-    from guidegraph.graph.planning.admission import MACHINE_CODES, admission_problems
-
     path = request.workflow
     try:
         opened = request.open()
         graph = apply_recipe(opened.graph, opened.recipe)
-        defaults = {name: parameter.default for name, parameter in graph.params.items() if not parameter.required}
-        effects = list_effects(graph.ops, defaults)
-        if forbidden := unwritable_problems(graph, opened.registry) + find_effect_problems(effects, opened.policy()):
-            raise WorkflowError(forbidden)
-        problems = admission_problems(graph, defaults)
-        if refused := [problem for problem in problems if problem.code not in MACHINE_CODES]:
-            raise WorkflowError(refused)
+        effects, problems = check_workflow(graph, opened.registry, opened.policy())
     except WorkflowError as error:
         print_note(format_problems(error))
         return "wrong"
@@ -107,10 +98,3 @@ def format_required(graph: Graph) -> list[str]:
         f"--set {name}=… ({parameter.port.type})" + (f": {parameter.help}" if parameter.help else "")
         for name, parameter in required.items()
     ]
-
-
-def unwritable_problems(graph: Graph, registry: Registry) -> list[Problem]:
-    """The outputs that ``run`` could not write. A workflow whose required parameters cannot be set is not checked."""
-    if any(p.required and not takes_literal(p.port.type) for p in graph.params.values()):
-        return []
-    return output_problems(graph, registry, None)

@@ -30,7 +30,7 @@ from guidegraph_runtime.printing import visible_line
 
 FAILED, WRONG, CANCELLED = 1, 2, 130
 _PRINTING_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
-ID, NAME = "ID", "NAME"
+ID, NAME, VALUE = "ID", "NAME", "VALUE"
 
 
 def flush_output(code: int) -> int:
@@ -73,7 +73,7 @@ def format_problems(error: WorkflowError) -> str:
     """All problems, one per line; those of arguments have no line and column."""
     lines = []
     for problem in error.problems:
-        argument = problem.mark.file.startswith("--") or problem.mark.file in (ID, NAME)
+        argument = problem.mark.file.startswith("--") or problem.mark.file in (ID, NAME, VALUE)
         location = problem.mark.file if argument else str(problem.mark)
         lines.append(visible_line(location + str(problem).removeprefix(str(problem.mark))))
     return "\n".join(lines)

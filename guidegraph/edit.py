@@ -1,0 +1,203 @@
+"""Edits of workflow files: each is a small change of the text, checked as ``guidegraph validate`` does, and can be undone.
+
+``WorkflowEditor.apply`` takes one of the edits named here, which are functions from a ``Document`` to a ``Document``::
+
+    editor = WorkflowEditor("draw.yaml")
+    editor.apply(set_value, "params.scale.default", 6)
+    editor.apply(set_value, "nodes.sample.body.guided.in.scale", "params.scale")
+    editor.undo()
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import stat
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Concatenate, ParamSpec
+
+from guidegraph.graph.errors import Mark, Problem, WorkflowError
+from guidegraph.graph.language.edit.document import BYTE_ORDER_MARK, Document
+from guidegraph.graph.language.edit.render import parse_value
+from guidegraph.graph.language.edit.values import remove_value, set_value
+from guidegraph.graph.language.named_workflows import locate_workflow
+from guidegraph.graph.language.yaml_tree import read_text
+from guidegraph.graph.registry import Registry
+from guidegraph.graph.resolution.load import build
+from guidegraph.graph.trust.file_checks import read_regular
+from guidegraph.graph.trust.policy import OWN_WORKFLOW, Policy, is_shipped
+from guidegraph.runs.check import check_workflow
+from guidegraph.runs.recipe import is_picture
+from guidegraph_runtime.files.atomic_write import atomic_path
+
+__all__ = ["Change", "Document", "FileChange", "WorkflowEditor", "parse_value", "remove_value", "set_value"]
+
+P = ParamSpec("P")
+
+
+@dataclass(frozen=True)
+class FileChange:
+    """The bytes of a file before and after an edit; None where it does not exist."""
+
+    path: Path
+    before: bytes | None
+    after: bytes | None
+
+
+@dataclass(frozen=True)
+class Change:
+    """The change of one or more files by an edit."""
+
+    files: tuple[FileChange, ...]
+
+    def invert(self) -> Change:
+        """The change that undoes this one."""
+        return Change(tuple(FileChange(file.path, file.after, file.before) for file in reversed(self.files)))
+
+    def diff(self) -> str:
+        """The changed lines as a unified diff without context; empty if nothing changed."""
+        lines: list[str] = []
+        for file in self.files:
+            before, after = (_split_lines(data) for data in (file.before, file.after))
+            lines += difflib.unified_diff(before, after, str(file.path), str(file.path), n=0, lineterm="")
+        return "\n".join(lines)
+
+    def write(self) -> None:
+        """Write the files, each under a temporary name that is then renamed; mode and links stay.
+
+        Raises ``WorkflowError`` if a file is not as it was before the edit, ``WriteError`` if one cannot be written.
+        """
+        targets = [(_find_target(file), file) for file in self.files if file.before != file.after]
+        for target, file in targets:
+            if file.after is None:
+                target.unlink()
+                continue
+            with atomic_path(target) as temporary:
+                temporary.write_bytes(file.after)
+                if file.before is not None:
+                    temporary.chmod(stat.S_IMODE(target.stat().st_mode))
+
+
+def _split_lines(data: bytes | None) -> list[str]:
+    return [] if data is None else data.decode(errors="replace").splitlines()
+
+
+def _find_target(file: FileChange) -> Path:
+    """The file itself, with links followed. Raises ``WorkflowError`` if it may not be written or has changed."""
+    target = Path(os.path.realpath(file.path))
+    _check_writable(file.path, target)
+    current = None
+    with suppress(FileNotFoundError):
+        current = read_regular(target, limit="workflow_bytes")
+    if current != file.before:
+        state = "already exists" if file.before is None else "has been changed since it was read: repeat the edit"
+        raise _file_error(file.path, "file-changed", f"the file {state}")
+    return target
+
+
+def _check_writable(path: Path, target: Path) -> None:
+    if is_shipped(target):
+        message = "this file ships with guidegraph and is read-only: copy it, and edit the copy"
+        raise _file_error(path, "forbidden-write", message)
+    if target.exists() and not os.access(target, os.W_OK):
+        raise _file_error(path, "forbidden-write", "the file is read-only: change its permissions, or edit a copy")
+
+
+def _file_error(path: Path, code: str, message: str) -> WorkflowError:
+    return WorkflowError([Problem(Mark(str(path), 1, 1), code, message)])
+
+
+class WorkflowEditor:
+    """Edits the file of a workflow, and keeps the changes that it made so that they can be undone.
+
+    The file is read anew for each edit, so that it may be edited elsewhere too. registry: the nodes for the checks; by
+    default the built-in ones, those of installed plugins and of the modules in ``plugins``. policy: what the workflow may
+    do, as for ``Workflow``.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        plugins: Sequence[str] = (),
+        registry: Registry | None = None,
+        policy: Policy = OWN_WORKFLOW,
+    ):
+        self.path = Path(path)
+        if registry is None:
+            from guidegraph.plugins.manager import PluginManager
+
+            registry = PluginManager(plugins).registry
+        self.registry = registry
+        self.policy = policy
+        self.changes: list[Change] = []
+
+    def read(self) -> Document:
+        """The workflow as it is on disk. Raises ``WorkflowError`` if it cannot be read, or cannot be edited."""
+        _check_editable(self.path, self.registry)
+        return Document.parse(read_text(self.path), str(self.path))
+
+    def preview(
+        self, edit: Callable[Concatenate[Document, P], Document], *args: P.args, **kwargs: P.kwargs
+    ) -> Change:
+        """The change that an edit would make, checked and not written. Raises ``WorkflowError`` as ``apply``."""
+        document = self.read()
+        text = edit(document, *args, **kwargs).text
+        return self.check({self.path: text})
+
+    def apply(self, edit: Callable[Concatenate[Document, P], Document], *args: P.args, **kwargs: P.kwargs) -> Change:
+        """Make an edit: ``edit(document, *args, **kwargs)``, check the result, and write the file.
+
+        Raises ``WorkflowError`` if the edit cannot be made or the result is not valid: the file is as it was.
+        """
+        return self.save(self.preview(edit, *args, **kwargs))
+
+    def save(self, change: Change) -> Change:
+        """Write a change of ``preview`` or ``check``, and keep it for ``undo``."""
+        change.write()
+        self.changes.append(change)
+        return change
+
+    def check(self, texts: Mapping[Path, str]) -> Change:
+        """The change to these texts of the workflow and of files that it uses, if the workflow is then valid.
+
+        Raises ``WorkflowError`` that lists all problems.
+        """
+        sources = {os.path.normpath(path.absolute()): text for path, text in texts.items()}
+        graph = build(self.path, self.registry, sources)
+        check_workflow(graph, self.registry, self.policy)
+        return Change(tuple(_change_text(path, text) for path, text in texts.items()))
+
+    def undo(self) -> Change | None:
+        """Undo the last change that is not yet undone; None if there is none.
+
+        Raises ``WorkflowError`` if the file has been changed since then.
+        """
+        if not self.changes:
+            return None
+        change = self.changes[-1].invert()
+        change.write()
+        self.changes.pop()
+        return change
+
+
+def _change_text(path: Path, text: str) -> FileChange:
+    """A file's change to a text; it keeps its byte order mark."""
+    before = read_regular(path, limit="workflow_bytes") if path.exists() else None
+    mark = BYTE_ORDER_MARK if before is not None and before.startswith(BYTE_ORDER_MARK.encode()) else ""
+    return FileChange(path, before, (mark + text).encode())
+
+
+def _check_editable(path: Path, registry: Registry) -> None:
+    """Raise ``WorkflowError`` for a picture, a workflow by name, and a file that may not be written."""
+    if locate_workflow(path, registry) != path:
+        message = "expected a file: copy the workflow that ships under this name, and edit the copy"
+        raise _file_error(path, "not-editable", message)
+    if is_picture(path):
+        message = "a picture's workflow cannot be edited: edit a workflow file, and run it"
+        raise _file_error(path, "not-editable", message)
+    if path.exists():
+        _check_writable(path, Path(os.path.realpath(path)))

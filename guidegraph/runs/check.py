@@ -1,0 +1,41 @@
+"""The checks of ``validate``: everything about a workflow that can be known without a run."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from guidegraph.graph.errors import Problem, WorkflowError
+from guidegraph.graph.ir import Graph
+from guidegraph.graph.registry import Registry
+from guidegraph.graph.trust.effects import Effect, list_effects
+from guidegraph.graph.trust.policy import Policy, find_effect_problems
+from guidegraph.graph.types import takes_literal
+from guidegraph.runs.outputs import output_problems
+
+
+class CheckedWorkflow(NamedTuple):
+    """What is known of a valid workflow: the files it touches, and what this machine lacks to run it."""
+
+    effects: list[Effect]
+    machine_problems: list[Problem]
+
+
+def check_workflow(graph: Graph, registry: Registry, policy: Policy) -> CheckedWorkflow:
+    """Check a workflow with the defaults of its parameters. Raises ``WorkflowError`` for what cannot go together."""
+    from guidegraph.graph.planning.admission import MACHINE_CODES, admission_problems
+
+    defaults = {name: parameter.default for name, parameter in graph.params.items() if not parameter.required}
+    effects = list_effects(graph.ops, defaults)
+    if forbidden := _find_unwritable(graph, registry) + find_effect_problems(effects, policy):
+        raise WorkflowError(forbidden)
+    problems = admission_problems(graph, defaults)
+    if refused := [problem for problem in problems if problem.code not in MACHINE_CODES]:
+        raise WorkflowError(refused)
+    return CheckedWorkflow(effects, problems)
+
+
+def _find_unwritable(graph: Graph, registry: Registry) -> list[Problem]:
+    """The outputs that ``run`` could not write. A workflow whose required parameters cannot be set is not checked."""
+    if any(p.required and not takes_literal(p.port.type) for p in graph.params.values()):
+        return []
+    return output_problems(graph, registry, None)
