@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from guidegraph.graph.language.edit.document import Document, Replacement
-from guidegraph.graph.language.edit.render import render, to_key
+from guidegraph.graph.language.edit.render import render, plain_text
 from guidegraph.graph.language.yaml_tree import Scalar, Span, Tree, YamlMapping, YamlSequence
 
 _COMMENT = re.compile(r"(^|\s)#")
@@ -30,34 +30,40 @@ def replace_value(document: Document, key: Scalar | None, old: Tree, text: str) 
 
 
 def insert_entry(
-    document: Document, mapping: YamlMapping, name: str, value: str | Sequence[str], order: Sequence[str] = ()
+    document: Document,
+    mapping: YamlMapping,
+    name: str,
+    value: str | Sequence[str],
+    order: Sequence[str] = (),
+    comments: Sequence[str] = (),
 ) -> list[Replacement]:
     """Add an entry to a mapping: after the entries that ``order`` has before ``name``, by default after all.
 
-    value: one line, or the lines of a block without their common indentation, which is added; in a mapping in flow
-    style it must be one line.
+    value: one line, or the lines of a block, those after the first indented relative to the key; in a mapping in flow
+    style it must be one line. comments: lines to write above.
     """
     lines = [value] if isinstance(value, str) else list(value)
     earlier = set(order[: order.index(name)]) if name in order else {key.text for key, _ in mapping.items}
     index = max((i for i, (key, _) in enumerate(mapping.items) if key.text in earlier), default=-1)
-    key_text = render(to_key(name), flow=mapping.flow, quote="")
+    key_text = render(plain_text(name), flow=mapping.flow, quote="")
     if mapping.flow:
         return [_insert_in_flow(document, mapping, index, f"{key_text}: {lines[0]}")]
     column = document.column(mapping.items[0][0].span[0])
     padding = " " * _padding(document, mapping, index, len(key_text)) if len(lines) == 1 else " "
     text = f"{key_text}:{padding}{lines[0]}" if lines[0] else f"{key_text}:"
-    entry = document.newline.join([text, *(" " * (column + INDENT) + line if line else "" for line in lines[1:])])
+    indent = " " * column
+    entry = document.newline.join(indent + line if line else "" for line in (*comments, text, *lines[1:]))
     if index < 0:
         start = mapping.items[0][0].span[0]
-        return [Replacement(start, start, f"{entry}{document.newline}{' ' * column}")]
+        return [Replacement(start, start, f"{entry.removeprefix(indent)}{document.newline}{indent}")]
     position = document.line_end(document.value_end(mapping.items[index][1]))
-    return [Replacement(position, position, f"{document.newline}{' ' * column}{entry}")]
+    return [Replacement(position, position, f"{document.newline}{entry}")]
 
 
 def _insert_in_flow(document: Document, mapping: YamlMapping, index: int, entry: str) -> Replacement:
     if not mapping.items:
         start, end = mapping.span
-        return Replacement(start + 1, end - 1, entry) if not _has_comment(document, mapping.span) else Replacement(
+        return Replacement(start + 1, end - 1, entry) if not has_comment(document, mapping.span) else Replacement(
             end - 1, end - 1, entry
         )
     if index < 0:
@@ -67,7 +73,8 @@ def _insert_in_flow(document: Document, mapping: YamlMapping, index: int, entry:
     return Replacement(end, end, f", {entry}")
 
 
-def _has_comment(document: Document, span: Span) -> bool:
+def has_comment(document: Document, span: Span) -> bool:
+    """Whether a span contains a comment, or a `#` after a space in a text."""
     return _COMMENT.search(document.text, *span) is not None
 
 
@@ -85,7 +92,7 @@ def replace_key(document: Document, key: Scalar, value: Tree, name: str) -> list
     """Rename an entry; its value keeps its column where spaces before it allow this."""
     start, end = key.span
     quote = document.text[start] if document.text[start] in "\"'" else ""
-    text = render(to_key(name) if not quote else Scalar(name, False, key.mark), flow=True, quote=quote)
+    text = render(plain_text(name) if not quote else Scalar(name, False, key.mark), flow=True, quote=quote)
     gap = document.text[end : value.span[0]]
     if not gap.startswith(":  ") or gap[1:].strip(" "):
         return [Replacement(start, end, text)]
@@ -100,8 +107,13 @@ def item_spans(document: Document, collection: YamlMapping | YamlSequence) -> li
     return [(item.span[0], document.value_end(item)) for item in collection.items]
 
 
-def remove_item(document: Document, collection: YamlMapping | YamlSequence, index: int) -> list[Replacement]:
-    """Remove one of several entries or items. A comment on its own lines before it stays."""
+def remove_item(
+    document: Document, collection: YamlMapping | YamlSequence, index: int, first: int | None = None
+) -> list[Replacement]:
+    """Remove one of several entries or items.
+
+    first: the start of the first line to remove, in a block; by default that of the entry, so comments above it stay.
+    """
     spans = item_spans(document, collection)
     start, end = spans[index]
     if collection.flow:
@@ -109,7 +121,7 @@ def remove_item(document: Document, collection: YamlMapping | YamlSequence, inde
     before = document.text[document.line_start(start) : start]
     if isinstance(collection, YamlMapping) and before.strip():  # the first of a mapping in a list: "- key: value"
         return [Replacement(start, spans[1][0], "")]
-    first, last = document.line_start(start), document.next_line(end)
+    first, last = document.line_start(start) if first is None else first, document.next_line(end)
     if last == len(document.text) and document.line_end(end) == last and first > 0:  # no line end at the end
         return [Replacement(document.line_end(_previous_line(document, first)), last, "")]
     return [Replacement(first, last, "")]
@@ -124,6 +136,6 @@ def _remove_from_flow(document: Document, spans: list[Span], index: int) -> Repl
     if index + 1 < len(spans):
         return Replacement(start, spans[index + 1][0], "")
     previous = spans[index - 1][1]
-    if _has_comment(document, (previous, start)):  # the comment stays, and with it the comma before it
+    if has_comment(document, (previous, start)):  # the comment stays, and with it the comma before it
         return Replacement(start, end, "")
     return Replacement(previous, end, "")

@@ -53,14 +53,15 @@ def to_tree(value: Any) -> Tree:
     if value is None or isinstance(value, (bool, int, float)):
         return Scalar(_format_number(value), True, _NO_MARK)
     if isinstance(value, Mapping):
-        return YamlMapping([(to_key(key), to_tree(item)) for key, item in value.items()], _NO_MARK)
+        return YamlMapping([(plain_text(key), to_tree(item)) for key, item in value.items()], _NO_MARK)
     if isinstance(value, (list, tuple)):
         return YamlSequence([to_tree(item) for item in value], _NO_MARK)
     message = f"expected a number, a text, a list or a mapping, found a value of type {type(value).__name__}"
     raise WorkflowError([Problem(_NO_MARK, "bad-value", message)])
 
 
-def to_key(key: object) -> Scalar:
+def plain_text(key: object) -> Scalar:
+    """A text that is written without quotes where it can be: a name or a link."""
     return Scalar(str(key), True, _NO_MARK)
 
 

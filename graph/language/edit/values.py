@@ -18,7 +18,7 @@ from guidegraph.graph.language.edit.paths import (
     locate_value,
     refuse_unknown,
 )
-from guidegraph.graph.language.edit.render import can_be_plain, is_word, render, render_entry, to_key, to_tree
+from guidegraph.graph.language.edit.render import can_be_plain, is_word, render, render_entry, plain_text, to_tree
 from guidegraph.graph.language.yaml_tree import Scalar, Tree, YamlMapping, YamlSequence, describe_tree, shorten
 
 _ADDED_AS_MAPPING = {"parameter": "{default: …}", "node": "{use: …, in: {…}}"}
@@ -138,18 +138,18 @@ def _write(location: Location, kind: Kind | None, tree: Tree) -> list[Replacemen
     flow = bool(groups) or not isinstance(parent, YamlMapping) or parent.flow
     text = render_value(document, kind, tree, None, flow=flow)
     for group in reversed(groups):
-        text, name = f"{{{render(to_key(name), flow=True, quote='')}: {text}}}", group
+        text, name = f"{{{render(plain_text(name), flow=True, quote='')}: {text}}}", group
     if isinstance(parent, YamlMapping) and parent.items:
         order = key_order(document, location.names[: len(location.steps)])
         return insert_entry(document, parent, name, text, order)
-    entry = f"{{{render(to_key(name), flow=True, quote='')}: {text}}}"
+    entry = f"{{{render(plain_text(name), flow=True, quote='')}: {text}}}"
     return replace_value(document, location.steps[-1].key, parent, entry)
 
 
 def _expand_parameter(location: Location, name: str, tree: Tree) -> list[Replacement]:
     document, step = location.document, location.steps[-1]
     kind = location.kind
-    entry = render_entry(to_key(name), Scalar("", True, step.value.mark), flow=True).removesuffix("null")
+    entry = render_entry(plain_text(name), Scalar("", True, step.value.mark), flow=True).removesuffix("null")
     text = render_value(document, kind, tree, None, flow=True)
     default = render(step.value, flow=True, quote=_quote_of(document, step.value))
     return replace_value(document, step.key, step.value, f"{{default: {default}, {entry}{text}}}")
