@@ -20,20 +20,46 @@ from pathlib import Path
 from typing import Concatenate, ParamSpec
 
 from guidegraph.graph.errors import Mark, Problem, WorkflowError
-from guidegraph.graph.language.edit.document import BYTE_ORDER_MARK, Document
+from guidegraph.graph.language.edit.document import BYTE_ORDER_MARK, Document, find_value
+from guidegraph.graph.language.edit.extract import extract_nodes
+from guidegraph.graph.language.edit.inline import inline_workflow
+from guidegraph.graph.language.edit.links import Link
+from guidegraph.graph.language.edit.nodes import add_node, locate_node, move_node, remove_node, rename_node
+from guidegraph.graph.language.edit.parameters import add_parameter, remove_parameter, rename_parameter
+from guidegraph.graph.language.edit.relative_paths import rebase_paths
 from guidegraph.graph.language.edit.render import parse_value
 from guidegraph.graph.language.edit.values import remove_value, set_value
 from guidegraph.graph.language.named_workflows import locate_workflow
-from guidegraph.graph.language.yaml_tree import read_text
+from guidegraph.graph.language.parameters import parse_annotation
+from guidegraph.graph.language.yaml_tree import Scalar, read_text
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.resolution.load import build
+from guidegraph.graph.resolution.ports import TypeRecord
+from guidegraph.graph.resolution.resolver import WORKFLOW_SUFFIXES
+from guidegraph.graph.resolution.sub_workflows import display_path, resolve_sub_workflow_path
 from guidegraph.graph.trust.file_checks import read_regular
 from guidegraph.graph.trust.policy import OWN_WORKFLOW, Policy, is_shipped
+from guidegraph.graph.types import PortType
 from guidegraph.runs.check import check_workflow
 from guidegraph.runs.recipe import is_picture
 from guidegraph_runtime.files.atomic_write import atomic_path
 
-__all__ = ["Change", "Document", "FileChange", "WorkflowEditor", "parse_value", "remove_value", "set_value"]
+__all__ = [
+    "Change",
+    "Document",
+    "FileChange",
+    "WorkflowEditor",
+    "add_node",
+    "add_parameter",
+    "move_node",
+    "parse_value",
+    "remove_node",
+    "remove_parameter",
+    "remove_value",
+    "rename_node",
+    "rename_parameter",
+    "set_value",
+]
 
 P = ParamSpec("P")
 
@@ -140,9 +166,7 @@ class WorkflowEditor:
         _check_editable(self.path, self.registry)
         return Document.parse(read_text(self.path), str(self.path))
 
-    def preview(
-        self, edit: Callable[Concatenate[Document, P], Document], *args: P.args, **kwargs: P.kwargs
-    ) -> Change:
+    def preview(self, edit: Callable[Concatenate[Document, P], Document], *args: P.args, **kwargs: P.kwargs) -> Change:
         """The change that an edit would make, checked and not written. Raises ``WorkflowError`` as ``apply``."""
         document = self.read()
         text = edit(document, *args, **kwargs).text
@@ -166,10 +190,50 @@ class WorkflowEditor:
 
         Raises ``WorkflowError`` that lists all problems.
         """
-        sources = {os.path.normpath(path.absolute()): text for path, text in texts.items()}
-        graph = build(self.path, self.registry, sources)
+        graph = build(self.path, self.registry, _sources(texts))
         check_workflow(graph, self.registry, self.policy)
         return Change(tuple(_change_text(path, text) for path, text in texts.items()))
+
+    def extract(self, paths: Sequence[str], name: str, file: str | Path) -> Change:
+        """Move nodes of one block to a workflow of their own, which takes a new file, and use it as the node ``name``.
+
+        file: its path, relative to the folder of this workflow and inside of it. Raises ``WorkflowError`` if the file
+        exists, or as ``apply``.
+        """
+        folder, target = self.path.parent, self.path.parent / file
+        _check_new_file(target, folder)
+        document, types = self.read(), TypeRecord()
+        build(self.path, self.registry, types=types)
+
+        def find_type(link: Link) -> str:
+            return _type_name(types.values.get(link.scalar.mark), self.registry)
+
+        use = f"./{Path(file).as_posix()}"
+        changed, extracted = extract_nodes(document, paths, name, use, find_type, str(target))
+        moved = TypeRecord()
+        with suppress(WorkflowError):  # its relative paths are not right yet
+            build(target, self.registry, _sources({target: extracted.text}), types=moved)
+        extracted = rebase_paths(extracted, folder, target.parent, _path_finder(moved))
+        return self.save(self.check({target: extracted.text, self.path: changed.text}))
+
+    def inline(self, path: str) -> Change:
+        """Put the nodes of a workflow that a node uses in the place of that node. The workflow's file stays.
+
+        Raises ``WorkflowError`` if the node uses no workflow, or as ``apply``.
+        """
+        document = self.read()
+        location = locate_node(document, path)
+        use = find_value(location.tree, "use")
+        if not isinstance(use, Scalar) or not use.text.endswith(WORKFLOW_SUFFIXES):
+            message = "expected a node that uses a workflow, a file that ends in .yaml or .yml"
+            raise WorkflowError([Problem(location.mark, "bad-value", message, path)])
+        types = TypeRecord()
+        build(self.path, self.registry, types=types)
+        file = resolve_sub_workflow_path(use.text, self.path.parent.absolute())
+        shown = display_path(use.text, file, os.path.dirname(self.path))
+        used = Document.parse(read_text(file, shown), shown)
+        used = rebase_paths(used, file.parent, self.path.parent.absolute(), _path_finder(types))
+        return self.apply(inline_workflow, path, used)
 
     def undo(self) -> Change | None:
         """Undo the last change that is not yet undone; None if there is none.
@@ -182,6 +246,40 @@ class WorkflowEditor:
         change.write()
         self.changes.pop()
         return change
+
+
+def _sources(texts: Mapping[Path, str]) -> dict[str, str]:
+    """Texts that ``build`` reads in the place of files."""
+    return {os.path.normpath(path.absolute()): text for path, text in texts.items()}
+
+
+def _path_finder(types: TypeRecord) -> Callable[[Mark], bool]:
+    """Whether the port that a literal or a link at a position feeds takes a path."""
+
+    def is_path(mark: Mark) -> bool:
+        port = types.ports.get(mark)
+        return port is not None and port.is_path
+
+    return is_path
+
+
+def _type_name(kind: PortType | None, registry: Registry) -> str:
+    """A type as a parameter declares it; ``Any`` for one that has no name in the language."""
+    try:
+        return "Any" if kind is None or not parse_annotation(str(kind), registry) else str(kind)
+    except KeyError:
+        return "Any"
+
+
+def _check_new_file(path: Path, folder: Path) -> None:
+    """Raise ``WorkflowError`` unless a new workflow may be written to a path."""
+    if path.suffix not in WORKFLOW_SUFFIXES:
+        raise _file_error(path, "bad-value", "expected the name of a workflow's file, which ends in .yaml or .yml")
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
+        raise _file_error(path, "forbidden-write", f"expected a file below '{folder}', the workflow's folder")
+    if os.path.lexists(path):
+        raise _file_error(path, "file-changed", "the file already exists: choose another name")
+    _check_writable(path, Path(os.path.realpath(path)))
 
 
 def _change_text(path: Path, text: str) -> FileChange:

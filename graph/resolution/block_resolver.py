@@ -11,7 +11,7 @@ from guidegraph.graph.errors import Problem
 from guidegraph.graph.ir import Op, Parameter
 from guidegraph.graph.language.syntax import ParsedOp, ParsedWorkflow
 from guidegraph.graph.registry import Registry
-from guidegraph.graph.resolution.ports import PortResolver
+from guidegraph.graph.resolution.ports import PortResolver, TypeRecord
 from guidegraph.graph.resolution.scope import ResolvedNode, Scope
 from guidegraph.graph.types import PortType
 
@@ -45,8 +45,9 @@ class BlockResolver(PortResolver, ABC):
         parse_file: Callable[[Path, str], ParsedWorkflow | None],
         resolve_params: Callable[[ParsedWorkflow], dict[str, Parameter]],
         missing_plugins: Collection[str] = (),
+        types: TypeRecord | None = None,
     ):
-        super().__init__(registry, problems)
+        super().__init__(registry, problems, types)
         self.parse_file = parse_file
         self.resolve_params = resolve_params
         self.missing_plugins = missing_plugins

@@ -18,6 +18,7 @@ from guidegraph.graph.memory.pause_collector import pause_collector
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.resolution.block_resolver import BlockContext
 from guidegraph.graph.resolution.expansion_limit import find_expansion_problems
+from guidegraph.graph.resolution.ports import TypeRecord
 from guidegraph.graph.resolution.resolver import WORKFLOW_SUFFIXES, Resolver
 from guidegraph.graph.resolution.scope import Scope, TypedSource
 from guidegraph.graph.resolution.sub_workflows import NOT_EMBEDDED
@@ -34,21 +35,24 @@ def build(
     limits: Limits | None = None,
     *,
     stranger: bool = False,
+    types: TypeRecord | None = None,
 ) -> Graph:
     """Read, check and resolve a workflow and its sub-workflows.
 
     sources: texts that replace files, by absolute path. limits: by default those in force. stranger: read no other
-    files, except those that ship with the package. Raises ``WorkflowError`` that lists all problems.
+    files, except those that ship with the package. types: filled with the types of links and literals. Raises
+    ``WorkflowError`` that lists all problems.
     """
     with enforce_limits(limits or current_limits()), pause_collector():
-        return _Builder(registry, sources or {}, stranger).build(path)
+        return _Builder(registry, sources or {}, stranger, types).build(path)
 
 
 class _Builder:
-    def __init__(self, registry: Registry, overlay: Mapping[str, str], stranger: bool):
+    def __init__(self, registry: Registry, overlay: Mapping[str, str], stranger: bool, types: TypeRecord | None):
         self.registry = registry
         self.overlay = overlay
         self.stranger = stranger
+        self.types = types
         self._main: Path | None = None
         self.problems: list[Problem] = []
         self.sources: dict[str, str] = {}
@@ -113,7 +117,9 @@ class _Builder:
         typed = {name: TypedSource(Param(name), p.port.type) for name, p in params.items()}
         broken = [name for name in workflow.params if name not in params]
         scope = Scope(typed, broken, unread=workflow.unread & {"params", "nodes"})
-        resolver = Resolver(self.registry, self.problems, self.parse_file, self.resolve_params, self._missing_plugins)
+        resolver = Resolver(
+            self.registry, self.problems, self.parse_file, self.resolve_params, self._missing_plugins, self.types
+        )
         ops = resolver.resolve_block(
             workflow.nodes, scope, BlockContext("", path.parent, os.path.dirname(file), (path,))
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -36,12 +36,24 @@ class LiteralOrigin:
     path: str
 
 
-class PortResolver:
-    """Resolves links and literals of ports, and collects their problems."""
+@dataclass
+class TypeRecord:
+    """The types of a workflow's links and literals, by their positions.
 
-    def __init__(self, registry: Registry, problems: list[Problem]):
+    values: the type of the value that a link gives. ports: the type of the port that a link or a literal feeds.
+    """
+
+    values: dict[Mark, PortType] = field(default_factory=dict)
+    ports: dict[Mark, PortType] = field(default_factory=dict)
+
+
+class PortResolver:
+    """Resolves links and literals of ports, and collects their problems. types: filled with their types if not None."""
+
+    def __init__(self, registry: Registry, problems: list[Problem], types: TypeRecord | None = None):
         self.registry = registry
         self.problems = problems
+        self.types = types
         self.origins: dict[Literal, LiteralOrigin] = {}
 
     def report(self, mark: Mark, code: str, message: str, path: str) -> None:
@@ -49,11 +61,14 @@ class PortResolver:
 
     def find_source(self, link: Scalar, scope: Scope, path: str) -> TypedSource | None:
         try:
-            return resolve_link(link, scope, path, guess=len(self.problems) < GUESSES)
+            typed = resolve_link(link, scope, path, guess=len(self.problems) < GUESSES)
         except Unresolved as error:
             if error.problem:
                 self.problems.append(error.problem)
             return None
+        if self.types is not None:
+            self.types.values[link.mark] = typed.type
+        return typed
 
     def check_links(self, node: ParsedNode, scope: Scope) -> None:
         """Report invalid links of a node whose ports are unknown."""
@@ -88,6 +103,8 @@ class PortResolver:
     ) -> tuple[Source, Checks] | None:
         """The source of a link for a port, and the types to check it against at run time. None if it does not fit."""
         source, kind = typed.source, typed.type
+        if self.types is not None:
+            self.types.ports[link.mark] = port.type
         if (
             kind.optional
             and typed.actual_type is not None
@@ -114,6 +131,8 @@ class PortResolver:
         """A validated literal for a port; relative paths are relative to ``base``. None if it is invalid."""
         if tree is None:
             return None
+        if self.types is not None:
+            self.types.ports[tree.mark] = port.type
         if not takes_literal(port.type) and not (port.type.optional and to_python(tree) is None):
             message = f"port '{port.name}' takes {port.type}, which cannot be a literal; wire it under 'in'"
             self.report(tree.mark, "not-a-literal", message, path)

@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from guidegraph.commands import draw, export, new_plugin, nodes, plan, plugins, report, run, schema, set, sweep, validate
+from guidegraph.commands import (
+    draw,
+    export,
+    new_plugin,
+    nodes,
+    plan,
+    plugins,
+    report,
+    run,
+    schema,
+    set,
+    sweep,
+    validate,
+)
 from guidegraph.commands.shared.root import app
 
 COMMANDS = (run, sweep, export, validate, set, plan, draw, report, nodes, plugins, new_plugin, schema)

@@ -22,7 +22,7 @@ from guidegraph_runtime.printing import visible_line
         "set draw.yaml nodes.scheduler.with.spacing trailing",
         "set draw.yaml nodes.noise.with.shape '[4, 32, 32]'",
         "set draw.yaml params.eta '{default: 0.5, help: \"noise of DDIM\"}'",
-    )
+    ),
 )
 def set(
     file: Annotated[Path, typer.Argument(metavar="FILE", show_default=False, help="A workflow (.yaml).")],

@@ -39,9 +39,11 @@ def take_entry(document: Document, step: Step) -> Entry:
         commented = has_comment(document, (start, end))
         lines = _lines(document, value.span[0], end, document.column(start))
         if len(lines) > 1:  # lines within braces may begin anywhere
-            lines = [lines[0], *(" " * INDENT + line.lstrip() for line in lines[1:])] if commented else [
-                render(value, flow=True, quote="")
-            ]
+            lines = (
+                [lines[0], *(" " * INDENT + line.lstrip() for line in lines[1:])]
+                if commented
+                else [render(value, flow=True, quote="")]
+            )
         return Entry(key.text, value, tuple(lines), (), start, key.mark, commented)
     column = document.column(start)
     gap = document.text[key.span[1] : value.span[0]]

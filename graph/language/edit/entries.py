@@ -63,8 +63,10 @@ def insert_entry(
 def _insert_in_flow(document: Document, mapping: YamlMapping, index: int, entry: str) -> Replacement:
     if not mapping.items:
         start, end = mapping.span
-        return Replacement(start + 1, end - 1, entry) if not has_comment(document, mapping.span) else Replacement(
-            end - 1, end - 1, entry
+        return (
+            Replacement(start + 1, end - 1, entry)
+            if not has_comment(document, mapping.span)
+            else Replacement(end - 1, end - 1, entry)
         )
     if index < 0:
         start = mapping.items[0][0].span[0]

@@ -36,7 +36,12 @@ def add_node(
     """
     location = locate_block(document, block)
     check_new_name(document, name, location)
-    tree = _make_node(use, inputs or {}, settings or {})
+    return write_node(document, block, name, make_node(use, inputs or {}, settings or {}), after)
+
+
+def write_node(document: Document, block: str, name: str, tree: YamlMapping, after: str = "") -> Document:
+    """Write a new node into a block, after the node ``after`` or at the end."""
+    location = locate_block(document, block)
     parent = location.tree
     if not isinstance(parent, YamlMapping) or not parent.items:
         return set_value(document, f"{block}.{name}", tree)
@@ -47,7 +52,8 @@ def add_node(
     return document.replace(insert_entry(document, parent, name, _format_node(document, parent, name, tree), order))
 
 
-def _make_node(use: str, inputs: Mapping[str, str | Sequence[str]], settings: Mapping[str, Any]) -> YamlMapping:
+def make_node(use: str, inputs: Mapping[str, str | Sequence[str]], settings: Mapping[str, Any]) -> YamlMapping:
+    """A node as a tree; its links are written without quotes."""
     node: dict[str, Any] = {"use": plain_text(use)}
     if inputs:
         node["in"] = {
@@ -66,8 +72,17 @@ def _format_node(document: Document, parent: YamlMapping, name: str, tree: YamlM
     line = render_value(document, "node", tree, None, flow=parent.flow)
     if parent.flow or document.column(parent.items[0][0].span[0]) + len(f"{name}: {line}") <= LINE_LENGTH:
         return [line]
-    quote = usual_quote(document)
-    return ["", *(" " * INDENT + render_entry(key, value, flow=False, quote=quote) for key, value in tree.items)]
+    lines = [""]
+    indent = " " * INDENT
+    column = document.column(parent.items[0][0].span[0]) + INDENT
+    for key, value in tree.items:
+        line = render_entry(key, value, flow=False, quote=usual_quote(document))
+        if isinstance(value, YamlMapping) and column + len(line) > LINE_LENGTH:
+            entries = [render_entry(*entry, flow=False, quote=usual_quote(document)) for entry in value.items]
+            lines += [f"{indent}{key.text}:", *(2 * indent + entry for entry in entries)]
+        else:
+            lines.append(indent + line)
+    return lines
 
 
 def remove_node(document: Document, path: str) -> Document:
@@ -91,7 +106,8 @@ def rename_node(document: Document, path: str, name: str) -> Document:
     assert step.key is not None
     replacements = replace_key(document, step.key, step.value, name)
     replacements += [
-        relink(document, link, name + link.scalar.text.removeprefix(old)) for link in links_to_node(document, block, old)
+        relink(document, link, name + link.scalar.text.removeprefix(old))
+        for link in links_to_node(document, block, old)
     ]
     return document.replace(replacements)
 
@@ -157,18 +173,22 @@ def check_new_name(document: Document, name: str, location: Location, moved: Loc
         refuse(location.mark, "bad-name", f"'{shorten(name)}' cannot be the name of a node: {reason}", path)
     names = location.names if location.kind == "group" else location.names[:-1]
     block = _block_of(names)
-    for other, other_path in _list_nodes(find_value(document.root, "nodes"), ()):
+    for other, other_path in list_nodes(document):
         nested = other[:-1][: len(block)] == block or block[: len(other) - 1] == other[:-1]
         if other[-1] == name and nested and (moved is None or other_path != moved.path):
             refuse(location.mark, "name-taken", f"there is a node '{shorten(name)}' already: {other_path}", path)
 
 
-def _list_nodes(tree: Tree | None, block: Block) -> list[tuple[Block, str]]:
-    """All nodes of a block and of the loops in it: the block and the name together, and the path."""
+def list_nodes(document: Document) -> list[tuple[Block, str]]:
+    """All nodes of a workflow, loops before the nodes in them: the loops' names and its own, and the path."""
+    return _list_in_block(find_value(document.root, "nodes"), ())
+
+
+def _list_in_block(tree: Tree | None, block: Block) -> list[tuple[Block, str]]:
     nodes: list[tuple[Block, str]] = []
     for key, node in tree.items if isinstance(tree, YamlMapping) else ():
         nodes.append(((*block, key.text), f"{block_path(block)}.{key.text}"))
-        nodes += _list_nodes(find_value(node, "body"), (*block, key.text))
+        nodes += _list_in_block(find_value(node, "body"), (*block, key.text))
     return nodes
 
 
