@@ -1,4 +1,4 @@
-"""Edits of workflow files: each is a small change of the text, checked as ``guidegraph validate`` does, and can be undone.
+"""Edits of workflow files: small changes of the text, checked as ``guidegraph validate`` does, that can be undone.
 
 ``WorkflowEditor.apply`` takes one of the edits named here, which are functions from a ``Document`` to a ``Document``::
 
@@ -140,8 +140,8 @@ class WorkflowEditor:
     """Edits the file of a workflow, and keeps the changes that it made so that they can be undone.
 
     The file is read anew for each edit, so that it may be edited elsewhere too. registry: the nodes for the checks; by
-    default the built-in ones, those of installed plugins and of the modules in ``plugins``. policy: what the workflow may
-    do, as for ``Workflow``.
+    default the built-in ones, those of installed plugins and of the modules in ``plugins``. policy: the permissions of
+    the workflow, as for ``Workflow``.
     """
 
     def __init__(

@@ -39,11 +39,11 @@ def set(
 ) -> None:
     """Set one value of a workflow, or one link, and print the changed lines.
 
-    Only the characters concerned change: comments, order and layout stay. The result is checked as 'validate' does; if it
-    is not valid, the file stays as it was, and the exit code is 2.
+    Only the characters concerned change: comments, order and layout stay. The result is checked as 'validate' does. If
+    it is not valid, the file stays as it was, and the exit code is 2.
 
-    VALUE is a number, true, false or null, else a text or a link; '[…]', '{…}' and '"…"' are read as YAML, so '"6"' is a
-    text. Under 'in' a link takes the place of a literal under 'with', and the other way round. To add a node or a
+    VALUE is a number, true, false or null, else a text or a link. '[…]', '{…}' and '"…"' are read as YAML, so '"6"' is
+    a text. Under 'in' a link takes the place of a literal under 'with', and the other way round. To add a node or a
     parameter, set it to a mapping.
     """
     from guidegraph.commands.shared.run_settings import apply_limits

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from guidegraph.graph.language.edit.document import Document, Replacement
-from guidegraph.graph.language.edit.render import render, plain_text
+from guidegraph.graph.language.edit.render import plain_text, render
 from guidegraph.graph.language.yaml_tree import Scalar, Span, Tree, YamlMapping, YamlSequence
 
 _COMMENT = re.compile(r"(^|\s)#")

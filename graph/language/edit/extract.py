@@ -34,8 +34,8 @@ def extract_nodes(
     """Move nodes of one block to a workflow of their own, and use it as the node ``name``.
 
     paths: the nodes. use: the new file as the node names it, such as ``./blocks/step.yaml``. find_type: the type of a
-    link's value, for the new workflow's parameters. file: the new file's path for messages. What the nodes link to outside
-    becomes parameters, and what is linked from outside becomes outputs.
+    link's value, for the new workflow's parameters. file: the new file's path for messages. What the nodes link to
+    outside becomes parameters, and what is linked from outside becomes outputs.
     Raises ``WorkflowError`` if the nodes are in several blocks, or nothing links to them.
     """
     locations, home = _locate_nodes(document, paths)

@@ -31,8 +31,8 @@ class _Use:
 def inline_workflow(document: Document, path: str, used: Document) -> Document:
     """Put the nodes of a used workflow in the place of the node that uses it.
 
-    path: that node. used: the workflow, whose relative paths are relative to the folder of ``document``. Nodes whose names
-    are taken are called ``NODE_NAME``. Literals of parameters move to the ports that they feed; one that feeds
+    path: that node. used: the workflow, whose relative paths are relative to the folder of ``document``. Nodes whose
+    names are taken are called ``NODE_NAME``. Literals of parameters move to the ports that they feed; one that feeds
     something else becomes a parameter of ``document``. Raises ``WorkflowError``.
     """
     use = _read_use(document, path, used)

@@ -1,4 +1,4 @@
-"""Paths into a workflow's text, such as ``nodes.sample.body.guided.in.scale``: where they lead and what may stand there."""
+"""Paths into a workflow's text, such as ``nodes.sample.body.guided.in.scale``: where they lead, and to what kind."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from guidegraph.graph.language.parse_node import NODE_KEYS
 from guidegraph.graph.language.yaml_tree import Scalar, Tree, YamlMapping, YamlSequence, shorten
 
 Kind: TypeAlias = Literal["link", "name", "text", "literal", "option", "parameter", "node", "group", "entry"]
-"""What a path leads to: a link or a list of links; a name (``use``, ``as``, ``type``); a text for the reader; a literal;
-an option, which is a literal or a link to a parameter; a parameter, a node; a group of named entries; an entry of a list.
+"""What a path leads to.
+
+A link or a list of links; a name (``use``, ``as``, ``type``); a text for the reader; a literal; an option, which is a
+literal or a link to a parameter; a parameter; a node; a group of named entries; an entry of a list.
 """
 
 PARAM_KEYS = ("default", "type", "help")
@@ -144,7 +146,7 @@ def classify(document: Document, names: Sequence[str]) -> Kind | None:
 def _classify_parameter(document: Document, names: Sequence[str]) -> Kind | None:
     if not names:
         return "group"
-    name, *rest = names
+    _, *rest = names
     if not rest:
         return "parameter"
     if rest[0] == "default":

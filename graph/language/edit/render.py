@@ -27,9 +27,10 @@ _ESCAPED = re.compile('[\\\\"\x00-\x1f\x7f-\xa0\u2028\u2029\ud800-\udfff\ufeff\u
 
 
 def parse_value(text: str) -> Tree:
-    """A value as a person writes it: YAML for a list, a mapping and a quoted text; else a number, true, false, null or text.
+    """Read a value as a person writes it: a list, a mapping and a quoted text are YAML.
 
-    So ``a tiger: on grass`` is a text, and ``"6"`` too. Raises ``WorkflowError``.
+    Anything else is a number, true, false or null, or else a text, so ``a tiger: on grass`` is one. ``"6"`` is a text
+    too. Raises ``WorkflowError``.
     """
     if not text.lstrip().startswith(_OPENING):
         return Scalar(text, True, _NO_MARK)
@@ -45,7 +46,7 @@ def parse_value(text: str) -> Tree:
 
 
 def to_tree(value: Any) -> Tree:
-    """A Python value as a tree; a tree is returned unchanged. Raises ``WorkflowError`` for a value that YAML has not."""
+    """A Python value as a tree; a tree is returned unchanged. Raises ``WorkflowError`` for a value that is not YAML's."""
     if isinstance(value, (Scalar, YamlSequence, YamlMapping)):
         return value
     if isinstance(value, (str, PurePath)):
@@ -75,7 +76,7 @@ def _format_number(value: float | None) -> str:
 
 
 def render(tree: Tree, *, flow: bool, quote: str = '"') -> str:
-    """A value on one line. flow: inside of brackets or braces. quote: the preferred kind; empty: none where possible."""
+    """A value on one line. flow: inside of brackets or braces. quote: the preferred one; empty: none if possible."""
     if isinstance(tree, YamlSequence):
         return f"[{', '.join(render(item, flow=True, quote=_own_quote(item, quote)) for item in tree.items)}]"
     if isinstance(tree, YamlMapping):

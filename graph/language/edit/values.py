@@ -18,7 +18,7 @@ from guidegraph.graph.language.edit.paths import (
     locate_value,
     refuse_unknown,
 )
-from guidegraph.graph.language.edit.render import can_be_plain, is_word, render, render_entry, plain_text, to_tree
+from guidegraph.graph.language.edit.render import can_be_plain, is_word, plain_text, render, render_entry, to_tree
 from guidegraph.graph.language.yaml_tree import Scalar, Tree, YamlMapping, YamlSequence, describe_tree, shorten
 
 _ADDED_AS_MAPPING = {"parameter": "{default: …}", "node": "{use: …, in: {…}}"}
@@ -28,9 +28,9 @@ _OPTIONAL_GROUPS = ("in", "with", "collect", "params", "requires")
 def set_value(document: Document, path: str, value: Any) -> Document:
     """Set the value at a path, and return the changed document.
 
-    path: ``params.scale.default``, ``nodes.sample.body.guided.in.scale``, ``nodes.sample.loop.over``, ``outputs.image``.
-    value: a link (text) or a list of links where the language has links; elsewhere a Python value or a tree.
-    A link in a node's ``in`` takes the place of a literal in its ``with``, and the other way round. A new node
+    path: such as ``params.scale.default``, ``nodes.sample.body.guided.in.scale``, ``nodes.sample.loop.over`` or
+    ``outputs.image``. value: a link (text) or a list of links where the language has links; elsewhere a Python value or
+    a tree. A link in a node's ``in`` takes the place of a literal in its ``with``, and the other way round. A new node
     or parameter must be given as a mapping. Raises ``WorkflowError`` for a path that cannot exist.
     """
     location = locate(document, path)
