@@ -1,6 +1,6 @@
 """Edits of a workflow's text: each changes the few characters concerned, and keeps comments, order, quotes and layout.
 
-An edit is a function from a ``Document`` to a ``Document``, so that edits can be chained; its ``text`` is the new text::
+An edit is a function from a ``Document`` to a ``Document``, so that edits can be chained. Its ``text`` is the text::
 
     document = Document.parse(text, file)
     document = set_value(document, "params.scale.default", 6)

@@ -146,9 +146,11 @@ def classify(document: Document, names: Sequence[str]) -> Kind | None:
 def _classify_parameter(document: Document, names: Sequence[str]) -> Kind | None:
     if not names:
         return "group"
-    _, *rest = names
+    name, *rest = names
     if not rest:
         return "parameter"
+    if isinstance(find_value(find_value(document.root, "params"), name), YamlSequence):  # params: {sizes: [1, 2]}
+        return "literal"
     if rest[0] == "default":
         return "literal"
     return {"type": "name", "help": "text"}.get(rest[0]) if len(rest) == 1 else None  # type: ignore[return-value]

@@ -46,7 +46,7 @@ def parse_value(text: str) -> Tree:
 
 
 def to_tree(value: Any) -> Tree:
-    """A Python value as a tree; a tree is returned unchanged. Raises ``WorkflowError`` for a value that is not YAML's."""
+    """A Python value as a tree; a tree is returned unchanged. Raises ``WorkflowError`` for a value of another type."""
     if isinstance(value, (Scalar, YamlSequence, YamlMapping)):
         return value
     if isinstance(value, (str, PurePath)):

@@ -114,7 +114,7 @@ def _check_value(location: Location, kind: Kind | None, tree: Tree) -> None:
     """Check that a link or a name is a text, so that the change stays what the path says."""
     if kind == "link":
         items = tree.items if isinstance(tree, YamlSequence) and location.names[-2] == "in" else [tree]
-        if not all(isinstance(item, Scalar) and item.text for item in items):
+        if not all(isinstance(item, Scalar) and item.text and isinstance(item.value, str) for item in items):
             message = f"expected a link such as model.text, found {describe_tree(tree)}"
             refuse(location.mark, "not-a-link", message, shorten(location.path))
     elif kind in ("name", "text") and not (isinstance(tree, Scalar) and (tree.text or kind == "text")):
@@ -132,7 +132,9 @@ def _write(location: Location, kind: Kind | None, tree: Tree) -> list[Replacemen
         text = render_value(document, kind, tree, step.value, flow=_is_flow(location.steps))
         return replace_value(document, step.key, step.value, text)
     *groups, name = location.missing
-    if location.names[0] == "params" and isinstance(location.tree, Scalar):  # params: {scale: 4.0} gets a help
+    if (
+        location.names[0] == "params" and len(location.steps) == 2 and isinstance(location.tree, Scalar)
+    ):  # params: {scale: 4.0} gets a help
         return _expand_parameter(location, name, tree)
     parent = location.tree
     flow = bool(groups) or not isinstance(parent, YamlMapping) or parent.flow
@@ -162,16 +164,30 @@ def _is_flow(steps: tuple[Step, ...]) -> bool:
 def render_value(document: Document, kind: Kind | None, tree: Tree, old: Tree | None, *, flow: bool) -> str:
     """A value as text, in the style of the one whose place it takes, or of the file."""
     if not isinstance(tree, Scalar):
+        tree = tree if kind in ("literal", "parameter") else _unquote(tree)
         return render(tree, flow=flow, quote=usual_quote(document))
     if kind in ("link", "name", "option"):
         return render(Scalar(tree.text, False, tree.mark) if kind != "option" else tree, flow=flow, quote="")
     if kind == "text":
         tree = Scalar(tree.text, False, tree.mark)
+        return render(tree, flow=flow, quote=_quote_of(document, old) if old else usual_quote(document))
     is_text = isinstance(tree.value, str)
     quote = _quote_of(document, old) if is_text and isinstance(old, Scalar) and isinstance(old.value, str) else None
     if quote is None:
         quote = "" if is_word(tree.text) and _has_plain_words(document) else usual_quote(document)
     return render(Scalar(tree.text, not is_text, tree.mark), flow=flow, quote=_without_link(tree.text, quote, flow))
+
+
+def _unquote(tree: Tree) -> Tree:
+    """A node, a group or a list of links with its links and names to be written without quotes."""
+    if isinstance(tree, Scalar):
+        return plain_text(tree.text) if isinstance(tree.value, str) else tree
+    if isinstance(tree, YamlSequence):
+        return YamlSequence([_unquote(item) for item in tree.items], tree.mark)
+    if isinstance(tree, YamlMapping):
+        items = [(key, value if key.text == "with" else _unquote(value)) for key, value in tree.items]
+        return YamlMapping(items, tree.mark)
+    return tree
 
 
 def _without_link(text: str, quote: str, flow: bool) -> str:

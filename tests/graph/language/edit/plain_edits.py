@@ -26,7 +26,9 @@ def as_text(value: Any) -> Any:
         return [as_text(item) for item in value]
     if isinstance(value, float) and math.isinf(value):
         return ".inf"
-    return {None: "null", True: "true", False: "false"}.get(value, str(value)) if value in (None, True, False) else str(value)
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    return str(value)
 
 
 def order(data: Any) -> Any:
@@ -57,6 +59,9 @@ def get(data: Any, path: str) -> Any:
 def map_links(data: Plain, change: Callable[[str, tuple[str, ...]], str]) -> Plain:
     """Change each link. change: gets the link and the loops around it whose names it sees."""
 
+    def option(value: Any, loops: tuple[str, ...]) -> Any:
+        return change(value, loops) if isinstance(value, str) and value.startswith("params.") else value
+
     def by_name(group: Any, loops: tuple[str, ...]) -> Any:
         if not isinstance(group, dict):
             return group
@@ -78,9 +83,14 @@ def map_links(data: Plain, change: Callable[[str, tuple[str, ...]], str]) -> Pla
             elif key == "loop":
                 value = {k: change(v, loops) if k == "over" else v for k, v in value.items()}
             elif key == "train":
-                value = [{k: v if k == "model" else change(v, inner) for k, v in e.items()} for e in value]
+                value = [
+                    {k: change(v, inner) if k == "loss" else option(v, inner) for k, v in e.items()} for e in value
+                ]
             elif key == "preview":
-                value = {k: by_name(v, inner) if k == "in" else change(v, inner) if k == "every" else v for k, v in value.items()}
+                value = {
+                    k: by_name(v, inner) if k == "in" else change(v, inner) if k == "every" else v
+                    for k, v in value.items()
+                }
             elif key == "choose":
                 value = {k: by_name(v, loops) if k == "of" else change(v, loops) for k, v in value.items()}
             elif key == "checkpoint":
@@ -104,7 +114,10 @@ def replace(data: Any, path: str, value: Any) -> Any:
     """A copy with another value at a path that exists, or as the last entry of one that does."""
     name, _, rest = path.partition(".")
     if isinstance(data, list):
-        return [replace(item, rest, value) if rest and str(i) == name else value if str(i) == name else item for i, item in enumerate(data)]
+        return [
+            replace(item, rest, value) if rest and str(i) == name else value if str(i) == name else item
+            for i, item in enumerate(data)
+        ]
     return {**data, name: replace(data[name], rest, value) if rest else value}
 
 
