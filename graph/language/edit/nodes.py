@@ -11,7 +11,7 @@ from guidegraph.graph.language.edit.entries import INDENT, insert_entry, replace
 from guidegraph.graph.language.edit.links import RESERVED, Block, Link, block_path, links_to_node, relink
 from guidegraph.graph.language.edit.paths import Location, locate_value
 from guidegraph.graph.language.edit.render import plain_text, render_entry, to_tree
-from guidegraph.graph.language.edit.values import remove_step, render_value, set_value, usual_quote
+from guidegraph.graph.language.edit.values import remove_step, render_value, set_value, unquote_links, usual_quote
 from guidegraph.graph.language.yaml_tree import Tree, YamlMapping, shorten
 
 LINE_LENGTH = 120
@@ -74,6 +74,8 @@ def _format_node(document: Document, parent: YamlMapping, name: str, tree: YamlM
         return [line]
     lines = [""]
     indent = " " * INDENT
+    tree = unquote_links(document, tree)
+    assert isinstance(tree, YamlMapping)
     column = document.column(parent.items[0][0].span[0]) + INDENT
     for key, value in tree.items:
         line = render_entry(key, value, flow=False, quote=usual_quote(document))

@@ -164,7 +164,7 @@ def _is_flow(steps: tuple[Step, ...]) -> bool:
 def render_value(document: Document, kind: Kind | None, tree: Tree, old: Tree | None, *, flow: bool) -> str:
     """A value as text, in the style of the one whose place it takes, or of the file."""
     if not isinstance(tree, Scalar):
-        tree = tree if kind in ("literal", "parameter") else _unquote(tree)
+        tree = tree if kind in ("literal", "parameter") else unquote_links(document, tree)
         return render(tree, flow=flow, quote=usual_quote(document))
     if kind in ("link", "name", "option"):
         return render(Scalar(tree.text, False, tree.mark) if kind != "option" else tree, flow=flow, quote="")
@@ -178,16 +178,29 @@ def render_value(document: Document, kind: Kind | None, tree: Tree, old: Tree | 
     return render(Scalar(tree.text, not is_text, tree.mark), flow=flow, quote=_without_link(tree.text, quote, flow))
 
 
-def _unquote(tree: Tree) -> Tree:
-    """A node, a group or a list of links with its links and names to be written without quotes."""
+def unquote_links(document: Document, tree: Tree) -> Tree:
+    """A node, a group or a list of links to be written without quotes, except for literals that the file quotes."""
     if isinstance(tree, Scalar):
         return plain_text(tree.text) if isinstance(tree.value, str) else tree
     if isinstance(tree, YamlSequence):
-        return YamlSequence([_unquote(item) for item in tree.items], tree.mark)
+        return YamlSequence([unquote_links(document, item) for item in tree.items], tree.mark)
     if isinstance(tree, YamlMapping):
-        items = [(key, value if key.text == "with" else _unquote(value)) for key, value in tree.items]
+        items = []
+        for key, value in tree.items:
+            settings = value.items if key.text == "with" and isinstance(value, YamlMapping) else None
+            if settings is None:
+                items.append((key, unquote_links(document, value)))
+            else:
+                literals = [(name, _unquote_word(document, literal)) for name, literal in settings]
+                items.append((key, YamlMapping(literals, value.mark)))
         return YamlMapping(items, tree.mark)
     return tree
+
+
+def _unquote_word(document: Document, tree: Tree) -> Tree:
+    """A literal to be written without quotes if it is a word and the file does so."""
+    is_plain = isinstance(tree, Scalar) and is_word(tree.text) and _has_plain_words(document)
+    return plain_text(tree.text) if is_plain and isinstance(tree, Scalar) else tree
 
 
 def _without_link(text: str, quote: str, flow: bool) -> str:
