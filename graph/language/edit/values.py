@@ -205,7 +205,8 @@ def _unquote_word(document: Document, tree: Tree) -> Tree:
 
 def _without_link(text: str, quote: str, flow: bool) -> str:
     """Quotes for a text that without them would be taken for a link, or that needs them."""
-    return quote or ("" if is_word(text) or ("." not in text and can_be_plain(text, flow)) else '"')
+    is_link = "." in text and "/" not in text
+    return quote or ("" if not is_link and can_be_plain(text, flow) else '"')
 
 
 def _quote_of(document: Document, tree: Tree) -> str:
