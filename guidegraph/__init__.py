@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # for type checkers; a test compares it with _HOMES
+    from guidegraph.edit import WorkflowEditor as WorkflowEditor
     from guidegraph.graph.device_context import current_device as current_device
     from guidegraph.graph.device_context import current_dtype as current_dtype
     from guidegraph.graph.errors import Cancelled as Cancelled
@@ -98,6 +99,7 @@ if TYPE_CHECKING:  # for type checkers; a test compares it with _HOMES
 __version__ = "0.1.0"
 
 _HOMES = {
+    "guidegraph.edit": ("WorkflowEditor",),
     "guidegraph.graph.device_context": (
         "current_device",
         "current_dtype",

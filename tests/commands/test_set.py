@@ -1,0 +1,88 @@
+"""``guidegraph set``: one value changes, or the file stays as it was and the exit code is 2."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.commands.command import Command
+from tests.commands.test_run import DRAW
+from tests.paths import ROOT
+
+SHIPPED = (ROOT / "workflows" / "text_to_image.yaml").read_text()
+
+
+def test_the_examples_of_the_documentation(cli: Command) -> None:
+    path = cli.workflow("a.yaml", SHIPPED)
+    result = cli("set", "a.yaml", "params.scale.default", "6")
+    assert (result.code, result.err) == (0, "")
+    assert result.out.splitlines() == [
+        "--- a.yaml",
+        "+++ a.yaml",
+        "@@ -8 +8 @@",
+        '-  scale: {default: 4.0, help: "guidance scale s of eps_u + s (eps_c - eps_u); 1 is no guidance"}',
+        '+  scale: {default: 6, help: "guidance scale s of eps_u + s (eps_c - eps_u); 1 is no guidance"}',
+    ]
+    assert path.read_text() == SHIPPED.replace("default: 4.0", "default: 6")
+    assert cli("set", "a.yaml", "nodes.sample.body.guided.in.scale", "params.steps").code == 0
+    assert cli("set", "a.yaml", "nodes.sample.body.guided.in.scale", "params.scale").code == 0
+    assert cli("set", "a.yaml", "params.scale.default", "4.0").code == 0
+    assert path.read_text() == SHIPPED
+    assert cli("set", "a.yaml", "params.scale", "4.0").out == "a.yaml: unchanged\n"
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (
+            "nodes.sample.body.guided.in.scale",
+            "params.prompt",
+            "a.yaml:25:75: type-mismatch: 'params.prompt' gives str",
+        ),
+        ("nodes.sample.body.guidd.in.scale", "params.scale", "did you mean 'guided'? it has: cond, uncond, guided"),
+        ("params.scael.default", "6", "a.yaml:3:1: unknown-path: 'params' has no 'scael'; did you mean 'scale'?"),
+        ("params.scale.default", "[1,", "VALUE: yaml-syntax"),
+        ("nodes.scheduler.use", "scheduler.dim", "did you mean 'scheduler.ddim'?"),
+        ("nodes.noise.with.shape", "[4, -1]", "a.yaml:18:"),
+    ],
+)
+def test_an_invalid_change_leaves_the_file_as_it_was(cli: Command, path: str, value: str, message: str) -> None:
+    file = cli.workflow("a.yaml", SHIPPED)
+    result = cli("set", "a.yaml", path, value)
+    assert (result.code, result.out) == (2, "")
+    assert message in result.err
+    assert file.read_text() == SHIPPED
+
+
+def test_values_that_begin_with_a_dash_and_texts(cli: Command) -> None:
+    file = cli.workflow("a.yaml", SHIPPED)
+    assert cli("set", "a.yaml", "params.scale", "-1.5").code == 0
+    assert cli("set", "a.yaml", "params.prompt", "a cat: on # grass").code == 0
+    assert cli("set", "a.yaml", "params.eta", '{default: 0.5, help: "noise"}').code == 0
+    text = file.read_text()
+    assert "default: -1.5," in text
+    assert '    default: "a cat: on # grass"\n' in text
+    assert '  eta: {default: 0.5, help: "noise"}\nnodes:' in text
+
+
+def test_what_is_not_a_workflow_file_is_refused(cli: Command) -> None:
+    draw = cli.workflow("draw.yaml", DRAW)
+    assert cli("run", draw, "--out", "out").code == 0
+    picture = next(Path("out").glob("*.png"))
+    data = picture.read_bytes()
+    result = cli("set", picture, "params.seed", "3")
+    assert result.code == 2
+    assert "not-editable: a picture's workflow cannot be edited" in result.err
+    assert picture.read_bytes() == data
+    shipped = cli("set", "pkg:text_to_image.yaml", "params.seed", "3")
+    assert (shipped.code, "not-editable: expected a file" in shipped.err) == (2, True)
+    original = cli("set", ROOT / "workflows" / "text_to_image.yaml", "params.seed", "3")
+    assert (original.code, "forbidden-write" in original.err) == (2, True)
+    assert cli("set", "absent.yaml", "params.seed", "3").code == 2
+
+
+def test_the_help_shows_the_arguments_and_examples(cli: Command) -> None:
+    help = cli("set", "--help").out
+    assert all(word in help for word in ("FILE", "PATH", "VALUE", "set draw.yaml params.scale.default 6"))
+
