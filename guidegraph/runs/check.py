@@ -14,7 +14,7 @@ from guidegraph.runs.outputs import output_problems
 
 
 class CheckedWorkflow(NamedTuple):
-    """What is known of a valid workflow: the files it touches, and what this machine lacks to run it."""
+    """A valid workflow's files, and the problems that only this machine has with it."""
 
     effects: list[Effect]
     machine_problems: list[Problem]

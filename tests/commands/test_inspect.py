@@ -186,7 +186,7 @@ def test_commands_that_run_nothing_do_not_import_torch(cli: Command) -> None:
         ["validate", workflow, "--plugin", TOYS],
         ["plan", workflow, "--plugin", TOYS],
         ["draw", workflow, "--plugin", TOYS, "-o", "g.svg"],
-        ["set", workflow, "params.batch", "2", "--plugin", TOYS],
+        ["set", workflow, "params.count", "2", "--plugin", TOYS],
         ["nodes", "--plugin", TOYS],
         ["nodes", "guidance.cfg"],
         ["nodes", "--json"],

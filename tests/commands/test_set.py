@@ -85,4 +85,3 @@ def test_what_is_not_a_workflow_file_is_refused(cli: Command) -> None:
 def test_the_help_shows_the_arguments_and_examples(cli: Command) -> None:
     help = cli("set", "--help").out
     assert all(word in help for word in ("FILE", "PATH", "VALUE", "set draw.yaml params.scale.default 6"))
-

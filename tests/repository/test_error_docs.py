@@ -9,7 +9,18 @@ from collections.abc import Iterator
 from tests.paths import ROOT
 
 CODE = re.compile(r"[a-z]+(-[a-z]+)+|alias|tag|cycle|empty")
-REPORTERS = {"Problem", "add", "_add", "fail", "_fail", "report", "argument_problem", "refuse", "_make_error"}
+REPORTERS = {
+    "Problem",
+    "add",
+    "_add",
+    "fail",
+    "_fail",
+    "report",
+    "argument_problem",
+    "refuse",
+    "_file_error",
+    "_make_error",
+}
 
 
 def sources() -> list[ast.Module]:

@@ -35,7 +35,12 @@ def test_the_site_lists_every_page() -> None:
 
 @pytest.mark.parametrize(
     ("page", "package"),
-    [("guidegraph.md", "guidegraph"), ("testing.md", "guidegraph.testing"), ("runtime.md", "guidegraph_runtime")],
+    [
+        ("guidegraph.md", "guidegraph"),
+        ("edit.md", "guidegraph.edit"),
+        ("testing.md", "guidegraph.testing"),
+        ("runtime.md", "guidegraph_runtime"),
+    ],
 )
 def test_the_reference_has_every_public_name(page: str, package: str) -> None:
     names = re.findall(rf"^::: {re.escape(package)}\.(\w+)$", (API / page).read_text(encoding="utf-8"), re.MULTILINE)

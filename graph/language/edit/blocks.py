@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from guidegraph.graph.errors import Mark
 from guidegraph.graph.language.edit.document import Document, Replacement, refuse
 from guidegraph.graph.language.edit.entries import INDENT, has_comment, insert_entry, remove_item, replace_value
-from guidegraph.graph.language.edit.paths import Step, locate_value
+from guidegraph.graph.language.edit.paths import PathStep, locate_value
 from guidegraph.graph.language.edit.render import plain_text, render
 from guidegraph.graph.language.edit.values import remove_step
 from guidegraph.graph.language.yaml_tree import Tree, YamlMapping, shorten
@@ -29,7 +29,7 @@ class Entry:
     has_comment: bool
 
 
-def take_entry(document: Document, step: Step) -> Entry:
+def take_entry(document: Document, step: PathStep) -> Entry:
     """The text of an entry with the comments in it and those directly above."""
     key, value, mapping = step.key, step.value, step.collection
     assert key is not None, "an item of a list has no name"
@@ -55,8 +55,8 @@ def take_entry(document: Document, step: Step) -> Entry:
 
 def _lines(document: Document, start: int, end: int, column: int) -> list[str]:
     """The lines of a span; those after the first without the indentation of their key."""
-    first, *rest = document.text[start:end].splitlines() or [""]
-    return [first, *(line[min(column, len(line) - len(line.lstrip())) :] for line in rest)]
+    first, *following = document.text[start:end].splitlines() or [""]
+    return [first, *(line[min(column, len(line) - len(line.lstrip())) :] for line in following)]
 
 
 def _comments_above(document: Document, start: int) -> tuple[list[str], int]:
@@ -73,7 +73,7 @@ def _comments_above(document: Document, start: int) -> tuple[list[str], int]:
     return comments, first
 
 
-def cut_entry(document: Document, steps: tuple[Step, ...], entry: Entry) -> Document:
+def cut_entry(document: Document, steps: tuple[PathStep, ...], entry: Entry) -> Document:
     """Remove an entry with the comments that ``take_entry`` took."""
     step = steps[-1]
     if step.collection.flow or len(step.collection.items) == 1:
@@ -95,7 +95,7 @@ def paste_entry(document: Document, path: str, entry: Entry, after: str = "") ->
     return document.replace(insert_entry(document, mapping, entry.name, entry.lines, order, entry.comments))
 
 
-def _paste_as_only(document: Document, step: Step, entry: Entry, flow: bool) -> list[Replacement]:
+def _paste_as_only(document: Document, step: PathStep, entry: Entry, flow: bool) -> list[Replacement]:
     key = step.key
     assert key is not None, "a block is an entry of a mapping"
     name = render(plain_text(entry.name), flow=flow, quote="")

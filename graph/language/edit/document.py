@@ -117,13 +117,13 @@ def refuse(mark: Mark, code: str, message: str, path: str = "") -> NoReturn:
 
 
 def find_entry(mapping: Tree | None, key: str) -> tuple[Scalar, Tree] | None:
-    """The key and the value of a mapping's entry; None if there is none, or if ``mapping`` is no mapping."""
+    """The key and the value of a mapping's entry, or None."""
     items = mapping.items if isinstance(mapping, YamlMapping) else []
     return next(((name, value) for name, value in items if name.text == key), None)
 
 
 def find_value(mapping: Tree | None, key: str) -> Tree | None:
-    """The value of a mapping's entry; None if there is none, or if ``mapping`` is no mapping."""
+    """The value of a mapping's entry, or None."""
     entry = find_entry(mapping, key)
     return entry[1] if entry else None
 

@@ -86,13 +86,13 @@ def _is_internal(document: Document, link: Link, home: Block, names: Sequence[st
     return link.head in names or any(tree is not None for tree in inside)
 
 
-def defines(document: Document, block: Block, head: str, rest: str) -> bool:
+def defines(document: Document, block: Block, head: str, name: str) -> bool:
     """Whether the innermost loop of a block gives a carry or a loop value its meaning."""
     loop = find_value(_block_tree(document, block[:-1]), block[-1])
     if head == "carry":
-        return find_value(find_value(loop, "carry"), rest) is not None
+        return find_value(find_value(loop, "carry"), name) is not None
     item = find_value(find_value(loop, "loop"), "as")
-    return rest == "index" or getattr(item, "text", None) == rest.partition(".")[0]
+    return name == "index" or getattr(item, "text", None) == name.partition(".")[0]
 
 
 def _block_tree(document: Document, block: Block) -> Tree | None:

@@ -108,7 +108,7 @@ def _rename_nodes(document: Document, used: Document, use: _Use) -> Document:
 
 
 def _connect_parameters(document: Document, used: Document, use: _Use) -> tuple[Document, Document]:
-    """Put what the node links or gives as literals in the place of the used workflow's parameters."""
+    """Put the node's links and literals in the place of the used workflow's parameters."""
     for name in [name.text for name, _ in _items(find_value(used.root, "params"))]:
         links = [link for link in list_links(used) if link.scalar.text == f"params.{name}"]
         if name in use.links:
@@ -124,9 +124,9 @@ def _connect_parameters(document: Document, used: Document, use: _Use) -> tuple[
         for link in [link for link in links if _is_port(link)]:
             node, _, port = link.path.rpartition(".in.")
             used = set_value(used, f"{node}.with.{port}", use.literals[name])
-        if others := [link for link in list_links(used) if link.scalar.text == f"params.{name}"]:
+        if unfed := [link for link in list_links(used) if link.scalar.text == f"params.{name}"]:
             document, parameter = _add_parameter(document, used, use, name)
-            used = used.replace([relink(used, link, f"params.{parameter}") for link in others])
+            used = used.replace([relink(used, link, f"params.{parameter}") for link in unfed])
     return document, used
 
 
@@ -138,11 +138,11 @@ def _is_port(link: Link) -> bool:
 
 def _check_loop_value(use: _Use, used: Document, link: Link, text: str) -> None:
     """Raise ``WorkflowError`` if a link to a loop's value would mean another loop in its new place."""
-    head, _, rest = text.partition(".")
+    head, _, name = text.partition(".")
     if head not in ("carry", "loop"):
         return
     for i in range(len(link.block)):
-        if defines(used, link.block[: i + 1], head, rest):
+        if defines(used, link.block[: i + 1], head, name):
             message = f"'{text}' would be read as a value of the loop '{link.block[i]}' in the used workflow"
             refuse(use.location.mark, "bad-move", f"{message}: rename that first", use.location.path)
 

@@ -70,9 +70,9 @@ def _links_in_node(node: YamlMapping, block: Block, path: str, name: str) -> Ite
         elif group in LINK_GROUPS:
             yield from _links_by_name(value, block if group == "carry" else inner, group_path)
         elif group == "loop":
-            yield from _named_links(value, ("over",), block, group_path)
+            yield from _links_under(value, ("over",), block, group_path)
         elif group == CHOOSE:
-            yield from _named_links(value, ("when", "otherwise"), block, group_path)
+            yield from _links_under(value, ("when", "otherwise"), block, group_path)
             yield from _links_by_name(find_value(value, OF), block, f"{group_path}.{OF}")
         elif group == "body":
             yield from _links_in_block(value, inner, group_path)
@@ -97,14 +97,14 @@ def _links_by_name(tree: Tree | None, block: Block, path: str) -> Iterator[Link]
                     yield Link(item, block, f"{path}.{key.text}.{i}")
 
 
-def _named_links(tree: Tree, names: tuple[str, ...], block: Block, path: str) -> Iterator[Link]:
+def _links_under(tree: Tree, names: tuple[str, ...], block: Block, path: str) -> Iterator[Link]:
     for key, value in tree.items if isinstance(tree, YamlMapping) else ():
         if key.text in names and isinstance(value, Scalar):
             yield Link(value, block, f"{path}.{key.text}")
 
 
 def _option_links(tree: Tree, names: tuple[str, ...], block: Block, path: str) -> Iterator[Link]:
-    return (link for link in _named_links(tree, names, block, path) if _is_parameter(link.scalar))
+    return (link for link in _links_under(tree, names, block, path) if _is_parameter(link.scalar))
 
 
 def _links_in_training(tree: Tree, block: Block, path: str) -> Iterator[Link]:

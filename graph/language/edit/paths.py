@@ -27,7 +27,7 @@ _ORDERS: dict[str, tuple[str, ...]] = {"workflow": WORKFLOW_KEYS, "node": NODE_K
 
 
 @dataclass(frozen=True)
-class Step:
+class PathStep:
     """A step of a path into a mapping or list. index: that of the entry or item."""
 
     collection: YamlMapping | YamlSequence
@@ -53,7 +53,7 @@ class Location:
 
     document: Document
     path: str
-    steps: tuple[Step, ...]
+    steps: tuple[PathStep, ...]
     missing: tuple[str, ...]
 
     @property
@@ -74,14 +74,14 @@ class Location:
 
     @property
     def kind(self) -> Kind | None:
-        """What the path leads to; None if the language has no such path."""
+        """The kind of value that the path leads to; None if the language has no such path."""
         return classify(self.document, self.names)
 
 
 def locate(document: Document, path: str) -> Location:
     """Follow a path as far as it exists. A key may contain dots: the longest one that fits is taken."""
     tree: Tree = document.root
-    steps: list[Step] = []
+    steps: list[PathStep] = []
     words = path.split(".")
     while words:
         step, length = _step_into(tree, words)
@@ -93,15 +93,15 @@ def locate(document: Document, path: str) -> Location:
     return Location(document, path, tuple(steps), tuple(words))
 
 
-def _step_into(tree: Tree, words: Sequence[str]) -> tuple[Step | None, int]:
+def _step_into(tree: Tree, words: Sequence[str]) -> tuple[PathStep | None, int]:
     if isinstance(tree, YamlSequence):
         index = int(words[0]) if words[0].isdecimal() and len(words[0]) < 10 else len(tree.items)
-        return (Step(tree, index), 1) if index < len(tree.items) else (None, 0)
+        return (PathStep(tree, index), 1) if index < len(tree.items) else (None, 0)
     if isinstance(tree, YamlMapping):
         indices = {key.text: i for i, (key, _) in enumerate(tree.items)}
         for length in range(len(words), 0, -1):
             if (index := indices.get(".".join(words[:length]), -1)) >= 0:
-                return Step(tree, index), length
+                return PathStep(tree, index), length
     return None, 0
 
 
@@ -130,65 +130,65 @@ def refuse_unknown(location: Location) -> None:
 
 
 def classify(document: Document, names: Sequence[str]) -> Kind | None:
-    """What a path leads to, from its names; None if the language has no such path."""
-    top, *rest = names
-    if top in ("name", "description") and not rest:
+    """The kind of value at a path, from its names; None if the language has no such path."""
+    top, *below = names
+    if top in ("name", "description") and not below:
         return "text"
-    if top == "requires" and len(rest) < 2:
-        return "text" if rest else "group"
-    if top == "outputs" and len(rest) < 2:
-        return "link" if rest else "group"
+    if top == "requires" and len(below) < 2:
+        return "text" if below else "group"
+    if top == "outputs" and len(below) < 2:
+        return "link" if below else "group"
     if top == "params":
-        return _classify_parameter(document, rest)
-    return _classify_in_block(find_value(document.root, "nodes"), rest) if top == "nodes" else None
+        return _classify_parameter(document, below)
+    return _classify_in_block(find_value(document.root, "nodes"), below) if top == "nodes" else None
 
 
 def _classify_parameter(document: Document, names: Sequence[str]) -> Kind | None:
     if not names:
         return "group"
-    name, *rest = names
-    if not rest:
+    name, *below = names
+    if not below:
         return "parameter"
     if isinstance(find_value(find_value(document.root, "params"), name), YamlSequence):  # params: {sizes: [1, 2]}
         return "literal"
-    if rest[0] == "default":
+    if below[0] == "default":
         return "literal"
-    return {"type": "name", "help": "text"}.get(rest[0]) if len(rest) == 1 else None  # type: ignore[return-value]
+    return {"type": "name", "help": "text"}.get(below[0]) if len(below) == 1 else None  # type: ignore[return-value]
 
 
 def _classify_in_block(block: Tree | None, names: Sequence[str]) -> Kind | None:
     while names:
-        name, *rest = names
+        name, *below = names
         node = find_value(block, name)
-        if not rest:
+        if not below:
             return "node"
-        if rest[0] != "body":
-            return _classify_in_node(rest)
-        block, names = find_value(node, "body"), rest[1:]
+        if below[0] != "body":
+            return _classify_in_node(below)
+        block, names = find_value(node, "body"), below[1:]
     return "group"
 
 
 def _classify_in_node(names: Sequence[str]) -> Kind | None:
-    group, *rest = names
+    group, *below = names
     if group == CHOOSE:
-        return _classify_in_choice(rest)
-    if group == "preview" and rest:
-        return "option" if rest[0] == "every" else _classify_in_node(rest) if rest[0] in NODE_KEYS else None
+        return _classify_in_choice(below)
+    if group == "preview" and below:
+        return "option" if below[0] == "every" else _classify_in_node(below) if below[0] in NODE_KEYS else None
     if group == "train":
-        return _classify_in_training(rest)
+        return _classify_in_training(below)
     if group == "use":
-        return None if rest else "name"
+        return None if below else "name"
     if group == "loop":
-        return {(): "group", ("over",): "link", ("as",): "name"}.get(tuple(rest))  # type: ignore[return-value]
+        return {(): "group", ("over",): "link", ("as",): "name"}.get(tuple(below))  # type: ignore[return-value]
     if group == "in" or group in LINK_GROUPS:
         limit = 2 if group == "in" else 1  # an input may be a list of links
-        return "group" if not rest else "link" if len(rest) <= limit else None
+        return "group" if not below else "link" if len(below) <= limit else None
     if group == "with":
-        return "literal" if rest else "group"
-    if group in ("steps", "precision", "seed") and not rest:
+        return "literal" if below else "group"
+    if group in ("steps", "precision", "seed") and not below:
         return "option"
     if group in ("checkpoint", "preview"):
-        return "option" if rest else "group"
+        return "option" if below else "group"
     return None
 
 

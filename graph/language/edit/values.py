@@ -12,7 +12,7 @@ from guidegraph.graph.language.edit.paths import (
     PARAM_KEYS,
     Kind,
     Location,
-    Step,
+    PathStep,
     key_order,
     locate,
     locate_value,
@@ -52,7 +52,7 @@ def remove_value(document: Document, path: str) -> Document:
     return document.replace(remove_step(document, location.steps))
 
 
-def remove_step(document: Document, steps: tuple[Step, ...]) -> list[Replacement]:
+def remove_step(document: Document, steps: tuple[PathStep, ...]) -> list[Replacement]:
     """Remove an entry; with the last one of a group that may be absent, the group's key too."""
     step = steps[-1]
     if len(step.collection.items) > 1:
@@ -111,7 +111,7 @@ def _refuse_path(location: Location, kind: Kind | None) -> None:
 
 
 def _check_value(location: Location, kind: Kind | None, tree: Tree) -> None:
-    """Check that a link or a name is a text, so that the change stays what the path says."""
+    """Raise ``WorkflowError`` for a link or a name that is not a text, and for a group that is not a mapping."""
     if kind == "link":
         items = tree.items if isinstance(tree, YamlSequence) and location.names[-2] == "in" else [tree]
         if not all(isinstance(item, Scalar) and item.text and isinstance(item.value, str) for item in items):
@@ -157,7 +157,7 @@ def _expand_parameter(location: Location, name: str, tree: Tree) -> list[Replace
     return replace_value(document, step.key, step.value, f"{{default: {default}, {entry}{text}}}")
 
 
-def _is_flow(steps: tuple[Step, ...]) -> bool:
+def _is_flow(steps: tuple[PathStep, ...]) -> bool:
     return any(step.collection.flow for step in steps)
 
 
