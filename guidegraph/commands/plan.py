@@ -44,9 +44,9 @@ def plan(
     from dataclasses import replace
     from json import dumps
 
-    from guidegraph.commands.shared.plan_text import plan_json, plan_text
     from guidegraph.commands.shared.open_workflow import WorkflowRequest, unknown_output_problems
     from guidegraph.commands.shared.plan_parts import parts_json, parts_text
+    from guidegraph.commands.shared.plan_text import plan_json, plan_text
     from guidegraph.commands.shared.run_settings import RunSettings, apply_limits, parse_accelerator
     from guidegraph.graph.planning.plan import compile_plan, find_needed_ops
 
