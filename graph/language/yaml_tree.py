@@ -234,7 +234,7 @@ class _TreeBuilder:
                 self._add(event, "several-documents", "expected one YAML document, found a second: remove '---'")
                 raise _Stop
             if isinstance(event, (yaml.SequenceEndEvent, yaml.MappingEndEvent)):
-                tree = self._close_collection(*stack.pop(), event.end_mark.index)
+                tree = self._close_collection(*stack.pop(), _span(event)[1])
             elif isinstance(event, (yaml.ScalarEvent, yaml.AliasEvent)):
                 tree = self._read_leaf(event)
             else:

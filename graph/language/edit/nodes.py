@@ -74,10 +74,10 @@ def _format_node(document: Document, parent: YamlMapping, name: str, tree: YamlM
         return [line]
     lines = [""]
     indent = " " * INDENT
-    tree = unquote_links(document, tree)
-    assert isinstance(tree, YamlMapping)
+    node = unquote_links(document, tree)
+    assert isinstance(node, YamlMapping)
     column = document.column(parent.items[0][0].span[0]) + INDENT
-    for key, value in tree.items:
+    for key, value in node.items:
         line = render_entry(key, value, flow=False, quote=usual_quote(document))
         if isinstance(value, YamlMapping) and column + len(line) > LINE_LENGTH:
             entries = [render_entry(*entry, flow=False, quote=usual_quote(document)) for entry in value.items]

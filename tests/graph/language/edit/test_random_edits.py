@@ -55,7 +55,7 @@ class Case(NamedTuple):
 
 def lines_of(text: str, path: str) -> set[int]:
     """The lines that an entry takes, counted from 0, with the one that follows for what is added at its end."""
-    tree = yaml.compose(text, LOADER)
+    tree: Any = yaml.compose(text, LOADER)
     start, end = 0, len(text.splitlines())
     for name in path.split(".") if path else ():
         if isinstance(tree, yaml.SequenceNode):
