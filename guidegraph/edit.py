@@ -32,6 +32,7 @@ from guidegraph.graph.language.edit.values import remove_value, set_value
 from guidegraph.graph.language.named_workflows import locate_workflow
 from guidegraph.graph.language.parameters import parse_annotation
 from guidegraph.graph.language.yaml_tree import Scalar, read_text
+from guidegraph.graph.memory.pause_collector import pause_collector
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.resolution.load import build
 from guidegraph.graph.resolution.ports import TypeRecord
@@ -168,9 +169,8 @@ class WorkflowEditor:
 
     def preview(self, edit: Callable[Concatenate[Document, P], Document], *args: P.args, **kwargs: P.kwargs) -> Change:
         """The change that an edit would make, checked and not written. Raises ``WorkflowError`` as ``apply``."""
-        document = self.read()
-        text = edit(document, *args, **kwargs).text
-        return self.check({self.path: text})
+        with pause_collector():
+            return self.check({self.path: edit(self.read(), *args, **kwargs).text})
 
     def apply(self, edit: Callable[Concatenate[Document, P], Document], *args: P.args, **kwargs: P.kwargs) -> Change:
         """Make an edit: ``edit(document, *args, **kwargs)``, check the result, and write the file.
