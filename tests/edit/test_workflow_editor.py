@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
-import shutil
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +16,7 @@ from guidegraph.edit import (
     rename_parameter,
     set_value,
 )
-from guidegraph.plugins.manager import default_registry
 from tests.graph import toys
-from tests.graph.language.edit import plain_edits
-from tests.graph.language.edit.test_random_edits import FILES, propose
 from tests.paths import ROOT
 
 TEXT = """\
@@ -322,34 +316,3 @@ def test_an_extraction_that_cannot_be_is_refused(tmp_path: Path, paths: list[str
 def test_a_node_that_uses_no_workflow_is_not_inlined(tmp_path: Path) -> None:
     with pytest.raises(WorkflowError, match="bad-value: expected a node that uses a workflow"):
         make_editor(tmp_path).inline("nodes.zero")
-
-
-def edit_at_random(path: Path, folder: Path, count: int) -> int:
-    """Make random edits of a copy of a shipped workflow; each is valid or refused, and all are undone."""
-    root = ROOT / "workflows" if path.is_relative_to(ROOT / "workflows") else path.parent
-    shutil.copytree(root, folder / "copy", ignore=shutil.ignore_patterns("models", "*.py"))
-    copy = folder / "copy" / path.relative_to(root)
-    editor, rng, before = WorkflowEditor(copy, registry=default_registry()), random.Random(path.name), copy.read_bytes()
-    for _ in range(count):
-        current = copy.read_bytes()
-        case = propose(rng, plain_edits.load(current.decode()))
-        done = len(editor.changes)
-        with suppress(WorkflowError):
-            editor.apply(case.edit)
-        after = current if len(editor.changes) == done else editor.changes[-1].files[0].after
-        assert copy.read_bytes() == after
-    done = len(editor.changes)
-    while editor.undo() is not None:
-        pass
-    assert copy.read_bytes() == before
-    return done
-
-
-def test_random_edits_of_one_workflow_are_valid_or_refused(tmp_path: Path) -> None:
-    assert edit_at_random(ROOT / "workflows" / "text_to_image.yaml", tmp_path, 15) > 3
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_random_edits_of_all_workflows_are_valid_or_refused(path: Path, tmp_path: Path) -> None:
-    edit_at_random(path, tmp_path, 40)

@@ -11,7 +11,7 @@ from guidegraph.graph.language.edit.entries import replace_key
 from guidegraph.graph.language.edit.links import Block, Link, block_path, list_links, relink, sees
 from guidegraph.graph.language.edit.nodes import check_new_name, locate_node, make_node, node_block, write_node
 from guidegraph.graph.language.edit.paths import Location, locate_value
-from guidegraph.graph.language.edit.render import render
+from guidegraph.graph.language.edit.render import plain_text, render
 from guidegraph.graph.language.parse import VERSION
 from guidegraph.graph.language.yaml_tree import Tree
 
@@ -121,7 +121,8 @@ def _make_workflow(document: Document, types: Mapping[str, str], outputs: Mappin
     if (requires := find_value(document.root, "requires")) is not None:
         lines.append(f"requires: {render(requires, flow=False)}")
     if types:
-        lines += ["params:", *(f"  {name}: {{type: {kind}}}" for name, kind in types.items())]
+        kinds = {name: render(plain_text(kind), flow=True, quote="") for name, kind in types.items()}
+        lines += ["params:", *(f"  {name}: {{type: {kind}}}" for name, kind in kinds.items())]
     links = ", ".join(f"{name}: {link}" for name, link in outputs.items())
     lines += ["nodes:", f"outputs: {{{links}}}", ""]
     return Document.parse(document.newline.join(lines), file)

@@ -1,0 +1,116 @@
+"""Random edits of copies of the shipped workflows: each is valid or refused, and undone byte for byte."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections import Counter, defaultdict
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from guidegraph import WorkflowError
+from guidegraph.edit import WorkflowEditor
+from guidegraph.graph.ir import Call, walk
+from guidegraph.graph.registry import Registry
+from guidegraph.graph.resolution.load import build
+from guidegraph.graph.sources import Literal
+from guidegraph.plugins.manager import PluginManager, default_registry
+from tests.graph.language.edit import plain_edits
+from tests.graph.language.edit.test_random_edits import FILES, propose
+from tests.paths import ROOT
+
+WORKFLOWS = ROOT / "workflows"
+EXAMPLES = [WORKFLOWS / "text_to_image.yaml", WORKFLOWS / "train" / "autoencoder.yaml"]
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def copy_workflow(path: Path, folder: Path) -> WorkflowEditor:
+    """An editor of a copy, with the workflows around it and the nodes that it needs."""
+    root = WORKFLOWS if path.is_relative_to(WORKFLOWS) else path.parent
+    shutil.copytree(root, folder / "copy", ignore=shutil.ignore_patterns("models", "*.py"))
+    registry = default_registry() if root == WORKFLOWS else PluginManager([root.name]).registry
+    return WorkflowEditor(folder / "copy" / path.relative_to(root), registry=registry)
+
+
+def edit_at_random(path: Path, folder: Path, count: int) -> int:
+    """Make random edits; returns how many were valid."""
+    editor, rng = copy_workflow(path, folder), random.Random(path.name)
+    original = editor.path.read_bytes()
+    for _ in range(count):
+        current, done = editor.path.read_bytes(), len(editor.changes)
+        case = propose(rng, plain_edits.load(current.decode()))
+        with suppress(WorkflowError):
+            editor.apply(case.edit)
+        after = current if len(editor.changes) == done else editor.changes[-1].files[0].after
+        assert editor.path.read_bytes() == after
+    valid = len(editor.changes)
+    while editor.undo() is not None:
+        pass
+    assert editor.path.read_bytes() == original
+    return valid
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=name)
+def test_random_edits_are_valid_or_refused(path: Path, tmp_path: Path) -> None:
+    assert edit_at_random(path, tmp_path, 12) > 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_random_edits_of_all_workflows_are_valid_or_refused(path: Path, tmp_path: Path) -> None:
+    assert edit_at_random(path, tmp_path, 60) > 5
+
+
+def count_calls(path: Path, registry: Registry) -> Counter[object]:
+    """The calls of a workflow: node, ports, settings and literals; used workflows are inlined in a graph."""
+    calls: Counter[object] = Counter()
+    for op in walk(build(path, registry).ops):
+        if isinstance(op, Call):
+            literals = {key: repr(value) for key, value in op.settings.items() if isinstance(value, Literal)}
+            calls[op.spec.id, tuple(sorted(op.inputs)), tuple(sorted(op.settings)), str(sorted(literals.items()))] += 1
+        else:
+            calls["loop", len(op.body), tuple(op.carry)] += 1
+    return calls
+
+
+def extract_at_random(path: Path, folder: Path, count: int) -> int:
+    """Extract random nodes and inline them again; returns how many extractions were valid."""
+    editor, rng = copy_workflow(path, folder), random.Random(path.name)
+    original, calls = editor.path.read_bytes(), count_calls(editor.path, editor.registry)
+    valid = 0
+    for _ in range(count):
+        blocks: dict[str, list[str]] = defaultdict(list)
+        for node, block, _ in plain_edits.nodes(plain_edits.load(original.decode())):
+            blocks[block].append(node)
+        block = rng.choice(list(blocks))
+        start = rng.randrange(len(blocks[block]))
+        nodes = blocks[block][start : start + rng.randint(1, 3)]
+        try:
+            editor.extract(nodes, "extracted", rng.choice(["new.yaml", "folder/new.yaml"]))
+        except WorkflowError as error:
+            assert {problem.code for problem in error.problems} <= {"cycle", "no-output"}  # noqa: PT017
+            continue
+        valid += 1
+        assert count_calls(editor.path, editor.registry) == calls
+        editor.inline(f"{block}.extracted")
+        assert count_calls(editor.path, editor.registry) == calls
+        while editor.undo() is not None:
+            pass
+        assert editor.path.read_bytes() == original
+    return valid
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=name)
+def test_extracted_nodes_are_the_same_calls(path: Path, tmp_path: Path) -> None:
+    assert extract_at_random(path, tmp_path, 3) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_extracted_nodes_of_all_workflows_are_the_same_calls(path: Path, tmp_path: Path) -> None:
+    assert extract_at_random(path, tmp_path, 20) > 0
