@@ -11,10 +11,12 @@ from guidegraph.commands.shared import options
 from guidegraph.commands.shared.plugins import require_all_plugins
 from guidegraph.commands.shared.printing import print_note, print_text
 from guidegraph.commands.shared.root import app, examples, select_plugins
-from guidegraph.graph.errors import GuidegraphError, WorkflowError
+from guidegraph.graph.errors import Problem, WorkflowError
 
 
-@app.command(epilog=examples("open draw.yaml", "open workflows --port 8100 --no-browser", "open draw.yaml --device cuda"))
+@app.command(
+    epilog=examples("open draw.yaml", "open workflows --port 8100 --no-browser", "open draw.yaml --device cuda")
+)
 def open(
     path: Annotated[
         Path, typer.Argument(metavar="[WORKFLOW|FOLDER]", help="A workflow (.yaml), or a folder of workflows.")
@@ -31,7 +33,8 @@ def open(
     """Show workflows in the browser: the graph beside its YAML, problems, runs, previews and pictures.
 
     The file on disk is the state: the page follows each change that an editor saves. Runs go to runs/ in the current
-    folder, as those of 'run'. The page is served on this machine only, at an address with a secret token. Ctrl-C ends it.
+    folder, as those of 'run'. The page is served on this machine only, at an address with a secret token.
+    Ctrl-C ends it.
     """
     from guidegraph.commands.shared.run_settings import RunSettings, apply_limits
     from guidegraph.page.extra import check_extra
@@ -44,7 +47,7 @@ def open(
     from guidegraph.page.serve import serve
 
     with apply_limits(limit):
-        problems: list[object] = []
+        problems: list[Problem] = []
         config = RunSettings(device, dtype).parse(problems)
         if problems:
             raise WorkflowError(problems)

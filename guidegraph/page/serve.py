@@ -19,10 +19,12 @@ from guidegraph.page.server import PageServer
 from guidegraph.page.view import Views
 from guidegraph.plugins.manager import PluginManager
 from guidegraph_runtime.files.run_folders import RUNS
-from guidegraph_runtime.machine.memory import available_bytes
+from guidegraph_runtime.machine.memory import available_memory
 
 CACHE_SHARE = 0.5
 """The cache's limit as a share of the memory that is free at the start."""
+CACHE_BYTES = 4 << 30
+"""The limit where the free memory is unknown."""
 
 
 def serve(
@@ -37,7 +39,8 @@ def serve(
     """Serve the page, and return when it is ended by Ctrl-C. port: 0 for any. Raises ``GuidegraphError``."""
     with _bind(port) as listener:
         access = Access(listener.getsockname()[1])
-        jobs = JobQueue(manager, config, RunCache(int(available_bytes() * CACHE_SHARE)))
+        free = available_memory()
+        jobs = JobQueue(manager, config, RunCache(CACHE_BYTES if free is None else int(free * CACHE_SHARE)))
         page = PageServer(folder, Views(folder, manager.registry), jobs, Path(RUNS).absolute())
         options = uvicorn.Config(
             page.make_app(access),

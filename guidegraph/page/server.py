@@ -91,7 +91,7 @@ class PageServer:
         return StreamingResponse(events, media_type="text/event-stream")
 
     async def iterate_events(self, name: str, is_disconnected: Callable[[], Any]) -> AsyncIterator[str]:
-        """Server-sent events: ``file`` when a file of the workflow has changed, ``jobs`` with what is new of the runs."""
+        """Server-sent events: ``file`` when the workflow has changed on disk, ``jobs`` with the news of the runs."""
         fingerprint, state, versions = read_fingerprint(self.views.files.get(name, ())), (-1, -1), {0: 0}
         quiet = 0.0
         yield "retry: 500\n\n"
@@ -118,7 +118,11 @@ class PageServer:
     async def start_run(self, request: Request) -> Response:
         body = await read_json(request)
         name, texts = body.get("name"), body.get("params", {})
-        if not isinstance(name, str) or not isinstance(texts, dict) or not all(isinstance(t, str) for t in texts.values()):
+        if (
+            not isinstance(name, str)
+            or not isinstance(texts, dict)
+            or not all(isinstance(t, str) for t in texts.values())
+        ):
             return error_response(HTTPStatus.BAD_REQUEST, "expected a workflow's name and the texts of its parameters")
         path = self.folder.locate(name)
         job = await run_in_threadpool(self.jobs.add, name, path, texts)
@@ -181,9 +185,7 @@ def error_response(status: HTTPStatus, message: str, problems: Any = ()) -> JSON
 async def answer_error(request: Request, error: Exception) -> Response:
     """An error for the user as JSON; those of a workflow or its parameters with each problem."""
     if isinstance(error, WorkflowError):
-        problems = [
-            {"line": p.mark.line, "code": p.code, "message": p.message, "path": p.path} for p in error.problems
-        ]
+        problems = [{"line": p.mark.line, "code": p.code, "message": p.message, "path": p.path} for p in error.problems]
         return error_response(HTTPStatus.UNPROCESSABLE_ENTITY, "the workflow or its parameters are wrong", problems)
     if isinstance(error, UnknownWorkflow):
         return error_response(HTTPStatus.NOT_FOUND, str(error))

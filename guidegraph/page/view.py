@@ -27,7 +27,7 @@ from guidegraph.graph.resolution.load import build
 from guidegraph.graph.trust.policy import OWN_WORKFLOW, is_shipped
 from guidegraph.page.folder import WorkflowFolder
 from guidegraph.page.forms import Row, describe_node_for_page, describe_parameter, format_tree
-from guidegraph.runs.validation import validate_graph
+from guidegraph.runs.check import check_workflow
 
 SCOPE = "graph"
 """The class of the drawing in the page."""
@@ -57,7 +57,7 @@ class Views:
             workflow, _ = parse(text, path)
             graph = build(path, self.registry, {os.path.normpath(path.absolute()): text})
             self.files[name] = [path, *(Path(file) for file in graph.sources if Path(file) != path)]
-            notes = validate_graph(graph, self.registry, OWN_WORKFLOW).lacking
+            notes = check_workflow(graph, self.registry, OWN_WORKFLOW).machine_problems
         except WorkflowError as error:
             problems = error.problems
         if graph is not None:
@@ -134,7 +134,11 @@ def _describe_nodes(workflow: ParsedWorkflow | None, text: str) -> dict[str, Row
         return {}
     lines = text.splitlines()
     return {
-        op.path: {**_describe_op(op), "line": op.mark.line, "last": _find_last_line(lines, op.mark.line, op.mark.column)}
+        op.path: {
+            **_describe_op(op),
+            "line": op.mark.line,
+            "last": _find_last_line(lines, op.mark.line, op.mark.column),
+        }
         for op in _iterate_ops(workflow.nodes)
     }
 
@@ -145,7 +149,9 @@ def _describe_op(op: ParsedOp) -> Row:
             name: {"link": _format_links(link), "line": mark.line} for name, (mark, link) in op.inputs.items() if link
         }
         literals = {
-            name: {"literal": format_tree(tree), "line": mark.line} for name, (mark, tree) in op.literals.items() if tree
+            name: {"literal": format_tree(tree), "line": mark.line}
+            for name, (mark, tree) in op.literals.items()
+            if tree
         }
         return {"kind": "node", "use": op.use.text, "arguments": {**links, **literals}}
     if isinstance(op, ParsedLoop):
