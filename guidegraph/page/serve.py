@@ -12,6 +12,7 @@ import uvicorn
 from guidegraph.graph.errors import GuidegraphError
 from guidegraph.graph.run_config import RunConfig
 from guidegraph.page.access import LOOPBACK, Access
+from guidegraph.page.edits import PageEdits
 from guidegraph.page.folder import WorkflowFolder
 from guidegraph.page.frames import RunCache
 from guidegraph.page.jobs import JobQueue
@@ -41,7 +42,8 @@ def serve(
         access = Access(listener.getsockname()[1])
         free = available_memory()
         jobs = JobQueue(manager, config, RunCache(CACHE_BYTES if free is None else int(free * CACHE_SHARE)))
-        page = PageServer(folder, Views(folder, manager.registry), jobs, Path(RUNS).absolute())
+        edits = PageEdits(folder, manager.registry, config.policy)
+        page = PageServer(folder, Views(folder, manager.registry), edits, jobs, Path(RUNS).absolute())
         options = uvicorn.Config(
             page.make_app(access),
             log_level="error",

@@ -21,6 +21,7 @@ from starlette.types import ASGIApp
 from guidegraph.drawing.style import page_css
 from guidegraph.graph.errors import GuidegraphError, WorkflowError
 from guidegraph.page.access import Access, GuardedApp
+from guidegraph.page.edits import PageEdits
 from guidegraph.page.folder import UnknownWorkflow, WorkflowFolder
 from guidegraph.page.gallery import list_runs, read_picture
 from guidegraph.page.jobs import JobQueue, QueueFull
@@ -51,6 +52,7 @@ class PageServer:
 
     folder: WorkflowFolder
     views: Views
+    edits: PageEdits
     jobs: JobQueue
     runs: Path
 
@@ -61,6 +63,8 @@ class PageServer:
             Route("/api/workflows", self.list_workflows),
             Route("/api/view", self.read_view),
             Route("/api/events", self.stream_events),
+            Route("/api/edits", self.edit, methods=["POST"]),
+            Route("/api/undo", self.undo, methods=["POST"]),
             Route("/api/runs", self.list_runs, methods=["GET"]),
             Route("/api/runs", self.start_run, methods=["POST"]),
             Route("/api/runs/{number:int}/cancel", self.cancel_run, methods=["POST"]),
@@ -82,7 +86,30 @@ class PageServer:
         return JSONResponse({"names": names, "root": str(self.folder.root)})
 
     async def read_view(self, request: Request) -> Response:
-        return JSONResponse(await run_in_threadpool(self.views.read, request.query_params.get("name", "")))
+        name = request.query_params.get("name", "")
+        view = await run_in_threadpool(self.views.read, name)
+        return JSONResponse({**view, "undo": self.edits.count(name)})
+
+    async def edit(self, request: Request) -> Response:
+        """Set the value at a path, or remove it if the value is null."""
+        body = await read_json(request)
+        name, path, value = body.get("name"), body.get("path"), body.get("value")
+        if not isinstance(name, str) or not isinstance(path, str) or not isinstance(value, str | None):
+            return error_response(
+                HTTPStatus.BAD_REQUEST, "expected a workflow's name, a path in it, and a value as text"
+            )
+        if value is None:
+            await run_in_threadpool(self.edits.remove, name, path)
+        else:
+            await run_in_threadpool(self.edits.set, name, path, value, is_text=body.get("kind") == "text")
+        return JSONResponse({"undo": self.edits.count(name)})
+
+    async def undo(self, request: Request) -> Response:
+        name = (await read_json(request)).get("name")
+        if not isinstance(name, str):
+            return error_response(HTTPStatus.BAD_REQUEST, "expected a workflow's name")
+        await run_in_threadpool(self.edits.undo, name)
+        return JSONResponse({"undo": self.edits.count(name)})
 
     async def stream_events(self, request: Request) -> Response:
         name = request.query_params.get("name", "")

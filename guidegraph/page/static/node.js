@@ -56,7 +56,7 @@ function Argument({ port, path, node, view, onSelect, onEdit }) {
   const fallback = port.required ? "required" : formatValue(port.default);
   const target = `${path}.with.${port.name}`;
   async function edit(value) {
-    setProblems(await onEdit({ path: target, value }));
+    setProblems(await onEdit({ path: target, value, kind: port.field.kind }));
   }
   const removable = argument?.literal !== undefined && !port.required && !view.readonly;
   return html`
@@ -66,8 +66,8 @@ function Argument({ port, path, node, view, onSelect, onEdit }) {
         ? html`<span class="links">${splitLinks(argument.link).map((link) => html`<${Link} text=${link} path=${path} view=${view} onSelect=${onSelect} />`)}</span>`
         : port.field && node.kind === "node"
           ? html`<span class="with-button"><${Field} id=${id} field=${port.field} value=${argument?.literal ?? ""} placeholder=${fallback}
-              disabled=${Boolean(view.readonly) || !view.editable} onCommit=${edit} />
-              ${removable && view.editable && html`<button class="quiet" title="Back to the default: ${fallback}" aria-label="Back to the default" onClick=${() => edit(null)}>×</button>`}</span>`
+              disabled=${Boolean(view.readonly)} onCommit=${edit} />
+              ${removable && html`<button class="quiet" title="Back to the default: ${fallback}" aria-label="Back to the default" onClick=${() => edit(null)}>×</button>`}</span>`
           : html`<span class="faint">${node.kind === "inlined" ? "" : fallback}</span>`}
       ${port.doc && html`<p class="help">${port.doc}</p>`}
       <${Problems} problems=${problems} />

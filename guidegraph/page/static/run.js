@@ -38,8 +38,8 @@ function Parameter({ param, view, text, onText, onEdit, problems }) {
         : html`<span class="faint">cannot be set here</span>`}
       ${changed && html`<span class="changed">
         <button type="button" class="quiet" title="Back to ${param.default}" onClick=${() => onText(param.name, undefined)}>reset</button>
-        ${view.editable && !view.readonly && html`<button type="button" class="quiet" title="Write it into the file as the default"
-          onClick=${() => onEdit({ path: `params.${param.name}.default`, value: text })}>save as default</button>`}
+        ${!view.readonly && html`<button type="button" class="quiet" title="Write it into the file as the default"
+          onClick=${() => onEdit({ path: `params.${param.name}.default`, value: text, kind: param.field.kind })}>save as default</button>`}
       </span>`}
       ${param.help && html`<p class="help">${param.help}</p>`}
       <${Problems} problems=${problems} />
