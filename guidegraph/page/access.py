@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import PlainTextResponse
+from starlette.responses import PlainTextResponse, RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LOOPBACK = "127.0.0.1"
@@ -78,6 +78,9 @@ class GuardedApp:
         if reason := self.access.find_refusal(scope["path"], Headers(scope=scope)):
             refusal = PlainTextResponse(reason + "\n", HTTPStatus.FORBIDDEN)
             await refusal(scope, receive, send_with_headers)
+            return
+        if scope["path"] == f"/{self.access.token}":  # the page's own addresses are relative
+            await RedirectResponse(f"/{self.access.token}/")(scope, receive, send_with_headers)
             return
         path = "/" + scope["path"].lstrip("/").partition("/")[2]
         await self.app({**scope, "path": path, "raw_path": path.encode()}, receive, send_with_headers)

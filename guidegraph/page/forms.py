@@ -11,14 +11,24 @@ from guidegraph.graph.ir import Parameter
 from guidegraph.graph.language.yaml_tree import Scalar, Tree, to_python
 from guidegraph.graph.node import NodeSpec, Port
 from guidegraph.graph.node_json import describe_node
+from guidegraph.graph.registry import Registry
 from guidegraph.graph.types import SequenceOf, takes_literal
 
 Row: TypeAlias = dict[str, Any]
 
 
-def describe_node_for_page(spec: NodeSpec) -> Row:
-    """A node's description with the field of each port and setting that takes a literal."""
+def describe_node_for_page(spec: NodeSpec, registry: Registry) -> Row:
+    """A node's description with the field of each port and setting that takes a literal.
+
+    ``alternatives``: the ids of its chapter whose nodes have the same outputs.
+    """
     row = describe_node(spec)
+    chapter = spec.id.partition(".")[0]
+    row["alternatives"] = sorted(
+        other.id
+        for other in registry.nodes.values()
+        if other.id.partition(".")[0] == chapter and other.outputs == spec.outputs
+    )
     for port in (*row["ports"], *row["settings"]):
         declared = spec.port(port["name"])
         if port["literal"] and declared is not None:

@@ -68,6 +68,7 @@ class Job:
     progress: Progress = field(default_factory=Progress)
     frames: FrameMaker | None = None
     recorded: RecordedRun | None = None
+    ended: threading.Event = field(default_factory=threading.Event)
 
     def describe(self, since: int) -> dict[str, Any]:
         """The job as JSON, with the nodes that have changed after version ``since`` of its progress."""
@@ -134,12 +135,18 @@ class JobQueue:
         self.version += 1
         return job
 
+    def wait(self, number: int, timeout: float) -> None:
+        """Wait until a run has ended. Raises ``TimeoutError``."""
+        if not self.jobs[number].ended.wait(timeout):
+            raise TimeoutError(f"run {number} has not ended after {timeout:g} seconds")
+
     def cancel(self, number: int) -> None:
         """Cancel a run that is queued or running; does nothing for any other."""
         if (job := self.jobs.get(number)) is not None and job.status in ("queued", "running"):
             job.token.cancel()
             if job.status == "queued":
                 job.status = "cancelled"
+                job.ended.set()
             self.version += 1
 
     def state(self) -> tuple[int, int]:
@@ -153,6 +160,7 @@ class JobQueue:
         while (job := self._pending.get()) is not None:
             if not job.token.cancelled:
                 self._run(job)
+            job.ended.set()
             self.version += 1
 
     def _run(self, job: Job) -> None:

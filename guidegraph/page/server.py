@@ -95,9 +95,7 @@ class PageServer:
         body = await read_json(request)
         name, path, value = body.get("name"), body.get("path"), body.get("value")
         if not isinstance(name, str) or not isinstance(path, str) or not isinstance(value, str | None):
-            return error_response(
-                HTTPStatus.BAD_REQUEST, "expected a workflow's name, a path in it, and a value as text"
-            )
+            return error_response(HTTPStatus.BAD_REQUEST, "expected a workflow's name, a path, and a value as text")
         if value is None:
             await run_in_threadpool(self.edits.remove, name, path)
         else:

@@ -106,7 +106,8 @@ class Views:
         ids = {op.use.text for op in _iterate_ops(workflow.nodes if workflow else {}) if isinstance(op, ParsedNode)}
         if graph is not None:
             ids |= {op.spec.id for op in walk(graph.ops, previews=False) if isinstance(op, Call)}
-        return {id: describe_node_for_page(self.registry.nodes[id]) for id in sorted(ids & {*self.registry.nodes})}
+        nodes = self.registry.nodes
+        return {id: describe_node_for_page(nodes[id], self.registry) for id in sorted(ids & {*nodes})}
 
 
 def _describe_parameters(graph: Graph | None, workflow: ParsedWorkflow | None) -> list[Row]:

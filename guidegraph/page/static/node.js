@@ -4,6 +4,8 @@ import { html, useState } from "./vendor/htm-preact.js";
 import { Field } from "./field.js";
 import { formatSeconds, formatValue, Prose, shortPath } from "./format.js";
 
+const LINK = { kind: "text" };
+
 export function NodePanel({ path, view, state, onSelect, onEdit }) {
   const node = view.nodes[path];
   if (!path || !node) {
@@ -28,6 +30,7 @@ export function NodePanel({ path, view, state, onSelect, onEdit }) {
         <h3>${group}</h3>
         <table><tbody>${Object.entries(links).map(([name, link]) => html`
           <tr><th scope="row">${name}</th><td><${Link} text=${link} path=${path} view=${view} onSelect=${onSelect} /></td></tr>`)}</tbody></table>`)}
+      ${type && node.kind === "node" && html`<${Use} ...${{ path, node, type, view, onEdit }} />`}
       ${type && html`<${Arguments} title="Inputs" ports=${type.ports} ...${{ path, node, view, onSelect, onEdit }} />
         <${Arguments} title="Settings" ports=${type.settings} ...${{ path, node, view, onSelect, onEdit }} />
         <h3>Outputs</h3>
@@ -36,6 +39,17 @@ export function NodePanel({ path, view, state, onSelect, onEdit }) {
         <h3>About <code>${type.id}</code></h3>
         <div class="doc"><${Prose} text=${type.doc} /></div>`}
     </div>`;
+}
+
+// The node's id, to be changed to another that has the same outputs.
+function Use({ path, node, type, view, onEdit }) {
+  const [problems, setProblems] = useState([]);
+  if (view.readonly || type.alternatives.length < 2) return null;
+  return html`
+    <dl class="arguments"><dt><label for="use">use</label></dt><dd>
+      <${Field} id="use" field=${{ kind: "choice", options: type.alternatives }} value=${node.use}
+        onCommit=${async (value) => setProblems(await onEdit({ path: `${path}.use`, value, kind: "text" }))} />
+      <${Problems} problems=${problems} /></dd></dl>`;
 }
 
 export function Problems({ problems }) {
@@ -54,21 +68,26 @@ function Argument({ port, path, node, view, onSelect, onEdit }) {
   const argument = node.arguments?.[port.name];
   const id = `${path}-${port.name}`;
   const fallback = port.required ? "required" : formatValue(port.default);
-  const target = `${path}.with.${port.name}`;
+  const editable = node.kind === "node" && !view.readonly;
+  const isLink = argument?.link !== undefined || (argument?.literal === undefined && !port.field);
   async function edit(value) {
-    setProblems(await onEdit({ path: target, value, kind: port.field.kind }));
+    const target = `${path}.${isLink ? "in" : "with"}.${port.name}`;
+    setProblems(await onEdit({ path: target, value: value || !isLink ? value : null, kind: isLink ? "link" : port.field.kind }));
   }
-  const removable = argument?.literal !== undefined && !port.required && !view.readonly;
+  const removable = argument?.literal !== undefined && !port.required && editable;
   return html`
     <dt><label for=${id}>${port.name}</label> <span class="type">${port.type}${port.limits ? `, ${port.limits}` : ""}</span></dt>
     <dd>
-      ${argument?.link !== undefined
-        ? html`<span class="links">${splitLinks(argument.link).map((link) => html`<${Link} text=${link} path=${path} view=${view} onSelect=${onSelect} />`)}</span>`
-        : port.field && node.kind === "node"
-          ? html`<span class="with-button"><${Field} id=${id} field=${port.field} value=${argument?.literal ?? ""} placeholder=${fallback}
-              disabled=${Boolean(view.readonly)} onCommit=${edit} />
-              ${removable && html`<button class="quiet" title="Back to the default: ${fallback}" aria-label="Back to the default" onClick=${() => edit(null)}>×</button>`}</span>`
-          : html`<span class="faint">${node.kind === "inlined" ? "" : fallback}</span>`}
+      ${node.kind !== "node"
+        ? null
+        : isLink
+          ? html`<span class="with-button">
+              <${Field} id=${id} field=${LINK} value=${argument?.link ?? ""} placeholder=${port.required ? "required: a link" : `${fallback}, or a link`}
+                disabled=${!editable} onCommit=${edit} />
+              ${argument?.link !== undefined && splitLinks(argument.link).map((link) => html`<${Go} text=${link} path=${path} view=${view} onSelect=${onSelect} />`)}</span>`
+          : html`<span class="with-button">
+              <${Field} id=${id} field=${port.field} value=${argument?.literal ?? ""} placeholder=${fallback} disabled=${!editable} onCommit=${edit} />
+              ${removable && html`<button class="quiet" title="Back to the default: ${fallback}" aria-label="Back to the default" onClick=${() => edit(null)}>×</button>`}</span>`}
       ${port.doc && html`<p class="help">${port.doc}</p>`}
       <${Problems} problems=${problems} />
     </dd>`;
@@ -76,13 +95,23 @@ function Argument({ port, path, node, view, onSelect, onEdit }) {
 
 const splitLinks = (text) => (text.startsWith("[") ? text.slice(1, -1).split(", ").filter(Boolean) : [text]);
 
-// A link, which selects its node if the view has it: in the same block, or in one around it.
-function Link({ text, path, view, onSelect }) {
+// The path of the node that a link leads to: in the same block, or in one around it.
+function findTarget(text, path, view) {
   const name = text.split(".")[0];
   for (let block = path; block; ) {
     block = block.slice(0, Math.max(block.lastIndexOf("."), 0));
     const target = `${block}.${name}`;
-    if (view.nodes[target]) return html`<button class="link" onClick=${() => onSelect(target)}>${text}</button>`;
+    if (view.nodes[target]) return target;
   }
-  return html`<code class="link">${text}</code>`;
+  return "";
+}
+
+function Link({ text, path, view, onSelect }) {
+  const target = findTarget(text, path, view);
+  return target ? html`<button class="link" onClick=${() => onSelect(target)}>${text}</button>` : html`<code>${text}</code>`;
+}
+
+function Go({ text, path, view, onSelect }) {
+  const target = findTarget(text, path, view);
+  return target && html`<button class="quiet" title="Go to ${text}" aria-label="Go to ${text}" onClick=${() => onSelect(target)}>→</button>`;
 }

@@ -4,7 +4,7 @@ import { html, useEffect, useMemo, useRef } from "./vendor/htm-preact.js";
 
 const MAX_COLOURED = 1500;
 const TOKEN = /("(?:[^"\\]|\\.)*"|'(?:[^']|'')*')|((?<=^|\s)#.*$)|([\w.+-]+)(?=\s*:(?:\s|$))|((?<![\w.])-?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?(?![\w.]))/g;
-const CLASSES = ["", "string", "comment", "key", "number"];
+const CLASSES = ["", "string", "comment", "key", "digits"];
 
 export function Text({ text, problems, nodes, selected, line, onSelect }) {
   const lines = useMemo(() => text.replace(/\n$/, "").split("\n"), [text]);
@@ -30,7 +30,7 @@ export function Text({ text, problems, nodes, selected, line, onSelect }) {
         const chosen = number >= first && number <= last;
         return html`
           <div key=${number} data-line=${number} class=${chosen ? "line chosen" : "line"} onClick=${() => onSelect(findNodeAt(nodes, number))}>
-            <span class="number" aria-hidden="true">${number}</span><code>${lines.length > MAX_COLOURED ? content : colour(content)}</code>
+            <span class="line-number" aria-hidden="true">${number}</span><code>${lines.length > MAX_COLOURED ? content : colour(content)}</code>
           </div>
           ${(below.get(number) || []).map((problem) => html`<p class="problem below"><b>${problem.code}</b> ${problem.message}</p>`)}`;
       })}</div>
