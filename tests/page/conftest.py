@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from guidegraph.page.access import Access
     from guidegraph.page.server import PageServer
+    from guidegraph.plugins.manager import PluginManager
 
 PORT = 8000
 DRAW = """\
@@ -62,6 +64,13 @@ class Site:
         return self.page.jobs.jobs[number].describe(0)
 
 
+@cache
+def load_manager() -> PluginManager:
+    from guidegraph.plugins.manager import PluginManager
+
+    return PluginManager((TOYS,), entry_points=False)
+
+
 def make_page(folder: Path, file: Path | None = None) -> PageServer:
     from guidegraph.graph.run_config import RunConfig
     from guidegraph.page.edits import PageEdits
@@ -70,9 +79,8 @@ def make_page(folder: Path, file: Path | None = None) -> PageServer:
     from guidegraph.page.jobs import JobQueue
     from guidegraph.page.server import PageServer
     from guidegraph.page.view import Views
-    from guidegraph.plugins.manager import PluginManager
 
-    manager = PluginManager((TOYS,), entry_points=False)
+    manager = load_manager()
     workflows, config = WorkflowFolder.open(file or folder), RunConfig()
     jobs = JobQueue(manager, config, RunCache(1 << 28))
     edits = PageEdits(workflows, manager.registry, config.policy)

@@ -21,13 +21,17 @@ def test_no_token_or_another_is_refused(site: Site, path: str, token: str) -> No
 
 
 @pytest.mark.parametrize("path", PATHS[:4])
-@pytest.mark.parametrize("host", ["attacker.example", f"attacker.example:{PORT}", "127.0.0.1:1", f"127.0.0.1.nip.io:{PORT}"])
+@pytest.mark.parametrize(
+    "host", ["attacker.example", f"attacker.example:{PORT}", "127.0.0.1:1", f"127.0.0.1.nip.io:{PORT}"]
+)
 def test_a_rebinding_host_name_is_refused(site: Site, path: str, host: str) -> None:
     response = site.client.get(f"/{site.access.token}/{path}", headers={"host": host})
     assert response.status_code == 403
 
 
-@pytest.mark.parametrize("origin", ["http://attacker.example", "null", "https://127.0.0.1:8000", "http://127.0.0.1:8001"])
+@pytest.mark.parametrize(
+    "origin", ["http://attacker.example", "null", "https://127.0.0.1:8000", "http://127.0.0.1:8001"]
+)
 def test_another_origin_is_refused(site: Site, origin: str) -> None:
     headers = {"origin": origin}
     assert site.client.get(f"/{site.access.token}/api/view?name=draw.yaml", headers=headers).status_code == 403
@@ -75,7 +79,16 @@ def test_tokens_differ_and_are_long() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["../secret.yaml", "more/../../secret.yaml", "/etc/passwd", "..%2fsecret.yaml", "link.yaml", "draw.yaml\0", "draw.txt", ""],
+    [
+        "../secret.yaml",
+        "more/../../secret.yaml",
+        "/etc/passwd",
+        "..%2fsecret.yaml",
+        "link.yaml",
+        "draw.yaml\0",
+        "draw.txt",
+        "",
+    ],
 )
 def test_a_workflow_outside_of_the_folder_is_refused(site: Site, name: str) -> None:
     outside = site.folder.parent / "secret.yaml"
@@ -88,7 +101,9 @@ def test_a_workflow_outside_of_the_folder_is_refused(site: Site, name: str) -> N
     assert site.post("api/edits", name=name, path="params.seed", value="1").status_code == 404
 
 
-@pytest.mark.parametrize("path", ["../page.css", "vendor/../../server.py", "..%2f..%2fserver.py", "server.py", "%2e%2e/server.py"])
+@pytest.mark.parametrize(
+    "path", ["../page.css", "vendor/../../server.py", "..%2f..%2fserver.py", "server.py", "%2e%2e/server.py"]
+)
 def test_no_file_beside_those_of_the_page_is_served(site: Site, path: str) -> None:
     response = site.client.get(f"/{site.access.token}/{path}")
     assert response.status_code in (403, 404)

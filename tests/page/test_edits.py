@@ -20,9 +20,19 @@ def changed_lines(site: Site) -> list[str]:
     [
         ("params.seed.default", "9", "number", '  seed: {default: 9, help: "which picture"}'),
         ("params.seconds.default", "0.25", "number", "  seconds: 0.25   # of each step"),
-        ("nodes.picture.with.batch", "2", "number", "  picture: {use: toy.picture, in: {seed: params.seed}, with: {batch: 2}}"),
+        (
+            "nodes.picture.with.batch",
+            "2",
+            "number",
+            "  picture: {use: toy.picture, in: {seed: params.seed}, with: {batch: 2}}",
+        ),
         ("nodes.start.use", "toy.divide", "text", ""),
-        ("nodes.sum.body.next.in.x", "start", "link", "      next: {use: toy.sleep, in: {x: start, seconds: params.seconds}}"),
+        (
+            "nodes.sum.body.next.in.x",
+            "start",
+            "link",
+            "      next: {use: toy.sleep, in: {x: start, seconds: params.seconds}}",
+        ),
     ],
 )
 def test_an_edit_changes_its_line_alone_and_is_undone(site: Site, path: str, value: str, kind: str, line: str) -> None:

@@ -52,7 +52,9 @@ def test_a_workflow_with_errors_starts_nothing(site: Site) -> None:
 
 
 def test_a_node_that_fails_is_named(site: Site) -> None:
-    text = DRAW.replace("start:   {use: toy.number, with: {value: 1.5}}", "start:   {use: toy.divide, with: {a: 1, b: 0}}")
+    text = DRAW.replace(
+        "start:   {use: toy.number, with: {value: 1.5}}", "start:   {use: toy.divide, with: {a: 1, b: 0}}"
+    )
     (site.folder / "draw.yaml").write_text(text)
     job = site.run_to_end()
     assert (job["status"], job["path"]) == ("failed", "nodes.start")
@@ -109,7 +111,11 @@ def test_only_changes_of_the_progress_are_sent(site: Site) -> None:
 
 def test_the_gallery_lists_runs_and_skips_damaged_records(site: Site) -> None:
     job = site.run_to_end(seed="7")
-    for name, record in (("zz-damaged", "{"), ("zz-list", "[]"), ("zz-odd", '{"outputs": 3, "workflow": [], "parameters": null}')):
+    for name, record in (
+        ("zz-damaged", "{"),
+        ("zz-list", "[]"),
+        ("zz-odd", '{"outputs": 3, "workflow": [], "parameters": null}'),
+    ):
         (site.folder / "runs" / name).mkdir()
         (site.folder / "runs" / name / "run.json").write_text(record)
     rows = {row["folder"]: row for row in site.get("api/runs").json()}
