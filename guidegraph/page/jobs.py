@@ -149,12 +149,15 @@ class JobQueue:
                 job.ended.set()
             self.version += 1
 
-    def state(self) -> tuple[int, int]:
-        """A value that changes whenever a job or the progress of one does."""
-        return self.version, sum(job.progress.version + (job.frames.count if job.frames else 0) for job in self._last())
-
-    def _last(self) -> list[Job]:
-        return list(self.jobs.values())[-MAX_KEPT:]
+    def state(self) -> tuple[int, int, int]:
+        """A value that changes whenever a job or the progress of one does, and every second while one runs."""
+        jobs = list(self.jobs.values())[-MAX_KEPT:]
+        running = sum(int(time.perf_counter() - job.started) for job in jobs if job.status == "running")
+        return (
+            self.version,
+            sum(job.progress.version + (job.frames.count if job.frames else 0) for job in jobs),
+            running,
+        )
 
     def _work(self) -> None:
         while (job := self._pending.get()) is not None:

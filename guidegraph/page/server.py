@@ -117,7 +117,7 @@ class PageServer:
 
     async def iterate_events(self, name: str, is_disconnected: Callable[[], Any]) -> AsyncIterator[str]:
         """Server-sent events: ``file`` when the workflow has changed on disk, ``jobs`` with the news of the runs."""
-        fingerprint, state, versions = read_fingerprint(self.views.files.get(name, ())), (-1, -1), {0: 0}
+        fingerprint, state, versions = read_fingerprint(self.views.files.get(name, ())), (-1, -1, -1), {0: 0}
         quiet = 0.0
         yield "retry: 500\n\n"
         while not await is_disconnected():

@@ -1,4 +1,4 @@
-"""Edits through the page change the file and nothing else in it, are refused with the usual error, and can be undone."""
+"""Edits through the page change nothing else in the file, are refused with the usual error, and can be undone."""
 
 from __future__ import annotations
 

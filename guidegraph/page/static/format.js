@@ -12,6 +12,9 @@ export function formatSeconds(seconds) {
 
 export const shortPath = (path) => path.replace(/^nodes\./, "").replaceAll(".body.", " › ");
 
+// Show a small picture that has just loaded with its pixels, not blurred.
+export const sharpen = (event) => event.target.classList.toggle("small", event.target.naturalWidth <= 160);
+
 // A docstring as paragraphs, with `code` set in a fixed width.
 export function Prose({ text }) {
   const paragraphs = text.split(/\n\s*\n/).filter((paragraph) => paragraph.trim());

@@ -2,7 +2,7 @@
 
 import { html, useEffect, useState } from "./vendor/htm-preact.js";
 import { get } from "./api.js";
-import { formatSeconds, formatValue } from "./format.js";
+import { formatSeconds, formatValue, sharpen } from "./format.js";
 
 export function Gallery({ finished, onUse, name }) {
   const [runs, setRuns] = useState(null);
@@ -28,7 +28,7 @@ export function Gallery({ finished, onUse, name }) {
             <span class="values">${Object.entries(run.params).map(([key, value]) => html`<span><i>${key}</i> ${formatValue(value)}</span>`)}</span>
           </span>
         </label>
-        ${isOf(run, name) && html`<button class="quiet" onClick=${() => onUse(run.params)}>use these parameters</button>`}
+        ${isOf(run, name) && html`<button class="quiet use" onClick=${() => onUse(run.params)}>use these parameters</button>`}
       </li>`)}</ul>`;
 }
 
@@ -40,7 +40,7 @@ function Comparison({ pair }) {
   return html`
     <section class="comparison" aria-label="Comparison">
       <div class="pictures several">${pair.map((run) => html`<figure>
-        ${run.pictures.length > 0 && html`<img src=${`runs/${run.folder}/${run.pictures[0]}`} alt=${`First picture of ${run.folder}`} />`}
+        ${run.pictures.length > 0 && html`<img onLoad=${sharpen} src=${`runs/${run.folder}/${run.pictures[0]}`} alt=${`First picture of ${run.folder}`} />`}
         <figcaption>${run.folder}</figcaption></figure>`)}</div>
       ${different.length ? html`<table><tbody>${different.map((key) => html`
         <tr><th scope="row">${key}</th>${pair.map((run) => html`<td>${formatValue(run.params[key] ?? "—")}</td>`)}</tr>`)}</tbody></table>`

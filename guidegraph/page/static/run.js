@@ -2,7 +2,7 @@
 
 import { html } from "./vendor/htm-preact.js";
 import { Field } from "./field.js";
-import { formatSeconds, shortPath } from "./format.js";
+import { formatSeconds, sharpen, shortPath } from "./format.js";
 import { Problems } from "./node.js";
 
 const STATUS = { queued: "waiting", running: "running", done: "done", failed: "failed", cancelled: "cancelled" };
@@ -53,18 +53,18 @@ function Job({ job }) {
   const current = Object.entries(job.nodes).find(([, node]) => node.state === "running");
   return html`
     <section class="job" aria-label="Run ${job.number}" aria-live="polite">
-      <h3>Run ${job.number} <span class=${`status ${job.status}`}>${STATUS[job.status]}</span>
+      <h3>Run ${job.number} <span class=${`status ${job.status}`}>${STATUS[job.status]}</span>${" "}
         ${job.status !== "queued" && html`<span class="faint">${formatSeconds(job.seconds)}</span>`}</h3>
-      ${job.status === "running" && current && html`<p class="faint">${shortPath(current[0])}</p>`}
+      ${job.status === "running" && html`<p class="faint">${current ? shortPath(current[0]) : "starting"}</p>`}
       ${["running", "failed", "cancelled"].includes(job.status) && loops.map(([path, node]) => html`
         <label class="loop-progress">${shortPath(path)} <span class="faint">${node.done} of ${node.total}
           ${Object.entries(node.values || {}).map(([name, value]) => ` · ${name} ${value}`)}</span>
           <progress value=${node.done} max=${node.total}></progress></label>`)}
       ${job.error && html`<p class="problem" role="alert">${job.error}</p>`}
       ${job.status === "running" && job.frame > 0 && !pictures.length && html`
-        <figure><img src=${`api/runs/${job.number}/frame?${job.frame}`} alt="Preview of the current run" /><figcaption>preview</figcaption></figure>`}
+        <figure><img onLoad=${sharpen} src=${`api/runs/${job.number}/frame?${job.frame}`} alt="Preview of the current run" /><figcaption>preview</figcaption></figure>`}
       <div class=${pictures.length > 1 ? "pictures several" : "pictures"}>${pictures.map(([output, file]) => html`
-        <figure><a href=${`runs/${job.folder}/${file}`} target="_blank" rel="noopener"><img src=${`runs/${job.folder}/${file}`} alt=${`Output ${output}`} /></a>
+        <figure><a href=${`runs/${job.folder}/${file}`} target="_blank" rel="noopener"><img onLoad=${sharpen} src=${`runs/${job.folder}/${file}`} alt=${`Output ${output}`} /></a>
         <figcaption>${file}</figcaption></figure>`)}</div>
       ${files.length > 0 && html`<p class="faint">${files.join(", ")}</p>`}
       ${job.folder && job.status !== "running" && html`<p class="faint">runs/${job.folder}</p>`}
