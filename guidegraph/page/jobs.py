@@ -151,13 +151,14 @@ class JobQueue:
 
     def state(self) -> tuple[int, int, int]:
         """A value that changes whenever a job or the progress of one does, and every second while one runs."""
-        jobs = list(self.jobs.values())[-MAX_KEPT:]
+        jobs = self.newest()
+        progress = sum(job.progress.version + (job.frames.count if job.frames else 0) for job in jobs)
         running = sum(int(time.perf_counter() - job.started) for job in jobs if job.status == "running")
-        return (
-            self.version,
-            sum(job.progress.version + (job.frames.count if job.frames else 0) for job in jobs),
-            running,
-        )
+        return self.version, progress, running
+
+    def newest(self) -> list[Job]:
+        """The jobs that the page shows."""
+        return list(self.jobs.values())[-MAX_KEPT:]
 
     def _work(self) -> None:
         while (job := self._pending.get()) is not None:

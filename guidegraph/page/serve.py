@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import webbrowser
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import uvicorn
@@ -50,18 +51,19 @@ def serve(
             access_log=False,
             lifespan="off",
             ws="none",
-            timeout_graceful_shutdown=1,
+            timeout_graceful_shutdown=5,
             server_header=False,
         )
+        server = uvicorn.Server(options)
+        page.is_stopping = lambda: server.should_exit
         jobs.start()
         print_text(access.address)
         print_note("Ctrl-C ends it; whoever has the address can run and edit these workflows")
         if browser and not webbrowser.open(access.address):
             print_note("no browser could be opened: open the address in one")
         try:
-            uvicorn.Server(options).run([listener])
-        except KeyboardInterrupt:  # Ctrl-C, which the server passes on when it has ended
-            pass
+            with suppress(KeyboardInterrupt):  # Ctrl-C, which the server passes on when it has ended
+                server.run([listener])
         finally:
             jobs.stop()
 

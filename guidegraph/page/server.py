@@ -48,13 +48,14 @@ def read_static_files() -> dict[str, tuple[bytes, str]]:
 
 @dataclass
 class PageServer:
-    """The routes. runs: the folder of the runs' folders."""
+    """The routes. runs: the folder of the runs' folders. is_stopping: whether streams of events should end."""
 
     folder: WorkflowFolder
     views: Views
     edits: PageEdits
     jobs: JobQueue
     runs: Path
+    is_stopping: Callable[[], bool] = lambda: False
 
     def make_app(self, access: Access) -> ASGIApp:
         """The application that answers to those with access alone."""
@@ -120,7 +121,7 @@ class PageServer:
         fingerprint, state, versions = read_fingerprint(self.views.files.get(name, ())), (-1, -1, -1), {0: 0}
         quiet = 0.0
         yield "retry: 500\n\n"
-        while not await is_disconnected():
+        while not self.is_stopping() and not await is_disconnected():
             watched = self.views.files.get(name, ())
             if (current := read_fingerprint(watched)) != fingerprint:
                 fingerprint, quiet = current, 0.0
@@ -135,8 +136,8 @@ class PageServer:
             quiet += PERIOD
 
     def _describe_jobs(self, versions: dict[int, int]) -> list[dict[str, Any]]:
-        """All jobs, each with its progress since the versions, which are brought up to date."""
-        rows = [job.describe(versions.get(job.number, 0)) for job in list(self.jobs.jobs.values())]
+        """The newest jobs, each with its progress since the versions, which are brought up to date."""
+        rows = [job.describe(versions.get(job.number, 0)) for job in self.jobs.newest()]
         versions.update({row["number"]: row["version"] for row in rows})
         return rows
 
