@@ -73,6 +73,7 @@ def _bind(port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((LOOPBACK, port))
+        listener.listen()  # a browser that is faster than the server waits, and is not refused
     except OSError as error:
         listener.close()
         raise GuidegraphError(f"port-busy: port {port} of {LOOPBACK} cannot be used: {error.strerror}") from error
