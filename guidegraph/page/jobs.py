@@ -26,7 +26,7 @@ from guidegraph.graph.trust.folder_locks import lock_folder
 from guidegraph.graph.trust.limits import enforce_limits
 from guidegraph.graph.trust.policy import check_effects
 from guidegraph.page.frames import FrameMaker, RunCache
-from guidegraph.page.progress import Progress
+from guidegraph.page.progress import JobProgress
 from guidegraph.plugins.hookspecs import RunInfo
 from guidegraph.plugins.manager import PluginManager
 from guidegraph.runs.outputs import output_problems
@@ -65,7 +65,7 @@ class Job:
     started: float = 0.0
     seconds: float = 0.0
     token: CancelToken = field(default_factory=CancelToken)
-    progress: Progress = field(default_factory=Progress)
+    progress: JobProgress = field(default_factory=JobProgress)
     frames: FrameMaker | None = None
     recorded: RecordedRun | None = None
     ended: threading.Event = field(default_factory=threading.Event)

@@ -8,7 +8,7 @@ from typing import Any
 from guidegraph.graph import events
 
 
-class Progress:
+class JobProgress:
     """An observer that keeps the newest state of each node by path. Read by another thread than the run's.
 
     version: counts the changes.

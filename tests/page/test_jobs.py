@@ -96,9 +96,9 @@ def test_too_many_runs_are_refused(site: Site, monkeypatch: pytest.MonkeyPatch) 
 
 def test_only_changes_of_the_progress_are_sent(site: Site) -> None:
     from guidegraph.graph import events
-    from guidegraph.page.progress import Progress
+    from guidegraph.page.progress import JobProgress
 
-    progress = Progress()
+    progress = JobProgress()
     progress(events.NodeStarted("nodes.a", "toy.number"))
     progress(events.NodeStarted("nodes.b", "toy.number"))
     version, nodes = progress.changes(0)

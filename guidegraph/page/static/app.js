@@ -134,7 +134,7 @@ function App() {
 
   return html`
     <header>
-      <b class="mark">guidegraph</b>
+      <h1 class="mark">guidegraph</h1>
       ${names.length > 1
         ? html`<select class="file" aria-label="Workflow" value=${name} onChange=${(event) => { location.hash = encodeURIComponent(event.target.value); }}>
             ${names.map((other) => html`<option value=${other}>${other}</option>`)}</select>`
@@ -146,8 +146,8 @@ function App() {
     </header>
     ${!online && html`<p class="banner" role="alert">The server does not answer. The page goes on when it is back.</p>`}
     ${failure && html`<p class="banner" role="alert">${failure}</p>`}
-    <nav class="panes" role="tablist" aria-label="Panes">${PANES.map(([key, title]) => html`
-      <button role="tab" aria-selected=${pane === key} onClick=${() => choose(key)}>${title}</button>`)}</nav>
+    <nav aria-label="Panes"><div class="panes" role="tablist" aria-label="Panes">${PANES.map(([key, title]) => html`
+      <button role="tab" aria-selected=${pane === key} onClick=${() => choose(key)}>${title}</button>`)}</div></nav>
     ${view && html`
       <main class=${`show-${["graph", "text"].includes(pane) ? pane : "panel"}`}>
         <div class="left">

@@ -118,7 +118,6 @@ function insertDrawing(parent, text) {
     for (const node of drawing.querySelectorAll("[data-node]")) {
       node.setAttribute("tabindex", "0");
       node.setAttribute("role", "button");
-      node.setAttribute("aria-label", node.dataset.node.replace(/^nodes\./, ""));
     }
     drawing.setAttribute("role", "group");
   }
