@@ -1,4 +1,4 @@
-"""What the page needs for a form: for each port, setting and parameter the kind of its field, and its value as text."""
+"""Forms of the page: the kind of field of each port, setting and parameter, and its value as text."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def find_decoder(graph: Graph) -> Output | None:
 
 
 class FrameMaker:
-    """A viewer of a run that makes frames. png: the newest; count: how many there were; seconds: what they took."""
+    """A viewer of a run that makes frames. png: the newest; count: their number so far; seconds: their time so far."""
 
     def __init__(self, graph: Graph, cache: RunCache):
         self._decoder, self._cache = find_decoder(graph), cache

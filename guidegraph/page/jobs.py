@@ -168,7 +168,7 @@ class JobQueue:
             self.version += 1
 
     def _run(self, job: Job) -> None:
-        """Run a job; what it raises becomes its status and its error."""
+        """Run a job. An exception becomes its status and its error."""
         job.started, job.status = time.perf_counter(), "running"
         job.frames = FrameMaker(job.graph, self.cache)
         self.version += 1

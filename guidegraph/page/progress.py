@@ -1,4 +1,4 @@
-"""The progress of a run for the page: the state of each node and loop, with what has changed since a moment."""
+"""The progress of a run for the page: the state of each node and loop, and those that changed since a version."""
 
 from __future__ import annotations
 
