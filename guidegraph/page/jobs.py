@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import queue
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -102,6 +103,7 @@ class JobQueue:
     version: int = 0
     _pending: queue.Queue[Job | None] = field(default_factory=queue.Queue)
     _thread: threading.Thread | None = None
+    _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     def start(self) -> None:
         self._thread = threading.Thread(target=self._work, name="guidegraph-page-runs", daemon=True)
@@ -127,7 +129,7 @@ class JobQueue:
             check_effects(find_needed_ops(graph, None, values), values, self.config.policy)
             if problems := problems or admission_problems(graph, values):
                 raise WorkflowError(problems)
-        job = Job(len(self.jobs) + 1, name, dict(texts), graph, values)
+        job = Job(next(self._numbers), name, dict(texts), graph, values)
         self.jobs[job.number] = job
         for number in [*self.jobs][:-MAX_KEPT]:
             self.jobs[number].recorded = self.jobs[number].frames = None
