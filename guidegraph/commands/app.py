@@ -7,6 +7,7 @@ from guidegraph.commands import (
     export,
     new_plugin,
     nodes,
+    open,
     plan,
     plugins,
     report,
@@ -18,7 +19,7 @@ from guidegraph.commands import (
 )
 from guidegraph.commands.shared.root import app
 
-COMMANDS = (run, sweep, export, validate, set, plan, draw, report, nodes, plugins, new_plugin, schema)
+COMMANDS = (run, open, sweep, export, validate, set, plan, draw, report, nodes, plugins, new_plugin, schema)
 """The modules of the commands, in the order of the help. Importing one registers its command."""
 
 _ORDER = [command.__name__ for command in COMMANDS]

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from guidegraph.commands.node_json import NodeRow, describe_node, format_default
 from guidegraph.commands.shared.errors import ID, argument_problem
 from guidegraph.commands.shared.options import Json, NoPlugins, Plugins
 from guidegraph.commands.shared.plugins import list_contributions, require_all_plugins, require_plugins
 from guidegraph.commands.shared.printing import print_json, print_text
 from guidegraph.commands.shared.root import app, examples, select_plugins
 from guidegraph.graph.errors import WorkflowError, suggest
+from guidegraph.graph.node_json import NodeRow, describe_node, format_default
 from guidegraph.plugins.selection import PluginSelection
 from guidegraph_runtime.printing import visible
 

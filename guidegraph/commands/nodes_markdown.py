@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import Any
 
-from guidegraph.commands.node_json import NodeRow, describe_node, format_default
 from guidegraph.graph.node import NodeSpec
+from guidegraph.graph.node_json import NodeRow, describe_node, format_default
 
 COMMAND = "guidegraph nodes --markdown --no-plugins > docs/reference/nodes.md"
 HEAD = f"""# Nodes

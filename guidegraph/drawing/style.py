@@ -92,8 +92,18 @@ class Palette:
         return f"f{self._class.get(name, 'p')}"
 
     def css(self) -> str:
-        colours = {f"c{i}": colour for i, colour in enumerate(COLOURS[: len(self._class)])} | {"p": PLAIN_COLOUR}
-        return "".join(f".s{c}{{stroke:{colour}}}.f{c}{{fill:{colour}}}\n" for c, colour in colours.items())
+        return colour_css(len(self._class))
+
+
+def colour_css(count: int) -> str:
+    """The classes of the first ``count`` colours, and of plain values."""
+    colours = {f"c{i}": colour for i, colour in enumerate(COLOURS[:count])} | {"p": PLAIN_COLOUR}
+    return "".join(f".s{c}{{stroke:{colour}}}.f{c}{{fill:{colour}}}\n" for c, colour in colours.items())
+
+
+def page_css(scope: str) -> str:
+    """The styles of all live drawings with this scope."""
+    return scope_css(STYLE + colour_css(len(COLOURS)), scope)
 
 
 def scope_css(css: str, scope: str) -> str:

@@ -18,10 +18,12 @@ LANE = 8.0
 MARGIN = 24.0
 
 
-def draw_svg(graph: Graph, scope: str = "") -> str:
+def draw_svg(graph: Graph, scope: str = "", live: bool = False) -> str:
     """Draw a validated graph; returns the text of an SVG file.
 
     scope: a class name for a drawing embedded in a page: its styles and marker then do not affect the page.
+    live: for a page that has the styles (``page_css``) and shows one drawing: without them, and each node and loop has
+    its path in ``data-node``.
     """
     panel = build_diagram(graph)
     measured = _measure_panels(panel)
@@ -37,11 +39,11 @@ def draw_svg(graph: Graph, scope: str = "") -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg"{class_attribute} width="{width:.0f}" height="{height:.0f}" '
         f'viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="{escape(graph.name)}">',
         f"<title>{escape(graph.name)}</title>",
-        f"<style>{scope_css(STYLE + palette.css(), scope)}</style>",
+        *([] if live else [f"<style>{scope_css(STYLE + palette.css(), scope)}</style>"]),
         ARROW.replace('id="back"', f'id="{scope}-back"') if scope else ARROW,
         f'<rect class="page" x="0.5" y="0.5" width="{width - 1:.0f}" height="{height - 1:.0f}" rx="10"/>',
         *header,
-        *_draw_panels(panel, measured, palette, MARGIN, top),
+        *_draw_panels(panel, measured, palette, MARGIN, top, live),
         *legend,
         "</svg>",
     ]
@@ -127,7 +129,9 @@ def _loop_top(box: Box) -> float:
     return HEADER - 4 + len(box.notes) * NOTE
 
 
-def _draw_panels(top: Panel, measured: dict[int, _MeasuredPanel], palette: Palette, x: float, y: float) -> list[str]:
+def _draw_panels(
+    top: Panel, measured: dict[int, _MeasuredPanel], palette: Palette, x: float, y: float, live: bool
+) -> list[str]:
     """The elements of all panels: wires below boxes, and the panel of each loop above its box."""
     parts: list[str] = []
     pending = [(top, x, y)]
@@ -150,10 +154,11 @@ def _draw_panels(top: Panel, measured: dict[int, _MeasuredPanel], palette: Palet
             size, pill = measured_panel.sizes[key], measured_panel.pills[key]
             bx, by, width = left + cx + pill, upper + cy, size.width - pill
             if box.panel:
-                parts += _draw_loop(box, palette, bx, by, width, size)
+                drawn = _draw_loop(box, palette, bx, by, width, size)
                 pending.append((box.panel, bx, by + _loop_top(box)))
             else:
-                parts += _draw_node(box, palette, bx, by, width, size)
+                drawn = _draw_node(box, palette, bx, by, width, size)
+            parts += [f'<g data-node="nodes.{escape(key)}">', *drawn, "</g>"] if live else drawn
             parts += (_draw_pill(p, palette, bx, by + size.ins[n]) for n, p in box.ins.items() if p.pill)
     return parts
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from annotated_types import Gt
 
+from guidegraph.graph.execution.intermediates import offer_value
 from guidegraph.graph.execution.watched_sizes import is_watching, watch_size
 from guidegraph.graph.node import node
 from guidegraph.nodes.derive import node_for
@@ -123,6 +124,7 @@ def step(
     x0, eps = row.x0_and_eps(prediction, renoise)
     if data_rms is not None:
         _watch_range(x0, data_rms, row)
+    offer_value(x0)
     moved, slots = row.apply(x0, eps, drawn)
     if score is not None:
         moved = moved + row.score_gain * spread**2 * score.to(row.x)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.browser import Browser, browser, why_unavailable
 from tests.commands.command import Command
-from tests.report.browser import Browser, browser, why_unavailable
 from tests.report.folders import run_folder, sweep_folder
 
 pytestmark = [

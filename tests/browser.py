@@ -40,11 +40,14 @@ class Browser:
         self.driver = driver
 
     def open(self, page: Path, width: int, dark: bool = False) -> None:
+        self.set_screen(width, dark)
+        self.driver.get(page.as_uri())
+
+    def set_screen(self, width: int, dark: bool = False) -> None:
         screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
-        self.driver.get(page.as_uri())
 
     def evaluate(self, script: str) -> Any:
         return self.driver.execute_script(f"return {script}")

@@ -1,0 +1,57 @@
+"""``open``: a page in the browser for a workflow or a folder of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from guidegraph.commands.shared import options
+from guidegraph.commands.shared.plugins import require_all_plugins
+from guidegraph.commands.shared.printing import print_note, print_text
+from guidegraph.commands.shared.root import app, examples, select_plugins
+from guidegraph.graph.errors import Problem, WorkflowError
+
+
+@app.command(
+    epilog=examples("open draw.yaml", "open workflows --port 8100 --no-browser", "open draw.yaml --device cuda")
+)
+def open(
+    path: Annotated[
+        Path, typer.Argument(metavar="[WORKFLOW|FOLDER]", help="A workflow (.yaml), or a folder of workflows.")
+    ] = Path("."),
+    port: Annotated[int, typer.Option(min=0, max=65535, metavar="N", help="The port; 0 for any that is free.")] = 0,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Print the address, and open no browser.")] = False,
+    device: options.Device = "cpu",
+    dtype: options.Dtype = None,
+    plugin: options.Plugins = None,
+    no_plugins: options.NoPlugins = False,
+    allow_code: options.AllowCode = None,
+    limit: options.LimitSettings = None,
+) -> None:
+    """Show workflows in the browser: the graph beside its YAML, problems, runs, previews and pictures.
+
+    The file on disk is the state: the page follows each change that an editor saves. Runs go to runs/ in the current
+    folder, as those of 'run'. The page is served on this machine only, at an address with a secret token.
+    Ctrl-C ends it.
+    """
+    from guidegraph.commands.shared.run_settings import RunSettings, apply_limits
+    from guidegraph.page.extra import check_extra
+
+    check_extra()
+    from dataclasses import replace
+
+    from guidegraph.graph.trust.policy import Policy
+    from guidegraph.page.folder import WorkflowFolder
+    from guidegraph.page.serve import serve
+
+    with apply_limits(limit):
+        problems: list[Problem] = []
+        config = RunSettings(device, dtype).parse(problems)
+        if problems:
+            raise WorkflowError(problems)
+        config = replace(config, policy=Policy(grants=options.make_grants(None, None, allow_code)))
+        manager = require_all_plugins(select_plugins(plugin, no_plugins))
+        folder = WorkflowFolder.open(path)
+        serve(folder, manager, config, port, not no_browser, print_text, print_note)

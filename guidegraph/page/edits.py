@@ -1,0 +1,59 @@
+"""Edits of workflows' files from the page: each is checked before it is written, and can be undone."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from typing import Any
+
+from guidegraph.edit import WorkflowEditor, parse_value, remove_value, set_value
+from guidegraph.graph.errors import GuidegraphError
+from guidegraph.graph.registry import Registry
+from guidegraph.graph.trust.policy import Policy
+from guidegraph.page.folder import WorkflowFolder
+
+
+class NothingToUndo(GuidegraphError):
+    """The page has made no edit of this file that is not undone yet."""
+
+
+@dataclass
+class PageEdits:
+    """The editors of the workflows that the page has edited, by name."""
+
+    folder: WorkflowFolder
+    registry: Registry
+    policy: Policy
+    _editors: dict[str, WorkflowEditor] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def count(self, name: str) -> int:
+        """The number of edits that can be undone."""
+        editor = self._editors.get(name)
+        return len(editor.changes) if editor else 0
+
+    def set(self, name: str, path: str, text: str, *, is_text: bool) -> None:
+        """Set the value at a path. is_text: ``6`` is a text; otherwise a value is read as by ``guidegraph set``.
+
+        Raises ``UnknownWorkflow``, and ``WorkflowError`` if the edit is refused; the file is then as it was.
+        """
+        value: Any = text if is_text and not text.startswith(("[", "{")) else parse_value(text)
+        with self._lock:
+            self._find_editor(name).apply(set_value, path, value)
+
+    def remove(self, name: str, path: str) -> None:
+        """Remove the value at a path, which then has its default. Raises as ``set``."""
+        with self._lock:
+            self._find_editor(name).apply(remove_value, path)
+
+    def undo(self, name: str) -> None:
+        """Undo the last edit. Raises ``NothingToUndo``, and ``WorkflowError`` if the file has changed since."""
+        with self._lock:
+            if self._find_editor(name).undo() is None:
+                raise NothingToUndo("there is no edit to undo: the page undoes the edits that were made in it")
+
+    def _find_editor(self, name: str) -> WorkflowEditor:
+        path = self.folder.locate(name)
+        if name not in self._editors:
+            self._editors[name] = WorkflowEditor(path, registry=self.registry, policy=self.policy)
+        return self._editors[name]

@@ -1,0 +1,88 @@
+"""The workflows that the page may show: one file, or those below a folder."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from guidegraph.graph.errors import GuidegraphError
+from guidegraph.graph.trust.file_checks import RefusedFile, open_regular
+
+SUFFIXES = (".yaml", ".yml")
+MAX_DEPTH = 4
+MAX_FILES = 500
+_VERSION_KEY = re.compile(rb"^guidegraph\s*:", re.MULTILINE)
+_HEAD = 1 << 16
+
+
+class UnknownWorkflow(GuidegraphError):
+    """The page asked for a file that it may not show."""
+
+
+@dataclass(frozen=True)
+class WorkflowFolder:
+    """Workflows by name. file: the only one, or ``None`` for all below ``root``."""
+
+    root: Path
+    file: Path | None = None
+
+    @classmethod
+    def open(cls, path: Path) -> WorkflowFolder:
+        """The folder, or the file, at a path. Raises ``GuidegraphError`` for anything else."""
+        absolute = Path(os.path.abspath(path.expanduser()))
+        if absolute.is_dir():
+            return cls(absolute)
+        if not absolute.is_file():
+            raise GuidegraphError(f"no-file: there is no file or folder '{path}'")
+        if absolute.suffix.lower() not in SUFFIXES:
+            raise GuidegraphError(
+                f"not-a-workflow: expected a workflow (.yaml) or a folder of them; found '{path}'"
+                " (a picture is repeated by 'guidegraph run PICTURE')"
+            )
+        return cls(absolute.parent, absolute)
+
+    def list_names(self) -> list[str]:
+        """The names of all workflows, relative to the root, in order."""
+        if self.file is not None:
+            return [self.file.name]
+        names = []
+        for path in _iterate_files(self.root):
+            if len(names) == MAX_FILES:
+                break
+            if _is_workflow(path):
+                names.append(path.relative_to(self.root).as_posix())
+        return sorted(names, key=lambda name: (name.count("/"), name))
+
+    def locate(self, name: str) -> Path:
+        """The file of a workflow. Raises ``UnknownWorkflow`` for any other name, and for one that leaves the folder."""
+        path = self.root / name
+        if self.file is not None and path != self.file:
+            raise UnknownWorkflow(f"the page shows '{self.file.name}' alone")
+        is_plain = ".." not in Path(name).parts and not Path(name).is_absolute() and "\0" not in name
+        is_workflow = is_plain and path.suffix.lower() in SUFFIXES and path.is_file()
+        if not is_workflow or not (self.file or path.resolve().is_relative_to(self.root.resolve())):
+            raise UnknownWorkflow(f"there is no workflow '{name[:100]}' in '{self.root}'")
+        return path
+
+    def shorten(self, file: str) -> str:
+        """A path for the page: relative to the root if it is below it."""
+        path = Path(file)
+        return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else file
+
+
+def _iterate_files(root: Path) -> Iterator[Path]:
+    for folder, subfolders, files in os.walk(root):
+        depth = len(Path(folder).relative_to(root).parts)
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith(".")) if depth < MAX_DEPTH else []
+        yield from (Path(folder, name) for name in sorted(files) if Path(name).suffix.lower() in SUFFIXES)
+
+
+def _is_workflow(path: Path) -> bool:
+    try:
+        with open_regular(path) as file:
+            return _VERSION_KEY.search(file.read(_HEAD)) is not None
+    except (OSError, RefusedFile):
+        return False

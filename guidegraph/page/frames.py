@@ -1,0 +1,99 @@
+"""Previews of a run: the newest x̂0 that a sampler's step offered, as a PNG.
+
+A latent is decoded by the autoencoder that the workflow decodes the loop's result with, if it is in the cache. Making
+frames takes at most ``SHARE`` of the run's time: a step whose frame would take more is left out.
+"""
+
+from __future__ import annotations
+
+import io
+import time
+from typing import TYPE_CHECKING, Any
+
+from guidegraph.graph.execution.cache import MemoryCache
+from guidegraph.graph.ir import Call, Graph, Loop
+from guidegraph.graph.planning.plan import Plan
+from guidegraph.graph.sources import Output
+from guidegraph.nodes.types import Autoencoder
+from guidegraph.runs.outputs import to_pixels
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+SHARE = 0.03
+LARGEST_SIDE = 512
+CHANNELS = 3
+
+
+class RunCache(MemoryCache):
+    """The cache of the page's runs. It knows the digests of the current run, and so finds values by operation."""
+
+    def __init__(self, limit: int):
+        super().__init__(limit)
+        self._plan: Plan | None = None
+
+    def begin(self, plan: Plan) -> None:
+        self._plan = plan
+
+    def find_value(self, output: Output) -> Any:
+        """The value of an output of the current run; ``None`` if it is not in the cache."""
+        op = self._plan.ops.get(output.op) if self._plan else None
+        digest = self._plan.digests.get(output.op) if self._plan else None
+        values = self.get(digest) if digest else None
+        return None if op is None or values is None else values[[*op.outputs].index(output.name)]
+
+
+def find_decoder(graph: Graph) -> Output | None:
+    """The autoencoder of the first node at the top level that reads one and depends on a loop; ``None`` without one."""
+    after_loop: set[str] = set()
+    for op in graph.ops.values():
+        if not isinstance(op, Loop) and after_loop.isdisjoint(op.dependencies):
+            continue
+        after_loop.add(op.key)
+        for name, source in op.links() if isinstance(op, Call) else ():
+            port = op.spec.port(name) if isinstance(op, Call) else None
+            if port is not None and Autoencoder in port.type.alternatives and isinstance(source, Output):
+                return source
+    return None
+
+
+class FrameMaker:
+    """A viewer of a run that makes frames. png: the newest; count: their number so far; seconds: their time so far."""
+
+    def __init__(self, graph: Graph, cache: RunCache):
+        self._decoder, self._cache = find_decoder(graph), cache
+        self._started, self._last = time.perf_counter(), 0.0
+        self.png, self.count, self.seconds = b"", 0, 0.0
+
+    def __call__(self, value: Any) -> None:
+        now = time.perf_counter()
+        if self.seconds + self._last > SHARE * (now - self._started):
+            return
+        png = self._make(value)
+        self._last = time.perf_counter() - now
+        self.seconds += self._last
+        if png:
+            self.png, self.count = png, self.count + 1
+
+    def _make(self, value: Any) -> bytes:
+        """The PNG of the first sample; empty if it cannot be shown as a picture."""
+        picture = value[:1]
+        if self._decoder is not None:
+            autoencoder = self._cache.find_value(self._decoder)
+            if autoencoder is None:
+                return b""
+            picture = autoencoder.decode(picture.float())
+        if picture.ndim != 4 or picture.shape[1] != CHANNELS or not bool(picture.isfinite().all()):
+            return b""
+        return encode_png(to_pixels(picture[0].float().clamp(-1, 1)))
+
+
+def encode_png(pixels: NDArray[Any]) -> bytes:
+    """A small PNG of pixels (H, W, 3), uint8, written fast."""
+    from PIL import Image
+
+    image = Image.fromarray(pixels)
+    image.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
+    file = io.BytesIO()
+    image.save(file, "PNG", compress_level=1)
+    return file.getvalue()

@@ -1,0 +1,63 @@
+"""The runs in a folder, newest first, with their parameters and pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from guidegraph.graph.trust.file_checks import RefusedFile, open_regular
+from guidegraph_runtime.run_json import RECORD, read_record
+
+MAX_RUNS = 200
+MAX_PICTURES = 8
+MAX_BYTES = 64 << 20
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+def list_runs(runs: Path) -> list[dict[str, Any]]:
+    """The newest runs below a folder. A folder without a readable record is left out."""
+    folders = sorted((folder for folder in runs.iterdir() if folder.is_dir()), reverse=True) if runs.is_dir() else []
+    rows = []
+    for folder in folders[:MAX_RUNS]:
+        if (record := read_record(folder / RECORD)) is not None:
+            rows.append(_describe_run(folder, record))
+    return rows
+
+
+def _describe_run(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
+    workflow, outputs = _as_dict(record.get("workflow")), _as_dict(record.get("outputs"))
+    names = [str(name) for output in outputs.values() for name in _as_list(_as_dict(output).get("files"))]
+    return {
+        "folder": folder.name,
+        "name": str(workflow.get("name", "")),
+        "file": str(workflow.get("file", "")),
+        "status": str(record.get("status", "")),
+        "error": str(record.get("error") or ""),
+        "started": str(record.get("started", "")),
+        "seconds": record.get("seconds") if isinstance(record.get("seconds"), (int, float)) else None,
+        "params": {str(name): value for name, value in _as_dict(record.get("parameters")).items()},
+        "pictures": [name for name in names if name.endswith(".png")][:MAX_PICTURES],
+    }
+
+
+def _as_dict(value: Any) -> dict[Any, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def read_picture(runs: Path, folder: str, file: str) -> bytes | None:
+    """The bytes of a PNG in a run's folder; ``None`` for a file that is none, or lies elsewhere."""
+    path = runs / folder / file
+    if ".." in path.relative_to(runs).parts or "\0" in file + folder or path.suffix.lower() != ".png":
+        return None
+    if not path.resolve().is_relative_to(runs.resolve()):
+        return None
+    try:
+        with open_regular(path) as opened:
+            content = opened.read(MAX_BYTES + 1)
+    except (OSError, RefusedFile):
+        return None
+    return content if content.startswith(SIGNATURE) and len(content) <= MAX_BYTES else None

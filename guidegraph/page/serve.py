@@ -1,0 +1,80 @@
+"""Serving the page until Ctrl-C."""
+
+from __future__ import annotations
+
+import socket
+import webbrowser
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import uvicorn
+
+from guidegraph.graph.errors import GuidegraphError
+from guidegraph.graph.run_config import RunConfig
+from guidegraph.page.access import LOOPBACK, Access
+from guidegraph.page.edits import PageEdits
+from guidegraph.page.folder import WorkflowFolder
+from guidegraph.page.frames import RunCache
+from guidegraph.page.jobs import JobQueue
+from guidegraph.page.server import PageServer
+from guidegraph.page.view import Views
+from guidegraph.plugins.manager import PluginManager
+from guidegraph_runtime.files.run_folders import RUNS
+from guidegraph_runtime.machine.memory import available_memory
+
+CACHE_SHARE = 0.5
+"""The cache's limit as a share of the memory that is free at the start."""
+CACHE_BYTES = 4 << 30
+"""The limit where the free memory is unknown."""
+
+
+def serve(
+    folder: WorkflowFolder,
+    manager: PluginManager,
+    config: RunConfig,
+    port: int,
+    browser: bool,
+    print_text: Callable[[str], object],
+    print_note: Callable[[str], object],
+) -> None:
+    """Serve the page, and return when it is ended by Ctrl-C. port: 0 for any. Raises ``GuidegraphError``."""
+    with _bind(port) as listener:
+        access = Access(listener.getsockname()[1])
+        free = available_memory()
+        jobs = JobQueue(manager, config, RunCache(CACHE_BYTES if free is None else int(free * CACHE_SHARE)))
+        edits = PageEdits(folder, manager.registry, config.policy)
+        page = PageServer(folder, Views(folder, manager.registry), edits, jobs, Path(RUNS).absolute())
+        options = uvicorn.Config(
+            page.make_app(access),
+            log_level="error",
+            access_log=False,
+            lifespan="off",
+            ws="none",
+            timeout_graceful_shutdown=5,
+            server_header=False,
+        )
+        server = uvicorn.Server(options)
+        page.is_stopping = lambda: server.should_exit
+        jobs.start()
+        print_text(access.address)
+        print_note("Ctrl-C ends it; whoever has the address can run and edit these workflows")
+        if browser and not webbrowser.open(access.address):
+            print_note("no browser could be opened: open the address in one")
+        try:
+            with suppress(KeyboardInterrupt):  # Ctrl-C, which the server passes on when it has ended
+                server.run([listener])
+        finally:
+            jobs.stop()
+
+
+def _bind(port: int) -> socket.socket:
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((LOOPBACK, port))
+        listener.listen()  # a browser that is faster than the server waits, and is not refused
+    except OSError as error:
+        listener.close()
+        raise GuidegraphError(f"port-busy: port {port} of {LOOPBACK} cannot be used: {error.strerror}") from error
+    return listener

@@ -1,0 +1,223 @@
+"""The server of the page: its files, views of workflows, events, runs and their pictures."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from guidegraph.drawing.style import page_css
+from guidegraph.graph.errors import GuidegraphError, WorkflowError
+from guidegraph.page.access import Access, GuardedApp
+from guidegraph.page.edits import PageEdits
+from guidegraph.page.folder import UnknownWorkflow, WorkflowFolder
+from guidegraph.page.gallery import list_runs, read_picture
+from guidegraph.page.jobs import JobQueue, QueueFull
+from guidegraph.page.view import SCOPE, Views
+
+PERIOD = 0.1
+"""Seconds between two looks at the files and the runs."""
+HEARTBEAT = 15.0
+MAX_BODY = 1 << 20
+MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+
+
+def read_static_files() -> dict[str, tuple[bytes, str]]:
+    """The page's own files by name, with their media types; nothing else is ever served."""
+    static = files("guidegraph.page") / "static"
+    contents = {}
+    for folder, prefix in ((static, ""), (static / "vendor", "vendor/")):
+        for file in folder.iterdir():
+            if (suffix := Path(file.name).suffix) in MEDIA_TYPES:
+                contents[prefix + file.name] = (file.read_bytes(), MEDIA_TYPES[suffix])
+    contents["graph.css"] = (page_css(SCOPE).encode(), MEDIA_TYPES[".css"])
+    return contents
+
+
+@dataclass
+class PageServer:
+    """The routes. runs: the folder of the runs' folders. is_stopping: whether streams of events should end."""
+
+    folder: WorkflowFolder
+    views: Views
+    edits: PageEdits
+    jobs: JobQueue
+    runs: Path
+    is_stopping: Callable[[], bool] = lambda: False
+
+    def make_app(self, access: Access) -> ASGIApp:
+        """The application that answers to those with access alone."""
+        self.static = read_static_files()
+        routes = [
+            Route("/api/workflows", self.list_workflows),
+            Route("/api/view", self.read_view),
+            Route("/api/events", self.stream_events),
+            Route("/api/edits", self.edit, methods=["POST"]),
+            Route("/api/undo", self.undo, methods=["POST"]),
+            Route("/api/runs", self.list_runs, methods=["GET"]),
+            Route("/api/runs", self.start_run, methods=["POST"]),
+            Route("/api/runs/{number:int}/cancel", self.cancel_run, methods=["POST"]),
+            Route("/api/runs/{number:int}/frame", self.read_frame),
+            Route("/runs/{folder}/{file:path}", self.read_run_file),
+            Route("/{name:path}", self.read_static),
+        ]
+        handlers: dict[Any, Any] = {GuidegraphError: answer_error, Exception: answer_failure}
+        return GuardedApp(Starlette(routes=routes, exception_handlers=handlers), access)
+
+    async def read_static(self, request: Request) -> Response:
+        content = self.static.get(request.path_params["name"] or "index.html")
+        if content is None:
+            return error_response(HTTPStatus.NOT_FOUND, "there is no such file")
+        return Response(content[0], media_type=content[1])
+
+    async def list_workflows(self, request: Request) -> Response:
+        names = await run_in_threadpool(self.folder.list_names)
+        return JSONResponse({"names": names, "root": str(self.folder.root)})
+
+    async def read_view(self, request: Request) -> Response:
+        name = request.query_params.get("name", "")
+        view = await run_in_threadpool(self.views.read, name)
+        return JSONResponse({**view, "undo": self.edits.count(name)})
+
+    async def edit(self, request: Request) -> Response:
+        """Set the value at a path, or remove it if the value is null."""
+        body = await read_json(request)
+        name, path, value = body.get("name"), body.get("path"), body.get("value")
+        if not isinstance(name, str) or not isinstance(path, str) or not isinstance(value, str | None):
+            return error_response(HTTPStatus.BAD_REQUEST, "expected a workflow's name, a path, and a value as text")
+        if value is None:
+            await run_in_threadpool(self.edits.remove, name, path)
+        else:
+            await run_in_threadpool(self.edits.set, name, path, value, is_text=body.get("kind") == "text")
+        return JSONResponse({"undo": self.edits.count(name)})
+
+    async def undo(self, request: Request) -> Response:
+        name = (await read_json(request)).get("name")
+        if not isinstance(name, str):
+            return error_response(HTTPStatus.BAD_REQUEST, "expected a workflow's name")
+        await run_in_threadpool(self.edits.undo, name)
+        return JSONResponse({"undo": self.edits.count(name)})
+
+    async def stream_events(self, request: Request) -> Response:
+        name = request.query_params.get("name", "")
+        self.folder.locate(name)
+        events = self.iterate_events(name, request.is_disconnected)
+        return StreamingResponse(events, media_type="text/event-stream")
+
+    async def iterate_events(self, name: str, is_disconnected: Callable[[], Any]) -> AsyncIterator[str]:
+        """Server-sent events: ``file`` when the workflow has changed on disk, ``jobs`` with the news of the runs."""
+        fingerprint, state, versions = read_fingerprint(self.views.files.get(name, ())), (-1, -1, -1), {0: 0}
+        quiet = 0.0
+        yield "retry: 500\n\n"
+        while not self.is_stopping() and not await is_disconnected():
+            watched = self.views.files.get(name, ())
+            if (current := read_fingerprint(watched)) != fingerprint:
+                fingerprint, quiet = current, 0.0
+                yield "event: file\ndata: {}\n\n"
+            if (now := self.jobs.state()) != state:
+                state, quiet = now, 0.0
+                yield f"event: jobs\ndata: {json.dumps(self._describe_jobs(versions))}\n\n"
+            if quiet >= HEARTBEAT:
+                quiet = 0.0
+                yield ": nothing new\n\n"
+            await asyncio.sleep(PERIOD)
+            quiet += PERIOD
+
+    def _describe_jobs(self, versions: dict[int, int]) -> list[dict[str, Any]]:
+        """The newest jobs, each with its progress since the versions, which are brought up to date."""
+        rows = [job.describe(versions.get(job.number, 0)) for job in self.jobs.newest()]
+        versions.update({row["number"]: row["version"] for row in rows})
+        return rows
+
+    async def start_run(self, request: Request) -> Response:
+        body = await read_json(request)
+        name, texts = body.get("name"), body.get("params", {})
+        if (
+            not isinstance(name, str)
+            or not isinstance(texts, dict)
+            or not all(isinstance(t, str) for t in texts.values())
+        ):
+            return error_response(HTTPStatus.BAD_REQUEST, "expected a workflow's name and the texts of its parameters")
+        path = self.folder.locate(name)
+        job = await run_in_threadpool(self.jobs.add, name, path, texts)
+        return JSONResponse(job.describe(0), HTTPStatus.ACCEPTED)
+
+    async def cancel_run(self, request: Request) -> Response:
+        self.jobs.cancel(request.path_params["number"])
+        return JSONResponse({})
+
+    async def read_frame(self, request: Request) -> Response:
+        job = self.jobs.jobs.get(request.path_params["number"])
+        if job is None or job.frames is None or not job.frames.png:
+            return error_response(HTTPStatus.NOT_FOUND, "this run has no preview")
+        return Response(job.frames.png, media_type="image/png")
+
+    async def list_runs(self, request: Request) -> Response:
+        return JSONResponse(await run_in_threadpool(list_runs, self.runs))
+
+    async def read_run_file(self, request: Request) -> Response:
+        folder, file = request.path_params["folder"], request.path_params["file"]
+        content = await run_in_threadpool(read_picture, self.runs, folder, file)
+        if content is None:
+            return error_response(HTTPStatus.NOT_FOUND, "there is no such picture")
+        return Response(content, media_type="image/png")
+
+
+def read_fingerprint(paths: Any) -> tuple[tuple[int, int, int], ...]:
+    """A value that changes when one of the files does."""
+    prints = []
+    for path in paths:
+        try:
+            stat = path.stat()
+        except OSError:
+            prints.append((0, 0, 0))
+        else:
+            prints.append((stat.st_mtime_ns, stat.st_size, stat.st_ino))
+    return tuple(prints)
+
+
+async def read_json(request: Request) -> dict[str, Any]:
+    """The body of a request, a JSON object; empty if it is anything else."""
+    if request.headers.get("content-type", "").partition(";")[0] != "application/json":
+        return {}
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY:
+            return {}
+    try:
+        content = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def error_response(status: HTTPStatus, message: str, problems: Any = ()) -> JSONResponse:
+    return JSONResponse({"error": message, "problems": list(problems)}, status)
+
+
+async def answer_error(request: Request, error: Exception) -> Response:
+    """An error for the user as JSON; those of a workflow or its parameters with each problem."""
+    if isinstance(error, WorkflowError):
+        problems = [{"line": p.mark.line, "code": p.code, "message": p.message, "path": p.path} for p in error.problems]
+        return error_response(HTTPStatus.UNPROCESSABLE_ENTITY, "the workflow or its parameters are wrong", problems)
+    if isinstance(error, UnknownWorkflow):
+        return error_response(HTTPStatus.NOT_FOUND, str(error))
+    status = error.status if isinstance(error, QueueFull) else HTTPStatus.CONFLICT
+    return error_response(status, str(error))
+
+
+async def answer_failure(request: Request, error: Exception) -> Response:
+    return error_response(HTTPStatus.INTERNAL_SERVER_ERROR, f"internal error: {type(error).__name__}")

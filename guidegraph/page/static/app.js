@@ -1,0 +1,194 @@
+// The page: the workflow's file is the state; this shows it, and asks the server for edits and runs.
+
+import { html, render, useCallback, useEffect, useRef, useState } from "./vendor/htm-preact.js";
+import { get, listen, post } from "./api.js";
+import { formatValue } from "./format.js";
+import { Gallery } from "./gallery.js";
+import { Graph } from "./graph.js";
+import { NodePanel } from "./node.js";
+import { RunPanel } from "./run.js";
+import { Text } from "./text.js";
+
+const PANES = [["graph", "Graph"], ["text", "Text"], ["run", "Run"], ["node", "Node"], ["runs", "Runs"]];
+const readName = () => decodeURIComponent(location.hash.slice(1));
+
+function App() {
+  const [names, setNames] = useState([]);
+  const [name, setName] = useState(readName());
+  const [view, setView] = useState(null);
+  const [failure, setFailure] = useState("");
+  const [online, setOnline] = useState(true);
+  const [selected, setSelected] = useState("");
+  const [line, setLine] = useState(0);
+  const [pane, setPane] = useState("graph");
+  const [panel, setPanel] = useState("run");
+  const [jobs, setJobs] = useState({});
+  const [texts, setTexts] = useState({});
+  const [problems, setProblems] = useState([]);
+  const latest = useRef(0);
+
+  useEffect(() => {
+    const onHash = () => setName(readName());
+    addEventListener("hashchange", onHash);
+    get("api/workflows").then(({ names }) => {
+      setNames(names);
+      if (!names.includes(readName())) location.replace(`#${encodeURIComponent(names[0] || "")}`);
+      if (!names.length) setFailure("There is no workflow in this folder.");
+    }, (error) => setFailure(error.message));
+    return () => removeEventListener("hashchange", onHash);
+  }, []);
+
+  const load = useCallback(async () => {
+    const number = ++latest.current;
+    try {
+      const next = await get("api/view", { name });
+      if (number !== latest.current) return;
+      setView(next);
+      setFailure("");
+    } catch (error) {
+      if (number === latest.current) setFailure(error.message);
+    }
+  }, [name]);
+
+  useEffect(() => {
+    if (!name) return undefined;
+    document.title = `${name} · guidegraph`;
+    setSelected("");
+    setProblems([]);
+    setView(null);
+    return listen(name, {
+      file: load,
+      jobs: (rows) => setJobs((old) => mergeJobs(old, rows)),
+      online: (state) => {
+        setOnline(state);
+        if (state) load();
+      },
+    });
+  }, [name]);
+
+  const own = texts[name] || {};
+  const select = (path) => {
+    setSelected(path);
+    setLine(0);
+    if (path) {
+      setPanel("node");
+      if (matchMedia("(max-width: 999px)").matches) setPane("node");
+    }
+  };
+  const setText = (param, value) => setTexts((old) => ({ ...old, [name]: { ...old[name], [param]: value } }));
+
+  async function run() {
+    setPanel("run");
+    try {
+      const params = Object.fromEntries(Object.entries(own).filter(([key, value]) => value !== undefined && view.params.some((param) => param.name === key)));
+      const job = await post("api/runs", { name, params });
+      setProblems([]);
+      setJobs((old) => mergeJobs(old, [job]));
+    } catch (error) {
+      setProblems(error.problems.length ? error.problems : [{ code: "error", message: error.message, path: "" }]);
+    }
+  }
+
+  // Make an edit; returns the problems for which it was refused.
+  async function edit(change) {
+    try {
+      await post("api/edits", { name, ...change });
+      await load();
+      return [];
+    } catch (error) {
+      return error.problems.length ? error.problems : [{ code: "error", message: error.message, path: "" }];
+    }
+  }
+
+  async function undo() {
+    try {
+      await post("api/undo", { name });
+      await load();
+    } catch (error) {
+      setFailure(error.problems[0]?.message || error.message);
+    }
+  }
+
+  useEffect(() => {
+    const onKey = (event) => {
+      if ((event.ctrlKey || event.metaKey) && event.key === "Enter" && view?.drawn) {
+        event.preventDefault();
+        run();
+      }
+    };
+    addEventListener("keydown", onKey);
+    return () => removeEventListener("keydown", onKey);
+  });
+
+  const rows = Object.values(jobs);
+  const job = rows.filter((other) => other.name === name).at(-1);
+  const finished = rows.filter((other) => !["queued", "running"].includes(other.status)).length;
+  const choose = (next) => {
+    setPane(next);
+    if (!["graph", "text"].includes(next)) setPanel(next);
+  };
+  const use = (params) => {
+    setTexts((old) => ({ ...old, [name]: Object.fromEntries(Object.entries(params).map(([key, value]) => [key, formatValue(value)])) }));
+    choose("run");
+  };
+
+  return html`
+    <header>
+      <h1 class="mark">guidegraph</h1>
+      ${names.length > 1
+        ? html`<select class="file" aria-label="Workflow" value=${name} onChange=${(event) => { location.hash = encodeURIComponent(event.target.value); }}>
+            ${names.map((other) => html`<option value=${other}>${other}</option>`)}</select>`
+        : html`<span class="file">${name}</span>`}
+      ${view && html`<${Status} view=${view} />`}
+      ${view?.undo > 0 && html`<button onClick=${undo} title="Undo the last edit made here">Undo</button>`}
+      <span class="space"></span>
+      ${job?.status === "running" && html`<span class="faint">run ${job.number} is running</span>`}
+    </header>
+    ${!online && html`<p class="banner" role="alert">The server does not answer. The page goes on when it is back.</p>`}
+    ${failure && html`<p class="banner" role="alert">${failure}</p>`}
+    <nav aria-label="Panes"><div class="panes" role="tablist" aria-label="Panes">${PANES.map(([key, title]) => html`
+      <button role="tab" aria-selected=${pane === key} onClick=${() => choose(key)}>${title}</button>`)}</div></nav>
+    ${view && html`
+      <main class=${`show-${["graph", "text"].includes(pane) ? pane : "panel"}`}>
+        <div class="left">
+          ${view.problems.length > 0 && html`<ul class="problems" aria-label="Problems">${view.problems.map((problem) => html`
+            <li><button onClick=${() => { setLine(problem.line); setSelected(nodeOf(view, problem.path)); }}>
+              <span class="where">${problem.here ? "" : `${problem.file}:`}${problem.line}</span> <b>${problem.code}</b> ${problem.message}</button></li>`)}</ul>`}
+          <${Graph} name=${name} svg=${view.svg} drawn=${view.drawn} selected=${selected} onSelect=${select} problems=${view.problems} nodes=${job?.nodes || {}} />
+          <${Text} text=${view.text} problems=${view.problems} nodes=${view.nodes} selected=${selected} line=${line} onSelect=${select} />
+        </div>
+        <aside>
+          <div class="tabs" role="tablist" aria-label="Panel">${PANES.slice(2).map(([key, title]) => html`
+            <button role="tab" aria-selected=${panel === key} onClick=${() => choose(key)}>${title}</button>`)}</div>
+          <div class="panel" role="tabpanel" tabindex="0" aria-label=${panel}>
+            ${panel === "run" && html`<${RunPanel} view=${view} texts=${own} onText=${setText} job=${job} jobs=${rows} problems=${problems} onRun=${run}
+              onCancel=${(number) => post(`api/runs/${number}/cancel`)} onEdit=${async (change) => setProblems(await edit(change))} />`}
+            ${panel === "node" && html`<${NodePanel} path=${selected} view=${view} state=${job?.nodes[selected]} onSelect=${select} onEdit=${edit} />`}
+            ${panel === "runs" && html`<${Gallery} finished=${finished} onUse=${use} name=${name} />`}
+          </div>
+        </aside>
+      </main>`}`;
+}
+
+function Status({ view }) {
+  const count = view.problems.length;
+  if (count) return html`<span class="status failed">${count} ${count === 1 ? "problem" : "problems"}</span>`;
+  return html`<span class="status done">valid</span>${view.readonly && html`<span class="faint wide" title=${view.readonly}>read-only</span>`}`;
+}
+
+// The node that a problem's path leads into.
+function nodeOf(view, path) {
+  for (let part = path; part; part = part.slice(0, Math.max(part.lastIndexOf("."), 0))) {
+    if (view.nodes[part]) return part;
+  }
+  return "";
+}
+
+// The server sends only the nodes of each job that have changed.
+function mergeJobs(old, rows) {
+  const next = { ...old };
+  for (const row of rows) next[row.number] = { ...row, nodes: { ...old[row.number]?.nodes, ...row.nodes } };
+  return next;
+}
+
+render(html`<${App} />`, document.getElementById("app"));

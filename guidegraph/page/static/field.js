@@ -1,0 +1,38 @@
+// One value in a form: its text is committed by Enter, by leaving the field, or by choosing.
+
+import { html, useEffect, useState } from "./vendor/htm-preact.js";
+
+// field: {kind, options} from the server. onInput: called while the text changes, onCommit: with the final text.
+export function Field({ id, field, value, placeholder = "", disabled = false, onInput, onCommit, described }) {
+  const [text, setText] = useState(value);
+  useEffect(() => setText(value), [value]);
+  const common = { id, disabled, "aria-describedby": described };
+  const commit = (next) => next !== value && onCommit?.(next);
+  function change(next) {
+    setText(next);
+    onInput?.(next);
+  }
+  if (field.kind === "choice") {
+    return html`
+      <select ...${common} value=${text} onChange=${(event) => { change(event.target.value); commit(event.target.value); }}>
+        ${!field.options.includes(text) && html`<option value=${text}>${text || placeholder}</option>`}
+        ${field.options.map((option) => html`<option value=${option}>${option}</option>`)}
+      </select>`;
+  }
+  if (field.kind === "flag") {
+    const flip = (event) => { change(String(event.target.checked)); commit(String(event.target.checked)); };
+    return html`<input type="checkbox" ...${common} checked=${(text || placeholder) === "true"} onChange=${flip} />`;
+  }
+  const handlers = {
+    value: text,
+    placeholder,
+    spellcheck: false,
+    onInput: (event) => change(event.target.value),
+    onChange: (event) => commit(event.target.value),
+  };
+  const long = field.kind === "text" && text.length > 32;
+  if (long || text.includes("\n")) {
+    return html`<textarea ...${common} ...${handlers} rows=${Math.min(6, Math.ceil(text.length / 42) + text.split("\n").length - 1)}></textarea>`;
+  }
+  return html`<input type="text" inputmode=${field.kind === "number" ? "decimal" : "text"} ...${common} ...${handlers} />`;
+}

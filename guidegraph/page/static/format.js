@@ -1,0 +1,26 @@
+// Numbers and texts for the reader.
+
+import { html } from "./vendor/htm-preact.js";
+
+export function formatSeconds(seconds) {
+  if (seconds < 0.0095) return `${(seconds * 1000).toFixed(1)} ms`;
+  if (seconds < 0.995) return `${Math.round(seconds * 1000)} ms`;
+  if (seconds < 99.5) return `${seconds.toFixed(1)} s`;
+  const minutes = Math.floor(seconds / 60);
+  return minutes < 60 ? `${minutes} min ${Math.round(seconds % 60)} s` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
+}
+
+export const shortPath = (path) => path.replace(/^nodes\./, "").replaceAll(".body.", " › ");
+
+// Show a small picture that has just loaded with its pixels, not blurred.
+export const sharpen = (event) => event.target.classList.toggle("small", event.target.naturalWidth <= 160);
+
+// A docstring as paragraphs, with `code` set in a fixed width.
+export function Prose({ text }) {
+  const paragraphs = text.split(/\n\s*\n/).filter((paragraph) => paragraph.trim());
+  return paragraphs.map((paragraph) => html`<p>${paragraph.split(/(`+[^`]+`+)/).map(formatCode)}</p>`);
+}
+
+const formatCode = (piece) => (piece.startsWith("`") ? html`<code>${piece.replaceAll("`", "")}</code>` : piece);
+
+export const formatValue = (value) => (typeof value === "string" ? value : JSON.stringify(value));

@@ -1,0 +1,49 @@
+// The runs in the folder: their pictures and parameters, to repeat one or to compare two.
+
+import { html, useEffect, useState } from "./vendor/htm-preact.js";
+import { get } from "./api.js";
+import { formatSeconds, formatValue, sharpen } from "./format.js";
+
+export function Gallery({ finished, onUse, name }) {
+  const [runs, setRuns] = useState(null);
+  const [chosen, setChosen] = useState([]);
+  const [failure, setFailure] = useState("");
+  useEffect(() => {
+    get("api/runs").then(setRuns, (error) => setFailure(error.message));
+  }, [finished]);
+  if (failure) return html`<p class="problem" role="alert">${failure}</p>`;
+  if (!runs) return html`<p class="hint">Reading the runs …</p>`;
+  if (!runs.length) return html`<p class="hint">There are no runs in this folder yet.</p>`;
+  const flip = (folder) => setChosen(chosen.includes(folder) ? chosen.filter((other) => other !== folder) : [...chosen.slice(-1), folder]);
+  const pair = chosen.map((folder) => runs.find((run) => run.folder === folder)).filter(Boolean);
+  return html`
+    ${pair.length === 2 ? html`<${Comparison} pair=${pair} />` : html`<p class="hint">Choose two runs to compare them.</p>`}
+    <ul class="runs">${runs.map((run) => html`
+      <li key=${run.folder}>
+        <label class=${chosen.includes(run.folder) ? "run chosen" : "run"}>
+          <input type="checkbox" checked=${chosen.includes(run.folder)} onChange=${() => flip(run.folder)} />
+          ${run.pictures.length > 0 && html`<img loading="lazy" src=${`runs/${run.folder}/${run.pictures[0]}`} alt="" />`}
+          <span><b>${run.name}</b> <span class=${`status ${run.status}`}>${run.status}</span>
+            <span class="faint">${run.started.replace("T", " ").slice(0, 16)}${run.seconds !== null ? ` · ${formatSeconds(run.seconds)}` : ""}</span>
+            <span class="values">${Object.entries(run.params).map(([key, value]) => html`<span><i>${key}</i> ${formatValue(value)}</span>`)}</span>
+          </span>
+        </label>
+        ${isOf(run, name) && html`<button class="quiet use" onClick=${() => onUse(run.params)}>use these parameters</button>`}
+      </li>`)}</ul>`;
+}
+
+const isOf = (run, name) => run.file.endsWith(name);
+
+function Comparison({ pair }) {
+  const keys = [...new Set(pair.flatMap((run) => Object.keys(run.params)))];
+  const different = keys.filter((key) => formatValue(pair[0].params[key] ?? null) !== formatValue(pair[1].params[key] ?? null));
+  return html`
+    <section class="comparison" aria-label="Comparison">
+      <div class="pictures several">${pair.map((run) => html`<figure>
+        ${run.pictures.length > 0 && html`<img onLoad=${sharpen} src=${`runs/${run.folder}/${run.pictures[0]}`} alt=${`First picture of ${run.folder}`} />`}
+        <figcaption>${run.folder}</figcaption></figure>`)}</div>
+      ${different.length ? html`<table><tbody>${different.map((key) => html`
+        <tr><th scope="row">${key}</th>${pair.map((run) => html`<td>${formatValue(run.params[key] ?? "—")}</td>`)}</tr>`)}</tbody></table>`
+        : html`<p class="faint">The parameters are the same.</p>`}
+    </section>`;
+}

@@ -1,0 +1,117 @@
+// The selected node: its documentation, ports, settings and outputs, with fields for literal values.
+
+import { html, useState } from "./vendor/htm-preact.js";
+import { Field } from "./field.js";
+import { formatSeconds, formatValue, Prose, shortPath } from "./format.js";
+
+const LINK = { kind: "text" };
+
+export function NodePanel({ path, view, state, onSelect, onEdit }) {
+  const node = view.nodes[path];
+  if (!path || !node) {
+    return html`<p class="hint">Select a node in the graph, or a line of the text.</p>`;
+  }
+  const type = view.types[node.use];
+  return html`
+    <div class="node-panel" key=${path}>
+      <h2>${shortPath(path)}</h2>
+      <p class="sub">
+        <code>${node.kind === "loop" ? "loop" : node.kind === "choice" ? "choice" : node.use || "cannot be read"}</code>
+        ${" "}${node.file ? `${node.file}:${node.line}` : `line ${node.line}`}
+        ${state?.seconds !== undefined && html` · ${formatSeconds(state.seconds)}${state.calls ? ` in ${state.calls} calls` : ""}`}
+        ${state?.origin && state.origin !== "computed" && html` · from the cache`}
+      </p>
+      <${Problems} problems=${view.problems.filter((problem) => problem.path === path || problem.path.startsWith(`${path}.`))} />
+      ${node.kind === "inlined" && html`<p class="hint">This node belongs to a workflow that this one uses; its values are set in that file.</p>`}
+      ${node.kind === "loop" && html`<p>For each <code>${node.item}</code> of <${Link} text=${node.over} path=${path} view=${view} onSelect=${onSelect} />.
+        ${node.trains.length > 0 && html` Trains <code>${node.trains.join(", ")}</code>.`}</p>`}
+      ${node.kind === "choice" && html`<p>Chosen by <${Link} text=${node.when} path=${path} view=${view} onSelect=${onSelect} />.</p>`}
+      ${Object.entries(node.groups || {}).map(([group, links]) => html`
+        <h3>${group}</h3>
+        <table><tbody>${Object.entries(links).map(([name, link]) => html`
+          <tr><th scope="row">${name}</th><td><${Link} text=${link} path=${path} view=${view} onSelect=${onSelect} /></td></tr>`)}</tbody></table>`)}
+      ${type && node.kind === "node" && html`<${Use} ...${{ path, node, type, view, onEdit }} />`}
+      ${type && html`<${Arguments} title="Inputs" ports=${type.ports} ...${{ path, node, view, onSelect, onEdit }} />
+        <${Arguments} title="Settings" ports=${type.settings} ...${{ path, node, view, onSelect, onEdit }} />
+        <h3>Outputs</h3>
+        <table><tbody>${type.outputs.map((output) => html`
+          <tr><th scope="row">${output.name}</th><td class="type">${output.type}</td></tr>`)}</tbody></table>
+        <h3>About <code>${type.id}</code></h3>
+        <div class="doc"><${Prose} text=${type.doc} /></div>`}
+    </div>`;
+}
+
+// The node's id, to be changed to another that has the same outputs.
+function Use({ path, node, type, view, onEdit }) {
+  const [problems, setProblems] = useState([]);
+  if (view.readonly || type.alternatives.length < 2) return null;
+  return html`
+    <dl class="arguments"><dt><label for="use">use</label></dt><dd>
+      <${Field} id="use" field=${{ kind: "choice", options: type.alternatives }} value=${node.use}
+        onCommit=${async (value) => setProblems(await onEdit({ path: `${path}.use`, value, kind: "text" }))} />
+      <${Problems} problems=${problems} /></dd></dl>`;
+}
+
+export function Problems({ problems }) {
+  return problems.map((problem) => html`<p class="problem" role="alert"><b>${problem.code}</b> ${problem.message}</p>`);
+}
+
+function Arguments({ title, ports, path, node, view, onSelect, onEdit }) {
+  if (!ports.length) return null;
+  return html`
+    <h3>${title}</h3>
+    <dl class="arguments">${ports.map((port) => html`<${Argument} key=${port.name} ...${{ port, path, node, view, onSelect, onEdit }} />`)}</dl>`;
+}
+
+function Argument({ port, path, node, view, onSelect, onEdit }) {
+  const [problems, setProblems] = useState([]);
+  const argument = node.arguments?.[port.name];
+  const id = `${path}-${port.name}`;
+  const fallback = port.required ? "required" : formatValue(port.default);
+  const editable = node.kind === "node" && !view.readonly;
+  const isLink = argument?.link !== undefined || (argument?.literal === undefined && !port.field);
+  async function edit(value) {
+    const target = `${path}.${isLink ? "in" : "with"}.${port.name}`;
+    setProblems(await onEdit({ path: target, value: value || !isLink ? value : null, kind: isLink ? "link" : port.field.kind }));
+  }
+  const removable = argument?.literal !== undefined && !port.required && editable;
+  return html`
+    <dt><label for=${id}>${port.name}</label> <span class="type">${port.type}${port.limits ? `, ${port.limits}` : ""}</span></dt>
+    <dd>
+      ${node.kind !== "node"
+        ? null
+        : isLink
+          ? html`<span class="with-button">
+              <${Field} id=${id} field=${LINK} value=${argument?.link ?? ""} placeholder=${port.required ? "required: a link" : `${fallback}, or a link`}
+                disabled=${!editable} onCommit=${edit} />
+              ${argument?.link !== undefined && splitLinks(argument.link).map((link) => html`<${Go} text=${link} path=${path} view=${view} onSelect=${onSelect} />`)}</span>`
+          : html`<span class="with-button">
+              <${Field} id=${id} field=${port.field} value=${argument?.literal ?? ""} placeholder=${fallback} disabled=${!editable} onCommit=${edit} />
+              ${removable && html`<button class="quiet" title="Back to the default: ${fallback}" aria-label="Back to the default" onClick=${() => edit(null)}>×</button>`}</span>`}
+      ${port.doc && html`<p class="help">${port.doc}</p>`}
+      <${Problems} problems=${problems} />
+    </dd>`;
+}
+
+const splitLinks = (text) => (text.startsWith("[") ? text.slice(1, -1).split(", ").filter(Boolean) : [text]);
+
+// The path of the node that a link leads to: in the same block, or in one around it.
+function findTarget(text, path, view) {
+  const name = text.split(".")[0];
+  for (let block = path; block; ) {
+    block = block.slice(0, Math.max(block.lastIndexOf("."), 0));
+    const target = `${block}.${name}`;
+    if (view.nodes[target]) return target;
+  }
+  return "";
+}
+
+function Link({ text, path, view, onSelect }) {
+  const target = findTarget(text, path, view);
+  return target ? html`<button class="link" onClick=${() => onSelect(target)}>${text}</button>` : html`<code>${text}</code>`;
+}
+
+function Go({ text, path, view, onSelect }) {
+  const target = findTarget(text, path, view);
+  return target && html`<button class="quiet" title="Go to ${text}" aria-label="Go to ${text}" onClick=${() => onSelect(target)}>→</button>`;
+}

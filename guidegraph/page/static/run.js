@@ -1,0 +1,72 @@
+// Parameters, the current run with its preview, and its outputs.
+
+import { html } from "./vendor/htm-preact.js";
+import { Field } from "./field.js";
+import { formatSeconds, sharpen, shortPath } from "./format.js";
+import { Problems } from "./node.js";
+
+const STATUS = { queued: "waiting", running: "running", done: "done", failed: "failed", cancelled: "cancelled" };
+
+export function RunPanel({ view, texts, onText, job, jobs, problems, onRun, onCancel, onEdit }) {
+  const waiting = jobs.filter((other) => other.status === "queued").length;
+  const others = problems.filter((problem) => !view.params.some((param) => problem.path === `params.${param.name}`));
+  return html`
+    <form class="parameters" onSubmit=${(event) => { event.preventDefault(); onRun(); }}>
+      ${view.params.map((param) => html`<${Parameter} key=${param.name} ...${{ param, view, onText, onEdit }} text=${texts[param.name]}
+        problems=${problems.filter((problem) => problem.path === `params.${param.name}`)} />`)}
+      ${!view.params.length && view.drawn && html`<p class="hint">This workflow has no parameters.</p>`}
+      <div class="actions">
+        <button class="primary" type="submit" disabled=${!view.drawn} title="Ctrl+Enter">Run</button>
+        ${job && ["queued", "running"].includes(job.status) && html`<button type="button" onClick=${() => onCancel(job.number)}>Cancel</button>`}
+        ${waiting > 0 && html`<span class="faint">${waiting} waiting</span>`}
+      </div>
+      <${Problems} problems=${others} />
+    </form>
+    ${view.notes.map((note) => html`<p class="note-box"><b>${note.code}</b> ${note.message}</p>`)}
+    ${job && html`<${Job} job=${job} />`}`;
+}
+
+function Parameter({ param, view, text, onText, onEdit, problems }) {
+  const changed = text !== undefined && text !== param.default;
+  const id = `param-${param.name}`;
+  return html`
+    <div class="parameter">
+      <label for=${id}>${param.name} <span class="type">${param.type}</span></label>
+      ${param.field
+        ? html`<${Field} id=${id} field=${param.field} value=${text ?? param.default} placeholder=${param.required ? "required" : ""}
+            onInput=${(value) => onText(param.name, value)} />`
+        : html`<span class="faint">cannot be set here</span>`}
+      ${changed && html`<span class="changed">
+        <button type="button" class="quiet" title="Back to ${param.default}" onClick=${() => onText(param.name, undefined)}>reset</button>
+        ${!view.readonly && html`<button type="button" class="quiet" title="Write it into the file as the default"
+          onClick=${() => onEdit({ path: `params.${param.name}.default`, value: text, kind: param.field.kind })}>save as default</button>`}
+      </span>`}
+      ${param.help && html`<p class="help">${param.help}</p>`}
+      <${Problems} problems=${problems} />
+    </div>`;
+}
+
+function Job({ job }) {
+  const loops = Object.entries(job.nodes).filter(([, node]) => node.total);
+  const pictures = Object.entries(job.outputs).flatMap(([output, files]) => files.filter((file) => file.endsWith(".png")).map((file) => [output, file]));
+  const files = Object.values(job.outputs).flat().filter((file) => !file.endsWith(".png"));
+  const current = Object.entries(job.nodes).find(([, node]) => node.state === "running");
+  return html`
+    <section class="job" aria-label="Run ${job.number}" aria-live="polite">
+      <h3>Run ${job.number} <span class=${`status ${job.status}`}>${STATUS[job.status]}</span>${" "}
+        ${job.status !== "queued" && html`<span class="faint">${formatSeconds(job.seconds)}</span>`}</h3>
+      ${job.status === "running" && html`<p class="faint">${current ? shortPath(current[0]) : "starting"}</p>`}
+      ${["running", "failed", "cancelled"].includes(job.status) && loops.map(([path, node]) => html`
+        <label class="loop-progress">${shortPath(path)} <span class="faint">${node.done} of ${node.total}
+          ${Object.entries(node.values || {}).map(([name, value]) => ` · ${name} ${value}`)}</span>
+          <progress value=${node.done} max=${node.total}></progress></label>`)}
+      ${job.error && html`<p class="problem" role="alert">${job.error}</p>`}
+      ${job.status === "running" && job.frame > 0 && !pictures.length && html`
+        <figure><img onLoad=${sharpen} src=${`api/runs/${job.number}/frame?${job.frame}`} alt="Preview of the current run" /><figcaption>preview</figcaption></figure>`}
+      <div class=${pictures.length > 1 ? "pictures several" : "pictures"}>${pictures.map(([output, file]) => html`
+        <figure><a href=${`runs/${job.folder}/${file}`} target="_blank" rel="noopener"><img onLoad=${sharpen} src=${`runs/${job.folder}/${file}`} alt=${`Output ${output}`} /></a>
+        <figcaption>${file}</figcaption></figure>`)}</div>
+      ${files.length > 0 && html`<p class="faint">${files.join(", ")}</p>`}
+      ${job.folder && job.status !== "running" && html`<p class="faint">runs/${job.folder}</p>`}
+    </section>`;
+}

@@ -1,0 +1,194 @@
+"""A workflow's file as the page shows it: its text, its problems, its nodes with their lines, and its drawing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from guidegraph.drawing.svg import draw_svg
+from guidegraph.graph.errors import Problem, WorkflowError
+from guidegraph.graph.ir import Call, Graph, walk
+from guidegraph.graph.language.parse import parse
+from guidegraph.graph.language.syntax import (
+    Links,
+    NamedLinks,
+    ParsedChoice,
+    ParsedLoop,
+    ParsedNode,
+    ParsedOp,
+    ParsedWorkflow,
+    list_links,
+)
+from guidegraph.graph.language.yaml_tree import YamlSequence, read_text
+from guidegraph.graph.registry import Registry
+from guidegraph.graph.resolution.load import build
+from guidegraph.graph.trust.policy import OWN_WORKFLOW, is_shipped
+from guidegraph.page.folder import WorkflowFolder
+from guidegraph.page.forms import Row, describe_node_for_page, describe_parameter, format_tree
+from guidegraph.runs.check import check_workflow
+
+SCOPE = "graph"
+"""The class of the drawing in the page."""
+
+
+@dataclass
+class Views:
+    """Reads workflows for the page. drawings: the last drawing of each that could be drawn, by name.
+
+    files: the files that each workflow was read from, by name.
+    """
+
+    folder: WorkflowFolder
+    registry: Registry
+    drawings: dict[str, str] = field(default_factory=dict)
+    files: dict[str, list[Path]] = field(default_factory=dict)
+
+    def read(self, name: str) -> Row:
+        """The view of a workflow. Raises ``UnknownWorkflow``. A workflow with errors has the last good drawing."""
+        path = self.folder.locate(name)
+        problems: list[Problem] = []
+        notes: list[Problem] = []
+        graph, workflow, text = None, None, ""
+        self.files[name] = [path]
+        try:
+            text = read_text(path, str(path))
+            workflow, _ = parse(text, path)
+            graph = build(path, self.registry, {os.path.normpath(path.absolute()): text})
+            self.files[name] = [path, *(Path(file) for file in graph.sources if Path(file) != path)]
+            notes = check_workflow(graph, self.registry, OWN_WORKFLOW).machine_problems
+        except WorkflowError as error:
+            problems = error.problems
+        if graph is not None:
+            self.drawings[name] = draw_svg(graph, SCOPE, live=True)
+        return {
+            "name": name,
+            "text": text,
+            "problems": [self._describe_problem(problem, path) for problem in problems],
+            "notes": [self._describe_problem(problem, path) for problem in notes],
+            "svg": self.drawings.get(name, ""),
+            "drawn": graph is not None,
+            "readonly": "it ships with guidegraph: copy it to change it" if is_shipped(path) else "",
+            "params": _describe_parameters(graph, workflow),
+            "nodes": {**_describe_nodes(workflow, text), **self._describe_inlined(graph, path)},
+            "types": self._describe_types(graph, workflow),
+        }
+
+    def _describe_problem(self, problem: Problem, path: Path) -> Row:
+        return {
+            "file": self.folder.shorten(problem.mark.file),
+            "here": problem.mark.file == str(path),
+            "line": problem.mark.line,
+            "column": problem.mark.column,
+            "code": problem.code,
+            "message": problem.message,
+            "path": problem.path,
+        }
+
+    def _describe_inlined(self, graph: Graph | None, path: Path) -> dict[str, Row]:
+        """The nodes of sub-workflows, whose lines are in other files."""
+        if graph is None:
+            return {}
+        return {
+            f"nodes.{op.key}": {
+                "kind": "inlined",
+                "use": op.spec.id if isinstance(op, Call) else "loop",
+                "file": self.folder.shorten(op.mark.file),
+                "line": op.mark.line,
+            }
+            for op in walk(graph.ops, previews=False)
+            if op.mark.file != str(path)
+        }
+
+    def _describe_types(self, graph: Graph | None, workflow: ParsedWorkflow | None) -> dict[str, Row]:
+        """The descriptions of all nodes that the workflow uses, by id."""
+        ids = {op.use.text for op in _iterate_ops(workflow.nodes if workflow else {}) if isinstance(op, ParsedNode)}
+        if graph is not None:
+            ids |= {op.spec.id for op in walk(graph.ops, previews=False) if isinstance(op, Call)}
+        nodes = self.registry.nodes
+        return {id: describe_node_for_page(nodes[id], self.registry) for id in sorted(ids & {*nodes})}
+
+
+def _describe_parameters(graph: Graph | None, workflow: ParsedWorkflow | None) -> list[Row]:
+    if graph is None or workflow is None:
+        return []
+    return [
+        describe_parameter(parameter, None if (written := workflow.params.get(name)) is None else written.default)
+        for name, parameter in graph.params.items()
+    ]
+
+
+def _iterate_ops(ops: Mapping[str, ParsedOp]) -> Iterator[ParsedOp]:
+    """All nodes as written, each loop before its body."""
+    pending = [*reversed(ops.values())]
+    while pending:
+        op = pending.pop()
+        yield op
+        if isinstance(op, ParsedLoop):
+            pending += reversed(op.body.values())
+
+
+def _describe_nodes(workflow: ParsedWorkflow | None, text: str) -> dict[str, Row]:
+    """All nodes as written, by path, each with its first and last line."""
+    if workflow is None:
+        return {}
+    lines = text.splitlines()
+    return {
+        op.path: {
+            **_describe_op(op),
+            "line": op.mark.line,
+            "last": _find_last_line(lines, op.mark.line, op.mark.column),
+        }
+        for op in _iterate_ops(workflow.nodes)
+    }
+
+
+def _describe_op(op: ParsedOp) -> Row:
+    if isinstance(op, ParsedNode):
+        links = {
+            name: {"link": _format_links(link), "line": mark.line} for name, (mark, link) in op.inputs.items() if link
+        }
+        literals = {
+            name: {"literal": format_tree(tree), "line": mark.line}
+            for name, (mark, tree) in op.literals.items()
+            if tree
+        }
+        return {"kind": "node", "use": op.use.text, "arguments": {**links, **literals}}
+    if isinstance(op, ParsedLoop):
+        groups = {"carry": op.carry, "next": op.next, "collect": op.collect}
+        return {
+            "kind": "loop",
+            "over": op.over.text if op.over else "",
+            "item": op.item.text if op.item else "",
+            "trains": [trained.model.text for trained in op.train],
+            "groups": {name: _format_named_links(links) for name, links in groups.items() if links},
+        }
+    if isinstance(op, ParsedChoice):
+        branches = {name: link.text for name, (_, link) in op.branches.items() if link is not None}
+        if op.otherwise is not None:
+            branches["otherwise"] = op.otherwise.text
+        return {"kind": "choice", "when": op.when.text if op.when else "", "groups": {"branches": branches}}
+    return {"kind": "broken"}
+
+
+def _format_links(links: Links) -> str:
+    texts = [link.text for link in list_links(links)]
+    return f"[{', '.join(texts)}]" if isinstance(links, YamlSequence) else texts[0]
+
+
+def _format_named_links(links: NamedLinks) -> dict[str, str]:
+    return {name: link.text for name, (_, link) in links.items() if link is not None}
+
+
+def _find_last_line(lines: list[str], first: int, column: int) -> int:
+    """The last line of the YAML entry whose key is at a position; lines and columns count from 1."""
+    last = first
+    for number in range(first + 1, len(lines) + 1):
+        line = lines[number - 1]
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        if len(line) - len(line.lstrip()) < column:
+            break
+        last = number
+    return last

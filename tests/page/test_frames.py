@@ -1,0 +1,96 @@
+"""Previews: the newest x̂0 as a picture, within its share of the time, and without effect on the result."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from guidegraph import load_workflow
+from guidegraph.graph.execution.intermediates import offer_value, use_viewer
+from guidegraph.graph.ir import Graph
+from guidegraph.graph.sources import Output
+from guidegraph.page import frames
+from guidegraph.page.frames import FrameMaker, RunCache, find_decoder
+from tests.paths import ROOT
+
+EMPTY = Graph(Path("empty.yaml"), {}, {}, {}, {})
+WORKFLOW = ROOT / "workflows" / "text_to_image.yaml"
+
+
+class Clock:
+    """A clock that goes on by ``step`` at each look."""
+
+    def __init__(self, step: float):
+        self.now, self.step = 0.0, step
+
+    def perf_counter(self) -> float:
+        self.now += self.step
+        return self.now
+
+
+def test_a_picture_is_shown_as_it_is() -> None:
+    values = torch.tensor([-1.0, 0.0, 1.0, 3.0]).reshape(1, 1, 2, 2).expand(2, 3, 2, 2)
+    maker = FrameMaker(EMPTY, RunCache(1 << 20))
+    maker(values)
+    shown = np.asarray(Image.open(io.BytesIO(maker.png)))
+    assert shown[..., 0].tolist() == [[0, 128], [255, 255]]
+
+
+@pytest.mark.parametrize(
+    "value", [torch.zeros(1, 4, 2, 2), torch.zeros(3, 2, 2), torch.full((1, 3, 2, 2), float("nan"))]
+)
+def test_what_is_no_picture_is_not_shown(value: Any) -> None:
+    maker = FrameMaker(EMPTY, RunCache(1 << 20))
+    maker(value)
+    assert (maker.png, maker.count) == (b"", 0)
+
+
+def test_frames_take_their_share_of_the_time_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(0.0)
+    monkeypatch.setattr(frames, "time", clock)
+    monkeypatch.setattr(
+        frames.FrameMaker, "_make", lambda self, value: setattr(clock, "now", clock.now + 1.0) or b"png"
+    )
+    maker = FrameMaker(EMPTY, RunCache(1 << 20))
+    for _ in range(1000):  # steps of a second each
+        clock.now += 1.0
+        maker(None)
+    assert 0.5 * frames.SHARE < maker.seconds / clock.now <= frames.SHARE
+    assert maker.count == pytest.approx(maker.seconds)
+
+
+def test_values_are_offered_to_the_viewer_of_the_block_alone() -> None:
+    offered: list[int] = []
+    offer_value(1)
+    with use_viewer(offered.append):
+        offer_value(2)
+    offer_value(3)
+    assert offered == [2]
+
+
+def test_the_decoder_is_that_of_the_loops_result() -> None:
+    assert find_decoder(load_workflow(WORKFLOW).graph) == Output("model", "autoencoder")
+    assert find_decoder(load_workflow(ROOT / "workflows" / "class_cfg.yaml").graph) is None
+
+
+@pytest.mark.slow
+def test_each_step_offers_x0_and_the_picture_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frames, "SHARE", 1e9)
+    cache = RunCache(1 << 30)
+    workflow = load_workflow(WORKFLOW)
+    plain = workflow.run(steps=3)["image"]
+    workflow.attachments = type(workflow.attachments)(memory=cache)
+    maker = FrameMaker(workflow.graph, cache)
+    with use_viewer(maker):
+        watched = workflow.run(steps=3)["image"]
+    assert torch.equal(plain, watched)
+    assert maker.count == 3
+    last = np.asarray(Image.open(io.BytesIO(maker.png))).astype(float)
+    result = ((watched[0].permute(1, 2, 0) + 1) * 127.5).round().clamp(0, 255).numpy()
+    assert np.abs(last - result).max() <= 1  # the last x̂0 of DDIM is its result

@@ -1,0 +1,125 @@
+"""Runs of the page: queued, watched, cancelled, and with models kept from run to run."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import pytest
+
+from tests.page.conftest import DRAW, Site
+
+LONG = {"seconds": "0.02", "count": "100000"}
+
+
+def test_a_run_writes_its_folder_and_reports_each_node(site: Site) -> None:
+    job = site.run_to_end(seed="5")
+    assert (job["status"], job["error"], job["params"]) == ("done", "", {"seed": "5"})
+    assert job["outputs"] == {"image": ["image.png"], "total": ["total.json"]}
+    folder = site.folder / "runs" / job["folder"]
+    assert json.loads((folder / "total.json").read_text()) == 5.5
+    record = json.loads((folder / "run.json").read_text())
+    assert (record["status"], record["parameters"]["seed"]) == ("done", 5)
+    assert {path: node["state"] for path, node in job["nodes"].items()} == {
+        "nodes.picture": "done",
+        "nodes.start": "done",
+        "nodes.sum": "done",
+        "nodes.sum.body.next": "done",
+    }
+    assert (job["nodes"]["nodes.sum"]["done"], job["nodes"]["nodes.sum.body.next"]["calls"]) == (4, 4)
+    assert site.get(f"runs/{job['folder']}/image.png").content == (folder / "image.png").read_bytes()
+
+
+def test_a_second_run_takes_what_did_not_change_from_the_cache(site: Site) -> None:
+    site.run_to_end(seed="5")
+    job = site.run_to_end(seed="6")
+    origins = {path: node.get("origin") for path, node in job["nodes"].items()}
+    assert origins == {"nodes.picture": "computed", "nodes.sum": "memory"}
+
+
+def test_wrong_parameters_start_nothing(site: Site) -> None:
+    response = site.post("api/runs", name="draw.yaml", params={"seed": "a cat", "colour": "red"})
+    assert response.status_code == 422
+    assert {problem["path"] for problem in response.json()["problems"]} == {"params.seed", "params.colour"}
+    assert not (site.folder / "runs").exists()
+
+
+def test_a_workflow_with_errors_starts_nothing(site: Site) -> None:
+    response = site.post("api/runs", name="more/broken.yaml", params={})
+    assert response.status_code == 422
+    assert response.json()["problems"][0]["code"] == "unknown-node"
+
+
+def test_a_node_that_fails_is_named(site: Site) -> None:
+    text = DRAW.replace(
+        "start:   {use: toy.number, with: {value: 1.5}}", "start:   {use: toy.divide, with: {a: 1, b: 0}}"
+    )
+    (site.folder / "draw.yaml").write_text(text)
+    job = site.run_to_end()
+    assert (job["status"], job["path"]) == ("failed", "nodes.start")
+    assert "ZeroDivisionError" in job["error"]
+    assert site.run_to_end.__self__.page.jobs.jobs[1].status == "failed"  # type: ignore[attr-defined]
+
+
+def test_a_running_and_a_waiting_run_are_cancelled(site: Site) -> None:
+    running = site.post("api/runs", name="draw.yaml", params=LONG).json()["number"]
+    waiting = site.post("api/runs", name="draw.yaml", params={}).json()["number"]
+    wait_for(lambda: site.page.jobs.jobs[running].describe(0)["nodes"].get("nodes.sum", {}).get("done"))
+    assert site.page.jobs.jobs[waiting].status == "queued"
+    for number in (waiting, running):
+        assert site.post(f"api/runs/{number}/cancel").status_code == 200
+    site.page.jobs.wait(running, timeout=60)
+    assert [site.page.jobs.jobs[number].status for number in (running, waiting)] == ["cancelled", "cancelled"]
+    assert site.run_to_end()["status"] == "done"
+
+
+def wait_for(condition: Any) -> None:
+    for _ in range(3000):
+        if condition():
+            return
+        time.sleep(0.02)
+    pytest.fail("it did not happen")
+
+
+def test_too_many_runs_are_refused(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    from guidegraph.page import jobs
+
+    monkeypatch.setattr(jobs, "MAX_QUEUED", 1)
+    site.post("api/runs", name="draw.yaml", params=LONG)
+    wait_for(lambda: site.page.jobs.jobs[1].status == "running")
+    assert site.post("api/runs", name="draw.yaml", params={}).status_code == 202
+    response = site.post("api/runs", name="draw.yaml", params={})
+    assert response.status_code == 429
+    assert "cancel some" in response.json()["error"]
+
+
+def test_only_changes_of_the_progress_are_sent(site: Site) -> None:
+    from guidegraph.graph import events
+    from guidegraph.page.progress import JobProgress
+
+    progress = JobProgress()
+    progress(events.NodeStarted("nodes.a", "toy.number"))
+    progress(events.NodeStarted("nodes.b", "toy.number"))
+    version, nodes = progress.changes(0)
+    assert [*nodes] == ["nodes.a", "nodes.b"]
+    progress(events.NodeFinished("nodes.b", "toy.number", 0.5, "computed", "d"))
+    _, changed = progress.changes(version)
+    assert [*changed] == ["nodes.b"]
+    assert (changed["nodes.b"]["state"], changed["nodes.b"]["seconds"]) == ("done", 0.5)
+
+
+def test_the_gallery_lists_runs_and_skips_damaged_records(site: Site) -> None:
+    job = site.run_to_end(seed="7")
+    for name, record in (
+        ("zz-damaged", "{"),
+        ("zz-list", "[]"),
+        ("zz-odd", '{"outputs": 3, "workflow": [], "parameters": null}'),
+    ):
+        (site.folder / "runs" / name).mkdir()
+        (site.folder / "runs" / name / "run.json").write_text(record)
+    rows = {row["folder"]: row for row in site.get("api/runs").json()}
+    assert {*rows} == {job["folder"], "zz-odd"}
+    row = rows[job["folder"]]
+    assert (row["name"], row["status"], row["pictures"], row["params"]["seed"]) == ("draw", "done", ["image.png"], 7)
+    assert rows["zz-odd"]["pictures"] == []

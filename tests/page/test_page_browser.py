@@ -1,0 +1,189 @@
+"""The page in a real browser, served by the command: the newcomer's path, changes from outside, keys, and sizes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.browser import Browser, browser, why_unavailable
+from tests.commands.command import TOYS, environment
+from tests.page.conftest import DRAW
+
+pytest.importorskip("starlette")
+pytest.importorskip("uvicorn")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(bool(why_unavailable()), reason=why_unavailable() or "there is a browser"),
+]
+
+OTHER_PLACES = "performance.getEntriesByType('resource').map(r => r.name).filter(n => !n.startsWith(location.origin))"
+WIDE = """[...document.querySelectorAll('body *')].filter(e => !e.closest('.scroller, .text-pane, .panes')
+    && e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML.slice(0, 80))"""
+NODE = "document.querySelector('[data-node=\"{}\"]')"
+CLICK = NODE + ".dispatchEvent(new MouseEvent('click', {{bubbles: true}}))"
+
+
+@dataclass
+class Server:
+    """``guidegraph open`` in a process of its own, over a folder with draw.yaml."""
+
+    folder: Path
+    address: str
+    process: subprocess.Popen[str]
+
+    def write(self, text: str) -> None:
+        (self.folder / "draw.yaml").write_text(text)
+
+    def read(self) -> str:
+        return (self.folder / "draw.yaml").read_text()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("site")
+    (folder / "draw.yaml").write_text(DRAW)
+    command = [sys.executable, "-m", "guidegraph", "open", ".", "--no-browser", "--no-plugins", "--plugin", TOYS]
+    inherited = os.environ.get("PYTHONPATH", "")
+    path = os.pathsep.join([environment()["PYTHONPATH"], *([inherited] if inherited else [])])
+    process = subprocess.Popen(
+        command, cwd=folder, env=environment(PYTHONPATH=path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    address = process.stdout.readline().strip()
+    assert address.startswith("http://127.0.0.1:"), process.communicate()
+    yield Server(folder, address, process)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, "Traceback" in errors) == (0, False), errors
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with browser(tmp_path_factory.mktemp("profile")) as driven:
+        yield driven
+
+
+@pytest.fixture
+def page(chromium: Browser, server: Server) -> Iterator[Browser]:
+    """The page with draw.yaml; at the end, nothing was said on the console and nothing fetched from elsewhere."""
+    server.write(DRAW)
+    chromium.set_screen(1600)
+    chromium.driver.get("about:blank")
+    chromium.driver.get(server.address)
+    wait(chromium, NODE.format("nodes.sum.body.next"))
+    yield chromium
+    assert chromium.evaluate(OTHER_PLACES) == []
+    # Chromium reports each refused request.
+    assert [message for message in chromium.read_console() if "status of 422" not in message] == []
+
+
+def wait(page: Browser, script: str) -> Any:
+    """The value of a script as soon as it is true."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    return WebDriverWait(page.driver, 120, 0.05).until(lambda _: page.evaluate(script), script)
+
+
+def type_into(page: Browser, selector: str, text: str) -> None:
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    element = page.driver.find_element(By.CSS_SELECTOR, selector)
+    element.send_keys(Keys.CONTROL, "a")
+    element.send_keys(text, Keys.TAB)
+
+
+def test_open_change_run_watch_and_undo(page: Browser, server: Server) -> None:
+    page.evaluate(CLICK.format("nodes.start"))
+    wait(page, "document.querySelector('.node-panel h2')?.textContent === 'start'")
+    assert page.evaluate("document.querySelector('.line.chosen').textContent").strip().startswith("9")
+    assert "A number." in page.evaluate("document.querySelector('.doc').textContent")
+    type_into(page, "[id='nodes.start-value']", "2.5")
+    wait(page, "document.querySelector('header').textContent.includes('Undo')")
+    assert server.read() == DRAW.replace("value: 1.5", "value: 2.5")
+    wait(page, "document.querySelector('.lines').textContent.includes('value: 2.5')")
+
+    page.evaluate("[...document.querySelectorAll('.tabs button')].find(b => b.textContent === 'Run').click()")
+    wait(page, "document.getElementById('param-seed')")
+    type_into(page, "#param-seed", "7")
+    page.evaluate("document.querySelector('button.primary').click()")
+    wait(page, "document.querySelector('.job .status.done')")
+    assert wait(page, "document.querySelector('.job img').naturalWidth") == 2
+    assert wait(page, NODE.format("nodes.sum") + ".querySelector('.time').textContent")
+    assert server.read() == DRAW.replace("value: 1.5", "value: 2.5")
+
+    page.evaluate("[...document.querySelectorAll('header button')].find(b => b.textContent === 'Undo').click()")
+    wait(page, "document.querySelector('.lines').textContent.includes('value: 1.5')")
+    assert server.read() == DRAW
+
+    page.evaluate("[...document.querySelectorAll('.tabs button')].find(b => b.textContent === 'Runs').click()")
+    assert "seed 7" in wait(page, "document.querySelector('.runs')?.textContent")
+
+
+def test_a_default_is_saved_and_a_refused_edit_is_explained(page: Browser, server: Server) -> None:
+    type_into(page, "#param-count", "5")
+    page.evaluate(
+        "[...document.querySelectorAll('.changed button')].find(b => b.textContent === 'save as default').click()"
+    )
+    wait(page, "document.querySelector('.lines').textContent.includes('count: 5')")
+    assert server.read() == DRAW.replace("count: 4", "count: 5")
+    page.evaluate(CLICK.format("nodes.picture"))
+    wait(page, "document.getElementById('nodes.picture-batch')")
+    type_into(page, "[id='nodes.picture-batch']", "0")
+    assert "greater than or equal to 1" in wait(page, "document.querySelector('.panel .problem')?.textContent")
+    assert server.read() == DRAW.replace("count: 4", "count: 5")
+
+
+def test_a_change_in_another_editor_redraws_the_page(page: Browser, server: Server) -> None:
+    server.write(DRAW.replace("  start:", "  extra:   {use: toy.number}\n  start:"))
+    wait(page, NODE.format("nodes.extra"))
+    assert page.evaluate("document.querySelector('header .status').textContent") == "valid"
+
+
+def test_errors_stand_at_their_line_and_node_and_the_drawing_stays(page: Browser, server: Server) -> None:
+    server.write(DRAW.replace("value: 1.5", "value: many"))
+    wait(page, "document.querySelector('.problems')")
+    assert "bad-value" in page.evaluate("document.querySelector('.problem.below').textContent")
+    assert page.evaluate(NODE.format("nodes.start") + ".classList.contains('wrong')")
+    assert page.evaluate("document.querySelector('button.primary').disabled")
+    server.write(DRAW)
+    wait(page, "!document.querySelector('.problems')")
+    assert not page.evaluate(NODE.format("nodes.start") + ".classList.contains('wrong')")
+
+
+def test_the_keyboard_selects_zooms_and_runs(page: Browser, server: Server) -> None:
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.keys import Keys
+
+    page.evaluate(NODE.format("nodes.sum.body.next") + ".focus()")
+    ActionChains(page.driver).send_keys(Keys.ENTER).perform()
+    wait(page, "document.querySelector('.node-panel h2')?.textContent === 'sum › next'")
+    zoom = page.evaluate("document.querySelector('.zoom').textContent")
+    ActionChains(page.driver).send_keys("+").perform()
+    wait(page, f"document.querySelector('.zoom').textContent !== {zoom!r}")
+    ActionChains(page.driver).key_down(Keys.CONTROL).send_keys(Keys.ENTER).key_up(Keys.CONTROL).perform()
+    wait(page, "document.querySelector('.job .status.done')")
+
+
+@pytest.mark.parametrize("width", [400, 1000, 1600])
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_the_page_fits(page: Browser, server: Server, width: int, dark: bool) -> None:
+    page.set_screen(width, dark)
+    wait(page, f"innerWidth === {width}")
+    for pane in ("Graph", "Text", "Run", "Node", "Runs"):
+        page.evaluate(f"[...document.querySelectorAll('.panes button')].find(b => b.textContent === '{pane}').click()")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.evaluate(WIDE) == []
+        if shots := os.environ.get("GUIDEGRAPH_SCREENSHOTS"):
+            Path(shots).mkdir(parents=True, exist_ok=True)
+            page.save_screenshot(Path(shots) / f"page-{pane}-{width}-{'dark' if dark else 'light'}.png")
+    background = page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
+    assert background == ("rgb(14, 17, 21)" if dark else "rgb(244, 245, 247)")
