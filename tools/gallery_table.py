@@ -72,6 +72,8 @@ METHODS = (
     Method("SEG alone, σ = 1, γ = 1", "seg", {"scale": 1.0, "seg": 1.0, "sigma": 1.0}),
     Method("SEG alone, σ = ∞, γ = 2", "seg", {"scale": 1.0, "seg": 2.0, "sigma": math.inf}),
     Method("SEG, σ = 1, γ = 1, with CFG, s = 2", "seg", {"scale": 2.0, "seg": 1.0, "sigma": 1.0}),
+    Method("TPG alone, γ = 2", "tpg", {"scale": 1.0, "tpg": 2.0}),
+    Method("TPG, γ = 2, with CFG, s = 2", "tpg", {"scale": 2.0, "tpg": 2.0}),
     Method("FreeU with CFG, s = 4", "freeu", {"scale": 4.0}),
     Method("autoguidance alone, w = 2", "autoguidance", {"weight": 2.0, "scale": 1.0}),
     Method("autoguidance, w = 2, with CFG, s = 2", "autoguidance", {"weight": 2.0, "scale": 2.0}),

@@ -101,8 +101,8 @@ def test_padding_has_no_effect_and_blocks_can_be_left_out(model: Any, tmp_path: 
     torch.testing.assert_close(
         denoiser.network(x, t, tokens=changed, mask=mask), denoiser.network(x, t, tokens=tokens, mask=mask)
     )
-    assert [site.name for site in denoiser.sites()[:4]] == [
-        "self.block.0", "cross.block.0", "skip.block.0", "feature.block.0",
+    assert [site.name for site in denoiser.sites()[:5]] == [
+        "input.block.0", "self.block.0", "cross.block.0", "skip.block.0", "feature.block.0",
     ]  # fmt: skip
     rules = {site: lambda h, skipped: (0 * h, skipped) for site in select_sites(denoiser, "skip.block.1")}
     actual = denoiser.network(x, t, tokens=tokens, mask=mask, hooks=Hooks(rules))
