@@ -125,7 +125,7 @@ def test_a_released_pixart_has_every_key_and_no_other(name: str) -> None:
     with use_device("meta", "float32"):
         files = [load_pixart(file, Path("a.pth"), LoadOptions()) for file in (tensors, without_positions)]
         config = read_pixart_config({**model.config, "_class_name": CLASSES[0]}, Path("config.json"), "eps")
-        folder = build_pixart(config, pixart_tensors(model.state_dict()), "folder")
+        folder = build_pixart(config, pixart_tensors(model.state_dict(), config), "folder")
     held = files[0]["denoiser"].network.state_dict()
     assert sum(tensor.numel() for tensor in held.values()) == sum(p.numel() for p in model.parameters())
     assert round(sum(tensor.numel() for tensor in held.values()) / 1e6) == MILLIONS
