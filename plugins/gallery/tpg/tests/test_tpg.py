@@ -109,7 +109,7 @@ def test_a_sample_is_shuffled_as_it_is_alone(build: Any, inputs: Any) -> None:
         rows = slice(row, row + 1)
         fields = {name: None if value is None else value[rows] for name, value in vars(condition).items()}
         alone = tpg.predict_shuffled(denoiser, x[rows], t[rows], noise[rows], Condition(**fields), sites="input.block")
-        torch.testing.assert_close(together[rows], alone.value)
+        torch.testing.assert_close(together[rows], alone.value, rtol=0, atol=1e-4)
     again = tpg.predict_shuffled(denoiser, x, t, noise, condition, sites="input.block").value
     assert torch.equal(again, together)
     other = tpg.predict_shuffled(denoiser, x, t, random(5, *x.shape), condition, sites="input.block").value
