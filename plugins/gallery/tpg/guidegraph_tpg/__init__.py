@@ -61,7 +61,7 @@ def make_rule(keys: Tensor, turn: int) -> Callable[[Tensor], Tensor]:
     def shuffle(h: Tensor) -> Tensor:
         tokens = h.flatten(2)
         chosen = (keys[:, first] + round_number * keys[:, second])[:, : tokens.shape[2]]
-        order = chosen.argsort(dim=1, stable=True)
+        order = chosen.sort(dim=1).indices
         return tokens.gather(2, order[:, None].expand_as(tokens)).unflatten(2, h.shape[2:])
 
     return shuffle

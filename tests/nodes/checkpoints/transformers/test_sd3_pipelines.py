@@ -263,3 +263,28 @@ def released(name: str, folder: Path) -> Any:
             text_encoder_3=transformers.T5EncoderModel(config),
             tokenizer_3=None,
         )
+
+
+@pytest.mark.slow
+def test_the_bundle_draws_what_the_engine_draws_at_another_size_too(saved: Saved, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    from tests.graph.export.exporting import made
+
+    params = {
+        "checkpoint": str(saved.folder),
+        "t5": False,
+        "steps": 2,
+        "batch": 2,
+        "shape": [*LATENT],
+        "prompt": "a cab",
+    }
+    exported = made(WORKFLOW, tmp_path, **params)
+    (tmp_path / "engine").mkdir()
+    size = [16, 20, 14]
+    actual = exported.run(prompt=["Bad", "dad cab"], scale=2.0)["latent"]
+    expected = exported.engine(tmp_path / "engine", prompt=["Bad", "dad cab"], scale=2.0)["latent"]
+    difference_bounds.relative(torch.as_tensor(actual), torch.as_tensor(expected), 1e-4, "latents of the bundle")
+    actual = exported.run({"noise.shape": size})["latent"]
+    expected = exported.engine(tmp_path / "engine", shape=size)["latent"]
+    assert actual.shape == (2, *size)
+    difference_bounds.relative(torch.as_tensor(actual), torch.as_tensor(expected), 1e-4, "latents of another size")
