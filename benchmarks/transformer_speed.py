@@ -4,7 +4,7 @@
         [--rounds 5] [--steps 20 2] [--no-peaks]
 
 Each family has a tiny network and a large one, which has the released shape of PixArt-Σ (611 M parameters) or twelve of
-the blocks of Stable Diffusion 3 (590 M); both have random weights. The large one is in bf16 where the CPU has it.
+the blocks of Stable Diffusion 3 (569 M); both have random weights. The large one is in bf16 where the CPU has it.
 Weights are written to a scratch folder, from which both sides load. Both get the same embeddings and noise and draw
 with classifier-free guidance: SD3 with Euler's steps on its flow, PixArt with DDIM. Their results are compared first.
 They take turns in one process with equal threads. Peak memory is that of the resident set while loading and sampling,
@@ -26,7 +26,6 @@ from typing import Any, Literal, TypeAlias
 import torch
 from checkpoint_speed import (
     SCALE,
-    WORKFLOW,
     Draw,
     fill_randomly,
     large_dtype,
@@ -36,15 +35,11 @@ from checkpoint_speed import (
     status,
 )
 
-from guidegraph.graph import device_context
-from guidegraph.nodes.checkpoints.checkpoint import load_checkpoint
-from guidegraph.nodes.sampling import schedule as schedules
 from guidegraph.nodes.types import Condition
 from guidegraph.workflow import load_workflow
 
 Model: TypeAlias = Literal["tiny", "large"]
 TOKENS, SHIFT = 77, 3.0
-FLOW_WORKFLOW = Path(__file__).parent / "flow_speed.yaml"
 TINY_SD3 = {"num_layers": 4, "num_attention_heads": 4, "caption_projection_dim": 256, "joint_attention_dim": 64}
 SHAPES: dict[str, dict[Model, dict[str, Any]]] = {
     "sd3": {
@@ -114,20 +109,18 @@ def make_inputs(folder: Path, family: str, model: Model, latent: int) -> Inputs:
 
 
 def our_side(folder: Path, family: str, inputs: Inputs) -> Draw:
-    """Draws with a workflow."""
-    with device_context.use_device("cpu", str(inputs.tokens.dtype).removeprefix("torch.")):
-        denoiser = load_checkpoint(path=folder, prediction="auto").denoiser
+    """Draws with a workflow, which loads the folder in its first run and keeps the model."""
     conditions = {
         name: Condition(
             tokens=inputs.tokens[i : i + 1], vector=None if inputs.pooled is None else inputs.pooled[i : i + 1]
         )
         for i, name in enumerate(("positive", "negative"))
     }
-    schedule = schedules.flow(shift=SHIFT) if family == "sd3" else schedules.scaled_linear()
-    workflow = load_workflow(FLOW_WORKFLOW if family == "sd3" else WORKFLOW)
+    dtype = str(inputs.tokens.dtype).removeprefix("torch.")
+    workflow = load_workflow(Path(__file__).with_name(f"transformer_speed_{family}.yaml"), dtype=dtype)
 
     def draw(steps: int) -> torch.Tensor:
-        outputs = workflow.run(denoiser=denoiser, schedule=schedule, noise=inputs.noise, steps=steps, **conditions)
+        outputs = workflow.run(folder=folder, noise=inputs.noise, steps=steps, **conditions)
         latents: torch.Tensor = outputs["latent"]
         return latents
 
