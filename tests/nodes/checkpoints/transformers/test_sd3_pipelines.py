@@ -268,13 +268,18 @@ def released(name: str, folder: Path) -> Any:
 
 
 @pytest.mark.slow
-def test_the_bundle_draws_what_the_engine_draws_at_its_size_alone(saved: Saved, tmp_path: Path) -> None:
+def test_the_bundle_draws_what_the_engine_draws_at_any_size_of_the_table(saved: Saved, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
-    settings = {"checkpoint": str(saved.folder), "t5": False, "steps": 2, "batch": 2, "shape": [*LATENT]}
+    settings = {"checkpoint": str(saved.folder), "t5": False, "steps": 2, "batch": 2, "shape": [16, 12, 16]}
     exported = made(WORKFLOW, tmp_path, **settings, prompt="a cab")
     (tmp_path / "engine").mkdir()
     changes = {"prompt": ["Bad", "dad cab"], "scale": 2.0}
     latents = exported.run(**changes)["latent"], exported.engine(tmp_path / "engine", **changes)["latent"]
     difference_bounds.relative(*(torch.as_tensor(latent) for latent in latents), 1e-4, "latents of the bundle")
-    with pytest.raises(BundleError, match=r"has shape \(2, 16, 20, 14\) where \(2, 16, 16, 24\) is due"):
-        exported.run({"noise.shape": [16, 20, 14]})
+    for size in ([16, 20, 14], [16, 24, 24]):
+        actual = exported.run({"noise.shape": size})["latent"]
+        expected = exported.engine(tmp_path / "engine", shape=size)["latent"]
+        assert actual.shape == (2, *size)
+        difference_bounds.relative(torch.as_tensor(actual), torch.as_tensor(expected), 1e-4, "latents of another size")
+    with pytest.raises(BundleError, match="invalid index"):  # the table has 12 × 12 patches
+        exported.run({"noise.shape": [16, 28, 16]})
