@@ -53,7 +53,8 @@ class Method:
 
     @property
     def workflow(self) -> Workflow:
-        path, plugins = ROOT / "workflows" / "text_to_image.yaml", ()
+        path = ROOT / "workflows" / "text_to_image.yaml"
+        plugins: tuple[str, ...] = ()
         if self.plugin is not None:
             module = f"guidegraph_{self.plugin}"
             path = ROOT / "plugins" / "gallery" / self.plugin / module / "text_to_image.yaml"

@@ -62,7 +62,8 @@ def make_rule(keys: Tensor, turn: int) -> Callable[[Tensor], Tensor]:
         tokens = h.flatten(2)
         chosen = (keys[:, first] + round_number * keys[:, second])[:, : tokens.shape[2]]
         order = chosen.sort(dim=1).indices
-        return tokens.gather(2, order[:, None].expand_as(tokens)).unflatten(2, h.shape[2:])
+        shuffled: Tensor = tokens.gather(2, order[:, None].expand_as(tokens)).unflatten(2, h.shape[2:])
+        return shuffled
 
     return shuffle
 

@@ -86,7 +86,11 @@ def test_a_transformer_computes_the_change_from_shuffled_patches() -> None:
     plain = model(x, tokens, vector, t).sample
     block = model.transformer_blocks[1]
     entered: list[torch.Tensor] = []
-    block.register_forward_pre_hook(lambda _, a, named: entered.append(named["hidden_states"]), with_kwargs=True)
+
+    def remember(_: Any, positional: Any, named: dict[str, Any]) -> None:
+        entered.append(named["hidden_states"])
+
+    block.register_forward_pre_hook(remember, with_kwargs=True)
     shuffle_input(block, noise, 0)
 
     def keep_places(_: Any, positional: Any, named: dict[str, Any], output: tuple[torch.Tensor, torch.Tensor]) -> Any:

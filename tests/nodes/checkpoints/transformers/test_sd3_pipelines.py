@@ -270,10 +270,16 @@ def released(name: str, folder: Path) -> Any:
 @pytest.mark.slow
 def test_the_bundle_draws_what_the_engine_draws_at_any_size_of_the_table(saved: Saved, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
-    settings = {"checkpoint": str(saved.folder), "t5": False, "steps": 2, "batch": 2, "shape": [16, 12, 16]}
+    settings: dict[str, Any] = {
+        "checkpoint": str(saved.folder),
+        "t5": False,
+        "steps": 2,
+        "batch": 2,
+        "shape": [16, 12, 16],
+    }
     exported = made(WORKFLOW, tmp_path, **settings, prompt="a cab")
     (tmp_path / "engine").mkdir()
-    changes = {"prompt": ["Bad", "dad cab"], "scale": 2.0}
+    changes: dict[str, Any] = {"prompt": ["Bad", "dad cab"], "scale": 2.0}
     latents = exported.run(**changes)["latent"], exported.engine(tmp_path / "engine", **changes)["latent"]
     difference_bounds.relative(*(torch.as_tensor(latent) for latent in latents), 1e-4, "latents of the bundle")
     for size in ([16, 20, 14], [16, 24, 24]):
