@@ -18,7 +18,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,16 +56,21 @@ def large_unet() -> Any:
 
     with torch.device("meta"):
         unet = diffusers.UNet2DConditionModel(cross_attention_dim=768)
+    fill_randomly(unet, large_dtype())
+    return unet
+
+
+def fill_randomly(network: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Give a network on the meta device small random weights, so that nothing grows; scales are 1, biases 0."""
     generator = torch.Generator().manual_seed(0)
-    for module in unet.modules():
+    for module in network.modules():
         for name, parameter in module.named_parameters(recurse=False):
             flat = parameter.ndim == 1
             if flat and name == "weight":
                 made = torch.ones(parameter.shape)
             else:
                 made = torch.randn(parameter.shape, generator=generator) * (0 if flat else parameter[0].numel() ** -0.5)
-            setattr(module, name, torch.nn.Parameter(made.to(large_dtype()), requires_grad=False))
-    return unet
+            setattr(module, name, torch.nn.Parameter(made.to(dtype), requires_grad=False))
 
 
 def large_dtype() -> torch.dtype:
@@ -176,23 +181,40 @@ def memory_of(side: str, model: str, latent: int, options: argparse.Namespace) -
 def compare(model: str, latent: int, steps: int, options: argparse.Namespace) -> None:
     """Print one model's figures at one size."""
     draws = {name: make() for name, make in sides(model, latent).items()}
+    print_speed(f"{model:<6} {latent:>2}×{latent:<2}", draws, steps, options.rounds)
+    if options.peaks:
+        print_peaks(*(memory_of(name, model, latent, options) for name in SIDES))
+
+
+def print_speed(label: str, draws: Mapping[str, Draw], steps: int, rounds: int) -> None:
+    """Let both sides draw in turn, and print steps a second, their ratio, and how far their latents are apart."""
     first = {name: draw(steps).float() for name, draw in draws.items()}
     distance = float(torch.dist(first["guidegraph"], first["diffusers"]) / first["diffusers"].norm())
     times: dict[str, list[float]] = {name: [] for name in draws}
-    for turn in range(options.rounds):
+    for turn in range(rounds):
         for name in list(draws) if turn % 2 else list(reversed(draws)):
             times[name].append(seconds(lambda name=name: draws[name](steps)))  # type: ignore[misc]
     ratios = [theirs / mine for mine, theirs in zip(times["guidegraph"], times["diffusers"], strict=True)]
     speed = {name: steps / statistics.median(values) for name, values in times.items()}
     print(
-        f"{model:<6} {latent:>2}×{latent:<2} {steps:>3} steps  guidegraph {speed['guidegraph']:8.3f} steps/s  "
+        f"{label} {steps:>3} steps  guidegraph {speed['guidegraph']:8.3f} steps/s  "
         f"diffusers {speed['diffusers']:8.3f} steps/s  ratio {statistics.median(ratios):.3f} "
         f"({min(ratios):.3f} … {max(ratios):.3f})  latents differ by {distance:.1e}",
         flush=True,
     )
-    if options.peaks:
-        ours, theirs = (memory_of(name, model, latent, options) for name in SIDES)
-        print(f"peak memory {ours / 1e6:.0f} / {theirs / 1e6:.0f} MB = {ours / theirs:.2f}", flush=True)
+
+
+def print_peaks(ours: int, theirs: int) -> None:
+    """Print the peaks of both sides in bytes and their ratio."""
+    print(f"peak memory {ours / 1e6:.0f} / {theirs / 1e6:.0f} MB = {ours / theirs:.2f}", flush=True)
+
+
+def print_setting(threads: int) -> None:
+    """Print the machine, the versions and the threads."""
+    names = ("guidegraph", "torch", "diffusers")
+    print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}", end="")
+    print("".join(f", {name} {importlib.metadata.version(name)}" for name in names), end="")
+    print(f"; threads: {threads}, large in {large_dtype()}")
 
 
 def main() -> None:
@@ -212,10 +234,7 @@ def main() -> None:
         draw(2)
         print(status("VmHWM"))
         return
-    names = ("guidegraph", "torch", "diffusers")
-    print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}", end="")
-    print("".join(f", {name} {importlib.metadata.version(name)}" for name in names), end="")
-    print(f"; threads: {options.threads}, large in {large_dtype()}")
+    print_setting(options.threads)
     for model in options.models:
         for latent in options.latents:
             compare(model, latent, options.steps[model == "large"], options)

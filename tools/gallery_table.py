@@ -2,12 +2,14 @@
 
     python tools/gallery_table.py plugins/gallery/table.json         # measures the missing rows
     python tools/gallery_table.py plugins/gallery/table.json --show  # the table, as Markdown
+    python tools/gallery_table.py FILE.json --flow FOLDER  # with an MMDiT that predicts a flow, of model.load
 
 Each workflow draws held-out captions, picture i from the noise of seed i. A detector that was trained on real scenes,
 and never saw a generator, says in how many pictures all named objects are found, and sky and ground; the kernel
 distance (KID) to other real scenes is that of EfficientNet-lite0's features. The cost is what torch's counter of
 floating-point operations counts in one picture, gradients included; classifier-free guidance is given the steps that
-cost the same. A measurement that was stopped goes on where it was.
+cost the same. A measurement that was stopped goes on where it was. With --flow, all workflows take the denoiser and the
+schedule of that folder, and Euler's steps from σ = 1.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import argparse
 import json
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,14 +49,39 @@ class Method:
     name: str
     plugin: str | None
     params: dict[str, Any] = field(default_factory=dict)
+    flow: Path | None = None
 
     @property
     def workflow(self) -> Workflow:
-        if self.plugin is None:
-            return load_workflow(ROOT / "workflows" / "text_to_image.yaml", cache="off")
-        module = f"guidegraph_{self.plugin}"
-        path = ROOT / "plugins" / "gallery" / self.plugin / module / "text_to_image.yaml"
-        return load_workflow(path, plugins=(module,), cache="off")
+        path = ROOT / "workflows" / "text_to_image.yaml"
+        plugins: tuple[str, ...] = ()
+        if self.plugin is not None:
+            module = f"guidegraph_{self.plugin}"
+            path = ROOT / "plugins" / "gallery" / self.plugin / module / "text_to_image.yaml"
+            plugins = (module,)
+        sources = None if self.flow is None else {str(path): use_flow(path.read_text(encoding="utf-8"), self.flow)}
+        return load_workflow(path, plugins=plugins, cache="off", sources=sources)
+
+
+def use_flow(text: str, folder: Path) -> str:
+    """A workflow of the gallery with the denoiser and the schedule of a model that predicts a flow."""
+    changes = {
+        "model.text": "scenes.text",
+        "model.autoencoder": "scenes.autoencoder",
+        "nodes:\n": """nodes:
+  scenes: {use: model.load, with: {path: "pkg:scenes"}}
+  levels: {use: levels.flow, in: {schedule: model.schedule, steps: params.steps}}
+""",
+        "{use: scheduler.ddim, in: {schedule: model.schedule, steps: params.steps}}": (
+            "{use: scheduler.euler, in: {schedule: model.schedule, levels: levels}}"
+        ),
+        '"pkg:scenes", type: Path': f'"{folder.resolve()}", type: Path',
+    }
+    for old, new in changes.items():
+        if old not in text:
+            raise ValueError(f"this workflow has no '{old}' to replace for a flow")
+        text = text.replace(old, new)
+    return text
 
 
 METHODS = (
@@ -72,11 +99,29 @@ METHODS = (
     Method("SEG alone, σ = 1, γ = 1", "seg", {"scale": 1.0, "seg": 1.0, "sigma": 1.0}),
     Method("SEG alone, σ = ∞, γ = 2", "seg", {"scale": 1.0, "seg": 2.0, "sigma": math.inf}),
     Method("SEG, σ = 1, γ = 1, with CFG, s = 2", "seg", {"scale": 2.0, "seg": 1.0, "sigma": 1.0}),
+    Method("TPG alone, γ = 2", "tpg", {"scale": 1.0, "tpg": 2.0}),
+    Method("TPG, γ = 2, with CFG, s = 2", "tpg", {"scale": 2.0, "tpg": 2.0}),
     Method("FreeU with CFG, s = 4", "freeu", {"scale": 4.0}),
     Method("autoguidance alone, w = 2", "autoguidance", {"weight": 2.0, "scale": 1.0}),
     Method("autoguidance, w = 2, with CFG, s = 2", "autoguidance", {"weight": 2.0, "scale": 2.0}),
     Method("universal, colour, s = 20, with CFG, s = 4", "universal", {"strength": 20.0, "scale": 4.0}),
 )
+
+
+FLOW_METHODS = (
+    Method("no guidance", None, {"scale": 1.0}),
+    Method("CFG, s = 2", None, {"scale": 2.0}),
+    Method("CFG, s = 4", None, {"scale": 4.0}),
+    Method("CFG, s = 8", None, {"scale": 8.0}),
+    Method("APG, s = 4", "apg", {"scale": 4.0}),
+    Method("CFG-Zero*, s = 4", "cfg_zero_star", {"scale": 4.0}),
+    Method("CFG++, λ = 0.6", "cfgpp", {"scale": 0.6}),
+    Method("SLG, w = 2.8, with CFG, s = 2", "slg", {"scale": 2.0, "sites": "skip.block.2"}),
+    Method("NAG, φ = 5", "nag", {"scale": 1.0, "nag": 5.0}),
+    Method("TPG alone, γ = 2", "tpg", {"scale": 1.0, "sites": "input.block.2"}),
+    Method("TPG, γ = 2, with CFG, s = 2", "tpg", {"scale": 2.0, "sites": "input.block.2"}),
+)
+"""Those of an MMDiT; PAG and SEG need attention among the pixels alone, and FreeU skips, which it has not."""
 
 
 class Operations(TorchDispatchMode):
@@ -120,7 +165,9 @@ def measure(method: Method, count: int, reference: torch.Tensor) -> dict[str, An
     kid = kernel_distance(extract_features(efficientnet(), image), reference)
     return {
         "method": method.name,
-        "params": {name: value if math.isfinite(value) else str(value) for name, value in method.params.items()},
+        "params": {
+            name: str(value) if value in (math.inf, -math.inf) else value for name, value in method.params.items()
+        },
         "count": count,
         "gigaflops": round(cost(method), 2),
         "objects": [objects.value, objects.low, objects.high],
@@ -135,6 +182,7 @@ def main() -> None:
     parser.add_argument("table", type=Path)
     parser.add_argument("--count", type=int, default=200, help="captions for each row")
     parser.add_argument("--only", help="measure the rows whose name contains this, again")
+    parser.add_argument("--flow", type=Path, help="the folder of an MMDiT that predicts a flow")
     parser.add_argument("--show", action="store_true", help="print the table and measure nothing")
     arguments = parser.parse_args()
     rows: dict[str, dict[str, Any]] = {}
@@ -150,7 +198,8 @@ def measure_missing(rows: dict[str, dict[str, Any]], arguments: argparse.Namespa
     """Measure the missing rows and add them; the file is written after each."""
     reference_scenes = scene(seed=REFERENCES, batch=1000)
     reference = extract_features(efficientnet(), reference_scenes.image)
-    for method in METHODS:
+    methods = METHODS if arguments.flow is None else [replace(m, flow=arguments.flow) for m in FLOW_METHODS]
+    for method in methods:
         is_selected = arguments.only is not None and arguments.only in method.name
         if not is_selected and (arguments.only is not None or method.name in rows):
             continue
@@ -162,7 +211,7 @@ def measure_missing(rows: dict[str, dict[str, Any]], arguments: argparse.Namespa
         if plain is None or row["gigaflops"] < 1.2 * plain["gigaflops"] or row["method"].startswith("CFG"):
             continue
         steps = round(STEPS * row["gigaflops"] / plain["gigaflops"])
-        same = Method(f"CFG, s = 4, {steps} steps", None, {"scale": 4.0, "steps": steps})
+        same = Method(f"CFG, s = 4, {steps} steps", None, {"scale": 4.0, "steps": steps}, arguments.flow)
         if same.name not in rows:
             rows[same.name] = measure(same, arguments.count, reference)
             print(json.dumps(rows[same.name]), flush=True)
@@ -177,7 +226,7 @@ def save(rows: dict[str, dict[str, Any]], path: Path) -> None:
 
 def sort_rows(rows: dict[str, dict[str, Any]]) -> list[str]:
     """Plain rows and those of equal cost first, then the methods as they are listed here."""
-    method_names = [method.name for method in METHODS]
+    method_names = list(dict.fromkeys(method.name for method in (*METHODS, *FLOW_METHODS)))
     equal = sorted((name for name in rows if name not in method_names), key=lambda name: rows[name]["gigaflops"])
     return [n for n in method_names[:4] if n in rows] + equal + [n for n in method_names[4:] if n in rows]
 

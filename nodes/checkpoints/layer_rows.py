@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -53,11 +57,47 @@ def join_rows(tensors: Mapping[str, Tensor], layers: Mapping[str, LayerRows]) ->
             continue
         rows = layers[layer]
         parts.setdefault(f"{rows.layer}.{end}", {})[rows.start] = (name, rows.arrange(tensor))
+    mapped = list_mapped_files()
     for name, pieces in parts.items():
         ordered = [tensor for _, (_, tensor) in sorted(pieces.items())]
         is_whole = len(ordered) == needed[name.rpartition(".")[0]]
         if is_whole and have_equal_rows(ordered):
-            joined[name] = ordered[0] if len(ordered) == 1 else torch.cat(ordered)
+            joined[name] = ordered[0] if len(ordered) == 1 else join_mapped(ordered, mapped)
         else:
             joined |= dict(pieces.values())
     return joined
+
+
+Span = tuple[int, int]
+"""The first address of a range of memory, and the one after its last."""
+
+MADV_DONTNEED = 4
+
+
+def join_mapped(tensors: Sequence[Tensor], mapped: Sequence[Span]) -> Tensor:
+    """Join tensors along their first axis. Those in files, mapped to the spans, no longer take memory afterwards.
+
+    Their pages leave the process, and come back from the file if the tensors are used again.
+    """
+    joined = torch.cat(list(tensors))
+    for tensor in tensors:
+        if type(tensor) is not Tensor or tensor.device.type != "cpu" or not tensor.is_contiguous():
+            continue
+        start, end = tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes
+        start, end = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE, end // mmap.PAGESIZE * mmap.PAGESIZE
+        if start < end and any(low <= start and end <= high for low, high in mapped):
+            ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), MADV_DONTNEED)
+    return joined
+
+
+def list_mapped_files() -> list[Span]:
+    """The ranges of this process's memory that are files, mapped; none on systems other than Linux."""
+    if sys.platform != "linux":
+        return []
+    spans: list[Span] = []
+    for line in Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines():
+        addresses, _, _, _, inode, *_ = line.split(maxsplit=5)
+        if inode != "0":
+            low, _, high = addresses.partition("-")
+            spans.append((int(low, 16), int(high, 16)))
+    return spans

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from guidegraph.nodes.checkpoints.diffusers.flux import flux_layers
+from guidegraph.nodes.checkpoints.diffusers.pixart import pixart_layers
 from guidegraph.nodes.checkpoints.diffusers.sd3_names import sd3_layers
 from guidegraph.nodes.checkpoints.diffusers.unet import unet_layout
 from guidegraph.nodes.checkpoints.diffusers.unet_names import to_diffusers
@@ -20,6 +21,7 @@ from guidegraph.nodes.models.networks.low_rank import LAYERS, low_rank_layers
 from guidegraph.nodes.models.released.unet import ReleasedUNet
 from guidegraph.nodes.models.transformers.flux import Flux
 from guidegraph.nodes.models.transformers.mmdit import MMDiT
+from guidegraph.nodes.models.transformers.pixart import PixArt
 from guidegraph.nodes.models.transformers.z_image import ZImage
 from guidegraph_runtime.lora.pairs import METADATA
 
@@ -51,6 +53,8 @@ def denoiser_rows(network: nn.Module) -> dict[str, LayerRows]:
         published = z_image_layers(network.config)
     elif isinstance(network, MMDiT):
         published = sd3_layers(network.config)
+    elif isinstance(network, PixArt):
+        published = pixart_layers(network.config)
     else:
         return rows
     own = [canonical for canonical, _ in _layers(network)]

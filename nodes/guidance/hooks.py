@@ -11,7 +11,7 @@ from guidegraph.graph.types import Tensor, capability
 from guidegraph.nodes.guidance.rule_memory import RuleMemory, RuleWithMemory
 from guidegraph.nodes.types import Condition, Denoiser, Prediction
 
-SiteKind: TypeAlias = Literal["self", "cross", "joint", "skip", "feature", "deep"]
+SiteKind: TypeAlias = Literal["input", "self", "cross", "joint", "skip", "feature", "deep"]
 SiteStage: TypeAlias = Literal["down", "middle", "up", "block"]
 
 
@@ -19,12 +19,12 @@ SiteStage: TypeAlias = Literal["down", "middle", "up", "block"]
 class Site:
     """A site inside a U-Net or a transformer where a rule can act.
 
-    kind: "self", attention among the pixels; "cross", attention from the pixels to the tokens; "joint", attention among
-    the pixels and the tokens; "skip", where features of the down path are concatenated to those of the up path, or
-    where the change by a transformer's block is added to its input; "feature", the output of a block; "deep", the
-    features that enter a block of the up path, with everything deeper that computes them. stage: the down path, the
-    middle, or the up path; "block" in a transformer. index: counts the sites of a kind and stage from 0, in order of
-    computation.
+    kind: "input", the features that enter a block with attention; "self", attention among the pixels; "cross",
+    attention from the pixels to the tokens; "joint", attention among the pixels and the tokens; "skip", where features
+    of the down path are concatenated to those of the up path, or where the change by a transformer's block is added to
+    its input; "feature", the output of a block; "deep", the features that enter a block of the up path, with everything
+    deeper that computes them. stage: the down path, the middle, or the up path; "block" in a transformer. index: counts
+    the sites of a kind and stage from 0, in order of computation.
     """
 
     kind: SiteKind
@@ -84,7 +84,11 @@ two streams calls the rule for its tokens too, (B, C, L, 1), so that such a rule
 """
 
 FeatureRule: TypeAlias = Callable[[Tensor], Tensor]
-"""At "feature": maps a block's output (B, C, h, w) to the output to use instead."""
+"""At "input" and "feature": maps what enters or leaves a block, (B, C, h, w), to the features to use instead.
+
+The block computes its change from what the rule at "input" returns. The features to which the change is added are the
+network's own. In Stable Diffusion's U-Nets that addition comes after the last block of a spatial transformer.
+"""
 
 DeepRule: TypeAlias = Callable[[Callable[[], Tensor]], Tensor]
 """At "deep": takes a function that computes the features (B, C, h, w), and returns the features to use.

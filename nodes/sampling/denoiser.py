@@ -138,8 +138,8 @@ def predict_distilled(
 def list_sites(denoiser: HookedDenoiser) -> Table:
     """The sites of a denoiser, where rules can act inside its network, in order of computation.
 
-    Columns: site, its name; kind, "self" or "cross" attention, "skip", "feature" or "deep"; stage, "down", "middle" or
-    "up"; and index.
+    Columns: site, its name; kind, "input", "self", "cross" or "joint" attention, "skip", "feature" or "deep"; stage,
+    "down", "middle" or "up", or "block"; and index.
     """
     sites = denoiser.sites()
     return Table(
@@ -158,7 +158,7 @@ def features(
 ) -> Tensor:
     """The output of one site of the denoiser at x (B, C, H, W) and t (1) or (B) under a condition.
 
-    (B, C′, h, w) at "feature", "skip" and "deep", and (B, heads, N, D) of N pixels at "self" and "cross".
+    (B, C′, h, w) at "input", "feature", "skip" and "deep", and (B, heads, N, D) of N pixels at "self" and "cross".
     site: its name, as denoiser.sites lists it.
     Raises an error for a name that does not match exactly one site.
     """

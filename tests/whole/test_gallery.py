@@ -36,7 +36,7 @@ def files(name: str) -> list[Path]:
 
 
 def test_all_methods_are_there() -> None:
-    expected = "apg autoguidance cfg_zero_star cfgpp dps dynamic_thresholding freeu nag pag seg slg universal"
+    expected = "apg autoguidance cfg_zero_star cfgpp dps dynamic_thresholding freeu nag pag seg slg tpg universal"
     assert expected.split() == NAMES
 
 
@@ -100,6 +100,8 @@ def exceptions(plugin: Any, name: str) -> list[NodeCase]:
         return [NodeCase(plugin.predict_away, inputs={"negative": example(Condition, 5)})]
     if name == "slg":
         return [NodeCase(plugin.skip, settings={"sites": "self.middle"})]
+    if name == "tpg":
+        return [NodeCase(plugin.predict_shuffled, settings={"sites": "input.middle"})]
     if name == "universal":
         register_example(plugin.Loss, lambda seed: Darkness())
         return [NodeCase(plugin.guide, detached={"context": TAKEN})]

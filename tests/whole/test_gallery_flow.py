@@ -16,6 +16,7 @@ import guidegraph_freeu as freeu
 import guidegraph_pag as pag
 import guidegraph_seg as seg
 import guidegraph_slg as slg
+import guidegraph_tpg as tpg
 import guidegraph_universal as universal
 import pytest
 import torch
@@ -130,6 +131,12 @@ def guide_with_perturbed(guide: Any, perturbed: Any) -> Callable[[Setting], Pred
     return run
 
 
+def guide_with_shuffled(s: Setting) -> Prediction:
+    cond, here = s.predict(), s.context
+    shuffled = tpg.predict_shuffled(NETWORK, here.x, here.t, normal(2, 2, 8, 8, seed=3), COND, sites="input")
+    return tpg.guide(cond, cond, SCHEDULE.convert(shuffled, s.kind, here.x, here.t), scale=2.0)
+
+
 METHODS: dict[str, Callable[[Setting], Prediction]] = {
     "classifier": guide_by_classifier,
     "clip": lambda s: clip_prediction(s.predict(), s.context.x, s.context.t, SCHEDULE, clip=0.5),
@@ -145,6 +152,7 @@ METHODS: dict[str, Callable[[Setting], Prediction]] = {
     "pag": guide_with_perturbed(pag.guide, pag.perturb(NETWORK)),
     "seg": guide_with_perturbed(seg.guide, seg.perturb(NETWORK)),
     "slg": guide_with_perturbed(slg.guide, slg.skip(NETWORK, sites="self")),
+    "tpg": guide_with_shuffled,
     "universal.guide": guide_universally,
     "universal.backward": guide_backward,
 }

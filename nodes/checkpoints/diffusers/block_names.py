@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
-from guidegraph.nodes.checkpoints.layer_rows import have_equal_rows
+from guidegraph.nodes.checkpoints.layer_rows import have_equal_rows, join_mapped, list_mapped_files
 
 
 def rename_layer(name: str, layers: Mapping[str, str]) -> str:
@@ -19,21 +18,16 @@ def rename_layer(name: str, layers: Mapping[str, str]) -> str:
 
 
 def join_qkv(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Join weights or biases named `….q.…`, `….k.…` and `….v.…` to one `….qkv.…`, queries first."""
-    return join_parts(tensors, "qkv", "qkv")
-
-
-def join_parts(tensors: Mapping[str, Tensor], letters: str, name: str) -> dict[str, Tensor]:
-    """Join weights or biases of layers that are named by these letters to those of one layer with this name.
+    """Join weights or biases named `….q.…`, `….k.…` and `….v.…` to one `….qkv.…`, queries first.
 
     Layers of which one is missing, or of another width, stay and are left over in filling.
     """
-    joined = dict(tensors)
+    joined, mapped = dict(tensors), list_mapped_files()
     for first in tensors:
         owner, _, end = first.rpartition(".")
-        if not owner.endswith(f".{letters[0]}"):
+        if not owner.endswith(".q"):
             continue
-        parts = [f"{owner[:-1]}{letter}.{end}" for letter in letters]
+        parts = [f"{owner[:-1]}{letter}.{end}" for letter in "qkv"]
         if all(part in tensors for part in parts) and have_equal_rows([tensors[part] for part in parts]):
-            joined[f"{owner[:-1]}{name}.{end}"] = torch.cat([joined.pop(part) for part in parts])
+            joined[f"{owner[:-1]}qkv.{end}"] = join_mapped([joined.pop(part) for part in parts], mapped)
     return joined

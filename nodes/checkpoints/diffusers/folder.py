@@ -189,7 +189,7 @@ def load_pixart(folder: Path, kind: PredictionKind, ema: bool) -> dict[str, Any]
     """Load the `denoiser` of a PixArt's folder."""
     path = folder / "config.json"
     config = pixart.read_pixart_config(read_json(path), path, kind)
-    return build_pixart(config, pixart.pixart_tensors(read_component(folder, ema)), str(folder))
+    return build_pixart(config, pixart.pixart_tensors(read_component(folder, ema), config), str(folder))
 
 
 TRANSFORMERS = {

@@ -10,8 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from guidegraph.nodes.checkpoints.config_values import read_integer, read_number
-from guidegraph.nodes.checkpoints.diffusers.block_names import join_parts, join_qkv, rename_layer
 from guidegraph.nodes.checkpoints.diffusers.config import check_config
+from guidegraph.nodes.checkpoints.layer_rows import LayerRows, join_rows
 from guidegraph.nodes.checkpoints.transformers.measure import build_config
 from guidegraph.nodes.models.transformers.pixart import PixArtConfig
 from guidegraph.nodes.types import PredictionKind
@@ -40,22 +40,21 @@ SIZED = 128
 SCALED = 64
 """`sample_size` for each unit of `interpolation_scale`, if its config does not say."""
 
+TABLES = {"pos_embed.pos_embed": "pos_embed", "scale_shift_table": "final_layer.scale_shift_table"}
+"""Tensors that are no weight or bias of a layer; each block has such a table too."""
+
 LAYERS = {
     "pos_embed.proj": "x_embedder.proj",
-    "pos_embed.pos_embed": "pos_embed",
     "adaln_single.emb.timestep_embedder.linear_1": "t_embedder.mlp.0",
     "adaln_single.emb.timestep_embedder.linear_2": "t_embedder.mlp.2",
     "adaln_single.linear": "t_block.1",
     "caption_projection.linear_1": "y_embedder.y_proj.fc1",
     "caption_projection.linear_2": "y_embedder.y_proj.fc2",
-    "scale_shift_table": "final_layer.scale_shift_table",
     "proj_out": "final_layer.linear",
 }
 BLOCK_LAYERS = {
-    **{f"attn1.to_{part}": f"attn.{part}" for part in "qkv"},
     "attn1.to_out.0": "attn.proj",
     "attn2.to_q": "cross_attn.q_linear",
-    **{f"attn2.to_{part}": f"cross_attn.{part}" for part in "kv"},
     "attn2.to_out.0": "cross_attn.proj",
     "ff.net.0.proj": "mlp.fc1",
     "ff.net.2": "mlp.fc2",
@@ -103,13 +102,26 @@ def read_pixart_config(config: Mapping[str, Any], path: Path, kind: PredictionKi
     )
 
 
-def pixart_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename tensors of diffusers to the authors' names; unknown names stay, and are left over in filling."""
-    renamed: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        match = re.match(r"transformer_blocks\.(\d+)\.(.+)$", name)
-        if match is None:
-            renamed[rename_layer(name, LAYERS)] = tensor
-        else:
-            renamed[f"blocks.{match[1]}.{rename_layer(match[2], BLOCK_LAYERS)}"] = tensor
-    return join_parts(join_qkv(renamed), "kv", "kv_linear")
+def pixart_layers(config: PixArtConfig) -> dict[str, LayerRows]:
+    """The network's layers by their names in diffusers, which has queries, keys and values apart."""
+    layers = {theirs: LayerRows(ours) for theirs, ours in LAYERS.items()}
+    for index in range(config.depth):
+        theirs, ours = f"transformer_blocks.{index}", f"blocks.{index}"
+        layers |= {f"{theirs}.{name}": LayerRows(f"{ours}.{own}") for name, own in BLOCK_LAYERS.items()}
+        for attention, joined, parts in (("attn1", "attn.qkv", "qkv"), ("attn2", "cross_attn.kv_linear", "kv")):
+            for number, part in enumerate(parts):
+                rows = LayerRows(f"{ours}.{joined}", number * config.width, config.width)
+                layers[f"{theirs}.{attention}.to_{part}"] = rows
+    return layers
+
+
+def pixart_tensors(tensors: Mapping[str, Tensor], config: PixArtConfig) -> dict[str, Tensor]:
+    """Rename tensors of diffusers to the authors' names, and join queries, keys and values.
+
+    Unknown names stay, and are left over in filling.
+    """
+    renamed = {
+        re.sub(r"^transformer_blocks\.(\d+)\.scale_shift_table$", r"blocks.\1.scale_shift_table", name): tensor
+        for name, tensor in tensors.items()
+    }
+    return join_rows({TABLES.get(name, name): tensor for name, tensor in renamed.items()}, pixart_layers(config))

@@ -68,6 +68,18 @@ class Hooks:
 
         return attend_with_rule
 
+    def input(self, site: Site | None, h: Tensor) -> Tensor:
+        """Apply the rule of a block's input: the features (B, C, h, w) from which it computes."""
+        if self.idle or site is None:
+            return h
+        return self._replace(site, h)
+
+    def input_tokens(self, site: Site | None, tokens: Tensor, size: Sequence[int]) -> Tensor:
+        """Apply the rule of a block's input to tokens (B, N, C) of a map of size (h, w)."""
+        if self.idle or site is None or not (site in self.rules or site in self.record):
+            return tokens
+        return self._replace(site, tokens_to_map(tokens, size)).flatten(2).transpose(1, 2)
+
     def skip(self, index: int, h: Tensor, skipped: Tensor) -> tuple[Tensor, Tensor]:
         """Apply the rule of a skip: features h and skipped features, which are concatenated on the way up."""
         if self.idle:
@@ -119,7 +131,10 @@ class Hooks:
         """Apply the rule of a block's output h."""
         if self.idle:
             return h
-        site = Site("feature", stage, index)
+        return self._replace(Site("feature", stage, index), h)
+
+    def _replace(self, site: Site, h: Tensor) -> Tensor:
+        """Features (B, C, h, w) after the rule of their site, if it has one."""
         if site in self.rules:
             output = self._call(site, "the features alone", h)
             check_rule_output(site, self.rules[site], output, h)
@@ -241,6 +256,12 @@ class AttentionLayer(nn.Module):
     site: Site | None = None
 
 
+class AttentionInput:
+    """A block with attention whose input has a site, in a denoising U-Net."""
+
+    input_site: Site | None = None
+
+
 SiteBlock: TypeAlias = tuple[SiteStage, Sequence[nn.Module]]
 """Modules that run in sequence and pass on one feature map."""
 
@@ -261,6 +282,8 @@ def number_sites(blocks: Iterable[SiteBlock]) -> tuple[Site, ...]:
             add("deep", stage)
             add("skip", stage)
         for layer in (inner for module in modules for inner in module.modules()):
+            if isinstance(layer, AttentionInput):
+                layer.input_site = add("input", stage)
             if isinstance(layer, AttentionLayer):
                 layer.site = add(layer.site_kind, stage)
         add("feature", stage)

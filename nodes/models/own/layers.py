@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from guidegraph.nodes.guidance.hooks import SiteKind
 from guidegraph.nodes.models.networks.attention import attention
-from guidegraph.nodes.models.networks.hooks import NO_HOOKS, Attend, AttentionLayer, Hooks
+from guidegraph.nodes.models.networks.hooks import NO_HOOKS, Attend, AttentionInput, AttentionLayer, Hooks
 from guidegraph.nodes.models.networks.packed_convolution import PackedConv2d
 
 
@@ -123,7 +123,7 @@ class FeedForward(nn.Module):
         return out
 
 
-class SpatialTransformer(nn.Module):
+class SpatialTransformer(nn.Module, AttentionInput):
     """Self-attention, cross-attention to tokens and a feed-forward over the pixels of (B, C, H, W).
 
     Rombach et al. 2022, appendix E.2.1, in its pre-norm form. Without tokens the cross-attention is skipped.
@@ -142,7 +142,8 @@ class SpatialTransformer(nn.Module):
         self, x: Tensor, tokens: Tensor | None = None, mask: Tensor | None = None, hooks: Hooks = NO_HOOKS
     ) -> Tensor:
         size = x.shape[-2:]
-        h = x.flatten(2).transpose(1, 2)
+        entered = hooks.input(self.input_site, x)
+        h = entered.flatten(2).transpose(1, 2)
         normed = self.norm1(h)
         h = h + self.self_attention(normed, normed, attend=hooks.attend(self.self_attention.site, size))
         if tokens is not None and self.norm2 is not None and self.cross_attention is not None:
@@ -150,7 +151,7 @@ class SpatialTransformer(nn.Module):
             h = h + self.cross_attention(self.norm2(h), tokens, mask, attend)
         h = h + self.feed_forward(self.norm3(h))
         out: Tensor = h.transpose(1, 2).unflatten(2, size)
-        return out
+        return out if entered is x else out + (x - entered)
 
 
 class Downsample(nn.Module):

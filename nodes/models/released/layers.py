@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from guidegraph.nodes.guidance.hooks import SiteKind
 from guidegraph.nodes.models.networks.attention import attention
-from guidegraph.nodes.models.networks.hooks import NO_HOOKS, Attend, AttentionLayer, Hooks
+from guidegraph.nodes.models.networks.hooks import NO_HOOKS, Attend, AttentionInput, AttentionLayer, Hooks
 from guidegraph.nodes.models.networks.packed_convolution import PackedConv2d
 from guidegraph.nodes.models.released.config import UNetShape
 
@@ -97,7 +97,7 @@ class ReleasedResidualBlock(nn.Module):
         return out
 
 
-class AttentionBlock(AttentionLayer):
+class AttentionBlock(AttentionLayer, AttentionInput):
     """Self-attention among the pixels of (B, C, H, W), with q, k and v from one layer.
 
     Its outputs are ordered (3, heads, D) in the new attention order, and (heads, 3, D) otherwise.
@@ -112,7 +112,7 @@ class AttentionBlock(AttentionLayer):
         self.proj_out = nn.Conv1d(channels, channels, 1)
 
     def forward(self, x: Tensor, hooks: Hooks = NO_HOOKS) -> Tensor:
-        pixels = self.norm(x).flatten(2).transpose(1, 2)
+        pixels = self.norm(hooks.input(self.input_site, x)).flatten(2).transpose(1, 2)
         qkv = F.linear(pixels, self.qkv.weight[:, :, 0], self.qkv.bias)
         if self.new_order:
             query, key, value = qkv.unflatten(-1, (3, self.heads, -1)).unbind(2)
@@ -174,7 +174,7 @@ class ReleasedFeedForward(nn.Module):
         return out
 
 
-class TransformerBlock(nn.Module):
+class TransformerBlock(nn.Module, AttentionInput):
     """Self-attention, cross-attention and a feed-forward, each after a LayerNorm and with a skip."""
 
     def __init__(self, channels: int, context: int, heads: int) -> None:
@@ -190,6 +190,7 @@ class TransformerBlock(nn.Module):
         self, x: Tensor, tokens: Tensor, mask: Tensor | None, size: Sequence[int], hooks: Hooks = NO_HOOKS
     ) -> Tensor:
         """x (B, N, C) holds the N pixels of a map of size (h, w)."""
+        x = hooks.input_tokens(self.input_site, x, size)
         x = x + self.attn1(self.norm1(x), inner=hooks.attend(self.attn1.site, size))
         x = x + self.attn2(self.norm2(x), tokens, mask, hooks.attend(self.attn2.site, size))
         out: Tensor = x + self.ff(self.norm3(x))

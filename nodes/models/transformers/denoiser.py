@@ -41,8 +41,10 @@ class MMDiTDenoiser(NetworkDenoiser):
         return self.network.config
 
     def check_shape(self, shape: Sequence[int]) -> None:
-        """Raise ``ValueError`` also for a picture larger than the table of positions."""
+        """Raise ``ValueError`` also for a picture larger than the table of positions, unless its size is traced."""
         super().check_shape(shape)
+        if not all(isinstance(side, int) for side in shape):
+            return
         largest = self.config.side * self.config.patch
         if self.config.positions == "table" and (shape[2] > largest or shape[3] > largest):
             raise ValueError(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from guidegraph.nodes.guidance.hooks import Site
+from guidegraph.nodes.guidance.hooks import Site, SiteKind
 from guidegraph.nodes.models.networks.attention import attention
 from guidegraph.nodes.models.networks.hooks import NO_HOOKS, Attend, Hooks
 from guidegraph.nodes.models.transformers.layers import (
@@ -24,6 +24,9 @@ from guidegraph.nodes.models.transformers.layers import (
 )
 from guidegraph.nodes.models.transformers.positions import sincos_positions
 from guidegraph.nodes.types import PredictionKind
+
+SITE_KINDS: tuple[SiteKind, ...] = ("input", "self", "skip", "feature")
+"""The sites of a block."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,7 @@ class DiT(nn.Module):
         self.t_embedder = TimestepMLP(config.width, config.frequency_shift)
         self.blocks = nn.ModuleList(DiTBlock(config) for _ in range(config.depth))
         self.final_layer = PatchHead(config.width, config.patch, config.out_channels)
-        self.sites = tuple(Site(kind, "block", i) for i in range(config.depth) for kind in ("self", "skip", "feature"))
+        self.sites = tuple(Site(kind, "block", i) for i in range(config.depth) for kind in SITE_KINDS)
         initialise(self)
 
     @property
@@ -130,7 +133,8 @@ class DiT(nn.Module):
         if vector is not None:
             embedding = embedding + vector
         for index, block in enumerate(self.blocks):
-            change = block(h, embedding, hooks.attend(Site("self", "block", index), size))
+            entered = hooks.input_tokens(Site("input", "block", index), h, size)
+            change = block(entered, embedding, hooks.attend(Site("self", "block", index), size))
             h = hooks.block(index, h, change, size)
         out: Tensor = self.final_layer(h, embedding, size)
         return out

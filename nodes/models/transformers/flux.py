@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from guidegraph.nodes.guidance.hooks import Site
+from guidegraph.nodes.guidance.hooks import Site, SiteKind
 from guidegraph.nodes.models.networks.hooks import NO_HOOKS, Hooks
 from guidegraph.nodes.models.transformers.flux_layers import (
     DoubleBlock,
@@ -25,6 +25,9 @@ from guidegraph.nodes.models.transformers.flux_layers import (
 )
 from guidegraph.nodes.models.transformers.positions import axis_angles, check_axis_widths, patch_places
 from guidegraph.nodes.types import PredictionKind
+
+SITE_KINDS: tuple[SiteKind, ...] = ("input", "joint", "skip", "feature")
+"""The sites of a block."""
 
 ROTARY_BASE = 10_000.0
 GUIDANCE_FACTOR = 1000.0
@@ -88,7 +91,7 @@ class Flux(nn.Module):
         self.single_blocks = nn.ModuleList(SingleBlock(*shape) for _ in range(config.single_depth))
         self.final_layer = PackedHead(width, area * config.out_channels)
         blocks = range(config.depth + config.single_depth)
-        self.sites = tuple(Site(kind, "block", i) for i in blocks for kind in ("joint", "skip", "feature"))
+        self.sites = tuple(Site(kind, "block", i) for i in blocks for kind in SITE_KINDS)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -125,10 +128,11 @@ class Flux(nn.Module):
         keys = None if mask is None else torch.cat([mask.new_ones(h.shape[:2]), mask], dim=1)
         for index, block in enumerate(self.double_blocks):
             attend = hooks.attend(Site("joint", "block", index), size)
-            change, text_change = block(h, text, embedding, angles, keys, attend)
+            entered = hooks.input_tokens(Site("input", "block", index), h, size)
+            change, text_change = block(entered, text, embedding, angles, keys, attend)
             h, text = hooks.block(index, h, change, size), clip_half(hooks.text_block(index, text, text_change))
         for index, block in enumerate(self.single_blocks, double):
-            joined = torch.cat([h, text], dim=1)
+            joined = torch.cat([hooks.input_tokens(Site("input", "block", index), h, size), text], dim=1)
             change = block(joined, embedding, angles, keys, hooks.attend(Site("joint", "block", index), size))
             patches = h.shape[1]
             h = clip_half(hooks.block(index, h, change[:, :patches], size))

@@ -60,7 +60,7 @@ class PatchEmbedding(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         tokens: Tensor = self.proj(x).flatten(2).transpose(1, 2)
-        return tokens
+        return tokens.contiguous()  # sums keep the layout of their first term, and linear layers copy any other
 
 
 def normalise_rms(x: Tensor, weight: Tensor, eps: float = NORM_EPS) -> Tensor:

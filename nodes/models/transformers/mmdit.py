@@ -164,6 +164,7 @@ class MMDiT(nn.Module):
             site
             for index in range(config.depth)
             for site in (
+                Site("input", "block", index),
                 Site("joint", "block", index),
                 self.own_sites.get(index),
                 Site("skip", "block", index),
@@ -214,7 +215,8 @@ class MMDiT(nn.Module):
         for index, block in enumerate(self.joint_blocks):
             joint = hooks.attend(Site("joint", "block", index), size)
             own = hooks.attend(self.own_sites.get(index), size)
-            change, text_change = block(h, context, embedding, keys, angles, joint, own)
+            entered = hooks.input_tokens(Site("input", "block", index), h, size)
+            change, text_change = block(entered, context, embedding, keys, angles, joint, own)
             h = hooks.block(index, h, change, size)
             if text_change is not None:
                 context = hooks.text_block(index, context, text_change)

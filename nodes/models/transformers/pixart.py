@@ -149,7 +149,7 @@ class PixArt(nn.Module):
         self.y_embedder = nn.ModuleDict({"y_proj": TokenMLP(config.width, config.width, config.context_dim)})
         self.blocks = nn.ModuleList(PixArtBlock(config) for _ in range(config.depth))
         self.final_layer = PixArtHead(config.width, config.patch, config.out_channels)
-        kinds: tuple[SiteKind, ...] = ("self", "cross", "skip", "feature")
+        kinds: tuple[SiteKind, ...] = ("input", "self", "cross", "skip", "feature")
         self.sites = tuple(Site(kind, "block", index) for index in range(config.depth) for kind in kinds)
         initialise(self)
 
@@ -183,7 +183,8 @@ class PixArt(nn.Module):
         for index, block in enumerate(self.blocks):
             own = hooks.attend(Site("self", "block", index), size)
             cross = hooks.attend(Site("cross", "block", index), size)
-            h = hooks.block(index, h, block(h, text, shared, mask, own, cross), size)
+            entered = hooks.input_tokens(Site("input", "block", index), h, size)
+            h = hooks.block(index, h, block(entered, text, shared, mask, own, cross), size)
         out: Tensor = self.final_layer(h, embedding, size)
         return out
 

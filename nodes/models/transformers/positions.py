@@ -33,10 +33,19 @@ def sincos_positions(width: int, size: Size, grid: float, device: torch.device) 
 
 
 def crop_table(table: Tensor, side: int, size: Size) -> Tensor:
-    """The middle (1, h · w, D) of a table of positions (1, side², D) (Esser et al. 2024, section 5.3.2)."""
-    top, left = (side - size[0]) // 2, (side - size[1]) // 2
-    square: Tensor = table.unflatten(1, (side, side))
-    return square[:, top : top + size[0], left : left + size[1]].flatten(1, 2)
+    """The middle (1, h · w, D) of a table of positions (1, side², D) (Esser et al. 2024, section 5.3.2).
+
+    The table is read by computed places, so that an exported graph takes other sizes. A size beyond the table is out of
+    its range.
+    """
+
+    def find_middle(count: int) -> Tensor:
+        index = torch.arange(count, device=table.device)
+        first = torch.div(side - 1 - index[-1:], 2, rounding_mode="floor")
+        return index + torch.where(first < 0, side**2, first)
+
+    rows, columns = (find_middle(count) for count in size)
+    return table[:, (side * rows[:, None] + columns).flatten()]
 
 
 def rotary_angles(width: int, size: Size, device: torch.device) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from guidegraph.nodes.guidance.hooks import Site
+from guidegraph.nodes.guidance.hooks import Site, SiteKind
 from guidegraph.nodes.models.networks.attention import attention
 from guidegraph.nodes.models.networks.hooks import NO_HOOKS, Attend, AttentionLayer, Hooks
 from guidegraph.nodes.models.released.layers import timestep_embedding
@@ -24,6 +24,9 @@ from guidegraph.nodes.models.transformers.positions import (
     rotate_pairs,
 )
 from guidegraph.nodes.types import PredictionKind
+
+SITE_KINDS: tuple[SiteKind, ...] = ("input", "joint", "skip", "feature")
+"""The sites of a block of both streams."""
 
 ROTARY_BASE = 256.0
 MULTIPLE = 32
@@ -199,7 +202,7 @@ class ZImage(nn.Module):
         self.layers = nn.ModuleList(ZImageBlock(config) for _ in range(config.depth))
         self.final_layer = ScaledHead(config)
         refined = [Site("self", "block", i) for i in range(config.refiners)]
-        blocks = [Site(kind, "block", i) for i in range(config.depth) for kind in ("joint", "skip", "feature")]
+        blocks = [Site(kind, "block", i) for i in range(config.depth) for kind in SITE_KINDS]
         self.sites = (*refined, *blocks)
 
     @property
@@ -259,7 +262,8 @@ class ZImage(nn.Module):
         count, last = h.shape[1], len(self.layers) - 1
         for index, block in enumerate(self.layers):
             attend = hooks.attend(Site("joint", "block", index), size)
-            change = block(torch.cat([h, context], dim=1), embedding, angles, keys, attend)
+            entered = hooks.input_tokens(Site("input", "block", index), h, size)
+            change = block(torch.cat([entered, context], dim=1), embedding, angles, keys, attend)
             h = hooks.block(index, h, change[:, :count], size)
             if index < last:  # nothing uses the context after it
                 context = hooks.text_block(index, context, change[:, count:])

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from guidegraph.nodes.checkpoints.diffusers.block_names import join_qkv
 from guidegraph.nodes.checkpoints.layer_rows import LayerRows, join_rows
+from guidegraph.nodes.checkpoints.read_tensors import read_tensors
 
 LAYERS = {f"a.{letter}": LayerRows("a.qkv", 2 * number, 2) for number, letter in enumerate("qkv")}
 
@@ -38,3 +42,23 @@ def test_the_halves_of_a_layer_are_swapped() -> None:
     rows = {"norm": LayerRows("head", swapped=True)}
     assert join_rows({"norm.bias": torch.arange(4)}, rows)["head.bias"].tolist() == [2, 3, 0, 1]
     assert join_rows({"norm.bias": torch.tensor(1)}, rows).keys() == {"norm.bias"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("join", [join_layers, join_qkv])
+def test_joined_parts_of_a_mapped_file_leave_memory(join: Callable[..., dict[str, Tensor]], tmp_path: Path) -> None:
+    parts = {f"a.{letter}.weight": torch.randn(2, 1 << 20) for letter in "qkv"}
+    save_file(parts, tmp_path / "a.safetensors")
+    tensors = read_tensors(tmp_path / "a.safetensors")
+    before = file_memory()
+    joined = join(tensors)["a.qkv.weight"]
+    assert file_memory() - before < joined.nbytes / 4
+    assert torch.equal(joined, torch.cat([*parts.values()]))
+    assert all(torch.equal(tensors[name], part) for name, part in parts.items()), "they come back from the file"
+    assert file_memory() - before > joined.nbytes / 2
+
+
+def file_memory() -> int:
+    """Bytes of files in this process's memory."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("RssFile:"))

@@ -74,7 +74,7 @@ def passive(site: Site) -> Rule:
     """A rule that computes the same as the network."""
     if site.kind == "skip":
         return lambda h, skipped: (h, skipped)
-    if site.kind == "feature":
+    if site.kind in ("input", "feature"):
         return lambda h: h
     if site.kind == "deep":
         return lambda compute: compute()
@@ -84,7 +84,7 @@ def passive(site: Site) -> Rule:
 def changing(site: Site) -> Rule:
     if site.kind == "skip":
         return lambda h, skipped: (1.5 * h, 0.5 * skipped)
-    if site.kind == "feature":
+    if site.kind in ("input", "feature"):
         return lambda h: h.abs()
     if site.kind == "deep":
         return lambda compute: compute().abs()
@@ -93,20 +93,21 @@ def changing(site: Site) -> Rule:
 
 def test_sites_are_listed_in_order_of_computation() -> None:
     assert [site.name for site in own().sites()] == [
-        *("feature.down.0", "feature.down.1", "feature.down.2", "self.down.0", "cross.down.0", "feature.down.3"),
-        *("self.middle.0", "cross.middle.0", "feature.middle.0"),
-        *("deep.up.0", "skip.up.0", "self.up.0", "cross.up.0", "feature.up.0"),
-        *("deep.up.1", "skip.up.1", "self.up.1", "cross.up.1", "feature.up.1"),
+        *("feature.down.0", "feature.down.1", "feature.down.2"),
+        *("input.down.0", "self.down.0", "cross.down.0", "feature.down.3"),
+        *("input.middle.0", "self.middle.0", "cross.middle.0", "feature.middle.0"),
+        *("deep.up.0", "skip.up.0", "input.up.0", "self.up.0", "cross.up.0", "feature.up.0"),
+        *("deep.up.1", "skip.up.1", "input.up.1", "self.up.1", "cross.up.1", "feature.up.1"),
         *("deep.up.2", "skip.up.2", "feature.up.2", "deep.up.3", "skip.up.3", "feature.up.3"),
     ]
     assert [site.name for site in select_sites(with_tokens(), ["self", "cross.middle"])] == [
         *("self.down.0", "self.down.1", "self.middle.0", "cross.middle.0"),
         *("self.up.0", "self.up.1", "self.up.2", "self.up.3"),
     ]
-    assert {site.kind for site in of_pixels().sites()} == {"self", "skip", "feature", "deep"}
+    assert {site.kind for site in of_pixels().sites()} == {"input", "self", "skip", "feature", "deep"}
     table = list_sites(own())
-    assert table["site"][3] == "self.down.0"
-    assert (table["kind"][3], table["stage"][3], table["index"][3]) == ("self", "down", 0)
+    assert table["site"][4] == "self.down.0"
+    assert (table["kind"][4], table["stage"][4], table["index"][4]) == ("self", "down", 0)
 
 
 def test_rules_run_in_the_order_of_the_sites_and_get_their_tensors(denoiser: HookedModel) -> None:
@@ -142,7 +143,7 @@ def test_rules_run_in_the_order_of_the_sites_and_get_their_tensors(denoiser: Hoo
         def deep(compute: Callable[[], torch.Tensor]) -> torch.Tensor:
             return feature(compute())
 
-        rules = {"skip": skip, "feature": feature, "deep": deep}
+        rules = {"input": feature, "skip": skip, "feature": feature, "deep": deep}
         return rules.get(site.kind, attend)  # type: ignore[return-value]
 
     denoiser.with_rules({site: watching(site) for site in denoiser.sites()})(x, t, condition)
@@ -260,6 +261,8 @@ def test_captured_outputs_equal_those_of_torch_hooks(denoiser: HookedModel) -> N
             assert torch.equal(value, outputs[below]), site
         elif site.kind == "skip":
             assert torch.equal(value, outputs[f"feature.down.{len(down) - 1 - site.index}"]), site
+        elif site.kind == "input":
+            assert value.shape[2:] == (SIDE // 2, SIDE // 2), site
         else:
             assert value.shape == (BATCH, 2, (SIDE // 2) ** 2, value.shape[-1])
     (middle,) = select_sites(denoiser, "feature.middle.0")
@@ -275,7 +278,7 @@ def test_outputs_are_captured_after_the_rule(denoiser: HookedModel) -> None:
     for site in denoiser.sites():
         _, actual = denoiser.with_rules({site: changing(site)}).captured(*arguments, [site])
         positive = before[site].abs()
-        changed_values = {"feature": positive, "deep": positive, "skip": 0.5 * before[site]}
+        changed_values = {"input": positive, "feature": positive, "deep": positive, "skip": 0.5 * before[site]}
         expected = changed_values.get(site.kind, 1.5 * before[site])
         assert torch.equal(actual[site], expected), site
 
@@ -427,7 +430,7 @@ def test_a_denoiser_without_hooks_is_refused_before_the_node_runs(plugin: str, t
         assert "nodes.halved (inside.halve): PortError: port 'denoiser': expected HookedDenoiser, " in message
         assert actual in message
         assert message.endswith("from model.load and checkpoint.load, and from nodes that add rules to one")
-    assert load_workflow(workflow(tmp_path, "inside.own"), plugins=[plugin], cache="off").run()["sites"].rows == 25
+    assert load_workflow(workflow(tmp_path, "inside.own"), plugins=[plugin], cache="off").run()["sites"].rows == 29
 
 
 @pytest.mark.parametrize(

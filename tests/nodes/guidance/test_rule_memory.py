@@ -30,7 +30,7 @@ def average(value: torch.Tensor, memory: torch.Tensor) -> tuple[torch.Tensor, to
 
 def averaging(site: Site) -> RuleWithMemory:
     """A rule that returns a running average of what the site has."""
-    if site.kind == "feature":
+    if site.kind in ("input", "feature"):
         return RuleWithMemory(average)
     if site.kind == "deep":
         return RuleWithMemory(lambda compute, memory: average(compute(), memory))

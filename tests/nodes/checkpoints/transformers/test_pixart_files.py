@@ -101,8 +101,8 @@ def test_padding_has_no_effect_and_blocks_can_be_left_out(model: Any, tmp_path: 
     torch.testing.assert_close(
         denoiser.network(x, t, tokens=changed, mask=mask), denoiser.network(x, t, tokens=tokens, mask=mask)
     )
-    assert [site.name for site in denoiser.sites()[:4]] == [
-        "self.block.0", "cross.block.0", "skip.block.0", "feature.block.0",
+    assert [site.name for site in denoiser.sites()[:5]] == [
+        "input.block.0", "self.block.0", "cross.block.0", "skip.block.0", "feature.block.0",
     ]  # fmt: skip
     rules = {site: lambda h, skipped: (0 * h, skipped) for site in select_sites(denoiser, "skip.block.1")}
     actual = denoiser.network(x, t, tokens=tokens, mask=mask, hooks=Hooks(rules))
@@ -125,7 +125,7 @@ def test_a_released_pixart_has_every_key_and_no_other(name: str) -> None:
     with use_device("meta", "float32"):
         files = [load_pixart(file, Path("a.pth"), LoadOptions()) for file in (tensors, without_positions)]
         config = read_pixart_config({**model.config, "_class_name": CLASSES[0]}, Path("config.json"), "eps")
-        folder = build_pixart(config, pixart_tensors(model.state_dict()), "folder")
+        folder = build_pixart(config, pixart_tensors(model.state_dict(), config), "folder")
     held = files[0]["denoiser"].network.state_dict()
     assert sum(tensor.numel() for tensor in held.values()) == sum(p.numel() for p in model.parameters())
     assert round(sum(tensor.numel() for tensor in held.values()) / 1e6) == MILLIONS

@@ -16,7 +16,9 @@ from guidegraph.nodes.checkpoints.load_options import LoadOptions
 from guidegraph.nodes.checkpoints.transformers.sd3 import load_sd3
 from guidegraph.nodes.models.released.joined_text import SD3Text
 from guidegraph.nodes.sampling.noise import gaussian
+from guidegraph_runtime.errors import BundleError
 from tests.commands.command import Command
+from tests.graph.export.exporting import made
 from tests.nodes.checkpoints import difference_bounds, tiny
 from tests.nodes.checkpoints.transformers import sd3_pipelines, sd3_writer
 from tests.paths import ROOT
@@ -263,3 +265,27 @@ def released(name: str, folder: Path) -> Any:
             text_encoder_3=transformers.T5EncoderModel(config),
             tokenizer_3=None,
         )
+
+
+@pytest.mark.slow
+def test_the_bundle_draws_what_the_engine_draws_at_any_size_of_the_table(saved: Saved, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    settings: dict[str, Any] = {
+        "checkpoint": str(saved.folder),
+        "t5": False,
+        "steps": 2,
+        "batch": 2,
+        "shape": [16, 12, 16],
+    }
+    exported = made(WORKFLOW, tmp_path, **settings, prompt="a cab")
+    (tmp_path / "engine").mkdir()
+    changes: dict[str, Any] = {"prompt": ["Bad", "dad cab"], "scale": 2.0}
+    latents = exported.run(**changes)["latent"], exported.engine(tmp_path / "engine", **changes)["latent"]
+    difference_bounds.relative(*(torch.as_tensor(latent) for latent in latents), 1e-4, "latents of the bundle")
+    for size in ([16, 20, 14], [16, 24, 24]):
+        actual = exported.run({"noise.shape": size})["latent"]
+        expected = exported.engine(tmp_path / "engine", shape=size)["latent"]
+        assert actual.shape == (2, *size)
+        difference_bounds.relative(torch.as_tensor(actual), torch.as_tensor(expected), 1e-4, "latents of another size")
+    with pytest.raises(BundleError, match="invalid index"):  # the table has 12 × 12 patches
+        exported.run({"noise.shape": [16, 28, 16]})

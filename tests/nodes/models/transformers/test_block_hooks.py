@@ -38,7 +38,7 @@ def unchanged(site: Site) -> Rule:
     """A rule that computes the same as the network."""
     if site.kind == "skip":
         return lambda h, skipped: (h, skipped)
-    if site.kind == "feature":
+    if site.kind in ("input", "feature"):
         return lambda h: h
     return AttentionCall.attend
 
@@ -46,7 +46,7 @@ def unchanged(site: Site) -> Rule:
 def changing(site: Site) -> Rule:
     if site.kind == "skip":
         return lambda h, skipped: (1.5 * h, 0.5 * skipped)
-    if site.kind == "feature":
+    if site.kind in ("input", "feature"):
         return lambda h: h.abs()
     return lambda call: 1.5 * call.attend()
 
@@ -58,7 +58,7 @@ def leave_out(h: Tensor, skipped: Tensor) -> tuple[Tensor, Tensor]:
 
 def test_each_block_of_a_dit_has_three_sites() -> None:
     names = [site.name for site in dit().sites()]
-    assert names == [f"{kind}.block.{i}" for i in range(DEPTH) for kind in ("self", "skip", "feature")]
+    assert names == [f"{kind}.block.{i}" for i in range(DEPTH) for kind in ("input", "self", "skip", "feature")]
     assert set(list_sites(dit())["stage"]) == {"block"}
     with pytest.raises(ValueError, match=r"no site 'self\.middle'; .*self\.block\.0 … 2"):
         select_sites(dit(), "self.middle")
@@ -67,9 +67,9 @@ def test_each_block_of_a_dit_has_three_sites() -> None:
 def test_the_sites_of_an_mmdit_are_joint_and_of_its_second_attentions() -> None:
     names = [site.name for site in mmdit(dual=(1,)).sites()]
     assert names == [
-        *("joint.block.0", "skip.block.0", "feature.block.0"),
-        *("joint.block.1", "self.block.0", "skip.block.1", "feature.block.1"),
-        *("joint.block.2", "skip.block.2", "feature.block.2"),
+        *("input.block.0", "joint.block.0", "skip.block.0", "feature.block.0"),
+        *("input.block.1", "joint.block.1", "self.block.0", "skip.block.1", "feature.block.1"),
+        *("input.block.2", "joint.block.2", "skip.block.2", "feature.block.2"),
     ]
 
 
@@ -98,7 +98,7 @@ def test_rules_run_in_the_order_of_the_sites_and_get_their_tensors(model: tuple[
             assert h.shape == (BATCH, WIDTH, SIDE // 2, SIDE // 2)
             return h
 
-        return {"skip": skip, "feature": feature}.get(site.kind, attend)  # type: ignore[return-value]
+        return {"input": feature, "skip": skip, "feature": feature}.get(site.kind, attend)  # type: ignore[return-value]
 
     denoiser.with_rules({site: watch(site) for site in denoiser.sites()})(x, t, condition)
     assert tuple(dict.fromkeys(seen)) == denoiser.sites()
@@ -133,7 +133,10 @@ def test_captured_values_are_those_after_the_rule(model: tuple[HookedModel, Inpu
     assert tuple(before) == denoiser.sites()
     for site in denoiser.sites():
         _, after = denoiser.with_rules({site: changing(site)}).captured(*inputs, [site])
-        expected = {"feature": before[site].abs(), "skip": 0.5 * before[site]}.get(site.kind, 1.5 * before[site])
+        absolute = before[site].abs()
+        expected = {"input": absolute, "feature": absolute, "skip": 0.5 * before[site]}.get(
+            site.kind, 1.5 * before[site]
+        )
         assert torch.equal(after[site], expected), site
     names = {site.name: value for site, value in before.items()}
     for index in range(1, DEPTH):  # the skip of a block is the output of the block before it
@@ -158,7 +161,7 @@ def has_two_streams(denoiser: HookedModel, site: Site) -> bool:
 
 
 def test_the_sites_of_a_flux_go_on_from_its_double_to_its_single_blocks() -> None:
-    kinds = ("joint", "skip", "feature")
+    kinds = ("input", "joint", "skip", "feature")
     assert [site.name for site in flux().sites()] == [f"{kind}.block.{i}" for i in range(DEPTH) for kind in kinds]
 
 

@@ -28,7 +28,7 @@ def written(height: int = SIDE, width: int = SIDE, batch: int = BATCH) -> tuple[
 
 def test_the_sites_are_those_of_the_picture_alone_and_of_both() -> None:
     names = [site.name for site in z_image().sites()]
-    kinds = ("joint", "skip", "feature")
+    kinds = ("input", "joint", "skip", "feature")
     assert names == ["self.block.0", *(f"{kind}.block.{i}" for i in range(DEPTH) for kind in kinds)]
 
 
@@ -52,7 +52,7 @@ def test_rules_see_the_patches_first_and_then_all_other_tokens() -> None:
     _, values = denoiser.captured(*written(), denoiser.sites())
     assert values[select_sites(denoiser, "feature.block.1")[0]].shape == (BATCH, WIDTH, SIDE // 2, SIDE // 2)
     for site in denoiser.sites():
-        rule: Any = {"skip": lambda h, s: (1.5 * h, s), "feature": lambda h: h.abs()}.get(
+        rule: Any = {"skip": lambda h, s: (1.5 * h, s), "input": torch.abs, "feature": torch.abs}.get(
             site.kind, lambda call: call.value
         )
         assert not torch.allclose(denoiser.with_rules({site: rule})(*written()).value, expected, atol=1e-4), site
