@@ -11,6 +11,13 @@ def expand_to_batch(value: Tensor, batch: int, label: str) -> Tensor:
         raise ValueError(
             f"{label} has shape {tuple(value.shape)} and x has {batch} samples: give one for all or for each"
         )
+    return expand_leading_axis(value, batch)
+
+
+def expand_leading_axis(value: Tensor, batch: int) -> Tensor:
+    """A value (1, …) or (B, …) with a leading axis of `batch`; the value itself if it has that already, unless traced."""
+    if value.shape[0] == batch and has_values(value):
+        return value
     return value.expand(batch, *value.shape[1:])
 
 
