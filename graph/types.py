@@ -311,7 +311,7 @@ def structured(cls: Any = None, /, *, formerly: Sequence[str] = ()) -> Any:
 
 
 def structured_fields(cls: type) -> tuple[str, ...] | None:
-    """The names of a structured type's fields, without those that its constructor does not take; None for other types."""
+    """The names of the fields that a structured type's constructor takes; None for other types."""
     return _FIELDS.get(cls)
 
 

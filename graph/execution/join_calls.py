@@ -39,7 +39,7 @@ class JoinedValue:
     def fits(self, values: Sequence[FlatValue], lengths: Sequence[int]) -> bool:
         """Whether other arguments consist of the same tensors, unchanged, and of the same plain values."""
         for (leaves, structure), (others, other_structure) in zip(self.values, values, strict=True):
-            if len(leaves) != len(others) or any([a is not b for a, b in zip(leaves, others, strict=True)]):
+            if len(leaves) != len(others) or any(a is not b for a, b in zip(leaves, others, strict=True)):
                 return False
             if structure is not other_structure and structure != other_structure:
                 return False
@@ -168,10 +168,10 @@ def _join(flat: Sequence[FlatValue], lengths: Sequence[Any], sizes: Sizes) -> An
     import torch
 
     structure = flat[0][1]
-    if any([other is not structure and other != structure for _, other in flat[1:]]):
+    if any(other is not structure and other != structure for _, other in flat[1:]):
         return _UNFIT
     columns = list(zip(*(leaves for leaves, _ in flat), strict=True))
-    if not all([_can_join(column, sizes) for column in columns]):
+    if not all(_can_join(column, sizes) for column in columns):
         return _UNFIT
     joined = [
         torch.cat([sizes.expand(leaf, length) for leaf, length in zip(column, lengths, strict=True)])

@@ -102,6 +102,8 @@ def _iterate(
     check_wiring(body_plan.loop.body.values(), outside)
     body_plan = body_plan.specialise(outside)
     needs_values = {s: outside[s] for s in body_plan.needs_sources if s in outside}
+    needs_of_iteration = [s for s in body_plan.needs_sources if s not in outside]
+    phase: Phase | None = None
     prologue_rows = _precompute(step, body_plan, outside, items, context, plan)
     carry: dict[Source, Any] = {Carry(loop.key, name): outside[s] for name, s in loop.carry.items()}
     collected: dict[str, list[Any]] = {name: [] for name in loop.collect}
@@ -116,9 +118,9 @@ def _iterate(
             )
             body_values: dict[Source, Any] = {**outside, **values, **carry}
             set_item(body_values, body_plan.item_sources, loop, item, i)
-            phase = body_plan.variant(
-                {**needs_values, **{s: body_values[s] for s in body_plan.needs_sources if s in body_values}}
-            )
+            known = {s: body_values[s] for s in needs_of_iteration if s in body_values}
+            if phase is None or known:
+                phase = body_plan.variant({**needs_values, **known})
             results = run_phases(phase, body_values, context, plan)
             for name, source in loop.collect.items():
                 collected[name].append(results[source])

@@ -25,7 +25,7 @@ def flatten(value: Any) -> tuple[list[Any], Any]:
     names = structured_fields(type(value))
     if names is not None:
         leaves = [getattr(value, name) for name in names]
-        if all([isinstance(leaf, Tensor) or type(leaf) in PLAIN_LEAVES for leaf in leaves]):
+        if all(isinstance(leaf, Tensor) or type(leaf) in PLAIN_LEAVES for leaf in leaves):
             return leaves, type(value)
     return tree_flatten(value)
 

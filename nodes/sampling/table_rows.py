@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 from weakref import WeakKeyDictionary
 
 from guidegraph.graph.types import Tensor
-from guidegraph.nodes.shape_checks import has_values
+from guidegraph.nodes.shape_checks import has_values, is_transformed
 from guidegraph.nodes.types import Scheduler
 
 if TYPE_CHECKING:
@@ -27,8 +27,9 @@ def take_row(scheduler: Scheduler, index: Tensor, like: Tensor) -> TableRow:
     A concrete index on the CPU takes it from a list of all rows, which is made once; others select it in a graph, or
     on their device, without waiting for the value. Raises ``ValueError`` if the table has no such row.
     """
-    if index.device.type == "cpu" and has_values(index) and _is_constant(scheduler):
-        rows = _list_rows(scheduler, like.dtype, like.device)
+    concrete = index.device.type == "cpu" and has_values(index) and has_values(like)
+    rows = _list_rows(scheduler, like) if concrete else None
+    if rows is not None:
         position = int(index)
         if not 0 <= position < len(rows):
             raise _no_row(scheduler, position)
@@ -44,24 +45,31 @@ def take_entry(column: Tensor, index: Tensor, like: Tensor) -> Tensor:
     return column.index_select(0, index.reshape(1).to(column.device))[0].to(device=like.device, dtype=like.dtype)
 
 
-_rows: WeakKeyDictionary[Scheduler, dict[tuple[torch.dtype, torch.device], list[TableRow]]] = WeakKeyDictionary()
+_Rows: TypeAlias = "list[TableRow] | None"
+_rows: WeakKeyDictionary[Scheduler, dict[tuple[torch.dtype, torch.device], _Rows]] = WeakKeyDictionary()
 
 
-def _is_constant(scheduler: Scheduler) -> bool:
-    """Whether the table is neither traced nor differentiated."""
-    return all([has_values(column) and not column.requires_grad for column in _columns(scheduler)])
+def _list_rows(scheduler: Scheduler, like: Tensor) -> _Rows:
+    """All rows, made once for a dtype and device; None if the table is differentiated, or calls are recorded."""
+    by_dtype = _rows.get(scheduler)
+    if by_dtype is None:
+        by_dtype = _rows[scheduler] = {}
+    key = like.dtype, like.device
+    if key not in by_dtype:
+        if is_transformed():
+            return None
+        by_dtype[key] = _make_rows(scheduler, like)
+    return by_dtype[key]
 
 
-def _list_rows(scheduler: Scheduler, dtype: torch.dtype, device: torch.device) -> list[TableRow]:
-    by_dtype = _rows.setdefault(scheduler, {})
-    rows = by_dtype.get((dtype, device))
-    if rows is None:
-        import torch
+def _make_rows(scheduler: Scheduler, like: Tensor) -> _Rows:
+    import torch
 
-        with torch.inference_mode(False):  # so that the rows serve every later step
-            columns = [column.to(device=device, dtype=dtype).unbind() for column in _columns(scheduler)]
-        rows = by_dtype[dtype, device] = [TableRow(*entries) for entries in zip(*columns, strict=True)]
-    return rows
+    if any(not has_values(column) or column.requires_grad for column in _columns(scheduler)):
+        return None
+    with torch.inference_mode(False):  # so that the rows serve every later step
+        columns = [column.to(device=like.device, dtype=like.dtype).unbind() for column in _columns(scheduler)]
+    return [TableRow(*entries) for entries in zip(*columns, strict=True)]
 
 
 def _columns(scheduler: Scheduler) -> tuple[Tensor, Tensor, Tensor]:
