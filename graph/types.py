@@ -278,6 +278,8 @@ def list_remedies(target: PortType) -> list[str]:
 
 
 _STRUCTURED: list[type] = []
+_FIELDS: dict[type, tuple[str, ...]] = {}
+"""Of each structured type: the names of its fields that are passed to its constructor."""
 _FORMER_NAMES: dict[str, type] = {}
 _registered = 0
 
@@ -301,10 +303,16 @@ def structured(cls: Any = None, /, *, formerly: Sequence[str] = ()) -> Any:
         if not dataclasses.is_dataclass(cls):
             raise TypeError(f"{cls.__name__} must be a dataclass to be a structured port type")
         _STRUCTURED.append(cls)
+        _FIELDS[cls] = tuple(field.name for field in dataclasses.fields(cls) if field.init)
         _FORMER_NAMES.update(dict.fromkeys(formerly, cls))
         return cls
 
     return register if cls is None else register(cls)
+
+
+def structured_fields(cls: type) -> tuple[str, ...] | None:
+    """The names of the fields that a structured type's constructor takes; None for other types."""
+    return _FIELDS.get(cls)
 
 
 def register_structured() -> None:

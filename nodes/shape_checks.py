@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from guidegraph.graph.types import Tensor
 
 
@@ -11,6 +13,13 @@ def expand_to_batch(value: Tensor, batch: int, label: str) -> Tensor:
         raise ValueError(
             f"{label} has shape {tuple(value.shape)} and x has {batch} samples: give one for all or for each"
         )
+    return expand_leading_axis(value, batch)
+
+
+def expand_leading_axis(value: Tensor, batch: int) -> Tensor:
+    """A value (1, …) or (B, …) with a leading axis of `batch`; unless traced, the value itself if it has that axis."""
+    if value.shape[0] == batch and has_values(value):
+        return value
     return value.expand(batch, *value.shape[1:])
 
 
@@ -37,6 +46,20 @@ def has_values(tensor: Tensor) -> bool:
     import torch
 
     return type(tensor) is torch.Tensor and not torch.compiler.is_compiling()
+
+
+def is_transformed() -> bool:
+    """Whether tracing, a dispatch mode, `torch.func` or forward-mode derivatives record or transform calls."""
+    import torch
+    from torch.autograd import forward_ad
+
+    core: Any = torch._C
+    return bool(
+        core._len_torch_dispatch_stack()
+        or core._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+        or core._is_tracing()
+    )
 
 
 def check_compatible(label: str, *tensors: Tensor, start: int = 1) -> None:

@@ -92,15 +92,15 @@ class Prediction:
 
     def __sub__(self, other: Prediction) -> Prediction:
         self._check_addable(other)
-        return replace(self, value=self.value - other.value)
+        return Prediction(self.value - other.value, self.kind, self.variance)
 
     def __mul__(self, scale: Scale) -> Prediction:
-        return replace(self, value=self.value * per_sample(scale, self.value))
+        return Prediction(self.value * per_sample(scale, self.value), self.kind, self.variance)
 
     __rmul__ = __mul__
 
     def __truediv__(self, scale: Scale) -> Prediction:
-        return replace(self, value=self.value / per_sample(scale, self.value))
+        return Prediction(self.value / per_sample(scale, self.value), self.kind, self.variance)
 
     def __neg__(self) -> Prediction:
         return replace(self, value=-self.value)

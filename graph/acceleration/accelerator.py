@@ -36,6 +36,7 @@ from guidegraph.graph.acceleration.parts import (
 from guidegraph.graph.acceleration.store import Refusal
 from guidegraph.graph.events import Observer, PartAccelerated
 from guidegraph.graph.execution.call import invoke, node_error
+from guidegraph.graph.execution.watched_sizes import Decisive
 from guidegraph.graph.export.partition.leaves import rebuild
 from guidegraph.graph.planning.batch import BatchCall
 from guidegraph.graph.planning.plan import Plan
@@ -172,10 +173,14 @@ class PartStep:
         """Report the sizes that the part's calls watch."""
         watch, remaining = self.accelerator.context.watch, iter(outputs)
         for size in watched:
-            value, decisive = next(remaining), next(remaining) if size.has_decisive else None
+            value, flag = next(remaining), next(remaining) if size.has_decisive else None
             if watch is not None:
                 watch.op = self.part.calls[size.call]
-                watch.add(value, size.limit, size.message, decisive)
+                watch.add(value, size.limit, size.message, None if flag is None else _constant(flag))
+
+
+def _constant(flag: Tensor) -> Decisive:
+    return lambda: flag
 
 
 class Accelerator:

@@ -8,7 +8,7 @@ from typing import Any
 
 from guidegraph.graph.acceleration.part_values import FlatValue, Reading
 from guidegraph.graph.acceleration.parts import StepGroup, list_part_calls
-from guidegraph.graph.execution.watched_sizes import LoopWatch, use_watch
+from guidegraph.graph.execution.watched_sizes import Decisive, LoopWatch, use_watch
 from guidegraph.graph.export.partition.example_values import ItemType
 from guidegraph.graph.export.partition.leaves import tensor_leaves
 from guidegraph.graph.export.partition.subgraph import ExampleValue, PartPlan, plan_part
@@ -177,9 +177,9 @@ class _SizeRecorder(LoopWatch):
     sizes: list[tuple[Any, Any]] = field(default_factory=list)
     described: list[WatchedSize] = field(default_factory=list)
 
-    def add(self, size: Any, limit: float, message: str, decisive: Any | None) -> None:
+    def add(self, size: Any, limit: float, message: str, decisive: Decisive | None) -> None:
         assert isinstance(self.op, int)
-        self.sizes.append((size, decisive))
+        self.sizes.append((size, None if decisive is None else decisive()))
         self.described.append(WatchedSize(self.op, float(limit), message, decisive is not None))
 
     def tensors(self) -> Iterator[Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from guidegraph.graph.cancellation import is_interrupt
 from guidegraph.graph.errors import Cancelled, Mark, NodeError
-from guidegraph.graph.execution.join_calls import Sizes, call_as_batch
+from guidegraph.graph.execution.join_calls import KeptJoins, Sizes, call_as_batch
 from guidegraph.graph.ir import Call, Op, node_id
 from guidegraph.graph.planning.steps import Step
 from guidegraph.graph.trust.file_checks import check_paths
@@ -19,8 +19,11 @@ from guidegraph.graph.values.output_check import OutputError, output_mismatch
 from guidegraph.graph.values.ownership import copy_value
 
 
-def invoke(step: Step, slots: list[Any]) -> None:
-    """Run a call or a batch of calls, and restore the process state that it changed. Raises ``NodeError``."""
+def invoke(step: Step, slots: list[Any], kept: dict[int, KeptJoins] | None = None) -> None:
+    """Run a call or a batch of calls, and restore the process state that it changed. Raises ``NodeError``.
+
+    kept: what batches joined in earlier iterations of a loop, by the identity of their steps.
+    """
     process_state = None if step.watch == "nothing" else save_state(step.watch)
     try:
         if step.plain:
@@ -31,7 +34,7 @@ def invoke(step: Step, slots: list[Any]) -> None:
             else:
                 store_outputs(step, slots, step.function(*args))  # type: ignore[misc]
         elif step.members:
-            invoke_batch(step, slots, Sizes(), invoke)
+            invoke_batch(step, slots, Sizes(), invoke, None if kept is None else kept.setdefault(id(step), {}))
         else:
             invoke_call(step, slots)
     except (NodeError, Cancelled):
@@ -52,7 +55,13 @@ def invoke_call(step: Step, slots: list[Any]) -> None:
     store_outputs(step, slots, step.function(*args, **by_name))
 
 
-def invoke_batch(step: Step, slots: list[Any], sizes: Sizes, invoke_member: Callable[[Step, list[Any]], None]) -> None:
+def invoke_batch(
+    step: Step,
+    slots: list[Any],
+    sizes: Sizes,
+    invoke_member: Callable[[Step, list[Any]], None],
+    kept: KeptJoins | None = None,
+) -> None:
     """Run the calls of a batch as one or, if their arguments cannot be joined, one by one with ``invoke_member``."""
     first = step.members[0]
     call = first.op
@@ -61,7 +70,7 @@ def invoke_batch(step: Step, slots: list[Any], sizes: Sizes, invoke_member: Call
     leading = list(call.spec.inputs)[: len(first.args)]
     batchable = [leading.index(p) if p in leading else p for p in call.spec.batchable if p in call.inputs]
     arguments = [gather_arguments(member, slots) for member in step.members]
-    results = call_as_batch(first.function, arguments, batchable, sizes)
+    results = call_as_batch(first.function, arguments, batchable, sizes, kept)
     if results is None:
         for member in step.members:
             invoke_member(member, slots)

@@ -7,14 +7,53 @@ argument with one entry for each sample, such as scales, would not fit the joine
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, TypeAlias
+
+from guidegraph.graph.values.leaves import flatten, unflatten
+from guidegraph.graph.values.ownership import change_count
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Arguments: TypeAlias = "tuple[Sequence[Any], Mapping[str, Any]]"
 """The positional and keyword arguments of a call."""
+FlatValue: TypeAlias = "tuple[list[Any], Any]"
+"""The leaves of a value, and its structure."""
+
+
+@dataclass(frozen=True)
+class JoinedValue:
+    """The arguments of sibling calls for one port, joined, and the flat values and batch sizes that they had."""
+
+    values: Sequence[FlatValue]
+    changes: Sequence[int]
+    lengths: Sequence[int]
+    joined: Any
+
+    @classmethod
+    def of(cls, values: Sequence[FlatValue], lengths: Sequence[int], joined: Any) -> JoinedValue:
+        return cls(values, _count_changes(values), lengths, joined)
+
+    def fits(self, values: Sequence[FlatValue], lengths: Sequence[int]) -> bool:
+        """Whether other arguments consist of the same tensors, unchanged, and of the same plain values."""
+        for (leaves, structure), (others, other_structure) in zip(self.values, values, strict=True):
+            if len(leaves) != len(others) or any(a is not b for a, b in zip(leaves, others, strict=True)):
+                return False
+            if structure is not other_structure and structure != other_structure:
+                return False
+        return self.lengths == lengths and self.changes == _count_changes(values)
+
+
+KeptJoins: TypeAlias = "dict[int | str, JoinedValue | None]"
+"""By port, what the earlier iterations of a loop joined; ``None`` for arguments that are new in each iteration."""
+
+
+def _count_changes(values: Sequence[FlatValue]) -> list[int]:
+    from torch import Tensor
+
+    return [change_count(leaf) for leaves, _ in values for leaf in leaves if isinstance(leaf, Tensor)]
 
 
 class Sizes:
@@ -28,6 +67,10 @@ class Sizes:
     def are_equal(self, a: Tensor, b: Tensor) -> bool:
         """Whether two tensors have the same sizes, except for the leading axis."""
         return a.shape[1:] == b.shape[1:]
+
+    def expand(self, tensor: Tensor, length: Any) -> Tensor:
+        """The tensor with its leading axis, of 1 or the length, expanded to the length."""
+        return tensor if tensor.shape[0] == length else tensor.expand(length, *tensor.shape[1:])
 
     def has_batch(self, tensor: Tensor, length: Any) -> bool:
         """Whether a tensor has as many entries on its leading axis as a batch of several samples."""
@@ -53,14 +96,19 @@ def _batch_size(leaves: Sequence[Any]) -> int:
 
 
 def call_as_batch(
-    function: Callable[..., Any], calls: Sequence[Arguments], batchable: Sequence[int | str], sizes: Sizes
+    function: Callable[..., Any],
+    calls: Sequence[Arguments],
+    batchable: Sequence[int | str],
+    sizes: Sizes,
+    kept: KeptJoins | None = None,
 ) -> list[Any] | None:
     """Run several calls as one and split the result; ``None`` if their arguments cannot be joined.
 
-    batchable: the arguments to join, by index if positional, else by name.
+    batchable: the arguments to join, by index if positional, else by name. kept: of the same calls in earlier
+    iterations of a loop; it is brought up to date.
     """
     flat = [
-        [_flatten(args[port] if isinstance(port, int) else by_name[port]) for port in batchable]
+        [flatten(args[port] if isinstance(port, int) else by_name[port]) for port in batchable]
         for args, by_name in calls
     ]
     lengths = sizes.find_lengths([[leaf for leaves, _ in values for leaf in leaves] for values in flat])
@@ -68,7 +116,7 @@ def call_as_batch(
         return None
     joined_args, joined_by_name = list(calls[0][0]), dict(calls[0][1])
     for i, port in enumerate(batchable):
-        value = _join([values[i] for values in flat], lengths, sizes)
+        value = _join_once(port, [values[i] for values in flat], lengths, sizes, kept)
         if value is _UNFIT:
             return None
         if isinstance(port, int):
@@ -94,42 +142,44 @@ def _has_sample_entries(
 
 
 _UNFIT = object()
-_TENSOR = object()
-"""The structure of a value that is a tensor, which most are; torch's general way takes ten times as long for it."""
 
 
-def _flatten(value: Any) -> tuple[list[Any], Any]:
-    """The leaves of a value, and its structure."""
+def _join_once(
+    port: int | str, flat: Sequence[FlatValue], lengths: Sequence[Any], sizes: Sizes, kept: KeptJoins | None
+) -> Any:
+    """As ``_join``, or what an earlier iteration joined from the same values. A gradient needs an own joined value."""
     import torch
-    from torch.utils._pytree import tree_flatten
 
-    return ([value], _TENSOR) if type(value) is torch.Tensor else tree_flatten(value)
+    if kept is None or torch.is_grad_enabled():
+        return _join(flat, lengths, sizes)
+    if port not in kept:
+        value = _join(flat, lengths, sizes)
+        kept[port] = None if value is _UNFIT else JoinedValue.of(flat, lengths, value)
+        return value
+    earlier = kept[port]
+    if earlier is not None and earlier.fits(flat, lengths):
+        return earlier.joined
+    kept[port] = None
+    return _join(flat, lengths, sizes)
 
 
-def _unflatten(leaves: list[Any], spec: Any) -> Any:
-    """The value with a structure from `_flatten` and these leaves."""
-    from torch.utils._pytree import tree_unflatten
-
-    return leaves[0] if spec is _TENSOR else tree_unflatten(leaves, spec)
-
-
-def _join(flat: Sequence[tuple[list[Any], Any]], lengths: Sequence[Any], sizes: Sizes) -> Any:
+def _join(flat: Sequence[FlatValue], lengths: Sequence[Any], sizes: Sizes) -> Any:
     """Flat values joined leaf by leaf; ``_UNFIT`` if their structures, dtypes, sizes or other leaves differ."""
     import torch
 
-    spec = flat[0][1]
-    if any(other is not spec and other != spec for _, other in flat[1:]):
+    structure = flat[0][1]
+    if any(other is not structure and other != structure for _, other in flat[1:]):
         return _UNFIT
     columns = list(zip(*(leaves for leaves, _ in flat), strict=True))
     if not all(_can_join(column, sizes) for column in columns):
         return _UNFIT
     joined = [
-        torch.cat([leaf.expand(length, *leaf.shape[1:]) for leaf, length in zip(column, lengths, strict=True)])
+        torch.cat([sizes.expand(leaf, length) for leaf, length in zip(column, lengths, strict=True)])
         if isinstance(column[0], torch.Tensor)
         else column[0]
         for column in columns
     ]
-    return _unflatten(joined, spec)
+    return unflatten(joined, structure)
 
 
 def _can_join(leaves: Sequence[Any], sizes: Sizes) -> bool:
@@ -152,6 +202,6 @@ def _split(value: Any, lengths: Sequence[Any], sizes: Sizes) -> list[Any]:
     """The result of each call; values other than tensors are the same in all of them."""
     from torch import Tensor
 
-    leaves, spec = _flatten(value)
+    leaves, structure = flatten(value)
     divided = [sizes.divide(leaf, lengths) if isinstance(leaf, Tensor) else [leaf] * len(lengths) for leaf in leaves]
-    return [_unflatten([rows[i] for rows in divided], spec) for i in range(len(lengths))]
+    return [unflatten([rows[i] for rows in divided], structure) for i in range(len(lengths))]

@@ -102,11 +102,13 @@ def _iterate(
     check_wiring(body_plan.loop.body.values(), outside)
     body_plan = body_plan.specialise(outside)
     needs_values = {s: outside[s] for s in body_plan.needs_sources if s in outside}
+    needs_of_iteration = [s for s in body_plan.needs_sources if s not in outside]
+    phase: Phase | None = None
     prologue_rows = _precompute(step, body_plan, outside, items, context, plan)
     carry: dict[Source, Any] = {Carry(loop.key, name): outside[s] for name, s in loop.carry.items()}
     collected: dict[str, list[Any]] = {name: [] for name in loop.collect}
     context.iterations.append(0)
-    with _watching(context) as watch:
+    with _loop_state(context) as watch:
         for i in range(total):
             context.cancel.check()
             context.iterations[-1] = watch.iteration = i
@@ -116,9 +118,9 @@ def _iterate(
             )
             body_values: dict[Source, Any] = {**outside, **values, **carry}
             set_item(body_values, body_plan.item_sources, loop, item, i)
-            phase = body_plan.variant(
-                {**needs_values, **{s: body_values[s] for s in body_plan.needs_sources if s in body_values}}
-            )
+            known = {s: body_values[s] for s in needs_of_iteration if s in body_values}
+            if phase is None or known:
+                phase = body_plan.variant({**needs_values, **known})
             results = run_phases(phase, body_values, context, plan)
             for name, source in loop.collect.items():
                 collected[name].append(results[source])
@@ -131,14 +133,16 @@ def _iterate(
 
 
 @contextmanager
-def _watching(context: LoopContext) -> Iterator[LoopWatch]:
-    """Use a new watch for a loop in place of the enclosing loop's."""
-    outer, context.watch = context.watch, LoopWatch(context.warned)
+def _loop_state(context: LoopContext) -> Iterator[LoopWatch]:
+    """Use a new watch, and no joined values, for a loop in place of the enclosing loop's. Gives the watch."""
+    outer = context.watch, context.joins
+    watch, context.joins = LoopWatch(context.warned), {}
+    context.watch = watch
     try:
-        with use_watch(context.watch):
-            yield context.watch
+        with use_watch(watch):
+            yield watch
     finally:
-        context.watch = outer
+        context.watch, context.joins = outer
 
 
 def fetch_item(step: Step, items: Sequence[Any], i: int) -> Any:
@@ -236,7 +240,7 @@ def _choose_branch(choice: Choice, values: Mapping[Source, Any], context: LoopCo
 
 def run_region(region: RegionPlan, values: Mapping[Source, Any], context: LoopContext, plan: Plan) -> dict[Source, Any]:
     """Run a body's steps once; ``values`` has everything that it reads from outside. Raises ``NodeError``."""
-    timed, watch = bool(context.observers), context.watch
+    timed, watch, joins = bool(context.observers), context.watch, context.joins
     if context.accelerator is not None:
         region = context.accelerator.accelerate(region, plan)
 
@@ -247,7 +251,7 @@ def run_region(region: RegionPlan, values: Mapping[Source, Any], context: LoopCo
         if step.accelerated is not None:
             step.accelerated(slots)
         elif step.body is None:  # as run_step does, without the cost of a call for each step
-            invoke(step, slots)
+            invoke(step, slots, joins)
         else:
             run_loop(step, slots, context, plan)
         if timed:

@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeAlias
 from guidegraph.graph.cancellation import CancelToken
 from guidegraph.graph.events import Observer
 from guidegraph.graph.execution.call import node_error
+from guidegraph.graph.execution.join_calls import KeptJoins
 from guidegraph.graph.execution.watched_sizes import LoopWatch
 from guidegraph.graph.ir import node_id
 from guidegraph.graph.planning.plan import Plan
@@ -64,6 +65,7 @@ class LoopContext:
     run_training: runs a training loop and returns its outputs by name.
     iterations: the current iteration of each enclosing loop, for errors. node_times: by the node's key, collected if
     the run has observers. warned: keys of the nodes that the run has warned about. watch: of the innermost loop.
+    joins: what batches of the innermost loop's body joined in its earlier iterations, by the identity of their steps.
     on_preview: called with each output of a preview. accelerator: replaces steps of loops' bodies by faster ones.
     trips: counts the iterations of all loops.
     """
@@ -75,6 +77,7 @@ class LoopContext:
     node_times: dict[str, NodeTime] = field(default_factory=dict)
     warned: set[str] = field(default_factory=set)
     watch: LoopWatch | None = None
+    joins: dict[int, KeptJoins] | None = None
     on_preview: Callable[[Previewed], None] | None = None
     accelerator: RegionAccelerator | None = None
     trips: TripCount = field(default_factory=TripCount)

@@ -7,16 +7,19 @@ changes a result. Outside of loops, and while a graph is traced, nothing is watc
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from guidegraph.graph.ir import Call
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+Decisive: TypeAlias = "Callable[[], Tensor]"
+"""Whether a size that is the last one counts: a flag that is computed after the loop."""
 
 
 @dataclass
@@ -28,7 +31,7 @@ class WatchedSizes:
     message: str
     iterations: list[int] = field(default_factory=list)
     sizes: list[Tensor] = field(default_factory=list)
-    decisive: Tensor | None = None
+    decisive: Decisive | None = None
 
 
 @dataclass
@@ -40,11 +43,13 @@ class LoopWatch:
     iteration: int = 0
     watched: dict[str, WatchedSizes] = field(default_factory=dict)
 
-    def add(self, size: Tensor, limit: float, message: str, decisive: Tensor | None) -> None:
+    def add(self, size: Tensor, limit: float, message: str, decisive: Decisive | None) -> None:
         call = self.op
         if not isinstance(call, Call) or call.key in self.warned:
             return
-        watched_sizes = self.watched.setdefault(call.key, WatchedSizes(call, limit, message))
+        watched_sizes = self.watched.get(call.key)
+        if watched_sizes is None:
+            watched_sizes = self.watched[call.key] = WatchedSizes(call, limit, message)
         watched_sizes.iterations.append(self.iteration)
         watched_sizes.sizes.append(size.detach())
         watched_sizes.decisive = decisive
@@ -54,9 +59,9 @@ class LoopWatch:
         import torch
 
         for key, watched_sizes in self.watched.items():
-            sizes: list[float] = torch.stack(watched_sizes.sizes).tolist()
+            sizes: list[float] = torch.stack([size.max() for size in watched_sizes.sizes]).tolist()
             first = _beyond_since(sizes, watched_sizes.limit)
-            if first is not None and (watched_sizes.decisive is None or bool(watched_sizes.decisive)):
+            if first is not None and (watched_sizes.decisive is None or bool(watched_sizes.decisive())):
                 self.warned.add(key)
                 step = f"step {watched_sizes.iterations[first] + 1} of {total}"
                 location = f"{watched_sizes.call.mark}: nodes.{key} ({watched_sizes.call.spec.id})"
@@ -90,10 +95,11 @@ def is_watching() -> bool:
     return _watch.get() is not None
 
 
-def watch_size(size: Tensor, limit: float, message: str, decisive: Tensor | None = None) -> None:
-    """Warn once after the loop if a size, a 0-d tensor, is above a limit or NaN from some step to the end.
+def watch_size(size: Tensor, limit: float, message: str, decisive: Decisive | None = None) -> None:
+    """Warn once after the loop if a size is above a limit or NaN from some step to the end.
 
-    decisive: a flag without which there is no warning if this size is the last one.
+    size: a tensor of any shape, of which the largest value counts. decisive: called after the loop if this size is the
+    last one; without the flag that it returns, a tensor, there is no warning.
     message: continues "from step 3 of 30 on"; ``{size:.3g}`` in it is the last size. Does nothing outside of a loop.
     """
     if (watch := _watch.get()) is not None:

@@ -12,11 +12,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer
 from torch import nn
 
 from guidegraph.nodes.models.checksums import CHECKSUMS, compute_checksums, read_checksums, verify_file
@@ -24,31 +23,11 @@ from guidegraph.nodes.models.model_json import FORMAT, INDEX, locate_file, read_
 from guidegraph.nodes.models.networks.bounded_build import BoundedBuild
 from guidegraph.nodes.models.networks.hooks import HookedModel
 from guidegraph.nodes.models.networks.low_rank import low_rank_layers
-from guidegraph.nodes.models.own.autoencoder import AutoencoderConfig, KLAutoencoder, VQAutoencoder, VQConfig
-from guidegraph.nodes.models.own.box_detector import BoxDetector, BoxDetectorConfig
-from guidegraph.nodes.models.own.classifier import ClassifierConfig, NoisyClassifier
-from guidegraph.nodes.models.own.condition_adapter import AdapterConfig, AdapterModel
-from guidegraph.nodes.models.own.denoiser import UNetDenoiser
-from guidegraph.nodes.models.own.detector import Detector, DetectorConfig
-from guidegraph.nodes.models.own.image_embedder import ImageModel, VisionConfig
-from guidegraph.nodes.models.own.label_embedder import LabelConfig, LabelModel
-from guidegraph.nodes.models.own.pixel_space import PixelSpace, PixelSpaceConfig
-from guidegraph.nodes.models.own.segmenter import SegmentationNet, SegmenterConfig
-from guidegraph.nodes.models.own.text_encoder import TextConfig, TextEncoder, TextModel
-from guidegraph.nodes.models.own.unet import UNet, UNetConfig
-from guidegraph.nodes.models.transformers.denoiser import (
-    DiTDenoiser,
-    FluxDenoiser,
-    MMDiTDenoiser,
-    PixArtDenoiser,
-    ZImageDenoiser,
-)
-from guidegraph.nodes.models.transformers.dit import DiT, DiTConfig
-from guidegraph.nodes.models.transformers.flux import Flux, FluxConfig
-from guidegraph.nodes.models.transformers.mmdit import MMDiT, MMDiTConfig
-from guidegraph.nodes.models.transformers.pixart import PixArt, PixArtConfig
-from guidegraph.nodes.models.transformers.z_image import ZImage, ZImageConfig
+from guidegraph.nodes.models.part_kinds import KINDS, TEXT, load_class
 from guidegraph_runtime.files.atomic_write import atomic_path
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 
 def locate_verified_file(folder: Path, name: object) -> Path:
@@ -58,47 +37,20 @@ def locate_verified_file(folder: Path, name: object) -> Path:
     return path
 
 
-KINDS: dict[str, tuple[type[nn.Module], type[Any]]] = {
-    "unet": (UNetDenoiser, UNetConfig),
-    "dit": (DiTDenoiser, DiTConfig),
-    "mmdit": (MMDiTDenoiser, MMDiTConfig),
-    "flux": (FluxDenoiser, FluxConfig),
-    "z_image": (ZImageDenoiser, ZImageConfig),
-    "pixart": (PixArtDenoiser, PixArtConfig),
-    "kl_autoencoder": (KLAutoencoder, AutoencoderConfig),
-    "vq_autoencoder": (VQAutoencoder, VQConfig),
-    "pixel_space": (PixelSpace, PixelSpaceConfig),
-    "text_transformer": (TextModel, TextConfig),
-    "detector": (Detector, DetectorConfig),
-    "box_detector": (BoxDetector, BoxDetectorConfig),
-    "noisy_classifier": (NoisyClassifier, ClassifierConfig),
-    "label_embedding": (LabelModel, LabelConfig),
-    "segmenter": (SegmentationNet, SegmenterConfig),
-    "image_embedding": (ImageModel, VisionConfig),
-    "condition_adapter": (AdapterModel, AdapterConfig),
-}
-"""The kinds of part that model.json names: the class of its module and that of its config."""
-
-NETWORKS: dict[type[nn.Module], type[nn.Module]] = {
-    UNetDenoiser: UNet,
-    DiTDenoiser: DiT,
-    MMDiTDenoiser: MMDiT,
-    FluxDenoiser: Flux,
-    ZImageDenoiser: ZImage,
-    PixArtDenoiser: PixArt,
-}
-"""The networks inside denoisers."""
-
-
 def build_part(folder: Path, part: Mapping[str, Any]) -> nn.Module:
     """The module of a part, with random weights. Its kind is one of `KINDS`."""
-    model, settings = KINDS[part["kind"]]
-    config = settings(**part.get("config", {}))
-    if model in NETWORKS:
-        return model(NETWORKS[model](config))
-    if model is TextModel:
+    kind = KINDS[part["kind"]]
+    model: Callable[..., nn.Module] = load_class(kind.model)
+    config = load_class(kind.config)(**part.get("config", {}))
+    if kind.network:
+        return model(load_class(kind.network)(config))
+    if part["kind"] == TEXT:
+        from tokenizers import Tokenizer
+
+        from guidegraph.nodes.models.own.text_encoder import TextEncoder
+
         tokenizer = Tokenizer.from_file(str(locate_verified_file(folder, part.get("tokenizer"))))
-        return TextModel(TextEncoder(config), tokenizer)
+        return model(TextEncoder(config), tokenizer)
     return model(config)
 
 
@@ -136,10 +88,10 @@ def describe_part(module: nn.Module) -> tuple[str, dict[str, Any]]:
             "a denoiser with a LoRA to train cannot be saved as a model: save the LoRA by lora.save, or wire the "
             "denoiser of lora.merge"
         )
-    for kind, (model, _) in KINDS.items():
-        if isinstance(module, model):
-            config: Any = module.encoder.config if isinstance(module, TextModel) else module.config
-            return kind, asdict(config)
+    for name, kind in KINDS.items():
+        if isinstance(module, load_class(kind.model)):
+            network: Any = module.encoder if name == TEXT else module
+            return name, asdict(network.config)
     raise ValueError(f"a {type(module).__name__} cannot be saved as a model part; known are {', '.join(KINDS)}")
 
 
@@ -166,9 +118,9 @@ def save_parts(
         tensors = {key: to_storage(value, dtype) for key, value in module.state_dict().items()}
         write_atomic(folder / weights, partial(save_file, tensors))
         written.append(weights)
-        if isinstance(module, TextModel):
+        if kind == TEXT:
             parts[name]["tokenizer"] = "tokenizer.json"
-            write_atomic(folder / "tokenizer.json", partial(save_tokenizer, module.tokenizer))
+            write_atomic(folder / "tokenizer.json", partial(save_tokenizer, cast("Tokenizer", module.tokenizer)))
             written.append("tokenizer.json")
     if schedule is not None:
         parts["schedule"] = dict(schedule)

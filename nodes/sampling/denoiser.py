@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor, capability
 from guidegraph.nodes.guidance.hooks import HookedDenoiser, HookedWrapper, Site, select_sites
-from guidegraph.nodes.shape_checks import expand_to_batch
+from guidegraph.nodes.shape_checks import expand_leading_axis, expand_to_batch
 from guidegraph.nodes.types import Condition, Denoiser, Prediction, Sample, Scale, Table, Timesteps
 
 
@@ -50,7 +50,7 @@ def _expand_field(value: Tensor | None, batch: int) -> Tensor | None:
             f"the condition is for {value.shape[0]} samples and x has {batch}: give one condition for all, or "
             f"start from noise with batch {value.shape[0]}"
         )
-    return value.expand(batch, *value.shape[1:])
+    return expand_leading_axis(value, batch)
 
 
 @dataclass(frozen=True)

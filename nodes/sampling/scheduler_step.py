@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
+from functools import cache
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from annotated_types import Gt
@@ -13,7 +15,8 @@ from guidegraph.graph.node import node
 from guidegraph.nodes.derive import node_for
 from guidegraph.nodes.noise_level import NoiseLevel
 from guidegraph.nodes.sampling.clipping import clip_x0
-from guidegraph.nodes.shape_checks import check_compatible
+from guidegraph.nodes.sampling.table_rows import take_entry, take_row
+from guidegraph.nodes.shape_checks import check_compatible, has_values
 from guidegraph.nodes.types import (
     Noise,
     Prediction,
@@ -185,19 +188,12 @@ class _Row:
 
         dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
         self.scheduler, self.x, self.slots = scheduler, x.to(dtype), state.sized(x).slots
-        self._index = state.index.reshape(1).to(scheduler.matrix.device)
-        try:
-            self.matrix = self._take(scheduler.matrix)
-        except IndexError:
-            raise ValueError(
-                f"the sampler's table has {len(scheduler.t)} rows and no row {int(self._index)}: the loop must run "
-                "over the 'steps' of the scheduler node whose 'scheduler' and 'state' it uses"
-            ) from None
-        self.alpha, self.sigma = self._take(scheduler.alpha), self._take(scheduler.sigma)
+        self._index = state.index
+        self.matrix, self.alpha, self.sigma = take_row(scheduler, state.index, self.x)
 
     def _take(self, column: Tensor) -> Tensor:
-        """The row's entry of a column of the table. Only those that a step reads are taken."""
-        return column.index_select(0, self._index)[0].to(device=self.x.device, dtype=self.x.dtype)
+        """The row's entry of another column of the table."""
+        return take_entry(column, self._index, self.x)
 
     @property
     def score_gain(self) -> Tensor:
@@ -251,11 +247,25 @@ class _Row:
 
 
 def _watch_range(x0: Tensor, data_rms: float, row: _Row) -> None:
-    """Report the largest root mean square of a sample's x̂0, so that the run warns if it ends far above the data's.
+    """Report the root mean square of each sample's x̂0, so that the run warns if one ends far above the data's.
 
     A loop that ends with σ > α does not warn: its x̂0 is a guess, and another sampler may continue from there.
     """
     if is_watching():
-        squares = x0.square().mean(dim=tuple(range(1, x0.ndim)))  # traceable for any size, unlike a norm over its root
-        message = OUT_OF_RANGE.replace("DATA", f"{data_rms:g}")
-        watch_size(squares.amax(dim=0).sqrt(), DIVERGED * data_rms, message, decisive=row.sigma <= row.alpha)
+        alpha, sigma = row.alpha, row.sigma
+        watch_size(_rms(x0), DIVERGED * data_rms, _range_message(data_rms), decisive=lambda: sigma <= alpha)
+
+
+def _rms(x0: Tensor) -> Tensor:
+    """The root mean square of each sample (B); in a graph, the largest."""
+    import torch
+
+    axes = tuple(range(1, x0.ndim))
+    if has_values(x0):
+        return torch.linalg.vector_norm(x0, dim=axes) / math.sqrt(math.prod(x0.shape[1:]))
+    return x0.square().mean(dim=axes).amax(dim=0).sqrt()  # traceable for any size
+
+
+@cache
+def _range_message(data_rms: float) -> str:
+    return OUT_OF_RANGE.replace("DATA", f"{data_rms:g}")

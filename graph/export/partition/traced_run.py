@@ -74,6 +74,9 @@ class SymbolicSizes(Sizes):
             for x, y in zip(a.shape[1:], b.shape[1:], strict=True)
         )
 
+    def expand(self, tensor: Tensor, length: Any) -> Tensor:
+        return tensor.expand(length, *tensor.shape[1:])
+
     def has_batch(self, tensor: Tensor, length: Any) -> bool:
         from torch.fx.experimental.symbolic_shapes import statically_known_true
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from guidegraph.graph.hardware.policy import CPU_POLICY, Layout
 from guidegraph.nodes.models.networks.pack_cache import PackCache
+from guidegraph.nodes.shape_checks import is_transformed
 
 SPARE = 1 << 30
 """Most bytes of spare packed weights (`pack_cache`)."""
@@ -93,17 +93,6 @@ class PackedConv2d(nn.Conv2d):
             and bool(torch.backends.mkldnn.enabled)
             and is_available(weight.dtype)
         )
-
-
-def is_transformed() -> bool:
-    """Whether tracing, a dispatch mode, `torch.func` or forward-mode derivatives record or transform calls."""
-    core: Any = torch._C
-    return bool(
-        core._len_torch_dispatch_stack()
-        or core._are_functorch_transforms_active()
-        or forward_ad._current_level >= 0
-        or core._is_tracing()
-    )
 
 
 def forget_unused() -> None:

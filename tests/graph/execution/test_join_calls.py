@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from guidegraph.graph.execution.join_calls import Sizes, call_as_batch
+from guidegraph.graph.execution.join_calls import KeptJoins, Sizes, call_as_batch
 from guidegraph.graph.export.partition.traced_run import SymbolicSizes
 from guidegraph.graph.types import register_structured, structured
 
@@ -111,3 +111,55 @@ def test_structured_results_are_split_by_leaf(sizes: Sizes) -> None:
         ([[2.0] * 3] * 2, "eps"),
         ([[4.0] * 3] * 2, "eps"),
     ]
+
+
+class SeenArguments:
+    """A function of two arguments that keeps the second of each call."""
+
+    def __init__(self) -> None:
+        self.shifts: list[torch.Tensor] = []
+
+    def __call__(self, x: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+        self.shifts.append(shift)
+        return x + shift
+
+
+def run_iterations(shifts: list[list[torch.Tensor]], kept: KeptJoins) -> tuple[list[list[Any]], list[torch.Tensor]]:
+    """The results of two sibling calls in each iteration, and the shifts that the joined calls were given."""
+    function, results = SeenArguments(), []
+    for iteration in shifts:
+        siblings: list[Any] = [([filled(2, 1.0), shift], {}) for shift in iteration]
+        joined = call_as_batch(function, siblings, [0, 1], Sizes(), kept)
+        assert joined is not None
+        results.append([result[:, 0].tolist() for result in joined])
+    return results, function.shifts
+
+
+@torch.no_grad()
+def test_what_stays_the_same_in_a_loop_is_joined_once() -> None:
+    same = [filled(1, 1.0), filled(1, 2.0)]
+    kept: KeptJoins = {}
+    results, shifts = run_iterations([same, same, same], kept)
+    assert results == [[[2.0] * 2, [3.0] * 2]] * 3
+    assert shifts[0] is shifts[1] is shifts[2]
+    assert kept[0] is None, "x is new in each iteration"
+
+
+@torch.no_grad()
+def test_what_changes_in_a_loop_is_joined_again() -> None:
+    first, second = filled(1, 1.0), filled(1, 2.0)
+    kept: KeptJoins = {}
+    assert run_iterations([[first, second]], kept)[0] == [[[2.0] * 2, [3.0] * 2]]
+    second.fill_(5.0)
+    assert run_iterations([[first, second]], kept)[0] == [[[2.0] * 2, [6.0] * 2]]
+    assert run_iterations([[first, filled(1, 7.0)]], kept)[0] == [[[2.0] * 2, [8.0] * 2]]
+    assert run_iterations([[first, filled(2, 7.0)]], kept)[0] == [[[2.0] * 2, [8.0] * 2]]
+
+
+def test_each_iteration_with_gradients_joins_for_itself() -> None:
+    same = [filled(1, 1.0).requires_grad_(), filled(1, 2.0).requires_grad_()]
+    _, shifts = run_iterations([same, same], {})
+    assert shifts[0] is not shifts[1]
+    for shift in shifts:
+        shift.sum().backward()  # which fails the second time on a shared graph
+    assert same[0].grad is not None

@@ -1,0 +1,83 @@
+"""The rows of a sampler's table, in the dtype and on the device of a computation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from weakref import WeakKeyDictionary
+
+from guidegraph.graph.types import Tensor
+from guidegraph.nodes.shape_checks import has_values, is_transformed
+from guidegraph.nodes.types import Scheduler
+
+if TYPE_CHECKING:
+    import torch
+
+
+class TableRow(NamedTuple):
+    """A row's matrix M (1+K, 4+K), and its α and σ, without axes."""
+
+    matrix: Tensor
+    alpha: Tensor
+    sigma: Tensor
+
+
+def take_row(scheduler: Scheduler, index: Tensor, like: Tensor) -> TableRow:
+    """The row at an index (1) with α, σ and M in the dtype and on the device of `like`.
+
+    A concrete index on the CPU takes it from a list of all rows, which is made once; others select it in a graph, or
+    on their device, without waiting for the value. Raises ``ValueError`` if the table has no such row.
+    """
+    concrete = index.device.type == "cpu" and has_values(index) and has_values(like)
+    rows = _list_rows(scheduler, like) if concrete else None
+    if rows is not None:
+        position = int(index)
+        if not 0 <= position < len(rows):
+            raise _no_row(scheduler, position)
+        return rows[position]
+    try:
+        return TableRow(*(take_entry(column, index, like) for column in _columns(scheduler)))
+    except IndexError:
+        raise _no_row(scheduler, int(index)) from None
+
+
+def take_entry(column: Tensor, index: Tensor, like: Tensor) -> Tensor:
+    """The entry of a column (R, …) of a table at an index (1), in the dtype and on the device of `like`."""
+    return column.index_select(0, index.reshape(1).to(column.device))[0].to(device=like.device, dtype=like.dtype)
+
+
+_Rows: TypeAlias = "list[TableRow] | None"
+_rows: WeakKeyDictionary[Scheduler, dict[tuple[torch.dtype, torch.device], _Rows]] = WeakKeyDictionary()
+
+
+def _list_rows(scheduler: Scheduler, like: Tensor) -> _Rows:
+    """All rows, made once for a dtype and device; None if the table is differentiated, or calls are recorded."""
+    by_dtype = _rows.get(scheduler)
+    if by_dtype is None:
+        by_dtype = _rows[scheduler] = {}
+    key = like.dtype, like.device
+    if key not in by_dtype:
+        if is_transformed():
+            return None
+        by_dtype[key] = _make_rows(scheduler, like)
+    return by_dtype[key]
+
+
+def _make_rows(scheduler: Scheduler, like: Tensor) -> _Rows:
+    import torch
+
+    if any(not has_values(column) or column.requires_grad for column in _columns(scheduler)):
+        return None
+    with torch.inference_mode(False):  # so that the rows serve every later step
+        columns = [column.to(device=like.device, dtype=like.dtype).unbind() for column in _columns(scheduler)]
+    return [TableRow(*entries) for entries in zip(*columns, strict=True)]
+
+
+def _columns(scheduler: Scheduler) -> tuple[Tensor, Tensor, Tensor]:
+    return scheduler.matrix, scheduler.alpha, scheduler.sigma
+
+
+def _no_row(scheduler: Scheduler, position: int) -> ValueError:
+    return ValueError(
+        f"the sampler's table has {len(scheduler.t)} rows and no row {position}: the loop must run over the 'steps' of "
+        "the scheduler node whose 'scheduler' and 'state' it uses"
+    )

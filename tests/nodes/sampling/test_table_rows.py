@@ -1,0 +1,47 @@
+"""The rows of a sampler's table, taken one by one or from a list of all."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from guidegraph.nodes.sampling import scheduler as samplers
+from guidegraph.nodes.sampling.table_rows import take_entry, take_row
+from tests.nodes.sampling.closed_form import scaled_linear
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("row", [0, 3, 7])
+def test_a_row_is_that_of_the_table_in_the_dtype_of_x(dtype: torch.dtype, row: int) -> None:
+    scheduler = samplers.unipc(scaled_linear(), steps=8).scheduler
+    x, index = torch.zeros(1, dtype=dtype), torch.tensor([row])
+    taken = take_row(scheduler, index, x)
+    for value, column in zip(taken, (scheduler.matrix, scheduler.alpha, scheduler.sigma), strict=True):
+        assert torch.equal(value, column[row].to(dtype))
+        assert torch.equal(value, take_entry(column, index, x))
+
+
+@pytest.mark.parametrize("row", [-1, 8])
+def test_a_row_that_does_not_exist_is_an_error(row: int) -> None:
+    scheduler = samplers.ddim(scaled_linear(), steps=8).scheduler
+    with pytest.raises(ValueError, match=rf"8 rows and no row {row}: the loop must run over the 'steps'"):
+        take_row(scheduler, torch.tensor([row]), torch.zeros(1))
+
+
+def test_rows_made_while_calls_are_recorded_are_not_those_of_later_steps() -> None:
+    scheduler, index, x = samplers.ddim(scaled_linear(), steps=8).scheduler, torch.tensor([2]), torch.zeros(1)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        take_row(scheduler, index, x)
+    assert torch.equal(take_row(scheduler, index, x).alpha, scheduler.alpha[2].float())
+
+
+def test_the_gradient_of_a_table_is_that_of_each_step() -> None:
+    table = samplers.ddim(scaled_linear(), steps=8).scheduler
+    scheduler = replace(table, matrix=table.matrix.clone().requires_grad_())
+    for _ in range(2):
+        take_row(scheduler, torch.tensor([2]), torch.zeros(1)).matrix.sum().backward()
+    assert scheduler.matrix.grad is not None
+    assert scheduler.matrix.grad[2].eq(2).all()
