@@ -1,13 +1,14 @@
 """Measure sampling steps per second: a bundle in onnxruntime, and the engine, eager and with torch.compile.
 
-    python benchmarks/bundle_speed.py --keep FOLDER [--models embedded classifier large] [--batches 1 8] [--rounds 5]
+    python benchmarks/bundle_speed.py --keep FOLDER [--models embedded mmdit dit flow_unet] [--batches 1 8] [--cpu]
 
 The sides take turns in one process with equal threads. Only the loop of the workflow is timed, by
 each side's own events: not loading, encoding and decoding, nor the first run, in which torch compiles and sessions are
 created.
 torch.compile has fixed shapes and, where no gradient is taken, frozen weights, which it then packs as the engine does.
-`large` is Stable Diffusion 1.5's U-Net (860 M parameters) with random weights in float32; its bundle takes minutes to
-export, 4 GB of disk and 20 GB of memory. Bundles are exported once, into the folder given with --keep.
+`flow_unet` is the model that workflows/train/text_to_image_flow.yaml writes. `large` is Stable Diffusion 1.5's U-Net
+(860 M parameters) with random weights in float32; its bundle takes minutes to export, 4 GB of disk and 20 GB of memory.
+Bundles are exported once, into the folder given with --keep.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ import numpy as np
 import torch
 from _pipelines import pipeline_folder
 
-from guidegraph.graph.events import NodeFinished
+from guidegraph.graph.events import NodeFinished, NodeStarted
 from guidegraph.graph.execution.cache import MemoryCache
 from guidegraph.workflow import Workflow, load_workflow
 from guidegraph_runtime import Bundle, SessionSettings
@@ -40,6 +41,7 @@ SIDES = ("bundle", "eager", "compiled")
 LARGEST_CACHE = 16 << 30
 LATENT = [4, 16, 16]
 Loop = Callable[..., tuple[float, Any]]
+Clock = Callable[[], float]
 
 
 @dataclass(frozen=True)
@@ -58,10 +60,20 @@ def models(folder: Path) -> dict[str, Callable[[], Model]]:
         arguments = {"checkpoint": pipeline_folder("large", folder), "shape": LATENT, "prompt": "a b c"}
         return Model(WORKFLOWS / "checkpoints/text_to_image.yaml", ("model.denoiser",), "latent", 2, arguments)
 
+    def flow_unet() -> Model:
+        trained = WORKFLOWS.parent / "runs" / "scenes_flow"
+        if not (trained / "model.json").exists():
+            raise SystemExit(f"{trained} is missing: run workflows/train/text_to_image_flow.yaml")
+        arguments = {"model": str(trained)}  # it takes the condition of an MMDiT
+        return Model(WORKFLOWS / "text_to_image_mmdit.yaml", ("model.denoiser",), "image", 20, arguments)
+
     classifier = WORKFLOWS / "class_classifier_guidance_ddim.yaml"
     return {
         "embedded": lambda: Model(WORKFLOWS / "text_to_image.yaml", ("model.denoiser",), "image", 20),
         "classifier": lambda: Model(classifier, ("model.denoiser", "guide.classifier"), "image", 20),
+        "mmdit": lambda: Model(WORKFLOWS / "text_to_image_mmdit.yaml", ("model.denoiser",), "image", 20),
+        "dit": lambda: Model(WORKFLOWS / "text_to_image_dit.yaml", ("model.denoiser",), "image", 20),
+        "flow_unet": flow_unet,
         "large": large,
     }
 
@@ -78,16 +90,20 @@ def export_models(name: str, model: Model, folder: Path) -> Path:
     return path
 
 
-def engine_side(model: Model, compiled: bool) -> Loop:
+def engine_side(model: Model, compiled: bool, clock: Clock) -> Loop:
     """Runs of a workflow in the engine: the seconds of its loop, and the output."""
     source = model.workflow.read_text()
     names = {f"network{i}": network for i, network in enumerate(model.networks)}
     text = source.replace("outputs: {", f"outputs: {{{', '.join(f'{k}: {v}' for k, v in names.items())}, ")
     loops: list[float] = []
+    began = 0.0
 
     def observe(event: object) -> None:
+        nonlocal began
+        if isinstance(event, NodeStarted) and event.path == "nodes.sample":
+            began = clock()
         if isinstance(event, NodeFinished) and event.path == "nodes.sample":
-            loops.append(event.seconds)
+            loops.append(clock() - began)
 
     workflow: Workflow = load_workflow(model.workflow, sources={str(model.workflow): text}, observers=[observe])
     # A memory of its own, in which the large network fits: what is compiled is not what the other side runs.
@@ -103,18 +119,18 @@ def engine_side(model: Model, compiled: bool) -> Loop:
     return run
 
 
-def bundle_side(model: Model, path: Path, threads: int) -> Loop:
+def bundle_side(model: Model, path: Path, threads: int, clock: Clock) -> Loop:
     """Runs of a bundle: the seconds of its loop, and the output."""
     bundle = Bundle(path, SessionSettings.on("cpu", intra_threads=threads))
     inputs = {name: value for name, value in model.params.items() if name in bundle.manifest.inputs}
 
     def run(**arguments: Any) -> tuple[float, Any]:
-        loops: dict[str, float] = {}
-        before = bundle.timings.sessions
+        ends = [("", clock())]
         result = bundle.run_with(
-            {**inputs, **arguments}, finished=lambda operation, took: loops.update({operation.node: took})
+            {**inputs, **arguments}, finished=lambda operation, _: ends.append((operation.node, clock()))
         )
-        return loops["sample"] - (bundle.timings.sessions - before), result[model.output]
+        index = next(i for i, (node, _) in enumerate(ends) if node == "sample")
+        return ends[index][1] - ends[index - 1][1], result[model.output]
 
     return run
 
@@ -166,10 +182,12 @@ def main() -> None:
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--cpu", action="store_true", help="count the time of the processor, for a shared machine")
     parser.add_argument("--keep", type=Path, help="the folder of the bundles; without it they are exported each time")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    print(machine(options.threads))
+    clock: Clock = time.process_time if options.cpu else time.perf_counter
+    print(f"{machine(options.threads)}; {'processor' if options.cpu else 'wall-clock'} seconds")
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
@@ -177,9 +195,9 @@ def main() -> None:
             model = models(folder)[name]()
             bundle = export_models(name, model, folder)
             makers: dict[str, Callable[[], Loop]] = {
-                "bundle": lambda model=model, bundle=bundle: bundle_side(model, bundle, options.threads),  # type: ignore[misc]
-                "eager": lambda model=model: engine_side(model, compiled=False),  # type: ignore[misc]
-                "compiled": lambda model=model: engine_side(model, compiled=True),  # type: ignore[misc]
+                "bundle": lambda model=model, bundle=bundle: bundle_side(model, bundle, options.threads, clock),  # type: ignore[misc]
+                "eager": lambda model=model: engine_side(model, False, clock),  # type: ignore[misc]
+                "compiled": lambda model=model: engine_side(model, True, clock),  # type: ignore[misc]
             }
             started = time.perf_counter()
             loops = {side: makers[side]() for side in SIDES if side in options.sides or side == "bundle"}

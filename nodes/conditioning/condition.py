@@ -94,6 +94,17 @@ def adapt_condition(adapter: ConditionAdapter, condition: Condition) -> Conditio
     return adapter(condition)
 
 
+@node("condition.pooled", shape=port_shapes.condition_rows)
+def pooled_condition(condition: Condition) -> Condition:
+    """The vector (B, D) of a condition without its tokens, as for a DiT, which takes a vector alone.
+
+    The spatial field stays. Raises an error for a condition without a vector.
+    """
+    if condition.vector is None:
+        raise ValueError("expected a condition with a vector; this one has none: take that of another text encoder")
+    return Condition(vector=condition.vector, spatial=condition.spatial)
+
+
 @node("condition.null", shape=port_shapes.like_rows)
 def null_condition(like: Condition) -> Condition:
     """The null condition of a model trained with `condition.drop`: zeros in the shape of `like`, with its mask."""

@@ -16,10 +16,14 @@ MOST_OBJECTS = 256
 
 
 class Detections(NamedTuple):
-    """For each picture (B), bool: whether all objects of its label are found, and whether sky and ground are right."""
+    """For each picture (B), bool: whether all objects of its label are found, and whether sky and ground are right.
+
+    recall (B): the share of the objects of its label that are found, 1 if it has none.
+    """
 
     objects: Tensor
     background: Tensor
+    recall: Tensor
 
 
 @node("detector.predict")
@@ -45,9 +49,11 @@ def finds(logits: Tensor, label: Tensor) -> Detections:
         )
     sizes = [len(OBJECTS), len(SKIES), len(CLASSES) - len(OBJECTS) - len(SKIES)]
     predicted, expected = logits.split(sizes, 1), label.to(logits.device).split(sizes, 1)
-    objects = ((predicted[0] > 0) | (expected[0] == 0)).all(1)
+    named = expected[0] != 0
+    missed = named & (predicted[0] <= 0)
+    recall = 1 - missed.sum(1).to(logits.dtype) / named.sum(1).clamp(min=1)
     sky, ground = (a.argmax(1) == b.argmax(1) for a, b in zip(predicted[1:], expected[1:], strict=True))
-    return Detections(objects, sky & ground)
+    return Detections(~missed.any(1), sky & ground, recall)
 
 
 class SceneObjects(NamedTuple):

@@ -141,6 +141,11 @@ SAMPLING = {
     "sampler": Change(nodes=HEUN, text=HEUN_TEXT),
 }
 SIZED = {**SAMPLING, "size": Change(nodes=SIZE, text=SIZE_TEXT)}
+FLOW = {
+    "example": Change(),
+    "steps, scale and seed": Change({"steps": 30, "scale": 2.0, "seed": 7}),
+    "batch": Change({"prompt": ["a house on snow", "a boat"], "batch": 2}),
+}
 CASES = {
     "text_to_image": Case(
         "text_to_image.yaml",
@@ -148,6 +153,8 @@ CASES = {
         {**SIZED, "prompt": Change({"prompt": ["a house on snow", "a boat"], "batch": 2})},
     ),
     "text_to_image_vq": Case("text_to_image_vq.yaml", {"steps": 3}, SIZED),
+    "text_to_image_dit": Case("text_to_image_dit.yaml", {"steps": 3}, FLOW),
+    "text_to_image_mmdit": Case("text_to_image_mmdit.yaml", {"steps": 3}, FLOW),
     "guidance_interval": Case(
         "fast/guidance_interval.yaml",
         {"steps": 4},

@@ -1,12 +1,19 @@
-"""Conditions: spatial, null, dropped and merged ones."""
+"""Conditions: spatial, pooled, null, dropped and merged ones."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from guidegraph.nodes.conditioning.condition import drop_condition, merge_conditions, null_condition, spatial_condition
+from guidegraph.nodes.conditioning.condition import (
+    drop_condition,
+    merge_conditions,
+    null_condition,
+    pooled_condition,
+    spatial_condition,
+)
 from guidegraph.nodes.models.model_nodes import new_unet
+from guidegraph.nodes.models.model_transformers import new_dit
 from guidegraph.nodes.types import Condition
 
 
@@ -75,6 +82,26 @@ def test_the_null_condition_is_zero_and_keeps_shapes_and_mask() -> None:
         assert getattr(null, name).shape == getattr(condition, name).shape
     assert null.mask is condition.mask
     assert null_condition(Condition(vector=torch.ones(1, 2))).spatial is None
+
+
+def test_a_pooled_condition_keeps_vector_and_map_and_suits_a_dit() -> None:
+    condition = full()
+    pooled = pooled_condition(condition)
+    assert pooled.vector is condition.vector
+    assert pooled.spatial is condition.spatial
+    assert pooled.tokens is None
+    assert pooled.mask is None
+    denoiser = new_dit(width=8, depth=1, heads=2, grid=2)
+    text = Condition(torch.randn(2, 8), torch.randn(2, 3, 6), torch.ones(2, 3, dtype=torch.bool))
+    x, t = torch.randn(2, 4, 4, 4), torch.zeros(2)
+    with pytest.raises(ValueError, match="takes no tokens in its condition"):
+        denoiser(x, t, text)
+    assert denoiser(x, t, pooled_condition(text)).value.shape == x.shape
+
+
+def test_a_condition_without_a_vector_cannot_be_pooled() -> None:
+    with pytest.raises(ValueError, match="expected a condition with a vector; this one has none"):
+        pooled_condition(Condition(tokens=torch.zeros(1, 2, 3)))
 
 
 def test_dropped_samples_are_null_in_every_field_and_the_others_unchanged() -> None:

@@ -24,6 +24,12 @@ def test_all_objects_of_the_label_must_be_detected_and_others_are_ignored() -> N
     actual = finds(torch.cat(detected) - 0.5, expected.expand(4, -1))
     assert actual.objects.tolist() == [True, True, False, True]
     assert actual.background.tolist() == [True, False, True, False]
+    assert actual.recall.tolist() == [1.0, 1.0, 0.5, 1.0]
+
+
+def test_the_recall_of_a_label_without_objects_is_1() -> None:
+    seen = torch.cat([label("night", "snow"), label(OBJECTS[3], "night", "snow")])
+    assert finds(seen - 0.5, label("night", "snow").expand(2, -1)).recall.tolist() == [1.0, 1.0]
 
 
 def test_labels_of_another_kind_raise() -> None:
