@@ -104,7 +104,7 @@ def _iterate(
     needs_values = {s: outside[s] for s in body_plan.needs_sources if s in outside}
     needs_of_iteration = [s for s in body_plan.needs_sources if s not in outside]
     phase: Phase | None = None
-    prologue_rows = _precompute(step, body_plan, outside, items, context, plan)
+    rows = _precompute(step, body_plan, outside, items, context, plan)
     carry: dict[Source, Any] = {Carry(loop.key, name): outside[s] for name, s in loop.carry.items()}
     collected: dict[str, list[Any]] = {name: [] for name in loop.collect}
     context.iterations.append(0)
@@ -113,9 +113,7 @@ def _iterate(
             context.cancel.check()
             context.iterations[-1] = watch.iteration = i
             item = to_device(fetch_item(step, items, i), device)
-            values = (
-                prologue_rows[i] if i < len(prologue_rows) else run_prologue(body_plan, outside, item, i, context, plan)
-            )
+            values = rows[i] if i < len(rows) else run_prologue(body_plan, outside, item, i, context, plan)
             body_values: dict[Source, Any] = {**outside, **values, **carry}
             set_item(body_values, body_plan.item_sources, loop, item, i)
             known = {s: body_values[s] for s in needs_of_iteration if s in body_values}

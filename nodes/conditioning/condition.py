@@ -95,7 +95,7 @@ def adapt_condition(adapter: ConditionAdapter, condition: Condition) -> Conditio
 
 
 @node("condition.pooled", shape=port_shapes.condition_rows)
-def pooled_condition(condition: Condition) -> Condition:
+def pool_condition(condition: Condition) -> Condition:
     """The vector (B, D) of a condition without its tokens, as for a DiT, which takes a vector alone.
 
     The spatial field stays. Raises an error for a condition without a vector.

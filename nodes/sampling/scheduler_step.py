@@ -262,7 +262,8 @@ def _rms(x0: Tensor) -> Tensor:
 
     axes = tuple(range(1, x0.ndim))
     if has_values(x0):
-        return torch.linalg.vector_norm(x0, dim=axes) / math.sqrt(math.prod(x0.shape[1:]))
+        norm: Tensor = torch.linalg.vector_norm(x0, dim=axes)
+        return norm / math.sqrt(math.prod(x0.shape[1:]))
     return x0.square().mean(dim=axes).amax(dim=0).sqrt()  # traceable for any size
 
 

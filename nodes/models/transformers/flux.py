@@ -134,8 +134,7 @@ class Flux(nn.Module):
         for index, block in enumerate(self.single_blocks, double):
             joined = torch.cat([hooks.input_tokens(Site("input", "block", index), h, size), text], dim=1)
             change = block(joined, embedding, angles, keys, hooks.attend(Site("joint", "block", index), size))
-            patches = h.shape[1]
-            h = clip_half(hooks.block(index, h, change[:, :patches], size))
+            h = clip_half(hooks.block(index, h, change[:, : h.shape[1]], size))
             if index + 1 < len(self.single_blocks) + double:  # nothing uses the text after the last block
-                text = clip_half(hooks.text_block(index, text, change[:, patches:]))
+                text = clip_half(hooks.text_block(index, text, change[:, h.shape[1] :]))
         return unpack(self.final_layer(h, embedding), size, patch)

@@ -9,7 +9,7 @@ from guidegraph.nodes.conditioning.condition import (
     drop_condition,
     merge_conditions,
     null_condition,
-    pooled_condition,
+    pool_condition,
     spatial_condition,
 )
 from guidegraph.nodes.models.model_nodes import new_unet
@@ -86,7 +86,7 @@ def test_the_null_condition_is_zero_and_keeps_shapes_and_mask() -> None:
 
 def test_a_pooled_condition_keeps_vector_and_map_and_suits_a_dit() -> None:
     condition = full()
-    pooled = pooled_condition(condition)
+    pooled = pool_condition(condition)
     assert pooled.vector is condition.vector
     assert pooled.spatial is condition.spatial
     assert pooled.tokens is None
@@ -96,12 +96,12 @@ def test_a_pooled_condition_keeps_vector_and_map_and_suits_a_dit() -> None:
     x, t = torch.randn(2, 4, 4, 4), torch.zeros(2)
     with pytest.raises(ValueError, match="takes no tokens in its condition"):
         denoiser(x, t, text)
-    assert denoiser(x, t, pooled_condition(text)).value.shape == x.shape
+    assert denoiser(x, t, pool_condition(text)).value.shape == x.shape
 
 
 def test_a_condition_without_a_vector_cannot_be_pooled() -> None:
     with pytest.raises(ValueError, match="expected a condition with a vector; this one has none"):
-        pooled_condition(Condition(tokens=torch.zeros(1, 2, 3)))
+        pool_condition(Condition(tokens=torch.zeros(1, 2, 3)))
 
 
 def test_dropped_samples_are_null_in_every_field_and_the_others_unchanged() -> None:
