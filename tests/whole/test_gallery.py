@@ -102,7 +102,8 @@ def exceptions(plugin: Any, name: str) -> list[NodeCase]:
         return [NodeCase(plugin.skip, settings={"sites": "self.middle"})]
     if name == "tpg":
         inputs = {"condition": example(Condition, 5)}
-        return [NodeCase(plugin.predict_shuffled, inputs=inputs, settings={"sites": "input.middle"})]
+        settings, detached = {"sites": "input.middle"}, {"noise": "an order has no gradient"}
+        return [NodeCase(plugin.predict_shuffled, inputs=inputs, settings=settings, detached=detached)]
     if name == "universal":
         register_example(plugin.Loss, lambda seed: Darkness())
         return [NodeCase(plugin.guide, detached={"context": TAKEN})]
