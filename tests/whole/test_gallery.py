@@ -101,7 +101,9 @@ def exceptions(plugin: Any, name: str) -> list[NodeCase]:
     if name == "slg":
         return [NodeCase(plugin.skip, settings={"sites": "self.middle"})]
     if name == "tpg":
-        return [NodeCase(plugin.predict_shuffled, settings={"sites": "input.middle"})]
+        inputs = {"condition": example(Condition, 5)}
+        settings, detached = {"sites": "input.middle"}, {"noise": "an order has no gradient"}
+        return [NodeCase(plugin.predict_shuffled, inputs=inputs, settings=settings, detached=detached)]
     if name == "universal":
         register_example(plugin.Loss, lambda seed: Darkness())
         return [NodeCase(plugin.guide, detached={"context": TAKEN})]

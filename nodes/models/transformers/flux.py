@@ -122,9 +122,8 @@ class Flux(nn.Module):
         embedding = self.time_in(t) + self.vector_in(vector)
         if self.guidance_in is not None and guidance is not None:
             embedding = embedding + self.guidance_in(GUIDANCE_FACTOR * guidance)
-        places = patch_places(size, x.device)
-        places = torch.cat([places, places.new_zeros(text.shape[1], 3)])  # a text's tokens have no place
-        angles = axis_angles(places, self.config.axes, ROTARY_BASE)
+        places = patch_places(size, x.device)  # those of a text's tokens are zero
+        angles = axis_angles(torch.cat([places, places.new_zeros(text.shape[1], 3)]), self.config.axes, ROTARY_BASE)
         keys = None if mask is None else torch.cat([mask.new_ones(h.shape[:2]), mask], dim=1)
         for index, block in enumerate(self.double_blocks):
             attend = hooks.attend(Site("joint", "block", index), size)
