@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from guidegraph.graph.language.edit.document import Document, Replacement
 from guidegraph.graph.language.edit.render import plain_text, render
-from guidegraph.graph.language.yaml_tree import Scalar, Span, Tree, YamlMapping, YamlSequence
+from guidegraph.graph.language.yaml_tree import BrokenYaml, Scalar, Span, Tree, YamlMapping, YamlSequence
 
 _COMMENT = re.compile(r"(^|\s)#")
 INDENT = 2
@@ -56,8 +56,22 @@ def insert_entry(
     if index < 0:
         start = mapping.items[0][0].span[0]
         return [Replacement(start, start, f"{entry.removeprefix(indent)}{document.newline}{indent}")]
-    position = document.line_end(document.value_end(mapping.items[index][1]))
+    value_before = mapping.items[index][1]
+    if _keeps_empty_lines(document, value_before):
+        position = value_before.span[1]
+        return [Replacement(position, position, f"{entry}{document.newline}")]
+    position = document.line_end(document.value_end(value_before))
     return [Replacement(position, position, f"{document.newline}{entry}")]
+
+
+def _keeps_empty_lines(document: Document, tree: Tree) -> bool:
+    """Whether a value ends with a block scalar whose empty lines at the end count (``|+``)."""
+    while not isinstance(tree, (Scalar, BrokenYaml)) and tree.items:
+        last = tree.items[-1]
+        tree = last[1] if isinstance(last, tuple) else last
+    start, end = tree.span
+    header = document.text[start : document.line_end(start)].partition("#")[0]
+    return header.startswith(("|", ">")) and "+" in header and document.text[:end].endswith("\n")
 
 
 def _insert_in_flow(document: Document, mapping: YamlMapping, index: int, entry: str) -> Replacement:

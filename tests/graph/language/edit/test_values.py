@@ -285,3 +285,17 @@ def test_empty_values_and_groups_are_filled() -> None:
     document = set_value(document, "outputs.o", "a")
     lines = ["params: {x: {default: 3}}", "nodes: {a: {use: b, in: {p: q}, with: {s: 1}}, c: }", "outputs: {o: a}"]
     assert document.text.splitlines() == ["guidegraph: 1", *lines]
+
+
+@pytest.mark.parametrize("head", ["|", "|-", "|+", ">", ">+"])
+def test_block_texts_stay_as_they_are_beside_an_edit(head: str) -> None:
+    lines = [f"description: {head}", "  one", "  two", "", "params:", "  a:", f"    default: {head}", "      x", "", ""]
+    document = Document.parse("\n".join([*lines, "outputs: {o: n}", ""]))
+    before = to_python(document.root)
+    for path, value in (("params.a.help", "h"), ("requires.p", "1"), ("name", "n"), ("params.b", {"default": 1})):
+        after = to_python(set_value(document, path, value).root)
+        assert after["description"] == before["description"]
+        assert after["params"]["a"]["default"] == before["params"]["a"]["default"]
+    changed = set_value(document, "params.a.default", "new\ntext")
+    assert to_python(changed.root)["params"]["a"]["default"] == "new\ntext"
+    assert 'default: "new\\ntext"' in changed.text
