@@ -48,7 +48,7 @@ class WorkflowFolder:
         """The names of all workflows, relative to the root, in order."""
         if self.file is not None:
             return [self.file.name]
-        names = []
+        names: list[str] = []
         for path in _iterate_files(self.root):
             if len(names) == MAX_FILES:
                 break
