@@ -6,7 +6,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import Any
 
-from guidegraph.edit import WorkflowEditor, parse_value, remove_value, set_value
+from guidegraph.edit import WorkflowEditor, parse_value, remove_node, remove_value, rename_node, set_value
 from guidegraph.graph.errors import GuidegraphError
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.trust.policy import Policy
@@ -45,6 +45,16 @@ class PageEdits:
         """Remove the value at a path, which then has its default. Raises as ``set``."""
         with self._lock:
             self._find_editor(name).apply(remove_value, path)
+
+    def rename_node(self, name: str, path: str, new_name: str) -> None:
+        """Rename a node and all links to it. Raises as ``set``."""
+        with self._lock:
+            self._find_editor(name).apply(rename_node, path, new_name)
+
+    def remove_node(self, name: str, path: str) -> None:
+        """Remove a node that nothing is linked to. Raises as ``set``."""
+        with self._lock:
+            self._find_editor(name).apply(remove_node, path)
 
     def undo(self, name: str) -> None:
         """Undo the last edit. Raises ``NothingToUndo``, and ``WorkflowError`` if the file has changed since."""

@@ -65,6 +65,7 @@ class PageServer:
             Route("/api/view", self.read_view),
             Route("/api/events", self.stream_events),
             Route("/api/edits", self.edit, methods=["POST"]),
+            Route("/api/nodes", self.change_node, methods=["POST"]),
             Route("/api/undo", self.undo, methods=["POST"]),
             Route("/api/runs", self.list_runs, methods=["GET"]),
             Route("/api/runs", self.start_run, methods=["POST"]),
@@ -101,6 +102,18 @@ class PageServer:
             await run_in_threadpool(self.edits.remove, name, path)
         else:
             await run_in_threadpool(self.edits.set, name, path, value, is_text=body.get("kind") == "text")
+        return JSONResponse({"undo": self.edits.count(name)})
+
+    async def change_node(self, request: Request) -> Response:
+        """Rename a node, or remove it if its new name is null."""
+        body = await read_json(request)
+        name, path, new_name = body.get("name"), body.get("path"), body.get("new_name", 0)
+        if not isinstance(name, str) or not isinstance(path, str) or not isinstance(new_name, str | None):
+            return error_response(HTTPStatus.BAD_REQUEST, "expected a workflow's name, a node's path, and its new name")
+        if new_name is None:
+            await run_in_threadpool(self.edits.remove_node, name, path)
+        else:
+            await run_in_threadpool(self.edits.rename_node, name, path, new_name)
         return JSONResponse({"undo": self.edits.count(name)})
 
     async def undo(self, request: Request) -> Response:

@@ -121,12 +121,12 @@ def _describe_parameters(graph: Graph | None, workflow: ParsedWorkflow | None) -
 
 def _iterate_ops(ops: Mapping[str, ParsedOp]) -> Iterator[ParsedOp]:
     """All nodes as written, each loop before its body."""
-    pending = [*reversed([*ops.values()])]
+    pending = [*ops.values()][::-1]
     while pending:
         op = pending.pop()
         yield op
         if isinstance(op, ParsedLoop):
-            pending += reversed([*op.body.values()])
+            pending += [*op.body.values()][::-1]
 
 
 def _describe_nodes(workflow: ParsedWorkflow | None, text: str) -> dict[str, Row]:

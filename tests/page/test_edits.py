@@ -78,3 +78,31 @@ def test_an_undo_does_not_overwrite_a_change_of_another_editor(site: Site) -> No
     response = site.post("api/undo", name="draw.yaml")
     assert response.status_code == 422
     assert (site.folder / "draw.yaml").read_text() == theirs
+
+
+def test_a_node_is_renamed_with_its_links(site: Site) -> None:
+    response = site.post("api/nodes", name="draw.yaml", path="nodes.start", new_name="first")
+    assert (response.status_code, response.json()) == (200, {"undo": 1})
+    assert changed_lines(site)[1::2] == [
+        "+  first:   {use: toy.number, with: {value: 1.5}}",
+        "+    carry: {x: first}",
+    ]
+    site.post("api/undo", name="draw.yaml")
+    assert (site.folder / "draw.yaml").read_text() == DRAW
+
+
+def test_a_linked_node_is_not_removed_and_another_is(site: Site) -> None:
+    response = site.post("api/nodes", name="draw.yaml", path="nodes.start", new_name=None)
+    assert response.status_code == 422
+    assert changed_lines(site) == []
+    assert site.post("api/edits", name="draw.yaml", path="outputs.image", value=None).status_code == 200
+    assert site.post("api/nodes", name="draw.yaml", path="nodes.picture", new_name=None).status_code == 200
+    assert "toy.picture" not in (site.folder / "draw.yaml").read_text()
+
+
+@pytest.mark.parametrize("new_name", ["picture", "carry", "a b", ""])
+def test_a_wrong_name_is_refused(site: Site, new_name: str) -> None:
+    response = site.post("api/nodes", name="draw.yaml", path="nodes.start", new_name=new_name)
+    assert response.status_code == 422
+    assert changed_lines(site) == []
+    assert site.post("api/nodes", name="draw.yaml", path="nodes.start").status_code == 400

@@ -142,6 +142,20 @@ def test_a_default_is_saved_and_a_refused_edit_is_explained(page: Browser, serve
     assert server.read() == DRAW.replace("count: 4", "count: 5")
 
 
+def test_a_node_is_renamed_and_a_linked_one_is_not_removed(page: Browser, server: Server) -> None:
+    page.evaluate(CLICK.format("nodes.start"))
+    wait(page, "document.getElementById('node-name')?.value === 'start'")
+    type_into(page, "#node-name", "first")
+    wait(page, NODE.format("nodes.first"))
+    wait(page, "document.querySelector('.node-panel h2')?.textContent === 'first'")
+    assert "carry: {x: first}" in server.read()
+    page.evaluate("[...document.querySelectorAll('.panel button')].find(b => b.textContent === 'remove').click()")
+    assert "sum" in wait(page, "document.querySelector('.panel .problem')?.textContent")
+    page.evaluate("[...document.querySelectorAll('header button')].find(b => b.textContent === 'Undo').click()")
+    wait(page, NODE.format("nodes.start"))
+    assert server.read() == DRAW
+
+
 def test_a_change_in_another_editor_redraws_the_page(page: Browser, server: Server) -> None:
     server.write(DRAW.replace("  start:", "  extra:   {use: toy.number}\n  start:"))
     wait(page, NODE.format("nodes.extra"))

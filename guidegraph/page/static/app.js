@@ -90,9 +90,18 @@ function App() {
   }
 
   // Make an edit; returns the problems for which it was refused.
-  async function edit(change) {
+  const edit = (change) => send("api/edits", change);
+
+  // Rename the selected node, or remove it if its new name is null.
+  async function changeNode(path, newName) {
+    const problems = await send("api/nodes", { path, new_name: newName });
+    if (!problems.length) setSelected(newName === null ? "" : path.slice(0, path.lastIndexOf(".") + 1) + newName);
+    return problems;
+  }
+
+  async function send(address, change) {
     try {
-      await post("api/edits", { name, ...change });
+      await post(address, { name, ...change });
       await load();
       return [];
     } catch (error) {
@@ -163,7 +172,7 @@ function App() {
           <div class="panel" role="tabpanel" tabindex="0" aria-label=${panel}>
             ${panel === "run" && html`<${RunPanel} view=${view} texts=${own} onText=${setText} job=${job} jobs=${rows} problems=${problems} onRun=${run}
               onCancel=${(number) => post(`api/runs/${number}/cancel`)} onEdit=${async (change) => setProblems(await edit(change))} />`}
-            ${panel === "node" && html`<${NodePanel} path=${selected} view=${view} state=${job?.nodes[selected]} onSelect=${select} onEdit=${edit} />`}
+            ${panel === "node" && html`<${NodePanel} path=${selected} view=${view} state=${job?.nodes[selected]} onSelect=${select} onEdit=${edit} onChange=${changeNode} />`}
             ${panel === "runs" && html`<${Gallery} finished=${finished} onUse=${use} name=${name} />`}
           </div>
         </aside>

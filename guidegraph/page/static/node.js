@@ -6,7 +6,7 @@ import { formatSeconds, formatValue, Prose, shortPath } from "./format.js";
 
 const LINK = { kind: "text" };
 
-export function NodePanel({ path, view, state, onSelect, onEdit }) {
+export function NodePanel({ path, view, state, onSelect, onEdit, onChange }) {
   const node = view.nodes[path];
   if (!path || !node) {
     return html`<p class="hint">Select a node in the graph, or a line of the text.</p>`;
@@ -22,6 +22,7 @@ export function NodePanel({ path, view, state, onSelect, onEdit }) {
         ${state?.origin && state.origin !== "computed" && html` · from the cache`}
       </p>
       <${Problems} problems=${view.problems.filter((problem) => problem.path === path || problem.path.startsWith(`${path}.`))} />
+      ${node.kind !== "inlined" && !view.readonly && html`<${Change} key=${path} path=${path} onChange=${onChange} />`}
       ${node.kind === "inlined" && html`<p class="hint">This node belongs to a workflow that this one uses; its values are set in that file.</p>`}
       ${node.kind === "loop" && html`<p>For each <code>${node.item}</code> of <${Link} text=${node.over} path=${path} view=${view} onSelect=${onSelect} />.
         ${node.trains.length > 0 && html` Trains <code>${node.trains.join(", ")}</code>.`}</p>`}
@@ -39,6 +40,17 @@ export function NodePanel({ path, view, state, onSelect, onEdit }) {
         <h3>About <code>${type.id}</code></h3>
         <div class="doc"><${Prose} text=${type.doc} /></div>`}
     </div>`;
+}
+
+// Rename or remove the node.
+function Change({ path, onChange }) {
+  const [problems, setProblems] = useState([]);
+  const change = async (newName) => setProblems(await onChange(path, newName));
+  return html`
+    <dl class="arguments"><dt><label for="node-name">name</label></dt><dd>
+      <span class="with-button"><${Field} id="node-name" field=${LINK} value=${path.slice(path.lastIndexOf(".") + 1)} onCommit=${change} />
+        <button class="quiet" title="Remove this node from the workflow" onClick=${() => change(null)}>remove</button></span>
+      <${Problems} problems=${problems} /></dd></dl>`;
 }
 
 // The node's id, to be changed to another that has the same outputs.
