@@ -38,10 +38,10 @@ class JoinedValue:
 
     def fits(self, values: Sequence[FlatValue], lengths: Sequence[int]) -> bool:
         """Whether other arguments consist of the same tensors, unchanged, and of the same plain values."""
-        for (leaves, structure), (others, other_structure) in zip(self.values, values, strict=True):
-            if len(leaves) != len(others) or any(a is not b for a, b in zip(leaves, others, strict=True)):
+        for (leaves, structure), (new_leaves, new_structure) in zip(self.values, values, strict=True):
+            if len(leaves) != len(new_leaves) or any(a is not b for a, b in zip(leaves, new_leaves, strict=True)):
                 return False
-            if structure is not other_structure and structure != other_structure:
+            if structure is not new_structure and structure != new_structure:
                 return False
         return self.lengths == lengths and self.changes == _count_changes(values)
 
@@ -147,7 +147,7 @@ _UNFIT = object()
 def _join_once(
     port: int | str, flat: Sequence[FlatValue], lengths: Sequence[Any], sizes: Sizes, kept: KeptJoins | None
 ) -> Any:
-    """As ``_join``, or what an earlier iteration joined from the same values. A gradient needs an own joined value."""
+    """As ``_join``, or the joined value that an earlier iteration made of the same values, if no gradient is needed."""
     import torch
 
     if kept is None or torch.is_grad_enabled():

@@ -116,9 +116,9 @@ def _iterate(
             values = rows[i] if i < len(rows) else run_prologue(body_plan, outside, item, i, context, plan)
             body_values: dict[Source, Any] = {**outside, **values, **carry}
             set_item(body_values, body_plan.item_sources, loop, item, i)
-            known = {s: body_values[s] for s in needs_of_iteration if s in body_values}
-            if phase is None or known:
-                phase = body_plan.variant({**needs_values, **known})
+            new_needs = {s: body_values[s] for s in needs_of_iteration if s in body_values}
+            if phase is None or new_needs:
+                phase = body_plan.variant({**needs_values, **new_needs})
             results = run_phases(phase, body_values, context, plan)
             for name, source in loop.collect.items():
                 collected[name].append(results[source])
