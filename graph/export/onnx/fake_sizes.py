@@ -166,12 +166,12 @@ def _view(x: Tensor, shape: Sequence[Any]) -> Any:
     return x.new_empty(shape) if before == after else NotImplemented
 
 
-def _pointwise(x: Tensor, *others: Any) -> Any:
+def _pointwise(x: Tensor, *arguments: Any) -> Any:
     """NotImplemented if a tensor among the other arguments has other sizes, strides or another dtype."""
-    tensors = [other for other in others if isinstance(other, Tensor)]
-    if any(_layout(other) != _layout(x) for other in tensors):
+    tensors = [argument for argument in arguments if isinstance(argument, Tensor)]
+    if any(_layout(tensor) != _layout(x) for tensor in tensors):
         return NotImplemented
-    if any(isinstance(other, (complex, torch.SymFloat, torch.SymBool, list, tuple)) for other in others):
+    if any(isinstance(argument, (complex, torch.SymFloat, torch.SymBool)) for argument in arguments):
         return NotImplemented
     return fast_detach(x.fake_mode, x)  # type: ignore[attr-defined]
 

@@ -133,7 +133,11 @@ def trace_forward(
 
 def _skip_formats() -> Any:
     """Context manager: nodes get no "tensor_meta", for which torch compares all strides with those of three formats."""
-    return mock.patch.object(proxy_tensor, "_extract_tensor_metadata", return_value=None, create=True)
+    return mock.patch.object(proxy_tensor, "_extract_tensor_metadata", _skip_metadata, create=True)
+
+
+def _skip_metadata(tensor: Tensor) -> None:
+    pass
 
 
 class ShortGradients(TorchFunctionMode):
