@@ -173,7 +173,8 @@ def _pointwise(x: Tensor, *arguments: Any) -> Any:
         return NotImplemented
     if any(isinstance(argument, (complex, torch.SymFloat, torch.SymBool)) for argument in arguments):
         return NotImplemented
-    return fast_detach(x.fake_mode, x)  # type: ignore[attr-defined]
+    assert isinstance(x, FakeTensor)
+    return fast_detach(x.fake_mode, x)
 
 
 POINTWISE = (
