@@ -20,6 +20,7 @@ from guidegraph.graph.export.partition.leaves import DYNAMIC
 from guidegraph.graph.export.partition.precision import EVERY_STEP, PRECISIONS
 from guidegraph.graph.export.partition.subgraph import PartPlan
 from guidegraph.graph.export.user_frame import user_frame_of_traceback
+from guidegraph.graph.memory.pause_collector import pause_collector
 from guidegraph_runtime.error_text import list_causes
 
 
@@ -72,7 +73,7 @@ def trace_parts(
         started = time.perf_counter()
         default = precision.get(EVERY_STEP, "fp32") if plan.in_loop else "fp32"
         try:
-            with use_device(device, dtype):
+            with use_device(device, dtype), pause_collector():
                 parts[plan.name] = _trace_with_fallback(plan, precision.get(plan.name, default))
         except ExportError as error:
             if keys_between := [key for key in plan.keys if key in midway]:

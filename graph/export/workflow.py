@@ -19,6 +19,7 @@ from guidegraph.graph.export.partition.precision import PROVIDERS
 from guidegraph.graph.export.partition.subgraph import is_number
 from guidegraph.graph.export.trace_parts import ExportedPart, OnPart, multiples, trace_parts
 from guidegraph.graph.ir import Graph, Loop, Op, Parameter
+from guidegraph.graph.memory.pause_collector import pause_collector
 from guidegraph.graph.planning.make_choices import make_choices
 from guidegraph.graph.planning.passes import bind_params, hoist, prune
 from guidegraph.graph.planning.plan import compile_plan
@@ -132,6 +133,7 @@ def with_multiples(
     return tuple(changed)
 
 
+@pause_collector()
 def plan_export(
     graph: Graph,
     values: Mapping[str, Any],

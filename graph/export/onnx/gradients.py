@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
+from unittest import mock
 
 import sympy
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor
 from torch._dispatch.python import enable_python_dispatcher
 from torch._dynamo.source import ConstantSource
 from torch.fx import GraphModule
+from torch.fx.experimental import proxy_tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import (
     DimDynamic,
@@ -112,10 +114,9 @@ def trace_forward(
     """
     env = _RecordingShapeEnv(duck_shape=False)
     fake = ShortFakes(shape_env=env, allow_non_fake_inputs=True)
-    fake.cache_enabled = False  # a key of symbolic sizes costs more than the operator
     symbols = {axis.name: _make_symbol(env, axis, sizes[axis.name]) for dynamic in axes for axis in dynamic.values()}
     with ExitStack() as stack:
-        for context in (torch.no_grad(), enable_python_dispatcher(), fake, preserve_node_meta()):
+        for context in (torch.no_grad(), enable_python_dispatcher(), fake, preserve_node_meta(), _skip_formats()):
             stack.enter_context(context)
         if below_autograd:
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
@@ -128,6 +129,15 @@ def trace_forward(
         graph = make_fx(function, decomposition_table=dict(table), pre_dispatch=not below_autograd)(*fakes)
     _check_sizes(env, symbols)
     return simplify(graph)
+
+
+def _skip_formats() -> Any:
+    """Context manager: nodes get no "tensor_meta", for which torch compares all strides with those of three formats."""
+    return mock.patch.object(proxy_tensor, "_extract_tensor_metadata", _skip_metadata, create=True)
+
+
+def _skip_metadata(tensor: Tensor) -> None:
+    pass
 
 
 class ShortGradients(TorchFunctionMode):

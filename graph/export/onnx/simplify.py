@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import onnx_ir
-import onnxscript.optimizer
 import onnxscript.rewriter
 import torch
 from onnx_ir.passes import Sequential, common
+from onnxscript.optimizer import _constant_folding
 
 QUADRATIC = {"SlicesSplit"}
 """Rules of onnxscript that walk the whole graph for every node, which takes minutes for a large U-Net."""
@@ -24,7 +24,12 @@ def optimise(model: onnx_ir.Model) -> None:
         _OperatorRule(rule) for rule in onnxscript.rewriter._DEFAULT_REWRITE_RULES if rule.name not in QUADRATIC
     ]
     for _ in range(ROUNDS):
-        onnxscript.optimizer.fold_constants(model, onnx_shape_inference=True)
+        _FoldConstants(
+            shape_inference=True,
+            input_size_limit=_constant_folding.DEFAULT_CONSTANT_FOLD_INPUT_SIZE_LIMIT,
+            output_size_limit=_constant_folding.DEFAULT_CONSTANT_FOLD_OUTPUT_SIZE_LIMIT,
+            should_fold=lambda node: None,
+        )(model)
         onnxscript.rewriter.rewrite(model, rules)
     Sequential(
         common.RemoveUnusedNodesPass(),
@@ -36,6 +41,14 @@ def optimise(model: onnx_ir.Model) -> None:
         common.NameFixPass(),
         common.RemoveUnusedNodesPass(),
     )(model)
+
+
+class _FoldConstants(_constant_folding.FoldConstantsPass):
+    """onnxscript's constant folding, which infers only shapes that are not known from the trace or an earlier round."""
+
+    def _do_inference(self, node: onnx_ir.Node) -> None:
+        if any(output.shape is None or output.type is None for output in node.outputs):
+            super()._do_inference(node)
 
 
 class _OperatorRule:

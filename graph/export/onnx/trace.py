@@ -19,7 +19,6 @@ from guidegraph.graph.export.onnx.gradients import Probe, probe, trace_forward
 from guidegraph.graph.export.onnx.model import TracedPart, finish, save_part, silence_torch, tidy, to_onnx
 from guidegraph.graph.export.onnx.program import is_functional, make_program
 from guidegraph.graph.export.user_frame import user_frame_of_traceback
-from guidegraph.graph.memory.pause_collector import pause_collector
 from guidegraph_runtime.error_text import error_text, list_causes
 from guidegraph_runtime.operations import drawing_operations
 
@@ -80,7 +79,7 @@ def trace_part(
     sizes = choose_trace_sizes(axes, sizes_found, fixed)
     examples = [_example(tensor, dynamic, sizes) for tensor, dynamic in zip(inputs, axes, strict=True)]
 
-    with silence_torch(), pause_collector():
+    with silence_torch():
         arguments = (_Flat(function).forward, examples, axes, sizes, seen.gradient or seen.transforms)
         graph = _as_export_error(trace_forward, *arguments)
         if is_functional(graph):

@@ -66,9 +66,10 @@ def _with_own_batch(part_input: PartInput) -> PartInput:
 def _output_shapes(part: PartPlan, single: str | None) -> list[tuple[int, ...]] | None:
     """The output shapes for a batch of 2, with 1 sample in the values of `single`; None if the part fails."""
     import torch
-    from torch._subclasses.fake_tensor import FakeTensorMode
 
-    with torch.no_grad(), silence_logger("torch._subclasses.fake_tensor"), FakeTensorMode(allow_non_fake_inputs=True):
+    from guidegraph.graph.export.onnx.fake_sizes import ShortFakes
+
+    with torch.no_grad(), silence_logger("torch._subclasses.fake_tensor"), ShortFakes(allow_non_fake_inputs=True):
         tensors = []
         for part_input in part.inputs:
             size = 1 if part_input.giver == single else 2

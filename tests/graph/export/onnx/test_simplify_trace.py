@@ -70,6 +70,12 @@ CALLS: list[tuple[Any, tuple[Any, ...]]] = [
     (aten.mean.dim, ([-1, 0], True)),
     (aten.mean.dim, ([],)),
     (aten.mean.dim, (None, True)),
+    (aten.add.Tensor, (torch.ones(2, 8, 4, 5),)),
+    (aten.mul.Tensor, (torch.ones(8, 1, 1),)),
+    (aten.div.Tensor, (3,)),
+    (aten.sub.Tensor, (torch.tensor(2.0),)),
+    (aten.gelu.default, ()),
+    (aten._softmax.default, (-1, False)),
 ]
 
 
@@ -95,3 +101,50 @@ def test_results_without_data_have_the_sizes_of_torch(
             described.append(describe(operator(*fakes)))
     assert described[0] == described[1]
     assert operator in RESULTS
+
+
+def test_a_call_with_equal_sizes_is_found_once_and_any_other_call_again() -> None:
+    mode = ShortFakes(allow_non_fake_inputs=True)
+    with torch.no_grad(), mode:
+        x = torch.empty(2, 3)
+        first, second = torch.cat([x, x]), torch.cat([x, x])
+        assert first is not second
+        assert describe((first,)) == describe((second,)) == [((4, 3), (3, 1), torch.float32)]
+        assert describe(torch.cat([x, x], 1)) == [((2, 6), (6, 1), torch.float32)]
+        assert describe(torch.cat([x.double(), x.double()])) == [((4, 3), (3, 1), torch.float64)]
+        assert describe(torch.cat([x.t(), x.t()])) == [((6, 2), (2, 1), torch.float32)]
+        assert describe(x.long() * 2) == [((2, 3), (3, 1), torch.int64)]
+        assert describe(x.long() * 2.0) == [((2, 3), (3, 1), torch.float32)]
+
+
+def test_a_tensor_with_a_known_value_keeps_it_after_an_equal_call() -> None:
+    with torch.no_grad(), ShortFakes(allow_non_fake_inputs=True):
+        assert [(torch.tensor(value) + 1).item() for value in (1, 2, 3)] == [2, 3, 4]
+
+
+def test_a_change_in_place_does_not_count_as_a_change_of_equal_results() -> None:
+    with ShortFakes(allow_non_fake_inputs=True):
+        x = torch.zeros(2, 8).requires_grad_()
+        y = torch.exp(x * 2)
+        y.mul_(3)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            torch.autograd.grad(y.sum(), x)
+        z = torch.exp(x * 2)
+        (gradient,) = torch.autograd.grad((torch.exp(x * 2).mul_(3).detach() * z).sum(), x)
+        assert gradient.shape == x.shape
+
+
+@pytest.mark.parametrize("shape", [[16, 20], [2, -1, 5], [4, 4, 20], [320]])
+@pytest.mark.parametrize("operator", [aten.view.default, aten._unsafe_view.default])
+def test_views_without_data_have_the_sizes_of_torch(operator: Any, shape: list[int]) -> None:
+    described = []
+    for mode in (ShortFakes(allow_non_fake_inputs=True), FakeTensorMode(allow_non_fake_inputs=True)):
+        with torch.no_grad(), mode:
+            described.append(describe(operator(torch.empty(2, 8, 4, 5), shape)))
+    assert described[0] == described[1]
+    assert operator in RESULTS
+
+
+def test_a_view_of_another_number_of_elements_is_refused() -> None:
+    with torch.no_grad(), ShortFakes(allow_non_fake_inputs=True), pytest.raises(RuntimeError, match="shape"):
+        torch.empty(2, 6).view(5, 2)
