@@ -310,7 +310,7 @@ def structured(cls: Any = None, /, *, formerly: Sequence[str] = ()) -> Any:
     return register if cls is None else register(cls)
 
 
-def structured_fields(cls: type) -> tuple[str, ...] | None:
+def fields_of_structure(cls: type) -> tuple[str, ...] | None:
     """The names of the fields that a structured type's constructor takes; None for other types."""
     return _FIELDS.get(cls)
 

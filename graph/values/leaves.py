@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from guidegraph.graph.types import structured_fields
+from guidegraph.graph.types import fields_of_structure
 
 _TENSOR = object()
 """The structure of a value that is a tensor."""
@@ -22,7 +22,7 @@ def flatten(value: Any) -> tuple[list[Any], Any]:
 
     if isinstance(value, Tensor):
         return [value], _TENSOR
-    names = structured_fields(type(value))
+    names = fields_of_structure(type(value))
     if names is not None:
         leaves = [getattr(value, name) for name in names]
         if all(isinstance(leaf, Tensor) or type(leaf) in PLAIN_LEAVES for leaf in leaves):
@@ -36,7 +36,7 @@ def unflatten(leaves: list[Any], structure: Any) -> Any:
 
     if structure is _TENSOR:
         return leaves[0]
-    names = structured_fields(structure) if isinstance(structure, type) else None
+    names = fields_of_structure(structure) if isinstance(structure, type) else None
     if names is not None:
         return structure(**dict(zip(names, leaves, strict=True)))
     return tree_unflatten(leaves, structure)
