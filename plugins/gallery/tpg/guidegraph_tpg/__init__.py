@@ -55,13 +55,16 @@ def make_rule(keys: Tensor, turn: int) -> Callable[[Tensor], Tensor]:
 
     Those of the first K turns are independent; later ones are of sums of two keys.
     """
+    import torch
+
     round_number, first = divmod(turn, keys.shape[1])
     second = (first + 1) % keys.shape[1]
 
     def shuffle(h: Tensor) -> Tensor:
         tokens = h.flatten(2)
-        chosen = (keys[:, first] + round_number * keys[:, second])[:, : tokens.shape[2]]
-        order = chosen.sort(dim=1).indices
+        chosen = (keys[:, first] + round_number * keys[:, second])[:, : tokens.shape[2]].double()
+        apart = chosen + 1e-12 * torch.arange(tokens.shape[2], device=h.device)  # equal keys sort alike everywhere
+        order = apart.sort(dim=1).indices
         shuffled: Tensor = tokens.gather(2, order[:, None].expand_as(tokens)).unflatten(2, h.shape[2:])
         return shuffled
 
