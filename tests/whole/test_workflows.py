@@ -2,7 +2,8 @@
 
 Blocks run inside of others; those of checkpoints need a person's files, and run in the tests of each format; those
 of `own` need a person's pictures, and run in test_own_pictures.py; what asks for the bundle of an export runs in the
-tests of exports; and what judges a model of 128 pixels, which is not shipped, in test_scene_eval_command.py.
+tests of exports; and what judges a model of 128 pixels, which is not shipped, in test_scene_eval_command.py. The flow
+transformers of scenes are not shipped either: they are trained first.
 """
 
 from __future__ import annotations
@@ -19,11 +20,18 @@ from tests.paths import ROOT
 
 FILES = (ROOT / "workflows").rglob("*.yaml")
 EXPORTED = ("text_to_image_onnx.yaml",)
-UNTRAINED = ("scene_eval.yaml",)
+UNTRAINED = (
+    "evaluate/scene_eval.yaml",
+    "evaluate/text_to_image_flow.yaml",
+    "workflows/text_to_image_dit.yaml",
+    "workflows/text_to_image_mmdit.yaml",
+)
 WRITING = ("train", "experiments")
 ELSEWHERE = ("blocks", "checkpoints", "own")
 WORKFLOWS = sorted(
-    p.relative_to(ROOT) for p in FILES if p.parent.name not in ELSEWHERE and p.name not in (*EXPORTED, *UNTRAINED)
+    p.relative_to(ROOT)
+    for p in FILES
+    if p.parent.name not in ELSEWHERE and not p.as_posix().endswith((*EXPORTED, *UNTRAINED))
 )
 
 
@@ -59,3 +67,21 @@ def test_a_shipped_workflow_runs(workflow: Path, cli: Command, tmp_path: Path) -
     assert all((tmp_path / "out" / file).stat().st_size > 0 for file in files)
     if workflow.parent.name in WRITING and "path" in parameters(workflow):
         assert (tmp_path / "model" / "model.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["dit", "mmdit"])
+def test_a_flow_transformer_is_trained_and_draws(name: str, cli: Command, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    training = Path("workflows", "train", f"text_to_image_{name}.yaml")
+    assert cli("run", str(training), "--out", str(tmp_path / "fit"), *settings(training, tmp_path)).code == 0
+    result = cli(
+        "run", f"workflows/text_to_image_{name}.yaml", "--set", f"model={model}", "--out", str(tmp_path / "out")
+    )
+    assert result.code == 0, result.err
+    assert (tmp_path / "out" / "image.png").stat().st_size > 0
+    few = {"model": model, "count": 10, "steps": 2, "references": 20, "pooled": str(name == "dit").lower()}
+    changes = [part for key, value in few.items() for part in ("--set", f"{key}={value}")]
+    result = cli("run", "workflows/evaluate/text_to_image_flow.yaml", *changes, "--out", str(tmp_path / "table"))
+    assert result.code == 0, result.err
+    assert any(file.stat().st_size > 0 for file in (tmp_path / "table").glob("table.*"))
