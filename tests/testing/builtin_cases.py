@@ -134,6 +134,7 @@ def moments(seed: int = 0) -> Moments:
 
 
 SCORES = Table({"scale": [1.0, 2.0, 3.0], "fid": [3.0, 1.5, 2.0], "method": ["a", "a", "b"]})
+COUNTED = "objects are counted"
 TARGET = "the target is what is learned"
 
 
@@ -201,7 +202,11 @@ def overrides() -> list[NodeCase]:
             settings={"most": 4},
             skip={"ONNX export": "it is for an evaluation", **BY_SIXTEEN},
         ),
-        case("detector.finds", inputs={"logits": logits(23), "label": present()}),
+        case(
+            "detector.finds",
+            inputs={"logits": logits(23), "label": present()},
+            detached={"logits": COUNTED, "label": COUNTED},
+        ),
         case("detector.predict", inputs={"detector": detector(), "image": picture()}),
         case("denoiser.deep_features", settings={"site": "deep.up.3"}),
         case("denoiser.empty_memory", inputs={"condition": example(Condition)}),

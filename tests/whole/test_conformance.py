@@ -34,12 +34,12 @@ SAYS_NOTHING = {
         "metric.miou tensor.cat tensor.merge tensor.select"
     ),
     "dtypes": (
-        "data.emoji data.fashion_mnist data.folder data.folder_latents data.latents data.scenes detector.finds "
+        "data.emoji data.fashion_mnist data.folder data.folder_latents data.latents data.scenes "
         "metric.start_clock model.detector model.load"
     ),
     "inputs unchanged": "label.constant plot.lines plot.scatter table.join",
     "device independence": "data.folder_latents data.latents model.detector",
-    "gradients": "coding.steps data.folder_latents data.latents detector.finds",
+    "gradients": "coding.steps data.folder_latents data.latents",
     "shapes": "data.folder_latents data.latents",
     "ONNX export": "guidance.interval",
 }
