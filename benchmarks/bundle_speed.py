@@ -1,14 +1,14 @@
 """Measure sampling steps per second: a bundle in onnxruntime, and the engine, eager and with torch.compile.
 
-    python benchmarks/bundle_speed.py --keep FOLDER [--models embedded mmdit dit flow_unet] [--batches 1 8] [--cpu]
+    python benchmarks/bundle_speed.py --keep FOLDER [--models embedded flow dit mmdit] [--batches 1 8] [--cpu]
 
 The sides take turns in one process with equal threads. Only the loop of the workflow is timed, by
 each side's own events: not loading, encoding and decoding, nor the first run, in which torch compiles and sessions are
 created.
 torch.compile has fixed shapes and, where no gradient is taken, frozen weights, which it then packs as the engine does.
-`flow_unet` is the model that workflows/train/text_to_image_flow.yaml writes. `large` is Stable Diffusion 1.5's U-Net
-(860 M parameters) with random weights in float32; its bundle takes minutes to export, 4 GB of disk and 20 GB of memory.
-Bundles are exported once, into the folder given with --keep.
+`flow`, `dit` and `mmdit` are the models that workflows/train/text_to_image_{flow,dit,mmdit}.yaml write. `large` is
+Stable Diffusion 1.5's U-Net (860 M parameters) with random weights in float32; its bundle takes minutes to export, 4 GB
+of disk and 20 GB of memory. Bundles are exported once, into the folder given with --keep.
 """
 
 from __future__ import annotations
@@ -60,20 +60,19 @@ def models(folder: Path) -> dict[str, Callable[[], Model]]:
         arguments = {"checkpoint": pipeline_folder("large", folder), "shape": LATENT, "prompt": "a b c"}
         return Model(WORKFLOWS / "checkpoints/text_to_image.yaml", ("model.denoiser",), "latent", 2, arguments)
 
-    def flow_unet() -> Model:
-        trained = WORKFLOWS.parent / "runs" / "scenes_flow"
-        if not (trained / "model.json").exists():
-            raise SystemExit(f"{trained} is missing: run workflows/train/text_to_image_flow.yaml")
-        arguments = {"model": str(trained)}  # it takes the condition of an MMDiT
-        return Model(WORKFLOWS / "text_to_image_mmdit.yaml", ("model.denoiser",), "image", 20, arguments)
+    def trained(name: str, workflow: str) -> Model:
+        path = WORKFLOWS.parent / "runs" / f"scenes_{name}"
+        if not (path / "model.json").exists():
+            raise SystemExit(f"{path} is missing: run workflows/train/text_to_image_{name}.yaml")
+        return Model(WORKFLOWS / workflow, ("model.denoiser",), "image", 20, {"model": str(path)})
 
     classifier = WORKFLOWS / "class_classifier_guidance_ddim.yaml"
     return {
         "embedded": lambda: Model(WORKFLOWS / "text_to_image.yaml", ("model.denoiser",), "image", 20),
         "classifier": lambda: Model(classifier, ("model.denoiser", "guide.classifier"), "image", 20),
-        "mmdit": lambda: Model(WORKFLOWS / "text_to_image_mmdit.yaml", ("model.denoiser",), "image", 20),
-        "dit": lambda: Model(WORKFLOWS / "text_to_image_dit.yaml", ("model.denoiser",), "image", 20),
-        "flow_unet": flow_unet,
+        "mmdit": lambda: trained("mmdit", "text_to_image_mmdit.yaml"),
+        "dit": lambda: trained("dit", "text_to_image_dit.yaml"),
+        "flow": lambda: trained("flow", "text_to_image_mmdit.yaml"),  # a U-Net, with the condition of an MMDiT
         "large": large,
     }
 
