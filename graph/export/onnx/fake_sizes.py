@@ -89,7 +89,8 @@ def _describe(value: Any) -> Hashable:
     if isinstance(value, Tensor):
         return _describe_tensor(value)
     if isinstance(value, torch.SymInt):
-        return value.node._expr
+        expression: Hashable = value.node._expr
+        return expression
     if isinstance(value, ATTRIBUTES):
         return type(value), value
     raise TypeError(f"no key for {type(value).__name__}")
