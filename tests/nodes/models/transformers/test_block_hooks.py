@@ -213,7 +213,8 @@ def test_gradients_go_through_rules(model: tuple[HookedModel, Inputs]) -> None:
 
     plain = gradient(denoiser)
     sites = denoiser.sites()
-    torch.testing.assert_close(gradient(denoiser.with_rules({site: unchanged(site) for site in sites})), plain)
+    idle = gradient(denoiser.with_rules({site: unchanged(site) for site in sites}))
+    torch.testing.assert_close(idle, plain, rtol=1e-4, atol=1e-4)  # maps of tokens are multiplied in another layout
     for site in sites[:3]:
         assert not torch.allclose(gradient(denoiser.with_rules({site: changing(site)})), plain), site
 
