@@ -90,9 +90,8 @@ def test_a_dit_trains_and_its_bundle_draws_what_the_engine_draws(tmp_path: Path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("positions", "sides"), [("table", [16, 16]), ("rotary", ["height", "width"])])
-def test_the_bundle_of_an_mmdit_draws_what_the_engine_draws(positions: Any, sides: list[Any], tmp_path: Path) -> None:
-    """A table of positions ends somewhere, so that its bundle has the size of the example."""
+@pytest.mark.parametrize("positions", ["table", "rotary"])
+def test_the_bundle_of_an_mmdit_draws_what_the_engine_draws(positions: Any, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")
     model = tmp_path / "model"
@@ -103,7 +102,7 @@ def test_the_bundle_of_an_mmdit_draws_what_the_engine_draws(positions: Any, side
     exported = made(workflow, tmp_path, steps=2, batch=2)
     bundle = json.loads((tmp_path / "bundle" / "bundle.json").read_text())
     dims = {port["name"]: port["dims"] for part in bundle["parts"].values() for port in part["inputs"]}
-    assert dims["sample.carry.x"] == ["batch", 4, *sides]
+    assert dims["sample.carry.x"] == ["batch", 4, "height", "width"]
     expected = exported.engine(model, steps=2, batch=2)
     assert expected["image"].std() > 0.1
     assert difference(exported.run(), expected) <= LEVEL
