@@ -12,17 +12,14 @@ that of the resident set during sampling, weights and all, each side in a proces
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
-import platform
-import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from _two_sides import SCALE, Draw, fill_randomly, large_dtype, print_peaks, print_setting, print_speed, status
 
 from guidegraph.nodes.checkpoints.diffusers.unet import read_unet_shape, unet_tensors
 from guidegraph.nodes.checkpoints.filling import fill
@@ -32,9 +29,8 @@ from guidegraph.nodes.sampling.schedule import scaled_linear
 from guidegraph.nodes.types import Condition
 from guidegraph.workflow import Workflow, load_workflow
 
-SCALE, TOKENS = 7.5, 77
+TOKENS = 77
 WORKFLOW = Path(__file__).parent / "checkpoint_speed.yaml"
-Draw = Callable[[int], torch.Tensor]
 
 
 def tiny_unet() -> Any:
@@ -58,25 +54,6 @@ def large_unet() -> Any:
         unet = diffusers.UNet2DConditionModel(cross_attention_dim=768)
     fill_randomly(unet, large_dtype())
     return unet
-
-
-def fill_randomly(network: torch.nn.Module, dtype: torch.dtype) -> None:
-    """Give a network on the meta device small random weights, so that nothing grows; scales are 1, biases 0."""
-    generator = torch.Generator().manual_seed(0)
-    for module in network.modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            flat = parameter.ndim == 1
-            if flat and name == "weight":
-                made = torch.ones(parameter.shape)
-            else:
-                made = torch.randn(parameter.shape, generator=generator) * (0 if flat else parameter[0].numel() ** -0.5)
-            setattr(module, name, torch.nn.Parameter(made.to(dtype), requires_grad=False))
-
-
-def large_dtype() -> torch.dtype:
-    """bf16 where the CPU multiplies in it, float32 otherwise."""
-    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    return torch.bfloat16 if "avx512_bf16" in flags or "amx_bf16" in flags else torch.float32
 
 
 def diffusers_side(unet: Any, noise: torch.Tensor, positive: torch.Tensor, negative: torch.Tensor) -> Draw:
@@ -157,18 +134,6 @@ def sides(model: str, latent: int) -> dict[str, Callable[[], Draw]]:
     return {name: lambda make=make: make(unet, noise, *texts) for name, make in SIDES.items()}  # type: ignore[misc]
 
 
-def seconds(call: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    call()
-    return time.perf_counter() - started
-
-
-def status(field: str) -> int:
-    """Bytes of a field of /proc/self/status, such as VmHWM, the peak of the resident set."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
-
-
 def memory_of(side: str, model: str, latent: int, options: argparse.Namespace) -> int:
     """The peak of the resident set in bytes while one side samples, weights and all, in a process of its own."""
     command = [sys.executable, __file__, "--memory", side, "--models", model, "--latents", str(latent)]
@@ -184,37 +149,6 @@ def compare(model: str, latent: int, steps: int, options: argparse.Namespace) ->
     print_speed(f"{model:<6} {latent:>2}×{latent:<2}", draws, steps, options.rounds)
     if options.peaks:
         print_peaks(*(memory_of(name, model, latent, options) for name in SIDES))
-
-
-def print_speed(label: str, draws: Mapping[str, Draw], steps: int, rounds: int) -> None:
-    """Let both sides draw in turn, and print steps a second, their ratio, and how far their latents are apart."""
-    first = {name: draw(steps).float() for name, draw in draws.items()}
-    distance = float(torch.dist(first["guidegraph"], first["diffusers"]) / first["diffusers"].norm())
-    times: dict[str, list[float]] = {name: [] for name in draws}
-    for turn in range(rounds):
-        for name in list(draws) if turn % 2 else list(reversed(draws)):
-            times[name].append(seconds(lambda name=name: draws[name](steps)))  # type: ignore[misc]
-    ratios = [theirs / mine for mine, theirs in zip(times["guidegraph"], times["diffusers"], strict=True)]
-    speed = {name: steps / statistics.median(values) for name, values in times.items()}
-    print(
-        f"{label} {steps:>3} steps  guidegraph {speed['guidegraph']:8.3f} steps/s  "
-        f"diffusers {speed['diffusers']:8.3f} steps/s  ratio {statistics.median(ratios):.3f} "
-        f"({min(ratios):.3f} … {max(ratios):.3f})  latents differ by {distance:.1e}",
-        flush=True,
-    )
-
-
-def print_peaks(ours: int, theirs: int) -> None:
-    """Print the peaks of both sides in bytes and their ratio."""
-    print(f"peak memory {ours / 1e6:.0f} / {theirs / 1e6:.0f} MB = {ours / theirs:.2f}", flush=True)
-
-
-def print_setting(threads: int) -> None:
-    """Print the machine, the versions and the threads."""
-    names = ("guidegraph", "torch", "diffusers")
-    print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}", end="")
-    print("".join(f", {name} {importlib.metadata.version(name)}" for name in names), end="")
-    print(f"; threads: {threads}, large in {large_dtype()}")
 
 
 def main() -> None:

@@ -7,8 +7,8 @@ Each family has a tiny network and a large one, which has the released shape of 
 the blocks of Stable Diffusion 3 (569 M); both have random weights. The large one is in bf16 where the CPU has it.
 Weights are written to a scratch folder, from which both sides load. Both get the same embeddings and noise and draw
 with classifier-free guidance: SD3 with Euler's steps on its flow, PixArt with DDIM. Their results are compared first.
-They take turns in one process with equal threads. Peak memory is that of the resident set while loading and sampling,
-each side in a process of its own.
+They take turns in one process with equal threads. Peak memory is that of the resident set of a process that loads and
+samples on one side and imports nothing of the other.
 """
 
 from __future__ import annotations
@@ -24,19 +24,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import torch
-from checkpoint_speed import (
-    SCALE,
-    Draw,
-    fill_randomly,
-    large_dtype,
-    print_peaks,
-    print_setting,
-    print_speed,
-    status,
-)
-
-from guidegraph.nodes.types import Condition
-from guidegraph.workflow import load_workflow
+from _two_sides import SCALE, Draw, fill_randomly, large_dtype, print_peaks, print_setting, print_speed, status
 
 Model: TypeAlias = Literal["tiny", "large"]
 TOKENS, SHIFT = 77, 3.0
@@ -110,6 +98,9 @@ def make_inputs(folder: Path, family: str, model: Model, latent: int) -> Inputs:
 
 def our_side(folder: Path, family: str, inputs: Inputs) -> Draw:
     """Draws with a workflow, which loads the folder in its first run and keeps the model."""
+    from guidegraph.nodes.types import Condition
+    from guidegraph.workflow import load_workflow
+
     conditions = {
         name: Condition(
             tokens=inputs.tokens[i : i + 1], vector=None if inputs.pooled is None else inputs.pooled[i : i + 1]
@@ -189,14 +180,9 @@ def peak(side: str, folder: Path, family: str, model: Model, options: argparse.N
 
 
 def measure_peak(side: str, options: argparse.Namespace) -> None:
-    """Load and sample on one side, and print the peak of the resident set since before loading."""
-    import diffusers
-
-    family, model = options.families[0], options.models[0]
-    inputs = make_inputs(options.folder, family, model, options.latents[0])
-    assert diffusers.StableDiffusion3Pipeline  # both sides have imported the same
-    Path("/proc/self/clear_refs").write_text("5")
-    SIDES[side](options.folder, family, inputs)(2)
+    """Load and sample on one side, and print the peak of the resident set of this process."""
+    inputs = make_inputs(options.folder, options.families[0], options.models[0], options.latents[0])
+    SIDES[side](options.folder, options.families[0], inputs)(2)
     print(status("VmHWM"))
 
 
