@@ -273,6 +273,33 @@ outputs: {out: out}
     assert editor.path.read_text() == text
 
 
+def test_inlining_tells_parameters_of_one_name_apart(tmp_path: Path) -> None:
+    (tmp_path / "u.yaml").write_text(
+        """\
+guidegraph: 1
+params: {a: {type: float}, b: {type: float}, c: 5.0}
+nodes:
+  first: {use: toy.add, in: {a: params.a, b: params.a}}
+  second: {use: toy.add, in: {a: first, b: params.b}}
+  third: {use: toy.add, in: {a: second, b: params.c}}
+outputs: {out: third}
+"""
+    )
+    text = """\
+guidegraph: 1
+params: {a: 1.0, b: 10.0, c: 100.0}
+nodes:
+  swapped: {use: ./u.yaml, in: {a: params.b, b: params.a}}
+  out: {use: ./u.yaml, in: {a: swapped, b: params.c}, with: {c: 7.0}}
+outputs: {out: out}
+"""
+    editor = make_editor(tmp_path, text)
+    expected = run(editor.path)
+    editor.inline("nodes.out")
+    editor.inline("nodes.swapped")
+    assert run(editor.path) == expected == 2 * (20 + 1 + 5) + 100 + 7
+
+
 def test_relative_paths_follow_the_file(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "a.txt").write_text("12")

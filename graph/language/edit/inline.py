@@ -109,25 +109,28 @@ def _rename_nodes(document: Document, used: Document, use: _Use) -> Document:
 
 def _connect_parameters(document: Document, used: Document, use: _Use) -> tuple[Document, Document]:
     """Put the node's links and literals in the place of the used workflow's parameters."""
+    texts: dict[str, str] = {}
     for name in [name.text for name, _ in _items(find_value(used.root, "params"))]:
         links = [link for link in list_links(used) if link.scalar.text == f"params.{name}"]
         if name in use.links:
             for link in links:
                 _check_loop_value(use, used, link, use.links[name])
-            used = used.replace([relink(used, link, use.links[name]) for link in links])
+            texts[f"params.{name}"] = use.links[name]
             continue
         if name not in use.literals:
             if links:
                 message = f"the workflow's parameter '{shorten(name)}' is not given"
                 refuse(use.location.mark, "missing-port", message, use.location.path)
             continue
-        for link in [link for link in links if _is_port(link)]:
+        for link in filter(_is_port, links):
             node, _, port = link.path.rpartition(".in.")
             used = set_value(used, f"{node}.with.{port}", use.literals[name])
-        if unfed := [link for link in list_links(used) if link.scalar.text == f"params.{name}"]:
+        if not all(map(_is_port, links)):
             document, parameter = _add_parameter(document, used, use, name)
-            used = used.replace([relink(used, link, f"params.{parameter}") for link in unfed])
-    return document, used
+            texts[f"params.{name}"] = f"params.{parameter}"
+    # All at once: a link of the node may be to a parameter that has the name of one of the used workflow.
+    links = [link for link in list_links(used) if link.scalar.text in texts]
+    return document, used.replace([relink(used, link, texts[link.scalar.text]) for link in links])
 
 
 def _is_port(link: Link) -> bool:
