@@ -39,6 +39,7 @@ from guidegraph.graph.resolution.ports import TypeRecord
 from guidegraph.graph.resolution.resolver import WORKFLOW_SUFFIXES
 from guidegraph.graph.resolution.sub_workflows import display_path, resolve_sub_workflow_path
 from guidegraph.graph.trust.file_checks import read_regular
+from guidegraph.graph.trust.limits import LimitExceeded
 from guidegraph.graph.trust.policy import OWN_WORKFLOW, Policy, is_shipped
 from guidegraph.graph.types import PortType
 from guidegraph.runs.check import check_workflow
@@ -63,6 +64,7 @@ __all__ = [
 ]
 
 P = ParamSpec("P")
+CHANGED = "the file has been changed since it was read: repeat the edit"
 
 
 @dataclass(frozen=True)
@@ -116,12 +118,9 @@ def _find_target(file: FileChange) -> Path:
     """The file itself, with links followed. Raises ``WorkflowError`` if it may not be written or has changed."""
     target = Path(os.path.realpath(file.path))
     _check_writable(file.path, target)
-    current = None
-    with suppress(FileNotFoundError):
-        current = read_regular(target, limit="workflow_bytes")
-    if current != file.before:
-        state = "already exists" if file.before is None else "has been changed since it was read: repeat the edit"
-        raise _file_error(file.path, "file-changed", f"the file {state}")
+    if _read_bytes(target) != file.before:
+        message = CHANGED if file.before is not None else "the file already exists"
+        raise _file_error(file.path, "file-changed", message)
     return target
 
 
@@ -170,7 +169,8 @@ class WorkflowEditor:
     def preview(self, edit: Callable[Concatenate[Document, P], Document], *args: P.args, **kwargs: P.kwargs) -> Change:
         """The change that an edit would make, checked and not written. Raises ``WorkflowError`` as ``apply``."""
         with pause_collector():
-            return self.check({self.path: edit(self.read(), *args, **kwargs).text})
+            document = self.read()
+            return self.check(document, edit(document, *args, **kwargs).text)
 
     def apply(self, edit: Callable[Concatenate[Document, P], Document], *args: P.args, **kwargs: P.kwargs) -> Change:
         """Make an edit: ``edit(document, *args, **kwargs)``, check the result, and write the file.
@@ -180,19 +180,22 @@ class WorkflowEditor:
         return self.save(self.preview(edit, *args, **kwargs))
 
     def save(self, change: Change) -> Change:
-        """Write a change of ``preview`` or ``check``, and keep it for ``undo``."""
+        """Write a change of ``preview`` or ``check``, and keep it for ``undo``. Raises as ``Change.write``."""
         change.write()
         self.changes.append(change)
         return change
 
-    def check(self, texts: Mapping[Path, str]) -> Change:
-        """The change to these texts of the workflow and of files that it uses, if the workflow is then valid.
+    def check(self, document: Document, text: str, new_files: Mapping[Path, str] | None = None) -> Change:
+        """The change of the workflow from ``document``, as it was read, to ``text``, if it is then valid.
 
-        Raises ``WorkflowError`` that lists all problems.
+        new_files: the texts of files to write before, which the workflow then uses. Raises ``WorkflowError`` that lists
+        all problems, also if the file is no longer as it was read.
         """
-        graph = build(self.path, self.registry, _sources(texts))
+        new_files = new_files or {}
+        graph = build(self.path, self.registry, _sources({**new_files, self.path: text}))
         check_workflow(graph, self.registry, self.policy)
-        return Change(tuple(_change_text(path, text) for path, text in texts.items()))
+        created = [FileChange(path, None, content.encode()) for path, content in new_files.items()]
+        return Change((*created, _change_text(self.path, document.text, text)))
 
     def extract(self, paths: Sequence[str], name: str, file: str | Path) -> Change:
         """Move nodes of one block to a workflow of their own, which takes a new file, and use it as the node ``name``.
@@ -214,7 +217,7 @@ class WorkflowEditor:
         with suppress(WorkflowError):  # its relative paths are not right yet
             build(target, self.registry, _sources({target: extracted.text}), types=moved)
         extracted = rebase_paths(extracted, folder, target.parent, _path_finder(moved))
-        return self.save(self.check({target: extracted.text, self.path: changed.text}))
+        return self.save(self.check(document, changed.text, {target: extracted.text}))
 
     def inline(self, path: str) -> Change:
         """Put the nodes of a workflow that a node uses in the place of that node. The workflow's file stays.
@@ -282,11 +285,28 @@ def _check_new_file(path: Path, folder: Path) -> None:
     _check_writable(path, Path(os.path.realpath(path)))
 
 
-def _change_text(path: Path, text: str) -> FileChange:
-    """A file's change to a text; it keeps its byte order mark."""
-    before = read_regular(path, limit="workflow_bytes") if path.exists() else None
-    mark = BYTE_ORDER_MARK if before is not None and before.startswith(BYTE_ORDER_MARK.encode()) else ""
-    return FileChange(path, before, (mark + text).encode())
+def _change_text(path: Path, before: str, after: str) -> FileChange:
+    """A file's change between two texts without byte order mark; it keeps its mark.
+
+    Raises ``WorkflowError`` if the file no longer has the text ``before``.
+    """
+    data, text = _read_bytes(path) or b"", before.encode()
+    mark = data[: len(data) - len(text)]
+    if data != mark + text or mark.replace(BYTE_ORDER_MARK.encode(), b""):
+        raise _file_error(path, "file-changed", CHANGED)
+    return FileChange(path, data, mark + after.encode())
+
+
+def _read_bytes(path: Path) -> bytes | None:
+    """A file's bytes; None if there is none. Raises ``WorkflowError`` if it cannot be read."""
+    try:
+        return read_regular(path, limit="workflow_bytes")
+    except FileNotFoundError:
+        return None
+    except LimitExceeded as error:
+        raise _file_error(path, "too-large", str(error)) from None
+    except OSError as error:
+        raise _file_error(path, "no-file", f"cannot read the file: {error.strerror}") from None
 
 
 def _check_editable(path: Path, registry: Registry) -> None:

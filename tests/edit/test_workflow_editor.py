@@ -160,6 +160,18 @@ def test_a_change_elsewhere_is_not_overwritten(tmp_path: Path) -> None:
     assert editor.path.read_text() == TEXT
 
 
+def test_a_change_elsewhere_during_the_edit_is_not_overwritten(tmp_path: Path) -> None:
+    editor = make_editor(tmp_path)
+
+    def edit_as_another_saves(document: Document) -> Document:
+        editor.path.write_text(TEXT + "# mine\n")
+        return set_value(document, "params.by", 3.5)
+
+    with pytest.raises(WorkflowError, match="file-changed: the file has been changed since it was read"):
+        editor.apply(edit_as_another_saves)
+    assert editor.path.read_text() == TEXT + "# mine\n"
+
+
 def test_files_that_ship_are_not_edited(tmp_path: Path) -> None:
     shipped = ROOT / "workflows" / "text_to_image.yaml"
     before = shipped.read_bytes()
