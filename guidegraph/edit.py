@@ -44,7 +44,7 @@ from guidegraph.graph.trust.policy import OWN_WORKFLOW, Policy, is_shipped
 from guidegraph.graph.types import PortType
 from guidegraph.runs.check import check_workflow
 from guidegraph.runs.recipe import is_picture
-from guidegraph_runtime.files.atomic_write import atomic_path
+from guidegraph_runtime.files.atomic_write import atomic_path, write_errors
 
 __all__ = [
     "Change",
@@ -102,7 +102,8 @@ class Change:
         targets = [(_find_target(file), file) for file in self.files if file.before != file.after]
         for target, file in targets:
             if file.after is None:
-                target.unlink()
+                with write_errors(target):
+                    target.unlink()
                 continue
             with atomic_path(target) as temporary:
                 temporary.write_bytes(file.after)
@@ -200,8 +201,8 @@ class WorkflowEditor:
     def extract(self, paths: Sequence[str], name: str, file: str | Path) -> Change:
         """Move nodes of one block to a workflow of their own, which takes a new file, and use it as the node ``name``.
 
-        file: its path, relative to the folder of this workflow and inside of it. Raises ``WorkflowError`` if the file
-        exists, or as ``apply``.
+        file: its path, absolute or relative to the folder of this workflow, and inside of that. Raises
+        ``WorkflowError`` if the file exists, or as ``apply``.
         """
         folder, target = self.path.parent, self.path.parent / file
         _check_new_file(target, folder)
@@ -211,7 +212,7 @@ class WorkflowEditor:
         def find_type(link: Link) -> str:
             return _type_name(types.values.get(link.scalar.mark), self.registry)
 
-        use = f"./{Path(file).as_posix()}"
+        use = f"./{Path(os.path.relpath(target, folder)).as_posix()}"
         changed, extracted = extract_nodes(document, paths, name, use, find_type, str(target))
         moved = TypeRecord()
         with suppress(WorkflowError):  # its relative paths are not right yet
@@ -276,12 +277,14 @@ def _type_name(kind: PortType | None, registry: Registry) -> str:
 
 def _check_new_file(path: Path, folder: Path) -> None:
     """Raise ``WorkflowError`` unless a new workflow may be written to a path."""
-    if path.suffix not in WORKFLOW_SUFFIXES:
+    if path.suffix not in WORKFLOW_SUFFIXES or "\0" in str(path):
         raise _file_error(path, "bad-value", "expected the name of a workflow's file, which ends in .yaml or .yml")
     if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
         raise _file_error(path, "forbidden-write", f"expected a file below '{folder}', the workflow's folder")
     if os.path.lexists(path):
         raise _file_error(path, "file-changed", "the file already exists: choose another name")
+    if blocking := next((parent for parent in path.parents if parent.exists() and not parent.is_dir()), None):
+        raise _file_error(path, "forbidden-write", f"expected a folder '{blocking}', found a file: choose another name")
     _check_writable(path, Path(os.path.realpath(path)))
 
 

@@ -158,6 +158,10 @@ def test_a_change_elsewhere_is_not_overwritten(tmp_path: Path) -> None:
     with pytest.raises(WorkflowError, match="file-changed"):
         editor.undo()
     assert editor.path.read_text() == TEXT
+    editor.path.unlink()
+    editor.path.mkdir()
+    with pytest.raises(WorkflowError, match="no-file: cannot read the file: expected a regular file, found a folder"):
+        editor.undo()
 
 
 def test_a_change_elsewhere_during_the_edit_is_not_overwritten(tmp_path: Path) -> None:
@@ -240,7 +244,7 @@ def test_extracted_nodes_compute_the_same_and_are_inlined_again(tmp_path: Path) 
 def test_a_loop_is_extracted_with_its_body(tmp_path: Path) -> None:
     editor = make_editor(tmp_path)
     expected = run(editor.path)
-    editor.extract(["nodes.sum", "nodes.zero"], "added", "added.yaml")
+    editor.extract(["nodes.sum", "nodes.zero"], "added", tmp_path / "added.yaml")
     assert run(editor.path) == expected
     assert "added: {use: ./added.yaml, in: {n: params.n, by: params.by}}" in editor.path.read_text()
     assert "outputs: {x: sum.x, zero: zero}" in (tmp_path / "added.yaml").read_text()
@@ -340,6 +344,8 @@ outputs: {out: read}
         (["nodes.zero"], "w.yaml", "file-changed: the file already exists"),
         (["nodes.zero"], "../b.yaml", "forbidden-write: expected a file below"),
         (["nodes.zero"], "b.txt", "expected the name of a workflow's file"),
+        (["nodes.zero"], "b\0.yaml", "expected the name of a workflow's file"),
+        (["nodes.zero"], "w.yaml/b.yaml", "forbidden-write: expected a folder '.*w.yaml', found a file"),
         (["nodes.zero", "nodes.twice"], "b.yaml", "cycle"),
     ],
 )
