@@ -71,7 +71,7 @@ def _format_number(value: float | None) -> str:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
-    text = repr(value)
+    text = float.__repr__(value) if isinstance(value, float) else int.__repr__(value)  # not NumPy's own repr
     return {"inf": ".inf", "-inf": "-.inf", "nan": ".nan"}.get(text, text)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import textwrap
+from enum import IntEnum
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -53,6 +55,10 @@ nodes:
   chosen: {choose: {when: params.mode, of: {fast: a, 1.5: b}}}
 outputs: {image: sample.x}
 """
+
+
+class Level(IntEnum):
+    HIGH = 3
 
 
 def edit_line(before: str, after: str) -> str:
@@ -256,6 +262,11 @@ def test_a_value_that_is_not_plain_yaml_is_refused(text: str) -> None:
         return
     with pytest.raises(WorkflowError):
         parse_value(text)
+
+
+@pytest.mark.parametrize(("value", "text"), [(np.float64(6.5), "6.5"), (np.float64("inf"), ".inf"), (Level.HIGH, "3")])
+def test_subclasses_of_numbers_are_written_as_numbers(value: float, text: str) -> None:
+    assert set_value(Document.parse("params: {p: 1}\n"), "params.p", value).text == f"params: {{p: {text}}}\n"
 
 
 def test_comments_and_layout_between_braces_stay() -> None:
