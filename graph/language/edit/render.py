@@ -62,8 +62,8 @@ def to_tree(value: Any) -> Tree:
 
 
 def plain_text(key: object) -> Scalar:
-    """A text that is written without quotes where it can be: a name or a link."""
-    return Scalar(str(key), True, _NO_MARK)
+    """A text that is written without quotes where it can be: a name or a link. An empty one cannot."""
+    return Scalar(str(key), str(key) != "", _NO_MARK)
 
 
 def _format_number(value: float | None) -> str:

@@ -85,13 +85,15 @@ def _declares(tree: Tree) -> bool:
 def _can_be_added(location: Location, kind: Kind, tree: Tree) -> bool:
     """Whether the end of a path may be added. A name that may be misspelt is added only as a whole mapping."""
     if kind in _ADDED_AS_MAPPING:
-        return len(location.missing) == 1 and isinstance(tree, YamlMapping)
+        return location.missing[:-1] in ((), ("params",)) and isinstance(tree, YamlMapping)
+    if kind == "group":
+        return len(location.missing) == 1 and not isinstance(tree, Scalar)
     names, group = location.names, location.names[-2] if len(location.names) > 1 else ""
     if isinstance(location.tree, YamlSequence) or (len(location.missing) > 1 and location.missing[0] not in _GROUPS):
         return False
     if names[0] == "params":
         return len(location.missing) == 1 and location.missing[0] in PARAM_KEYS
-    return kind != "group" and not (kind == "literal" and group != "with")
+    return not (kind == "literal" and group != "with")
 
 
 _GROUPS = ("in", "with", "carry", "next", "collect", "outputs", "requires", "checkpoint")
@@ -179,9 +181,13 @@ def render_value(document: Document, kind: Kind | None, tree: Tree, old: Tree | 
 
 
 def unquote_links(document: Document, tree: Tree) -> Tree:
-    """A node, a group or a list of links to be written without quotes, except for literals that the file quotes."""
+    """A node, a group or a list of links to be written without quotes, except for literals that the file quotes.
+
+    A text that would then be read as a number, such as a version, keeps its quotes.
+    """
     if isinstance(tree, Scalar):
-        return plain_text(tree.text) if isinstance(tree.value, str) else tree
+        plain = plain_text(tree.text)
+        return plain if isinstance(tree.value, str) and isinstance(plain.value, str) else tree
     if isinstance(tree, YamlSequence):
         return YamlSequence([unquote_links(document, item) for item in tree.items], tree.mark)
     if isinstance(tree, YamlMapping):

@@ -103,6 +103,7 @@ SETS = [
         "  chosen: {choose: {when: params.mode, of: {fast: a, 1.5: b}, otherwise: c}}",
     ),
     ("requires.my.package", ">=2", 'requires: {guidegraph-apg: ">=0.1", my.package: ">=2"}'),
+    ("requires", {"my.package": "1.0", "b": ">=2"}, 'requires: {my.package: "1.0", b: ">=2"}'),
     ("outputs.image", "model", "outputs: {image: model}"),
     ("outputs.other", "model.x", "outputs: {image: sample.x, other: model.x}"),
 ]
@@ -123,6 +124,8 @@ def test_set_changes_one_line(path: str, value: object, line: str) -> None:
         ("nodes.sample.collect.x", "guided", {30: "    collect: {x: guided}"}),
         ("nodes.sample.body.guided.in.extra", "model", {27: "          extra: model"}),
         ("nodes.sample.steps", "params.steps", {34: "    steps: params.steps"}),
+        ("nodes.sample.checkpoint", {"path": "2024", "check": ""}, {34: '    checkpoint: {path: "2024", check: ""}'}),
+        ("nodes.sample.preview", {"every": 2, "use": "a.b"}, {34: "    preview: {every: 2, use: a.b}"}),
         ("params.new", {"default": 1, "help": "x"}, {14: '  new: {default: 1, help: "x"}'}),
         ("nodes.new", {"use": "a.b"}, {35: "  new: {use: a.b}"}),
     ],
@@ -220,9 +223,7 @@ plain = st.recursive(
         st.floats(allow_nan=False),
         st.text("ab :#,[]{}\"'\n\\-"),
     ),
-    lambda inner: st.one_of(
-        st.lists(inner, max_size=3), st.dictionaries(st.text("ab: #", min_size=1), inner, max_size=3)
-    ),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text("ab: #"), inner, max_size=3)),
     max_leaves=6,
 )
 
@@ -286,6 +287,12 @@ def test_comments_and_layout_between_braces_stay() -> None:
     removed = remove_value(document, "nodes.a.in.r")
     assert removed.text == text.replace("r: s", "")
     assert to_python(locate_value(removed, "nodes.a.in").tree) == {"p": "q"}
+
+
+@pytest.mark.parametrize(("path", "value"), [("params.eta", {"default": 0.5}), ("params", {"eta": {"default": 0.5}})])
+def test_the_first_parameter_is_added(path: str, value: object) -> None:
+    document = Document.parse("guidegraph: 1\nnodes: {}\n")
+    assert set_value(document, path, value).text == "guidegraph: 1\nparams: {eta: {default: 0.5}}\nnodes: {}\n"
 
 
 def test_empty_values_and_groups_are_filled() -> None:
