@@ -241,6 +241,16 @@ def test_extracted_nodes_compute_the_same_and_are_inlined_again(tmp_path: Path) 
     assert not (tmp_path / "blocks" / "step.yaml").exists()
 
 
+def test_the_only_node_of_a_loop_is_extracted_with_its_comment(tmp_path: Path) -> None:
+    text = TEXT.replace("      total: {use: toy.add, in: {a: more, b: loop.i}}\n", "").replace("x: total", "x: more")
+    editor = make_editor(tmp_path, text)
+    editor.extract(["nodes.sum.body.more"], "step", "step.yaml")
+    assert "nodes:\n  # The step.\n  more: " in (tmp_path / "step.yaml").read_text()
+    assert "    body:\n      step: {use: ./step.yaml, " in editor.path.read_text()
+    editor.inline("nodes.sum.body.step")
+    assert editor.path.read_text() == text
+
+
 def test_a_loop_is_extracted_with_its_body(tmp_path: Path) -> None:
     editor = make_editor(tmp_path)
     expected = run(editor.path)

@@ -49,7 +49,7 @@ def take_entry(document: Document, step: PathStep) -> Entry:
     gap = document.text[key.span[1] : value.span[0]]
     colon = key.span[1] + gap.index(":") + 1
     lines = _lines(document, colon, document.line_end(end), column)
-    comments, first = _comments_above(document, start) if len(mapping.items) > 1 else ([], document.line_start(start))
+    comments, first = _comments_above(document, start)
     return Entry(key.text, value, (lines[0].strip(), *lines[1:]), tuple(comments), first, key.mark, commented)
 
 
@@ -76,8 +76,11 @@ def _comments_above(document: Document, start: int) -> tuple[list[str], int]:
 def cut_entry(document: Document, steps: tuple[PathStep, ...], entry: Entry) -> Document:
     """Remove an entry with the comments that ``take_entry`` took."""
     step = steps[-1]
-    if step.collection.flow or len(step.collection.items) == 1:
+    if step.collection.flow:
         return document.replace(remove_step(document, steps))
+    if len(step.collection.items) == 1:
+        document = document.replace([Replacement(entry.start, document.line_start(step.collection.span[0]), "")])
+        return document.replace(remove_step(document, locate_value(document, ".".join(s.name for s in steps)).steps))
     return document.replace(remove_item(document, step.collection, step.index, entry.start))
 
 

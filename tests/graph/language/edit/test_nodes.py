@@ -111,10 +111,12 @@ def test_a_node_moves_with_its_comments() -> None:
 
 
 def test_a_block_of_lines_moves_with_its_indentation() -> None:
-    text = TEXT.replace("{y: up}", "{y: carry.y}")
-    moved = move_node(Document.parse(text), "nodes.outer.body.deep.body.up", "nodes.outer.body")
-    assert "      up:\n        use: toy.add\n        in: {many: [inner, first, carry.y], n: params.n}\n" in moved.text
-    assert "        body:\n          {}\n" in moved.text or "        body: {}\n" in moved.text
+    text = TEXT.replace("{y: up}", "{y: carry.y}").replace("          up:", "          # Upwards.\n          up:")
+    moved = move_node(Document.parse(text), "nodes.outer.body.deep.body.up", "nodes.outer.body").text
+    lines = ["# Upwards.", "up:", "  use: toy.add", "  in: {many: [inner, first, carry.y], n: params.n}"]
+    assert "".join(f"      {line}\n" for line in lines) in moved
+    assert "        body: {}\n        next:" in moved
+    assert moved.count("# Upwards.") == 1
 
 
 @pytest.mark.parametrize(
