@@ -13,6 +13,7 @@ from guidegraph.graph.language.edit.paths import (
     Kind,
     Location,
     PathStep,
+    classify,
     key_order,
     locate,
     locate_value,
@@ -57,7 +58,8 @@ def remove_step(document: Document, steps: tuple[PathStep, ...]) -> list[Replace
     step = steps[-1]
     if len(step.collection.items) > 1:
         return remove_item(document, step.collection, step.index)
-    if len(steps) > 1 and steps[-2].name in _OPTIONAL_GROUPS:
+    names = [parent.name for parent in steps[:-1]]
+    if names and names[-1] in _OPTIONAL_GROUPS and classify(document, names) == "group":
         return remove_step(document, steps[:-1])
     empty = "{}" if isinstance(step.collection, YamlMapping) else "[]"
     key = steps[-2].key if len(steps) > 1 else None

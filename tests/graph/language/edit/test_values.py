@@ -171,6 +171,11 @@ def test_remove_takes_the_entry_alone(path: str, before: str, after: str) -> Non
     assert remove_value(Document.parse(TEXT), path).text == TEXT.replace(before, after)
 
 
+def test_a_mapping_in_a_literal_stays_when_it_is_empty() -> None:
+    text = "nodes: {n: {use: a.b, with: {s: {in: {x: 1}, with: 2}}}}\n"
+    assert remove_value(Document.parse(text), "nodes.n.with.s.in.x").text == text.replace("{x: 1}", "{}")
+
+
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
