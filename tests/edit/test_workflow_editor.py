@@ -299,6 +299,14 @@ outputs: {out: out}
     assert editor.path.read_text() == text
 
 
+def test_inlined_nodes_keep_their_order_whatever_their_names(tmp_path: Path) -> None:
+    nodes = "  one: {use: toy.number}\n  used: {use: toy.number}\n  used_: {use: toy.add, in: {a: one, b: used}}\n"
+    (tmp_path / "u.yaml").write_text(f"guidegraph: 1\nnodes:\n{nodes}outputs: {{out: used_}}\n")
+    editor = make_editor(tmp_path, "guidegraph: 1\nnodes:\n  used: {use: ./u.yaml}\noutputs: {out: used}\n")
+    editor.inline("nodes.used")
+    assert editor.path.read_text() == f"guidegraph: 1\nnodes:\n{nodes}outputs: {{out: used_}}\n"
+
+
 def test_inlining_tells_parameters_of_one_name_apart(tmp_path: Path) -> None:
     (tmp_path / "u.yaml").write_text(
         """\

@@ -40,7 +40,7 @@ def inline_workflow(document: Document, path: str, used: Document) -> Document:
     document, used = _connect_parameters(document, used, use)
     document = _connect_outputs(document, used, use)
     document = _merge_requirements(document, used)
-    document, placeholder = _free_name(document, use)
+    document, placeholder = _free_name(document, used, use)
     after = placeholder
     for name, _ in _items(find_value(used.root, "nodes")):
         entry = take_entry(used, locate_value(used, f"nodes.{name.text}").steps[-1])
@@ -50,12 +50,13 @@ def inline_workflow(document: Document, path: str, used: Document) -> Document:
     return document.replace(remove_step(document, steps))
 
 
-def _free_name(document: Document, use: _Use) -> tuple[Document, str]:
+def _free_name(document: Document, used: Document, use: _Use) -> tuple[Document, str]:
     """Give the node a name that no node has, so that one of the used workflow may have its own; returns it too."""
+    own = find_value(used.root, "nodes")
     step = locate_value(document, use.location.path).steps[-1]
     assert step.key is not None
     name = f"{use.name}_"
-    while find_entry(step.collection, name):
+    while find_entry(step.collection, name) or find_entry(own, name):
         name += "_"
     return document.replace(replace_key(document, step.key, step.value, name)), name
 
