@@ -25,7 +25,8 @@ MAX_DEPTH = 64
 _INT = re.compile(r"[-+]?(0|[1-9][0-9]*)\Z")
 _FLOAT = re.compile(r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?\Z")
 _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
-_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
+LINE_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
+"""A line end, as YAML counts lines."""
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # PyYAML built without libyaml works too, but is slower
 _MAX_DIGITS = 308  # an integer of so many digits always fits a float
 _MAX_SHOWN = 60
@@ -176,7 +177,7 @@ def read_tree(text: str, file: str) -> tuple[Tree | None, list[Problem]]:
     builder = _TreeBuilder(file)
     text = text.removeprefix("\ufeff")
     if match := _UNPRINTABLE.search(text):
-        before = _BREAK.split(text[: match.start()])
+        before = LINE_BREAK.split(text[: match.start()])
         mark = Mark(file, len(before), len(before[-1]) + 1)
         message = f"the character U+{ord(match[0]):04X} is not allowed in YAML: remove it"
         return None, [Problem(mark, "yaml-syntax", message)]
@@ -196,7 +197,7 @@ def _make_syntax_problem(error: yaml.YAMLError, text: str, file: str) -> Problem
     context, problem = getattr(error, "context", None), getattr(error, "problem", None) or ""
     if "nesting depth" in problem:
         return Problem(mark, "too-deep", f"nested more than {MAX_DEPTH} levels deep")
-    lines = _BREAK.split(text)
+    lines = LINE_BREAK.split(text)
     character = lines[location.line][location.column : location.column + 1] if location.line < len(lines) else ""
     if "cannot start any token" in problem:
         description = (

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import bisect
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple, NoReturn
 
 from guidegraph.graph.errors import Mark, Problem, WorkflowError
-from guidegraph.graph.language.yaml_tree import BrokenYaml, Scalar, Span, Tree, YamlMapping, describe_tree, read_tree
+from guidegraph.graph.language.yaml_tree import (
+    LINE_BREAK,
+    BrokenYaml,
+    Scalar,
+    Span,
+    Tree,
+    YamlMapping,
+    describe_tree,
+    read_tree,
+)
 
 BYTE_ORDER_MARK = "\ufeff"
-_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
 
 
 class Replacement(NamedTuple):
@@ -63,12 +70,12 @@ class Document:
     @cached_property
     def newline(self) -> str:
         """The line end of the file: that of its first line."""
-        match = _BREAK.search(self.text)
+        match = LINE_BREAK.search(self.text)
         return match[0] if match and match[0] in ("\r\n", "\r") else "\n"
 
     @cached_property
     def _line_starts(self) -> list[int]:
-        return [0, *(match.end() for match in _BREAK.finditer(self.text))]
+        return [0, *(match.end() for match in LINE_BREAK.finditer(self.text))]
 
     def line_start(self, offset: int) -> int:
         """The offset of the first character of a line."""
@@ -76,23 +83,17 @@ class Document:
 
     def line_end(self, offset: int) -> int:
         """The offset after the last character of a line, before its line end."""
-        match = _BREAK.search(self.text, offset)
+        match = LINE_BREAK.search(self.text, offset)
         return match.start() if match else len(self.text)
 
     def next_line(self, offset: int) -> int:
         """The offset of the first character of the next line; the end of the text after the last one."""
-        match = _BREAK.search(self.text, offset)
+        match = LINE_BREAK.search(self.text, offset)
         return match.end() if match else len(self.text)
 
     def column(self, offset: int) -> int:
         """The number of characters before an offset in its line."""
         return offset - self.line_start(offset)
-
-    def lines(self, span: Span) -> int:
-        """The number of lines that a span touches."""
-        return bisect.bisect_right(self._line_starts, max(span[0], span[1] - 1)) - bisect.bisect_left(
-            self._line_starts, self.line_start(span[0])
-        )
 
     def value_end(self, tree: Tree) -> int:
         """The offset after a value's last visible character: a block scalar's span includes empty lines after it."""
@@ -100,15 +101,7 @@ class Document:
         return start + len(self.text[start:end].rstrip()) if end > start else end
 
     def is_one_line(self, span: Span) -> bool:
-        return _BREAK.search(self.text, *span) is None
-
-    def source(self, tree: Tree) -> str:
-        """The text of a value as written."""
-        return self.text[slice(*tree.span)]
-
-    def mark(self, offset: int) -> Mark:
-        line = bisect.bisect_right(self._line_starts, offset)
-        return Mark(self.file, line, offset - self._line_starts[line - 1] + 1)
+        return LINE_BREAK.search(self.text, *span) is None
 
 
 def refuse(mark: Mark, code: str, message: str, path: str = "") -> NoReturn:
