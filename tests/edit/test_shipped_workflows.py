@@ -5,7 +5,9 @@ from __future__ import annotations
 import random
 import shutil
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from guidegraph.edit import WorkflowEditor
 from guidegraph.graph.ir import Call, walk
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.resolution.load import build
-from guidegraph.graph.sources import Literal
+from guidegraph.graph.sources import Carry, Index, Item, Many, Output, Sources
 from guidegraph.plugins.manager import PluginManager, default_registry
 from tests.graph.language.edit import plain_edits
 from tests.graph.language.edit.test_random_edits import FILES, propose
@@ -67,14 +69,31 @@ def test_random_edits_of_all_workflows_are_valid_or_refused(path: Path, tmp_path
 
 
 def count_calls(path: Path, registry: Registry) -> Counter[object]:
-    """The calls of a workflow: node, ports, settings and literals; used workflows are inlined in a graph."""
+    """The calls and loops of a workflow with their links, and its outputs; used workflows are inlined in a graph."""
+    graph = build(path, registry)
+    ops = {op.key: op for op in walk(graph.ops)}
+
+    def describe(sources: Sources) -> object:
+        """Sources without the keys of nodes, which an extraction changes."""
+        if isinstance(sources, Many):
+            return tuple(map(describe, sources.sources))
+        if isinstance(sources, Output):
+            op = ops[sources.op]
+            return op.spec.id if isinstance(op, Call) else "loop", sources.name
+        if isinstance(sources, (Carry, Item, Index)):
+            sources = replace(sources, loop="")
+        return repr(sources)
+
+    def describe_all(links: Mapping[str, Sources]) -> object:
+        return tuple(sorted((name, repr(describe(sources))) for name, sources in links.items()))
+
     calls: Counter[object] = Counter()
-    for op in walk(build(path, registry).ops):
+    for op in ops.values():
         if isinstance(op, Call):
-            literals = {key: repr(value) for key, value in op.settings.items() if isinstance(value, Literal)}
-            calls[op.spec.id, tuple(sorted(op.inputs)), tuple(sorted(op.settings)), str(sorted(literals.items()))] += 1
+            calls[op.spec.id, describe_all(op.inputs), describe_all(op.settings)] += 1
         else:
-            calls["loop", len(op.body), tuple(op.carry)] += 1
+            calls["loop", len(op.body), describe(op.over), *map(describe_all, (op.carry, op.next, op.collect))] += 1
+    calls["outputs", describe_all({name: output.source for name, output in graph.outputs.items()})] += 1
     return calls
 
 
