@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,6 +33,23 @@ def test_the_examples_of_the_documentation(cli: Command) -> None:
     assert cli("set", "a.yaml", "params.scale.default", "4.0").code == 0
     assert path.read_text() == SHIPPED
     assert cli("set", "a.yaml", "params.scale", "4.0").out == "a.yaml: unchanged\n"
+
+
+def test_the_commands_and_the_python_of_the_documentation(cli: Command) -> None:
+    text = (ROOT / "docs" / "do" / "edit.md").read_text()
+    path = cli.workflow("draw.yaml", SHIPPED)
+    commands = re.findall(r"^(?:\$ )?guidegraph (set .*)$", text, re.MULTILINE)
+    assert len(commands) == 4
+    for command in commands:
+        assert (cli(*shlex.split(command)).code, command) == (0, command)
+    assert "  eta: " in path.read_text()
+    assert "      softer: " in path.read_text()
+    path.write_text(SHIPPED)
+    names: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(block, names)
+    assert "in: {guided: guided, cond: cond}" in path.read_text()
+    assert "prediction: softer" in path.read_text()
 
 
 @pytest.mark.parametrize(
