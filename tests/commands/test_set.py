@@ -63,6 +63,7 @@ def test_the_commands_and_the_python_of_the_documentation(cli: Command) -> None:
         ("nodes.sample.body.guidd.in.scale", "params.scale", "did you mean 'guided'? it has: cond, uncond, guided"),
         ("params.scael.default", "6", "a.yaml:3:1: unknown-path: 'params' has no 'scael'; did you mean 'scale'?"),
         ("params.scale.default", "[1,", "VALUE: yaml-syntax"),
+        ("params.prompt", "[a] cat", "; a text that begins with [ is written in quotes, such as '\"[a] cat\"'"),
         ("nodes.scheduler.use", "scheduler.dim", "did you mean 'scheduler.ddim'?"),
         ("nodes.noise.with.shape", "[4, -1]", "a.yaml:18:"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import PurePath
 from typing import Any
 
@@ -41,7 +42,8 @@ def parse_value(text: str) -> Tree:
             *(Problem(k.mark, "duplicate-key", f"'{k.text}' appears twice") for k in find_repeated_keys(tree)),
         ]
     if problems or tree is None or has_broken(tree):
-        raise WorkflowError(problems)
+        hint = f"; a text that begins with {text.lstrip()[0]} is written in quotes, such as '\"[a] cat\"'"
+        raise WorkflowError([replace(problem, message=problem.message + hint) for problem in problems])
     return tree
 
 
