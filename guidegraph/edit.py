@@ -181,9 +181,13 @@ class WorkflowEditor:
         return self.save(self.preview(edit, *args, **kwargs))
 
     def save(self, change: Change) -> Change:
-        """Write a change of ``preview`` or ``check``, and keep it for ``undo``. Raises as ``Change.write``."""
+        """Write a change of ``preview`` or ``check``, and keep it for ``undo`` if it changes a file.
+
+        Raises as ``Change.write``.
+        """
         change.write()
-        self.changes.append(change)
+        if any(file.before != file.after for file in change.files):
+            self.changes.append(change)
         return change
 
     def check(self, document: Document, text: str, new_files: Mapping[Path, str] | None = None) -> Change:

@@ -58,6 +58,7 @@ def test_a_valid_edit_is_written_and_undone(tmp_path: Path) -> None:
         "+  zero: {use: toy.number, with: {value: 5.0}}",
     ]
     editor.apply(rename_parameter, "by", "step")
+    assert editor.apply(set_value, "params.n", 3).diff() == ""  # changes nothing, so there is nothing to undo
     assert editor.undo() is not None
     assert editor.undo() is not None
     assert editor.undo() is None
