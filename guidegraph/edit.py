@@ -218,9 +218,11 @@ class WorkflowEditor:
 
         use = f"./{Path(os.path.relpath(target, folder)).as_posix()}"
         changed, extracted = extract_nodes(document, paths, name, use, find_type, str(target))
+        # Its paths are still relative to the workflow's folder, so they are found in the place of the workflow.
+        extracted = Document.parse(extracted.text, str(self.path))
         moved = TypeRecord()
-        with suppress(WorkflowError):  # its relative paths are not right yet
-            build(target, self.registry, _sources({target: extracted.text}), types=moved)
+        with suppress(WorkflowError):  # the check lists the problems
+            build(self.path, self.registry, _sources({self.path: extracted.text}), types=moved)
         extracted = rebase_paths(extracted, folder, target.parent, _path_finder(moved))
         return self.save(self.check(document, changed.text, {target: extracted.text}))
 

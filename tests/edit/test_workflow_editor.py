@@ -354,6 +354,18 @@ outputs: {out: read}
     assert run(editor.path) == expected
 
 
+def test_relative_paths_follow_the_file_also_in_nodes_that_use_workflows(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("12")
+    block = "guidegraph: 1\nparams: {file: {type: Path}}\nnodes:\n  r: {use: toy.read, in: {path: params.file}}\n"
+    (tmp_path / "block.yaml").write_text(f"{block}outputs: {{out: r}}\n")
+    text = "guidegraph: 1\nnodes:\n  read: {use: ./block.yaml, with: {file: a.txt}}\noutputs: {out: read}\n"
+    editor = make_editor(tmp_path, text)
+    expected = run(editor.path)
+    editor.extract(["nodes.read"], "reading", "deep/r.yaml")
+    assert "{use: ../block.yaml, with: {file: ../a.txt}}" in (tmp_path / "deep" / "r.yaml").read_text()
+    assert run(editor.path) == expected
+
+
 @pytest.mark.parametrize(
     ("paths", "file", "message"),
     [
