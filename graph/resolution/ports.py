@@ -40,7 +40,8 @@ class LiteralOrigin:
 class TypeRecord:
     """The types of a workflow's links and literals, by their positions.
 
-    values: the type of the value that a link gives. ports: the type of the port that a link or a literal feeds.
+    values: the type of the value that a link gives. ports: the type of the port that a link or a literal feeds; that
+    of a port that takes a path if a literal reaches one through parameters of used workflows.
     """
 
     values: dict[Mark, PortType] = field(default_factory=dict)
@@ -184,6 +185,8 @@ class PortResolver:
     def _pass_literal(self, literal: Literal, port: Port, link: Scalar, path: str) -> Literal | None:
         """Validate a literal that reaches a port through a parameter of a sub-workflow; None if it does not fit."""
         origin = self.origins.get(literal) or LiteralOrigin(link.mark, Path.cwd(), path)
+        if self.types is not None and port.type.is_path:
+            self.types.ports[origin.mark] = port.type
         try:
             if port.annotation is not None:
                 value = convert_literal(port, literal.value, origin.base)

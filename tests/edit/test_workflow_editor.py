@@ -354,10 +354,11 @@ outputs: {out: read}
     assert run(editor.path) == expected
 
 
-def test_relative_paths_follow_the_file_also_in_nodes_that_use_workflows(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["Path", "str"])
+def test_relative_paths_follow_the_file_also_in_nodes_that_use_workflows(tmp_path: Path, kind: str) -> None:
     (tmp_path / "a.txt").write_text("12")
     block = "guidegraph: 1\nparams: {file: {type: Path}}\nnodes:\n  r: {use: toy.read, in: {path: params.file}}\n"
-    (tmp_path / "block.yaml").write_text(f"{block}outputs: {{out: r}}\n")
+    (tmp_path / "block.yaml").write_text(block.replace("Path", kind) + "outputs: {out: r}\n")
     text = "guidegraph: 1\nnodes:\n  read: {use: ./block.yaml, with: {file: a.txt}}\noutputs: {out: read}\n"
     editor = make_editor(tmp_path, text)
     expected = run(editor.path)
