@@ -367,6 +367,21 @@ def test_relative_paths_follow_the_file_also_in_nodes_that_use_workflows(tmp_pat
     assert run(editor.path) == expected
 
 
+def test_a_default_that_reaches_a_path_through_a_used_workflow_follows_the_file(tmp_path: Path) -> None:
+    (tmp_path / "blocks").mkdir()
+    (tmp_path / "blocks" / "a.txt").write_text("12")
+    inner = "guidegraph: 1\nparams: {p: {type: str}}\nnodes: {r: {use: toy.read, in: {path: params.p}}}\n"
+    (tmp_path / "blocks" / "inner.yaml").write_text(f"{inner}outputs: {{out: r}}\n")
+    outer = "guidegraph: 1\nparams: {f: a.txt}\nnodes: {i: {use: ./inner.yaml, in: {p: params.f}}}\n"
+    (tmp_path / "blocks" / "outer.yaml").write_text(f"{outer}outputs: {{out: i}}\n")
+    text = "guidegraph: 1\nnodes:\n  used: {use: ./blocks/outer.yaml}\noutputs: {out: used}\n"
+    editor = make_editor(tmp_path, text)
+    expected = run(editor.path)
+    editor.inline("nodes.used")
+    assert "{use: ./blocks/inner.yaml, with: {p: " in editor.path.read_text()
+    assert run(editor.path) == expected
+
+
 @pytest.mark.parametrize(
     ("paths", "file", "message"),
     [

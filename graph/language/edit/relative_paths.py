@@ -53,7 +53,7 @@ def _list_paths(document: Document, is_path: Callable[[Mark], bool]) -> Iterator
         default = find_value(value, "default") if isinstance(value, YamlMapping) else value
         declared = find_value(value, "type")
         names_path = isinstance(declared, Scalar) and "path" in declared.text.lower()
-        if default is not None and (names_path or f"params.{name.text}" in fed):
+        if default is not None and (names_path or is_path(default.mark) or f"params.{name.text}" in fed):
             yield from _texts(default)
 
 
