@@ -50,7 +50,7 @@ def finds(logits: Tensor, label: Tensor) -> Detections:
     sizes = [len(OBJECTS), len(SKIES), len(CLASSES) - len(OBJECTS) - len(SKIES)]
     predicted, expected = logits.split(sizes, 1), label.to(logits.device).split(sizes, 1)
     present = expected[0] != 0
-    missed = present & (predicted[0] <= 0)
+    missed = present & ~(predicted[0] > 0)  # NaN finds nothing
     recall = 1 - missed.sum(1).to(logits.dtype) / present.sum(1).clamp(min=1)
     sky, ground = (a.argmax(1) == b.argmax(1) for a, b in zip(predicted[1:], expected[1:], strict=True))
     return Detections(~missed.any(1), sky & ground, recall)

@@ -32,6 +32,13 @@ def test_the_recall_of_a_label_without_objects_is_1() -> None:
     assert finds(seen - 0.5, label("night", "snow").expand(2, -1)).recall.tolist() == [1.0, 1.0]
 
 
+def test_logits_that_are_nan_find_nothing() -> None:
+    expected = label(OBJECTS[0], "night", "snow")
+    actual = finds(torch.full_like(expected, float("nan")), expected)
+    assert actual.objects.tolist() == [False]
+    assert actual.recall.tolist() == [0.0]
+
+
 def test_labels_of_another_kind_raise() -> None:
     with pytest.raises(ValueError, match=r"found shapes \(2, 10\) and \(2, 10\)"):
         finds(torch.zeros(2, 10), torch.zeros(2, 10))
