@@ -25,7 +25,10 @@ FlatValue: TypeAlias = "tuple[list[Any], Any]"
 
 @dataclass(frozen=True)
 class JoinedValue:
-    """The arguments of sibling calls for one port, joined, and the flat values and batch sizes that they had."""
+    """The arguments of sibling calls for one port, joined, and the flat values and batch sizes that they had.
+
+    changes: of the tensors in all of these, before the joined call.
+    """
 
     values: Sequence[FlatValue]
     changes: Sequence[int]
@@ -34,16 +37,16 @@ class JoinedValue:
 
     @classmethod
     def of(cls, values: Sequence[FlatValue], lengths: Sequence[int], joined: Any) -> JoinedValue:
-        return cls(values, _count_changes(values), lengths, joined)
+        return cls(values, _count_changes([*values, flatten(joined)]), lengths, joined)
 
     def fits(self, values: Sequence[FlatValue], lengths: Sequence[int]) -> bool:
-        """Whether other arguments consist of the same tensors, unchanged, and of the same plain values."""
+        """Whether other arguments are the same tensors and plain values, and neither they nor `joined` changed."""
         for (leaves, structure), (new_leaves, new_structure) in zip(self.values, values, strict=True):
             if len(leaves) != len(new_leaves) or any(a is not b for a, b in zip(leaves, new_leaves, strict=True)):
                 return False
             if structure is not new_structure and structure != new_structure:
                 return False
-        return self.lengths == lengths and self.changes == _count_changes(values)
+        return self.lengths == lengths and self.changes == _count_changes([*values, flatten(self.joined)])
 
 
 KeptJoins: TypeAlias = "dict[int | str, JoinedValue | None]"

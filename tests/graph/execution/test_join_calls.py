@@ -156,6 +156,20 @@ def test_what_changes_in_a_loop_is_joined_again() -> None:
     assert run_iterations([[first, filled(2, 7.0)]], kept)[0] == [[[2.0] * 2, [8.0] * 2]]
 
 
+@torch.no_grad()
+def test_a_joined_value_that_a_call_changes_in_place_is_joined_again() -> None:
+    def double(x: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+        return x + shift.mul_(2)
+
+    shifts = [filled(1, 1.0), filled(1, 2.0)]
+    kept: KeptJoins = {}
+    for _ in range(3):
+        siblings: list[Any] = [([filled(2, 1.0), shift], {}) for shift in shifts]
+        results = call_as_batch(double, siblings, [0, 1], Sizes(), kept)
+        assert results is not None
+        assert [result[:, 0].tolist() for result in results] == [[3.0] * 2, [5.0] * 2]
+
+
 def test_each_iteration_with_gradients_joins_for_itself() -> None:
     same = [filled(1, 1.0).requires_grad_(), filled(1, 2.0).requires_grad_()]
     _, shifts = run_iterations([same, same], {})
