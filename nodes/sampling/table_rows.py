@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 from weakref import WeakKeyDictionary
 
 from guidegraph.graph.types import Tensor
+from guidegraph.graph.values.ownership import change_count
 from guidegraph.nodes.shape_checks import has_values, is_transformed
 from guidegraph.nodes.types import Scheduler
 
@@ -46,20 +47,30 @@ def take_entry(column: Tensor, index: Tensor, like: Tensor) -> Tensor:
 
 
 _Rows: TypeAlias = "list[TableRow] | None"
-_rows: WeakKeyDictionary[Scheduler, dict[tuple[torch.dtype, torch.device], _Rows]] = WeakKeyDictionary()
+
+
+class _KeptRows(NamedTuple):
+    """All rows, and how often the columns had been changed in place when they were made."""
+
+    changes: list[int]
+    rows: _Rows
+
+
+_kept: WeakKeyDictionary[Scheduler, dict[tuple[torch.dtype, torch.device], _KeptRows]] = WeakKeyDictionary()
 
 
 def _list_rows(scheduler: Scheduler, like: Tensor) -> _Rows:
     """All rows, made once for a dtype and device; None if the table is differentiated, or calls are recorded."""
-    by_dtype = _rows.get(scheduler)
+    by_dtype = _kept.get(scheduler)
     if by_dtype is None:
-        by_dtype = _rows[scheduler] = {}
-    key = like.dtype, like.device
-    if key not in by_dtype:
+        by_dtype = _kept[scheduler] = {}
+    key, changes = (like.dtype, like.device), [change_count(column) for column in _columns(scheduler)]
+    kept = by_dtype.get(key)
+    if kept is None or kept.changes != changes:
         if is_transformed():
             return None
-        by_dtype[key] = _make_rows(scheduler, like)
-    return by_dtype[key]
+        kept = by_dtype[key] = _KeptRows(changes, _make_rows(scheduler, like))
+    return kept.rows
 
 
 def _make_rows(scheduler: Scheduler, like: Tensor) -> _Rows:
@@ -67,8 +78,10 @@ def _make_rows(scheduler: Scheduler, like: Tensor) -> _Rows:
 
     if any(not has_values(column) or column.requires_grad for column in _columns(scheduler)):
         return None
-    with torch.inference_mode(False):  # so that the rows serve every later step
-        columns = [column.to(device=like.device, dtype=like.dtype).unbind() for column in _columns(scheduler)]
+    with torch.inference_mode(False):  # copies, so that the rows serve every later step, with gradients too
+        columns = [
+            column.to(device=like.device, dtype=like.dtype, copy=True).unbind() for column in _columns(scheduler)
+        ]
     return [TableRow(*entries) for entries in zip(*columns, strict=True)]
 
 

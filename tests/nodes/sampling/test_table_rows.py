@@ -45,3 +45,23 @@ def test_the_gradient_of_a_table_is_that_of_each_step() -> None:
         take_row(scheduler, torch.tensor([2]), torch.zeros(1)).matrix.sum().backward()
     assert scheduler.matrix.grad is not None
     assert scheduler.matrix.grad[2].eq(2).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rows_follow_a_table_that_is_changed_in_place(dtype: torch.dtype) -> None:
+    scheduler, index = samplers.ddim(scaled_linear(), steps=8).scheduler, torch.tensor([2])
+    x = torch.zeros(1, dtype=dtype)
+    earlier = take_row(scheduler, index, x).alpha
+    expected = 2 * earlier
+    scheduler.alpha.mul_(2)
+    assert torch.equal(take_row(scheduler, index, x).alpha, expected)
+    assert torch.equal(2 * earlier, expected), "a row is a copy"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rows_of_a_table_of_inference_mode_allow_gradients(dtype: torch.dtype) -> None:
+    with torch.inference_mode():
+        scheduler = samplers.ddim(scaled_linear(), steps=8).scheduler
+    x = torch.ones(1, dtype=dtype, requires_grad=True)
+    (take_row(scheduler, torch.tensor([2]), x).alpha * x).sum().backward()
+    assert torch.equal(x.grad, scheduler.alpha[2:3].to(dtype))
