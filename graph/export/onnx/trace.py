@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
@@ -25,6 +26,9 @@ from guidegraph_runtime.operations import drawing_operations
 __all__ = ["Axis", "TracedPart", "save_part", "trace_part"]
 
 Function = Callable[..., Any]
+
+_tracing = threading.RLock()
+"""Held during a trace, which sets globals of torch and restores them afterwards."""
 
 REWRITE = (
     "compute with tensors: no branch on a tensor's value, no .item() or float(), no NumPy; or mark the node host=True, "
@@ -79,7 +83,7 @@ def trace_part(
     sizes = choose_trace_sizes(axes, sizes_found, fixed)
     examples = [_example(tensor, dynamic, sizes) for tensor, dynamic in zip(inputs, axes, strict=True)]
 
-    with silence_torch():
+    with _tracing, silence_torch():
         arguments = (_Flat(function).forward, examples, axes, sizes, seen.gradient or seen.transforms)
         graph = _as_export_error(trace_forward, *arguments)
         if is_functional(graph):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.fx.experimental import proxy_tensor
 from torch.nn import functional as F
 
 pytest.importorskip("onnxscript")
@@ -29,6 +32,7 @@ from guidegraph.nodes.sampling.denoiser import predict  # noqa: E402
 from guidegraph.nodes.sampling.schedule import linear  # noqa: E402
 from guidegraph.nodes.sampling.scheduler import ddim  # noqa: E402
 from guidegraph.nodes.sampling.scheduler_step import step  # noqa: E402
+from guidegraph.nodes.shape_checks import has_values  # noqa: E402
 from guidegraph.nodes.types import Condition, SchedulerState  # noqa: E402
 
 Function = Callable[..., tuple[Tensor, ...]]
@@ -563,3 +567,31 @@ def test_names_and_axes_must_fit(change: dict[str, Any], message: str) -> None:
 def test_axes_that_cannot_be(name: str, low: int, high: int, multiple: int) -> None:
     with pytest.raises(ValueError, match=r"named by letters|allows no two sizes"):
         Axis(name, low, high, multiple)
+
+
+def test_traces_of_several_threads_leave_torch_as_it_was() -> None:
+    before = proxy_tensor._extract_tensor_metadata
+    first_runs, second_runs, first_ended = threading.Event(), threading.Event(), threading.Event()
+
+    def first(x: Tensor) -> tuple[Tensor, ...]:
+        if not has_values(x):
+            first_runs.set()
+            second_runs.wait(0.3)  # in vain: the second trace begins when this one has ended
+        return (x + 1,)
+
+    def second(x: Tensor) -> tuple[Tensor, ...]:
+        if not has_values(x):
+            second_runs.set()
+            first_ended.wait(10)
+        return (x + 2,)
+
+    def trace_first() -> None:
+        trace_part(first, [torch.ones(2)], ["x"], [{}], ["y"])
+        first_ended.set()
+
+    with ThreadPoolExecutor() as threads:
+        tracing = threads.submit(trace_first)
+        assert first_runs.wait(10)
+        trace_part(second, [torch.ones(2)], ["x"], [{}], ["y"])
+        tracing.result()
+    assert proxy_tensor._extract_tensor_metadata is before
