@@ -53,18 +53,20 @@ def predict_shuffled(
 def make_rule(keys: Tensor, turn: int) -> Callable[[Tensor], Tensor]:
     """A rule that shuffles features (B, C, h, w) by the order of h · w of the keys (B, K, M), M ≥ h · w.
 
-    Those of the first K turns are independent; later ones are of sums of two keys.
+    Those of the first K turns are independent; the next K are of sums of two neighbouring keys, then of keys two apart.
     """
     import torch
 
-    round_number, first = divmod(turn, keys.shape[1])
-    second = (first + 1) % keys.shape[1]
+    apart, channel = divmod(turn, keys.shape[1])
 
     def shuffle(h: Tensor) -> Tensor:
         tokens = h.flatten(2)
-        chosen = (keys[:, first] + round_number * keys[:, second])[:, : tokens.shape[2]].double()
-        apart = chosen + 1e-12 * torch.arange(tokens.shape[2], device=h.device)  # equal keys sort alike everywhere
-        order = apart.sort(dim=1).indices
+        drawn = keys[:, channel]
+        if apart:
+            drawn = drawn + drawn.roll(apart, dims=1)
+        chosen = drawn[:, : tokens.shape[2]].double()
+        unequal = chosen + 1e-12 * torch.arange(tokens.shape[2], device=h.device)  # equal keys sort alike everywhere
+        order = unequal.sort(dim=1).indices
         shuffled: Tensor = tokens.gather(2, order[:, None].expand_as(tokens)).unflatten(2, h.shape[2:])
         return shuffled
 

@@ -32,10 +32,8 @@ def random(seed: int, *shape: int) -> torch.Tensor:
 
 
 def order_of(noise: torch.Tensor, turn: int, count: int) -> torch.Tensor:
-    """The order (B, N) of a site's tokens: that of N values of a channel of each sample's noise, or of two."""
-    keys = noise.flatten(2).numpy()[:, :, :count]
-    channel, times = turn % 4, turn // 4
-    return torch.from_numpy(np.argsort(keys[:, channel] + times * keys[:, (channel + 1) % 4], axis=1))
+    """The order (B, N) of a site's tokens: that of the first N values of a channel of each sample's noise."""
+    return torch.from_numpy(np.argsort(noise.flatten(2).numpy()[:, turn, :count], axis=1))
 
 
 def shuffle_input(module: torch.nn.Module, noise: torch.Tensor, turn: int) -> None:
@@ -131,6 +129,13 @@ def test_a_shuffle_keeps_the_tokens_of_each_sample_in_orders_of_their_own() -> N
     tokens = h.flatten(2)
     orders = {tuple((shuffled[0][row, 0][:, None] == tokens[row, 0]).int().argmax(1).tolist()) for row in range(3)}
     assert len(orders) == 3
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4])
+def test_each_site_has_an_order_of_its_own(channels: int) -> None:
+    h, keys = random(0, 1, 6, 4, 5), random(1, 1, channels, 24)
+    shuffled = [tpg.make_rule(keys, turn)(h) for turn in range(12)]
+    assert len({tuple(each[0, 0].flatten().tolist()) for each in shuffled}) == 12
 
 
 def test_guidance_is_the_papers_alone_and_adds_to_that_of_conditions() -> None:
