@@ -158,7 +158,8 @@ def features(
 ) -> Tensor:
     """The output of one site of the denoiser at x (B, C, H, W) and t (1) or (B) under a condition.
 
-    (B, C′, h, w) at "input", "feature", "skip" and "deep", and (B, heads, N, D) of N pixels at "self" and "cross".
+    (B, C′, h, w) at "input", "feature", "skip" and "deep", and (B, heads, N, D) at attention: of N pixels at "self" and
+    "cross", of the pixels and then the tokens at "joint".
     site: its name, as denoiser.sites lists it.
     Raises an error for a name that does not match exactly one site.
     """
