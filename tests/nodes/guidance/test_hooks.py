@@ -13,12 +13,14 @@ from guidegraph import AttentionCall, HookedDenoiser, NodeError, Rule, Site, Wor
 from guidegraph.graph.frozen_models import copy_frozen
 from guidegraph.graph.memory.weights import list_slots
 from guidegraph.nodes.models.networks.attention import attention
-from guidegraph.nodes.models.networks.hooks import HookedModel
+from guidegraph.nodes.models.networks.hooks import HookedModel, Hooks
 from guidegraph.nodes.models.networks.shared_tensors import copy_sharing_tensors
 from guidegraph.nodes.models.own.denoiser import UNetDenoiser
+from guidegraph.nodes.models.own.layers import SpatialTransformer
 from guidegraph.nodes.models.own.unet import UNet, UNetConfig
 from guidegraph.nodes.models.released.config import UNetShape
 from guidegraph.nodes.models.released.denoiser import ReleasedDenoiser
+from guidegraph.nodes.models.released.layers import AttentionBlock
 from guidegraph.nodes.models.released.unet import ReleasedUNet
 from guidegraph.nodes.models.store import describe_part, load_part
 from guidegraph.nodes.sampling.denoiser import features, guide_denoiser, list_sites
@@ -38,9 +40,11 @@ def with_tokens() -> ReleasedDenoiser:
     return ReleasedDenoiser(ReleasedUNet(shape))
 
 
+PIXELS = UNetShape(4, 4, 32, widths=(32, 64), blocks=1, depths=(0, 1), heads=(2, 2), middle_depth=1)
+
+
 def of_pixels() -> ReleasedDenoiser:
-    shape = UNetShape(4, 4, 32, widths=(32, 64), blocks=1, depths=(0, 1), heads=(2, 2), middle_depth=1)
-    return ReleasedDenoiser(ReleasedUNet(shape))
+    return ReleasedDenoiser(ReleasedUNet(PIXELS))
 
 
 MODELS = {"own": own, "with_tokens": with_tokens, "of_pixels": of_pixels}
@@ -281,6 +285,18 @@ def test_outputs_are_captured_after_the_rule(denoiser: HookedModel) -> None:
         changed_values = {"input": positive, "feature": positive, "deep": positive, "skip": 0.5 * before[site]}
         expected = changed_values.get(site.kind, 1.5 * before[site])
         assert torch.equal(actual[site], expected), site
+
+
+@pytest.mark.parametrize("make", [lambda: SpatialTransformer(32, None, 2), lambda: AttentionBlock(32, 2, PIXELS)])
+def test_the_change_from_what_a_rule_returns_is_added_to_the_features_that_entered(
+    make: Callable[[], SpatialTransformer | AttentionBlock],
+) -> None:
+    block = random(make())
+    block.input_site = site = Site("input", "middle", 0)
+    x = torch.randn(BATCH, 32, 4, 4, generator=torch.Generator().manual_seed(2))
+    actual = block(x, hooks=Hooks({site: torch.neg}))
+    torch.testing.assert_close(actual, x + (block(-x) - -x))
+    assert (actual - block(x)).abs().max() > 0.1
 
 
 def test_rules_survive_copies_of_the_model(denoiser: HookedModel) -> None:

@@ -113,6 +113,12 @@ def test_a_picture_takes_the_middle_of_the_table() -> None:
     assert crop_table(table, 6, (6, 6)).flatten().tolist() == list(range(36))
 
 
+@pytest.mark.parametrize("size", [(7, 3), (3, 8)])
+def test_a_picture_beyond_the_table_is_out_of_its_range(size: tuple[int, int]) -> None:
+    with pytest.raises(IndexError, match="out of range|out of bounds"):
+        crop_table(torch.zeros(1, 36, 1), 6, size)
+
+
 def test_rotated_products_depend_on_the_distance_alone() -> None:
     angles = rotary_angles(8, (6, 6), torch.device("cpu")).reshape(6, 6, 4)
     query, key = torch.randn(1, 1, 1, 8), torch.randn(1, 1, 1, 8)
