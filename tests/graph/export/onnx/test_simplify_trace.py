@@ -119,6 +119,7 @@ def test_a_call_with_equal_sizes_is_found_once_and_any_other_call_again() -> Non
 
 def test_a_tensor_with_a_known_value_keeps_it_after_an_equal_call() -> None:
     with torch.no_grad(), ShortFakes(allow_non_fake_inputs=True):
+        assert (torch.empty((), dtype=torch.int64) + 1).shape == ()
         assert [(torch.tensor(value) + 1).item() for value in (1, 2, 3)] == [2, 3, 4]
 
 
