@@ -16,13 +16,14 @@ params: {{turns: 1}}
 nodes:
   schedule: {{use: schedule.scaled_linear}}
   sampler: {{use: scheduler.ddim, in: {{schedule: schedule}}, with: {{steps: 6{sampler}}}}}
+  first: {{use: tensor.slice, in: {{tensor: sampler.steps}}, with: {{stop: 2}}}}
   noise: {{use: noise.gaussian, with: {{shape: [4, 8, 8], batch: 2}}}}
   turns:
     loop: {{over: params.turns, as: turn}}
     carry: {{last: noise}}
     body:
       sample:
-        loop: {{over: sampler.steps, as: t}}
+        loop: {{over: {steps}, as: t}}
         carry: {{x: carry.last, state: sampler.state}}
         body:
           predict: {{use: toy.predict, in: {{x: carry.x, index: loop.index}}, with: {{{prediction}}}}}
@@ -37,11 +38,11 @@ outputs: {{x: turns.last}}
 
 
 def run(
-    folder: Path, prediction: str, sampler: str = "", step: str = "", **params: int
+    folder: Path, prediction: str, sampler: str = "", step: str = "", steps: str = "sampler.steps", **params: int
 ) -> tuple[torch.Tensor, list[str]]:
     """Run the workflow. Returns its sample and its warnings."""
     path = folder / "w.yaml"
-    path.write_text(TEXT.format(prediction=prediction, sampler=sampler, step=step))
+    path.write_text(TEXT.format(prediction=prediction, sampler=sampler, step=step, steps=steps))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         drawn = load_workflow(path, cache="off", plugins=["tests.nodes.sampling.toy_denoiser"]).run(**params)["x"]
@@ -50,9 +51,18 @@ def run(
 
 def test_a_run_that_ends_out_of_range_names_the_node_and_the_first_such_step(tmp_path: Path) -> None:
     _, (message,) = run(tmp_path, "gain: 60.0, first: 2")
-    location = f"{tmp_path / 'w.yaml'}:16:11: nodes.turns.body.sample.body.step (scheduler.step)"
+    location = f"{tmp_path / 'w.yaml'}:17:11: nodes.turns.body.sample.body.step (scheduler.step)"
     assert message.startswith(f"{location}: from step 3 of 6 on x̂0 is out of the range that its model knows")
     assert "a root mean square of 60, and the data has 1." in message
+
+
+@pytest.mark.parametrize("samples", [0, 1])
+def test_one_sample_of_a_batch_is_enough_to_warn(tmp_path: Path, samples: int) -> None:
+    assert len(run(tmp_path, f"gain: 60.0, samples: {samples}")[1]) == samples
+
+
+def test_a_loop_that_ends_with_more_noise_than_signal_does_not_warn(tmp_path: Path) -> None:
+    assert run(tmp_path, "gain: 60.0", steps="first")[1] == []
 
 
 def test_a_run_warns_once(tmp_path: Path) -> None:

@@ -14,10 +14,15 @@ CALLS: list[int] = []
 
 
 @node("toy.predict")
-def predict(x: Sample, index: int, *, gain: float = 1.0, first: int = 0, last: int = 99) -> Prediction:
-    """x̂0 of root mean square 1; of `gain` in the steps from `first` to `last`, counted from 0."""
+def predict(
+    x: Sample, index: int, *, gain: float = 1.0, first: int = 0, last: int = 99, samples: int | None = None
+) -> Prediction:
+    """x̂0 of root mean square 1; of `gain` in the first `samples` in steps `first` to `last`, counted from 0."""
     CALLS.append(index)
-    return Prediction(torch.ones_like(x) * (gain if first <= index <= last else 1.0), "x0")
+    x0 = torch.ones_like(x)
+    if first <= index <= last:
+        x0[:samples] *= gain
+    return Prediction(x0, "x0")
 
 
 @node("toy.pull")
