@@ -115,7 +115,7 @@ def test_a_picture_takes_the_middle_of_the_table() -> None:
 
 @pytest.mark.parametrize("size", [(7, 3), (3, 8)])
 def test_a_picture_beyond_the_table_is_out_of_its_range(size: tuple[int, int]) -> None:
-    with pytest.raises(IndexError, match="out of range|out of bounds"):
+    with pytest.raises(IndexError, match=r"out of (range|bounds)"):
         crop_table(torch.zeros(1, 36, 1), 6, size)
 
 
