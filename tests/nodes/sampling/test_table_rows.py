@@ -64,4 +64,5 @@ def test_rows_of_a_table_of_inference_mode_allow_gradients(dtype: torch.dtype) -
         scheduler = samplers.ddim(scaled_linear(), steps=8).scheduler
     x = torch.ones(1, dtype=dtype, requires_grad=True)
     (take_row(scheduler, torch.tensor([2]), x).alpha * x).sum().backward()
+    assert x.grad is not None
     assert torch.equal(x.grad, scheduler.alpha[2:3].to(dtype))
