@@ -26,6 +26,6 @@ def use_viewer(viewer: Viewer) -> Iterator[None]:
 
 
 def offer_value(value: Any) -> None:
-    """Pass a value to the viewer of the run, if it has one."""
+    """Pass a value to the viewer of the run, if it has one. For values that are computed, not traced."""
     if (viewer := _viewer.get()) is not None:
         viewer(value)

@@ -127,7 +127,8 @@ def step(
     x0, eps = row.x0_and_eps(prediction, renoise)
     if data_rms is not None:
         _watch_range(x0, data_rms, row)
-    offer_value(x0)
+    if has_values(x0):
+        offer_value(x0)
     moved, slots = row.apply(x0, eps, drawn)
     if score is not None:
         moved = moved + row.score_gain * spread**2 * score.to(row.x)

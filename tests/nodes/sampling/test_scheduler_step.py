@@ -10,7 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from guidegraph.graph.execution.intermediates import use_viewer
 from guidegraph.graph.types import register_structured
 from guidegraph.nodes.sampling import schedule as schedules
 from guidegraph.nodes.sampling import scheduler as samplers
@@ -210,3 +212,15 @@ def test_one_traced_step_serves_every_row_and_a_change_of_sampler_is_a_change_of
         for t in sampler.steps.split(1):
             y, state = program(replace(example.scheduler, **tables), y, state, t)
         torch.testing.assert_close(y, sample(sampler, x), atol=1e-5, rtol=1e-5)
+
+
+def test_a_step_offers_x0_and_a_traced_step_does_not() -> None:
+    sampler, x = samplers.ddim(scaled_linear(), steps=8), normal(*SHAPE)
+    offered: list[Tensor] = []
+    with use_viewer(offered.append):
+        one_step(sampler, 2, x, Prediction(x, "x0"))
+        with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+            fake = mode.from_tensor(x)
+            one_step(sampler, 2, fake, Prediction(fake, "x0"))
+    (x0,) = offered
+    torch.testing.assert_close(x0, x)
