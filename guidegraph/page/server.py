@@ -25,7 +25,7 @@ from guidegraph.page.edits import PageEdits
 from guidegraph.page.folder import UnknownWorkflow, WorkflowFolder
 from guidegraph.page.gallery import list_runs, read_picture
 from guidegraph.page.jobs import JobQueue, QueueFull
-from guidegraph.page.view import SCOPE, Views
+from guidegraph.page.view import SCOPE, Fingerprint, Views, read_fingerprint
 
 PERIOD = 0.1
 """Seconds between two looks at the files and the runs."""
@@ -131,13 +131,17 @@ class PageServer:
 
     async def iterate_events(self, name: str, is_disconnected: Callable[[], Any]) -> AsyncIterator[str]:
         """Server-sent events: ``file`` when the workflow has changed on disk, ``jobs`` with the news of the runs."""
-        fingerprint, state, versions = read_fingerprint(self.views.files.get(name, ())), (-1, -1, -1), {0: 0}
+        seen: dict[Path, Fingerprint] = {}
+        state, versions = (-1, -1, -1), {0: 0}
         quiet = 0.0
         yield "retry: 500\n\n"
         while not self.is_stopping() and not await is_disconnected():
-            watched = self.views.files.get(name, ())
-            if (current := read_fingerprint(watched)) != fingerprint:
-                fingerprint, quiet = current, 0.0
+            watched = self.views.files.get(name, {})
+            current = {path: read_fingerprint(path) for path in watched}
+            is_changed = any(current[path] != seen.get(path, watched[path]) for path in watched)
+            seen = current
+            if is_changed:
+                quiet = 0.0
                 yield "event: file\ndata: {}\n\n"
             if (now := self.jobs.state()) != state:
                 state, quiet = now, 0.0
@@ -186,19 +190,6 @@ class PageServer:
         if content is None:
             return error_response(HTTPStatus.NOT_FOUND, "there is no such picture")
         return Response(content, media_type="image/png")
-
-
-def read_fingerprint(paths: Any) -> tuple[tuple[int, int, int], ...]:
-    """A value that changes when one of the files does."""
-    prints = []
-    for path in paths:
-        try:
-            stat = path.stat()
-        except OSError:
-            prints.append((0, 0, 0))
-        else:
-            prints.append((stat.st_mtime_ns, stat.st_size, stat.st_ino))
-    return tuple(prints)
 
 
 async def read_json(request: Request) -> dict[str, Any]:

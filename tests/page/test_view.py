@@ -120,18 +120,49 @@ def test_nodes_of_sub_workflows_name_their_file(site: Site) -> None:
         "file": "draw.yaml",
         "line": 8,
     }
-    assert site.page.views.files["outer.yaml"] == [site.folder / "outer.yaml", site.folder / "draw.yaml"]
+    assert {*site.page.views.files["outer.yaml"]} == {site.folder / "outer.yaml", site.folder / "draw.yaml"}
 
 
-def collect_events(site: Site, count: int, act: Any = None) -> list[str]:
-    """The first events of the stream for draw.yaml; ``act`` is called after the first of them."""
+@pytest.mark.parametrize("text", [None, BROKEN, DRAW.replace("image: picture, ", "")])
+def test_a_sub_workflow_is_watched_while_it_makes_errors(site: Site, text: str | None) -> None:
+    (site.folder / "outer.yaml").write_text(
+        "guidegraph: 1\nnodes:\n  inner: {use: ./part.yaml, with: {seed: 1}}\noutputs: {image: inner.image}\n"
+    )
+    if text is not None:
+        (site.folder / "part.yaml").write_text(text)
+    assert site.get("api/view", name="outer.yaml").json()["problems"]
+    mend = lambda: (site.folder / "part.yaml").write_text(DRAW)  # noqa: E731
+    assert collect_events(site, 2, mend, name="outer.yaml")[1].startswith("event: file")
+
+
+def test_a_view_that_is_read_again_is_no_change_of_the_file(site: Site) -> None:
+    (site.folder / "outer.yaml").write_text(
+        "guidegraph: 1\nnodes:\n  inner: {use: ./draw.yaml, with: {seed: 1}}\noutputs: {image: inner.image}\n"
+    )
+
+    async def watch() -> list[str]:
+        looks = iter(range(30))
+
+        async def is_disconnected() -> bool:
+            look = next(looks)
+            if look in (5, 10):
+                await asyncio.to_thread(site.page.views.read, "outer.yaml")
+            return look == 29
+
+        return [chunk async for chunk in site.page.iterate_events("outer.yaml", is_disconnected)]
+
+    assert not [chunk for chunk in asyncio.run(watch()) if chunk.startswith("event: file")]
+
+
+def collect_events(site: Site, count: int, act: Any = None, name: str = "draw.yaml") -> list[str]:
+    """The first events of the stream for a workflow; ``act`` is called after the first of them."""
 
     async def collect() -> list[str]:
         async def is_disconnected() -> bool:
             return False
 
         events = []
-        async for chunk in site.page.iterate_events("draw.yaml", is_disconnected):
+        async for chunk in site.page.iterate_events(name, is_disconnected):
             if chunk.startswith("event"):
                 events.append(chunk)
                 if len(events) == 1 and act:
