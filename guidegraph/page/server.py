@@ -46,6 +46,13 @@ def read_static_files() -> dict[str, tuple[bytes, str]]:
     return contents
 
 
+class AsciiJson(JSONResponse):
+    """JSON in ASCII, which can hold half of a surrogate pair too: one in a file or a request is no failure."""
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, allow_nan=False).encode()
+
+
 @dataclass
 class PageServer:
     """The routes. runs: the folder of the runs' folders. is_stopping: whether streams of events should end."""
@@ -85,12 +92,12 @@ class PageServer:
 
     async def list_workflows(self, request: Request) -> Response:
         names = await run_in_threadpool(self.folder.list_names)
-        return JSONResponse({"names": names, "root": str(self.folder.root)})
+        return AsciiJson({"names": names, "root": str(self.folder.root)})
 
     async def read_view(self, request: Request) -> Response:
         name = request.query_params.get("name", "")
         view = await run_in_threadpool(self.views.read, name)
-        return JSONResponse({**view, "undo": self.edits.count(name)})
+        return AsciiJson({**view, "undo": self.edits.count(name)})
 
     async def edit(self, request: Request) -> Response:
         """Set the value at a path, or remove it if the value is null."""
@@ -102,7 +109,7 @@ class PageServer:
             await run_in_threadpool(self.edits.remove, name, path)
         else:
             await run_in_threadpool(self.edits.set, name, path, value, is_text=body.get("kind") == "text")
-        return JSONResponse({"undo": self.edits.count(name)})
+        return AsciiJson({"undo": self.edits.count(name)})
 
     async def change_node(self, request: Request) -> Response:
         """Rename a node, or remove it if its new name is null."""
@@ -114,14 +121,14 @@ class PageServer:
             await run_in_threadpool(self.edits.remove_node, name, path)
         else:
             await run_in_threadpool(self.edits.rename_node, name, path, new_name)
-        return JSONResponse({"undo": self.edits.count(name)})
+        return AsciiJson({"undo": self.edits.count(name)})
 
     async def undo(self, request: Request) -> Response:
         name = (await read_json(request)).get("name")
         if not isinstance(name, str):
             return error_response(HTTPStatus.BAD_REQUEST, "expected a workflow's name")
         await run_in_threadpool(self.edits.undo, name)
-        return JSONResponse({"undo": self.edits.count(name)})
+        return AsciiJson({"undo": self.edits.count(name)})
 
     async def stream_events(self, request: Request) -> Response:
         name = request.query_params.get("name", "")
@@ -169,11 +176,11 @@ class PageServer:
             return error_response(HTTPStatus.BAD_REQUEST, "expected a workflow's name and the texts of its parameters")
         path = self.folder.locate(name)
         job = await run_in_threadpool(self.jobs.add, name, path, texts)
-        return JSONResponse(job.describe(0), HTTPStatus.ACCEPTED)
+        return AsciiJson(job.describe(0), HTTPStatus.ACCEPTED)
 
     async def cancel_run(self, request: Request) -> Response:
         self.jobs.cancel(request.path_params["number"])
-        return JSONResponse({})
+        return AsciiJson({})
 
     async def read_frame(self, request: Request) -> Response:
         job = self.jobs.jobs.get(request.path_params["number"])
@@ -182,7 +189,7 @@ class PageServer:
         return Response(job.frames.png, media_type="image/png")
 
     async def list_runs(self, request: Request) -> Response:
-        return JSONResponse(await run_in_threadpool(list_runs, self.runs))
+        return AsciiJson(await run_in_threadpool(list_runs, self.runs))
 
     async def read_run_file(self, request: Request) -> Response:
         folder, file = request.path_params["folder"], request.path_params["file"]
@@ -208,8 +215,8 @@ async def read_json(request: Request) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def error_response(status: HTTPStatus, message: str, problems: Any = ()) -> JSONResponse:
-    return JSONResponse({"error": message, "problems": list(problems)}, status)
+def error_response(status: HTTPStatus, message: str, problems: Any = ()) -> AsciiJson:
+    return AsciiJson({"error": message, "problems": list(problems)}, status)
 
 
 async def answer_error(request: Request, error: Exception) -> Response:

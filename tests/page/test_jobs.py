@@ -114,12 +114,14 @@ def test_the_gallery_lists_runs_and_skips_damaged_records(site: Site) -> None:
     for name, record in (
         ("zz-damaged", "{"),
         ("zz-list", "[]"),
+        ("zz-nan", '{"parameters": {"a": [NaN, 1e999], "b": "\\ud800"}, "seconds": Infinity}'),
         ("zz-odd", '{"outputs": 3, "workflow": [], "parameters": null}'),
     ):
         (site.folder / "runs" / name).mkdir()
         (site.folder / "runs" / name / "run.json").write_text(record)
     rows = {row["folder"]: row for row in site.get("api/runs").json()}
-    assert {*rows} == {job["folder"], "zz-odd"}
+    assert {*rows} == {job["folder"], "zz-odd", "zz-nan"}
     row = rows[job["folder"]]
     assert (row["name"], row["status"], row["pictures"], row["params"]["seed"]) == ("draw", "done", ["image.png"], 7)
     assert rows["zz-odd"]["pictures"] == []
+    assert (rows["zz-nan"]["params"], rows["zz-nan"]["seconds"]) == ({"a": ["NaN", "Infinity"], "b": "\ud800"}, None)

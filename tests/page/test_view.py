@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import xml.etree.ElementTree as ET
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +17,12 @@ from tests.paths import ROOT
 
 
 def test_the_folder_lists_workflows_alone(site: Site) -> None:
+    assert site.get("api/workflows").json()["names"] == ["draw.yaml", "more/broken.yaml"]
+
+
+def test_a_name_that_is_not_utf8_is_left_out(site: Site) -> None:
+    with suppress(OSError):  # some file systems refuse the name
+        Path(os.fsdecode(os.fsencode(site.folder) + b"/\xff.yaml")).write_text(DRAW)
     assert site.get("api/workflows").json()["names"] == ["draw.yaml", "more/broken.yaml"]
 
 
@@ -189,6 +198,13 @@ def test_a_bad_body_is_a_bad_request(site: Site, body: str) -> None:
     response = site.client.post(f"/{site.access.token}/api/runs", content=body, headers=headers)
     assert response.status_code == 400
     assert "expected" in response.json()["error"]
+
+
+def test_half_of_a_surrogate_pair_is_named_in_the_error(site: Site) -> None:
+    headers, body = {"content-type": "application/json"}, '{"name": "\\ud800.yaml", "params": {}}'
+    response = site.client.post(f"/{site.access.token}/api/runs", content=body, headers=headers)
+    assert response.status_code == 404
+    assert "'\ud800.yaml'" in response.json()["error"]
 
 
 def test_a_form_of_another_page_is_no_request(site: Site) -> None:
