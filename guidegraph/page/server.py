@@ -139,7 +139,8 @@ class PageServer:
     async def iterate_events(self, name: str, is_disconnected: Callable[[], Any]) -> AsyncIterator[str]:
         """Server-sent events: ``file`` when the workflow has changed on disk, ``jobs`` with the news of the runs."""
         seen: dict[Path, Fingerprint] = {}
-        state, versions = (-1, -1, -1), {0: 0}
+        sent: dict[int, dict[str, Any]] = {}
+        state = (-1, -1, -1)
         quiet = 0.0
         yield "retry: 500\n\n"
         while not self.is_stopping() and not await is_disconnected():
@@ -152,18 +153,24 @@ class PageServer:
                 yield "event: file\ndata: {}\n\n"
             if (now := self.jobs.state()) != state:
                 state, quiet = now, 0.0
-                yield f"event: jobs\ndata: {json.dumps(self._describe_jobs(versions))}\n\n"
+                yield f"event: jobs\ndata: {json.dumps(self._describe_jobs(sent))}\n\n"
             if quiet >= HEARTBEAT:
                 quiet = 0.0
                 yield ": nothing new\n\n"
             await asyncio.sleep(PERIOD)
             quiet += PERIOD
 
-    def _describe_jobs(self, versions: dict[int, int]) -> list[dict[str, Any]]:
-        """The newest jobs, each with its progress since the versions, which are brought up to date."""
-        rows = [job.describe(versions.get(job.number, 0)) for job in self.jobs.newest()]
-        versions.update({row["number"]: row["version"] for row in rows})
-        return rows
+    def _describe_jobs(self, sent: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:
+        """The jobs that differ from those sent, each with the nodes that have changed; ``sent`` is brought up to date.
+
+        sent: descriptions without nodes, by number.
+        """
+        jobs = self.jobs.list_jobs()
+        rows = [job.describe(sent[job.number]["version"] if job.number in sent else 0) for job in jobs]
+        changed = [row for row in rows if row != sent.get(row["number"])]
+        sent.clear()
+        sent.update({row["number"]: {**row, "nodes": {}} for row in rows})
+        return changed
 
     async def start_run(self, request: Request) -> Response:
         body = await read_json(request)
