@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -196,7 +197,9 @@ class PageServer:
         return Response(job.frames.png, media_type="image/png")
 
     async def list_runs(self, request: Request) -> Response:
-        return AsciiJson(await run_in_threadpool(list_runs, self.runs))
+        """The newest runs. The file of each is the name of its workflow if that is in the folder."""
+        rows = await run_in_threadpool(list_runs, self.runs)
+        return AsciiJson([{**row, "file": self.folder.shorten(os.path.abspath(row["file"]))} for row in rows])
 
     async def read_run_file(self, request: Request) -> Response:
         folder, file = request.path_params["folder"], request.path_params["file"]

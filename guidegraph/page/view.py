@@ -25,7 +25,7 @@ from guidegraph.graph.language.syntax import (
 from guidegraph.graph.language.yaml_tree import YamlSequence, read_text
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.resolution.load import build
-from guidegraph.graph.trust.policy import OWN_WORKFLOW, is_shipped
+from guidegraph.graph.trust.policy import Policy, is_shipped
 from guidegraph.page.folder import WorkflowFolder
 from guidegraph.page.forms import Row, describe_node_for_page, describe_parameter, format_tree
 from guidegraph.runs.check import check_workflow
@@ -56,6 +56,7 @@ class Views:
 
     folder: WorkflowFolder
     registry: Registry
+    policy: Policy
     drawings: dict[str, str] = field(default_factory=dict)
     files: dict[str, dict[Path, Fingerprint]] = field(default_factory=dict)
 
@@ -71,7 +72,7 @@ class Views:
             text = read_text(path, str(path))
             workflow, _ = parse(text, path)
             graph = build(path, self.registry, {os.path.normpath(path.absolute()): text}, files=files)
-            notes = check_workflow(graph, self.registry, OWN_WORKFLOW).machine_problems
+            notes = check_workflow(graph, self.registry, self.policy).machine_problems
         except WorkflowError as error:
             problems = error.problems
         self.files[name] = {file: before.get(file) or read_fingerprint(file) for file in files}

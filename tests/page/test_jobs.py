@@ -158,5 +158,6 @@ def test_the_gallery_lists_runs_and_skips_damaged_records(site: Site) -> None:
     assert {*rows} == {job["folder"], "zz-odd", "zz-nan"}
     row = rows[job["folder"]]
     assert (row["name"], row["status"], row["pictures"], row["params"]["seed"]) == ("draw", "done", ["image.png"], 7)
+    assert row["file"] == "draw.yaml"
     assert rows["zz-odd"]["pictures"] == []
     assert (rows["zz-nan"]["params"], rows["zz-nan"]["seconds"]) == ({"a": ["NaN", "Infinity"], "b": "\ud800"}, None)

@@ -107,12 +107,33 @@ def test_the_last_good_drawing_stays_while_the_file_has_errors(site: Site) -> No
     assert site.get("api/view", name="draw.yaml").json()["problems"]
 
 
-def test_a_shipped_workflow_is_read_only() -> None:
+def test_code_that_is_allowed_is_no_problem(tmp_path: Path) -> None:
+    from guidegraph.graph.trust.policy import OWN_WORKFLOW, Grants, Policy
     from guidegraph.page.folder import WorkflowFolder
     from guidegraph.page.view import Views
     from guidegraph.plugins.manager import PluginManager
 
-    views = Views(WorkflowFolder.open(ROOT / "workflows"), PluginManager((), entry_points=False).registry)
+    (tmp_path / "code.yaml").write_text(
+        "guidegraph: 1\nnodes:\n  net: {use: features.torchscript, with: {path: model.pt, range: '0..1'}}\n"
+        "  n: {use: noise.gaussian, with: {shape: [1, 3, 4, 4]}}\n  i: {use: image.from_sample, in: {sample: n}}\n"
+        "  f: {use: features.pooled, in: {extractor: net, image: i}}\noutputs: {f: f}\n"
+    )
+    (tmp_path / "model.pt").write_bytes(b"")
+    folder, registry = WorkflowFolder.open(tmp_path), PluginManager((), entry_points=False).registry
+    allowing = Policy(grants=Grants(code=(tmp_path / "model.pt",)))
+    for policy, codes in ((OWN_WORKFLOW, ["forbidden-code"]), (allowing, [])):
+        problems = Views(folder, registry, policy).read("code.yaml")["problems"]
+        assert [problem["code"] for problem in problems] == codes
+
+
+def test_a_shipped_workflow_is_read_only() -> None:
+    from guidegraph.graph.trust.policy import OWN_WORKFLOW
+    from guidegraph.page.folder import WorkflowFolder
+    from guidegraph.page.view import Views
+    from guidegraph.plugins.manager import PluginManager
+
+    registry = PluginManager((), entry_points=False).registry
+    views = Views(WorkflowFolder.open(ROOT / "workflows"), registry, OWN_WORKFLOW)
     view = views.read("text_to_image.yaml")
     assert "ships with guidegraph" in view["readonly"]
     assert view["nodes"]["nodes.sample.body.guided"]["use"] == "guidance.cfg"
