@@ -36,23 +36,33 @@ def build(
     *,
     stranger: bool = False,
     types: TypeRecord | None = None,
+    files: set[Path] | None = None,
 ) -> Graph:
     """Read, check and resolve a workflow and its sub-workflows.
 
     sources: texts that replace files, by absolute path. limits: by default those in force. stranger: read no other
-    files, except those that ship with the package. types: filled with the types of links and literals. Raises
+    files, except those that ship with the package. types: filled with the types of links and literals. files:
+    filled with the absolute paths of the workflow and its sub-workflows, those that cannot be read among them. Raises
     ``WorkflowError`` that lists all problems.
     """
     with enforce_limits(limits or current_limits()), pause_collector():
-        return _Builder(registry, sources or {}, stranger, types).build(path)
+        return _Builder(registry, sources or {}, stranger, types, set() if files is None else files).build(path)
 
 
 class _Builder:
-    def __init__(self, registry: Registry, overlay: Mapping[str, str], stranger: bool, types: TypeRecord | None):
+    def __init__(
+        self,
+        registry: Registry,
+        overlay: Mapping[str, str],
+        stranger: bool,
+        types: TypeRecord | None,
+        files: set[Path],
+    ):
         self.registry = registry
         self.overlay = overlay
         self.stranger = stranger
         self.types = types
+        self.files = files
         self._main: Path | None = None
         self.problems: list[Problem] = []
         self.sources: dict[str, str] = {}
@@ -66,6 +76,7 @@ class _Builder:
     def parse_file(self, path: Path, file: str) -> ParsedWorkflow | None:
         """Parse a workflow and record its problems, once. Raises ``WorkflowError`` if the file cannot be read."""
         if path not in self._parsed:
+            self.files.add(path)
             try:
                 text = self.overlay[str(path)] if str(path) in self.overlay else self._read(path, file)
             except WorkflowError as error:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
 
 from guidegraph.edit import WorkflowEditor, parse_value, remove_node, remove_value, rename_node, set_value
-from guidegraph.graph.errors import GuidegraphError
+from guidegraph.graph.errors import GuidegraphError, WorkflowError
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.trust.policy import Policy
 from guidegraph.page.folder import WorkflowFolder
@@ -33,13 +33,19 @@ class PageEdits:
         return len(editor.changes) if editor else 0
 
     def set(self, name: str, path: str, text: str, *, is_text: bool) -> None:
-        """Set the value at a path. is_text: ``6`` is a text; otherwise a value is read as by ``guidegraph set``.
+        """Set the value at a path. Otherwise a value is read as by ``guidegraph set``.
 
+        is_text: whether the value has a type that takes text. Then it is read as by ``run --set``: ``6`` is a text, and
+        so is what begins like a list or a mapping, unless that is a valid value.
         Raises ``UnknownWorkflow``, and ``WorkflowError`` if the edit is refused; the file is then as it was.
         """
-        value: Any = text if is_text and not text.startswith(("[", "{")) else parse_value(text)
         with self._lock:
-            self._find_editor(name).apply(set_value, path, value)
+            editor = self._find_editor(name)
+            if is_text and text.startswith(("[", "{")):
+                with suppress(WorkflowError):
+                    editor.apply(set_value, path, parse_value(text))
+                    return
+            editor.apply(set_value, path, text if is_text else parse_value(text))
 
     def remove(self, name: str, path: str) -> None:
         """Remove the value at a path, which then has its default. Raises as ``set``."""

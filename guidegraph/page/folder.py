@@ -45,15 +45,16 @@ class WorkflowFolder:
         return cls(absolute.parent, absolute)
 
     def list_names(self) -> list[str]:
-        """The names of all workflows, relative to the root, in order."""
+        """The names of the first ``MAX_FILES`` workflows, relative to the root, in order. A name has to be UTF-8."""
         if self.file is not None:
             return [self.file.name]
         names: list[str] = []
         for path in _iterate_files(self.root):
             if len(names) == MAX_FILES:
                 break
-            if _is_workflow(path):
-                names.append(path.relative_to(self.root).as_posix())
+            name = path.relative_to(self.root).as_posix()
+            if _is_utf8(name) and self._is_inside(path) and _is_workflow(path):
+                names.append(name)
         return sorted(names, key=lambda name: (name.count("/"), name))
 
     def locate(self, name: str) -> Path:
@@ -62,10 +63,14 @@ class WorkflowFolder:
         if self.file is not None and path != self.file:
             raise UnknownWorkflow(f"the page shows '{self.file.name}' alone")
         is_plain = ".." not in Path(name).parts and not Path(name).is_absolute() and "\0" not in name
-        is_workflow = is_plain and path.suffix.lower() in SUFFIXES and path.is_file()
-        if not is_workflow or not (self.file or path.resolve().is_relative_to(self.root.resolve())):
+        is_workflow = is_plain and path.suffix.lower() in SUFFIXES and os.path.isfile(path)
+        if not is_workflow or not (self.file or self._is_inside(path)):
             raise UnknownWorkflow(f"there is no workflow '{name[:100]}' in '{self.root}'")
         return path
+
+    def _is_inside(self, path: Path) -> bool:
+        """Whether a file is below the root when its links are followed."""
+        return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(self.root))
 
     def shorten(self, file: str) -> str:
         """A path for the page: relative to the root if it is below it."""
@@ -78,6 +83,14 @@ def _iterate_files(root: Path) -> Iterator[Path]:
         depth = len(Path(folder).relative_to(root).parts)
         subfolders[:] = sorted(name for name in subfolders if not name.startswith(".")) if depth < MAX_DEPTH else []
         yield from (Path(folder, name) for name in sorted(files) if Path(name).suffix.lower() in SUFFIXES)
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_workflow(path: Path) -> bool:

@@ -82,7 +82,10 @@ class FrameMaker:
             autoencoder = self._cache.find_value(self._decoder)
             if autoencoder is None:
                 return b""
-            picture = autoencoder.decode(picture.float())
+            try:
+                picture = autoencoder.decode(picture.float())
+            except Exception:  # a latent of another autoencoder, or no memory for a preview: the run goes on
+                return b""
         if picture.ndim != 4 or picture.shape[1] != CHANNELS or not bool(picture.isfinite().all()):
             return b""
         return encode_png(to_pixels(picture[0].float().clamp(-1, 1)))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,10 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 def list_runs(runs: Path) -> list[dict[str, Any]]:
-    """The newest runs below a folder. A folder without a readable record is left out."""
+    """The newest runs below a folder. A folder without a readable record is left out.
+
+    Numbers that JSON lacks are texts among the parameters: ``NaN``, ``Infinity`` and ``-Infinity``.
+    """
     folders = sorted((folder for folder in runs.iterdir() if folder.is_dir()), reverse=True) if runs.is_dir() else []
     rows = []
     for folder in folders[:MAX_RUNS]:
@@ -26,6 +32,7 @@ def list_runs(runs: Path) -> list[dict[str, Any]]:
 
 def _describe_run(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
     workflow, outputs = _as_dict(record.get("workflow")), _as_dict(record.get("outputs"))
+    seconds = record.get("seconds")
     names = [str(name) for output in outputs.values() for name in _as_list(_as_dict(output).get("files"))]
     return {
         "folder": folder.name,
@@ -34,8 +41,8 @@ def _describe_run(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
         "status": str(record.get("status", "")),
         "error": str(record.get("error") or ""),
         "started": str(record.get("started", "")),
-        "seconds": record.get("seconds") if isinstance(record.get("seconds"), (int, float)) else None,
-        "params": {str(name): value for name, value in _as_dict(record.get("parameters")).items()},
+        "seconds": seconds if isinstance(seconds, (int, float)) and math.isfinite(seconds) else None,
+        "params": json.loads(json.dumps(_as_dict(record.get("parameters"))), parse_constant=str),
         "pictures": [name for name in names if name.endswith(".png")][:MAX_PICTURES],
     }
 
@@ -50,10 +57,11 @@ def _as_list(value: Any) -> list[Any]:
 
 def read_picture(runs: Path, folder: str, file: str) -> bytes | None:
     """The bytes of a PNG in a run's folder; ``None`` for a file that is none, or lies elsewhere."""
-    path = runs / folder / file
-    if ".." in path.relative_to(runs).parts or "\0" in file + folder or path.suffix.lower() != ".png":
+    name = Path(folder, file)
+    if name.is_absolute() or ".." in name.parts or "\0" in file + folder or name.suffix.lower() != ".png":
         return None
-    if not path.resolve().is_relative_to(runs.resolve()):
+    path = runs / name
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(runs)):
         return None
     try:
         with open_regular(path) as opened:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import queue
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -52,11 +51,10 @@ class QueueFull(GuidegraphError):
 
 @dataclass
 class Job:
-    """One run of a workflow. texts: the parameters as given. path: the path of the node that failed, if one did."""
+    """One run of a workflow. path: the path of the node that failed, if one did."""
 
     number: int
     name: str
-    texts: dict[str, str]
     graph: Graph
     values: dict[str, Any]
     status: Status = "queued"
@@ -79,7 +77,6 @@ class Job:
         return {
             "number": self.number,
             "name": self.name,
-            "params": self.texts,
             "status": self.status,
             "error": self.error,
             "path": self.path,
@@ -94,14 +91,18 @@ class Job:
 
 @dataclass
 class JobQueue:
-    """Runs of workflows, one at a time. version: counts the changes of any job, progress aside."""
+    """Runs of workflows, one at a time. version: counts the changes of any job, progress aside.
+
+    jobs: those that are queued or running, and the last ``MAX_KEPT`` that have ended, by number.
+    """
 
     manager: PluginManager
     config: RunConfig
     cache: RunCache
     jobs: dict[int, Job] = field(default_factory=dict)
     version: int = 0
-    _pending: queue.Queue[Job | None] = field(default_factory=queue.Queue)
+    _changed: threading.Condition = field(default_factory=threading.Condition)  # guards the jobs and their status
+    _is_stopping: bool = False
     _thread: threading.Thread | None = None
     _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
@@ -111,16 +112,18 @@ class JobQueue:
 
     def stop(self, seconds: float = 5.0) -> None:
         """Cancel all runs, and wait for the current one to end."""
-        for job in self.jobs.values():
-            job.token.cancel()
-        self._pending.put(None)
+        with self._changed:
+            self._is_stopping = True
+            for job in self.jobs.values():
+                job.token.cancel()
+            for job in self._list_queued():
+                self._end(job, "cancelled")
+            self._report_change()
         if self._thread is not None:
             self._thread.join(seconds)
 
     def add(self, name: str, path: Path, texts: Mapping[str, str]) -> Job:
         """Check a workflow and its parameters, and queue a run. Raises ``WorkflowError`` and ``QueueFull``."""
-        if self._pending.qsize() >= MAX_QUEUED:
-            raise QueueFull(f"{MAX_QUEUED} runs are in the queue: cancel some, or wait")
         registry = self.manager.registry
         with enforce_limits(self.config.limits):
             graph = build(path, registry)
@@ -129,12 +132,12 @@ class JobQueue:
             check_effects(find_needed_ops(graph, None, values), values, self.config.policy)
             if problems := problems or admission_problems(graph, values):
                 raise WorkflowError(problems)
-        job = Job(next(self._numbers), name, dict(texts), graph, values)
-        self.jobs[job.number] = job
-        for number in [*self.jobs][:-MAX_KEPT]:
-            self.jobs[number].recorded = self.jobs[number].frames = None
-        self._pending.put(job)
-        self.version += 1
+        with self._changed:
+            if len(self._list_queued()) >= MAX_QUEUED:
+                raise QueueFull(f"{MAX_QUEUED} runs are in the queue: cancel some, or wait")
+            job = Job(next(self._numbers), name, graph, values)
+            self.jobs[job.number] = job
+            self._report_change()
         return job
 
     def wait(self, number: int, timeout: float) -> None:
@@ -144,36 +147,60 @@ class JobQueue:
 
     def cancel(self, number: int) -> None:
         """Cancel a run that is queued or running; does nothing for any other."""
-        if (job := self.jobs.get(number)) is not None and job.status in ("queued", "running"):
+        with self._changed:
+            if (job := self.jobs.get(number)) is None:
+                return
             job.token.cancel()
             if job.status == "queued":
-                job.status = "cancelled"
-                job.ended.set()
-            self.version += 1
+                self._end(job, "cancelled")
 
     def state(self) -> tuple[int, int, int]:
         """A value that changes whenever a job or the progress of one does, and every second while one runs."""
-        jobs = self.newest()
+        jobs = self.list_jobs()
         progress = sum(job.progress.version + (job.frames.count if job.frames else 0) for job in jobs)
         running = sum(int(time.perf_counter() - job.started) for job in jobs if job.status == "running")
         return self.version, progress, running
 
-    def newest(self) -> list[Job]:
-        """The jobs that the page shows."""
-        return list(self.jobs.values())[-MAX_KEPT:]
+    def list_jobs(self) -> list[Job]:
+        """The jobs that the page shows, oldest first."""
+        with self._changed:
+            return list(self.jobs.values())
+
+    def _list_queued(self) -> list[Job]:
+        return [job for job in self.jobs.values() if job.status == "queued"]
+
+    def _report_change(self) -> None:
+        self.version += 1
+        self._changed.notify_all()
+
+    def _end(self, job: Job, status: Status) -> None:
+        job.status = status
+        job.ended.set()
+        for number in [number for number, job in self.jobs.items() if job.ended.is_set()][:-MAX_KEPT]:
+            del self.jobs[number]
+        self._report_change()
+
+    def _take(self) -> Job | None:
+        """Wait for a queued job, whose status is then ``running``; ``None`` after ``stop``."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._is_stopping or self._list_queued())
+            if self._is_stopping:
+                return None
+            job = self._list_queued()[0]
+            job.started, job.status = time.perf_counter(), "running"
+            self._report_change()
+            return job
 
     def _work(self) -> None:
-        while (job := self._pending.get()) is not None:
-            if not job.token.cancelled:
-                self._run(job)
-            job.ended.set()
-            self.version += 1
+        while (job := self._take()) is not None:
+            status = self._run(job)
+            job.seconds = time.perf_counter() - job.started
+            with self._changed:
+                self._end(job, status)
 
-    def _run(self, job: Job) -> None:
-        """Run a job. An exception becomes its status and its error."""
-        job.started, job.status = time.perf_counter(), "running"
+    def _run(self, job: Job) -> Status:
+        """Run a job, and return its status at the end. An exception becomes that and its error."""
         job.frames = FrameMaker(job.graph, self.cache)
-        self.version += 1
         status: Status = "done"
         try:
             self._execute(job, job.frames)
@@ -185,7 +212,7 @@ class JobQueue:
             status, job.error = "failed", error_text(error)
         except Exception as error:  # code of a node or of a plugin: the server goes on
             status, job.error = "failed", describe_error(error)
-        job.seconds, job.status = time.perf_counter() - job.started, status
+        return status
 
     def _execute(self, job: Job, frames: FrameMaker) -> None:
         job.folder = Path(os.path.abspath(make_run_folder(None, job.graph.name)))

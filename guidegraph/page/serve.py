@@ -44,7 +44,7 @@ def serve(
         free = available_memory()
         jobs = JobQueue(manager, config, RunCache(CACHE_BYTES if free is None else int(free * CACHE_SHARE)))
         edits = PageEdits(folder, manager.registry, config.policy)
-        page = PageServer(folder, Views(folder, manager.registry), edits, jobs, Path(RUNS).absolute())
+        page = PageServer(folder, Views(folder, manager.registry, config.policy), edits, jobs, Path(RUNS).absolute())
         options = uvicorn.Config(
             page.make_app(access),
             log_level="error",

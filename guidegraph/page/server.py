@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -25,7 +26,7 @@ from guidegraph.page.edits import PageEdits
 from guidegraph.page.folder import UnknownWorkflow, WorkflowFolder
 from guidegraph.page.gallery import list_runs, read_picture
 from guidegraph.page.jobs import JobQueue, QueueFull
-from guidegraph.page.view import SCOPE, Views
+from guidegraph.page.view import SCOPE, Fingerprint, Views, read_fingerprint
 
 PERIOD = 0.1
 """Seconds between two looks at the files and the runs."""
@@ -44,6 +45,13 @@ def read_static_files() -> dict[str, tuple[bytes, str]]:
                 contents[prefix + file.name] = (file.read_bytes(), MEDIA_TYPES[suffix])
     contents["graph.css"] = (page_css(SCOPE).encode(), MEDIA_TYPES[".css"])
     return contents
+
+
+class AsciiJson(JSONResponse):
+    """JSON in ASCII, which can hold half of a surrogate pair too: one in a file or a request is no failure."""
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, allow_nan=False).encode()
 
 
 @dataclass
@@ -85,12 +93,12 @@ class PageServer:
 
     async def list_workflows(self, request: Request) -> Response:
         names = await run_in_threadpool(self.folder.list_names)
-        return JSONResponse({"names": names, "root": str(self.folder.root)})
+        return AsciiJson({"names": names, "root": str(self.folder.root)})
 
     async def read_view(self, request: Request) -> Response:
         name = request.query_params.get("name", "")
         view = await run_in_threadpool(self.views.read, name)
-        return JSONResponse({**view, "undo": self.edits.count(name)})
+        return AsciiJson({**view, "undo": self.edits.count(name)})
 
     async def edit(self, request: Request) -> Response:
         """Set the value at a path, or remove it if the value is null."""
@@ -102,7 +110,7 @@ class PageServer:
             await run_in_threadpool(self.edits.remove, name, path)
         else:
             await run_in_threadpool(self.edits.set, name, path, value, is_text=body.get("kind") == "text")
-        return JSONResponse({"undo": self.edits.count(name)})
+        return AsciiJson({"undo": self.edits.count(name)})
 
     async def change_node(self, request: Request) -> Response:
         """Rename a node, or remove it if its new name is null."""
@@ -114,14 +122,14 @@ class PageServer:
             await run_in_threadpool(self.edits.remove_node, name, path)
         else:
             await run_in_threadpool(self.edits.rename_node, name, path, new_name)
-        return JSONResponse({"undo": self.edits.count(name)})
+        return AsciiJson({"undo": self.edits.count(name)})
 
     async def undo(self, request: Request) -> Response:
         name = (await read_json(request)).get("name")
         if not isinstance(name, str):
             return error_response(HTTPStatus.BAD_REQUEST, "expected a workflow's name")
         await run_in_threadpool(self.edits.undo, name)
-        return JSONResponse({"undo": self.edits.count(name)})
+        return AsciiJson({"undo": self.edits.count(name)})
 
     async def stream_events(self, request: Request) -> Response:
         name = request.query_params.get("name", "")
@@ -131,28 +139,39 @@ class PageServer:
 
     async def iterate_events(self, name: str, is_disconnected: Callable[[], Any]) -> AsyncIterator[str]:
         """Server-sent events: ``file`` when the workflow has changed on disk, ``jobs`` with the news of the runs."""
-        fingerprint, state, versions = read_fingerprint(self.views.files.get(name, ())), (-1, -1, -1), {0: 0}
+        seen: dict[Path, Fingerprint] = {}
+        sent: dict[int, dict[str, Any]] = {}
+        state = (-1, -1, -1)
         quiet = 0.0
         yield "retry: 500\n\n"
         while not self.is_stopping() and not await is_disconnected():
-            watched = self.views.files.get(name, ())
-            if (current := read_fingerprint(watched)) != fingerprint:
-                fingerprint, quiet = current, 0.0
+            watched = self.views.files.get(name, {})
+            current = {path: read_fingerprint(path) for path in watched}
+            is_changed = any(current[path] != seen.get(path, watched[path]) for path in watched)
+            seen = current
+            if is_changed:
+                quiet = 0.0
                 yield "event: file\ndata: {}\n\n"
             if (now := self.jobs.state()) != state:
                 state, quiet = now, 0.0
-                yield f"event: jobs\ndata: {json.dumps(self._describe_jobs(versions))}\n\n"
+                yield f"event: jobs\ndata: {json.dumps(self._describe_jobs(sent))}\n\n"
             if quiet >= HEARTBEAT:
                 quiet = 0.0
                 yield ": nothing new\n\n"
             await asyncio.sleep(PERIOD)
             quiet += PERIOD
 
-    def _describe_jobs(self, versions: dict[int, int]) -> list[dict[str, Any]]:
-        """The newest jobs, each with its progress since the versions, which are brought up to date."""
-        rows = [job.describe(versions.get(job.number, 0)) for job in self.jobs.newest()]
-        versions.update({row["number"]: row["version"] for row in rows})
-        return rows
+    def _describe_jobs(self, sent: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:
+        """The jobs that differ from those sent, each with the nodes that have changed; ``sent`` is brought up to date.
+
+        sent: descriptions without nodes, by number.
+        """
+        jobs = self.jobs.list_jobs()
+        rows = [job.describe(sent[job.number]["version"] if job.number in sent else 0) for job in jobs]
+        changed = [row for row in rows if row != sent.get(row["number"])]
+        sent.clear()
+        sent.update({row["number"]: {**row, "nodes": {}} for row in rows})
+        return changed
 
     async def start_run(self, request: Request) -> Response:
         body = await read_json(request)
@@ -165,11 +184,11 @@ class PageServer:
             return error_response(HTTPStatus.BAD_REQUEST, "expected a workflow's name and the texts of its parameters")
         path = self.folder.locate(name)
         job = await run_in_threadpool(self.jobs.add, name, path, texts)
-        return JSONResponse(job.describe(0), HTTPStatus.ACCEPTED)
+        return AsciiJson(job.describe(0), HTTPStatus.ACCEPTED)
 
     async def cancel_run(self, request: Request) -> Response:
         self.jobs.cancel(request.path_params["number"])
-        return JSONResponse({})
+        return AsciiJson({})
 
     async def read_frame(self, request: Request) -> Response:
         job = self.jobs.jobs.get(request.path_params["number"])
@@ -178,7 +197,9 @@ class PageServer:
         return Response(job.frames.png, media_type="image/png")
 
     async def list_runs(self, request: Request) -> Response:
-        return JSONResponse(await run_in_threadpool(list_runs, self.runs))
+        """The newest runs. The file of each is the name of its workflow if that is in the folder."""
+        rows = await run_in_threadpool(list_runs, self.runs)
+        return AsciiJson([{**row, "file": self.folder.shorten(os.path.abspath(row["file"]))} for row in rows])
 
     async def read_run_file(self, request: Request) -> Response:
         folder, file = request.path_params["folder"], request.path_params["file"]
@@ -186,19 +207,6 @@ class PageServer:
         if content is None:
             return error_response(HTTPStatus.NOT_FOUND, "there is no such picture")
         return Response(content, media_type="image/png")
-
-
-def read_fingerprint(paths: Any) -> tuple[tuple[int, int, int], ...]:
-    """A value that changes when one of the files does."""
-    prints = []
-    for path in paths:
-        try:
-            stat = path.stat()
-        except OSError:
-            prints.append((0, 0, 0))
-        else:
-            prints.append((stat.st_mtime_ns, stat.st_size, stat.st_ino))
-    return tuple(prints)
 
 
 async def read_json(request: Request) -> dict[str, Any]:
@@ -217,8 +225,8 @@ async def read_json(request: Request) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def error_response(status: HTTPStatus, message: str, problems: Any = ()) -> JSONResponse:
-    return JSONResponse({"error": message, "problems": list(problems)}, status)
+def error_response(status: HTTPStatus, message: str, problems: Any = ()) -> AsciiJson:
+    return AsciiJson({"error": message, "problems": list(problems)}, status)
 
 
 async def answer_error(request: Request, error: Exception) -> Response:

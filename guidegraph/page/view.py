@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeAlias
 
 from guidegraph.drawing.svg import draw_svg
 from guidegraph.graph.errors import Problem, WorkflowError
@@ -24,7 +25,7 @@ from guidegraph.graph.language.syntax import (
 from guidegraph.graph.language.yaml_tree import YamlSequence, read_text
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.resolution.load import build
-from guidegraph.graph.trust.policy import OWN_WORKFLOW, is_shipped
+from guidegraph.graph.trust.policy import Policy, is_shipped
 from guidegraph.page.folder import WorkflowFolder
 from guidegraph.page.forms import Row, describe_node_for_page, describe_parameter, format_tree
 from guidegraph.runs.check import check_workflow
@@ -32,18 +33,32 @@ from guidegraph.runs.check import check_workflow
 SCOPE = "graph"
 """The class of the drawing in the page."""
 
+Fingerprint: TypeAlias = tuple[int, int, int]
+"""The time of the last change in nanoseconds, the size in bytes and the inode of a file; zeros if there is none."""
+
+
+def read_fingerprint(path: Path) -> Fingerprint:
+    """A value that changes when the file does."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return 0, 0, 0
+    return stat.st_mtime_ns, stat.st_size, stat.st_ino
+
 
 @dataclass
 class Views:
     """Reads workflows for the page. drawings: the last drawing of each that could be drawn, by name.
 
-    files: the files that each workflow was read from, by name.
+    files: the fingerprints of the files that each workflow was last read from, by name. They include sub-workflows with
+    errors, and those that are missing.
     """
 
     folder: WorkflowFolder
     registry: Registry
+    policy: Policy
     drawings: dict[str, str] = field(default_factory=dict)
-    files: dict[str, list[Path]] = field(default_factory=dict)
+    files: dict[str, dict[Path, Fingerprint]] = field(default_factory=dict)
 
     def read(self, name: str) -> Row:
         """The view of a workflow. Raises ``UnknownWorkflow``. A workflow with errors has the last good drawing."""
@@ -51,15 +66,16 @@ class Views:
         problems: list[Problem] = []
         notes: list[Problem] = []
         graph, workflow, text = None, None, ""
-        self.files[name] = [path]
+        before = {file: read_fingerprint(file) for file in (path, *self.files.get(name, {}))}
+        files = {path}
         try:
             text = read_text(path, str(path))
             workflow, _ = parse(text, path)
-            graph = build(path, self.registry, {os.path.normpath(path.absolute()): text})
-            self.files[name] = [path, *(Path(file) for file in graph.sources if Path(file) != path)]
-            notes = check_workflow(graph, self.registry, OWN_WORKFLOW).machine_problems
+            graph = build(path, self.registry, {os.path.normpath(path.absolute()): text}, files=files)
+            notes = check_workflow(graph, self.registry, self.policy).machine_problems
         except WorkflowError as error:
             problems = error.problems
+        self.files[name] = {file: before.get(file) or read_fingerprint(file) for file in files}
         if graph is not None:
             self.drawings[name] = draw_svg(graph, SCOPE, live=True)
         return {

@@ -84,7 +84,7 @@ def make_page(folder: Path, file: Path | None = None) -> PageServer:
     workflows, config = WorkflowFolder.open(file or folder), RunConfig()
     jobs = JobQueue(manager, config, RunCache(1 << 28))
     edits = PageEdits(workflows, manager.registry, config.policy)
-    return PageServer(workflows, Views(workflows, manager.registry), edits, jobs, folder / "runs")
+    return PageServer(workflows, Views(workflows, manager.registry, config.policy), edits, jobs, folder / "runs")
 
 
 @pytest.fixture

@@ -86,6 +86,7 @@ def test_tokens_differ_and_are_long() -> None:
         "..%2fsecret.yaml",
         "link.yaml",
         "draw.yaml\0",
+        "a" * 300 + ".yaml",
         "draw.txt",
         "",
     ],
@@ -94,6 +95,7 @@ def test_a_workflow_outside_of_the_folder_is_refused(site: Site, name: str) -> N
     outside = site.folder.parent / "secret.yaml"
     outside.write_text("guidegraph: 1\n# secret\n")
     (site.folder / "link.yaml").symlink_to(outside)
+    assert "link.yaml" not in site.get("api/workflows").json()["names"]
     response = site.get("api/view", name=name)
     assert response.status_code == 404
     assert "# secret" not in response.text
@@ -122,7 +124,18 @@ def test_only_pictures_of_runs_are_served(site: Site) -> None:
     (run / "link.png").symlink_to(outside)
     served = site.get("runs/one/image.png")
     assert (served.status_code, served.content, served.headers["content-type"]) == (200, png, "image/png")
-    for path in ("fake.png", "run.json", "link.png", "../../outside.png", "..%2f..%2foutside.png", "missing.png"):
+    (run / "circle.png").symlink_to("circle.png")
+    for path in (
+        "fake.png",
+        "circle.png",
+        outside,
+        "a" * 300 + ".png",
+        "run.json",
+        "link.png",
+        "../../outside.png",
+        "..%2f..%2foutside.png",
+        "missing.png",
+    ):
         assert site.get(f"runs/one/{path}").status_code == 404
 
 

@@ -50,6 +50,16 @@ def test_an_edit_changes_its_line_alone_and_is_undone(site: Site, path: str, val
     assert (site.folder / "draw.yaml").read_text() == DRAW
 
 
+@pytest.mark.parametrize("text", ["[red] cat", "{a: 1}"])
+def test_a_text_in_brackets_is_saved_as_a_run_would_take_it(site: Site, text: str) -> None:
+    plain = DRAW.replace("seconds: 0.0   # of each step", "name: plain\n  seconds: 0.0")
+    (site.folder / "draw.yaml").write_text(plain)
+    response = site.post("api/edits", name="draw.yaml", path="params.name.default", value=text, kind="text")
+    assert response.status_code == 200
+    defaults = {row["name"]: row["default"] for row in site.get("api/view", name="draw.yaml").json()["params"]}
+    assert defaults["name"] == text
+
+
 def test_a_value_is_removed(site: Site) -> None:
     assert site.post("api/edits", name="draw.yaml", path="nodes.picture.with.batch", value=None).status_code == 200
     assert changed_lines(site)[1] == "+  picture: {use: toy.picture, in: {seed: params.seed}}"

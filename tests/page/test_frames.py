@@ -51,6 +51,21 @@ def test_what_is_no_picture_is_not_shown(value: Any) -> None:
     assert (maker.png, maker.count) == (b"", 0)
 
 
+def test_a_latent_that_the_autoencoder_refuses_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Autoencoder:
+        def decode(self, latent: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.conv2d(latent, torch.ones(3, 4, 1, 1))
+
+    monkeypatch.setattr(frames, "find_decoder", lambda graph: Output("model", "autoencoder"))
+    monkeypatch.setattr(frames, "SHARE", 1e9)
+    monkeypatch.setattr(RunCache, "find_value", lambda self, output: Autoencoder())
+    maker = FrameMaker(EMPTY, RunCache(1 << 20))
+    maker(torch.zeros(1, 3, 2, 2))
+    assert maker.count == 0
+    maker(torch.zeros(1, 4, 2, 2))
+    assert maker.count == 1
+
+
 def test_frames_take_their_share_of_the_time_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(0.0)
     monkeypatch.setattr(frames, "time", clock)

@@ -15,7 +15,7 @@ LONG = {"seconds": "0.02", "count": "100000"}
 
 def test_a_run_writes_its_folder_and_reports_each_node(site: Site) -> None:
     job = site.run_to_end(seed="5")
-    assert (job["status"], job["error"], job["params"]) == ("done", "", {"seed": "5"})
+    assert (job["status"], job["error"]) == ("done", "")
     assert job["outputs"] == {"image": ["image.png"], "total": ["total.json"]}
     folder = site.folder / "runs" / job["folder"]
     assert json.loads((folder / "total.json").read_text()) == 5.5
@@ -92,6 +92,41 @@ def test_too_many_runs_are_refused(site: Site, monkeypatch: pytest.MonkeyPatch) 
     response = site.post("api/runs", name="draw.yaml", params={})
     assert response.status_code == 429
     assert "cancel some" in response.json()["error"]
+    site.post("api/runs/2/cancel")
+    assert site.post("api/runs", name="draw.yaml", params={}).status_code == 202
+
+
+def test_the_last_runs_that_ended_are_kept_and_the_running_one(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    from guidegraph.page import jobs
+
+    monkeypatch.setattr(jobs, "MAX_KEPT", 2)
+    site.post("api/runs", name="draw.yaml", params=LONG)
+    wait_for(lambda: site.page.jobs.jobs[1].status == "running")
+    for number in range(2, 6):
+        site.post("api/runs", name="draw.yaml", params={})
+        site.post(f"api/runs/{number}/cancel")
+    assert [(job.number, job.status) for job in site.page.jobs.list_jobs()] == [
+        (1, "running"),
+        (4, "cancelled"),
+        (5, "cancelled"),
+    ]
+
+
+def test_an_idle_queue_stops_at_once(site: Site) -> None:
+    site.run_to_end()
+    site.page.jobs.stop(seconds=60)
+    assert site.page.jobs._thread is not None
+    assert not site.page.jobs._thread.is_alive()
+
+
+def test_only_jobs_that_have_changed_are_sent(site: Site) -> None:
+    sent: dict[int, Any] = {}
+    site.run_to_end(seed="5")
+    (first,) = site.page._describe_jobs(sent)
+    assert (first["number"], first["status"], len(first["nodes"])) == (1, "done", 4)
+    assert site.page._describe_jobs(sent) == []
+    site.run_to_end(seed="6")
+    assert [row["number"] for row in site.page._describe_jobs(sent)] == [2]
 
 
 def test_only_changes_of_the_progress_are_sent(site: Site) -> None:
@@ -114,12 +149,15 @@ def test_the_gallery_lists_runs_and_skips_damaged_records(site: Site) -> None:
     for name, record in (
         ("zz-damaged", "{"),
         ("zz-list", "[]"),
+        ("zz-nan", '{"parameters": {"a": [NaN, 1e999], "b": "\\ud800"}, "seconds": Infinity}'),
         ("zz-odd", '{"outputs": 3, "workflow": [], "parameters": null}'),
     ):
         (site.folder / "runs" / name).mkdir()
         (site.folder / "runs" / name / "run.json").write_text(record)
     rows = {row["folder"]: row for row in site.get("api/runs").json()}
-    assert {*rows} == {job["folder"], "zz-odd"}
+    assert {*rows} == {job["folder"], "zz-odd", "zz-nan"}
     row = rows[job["folder"]]
     assert (row["name"], row["status"], row["pictures"], row["params"]["seed"]) == ("draw", "done", ["image.png"], 7)
+    assert row["file"] == "draw.yaml"
     assert rows["zz-odd"]["pictures"] == []
+    assert (rows["zz-nan"]["params"], rows["zz-nan"]["seconds"]) == ({"a": ["NaN", "Infinity"], "b": "\ud800"}, None)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import xml.etree.ElementTree as ET
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +17,12 @@ from tests.paths import ROOT
 
 
 def test_the_folder_lists_workflows_alone(site: Site) -> None:
+    assert site.get("api/workflows").json()["names"] == ["draw.yaml", "more/broken.yaml"]
+
+
+def test_a_name_that_is_not_utf8_is_left_out(site: Site) -> None:
+    with suppress(OSError):  # some file systems refuse the name
+        Path(os.fsdecode(os.fsencode(site.folder) + b"/\xff.yaml")).write_text(DRAW)
     assert site.get("api/workflows").json()["names"] == ["draw.yaml", "more/broken.yaml"]
 
 
@@ -98,12 +107,33 @@ def test_the_last_good_drawing_stays_while_the_file_has_errors(site: Site) -> No
     assert site.get("api/view", name="draw.yaml").json()["problems"]
 
 
-def test_a_shipped_workflow_is_read_only() -> None:
+def test_code_that_is_allowed_is_no_problem(tmp_path: Path) -> None:
+    from guidegraph.graph.trust.policy import OWN_WORKFLOW, Grants, Policy
     from guidegraph.page.folder import WorkflowFolder
     from guidegraph.page.view import Views
     from guidegraph.plugins.manager import PluginManager
 
-    views = Views(WorkflowFolder.open(ROOT / "workflows"), PluginManager((), entry_points=False).registry)
+    (tmp_path / "code.yaml").write_text(
+        "guidegraph: 1\nnodes:\n  net: {use: features.torchscript, with: {path: model.pt, range: '0..1'}}\n"
+        "  n: {use: noise.gaussian, with: {shape: [1, 3, 4, 4]}}\n  i: {use: image.from_sample, in: {sample: n}}\n"
+        "  f: {use: features.pooled, in: {extractor: net, image: i}}\noutputs: {f: f}\n"
+    )
+    (tmp_path / "model.pt").write_bytes(b"")
+    folder, registry = WorkflowFolder.open(tmp_path), PluginManager((), entry_points=False).registry
+    allowing = Policy(grants=Grants(code=(tmp_path / "model.pt",)))
+    for policy, codes in ((OWN_WORKFLOW, ["forbidden-code"]), (allowing, [])):
+        problems = Views(folder, registry, policy).read("code.yaml")["problems"]
+        assert [problem["code"] for problem in problems] == codes
+
+
+def test_a_shipped_workflow_is_read_only() -> None:
+    from guidegraph.graph.trust.policy import OWN_WORKFLOW
+    from guidegraph.page.folder import WorkflowFolder
+    from guidegraph.page.view import Views
+    from guidegraph.plugins.manager import PluginManager
+
+    registry = PluginManager((), entry_points=False).registry
+    views = Views(WorkflowFolder.open(ROOT / "workflows"), registry, OWN_WORKFLOW)
     view = views.read("text_to_image.yaml")
     assert "ships with guidegraph" in view["readonly"]
     assert view["nodes"]["nodes.sample.body.guided"]["use"] == "guidance.cfg"
@@ -120,18 +150,49 @@ def test_nodes_of_sub_workflows_name_their_file(site: Site) -> None:
         "file": "draw.yaml",
         "line": 8,
     }
-    assert site.page.views.files["outer.yaml"] == [site.folder / "outer.yaml", site.folder / "draw.yaml"]
+    assert {*site.page.views.files["outer.yaml"]} == {site.folder / "outer.yaml", site.folder / "draw.yaml"}
 
 
-def collect_events(site: Site, count: int, act: Any = None) -> list[str]:
-    """The first events of the stream for draw.yaml; ``act`` is called after the first of them."""
+@pytest.mark.parametrize("text", [None, BROKEN, DRAW.replace("image: picture, ", "")])
+def test_a_sub_workflow_is_watched_while_it_makes_errors(site: Site, text: str | None) -> None:
+    (site.folder / "outer.yaml").write_text(
+        "guidegraph: 1\nnodes:\n  inner: {use: ./part.yaml, with: {seed: 1}}\noutputs: {image: inner.image}\n"
+    )
+    if text is not None:
+        (site.folder / "part.yaml").write_text(text)
+    assert site.get("api/view", name="outer.yaml").json()["problems"]
+    mend = lambda: (site.folder / "part.yaml").write_text(DRAW)  # noqa: E731
+    assert collect_events(site, 2, mend, name="outer.yaml")[1].startswith("event: file")
+
+
+def test_a_view_that_is_read_again_is_no_change_of_the_file(site: Site) -> None:
+    (site.folder / "outer.yaml").write_text(
+        "guidegraph: 1\nnodes:\n  inner: {use: ./draw.yaml, with: {seed: 1}}\noutputs: {image: inner.image}\n"
+    )
+
+    async def watch() -> list[str]:
+        looks = iter(range(30))
+
+        async def is_disconnected() -> bool:
+            look = next(looks)
+            if look in (5, 10):
+                await asyncio.to_thread(site.page.views.read, "outer.yaml")
+            return look == 29
+
+        return [chunk async for chunk in site.page.iterate_events("outer.yaml", is_disconnected)]
+
+    assert not [chunk for chunk in asyncio.run(watch()) if chunk.startswith("event: file")]
+
+
+def collect_events(site: Site, count: int, act: Any = None, name: str = "draw.yaml") -> list[str]:
+    """The first events of the stream for a workflow; ``act`` is called after the first of them."""
 
     async def collect() -> list[str]:
         async def is_disconnected() -> bool:
             return False
 
         events = []
-        async for chunk in site.page.iterate_events("draw.yaml", is_disconnected):
+        async for chunk in site.page.iterate_events(name, is_disconnected):
             if chunk.startswith("event"):
                 events.append(chunk)
                 if len(events) == 1 and act:
@@ -158,6 +219,13 @@ def test_a_bad_body_is_a_bad_request(site: Site, body: str) -> None:
     response = site.client.post(f"/{site.access.token}/api/runs", content=body, headers=headers)
     assert response.status_code == 400
     assert "expected" in response.json()["error"]
+
+
+def test_half_of_a_surrogate_pair_is_named_in_the_error(site: Site) -> None:
+    headers, body = {"content-type": "application/json"}, '{"name": "\\ud800.yaml", "params": {}}'
+    response = site.client.post(f"/{site.access.token}/api/runs", content=body, headers=headers)
+    assert response.status_code == 404
+    assert "'\ud800.yaml'" in response.json()["error"]
 
 
 def test_a_form_of_another_page_is_no_request(site: Site) -> None:

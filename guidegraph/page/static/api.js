@@ -7,7 +7,9 @@ async function request(path, options) {
   } catch {
     throw Object.assign(new Error("the server does not answer: is 'guidegraph open' still running?"), { problems: [] });
   }
-  const body = await response.json().catch(() => ({}));
+  const text = await response.text().catch(() => "");
+  const isJson = response.headers.get("content-type")?.startsWith("application/json");
+  const body = isJson ? JSON.parse(text) : { error: text.trim() };
   if (!response.ok) {
     throw Object.assign(new Error(body.error || response.statusText), { problems: body.problems || [] });
   }
@@ -19,13 +21,40 @@ export const get = (path, query = {}) => request(`${path}?${new URLSearchParams(
 export const post = (path, body = {}) =>
   request(path, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) });
 
-// Calls `on.file` when the workflow's file has changed, `on.jobs` with news of runs, and `on.online` when the connection
-// to the server begins or ends. Returns a function that ends it.
+const RETRY = 1000; // milliseconds
+
+// Calls `on.file` when the workflow's file has changed, `on.jobs` with news of runs, `on.online` when the connection to
+// the server begins or ends, and `on.refused` each time that the server answers with an error. Returns a function that
+// ends it. A hidden page has no connection, because a browser opens only six to a server for all of its tabs.
 export function listen(name, on) {
-  const source = new EventSource(`api/events?${new URLSearchParams({ name })}`);
-  source.addEventListener("open", () => on.online(true));
-  source.addEventListener("error", () => on.online(false));
-  source.addEventListener("file", () => on.file());
-  source.addEventListener("jobs", (event) => on.jobs(JSON.parse(event.data)));
-  return () => source.close();
+  let source = null;
+  let timer = 0;
+  function close() {
+    clearTimeout(timer);
+    source?.close();
+    source = null;
+  }
+  function open() {
+    close();
+    if (document.hidden) return;
+    source = new EventSource(`api/events?${new URLSearchParams({ name })}`);
+    source.addEventListener("open", () => on.online(true));
+    source.addEventListener("error", onError);
+    source.addEventListener("file", () => on.file());
+    source.addEventListener("jobs", (event) => on.jobs(JSON.parse(event.data)));
+  }
+  function onError() {
+    if (source.readyState !== EventSource.CLOSED) {
+      on.online(false);
+      return;
+    }
+    on.refused(); // the browser does not try again by itself
+    timer = setTimeout(open, RETRY);
+  }
+  document.addEventListener("visibilitychange", open);
+  open();
+  return () => {
+    document.removeEventListener("visibilitychange", open);
+    close();
+  };
 }

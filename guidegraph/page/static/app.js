@@ -40,13 +40,14 @@ function App() {
 
   const load = useCallback(async () => {
     const number = ++latest.current;
+    const isCurrent = () => number === latest.current && name === readName();
     try {
       const next = await get("api/view", { name });
-      if (number !== latest.current) return;
+      if (!isCurrent()) return;
       setView(next);
       setFailure("");
     } catch (error) {
-      if (number === latest.current) setFailure(error.message);
+      if (isCurrent()) setFailure(error.message);
     }
   }, [name]);
 
@@ -62,6 +63,10 @@ function App() {
       online: (state) => {
         setOnline(state);
         if (state) load();
+      },
+      refused: () => {
+        setOnline(true);
+        load();
       },
     });
   }, [name]);
@@ -153,7 +158,7 @@ function App() {
       <span class="space"></span>
       ${job?.status === "running" && html`<span class="faint">run ${job.number} is running</span>`}
     </header>
-    ${!online && html`<p class="banner" role="alert">The server does not answer. The page goes on when it is back.</p>`}
+    ${!online && html`<p class="banner" role="alert">The server does not answer. The page goes on when it is back; if 'guidegraph open' was started again, open its new address.</p>`}
     ${failure && html`<p class="banner" role="alert">${failure}</p>`}
     <nav aria-label="Panes"><div class="panes" role="tablist" aria-label="Panes">${PANES.map(([key, title]) => html`
       <button role="tab" aria-selected=${pane === key} onClick=${() => choose(key)}>${title}</button>`)}</div></nav>
@@ -171,7 +176,7 @@ function App() {
             <button role="tab" aria-selected=${panel === key} onClick=${() => choose(key)}>${title}</button>`)}</div>
           <div class="panel" role="tabpanel" tabindex="0" aria-label=${panel}>
             ${panel === "run" && html`<${RunPanel} view=${view} texts=${own} onText=${setText} job=${job} jobs=${rows} problems=${problems} onRun=${run}
-              onCancel=${(number) => post(`api/runs/${number}/cancel`)} onEdit=${async (change) => setProblems(await edit(change))} />`}
+              onCancel=${(number) => post(`api/runs/${number}/cancel`).catch((error) => setFailure(error.message))} onEdit=${async (change) => setProblems(await edit(change))} />`}
             ${panel === "node" && html`<${NodePanel} path=${selected} view=${view} state=${job?.nodes[selected]} onSelect=${select} onEdit=${edit} onChange=${changeNode} />`}
             ${panel === "runs" && html`<${Gallery} finished=${finished} onUse=${use} name=${name} />`}
           </div>

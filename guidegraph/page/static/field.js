@@ -1,12 +1,18 @@
 // One value in a form: its text is committed by Enter, by leaving the field, or by choosing.
 
-import { html, useEffect, useState } from "./vendor/htm-preact.js";
+import { html, useLayoutEffect, useRef, useState } from "./vendor/htm-preact.js";
 
 // field: {kind, options} from the server. onInput: called while the text changes, onCommit: with the final text.
 export function Field({ id, field, value, placeholder = "", disabled = false, onInput, onCommit, described }) {
   const [text, setText] = useState(value);
-  useEffect(() => setText(value), [value]);
-  const common = { id, disabled, "aria-describedby": described };
+  useLayoutEffect(() => setText(value), [value]); // at once: later, it would undo what was typed meanwhile
+  const element = useRef(null);
+  const isLong = useRef(false);
+  // The element stays the same while it has the focus, or typing would end.
+  if (!element.current || document.activeElement !== element.current) {
+    isLong.current = (field.kind === "text" && text.length > 32) || text.includes("\n");
+  }
+  const common = { id, disabled, ref: element, "aria-describedby": described };
   const commit = (next) => next !== value && onCommit?.(next);
   function change(next) {
     setText(next);
@@ -30,8 +36,7 @@ export function Field({ id, field, value, placeholder = "", disabled = false, on
     onInput: (event) => change(event.target.value),
     onChange: (event) => commit(event.target.value),
   };
-  const long = field.kind === "text" && text.length > 32;
-  if (long || text.includes("\n")) {
+  if (isLong.current) {
     return html`<textarea ...${common} ...${handlers} rows=${Math.min(6, Math.ceil(text.length / 42) + text.split("\n").length - 1)}></textarea>`;
   }
   return html`<input type="text" inputmode=${field.kind === "number" ? "decimal" : "text"} ...${common} ...${handlers} />`;

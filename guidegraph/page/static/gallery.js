@@ -9,7 +9,10 @@ export function Gallery({ finished, onUse, name }) {
   const [chosen, setChosen] = useState([]);
   const [failure, setFailure] = useState("");
   useEffect(() => {
-    get("api/runs").then(setRuns, (error) => setFailure(error.message));
+    get("api/runs").then((rows) => {
+      setRuns(rows);
+      setFailure("");
+    }, (error) => setFailure(error.message));
   }, [finished]);
   if (failure) return html`<p class="problem" role="alert">${failure}</p>`;
   if (!runs) return html`<p class="hint">Reading the runs …</p>`;
@@ -28,11 +31,9 @@ export function Gallery({ finished, onUse, name }) {
             <span class="values">${Object.entries(run.params).map(([key, value]) => html`<span><i>${key}</i> ${formatValue(value)}</span>`)}</span>
           </span>
         </label>
-        ${isOf(run, name) && html`<button class="quiet use" onClick=${() => onUse(run.params)}>use these parameters</button>`}
+        ${run.file === name && html`<button class="quiet use" onClick=${() => onUse(run.params)}>use these parameters</button>`}
       </li>`)}</ul>`;
 }
-
-const isOf = (run, name) => run.file.endsWith(name);
 
 function Comparison({ pair }) {
   const keys = [...new Set(pair.flatMap((run) => Object.keys(run.params)))];

@@ -2,7 +2,8 @@
 
 import { html, useEffect, useMemo, useRef } from "./vendor/htm-preact.js";
 
-const MAX_COLOURED = 1500;
+const MAX_COLOURED = 1500; // lines
+const MAX_LENGTH = 2000; // characters of a coloured line: a word without a colon costs their square
 const TOKEN = /("(?:[^"\\]|\\.)*"|'(?:[^']|'')*')|((?<=^|\s)#.*$)|([\w.+-]+)(?=\s*:(?:\s|$))|((?<![\w.])-?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?(?![\w.]))/g;
 const CLASSES = ["", "string", "comment", "key", "digits"];
 
@@ -30,7 +31,7 @@ export function Text({ text, problems, nodes, selected, line, onSelect }) {
         const chosen = number >= first && number <= last;
         return html`
           <div key=${number} data-line=${number} class=${chosen ? "line chosen" : "line"} onClick=${() => onSelect(findNodeAt(nodes, number))}>
-            <span class="line-number" aria-hidden="true">${number}</span><code>${lines.length > MAX_COLOURED ? content : colour(content)}</code>
+            <span class="line-number" aria-hidden="true">${number}</span><code>${lines.length > MAX_COLOURED || content.length > MAX_LENGTH ? content : colour(content)}</code>
           </div>
           ${(below.get(number) || []).map((problem) => html`<p class="problem below"><b>${problem.code}</b> ${problem.message}</p>`)}`;
       })}</div>
