@@ -14,7 +14,7 @@ import difflib
 import os
 import stat
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Concatenate, ParamSpec
@@ -45,6 +45,7 @@ from guidegraph.graph.types import PortType
 from guidegraph.runs.check import check_workflow
 from guidegraph.runs.recipe import is_picture
 from guidegraph_runtime.files.atomic_write import atomic_path, write_errors
+from guidegraph_runtime.machine.shortages import WriteError
 
 __all__ = [
     "Change",
@@ -69,11 +70,15 @@ CHANGED = "the file has been changed since it was read: repeat the edit"
 
 @dataclass(frozen=True)
 class FileChange:
-    """The bytes of a file before and after an edit; None where it does not exist."""
+    """The bytes of a file before and after an edit; None where it does not exist.
+
+    folders: those that are made for a new file, the innermost first.
+    """
 
     path: Path
     before: bytes | None
     after: bytes | None
+    folders: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,9 @@ class Change:
 
     def invert(self) -> Change:
         """The change that undoes this one."""
-        return Change(tuple(FileChange(file.path, file.after, file.before) for file in reversed(self.files)))
+        return Change(
+            tuple(FileChange(file.path, file.after, file.before, file.folders) for file in reversed(self.files))
+        )
 
     def diff(self) -> str:
         """The changed lines as a unified diff without context; empty if nothing changed."""
@@ -97,18 +104,35 @@ class Change:
     def write(self) -> None:
         """Write the files, each under a temporary name that is then renamed; mode and links stay.
 
-        Raises ``WorkflowError`` if a file is not as it was before the edit, ``WriteError`` if one cannot be written.
+        Raises ``WorkflowError`` if a file is not as it was before the edit, ``WriteError`` if one cannot be written;
+        the files are then as they were.
         """
         targets = [(_find_target(file), file) for file in self.files if file.before != file.after]
-        for target, file in targets:
-            if file.after is None:
-                with write_errors(target):
-                    target.unlink()
-                continue
-            with atomic_path(target) as temporary:
-                temporary.write_bytes(file.after)
-                if file.before is not None:
-                    temporary.chmod(stat.S_IMODE(target.stat().st_mode))
+        with ExitStack() as on_failure:
+            for target, file in targets:
+                _replace(target, file.after, file.folders)
+                on_failure.callback(_restore, target, file)
+            on_failure.pop_all()
+
+
+def _replace(target: Path, data: bytes | None, folders: Sequence[Path]) -> None:
+    """Write a file, or remove it and those of the folders that are then empty if the data is None."""
+    if data is None:
+        with write_errors(target):
+            target.unlink()
+        with suppress(OSError):  # another file is in it
+            for folder in folders:
+                folder.rmdir()
+        return
+    with atomic_path(target) as temporary:
+        temporary.write_bytes(data)
+        if target.exists():
+            temporary.chmod(stat.S_IMODE(target.stat().st_mode))
+
+
+def _restore(target: Path, file: FileChange) -> None:
+    with suppress(WriteError):  # the error that is raised is the first one
+        _replace(target, file.before, file.folders)
 
 
 def _split_lines(data: bytes | None) -> list[str]:
@@ -199,7 +223,10 @@ class WorkflowEditor:
         new_files = new_files or {}
         graph = build(self.path, self.registry, _sources({**new_files, self.path: text}))
         check_workflow(graph, self.registry, self.policy)
-        created = [FileChange(path, None, content.encode()) for path, content in new_files.items()]
+        created = [
+            FileChange(path, None, content.encode(), tuple(parent for parent in path.parents if not parent.exists()))
+            for path, content in new_files.items()
+        ]
         return Change((*created, _change_text(self.path, document.text, text)))
 
     def extract(self, paths: Sequence[str], name: str, file: str | Path) -> Change:

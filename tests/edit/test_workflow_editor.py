@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import Any
@@ -239,7 +240,31 @@ def test_extracted_nodes_compute_the_same_and_are_inlined_again(tmp_path: Path) 
     editor.undo()
     editor.undo()
     assert editor.path.read_text() == TEXT
-    assert not (tmp_path / "blocks" / "step.yaml").exists()
+    assert not (tmp_path / "blocks").exists()
+
+
+def test_the_folder_of_an_undone_extraction_stays_if_it_has_other_files(tmp_path: Path) -> None:
+    editor = make_editor(tmp_path)
+    editor.extract(["nodes.sum"], "sum2", "blocks/inner/sum.yaml")
+    (tmp_path / "blocks" / "notes.txt").write_text("mine")
+    editor.undo()
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["blocks", "notes.txt", "w.yaml"]
+
+
+def test_an_extraction_that_cannot_be_written_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    editor = make_editor(tmp_path)
+
+    def replace(source: Any, target: Path) -> None:
+        if target == editor.path:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        os.rename(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(OSError, match="no space is left"):
+        editor.extract(["nodes.sum"], "sum2", "blocks/sum.yaml")
+    assert [path.name for path in tmp_path.rglob("*")] == ["w.yaml"]
+    assert editor.path.read_text() == TEXT
+    assert editor.changes == []
 
 
 def test_the_only_node_of_a_loop_is_extracted_with_its_comment(tmp_path: Path) -> None:
