@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -52,6 +53,14 @@ def computes_fp16(device: torch.device) -> bool:
         return True
     supports = getattr(torch.ops.mkldnn, "_is_mkldnn_fp16_supported", None)
     return device.type == "cpu" and uses_onednn() and supports is not None and bool(supports())
+
+
+@cache
+def vectorises_in_avx512() -> bool:
+    """Whether torch's own CPU kernels use AVX-512 (``ATEN_CPU_CAPABILITY`` can exclude it)."""
+    import torch
+
+    return torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 def uses_onednn() -> bool:

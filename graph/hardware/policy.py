@@ -18,6 +18,10 @@ alone. As given: the memory format of the input."""
 PACKED_PIXELS = 1024
 """The largest map, in pixels of a sample, for which a weight is packed: above it, arithmetic hides the reordering."""
 
+KEY_LANES, PADDED_KEYS, PADDED_TAIL = 16, 160, 8
+"""With AVX-512, torch's attention handles the keys beyond a multiple of 16 one by one. Up to 160 keys are padded if 8
+of them or more are left over: this was up to 2.9 times as fast. With more keys, or fewer left over, it was slower."""
+
 STEP_AVX2, STEP_AVX512 = "8 to 37", "9 to 46"
 """The factor by which a sampling step is slower in an emulated dtype than in float32, on latents of 16 × 16 to 32 × 32
 (docs/understand/benchmarks.md)."""
@@ -48,6 +52,15 @@ class ComputePolicy:
         if pixels <= PACKED_PIXELS:
             return "packed"
         return "channels_last" if dtype == torch.bfloat16 else "as_given"
+
+    def spare_keys(self, dtype: torch.dtype, keys: int) -> int:
+        """How many keys to add to so many, masked, for a quick attention without gradients."""
+        import torch
+
+        tail = keys % KEY_LANES
+        if not self.is_cpu or dtype != torch.float32 or keys > PADDED_KEYS or tail < PADDED_TAIL:
+            return 0
+        return KEY_LANES - tail if instructions.vectorises_in_avx512() else 0
 
     @property
     def is_cpu(self) -> bool:

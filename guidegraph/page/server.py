@@ -48,7 +48,7 @@ def read_static_files() -> dict[str, tuple[bytes, str]]:
 
 
 class AsciiJson(JSONResponse):
-    """JSON in ASCII, which can hold half of a surrogate pair too: one in a file or a request is no failure."""
+    """JSON in ASCII, which half of a surrogate pair in a file or a request fits into as well."""
 
     def render(self, content: Any) -> bytes:
         return json.dumps(content, allow_nan=False).encode()

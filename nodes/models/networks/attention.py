@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
 from typing import cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from guidegraph.graph.hardware.policy import CPU_POLICY, PADDED_KEYS
+from guidegraph.nodes.shape_checks import has_values, is_transformed
 
 
 def training_kernel(query: Tensor) -> AbstractContextManager[None]:
@@ -26,10 +30,29 @@ def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = N
 
     `mask` (B, L) is true where a key may be attended to; every row needs at least one such key.
     """
+    if spare := _count_spare_keys(query, key, value):
+        mask = _mask_spare(key.shape[2], spare) if mask is None else F.pad(mask, (0, spare))
+        key, value = (F.pad(tensor, (0, 0, 0, spare)) for tensor in (key, value))
     with training_kernel(query):
         return F.scaled_dot_product_attention(
             query, key, value, attn_mask=None if mask is None else mask[:, None, None, :]
         )
+
+
+def _count_spare_keys(*inputs: Tensor) -> int:
+    """How many masked keys to add by the CPU's policy, if these tensors are plain ones without gradients."""
+    query, key, _ = inputs
+    if query.device.type != "cpu" or any(tensor.requires_grad or not has_values(tensor) for tensor in inputs):
+        return 0
+    spare = CPU_POLICY.spare_keys(query.dtype, key.shape[2])
+    return 0 if spare and is_transformed() else spare
+
+
+@lru_cache(maxsize=PADDED_KEYS)
+def _mask_spare(keys: int, spare: int) -> Tensor:
+    """The mask (1, keys + spare) float32 to add to logits that leaves out the spare keys."""
+    with torch.inference_mode(False):
+        return F.pad(torch.zeros(1, keys), (0, spare), value=float("-inf"))
 
 
 def attention_weights(query: Tensor, key: Tensor, mask: Tensor | None = None) -> Tensor:

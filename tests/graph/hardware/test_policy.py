@@ -43,6 +43,16 @@ def test_the_layout_depends_on_device_dtype_and_size(dtype: torch.dtype, small: 
         assert {ComputePolicy(device).layout(dtype, pixels) for pixels in (1, PACKED_PIXELS + 1)} == {"as_given"}
 
 
+@pytest.mark.parametrize(("keys", "spare"), [(7, 0), (8, 8), (16, 0), (24, 8), (77, 3), (154, 6), (168, 0), (1024, 0)])
+def test_keys_are_filled_up_for_wide_kernels_alone(monkeypatch: pytest.MonkeyPatch, keys: int, spare: int) -> None:
+    monkeypatch.setattr(instructions, "vectorises_in_avx512", lambda: True)
+    assert CPU.spare_keys(torch.float32, keys) == spare
+    assert CPU.spare_keys(torch.bfloat16, keys) == 0
+    assert ComputePolicy("cuda").spare_keys(torch.float32, keys) == 0
+    monkeypatch.setattr(instructions, "vectorises_in_avx512", lambda: False)
+    assert CPU.spare_keys(torch.float32, keys) == 0
+
+
 @pytest.mark.parametrize(
     ("dtype", "processor", "factor", "choice"),
     [

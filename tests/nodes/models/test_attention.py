@@ -1,0 +1,83 @@
+"""Attention equals its definition, also where masked keys are added for the CPU's sake, and only there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn import functional as F
+
+from guidegraph.graph.hardware import instructions
+from guidegraph.nodes.models.networks.attention import attention, attention_weights
+
+
+@pytest.fixture(autouse=True)
+def avx512(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A processor for whose kernels keys are added; the values are the same on any."""
+    monkeypatch.setattr(instructions, "vectorises_in_avx512", lambda: True)
+
+
+@pytest.fixture
+def key_counts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of keys in each call of torch's kernel."""
+    counts: list[int] = []
+    kernel = F.scaled_dot_product_attention
+
+    def record(query: Tensor, key: Tensor, value: Tensor, **settings: Any) -> Tensor:
+        counts.append(key.shape[2])
+        return kernel(query, key, value, **settings)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", record)
+    return counts
+
+
+def make_inputs(keys: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(keys)
+    # (B, L, heads, D) transposed, as the layers have them
+    query, key, value = (torch.randn(2, n, 3, 8, generator=generator, dtype=dtype) for n in (20, keys, keys))
+    return query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(
+    ("keys", "padded"), [(8, 16), (15, 16), (16, 16), (23, 23), (24, 32), (77, 80), (154, 160), (155, 160), (171, 171)]
+)
+def test_a_short_list_of_keys_is_filled_up(keys: int, padded: int, masked: bool, key_counts: list[int]) -> None:
+    query, key, value = make_inputs(keys)
+    mask = torch.arange(keys) < torch.tensor([[keys], [keys - 3]]) if masked else None
+    expected = attention_weights(query, key, mask) @ value
+    for _ in range(2):
+        torch.testing.assert_close(attention(query, key, value, mask), expected, rtol=0, atol=2e-6)
+    assert key_counts == [padded, padded]
+
+
+def test_other_dtypes_and_gradients_see_their_own_keys(key_counts: list[int]) -> None:
+    for dtype in (torch.float64, torch.bfloat16):
+        attention(*make_inputs(77, dtype))
+    query, key, value = make_inputs(77)
+    attention(query.requires_grad_(), key, value)
+    attention(query.detach(), key, value.requires_grad_())
+    with torch.no_grad():
+        attention(*make_inputs(77))
+    with torch.inference_mode():
+        attention(*make_inputs(77))
+    assert key_counts == [77, 77, 77, 77, 80, 80]
+
+
+def test_a_trace_sees_its_own_keys(key_counts: list[int]) -> None:
+    def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return attention(query, key, value)
+
+    make_fx(attend)(*make_inputs(77))
+    torch.func.vmap(attend)(*(tensor[None] for tensor in make_inputs(77)))
+    assert key_counts == [77, 77]
+
+
+def test_a_mask_made_in_inference_mode_is_used_outside_of_it() -> None:
+    inputs = make_inputs(29)
+    with torch.inference_mode():
+        inside = attention(*inputs)
+    torch.testing.assert_close(attention(*inputs), inside.clone(), rtol=0, atol=0)
