@@ -33,6 +33,7 @@ class Wording(NamedTuple):
     """How often a caption names a detail, and how often it has a sentence form that training never shows.
 
     natural: the colour of an object in its artwork's colours. synonym: other words for objects, colours and numbers.
+    everyday: captions in everyday English. unknown: captions with words of no vocabulary.
     """
 
     place: float
@@ -44,15 +45,19 @@ class Wording(NamedTuple):
     relation: float = 0.75
     synonym: float = 0.25
     held_out_form: float = 0.0
+    everyday: float = 0.0
+    unknown: float = 0.0
 
 
-def choose_wording(split: Split, partial: float = PARTIAL) -> Wording:
+def choose_wording(split: Split, partial: float = PARTIAL, everyday: float = 0.0, unknown: float = 0.0) -> Wording:
     """The wording of a split's captions; partial: how often they leave out the place, and with 0 any detail."""
     wording = Wording(
         place=1 - partial,
         time=(1 - partial) ** 1.5,
         weather=(1 - partial) ** 1.25,
         held_out_form=HELD_OUT_FORM_RATE if split == "held_out" else 0.0,
+        everyday=everyday,
+        unknown=unknown,
     )
     return wording if partial else wording._replace(colour=1, size=1, relation=1)
 
@@ -87,10 +92,15 @@ def write_caption(content: Content, facts: LayoutFacts, draws: Draws, wording: W
 
 def finish(caption: str, draws: Draws) -> str:
     """Remove the gaps that details left which are not named; one caption in six is written as a sentence."""
-    caption = re.sub(r"\s+", " ", caption).strip()
-    caption = re.sub(r"\s+,", ",", caption)
-    caption = re.sub(r"(,\s*)+", ", ", caption).strip(" ,")
+    caption = tidy(caption)
     return f"{caption[0].upper()}{caption[1:]}." if draws.chance(1 / 6) else caption
+
+
+def tidy(caption: str) -> str:
+    """A caption without repeated spaces and commas, or such before a mark or at an end."""
+    caption = re.sub(r"\s+", " ", caption).strip()
+    caption = re.sub(r"\s+([,!])", r"\1", caption)
+    return re.sub(r"(,\s*)+", ", ", caption).strip(" ,")
 
 
 def place_phrases(ground: str, facts: LayoutFacts) -> tuple[str, ...]:
@@ -153,18 +163,25 @@ def write_group(group: Group, draws: Draws, wording: Wording) -> str:
     adjectives = []
     if group.size != NORMAL and draws.chance(wording.size):
         adjectives.append(draws.choose(phrases.SIZE_WORDS[group.size]))
-    colour = group.colour if group.colour != NATURAL else natural_colour(group.object, group.artwork)
-    says_colour = draws.chance(wording.natural if group.colour == NATURAL else wording.colour)
+    word = choose_colour_word(group, draws, wording)
     after = ""
-    if colour != NATURAL and says_colour:
-        words = phrases.COLOUR_WORDS[COLOURS[colour]]
-        word = draws.choose(words) if draws.chance(wording.synonym) else words[0]
+    if word:
         if draws.chance(0.05 * (wording.synonym > 0)):
             after = f" that {'is' if group.number == 1 else 'are'} {word}"
         else:
             adjectives.append(word)
     phrase = " ".join([*adjectives, noun]) + after
     return write_number(group.number, phrase, draws, wording)
+
+
+def choose_colour_word(group: Group, draws: Draws, wording: Wording) -> str:
+    """A word for the colour of a group, or an empty text to leave it out."""
+    colour = group.colour if group.colour != NATURAL else natural_colour(group.object, group.artwork)
+    says_colour = draws.chance(wording.natural if group.colour == NATURAL else wording.colour)
+    if colour == NATURAL or not says_colour:
+        return ""
+    words = phrases.COLOUR_WORDS[COLOURS[colour]]
+    return draws.choose(words) if draws.chance(wording.synonym) else words[0]
 
 
 def write_number(count: int, phrase: str, draws: Draws, wording: Wording) -> str:

@@ -44,6 +44,8 @@ def scenes_128(
     split: Split = "train",
     single: Probability = 0.2,
     partial: Probability = PARTIAL,
+    everyday: Probability = 0.0,
+    unknown: Probability = 0.0,
 ) -> Scenes128:
     """`count` batches of scenes of 128 pixels with one to four of 64 objects; scene i depends on (seed, i) alone.
 
@@ -54,10 +56,12 @@ def scenes_128(
     or count, and half of its captions a held-out form. single: the fraction of scenes with one object; smaller in
     `held_out`, as of single objects only some colours are held out. partial: how often a caption leaves out the place,
     and the time or the weather a little more often; colours, sizes and positions are left out at times too, unless it
-    is 0.
+    is 0. everyday: how often a caption is in everyday English: wishes and questions, "my happy dog", other words for
+    objects, places and times, verbs. unknown: how often one or two words of no vocabulary, [UNK], stand in a caption.
     Raises an error for a seed of 2⁶⁴ or more when a batch is read.
     """
-    make = bind(make_batch, seed, batch, split=split, single=single, wording=choose_wording(split, partial))
+    wording = choose_wording(split, partial, everyday, unknown)
+    make = bind(make_batch, seed, batch, split=split, single=single, wording=wording)
     return Scenes128(FunctionBatches(count, make), caption_words())
 
 

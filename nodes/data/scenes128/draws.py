@@ -13,7 +13,7 @@ STREAM = 128
 
 # Purposes, each with its own stream, so that one kind of choice does not shift another. The first 16 are those of
 # `nodes.data.scenes`.
-CONTENT, LAYOUT, LOOK, WORDS, TASK = range(16, 21)
+CONTENT, LAYOUT, LOOK, WORDS, TASK, EVERYDAY = range(16, 22)
 
 
 class Draws:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from guidegraph.nodes.data.scenes128 import everyday_phrases
 from guidegraph.nodes.data.scenes128.vocabulary import COLOURS, LARGE, OBJECTS, SMALL
 
 ON_GROUND = {
@@ -144,4 +145,5 @@ def caption_words() -> tuple[str, ...]:
     forms += [form for group in RELATION_FORMS.values() for form in group]
     texts += [re.sub(r"\{\w+\}", "", form) for form in forms]
     texts.append("a an one is are and on that from left to right , .")
+    texts += [re.sub(r"\{\w+\}", "", text) for text in everyday_phrases.phrase_texts()]
     return tuple(sorted(set(re.findall(r"\w+|[^\w\s]+", " ".join(texts).lower()))))

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from guidegraph.nodes.data.scenes128.captions import LayoutFacts, Wording, choose_wording, write_caption
 from guidegraph.nodes.data.scenes128.content import Content, choose_content
 from guidegraph.nodes.data.scenes128.draw import draw_scene
-from guidegraph.nodes.data.scenes128.draws import CONTENT, LAYOUT, LOOK, WORDS, Draws
+from guidegraph.nodes.data.scenes128.draws import CONTENT, EVERYDAY, LAYOUT, LOOK, WORDS, Draws
+from guidegraph.nodes.data.scenes128.everyday import add_unknown_words, write_everyday_caption
 from guidegraph.nodes.data.scenes128.held_out import Split
 from guidegraph.nodes.data.scenes128.layout import SIZE, Layout, lay_out
 from guidegraph.nodes.data.scenes128.vocabulary import LARGEST_COUNT, NATURAL, natural_colour
@@ -75,5 +76,16 @@ def finish_scene(content: Content, seed: int, index: int, wording: Wording) -> S
     flies = [False] * len(content.groups)
     for placement in layout.placements:
         flies[placement.group] = placement.flies
-    caption = write_caption(content, LayoutFacts(tuple(flies), layout.in_order), Draws(seed, index, WORDS), wording)
+    caption = describe_scene(content, LayoutFacts(tuple(flies), layout.in_order), seed, index, wording)
     return Scene128(image, owner, caption, content, layout)
+
+
+def describe_scene(content: Content, facts: LayoutFacts, seed: int, index: int, wording: Wording) -> str:
+    """The caption of a scene: plain or in everyday English, with or without unknown words."""
+    draws = Draws(seed, index, EVERYDAY)
+    is_everyday, has_unknown = draws.chance(wording.everyday), draws.chance(wording.unknown)
+    if is_everyday:
+        caption = write_everyday_caption(content, facts, draws, wording)
+    else:
+        caption = write_caption(content, facts, Draws(seed, index, WORDS), wording)
+    return add_unknown_words(caption, draws) if has_unknown else caption
