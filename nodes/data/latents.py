@@ -12,7 +12,7 @@ from annotated_types import Ge
 from guidegraph.graph.device_context import current_device
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
-from guidegraph.nodes.data.batches import Batches, SceneBatch, one_hot
+from guidegraph.nodes.data.batches import Batches, SceneBatch, SceneBatch128, one_hot
 from guidegraph.nodes.types import Autoencoder, Latent, SemanticMap
 
 if TYPE_CHECKING:
@@ -70,14 +70,22 @@ class LatentBatches(Batches[LatentBatch]):
 
 
 def pack(batch: SceneBatch, autoencoder: Autoencoder, device: torch.device) -> PackedBatch:
-    """Encode the pictures of a batch, in full precision, and compress its map."""
+    """Encode the pictures of a batch and compress its map."""
     import torch
 
-    with torch.no_grad(), torch.autocast(device.type, enabled=False):
-        latent = autoencoder.encode(batch.image.to(device)).half().cpu()
+    latent = encode_batch(batch.image, autoencoder, device)
     classes = batch.semantic.argmax(1).to("cpu", torch.uint8)
     packed = zlib.compress(classes.numpy().tobytes(), 1)
     return PackedBatch(latent, packed, tuple(batch.semantic.shape), batch.label.cpu(), batch.caption)
+
+
+def encode_batch(image: Tensor, autoencoder: Autoencoder, device: torch.device) -> Tensor:
+    """The latents of pictures, computed in full precision on a device, as float16 on the CPU."""
+    import torch
+
+    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        latent: Tensor = autoencoder.encode(image.to(device)).half().cpu()
+    return latent
 
 
 def unpack(packed: PackedBatch, device: torch.device) -> LatentBatch:
@@ -86,3 +94,83 @@ def unpack(packed: PackedBatch, device: torch.device) -> LatentBatch:
     indices = np.frombuffer(zlib.decompress(packed.semantic), np.uint8).reshape(size, *sides)
     semantic = one_hot(indices, classes)
     return LatentBatch(packed.latent.to(device).float(), semantic.to(device), packed.label.to(device), packed.caption)
+
+
+class LatentBatch128(NamedTuple):
+    """A `SceneBatch128` with the latent (B, C, h, w) of `autoencoder.encode` instead of its pictures."""
+
+    latent: Latent
+    caption: Sequence[str]
+    object: Tensor
+    colour: Tensor
+    box: Tensor
+    classes: Tensor
+
+
+class Latents128(NamedTuple):
+    batches: Sequence[LatentBatch128]
+
+
+@node("data.latents_128")
+def latents_128(
+    batches: Sequence[SceneBatch128],
+    autoencoder: Autoencoder,
+    *,
+    times: Annotated[int, Ge(1)] = 8,
+    spread: Annotated[int, Ge(1)] = 50,
+) -> Latents128:
+    """Batches of latents of scenes of 128 pixels, each scene drawn and encoded once and then used `times` times.
+
+    Batch i joins `times` batches of scenes, i, i − spread, i − 2 · spread and so on, so it is `times` as large, its
+    scenes differ, and a scene comes again every `spread` batches. The first batches begin with the last scenes. A
+    training draws other noise, another time and another dropout of the caption each time.
+    At most times · spread batches of scenes are kept, in memory, with latents as float16.
+    """
+    return Latents128(ReusedLatents(batches, autoencoder, times, spread, current_device()))
+
+
+class ReusedLatents(Batches[LatentBatch128]):
+    """As many batches as `batches` has, on a device; see `data.latents_128`."""
+
+    def __init__(
+        self,
+        batches: Sequence[SceneBatch128],
+        autoencoder: Autoencoder,
+        times: int,
+        spread: int,
+        device: torch.device,
+    ) -> None:
+        super().__init__(len(batches))
+        self.batches, self.autoencoder, self.device = batches, autoencoder, device
+        self.times, self.spread = times, spread
+        self.cache: dict[int, LatentBatch128] = {}
+
+    def make(self, index: int) -> LatentBatch128:
+        """Batch `index`."""
+        import torch
+
+        self.drop_batches(index)
+        parts = [self.load((index - use * self.spread) % self.length) for use in range(self.times)]
+        return LatentBatch128(
+            latent=torch.cat([part.latent for part in parts]).to(self.device).float(),
+            caption=tuple(text for part in parts for text in part.caption),
+            object=torch.cat([part.object for part in parts]).to(self.device),
+            colour=torch.cat([part.colour for part in parts]).to(self.device),
+            box=torch.cat([part.box for part in parts]).to(self.device),
+            classes=torch.cat([part.classes for part in parts]).to(self.device),
+        )
+
+    def load(self, index: int) -> LatentBatch128:
+        """Batch `index` of the scenes, encoded unless it is in the cache, on the CPU."""
+        if index in self.cache:
+            return self.cache[index]
+        batch = self.batches[index]
+        latent = encode_batch(batch.image, self.autoencoder, self.device)
+        self.cache[index] = LatentBatch128(latent, batch.caption, batch.object, batch.colour, batch.box, batch.classes)
+        return self.cache[index]
+
+    def drop_batches(self, index: int) -> None:
+        """Drop the batches of scenes that batch `index` and the next ones do not use."""
+        oldest = (self.times - 1) * self.spread
+        for number in [number for number in self.cache if (index - number) % self.length > oldest]:
+            del self.cache[number]

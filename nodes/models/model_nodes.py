@@ -294,14 +294,23 @@ def new_unet(
 
 @node("model.text_transformer")
 def new_text_transformer(
-    *, seed: int = 0, words: list[str] | None = None, width: Channels = 128, layers: Channels = 3, heads: Channels = 4
+    *,
+    seed: int = 0,
+    words: list[str] | None = None,
+    width: Channels = 128,
+    layers: Channels = 3,
+    heads: Channels = 4,
+    length: Annotated[int, Ge(2)] = 24,
 ) -> TextEmbedder:
-    """An untrained text encoder with a vocabulary of `words`, by default those of the scene captions."""
+    """An untrained text encoder with a vocabulary of `words`, by default those of the scene captions.
+
+    length: tokens of a text with the one at its start; longer texts are cut.
+    """
     from guidegraph.nodes.data.captions import vocabulary
     from guidegraph.nodes.models.own.text_encoder import TextConfig, TextEncoder, TextModel, build_tokenizer
 
-    tokenizer = build_tokenizer(vocabulary() if words is None else words)
-    config = TextConfig(vocabulary=tokenizer.get_vocab_size(), width=width, layers=layers, heads=heads)
+    tokenizer = build_tokenizer(vocabulary() if words is None else words, length)
+    config = TextConfig(tokenizer.get_vocab_size(), width=width, layers=layers, heads=heads, length=length)
     return build_untrained(lambda: TextModel(TextEncoder(config), tokenizer), seed)
 
 

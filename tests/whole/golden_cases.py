@@ -331,7 +331,15 @@ QUICK = [
 ]
 
 
-UNTRAINED = ("text_to_image_dit", "text_to_image_mmdit", "evaluate/scene_eval", "evaluate/text_to_image_flow")
+UNTRAINED = (
+    "text_to_image_128",
+    "text_to_image_dit",
+    "text_to_image_mmdit",
+    "train/text_to_image_128",
+    "train/text_to_image_128_mmdit",
+    "evaluate/scene_eval",
+    "evaluate/text_to_image_flow",
+)
 """Workflows with a model that does not ship."""
 
 

@@ -70,6 +70,7 @@ def unknown_words(tokenizer: Tokenizer, texts: Iterable[str]) -> list[str]:
     vocabulary = tokenizer.get_vocab()
     words: set[str] = set()
     for text in texts:
+        text = text.replace(UNKNOWN, " ")
         plain = text if tokenizer.normalizer is None else tokenizer.normalizer.normalize_str(text)
         words.update(word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(plain))
     return sorted(word for word in words if word not in vocabulary)

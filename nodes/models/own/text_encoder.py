@@ -32,10 +32,11 @@ class TextConfig:
 def build_tokenizer(words: Iterable[str], length: int = 24) -> Tokenizer:
     """Build a lower-case word-level tokenizer that starts every text with [START] and pads to `length`.
 
-    The empty prompt is [START] alone: the learned null condition.
+    The empty prompt is [START] alone: the learned null condition. "[UNK]" in a text stands for a word of no vocabulary.
     """
     vocabulary = {word: index for index, word in enumerate((PAD, START, UNKNOWN, *sorted(set(words))))}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
+    tokenizer.add_special_tokens([UNKNOWN])
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(

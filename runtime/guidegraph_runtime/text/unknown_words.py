@@ -27,12 +27,13 @@ LISTED, SAMPLED = 120, 20
 
 
 def unknown_words(tokenizer: Tokenizer, text: str) -> list[str]:
-    """The words of a text that the tokenizer does not know, in order."""
+    """The words of a text that the tokenizer does not know, in order; "[UNK]" itself is not one of them."""
     unknown = tokenizer.token_to_id(UNKNOWN)
     encoding = tokenizer.encode(text)
-    return [
+    words = [
         text[start:end] for token, (start, end) in zip(encoding.ids, encoding.offsets, strict=True) if token == unknown
     ]
+    return [word for word in words if word != UNKNOWN]
 
 
 def list_vocabulary(tokenizer: Tokenizer) -> list[str]:
@@ -71,4 +72,5 @@ def warn_of_unknown_words(tokenizer: Tokenizer, texts: Sequence[str], ids: NDArr
     if unknown is None or not (ids == unknown).any():
         return
     words = dict.fromkeys(word for text in texts for word in unknown_words(tokenizer, text))
-    warnings.warn(unknown_words_message(words, list_vocabulary(tokenizer)), stacklevel=3)
+    if words:
+        warnings.warn(unknown_words_message(words, list_vocabulary(tokenizer)), stacklevel=3)

@@ -216,7 +216,10 @@ def test_three_groups_in_a_row_are_in_that_order(everyday: list[Described]) -> N
 
 
 GROUNDS = (
-    ("grass", r"grass|lawn|garden|countryside|green field|green meadow|on a meadow|in a meadow(?! with)|nature"),
+    (
+        "grass",
+        r"grass|lawn|(?<!flower )garden|countryside|green field|green meadow|on a meadow|in a meadow(?! with)|nature",
+    ),
     ("sand", r"\bsand|beach|seaside|seashore|desert|coast"),
     ("snow", r"winter|snowy (ground|field|landscape)|(in|on) (the |deep |fresh |white )?snow\b"),
     ("water", r"\b(sea|lake|water|ocean|waves)\b"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,24 @@ def test_unknown_words_are_named_in_a_warning_with_near_ones_and_the_list() -> N
     message = "it knows: a, and, .*, tiger"
     with pytest.warns(UserWarning, match=rf"not trained on: 'dragon', 'Tigre' \(did you mean 'tiger'\?\); {message}"):
         text_model()(["a dragon and a Tigre"])
+
+
+def test_the_unknown_word_can_be_written_and_is_not_warned_of() -> None:
+    tokenizer = build_tokenizer(WORDS, length=6)
+    ids, _ = tokenize(tokenizer, ["a [UNK] tiger", "a dragon tiger"])
+    assert torch.equal(ids[0], ids[1])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        text_model()(["a [UNK] tiger"])
+    with pytest.warns(UserWarning, match=r"not trained on: 'dragon'; it"):
+        text_model()(["a [UNK] dragon"])
+
+
+def test_a_text_encoder_takes_texts_of_its_length() -> None:
+    embedder: Any = model.new_text_transformer(words=WORDS, width=8, layers=1, heads=1, length=5)
+    condition = embedder(["a tiger", "a tiger and a tiger and a tiger"])
+    assert condition.tokens.shape == (2, 5, 8)
+    assert condition.mask.sum(1).tolist() == [3, 5]
 
 
 def small_autoencoder() -> KLAutoencoder:

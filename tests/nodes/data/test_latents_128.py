@@ -1,0 +1,84 @@
+"""Latents of scenes of 128 pixels: each scene is encoded once and used several times."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import cast
+
+import pytest
+import torch
+from torch import Tensor
+
+from guidegraph.nodes.data.batches import FunctionBatches, SceneBatch128
+from guidegraph.nodes.data.latents import ReusedLatents, latents_128
+from guidegraph.nodes.types import Autoencoder
+
+LENGTH, BATCH = 40, 2
+
+
+class Encoder:
+    """Counts the pictures that it encodes; a latent holds the number of its scene."""
+
+    def __init__(self) -> None:
+        self.encoded: Counter[int] = Counter()
+
+    def encode(self, image: Tensor) -> Tensor:
+        self.encoded.update(image[:, 0, 0, 0].int().tolist())
+        return image[:, :, ::8, ::8]
+
+
+def number_scenes(index: int) -> SceneBatch128:
+    """Scenes whose every value is their number."""
+    numbers = torch.arange(BATCH * index, BATCH * (index + 1))
+    return SceneBatch128(
+        image=numbers[:, None, None, None].expand(BATCH, 3, 128, 128).float(),
+        caption=tuple(f"scene {number}" for number in numbers.tolist()),
+        object=numbers[:, None].expand(BATCH, 4),
+        colour=numbers[:, None].expand(BATCH, 4),
+        box=numbers[:, None, None].expand(BATCH, 4, 4).float(),
+        classes=numbers[:, None, None].expand(BATCH, 128, 128).to(torch.uint8),
+    )
+
+
+def reuse(encoder: Encoder, times: int, spread: int) -> ReusedLatents:
+    scenes = FunctionBatches(LENGTH, number_scenes)
+    batches = latents_128(scenes, cast(Autoencoder, encoder), times=times, spread=spread).batches
+    assert isinstance(batches, ReusedLatents)
+    return batches
+
+
+def test_a_batch_joins_the_scenes_of_earlier_ones_and_all_its_fields_agree() -> None:
+    batch = reuse(Encoder(), times=3, spread=5)[12]
+    numbers = [24, 25, 14, 15, 4, 5]
+    assert batch.latent.shape == (6, 3, 16, 16)
+    assert batch.latent.dtype == torch.float32
+    assert batch.latent[:, 0, 0, 0].tolist() == numbers
+    assert batch.caption == tuple(f"scene {number}" for number in numbers)
+    for field in (batch.object, batch.colour, batch.box.flatten(1), batch.classes.flatten(1)):
+        assert field[:, -1].tolist() == numbers
+
+
+def test_each_scene_is_encoded_once_and_used_as_often_as_set() -> None:
+    encoder = Encoder()
+    batches = reuse(encoder, times=4, spread=3)
+    used = Counter(int(number) for i in range(LENGTH) for number in batches[i].latent[:, 0, 0, 0])
+    assert set(used.values()) == {4}
+    assert set(used) == set(range(LENGTH * BATCH))
+    again = {number for number, count in encoder.encoded.items() if count > 1}
+    assert again == set(range(2 * (LENGTH - 9), 2 * LENGTH))  # the last scenes, with which the first batches begin
+    assert len(batches.cache) == 3 * 3 + 1
+
+
+def test_a_batch_is_the_same_after_others_and_alone() -> None:
+    in_order = reuse(Encoder(), times=3, spread=4)
+    for i in range(20):
+        last = in_order[i]
+    alone = reuse(Encoder(), times=3, spread=4)[19]
+    assert torch.equal(last.latent, alone.latent)
+    assert last.caption == alone.caption
+
+
+@pytest.mark.parametrize("times", [1, 50])
+def test_a_data_set_shorter_than_the_reuse_starts_over(times: int) -> None:
+    numbers = reuse(Encoder(), times=times, spread=1)[0].latent[:, 0, 0, 0].tolist()
+    assert numbers == [number for use in range(times) for number in (2 * (-use % LENGTH), 2 * (-use % LENGTH) + 1)]
