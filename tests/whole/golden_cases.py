@@ -337,6 +337,7 @@ UNTRAINED = (
     "text_to_image_mmdit",
     "train/text_to_image_128",
     "train/text_to_image_128_mmdit",
+    "evaluate/everyday",
     "evaluate/scene_eval",
     "evaluate/text_to_image_flow",
 )

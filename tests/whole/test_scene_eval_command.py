@@ -50,8 +50,14 @@ def guidegraph(*arguments: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def settings(model: Path) -> list[str]:
-    values = {"model": model, "detector": model, "count": 2, "batch": 2, "steps": 2, "shape": "[2, 16, 16]"}
+def settings(model: Path, **more: object) -> list[str]:
+    values = {
+        "model": model,
+        "detector": model,
+        "steps": 2,
+        "shape": "[2, 16, 16]",
+        **(more or {"count": 2, "batch": 2}),
+    }
     return [part for name, value in values.items() for part in ("--set", f"{name}={value}")]
 
 
@@ -89,3 +95,20 @@ def test_the_ceiling_needs_no_denoiser(tmp_path: Path) -> None:
     guidegraph("run", str(WORKFLOW), *settings(tmp_path / "model"), "--only", "real", "--out", str(tmp_path / "out"))
     table = json.loads((tmp_path / "out" / "real.json").read_text())
     assert table["category"] == CATEGORIES * 2
+
+
+@pytest.mark.slow
+def test_prompts_of_a_file_are_drawn_and_judged_one_by_one(model: Path, tmp_path: Path) -> None:
+    prompts = ["please draw my happy dog", "two red cars on the beach", "a cat to the left of a house"]
+    objects = [[{"object": "dog"}], [{"object": "car", "count": 2, "colour": "red"}], [{"object": "cat"}]]
+    entries = [{"prompt": text, "objects": asked} for text, asked in zip(prompts, objects, strict=True)]
+    (tmp_path / "prompts.json").write_text(json.dumps(entries))
+    workflow, out = str(WORKFLOW.with_name("everyday.yaml")), tmp_path / "out"
+    guidegraph("run", workflow, *settings(model, prompts=tmp_path / "prompts.json"), "--out", str(out))
+    judged = json.loads((out / "prompts.json").read_text())
+    table = json.loads((out / "table.json").read_text())
+    assert judged["prompt"] == prompts
+    assert table["pictures"] == ["drawn from the prompt", "drawn, other prompts"]
+    assert table["count"] == [3, 3]
+    assert table["score"][0] == pytest.approx(sum(judged["right"]) / 3)
+    assert (out / "sheet.png").is_file()

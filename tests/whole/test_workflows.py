@@ -21,6 +21,7 @@ from tests.paths import ROOT
 FILES = (ROOT / "workflows").rglob("*.yaml")
 EXPORTED = ("text_to_image_onnx.yaml",)
 UNTRAINED = (
+    "evaluate/everyday.yaml",
     "evaluate/scene_eval.yaml",
     "evaluate/text_to_image_flow.yaml",
     "workflows/text_to_image_128.yaml",
