@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch._dispatch.python import enable_python_dispatcher
 from torch._dynamo.source import ConstantSource
+from torch._guards import SLoc
 from torch.fx import GraphModule
 from torch.fx.experimental import proxy_tensor
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -212,6 +213,10 @@ class _RecordingShapeEnv(ShapeEnv):
     def __init__(self, *, duck_shape: bool) -> None:
         super().__init__(duck_shape=duck_shape)
         self.guard_stacks: dict[int, traceback.StackSummary] = {}
+
+    def _get_sloc(self, *args: Any, **kwargs: Any) -> SLoc:
+        """No location, which torch would look up for its own log, importing its compiler for that."""
+        return SLoc(None, None)
 
     def evaluate_expr(self, *args: Any, **kwargs: Any) -> Any:
         guard_count = len(self.guards)
