@@ -12,7 +12,7 @@ from torch.utils.dlpack import from_dlpack
 from guidegraph.graph.acceleration.part import WatchedSize
 from guidegraph.graph.acceleration.store import GRAPH, GraphDescription, StoredGraph
 from guidegraph.graph.export.partition.leaves import DYNAMIC
-from guidegraph_runtime.sessions.providers import choose_providers
+from guidegraph_runtime.sessions.providers import choose_providers, missing
 from guidegraph_runtime.sessions.sessions import SessionSettings, create_session
 
 BATCH = DYNAMIC["B"]
@@ -38,10 +38,8 @@ class OnnxRunner:
         self.description = graph.description
         self.nbytes = sum(map(len, graph.files.values()))
         self._device, self._index = kind, int(index or 0)
-        settings = SessionSettings(
-            choose_providers("cpu") if kind == "cpu" else choose_providers("auto", self._index),
-            intra_threads=torch.get_num_threads(),
-        )
+        providers = choose_providers(cpu_provider() if kind == "cpu" else "auto", self._index)
+        settings = SessionSettings(providers, intra_threads=torch.get_num_threads())
         weights = {name: data for name, data in graph.files.items() if name != GRAPH}
         self._session = create_session("an accelerated part", graph.files[GRAPH], weights, settings)
 
@@ -69,6 +67,11 @@ class OnnxRunner:
             binding.bind_output(name, self._device, self._index)
         self._session.run_with_iobinding(binding)
         return [_to_torch(value) for value in binding.get_outputs()]
+
+
+def cpu_provider() -> str:
+    """The provider of graphs on the CPU: OpenVINO, if the installed onnxruntime has it."""
+    return "cpu" if missing("openvino") else "openvino"
 
 
 def _to_torch(value: Any) -> Tensor:
