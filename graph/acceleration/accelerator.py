@@ -258,7 +258,7 @@ class Accelerator:
         return tuple(torch.tensor(number.value, dtype=torch.float32, device=device) for number in part.numbers)
 
     def prepare_part(self, step: PartStep, flat: Sequence[FlatValue], tensors: Sequence[Tensor]) -> Ready | None:
-        """The graph of a part that was compared before, by this process or, for a single step, any; None: there is none."""
+        """The graph of a part that was compared before in this process or, for a single step, in any; else None."""
         key = self._identify(step.part, flat, tensors)
         entry = _compared.get(key)
         runner = None if entry is None else entry[0]()

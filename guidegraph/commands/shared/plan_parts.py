@@ -23,7 +23,7 @@ NO_MODEL = "no model is called with it"
 
 
 def parts_json(plan: Plan) -> Row:
-    """The parts of each loop, the nodes of its body that run in torch, with the reasons, and graphs outside of loops."""
+    """The parts of each loop, the nodes of its body that run in torch, with the reasons, and parts outside of loops."""
     region = plan.flatten_rest(plan.ops)
     return {
         "with": ACCELERATORS[plan.config.accelerate],
