@@ -86,7 +86,7 @@ class OnnxBackend:
         self._store.note_compared(self.identify(part, flat), self._describe_situation(tensors))
 
     def _describe_situation(self, tensors: Sequence[Tensor]) -> str:
-        """What the rounding of a graph depends on: the machine, the device and the sizes."""
+        """A text of the machine, the device and the sizes, on which the rounding of a graph depends."""
         return f"{platform.node()} {platform.machine()} {self._config.device} {[tuple(t.shape) for t in tensors]}"
 
     def identify(self, part: Part, flat: Sequence[FlatValue]) -> str:

@@ -158,7 +158,7 @@ class PartStore:
     def note_compared(self, key: str, situation: str) -> None:
         """Note that a graph of a part gives torch's results in a situation."""
         if self.folder is not None and self._list_graphs(key):
-            situations = [*(known for known in self._read_compared(key) if known != situation), situation]
+            situations = [*(other for other in self._read_compared(key) if other != situation), situation]
             with suppress(OSError):
                 write_text(self.folder / key / COMPARED, json.dumps(situations[-MOST_COMPARED:]), durable=False)
 

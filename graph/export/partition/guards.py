@@ -48,12 +48,8 @@ def find_guards(
         if expected is None:
             return guards
         for i, path, name in flags:
-            value = guards[name]["is"]
-            changed = [
-                *examples[:i],
-                replace(examples[i], value=replace_field(examples[i].value, path, not value)),
-                *examples[i + 1 :],
-            ]
+            value = replace_field(examples[i].value, path, not guards[name]["is"])
+            changed = [*examples[:i], replace(examples[i], value=value), *examples[i + 1 :]]
             try:
                 if _equal(_outputs(build(changed), inputs), expected):
                     del guards[name]

@@ -59,12 +59,12 @@ def _execute_once(step: Step, slots: list[Any]) -> None:
     assert kept is not None
     values = [slots[slot] for slot in step.reads]
     earlier_calls = kept.setdefault(tuple(op.key for op in step.ops), [])
-    known = next((results for earlier, results in earlier_calls if all(map(_are_same, values, earlier))), None)
-    if known is None:
+    stored = next((results for earlier, results in earlier_calls if all(map(_are_same, values, earlier))), None)
+    if stored is None:
         _execute(step, slots)
         earlier_calls.append((values, [slots[slot] for slot in step.outs]))
         return
-    for slot, result in zip(step.outs, known, strict=True):
+    for slot, result in zip(step.outs, stored, strict=True):
         slots[slot] = result
 
 
