@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
@@ -49,8 +49,9 @@ class TopLevel:
         self.plan, self.region, self.wiring, self.delivery = plan, region, wiring, delivery
         self.placement = Placement(region, plan.config, state.mover, state.record.emit)
         self.futures: Mapping[int, Future[Any]] = {}
-        accelerator = state.context.accelerator
-        self.faster = {} if accelerator is None else accelerator.accelerate_top_level(region, plan)
+        self.faster: Mapping[int, Callable[[list[Any]], None]] = {}
+        if state.context.accelerator is not None:
+            self.faster = state.context.accelerator.accelerate_top_level(region, plan)
 
     def run(self, slots: list[Any]) -> None:
         """Run the region. Raises ``NodeError``, ``Cancelled``, and ``WorkflowError`` for wrong wiring."""

@@ -51,7 +51,7 @@ OPSET = 20
 @cache
 def onnx_registry() -> ONNXRegistry:
     """The operators that torch can convert to ONNX."""
-    with mock.patch.object(_registration.onnxscript_apis, "get_torchlib_ops", _list_conversions):
+    with mock.patch.object(cast("Any", _registration).onnxscript_apis, "get_torchlib_ops", _list_conversions):
         return ONNXRegistry.from_torchlib(opset_version=OPSET)
 
 

@@ -225,7 +225,8 @@ def test_openvino_runs_the_parts_where_it_is_installed(
         pytest.skip(f"OpenVINO: {reason}")
     monkeypatch.setenv(FOLDER, str(tmp_path / "parts"))
     both = prepare()
-    for changes in ({}, {"batch": 3}, {"size": 16}):
+    all_changes: list[dict[str, Any]] = [{}, {"batch": 3}, {"size": 16}]
+    for changes in all_changes:
         assert_same(both.run(**changes))
     assert both.states() == ["exporting", "exported"]
     (runner,) = _sessions.values()

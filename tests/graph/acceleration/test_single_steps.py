@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -52,7 +53,8 @@ def test_a_call_after_the_loop_is_exported_once_and_compared_once_for_a_size(
     assert exported_paths(both)[-1] == ("nodes.shown",)
     both.states()
     counts = []
-    for changes in ({}, {"size": 16}, {"size": 16}):
+    all_changes: list[dict[str, Any]] = [{}, {"size": 16}, {"size": 16}]
+    for changes in all_changes:
         eager = both.run("", **changes)[0]
         torch_calls.clear()
         assert_same((eager, both.run("onnx", **changes)[1]))
