@@ -1,4 +1,4 @@
-"""The accelerator of a run: it replaces the parts of loops' bodies by steps that run them as graphs."""
+"""The accelerator of a run: it replaces parts of loops' bodies and steps of the top level by steps that run graphs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 import warnings
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -33,6 +33,7 @@ from guidegraph.graph.acceleration.parts import (
     group_steps,
     join_region,
 )
+from guidegraph.graph.acceleration.single_steps import explain_pieces, list_single_steps
 from guidegraph.graph.acceleration.store import Refusal
 from guidegraph.graph.events import Observer, PartAccelerated
 from guidegraph.graph.execution.call import invoke, node_error
@@ -82,7 +83,7 @@ class PartStep:
     """Runs a part.
 
     ready: its graphs by guards and sizes; None where it runs in torch. seen: guards and ranks so far. exports: made in
-    this run. last: the value of each reading at the last call, and its tensors.
+    this run. last: the value of each reading at the last call, and its tensors. single: it is a step of the top level.
     """
 
     accelerator: Accelerator
@@ -90,6 +91,7 @@ class PartStep:
     step: Step
     plan: Plan
     numbers: tuple[Tensor, ...]
+    single: bool = False
     ready: dict[tuple[Any, ...], Ready | None] = field(default_factory=dict)
     seen: set[tuple[Any, ...]] = field(default_factory=set)
     exports: int = 0
@@ -125,15 +127,19 @@ class PartStep:
     ) -> bool:
         """Find the graph for a situation. False: the part has run for it in torch.
 
-        A graph is exported when the same guards and ranks come for the second time: the first iteration of a loop often
-        has values of other shapes than all later ones.
+        In a loop, a graph is exported when the same guards and ranks come for the second time: the first iteration
+        often has values of other shapes than all later ones.
         """
+        if reason := explain_pieces([slots[reading.slot] for reading in self.part.reads], tensors):
+            self.accelerator.report_torch(self.part.paths, reason)
+            self.ready[situation] = None
+            return True
         ready = self.accelerator.prepare_part(self, flat, tensors)
         if ready is not None:
             self.ready[situation] = ready
             return True
         guards = (*(value.guard for value in flat), *(tensor.ndim for tensor in tensors))
-        export = guards in self.seen
+        export = self.single or guards in self.seen
         if not export and len(self.seen) == MOST_GRAPHS:
             self.accelerator.report_torch(
                 self.part.paths, f"it was run with more than {MOST_GRAPHS} sets of plain values"
@@ -152,7 +158,8 @@ class PartStep:
         if last is not None and last[0] is value:
             return last[1]
         flat = flatten_value(reading, value, self.plan)
-        self.last[position] = (value, flat)
+        if not self.single:  # such a step runs once, and its model may be freed after it
+            self.last[position] = (value, flat)
         return flat
 
     def run_in_torch(self, slots: list[Any]) -> None:
@@ -184,7 +191,7 @@ def _constant(flag: Tensor) -> Decisive:
 
 
 class Accelerator:
-    """Accelerates the bodies of a run's loops. suspended: while a training loop runs."""
+    """Accelerates the bodies of a run's loops, and steps of its top level. suspended: while a training loop runs."""
 
     def __init__(self, config: RunConfig, context: LoopContext, observers: Sequence[Observer]):
         self.config, self.context, self.observers = config, context, observers
@@ -202,6 +209,19 @@ class Accelerator:
         if entry is None:
             entry = self._regions[id(region)] = (region, self._join(region, plan))
         return entry[1]
+
+    def accelerate_top_level(self, region: RegionPlan, plan: Plan) -> dict[int, Callable[[list[Any]], None]]:
+        """What runs the steps of a region of the top level as graphs, by the identity of each step.
+
+        There is none if the backend keeps no graphs: then a graph would be made for one call.
+        """
+        if not self.backend.keeps_graphs:
+            return {}
+        faster: dict[int, Callable[[list[Any]], None]] = {}
+        for step in list_single_steps(region, self.refused):
+            part = make_part(StepGroup((step,), True), region, plan, lift=self.backend.lifts_numbers, single=True)
+            faster[id(step)] = PartStep(self, part, step, plan, self._make_numbers(part), single=True)
+        return faster
 
     def release(self) -> None:
         """Drop the last values of all parts. Those of a loop around the one that has ended are flattened again."""
@@ -227,20 +247,38 @@ class Accelerator:
 
     def _make_step(self, group: StepGroup, region: RegionPlan, plan: Plan) -> Step:
         part = make_part(group, region, plan, lift=self.backend.lifts_numbers)
-        device = self.config.device
-        numbers = tuple(torch.tensor(number.value, dtype=torch.float32, device=device) for number in part.numbers)
         outs = tuple(slot for step in group.steps for slot in step.outs)
         reads = tuple(slot for step in group.steps for slot in step.reads)
         step = Step(BatchCall(part.calls), part.calls, outs, reads, members=group.steps)
-        step.accelerated = PartStep(self, part, step, plan, numbers)
+        step.accelerated = PartStep(self, part, step, plan, self._make_numbers(part))
         return step
 
+    def _make_numbers(self, part: Part) -> tuple[Tensor, ...]:
+        device = self.config.device
+        return tuple(torch.tensor(number.value, dtype=torch.float32, device=device) for number in part.numbers)
+
     def prepare_part(self, step: PartStep, flat: Sequence[FlatValue], tensors: Sequence[Tensor]) -> Ready | None:
-        """The graph of a part that was compared before in this process; None if there is none."""
+        """The graph of a part that was compared before in this process or, for a single step, in any; else None."""
         key = self._identify(step.part, flat, tensors)
         entry = _compared.get(key)
         runner = None if entry is None else entry[0]()
-        return None if entry is None or runner is None else Ready(runner, entry[1])
+        if entry is not None and runner is not None:
+            return Ready(runner, entry[1])
+        if step.single and self.backend.was_compared(step.part, flat, tensors):
+            return self._find_compared(step.part, flat, tensors)
+        return None
+
+    def _find_compared(self, part: Part, flat: Sequence[FlatValue], tensors: Sequence[Tensor]) -> Ready | None:
+        """The graph of a step of the top level that an earlier process compared; None if it is not there."""
+        try:
+            runner = self.backend.find(part, flat, tensors)
+        except Exception:  # of any type: the comparison meets it again and reports it
+            return None
+        if runner is None:
+            return None
+        ready = Ready(runner, tuple(torch.empty(0) for _ in part.results))
+        self._keep_compared(part, flat, tensors, ready)
+        return ready
 
     def compare_part(
         self, step: PartStep, flat: Sequence[FlatValue], tensors: Sequence[Tensor], slots: list[Any], *, export: bool
@@ -277,10 +315,15 @@ class Accelerator:
             self._refuse(part, Refusal(None, problem))
             return None, True
         ready = Ready(runner, tuple(map(empty_copy, results)))
-        _compared[self._identify(part, flat, tensors)] = weakref.ref(runner), ready.results
+        self._keep_compared(part, flat, tensors, ready)
+        if step.single:
+            self.backend.note_compared(part, flat, tensors)
+        return ready, True
+
+    def _keep_compared(self, part: Part, flat: Sequence[FlatValue], tensors: Sequence[Tensor], ready: Ready) -> None:
+        _compared[self._identify(part, flat, tensors)] = weakref.ref(ready.runner), ready.results
         while len(_compared) > MOST_COMPARED:
             _compared.popitem(last=False)
-        return ready, True
 
     def _identify(self, part: Part, flat: Sequence[FlatValue], tensors: Sequence[Tensor]) -> tuple[Any, ...]:
         return self.backend.identify(part, flat), self.config.device, tuple(tensor.shape for tensor in tensors)

@@ -23,10 +23,16 @@ class PartRunner(Protocol):
 
 
 class Backend(Protocol):
-    """Finds or makes the runners of parts. lifts_numbers: numbers of parameters become inputs."""
+    """Finds or makes the runners of parts.
+
+    lifts_numbers: numbers of parameters become inputs. keeps_graphs: what it makes is kept for other processes.
+    """
 
     name: str
     lifts_numbers: bool
+
+    @property
+    def keeps_graphs(self) -> bool: ...
 
     def find(self, part: Part, flat: Sequence[FlatValue], tensors: Sequence[Tensor]) -> PartRunner | None:
         """The runner of a part that an earlier call or run made; None if there is none. Raises ``KnownRefusal``."""
@@ -42,4 +48,12 @@ class Backend(Protocol):
 
     def keep_refusal(self, part: Part, flat: Sequence[FlatValue], refusal: Refusal) -> None:
         """Note that a part has no runner."""
+        ...
+
+    def was_compared(self, part: Part, flat: Sequence[FlatValue], tensors: Sequence[Tensor]) -> bool:
+        """Whether an earlier process on this machine compared the runner with torch at these sizes."""
+        ...
+
+    def note_compared(self, part: Part, flat: Sequence[FlatValue], tensors: Sequence[Tensor]) -> None:
+        """Note that the runner gives torch's results at these sizes."""
         ...

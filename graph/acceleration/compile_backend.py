@@ -49,6 +49,7 @@ class CompileBackend:
 
     name = "torch.compile"
     lifts_numbers = True
+    keeps_graphs = False
 
     def __init__(self, config: RunConfig):
         self._config = config
@@ -86,3 +87,10 @@ class CompileBackend:
     def identify(self, part: Part, flat: Sequence[FlatValue]) -> str:
         """The key of a compiled part."""
         return part_key(part, flat, (self.name, self._config.device), self._config.device_key)
+
+    def was_compared(self, part: Part, flat: Sequence[FlatValue], tensors: Sequence[Tensor]) -> bool:
+        """False: nothing is kept between processes."""
+        return False
+
+    def note_compared(self, part: Part, flat: Sequence[FlatValue], tensors: Sequence[Tensor]) -> None:
+        """Nothing is kept between processes."""

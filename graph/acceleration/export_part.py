@@ -15,6 +15,8 @@ from guidegraph_runtime.error_text import describe_error, list_causes
 from guidegraph_runtime.machine.shortages import explain_shortage
 
 if TYPE_CHECKING:
+    import onnx_ir
+
     from guidegraph.graph.export.trace_parts import ExportedPart
 
 LASTING: tuple[type[Exception], ...] = (
@@ -31,7 +33,7 @@ LASTING: tuple[type[Exception], ...] = (
 def export_part(
     plan: PartPlan, watched: Sequence[WatchedSize], device: str, dtype: str
 ) -> tuple[GraphDescription, Callable[[Path], object]]:
-    """Trace a part. Returns the interface of its graph, and a function that writes the graph to a path.
+    """Trace a part. Returns its interface, and a function that writes the graph to a path, without unread inputs.
 
     Raises ``ExportError`` if it cannot be traced, and other errors of its nodes when they run on other sizes.
     """
@@ -42,7 +44,15 @@ def export_part(
     (exported,) = trace_parts([plan], device, {}, None, dtype=dtype)
     inputs = tuple(exported.traced.inputs.items())
     description = GraphDescription(inputs, tuple(exported.traced.outputs), multiples(exported), tuple(watched))
+    _remove_unread_inputs(exported.traced.model)
     return description, lambda path: save_part(exported.traced, path)
+
+
+def _remove_unread_inputs(model: onnx_ir.Model) -> None:
+    """Remove the inputs that nothing reads, as OpenVINO takes the next input for such a one."""
+    inputs, outputs = model.graph.inputs, {id(value) for value in model.graph.outputs}
+    for value in [value for value in inputs if not value.uses() and id(value) not in outputs]:
+        inputs.remove(value)
 
 
 def explain_failure(part: Part, error: Exception) -> Refusal:

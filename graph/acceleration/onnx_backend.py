@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ import onnxruntime
 
 from guidegraph.graph.acceleration.backends import PartRunner
 from guidegraph.graph.acceleration.export_part import export_part
-from guidegraph.graph.acceleration.onnx_runner import OnnxRunner, fit_shapes
+from guidegraph.graph.acceleration.onnx_runner import OnnxRunner, cpu_provider, fit_shapes
 from guidegraph.graph.acceleration.part import Part, PartExample, part_key, plan_function
 from guidegraph.graph.acceleration.part_values import FlatValue
 from guidegraph.graph.acceleration.store import KnownRefusal, PartStore, Refusal, StoredGraph, store_folder
@@ -46,6 +47,10 @@ class OnnxBackend:
         self._config = config
         self._store = PartStore(store_folder(config))
 
+    @property
+    def keeps_graphs(self) -> bool:
+        return self._store.folder is not None
+
     def find(self, part: Part, flat: Sequence[FlatValue], tensors: Sequence[Tensor]) -> PartRunner | None:
         """A session for these sizes: one of this process, or of a graph on disk."""
         key, shapes = self.identify(part, flat), [tensor.shape for tensor in tensors]
@@ -74,9 +79,20 @@ class OnnxBackend:
     def keep_refusal(self, part: Part, flat: Sequence[FlatValue], refusal: Refusal) -> None:
         self._store.add_refusal(self.identify(part, flat), refusal)
 
+    def was_compared(self, part: Part, flat: Sequence[FlatValue], tensors: Sequence[Tensor]) -> bool:
+        return self._store.was_compared(self.identify(part, flat), self._describe_situation(tensors))
+
+    def note_compared(self, part: Part, flat: Sequence[FlatValue], tensors: Sequence[Tensor]) -> None:
+        self._store.note_compared(self.identify(part, flat), self._describe_situation(tensors))
+
+    def _describe_situation(self, tensors: Sequence[Tensor]) -> str:
+        """A text of the machine, the device and the sizes, on which the rounding of a graph depends."""
+        return f"{platform.node()} {platform.machine()} {self._config.device} {[tuple(t.shape) for t in tensors]}"
+
     def identify(self, part: Part, flat: Sequence[FlatValue]) -> str:
         """The key of a part in the store."""
-        environment = (self.name, onnxruntime.__version__, self._config.device.partition(":")[0])
+        device = self._config.device.partition(":")[0]
+        environment = (self.name, onnxruntime.__version__, device, cpu_provider() if device == "cpu" else "")
         return part_key(part, flat, environment, self._config.device_key)
 
     def _open(self, key: str, graph: StoredGraph) -> OnnxRunner:

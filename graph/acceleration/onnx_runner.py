@@ -12,7 +12,7 @@ from torch.utils.dlpack import from_dlpack
 from guidegraph.graph.acceleration.part import WatchedSize
 from guidegraph.graph.acceleration.store import GRAPH, GraphDescription, StoredGraph
 from guidegraph.graph.export.partition.leaves import DYNAMIC
-from guidegraph_runtime.sessions.providers import choose_providers
+from guidegraph_runtime.sessions.providers import choose_providers, missing
 from guidegraph_runtime.sessions.sessions import SessionSettings, create_session
 
 BATCH = DYNAMIC["B"]
@@ -38,12 +38,11 @@ class OnnxRunner:
         self.description = graph.description
         self.nbytes = sum(map(len, graph.files.values()))
         self._device, self._index = kind, int(index or 0)
-        settings = SessionSettings(
-            choose_providers("cpu") if kind == "cpu" else choose_providers("auto", self._index),
-            intra_threads=torch.get_num_threads(),
-        )
+        providers = choose_providers(cpu_provider() if kind == "cpu" else "auto", self._index)
+        settings = SessionSettings(providers, intra_threads=torch.get_num_threads())
         weights = {name: data for name, data in graph.files.items() if name != GRAPH}
         self._session = create_session("an accelerated part", graph.files[GRAPH], weights, settings)
+        self._read_inputs = {value.name for value in self._session.get_inputs()}
 
     @property
     def watched(self) -> tuple[WatchedSize, ...]:
@@ -61,8 +60,12 @@ class OnnxRunner:
         if self._device == "cuda":
             torch.cuda.current_stream().synchronize()  # onnxruntime has its own stream
         binding = self._session.io_binding()
-        inputs = [tensor.expand(shape).contiguous() for tensor, shape in zip(tensors, shapes, strict=True)]
-        for (name, _), tensor in zip(self.description.inputs, inputs, strict=True):
+        inputs = {
+            name: tensor.expand(shape).contiguous()
+            for (name, _), tensor, shape in zip(self.description.inputs, tensors, shapes, strict=True)
+            if name in self._read_inputs
+        }
+        for name, tensor in inputs.items():
             kind, index = tensor.device.type, tensor.device.index or 0
             binding.bind_input(name, kind, index, _NUMPY_NAMES[tensor.dtype], tuple(tensor.shape), tensor.data_ptr())
         for name in self.description.outputs:
@@ -71,9 +74,15 @@ class OnnxRunner:
         return [_to_torch(value) for value in binding.get_outputs()]
 
 
+def cpu_provider() -> str:
+    """The provider of graphs on the CPU: OpenVINO, if the installed onnxruntime has it."""
+    return "cpu" if missing("openvino") else "openvino"
+
+
 def _to_torch(value: Any) -> Tensor:
     """A tensor in the memory of an ``OrtValue``; DLPack has booleans as bytes."""
-    tensor: Tensor = from_dlpack(value)
+    has_protocol = hasattr(value, "__dlpack__")  # in onnxruntime 1.24, only the object inside has it
+    tensor: Tensor = from_dlpack(value if has_protocol else value._ortvalue.to_dlpack())
     return tensor.bool() if value.data_type() == "tensor(bool)" else tensor
 
 

@@ -76,8 +76,11 @@ class PartExample:
     results: Sequence[Any]
 
 
-def make_part(group: StepGroup, region: RegionPlan, plan: Plan, *, lift: bool) -> Part:
-    """The part of a group of steps. lift: numbers that the workflow's parameters set become inputs."""
+def make_part(group: StepGroup, region: RegionPlan, plan: Plan, *, lift: bool, single: bool = False) -> Part:
+    """The part of a group of steps. lift: numbers that the workflow's parameters set become inputs.
+
+    single: a step of the top level, all of whose results are kept, as a cache may take them.
+    """
     kinds = collect_types(plan)
     slot_of: dict[Source, int] = dict(region.inputs)
     for step in region.steps:
@@ -103,7 +106,7 @@ def make_part(group: StepGroup, region: RegionPlan, plan: Plan, *, lift: bool) -
         group.steps,
         tuple(calls),
         tuple(map(read, outside)),
-        tuple(read(source) for source in results if slot_of[source] in slots_read),
+        tuple(read(source) for source in results if single or slot_of[source] in slots_read),
         tuple(numbers),
     )
 

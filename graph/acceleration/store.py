@@ -34,7 +34,10 @@ MOST_GRAPHS = 8
 """Graphs of one part, which differ in fixed sizes; the least recently used ones are removed."""
 
 FORMAT = 1
-GRAPH, DESCRIPTION, REFUSAL = "graph.onnx", "part.json", "refused.json"
+MOST_COMPARED = 64
+"""Situations in which a part was compared with torch that are noted; the latest ones are kept."""
+
+GRAPH, DESCRIPTION, REFUSAL, COMPARED = "graph.onnx", "part.json", "refused.json", "compared.json"
 log = logging.getLogger(__name__)
 
 Dims = tuple[int | str, ...]
@@ -127,6 +130,7 @@ class PartStore:
             checksums = {name: hashlib.sha256(data).hexdigest() for name, data in graph.files.items()}
             text = json.dumps({"format": FORMAT, "files": checksums, "graph": asdict(description)})
             (folder / DESCRIPTION).write_text(text, encoding="utf-8")
+        (target.parent / COMPARED).unlink(missing_ok=True)
         self._remove_oldest(keep=target)
         self._remove_other_sizes(keep=target)
         return graph
@@ -146,6 +150,26 @@ class PartStore:
             with suppress(OSError):
                 self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                 write_text(self.folder / key / REFUSAL, json.dumps(asdict(refusal)), durable=False)
+
+    def was_compared(self, key: str, situation: str) -> bool:
+        """Whether the graphs of a part were compared with torch in a situation."""
+        return situation in self._read_compared(key)
+
+    def note_compared(self, key: str, situation: str) -> None:
+        """Note that a graph of a part gives torch's results in a situation."""
+        if self.folder is not None and self._list_graphs(key):
+            situations = [*(other for other in self._read_compared(key) if other != situation), situation]
+            with suppress(OSError):
+                write_text(self.folder / key / COMPARED, json.dumps(situations[-MOST_COMPARED:]), durable=False)
+
+    def _read_compared(self, key: str) -> list[str]:
+        if self.folder is None or not self._list_graphs(key):
+            return []
+        try:
+            situations = json.loads((self.folder / key / COMPARED).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return []
+        return situations if isinstance(situations, list) else []
 
     def _list_graphs(self, key: str) -> list[Path]:
         """The folders of a part's graphs. Those of another user are left out."""

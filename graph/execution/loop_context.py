@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
@@ -23,10 +23,14 @@ RunTraining: TypeAlias = "Callable[[Step, dict[Source, Any], LoopContext, Plan],
 
 
 class RegionAccelerator(Protocol):
-    """Makes loops' bodies faster."""
+    """Makes loops' bodies, and steps of the top level, faster."""
 
     def accelerate(self, region: RegionPlan, plan: Plan) -> RegionPlan:
         """The region with faster steps in place of some of its own."""
+        ...
+
+    def accelerate_top_level(self, region: RegionPlan, plan: Plan) -> Mapping[int, Callable[[list[Any]], None]]:
+        """What computes some steps of a region of the top level from its slots, by the step's identity."""
         ...
 
     def release(self) -> None:

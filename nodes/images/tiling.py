@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -42,15 +43,17 @@ class TiledAutoencoder:
         """The latent of pictures (B, 3, H, W), at once."""
         return self.autoencoder.encode(image)
 
+    def computes_in_pieces(self, shape: Sequence[int]) -> bool:
+        """Whether a latent (B, C, h, w) of a shape does not fit into one tile."""
+        return any(size > self.tile for size in shape[2:])
+
     def decode(self, latent: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) of latents (B, C, h, w): the mean of tiles, weighted by the distance to their edges."""
         import torch
 
-        if not has_values(latent):
+        if not has_values(latent) or not self.computes_in_pieces(latent.shape):
             return self.autoencoder.decode(latent)
         rows, columns = (tile_starts(size, self.tile, self.overlap) for size in latent.shape[2:])
-        if len(rows) == len(columns) == 1:
-            return self.autoencoder.decode(latent)
         total = weights = None
         for top in rows:
             for left in columns:

@@ -20,7 +20,7 @@ from guidegraph_runtime.machine.termination import end_on_sigterm
 from guidegraph_runtime.printing import print_json, print_line, print_note
 
 DONE, FAILED, WRONG, CANCELLED = 0, 1, 2, 130
-PROVIDERS = ("auto", "cpu", "cuda", "tensorrt")
+PROVIDERS = ("auto", "cpu", "cuda", "tensorrt", "openvino")
 _RUN_ERRORS = ("operation-failed", "run-failed", "output-failed", "bad-input", "limit-reached")
 _EXAMPLES = """\
 examples:

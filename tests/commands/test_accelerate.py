@@ -37,11 +37,12 @@ def test_the_plan_shows_the_parts_and_what_runs_in_torch(cli: Command) -> None:
     assert result.code == 0
     body = "nodes.sample.body."
     calls = ", ".join(body + name for name in ("cond", "uncond", "guided", "step"))
-    assert result.out.splitlines()[-4:] == [
+    assert result.out.splitlines()[-5:] == [
         "accelerated with onnxruntime:",
         f"  nodes.sample, part 1: {calls}",
         f"  nodes.sample, in torch: {body}fresh (noise.gaussian): it works on the host",
-        "  outside of loops: all in torch",
+        "  outside of loops: nodes.image",
+        "  outside of loops, in torch: all others",
     ]
 
 
@@ -50,6 +51,7 @@ def test_the_plan_as_json_has_the_parts_only_if_asked(cli: Command) -> None:
     compiled = json.loads(cli("plan", WORKFLOW, "--no-plugins", "--json", "--accelerate", "compile").out)
     assert "accelerated" not in plain
     assert compiled["accelerated"]["with"] == "torch.compile"
+    assert compiled["accelerated"]["outside"] == []
     (loop,) = compiled["accelerated"]["loops"]
     assert len(loop["parts"][0]) == 4
 

@@ -160,11 +160,46 @@ def _mean(x: Tensor, axes: Sequence[int] | None, keepdim: bool = False) -> Tenso
 
 
 def _view(x: Tensor, shape: Sequence[Any]) -> Any:
-    """NotImplemented unless the numbers of elements are equal for all sizes of the free axes."""
-    if any(type(size) is int and size < 0 for size in shape):
-        return NotImplemented
+    """NotImplemented unless the numbers of elements are equal for all sizes of the free axes.
+
+    A size of -1 has to be the same number for all of them.
+    """
+    shape = list(shape)
+    open_axes = [axis for axis, size in enumerate(shape) if type(size) is int and size < 0]
+    for axis in open_axes:
+        shape[axis] = 1
     before, after = (sympy.Mul(*map(_expression, sizes)) for sizes in (x.shape, shape))
-    return x.new_empty(shape) if before == after else NotImplemented
+    if len(open_axes) == 1:
+        quotient = before / after if after else sympy.nan
+        if not quotient.is_Integer:
+            return NotImplemented
+        shape[open_axes[0]] = int(quotient)
+    elif before != after or open_axes:
+        return NotImplemented
+    return x.new_empty(shape)
+
+
+def _convolution(
+    x: Tensor,
+    weight: Tensor,
+    bias: Any,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    output_padding: Sequence[int],
+    groups: int,
+) -> Any:
+    """NotImplemented for convolutions with a stride, and for weights in another layout or with one pixel."""
+    kernel = weight.shape[2:]
+    if transposed or any(step != 1 for step in stride) or any(size == 1 for size in kernel) or x.ndim != 4:
+        return NotImplemented
+    if weight.dtype != x.dtype or not weight.is_contiguous():
+        return NotImplemented
+    padding, dilation = ([*v] * 2 if len(v) == 1 else [*v] for v in (padding, dilation))
+    spans = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+    sides = [size + (2 * p - span) for size, p, span in zip(x.shape[2:], padding, spans, strict=True)]
+    return x.new_empty([x.shape[0], weight.shape[0], *sides])
 
 
 def _pointwise(x: Tensor, *arguments: Any) -> Any:
@@ -194,6 +229,7 @@ RESULTS: Mapping[Any, Callable[..., Any]] = {
     aten.native_group_norm.default: _group_norm,
     aten.native_layer_norm.default: _layer_norm,
     aten.mean.dim: _mean,
+    aten.convolution.default: _convolution,
     aten.view.default: _view,
     aten._unsafe_view.default: _view,
     **dict.fromkeys(POINTWISE, _pointwise),

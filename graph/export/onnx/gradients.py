@@ -7,6 +7,7 @@ of ordinary operators. Operators that ONNX lacks are replaced by their decomposi
 from __future__ import annotations
 
 import operator as python_operator
+import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 from torch._dispatch.python import enable_python_dispatcher
 from torch._dynamo.source import ConstantSource
+from torch._guards import SLoc
 from torch.fx import GraphModule
 from torch.fx.experimental import proxy_tensor
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -27,7 +29,6 @@ from torch.fx.experimental.symbolic_shapes import (
     ShapeEnv,
     StrictMinMaxConstraint,
     statically_known_true,
-    uninteresting_files,
 )
 from torch.fx.traceback import preserve_node_meta
 from torch.nn import functional as F
@@ -44,6 +45,22 @@ from guidegraph.graph.export.onnx.simplify_trace import simplify
 from guidegraph.graph.export.user_frame import user_frame
 
 Function = Callable[..., Any]
+
+MACHINERY = (
+    "torch",
+    "torch._compile",
+    "torch._dynamo.eval_frame",
+    "torch._library.custom_ops",
+    "torch._library.fake_impl",
+    "torch._subclasses.fake_tensor",
+    "torch._subclasses.meta_utils",
+    "torch.fx._symbolic_trace",
+    "torch.fx.experimental.recording",
+    "torch.fx.experimental.sym_node",
+    "torch.fx.experimental.symbolic_shapes",
+    "torch.fx.interpreter",
+)
+"""Modules of torch that ask about sizes for the code that called them."""
 
 
 @dataclass
@@ -213,22 +230,23 @@ class _RecordingShapeEnv(ShapeEnv):
         super().__init__(duck_shape=duck_shape)
         self.guard_stacks: dict[int, traceback.StackSummary] = {}
 
+    def _get_stack_summary(self, *args: Any, **kwargs: Any) -> tuple[SLoc, str]:
+        """No location, which torch would look up for its own log, importing its compiler for that."""
+        return SLoc(None, None), ""
+
     def evaluate_expr(self, *args: Any, **kwargs: Any) -> Any:
         guard_count = len(self.guards)
         value = super().evaluate_expr(*args, **kwargs)
         if len(self.guards) > guard_count:
-            machinery = uninteresting_files() | {__file__}
-            stack = traceback.extract_stack()
-            self.guard_stacks[guard_count] = traceback.StackSummary.from_list(
-                [f for f in stack if f.filename not in machinery]
-            )
+            self.guard_stacks[guard_count] = traceback.extract_stack()
         return value
 
 
 def _check_sizes(env: _RecordingShapeEnv, symbols: Mapping[str, Any]) -> None:
     """Raise ``FixedSizeError`` for guards that fix a size or come from user code; torch's own change no result."""
     names = {symbol.node._expr: sympy.Symbol(name) for name, symbol in symbols.items()}
+    machinery = {sys.modules[name].__file__ for name in MACHINERY if name in sys.modules} | {"<string>", __file__}
     for index, guard in enumerate(env.guards):
-        asker = env.guard_stacks.get(index, traceback.StackSummary())
+        asker = [frame for frame in env.guard_stacks.get(index, ()) if frame.filename not in machinery]
         if isinstance(guard.expr, sympy.Eq) or user_frame(asker[-1:]):
             raise FixedSizeError(str(guard.expr.subs(names)), user_frame(asker))

@@ -172,10 +172,14 @@ class _Renamer:
                 expression = sympy.sympify(text).subs(self.symbols)
             except (sympy.SympifyError, TypeError, AttributeError):
                 expression = None
-            self.names_by_symbol[text] = (
-                None if expression is None else str(sympy.simplify(expression)).replace(" ", "")
-            )
+            self.names_by_symbol[text] = None if expression is None else str(_simplify(expression)).replace(" ", "")
         return self.names_by_symbol[text]
+
+
+def _simplify(expression: sympy.Expr) -> sympy.Expr:
+    """The simplest form of a size. Products of numbers and symbols have it already."""
+    factors = sympy.Mul.make_args(expression)
+    return expression if all(factor.is_Atom for factor in factors) else sympy.simplify(expression)
 
 
 def _shape(value: onnx_ir.Value) -> tuple[int | str, ...]:

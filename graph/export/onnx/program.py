@@ -6,10 +6,12 @@ graph again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from functools import cache
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
+from unittest import mock
 
 import torch
 from torch._dispatch.python import enable_python_dispatcher
@@ -26,7 +28,7 @@ from torch.export.graph_signature import (
 )
 from torch.fx import GraphModule, Node
 from torch.fx.traceback import preserve_node_meta
-from torch.onnx._internal.exporter import _core
+from torch.onnx._internal.exporter import _core, _registration
 from torch.onnx._internal.exporter._decomp import (
     create_onnx_friendly_decomposition_table,
     get_onnx_implemented_overloads,
@@ -49,7 +51,21 @@ OPSET = 20
 @cache
 def onnx_registry() -> ONNXRegistry:
     """The operators that torch can convert to ONNX."""
-    return ONNXRegistry.from_torchlib(opset_version=OPSET)
+    with mock.patch.object(cast("Any", _registration).onnxscript_apis, "get_torchlib_ops", _list_conversions):
+        return ONNXRegistry.from_torchlib(opset_version=OPSET)
+
+
+def _list_conversions() -> Iterator[SimpleNamespace]:
+    """onnxscript's functions by operator, as its own list has them, which parses the source of each for its domain."""
+    from onnxscript.function_libs.torch_lib import ops, registration
+
+    del ops  # its import fills the registry
+    for name, functions in registration.default_registry.items():
+        if name.startswith("internal::"):
+            continue
+        for is_complex, overloads in ((False, functions.overloads), (True, functions.complex)):
+            for function in overloads:
+                yield SimpleNamespace(qualified_name=name, function=function, is_complex=is_complex)
 
 
 @cache

@@ -6,11 +6,14 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from guidegraph.graph.export.onnx.axes import Axis
 from guidegraph.graph.export.partition.subgraph import PartInput, PartPlan, batch_size, cut_batch, name_axes
 from guidegraph.graph.export.partition.traced_run import record_separate_calls
+
+if TYPE_CHECKING:
+    from guidegraph.graph.export.onnx.fake_sizes import ShortFakes
 
 MULTIPLES = (1, 2, 4, 8, 16, 32, 64, 128)
 MAX_SIZE = 1 << 16
@@ -43,12 +46,18 @@ def separate_batches(part: PartPlan) -> PartPlan:
     A run may repeat a leading axis of 1 for the whole batch. If the part, for example, concatenates batches, that would
     change the result. Such inputs are found by the output shapes for size 1 there and 2 elsewhere.
     """
-    batch_shapes = _output_shapes(part, None)
+    from guidegraph.graph.export.onnx.fake_sizes import ShortFakes
+
+    givers = dict.fromkeys(part_input.giver for part_input in part.inputs if "B" in part_input.axes)
+    if not givers:
+        return part
+    fakes = ShortFakes(allow_non_fake_inputs=True)
+    batch_shapes = _output_shapes(part, None, fakes)
     if batch_shapes is None:
         return part
     own_batch: set[str] = set()
-    for giver in dict.fromkeys(part_input.giver for part_input in part.inputs if "B" in part_input.axes):
-        single_shapes = _output_shapes(part, giver)
+    for giver in givers:
+        single_shapes = _output_shapes(part, giver, fakes)
         if single_shapes is not None and single_shapes != batch_shapes:
             own_batch.add(giver)
     return replace(
@@ -63,13 +72,11 @@ def _with_own_batch(part_input: PartInput) -> PartInput:
     return replace(part_input, axes=tuple("A" if axis == "B" else axis for axis in part_input.axes))
 
 
-def _output_shapes(part: PartPlan, single: str | None) -> list[tuple[int, ...]] | None:
+def _output_shapes(part: PartPlan, single: str | None, fakes: ShortFakes) -> list[tuple[int, ...]] | None:
     """The output shapes for a batch of 2, with 1 sample in the values of `single`; None if the part fails."""
     import torch
 
-    from guidegraph.graph.export.onnx.fake_sizes import ShortFakes
-
-    with torch.no_grad(), silence_logger("torch._subclasses.fake_tensor"), ShortFakes(allow_non_fake_inputs=True):
+    with torch.no_grad(), silence_logger("torch._subclasses.fake_tensor"), fakes:
         tensors = []
         for part_input in part.inputs:
             size = 1 if part_input.giver == single else 2
@@ -108,6 +115,8 @@ def _with_batch(part_input: PartInput, batch: int) -> PartInput:
 def _with_small_batch(part: PartPlan) -> PartPlan:
     """The part with examples of two samples, which run faster, if it runs with them."""
     small = cut_batch(part)
+    if all(a.shape == b.shape for a, b in zip(_examples(small), _examples(part), strict=True)):
+        return part
     try:
         _separate_calls(small, _examples(small))
     except Exception:  # of any type: the part does not run with two samples

@@ -12,7 +12,8 @@ from typing import Any
 
 from guidegraph.graph.errors import NodeError
 from guidegraph.graph.export.partition.leaves import path_of, plain_fields
-from guidegraph.graph.export.partition.subgraph import FEW_SAMPLES, ExampleValue, PartPlan, batch_size, cut_batch
+from guidegraph.graph.export.partition.subgraph import FEW_SAMPLES, ExampleValue, PartPlan, cut_batch
+from guidegraph.graph.export.partition.traced_run import keep_results
 
 Build = Callable[[Sequence[ExampleValue]], PartPlan]
 """Plans the part for other example values."""
@@ -38,38 +39,42 @@ def find_guards(
                 flags.append((i, path, name))
     if not flags:
         return guards
-    samples = FEW_SAMPLES
-    expected = _outputs_or_none(cut_batch(part, samples))
-    if expected is None:
-        samples = batch_size(part)
-        expected = _outputs_or_none(part)
-    if expected is None:
-        return guards
-    for i, path, name in flags:
-        value = guards[name]["is"]
-        changed = [
-            *examples[:i],
-            replace(examples[i], value=replace_field(examples[i].value, path, not value)),
-            *examples[i + 1 :],
-        ]
-        try:
-            if _equal(_outputs(cut_batch(build(changed), samples)), expected):
-                del guards[name]
-        except NodeError as error:
-            guards[name]["why"] = str(error.cause)
+    with keep_results():  # most flags are read by one or two steps, and by no model
+        inputs = _draw_inputs(cut_batch(part, FEW_SAMPLES))
+        expected = _outputs_or_none(part, inputs)
+        if expected is None:
+            inputs = _draw_inputs(part)
+            expected = _outputs_or_none(part, inputs)
+        if expected is None:
+            return guards
+        for i, path, name in flags:
+            value = replace_field(examples[i].value, path, not guards[name]["is"])
+            changed = [*examples[:i], replace(examples[i], value=value), *examples[i + 1 :]]
+            try:
+                if _equal(_outputs(build(changed), inputs), expected):
+                    del guards[name]
+            except NodeError as error:
+                guards[name]["why"] = str(error.cause)
     return guards
 
 
-def _outputs_or_none(part: PartPlan) -> tuple[Any, ...] | None:
-    """The outputs of a part for random numbers; None if it fails for them: then every flag is a guard."""
+def _outputs_or_none(part: PartPlan, inputs: Sequence[Any]) -> tuple[Any, ...] | None:
+    """The outputs of a part; None if it fails for its inputs: then every flag is a guard."""
     try:
-        return _outputs(part)
+        return _outputs(part, inputs)
     except NodeError:
         return None
 
 
-def _outputs(part: PartPlan) -> tuple[Any, ...]:
-    """The outputs of a part for random numbers, none of which is a zero that would hide a factor."""
+def _outputs(part: PartPlan, inputs: Sequence[Any]) -> tuple[Any, ...]:
+    import torch
+
+    with torch.no_grad():
+        return part.function(*inputs)
+
+
+def _draw_inputs(part: PartPlan) -> list[Any]:
+    """Random numbers as the inputs of a part, none of which is a zero that would hide a factor."""
     import torch
 
     generator = torch.Generator().manual_seed(0)
@@ -79,8 +84,7 @@ def _outputs(part: PartPlan) -> tuple[Any, ...]:
             return example
         return (0.1 + 0.8 * torch.rand(example.shape, generator=generator)).to(example)
 
-    with torch.no_grad():
-        return part.function(*(draw_like(part_input.example) for part_input in part.inputs))
+    return [draw_like(part_input.example) for part_input in part.inputs]
 
 
 def _equal(a: Sequence[Any], b: Sequence[Any]) -> bool:

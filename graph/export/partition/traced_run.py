@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from guidegraph.graph.errors import NodeError
 from guidegraph.graph.execution.call import invoke_batch, invoke_call, node_error
@@ -13,6 +13,7 @@ from guidegraph.graph.execution.interpreter import interpret
 from guidegraph.graph.execution.join_calls import Sizes
 from guidegraph.graph.planning.steps import RegionPlan, Step
 from guidegraph.graph.sources import Source
+from guidegraph.graph.values.leaves import flatten
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,9 +33,48 @@ def record_separate_calls() -> Iterator[set[str]]:
         _separate_calls.reset(token)
 
 
+KeptResults: TypeAlias = "dict[tuple[str, ...], list[tuple[list[Any], list[Any]]]]"
+"""By the keys of a step's operations: the values that it read, and those that it returned."""
+
+_kept_results: ContextVar[KeptResults | None] = ContextVar("kept_results", default=None)
+
+
+@contextmanager
+def keep_results() -> Iterator[None]:
+    """A context in which a step is not executed again for the same tensors and plain values."""
+    token = _kept_results.set({})
+    try:
+        yield
+    finally:
+        _kept_results.reset(token)
+
+
 def run_traced(region: RegionPlan, values: Mapping[Source, Any]) -> dict[Source, Any]:
     """The results of a region for traced values: siblings are joined without inspecting sizes. Raises ``NodeError``."""
-    return interpret(region, values, _execute)
+    return interpret(region, values, _execute if _kept_results.get() is None else _execute_once)
+
+
+def _execute_once(step: Step, slots: list[Any]) -> None:
+    kept = _kept_results.get()
+    assert kept is not None
+    values = [slots[slot] for slot in step.reads]
+    earlier_calls = kept.setdefault(tuple(op.key for op in step.ops), [])
+    stored = next((results for earlier, results in earlier_calls if all(map(_are_same, values, earlier))), None)
+    if stored is None:
+        _execute(step, slots)
+        earlier_calls.append((values, [slots[slot] for slot in step.outs]))
+        return
+    for slot, result in zip(step.outs, stored, strict=True):
+        slots[slot] = result
+
+
+def _are_same(value: Any, other: Any) -> bool:
+    """Whether two values have the same tensors and plain values in the same structure."""
+    if value is other:
+        return True
+    (leaves, structure), (other_leaves, other_structure) = flatten(value), flatten(other)
+    same_leaves = len(leaves) == len(other_leaves) and all(a is b for a, b in zip(leaves, other_leaves, strict=True))
+    return same_leaves and bool(structure == other_structure)
 
 
 def _call_separately(step: Step, slots: list[Any]) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 
 from guidegraph.graph.acceleration.part_values import Unsuitable, digest_model
 from guidegraph.graph.acceleration.parts import StepGroup, explain_outside, group_steps, model_sources
+from guidegraph.graph.acceleration.single_steps import list_single_steps
+from guidegraph.graph.acceleration.store import store_folder
 from guidegraph.graph.ir import Loop, Op, node_id
 from guidegraph.graph.planning.plan import Plan
 from guidegraph.graph.planning.steps import BodyPlan, RegionPlan
@@ -21,8 +23,22 @@ NO_MODEL = "no model is called with it"
 
 
 def parts_json(plan: Plan) -> Row:
-    """The parts of each loop, and the nodes of its body that run in torch, with the reasons."""
-    return {"with": ACCELERATORS[plan.config.accelerate], "loops": list(_loop_rows(plan.flatten_rest(plan.ops), plan))}
+    """The parts of each loop, the nodes of its body that run in torch, with the reasons, and parts outside of loops."""
+    region = plan.flatten_rest(plan.ops)
+    return {
+        "with": ACCELERATORS[plan.config.accelerate],
+        "loops": list(_loop_rows(region, plan)),
+        "outside": list(_single_paths(region, plan)),
+    }
+
+
+def _single_paths(region: RegionPlan, plan: Plan) -> Iterator[list[str]]:
+    """The paths of the operations of each step outside of loops that would run as a graph."""
+    if plan.config.accelerate != "onnx" or store_folder(plan.config) is None:
+        return
+    for step in list_single_steps(region):
+        if not _explain_models(StepGroup((step,), True), plan):
+            yield [f"nodes.{op.key}" for op in step.ops]
 
 
 def _loop_rows(region: RegionPlan, plan: Plan) -> Iterator[Row]:
@@ -82,4 +98,6 @@ def parts_text(rows: Mapping[str, Any]) -> Iterator[str]:
             yield f"  {row['loop']}, part {i}: {', '.join(paths)}"
         for op in row["torch"]:
             yield f"  {row['loop']}, in torch: {op['path']} ({op['node']}): {op['reason']}"
-    yield "  outside of loops: all in torch"
+    for paths in rows["outside"]:
+        yield f"  outside of loops: {', '.join(paths)}"
+    yield f"  outside of loops, in torch: all {'others' if rows['outside'] else 'nodes'}"

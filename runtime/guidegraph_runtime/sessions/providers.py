@@ -1,4 +1,4 @@
-"""Choose onnxruntime's execution provider (TensorRT, CUDA or CPU), without silent fallbacks.
+"""Choose onnxruntime's execution provider (TensorRT, CUDA, OpenVINO or CPU), without silent fallbacks.
 
 `onnxruntime.get_available_providers()` lists the providers of the build, even on a machine without a GPU, and a session
 that cannot use its provider falls back to the CPU. So the device is checked first, and each session afterwards.
@@ -18,8 +18,21 @@ from guidegraph_runtime.errors import BundleError, format_value, suggest_name
 
 AUTO = "auto"
 PREFERENCE = ("tensorrt", "cuda", "cpu")
-_ORT_NAMES = {"tensorrt": "TensorrtExecutionProvider", "cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
-_DEVICES = {"tensorrt": "cuda", "cuda": "cuda", "cpu": "cpu"}
+"""The providers that "auto" takes."""
+
+NAMES = ("tensorrt", "cuda", "openvino", "cpu")
+_ORT_NAMES = {
+    "tensorrt": "TensorrtExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+    "cpu": "CPUExecutionProvider",
+}
+_DEVICES = {"tensorrt": "cuda", "cuda": "cuda", "openvino": "cpu", "cpu": "cpu"}
+_OPENVINO_OPTIONS = {"device_type": "CPU", "precision": "FP32"}  # by default it rounds to bfloat16 where that is faster
+_INSTALL = {
+    "cuda": "install onnxruntime-gpu[cuda,cudnn] with the libraries of its CUDA version",
+    "cpu": "install onnxruntime-openvino again",
+}
 
 
 @dataclass(frozen=True)
@@ -43,6 +56,7 @@ def choose_providers(requested: str | Sequence[str] = AUTO, device_id: int = 0) 
     """The providers that a session tries for each operator, in order; the CPU is always last.
 
     "auto" takes those of TensorRT, CUDA and CPU that this machine has. Any other name or list of names is required.
+    OpenVINO computes on the CPU, and is never chosen by "auto": it compiles a graph again for other sizes.
     Raises ``BundleError`` for a provider that is unknown or not available.
     """
     if device_id < 0:
@@ -54,11 +68,16 @@ def choose_providers(requested: str | Sequence[str] = AUTO, device_id: int = 0) 
         for name in names:
             _check(name, device_id)
         if not names:
-            _fail(f"expected a provider, found none; {suggest_name('', (AUTO, *PREFERENCE))}")
+            _fail(f"expected a provider, found none; {suggest_name('', (AUTO, *NAMES))}")
     if "cpu" in names:
         names = names[: names.index("cpu")]
-    on_device = [Provider(name, device_id, {"device_id": str(device_id)}) for name in dict.fromkeys(names)]
-    return (*on_device, Provider("cpu"))
+    return (*(_make_provider(name, device_id) for name in dict.fromkeys(names)), Provider("cpu"))
+
+
+def _make_provider(name: str, device_id: int) -> Provider:
+    if _DEVICES[name] == "cpu":
+        return Provider(name, options=_OPENVINO_OPTIONS)
+    return Provider(name, device_id, {"device_id": str(device_id)})
 
 
 def missing(name: str, device_id: int = 0) -> str | None:
@@ -83,7 +102,7 @@ def _libraries(name: str, cuda: str) -> tuple[str, ...]:
         of_cuda, of_tensorrt = (f"cudart64_{cuda}.dll", f"cublasLt64_{cuda}.dll", "cudnn64_9.dll"), "nvinfer_10.dll"
     else:
         of_cuda, of_tensorrt = (f"libcudart.so.{cuda}", f"libcublasLt.so.{cuda}", "libcudnn.so.9"), "libnvinfer.so.10"
-    return {"tensorrt": (*of_cuda, of_tensorrt), "cuda": of_cuda, "cpu": ()}[name]
+    return {"tensorrt": (*of_cuda, of_tensorrt), "cuda": of_cuda}.get(name, ())
 
 
 def nvidia_gpus() -> int:
@@ -103,15 +122,15 @@ def verify_providers(location: str, names: Sequence[str], requested: Sequence[Pr
                 location,
                 "no-provider",
                 f"expected a session on {provider.name}, found {', '.join(names)} only: onnxruntime could not load it; "
-                "install onnxruntime-gpu[cuda,cudnn] with the libraries of its CUDA version, or ask for cpu",
+                f"{_INSTALL[provider.device]}, or ask for cpu",
             )
 
 
 def _check(name: str, device_id: int) -> None:
-    if name not in PREFERENCE:
-        _fail(f"expected a provider, found {format_value(name)}; {suggest_name(name, (AUTO, *PREFERENCE))}")
+    if name not in NAMES:
+        _fail(f"expected a provider, found {format_value(name)}; {suggest_name(name, (AUTO, *NAMES))}")
     if (requirement := missing(name, device_id)) is not None:
-        available = ", ".join(provider for provider in PREFERENCE if missing(provider, device_id) is None)
+        available = ", ".join(provider for provider in NAMES if missing(provider, device_id) is None)
         _fail(f"expected {name}, but {requirement}; choose one of those available: {AUTO}, {available}")
 
 

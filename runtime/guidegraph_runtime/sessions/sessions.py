@@ -218,6 +218,12 @@ def _ort_providers(settings: SessionSettings) -> list[tuple[str, dict[str, str]]
             else provider
             for provider in providers
         )
+    if settings.intra_threads:
+        threads = {"num_of_threads": str(settings.intra_threads)}
+        providers = tuple(
+            replace(provider, options={**provider.options, **threads}) if provider.name == "openvino" else provider
+            for provider in providers
+        )
     if (
         settings.strict and providers[0].device != "cpu"
     ):  # onnxruntime refuses the CPU provider together with no fallback to it

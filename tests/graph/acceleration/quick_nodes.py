@@ -99,6 +99,18 @@ def predict(model: torch.nn.Module, x: Sample, t: Timesteps, condition: Rows) ->
     return model(x, t, condition)
 
 
+@node("quick.show", batchable=("x",))
+def show(model: torch.nn.Module, x: Sample) -> Sample:
+    """A picture of a sample, by two layers of the network."""
+    return torch.tanh(model.second(torch.nn.functional.silu(model.first(x))))
+
+
+@node("quick.caption")
+def caption(model: torch.nn.Module, x: Sample, *, text: str = "") -> Sample:
+    """The same, and brighter with a longer text."""
+    return show(model, x) + len(text) / 100
+
+
 @node("quick.guide")
 def guide(a: Sample, b: Sample, *, scale: float = 2.0) -> Sample:
     """b + scale (a − b)."""
@@ -186,6 +198,8 @@ def guidegraph_nodes() -> list[Callable[..., Any]]:
         condition,
         shape,
         predict,
+        show,
+        caption,
         guide,
         pull,
         bend,

@@ -214,6 +214,25 @@ def test_a_damaged_graph_is_exported_again(
     assert "is damaged" in caplog.text
 
 
+def test_openvino_runs_the_parts_where_it_is_installed(
+    prepare: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from guidegraph.graph.acceleration.onnx_backend import _sessions
+    from guidegraph.graph.acceleration.store import FOLDER
+    from guidegraph_runtime.sessions.providers import missing
+
+    if reason := missing("openvino"):
+        pytest.skip(f"OpenVINO: {reason}")
+    monkeypatch.setenv(FOLDER, str(tmp_path / "parts"))
+    both = prepare()
+    all_changes: list[dict[str, Any]] = [{}, {"batch": 3}, {"size": 16}]
+    for changes in all_changes:
+        assert_same(both.run(**changes))
+    assert both.states() == ["exporting", "exported"]
+    (runner,) = _sessions.values()
+    assert runner._session.get_providers()[0] == "OpenVINOExecutionProvider"
+
+
 def test_a_wrong_graph_is_not_used(prepare: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
     from guidegraph.graph.acceleration.onnx_runner import OnnxRunner
 

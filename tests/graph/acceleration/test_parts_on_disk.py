@@ -12,7 +12,16 @@ import torch
 from guidegraph.graph.acceleration.onnx_runner import fit_shapes
 from guidegraph.graph.acceleration.part import WatchedSize
 from guidegraph.graph.acceleration.part_values import TOLERANCE, compare
-from guidegraph.graph.acceleration.store import DESCRIPTION, GRAPH, MOST_GRAPHS, GraphDescription, PartStore, Refusal
+from guidegraph.graph.acceleration.store import (
+    COMPARED,
+    DESCRIPTION,
+    GRAPH,
+    MOST_COMPARED,
+    MOST_GRAPHS,
+    GraphDescription,
+    PartStore,
+    Refusal,
+)
 
 DESCRIBED = GraphDescription(
     (("x", ("batch", 3, "height")), ("t", ("batch",)), ("rows", ("rows", 2))),
@@ -127,3 +136,21 @@ def test_results_must_be_close_of_the_same_shape_and_finite_at_the_same_places()
     assert "in place of" in compare([x.double()], [x])
     assert compare([], [x]) == "its graph gives 0 tensors in place of 1"
     assert "from torch's" in compare([torch.tensor([2])], [torch.tensor([1])])
+
+
+def test_the_situations_in_which_a_graph_was_compared_are_noted_until_another_is_added(tmp_path: Path) -> None:
+    store = PartStore(tmp_path)
+    store.note_compared("key", "8 x 8")
+    assert not store.was_compared("key", "8 x 8"), "there is no graph"
+    add(store, "key")
+    for i in range(MOST_COMPARED + 1):
+        store.note_compared("key", f"{i}")
+    assert PartStore(tmp_path).was_compared("key", f"{MOST_COMPARED}")
+    assert not store.was_compared("key", "0"), "the oldest"
+    (tmp_path / "key" / COMPARED).write_bytes(b"{")
+    assert not store.was_compared("key", "1")
+    store.note_compared("key", "1")
+    assert find(store, "key") == b"graph"
+    add(store, "key", b"other")
+    assert not store.was_compared("key", "1")
+    assert not PartStore(None).was_compared("key", "1")

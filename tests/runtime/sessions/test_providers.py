@@ -78,6 +78,16 @@ def test_auto_chooses_available_providers(machine: Any, gpus: int, libraries: se
     assert [provider.name for provider in choose_providers("auto")] == expected
 
 
+def test_openvino_computes_on_the_cpu_in_float32_if_it_is_asked_for(machine: Any) -> None:
+    machine(-1, set(), ("OpenVINO", "CPU"))
+    first, last = choose_providers("openvino")
+    assert (first.ort_name, first.device, first.options["precision"]) == ("OpenVINOExecutionProvider", "cpu", "FP32")
+    assert last == Provider("cpu")
+    assert choose_providers("auto") == (Provider("cpu"),)
+    machine(-1, set(), ("CPU",))
+    assert "is built without it" in refusal("openvino")
+
+
 def test_auto_is_silent_on_this_machine(capfd: pytest.CaptureFixture[str]) -> None:
     assert choose_providers("auto")[-1] == Provider("cpu")
     assert capfd.readouterr() == ("", "")
@@ -121,7 +131,7 @@ def test_a_missing_device_is_refused(machine: Any) -> None:
 @pytest.mark.parametrize("requested", ["cudo", "CUDA", "CUDAExecutionProvider", "", ["cpu", "rocm"], [], "coreml"])
 def test_unknown_providers(requested: Any) -> None:
     text = refusal(requested)
-    assert "there is: auto, tensorrt, cuda, cpu" in text
+    assert "there is: auto, tensorrt, cuda, openvino, cpu" in text
     assert ("did you mean 'cuda'?" in text) == (requested == "cudo")
 
 
