@@ -6,10 +6,13 @@ import { formatValue } from "./format.js";
 import { Gallery } from "./gallery.js";
 import { Graph } from "./graph.js";
 import { NodePanel } from "./node.js";
+import { Palette } from "./palette.js";
 import { RunPanel } from "./run.js";
 import { Text } from "./text.js";
+import { WirePanel } from "./wire.js";
 
-const PANES = [["graph", "Graph"], ["text", "Text"], ["run", "Run"], ["node", "Node"], ["runs", "Runs"]];
+const PANES = [["graph", "Graph"], ["text", "Text"], ["run", "Run"], ["node", "Node"], ["add", "Add"], ["runs", "Runs"]];
+const EVERYWHERE = { block: "nodes" };
 const readName = () => decodeURIComponent(location.hash.slice(1));
 
 function App() {
@@ -25,6 +28,8 @@ function App() {
   const [jobs, setJobs] = useState({});
   const [texts, setTexts] = useState({});
   const [problems, setProblems] = useState([]);
+  const [place, setPlace] = useState(EVERYWHERE);
+  const [draft, setDraft] = useState(null);
   const latest = useRef(0);
 
   useEffect(() => {
@@ -57,6 +62,8 @@ function App() {
     setSelected("");
     setProblems([]);
     setView(null);
+    setPlace(EVERYWHERE);
+    setDraft(null);
     return listen(name, {
       file: load,
       jobs: (rows) => setJobs((old) => mergeJobs(old, rows)),
@@ -74,7 +81,7 @@ function App() {
   const own = texts[name] || {};
   const select = (path) => {
     setSelected(path);
-    setLine(0);
+    setLine(view.nodes[path] ? 0 : lineOfWire(view, path));
     if (path) {
       setPanel("node");
       if (matchMedia("(max-width: 999px)").matches) setPane("node");
@@ -102,6 +109,51 @@ function App() {
     const problems = await send("api/nodes", { path, new_name: newName });
     if (!problems.length) setSelected(newName === null ? "" : path.slice(0, path.lastIndexOf(".") + 1) + newName);
     return problems;
+  }
+
+  // Wire a place to a link, or remove its link `old` if the new one is null; a refusal is also shown above the graph.
+  async function wire(change) {
+    const problems = await send("api/wires", change);
+    setFailure(problems[0]?.message || "");
+    return problems;
+  }
+
+  async function addNode(node) {
+    const problems = await send("api/add", node);
+    if (problems.length) return problems;
+    setDraft(null);
+    setPlace({ block: node.block });
+    select(`${node.block}.${node.label}`);
+    return [];
+  }
+
+  // A node of the palette was dropped: add it if all of its links are clear, and ask otherwise.
+  async function dropNode(next, use) {
+    try {
+      const drafted = await get("api/draft", { name, use, ...next });
+      setPlace({ block: drafted.block, ...next });
+      if (!drafted.complete || !drafted.path) return setDraft(drafted);
+      const inputs = Object.fromEntries(drafted.ports.filter((port) => port.link).map((port) => [port.name, port.link]));
+      const { block, path, output } = drafted;
+      const problems = await addNode({ label: drafted.name, use, block, path, old: drafted.link, output, inputs, settings: {} });
+      if (problems.length) setDraft(drafted);
+    } catch (error) {
+      setFailure(error.message);
+    }
+    return undefined;
+  }
+
+  function openPalette(next) {
+    setDraft(null);
+    setPlace(next);
+    choose("add");
+  }
+
+  // A wire was dropped where nothing is: offer nodes that take the link, or remove the wire of the port.
+  async function offer(start) {
+    if (start.link) return openPalette({ block: start.block, link: start.link });
+    const { links } = await get("api/links", { name, path: start.path });
+    return links.length === 1 ? wire({ path: start.path, link: null, old: links[0] }) : undefined;
   }
 
   async function send(address, change) {
@@ -168,7 +220,8 @@ function App() {
           ${view.problems.length > 0 && html`<ul class="problems" aria-label="Problems">${view.problems.map((problem) => html`
             <li><button onClick=${() => { setLine(problem.line); setSelected(nodeOf(view, problem.path)); }}>
               <span class="where">${problem.here ? "" : `${problem.file}:`}${problem.line}</span> <b>${problem.code}</b> ${problem.message}</button></li>`)}</ul>`}
-          <${Graph} name=${name} svg=${view.svg} drawn=${view.drawn} selected=${selected} onSelect=${select} problems=${view.problems} nodes=${job?.nodes || {}} />
+          <${Graph} name=${name} svg=${view.svg} drawn=${view.drawn} readonly=${view.readonly} selected=${selected} onSelect=${select}
+            onWire=${wire} onOffer=${offer} onFailure=${(error) => setFailure(error.message)} problems=${view.problems} nodes=${job?.nodes || {}} />
           <${Text} text=${view.text} problems=${view.problems} nodes=${view.nodes} selected=${selected} line=${line} onSelect=${select} />
         </div>
         <aside>
@@ -177,7 +230,11 @@ function App() {
           <div class="panel" role="tabpanel" tabindex="0" aria-label=${panel}>
             ${panel === "run" && html`<${RunPanel} view=${view} texts=${own} onText=${setText} job=${job} jobs=${rows} problems=${problems} onRun=${run}
               onCancel=${(number) => post(`api/runs/${number}/cancel`).catch((error) => setFailure(error.message))} onEdit=${async (change) => setProblems(await edit(change))} />`}
-            ${panel === "node" && html`<${NodePanel} path=${selected} view=${view} state=${job?.nodes[selected]} onSelect=${select} onEdit=${edit} onChange=${changeNode} />`}
+            ${panel === "node" && (view.nodes[selected] || !selected
+              ? html`<${NodePanel} name=${name} path=${selected} view=${view} state=${job?.nodes[selected]} onSelect=${select} onEdit=${edit} onChange=${changeNode} onWire=${wire} onOffer=${openPalette} />`
+              : html`<${WirePanel} name=${name} path=${selected} view=${view} onSelect=${select} onWire=${wire} onInsert=${openPalette} />`)}
+            ${panel === "add" && html`<${Palette} ...${{ name, view, place, draft }} onDraft=${setDraft} onAdd=${addNode}
+              onPlace=${(next, use) => (use ? dropNode(next, use) : setPlace(next))} />`}
             ${panel === "runs" && html`<${Gallery} finished=${finished} onUse=${use} name=${name} />`}
           </div>
         </aside>
@@ -196,6 +253,12 @@ function nodeOf(view, path) {
     if (view.nodes[part]) return part;
   }
   return "";
+}
+
+// The line of the link at a path such as nodes.guided.in.cond, or of its node; 0 for others.
+function lineOfWire(view, path) {
+  const owner = path && nodeOf(view, path);
+  return owner ? view.nodes[owner].arguments?.[path.slice(owner.length).split(".")[2]]?.line || view.nodes[owner].line : 0;
 }
 
 // The server sends only the nodes of each job that have changed.
