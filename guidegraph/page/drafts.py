@@ -53,21 +53,23 @@ def find_target(wiring: Wiring, path: str) -> Target:
 def search_nodes(wiring: Wiring, text: str, place: Place) -> Row:
     """Nodes whose id or documentation has all words of a text, that take the link and feed the target of the place.
 
-    The best come first: the words in the id, then ports of exactly that type, then the order of ids. more: the number
-    of those left out.
+    The best come first: the words in the id, then inputs before settings, then ports of exactly that type, then the
+    order of ids. more: the number of those left out.
     """
     words = text.lower().split()
     typed = wiring.resolve(place.link, place.block) if place.link else None
-    matches: list[tuple[bool, bool, str]] = []
+    matches: list[tuple[bool, bool, bool, str]] = []
     for spec in wiring.registry.nodes.values():
         if not all(word in spec.id.lower() or word in spec.doc.lower() for word in words):
             continue
-        if (place.link and not _find_ports(spec, typed)) or (place.target and not _find_output(spec, place.target)):
+        ports = _find_ports(spec, typed)
+        if (place.link and not ports) or (place.target and not _find_output(spec, place.target)):
             continue
-        exact = typed is None or any(port.type == typed.type for port in _find_ports(spec, typed))
-        matches.append((not all(word in spec.id for word in words), not exact, spec.id))
+        is_setting = bool(ports) and all(port.setting for port in ports)
+        is_exact = typed is None or any(port.type == typed.type for port in ports)
+        matches.append((not all(word in spec.id for word in words), is_setting, not is_exact, spec.id))
     matches.sort()
-    rows = [{"id": id, "summary": wiring.registry.nodes[id].summary} for _, _, id in matches[:MAX_SHOWN]]
+    rows = [{"id": id, "summary": wiring.registry.nodes[id].summary} for *_, id in matches[:MAX_SHOWN]]
     return {"nodes": rows, "more": len(matches) - len(rows)}
 
 

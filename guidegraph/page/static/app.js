@@ -81,7 +81,7 @@ function App() {
   const own = texts[name] || {};
   const select = (path) => {
     setSelected(path);
-    setLine(view.nodes[path] ? 0 : lineOfWire(view, path));
+    setLine(0);
     if (path) {
       setPanel("node");
       if (matchMedia("(max-width: 999px)").matches) setPane("node");
@@ -222,7 +222,7 @@ function App() {
               <span class="where">${problem.here ? "" : `${problem.file}:`}${problem.line}</span> <b>${problem.code}</b> ${problem.message}</button></li>`)}</ul>`}
           <${Graph} name=${name} svg=${view.svg} drawn=${view.drawn} readonly=${view.readonly} selected=${selected} onSelect=${select}
             onWire=${wire} onOffer=${offer} onFailure=${(error) => setFailure(error.message)} problems=${view.problems} nodes=${job?.nodes || {}} />
-          <${Text} text=${view.text} problems=${view.problems} nodes=${view.nodes} selected=${selected} line=${line} onSelect=${select} />
+          <${Text} text=${view.text} problems=${view.problems} nodes=${view.nodes} selected=${selected} line=${line || lineOfWire(view, selected)} onSelect=${select} />
         </div>
         <aside>
           <div class="tabs" role="tablist" aria-label="Panel">${PANES.slice(2).map(([key, title]) => html`
@@ -230,7 +230,7 @@ function App() {
           <div class="panel" role="tabpanel" tabindex="0" aria-label=${panel}>
             ${panel === "run" && html`<${RunPanel} view=${view} texts=${own} onText=${setText} job=${job} jobs=${rows} problems=${problems} onRun=${run}
               onCancel=${(number) => post(`api/runs/${number}/cancel`).catch((error) => setFailure(error.message))} onEdit=${async (change) => setProblems(await edit(change))} />`}
-            ${panel === "node" && (view.nodes[selected] || !selected
+            ${panel === "node" && (!isWire(view, selected)
               ? html`<${NodePanel} name=${name} path=${selected} view=${view} state=${job?.nodes[selected]} onSelect=${select} onEdit=${edit} onChange=${changeNode} onWire=${wire} onOffer=${openPalette} />`
               : html`<${WirePanel} name=${name} path=${selected} view=${view} onSelect=${select} onWire=${wire} onInsert=${openPalette} />`)}
             ${panel === "add" && html`<${Palette} ...${{ name, view, place, draft }} onDraft=${setDraft} onAdd=${addNode}
@@ -255,10 +255,14 @@ function nodeOf(view, path) {
   return "";
 }
 
-// The line of the link at a path such as nodes.guided.in.cond, or of its node; 0 for others.
+// Whether a path is that of a link, such as nodes.guided.in.cond.
+const isWire = (view, path) => /^outputs\.|^\.(in|carry|next|collect|loop|choose)\./.test(path.slice(nodeOf(view, path).length));
+
+// The line of a link, or of its node; 0 for other paths.
 function lineOfWire(view, path) {
-  const owner = path && nodeOf(view, path);
-  return owner ? view.nodes[owner].arguments?.[path.slice(owner.length).split(".")[2]]?.line || view.nodes[owner].line : 0;
+  const owner = nodeOf(view, path);
+  if (!owner || !isWire(view, path)) return 0;
+  return view.nodes[owner].arguments?.[path.slice(owner.length).split(".")[2]]?.line || view.nodes[owner].line;
 }
 
 // The server sends only the nodes of each job that have changed.
