@@ -170,7 +170,7 @@ def _find_options(wiring: Wiring, port: Port, place: Place) -> list[str]:
 
 
 def _guess_link(port: Port, options: Collection[str], neighbours: Iterable[ParsedNode]) -> str:
-    """What a required port is probably meant to take: what a port of this name takes nearby, or what is called so."""
+    """A likely link for a required port: that of a port of the same name nearby, or one to a value of that name."""
     for node in neighbours:
         for link in list_links(node.inputs[port.name][1]) if port.name in node.inputs else ():
             if link.text in options:

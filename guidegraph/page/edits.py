@@ -61,8 +61,8 @@ def connect(document: Document, path: str, link: str, old: str, as_list: bool) -
             return set_value(document, f"{path}.{texts.index(old)}", link)
         return set_value(document, path, [*texts, link])
     if as_list:
-        others = [present.text] if isinstance(present, Scalar) and present.text != old else []
-        return set_value(document, path, [*others, link])
+        present_links = [present.text] if isinstance(present, Scalar) and present.text != old else []
+        return set_value(document, path, [*present_links, link])
     return set_value(document, path, link)
 
 
@@ -85,7 +85,7 @@ def insert_node(document: Document, node: NewNode) -> Document:
 
 
 def read_value(text: str, *, is_text: bool) -> Any:
-    """The value of a field. is_text: as for ``PageEdits.set``. Raises ``WorkflowError`` for what is not YAML."""
+    """Read the text of a field, as ``PageEdits.set`` does. Raises ``WorkflowError`` for what is not YAML."""
     if is_text and text.startswith(("[", "{")):
         with suppress(WorkflowError):
             return parse_value(text)

@@ -71,7 +71,7 @@ class Views:
         if name not in self._wirings or any(read_fingerprint(file) != mark for file, mark in seen.items()):
             view = self.read(name)
             if name not in self._wirings:
-                raise WorkflowError([Problem(Mark(str(path), 1, 1), "broken-workflow", BROKEN, view["name"])])
+                raise WorkflowError([Problem(Mark(str(path), 1, 1), "not-editable", BROKEN, view["name"])])
         return self._wirings[name]
 
     def read(self, name: str) -> Row:

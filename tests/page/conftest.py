@@ -136,7 +136,12 @@ class Server:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("site")
     (folder / "draw.yaml").write_text(DRAW)
-    command = [sys.executable, "-m", "guidegraph", "open", ".", "--no-browser", "--no-plugins", "--plugin", TOYS]
+    yield from serve_folder(folder, "--plugin", TOYS)
+
+
+def serve_folder(folder: Path, *options: str) -> Iterator[Server]:
+    """The server over a folder; at the end it is stopped by Ctrl-C."""
+    command = [sys.executable, "-m", "guidegraph", "open", ".", "--no-browser", "--no-plugins", *options]
     inherited = os.environ.get("PYTHONPATH", "")
     path = os.pathsep.join([environment()["PYTHONPATH"], *([inherited] if inherited else [])])
     process = subprocess.Popen(

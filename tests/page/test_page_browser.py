@@ -161,7 +161,7 @@ def test_the_keyboard_selects_zooms_and_runs(page: Browser, server: Server) -> N
 def test_the_page_fits(page: Browser, server: Server, width: int, dark: bool) -> None:
     page.set_screen(width, dark)
     wait(page, f"innerWidth === {width}")
-    for pane in ("Graph", "Text", "Run", "Node", "Runs"):
+    for pane in ("Graph", "Text", "Run", "Node", "Add", "Runs"):
         page.evaluate(f"[...document.querySelectorAll('.panes button')].find(b => b.textContent === '{pane}').click()")
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         assert page.evaluate(WIDE) == []

@@ -183,7 +183,7 @@ def test_an_unknown_place_is_named(site: Site, route: str, query: dict[str, str]
 def test_a_workflow_with_errors_is_not_wired(site: Site) -> None:
     response = site.get("api/targets", name="more/broken.yaml", link="start")
     assert response.status_code == 422
-    assert response.json()["problems"][0]["code"] == "broken-workflow"
+    assert response.json()["problems"][0]["code"] == "not-editable"
 
 
 @pytest.mark.parametrize("body", [{"path": 3}, {"path": "a", "link": 3}, {"path": "a"}])
