@@ -260,11 +260,11 @@ def _draw_loop(box: Box, palette: Palette, x: float, y: float, width: float, siz
         parts.append(f'<path class="wire back {kind}" d="{path}"><title>{escape(tip)}</title></path>')
     for name, port in box.panel.lefts.items():
         if name in size.ins:
-            outer = box.ins[name].path if name in box.ins else ""
-            parts.append(_draw_dot(palette, replace(port, path=outer), x, y + size.ins[name]))
+            outer_path = box.ins[name].path if name in box.ins else ""
+            parts.append(_draw_dot(palette, replace(port, path=outer_path), x, y + size.ins[name]))
     for name, port in box.outs.items():
-        inner = box.panel.rights[name].path if name in box.panel.rights else ""
-        parts.append(_draw_dot(palette, replace(port, path=inner), x + width, y + size.outs[name]))
+        inner_path = box.panel.rights[name].path if name in box.panel.rights else ""
+        parts.append(_draw_dot(palette, replace(port, path=inner_path), x + width, y + size.outs[name]))
     return parts
 
 

@@ -84,8 +84,8 @@ def insert_node(document: Document, node: NewNode) -> Document:
     return connect(document, node.path, node.link, node.old, node.as_list) if node.path else document
 
 
+def read_value(text: str, *, is_text: bool) -> Any:
     """Read the text of a field like ``PageEdits.set``. Raises ``WorkflowError`` for what is not YAML."""
-    """Read the text of a field, as ``PageEdits.set`` does. Raises ``WorkflowError`` for what is not YAML."""
     if is_text and text.startswith(("[", "{")):
         with suppress(WorkflowError):
             return parse_value(text)
