@@ -25,7 +25,7 @@ from guidegraph.page.access import Access, GuardedApp
 from guidegraph.page.answers import AsciiJson, answer_error, answer_failure, error_response, read_json
 from guidegraph.page.edits import PageEdits
 from guidegraph.page.folder import WorkflowFolder
-from guidegraph.page.gallery import list_runs, read_picture
+from guidegraph.page.gallery import compare_texts, list_runs, read_picture
 from guidegraph.page.jobs import JobQueue
 from guidegraph.page.view import SCOPE, Fingerprint, Views, read_fingerprint
 from guidegraph.page.wire_routes import WireRoutes
@@ -72,6 +72,7 @@ class PageServer:
             Route("/api/undo", self.undo, methods=["POST"]),
             Route("/api/runs", self.list_runs, methods=["GET"]),
             Route("/api/runs", self.start_run, methods=["POST"]),
+            Route("/api/comparison", self.compare_runs),
             Route("/api/runs/{number:int}/cancel", self.cancel_run, methods=["POST"]),
             Route("/api/runs/{number:int}/frame", self.read_frame),
             Route("/runs/{folder}/{file:path}", self.read_run_file),
@@ -195,6 +196,11 @@ class PageServer:
         """The newest runs. The file of each is the name of its workflow if that is in the folder."""
         rows = await run_in_threadpool(list_runs, self.runs)
         return AsciiJson([{**row, "file": self.folder.shorten(os.path.abspath(row["file"]))} for row in rows])
+
+    async def compare_runs(self, request: Request) -> Response:
+        """The lines in which the workflows of two runs differ."""
+        folders = [request.query_params.get(key, "") for key in ("first", "second")]
+        return AsciiJson({"lines": await run_in_threadpool(compare_texts, self.runs, *folders)})
 
     async def read_run_file(self, request: Request) -> Response:
         folder, file = request.path_params["folder"], request.path_params["file"]

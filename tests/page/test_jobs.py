@@ -161,3 +161,17 @@ def test_the_gallery_lists_runs_and_skips_damaged_records(site: Site) -> None:
     assert row["file"] == "draw.yaml"
     assert rows["zz-odd"]["pictures"] == []
     assert (rows["zz-nan"]["params"], rows["zz-nan"]["seconds"]) == ({"a": ["NaN", "Infinity"], "b": "\ud800"}, None)
+
+
+def test_the_workflows_of_two_runs_are_compared(site: Site) -> None:
+    first = site.run_to_end(seed="5")["folder"]
+    (site.folder / "draw.yaml").write_text(DRAW.replace("value: 1.5", "value: 2"))
+    second = site.run_to_end(seed="6")["folder"]
+    lines = site.get("api/comparison", first=first, second=second).json()["lines"]
+    assert lines == [
+        "-  start:   {use: toy.number, with: {value: 1.5}}",
+        "+  start:   {use: toy.number, with: {value: 2}}",
+    ]
+    assert site.get("api/comparison", first=first, second=first).json() == {"lines": []}
+    for folder in ("..", "../runs", "nothing", ".", "", f"{first}/../{second}"):
+        assert site.get("api/comparison", first=first, second=folder).json() == {"lines": []}

@@ -39,7 +39,7 @@ DIFF = """\
 -        in: {scheduler: scheduler.scheduler, x: carry.x, prediction: guided, LAST}
 +        in: {scheduler: scheduler.scheduler, x: carry.x, prediction: rescale, LAST}
 """.replace("LAST", "noise: fresh, state: carry.state, t: loop.t")
-COLOURS = 128
+COLOURS = 48
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,10 @@ def test_a_newcomer_changes_runs_swaps_adds_compares_and_saves(chromium: Browser
         page.evaluate(f"document.querySelectorAll('.runs input')[{index}].click()")
     wait(page, "document.querySelectorAll('.comparison img').length === 2")
     wait(page, "[...document.querySelectorAll('.comparison img')].every(image => image.naturalWidth)")
-    assert "prompt" not in page.evaluate("document.querySelector('.comparison table')?.textContent || ''")
+    assert "The parameters are the same" in page.evaluate("document.querySelector('.comparison').textContent")
+    lines = wait(page, "document.querySelector('.difference')?.textContent")
+    assert "-  scheduler: {use: scheduler.ddim" in lines
+    assert "+      rescale: {use: guidance.rescale, in: {guided: guided, cond: cond}}" in lines
     take_picture(page, 4, "compare")
 
     click(page, ".tabs button", "Run")
