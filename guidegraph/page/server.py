@@ -27,6 +27,7 @@ from guidegraph.page.edits import PageEdits
 from guidegraph.page.folder import WorkflowFolder
 from guidegraph.page.gallery import compare_texts, list_runs, read_picture
 from guidegraph.page.jobs import JobQueue
+from guidegraph.page.values import describe_value, is_picture, make_thumbnail
 from guidegraph.page.view import SCOPE, Fingerprint, Views, read_fingerprint
 from guidegraph.page.wire_routes import WireRoutes
 
@@ -75,6 +76,8 @@ class PageServer:
             Route("/api/comparison", self.compare_runs),
             Route("/api/runs/{number:int}/cancel", self.cancel_run, methods=["POST"]),
             Route("/api/runs/{number:int}/frame", self.read_frame),
+            Route("/api/runs/{number:int}/values", self.read_values),
+            Route("/api/runs/{number:int}/thumbnail", self.read_thumbnail),
             Route("/runs/{folder}/{file:path}", self.read_run_file),
             Route("/{name:path}", self.read_static),
         ]
@@ -191,6 +194,24 @@ class PageServer:
         if job is None or job.frames is None or not job.frames.png:
             return error_response(HTTPStatus.NOT_FOUND, "this run has no preview")
         return Response(job.frames.png, media_type="image/png")
+
+    async def read_values(self, request: Request) -> Response:
+        """The values of a node's outputs, each in a few lines. picture: whether it can be shown as one."""
+        values = self.jobs.read_values(request.path_params["number"], request.query_params.get("key", ""))
+        rows = await run_in_threadpool(
+            lambda: [
+                {"name": name, "lines": describe_value(value), "picture": is_picture(value)}
+                for name, value in values.items()
+            ]
+        )
+        return AsciiJson({"values": rows})
+
+    async def read_thumbnail(self, request: Request) -> Response:
+        query = request.query_params
+        value = self.jobs.read_values(request.path_params["number"], query.get("key", "")).get(query.get("output", ""))
+        if png := await run_in_threadpool(make_thumbnail, value):
+            return Response(png, media_type="image/png")
+        return error_response(HTTPStatus.NOT_FOUND, "this value is no picture, or is not kept")
 
     async def list_runs(self, request: Request) -> Response:
         """The newest runs. The file of each is the name of its workflow if that is in the folder."""

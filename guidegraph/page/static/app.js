@@ -5,6 +5,7 @@ import { get, listen, post } from "./api.js";
 import { formatValue } from "./format.js";
 import { Gallery } from "./gallery.js";
 import { Graph } from "./graph.js";
+import { findTarget } from "./links.js";
 import { NodePanel } from "./node.js";
 import { Palette } from "./palette.js";
 import { RunPanel } from "./run.js";
@@ -188,6 +189,11 @@ function App() {
 
   const rows = Object.values(jobs);
   const job = rows.filter((other) => other.name === name).at(-1);
+  const ended = job && !["queued", "running"].includes(job.status) ? job.number : 0;
+  const find = useCallback((link, at) => {
+    const path = findTarget(link, at, view);
+    return path && { path, output: link.split(".")[1] || "" };
+  }, [view]);
   const finished = rows.filter((other) => !["queued", "running"].includes(other.status)).length;
   const choose = (next) => {
     setPane(next);
@@ -221,7 +227,7 @@ function App() {
             <li><button onClick=${() => { setLine(problem.line); setSelected(nodeOf(view, problem.path)); }}>
               <span class="where">${problem.here ? "" : `${problem.file}:`}${problem.line}</span> <b>${problem.code}</b> ${problem.message}</button></li>`)}</ul>`}
           <${Graph} name=${name} svg=${view.svg} drawn=${view.drawn} readonly=${view.readonly} selected=${selected} onSelect=${select}
-            onWire=${wire} onOffer=${offer} onFailure=${(error) => setFailure(error.message)} problems=${view.problems} nodes=${job?.nodes || {}} />
+            onWire=${wire} onOffer=${offer} onFailure=${(error) => setFailure(error.message)} run=${ended} find=${find} problems=${view.problems} nodes=${job?.nodes || {}} />
           <${Text} text=${view.text} problems=${view.problems} nodes=${view.nodes} selected=${selected} line=${line || lineOfWire(view, selected)} onSelect=${select} />
         </div>
         <aside>
@@ -231,8 +237,8 @@ function App() {
             ${panel === "run" && html`<${RunPanel} view=${view} texts=${own} onText=${setText} job=${job} jobs=${rows} problems=${problems} onRun=${run}
               onCancel=${(number) => post(`api/runs/${number}/cancel`).catch((error) => setFailure(error.message))} onEdit=${async (change) => setProblems(await edit(change))} />`}
             ${panel === "node" && (!isWire(view, selected)
-              ? html`<${NodePanel} name=${name} path=${selected} view=${view} state=${job?.nodes[selected]} onSelect=${select} onEdit=${edit} onChange=${changeNode} onWire=${wire} onOffer=${openPalette} />`
-              : html`<${WirePanel} name=${name} path=${selected} view=${view} onSelect=${select} onWire=${wire} onInsert=${openPalette} />`)}
+              ? html`<${NodePanel} name=${name} path=${selected} view=${view} run=${ended} state=${job?.nodes[selected]} onSelect=${select} onEdit=${edit} onChange=${changeNode} onWire=${wire} onOffer=${openPalette} />`
+              : html`<${WirePanel} name=${name} path=${selected} view=${view} run=${ended} onSelect=${select} onWire=${wire} onInsert=${openPalette} />`)}
             ${panel === "add" && html`<${Palette} ...${{ name, view, place, draft }} onDraft=${setDraft} onAdd=${addNode}
               onPlace=${(next, use) => (use ? dropNode(next, use) : setPlace(next))} />`}
             ${panel === "runs" && html`<${Gallery} finished=${finished} onUse=${use} name=${name} />`}

@@ -3,6 +3,7 @@
 import { html, useEffect, useLayoutEffect, useRef, useState } from "./vendor/htm-preact.js";
 import { formatSeconds } from "./format.js";
 import { Menu } from "./menu.js";
+import { Hover } from "./values.js";
 import { startWire, wireAt } from "./wiring.js";
 
 const SMALLEST = 0.1;
@@ -11,7 +12,7 @@ const FIRST_ZOOM = [0.5, 1];
 const DRAG = 4;
 const SVG = "http://www.w3.org/2000/svg";
 
-export function Graph({ name, svg, drawn, readonly, selected, onSelect, onWire, onOffer, onFailure, problems, nodes }) {
+export function Graph({ name, svg, drawn, readonly, selected, onSelect, onWire, onOffer, onFailure, run, find, problems, nodes }) {
   const scroller = useRef(null);
   const drawing = useRef(null);
   const shown = useRef("");
@@ -125,6 +126,7 @@ export function Graph({ name, svg, drawn, readonly, selected, onSelect, onWire, 
         <button title="Show all (0)" onClick=${() => fit()}>${Math.round(zoom * 100)} %</button>
         <button title="Zoom in (+)" aria-label="Zoom in" onClick=${() => setScale(zoom * 1.25)}>+</button>
       </div>
+      <${Hover} scroller=${scroller} run=${run} find=${find} />
       ${menu && html`<${Menu} ...${menu} onClose=${() => setMenu(null)} />`}
     </section>`;
 }

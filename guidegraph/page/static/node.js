@@ -4,10 +4,12 @@ import { html, useState } from "./vendor/htm-preact.js";
 import { get } from "./api.js";
 import { Field } from "./field.js";
 import { formatSeconds, formatValue, Prose, shortPath } from "./format.js";
+import { findTarget, splitLinks } from "./links.js";
+import { Values } from "./values.js";
 
 const LINK = { kind: "text" };
 
-export function NodePanel({ name, path, view, state, onSelect, onEdit, onChange, onWire, onOffer }) {
+export function NodePanel({ name, path, view, run, state, onSelect, onEdit, onChange, onWire, onOffer }) {
   const node = view.nodes[path];
   if (!path || !node) {
     return html`<p class="hint">Select a node in the graph, or a line of the text.</p>`;
@@ -32,15 +34,19 @@ export function NodePanel({ name, path, view, state, onSelect, onEdit, onChange,
         <h3>${group}</h3>
         <table><tbody>${Object.entries(links).map(([name, link]) => html`
           <tr><th scope="row">${name}</th><td><${Link} text=${link} path=${path} view=${view} onSelect=${onSelect} /></td></tr>`)}</tbody></table>`)}
+      ${node.kind === "loop" && html`<${LoopValues} ...${{ run, path }} />`}
       ${type && node.kind === "node" && html`<${Use} ...${{ path, node, type, view, onEdit }} />`}
       ${type && html`<${Arguments} title="Inputs" ports=${type.ports} ...${{ workflow: name, path, node, view, onSelect, onEdit }} />
         <${Arguments} title="Settings" ports=${type.settings} ...${{ workflow: name, path, node, view, onSelect, onEdit }} />
         <h3>Outputs</h3>
-        <dl class="arguments">${type.outputs.map((output) => html`<${Output} key=${output.name} ...${{ name, path, node, type, output, view, onWire, onOffer }} />`)}</dl>
+        <dl class="arguments">${type.outputs.map((output) => html`<${Output} key=${output.name} ...${{ name, path, node, type, output, view, run, onWire, onOffer }} />`)}</dl>
         <h3>About <code>${type.id}</code></h3>
         <div class="doc"><${Prose} text=${type.doc} /></div>`}
     </div>`;
 }
+
+// What a loop returned in the last run.
+const LoopValues = ({ run, path }) => run > 0 && html`<h3>Values</h3><${Values} run=${run} path=${path} output="" />`;
 
 // Rename or remove the node.
 function Change({ path, onChange }) {
@@ -65,7 +71,7 @@ function Use({ path, node, type, view, onEdit }) {
 }
 
 // An output, with the places that it can be wired to.
-function Output({ name, path, node, type, output, view, onWire, onOffer }) {
+function Output({ name, path, node, type, output, view, run, onWire, onOffer }) {
   const [targets, setTargets] = useState([]);
   const [problems, setProblems] = useState([]);
   const local = path.slice(path.lastIndexOf(".") + 1);
@@ -83,6 +89,7 @@ function Output({ name, path, node, type, output, view, onWire, onOffer }) {
     <dd>${isWirable && html`<span class="with-button"><select aria-label=${`Wire ${output.name} to`} onFocus=${find} onChange=${choose}>
         <option value="">wire to …</option>${targets.map((target) => html`<option value=${target.path}>${shortPath(target.path).replace(".in.", ".")}</option>`)}</select>
       <button class="quiet" title="Add a node that takes this output" onClick=${() => onOffer({ block, link })}>add</button></span>`}
+      <${Values} run=${run} path=${path} output=${output.name} />
       <${Problems} problems=${problems} /></dd>`;
 }
 
@@ -126,19 +133,6 @@ function Argument({ port, workflow, path, node, view, onSelect, onEdit }) {
       ${port.doc && html`<p class="help">${port.doc}</p>`}
       <${Problems} problems=${problems} />
     </dd>`;
-}
-
-const splitLinks = (text) => (text.startsWith("[") ? text.slice(1, -1).split(", ").filter(Boolean) : [text]);
-
-// The path of the node that a link leads to: in the same block, or in one around it.
-function findTarget(text, path, view) {
-  const name = text.split(".")[0];
-  for (let block = path; block; ) {
-    block = block.slice(0, Math.max(block.lastIndexOf("."), 0));
-    const target = `${block}.${name}`;
-    if (view.nodes[target]) return target;
-  }
-  return "";
 }
 
 function Link({ text, path, view, onSelect }) {

@@ -4,9 +4,11 @@ import { html, useEffect, useState } from "./vendor/htm-preact.js";
 import { get } from "./api.js";
 import { Field } from "./field.js";
 import { shortPath } from "./format.js";
+import { findTarget } from "./links.js";
 import { Problems } from "./node.js";
+import { Values } from "./values.js";
 
-export function WirePanel({ path, name, view, onWire, onInsert, onSelect }) {
+export function WirePanel({ path, name, view, run, onWire, onInsert, onSelect }) {
   const [target, setTarget] = useState(null);
   const [problems, setProblems] = useState([]);
   useEffect(() => {
@@ -28,6 +30,7 @@ export function WirePanel({ path, name, view, onWire, onInsert, onSelect }) {
             <button onClick=${() => onInsert({ path, link })}>Insert a node</button>
             <button onClick=${async () => { const refusals = await onWire({ path, link: null, old: link }); setProblems(refusals); if (!refusals.length) onSelect(target.node); }}>Remove</button></span>`}
         </dd></dl>`)}
+      ${target.links.map((link) => findTarget(link, path, view) && html`<${Values} key=${link} run=${run} path=${findTarget(link, path, view)} output=${link.split(".")[1] || ""} />`)}
       ${!view.readonly && html`<p class="hint">Drag from a port to wire it anew, or drop a node from <b>Add</b> on the wire.</p>`}
       <${Problems} problems=${problems} />
     </div>`;
