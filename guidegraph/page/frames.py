@@ -49,7 +49,7 @@ class RunCache(MemoryCache):
         return values[[*self._plan.ops[output.op].outputs].index(output.name)]
 
     def read_values(self, plan: Plan, key: str) -> dict[str, Any]:
-        """The values of an operation's outputs in a run, by name; empty if they are not kept. Any thread may call it."""
+        """The values of an operation's outputs in a run, by name; empty if not kept. Any thread may call it."""
         digest = plan.digests.get(key) if key in plan.ops else None
         entry = self._entries.get(digest) if digest else None
         return dict(zip(plan.ops[key].outputs, entry[0], strict=True)) if entry else {}

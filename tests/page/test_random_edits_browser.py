@@ -27,7 +27,9 @@ pytestmark = [
 ]
 
 WORKFLOWS = ROOT / "workflows"
-NAMES = sorted(path.relative_to(WORKFLOWS).as_posix() for path in WORKFLOWS.rglob("*.yaml"))
+PLUGIN = "guidegraph.plugins.diffusers_adapter"
+PATHS = sorted(WORKFLOWS.rglob("*.yaml"), key=lambda path: (len(path.parts), path))
+NAMES = [path.relative_to(WORKFLOWS).as_posix() for path in PATHS]
 COUNT = 200
 TEXTS = [
     "3",
@@ -129,7 +131,7 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     shutil.copytree(
         WORKFLOWS, folder, ignore=shutil.ignore_patterns("models", "*.py", "__pycache__"), dirs_exist_ok=True
     )
-    yield from serve_folder(folder)
+    yield from serve_folder(folder, "--plugin", PLUGIN)
 
 
 def make_edit(rng: random.Random, data: plain_edits.Plain, sender: Sender) -> PageEdit:
@@ -302,7 +304,7 @@ def count_uses_below(data: plain_edits.Plain, body: dict[str, Any]) -> Counter[s
 @pytest.mark.parametrize("name", NAMES)
 def test_random_edits_by_the_page(chromium: Browser, shipped: Server, name: str) -> None:
     path, rng = shipped.folder / name, random.Random(name)
-    original, registry = path.read_bytes(), PluginManager((), entry_points=False).registry
+    original, registry = path.read_bytes(), PluginManager((PLUGIN,), entry_points=False).registry
     chromium.driver.get("about:blank")
     chromium.driver.get(f"{shipped.address}#{name}")
     wait(chromium, "document.querySelector('.lines')")
