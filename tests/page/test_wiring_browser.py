@@ -221,3 +221,18 @@ def test_links_are_suggested_in_their_field(wired: Browser, server: Server) -> N
     assert {"start", "more", "params.seconds"} <= {*options}
     type_into(wired, "[id='nodes.rest-a']", "more")
     wait(wired, "document.querySelector('.lines').textContent.includes('{a: more, b: more}')")
+
+
+def test_values_stand_at_nodes_and_wires_after_a_run(wired: Browser, server: Server) -> None:
+    from selenium.webdriver.common.actions.action_builder import ActionBuilder
+
+    wired.evaluate("document.querySelector('button.primary').click()")
+    wait(wired, "document.querySelector('.job .status.done')")
+    x, y = find_middle(wired, '.wire[data-path="nodes.sum.carry.x"]')
+    actions = ActionBuilder(wired.driver, duration=20)
+    actions.pointer_action.move_to_location(round(x) - 30, round(y) - 60).move_to_location(round(x), round(y))
+    actions.perform()
+    assert wait(wired, "document.querySelector('.card')?.textContent") == "start1.5"
+    wired.evaluate(CLICK.format("nodes.picture"))
+    wait(wired, "document.querySelector('.node-panel .value img')?.naturalWidth === 2")
+    assert "(1, 3, 2, 2) float32" in wired.evaluate("document.querySelector('.node-panel .value').textContent")

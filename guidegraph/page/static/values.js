@@ -3,6 +3,7 @@
 import { html, useEffect, useState } from "./vendor/htm-preact.js";
 import { get } from "./api.js";
 import { sharpen } from "./format.js";
+import { wireAt } from "./wiring.js";
 
 const WAIT = 250; // milliseconds that the pointer rests on a wire
 
@@ -44,12 +45,14 @@ export function Hover({ scroller, run, find }) {
     };
     function onMove(event) {
       hide();
-      const end = event.buttons || !run ? null : event.target.closest(".wire[data-link], .dot[data-link]");
-      const source = end && find(end.dataset.link, end.dataset.path || `${end.dataset.block}.x`);
-      if (source) timer = setTimeout(() => show(source, end.dataset.link, event), WAIT);
+      if (run && !event.buttons) timer = setTimeout(() => show(event.target, event.clientX, event.clientY), WAIT);
     }
-    const show = (source, link, { clientX, clientY }) => readValues(run, source.path, source.output).then(
-      (values) => values.length && setCard({ ...source, link, values, x: clientX, y: clientY }), () => {});
+    function show(element, x, y) {
+      const end = element.closest(".dot[data-link]") || wireAt(x, y);
+      const link = end?.dataset.link;
+      const source = link && find(link, end.dataset.path || `${end.dataset.block}.x`);
+      if (source) readValues(run, source.path, source.output).then((values) => values.length && setCard({ ...source, link, values, x, y }), () => {});
+    }
     box.addEventListener("pointermove", onMove);
     box.addEventListener("pointerleave", hide);
     return () => {
