@@ -17,7 +17,7 @@ MAX_BODY = 1 << 20
 
 
 class AsciiJson(JSONResponse):
-    """JSON in ASCII. Half of a surrogate pair, in a file or a request, is no failure in it."""
+    """JSON in ASCII, which half of a surrogate pair in a file or a request fits into as well."""
 
     def render(self, content: Any) -> bytes:
         return json.dumps(content, allow_nan=False).encode()

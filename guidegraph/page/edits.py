@@ -85,7 +85,7 @@ def insert_node(document: Document, node: NewNode) -> Document:
 
 
 def read_value(text: str, *, is_text: bool) -> Any:
-    """Read the text of a field like ``PageEdits.set``. Raises ``WorkflowError`` for what is not YAML."""
+    """Read the text of a field, see ``PageEdits.set``. Raises ``WorkflowError`` for invalid YAML."""
     if is_text and text.startswith(("[", "{")):
         with suppress(WorkflowError):
             return parse_value(text)

@@ -56,7 +56,7 @@ def take_picture(page: Browser, number: int, title: str) -> None:
     if not (folder := os.environ.get("GUIDEGRAPH_PICTURES")):
         return
     picture = Image.open(io.BytesIO(page.driver.get_screenshot_as_png())).convert("RGB")
-    picture = picture.quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    picture = picture.quantize(COLOURS, dither=Image.Dither.NONE)
     picture.save(Path(folder) / f"first-page-{number}-{title}.png", optimize=True)
 
 
