@@ -50,11 +50,11 @@ def _describe_run(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
 
 def compare_texts(runs: Path, first: str, second: str) -> list[str]:
     """The lines in which the workflows of two runs differ, after ``-`` and ``+``; empty if a run has no record."""
-    texts = [_read_workflow(runs, folder) for folder in (first, second)]
-    if None in texts:
+    before, after = _read_workflow(runs, first), _read_workflow(runs, second)
+    if before is None or after is None:
         return []
-    lines = [(text or "").splitlines() for text in texts]
-    return [line for line in difflib.unified_diff(*lines, n=0, lineterm="") if line[:3] not in ("---", "+++", "@@ ")]
+    lines = difflib.unified_diff(before.splitlines(), after.splitlines(), n=0, lineterm="")
+    return [line for i, line in enumerate(lines) if i > 1 and not line.startswith("@@ ")]  # without the two titles
 
 
 def _read_workflow(runs: Path, folder: str) -> str | None:
