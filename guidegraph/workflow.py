@@ -78,6 +78,12 @@ class Workflow:
         if reason := self.config.budget_problem:
             raise ValueError(reason)
 
+    def _repr_html_(self) -> str:
+        """The drawing of the graph, which notebooks show for a workflow at the end of a cell."""
+        from guidegraph.drawing.notebook import draw_for_notebook
+
+        return draw_for_notebook(self.graph)
+
     def bind(self, params: Mapping[str, object]) -> dict[str, Any]:
         """Checked values of all parameters. Raises ``WorkflowError`` that lists all problems."""
         with enforce_limits(self.config.limits):

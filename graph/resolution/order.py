@@ -31,7 +31,7 @@ def sort_topologically(nodes: Mapping[str, ParsedOp], outside: Collection[str] =
 
     outside: names of enclosing blocks; a link to such a name refers to the node outside, even if the block reuses it.
     """
-    edges = list(_list_edges(nodes, outside))
+    edges = list(list_edges(nodes, outside))
     successors: dict[str, set[str]] = {name: set() for name in nodes}
     for head, name in edges:
         successors[head].add(name)
@@ -43,7 +43,7 @@ def sort_topologically(nodes: Mapping[str, ParsedOp], outside: Collection[str] =
     return Order([*order_by_edges(acyclic), *(name for name in nodes if name in cyclic)], cycles, frozenset(cyclic))
 
 
-def _list_edges(nodes: Mapping[str, ParsedOp], outside: Collection[str]) -> Iterator[tuple[str, str]]:
+def list_edges(nodes: Mapping[str, ParsedOp], outside: Collection[str]) -> Iterator[tuple[str, str]]:
     """For each link within the block, the node that it names and the one that it belongs to."""
     for name, op in nodes.items():
         inner = set(op.inner_names()) if isinstance(op, ParsedLoop) else ()

@@ -41,11 +41,13 @@ class TypeRecord:
     """The types of a workflow's links and literals, by their positions.
 
     values: the type of the value that a link gives. ports: the type of the port that a link or a literal feeds; that
-    of a port that takes a path if a literal reaches one through parameters of used workflows.
+    of a port that takes a path if a literal reaches one through parameters of used workflows. scopes: the scope of each
+    block, by the prefix of its operations' keys.
     """
 
     values: dict[Mark, PortType] = field(default_factory=dict)
     ports: dict[Mark, PortType] = field(default_factory=dict)
+    scopes: dict[str, Scope] = field(default_factory=dict)
 
 
 class PortResolver:
@@ -103,21 +105,14 @@ class PortResolver:
         self, typed: TypedSource, port: Port, link: Scalar, scope: Scope, path: str
     ) -> tuple[Source, Checks] | None:
         """The source of a link for a port, and the types to check it against at run time. None if it does not fit."""
-        source, kind = typed.source, typed.type
+        source, kind = typed.source, _find_linked_type(typed)
         if self.types is not None:
             self.types.ports[link.mark] = port.type
-        if (
-            kind.optional
-            and typed.actual_type is not None
-            and not typed.actual_type.optional
-            and not typed.actual_type.is_any
-        ):
-            kind = replace(kind, optional=False)
         if not fits(source, kind, port.type):
             message = f"'{link.text}' gives {kind}, port '{port.name}' takes {port.type}"
             self.report(link.mark, "type-mismatch", message + self._suggest_remedy(kind, port.type, link, scope), path)
             return None
-        if typed.actual_type is not None and not self._can_take(source, typed.actual_type, port.type):
+        if not _fits_actually(typed, port.type):
             message = f"'{link.text}' is {typed.actual_type} here, port '{port.name}' takes {port.type}"
             self.report(link.mark, "type-mismatch", message, path)
             return None
@@ -155,12 +150,6 @@ class PortResolver:
             return None
         self.origins[literal] = LiteralOrigin(tree.mark, base, path)
         return literal
-
-    def _can_take(self, source: Source, kind: PortType, target: PortType) -> bool:
-        """Whether a value of the type that a sub-workflow's caller links may fit a port inside."""
-        if isinstance(source, (Param, Literal)):
-            return fits(source, kind, target)
-        return may_pass(kind, target)
 
     def _is_meant_as_link(self, text: Scalar, port: Port, scope: Scope) -> bool:
         """Whether an unquoted text is certainly a link: ``params.NAME`` or similar, or an output of a node."""
@@ -232,6 +221,28 @@ def _list_checks(typed: TypedSource, target: PortType) -> Checks:
     if all(narrows(kind, target) for kind in guaranteed):
         checks.append(target)
     return tuple(checks)
+
+
+def accepts(target: PortType, typed: TypedSource) -> bool:
+    """Whether a port of type ``target`` takes a link to a source."""
+    return fits(typed.source, _find_linked_type(typed), target) and _fits_actually(typed, target)
+
+
+def _find_linked_type(typed: TypedSource) -> PortType:
+    """The type of a link: never None if its actual type is known not to be."""
+    actual = typed.actual_type
+    if typed.type.optional and actual is not None and not actual.optional and not actual.is_any:
+        return replace(typed.type, optional=False)
+    return typed.type
+
+
+def _fits_actually(typed: TypedSource, target: PortType) -> bool:
+    """Whether a value of the type that a sub-workflow's caller links, if it is known, may fit a port inside."""
+    if typed.actual_type is None:
+        return True
+    if isinstance(typed.source, (Param, Literal)):
+        return fits(typed.source, typed.actual_type, target)
+    return may_pass(typed.actual_type, target)
 
 
 def fits(source: Source, kind: PortType, target: PortType) -> bool:

@@ -40,6 +40,8 @@ class Resolver(BlockResolver):
     def resolve_block(self, nodes: Mapping[str, ParsedOp], scope: Scope, block: BlockContext) -> dict[str, Op]:
         """Resolve a block: its operations in topological order. Adds its nodes to ``scope``."""
         scope.names = nodes
+        if self.types is not None:
+            self.types.scopes[block.prefix] = scope
         outside = set(scope.parent.visible_names()) if scope.parent is not None else set()
         for name, op in nodes.items():
             if name in outside:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from guidegraph.drawing.layout import Key, Wire
-from guidegraph.graph.ir import Call, Graph, Loop, Op, walk
+from guidegraph.graph.ir import OTHERWISE, WHEN, Call, Choice, Graph, Loop, Op, walk
 from guidegraph.graph.resolution.loop_types import item_type
 from guidegraph.graph.sources import Carry, Index, Item, Literal, Output, Param, Source, Sources, list_sources
 from guidegraph.graph.training.fit import Fit, OptimisedModel
@@ -22,12 +22,20 @@ LEFT, RIGHT = "<", ">"
 
 @dataclass
 class Dot:
-    """A port: a dot on the edge of a box, with its label. ``pill`` is the parameter that feeds it, if any."""
+    """A port: a dot on the edge of a box, with its label. ``pill`` is the parameter that feeds it, if any.
+
+    link: the link to its value in the block ``block``, and path: the path of its own link; each is empty if the text of
+    the workflow has none. free: whether nothing is linked to it.
+    """
 
     label: str
     type: PortType
     pill: str = ""
     used: bool = True
+    link: str = ""
+    block: str = ""
+    path: str = ""
+    free: bool = False
 
 
 @dataclass
@@ -59,14 +67,18 @@ def local_name(key: str) -> str:
     return key.rpartition(".body.")[2]
 
 
-def build_diagram(graph: Graph) -> Panel:
-    """The diagram of a graph: the panel of its top level, with panels for all loops."""
-    return _DiagramBuilder(graph).build()
+def build_diagram(graph: Graph, live: bool = False) -> Panel:
+    """The diagram of a graph: the panel of its top level, with panels for all loops.
+
+    live: with links and paths, and with the input ports to which nothing is linked.
+    """
+    return _DiagramBuilder(graph, live).build()
 
 
 class _DiagramBuilder:
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, live: bool) -> None:
         self.graph = graph
+        self.live = live
         self.ops: dict[str, Op] = {op.key: op for op in walk(graph.ops, previews=False)}
         self.used = {s for s in self._list_sources() if isinstance(s, Output)}
 
@@ -83,7 +95,9 @@ class _DiagramBuilder:
         while pending:
             panel, ops, loop = pending.pop()
             if loop is not None:
-                panel.lefts = {name: Dot(p.label, p.type) for name, (p, _) in self._list_loop_inputs(loop).items()}
+                for name, (port, source) in self._list_loop_inputs(loop).items():
+                    link = self._find_inner_link(loop, name, source)
+                    panel.lefts[name] = Dot(port.label, port.type, link=link, block=f"nodes.{loop.key}.body")
             for key, op in ops.items():
                 box = panel.boxes[key] = self._make_box(op)
                 if isinstance(op, Loop):
@@ -91,6 +105,8 @@ class _DiagramBuilder:
                     pending.append((box.panel, op.body, op))
                 for name, port, source in self._list_inputs(op):
                     self._add_wire(panel, ops, loop, source, (key, name), name, box.ins, port)
+                if self.live and isinstance(op, Call):
+                    box.ins |= {dot.label: dot for dot in _list_free_ports(op)}
             exits = self._list_loop_outputs(loop) if loop else self._list_graph_outputs()
             for name, (port, fed) in exits.items():
                 panel.rights[name] = port
@@ -130,7 +146,8 @@ class _DiagramBuilder:
             box = Box(local_name(op.key), op.spec.id, op.spec.summary)
             single = list(op.outputs) == ["out"]
             for name, kind in op.outputs.items():
-                box.outs[name] = Dot("" if single else name, kind, used=Output(op.key, name) in self.used)
+                used, link = Output(op.key, name) in self.used, self._make_link(Output(op.key, name))
+                box.outs[name] = Dot("" if single else name, kind, used=used, link=link, block=block_of(op.key))
             box.notes = [f"{name} = {_format_value(s)}" for name, s in op.arguments() if _is_literal(s)]
             return box
         over = self._make_label(op.over)
@@ -138,7 +155,8 @@ class _DiagramBuilder:
         if isinstance(op, Fit):
             box.notes = [f"trains {m.model}: {m.optimizer}, lr {_format_rate(m)}" for m in op.training.models]
         for name, kind in op.outputs.items():
-            box.outs[name] = Dot(name, kind, used=Output(op.key, name) in self.used)
+            used, link = Output(op.key, name) in self.used, self._make_link(Output(op.key, name))
+            box.outs[name] = Dot(name, kind, used=used, link=link, block=block_of(op.key))
         return box
 
     def _list_inputs(self, op: Op) -> Iterator[tuple[str, Dot, Source]]:
@@ -150,19 +168,22 @@ class _DiagramBuilder:
         for name, source in op.links():
             declared = op.spec.port(name)
             if not isinstance(source, Literal):
-                yield name, Dot(name, declared.type if declared else ANY), source
+                path = self._make_path(op, _find_group(op, name), name)
+                yield name, Dot(name, declared.type if declared else ANY, path=path), source
 
     def _list_loop_inputs(self, loop: Loop) -> dict[str, tuple[Dot, Source | None]]:
         """The ports on a loop's left edge, each with its source outside."""
+        over = self._make_path(loop, "loop", "over")
         ports: dict[str, tuple[Dot, Source | None]] = {
-            "over": (Dot(loop.item, item_type(self._find_type(loop.over))), loop.over)
+            "over": (Dot(loop.item, item_type(self._find_type(loop.over)), path=over), loop.over)
         }
         inner_sources = dict.fromkeys(loop.block.sources())
         if Index(loop.key) in inner_sources:
             ports["index"] = (Dot("index", PortType((int,))), None)
         for name, source in loop.carry.items():
             label = f"{name} = {_format_value(source)}" if isinstance(source, Literal) else name
-            ports[f"carry.{name}"] = (Dot(label, loop.outputs.get(name) or self._find_type(source)), source)
+            kind = loop.outputs.get(name) or self._find_type(source)
+            ports[f"carry.{name}"] = (Dot(label, kind, path=self._make_path(loop, "carry", name)), source)
         if loop.steps is not None:
             label = f"steps = {_format_value(loop.steps)}" if isinstance(loop.steps, Literal) else "steps"
             ports["steps"] = (Dot(label, PortType((int,))), loop.steps)
@@ -187,13 +208,43 @@ class _DiagramBuilder:
         ports: dict[str, tuple[Dot, Source | None]] = {}
         for name, kind in loop.outputs.items():
             label = f"all {name}" if name in loop.collect else name
-            ports[name] = (Dot(label, kind), sources.get(name))
+            group = "collect" if name in loop.collect else "next"
+            ports[name] = (Dot(label, kind, path=self._make_path(loop, group, name)), sources.get(name))
         for label, source in loop.extra_results().items():
             ports[label] = (Dot(label, self._find_type(source)), source)
         return ports
 
     def _list_graph_outputs(self) -> dict[str, tuple[Dot, Source | None]]:
-        return {name: (Dot(name, out.type), out.source) for name, out in self.graph.outputs.items()}
+        return {
+            name: (Dot(name, out.type, path=f"outputs.{name}" if self.live else ""), out.source)
+            for name, out in self.graph.outputs.items()
+        }
+
+    def _make_path(self, op: Op, group: str, name: str) -> str:
+        """The path of a link in the text; empty for one in a sub-workflow, whose text is elsewhere."""
+        return f"nodes.{op.key}.{group}.{name}" if self.live and "/" not in op.key else ""
+
+    def _find_inner_link(self, loop: Loop, name: str, source: Source | None) -> str:
+        """The link to a port on a loop's left edge from inside the loop; empty if there is none."""
+        if not self.live or "/" in loop.key:
+            return ""
+        inner = {"over": f"loop.{loop.item}", "index": "loop.index", "steps": ""}
+        if name in inner or name.startswith("carry."):
+            return inner.get(name, name)
+        return self._make_link(source) if isinstance(source, (Output, Param)) else ""
+
+    def _make_link(self, source: Source) -> str:
+        """The link to a source in the text of the workflow; empty for one that has none there."""
+        if not self.live:
+            return ""
+        if isinstance(source, (Carry, Item, Index)):
+            values = {Carry: f"carry.{getattr(source, 'name', '')}", Index: "loop.index"}
+            loop, field = self.ops[source.loop], getattr(source, "field", "")
+            item = f"loop.{loop.item if isinstance(loop, Loop) else ''}"
+            return values.get(type(source), f"{item}.{field}" if field else item)
+        if isinstance(source, Output) and "/" in source.op:
+            return ""
+        return f"params.{source.name}" if isinstance(source, Param) else self._make_label(source)
 
     def _make_label(self, source: Source) -> str:
         """A source's name as in a workflow."""
@@ -225,6 +276,26 @@ class _DiagramBuilder:
             return loop.outputs.get(source.name) or self._find_type(loop.carry[source.name])
         item = item_type(self._find_type(loop.over))
         return (namedtuple_fields(item) or {}).get(source.field, ANY) if source.field else item
+
+
+def block_of(key: str) -> str:
+    """The path of the block that holds an operation; empty for one of a sub-workflow."""
+    return "" if "/" in key else f"nodes.{key}".rpartition(".")[0]
+
+
+def _find_group(op: Op, port: str) -> str:
+    """The part of a node's text that holds the link of a port."""
+    if not isinstance(op, Choice):
+        return "in"
+    return "choose" if port in (WHEN, OTHERWISE) else "choose.of"
+
+
+def _list_free_ports(op: Call) -> Iterator[Dot]:
+    """The input ports of a call, without its settings, to which nothing is linked."""
+    if "/" not in op.key and not isinstance(op, Choice):
+        for name, port in op.spec.inputs.items():
+            if name not in op.inputs:
+                yield Dot(name, port.type, path=f"nodes.{op.key}.in.{name}", free=True)
 
 
 def _is_literal(sources: Sources) -> bool:

@@ -29,6 +29,7 @@ text{{font-family:{FONT};font-size:11px;fill:#3a4250}}
 .wire{{fill:none;stroke-width:1.8;stroke-opacity:.85}}
 .back{{stroke-dasharray:5 4;marker-end:url(#back)}}
 .dot{{stroke:#fff;stroke-width:1.2}}
+.free{{fill-opacity:.35}}
 .tip{{fill:#8a94a3}}
 @media (prefers-color-scheme:dark){{
 text{{fill:#c4cbd6}}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from guidegraph.drawing.diagram import LEFT, RIGHT, Box, Dot, Panel, build_diagram, collect_types, format_value
@@ -22,16 +22,17 @@ def draw_svg(graph: Graph, scope: str = "", live: bool = False) -> str:
     """Draw a validated graph; returns the text of an SVG file.
 
     scope: a class name for a drawing embedded in a page: its styles and marker then do not affect the page.
-    live: for a page that has the styles (``page_css``) and shows one drawing: without them, and each node and loop has
-    its path in ``data-node``.
+    live: for a page that has the styles (``page_css``) and shows one drawing: without them, each node and loop has its
+    path in ``data-node``, each dot and wire the link to its source in ``data-link`` and the path of its own link in
+    ``data-path``, and unlinked input ports are drawn.
     """
-    panel = build_diagram(graph)
+    panel = build_diagram(graph, live)
     measured = _measure_panels(panel)
     palette = Palette(collect_types(panel))
     params = [(name, "required" if p.required else format_value(p.default, 48)) for name, p in graph.params.items()]
     body = measured[id(panel)]
     width = max(body.placed.width + 2 * MARGIN, 420.0)
-    header, top = _draw_header(graph, params, width)
+    header, top = _draw_header(graph, params, width, live)
     legend, height = _draw_legend(palette, width, top + body.placed.height + MARGIN + 8)
     width = max(width, legend_width(palette) if len(palette.names) < 4 else width)
     class_attribute = f' class="{scope}"' if scope else ""
@@ -182,7 +183,27 @@ def _draw_wire(measured: _MeasuredPanel, panel: Panel, wire: Wire, palette: Pale
             path.append(f"C{ax + bend:.1f} {ay:.1f} {bx - bend:.1f} {by:.1f} {bx:.1f} {by:.1f}")
     kind = panel.wires[wire]
     tip = f"{_end_name(wire.source, wire.out)} → {_end_name(wire.target, wire.into)}: {kind}"
-    return f'<path class="wire {palette.stroke(kind)}" d="{"".join(path)}"><title>{escape(tip)}</title></path>'
+    dot = _find_target_dot(panel, wire)
+    link = _list_attributes(replace(dot, link=_find_source_dot(panel, wire).link)) if dot.path else ""
+    return f'<path class="wire {palette.stroke(kind)}" d="{"".join(path)}"{link}><title>{escape(tip)}</title></path>'
+
+
+def _find_source_dot(panel: Panel, wire: Wire) -> Dot:
+    if isinstance(wire.source, tuple):
+        return panel.lefts[wire.source[1]]
+    return panel.boxes[str(wire.source)].outs[wire.out]
+
+
+def _find_target_dot(panel: Panel, wire: Wire) -> Dot:
+    if isinstance(wire.target, tuple):
+        return panel.rights[wire.target[1]]
+    return panel.boxes[str(wire.target)].ins[wire.into]
+
+
+def _list_attributes(dot: Dot) -> str:
+    """The attributes of a live dot or wire."""
+    names = {"data-link": dot.link, "data-block": dot.block if dot.link else "", "data-path": dot.path}
+    return "".join(f' {name}="{escape(text)}"' for name, text in names.items() if text)
 
 
 def _end_name(key: object, port: str) -> str:
@@ -199,7 +220,7 @@ def _draw_node(box: Box, palette: Palette, x: float, y: float, width: float, siz
     ]
     for name, port in box.ins.items():
         parts.append(_draw_dot(palette, port, x, y + size.ins[name]))
-        parts.append(_draw_text("port", x + PAD, y + size.ins[name] + 4, port.label))
+        parts.append(_draw_text("port faint" if port.free else "port", x + PAD, y + size.ins[name] + 4, port.label))
     for name, port in box.outs.items():
         parts.append(_draw_dot(palette, port, x + width, y + size.outs[name]))
         if port.label:
@@ -239,23 +260,27 @@ def _draw_loop(box: Box, palette: Palette, x: float, y: float, width: float, siz
         parts.append(f'<path class="wire back {kind}" d="{path}"><title>{escape(tip)}</title></path>')
     for name, port in box.panel.lefts.items():
         if name in size.ins:
-            parts.append(_draw_dot(palette, port, x, y + size.ins[name]))
+            outer_path = box.ins[name].path if name in box.ins else ""
+            parts.append(_draw_dot(palette, replace(port, path=outer_path), x, y + size.ins[name]))
     for name, port in box.outs.items():
-        parts.append(_draw_dot(palette, port, x + width, y + size.outs[name]))
+        inner_path = box.panel.rights[name].path if name in box.panel.rights else ""
+        parts.append(_draw_dot(palette, replace(port, path=inner_path), x + width, y + size.outs[name]))
     return parts
 
 
 def _draw_dot(palette: Palette, port: Dot, x: float, y: float) -> str:
     tip = f"{port.label or 'out'}: {port.type}"
-    kind = palette.fill(port.type)
-    return f'<circle class="dot {kind}" cx="{x:.1f}" cy="{y:.1f}" r="4"><title>{escape(tip)}</title></circle>'
+    kind = palette.fill(port.type) + (" free" if port.free else "")
+    place = f'cx="{x:.1f}" cy="{y:.1f}" r="4"{_list_attributes(port)}'
+    return f'<circle class="dot {kind}" {place}><title>{escape(tip)}</title></circle>'
 
 
 def _draw_pill(port: Dot, palette: Palette, x: float, y: float) -> str:
     width = _pill_width(port.pill)
     left = x - width - 8
+    attributes = _list_attributes(replace(port, link=f"params.{port.pill}")) if port.path else ""
     return (
-        f'<path class="wire {palette.stroke(port.type)}" d="M{left + width:.1f} {y:.1f}H{x:.1f}"/>'
+        f'<path class="wire {palette.stroke(port.type)}" d="M{left + width:.1f} {y:.1f}H{x:.1f}"{attributes}/>'
         f'<rect class="pill" x="{left:.1f}" y="{y - 8.5:.1f}" width="{width:.1f}" height="17" rx="8.5"/>'
         + _draw_text("param", left + 9, y + 4, port.pill)
     )
@@ -264,7 +289,7 @@ def _draw_pill(port: Dot, palette: Palette, x: float, y: float) -> str:
 def _draw_output(port: Dot, palette: Palette, x: float, y: float, width: float) -> str:
     return (
         f'<rect class="output {palette.stroke(port.type)}" x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="24" '
-        f'rx="12"><title>{escape(f"output {port.label}: {port.type}")}</title></rect>'
+        f'rx="12"{_list_attributes(port)}><title>{escape(f"output {port.label}: {port.type}")}</title></rect>'
         + _draw_text("outname", x + 9, y + 16, port.label)
     )
 
@@ -273,7 +298,7 @@ def _draw_text(kind: str, x: float, y: float, text: str) -> str:
     return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}">{escape(text)}</text>'
 
 
-def _draw_header(graph: Graph, params: list[tuple[str, str]], width: float) -> tuple[list[str], float]:
+def _draw_header(graph: Graph, params: list[tuple[str, str]], width: float, live: bool) -> tuple[list[str], float]:
     """The title and parameters, and the y coordinate at which the graph begins."""
     loops = sum(isinstance(op, Loop) for op in walk(graph.ops, previews=False))
     total = sum(1 for _ in walk(graph.ops, previews=False)) - loops
@@ -288,8 +313,9 @@ def _draw_header(graph: Graph, params: list[tuple[str, str]], width: float) -> t
         length = _pill_width(name) + text_width(value, 11) + 6
         if x > MARGIN and x + length > width - MARGIN:
             x, y = MARGIN, y + 26
+        link = f' data-link="params.{escape(name)}" data-block="nodes"' if live else ""
         parts += [
-            f'<rect class="pill" x="{x:.1f}" y="{y:.1f}" width="{_pill_width(name):.1f}" height="17" rx="8.5"/>',
+            f'<rect class="pill" x="{x:.1f}" y="{y:.1f}" width="{_pill_width(name):.1f}" height="17" rx="8.5"{link}/>',
             _draw_text("param", x + 9, y + 12.5, name),
             _draw_text("value", x + _pill_width(name) + 5, y + 12.5, value),
         ]

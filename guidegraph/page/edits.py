@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
-from guidegraph.edit import WorkflowEditor, parse_value, remove_node, remove_value, rename_node, set_value
+from guidegraph.edit import (
+    Document,
+    WorkflowEditor,
+    add_node,
+    parse_value,
+    remove_node,
+    remove_value,
+    rename_node,
+    set_value,
+)
 from guidegraph.graph.errors import GuidegraphError, WorkflowError
+from guidegraph.graph.language.edit.document import find_value
+from guidegraph.graph.language.edit.paths import locate
+from guidegraph.graph.language.yaml_tree import Scalar, YamlSequence
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.trust.policy import Policy
 from guidegraph.page.folder import WorkflowFolder
@@ -15,6 +29,67 @@ from guidegraph.page.folder import WorkflowFolder
 
 class NothingToUndo(GuidegraphError):
     """The page has made no edit of this file that is not undone yet."""
+
+
+@dataclass(frozen=True)
+class NewNode:
+    """A node to add. inputs: a link by port. settings: a Python value by name. after: the node to write it after.
+
+    path: the place that takes its output, by ``link`` in place of the link ``old`` there; empty for none. as_list:
+    whether that place takes a list.
+    """
+
+    name: str
+    use: str
+    block: str
+    inputs: Mapping[str, str | list[str]]
+    settings: Mapping[str, Any]
+    after: str = ""
+    path: str = ""
+    link: str = ""
+    old: str = ""
+    as_list: bool = False
+
+
+def connect(document: Document, path: str, link: str, old: str, as_list: bool) -> Document:
+    """Write a link at a path: in place of the link ``old`` of a list, at the end of a list, or as the only one."""
+    location = locate(document, path)
+    present = None if location.missing else location.tree
+    if isinstance(present, YamlSequence):
+        texts = [item.text if isinstance(item, Scalar) else "" for item in present.items]
+        if old in texts:
+            return set_value(document, f"{path}.{texts.index(old)}", link)
+        return set_value(document, path, [*texts, link])
+    if as_list:
+        present_links = [present.text] if isinstance(present, Scalar) and present.text != old else []
+        return set_value(document, path, [*present_links, link])
+    return set_value(document, path, link)
+
+
+def disconnect(document: Document, path: str, link: str) -> Document:
+    """Remove the link at a path; of several in a list, this one alone."""
+    location = locate(document, path)
+    if not location.missing and isinstance(location.tree, YamlSequence) and len(location.tree.items) > 1:
+        texts = [item.text if isinstance(item, Scalar) else "" for item in location.tree.items]
+        if link in texts:
+            return remove_value(document, f"{path}.{texts.index(link)}")
+    return remove_value(document, path)
+
+
+def insert_node(document: Document, node: NewNode) -> Document:
+    """Add a node, and link its output to the place that takes it."""
+    block = locate(document, node.block)
+    after = node.after if not block.missing and find_value(block.tree, node.after) is not None else ""
+    document = add_node(document, node.name, node.use, node.inputs, node.settings, block=node.block, after=after)
+    return connect(document, node.path, node.link, node.old, node.as_list) if node.path else document
+
+
+def read_value(text: str, *, is_text: bool) -> Any:
+    """Read the text of a field, see ``PageEdits.set``. Raises ``WorkflowError`` for invalid YAML."""
+    if is_text and text.startswith(("[", "{")):
+        with suppress(WorkflowError):
+            return parse_value(text)
+    return text if is_text else parse_value(text)
 
 
 @dataclass
@@ -61,6 +136,21 @@ class PageEdits:
         """Remove a node that nothing is linked to. Raises as ``set``."""
         with self._lock:
             self._find_editor(name).apply(remove_node, path)
+
+    def connect(self, name: str, path: str, link: str, *, old: str = "", as_list: bool = False) -> None:
+        """Link a place to a source, as ``connect`` does. Raises as ``set``."""
+        with self._lock:
+            self._find_editor(name).apply(connect, path, link, old, as_list)
+
+    def disconnect(self, name: str, path: str, link: str) -> None:
+        """Remove a link. Raises as ``set``."""
+        with self._lock:
+            self._find_editor(name).apply(disconnect, path, link)
+
+    def add_node(self, name: str, node: NewNode) -> None:
+        """Add a node, and link it, in one edit. Raises as ``set``."""
+        with self._lock:
+            self._find_editor(name).apply(insert_node, node)
 
     def undo(self, name: str) -> None:
         """Undo the last edit. Raises ``NothingToUndo``, and ``WorkflowError`` if the file has changed since."""

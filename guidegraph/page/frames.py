@@ -35,12 +35,24 @@ class RunCache(MemoryCache):
     def begin(self, plan: Plan) -> None:
         self._plan = plan
 
+    @property
+    def plan(self) -> Plan | None:
+        """The plan of the current run, or of the last one."""
+        return self._plan
+
     def find_value(self, output: Output) -> Any:
         """The value of an output of the current run; ``None`` if it is not in the cache."""
-        op = self._plan.ops.get(output.op) if self._plan else None
         digest = self._plan.digests.get(output.op) if self._plan else None
         values = self.get(digest) if digest else None
-        return None if op is None or values is None else values[[*op.outputs].index(output.name)]
+        if self._plan is None or output.op not in self._plan.ops or values is None:
+            return None
+        return values[[*self._plan.ops[output.op].outputs].index(output.name)]
+
+    def read_values(self, plan: Plan, key: str) -> dict[str, Any]:
+        """The values of an operation's outputs in a run, by name; empty if not kept. Any thread may call it."""
+        digest = plan.digests.get(key) if key in plan.ops else None
+        entry = self._entries.get(digest) if digest else None
+        return dict(zip(plan.ops[key].outputs, entry[0], strict=True)) if entry else {}
 
 
 def find_decoder(graph: Graph) -> Output | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 import os
@@ -45,6 +46,24 @@ def _describe_run(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
         "params": json.loads(json.dumps(_as_dict(record.get("parameters"))), parse_constant=str),
         "pictures": [name for name in names if name.endswith(".png")][:MAX_PICTURES],
     }
+
+
+def compare_texts(runs: Path, first: str, second: str) -> list[str]:
+    """The lines in which the workflows of two runs differ, after ``-`` and ``+``; empty if a run has no record."""
+    before, after = _read_workflow(runs, first), _read_workflow(runs, second)
+    if before is None or after is None:
+        return []
+    lines = difflib.unified_diff(before.splitlines(), after.splitlines(), n=0, lineterm="")
+    return [line for i, line in enumerate(lines) if i > 1 and not line.startswith("@@ ")]  # without the two titles
+
+
+def _read_workflow(runs: Path, folder: str) -> str | None:
+    """The text of a run's workflow; ``None`` for anything but the name of a run's folder."""
+    if folder in ("", ".", "..") or Path(folder).name != folder or "\0" in folder:
+        return None
+    record = read_record(runs / folder / RECORD)
+    text = _as_dict((record or {}).get("workflow")).get("text")
+    return text if isinstance(text, str) else None
 
 
 def _as_dict(value: Any) -> dict[Any, Any]:

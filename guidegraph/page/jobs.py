@@ -19,7 +19,7 @@ from guidegraph.graph.execution.intermediates import use_viewer
 from guidegraph.graph.ir import Graph
 from guidegraph.graph.language.bind_parameters import bind
 from guidegraph.graph.planning.admission import admission_problems
-from guidegraph.graph.planning.plan import find_needed_ops
+from guidegraph.graph.planning.plan import Plan, find_needed_ops
 from guidegraph.graph.resolution.load import build
 from guidegraph.graph.run_config import RunConfig
 from guidegraph.graph.trust.folder_locks import lock_folder
@@ -67,6 +67,7 @@ class Job:
     progress: JobProgress = field(default_factory=JobProgress)
     frames: FrameMaker | None = None
     recorded: RecordedRun | None = None
+    plan: Plan | None = None
     ended: threading.Event = field(default_factory=threading.Event)
 
     def describe(self, since: int) -> dict[str, Any]:
@@ -145,6 +146,11 @@ class JobQueue:
         if not self.jobs[number].ended.wait(timeout):
             raise TimeoutError(f"run {number} has not ended after {timeout:g} seconds")
 
+    def read_values(self, number: int, key: str) -> dict[str, Any]:
+        """The values of an operation's outputs by name, in a run that has ended; empty if they are not kept."""
+        job = self.jobs.get(number)
+        return self.cache.read_values(job.plan, key) if job is not None and job.plan is not None else {}
+
     def cancel(self, number: int) -> None:
         """Cancel a run that is queued or running; does nothing for any other."""
         with self._changed:
@@ -221,4 +227,7 @@ class JobQueue:
         with ExitStack() as stack:
             stack.enter_context(lock_folder(job.folder, "guidegraph open"))
             stack.enter_context(use_viewer(frames))
-            job.recorded.run([job.progress, *self.manager.observers(info)], job.token, self.cache)
+            try:
+                job.recorded.run([job.progress, *self.manager.observers(info)], job.token, self.cache)
+            finally:
+                job.plan = self.cache.plan

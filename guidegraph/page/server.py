@@ -15,23 +15,25 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from guidegraph.drawing.style import page_css
-from guidegraph.graph.errors import GuidegraphError, WorkflowError
+from guidegraph.graph.errors import GuidegraphError
 from guidegraph.page.access import Access, GuardedApp
+from guidegraph.page.answers import AsciiJson, answer_error, answer_failure, error_response, read_json
 from guidegraph.page.edits import PageEdits
-from guidegraph.page.folder import UnknownWorkflow, WorkflowFolder
-from guidegraph.page.gallery import list_runs, read_picture
-from guidegraph.page.jobs import JobQueue, QueueFull
+from guidegraph.page.folder import WorkflowFolder
+from guidegraph.page.gallery import compare_texts, list_runs, read_picture
+from guidegraph.page.jobs import JobQueue
+from guidegraph.page.values import describe_value, is_picture, make_thumbnail
 from guidegraph.page.view import SCOPE, Fingerprint, Views, read_fingerprint
+from guidegraph.page.wire_routes import WireRoutes
 
 PERIOD = 0.1
 """Seconds between two looks at the files and the runs."""
 HEARTBEAT = 15.0
-MAX_BODY = 1 << 20
 MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
 
@@ -45,13 +47,6 @@ def read_static_files() -> dict[str, tuple[bytes, str]]:
                 contents[prefix + file.name] = (file.read_bytes(), MEDIA_TYPES[suffix])
     contents["graph.css"] = (page_css(SCOPE).encode(), MEDIA_TYPES[".css"])
     return contents
-
-
-class AsciiJson(JSONResponse):
-    """JSON in ASCII, which half of a surrogate pair in a file or a request fits into as well."""
-
-    def render(self, content: Any) -> bytes:
-        return json.dumps(content, allow_nan=False).encode()
 
 
 @dataclass
@@ -74,11 +69,15 @@ class PageServer:
             Route("/api/events", self.stream_events),
             Route("/api/edits", self.edit, methods=["POST"]),
             Route("/api/nodes", self.change_node, methods=["POST"]),
+            *WireRoutes(self.views, self.edits).list_routes(),
             Route("/api/undo", self.undo, methods=["POST"]),
             Route("/api/runs", self.list_runs, methods=["GET"]),
             Route("/api/runs", self.start_run, methods=["POST"]),
+            Route("/api/comparison", self.compare_runs),
             Route("/api/runs/{number:int}/cancel", self.cancel_run, methods=["POST"]),
             Route("/api/runs/{number:int}/frame", self.read_frame),
+            Route("/api/runs/{number:int}/values", self.read_values),
+            Route("/api/runs/{number:int}/thumbnail", self.read_thumbnail),
             Route("/runs/{folder}/{file:path}", self.read_run_file),
             Route("/{name:path}", self.read_static),
         ]
@@ -196,10 +195,33 @@ class PageServer:
             return error_response(HTTPStatus.NOT_FOUND, "this run has no preview")
         return Response(job.frames.png, media_type="image/png")
 
+    async def read_values(self, request: Request) -> Response:
+        """The values of a node's outputs, each in a few lines. picture: whether it can be shown as one."""
+        values = self.jobs.read_values(request.path_params["number"], request.query_params.get("key", ""))
+        rows = await run_in_threadpool(
+            lambda: [
+                {"name": name, "lines": describe_value(value), "picture": is_picture(value)}
+                for name, value in values.items()
+            ]
+        )
+        return AsciiJson({"values": rows})
+
+    async def read_thumbnail(self, request: Request) -> Response:
+        query = request.query_params
+        value = self.jobs.read_values(request.path_params["number"], query.get("key", "")).get(query.get("output", ""))
+        if png := await run_in_threadpool(make_thumbnail, value):
+            return Response(png, media_type="image/png")
+        return error_response(HTTPStatus.NOT_FOUND, "this value is no picture, or is not kept")
+
     async def list_runs(self, request: Request) -> Response:
         """The newest runs. The file of each is the name of its workflow if that is in the folder."""
         rows = await run_in_threadpool(list_runs, self.runs)
         return AsciiJson([{**row, "file": self.folder.shorten(os.path.abspath(row["file"]))} for row in rows])
+
+    async def compare_runs(self, request: Request) -> Response:
+        """The lines in which the workflows of two runs differ."""
+        folders = [request.query_params.get(key, "") for key in ("first", "second")]
+        return AsciiJson({"lines": await run_in_threadpool(compare_texts, self.runs, *folders)})
 
     async def read_run_file(self, request: Request) -> Response:
         folder, file = request.path_params["folder"], request.path_params["file"]
@@ -207,38 +229,3 @@ class PageServer:
         if content is None:
             return error_response(HTTPStatus.NOT_FOUND, "there is no such picture")
         return Response(content, media_type="image/png")
-
-
-async def read_json(request: Request) -> dict[str, Any]:
-    """The body of a request, a JSON object; empty if it is anything else."""
-    if request.headers.get("content-type", "").partition(";")[0] != "application/json":
-        return {}
-    body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY:
-            return {}
-    try:
-        content = json.loads(body)
-    except (ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def error_response(status: HTTPStatus, message: str, problems: Any = ()) -> AsciiJson:
-    return AsciiJson({"error": message, "problems": list(problems)}, status)
-
-
-async def answer_error(request: Request, error: Exception) -> Response:
-    """An error for the user as JSON; those of a workflow or its parameters with each problem."""
-    if isinstance(error, WorkflowError):
-        problems = [{"line": p.mark.line, "code": p.code, "message": p.message, "path": p.path} for p in error.problems]
-        return error_response(HTTPStatus.UNPROCESSABLE_ENTITY, "the workflow or its parameters are wrong", problems)
-    if isinstance(error, UnknownWorkflow):
-        return error_response(HTTPStatus.NOT_FOUND, str(error))
-    status = error.status if isinstance(error, QueueFull) else HTTPStatus.CONFLICT
-    return error_response(status, str(error))
-
-
-async def answer_failure(request: Request, error: Exception) -> Response:
-    return error_response(HTTPStatus.INTERNAL_SERVER_ERROR, f"internal error: {type(error).__name__}")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from guidegraph.drawing.svg import draw_svg
-from guidegraph.graph.errors import Problem, WorkflowError
+from guidegraph.graph.errors import Mark, Problem, WorkflowError
 from guidegraph.graph.ir import Call, Graph, walk
 from guidegraph.graph.language.parse import parse
 from guidegraph.graph.language.syntax import (
@@ -25,11 +25,14 @@ from guidegraph.graph.language.syntax import (
 from guidegraph.graph.language.yaml_tree import YamlSequence, read_text
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.resolution.load import build
+from guidegraph.graph.resolution.ports import TypeRecord
 from guidegraph.graph.trust.policy import Policy, is_shipped
 from guidegraph.page.folder import WorkflowFolder
 from guidegraph.page.forms import Row, describe_node_for_page, describe_parameter, format_tree
+from guidegraph.page.wiring import Wiring
 from guidegraph.runs.check import check_workflow
 
+BROKEN = "correct the errors of the workflow before you wire it"
 SCOPE = "graph"
 """The class of the drawing in the page."""
 
@@ -59,6 +62,17 @@ class Views:
     policy: Policy
     drawings: dict[str, str] = field(default_factory=dict)
     files: dict[str, dict[Path, Fingerprint]] = field(default_factory=dict)
+    _wirings: dict[str, Wiring] = field(default_factory=dict)
+
+    def read_wiring(self, name: str) -> Wiring:
+        """The wires of a workflow as it is on disk. Raises ``UnknownWorkflow``; ``WorkflowError`` if it has errors."""
+        path = self.folder.locate(name)
+        seen = self.files.get(name, {})
+        if name not in self._wirings or any(read_fingerprint(file) != mark for file, mark in seen.items()):
+            view = self.read(name)
+            if name not in self._wirings:
+                raise WorkflowError([Problem(Mark(str(path), 1, 1), "not-editable", BROKEN, view["name"])])
+        return self._wirings[name]
 
     def read(self, name: str) -> Row:
         """The view of a workflow. Raises ``UnknownWorkflow``. A workflow with errors has the last good drawing."""
@@ -67,16 +81,18 @@ class Views:
         notes: list[Problem] = []
         graph, workflow, text = None, None, ""
         before = {file: read_fingerprint(file) for file in (path, *self.files.get(name, {}))}
-        files = {path}
+        files, types = {path}, TypeRecord()
+        self._wirings.pop(name, None)
         try:
             text = read_text(path, str(path))
             workflow, _ = parse(text, path)
-            graph = build(path, self.registry, {os.path.normpath(path.absolute()): text}, files=files)
+            graph = build(path, self.registry, {os.path.normpath(path.absolute()): text}, files=files, types=types)
             notes = check_workflow(graph, self.registry, self.policy).machine_problems
         except WorkflowError as error:
             problems = error.problems
         self.files[name] = {file: before.get(file) or read_fingerprint(file) for file in files}
-        if graph is not None:
+        if graph is not None and workflow is not None:
+            self._wirings[name] = Wiring(workflow, self.registry, types)
             self.drawings[name] = draw_svg(graph, SCOPE, live=True)
         return {
             "name": name,

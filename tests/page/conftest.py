@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import re
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -11,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.commands.command import TOYS
+from tests.browser import Browser, browser
+from tests.commands.command import TOYS, environment
 
 if TYPE_CHECKING:
     from starlette.testclient import TestClient
@@ -39,6 +45,9 @@ nodes:
     next: {x: next}
 outputs: {image: picture, total: sum.x}
 """
+NODE = "document.querySelector('[data-node=\"{}\"]')"
+CLICK = NODE + ".dispatchEvent(new MouseEvent('click', {{bubbles: true}}))"
+OTHER_PLACES = "performance.getEntriesByType('resource').map(r => r.name).filter(n => !n.startsWith(location.origin))"
 BROKEN = DRAW.replace("toy.number", "toy.numer")
 
 
@@ -106,3 +115,78 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     page.jobs.start()
     yield Site(tmp_path, page, access, client)
     page.jobs.stop()
+
+
+@dataclass
+class Server:
+    """``guidegraph open`` in a process of its own, over a folder with draw.yaml."""
+
+    folder: Path
+    address: str
+    process: subprocess.Popen[str]
+
+    def write(self, text: str) -> None:
+        (self.folder / "draw.yaml").write_text(text)
+
+    def read(self) -> str:
+        return (self.folder / "draw.yaml").read_text()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("site")
+    (folder / "draw.yaml").write_text(DRAW)
+    yield from serve_folder(folder, "--plugin", TOYS)
+
+
+def serve_folder(folder: Path, *options: str) -> Iterator[Server]:
+    """The server over a folder; at the end it is stopped by Ctrl-C."""
+    command = [sys.executable, "-m", "guidegraph", "open", ".", "--no-browser", "--no-plugins", *options]
+    inherited = os.environ.get("PYTHONPATH", "")
+    path = os.pathsep.join([environment()["PYTHONPATH"], *([inherited] if inherited else [])])
+    process = subprocess.Popen(
+        command, cwd=folder, env=environment(PYTHONPATH=path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    address = process.stdout.readline().strip()
+    assert address.startswith("http://127.0.0.1:"), process.communicate()
+    yield Server(folder, address, process)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, "Traceback" in errors) == (0, False), errors
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with browser(tmp_path_factory.mktemp("profile")) as driven:
+        yield driven
+
+
+@pytest.fixture
+def page(chromium: Browser, server: Server) -> Iterator[Browser]:
+    """The page with draw.yaml; at the end, nothing was said on the console and nothing fetched from elsewhere."""
+    server.write(DRAW)
+    chromium.set_screen(1600)
+    chromium.driver.get("about:blank")
+    chromium.driver.get(server.address)
+    wait(chromium, NODE.format("nodes.sum.body.next"))
+    yield chromium
+    assert chromium.evaluate(OTHER_PLACES) == []
+    # Chromium reports each refused request.
+    assert [message for message in chromium.read_console() if not re.search("status of (404|422)", message)] == []
+
+
+def wait(page: Browser, script: str) -> Any:
+    """The value of a script as soon as it is true."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    return WebDriverWait(page.driver, 120, 0.05).until(lambda _: page.evaluate(script), script)
+
+
+def type_into(page: Browser, selector: str, text: str) -> None:
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    element = page.driver.find_element(By.CSS_SELECTOR, selector)
+    element.send_keys(Keys.CONTROL, "a")
+    element.send_keys(text, Keys.TAB)

@@ -161,3 +161,53 @@ def test_the_gallery_lists_runs_and_skips_damaged_records(site: Site) -> None:
     assert row["file"] == "draw.yaml"
     assert rows["zz-odd"]["pictures"] == []
     assert (rows["zz-nan"]["params"], rows["zz-nan"]["seconds"]) == ({"a": ["NaN", "Infinity"], "b": "\ud800"}, None)
+
+
+def test_the_workflows_of_two_runs_are_compared(site: Site) -> None:
+    first = site.run_to_end(seed="5")["folder"]
+    (site.folder / "draw.yaml").write_text(DRAW.replace("value: 1.5", "value: 2"))
+    second = site.run_to_end(seed="6")["folder"]
+    lines = site.get("api/comparison", first=first, second=second).json()["lines"]
+    assert lines == [
+        "-  start:   {use: toy.number, with: {value: 1.5}}",
+        "+  start:   {use: toy.number, with: {value: 2}}",
+    ]
+    assert site.get("api/comparison", first=first, second=first).json() == {"lines": []}
+    for folder in ("..", "../runs", "nothing", ".", "", f"{first}/../{second}"):
+        assert site.get("api/comparison", first=first, second=folder).json() == {"lines": []}
+
+
+def test_the_values_of_a_run_are_described_and_shown(site: Site) -> None:
+    number = site.run_to_end(seed="5")["number"]
+    (picture,) = site.get(f"api/runs/{number}/values", key="picture").json()["values"]
+    assert picture["name"] == "out"
+    assert picture["picture"]
+    assert picture["lines"][0].startswith("(1, 3, 2, 2) float")
+    assert site.get(f"api/runs/{number}/values", key="sum").json()["values"] == [
+        {"name": "x", "lines": ["5.5"], "picture": False}
+    ]
+    thumbnail = site.get(f"api/runs/{number}/thumbnail", key="picture", output="out")
+    assert thumbnail.content.startswith(b"\x89PNG")
+    assert site.get(f"api/runs/{number}/thumbnail", key="sum", output="x").status_code == 404
+    for key in ("sum.body.next", "nothing", ""):  # the values inside a loop are not kept
+        assert site.get(f"api/runs/{number}/values", key=key).json() == {"values": []}
+    assert site.get("api/runs/99/values", key="sum").json() == {"values": []}
+
+
+@pytest.mark.parametrize(
+    ("make", "lines"),
+    [
+        (lambda torch: torch.tensor([1.0, float("nan"), 3.0]), ["(3) float32, 0 to 3, 1 not finite"]),
+        (lambda torch: torch.tensor(2), ["() int64, 2"]),
+        (lambda torch: torch.zeros(0, 3), ["(0, 3) float32"]),
+        (lambda torch: {"a": torch.ones(2)}, ["dict of 1", "a: (2) float32, 1 to 1"]),
+        (lambda torch: "x" * 100, ["x" * 79 + "…"]),
+        (lambda torch: object(), ["object"]),
+    ],
+)
+def test_a_value_is_described_in_a_few_lines(make: Any, lines: list[str]) -> None:
+    import torch
+
+    from guidegraph.page.values import describe_value
+
+    assert describe_value(make(torch)) == lines

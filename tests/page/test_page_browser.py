@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
-import signal
-import subprocess
-import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.browser import Browser, browser, why_unavailable
-from tests.commands.command import TOYS, environment
-from tests.page.conftest import DRAW
+from tests.browser import Browser, why_unavailable
+from tests.page.conftest import CLICK, DRAW, NODE, Server, type_into, wait
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
@@ -25,81 +17,8 @@ pytestmark = [
     pytest.mark.skipif(bool(why_unavailable()), reason=why_unavailable() or "there is a browser"),
 ]
 
-OTHER_PLACES = "performance.getEntriesByType('resource').map(r => r.name).filter(n => !n.startsWith(location.origin))"
 WIDE = """[...document.querySelectorAll('body *')].filter(e => !e.closest('.scroller, .text-pane, .panes')
     && e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML.slice(0, 80))"""
-NODE = "document.querySelector('[data-node=\"{}\"]')"
-CLICK = NODE + ".dispatchEvent(new MouseEvent('click', {{bubbles: true}}))"
-
-
-@dataclass
-class Server:
-    """``guidegraph open`` in a process of its own, over a folder with draw.yaml."""
-
-    folder: Path
-    address: str
-    process: subprocess.Popen[str]
-
-    def write(self, text: str) -> None:
-        (self.folder / "draw.yaml").write_text(text)
-
-    def read(self) -> str:
-        return (self.folder / "draw.yaml").read_text()
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("site")
-    (folder / "draw.yaml").write_text(DRAW)
-    command = [sys.executable, "-m", "guidegraph", "open", ".", "--no-browser", "--no-plugins", "--plugin", TOYS]
-    inherited = os.environ.get("PYTHONPATH", "")
-    path = os.pathsep.join([environment()["PYTHONPATH"], *([inherited] if inherited else [])])
-    process = subprocess.Popen(
-        command, cwd=folder, env=environment(PYTHONPATH=path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    address = process.stdout.readline().strip()
-    assert address.startswith("http://127.0.0.1:"), process.communicate()
-    yield Server(folder, address, process)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert (process.returncode, "Traceback" in errors) == (0, False), errors
-
-
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with browser(tmp_path_factory.mktemp("profile")) as driven:
-        yield driven
-
-
-@pytest.fixture
-def page(chromium: Browser, server: Server) -> Iterator[Browser]:
-    """The page with draw.yaml; at the end, nothing was said on the console and nothing fetched from elsewhere."""
-    server.write(DRAW)
-    chromium.set_screen(1600)
-    chromium.driver.get("about:blank")
-    chromium.driver.get(server.address)
-    wait(chromium, NODE.format("nodes.sum.body.next"))
-    yield chromium
-    assert chromium.evaluate(OTHER_PLACES) == []
-    # Chromium reports each refused request.
-    assert [message for message in chromium.read_console() if not re.search("status of (404|422)", message)] == []
-
-
-def wait(page: Browser, script: str) -> Any:
-    """The value of a script as soon as it is true."""
-    from selenium.webdriver.support.ui import WebDriverWait
-
-    return WebDriverWait(page.driver, 120, 0.05).until(lambda _: page.evaluate(script), script)
-
-
-def type_into(page: Browser, selector: str, text: str) -> None:
-    from selenium.webdriver.common.by import By
-    from selenium.webdriver.common.keys import Keys
-
-    element = page.driver.find_element(By.CSS_SELECTOR, selector)
-    element.send_keys(Keys.CONTROL, "a")
-    element.send_keys(text, Keys.TAB)
 
 
 def test_open_change_run_watch_and_undo(page: Browser, server: Server) -> None:
@@ -242,7 +161,7 @@ def test_the_keyboard_selects_zooms_and_runs(page: Browser, server: Server) -> N
 def test_the_page_fits(page: Browser, server: Server, width: int, dark: bool) -> None:
     page.set_screen(width, dark)
     wait(page, f"innerWidth === {width}")
-    for pane in ("Graph", "Text", "Run", "Node", "Runs"):
+    for pane in ("Graph", "Text", "Run", "Node", "Add", "Runs"):
         page.evaluate(f"[...document.querySelectorAll('.panes button')].find(b => b.textContent === '{pane}').click()")
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         assert page.evaluate(WIDE) == []

@@ -128,6 +128,15 @@ def test_wheel_holds_everything_under_guidegraph(source: Path, wheel: Path) -> N
     assert contents(wheel) == expected(source)
 
 
+def test_the_page_adds_at_most_250_kb_to_the_wheel(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        files = [file for file in archive.infolist() if file.filename.startswith("guidegraph/page/")]
+    assert files
+    assert sum(file.compress_size for file in files) <= 250_000
+    static = [file for file in files if "/static/" in file.filename]
+    assert sum(file.file_size for file in static) <= 200_000
+
+
 def test_wheel_metadata(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         info = {

@@ -5,11 +5,15 @@ import { get, listen, post } from "./api.js";
 import { formatValue } from "./format.js";
 import { Gallery } from "./gallery.js";
 import { Graph } from "./graph.js";
+import { findTarget } from "./links.js";
 import { NodePanel } from "./node.js";
+import { Palette } from "./palette.js";
 import { RunPanel } from "./run.js";
 import { Text } from "./text.js";
+import { WirePanel } from "./wire.js";
 
-const PANES = [["graph", "Graph"], ["text", "Text"], ["run", "Run"], ["node", "Node"], ["runs", "Runs"]];
+const PANES = [["graph", "Graph"], ["text", "Text"], ["run", "Run"], ["node", "Node"], ["add", "Add"], ["runs", "Runs"]];
+const EVERYWHERE = { block: "nodes" };
 const readName = () => decodeURIComponent(location.hash.slice(1));
 
 function App() {
@@ -25,6 +29,8 @@ function App() {
   const [jobs, setJobs] = useState({});
   const [texts, setTexts] = useState({});
   const [problems, setProblems] = useState([]);
+  const [place, setPlace] = useState(EVERYWHERE);
+  const [draft, setDraft] = useState(null);
   const latest = useRef(0);
 
   useEffect(() => {
@@ -57,6 +63,8 @@ function App() {
     setSelected("");
     setProblems([]);
     setView(null);
+    setPlace(EVERYWHERE);
+    setDraft(null);
     return listen(name, {
       file: load,
       jobs: (rows) => setJobs((old) => mergeJobs(old, rows)),
@@ -104,6 +112,51 @@ function App() {
     return problems;
   }
 
+  // Wire a place to a link, or remove its link `old` if the new one is null; a refusal is also shown above the graph.
+  async function wire(change) {
+    const problems = await send("api/wires", change);
+    setFailure(problems[0]?.message || "");
+    return problems;
+  }
+
+  async function addNode(node) {
+    const problems = await send("api/add", node);
+    if (problems.length) return problems;
+    setDraft(null);
+    setPlace({ block: node.block });
+    select(`${node.block}.${node.label}`);
+    return [];
+  }
+
+  // A node of the palette was dropped: add it if all of its links are clear, and ask otherwise.
+  async function dropNode(next, use) {
+    try {
+      const drafted = await get("api/draft", { name, use, ...next });
+      setPlace({ block: drafted.block, ...next });
+      if (!drafted.complete || !drafted.path) return setDraft(drafted);
+      const inputs = Object.fromEntries(drafted.ports.filter((port) => port.link).map((port) => [port.name, port.link]));
+      const { block, path, output } = drafted;
+      const problems = await addNode({ label: drafted.name, use, block, path, old: drafted.link, output, inputs, settings: {} });
+      if (problems.length) setDraft(drafted);
+    } catch (error) {
+      setFailure(error.message);
+    }
+    return undefined;
+  }
+
+  function openPalette(next) {
+    setDraft(null);
+    setPlace(next);
+    choose("add");
+  }
+
+  // A wire was dropped where nothing is: offer nodes that take the link, or remove the wire of the port.
+  async function offer(start) {
+    if (start.link) return openPalette({ block: start.block, link: start.link });
+    const { links } = await get("api/links", { name, path: start.path });
+    return links.length === 1 ? wire({ path: start.path, link: null, old: links[0] }) : undefined;
+  }
+
   async function send(address, change) {
     try {
       await post(address, { name, ...change });
@@ -136,6 +189,11 @@ function App() {
 
   const rows = Object.values(jobs);
   const job = rows.filter((other) => other.name === name).at(-1);
+  const ended = job && !["queued", "running"].includes(job.status) ? job.number : 0;
+  const find = useCallback((link, at) => {
+    const path = findTarget(link, at, view);
+    return path && { path, output: link.split(".")[1] || "" };
+  }, [view]);
   const finished = rows.filter((other) => !["queued", "running"].includes(other.status)).length;
   const choose = (next) => {
     setPane(next);
@@ -168,8 +226,9 @@ function App() {
           ${view.problems.length > 0 && html`<ul class="problems" aria-label="Problems">${view.problems.map((problem) => html`
             <li><button onClick=${() => { setLine(problem.line); setSelected(nodeOf(view, problem.path)); }}>
               <span class="where">${problem.here ? "" : `${problem.file}:`}${problem.line}</span> <b>${problem.code}</b> ${problem.message}</button></li>`)}</ul>`}
-          <${Graph} name=${name} svg=${view.svg} drawn=${view.drawn} selected=${selected} onSelect=${select} problems=${view.problems} nodes=${job?.nodes || {}} />
-          <${Text} text=${view.text} problems=${view.problems} nodes=${view.nodes} selected=${selected} line=${line} onSelect=${select} />
+          <${Graph} name=${name} svg=${view.svg} drawn=${view.drawn} readonly=${view.readonly} selected=${selected} onSelect=${select}
+            onWire=${wire} onOffer=${offer} onFailure=${(error) => setFailure(error.message)} run=${ended} find=${find} problems=${view.problems} nodes=${job?.nodes || {}} />
+          <${Text} text=${view.text} problems=${view.problems} nodes=${view.nodes} selected=${selected} line=${line || lineOfWire(view, selected)} onSelect=${select} />
         </div>
         <aside>
           <div class="tabs" role="tablist" aria-label="Panel">${PANES.slice(2).map(([key, title]) => html`
@@ -177,7 +236,11 @@ function App() {
           <div class="panel" role="tabpanel" tabindex="0" aria-label=${panel}>
             ${panel === "run" && html`<${RunPanel} view=${view} texts=${own} onText=${setText} job=${job} jobs=${rows} problems=${problems} onRun=${run}
               onCancel=${(number) => post(`api/runs/${number}/cancel`).catch((error) => setFailure(error.message))} onEdit=${async (change) => setProblems(await edit(change))} />`}
-            ${panel === "node" && html`<${NodePanel} path=${selected} view=${view} state=${job?.nodes[selected]} onSelect=${select} onEdit=${edit} onChange=${changeNode} />`}
+            ${panel === "node" && (!isWire(view, selected)
+              ? html`<${NodePanel} name=${name} path=${selected} view=${view} run=${ended} state=${job?.nodes[selected]} onSelect=${select} onEdit=${edit} onChange=${changeNode} onWire=${wire} onOffer=${openPalette} />`
+              : html`<${WirePanel} name=${name} path=${selected} view=${view} run=${ended} onSelect=${select} onWire=${wire} onInsert=${openPalette} />`)}
+            ${panel === "add" && html`<${Palette} ...${{ name, view, place, draft }} onDraft=${setDraft} onAdd=${addNode}
+              onPlace=${(next, use) => (use ? dropNode(next, use) : setPlace(next))} />`}
             ${panel === "runs" && html`<${Gallery} finished=${finished} onUse=${use} name=${name} />`}
           </div>
         </aside>
@@ -196,6 +259,16 @@ function nodeOf(view, path) {
     if (view.nodes[part]) return part;
   }
   return "";
+}
+
+// Whether a path is that of a link, such as nodes.guided.in.cond.
+const isWire = (view, path) => /^outputs\.|^\.(in|carry|next|collect|loop|choose)\./.test(path.slice(nodeOf(view, path).length));
+
+// The line of a link, or of its node; 0 for other paths.
+function lineOfWire(view, path) {
+  const owner = nodeOf(view, path);
+  if (!owner || !isWire(view, path)) return 0;
+  return view.nodes[owner].arguments?.[path.slice(owner.length).split(".")[2]]?.line || view.nodes[owner].line;
 }
 
 // The server sends only the nodes of each job that have changed.

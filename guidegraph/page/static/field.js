@@ -3,9 +3,11 @@
 import { html, useLayoutEffect, useRef, useState } from "./vendor/htm-preact.js";
 
 // field: {kind, options} from the server. onInput: called while the text changes, onCommit: with the final text.
-export function Field({ id, field, value, placeholder = "", disabled = false, onInput, onCommit, described }) {
+// onSuggest: promises texts to choose from, when the field is entered.
+export function Field({ id, field, value, placeholder = "", disabled = false, onInput, onCommit, onSuggest, described }) {
   const [text, setText] = useState(value);
   useLayoutEffect(() => setText(value), [value]); // at once: later, it would undo what was typed meanwhile
+  const [suggestions, setSuggestions] = useState([]);
   const element = useRef(null);
   const isLong = useRef(false);
   // The element stays the same while it has the focus, or typing would end.
@@ -35,9 +37,12 @@ export function Field({ id, field, value, placeholder = "", disabled = false, on
     spellcheck: false,
     onInput: (event) => change(event.target.value),
     onChange: (event) => commit(event.target.value),
+    onFocus: () => onSuggest?.().then(setSuggestions, () => setSuggestions([])),
   };
   if (isLong.current) {
     return html`<textarea ...${common} ...${handlers} rows=${Math.min(6, Math.ceil(text.length / 42) + text.split("\n").length - 1)}></textarea>`;
   }
+  const list = suggestions.length > 0 && html`<datalist id=${`${id}-suggestions`}>${suggestions.map((option) => html`<option value=${option} />`)}</datalist>`;
+  if (onSuggest) return html`<input type="text" list=${`${id}-suggestions`} ...${common} ...${handlers} />${list}`;
   return html`<input type="text" inputmode=${field.kind === "number" ? "decimal" : "text"} ...${common} ...${handlers} />`;
 }

@@ -18,7 +18,7 @@ export function Gallery({ finished, onUse, name }) {
   if (!runs) return html`<p class="hint">Reading the runs …</p>`;
   if (!runs.length) return html`<p class="hint">There are no runs in this folder yet.</p>`;
   const flip = (folder) => setChosen(chosen.includes(folder) ? chosen.filter((other) => other !== folder) : [...chosen.slice(-1), folder]);
-  const pair = chosen.map((folder) => runs.find((run) => run.folder === folder)).filter(Boolean);
+  const pair = chosen.map((folder) => runs.find((run) => run.folder === folder)).filter(Boolean).sort((a, b) => (a.folder < b.folder ? -1 : 1));
   return html`
     ${pair.length === 2 ? html`<${Comparison} pair=${pair} />` : html`<p class="hint">Choose two runs to compare them.</p>`}
     <ul class="runs">${runs.map((run) => html`
@@ -36,6 +36,12 @@ export function Gallery({ finished, onUse, name }) {
 }
 
 function Comparison({ pair }) {
+  const [lines, setLines] = useState([]);
+  const [first, second] = pair.map((run) => run.folder);
+  useEffect(() => {
+    setLines([]);
+    get("api/comparison", { first, second }).then((answer) => setLines(answer.lines), () => setLines([]));
+  }, [first, second]);
   const keys = [...new Set(pair.flatMap((run) => Object.keys(run.params)))];
   const different = keys.filter((key) => formatValue(pair[0].params[key] ?? null) !== formatValue(pair[1].params[key] ?? null));
   return html`
@@ -46,5 +52,7 @@ function Comparison({ pair }) {
       ${different.length ? html`<table><tbody>${different.map((key) => html`
         <tr><th scope="row">${key}</th>${pair.map((run) => html`<td>${formatValue(run.params[key] ?? "—")}</td>`)}</tr>`)}</tbody></table>`
         : html`<p class="faint">The parameters are the same.</p>`}
+      ${lines.length > 0 && html`<h3>Workflow</h3>
+        <div class="difference">${lines.map((line) => html`<code class=${line.startsWith("+") ? "added" : "removed"}>${line}</code>`)}</div>`}
     </section>`;
 }

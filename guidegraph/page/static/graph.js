@@ -2,6 +2,9 @@
 
 import { html, useEffect, useLayoutEffect, useRef, useState } from "./vendor/htm-preact.js";
 import { formatSeconds } from "./format.js";
+import { Menu } from "./menu.js";
+import { Hover } from "./values.js";
+import { startWire, wireAt } from "./wiring.js";
 
 const SMALLEST = 0.1;
 const LARGEST = 3;
@@ -9,11 +12,12 @@ const FIRST_ZOOM = [0.5, 1];
 const DRAG = 4;
 const SVG = "http://www.w3.org/2000/svg";
 
-export function Graph({ name, svg, drawn, selected, onSelect, problems, nodes }) {
+export function Graph({ name, svg, drawn, readonly, selected, onSelect, onWire, onOffer, onFailure, run, find, problems, nodes }) {
   const scroller = useRef(null);
   const drawing = useRef(null);
   const shown = useRef("");
   const [zoom, setZoom] = useState(1);
+  const [menu, setMenu] = useState(null);
   const drag = useRef(null);
 
   useLayoutEffect(() => {
@@ -79,7 +83,18 @@ export function Graph({ name, svg, drawn, selected, onSelect, problems, nodes })
     event.preventDefault();
   }
 
+  const wireActions = {
+    onDrop: ({ path, link }) => onWire({ path, link, old: "" }),
+    onChoose: (offers, point) => setMenu({ at: point, title: "Wire to", items: offers.map((offer) => ({
+      label: offers[0].path === offers.at(-1).path ? offer.link : offer.name, hint: offer.type, act: () => onWire({ path: offer.path, link: offer.link, old: "" }),
+    })) }),
+    onEmpty: onOffer,
+    onFailure,
+  };
+
   function onPointerDown(event) {
+    drag.current = null;
+    if (!readonly && drawn && startWire(event, drawing.current, name, wireActions)) return;
     if (event.pointerType !== "mouse" || event.button !== 0) return;
     const box = scroller.current;
     drag.current = { x: event.clientX, y: event.clientY, left: box.scrollLeft, top: box.scrollTop, moved: false };
@@ -96,7 +111,9 @@ export function Graph({ name, svg, drawn, selected, onSelect, problems, nodes })
   function onClick(event) {
     const moved = drag.current?.moved;
     drag.current = null;
-    if (!moved) onSelect(event.target.closest("[data-node]")?.dataset.node || "");
+    if (moved) return;
+    const wire = event.target.closest("[data-node] > g") ? null : wireAt(event.clientX, event.clientY);
+    onSelect(wire?.dataset.path || event.target.closest("[data-node]")?.dataset.node || "");
   }
 
   return html`
@@ -109,6 +126,8 @@ export function Graph({ name, svg, drawn, selected, onSelect, problems, nodes })
         <button title="Show all (0)" onClick=${() => fit()}>${Math.round(zoom * 100)} %</button>
         <button title="Zoom in (+)" aria-label="Zoom in" onClick=${() => setScale(zoom * 1.25)}>+</button>
       </div>
+      <${Hover} scroller=${scroller} run=${run} find=${find} />
+      ${menu && html`<${Menu} ...${menu} onClose=${() => setMenu(null)} />`}
     </section>`;
 }
 
@@ -151,6 +170,7 @@ function markNodes(drawing, selected, problems, nodes) {
   if (!drawing) return;
   const groups = new Map([...drawing.querySelectorAll("[data-node]")].map((node) => [node.dataset.node, node]));
   const wrong = new Set(problems.map((problem) => nearestNode(groups, problem.path)));
+  for (const wire of drawing.querySelectorAll(".wire[data-path]")) wire.classList.toggle("selected", wire.dataset.path === selected);
   for (const [path, group] of groups) {
     const state = nodes[path];
     group.classList.toggle("selected", path === selected);

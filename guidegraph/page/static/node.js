@@ -1,12 +1,15 @@
 // The selected node: its documentation, ports, settings and outputs, with fields for literal values.
 
 import { html, useState } from "./vendor/htm-preact.js";
+import { get } from "./api.js";
 import { Field } from "./field.js";
 import { formatSeconds, formatValue, Prose, shortPath } from "./format.js";
+import { findTarget, splitLinks } from "./links.js";
+import { Values } from "./values.js";
 
 const LINK = { kind: "text" };
 
-export function NodePanel({ path, view, state, onSelect, onEdit, onChange }) {
+export function NodePanel({ name, path, view, run, state, onSelect, onEdit, onChange, onWire, onOffer }) {
   const node = view.nodes[path];
   if (!path || !node) {
     return html`<p class="hint">Select a node in the graph, or a line of the text.</p>`;
@@ -31,16 +34,19 @@ export function NodePanel({ path, view, state, onSelect, onEdit, onChange }) {
         <h3>${group}</h3>
         <table><tbody>${Object.entries(links).map(([name, link]) => html`
           <tr><th scope="row">${name}</th><td><${Link} text=${link} path=${path} view=${view} onSelect=${onSelect} /></td></tr>`)}</tbody></table>`)}
+      ${node.kind === "loop" && html`<${LoopValues} ...${{ run, path }} />`}
       ${type && node.kind === "node" && html`<${Use} ...${{ path, node, type, view, onEdit }} />`}
-      ${type && html`<${Arguments} title="Inputs" ports=${type.ports} ...${{ path, node, view, onSelect, onEdit }} />
-        <${Arguments} title="Settings" ports=${type.settings} ...${{ path, node, view, onSelect, onEdit }} />
+      ${type && html`<${Arguments} title="Inputs" ports=${type.ports} ...${{ workflow: name, path, node, view, onSelect, onEdit }} />
+        <${Arguments} title="Settings" ports=${type.settings} ...${{ workflow: name, path, node, view, onSelect, onEdit }} />
         <h3>Outputs</h3>
-        <table><tbody>${type.outputs.map((output) => html`
-          <tr><th scope="row">${output.name}</th><td class="type">${output.type}</td></tr>`)}</tbody></table>
+        <dl class="arguments">${type.outputs.map((output) => html`<${Output} key=${output.name} ...${{ name, path, node, type, output, view, run, onWire, onOffer }} />`)}</dl>
         <h3>About <code>${type.id}</code></h3>
         <div class="doc"><${Prose} text=${type.doc} /></div>`}
     </div>`;
 }
+
+// What a loop returned in the last run.
+const LoopValues = ({ run, path }) => run > 0 && html`<h3>Values</h3><${Values} run=${run} path=${path} output="" />`;
 
 // Rename or remove the node.
 function Change({ path, onChange }) {
@@ -64,18 +70,41 @@ function Use({ path, node, type, view, onEdit }) {
       <${Problems} problems=${problems} /></dd></dl>`;
 }
 
+// An output, with the places that it can be wired to.
+function Output({ name, path, node, type, output, view, run, onWire, onOffer }) {
+  const [targets, setTargets] = useState([]);
+  const [problems, setProblems] = useState([]);
+  const local = path.slice(path.lastIndexOf(".") + 1);
+  const link = type.outputs.length === 1 ? local : `${local}.${output.name}`;
+  const block = path.slice(0, path.lastIndexOf("."));
+  const isWirable = node.kind === "node" && !view.readonly && view.drawn;
+  const find = () => get("api/targets", { name, link, block }).then((answer) => setTargets(answer.targets), () => setTargets([]));
+  async function choose(event) {
+    const chosen = event.target.value;
+    event.target.value = "";
+    setProblems(await onWire({ path: chosen, link, old: "" }));
+  }
+  return html`
+    <dt>${output.name} <span class="type">${output.type}</span></dt>
+    <dd>${isWirable && html`<span class="with-button"><select aria-label=${`Wire ${output.name} to`} onFocus=${find} onChange=${choose}>
+        <option value="">wire to …</option>${targets.map((target) => html`<option value=${target.path}>${shortPath(target.path).replace(".in.", ".")}</option>`)}</select>
+      <button class="quiet" title="Add a node that takes this output" onClick=${() => onOffer({ block, link })}>add</button></span>`}
+      <${Values} run=${run} path=${path} output=${output.name} />
+      <${Problems} problems=${problems} /></dd>`;
+}
+
 export function Problems({ problems }) {
   return problems.map((problem) => html`<p class="problem" role="alert"><b>${problem.code}</b> ${problem.message}</p>`);
 }
 
-function Arguments({ title, ports, path, node, view, onSelect, onEdit }) {
+function Arguments({ title, ports, ...rest }) {
   if (!ports.length) return null;
   return html`
     <h3>${title}</h3>
-    <dl class="arguments">${ports.map((port) => html`<${Argument} key=${port.name} ...${{ port, path, node, view, onSelect, onEdit }} />`)}</dl>`;
+    <dl class="arguments">${ports.map((port) => html`<${Argument} key=${port.name} port=${port} ...${rest} />`)}</dl>`;
 }
 
-function Argument({ port, path, node, view, onSelect, onEdit }) {
+function Argument({ port, workflow, path, node, view, onSelect, onEdit }) {
   const [problems, setProblems] = useState([]);
   const argument = node.arguments?.[port.name];
   const id = `${path}-${port.name}`;
@@ -95,7 +124,8 @@ function Argument({ port, path, node, view, onSelect, onEdit }) {
         : isLink
           ? html`<span class="with-button">
               <${Field} id=${id} field=${LINK} value=${argument?.link ?? ""} placeholder=${port.required ? "required: a link" : `${fallback}, or a link`}
-                disabled=${!editable} onCommit=${edit} />
+                disabled=${!editable} onCommit=${edit} onSuggest=${() => get("api/links", { name: workflow, path: `${path}.in.${port.name}` }).then((target) => target.options)} />
+              ${editable && argument?.link !== undefined && html`<button class="quiet" title="Show this wire" aria-label=${`Show the wire of ${port.name}`} onClick=${() => onSelect(`${path}.in.${port.name}`)}>⌁</button>`}
               ${argument?.link !== undefined && splitLinks(argument.link).map((link) => html`<${Go} text=${link} path=${path} view=${view} onSelect=${onSelect} />`)}</span>`
           : html`<span class="with-button">
               <${Field} id=${id} field=${port.field} value=${argument?.literal ?? ""} placeholder=${fallback} disabled=${!editable} onCommit=${edit} />
@@ -103,19 +133,6 @@ function Argument({ port, path, node, view, onSelect, onEdit }) {
       ${port.doc && html`<p class="help">${port.doc}</p>`}
       <${Problems} problems=${problems} />
     </dd>`;
-}
-
-const splitLinks = (text) => (text.startsWith("[") ? text.slice(1, -1).split(", ").filter(Boolean) : [text]);
-
-// The path of the node that a link leads to: in the same block, or in one around it.
-function findTarget(text, path, view) {
-  const name = text.split(".")[0];
-  for (let block = path; block; ) {
-    block = block.slice(0, Math.max(block.lastIndexOf("."), 0));
-    const target = `${block}.${name}`;
-    if (view.nodes[target]) return target;
-  }
-  return "";
 }
 
 function Link({ text, path, view, onSelect }) {

@@ -1,0 +1,172 @@
+"""The routes for wires and new nodes: what fits where, and the edits that wire and add."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from guidegraph.graph.node import Port
+from guidegraph.graph.resolution.ports import accepts
+from guidegraph.page.answers import AsciiJson, error_response, read_json
+from guidegraph.page.drafts import (
+    Place,
+    feeds_list,
+    find_insertions,
+    find_place,
+    find_target,
+    format_output,
+    make_draft,
+    search_nodes,
+)
+from guidegraph.page.edits import NewNode, PageEdits, read_value
+from guidegraph.page.forms import describe_field
+from guidegraph.page.view import Views
+from guidegraph.page.wiring import Target, Wiring
+
+
+@dataclass
+class WireRoutes:
+    """The routes, over the views and the edits of the page."""
+
+    views: Views
+    edits: PageEdits
+
+    def list_routes(self) -> list[Route]:
+        return [
+            Route("/api/targets", self.list_targets),
+            Route("/api/links", self.list_links),
+            Route("/api/palette", self.search),
+            Route("/api/insertions", self.list_insertions),
+            Route("/api/draft", self.read_draft),
+            Route("/api/wires", self.change_wire, methods=["POST"]),
+            Route("/api/add", self.add_node, methods=["POST"]),
+        ]
+
+    async def list_targets(self, request: Request) -> Response:
+        """The places that take the link ``link`` of the block ``block``."""
+        query = request.query_params
+        wiring = await self._read_wiring(request)
+        targets = await run_in_threadpool(wiring.find_targets, query.get("link", ""), query.get("block", "nodes"))
+        return AsciiJson({"targets": [_describe_target(target) for target in targets]})
+
+    async def list_links(self, request: Request) -> Response:
+        """The links that the place at ``path`` takes."""
+        wiring = await self._read_wiring(request)
+        target = find_target(wiring, request.query_params.get("path", ""))
+        links = await run_in_threadpool(wiring.find_links, target)
+        return AsciiJson({**_describe_target(target), "options": links})
+
+    async def search(self, request: Request) -> Response:
+        query = request.query_params
+        wiring = await self._read_wiring(request)
+        place = find_place(wiring, query.get("block", "nodes"), query.get("link", ""), query.get("path", ""))
+        return AsciiJson(await run_in_threadpool(search_nodes, wiring, query.get("text", ""), place))
+
+    async def list_insertions(self, request: Request) -> Response:
+        wiring = await self._read_wiring(request)
+        wires = await run_in_threadpool(find_insertions, wiring, request.query_params.get("use", ""))
+        return AsciiJson({"wires": wires})
+
+    async def read_draft(self, request: Request) -> Response:
+        query = request.query_params
+        wiring = await self._read_wiring(request)
+        place = find_place(wiring, query.get("block", "nodes"), query.get("link", ""), query.get("path", ""))
+        return AsciiJson(await run_in_threadpool(make_draft, wiring, query.get("use", ""), place))
+
+    async def change_wire(self, request: Request) -> Response:
+        """Link the place at a path to ``link``, or remove its link ``old`` if ``link`` is null."""
+        body = await read_json(request)
+        name, path, link, old = body.get("name"), body.get("path"), body.get("link", 0), body.get("old", "")
+        if not (
+            isinstance(name, str) and isinstance(path, str) and isinstance(link, str | None) and isinstance(old, str)
+        ):
+            return error_response(HTTPStatus.BAD_REQUEST, "expected a workflow's name, a path, and a link")
+        if link is None:
+            await run_in_threadpool(self.edits.disconnect, name, path, old)
+        else:
+            wiring = await run_in_threadpool(self.views.read_wiring, name)
+            as_list = _takes_list(wiring, path, link)
+            await run_in_threadpool(lambda: self.edits.connect(name, path, link, old=old, as_list=as_list))
+        return AsciiJson({"undo": self.edits.count(name)})
+
+    async def add_node(self, request: Request) -> Response:
+        """Add a node, with links and the texts of settings by name. path: the place that takes its output."""
+        body = await read_json(request)
+        texts = {key: body.get(key, "") for key in ("name", "use", "label", "block", "path", "old", "output")}
+        inputs, settings = body.get("inputs", {}), body.get("settings", {})
+        if not all(isinstance(text, str) for text in texts.values()) or not (_is_texts(inputs) and _is_texts(settings)):
+            return error_response(HTTPStatus.BAD_REQUEST, "expected a workflow's name, a node, its links and settings")
+        wiring = await run_in_threadpool(self.views.read_wiring, texts["name"])
+        node = await run_in_threadpool(_read_node, wiring, texts, inputs, settings)
+        await run_in_threadpool(self.edits.add_node, texts["name"], node)
+        return AsciiJson({"undo": self.edits.count(texts["name"]), "path": f"{node.block}.{node.name}"})
+
+    async def _read_wiring(self, request: Request) -> Wiring:
+        return await run_in_threadpool(self.views.read_wiring, request.query_params.get("name", ""))
+
+
+def _read_node(
+    wiring: Wiring, texts: Mapping[str, str], inputs: Mapping[str, str], settings: Mapping[str, str]
+) -> NewNode:
+    """The node of a request, its values read as its ports take them."""
+    place = find_place(wiring, texts["block"] or "nodes", "", texts["path"])
+    spec = wiring.registry.nodes.get(texts["use"])
+    values: dict[str, Any] = {}
+    for name, text in settings.items():
+        port = spec.port(name) if spec else None
+        values[name] = read_value(text, is_text=port is not None and describe_field(port)["kind"] in ("text", "choice"))
+    links: dict[str, str | list[str]] = {}
+    for name, link in inputs.items():
+        port = spec.port(name) if spec else None
+        links[name] = [link] if port is not None and _is_element(wiring, place, link, port) else link
+    output = format_output(spec, texts["label"], texts["output"]) if spec else texts["label"]
+    nearest = texts["old"] or next(iter(inputs.values()), "")
+    return NewNode(
+        texts["label"],
+        texts["use"],
+        place.block,
+        links,
+        values,
+        nearest.partition(".")[0],
+        texts["path"],
+        output,
+        texts["old"],
+        spec is not None and place.target is not None and feeds_list(spec, texts["output"], place.target),
+    )
+
+
+def _is_element(wiring: Wiring, place: Place, link: str, port: Port) -> bool:
+    """Whether a port takes a list of sources like this one, and not the source itself."""
+    typed = wiring.resolve(link, place.block)
+    sequence = port.type.sequence
+    return typed is not None and sequence is not None and not accepts(port.type, typed)
+
+
+def _takes_list(wiring: Wiring, path: str, link: str) -> bool:
+    """Whether a place takes a list of sources like this one, and not the source itself."""
+    target = wiring.targets.get(path)
+    typed = wiring.resolve(link, target.block) if target else None
+    return bool(target and typed and not target.fits(typed) and target.takes_more(typed))
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
+
+
+def _describe_target(target: Target) -> dict[str, Any]:
+    return {
+        "path": target.path,
+        "node": target.owner,
+        "block": target.block,
+        "name": target.name,
+        "type": "" if target.type is None else str(target.type),
+        "links": list(target.links),
+        "required": target.required,
+    }

@@ -1,0 +1,238 @@
+"""Wires of a workflow: the links that a block can write, the places that take them, and which fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from typing import TypeAlias
+
+from guidegraph.graph.errors import Mark
+from guidegraph.graph.language.syntax import (
+    Links,
+    NamedLinks,
+    ParsedChoice,
+    ParsedLoop,
+    ParsedNode,
+    ParsedOp,
+    ParsedWorkflow,
+    list_links,
+)
+from guidegraph.graph.language.yaml_tree import Scalar
+from guidegraph.graph.registry import Registry
+from guidegraph.graph.resolution.link_rule import have_common_type
+from guidegraph.graph.resolution.loop_types import can_iterate, item_type, may_iterate
+from guidegraph.graph.resolution.order import list_edges
+from guidegraph.graph.resolution.ports import TypeRecord, accepts
+from guidegraph.graph.resolution.scope import Scope, TypedSource, Unresolved, resolve_link
+from guidegraph.graph.sources import Param
+from guidegraph.graph.types import PortType, namedtuple_fields
+
+NOWHERE = Mark("", 1, 1)
+Rule: TypeAlias = Callable[[TypedSource], bool]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A place that takes a link.
+
+    path: that of its value in the text. owner: the path of its node or loop; empty for an output of the workflow.
+    block: the path of the block whose names its link sees. links: those that it has now. fits: whether a source may be
+    linked. takes_more: whether a source may be added to a list.
+    """
+
+    path: str
+    owner: str
+    block: str
+    name: str
+    type: PortType | None
+    links: tuple[str, ...]
+    fits: Rule
+    takes_more: Rule
+    required: bool = False
+
+    def takes(self, typed: TypedSource) -> bool:
+        return self.fits(typed) or self.takes_more(typed)
+
+
+@dataclass
+class Wiring:
+    """The wires of a workflow without errors. types: from its ``build``."""
+
+    workflow: ParsedWorkflow
+    registry: Registry
+    types: TypeRecord
+    _requirements: dict[tuple[str, str], frozenset[str]] = field(default_factory=dict)
+
+    @cached_property
+    def scopes(self) -> dict[str, Scope]:
+        """The scope of each block of this file, by its path."""
+        return {_block_path(prefix): scope for prefix, scope in self.types.scopes.items() if "/" not in prefix}
+
+    @cached_property
+    def blocks(self) -> dict[str, dict[str, ParsedOp]]:
+        """The nodes of each block as written, by its path."""
+        blocks: dict[str, dict[str, ParsedOp]] = {}
+        pending = [("nodes", self.workflow.nodes)]
+        while pending:
+            path, ops = pending.pop()
+            blocks[path] = ops
+            pending += [(f"{op.path}.body", op.body) for op in ops.values() if isinstance(op, ParsedLoop)]
+        return blocks
+
+    @cached_property
+    def targets(self) -> dict[str, Target]:
+        """All places that take a link, by path."""
+        targets = [target for ops in self.blocks.values() for op in ops.values() for target in self._list_in_op(op)]
+        targets += _list_by_name("outputs", "", "nodes", self.workflow.outputs, lambda name: lambda typed: True)
+        return {target.path: target for target in targets}
+
+    def resolve(self, link: str, block: str) -> TypedSource | None:
+        """The source of a link in a block; ``None`` if it has none there."""
+        try:
+            return resolve_link(Scalar(link, False, NOWHERE), self.scopes[block], "", guess=False)
+        except (Unresolved, KeyError):
+            return None
+
+    def list_links(self, block: str) -> Iterator[str]:
+        """All links that a block can write, nearest first."""
+        for scope in self.scopes[block].chain():
+            for name, node in scope.nodes.items():
+                if not node.broken:
+                    yield from (name if len(node.outputs) == 1 else f"{name}.{output}" for output in node.outputs)
+            if scope.loop:
+                yield from (f"carry.{name}" for name in scope.carry)
+                yield f"loop.{scope.item}"
+                yield from (f"loop.{scope.item}.{name}" for name in namedtuple_fields(scope.item_type) or ())
+        if self.scopes[block].loop:
+            yield "loop.index"
+        yield from (f"params.{name}" for name in self.scopes[block].params)
+
+    def find_targets(self, link: str, block: str) -> list[Target]:
+        """The places in a block, and in loops inside of it, that take a link to this source."""
+        typed = self.resolve(link, block)
+        if typed is None:
+            return []
+        return [
+            target
+            for target in self.targets.values()
+            if _is_inside(target.block, block) and target.takes(typed) and not self.makes_cycle(link, target)
+        ]
+
+    def find_links(self, target: Target) -> list[str]:
+        """The links that a place takes, nearest first."""
+        links = []
+        for link in self.list_links(target.block):
+            typed = self.resolve(link, target.block)
+            if typed is not None and target.takes(typed) and not self.makes_cycle(link, target):
+                links.append(link)
+        return links
+
+    def makes_cycle(self, link: str, target: Target) -> bool:
+        """Whether a link to this place would make a node depend on itself."""
+        home = self._find_home(link, target.block)
+        if home is None:
+            return False
+        owner = target.owner if home == target.block else target.block
+        name = owner.removeprefix(f"{home}.").partition(".")[0] if _is_inside(owner, f"{home}.") else ""
+        return name in self.list_required(home, link.partition(".")[0])
+
+    def list_required(self, block: str, name: str) -> frozenset[str]:
+        """The names in a block of a node and of all that it depends on."""
+        if (block, name) not in self._requirements:
+            before: dict[str, list[str]] = {}
+            scope = self.scopes[block].parent
+            for source, reader in list_edges(self.blocks[block], set(scope.visible_names()) if scope else set()):
+                before.setdefault(reader, []).append(source)
+            required, pending = {name}, [name]
+            while pending:
+                new = {source for source in before.get(pending.pop(), ()) if source not in required}
+                required |= new
+                pending += new
+            self._requirements[block, name] = frozenset(required)
+        return self._requirements[block, name]
+
+    def _find_home(self, link: str, block: str) -> str | None:
+        """The block of the node that a link names; ``None`` if it names none."""
+        name = link.partition(".")[0]
+        while block:
+            if name in self.blocks[block]:
+                return block
+            block = block.rpartition(".body")[0].rpartition(".")[0]
+        return None
+
+    def _list_in_op(self, op: ParsedOp) -> Iterator[Target]:
+        block = op.path.rpartition(".")[0]
+        if isinstance(op, ParsedNode):
+            yield from self._list_ports(op, block)
+        elif isinstance(op, ParsedLoop):
+            yield from self._list_in_loop(op, block)
+        elif isinstance(op, ParsedChoice):
+            branches: NamedLinks = {name: (key.mark, link) for name, (key, link) in op.branches.items()}
+            yield from _list_by_name(f"{op.path}.choose.of", op.path, block, branches, self._same_type(branches))
+
+    def _list_ports(self, node: ParsedNode, block: str) -> Iterator[Target]:
+        spec = self.registry.nodes.get(node.use.text)
+        if spec is None:  # a workflow that is used as a node
+            inputs: NamedLinks = {
+                name: (mark, links) for name, (mark, links) in node.inputs.items() if isinstance(links, Scalar)
+            }
+            yield from _list_by_name(f"{node.path}.in", node.path, block, inputs, self._same_type(inputs))
+            return
+        for name, port in spec.ports.items():
+            links = node.inputs[name][1] if name in node.inputs else None
+            element = port.type.sequence.element if port.type.sequence else None
+            rules = (partial(accepts, port.type), partial(accepts, element) if element else _takes_nothing)
+            path = f"{node.path}.in.{name}"
+            yield Target(path, node.path, block, name, port.type, _list_texts(links), *rules, port.required)
+
+    def _list_in_loop(self, loop: ParsedLoop, block: str) -> Iterator[Target]:
+        body = f"{loop.path}.body"
+        scope = self.scopes[body]
+
+        def takes_item(typed: TypedSource) -> bool:
+            is_allowed = may_iterate if isinstance(typed.source, Param) else can_iterate
+            return is_allowed(typed.type) and item_type(typed.type) == scope.item_type
+
+        def carries(name: str) -> Rule:
+            return lambda typed: have_common_type(scope.carry[name], typed.type)
+
+        if loop.over is not None:
+            yield Target(
+                f"{loop.path}.loop.over", loop.path, block, "over", None, (loop.over.text,), takes_item, _takes_nothing
+            )
+        yield from _list_by_name(f"{loop.path}.carry", loop.path, block, loop.carry, carries)
+        yield from _list_by_name(f"{loop.path}.next", "", body, loop.next, carries)
+        yield from _list_by_name(f"{loop.path}.collect", "", body, loop.collect, lambda name: lambda typed: True)
+
+    def _same_type(self, links: NamedLinks) -> Callable[[str], Rule]:
+        def make_rule(name: str) -> Rule:
+            link = links[name][1]
+            present = None if link is None else self.types.values.get(link.mark)
+            return lambda typed: typed.type == present
+
+        return make_rule
+
+
+def _takes_nothing(typed: TypedSource) -> bool:
+    return False
+
+
+def _list_by_name(
+    path: str, owner: str, block: str, links: NamedLinks, make_rule: Callable[[str], Rule]
+) -> Iterator[Target]:
+    for name, (_, link) in links.items():
+        if link is not None:
+            yield Target(f"{path}.{name}", owner, block, name, None, (link.text,), make_rule(name), _takes_nothing)
+
+
+def _list_texts(links: Links | None) -> tuple[str, ...]:
+    return () if links is None else tuple(link.text for link in list_links(links))
+
+
+def _block_path(prefix: str) -> str:
+    return f"nodes.{prefix}".rstrip(".")
+
+
+def _is_inside(path: str, block: str) -> bool:
+    return f"{path}.".startswith(f"{block.rstrip('.')}.")

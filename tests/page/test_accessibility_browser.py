@@ -1,0 +1,71 @@
+"""axe-core finds nothing serious in the page: https://github.com/dequelabs/axe-core."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.browser import Browser, why_unavailable
+from tests.page.conftest import CLICK, DRAW, NODE, Server, wait
+
+pytest.importorskip("starlette")
+pytest.importorskip("uvicorn")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(bool(why_unavailable()), reason=why_unavailable() or "there is a browser"),
+]
+
+AXE = (Path(__file__).parent / "vendor" / "axe.min.js").read_text()
+RUN = """
+const done = arguments[0];
+axe.run(document).then(({violations}) => done(violations.map(
+    ({id, impact, nodes}) => ({id, impact, count: nodes.length, first: nodes[0].html.slice(0, 200)}))));
+"""
+SHOW = "[...document.querySelectorAll('.panes button')].find(b => b.textContent === '{}').click()"
+
+
+def find_violations(page: Browser) -> list[dict[str, Any]]:
+    """What axe finds in the page as it is, of any impact."""
+    page.driver.execute_script(AXE)
+    violations: list[dict[str, Any]] = page.driver.execute_async_script(RUN)
+    return violations
+
+
+def test_axe_finds_a_mistake(page: Browser) -> None:
+    page.evaluate("document.querySelector('main').append(document.createElement('button'))")
+    assert [violation["id"] for violation in find_violations(page)] == ["button-name"]
+
+
+@pytest.mark.parametrize("width", [400, 1600])
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_axe_finds_nothing_in_any_pane(page: Browser, server: Server, width: int, dark: bool) -> None:
+    page.driver.set_script_timeout(120)
+    page.set_screen(width, dark)
+    wait(page, f"innerWidth === {width}")
+    page.evaluate(CLICK.format("nodes.start"))
+    for pane in ("Graph", "Text", "Run", "Node", "Add", "Runs"):
+        page.evaluate(SHOW.format(pane))
+        if pane == "Add":
+            wait(page, "document.querySelector('.nodes button')")
+        assert find_violations(page) == [], pane
+
+
+def test_axe_finds_nothing_in_a_wire_a_form_a_menu_and_an_error(page: Browser, server: Server) -> None:
+    page.driver.set_script_timeout(120)
+    page.evaluate(CLICK.format("nodes.sum.body.next"))
+    wait(page, "document.querySelector('[aria-label=\"Show the wire of x\"]')")
+    page.evaluate("document.querySelector('[aria-label=\"Show the wire of x\"]').click()")
+    wait(page, "document.querySelector('.wire-panel')")
+    assert find_violations(page) == []
+    page.evaluate(SHOW.format("Add"))
+    wait(page, "document.querySelector('.nodes button')")
+    page.evaluate("document.querySelector('.nodes button').click()")
+    wait(page, "document.querySelector('.draft')")
+    assert find_violations(page) == []
+    server.write(DRAW.replace("value: 1.5", "value: many"))
+    wait(page, "document.querySelector('.problems')")
+    page.evaluate(SHOW.format("Run"))
+    assert find_violations(page) == []
+    assert page.evaluate(NODE.format("nodes.start") + ".classList.contains('wrong')")

@@ -1,0 +1,128 @@
+"""A newcomer's path through the page: change the prompt, run, swap the sampler, add a node by dragging, compare, save.
+
+``GUIDEGRAPH_PICTURES=docs/pictures`` saves the pictures of docs/do/first_page.md.
+"""
+
+from __future__ import annotations
+
+import difflib
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from guidegraph.graph.resolution.load import build
+from guidegraph.plugins.manager import PluginManager
+from tests.browser import Browser, why_unavailable
+from tests.page.conftest import CLICK, NODE, Server, serve_folder, type_into, wait
+from tests.page.test_wiring_browser import click, drop, find_middle, press_and_move
+from tests.paths import ROOT
+
+pytest.importorskip("starlette")
+pytest.importorskip("uvicorn")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(bool(why_unavailable()), reason=why_unavailable() or "there is a browser"),
+]
+
+NAME = "text_to_image.yaml"
+BEFORE = (ROOT / "workflows" / NAME).read_text()
+WIRE = '.wire[data-path="nodes.sample.body.step.in.prediction"]'
+DIFF = """\
+-    default: "a tiger on grass under a night sky"
++    default: "a cactus on sand under a night sky"
+-  scheduler: {use: scheduler.ddim, in: {schedule: model.schedule, steps: params.steps}}
++  scheduler: {use: scheduler.dpmpp_2m, in: {schedule: model.schedule, steps: params.steps}}
++      rescale: {use: guidance.rescale, in: {guided: guided, cond: cond}}
+-        in: {scheduler: scheduler.scheduler, x: carry.x, prediction: guided, LAST}
++        in: {scheduler: scheduler.scheduler, x: carry.x, prediction: rescale, LAST}
+""".replace("LAST", "noise: fresh, state: carry.state, t: loop.t")
+COLOURS = 48
+
+
+@pytest.fixture(scope="module")
+def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("studio")
+    (folder / NAME).write_text(BEFORE)
+    yield from serve_folder(folder)
+
+
+def take_picture(page: Browser, number: int, title: str) -> None:
+    """Save a picture for the docs if they are asked for."""
+    from PIL import Image
+
+    if not (folder := os.environ.get("GUIDEGRAPH_PICTURES")):
+        return
+    picture = Image.open(io.BytesIO(page.driver.get_screenshot_as_png())).convert("RGB")
+    picture = picture.quantize(COLOURS, dither=Image.Dither.NONE)
+    picture.save(Path(folder) / f"first-page-{number}-{title}.png", optimize=True)
+
+
+def run(page: Browser, number: int) -> None:
+    """Press Run, watch, and wait for the picture."""
+    page.evaluate("document.querySelector('button.primary').click()")
+    wait(page, f"document.querySelector('.job h3')?.textContent.startsWith('Run {number} ')")
+    wait(page, "document.querySelector('.job progress')?.value > 0")
+    wait(page, "document.querySelector('.job img')?.naturalWidth > 0")  # the preview
+    if number == 1:
+        take_picture(page, 1, "watch")
+    wait(page, "document.querySelector('.job .status.done')")
+    wait(page, "document.querySelector('.job img[alt=\"Output image\"]')?.naturalWidth > 0")
+
+
+def test_a_newcomer_changes_runs_swaps_adds_compares_and_saves(chromium: Browser, studio: Server) -> None:
+    from selenium.webdriver.common.by import By
+
+    page = chromium
+    page.set_screen(1280)
+    page.driver.get(studio.address)
+    wait(page, NODE.format("nodes.image"))
+
+    type_into(page, "#param-prompt", "a cactus on sand under a night sky")
+    type_into(page, "#param-steps", "20")
+    run(page, 1)
+    assert (studio.folder / NAME).read_text() == BEFORE  # a run changes nothing
+
+    page.evaluate(CLICK.format("nodes.scheduler"))
+    wait(page, "document.getElementById('use')")
+    page.driver.find_element(By.ID, "use").send_keys("scheduler.dpmpp_2m")
+    wait(page, "document.querySelector('.lines').textContent.includes('scheduler.dpmpp_2m')")
+    take_picture(page, 2, "swap")
+
+    click(page, ".tabs button", "Add")
+    wait(page, "document.getElementById('palette-text')")
+    page.driver.find_element(By.ID, "palette-text").send_keys("rescale")
+    wait(page, "document.querySelector('.nodes b')?.textContent === 'guidance.rescale'")
+    press_and_move(page, find_middle(page, ".nodes button"), find_middle(page, WIRE))
+    wait(page, f"document.querySelector('{WIRE}.fits')")
+    take_picture(page, 3, "drag")
+    drop(page)
+    wait(page, NODE.format("nodes.sample.body.rescale"))
+
+    click(page, ".tabs button", "Run")
+    wait(page, "document.querySelector('button.primary')")
+    run(page, 2)
+
+    click(page, ".tabs button", "Runs")
+    wait(page, "document.querySelectorAll('.runs input').length === 2")
+    for index in (0, 1):
+        page.evaluate(f"document.querySelectorAll('.runs input')[{index}].click()")
+    wait(page, "document.querySelectorAll('.comparison img').length === 2")
+    wait(page, "[...document.querySelectorAll('.comparison img')].every(image => image.naturalWidth)")
+    assert "The parameters are the same" in page.evaluate("document.querySelector('.comparison').textContent")
+    lines = wait(page, "document.querySelector('.difference')?.textContent")
+    assert "-  scheduler: {use: scheduler.ddim" in lines
+    assert "+      rescale: {use: guidance.rescale, in: {guided: guided, cond: cond}}" in lines
+    take_picture(page, 4, "compare")
+
+    click(page, ".tabs button", "Run")
+    wait(page, "document.getElementById('param-prompt')")
+    click(page, ".changed button", "save as default")
+    wait(page, "document.querySelector('.lines').textContent.includes('a cactus on sand')")
+
+    after = (studio.folder / NAME).read_text()
+    changed = difflib.unified_diff(BEFORE.splitlines(), after.splitlines(), n=0, lineterm="")
+    assert "".join(f"{line}\n" for line in changed if not line.startswith(("---", "+++", "@@"))) == DIFF
+    build(studio.folder / NAME, PluginManager((), entry_points=False).registry)

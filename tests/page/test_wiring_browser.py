@@ -1,0 +1,238 @@
+"""Wires and nodes by dragging, and by the keyboard, in a real browser: each is the usual edit of the file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from tests.browser import Browser, why_unavailable
+from tests.page.conftest import CLICK, DRAW, NODE, Server, type_into, wait
+
+pytest.importorskip("starlette")
+pytest.importorskip("uvicorn")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(bool(why_unavailable()), reason=why_unavailable() or "there is a browser"),
+]
+
+BODY = "nodes.sum.body.next"
+WIRED = DRAW.replace("next:  ", "next:").replace(
+    "  sum:\n",
+    "  more:    {use: toy.add, in: {a: start}}\n  rest:    {use: toy.divide, in: {a: start, b: more}}\n  sum:\n",
+)
+LIT = "[...document.querySelectorAll('.dot.fits[data-path]')].map(dot => dot.dataset.path)"
+
+
+def find_middle(page: Browser, selector: str) -> Sequence[float]:
+    """The middle of an element on the screen, in pixels; of a wire, the middle of its length."""
+    return page.evaluate(
+        f"""(() => {{
+            const element = document.querySelector(`{selector}`);
+            if (element.matches('path')) {{
+                const point = element.getPointAtLength(element.getTotalLength() / 2);
+                const {{x, y}} = new DOMPoint(point.x, point.y).matrixTransform(element.getScreenCTM());
+                return [x, y];
+            }}
+            const box = element.getBoundingClientRect();
+            return [box.x + box.width / 2, box.y + box.height / 2];
+        }})()"""
+    )
+
+
+def press_and_move(page: Browser, start: Sequence[float], end: Sequence[float]) -> None:
+    from selenium.webdriver.common.actions.action_builder import ActionBuilder
+
+    actions = ActionBuilder(page.driver, duration=20)
+    actions.pointer_action.move_to_location(round(start[0]), round(start[1])).pointer_down()
+    for part in (0.3, 0.6, 1.0):
+        x, y = (a + (b - a) * part for a, b in zip(start, end, strict=True))
+        actions.pointer_action.move_to_location(round(x), round(y))
+    actions.perform()
+
+
+def drop(page: Browser) -> None:
+    from selenium.webdriver.common.actions.action_builder import ActionBuilder
+
+    actions = ActionBuilder(page.driver, duration=20)
+    actions.pointer_action.pointer_up()
+    actions.perform()
+
+
+def press(page: Browser, *keys: str) -> None:
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    ActionChains(page.driver).send_keys(*keys).perform()
+
+
+@pytest.fixture
+def wired(page: Browser, server: Server) -> Browser:
+    server.write(WIRED)
+    wait(page, NODE.format("nodes.rest"))
+    return page
+
+
+def click(page: Browser, selector: str, text: str) -> None:
+    """Click the first element that has a text."""
+    page.evaluate(f"[...document.querySelectorAll('{selector}')].find(e => e.textContent.includes('{text}')).click()")
+
+
+def wait_for_texts(page: Browser, selector: str) -> list[str]:
+    """The texts of all elements of a kind, as soon as there are any."""
+    every = f"[...document.querySelectorAll('{selector}')]"
+    texts: list[str] = wait(page, f"{every}.length && {every}.map(e => e.textContent)")
+    return texts
+
+
+def read_line(server: Server, name: str) -> str:
+    return next(line.strip() for line in server.read().splitlines() if line.strip().startswith(f"{name}:"))
+
+
+def test_ports_that_fit_light_up_and_a_wire_is_moved_by_dragging(wired: Browser, server: Server) -> None:
+    start, end = (find_middle(wired, f".dot[{key}]") for key in ('data-link="more"', 'data-path="nodes.rest.in.a"'))
+    press_and_move(wired, start, end)
+    lit: list[str] = wait(wired, f"({LIT}).length && {LIT}")
+    assert {"nodes.rest.in.a", "nodes.rest.in.b", "nodes.sum.carry.x", f"{BODY}.in.x"} <= {*lit}
+    assert not [path for path in lit if path.startswith(("nodes.more", "nodes.picture.in.shade"))]  # a cycle, a text
+    drop(wired)
+    wait(wired, "document.querySelector('.lines').textContent.includes('{a: more, b: more}')")
+    assert server.read() == WIRED.replace("{a: start, b: more}", "{a: more, b: more}")
+    assert wired.evaluate("document.querySelectorAll('.fits, .loose').length") == 0
+
+
+def test_escape_ends_a_drag(wired: Browser, server: Server) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    press_and_move(
+        wired, find_middle(wired, '.dot[data-link="more"]'), find_middle(wired, '.dot[data-path="nodes.rest.in.a"]')
+    )
+    wait(wired, "document.querySelector('.loose')")
+    press(wired, Keys.ESCAPE)
+    wait(wired, "!document.querySelector('.loose')")
+    drop(wired)
+    assert server.read() == WIRED
+
+
+def test_a_wire_dropped_on_a_node_asks_for_the_port(wired: Browser, server: Server) -> None:
+    press_and_move(
+        wired, find_middle(wired, '.dot[data-link="more"]'), find_middle(wired, '[data-node="nodes.rest"] .title')
+    )
+    drop(wired)
+    items = wait_for_texts(wired, ".menu button")
+    assert [item.split()[0] for item in items] == ["a", "b"]
+    wired.evaluate("document.querySelector('.menu button').click()")
+    wait(wired, "document.querySelector('.lines').textContent.includes('{a: more, b: more}')")
+
+
+def test_a_wire_dropped_on_nothing_offers_nodes_that_take_it(wired: Browser, server: Server) -> None:
+    start = find_middle(wired, '.dot[data-link="more"]')
+    empty = find_middle(wired, ".graph .sub")
+    press_and_move(wired, start, (empty[0] + 200, empty[1]))
+    drop(wired)
+    assert "that take more" in wait(wired, "document.querySelector('.filter')?.textContent")
+    ids = wait_for_texts(wired, ".nodes b")
+    assert {"toy.add", "toy.divide", "toy.sleep"} <= {*ids}
+    assert "toy.picture" not in ids or "toy.number" not in ids
+    wired.evaluate(
+        "[...document.querySelectorAll('.nodes button')].find(b => b.textContent.includes('toy.sleep')).click()"
+    )
+    wait(wired, "document.querySelector('.draft button.primary')")
+    assert wired.evaluate("document.querySelector('[aria-label=\"Link for x\"]').value") == "more"
+    wired.evaluate("document.querySelector('.draft button.primary').click()")
+    wait(wired, NODE.format("nodes.sleep"))
+    assert read_line(server, "sleep") == "sleep:   {use: toy.sleep, in: {x: more}}"
+
+
+def test_a_port_dragged_to_nothing_loses_its_wire_if_it_may(wired: Browser, server: Server) -> None:
+    empty = find_middle(wired, ".graph .sub")
+    press_and_move(wired, find_middle(wired, f'.dot[data-path="{BODY}.in.seconds"]'), (empty[0] + 200, empty[1]))
+    drop(wired)
+    wait(wired, "document.querySelector('.lines').textContent.includes('in: {x: carry.x}}')")
+    press_and_move(wired, find_middle(wired, '.dot[data-path="nodes.rest.in.a"]'), (empty[0] + 200, empty[1]))
+    drop(wired)
+    assert "needs its port 'a'" in wait(wired, "document.querySelector('.banner')?.textContent")
+    assert read_line(server, "rest") == "rest:    {use: toy.divide, in: {a: start, b: more}}"
+
+
+def test_a_node_dropped_on_a_wire_is_put_into_it(wired: Browser, server: Server) -> None:
+    from selenium.webdriver.common.by import By
+
+    click(wired, ".tabs button", "Add")
+    wait(wired, "document.getElementById('palette-text')")
+    wired.driver.find_element(By.ID, "palette-text").send_keys("toy.sleep")
+    wait(wired, "document.querySelectorAll('.nodes button').length === 1")
+    wire = '.wire[data-path="nodes.rest.in.b"]'
+    press_and_move(wired, find_middle(wired, ".nodes button"), find_middle(wired, wire))
+    wait(wired, f"document.querySelector('{wire}.fits')")
+    drop(wired)
+    wait(wired, NODE.format("nodes.sleep"))
+    assert read_line(server, "sleep") == "sleep:   {use: toy.sleep, in: {x: more}}"
+    assert read_line(server, "rest") == "rest:    {use: toy.divide, in: {a: start, b: sleep}}"
+    wait(wired, "document.querySelector('.node-panel h2')?.textContent === 'sleep'")
+    click(wired, "header button", "Undo")
+    wait(wired, f"!{NODE.format('nodes.sleep')}")
+    assert server.read() == WIRED
+
+
+def test_the_keyboard_wires_inserts_and_removes(wired: Browser, server: Server) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    wired.evaluate(CLICK.format("nodes.more"))
+    wait(wired, "document.querySelector('[aria-label=\"Wire out to\"]')")
+    wired.evaluate("document.querySelector('[aria-label=\"Wire out to\"]').focus()")
+    wait(wired, "document.querySelectorAll('[aria-label=\"Wire out to\"] option').length > 1")
+    press(wired, "rest.a")
+    wait(wired, "document.querySelector('.lines').textContent.includes('{a: more, b: more}')")
+
+    wired.evaluate(CLICK.format("nodes.rest"))
+    wait(wired, "document.querySelector('[aria-label=\"Show the wire of b\"]')")
+    wired.evaluate("document.querySelector('[aria-label=\"Show the wire of b\"]').focus()")
+    press(wired, Keys.ENTER)
+    wait(wired, "document.querySelector('.wire-panel')")
+    wired.evaluate("document.querySelector('.wire-panel .actions-row button').focus()")
+    press(wired, Keys.ENTER)
+    wait(wired, "document.activeElement.id === 'palette-text'")
+    press(wired, "toy.sleep")
+    wait(wired, "document.querySelectorAll('.nodes button').length === 1")
+    wired.evaluate("document.querySelector('.nodes button').focus()")
+    press(wired, Keys.ENTER)
+    wait(wired, "document.querySelector('.draft')")
+    wired.evaluate("document.getElementById('draft-name').focus()")
+    press(wired, Keys.ENTER)
+    wait(wired, NODE.format("nodes.sleep"))
+    assert read_line(server, "rest") == "rest:    {use: toy.divide, in: {a: more, b: sleep}}"
+
+    wired.evaluate(CLICK.format(BODY))
+    wait(wired, "document.querySelector('[aria-label=\"Show the wire of seconds\"]')")
+    wired.evaluate("document.querySelector('[aria-label=\"Show the wire of seconds\"]').click()")
+    wait(wired, "document.querySelector('.wire-panel')")
+    click(wired, ".wire-panel button", "Remove")
+    wait(wired, "document.querySelector('.lines').textContent.includes('in: {x: carry.x}}')")
+
+
+def test_links_are_suggested_in_their_field(wired: Browser, server: Server) -> None:
+    wired.evaluate(CLICK.format("nodes.rest"))
+    wait(wired, "document.getElementById('nodes.rest-a')")
+    wired.evaluate("document.getElementById('nodes.rest-a').focus()")
+    options: Any = wait(
+        wired, "(all => all.length && all.map(o => o.value))([...document.querySelectorAll('datalist option')])"
+    )
+    assert {"start", "more", "params.seconds"} <= {*options}
+    type_into(wired, "[id='nodes.rest-a']", "more")
+    wait(wired, "document.querySelector('.lines').textContent.includes('{a: more, b: more}')")
+
+
+def test_values_stand_at_nodes_and_wires_after_a_run(wired: Browser, server: Server) -> None:
+    from selenium.webdriver.common.actions.action_builder import ActionBuilder
+
+    wired.evaluate("document.querySelector('button.primary').click()")
+    wait(wired, "document.querySelector('.job .status.done')")
+    x, y = find_middle(wired, '.wire[data-path="nodes.sum.carry.x"]')
+    actions = ActionBuilder(wired.driver, duration=20)
+    actions.pointer_action.move_to_location(round(x) - 30, round(y) - 60).move_to_location(round(x), round(y))
+    actions.perform()
+    assert wait(wired, "document.querySelector('.card')?.textContent") == "start1.5"
+    wired.evaluate(CLICK.format("nodes.picture"))
+    wait(wired, "document.querySelector('.node-panel .value img')?.naturalWidth === 2")
+    assert "(1, 3, 2, 2) float32" in wired.evaluate("document.querySelector('.node-panel .value').textContent")
