@@ -11,7 +11,7 @@ from guidegraph.graph.export_recipe import ExportRecipe
 from guidegraph.graph.node import node
 from guidegraph.nodes import port_shapes
 from guidegraph.nodes.derive import node_from_operation
-from guidegraph.nodes.types import Condition, TextEmbedder
+from guidegraph.nodes.types import Condition, Table, TextEmbedder
 
 
 def text_export_recipe(embedder: TextEmbedder | None = None, **_: object) -> ExportRecipe | None:
@@ -74,3 +74,19 @@ def add_unknown_words(
     if not isinstance(embedder, TextModel):
         raise ValueError(f"text.add_words takes a model.text_transformer; found {type(embedder).__name__}")
     return add_words(embedder, unknown_words(embedder.tokenizer, texts), seed=seed, frozen=freeze)
+
+
+@node("text.vocabulary", host=True)
+def list_words(embedder: TextEmbedder, *, near: str = "") -> Table:
+    """The words that a text encoder knows, in order, as a table of one column; punctuation marks are left out.
+
+    near: a word; only the known words that it may misspell are listed, best first, which may be none.
+    Raises an error for an encoder other than `model.text_transformer`.
+    """
+    from guidegraph.nodes.models.own.text_encoder import TextModel
+    from guidegraph_runtime.text.unknown_words import list_vocabulary, near_words
+
+    if not isinstance(embedder, TextModel):
+        raise ValueError(f"text.vocabulary takes a model.text_transformer; found {type(embedder).__name__}")
+    words = list_vocabulary(embedder.tokenizer)
+    return Table({"word": near_words(near, words) if near else words})

@@ -16,7 +16,7 @@ from guidegraph.graph.training.live_models import (
     load_trained_state,
 )
 from guidegraph.nodes.conditioning.label import caption_labels
-from guidegraph.nodes.conditioning.text import add_unknown_words, encode_text
+from guidegraph.nodes.conditioning.text import add_unknown_words, encode_text, list_words
 from guidegraph.nodes.models.model_nodes import new_text_transformer
 from guidegraph.nodes.models.own.added_words import unknown_words
 from guidegraph.nodes.models.store import load_part, save_parts
@@ -107,3 +107,16 @@ def test_labels_become_captions() -> None:
         caption_labels(torch.tensor([0, 2]), names)
     with pytest.raises(ValueError, match=r"has no \{\} for the name"):
         caption_labels(torch.tensor([0]), names, template="a photo")
+
+
+def test_the_vocabulary_is_listed_and_near_words_alone_on_request(text: Any) -> None:
+    assert list(list_words(text)["word"]) == ["a", "grass", "on", "red"]
+    more = add_unknown_words(text, ["a turtle"], seed=1)
+    assert list(list_words(more, near="Turtel")["word"]) == ["turtle"]
+    assert list(list_words(more, near="xylophone")["word"]) == []
+    with pytest.raises(ValueError, match=r"text\.vocabulary takes a model\.text_transformer; found function"):
+        list_words(lambda texts: None)  # type: ignore[arg-type]
+
+
+def test_the_mark_of_an_unknown_word_is_not_added(text: Any) -> None:
+    assert unknown_words(text.tokenizer, ["a [UNK] turtle"]) == ["turtle"]
