@@ -167,13 +167,16 @@ def test_guidance_on_top_of_a_distilled_scale_is_the_true_one_of_diffusers(
     ).images
     call = "denoiser: model.denoiser, x: carry.x, t: loop.t, condition: negative, scale: params.guidance"
     changes = [
-        ("  noise:    {", "  negative: {use: text.encode, in: {embedder: model.text}, with: {prompt: [b a, cab]}}\n  noise:    {"),
+        (
+            "  noise:    {",
+            "  negative: {use: text.encode, in: {embedder: model.text}, with: {prompt: [b a, cab]}}\n  noise:    {",
+        ),
         ("      prediction:\n", f"      uncond: {{use: denoiser.predict_distilled, in: {{{call}}}}}\n      cond:\n"),
         (
             "      fresh:",
             "      prediction: {use: guidance.cfg, in: {cond: cond, uncond: uncond}, with: {scale: 3}}\n      fresh:",
         ),
-    ]  # fmt: skip
+    ]
     workflow = changed(family.workflow, changes, tmp_path)
     actual = family.run(workflow, prompt=["a cab", "b"], batch=2, shape=shape)
     difference_bounds.relative(actual, family.unpack(latents), 1e-3, "latents with a negative prompt")
@@ -200,15 +203,19 @@ def test_skipped_layers_are_those_of_the_pipeline(families: dict[str, Family], t
 
     expected = draw(skip_guidance_layers=[1], skip_layer_guidance_scale=2.8, skip_layer_guidance_stop=0.5)
     changes = [
-        ("  sample:\n", "  worse: {use: slg.skip, in: {denoiser: model.denoiser}, with: {sites: skip.block.1}}\n  sample:\n"),
+        (
+            "  sample:\n",
+            "  worse: {use: slg.skip, in: {denoiser: model.denoiser}, with: {sites: skip.block.1}}\n  sample:\n",
+        ),
         (
             "      guided: {",
             "      window: {use: slg.window, in: {index: loop.index, steps: params.steps}, with: {stop: 0.5}}\n"
-            "      skipped: {use: denoiser.predict, in: {denoiser: worse, x: carry.x, t: loop.t, condition: positive}}\n"
+            "      skipped:\n        use: denoiser.predict\n"
+            "        in: {denoiser: worse, x: carry.x, t: loop.t, condition: positive}\n"
             "      guided: {use: slg.guide, in: {guided: cfg, cond: cond, skipped: skipped, scale: window}}\n"
             "      cfg: {",
         ),
-    ]  # fmt: skip
+    ]
     workflow = changed(family.workflow, changes, tmp_path)
     actual = family.run(workflow, prompt=["a tiger", "cab"], batch=2, shape=shape)
     difference_bounds.relative(actual, expected, 1e-3, "latents with skipped layers")
