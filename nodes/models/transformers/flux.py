@@ -29,6 +29,9 @@ from guidegraph.nodes.types import PredictionKind
 SITE_KINDS: tuple[SiteKind, ...] = ("input", "joint", "skip", "feature")
 """The sites of a block."""
 
+PATCH = 2
+"""The side of a patch of every release."""
+
 ROTARY_BASE = 10_000.0
 GUIDANCE_FACTOR = 1000.0
 """The guidance scale is embedded as times are, on an axis of 0 … 1000."""

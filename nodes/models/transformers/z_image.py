@@ -29,6 +29,9 @@ from guidegraph.nodes.types import PredictionKind
 SITE_KINDS: tuple[SiteKind, ...] = ("input", "joint", "skip", "feature")
 """The sites of a block of both streams."""
 
+PATCH = 2
+"""The side of a patch of every release."""
+
 ROTARY_BASE = 256.0
 MULTIPLE = 32
 """Both sequences are filled up to a multiple of this."""
