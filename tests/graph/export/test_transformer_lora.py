@@ -76,12 +76,13 @@ def test_a_lora_of_a_transformer_is_that_of_the_engine(family: str, tmp_path: Pa
     denoiser: Any = load_checkpoint(path=tmp_path / "model").denoiser
     weights = dict(denoiser.named_parameters())
     by_name = denoiser_rows(denoiser.network)
-    theirs = {name: rows for name, rows in by_name.items() if name.startswith("transformer.")}
-    layers = {name.removeprefix("transformer."): rows.select(weights[rows.layer]) for name, rows in theirs.items()}
+    prefix = "unet." if family == "dit" else "transformer."  # other tools write none for a DiT
+    theirs = {name: rows for name, rows in by_name.items() if name.startswith(prefix)}
+    layers = {name.removeprefix(prefix): rows.select(weights[rows.layer]) for name, rows in theirs.items()}
     assert (family == "dit") or any(rows.count is not None for rows in theirs.values())
     files = []
     for number, (rename, strength) in enumerate(
-        (("transformer.{}".format, 0.7), (underscore("lora_transformer"), -0.4))
+        ((f"{prefix}{{}}".format, 0.7), (underscore("lora_transformer"), -0.4))
     ):
         kept = {name: weight for name, weight in layers.items() if rename(name) in by_name}
         if kept:  # kohya's names are those of the layers of diffusers
