@@ -79,7 +79,7 @@ def test_a_lora_of_a_transformer_is_that_of_the_engine(family: str, tmp_path: Pa
     prefix = "unet." if family == "dit" else "transformer."  # other tools write none for a DiT
     theirs = {name: rows for name, rows in by_name.items() if name.startswith(prefix)}
     layers = {name.removeprefix(prefix): rows.select(weights[rows.layer]) for name, rows in theirs.items()}
-    assert (family == "dit") or any(rows.count is not None for rows in theirs.values())
+    assert family == "dit" or any(rows.count is not None for rows in theirs.values())
     files = []
     for number, (rename, strength) in enumerate(
         ((f"{prefix}{{}}".format, 0.7), (underscore("lora_transformer"), -0.4))
