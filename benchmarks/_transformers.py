@@ -149,7 +149,7 @@ def _sd3(network: Any, inputs: Inputs) -> Draw:
 
     assert inputs.tokens is not None
     assert inputs.pooled is not None
-    pipe = diffusers.StableDiffusion3Pipeline(
+    pipe: Any = diffusers.StableDiffusion3Pipeline(
         transformer=network,
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=SHIFT),
         **dict.fromkeys(("vae", "text_encoder", "text_encoder_2", "text_encoder_3")),
@@ -168,7 +168,7 @@ def _pixart(network: Any, inputs: Inputs) -> Draw:
     import diffusers
 
     assert inputs.tokens is not None
-    pipe = diffusers.PixArtSigmaPipeline(
+    pipe: Any = diffusers.PixArtSigmaPipeline(
         transformer=network,
         scheduler=diffusers.DDIMScheduler(
             beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
@@ -210,7 +210,7 @@ def _z_image(network: Any, inputs: Inputs) -> Draw:
     import diffusers
 
     assert inputs.tokens is not None
-    pipe = diffusers.ZImagePipeline(
+    pipe: Any = diffusers.ZImagePipeline(
         transformer=network,
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=SHIFT),
         **dict.fromkeys(("vae", "text_encoder", "tokenizer")),

@@ -81,9 +81,11 @@ def test_a_lora_of_a_transformer_is_that_of_the_engine(family: str, tmp_path: Pa
     layers = {name.removeprefix(prefix): rows.select(weights[rows.layer]) for name, rows in theirs.items()}
     assert family == "dit" or any(rows.count is not None for rows in theirs.values())
     files = []
-    for number, (rename, strength) in enumerate(
-        ((f"{prefix}{{}}".format, 0.7), (underscore("lora_transformer"), -0.4))
-    ):
+    renames: list[tuple[Callable[[str], str], float]] = [
+        (lambda name: f"{prefix}{name}", 0.7),
+        (underscore("lora_transformer"), -0.4),
+    ]
+    for number, (rename, strength) in enumerate(renames):
         kept = {name: weight for name, weight in layers.items() if rename(name) in by_name}
         if kept:  # kohya's names are those of the layers of diffusers
             write_lora(random_factors(kept), rename, tmp_path / f"{number}.safetensors")
