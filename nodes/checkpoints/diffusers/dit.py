@@ -18,6 +18,9 @@ from guidegraph.nodes.models.transformers.dit import DiTConfig
 from guidegraph.nodes.types import PredictionKind
 
 CLASS = "DiTTransformer2DModel"
+NORM = "ada_norm_zero"
+"""The `norm_type` of a DiT, by which one is known under the name `Transformer2DModel` of released folders."""
+
 USED = (
     "num_attention_heads", "attention_head_dim", "in_channels", "out_channels", "num_layers", "sample_size",
     "patch_size", "norm_eps",
@@ -28,7 +31,8 @@ IGNORED = ("dropout", "norm_num_groups", "upcast_attention", "num_embeds_ada_nor
 FIXED: dict[str, tuple[Any, ...]] = {
     "activation_fn": ("gelu-approximate",),
     "attention_bias": (True,),
-    "norm_type": ("ada_norm_zero",),
+    "attention_type": ("default",),
+    "norm_type": (NORM,),
     "norm_elementwise_affine": (False,),
 }
 FREQUENCY_SHIFT = 1

@@ -38,6 +38,9 @@ INDEX = "model_index.json"
 UNUSED = ("safety_checker", "feature_extractor", "image_encoder", "watermark")
 """Components that judge or mark pictures, or serve other inputs; not used for text to picture."""
 
+LEGACY = "Transformer2DModel"
+"""The class in released folders of DiT and PixArt: diffusers gave it to several networks before it named each."""
+
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3", "bert")
 
 Component = tuple[str, str]
@@ -59,7 +62,7 @@ def load_diffusers(folder: Path, options: LoadOptions) -> dict[str, Any]:
         return _load_single(folder, options)
     index = read_json(folder / INDEX)
     components = _read_components(folder, index, options)
-    transformer = components["transformer"][1] if "transformer" in components else None
+    transformer = _transformer_class(folder, components)
     _refuse_pipeline_settings(folder, transformer, options)
     kind: PredictionKind = FLOW if transformer in FLOWS else "eps"
     parts: dict[str, Any] = {}
@@ -79,6 +82,19 @@ def load_diffusers(folder: Path, options: LoadOptions) -> dict[str, Any]:
     if texts := {name: components[name][1] for name in TEXT_ENCODERS if name in components}:
         parts["text"] = _load_text(folder, texts, index, options, transformer, parts)
     return parts
+
+
+def _transformer_class(folder: Path, components: Mapping[str, Component]) -> str | None:
+    """The class of a pipeline's transformer, or None. A class of several networks is told apart by its config.json."""
+    if "transformer" not in components:
+        return None
+    name = components["transformer"][1]
+    return _resolve_class(name, read_json(folder / "transformer" / "config.json")) if name == LEGACY else name
+
+
+def _resolve_class(name: str, config: Mapping[str, Any]) -> str:
+    """The class of a network whose config.json names this one: `LEGACY` is that of a DiT, or of a PixArt."""
+    return dit.CLASS if name == LEGACY and config.get("norm_type") == dit.NORM else name
 
 
 def _refuse_settings(folder: Path, options: LoadOptions) -> None:
@@ -221,7 +237,8 @@ def load_autoencoder(folder: Path) -> Any:
 def _load_single(folder: Path, options: LoadOptions) -> dict[str, Any]:
     """Load the part of a folder with a single network, and the schedule that the options name, if any."""
     options.refuse_t5(str(folder))
-    name = read_json(folder / "config.json").get("_class_name")
+    config = read_json(folder / "config.json")
+    name = config.get("_class_name")
     has_schedule = options.noise_schedule != "auto"
     parts: dict[str, Any] = {"schedule": build_schedule(options.noise_schedule)} if has_schedule else {}
     kind: PredictionKind = "eps" if options.prediction == "auto" else options.prediction
@@ -229,7 +246,7 @@ def _load_single(folder: Path, options: LoadOptions) -> dict[str, Any]:
         return parts | load_unet(folder, kind, options.ema)
     if isinstance(name, str) and name in TRANSFORMERS:
         kind = FLOW if options.prediction == "auto" and name in FLOWS else kind
-        return parts | TRANSFORMERS[name](folder, kind, options.ema)
+        return parts | TRANSFORMERS[_resolve_class(name, config)](folder, kind, options.ema)
     if name in first_stage.CLASSES:
         return parts | {"autoencoder": load_autoencoder(folder)}
     supported = ", ".join((*unet.CLASSES, *TRANSFORMERS, *first_stage.CLASSES))

@@ -12,8 +12,7 @@ from guidegraph.nodes.checkpoints.config_values import read_integer, read_number
 from guidegraph.nodes.checkpoints.diffusers.config import check_config
 from guidegraph.nodes.checkpoints.layer_rows import LayerRows, join_rows
 from guidegraph.nodes.checkpoints.transformers.measure import build_config
-from guidegraph.nodes.checkpoints.transformers.z_image import PATCH
-from guidegraph.nodes.models.transformers.z_image import ROTARY_BASE, TIME_RANGE, ZImageConfig
+from guidegraph.nodes.models.transformers.z_image import PATCH, ROTARY_BASE, TIME_RANGE, ZImageConfig
 from guidegraph.nodes.types import PredictionKind
 
 CLASS = "ZImageTransformer2DModel"

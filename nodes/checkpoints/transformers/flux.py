@@ -22,7 +22,7 @@ from guidegraph.nodes.checkpoints.transformers.measure import (
     strip_transformer,
 )
 from guidegraph.nodes.models.transformers.denoiser import FluxDenoiser
-from guidegraph.nodes.models.transformers.flux import Flux, FluxConfig
+from guidegraph.nodes.models.transformers.flux import PATCH, Flux, FluxConfig
 from guidegraph.nodes.sampling.schedule import flow
 from guidegraph.nodes.types import PredictionKind
 
@@ -32,8 +32,6 @@ OTHER_PARTS = ("vae.", "text_encoders.")
 MARK = "double_blocks.0.img_attn.qkv.weight"
 HEAD_NORM = "double_blocks.0.img_attn.norm.query_norm.scale"
 GUIDANCE = "guidance_in.in_layer.weight"
-PATCH = 2
-"""The side of a patch of every release."""
 
 FLOW: PredictionKind = "flow"
 """The kind of prediction of the released models."""

@@ -22,14 +22,13 @@ from guidegraph.nodes.checkpoints.transformers.measure import (
     strip_transformer,
 )
 from guidegraph.nodes.models.transformers.denoiser import ZImageDenoiser
-from guidegraph.nodes.models.transformers.z_image import ZImage, ZImageConfig
+from guidegraph.nodes.models.transformers.z_image import PATCH, ZImage, ZImageConfig
 from guidegraph.nodes.sampling.schedule import flow
 
 MARKS = ("x_pad_token", "cap_pad_token", "noise_refiner.0.attention.qkv.weight")
 NO_USE = ("norm_final.weight",)
 """Weights of single files that the model does not use."""
 
-PATCH = 2
 SHIFT = 3.0
 """The shift of the levels of the released Turbo model."""
 

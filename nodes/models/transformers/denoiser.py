@@ -9,6 +9,8 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from guidegraph.nodes.checkpoints.layer_rows import LayerRows
+from guidegraph.nodes.checkpoints.lora_layers import denoiser_rows
 from guidegraph.nodes.guidance.hooks import Rule, Site
 from guidegraph.nodes.models.networks.hooks import Hooks
 from guidegraph.nodes.models.own.denoiser import NetworkDenoiser
@@ -21,7 +23,20 @@ from guidegraph.nodes.shape_checks import expand_to_batch
 from guidegraph.nodes.types import Condition, Prediction, Scale
 
 
-class DiTDenoiser(NetworkDenoiser):
+class TransformerDenoiser(NetworkDenoiser):
+    """The `NetworkDenoiser` of a transformer.
+
+    mixes_tokens: tokens of a text attend to each other outside of its sites, so that two texts cannot be kept apart.
+    """
+
+    mixes_tokens = False
+
+    def adaptable_weights(self) -> dict[str, LayerRows]:
+        """Its parameters, or rows of them, by the names of their layers in LoRA files; an exported graph keeps both."""
+        return denoiser_rows(self.network)
+
+
+class DiTDenoiser(TransformerDenoiser):
     """The `NetworkDenoiser` of a DiT."""
 
     network: DiT
@@ -31,7 +46,7 @@ class DiTDenoiser(NetworkDenoiser):
         return self.network.config
 
 
-class MMDiTDenoiser(NetworkDenoiser):
+class MMDiTDenoiser(TransformerDenoiser):
     """The `NetworkDenoiser` of an MMDiT; tokens of a text that its mask leaves out have no effect."""
 
     network: MMDiT
@@ -52,7 +67,7 @@ class MMDiTDenoiser(NetworkDenoiser):
             )
 
 
-class FluxDenoiser(NetworkDenoiser):
+class FluxDenoiser(TransformerDenoiser):
     """The `NetworkDenoiser` of a Flux; tokens of a text that its mask leaves out have no effect.
 
     guidance: the scale that a distilled network is told, one number or a tensor (1) or (B).
@@ -96,17 +111,18 @@ class FluxDenoiser(NetworkDenoiser):
         return {"guidance": expand_to_batch(scale if scale.ndim else scale[None], x.shape[0], "the guidance scale")}
 
 
-class ZImageDenoiser(NetworkDenoiser):
+class ZImageDenoiser(TransformerDenoiser):
     """The `NetworkDenoiser` of a Z-Image; tokens of a text that its mask leaves out have no effect."""
 
     network: ZImage
+    mixes_tokens = True
 
     @property
     def config(self) -> ZImageConfig:
         return self.network.config
 
 
-class PixArtDenoiser(NetworkDenoiser):
+class PixArtDenoiser(TransformerDenoiser):
     """The `NetworkDenoiser` of a PixArt, without its variance, which the released models did not learn.
 
     Tokens of a text that its mask leaves out have no effect.

@@ -23,11 +23,14 @@ from guidegraph.nodes.models.transformers.flux_layers import (
     pack,
     unpack,
 )
-from guidegraph.nodes.models.transformers.positions import axis_angles, check_axis_widths, patch_places
+from guidegraph.nodes.models.transformers.positions import axis_angles, check_axis_widths, patch_places, turns_of
 from guidegraph.nodes.types import PredictionKind
 
 SITE_KINDS: tuple[SiteKind, ...] = ("input", "joint", "skip", "feature")
 """The sites of a block."""
+
+PATCH = 2
+"""The side of a patch of every release."""
 
 ROTARY_BASE = 10_000.0
 GUIDANCE_FACTOR = 1000.0
@@ -123,16 +126,17 @@ class Flux(nn.Module):
         if self.guidance_in is not None and guidance is not None:
             embedding = embedding + self.guidance_in(GUIDANCE_FACTOR * guidance)
         places = patch_places(size, x.device)  # those of a text's tokens are zero
-        angles = axis_angles(torch.cat([places, places.new_zeros(text.shape[1], 3)]), self.config.axes, ROTARY_BASE)
+        places = torch.cat([places, places.new_zeros(text.shape[1], 3)])
+        turns = turns_of(axis_angles(places, self.config.axes, ROTARY_BASE))
         keys = None if mask is None else torch.cat([mask.new_ones(h.shape[:2]), mask], dim=1)
         for index, block in enumerate(self.double_blocks):
             attend = hooks.attend(Site("joint", "block", index), size)
             entered = hooks.input_tokens(Site("input", "block", index), h, size)
-            change, text_change = block(entered, text, embedding, angles, keys, attend)
+            change, text_change = block(entered, text, embedding, turns, keys, attend)
             h, text = hooks.block(index, h, change, size), clip_half(hooks.text_block(index, text, text_change))
         for index, block in enumerate(self.single_blocks, double):
             joined = torch.cat([hooks.input_tokens(Site("input", "block", index), h, size), text], dim=1)
-            change = block(joined, embedding, angles, keys, hooks.attend(Site("joint", "block", index), size))
+            change = block(joined, embedding, turns, keys, hooks.attend(Site("joint", "block", index), size))
             h = clip_half(hooks.block(index, h, change[:, : h.shape[1]], size))
             if index + 1 < len(self.single_blocks) + double:  # nothing uses the text after the last block
                 text = clip_half(hooks.text_block(index, text, change[:, h.shape[1] :]))

@@ -116,19 +116,19 @@ class DoubleBlock(nn.Module):
         x: Tensor,
         text: Tensor,
         embedding: Tensor,
-        angles: Tensor,
+        turns: Tensor,
         mask: Tensor | None = None,
         attend: Attend = attention,
     ) -> tuple[Tensor, Tensor]:
         """The changes to add to the picture (B, N, C) and to the text (B, L, C).
 
-        angles (N + L, D/2) turn queries and keys; mask (B, N + L) is true where a key may be attended to.
+        turns: of the N + L queries and keys, from `turns_of`; mask (B, N + L) is true where a key may be attended to.
         """
         img, txt = self.img_mod(embedding), self.txt_mod(embedding)
         of_picture = self.img_attn.project(modulate(x, img[0], img[1]))
         of_text = self.txt_attn.project(modulate(text, txt[0], txt[1]))
         query, key, value = (torch.cat(pair, dim=2) for pair in zip(of_picture, of_text, strict=True))
-        attended = attend(rotate_pairs(query, angles), rotate_pairs(key, angles), value, mask)
+        attended = attend(rotate_pairs(query, turns), rotate_pairs(key, turns), value, mask)
         count = x.shape[1]
         change = _compute_change(x, self.img_attn.merge(attended[:, :, :count]), img, self.img_mlp)
         return change, _compute_change(text, self.txt_attn.merge(attended[:, :, count:]), txt, self.txt_mlp)
@@ -146,13 +146,13 @@ class SingleBlock(AttentionLayer):
         self.norm = QueryKeyNorm(width // heads)
 
     def forward(
-        self, h: Tensor, embedding: Tensor, angles: Tensor, mask: Tensor | None = None, attend: Attend = attention
+        self, h: Tensor, embedding: Tensor, turns: Tensor, mask: Tensor | None = None, attend: Attend = attention
     ) -> Tensor:
         """The change to add to tokens (B, N + L, C)."""
         shift, scale, gate = self.modulation(embedding)
         qkv, fed = self.linear1(modulate(h, shift, scale)).split(self.widths, dim=2)
         query, key, value = self.norm.split(qkv, self.heads)
-        attended = attend(rotate_pairs(query, angles), rotate_pairs(key, angles), value, mask)
+        attended = attend(rotate_pairs(query, turns), rotate_pairs(key, turns), value, mask)
         joined = torch.cat([attended.transpose(1, 2).flatten(2), F.gelu(fed, approximate="tanh")], dim=2)
         change: Tensor = gate * self.linear2(joined)
         return change

@@ -8,8 +8,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from guidegraph.nodes.shape_checks import has_values, is_transformed
+
 Size = tuple[int, int]
 """Rows and columns of patches: (h, w)."""
+
+COMPLEX_DEVICES = ("cpu", "cuda")
+"""Devices where turning pairs of values as complex numbers is the fastest."""
 
 
 def sincos_positions(width: int, size: Size, grid: float, device: torch.device) -> Tensor:
@@ -103,12 +108,22 @@ def patch_places(size: Size, device: torch.device) -> Tensor:
     return torch.stack([torch.zeros_like(down + across), down, across], dim=2).flatten(0, 1)
 
 
-def rotate_pairs(x: Tensor, angles: Tensor) -> Tensor:
-    """x (B, heads, N, D) with the pairs of values 2i and 2i + 1 of position n turned by angles, in float32.
+def turns_of(angles: Tensor) -> Tensor:
+    """What `rotate_pairs` takes, of angles (N, D/2), or (B, 1, N, D/2) with those of each sample.
 
-    angles: (N, D/2), or (B, 1, N, D/2) with those of each sample.
+    e^{i angle}, complex; or its two parts (…, N, D/2, 2) where calls are recorded, since ONNX has no complex numbers.
     """
-    first, second = x.float().unflatten(-1, (-1, 2)).unbind(-1)
-    cos, sin = angles.cos(), angles.sin()
-    turned = torch.stack([first * cos - second * sin, first * sin + second * cos], dim=-1)
+    parts = torch.stack([angles.cos(), angles.sin()], dim=-1)
+    is_plain = angles.device.type in COMPLEX_DEVICES and has_values(angles) and not is_transformed()
+    return torch.view_as_complex(parts) if is_plain else parts
+
+
+def rotate_pairs(x: Tensor, turns: Tensor) -> Tensor:
+    """x (B, heads, N, D) with the pairs of values 2i and 2i + 1 of position n turned, in float32."""
+    pairs = x.float().unflatten(-1, (-1, 2))
+    if turns.is_complex():
+        turned = torch.view_as_real(torch.view_as_complex(pairs) * turns)
+    else:
+        (first, second), (cos, sin) = pairs.unbind(-1), turns.unbind(-1)
+        turned = torch.stack([first * cos - second * sin, first * sin + second * cos], dim=-1)
     return turned.flatten(-2).to(x.dtype)

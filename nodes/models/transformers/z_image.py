@@ -22,11 +22,15 @@ from guidegraph.nodes.models.transformers.positions import (
     check_axis_widths,
     patch_places,
     rotate_pairs,
+    turns_of,
 )
 from guidegraph.nodes.types import PredictionKind
 
 SITE_KINDS: tuple[SiteKind, ...] = ("input", "joint", "skip", "feature")
 """The sites of a block of both streams."""
+
+PATCH = 2
+"""The side of a patch of every release."""
 
 ROTARY_BASE = 256.0
 MULTIPLE = 32
@@ -112,11 +116,11 @@ class RotaryAttention(AttentionLayer):
         self.k_norm = HeadNorm(width // heads, eps)
         self.out = nn.Linear(width, width, bias=False)
 
-    def forward(self, h: Tensor, angles: Tensor, mask: Tensor | None, attend: Attend) -> Tensor:
+    def forward(self, h: Tensor, turns: Tensor, mask: Tensor | None, attend: Attend) -> Tensor:
         query, key, value = (
             part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in self.qkv(h).chunk(3, dim=2)
         )
-        query, key = rotate_pairs(self.q_norm(query), angles), rotate_pairs(self.k_norm(key), angles)
+        query, key = rotate_pairs(self.q_norm(query), turns), rotate_pairs(self.k_norm(key), turns)
         out: Tensor = self.out(attend(query, key, value, mask).transpose(1, 2).flatten(2))
         return out
 
@@ -151,13 +155,13 @@ class ZImageBlock(nn.Module):
         self,
         h: Tensor,
         embedding: Tensor,
-        angles: Tensor,
+        turns: Tensor,
         mask: Tensor | None = None,
         attend: Attend = attention,
     ) -> Tensor:
         """The change to add to tokens (B, N, C); mask (B, N) is true where a key may be attended to."""
         scale1, gate1, scale2, gate2 = self._modulate(embedding)
-        attended = self.attention(self.attention_norm1(h) * scale1, angles, mask, attend)
+        attended = self.attention(self.attention_norm1(h) * scale1, turns, mask, attend)
         change: Tensor = gate1 * self.attention_norm2(attended)
         fed: Tensor = gate2 * self.ffn_norm2(self.feed_forward(self.ffn_norm1(h + change) * scale2))
         return change + fed
@@ -236,16 +240,14 @@ class ZImage(nn.Module):
         ends = text_keys.sum(1)[:, None] + 1  # the picture comes after its text
         first = torch.where(torch.arange(h.shape[1], device=x.device) < count, ends, 0)
         places = torch.cat([first[:, :, None].to(places), places[None, :, 1:].expand(x.shape[0], -1, -1)], dim=2)
-        of_picture, of_text = (self._angles(of_stream) for of_stream in (places, text_places))
+        of_picture, of_text, of_both = map(self._turns, (places, text_places, torch.cat([places, text_places], dim=1)))
         for index, block in enumerate(self.noise_refiner):
             h = h + block(h, embedding, of_picture, None, hooks.attend(Site("self", "block", index), size))
         for block in self.context_refiner:
             text = text + block(text, embedding, of_text, None if mask is None else text_keys)
         keys = None if mask is None else torch.cat([text_keys.new_ones(h.shape[:2]), text_keys], dim=1)
         context = torch.cat([h[:, count:], text], dim=1)
-        h = self._run_blocks(
-            h[:, :count], context, embedding, torch.cat([of_picture, of_text], dim=2), keys, size, hooks
-        )
+        h = self._run_blocks(h[:, :count], context, embedding, of_both, keys, size, hooks)
         return -patches_to_picture(self.final_layer(h, embedding), patch, size)
 
     def _run_blocks(
@@ -253,7 +255,7 @@ class ZImage(nn.Module):
         h: Tensor,
         context: Tensor,
         embedding: Tensor,
-        angles: Tensor,
+        turns: Tensor,
         keys: Tensor | None,
         size: tuple[int, int],
         hooks: Hooks,
@@ -263,7 +265,7 @@ class ZImage(nn.Module):
         for index, block in enumerate(self.layers):
             attend = hooks.attend(Site("joint", "block", index), size)
             entered = hooks.input_tokens(Site("input", "block", index), h, size)
-            change = block(torch.cat([entered, context], dim=1), embedding, angles, keys, attend)
+            change = block(torch.cat([entered, context], dim=1), embedding, turns, keys, attend)
             h = hooks.block(index, h, change[:, :count], size)
             if index < last:  # nothing uses the context after it
                 context = hooks.text_block(index, context, change[:, count:])
@@ -282,8 +284,9 @@ class ZImage(nn.Module):
         keys = index < length + -length % MULTIPLE
         return text, keys, F.pad((index + 1)[:, :, None].float(), (0, 2))
 
-    def _angles(self, places: Tensor) -> Tensor:
-        return axis_angles(places, self.config.axes, ROTARY_BASE)[:, None]
+    def _turns(self, places: Tensor) -> Tensor:
+        """The turns of queries and keys at places (B, N, 3)."""
+        return turns_of(axis_angles(places, self.config.axes, ROTARY_BASE)[:, None])
 
 
 def _fill_up(h: Tensor, token: Tensor) -> Tensor:

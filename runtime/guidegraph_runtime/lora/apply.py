@@ -40,10 +40,14 @@ class Lora:
 
 @dataclass(frozen=True)
 class _Weight:
+    """A stored weight, or `rows` of it: the first and how many. swapped: files have the second half of them first."""
+
     name: str
     dtype: str
     shape: tuple[int, ...]
     transposed: bool
+    rows: tuple[int, int] | None = None
+    swapped: bool = False
 
 
 def read_loras(loras: Any, location: str) -> tuple[Lora, ...]:
@@ -110,8 +114,8 @@ def _unknown_layers_message(
         return f"the LoRA '{lora.path}' changes the layer '{layer}', which is fixed in this bundle: {frozen[layer]}"
     if not any(tables.values()):
         return (
-            "this bundle has no weights that a LoRA may change: it takes a U-Net or a text encoder of checkpoint.load, "
-            "in fp32, fp16 or bf16"
+            "this bundle has no weights that a LoRA may change: it takes a U-Net, a transformer or a text encoder "
+            "of checkpoint.load, in fp32, fp16 or bf16"
         )
     examples = ", ".join(sorted(unknown)[:3]) + (" …" if len(unknown) > 3 else "")
     return (
@@ -141,15 +145,19 @@ def _apply_loras(
         data = changed.setdefault(external.location, bytearray(files[external.location]))
         array = np.frombuffer(data, stored, int(np.prod(weight.shape)), external.offset).reshape(weight.shape)
         values = (array.astype("<u4") << 16).view("<f4") if weight.dtype == "bfloat16" else array.astype(np.float32)
+        matrix = values.T if weight.transposed else values  # (out, in, …), a view
+        first, count = weight.rows or (0, len(matrix))
         for lora, pair in pairs:
-            values = values + np.float32(lora.strength) * _weight_update(bundle, lora, weight, pair)
+            matrix[first : first + count] += np.float32(lora.strength) * _weight_update(bundle, lora, weight, pair)
         array[...] = _bfloat16(values) if weight.dtype == "bfloat16" else values.astype(stored)
     return {**files, **{name: bytes(data) for name, data in changed.items()}}
 
 
 def _weight_update(bundle: VerifiedBundle, lora: Lora, weight: _Weight, pair: Pair[Array]) -> Array:
-    """α/r · BA in the stored shape of the weight."""
+    """α/r · BA (out, in, …) of the weight, or of those of its rows that the layer is."""
     shape = weight.shape[::-1] if weight.transposed else weight.shape
+    if weight.rows is not None:
+        shape = (weight.rows[1], *shape[1:])
     up, down = (factor.astype(np.float32).reshape(factor.shape[0], -1) for factor in (pair.up, pair.down))
     if (up.shape[0], down.shape[1], up.shape[1]) != (shape[0], int(np.prod(shape[1:])), down.shape[0]):
         message = (
@@ -158,7 +166,7 @@ def _weight_update(bundle: VerifiedBundle, lora: Lora, weight: _Weight, pair: Pa
         )
         raise BundleError(str(bundle.path), "bad-lora", message)
     product: Array = (np.float32(pair.scale) * (up @ down)).reshape(shape)
-    return product.T if weight.transposed else product
+    return np.concatenate(np.array_split(product, 2)[::-1]) if weight.swapped else product
 
 
 def _bfloat16(values: Array) -> Array:
@@ -180,12 +188,24 @@ def _read_table(bundle: VerifiedBundle) -> tuple[dict[str, dict[str, _Weight]], 
     parts = bundle.manifest.parts
     for part, rows in top["weights"].entries(lambda name: None if name in parts else "the name of a part"):
         for row in rows.items():
-            fields = row.fields(["weight", "dtype", "shape", "transposed", "names"])
+            fields = row.fields(["weight", "dtype", "shape", "transposed", "names"], ["rows", "swapped"])
+            shape = tuple(size.integer(1, 2**31) for size in fields["shape"].items())
+            transposed = fields["transposed"].boolean()
             weight = _Weight(
                 fields["weight"].text(),
                 fields["dtype"].choice(_STORED),
-                tuple(size.integer(1, 2**31) for size in fields["shape"].items()),
-                fields["transposed"].boolean(),
+                shape,
+                transposed,
+                _read_rows(fields["rows"], shape[-1 if transposed else 0]) if "rows" in fields else None,
+                "swapped" in fields and fields["swapped"].boolean(),
             )
             weights_of_part.setdefault(part, {}).update({name.text(): weight for name in fields["names"].items()})
     return weights_of_part, frozen
+
+
+def _read_rows(field: Cursor, count: int) -> tuple[int, int]:
+    """The first row and the number of rows of a weight with `count`. Raises ``BundleError`` for rows beyond it."""
+    numbers = [number.integer(0, count) for number in field.items()]
+    if len(numbers) != 2 or numbers[1] < 1 or sum(numbers) > count:
+        field.fail(f"the first row and the number of rows of a weight with {count}", str(numbers))
+    return numbers[0], numbers[1]

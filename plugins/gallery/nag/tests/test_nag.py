@@ -21,6 +21,7 @@ from tests.graph.export.exporting import LEVEL, difference, made
 from tests.nodes.checkpoints.diffusers.test_unet_names import ours
 from tests.nodes.checkpoints.tiny import unet
 from tests.nodes.checkpoints.transformers import sd3_writer
+from tests.nodes.models.transformers.networks import TOKEN_WIDTH, captioned, flux, mmdit, z_image
 
 WORKFLOW = Path(nag.__file__).with_name("text_to_image.yaml")
 PLUGIN = ("guidegraph_nag",)
@@ -139,6 +140,24 @@ def test_no_guidance_is_the_prediction_and_needs_no_negative() -> None:
         nag.predict_away(denoiser, x, t, condition, Condition())
     with pytest.raises(ValueError, match=r"self\.middle has sites of other kinds"):
         nag.predict_away(denoiser, x, t, condition, away, sites="self.middle")
+
+
+@pytest.mark.parametrize("build", [mmdit, flux])
+def test_without_its_share_a_joint_network_predicts_as_without_a_negative_text(build: Any) -> None:
+    denoiser = build()
+    x, t, condition = captioned()
+    negative = Condition(tokens=torch.randn(2, 7, TOKEN_WIDTH), vector=condition.vector)
+    plain = denoiser(x, t, condition).value
+    guided = nag.predict_away(denoiser, x, t, condition, negative, alpha=0.0)
+    torch.testing.assert_close(guided.value, plain)
+    assert (nag.predict_away(denoiser, x, t, condition, negative).value - plain).abs().max() > 0.05
+
+
+def test_a_network_that_mixes_both_texts_is_refused() -> None:
+    x, t, condition = captioned()
+    condition = Condition(tokens=condition.tokens)
+    with pytest.raises(ValueError, match=r"this denoiser mixes all tokens first: use guidance\.cfg"):
+        nag.predict_away(z_image(), x, t, condition, condition)
 
 
 def test_the_workflow_keeps_away_from_a_negative_prompt() -> None:

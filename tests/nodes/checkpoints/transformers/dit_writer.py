@@ -30,6 +30,31 @@ RELEASED: dict[str, dict[str, Any]] = {
     for name, side in (("DiT-XL-2-256", 32), ("DiT-XL-2-512", 64))
 }
 
+RELEASED_CONFIG: dict[str, Any] = {
+    "_class_name": "Transformer2DModel",
+    "_diffusers_version": "0.12.0.dev0",
+    "activation_fn": "gelu-approximate",
+    "attention_bias": True,
+    "attention_head_dim": 72,
+    "cross_attention_dim": None,
+    "dropout": 0.0,
+    "in_channels": 4,
+    "norm_elementwise_affine": False,
+    "norm_num_groups": 32,
+    "norm_type": "ada_norm_zero",
+    "num_attention_heads": 16,
+    "num_embeds_ada_norm": 1000,
+    "num_layers": 28,
+    "num_vector_embeds": None,
+    "only_cross_attention": False,
+    "out_channels": 8,
+    "patch_size": 2,
+    "sample_size": 32,
+    "upcast_attention": False,
+    "use_linear_projection": False,
+}
+"""config.json of the transformer in the released folder of 256 pixels."""
+
 
 def network(**changes: Any) -> Any:
     """A tiny DiT of diffusers with random weights; all blocks have the same embeddings, as in the released ones."""

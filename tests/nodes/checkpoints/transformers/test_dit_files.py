@@ -111,6 +111,36 @@ def test_a_pipeline_of_diffusers_loads_with_its_schedule(model: Any, tmp_path: P
     assert loaded.autoencoder.decode(torch.zeros(1, 4, 8, 8)).shape == (1, 3, 8, 8)
 
 
+@pytest.mark.parametrize("is_pipeline", [False, True])
+def test_a_folder_with_the_released_config_is_a_dit(is_pipeline: bool, model: Any, tmp_path: Path) -> None:
+    """Released folders name a class that diffusers gave to several networks; their weights are no safetensors."""
+    import diffusers
+
+    released, folder = dit_writer.RELEASED_CONFIG, tmp_path
+    if is_pipeline:
+        vae = diffusers.AutoencoderKL(block_out_channels=(32,), latent_channels=4, sample_size=8)
+        pipe = diffusers.DiTPipeline(transformer=model, vae=vae, scheduler=diffusers.DDIMScheduler())
+        pipe.save_pretrained(tmp_path)
+        index = json.loads((tmp_path / "model_index.json").read_text())
+        index["transformer"] = ["diffusers", released["_class_name"]]
+        (tmp_path / "model_index.json").write_text(json.dumps(index))
+        folder = tmp_path / "transformer"
+    model.save_pretrained(folder, safe_serialization=False)
+    for file in folder.glob("*.safetensors"):
+        file.unlink()
+    (folder / "config.json").write_text(json.dumps({**released, **dit_writer.TINY}))
+    check(load_checkpoint(path=tmp_path), model)
+    (folder / "config.json").write_text(json.dumps({**released, **dit_writer.TINY, "norm_type": "layer_norm"}))
+    with pytest.raises(ValueError, match=r"'norm_type' is 'layer_norm', and only 'ada_norm_single' is supported"):
+        load_checkpoint(path=tmp_path)
+
+
+def test_the_released_config_is_that_of_the_released_size() -> None:
+    config = read_dit_config(dit_writer.RELEASED_CONFIG, Path("config.json"), "eps")
+    assert (config.width, config.depth, config.heads, config.grid) == (1152, 28, 16, 16)
+    assert (config.in_channels, config.out_channels, config.mlp_eps) == (4, 8, 1e-5)
+
+
 @pytest.mark.parametrize("name", dit_writer.RELEASED)
 def test_a_released_dit_has_every_key_and_no_other(name: str) -> None:
     import diffusers

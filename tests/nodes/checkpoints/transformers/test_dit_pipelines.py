@@ -12,6 +12,7 @@ from torch import Tensor
 
 from guidegraph import load_workflow
 from guidegraph.nodes.sampling.noise import gaussian
+from tests.graph.export.exporting import made
 from tests.nodes.checkpoints import difference_bounds
 from tests.nodes.checkpoints.transformers import dit_writer
 from tests.paths import ROOT
@@ -66,3 +67,21 @@ def test_twenty_steps_of_the_workflow_are_those_of_the_pipeline(layout: str, tmp
     )
     difference_bounds.relative(outputs["latent"], latents, 1e-3, "latents after 20 steps")
     torch.testing.assert_close(outputs["image"] / 2 + 0.5, pictures, rtol=0, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_the_bundle_draws_what_the_engine_draws_at_any_size(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    pipeline(dit_writer.network(num_embeds_ada_norm=1000)).save_pretrained(tmp_path / "folder")
+    folder = tmp_path / "folder"
+    settings = {"checkpoint": str(folder), "autoencoder": str(folder / "vae"), "steps": 2, "batch": 2}
+    exported = made(WORKFLOW, tmp_path, **settings, shape=list(SHAPE), label=LABELS)
+    (tmp_path / "engine").mkdir()
+    changes: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        ({}, {"label": [5, 999], "scale": 2.0, "steps": 3}),
+        ({"noise.shape": [4, 12, 16]}, {"shape": [4, 12, 16]}),
+    ]
+    for nodes, params in changes:
+        latent = exported.run(nodes, **({} if nodes else params))["latent"]
+        expected = exported.engine(tmp_path / "engine", **params)["latent"]
+        difference_bounds.relative(torch.as_tensor(latent), torch.as_tensor(expected), 1e-4, "latents of the bundle")

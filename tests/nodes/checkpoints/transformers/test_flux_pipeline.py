@@ -16,6 +16,7 @@ from guidegraph.nodes.checkpoints.sampler_settings import checkpoint_flow_shift
 from guidegraph.nodes.conditioning.text import encode_text
 from guidegraph.nodes.sampling.noise import gaussian
 from tests.commands.command import Command
+from tests.graph.export.exporting import made
 from tests.nodes.checkpoints import difference_bounds
 from tests.nodes.checkpoints.transformers import flux_pipelines
 from tests.nodes.checkpoints.transformers.test_flux_files import write_file
@@ -129,3 +130,20 @@ def test_a_command_draws_a_picture(saved: Saved, capsys: pytest.CaptureFixture[s
     done = Command(tmp_path, capsys)("run", str(WORKFLOW), *options, "--out", str(tmp_path))
     assert done.code == 0, done.err
     assert (tmp_path / "image.png").is_file()
+
+
+@pytest.mark.slow
+def test_the_bundle_draws_what_the_engine_draws_at_any_size(saved: Saved, tmp_path: Path) -> None:
+    """Also where the levels depend on the size, as those of dev."""
+    pytest.importorskip("onnxscript")
+    shape = list(flux_pipelines.LATENT)
+    exported = made(WORKFLOW, tmp_path, checkpoint=str(saved.folder), steps=2, batch=2, shape=shape, prompt="a cab")
+    (tmp_path / "engine").mkdir()
+    changes: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        ({}, {"prompt": ["Bad", "dad cab"], "guidance": 2.0, "steps": 3}),
+        ({"noise.shape": [4, 8, 20]}, {"shape": [4, 8, 20]}),
+    ]
+    for nodes, params in changes:
+        latent = exported.run(nodes, **({} if nodes else params))["latent"]
+        expected = exported.engine(tmp_path / "engine", **params)["latent"]
+        difference_bounds.relative(torch.as_tensor(latent), torch.as_tensor(expected), 1e-4, "latents of the bundle")

@@ -21,6 +21,7 @@ from guidegraph.nodes.checkpoints.transformers.z_image import build_z_image, is_
 from guidegraph.nodes.conditioning.text import encode_text
 from guidegraph.nodes.sampling.noise import gaussian
 from guidegraph.nodes.training.lora import apply_lora
+from tests.graph.export.exporting import made
 from tests.nodes.checkpoints import difference_bounds
 from tests.nodes.checkpoints.transformers import flux_pipelines, z_image_writer
 from tests.paths import ROOT
@@ -171,6 +172,25 @@ def test_the_workflow_draws_what_diffusers_draws(layout: str, guidance: float, s
     )
     difference_bounds.relative(outputs["latent"], latents, 1e-3, f"latents after {STEPS} steps")
     difference_bounds.largest(outputs["image"], pictures.clamp(-1, 1), 1e-4, "pictures")
+
+
+@pytest.mark.slow
+def test_the_bundle_draws_what_the_engine_draws_at_any_size(saved: Saved, tmp_path: Path) -> None:
+    """With texts of other lengths too, which are filled up to other multiples of 32."""
+    pytest.importorskip("onnxscript")
+    shape = list(flux_pipelines.LATENT)
+    settings: dict[str, Any] = {"checkpoint": str(saved.folder), "steps": 2, "batch": 2, "shape": shape, "scale": 3.0}
+    exported = made(WORKFLOW, tmp_path, **settings, prompt="a cab")
+    (tmp_path / "engine").mkdir()
+    changes: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        ({}, {"prompt": PROMPTS, "negative": NEGATIVE, "scale": 2.0, "steps": 3}),
+        ({}, {"prompt": [20 * "a cab ", "b"]}),
+        ({"noise.shape": [4, 8, 20]}, {"shape": [4, 8, 20]}),
+    ]
+    for nodes, params in changes:
+        latent = exported.run(nodes, **({} if nodes else params))["latent"]
+        expected = exported.engine(tmp_path / "engine", **params)["latent"]
+        difference_bounds.relative(torch.as_tensor(latent), torch.as_tensor(expected), 1e-4, "latents of the bundle")
 
 
 @pytest.mark.parametrize("prefix", ["transformer.", "diffusion_model."])

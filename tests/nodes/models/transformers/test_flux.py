@@ -13,7 +13,7 @@ from torch import Tensor
 from guidegraph.nodes.models.store import describe_part, load_part, save_parts
 from guidegraph.nodes.models.transformers.flux import FluxConfig
 from guidegraph.nodes.models.transformers.flux_layers import pack, unpack
-from guidegraph.nodes.models.transformers.positions import axis_angles, patch_places, rotate_pairs
+from guidegraph.nodes.models.transformers.positions import axis_angles, patch_places, rotate_pairs, turns_of
 from guidegraph.nodes.sampling.denoiser import predict, set_distilled_guidance
 from guidegraph.nodes.types import Condition
 from tests.nodes.models.transformers.networks import BATCH, SIDE, TOKENS, captioned, flux
@@ -40,8 +40,11 @@ def test_places_are_turned_on_three_axes() -> None:
 def test_pairs_are_turned_as_complex_numbers() -> None:
     x, angles = torch.randn(2, 3, 5, 8), torch.randn(5, 4)
     turned = torch.view_as_complex(x.unflatten(-1, (4, 2)).contiguous()) * torch.polar(torch.ones(5, 4), angles)
-    torch.testing.assert_close(rotate_pairs(x, angles), torch.view_as_real(turned).flatten(-2))
-    assert rotate_pairs(x.bfloat16(), angles).dtype is torch.bfloat16
+    parts = torch.stack([angles.cos(), angles.sin()], -1)  # as where calls are recorded
+    assert torch.equal(torch.view_as_real(turns_of(angles)), parts)
+    for turns in (turns_of(angles), parts):
+        torch.testing.assert_close(rotate_pairs(x, turns), torch.view_as_real(turned).flatten(-2))
+    assert rotate_pairs(x.bfloat16(), turns_of(angles)).dtype is torch.bfloat16
 
 
 def test_tokens_that_the_mask_leaves_out_have_no_effect() -> None:
