@@ -41,12 +41,12 @@ NEXT_TO = tuple(RELATIONS).index("next to")
 class EverydayTasks(NamedTuple):
     """N prompts, and the tasks (N, 13) int64 in them: object, count and colour of up to four groups, and the relation.
 
-    count: N, for the batch of the noise.
+    batch: N, for the noise.
     """
 
     prompt: Sequence[str]
     task: Tensor
-    count: int
+    batch: int
 
 
 @node("scene_eval.everyday", host=True)

@@ -48,7 +48,7 @@ def judge(tmp_path: Path, found: Found, *objects: dict[str, Any], relation: str 
 def test_prompts_and_tasks_are_read_from_json_and_from_yaml(tmp_path: Path) -> None:
     tasks = everyday_tasks(path=write(tmp_path, ENTRIES))
     assert tasks.prompt == (ENTRIES[0]["prompt"], ENTRIES[1]["prompt"])
-    assert tasks.count == 2
+    assert tasks.batch == 2
     dog, rabbit, car = (NAMES.index(name) for name in ("dog", "rabbit", "car"))
     red, grey = COLOURS.index("red"), COLOURS.index("grey")
     assert tasks.task.tolist() == [
