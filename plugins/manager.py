@@ -21,7 +21,7 @@ import pluggy
 
 from guidegraph import graph, nodes
 from guidegraph.graph.events import Observer
-from guidegraph.graph.memory.pause_collector import pause_collector
+from guidegraph.graph.memory.pause_collector import pause_for_import
 from guidegraph.graph.node import NodeDefinitionError, NodeSpec
 from guidegraph.graph.registry import Registry
 from guidegraph.plugins import builtin, hookspecs
@@ -205,7 +205,7 @@ class PluginManager:
     def _add_builtin(self) -> None:
         version = str(sys.modules[__name__.partition(".")[0]].__version__)
         self._versions |= {OWN_DISTRIBUTION: version, **_runtime_version()}
-        with pause_collector():
+        with pause_for_import():
             contribution = read_contribution(builtin, None)
         self._join(OWN_DISTRIBUTION, builtin, contribution, OWN_DISTRIBUTION, version)
 
@@ -266,7 +266,7 @@ class PluginManager:
     @contextmanager
     def _guard_import(self, name: str, distribution: str, notes: list[str]) -> Iterator[None]:
         with ExitStack() as stack:
-            stack.enter_context(pause_collector())
+            stack.enter_context(pause_for_import())
             if normalise_name(distribution) != OWN_DISTRIBUTION:
                 stack.enter_context(guard_import(name))
                 stack.enter_context(record_changes(name))
