@@ -152,7 +152,8 @@ def load_workflow(
     if registry is None:
         from guidegraph.plugins.manager import PluginManager
 
-        manager = PluginManager(plugins)
+        manager = PluginManager(plugins, lazy=True)
+        manager.load_third_party()
         registry = manager.registry
     graph = build(locate_workflow(Path(path), registry), registry, sources, limits=limits, stranger=policy.stranger)
     return Workflow(
