@@ -67,7 +67,7 @@ class Port:
 
     @cached_property
     def convert_simple(self) -> Converter:
-        """Converts what is evidently valid, so that most workflows need no pydantic; other values are undecided."""
+        """The function that converts valid values of a simple annotation, so that most workflows need no pydantic."""
         return make_converter(self.annotation) or (lambda value: UNDECIDED)
 
     def literal(self, value: object) -> object:

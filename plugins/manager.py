@@ -105,14 +105,12 @@ class PluginManager:
         self._apps: list[Any] = []
         self._refused = refused or {}
         self._pending: list[importlib.metadata.EntryPoint] = []
-        self._lock = threading.RLock()
+        self._lock, self._complete = threading.RLock(), False
         self._builtin = self._add_builtin()
-        self._complete = False
         disabled = read_disabled_plugins() if disable is None else set(disable)
-        installed = list_entry_points()
-        self.installed = [entry.name for entry in installed]
+        self.installed = [entry.name for entry in list_entry_points()]
         self.unknown_disabled = sorted(disabled - set(self.installed))
-        for entry in installed:
+        for entry in list_entry_points():
             reason = f"disabled by {DISABLE}" if entry.name in disabled else ""
             if reason or not entry_points:
                 self._leave_out(entry, reason if entry_points else LEFT_OUT)

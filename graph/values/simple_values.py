@@ -148,9 +148,9 @@ def _pass(value: object) -> bool:
 
 def _make_alternatives(annotations: Sequence[Any]) -> Converter | None:
     """The alternatives of a union. Only a node makes tensors, so they are left out."""
-    others = [a for a in annotations if not (isinstance(a, type) and issubclass(a, Tensor))]
-    converters = [converter for converter in map(make_converter, others) if converter]
-    if len(converters) < len(others):
+    members = [a for a in annotations if not (isinstance(a, type) and issubclass(a, Tensor))]
+    converters = [converter for converter in map(make_converter, members) if converter]
+    if len(converters) < len(members):
         return None
 
     def convert(value: object) -> object:
