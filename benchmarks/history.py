@@ -18,10 +18,10 @@ HEAD = """# How long a person waits
 
 `python benchmarks/waiting.py --beside --save` measures processes from start to end, in turns, and stores the medians.
 `python benchmarks/history.py` makes this page from them. Each cell is seconds on the clock / CPU seconds, with one
-thread. The clock counts the waits for other processes, so compare columns by CPU seconds; the average number of waiting
-processes is in the column's head. The workflow is `class_cfg.yaml` with 3 steps and batch 1. "run:" are the parts of one
-run from Python. "beside:" are processes without the engine: the same network in a PyTorch loop, all graphs of the bundle
-three times in onnxruntime or OpenVINO, and a tiny Stable Diffusion of 3 steps in diffusers.
+thread. The clock counts the waits for other processes, so compare columns by CPU seconds; the average number of
+waiting processes is in the column's head. The workflow is `class_cfg.yaml` with 3 steps and batch 1. "run:" are the
+parts of one run from Python. "beside:" are processes without the engine: the same network in a PyTorch loop, all graphs
+of the bundle three times in onnxruntime or OpenVINO, and a tiny Stable Diffusion of 3 steps in diffusers.
 """
 
 

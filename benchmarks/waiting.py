@@ -1,12 +1,13 @@
 """Measure how long a person waits: for --help, validate, the parts of a run, an export, and a bundle without torch.
 
-    python benchmarks/waiting.py [--trees CHECKOUT ...] [--plugins 5] [--rounds 5] [--beside] [--save]
+    python benchmarks/waiting.py [--trees CHECKOUT ...] [--skip export] [--plugins 5] [--rounds 5] [--beside] [--save]
 
 Each measurement is a process of its own, and the measurements take turns. Prints the median of seconds on the clock and
-of CPU seconds. trees: checkouts to compare, by default this one; the last release is one. plugins: so many installed
-plugins that import torch. beside: also the network alone in a PyTorch loop, the bundle's graphs alone in onnxruntime and
-OpenVINO, and a tiny Stable Diffusion in diffusers; what is not installed is left out. save: append the rows of the first
-tree to benchmarks/history.jsonl, which `history.py` shows.
+of CPU seconds. trees: checkouts to compare, by default this one; the last release is one. skip: rows to leave out of the
+trees after the first, such as an export that takes minutes. plugins: so many installed plugins that import torch.
+beside: also the network alone in a PyTorch loop, the bundle's graphs alone in onnxruntime and OpenVINO, and a tiny
+Stable Diffusion in diffusers; what is not installed is left out. save: append the medians of each tree to
+benchmarks/history.jsonl, which `history.py` shows.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Collection
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -68,6 +70,7 @@ def main() -> None:
     parser.add_argument("--trees", type=Path, nargs="+", default=[ROOT])
     parser.add_argument("--plugins", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--skip", nargs="+", default=[])
     parser.add_argument("--beside", action="store_true")
     parser.add_argument("--save", action="store_true")
     options = parser.parse_args()
@@ -78,7 +81,7 @@ def main() -> None:
         write_plugins(folder / "plugins", options.plugins)
         for turn in range(options.rounds + 1):
             for i, tree in enumerate(options.trees):
-                measured = measure(tree.absolute(), folder, folder / f"tree-{i}")
+                measured = measure(tree.absolute(), folder, folder / f"tree-{i}", options.skip if i else ())
                 if options.beside and i == 0:
                     measured += measure_beside(tree.absolute(), folder, folder / f"tree-{i}")
                 for row in measured:
@@ -89,7 +92,8 @@ def main() -> None:
         cpu = statistics.median(cpu for _, _, cpu in measured)
         print(f"{name:24} {tree.absolute()!s:24} {wall:6.2f} s, CPU {cpu:6.2f} s")
     if options.save:
-        save({name: measured for (name, tree), measured in rows.items() if tree == options.trees[0]}, options.trees[0])
+        for tree in options.trees:
+            save({name: measured for (name, origin), measured in rows.items() if origin == tree}, tree)
 
 
 def measure_beside(tree: Path, folder: Path, own: Path) -> list[Row]:
@@ -126,24 +130,29 @@ def save(rows: dict[str, list[Row]], tree: Path) -> None:
         file.write(json.dumps(line) + "\n")
 
 
-def measure(tree: Path, folder: Path, own: Path) -> list[Row]:
-    """One measurement of everything by processes that import guidegraph from ``tree`` and write to ``own``."""
+def measure(tree: Path, folder: Path, own: Path, skip: Collection[str]) -> list[Row]:
+    """One measurement of everything by processes that import guidegraph from ``tree`` and write to ``own``.
+
+    skip: rows to leave out.
+    """
     workflow, bundle = str(tree / WORKFLOW), own / "bundle"
-    sizes = ["--set", "steps=3", "--set", "batch=1"]
     guidegraph = ["-m", "guidegraph"]
-    export = [*guidegraph, "export", workflow, "-o", str(bundle), *sizes]
-    rows = [] if bundle.exists() else [time_process("export", export, tree, folder, own)[0]]
-    rows += [
-        time_process("help", [*guidegraph, "--help"], tree, folder, own)[0],
-        time_process("nodes", [*guidegraph, "nodes"], tree, folder, own)[0],
-        time_process("schema", [*guidegraph, "schema"], tree, folder, own)[0],
-        time_process("validate", [*guidegraph, "validate", workflow], tree, folder, own)[0],
-        time_process("plan", [*guidegraph, "plan", workflow], tree, folder, own)[0],
-        time_process("draw", [*guidegraph, "draw", workflow], tree, folder, own)[0],
-        time_process("bundle without torch", ["-m", "guidegraph_runtime", str(bundle), "--quiet"], tree, folder, own)[
-            0
-        ],
-    ]
+    sizes = ["--set", "steps=3", "--set", "batch=1"]
+    commands = {
+        "export": [*guidegraph, "export", workflow, "-o", str(bundle), *sizes],
+        "help": [*guidegraph, "--help"],
+        "nodes": [*guidegraph, "nodes"],
+        "schema": [*guidegraph, "schema"],
+        "validate": [*guidegraph, "validate", workflow],
+        "plan": [*guidegraph, "plan", workflow],
+        "draw": [*guidegraph, "draw", workflow],
+        "run by command": [*guidegraph, "run", workflow, "--out", str(own / "run"), *sizes],
+        "bundle without torch": ["-m", "guidegraph_runtime", str(bundle), "--quiet"],
+    }
+    without = {*skip, *(["export"] if bundle.exists() else [])}
+    if "export" in skip:
+        without.add("bundle without torch")
+    rows = [time_process(name, each, tree, folder, own)[0] for name, each in commands.items() if name not in without]
     run, output = time_process("run", ["-c", RUN, workflow], tree, folder, own)
     return [*rows, run, *map(tuple, json.loads(output))]
 
