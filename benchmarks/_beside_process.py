@@ -7,12 +7,17 @@ openvino: all graphs of a bundle, each called three times with random inputs, wi
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 CALLS = 3
-NUMBERS = {"float": np.float32, "int64": np.int64, "float32": np.float32, "double": np.float64, "bool": np.bool_}
+SIZES = {"height": 32, "width": 32}
+"""Free axes of the graphs; the others are 1."""
+NUMBERS = {"float": np.float32, "float32": np.float32, "double": np.float64, "float64": np.float64, "int64": np.int64}
 
 
 def draw_bare(folder: Path) -> None:
@@ -20,7 +25,7 @@ def draw_bare(folder: Path) -> None:
 
     from guidegraph.nodes.models.store import load_part
 
-    def load(part: str) -> torch.nn.Module:
+    def load(part: str) -> Any:
         return load_part(folder, part, device=torch.device("cpu"), dtype=torch.float32)
 
     denoiser, label = load("denoiser"), load("label")
@@ -34,7 +39,7 @@ def draw_bare(folder: Path) -> None:
         print(float(((x - 0.43 * eps) / 0.9).clamp(-1, 1).mean()))
 
 
-def guide(network, x, t, vector):  # type: ignore[no-untyped-def]
+def guide(network: Any, x: Any, t: float, vector: Any) -> Any:
     """Classifier-free guidance of scale 2."""
     import torch
 
@@ -50,7 +55,9 @@ def call_onnxruntime(bundle: Path) -> None:
     for path in sorted(bundle.glob("*.onnx")):
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         inputs = {
-            port.name: make_input([size if isinstance(size, int) else 1 for size in port.shape], port.type[7:-1])
+            port.name: make_input(
+                [SIZES.get(size, 1) if isinstance(size, str) else size for size in port.shape], port.type[7:-1]
+            )
             for port in session.get_inputs()
         }
         for _ in range(CALLS):
@@ -58,24 +65,26 @@ def call_onnxruntime(bundle: Path) -> None:
 
 
 def call_openvino(bundle: Path) -> None:
-    import openvino
-
+    openvino = import_module("openvino")
     for path in sorted(bundle.glob("*.onnx")):
         model = openvino.Core().compile_model(path, "CPU", {"INFERENCE_NUM_THREADS": 1})
         inputs = [
-            make_input(
-                [size.get_length() if size.is_static else 1 for size in port.partial_shape],
-                port.element_type.to_dtype().name,
-            )
-            for port in model.inputs
+            make_input(find_shape(port.partial_shape), port.element_type.to_dtype().name) for port in model.inputs
         ]
         for _ in range(CALLS):
             model(inputs)
 
 
-def make_input(shape: list[int], kind: str) -> np.ndarray:  # type: ignore[type-arg]
+def find_shape(shape: Any) -> list[int]:
+    """The shape of a port of OpenVINO, whose free axes have no names: the last two of four or more are a picture's."""
+    sides = range(len(shape) - 2, len(shape)) if len(shape) > 3 else range(0)
+    free = [32 if axis in sides else 1 for axis in range(len(shape))]
+    return [size.get_length() if size.is_static else free[axis] for axis, size in enumerate(shape)]
+
+
+def make_input(shape: list[int], kind: str) -> NDArray[Any]:
     """Random numbers in [0, 1), or zeros for integers: any value is a valid index."""
-    return np.random.default_rng(0).random(shape).astype(NUMBERS[kind])
+    return np.asarray(np.random.default_rng(0).random(shape)).astype(NUMBERS[kind])
 
 
 if __name__ == "__main__":

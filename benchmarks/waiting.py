@@ -3,8 +3,8 @@
     python benchmarks/waiting.py [--trees CHECKOUT ...] [--skip export] [--plugins 5] [--rounds 5] [--beside] [--save]
 
 Each measurement is a process of its own, and the measurements take turns. Prints the median of seconds on the clock and
-of CPU seconds. trees: checkouts to compare, by default this one; the last release is one. skip: rows to leave out of the
-trees after the first, such as an export that takes minutes. plugins: so many installed plugins that import torch.
+of CPU seconds. trees: checkouts to compare, by default this one; the last release is one. skip: rows to leave out of
+the trees after the first, such as an export that takes minutes. plugins: so many installed plugins that import torch.
 beside: also the network alone in a PyTorch loop, the bundle's graphs alone in onnxruntime and OpenVINO, and a tiny
 Stable Diffusion in diffusers; what is not installed is left out. save: append the medians of each tree to
 benchmarks/history.jsonl, which `history.py` shows.

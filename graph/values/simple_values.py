@@ -14,10 +14,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Final, Literal, TypeAlias, Union, get_args, get_origin
 
-from annotated_types import Ge, Gt, Le, Lt, MinLen
-
 from guidegraph.graph.types import Beside, RunsCode, Tensor, Written
-from guidegraph_runtime.declare.settings import Fixed, NotEmpty, Range
 
 UNDECIDED: Final = object()
 """The result of a converter for a value that pydantic has to validate."""
@@ -27,7 +24,6 @@ Converter: TypeAlias = Callable[[object], object]
 _EXACT_INTEGERS = 2**53
 """Integers up to this one are exact as floats."""
 _NUMBERS = (int, float)
-_BOUNDS = ((Ge, "ge", operator.ge), (Gt, "gt", operator.gt), (Le, "le", operator.le), (Lt, "lt", operator.lt))
 _MARKS = (Beside, Written, RunsCode)
 """Marks of files, as classes or objects, that restrict no value."""
 
@@ -125,6 +121,10 @@ def _make_constrained(annotation: Any, constraints: Sequence[object]) -> Convert
 
 def _make_test(constraint: object) -> Callable[[Any], bool] | None:
     """Whether a value meets a constraint; None for a constraint that only pydantic knows."""
+    from annotated_types import Ge, Gt, Le, Lt, MinLen
+
+    from guidegraph_runtime.declare.settings import Fixed, NotEmpty, Range
+
     if isinstance(constraint, Range):
         return lambda value: type(value) in _NUMBERS and constraint.contains(value)
     if isinstance(constraint, Fixed):
@@ -132,7 +132,8 @@ def _make_test(constraint: object) -> Callable[[Any], bool] | None:
     if isinstance(constraint, (MinLen, NotEmpty)):
         length = constraint.min_length if isinstance(constraint, MinLen) else 1
         return lambda value: type(value) in (str, list, tuple) and len(value) >= length
-    for kind, attribute, compare in _BOUNDS:
+    bounds = ((Ge, "ge", operator.ge), (Gt, "gt", operator.gt), (Le, "le", operator.le), (Lt, "lt", operator.lt))
+    for kind, attribute, compare in bounds:
         if isinstance(constraint, kind):
             return partial(_compare, compare, getattr(constraint, attribute))
     return _pass if isinstance(constraint, _MARKS) or constraint in _MARKS else None
