@@ -1,4 +1,4 @@
-"""The everyday test of SceneEval: prompts written by hand with the objects that they name, judged by the same detector."""
+"""The everyday test of SceneEval: prompts written by hand with the objects they name, judged by the same detector."""
 
 from __future__ import annotations
 
