@@ -15,6 +15,7 @@ from guidegraph.graph.export.partition.example_values import ExampleValues
 from guidegraph.graph.export.partition.guards import find_guards
 from guidegraph.graph.export.partition.host_operations import make_host_operation, split_call
 from guidegraph.graph.export.partition.leaves import plain_fields, tensor_leaves
+from guidegraph.graph.export.partition.sample_settings import mark_sample_settings, takes_sample_settings
 from guidegraph.graph.export.partition.stages import Stage, group_stages
 from guidegraph.graph.export.partition.subgraph import ExampleValue, PartPlan, is_number, plan_part
 from guidegraph.graph.export.partition.unread_inputs import find_unread_inputs
@@ -39,11 +40,13 @@ class Structure:
 class HostPlanner:
     """Plans the regions of a workflow, the top level first, and computes their examples on the way.
 
-    hosted: the keys of the dynamic operations that the runtime does. parts: the parts planned so far.
+    hosted: the keys of the dynamic operations that the runtime does. one_graph: all parts will form one graph, whose
+    numbers are for all samples. parts: the parts planned so far.
     """
 
     run: ExampleRun
     hosted: set[str]
+    one_graph: bool = False
     parts: list[PartPlan] = field(default_factory=list)
 
     @property
@@ -109,6 +112,12 @@ class HostPlanner:
             return plan_part(name, stage.ops, values, constants, result_examples, in_loop=in_loop)
 
         part = build(inputs)
+        if in_loop and not self.one_graph:
+            marked = mark_sample_settings(stage.ops, inputs)
+            if any(example.for_each_sample for example in marked) and takes_sample_settings(
+                build(marked), part, result_examples
+            ):
+                inputs, part = marked, build(marked)
         self.parts.append(part)
         fields = find_guards(part, inputs, build, examples.run_names)
         settings: dict[str, Any] = {"fields": fields} if fields else {}
