@@ -84,6 +84,7 @@ class SchedulerState:
     """
 
     leaf_axes: ClassVar = {"index": ("B",), "slots": ("K", "B", "C", "H", "W")}
+    leaf_indices: ClassVar = {"index": "R"}
 
     index: Tensor
     slots: Tensor

@@ -248,7 +248,7 @@ class _Row:
         return clipped, eps
 
     def _clip(self, x0: Tensor) -> tuple[Tensor, Tensor | bool]:
-        """x̂0 after the sampler's clipping, and whether ε is derived again from it; a flag for each sample if need be."""
+        """x̂0 after the sampler's clipping, and whether ε is derived again from it: one flag, or one for each sample."""
         table = self.scheduler
         clip, threshold, threshold_max = table.clip, table.threshold, table.threshold_max
         if is_tensor(clip) and is_tensor(threshold) and is_tensor(threshold_max) and is_tensor(table.rederive_eps):

@@ -15,13 +15,14 @@ from guidegraph.graph.export.partition.example_values import ExampleValues
 from guidegraph.graph.export.partition.guards import find_guards
 from guidegraph.graph.export.partition.host_operations import make_host_operation, split_call
 from guidegraph.graph.export.partition.leaves import plain_fields, tensor_leaves
-from guidegraph.graph.export.partition.sample_settings import mark_sample_settings, takes_sample_settings
 from guidegraph.graph.export.partition.stages import Stage, group_stages
 from guidegraph.graph.export.partition.subgraph import ExampleValue, PartPlan, is_number, plan_part
+from guidegraph.graph.export.partition.unlike_samples import make_joinable
 from guidegraph.graph.export.partition.unread_inputs import find_unread_inputs
 from guidegraph.graph.ir import Call, Choice, Loop, Op
 from guidegraph.graph.sources import Carry, Output, Param, Source
 from guidegraph_runtime.bundle.manifest import Operation
+from guidegraph_runtime.bundle.names import JOINS
 
 
 @dataclass(frozen=True)
@@ -111,16 +112,15 @@ class HostPlanner:
         def build(values: Sequence[ExampleValue]) -> PartPlan:
             return plan_part(name, stage.ops, values, constants, result_examples, in_loop=in_loop)
 
-        part = build(inputs)
+        settings: dict[str, Any] = {}
         if in_loop and not self.one_graph:
-            marked = mark_sample_settings(stage.ops, inputs)
-            if any(example.for_each_sample for example in marked) and takes_sample_settings(
-                build(marked), part, result_examples
-            ):
-                inputs, part = marked, build(marked)
+            joinable = make_joinable(stage.ops, inputs, result_examples, build)
+            part, inputs, settings[JOINS] = joinable.part, [*joinable.examples], joinable.joins
+        else:
+            part = build(inputs)
         self.parts.append(part)
-        fields = find_guards(part, inputs, build, examples.run_names)
-        settings: dict[str, Any] = {"fields": fields} if fields else {}
+        if fields := find_guards(part, inputs, build, examples.run_names):
+            settings["fields"] = fields
         if in_loop and (unread := find_unread_inputs(stage.ops, inputs, examples.run_names)):
             settings["unread"] = unread
         links = {part_input.name: part_input.name for part_input in part.inputs}

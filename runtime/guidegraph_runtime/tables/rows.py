@@ -81,7 +81,7 @@ class Row:
 class Table(NamedTuple):
     """Rows as arrays: matrix (R, 1+K, 4+K), log_variance (R, 2), the others (R).
 
-    position, count: int64, the number of each row and the number of rows, which a row keeps in a table of several samplers.
+    position, count: int64, the number of each row and that of all, which a row keeps in a table of several samplers.
     """
 
     matrix: Array

@@ -195,7 +195,9 @@ def test_scores_and_means_are_those_of_each_samples_row(function: Callable[..., 
         ports = {"noise": noise[i] if sampler.scheduler.reads_noise else None} if function is step else {}
         if function is step and sampler.scheduler.reads_score:
             ports["score"] = x[i] ** 2
-        result = function(sampler.scheduler, x[i], Prediction(x[i] / 2, "eps"), sampler.state, sampler.steps[:1], **ports)
+        result = function(
+            sampler.scheduler, x[i], Prediction(x[i] / 2, "eps"), sampler.state, sampler.steps[:1], **ports
+        )
         moved: Tensor = result.x if function is step else result
         return moved
 
@@ -236,8 +238,8 @@ def test_errors_name_what_does_not_fit() -> None:
         step(joined.scheduler, x, Prediction(x, "eps"), joined.state, joined.steps[0])
     with pytest.raises(ValueError, match="the sampler's row has shape"):
         context(joined.scheduler, x, joined.state, torch.zeros(1))
+    late = replace(joined.state, index=torch.tensor([2, 6]))
     with pytest.raises(ValueError, match="no row 6"):
-        late = replace(joined.state, index=torch.tensor([2, 6]))
         step(joined.scheduler, x[:2], Prediction(x[:2], "eps"), late, joined.steps[0])
     with pytest.raises(ValueError, match="no samplers to join"):
         join([])

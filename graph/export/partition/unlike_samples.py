@@ -1,0 +1,180 @@
+"""Whether unlike samples can share a call of a traced part, found by running it with two samples and with one of them.
+
+The runtime joins the calls of several runs along the batch. That needs a part in which each sample depends on its own
+inputs alone, and numbers, such as a scale, that it takes one for each sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from guidegraph.graph.errors import NodeError
+from guidegraph.graph.export.partition.leaves import tensor_leaves
+from guidegraph.graph.export.partition.subgraph import ExampleValue, PartInput, PartPlan, cut_batch, name_axes
+from guidegraph.graph.ir import Call, Op
+from guidegraph.graph.sources import Source
+from guidegraph.graph.types import SequenceOf, Tensor
+
+SAMPLES = 2
+TOLERANCE = 1e-4
+INDICES = "leaf_indices"
+"""The attribute of a structured type that tells of which axis, a letter, an integer field counts the entries."""
+
+
+@dataclass(frozen=True)
+class JoinablePart:
+    """A part, the values that it reads, and its setting for the runtime: how its calls join, or why they do not."""
+
+    part: PartPlan
+    examples: Sequence[ExampleValue]
+    joins: dict[str, Any]
+
+
+def make_joinable(
+    ops: Sequence[Op],
+    examples: Sequence[ExampleValue],
+    results: Sequence[ExampleValue],
+    build: Callable[[Sequence[ExampleValue]], PartPlan],
+) -> JoinablePart:
+    """The part with a number for each sample where its nodes take that, and with one for all where that fails.
+
+    The setting is ``{"indices": {name: axis}, "padded": [axis]}`` or ``{"why": text}``: the values that count the rows
+    of a table, and the axes along which zeros change nothing.
+    """
+    marked = [
+        replace(example, for_each_sample=isinstance(example.value, float) and _takes_tensor(ops, example.source))
+        for example in examples
+    ]
+    if any(example.for_each_sample for example in marked):
+        part = build(marked)
+        joins = _find_joins(part, marked, results)
+        if "why" not in joins:
+            return JoinablePart(part, marked, joins)
+    part = build(examples)
+    return JoinablePart(part, examples, _find_joins(part, examples, results))
+
+
+def _takes_tensor(ops: Sequence[Op], source: Source) -> bool:
+    """Whether all calls that read a number take a tensor (B) too. One that is joined with its siblings does not."""
+    reads = [(op, name) for op in ops if isinstance(op, Call) for name, read in op.links() if read == source]
+    return bool(reads) and all(
+        not op.spec.batchable and name in op.spec.settings and _allows_tensor(op, name) for op, name in reads
+    )
+
+
+def _allows_tensor(call: Call, name: str) -> bool:
+    alternatives = call.spec.settings[name].type.alternatives
+    return any(not isinstance(kind, SequenceOf) and kind is Tensor for kind in alternatives)
+
+
+def _find_joins(part: PartPlan, examples: Sequence[ExampleValue], results: Sequence[ExampleValue]) -> dict[str, Any]:
+    axis_names = name_axes(part)
+    by_letter: dict[str, set[str]] = {}
+    for item, names in zip(part.inputs, axis_names, strict=True):
+        for position, name in names.items():
+            by_letter.setdefault(str(item.axes[position]), set()).add(name)
+    indices: dict[str, str] = {}
+    for value in (*examples, *results):
+        for path, letter in getattr(type(value.value), INDICES, {}).items():
+            if len(tables := by_letter.get(letter, set())) > 1:
+                return {"why": f"it reads tables of {len(tables)} lengths, {', '.join(sorted(tables))}"}
+            indices |= {f"{value.name}.{path}": next(iter(tables))} if tables else {}
+    if (why := _find_problem(part, results, indices, axis_names)) is not None:
+        return {"why": why}
+    padded = [name for name in sorted(by_letter.get("M", ())) if _ignores_padding(part, axis_names, name)]
+    return {"indices": indices, **({"padded": padded} if padded else {})}
+
+
+def _find_problem(
+    part: PartPlan,
+    results: Sequence[ExampleValue],
+    indices: Mapping[str, str],
+    axis_names: Sequence[Mapping[int, str]],
+) -> str | None:
+    """The reason why samples cannot share a call: one depends on the others, or a result is for all samples.
+
+    Two samples, of which the second counts the rows of a second copy of the tables, are compared with that one alone.
+    """
+    import torch
+
+    axes = [leaf.axes for result in results for leaf in tensor_leaves(result.value, result.kind)]
+    for name, letters in zip(part.outputs, axes, strict=True):
+        if "B" not in letters:
+            return f"it gives '{name}', which is one value for all samples"
+    drawn = _draw_samples(cut_batch(part, SAMPLES).inputs)
+    last = [
+        tensor.narrow(item.axes.index("B"), -1, 1).contiguous() if "B" in item.axes else tensor
+        for item, tensor in zip(part.inputs, drawn, strict=True)
+    ]
+    inputs, rows = [], 0
+    for tensor, names in zip(drawn, axis_names, strict=True):
+        for position in (position for position, name in names.items() if name in indices.values()):
+            rows = tensor.shape[position]
+            tensor = torch.cat([tensor, tensor], position)
+        inputs.append(tensor)
+    for i, item in enumerate(part.inputs):
+        if item.name in indices:
+            inputs[i] = inputs[i] + torch.tensor([0, rows]).to(inputs[i])
+    try:
+        with torch.no_grad():
+            together, alone = part.function(*inputs), part.function(*last)
+    except (NodeError, RuntimeError) as error:
+        return f"it does not run with two unlike samples: {str(error).splitlines()[0]:.200}"
+    for name, both, sample, letters in zip(part.outputs, together, alone, axes, strict=True):
+        axis = letters.index("B")
+        if name in indices:
+            sample = sample + rows
+        if both.shape[axis] != SAMPLES or not _are_close(both.narrow(axis, -1, 1), sample):
+            return f"a sample of '{name}' depends on the other samples of the batch"
+    return None
+
+
+def _draw_samples(inputs: Sequence[PartInput]) -> list[Any]:
+    """Inputs for two unlike samples; what has no batch axis is that of the example."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    drawn = []
+    for item in inputs:
+        sizes = [SAMPLES if axis == "B" else size for axis, size in zip(item.axes, item.example.shape, strict=True)]
+        value = item.example.expand(sizes).clone()
+        if "B" in item.axes:
+            axis = item.axes.index("B")
+            if value.is_floating_point():
+                value += 0.1 * torch.rand(sizes, generator=generator).to(value)
+            elif value.dtype == torch.int64:
+                value.select(axis, 0).zero_()  # another row of a table, another label
+        drawn.append(value)
+    return drawn
+
+
+def _are_close(a: Any, b: Any) -> bool:
+    import torch
+
+    if a.shape != b.shape:
+        return False
+    scale = float(b.abs().max()) if b.numel() and b.is_floating_point() else 1.0
+    return bool(torch.allclose(a, b, rtol=TOLERANCE, atol=TOLERANCE * max(scale, 1e-6), equal_nan=True))
+
+
+def _ignores_padding(part: PartPlan, names: Sequence[Mapping[int, str]], axis: str) -> bool:
+    """Whether zeros at the end of an axis, which a mask marks, change no result."""
+    import torch
+
+    inputs = _draw_samples(cut_batch(part, SAMPLES).inputs)
+    longer, is_masked = [], False
+    for tensor, axis_names in zip(inputs, names, strict=True):
+        for position in [position for position, name in axis_names.items() if name == axis]:
+            sizes = [3 if i == position else size for i, size in enumerate(tensor.shape)]
+            tensor = torch.cat([tensor, tensor.new_zeros(sizes)], position)
+            is_masked = is_masked or tensor.dtype == torch.bool
+        longer.append(tensor)
+    if not is_masked:
+        return False
+    try:
+        with torch.no_grad():
+            return all(map(_are_close, part.function(*longer), part.function(*inputs)))
+    except (NodeError, RuntimeError):
+        return False
