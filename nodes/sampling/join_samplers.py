@@ -95,8 +95,8 @@ def _join_clipping(schedulers: Sequence[Scheduler]) -> dict[str, Tensor]:
     """The settings of clipping as columns; empty if all samplers have the same."""
     import torch
 
-    first, *others = ([getattr(table, name) for name in CLIPPING] for table in schedulers)
-    if all(other == first for other in others):
+    first, *following = ([getattr(table, name) for name in CLIPPING] for table in schedulers)
+    if all(settings == first for settings in following):
         return {}
     lengths = [len(table.t) for table in schedulers]
     columns: dict[str, Tensor] = {}

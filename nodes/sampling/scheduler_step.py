@@ -112,7 +112,8 @@ def step(
     """Move x (B, C, H, W) along the sampler by one model call.
 
     state.index selects the row, which has α and σ, for all samples (1) or for each (B), as in `scheduler.join`: t is
-    only for the reader. score: Σ · score is added to the mean (Dhariwal & Nichol 2021, algorithm 1). noise: fresh standard normal noise, for samplers that draw it.
+    only for the reader. score: Σ · score is added to the mean (Dhariwal & Nichol 2021, algorithm 1).
+    noise: fresh standard normal noise, for samplers that draw it.
     renoise: a prediction whose ε replaces the row's, as in CFG++ (Chung et al. 2024).
     data_rms: the root mean square of the model's data, about 1 for latents of unit scale and at most 1 for pictures in
     [-1, 1]. A run whose last x̂0 is more than five times as large warns once and names the step; null: never.

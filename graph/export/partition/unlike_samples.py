@@ -103,36 +103,46 @@ def _find_problem(
     for name, letters in zip(part.outputs, axes, strict=True):
         if "B" not in letters:
             return f"it gives '{name}', which is one value for all samples"
-    drawn = _draw_samples(cut_batch(part, SAMPLES).inputs)
-    last = [
+    samples = _draw_samples(cut_batch(part, SAMPLES).inputs)
+    last_sample = [
         tensor.narrow(item.axes.index("B"), -1, 1).contiguous() if "B" in item.axes else tensor
-        for item, tensor in zip(part.inputs, drawn, strict=True)
+        for item, tensor in zip(part.inputs, samples, strict=True)
     ]
-    inputs, rows = [], 0
-    for tensor, names in zip(drawn, axis_names, strict=True):
-        for position in (position for position, name in names.items() if name in indices.values()):
-            rows = tensor.shape[position]
-            tensor = torch.cat([tensor, tensor], position)
-        inputs.append(tensor)
-    for i, item in enumerate(part.inputs):
-        if item.name in indices:
-            inputs[i] = inputs[i] + torch.tensor([0, rows]).to(inputs[i])
+    inputs, rows = _copy_tables(part, samples, indices, axis_names)
     try:
         with torch.no_grad():
-            together, alone = part.function(*inputs), part.function(*last)
+            together, alone = part.function(*inputs), part.function(*last_sample)
     except (NodeError, RuntimeError) as error:
         return f"it does not run with two unlike samples: {str(error).splitlines()[0]:.200}"
-    for name, both, sample, letters in zip(part.outputs, together, alone, axes, strict=True):
+    for name, joined, expected, letters in zip(part.outputs, together, alone, axes, strict=True):
         axis = letters.index("B")
-        if name in indices:
-            sample = sample + rows
-        if both.shape[axis] != SAMPLES or not _are_close(both.narrow(axis, -1, 1), sample):
+        last = joined.narrow(axis, -1, 1) if joined.shape[axis] == SAMPLES else joined
+        if not _are_close(last, expected + rows if name in indices else expected):
             return f"a sample of '{name}' depends on the other samples of the batch"
     return None
 
 
+def _copy_tables(
+    part: PartPlan, samples: Sequence[Any], indices: Mapping[str, str], axis_names: Sequence[Mapping[int, str]]
+) -> tuple[list[Any], int]:
+    """Inputs in which the second sample counts the rows of a second copy of the tables, and their number of rows."""
+    import torch
+
+    inputs, rows = [], 0
+    for tensor, names in zip(samples, axis_names, strict=True):
+        for position in (position for position, name in names.items() if name in indices.values()):
+            rows = tensor.shape[position]
+            tensor = torch.cat([tensor, tensor], position)
+        inputs.append(tensor)
+    moved = torch.tensor([0, rows])
+    return [
+        tensor + moved.to(tensor) if item.name in indices else tensor
+        for item, tensor in zip(part.inputs, inputs, strict=True)
+    ], rows
+
+
 def _draw_samples(inputs: Sequence[PartInput]) -> list[Any]:
-    """Inputs for two unlike samples; what has no batch axis is that of the example."""
+    """Random inputs for two unlike samples, with the example's values where an input is for all samples."""
     import torch
 
     generator = torch.Generator().manual_seed(0)

@@ -44,11 +44,11 @@ class Joins:
         if not isinstance(setting, Mapping) or setting.keys() - {"why", "indices", "padded"}:
             raise ValueError(f"'{JOINS}' of a part has indices and padded, or why; found {setting!r:.80}")
         why, indices, padded = setting.get("why", ""), setting.get("indices", {}), setting.get("padded", [])
-        texts = [why, *(padded if isinstance(padded, list) else [padded])]
-        if not isinstance(indices, Mapping) or not all(isinstance(text, str) for text in (*texts, *indices.values())):
+        names = [why, *indices.values(), *padded] if isinstance(indices, Mapping) and isinstance(padded, list) else [0]
+        if not all(isinstance(name, str) for name in names):
             raise ValueError(f"'{JOINS}' of a part names values and axes; found {setting!r:.80}")
-        if whole := [tensor.name for tensor in part.outputs if BATCH not in tensor.dims]:
-            return cls(why=why or f"it gives '{whole[0]}', which is one value for all samples")
+        if shared := [tensor.name for tensor in part.outputs if BATCH not in tensor.dims]:
+            return cls(why=why or f"it gives '{shared[0]}', which is one value for all samples")
         return cls(why, {str(name): axis for name, axis in indices.items()}, frozenset(padded))
 
     def is_table(self, tensor: Tensor) -> bool:
@@ -58,20 +58,23 @@ class Joins:
 
 @dataclass(frozen=True)
 class PartCall:
-    """One run's call of a part: its inputs by name, and the shape in which the part takes each."""
+    """One run's call of a part: how such calls join, its inputs by name, and the shape in which the part takes each."""
 
+    joins: Joins
     values: Mapping[str, Any]
     shapes: Mapping[str, Shape]
 
     @classmethod
-    def of(cls, part: Part, values: Mapping[str, Any]) -> PartCall:
-        """Raises ``ValueError`` for values that do not fit each other."""
+    def of(cls, operation: Operation, part: Part, values: Mapping[str, Any]) -> PartCall:
+        """The call of an operation of the plan. Raises ``ValueError`` for values that do not fit each other."""
         due = broadcast_shapes(part, {name: as_array_like(value) for name, value in values.items()})
-        return cls(values, {tensor.name: shape for tensor, shape in zip(part.inputs, due, strict=True)})
+        shapes = {tensor.name: shape for tensor, shape in zip(part.inputs, due, strict=True)}
+        return cls(Joins.of(operation, part), values, shapes)
 
 
-def find_difference(part: Part, joins: Joins, a: PartCall, b: PartCall) -> str:
+def find_difference(part: Part, a: PartCall, b: PartCall) -> str:
     """The reason why two calls of a part cannot be one; "" if they can."""
+    joins = a.joins
     if joins.why:
         return joins.why
     for tensor in part.inputs:
@@ -104,9 +107,9 @@ def _describe_part(part: Part, operation: Operation) -> str:
     joins = Joins.of(operation, part)
     if joins.why:
         return f"each run alone: {joins.why}"
-    whole = [item.name for item in part.inputs if BATCH not in item.dims and not joins.is_table(item)]
+    shared = [item.name for item in part.inputs if BATCH not in item.dims and not joins.is_table(item)]
     axes = {dim for item in part.inputs for dim in item.dims if isinstance(dim, str)}
-    equal = [*sorted(axes - {BATCH} - {*joins.indices.values()} - joins.padded), *whole]
+    equal = [*sorted(axes - {BATCH} - {*joins.indices.values()} - joins.padded), *shared]
     return "unlike runs share its calls" + (f", if they agree in {', '.join(equal)}" if equal else "")
 
 
@@ -121,9 +124,9 @@ class JoinedInputs:
         self.call: PartRunner | None = None
         self.lock = Lock()
 
-    def join(self, part: Part, joins: Joins, calls: Sequence[PartCall]) -> tuple[dict[str, Array], list[int]]:
+    def join(self, part: Part, calls: Sequence[PartCall]) -> tuple[dict[str, Array], list[int]]:
         """The inputs of all calls as one, by name, and how far the rows of each call's tables moved."""
-        offsets = _row_offsets(part, joins, calls)
+        joins, offsets = calls[0].joins, _row_offsets(part, calls)
         return {tensor.name: self._join_tensor(tensor, joins, calls, offsets) for tensor in part.inputs}, offsets
 
     def _join_tensor(self, tensor: Tensor, joins: Joins, calls: Sequence[PartCall], offsets: Sequence[int]) -> Array:
@@ -148,8 +151,9 @@ def _are_same(before: Sequence[Any], now: Sequence[Any]) -> bool:
     return len(before) == len(now) and all(a is b for a, b in zip(before, now, strict=True))
 
 
-def _row_offsets(part: Part, joins: Joins, calls: Sequence[PartCall]) -> list[int]:
+def _row_offsets(part: Part, calls: Sequence[PartCall]) -> list[int]:
     """The number of table rows before those of each call; 0 for all if the calls have no tables."""
+    joins = calls[0].joins
     tables = [(tensor, i) for tensor in part.inputs if joins.is_table(tensor) for i, dim in enumerate(tensor.dims)
               if dim in joins.indices.values()]  # fmt: skip
     if not tables:
@@ -176,19 +180,19 @@ def _pad(array: Array, axis: int, missing: int) -> Array:
 
 
 def split_results(
-    part: Part, joins: Joins, results: Mapping[str, Any], counts: Sequence[int], offsets: Sequence[int]
+    part: Part, calls: Sequence[PartCall], results: Mapping[str, Any], offsets: Sequence[int]
 ) -> list[dict[str, Array]]:
-    """The results of each call. counts: its samples. offsets: how far the rows of its tables had moved."""
-    split: list[dict[str, Array]] = [{} for _ in counts]
+    """The results of each call. offsets: how far the rows of its tables had moved."""
+    joins, ends = calls[0].joins, [*accumulate(_count_samples(part, call) for call in calls)]
+    split: list[dict[str, Array]] = [{} for _ in calls]
     for tensor in part.outputs:
-        array, axis = to_host(results[tensor.name]), tensor.dims.index(BATCH)
-        rows = np.split(array, [*accumulate(counts[:-1])], axis)
-        for call_results, own, offset in zip(split, rows, offsets, strict=True):
+        samples = np.split(to_host(results[tensor.name]), ends[:-1], tensor.dims.index(BATCH))
+        for call_results, own, offset in zip(split, samples, offsets, strict=True):
             call_results[tensor.name] = own - own.dtype.type(offset) if tensor.name in joins.indices else own
     return split
 
 
-def count_samples(part: Part, call: PartCall) -> int:
+def _count_samples(part: Part, call: PartCall) -> int:
     """The batch size of a call."""
     sizes = (call.shapes[tensor.name][tensor.dims.index(BATCH)] for tensor in part.inputs if BATCH in tensor.dims)
     return next(sizes, 1)

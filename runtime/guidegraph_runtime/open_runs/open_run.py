@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from guidegraph_runtime.bundle.manifest_types import Operation
 from guidegraph_runtime.errors import BundleError
-from guidegraph_runtime.running.loops import Iterations, Loop
+from guidegraph_runtime.running.iterations import Iterations
+from guidegraph_runtime.running.loops import Loop
 from guidegraph_runtime.running.plan import PlanRun
 from guidegraph_runtime.sessions.device_values import to_host
 from guidegraph_runtime.sessions.sessions import Session
@@ -49,7 +50,7 @@ class OpenRun:
         self._iteration = 0
         self._body: Iterator[Operation] = iter(())
         self._elapsed, self._failure = 0.0, ""
-        with self._resumed():
+        with self._count_time():
             self._next = next(self._scheduled, None)
             self._run_to_loop()
 
@@ -58,7 +59,7 @@ class OpenRun:
         """Whether no loop is left to step through, so that `finish` gives the outputs."""
         return self._iterations is None
 
-    def carried(self) -> dict[str, Array]:
+    def read_carries(self) -> dict[str, Array]:
         """The values that the current loop carries, by the names of the plan, as arrays of the host."""
         if self._loop is None:
             return {}
@@ -75,7 +76,7 @@ class OpenRun:
             if not self.done:
                 message = f"the run has done {self.count} of {self.total} steps: call bundle.step until run.done"
                 raise BundleError(self._plan_run.location, "not-done", message)
-            with self._resumed():
+            with self._count_time():
                 while self._next is not None:
                     self._run_next()
             if missing := [name for name in self._sources if name not in self._outputs]:
@@ -99,7 +100,7 @@ class OpenRun:
 
     def run_to_part(self) -> Operation | None:
         """Run operations of the iteration up to a part, and return that; None at the end of the iteration."""
-        with self._resumed():
+        with self._count_time():
             for operation in self._body:
                 if operation.op == "part":
                     return operation
@@ -108,7 +109,7 @@ class OpenRun:
 
     def run_alone(self, part: Operation) -> None:
         """Run a part for this run alone."""
-        with self._resumed():
+        with self._count_time():
             self._plan_run.run([part])
 
     def read_part_inputs(self, part: Operation) -> dict[str, Any]:
@@ -130,7 +131,7 @@ class OpenRun:
         """End the iteration; after the last one, run on to the next loop, if there is one."""
         assert self._iterations is not None
         assert self._loop is not None
-        with self._resumed():
+        with self._count_time():
             with self.naming(self._loop):
                 self._iterations.end()
             self._iteration, self.count = self._iteration + 1, self.count + 1
@@ -177,7 +178,7 @@ class OpenRun:
                 self._outputs[name] = np.array(to_host(memory.read(source)))
 
     @contextmanager
-    def _resumed(self) -> Iterator[None]:
+    def _count_time(self) -> Iterator[None]:
         """Count the block's time as the run's, and remember its failure."""
         started = time.monotonic()
         self._plan_run.started = started - self._elapsed

@@ -10,9 +10,7 @@ from guidegraph_runtime.bundle.manifest_types import Manifest, Operation
 from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.open_runs.joined_calls import (
     JoinCache,
-    Joins,
     PartCall,
-    count_samples,
     find_difference,
     split_results,
 )
@@ -82,7 +80,7 @@ class TogetherStep:
                 first, first_operation, first_call = group[0]
                 if first_operation.node != operation.node:
                     continue
-                reason = find_difference(part, Joins.of(operation, part), first_call, call)
+                reason = find_difference(part, first_call, call)
                 if not reason and first.sessions.get(operation.node) is not run.sessions.get(operation.node):
                     reason = "the LoRAs differ"
                 if not reason:
@@ -98,7 +96,7 @@ class TogetherStep:
     def _read_call(self, run: OpenRun, operation: Operation) -> PartCall:
         values = run.read_part_inputs(operation)
         with run.naming(operation):
-            return PartCall.of(self._manifest.parts[operation.node], values)
+            return PartCall.of(operation, self._manifest.parts[operation.node], values)
 
     def _run_group(self, group: Group) -> None:
         runs = [run for run, _, _ in group]
@@ -107,15 +105,14 @@ class TogetherStep:
             self._guard(first, first.run_alone, operation)
             return
         part, calls = self._manifest.parts[operation.node], [call for _, _, call in group]
-        joins, joined = Joins.of(operation, part), self._cache.of((operation.node, *map(id, runs)))
+        joined = self._cache.of((operation.node, *map(id, runs)))
         try:
             with joined.lock, first.naming(operation):
-                inputs, offsets = joined.join(part, joins, calls)
+                inputs, offsets = joined.join(part, calls)
                 if joined.call is None:
                     joined.call = self._make_caller(first.sessions)
                 results = joined.call(operation.node, inputs)
-                counts = [count_samples(part, call) for call in calls]
-                split = split_results(part, joins, results, counts, offsets)
+                split = split_results(part, calls, results, offsets)
         except BundleError as error:
             for run in runs:
                 self._errors.setdefault(run, error)
