@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +29,7 @@ from guidegraph_runtime.machine.byte_sizes import parse_size
 
 if TYPE_CHECKING:
     from guidegraph.graph.execution.loop_context import Previewed
+    from guidegraph.many_runs import ManyRuns
     from guidegraph.plugins.manager import PluginManager
 
 CacheChoice = str | Path | None
@@ -99,6 +101,29 @@ class Workflow:
         Raises ``WorkflowError`` before anything runs if a parameter is wrong, ``NodeError`` if a node fails.
         """
         return self.run_with(params).outputs
+
+    def run_many(self, requests: Sequence[Mapping[str, object]]) -> list[dict[str, Any]]:
+        """Run once for each set of parameters, and return the outputs of each, in order. See ``run_many_with``."""
+        return [result.outputs for result in self.run_many_with(requests).results]
+
+    def run_many_with(self, requests: Sequence[Mapping[str, object]], *, at_once: int = 16) -> ManyRuns:
+        """Run once for each set of parameters; the runs share the calls of networks, and agree in nothing else.
+
+        They may differ in prompt, seed, scale, steps, sampler and start. Calls of one batchable node become one call
+        if they have the same model and samples of one size; ``apart`` of the result says which do not, and why. Each
+        result is within rounding that of ``run_with``.
+        at_once: the most runs that are begun and not ended; as one ends, the next begins.
+        Raises the errors of ``run_with``, with a note of the run's number; an error ends the other runs.
+        """
+        from guidegraph.many_runs import run_many
+
+        return run_many(self, requests, at_once)
+
+    def with_graph(self, graph: Graph) -> Workflow:
+        """A workflow with the same settings and another graph."""
+        workflow = copy.copy(self)
+        workflow.graph = graph
+        return workflow
 
     def run_with(
         self,
