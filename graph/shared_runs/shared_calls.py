@@ -155,4 +155,7 @@ def find_unshared(graph: Graph) -> Iterator[tuple[str, str]]:
         elif isinstance(op, Call) and op.key not in graph.ops and not isinstance(op, Choice):
             takes_model = any("model" in port_kinds(port.type) for port in op.spec.inputs.values())
             if takes_model and not op.spec.batchable:
-                yield f"nodes.{op.key}", f"{op.spec.id} calls a model itself, and does not say that calls of it can join"
+                yield (
+                    f"nodes.{op.key}",
+                    f"{op.spec.id} calls a model itself, and does not say that calls of it can join",
+                )

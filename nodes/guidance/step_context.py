@@ -14,6 +14,10 @@ from guidegraph.nodes.types import Prediction, PredictionKind, Sample, Scheduler
 from guidegraph_runtime.tables.form import Form
 
 
+class UnlikeRows(ValueError):
+    """A method takes one row of the sampler's table for all samples, and was called with a row for each."""
+
+
 @structured(formerly=["guidegraph.nodes.step_context.StepContext"])
 @dataclass(frozen=True, eq=False)
 class StepContext:
@@ -71,6 +75,14 @@ class StepContext:
     def along(self, value: Tensor) -> Tensor:
         """A value (1) or (B), such as `alpha` or `step`, in a shape (1 or B, 1, …) that broadcasts to x (B, …)."""
         return value.reshape(-1, *(1,) * (self.x.ndim - 1))
+
+    def require_one_row(self) -> None:
+        """Raise ``UnlikeRows`` if the samples have rows of their own, for a method that takes one for all."""
+        if not is_shared(self.alpha):
+            raise UnlikeRows(
+                f"it takes one noise level for all samples, and these {self.alpha.shape[0]} have rows of their own, as "
+                "of scheduler.join: draw them in runs of their own"
+            )
 
     @property
     def _level(self) -> NoiseLevel:

@@ -38,7 +38,7 @@ def make_joinable(
     results: Sequence[ExampleValue],
     build: Callable[[Sequence[ExampleValue]], PartPlan],
 ) -> JoinablePart:
-    """The part with a number for each sample where its nodes take that, and with one for all where that fails.
+    """The part with a row and a number for each sample, or with those for all samples if its nodes do not take that.
 
     The setting is ``{"indices": {name: axis}, "padded": [axis]}`` or ``{"why": text}``: the values that count the rows
     of a table, and the axes along which zeros change nothing.
@@ -53,7 +53,19 @@ def make_joinable(
         if "why" not in joins:
             return JoinablePart(part, marked, joins)
     part = build(examples)
-    return JoinablePart(part, examples, _find_joins(part, examples, results))
+    joins = _find_joins(part, examples, results)
+    return JoinablePart(_share_rows(part, examples) if "why" in joins else part, examples, joins)
+
+
+def _share_rows(part: PartPlan, examples: Sequence[ExampleValue]) -> PartPlan:
+    """The part with one row of each table for all samples."""
+    names = {f"{value.name}.{path}" for value in examples for path in getattr(type(value.value), INDICES, {})}
+    return replace(
+        part,
+        inputs=tuple(
+            replace(item, example=item.example[:1], axes=(1,)) if item.name in names else item for item in part.inputs
+        ),
+    )
 
 
 def _takes_tensor(ops: Sequence[Op], source: Source) -> bool:
