@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from guidegraph.graph.types import Tensor, structured
+from guidegraph.graph.types import Tensor, is_tensor, structured
 from guidegraph_runtime.tables.form import Form
 
 
@@ -34,7 +34,7 @@ class Scheduler:
     alpha, sigma, t: (R), the noise level of the row's model call. score_gain: (R), Σ in μ + Σ · score.
     log_variance: (R, 2), log β̃ and log β, between which a learned variance interpolates. All of these are float64.
     position, count: (R), int64, the number of the row in its sampler, 0 … count − 1, and the number of that sampler's
-    rows; None if the table has one sampler's rows in order.
+    rows. Left out, they are those of one sampler's rows in order.
     The other fields apply to every row: how x̂0 is clipped, which inputs the table reads, and the schedule's form. In a
     table of several samplers, those of clipping may be tensors (R): clip, threshold and threshold_max float64, with NaN
     for none, and rederive_eps a flag.
@@ -66,11 +66,20 @@ class Scheduler:
     position: Tensor | None = None
     count: Tensor | None = None
 
+    def __post_init__(self) -> None:
+        """Number the rows of a table that has no numbers, or those of a table with more or fewer rows."""
+        if is_tensor(self.t) and (self.position is None or self.count is None or self.position.shape != self.t.shape):
+            import torch
+
+            ones = torch.ones_like(self.t, dtype=torch.int64)
+            object.__setattr__(self, "position", ones.cumsum(0) - 1)
+            object.__setattr__(self, "count", ones.sum().expand_as(ones))
+
     @property
-    def numbering(self) -> tuple[Tensor, Tensor] | None:
-        """position and count; None without them, or if other columns were replaced by longer or shorter ones."""
-        if self.position is None or self.count is None or self.position.shape[0] != self.t.shape[0]:
-            return None
+    def numbers(self) -> tuple[Tensor, Tensor]:
+        """position and count."""
+        assert self.position is not None
+        assert self.count is not None
         return self.position, self.count
 
 

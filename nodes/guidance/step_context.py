@@ -111,9 +111,5 @@ def context(scheduler: Scheduler, x: Sample, state: SchedulerState, t: Timesteps
     )
     if t.shape[0] != 1:
         expand_to_batch(t, x.shape[0], "t")
-    columns = scheduler.numbering
-    if columns is None:
-        step, steps = index, torch.ones_like(scheduler.t, dtype=torch.int64).sum().reshape(1)
-    else:
-        step, steps = (column.index_select(0, index) for column in columns)
+    step, steps = (column.index_select(0, index) for column in scheduler.numbers)
     return StepContext(x, t.to(x.device), alpha, sigma, step.to(x.device), steps.to(x.device), scheduler.form)

@@ -37,7 +37,7 @@ def join(schedulers: Sequence[Scheduler]) -> Sampler:
             f"samplers of schedules of form {schedulers[0].form} and {forms.pop()} take different samples: join those "
             "of one schedule"
         )
-    if any(table.numbering is not None and bool((table.numbering[1] != len(table.t)).any()) for table in schedulers):
+    if any(bool((table.numbers[1] != len(table.t)).any()) for table in schedulers):
         raise ValueError("a sampler in the list is already of several: list each of them once, for its sample")
     length = max(len(table.t) for table in schedulers)
     padded = [pad_rows(table, length) for table in schedulers]

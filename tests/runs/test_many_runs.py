@@ -74,7 +74,8 @@ nodes:
       fresh: {use: noise.gaussian, in: {like: carry.x, index: loop.index, seed: params.seed}}
       step:
         use: scheduler.step
-        in: {scheduler: scheduler.scheduler, x: carry.x, prediction: guided, noise: fresh, state: carry.state, t: loop.t}
+        in:
+          {scheduler: scheduler.scheduler, x: carry.x, prediction: guided, noise: fresh, state: carry.state, t: loop.t}
         with: {data_rms: null}
     next: {x: step.x, state: step.state}
 outputs: {x: sample.x}

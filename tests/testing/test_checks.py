@@ -123,7 +123,7 @@ def test_a_node_that_reads_values_needs_a_gpu(monkeypatch: pytest.MonkeyPatch, h
 def test_a_node_may_refuse_samples_that_have_rows_of_their_own() -> None:
     run_check(NodeCase(wrong.refuses_levels), "batch invariance")
     unlike = replace(example(StepContext), alpha=torch.tensor([0.5, 0.6]))
-    with pytest.raises(ValueError, match="these 2 have rows of their own, as of scheduler.join: draw them in runs"):
+    with pytest.raises(ValueError, match=r"these 2 have rows of their own, as of scheduler\.join: draw them in runs"):
         wrong.refuses_levels(Prediction(torch.zeros(2, 4, 8, 12), "eps"), unlike)
 
 

@@ -115,7 +115,7 @@ def _find_problem(
     for name, letters in zip(part.outputs, axes, strict=True):
         if "B" not in letters:
             return f"it gives '{name}', which is one value for all samples"
-    samples = _draw_samples(cut_batch(part, SAMPLES).inputs)
+    samples = _make_samples(cut_batch(part, SAMPLES).inputs)
     last_sample = [
         tensor.narrow(item.axes.index("B"), -1, 1).contiguous() if "B" in item.axes else tensor
         for item, tensor in zip(part.inputs, samples, strict=True)
@@ -125,13 +125,19 @@ def _find_problem(
         with torch.no_grad():
             together, alone = part.function(*inputs), part.function(*last_sample)
     except (NodeError, RuntimeError) as error:
-        return f"it does not run with two unlike samples: {str(error).splitlines()[0]:.200}"
+        return f"it does not run with two unlike samples: {_describe_failure(error)}"
     for name, joined, expected, letters in zip(part.outputs, together, alone, axes, strict=True):
         axis = letters.index("B")
         last = joined.narrow(axis, -1, 1) if joined.shape[axis] == SAMPLES else joined
         if not _are_close(last, expected + rows if name in indices else expected):
             return f"a sample of '{name}' depends on the other samples of the batch"
     return None
+
+
+def _describe_failure(error: Exception) -> str:
+    if isinstance(error, NodeError):
+        return f"{error.path} ({error.node_id}): {str(error.cause).splitlines()[0]:.200}"
+    return f"{str(error).splitlines()[0]:.200}"
 
 
 def _copy_tables(
@@ -153,23 +159,22 @@ def _copy_tables(
     ], rows
 
 
-def _draw_samples(inputs: Sequence[PartInput]) -> list[Any]:
-    """Random inputs for two unlike samples, with the example's values where an input is for all samples."""
+def _make_samples(inputs: Sequence[PartInput]) -> list[Any]:
+    """Inputs for two unlike samples: the example, after its mirror image at half the size, in its range too."""
     import torch
 
-    generator = torch.Generator().manual_seed(0)
-    drawn = []
+    samples = []
     for item in inputs:
         sizes = [SAMPLES if axis == "B" else size for axis, size in zip(item.axes, item.example.shape, strict=True)]
         value = item.example.expand(sizes).clone()
         if "B" in item.axes:
-            axis = item.axes.index("B")
+            first = value.select(item.axes.index("B"), 0)
             if value.is_floating_point():
-                value += 0.1 * torch.rand(sizes, generator=generator).to(value)
+                first.copy_(first.flip(tuple(range(first.ndim))) / 2)
             elif value.dtype == torch.int64:
-                value.select(axis, 0).zero_()  # another row of a table, another label
-        drawn.append(value)
-    return drawn
+                first.zero_()  # another row of a table, another label
+        samples.append(value)
+    return samples
 
 
 def _are_close(a: Any, b: Any) -> bool:
@@ -185,7 +190,7 @@ def _ignores_padding(part: PartPlan, names: Sequence[Mapping[int, str]], axis: s
     """Whether zeros at the end of an axis, which a mask marks, change no result."""
     import torch
 
-    inputs = _draw_samples(cut_batch(part, SAMPLES).inputs)
+    inputs = _make_samples(cut_batch(part, SAMPLES).inputs)
     longer, is_masked = [], False
     for tensor, axis_names in zip(inputs, names, strict=True):
         for position in [position for position, name in axis_names.items() if name == axis]:
