@@ -40,13 +40,13 @@ class Request:
 class SharedCalls:
     """The calls that runs share.
 
-    made: the number of calls of batchable nodes. wanted: the number that the runs would have made alone. apart: why
+    made: the number of calls of batchable nodes. requested: the number that the runs would have made alone. unshared: why
     calls of a node were not shared, by the node's path.
     """
 
     made: int = 0
-    wanted: int = 0
-    apart: dict[str, str] = field(default_factory=dict)
+    requested: int = 0
+    unshared: dict[str, str] = field(default_factory=dict)
 
     def share(self, graph: Graph, task: Task) -> Graph:
         """A graph whose batchable calls wait for those of other tasks."""
@@ -70,7 +70,7 @@ class SharedCalls:
             positions = [i for i, name in enumerate(ports[: len(args)]) if name in op.spec.batchable]
             names = [name for name in by_name if name in op.spec.batchable]
             request = Request(op.key, function, (args, by_name), [*positions, *names])
-            self.wanted += 1
+            self.requested += 1
             task.wait(request)
             if request.answered:
                 return request.result
@@ -95,7 +95,7 @@ class SharedCalls:
                     if not reason:
                         group.append(task)
                         break
-                    self.apart[f"nodes.{first.key}"] = reason
+                    self.unshared[f"nodes.{first.key}"] = reason
             else:
                 groups.append([task])
         return groups
@@ -106,10 +106,10 @@ class SharedCalls:
         try:
             results = call_as_batch(first.function, [r.arguments for r in requests], first.batchable, Sizes())
         except Exception as error:
-            self.apart[f"nodes.{first.key}"] = f"the shared call failed: {error}"
+            self.unshared[f"nodes.{first.key}"] = f"the shared call failed: {error}"
             return
         if results is None:
-            self.apart[f"nodes.{first.key}"] = "an argument that is not batchable has an entry for each sample"
+            self.unshared[f"nodes.{first.key}"] = "an argument that is not batchable has an entry for each sample"
             return
         self.made += 1
         for request, result in zip(requests, results, strict=True):

@@ -116,7 +116,7 @@ def test_unlike_runs_share_the_calls_of_the_network() -> None:
 
 def test_the_result_says_how_many_calls_were_shared() -> None:
     many = load_many().run_many_with(REQUESTS)
-    assert many.apart == {}
+    assert many.unshared == {}
     assert (many.calls, many.calls_alone) == (9, 9 + 5 + 5 + 4 + 4)
 
 
@@ -131,8 +131,8 @@ def test_a_run_begins_as_another_ends(at_once: int) -> None:
 def test_a_node_that_calls_the_network_itself_runs_alone_and_the_reason_is_told() -> None:
     workflow = load_many("many.inside")
     many = workflow.run_many_with(REQUESTS[:2])
-    assert set(many.apart) == {"nodes.sample.body.cond", "nodes.sample.body.uncond"}
-    assert all("many.inside calls a model itself" in reason for reason in many.apart.values())
+    assert set(many.unshared) == {"nodes.sample.body.cond", "nodes.sample.body.uncond"}
+    assert all("many.inside calls a model itself" in reason for reason in many.unshared.values())
     assert max(BATCHES) == 1
     check_as_alone(workflow, REQUESTS[:2], [result.outputs for result in many.results])
 

@@ -27,7 +27,7 @@ class OpenRun:
 
     owner: the bundle. operations: of the plan, in order. sources: the plan's value for each output. sessions: those of
     the parts that LoRAs change.
-    done: all loops have ended. count, total: iterations done, and those of the loops entered so far. apart: why the run
+    done: all loops have ended. count, total: iterations done, and those of the loops entered so far. unshared: why the run
     last had a call of a part for itself, though others stepped with it; "" if it shared every call.
     """
 
@@ -41,7 +41,7 @@ class OpenRun:
     ) -> None:
         self.owner, self.sessions, self.lock = owner, sessions, RLock()
         self.count = self.total = 0
-        self.apart = ""
+        self.unshared = ""
         self._plan_run, self._operations, self._sources = plan_run, operations, dict(sources)
         self._scheduled = plan_run.schedule(operations, [*sources.values()])
         self._outputs: dict[str, Array] = {}

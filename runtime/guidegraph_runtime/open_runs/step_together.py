@@ -44,7 +44,7 @@ class TogetherStep:
             for run in active:
                 run.check_open()
             for run in active:
-                run.apart = ""
+                run.unshared = ""
                 self._guard(run, run.begin_iteration)
             while waiting := self._run_to_parts(active):
                 for group in self._group(waiting):
@@ -90,7 +90,7 @@ class TogetherStep:
             else:
                 groups.append([(run, operation, call)])
                 for reason, first in reasons:
-                    run.apart, first.apart = reason, first.apart or reason
+                    run.unshared, first.unshared = reason, first.unshared or reason
         return groups
 
     def _read_call(self, run: OpenRun, operation: Operation) -> PartCall:

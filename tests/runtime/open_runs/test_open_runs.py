@@ -52,7 +52,7 @@ def test_unlike_runs_share_each_call_of_the_step(bundle: Bundle) -> None:
     before = count_steps(bundle)
     step_to_the_end(bundle, runs)
     assert count_steps(bundle) - before == max(request["steps"] for request in REQUESTS)
-    assert [run.apart for run in runs] == ["", "", ""]
+    assert [run.unshared for run in runs] == ["", "", ""]
     check_as_alone(bundle, REQUESTS, runs)
 
 
@@ -115,7 +115,7 @@ def test_a_bundle_of_an_earlier_export_runs_each_alone_and_says_why(tmp_path: Pa
     step_to_the_end(bundle, runs[:2])
     assert count_steps(bundle) == 5 + 2
     bundle.step([runs[2], bundle.start(**REQUESTS[0])])
-    assert "exported by an earlier guidegraph" in runs[2].apart
+    assert "exported by an earlier guidegraph" in runs[2].unshared
     ((name, text),) = describe_joins(bundle.manifest)
     assert name == "step"
     assert text.startswith("each run alone: it was exported by an earlier guidegraph")
@@ -127,7 +127,7 @@ def test_the_exports_reason_is_that_of_the_runs(tmp_path: Path) -> None:
     bundle = Bundle(write_loop_bundle(tmp_path / "b", joins={"why": why}), CPU)
     runs = [bundle.start(**request) for request in REQUESTS]
     bundle.step(runs)
-    assert [run.apart for run in runs] == [why] * 3
+    assert [run.unshared for run in runs] == [why] * 3
     assert describe_joins(bundle.manifest) == [("step", f"each run alone: {why}")]
 
 
@@ -137,7 +137,7 @@ def test_runs_of_unlike_sizes_step_apart(bundle: Bundle) -> None:
     before = count_steps(bundle)
     bundle.step(runs)
     assert count_steps(bundle) - before == 2
-    assert runs[1].apart == "'width' is 5 in 'x' of one run and 8 in another"
+    assert runs[1].unshared == "'width' is 5 in 'x' of one run and 8 in another"
     step_to_the_end(bundle, runs)
     for nodes, run in zip(({}, wide, wide), runs, strict=True):
         np.testing.assert_allclose(run.finish()["image"], bundle.run_with(REQUESTS[0], nodes=nodes)["image"], atol=1e-6)
