@@ -33,7 +33,7 @@ class Scheduler:
     matrix: (R, 1+K, 4+K), [x′, s′₁…s′_K] = M · [x, x0, ε, noise, s₁…s_K] with K = 4, x in the form of the schedule.
     alpha, sigma, t: (R), the noise level of the row's model call. score_gain: (R), Σ in μ + Σ · score.
     log_variance: (R, 2), log β̃ and log β, between which a learned variance interpolates. All of these are float64.
-    position, count: (R), int64, the number of the row in its sampler, 0 … count − 1, and the number of that sampler's
+    position, length: (R), int64, the number of the row in its sampler, 0 … length − 1, and the number of that sampler's
     rows. Left out, they are those of one sampler's rows in order.
     The other fields apply to every row: how x̂0 is clipped, which inputs the table reads, and the schedule's form. In a
     table of several samplers, those of clipping may be tensors (R): clip, threshold and threshold_max float64, with NaN
@@ -44,7 +44,7 @@ class Scheduler:
         "matrix": ("R", 5, 8),
         **dict.fromkeys(("alpha", "sigma", "t", "score_gain"), ("R",)),
         "log_variance": ("R", 2),
-        **dict.fromkeys(("position", "count", "clip", "threshold", "threshold_max", "rederive_eps"), ("R",)),
+        **dict.fromkeys(("position", "length", "clip", "threshold", "threshold_max", "rederive_eps"), ("R",)),
     }
 
     matrix: Tensor
@@ -64,23 +64,23 @@ class Scheduler:
     zero_snr: bool = False
     form: Form = "variance_preserving"
     position: Tensor | None = None
-    count: Tensor | None = None
+    length: Tensor | None = None
 
     def __post_init__(self) -> None:
         """Number the rows of a table that has no numbers, or those of a table with more or fewer rows."""
-        if is_tensor(self.t) and (self.position is None or self.count is None or self.position.shape != self.t.shape):
+        if is_tensor(self.t) and (self.position is None or self.length is None or self.position.shape != self.t.shape):
             import torch
 
             ones = torch.ones_like(self.t, dtype=torch.int64)
             object.__setattr__(self, "position", ones.cumsum(0) - 1)
-            object.__setattr__(self, "count", ones.sum().expand_as(ones))
+            object.__setattr__(self, "length", ones.sum().expand_as(ones))
 
     @property
     def numbers(self) -> tuple[Tensor, Tensor]:
-        """position and count."""
+        """position and length."""
         assert self.position is not None
-        assert self.count is not None
-        return self.position, self.count
+        assert self.length is not None
+        return self.position, self.length
 
 
 @structured(formerly=["guidegraph.nodes.types.SchedulerState"])

@@ -40,8 +40,8 @@ class Request:
 class SharedCalls:
     """The calls that runs share.
 
-    made: the number of calls of batchable nodes. requested: the number that the runs would have made alone. unshared: why
-    calls of a node were not shared, by the node's path.
+    made: the number of calls of batchable nodes. requested: the number that the runs would have made alone.
+    unshared: why calls of a node were not shared, by the node's path.
     """
 
     made: int = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from guidegraph.graph.node import node
 from guidegraph.nodes.sampling.scheduler import Sampler
@@ -68,7 +68,7 @@ def pad_rows(scheduler: Scheduler, length: int) -> Scheduler:
         score_gain=torch.cat([scheduler.score_gain, scheduler.score_gain.new_zeros(missing)]),
         log_variance=repeat_last(scheduler.log_variance),
         position=repeat_last(row),
-        count=torch.full((length,), len(row), device=row.device),
+        length=torch.full((length,), len(row), device=row.device),
     )
 
 
@@ -76,22 +76,16 @@ def concatenate_rows(schedulers: Sequence[Scheduler]) -> Scheduler:
     """The rows of several tables, one after the other; settings of clipping that differ become columns (R)."""
     import torch
 
-    first = schedulers[0]
-    names = ("matrix", "alpha", "sigma", "t", "score_gain", "position", "count")
-    columns = {name: torch.cat([getattr(table, name) for table in schedulers]) for name in names}
+    names = ("matrix", "alpha", "sigma", "t", "score_gain", "position", "length")
+    fields: dict[str, Any] = {name: torch.cat([getattr(table, name) for table in schedulers]) for name in names}
+    fields |= {name: any(getattr(table, name) for table in schedulers) for name in FLAGS}
     learned = any(table.learned for table in schedulers)
     # A row without a learned variance has the deviation exp(0) = 1, whatever is predicted.
     bounds = [t.log_variance if t.learned or not learned else torch.zeros_like(t.log_variance) for t in schedulers]
-    return replace(
-        first,
-        **columns,
-        log_variance=torch.cat(bounds),
-        **{name: any(getattr(table, name) for table in schedulers) for name in FLAGS},
-        **_join_clipping(schedulers),
-    )
+    return replace(schedulers[0], **fields, log_variance=torch.cat(bounds), **_join_clipping(schedulers))
 
 
-def _join_clipping(schedulers: Sequence[Scheduler]) -> dict[str, Tensor]:
+def _join_clipping(schedulers: Sequence[Scheduler]) -> dict[str, Any]:
     """The settings of clipping as columns; empty if all samplers have the same."""
     import torch
 

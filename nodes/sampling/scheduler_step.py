@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from annotated_types import Gt
 
@@ -251,14 +251,15 @@ class _Row:
     def _clip(self, x0: Tensor) -> tuple[Tensor, Tensor | bool]:
         """x̂0 after the sampler's clipping, and whether ε is derived again from it: one flag, or one for each sample."""
         table = self.scheduler
-        clip, threshold, threshold_max = table.clip, table.threshold, table.threshold_max
-        if is_tensor(clip) and is_tensor(threshold) and is_tensor(threshold_max) and is_tensor(table.rederive_eps):
-            bounds = [self._take(column).reshape(-1) for column in (clip, threshold, threshold_max)]
-            flag = take_entry(table.rederive_eps, self._index, table.rederive_eps).to(x0.device)
-            clipped, is_bounded = clip_each(x0, *bounds)
-            return clipped, along(flag.reshape(-1) & is_bounded, x0)
-        clipped = clip_x0(x0, clip, threshold, threshold_max)
-        return clipped, clipped is not x0 and table.rederive_eps
+        settings: tuple[Any, ...] = (table.clip, table.threshold, table.threshold_max)
+        flags: Any = table.rederive_eps
+        if is_tensor(settings[0]):
+            clip, threshold, threshold_max = (self._take(column).reshape(-1) for column in settings)
+            flag = take_entry(flags, self._index, flags).reshape(-1).to(x0.device)
+            clipped, is_bounded = clip_each(x0, clip, threshold, threshold_max)
+            return clipped, along(flag & is_bounded, x0)
+        clipped = clip_x0(x0, *settings)
+        return clipped, clipped is not x0 and flags
 
     def _prepare(self, prediction: Prediction) -> Tensor:
         """The prediction's value in the row's dtype. Raises ``ValueError`` if it does not fit x or the sampler."""

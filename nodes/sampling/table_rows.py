@@ -38,8 +38,8 @@ def take_row(scheduler: Scheduler, index: Tensor, like: Tensor) -> TableRow:
     try:
         return TableRow(*(take_entry(column, index, like) for column in _columns(scheduler)))
     except IndexError:
-        rows = range(len(scheduler.t))
-        raise _no_row(scheduler, next(row for row in index.reshape(-1).tolist() if row not in rows)) from None
+        valid = range(len(scheduler.t))
+        raise _no_row(scheduler, next(row for row in index.reshape(-1).tolist() if row not in valid)) from None
 
 
 def take_entry(column: Tensor, index: Tensor, like: Tensor) -> Tensor:

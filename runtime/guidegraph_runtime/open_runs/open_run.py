@@ -27,8 +27,8 @@ class OpenRun:
 
     owner: the bundle. operations: of the plan, in order. sources: the plan's value for each output. sessions: those of
     the parts that LoRAs change.
-    done: all loops have ended. count, total: iterations done, and those of the loops entered so far. unshared: why the run
-    last had a call of a part for itself, though others stepped with it; "" if it shared every call.
+    done: all loops have ended. count, total: iterations done, and those of the loops entered so far.
+    unshared: why the run last had a call of a part for itself, though others stepped with it; "" if it shared all.
     """
 
     def __init__(

@@ -81,7 +81,7 @@ class Row:
 class Table(NamedTuple):
     """Rows as arrays: matrix (R, 1+K, 4+K), log_variance (R, 2), the others (R).
 
-    position, count: int64, the number of each row and that of all, which a row keeps in a table of several samplers.
+    position, length: int64, the number of each row and that of all, which a row keeps in a table of several samplers.
     """
 
     matrix: Array
@@ -91,7 +91,7 @@ class Table(NamedTuple):
     score_gain: Array
     log_variance: Array
     position: NDArray[np.int64]
-    count: NDArray[np.int64]
+    length: NDArray[np.int64]
 
 
 def stack_rows(rows: Sequence[Row]) -> Table:

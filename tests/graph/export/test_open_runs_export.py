@@ -1,4 +1,4 @@
-"""Unlike requests of an exported workflow, in shared calls: each picture is that of the bundle alone and of the engine."""
+"""Unlike requests of an exported workflow, in shared calls: each picture is that of the engine and of a run alone."""
 
 from __future__ import annotations
 
