@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def add_averaged(prediction: Prediction, condition: Condition) -> Prediction:
     return Prediction(prediction.value + condition.tokens.mean((1, 2)).reshape(-1, 1, 1, 1), prediction.kind)
 
 
-NODES = [predict, predict_raw, predict_mixed, act_late, act_along, scale_by_length]
+NODES: list[Callable[..., Any]] = [predict, predict_raw, predict_mixed, act_late, act_along, scale_by_length]
 NODES += [make_tokens, add_masked, add_averaged]
 
 TEXT = """
