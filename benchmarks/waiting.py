@@ -1,9 +1,13 @@
 """Measure how long a person waits: for --help, validate, the parts of a run, an export, and a bundle without torch.
 
-    python benchmarks/waiting.py [--trees CHECKOUT ...] [--plugins 5] [--rounds 5]
+    python benchmarks/waiting.py [--trees CHECKOUT ...] [--skip export] [--plugins 5] [--rounds 5] [--beside] [--save]
 
 Each measurement is a process of its own, and the measurements take turns. Prints the median of seconds on the clock and
-of CPU seconds. trees: checkouts to compare, by default this one. plugins: so many installed plugins that import torch.
+of CPU seconds. trees: checkouts to compare, by default this one; the last release is one. skip: rows to leave out of
+the trees after the first, such as an export that takes minutes. plugins: so many installed plugins that import torch.
+beside: also the network alone in a PyTorch loop, the bundle's graphs alone in onnxruntime and OpenVINO, and a tiny
+Stable Diffusion in diffusers; what is not installed is left out. save: append the medians of each tree to
+benchmarks/history.jsonl, which `history.py` shows.
 """
 
 from __future__ import annotations
@@ -19,10 +23,14 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Collection
+from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+HISTORY = Path(__file__).with_name("history.jsonl")
 WORKFLOW = "workflows/class_cfg.yaml"
+MODEL = "workflows/models/fashion_class"
 PLUGIN = """
 import torch
 from guidegraph import Tensor, hookimpl, node
@@ -62,6 +70,9 @@ def main() -> None:
     parser.add_argument("--trees", type=Path, nargs="+", default=[ROOT])
     parser.add_argument("--plugins", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--skip", nargs="+", default=[])
+    parser.add_argument("--beside", action="store_true")
+    parser.add_argument("--save", action="store_true")
     options = parser.parse_args()
     print_machine()
     rows: dict[tuple[str, Path], list[Row]] = defaultdict(list)
@@ -70,7 +81,9 @@ def main() -> None:
         write_plugins(folder / "plugins", options.plugins)
         for turn in range(options.rounds + 1):
             for i, tree in enumerate(options.trees):
-                measured = measure(tree.absolute(), folder, folder / f"tree-{i}")
+                measured = measure(tree.absolute(), folder, folder / f"tree-{i}", options.skip if i else ())
+                if options.beside and i == 0:
+                    measured += measure_beside(tree.absolute(), folder, folder / f"tree-{i}")
                 for row in measured:
                     if turn or row[0] == "export":  # the first round fills the caches, and exports once
                         rows[row[0], tree].append(row)
@@ -78,26 +91,68 @@ def main() -> None:
         wall = statistics.median(wall for _, wall, _ in measured)
         cpu = statistics.median(cpu for _, _, cpu in measured)
         print(f"{name:24} {tree.absolute()!s:24} {wall:6.2f} s, CPU {cpu:6.2f} s")
+    if options.save:
+        for tree in options.trees:
+            save({name: measured for (name, origin), measured in rows.items() if origin == tree}, tree)
 
 
-def measure(tree: Path, folder: Path, own: Path) -> list[Row]:
-    """One measurement of everything by processes that import guidegraph from ``tree`` and write to ``own``."""
+def measure_beside(tree: Path, folder: Path, own: Path) -> list[Row]:
+    """Measure processes that use the same network, or a pipeline of diffusers, without the engine."""
+    script = str(Path(__file__).with_name("_beside_process.py"))
+    arguments = {
+        "beside: PyTorch loop": [script, "bare", str(tree / MODEL)],
+        "beside: onnxruntime": [script, "onnxruntime", str(own / "bundle")],
+    }
+    if find_spec("openvino"):
+        arguments["beside: OpenVINO"] = [script, "openvino", str(own / "bundle")]
+    if find_spec("diffusers"):
+        from _pipelines import pipeline_folder
+
+        drawing = [str(pipeline_folder("tiny", folder)), str(own / "diffusers.png"), "3", "64"]
+        arguments["beside: diffusers, tiny SD"] = [str(Path(__file__).with_name("_diffusers_process.py")), *drawing]
+    return [time_process(name, each, tree, folder, own)[0] for name, each in arguments.items()]
+
+
+def save(rows: dict[str, list[Row]], tree: Path) -> None:
+    """Append the medians of a tree as one line of JSON, with its commit, the machine and its load."""
+    commit = ["git", "-C", str(tree), "describe", "--always", "--dirty", "--abbrev=8", "--exclude=*"]
+    line = {
+        "date": time.strftime("%Y-%m-%d"),
+        "commit": subprocess.run(commit, capture_output=True, text=True, check=True).stdout.strip(),
+        "machine": describe_machine(),
+        "load": round(os.getloadavg()[2], 1),
+        "rows": {
+            name: [round(statistics.median(row[part] for row in measured), 3) for part in (1, 2)]
+            for name, measured in sorted(rows.items())
+        },
+    }
+    with HISTORY.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def measure(tree: Path, folder: Path, own: Path, skip: Collection[str]) -> list[Row]:
+    """One measurement of everything by processes that import guidegraph from ``tree`` and write to ``own``.
+
+    skip: rows to leave out.
+    """
     workflow, bundle = str(tree / WORKFLOW), own / "bundle"
-    sizes = ["--set", "steps=3", "--set", "batch=1"]
     guidegraph = ["-m", "guidegraph"]
-    export = [*guidegraph, "export", workflow, "-o", str(bundle), *sizes]
-    rows = [] if bundle.exists() else [time_process("export", export, tree, folder, own)[0]]
-    rows += [
-        time_process("help", [*guidegraph, "--help"], tree, folder, own)[0],
-        time_process("nodes", [*guidegraph, "nodes"], tree, folder, own)[0],
-        time_process("schema", [*guidegraph, "schema"], tree, folder, own)[0],
-        time_process("validate", [*guidegraph, "validate", workflow], tree, folder, own)[0],
-        time_process("plan", [*guidegraph, "plan", workflow], tree, folder, own)[0],
-        time_process("draw", [*guidegraph, "draw", workflow], tree, folder, own)[0],
-        time_process("bundle without torch", ["-m", "guidegraph_runtime", str(bundle), "--quiet"], tree, folder, own)[
-            0
-        ],
-    ]
+    sizes = ["--set", "steps=3", "--set", "batch=1"]
+    commands = {
+        "export": [*guidegraph, "export", workflow, "-o", str(bundle), *sizes],
+        "help": [*guidegraph, "--help"],
+        "nodes": [*guidegraph, "nodes"],
+        "schema": [*guidegraph, "schema"],
+        "validate": [*guidegraph, "validate", workflow],
+        "plan": [*guidegraph, "plan", workflow],
+        "draw": [*guidegraph, "draw", workflow],
+        "run by command": [*guidegraph, "run", workflow, "--out", str(own / "run"), *sizes],
+        "bundle without torch": ["-m", "guidegraph_runtime", str(bundle), "--quiet"],
+    }
+    without = {*skip, *(["export"] if bundle.exists() else [])}
+    if "export" in skip:
+        without.add("bundle without torch")
+    rows = [time_process(name, each, tree, folder, own)[0] for name, each in commands.items() if name not in without]
     run, output = time_process("run", ["-c", RUN, workflow], tree, folder, own)
     return [*rows, run, *map(tuple, json.loads(output))]
 
@@ -130,10 +185,14 @@ def write_plugins(folder: Path, count: int) -> None:
 
 
 def print_machine() -> None:
+    print(describe_machine())
+
+
+def describe_machine() -> str:
     names = ("torch", "numpy", "onnxruntime", "onnxruntime-gpu")
     versions = {d.name: d.version for d in importlib.metadata.distributions() if d.name in names}
     packages = ", ".join(" ".join(pair) for pair in versions.items())
-    print(f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}, {packages}")
+    return f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}, {packages}"
 
 
 if __name__ == "__main__":

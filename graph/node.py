@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias, TypeVar
 from guidegraph.graph.port_kinds import port_kinds
 from guidegraph.graph.types import ANY, PortType, is_tensor, namedtuple_fields, to_port_type
 from guidegraph.graph.values.output_check import OutputCheck, make_output_check
+from guidegraph.graph.values.simple_values import UNDECIDED, Converter, make_converter
 from guidegraph_runtime.admission import is_infinite
 
 if TYPE_CHECKING:
@@ -64,18 +65,25 @@ class Port:
         except Exception:  # a type that carries a configuration of its own, such as a model or a dataclass
             return TypeAdapter(self.annotation)
 
+    @cached_property
+    def convert_simple(self) -> Converter:
+        """The function that converts valid values of a simple annotation, so that most workflows need no pydantic."""
+        return make_converter(self.annotation) or (lambda value: UNDECIDED)
+
     def literal(self, value: object) -> object:
         """Convert a YAML or command-line literal to this port's Python type.
 
         The only implicit conversions are int to float and string to path. Raises ``ValueError`` with the expected
         and the actual value.
         """
+        if isinstance(value, Path):
+            value = str(value)
+        if (converted := self.convert_simple(value)) is not UNDECIDED:
+            return converted
         import json
 
         from pydantic import ValidationError
 
-        if isinstance(value, Path):
-            value = str(value)
         try:
             return self.adapter.validate_json(json.dumps(value), strict=True)
         except (ValidationError, TypeError) as error:
@@ -83,10 +91,12 @@ class Port:
 
     def check(self, value: object) -> object:
         """Validate the value of a linked setting. Raises ``ValueError``; tensors are returned unchecked."""
-        from pydantic import ValidationError
-
         if is_tensor(value):
             return value
+        if (converted := self.convert_simple(value)) is not UNDECIDED:
+            return converted
+        from pydantic import ValidationError
+
         try:
             return self.adapter.validate_python(value)
         except ValidationError as error:

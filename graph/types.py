@@ -13,7 +13,7 @@ import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, overload
 
@@ -48,7 +48,12 @@ else:
 
 def is_tensor(value: object) -> bool:
     """Whether ``value`` is a ``torch.Tensor``, without importing torch."""
-    return any(c.__name__ == "Tensor" and c.__module__ == "torch" for c in type(value).__mro__)
+    return _is_tensor_class(type(value))
+
+
+@lru_cache(maxsize=1024)
+def _is_tensor_class(cls: type) -> bool:
+    return any(base.__name__ == "Tensor" and base.__module__ == "torch" for base in cls.__mro__)
 
 
 def _require_tensor(value: object) -> object:

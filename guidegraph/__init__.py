@@ -224,7 +224,10 @@ if not (_folder / "graph").is_dir():
 def __getattr__(name: str) -> object:
     if name not in _HOME_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(import_module(_HOME_OF[name]), name)
+    from guidegraph.graph.memory.pause_collector import pause_collector
+
+    with pause_collector():
+        value: object = getattr(import_module(_HOME_OF[name]), name)
     globals()[name] = value
     return value
 

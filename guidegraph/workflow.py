@@ -17,6 +17,7 @@ from guidegraph.graph.execution.run import run
 from guidegraph.graph.ir import Graph
 from guidegraph.graph.language.bind_parameters import bind
 from guidegraph.graph.language.named_workflows import locate_workflow
+from guidegraph.graph.memory.pause_collector import pause_collector
 from guidegraph.graph.planning.passes import ALL_PASSES
 from guidegraph.graph.planning.plan import Plan, compile_plan
 from guidegraph.graph.registry import Registry
@@ -160,6 +161,7 @@ class Workflow:
         return run(self.graph, values, config, attachments)
 
 
+@pause_collector()
 def load_workflow(
     path: str | Path,
     *,
@@ -184,9 +186,7 @@ def load_workflow(
     """
     manager = None
     if registry is None:
-        from guidegraph.plugins.manager import PluginManager
-
-        manager = PluginManager(plugins)
+        manager = _load_plugins(plugins)
         registry = manager.registry
     graph = build(locate_workflow(Path(path), registry), registry, sources, limits=limits, stranger=policy.stranger)
     return Workflow(
@@ -202,3 +202,11 @@ def load_workflow(
         limits=limits,
         accelerate=accelerate,
     )
+
+
+def _load_plugins(modules: Sequence[str]) -> PluginManager:
+    from guidegraph.plugins.manager import PluginManager
+
+    manager = PluginManager(modules, lazy=True)
+    manager.load_third_party()
+    return manager

@@ -81,7 +81,7 @@ def main() -> NoReturn:
     null_device = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1):  # notes report a plugin's output
         os.dup2(null_device, stream)
-    PluginManager(entry_points=False)
+    PluginManager(entry_points=False).complete()
     examine = _audit_in_forks if hasattr(os, "fork") else _audit_here
     audits = [examine(AuditTarget(*target), order["seconds"]) for target in order["plugins"]]
     os.write(answer, json.dumps([asdict(audit) for audit in audits]).encode())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Collection, Iterable
+from functools import cache
 from importlib import import_module
 from inspect import isclass
 from pathlib import Path
@@ -11,30 +13,56 @@ from typing import Any
 from guidegraph import nodes
 from guidegraph.graph.node import SPEC_ATTRIBUTE
 from guidegraph.graph.types import Tensor
-from guidegraph.nodes import sampler_types, tensor_types, types
-from guidegraph.nodes.guidance.hooks import HookedDenoiser, MemoryDenoiser, OpaqueDenoiser
-from guidegraph.nodes.guidance.rule_memory import RuleMemory
-from guidegraph.nodes.guidance.step_context import StepContext
-from guidegraph.nodes.metrics.frechet import Moments
 from guidegraph.plugins.hookspecs import hookimpl
 
+_DERIVES = "\nfrom guidegraph.nodes.derive import"
+_MARKS = ("\n@node(", _DERIVES)
 
-def find_node_modules() -> list[str]:
-    """Names of the modules that define nodes, sorted. Reads their text, as some of the others import torch."""
+
+@cache
+def _read_modules() -> dict[str, str]:
+    """The texts of the modules that define nodes, by name, sorted. Others may import torch."""
     folder = Path(nodes.__path__[0])
-    marks = (b"\n@node(", b"\nfrom guidegraph.nodes.derive import")
-    files = (path for path in folder.rglob("*.py") if any(mark in path.read_bytes() for mark in marks))
-    return sorted(".".join((nodes.__name__, *path.relative_to(folder).with_suffix("").parts)) for path in files)
+    texts: dict[str, str] = {}
+    for parent, _, files in os.walk(folder):
+        for file in files:
+            if file.endswith(".py"):
+                path = Path(parent, file)
+                text = path.read_text(encoding="utf-8")
+                if any(mark in text for mark in _MARKS):
+                    name = ".".join((nodes.__name__, *path.relative_to(folder).with_suffix("").parts))
+                    texts[name] = text
+    return dict(sorted(texts.items()))
+
+
+def find_node_modules(marks: Collection[str] = ("",), *, derived: bool = False) -> list[str]:
+    """Names of the modules that define nodes and contain one of the marks, sorted. Imports none of them.
+
+    derived: only modules that make nodes of the runtime's operations, whose ids need not be in the text.
+    """
+    texts = {name: text for name, text in _read_modules().items() if _DERIVES in text or not derived}
+    return [name for name, text in texts.items() if any(mark in text for mark in marks)]
+
+
+def read_nodes(modules: Iterable[str]) -> list[Callable[..., Any]]:
+    """Import modules; returns the nodes that they define, in order."""
+    imported = [import_module(name) for name in modules]
+    return [f for m in imported for f in vars(m).values() if hasattr(f, SPEC_ATTRIBUTE) and f.__module__ == m.__name__]
 
 
 @hookimpl
 def guidegraph_nodes() -> list[Callable[..., Any]]:
-    modules = [import_module(name) for name in find_node_modules()]
-    return [f for m in modules for f in vars(m).values() if hasattr(f, SPEC_ATTRIBUTE) and f.__module__ == m.__name__]
+    return read_nodes(find_node_modules())
 
 
 @hookimpl
 def guidegraph_types() -> list[type]:
+    from guidegraph.nodes import sampler_types, tensor_types, types
+    from guidegraph.nodes.guidance.hooks import HookedDenoiser, MemoryDenoiser, OpaqueDenoiser
+    from guidegraph.nodes.guidance.rule_memory import RuleMemory
+    from guidegraph.nodes.guidance.step_context import StepContext
+    from guidegraph.nodes.metrics.frechet import Moments
+
     classes = [
         value
         for module in (types, sampler_types, tensor_types)

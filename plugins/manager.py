@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 import sys
-import traceback
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
@@ -19,12 +19,13 @@ from typing import Any, Literal
 
 import pluggy
 
-from guidegraph import graph, nodes
+from guidegraph import nodes
 from guidegraph.graph.events import Observer
-from guidegraph.graph.memory.pause_collector import pause_collector
-from guidegraph.graph.node import NodeDefinitionError, NodeSpec
+from guidegraph.graph.memory.pause_collector import pause_for_import
+from guidegraph.graph.node import NodeSpec
 from guidegraph.graph.registry import Registry
 from guidegraph.plugins import builtin, hookspecs
+from guidegraph.plugins.builtin_nodes import BuiltinNodes
 from guidegraph.plugins.command_rollback import rollback_on_failure
 from guidegraph.plugins.contribution import Contribution, make_hook_manager, read_contribution
 from guidegraph.plugins.entry_points import (
@@ -38,12 +39,12 @@ from guidegraph.plugins.entry_points import (
     read_disabled_plugins,
     read_distribution,
 )
+from guidegraph.plugins.failures import explain_failure, load_or_explain
 from guidegraph.plugins.guarded_observer import GuardedObserver
 from guidegraph.plugins.import_by_name import import_plugin_module, package_folders
 from guidegraph.plugins.import_guard import guard_import
 from guidegraph.plugins.import_watch import record_changes, watch_import
 from guidegraph.plugins.lazy_mapping import LazyMapping
-from guidegraph_runtime.error_text import describe_error
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +91,8 @@ class PluginManager:
         """disable: namespaces to leave out (by default those in ``GUIDEGRAPH_DISABLE_PLUGINS``). entry_points: whether
         installed plugins are loaded; otherwise only their names are known. refused: plugins that are not to be
         imported, by name, with the reason. lazy: import an installed plugin when its namespace or distribution is
-        looked up in the registry, or all of them when it is iterated; not with ``extra_modules``."""
+        looked up in the registry, or all of them when it is iterated; not with ``extra_modules``. The built-in nodes
+        are always imported in this way."""
         self._hooks = make_hook_manager()
         self._status: dict[str, PluginStatus] = {}
         self._nodes: dict[str, NodeSpec] = {}
@@ -103,12 +105,12 @@ class PluginManager:
         self._apps: list[Any] = []
         self._refused = refused or {}
         self._pending: list[importlib.metadata.EntryPoint] = []
-        self._add_builtin()
+        self._lock, self._complete = threading.RLock(), False
+        self._builtin = self._add_builtin()
         disabled = read_disabled_plugins() if disable is None else set(disable)
-        installed = list_entry_points()
-        self.installed = [entry.name for entry in installed]
+        self.installed = [entry.name for entry in list_entry_points()]
         self.unknown_disabled = sorted(disabled - set(self.installed))
-        for entry in installed:
+        for entry in list_entry_points():
             reason = f"disabled by {DISABLE}" if entry.name in disabled else ""
             if reason or not entry_points:
                 self._leave_out(entry, reason if entry_points else LEFT_OUT)
@@ -121,13 +123,20 @@ class PluginManager:
 
     @property
     def statuses(self) -> list[PluginStatus]:
-        """The state of each plugin that was imported or left out."""
+        """The state of the built-in nodes, all of which this imports, and of each plugin that was imported or left
+        out."""
+        self._complete_builtin()
         return list(self._status.values())
 
     @property
+    def failures(self) -> list[PluginStatus]:
+        """The plugins that failed so far."""
+        return [status for status in self._status.values() if status.state == "failed"]
+
+    @property
     def registry(self) -> Registry:
-        """The nodes and types of the plugins. If some are not imported yet, they are when they are looked up."""
-        if not self._pending:
+        """The nodes and types of the plugins. Those that are not imported yet are when they are looked up."""
+        if not self._pending and self._complete:
             return Registry(
                 dict(self._nodes),
                 dict(self._types),
@@ -137,10 +146,10 @@ class PluginManager:
                 dict(self._folders),
             )
         return Registry(
-            LazyMapping(self._nodes, self.load, self.load_all),
-            LazyMapping(self._types, lambda name: self.load_all(), self.load_all),
+            LazyMapping(self._nodes, self._load_node, self.complete),
+            LazyMapping(self._types, lambda name: self.complete(), self.complete),
             LazyMapping(self._failed, self.load, self.load_all),
-            LazyMapping(self._versions, self.load, self.load_all),
+            LazyMapping(self._versions, self.load, self.load_third_party),
             LazyMapping(self._absent, self.load, self.load_all),
             LazyMapping(self._folders, self.load, self.load_all),
         )
@@ -158,6 +167,15 @@ class PluginManager:
     def load_all(self) -> None:
         """Import all installed plugins that are not imported yet."""
         self._add_entry_points(self._pending)
+
+    def load_third_party(self) -> None:
+        """Import the installed plugins of other distributions: their observers see every run."""
+        self._add_entry_points([entry for entry in self._pending if not _is_own(entry)])
+
+    def complete(self) -> None:
+        """Import all built-in nodes and types, and all installed plugins, that are not imported yet."""
+        self._complete_builtin()
+        self.load_all()
 
     def package_folders(self) -> list[Path]:
         """The folders of the built-in nodes and of the imported plugins' packages."""
@@ -202,12 +220,36 @@ class PluginManager:
         excluded = [p for p in self._hooks.get_plugins() if p is not plugin]
         return self._hooks.subset_hook_caller(hook, excluded)
 
-    def _add_builtin(self) -> None:
+    def _add_builtin(self) -> BuiltinNodes:
         version = str(sys.modules[__name__.partition(".")[0]].__version__)
         self._versions |= {OWN_DISTRIBUTION: version, **_runtime_version()}
-        with pause_collector():
-            contribution = read_contribution(builtin, None)
-        self._join(OWN_DISTRIBUTION, builtin, contribution, OWN_DISTRIBUTION, version)
+        self._hooks.register(builtin, name=OWN_DISTRIBUTION)
+        self._status[OWN_DISTRIBUTION] = PluginStatus(OWN_DISTRIBUTION, OWN_DISTRIBUTION, version, "ok")
+        self._owners[OWN_DISTRIBUTION] = f"{OWN_DISTRIBUTION}=={version}"
+        return BuiltinNodes(self._owners[OWN_DISTRIBUTION])
+
+    def _load_node(self, id: str) -> None:
+        """Import what may define a node: modules of built-in nodes, or an installed plugin."""
+        with self._lock:
+            if spec := self._builtin.find(id):
+                self._nodes[id] = spec
+            else:
+                self.load(id)
+
+    def _complete_builtin(self) -> None:
+        with self._lock:
+            if self._complete:
+                return
+            contribution = self._builtin.load_all()
+            plugin_nodes = {id: spec for id, spec in self._nodes.items() if id not in contribution.nodes}
+            self._nodes.clear()
+            self._nodes |= {**contribution.nodes, **plugin_nodes}
+            self._types |= contribution.types
+            self._owners |= dict.fromkeys(contribution.namespaces, self._builtin.owner)
+            names = tuple(contribution.nodes), tuple(contribution.types)
+            status = self._status[OWN_DISTRIBUTION]
+            self._status[OWN_DISTRIBUTION] = replace(status, nodes=names[0], types=names[1])
+            self._complete = True
 
     def _leave_out(self, entry: importlib.metadata.EntryPoint, reason: str) -> None:
         self._fail(entry.name, *read_distribution(entry), PluginError(reason), "disabled")
@@ -228,7 +270,7 @@ class PluginManager:
             check_requirement(entry, self._versions[OWN_DISTRIBUTION])
             self._check_refused(entry.name)
             with self._guard_import(entry.name, distribution, notes):
-                plugin = _load(entry.load, f"install what it needs, or leave it out with {DISABLE}")
+                plugin = load_or_explain(entry.load, f"install what it needs, or leave it out with {DISABLE}")
                 contribution = read_contribution(plugin, entry.name)
             if contribution.types:  # of two types with one name, the first in the order of all plugins is taken
                 self._add_entry_points(self._pending[:position])
@@ -247,7 +289,7 @@ class PluginManager:
             fix = "install what it needs; --plugin takes the name of a module or the path of a Python file (.py)"
             self._check_refused(name)
             with self._guard_import(name, distribution, notes):
-                module: ModuleType = _load(lambda: import_plugin_module(name), fix)
+                module: ModuleType = load_or_explain(lambda: import_plugin_module(name), fix)
                 if self._hooks.is_registered(module):
                     return
                 version = str(getattr(module, "__version__", "0"))
@@ -266,7 +308,7 @@ class PluginManager:
     @contextmanager
     def _guard_import(self, name: str, distribution: str, notes: list[str]) -> Iterator[None]:
         with ExitStack() as stack:
-            stack.enter_context(pause_collector())
+            stack.enter_context(pause_for_import())
             if normalise_name(distribution) != OWN_DISTRIBUTION:
                 stack.enter_context(guard_import(name))
                 stack.enter_context(record_changes(name))
@@ -278,6 +320,8 @@ class PluginManager:
             raise PluginError(reason, f"repair it, or leave it out with {DISABLE}={name}")
 
     def _check_namespace(self, namespace: str) -> None:
+        if self._builtin.may_define(namespace):
+            self._complete_builtin()
         if owner := self._owners.get(namespace):
             fix = "rename the entry point and its nodes, or uninstall one of the two distributions"
             raise PluginError(f"the namespace '{namespace}' belongs to {owner}", fix)
@@ -292,6 +336,8 @@ class PluginManager:
         notes: Sequence[str] = (),
     ) -> None:
         """Add the nodes and types of a checked plugin. Raises before changing anything."""
+        if contribution.types:
+            self._types |= self._builtin.load_types()
         for type_name, cls in contribution.types.items():
             if self._types.get(type_name, cls) is not cls:
                 owner = f"{self._types[type_name].__module__}.{type_name}"
@@ -317,7 +363,7 @@ class PluginManager:
         namespace: str = "",
         notes: Sequence[str] = (),
     ) -> None:
-        reason, fix, trace = _explain(error)
+        reason, fix, trace = explain_failure(error)
         key = name if name not in self._status else f"{name} ({distribution})"
         self._status[key] = PluginStatus(name, distribution, version, state, (), (), reason, fix, trace, tuple(notes))
         self._absent[normalise_name(distribution)] = reason
@@ -325,7 +371,7 @@ class PluginManager:
 
     def _report(self, name: str, error: BaseException) -> None:
         """Record that a loaded plugin failed in a later hook; its nodes stay."""
-        reason, fix, trace = _explain(error)
+        reason, fix, trace = explain_failure(error)
         self._status[name] = replace(self._status[name], state="failed", reason=reason, fix=fix, traceback=trace)
 
 
@@ -333,7 +379,13 @@ def default_registry(
     extra_modules: Sequence[str] = (), *, disable: Iterable[str] | None = None, entry_points: bool = True
 ) -> Registry:
     """The nodes and types of this process. ``entry_points=False`` leaves out installed plugins."""
-    return PluginManager(extra_modules, disable=disable, entry_points=entry_points).registry
+    manager = PluginManager(extra_modules, disable=disable, entry_points=entry_points)
+    manager.complete()
+    return manager.registry
+
+
+def _is_own(entry: importlib.metadata.EntryPoint) -> bool:
+    return normalise_name(read_distribution(entry)[0]) == OWN_DISTRIBUTION
 
 
 def _runtime_version() -> dict[str, str]:
@@ -341,44 +393,3 @@ def _runtime_version() -> dict[str, str]:
         return {"guidegraph-runtime": importlib.metadata.version("guidegraph-runtime")}
     except importlib.metadata.PackageNotFoundError:  # a source checkout that is not installed
         return {}
-
-
-def _load(load: Callable[[], Any], fix: str) -> Any:
-    """Return the result of ``load``. Raises ``PluginError`` with the remedy ``fix``, or a more specific one."""
-    try:
-        return load()
-    except KeyboardInterrupt:
-        raise
-    except NodeDefinitionError as error:
-        fix = f"repair the node's signature{_format_location(error)}"
-        raise PluginError(f"cannot be imported: {error}", fix) from error
-    except ImportError as error:
-        raise PluginError(f"cannot be imported: {describe_error(error)}", fix) from error
-    except BaseException as error:
-        fix = f"repair it{_format_location(error)}, or leave it out with {DISABLE}"
-        raise PluginError(f"cannot be imported: {describe_error(error)}", fix) from error
-
-
-def _format_location(error: BaseException) -> str:
-    """Format the error's location in the plugin's code: " at FILE:LINE", or an empty string if unknown."""
-    if isinstance(error, SyntaxError) and error.filename:
-        return f" at {error.filename}:{error.lineno}"
-    loader, engine = Path(__file__).parent, Path(str(graph.__file__)).parent
-    frames = traceback.extract_tb(error.__traceback__)
-    plugin_frames = [f for f in frames if f.filename[:1] != "<" and "importlib" not in f.filename]
-    plugin_frames = [
-        f for f in plugin_frames if Path(f.filename).parent != loader and not Path(f.filename).is_relative_to(engine)
-    ]
-    return f" at {plugin_frames[-1].filename}:{plugin_frames[-1].lineno}" if plugin_frames else ""
-
-
-def _explain(error: BaseException) -> tuple[str, str, str]:
-    """The reason, the fix and, if the plugin's own code failed, the traceback of an error."""
-    if isinstance(error, PluginError):
-        cause = error.__cause__
-        return str(error), error.fix, "".join(traceback.format_exception(cause)) if cause else ""
-    return (
-        describe_error(error),
-        "repair the plugin, or leave it out with " + DISABLE,
-        "".join(traceback.format_exception(error)),
-    )

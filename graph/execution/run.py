@@ -19,7 +19,7 @@ from guidegraph.graph.execution.run_record import Delivery, RunRecord
 from guidegraph.graph.execution.top_level import RunState, TopLevel
 from guidegraph.graph.hardware.policy import ComputePolicy
 from guidegraph.graph.ir import Choice, Graph, Op
-from guidegraph.graph.memory.pause_collector import pause_collector
+from guidegraph.graph.memory.pause_collector import pause_collector, pause_for_import
 from guidegraph.graph.planning.admission import check_machine
 from guidegraph.graph.planning.choice_branches import find_next_choices, make_effect_test
 from guidegraph.graph.planning.dependencies import find_dependencies
@@ -52,7 +52,7 @@ def run(
 
 def run_plan(plan: Plan, attachments: Attachments) -> RunResult:
     """Run a compiled plan. Raises the same errors as ``run``."""
-    with pause_collector():
+    with pause_for_import():
         import torch
 
     config = plan.config

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 _lock = threading.Lock()
 _pauses: list[bool] = []
 """For each pause of any thread that has not ended: whether the collector was enabled when the first one began."""
+_exempts_imports = False
 
 
 @contextmanager
@@ -30,3 +32,29 @@ def pause_collector() -> Iterator[None]:
             enabled = _pauses.pop()
             if enabled and not _pauses:
                 gc.enable()
+
+
+def exempt_imports() -> None:
+    """From now on, the collector leaves out what exists when `pause_for_import` ends. For the process of a command.
+
+    What torch and the nodes define stays until the process ends. Otherwise the collector looks through all of it
+    once after the import, again during a run, and at the exit, which takes half a second in all.
+    """
+    global _exempts_imports
+    _exempts_imports = True
+
+
+@contextmanager
+def pause_for_import() -> Iterator[None]:
+    """Context manager: the block imports modules without the collector. See `exempt_imports`.
+
+    Objects that are exempt are freed with their last reference, but not if they refer to each other in a circle. So
+    nothing is exempted by a block that imports nothing, such as a second run's.
+    """
+    imported = len(sys.modules)
+    with pause_collector():
+        try:
+            yield
+        finally:
+            if _exempts_imports and len(sys.modules) > imported:
+                gc.freeze()

@@ -139,10 +139,16 @@ def source_digest(module: str) -> str:
     file = getattr(loaded, "__file__", None)
     if file is None:
         return fresh_digest()
-    alone = "." not in module and not hasattr(loaded, "__path__")
-    files = [Path(file)] if alone else sorted(Path(file).parent.rglob("*.py"))
+    return _digest_sources(file, alone="." not in module and not hasattr(loaded, "__path__"))
+
+
+@cache
+def _digest_sources(file: str, *, alone: bool) -> str:
+    """The digest of a module's file or, unless ``alone``, of all ``.py`` files of the folder that it is in."""
+    folder = Path(file).parent
     try:
-        return digest_pairs((f.relative_to(Path(file).parent).as_posix(), file_digest(f)) for f in files)
+        files = [Path(file)] if alone else sorted(folder.rglob("*.py"))
+        return digest_pairs((f.relative_to(folder).as_posix(), file_digest(f)) for f in files)
     except OSError:
         return fresh_digest()
 

@@ -19,6 +19,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one command, and exit with 0, 1 (a node failed), 2 (wrong workflow or arguments) or 130 (cancelled)."""
     if arguments is not None:  # called from Python: no child process
         _main(list(arguments))
+    from guidegraph.graph.memory.pause_collector import exempt_imports
+
+    exempt_imports()
     args = sys.argv[1:]
     if {"-h", "--help"} & {*args[1:]} or args[:1] == ["--version"]:  # no plugin is imported
         _main(args)
@@ -28,9 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _main(args: list[str]) -> NoReturn:
-    from guidegraph.graph.memory.pause_collector import pause_collector
+    from guidegraph.graph.memory.pause_collector import pause_for_import
 
-    with pause_collector():
+    with pause_for_import():
         from guidegraph.commands.app import app
         from guidegraph.commands.shared.errors import exit_on_error, flush_output
         from guidegraph.commands.shared.printing import print_warning

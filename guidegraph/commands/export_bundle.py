@@ -31,7 +31,7 @@ from guidegraph.commands.shared.open_workflow import unknown_output_problems
 from guidegraph.commands.shared.printing import print_text
 from guidegraph.graph.errors import GuidegraphError, NodeError, Problem, WorkflowError
 from guidegraph.graph.ir import Graph
-from guidegraph.graph.memory.pause_collector import pause_collector
+from guidegraph.graph.memory.pause_collector import pause_for_import
 from guidegraph.graph.trust.folder_locks import lock_output
 from guidegraph.graph.trust.policy import check_effects
 from guidegraph.runs.recipe import portable_params
@@ -66,7 +66,7 @@ def _export(arguments: ExportArguments, stack: ExitStack) -> None:
     policy = opened.policy(arguments.bundle)
     check_effects(graph.ops, values, policy)
     with translate_export_errors(graph):
-        with pause_collector():
+        with pause_for_import():
             from guidegraph.graph.export.bundle import write_bundle
             from guidegraph.graph.export.one_node import export_call
             from guidegraph.graph.export.workflow import export_workflow

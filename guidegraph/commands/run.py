@@ -179,10 +179,10 @@ def make_plugin_observers(
     """The plugins' observers. One that fails, now or later, is reported, and the run goes on."""
     from guidegraph.plugins.hookspecs import RunInfo
 
-    failed = {status.name for status in manager.statuses if status.state == "failed"}
+    failed = {status.name for status in manager.failures}
     observers = manager.observers(RunInfo(graph, values, config.device, config.dtype), print_note)
-    for status in manager.statuses:
-        if status.state == "failed" and status.name not in failed:
+    for status in manager.failures:
+        if status.name not in failed:
             print_note(f"warning: the plugin {status.name} gives no observer: {status.reason}")
     return observers
 

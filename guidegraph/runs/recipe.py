@@ -9,8 +9,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import StrictInt, TypeAdapter, ValidationError
-
 from guidegraph.graph.device_context import DTYPES
 from guidegraph.graph.errors import Mark, Problem, UnwritableOutput, WorkflowError
 from guidegraph.graph.ir import Call, Graph, walk
@@ -45,8 +43,8 @@ class Recipe:
     only: list[str] | None = None
     dtype: str = "float32"
     output: str = ""
-    index: StrictInt = 0
-    batch: StrictInt = 1
+    index: int = 0
+    batch: int = 1
     seeds: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
 
@@ -114,12 +112,6 @@ def read_recipe(path: Path) -> Recipe:
         raise _picture_error(path, "no-workflow", message)
     try:
         return _parse_recipe(json.loads(text))
-    except ValidationError as error:
-        first_error = error.errors()[0]
-        location = ".".join(map(str, first_error["loc"]))
-        reason = f"{location}: {first_error['msg']}"
-        message = f"the workflow in this PNG cannot be read, it may come from another version: {reason}"
-        raise _picture_error(path, "bad-workflow", message) from error
     except (ValueError, TypeError, KeyError, RecursionError, OSError, RuntimeError) as error:
         message = f"the workflow in this PNG cannot be read, it may come from another version: {error}"
         raise _picture_error(path, "bad-workflow", message) from error
@@ -130,9 +122,18 @@ def _picture_error(path: Path, code: str, message: str) -> WorkflowError:
 
 
 def _parse_recipe(data: Any) -> Recipe:
+    from pydantic import TypeAdapter, ValidationError
+
     if not isinstance(data, dict) or data.get("format") not in FORMATS:
         raise ValueError(f"format {FORMAT} expected")
-    recipe = TypeAdapter(Recipe).validate_python(data)
+    for name in ("index", "batch"):
+        if type(data.get(name, 0)) is not int:
+            raise ValueError(f"{name}: expected a whole number; found {data[name]!r:.80}")
+    try:
+        recipe = TypeAdapter(Recipe).validate_python(data)
+    except ValidationError as error:
+        first_error = error.errors()[0]
+        raise ValueError(f"{'.'.join(map(str, first_error['loc']))}: {first_error['msg']}") from error
     if data["workflow"] not in recipe.sources:
         raise ValueError("the text of its workflow is missing")
     if recipe.dtype not in DTYPES:

@@ -31,7 +31,7 @@ def load_plugins(selection: PluginSelection) -> PluginManager:
 def require_plugins(selection: PluginSelection) -> PluginManager:
     """The plugin manager. Raises ``WorkflowError`` if a module requested by name cannot be used."""
     manager = load_plugins(selection)
-    failed = [s for s in manager.statuses if s.state == "failed" and s.name in selection.modules]
+    failed = [status for status in manager.failures if status.name in selection.modules]
     if failed:
         problems = [
             argument_problem("plugin-failed", f"{s.name}: {s.reason}" + (f"; {s.fix}" if s.fix else ""), "--plugin")
@@ -42,9 +42,12 @@ def require_plugins(selection: PluginSelection) -> PluginManager:
 
 
 def require_all_plugins(selection: PluginSelection) -> PluginManager:
-    """The plugin manager with all plugins imported: a run needs their observers. Raises as ``require_plugins``."""
+    """The plugin manager with all third-party plugins imported: a run needs their observers.
+
+    Raises as ``require_plugins``.
+    """
     manager = require_plugins(selection)
-    manager.load_all()
+    manager.load_third_party()
     return manager
 
 
@@ -62,7 +65,7 @@ def list_contributions(kind: str, selection: PluginSelection, describe: Callable
         return listing
     manager = require_all_plugins(selection)
     listing = describe(manager)
-    if kept and all(status.state != "failed" for status in manager.statuses):
+    if kept and not manager.failures:
         write_listing(kind, __version__, listing, manager.package_folders())
     return listing
 

@@ -44,6 +44,14 @@ class Range:
         high = self.high if self.below is None else self.below - 1
         return None if low is None else int(low), None if high is None else int(high)
 
+    def contains(self, value: float) -> bool:
+        return (
+            (self.low is None or value >= self.low)
+            and (self.above is None or value > self.above)
+            and (self.high is None or value <= self.high)
+            and (self.below is None or value < self.below)
+        )
+
     def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
         bounds = {"ge": self.low, "gt": self.above, "le": self.high, "lt": self.below}
         return handler(source) | {name: bound for name, bound in bounds.items() if bound is not None}

@@ -334,7 +334,7 @@ def fit_times(t: Array, noise: NoiseSchedule, rounds: bool) -> Array:
     if t[0] > noise.high or t[-1] < noise.low:
         t = noise.low + t * ((noise.high - noise.low) / noise.last)
     rounded = np.clip(np.round(t), math.ceil(noise.low), math.floor(noise.high))
-    return rounded if rounds and len(np.unique(rounded)) == len(t) else t
+    return rounded if rounds and len({*rounded.tolist()}) == len(t) else t
 
 
 def respace(sigmas: Sigmas, steps: int, first: Level, last: Level, noise: NoiseSchedule) -> list[Level]:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import gc
+import importlib
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from guidegraph.graph.memory.pause_collector import pause_collector
+from guidegraph.graph.memory.pause_collector import exempt_imports, pause_collector, pause_for_import
 
 
 @pytest.fixture(autouse=True)
@@ -15,6 +19,14 @@ def enabled_collector() -> Iterator[None]:
     gc.enable()
     yield
     gc.enable()
+
+
+@pytest.fixture
+def exempted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr("guidegraph.graph.memory.pause_collector._exempts_imports", False)
+    exempt_imports()
+    yield
+    gc.unfreeze()
 
 
 def test_two_pauses_that_overlap_end_with_the_later_one() -> None:
@@ -39,3 +51,38 @@ def test_an_error_ends_the_pause() -> None:
     with pytest.raises(ValueError, match="no"), pause_collector():
         raise ValueError("no")
     assert gc.isenabled()
+
+
+@pytest.mark.usefixtures("exempted")
+def test_the_collector_leaves_out_what_a_command_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "imported_once.py").write_text("values = [[] for _ in range(1000)]")
+    monkeypatch.syspath_prepend(tmp_path)
+    before = gc.get_freeze_count()
+    with pause_for_import():
+        imported_once = importlib.import_module("imported_once")
+    after = gc.get_freeze_count()
+    assert after >= before + len(imported_once.values)
+    with pause_for_import():
+        importlib.import_module("imported_once")
+        kept = [[] for _ in range(1000)]
+    assert gc.get_freeze_count() <= after
+    assert gc.isenabled()
+    assert kept
+    sys.modules.pop("imported_once")
+
+
+def test_outside_of_commands_everything_is_collected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "imported_once.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    before = gc.get_freeze_count()
+    with pause_for_import():
+        importlib.import_module("imported_once")
+    assert gc.get_freeze_count() == before
+    sys.modules.pop("imported_once")
+
+
+def test_a_command_exempts_its_imports() -> None:
+    code = "import atexit, gc; atexit.register(lambda: print(gc.get_freeze_count()))"
+    command = [sys.executable, "-c", f"{code}; from guidegraph.commands import main; main()", "--version"]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert int(output.split()[-1]) > 10_000
