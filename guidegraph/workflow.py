@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from guidegraph_runtime.machine.byte_sizes import parse_size
 
 if TYPE_CHECKING:
     from guidegraph.graph.execution.loop_context import Previewed
+    from guidegraph.graph.shared_runs.many_runs import ManyRuns
     from guidegraph.plugins.manager import PluginManager
 
 CacheChoice = str | Path | None
@@ -100,6 +102,38 @@ class Workflow:
         Raises ``WorkflowError`` before anything runs if a parameter is wrong, ``NodeError`` if a node fails.
         """
         return self.run_with(params).outputs
+
+    def run_many(self, requests: Sequence[Mapping[str, object]]) -> list[dict[str, Any]]:
+        """Run once for each set of parameters, and return the outputs of each, in order. See ``run_many_with``."""
+        return [result.outputs for result in self.run_many_with(requests).results]
+
+    def run_many_with(self, requests: Sequence[Mapping[str, object]], *, at_once: int = 16) -> ManyRuns:
+        """Run once for each set of parameters; the runs share the calls of networks, and agree in nothing else.
+
+        They may differ in prompt, seed, scale, steps, sampler and start. Calls of one batchable node become one call
+        if they have the same model and samples of one size; ``unshared`` of the result says which do not, and why. Each
+        result is within rounding that of ``run_with``.
+        at_once: the most runs that are begun and not ended; as one ends, the next begins.
+        Raises the errors of ``run_with``, with a note of the run's number; an error ends the other runs.
+        """
+        from guidegraph.graph.shared_runs.many_runs import note_number, run_one_by_one, run_together
+
+        if at_once < 1:
+            raise ValueError(f"at least one run is made at once; found {at_once}")
+        count = len(requests)
+        for i, params in enumerate(requests):
+            with note_number(i, count):
+                self.bind(params)
+
+        def run_one(i: int, graph: Graph, cancel: CancelToken) -> RunResult:
+            workflow = copy.copy(self)
+            workflow.graph = graph
+            return workflow.run_with(requests[i], cancel=cancel)
+
+        if self.config.accelerate:
+            reason = f"parts of loops are accelerated ({self.config.accelerate}), and each run has its own"
+            return run_one_by_one(self.graph, count, run_one, reason)
+        return run_together(self.graph, count, run_one, at_once)
 
     def run_with(
         self,

@@ -13,6 +13,9 @@ from typing import Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 from guidegraph.graph.types import Tensor, is_tensor, structured
 from guidegraph.nodes.noise_level import NoiseLevel, check_kind
 from guidegraph.nodes.noise_level import PredictionKind as PredictionKind
+from guidegraph.nodes.sampler_types import Levels as Levels
+from guidegraph.nodes.sampler_types import Scheduler as Scheduler
+from guidegraph.nodes.sampler_types import SchedulerState as SchedulerState
 from guidegraph.nodes.shape_checks import check_compatible
 from guidegraph.nodes.table import Table as Table
 from guidegraph.nodes.tensor_types import (
@@ -214,81 +217,6 @@ class Schedule:
     def level_at(self, x: Tensor, t: Tensor) -> NoiseLevel:
         """The noise level of x (B, …) at t, for several conversions at once."""
         return NoiseLevel(x, *self.along(x, t), self.form)
-
-
-@structured
-@dataclass(frozen=True, eq=False)
-class Levels:
-    """The noise levels that a sampler visits, in order: N + 1 for N steps. The last step ends at the last level.
-
-    t: (N+1), timesteps on the schedule's axis, −1 where the last step ends at σ = 0. ratio: (N+1), σ/α. Both float64.
-    form: that of the schedule.
-    """
-
-    leaf_axes: ClassVar = {"t": ("N",), "ratio": ("N",)}
-
-    t: Tensor
-    ratio: Tensor
-    form: Form = "variance_preserving"
-
-
-@structured
-@dataclass(frozen=True, eq=False)
-class Scheduler:
-    """A sampler as a table of R rows, one for each model call. ``scheduler.step`` applies one row.
-
-    matrix: (R, 1+K, 4+K), [x′, s′₁…s′_K] = M · [x, x0, ε, noise, s₁…s_K] with K = 4, x in the form of the schedule.
-    alpha, sigma, t: (R), the noise level of the row's model call. score_gain: (R), Σ in μ + Σ · score.
-    log_variance: (R, 2), log β̃ and log β, between which a learned variance interpolates. All of these are float64.
-    The other fields apply to every row: how x̂0 is clipped, which inputs the table reads, and the schedule's form.
-    """
-
-    leaf_axes: ClassVar = {
-        "matrix": ("R", 5, 8),
-        **dict.fromkeys(("alpha", "sigma", "t", "score_gain"), ("R",)),
-        "log_variance": ("R", 2),
-    }
-
-    matrix: Tensor
-    alpha: Tensor
-    sigma: Tensor
-    t: Tensor
-    score_gain: Tensor
-    log_variance: Tensor
-    clip: float | None = None
-    threshold: float | None = None
-    threshold_max: float | None = None
-    rederive_eps: bool = True
-    learned: bool = False
-    reads_eps: bool = True
-    reads_noise: bool = False
-    reads_score: bool = False
-    zero_snr: bool = False
-    form: Form = "variance_preserving"
-
-
-@structured
-@dataclass(frozen=True, eq=False)
-class SchedulerState:
-    """A sampler's state: ``index`` (1), int64, of the next row, and ``slots`` (K, …x), values kept between rows.
-
-    The shape of x is not known before the first step, so the slots start as K zeros; the first step expands them.
-    """
-
-    leaf_axes: ClassVar = {"index": (1,), "slots": ("K", "B", "C", "H", "W")}
-
-    index: Tensor
-    slots: Tensor
-
-    def sized(self, x: Tensor) -> SchedulerState:
-        """The same state with its slots expanded to (K, …x), as a traced step needs it."""
-        import torch
-
-        dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-        slots = self.slots.to(device=x.device, dtype=dtype)
-        if slots.ndim == 1:
-            slots = slots.reshape(-1, *(1,) * x.ndim).expand(-1, *x.shape)
-        return SchedulerState(self.index.to(x.device), slots)
 
 
 @structured

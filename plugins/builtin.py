@@ -57,7 +57,7 @@ def guidegraph_nodes() -> list[Callable[..., Any]]:
 
 @hookimpl
 def guidegraph_types() -> list[type]:
-    from guidegraph.nodes import tensor_types, types
+    from guidegraph.nodes import sampler_types, tensor_types, types
     from guidegraph.nodes.guidance.hooks import HookedDenoiser, MemoryDenoiser, OpaqueDenoiser
     from guidegraph.nodes.guidance.rule_memory import RuleMemory
     from guidegraph.nodes.guidance.step_context import StepContext
@@ -65,7 +65,7 @@ def guidegraph_types() -> list[type]:
 
     classes = [
         value
-        for module in (types, tensor_types)
+        for module in (types, sampler_types, tensor_types)
         for value in vars(module).values()
         if isclass(value) and value.__module__ == module.__name__
     ]

@@ -170,7 +170,7 @@ def plan_export(
         }
         compiled = compile_plan(graph, values, RunConfig(only=only, policy=policy))
         examples = ExampleValues(free_parameters, roles.dynamic)
-        planner = HostPlanner(ExampleRun(compiled, examples), roles.hosted)
+        planner = HostPlanner(ExampleRun(compiled, examples), roles.hosted, one_graph)
         try:
             with use_device(device, "float32"), torch.no_grad():
                 plan = planner.plan_region(bound, [*output_sources.values()])

@@ -9,12 +9,11 @@ from guidegraph.graph.errors import GuidegraphError, suggest
 from guidegraph.graph.language.edit.links import RESERVED
 from guidegraph.graph.language.syntax import ParsedNode, ParsedOp, list_links
 from guidegraph.graph.node import NodeSpec, Port
-from guidegraph.graph.node_json import describe_node
 from guidegraph.graph.resolution.ports import accepts
 from guidegraph.graph.resolution.scope import TypedSource
 from guidegraph.graph.sources import Output
 from guidegraph.graph.types import takes_literal
-from guidegraph.page.forms import Row, describe_field
+from guidegraph.page.forms import Row, describe_field, describe_finite
 from guidegraph.page.wiring import Target, Wiring
 
 MAX_SHOWN = 60
@@ -93,7 +92,7 @@ def make_draft(wiring: Wiring, use: str, place: Place) -> Row:
     spec = _find_spec(wiring, use)
     through = next((port.name for port in _find_ports(spec, wiring.resolve(place.link, place.block))), "")
     neighbours = [*_list_neighbours(wiring, place)]
-    description = describe_node(spec)
+    description = describe_finite(spec)
     docs = {row["name"]: row for row in (*description["ports"], *description["settings"])}
     ports = []
     for port in spec.ports.values():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from enum import Enum
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -17,12 +18,22 @@ from guidegraph.graph.types import SequenceOf, takes_literal
 Row: TypeAlias = dict[str, Any]
 
 
+def describe_finite(spec: NodeSpec) -> Row:
+    """A node's description, in which an infinite default is the text that YAML has for it: JSON has no infinity."""
+    row = describe_node(spec)
+    for port in (*row["ports"], *row["settings"]):
+        default = port.get("default")
+        if isinstance(default, float) and math.isinf(default):
+            port["default"] = ".inf" if default > 0 else "-.inf"
+    return row
+
+
 def describe_node_for_page(spec: NodeSpec, registry: Registry) -> Row:
     """A node's description with the field of each port and setting that takes a literal.
 
     ``alternatives``: the ids of its chapter whose nodes have the same outputs.
     """
-    row = describe_node(spec)
+    row = describe_finite(spec)
     chapter = spec.id.partition(".")[0]
     row["alternatives"] = sorted(
         other.id

@@ -62,7 +62,8 @@ class Wiring:
     workflow: ParsedWorkflow
     registry: Registry
     types: TypeRecord
-    _requirements: dict[tuple[str, str], frozenset[str]] = field(default_factory=dict)
+    _reached: dict[tuple[str, str, bool], frozenset[str]] = field(default_factory=dict)
+    _neighbours: dict[str, tuple[dict[str, list[str]], dict[str, list[str]]]] = field(default_factory=dict)
 
     @cached_property
     def scopes(self) -> dict[str, Scope]:
@@ -113,10 +114,14 @@ class Wiring:
         typed = self.resolve(link, block)
         if typed is None:
             return []
+        home = self._find_home(link, block)
+        required = self._reach(home, link.partition(".")[0], readers=False) if home else frozenset()
         return [
             target
             for target in self.targets.values()
-            if _is_inside(target.block, block) and target.takes(typed) and not self.makes_cycle(link, target)
+            if _is_inside(target.block, block)
+            and target.takes(typed)
+            and not (home and _find_owner(target, home) in required)
         ]
 
     def find_links(self, target: Target) -> list[str]:
@@ -131,26 +136,32 @@ class Wiring:
     def makes_cycle(self, link: str, target: Target) -> bool:
         """Whether a link to this place would make a node depend on itself."""
         home = self._find_home(link, target.block)
-        if home is None:
-            return False
-        owner = target.owner if home == target.block else target.block
-        name = owner.removeprefix(f"{home}.").partition(".")[0] if _is_inside(owner, f"{home}.") else ""
-        return name in self.list_required(home, link.partition(".")[0])
+        owner = _find_owner(target, home) if home else ""
+        return bool(home and owner) and link.partition(".")[0] in self._reach(home or "", owner, readers=True)
 
-    def list_required(self, block: str, name: str) -> frozenset[str]:
-        """The names in a block of a node and of all that it depends on."""
-        if (block, name) not in self._requirements:
+    def _reach(self, block: str, name: str, *, readers: bool) -> frozenset[str]:
+        """The names in a block of a node and of all that it depends on, or that depend on it if ``readers``."""
+        if (block, name, readers) not in self._reached:
+            neighbours = self._edges(block)[readers]
+            reached, pending = {name}, [name]
+            while pending:
+                new = {other for other in neighbours.get(pending.pop(), ()) if other not in reached}
+                reached |= new
+                pending += new
+            self._reached[block, name, readers] = frozenset(reached)
+        return self._reached[block, name, readers]
+
+    def _edges(self, block: str) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+        """For each node of a block, those that it reads, and those that read it."""
+        if block not in self._neighbours:
             before: dict[str, list[str]] = {}
+            after: dict[str, list[str]] = {}
             scope = self.scopes[block].parent
             for source, reader in list_edges(self.blocks[block], set(scope.visible_names()) if scope else set()):
                 before.setdefault(reader, []).append(source)
-            required, pending = {name}, [name]
-            while pending:
-                new = {source for source in before.get(pending.pop(), ()) if source not in required}
-                required |= new
-                pending += new
-            self._requirements[block, name] = frozenset(required)
-        return self._requirements[block, name]
+                after.setdefault(source, []).append(reader)
+            self._neighbours[block] = before, after
+        return self._neighbours[block]
 
     def _find_home(self, link: str, block: str) -> str | None:
         """The block of the node that a link names; ``None`` if it names none."""
@@ -212,6 +223,12 @@ class Wiring:
             return lambda typed: typed.type == present
 
         return make_rule
+
+
+def _find_owner(target: Target, home: str) -> str:
+    """The name in the block ``home`` of the node that a place is in, or of the loop around it; empty for neither."""
+    owner = target.owner if home == target.block else target.block
+    return owner.removeprefix(f"{home}.").partition(".")[0] if owner.startswith(f"{home}.") else ""
 
 
 def _takes_nothing(typed: TypedSource) -> bool:

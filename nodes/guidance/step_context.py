@@ -8,9 +8,14 @@ from typing import ClassVar
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor, structured
 from guidegraph.nodes.noise_level import NoiseLevel
+from guidegraph.nodes.sampling.table_rows import is_shared
 from guidegraph.nodes.shape_checks import check_compatible, expand_to_batch
 from guidegraph.nodes.types import Prediction, PredictionKind, Sample, Scheduler, SchedulerState, Timesteps
 from guidegraph_runtime.tables.form import Form
+
+
+class UnlikeRows(ValueError):
+    """A method takes one row of the sampler's table for all samples, and was called with a row for each."""
 
 
 @structured(formerly=["guidegraph.nodes.step_context.StepContext"])
@@ -18,15 +23,15 @@ from guidegraph_runtime.tables.form import Form
 class StepContext:
     """One step of a sampler, x = αx0 + σε, with conversions between ε, x0, v, u and score at its noise level.
 
-    x: (B, C, H, W). t: (1) or (B), float32, as passed to the denoiser. alpha, sigma: (1), from the sampler's row,
-    float64 if x is float64, otherwise float32. step, steps: (1), int64, the row, 0 … steps − 1, and the number of rows,
-    one for each model call. form: that of the schedule. Values that last from step to step are carries of the loop.
+    x: (B, C, H, W). t: (1) or (B), float32, as passed to the denoiser. alpha, sigma: from the sampler's row, float64 if
+    x is float64, otherwise float32. step, steps: int64, the row, 0 … steps − 1, and the number of rows, one for each
+    model call. These four are (1), or (B) if each sample has its own row, as in `scheduler.join`: `along` gives them
+    the axes of x. form: that of the schedule. Values that last from step to step are carries of the loop.
     """
 
     leaf_axes: ClassVar = {
         "x": ("B", "C", "H", "W"),
-        "t": ("B",),
-        **dict.fromkeys(("alpha", "sigma", "step", "steps"), (1,)),
+        **dict.fromkeys(("t", "alpha", "sigma", "step", "steps"), ("B",)),
     }
 
     x: Tensor
@@ -67,10 +72,21 @@ class StepContext:
         value = self._level.convert(self._prepare(prediction), prediction.kind, kind)
         return replace(prediction, value=value, kind=kind)
 
+    def along(self, value: Tensor) -> Tensor:
+        """A value (1) or (B), such as `alpha` or `step`, in a shape (1 or B, 1, …) that broadcasts to x (B, …)."""
+        return value.reshape(-1, *(1,) * (self.x.ndim - 1))
+
+    def require_one_row(self) -> None:
+        """Raise ``UnlikeRows`` if the samples have rows of their own, for a method that takes one for all."""
+        if not is_shared(self.alpha):
+            raise UnlikeRows(
+                f"it takes one noise level for all samples, and these {self.alpha.shape[0]} have rows of their own, as "
+                "of scheduler.join: draw them in runs of their own"
+            )
+
     @property
     def _level(self) -> NoiseLevel:
-        axes = (-1, *(1,) * (self.x.ndim - 1))
-        return NoiseLevel(self.x.to(self.alpha.dtype), self.alpha.reshape(axes), self.sigma.reshape(axes), self.form)
+        return NoiseLevel(self.x.to(self.alpha.dtype), self.along(self.alpha), self.along(self.sigma), self.form)
 
     def _prepare(self, prediction: Prediction) -> Tensor:
         check_compatible("the prediction and x", prediction.value, self.x)
@@ -87,11 +103,13 @@ def context(scheduler: Scheduler, x: Sample, state: SchedulerState, t: Timesteps
     import torch
 
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    index = state.index.reshape(1).to(scheduler.alpha.device)
+    index = state.index.reshape(-1).to(scheduler.alpha.device)
+    if not is_shared(index):
+        expand_to_batch(index, x.shape[0], "the sampler's row")
     alpha, sigma = (
         level.index_select(0, index).to(device=x.device, dtype=dtype) for level in (scheduler.alpha, scheduler.sigma)
     )
     if t.shape[0] != 1:
         expand_to_batch(t, x.shape[0], "t")
-    steps = torch.ones_like(scheduler.t, dtype=torch.int64).sum().reshape(1)
-    return StepContext(x, t.to(x.device), alpha, sigma, index.to(x.device), steps.to(x.device), scheduler.form)
+    step, steps = (column.index_select(0, index) for column in scheduler.numbers)
+    return StepContext(x, t.to(x.device), alpha, sigma, step.to(x.device), steps.to(x.device), scheduler.form)

@@ -1,4 +1,4 @@
-"""The everyday test of SceneEval: prompts written by hand with what they ask for, judged by the same detector."""
+"""The everyday test of SceneEval: prompts written by hand with the objects they name, judged by the same detector."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class EverydayTasks(NamedTuple):
 
 @node("scene_eval.everyday", host=True)
 def everyday_tasks(*, path: Path) -> EverydayTasks:
-    """Prompts with what they ask for, from a JSON or YAML file: a list of {prompt, objects, relation}.
+    """Prompts with the objects that they name, from a JSON or YAML file: a list of {prompt, objects, relation}.
 
     objects: one to four of {object, count, colour}. object: one of the 64, by any of its names. count: 1 to 4, by
     default 1; colour: one of eleven, or null. relation: of the first object to the second, "left of", "right of",
@@ -159,7 +159,7 @@ def list_colours() -> dict[str, int]:
 
 @node("scene_eval.judge_everyday")
 def judge_everyday(object: Tensor, colour: Tensor, box: Tensor, task: Tensor) -> Tensor:
-    """Judge for each picture whether it shows what its prompt asks for, bool (B).
+    """Judge for each picture whether it fulfils its prompt, bool (B).
 
     object, colour, box: of `detector.boxes`, best first; task (B, 13): of `scene_eval.everyday`. Of each group that is
     asked for in the number 1, at least one object of its kind, and its colour if it has one, is found; in a larger

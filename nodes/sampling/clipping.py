@@ -24,3 +24,18 @@ def clip_x0(x0: Tensor, clip: float | None, threshold: float | None, threshold_m
         edge = edge.clamp(max=threshold_max)
     edge = edge.reshape(-1, *(1,) * (x0.ndim - 1))
     return torch.maximum(torch.minimum(x0, edge), -edge) * (bound / edge)
+
+
+def clip_each(x0: Tensor, clip: Tensor, threshold: Tensor, threshold_max: Tensor) -> tuple[Tensor, Tensor]:
+    """As `clip_x0`, with bounds (B), or (1) for all samples, that are NaN for none; and whether a sample has bounds."""
+    import torch
+
+    unbounded, fixed = clip.isnan() & threshold.isnan(), threshold.isnan()
+    bound = torch.where(unbounded, torch.inf, torch.where(clip.isnan(), 1.0, clip))
+    quantiles = torch.quantile(x0.abs().flatten(1), threshold.nan_to_num(1.0).to(x0), dim=1)  # (B or 1, B)
+    quantile = quantiles[0] if threshold.shape[0] == 1 else quantiles.diagonal()
+    limited = torch.minimum(torch.maximum(quantile, bound), threshold_max.nan_to_num(torch.inf))
+    edge = torch.where(fixed, bound, limited)
+    factor = torch.where(unbounded, 1.0, bound / edge)
+    edge, factor = (value.reshape(-1, *(1,) * (x0.ndim - 1)) for value in (edge, factor))
+    return torch.maximum(torch.minimum(x0, edge), -edge) * factor, ~unbounded

@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from annotated_types import Gt
 
 from guidegraph.graph.execution.intermediates import offer_value
 from guidegraph.graph.execution.watched_sizes import is_watching, watch_size
 from guidegraph.graph.node import node
+from guidegraph.graph.types import is_tensor
 from guidegraph.nodes.derive import node_for
 from guidegraph.nodes.noise_level import NoiseLevel
-from guidegraph.nodes.sampling.clipping import clip_x0
-from guidegraph.nodes.sampling.table_rows import take_entry, take_row
+from guidegraph.nodes.sampling.clipping import clip_each, clip_x0
+from guidegraph.nodes.sampling.table_rows import along, is_shared, take_entry, take_row
 from guidegraph.nodes.shape_checks import check_compatible, has_values
 from guidegraph.nodes.types import (
     Noise,
@@ -110,8 +111,9 @@ def step(
 ) -> Step:
     """Move x (B, C, H, W) along the sampler by one model call.
 
-    state.index selects the row, which has α and σ: t is only for the reader. score: Σ · score is added to the
-    mean (Dhariwal & Nichol 2021, algorithm 1). noise: fresh standard normal noise, for samplers that draw it.
+    state.index selects the row, which has α and σ, for all samples (1) or for each (B), as in `scheduler.join`: t is
+    only for the reader. score: Σ · score is added to the mean (Dhariwal & Nichol 2021, algorithm 1).
+    noise: fresh standard normal noise, for samplers that draw it.
     renoise: a prediction whose ε replaces the row's, as in CFG++ (Chung et al. 2024).
     data_rms: the root mean square of the model's data, about 1 for latents of unit scale and at most 1 for pictures in
     [-1, 1]. A run whose last x̂0 is more than five times as large warns once and names the step; null: never.
@@ -158,7 +160,7 @@ def add_noise(scheduler: Scheduler, x0: Sample, noise: Noise, state: SchedulerSt
     levels = (
         torch.cat([level, level.new_full((1,), end)]) for level, end in ((scheduler.alpha, 1), (scheduler.sigma, 0))
     )
-    alpha, sigma = (level[index.to(level.device)].to(device=x0.device, dtype=dtype) for level in levels)
+    alpha, sigma = (along(take_entry(level, index, x0.to(dtype)), x0) for level in levels)
     return alpha * x0.to(dtype) + sigma * noise.to(device=x0.device, dtype=dtype)
 
 
@@ -189,8 +191,14 @@ class _Row:
 
         dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
         self.scheduler, self.x, self.slots = scheduler, x.to(dtype), state.sized(x).slots
-        self._index = state.index
-        self.matrix, self.alpha, self.sigma = take_row(scheduler, state.index, self.x)
+        self._index, self._shared = state.index, is_shared(state.index)
+        if not self._shared and state.index.shape[0] != x.shape[0]:
+            raise ValueError(
+                f"the sampler's state has rows for {state.index.shape[0]} samples and x has {x.shape[0]}: give one row "
+                "for all or for each"
+            )
+        self.matrix, alpha, sigma = take_row(scheduler, state.index, self.x)
+        self.alpha, self.sigma = along(alpha, self.x), along(sigma, self.x)
 
     def _take(self, column: Tensor) -> Tensor:
         """The row's entry of another column of the table."""
@@ -199,12 +207,16 @@ class _Row:
     @property
     def score_gain(self) -> Tensor:
         """Σ in μ + Σ · score."""
-        return self._take(self.scheduler.score_gain)
+        return along(self._take(self.scheduler.score_gain), self.x)
 
     def apply(self, x0: Tensor, eps: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
         """x′ and s′ = M · [x, x0, ε, noise, s]."""
         import torch
 
+        if not self._shared:
+            values = torch.cat([torch.stack([self.x, x0, eps, drawn], 1), self.slots.transpose(0, 1)], 1)
+            moved = (self.matrix @ values.flatten(2)).unflatten(2, self.x.shape[1:])
+            return moved[:, 0], moved[:, 1:].transpose(0, 1)
         inputs = torch.cat([torch.stack([self.x, x0, eps, drawn]), self.slots])
         outputs = (self.matrix @ inputs.flatten(1)).reshape(-1, *self.x.shape)
         return outputs[0], outputs[1:]
@@ -217,21 +229,37 @@ class _Row:
             raise ValueError(
                 "the sampler's variance is 'learned' and the prediction has none: use fixed_small or fixed_large"
             )
-        low, high = self._take(self.scheduler.log_variance).unbind()
+        low, high = (along(bound, self.x) for bound in self._take(self.scheduler.log_variance).unbind(-1))
         fraction = (prediction.variance.to(self.x) + 1) / 2
         return (0.5 * (low + fraction * (high - low))).exp()
 
     def x0_and_eps(self, prediction: Prediction, renoise: Prediction | None = None) -> tuple[Tensor, Tensor]:
         """x̂0, clipped by the sampler's settings, and ε̂, from `renoise` if it is wired."""
+        import torch
+
         value, level = self._prepare(prediction), NoiseLevel(self.x, self.alpha, self.sigma, self.scheduler.form)
         x0, eps = level.x0(value, prediction.kind), level.eps(value, prediction.kind)
-        table = self.scheduler
-        clipped = clip_x0(x0, table.clip, table.threshold, table.threshold_max)
-        if clipped is not x0 and table.rederive_eps:
+        clipped, rederive = self._clip(x0)
+        if rederive is True:
             eps = level.eps(clipped, "x0")
+        elif rederive is not False:
+            eps = torch.where(rederive, level.eps(clipped, "x0"), eps)
         if renoise is not None:
             eps = level.eps(self._prepare(renoise), renoise.kind)
         return clipped, eps
+
+    def _clip(self, x0: Tensor) -> tuple[Tensor, Tensor | bool]:
+        """x̂0 after the sampler's clipping, and whether ε is derived again from it: one flag, or one for each sample."""
+        table = self.scheduler
+        settings: tuple[Any, ...] = (table.clip, table.threshold, table.threshold_max)
+        flags: Any = table.rederive_eps
+        if is_tensor(settings[0]):
+            clip, threshold, threshold_max = (self._take(column).reshape(-1) for column in settings)
+            flag = take_entry(flags, self._index, flags).reshape(-1).to(x0.device)
+            clipped, is_bounded = clip_each(x0, clip, threshold, threshold_max)
+            return clipped, along(flag & is_bounded, x0)
+        clipped = clip_x0(x0, *settings)
+        return clipped, clipped is not x0 and flags
 
     def _prepare(self, prediction: Prediction) -> Tensor:
         """The prediction's value in the row's dtype. Raises ``ValueError`` if it does not fit x or the sampler."""
@@ -254,7 +282,7 @@ def _watch_range(x0: Tensor, data_rms: float, row: _Row) -> None:
     """
     if is_watching():
         alpha, sigma = row.alpha, row.sigma
-        watch_size(_rms(x0), DIVERGED * data_rms, _range_message(data_rms), decisive=lambda: sigma <= alpha)
+        watch_size(_rms(x0), DIVERGED * data_rms, _range_message(data_rms), decisive=lambda: (sigma <= alpha).all())
 
 
 def _rms(x0: Tensor) -> Tensor:

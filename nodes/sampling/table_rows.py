@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class TableRow(NamedTuple):
-    """A row's matrix M (1+K, 4+K), and its α and σ, without axes."""
+    """A row's matrix M (1+K, 4+K), and its α and σ, without axes; of a row for each sample, all with a leading B."""
 
     matrix: Tensor
     alpha: Tensor
@@ -23,12 +23,12 @@ class TableRow(NamedTuple):
 
 
 def take_row(scheduler: Scheduler, index: Tensor, like: Tensor) -> TableRow:
-    """The row at an index (1) with α, σ and M in the dtype and on the device of `like`.
+    """The row at an index (1), or those at an index (B), with α, σ and M in the dtype and on the device of `like`.
 
-    A concrete index on the CPU takes it from a list of all rows, which is made once; others select it in a graph, or
-    on their device, without waiting for the value. Raises ``ValueError`` if the table has no such row.
+    A concrete index (1) on the CPU takes it from a list of all rows, which is made once; others select it in a graph,
+    or on their device, without waiting for the value. Raises ``ValueError`` if the table has no such row.
     """
-    concrete = index.device.type == "cpu" and has_values(index) and has_values(like)
+    concrete = index.device.type == "cpu" and is_shared(index) and has_values(index) and has_values(like)
     rows = _list_rows(scheduler, like) if concrete else None
     if rows is not None:
         position = int(index)
@@ -38,12 +38,27 @@ def take_row(scheduler: Scheduler, index: Tensor, like: Tensor) -> TableRow:
     try:
         return TableRow(*(take_entry(column, index, like) for column in _columns(scheduler)))
     except IndexError:
-        raise _no_row(scheduler, int(index)) from None
+        valid = range(len(scheduler.t))
+        raise _no_row(scheduler, next(row for row in index.reshape(-1).tolist() if row not in valid)) from None
 
 
 def take_entry(column: Tensor, index: Tensor, like: Tensor) -> Tensor:
-    """The entry of a column (R, …) of a table at an index (1), in the dtype and on the device of `like`."""
-    return column.index_select(0, index.reshape(1).to(column.device))[0].to(device=like.device, dtype=like.dtype)
+    """The entry (…) of a column (R, …) at an index (1), or those (B, …) at an index (B).
+
+    It is in the dtype and on the device of `like`.
+    """
+    entries = column.index_select(0, index.reshape(-1).to(column.device))
+    return (entries[0] if is_shared(index) else entries).to(device=like.device, dtype=like.dtype)
+
+
+def is_shared(index: Tensor) -> bool:
+    """Whether an index is one row for all samples. One with a free batch axis, in a graph, is a row for each."""
+    return index.ndim == 0 or (type(index.shape[0]) is int and index.shape[0] == 1)
+
+
+def along(level: Tensor, x: Tensor) -> Tensor:
+    """A value without axes unchanged, and one (B) in the shape (B, 1, …), which broadcasts to x (B, …)."""
+    return level if level.ndim == 0 else level.reshape(-1, *(1,) * (x.ndim - 1))
 
 
 _Rows: TypeAlias = "list[TableRow] | None"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import random
 import shutil
 from pathlib import Path
@@ -16,6 +17,7 @@ from guidegraph.graph.trust.policy import OWN_WORKFLOW
 from guidegraph.page.drafts import Place, find_insertions, find_place, make_draft, search_nodes
 from guidegraph.page.edits import connect
 from guidegraph.page.folder import WorkflowFolder
+from guidegraph.page.forms import describe_node_for_page
 from guidegraph.page.view import Views
 from guidegraph.page.wiring import Wiring
 from tests.page.conftest import DRAW, Site
@@ -193,3 +195,11 @@ def test_a_bad_wire_is_a_bad_request(site: Site, body: dict[str, Any]) -> None:
 
 def test_a_bad_new_node_is_a_bad_request(site: Site) -> None:
     assert site.post("api/add", name="draw.yaml", use="toy.add", inputs={"a": 3}).status_code == 400
+
+
+def test_every_node_can_be_described_and_drafted_as_json(wiring: Wiring) -> None:
+    for spec in wiring.registry.nodes.values():
+        json.dumps(describe_node_for_page(spec, wiring.registry), allow_nan=False)
+        json.dumps(make_draft(wiring, spec.id, Place()), allow_nan=False)
+    draft = make_draft(wiring, "scheduler.edm", Place())
+    assert {port["name"]: port.get("default") for port in draft["ports"]}["s_max"] == ".inf"

@@ -305,6 +305,7 @@ def overrides() -> list[NodeCase]:
         case("scene_eval.scores", inputs={"right": torch.tensor([True, False]), "category": torch.tensor([0, 3])}),
         case("scene_eval.tasks", settings={"count": 2, "batch": 2}),
         case("schedule.flow_shift", inputs={"schedule": flow()}),
+        case("scheduler.join", skip={"shapes": "its batch is the number of samplers, and their rows are no samples"}),
         case("scheduler.step", inputs={"noise": draw_normal(("B", "C", "H", "W"), 8)}),
         case("scheduler.step", name="noise", inputs=noisy(), skip={"needs": "the other case leaves out the noise"}),
         case("semantic.from_logits", detached={"logits": "a choice of classes has no gradient"}),

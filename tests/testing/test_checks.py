@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
-from guidegraph import Prediction
+from guidegraph import Prediction, StepContext
 from guidegraph.testing import (
     CHECKS,
     Inapplicable,
@@ -20,6 +21,7 @@ from guidegraph.testing import (
     run_check,
 )
 from guidegraph.testing.checks import device
+from guidegraph.testing.examples.by_type import example
 from tests.testing import wrong_nodes as wrong
 
 CAUGHT: list[tuple[Callable[..., Any], str, str, str]] = [
@@ -52,6 +54,7 @@ CAUGHT: list[tuple[Callable[..., Any], str, str, str]] = [
     (wrong.wrong_dtype, "dtypes", "float32 from inputs in float32", "output 'out' in float64"),
     (wrong.rounds, "dtypes", "float64 from inputs in float64", "output 'out' in float32"),
     (wrong.mixes, "batch invariance", "sample 0 alone to be sample 0 in a batch of 2", "output 'out.value' differs"),
+    (wrong.one_level, "batch invariance", "sample 1 in a batch of 2 with a row for each", "output 'out.value' differs"),
     (wrong.scales, "batch invariance", "with a tensor (2) as scale", "output 'out.value' differs"),
     (wrong.draws, "determinism", "torch's global generator as it was", "pure=False"),
     (wrong.counts, "determinism", "the same result twice", "results that differ by"),
@@ -115,6 +118,13 @@ def test_a_node_that_reads_values_needs_a_gpu(monkeypatch: pytest.MonkeyPatch, h
         with pytest.raises(Inapplicable, match="needs a GPU: it reads values"):
             run_check(case, "device independence")
         assert calls == []
+
+
+def test_a_node_may_refuse_samples_that_have_rows_of_their_own() -> None:
+    run_check(NodeCase(wrong.refuses_levels), "batch invariance")
+    unlike = replace(example(StepContext), alpha=torch.tensor([0.5, 0.6]))
+    with pytest.raises(ValueError, match=r"these 2 have rows of their own, as of scheduler\.join: draw them in runs"):
+        wrong.refuses_levels(Prediction(torch.zeros(2, 4, 8, 12), "eps"), unlike)
 
 
 def test_a_good_node_conforms_and_skipped_checks_have_reasons() -> None:

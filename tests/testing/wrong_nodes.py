@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
-from guidegraph import Denoiser, Image, Prediction, Sample, Scale, Score, hookimpl, node, per_sample
+from guidegraph import Denoiser, Image, Prediction, Sample, Scale, Score, StepContext, hookimpl, node, per_sample
 from guidegraph.graph.types import Tensor
 
 
@@ -109,6 +109,19 @@ def rounds(x: Sample) -> Sample:
 def mixes(prediction: Prediction) -> Prediction:
     """A prediction divided by its deviation over the batch."""
     return replace(prediction, value=prediction.value / prediction.value.std())
+
+
+@node("wrong.one_level")
+def one_level(prediction: Prediction, context: StepContext) -> Prediction:
+    """A prediction times the α of the first sample."""
+    return replace(prediction, value=prediction.value * context.alpha[0])
+
+
+@node("wrong.refuses_levels")
+def refuses_levels(prediction: Prediction, context: StepContext) -> Prediction:
+    """A prediction times the α of all samples; it refuses samples that have levels of their own."""
+    context.require_one_row()
+    return replace(prediction, value=prediction.value * context.alpha.mean())
 
 
 @node("wrong.scales")

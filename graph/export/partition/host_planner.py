@@ -17,10 +17,12 @@ from guidegraph.graph.export.partition.host_operations import make_host_operatio
 from guidegraph.graph.export.partition.leaves import plain_fields, tensor_leaves
 from guidegraph.graph.export.partition.stages import Stage, group_stages
 from guidegraph.graph.export.partition.subgraph import ExampleValue, PartPlan, is_number, plan_part
+from guidegraph.graph.export.partition.unlike_samples import make_joinable
 from guidegraph.graph.export.partition.unread_inputs import find_unread_inputs
 from guidegraph.graph.ir import Call, Choice, Loop, Op
 from guidegraph.graph.sources import Carry, Output, Param, Source
 from guidegraph_runtime.bundle.manifest import Operation
+from guidegraph_runtime.bundle.names import JOINS
 
 
 @dataclass(frozen=True)
@@ -39,11 +41,13 @@ class Structure:
 class HostPlanner:
     """Plans the regions of a workflow, the top level first, and computes their examples on the way.
 
-    hosted: the keys of the dynamic operations that the runtime does. parts: the parts planned so far.
+    hosted: the keys of the dynamic operations that the runtime does. one_graph: all parts will form one graph, whose
+    numbers are for all samples. parts: the parts planned so far.
     """
 
     run: ExampleRun
     hosted: set[str]
+    one_graph: bool = False
     parts: list[PartPlan] = field(default_factory=list)
 
     @property
@@ -108,10 +112,15 @@ class HostPlanner:
         def build(values: Sequence[ExampleValue]) -> PartPlan:
             return plan_part(name, stage.ops, values, constants, result_examples, in_loop=in_loop)
 
-        part = build(inputs)
+        settings: dict[str, Any] = {}
+        if in_loop and not self.one_graph:
+            joinable = make_joinable(stage.ops, inputs, result_examples, build)
+            part, inputs, settings[JOINS] = joinable.part, [*joinable.examples], joinable.joins
+        else:
+            part = build(inputs)
         self.parts.append(part)
-        fields = find_guards(part, inputs, build, examples.run_names)
-        settings: dict[str, Any] = {"fields": fields} if fields else {}
+        if fields := find_guards(part, inputs, build, examples.run_names):
+            settings["fields"] = fields
         if in_loop and (unread := find_unread_inputs(stage.ops, inputs, examples.run_names)):
             settings["unread"] = unread
         links = {part_input.name: part_input.name for part_input in part.inputs}

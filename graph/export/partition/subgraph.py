@@ -49,12 +49,16 @@ class PartPlan:
 
 @dataclass(frozen=True)
 class ExampleValue:
-    """A value that a part reads or returns: its source, name, example and type."""
+    """A value that a part reads or returns: its source, name, example and type.
+
+    for_each_sample: a number that the part takes as a tensor (B), one for each sample.
+    """
 
     source: Source
     name: str
     value: Any
     kind: PortType | None
+    for_each_sample: bool = False
 
 
 def plan_part(
@@ -115,11 +119,13 @@ def is_number(value: object) -> bool:
 
 
 def _leaves(example: ExampleValue) -> list[Leaf]:
-    """The tensors of a value; a number becomes a 0-d tensor of float32 or int64."""
+    """The tensors of a value; a number becomes a tensor of float32 or int64, without axes or with one for the batch."""
     import torch
 
     if is_number(example.value):
         dtype = torch.float32 if isinstance(example.value, float) else torch.int64
+        if example.for_each_sample:
+            return [Leaf("", torch.tensor([example.value], dtype=dtype), ("B",))]
         return [Leaf("", torch.tensor(example.value, dtype=dtype), ())]
     return tensor_leaves(example.value, example.kind)
 

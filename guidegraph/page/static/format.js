@@ -18,8 +18,11 @@ export const sharpen = (event) => event.target.classList.toggle("small", event.t
 // A docstring as paragraphs, with `code` set in a fixed width.
 export function Prose({ text }) {
   const paragraphs = text.split(/\n\s*\n/).filter((paragraph) => paragraph.trim());
-  return paragraphs.map((paragraph) => html`<p>${paragraph.split(/(`+[^`]+`+)/).map(formatCode)}</p>`);
+  return paragraphs.map((paragraph) => html`<p>${withCode(paragraph)}</p>`);
 }
+
+// A text with its `code` set in a fixed width.
+export const withCode = (text) => text.split(/(`+[^`]+`+)/).map(formatCode);
 
 const formatCode = (piece) => (piece.startsWith("`") ? html`<code>${piece.replaceAll("`", "")}</code>` : piece);
 

@@ -3,7 +3,7 @@
 import { html, useEffect, useRef, useState } from "./vendor/htm-preact.js";
 import { get } from "./api.js";
 import { Field } from "./field.js";
-import { shortPath } from "./format.js";
+import { shortPath, withCode } from "./format.js";
 import { Problems } from "./node.js";
 import { startPlacing } from "./placing.js";
 
@@ -41,7 +41,7 @@ function Search({ name, view, place, onPlace, onDraft }) {
       ${failure && html`<p class="problem" role="alert">${failure}</p>`}
       <ul class="nodes" aria-label="Nodes">${answer.nodes.map((node) => html`
         <li key=${node.id}><button onClick=${() => choose(node.id)} onPointerDown=${(event) => startPlacing(event, node.id, name, (next) => onPlace(next, node.id))}>
-          <b>${node.id}</b> <span>${node.summary}</span></button></li>`)}</ul>
+          <b>${node.id}</b> <span>${withCode(node.summary)}</span></button></li>`)}</ul>
       <p class="hint">${answer.more ? `and ${answer.more} more: type a word` : answer.nodes.length ? "Drag one onto a wire, or press it." : "No node fits."}</p>
     </div>`;
 }
@@ -64,7 +64,7 @@ function Draft({ draft, view, onBack, onAdd }) {
   return html`
     <form class="node-panel draft" onSubmit=${submit}>
       <h2>${draft.use}</h2>
-      <p class="sub">${draft.summary}</p>
+      <p class="sub">${withCode(draft.summary)}</p>
       <p class="filter">${draft.path ? html`between <code>${draft.link}</code> and <code>${shortPath(draft.path)}</code>` : html`in ${draft.block === "nodes" ? "the workflow" : shortPath(draft.block.slice(0, -5))}`}</p>
       <dl class="arguments"><dt><label for="draft-name">name</label></dt><dd><${Field} id="draft-name" field=${{ kind: "text" }} value=${label} onInput=${setLabel} /></dd>
         ${first.map(row)}</dl>

@@ -15,15 +15,21 @@ export function startPlacing(event, use, name, onPlace) {
   ghost.className = "ghost";
   ghost.textContent = use;
   let wires = new Set();
+  let asked = null;
   let over = null;
 
   function move(next) {
     const isNear = Math.hypot(next.clientX - origin.x, next.clientY - origin.y) < START;
     if (!ghost.isConnected && isNear) return;
+    if (!drawing.isConnected) return void finish(null); // the file has changed, and is drawn anew
     if (!ghost.isConnected) begin();
     next.preventDefault();
     ghost.style.transform = `translate(${next.clientX + 10}px, ${next.clientY + 10}px)`;
     scrollAtEdge(drawing.parentElement, next);
+    show(next);
+  }
+
+  function show(next) {
     over?.classList.remove("over");
     over = findPlace(next);
     over?.classList.add("over");
@@ -32,8 +38,9 @@ export function startPlacing(event, use, name, onPlace) {
   function begin() {
     document.body.append(ghost);
     drawing.classList.add("placing");
-    get("api/insertions", { name, use }).then((answer) => {
+    asked = get("api/insertions", { name, use }).then((answer) => {
       wires = new Set(answer.wires.map(({ path, link }) => `${path} ${link}`));
+      if (!ghost.isConnected) return;
       for (const wire of drawing.querySelectorAll(".wire[data-path]")) wire.classList.toggle("fits", fits(wire));
     }, () => {});
   }
@@ -49,7 +56,8 @@ export function startPlacing(event, use, name, onPlace) {
     return loop || drawing;
   }
 
-  function finish(next) {
+  async function finish(next) {
+    const isPlaced = next && ghost.isConnected;
     removeEventListener("pointermove", move);
     removeEventListener("pointerup", finish);
     removeEventListener("keydown", cancel, true);
@@ -57,8 +65,11 @@ export function startPlacing(event, use, name, onPlace) {
     over?.classList.remove("over");
     drawing.classList.remove("placing");
     for (const wire of drawing.querySelectorAll(".wire.fits")) wire.classList.remove("fits");
-    if (!next || !over) return;
+    if (!isPlaced) return;
     swallowClick();
+    await asked; // a quick drop is earlier than the answer
+    over = drawing.isConnected ? findPlace(next) : null;
+    if (!over) return;
     if (over.dataset.path) onPlace({ path: over.dataset.path, link: over.dataset.link });
     else onPlace({ block: over === drawing ? "nodes" : `${over.parentElement.dataset.node}.body` });
   }

@@ -26,6 +26,7 @@ export function startWire(event, drawing, name, { onDrop, onChoose, onEmpty, onF
   }, () => {});
 
   function move(next) {
+    if (!drawing.isConnected) return void finish(); // the file has changed, and is drawn anew
     if (!wire && Math.hypot(next.clientX - origin.x, next.clientY - origin.y) < START) return;
     if (!wire) {
       wire = drawing.appendChild(document.createElementNS(SVG, "path"));
@@ -61,6 +62,7 @@ export function startWire(event, drawing, name, { onDrop, onChoose, onEmpty, onF
     const target = document.elementFromPoint(point.x, point.y);
     try {
       const fitting = findOffers(await ask, start, target);
+      if (!drawing.isConnected) return;
       if (fitting.length === 1) onDrop(fitting[0]);
       else if (fitting.length) onChoose(fitting, point);
       else if (!target?.closest("[data-node] > g, [data-link], [data-path]") && drawing.parentElement.contains(target)) onEmpty(start, point);

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from guidegraph.graph.errors import Mark, NodeError
 from guidegraph.graph.export.onnx.axes import Axis
-from guidegraph.graph.export.partition.leaves import tensor_leaves
+from guidegraph.graph.export.partition.leaves import Leaf, tensor_leaves
 from guidegraph.graph.ir import Call, Graph, Parameter
 from guidegraph.graph.ir import GraphOutput as Wanted
 from guidegraph.graph.port_kinds import port_kinds
@@ -65,11 +65,11 @@ def check_onnx_export(case: NodeCase) -> None:
             if description:  # a size that the node rejects; the checks of shapes and of the batch report it
                 continue
             raise
-        expected = [leaf.tensor for _, leaf in output_leaves(case, outputs)]
+        expected = [leaf for _, leaf in output_leaves(case, outputs)]
         feeds = _expand_to_batch(_graph_inputs(case, variant), part.axes)
         arrays = run_onnx(session, dict(zip(names, feeds, strict=True)))
-        for name, tensor, array in zip(part.plan.outputs, expected, arrays, strict=True):
-            error_ = difference(torch.from_numpy(array), tensor)
+        for name, leaf, array in zip(part.plan.outputs, expected, arrays, strict=True):
+            error_ = difference(torch.from_numpy(array), _expand_to_samples(leaf, array.shape))
             if error_ > TOLERANCE:
                 raise case.error(
                     f"onnxruntime to compute what the node does{description}",
@@ -114,6 +114,15 @@ def _expand_to_batch(tensors: Sequence[Tensor], axes: Sequence[Mapping[int, Axis
         ]
         expanded.append(tensor.expand(sizes))
     return expanded
+
+
+def _expand_to_samples(leaf: Leaf, shape: Sequence[int]) -> Tensor:
+    """A result for all samples, as the graph gives it, for each; any other result as it is."""
+    tensor: Tensor = leaf.tensor
+    if len(shape) != tensor.ndim:
+        return tensor
+    sizes = zip(leaf.axes, tensor.shape, shape, strict=True)
+    return tensor.expand([due if axis == "B" and size == 1 else size for axis, size, due in sizes])
 
 
 def _is_wired(case: NodeCase, name: str, value: Any) -> bool:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from guidegraph.graph.types import is_tensor
-from guidegraph.nodes.types import Condition, Prediction, Score
+from guidegraph.nodes.guidance.step_context import StepContext
+from guidegraph.nodes.types import Condition, Prediction, SchedulerState, Score
 from guidegraph.testing.argument_variations import call_or_none, vary_arguments
 from guidegraph.testing.arguments import Arguments, call_node, make_arguments, output_leaves
 from guidegraph.testing.batches import WIDER, batch_size, declares_axes, widen
@@ -71,7 +72,7 @@ def _check_batch(case: NodeCase, args: Arguments, outputs: Mapping[str, Any]) ->
         return
     for name, value in outputs.items():
         kind = case.spec.outputs[name]
-        shared = isinstance(value, Condition)
+        shared = isinstance(value, (Condition, SchedulerState, StepContext))  # one row for all samples, or one for each
         for path, leaf in output_leaves(case, {name: value}):
             if not declares_axes(kind, value, leaf) or "B" not in leaf.axes:
                 continue

@@ -109,7 +109,7 @@ def patch_places(size: Size, device: torch.device) -> Tensor:
 
 
 def turns_of(angles: Tensor) -> Tensor:
-    """What `rotate_pairs` takes, of angles (N, D/2), or (B, 1, N, D/2) with those of each sample.
+    """Turns for `rotate_pairs` by angles (N, D/2), or (B, 1, N, D/2) with those of each sample.
 
     e^{i angle}, complex; or its two parts (…, N, D/2, 2) where calls are recorded, since ONNX has no complex numbers.
     """

@@ -16,6 +16,11 @@ CALL, FIELDS, MASKS = "call", "fixed", "honours_mask"
 and whether its model uses masks."""
 MULTIPLES = "multiples"
 """A setting of a part: the factors of which the sizes of its named axes must be multiples."""
+JOINS = "joins"
+"""A setting of a part in a loop: how its calls in several runs become one call, or why they do not ("why").
+
+indices: the axis of the tables whose entries an integer value counts, by value. padded: the axes along which zeros
+change nothing, since a mask marks them."""
 MAX_LENGTH = 200
 MAX_PARTS = 8
 

@@ -19,13 +19,16 @@ from guidegraph_runtime.bundle.names import ADAPTABLE_TABLE, TABLES
 from guidegraph_runtime.bundle.verify import open_bundle
 from guidegraph_runtime.errors import BundleError, suggest_name
 from guidegraph_runtime.lora.apply import Lora, adapt_weights, read_loras
+from guidegraph_runtime.open_runs.joined_calls import JoinCache
+from guidegraph_runtime.open_runs.open_run import OpenRun
+from guidegraph_runtime.open_runs.step_together import TogetherStep
 from guidegraph_runtime.running.choices import has_choices
 from guidegraph_runtime.running.dry_run import UNKNOWN, DryRun
 from guidegraph_runtime.running.inputs import load_value, resolve_inputs
 from guidegraph_runtime.running.operation_order import select_operations
 from guidegraph_runtime.running.override_choices import NodeOverrides, find_overrides
 from guidegraph_runtime.running.overrides import override_settings
-from guidegraph_runtime.running.plan import PlanRun, Progress, refuse_part
+from guidegraph_runtime.running.plan import PartRunner, PlanRun, Progress, refuse_part
 from guidegraph_runtime.running.tensor_inputs import read_tables
 from guidegraph_runtime.running.values import Values
 from guidegraph_runtime.sessions.broadcasting import broadcast
@@ -76,6 +79,8 @@ class Bundle:
         if TABLES in self.manifest.files:
             self._tables = read_tables(self._verified.data(TABLES), f"{self.where}/{TABLES}")
         self._graphs = CudaGraphs()
+        self._joined = JoinCache()
+        self._session_lock = RLock()
         # CUDA graphs use tensors at fixed addresses, so runs in other threads wait for this lock.
         self._turn: AbstractContextManager[Any] = RLock() if self.settings.cuda_graph else nullcontext()
 
@@ -108,10 +113,13 @@ class Bundle:
     def session(self, part: str) -> Session:
         """The session of a part."""
         if part not in self._sessions:
-            started = time.perf_counter()
-            self._sessions[part] = make_session(self._verified, part, self.settings)
-            self._release(part)
-            self.timings.sessions += time.perf_counter() - started
+            with self._session_lock:
+                if part not in self._sessions:
+                    started = time.perf_counter()
+                    session = make_session(self._verified, part, self.settings)
+                    self._sessions[part] = session
+                    self._release(part)
+                    self.timings.sessions += time.perf_counter() - started
         return self._sessions[part]
 
     def _release(self, part: str) -> None:
@@ -126,14 +134,15 @@ class Bundle:
     def sessions_with_lora(self, loras: Sequence[Lora]) -> Mapping[str, Session]:
         """The sessions of the parts that LoRAs change; the last set is cached. Raises ``BundleError``."""
         key = tuple((lora.digest, lora.strength) for lora in loras)
-        if self._adapted[0] != key:
-            started = time.perf_counter()
-            self._adapted = (), {}  # keep one set of weights only
-            weights = adapt_weights(self._verified, loras)
-            sessions = {part: make_session(self._verified, part, self.settings, weights[part]) for part in weights}
-            self._adapted = key, sessions
-            self.timings.sessions += time.perf_counter() - started
-        return self._adapted[1]
+        with self._session_lock:
+            if self._adapted[0] != key:
+                started = time.perf_counter()
+                self._adapted = (), {}  # keep one set of weights only
+                weights = adapt_weights(self._verified, loras)
+                sessions = {part: make_session(self._verified, part, self.settings, weights[part]) for part in weights}
+                self._adapted = key, sessions
+                self.timings.sessions += time.perf_counter() - started
+            return self._adapted[1]
 
     def run(self, /, **params: Any) -> dict[str, Array]:
         """Run; return the outputs by name as arrays: an image is (B, 3, H, W), float32 in [-1, 1]. See ``run_with``.
@@ -170,21 +179,12 @@ class Bundle:
         run_plan = prepared or self.prepare(params, nodes, only)
         sources, plan = run_plan.sources, run_plan.plan
         lora_sessions = self.sessions_with_lora(read_loras(lora, self.where)) if lora else {}
-        memory = self._start(run_plan.values)
-
-        on_device = DeviceRunner(self._graphs) if self.settings.providers[0].device != "cpu" else None
+        memory, call = self._start(run_plan.values), self.part_caller(lora_sessions)
 
         def run_part(part: str, values: Mapping[str, Any]) -> Mapping[str, Array | DeviceValue]:
-            inputs = broadcast(manifest.parts[part], values) if on_device is None else {}
-            session = lora_sessions[part] if part in lora_sessions else self.session(part)
-            started = time.perf_counter()
-            results = session.run(inputs) if on_device is None else on_device(session, values)
-            self.timings.parts[part] = self.timings.parts.get(part, 0.0) + time.perf_counter() - started
-            self.timings.calls[part] = self.timings.calls.get(part, 0) + 1
+            results = call(part, values)
             if observer is not None:
-                inputs = inputs or broadcast(
-                    manifest.parts[part], {name: to_host(item) for name, item in values.items()}
-                )
+                inputs = broadcast(manifest.parts[part], {name: to_host(item) for name, item in values.items()})
                 observer(part, _copies(inputs), _copies(results))
             return results
 
@@ -205,6 +205,63 @@ class Bundle:
             message = f"no operation of the plan computes the output '{missing[0]}'; export the workflow again"
             raise BundleError(self.where, "operation-failed", message)
         return {name: outputs[name] for name in sources}
+
+    def part_caller(self, lora_sessions: Mapping[str, Session]) -> PartRunner:
+        """A function that runs parts for one run or for joined ones, with these sessions for those that LoRAs change.
+
+        Between its calls, inputs that stay the same values stay on the device.
+        """
+        on_device = DeviceRunner(self._graphs) if self.settings.providers[0].device != "cpu" else None
+
+        def call(part: str, values: Mapping[str, Any]) -> Mapping[str, Array | DeviceValue]:
+            inputs = broadcast(self.manifest.parts[part], values) if on_device is None else {}
+            session = lora_sessions[part] if part in lora_sessions else self.session(part)
+            started = time.perf_counter()
+            results = session.run(inputs) if on_device is None else on_device(session, values)
+            self.timings.parts[part] = self.timings.parts.get(part, 0.0) + time.perf_counter() - started
+            self.timings.calls[part] = self.timings.calls.get(part, 0) + 1
+            return results
+
+        return call
+
+    def start(self, /, **params: Any) -> OpenRun:
+        """Begin a run, and hold it before the first iteration of its first loop. See ``start_with``."""
+        return self.start_with(params)
+
+    def start_with(
+        self,
+        params: Mapping[str, Any],
+        *,
+        nodes: Mapping[str, Any] | None = None,
+        lora: Any = (),
+        only: Sequence[str] | None = None,
+        prepared: Prepared | None = None,
+    ) -> OpenRun:
+        """Begin a run, to be moved on by ``step`` and ended by its ``finish``. The arguments are those of ``run_with``.
+
+        It runs what comes before the first loop: tokens, the sampler's table, noise, encoders. Runs may be started and
+        stepped in several threads. Raises ``BundleError``.
+        """
+        run_plan = prepared or self.prepare(params, nodes, only)
+        lora_sessions = self.sessions_with_lora(read_loras(lora, self.where)) if lora else {}
+        call, memory = self.part_caller(lora_sessions), self._start(run_plan.values)
+        plan_run = PlanRun(self.where, call, self._verified.data, memory, ready=run_plan.ready)
+        with self._turn:
+            return OpenRun(self, plan_run, run_plan.plan, run_plan.sources, lora_sessions)
+
+    def step(self, runs: Sequence[OpenRun]) -> None:
+        """Move each run on by one iteration of its loop; runs that are done stay as they are.
+
+        Runs at the same part share one call of its graph if the graph allows it; otherwise, and where the runs differ
+        in what it takes for all samples, each has a call of its own: ``run.unshared`` says why. If a run fails, the
+        others are stepped, and its ``BundleError`` is raised.
+        """
+        if any(run.owner is not self for run in runs):
+            raise BundleError(self.where, "bad-value", "a run of another bundle cannot be stepped here")
+        if len({*map(id, runs)}) < len(runs):
+            raise BundleError(self.where, "bad-value", "a run is listed twice: list each once")
+        with self._turn:
+            TogetherStep(self.manifest, self._joined, self.part_caller).run(runs)
 
     def prepare(
         self,

@@ -8,6 +8,7 @@ from typing import Any
 
 from guidegraph_runtime.bundle.manifest_types import FILE_TYPES, Input, Manifest, Part, walk_operations
 from guidegraph_runtime.errors import format_value
+from guidegraph_runtime.open_runs.joined_calls import describe_joins
 from guidegraph_runtime.running.override_choices import NodeOverrides
 
 _LONG = 100
@@ -15,6 +16,8 @@ _LONG = 100
 
 def describe_bundle(manifest: Manifest, digest: str, offers: Iterable[NodeOverrides]) -> str:
     """The text of ``--describe``: inputs, fixed parameters, settings of nodes, outputs and parts, and their options.
+
+    Of each part in a loop, it says whether unlike runs share its calls, or why each runs alone.
 
     offers: the nodes with settings that can be overridden.
     """
@@ -31,6 +34,7 @@ def describe_bundle(manifest: Manifest, digest: str, offers: Iterable[NodeOverri
     )
     lines += _section("outputs, --only NAME", ((name, item.type) for name, item in manifest.outputs.items()))
     lines += _section("parts", ((name, _part(manifest, item)) for name, item in manifest.parts.items()))
+    lines += _section("runs that step together (start, step and finish of Bundle)", describe_joins(manifest))
     if manifest.reference is not None:
         lines += ["", "carries a run to repeat: --verify"]
     return "\n".join(lines)

@@ -171,7 +171,12 @@ class DryRun(PlanRun):
         memory.update(dict.fromkeys(loop.collect, UNKNOWN))
 
     def _check_growth(self, link: str, start: Any, after: Any) -> None:
-        """Check that a carried value does not grow: a loop keeps its initial number of samples."""
+        """Check that a carried value does not grow: a loop keeps its initial number of samples.
+
+        A number for each sample, such as the row of a sampler's table, may start as one for all.
+        """
+        if len(getattr(start, "shape", ())) == 1:
+            return
         count_before, count_after = count_rows(start), count_rows(after)
         if (
             link in self.repeated

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 
 from guidegraph_runtime.bundle.manifest_types import Operation
@@ -17,6 +17,7 @@ from guidegraph_runtime.limits import LimitExceeded, TripCount, current_limits, 
 from guidegraph_runtime.machine.shortages import with_shortage
 from guidegraph_runtime.operations import OPERATIONS
 from guidegraph_runtime.running.choices import CHOOSE, Choice, has_choices
+from guidegraph_runtime.running.iterations import Iterations
 from guidegraph_runtime.running.loops import Loop
 from guidegraph_runtime.running.operation_order import schedule_operations
 from guidegraph_runtime.running.unread_values import Flags, find_unread, is_unread, zeros_like
@@ -61,15 +62,19 @@ class PlanRun:
         """Run operations in order. Raises ``BundleError`` that names the operation that failed."""
         for operation in plan:
             self._check_seconds()
-            try:
+            with self.naming(operation):
                 self._run_operation(operation)
-            except LimitExceeded as error:
-                raise BundleError(
-                    self.location, self.limit_code, f"{operation.node} ({operation.op}): {error}"
-                ) from error
-            except (ValueError, TypeError, OSError, KeyError, IndexError, ArithmeticError, MemoryError) as error:
-                message = f"{operation.node} ({operation.op}): {with_shortage(error_text(error), error)}"
-                raise BundleError(self.location, self.code, message) from error
+
+    @contextmanager
+    def naming(self, operation: Operation) -> Iterator[None]:
+        """Raise errors of the block as a ``BundleError`` that names an operation."""
+        try:
+            yield
+        except LimitExceeded as error:
+            raise BundleError(self.location, self.limit_code, f"{operation.node} ({operation.op}): {error}") from error
+        except (ValueError, TypeError, OSError, KeyError, IndexError, ArithmeticError, MemoryError) as error:
+            message = f"{operation.node} ({operation.op}): {with_shortage(error_text(error), error)}"
+            raise BundleError(self.location, self.code, message) from error
 
     def _check_seconds(self) -> None:
         """Raise ``BundleError`` if the run has exceeded its limit of seconds."""
@@ -150,31 +155,35 @@ class PlanRun:
         self.memory.update(choice.values(branch, self.memory.read))
 
     def _part(self, operation: Operation) -> None:
+        self.memory.update(self.run_part(operation.node, self.read_part_inputs(operation)))
+
+    def read_part_inputs(self, operation: Operation) -> dict[str, Any]:
+        """The inputs of a part by name. Raises ``ValueError`` if a plain field differs from its value at export."""
         check_guards(operation, self.memory)
-        inputs = {name: self.memory.read(source) for name, source in operation.inputs.items()}
-        self.memory.update(self.run_part(operation.node, inputs))
+        return {name: self.memory.read(source) for name, source in operation.inputs.items()}
+
+    def enter_loop(self, operation: Operation) -> Iterations:
+        """Begin a loop: count its iterations, and set the carried values to their start."""
+        loop, memory = Loop.of(operation), self.memory
+        items = to_host(memory.read(loop.over)) if isinstance(loop.over, str) else loop.over
+        self.trips.begin(items if isinstance(items, int) else len(items))
+        self.unread |= find_unread(loop, operation.body or ())
+        return Iterations(loop, memory, items)
+
+    def list_body(self, operation: Operation) -> Iterable[Operation]:
+        """The operations of one iteration of a loop, each to be run before the next is requested."""
+        loop, body = Loop.of(operation), operation.body or ()
+        return self.schedule(body, [*loop.next.values(), *loop.collect.values()]) if has_choices(body) else body
 
     def _loop(self, operation: Operation) -> None:
-        loop, memory, body = Loop.of(operation), self.memory, operation.body or ()
-        sequence = to_host(memory.read(loop.over)) if isinstance(loop.over, str) else loop.over
-        self.trips.begin(sequence if isinstance(sequence, int) else len(sequence))
-        rows = range(sequence) if isinstance(sequence, int) else sequence
-        self.unread |= find_unread(loop, body)
-        memory.update({link: memory.read(start) for link, start in loop.start.items()})
-        collected: dict[str, list[Any]] = {name: [] for name in loop.collect}
-        targets = [*loop.next.values(), *loop.collect.values()]
-        chooses = has_choices(body)
-        for i in range(len(rows)):
-            memory[loop.index] = i
-            memory[loop.item] = rows[i : i + 1] if isinstance(rows, np.ndarray) and rows.ndim == 1 else rows[i]
-            self.run(self.schedule(body, targets) if chooses else body)
-            for name, link in loop.collect.items():
-                collected[name].append(memory.read(link))
-            memory.update({link: memory.read(after) for link, after in loop.next.items()})
+        iterations = self.enter_loop(operation)
+        for i in range(len(iterations)):
+            iterations.begin(i)
+            self.run(self.list_body(operation))
+            iterations.end()
             if self.progress is not None:
-                self.progress(operation.node, i + 1, len(rows))
-        memory.update({name: memory.read(link) for name, link in loop.result.items()})
-        memory.update({name: np.stack([*map(to_host, values)]) for name, values in collected.items()})
+                self.progress(operation.node, i + 1, len(iterations))
+        iterations.leave()
 
 
 def refuse_part(part: str, inputs: Mapping[str, Any]) -> NoReturn:

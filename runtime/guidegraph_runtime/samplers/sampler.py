@@ -55,6 +55,8 @@ OUTPUT_HELP = {
     "t": "the time of each call",
     "score_gain": "how much of a score is added at each call",
     "log_variance": "the logarithms of the least and the largest variance of each call",
+    "position": "the number of each call, from 0",
+    "length": "the number of calls",
     "index": "the row of the table with which to start: 0",
     "slots": "what the sampler keeps from call to call, at the start: zeros",
 }

@@ -79,7 +79,10 @@ class Row:
 
 
 class Table(NamedTuple):
-    """Rows as arrays: matrix (R, 1+K, 4+K), log_variance (R, 2), the others (R)."""
+    """Rows as arrays: matrix (R, 1+K, 4+K), log_variance (R, 2), the others (R).
+
+    position, length: int64, the number of each row and that of all, which a row keeps in a table of several samplers.
+    """
 
     matrix: Array
     alpha: Array
@@ -87,6 +90,8 @@ class Table(NamedTuple):
     t: Array
     score_gain: Array
     log_variance: Array
+    position: NDArray[np.int64]
+    length: NDArray[np.int64]
 
 
 def stack_rows(rows: Sequence[Row]) -> Table:
@@ -99,6 +104,8 @@ def stack_rows(rows: Sequence[Row]) -> Table:
         np.array([row.level.t for row in rows]),
         np.array([row.score_gain for row in rows]),
         np.array([row.log_variance for row in rows]),
+        np.arange(len(rows), dtype=np.int64),
+        np.full(len(rows), len(rows), dtype=np.int64),
     )
     if not np.isfinite(table.matrix).all():
         raise ArithmeticError("the table has coefficients that are not finite: the noise levels are too close or equal")

@@ -30,6 +30,13 @@ STEP: tuple[Ports, Ports] = (
     },
     {"step.x": X, "step.index": ("int64", [1]), "step.slots": SLOTS},
 )
+JOINS: dict[str, Any] = {"indices": {"index": "rows", "step.index": "rows"}}
+JOINED_STEP: tuple[Ports, Ports] = (
+    STEP[0] | {"params.scale": ("float32", ["batch"]), "index": ("int64", ["batch"])},
+    STEP[1] | {"step.index": ("int64", ["batch"])},
+)
+"""The ports of a step that takes a scale and a row for each sample."""
+
 DECODE: tuple[Ports, Ports] = {"last": X}, {"image": ("float32", ["batch", 2, "2*height", "width"])}
 
 
@@ -50,7 +57,7 @@ def label_graph() -> GraphProto:
     return _graph("encode", nodes, LABELS, [column, inline_tensor("row", [[1.0, 2.0]])])
 
 
-def step_graph() -> GraphProto:
+def step_graph(ports: tuple[Ports, Ports] = STEP) -> GraphProto:
     """x' = (x + t condition / 1000) scale α[index] + fresh / 10 + slots[0] / 10; slots' = slots / 2 + x'."""
     node = helper.make_node
     nodes = [
@@ -61,8 +68,10 @@ def step_graph() -> GraphProto:
         node("Mul", ["push", "thousandth"], ["small"]),
         node("Unsqueeze", ["small", "last axes"], ["pushed"]),
         node("Add", ["x", "pushed"], ["moved"]),
-        node("Mul", ["moved", "params.scale"], ["scaled"]),
-        node("Mul", ["scaled", "alpha"], ["weighted"]),
+        node("Reshape", ["params.scale", "sample axes"], ["scale"]),
+        node("Reshape", ["alpha", "sample axes"], ["alphas"]),
+        node("Mul", ["moved", "scale"], ["scaled"]),
+        node("Mul", ["scaled", "alphas"], ["weighted"]),
         node("Gather", ["slots", "zero"], ["slot"], axis=0),
         node("Add", ["slot", "fresh"], ["both"]),
         node("Mul", ["both", "tenth"], ["added"]),
@@ -74,11 +83,12 @@ def step_graph() -> GraphProto:
     integers = [
         helper.make_tensor("column", TensorProto.INT64, [2], [-1, 1]),
         helper.make_tensor("last axes", TensorProto.INT64, [2], [2, 3]),
+        helper.make_tensor("sample axes", TensorProto.INT64, [4], [-1, 1, 1, 1]),
         helper.make_tensor("zero", TensorProto.INT64, [], [0]),
         helper.make_tensor("one", TensorProto.INT64, [1], [1]),
     ]
     parts = [inline_tensor("thousandth", 0.001), inline_tensor("tenth", 0.1), inline_tensor("half", 0.5)]
-    return _graph("step", nodes, STEP, [*integers, *parts])
+    return _graph("step", nodes, ports, [*integers, *parts])
 
 
 def decode_graph() -> GraphProto:
@@ -86,7 +96,7 @@ def decode_graph() -> GraphProto:
     return _graph("decode", [helper.make_node("Concat", ["last", "last"], ["image"], axis=2)], DECODE, [])
 
 
-def plan(collect: bool = False, labels: bool = False) -> list[dict[str, Any]]:
+def plan(collect: bool = False, labels: bool = False, joins: dict[str, Any] | None = None) -> list[dict[str, Any]]:
     scheduler = {"schedule.alphas_bar": "schedule.alphas_bar", "steps": "params.steps"}
     names = ("scheduler.alpha", "steps", "state.index", "state.slots")
     carries = {"x": "noise", "index": "scheduler.state.index", "slots": "scheduler.state.slots"}
@@ -100,7 +110,11 @@ def plan(collect: bool = False, labels: bool = False) -> list[dict[str, Any]]:
         "result": {"last": "x"},
     }
     fresh = {"like": "x", "index": "i", "seed": "params.seed"}
-    body = [_operation("noise.gaussian", "fresh", fresh, ["fresh"]), _operation("part", "step", step, [*STEP[1]])]
+    settings = {} if joins is None else {"joins": joins}
+    body = [
+        _operation("noise.gaussian", "fresh", fresh, ["fresh"]),
+        _operation("part", "step", step, [*STEP[1]], settings),
+    ]
     shape = {"shape": [2, 3, 5]}
     return [
         _operation("schedule.linear", "schedule", {}, ["schedule.alphas_bar"]),
@@ -116,14 +130,18 @@ def plan(collect: bool = False, labels: bool = False) -> list[dict[str, Any]]:
     ]
 
 
-def write_loop_bundle(root: Path, collect: bool = False, labels: bool = False) -> Path:
+def write_loop_bundle(
+    root: Path, collect: bool = False, labels: bool = False, joins: dict[str, Any] | None = None
+) -> Path:
     """The bundle in the folder `root`; with `collect`, x of each step is an output too.
 
-    labels: its condition is that of labels, one or a list, in the place of a level.
+    labels: its condition is that of labels, one or a list, in the place of a level. joins: the setting of that name of
+    its step, which then takes a scale and a row for each sample.
     """
+    step = STEP if joins is None else JOINED_STEP
     graphs = {
         "encode": (label_graph(), LABELS) if labels else (encode_graph(), ENCODE),
-        "step": (step_graph(), STEP),
+        "step": (step_graph(step), step),
         "decode": (decode_graph(), DECODE),
     }
     files = {f"{name}.onnx": model(graph).SerializeToString() for name, (graph, _) in graphs.items()}
@@ -153,7 +171,7 @@ def write_loop_bundle(root: Path, collect: bool = False, labels: bool = False) -
             }
             for name, (_, ports) in graphs.items()
         },
-        "plan": plan(collect, labels),
+        "plan": plan(collect, labels, joins),
         "files": {
             name: {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)} for name, data in files.items()
         },

@@ -33,12 +33,12 @@ def guide(
     """
     import torch
 
-    x, alpha, sigma = context.x, *(level.reshape(-1, 1, 1, 1) for level in (context.alpha, context.sigma))
+    x, alpha, sigma, step = context.x, *map(context.along, (context.alpha, context.sigma, context.step))
     u_cond, u_uncond = (context.eps(prediction) - context.x0(prediction) for prediction in (cond, uncond))
     fitted = _dot(u_cond, u_uncond) / _dot(u_uncond, u_uncond).clamp(min=1e-12) * u_uncond
     difference = u_cond - fitted
     guided = fitted + per_sample(scale, difference) * difference
-    velocity = torch.where(context.step < zero_steps, 0, guided)
+    velocity = torch.where(step < zero_steps, 0, guided)
     x0 = (x - sigma * velocity) / (alpha + sigma)
     return context.convert(replace(cond, value=x0, kind="x0"), cond.kind)
 

@@ -43,8 +43,11 @@ def recur(scheduler: Scheduler, *, times: Annotated[int, Ge(1)] = 2) -> Repeated
     def rows(last: Tensor, before: Tensor) -> Tensor:
         return torch.stack([before] * (times - 1) + [last], 1).flatten(0, 1)
 
+    position, length = scheduler.numbers
     repeated = replace(
         scheduler,
+        position=torch.stack([times * position + i for i in range(times)], 1).flatten(),
+        length=rows(times * length, times * length),
         matrix=rows(scheduler.matrix, back),
         score_gain=rows(scheduler.score_gain, scheduler.score_gain * ratio.sqrt()),
         reads_noise=scheduler.reads_noise or times > 1,

@@ -1,0 +1,1 @@
+"""Several runs at once that share the calls of batchable nodes."""

@@ -1,0 +1,109 @@
+"""The types of samplers: the levels that they visit, their tables of rows, and their state between rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from guidegraph.graph.types import Tensor, is_tensor, structured
+from guidegraph_runtime.tables.form import Form
+
+
+@structured(formerly=["guidegraph.nodes.types.Levels"])
+@dataclass(frozen=True, eq=False)
+class Levels:
+    """The noise levels that a sampler visits, in order: N + 1 for N steps. The last step ends at the last level.
+
+    t: (N+1), timesteps on the schedule's axis, −1 where the last step ends at σ = 0. ratio: (N+1), σ/α. Both float64.
+    form: that of the schedule.
+    """
+
+    leaf_axes: ClassVar = {"t": ("N",), "ratio": ("N",)}
+
+    t: Tensor
+    ratio: Tensor
+    form: Form = "variance_preserving"
+
+
+@structured(formerly=["guidegraph.nodes.types.Scheduler"])
+@dataclass(frozen=True, eq=False)
+class Scheduler:
+    """A sampler as a table of R rows, one for each model call. ``scheduler.step`` applies one row.
+
+    matrix: (R, 1+K, 4+K), [x′, s′₁…s′_K] = M · [x, x0, ε, noise, s₁…s_K] with K = 4, x in the form of the schedule.
+    alpha, sigma, t: (R), the noise level of the row's model call. score_gain: (R), Σ in μ + Σ · score.
+    log_variance: (R, 2), log β̃ and log β, between which a learned variance interpolates. All of these are float64.
+    position, length: (R), int64, the number of the row in its sampler, 0 … length − 1, and the number of that sampler's
+    rows. Left out, they are those of one sampler's rows in order.
+    The other fields apply to every row: how x̂0 is clipped, which inputs the table reads, and the schedule's form. In a
+    table of several samplers, those of clipping may be tensors (R): clip, threshold and threshold_max float64, with NaN
+    for none, and rederive_eps a flag.
+    """
+
+    leaf_axes: ClassVar = {
+        "matrix": ("R", 5, 8),
+        **dict.fromkeys(("alpha", "sigma", "t", "score_gain"), ("R",)),
+        "log_variance": ("R", 2),
+        **dict.fromkeys(("position", "length", "clip", "threshold", "threshold_max", "rederive_eps"), ("R",)),
+    }
+
+    matrix: Tensor
+    alpha: Tensor
+    sigma: Tensor
+    t: Tensor
+    score_gain: Tensor
+    log_variance: Tensor
+    clip: float | Tensor | None = None
+    threshold: float | Tensor | None = None
+    threshold_max: float | Tensor | None = None
+    rederive_eps: bool | Tensor = True
+    learned: bool = False
+    reads_eps: bool = True
+    reads_noise: bool = False
+    reads_score: bool = False
+    zero_snr: bool = False
+    form: Form = "variance_preserving"
+    position: Tensor | None = None
+    length: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        """Number the rows of a table that has no numbers, or those of a table with more or fewer rows."""
+        if is_tensor(self.t) and (self.position is None or self.length is None or self.position.shape != self.t.shape):
+            import torch
+
+            ones = torch.ones_like(self.t, dtype=torch.int64)
+            object.__setattr__(self, "position", ones.cumsum(0) - 1)
+            object.__setattr__(self, "length", ones.sum().expand_as(ones))
+
+    @property
+    def numbers(self) -> tuple[Tensor, Tensor]:
+        """position and length."""
+        assert self.position is not None
+        assert self.length is not None
+        return self.position, self.length
+
+
+@structured(formerly=["guidegraph.nodes.types.SchedulerState"])
+@dataclass(frozen=True, eq=False)
+class SchedulerState:
+    """A sampler's state: ``index``, int64, of the next row, and ``slots`` (K, …x), values kept between rows.
+
+    index: (1), one row for all samples, or (B), a row for each.
+    The shape of x is not known before the first step, so the slots start as K zeros; the first step expands them.
+    """
+
+    leaf_axes: ClassVar = {"index": ("B",), "slots": ("K", "B", "C", "H", "W")}
+    leaf_indices: ClassVar = {"index": "R"}
+
+    index: Tensor
+    slots: Tensor
+
+    def sized(self, x: Tensor) -> SchedulerState:
+        """The same state with its slots expanded to (K, …x), as a traced step needs it."""
+        import torch
+
+        dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+        slots = self.slots.to(device=x.device, dtype=dtype)
+        if slots.ndim == 1:
+            slots = slots.reshape(-1, *(1,) * x.ndim).expand(-1, *x.shape)
+        return SchedulerState(self.index.to(x.device), slots)

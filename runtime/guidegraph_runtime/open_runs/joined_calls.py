@@ -1,0 +1,217 @@
+"""The calls of one part in several runs as one call: inputs are joined along the batch, and the results are split."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from guidegraph_runtime.bundle.manifest_types import Manifest, Operation, Part, Tensor
+from guidegraph_runtime.bundle.names import BATCH, JOINS
+from guidegraph_runtime.running.plan import PartRunner
+from guidegraph_runtime.sessions.broadcasting import Shape, broadcast_shapes, broadcast_to
+from guidegraph_runtime.sessions.device_values import as_array_like, to_host
+
+Array = NDArray[Any]
+
+EARLIER_EXPORT = "it was exported by an earlier guidegraph, whose graphs take one row for all samples: export it again"
+
+
+@dataclass(frozen=True)
+class Joins:
+    """How the calls of a part in a loop join. why: the reason why they do not; "" if they do.
+
+    indices: the axis of the tables whose entries an integer value counts, by value. padded: the axes along which zeros
+    change nothing.
+    """
+
+    why: str = ""
+    indices: Mapping[str, str] = field(default_factory=dict)
+    padded: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, operation: Operation, part: Part) -> Joins:
+        """The joins of a part's operation. Raises ``ValueError`` for a setting that is not one."""
+        if JOINS not in operation.settings:
+            return cls(why=EARLIER_EXPORT)
+        setting: Any = operation.settings[JOINS]
+        if not isinstance(setting, Mapping) or setting.keys() - {"why", "indices", "padded"}:
+            raise ValueError(f"'{JOINS}' of a part has indices and padded, or why; found {setting!r:.80}")
+        why, indices, padded = setting.get("why", ""), setting.get("indices", {}), setting.get("padded", [])
+        names = [why, *indices.values(), *padded] if isinstance(indices, Mapping) and isinstance(padded, list) else [0]
+        if not all(isinstance(name, str) for name in names):
+            raise ValueError(f"'{JOINS}' of a part names values and axes; found {setting!r:.80}")
+        if shared := [tensor.name for tensor in part.outputs if BATCH not in tensor.dims]:
+            return cls(why=why or f"it gives '{shared[0]}', which is one value for all samples")
+        return cls(why, {str(name): axis for name, axis in indices.items()}, frozenset(padded))
+
+    def is_table(self, tensor: Tensor) -> bool:
+        """Whether an input is a table that an index counts the rows of."""
+        return BATCH not in tensor.dims and any(dim in self.indices.values() for dim in tensor.dims)
+
+
+@dataclass(frozen=True)
+class PartCall:
+    """One run's call of a part: how such calls join, its inputs by name, and the shape in which the part takes each."""
+
+    joins: Joins
+    values: Mapping[str, Any]
+    shapes: Mapping[str, Shape]
+
+    @classmethod
+    def of(cls, operation: Operation, part: Part, values: Mapping[str, Any]) -> PartCall:
+        """The call of an operation of the plan. Raises ``ValueError`` for values that do not fit each other."""
+        due = broadcast_shapes(part, {name: as_array_like(value) for name, value in values.items()})
+        shapes = {tensor.name: shape for tensor, shape in zip(part.inputs, due, strict=True)}
+        return cls(Joins.of(operation, part), values, shapes)
+
+
+def find_difference(part: Part, a: PartCall, b: PartCall) -> str:
+    """The reason why two calls of a part cannot be one; "" if they can."""
+    joins = a.joins
+    if joins.why:
+        return joins.why
+    for tensor in part.inputs:
+        name = tensor.name
+        for dim, size, other in zip(tensor.dims, a.shapes[name], b.shapes[name], strict=True):
+            if dim != BATCH and size != other and dim not in joins.padded and dim not in joins.indices.values():
+                return f"'{dim}' is {size} in '{name}' of one run and {other} in another"
+        if BATCH not in tensor.dims and not joins.is_table(tensor):
+            first, second = a.values[name], b.values[name]
+            if first is not second and not np.array_equal(to_host(first), to_host(second)):
+                return f"'{name}' differs, and the graph takes one for all samples"
+    return ""
+
+
+def describe_joins(manifest: Manifest) -> list[tuple[str, str]]:
+    """For each part in a loop, whether unlike runs share its calls, or why each runs alone."""
+    lines: list[tuple[str, str]] = []
+    for operation in manifest.plan:
+        if operation.op != "loop":
+            continue
+        for inner in operation.body or ():
+            if inner.op == "loop":
+                lines.append((inner.node, "each run alone: it is a loop in a loop"))
+            elif inner.op == "part":
+                lines.append((inner.node, _describe_part(manifest.parts[inner.node], inner)))
+    return lines or [("every part", "each run alone: no part is in a loop")]
+
+
+def _describe_part(part: Part, operation: Operation) -> str:
+    joins = Joins.of(operation, part)
+    if joins.why:
+        return f"each run alone: {joins.why}"
+    shared = [item.name for item in part.inputs if BATCH not in item.dims and not joins.is_table(item)]
+    axes = {dim for item in part.inputs for dim in item.dims if isinstance(dim, str)}
+    equal = [*sorted(axes - {BATCH} - {*joins.indices.values()} - joins.padded), *shared]
+    return "unlike runs share its calls" + (f", if they agree in {', '.join(equal)}" if equal else "")
+
+
+class JoinedInputs:
+    """The joined inputs of one set of calls. Those of values that did not change since the last call are kept.
+
+    call: runs the part; it keeps on the device what stays the same. lock: to hold while these are used.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[str, tuple[list[Any], list[Shape], Array]] = {}
+        self.call: PartRunner | None = None
+        self.lock = Lock()
+
+    def join(self, part: Part, calls: Sequence[PartCall]) -> tuple[dict[str, Array], list[int]]:
+        """The inputs of all calls as one, by name, and how far the rows of each call's tables moved."""
+        joins, offsets = calls[0].joins, _row_offsets(part, calls)
+        return {tensor.name: self._join_tensor(tensor, joins, calls, offsets) for tensor in part.inputs}, offsets
+
+    def _join_tensor(self, tensor: Tensor, joins: Joins, calls: Sequence[PartCall], offsets: Sequence[int]) -> Array:
+        name = tensor.name
+        sources, shapes = [call.values[name] for call in calls], [call.shapes[name] for call in calls]
+        kept = self._kept.get(name)
+        is_index = name in joins.indices
+        if kept is not None and not is_index and kept[1] == shapes and _are_same(kept[0], sources):
+            return kept[2]
+        arrays = [
+            broadcast_to(tensor, np.asarray(to_host(source)), shape)
+            for source, shape in zip(sources, shapes, strict=True)
+        ]
+        if is_index:
+            arrays = [array + array.dtype.type(offset) for array, offset in zip(arrays, offsets, strict=True)]
+        joined = _concatenate(tensor, joins, arrays)
+        self._kept[name] = sources, shapes, joined
+        return joined
+
+
+def _are_same(before: Sequence[Any], now: Sequence[Any]) -> bool:
+    return len(before) == len(now) and all(a is b for a, b in zip(before, now, strict=True))
+
+
+def _row_offsets(part: Part, calls: Sequence[PartCall]) -> list[int]:
+    """The number of table rows before those of each call; 0 for all if the calls have no tables."""
+    joins = calls[0].joins
+    tables = [(tensor, i) for tensor in part.inputs if joins.is_table(tensor) for i, dim in enumerate(tensor.dims)
+              if dim in joins.indices.values()]  # fmt: skip
+    if not tables:
+        return [0] * len(calls)
+    tensor, axis = tables[0]
+    lengths = [call.shapes[tensor.name][axis] for call in calls]
+    return [0, *accumulate(lengths[:-1])]
+
+
+def _concatenate(tensor: Tensor, joins: Joins, arrays: Sequence[Array]) -> Array:
+    """Arrays of an input along the batch, or along the rows of a table; padded axes are filled up with zeros."""
+    axes = [i for i, dim in enumerate(tensor.dims) if dim == BATCH]
+    axes = axes or [i for i, dim in enumerate(tensor.dims) if dim in joins.indices.values()]
+    if not axes:
+        return arrays[0]
+    for axis in (i for i, dim in enumerate(tensor.dims) if dim in joins.padded):
+        longest = max(array.shape[axis] for array in arrays)
+        arrays = [_pad(array, axis, longest - array.shape[axis]) for array in arrays]
+    return np.concatenate(arrays, axes[0])
+
+
+def _pad(array: Array, axis: int, missing: int) -> Array:
+    return np.pad(array, [(0, missing if i == axis else 0) for i in range(array.ndim)]) if missing else array
+
+
+def split_results(
+    part: Part, calls: Sequence[PartCall], results: Mapping[str, Any], offsets: Sequence[int]
+) -> list[dict[str, Array]]:
+    """The results of each call. offsets: how far the rows of its tables had moved."""
+    joins, ends = calls[0].joins, [*accumulate(_count_samples(part, call) for call in calls)]
+    split: list[dict[str, Array]] = [{} for _ in calls]
+    for tensor in part.outputs:
+        samples = np.split(to_host(results[tensor.name]), ends[:-1], tensor.dims.index(BATCH))
+        for call_results, own, offset in zip(split, samples, offsets, strict=True):
+            call_results[tensor.name] = own - own.dtype.type(offset) if tensor.name in joins.indices else own
+    return split
+
+
+def _count_samples(part: Part, call: PartCall) -> int:
+    """The batch size of a call."""
+    sizes = (call.shapes[tensor.name][tensor.dims.index(BATCH)] for tensor in part.inputs if BATCH in tensor.dims)
+    return next(sizes, 1)
+
+
+class JoinCache:
+    """The joined inputs of the last few sets of runs, by part and runs."""
+
+    SIZE = 8
+
+    def __init__(self) -> None:
+        self._entries: OrderedDict[tuple[Any, ...], JoinedInputs] = OrderedDict()
+        self._lock = Lock()
+
+    def of(self, key: tuple[Any, ...]) -> JoinedInputs:
+        """The joined inputs of a key, which are new if it was not used lately."""
+        with self._lock:
+            entry = self._entries.pop(key, None) or JoinedInputs()
+            self._entries[key] = entry
+            while len(self._entries) > self.SIZE:
+                self._entries.popitem(last=False)
+            return entry

@@ -1,0 +1,122 @@
+"""One iteration of several open runs at once, which share the calls of the parts that they have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any, TypeAlias
+
+from guidegraph_runtime.bundle.manifest_types import Manifest, Operation
+from guidegraph_runtime.errors import BundleError
+from guidegraph_runtime.open_runs.joined_calls import (
+    JoinCache,
+    PartCall,
+    find_difference,
+    split_results,
+)
+from guidegraph_runtime.open_runs.open_run import OpenRun
+from guidegraph_runtime.running.plan import PartRunner
+from guidegraph_runtime.sessions.sessions import Session
+
+Group: TypeAlias = list[tuple[OpenRun, Operation, PartCall]]
+"""Runs whose calls of one part can be one call."""
+
+MakeCaller: TypeAlias = Callable[[Mapping[str, Session]], PartRunner]
+"""Makes a function that runs parts, with these sessions for those that LoRAs change."""
+
+
+class TogetherStep:
+    """One iteration of some open runs of a bundle.
+
+    cache: joined inputs of earlier steps. make_caller: gives the function that runs parts for joined inputs.
+    """
+
+    def __init__(self, manifest: Manifest, cache: JoinCache, make_caller: MakeCaller) -> None:
+        self._manifest, self._cache, self._make_caller = manifest, cache, make_caller
+        self._errors: dict[OpenRun, BaseException] = {}
+
+    def run(self, runs: Sequence[OpenRun]) -> None:
+        """Step each run that is not done. An error of one run, which has then failed, is raised after the others'."""
+        with ExitStack() as locks:
+            for run in sorted(runs, key=id):  # in one order, so that two threads never wait for each other
+                locks.enter_context(run.lock)
+            active = [run for run in runs if not run.done]
+            for run in active:
+                run.check_open()
+            for run in active:
+                run.unshared = ""
+                self._guard(run, run.begin_iteration)
+            while waiting := self._run_to_parts(active):
+                for group in self._group(waiting):
+                    self._run_group(group)
+            for run in active:
+                if run not in self._errors:
+                    self._guard(run, run.end_iteration)
+        if self._errors:
+            raise next(iter(self._errors.values()))
+
+    def _guard(self, run: OpenRun, action: Callable[..., Any], *arguments: Any) -> Any:
+        """The result of an action of a run; None if it fails, which ends that run only."""
+        try:
+            return action(*arguments)
+        except BundleError as error:
+            self._errors.setdefault(run, error)
+            run.fail(error)
+            return None
+
+    def _run_to_parts(self, active: Sequence[OpenRun]) -> list[tuple[OpenRun, Operation]]:
+        """The part at which each run waits."""
+        parts = [(run, self._guard(run, run.run_to_part)) for run in active if run not in self._errors]
+        return [(run, part) for run, part in parts if part is not None]
+
+    def _group(self, waiting: Sequence[tuple[OpenRun, Operation]]) -> list[Group]:
+        groups: list[Group] = []
+        for run, operation in waiting:
+            call = self._guard(run, self._read_call, run, operation)
+            if call is None:
+                continue
+            part, reasons = self._manifest.parts[operation.node], []
+            for group in groups:
+                first, first_operation, first_call = group[0]
+                if first_operation.node != operation.node:
+                    continue
+                reason = find_difference(part, first_call, call)
+                if not reason and first.sessions.get(operation.node) is not run.sessions.get(operation.node):
+                    reason = "the LoRAs differ"
+                if not reason:
+                    group.append((run, operation, call))
+                    break
+                reasons.append((reason, first))
+            else:
+                groups.append([(run, operation, call)])
+                for reason, first in reasons:
+                    run.unshared, first.unshared = reason, first.unshared or reason
+        return groups
+
+    def _read_call(self, run: OpenRun, operation: Operation) -> PartCall:
+        values = run.read_part_inputs(operation)
+        with run.naming(operation):
+            return PartCall.of(operation, self._manifest.parts[operation.node], values)
+
+    def _run_group(self, group: Group) -> None:
+        runs = [run for run, _, _ in group]
+        first, operation, _ = group[0]
+        if len(group) == 1:
+            self._guard(first, first.run_alone, operation)
+            return
+        part, calls = self._manifest.parts[operation.node], [call for _, _, call in group]
+        joined = self._cache.of((operation.node, *map(id, runs)))
+        try:
+            with joined.lock, first.naming(operation):
+                inputs, offsets = joined.join(part, calls)
+                if joined.call is None:
+                    joined.call = self._make_caller(first.sessions)
+                results = joined.call(operation.node, inputs)
+                split = split_results(part, calls, results, offsets)
+        except BundleError as error:
+            for run in runs:
+                self._errors.setdefault(run, error)
+                run.fail(error)
+            return
+        for run, own in zip(runs, split, strict=True):
+            run.set_results(operation, own)

@@ -1,0 +1,47 @@
+"""The iterations of a loop on the values of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from guidegraph_runtime.running.loops import Loop
+from guidegraph_runtime.running.values import Values
+from guidegraph_runtime.sessions.device_values import to_host
+
+
+class Iterations:
+    """The iterations of a loop, which set and read the values of a run.
+
+    items: the number of iterations, or a sequence with an item for each.
+    """
+
+    def __init__(self, loop: Loop, memory: Values, items: Any) -> None:
+        self._loop, self._memory = loop, memory
+        self._items: Sequence[Any] = range(items) if isinstance(items, int) else items
+        self._collected: dict[str, list[Any]] = {name: [] for name in loop.collect}
+        memory.update({link: memory.read(start) for link, start in loop.start.items()})
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def begin(self, i: int) -> None:
+        """Set the index and the item of iteration i; a number keeps an axis of 1, for all samples."""
+        items, loop = self._items, self._loop
+        self._memory[loop.index] = i
+        self._memory[loop.item] = items[i : i + 1] if isinstance(items, np.ndarray) and items.ndim == 1 else items[i]
+
+    def end(self) -> None:
+        """Collect values, and carry others to the next iteration."""
+        memory, loop = self._memory, self._loop
+        for name, link in loop.collect.items():
+            self._collected[name].append(memory.read(link))
+        memory.update({link: memory.read(after) for link, after in loop.next.items()})
+
+    def leave(self) -> None:
+        """Set the loop's results after its last iteration."""
+        memory, loop = self._memory, self._loop
+        memory.update({name: memory.read(link) for name, link in loop.result.items()})
+        memory.update({name: np.stack([*map(to_host, values)]) for name, values in self._collected.items()})

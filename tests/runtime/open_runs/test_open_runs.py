@@ -1,0 +1,210 @@
+"""Runs of a bundle that are held open and step together: each gives what it gives alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from guidegraph_runtime import Bundle, BundleError, SessionSettings
+from guidegraph_runtime.open_runs.joined_calls import describe_joins
+from guidegraph_runtime.open_runs.open_run import OpenRun
+from tests.runtime.running.loop_bundle import JOINS, write_loop_bundle
+
+CPU = SessionSettings.on("cpu", intra_threads=1)
+REQUESTS: Sequence[Mapping[str, Any]] = (
+    {"level": 1.0, "scale": 0.5, "seed": 3, "steps": 5, "batch": 1},
+    {"level": 2.5, "scale": 0.9, "seed": 4, "steps": 2, "batch": 3},
+    {"level": 0.0, "scale": 0.1, "seed": 11, "steps": 9, "batch": 2},
+)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return Bundle(write_loop_bundle(tmp_path_factory.mktemp("joined") / "b", collect=True, joins=JOINS), CPU)
+
+
+def count_steps(bundle: Bundle) -> int:
+    return bundle.timings.calls.get("step", 0)
+
+
+def step_to_the_end(bundle: Bundle, runs: Sequence[OpenRun]) -> None:
+    while not all(run.done for run in runs):
+        bundle.step(runs)
+
+
+def check_as_alone(bundle: Bundle, requests: Sequence[Mapping[str, Any]], runs: Sequence[OpenRun]) -> None:
+    for request, run in zip(requests, runs, strict=True):
+        outputs, alone = run.finish(), bundle.run(**request)
+        assert outputs.keys() == alone.keys()
+        for name, value in alone.items():
+            np.testing.assert_allclose(outputs[name], value, atol=1e-6, err_msg=name)
+
+
+def test_unlike_runs_share_each_call_of_the_step(bundle: Bundle) -> None:
+    runs = [bundle.start(**request) for request in REQUESTS]
+    before = count_steps(bundle)
+    step_to_the_end(bundle, runs)
+    assert count_steps(bundle) - before == max(request["steps"] for request in REQUESTS)
+    assert [run.unshared for run in runs] == ["", "", ""]
+    check_as_alone(bundle, REQUESTS, runs)
+
+
+def test_runs_join_and_leave_between_steps(bundle: Bundle) -> None:
+    first = bundle.start(**REQUESTS[2])
+    for _ in range(4):
+        bundle.step([first])
+    second = bundle.start(**REQUESTS[1])
+    bundle.step([second, first])
+    third = bundle.start(**REQUESTS[0])
+    step_to_the_end(bundle, [first, second, third])
+    check_as_alone(bundle, [REQUESTS[2], REQUESTS[1], REQUESTS[0]], [first, second, third])
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_any_order_of_steps_gives_the_same(bundle: Bundle, data: st.DataObject) -> None:
+    requests = [
+        {**request, "steps": data.draw(st.integers(1, 6)), "batch": data.draw(st.integers(1, 3))}
+        for request in REQUESTS
+    ]
+    runs = [bundle.start(**request) for request in requests]
+    while active := [run for run in runs if not run.done]:
+        bundle.step(data.draw(st.lists(st.sampled_from(active), min_size=1, unique_by=id)))
+    check_as_alone(bundle, requests, runs)
+
+
+def test_another_sampler_is_a_change_of_the_table(bundle: Bundle) -> None:
+    nodes: Sequence[dict[str, Any]] = [{}, {"scheduler.use": "scheduler.heun"}, {"scheduler.use": "scheduler.ddpm"}]
+    runs = [bundle.start_with(request, nodes=change) for request, change in zip(REQUESTS, nodes, strict=True)]
+    step_to_the_end(bundle, runs)
+    for request, change, run in zip(REQUESTS, nodes, runs, strict=True):
+        alone = bundle.run_with(request, nodes=change)
+        np.testing.assert_allclose(run.finish()["image"], alone["image"], atol=1e-6)
+        assert run.count == run.total == len(alone["path"])
+
+
+def test_a_run_tells_how_far_it_is_and_what_it_carries(bundle: Bundle) -> None:
+    run = bundle.start(**REQUESTS[0])
+    assert (run.done, run.count, run.total) == (False, 0, 5)
+    noise = run.read_carries()["x"]
+    assert noise.shape == (1, 2, 3, 5)
+    bundle.step([run])
+    assert run.count == 1
+    assert not np.array_equal(run.read_carries()["x"], noise)
+    with pytest.raises(BundleError, match=r"the run has done 1 of 5 steps: call bundle.step until run.done"):
+        run.finish()
+    step_to_the_end(bundle, [run])
+    bundle.step([run])  # a run that is done stays as it is
+    assert run.count == 5
+    assert run.read_carries() == {}
+    first = run.finish()
+    first["image"].fill(9)
+    assert not np.array_equal(run.finish()["image"], first["image"])
+
+
+def test_a_bundle_of_an_earlier_export_runs_each_alone_and_says_why(tmp_path: Path) -> None:
+    bundle = Bundle(write_loop_bundle(tmp_path / "b"), CPU)
+    runs = [bundle.start(**request) for request in REQUESTS]
+    step_to_the_end(bundle, runs[:2])
+    assert count_steps(bundle) == 5 + 2
+    bundle.step([runs[2], bundle.start(**REQUESTS[0])])
+    assert "exported by an earlier guidegraph" in runs[2].unshared
+    ((name, text),) = describe_joins(bundle.manifest)
+    assert name == "step"
+    assert text.startswith("each run alone: it was exported by an earlier guidegraph")
+    check_as_alone(bundle, REQUESTS[:2], runs[:2])
+
+
+def test_the_exports_reason_is_that_of_the_runs(tmp_path: Path) -> None:
+    why = "a sample of 'x' depends on the other samples of the batch"
+    bundle = Bundle(write_loop_bundle(tmp_path / "b", joins={"why": why}), CPU)
+    runs = [bundle.start(**request) for request in REQUESTS]
+    bundle.step(runs)
+    assert [run.unshared for run in runs] == [why] * 3
+    assert describe_joins(bundle.manifest) == [("step", f"each run alone: {why}")]
+
+
+def test_runs_of_unlike_sizes_step_apart(bundle: Bundle) -> None:
+    wide = {"noise.shape": [2, 3, 8]}
+    runs = [bundle.start_with(REQUESTS[0], nodes=nodes) for nodes in ({}, wide, wide)]
+    before = count_steps(bundle)
+    bundle.step(runs)
+    assert count_steps(bundle) - before == 2
+    assert runs[1].unshared == "'width' is 5 in 'x' of one run and 8 in another"
+    step_to_the_end(bundle, runs)
+    for nodes, run in zip(({}, wide, wide), runs, strict=True):
+        np.testing.assert_allclose(run.finish()["image"], bundle.run_with(REQUESTS[0], nodes=nodes)["image"], atol=1e-6)
+
+
+def test_threads_step_their_own_runs(bundle: Bundle) -> None:
+    requests = [{**request, "seed": seed} for request in REQUESTS for seed in range(4)]
+
+    def draw(share: Sequence[Mapping[str, Any]]) -> list[OpenRun]:
+        runs = [bundle.start(**request) for request in share]
+        step_to_the_end(bundle, runs)
+        return runs
+
+    with ThreadPoolExecutor(4) as pool:
+        runs = [run for some in pool.map(draw, [requests[i::4] for i in range(4)]) for run in some]
+    check_as_alone(bundle, [request for i in range(4) for request in requests[i::4]], runs)
+
+
+def test_threads_may_step_the_same_runs(bundle: Bundle) -> None:
+    requests = [{**REQUESTS[0], "steps": 40, "seed": seed} for seed in range(3)]
+    runs = [bundle.start(**request) for request in requests]
+
+    def step_some(order: Sequence[int]) -> None:
+        while not all(run.done for run in runs):
+            bundle.step([runs[i] for i in order])
+
+    with ThreadPoolExecutor(3) as pool:
+        [*pool.map(step_some, [(0, 1, 2), (2, 0), (1, 2)])]
+    assert [run.count for run in runs] == [40, 40, 40]
+    check_as_alone(bundle, requests, runs)
+
+
+def test_wrong_arguments_are_errors_before_anything_runs(bundle: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="no input 'stepz'; did you mean 'steps'"):
+        bundle.start(stepz=4)
+    other = Bundle(write_loop_bundle(tmp_path / "b", joins=JOINS), CPU)
+    run = bundle.start(**REQUESTS[0])
+    with pytest.raises(BundleError, match="a run of another bundle"):
+        other.step([run])
+    with pytest.raises(BundleError, match="listed twice"):
+        bundle.step([run, run])
+
+
+def test_a_run_that_fails_leaves_the_others_whole(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = [bundle.start(**request) for request in REQUESTS]
+    bundle.step(runs)
+    end = OpenRun.run_to_part
+
+    def fail_for_the_second(run: OpenRun) -> Any:
+        if run is runs[1] and run.count == 1:
+            raise BundleError("b", "operation-failed", "its noise is no noise")
+        return end(run)
+
+    monkeypatch.setattr(OpenRun, "run_to_part", fail_for_the_second)
+    with pytest.raises(BundleError, match="its noise is no noise"):
+        bundle.step(runs)
+    monkeypatch.undo()
+    with pytest.raises(BundleError, match="the run has failed, and cannot go on: b: operation-failed: its noise"):
+        bundle.step([runs[1]])
+    rest = [runs[0], runs[2]]
+    step_to_the_end(bundle, rest)
+    check_as_alone(bundle, [REQUESTS[0], REQUESTS[2]], rest)
+
+
+@pytest.mark.parametrize("joins", [[], {"how": 1}, {"indices": 3}, {"why": 3}, {"padded": "rows"}])
+def test_a_setting_that_is_not_one_is_an_error_of_the_bundle(tmp_path: Path, joins: Any) -> None:
+    bundle = Bundle(write_loop_bundle(tmp_path / "b", joins=joins), CPU)
+    runs = [bundle.start(**request) for request in REQUESTS[:2]]
+    with pytest.raises(BundleError, match="'joins' of a part"):
+        bundle.step(runs)
