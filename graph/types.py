@@ -48,7 +48,8 @@ else:
 
 def is_tensor(value: object) -> bool:
     """Whether ``value`` is a ``torch.Tensor``, without importing torch."""
-    return _is_tensor_class(type(value))
+    kind: Any = type(value)  # mypy takes a class of objects for one without a hash
+    return _is_tensor_class(kind)
 
 
 @lru_cache(maxsize=1024)
