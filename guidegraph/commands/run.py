@@ -19,7 +19,6 @@ from guidegraph.commands.shared.root import app, examples, select_plugins
 from guidegraph.graph.errors import Problem, WorkflowError
 from guidegraph.graph.training.ranks import process_rank
 from guidegraph.graph.trust.policy import check_effects
-from guidegraph.runs.outputs import OutputWriter, output_problems
 from guidegraph_runtime.run_json import describe_killed_run, summarise_files
 
 if TYPE_CHECKING:
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from guidegraph.graph.ir import Graph
     from guidegraph.graph.run_config import RunConfig
     from guidegraph.plugins.manager import PluginManager
+    from guidegraph.runs.outputs import OutputWriter
 
 
 @app.command(
@@ -115,6 +115,7 @@ def _check_arguments(
     from guidegraph.commands.shared.run_settings import check_folder
     from guidegraph.graph.planning.admission import admission_problems
     from guidegraph.graph.planning.plan import find_needed_ops
+    from guidegraph.runs.outputs import output_problems
 
     problems: list[Problem] = []
     request.load_plugins()

@@ -18,12 +18,11 @@ from guidegraph.commands.shared.errors import FAILED, argument_problem
 from guidegraph.commands.shared.printing import print_json, print_note, print_text
 from guidegraph.commands.shared.root import app, examples, select_plugins
 from guidegraph.graph.errors import Problem, WorkflowError
-from guidegraph.graph.registry import Registry
-from guidegraph.runs.outputs import output_problems
 
 if TYPE_CHECKING:
     from guidegraph.commands.shared.open_workflow import WorkflowRequest
     from guidegraph.commands.shared.run_settings import RunSettings
+    from guidegraph.graph.registry import Registry
     from guidegraph.graph.run_config import RunConfig
     from guidegraph.sweep.cells import Cell
     from guidegraph.sweep.grid_options import AxisTexts
@@ -136,6 +135,7 @@ def _sweep(arguments: SweepArguments, json: bool) -> None:
 def _check_arguments(arguments: SweepArguments, registry: Registry) -> Sweep:
     """Check everything before the sweep. Raises ``WorkflowError`` that lists all problems."""
     from guidegraph.commands.shared.open_workflow import apply_recipe, parse_settings
+    from guidegraph.runs.outputs import output_problems
     from guidegraph.sweep.grid import make_grid
     from guidegraph.sweep.ray_cluster import Cluster
     from guidegraph.sweep.run import Sweep

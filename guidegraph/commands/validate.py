@@ -18,7 +18,6 @@ from guidegraph.graph.ir import Graph
 from guidegraph.graph.trust.effects import Effect
 from guidegraph.graph.trust.policy import drop_dots, is_shipped
 from guidegraph.graph.types import takes_literal
-from guidegraph.runs.check import check_workflow
 from guidegraph_runtime.printing import visible_line
 
 if TYPE_CHECKING:
@@ -58,6 +57,7 @@ def validate(
 def _validate_file(request: WorkflowRequest) -> Literal["ok", "wrong", "lacking"]:
     """Check one workflow and print the result; "lacking" if it is valid and only this machine cannot run it."""
     from guidegraph.commands.shared.open_workflow import apply_recipe
+    from guidegraph.runs.check import check_workflow
 
     path = request.workflow
     try:
