@@ -16,9 +16,9 @@ from guidegraph.nodes.guidance.guidance import classifier_free_guidance, interva
 from guidegraph.nodes.guidance.step_context import context
 from guidegraph.nodes.sampling import schedule as schedules
 from guidegraph.nodes.sampling import scheduler as samplers
-from guidegraph.nodes.sampling.join_samplers import join
 from guidegraph.nodes.sampling.noise import gaussian
 from guidegraph.nodes.sampling.scheduler import Sampler
+from guidegraph.nodes.sampling.scheduler_join import join
 from guidegraph.nodes.sampling.scheduler_step import add_noise, mean, step
 from guidegraph.nodes.shape_checks import expand_to_batch
 from guidegraph.nodes.types import Prediction, Schedule, SchedulerState

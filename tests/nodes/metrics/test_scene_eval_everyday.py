@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from guidegraph.nodes.data.scenes128.vocabulary import COLOURS, NAMES
-from guidegraph.nodes.metrics.everyday import everyday_tasks, judge_everyday
+from guidegraph.nodes.metrics.scene_eval_everyday import everyday_tasks, judge_everyday
 
 ENTRIES: list[dict[str, Any]] = [
     {"prompt": "please draw my happy dog", "objects": [{"object": "dog"}], "relation": None},
