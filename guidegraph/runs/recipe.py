@@ -126,14 +126,14 @@ def _parse_recipe(data: Any) -> Recipe:
 
     if not isinstance(data, dict) or data.get("format") not in FORMATS:
         raise ValueError(f"format {FORMAT} expected")
-    for name in ("index", "batch"):
-        if type(data.get(name, 0)) is not int:
-            raise ValueError(f"{name}: expected a whole number; found {data[name]!r:.80}")
     try:
         recipe = TypeAdapter(Recipe).validate_python(data)
     except ValidationError as error:
         first_error = error.errors()[0]
         raise ValueError(f"{'.'.join(map(str, first_error['loc']))}: {first_error['msg']}") from error
+    for name in ("index", "batch"):
+        if type(data.get(name, 0)) is not int:
+            raise ValueError(f"{name}: expected a whole number; found {data[name]!r:.80}")
     if data["workflow"] not in recipe.sources:
         raise ValueError("the text of its workflow is missing")
     if recipe.dtype not in DTYPES:

@@ -51,11 +51,12 @@ class EverydayTasks(NamedTuple):
 
 @node("scene_eval.everyday", host=True)
 def everyday_tasks(*, path: Path) -> EverydayTasks:
-    """Prompts with the objects that they name, from a JSON or YAML file: a list of {prompt, objects, relation}.
+    """Prompts with the objects that they name, from a file.
 
-    objects: one to four of {object, count, colour}. object: one of the 64, by any of its names. count: 1 to 4, by
-    default 1; colour: one of eleven, or null. relation: of the first object to the second, "left of", "right of",
-    "above", "below", "in front of", "behind" or "next to", or null.
+    path: a JSON or YAML file with a list of {prompt, objects, relation}. objects: one to four of {object, count,
+    colour}. object: one of the 64, by any of its names. count: 1 to 4, by default 1; colour: one of eleven, or null.
+    relation: of the first object to the second, "left of", "right of", "above", "below", "in front of", "behind" or
+    "next to", or null.
     Raises an error that lists every entry which is not so, with its line.
     """
     import torch

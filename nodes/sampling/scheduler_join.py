@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from guidegraph.graph.node import node
-from guidegraph.nodes.sampling.scheduler import Sampler
-from guidegraph.nodes.types import Scheduler, SchedulerState
+from guidegraph.nodes.types import Scheduler, SchedulerState, Timesteps
 from guidegraph_runtime.tables.rows import K
 
 if TYPE_CHECKING:
@@ -18,14 +17,22 @@ CLIPPING = ("clip", "threshold", "threshold_max", "rederive_eps")
 FLAGS = ("learned", "reads_eps", "reads_noise", "reads_score", "zero_snr")
 
 
+class JoinedSampler(NamedTuple):
+    """A table of several samplers, with a timestep for each sample in each iteration, (B), and the state before."""
+
+    scheduler: Scheduler
+    steps: Sequence[Timesteps]
+    state: SchedulerState
+
+
 @node("scheduler.join", host=True)
-def join(schedulers: Sequence[Scheduler]) -> Sampler:
+def join(schedulers: Sequence[Scheduler]) -> JoinedSampler:
     """One sampler for a batch of B samples that each have their own: sample i takes the rows of number i.
 
     The samplers may differ in solver, steps, levels, start and clipping; their schedules have one form. The loop runs
     for the longest of them. A sample whose sampler has ended waits: it keeps x, and the network is still called with
     it, at its last level.
-    steps: (R, B), the timestep of each sample in each iteration. state: its index is (B), a row for each sample.
+    steps: R tensors (B), the timestep of each sample in each iteration. state: its index is (B), a row for each sample.
     Raises an error for an empty list, for a table that is already joined, and for schedules of two forms.
     """
     import torch
@@ -43,8 +50,8 @@ def join(schedulers: Sequence[Scheduler]) -> Sampler:
     padded = [pad_rows(table, length) for table in schedulers]
     joined = concatenate_rows(padded)
     index = length * torch.arange(len(padded), device=joined.t.device)
-    steps = joined.t.to(torch.float32).reshape(len(padded), length).T.contiguous()
-    return Sampler(joined, steps, SchedulerState(index, joined.t.new_zeros(K, dtype=torch.float32)))
+    steps = joined.t.to(torch.float32).reshape(len(padded), length).T.contiguous().unbind()
+    return JoinedSampler(joined, steps, SchedulerState(index, joined.t.new_zeros(K, dtype=torch.float32)))
 
 
 def pad_rows(scheduler: Scheduler, length: int) -> Scheduler:

@@ -57,6 +57,7 @@ NOT_BUILT = {
     "text.clip": "needs the files of a CLIP text encoder, and transformers",
     "text.embedding": "needs a CLIP text encoder and a file of textual inversion; tests/nodes/checkpoints makes them",
     "text.minilm": "takes seconds to load; tests/nodes/conditioning/test_pretrained_text.py has it",
+    "text.vocabulary": "needs a table of words; tests/nodes/conditioning has it",
     "text.picture_size": "needs SDXL's text encoders; tests/nodes/checkpoints makes them",
 }
 """Nodes whose inputs the kit cannot make, and why."""
@@ -303,9 +304,18 @@ def overrides() -> list[NodeCase]:
             skip={"ONNX export": "it is for an evaluation"},
         ),
         case("scene_eval.scores", inputs={"right": torch.tensor([True, False]), "category": torch.tensor([0, 3])}),
+        case("scene_eval.everyday", settings={"path": DATA / "everyday_prompts.json"}),
+        case(
+            "scene_eval.judge_everyday",
+            inputs={**scene_rows(), "task": torch.tensor([[1, 2, -1, 5, 1, -1, *(-1,) * 6, 0]] * 2)},
+            skip={"ONNX export": "it is for an evaluation"},
+        ),
         case("scene_eval.tasks", settings={"count": 2, "batch": 2}),
         case("schedule.flow_shift", inputs={"schedule": flow()}),
-        case("scheduler.join", skip={"shapes": "its batch is the number of samplers, and their rows are no samples"}),
+        case(
+            "scheduler.join",
+            skip={"shapes": "its batch is the number of samplers, and their rows are no samples"},
+        ),
         case("scheduler.step", inputs={"noise": draw_normal(("B", "C", "H", "W"), 8)}),
         case("scheduler.step", name="noise", inputs=noisy(), skip={"needs": "the other case leaves out the noise"}),
         case("semantic.from_logits", detached={"logits": "a choice of classes has no gradient"}),

@@ -154,10 +154,12 @@ def _check_sizes(description: Description, arrays: Mapping[str, Array]) -> None:
             position = tensor.dims.index(axis)
             if (reason := multiple_problem(shape, (position,), factor)) is not None:
                 raise ValueError(f"'{axis}' of '{name}': {reason}")
-    samples = max(
-        (rows[name] for name in description.samples if name in rows), key=lambda item: item.count, default=None
-    )
-    if samples is not None and (reason := batch_problem(samples, rows.values())) is not None:
+    candidates = [name for name in description.samples if name in rows]
+    if not candidates:
+        return
+    # Of those with the most samples, the one with most axes, which is noise or a latent: a person knows it.
+    first = max(candidates, key=lambda name: (rows[name].count, arrays[name].ndim, name))
+    if (reason := batch_problem(rows[first], rows.values())) is not None:
         raise ValueError(reason)
 
 

@@ -18,7 +18,7 @@ from guidegraph.nodes.sampling import schedule as schedules
 from guidegraph.nodes.sampling import scheduler as samplers
 from guidegraph.nodes.sampling.noise import gaussian
 from guidegraph.nodes.sampling.scheduler import Sampler
-from guidegraph.nodes.sampling.scheduler_join import join
+from guidegraph.nodes.sampling.scheduler_join import JoinedSampler, join
 from guidegraph.nodes.sampling.scheduler_step import add_noise, mean, step
 from guidegraph.nodes.shape_checks import expand_to_batch
 from guidegraph.nodes.types import Prediction, Schedule, SchedulerState
@@ -47,11 +47,17 @@ def predict(x: Tensor, t: Tensor, shifts: Tensor, schedule: Schedule, kind: str)
 
 
 def draw(
-    sampler: Sampler, seeds: list[int], scale: Any, high: Any, shifts: Tensor, schedule: Schedule, kind: str = "eps"
+    sampler: Sampler | JoinedSampler,
+    seeds: list[int],
+    scale: Any,
+    high: Any,
+    shifts: Tensor,
+    schedule: Schedule,
+    kind: str = "eps",
 ) -> Tensor:
     """The loop of a workflow with guidance in an interval, for one request or for a batch."""
     x, state = gaussian(seed=seeds, shape=list(SHAPE)).double(), sampler.state
-    for i, t in enumerate(sampler.steps if sampler.steps.ndim == 2 else sampler.steps.split(1)):
+    for i, t in enumerate(sampler.steps if isinstance(sampler, JoinedSampler) else sampler.steps.split(1)):
         cond = predict(x, t, shifts, schedule, kind)
         uncond = predict(x, t, torch.zeros_like(shifts), schedule, kind)
         inside = interval(t, scale=scale, high=high)
