@@ -39,10 +39,11 @@ def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = N
         )
 
 
-def _count_spare_keys(*inputs: Tensor) -> int:
-    """How many masked keys to add by the CPU's policy, if these tensors are plain ones without gradients."""
-    query, key, _ = inputs
-    if query.device.type != "cpu" or any(tensor.requires_grad or not has_values(tensor) for tensor in inputs):
+def _count_spare_keys(query: Tensor, key: Tensor, value: Tensor) -> int:
+    """How many masked keys to add by the CPU's policy, if the tensors are plain ones without gradients."""
+    if query.device.type != "cpu":
+        return 0
+    if any(tensor.requires_grad or not has_values(tensor) for tensor in (query, key, value)):
         return 0
     spare = CPU_POLICY.spare_keys(query.dtype, key.shape[2])
     return 0 if spare and is_transformed() else spare
