@@ -21,6 +21,8 @@ REPAIR = "repair it, or name another with `config` of checkpoint.load"
 _repr = Repr()
 _repr.maxstring = _repr.maxother = 100
 _repr.maxlist = _repr.maxdict = _repr.maxtuple = 12
+_repr.maxlevel = 3
+LONGEST_TEXT = 400
 
 
 class UnreadableYaml(ValueError):
@@ -30,9 +32,10 @@ class UnreadableYaml(ValueError):
 def format_value(value: object) -> str:
     """Format a value of a file for a message, cut to a few hundred characters."""
     try:
-        return _repr.repr(value)
+        text = _repr.repr(value)
     except ValueError:  # Python does not print integers of more than 4,300 digits
         return "a number of thousands of digits"
+    return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}…"
 
 
 def load_yaml(path: Path) -> object:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from guidegraph.graph.errors import suggest
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
+from guidegraph.nodes.checkpoints.config_values import format_value
 from guidegraph.nodes.data.scenes128.phrases import COLOUR_WORDS
 from guidegraph.nodes.data.scenes128.vocabulary import (
     ABOVE,
@@ -56,7 +58,7 @@ def everyday_tasks(*, path: Path) -> EverydayTasks:
     path: a JSON or YAML file with a list of {prompt, objects, relation}. objects: one to four of {object, count,
     colour}. object: one of the 64, by any of its names. count: 1 to 4, by default 1; colour: one of eleven, or null.
     relation: of the first object to the second, "left of", "right of", "above", "below", "in front of", "behind" or
-    "next to", or null.
+    "next to", or null. An object stands in two groups only with two colours.
     Raises an error that lists every entry which is not so, with its line.
     """
     import torch
@@ -88,12 +90,15 @@ def read_entries(path: Path) -> list[tuple[int, Any]]:
     try:
         loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
         document = loader.get_single_node()
-        if not isinstance(document, yaml.SequenceNode):
-            raise ValueError(f"{path}: expected a list of prompts")
-        return [(item.start_mark.line + 1, loader.construct_object(item, deep=True)) for item in document.value]
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        is_list = isinstance(document, yaml.SequenceNode)
+        items = document.value if is_list else []
+        entries = [(item.start_mark.line + 1, loader.construct_object(item, deep=True)) for item in items]
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # PyYAML lets int's and date's out
         reason = " ".join(str(error).split())
-        raise ValueError(f"{path}: this is no JSON or YAML file: {reason:.300}") from None
+        raise ValueError(f"{path}: this is no YAML, or JSON indented by spaces: {reason:.300}") from None
+    if not is_list:
+        raise ValueError(f"{path}: expected a list of prompts")
+    return entries
 
 
 def read_entry(entry: Any) -> tuple[str, list[int]]:
@@ -101,15 +106,18 @@ def read_entry(entry: Any) -> tuple[str, list[int]]:
     check_keys(entry, ("prompt", "objects", "relation"), required=("prompt", "objects"))
     prompt, groups, relation = entry["prompt"], entry["objects"], entry.get("relation")
     if not isinstance(prompt, str) or not prompt.strip():
-        raise ValueError(f"'prompt' is a text; found {prompt!r}")
+        raise ValueError(f"'prompt' is a text; found {format_value(prompt)}")
     if not isinstance(groups, list) or not 1 <= len(groups) <= LARGEST_COUNT:
-        raise ValueError(f"'objects' lists one to {LARGEST_COUNT} of them; found {groups!r}")
-    task = [value for group in groups for value in read_group(group)]
+        raise ValueError(f"'objects' lists one to {LARGEST_COUNT} of them; found {format_value(groups)}")
+    prompt = prompt.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # YAML reads "\ud83d\ude00" as two
+    rows = [read_group(group) for group in groups]
+    check_distinct(rows)
+    task = [value for row in rows for value in row]
     task += [NOTHING] * (COLUMNS - 1 - len(task))
     if relation is None:
         return prompt, [*task, NOTHING]
-    if relation not in RELATIONS:
-        raise ValueError(f"'relation' is {', '.join(RELATIONS)} or null; found {relation!r}")
+    if not isinstance(relation, str) or relation not in RELATIONS:
+        raise ValueError(f"'relation' is {', '.join(RELATIONS)} or null; found {format_value(relation)}")
     if len(groups) < 2:
         raise ValueError(f"'{relation}' relates the first object to the second; found one object")
     return prompt, [*task, tuple(RELATIONS).index(relation)]
@@ -121,26 +129,38 @@ def read_group(group: Any) -> tuple[int, int, int]:
     kinds, colours = list_nouns(), list_colours()
     noun, count, colour = group["object"], group.get("count", 1), group.get("colour")
     if not isinstance(noun, str) or noun.lower() not in kinds:
-        raise ValueError(f"there is no object {noun!r}; {suggest(str(noun), kinds, 'objects')}")
+        raise ValueError(
+            f"there is no object {format_value(noun)}; {suggest(noun if isinstance(noun, str) else '', kinds, 'objects')}"
+        )
     if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= LARGEST_COUNT:
-        raise ValueError(f"'count' of {noun} is a number from 1 to {LARGEST_COUNT}; found {count!r}")
+        raise ValueError(f"'count' of {noun} is a number from 1 to {LARGEST_COUNT}; found {format_value(count)}")
     if colour is None:
         return kinds[noun.lower()], count, NOTHING
     if not isinstance(colour, str) or colour.lower() not in colours:
-        raise ValueError(f"'colour' of {noun} is {', '.join(COLOURS)} or null; found {colour!r}")
+        raise ValueError(f"'colour' of {noun} is {', '.join(COLOURS)} or null; found {format_value(colour)}")
     return kinds[noun.lower()], count, colours[colour.lower()]
+
+
+def check_distinct(rows: list[tuple[int, int, int]]) -> None:
+    """Raise ``ValueError`` for two groups that one object in a picture could both be."""
+    for (kind, _, colour), (other, _, other_colour) in combinations(rows, 2):
+        if kind == other and (colour == other_colour or NOTHING in (colour, other_colour)):
+            raise ValueError(
+                f"'{OBJECTS[kind].name}' is listed twice, and one in the picture would count for both: list it once "
+                "with its count, or give both another colour"
+            )
 
 
 def check_keys(value: Any, keys: tuple[str, ...], required: tuple[str, ...]) -> None:
     """Raise ``ValueError`` unless the value is a mapping with these keys, the required ones among them."""
     if not isinstance(value, dict):
-        raise ValueError(f"expected a mapping with the keys {', '.join(keys)}; found {value!r}")
+        raise ValueError(f"expected a mapping with the keys {', '.join(keys)}; found {format_value(value)}")
     for key in value:
         if key not in keys:
-            raise ValueError(f"there is no key {key!r}; {suggest(str(key), keys, 'keys')}")
+            raise ValueError(f"there is no key {format_value(key)}; {suggest(str(key), keys, 'keys')}")
     for key in required:
         if key not in value:
-            raise ValueError(f"the key '{key}' is missing in {value!r}")
+            raise ValueError(f"the key '{key}' is missing in {format_value(value)}")
 
 
 def list_nouns() -> dict[str, int]:

@@ -82,6 +82,11 @@ def test_prompts_and_tasks_are_read_from_json_and_from_yaml(tmp_path: Path) -> N
         ({"objects": []}, r"'objects' lists one to 4 of them; found \[\]"),
         ({"objects": ["dog"]}, "expected a mapping with the keys object, count, colour; found 'dog'"),
         ({"relation": "inside"}, "'relation' is left of, .*, next to or null; found 'inside'"),
+        ({"relation": ["above"]}, r"'relation' is left of, .* or null; found \['above'\]"),
+        (
+            {"objects": [{"object": "dog"}, {"object": "puppy", "colour": "red"}]},
+            "'dog' is listed twice, .* both another",
+        ),
         ({"relation": "left of"}, "'left of' relates the first object to the second; found one object"),
         ({"prompt": ""}, "'prompt' is a text; found ''"),
     ],
@@ -106,8 +111,10 @@ def test_all_wrong_entries_are_listed_at_once(tmp_path: Path) -> None:
     [
         ("{prompt: a}", "expected a list of prompts"),
         ("[]", "there is no prompt"),
-        ("[{", "this is no JSON or YAML file"),
-        ("- !!python/object:os.system {}", "this is no JSON or YAML file"),
+        ("[{", "prompts.yaml: this is no YAML"),
+        ("- !!python/object:os.system {}", "prompts.yaml: this is no YAML"),
+        ("- prompt: 2001-99-99", "prompts.yaml: this is no YAML, .*month must be in 1..12"),
+        ("[\n\t{}\n]", "prompts.yaml: this is no YAML, or JSON indented by spaces"),
     ],
 )
 def test_a_file_of_another_kind_is_refused(tmp_path: Path, text: str, message: str) -> None:
@@ -117,6 +124,21 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path, text: str, message: s
         everyday_tasks(path=path)
     with pytest.raises(ValueError, match="there is no file"):
         everyday_tasks(path=tmp_path / "missing.json")
+
+
+def test_a_character_that_json_escapes_as_two_is_one(tmp_path: Path) -> None:
+    path = write(tmp_path, [{**ENTRIES[0], "prompt": "draw a dog \N{GRINNING FACE}"}])
+    assert "\\ud83d\\ude00" in path.read_text()
+    assert everyday_tasks(path=path).prompt == ("draw a dog \N{GRINNING FACE}",)
+
+
+def test_the_message_about_an_entry_that_aliases_multiply_stays_short(tmp_path: Path) -> None:
+    path, names = tmp_path / "prompts.yaml", "abcdef"
+    lists = [f"&{name} [{', '.join([f'*{inner}'] * 9)}]" for inner, name in zip(names, names[1:], strict=False)]
+    path.write_text(f"- {{prompt: a, objects: [&a [x], {', '.join(lists)}]}}")
+    with pytest.raises(ValueError, match="'objects' lists one to 4") as caught:
+        everyday_tasks(path=path)
+    assert len(str(caught.value)) < 2000
 
 
 def test_one_object_is_asked_for_at_least_once_and_more_exactly(tmp_path: Path) -> None:
