@@ -129,9 +129,8 @@ def read_group(group: Any) -> tuple[int, int, int]:
     kinds, colours = list_nouns(), list_colours()
     noun, count, colour = group["object"], group.get("count", 1), group.get("colour")
     if not isinstance(noun, str) or noun.lower() not in kinds:
-        raise ValueError(
-            f"there is no object {format_value(noun)}; {suggest(noun if isinstance(noun, str) else '', kinds, 'objects')}"
-        )
+        hint = suggest(noun if isinstance(noun, str) else "", kinds, "objects")
+        raise ValueError(f"there is no object {format_value(noun)}; {hint}")
     if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= LARGEST_COUNT:
         raise ValueError(f"'count' of {noun} is a number from 1 to {LARGEST_COUNT}; found {format_value(count)}")
     if colour is None:

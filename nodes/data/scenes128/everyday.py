@@ -10,6 +10,7 @@ import re
 from typing import NamedTuple
 
 from guidegraph.nodes.data.scenes128 import everyday_phrases as phrases
+from guidegraph.nodes.data.scenes128.background import GREY_SKY
 from guidegraph.nodes.data.scenes128.captions import (
     RELATION_NAMES,
     LayoutFacts,
@@ -39,7 +40,8 @@ VEHICLES = frozenset({"airplane", "helicopter", "rocket", "car", "bus", "truck",
 PLANTS = frozenset({"palm tree", "pine tree", "cactus", "sunflower", "tulip", "mushroom"})
 FOOD = frozenset({"pumpkin", "apple", "banana", "strawberry", "pineapple", "cake"})
 BUILDINGS = frozenset({"house", "castle"})
-HIDDEN_STARS = ("overcast", "rain", "snowfall", "fog", "storm")
+UPRIGHT = frozenset({"pineapple", "cake", "balloon", "chair", "umbrella", "robot", "snowman", "clock", "teapot"})
+"""Objects whose artworks stand upright."""
 
 FORM_WEIGHTS = {
     "bare": 0.2,
@@ -141,10 +143,12 @@ def write_everyday_circumstances(background: Background, draws: Draws, wording: 
         return write_circumstances(background, draws, wording)
     sky, weather = SKIES[background.sky], WEATHERS[background.weather]
     times, conditions = phrases.TIMES[sky], phrases.WEATHER[weather]
+    if weather not in GREY_SKY:
+        times += phrases.FINE_TIMES[sky]
     if sky in ("day", "morning") and weather == "clear":
         conditions = phrases.SUNNY
-    if sky == "night" and weather not in HIDDEN_STARS:
-        times += phrases.STARRY
+    elif sky in ("day", "morning") and weather == "clouds":
+        conditions += phrases.WHITE_CLOUDS
     has_time, has_weather = draws.chance(wording.time), draws.chance(0.7 * wording.weather)
     texts = [draws.choose(options) for options, is_named in ((times, has_time), (conditions, has_weather)) if is_named]
     return " ".join(texts if draws.chance(0.5) else texts[::-1])
@@ -266,9 +270,11 @@ def list_verbs(group: Group, flies: bool, background: Background) -> tuple[str, 
     if kind.name in ANIMALS:
         return phrases.IN_WATER if ground == "water" and kind.habitat != "air" else phrases.ON_LAND
     if kind.name in VEHICLES:
-        return phrases.DRIVING if ground == "road" else phrases.PARKED
+        return phrases.DRIVING if ground == "road" and kind.habitat != "air" else phrases.PARKED
     if kind.name in PLANTS:
         return phrases.GROWING if ground in ("grass", "sand", "flowers", "leaves") else phrases.STANDING
+    if kind.name in UPRIGHT:
+        return phrases.UPRIGHT
     return phrases.STANDING if kind.name in BUILDINGS else phrases.LYING
 
 

@@ -213,18 +213,25 @@ OUTDOORS = ("outside", "outdoors", "in the open air")
 IN_THE_SKY = ("in the sky", "in the air", "up in the sky", "up in the air", "high in the sky")
 
 TIMES = {
-    "day": ("in the afternoon", "in the middle of the day", "at noon", "on a nice day", "in daylight"),
-    "morning": ("early in the morning", "in the early morning", "on a beautiful morning", "when the sun comes up"),
-    "sunset": ("when the sun goes down", "while the sun is setting", "late in the evening", "on a lovely evening"),
+    "day": ("in the afternoon", "in the middle of the day", "at noon", "in daylight"),
+    "morning": ("early in the morning", "in the early morning", "when the sun comes up"),
+    "sunset": ("when the sun goes down", "while the sun is setting", "late in the evening"),
     "night": ("in the dark", "late at night", "in the middle of the night", "at midnight", "on a dark night"),
 }
+FINE_TIMES = {
+    "day": ("on a nice day",),
+    "morning": ("on a beautiful morning",),
+    "sunset": ("on a lovely evening",),
+    "night": ("under the stars", "under a starry sky", "in the moonlight", "under the moon", "by moonlight"),
+}
+"""Times if the weather does not hide the sun or the stars."""
 SUNNY = ("on a sunny day", "in the sunshine", "in the sun", "under a blue sky", "in sunny weather", "on a bright day")
 """By day or in the morning under a clear sky."""
-STARRY = ("under the stars", "under a starry sky", "in the moonlight", "under the moon", "by moonlight")
-"""At night, if clouds do not hide the stars."""
+WHITE_CLOUDS = ("with white clouds above",)
+"""By day or in the morning under some clouds."""
 WEATHER = {
     "clear": ("in good weather", "in fine weather"),
-    "clouds": ("with some clouds", "with white clouds above", "under the clouds", "in cloudy weather"),
+    "clouds": ("with some clouds", "under the clouds", "in cloudy weather"),
     "overcast": ("in grey weather", "in gray weather", "under grey clouds"),
     "rain": ("in the pouring rain", "in heavy rain", "when it rains", "while it is raining", "in bad weather"),
     "snowfall": ("while it is snowing", "when it snows", "in a snowstorm", "while snow is falling"),
@@ -241,6 +248,7 @@ PARKED = ("parked", "waiting", "standing")
 SAILING = ("sailing", "floating", "anchored")
 GROWING = ("growing", "standing")
 STANDING = ("standing",)
+UPRIGHT = ("standing", "placed")
 LYING = ("lying", "standing", "sitting", "placed")
 """Verbs that a still picture does not contradict, by kinds of object."""
 RELATIVES = ("that {is}", "which {is}")
@@ -336,7 +344,7 @@ ROWS = (
 
 def phrase_texts() -> list[str]:
     """All phrases, for the vocabulary; the fields of forms are in braces."""
-    mappings = (UNCOUNTED, COUNT_PREFIXES, SIZES, PLACES, SCENERY, TIMES, WEATHER, PAIRS)
+    mappings = (UNCOUNTED, COUNT_PREFIXES, SIZES, PLACES, SCENERY, TIMES, FINE_TIMES, WEATHER, PAIRS)
     texts = [text for mapping in mappings for texts in mapping.values() for text in texts]
     texts += [word for pairs in NOUNS.values() for pair in pairs for word in pair]
     texts += ROWS
@@ -357,7 +365,7 @@ def phrase_texts() -> list[str]:
         OUTDOORS,
         IN_THE_SKY,
         SUNNY,
-        STARRY,
+        WHITE_CLOUDS,
         ON_LAND,
         IN_WATER,
         IN_AIR,
@@ -366,6 +374,7 @@ def phrase_texts() -> list[str]:
         SAILING,
         GROWING,
         STANDING,
+        UPRIGHT,
         LYING,
         RELATIVES,
         NEIGHBOURS,

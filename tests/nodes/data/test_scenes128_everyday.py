@@ -71,6 +71,7 @@ OTHER_VERBS = (
     "standing|sitting|waiting|resting|relaxing|playing|walking|swimming|floating|parked|driving|stopped|sailing|"
 )
 OTHER_VERBS += "anchored|growing|lying|placed"
+UPRIGHT = {"chair", "umbrella", "robot", "snowman", "clock", "teapot", "cake", "pineapple", "balloon"}
 SCENERY = re.compile(
     r"(field|meadow)s? (full )?(of|with) flowers|(among|between|by|over|above) (the wild )?flowers"
     r"|flowery? (meadow|field|garden)|a bed of leaves"
@@ -142,6 +143,9 @@ def test_the_objects_are_named_with_their_numbers_colours_sizes_and_verbs(everyd
                     assert mention.verb == "floating" or (kind.name == "sailboat") == (mention.verb != "swimming")
                 if mention.verb == "driving":
                     assert ground == "road", caption
+                    assert kind.habitat == "land", caption
+                if mention.verb == "lying":
+                    assert kind.name not in UPRIGHT, caption
             said["counted" if mention.count else "uncounted"] += 1
             said["coloured"] += bool(mention.colour)
             said["sized"] += bool(mention.size)
@@ -269,8 +273,10 @@ def test_ground_sky_and_weather_are_those_of_the_picture(everyday: list[Describe
         if re.search(r"(?<!rainbow )in the (sky|air)\b", text) and "clouds in" not in text:
             assert any(facts.flies), caption
             said["in the sky"] += 1
-        if re.search(r"star|moon", text):
+        if re.search(r"star|moon|nice day|beautiful morning|lovely evening", text):
             assert background.weather in (0, 1, 7), caption
+        if "white clouds" in text:
+            assert background.sky in (0, 1), caption
     assert len(said) == len(GROUNDS) + len(SKIES) + len(WEATHERS) + 1
     assert min(said.values()) > 10
 

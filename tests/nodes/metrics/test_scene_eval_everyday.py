@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +135,7 @@ def test_a_character_that_json_escapes_as_two_is_one(tmp_path: Path) -> None:
 
 def test_the_message_about_an_entry_that_aliases_multiply_stays_short(tmp_path: Path) -> None:
     path, names = tmp_path / "prompts.yaml", "abcdef"
-    lists = [f"&{name} [{', '.join([f'*{inner}'] * 9)}]" for inner, name in zip(names, names[1:], strict=False)]
+    lists = [f"&{name} [{', '.join([f'*{inner}'] * 9)}]" for inner, name in pairwise(names)]
     path.write_text(f"- {{prompt: a, objects: [&a [x], {', '.join(lists)}]}}")
     with pytest.raises(ValueError, match="'objects' lists one to 4") as caught:
         everyday_tasks(path=path)
