@@ -121,9 +121,11 @@ def latents_128(
 ) -> Latents128:
     """Batches of latents of scenes of 128 pixels, each scene drawn and encoded once and then used `times` times.
 
-    Batch i joins `times` batches of scenes, i, i − spread, i − 2 · spread and so on, so it is `times` as large, its
-    scenes differ, and a scene comes again every `spread` batches. The first batches begin with the last scenes. A
-    training draws other noise, another time and another dropout of the caption each time.
+    Batch i joins `times` batches of scenes, i, i − spread, i − 2 · spread and so on, so it is `times` as large, and a
+    scene comes again every `spread` batches. The first batches begin with the last scenes. A training draws other
+    noise, another time and another dropout of the caption each time. The scenes of a batch differ if `batches` has
+    times · spread or more; a shorter one starts over within a batch. After a start, and after a training was resumed,
+    the first `spread` batches encode all their scenes, and the next ones only the new ones.
     At most times · spread batches of scenes are kept, in memory, with latents as float16.
     """
     return Latents128(ReusedLatents(batches, autoencoder, times, spread, current_device()))

@@ -78,6 +78,16 @@ def test_a_batch_is_the_same_after_others_and_alone() -> None:
     assert last.caption == alone.caption
 
 
+def test_a_resumed_training_encodes_whole_batches_until_the_scenes_come_again() -> None:
+    encoder = Encoder()
+    batches, counts = reuse(encoder, times=3, spread=4), []
+    for i in range(20, 28):
+        before = encoder.encoded.total()
+        batches[i]
+        counts.append(encoder.encoded.total() - before)
+    assert counts == [3 * BATCH] * 4 + [BATCH] * 4
+
+
 @pytest.mark.parametrize("times", [1, 50])
 def test_a_data_set_shorter_than_the_reuse_starts_over(times: int) -> None:
     numbers = reuse(Encoder(), times=times, spread=1)[0].latent[:, 0, 0, 0].tolist()
