@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +11,7 @@ import torch
 from PIL import Image
 
 from tests.paths import ROOT
+from tests.whole.commands import guidegraph, set_options
 from tools.few_pictures import write_few
 from tools.judge_classes import Judge, folder_files, label_pictures, shuffled_share, variants
 from tools.own_folders import foreground, pictures, write_folders
@@ -22,17 +21,9 @@ KINDS = ("classes", "captions", "maps")
 TINY = {"steps": 2, "batch": 4}
 
 
-def guidegraph(*arguments: object, cwd: Path) -> str:
-    command = [sys.executable, "-m", "guidegraph", *map(str, arguments)]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 def run(name: str, out: Path, folder: Path, **settings: object) -> dict[str, list[str]]:
     """The files of each output of a workflow of workflows/own."""
-    arguments = [part for key, value in (TINY | settings).items() for part in ("--set", f"{key}={value}")]
-    guidegraph("run", OWN / f"{name}.yaml", *arguments, "--out", out, cwd=folder)
+    guidegraph("run", OWN / f"{name}.yaml", *set_options(**TINY | settings), "--out", out, cwd=folder)
     return {key: output["files"] for key, output in json.loads((out / "run.json").read_text())["outputs"].items()}
 
 

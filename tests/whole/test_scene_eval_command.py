@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from guidegraph import load_workflow
 from guidegraph.nodes.metrics.metrics import wilson
 from tests.paths import ROOT
+from tests.whole.commands import guidegraph, set_options, write_model
 
 WORKFLOW = ROOT / "workflows" / "evaluate" / "scene_eval.yaml"
 MODEL = """
@@ -37,17 +35,7 @@ CATEGORIES = ["single object", "two objects", "counting", "colours", "position",
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("scene_eval")
-    (folder / "model.yaml").write_text(MODEL)
-    load_workflow(folder / "model.yaml").run(path=folder / "model")
-    return folder / "model"
-
-
-def guidegraph(*arguments: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "guidegraph", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=600
-    )
-    assert done.returncode == 0, done.stderr
+    return write_model(MODEL, tmp_path_factory.mktemp("scene_eval"))
 
 
 def settings(model: Path, **more: object) -> list[str]:
@@ -58,7 +46,7 @@ def settings(model: Path, **more: object) -> list[str]:
         "shape": "[2, 16, 16]",
         **(more or {"count": 2, "batch": 2}),
     }
-    return [part for name, value in values.items() for part in ("--set", f"{name}={value}")]
+    return set_options(**values)
 
 
 @pytest.mark.slow
@@ -90,9 +78,8 @@ def test_scores_are_swept_over_scales(model: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_ceiling_needs_no_denoiser(tmp_path: Path) -> None:
-    (tmp_path / "parts.yaml").write_text(MODEL.replace("denoiser: denoiser, text: text, schedule: schedule, ", ""))
-    load_workflow(tmp_path / "parts.yaml").run(path=tmp_path / "model")
-    guidegraph("run", str(WORKFLOW), *settings(tmp_path / "model"), "--only", "real", "--out", str(tmp_path / "out"))
+    parts = write_model(MODEL.replace("denoiser: denoiser, text: text, schedule: schedule, ", ""), tmp_path)
+    guidegraph("run", str(WORKFLOW), *settings(parts), "--only", "real", "--out", str(tmp_path / "out"))
     table = json.loads((tmp_path / "out" / "real.json").read_text())
     assert table["category"] == CATEGORIES * 2
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +11,8 @@ import torch
 from PIL import Image
 from safetensors.numpy import load_file
 
-from guidegraph import load_workflow
 from guidegraph.nodes.models.model_nodes import load_model, save_model
-from tests.paths import ROOT
+from tests.whole.commands import guidegraph, set_options, write_model
 
 AUTOENCODER = """
 guidegraph: 1
@@ -29,28 +26,16 @@ SMALL = {"text_to_image_128": {"channels": 8}, "text_to_image_128_mmdit": {"widt
 pytestmark = pytest.mark.slow
 
 
-def guidegraph(*arguments: str, **settings: object) -> str:
-    options = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
-    command = [sys.executable, "-m", "guidegraph", *arguments, *options]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
-    return done.stdout + done.stderr
-
-
 @pytest.fixture(scope="module")
 def autoencoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("autoencoder_128")
-    (folder / "model.yaml").write_text(AUTOENCODER)
-    load_workflow(folder / "model.yaml").run(path=folder / "model")
-    return folder / "model"
+    return write_model(AUTOENCODER, tmp_path_factory.mktemp("autoencoder_128"))
 
 
 def train(name: str, autoencoder: Path, folder: Path, steps: int) -> np.ndarray:
     """Train a network in a folder; returns the loss of each step."""
     settings = {"model": autoencoder, "path": folder / "model", "checkpoint": folder / "checkpoint"}
-    workflow = f"workflows/train/{name}.yaml"
-    out = str(folder / "out")
-    guidegraph("run", workflow, "--out", out, **settings, steps=steps, batch=1, times=2, **SMALL[name])
+    options = set_options(**settings, steps=steps, batch=1, times=2, **SMALL[name])
+    guidegraph("run", f"workflows/train/{name}.yaml", "--out", folder / "out", *options)
     losses: np.ndarray = load_file(folder / "out" / "loss.safetensors")["loss"]
     return losses
 
@@ -78,7 +63,7 @@ def test_a_trained_model_draws_and_heeds_the_negative_prompt(name: str, autoenco
             "negative": negative,
             "prompt": "could you draw my elefant",
         }
-        printed = guidegraph("run", "workflows/text_to_image_128.yaml", "--out", str(out), **settings)
+        printed = guidegraph("run", "workflows/text_to_image_128.yaml", "--out", out, *set_options(**settings))
         assert "not trained on: 'elefant' (did you mean 'elephant'" in printed
         pictures.append(np.asarray(Image.open(out / "image.png")))
     assert pictures[0].shape == (128, 128, 3)
