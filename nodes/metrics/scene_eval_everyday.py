@@ -90,13 +90,12 @@ def read_entries(path: Path) -> list[tuple[int, Any]]:
     try:
         loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
         document = loader.get_single_node()
-        is_list = isinstance(document, yaml.SequenceNode)
-        items = document.value if is_list else []
-        entries = [(item.start_mark.line + 1, loader.construct_object(item, deep=True)) for item in items]
+        items = document.value if isinstance(document, yaml.SequenceNode) else None
+        entries = [(item.start_mark.line + 1, loader.construct_object(item, deep=True)) for item in items or ()]
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # PyYAML lets int's and date's out
         reason = " ".join(str(error).split())
         raise ValueError(f"{path}: this is no YAML, or JSON indented by spaces: {reason:.300}") from None
-    if not is_list:
+    if items is None:
         raise ValueError(f"{path}: expected a list of prompts")
     return entries
 

@@ -79,8 +79,8 @@ def test_a_batch_is_the_same_after_others_and_alone() -> None:
 
 
 def test_a_resumed_training_encodes_whole_batches_until_the_scenes_come_again() -> None:
-    encoder = Encoder()
-    batches, counts = reuse(encoder, times=3, spread=4), []
+    encoder, counts = Encoder(), list[int]()
+    batches = reuse(encoder, times=3, spread=4)
     for i in range(20, 28):
         before = encoder.encoded.total()
         batches[i]
