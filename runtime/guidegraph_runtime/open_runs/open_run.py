@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from threading import RLock
 from typing import Any
 
@@ -27,7 +27,9 @@ class OpenRun:
 
     owner: the bundle. operations: of the plan, in order. sources: the plan's value for each output. sessions: those of
     the parts that LoRAs change.
-    done: all loops have ended. count, total: iterations done, and those of the loops entered so far.
+    turn: held while the run computes, as CUDA graphs need.
+    done: all loops have ended. failed: it cannot go on. count, total: iterations done, and those of the loops entered
+    so far.
     unshared: why the run last had a call of a part for itself, though others stepped with it; "" if it shared all.
     """
 
@@ -38,8 +40,9 @@ class OpenRun:
         operations: Sequence[Operation],
         sources: Mapping[str, str],
         sessions: Mapping[str, Session],
+        turn: AbstractContextManager[Any],
     ) -> None:
-        self.owner, self.sessions, self.lock = owner, sessions, RLock()
+        self.owner, self.sessions, self.lock, self._turn = owner, sessions, RLock(), turn
         self.count = self.total = 0
         self.unshared = ""
         self._plan_run, self._operations, self._sources = plan_run, operations, dict(sources)
@@ -50,7 +53,7 @@ class OpenRun:
         self._iteration = 0
         self._body: Iterator[Operation] = iter(())
         self._elapsed, self._failure = 0.0, ""
-        with self._count_time():
+        with self._turn, self._count_time():
             self._next = next(self._scheduled, None)
             self._run_to_loop()
 
@@ -59,19 +62,25 @@ class OpenRun:
         """Whether no loop is left to step through, so that `finish` gives the outputs."""
         return self._iterations is None
 
+    @property
+    def failed(self) -> bool:
+        """Whether the run has failed, and cannot go on."""
+        return bool(self._failure)
+
     def read_carries(self) -> dict[str, Array]:
         """The values that the current loop carries, by the names of the plan, as arrays of the host."""
-        if self._loop is None:
-            return {}
-        memory = self._plan_run.memory
-        return {name: np.array(to_host(memory.read(name))) for name in Loop.of(self._loop).start}
+        with self._turn, self.lock:
+            if self._loop is None:
+                return {}
+            memory = self._plan_run.memory
+            return {name: np.array(to_host(memory.read(name))) for name in Loop.of(self._loop).start}
 
     def finish(self) -> dict[str, Array]:
         """Run what follows the loops, and return the outputs by name; they belong to the caller.
 
         Raises ``BundleError`` for a run that is not done, or that has failed.
         """
-        with self.lock:
+        with self._turn, self.lock:
             self.check_open()
             if not self.done:
                 message = f"the run has done {self.count} of {self.total} steps: call bundle.step until run.done"
@@ -86,7 +95,7 @@ class OpenRun:
 
     def check_open(self) -> None:
         """Raise ``BundleError`` for a run that has failed."""
-        if self._failure:
+        if self.failed:
             message = f"the run has failed, and cannot go on: {self._failure}"
             raise BundleError(self._plan_run.location, "operation-failed", message)
 

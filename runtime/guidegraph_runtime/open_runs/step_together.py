@@ -52,6 +52,7 @@ class TogetherStep:
             for run in active:
                 if run not in self._errors:
                     self._guard(run, run.end_iteration)
+        self._cache.release(lambda run: run.done or run.failed)
         if self._errors:
             raise next(iter(self._errors.values()))
 
@@ -105,7 +106,7 @@ class TogetherStep:
             self._guard(first, first.run_alone, operation)
             return
         part, calls = self._manifest.parts[operation.node], [call for _, _, call in group]
-        joined = self._cache.of((operation.node, *map(id, runs)))
+        joined = self._cache.of(operation.node, runs)
         try:
             with joined.lock, first.naming(operation):
                 inputs, offsets = joined.join(part, calls)

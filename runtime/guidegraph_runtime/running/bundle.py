@@ -246,8 +246,7 @@ class Bundle:
         lora_sessions = self.sessions_with_lora(read_loras(lora, self.where)) if lora else {}
         call, memory = self.part_caller(lora_sessions), self._start(run_plan.values)
         plan_run = PlanRun(self.where, call, self._verified.data, memory, ready=run_plan.ready)
-        with self._turn:
-            return OpenRun(self, plan_run, run_plan.plan, run_plan.sources, lora_sessions)
+        return OpenRun(self, plan_run, run_plan.plan, run_plan.sources, lora_sessions, self._turn)
 
     def step(self, runs: Sequence[OpenRun]) -> None:
         """Move each run on by one iteration of its loop; runs that are done stay as they are.

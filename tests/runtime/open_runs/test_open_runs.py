@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
+from weakref import ref
 
 import numpy as np
 import pytest
@@ -13,8 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from guidegraph_runtime import Bundle, BundleError, SessionSettings
-from guidegraph_runtime.open_runs.joined_calls import describe_joins
+from guidegraph_runtime.open_runs.joined_calls import JoinCache, describe_joins
 from guidegraph_runtime.open_runs.open_run import OpenRun
+from guidegraph_runtime.sessions.sessions import Session
 from tests.runtime.running.loop_bundle import JOINS, write_loop_bundle
 
 CPU = SessionSettings.on("cpu", intra_threads=1)
@@ -168,6 +171,51 @@ def test_threads_may_step_the_same_runs(bundle: Bundle) -> None:
         [*pool.map(step_some, [(0, 1, 2), (2, 0), (1, 2)])]
     assert [run.count for run in runs] == [40, 40, 40]
     check_as_alone(bundle, requests, runs)
+
+
+class CountedSession:
+    """A session of a part that counts its calls, as a LoRA's would stand in for the bundle's own."""
+
+    def __init__(self, session: Session) -> None:
+        self._session, self.calls = session, 0
+
+    def run(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        self.calls += 1
+        return self._session.run(inputs)
+
+
+def test_joined_inputs_are_those_of_their_runs_and_go_with_them(bundle: Bundle) -> None:
+    class Run:
+        """A run of which Python may use the id again."""
+
+    cache = JoinCache()
+    assert cache.of("step", [Run()]) is not cache.of("step", [Run()])
+    run = Run()
+    assert cache.of("step", [run]) is cache.of("step", [run])
+
+    adapted = CountedSession(bundle.session("step"))
+    runs = [bundle.start(**request) for request in REQUESTS]
+    for i in range(len(runs)):
+        runs[i].sessions = {"step": adapted}
+    bundle.step(runs)
+    assert adapted.calls == 1
+    exists = ref(adapted)
+    del runs, adapted
+    bundle.step([bundle.start(**REQUESTS[0])])
+    assert exists() is None, "the weights of a LoRA are kept for runs that are gone"
+
+
+def test_a_run_computes_only_while_no_other_replays_a_cuda_graph(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turn = MagicMock()
+    monkeypatch.setattr(bundle, "_turn", turn)
+    run = bundle.start(**REQUESTS[1])
+    actions: Sequence[Callable[[], Any]] = (run.read_carries, lambda: step_to_the_end(bundle, [run]), run.finish)
+    for action in actions:
+        turn.reset_mock()
+        action()
+        turn.__enter__.assert_called()
 
 
 def test_wrong_arguments_are_errors_before_anything_runs(bundle: Bundle, tmp_path: Path) -> None:
