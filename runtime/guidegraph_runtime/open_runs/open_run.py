@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from threading import RLock
 from typing import Any
 
@@ -51,6 +51,7 @@ class OpenRun:
         self._loop: Operation | None = None
         self._iterations: Iterations | None = None
         self._iteration = 0
+        self._trips = ExitStack()
         self._body: Iterator[Operation] = iter(())
         self._elapsed, self._failure = 0.0, ""
         with self._turn, self._count_time():
@@ -152,6 +153,7 @@ class OpenRun:
         assert self._iterations is not None
         assert self._loop is not None
         self._iterations.leave()
+        self._trips.close()
         self._keep_outputs(self._loop)
         self._loop = self._iterations = None
         self._next = next(self._scheduled, None)
@@ -164,6 +166,7 @@ class OpenRun:
                 continue
             with self._plan_run.naming(self._next):
                 self._loop, self._iteration = self._next, 0
+                self._trips.enter_context(self._plan_run.trips.scope())
                 self._iterations = self._plan_run.enter_loop(self._next)
             self.total += len(self._iterations)
             if not len(self._iterations):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
@@ -15,8 +16,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from guidegraph_runtime import Bundle, BundleError, SessionSettings
+from guidegraph_runtime.bundle.manifest_types import Operation
+from guidegraph_runtime.limits import Limits, enforce_limits
 from guidegraph_runtime.open_runs.joined_calls import JoinCache, describe_joins
 from guidegraph_runtime.open_runs.open_run import OpenRun
+from guidegraph_runtime.running.plan import PlanRun, refuse_part
+from guidegraph_runtime.running.values import Values
 from guidegraph_runtime.sessions.sessions import Session
 from tests.runtime.running.loop_bundle import JOINS, write_loop_bundle
 
@@ -216,6 +221,29 @@ def test_a_run_computes_only_while_no_other_replays_a_cuda_graph(
         turn.reset_mock()
         action()
         turn.__enter__.assert_called()
+
+
+def make_loop(name: str, start: str) -> Operation:
+    """A loop of four trips that carries a value and does not change it."""
+    links = {"next": {f"{name}.x": f"{name}.x"}, "result": {name: f"{name}.x"}}
+    return Operation("loop", name, {f"{name}.x": start}, {"over": 4, **links}, (name,), ())
+
+
+def test_the_trips_of_loops_one_after_the_other_are_added() -> None:
+    loops = [make_loop("first", "zero"), make_loop("second", "first")]
+
+    def run_to_second_loop() -> OpenRun:
+        plan_run = PlanRun("b", refuse_part, lambda name: b"", Values(zero=np.zeros(1)))
+        run = OpenRun(None, plan_run, loops, {"x": "second"}, {}, nullcontext())
+        for _ in range(4):
+            run.begin_iteration()
+            run.end_iteration()
+        return run
+
+    with enforce_limits(Limits(trips=8)):
+        assert (run_to_second_loop().count, run_to_second_loop().total) == (4, 8)
+    with enforce_limits(Limits(trips=7)), pytest.raises(BundleError, match=r"second \(loop\): .* 4 trips, 8 with"):
+        run_to_second_loop()
 
 
 def test_wrong_arguments_are_errors_before_anything_runs(bundle: Bundle, tmp_path: Path) -> None:
