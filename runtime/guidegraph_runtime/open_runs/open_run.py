@@ -203,5 +203,5 @@ class OpenRun:
             self._elapsed += time.monotonic() - started
 
     def fail(self, error: BaseException) -> None:
-        """Mark the run as failed, as a call that it shared did."""
+        """Mark the run as failed by an error."""
         self._failure = self._failure or str(error) or type(error).__name__

@@ -114,10 +114,10 @@ class TogetherStep:
                     joined.call = self._make_caller(first.sessions)
                 results = joined.call(operation.node, inputs)
                 split = split_results(part, calls, results, offsets)
-        except BundleError as error:
+        except BundleError as error:  # such as too little memory for all: each run may still succeed alone
             for run in runs:
-                self._errors.setdefault(run, error)
-                run.fail(error)
+                run.unshared = f"the shared call failed: {error}"
+                self._guard(run, run.run_alone, operation)
             return
         for run, own in zip(runs, split, strict=True):
             run.set_results(operation, own)

@@ -198,7 +198,7 @@ def test_joined_inputs_are_those_of_their_runs_and_go_with_them(bundle: Bundle) 
     run = Run()
     assert cache.of("step", [run]) is cache.of("step", [run])
 
-    adapted = CountedSession(bundle.session("step"))
+    adapted: Any = CountedSession(bundle.session("step"))
     runs = [bundle.start(**request) for request in REQUESTS]
     for i in range(len(runs)):
         runs[i].sessions = {"step": adapted}
@@ -221,6 +221,29 @@ def test_a_run_computes_only_while_no_other_replays_a_cuda_graph(
         turn.reset_mock()
         action()
         turn.__enter__.assert_called()
+
+
+class SmallSession(CountedSession):
+    """A session without the memory for more than three samples, or for a scale of 0.9."""
+
+    def run(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        if len(inputs["x"]) > 3 or np.isclose(inputs["params.scale"], 0.9).any():
+            raise BundleError("b", "run-failed", "no memory is left")
+        return super().run(inputs)
+
+
+def test_runs_of_a_shared_call_that_fails_are_called_alone(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs, session = [bundle.start(**request) for request in REQUESTS], SmallSession(bundle.session("step"))
+    monkeypatch.setitem(bundle._sessions, "step", session)
+    with pytest.raises(BundleError, match="no memory is left"):
+        bundle.step(runs)
+    assert [run.failed for run in runs] == [False, True, False]
+    assert all(run.unshared.startswith("the shared call failed: b: run-failed: no memory") for run in runs)
+    rest = [runs[0], runs[2]]
+    step_to_the_end(bundle, rest)
+    assert session.calls == 2 + 8, "two calls alone, and then one for both"
+    monkeypatch.undo()
+    check_as_alone(bundle, [REQUESTS[0], REQUESTS[2]], rest)
 
 
 def make_loop(name: str, start: str) -> Operation:
