@@ -133,8 +133,9 @@ class OpenRun:
         with self._plan_run.naming(operation):
             yield
 
-    def set_results(self, part: Operation, results: Mapping[str, Any]) -> None:
-        """Set the results of a part that was run for several runs at once."""
+    def set_results(self, part: Operation, results: Mapping[str, Any], seconds: float) -> None:
+        """Set the results of a part that was run for several runs at once; its time counts as that of each."""
+        self._elapsed += seconds
         self._plan_run.memory.update({name: results[name] for name in part.outputs})
 
     def end_iteration(self) -> None:

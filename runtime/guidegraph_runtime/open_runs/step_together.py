@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, TypeAlias
@@ -107,6 +108,7 @@ class TogetherStep:
             return
         part, calls = self._manifest.parts[operation.node], [call for _, _, call in group]
         joined = self._cache.of(operation.node, runs)
+        started = time.monotonic()
         try:
             with joined.lock, first.naming(operation):
                 inputs, offsets = joined.join(part, calls)
@@ -119,5 +121,6 @@ class TogetherStep:
                 run.unshared = f"the shared call failed: {error}"
                 self._guard(run, run.run_alone, operation)
             return
+        seconds = time.monotonic() - started
         for run, own in zip(runs, split, strict=True):
-            run.set_results(operation, own)
+            run.set_results(operation, own, seconds)

@@ -246,6 +246,29 @@ def test_runs_of_a_shared_call_that_fails_are_called_alone(bundle: Bundle, monke
     check_as_alone(bundle, [REQUESTS[0], REQUESTS[2]], rest)
 
 
+def test_the_time_of_a_shared_call_counts_against_the_limit_of_each_run(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+
+    class SlowSession(CountedSession):
+        def run(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+            clock[0] += 60
+            return super().run(inputs)
+
+    monkeypatch.setitem(bundle._sessions, "step", SlowSession(bundle.session("step")))
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    with enforce_limits(Limits(seconds=100)):
+        runs = [bundle.start(**request) for request in REQUESTS[:2]]
+        for _ in range(2):
+            bundle.step(runs)
+        assert [run.unshared for run in runs] == ["", ""]
+        with pytest.raises(BundleError, match="the run took longer than the limit of 100 s"):
+            bundle.step([runs[0]])
+        with pytest.raises(BundleError, match="the run took longer than the limit of 100 s"):
+            runs[1].finish()
+
+
 def make_loop(name: str, start: str) -> Operation:
     """A loop of four trips that carries a value and does not change it."""
     links = {"next": {f"{name}.x": f"{name}.x"}, "result": {name: f"{name}.x"}}
