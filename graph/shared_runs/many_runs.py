@@ -43,7 +43,11 @@ def run_together(graph: Graph, count: int, run_one: RunOne, at_once: int) -> Man
         return run
 
     turns = Turns([make_task(i) for i in range(count)], at_once)
-    turns.run(calls.serve)
+    try:
+        turns.run(calls.serve)
+    except BaseException:
+        cancel.cancel()  # for a run that computes, as at Ctrl-C
+        raise
     unshared = dict(find_unshared(graph)) | calls.unshared
     return ManyRuns([task.result for task in turns.tasks], calls.made, calls.requested, unshared)
 

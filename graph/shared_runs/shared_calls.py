@@ -21,16 +21,24 @@ from guidegraph.graph.values.leaves import flatten
 
 Function: TypeAlias = Callable[..., Any]
 
+JOINT_ARGUMENT = (
+    "an argument that is not batchable has an entry for each sample, or samples of one call differ in number"
+)
+
 PLAIN = (bool, int, float, str, bytes, type(None))
 
 
 @dataclass
 class Request:
-    """A call that waits for those of other runs. batchable: the arguments to join, by index or name."""
+    """A call that waits for those of other runs.
+
+    ports: the names of positional arguments. batchable: the arguments to join, by index or name.
+    """
 
     key: str
     function: Function
     arguments: Arguments
+    ports: Sequence[str]
     batchable: Sequence[int | str]
     result: Any = None
     answered: bool = False
@@ -69,7 +77,7 @@ class SharedCalls:
         def call(*args: Any, **by_name: Any) -> Any:
             positions = [i for i, name in enumerate(ports[: len(args)]) if name in op.spec.batchable]
             names = [name for name in by_name if name in op.spec.batchable]
-            request = Request(op.key, function, (args, by_name), [*positions, *names])
+            request = Request(op.key, function, (args, by_name), ports, [*positions, *names])
             self.requested += 1
             task.wait(request)
             if request.answered:
@@ -109,7 +117,7 @@ class SharedCalls:
             self.unshared[f"nodes.{first.key}"] = f"the shared call failed: {error}"
             return
         if results is None:
-            self.unshared[f"nodes.{first.key}"] = "an argument that is not batchable has an entry for each sample"
+            self.unshared[f"nodes.{first.key}"] = JOINT_ARGUMENT
             return
         self.made += 1
         for request, result in zip(requests, results, strict=True):
@@ -123,27 +131,33 @@ def find_difference(a: Request, b: Request) -> str:
         return "other ports are wired"
     pairs = [*enumerate(zip(args, other_args, strict=True)), *((n, (by_name[n], other_by_name[n])) for n in by_name)]
     for port, (value, other) in pairs:
+        name = a.ports[port] if isinstance(port, int) else port
         if port in a.batchable:
-            if reason := _find_shape_difference(value, other):
-                return reason
+            if reason := _find_batch_difference(value, other):
+                return f"'{name}' differs: {reason}"
         elif value is not other and not (isinstance(value, PLAIN) and type(value) is type(other) and value == other):
-            return f"the calls have different values of {type(value).__name__}, such as models, at one port"
+            values = (
+                f"{value!r:.40} and {other!r:.40}" if isinstance(value, PLAIN) else f"two of {type(value).__name__}"
+            )
+            return f"'{name}' differs: {values}, and a call takes one for all samples"
     return ""
 
 
-def _find_shape_difference(value: Any, other: Any) -> str:
+def _find_batch_difference(value: Any, other: Any) -> str:
+    """What two arguments differ in, besides the number and the values of their samples; "" for nothing."""
     (leaves, structure), (other_leaves, other_structure) = flatten(value), flatten(other)
     if structure != other_structure:
-        return "the arguments have other fields"
+        return "other fields are set"
     for leaf, other_leaf in zip(leaves, other_leaves, strict=True):
         if is_tensor(leaf) != is_tensor(other_leaf):
-            return "the arguments have other fields"
-        if is_tensor(leaf) and (leaf.shape[1:], leaf.dtype, leaf.device) != (
-            other_leaf.shape[1:],
-            other_leaf.dtype,
-            other_leaf.device,
-        ):
-            return f"samples of sizes {tuple(leaf.shape[1:])} and {tuple(other_leaf.shape[1:])} cannot be joined"
+            return "other fields are set"
+        if not is_tensor(leaf):
+            if type(leaf) is not type(other_leaf) or (leaf is not other_leaf and leaf != other_leaf):
+                return f"{leaf!r:.40} and {other_leaf!r:.40}"
+        elif leaf.shape[1:] != other_leaf.shape[1:]:
+            return f"samples of sizes {tuple(leaf.shape[1:])} and {tuple(other_leaf.shape[1:])}"
+        elif (leaf.dtype, leaf.device) != (other_leaf.dtype, other_leaf.device):
+            return f"{leaf.dtype} on {leaf.device} and {other_leaf.dtype} on {other_leaf.device}"
     return ""
 
 

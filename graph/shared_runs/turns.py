@@ -47,9 +47,10 @@ class Task:
         self._turns.wait()
 
     def abort(self) -> None:
-        """Let a waiting task end with ``Cancelled``."""
+        """Let the task end with ``Cancelled``: now if it waits, and where it would wait next if it runs."""
         self._aborted = True
-        self.resume()
+        if self.request is not None and not self.ended:
+            self.resume()
 
     def wait(self, request: Any) -> None:
         """Give the turn away until the task is resumed. Called by the task."""
@@ -62,8 +63,9 @@ class Task:
         self.request = None
 
     def _yield(self) -> None:
-        self._turns.give_back()
-        self._go.acquire()
+        if not self._aborted:
+            self._turns.give_back()
+            self._go.acquire()
         if self._aborted:
             raise Cancelled("the run was cancelled")
 
@@ -98,14 +100,14 @@ class Turns:
                     active = self._keep_waiting(active)
                 if active:
                     serve(active)
+                active = self._keep_waiting(active)  # a task may end by an error of what it was asked to do
                 for task in active:
                     task.resume()
                     self._keep_waiting([task])
                 active = self._keep_waiting(active)
         except BaseException:
             for task in active:
-                if not task.ended and task.request is not None:
-                    task.abort()
+                task.abort()
             raise
 
     def _keep_waiting(self, tasks: Sequence[Task]) -> list[Task]:

@@ -42,6 +42,13 @@ def condition(*, level: float = 0.0) -> Condition:
     return Condition(vector=torch.full((1, 2), level))
 
 
+@node("many.shifted", batchable=("x", "t", "condition"))
+def predict_shifted(
+    denoiser: Denoiser, x: Sample, t: Timesteps, condition: Condition, *, shift: float = 0.0
+) -> Prediction:
+    return denoiser(x + shift, t, condition)
+
+
 @node("many.inside")
 def call_inside(denoiser: Denoiser, x: Sample, t: Timesteps, condition: Condition) -> Prediction:
     return denoiser(x, t.expand(len(x)), Condition(vector=condition.vector))
@@ -49,7 +56,7 @@ def call_inside(denoiser: Denoiser, x: Sample, t: Timesteps, condition: Conditio
 
 @hookimpl
 def guidegraph_nodes() -> Sequence[Callable[..., Any]]:
-    return (network, condition, call_inside)
+    return (network, condition, predict_shifted, call_inside)
 
 
 TEXT = """
@@ -135,6 +142,33 @@ def test_a_node_that_calls_the_network_itself_runs_alone_and_the_reason_is_told(
     assert all("many.inside calls a model itself" in reason for reason in many.unshared.values())
     assert max(BATCHES) == 1
     check_as_alone(workflow, REQUESTS[:2], [result.outputs for result in many.results])
+
+
+def load_unlike() -> Workflow:
+    """A workflow in which the runs may differ in the size of their samples, and in a setting of the network's node."""
+    text = TEXT.replace("PREDICT", "many.shifted").replace("with: {shape: [2, 4, 4]}", "SHAPE")
+    text = text.replace("params: {", "params: {shape: [2, 4, 4], shift: 0.0, ")
+    text = text.replace("batch: params.batch}, SHAPE", "batch: params.batch, shape: params.shape}")
+    text = text.replace("condition: positive}", "condition: positive, shift: params.shift}")
+    path = Path("unlike.yaml").absolute()
+    return load(path, plugins=[__name__], cache="off", sources={str(path): text})
+
+
+@pytest.mark.parametrize(
+    ("request_", "reason"),
+    [
+        ({"shape": [2, 4, 8]}, "'x' differs: samples of sizes (2, 4, 4) and (2, 4, 8)"),
+        ({"shift": 0.5}, "'shift' differs: 0.0 and 0.5, and a call takes one for all samples"),
+    ],
+)
+def test_runs_that_differ_in_what_a_call_has_one_of_are_apart_and_told_why(
+    request_: dict[str, Any], reason: str
+) -> None:
+    workflow = load_unlike()
+    requests: list[dict[str, Any]] = [{}, {"seed": 3}, request_]
+    many = workflow.run_many_with(requests)
+    assert many.unshared["nodes.sample.body.cond"] == reason
+    check_as_alone(workflow, requests, [result.outputs for result in many.results])
 
 
 def test_wrong_parameters_are_found_before_anything_runs() -> None:

@@ -312,10 +312,6 @@ def overrides() -> list[NodeCase]:
         ),
         case("scene_eval.tasks", settings={"count": 2, "batch": 2}),
         case("schedule.flow_shift", inputs={"schedule": flow()}),
-        case(
-            "scheduler.join",
-            skip={"shapes": "its batch is the number of samplers, and their rows are no samples"},
-        ),
         case("scheduler.step", inputs={"noise": draw_normal(("B", "C", "H", "W"), 8)}),
         case("scheduler.step", name="noise", inputs=noisy(), skip={"needs": "the other case leaves out the noise"}),
         case("semantic.from_logits", detached={"logits": "a choice of classes has no gradient"}),

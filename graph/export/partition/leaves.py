@@ -113,7 +113,10 @@ def _key_text(key: Any) -> str:
 
 
 def _leaf_axes(value: Any, kind: PortType | None, path: str, tensor: Any) -> Axes:
-    """The axes that a type declares; by default those of a sample for four axes, else a leading batch."""
+    """The axes that a type, or that of a list's element, declares; by default those of a sample, or a leading batch."""
+    if type(value) in (list, tuple) and path:
+        index, _, path = path.partition(".")
+        return _leaf_axes(value[int(index)], _element_kind(kind), path, tensor)
     declared: Any = getattr(type(value), "leaf_axes", {}).get(path) if path else _read_declared_axes(kind)
     if declared is not None and len(declared) == tensor.ndim:
         return tuple(
@@ -124,6 +127,12 @@ def _leaf_axes(value: Any, kind: PortType | None, path: str, tensor: Any) -> Axe
     if tensor.ndim == 4:
         return ("B", sizes[1], "H", "W")
     return ("B", *sizes[1:]) if sizes else ()
+
+
+def _element_kind(kind: PortType | None) -> PortType | None:
+    """The type of the elements of a list."""
+    alternatives = kind.alternatives if kind is not None else ()
+    return next((each.element for each in alternatives if isinstance(each, SequenceOf)), None)
 
 
 def _read_declared_axes(kind: PortType | None) -> Axes | None:

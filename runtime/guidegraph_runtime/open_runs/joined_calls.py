@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from threading import Lock
 from typing import Any
+from weakref import ref
 
 import numpy as np
 from numpy.typing import NDArray
@@ -199,19 +200,28 @@ def _count_samples(part: Part, call: PartCall) -> int:
 
 
 class JoinCache:
-    """The joined inputs of the last few sets of runs, by part and runs."""
+    """The joined inputs of the last few sets of runs, by part and runs, for as long as these runs exist."""
 
     SIZE = 8
 
     def __init__(self) -> None:
-        self._entries: OrderedDict[tuple[Any, ...], JoinedInputs] = OrderedDict()
+        self._entries: OrderedDict[tuple[str, tuple[ref[Any], ...]], JoinedInputs] = OrderedDict()
         self._lock = Lock()
 
-    def of(self, key: tuple[Any, ...]) -> JoinedInputs:
-        """The joined inputs of a key, which are new if it was not used lately."""
+    def of(self, part: str, runs: Sequence[Any]) -> JoinedInputs:
+        """The joined inputs of a part for runs, in this order; they are new if they were not used lately."""
+        key = part, tuple(map(ref, runs))
         with self._lock:
             entry = self._entries.pop(key, None) or JoinedInputs()
             self._entries[key] = entry
             while len(self._entries) > self.SIZE:
                 self._entries.popitem(last=False)
             return entry
+
+    def release(self, ended: Callable[[Any], bool]) -> None:
+        """Release what belongs to a run that has ended or no longer exists. ended: whether a run has."""
+        with self._lock:
+            for key in [*self._entries]:
+                runs = [reference() for reference in key[1]]
+                if any(run is None or ended(run) for run in runs):
+                    del self._entries[key]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from threading import RLock
 from typing import Any
 
@@ -27,7 +27,9 @@ class OpenRun:
 
     owner: the bundle. operations: of the plan, in order. sources: the plan's value for each output. sessions: those of
     the parts that LoRAs change.
-    done: all loops have ended. count, total: iterations done, and those of the loops entered so far.
+    turn: held while the run computes, as CUDA graphs need.
+    done: all loops have ended. failed: it cannot go on. count, total: iterations done, and those of the loops entered
+    so far.
     unshared: why the run last had a call of a part for itself, though others stepped with it; "" if it shared all.
     """
 
@@ -38,8 +40,9 @@ class OpenRun:
         operations: Sequence[Operation],
         sources: Mapping[str, str],
         sessions: Mapping[str, Session],
+        turn: AbstractContextManager[Any],
     ) -> None:
-        self.owner, self.sessions, self.lock = owner, sessions, RLock()
+        self.owner, self.sessions, self.lock, self._turn = owner, sessions, RLock(), turn
         self.count = self.total = 0
         self.unshared = ""
         self._plan_run, self._operations, self._sources = plan_run, operations, dict(sources)
@@ -48,9 +51,10 @@ class OpenRun:
         self._loop: Operation | None = None
         self._iterations: Iterations | None = None
         self._iteration = 0
+        self._trips = ExitStack()
         self._body: Iterator[Operation] = iter(())
         self._elapsed, self._failure = 0.0, ""
-        with self._count_time():
+        with self._turn, self._count_time():
             self._next = next(self._scheduled, None)
             self._run_to_loop()
 
@@ -59,19 +63,25 @@ class OpenRun:
         """Whether no loop is left to step through, so that `finish` gives the outputs."""
         return self._iterations is None
 
+    @property
+    def failed(self) -> bool:
+        """Whether the run has failed, and cannot go on."""
+        return bool(self._failure)
+
     def read_carries(self) -> dict[str, Array]:
         """The values that the current loop carries, by the names of the plan, as arrays of the host."""
-        if self._loop is None:
-            return {}
-        memory = self._plan_run.memory
-        return {name: np.array(to_host(memory.read(name))) for name in Loop.of(self._loop).start}
+        with self._turn, self.lock:
+            if self._loop is None:
+                return {}
+            memory = self._plan_run.memory
+            return {name: np.array(to_host(memory.read(name))) for name in Loop.of(self._loop).start}
 
     def finish(self) -> dict[str, Array]:
         """Run what follows the loops, and return the outputs by name; they belong to the caller.
 
         Raises ``BundleError`` for a run that is not done, or that has failed.
         """
-        with self.lock:
+        with self._turn, self.lock:
             self.check_open()
             if not self.done:
                 message = f"the run has done {self.count} of {self.total} steps: call bundle.step until run.done"
@@ -86,7 +96,7 @@ class OpenRun:
 
     def check_open(self) -> None:
         """Raise ``BundleError`` for a run that has failed."""
-        if self._failure:
+        if self.failed:
             message = f"the run has failed, and cannot go on: {self._failure}"
             raise BundleError(self._plan_run.location, "operation-failed", message)
 
@@ -123,8 +133,9 @@ class OpenRun:
         with self._plan_run.naming(operation):
             yield
 
-    def set_results(self, part: Operation, results: Mapping[str, Any]) -> None:
-        """Set the results of a part that was run for several runs at once."""
+    def set_results(self, part: Operation, results: Mapping[str, Any], seconds: float) -> None:
+        """Set the results of a part that was run for several runs at once; its time counts as that of each."""
+        self._elapsed += seconds
         self._plan_run.memory.update({name: results[name] for name in part.outputs})
 
     def end_iteration(self) -> None:
@@ -143,6 +154,7 @@ class OpenRun:
         assert self._iterations is not None
         assert self._loop is not None
         self._iterations.leave()
+        self._trips.close()
         self._keep_outputs(self._loop)
         self._loop = self._iterations = None
         self._next = next(self._scheduled, None)
@@ -155,6 +167,7 @@ class OpenRun:
                 continue
             with self._plan_run.naming(self._next):
                 self._loop, self._iteration = self._next, 0
+                self._trips.enter_context(self._plan_run.trips.scope())
                 self._iterations = self._plan_run.enter_loop(self._next)
             self.total += len(self._iterations)
             if not len(self._iterations):
@@ -191,5 +204,5 @@ class OpenRun:
             self._elapsed += time.monotonic() - started
 
     def fail(self, error: BaseException) -> None:
-        """Mark the run as failed, as a call that it shared did."""
+        """Mark the run as failed by an error."""
         self._failure = self._failure or str(error) or type(error).__name__

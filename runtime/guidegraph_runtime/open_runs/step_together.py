@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, TypeAlias
@@ -52,6 +53,7 @@ class TogetherStep:
             for run in active:
                 if run not in self._errors:
                     self._guard(run, run.end_iteration)
+        self._cache.release(lambda run: run.done or run.failed)
         if self._errors:
             raise next(iter(self._errors.values()))
 
@@ -105,7 +107,8 @@ class TogetherStep:
             self._guard(first, first.run_alone, operation)
             return
         part, calls = self._manifest.parts[operation.node], [call for _, _, call in group]
-        joined = self._cache.of((operation.node, *map(id, runs)))
+        joined = self._cache.of(operation.node, runs)
+        started = time.monotonic()
         try:
             with joined.lock, first.naming(operation):
                 inputs, offsets = joined.join(part, calls)
@@ -113,10 +116,11 @@ class TogetherStep:
                     joined.call = self._make_caller(first.sessions)
                 results = joined.call(operation.node, inputs)
                 split = split_results(part, calls, results, offsets)
-        except BundleError as error:
+        except BundleError as error:  # such as too little memory for all: each run may still succeed alone
             for run in runs:
-                self._errors.setdefault(run, error)
-                run.fail(error)
+                run.unshared = f"the shared call failed: {error}"
+                self._guard(run, run.run_alone, operation)
             return
+        seconds = time.monotonic() - started
         for run, own in zip(runs, split, strict=True):
-            run.set_results(operation, own)
+            run.set_results(operation, own, seconds)

@@ -246,15 +246,14 @@ class Bundle:
         lora_sessions = self.sessions_with_lora(read_loras(lora, self.where)) if lora else {}
         call, memory = self.part_caller(lora_sessions), self._start(run_plan.values)
         plan_run = PlanRun(self.where, call, self._verified.data, memory, ready=run_plan.ready)
-        with self._turn:
-            return OpenRun(self, plan_run, run_plan.plan, run_plan.sources, lora_sessions)
+        return OpenRun(self, plan_run, run_plan.plan, run_plan.sources, lora_sessions, self._turn)
 
     def step(self, runs: Sequence[OpenRun]) -> None:
         """Move each run on by one iteration of its loop; runs that are done stay as they are.
 
         Runs at the same part share one call of its graph if the graph allows it; otherwise, and where the runs differ
-        in what it takes for all samples, each has a call of its own: ``run.unshared`` says why. If a run fails, the
-        others are stepped, and its ``BundleError`` is raised.
+        in what it takes for all samples, each has a call of its own, and so has each after a shared call that fails:
+        ``run.unshared`` says why. If a run fails, the others are stepped, and its ``BundleError`` is raised.
         """
         if any(run.owner is not self for run in runs):
             raise BundleError(self.where, "bad-value", "a run of another bundle cannot be stepped here")

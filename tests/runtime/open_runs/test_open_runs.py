@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
+from weakref import ref
 
 import numpy as np
 import pytest
@@ -13,8 +16,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from guidegraph_runtime import Bundle, BundleError, SessionSettings
-from guidegraph_runtime.open_runs.joined_calls import describe_joins
+from guidegraph_runtime.bundle.manifest_types import Operation
+from guidegraph_runtime.limits import Limits, enforce_limits
+from guidegraph_runtime.open_runs.joined_calls import JoinCache, describe_joins
 from guidegraph_runtime.open_runs.open_run import OpenRun
+from guidegraph_runtime.running.plan import PlanRun, refuse_part
+from guidegraph_runtime.running.values import Values
+from guidegraph_runtime.sessions.sessions import Session
 from tests.runtime.running.loop_bundle import JOINS, write_loop_bundle
 
 CPU = SessionSettings.on("cpu", intra_threads=1)
@@ -168,6 +176,120 @@ def test_threads_may_step_the_same_runs(bundle: Bundle) -> None:
         [*pool.map(step_some, [(0, 1, 2), (2, 0), (1, 2)])]
     assert [run.count for run in runs] == [40, 40, 40]
     check_as_alone(bundle, requests, runs)
+
+
+class CountedSession:
+    """A session of a part that counts its calls, as a LoRA's would stand in for the bundle's own."""
+
+    def __init__(self, session: Session) -> None:
+        self._session, self.calls = session, 0
+
+    def run(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        self.calls += 1
+        return self._session.run(inputs)
+
+
+def test_joined_inputs_are_those_of_their_runs_and_go_with_them(bundle: Bundle) -> None:
+    class Run:
+        """A run of which Python may use the id again."""
+
+    cache = JoinCache()
+    assert cache.of("step", [Run()]) is not cache.of("step", [Run()])
+    run = Run()
+    assert cache.of("step", [run]) is cache.of("step", [run])
+
+    adapted: Any = CountedSession(bundle.session("step"))
+    runs = [bundle.start(**request) for request in REQUESTS]
+    for i in range(len(runs)):
+        runs[i].sessions = {"step": adapted}
+    bundle.step(runs)
+    assert adapted.calls == 1
+    exists = ref(adapted)
+    del runs, adapted
+    bundle.step([bundle.start(**REQUESTS[0])])
+    assert exists() is None, "the weights of a LoRA are kept for runs that are gone"
+
+
+def test_a_run_computes_only_while_no_other_replays_a_cuda_graph(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turn = MagicMock()
+    monkeypatch.setattr(bundle, "_turn", turn)
+    run = bundle.start(**REQUESTS[1])
+    actions: Sequence[Callable[[], Any]] = (run.read_carries, lambda: step_to_the_end(bundle, [run]), run.finish)
+    for action in actions:
+        turn.reset_mock()
+        action()
+        turn.__enter__.assert_called()
+
+
+class SmallSession(CountedSession):
+    """A session without the memory for more than three samples, or for a scale of 0.9."""
+
+    def run(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        if len(inputs["x"]) > 3 or np.isclose(inputs["params.scale"], 0.9).any():
+            raise BundleError("b", "run-failed", "no memory is left")
+        return super().run(inputs)
+
+
+def test_runs_of_a_shared_call_that_fails_are_called_alone(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs, session = [bundle.start(**request) for request in REQUESTS], SmallSession(bundle.session("step"))
+    monkeypatch.setitem(bundle._sessions, "step", session)
+    with pytest.raises(BundleError, match="no memory is left"):
+        bundle.step(runs)
+    assert [run.failed for run in runs] == [False, True, False]
+    assert all(run.unshared.startswith("the shared call failed: b: run-failed: no memory") for run in runs)
+    rest = [runs[0], runs[2]]
+    step_to_the_end(bundle, rest)
+    assert session.calls == 2 + 8, "two calls alone, and then one for both"
+    monkeypatch.undo()
+    check_as_alone(bundle, [REQUESTS[0], REQUESTS[2]], rest)
+
+
+def test_the_time_of_a_shared_call_counts_against_the_limit_of_each_run(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+
+    class SlowSession(CountedSession):
+        def run(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+            clock[0] += 60
+            return super().run(inputs)
+
+    monkeypatch.setitem(bundle._sessions, "step", SlowSession(bundle.session("step")))
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    with enforce_limits(Limits(seconds=100)):
+        runs = [bundle.start(**request) for request in REQUESTS[:2]]
+        for _ in range(2):
+            bundle.step(runs)
+        assert [run.unshared for run in runs] == ["", ""]
+        with pytest.raises(BundleError, match="the run took longer than the limit of 100 s"):
+            bundle.step([runs[0]])
+        with pytest.raises(BundleError, match="the run took longer than the limit of 100 s"):
+            runs[1].finish()
+
+
+def make_loop(name: str, start: str) -> Operation:
+    """A loop of four trips that carries a value and does not change it."""
+    links = {"next": {f"{name}.x": f"{name}.x"}, "result": {name: f"{name}.x"}}
+    return Operation("loop", name, {f"{name}.x": start}, {"over": 4, **links}, (name,), ())
+
+
+def test_the_trips_of_loops_one_after_the_other_are_added() -> None:
+    loops = [make_loop("first", "zero"), make_loop("second", "first")]
+
+    def run_to_second_loop() -> OpenRun:
+        plan_run = PlanRun("b", refuse_part, lambda name: b"", Values(zero=np.zeros(1)))
+        run = OpenRun(None, plan_run, loops, {"x": "second"}, {}, nullcontext())
+        for _ in range(4):
+            run.begin_iteration()
+            run.end_iteration()
+        return run
+
+    with enforce_limits(Limits(trips=8)):
+        assert (run_to_second_loop().count, run_to_second_loop().total) == (4, 8)
+    with enforce_limits(Limits(trips=7)), pytest.raises(BundleError, match=r"second \(loop\): .* 4 trips, 8 with"):
+        run_to_second_loop()
 
 
 def test_wrong_arguments_are_errors_before_anything_runs(bundle: Bundle, tmp_path: Path) -> None:
