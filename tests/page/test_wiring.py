@@ -188,6 +188,23 @@ def test_a_workflow_with_errors_is_not_wired(site: Site) -> None:
     assert response.json()["problems"][0]["code"] == "not-editable"
 
 
+def test_a_view_that_is_read_meanwhile_does_not_hide_the_wires(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    from guidegraph.page import view
+
+    views, read_text, inner = site.page.views, view.read_text, []
+
+    def read_wiring_meanwhile(*arguments: Any) -> str:
+        if not inner:
+            inner.append(None)  # the inner read is of the usual kind
+            inner.append(views.read_wiring("draw.yaml"))
+        return read_text(*arguments)
+
+    before = views.read_wiring("draw.yaml")
+    monkeypatch.setattr(view, "read_text", read_wiring_meanwhile)
+    views.read("draw.yaml")
+    assert inner[1] is before
+
+
 @pytest.mark.parametrize("body", [{"path": 3}, {"path": "a", "link": 3}, {"path": "a"}])
 def test_a_bad_wire_is_a_bad_request(site: Site, body: dict[str, Any]) -> None:
     assert site.post("api/wires", name="draw.yaml", **body).status_code == 400
