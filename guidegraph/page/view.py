@@ -67,7 +67,7 @@ class Views:
     def read_wiring(self, name: str) -> Wiring:
         """The wires of a workflow as it is on disk. Raises ``UnknownWorkflow``; ``WorkflowError`` if it has errors."""
         path = self.folder.locate(name)
-        # Another thread may read the workflow meanwhile: the wires are taken together with the files that they are from.
+        # Another thread may read it meanwhile: the wires are taken together with the files that they are from.
         files, wiring = self._wirings.get(name, ({}, None))
         if wiring is None or any(read_fingerprint(file) != mark for file, mark in files.items()):
             self.read(name)
