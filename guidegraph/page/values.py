@@ -1,4 +1,4 @@
-"""The values of a run for the page: the shape, type and range of each, and a small picture of an image."""
+"""The values of a run for the page, each in a few lines."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from guidegraph.graph.types import is_tensor
-from guidegraph.page.frames import CHANNELS, encode_png
-from guidegraph.runs.outputs import to_pixels
 from guidegraph_runtime.printing import visible
 
 MAX_LENGTH = 80
@@ -31,21 +29,6 @@ def describe_value(value: Any) -> list[str]:
     if isinstance(value, Sequence | Mapping):
         return [f"{type(value).__name__} of {len(value)}", *lines]
     return [type(value).__name__, *lines]
-
-
-def is_picture(value: Any) -> bool:
-    """Whether a value has the form of pictures, (B, 3, H, W)."""
-    if not is_tensor(value) or not value.is_floating_point():
-        return False
-    return bool(value.ndim == 4 and value.shape[0] and value.shape[1] == CHANNELS)
-
-
-def make_thumbnail(value: Any) -> bytes:
-    """The first of a batch of pictures (B, 3, H, W) in [-1, 1] as a PNG; empty for anything else."""
-    if not is_picture(value):
-        return b""
-    picture = value[0].float()
-    return encode_png(to_pixels(picture.clamp(-1, 1))) if bool(picture.isfinite().all()) else b""
 
 
 def _iterate_parts(value: Any) -> Iterator[tuple[str, Any]]:

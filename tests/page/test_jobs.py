@@ -194,6 +194,20 @@ def test_the_values_of_a_run_are_described_and_shown(site: Site) -> None:
     assert site.get("api/runs/99/values", key="sum").json() == {"values": []}
 
 
+def test_a_run_that_fails_before_it_begins_has_no_values(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    from guidegraph.graph.errors import GuidegraphError
+    from guidegraph.runs.run import RecordedRun
+
+    def fail(*arguments: Any) -> None:
+        raise GuidegraphError("no room")
+
+    assert site.get(f"api/runs/{site.run_to_end()['number']}/values", key="sum").json()["values"]
+    monkeypatch.setattr(RecordedRun, "run", fail)
+    job = site.run_to_end()
+    assert (job["status"], job["error"]) == ("failed", "no room")
+    assert site.get(f"api/runs/{job['number']}/values", key="sum").json() == {"values": []}
+
+
 @pytest.mark.parametrize(
     ("make", "lines"),
     [

@@ -1,6 +1,6 @@
 """A newcomer's path through the page: change the prompt, run, swap the sampler, add a node by dragging, compare, save.
 
-``GUIDEGRAPH_PICTURES=docs/pictures`` saves the pictures of docs/do/first_page.md.
+``GUIDEGRAPH_PICTURES=docs/pictures`` saves the pictures of docs/do/page.md.
 """
 
 from __future__ import annotations
