@@ -104,7 +104,7 @@ def is_picture(value: Any) -> bool:
     """Whether a value has the form of pictures, (B, 3, H, W)."""
     if not is_tensor(value) or not value.is_floating_point():
         return False
-    return bool(value.ndim == 4 and value.shape[0] and value.shape[1] == CHANNELS)
+    return bool(value.ndim == 4 and value.shape[1] == CHANNELS and value.numel())
 
 
 def encode_first(value: Any) -> bytes:

@@ -43,16 +43,24 @@ def _iterate_parts(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _describe_tensor(tensor: Any) -> str:
+    """Shape and dtype; the range of the finite elements of a tensor that is dense, real and not too large."""
     shape = f"({', '.join(map(str, tensor.shape))})"
     text = f"{shape} {str(tensor.dtype).removeprefix('torch.')}"
-    if not 0 < tensor.numel() <= MAX_ELEMENTS:
+    has_order = str(tensor.layout) == "torch.strided" and not tensor.is_complex() and not tensor.is_meta
+    if not has_order or not 0 < tensor.numel() <= MAX_ELEMENTS:
         return text
-    plain = tensor.detach()
-    if tensor.numel() == 1:
-        return f"{text}, {plain.item():.4g}"
-    wrong = 0 if not plain.is_floating_point() else int((~plain.isfinite()).sum())
-    low, high = (float(end) for end in plain.float().nan_to_num().aminmax())
-    return f"{text}, {low:.4g} to {high:.4g}" + (f", {wrong} not finite" if wrong else "")
+    numbers = tensor.detach()
+    if not numbers.is_floating_point() or numbers.itemsize < 4:  # float8 has no isfinite
+        numbers = numbers.float()
+    if numbers.numel() == 1:
+        return f"{text}, {numbers.item():.4g}"
+    finite = numbers[numbers.isfinite()]
+    parts = [text]
+    if finite.numel():
+        parts.append(" to ".join(f"{float(end):.4g}" for end in finite.aminmax()))
+    if wrong := numbers.numel() - finite.numel():
+        parts.append(f"{wrong} not finite")
+    return ", ".join(parts)
 
 
 def _shorten(text: str) -> str:
