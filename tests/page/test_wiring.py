@@ -232,18 +232,17 @@ def test_the_setting_of_a_new_node_is_a_text_where_its_port_takes_text_alone(
 def test_a_view_that_is_read_meanwhile_does_not_hide_the_wires(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     from guidegraph.page import view
 
-    views, read_text, inner = site.page.views, view.read_text, []
+    views, read_text = site.page.views, view.read_text
+    before = views.read_wiring("draw.yaml")
+    during: list[Wiring] = []
 
     def read_wiring_meanwhile(*arguments: Any) -> str:
-        if not inner:
-            inner.append(None)  # the inner read is of the usual kind
-            inner.append(views.read_wiring("draw.yaml"))
+        during.append(views.read_wiring("draw.yaml"))
         return read_text(*arguments)
 
-    before = views.read_wiring("draw.yaml")
     monkeypatch.setattr(view, "read_text", read_wiring_meanwhile)
     views.read("draw.yaml")
-    assert inner[1] is before
+    assert during == [before]
 
 
 @pytest.mark.parametrize("body", [{"path": 3}, {"path": "a", "link": 3}, {"path": "a"}])
