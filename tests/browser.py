@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
 DRIVER = shutil.which("chromedriver")
 FLAGS = (
@@ -31,6 +33,13 @@ def why_unavailable() -> str:
     if importlib.util.find_spec("selenium") is None:
         return "selenium is not installed"
     return ""
+
+
+NEEDS_BROWSER = [
+    pytest.mark.slow,
+    pytest.mark.skipif(bool(why_unavailable()), reason=why_unavailable() or "there is a browser"),
+]
+"""The marks of a test that drives a browser."""
 
 
 class Browser:

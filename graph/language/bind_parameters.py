@@ -98,7 +98,7 @@ def _parse_text(text: str, port: Port) -> object:
     if not text.strip():
         return text
     if {str, Path} & set(port.type.alternatives):
-        return _parse_list_or_text(text, port)
+        return parse_list_or_text(text, port)
     tree, problems = read_tree(text, "--set")
     if tree is None or problems:
         raise ValueError(f"{problems[0].message}; found '{shorten(text)}'")
@@ -107,7 +107,7 @@ def _parse_text(text: str, port: Port) -> object:
     return to_python(tree)
 
 
-def _parse_list_or_text(text: str, port: Port) -> object:
+def parse_list_or_text(text: str, port: Port) -> object:
     """Parse text for a type that accepts text: as a list or mapping if the type accepts those too, else unchanged."""
     if not text.startswith(("[", "{")):
         return text

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 from guidegraph.graph.errors import GuidegraphError, suggest
 from guidegraph.graph.language.edit.links import RESERVED
-from guidegraph.graph.language.syntax import ParsedNode, ParsedOp, list_links
+from guidegraph.graph.language.syntax import ParsedNode, list_links
 from guidegraph.graph.node import NodeSpec, Port
 from guidegraph.graph.resolution.ports import accepts
 from guidegraph.graph.resolution.scope import TypedSource
 from guidegraph.graph.sources import Output
 from guidegraph.graph.types import takes_literal
 from guidegraph.page.forms import Row, describe_field, describe_finite
-from guidegraph.page.wiring import Target, Wiring
+from guidegraph.page.wiring import Target, Wiring, iterate_outwards
 
 MAX_SHOWN = 60
 
@@ -114,9 +114,8 @@ def make_draft(wiring: Wiring, use: str, place: Place) -> Row:
 
 
 def feeds_list(spec: NodeSpec, output: str, target: Target) -> bool:
-    """Whether a place takes a list of such outputs, and not the output itself."""
-    typed = TypedSource(Output("", output), spec.outputs[output]) if output in spec.outputs else None
-    return typed is not None and not target.fits(typed) and target.takes_more(typed)
+    """Whether an output of a new node is to be linked as one of a list."""
+    return output in spec.outputs and target.takes_in_list(TypedSource(Output("", output), spec.outputs[output]))
 
 
 def format_output(spec: NodeSpec, name: str, output: str) -> str:
@@ -180,11 +179,7 @@ def _guess_link(port: Port, options: Collection[str], neighbours: Iterable[Parse
 
 def _list_neighbours(wiring: Wiring, place: Place) -> Iterator[ParsedNode]:
     """The nodes of a block: the source of the link and the target's first, then those of the blocks around it."""
-    block = place.block
-    ops: list[ParsedOp] = []
-    while block:
-        ops += wiring.blocks[block].values()
-        block = block.rpartition(".body")[0].rpartition(".")[0]
+    ops = [op for block in iterate_outwards(place.block) for op in wiring.blocks[block].values()]
     near = {place.link.partition(".")[0], place.target.owner.rpartition(".")[2] if place.target else ""}
     yield from (op for op in ops if isinstance(op, ParsedNode) and op.name in near)
     yield from (op for op in ops if isinstance(op, ParsedNode) and op.name not in near)

@@ -52,18 +52,18 @@ class NewNode:
 
 
 def connect(document: Document, path: str, link: str, old: str, as_list: bool) -> Document:
-    """Write a link at a path: in place of the link ``old`` of a list, at the end of a list, or as the only one."""
+    """Write a link at a path, in place of the one that is there.
+
+    as_list: as one of a list: in place of the link ``old`` there, or after the others.
+    """
+    if not as_list:
+        return set_value(document, path, link)
     location = locate(document, path)
-    present = None if location.missing else location.tree
-    if isinstance(present, YamlSequence):
-        texts = [item.text if isinstance(item, Scalar) else "" for item in present.items]
-        if old in texts:
-            return set_value(document, f"{path}.{texts.index(old)}", link)
-        return set_value(document, path, [*texts, link])
-    if as_list:
-        present_links = [present.text] if isinstance(present, Scalar) and present.text != old else []
-        return set_value(document, path, [*present_links, link])
-    return set_value(document, path, link)
+    present = location.tree if not location.missing and isinstance(location.tree, YamlSequence) else None
+    texts = [item.text if isinstance(item, Scalar) else "" for item in present.items] if present else []
+    if old in texts:
+        return set_value(document, f"{path}.{texts.index(old)}", link)
+    return set_value(document, path, [*texts, link])
 
 
 def disconnect(document: Document, path: str, link: str) -> Document:
@@ -82,14 +82,6 @@ def insert_node(document: Document, node: NewNode) -> Document:
     after = node.after if not block.missing and find_value(block.tree, node.after) is not None else ""
     document = add_node(document, node.name, node.use, node.inputs, node.settings, block=node.block, after=after)
     return connect(document, node.path, node.link, node.old, node.as_list) if node.path else document
-
-
-def read_value(text: str, *, is_text: bool) -> Any:
-    """Read the text of a field, see ``PageEdits.set``. Raises ``WorkflowError`` for invalid YAML."""
-    if is_text and text.startswith(("[", "{")):
-        with suppress(WorkflowError):
-            return parse_value(text)
-    return text if is_text else parse_value(text)
 
 
 @dataclass

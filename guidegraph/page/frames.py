@@ -14,6 +14,7 @@ from guidegraph.graph.execution.cache import MemoryCache
 from guidegraph.graph.ir import Call, Graph, Loop
 from guidegraph.graph.planning.plan import Plan
 from guidegraph.graph.sources import Output
+from guidegraph.graph.types import is_tensor
 from guidegraph.nodes.types import Autoencoder
 from guidegraph.runs.outputs import to_pixels
 
@@ -26,27 +27,25 @@ CHANNELS = 3
 
 
 class RunCache(MemoryCache):
-    """The cache of the page's runs. It knows the digests of the current run, and so finds values by operation."""
+    """The cache of the page's runs. It knows the digests of the current run, and so finds values by operation.
+
+    plan: that of the current run, or of the last one; ``None`` before a run has one.
+    """
 
     def __init__(self, limit: int):
         super().__init__(limit)
-        self._plan: Plan | None = None
+        self.plan: Plan | None = None
 
     def begin(self, plan: Plan) -> None:
-        self._plan = plan
-
-    @property
-    def plan(self) -> Plan | None:
-        """The plan of the current run, or of the last one."""
-        return self._plan
+        self.plan = plan
 
     def find_value(self, output: Output) -> Any:
         """The value of an output of the current run; ``None`` if it is not in the cache."""
-        digest = self._plan.digests.get(output.op) if self._plan else None
+        digest = self.plan.digests.get(output.op) if self.plan else None
         values = self.get(digest) if digest else None
-        if self._plan is None or output.op not in self._plan.ops or values is None:
+        if self.plan is None or output.op not in self.plan.ops or values is None:
             return None
-        return values[[*self._plan.ops[output.op].outputs].index(output.name)]
+        return values[[*self.plan.ops[output.op].outputs].index(output.name)]
 
     def read_values(self, plan: Plan, key: str) -> dict[str, Any]:
         """The values of an operation's outputs in a run, by name; empty if not kept. Any thread may call it."""
@@ -98,9 +97,22 @@ class FrameMaker:
                 picture = autoencoder.decode(picture.float())
             except Exception:  # a latent of another autoencoder, or no memory for a preview: the run goes on
                 return b""
-        if picture.ndim != 4 or picture.shape[1] != CHANNELS or not bool(picture.isfinite().all()):
-            return b""
-        return encode_png(to_pixels(picture[0].float().clamp(-1, 1)))
+        return encode_first(picture)
+
+
+def is_picture(value: Any) -> bool:
+    """Whether a value has the form of pictures, (B, 3, H, W)."""
+    if not is_tensor(value) or not value.is_floating_point():
+        return False
+    return bool(value.ndim == 4 and value.shape[1] == CHANNELS and value.numel())
+
+
+def encode_first(value: Any) -> bytes:
+    """The first of a batch of pictures (B, 3, H, W) in [-1, 1] as a PNG; empty for anything else."""
+    if not is_picture(value):
+        return b""
+    picture = value[0].float()
+    return encode_png(to_pixels(picture.clamp(-1, 1))) if bool(picture.isfinite().all()) else b""
 
 
 def encode_png(pixels: NDArray[Any]) -> bytes:

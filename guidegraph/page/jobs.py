@@ -227,6 +227,7 @@ class JobQueue:
         with ExitStack() as stack:
             stack.enter_context(lock_folder(job.folder, "guidegraph open"))
             stack.enter_context(use_viewer(frames))
+            self.cache.plan = None  # a run that fails before it has a plan has no values
             try:
                 job.recorded.run([job.progress, *self.manager.observers(info)], job.token, self.cache)
             finally:

@@ -25,9 +25,10 @@ from guidegraph.page.access import Access, GuardedApp
 from guidegraph.page.answers import AsciiJson, answer_error, answer_failure, error_response, read_json
 from guidegraph.page.edits import PageEdits
 from guidegraph.page.folder import WorkflowFolder
+from guidegraph.page.frames import encode_first, is_picture
 from guidegraph.page.gallery import compare_texts, list_runs, read_picture
 from guidegraph.page.jobs import JobQueue
-from guidegraph.page.values import describe_value, is_picture, make_thumbnail
+from guidegraph.page.values import describe_value
 from guidegraph.page.view import SCOPE, Fingerprint, Views, read_fingerprint
 from guidegraph.page.wire_routes import WireRoutes
 
@@ -209,7 +210,7 @@ class PageServer:
     async def read_thumbnail(self, request: Request) -> Response:
         query = request.query_params
         value = self.jobs.read_values(request.path_params["number"], query.get("key", "")).get(query.get("output", ""))
-        if png := await run_in_threadpool(make_thumbnail, value):
+        if png := await run_in_threadpool(encode_first, value):
             return Response(png, media_type="image/png")
         return error_response(HTTPStatus.NOT_FOUND, "this value is no picture, or is not kept")
 

@@ -1,4 +1,4 @@
-"""The values of a run for the page: the shape, type and range of each, and a small picture of an image."""
+"""The values of a run for the page, each in a few lines."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from guidegraph.graph.types import is_tensor
-from guidegraph.page.frames import CHANNELS, encode_png
-from guidegraph.runs.outputs import to_pixels
 from guidegraph_runtime.printing import visible
 
 MAX_LENGTH = 80
@@ -33,21 +31,6 @@ def describe_value(value: Any) -> list[str]:
     return [type(value).__name__, *lines]
 
 
-def is_picture(value: Any) -> bool:
-    """Whether a value has the form of pictures, (B, 3, H, W)."""
-    if not is_tensor(value) or not value.is_floating_point():
-        return False
-    return bool(value.ndim == 4 and value.shape[0] and value.shape[1] == CHANNELS)
-
-
-def make_thumbnail(value: Any) -> bytes:
-    """The first of a batch of pictures (B, 3, H, W) in [-1, 1] as a PNG; empty for anything else."""
-    if not is_picture(value):
-        return b""
-    picture = value[0].float()
-    return encode_png(to_pixels(picture.clamp(-1, 1))) if bool(picture.isfinite().all()) else b""
-
-
 def _iterate_parts(value: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(value, Mapping):
         yield from ((str(name), part) for name, part in value.items())
@@ -60,16 +43,24 @@ def _iterate_parts(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _describe_tensor(tensor: Any) -> str:
+    """Shape and dtype; the range of the finite elements of a tensor that is dense, real and not too large."""
     shape = f"({', '.join(map(str, tensor.shape))})"
     text = f"{shape} {str(tensor.dtype).removeprefix('torch.')}"
-    if not 0 < tensor.numel() <= MAX_ELEMENTS:
+    has_order = str(tensor.layout) == "torch.strided" and not tensor.is_complex() and not tensor.is_meta
+    if not has_order or not 0 < tensor.numel() <= MAX_ELEMENTS:
         return text
-    plain = tensor.detach()
-    if tensor.numel() == 1:
-        return f"{text}, {plain.item():.4g}"
-    wrong = 0 if not plain.is_floating_point() else int((~plain.isfinite()).sum())
-    low, high = (float(end) for end in plain.float().nan_to_num().aminmax())
-    return f"{text}, {low:.4g} to {high:.4g}" + (f", {wrong} not finite" if wrong else "")
+    numbers = tensor.detach()
+    if not numbers.is_floating_point() or numbers.itemsize < 4:  # float8 has no isfinite
+        numbers = numbers.float()
+    if numbers.numel() == 1:
+        return f"{text}, {numbers.item():.4g}"
+    finite = numbers[numbers.isfinite()]
+    parts = [text]
+    if finite.numel():
+        parts.append(" to ".join(f"{float(end):.4g}" for end in finite.aminmax()))
+    if wrong := numbers.numel() - finite.numel():
+        parts.append(f"{wrong} not finite")
+    return ", ".join(parts)
 
 
 def _shorten(text: str) -> str:

@@ -62,27 +62,31 @@ class Views:
     policy: Policy
     drawings: dict[str, str] = field(default_factory=dict)
     files: dict[str, dict[Path, Fingerprint]] = field(default_factory=dict)
-    _wirings: dict[str, Wiring] = field(default_factory=dict)
+    _wirings: dict[str, tuple[dict[Path, Fingerprint], Wiring | None]] = field(default_factory=dict)
 
     def read_wiring(self, name: str) -> Wiring:
         """The wires of a workflow as it is on disk. Raises ``UnknownWorkflow``; ``WorkflowError`` if it has errors."""
         path = self.folder.locate(name)
-        seen = self.files.get(name, {})
-        if name not in self._wirings or any(read_fingerprint(file) != mark for file, mark in seen.items()):
-            view = self.read(name)
-            if name not in self._wirings:
-                raise WorkflowError([Problem(Mark(str(path), 1, 1), "not-editable", BROKEN, view["name"])])
-        return self._wirings[name]
+        # Another thread may read it meanwhile: the wires are taken together with the files that they are from.
+        files, wiring = self._wirings.get(name, ({}, None))
+        if wiring is None or any(read_fingerprint(file) != mark for file, mark in files.items()):
+            self.read(name)
+            _, wiring = self._wirings[name]
+        if wiring is None:
+            raise WorkflowError([Problem(Mark(str(path), 1, 1), "not-editable", BROKEN, name)])
+        return wiring
 
     def read(self, name: str) -> Row:
-        """The view of a workflow. Raises ``UnknownWorkflow``. A workflow with errors has the last good drawing."""
+        """The view of a workflow. Raises ``UnknownWorkflow``. A workflow with errors has the last good drawing.
+
+        Any thread may call it.
+        """
         path = self.folder.locate(name)
         problems: list[Problem] = []
         notes: list[Problem] = []
         graph, workflow, text = None, None, ""
         before = {file: read_fingerprint(file) for file in (path, *self.files.get(name, {}))}
         files, types = {path}, TypeRecord()
-        self._wirings.pop(name, None)
         try:
             text = read_text(path, str(path))
             workflow, _ = parse(text, path)
@@ -90,9 +94,13 @@ class Views:
             notes = check_workflow(graph, self.registry, self.policy).machine_problems
         except WorkflowError as error:
             problems = error.problems
-        self.files[name] = {file: before.get(file) or read_fingerprint(file) for file in files}
-        if graph is not None and workflow is not None:
-            self._wirings[name] = Wiring(workflow, self.registry, types)
+        marks = {file: before.get(file) or read_fingerprint(file) for file in files}
+        self.files[name] = marks
+        self._wirings[name] = (
+            marks,
+            None if graph is None or workflow is None else Wiring(workflow, self.registry, types),
+        )
+        if graph is not None:
             self.drawings[name] = draw_svg(graph, SCOPE, live=True)
         return {
             "name": name,

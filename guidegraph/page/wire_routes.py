@@ -12,6 +12,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from guidegraph.edit import parse_value
+from guidegraph.graph.language.bind_parameters import parse_list_or_text
 from guidegraph.graph.node import Port
 from guidegraph.graph.resolution.ports import accepts
 from guidegraph.page.answers import AsciiJson, error_response, read_json
@@ -25,7 +27,7 @@ from guidegraph.page.drafts import (
     make_draft,
     search_nodes,
 )
-from guidegraph.page.edits import NewNode, PageEdits, read_value
+from guidegraph.page.edits import NewNode, PageEdits
 from guidegraph.page.forms import describe_field
 from guidegraph.page.view import Views
 from guidegraph.page.wiring import Target, Wiring
@@ -64,21 +66,20 @@ class WireRoutes:
         return AsciiJson({**_describe_target(target), "options": links})
 
     async def search(self, request: Request) -> Response:
-        query = request.query_params
-        wiring = await self._read_wiring(request)
-        place = find_place(wiring, query.get("block", "nodes"), query.get("link", ""), query.get("path", ""))
-        return AsciiJson(await run_in_threadpool(search_nodes, wiring, query.get("text", ""), place))
+        """The nodes that have the words of ``text`` and fit the place."""
+        wiring, place = await self._read_place(request)
+        return AsciiJson(await run_in_threadpool(search_nodes, wiring, request.query_params.get("text", ""), place))
 
     async def list_insertions(self, request: Request) -> Response:
+        """The wires that a node of the kind ``use`` can be put into."""
         wiring = await self._read_wiring(request)
         wires = await run_in_threadpool(find_insertions, wiring, request.query_params.get("use", ""))
         return AsciiJson({"wires": wires})
 
     async def read_draft(self, request: Request) -> Response:
-        query = request.query_params
-        wiring = await self._read_wiring(request)
-        place = find_place(wiring, query.get("block", "nodes"), query.get("link", ""), query.get("path", ""))
-        return AsciiJson(await run_in_threadpool(make_draft, wiring, query.get("use", ""), place))
+        """A new node of the kind ``use`` for the place, not added yet."""
+        wiring, place = await self._read_place(request)
+        return AsciiJson(await run_in_threadpool(make_draft, wiring, request.query_params.get("use", ""), place))
 
     async def change_wire(self, request: Request) -> Response:
         """Link the place at a path to ``link``, or remove its link ``old`` if ``link`` is null."""
@@ -111,6 +112,10 @@ class WireRoutes:
     async def _read_wiring(self, request: Request) -> Wiring:
         return await run_in_threadpool(self.views.read_wiring, request.query_params.get("name", ""))
 
+    async def _read_place(self, request: Request) -> tuple[Wiring, Place]:
+        query, wiring = request.query_params, await self._read_wiring(request)
+        return wiring, find_place(wiring, query.get("block", "nodes"), query.get("link", ""), query.get("path", ""))
+
 
 def _read_node(
     wiring: Wiring, texts: Mapping[str, str], inputs: Mapping[str, str], settings: Mapping[str, str]
@@ -121,7 +126,8 @@ def _read_node(
     values: dict[str, Any] = {}
     for name, text in settings.items():
         port = spec.port(name) if spec else None
-        values[name] = read_value(text, is_text=port is not None and describe_field(port)["kind"] in ("text", "choice"))
+        is_text = port is not None and describe_field(port)["kind"] in ("text", "choice")
+        values[name] = parse_list_or_text(text, port) if port is not None and is_text else parse_value(text)
     links: dict[str, str | list[str]] = {}
     for name, link in inputs.items():
         port = spec.port(name) if spec else None
@@ -150,10 +156,10 @@ def _is_element(wiring: Wiring, place: Place, link: str, port: Port) -> bool:
 
 
 def _takes_list(wiring: Wiring, path: str, link: str) -> bool:
-    """Whether a place takes a list of sources like this one, and not the source itself."""
+    """Whether a link is to be one of a list at a place."""
     target = wiring.targets.get(path)
     typed = wiring.resolve(link, target.block) if target else None
-    return bool(target and typed and not target.fits(typed) and target.takes_more(typed))
+    return target is not None and typed is not None and target.takes_in_list(typed)
 
 
 def _is_texts(value: Any) -> bool:

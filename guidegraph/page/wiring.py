@@ -18,7 +18,7 @@ from guidegraph.graph.language.syntax import (
     ParsedWorkflow,
     list_links,
 )
-from guidegraph.graph.language.yaml_tree import Scalar
+from guidegraph.graph.language.yaml_tree import Scalar, YamlSequence
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.resolution.link_rule import have_common_type
 from guidegraph.graph.resolution.loop_types import can_iterate, item_type, may_iterate
@@ -38,7 +38,7 @@ class Target:
 
     path: that of its value in the text. owner: the path of its node or loop; empty for an output of the workflow.
     block: the path of the block whose names its link sees. links: those that it has now. fits: whether a source may be
-    linked. takes_more: whether a source may be added to a list.
+    linked. takes_more: whether a source may be one of a list. has_list: whether it now has a list, even of one link.
     """
 
     path: str
@@ -50,9 +50,14 @@ class Target:
     fits: Rule
     takes_more: Rule
     required: bool = False
+    has_list: bool = False
 
     def takes(self, typed: TypedSource) -> bool:
         return self.fits(typed) or self.takes_more(typed)
+
+    def takes_in_list(self, typed: TypedSource) -> bool:
+        """Whether a source is to be linked as one of a list, and not by itself."""
+        return self.takes_more(typed) and (self.has_list or not self.fits(typed))
 
 
 @dataclass
@@ -166,11 +171,7 @@ class Wiring:
     def _find_home(self, link: str, block: str) -> str | None:
         """The block of the node that a link names; ``None`` if it names none."""
         name = link.partition(".")[0]
-        while block:
-            if name in self.blocks[block]:
-                return block
-            block = block.rpartition(".body")[0].rpartition(".")[0]
-        return None
+        return next((outer for outer in iterate_outwards(block) if name in self.blocks[outer]), None)
 
     def _list_in_op(self, op: ParsedOp) -> Iterator[Target]:
         block = op.path.rpartition(".")[0]
@@ -195,7 +196,8 @@ class Wiring:
             element = port.type.sequence.element if port.type.sequence else None
             rules = (partial(accepts, port.type), partial(accepts, element) if element else _takes_nothing)
             path = f"{node.path}.in.{name}"
-            yield Target(path, node.path, block, name, port.type, _list_texts(links), *rules, port.required)
+            has_list = isinstance(links, YamlSequence)
+            yield Target(path, node.path, block, name, port.type, _list_texts(links), *rules, port.required, has_list)
 
     def _list_in_loop(self, loop: ParsedLoop, block: str) -> Iterator[Target]:
         body = f"{loop.path}.body"
@@ -225,6 +227,13 @@ class Wiring:
         return make_rule
 
 
+def iterate_outwards(block: str) -> Iterator[str]:
+    """The path of a block and of those around it, innermost first."""
+    while block:
+        yield block
+        block = block.rpartition(".body")[0].rpartition(".")[0]
+
+
 def _find_owner(target: Target, home: str) -> str:
     """The name in the block ``home`` of the node that a place is in, or of the loop around it; empty for neither."""
     owner = target.owner if home == target.block else target.block
@@ -244,7 +253,7 @@ def _list_by_name(
 
 
 def _list_texts(links: Links | None) -> tuple[str, ...]:
-    return () if links is None else tuple(link.text for link in list_links(links))
+    return tuple(link.text for link in list_links(links))
 
 
 def _block_path(prefix: str) -> str:

@@ -7,15 +7,12 @@ from typing import Any
 
 import pytest
 
-from tests.browser import Browser, why_unavailable
+from tests.browser import NEEDS_BROWSER, Browser
 from tests.page.conftest import CLICK, DRAW, NODE, Server, wait
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(bool(why_unavailable()), reason=why_unavailable() or "there is a browser"),
-]
+pytestmark = NEEDS_BROWSER
 
 AXE = (Path(__file__).parent / "vendor" / "axe.min.js").read_text()
 RUN = """

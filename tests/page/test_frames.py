@@ -43,7 +43,8 @@ def test_a_picture_is_shown_as_it_is() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [torch.zeros(1, 4, 2, 2), torch.zeros(3, 2, 2), torch.full((1, 3, 2, 2), float("nan"))]
+    "value",
+    [torch.zeros(1, 4, 2, 2), torch.zeros(1, 3, 0, 2), torch.zeros(3, 2, 2), torch.full((1, 3, 2, 2), float("nan"))],
 )
 def test_what_is_no_picture_is_not_shown(value: Any) -> None:
     maker = FrameMaker(EMPTY, RunCache(1 << 20))

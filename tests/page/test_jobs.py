@@ -194,10 +194,30 @@ def test_the_values_of_a_run_are_described_and_shown(site: Site) -> None:
     assert site.get("api/runs/99/values", key="sum").json() == {"values": []}
 
 
+def test_a_run_that_fails_before_it_begins_has_no_values(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    from guidegraph.graph.errors import GuidegraphError
+    from guidegraph.runs.run import RecordedRun
+
+    def fail(*arguments: Any) -> None:
+        raise GuidegraphError("no room")
+
+    assert site.get(f"api/runs/{site.run_to_end()['number']}/values", key="sum").json()["values"]
+    monkeypatch.setattr(RecordedRun, "run", fail)
+    job = site.run_to_end()
+    assert (job["status"], job["error"]) == ("failed", "no room")
+    assert site.get(f"api/runs/{job['number']}/values", key="sum").json() == {"values": []}
+
+
 @pytest.mark.parametrize(
     ("make", "lines"),
     [
-        (lambda torch: torch.tensor([1.0, float("nan"), 3.0]), ["(3) float32, 0 to 3, 1 not finite"]),
+        (lambda torch: torch.tensor([1.0, float("nan"), 3.0]), ["(3) float32, 1 to 3, 1 not finite"]),
+        (lambda torch: torch.tensor([float("inf"), float("nan")]), ["(2) float32, 2 not finite"]),
+        (lambda torch: torch.tensor([-1e300, 2.0], dtype=torch.float64), ["(2) float64, -1e+300 to 2"]),
+        (lambda torch: torch.tensor([True, False]), ["(2) bool, 0 to 1"]),
+        (lambda torch: torch.ones(2).to(torch.float8_e4m3fn), ["(2) float8_e4m3fn, 1 to 1"]),
+        (lambda torch: torch.ones(2, dtype=torch.complex64), ["(2) complex64"]),
+        (lambda torch: torch.eye(2).to_sparse(), ["(2, 2) float32"]),
         (lambda torch: torch.tensor(2), ["() int64, 2"]),
         (lambda torch: torch.zeros(0, 3), ["(0, 3) float32"]),
         (lambda torch: {"a": torch.ones(2)}, ["dict of 1", "a: (2) float32, 1 to 1"]),

@@ -1,6 +1,6 @@
 """A newcomer's path through the page: change the prompt, run, swap the sampler, add a node by dragging, compare, save.
 
-``GUIDEGRAPH_PICTURES=docs/pictures`` saves the pictures of docs/do/first_page.md.
+``GUIDEGRAPH_PICTURES=docs/pictures`` saves the pictures of docs/do/page.md.
 """
 
 from __future__ import annotations
@@ -15,17 +15,14 @@ import pytest
 
 from guidegraph.graph.resolution.load import build
 from guidegraph.plugins.manager import PluginManager
-from tests.browser import Browser, why_unavailable
+from tests.browser import NEEDS_BROWSER, Browser
 from tests.page.conftest import CLICK, NODE, Server, serve_folder, type_into, wait
 from tests.page.test_wiring_browser import click, drop, find_middle, press_and_move
 from tests.paths import ROOT
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(bool(why_unavailable()), reason=why_unavailable() or "there is a browser"),
-]
+pytestmark = NEEDS_BROWSER
 
 NAME = "text_to_image.yaml"
 BEFORE = (ROOT / "workflows" / NAME).read_text()

@@ -7,15 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.browser import Browser, why_unavailable
+from tests.browser import NEEDS_BROWSER, Browser
 from tests.page.conftest import CLICK, DRAW, NODE, Server, type_into, wait
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(bool(why_unavailable()), reason=why_unavailable() or "there is a browser"),
-]
+pytestmark = NEEDS_BROWSER
 
 WIDE = """[...document.querySelectorAll('body *')].filter(e => !e.closest('.scroller, .text-pane, .panes')
     && e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML.slice(0, 80))"""

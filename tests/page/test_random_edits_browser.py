@@ -13,7 +13,7 @@ import pytest
 
 from guidegraph.graph.resolution.load import build
 from guidegraph.plugins.manager import PluginManager
-from tests.browser import Browser, why_unavailable
+from tests.browser import NEEDS_BROWSER, Browser
 from tests.graph.language.edit import plain_edits
 from tests.graph.language.edit.test_random_edits import changed_lines, comments, is_linked, lines_of
 from tests.page.conftest import Server, serve_folder, wait
@@ -21,10 +21,7 @@ from tests.paths import ROOT
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(bool(why_unavailable()), reason=why_unavailable() or "there is a browser"),
-]
+pytestmark = NEEDS_BROWSER
 
 WORKFLOWS = ROOT / "workflows"
 PLUGIN = "guidegraph.plugins.diffusers_adapter"

@@ -188,6 +188,63 @@ def test_a_workflow_with_errors_is_not_wired(site: Site) -> None:
     assert response.json()["problems"][0]["code"] == "not-editable"
 
 
+@pytest.mark.parametrize(
+    ("before", "link", "old", "after"),
+    [
+        ("[params.a]", "params.b", "", "[params.a, params.b]"),
+        ("[params.a, params.a]", "params.b", "params.a", "[params.b, params.a]"),
+        ("[params.a, params.b]", "params.all", "", "params.all"),
+        ("[params.a, params.b]", "params.all", "params.a", "params.all"),
+        ("params.all", "params.b", "", "[params.b]"),
+        ("params.all", "params.others", "params.all", "params.others"),
+    ],
+)
+def test_a_list_is_wired_to_a_list_and_to_its_items(site: Site, before: str, link: str, old: str, after: str) -> None:
+    path = "nodes.prompts.in.captions"
+    text = f"""\
+guidegraph: 1
+params:
+  a: red
+  b: blue
+  all: {{type: "Sequence[str]", default: [red]}}
+  others: {{type: "Sequence[str]", default: [x]}}
+nodes:
+  prompts: {{use: text.prompts, in: {{captions: {before}}}}}
+outputs: {{prompts: prompts}}
+"""
+    (site.folder / "list.yaml").write_text(text)
+    assert link in site.get("api/links", name="list.yaml", path=path).json()["options"]
+    response = site.post("api/wires", name="list.yaml", path=path, link=link, old=old)
+    assert response.status_code == 200, response.json()
+    assert (site.folder / "list.yaml").read_text() == text.replace(f"captions: {before}", f"captions: {after}")
+
+
+@pytest.mark.parametrize(("text", "written"), [("[red]", '"[red]"'), ("[red] cat", '"[red] cat"'), ("6", '"6"')])
+def test_the_setting_of_a_new_node_is_a_text_where_its_port_takes_text_alone(
+    site: Site, text: str, written: str
+) -> None:
+    body = {"label": "new", "use": "toy.table", "settings": {"prompt": text, "sizes": "[1, 2]"}}
+    response = site.post("api/add", name="draw.yaml", block="nodes", **body)
+    assert response.status_code == 200, response.json()
+    assert f"with: {{prompt: {written}, sizes: [1, 2]}}" in (site.folder / "draw.yaml").read_text()
+
+
+def test_a_view_that_is_read_meanwhile_does_not_hide_the_wires(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    from guidegraph.page import view
+
+    views, read_text = site.page.views, view.read_text
+    before = views.read_wiring("draw.yaml")
+    during: list[Wiring] = []
+
+    def read_wiring_meanwhile(*arguments: Any) -> str:
+        during.append(views.read_wiring("draw.yaml"))
+        return read_text(*arguments)
+
+    monkeypatch.setattr(view, "read_text", read_wiring_meanwhile)
+    views.read("draw.yaml")
+    assert during == [before]
+
+
 @pytest.mark.parametrize("body", [{"path": 3}, {"path": "a", "link": 3}, {"path": "a"}])
 def test_a_bad_wire_is_a_bad_request(site: Site, body: dict[str, Any]) -> None:
     assert site.post("api/wires", name="draw.yaml", **body).status_code == 400

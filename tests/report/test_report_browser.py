@@ -8,14 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.browser import Browser, browser, why_unavailable
+from tests.browser import NEEDS_BROWSER, Browser, browser
 from tests.commands.command import Command
 from tests.report.folders import run_folder, sweep_folder
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(bool(why_unavailable()), reason=why_unavailable() or "there is a browser"),
-]
+pytestmark = NEEDS_BROWSER
 
 BROKEN = "[...document.images].filter(i => !(i.complete && i.naturalWidth > 0)).length"
 NARROW = "[...document.querySelectorAll('svg')].filter(s => !(s.getBoundingClientRect().width > 250)).length"

@@ -1,13 +1,13 @@
 // Requests to the server. A failure is an Error with the `problems` that the server found.
 
 async function request(path, options) {
-  let response;
+  let response, text;
   try {
     response = await fetch(path, options);
+    text = await response.text();
   } catch {
     throw Object.assign(new Error("the server does not answer: is 'guidegraph open' still running?"), { problems: [] });
   }
-  const text = await response.text().catch(() => "");
   const isJson = response.headers.get("content-type")?.startsWith("application/json");
   const body = isJson ? JSON.parse(text) : { error: text.trim() };
   if (!response.ok) {

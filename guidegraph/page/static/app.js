@@ -153,8 +153,13 @@ function App() {
   // A wire was dropped where nothing is: offer nodes that take the link, or remove the wire of the port.
   async function offer(start) {
     if (start.link) return openPalette({ block: start.block, link: start.link });
-    const { links } = await get("api/links", { name, path: start.path });
-    return links.length === 1 ? wire({ path: start.path, link: null, old: links[0] }) : undefined;
+    try {
+      const { links } = await get("api/links", { name, path: start.path });
+      if (links.length === 1) await wire({ path: start.path, link: null, old: links[0] });
+    } catch (error) {
+      setFailure(error.message);
+    }
+    return undefined;
   }
 
   async function send(address, change) {
