@@ -18,9 +18,11 @@ class LazyMapping(Mapping[str, Value]):
         self._values, self._load, self._load_all = values, load, load_all
 
     def __getitem__(self, key: str) -> Value:
-        if key not in self._values:
+        try:
+            return self._values[key]
+        except KeyError:  # looked up once: another thread may be filling the values in
             self._load(key)
-        return self._values[key]
+            return self._values[key]
 
     def __iter__(self) -> Iterator[str]:
         self._load_all()

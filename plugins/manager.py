@@ -157,20 +157,17 @@ class PluginManager:
     def load(self, name: str) -> None:
         """Import the plugins that a node's id, a namespace or a distribution names, unless they are imported."""
         namespace = name.partition(".")[0]
-        entries = [
-            entry
-            for entry in self._pending
-            if entry.name == namespace or normalise_name(read_distribution(entry)[0]) == name
-        ]
-        self._add_entry_points(entries)
+        self._add_entry_points(
+            lambda entry: entry.name == namespace or normalise_name(read_distribution(entry)[0]) == name
+        )
 
     def load_all(self) -> None:
         """Import all installed plugins that are not imported yet."""
-        self._add_entry_points(self._pending)
+        self._add_entry_points(lambda entry: True)
 
     def load_third_party(self) -> None:
         """Import the installed plugins of other distributions: their observers see every run."""
-        self._add_entry_points([entry for entry in self._pending if not _is_own(entry)])
+        self._add_entry_points(lambda entry: not _is_own(entry))
 
     def complete(self) -> None:
         """Import all built-in nodes and types, and all installed plugins, that are not imported yet."""
@@ -254,10 +251,12 @@ class PluginManager:
     def _leave_out(self, entry: importlib.metadata.EntryPoint, reason: str) -> None:
         self._fail(entry.name, *read_distribution(entry), PluginError(reason), "disabled")
 
-    def _add_entry_points(self, entries: Sequence[importlib.metadata.EntryPoint]) -> None:
-        for entry in list(entries):
-            if entry in self._pending:  # an entry point imports those before it if it has types
-                self._add_entry_point(entry)
+    def _add_entry_points(self, is_due: Callable[[importlib.metadata.EntryPoint], bool]) -> None:
+        """Import the pending plugins that are due. Waits for another thread that imports some."""
+        with self._lock:
+            for entry in list(filter(is_due, self._pending)):
+                if entry in self._pending:  # an entry point imports those before it if it has types
+                    self._add_entry_point(entry)
 
     def _add_entry_point(self, entry: importlib.metadata.EntryPoint) -> None:
         position = self._pending.index(entry)
@@ -273,7 +272,7 @@ class PluginManager:
                 plugin = load_or_explain(entry.load, f"install what it needs, or leave it out with {DISABLE}")
                 contribution = read_contribution(plugin, entry.name)
             if contribution.types:  # of two types with one name, the first in the order of all plugins is taken
-                self._add_entry_points(self._pending[:position])
+                self._add_entry_points(self._pending[:position].__contains__)
             self._join(entry.name, plugin, contribution, distribution, version, notes)
             self._folders[entry.name] = package_folders(entry.module)
         except KeyboardInterrupt:

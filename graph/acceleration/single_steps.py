@@ -14,7 +14,7 @@ from guidegraph.graph.ir import Call, Op
 from guidegraph.graph.planning.steps import RegionPlan, Step
 from guidegraph.graph.port_kinds import port_kinds
 from guidegraph.graph.sources import Literal, list_sources
-from guidegraph.graph.types import SequenceOf
+from guidegraph.graph.types import PortType, SequenceOf
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,10 +34,13 @@ def explain_single(op: Op, refused: Collection[str] = ()) -> str:
     assert isinstance(op, Call)
     if not _reads_tensors(op):
         return "it reads something else than models and tensors"
-    returns = [port for port in op.outputs.values() if port_kinds(port) != {"tensor"}]
-    if returns or any(isinstance(kind, SequenceOf) for port in op.outputs.values() for kind in port.alternatives):
-        return "it returns something else than tensors"
-    return ""
+    return "" if all(map(_is_tensor, op.outputs.values())) else "it returns something else than tensors"
+
+
+def _is_tensor(output: PortType) -> bool:
+    """Whether an output is always one tensor."""
+    lists = any(isinstance(kind, SequenceOf) for kind in output.alternatives)
+    return port_kinds(output) == {"tensor"} and not lists and not output.optional
 
 
 def _reads_tensors(call: Call) -> bool:
@@ -47,8 +50,12 @@ def _reads_tensors(call: Call) -> bool:
         linked = not all(isinstance(source, Literal) for source in list_sources(sources))
         if port is None or (linked and not port_kinds(port.type) <= {"model", "tensor"}):
             return False
-    literals = [source.value for source in call.sources() if isinstance(source, Literal)]
-    return not any(isinstance(value, str) for value in literals)
+    return not any(_has_text(source.value) for source in call.sources() if isinstance(source, Literal))
+
+
+def _has_text(value: object) -> bool:
+    """Whether a literal is a text or a list of texts."""
+    return isinstance(value, str) or (isinstance(value, (list, tuple)) and any(map(_has_text, value)))
 
 
 def explain_pieces(values: Sequence[Any], tensors: Sequence[Tensor]) -> str:

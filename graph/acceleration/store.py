@@ -130,7 +130,7 @@ class PartStore:
             checksums = {name: hashlib.sha256(data).hexdigest() for name, data in graph.files.items()}
             text = json.dumps({"format": FORMAT, "files": checksums, "graph": asdict(description)})
             (folder / DESCRIPTION).write_text(text, encoding="utf-8")
-        (target.parent / COMPARED).unlink(missing_ok=True)
+            (target.parent / COMPARED).unlink(missing_ok=True)  # before anybody can find the graph
         self._remove_oldest(keep=target)
         self._remove_other_sizes(keep=target)
         return graph

@@ -150,6 +150,8 @@ def _pass(value: object) -> bool:
 def _make_alternatives(annotations: Sequence[Any]) -> Converter | None:
     """The alternatives of a union. Only a node makes tensors, so they are left out."""
     members = [a for a in annotations if not (isinstance(a, type) and issubclass(a, Tensor))]
+    if _is_ambiguous(members):
+        return None
     converters = [converter for converter in map(make_converter, members) if converter]
     if len(converters) < len(members):
         return None
@@ -158,12 +160,26 @@ def _make_alternatives(annotations: Sequence[Any]) -> Converter | None:
         results = [converter(value) for converter in converters]
         decided = [result for result in results if result is not UNDECIDED]
         if len(decided) > 1:  # pydantic prefers the value's own type
-            if any(isinstance(result, Path) for result in decided):
-                return UNDECIDED
             decided = [result for result in decided if type(result) is type(value)]
         return decided[0] if decided else UNDECIDED
 
     return convert
+
+
+def _is_ambiguous(members: Sequence[Any]) -> bool:
+    """Whether pydantic may choose another alternative than the one that takes a value unchanged.
+
+    It may read a text as a number before a path, compare 1.0 and True with the choice 1, and choose between lists by
+    their elements.
+    """
+    bases = [get_args(member)[0] if get_origin(member) is Annotated else member for member in members]
+    bases = [base for base in bases if base not in (None, NoneType)]
+    lists = [base for base in bases if {base, get_origin(base)} & {list, Sequence, tuple}]
+    choices = [choice for base in bases if get_origin(base) is Literal for choice in get_args(base)]
+    unions = [base for base in bases if get_origin(base) in (Union, UnionType)]
+    return len(bases) > 1 and bool(
+        Path in bases or unions or len(lists) > 1 or any(type(choice) is not str for choice in choices)
+    )
 
 
 def _make_list(annotation: Any, kind: type[list[Any]] | type[tuple[Any, ...]]) -> Converter | None:

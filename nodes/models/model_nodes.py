@@ -10,7 +10,7 @@ classes: the number of classes. in_channels: channels of the samples.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar
@@ -20,6 +20,7 @@ from annotated_types import Ge, MinLen
 from guidegraph.graph.device_context import current_device, current_dtype
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Written
+from guidegraph.nodes.models.absent_part import AbsentPart, MissingPart
 from guidegraph.nodes.models.model_json import list_parts, read_index
 from guidegraph.nodes.sampling import schedule as schedules
 from guidegraph.nodes.types import (
@@ -66,35 +67,6 @@ class LoadedModel(NamedTuple):
     classifier: Classifier
     segmenter: Segmenter
     detector: Any
-
-
-class MissingPart(AttributeError, ValueError):
-    """Raised on use of a part that a model folder does not hold."""
-
-
-class AbsentPart:
-    """Stands for a part that a model lacks, or cannot load without another setting. Any use raises the message."""
-
-    __guidegraph_absent__ = True
-
-    def __init__(self, message: str) -> None:
-        self._message = message
-
-    @classmethod
-    def of(cls, folder: Path, part: str, parts: Iterable[str]) -> AbsentPart:
-        """Stands for a part that a model folder or file does not hold."""
-        return cls(f"the model '{folder}' has no part '{part}'; it has {', '.join(parts) or 'none'}")
-
-    def __repr__(self) -> str:
-        return self._message
-
-    def __call__(self, *_: object, **__: object) -> Any:
-        raise MissingPart(self._message)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        raise MissingPart(self._message)
 
 
 @node("model.load", host=True, provides=list_parts)

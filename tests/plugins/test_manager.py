@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib.metadata
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +21,7 @@ from guidegraph.graph.planning.digest import Digests
 from guidegraph.graph.resolution.load import build
 from guidegraph.plugins.contribution import HOOKS
 from guidegraph.plugins.hookspecs import RunInfo
+from guidegraph.plugins.lazy_mapping import LazyMapping
 from guidegraph.plugins.manager import PluginManager, PluginStatus, default_registry
 
 NODE = """
@@ -240,6 +244,35 @@ def test_a_plugin_is_imported_when_it_is_looked_up(installed: Installed) -> None
     assert "second.twice" in registry.nodes
     assert "gg_test_second" in sys.modules
     assert "gg_test_first" not in sys.modules
+
+
+def test_a_node_is_found_while_another_thread_imports_its_plugin(
+    installed: Installed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered, leave = threading.Event(), threading.Event()
+    monkeypatch.setitem(sys.modules, "gg_test_gate", SimpleNamespace(entered=entered, leave=leave))
+    wait = "import gg_test_gate; gg_test_gate.entered.set(); gg_test_gate.leave.wait(60)\n"
+    installed.add("slow", wait + NODE.format(id="slow.twice") + HOOK)
+    manager = PluginManager(lazy=True)
+    nodes = manager.registry.nodes
+    with ThreadPoolExecutor() as threads:
+        loaded = threads.submit(manager.load_third_party)
+        assert entered.wait(60)
+        is_known = threads.submit(lambda: "slow.twice" in nodes)
+        wait_for([is_known], timeout=0.1)
+        leave.set()
+        loaded.result()
+        assert is_known.result()
+
+
+def test_an_entry_that_another_thread_puts_back_is_found() -> None:
+    class Values(dict[str, int]):
+        """Values that another thread takes out after each look at them."""
+
+        def __contains__(self, key: object) -> bool:
+            return self.pop(str(key), None) is not None
+
+    assert LazyMapping(Values(a=1), lambda key: None, lambda: None)["a"] == 1
 
 
 def test_plugins_are_disabled_by_the_environment(installed: Installed, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ from guidegraph.nodes.checkpoints.ldm_text import HEADS, build_ldm_text, check_l
 from guidegraph.nodes.checkpoints.quantised.deferred import DeferredTensor
 from guidegraph.nodes.checkpoints.tensor_names import strip_prefix
 from guidegraph.nodes.conditioning.text_pretrained import import_transformers
-from guidegraph.nodes.models.model_nodes import AbsentPart
+from guidegraph.nodes.models.absent_part import AbsentPart
 from guidegraph.nodes.models.released.ldm_text import ClassTokens
 from guidegraph.nodes.models.released.map_rescaler import MapRescaler
 from guidegraph.nodes.models.released.prompt_embedder import PictureSize, ReleasedText

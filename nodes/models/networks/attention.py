@@ -53,7 +53,9 @@ def _count_spare_keys(query: Tensor, key: Tensor, value: Tensor) -> int:
 def _mask_spare(keys: int, spare: int) -> Tensor:
     """The mask (1, keys + spare) float32 to add to logits that leaves out the spare keys."""
     with torch.inference_mode(False):
-        return F.pad(torch.zeros(1, keys), (0, spare), value=float("-inf"))
+        # kept for the process, so torch's defaults of the moment must not count
+        zeros = torch.zeros(1, keys, dtype=torch.float32, device="cpu")
+        return F.pad(zeros, (0, spare), value=float("-inf"))
 
 
 def attention_weights(query: Tensor, key: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -111,6 +111,18 @@ def caption(model: torch.nn.Module, x: Sample, *, text: str = "") -> Sample:
     return show(model, x) + len(text) / 100
 
 
+@node("quick.captions")
+def captions(model: torch.nn.Module, x: Sample, *, texts: list[str]) -> Sample:
+    """The same, with several texts."""
+    return caption(model, x, text="".join(texts))
+
+
+@node("quick.thumbnail")
+def thumbnail(model: torch.nn.Module, x: Sample, *, least: int = 4) -> Sample | None:
+    """The same of large samples alone."""
+    return show(model, x) if x.shape[-1] >= least else None
+
+
 @node("quick.guide")
 def guide(a: Sample, b: Sample, *, scale: float = 2.0) -> Sample:
     """b + scale (a − b)."""
@@ -200,6 +212,8 @@ def guidegraph_nodes() -> list[Callable[..., Any]]:
         predict,
         show,
         caption,
+        captions,
+        thumbnail,
         guide,
         pull,
         bend,

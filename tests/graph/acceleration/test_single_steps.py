@@ -16,10 +16,11 @@ from tests.graph.acceleration.quick_nodes import Network
 Prepare = Callable[..., Both]
 OUTPUT = "outputs: {x: sample.x}"
 SHOW = (OUTPUT, "  shown: {use: quick.show, in: {model: model, x: sample.x}}\noutputs: {x: shown}")
-CAPTION = (
-    OUTPUT,
-    "  shown: {use: quick.caption, in: {model: model, x: sample.x}, with: {text: hello}}\noutputs: {x: shown}",
-)
+OTHERS = {
+    "reads a text": "quick.caption, in: {model: model, x: sample.x}, with: {text: hello}",
+    "reads texts": "quick.captions, in: {model: model, x: sample.x}, with: {texts: [hello, there]}",
+    "may return nothing": "quick.thumbnail, in: {model: model, x: sample.x}",
+}
 
 
 @pytest.fixture
@@ -91,8 +92,9 @@ def test_a_wrong_graph_outside_of_loops_is_not_used(
     assert not list(tmp_path.glob(f"parts/*/{COMPARED}"))
 
 
-def test_a_call_that_reads_text_runs_in_torch(prepare: Prepare) -> None:
-    both = prepare(CAPTION)
+@pytest.mark.parametrize("call", OTHERS.values(), ids=OTHERS)
+def test_a_call_that_reads_or_returns_something_else_runs_in_torch(prepare: Prepare, call: str) -> None:
+    both = prepare((OUTPUT, f"  shown: {{use: {call}}}\noutputs: {{x: shown}}"))
     assert_same(both.run())
     assert ("nodes.shown",) not in exported_paths(both)
     assert both.plan()["outside"] == []

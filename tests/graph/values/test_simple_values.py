@@ -8,10 +8,12 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Union
 
 import pytest
 from annotated_types import Ge, Gt, Le, Lt, MinLen, MultipleOf
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from guidegraph.graph.types import Beside, RunsCode, Tensor, Written
@@ -32,7 +34,7 @@ ANNOTATIONS = [
     float | Tensor,
     int | str | None,
     Literal["a", 1, True, None],
-    Literal[1, 2] | str,
+    Literal["a", "b"] | float,
     list,
     Sequence,
     list[int],
@@ -97,9 +99,36 @@ def test_a_converted_value_is_that_of_pydantic(annotation: Any, literal: bool) -
     assert any(decided)
 
 
-@pytest.mark.parametrize("annotation", [str | Path, Path | str])
-def test_what_may_be_a_text_or_a_path_is_left_to_pydantic(annotation: Any) -> None:
-    assert [check(annotation, value, literal=True) for value in ("", "a", "a/b")] == [False] * 3
+AMBIGUOUS = [
+    str | Path,
+    Path | int,
+    Literal[1, 2] | float,
+    Literal[True] | int,
+    list[float] | list[int],
+    tuple[int, ...] | tuple[str, ...],
+    Annotated[int | Path, Beside("config.yaml")] | float,
+]
+
+
+@pytest.mark.parametrize("annotation", AMBIGUOUS, ids=str)
+def test_a_choice_between_alternatives_that_convert_is_left_to_pydantic(annotation: Any) -> None:
+    assert make_converter(annotation) is None
+    assert make_converter(list[annotation]) is None
+
+
+def extend_annotations(annotations: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    pairs = st.tuples(annotations, annotations).map(lambda pair: Union[pair])  # noqa: UP007
+    lists = annotations.map(lambda annotation: list[annotation])
+    return st.one_of(pairs, pairs, lists, annotations.map(lambda annotation: tuple[annotation, ...]))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.recursive(st.sampled_from(ANNOTATIONS), extend_annotations, max_leaves=4), st.booleans())
+def test_unions_and_lists_of_simple_annotations_give_the_value_of_pydantic(annotation: Any, literal: bool) -> None:
+    if make_converter(annotation) is not None:
+        for value in VALUES:
+            if not (literal and isinstance(value, Path)):
+                check(annotation, value, literal=literal)
 
 
 @pytest.mark.parametrize("literal", [True, False])

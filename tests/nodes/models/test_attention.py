@@ -81,3 +81,17 @@ def test_a_mask_made_in_inference_mode_is_used_outside_of_it() -> None:
     with torch.inference_mode():
         inside = attention(*inputs)
     torch.testing.assert_close(attention(*inputs), inside.clone(), rtol=0, atol=0)
+
+
+def test_other_defaults_of_torch_change_nothing() -> None:
+    query, key, value = make_inputs(45)
+    expected = attention_weights(query, key) @ value
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            inside = attention(query, key, value)
+    finally:
+        torch.set_default_dtype(before)
+    torch.testing.assert_close(inside, expected, rtol=0, atol=2e-6)
+    torch.testing.assert_close(attention(query, key, value), expected, rtol=0, atol=2e-6)

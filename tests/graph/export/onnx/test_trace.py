@@ -19,8 +19,11 @@ from torch.nn import functional as F
 pytest.importorskip("onnxscript")
 ort = pytest.importorskip("onnxruntime")
 
+from torch.onnx._internal.exporter._registration import ONNXRegistry  # noqa: E402
+
 from guidegraph.graph.export.errors import ExportError  # noqa: E402
 from guidegraph.graph.export.onnx.decompositions import register_decomposition  # noqa: E402
+from guidegraph.graph.export.onnx.program import OPSET, onnx_registry  # noqa: E402
 from guidegraph.graph.export.onnx.trace import Axis, TracedPart, save_part, trace_part  # noqa: E402
 from guidegraph.nodes.guidance.guidance import classifier_free_guidance, classifier_guidance, shift_eps  # noqa: E402
 from guidegraph.nodes.models.own.classifier import ClassifierConfig, NoisyClassifier  # noqa: E402
@@ -595,3 +598,15 @@ def test_traces_of_several_threads_leave_torch_as_it_was() -> None:
         trace_part(second, [torch.ones(2)], ["x"], [{}], ["y"])
         tracing.result()
     assert proxy_tensor._extract_tensor_metadata is before
+
+
+def test_the_operators_that_torch_can_convert_are_all_listed() -> None:
+    quick, complete = onnx_registry(), ONNXRegistry.from_torchlib(opset_version=OPSET)
+
+    def list_functions(registry: ONNXRegistry) -> dict[Any, list[tuple[Any, bool]]]:
+        return {
+            operator: [(conversion.onnx_function, conversion.is_complex) for conversion in conversions]
+            for operator, conversions in registry.functions.items()
+        }
+
+    assert list_functions(quick) == list_functions(complete)
