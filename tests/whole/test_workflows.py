@@ -25,8 +25,6 @@ UNTRAINED = (
     "evaluate/scene_eval.yaml",
     "evaluate/text_to_image_flow.yaml",
     "workflows/text_to_image_128.yaml",
-    "train/text_to_image_128.yaml",
-    "train/text_to_image_128_mmdit.yaml",
     "workflows/text_to_image_dit.yaml",
     "workflows/text_to_image_mmdit.yaml",
 )
