@@ -55,12 +55,12 @@ def _measure_peaks(image: Tensor, period: int) -> list[float]:
     along_rows, along_columns = _sum_power(image, -1), _sum_power(image, -2)
     peaks = []
     for multiple in range(1, period // 2 + 1):
-        at = beside = 0.0
+        power_at_peak = power_beside = 0.0
         for power in (along_rows, along_columns):
             index = multiple * len(power) // period
-            at += float(power[index])
-            beside += sum(float(power[(index + step) % len(power)]) for step in NEIGHBOURS) / len(NEIGHBOURS)
-        peaks.append(at / beside if beside else 1.0)
+            power_at_peak += float(power[index])
+            power_beside += sum(float(power[(index + step) % len(power)]) for step in NEIGHBOURS) / len(NEIGHBOURS)
+        peaks.append(power_at_peak / power_beside if power_beside else 1.0)
     return peaks
 
 

@@ -76,10 +76,10 @@ def test_checkout_resolves_subpackages_with_no_install() -> None:
     assert [Path(origin) for origin in origins] == [ROOT / name / "__init__.py" for name in FOLDERS]
 
 
-def test_all_weights_together_are_at_most_60_mb() -> None:
+def test_all_weights_together_are_at_most_64_mb() -> None:
     sizes = [file.stat().st_size for file in (ROOT / "workflows").rglob("*.safetensors")]
     assert sizes
-    assert sum(sizes) <= 60e6
+    assert sum(sizes) <= 64e6
 
 
 # --- distributions --------------------------------------------------------------------------------
