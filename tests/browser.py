@@ -35,11 +35,8 @@ def why_unavailable() -> str:
     return ""
 
 
-NEEDS_BROWSER = [
-    pytest.mark.slow,
-    pytest.mark.skipif(bool(why_unavailable()), reason=why_unavailable() or "there is a browser"),
-]
-"""The marks of a test that drives a browser."""
+NEEDS_BROWSER = pytest.mark.skipif(bool(why_unavailable()), reason=why_unavailable() or "there is a browser")
+"""The mark of a test that drives a browser."""
 
 
 class Browser:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.must_end import stop_waiting
+
 # For torch, NumPy and onnxruntime here and in every process that a test starts: two threads lose on a busy machine.
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
@@ -71,6 +73,12 @@ def pytest_runtest_setup() -> None:
     # Not an import: tests that need no torch stay without it.
     if (torch := sys.modules.get("torch")) is not None and torch.get_num_threads() != 1:
         torch.set_num_threads(1)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> None:
+    if call.excinfo is not None:
+        stop_waiting()
 
 
 def _has_gpu() -> bool:

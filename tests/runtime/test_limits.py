@@ -16,6 +16,7 @@ from guidegraph_runtime import Bundle
 from guidegraph_runtime.bundle.verify import open_bundle
 from guidegraph_runtime.cli import main
 from guidegraph_runtime.errors import BundleError
+from guidegraph_runtime.limits import UNLIMITED, Limits, enforce_limits
 from tests.must_end import must_end
 from tests.runtime.running.bundles import FLOAT, external, in_body, model, write_bundle
 from tests.runtime.running.loop_bundle import write_loop_bundle
@@ -26,7 +27,8 @@ ENDLESS = 2**63 - 1
 
 @pytest.fixture(autouse=True)
 def _ends() -> Iterator[None]:
-    with must_end(60):
+    # An alarm does not interrupt a call into onnxruntime, so no call may take its default limit of an hour.
+    with must_end(60), enforce_limits(Limits(call_seconds=20)):
         yield
 
 
@@ -119,8 +121,6 @@ def test_an_endless_loop_in_a_part_is_refused(tmp_path: Path, trips: int | None)
 
 
 def test_an_endless_loop_that_was_let_through_is_ended_by_its_seconds(tmp_path: Path) -> None:
-    from guidegraph_runtime.limits import UNLIMITED, Limits, enforce_limits
-
     path = write_bundle(tmp_path, step([loop()], whole("trips", ENDLESS, dims=[])))
     with (
         enforce_limits(Limits(trips=UNLIMITED, call_seconds=0.2)),
@@ -130,8 +130,6 @@ def test_an_endless_loop_that_was_let_through_is_ended_by_its_seconds(tmp_path: 
 
 
 def test_a_loop_whose_trips_are_computed_is_ended_by_its_seconds(tmp_path: Path) -> None:
-    from guidegraph_runtime.limits import Limits, enforce_limits
-
     nodes = [helper.make_node("Mul", ["half", "half"], ["trips"]), loop()]
     path = write_bundle(tmp_path, step(nodes, whole("half", 2**31, dims=[])))
     bundle = Bundle(path)
@@ -209,8 +207,6 @@ def test_a_pipe_as_an_input_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_files_of_a_bundle_are_limited_together(tmp_path: Path) -> None:
-    from guidegraph_runtime.limits import Limits, enforce_limits
-
     path = write_bundle(tmp_path)
     size = sum(file["size"] for file in json.loads((path / "bundle.json").read_bytes())["files"].values())
     with enforce_limits(Limits(file_bytes=size - 1)), pytest.raises(BundleError, match=f"--limit file_bytes={size}"):

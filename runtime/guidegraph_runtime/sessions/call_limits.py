@@ -7,27 +7,39 @@ share one arena of limited size.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from guidegraph_runtime.limits import current_limits, show_limit
 from guidegraph_runtime.machine.byte_sizes import show_size
 from guidegraph_runtime.machine.memory import machine_memory
 
+_NEVER = float("inf")
+
 
 class CallWatch:
-    """Sets ``terminate`` in the run options of calls that exceed their time: onnxruntime stops at the next operator."""
+    """Sets ``terminate`` in the run options of calls that exceed their time: onnxruntime stops at the next operator.
+
+    The lock and the queue are written in C, so an interrupt in the middle of a block cannot leave them held.
+    """
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all calls and the thread, which a forked process does not have."""
+        self._lock = threading.Lock()
+        self._wake: SimpleQueue[None] = SimpleQueue()
         self._calls: dict[int, tuple[float, Any]] = {}
         self._numbers = count()
         self._thread: threading.Thread | None = None
-        self._due = float("inf")
+        self._due = _NEVER
 
     @contextmanager
     def watch(self, options: Any, seconds: float | None) -> Iterator[None]:
@@ -37,32 +49,38 @@ class CallWatch:
             yield
             return
         number, end = next(self._numbers), time.monotonic() + seconds
-        with self._changed:
-            self._calls[number] = end, options
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="guidegraph-call-limits", daemon=True)
-                self._thread.start()
-            elif end < self._due:
-                self._changed.notify()
         try:
+            with self._lock:
+                self._calls[number] = end, options
+                if self._thread is None or not self._thread.is_alive():
+                    self._thread = threading.Thread(target=self._run, name="guidegraph-call-limits", daemon=True)
+                    self._thread.start()
+                elif end < self._due:
+                    self._wake.put(None)
             yield
         finally:
-            with self._changed:
+            with self._lock:
                 self._calls.pop(number, None)
 
     def _run(self) -> None:
-        with self._changed:
-            while True:
+        while True:
+            with self._lock:
                 now = time.monotonic()
                 for number in [number for number, (end, _) in self._calls.items() if end <= now]:
                     _, options = self._calls.pop(number)
                     options.terminate = True
-                self._due = min((end for end, _ in self._calls.values()), default=float("inf"))
-                # Most calls end well within their time, so the thread is not woken for each of them.
-                self._changed.wait(None if self._due == float("inf") else max(0.0, self._due - now))
+                self._due = min((end for end, _ in self._calls.values()), default=_NEVER)
+                seconds = min(self._due - now, threading.TIMEOUT_MAX)
+            # Most calls end well within their time, so the thread is not woken for each of them.
+            try:
+                self._wake.get(timeout=seconds)
+            except Empty:
+                continue
 
 
 WATCH = CallWatch()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=WATCH.reset)
 
 _arena_lock = threading.Lock()
 _arena_bytes: int | None = None
