@@ -37,13 +37,13 @@ def measure_grid_peaks(image: Image, reference: Image, *, period: int = 8) -> Gr
         if any(side % period or side < 12 * period for side in pictures.shape[-2:]):
             size = "×".join(str(side) for side in pictures.shape[-2:])
             raise ValueError(f"expected sides that are multiples of {period}, {12 * period} or more; {name} is {size}")
-    peaks, usual = _measure_peaks(image, period), _measure_peaks(reference, period)
-    ratios = [peak / known for peak, known in zip(peaks, usual, strict=True)]
+    peaks, reference_peaks = _measure_peaks(image, period), _measure_peaks(reference, period)
+    ratios = [peak / reference_peak for peak, reference_peak in zip(peaks, reference_peaks, strict=True)]
     table = Table(
         {
             "frequency": [f"{multiple}/{period}" for multiple in range(1, period // 2 + 1)],
             "peak": peaks,
-            "reference": usual,
+            "reference": reference_peaks,
             "ratio": ratios,
         }
     )
