@@ -42,9 +42,8 @@ def answer_refusal(status: HTTPStatus, message: str) -> StrictJson:
     return make_error(status, message, code=status.phrase.lower().replace(" ", "-"), headers=headers)
 
 
-async def answer_refused(request: Request, error: Exception) -> Response:
+def answer_refused(error: RequestRefused) -> StrictJson:
     """The answer to a request that was not queued."""
-    assert isinstance(error, RequestRefused)
     headers = {"retry-after": str(error.retry_after)} if error.retry_after else {}
     return make_error(error.status, error.message, error.param, error.code, headers)
 

@@ -26,8 +26,8 @@ class EventLog(ServeObserver):
     def on_accept(self, job: Job) -> None:
         self.print("job_accepted", id=job.id, bundle=job.bundle, steps=job.steps, samples=job.samples)
 
-    def on_refuse(self, bundle: str, code: str) -> None:
-        self.print("request_refused", bundle=bundle, code=code)
+    def on_refuse(self, code: str) -> None:
+        self.print("request_refused", code=code)
 
     def on_end(self, job: Job, seconds: float) -> None:
         fields: dict[str, Any] = {"status": job.status, "step": job.step, "seconds": round(seconds, 3)}

@@ -22,7 +22,7 @@ class ServeMetrics(ServeObserver):
         prefix = "guidegraph_"
         self._accepted = Counter(f"{prefix}jobs_accepted", "Jobs that were queued", labels, registry=registry)
         self._refused = Counter(
-            f"{prefix}requests_refused", "Requests refused, by reason", [*labels, "code"], registry=registry
+            f"{prefix}requests_refused", "Requests refused, by reason", ["code"], registry=registry
         )
         self._ended = Counter(
             f"{prefix}jobs_ended", "Jobs that ended, by how they did", [*labels, "status"], registry=registry
@@ -48,8 +48,8 @@ class ServeMetrics(ServeObserver):
         self._accepted.labels(job.bundle).inc()
         self._open.labels(job.bundle).inc()
 
-    def on_refuse(self, bundle: str, code: str) -> None:
-        self._refused.labels(bundle, code).inc()
+    def on_refuse(self, code: str) -> None:
+        self._refused.labels(code).inc()
 
     def on_step(self, bundle: str, runs: int, samples: int, seconds: float) -> None:
         self._step_seconds.labels(bundle).observe(seconds)

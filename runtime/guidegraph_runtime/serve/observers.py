@@ -13,7 +13,7 @@ class ServeObserver:
     def on_accept(self, job: Job) -> None:
         """A job was queued."""
 
-    def on_refuse(self, bundle: str, code: str) -> None:
+    def on_refuse(self, code: str) -> None:
         """A request was refused before it was queued."""
 
     def on_step(self, bundle: str, runs: int, samples: int, seconds: float) -> None:

@@ -62,7 +62,7 @@ class ServeRoutes:
         if access.origins:
             middleware.insert(0, _allow_origins(access.origins))
         handlers: dict[Any, Any] = {
-            RequestRefused: answer_refused,
+            RequestRefused: self.refuse,
             HTTPException: answer_http_error,
             Exception: self.report_defect,
         }
@@ -164,6 +164,12 @@ class ServeRoutes:
         if self.service.is_draining:
             return StrictJson({"status": "draining"}, HTTPStatus.SERVICE_UNAVAILABLE)
         return StrictJson({"status": "ready"})
+
+    async def refuse(self, request: Request, error: Exception) -> Response:
+        """The answer to a request that was not queued."""
+        assert isinstance(error, RequestRefused)
+        self.service.report_refusal(error.code)
+        return answer_refused(error)
 
     async def report_defect(self, request: Request, error: Exception) -> Response:
         """The answer where the server itself is wrong."""

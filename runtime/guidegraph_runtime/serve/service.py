@@ -32,6 +32,9 @@ MAX_TABLE_STEPS = 10_000
 RAISE_IT = re.compile(r"\. If that is right, raise it.*")
 """The end of a message about a limit, which tells the person who may raise it."""
 
+SETTING = re.compile(r"(\S+) \([\w.]+\): (\w+): ")
+"""The begin of a message about a setting of an operation: "scheduler (scheduler.ddim): steps: …"."""
+
 
 @dataclass(frozen=True)
 class ServeOptions:
@@ -139,15 +142,6 @@ class Service:
 
     def submit(self, request: DrawRequest) -> Job:
         """Check a request, and queue it. Raises ``RequestRefused``."""
-        try:
-            return self._submit(request)
-        except RequestRefused as refusal:
-            name = request.bundle if request.bundle in self.shelf.entries else ""
-            code = refusal.code
-            call_each(self._observers, lambda observer: observer.on_refuse(name, code))
-            raise
-
-    def _submit(self, request: DrawRequest) -> Job:
         entry = self.find_entry(request.bundle)
         self._check_admission()
         seconds = self._check_terms(request)
@@ -173,6 +167,10 @@ class Service:
         if is_first:
             call_each(self._observers, lambda observer: observer.on_end(job, max(0.0, time.time() - job.created)))
         return is_first
+
+    def report_refusal(self, code: str) -> None:
+        """Tell the observers of a request that was refused."""
+        call_each(self._observers, lambda observer: observer.on_refuse(code))
 
     def report_error(self, message: str) -> None:
         """Tell the observers of an error of the server itself."""
@@ -257,6 +255,12 @@ def _check_nodes(entry: ShelfEntry, nodes: Mapping[str, Any]) -> None:
 
 
 def _find_param(entry: ShelfEntry, message: str) -> str | None:
-    """The input that a message begins with, as ``'steps': …`` does, or whose value it names."""
-    quoted = re.findall(r"'([^']+)'", message)
-    return next((name for name in quoted if name in entry.manifest.inputs), None)
+    """The input that a message is about: one that it quotes, or that the setting it names is wired to."""
+    inputs = entry.manifest.inputs
+    if match := SETTING.match(message):
+        node, setting = match.groups()
+        for operation in host_operations(entry.manifest.plan):
+            source = operation.inputs.get(setting, "").removeprefix("params.")
+            if operation.node == node and source in inputs:
+                return source
+    return next((name for name in re.findall(r"'([^']+)'", message) if name in inputs), None)

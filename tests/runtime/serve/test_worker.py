@@ -30,24 +30,26 @@ def wait(*jobs: Job) -> None:
 
 
 def test_a_request_of_five_steps_behind_one_of_two_hundred() -> None:
-    steps_at_end: dict[str, int] = {}
-    bundle = FakeBundle()
+    steps_at_end: list[int] = []
     long, short = make_job(200), make_job(5)
 
     def add_short(count: int) -> None:
         if count == 3:
             worker.add(short)
 
-    bundle.on_step = add_short
+    def note_end() -> None:
+        if short.step == 5 or short.ended.is_set():
+            steps_at_end.append(bundle.steps)
+
+    short.listen(note_end)
+    bundle = FakeBundle(add_short)
     worker = make_worker(bundle, batch=1)
-    for name, job in (("long", long), ("short", short)):
-        job.listen(lambda name=name, job=job: steps_at_end.setdefault(name, bundle.steps) if job.ended.is_set() else 0)  # type: ignore[misc]
     worker.add(long)
     with run(worker):
         wait(short, long)
     in_order = 200 - 3 + 5
     assert bundle.steps == 205
-    assert steps_at_end["short"] - 3 <= 0.10 * in_order
+    assert steps_at_end[0] - 3 <= 0.10 * in_order
     assert (short.outputs, long.outputs) == ({"steps": 5}, {"steps": 200})
 
 
@@ -73,8 +75,10 @@ def test_a_job_whose_run_fails_ends_alone() -> None:
     with run(worker):
         wait(failing, broken, other)
     assert [job.status for job in (failing, broken, other)] == ["failed", "failed", "done"]
-    assert failing.failure is not None and failing.failure.message == "the run has failed"
-    assert broken.failure is not None and broken.failure.status == 500
+    assert failing.failure is not None
+    assert failing.failure.message == "the run has failed"
+    assert broken.failure is not None
+    assert broken.failure.status == 500
 
 
 def test_a_defect_ends_the_jobs_of_its_round_and_the_worker_goes_on() -> None:
@@ -91,7 +95,8 @@ def test_a_defect_ends_the_jobs_of_its_round_and_the_worker_goes_on() -> None:
         wait(first)
         worker.add(second)
         wait(second)
-    assert first.failure is not None and first.failure.code == "internal-error"
+    assert first.failure is not None
+    assert first.failure.code == "internal-error"
     assert second.status == "done"
 
 
@@ -123,7 +128,8 @@ def test_a_deadline_ends_a_job_also_while_it_waits() -> None:
         wait(late, waiting, early)
     assert early.status == "done"
     for job in (late, waiting):
-        assert job.failure is not None and (job.failure.code, job.failure.status) == ("deadline", 504)
+        assert job.failure is not None
+        assert (job.failure.code, job.failure.status) == ("deadline", 504)
     assert late.step == 10 - 4
     assert bundle.steps == 20
 
@@ -134,7 +140,8 @@ def test_more_steps_than_allowed_are_refused_also_if_only_the_run_tells() -> Non
     worker.add(job)
     with run(worker):
         wait(job)
-    assert job.failure is not None and (job.failure.code, job.failure.status) == ("over-limit", 400)
+    assert job.failure is not None
+    assert (job.failure.code, job.failure.status) == ("over-limit", 400)
 
 
 def test_stopping_ends_all_jobs() -> None:
