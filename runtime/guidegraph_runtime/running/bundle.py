@@ -104,7 +104,7 @@ class Bundle:
         return self._verified.data(name)
 
     def release_graphs(self) -> None:
-        """Release the bytes of all graphs and weights: after that, the bundle checks runs, and runs no part anew."""
+        """Release the bytes of all graphs and weights: after that, the bundle still checks runs."""
         parts = self.manifest.parts.values()
         self._verified.release({name for part in parts for name in (part.file, *part.externals)})
 

@@ -18,7 +18,7 @@ So a job waits at most four rounds for each iteration it has left until no new j
 
 
 class Schedulable(Protocol):
-    """What a lane reads of a job, and the rounds waited, which it counts."""
+    """A job as a lane reads it, with the rounds waited, which the lane counts."""
 
     waited: int
 

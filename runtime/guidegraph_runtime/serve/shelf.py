@@ -88,7 +88,7 @@ class BundleShelf:
         return sum(entry.size for entry in self.entries.values() if entry.takes_memory)
 
     def acquire(self, name: str, timeout: float) -> Bundle | None:
-        """Open a bundle, or take the open one, for its worker. None if there is no room for it before the timeout.
+        """Open a bundle, or take the open one, for its worker. None if it has to wait longer than the timeout.
 
         Raises ``BundleError`` if the bundle's folder has changed since the start.
         """

@@ -31,7 +31,7 @@ EncodedOutputs = tuple[Mapping[str, Any], int]
 
 
 class SteppedBundle(Protocol):
-    """What a worker needs of a bundle."""
+    """The methods of a bundle that a worker calls."""
 
     def start_with(self, params: Mapping[str, Any], *, prepared: Prepared) -> OpenRun: ...
     def step(self, runs: Sequence[OpenRun]) -> None: ...
@@ -51,8 +51,8 @@ class WorkerSettings:
     """Settings of a worker.
 
     batch, memory: see ``Lane``. limits: of each run. max_steps: the most iterations of a job. encode: the outputs of a
-    job as JSON; raises ``ValueError`` for those that cannot be written. preview: a picture of a run as a PNG; empty if
-    there is none.
+    job as JSON; raises ``ValueError`` for those that cannot be written. preview: a picture of a run as a PNG; empty
+    without one.
     """
 
     batch: int
@@ -122,7 +122,7 @@ class Worker:
 
     @contextmanager
     def _acquire(self) -> Iterator[SteppedBundle | None]:
-        """The bundle, for the block; None if there is no memory for it yet, or if it cannot be opened."""
+        """The bundle, for the block; None if it has to wait for memory, or cannot be opened."""
         bundle: SteppedBundle | None = None
         try:
             bundle = self._shelf.acquire(self._name, ROOM_SECONDS)

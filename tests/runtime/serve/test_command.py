@@ -159,9 +159,8 @@ def test_wrong_arguments_are_named(
 
 
 def test_a_port_that_is_in_use_is_named(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        with pytest.raises(SystemExit) as ended:
-            main([str(pictures), "--port", str(taken.getsockname()[1])])
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(SystemExit) as ended:
+        main([str(pictures), "--port", str(taken.getsockname()[1])])
     assert ended.value.code == 2
     assert "port-busy: 127.0.0.1, port" in capsys.readouterr().err
 
