@@ -9,7 +9,7 @@ from http import HTTPStatus
 from typing import Any
 
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from guidegraph_runtime.serve.jobs import Failure, Job
@@ -72,6 +72,8 @@ async def read_json(request: Request, limit: int) -> dict[str, Any]:
                 body += chunk
                 if len(body) > limit:
                     raise RequestRefused(f"expected a body of at most {limit} bytes", code="too-large", status=413)
+    except ClientDisconnect:
+        raise RequestRefused("the client went away", code="disconnected") from None
     except TimeoutError:
         message = f"expected the body within {BODY_SECONDS:g} seconds"
         raise RequestRefused(message, code="timeout", status=408) from None

@@ -21,9 +21,7 @@ class ServeMetrics(ServeObserver):
         labels, registry = ["bundle"], self._registry
         prefix = "guidegraph_"
         self._accepted = Counter(f"{prefix}jobs_accepted", "Jobs that were queued", labels, registry=registry)
-        self._refused = Counter(
-            f"{prefix}requests_refused", "Requests refused, by reason", ["code"], registry=registry
-        )
+        self._refused = Counter(f"{prefix}requests_refused", "Requests refused, by reason", ["code"], registry=registry)
         self._ended = Counter(
             f"{prefix}jobs_ended", "Jobs that ended, by how they did", [*labels, "status"], registry=registry
         )

@@ -154,8 +154,8 @@ class Service:
             self._check_admission()
             if not self.jobs.add(job, self.options.queue):
                 raise self._refuse_full()
+            call_each(self._observers, lambda observer: observer.on_accept(job))
             self._workers[request.bundle].add(job)
-        call_each(self._observers, lambda observer: observer.on_accept(job))
         return job
 
     def cancel(self, job: Job) -> bool:

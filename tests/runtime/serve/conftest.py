@@ -8,10 +8,6 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
-
-pytest.importorskip("prometheus_client")
-pytest.importorskip("uvicorn")
-
 from starlette.testclient import TestClient
 
 from guidegraph_runtime import Bundle, SessionSettings

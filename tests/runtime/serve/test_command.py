@@ -13,8 +13,9 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from queue import Queue
 from typing import Any
 
 import httpx
@@ -32,18 +33,26 @@ COMMAND = [sys.executable, "-c", "from guidegraph_runtime.serve.command import p
 
 @dataclass
 class Server:
-    """A server in a process, its address, and the lines of its log."""
+    """A server in a process, its address, and the events of its log that were read."""
 
     process: subprocess.Popen[str]
     address: str = ""
+    events: list[dict[str, Any]] = field(default_factory=list)
+    lines: Queue[str] = field(default_factory=Queue)
+
+    def read_lines(self) -> None:
+        """Read the log as it is printed, so that the pipe never fills up."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.put(line)
+        self.lines.put("")
 
     def read_event(self, name: str) -> dict[str, Any]:
         """Read the log up to an event."""
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            event: dict[str, Any] = json.loads(line)
-            if event["event"] == name:
-                return event
+        while line := self.lines.get(timeout=TIMEOUT):
+            self.events.append(json.loads(line))
+            if self.events[-1]["event"] == name:
+                return self.events[-1]
         pytest.fail(f"the log ended before the event '{name}'")
 
 
@@ -59,13 +68,18 @@ def serve(*arguments: str | Path, **environment: str) -> Iterator[Server]:
     watch = threading.Timer(TIMEOUT, process.kill)  # so that a server that hangs fails the test
     watch.start()
     server = Server(process)
+    reader = threading.Thread(target=server.read_lines)
+    reader.start()
     try:
         server.address = server.read_event("ready")["address"]
         yield server
     finally:
         watch.cancel()
         process.kill()
-        process.communicate()
+        process.wait()
+        reader.join()
+        assert process.stdout is not None
+        process.stdout.close()
 
 
 def start_job(server: Server, **params: Any) -> str:
