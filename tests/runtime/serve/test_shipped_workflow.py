@@ -1,4 +1,4 @@
-"""A shipped workflow behind the server: unlike requests at once, and each picture is that of ``guidegraph-run`` alone."""
+"""A shipped workflow behind the server: unlike requests at once, each picture that of ``guidegraph-run`` alone."""
 
 from __future__ import annotations
 
