@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import sys
-import warnings
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-from guidegraph_runtime.error_text import describe_error
+from guidegraph_runtime.command import (
+    DONE,
+    FAILED,
+    PROVIDERS,
+    CommandParser,
+    end_process,
+    end_with_code,
+    parse_threads,
+    read_limits,
+    show_version,
+)
 from guidegraph_runtime.errors import BundleError
-from guidegraph_runtime.limits import Limits, enforce_limits, parse_limits
-from guidegraph_runtime.machine.shortages import WriteError, explain_shortage, with_shortage, write_reason
+from guidegraph_runtime.limits import enforce_limits
 from guidegraph_runtime.machine.termination import end_on_sigterm
-from guidegraph_runtime.printing import print_json, print_line, print_note
+from guidegraph_runtime.printing import print_json, print_line
 
-DONE, FAILED, WRONG, CANCELLED = 0, 1, 2, 130
-PROVIDERS = ("auto", "cpu", "cuda", "tensorrt", "openvino")
-_RUN_ERRORS = ("operation-failed", "run-failed", "output-failed", "bad-input", "limit-reached")
 _EXAMPLES = """\
 examples:
   guidegraph-run scenes --describe
@@ -36,67 +38,16 @@ exit codes: 0 done, 1 the run failed, 2 the arguments or the bundle are wrong, 1
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command, and exit with 0, 1 (the run failed), 2 (wrong arguments, a bad bundle) or 130 (cancelled)."""
-    warnings.showwarning = _print_warning
-    try:
-        # SIGTERM ends a run like Ctrl-C: written files stay complete, and run.json records the cancellation.
-        with end_on_sigterm():
-            code = _command(_parser().parse_args(arguments))
-    except BundleError as error:
-        code = _end(FAILED if error.code in _RUN_ERRORS else WRONG, str(error))
-    except KeyboardInterrupt:
-        code = _end(CANCELLED, "cancelled")
-    except BrokenPipeError:
-        # The reader of our output is gone; the flush at exit must not fail too.
-        with suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = FAILED
-    except OSError as error:
-        code = _end(FAILED, f"{error.filename or 'guidegraph-run'}: os-error: {_os_reason(error)}")
-    except Exception as error:
-        shortage = explain_shortage(error)
-        code = _end(FAILED, f"guidegraph-run: {shortage or f'internal-error: {describe_error(error)}'}")
-    raise SystemExit(code)
-
-
-def _os_reason(error: OSError) -> str:
-    """The reason of an OSError, with a remedy if the disk is at fault. An error without a file concerns printing."""
-    if isinstance(error, WriteError):
-        return f"cannot be written: {error.strerror}"
-    if error.filename is None and error.errno is not None:
-        return f"the output cannot be printed: {write_reason(error.errno)}"
-    return with_shortage(error.strerror or str(error), error)
+    end_with_code("guidegraph-run", lambda: _command(_parser().parse_args(arguments)))
 
 
 def process() -> NoReturn:
-    """Run ``main`` and end the process at once, without releasing its memory.
-
-    Releasing every session, array and module takes as long as two steps of a small model.
-    """
-    try:
-        main()
-    except SystemExit as exit_error:
-        code = exit_error.code
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            if stream is not None:  # it may have been closed before the start
-                stream.flush()
-        except OSError:  # the reader is gone, or the disk is full
-            code = code or FAILED
-    os._exit(code if isinstance(code, int) else DONE)
-
-
-class _Parser(argparse.ArgumentParser):
-    """A parser that raises if help or version cannot be printed; argparse hides such errors."""
-
-    def _print_message(self, message: str, file: Any = None) -> None:
-        stream = sys.stderr if file is None else file
-        if message and stream is not None:
-            stream.write(message)
-            stream.flush()
+    """Run ``main`` and end the process at once."""
+    end_process(main)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = CommandParser(
         prog="guidegraph-run",
         description="Run a bundle of guidegraph export: pictures to PNG, tensors to safetensors, numbers to JSON.",
         epilog=_EXAMPLES,
@@ -111,7 +62,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--only", metavar="OUTPUT", action="append", help="make this output and what it needs, and nothing else")
     add("--out", metavar="DIR", type=Path, help="where the files go; by default runs/<time>-<name>")
     add("--provider", choices=PROVIDERS, default="auto", help="where to compute; auto takes the best that is there")
-    add("--threads", metavar="N", type=_threads, default=0, help="threads of an operator; 0, the default: one a core")
+    add(
+        "--threads",
+        metavar="N",
+        type=parse_threads,
+        default=0,
+        help="threads of an operator; 0, the default: one a core",
+    )
     add("--cuda-graph", action="store_true", help="on a GPU, record the kernels of each part once and replay them")
     add("--limit", metavar="NAME=VALUE", action="append", default=[], help="change a limit: call_seconds=2h, trips=off")
     add("--json", action="store_true", help="print each event as a line of JSON, and nothing else")
@@ -119,20 +76,14 @@ def _parser() -> argparse.ArgumentParser:
     modes = parser.add_mutually_exclusive_group()
     modes.add_argument("--verify", action="store_true", help="repeat the run that the bundle carries, and compare")
     modes.add_argument("--describe", action="store_true", help="show inputs, nodes, outputs and parts; run nothing")
-    add("--version", action="version", version=f"guidegraph-run {_version()}")
+    add("--version", action="version", version=f"guidegraph-run {show_version()}")
     return parser
 
 
 def _command(options: argparse.Namespace) -> int:
-    with enforce_limits(_limits(options.limit)):
+    # SIGTERM ends a run like Ctrl-C: written files stay complete, and run.json records the cancellation.
+    with end_on_sigterm(), enforce_limits(read_limits(options.limit)):
         return _command_within_limits(options)
-
-
-def _limits(settings: Sequence[str]) -> Limits:
-    try:
-        return parse_limits(settings)
-    except ValueError as error:
-        raise BundleError("--limit", "bad-limit", str(error)) from None
 
 
 def _command_within_limits(options: argparse.Namespace) -> int:
@@ -201,24 +152,3 @@ def _pairs(option: str, form: str, settings: Sequence[str]) -> dict[str, str]:
             raise BundleError(option, "bad-setting", f"'{setting}' is not {form}")
         pairs[name.strip()] = value
     return pairs
-
-
-def _threads(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) > 1024:
-        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1024, found {text!r}")
-    return int(text)
-
-
-def _version() -> str:
-    from guidegraph_runtime import __version__
-
-    return __version__
-
-
-def _print_warning(message: Warning | str, *_: object, **__: object) -> None:
-    print_note(f"warning: {message}")
-
-
-def _end(code: int, text: str) -> int:
-    print_note(" ".join(text.split("\n")))
-    return code

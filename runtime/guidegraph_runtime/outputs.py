@@ -51,7 +51,7 @@ def write_output(folder: Path, name: str, kind: str, value: NDArray[Any], text: 
     if kind == "image":
         return _write_pictures(folder, name, value, text)
     if kind == "table" or value.dtype.kind in "US":
-        write_text(folder / f"{name}.json", json.dumps(_plain(value.tolist()), indent=2) + "\n")
+        write_text(folder / f"{name}.json", json.dumps(plain_numbers(value.tolist()), indent=2) + "\n")
         return [f"{name}.json"]
     from safetensors.numpy import save
 
@@ -74,8 +74,8 @@ def _write_pictures(folder: Path, name: str, value: NDArray[Any], text: PictureT
     return files
 
 
-def _plain(value: Any) -> Any:
+def plain_numbers(value: Any) -> Any:
     """Replace numbers that JSON lacks by the texts "NaN", "Infinity" and "-Infinity"."""
     if isinstance(value, list):
-        return [_plain(item) for item in value]
+        return [plain_numbers(item) for item in value]
     return json.dumps(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -23,6 +23,11 @@ _DEPTH = 8
 
 def write_png(path: str | os.PathLike[str], array: NDArray[np.uint8], text: Mapping[str, str] | None = None) -> None:
     """Write a grey (H W or H W 1), RGB (H W 3) or RGBA (H W 4) picture with `text` in its text chunks, atomically."""
+    write_bytes(path, encode_png(array, text))
+
+
+def encode_png(array: NDArray[np.uint8], text: Mapping[str, str] | None = None) -> bytes:
+    """A grey (H W or H W 1), RGB (H W 3) or RGBA (H W 4) picture as the bytes of a PNG, `text` in its text chunks."""
     pixels = _pixels(array)
     height, width, channels = pixels.shape
     header = width.to_bytes(4) + height.to_bytes(4) + bytes((_DEPTH, _COLOUR_TYPES[channels], 0, 0, 0))
@@ -32,7 +37,7 @@ def write_png(path: str | os.PathLike[str], array: NDArray[np.uint8], text: Mapp
         # 11.3.3.4: uncompressed, no language, UTF-8.
         chunks.append(_chunk(b"iTXt", keyword.encode() + b"\0" * 5 + value.encode()))
     chunks += [_chunk(b"IDAT", zlib.compress(_filter_rows(pixels).tobytes())), _chunk(b"IEND", b"")]
-    write_bytes(path, _SIGNATURE + b"".join(chunks))
+    return _SIGNATURE + b"".join(chunks)
 
 
 def read_png_text(path: str | os.PathLike[str]) -> dict[str, str]:

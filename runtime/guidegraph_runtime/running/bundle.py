@@ -23,7 +23,7 @@ from guidegraph_runtime.open_runs.joined_calls import JoinCache
 from guidegraph_runtime.open_runs.open_run import OpenRun
 from guidegraph_runtime.open_runs.step_together import TogetherStep
 from guidegraph_runtime.running.choices import has_choices
-from guidegraph_runtime.running.dry_run import UNKNOWN, DryRun
+from guidegraph_runtime.running.dry_run import UNKNOWN, Demand, DryRun
 from guidegraph_runtime.running.inputs import load_value, resolve_inputs
 from guidegraph_runtime.running.operation_order import select_operations
 from guidegraph_runtime.running.override_choices import NodeOverrides, find_overrides
@@ -51,12 +51,13 @@ class Timings:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A checked run: the plan's value for each output, the plan, the inputs, and the values computed so far."""
+    """A checked run: the plan's value for each output, the plan, the inputs, the values computed so far, its demand."""
 
     sources: Mapping[str, str]
     plan: Sequence[Operation]
     values: Mapping[str, Any]
     ready: Mapping[str, Mapping[str, Any]]
+    demand: Demand
 
 
 class Bundle:
@@ -101,6 +102,11 @@ class Bundle:
     def file(self, name: str) -> bytes:
         """The bytes of a file of the bundle."""
         return self._verified.data(name)
+
+    def release_graphs(self) -> None:
+        """Release the bytes of all graphs and weights: after that, the bundle still checks runs."""
+        parts = self.manifest.parts.values()
+        self._verified.release({name for part in parts for name in (part.file, *part.externals)})
 
     def check_outputs(self, only: Sequence[str] | None) -> list[str]:
         """The names of the selected outputs, by default all. Raises ``BundleError`` for an unknown name."""
@@ -275,7 +281,8 @@ class Bundle:
         sources = {name: self.manifest.outputs[name].source for name in self.check_outputs(only)}
         values = resolve_inputs(self.manifest, params, self.where, self._verified.data)
         plan = select_operations(override_settings(self.manifest.plan, nodes or {}, self.where), [*sources.values()])
-        return Prepared(sources, plan, values, self._rehearse(plan, values, [*sources.values()]).made)
+        rehearsal = self._rehearse(plan, values, [*sources.values()])
+        return Prepared(sources, plan, values, rehearsal.made, rehearsal.measure(self._start(values)))
 
     def offers(self) -> list[NodeOverrides]:
         """The nodes of the plan whose settings or operation can be overridden in a run with the defaults."""

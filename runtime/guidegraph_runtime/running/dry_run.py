@@ -6,7 +6,7 @@ the shapes are computed. Values that depend on the graphs stay unknown until the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from inspect import signature
 from typing import Any, cast
@@ -42,13 +42,27 @@ class Unknown:
 UNKNOWN = Unknown()
 
 
+@dataclass(frozen=True)
+class Demand:
+    """The resources of a run, as far as its dry run tells.
+
+    steps: iterations of the loops outside others; loops whose length depends on a graph count as none. samples: the
+    largest batch of a part in a loop. nbytes: of the run's values, without the tables of the bundle.
+    """
+
+    steps: int = 0
+    samples: int = 1
+    nbytes: int = 0
+
+
 @dataclass
 class DryRun(PlanRun):
     """A dry run of a plan. Raises ``BundleError`` with the code ``refused`` or ``over-limit``.
 
     parts: by name. limit: the most bytes of one operation's values, by default the machine's memory. sources: by value,
     the input or node that determines its number of samples. repeated: values with one row for all samples, by name.
-    made: results of operations outside loops, by node. depth: the number of enclosing loops.
+    made: results of operations outside loops, by node. depth: the number of enclosing loops. steps: iterations of the
+    loops outside others. samples: the largest batch of a part in a loop.
     """
 
     parts: Mapping[str, Part] = field(default_factory=dict)
@@ -59,6 +73,13 @@ class DryRun(PlanRun):
     repeated: dict[str, SampleCount] = field(default_factory=dict)
     made: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     depth: int = 0
+    steps: int = 0
+    samples: int = 1
+
+    def measure(self, earlier: Iterable[str]) -> Demand:
+        """The resources of the run. earlier: the names of values that were there before it."""
+        names = self.memory.keys() - set(earlier)
+        return Demand(self.steps, self.samples, sum(getattr(self.memory[name], "nbytes", 0) for name in names))
 
     def _host(self, operation: Operation) -> None:
         OPERATIONS[operation.op].check_settings(operation.settings)  # it may not be called in a dry run
@@ -114,6 +135,8 @@ class DryRun(PlanRun):
         shaped = {name: item if isinstance(item, ShapeOnly) else np.asarray(item) for name, item in inputs.items()}
         self._check_batch(operation, part, shaped)
         sizes = axis_sizes(part, shaped)
+        if self.depth:
+            self.samples = max(self.samples, sizes.get(BATCH, 1))
         check_multiples(operation.settings.get(MULTIPLES, {}), sizes)
         due = broadcast_shapes(part, shaped)
         for tensor, shape in zip(part.inputs, due, strict=True):
@@ -149,7 +172,9 @@ class DryRun(PlanRun):
         loop, memory, body = Loop.of(operation), self.memory, operation.body or ()
         sequence = memory.read(loop.over) if isinstance(loop.over, str) else loop.over
         if self.is_known(sequence):
-            self.trips.begin(sequence if isinstance(sequence, int) else len(sequence))
+            length = sequence if isinstance(sequence, int) else len(sequence)
+            self.trips.begin(length)
+            self.steps += 0 if self.depth else length
         rows = range(sequence) if isinstance(sequence, int) else sequence
         starts = {link: memory.read(start) for link, start in loop.start.items()}
         self.sources |= {link: self._source(start) for link, start in loop.start.items()}

@@ -22,15 +22,11 @@ def resolve_inputs(
     unknown, fixed, missing or of the wrong type.
     """
     for name in params:
-        if name in manifest.fixed:
-            message = f"'{name}' was fixed when the bundle was made: {manifest.fixed[name]}; export again to change it"
-            raise BundleError(location, "fixed-input", message)
-        if name not in manifest.inputs:
-            raise BundleError(location, "unknown-input", f"no input '{name}'; {suggest_name(name, manifest.inputs)}")
+        find_spec(manifest, name, location)
     values = {}
     for name, spec in manifest.inputs.items():
         if name in params:
-            values[name] = _check_value(name, spec, params[name], location)
+            values[name] = check_value(name, spec, params[name], location)
         elif spec.required:
             help = f" ({spec.help})" if spec.help else ""
             raise BundleError(
@@ -41,6 +37,16 @@ def resolve_inputs(
             if spec.type == "tensor" and values[name] is not None:
                 values[name] = _tensor(name, spec, values[name], location)
     return values
+
+
+def find_spec(manifest: Manifest, name: str, location: str) -> Input:
+    """The description of an input. Raises ``BundleError`` for one that is unknown or fixed."""
+    if name in manifest.fixed:
+        message = f"'{name}' was fixed when the bundle was made: {manifest.fixed[name]}; export again to change it"
+        raise BundleError(location, "fixed-input", message)
+    if name not in manifest.inputs:
+        raise BundleError(location, "unknown-input", f"no input '{name}'; {suggest_name(name, manifest.inputs)}")
+    return manifest.inputs[name]
 
 
 def load_value(spec: Input, value: Any, data: Callable[[str], bytes]) -> Any:
@@ -70,7 +76,8 @@ def _tensor(name: str, spec: Input, value: Any, location: str) -> Any:
     return array
 
 
-def _check_value(name: str, spec: Input, value: Any, location: str) -> Any:
+def check_value(name: str, spec: Input, value: Any, location: str) -> Any:
+    """The value of an input, converted for a run. Raises ``BundleError`` for one that does not fit."""
     if spec.type == "tensor" and value is not None:
         return _tensor(name, spec, value, location)
     if isinstance(value, Path):

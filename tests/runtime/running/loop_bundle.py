@@ -38,6 +38,7 @@ JOINED_STEP: tuple[Ports, Ports] = (
 """The ports of a step that takes a scale and a row for each sample."""
 
 DECODE: tuple[Ports, Ports] = {"last": X}, {"image": ("float32", ["batch", 2, "2*height", "width"])}
+PICTURE: tuple[Ports, Ports] = {"last": X}, {"image": ("float32", ["batch", 3, "height", "width"])}
 
 
 def encode_graph() -> GraphProto:
@@ -96,6 +97,12 @@ def decode_graph() -> GraphProto:
     return _graph("decode", [helper.make_node("Concat", ["last", "last"], ["image"], axis=2)], DECODE, [])
 
 
+def picture_graph() -> GraphProto:
+    """image: the channels 0, 1 and 0 of x."""
+    channels = helper.make_tensor("channels", TensorProto.INT64, [3], [0, 1, 0])
+    return _graph("decode", [helper.make_node("Gather", ["last", "channels"], ["image"], axis=1)], PICTURE, [channels])
+
+
 def plan(collect: bool = False, labels: bool = False, joins: dict[str, Any] | None = None) -> list[dict[str, Any]]:
     scheduler = {"schedule.alphas_bar": "schedule.alphas_bar", "steps": "params.steps"}
     names = ("scheduler.alpha", "steps", "state.index", "state.slots")
@@ -131,22 +138,26 @@ def plan(collect: bool = False, labels: bool = False, joins: dict[str, Any] | No
 
 
 def write_loop_bundle(
-    root: Path, collect: bool = False, labels: bool = False, joins: dict[str, Any] | None = None
+    root: Path,
+    collect: bool = False,
+    labels: bool = False,
+    joins: dict[str, Any] | None = None,
+    picture: bool = False,
 ) -> Path:
     """The bundle in the folder `root`; with `collect`, x of each step is an output too.
 
     labels: its condition is that of labels, one or a list, in the place of a level. joins: the setting of that name of
-    its step, which then takes a scale and a row for each sample.
+    its step, which then takes a scale and a row for each sample. picture: its output is a picture, not a tensor.
     """
     step = STEP if joins is None else JOINED_STEP
     graphs = {
         "encode": (label_graph(), LABELS) if labels else (encode_graph(), ENCODE),
         "step": (step_graph(step), step),
-        "decode": (decode_graph(), DECODE),
+        "decode": (picture_graph(), PICTURE) if picture else (decode_graph(), DECODE),
     }
     files = {f"{name}.onnx": model(graph).SerializeToString() for name, (graph, _) in graphs.items()}
     number = {"type": "float", "help": ""}
-    outputs = {"image": {"type": "tensor", "source": "image"}}
+    outputs = {"image": {"type": "image" if picture else "tensor", "source": "image"}}
     value = {
         "format": "guidegraph-bundle",
         "version": 1,

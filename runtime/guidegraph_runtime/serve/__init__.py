@@ -1,0 +1,1 @@
+"""A server of bundles, where unlike requests share the calls of a step."""

@@ -1,0 +1,100 @@
+"""The server's answers as JSON, and the JSON of its requests. Errors have the form that OpenAI's clients read."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+
+from guidegraph_runtime.serve.jobs import Failure, Job
+from guidegraph_runtime.serve.service import RequestRefused
+
+BODY_SECONDS = 30.0
+"""How long a client may take to send its request."""
+
+
+class StrictJson(JSONResponse):
+    """JSON in ASCII, without NaN, which half of a surrogate pair in a prompt fits into as well."""
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, allow_nan=False).encode()
+
+
+def make_error(
+    status: int, message: str, param: str | None = None, code: str = "", headers: Mapping[str, str] | None = None
+) -> StrictJson:
+    """An error as OpenAI's clients read it."""
+    kind = "invalid_request_error" if status < HTTPStatus.INTERNAL_SERVER_ERROR else "server_error"
+    kind = "rate_limit_error" if status == HTTPStatus.TOO_MANY_REQUESTS else kind
+    error = {"message": message, "type": kind, "param": param, "code": code or None}
+    return StrictJson({"error": error}, status, headers=dict(headers or {}))
+
+
+def answer_refusal(status: HTTPStatus, message: str) -> StrictJson:
+    """The answer to a request without access."""
+    headers = {"www-authenticate": "Bearer"} if status == HTTPStatus.UNAUTHORIZED else {}
+    return make_error(status, message, code=status.phrase.lower().replace(" ", "-"), headers=headers)
+
+
+def answer_refused(error: RequestRefused) -> StrictJson:
+    """The answer to a request that was not queued."""
+    headers = {"retry-after": str(error.retry_after)} if error.retry_after else {}
+    return make_error(error.status, error.message, error.param, error.code, headers)
+
+
+async def answer_http_error(request: Request, error: Exception) -> Response:
+    """The answer to an unknown path or method."""
+    assert isinstance(error, HTTPException)
+    message = f"{request.method} {request.url.path[:200]}: {error.detail}"
+    return make_error(error.status_code, message, headers=error.headers)
+
+
+def answer_failure(job: Job) -> StrictJson:
+    """The answer to a request whose job did not end well."""
+    failure = job.failure or Failure("the job has no outputs")
+    return make_error(failure.status, failure.message, None, failure.code, {"x-job-id": job.id})
+
+
+async def read_json(request: Request, limit: int) -> dict[str, Any]:
+    """The body of a request, a JSON object of at most ``limit`` bytes. Raises ``RequestRefused``."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise RequestRefused("expected JSON with the header 'Content-Type: application/json'", status=415)
+    body = b""
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > limit:
+                    raise RequestRefused(f"expected a body of at most {limit} bytes", code="too-large", status=413)
+    except ClientDisconnect:
+        raise RequestRefused("the client went away", code="disconnected") from None
+    except TimeoutError:
+        message = f"expected the body within {BODY_SECONDS:g} seconds"
+        raise RequestRefused(message, code="timeout", status=408) from None
+    try:
+        content = json.loads(body, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise RequestRefused(f"expected JSON: {error}", code="bad-json") from None
+    if not isinstance(content, dict):
+        raise RequestRefused("expected a JSON object", code="bad-json")
+    return content
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
+
+
+def take(body: dict[str, Any], name: str, kinds: tuple[type, ...], expected: str, default: Any = None) -> Any:
+    """Remove a field from a body and return it; the default if it is absent or null. Raises ``RequestRefused``."""
+    value = body.pop(name, None)
+    if value is None:
+        return default
+    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+        raise RequestRefused(f"'{name}': expected {expected}, found {value!r:.80}", name)
+    return value

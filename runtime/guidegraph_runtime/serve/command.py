@@ -1,0 +1,162 @@
+"""The command ``guidegraph-serve``: serve bundles over HTTP, without torch."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from guidegraph_runtime.command import (
+    PROVIDERS,
+    CommandParser,
+    end_process,
+    end_with_code,
+    parse_threads,
+    read_limits,
+    show_version,
+)
+from guidegraph_runtime.errors import BundleError
+from guidegraph_runtime.limits import enforce_limits
+from guidegraph_runtime.machine.byte_sizes import parse_size
+
+TOKEN = "GUIDEGRAPH_TOKEN"
+"""The environment variable of the token, which other users of the machine do not see."""
+PACKAGES = ("starlette", "uvicorn", "prometheus_client")
+_EXAMPLES = """\
+examples:
+  guidegraph-serve scenes
+  guidegraph-serve scenes portraits=bundles/portraits-v2 --memory 8GB --batch 16
+  GUIDEGRAPH_TOKEN=… guidegraph-serve scenes --host 0.0.0.0 --port 8080
+
+exit codes: 0 drained after SIGTERM or Ctrl-C, 1 the server failed, 2 the arguments or a bundle are wrong,
+130 ended by a second signal
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command, and exit with 0 (drained), 1 (failed), 2 (wrong arguments, a bad bundle) or 130 (ended)."""
+    end_with_code("guidegraph-serve", lambda: _command(_parser().parse_args(arguments)))
+
+
+def process() -> NoReturn:
+    """Run ``main`` and end the process at once."""
+    end_process(main)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = CommandParser(
+        prog="guidegraph-serve",
+        description="Serve bundles of guidegraph export over HTTP; unlike requests share the calls of a step.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("bundles", metavar="BUNDLE", nargs="+", help="the folder of a bundle, or NAME=FOLDER")
+    add("--host", default="127.0.0.1", help="the address to listen on; one of other machines needs a token")
+    add("--port", type=_port, default=8000, help="the port; 0 for any free one")
+    add("--token", help=f"what requests must show as 'Authorization: Bearer TOKEN'; better: the variable {TOKEN}")
+    add("--allow-origin", metavar="ORIGIN", action="append", default=[], help="admit pages of a site, https://a.org")
+    add("--batch", metavar="N", type=_count, default=8, help="the most samples in one step, and of one request")
+    add("--queue", metavar="N", type=_count, default=64, help="the most requests that have not ended; then 429")
+    add("--max-steps", metavar="N", type=_count, default=200, help="the most steps of a request")
+    add("--max-seconds", metavar="S", type=_seconds, default=600.0, help="from a request's arrival to its end")
+    add("--max-body", metavar="SIZE", type=_size, default=1 << 20, help="of a request, such as 1MB")
+    add("--run-memory", metavar="SIZE", type=_size, default=1 << 30, help="for the values of a bundle's open runs")
+    add("--memory", metavar="SIZE", type=_size, help="for the files of open bundles; by default all stay open")
+    add("--provider", choices=PROVIDERS, default="auto", help="where to compute; auto takes the best that is there")
+    add("--threads", metavar="N", type=parse_threads, default=0, help="threads of an operator; 0: one a core")
+    add("--limit", metavar="NAME=VALUE", action="append", default=[], help="change a limit of all runs: trips=20M")
+    add("--version", action="version", version=f"guidegraph-serve {show_version()}")
+    return parser
+
+
+def _command(options: argparse.Namespace) -> int:
+    _check_packages()
+    token = read_token(options.token, options.host)
+    folders = read_folders(options.bundles)
+    from guidegraph_runtime.serve.access import ServeAccess
+    from guidegraph_runtime.serve.server import serve
+    from guidegraph_runtime.serve.service import ServeOptions
+    from guidegraph_runtime.sessions.sessions import SessionSettings
+
+    settings = SessionSettings.on(options.provider, intra_threads=options.threads)
+    limits = ServeOptions(
+        batch=options.batch,
+        run_memory=options.run_memory,
+        queue=options.queue,
+        steps=options.max_steps,
+        seconds=options.max_seconds,
+        body_bytes=options.max_body,
+        bundle_memory=options.memory,
+    )
+    with enforce_limits(read_limits(options.limit)):
+        access = ServeAccess(token, tuple(options.allow_origin))
+        return serve(folders, settings, limits, access, options.host, options.port)
+
+
+def _check_packages() -> None:
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        message = f"the server needs {', '.join(missing)}: pip install 'guidegraph-runtime[serve]'"
+        raise BundleError("guidegraph-serve", "missing-extra", message)
+
+
+def read_token(token: str | None, host: str) -> str | None:
+    """The token of the option or the environment. Raises ``BundleError`` where one is needed and there is none."""
+    from guidegraph_runtime.serve.access import is_loopback
+
+    token = os.environ.get(TOKEN) if token is None else token
+    if token is not None and (not token.strip() or not token.isascii() or not token.isprintable()):
+        raise BundleError("--token", "bad-token", "expected printable ASCII characters")
+    if token is None and not is_loopback(host):
+        message = f"other machines reach '{host}': set {TOKEN}, or listen on 127.0.0.1"
+        raise BundleError("--host", "needs-token", message)
+    return None if token is None else token.strip()
+
+
+def read_folders(bundles: Sequence[str]) -> dict[str, Path]:
+    """The folders of the bundles by name: that of ``NAME=FOLDER``, or of the folder. Raises ``BundleError``."""
+    folders: dict[str, Path] = {}
+    for text in bundles:
+        name, equals, folder = text.partition("=")
+        path = Path(folder) if equals else Path(text)
+        name = name if equals else path.resolve().name
+        if name in folders:
+            raise BundleError(text, "name-taken", f"two bundles have the name '{name}': write NAME=FOLDER for one")
+        if not name or "/" in name or not name.isprintable():
+            raise BundleError(text, "bad-name", "expected NAME=FOLDER with a name of printable characters and no '/'")
+        folders[name] = path
+    return folders
+
+
+def _port(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 65535, found {text!r}")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 1_000_000:
+        raise argparse.ArgumentTypeError(f"expected a number from 1 to 1000000, found {text!r}")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= 1e6:
+        raise argparse.ArgumentTypeError(f"expected seconds above 0, found {text!r}")
+    return seconds
+
+
+def _size(text: str) -> int:
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None

@@ -1,0 +1,108 @@
+"""Jobs as JSON and as server-sent events."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from base64 import b64encode
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from typing import Any
+
+from starlette.requests import Request
+
+from guidegraph_runtime.serve.jobs import Job
+
+HEARTBEAT = 15.0
+"""Seconds without an event after which a comment keeps the connection."""
+
+
+def describe_job(job: Job, outputs: bool = True) -> dict[str, Any]:
+    """A job as JSON."""
+    content: dict[str, Any] = {
+        "id": job.id,
+        "bundle": job.bundle,
+        "status": job.status,
+        "step": job.step,
+        "steps": job.steps,
+        "created": int(job.created),
+    }
+    if job.status == "done" and outputs:
+        content["outputs"] = dict(job.outputs)
+    if job.failure is not None:
+        content["error"] = {"message": job.failure.message, "code": job.failure.code}
+    return content
+
+
+class JobWatch:
+    """Waits, in an event loop, for the changes of a job that other threads report. previews: whether it needs them."""
+
+    def __init__(self, job: Job, previews: bool = True):
+        self._previews = previews
+        self._job, self._changed = job, asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._stop: Callable[[], None] = lambda: None
+
+    def __enter__(self) -> JobWatch:
+        self._stop = self._job.listen(self._notify, self._previews)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()
+
+    def _notify(self) -> None:
+        with suppress(RuntimeError):  # the loop has ended with the server
+            self._loop.call_soon_threadsafe(self._changed.set)
+
+    async def wait(self, seconds: float) -> bool:
+        """Wait for a change; False if there is none within the time."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._changed.wait()
+        except TimeoutError:
+            return False
+        self._changed.clear()
+        return True
+
+    async def wait_for_end(self) -> None:
+        """Wait until the job has ended."""
+        while not self._job.ended.is_set():
+            await self.wait(HEARTBEAT)
+
+
+async def wait_for_end(job: Job, request: Request) -> bool:
+    """Wait until a job has ended. False if the client goes away before."""
+    with JobWatch(job, previews=False) as watch:
+        waits = [asyncio.ensure_future(_wait_for_disconnect(request)), asyncio.ensure_future(watch.wait_for_end())]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for future in waits:
+                future.cancel()
+    return job.ended.is_set()
+
+
+async def _wait_for_disconnect(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def iterate_events(job: Job) -> AsyncIterator[str]:
+    """Server-sent events: ``progress`` after each step, ``preview`` with a picture, and one ``end``."""
+    previews = 0
+    with JobWatch(job) as watch:
+        while True:
+            has_ended = job.ended.is_set()
+            if job.previews > previews and not has_ended:
+                previews = job.previews
+                yield _format_event("preview", {"step": job.step, "b64_json": b64encode(job.preview).decode()})
+            if has_ended:
+                yield _format_event("end", describe_job(job))
+                return
+            yield _format_event("progress", describe_job(job, outputs=False))
+            while not await watch.wait(HEARTBEAT):
+                yield ": nothing new\n\n"
+
+
+def _format_event(name: str, content: dict[str, Any]) -> str:
+    return f"event: {name}\ndata: {json.dumps(content, allow_nan=False)}\n\n"

@@ -1,0 +1,171 @@
+"""Requests to draw: their state, which any thread may read, and the jobs that the server remembers."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from threading import Event, Lock
+from typing import Any, Literal
+
+from guidegraph_runtime.open_runs.open_run import OpenRun
+from guidegraph_runtime.running.bundle import Prepared
+
+Status = Literal["queued", "running", "done", "failed", "cancelled"]
+
+MAX_KEPT = 200
+"""The most jobs that are remembered after their end."""
+MAX_KEPT_BYTES = 256 << 20
+"""The most bytes of outputs that are remembered."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a job failed. status: of the answer over HTTP. code: a word for programs."""
+
+    message: str
+    code: str = "operation-failed"
+    status: int = 500
+
+
+@dataclass(eq=False)
+class Job:
+    """A request to one bundle.
+
+    params, nodes: as the request has them. prepared: the checked run. priority: higher goes first. deadline: the
+    monotonic time by which it must have ended. samples, nbytes: those of its run. step, steps: iterations done, of all.
+    waited: rounds in which others were stepped and it was not. run: while it is open. outputs: by name, as JSON.
+    preview: the newest, as a PNG; previews: the number so far.
+    """
+
+    bundle: str
+    params: Mapping[str, Any]
+    prepared: Prepared
+    priority: int = 0
+    deadline: float = float("inf")
+    nodes: Mapping[str, Any] = field(default_factory=dict)
+    id: str = field(default_factory=lambda: secrets.token_hex(12))
+    created: float = field(default_factory=time.time)
+    status: Status = "queued"
+    step: int = 0
+    steps: int = 0
+    waited: int = 0
+    run: OpenRun | None = None
+    outputs: Mapping[str, Any] = field(default_factory=dict)
+    output_bytes: int = 0
+    failure: Failure | None = None
+    preview: bytes = b""
+    previews: int = 0
+    ended: Event = field(default_factory=Event)
+
+    def __post_init__(self) -> None:
+        self.samples, self.nbytes = self.prepared.demand.samples, self.prepared.demand.nbytes
+        self.steps = self.steps or self.prepared.demand.steps
+        self._lock = Lock()
+        self._listeners: list[tuple[Callable[[], object], bool]] = []
+
+    @property
+    def is_open(self) -> bool:
+        """Whether its run has been started."""
+        return self.run is not None
+
+    @property
+    def remaining(self) -> int:
+        """The iterations that are left."""
+        return self.steps - self.step
+
+    @property
+    def needs_previews(self) -> bool:
+        """Whether anybody looks at previews."""
+        with self._lock:
+            return any(previews for _, previews in self._listeners)
+
+    def listen(self, listener: Callable[[], object], previews: bool = False) -> Callable[[], None]:
+        """Call ``listener`` after each change, on any thread. Returns a function that ends this.
+
+        previews: whether the listener needs previews.
+        """
+        with self._lock:
+            self._listeners.append((listener, previews))
+
+        def stop() -> None:
+            with self._lock:
+                self._listeners.remove((listener, previews))
+
+        return stop
+
+    def report(self) -> None:
+        """Tell the listeners that something has changed."""
+        with self._lock:
+            listeners = [listener for listener, _ in self._listeners]
+        for listener in listeners:
+            listener()
+
+    def begin(self, run: OpenRun) -> None:
+        """Set the run, which has been started. A job that has ended stays as it is."""
+        with self._lock:
+            if self.ended.is_set():
+                return
+            self.run, self.status, self.steps = run, "running", run.total
+        self.report()
+
+    def end(
+        self,
+        status: Status,
+        failure: Failure | None = None,
+        outputs: Mapping[str, Any] | None = None,
+        output_bytes: int = 0,
+    ) -> bool:
+        """End the job; its first end counts. Returns whether this was the first."""
+        with self._lock:
+            if self.ended.is_set():
+                return False
+            self.status, self.failure = status, failure
+            self.outputs, self.output_bytes = outputs or {}, output_bytes
+            self.run = None
+            self.ended.set()
+        self.report()
+        return True
+
+
+class JobStore:
+    """Jobs by id: those that have not ended, and the last of those that have."""
+
+    def __init__(self, max_kept: int = MAX_KEPT, max_bytes: int = MAX_KEPT_BYTES):
+        self._max_kept, self._max_bytes = max_kept, max_bytes
+        self._jobs: dict[str, Job] = {}
+        self._lock = Lock()
+
+    def find(self, key: str) -> Job | None:
+        """The job of an id, if it is remembered."""
+        with self._lock:
+            return self._jobs.get(key)
+
+    def list_open(self) -> list[Job]:
+        """The jobs that have not ended, oldest first."""
+        with self._lock:
+            return [job for job in self._jobs.values() if not job.ended.is_set()]
+
+    def add(self, job: Job, limit: int) -> bool:
+        """Remember a job, unless ``limit`` jobs have not ended. Returns whether it was added."""
+        with self._lock:
+            if sum(not other.ended.is_set() for other in self._jobs.values()) >= limit:
+                return False
+            self._jobs[job.id] = job
+            self._forget()
+            return True
+
+    def forget(self) -> None:
+        """Forget the oldest of the ended jobs beyond the limits."""
+        with self._lock:
+            self._forget()
+
+    def _forget(self) -> None:
+        ended = [job for job in self._jobs.values() if job.ended.is_set()]
+        count, size = len(ended), sum(job.output_bytes for job in ended)
+        for job in ended:
+            if count <= self._max_kept and size <= self._max_bytes:
+                break
+            count, size = count - 1, size - job.output_bytes
+            del self._jobs[job.id]

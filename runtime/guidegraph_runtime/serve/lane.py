@@ -1,0 +1,75 @@
+"""The order of the jobs of one bundle: which of them share the next step.
+
+Runs are held open between steps, so the order is decided anew before each step, and a run can be overtaken at any of
+them. The job with the fewest iterations left goes first (shortest remaining processing time), and a job that waits
+ages, so that short jobs do not wait for long ones and long ones do not wait for ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Generic, Protocol, TypeVar
+
+AGING = 0.25
+"""Iterations by which a job's remaining ones seem fewer after each round in which it waited.
+
+So a job waits at most four rounds for each iteration it has left until no new job goes before it.
+"""
+
+
+class Schedulable(Protocol):
+    """A job as a lane reads it, with the rounds waited, which the lane counts."""
+
+    waited: int
+
+    @property
+    def priority(self) -> int: ...
+    @property
+    def remaining(self) -> int: ...
+    @property
+    def samples(self) -> int: ...
+    @property
+    def nbytes(self) -> int: ...
+    @property
+    def is_open(self) -> bool: ...
+
+
+J = TypeVar("J", bound=Schedulable)
+
+
+class Lane(Generic[J]):
+    """The jobs of one bundle that have not ended, in the order of their arrival.
+
+    batch: the most samples in one step. memory: the most bytes of the values of all open runs together; one run is
+    open whatever it needs.
+    """
+
+    def __init__(self, batch: int, memory: int):
+        self.batch, self.memory = batch, memory
+        self.jobs: list[J] = []
+
+    def choose(self, admit: bool = True) -> list[J]:
+        """The jobs to step now; the others have waited one more round. admit: whether new ones may begin."""
+        open_bytes = sum(job.nbytes for job in self.jobs if job.is_open)
+        chosen: list[J] = []
+        samples = 0
+        for job in self._order():
+            if samples + job.samples > self.batch:
+                continue
+            if not job.is_open:
+                if not admit or (open_bytes and open_bytes + job.nbytes > self.memory):
+                    continue
+                open_bytes += job.nbytes
+            chosen.append(job)
+            samples += job.samples
+        for job in self.jobs:
+            job.waited += job not in chosen
+        return chosen
+
+    def _order(self) -> Sequence[J]:
+        return sorted(self.jobs, key=lambda job: (-job.priority, job.remaining - AGING * job.waited))
+
+    @property
+    def has_open(self) -> bool:
+        """Whether the run of any job is open."""
+        return any(job.is_open for job in self.jobs)

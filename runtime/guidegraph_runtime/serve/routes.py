@@ -1,0 +1,203 @@
+"""The routes of the server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from guidegraph_runtime.bundle.manifest_types import FILE_TYPES, Input
+from guidegraph_runtime.error_text import describe_error
+from guidegraph_runtime.serve.access import AccessGuard, ServeAccess
+from guidegraph_runtime.serve.answers import (
+    StrictJson,
+    answer_failure,
+    answer_http_error,
+    answer_refused,
+    make_error,
+    read_json,
+    take,
+)
+from guidegraph_runtime.serve.image_requests import answer_images, read_image_request
+from guidegraph_runtime.serve.job_answers import describe_job, iterate_events, wait_for_end
+from guidegraph_runtime.serve.jobs import Job
+from guidegraph_runtime.serve.service import DrawRequest, RequestRefused, Service
+from guidegraph_runtime.serve.shelf import ShelfEntry
+
+
+@dataclass
+class ServeRoutes:
+    """The routes over a service. read_metrics: the metrics as text, and their media type."""
+
+    service: Service
+    read_metrics: Callable[[], tuple[bytes, str]]
+    started: int = 0
+
+    def make_app(self, access: ServeAccess) -> Starlette:
+        """The application that answers to those with access alone."""
+        routes = [
+            Route("/v1/images/generations", self.generate_images, methods=["POST"]),
+            Route("/v1/models", self.list_models),
+            Route("/v1/models/{name}", self.read_model),
+            Route("/v1/workflows/{name}", self.read_workflow, methods=["GET"]),
+            Route("/v1/workflows/{name}", self.run_workflow, methods=["POST"]),
+            Route("/v1/jobs/{id}", self.read_job, methods=["GET"]),
+            Route("/v1/jobs/{id}", self.cancel_job, methods=["DELETE"]),
+            Route("/v1/jobs/{id}/events", self.stream_events),
+            Route("/health/live", self.report_live),
+            Route("/health/ready", self.report_ready),
+            Route("/metrics", self.report_metrics),
+        ]
+        middleware = [Middleware(AccessGuard, access=access)]
+        if access.origins:
+            middleware.insert(0, _allow_origins(access.origins))
+        handlers: dict[Any, Any] = {
+            RequestRefused: self.refuse,
+            HTTPException: answer_http_error,
+            Exception: self.report_defect,
+        }
+        return Starlette(routes=routes, middleware=middleware, exception_handlers=handlers)
+
+    async def generate_images(self, request: Request) -> Response:
+        """Draw pictures in the dialect of OpenAI's clients."""
+        body = await read_json(request, self.service.options.body_bytes)
+        entry = self.service.find_entry(self._read_model_name(body))
+        draw_request = read_image_request(entry, body)
+        job = await self._submit(draw_request)
+        return await self._wait(request, job, lambda: answer_images(entry, job))
+
+    def _read_model_name(self, body: dict[str, Any]) -> str:
+        """The bundle that a body names; it may be left out where there is one only."""
+        names = [*self.service.shelf.entries]
+        name = take(body, "model", (str,), "the name of a bundle", names[0] if len(names) == 1 else None)
+        if name is None:
+            raise RequestRefused(f"expected the name of a bundle: {', '.join(names)}", "model")
+        return str(name)
+
+    async def run_workflow(self, request: Request) -> Response:
+        """Run a bundle with the parameters of its workflow."""
+        body = await read_json(request, self.service.options.body_bytes)
+        name = request.path_params["name"]
+        draw_request = DrawRequest(
+            name,
+            take(body, "params", (dict,), "an object of parameters", {}),
+            take(body, "nodes", (dict,), "an object of 'node.setting': value", {}),
+            take(body, "priority", (int,), "a whole number", 0),
+            take(body, "deadline", (int, float), "a number of seconds"),
+        )
+        waits = take(body, "wait", (bool,), "true or false", True)
+        if body:
+            unknown = next(iter(body))
+            raise RequestRefused(f"there is no field '{unknown[:80]}'; parameters belong into 'params'", unknown)
+        job = await self._submit(draw_request)
+        if not waits:
+            return StrictJson(describe_job(job), HTTPStatus.ACCEPTED, headers={"location": f"/v1/jobs/{job.id}"})
+        return await self._wait(request, job, lambda: describe_job(job))
+
+    async def _submit(self, draw_request: DrawRequest) -> Job:
+        return await run_in_threadpool(self.service.submit, draw_request)
+
+    async def _wait(self, request: Request, job: Job, describe: Callable[[], dict[str, Any]]) -> Response:
+        """The answer at the end of a job. A client that goes away cancels it."""
+        try:
+            has_ended = await wait_for_end(job, request)
+        finally:
+            self.service.cancel(job)  # does nothing to a job that has ended
+        if not has_ended or job.status != "done":
+            return answer_failure(job)
+        return StrictJson(describe(), headers={"x-job-id": job.id})
+
+    async def list_models(self, request: Request) -> Response:
+        """The bundles, in the dialect of OpenAI's clients."""
+        models = [self._describe_model(name) for name in self.service.shelf.entries]
+        return StrictJson({"object": "list", "data": models})
+
+    async def read_model(self, request: Request) -> Response:
+        """One bundle, in the dialect of OpenAI's clients."""
+        return StrictJson(self._describe_model(self.service.find_entry(request.path_params["name"]).name))
+
+    def _describe_model(self, name: str) -> dict[str, Any]:
+        return {"id": name, "object": "model", "created": self.started, "owned_by": "guidegraph"}
+
+    async def read_workflow(self, request: Request) -> Response:
+        """The parameters and outputs of a bundle."""
+        return StrictJson(_describe_workflow(self.service.find_entry(request.path_params["name"])))
+
+    def _find_job(self, request: Request) -> Job:
+        job = self.service.jobs.find(request.path_params["id"])
+        if job is None:
+            raise RequestRefused("there is no such job, or it ended long ago", code="unknown-job", status=404)
+        return job
+
+    async def read_job(self, request: Request) -> Response:
+        """The state of a job, and its outputs when it is done."""
+        return StrictJson(describe_job(self._find_job(request)))
+
+    async def cancel_job(self, request: Request) -> Response:
+        """Cancel a job; one that has ended stays as it is."""
+        job = self._find_job(request)
+        self.service.cancel(job)
+        return StrictJson(describe_job(job, outputs=False))
+
+    async def stream_events(self, request: Request) -> Response:
+        """The progress, the previews and the end of a job as server-sent events."""
+        headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
+        events = iterate_events(self._find_job(request))
+        return StreamingResponse(events, media_type="text/event-stream", headers=headers)
+
+    async def report_live(self, request: Request) -> Response:
+        """Whether the process answers."""
+        return StrictJson({"status": "live"})
+
+    async def report_ready(self, request: Request) -> Response:
+        """Whether new requests are accepted."""
+        if self.service.is_draining:
+            return StrictJson({"status": "draining"}, HTTPStatus.SERVICE_UNAVAILABLE)
+        return StrictJson({"status": "ready"})
+
+    async def refuse(self, request: Request, error: Exception) -> Response:
+        """The answer to a request that was not queued."""
+        assert isinstance(error, RequestRefused)
+        self.service.report_refusal(error.code)
+        return answer_refused(error)
+
+    async def report_defect(self, request: Request, error: Exception) -> Response:
+        """The answer where the server itself is wrong."""
+        self.service.report_error(describe_error(error))
+        message = f"internal error: {type(error).__name__}"
+        return make_error(HTTPStatus.INTERNAL_SERVER_ERROR, message, code="internal-error")
+
+    async def report_metrics(self, request: Request) -> Response:
+        """The metrics as Prometheus reads them."""
+        content, media_type = self.read_metrics()
+        return Response(content, headers={"content-type": media_type})
+
+
+def _allow_origins(origins: tuple[str, ...]) -> Middleware:
+    headers = ["authorization", "content-type"]
+    methods = ["GET", "POST", "DELETE"]
+    return Middleware(CORSMiddleware, allow_origins=origins, allow_methods=methods, allow_headers=headers)
+
+
+def _describe_workflow(entry: ShelfEntry) -> dict[str, Any]:
+    manifest = entry.manifest
+    inputs = {name: _describe_input(spec) for name, spec in manifest.inputs.items() if spec.type not in FILE_TYPES}
+    outputs = {name: {"type": output.type} for name, output in manifest.outputs.items()}
+    return {"name": entry.name, "digest": entry.checks.digest, "params": inputs, "outputs": outputs}
+
+
+def _describe_input(spec: Input) -> dict[str, Any]:
+    fields: dict[str, Any] = {"type": spec.type, "required": spec.required, "help": spec.help}
+    fields |= {} if spec.required else {"default": spec.default}
+    fields |= {"many": True} if spec.many else {}
+    return fields | ({} if spec.choices is None else {"choices": list(spec.choices)})

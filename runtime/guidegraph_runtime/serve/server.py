@@ -1,0 +1,103 @@
+"""Serving over HTTP until a signal: the first one drains, the second one ends."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+
+from guidegraph_runtime.command import CANCELLED, DONE
+from guidegraph_runtime.errors import BundleError
+from guidegraph_runtime.serve.access import ServeAccess
+from guidegraph_runtime.serve.event_log import EventLog
+from guidegraph_runtime.serve.metrics import ServeMetrics
+from guidegraph_runtime.serve.routes import ServeRoutes
+from guidegraph_runtime.serve.service import ServeOptions, Service
+from guidegraph_runtime.sessions.sessions import SessionSettings
+
+PERIOD = 0.1
+"""Seconds between two looks at the signals."""
+ANSWER_SECONDS = 5
+"""How long clients may take to read their last answers."""
+MAX_CONNECTIONS = 1000
+
+
+class DrainingServer(uvicorn.Server):
+    """A server whose signals are counted, while it goes on to answer."""
+
+    signals = 0
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.signals += 1
+
+
+def serve(
+    folders: Mapping[str, Path],
+    settings: SessionSettings,
+    options: ServeOptions,
+    access: ServeAccess,
+    host: str,
+    port: int,
+) -> int:
+    """Serve bundles until a signal, and return the exit code. Raises ``BundleError``."""
+    log, metrics = EventLog(), ServeMetrics()
+    service = Service(folders, settings, options, [metrics, log])
+    with _bind(host, port) as listener:
+        routes = ServeRoutes(service, metrics.read, int(time.time()))
+        config = uvicorn.Config(
+            routes.make_app(access),
+            log_config=None,
+            log_level="critical",
+            access_log=False,
+            lifespan="off",
+            ws="none",
+            limit_concurrency=MAX_CONNECTIONS,
+            timeout_graceful_shutdown=ANSWER_SECONDS,
+            server_header=False,
+        )
+        service.start()
+        try:
+            code = asyncio.run(_serve(DrainingServer(config), service, listener, log))
+        finally:
+            service.stop()
+        log.print("stopped", code=code)
+        return code
+
+
+async def _serve(server: DrainingServer, service: Service, listener: socket.socket, log: EventLog) -> int:
+    """Answer until a signal, then until all jobs have ended or a second signal comes."""
+    serving = asyncio.create_task(server.serve([listener]))
+    is_ready = False
+    while not serving.done() and not server.should_exit:
+        await asyncio.wait({serving}, timeout=PERIOD)
+        if server.started and not is_ready:
+            is_ready = True
+            log.print("ready", address=format_address(listener), bundles=[*service.shelf.entries])
+        if server.signals and not service.is_draining:
+            service.drain()
+            log.print("draining", jobs=len(service.jobs.list_open()))
+        if server.signals > 1:
+            service.end_jobs()
+        server.should_exit = service.is_draining and service.is_idle
+    await serving
+    return CANCELLED if server.signals > 1 else DONE
+
+
+def format_address(listener: socket.socket) -> str:
+    """The address of a server as a URL."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=128)
+    except OSError as error:
+        message = f"{host}, port {port}, cannot be used: {error.strerror or error}"
+        raise BundleError("--port", "port-busy", message) from error

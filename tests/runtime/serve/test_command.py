@@ -1,0 +1,189 @@
+"""The command guidegraph-serve: its arguments, and a server in a process of its own."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import Queue
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from guidegraph_runtime import Bundle, pixels
+from guidegraph_runtime.serve.command import main
+from tests.paths import ROOT
+
+TIMEOUT = 60.0
+COMMAND = [sys.executable, "-c", "from guidegraph_runtime.serve.command import process; process()"]
+
+
+@dataclass
+class Server:
+    """A server in a process, its address, and the events of its log that were read."""
+
+    process: subprocess.Popen[str]
+    address: str = ""
+    events: list[dict[str, Any]] = field(default_factory=list)
+    lines: Queue[str] = field(default_factory=Queue)
+
+    def read_lines(self) -> None:
+        """Read the log as it is printed, so that the pipe never fills up."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.put(line)
+        self.lines.put("")
+
+    def read_event(self, name: str) -> dict[str, Any]:
+        """Read the log up to an event."""
+        while line := self.lines.get(timeout=TIMEOUT):
+            self.events.append(json.loads(line))
+            if self.events[-1]["event"] == name:
+                return self.events[-1]
+        pytest.fail(f"the log ended before the event '{name}'")
+
+
+@contextmanager
+def serve(*arguments: str | Path, **environment: str) -> Iterator[Server]:
+    path = os.pathsep.join([str(ROOT), str(ROOT / "runtime"), os.environ.get("PYTHONPATH", "")])
+    process = subprocess.Popen(
+        [*COMMAND, *map(str, arguments), "--port", "0", "--provider", "cpu", "--threads", "1"],
+        env=os.environ | {"PYTHONPATH": path} | environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    watch = threading.Timer(TIMEOUT, process.kill)  # so that a server that hangs fails the test
+    watch.start()
+    server = Server(process)
+    reader = threading.Thread(target=server.read_lines)
+    reader.start()
+    try:
+        server.address = server.read_event("ready")["address"]
+        yield server
+    finally:
+        watch.cancel()
+        process.kill()
+        process.wait()
+        reader.join()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def start_job(server: Server, **params: Any) -> str:
+    answer = httpx.post(f"{server.address}/v1/workflows/pictures", json={"params": params, "wait": False})
+    return str(answer.json()["id"])
+
+
+def test_a_server_draws_and_drains_on_sigterm(pictures: Path, alone: Bundle) -> None:
+    with serve(pictures, "--max-steps", "100000", "--limit", "steps=100000") as server:
+        assert httpx.get(f"{server.address}/health/ready").status_code == 200
+        body = {"seed": 4, "steps": 6, "n": 1}
+        answer = httpx.post(f"{server.address}/v1/images/generations", json=body, timeout=TIMEOUT)
+        picture = Image.open(io.BytesIO(base64.b64decode(answer.json()["data"][0]["b64_json"])))
+        expected = pixels(alone.run(seed=4, steps=6, batch=1)["image"][0])
+        assert np.abs(np.asarray(picture).astype(int) - expected).max() <= 2
+
+        key = [start_job(server, steps=1000, batch=8) for _ in range(3)][-1]  # one after the other
+        answers: list[dict[str, Any]] = []
+
+        def wait() -> None:
+            with httpx.stream("GET", f"{server.address}/v1/jobs/{key}/events", timeout=TIMEOUT) as events:
+                answers.append(json.loads([*events.iter_lines()][-2].removeprefix("data: ")))
+
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        server.process.send_signal(signal.SIGTERM)
+        server.read_event("draining")
+        refused = httpx.post(f"{server.address}/v1/workflows/pictures", json={})
+        assert (refused.status_code, httpx.get(f"{server.address}/health/ready").status_code) == (503, 503)
+        waiting.join()
+        assert answers[0]["status"] == "done"
+        assert server.read_event("stopped")["code"] == 0
+        assert server.process.wait(TIMEOUT) == 0
+
+
+def test_a_second_signal_ends_the_jobs(pictures: Path) -> None:
+    with serve(pictures, "--max-steps", "100000") as server:
+        for _ in range(4):
+            start_job(server, steps=1000, batch=8)
+        server.process.send_signal(signal.SIGTERM)
+        server.read_event("draining")
+        server.process.send_signal(signal.SIGTERM)
+        while server.read_event("job_ended")["status"] != "cancelled":
+            pass
+        assert server.process.wait(TIMEOUT) == 130
+
+
+def test_a_client_that_goes_away_ends_its_job(pictures: Path) -> None:
+    with serve(pictures, "--max-steps", "100000") as server:
+        host, port = server.address.removeprefix("http://").split(":")
+        body = json.dumps({"steps": 1000, "n": 8}).encode()
+        head = f"POST /v1/images/generations HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
+        with socket.create_connection((host, int(port))) as connection:
+            connection.sendall(head.encode() + b"Content-Type: application/json\r\n\r\n" + body)
+            server.read_event("job_accepted")
+        ended = server.read_event("job_ended")
+        assert (ended["status"], ended["code"]) == ("cancelled", "cancelled")
+
+
+def test_the_token_comes_from_the_environment(pictures: Path) -> None:
+    with serve(pictures, GUIDEGRAPH_TOKEN="secret") as server:
+        assert httpx.get(f"{server.address}/v1/models").status_code == 401
+        headers = {"authorization": "Bearer secret"}
+        assert httpx.get(f"{server.address}/v1/models", headers=headers).json()["data"][0]["id"] == "pictures"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{pictures}", "--host", "0.0.0.0"], "--host: needs-token: other machines reach '0.0.0.0'"),
+        (["{pictures}", "{pictures}"], "two bundles have the name 'pictures': write NAME=FOLDER"),
+        (["{pictures}", "--token", " "], "--token: bad-token"),
+        (["{pictures}", "--memory", "1KB"], "raise it"),
+        (["nothing"], "expected the folder of a bundle, found none"),
+        (["a/b={pictures}"], "bad-name"),
+        (["{pictures}", "--limit", "steps"], "is not NAME=VALUE"),
+    ],
+)
+def test_wrong_arguments_are_named(
+    pictures: Path,
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("GUIDEGRAPH_TOKEN", raising=False)
+    with pytest.raises(SystemExit) as ended:
+        main([argument.format(pictures=pictures) for argument in arguments])
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_port_that_is_in_use_is_named(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(SystemExit) as ended:
+        main([str(pictures), "--port", str(taken.getsockname()[1])])
+    assert ended.value.code == 2
+    assert "port-busy: 127.0.0.1, port" in capsys.readouterr().err
+
+
+def test_missing_packages_are_named(
+    pictures: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("guidegraph_runtime.serve.command.PACKAGES", ("starlette", "no_such_package"))
+    with pytest.raises(SystemExit) as ended:
+        main([str(pictures)])
+    assert ended.value.code == 2
+    assert "the server needs no_such_package: pip install 'guidegraph-runtime[serve]'" in capsys.readouterr().err

@@ -1,0 +1,285 @@
+"""The routes: pictures in OpenAI's dialect, workflows, jobs and their events, and errors."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import load
+from starlette.testclient import TestClient
+
+from guidegraph_runtime import Bundle, pixels
+from guidegraph_runtime.serve.access import ServeAccess
+from guidegraph_runtime.serve.service import Service
+from tests.runtime.serve.conftest import MakeClient
+
+IMAGES = "/v1/images/generations"
+
+
+def read_picture(entry: dict[str, Any]) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(entry["b64_json"])))
+
+
+def service_of(client: TestClient) -> Service:
+    service: Service = client.service  # type: ignore[attr-defined]
+    return service
+
+
+def wait_for_job(client: TestClient, key: str) -> dict[str, Any]:
+    job = service_of(client).jobs.find(key)
+    assert job is not None
+    assert job.ended.wait(30)
+    answer: dict[str, Any] = client.get(f"/v1/jobs/{key}").json()
+    return answer
+
+
+def test_pictures_are_those_of_the_bundle_alone(make_client: MakeClient, alone: Bundle) -> None:
+    client = make_client()
+    answer = client.post(IMAGES, json={"model": "pictures", "n": 3, "seed": 7, "steps": 4, "scale": 0.7, "user": "me"})
+    assert answer.status_code == 200, answer.text
+    images = alone.run(batch=3, seed=7, steps=4, scale=0.7)["image"]
+    data = answer.json()["data"]
+    assert len(data) == 3
+    for entry, image in zip(data, images, strict=True):
+        picture = np.asarray(read_picture(entry)).astype(int)
+        assert np.abs(picture - pixels(image)).max() <= 2
+        assert pixels(image).std() > 1
+
+
+def test_the_picture_carries_what_repeats_it(make_client: MakeClient) -> None:
+    client = make_client()
+    nodes = {"scheduler.use": "scheduler.heun"}
+    answer = client.post(IMAGES, json={"model": "pictures", "seed": 5, "nodes": nodes}).json()
+    text = json.loads(read_picture(answer["data"][0]).info["guidegraph-bundle"])
+    assert (text["inputs"]["seed"], text["nodes"], text["bundle"]["name"]) == (5, nodes, "loop")
+
+
+def test_unlike_requests_at_once_are_each_as_alone(make_client: MakeClient, alone: Bundle) -> None:
+    client = make_client()
+    requests: list[dict[str, Any]] = [
+        {"params": {"seed": i, "steps": 2 + i % 5, "scale": 0.1 * i, "batch": 1 + i % 3}, "wait": False}
+        for i in range(12)
+    ]
+    samplers = ("scheduler.ddim", "scheduler.heun", "scheduler.ddpm")
+    for i, request in enumerate(requests):
+        request["nodes"] = {"scheduler.use": samplers[i % 3]}
+    keys = [client.post("/v1/workflows/pictures", json=request).json()["id"] for request in requests]
+    for request, key in zip(requests, keys, strict=True):
+        data = wait_for_job(client, key)["outputs"]["image"]["data"]
+        images = alone.run_with(request["params"], nodes=request["nodes"])["image"]
+        for entry, image in zip(data, images, strict=True):
+            assert np.abs(np.asarray(read_picture(entry)).astype(int) - pixels(image)).max() <= 2
+
+
+def test_a_workflow_answers_with_its_outputs(make_client: MakeClient) -> None:
+    client = make_client()
+    answer = client.post("/v1/workflows/tensors", json={"params": {"batch": 1, "steps": 3}}).json()
+    assert (answer["status"], answer["step"], answer["steps"]) == ("done", 3, 3)
+    tensor = load(base64.b64decode(answer["outputs"]["path"]["safetensors"]))["path"]
+    assert tensor.shape == (3, 1, 2, 3, 5)
+
+
+def test_the_parameters_of_a_workflow_are_listed(make_client: MakeClient) -> None:
+    client = make_client()
+    answer = client.get("/v1/workflows/pictures").json()
+    assert answer["params"]["scale"] == {"type": "float", "required": False, "help": "", "default": 0.5}
+    assert answer["outputs"] == {"image": {"type": "image"}}
+    assert [model["id"] for model in client.get("/v1/models").json()["data"]] == ["pictures", "tensors"]
+    assert client.get("/v1/models/tensors").json()["object"] == "model"
+
+
+def test_a_job_that_nobody_waits_for(make_client: MakeClient) -> None:
+    client = make_client()
+    answer = client.post("/v1/workflows/pictures", json={"wait": False, "priority": 2, "deadline": 20})
+    assert answer.status_code == 202
+    assert answer.headers["location"] == f"/v1/jobs/{answer.json()['id']}"
+    assert wait_for_job(client, answer.json()["id"])["status"] == "done"
+
+
+def test_events_tell_the_progress_and_the_end(make_client: MakeClient) -> None:
+    client = make_client(started=False)
+    service = service_of(client)
+    key = client.post("/v1/workflows/pictures", json={"wait": False, "params": {"steps": 4}}).json()["id"]
+    service.start()
+    try:
+        with client.stream("GET", f"/v1/jobs/{key}/events") as stream:
+            assert stream.headers["content-type"].startswith("text/event-stream")
+            blocks = "".join(stream.iter_text()).strip().split("\n\n")
+    finally:
+        service.stop()
+    events = [dict(line.split(": ", 1) for line in block.splitlines()) for block in blocks]
+    assert {event["event"] for event in events[:-1]} == {"progress"}
+    steps = [json.loads(event["data"])["step"] for event in events]
+    assert steps == sorted(steps)
+    end = json.loads(events[-1]["data"])
+    assert (events[-1]["event"], end["status"], end["step"]) == ("end", "done", 4)
+    assert len(end["outputs"]["image"]["data"]) == 2
+
+
+def test_a_job_is_cancelled(make_client: MakeClient) -> None:
+    client = make_client(started=False)
+    key = client.post("/v1/workflows/pictures", json={"wait": False}).json()["id"]
+    answer = client.delete(f"/v1/jobs/{key}").json()
+    assert (answer["status"], answer["error"]["code"]) == ("cancelled", "cancelled")
+    assert client.get(f"/v1/jobs/{key}").json()["status"] == "cancelled"
+    assert client.get("/v1/jobs/unknown").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "text"),
+    [
+        ({"model": "picture"}, "model", "did you mean 'pictures'"),
+        ({}, "model", "expected the name of a bundle: pictures, tensors"),
+        ({"model": 3}, "model", "expected the name of a bundle"),
+        ({"model": "tensors"}, "model", "draws no picture"),
+        ({"model": "pictures", "scale": "big"}, "scale", "expected a number"),
+        ({"model": "pictures", "skale": 1}, "skale", "did you mean 'scale'"),
+        ({"model": "pictures", "n": 0}, "n", "at least 1"),
+        ({"model": "pictures", "n": True}, "n", "a whole number"),
+        ({"model": "pictures", "n": 9}, "batch", "draws 9 samples at once, and this server allows 8"),
+        ({"model": "pictures", "steps": 300}, "steps", "takes 300 steps, and this server allows 200"),
+        ({"model": "pictures", "steps": 0}, "steps", "a whole number of at least 1"),
+        ({"model": "pictures", "response_format": "url"}, "response_format", "'b64_json'"),
+        ({"model": "pictures", "size": "64x64"}, "size", "has no inputs width and height"),
+        ({"model": "pictures", "stream": True}, "stream", "/events"),
+        ({"model": "pictures", "priority": 99}, "priority", "from -10 to 10"),
+        ({"model": "pictures", "deadline": 1e9}, "deadline", "up to 600 seconds"),
+        ({"model": "pictures", "nodes": {"noise.shape": [2, 8000, 8000]}}, None, "this server allows"),
+        ({"model": "pictures", "nodes": {"nose.shape": [2, 3, 5]}}, None, "no host node 'nose'"),
+    ],
+)
+def test_a_bad_request_is_refused_before_it_is_queued(
+    make_client: MakeClient, body: dict[str, Any], param: str | None, text: str
+) -> None:
+    client = make_client(started=False)
+    answer = client.post(IMAGES, json=body)
+    error = answer.json()["error"]
+    assert answer.status_code in (400, 404)
+    assert text in error["message"]
+    assert (error["param"], error["type"]) == (param, "invalid_request_error")
+    assert service_of(client).is_idle
+
+
+def test_bodies_are_checked(make_client: MakeClient) -> None:
+    client = make_client(started=False, body_bytes=100)
+    json_type = {"content-type": "application/json"}
+    for content, headers, status in [
+        (b"{}", {"content-type": "text/plain"}, 415),
+        (b"{", json_type, 400),
+        (b'{"seed": NaN}', json_type, 400),
+        (b"[" * 90, json_type, 400),
+        (b"[1]", json_type, 400),
+        (b"\xff", json_type, 400),
+        (b" " * 101, json_type, 413),
+    ]:
+        answer = client.post(IMAGES, content=content, headers=headers)
+        assert answer.status_code == status, content
+        assert answer.json()["error"]["message"]
+    assert client.get("/v2").status_code == 404
+    assert client.put(IMAGES).status_code == 405
+    assert client.get("/v2").json()["error"]["message"] == "GET /v2: Not Found"
+    answer = client.post("/v1/workflows/pictures", json={"prompt": "a cat"})
+    assert answer.json()["error"] == {
+        "message": "there is no field 'prompt'; parameters belong into 'params'",
+        "type": "invalid_request_error",
+        "param": "prompt",
+        "code": "bad-request",
+    }
+
+
+def test_beyond_the_queue_requests_are_told_when_to_come_again(make_client: MakeClient) -> None:
+    client = make_client(started=False, queue=2)
+    body = {"wait": False}
+    keys = [client.post("/v1/workflows/pictures", json=body).json()["id"] for _ in range(2)]
+    answer = client.post("/v1/workflows/pictures", json=body)
+    assert answer.status_code == 429
+    assert int(answer.headers["retry-after"]) >= 1
+    assert answer.json()["error"]["type"] == "rate_limit_error"
+    client.delete(f"/v1/jobs/{keys[0]}")
+    assert client.post("/v1/workflows/pictures", json=body).status_code == 202
+
+
+def test_while_it_drains_accepted_jobs_end_and_new_ones_are_refused(make_client: MakeClient) -> None:
+    client = make_client(started=False)
+    service = service_of(client)
+    assert client.get("/health/ready").status_code == 200
+    key = client.post("/v1/workflows/pictures", json={"wait": False}).json()["id"]
+    service.drain()
+    assert client.get("/health/ready").status_code == 503
+    assert client.get("/health/live").status_code == 200
+    answer = client.post("/v1/workflows/pictures", json={"wait": False})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "draining")
+    service.start()
+    assert wait_for_job(client, key)["status"] == "done"
+    assert service.is_idle
+    service.stop()
+
+
+def test_a_late_job_is_answered_with_a_timeout(make_client: MakeClient) -> None:
+    client = make_client()
+    answer = client.post(IMAGES, json={"model": "pictures", "deadline": 1e-6})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (504, "deadline")
+
+
+def test_a_picture_that_is_none_is_an_error(make_client: MakeClient) -> None:
+    client = make_client()
+    answer = client.post(IMAGES, json={"model": "pictures", "scale": 1e38})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "output-failed")
+    assert "'image' is no picture" in answer.json()["error"]["message"]
+
+
+def test_metrics_count_jobs_steps_and_refusals(make_client: MakeClient) -> None:
+    client = make_client()
+    client.post(IMAGES, json={"model": "pictures", "steps": 3})
+    client.post(IMAGES, json={"model": "pictures", "steps": 999})
+    client.post(IMAGES, json={"model": "none"})
+    lines = client.get("/metrics").text.splitlines()
+    for line in (
+        'guidegraph_jobs_accepted_total{bundle="pictures"} 1.0',
+        'guidegraph_jobs_ended_total{bundle="pictures",status="done"} 1.0',
+        'guidegraph_jobs_open{bundle="pictures"} 0.0',
+        'guidegraph_step_samples_count{bundle="pictures"} 3.0',
+        'guidegraph_requests_refused_total{code="over-limit"} 1.0',
+        'guidegraph_requests_refused_total{code="unknown-bundle"} 1.0',
+        'guidegraph_bundle_open{bundle="pictures"} 1.0',
+    ):
+        assert line in lines, line
+
+
+def test_the_token_is_asked_for_everywhere_but_at_the_probes(make_client: MakeClient) -> None:
+    client = make_client(ServeAccess("secret"), started=False)
+    for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "Basic secret"}):
+        answer = client.get("/v1/models", headers=headers)
+        assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
+    assert client.get("/metrics").status_code == 401
+    assert client.get("/health/ready").status_code == 200
+    headers = {"authorization": "Bearer secret", "host": "draw.example.org"}
+    assert client.get("/v1/models", headers=headers).status_code == 200
+
+
+def test_without_a_token_it_answers_to_this_machine_alone(make_client: MakeClient) -> None:
+    client = make_client(started=False)
+    for host, status in [
+        ("localhost:8000", 200),
+        ("127.0.0.1", 200),
+        ("[::1]:8000", 200),
+        ("evil.org:8000", 403),
+        ("127.0.0.1.evil.org", 403),
+        ("", 403),
+    ]:
+        assert client.get("/v1/models", headers={"host": host}).status_code == status, host
+
+
+def test_pages_of_other_sites_need_permission(make_client: MakeClient) -> None:
+    client = make_client(ServeAccess(None, ("https://page.org",)), started=False)
+    assert client.get("/v1/models", headers={"origin": "https://evil.org"}).status_code == 403
+    assert client.get("/v1/models", headers={"origin": "http://127.0.0.1:8000"}).status_code == 200
+    answer = client.get("/v1/models", headers={"origin": "https://page.org"})
+    assert answer.headers["access-control-allow-origin"] == "https://page.org"
+    preflight = {"origin": "https://page.org", "access-control-request-method": "POST"}
+    assert client.options(IMAGES, headers=preflight).status_code == 200

@@ -1,0 +1,219 @@
+"""The thread of one bundle: who steps with whom, and how jobs end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Event
+
+import pytest
+
+from guidegraph_runtime.serve.jobs import Job, JobStore
+from guidegraph_runtime.serve.worker import Worker
+from tests.runtime.serve.fakes import FakeBundle, FakeShelf, make_job, make_worker
+
+TIMEOUT = 30.0
+
+
+@contextmanager
+def run(worker: Worker) -> Iterator[None]:
+    worker.start()
+    try:
+        yield
+    finally:
+        worker.stop()
+
+
+def wait(*jobs: Job) -> None:
+    for job in jobs:
+        assert job.ended.wait(TIMEOUT), f"the job of {job.steps} steps has not ended"
+
+
+def test_a_request_of_five_steps_behind_one_of_two_hundred() -> None:
+    steps_at_end: list[int] = []
+    long, short = make_job(200), make_job(5)
+
+    def add_short(count: int) -> None:
+        if count == 3:
+            worker.add(short)
+
+    def note_end() -> None:
+        if short.step == 5 or short.ended.is_set():
+            steps_at_end.append(bundle.steps)
+
+    short.listen(note_end)
+    bundle = FakeBundle(add_short)
+    worker = make_worker(bundle, batch=1)
+    worker.add(long)
+    with run(worker):
+        wait(short, long)
+    in_order = 200 - 3 + 5
+    assert bundle.steps == 205
+    assert steps_at_end[0] - 3 <= 0.10 * in_order
+    assert (short.outputs, long.outputs) == ({"steps": 5}, {"steps": 200})
+
+
+def test_jobs_share_steps_and_leave_when_they_are_done() -> None:
+    bundle = FakeBundle()
+    worker = make_worker(bundle, batch=4)
+    jobs = [make_job(2), make_job(5), make_job(3, samples=2)]
+    for job in jobs:
+        worker.add(job)
+    with run(worker):
+        wait(*jobs)
+    assert bundle.batches == [3, 3, 2, 1, 1]
+    assert [job.status for job in jobs] == ["done"] * 3
+    assert [job.step for job in jobs] == [2, 5, 3]
+
+
+def test_a_job_whose_run_fails_ends_alone() -> None:
+    bundle = FakeBundle()
+    worker = make_worker(bundle, batch=4)
+    failing, broken, other = make_job(4, fails_at=2), make_job(4, broken=True), make_job(4)
+    for job in (failing, broken, other):
+        worker.add(job)
+    with run(worker):
+        wait(failing, broken, other)
+    assert [job.status for job in (failing, broken, other)] == ["failed", "failed", "done"]
+    assert failing.failure is not None
+    assert failing.failure.message == "the run has failed"
+    assert broken.failure is not None
+    assert broken.failure.status == 500
+
+
+def test_a_defect_ends_the_jobs_of_its_round_and_the_worker_goes_on() -> None:
+    def fail_once(count: int) -> None:
+        if not bundle.steps:
+            bundle.steps = 1
+            raise RuntimeError("a defect")
+
+    bundle = FakeBundle(fail_once)
+    worker = make_worker(bundle)
+    first, second = make_job(3), make_job(4)
+    worker.add(first)
+    with run(worker):
+        wait(first)
+        worker.add(second)
+        wait(second)
+    assert first.failure is not None
+    assert first.failure.code == "internal-error"
+    assert second.status == "done"
+
+
+def test_a_job_that_is_cancelled_leaves_between_two_steps() -> None:
+    job, other = make_job(100), make_job(100)
+
+    def cancel(count: int) -> None:
+        if count == 7:
+            job.end("cancelled")
+
+    bundle = FakeBundle(cancel)
+    worker = make_worker(bundle, batch=2)
+    worker.add(job)
+    worker.add(other)
+    with run(worker):
+        wait(job, other)
+    assert (job.status, other.status) == ("cancelled", "done")
+    assert bundle.batches == [2] * 8 + [1] * 92
+    assert job.run is None
+
+
+def test_a_deadline_ends_a_job_also_while_it_waits() -> None:
+    bundle = FakeBundle()
+    worker = make_worker(bundle, clock=lambda: float(bundle.steps))
+    late, waiting, early = make_job(50, deadline=10.0), make_job(60, deadline=20.0), make_job(4, deadline=100.0)
+    for job in (late, waiting, early):
+        worker.add(job)
+    with run(worker):
+        wait(late, waiting, early)
+    assert early.status == "done"
+    for job in (late, waiting):
+        assert job.failure is not None
+        assert (job.failure.code, job.failure.status) == ("deadline", 504)
+    assert late.step == 10 - 4
+    assert bundle.steps == 20
+
+
+def test_more_steps_than_allowed_are_refused_also_if_only_the_run_tells() -> None:
+    job = make_job(1001)
+    worker = make_worker(FakeBundle())
+    worker.add(job)
+    with run(worker):
+        wait(job)
+    assert job.failure is not None
+    assert (job.failure.code, job.failure.status) == ("over-limit", 400)
+
+
+def test_stopping_ends_all_jobs() -> None:
+    begun = Event()
+    worker = make_worker(FakeBundle(lambda count: begun.set()))
+    jobs = [make_job(1_000_000_000 if i else 900) for i in range(3)]
+    for job in jobs:
+        worker.add(job)
+    worker.start()
+    assert begun.wait(TIMEOUT)
+    worker.stop()
+    assert all(job.ended.is_set() for job in jobs)
+
+
+def test_the_bundle_is_released_when_open_runs_have_ended_and_another_waits() -> None:
+    bundle = FakeBundle()
+    shelf = FakeShelf(bundle)
+    released: list[int] = []
+
+    def want(count: int) -> None:
+        if count == 2:
+            worker.add(second)
+            shelf.is_wanted = True
+
+    def release(name: str) -> None:
+        released.append(bundle.steps)
+        shelf.is_wanted = False
+
+    first, second = make_job(6), make_job(3)
+    bundle.on_step = want
+    worker = make_worker(bundle, batch=4)
+    worker._shelf = shelf
+    shelf.release = release  # type: ignore[method-assign]
+    worker.add(first)
+    with run(worker):
+        wait(first, second)
+    assert released[0] == 6
+    assert bundle.batches == [1] * 9
+
+
+def test_listeners_hear_of_each_step_and_of_the_end() -> None:
+    heard: list[tuple[int, str]] = []
+    job = make_job(3)
+    stop = job.listen(lambda: heard.append((job.step, job.status)), previews=True)
+    assert job.needs_previews
+    worker = make_worker(FakeBundle())
+    worker.add(job)
+    with run(worker):
+        wait(job)
+    assert heard == [(0, "running"), (1, "running"), (2, "running"), (3, "done")]
+    stop()
+    assert not job.needs_previews
+
+
+@pytest.mark.parametrize(("max_kept", "max_bytes", "kept"), [(3, 1000, 3), (100, 25, 2), (0, 0, 0)])
+def test_the_oldest_ended_jobs_are_forgotten(max_kept: int, max_bytes: int, kept: int) -> None:
+    store = JobStore(max_kept, max_bytes)
+    jobs = [make_job(1) for _ in range(6)]
+    for job in jobs:
+        assert store.add(job, 10)
+    for job in jobs[:5]:
+        job.end("done", output_bytes=10)
+    store.forget()
+    remembered = [job for job in jobs if store.find(job.id) is job]
+    assert remembered == [*jobs[5 - kept : 5], jobs[5]]
+    assert store.list_open() == [jobs[5]]
+
+
+def test_a_store_takes_no_more_open_jobs_than_its_limit() -> None:
+    store = JobStore()
+    first = make_job(1)
+    assert store.add(first, 1)
+    assert not store.add(make_job(1), 1)
+    first.end("cancelled")
+    assert store.add(make_job(1), 1)
