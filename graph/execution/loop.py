@@ -110,16 +110,16 @@ def _iterate(
     needs_of_iteration = [s for s in body_plan.needs_sources if s not in outside]
     phase: Phase | None = None
     rows = _precompute(step, body_plan, outside, items, first, context, plan)
-    start, collected = _start_values(loop, outside, device)
-    carry: dict[Source, Any] = {Carry(loop.key, name): value for name, value in start.items()}
+    carry, collected = _start_values(loop, outside, device)
     context.iterations.append(0)
     with _loop_state(context) as watch:
         for i in range(first, total):
             context.cancel.check()
             context.iterations[-1] = watch.iteration = i
             item = to_device(fetch_item(step, items, i), device)
-            row = i - first
-            values = rows[row] if row < len(rows) else run_prologue(body_plan, outside, item, i, context, plan)
+            values = (
+                rows[i - first] if i - first < len(rows) else run_prologue(body_plan, outside, item, i, context, plan)
+            )
             body_values: dict[Source, Any] = {**outside, **values, **carry}
             set_item(body_values, body_plan.item_sources, loop, item, i)
             new_needs = {s: body_values[s] for s in needs_of_iteration if s in body_values}
@@ -130,9 +130,7 @@ def _iterate(
                 collected[name].append(results[source])
             carry = {Carry(loop.key, name): results[source] for name, source in loop.next.items()}
             report_progress(context, loop, i + 1, total, {})
-            if _is_stopping(loop, i + 1, total, context):
-                after = {name: carry[Carry(loop.key, name)] for name in loop.carry}
-                raise LoopStopped(capture_state(loop.key, i + 1, total, after, collected))
+            _stop_where_requested(loop, i + 1, total, carry, collected, context)
     watch.finish(total)
     context.iterations.pop()
     stacked = {name: stack(values, loop.outputs[name]) for name, values in collected.items()}
@@ -154,19 +152,30 @@ def _find_first(step: Step, loop: Loop, total: int) -> int:
 
 def _start_values(
     loop: Loop, outside: Mapping[Source, Any], device: torch.device
-) -> tuple[dict[str, Any], dict[str, list[Any]]]:
+) -> tuple[dict[Source, Any], dict[str, list[Any]]]:
     """The carries before the first iteration, and the collected values of earlier ones; of a resumed loop its state."""
-    if loop.resumed is not None:
-        return loop.resumed.read_carry(device), loop.resumed.read_collected(device)
-    start = {name: outside[source] for name, source in loop.carry.items()}
+    collected: dict[str, list[Any]] = {name: [] for name in loop.collect}
+    if loop.resumed is None:
+        start = {name: outside[source] for name, source in loop.carry.items()}
+    else:
+        start, collected = loop.resumed.read_carry(device), loop.resumed.read_collected(device)
     if loop.stop_at is not None:
         capture_state(loop.key, 0, 0, start, {})  # a value that no file can hold is better found before the iterations
-    return start, {name: [] for name in loop.collect}
+    return {Carry(loop.key, name): value for name, value in start.items()}, collected
 
 
-def _is_stopping(loop: Loop, done: int, total: int, context: LoopContext) -> bool:
-    """Whether the run ends after ``done`` iterations; a token stops a loop of the top level before its end."""
-    return done == loop.stop_at or (context.stop.requested and len(context.iterations) == 1 and done < total)
+def _stop_where_requested(
+    loop: Loop,
+    done: int,
+    total: int,
+    carry: Mapping[Source, Any],
+    collected: Mapping[str, Sequence[Any]],
+    context: LoopContext,
+) -> None:
+    """Raise ``LoopStopped`` if the run ends after ``done`` iterations; a token stops a loop of the top level."""
+    if done == loop.stop_at or (context.stop.requested and len(context.iterations) == 1 and done < total):
+        values = {name: carry[Carry(loop.key, name)] for name in loop.carry}
+        raise LoopStopped(capture_state(loop.key, done, total, values, collected))
 
 
 @contextmanager

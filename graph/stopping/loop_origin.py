@@ -1,4 +1,4 @@
-"""The origin of a loop's state: what the loop runs over, where its carries start, and which models it uses.
+"""The origin of a loop's state: its items, the starts of its carries, and the models that it uses.
 
 These belong to a state: another number of steps, sampler, batch, seed of the start or model has no meaning in the
 middle of a loop. Everything else that the body reads may change. An origin is plain JSON, kept with the state.
@@ -182,13 +182,13 @@ class OriginComparison:
     def _compare_models(self) -> None:
         """Find models in whose place there are others of their type; further models may come, and some may go."""
         before, now = _describe_models(self.before), _describe_models(self.now)
-        known = {key for key, _, _ in self.differences}
+        reported = {key for key, _, _ in self.differences}
         for kind, old in before.items():
             new = now.get(kind, {})
-            others = [key for key, model in new.items() if model not in old.values()]
+            replacements = [key for key, model in new.items() if model not in old.values()]
             is_lost = any(model not in new.values() for model in old.values())
-            if others and is_lost and known.isdisjoint(others):
-                self._add(others[0], "use", f"its {kind} is another model than before")
+            if replacements and is_lost and reported.isdisjoint(replacements):
+                self._add(replacements[0], "use", f"its {kind} is another model than before")
 
 
 def _describe_models(origin: Json) -> dict[str, dict[str, str]]:

@@ -54,7 +54,7 @@ class LoopState:
 
 
 class LoopStopped(Cancelled):
-    """A run has ended between two iterations of a loop, as requested; ``state`` is what it needs to go on."""
+    """A run has ended between two iterations of a loop, as requested. state: of that loop, to go on from."""
 
     status = "stopped"
 

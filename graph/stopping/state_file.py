@@ -19,7 +19,7 @@ BAD_STATE = "bad-state"
 
 
 def write_state_file(path: Path, state: LoopState, run: Mapping[str, Any]) -> None:
-    """Write a state, and what is known of its run as JSON. Raises ``OSError``; an earlier file then stays whole."""
+    """Write a state and the JSON of its run. Raises ``OSError``; an earlier file then stays whole."""
     metadata = {
         "format": FORMAT,
         "loop": state.loop,
@@ -33,7 +33,7 @@ def write_state_file(path: Path, state: LoopState, run: Mapping[str, Any]) -> No
 
 
 def read_state_file(path: Path) -> tuple[LoopState, dict[str, Any]]:
-    """A state, and what is known of its run. Raises ``WorkflowError`` that names the file for any other file."""
+    """A state and the JSON of its run. Raises ``WorkflowError`` that names the file for any other file."""
     register_structured()
     try:
         require_regular(path)
