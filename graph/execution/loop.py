@@ -117,9 +117,7 @@ def _iterate(
             context.cancel.check()
             context.iterations[-1] = watch.iteration = i
             item = to_device(fetch_item(step, items, i), device)
-            values = (
-                rows[i - first] if i - first < len(rows) else run_prologue(body_plan, outside, item, i, context, plan)
-            )
+            values = rows.get(i) or run_prologue(body_plan, outside, item, i, context, plan)
             body_values: dict[Source, Any] = {**outside, **values, **carry}
             set_item(body_values, body_plan.item_sources, loop, item, i)
             new_needs = {s: body_values[s] for s in needs_of_iteration if s in body_values}
@@ -249,9 +247,9 @@ def _precompute(
     first: int,
     context: LoopContext,
     plan: Plan,
-) -> list[dict[Source, Any]]:
-    """The prologue's values for the iterations from ``first``, as many as fit ``PRECOMPUTE_LIMIT``."""
-    rows: list[dict[Source, Any]] = []
+) -> dict[int, dict[Source, Any]]:
+    """The prologue's values by iteration, from ``first``, for as many as fit ``PRECOMPUTE_LIMIT``."""
+    rows: dict[int, dict[Source, Any]] = {}
     size = 0
     if body_plan.prologue is None:
         return rows
@@ -264,7 +262,7 @@ def _precompute(
         size += sum(map(nbytes, row.values()))
         if size > PRECOMPUTE_LIMIT:
             break
-        rows.append(row)
+        rows[i] = row
     context.iterations.pop()
     return rows
 
