@@ -9,7 +9,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+from guidegraph.graph.stopping.state_file import BAD_STATE, state_error
 from guidegraph.graph.trust.file_checks import RefusedFile, open_regular
+from guidegraph.runs.stopped_run import StoppedRun
 from guidegraph_runtime.run_json import RECORD, read_record
 
 MAX_RUNS = 200
@@ -44,8 +46,18 @@ def _describe_run(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
         "started": str(record.get("started", "")),
         "seconds": seconds if isinstance(seconds, (int, float)) and math.isfinite(seconds) else None,
         "params": json.loads(json.dumps(_as_dict(record.get("parameters"))), parse_constant=str),
+        "stopped": bool(_as_dict(record.get("stopped"))),
         "pictures": [name for name in names if name.endswith(".png")][:MAX_PICTURES],
     }
+
+
+def read_stopped_run(runs: Path, folder: str) -> StoppedRun:
+    """The stopped run in a folder. Raises ``WorkflowError`` if there is none, or its file is damaged."""
+    record = _read_record(runs, folder)
+    file = str(_as_dict(_as_dict(record).get("stopped")).get("file", ""))
+    if not file or Path(file).name != file or "\0" in file:
+        raise state_error(Path("runs", folder[:100]), BAD_STATE, "this folder has no run that was stopped")
+    return StoppedRun.load(runs / folder / file)
 
 
 def compare_texts(runs: Path, first: str, second: str) -> list[str]:
@@ -59,11 +71,15 @@ def compare_texts(runs: Path, first: str, second: str) -> list[str]:
 
 def _read_workflow(runs: Path, folder: str) -> str | None:
     """The text of a run's workflow; ``None`` for anything but the name of a run's folder."""
+    text = _as_dict((_read_record(runs, folder) or {}).get("workflow")).get("text")
+    return text if isinstance(text, str) else None
+
+
+def _read_record(runs: Path, folder: str) -> dict[str, Any] | None:
+    """The record of a run; ``None`` for anything but the name of a run's folder."""
     if folder in ("", ".", "..") or Path(folder).name != folder or "\0" in folder:
         return None
-    record = read_record(runs / folder / RECORD)
-    text = _as_dict((record or {}).get("workflow")).get("text")
-    return text if isinstance(text, str) else None
+    return read_record(runs / folder / RECORD)
 
 
 def _as_dict(value: Any) -> dict[Any, Any]:

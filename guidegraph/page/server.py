@@ -26,7 +26,7 @@ from guidegraph.page.answers import AsciiJson, answer_error, answer_failure, err
 from guidegraph.page.edits import PageEdits
 from guidegraph.page.folder import WorkflowFolder
 from guidegraph.page.frames import encode_first, is_picture
-from guidegraph.page.gallery import compare_texts, list_runs, read_picture
+from guidegraph.page.gallery import compare_texts, list_runs, read_picture, read_stopped_run
 from guidegraph.page.jobs import JobQueue
 from guidegraph.page.values import describe_value
 from guidegraph.page.view import SCOPE, Fingerprint, Views, read_fingerprint
@@ -76,6 +76,7 @@ class PageServer:
             Route("/api/runs", self.start_run, methods=["POST"]),
             Route("/api/comparison", self.compare_runs),
             Route("/api/runs/{number:int}/cancel", self.cancel_run, methods=["POST"]),
+            Route("/api/runs/{number:int}/stop", self.stop_run, methods=["POST"]),
             Route("/api/runs/{number:int}/frame", self.read_frame),
             Route("/api/runs/{number:int}/values", self.read_values),
             Route("/api/runs/{number:int}/thumbnail", self.read_thumbnail),
@@ -174,20 +175,27 @@ class PageServer:
         return changed
 
     async def start_run(self, request: Request) -> Response:
+        """Queue a run. resume: the folder of a stopped run to go on from."""
         body = await read_json(request)
-        name, texts = body.get("name"), body.get("params", {})
+        name, texts, resume = body.get("name"), body.get("params", {}), body.get("resume", "")
         if (
             not isinstance(name, str)
             or not isinstance(texts, dict)
+            or not isinstance(resume, str)
             or not all(isinstance(t, str) for t in texts.values())
         ):
             return error_response(HTTPStatus.BAD_REQUEST, "expected a workflow's name and the texts of its parameters")
         path = self.folder.locate(name)
-        job = await run_in_threadpool(self.jobs.add, name, path, texts)
+        earlier = await run_in_threadpool(read_stopped_run, self.runs, resume) if resume else None
+        job = await run_in_threadpool(self.jobs.add, name, path, texts, earlier)
         return AsciiJson(job.describe(0), HTTPStatus.ACCEPTED)
 
     async def cancel_run(self, request: Request) -> Response:
         self.jobs.cancel(request.path_params["number"])
+        return AsciiJson({})
+
+    async def stop_run(self, request: Request) -> Response:
+        self.jobs.stop_run(request.path_params["number"])
         return AsciiJson({})
 
     async def read_frame(self, request: Request) -> Response:

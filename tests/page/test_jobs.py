@@ -231,3 +231,35 @@ def test_a_value_is_described_in_a_few_lines(make: Any, lines: list[str]) -> Non
     from guidegraph.page.values import describe_value
 
     assert describe_value(make(torch)) == lines
+
+
+def test_a_run_is_stopped_after_a_step_and_goes_on_with_other_values(site: Site) -> None:
+    number = site.post("api/runs", name="draw.yaml", params={"seconds": "0.02", "count": "400"}).json()["number"]
+    wait_for(lambda: site.page.jobs.jobs[number].describe(0)["nodes"].get("nodes.sum", {}).get("done"))
+    assert site.post(f"api/runs/{number}/stop").status_code == 200
+    site.page.jobs.wait(number, timeout=60)
+    job = site.page.jobs.jobs[number].describe(0)
+    assert (job["status"], job["error"], job["stopped"]["total"]) == ("stopped", "", 400)
+    (row,) = site.get("api/runs").json()
+    assert (row["status"], row["stopped"]) == ("stopped", True)
+    refused = site.post("api/runs", name="draw.yaml", params={"count": "300"}, resume=job["folder"])
+    assert (refused.status_code, refused.json()["problems"][0]["code"]) == (422, "cannot-resume")
+    params = {"count": "400", "seconds": "0"}
+    resumed = site.post("api/runs", name="draw.yaml", params=params, resume=job["folder"]).json()["number"]
+    site.page.jobs.wait(resumed, timeout=60)
+    job = site.page.jobs.jobs[resumed].describe(0)
+    assert (job["status"], job["stopped"]) == ("done", None)
+    assert json.loads((site.folder / "runs" / job["folder"] / "total.json").read_text()) == 401.5
+    site.post("api/runs/99/stop")
+    site.post(f"api/runs/{resumed}/stop")
+    assert site.page.jobs.jobs[resumed].status == "done"
+
+
+def test_a_folder_without_a_stopped_run_cannot_be_resumed(site: Site) -> None:
+    folder = site.run_to_end()["folder"]
+    (site.folder / "runs" / "evil").mkdir()
+    (site.folder / "runs" / "evil" / "run.json").write_text('{"stopped": {"file": "../../secret.safetensors"}}')
+    for name in (folder, "evil", "..", "nothing", "a/b", "\0"):
+        response = site.post("api/runs", name="draw.yaml", params={}, resume=name)
+        assert (response.status_code, response.json()["problems"][0]["code"]) == (422, "bad-state")
+    assert site.post("api/runs", name="draw.yaml", params={}, resume=3).status_code == 400

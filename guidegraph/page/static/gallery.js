@@ -4,7 +4,7 @@ import { html, useEffect, useState } from "./vendor/htm-preact.js";
 import { get } from "./api.js";
 import { formatSeconds, formatValue, sharpen } from "./format.js";
 
-export function Gallery({ finished, onUse, name }) {
+export function Gallery({ finished, onUse, onResume, name }) {
   const [runs, setRuns] = useState(null);
   const [chosen, setChosen] = useState([]);
   const [failure, setFailure] = useState("");
@@ -32,6 +32,7 @@ export function Gallery({ finished, onUse, name }) {
           </span>
         </label>
         ${run.file === name && html`<button class="quiet use" onClick=${() => onUse(run.params)}>use these parameters</button>`}
+        ${run.file === name && run.stopped && html`<button class="quiet use" onClick=${() => onResume(run)}>go on from here</button>`}
       </li>`)}</ul>`;
 }
 

@@ -5,9 +5,10 @@ import { Field } from "./field.js";
 import { formatSeconds, sharpen, shortPath } from "./format.js";
 import { Problems } from "./node.js";
 
-const STATUS = { queued: "waiting", running: "running", done: "done", failed: "failed", cancelled: "cancelled" };
+const STATUS = { queued: "waiting", running: "running", done: "done", failed: "failed", cancelled: "cancelled", stopped: "stopped" };
 
-export function RunPanel({ view, texts, onText, job, jobs, problems, onRun, onCancel, onEdit }) {
+export function RunPanel({ view, texts, onText, job, jobs, problems, resumable, onRun, onResume, onStop, onCancel, onEdit }) {
+  const inLoop = job?.status === "running" && Object.values(job.nodes).some((node) => node.total && node.done < node.total);
   const waiting = jobs.filter((other) => other.status === "queued").length;
   const others = problems.filter((problem) => !view.params.some((param) => problem.path === `params.${param.name}`));
   return html`
@@ -18,6 +19,9 @@ export function RunPanel({ view, texts, onText, job, jobs, problems, onRun, onCa
       <div class="actions">
         <button class="primary" type="submit" disabled=${!view.drawn} title="Ctrl+Enter">Run</button>
         ${job && ["queued", "running"].includes(job.status) && html`<button type="button" onClick=${() => onCancel(job.number)}>Cancel</button>`}
+        ${inLoop && html`<button type="button" title="End the run here; then change what you like, and go on" onClick=${() => onStop(job.number)}>Stop after this step</button>`}
+        ${resumable && job?.status !== "running" && html`<button type="button" disabled=${!view.drawn} title=${`Go on from ${resumable.folder} with these values`}
+          onClick=${() => onResume(resumable.folder)}>Go on${resumable.done ? ` from step ${resumable.done}` : ""}</button>`}
         ${waiting > 0 && html`<span class="faint">${waiting} waiting</span>`}
       </div>
       <${Problems} problems=${others} />
@@ -56,12 +60,12 @@ function Job({ job }) {
       <h3>Run ${job.number} <span class=${`status ${job.status}`}>${STATUS[job.status]}</span>${" "}
         ${job.status !== "queued" && html`<span class="faint">${formatSeconds(job.seconds)}</span>`}</h3>
       ${job.status === "running" && html`<p class="faint">${current ? shortPath(current[0]) : "starting"}</p>`}
-      ${["running", "failed", "cancelled"].includes(job.status) && loops.map(([path, node]) => html`
+      ${["running", "failed", "cancelled", "stopped"].includes(job.status) && loops.map(([path, node]) => html`
         <label class="loop-progress">${shortPath(path)} <span class="faint">${node.done} of ${node.total}
           ${Object.entries(node.values || {}).map(([name, value]) => ` · ${name} ${value}`)}</span>
           <progress value=${node.done} max=${node.total}></progress></label>`)}
       ${job.error && html`<p class="problem" role="alert">${job.error}</p>`}
-      ${job.status === "running" && job.frame > 0 && !pictures.length && html`
+      ${["running", "stopped"].includes(job.status) && job.frame > 0 && !pictures.length && html`
         <figure><img onLoad=${sharpen} src=${`api/runs/${job.number}/frame?${job.frame}`} alt="Preview of the current run" /><figcaption>preview</figcaption></figure>`}
       <div class=${pictures.length > 1 ? "pictures several" : "pictures"}>${pictures.map(([output, file]) => html`
         <figure><a href=${`runs/${job.folder}/${file}`} target="_blank" rel="noopener"><img onLoad=${sharpen} src=${`runs/${job.folder}/${file}`} alt=${`Output ${output}`} /></a>
