@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from guidegraph.graph.cancellation import CancelToken
 from guidegraph.graph.errors import Cancelled, GuidegraphError, NodeError, WorkflowError
+from guidegraph.graph.events import Observer
 from guidegraph.graph.execution.intermediates import use_viewer
 from guidegraph.graph.ir import Graph
 from guidegraph.graph.language.bind_parameters import bind
@@ -27,12 +28,14 @@ from guidegraph.graph.trust.folder_locks import lock_folder
 from guidegraph.graph.trust.limits import enforce_limits
 from guidegraph.graph.trust.policy import check_effects
 from guidegraph.page.frames import FrameMaker, RunCache
+from guidegraph.page.grids import make_sweep, run_grid
 from guidegraph.page.progress import JobProgress
 from guidegraph.plugins.hookspecs import RunInfo
 from guidegraph.plugins.manager import PluginManager
 from guidegraph.runs.outputs import output_problems
 from guidegraph.runs.run import RecordedRun
 from guidegraph.runs.stopped_run import StoppedRun, check_stopped_run
+from guidegraph.sweep.run import Sweep
 from guidegraph_runtime.error_text import describe_error, error_text
 from guidegraph_runtime.files.run_folders import make_run_folder
 from guidegraph_runtime.limits import LimitExceeded
@@ -53,13 +56,18 @@ class QueueFull(GuidegraphError):
 
 @dataclass
 class Job:
-    """One run of a workflow. earlier: the stopped run that it goes on from. path: of the node that failed, if any."""
+    """One run of a workflow, or a grid of runs. path: of the node that failed, if any.
+
+    earlier: the stopped run that it goes on from. sweep: the grid. cells: how many of it have ended, and all.
+    """
 
     number: int
     name: str
     graph: Graph
     values: dict[str, Any]
     earlier: StoppedRun | None = None
+    sweep: Sweep | None = None
+    cells: tuple[int, int] = (0, 0)
     status: Status = "queued"
     error: str = ""
     path: str = ""
@@ -93,6 +101,7 @@ class Job:
             "frame": self.frames.count if self.frames else 0,
             "outputs": files,
             "stopped": stopped.describe() if stopped else None,
+            "cells": list(self.cells) if self.sweep else None,
         }
 
 
@@ -134,20 +143,37 @@ class JobQueue:
 
         earlier: a stopped run to go on from, with these parameters.
         """
-        registry = self.manager.registry
         with enforce_limits(self.config.limits):
-            graph = build(path, registry)
+            graph = build(path, self.manager.registry)
             values = bind(graph, texts, text=True, label=LABEL)
-            problems = output_problems(graph, registry, None)
-            check_effects(find_needed_ops(graph, None, values), values, self.config.policy)
-            if problems := problems or admission_problems(graph, values):
-                raise WorkflowError(problems)
+            self._check(graph, values)
             if earlier is not None:
                 check_stopped_run(earlier, graph, values, self.config)
+        return self._enqueue(Job(next(self._numbers), name, graph, values, earlier))
+
+    def add_grid(self, name: str, path: Path, texts: Mapping[str, str], axes: Mapping[str, str]) -> Job:
+        """Check a grid of runs, and queue it. axes: the texts of the values of one or two parameters, by name.
+
+        Raises ``WorkflowError`` and ``QueueFull``.
+        """
+        with enforce_limits(self.config.limits):
+            graph = build(path, self.manager.registry)
+            sweep = make_sweep(graph, self.config, texts, axes)
+            for point in sweep.grid.points():
+                self._check(graph, {**sweep.grid.base, **point})
+        return self._enqueue(Job(next(self._numbers), name, graph, {}, sweep=sweep))
+
+    def _check(self, graph: Graph, values: Mapping[str, Any]) -> None:
+        """Raise ``WorkflowError`` if a run with these values cannot begin."""
+        problems = output_problems(graph, self.manager.registry, None)
+        check_effects(find_needed_ops(graph, None, values), values, self.config.policy)
+        if problems := problems or admission_problems(graph, values):
+            raise WorkflowError(problems)
+
+    def _enqueue(self, job: Job) -> Job:
         with self._changed:
             if len(self._list_queued()) >= MAX_QUEUED:
                 raise QueueFull(f"{MAX_QUEUED} runs are in the queue: cancel some, or wait")
-            job = Job(next(self._numbers), name, graph, values, earlier)
             self.jobs[job.number] = job
             self._report_change()
         return job
@@ -226,7 +252,10 @@ class JobQueue:
         job.frames = FrameMaker(job.graph, self.cache)
         status: Status = "done"
         try:
-            self._execute(job, job.frames)
+            if job.sweep is None:
+                self._execute(job, job.frames)
+            else:
+                self._execute_grid(job, job.sweep)
         except LoopStopped:
             job.frames.finish()
             status = "stopped"
@@ -240,6 +269,16 @@ class JobQueue:
             status, job.error = "failed", describe_error(error)
         return status
 
+    def _execute_grid(self, job: Job, sweep: Sweep) -> None:
+        job.folder = Path(os.path.abspath(make_run_folder(None, f"{job.graph.name}-sweep")))
+
+        def report(done: int, total: int) -> None:
+            job.cells = done, total
+            with self._changed:
+                self._report_change()
+
+        run_grid(sweep, job.folder, self.manager, job.token, report)
+
     def _execute(self, job: Job, frames: FrameMaker) -> None:
         job.folder = Path(os.path.abspath(make_run_folder(None, job.graph.name)))
         job.recorded = RecordedRun(job.graph, self.manager.registry, job.values, self.config, job.folder, job.earlier)
@@ -249,7 +288,7 @@ class JobQueue:
             stack.enter_context(use_viewer(frames))
             self.cache.plan = None  # a run that fails before it has a plan has no values
             try:
-                observers = [job.progress, *self.manager.observers(info)]
+                observers: list[Observer] = [job.progress, *self.manager.observers(info)]
                 job.recorded.run(observers, job.token, self.cache, job.stop)
             finally:
                 job.plan = self.cache.plan

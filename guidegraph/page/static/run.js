@@ -3,11 +3,12 @@
 import { html } from "./vendor/htm-preact.js";
 import { Field } from "./field.js";
 import { formatSeconds, sharpen, shortPath } from "./format.js";
+import { GridForm, GridTable } from "./grid.js";
 import { Problems } from "./node.js";
 
 const STATUS = { queued: "waiting", running: "running", done: "done", failed: "failed", cancelled: "cancelled", stopped: "stopped" };
 
-export function RunPanel({ view, texts, onText, job, jobs, problems, resumable, onRun, onResume, onStop, onCancel, onEdit }) {
+export function RunPanel({ view, texts, onText, job, jobs, problems, resumable, name, onRun, onGrid, onUse, onResume, onStop, onCancel, onEdit }) {
   const inLoop = job?.status === "running" && Object.values(job.nodes).some((node) => node.total && node.done < node.total);
   const waiting = jobs.filter((other) => other.status === "queued").length;
   const others = problems.filter((problem) => !view.params.some((param) => problem.path === `params.${param.name}`));
@@ -26,8 +27,10 @@ export function RunPanel({ view, texts, onText, job, jobs, problems, resumable, 
       </div>
       <${Problems} problems=${others} />
     </form>
+    ${view.params.length > 0 && html`<${GridForm} view=${view} onGrid=${onGrid} />`}
     ${view.notes.map((note) => html`<p class="note-box"><b>${note.code}</b> ${note.message}</p>`)}
-    ${job && html`<${Job} job=${job} />`}`;
+    ${job && html`<${Job} job=${job} />`}
+    ${job?.cells && job.folder && html`<${GridTable} folder=${job.folder} version=${job.cells[0]} name=${name} onUse=${onUse} />`}`;
 }
 
 function Parameter({ param, view, text, onText, onEdit, problems }) {
@@ -57,9 +60,10 @@ function Job({ job }) {
   const current = Object.entries(job.nodes).find(([, node]) => node.state === "running");
   return html`
     <section class="job" aria-label="Run ${job.number}" aria-live="polite">
-      <h3>Run ${job.number} <span class=${`status ${job.status}`}>${STATUS[job.status]}</span>${" "}
+      <h3>${job.cells ? "Grid" : "Run"} ${job.number} <span class=${`status ${job.status}`}>${STATUS[job.status]}</span>${" "}
         ${job.status !== "queued" && html`<span class="faint">${formatSeconds(job.seconds)}</span>`}</h3>
-      ${job.status === "running" && html`<p class="faint">${current ? shortPath(current[0]) : "starting"}</p>`}
+      ${job.cells?.[1] > 0 && html`<label class="loop-progress">${job.cells[0]} of ${job.cells[1]} cells<progress value=${job.cells[0]} max=${job.cells[1]}></progress></label>`}
+      ${job.status === "running" && !job.cells && html`<p class="faint">${current ? shortPath(current[0]) : "starting"}</p>`}
       ${["running", "failed", "cancelled", "stopped"].includes(job.status) && loops.map(([path, node]) => html`
         <label class="loop-progress">${shortPath(path)} <span class="faint">${node.done} of ${node.total}
           ${Object.entries(node.values || {}).map(([name, value]) => ` · ${name} ${value}`)}</span>
