@@ -74,7 +74,7 @@ class UnwritableOutput(GuidegraphError):
 class Cancelled(GuidegraphError):
     """The run was cancelled; outputs that were complete are kept. ``status`` is the status in the run's record."""
 
-    status: Literal["cancelled", "failed"] = "cancelled"
+    status: Literal["cancelled", "failed", "stopped"] = "cancelled"
 
 
 class OutOfTime(Cancelled):

@@ -130,7 +130,9 @@ class OutputReady:
 
 @dataclass(frozen=True)
 class RunFinished:
-    status: Literal["done", "failed", "cancelled"]
+    """A run has ended. ``stopped``: between two iterations of a loop, as requested."""
+
+    status: Literal["done", "failed", "cancelled", "stopped"]
     seconds: float
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 from guidegraph.graph.errors import Mark
 from guidegraph.graph.node import NodeSpec, Port
@@ -33,6 +33,9 @@ from guidegraph.graph.sources import (
 from guidegraph.graph.types import PortType
 from guidegraph.graph.values.output_check import OutputCheck
 from guidegraph.graph.values.ownership import is_mutable
+
+if TYPE_CHECKING:
+    from guidegraph.graph.stopping.loop_state import LoopState
 
 
 @dataclass(frozen=True)
@@ -212,6 +215,7 @@ class Loop:
     """A loop. Its body may read any source outside it; those sources are inputs of the loop.
 
     A subclass is a kind of loop: the methods after ``block`` say how it differs from a plain one.
+    stop_at: the run ends after so many iterations. resumed: the state to go on from; ``carry`` has its values.
     """
 
     key: str
@@ -223,6 +227,8 @@ class Loop:
     collect: Mapping[str, Source]
     outputs: Mapping[str, PortType]
     mark: Mark
+    stop_at: int | None = field(default=None, kw_only=True)
+    resumed: LoopState | None = field(default=None, kw_only=True)
 
     excluded_passes: ClassVar[frozenset[str]] = frozenset()
     """Passes that are not applied to its body."""
@@ -270,7 +276,10 @@ class Loop:
 
     def digest_parts(self) -> Iterator[tuple[str, Source | str]]:
         """The options on which its results depend, by unique names; a text stands for itself."""
-        return iter(())
+        if self.stop_at is not None:
+            yield "stop at", str(self.stop_at)
+        if self.resumed is not None:
+            yield "resumed", self.resumed.digest
 
     def blocks(self) -> tuple[Block, ...]:
         """The body, and any other operations inside the loop."""

@@ -24,6 +24,7 @@ class RunConfig:
     becomes a set. only: the outputs to compute; by default all, and the nodes with effects.
     cache: the folder of the disk cache.
     memory_budget: bytes of model weights that may be on the device at once; ``None``: models stay where they are made.
+    stop_at: where to stop: after so many iterations of the only loop, or ``LOOP:ITERATIONS``; empty: nowhere.
     accelerate: what runs the traceable parts of loops: ``onnx``, onnxruntime; ``compile``, torch.compile; or nothing.
     policy: which files the workflow may read, write and load code from.
     limits: on the run's resources; by default those in force when the settings are made.
@@ -39,6 +40,7 @@ class RunConfig:
     policy: Policy = OWN_WORKFLOW
     limits: Limits = field(default_factory=current_limits)
     accelerate: str = ""
+    stop_at: str = ""
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -80,5 +82,6 @@ class RunConfig:
             "cache": str(self.cache) if self.cache else None,
             "memory_budget": self.memory_budget,
             "accelerate": self.accelerate or None,
+            "stop_at": self.stop_at or None,
             "only": None if self.only is None else [*self.only],
         }

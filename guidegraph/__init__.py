@@ -36,6 +36,7 @@ if TYPE_CHECKING:  # for type checkers; a test compares it with _HOMES
     from guidegraph.graph.export_recipe import ExportRecipe as ExportRecipe
     from guidegraph.graph.export_recipe import Split as Split
     from guidegraph.graph.node import node as node
+    from guidegraph.graph.stopping.loop_state import LoopStopped as LoopStopped
     from guidegraph.graph.trust.limits import LimitExceeded as LimitExceeded
     from guidegraph.graph.trust.limits import Limits as Limits
     from guidegraph.graph.trust.policy import Grants as Grants
@@ -93,6 +94,7 @@ if TYPE_CHECKING:  # for type checkers; a test compares it with _HOMES
     from guidegraph.nodes.types import per_sample as per_sample
     from guidegraph.plugins.hookspecs import RunInfo as RunInfo
     from guidegraph.plugins.hookspecs import hookimpl as hookimpl
+    from guidegraph.runs.stopped_run import StoppedRun as StoppedRun
     from guidegraph.workflow import Workflow as Workflow
     from guidegraph.workflow import load_workflow as load_workflow
 
@@ -132,6 +134,7 @@ _HOMES = {
         "Split",
     ),
     "guidegraph.graph.node": ("node",),
+    "guidegraph.graph.stopping.loop_state": ("LoopStopped",),
     "guidegraph.graph.trust.limits": (
         "LimitExceeded",
         "Limits",
@@ -205,6 +208,7 @@ _HOMES = {
         "RunInfo",
         "hookimpl",
     ),
+    "guidegraph.runs.stopped_run": ("StoppedRun",),
     "guidegraph.workflow": (
         "Workflow",
         "load_workflow",

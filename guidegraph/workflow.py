@@ -6,9 +6,10 @@ import copy
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from guidegraph.graph.cancellation import CancelToken
+from guidegraph.graph.errors import GuidegraphError
 from guidegraph.graph.events import Observer
 from guidegraph.graph.execution.attachments import Attachments
 from guidegraph.graph.execution.cache import MemoryCache
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from guidegraph.graph.execution.loop_context import Previewed
     from guidegraph.graph.shared_runs.many_runs import ManyRuns
     from guidegraph.plugins.manager import PluginManager
+    from guidegraph.runs.stopped_run import StoppedRun
 
 CacheChoice = str | Path | None
 
@@ -96,12 +98,50 @@ class Workflow:
         """The compiled plan for these parameters."""
         return compile_plan(self.graph, self.bind(params), replace(self.config, only=only))
 
-    def run(self, /, **params: object) -> dict[str, Any]:
+    @overload
+    def run(
+        self, /, *, stop_at: None = None, resume: StoppedRun | str | Path | None = None, **params: object
+    ) -> dict[str, Any]: ...
+
+    @overload
+    def run(
+        self, /, *, stop_at: int | str, resume: StoppedRun | str | Path | None = None, **params: object
+    ) -> StoppedRun: ...
+
+    def run(
+        self,
+        /,
+        *,
+        stop_at: int | str | None = None,
+        resume: StoppedRun | str | Path | None = None,
+        **params: object,
+    ) -> dict[str, Any] | StoppedRun:
         """Run, and return the outputs by name.
 
-        Raises ``WorkflowError`` before anything runs if a parameter is wrong, ``NodeError`` if a node fails.
+        stop_at: stop after so many iterations of the only loop, or at ``LOOP:ITERATIONS``, and return a ``StoppedRun``.
+        resume: a stopped run, or its file, to go on from with its parameters and those in ``params``.
+        A workflow with parameters of these names is stopped and resumed by ``run_with``.
+        Raises ``WorkflowError`` before anything runs if a parameter is wrong or the stopped run cannot take a change,
+        and ``NodeError`` if a node fails.
         """
-        return self.run_with(params).outputs
+        from guidegraph.graph.stopping.loop_state import LoopStopped
+        from guidegraph.runs.stopped_run import StoppedRun, make_stopped_run
+
+        options: dict[str, Any] = {"stop_at": stop_at, "resume": resume}
+        own = {name: options.pop(name) for name in list(options) if name in self.graph.params}
+        params |= {name: value for name, value in own.items() if value is not None}
+        stop_at, resume = options.get("stop_at"), options.get("resume")
+        stopped = StoppedRun.load(resume) if isinstance(resume, (str, Path)) else resume
+        if stopped is not None:
+            params = stopped.fill_params(self.graph, params)
+        try:
+            outputs = self.run_with(params, stop_at=stop_at, resume=stopped).outputs
+        except LoopStopped as error:
+            config = replace(self.config, stop_at=str(stop_at))
+            return make_stopped_run(self.graph, self.bind(params), config, error.state, stopped)
+        if stop_at is not None:
+            raise GuidegraphError(f"the run has ended, and did not reach the loop that it should stop in ({stop_at})")
+        return outputs
 
     def run_many(self, requests: Sequence[Mapping[str, object]]) -> list[dict[str, Any]]:
         """Run once for each set of parameters, and return the outputs of each, in order. See ``run_many_with``."""
@@ -143,11 +183,21 @@ class Workflow:
         cancel: CancelToken | None = None,
         on_output: Callable[[str, Any, PortType], None] | None = None,
         on_preview: Callable[[Previewed], None] | None = None,
+        stop_at: int | str | None = None,
+        resume: StoppedRun | None = None,
     ) -> RunResult:
-        """Run with options: outputs to make, a cancel token, and callbacks for outputs and training previews."""
-        from guidegraph.plugins.hookspecs import RunInfo
+        """Run with options: outputs to make, a cancel token, and callbacks for outputs and training previews.
 
-        values, config = self.bind(params), replace(self.config, only=only)
+        stop_at: where to stop, as for ``run``; raises ``LoopStopped`` there. resume: a stopped run to go on from, with
+        all parameters from ``params``.
+        """
+        from guidegraph.plugins.hookspecs import RunInfo
+        from guidegraph.runs.stopped_run import check_stopped_run
+
+        values = self.bind(params)
+        config = replace(self.config, only=only, stop_at="" if stop_at is None else str(stop_at))
+        if resume is not None:
+            check_stopped_run(resume, self.graph, values, config)
         plugins: Sequence[Observer] = ()
         if self.manager is not None:
             plugins = self.manager.observers(RunInfo(self.graph, values, config.device, config.dtype))
@@ -157,6 +207,7 @@ class Workflow:
             cancel=cancel or CancelToken(),
             on_output=on_output,
             on_preview=on_preview,
+            resume=None if resume is None else resume.state,
         )
         return run(self.graph, values, config, attachments)
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import is_dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from guidegraph.graph import events
 from guidegraph.graph.cancellation import is_interrupt
@@ -25,9 +25,13 @@ from guidegraph.graph.planning.plan import Plan
 from guidegraph.graph.planning.steps import BodyPlan, Phase, RegionPlan, Step
 from guidegraph.graph.resolution.wiring_checks import check_wiring
 from guidegraph.graph.sources import Carry, Index, Item, Source
+from guidegraph.graph.stopping.loop_state import LoopStopped, capture_state
 from guidegraph.graph.training.fit import Fit
 from guidegraph.graph.types import ANY, PortType, Tensor, describe_value, is_tensor
 from guidegraph_runtime.error_text import describe_error
+
+if TYPE_CHECKING:
+    import torch
 
 PRECOMPUTE_LIMIT = 64 << 20
 
@@ -94,7 +98,8 @@ def _iterate(
 ) -> dict[str, Any]:
     items = list_items(step, outside[loop.over])
     total, device = len(items), current_device()
-    context.count_trips(step, total)
+    first = _find_first(step, loop, total)
+    context.count_trips(step, total - first)
     while total and (selected := body_plan.choose(outside)) is not body_plan:
         body_plan, loop = selected, selected.loop
         if body_plan.before is not None:
@@ -104,16 +109,15 @@ def _iterate(
     needs_values = {s: outside[s] for s in body_plan.needs_sources if s in outside}
     needs_of_iteration = [s for s in body_plan.needs_sources if s not in outside]
     phase: Phase | None = None
-    rows = _precompute(step, body_plan, outside, items, context, plan)
-    carry: dict[Source, Any] = {Carry(loop.key, name): outside[s] for name, s in loop.carry.items()}
-    collected: dict[str, list[Any]] = {name: [] for name in loop.collect}
+    rows = _precompute(step, body_plan, outside, items, first, context, plan)
+    carry, collected = _start_values(loop, outside, device)
     context.iterations.append(0)
     with _loop_state(context) as watch:
-        for i in range(total):
+        for i in range(first, total):
             context.cancel.check()
             context.iterations[-1] = watch.iteration = i
             item = to_device(fetch_item(step, items, i), device)
-            values = rows[i] if i < len(rows) else run_prologue(body_plan, outside, item, i, context, plan)
+            values = rows.get(i) or run_prologue(body_plan, outside, item, i, context, plan)
             body_values: dict[Source, Any] = {**outside, **values, **carry}
             set_item(body_values, body_plan.item_sources, loop, item, i)
             new_needs = {s: body_values[s] for s in needs_of_iteration if s in body_values}
@@ -124,10 +128,52 @@ def _iterate(
                 collected[name].append(results[source])
             carry = {Carry(loop.key, name): results[source] for name, source in loop.next.items()}
             report_progress(context, loop, i + 1, total, {})
+            _stop_where_requested(loop, i + 1, total, carry, collected, context)
     watch.finish(total)
     context.iterations.pop()
     stacked = {name: stack(values, loop.outputs[name]) for name, values in collected.items()}
     return {**{name: carry[Carry(loop.key, name)] for name in loop.carry}, **stacked}
+
+
+def _find_first(step: Step, loop: Loop, total: int) -> int:
+    """The index of the first iteration. Raises ``NodeError`` if a loop cannot be stopped or resumed where it should."""
+    first = loop.resumed.done if loop.resumed is not None else 0
+    message = ""
+    if loop.resumed is not None and loop.resumed.total != total:
+        message = f"the state is of a loop of {loop.resumed.total} iterations; found {total}"
+    elif loop.stop_at is not None and not first < loop.stop_at <= total:
+        message = f"it can be stopped after {first + 1} to {total} iterations; found {loop.stop_at}"
+    if message:
+        raise node_error(step, ItemError(message))
+    return first
+
+
+def _start_values(
+    loop: Loop, outside: Mapping[Source, Any], device: torch.device
+) -> tuple[dict[Source, Any], dict[str, list[Any]]]:
+    """The carries before the first iteration, and the collected values of earlier ones; of a resumed loop its state."""
+    collected: dict[str, list[Any]] = {name: [] for name in loop.collect}
+    if loop.resumed is None:
+        start = {name: outside[source] for name, source in loop.carry.items()}
+    else:
+        start, collected = loop.resumed.read_carry(device), loop.resumed.read_collected(device)
+    if loop.stop_at is not None:
+        capture_state(loop.key, 0, 0, start, {})  # a value that no file can hold is better found before the iterations
+    return {Carry(loop.key, name): value for name, value in start.items()}, collected
+
+
+def _stop_where_requested(
+    loop: Loop,
+    done: int,
+    total: int,
+    carry: Mapping[Source, Any],
+    collected: Mapping[str, Sequence[Any]],
+    context: LoopContext,
+) -> None:
+    """Raise ``LoopStopped`` if the run ends after ``done`` iterations; a token stops a loop of the top level."""
+    if done == loop.stop_at or (context.stop.requested and len(context.iterations) == 1 and done < total):
+        values = {name: carry[Carry(loop.key, name)] for name in loop.carry}
+        raise LoopStopped(capture_state(loop.key, done, total, values, collected))
 
 
 @contextmanager
@@ -198,16 +244,17 @@ def _precompute(
     body_plan: BodyPlan,
     outside: Mapping[Source, Any],
     items: Sequence[Any],
+    first: int,
     context: LoopContext,
     plan: Plan,
-) -> list[dict[Source, Any]]:
-    """The prologue's values for the first iterations, as many as fit ``PRECOMPUTE_LIMIT``."""
-    rows: list[dict[Source, Any]] = []
+) -> dict[int, dict[Source, Any]]:
+    """The prologue's values by iteration, from ``first``, for as many as fit ``PRECOMPUTE_LIMIT``."""
+    rows: dict[int, dict[Source, Any]] = {}
     size = 0
     if body_plan.prologue is None:
         return rows
     context.iterations.append(0)
-    for i in range(len(items)):
+    for i in range(first, len(items)):
         context.cancel.check()
         context.iterations[-1] = i
         item = to_device(fetch_item(step, items, i), current_device())
@@ -215,7 +262,7 @@ def _precompute(
         size += sum(map(nbytes, row.values()))
         if size > PRECOMPUTE_LIMIT:
             break
-        rows.append(row)
+        rows[i] = row
     context.iterations.pop()
     return rows
 

@@ -16,6 +16,7 @@ from guidegraph.graph.ir import node_id
 from guidegraph.graph.planning.plan import Plan
 from guidegraph.graph.planning.steps import RegionPlan, Step
 from guidegraph.graph.sources import Source
+from guidegraph.graph.stopping.loop_state import StopToken
 from guidegraph.graph.trust.limits import LimitExceeded, TripCount
 from guidegraph.graph.types import PortType
 
@@ -71,7 +72,7 @@ class LoopContext:
     the run has observers. warned: keys of the nodes that the run has warned about. watch: of the innermost loop.
     joins: what batches of the innermost loop's body joined in its earlier iterations, by the identity of their steps.
     on_preview: called with each output of a preview. accelerator: replaces steps of loops' bodies by faster ones.
-    trips: counts the iterations of all loops.
+    trips: counts the iterations of all loops. stop: stops the run after an iteration of a loop of the top level.
     """
 
     cancel: CancelToken
@@ -85,6 +86,7 @@ class LoopContext:
     on_preview: Callable[[Previewed], None] | None = None
     accelerator: RegionAccelerator | None = None
     trips: TripCount = field(default_factory=TripCount)
+    stop: StopToken = field(default_factory=StopToken)
 
     def count_trips(self, step: Step, trips: int) -> None:
         """Count the trips of a loop that begins. Raises ``NodeError`` if the run would have too many."""

@@ -27,6 +27,7 @@ from guidegraph.graph.planning.plan import Plan, compile_plan
 from guidegraph.graph.resolution.wiring_checks import WiringChecks
 from guidegraph.graph.run_config import RunConfig
 from guidegraph.graph.sources import Source
+from guidegraph.graph.stopping.choose_loop import find_stop, resume_loop, stop_loop
 from guidegraph.graph.training.run_training import run_training
 from guidegraph.graph.trust.file_checks import restrict_reads
 from guidegraph.graph.trust.limits import DeadlineToken, enforce_limits
@@ -45,9 +46,14 @@ def run(
 
     Raises ``NodeError`` if a node fails and ``Cancelled`` if the token was set; outputs that were complete by then have
     been passed to ``on_output``. Raises ``GuidegraphError`` for a memory budget on a device that cannot have one, and
-    ``OutOfTime`` if the run takes longer than its limit in seconds.
+    ``OutOfTime`` if the run takes longer than its limit in seconds, and ``LoopStopped`` where it is to stop.
     """
-    return run_plan(compile_plan(graph, values, config), attachments or Attachments())
+    config, attachments = config or RunConfig(), attachments or Attachments()
+    if attachments.resume is not None:
+        graph = resume_loop(graph, attachments.resume)
+    if config.stop_at:
+        graph = stop_loop(graph, *find_stop(graph, values, config))
+    return run_plan(compile_plan(graph, values, config), attachments)
 
 
 def run_plan(plan: Plan, attachments: Attachments) -> RunResult:
@@ -103,6 +109,7 @@ class _Runner:
         cancel = attachments.cancel if seconds is None else DeadlineToken(attachments.cancel, seconds)
         self.record = RunRecord(attachments.observers)
         context = LoopContext(cancel, run_training, self.record.observers, on_preview=attachments.on_preview)
+        context.stop = attachments.stop
         if self.config.accelerate:
             from guidegraph.graph.acceleration.accelerator import Accelerator
 

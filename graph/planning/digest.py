@@ -235,7 +235,8 @@ class Digests(dict[str, str]):
         self._depth.setdefault(loop.key, 1 + loop.key.count(".body."))
         self.add(loop.body)
         parts = [("loop over", self.source(loop.over))]
-        for label, links in (("carry", loop.carry), ("next", loop.next), ("collect", loop.collect)):
+        carry = loop.carry if loop.resumed is None else {}  # the values of a state count by its digest
+        for label, links in (("carry", carry), ("next", loop.next), ("collect", loop.collect)):
             parts += [(f"{label} {name}", self.source(source)) for name, source in links.items()]
         parts += [("effect", self[key]) for key, op in loop.body.items() if not is_pure(op)]
         for name, part in loop.digest_parts():

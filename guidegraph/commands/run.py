@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from guidegraph.commands.shared import options
 from guidegraph.commands.shared.accelerate import Accelerate, AcceleratedCommand
+from guidegraph.commands.shared.errors import argument_problem
 from guidegraph.commands.shared.printing import print_json, print_note, print_text
 from guidegraph.commands.shared.root import app, examples, select_plugins
 from guidegraph.graph.errors import Problem, WorkflowError
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from guidegraph.graph.run_config import RunConfig
     from guidegraph.plugins.manager import PluginManager
     from guidegraph.runs.outputs import OutputWriter
+    from guidegraph.runs.run import RecordedRun
 
 
 @app.command(
@@ -40,6 +43,8 @@ if TYPE_CHECKING:
         "run draw.yaml --device cuda --memory-budget 6GB",
         "run draw.yaml --accelerate",
         "run runs/20260131-120000-draw/image.png --set scale=2",
+        "run draw.yaml --stop-at 20 --out look",
+        "run draw.yaml --resume look/stopped-sample-0020.safetensors --set scale=5",
         "run draw.yaml --cache ~/.cache/guidegraph --json",
     ),
 )
@@ -62,6 +67,13 @@ def run(
         ),
     ] = None,
     accelerate: Accelerate = "",
+    stop_at: Annotated[
+        str,
+        typer.Option(metavar="[LOOP:]K", help="Stop after K iterations of the loop, and write a file to go on from."),
+    ] = "",
+    resume: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Go on from the file of a run that was stopped.")
+    ] = None,
     passes: options.Passes = "all",
     json: options.Events = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
@@ -89,19 +101,25 @@ def run(
     Each file is written as soon as its output is ready. Beside them run.json says what was run: workflow,
     parameters, seeds, digests, versions, timings. Every PNG carries its workflow and parameters: a picture
     given in place of a workflow is made again, with its whole batch.
+
+    --resume goes on with the parameters in the file and those of --set. What the body of the loop reads may change:
+    prompt, scale, guidance. What the loop runs over and starts from may not: sampler, steps, model, batch.
     """
     from guidegraph.commands.launch_processes import Processes, check_processes, launch
     from guidegraph.commands.shared.open_workflow import WorkflowRequest
     from guidegraph.commands.shared.run_settings import RunSettings, apply_limits, prepare_run_folder
 
     grants = options.make_grants(allow_read, allow_write, allow_code)
-    request = WorkflowRequest(workflow, set or [], select_plugins(plugin, no_plugins), grants)
-    settings = RunSettings(device, dtype, only, cache, memory_budget, passes, accelerate)
+    request = WorkflowRequest(workflow, set or [], select_plugins(plugin, no_plugins), grants, resume=resume)
+    settings = RunSettings(device, dtype, only, cache, memory_budget, passes, accelerate, stop_at)
     processes = Processes(devices, nodes, node_rank, rendezvous, restarts)
     with apply_limits(limit):
         if processes.starts_others:  # check the arguments once here
             opened, _, config = _check_arguments(request, settings, out)
             check_processes(processes, opened.graph, config.device)
+            if stop_at or resume is not None:
+                message = "training loops go on from their checkpoints: leave out --stop-at and --resume"
+                raise WorkflowError([argument_problem("bad-stop", message, "--devices")])
             launch(processes, sys.argv[1:], prepare_run_folder(out, opened.graph.name))
         else:
             _run_here(request, settings, out, Display(json, quiet, verbose))
@@ -115,7 +133,9 @@ def _check_arguments(
     from guidegraph.commands.shared.run_settings import check_folder
     from guidegraph.graph.planning.admission import admission_problems
     from guidegraph.graph.planning.plan import find_needed_ops
+    from guidegraph.graph.stopping.choose_loop import find_stop
     from guidegraph.runs.outputs import output_problems
+    from guidegraph.runs.stopped_run import check_repeatable, check_stopped_run
 
     problems: list[Problem] = []
     request.load_plugins()
@@ -129,6 +149,11 @@ def _check_arguments(
     check_effects(find_needed_ops(opened.graph, config.only, values), values, config.policy)
     if admission := admission_problems(opened.graph, values, config.only):
         raise WorkflowError(admission)
+    check_repeatable(opened.recipe, opened.stopped, request.workflow)
+    if opened.stopped is not None:
+        check_stopped_run(opened.stopped, opened.graph, values, config)
+    if config.stop_at:
+        find_stop(opened.graph, values, config)
     return opened, values, config
 
 
@@ -137,6 +162,7 @@ def _run_here(request: WorkflowRequest, settings: RunSettings, out: Path | None,
     from guidegraph.commands.shared.run_settings import prepare_run_folder
     from guidegraph.commands.shared.signals import cancel_on_signals
     from guidegraph.graph.cancellation import CancelToken
+    from guidegraph.graph.stopping.loop_state import LoopStopped
     from guidegraph.graph.trust.folder_locks import lock_folder
     from guidegraph.runs.run import RecordedRun
 
@@ -149,16 +175,16 @@ def _run_here(request: WorkflowRequest, settings: RunSettings, out: Path | None,
             _run_silently(opened.graph, values, config, token)
             return
         folder = prepare_run_folder(out, opened.graph.name)
-        recorded = RecordedRun(opened.graph, opened.registry, values, config, folder)
+        recorded = RecordedRun(opened.graph, opened.registry, values, config, folder, opened.stopped)
         with lock_folder(folder, "guidegraph run"):
             if not display.quiet and (note := describe_killed_run(folder)):
                 print_note(note)
             plugins = make_plugin_observers(opened.manager, opened.graph, values, config)
-            with display.observe(recorded.writer) as progress:
+            with display.observe(recorded.writer) as progress, suppress(LoopStopped):
                 # One run per process: a memory cache would have no further use.
                 recorded.run([*progress, *plugins], token)
         if not (display.json or display.quiet):
-            display.summarise(folder, recorded.writer)
+            display.summarise(folder, recorded, request.workflow)
 
 
 def _run_silently(graph: Graph, values: Mapping[str, Any], config: RunConfig, token: CancelToken) -> None:
@@ -215,8 +241,14 @@ class Display:
             with Bars(Console(stderr=True)) as bars:
                 yield [bars]
 
-    def summarise(self, folder: Path, writer: OutputWriter) -> None:
-        """Print the tables, and a line with the files that were written."""
+    def summarise(self, folder: Path, recorded: RecordedRun, workflow: Path) -> None:
+        """Print the tables, and a line with the files that were written, or with the file to go on from."""
+        writer = recorded.writer
         for name, text in writer.tables.items():
             print_text(f"{name}\n\n{text}\n")
-        print_text(summarise_files(folder, writer.files, listed=writer.tables))
+        if writer.files or not recorded.stopped:
+            print_text(summarise_files(folder, writer.files, listed=writer.tables))
+        if recorded.stopped:
+            state = recorded.stopped.state
+            print_text(f"stopped after {state.done} of {state.total} iterations of nodes.{state.loop}")
+            print_text(f"to go on: guidegraph run {quote(str(workflow))} --resume {quote(recorded.stopped.file)}")

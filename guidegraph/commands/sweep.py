@@ -136,6 +136,7 @@ def _check_arguments(arguments: SweepArguments, registry: Registry) -> Sweep:
     """Check everything before the sweep. Raises ``WorkflowError`` that lists all problems."""
     from guidegraph.commands.shared.open_workflow import apply_recipe, parse_settings
     from guidegraph.runs.outputs import output_problems
+    from guidegraph.runs.stopped_run import check_repeatable
     from guidegraph.sweep.grid import make_grid
     from guidegraph.sweep.ray_cluster import Cluster
     from guidegraph.sweep.run import Sweep
@@ -146,6 +147,7 @@ def _check_arguments(arguments: SweepArguments, registry: Registry) -> Sweep:
     request = arguments.request
     settings = parse_settings(request.settings, problems)
     opened = request.open(problems)
+    check_repeatable(opened.recipe, None, request.workflow)
     try:
         graph = apply_recipe(opened.graph, opened.recipe)
     except WorkflowError as error:

@@ -39,6 +39,11 @@ async def read_json(request: Request) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
+def is_texts(value: Any) -> bool:
+    """Whether a part of a request is an object whose values are all texts."""
+    return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
+
+
 def error_response(status: HTTPStatus, message: str, problems: Any = ()) -> AsciiJson:
     return AsciiJson({"error": message, "problems": list(problems)}, status)
 

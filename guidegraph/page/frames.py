@@ -75,14 +75,25 @@ class FrameMaker:
         self._decoder, self._cache = find_decoder(graph), cache
         self._started, self._last = time.perf_counter(), 0.0
         self.png, self.count, self.seconds = b"", 0, 0.0
+        self._pending: Any = None
 
     def __call__(self, value: Any) -> None:
         now = time.perf_counter()
         if self.seconds + self._last > SHARE * (now - self._started):
+            self._pending = value
             return
-        png = self._make(value)
+        self._show(value)
         self._last = time.perf_counter() - now
         self.seconds += self._last
+
+    def finish(self) -> None:
+        """Make the frame of the newest value, if it was left out."""
+        if self._pending is not None:
+            self._show(self._pending)
+
+    def _show(self, value: Any) -> None:
+        self._pending = None
+        png = self._make(value)
         if png:
             self.png, self.count = png, self.count + 1
 

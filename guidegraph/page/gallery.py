@@ -9,7 +9,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+from guidegraph.graph.stopping.state_file import BAD_STATE, state_error
 from guidegraph.graph.trust.file_checks import RefusedFile, open_regular
+from guidegraph.runs.stopped_run import StoppedRun
 from guidegraph_runtime.run_json import RECORD, read_record
 
 MAX_RUNS = 200
@@ -27,14 +29,15 @@ def list_runs(runs: Path) -> list[dict[str, Any]]:
     rows = []
     for folder in folders[:MAX_RUNS]:
         if (record := read_record(folder / RECORD)) is not None:
-            rows.append(_describe_run(folder, record))
+            rows.append(describe_run(folder, record))
     return rows
 
 
-def _describe_run(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
-    workflow, outputs = _as_dict(record.get("workflow")), _as_dict(record.get("outputs"))
+def describe_run(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """A run's record for the page. folder: of the run."""
+    workflow, outputs = as_dict(record.get("workflow")), as_dict(record.get("outputs"))
     seconds = record.get("seconds")
-    names = [str(name) for output in outputs.values() for name in _as_list(_as_dict(output).get("files"))]
+    names = [str(name) for output in outputs.values() for name in as_list(as_dict(output).get("files"))]
     return {
         "folder": folder.name,
         "name": str(workflow.get("name", "")),
@@ -43,9 +46,19 @@ def _describe_run(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
         "error": str(record.get("error") or ""),
         "started": str(record.get("started", "")),
         "seconds": seconds if isinstance(seconds, (int, float)) and math.isfinite(seconds) else None,
-        "params": json.loads(json.dumps(_as_dict(record.get("parameters"))), parse_constant=str),
+        "params": json.loads(json.dumps(as_dict(record.get("parameters"))), parse_constant=str),
+        "stopped": bool(as_dict(record.get("stopped"))),
         "pictures": [name for name in names if name.endswith(".png")][:MAX_PICTURES],
     }
+
+
+def read_stopped_run(runs: Path, folder: str) -> StoppedRun:
+    """The stopped run in a folder. Raises ``WorkflowError`` if there is none, or its file is damaged."""
+    record = _read_record(runs, folder)
+    file = str(as_dict(as_dict(record).get("stopped")).get("file", ""))
+    if not file or Path(file).name != file or "\0" in file:
+        raise state_error(Path("runs", folder[:100]), BAD_STATE, "this folder has no run that was stopped")
+    return StoppedRun.load(runs / folder / file)
 
 
 def compare_texts(runs: Path, first: str, second: str) -> list[str]:
@@ -59,18 +72,25 @@ def compare_texts(runs: Path, first: str, second: str) -> list[str]:
 
 def _read_workflow(runs: Path, folder: str) -> str | None:
     """The text of a run's workflow; ``None`` for anything but the name of a run's folder."""
-    if folder in ("", ".", "..") or Path(folder).name != folder or "\0" in folder:
-        return None
-    record = read_record(runs / folder / RECORD)
-    text = _as_dict((record or {}).get("workflow")).get("text")
+    text = as_dict((_read_record(runs, folder) or {}).get("workflow")).get("text")
     return text if isinstance(text, str) else None
 
 
-def _as_dict(value: Any) -> dict[Any, Any]:
+def _read_record(runs: Path, folder: str) -> dict[str, Any] | None:
+    """The record of a run; ``None`` for anything but the name of a run's folder."""
+    return read_record(runs / folder / RECORD) if is_folder_name(folder) else None
+
+
+def is_folder_name(text: str) -> bool:
+    """Whether a text is the name of a folder, and no path."""
+    return text not in ("", ".", "..") and Path(text).name == text and "\0" not in text
+
+
+def as_dict(value: Any) -> dict[Any, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _as_list(value: Any) -> list[Any]:
+def as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from guidegraph.graph.cancellation import CancelToken
 from guidegraph.graph.errors import Cancelled, GuidegraphError, NodeError, WorkflowError
+from guidegraph.graph.events import Observer
 from guidegraph.graph.execution.intermediates import use_viewer
 from guidegraph.graph.ir import Graph
 from guidegraph.graph.language.bind_parameters import bind
@@ -22,20 +23,24 @@ from guidegraph.graph.planning.admission import admission_problems
 from guidegraph.graph.planning.plan import Plan, find_needed_ops
 from guidegraph.graph.resolution.load import build
 from guidegraph.graph.run_config import RunConfig
+from guidegraph.graph.stopping.loop_state import LoopStopped, StopToken
 from guidegraph.graph.trust.folder_locks import lock_folder
 from guidegraph.graph.trust.limits import enforce_limits
 from guidegraph.graph.trust.policy import check_effects
 from guidegraph.page.frames import FrameMaker, RunCache
+from guidegraph.page.grids import make_sweep, run_grid
 from guidegraph.page.progress import JobProgress
 from guidegraph.plugins.hookspecs import RunInfo
 from guidegraph.plugins.manager import PluginManager
 from guidegraph.runs.outputs import output_problems
 from guidegraph.runs.run import RecordedRun
+from guidegraph.runs.stopped_run import StoppedRun, check_stopped_run
+from guidegraph.sweep.run import Sweep
 from guidegraph_runtime.error_text import describe_error, error_text
 from guidegraph_runtime.files.run_folders import make_run_folder
 from guidegraph_runtime.limits import LimitExceeded
 
-Status = Literal["queued", "running", "done", "failed", "cancelled"]
+Status = Literal["queued", "running", "done", "failed", "cancelled", "stopped"]
 
 MAX_QUEUED = 20
 MAX_KEPT = 50
@@ -51,12 +56,18 @@ class QueueFull(GuidegraphError):
 
 @dataclass
 class Job:
-    """One run of a workflow. path: the path of the node that failed, if one did."""
+    """One run of a workflow, or a grid of runs. path: of the node that failed, if any.
+
+    earlier: the stopped run that it goes on from. sweep: the grid. cells: how many of it have ended, and all.
+    """
 
     number: int
     name: str
     graph: Graph
     values: dict[str, Any]
+    earlier: StoppedRun | None = None
+    sweep: Sweep | None = None
+    cells: tuple[int, int] = (0, 0)
     status: Status = "queued"
     error: str = ""
     path: str = ""
@@ -64,6 +75,7 @@ class Job:
     started: float = 0.0
     seconds: float = 0.0
     token: CancelToken = field(default_factory=CancelToken)
+    stop: StopToken = field(default_factory=StopToken)
     progress: JobProgress = field(default_factory=JobProgress)
     frames: FrameMaker | None = None
     recorded: RecordedRun | None = None
@@ -75,6 +87,7 @@ class Job:
         version, nodes = self.progress.changes(since)
         running = self.status == "running"
         files = dict(self.recorded.writer.files) if self.recorded else {}
+        stopped = self.recorded.stopped if self.recorded else None
         return {
             "number": self.number,
             "name": self.name,
@@ -87,6 +100,8 @@ class Job:
             "nodes": nodes,
             "frame": self.frames.count if self.frames else 0,
             "outputs": files,
+            "stopped": stopped.describe() if stopped else None,
+            "cells": list(self.cells) if self.sweep else None,
         }
 
 
@@ -123,20 +138,42 @@ class JobQueue:
         if self._thread is not None:
             self._thread.join(seconds)
 
-    def add(self, name: str, path: Path, texts: Mapping[str, str]) -> Job:
-        """Check a workflow and its parameters, and queue a run. Raises ``WorkflowError`` and ``QueueFull``."""
-        registry = self.manager.registry
+    def add(self, name: str, path: Path, texts: Mapping[str, str], earlier: StoppedRun | None = None) -> Job:
+        """Check a workflow and its parameters, and queue a run. Raises ``WorkflowError`` and ``QueueFull``.
+
+        earlier: a stopped run to go on from, with these parameters.
+        """
         with enforce_limits(self.config.limits):
-            graph = build(path, registry)
+            graph = build(path, self.manager.registry)
             values = bind(graph, texts, text=True, label=LABEL)
-            problems = output_problems(graph, registry, None)
-            check_effects(find_needed_ops(graph, None, values), values, self.config.policy)
-            if problems := problems or admission_problems(graph, values):
-                raise WorkflowError(problems)
+            self._check(graph, values)
+            if earlier is not None:
+                check_stopped_run(earlier, graph, values, self.config)
+        return self._enqueue(Job(next(self._numbers), name, graph, values, earlier))
+
+    def add_grid(self, name: str, path: Path, texts: Mapping[str, str], axes: Mapping[str, str]) -> Job:
+        """Check a grid of runs, and queue it. axes: the texts of the values of one or two parameters, by name.
+
+        Raises ``WorkflowError`` and ``QueueFull``.
+        """
+        with enforce_limits(self.config.limits):
+            graph = build(path, self.manager.registry)
+            sweep = make_sweep(graph, self.config, texts, axes)
+            for point in sweep.grid.points():
+                self._check(graph, {**sweep.grid.base, **point})
+        return self._enqueue(Job(next(self._numbers), name, graph, {}, sweep=sweep))
+
+    def _check(self, graph: Graph, values: Mapping[str, Any]) -> None:
+        """Raise ``WorkflowError`` if a run with these values cannot begin."""
+        problems = output_problems(graph, self.manager.registry, None)
+        check_effects(find_needed_ops(graph, None, values), values, self.config.policy)
+        if problems := problems or admission_problems(graph, values):
+            raise WorkflowError(problems)
+
+    def _enqueue(self, job: Job) -> Job:
         with self._changed:
             if len(self._list_queued()) >= MAX_QUEUED:
                 raise QueueFull(f"{MAX_QUEUED} runs are in the queue: cancel some, or wait")
-            job = Job(next(self._numbers), name, graph, values)
             self.jobs[job.number] = job
             self._report_change()
         return job
@@ -159,6 +196,12 @@ class JobQueue:
             job.token.cancel()
             if job.status == "queued":
                 self._end(job, "cancelled")
+
+    def stop_run(self, number: int) -> None:
+        """Stop a run after its current step, to look at it and go on; does nothing for one that is not running."""
+        with self._changed:
+            if (job := self.jobs.get(number)) is not None and job.status == "running":
+                job.stop.stop()
 
     def state(self) -> tuple[int, int, int]:
         """A value that changes whenever a job or the progress of one does, and every second while one runs."""
@@ -209,7 +252,13 @@ class JobQueue:
         job.frames = FrameMaker(job.graph, self.cache)
         status: Status = "done"
         try:
-            self._execute(job, job.frames)
+            if job.sweep is None:
+                self._execute(job, job.frames)
+            else:
+                self._execute_grid(job, job.sweep)
+        except LoopStopped:
+            job.frames.finish()
+            status = "stopped"
         except Cancelled:
             status = "cancelled"
         except NodeError as error:
@@ -220,15 +269,26 @@ class JobQueue:
             status, job.error = "failed", describe_error(error)
         return status
 
+    def _execute_grid(self, job: Job, sweep: Sweep) -> None:
+        job.folder = Path(os.path.abspath(make_run_folder(None, f"{job.graph.name}-sweep")))
+
+        def report(done: int, total: int) -> None:
+            job.cells = done, total
+            with self._changed:
+                self._report_change()
+
+        run_grid(sweep, job.folder, self.manager, job.token, report)
+
     def _execute(self, job: Job, frames: FrameMaker) -> None:
         job.folder = Path(os.path.abspath(make_run_folder(None, job.graph.name)))
-        job.recorded = RecordedRun(job.graph, self.manager.registry, job.values, self.config, job.folder)
+        job.recorded = RecordedRun(job.graph, self.manager.registry, job.values, self.config, job.folder, job.earlier)
         info = RunInfo(job.graph, job.values, self.config.device, self.config.dtype)
         with ExitStack() as stack:
             stack.enter_context(lock_folder(job.folder, "guidegraph open"))
             stack.enter_context(use_viewer(frames))
             self.cache.plan = None  # a run that fails before it has a plan has no values
             try:
-                job.recorded.run([job.progress, *self.manager.observers(info)], job.token, self.cache)
+                observers: list[Observer] = [job.progress, *self.manager.observers(info)]
+                job.recorded.run(observers, job.token, self.cache, job.stop)
             finally:
                 job.plan = self.cache.plan

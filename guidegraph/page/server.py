@@ -22,11 +22,12 @@ from starlette.types import ASGIApp
 from guidegraph.drawing.style import page_css
 from guidegraph.graph.errors import GuidegraphError
 from guidegraph.page.access import Access, GuardedApp
-from guidegraph.page.answers import AsciiJson, answer_error, answer_failure, error_response, read_json
+from guidegraph.page.answers import AsciiJson, answer_error, answer_failure, error_response, is_texts, read_json
 from guidegraph.page.edits import PageEdits
 from guidegraph.page.folder import WorkflowFolder
 from guidegraph.page.frames import encode_first, is_picture
-from guidegraph.page.gallery import compare_texts, list_runs, read_picture
+from guidegraph.page.gallery import compare_texts, list_runs, read_picture, read_stopped_run
+from guidegraph.page.grids import list_grids, read_grid
 from guidegraph.page.jobs import JobQueue
 from guidegraph.page.values import describe_value
 from guidegraph.page.view import SCOPE, Fingerprint, Views, read_fingerprint
@@ -75,7 +76,10 @@ class PageServer:
             Route("/api/runs", self.list_runs, methods=["GET"]),
             Route("/api/runs", self.start_run, methods=["POST"]),
             Route("/api/comparison", self.compare_runs),
+            Route("/api/grids", self.read_grid, methods=["GET"]),
+            Route("/api/grids", self.start_grid, methods=["POST"]),
             Route("/api/runs/{number:int}/cancel", self.cancel_run, methods=["POST"]),
+            Route("/api/runs/{number:int}/stop", self.stop_run, methods=["POST"]),
             Route("/api/runs/{number:int}/frame", self.read_frame),
             Route("/api/runs/{number:int}/values", self.read_values),
             Route("/api/runs/{number:int}/thumbnail", self.read_thumbnail),
@@ -174,20 +178,41 @@ class PageServer:
         return changed
 
     async def start_run(self, request: Request) -> Response:
+        """Queue a run. resume: the folder of a stopped run to go on from."""
         body = await read_json(request)
-        name, texts = body.get("name"), body.get("params", {})
-        if (
-            not isinstance(name, str)
-            or not isinstance(texts, dict)
-            or not all(isinstance(t, str) for t in texts.values())
-        ):
+        name, texts, resume = body.get("name"), body.get("params", {}), body.get("resume", "")
+        if not isinstance(name, str) or not isinstance(resume, str) or not is_texts(texts):
             return error_response(HTTPStatus.BAD_REQUEST, "expected a workflow's name and the texts of its parameters")
         path = self.folder.locate(name)
-        job = await run_in_threadpool(self.jobs.add, name, path, texts)
+        earlier = await run_in_threadpool(read_stopped_run, self.runs, resume) if resume else None
+        job = await run_in_threadpool(self.jobs.add, name, path, texts, earlier)
         return AsciiJson(job.describe(0), HTTPStatus.ACCEPTED)
+
+    async def start_grid(self, request: Request) -> Response:
+        """Queue a grid of runs. axes: the values of one or two parameters, by name."""
+        body = await read_json(request)
+        name, texts, axes = body.get("name"), body.get("params", {}), body.get("axes")
+        if not isinstance(name, str) or not is_texts(texts) or not is_texts(axes):
+            return error_response(HTTPStatus.BAD_REQUEST, "expected a workflow's name and texts of parameters and axes")
+        job = await run_in_threadpool(self.jobs.add_grid, name, self.folder.locate(name), texts, axes)
+        return AsciiJson(job.describe(0), HTTPStatus.ACCEPTED)
+
+    async def read_grid(self, request: Request) -> Response:
+        """A grid with the cells that have ended; without a folder, the folders of all grids."""
+        folder = request.query_params.get("folder", "")
+        if not folder:
+            return AsciiJson(await run_in_threadpool(list_grids, self.runs))
+        grid = await run_in_threadpool(read_grid, self.runs, folder)
+        if grid is None:
+            return error_response(HTTPStatus.NOT_FOUND, "there is no grid in this folder")
+        return AsciiJson({**grid, "file": self.folder.shorten(os.path.abspath(grid["file"]))})
 
     async def cancel_run(self, request: Request) -> Response:
         self.jobs.cancel(request.path_params["number"])
+        return AsciiJson({})
+
+    async def stop_run(self, request: Request) -> Response:
+        self.jobs.stop_run(request.path_params["number"])
         return AsciiJson({})
 
     async def read_frame(self, request: Request) -> Response:

@@ -16,7 +16,7 @@ from guidegraph.edit import parse_value
 from guidegraph.graph.language.bind_parameters import parse_list_or_text
 from guidegraph.graph.node import Port
 from guidegraph.graph.resolution.ports import accepts
-from guidegraph.page.answers import AsciiJson, error_response, read_json
+from guidegraph.page.answers import AsciiJson, error_response, is_texts, read_json
 from guidegraph.page.drafts import (
     Place,
     feeds_list,
@@ -102,7 +102,7 @@ class WireRoutes:
         body = await read_json(request)
         texts = {key: body.get(key, "") for key in ("name", "use", "label", "block", "path", "old", "output")}
         inputs, settings = body.get("inputs", {}), body.get("settings", {})
-        if not all(isinstance(text, str) for text in texts.values()) or not (_is_texts(inputs) and _is_texts(settings)):
+        if not all(isinstance(text, str) for text in texts.values()) or not (is_texts(inputs) and is_texts(settings)):
             return error_response(HTTPStatus.BAD_REQUEST, "expected a workflow's name, a node, its links and settings")
         wiring = await run_in_threadpool(self.views.read_wiring, texts["name"])
         node = await run_in_threadpool(_read_node, wiring, texts, inputs, settings)
@@ -160,10 +160,6 @@ def _takes_list(wiring: Wiring, path: str, link: str) -> bool:
     target = wiring.targets.get(path)
     typed = wiring.resolve(link, target.block) if target else None
     return target is not None and typed is not None and target.takes_in_list(typed)
-
-
-def _is_texts(value: Any) -> bool:
-    return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
 
 
 def _describe_target(target: Target) -> dict[str, Any]:

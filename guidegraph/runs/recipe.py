@@ -35,6 +35,7 @@ class Recipe:
     It repeats the whole run, not one picture of a batch: the same parameters give the same files. ``index`` says which
     picture of the batch it was (with our noise, picture i of seed s is the picture of seed s + i alone).
     sources: the texts of the workflow and of those that it uses, by path.
+    resumed: the stopped run that it went on from with changes, without which it cannot be repeated.
     """
 
     workflow: Path
@@ -47,6 +48,7 @@ class Recipe:
     batch: int = 1
     seeds: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    resumed: dict[str, Any] | None = None
 
     def text(self) -> dict[str, str]:
         """The PNG text chunk that ``read_recipe`` reads. It names no folder of the machine that wrote it.

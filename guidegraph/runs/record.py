@@ -22,7 +22,10 @@ from guidegraph_runtime.run_json import RunJson, with_machine
 
 @dataclass
 class RunRecord(RunJson):
-    """An observer that collects a run's record. writer: lists the files of outputs and previews."""
+    """An observer that collects a run's record. writer: lists the files of outputs and previews.
+
+    resumed: the stopped run that it goes on from. stopped: where it was stopped itself.
+    """
 
     graph: Graph
     values: Mapping[str, Any]
@@ -33,6 +36,8 @@ class RunRecord(RunJson):
     totals: dict[str, events.NodeTotals] = field(default_factory=dict)
     moves: list[events.ModelMoved] = field(default_factory=list)
     trainings: dict[str, events.TrainingStarted] = field(default_factory=dict)
+    resumed: dict[str, Any] | None = None
+    stopped: dict[str, Any] | None = None
 
     def __call__(self, event: events.Event) -> None:
         if isinstance(event, events.NodeFinished):
@@ -67,6 +72,8 @@ class RunRecord(RunJson):
                 if name in files
             },
             "previews": dict(self.writer.previews),
+            "resumed": self.resumed,
+            "stopped": self.stopped,
             "outside": self.list_outside_files(),
             "started": self.started,
             "seconds": self.seconds(),

@@ -12,22 +12,40 @@ from guidegraph.graph.events import Observer
 from guidegraph.graph.ir import Graph
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.run_config import RunConfig
+from guidegraph.graph.stopping.loop_state import LoopState, LoopStopped, StopToken
 from guidegraph.runs.outputs import OutputWriter
 from guidegraph.runs.recipe import Recipe, find_seeds, recipe_params
 from guidegraph.runs.record import RunRecord, collect_versions
+from guidegraph.runs.stopped_run import StoppedRun, make_stopped_run
 
 if TYPE_CHECKING:
     from guidegraph.graph.execution.cache import MemoryCache
 
 
 class RecordedRun:
-    """One run of a validated graph with checked values into an existing folder; ``writer`` lists its files."""
+    """One run of a validated graph with checked values into an existing folder; ``writer`` lists its files.
 
-    def __init__(self, graph: Graph, registry: Registry, values: Mapping[str, Any], config: RunConfig, folder: Path):
+    earlier: the stopped run that it goes on from, checked by ``check_stopped_run``. stopped: the run as it was stopped,
+    with its file in the folder.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        registry: Registry,
+        values: Mapping[str, Any],
+        config: RunConfig,
+        folder: Path,
+        earlier: StoppedRun | None = None,
+    ):
         folder = folder.absolute()  # a node may change the current directory
         if config.policy.out is None:
             config = replace(config, policy=replace(config.policy, out=folder))
         self.graph, self.values, self.config, self.folder = graph, values, config, folder
+        self.earlier = earlier
+        self.stopped: StoppedRun | None = None
+        segments = earlier.list_segments(graph, values) if earlier else []
+        resumed = {**earlier.describe(), "segments": segments} if earlier else None
         recipe = Recipe(
             graph.file,
             dict(graph.sources),
@@ -36,16 +54,45 @@ class RecordedRun:
             config.dtype,
             seeds=find_seeds(graph, values),
             versions=collect_versions(registry, config.accelerate),
+            resumed=resumed if segments else None,
         )
         self.writer = OutputWriter(
             graph, registry, folder, lambda name, i, batch: replace(recipe, output=name, index=i, batch=batch).text()
         )
-        self._record = RunRecord(graph, values, config, recipe, self.writer)
+        self._record = RunRecord(graph, values, config, recipe, self.writer, resumed=resumed)
 
-    def run(self, observers: Sequence[Observer], cancel: CancelToken, memory: MemoryCache | None = None) -> None:
-        """Raises the errors of ``graph.execution.run`` and of the writer; the record has the status in every case."""
+    def run(
+        self,
+        observers: Sequence[Observer],
+        cancel: CancelToken,
+        memory: MemoryCache | None = None,
+        stop: StopToken | None = None,
+    ) -> None:
+        """Raises the errors of ``graph.execution.run`` and of the writer; the record has the status in every case.
+
+        If the run is stopped, the file to go on from is written before ``LoopStopped`` leaves.
+        """
         from guidegraph.graph.execution.run import Attachments, run
 
-        attachments = Attachments(memory, [self._record, *observers], cancel, self.writer, self.writer.preview)
+        attachments = Attachments(
+            memory,
+            [self._record, *observers],
+            cancel,
+            self.writer,
+            self.writer.preview,
+            stop=stop or StopToken(),
+            resume=self.earlier.state if self.earlier else None,
+        )
         with self._record.keep(self.folder):
-            run(self.graph, self.values, self.config, attachments)
+            try:
+                run(self.graph, self.values, self.config, attachments)
+            except LoopStopped as error:
+                self.stopped = self._save(error.state)
+                self._record.stopped = self.stopped.describe()
+                raise
+
+    def _save(self, state: LoopState) -> StoppedRun:
+        stopped = make_stopped_run(self.graph, self.values, self.config, state, self.earlier)
+        file = self.folder / stopped.name_file()
+        stopped.save(file)
+        return replace(stopped, file=str(file))

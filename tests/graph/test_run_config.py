@@ -22,6 +22,7 @@ CONFIG = RunConfig(
     Policy(True, Path("out"), Grants(read=(Path("a"),)), frozenset({"photo"})),
     Limits(trips=7),
     "onnx",
+    "sample:20",
 )
 
 
@@ -37,6 +38,7 @@ def test_the_record_has_all_but_permissions_and_limits() -> None:
         "cache": "cache",
         "memory_budget": 6 * 10**9,
         "accelerate": "onnx",
+        "stop_at": "sample:20",
         "only": ["image"],
     }
 

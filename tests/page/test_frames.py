@@ -110,3 +110,17 @@ def test_each_step_offers_x0_and_the_picture_is_the_same(monkeypatch: pytest.Mon
     last = np.asarray(Image.open(io.BytesIO(maker.png))).astype(float)
     result = ((watched[0].permute(1, 2, 0) + 1) * 127.5).round().clamp(0, 255).numpy()
     assert np.abs(last - result).max() <= 1  # the last x̂0 of DDIM is its result
+
+
+def test_the_frame_of_the_last_value_is_made_at_the_end_even_if_it_was_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(frames, "time", Clock(1.0))
+    maker = FrameMaker(EMPTY, RunCache(1 << 20))
+    for shade in (-1.0, 1.0):  # the first frame takes all of the time
+        maker(torch.full((1, 3, 2, 2), shade))
+    assert maker.count == 1
+    maker.finish()
+    maker.finish()
+    assert maker.count == 2
+    assert np.asarray(Image.open(io.BytesIO(maker.png))).max() == 255

@@ -231,3 +231,107 @@ def test_a_value_is_described_in_a_few_lines(make: Any, lines: list[str]) -> Non
     from guidegraph.page.values import describe_value
 
     assert describe_value(make(torch)) == lines
+
+
+def test_a_run_is_stopped_after_a_step_and_goes_on_with_other_values(site: Site) -> None:
+    number = site.post("api/runs", name="draw.yaml", params={"seconds": "0.02", "count": "400"}).json()["number"]
+    wait_for(lambda: site.page.jobs.jobs[number].describe(0)["nodes"].get("nodes.sum", {}).get("done"))
+    assert site.post(f"api/runs/{number}/stop").status_code == 200
+    site.page.jobs.wait(number, timeout=60)
+    job = site.page.jobs.jobs[number].describe(0)
+    assert (job["status"], job["error"], job["stopped"]["total"]) == ("stopped", "", 400)
+    (row,) = site.get("api/runs").json()
+    assert (row["status"], row["stopped"]) == ("stopped", True)
+    refused = site.post("api/runs", name="draw.yaml", params={"count": "300"}, resume=job["folder"])
+    assert (refused.status_code, refused.json()["problems"][0]["code"]) == (422, "cannot-resume")
+    params = {"count": "400", "seconds": "0"}
+    resumed = site.post("api/runs", name="draw.yaml", params=params, resume=job["folder"]).json()["number"]
+    site.page.jobs.wait(resumed, timeout=60)
+    job = site.page.jobs.jobs[resumed].describe(0)
+    assert (job["status"], job["stopped"]) == ("done", None)
+    assert json.loads((site.folder / "runs" / job["folder"] / "total.json").read_text()) == 401.5
+    site.post("api/runs/99/stop")
+    site.post(f"api/runs/{resumed}/stop")
+    assert site.page.jobs.jobs[resumed].status == "done"
+
+
+def test_a_folder_without_a_stopped_run_cannot_be_resumed(site: Site) -> None:
+    folder = site.run_to_end()["folder"]
+    (site.folder / "runs" / "evil").mkdir()
+    (site.folder / "runs" / "evil" / "run.json").write_text('{"stopped": {"file": "../../secret.safetensors"}}')
+    for name in (folder, "evil", "..", "nothing", "a/b", "\0"):
+        response = site.post("api/runs", name="draw.yaml", params={}, resume=name)
+        assert (response.status_code, response.json()["problems"][0]["code"]) == (422, "bad-state")
+    assert site.post("api/runs", name="draw.yaml", params={}, resume=3).status_code == 400
+
+
+def test_a_grid_is_run_and_read_with_its_labels(site: Site) -> None:
+    axes = {"seed": "3,8", "count": "2,4,6"}
+    started = site.post("api/grids", name="draw.yaml", params={"seed": "99", "seconds": "0"}, axes=axes)
+    assert started.status_code == 202
+    number = started.json()["number"]
+    site.page.jobs.wait(number, timeout=120)
+    job = site.page.jobs.jobs[number].describe(0)
+    assert (job["status"], job["error"], job["cells"]) == ("done", "", [6, 6])
+    grid = site.get("api/grids", folder=job["folder"]).json()
+    assert grid["axes"] == [{"name": "seed", "values": ["3", "8"]}, {"name": "count", "values": ["2", "4", "6"]}]
+    assert grid["file"] == "draw.yaml"
+    cells = {tuple(cell["point"]): cell for cell in grid["cells"]}
+    assert sorted(cells) == [(x, y) for x in range(2) for y in range(3)]
+    cell = cells[1, 2]
+    assert (cell["params"]["seed"], cell["params"]["count"], cell["status"]) == (8, 6, "done")
+    file = site.folder / "runs" / cell["folder"] / cell["pictures"][0]
+    assert site.get(f"runs/{cell['folder']}/{cell['pictures'][0]}").content == file.read_bytes()
+    assert json.loads((file.parent / "total.json").read_text()) == 7.5
+    assert site.get("api/grids").json() == [{"folder": job["folder"]}]
+
+
+def test_seeds_of_a_grid_may_be_a_range(site: Site) -> None:
+    number = site.post("api/grids", name="draw.yaml", params={}, axes={"seed": "0:3"}).json()["number"]
+    site.page.jobs.wait(number, timeout=120)
+    grid = site.get("api/grids", folder=site.page.jobs.jobs[number].describe(0)["folder"]).json()
+    assert grid["axes"] == [{"name": "seed", "values": ["0", "1", "2"]}]
+    assert len(grid["cells"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("axes", "words"),
+    [
+        ({}, "one or two parameters"),
+        ({"seed": "1", "count": "1", "seconds": "1"}, "one or two parameters"),
+        ({"colour": "1,2"}, "no parameter 'colour'"),
+        ({"seed": "1,,2"}, "is not NAME=VALUE"),
+        ({"seed": "a,b"}, "valid integer"),
+        ({"seed": "2,2"}, "twice"),
+        ({"seed": "0:101"}, "at most 100"),
+        ({"seed": "5:1"}, "is not a list of seeds"),
+    ],
+)
+def test_a_wrong_grid_starts_nothing(site: Site, axes: dict[str, str], words: str) -> None:
+    response = site.post("api/grids", name="draw.yaml", params={}, axes=axes)
+    assert response.status_code == 422
+    assert words in str(response.json()["problems"])
+    assert site.page.jobs.list_jobs() == []
+    assert not (site.folder / "runs").exists()
+
+
+def test_a_folder_that_is_no_grid_has_none(site: Site) -> None:
+    folder = site.run_to_end()["folder"]
+    for name, text in (("list", "[]"), ("odd", '{"grid": 3}'), ("wide", '{"grid": {"a": [1], "b": [1], "c": [1]}}')):
+        (site.folder / "runs" / name).mkdir()
+        (site.folder / "runs" / name / "sweep.json").write_text(text)
+    for name in (folder, "list", "odd", "wide", "..", "nothing", "../runs", "\0"):
+        assert site.get("api/grids", folder=name).status_code == 404
+    assert site.post("api/grids", name="draw.yaml", params={}, axes=[]).status_code == 400
+    assert site.post("api/grids", name="draw.yaml", params={}, axes={"seed": 3}).status_code == 400
+
+
+def test_a_grid_is_cancelled_and_keeps_its_cells(site: Site) -> None:
+    params = {"seconds": "0.05", "count": "10"}
+    number = site.post("api/grids", name="draw.yaml", params=params, axes={"seed": "0:50"}).json()["number"]
+    wait_for(lambda: site.page.jobs.jobs[number].describe(0)["cells"][0] >= 1)
+    site.post(f"api/runs/{number}/cancel")
+    site.page.jobs.wait(number, timeout=60)
+    job = site.page.jobs.jobs[number].describe(0)
+    assert job["status"] == "cancelled"
+    assert 1 <= len(site.get("api/grids", folder=job["folder"]).json()["cells"]) < 50

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from guidegraph.graph.run_config import RunConfig
 from guidegraph.graph.trust.policy import Grants, Policy
 from guidegraph.plugins.selection import PluginSelection
 from guidegraph.runs.recipe import Recipe, is_picture, read_recipe
+from guidegraph.runs.stopped_run import StoppedRun, list_param_problems
 
 if TYPE_CHECKING:
     from guidegraph.plugins.manager import PluginManager
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 class WorkflowRequest:
     """A workflow and the options of every command on one, not yet checked.
 
-    settings: the texts of ``--set K=V``. lazy: import only the plugins that the workflow names.
+    settings: the texts of ``--set K=V``. lazy: import only the plugins that the workflow names. resume: the file of a
+    stopped run.
     """
 
     workflow: Path
@@ -36,6 +38,12 @@ class WorkflowRequest:
     plugins: PluginSelection
     grants: Grants
     lazy: bool = False
+    resume: Path | None = None
+
+    @property
+    def set_names(self) -> frozenset[str]:
+        """The names of the parameters that ``--set`` gives."""
+        return frozenset(setting.partition("=")[0].strip() for setting in self.settings)
 
     def load_plugins(self) -> PluginManager:
         """Load the plugins. Raises ``WorkflowError`` if a module requested by name cannot be used."""
@@ -46,9 +54,10 @@ class WorkflowRequest:
         manager = self.load_plugins()
         try:
             graph, recipe = open_workflow(self.workflow, manager.registry)
+            stopped = None if self.resume is None else StoppedRun.load(self.resume)
         except WorkflowError as error:
             raise WorkflowError([*problems, *error.problems]) from None
-        return OpenedWorkflow(graph, recipe, manager, self)
+        return OpenedWorkflow(graph, recipe, manager, self, stopped)
 
 
 def open_workflow(path: Path, registry: Registry) -> tuple[Graph, Recipe | None]:
@@ -62,12 +71,13 @@ def open_workflow(path: Path, registry: Registry) -> tuple[Graph, Recipe | None]
 
 @dataclass(frozen=True)
 class OpenedWorkflow:
-    """A validated workflow, and the recipe of the picture that it was read from, if any."""
+    """A validated workflow, the recipe of the picture that it was read from, and the run to go on from, if any."""
 
     graph: Graph
     recipe: Recipe | None
     manager: PluginManager
     request: WorkflowRequest
+    stopped: StoppedRun | None = None
 
     @property
     def registry(self) -> Registry:
@@ -75,14 +85,16 @@ class OpenedWorkflow:
 
     def policy(self, out: Path | None = None, user_params: Iterable[str] = ()) -> Policy:
         """The policy of the workflow. user_params: parameters that the user sets, in addition to those of ``--set``."""
-        names = {setting.partition("=")[0].strip() for setting in self.request.settings}
-        return Policy(self.recipe is not None, out, self.request.grants, frozenset(names.union(user_params)))
+        names = self.request.set_names.union(user_params)
+        return Policy(self.recipe is not None, out, self.request.grants, names)
 
     def complete(
         self, config: RunConfig, dtype: str | None, out: Path | None, user_params: Iterable[str] = ()
     ) -> RunConfig:
         """The settings of a run with the policy, and with the picture's outputs and dtype where none are requested."""
         recipe, policy = self.recipe, self.policy(out, user_params)
+        if self.stopped is not None and dtype is None:
+            config, dtype = replace(config, dtype=self.stopped.dtype), self.stopped.dtype
         if recipe is None:
             return replace(config, policy=policy)
         return replace(
@@ -94,8 +106,15 @@ class OpenedWorkflow:
         all_problems = list(problems)
         texts = parse_settings(self.request.settings, all_problems)
         values: dict[str, Any] = {}
+        stopped = self.stopped
+        if stopped is not None:
+            all_problems += list_param_problems(stopped, self.graph, self.request.set_names, self.policy())
         try:
-            values = bind(apply_recipe(self.graph, self.recipe), texts, text=True, label="--set")
+            graph = self.graph
+            if stopped is not None:
+                present = {name: value for name, value in stopped.params.items() if name in graph.params}
+                graph = apply_params(graph, present, f"the parameters in {stopped.file}")
+            values = bind(apply_recipe(graph, self.recipe), texts, text=True, label="--set")
         except WorkflowError as error:
             all_problems += error.problems
         if all_problems:
@@ -117,10 +136,16 @@ def parse_settings(settings: Sequence[str], problems: list[Problem]) -> dict[str
 
 def apply_recipe(graph: Graph, recipe: Recipe | None) -> Graph:
     """The graph with a picture's parameters as its defaults, which the command line may override."""
-    if recipe is None:
-        return graph
-    recorded = {name: parameter for name, parameter in graph.params.items() if name in recipe.params}
-    values = bind(replace(graph, params=recorded), recipe.params, label="the picture's parameters")
+    return graph if recipe is None else apply_params(graph, recipe.params, "the picture's parameters")
+
+
+def apply_params(graph: Graph, params: Mapping[str, Any], label: str) -> Graph:
+    """The graph with these values as the defaults of its parameters. label: their origin, for error messages.
+
+    Raises ``WorkflowError``.
+    """
+    recorded = {name: parameter for name, parameter in graph.params.items() if name in params}
+    values = bind(replace(graph, params=recorded), params, label=label)
     defaults = {name: replace(recorded[name], default=value, required=False) for name, value in values.items()}
     return replace(graph, params={**graph.params, **defaults})
 

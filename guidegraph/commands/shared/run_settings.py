@@ -30,6 +30,7 @@ class RunSettings:
     memory_budget: str | None = None
     passes: str = "all"
     accelerate: str = ""
+    stop_at: str = ""
 
     def parse(self, problems: list[Problem], *, device_is_here: bool = True) -> RunConfig:
         """Check the options, with any problems appended. Neither device nor dtype falls back to another one."""
@@ -45,7 +46,9 @@ class RunSettings:
         cache = None if self.cache == "off" else Path(self.cache).expanduser()
         check_folder("--cache", cache, problems)
         accelerate = parse_accelerator(self.accelerate, problems)
-        config = RunConfig(self.device, dtype, passes, self.only or None, cache, budget, accelerate=accelerate)
+        config = RunConfig(
+            self.device, dtype, passes, self.only or None, cache, budget, accelerate=accelerate, stop_at=self.stop_at
+        )
         if accelerate and not problems and device_is_here:
             from guidegraph.graph.acceleration.requirements import acceleration_problem
 

@@ -31,6 +31,7 @@ function App() {
   const [problems, setProblems] = useState([]);
   const [place, setPlace] = useState(EVERYWHERE);
   const [draft, setDraft] = useState(null);
+  const [resumable, setResumable] = useState(null);
   const latest = useRef(0);
 
   useEffect(() => {
@@ -65,6 +66,7 @@ function App() {
     setView(null);
     setPlace(EVERYWHERE);
     setDraft(null);
+    setResumable(null);
     return listen(name, {
       file: load,
       jobs: (rows) => setJobs((old) => mergeJobs(old, rows)),
@@ -90,15 +92,30 @@ function App() {
   };
   const setText = (param, value) => setTexts((old) => ({ ...old, [name]: { ...old[name], [param]: value } }));
 
-  async function run() {
+  // The texts in the form that differ from the defaults.
+  const readParams = () => Object.fromEntries(Object.entries(own).filter(([key, value]) => value !== undefined && view.params.some((param) => param.name === key)));
+
+  // Run, or go on from the stopped run in a folder.
+  async function run(resume = "") {
     setPanel("run");
     try {
-      const params = Object.fromEntries(Object.entries(own).filter(([key, value]) => value !== undefined && view.params.some((param) => param.name === key)));
-      const job = await post("api/runs", { name, params });
+      const job = await post("api/runs", { name, params: readParams(), resume });
       setProblems([]);
+      setResumable(null);
       setJobs((old) => mergeJobs(old, [job]));
     } catch (error) {
       setProblems(error.problems.length ? error.problems : [{ code: "error", message: error.message, path: "" }]);
+    }
+  }
+
+  // Run a grid over the values of one or two parameters; returns the problems for which it was refused.
+  async function runGrid(axes) {
+    try {
+      const job = await post("api/grids", { name, params: readParams(), axes });
+      setJobs((old) => mergeJobs(old, [job]));
+      return [];
+    } catch (error) {
+      return error.problems.length ? error.problems : [{ code: "error", message: error.message, path: "" }];
     }
   }
 
@@ -239,14 +256,17 @@ function App() {
           <div class="tabs" role="tablist" aria-label="Panel">${PANES.slice(2).map(([key, title]) => html`
             <button role="tab" aria-selected=${panel === key} onClick=${() => choose(key)}>${title}</button>`)}</div>
           <div class="panel" role="tabpanel" tabindex="0" aria-label=${panel}>
-            ${panel === "run" && html`<${RunPanel} view=${view} texts=${own} onText=${setText} job=${job} jobs=${rows} problems=${problems} onRun=${run}
+            ${panel === "run" && html`<${RunPanel} view=${view} texts=${own} onText=${setText} job=${job} jobs=${rows} problems=${problems} name=${name} onRun=${() => run()} onGrid=${runGrid} onUse=${use}
+              resumable=${resumable || job?.stopped && { folder: job.folder, done: job.stopped.done }} onResume=${run}
+              onStop=${(number) => post(`api/runs/${number}/stop`).catch((error) => setFailure(error.message))}
               onCancel=${(number) => post(`api/runs/${number}/cancel`).catch((error) => setFailure(error.message))} onEdit=${async (change) => setProblems(await edit(change))} />`}
             ${panel === "node" && (!isWire(view, selected)
               ? html`<${NodePanel} name=${name} path=${selected} view=${view} run=${ended} state=${job?.nodes[selected]} onSelect=${select} onEdit=${edit} onChange=${changeNode} onWire=${wire} onOffer=${openPalette} />`
               : html`<${WirePanel} name=${name} path=${selected} view=${view} run=${ended} onSelect=${select} onWire=${wire} onInsert=${openPalette} />`)}
             ${panel === "add" && html`<${Palette} ...${{ name, view, place, draft }} onDraft=${setDraft} onAdd=${addNode}
               onPlace=${(next, use) => (use ? dropNode(next, use) : setPlace(next))} />`}
-            ${panel === "runs" && html`<${Gallery} finished=${finished} onUse=${use} name=${name} />`}
+            ${panel === "runs" && html`<${Gallery} finished=${finished} onUse=${use} name=${name}
+              onResume=${(row) => { use(row.params); setResumable({ folder: row.folder }); }} />`}
           </div>
         </aside>
       </main>`}`;

@@ -3,8 +3,9 @@
 import { html, useEffect, useState } from "./vendor/htm-preact.js";
 import { get } from "./api.js";
 import { formatSeconds, formatValue, sharpen } from "./format.js";
+import { GridTable } from "./grid.js";
 
-export function Gallery({ finished, onUse, name }) {
+export function Gallery({ finished, onUse, onResume, name }) {
   const [runs, setRuns] = useState(null);
   const [chosen, setChosen] = useState([]);
   const [failure, setFailure] = useState("");
@@ -14,12 +15,20 @@ export function Gallery({ finished, onUse, name }) {
       setFailure("");
     }, (error) => setFailure(error.message));
   }, [finished]);
+  const [grids, setGrids] = useState([]);
+  const [grid, setGrid] = useState("");
+  useEffect(() => {
+    get("api/grids").then(setGrids, () => setGrids([]));
+  }, [finished]);
   if (failure) return html`<p class="problem" role="alert">${failure}</p>`;
   if (!runs) return html`<p class="hint">Reading the runs …</p>`;
-  if (!runs.length) return html`<p class="hint">There are no runs in this folder yet.</p>`;
+  if (!runs.length && !grids.length) return html`<p class="hint">There are no runs in this folder yet.</p>`;
   const flip = (folder) => setChosen(chosen.includes(folder) ? chosen.filter((other) => other !== folder) : [...chosen.slice(-1), folder]);
   const pair = chosen.map((folder) => runs.find((run) => run.folder === folder)).filter(Boolean).sort((a, b) => (a.folder < b.folder ? -1 : 1));
   return html`
+    ${grids.length > 0 && html`<select aria-label="Grid" value=${grid} onChange=${(event) => setGrid(event.target.value)}>
+      <option value="">${grids.length === 1 ? "1 grid" : `${grids.length} grids`}</option>${grids.map(({ folder }) => html`<option value=${folder}>${folder}</option>`)}</select>`}
+    ${grid && html`<${GridTable} folder=${grid} version=${finished} name=${name} onUse=${onUse} />`}
     ${pair.length === 2 ? html`<${Comparison} pair=${pair} />` : html`<p class="hint">Choose two runs to compare them.</p>`}
     <ul class="runs">${runs.map((run) => html`
       <li key=${run.folder}>
@@ -32,6 +41,7 @@ export function Gallery({ finished, onUse, name }) {
           </span>
         </label>
         ${run.file === name && html`<button class="quiet use" onClick=${() => onUse(run.params)}>use these parameters</button>`}
+        ${run.file === name && run.stopped && html`<button class="quiet use" onClick=${() => onResume(run)}>go on from here</button>`}
       </li>`)}</ul>`;
 }
 

@@ -3,11 +3,13 @@
 import { html } from "./vendor/htm-preact.js";
 import { Field } from "./field.js";
 import { formatSeconds, sharpen, shortPath } from "./format.js";
+import { GridForm, GridTable } from "./grid.js";
 import { Problems } from "./node.js";
 
-const STATUS = { queued: "waiting", running: "running", done: "done", failed: "failed", cancelled: "cancelled" };
+const STATUS = { queued: "waiting", running: "running", done: "done", failed: "failed", cancelled: "cancelled", stopped: "stopped" };
 
-export function RunPanel({ view, texts, onText, job, jobs, problems, onRun, onCancel, onEdit }) {
+export function RunPanel({ view, texts, onText, job, jobs, problems, resumable, name, onRun, onGrid, onUse, onResume, onStop, onCancel, onEdit }) {
+  const inLoop = job?.status === "running" && Object.values(job.nodes).some((node) => node.total && node.done < node.total);
   const waiting = jobs.filter((other) => other.status === "queued").length;
   const others = problems.filter((problem) => !view.params.some((param) => problem.path === `params.${param.name}`));
   return html`
@@ -18,12 +20,17 @@ export function RunPanel({ view, texts, onText, job, jobs, problems, onRun, onCa
       <div class="actions">
         <button class="primary" type="submit" disabled=${!view.drawn} title="Ctrl+Enter">Run</button>
         ${job && ["queued", "running"].includes(job.status) && html`<button type="button" onClick=${() => onCancel(job.number)}>Cancel</button>`}
+        ${inLoop && html`<button type="button" title="End the run here; then change what you like, and go on" onClick=${() => onStop(job.number)}>Stop after this step</button>`}
+        ${resumable && job?.status !== "running" && html`<button type="button" disabled=${!view.drawn} title=${`Go on from ${resumable.folder} with these values`}
+          onClick=${() => onResume(resumable.folder)}>Go on${resumable.done ? ` from step ${resumable.done}` : ""}</button>`}
         ${waiting > 0 && html`<span class="faint">${waiting} waiting</span>`}
       </div>
       <${Problems} problems=${others} />
     </form>
+    ${view.params.length > 0 && html`<${GridForm} view=${view} onGrid=${onGrid} />`}
     ${view.notes.map((note) => html`<p class="note-box"><b>${note.code}</b> ${note.message}</p>`)}
-    ${job && html`<${Job} job=${job} />`}`;
+    ${job && html`<${Job} job=${job} />`}
+    ${job?.cells && job.folder && html`<${GridTable} folder=${job.folder} version=${job.cells[0]} name=${name} onUse=${onUse} />`}`;
 }
 
 function Parameter({ param, view, text, onText, onEdit, problems }) {
@@ -53,15 +60,16 @@ function Job({ job }) {
   const current = Object.entries(job.nodes).find(([, node]) => node.state === "running");
   return html`
     <section class="job" aria-label="Run ${job.number}" aria-live="polite">
-      <h3>Run ${job.number} <span class=${`status ${job.status}`}>${STATUS[job.status]}</span>${" "}
+      <h3>${job.cells ? "Grid" : "Run"} ${job.number} <span class=${`status ${job.status}`}>${STATUS[job.status]}</span>${" "}
         ${job.status !== "queued" && html`<span class="faint">${formatSeconds(job.seconds)}</span>`}</h3>
-      ${job.status === "running" && html`<p class="faint">${current ? shortPath(current[0]) : "starting"}</p>`}
-      ${["running", "failed", "cancelled"].includes(job.status) && loops.map(([path, node]) => html`
+      ${job.cells?.[1] > 0 && html`<label class="loop-progress">${job.cells[0]} of ${job.cells[1]} cells<progress value=${job.cells[0]} max=${job.cells[1]}></progress></label>`}
+      ${job.status === "running" && !job.cells && html`<p class="faint">${current ? shortPath(current[0]) : "starting"}</p>`}
+      ${["running", "failed", "cancelled", "stopped"].includes(job.status) && loops.map(([path, node]) => html`
         <label class="loop-progress">${shortPath(path)} <span class="faint">${node.done} of ${node.total}
           ${Object.entries(node.values || {}).map(([name, value]) => ` · ${name} ${value}`)}</span>
           <progress value=${node.done} max=${node.total}></progress></label>`)}
       ${job.error && html`<p class="problem" role="alert">${job.error}</p>`}
-      ${job.status === "running" && job.frame > 0 && !pictures.length && html`
+      ${["running", "stopped"].includes(job.status) && job.frame > 0 && !pictures.length && html`
         <figure><img onLoad=${sharpen} src=${`api/runs/${job.number}/frame?${job.frame}`} alt="Preview of the current run" /><figcaption>preview</figcaption></figure>`}
       <div class=${pictures.length > 1 ? "pictures several" : "pictures"}>${pictures.map(([output, file]) => html`
         <figure><a href=${`runs/${job.folder}/${file}`} target="_blank" rel="noopener"><img onLoad=${sharpen} src=${`runs/${job.folder}/${file}`} alt=${`Output ${output}`} /></a>

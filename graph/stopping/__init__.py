@@ -1,0 +1,1 @@
+"""Stopping a loop between two iterations, and going on from there."""

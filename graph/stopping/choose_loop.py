@@ -1,0 +1,62 @@
+"""The loop that a run stops in or goes on with, and the graph with it changed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from guidegraph.graph.errors import Mark, Problem, WorkflowError, suggest
+from guidegraph.graph.ir import Graph, Loop
+from guidegraph.graph.planning.plan import find_needed_ops
+from guidegraph.graph.run_config import RunConfig
+from guidegraph.graph.sources import Literal
+from guidegraph.graph.stopping.loop_state import LoopState
+from guidegraph.graph.training.fit import Fit
+
+STOP = "--stop-at"
+_STOP = re.compile(r"(?:(.+):)?(\d{1,9})")
+
+
+def find_stop(graph: Graph, values: Mapping[str, Any], config: RunConfig) -> tuple[str, int]:
+    """The key of the loop that ``config.stop_at`` names, and the number of iterations. Raises ``WorkflowError``.
+
+    Training loops have checkpoints of their own, and loops inside of loops cannot be stopped.
+    """
+    match = _STOP.fullmatch(config.stop_at)
+    if match is None or int(match[2]) < 1:
+        message = f"expected a number of iterations, or LOOP:ITERATIONS; found '{config.stop_at[:60]}'"
+        raise WorkflowError([_problem("bad-stop", message)])
+    needed = find_needed_ops(graph, config.only, values)
+    loops = [key for key, op in needed.items() if isinstance(op, Loop) and not isinstance(op, Fit)]
+    if not loops:
+        raise WorkflowError([_problem("no-loop", "this run has no loop that it could stop in")])
+    name = (match[1] or "").removeprefix("nodes.")
+    if name and name not in loops:
+        raise WorkflowError([_problem("no-loop", f"there is no loop '{name[:60]}'; {suggest(name, loops, 'loops')}")])
+    if not name and len(loops) > 1:
+        choices = " or ".join(f"{key}:{match[2]}" for key in loops)
+        raise WorkflowError([_problem("ambiguous-stop", f"this run has {len(loops)} loops: write {choices}")])
+    return name or loops[0], int(match[2])
+
+
+def stop_loop(graph: Graph, key: str, iterations: int) -> Graph:
+    """The graph whose run ends after so many iterations of a loop."""
+    return _replace_loop(graph, key, stop_at=iterations)
+
+
+def resume_loop(graph: Graph, state: LoopState) -> Graph:
+    """The graph whose run goes on from the state of a loop, instead of from the loop's start."""
+    carry = {name: Literal(value) for name, value in state.read_carry().items()}
+    return _replace_loop(graph, state.loop, carry=carry, resumed=state)
+
+
+def _replace_loop(graph: Graph, key: str, **changes: Any) -> Graph:
+    op = graph.ops[key]
+    assert isinstance(op, Loop)
+    return replace(graph, ops={**graph.ops, key: replace(op, **changes)})
+
+
+def _problem(code: str, message: str) -> Problem:
+    return Problem(Mark(STOP, 1, 1), code, message)

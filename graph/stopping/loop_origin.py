@@ -1,0 +1,217 @@
+"""The origin of a loop's state: its items, the starts of its carries, and the models that it uses.
+
+These belong to a state: another number of steps, sampler, batch, seed of the start or model has no meaning in the
+middle of a loop. Everything else that the body reads may change. An origin is plain JSON, kept with the state.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from guidegraph.graph.ir import Call, Loop, Op
+from guidegraph.graph.planning.digest import path_digest
+from guidegraph.graph.sources import Literal, Many, Output, Param, Source, Sources
+from guidegraph.graph.types import PortType, SequenceOf
+from guidegraph.graph.values.checksum import file_checksum
+from guidegraph.graph.values.serialise import NotSerialisable, encode
+
+Json: TypeAlias = dict[str, Any]
+
+
+def describe_origin(ops: Mapping[str, Op], values: Mapping[str, Any], loop: Loop) -> Json:
+    """The origin of a loop's state as JSON. ops: those of the top level that the run needs. values: of parameters."""
+    upstream = _list_upstream(ops, [source for source in loop.sources() if isinstance(source, Output)])
+    return {
+        "over": _describe_source(loop.over, values),
+        "carry": {name: _describe_source(source, values) for name, source in loop.carry.items()},
+        "collect": sorted(loop.collect),
+        "nodes": {key: _describe_op(ops[key], values) for key in upstream},
+        "models": _list_models(ops, upstream, loop),
+    }
+
+
+def _list_upstream(ops: Mapping[str, Op], sources: Iterable[Source]) -> list[str]:
+    """The keys of the operations that these sources come from, at any distance; nothing before another loop."""
+    pending = [source.op for source in sources if isinstance(source, Output)]
+    keys: dict[str, None] = {}
+    while pending:
+        key = pending.pop()
+        if key in keys or key not in ops:
+            continue
+        keys[key] = None
+        op = ops[key]
+        if isinstance(op, Call):
+            pending += op.dependencies
+    return list(keys)
+
+
+def _describe_op(op: Op, values: Mapping[str, Any]) -> Json:
+    if not isinstance(op, Call):
+        return {"use": "loop", "version": "", "arguments": {}}
+    arguments = {name: _describe_sources(sources, values) for name, sources in op.arguments()}
+    return {"use": op.spec.id, "version": f"{op.spec.distribution} {op.spec.version}", "arguments": arguments}
+
+
+def _describe_sources(sources: Sources, values: Mapping[str, Any]) -> Json:
+    if isinstance(sources, Many):
+        return {"list": [_describe_source(source, values) for source in sources.sources]}
+    return _describe_source(sources, values)
+
+
+def _describe_source(source: Source, values: Mapping[str, Any]) -> Json:
+    if isinstance(source, Output):
+        return {"node": source.op, "output": source.name}
+    if isinstance(source, Param):
+        return {"param": source.name, "value": describe_constant(values.get(source.name))}
+    if isinstance(source, Literal):
+        return {"value": describe_constant(source.value)}
+    return {"inner": str(source)}
+
+
+def describe_constant(value: Any) -> Any:
+    """A constant as JSON that is equal for equal values: files by their contents, tensors by a checksum."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, Path):
+        return {"file": path_digest(value), "name": value.name}
+    if isinstance(value, (list, tuple)):
+        return [describe_constant(element) for element in value]
+    if isinstance(value, dict):
+        return {str(key): describe_constant(element) for key, element in value.items()}
+    try:
+        tensors, tree = encode(value)
+    except NotSerialisable:
+        return {"object": type(value).__qualname__}
+    copies = {name: tensor.to("cpu").contiguous() for name, tensor in tensors.items()}
+    return {"object": type(value).__qualname__, "checksum": file_checksum({"tree": str(tree)}, copies)}
+
+
+def is_same(before: Any, now: Any) -> bool:
+    """Whether two descriptions of constants are equal; NaN equals itself."""
+    return json.dumps(before) == json.dumps(now)
+
+
+def _list_models(ops: Mapping[str, Op], upstream: Iterable[str], loop: Loop) -> list[Json]:
+    """The models that the loop uses, directly or through other nodes, from nodes that depend on no other node."""
+    keys = [*upstream]
+    readers: list[Op] = [loop, *(ops[key] for key in keys)]
+    read = {source for op in readers for source in op.sources() if isinstance(source, Output) and source.op in ops}
+    models = []
+    for source in sorted(read, key=lambda source: (source.op, source.name)):
+        op = ops[source.op]
+        if isinstance(op, Call) and not op.dependencies and _is_model(op.outputs[source.name]):
+            models.append({"type": str(op.outputs[source.name]), "node": source.op})
+    return models
+
+
+def _is_model(kind: PortType) -> bool:
+    return any(getattr(a, "_is_protocol", False) for a in kind.alternatives if not isinstance(a, SequenceOf))
+
+
+@dataclass
+class OriginComparison:
+    """The differences of two origins: (the path of the present node or loop, the name of its argument, the words).
+
+    needed: the present operations that still run after the state; what they give may change, where a carry started.
+    """
+
+    loop: str
+    before: Json
+    now: Json
+    needed: frozenset[str]
+    differences: list[tuple[str, str, str]] = field(default_factory=list)
+    _seen: set[tuple[str, str]] = field(default_factory=set)
+
+    def compare(self) -> list[tuple[str, str, str]]:
+        """All differences that the state cannot take, each once."""
+        before, now = self.before, self.now
+        self._follow([(before["over"], now["over"], self.loop, "over")], frozenset())
+        for group, missing, new in (
+            ("carry", {*before["carry"]} - {*now["carry"]}, {*now["carry"]} - {*before["carry"]}),
+            ("collect", {*before["collect"]} - {*now["collect"]}, {*now["collect"]} - {*before["collect"]}),
+        ):
+            for name in sorted(missing):
+                self._add(self.loop, group, f"it had the {group} '{name}', and has it no more")
+            for name in sorted(new):
+                self._add(self.loop, group, f"it had no {group} '{name}', and has one now")
+        shared = [name for name in now["carry"] if name in before["carry"]]
+        self._follow([(before["carry"][n], now["carry"][n], self.loop, f"carry.{n}") for n in shared], self.needed)
+        self._compare_models()
+        return self.differences
+
+    def _add(self, key: str, argument: str, message: str) -> None:
+        if (key, argument, message) not in self.differences:
+            self.differences.append((key, argument, message))
+
+    def _follow(self, pairs: list[tuple[Json, Json, str, str]], allowed: frozenset[str]) -> None:
+        """Compare sources, and the nodes that they come from. Each pair: before, now, and the reader with its port."""
+        pending = [*pairs]
+        while pending:
+            before, now, reader, port = pending.pop()
+            if "node" in before and "node" in now and before["output"] == now["output"]:
+                pair = before["node"], now["node"]
+                if pair not in self._seen and now["node"] not in allowed:
+                    self._seen.add(pair)
+                    pending += self._compare_nodes(*pair)
+            elif "list" in before and "list" in now and len(before["list"]) == len(now["list"]):
+                pending += [(a, b, reader, port) for a, b in zip(before["list"], now["list"], strict=True)]
+            elif "value" in before and "value" in now:
+                if not is_same(before["value"], now["value"]):
+                    self._add(reader, port, _describe_change(port, before, now))
+            elif before != now:
+                self._add(reader, port, f"'{port}' is linked to something else than before")
+
+    def _compare_nodes(self, before: str, now: str) -> list[tuple[Json, Json, str, str]]:
+        """Compare two nodes, with differences added. Returns the pairs of their arguments."""
+        old, new = self.before["nodes"][before], self.now["nodes"][now]
+        if old["use"] != new["use"]:
+            self._add(now, "use", f"it was {old['use']}, and is {new['use']} now")
+            return []
+        if old["version"] != new["version"]:
+            self._add(now, "use", f"{new['use']} was that of {old['version']}, and is that of {new['version']} now")
+            return []
+        for name in sorted({*old["arguments"]} ^ {*new["arguments"]}):
+            state = "was set, and is not" if name in old["arguments"] else "was not set, and is"
+            self._add(now, name, f"'{name}' {state} now")
+        return [(old["arguments"][n], new["arguments"][n], now, n) for n in old["arguments"] if n in new["arguments"]]
+
+    def _compare_models(self) -> None:
+        """Find models in whose place there are others of their type; further models may come, and some may go."""
+        before, now = _describe_models(self.before), _describe_models(self.now)
+        reported = {key for key, _, _ in self.differences}
+        for kind, old in before.items():
+            new = now.get(kind, {})
+            replacements = [key for key, model in new.items() if model not in old.values()]
+            is_lost = any(model not in new.values() for model in old.values())
+            if replacements and is_lost and reported.isdisjoint(replacements):
+                self._add(replacements[0], "use", f"its {kind} is another model than before")
+
+
+def _describe_models(origin: Json) -> dict[str, dict[str, str]]:
+    """For each type of model, the nodes that give one, each with a text that is the same for the same model."""
+    texts: dict[str, dict[str, str]] = {}
+    for model in origin["models"]:
+        node = origin["nodes"][model["node"]]
+        arguments = {name: argument.get("value", argument) for name, argument in node["arguments"].items()}
+        text = json.dumps([node["use"], node["version"], arguments], sort_keys=True)
+        texts.setdefault(model["type"], {})[model["node"]] = text
+    return texts
+
+
+def _describe_change(port: str, before: Json, now: Json) -> str:
+    param = f" (params.{now['param']})" if "param" in now else ""
+    old, new = (_format(source["value"]) for source in (before, now))
+    if old == new:
+        return f"'{port}' has another content than before{param}"
+    return f"'{port}' was {old}, and is {new} now{param}"
+
+
+def _format(value: Any) -> str:
+    if isinstance(value, dict) and "file" in value:
+        return f"'{value['name']}'"
+    text = str(value)
+    return text if len(text) <= 60 else text[:59] + "…"

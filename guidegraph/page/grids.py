@@ -1,0 +1,126 @@
+"""Grids of pictures: a sweep over one or two parameters, run by the queue and read back from its folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from guidegraph.graph.cancellation import CancelToken
+from guidegraph.graph.errors import Mark, Problem, WorkflowError
+from guidegraph.graph.ir import Graph
+from guidegraph.graph.run_config import RunConfig
+from guidegraph.graph.trust.file_checks import RefusedFile, open_regular
+from guidegraph.page.gallery import as_dict, as_list, describe_run, is_folder_name
+from guidegraph.plugins.manager import PluginManager
+from guidegraph.plugins.selection import PluginSelection
+from guidegraph.sweep.grid import make_grid
+from guidegraph.sweep.grid_options import SEED, AxisTexts, parse_grid, parse_seeds
+from guidegraph.sweep.run import Sweep, run_sweep
+from guidegraph.sweep.sweep_folder import CELLS, SWEEP
+from guidegraph_runtime.run_json import RECORD, read_record
+
+MAX_CELLS = 100
+MAX_READ = 400
+"""A sweep of the command line may have more cells than one of the page."""
+MAX_AXES = 2
+MAX_BYTES = 16 << 20
+LABEL = "grid"
+
+
+def make_sweep(graph: Graph, config: RunConfig, texts: Mapping[str, str], axes: Mapping[str, str]) -> Sweep:
+    """The sweep over the values of one or two parameters, as ``--grid`` or ``--seeds`` take them.
+
+    texts: of the other parameters. Raises ``WorkflowError`` that lists all problems.
+    """
+    problems: list[Problem] = []
+    if not 1 <= len(axes) <= MAX_AXES:
+        problems.append(_problem(f"a grid has one or two parameters; found {len(axes)}"))
+    parsed = [_parse_axis(name, values, problems) for name, values in axes.items()]
+    settings = {name: text for name, text in texts.items() if name not in axes}
+    grid = make_grid(graph, settings, [axis for axis in parsed if axis is not None], problems)
+    if len(grid) > MAX_CELLS:
+        message = (
+            f"the grid has {len(grid)} cells, and the page makes at most {MAX_CELLS}: 'guidegraph sweep' makes more"
+        )
+        raise WorkflowError([_problem(message)])
+    return Sweep(graph, config, grid, settings, PluginSelection(), None)
+
+
+def _parse_axis(name: str, values: str, problems: list[Problem]) -> AxisTexts | None:
+    is_range = name == SEED and ":" in values
+    return parse_seeds(values, problems) if is_range else parse_grid(f"{name}={values}", problems)
+
+
+def _problem(message: str) -> Problem:
+    return Problem(Mark(LABEL, 1, 1), "bad-grid", message)
+
+
+def run_grid(
+    sweep: Sweep, folder: Path, manager: PluginManager, cancel: CancelToken, report: Callable[[int, int], None]
+) -> None:
+    """Run all cells. report: called with the number of cells that have ended and of all. Raises ``Cancelled``."""
+    total = len(sweep.grid)
+    run_sweep(
+        sweep,
+        folder,
+        manager,
+        cancel,
+        lambda cells, missing: report(0, total),
+        lambda cell, outcome, remaining: report(total - remaining, total),
+        lambda message: None,
+    )
+
+
+def read_grid(runs: Path, folder: str) -> dict[str, Any] | None:
+    """A grid as JSON: its axes, and the cells that have ended, each with its indices; ``None`` if there is none."""
+    description = _read_description(runs, folder)
+    if description is None:
+        return None
+    seeds = {} if description.get("seeds") is None else {SEED: description["seeds"]}
+    values = {**as_dict(description.get("grid")), **seeds}
+    order = [name for name in as_list(description.get("order")) if isinstance(name, str)]
+    axes = {name: values[name] for name in order if isinstance(values.get(name), list)}
+    if not 1 <= len(axes) <= MAX_AXES:
+        return None
+    cells = []
+    for path in sorted((runs / folder / CELLS).glob("[!.]*"))[:MAX_READ]:
+        record = read_record(path / RECORD)
+        if record is not None and (point := _find_point(axes, as_dict(record.get("parameters")))) is not None:
+            cells.append({**describe_run(path, record), "folder": f"{folder}/{CELLS}/{path.name}", "point": point})
+    labels = [{"name": name, "values": [_format(value) for value in row]} for name, row in axes.items()]
+    workflow = as_dict(description.get("workflow"))
+    return {"folder": folder, "axes": labels, "cells": cells, "file": str(workflow.get("file", ""))}
+
+
+def list_grids(runs: Path) -> list[dict[str, Any]]:
+    """The folders of sweeps, newest first, that ``read_grid`` may read."""
+    folders = sorted(runs.glob(f"*/{SWEEP}"), reverse=True) if runs.is_dir() else []
+    return [{"folder": path.parent.name} for path in folders[:MAX_CELLS]]
+
+
+def _read_description(runs: Path, folder: str) -> dict[str, Any] | None:
+    if not is_folder_name(folder):
+        return None
+    try:
+        with open_regular(runs / folder / SWEEP) as file:
+            description = json.loads(file.read(MAX_BYTES))
+    except (OSError, RefusedFile, ValueError, RecursionError):
+        return None
+    return description if isinstance(description, dict) else None
+
+
+def _find_point(axes: Mapping[str, list[Any]], params: Mapping[str, Any]) -> list[int] | None:
+    """The index on each axis of a run with these parameters; ``None`` for one that is not in the grid."""
+    point = []
+    for name, row in axes.items():
+        indices = [i for i, value in enumerate(row) if name in params and json.dumps(value) == json.dumps(params[name])]
+        if not indices:
+            return None
+        point.append(indices[0])
+    return point
+
+
+def _format(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,175 @@
+"""A run that was stopped between two iterations of a loop: its file, and going on from it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from guidegraph.graph.errors import Mark, Problem, WorkflowError
+from guidegraph.graph.ir import Graph
+from guidegraph.graph.paths import PACKAGE
+from guidegraph.graph.run_config import RunConfig
+from guidegraph.graph.stopping.check_resume import REFUSED, check_resume, find_changed, read_origin
+from guidegraph.graph.stopping.loop_state import LoopState
+from guidegraph.graph.stopping.state_file import BAD_STATE, read_state_file, state_error, write_state_file
+from guidegraph.graph.trust.policy import OWN_WORKFLOW, Policy, is_shipped
+from guidegraph.runs.recipe import Recipe, portable_params
+
+RESUME = "--resume"
+
+
+@dataclass(frozen=True)
+class StoppedRun:
+    """The state of a loop, and the run that it is from.
+
+    origin: see ``describe_origin``. params: the parameters as JSON. unsaved: those that JSON cannot hold. dtype: of the
+    run. workflow: the file's name; digest: of the texts of all its files.
+    segments: the earlier parts of the run, if something was changed between them: until which iteration, with which
+    parameters and texts. file: where it was read from; empty if it was not.
+    """
+
+    state: LoopState
+    origin: dict[str, Any]
+    params: dict[str, Any]
+    unsaved: list[str]
+    dtype: str
+    workflow: str
+    digest: str
+    segments: list[dict[str, Any]]
+    file: str = ""
+
+    def save(self, path: str | Path) -> None:
+        """Write it as one safetensors file, atomically. Raises ``OSError``."""
+        write_state_file(Path(path), self.state, {name: vars(self)[name] for name in _FIELDS})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read the file that ``save`` wrote. Raises ``WorkflowError`` that names any other file."""
+        from pydantic import TypeAdapter, ValidationError
+
+        state, run = read_state_file(Path(path))
+        try:
+            fields = {name: TypeAdapter(kind).validate_python(run[name]) for name, kind in _FIELDS.items()}
+            return cls(state, **fields, file=str(path))
+        except (KeyError, ValidationError) as error:
+            raise state_error(Path(path), BAD_STATE, f"its description of the run is damaged: {error}") from error
+
+    def describe(self) -> dict[str, Any]:
+        """Where it was stopped, as JSON for a record, with the name of its file."""
+        file, state = Path(self.file).name, self.state
+        return {"file": file, "digest": state.digest, "loop": state.loop, "done": state.done, "total": state.total}
+
+    def name_file(self) -> str:
+        """A name for its file: the loop and the number of iterations."""
+        loop = "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in self.state.loop)
+        return f"stopped-{loop}-{self.state.done:04d}.safetensors"
+
+    def fill_params(self, graph: Graph, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Its parameters that a graph has, with those of ``arguments`` in their place.
+
+        Raises ``WorkflowError`` for a value that it does not hold and that is not among the arguments, and for a file
+        that only the stopped run names, not the workflow or the arguments.
+        """
+        if problems := list_param_problems(self, graph, arguments, OWN_WORKFLOW):
+            raise WorkflowError(problems)
+        return {**{name: value for name, value in self.params.items() if name in graph.params}, **arguments}
+
+    def list_segments(self, graph: Graph, values: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The parts of the run before this graph with these values goes on; none if nothing was ever changed."""
+        params = portable_params(values)
+        if not self.segments and not find_changed(self.params, params) and self.digest == digest_texts(graph):
+            return []
+        return [*self.segments, {"until": self.state.done, "params": self.params, "workflow": self.digest}]
+
+
+_FIELDS: dict[str, Any] = {
+    "origin": dict[str, Any],
+    "params": dict[str, Any],
+    "unsaved": list[str],
+    "dtype": str,
+    "workflow": str,
+    "digest": str,
+    "segments": list[dict[str, Any]],
+}
+
+
+def make_stopped_run(
+    graph: Graph, values: Mapping[str, Any], config: RunConfig, state: LoopState, earlier: StoppedRun | None = None
+) -> StoppedRun:
+    """The stopped run of a graph. earlier: the one that it went on from."""
+    params = portable_params(values)
+    return StoppedRun(
+        state,
+        read_origin(graph, values, config.only, state.loop),
+        params,
+        sorted({*values} - {*params}),
+        config.dtype,
+        graph.file.name,
+        digest_texts(graph),
+        earlier.list_segments(graph, values) if earlier else [],
+    )
+
+
+def digest_texts(graph: Graph) -> str:
+    """The digest of the texts of a workflow's files, wherever they are."""
+    texts = [graph.sources.get(str(graph.file), ""), *sorted(graph.sources.values())]
+    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
+
+
+def check_stopped_run(stopped: StoppedRun, graph: Graph, values: Mapping[str, Any], config: RunConfig) -> None:
+    """Raise ``WorkflowError`` that names each change which the state cannot take. values: of the run that goes on."""
+    if config.dtype != stopped.dtype:
+        message = f"the state is of a run in {stopped.dtype}; this run is in {config.dtype}"
+        raise WorkflowError([Problem(Mark(RESUME, 1, 1), REFUSED, message)])
+    changed = find_changed(stopped.params, portable_params(values))
+    check_resume(graph, values, config.only, stopped.state, stopped.origin, changed)
+
+
+def check_repeatable(recipe: Recipe | None, stopped: StoppedRun | None, picture: Path) -> None:
+    """Raise ``WorkflowError`` for a picture that went on from another stopped run with changes."""
+    resumed = recipe.resumed if recipe is not None else None
+    if resumed is None or (stopped is not None and stopped.state.digest == resumed.get("digest")):
+        return
+    message = (
+        f"this picture was made from a run that was stopped after {resumed.get('done')} iterations and went on with "
+        f"changes: it is repeated with --resume and the file '{resumed.get('file')}' of that run"
+    )
+    raise state_error(picture, "missing-state", message)
+
+
+def list_param_problems(
+    stopped: StoppedRun, graph: Graph, user_params: Collection[str], policy: Policy
+) -> list[Problem]:
+    """The parameters that the user has to give: files named in the state's file, and values that it does not hold.
+
+    The file may be a stranger's, so it names no file to read on its own: only the workflow, the user or a grant does.
+    """
+    problems = []
+    for name in stopped.unsaved:
+        if name in graph.params and name not in user_params:
+            message = f"'{name}' is a value that the file does not hold: give the same again"
+            problems.append(Problem(Mark(RESUME, 1, 1), "missing-param", message, f"params.{name}"))
+    for name, value in stopped.params.items():
+        parameter = graph.params.get(name)
+        if parameter is None or name in user_params or not parameter.port.type.is_path:
+            continue
+        default = {} if parameter.required else portable_params({name: parameter.default})
+        for path in _list_paths(value):
+            if value != default.get(name, ...) and not _is_allowed(path, policy):
+                message = f"the file names '{path}'; to allow it: --set {name}={path}, or --allow-read {path}"
+                problems.append(Problem(Mark(RESUME, 1, 1), "forbidden-read", message, f"params.{name}"))
+    return problems
+
+
+def _list_paths(value: Any) -> list[str]:
+    return [str(path) for path in (value if isinstance(value, list) else [value]) if path is not None]
+
+
+def _is_allowed(path: str, policy: Policy) -> bool:
+    allowed = [folder.resolve() for folder in policy.grants.read]
+    resolved = Path(path).resolve()
+    return path.startswith(PACKAGE) or is_shipped(resolved) or any(resolved.is_relative_to(a) for a in allowed)

@@ -1,0 +1,247 @@
+"""A loop is stopped between two iterations and goes on from its state, without or with a change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from guidegraph import LoopStopped, StoppedRun, Tensor, WorkflowError, load_workflow, node
+from guidegraph.graph.errors import GuidegraphError, NodeError
+from guidegraph.graph.node import get_spec
+from guidegraph.graph.stopping.loop_state import StopToken
+from guidegraph.workflow import Workflow
+from tests.graph.engine_nodes import REGISTRY
+
+SUM = """
+guidegraph: 1
+params: {count: 6, step: 1.0, first: 2.0, after: 10.0}
+nodes:
+  start: {use: stop.tensor, in: {value: params.first}}
+  sum:
+    loop: {over: params.count, as: i}
+    carry: {x: start}
+    body:
+      next: {use: stop.add, in: {x: carry.x, step: params.step, index: loop.index}}
+    next: {x: next}
+    collect: {all: next}
+  scaled: {use: stop.add, in: {x: sum.x, step: params.after}}
+outputs: {x: scaled, all: sum.all}
+"""
+
+
+@node("stop.tensor")
+def tensor(*, value: float) -> Tensor:
+    """A tensor of one number."""
+    return torch.tensor([value])
+
+
+@node("stop.add")
+def add(x: Tensor, *, step: float, index: int = 0) -> Tensor:
+    """x + step · (index + 1)."""
+    return x + step * (index + 1)
+
+
+@node("stop.function")
+def function() -> Any:
+    """A value that no file can hold."""
+    return lambda: 0
+
+
+@node("stop.keep")
+def keep(value: Any) -> Any:
+    """The same value."""
+    return value
+
+
+NODES = replace(
+    REGISTRY, nodes={**REGISTRY.nodes, **{get_spec(f).id: get_spec(f) for f in (tensor, add, function, keep)}}
+)
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Callable[..., Workflow]:
+    def load(text: str = SUM, **options: Any) -> Workflow:
+        (tmp_path / "sum.yaml").write_text(text)
+        return load_workflow(tmp_path / "sum.yaml", registry=NODES, **{"cache": "off", **options})
+
+    return load
+
+
+@pytest.mark.parametrize("stop_at", [1, 3, 6, "sum:2", "nodes.sum:5"])
+def test_a_run_that_goes_on_without_a_change_gives_what_it_would_have_given(
+    make: Callable[..., Workflow], tmp_path: Path, stop_at: int | str
+) -> None:
+    expected = make().run(step=0.1)
+    stopped = make().run(stop_at=stop_at, step=0.1)
+    assert isinstance(stopped, StoppedRun)
+    stopped.save(tmp_path / "sum.safetensors")
+    for resume in (stopped, tmp_path / "sum.safetensors"):
+        outputs = make().run(resume=resume)
+        assert torch.equal(outputs["x"], expected["x"])
+        assert torch.equal(outputs["all"], expected["all"])
+
+
+def test_a_change_counts_from_where_the_run_was_stopped(make: Callable[..., Workflow]) -> None:
+    stopped = make().run(stop_at=2)
+    outputs = make().run(resume=stopped, step=100.0, after=0.0)
+    assert outputs["all"].flatten().tolist() == [3.0, 5.0, 305.0, 705.0, 1205.0, 1805.0]
+    assert outputs["x"].item() == 1805.0
+
+
+def test_a_run_is_stopped_again_and_its_parts_are_kept(make: Callable[..., Workflow]) -> None:
+    first = make().run(stop_at=2)
+    second = make().run(stop_at=4, resume=first, step=100.0)
+    assert (second.state.done, [part["until"] for part in second.segments]) == (4, [2])
+    assert make().run(resume=second)["all"].flatten().tolist() == [3.0, 5.0, 305.0, 705.0, 1205.0, 1805.0]
+
+
+def test_values_of_a_cache_do_not_hide_the_stop_nor_the_change(make: Callable[..., Workflow], tmp_path: Path) -> None:
+    workflow = make(cache=tmp_path / "cache")
+    whole = workflow.run()
+    stopped = workflow.run(stop_at=3)
+    assert isinstance(stopped, StoppedRun)
+    changed = workflow.run(resume=stopped, step=5.0)
+    assert not torch.equal(changed["x"], whole["x"])
+    assert torch.equal(workflow.run(resume=stopped, step=5.0)["x"], changed["x"])
+    assert torch.equal(workflow.run(step=1.0)["x"], whole["x"])
+
+
+def test_a_token_stops_the_loop_that_is_running(make: Callable[..., Workflow]) -> None:
+    token = StopToken()
+    workflow = make(observers=[lambda event: token.stop() if getattr(event, "done", 0) == 4 else None])
+    workflow.attachments = replace(workflow.attachments, stop=token)
+    with pytest.raises(LoopStopped, match=r"stopped after 4 of 6 iterations of nodes.sum") as stopped:
+        workflow.run_with({})
+    assert stopped.value.state.read_carry()["x"].item() == 2 + 1 + 2 + 3 + 4
+
+
+@pytest.mark.parametrize(
+    ("change", "params", "words"),
+    [
+        (("", ""), {"count": 7}, "'over' was 6, and is 7 now (params.count)"),
+        (("", ""), {"first": 3.0}, "'value' was 2.0, and is 3.0 now (params.first)"),
+        (
+            (
+                "start: {use: stop.tensor, in: {value: params.first}}",
+                "start: {use: stop.keep, in: {value: params.first}}",
+            ),
+            {},
+            "it was stop.tensor",
+        ),
+        (("carry: {x: start}", "carry: {x: start, y: start}"), {}, "it had no carry 'y', and has one now"),
+        (("collect: {all: next}", "collect: {all: next, more: next}"), {}, "it had no collect 'more'"),
+        (("sum:", "total:"), {}, "the state is of the loop 'sum', which this run does not have"),
+    ],
+)
+def test_a_change_that_the_state_cannot_take_is_named_before_anything_runs(
+    make: Callable[..., Workflow], change: tuple[str, str], params: dict[str, Any], words: str
+) -> None:
+    stopped = make().run(stop_at=2)
+    old, new = change
+    text = SUM.replace(old, new).replace(
+        "next: {x: next}\n", "next: {x: next, y: next}\n" if "y:" in new else "next: {x: next}\n"
+    )
+    text = text.replace("sum.", "total.") if "total" in new else text
+    workflow = make(text, observers=[lambda event: pytest.fail("something ran")])
+    with pytest.raises(WorkflowError) as refused:
+        workflow.run(resume=stopped, **params)
+    assert words in str(refused.value)
+    assert {problem.code for problem in refused.value.problems} == {"cannot-resume"}
+
+
+def test_a_parameter_that_only_finished_work_read_is_refused(make: Callable[..., Workflow]) -> None:
+    text = SUM.replace(
+        "  sum:\n",
+        "  early:\n    loop: {over: params.count, as: i}\n    carry: {x: start}\n    body:\n"
+        "      before: {use: stop.add, in: {x: carry.x, step: params.early}}\n    next: {x: before}\n  sum:\n",
+    )
+    text = text.replace("params: {", "params: {early: 1.0, ").replace(
+        "carry: {x: start}\n    body:\n      next", "carry: {x: early.x}\n    body:\n      next"
+    )
+    stopped = make(text).run(stop_at="sum:2", early=2.0)
+    with pytest.raises(
+        WorkflowError, match=r"'early' was changed, but nothing after 2 iterations of nodes.sum reads it"
+    ):
+        make(text).run(resume=stopped, early=3.0)
+    assert torch.equal(make(text).run(resume=stopped)["x"], make(text).run(early=2.0)["x"])
+    with pytest.raises(WorkflowError, match="write early:2 or sum:2"):
+        make(text).run(stop_at=2)
+
+
+@pytest.mark.parametrize(("stop_at", "code"), [(0, "bad-stop"), ("x", "bad-stop"), ("sun:2", "no-loop")])
+def test_a_wrong_place_to_stop_is_named(make: Callable[..., Workflow], stop_at: int | str, code: str) -> None:
+    with pytest.raises(WorkflowError) as refused:
+        make().run(stop_at=stop_at)
+    assert refused.value.problems[0].code == code
+
+
+def test_more_iterations_than_the_loop_has_are_named(make: Callable[..., Workflow]) -> None:
+    with pytest.raises(NodeError, match="it can be stopped after 1 to 6 iterations; found 7"):
+        make().run(stop_at=7)
+
+
+def test_a_carry_that_no_file_can_hold_is_named_before_the_first_iteration(make: Callable[..., Workflow]) -> None:
+    text = SUM.replace("carry: {x: start}", "carry: {x: start, f: made}").replace(
+        "  start:", "  made: {use: stop.function}\n  start:"
+    )
+    text = text.replace("next: {x: next}\n", "next: {x: next, f: kept}\n").replace(
+        "      next:", "      kept: {use: stop.keep, in: {value: carry.f}}\n      next:"
+    )
+    with pytest.raises(GuidegraphError, match="its carry 'f' cannot be kept in a file: function"):
+        make(text, observers=[lambda event: pytest.fail("it ran") if hasattr(event, "done") else None]).run(stop_at=3)
+
+
+def test_a_damaged_or_foreign_file_is_an_error_that_names_it(make: Callable[..., Workflow], tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    good, bad = tmp_path / "good.safetensors", tmp_path / "bad.safetensors"
+    make().run(stop_at=2).save(good)
+    content = good.read_bytes()
+    save_file({"x": torch.ones(2)}, bad)
+    contents = [bad.read_bytes(), b"", b"not a file", content[:-1], content[:-1] + bytes([content[-1] ^ 1])]
+    contents += [content.replace(b'\\"dict\\"', b'\\"diet\\"'), content.replace(b'"done":"2"', b'"done":"7"')]
+    for wrong in contents:
+        bad.write_bytes(wrong)
+        with pytest.raises(WorkflowError, match=r"bad.safetensors:1:1: bad-state: "):
+            make().run(resume=bad)
+    with pytest.raises(WorkflowError, match=r"nothing.safetensors:1:1: missing-file"):
+        make().run(resume=tmp_path / "nothing.safetensors")
+    with pytest.raises(WorkflowError, match="bad-state"):
+        make().run(resume=tmp_path)
+
+
+def test_a_file_with_a_right_checksum_and_wrong_contents_is_named(
+    make: Callable[..., Workflow], tmp_path: Path
+) -> None:
+    from guidegraph.graph.values.checksummed_file import read_checked, write_checked
+
+    path = tmp_path / "sum.safetensors"
+    make().run(stop_at=2).save(path)
+    metadata, tensors, _ = read_checked(path)
+    for key, value in (
+        ("done", "9"),
+        ("tree", "{}"),
+        ("run", "[]"),
+        ("run", "{}"),
+        ("host", "3"),
+        ("tree", "[" * 10**5),
+    ):
+        write_checked(path, tensors, {**metadata, key: value})
+        with pytest.raises(WorkflowError, match=r"sum.safetensors:1:1: bad-state"):
+            make().run(resume=path)
+
+
+def test_a_run_in_another_dtype_is_refused(make: Callable[..., Workflow]) -> None:
+    stopped = make().run(stop_at=2)
+    with pytest.raises(WorkflowError, match="the state is of a run in float32; this run is in float64"):
+        make(dtype="float64").run(resume=stopped)
+
+
+def test_parameters_that_are_called_like_the_options_are_parameters(make: Callable[..., Workflow]) -> None:
+    text = SUM.replace("params: {", "params: {stop_at: 1.0, ").replace("step: params.step", "step: params.stop_at")
+    assert make(text).run(stop_at=2.0)["x"].item() == make().run(step=2.0)["x"].item()

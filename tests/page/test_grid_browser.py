@@ -1,0 +1,46 @@
+"""The page in a real browser: a grid over two parameters is run, and one of its cells is opened."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.browser import NEEDS_BROWSER, Browser
+from tests.page.conftest import Server, type_into, wait
+
+pytest.importorskip("starlette")
+pytest.importorskip("uvicorn")
+pytestmark = NEEDS_BROWSER
+
+CHOOSE = """(() => {{ const field = document.querySelector('[aria-label="Parameter {}"]'); field.value = '{}';
+    field.dispatchEvent(new Event('change', {{bubbles: true}})); return true; }})()"""
+SUBMIT = "document.querySelector('.grid-form button').click()"
+
+
+def test_a_grid_is_chosen_run_and_opened(page: Browser, server: Server) -> None:
+    page.evaluate("document.querySelector('.grid-form summary').click()")
+    page.evaluate(CHOOSE.format("across", "seed"))
+    page.evaluate(CHOOSE.format("down", "count"))
+    type_into(page, '[aria-label="Values across"]', "1:4")
+    type_into(page, '[aria-label="Values down"]', "2,x")
+    page.evaluate(SUBMIT)
+    assert "valid integer" in wait(page, "document.querySelector('.grid-form .problem')?.textContent")
+    type_into(page, '[aria-label="Values down"]', "2,5")
+    page.evaluate(SUBMIT)
+    wait(page, "document.querySelectorAll('.grid .cell img').length === 6")
+    headers = page.evaluate("[...document.querySelectorAll('.grid th')].map(e => e.textContent)")
+    assert headers == ["seed", "count", "1", "2", "3", "2", "5"]
+    page.evaluate("""document.querySelector('.cell[title="seed 3, count 5"]').click()""")
+    text = wait(page, "document.querySelector('[aria-label=\"Run of the cell\"]')?.textContent")
+    assert "seed3" in text
+    assert "count5" in text
+    page.evaluate("document.querySelector('[aria-label=\"Run of the cell\"] > button').click()")
+    assert wait(page, "document.getElementById('param-seed')?.value") == "3"
+    assert page.evaluate("document.getElementById('param-count').value") == "5"
+    page.evaluate("[...document.querySelectorAll('.tabs button')].find(b => b.textContent === 'Runs').click()")
+    folder = wait(page, "document.querySelector('select[aria-label=Grid] option:last-child')?.value")
+    assert folder.endswith("-draw-sweep")
+    page.evaluate(
+        "(() => { const field = document.querySelector('select[aria-label=Grid]'); field.selectedIndex = 1;"
+        "field.dispatchEvent(new Event('change', {bubbles: true})); return true; })()"
+    )
+    wait(page, "document.querySelectorAll('.panel .grid .cell img').length === 6")
