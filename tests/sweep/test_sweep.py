@@ -15,6 +15,7 @@ from guidegraph.sweep.sweep_folder import Store
 from guidegraph.sweep.worker import Outcome
 from guidegraph_runtime.files.locks import hold_lock
 from tests.commands.command import TOYS, Command, Result, start
+from tests.fake_clock import replace_clock
 
 DRAW = """
 guidegraph: 1
@@ -290,7 +291,7 @@ def test_a_cell_whose_record_could_not_be_written_says_why(cli: Command) -> None
 
 def test_results_are_written_periodically(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, written = [0.0], list[float]()
-    monkeypatch.setattr("guidegraph.sweep.run.time.monotonic", lambda: clock[0])
+    replace_clock(monkeypatch, lambda: clock[0], "guidegraph.sweep.run")
 
     def write() -> None:
         written.append(clock[0])

@@ -14,6 +14,7 @@ import pytest
 from guidegraph import NodeError, WorkflowError, load_workflow
 from guidegraph.graph.resolution.load import build
 from guidegraph.plugins.manager import PluginManager
+from tests.fake_clock import replace_clock
 from tests.graph import engine_nodes, toys
 from tests.must_end import must_end
 from tests.paths import ROOT
@@ -158,7 +159,7 @@ def test_a_run_ends_at_its_time_limit(tmp_path: Path, monkeypatch: pytest.Monkey
 
     (tmp_path / "w.yaml").write_text(LOOP % 1000)
     ticks = iter(range(10**6))
-    monkeypatch.setattr("guidegraph.graph.trust.limits.time.monotonic", lambda: float(next(ticks)))
+    replace_clock(monkeypatch, lambda: float(next(ticks)), "guidegraph.graph.trust.limits")
     workflow = load_workflow(
         tmp_path / "w.yaml", registry=engine_nodes.REGISTRY, cache="off", limits=limits.Limits(seconds=100)
     )

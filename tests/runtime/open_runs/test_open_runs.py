@@ -23,6 +23,7 @@ from guidegraph_runtime.open_runs.open_run import OpenRun
 from guidegraph_runtime.running.plan import PlanRun, refuse_part
 from guidegraph_runtime.running.values import Values
 from guidegraph_runtime.sessions.sessions import Session
+from tests.fake_clock import replace_clock
 from tests.runtime.running.loop_bundle import JOINS, write_loop_bundle
 
 CPU = SessionSettings.on("cpu", intra_threads=1)
@@ -257,7 +258,8 @@ def test_the_time_of_a_shared_call_counts_against_the_limit_of_each_run(
             return super().run(inputs)
 
     monkeypatch.setitem(bundle._sessions, "step", SlowSession(bundle.session("step")))
-    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    modules = ("open_runs.open_run", "open_runs.step_together", "running.plan")
+    replace_clock(monkeypatch, lambda: clock[0], *(f"guidegraph_runtime.{module}" for module in modules))
     with enforce_limits(Limits(seconds=100)):
         runs = [bundle.start(**request) for request in REQUESTS[:2]]
         for _ in range(2):
