@@ -73,5 +73,5 @@ def _sum_power(image: Tensor, axis: int) -> Tensor:
     for side in (-2, -1):
         window = torch.hann_window(grey.shape[side], periodic=True, dtype=grey.dtype, device=grey.device)
         grey = grey * (window[:, None] if side == -2 else window)
-    power = torch.fft.fft2(grey).abs().square().mean(0)
+    power: Tensor = torch.fft.fft2(grey).abs().square().mean(0)
     return power.sum(0 if axis == -1 else 1)
