@@ -21,6 +21,7 @@ from guidegraph_runtime.bundle.manifest import (
     Manifest,
     Output,
     Part,
+    Preview,
     Reference,
     Requires,
     Tensor,
@@ -38,11 +39,13 @@ def write_bundle(
     kinds: Mapping[str, str],
     versions: Mapping[str, str],
     reference: Reference | None = None,
+    preview: Preview | None = None,
     more: Mapping[str, bytes] | None = None,
 ) -> Manifest:
     """Write a bundle to the folder ``out``, replacing a bundle that is there.
 
-    kinds: one of `OUTPUT_TYPES` for each output. reference: a run to repeat, with its files in ``more``.
+    kinds: one of `OUTPUT_TYPES` for each output. reference: a run to repeat, with its files in ``more``. preview: what
+    shows a run while it is under way.
     Raises ``ExportError`` if something else is at ``out``.
     """
     with _replace_folder(out) as folder:
@@ -65,6 +68,7 @@ def write_bundle(
             requires=Requires(OPSET, exported.providers),
             fixed=exported.fixed,
             reference=reference,
+            preview=preview,
         )
         (folder / MANIFEST).write_bytes(write_manifest(manifest))
     return manifest

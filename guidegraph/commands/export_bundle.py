@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +31,7 @@ from guidegraph.commands.shared.errors import argument_problem
 from guidegraph.commands.shared.open_workflow import unknown_output_problems
 from guidegraph.commands.shared.printing import print_text
 from guidegraph.graph.errors import GuidegraphError, NodeError, Problem, WorkflowError
+from guidegraph.graph.execution.intermediates import use_viewer
 from guidegraph.graph.ir import Graph
 from guidegraph.graph.memory.pause_collector import pause_for_import
 from guidegraph.graph.trust.folder_locks import lock_output
@@ -40,7 +42,7 @@ from guidegraph_runtime.machine.byte_sizes import show_size
 if TYPE_CHECKING:
     from guidegraph.graph.export.workflow import Exported
     from guidegraph.graph.trust.policy import Policy
-    from guidegraph_runtime.bundle.manifest import Manifest, Reference
+    from guidegraph_runtime.bundle.manifest import Manifest, Preview, Reference
 
 REFERENCE = "reference"
 
@@ -79,12 +81,21 @@ def _export(arguments: ExportArguments, stack: ExitStack) -> None:
             exported = export_workflow(
                 graph, values, only=arguments.only, precision=precision, on_part=print_part, policy=policy
             )
-        short, engine = _run_engine(exported, arguments, policy)
+        offered = deque[Any](maxlen=1)
+        with use_viewer(offered.append):
+            short, engine = _run_engine(exported, arguments, policy)
         kinds = {name: bundle_kind(graph, name) for name in exported.outputs}
         reference, files = _reference(exported, short, engine) if arguments.reference else (None, {})
         versions = collect_bundle_versions(graph, opened.registry)
+        preview = _fit_preview(exported, kinds, engine, offered)
         manifest = write_bundle(
-            exported, arguments.bundle, kinds=kinds, versions=versions, reference=reference, more=files
+            exported,
+            arguments.bundle,
+            kinds=kinds,
+            versions=versions,
+            reference=reference,
+            preview=preview,
+            more=files,
         )
     for line in summary(exported, manifest):
         print_text(line)
@@ -159,6 +170,19 @@ def _reference(
         files[f"{REFERENCE}/{name}.npy"] = _npy(to_array(engine[name]))
     outputs = {name: f"{REFERENCE}/{name}.npy" for name in exported.outputs}
     return Reference(inputs, outputs, choose_tolerance(exported)), files
+
+
+def _fit_preview(
+    exported: Exported, kinds: Mapping[str, str], engine: Mapping[str, Any], offered: Sequence[Any]
+) -> Preview | None:
+    """A preview of the first picture, fitted to the engine's run. offered: its last x̂0; empty without one."""
+    from guidegraph.graph.export.compare_outputs import to_array
+    from guidegraph_runtime.bundle.preview import fit_preview
+
+    picture = next((name for name, kind in kinds.items() if kind == "image"), "")
+    if not offered or picture not in engine:
+        return None
+    return fit_preview(exported.plan, exported.outputs[picture], to_array(offered[0]), to_array(engine[picture]))
 
 
 def _npy(array: Any) -> bytes:

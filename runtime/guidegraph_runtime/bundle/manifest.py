@@ -20,6 +20,7 @@ from guidegraph_runtime.bundle.manifest_types import (
     Operation,
     Output,
     Part,
+    Preview,
     Reference,
     Requires,
     Tensor,
@@ -37,6 +38,7 @@ __all__ = [
     "Operation",
     "Output",
     "Part",
+    "Preview",
     "Reference",
     "Requires",
     "Tensor",
@@ -51,6 +53,7 @@ VERSION = 1
 MAX_SIZE = 2**40
 MAX_DIM = 2**31 - 1
 MAX_BODIES = 8
+MAX_CHANNELS = 1024
 _LONG_TEXT = 2**20
 _FIELDS = ("name", "workflow", "inputs", "outputs", "parts", "plan", "files", "versions", "requires", "fixed")
 _NO_DIGEST = "0" * 64
@@ -61,7 +64,7 @@ def read_manifest(data: bytes, location: str = MANIFEST) -> Manifest:
     """Parse the manifest in `data`, the bytes of the file `location`. Raises ``BundleError`` for the first error."""
     top = Cursor(parse_json(data, location), location)
     _check_format(top)
-    fields = top.fields(("format", "version", *_FIELDS, "digest"), ["reference"])
+    fields = top.fields(("format", "version", *_FIELDS, "digest"), ["reference", "preview"])
     _check_digest(fields["digest"], data)
     files = {name: _file(cursor) for name, cursor in fields["files"].entries(_manifest_name_problem)}
     _check_case(fields["files"], files)
@@ -83,6 +86,7 @@ def read_manifest(data: bytes, location: str = MANIFEST) -> Manifest:
         requires=requires,
         fixed={name: cursor.text() for name, cursor in fields["fixed"].entries(identifier_problem)},
         reference=reference,
+        preview=_preview(fields["preview"]) if "preview" in fields else None,
     )
 
 
@@ -299,8 +303,17 @@ def _reference(
     return Reference(input_values, output_files, tolerance)
 
 
+def _preview(cursor: Cursor) -> Preview:
+    fields = cursor.fields(["carry", "matrix"])
+    matrix = tuple(tuple(value.number() for value in row.items()) for row in fields["matrix"].items())
+    if len(matrix) != 3 or len({len(row) for row in matrix}) != 1 or not 2 <= len(matrix[0]) <= MAX_CHANNELS + 1:
+        fields["matrix"].fail("three rows of as many numbers")
+    return Preview(fields["carry"].name(label_problem), matrix)
+
+
 def _plain(manifest: Manifest) -> dict[str, Any]:
-    reference = manifest.reference
+    reference, preview = manifest.reference, manifest.preview
+    plain_preview = {} if preview is None else {"preview": {"carry": preview.carry, "matrix": preview.matrix}}
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -314,6 +327,7 @@ def _plain(manifest: Manifest) -> dict[str, Any]:
         "versions": dict(manifest.versions),
         "requires": {"opset": manifest.requires.opset, "providers": list(manifest.requires.providers)},
         "fixed": dict(manifest.fixed),
+        **plain_preview,
     } | (
         {}
         if reference is None

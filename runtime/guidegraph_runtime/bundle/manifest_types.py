@@ -153,6 +153,17 @@ class Reference:
 
 
 @dataclass(frozen=True)
+class Preview:
+    """A linear map from a sample (B, C, h, w) that a loop carries to colours in [-1, 1].
+
+    carry: its name in the plan. matrix: for red, green and blue, C weights and a constant.
+    """
+
+    carry: str
+    matrix: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
 class Manifest:
     """The contents of `bundle.json`. `workflow` is the exported text, `versions` are the packages used for the export.
 
@@ -170,3 +181,4 @@ class Manifest:
     requires: Requires
     fixed: Mapping[str, str] = field(default_factory=dict)
     reference: Reference | None = None
+    preview: Preview | None = None

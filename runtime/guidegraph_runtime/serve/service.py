@@ -21,6 +21,7 @@ from guidegraph_runtime.running.overrides import host_operations
 from guidegraph_runtime.serve.encode_outputs import encode_outputs
 from guidegraph_runtime.serve.jobs import Failure, Job, JobStore
 from guidegraph_runtime.serve.observers import ServeObserver, call_each
+from guidegraph_runtime.serve.previews import encode_preview
 from guidegraph_runtime.serve.shelf import BundleShelf, ShelfEntry
 from guidegraph_runtime.serve.worker import Worker, WorkerSettings
 from guidegraph_runtime.sessions.sessions import SessionSettings
@@ -100,7 +101,7 @@ class Service:
         self._limits = replace(limits, steps=min(limits.steps, MAX_TABLE_STEPS), seconds=seconds, call_seconds=seconds)
         self.shelf = BundleShelf(folders, settings, self.options.bundle_memory, observers, clock)
         worker_settings = WorkerSettings(
-            self.options.batch, self.options.run_memory, self._limits, self.options.steps, self._encode
+            self.options.batch, self.options.run_memory, self._limits, self.options.steps, self._encode, self._preview
         )
         self._workers = {name: Worker(name, self.shelf, worker_settings, observers, clock) for name in folders}
         self._lock = Lock()
@@ -239,6 +240,9 @@ class Service:
         if demand.nbytes > options.run_memory:
             message = f"its values take {demand.nbytes} bytes, and this server allows {options.run_memory}"
             raise RequestRefused(message, code="over-limit")
+
+    def _preview(self, job: Job) -> bytes:
+        return encode_preview(self.shelf.entries[job.bundle].manifest, job)
 
     def _encode(self, job: Job, outputs: Mapping[str, Any]) -> tuple[Mapping[str, Any], int]:
         return encode_outputs(self.shelf.entries[job.bundle].checks, job.params, job.nodes, outputs)

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from guidegraph_runtime import Bundle
+from guidegraph_runtime import Bundle, SessionSettings
+from guidegraph_runtime.bundle.preview import draw_preview
 from tests.commands.command import ROOT, Command, Result, environment
 
 NODES = str(Path(__file__).with_name("tiny_nodes.py"))
@@ -333,3 +334,21 @@ def test_another_sampler_and_size_need_no_new_export(scenes: Scenes) -> None:
 @pytest.mark.slow
 def test_the_bundle_verifies_on_a_server(scenes: Scenes) -> None:
     assert re.search(r"^image: ok, 0\.0\d+/255 of at most 2/255$", run_alone(scenes, "--verify"), re.MULTILINE)
+
+
+@pytest.mark.slow
+def test_the_preview_shows_the_picture_of_another_prompt(scenes: Scenes) -> None:
+    bundle = Bundle(scenes.bundle, SessionSettings.on("cpu", intra_threads=1))
+    assert bundle.manifest.preview is not None
+    run = bundle.start(prompt="a cactus on snow", seed=1, steps=10)
+    likeness = []
+    while not run.done:
+        preview = draw_preview(bundle.manifest.preview, run.read_carries())
+        assert preview is not None
+        assert preview.shape == (1, 3, 16, 16)
+        likeness.append(preview.ravel())
+        bundle.step([run])
+    picture = run.finish()["image"].reshape(3, 16, 4, 16, 4).mean((2, 4)).ravel()
+    correlation = [float(np.corrcoef(preview, picture)[0, 1]) for preview in likeness]
+    assert correlation == sorted(correlation)
+    assert correlation[-1] > 0.8

@@ -143,11 +143,13 @@ def write_loop_bundle(
     labels: bool = False,
     joins: dict[str, Any] | None = None,
     picture: bool = False,
+    preview: dict[str, Any] | None = None,
 ) -> Path:
     """The bundle in the folder `root`; with `collect`, x of each step is an output too.
 
     labels: its condition is that of labels, one or a list, in the place of a level. joins: the setting of that name of
     its step, which then takes a scale and a row for each sample. picture: its output is a picture, not a tensor.
+    preview: that of the manifest.
     """
     step = STEP if joins is None else JOINED_STEP
     graphs = {
@@ -189,6 +191,7 @@ def write_loop_bundle(
         "versions": {"guidegraph": "0.1.0"},
         "requires": {"opset": OPSET, "providers": []},
         "fixed": {},
+        **({} if preview is None else {"preview": preview}),
     }
     root.mkdir(parents=True)
     for name, data in files.items():

@@ -24,8 +24,10 @@ MakeClient: TypeAlias = Callable[..., TestClient]
 
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a bundle that draws pictures."""
-    return write_loop_bundle(tmp_path_factory.mktemp("serve") / "pictures", joins=JOINS, picture=True)
+    """The folder of a bundle that draws pictures, and has previews."""
+    preview = {"carry": "x", "matrix": [[1, 0, 0], [0, 0.5, 0], [0, 0, 0.25]]}
+    folder = tmp_path_factory.mktemp("serve") / "pictures"
+    return write_loop_bundle(folder, joins=JOINS, picture=True, preview=preview)
 
 
 @pytest.fixture(scope="session")

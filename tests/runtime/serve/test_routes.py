@@ -101,7 +101,7 @@ def test_a_job_that_nobody_waits_for(make_client: MakeClient) -> None:
     assert wait_for_job(client, answer.json()["id"])["status"] == "done"
 
 
-def test_events_tell_the_progress_and_the_end(make_client: MakeClient) -> None:
+def test_events_tell_the_progress_with_previews_and_the_end(make_client: MakeClient, alone: Bundle) -> None:
     client = make_client(started=False)
     service = service_of(client)
     key = client.post("/v1/workflows/pictures", json={"wait": False, "params": {"steps": 4}}).json()["id"]
@@ -113,12 +113,19 @@ def test_events_tell_the_progress_and_the_end(make_client: MakeClient) -> None:
     finally:
         service.stop()
     events = [dict(line.split(": ", 1) for line in block.splitlines()) for block in blocks]
-    assert {event["event"] for event in events[:-1]} == {"progress"}
+    assert {event["event"] for event in events[:-1]} == {"progress", "preview"}
     steps = [json.loads(event["data"])["step"] for event in events]
     assert steps == sorted(steps)
     end = json.loads(events[-1]["data"])
     assert (events[-1]["event"], end["status"], end["step"]) == ("end", "done", 4)
     assert len(end["outputs"]["image"]["data"]) == 2
+    preview = next(json.loads(event["data"]) for event in events if event["event"] == "preview")
+    run = alone.start(steps=4)
+    for _ in range(preview["step"]):
+        alone.step([run])
+    first, second = run.read_carries()["x"][0]
+    expected = pixels(np.stack([first, second / 2, np.full_like(first, 0.25)]).clip(-1, 1))
+    assert np.abs(np.asarray(read_picture(preview)).astype(int) - expected).max() <= 2
 
 
 def test_a_job_is_cancelled(make_client: MakeClient) -> None:
