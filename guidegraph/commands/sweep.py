@@ -134,8 +134,9 @@ def _sweep(arguments: SweepArguments, json: bool) -> None:
 
 def _check_arguments(arguments: SweepArguments, registry: Registry) -> Sweep:
     """Check everything before the sweep. Raises ``WorkflowError`` that lists all problems."""
-    from guidegraph.commands.shared.open_workflow import apply_recipe, parse_settings
+    from guidegraph.commands.shared.open_workflow import parse_settings
     from guidegraph.runs.outputs import output_problems
+    from guidegraph.runs.recipe import apply_recipe
     from guidegraph.runs.stopped_run import check_repeatable
     from guidegraph.sweep.grid import make_grid
     from guidegraph.sweep.ray_cluster import Cluster

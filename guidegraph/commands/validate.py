@@ -56,8 +56,8 @@ def validate(
 
 def _validate_file(request: WorkflowRequest) -> Literal["ok", "wrong", "lacking"]:
     """Check one workflow and print the result; "lacking" if it is valid and only this machine cannot run it."""
-    from guidegraph.commands.shared.open_workflow import apply_recipe
     from guidegraph.runs.check import check_workflow
+    from guidegraph.runs.recipe import apply_recipe
 
     path = request.workflow
     try:

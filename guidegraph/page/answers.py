@@ -27,16 +27,23 @@ async def read_json(request: Request) -> dict[str, Any]:
     """The body of a request, a JSON object; empty if it is anything else."""
     if request.headers.get("content-type", "").partition(";")[0] != "application/json":
         return {}
-    body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY:
-            return {}
+    body = await read_body(request, MAX_BODY)
     try:
-        content = json.loads(body)
+        content = json.loads(body or b"")
     except (ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+async def read_body(request: Request, limit: int) -> bytes | None:
+    """The body of a request; ``None`` if it is longer than ``limit`` bytes."""
+    chunks, size = [], 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > limit:
+            return None
+        chunks.append(chunk)
+    return b"".join(chunks)
 
 
 def is_texts(value: Any) -> bool:

@@ -21,7 +21,6 @@ from guidegraph.graph.ir import Graph
 from guidegraph.graph.language.bind_parameters import bind
 from guidegraph.graph.planning.admission import admission_problems
 from guidegraph.graph.planning.plan import Plan, find_needed_ops
-from guidegraph.graph.resolution.load import build
 from guidegraph.graph.run_config import RunConfig
 from guidegraph.graph.stopping.loop_state import LoopStopped, StopToken
 from guidegraph.graph.trust.folder_locks import lock_folder
@@ -30,11 +29,12 @@ from guidegraph.graph.trust.policy import check_effects
 from guidegraph.page.frames import FrameMaker, RunCache
 from guidegraph.page.grids import make_sweep, run_grid
 from guidegraph.page.progress import JobProgress
+from guidegraph.page.strangers import WorkflowSource
 from guidegraph.plugins.hookspecs import RunInfo
 from guidegraph.plugins.manager import PluginManager
 from guidegraph.runs.outputs import output_problems
 from guidegraph.runs.run import RecordedRun
-from guidegraph.runs.stopped_run import StoppedRun, check_stopped_run
+from guidegraph.runs.stopped_run import StoppedRun, check_repeatable, check_stopped_run
 from guidegraph.sweep.run import Sweep
 from guidegraph_runtime.error_text import describe_error, error_text
 from guidegraph_runtime.files.run_folders import make_run_folder
@@ -58,13 +58,15 @@ class QueueFull(GuidegraphError):
 class Job:
     """One run of a workflow, or a grid of runs. path: of the node that failed, if any.
 
-    earlier: the stopped run that it goes on from. sweep: the grid. cells: how many of it have ended, and all.
+    config: its settings. earlier: the stopped run that it goes on from. sweep: the grid. cells: how many of it have
+    ended, and all.
     """
 
     number: int
     name: str
     graph: Graph
     values: dict[str, Any]
+    config: RunConfig
     earlier: StoppedRun | None = None
     sweep: Sweep | None = None
     cells: tuple[int, int] = (0, 0)
@@ -138,36 +140,42 @@ class JobQueue:
         if self._thread is not None:
             self._thread.join(seconds)
 
-    def add(self, name: str, path: Path, texts: Mapping[str, str], earlier: StoppedRun | None = None) -> Job:
+    def add(
+        self, name: str, source: WorkflowSource, texts: Mapping[str, str], earlier: StoppedRun | None = None
+    ) -> Job:
         """Check a workflow and its parameters, and queue a run. Raises ``WorkflowError`` and ``QueueFull``.
 
         earlier: a stopped run to go on from, with these parameters.
         """
-        with enforce_limits(self.config.limits):
-            graph = build(path, self.manager.registry)
+        config = source.complete(self.config, texts)
+        with enforce_limits(config.limits):
+            graph = source.build_for_run(self.manager.registry)
             values = bind(graph, texts, text=True, label=LABEL)
-            self._check(graph, values)
+            self._check(graph, values, config)
+            check_repeatable(source.recipe, earlier, Path(name))
             if earlier is not None:
-                check_stopped_run(earlier, graph, values, self.config)
-        return self._enqueue(Job(next(self._numbers), name, graph, values, earlier))
+                check_stopped_run(earlier, graph, values, config)
+        return self._enqueue(Job(next(self._numbers), name, graph, values, config, earlier))
 
-    def add_grid(self, name: str, path: Path, texts: Mapping[str, str], axes: Mapping[str, str]) -> Job:
+    def add_grid(self, name: str, source: WorkflowSource, texts: Mapping[str, str], axes: Mapping[str, str]) -> Job:
         """Check a grid of runs, and queue it. axes: the texts of the values of one or two parameters, by name.
 
         Raises ``WorkflowError`` and ``QueueFull``.
         """
-        with enforce_limits(self.config.limits):
-            graph = build(path, self.manager.registry)
-            sweep = make_sweep(graph, self.config, texts, axes)
+        config = source.complete(self.config, {*texts, *axes})
+        with enforce_limits(config.limits):
+            graph = source.build_for_run(self.manager.registry)
+            check_repeatable(source.recipe, None, Path(name))
+            sweep = make_sweep(graph, config, texts, axes)
             for point in sweep.grid.points():
-                self._check(graph, {**sweep.grid.base, **point})
-        return self._enqueue(Job(next(self._numbers), name, graph, {}, sweep=sweep))
+                self._check(graph, {**sweep.grid.base, **point}, config)
+        return self._enqueue(Job(next(self._numbers), name, graph, {}, config, sweep=sweep))
 
-    def _check(self, graph: Graph, values: Mapping[str, Any]) -> None:
+    def _check(self, graph: Graph, values: Mapping[str, Any], config: RunConfig) -> None:
         """Raise ``WorkflowError`` if a run with these values cannot begin."""
-        problems = output_problems(graph, self.manager.registry, None)
-        check_effects(find_needed_ops(graph, None, values), values, self.config.policy)
-        if problems := problems or admission_problems(graph, values):
+        problems = output_problems(graph, self.manager.registry, config.only)
+        check_effects(find_needed_ops(graph, config.only, values), values, config.policy)
+        if problems := problems or admission_problems(graph, values, config.only):
             raise WorkflowError(problems)
 
     def _enqueue(self, job: Job) -> Job:
@@ -281,8 +289,8 @@ class JobQueue:
 
     def _execute(self, job: Job, frames: FrameMaker) -> None:
         job.folder = Path(os.path.abspath(make_run_folder(None, job.graph.name)))
-        job.recorded = RecordedRun(job.graph, self.manager.registry, job.values, self.config, job.folder, job.earlier)
-        info = RunInfo(job.graph, job.values, self.config.device, self.config.dtype)
+        job.recorded = RecordedRun(job.graph, self.manager.registry, job.values, job.config, job.folder, job.earlier)
+        info = RunInfo(job.graph, job.values, job.config.device, job.config.dtype)
         with ExitStack() as stack:
             stack.enter_context(lock_folder(job.folder, "guidegraph open"))
             stack.enter_context(use_viewer(frames))

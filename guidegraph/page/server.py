@@ -22,13 +22,22 @@ from starlette.types import ASGIApp
 from guidegraph.drawing.style import page_css
 from guidegraph.graph.errors import GuidegraphError
 from guidegraph.page.access import Access, GuardedApp
-from guidegraph.page.answers import AsciiJson, answer_error, answer_failure, error_response, is_texts, read_json
+from guidegraph.page.answers import (
+    AsciiJson,
+    answer_error,
+    answer_failure,
+    error_response,
+    is_texts,
+    read_body,
+    read_json,
+)
 from guidegraph.page.edits import PageEdits
 from guidegraph.page.folder import WorkflowFolder
 from guidegraph.page.frames import encode_first, is_picture
 from guidegraph.page.gallery import compare_texts, list_runs, read_picture, read_stopped_run
 from guidegraph.page.grids import list_grids, read_grid
 from guidegraph.page.jobs import JobQueue
+from guidegraph.page.strangers import MAX_BYTES
 from guidegraph.page.values import describe_value
 from guidegraph.page.view import SCOPE, Fingerprint, Views, read_fingerprint
 from guidegraph.page.wire_routes import WireRoutes
@@ -68,6 +77,7 @@ class PageServer:
         routes = [
             Route("/api/workflows", self.list_workflows),
             Route("/api/view", self.read_view),
+            Route("/api/pictures", self.open_picture, methods=["POST"]),
             Route("/api/events", self.stream_events),
             Route("/api/edits", self.edit, methods=["POST"]),
             Route("/api/nodes", self.change_node, methods=["POST"]),
@@ -97,12 +107,21 @@ class PageServer:
 
     async def list_workflows(self, request: Request) -> Response:
         names = await run_in_threadpool(self.folder.list_names)
+        names += self.views.strangers.list_names()
         return AsciiJson({"names": names, "root": str(self.folder.root)})
 
     async def read_view(self, request: Request) -> Response:
         name = request.query_params.get("name", "")
         view = await run_in_threadpool(self.views.read, name)
         return AsciiJson({**view, "undo": self.edits.count(name)})
+
+    async def open_picture(self, request: Request) -> Response:
+        """Open the workflow of a picture, which is the body, as a stranger's."""
+        content = await read_body(request, MAX_BYTES)
+        if request.headers.get("content-type") != "image/png" or content is None:
+            return error_response(HTTPStatus.BAD_REQUEST, f"expected a PNG of at most {MAX_BYTES >> 20} MiB")
+        file = request.query_params.get("file", "")
+        return AsciiJson({"name": await run_in_threadpool(self.views.strangers.add, file, content)})
 
     async def edit(self, request: Request) -> Response:
         """Set the value at a path, or remove it if the value is null."""
@@ -137,7 +156,7 @@ class PageServer:
 
     async def stream_events(self, request: Request) -> Response:
         name = request.query_params.get("name", "")
-        self.folder.locate(name)
+        self.views.find_source(name)
         events = self.iterate_events(name, request.is_disconnected)
         return StreamingResponse(events, media_type="text/event-stream")
 
@@ -183,9 +202,9 @@ class PageServer:
         name, texts, resume = body.get("name"), body.get("params", {}), body.get("resume", "")
         if not isinstance(name, str) or not isinstance(resume, str) or not is_texts(texts):
             return error_response(HTTPStatus.BAD_REQUEST, "expected a workflow's name and the texts of its parameters")
-        path = self.folder.locate(name)
+        source = self.views.find_source(name)
         earlier = await run_in_threadpool(read_stopped_run, self.runs, resume) if resume else None
-        job = await run_in_threadpool(self.jobs.add, name, path, texts, earlier)
+        job = await run_in_threadpool(self.jobs.add, name, source, texts, earlier)
         return AsciiJson(job.describe(0), HTTPStatus.ACCEPTED)
 
     async def start_grid(self, request: Request) -> Response:
@@ -194,7 +213,7 @@ class PageServer:
         name, texts, axes = body.get("name"), body.get("params", {}), body.get("axes")
         if not isinstance(name, str) or not is_texts(texts) or not is_texts(axes):
             return error_response(HTTPStatus.BAD_REQUEST, "expected a workflow's name and texts of parameters and axes")
-        job = await run_in_threadpool(self.jobs.add_grid, name, self.folder.locate(name), texts, axes)
+        job = await run_in_threadpool(self.jobs.add_grid, name, self.views.find_source(name), texts, axes)
         return AsciiJson(job.describe(0), HTTPStatus.ACCEPTED)
 
     async def read_grid(self, request: Request) -> Response:

@@ -22,13 +22,13 @@ from guidegraph.graph.language.syntax import (
     ParsedWorkflow,
     list_links,
 )
-from guidegraph.graph.language.yaml_tree import YamlSequence, read_text
+from guidegraph.graph.language.yaml_tree import YamlSequence
 from guidegraph.graph.registry import Registry
-from guidegraph.graph.resolution.load import build
 from guidegraph.graph.resolution.ports import TypeRecord
-from guidegraph.graph.trust.policy import Policy, is_shipped
+from guidegraph.graph.trust.policy import Policy
 from guidegraph.page.folder import WorkflowFolder
 from guidegraph.page.forms import Row, describe_node_for_page, describe_parameter, format_tree
+from guidegraph.page.strangers import NOTE, Strangers, WorkflowSource
 from guidegraph.page.wiring import Wiring
 from guidegraph.runs.check import check_workflow
 
@@ -51,7 +51,7 @@ def read_fingerprint(path: Path) -> Fingerprint:
 
 @dataclass
 class Views:
-    """Reads workflows for the page. drawings: the last drawing of each that could be drawn, by name.
+    """Reads workflows for the page, those in pictures too. drawings: the last good drawing of each, by name.
 
     files: the fingerprints of the files that each workflow was last read from, by name. They include sub-workflows with
     errors, and those that are missing.
@@ -60,13 +60,18 @@ class Views:
     folder: WorkflowFolder
     registry: Registry
     policy: Policy
+    strangers: Strangers = field(default_factory=Strangers)
     drawings: dict[str, str] = field(default_factory=dict)
     files: dict[str, dict[Path, Fingerprint]] = field(default_factory=dict)
     _wirings: dict[str, tuple[dict[Path, Fingerprint], Wiring | None]] = field(default_factory=dict)
 
+    def find_source(self, name: str) -> WorkflowSource:
+        """The workflow with this name, of a picture or in the folder. Raises ``UnknownWorkflow``."""
+        return self.strangers.find(name) or WorkflowSource(self.folder.locate(name))
+
     def read_wiring(self, name: str) -> Wiring:
         """The wires of a workflow as it is on disk. Raises ``UnknownWorkflow``; ``WorkflowError`` if it has errors."""
-        path = self.folder.locate(name)
+        path = self.find_source(name).path
         # Another thread may read it meanwhile: the wires are taken together with the files that they are from.
         files, wiring = self._wirings.get(name, ({}, None))
         if wiring is None or any(read_fingerprint(file) != mark for file, mark in files.items()):
@@ -81,17 +86,18 @@ class Views:
 
         Any thread may call it.
         """
-        path = self.folder.locate(name)
+        source = self.find_source(name)
+        path, policy = source.path, source.make_policy(self.policy)
         problems: list[Problem] = []
         notes: list[Problem] = []
         graph, workflow, text = None, None, ""
-        before = {file: read_fingerprint(file) for file in (path, *self.files.get(name, {}))}
-        files, types = {path}, TypeRecord()
+        files, types = set() if source.recipe else {path}, TypeRecord()
+        before = {file: read_fingerprint(file) for file in (*files, *self.files.get(name, {}))}
         try:
-            text = read_text(path, str(path))
+            text = source.read_text()
             workflow, _ = parse(text, path)
-            graph = build(path, self.registry, {os.path.normpath(path.absolute()): text}, files=files, types=types)
-            notes = check_workflow(graph, self.registry, self.policy).machine_problems
+            graph = source.build(self.registry, {os.path.normpath(path.absolute()): text}, files, types)
+            notes = check_workflow(graph, self.registry, policy).machine_problems
         except WorkflowError as error:
             problems = error.problems
         marks = {file: before.get(file) or read_fingerprint(file) for file in files}
@@ -106,11 +112,11 @@ class Views:
             "name": name,
             "text": text,
             "problems": [self._describe_problem(problem, path) for problem in problems],
-            "notes": [self._describe_problem(problem, path) for problem in notes],
+            "notes": [*_list_notes(source), *(self._describe_problem(problem, path) for problem in notes)],
             "svg": self.drawings.get(name, ""),
             "drawn": graph is not None,
-            "readonly": "it ships with guidegraph: copy it to change it" if is_shipped(path) else "",
-            "params": _describe_parameters(graph, workflow),
+            "readonly": source.readonly,
+            "params": _describe_parameters(graph, workflow, source),
             "nodes": {**_describe_nodes(workflow, text), **self._describe_inlined(graph, path)},
             "types": self._describe_types(graph, workflow),
         }
@@ -150,13 +156,22 @@ class Views:
         return {id: describe_node_for_page(nodes[id], self.registry) for id in sorted(ids & {*nodes})}
 
 
-def _describe_parameters(graph: Graph | None, workflow: ParsedWorkflow | None) -> list[Row]:
+def _list_notes(source: WorkflowSource) -> list[Row]:
+    """What the user should know of a picture's workflow, in the form of a problem."""
+    if source.recipe is None:
+        return []
+    return [{"file": "", "here": False, "line": 0, "column": 0, "code": "stranger", "message": NOTE, "path": ""}]
+
+
+def _describe_parameters(graph: Graph | None, workflow: ParsedWorkflow | None, source: WorkflowSource) -> list[Row]:
     if graph is None or workflow is None:
         return []
-    return [
-        describe_parameter(parameter, None if (written := workflow.params.get(name)) is None else written.default)
-        for name, parameter in graph.params.items()
-    ]
+    rows = []
+    for name, parameter in graph.params.items():
+        written = workflow.params.get(name)
+        row = describe_parameter(parameter, written.default if written is not None else None)
+        rows.append({**row, "default": source.format_default(name, row["default"])})
+    return rows
 
 
 def _iterate_ops(ops: Mapping[str, ParsedOp]) -> Iterator[ParsedOp]:

@@ -12,6 +12,7 @@ from typing import Any
 from guidegraph.graph.device_context import DTYPES
 from guidegraph.graph.errors import Mark, Problem, UnwritableOutput, WorkflowError
 from guidegraph.graph.ir import Call, Graph, walk
+from guidegraph.graph.language.bind_parameters import bind
 from guidegraph.graph.paths import PACKAGE, find_package_roots, find_shipped_folders
 from guidegraph.graph.sources import Literal as Constant
 from guidegraph.graph.sources import Param
@@ -145,6 +146,22 @@ def _parse_recipe(data: Any) -> Recipe:
             raise ValueError(f"'{name[:60]!a}' is not a file name")
     sources = {str(resolve_file_name(name)): text for name, text in recipe.sources.items()}
     return replace(recipe, workflow=resolve_file_name(data["workflow"]), sources=sources)
+
+
+def apply_recipe(graph: Graph, recipe: Recipe | None) -> Graph:
+    """The graph with a picture's parameters as its defaults, which the command line may override."""
+    return graph if recipe is None else apply_params(graph, recipe.params, "the picture's parameters")
+
+
+def apply_params(graph: Graph, params: Mapping[str, Any], label: str) -> Graph:
+    """The graph with these values as the defaults of its parameters. label: their origin, for error messages.
+
+    Raises ``WorkflowError``.
+    """
+    recorded = {name: parameter for name, parameter in graph.params.items() if name in params}
+    values = bind(replace(graph, params=recorded), params, label=label)
+    defaults = {name: replace(recorded[name], default=value, required=False) for name, value in values.items()}
+    return replace(graph, params={**graph.params, **defaults})
 
 
 def portable_value(value: Any) -> Any:

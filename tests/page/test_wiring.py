@@ -230,9 +230,9 @@ def test_the_setting_of_a_new_node_is_a_text_where_its_port_takes_text_alone(
 
 
 def test_a_view_that_is_read_meanwhile_does_not_hide_the_wires(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    from guidegraph.page import view
+    from guidegraph.page import strangers
 
-    views, read_text = site.page.views, view.read_text
+    views, read_text = site.page.views, strangers.read_text
     before = views.read_wiring("draw.yaml")
     during: list[Wiring] = []
 
@@ -240,7 +240,7 @@ def test_a_view_that_is_read_meanwhile_does_not_hide_the_wires(site: Site, monke
         during.append(views.read_wiring("draw.yaml"))
         return read_text(*arguments)
 
-    monkeypatch.setattr(view, "read_text", read_wiring_meanwhile)
+    monkeypatch.setattr(strangers, "read_text", read_wiring_meanwhile)
     views.read("draw.yaml")
     assert during == [before]
 

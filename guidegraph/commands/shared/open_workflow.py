@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from guidegraph.graph.resolution.load import build
 from guidegraph.graph.run_config import RunConfig
 from guidegraph.graph.trust.policy import Grants, Policy
 from guidegraph.plugins.selection import PluginSelection
-from guidegraph.runs.recipe import Recipe, is_picture, read_recipe
+from guidegraph.runs.recipe import Recipe, apply_params, apply_recipe, is_picture, read_recipe
 from guidegraph.runs.stopped_run import StoppedRun, list_param_problems
 
 if TYPE_CHECKING:
@@ -132,22 +132,6 @@ def parse_settings(settings: Sequence[str], problems: list[Problem]) -> dict[str
         else:
             texts[name.strip()] = value
     return texts
-
-
-def apply_recipe(graph: Graph, recipe: Recipe | None) -> Graph:
-    """The graph with a picture's parameters as its defaults, which the command line may override."""
-    return graph if recipe is None else apply_params(graph, recipe.params, "the picture's parameters")
-
-
-def apply_params(graph: Graph, params: Mapping[str, Any], label: str) -> Graph:
-    """The graph with these values as the defaults of its parameters. label: their origin, for error messages.
-
-    Raises ``WorkflowError``.
-    """
-    recorded = {name: parameter for name, parameter in graph.params.items() if name in params}
-    values = bind(replace(graph, params=recorded), params, label=label)
-    defaults = {name: replace(recorded[name], default=value, required=False) for name, value in values.items()}
-    return replace(graph, params={**graph.params, **defaults})
 
 
 def unknown_output_problems(graph: Graph, only: Iterable[str] | None) -> list[Problem]:

@@ -21,6 +21,10 @@ export const get = (path, query = {}) => request(`${path}?${new URLSearchParams(
 export const post = (path, body = {}) =>
   request(path, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) });
 
+// Promises the name of the workflow in a picture, a File.
+export const openPicture = async (file) =>
+  (await request(`api/pictures?${new URLSearchParams({ file: file.name })}`, { method: "POST", headers: { "content-type": "image/png" }, body: file })).name;
+
 const RETRY = 1000; // milliseconds
 
 // Calls `on.file` when the workflow's file has changed, `on.jobs` with news of runs, `on.online` when the connection to

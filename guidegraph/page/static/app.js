@@ -1,7 +1,7 @@
 // The page: the workflow's file is the state; this shows it, and asks the server for edits and runs.
 
 import { html, render, useCallback, useEffect, useRef, useState } from "./vendor/htm-preact.js";
-import { get, listen, post } from "./api.js";
+import { get, listen, openPicture, post } from "./api.js";
 import { formatValue } from "./format.js";
 import { Gallery } from "./gallery.js";
 import { Graph } from "./graph.js";
@@ -209,6 +209,34 @@ function App() {
     return () => removeEventListener("keydown", onKey);
   });
 
+  // Open the workflow of a picture that was dropped or chosen.
+  async function open(file) {
+    try {
+      const opened = await openPicture(file);
+      setNames((old) => (old.includes(opened) ? old : [...old, opened]));
+      location.hash = encodeURIComponent(opened);
+      setFailure("");
+    } catch (error) {
+      setFailure(`${file.name}: ${error.problems[0]?.message || error.message}`);
+    }
+  }
+
+  useEffect(() => {
+    const hasFiles = (event) => [...(event.dataTransfer?.types || [])].includes("Files");
+    const onOver = (event) => hasFiles(event) && event.preventDefault();
+    const onDrop = (event) => {
+      if (!hasFiles(event)) return;
+      event.preventDefault();
+      if (event.dataTransfer.files.length) open(event.dataTransfer.files[0]);
+    };
+    addEventListener("dragover", onOver);
+    addEventListener("drop", onDrop);
+    return () => {
+      removeEventListener("dragover", onOver);
+      removeEventListener("drop", onDrop);
+    };
+  }, []);
+
   const rows = Object.values(jobs);
   const job = rows.filter((other) => other.name === name).at(-1);
   const ended = job && !["queued", "running"].includes(job.status) ? job.number : 0;
@@ -266,7 +294,7 @@ function App() {
             ${panel === "add" && html`<${Palette} ...${{ name, view, place, draft }} onDraft=${setDraft} onAdd=${addNode}
               onPlace=${(next, use) => (use ? dropNode(next, use) : setPlace(next))} />`}
             ${panel === "runs" && html`<${Gallery} finished=${finished} onUse=${use} name=${name}
-              onResume=${(row) => { use(row.params); setResumable({ folder: row.folder }); }} />`}
+              onPicture=${open} onResume=${(row) => { use(row.params); setResumable({ folder: row.folder }); }} />`}
           </div>
         </aside>
       </main>`}`;

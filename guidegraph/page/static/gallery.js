@@ -5,7 +5,7 @@ import { get } from "./api.js";
 import { formatSeconds, formatValue, sharpen } from "./format.js";
 import { GridTable } from "./grid.js";
 
-export function Gallery({ finished, onUse, onResume, name }) {
+export function Gallery({ finished, onUse, onResume, onPicture, name }) {
   const [runs, setRuns] = useState(null);
   const [chosen, setChosen] = useState([]);
   const [failure, setFailure] = useState("");
@@ -20,12 +20,15 @@ export function Gallery({ finished, onUse, onResume, name }) {
   useEffect(() => {
     get("api/grids").then(setGrids, () => setGrids([]));
   }, [finished]);
-  if (failure) return html`<p class="problem" role="alert">${failure}</p>`;
-  if (!runs) return html`<p class="hint">Reading the runs …</p>`;
-  if (!runs.length && !grids.length) return html`<p class="hint">There are no runs in this folder yet.</p>`;
+  const opener = html`<label class="opener">Open the workflow of a picture: drop it on the page, or choose it
+    <input type="file" accept="image/png" onChange=${(event) => event.target.files.length && onPicture(event.target.files[0])} /></label>`;
+  if (failure) return html`${opener}<p class="problem" role="alert">${failure}</p>`;
+  if (!runs) return html`${opener}<p class="hint">Reading the runs …</p>`;
+  if (!runs.length && !grids.length) return html`${opener}<p class="hint">There are no runs in this folder yet.</p>`;
   const flip = (folder) => setChosen(chosen.includes(folder) ? chosen.filter((other) => other !== folder) : [...chosen.slice(-1), folder]);
   const pair = chosen.map((folder) => runs.find((run) => run.folder === folder)).filter(Boolean).sort((a, b) => (a.folder < b.folder ? -1 : 1));
   return html`
+    ${opener}
     ${grids.length > 0 && html`<select aria-label="Grid" value=${grid} onChange=${(event) => setGrid(event.target.value)}>
       <option value="">${grids.length === 1 ? "1 grid" : `${grids.length} grids`}</option>${grids.map(({ folder }) => html`<option value=${folder}>${folder}</option>`)}</select>`}
     ${grid && html`<${GridTable} folder=${grid} version=${finished} name=${name} onUse=${onUse} />`}
