@@ -25,6 +25,7 @@ from guidegraph.graph.memory.weights import Mover
 from guidegraph.graph.planning.plan import Plan
 from guidegraph.graph.planning.steps import RegionPlan, Step
 from guidegraph.graph.resolution.wiring_checks import WiringChecks
+from guidegraph.graph.trust.process_state import StateKeeper
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class TopLevel:
         self.record, self.caches, self.context = state.record, state.caches, state.context
         self.plan, self.region, self.wiring, self.delivery = plan, region, wiring, delivery
         self.placement = Placement(region, plan.config, state.mover, state.record.emit)
+        self.keeper = None if self.record.observers else StateKeeper()
         self.futures: Mapping[int, Future[Any]] = {}
         self.faster: Mapping[int, Callable[[list[Any]], None]] = {}
         if state.context.accelerator is not None:
@@ -91,9 +93,11 @@ class TopLevel:
             self.record.finish_node(op, self.plan.digests[op.key], seconds, "computed")
         if self.wiring.awaited:
             self.wiring.check(dict(zip(step.outputs(), (slots[slot] for slot in step.outs), strict=True)))
-        if self.delivery.waiting:
+        if not self.delivery.waiting.keys().isdisjoint(step.outs):
+            self._forget_state()
             self.delivery.deliver(step.outs, slots)
         if self.placement.residency is not None:
+            self._forget_state()
             with self.record.report_failure():
                 self.placement.finish(step, slots)
 
@@ -141,9 +145,15 @@ class TopLevel:
     def _run_step(self, step: Step, slots: list[Any]) -> None:
         faster = self.faster.get(id(step))
         if faster is None:
-            run_step(step, slots, self.context, self.plan)
+            run_step(step, slots, self.context, self.plan, self.keeper)
         else:
+            self._forget_state()
             faster(slots)
+
+    def _forget_state(self) -> None:
+        """Forget the state of the process, since other code than nodes may change it now."""
+        if self.keeper is not None:
+            self.keeper.forget()
 
     def _keep(self, step: Step, slots: list[Any]) -> None:
         """Put the values of a step into the caches."""
