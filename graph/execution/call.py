@@ -29,7 +29,7 @@ def invoke(
     """
     process_state = None if step.watch == "nothing" else save_state(step.watch, keeper)
     if keeper is not None:
-        keeper.forget()
+        keeper.saved = None
     try:
         if step.plain:
             args = [slots[slot] for slot in step.reads]

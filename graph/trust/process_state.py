@@ -13,6 +13,7 @@ of them is never saved as the state before another.
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,9 +21,12 @@ from contextvars import ContextVar
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
+from guidegraph.graph.trust.environment import make_version_reader, read_variables, restore_variables
 from guidegraph.graph.trust.seed_detection import (
     GeneratorStates,
-    make_generator_reader,
+    find_numpy_state,
+    find_python_generator,
+    find_torch_state,
     read_cuda_states,
     restore_seeded,
     restore_seeded_cuda,
@@ -33,7 +37,7 @@ if TYPE_CHECKING:
     from guidegraph.graph.node import Watch
 
 Values: TypeAlias = "tuple[Any, ...]"
-PROCESS, THREAD, FOLDER, GENERATORS = slice(2), slice(2, 5), 5, slice(6, None)
+PROCESS, THREAD, FOLDER, GENERATORS, VERSION = slice(2), slice(2, 5), 5, slice(6, 10), 10
 """Parts of the values that are read: torch's settings of the process, and those of this thread; the rest is read for
 third-party nodes alone."""
 
@@ -83,15 +87,17 @@ def _begin(now: Values) -> Values:
     if _active:
         first = next(iter(_active), now)
         folder = next((values[FOLDER : GENERATORS.start] for values in [*_active, now] if len(values) > FOLDER), ())
-        now = (*first[PROCESS], *now[THREAD], *folder[: len(now) - FOLDER], *now[GENERATORS])
+        now = (*first[PROCESS], *now[THREAD], *folder[: len(now) - FOLDER], *now[GENERATORS.start :])
     _active.append(now)
     return now
 
 
 def _end(before: Values) -> None:
     """End the call that began with these values."""
-    if before in _active:  # else a run that began after an interrupt has cleared the list
+    try:
         _active.remove(before)
+    except ValueError:  # a run that began after an interrupt has cleared the list
+        return
 
 
 @contextmanager
@@ -110,27 +116,30 @@ def guard_run() -> Iterator[None]:
 
 def save_state(watch: Watch, keeper: StateKeeper | None = None) -> SavedState:
     """Save the state before a call. keeper: may know it from the step before."""
-    readers = _get_readers()
     if watch == "torch":
-        return SavedState(_begin(readers.torch()))
+        return SavedState(_begin(_get_readers().torch()))
     saved = None if keeper is None else keeper.saved
     if saved is None:
-        saved = SavedState(readers.everything(), dict(_raw_environment()), read_cuda_states())
+        saved = SavedState(_get_readers().everything(), dict(read_variables()), read_cuda_states())
+    elif not _active:
+        _active.append(saved.values)
+        return saved
     values = _begin(saved.values)
     return saved if values is saved.values else saved._replace(values=values)
 
 
 def restore_state(saved: SavedState, call: Call, keeper: StateKeeper | None = None) -> None:
     """Restore state that changed since ``save_state``, with a warning that names the node."""
-    readers = _get_readers()
-    if saved.variables is None:
+    readers, (values, variables, cuda) = _get_readers(), saved
+    if variables is None:
         now = readers.torch()
-        changed = [] if now == saved.values else list(_restore_changed(saved.values, now, readers.settings))
-        _end(saved.values)
+        changed = [] if now == values else list(_restore_changed(values, now, readers.settings))
+        _end(values)
     else:
         now = readers.everything()
-        if now == saved.values and _raw_environment() == saved.variables and not saved.cuda and not readers.uses_cuda():
-            _end(saved.values)
+        same_variables = now[VERSION] is not None or read_variables() == variables
+        if now == values and same_variables and not cuda and not readers.uses_cuda():
+            _end(values)
             if keeper is not None:
                 keeper.saved = saved
             return
@@ -142,8 +151,8 @@ def restore_state(saved: SavedState, call: Call, keeper: StateKeeper | None = No
 def _restore_everything(saved: SavedState, now: Values, settings: tuple[_Value, ...]) -> list[str]:
     changed = list(_restore_changed(saved.values, now, settings))
     _end(saved.values)
-    if _raw_environment() != saved.variables:
-        changed.append(_restore_variables(dict(saved.variables or {})))
+    if read_variables() != saved.variables:
+        changed.append(restore_variables(saved.variables or {}))
     seeded = restore_seeded(GeneratorStates(*saved.values[GENERATORS]), GeneratorStates(*now[GENERATORS]))
     seeded += restore_seeded_cuda(saved.cuda, read_cuda_states())
     return changed + [f"seeds {name}, which was put back" for name in seeded]
@@ -185,13 +194,28 @@ def _get_readers() -> _Readers:
     import torch
 
     dtype, threads, precision = torch.get_default_dtype, torch.get_num_threads, torch.get_float32_matmul_precision
-    gradients, device, generators = torch.is_grad_enabled, _device_reader(torch), make_generator_reader()
+    gradients, device, folder, modules = torch.is_grad_enabled, _device_reader(torch), current_folder, sys.modules
+    version = make_version_reader()
+    torch_state, (python_state, python) = find_torch_state(), find_python_generator()
 
     def read_torch() -> Values:
         return dtype(), precision(), threads(), gradients(), device()
 
     def read_everything() -> Values:
-        return (dtype(), precision(), threads(), gradients(), device(), current_folder(), *generators())
+        numpy = modules.get("numpy.random")
+        return (
+            dtype(),
+            precision(),
+            threads(),
+            gradients(),
+            device(),
+            folder(),
+            torch_state.raw,
+            python_state.raw,
+            python.gauss_next,
+            b"" if numpy is None else find_numpy_state(numpy.get_bit_generator()).raw,
+            version(),
+        )
 
     settings = (
         _Value("torch's default dtype", torch.set_default_dtype),
@@ -226,25 +250,3 @@ def current_folder() -> str:
         return os.getcwd()
     except OSError:
         return ""
-
-
-def _raw_environment() -> Mapping[Any, Any]:
-    """The environment without decoding, which would take 30 µs."""
-    variables: Mapping[Any, Any] = getattr(os.environ, "_data", os.environ)
-    return variables
-
-
-def _restore_variables(before: dict[Any, Any]) -> str:
-    now = dict(_raw_environment())
-    names = sorted({_decode(name) for name in {*before, *now} if before.get(name) != now.get(name)})
-    decoded = {_decode(name): _decode(value) for name, value in before.items()}
-    for name in names:
-        if name in decoded:
-            os.environ[name] = decoded[name]
-        else:
-            os.environ.pop(name, None)
-    return f"changes environment variables, which were put back: {', '.join(names)}"
-
-
-def _decode(value: bytes | str) -> str:
-    return os.fsdecode(value)
