@@ -13,18 +13,23 @@ from guidegraph.graph.ir import Call, Op, node_id
 from guidegraph.graph.planning.steps import Step
 from guidegraph.graph.trust.file_checks import check_paths
 from guidegraph.graph.trust.policy import refuse_shipped
-from guidegraph.graph.trust.process_state import restore_state, save_state
+from guidegraph.graph.trust.process_state import StateKeeper, restore_state, save_state
 from guidegraph.graph.types import describe_value, explain_mismatch
 from guidegraph.graph.values.output_check import OutputError, output_mismatch
 from guidegraph.graph.values.ownership import copy_value
 
 
-def invoke(step: Step, slots: list[Any], kept: dict[int, KeptJoins] | None = None) -> None:
+def invoke(
+    step: Step, slots: list[Any], kept: dict[int, KeptJoins] | None = None, keeper: StateKeeper | None = None
+) -> None:
     """Run a call or a batch of calls, and restore the process state that it changed. Raises ``NodeError``.
 
-    kept: what batches joined in earlier iterations of a loop, by the identity of their steps.
+    kept: what batches joined in earlier iterations of a loop, by the identity of their steps. keeper: of the process
+    state, for the steps of a region that runs in this thread.
     """
-    process_state = None if step.watch == "nothing" else save_state(step.watch)
+    process_state = None if step.watch == "nothing" else save_state(step.watch, keeper)
+    if keeper is not None:
+        keeper.saved = None
     try:
         if step.plain:
             args = [slots[slot] for slot in step.reads]
@@ -45,7 +50,7 @@ def invoke(step: Step, slots: list[Any], kept: dict[int, KeptJoins] | None = Non
         raise node_error(step, error) from error
     finally:
         if process_state is not None:
-            restore_state(process_state, step.ops[0])  # type: ignore[arg-type]
+            restore_state(process_state, step.ops[0], keeper)  # type: ignore[arg-type]
 
 
 def invoke_call(step: Step, slots: list[Any]) -> None:

@@ -27,6 +27,7 @@ from guidegraph.graph.resolution.wiring_checks import check_wiring
 from guidegraph.graph.sources import Carry, Index, Item, Source
 from guidegraph.graph.stopping.loop_state import LoopStopped, capture_state
 from guidegraph.graph.training.fit import Fit
+from guidegraph.graph.trust.process_state import StateKeeper
 from guidegraph.graph.types import ANY, PortType, Tensor, describe_value, is_tensor
 from guidegraph_runtime.error_text import describe_error
 
@@ -36,11 +37,13 @@ if TYPE_CHECKING:
 PRECOMPUTE_LIMIT = 64 << 20
 
 
-def run_step(step: Step, slots: list[Any], context: LoopContext, plan: Plan) -> None:
+def run_step(step: Step, slots: list[Any], context: LoopContext, plan: Plan, keeper: StateKeeper | None = None) -> None:
     """Run a call, a batch of calls or a loop, and store its outputs. Raises the same errors as ``run_loop``."""
     if step.body is None:
-        invoke(step, slots)
+        invoke(step, slots, None, keeper)
     else:
+        if keeper is not None:
+            keeper.forget()
         run_loop(step, slots, context, plan)
 
 
@@ -285,7 +288,7 @@ def _choose_branch(choice: Choice, values: Mapping[Source, Any], context: LoopCo
 
 def run_region(region: RegionPlan, values: Mapping[Source, Any], context: LoopContext, plan: Plan) -> dict[Source, Any]:
     """Run a body's steps once; ``values`` has everything that it reads from outside. Raises ``NodeError``."""
-    timed, watch, joins = bool(context.observers), context.watch, context.joins
+    timed, watch, joins, keeper = bool(context.observers), context.watch, context.joins, StateKeeper()
     if context.accelerator is not None:
         region = context.accelerator.accelerate(region, plan)
 
@@ -294,10 +297,12 @@ def run_region(region: RegionPlan, values: Mapping[Source, Any], context: LoopCo
         if watch is not None:
             watch.op = step.op
         if step.accelerated is not None:
+            keeper.forget()
             step.accelerated(slots)
         elif step.body is None:  # as run_step does, without the cost of a call for each step
-            invoke(step, slots, joins)
+            invoke(step, slots, joins, keeper)
         else:
+            keeper.forget()
             run_loop(step, slots, context, plan)
         if timed:
             context.add_time(step, time.perf_counter() - started)

@@ -16,15 +16,16 @@ from guidegraph.graph.execution.interpreter import run_steps
 from guidegraph.graph.execution.io_threads import IoThreads
 from guidegraph.graph.execution.loop import run_step
 from guidegraph.graph.execution.loop_context import LoopContext
-from guidegraph.graph.execution.mutation_checks import PLAIN, check_unchanged, input_states
+from guidegraph.graph.execution.mutation_checks import PLAIN, InputState, check_unchanged, input_states
 from guidegraph.graph.execution.placement import Placement
 from guidegraph.graph.execution.run_record import Delivery, RunRecord
 from guidegraph.graph.frozen_models import freeze
 from guidegraph.graph.ir import Call
 from guidegraph.graph.memory.weights import Mover
 from guidegraph.graph.planning.plan import Plan
-from guidegraph.graph.planning.steps import RegionPlan, Step
+from guidegraph.graph.planning.steps import RegionPlan, Slot, Step
 from guidegraph.graph.resolution.wiring_checks import WiringChecks
+from guidegraph.graph.trust.process_state import StateKeeper
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class TopLevel:
         self.record, self.caches, self.context = state.record, state.caches, state.context
         self.plan, self.region, self.wiring, self.delivery = plan, region, wiring, delivery
         self.placement = Placement(region, plan.config, state.mover, state.record.emit)
+        self.is_cached, self.is_direct = state.caches.enabled, False
+        self.keeper = None if self.record.observers else StateKeeper()
         self.futures: Mapping[int, Future[Any]] = {}
         self.faster: Mapping[int, Callable[[list[Any]], None]] = {}
         if state.context.accelerator is not None:
@@ -59,6 +62,7 @@ class TopLevel:
             with self.record.report_failure():
                 self.placement.start(slots)
             with self._start_io(slots) as self.futures:
+                self.is_direct = self.placement.residency is None and not self.futures and not self.faster
                 run_steps(self.region, slots, self._execute)
             self.context.cancel.check()
         except BaseException:
@@ -81,24 +85,6 @@ class TopLevel:
         self.context.cancel.check()
         if self.record.observers:
             self.record.start_nodes(step.ops)
-        seconds = self._run(step, slots)
-        for slot in step.outs:
-            if not isinstance(slots[slot], PLAIN):
-                freeze(slots[slot])
-        if self.caches.enabled:
-            self._keep(step, slots)
-        for op in step.ops:
-            self.record.finish_node(op, self.plan.digests[op.key], seconds, "computed")
-        if self.wiring.awaited:
-            self.wiring.check(dict(zip(step.outputs(), (slots[slot] for slot in step.outs), strict=True)))
-        if self.delivery.waiting:
-            self.delivery.deliver(step.outs, slots)
-        if self.placement.residency is not None:
-            with self.record.report_failure():
-                self.placement.finish(step, slots)
-
-    def _run(self, step: Step, slots: list[Any]) -> float:
-        """Compute a step, and check that it did not change its inputs. Returns the seconds."""
         states = None
         for slot in step.reads:
             if not isinstance(slots[slot], PLAIN):
@@ -106,27 +92,49 @@ class TopLevel:
                 break
         started = time.perf_counter()
         try:
-            if self.placement.residency is None and not self.futures:
-                self._run_step(step, slots)
-            elif self.placement.residency is None:
-                self._compute(step, slots)
+            if self.is_direct:
+                run_step(step, slots, self.context, self.plan, self.keeper)
             else:
-                self.placement.run(step, slots, self._compute)
+                self._compute(step, slots)
             seconds = time.perf_counter() - started
             if states:
-                try:
-                    check_unchanged(step, slots, states)
-                except PortError as error:
-                    raise node_error(step, error) from error
+                _check_inputs(step, slots, states)
         except NodeError as error:
             self.record.fail_node(error)
             raise
         finally:
             if self.context.node_times:
                 self.record.report_node_times(self.context)
-        return seconds
+        for slot in step.outs:
+            if not isinstance(slots[slot], PLAIN):
+                freeze(slots[slot])
+        self._finish(step, slots, seconds)
+
+    def _finish(self, step: Step, slots: list[Any], seconds: float) -> None:
+        """Record a step that has run, and hand on its values."""
+        if self.is_cached:
+            self._keep(step, slots)
+        for op in step.ops:
+            self.record.finish_node(op, self.plan.digests[op.key], seconds, "computed")
+        if self.wiring.awaited:
+            self.wiring.check(dict(zip(step.outputs(), (slots[slot] for slot in step.outs), strict=True)))
+        for slot in step.outs:
+            if slot in self.delivery.waiting:
+                self._forget_state()
+                self.delivery.deliver((slot,), slots)
+        if self.placement.residency is not None:
+            self._forget_state()
+            with self.record.report_failure():
+                self.placement.finish(step, slots)
 
     def _compute(self, step: Step, slots: list[Any]) -> None:
+        """Compute a step under a memory budget, on a thread, or by what is faster."""
+        if self.placement.residency is not None:
+            self.placement.run(step, slots, self._await)
+        else:
+            self._await(step, slots)
+
+    def _await(self, step: Step, slots: list[Any]) -> None:
         future = self.futures.get(id(step))
         if future is None:
             self._run_step(step, slots)
@@ -141,9 +149,15 @@ class TopLevel:
     def _run_step(self, step: Step, slots: list[Any]) -> None:
         faster = self.faster.get(id(step))
         if faster is None:
-            run_step(step, slots, self.context, self.plan)
+            run_step(step, slots, self.context, self.plan, self.keeper)
         else:
+            self._forget_state()
             faster(slots)
+
+    def _forget_state(self) -> None:
+        """Forget the state of the process, since other code than nodes may change it now."""
+        if self.keeper is not None:
+            self.keeper.forget()
 
     def _keep(self, step: Step, slots: list[Any]) -> None:
         """Put the values of a step into the caches."""
@@ -154,3 +168,11 @@ class TopLevel:
             if self.caches.accept(digest):
                 self.caches.put(digest, tuple(slots[slot] for slot in step.outs[position:end]))
             position = end
+
+
+def _check_inputs(step: Step, slots: list[Any], states: Mapping[Slot, InputState]) -> None:
+    """Raise ``NodeError`` if a step has changed an input in place."""
+    try:
+        check_unchanged(step, slots, states)
+    except PortError as error:
+        raise node_error(step, error) from error

@@ -2,8 +2,9 @@
 
 A node that changes the current directory, torch's default dtype or its number of threads affects every later node and
 every other run in the process. Such changes are undone after the call, with a warning that names the node.
-``NodeSpec.watch`` selects the state: torch's settings for guidegraph's own nodes that receive a model (2 µs per
-call); for third-party nodes also the current directory, environment variables and seeds of random generators (14 µs).
+``NodeSpec.watch`` selects the state: torch's settings for guidegraph's own nodes that receive a model (1 µs per call);
+for third-party nodes also the current directory, environment variables and seeds of random generators (3 µs, half of
+it if the node before was one too). The state is read into one tuple, which is taken apart only if it has changed.
 
 Calls that overlap in several threads share the state saved before the first of them, so that a temporary change by one
 of them is never saved as the state before another.
@@ -12,35 +13,57 @@ of them is never saved as the state before another.
 from __future__ import annotations
 
 import os
-import threading
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from guidegraph.graph.trust.seed_detection import GeneratorStates, read_generators, restore_seeded
+from guidegraph.graph.trust.environment import make_version_reader, read_variables, restore_variables
+from guidegraph.graph.trust.seed_detection import (
+    GeneratorStates,
+    find_numpy_state,
+    find_python_generator,
+    find_torch_state,
+    read_cuda_states,
+    restore_seeded,
+    restore_seeded_cuda,
+)
 
 if TYPE_CHECKING:
     from guidegraph.graph.ir import Call
     from guidegraph.graph.node import Watch
 
+Values: TypeAlias = "tuple[Any, ...]"
+PROCESS, THREAD, FOLDER, GENERATORS, VERSION = slice(2), slice(2, 5), 5, slice(6, 10), 10
+"""Parts of the values that are read: torch's settings of the process, and those of this thread; the rest is read for
+third-party nodes alone."""
+
 
 class SavedState(NamedTuple):
-    """The state before a call: values of the process, of this thread, and, for third-party nodes, more."""
+    """The state before a call. variables: of the environment; ``None`` if only torch's settings are watched."""
 
-    process: tuple[Any, ...]
-    thread: tuple[Any, ...]
-    foreign: ForeignState | None
+    values: Values
+    variables: Mapping[Any, Any] | None = None
+    cuda: tuple[Any, ...] = ()
 
 
-class ForeignState(NamedTuple):
-    """The additional state saved for third-party nodes."""
+class StateKeeper:
+    """The state that a third-party node left, for the next one.
 
-    folder: tuple[Any, ...]
-    variables: dict[Any, Any]
-    generators: GeneratorStates
+    It holds between steps that follow each other directly. ``forget`` is called when other code may have run:
+    observers, callbacks, or guidegraph's own nodes.
+    """
+
+    __slots__ = ("saved",)
+
+    def __init__(self) -> None:
+        self.saved: SavedState | None = None
+
+    def forget(self) -> None:
+        self.saved = None
 
 
 class _Value(NamedTuple):
@@ -50,91 +73,89 @@ class _Value(NamedTuple):
     set: Callable[[Any], object]
 
 
-class _ActiveCalls:
-    """The number of active calls in all threads, and the state before the first of them."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._count = 0
-        self._before: tuple[Any, ...] = ()
-
-    def begin(self, now: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Begin a call; returns the state before the first active call, ``now`` if this is the first."""
-        with self._lock:
-            if not self._count:
-                self._before = now
-            self._count += 1
-            return self._before
-
-    def begin_first(self) -> bool:
-        """Begin a call; returns whether it is the only active one."""
-        with self._lock:
-            self._count += 1
-            return self._count == 1
-
-    def end(self) -> None:
-        with self._lock:
-            self._count -= 1
-
-    def forget(self) -> None:
-        """Start over: an interrupt may have come between ``begin`` and ``end``."""
-        with self._lock:
-            self._count = 0
-
-
-_all_calls, _foreign_calls, _runs = _ActiveCalls(), _ActiveCalls(), _ActiveCalls()
+_active: list[Values] = []
+"""For each active call, in all threads, the values before it or, where they are shared, before the first call."""
+_runs: list[None] = []
 _reported: ContextVar[set[tuple[str, str]] | None] = ContextVar("guidegraph_reported", default=None)
+
+
+def _begin(now: Values) -> Values:
+    """Begin a call. Returns the values before it; those that threads share are those before the first active call.
+
+    Operations of lists are atomic, so no lock is needed.
+    """
+    if _active:
+        first = next(iter(_active), now)
+        folder = next((values[FOLDER : GENERATORS.start] for values in [*_active, now] if len(values) > FOLDER), ())
+        now = (*first[PROCESS], *now[THREAD], *folder[: len(now) - FOLDER], *now[GENERATORS.start :])
+    _active.append(now)
+    return now
+
+
+def _end(before: Values) -> None:
+    """End the call that began with these values."""
+    try:
+        _active.remove(before)
+    except ValueError:  # a run that began after an interrupt has cleared the list
+        return
 
 
 @contextmanager
 def guard_run() -> Iterator[None]:
     """A run: warnings name a node and a change once, not at every call."""
-    if _runs.begin_first():
-        _all_calls.forget()
-        _foreign_calls.forget()
+    if not _runs:  # an interrupt may have come between the start and the end of a call
+        _active.clear()
+    _runs.append(None)
     token = _reported.set(set())
     try:
         yield
     finally:
         _reported.reset(token)
-        _runs.end()
+        _runs.pop()
 
 
-def save_state(watch: Watch) -> SavedState:
-    """Save the state before a call."""
-    torch_state = _get_torch_state()
-    before = _all_calls.begin(torch_state.process())
-    foreign = None
-    if watch == "everything":
-        foreign = ForeignState(_foreign_calls.begin((current_folder(),)), dict(_raw_environment()), read_generators())
-    return SavedState(before, torch_state.thread(), foreign)
+def save_state(watch: Watch, keeper: StateKeeper | None = None) -> SavedState:
+    """Save the state before a call. keeper: may know it from the step before."""
+    if watch == "torch":
+        return SavedState(_begin(_get_readers().torch()))
+    saved = None if keeper is None else keeper.saved
+    if saved is None:
+        saved = SavedState(_get_readers().everything(), dict(read_variables()), read_cuda_states())
+    elif not _active:
+        _active.append(saved.values)
+        return saved
+    values = _begin(saved.values)
+    return saved if values is saved.values else saved._replace(values=values)
 
 
-def restore_state(saved: SavedState, call: Call) -> None:
+def restore_state(saved: SavedState, call: Call, keeper: StateKeeper | None = None) -> None:
     """Restore state that changed since ``save_state``, with a warning that names the node."""
-    torch_state = _get_torch_state()
-    changed: list[str] = []
-    if (now := torch_state.process()) != saved.process:
-        changed += _restore_changed(saved.process, now, torch_state.process_values)
-    if (now := torch_state.thread()) != saved.thread:
-        changed += _restore_changed(saved.thread, now, torch_state.thread_values)
-    _all_calls.end()
-    if saved.foreign is not None:
-        changed += _restore_foreign(saved.foreign)
+    readers, (values, variables, cuda) = _get_readers(), saved
+    if variables is None:
+        now = readers.torch()
+        changed = [] if now == values else list(_restore_changed(values, now, readers.settings))
+        _end(values)
+    else:
+        now = readers.everything()
+        same_variables = now[VERSION] is not None or read_variables() == variables
+        if now == values and same_variables and not cuda and not readers.uses_cuda():
+            _end(values)
+            if keeper is not None:
+                keeper.saved = saved
+            return
+        changed = _restore_everything(saved, now, readers.settings)
     for change in changed:
         _warn(call, change)
 
 
-def _restore_foreign(foreign: ForeignState) -> list[str]:
-    changed: list[str] = []
-    if (folder := (current_folder(),)) != foreign.folder:
-        changed += _restore_changed(foreign.folder, folder, (_Value("the current directory", os.chdir),))
-    _foreign_calls.end()
-    if _raw_environment() != foreign.variables:
-        changed.append(_restore_variables(foreign.variables))
-    if seeded := restore_seeded(foreign.generators):
-        changed += [f"seeds {name}, which was put back" for name in seeded]
-    return changed
+def _restore_everything(saved: SavedState, now: Values, settings: tuple[_Value, ...]) -> list[str]:
+    changed = list(_restore_changed(saved.values, now, settings))
+    _end(saved.values)
+    if read_variables() != saved.variables:
+        changed.append(restore_variables(saved.variables or {}))
+    seeded = restore_seeded(GeneratorStates(*saved.values[GENERATORS]), GeneratorStates(*now[GENERATORS]))
+    seeded += restore_seeded_cuda(saved.cuda, read_cuda_states())
+    return changed + [f"seeds {name}, which was put back" for name in seeded]
 
 
 def _warn(call: Call, change: str) -> None:
@@ -146,8 +167,9 @@ def _warn(call: Call, change: str) -> None:
     warnings.warn(f"{call.mark}: nodes.{call.key} ({call.spec.id}) {change}", stacklevel=4)
 
 
-def _restore_changed(before: tuple[Any, ...], now: tuple[Any, ...], values: tuple[_Value, ...]) -> Iterator[str]:
-    for old_value, new_value, value in zip(before, now, values, strict=True):
+def _restore_changed(before: Values, now: Values, settings: tuple[_Value, ...]) -> Iterator[str]:
+    """Restore the settings that changed. before, now: they begin with the values of these settings."""
+    for old_value, new_value, value in zip(before, now, settings, strict=False):
         if old_value != new_value:
             try:
                 value.set(old_value)
@@ -157,35 +179,53 @@ def _restore_changed(before: tuple[Any, ...], now: tuple[Any, ...], values: tupl
                 yield f"changes {value.name} to {new_value}; it was put back to {old_value}"
 
 
-class _TorchState(NamedTuple):
-    """Readers of torch's per-process and per-thread state, and its values in the same order."""
+class _Readers(NamedTuple):
+    """Readers of torch's settings and of everything, and the settings up to the current directory in that order."""
 
-    process: Callable[[], tuple[Any, ...]]
-    thread: Callable[[], tuple[Any, ...]]
-    process_values: tuple[_Value, ...]
-    thread_values: tuple[_Value, ...]
+    torch: Callable[[], Values]
+    everything: Callable[[], Values]
+    settings: tuple[_Value, ...]
+    uses_cuda: Callable[[], bool]
 
 
 @cache
-def _get_torch_state() -> _TorchState:
-    """The readers and setters of torch's state. Imports torch, as the run does anyway."""
+def _get_readers() -> _Readers:
+    """The readers and setters of the state. Imports torch, as the run does anyway."""
     import torch
 
     dtype, threads, precision = torch.get_default_dtype, torch.get_num_threads, torch.get_float32_matmul_precision
-    gradients, device = torch.is_grad_enabled, _device_reader(torch)
-    return _TorchState(
-        lambda: (dtype(), precision()),
-        lambda: (threads(), gradients(), device()),
-        (
-            _Value("torch's default dtype", torch.set_default_dtype),
-            _Value("torch's precision of matrix products", torch.set_float32_matmul_precision),
-        ),
-        (
-            _Value("torch's number of threads", torch.set_num_threads),
-            _Value("torch's recording of gradients", torch.set_grad_enabled),
-            _Value("torch's default device", torch.set_default_device),
-        ),
+    gradients, device, folder, modules = torch.is_grad_enabled, _device_reader(torch), current_folder, sys.modules
+    version = make_version_reader()
+    torch_state, (python_state, python) = find_torch_state(), find_python_generator()
+
+    def read_torch() -> Values:
+        return dtype(), precision(), threads(), gradients(), device()
+
+    def read_everything() -> Values:
+        numpy = modules.get("numpy.random")
+        return (
+            dtype(),
+            precision(),
+            threads(),
+            gradients(),
+            device(),
+            folder(),
+            torch_state.raw,
+            python_state.raw,
+            python.gauss_next,
+            b"" if numpy is None else find_numpy_state(numpy.get_bit_generator()).raw,
+            version(),
+        )
+
+    settings = (
+        _Value("torch's default dtype", torch.set_default_dtype),
+        _Value("torch's precision of matrix products", torch.set_float32_matmul_precision),
+        _Value("torch's number of threads", torch.set_num_threads),
+        _Value("torch's recording of gradients", torch.set_grad_enabled),
+        _Value("torch's default device", torch.set_default_device),
+        _Value("the current directory", os.chdir),
     )
+    return _Readers(read_torch, read_everything, settings, torch.cuda.is_initialized)
 
 
 def _device_reader(torch: Any) -> Callable[[], Any]:
@@ -198,7 +238,7 @@ def _device_reader(torch: Any) -> Callable[[], Any]:
         return torch.get_default_device  # type: ignore[no-any-return]
 
     def device() -> Any:
-        mode = getattr(context, "device_context", None)
+        mode = context.__dict__.get("device_context")  # getattr of an absent name takes 0.2 µs
         return None if mode is None else mode.device
 
     return device
@@ -210,25 +250,3 @@ def current_folder() -> str:
         return os.getcwd()
     except OSError:
         return ""
-
-
-def _raw_environment() -> Mapping[Any, Any]:
-    """The environment without decoding, which would take 30 µs."""
-    variables: Mapping[Any, Any] = getattr(os.environ, "_data", os.environ)
-    return variables
-
-
-def _restore_variables(before: dict[Any, Any]) -> str:
-    now = dict(_raw_environment())
-    names = sorted({_decode(name) for name in {*before, *now} if before.get(name) != now.get(name)})
-    decoded = {_decode(name): _decode(value) for name, value in before.items()}
-    for name in names:
-        if name in decoded:
-            os.environ[name] = decoded[name]
-        else:
-            os.environ.pop(name, None)
-    return f"changes environment variables, which were put back: {', '.join(names)}"
-
-
-def _decode(value: bytes | str) -> str:
-    return os.fsdecode(value)
