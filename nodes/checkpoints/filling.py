@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from guidegraph.graph.device_context import current_device, current_dtype
+from guidegraph.graph.memory.huge_pages import allocate_weight
 from guidegraph.nodes.models.networks.bounded_build import BoundedBuild, TooManyLayers
 
 MAX_LISTED = 4
@@ -70,7 +71,11 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
 
 
 def _convert(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
-    return tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None).contiguous()
+    """The values of a tensor on a device, floating ones in a dtype; the tensor itself where it has all that."""
+    dtype = dtype if tensor.is_floating_point() else tensor.dtype
+    if device.type == "cpu" and dtype != tensor.dtype and not tensor.is_meta:
+        return allocate_weight(tensor.shape, dtype).copy_(tensor)
+    return tensor.to(device=device, dtype=dtype).contiguous()
 
 
 def check_axes(tensor: Tensor, source: str, name: str, axes: int) -> Tensor:

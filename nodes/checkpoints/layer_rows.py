@@ -13,6 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from guidegraph.graph.memory.huge_pages import allocate_weight
+
 
 @dataclass(frozen=True)
 class LayerRows:
@@ -79,15 +81,29 @@ def join_mapped(tensors: Sequence[Tensor], mapped: Sequence[Span]) -> Tensor:
 
     Their pages leave the process, and come back from the file if the tensors are used again.
     """
-    joined = torch.cat(list(tensors))
+    joined = _join(list(tensors))
     for tensor in tensors:
-        if type(tensor) is not Tensor or tensor.device.type != "cpu" or not tensor.is_contiguous():
+        if not _is_plain(tensor) or not tensor.is_contiguous():
             continue
         start, end = tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes
         start, end = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE, end // mmap.PAGESIZE * mmap.PAGESIZE
         if start < end and any(low <= start and end <= high for low, high in mapped):
             ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), MADV_DONTNEED)
     return joined
+
+
+def _join(tensors: list[Tensor]) -> Tensor:
+    """Join tensors with equal rows along their first axis; plain ones of one dtype in memory for weights."""
+    first = tensors[0]
+    if not all(_is_plain(tensor) and tensor.dtype == first.dtype for tensor in tensors):
+        return torch.cat(tensors)
+    joined = allocate_weight((sum(len(tensor) for tensor in tensors), *first.shape[1:]), first.dtype)
+    return torch.cat(tensors, out=joined)
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor holds its values itself, in the memory of the CPU."""
+    return type(tensor) is Tensor and tensor.device.type == "cpu"
 
 
 def list_mapped_files() -> list[Span]:
