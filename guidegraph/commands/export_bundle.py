@@ -5,11 +5,11 @@ from __future__ import annotations
 import io
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import typer
 
@@ -45,16 +45,20 @@ if TYPE_CHECKING:
 REFERENCE = "reference"
 
 
-def export_bundle(arguments: ExportArguments) -> None:
+CheckExported: TypeAlias = "Callable[[Exported, Mapping[str, str]], None]"
+"""Checks what was exported, with the type of each output, before anything is written."""
+
+
+def export_bundle(arguments: ExportArguments, check_exported: CheckExported | None = None) -> None:
     """Export a workflow as a bundle.
 
     Raises ``WorkflowError`` if it cannot be exported, and ``typer.Exit`` if the check fails.
     """
     with ExitStack() as stack:
-        _export(arguments, stack)
+        _export(arguments, stack, check_exported)
 
 
-def _export(arguments: ExportArguments, stack: ExitStack) -> None:
+def _export(arguments: ExportArguments, stack: ExitStack, check_exported: CheckExported | None) -> None:
     """stack: holds the lock on the bundle's folder until the check is over."""
     check_extra()
     opened = arguments.request.open()
@@ -79,8 +83,10 @@ def _export(arguments: ExportArguments, stack: ExitStack) -> None:
             exported = export_workflow(
                 graph, values, only=arguments.only, precision=precision, on_part=print_part, policy=policy
             )
-        short, engine = _run_engine(exported, arguments, policy)
         kinds = {name: bundle_kind(graph, name) for name in exported.outputs}
+        if check_exported is not None:
+            check_exported(exported, kinds)
+        short, engine = _run_engine(exported, arguments, policy)
         reference, files = _reference(exported, short, engine) if arguments.reference else (None, {})
         versions = collect_bundle_versions(graph, opened.registry)
         manifest = write_bundle(

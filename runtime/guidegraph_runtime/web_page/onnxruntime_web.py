@@ -9,7 +9,7 @@ from pathlib import Path
 MODULE, GLUE, WASM = "ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"
 """The library, the loader of its WebAssembly, and the WebAssembly."""
 
-HOW = "npm install --ignore-scripts onnxruntime-web writes it to node_modules/onnxruntime-web"
+INSTALL = "'npm install --ignore-scripts onnxruntime-web' writes it to node_modules/onnxruntime-web"
 
 
 @dataclass(frozen=True)
@@ -37,14 +37,14 @@ def find_onnxruntime_web(folder: Path) -> OnnxruntimeWeb:
         description = json.loads(described.read_bytes())
     except OSError as error:
         raise ValueError(
-            f"'{described}' cannot be read ({error.strerror}): name the folder of the package; {HOW}"
+            f"'{described}' cannot be read ({error.strerror}): name the folder of the package; {INSTALL}"
         ) from None
     except ValueError:
-        raise ValueError(f"'{described}' is not JSON: {HOW}") from None
+        raise ValueError(f"'{described}' is not JSON: {INSTALL}") from None
     name = description.get("name") if isinstance(description, dict) else None
     if name != "onnxruntime-web":
-        raise ValueError(f"'{described}' describes {name!r:.60}, not onnxruntime-web: {HOW}")
+        raise ValueError(f"'{described}' describes {name!r:.60}, not onnxruntime-web: {INSTALL}")
     web = OnnxruntimeWeb(package / "dist", str(description.get("version")), str(description.get("license")))
     if missing := [path for path in web.files if not path.is_file()]:
-        raise ValueError(f"'{missing[0]}' is missing from onnxruntime-web {web.version}: {HOW}")
+        raise ValueError(f"'{missing[0]}' is missing from onnxruntime-web {web.version}: {INSTALL}")
     return web

@@ -30,12 +30,16 @@ def check_inputs(inputs: Mapping[str, Input]) -> None:
             )
 
 
-def check_parts(parts: Mapping[str, Part], providers: Sequence[str]) -> None:
-    """Raise ``PageError`` for graphs that onnxruntime-web cannot run here."""
+def check_providers(providers: Sequence[str]) -> None:
+    """Raise ``PageError`` for graphs that need another device than the CPU."""
     if providers:
         raise PageError(
-            f"its graphs need {' or '.join(providers)}, and a browser computes on the CPU: export it in fp32 or int8"
+            f"its graphs need {' or '.join(providers)}, and a page computes on the CPU: export it in fp32 or int8"
         )
+
+
+def check_parts(parts: Mapping[str, Part]) -> None:
+    """Raise ``PageError`` for graphs whose tensors or weights the page cannot load."""
     for name, part in parts.items():
         for tensor in (*part.inputs, *part.outputs):
             if tensor.dtype not in PAGE_DTYPES:

@@ -126,7 +126,9 @@ def _tabulate(
                 tables[value] = _compute(source, {name: value}, operations, kept)
             except (BundleError, ValueError):  # this value and those beyond are refused, as in any other run
                 break
-    arrays = {f"{name}={value}/{item}": _to_array(item, table[item]) for value, table in tables.items() for item in names}
+    arrays = {
+        f"{name}={value}/{item}": _to_array(item, table[item]) for value, table in tables.items() for item in names
+    }
     return InputRange(min(tables), max(tables), tuple(names)), arrays
 
 

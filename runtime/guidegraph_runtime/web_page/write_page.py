@@ -20,7 +20,7 @@ from guidegraph_runtime.running.operation_order import select_operations
 from guidegraph_runtime.running.tensor_inputs import read_tables
 from guidegraph_runtime.running.unread_values import find_unread
 from guidegraph_runtime.web_page.onnxruntime_web import GLUE, MODULE, WASM, OnnxruntimeWeb
-from guidegraph_runtime.web_page.support import PageError, check_inputs, check_operations, check_parts
+from guidegraph_runtime.web_page.support import PageError, check_inputs, check_operations, check_parts, check_providers
 from guidegraph_runtime.web_page.table_rows import PageTables, PlanSource, make_tables
 
 FORMAT, VERSION = "guidegraph-page", 1
@@ -65,7 +65,8 @@ def write_page(folder: Path, web: OnnxruntimeWeb) -> Page:
     """
     bundle = open_bundle(folder / BUNDLE)
     manifest = bundle.manifest
-    check_parts(manifest.parts, manifest.requires.providers)
+    check_providers(manifest.requires.providers)
+    check_parts(manifest.parts)
     tables = read_tables(bundle.data(TABLES), TABLES) if TABLES in manifest.files else {}
     outputs = {name: output.source for name, output in manifest.outputs.items() if has_pixels(output.type)}
     source = PlanSource(str(folder / BUNDLE), manifest.inputs, tables, bundle.data)
@@ -173,7 +174,7 @@ def _bundle_files(manifest: Manifest, plan: Sequence[Operation]) -> list[str]:
 def _write_tables(page: PageTables, path: Path) -> None:
     from safetensors.numpy import save
 
-    write_bytes(path, save({name: array for name, array in page.arrays.items()}))
+    write_bytes(path, save(dict(page.arrays)))
 
 
 def _describe(path: Path) -> dict[str, Any]:

@@ -33,9 +33,11 @@ const HANDLERS = {
   note({ message }) {
     note.textContent = message;
   },
+  preview({ id, outputs }) {
+    if (id === drawing) showPictures(outputs);
+  },
   pictures({ outputs, seconds }) {
-    pictures.replaceChildren(...outputs.flatMap(({ name, pictures: drawn }) => drawn.map((picture, i) =>
-      makeFigure(picture, drawn.length === 1 ? name : `${name}-${String(i).padStart(4, "0")}`))));
+    showPictures(outputs);
     show(`drawn in ${seconds.toFixed(1)} s`, 1);
     setDrawing(null);
   },
@@ -55,7 +57,7 @@ form.addEventListener("submit", (event) => {
     const values = readFields(form, page.inputs);
     setDrawing((runs += 1));
     show("drawing", 0);
-    worker.postMessage({ kind: "draw", id: drawing, values });
+    worker.postMessage({ kind: "draw", id: drawing, values, previews: document.getElementById("previews").checked });
   } catch (error) {
     fail(error.message);
   }
@@ -81,7 +83,12 @@ function fail(message) {
   setDrawing(null);
 }
 
-/** A picture with a link that saves it. */
+function showPictures(outputs) {
+  pictures.replaceChildren(...outputs.flatMap(({ name, pictures: drawn }) => drawn.map((picture, i) =>
+    makeFigure(picture, drawn.length === 1 ? name : `${name}-${String(i).padStart(4, "0")}`))));
+}
+
+/** A picture with a button that saves it. */
 function makeFigure({ width, height, pixels }, name) {
   const canvas = Object.assign(document.createElement("canvas"), { width, height });
   canvas.getContext("2d").putImageData(new ImageData(pixels, width, height), 0, 0);

@@ -9,8 +9,8 @@ export class Stopped extends Error {}
 export class PlanRun {
   /**
    * values: by name, at the start of the run. parts: the graphs' inputs. files: bytes by name.
-   * call: (part, inputs) runs a graph. note: shows a remark. progress: (done, total), after each iteration of a loop;
-   * it may wait, and throws Stopped to end the run.
+   * call: (part, inputs) runs a graph. note: shows a remark. progress: (done, total, loop), after each iteration of a
+   * loop; it may wait, and throws Stopped to end the run.
    */
   constructor({ values, parts, files, call, note, progress }) {
     Object.assign(this, { parts, files, call, note, progress });
@@ -65,7 +65,8 @@ export class PlanRun {
     for (const name of out) this.values.set(name, results[name]);
   }
 
-  async loop({ in: start, with: { over, item, index, next, collect, result }, body }) {
+  async loop(operation) {
+    const { in: start, with: { over, item, index, next, collect, result }, body } = operation;
     const items = typeof over === "number" ? null : this.read(over);
     const total = items ? items.dims[0] : over;
     const collected = Object.fromEntries(Object.keys(collect).map((name) => [name, []]));
@@ -76,10 +77,20 @@ export class PlanRun {
       await this.run(body);
       for (const [name, source] of Object.entries(collect)) collected[name].push(this.read(source));
       this.update(next);
-      await this.progress(i + 1, total);
+      await this.progress(i + 1, total, operation);
     }
     this.update(result);
     for (const [name, values] of Object.entries(collected)) this.values.set(name, stack(values.map(toTensor)));
+  }
+
+  /** The run as if a loop of the plan had ended after its last iteration; null if that cannot be shown soon. */
+  async endEarly(plan, loop) {
+    const rest = plan.slice(plan.indexOf(loop) + 1);
+    if (!plan.includes(loop) || rest.some(({ op }) => op === "loop") || Object.keys(loop.with.collect).length) return null;
+    const early = new PlanRun({ ...this, values: Object.fromEntries(this.values) });
+    early.update(loop.with.result);
+    await early.run(rest);
+    return early;
   }
 
   /** Copy values to other names, all at once. */

@@ -1,6 +1,7 @@
 // The page's worker: loads the graphs, and draws. All computing is here, so that the page stays responsive.
 //
-// Messages in: {kind: "draw", id, values} and {kind: "stop"}. Out: loading, ready, progress, note, pictures, failed.
+// Messages in: {kind: "draw", id, values, previews} and {kind: "stop"}. Out: loading, ready, progress, note, preview,
+// pictures, stopped, failed.
 
 import { CAN_HASH, fetchFile, fetchPage } from "./files.js";
 import { toPictures } from "./pictures.js";
@@ -9,6 +10,7 @@ import { selectRows } from "./rows.js";
 import { PageError, readSafetensors } from "./tensors.js";
 
 const BASE = new URL(".", self.location);
+const PREVIEW_SHARE = 0.2; // the most of a run's time that previews take
 let engine = null;
 let stopped = false;
 
@@ -51,27 +53,38 @@ async function startOnnxruntime({ module, glue, wasm }, files) {
   return ort;
 }
 
-async function draw({ id, values }) {
+async function draw({ id, values, previews }) {
   stopped = false;
   const { page, tensors } = engine;
   const started = performance.now();
+  const getSeconds = () => (performance.now() - started) / 1000;
+  const getPictures = (run) =>
+    Object.entries(page.outputs).map(([name, source]) => ({ name, pictures: toPictures(name, run.read(source)) }));
+  let nextPreview = 0; // seconds
+  const showPreview = async (loop) => {
+    const before = getSeconds();
+    const early = await run.endEarly(page.plan, loop);
+    if (early) post("preview", { id, outputs: getPictures(early) });
+    nextPreview = getSeconds() + (getSeconds() - before) / PREVIEW_SHARE;
+  };
+  let run = null;
   try {
     const params = Object.fromEntries(Object.entries(values).map(([name, value]) => [`params.${name}`, value]));
-    const run = new PlanRun({
+    run = new PlanRun({
       values: { ...params, ...selectRows(page.tables.rows, tensors, values) },
       parts: page.parts,
       files: engine.files,
       call: callGraph,
       note: (message) => post("note", { id, message }),
-      progress: async (done, total) => {
-        post("progress", { id, done, total, seconds: (performance.now() - started) / 1000 });
+      progress: async (done, total, loop) => {
+        post("progress", { id, done, total, seconds: getSeconds() });
         await new Promise((resolve) => setTimeout(resolve)); // lets "stop" in
         if (stopped) throw new Stopped("stopped");
+        if (previews && done < total && getSeconds() >= nextPreview) await showPreview(loop);
       },
     });
     await run.run(page.plan);
-    const outputs = Object.entries(page.outputs).map(([name, source]) => ({ name, pictures: toPictures(name, run.read(source)) }));
-    post("pictures", { id, outputs, seconds: (performance.now() - started) / 1000 });
+    post("pictures", { id, outputs: getPictures(run), seconds: getSeconds() });
   } catch (error) {
     if (error instanceof Stopped) post("stopped", { id });
     else post("failed", { id, message: error instanceof PageError ? error.message : `onnxruntime: ${error.message ?? error}` });
