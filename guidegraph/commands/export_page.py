@@ -35,7 +35,7 @@ def check_page_options(page: bool, onnxruntime_web: Path | None, single_file: bo
         message = (
             f"a page computes with onnxruntime-web, which guidegraph does not contain; {INSTALL}, then name it here"
         )
-        problem = argument_problem("missing-option", message, "--onnxruntime-web")
+        problem = argument_problem("bad-value", message, "--onnxruntime-web")
     elif onnxruntime_web is not None and not page:
         problem = argument_problem(
             "bad-value", "only a page needs it; add --page, or leave it out", "--onnxruntime-web"

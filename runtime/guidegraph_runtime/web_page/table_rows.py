@@ -14,7 +14,7 @@ from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.running.operation_order import reads
 from guidegraph_runtime.running.plan import PlanRun, check_guards, refuse_part
 from guidegraph_runtime.running.values import Values
-from guidegraph_runtime.web_page.support import PAGE_OPERATIONS, PageError
+from guidegraph_runtime.web_page.support import PAGE_OPERATIONS, PageError, check_operations
 
 Array = NDArray[Any]
 
@@ -58,18 +58,17 @@ def make_tables(source: PlanSource, plan: Sequence[Operation], outputs: Sequence
     """Tabulate the operations of a plan, outside its loops, that the page does not compute.
 
     outputs: the names of the values that the page shows. Raises ``PageError`` for an operation that depends on several
-    inputs or on one that is no integer.
+    inputs or on one that is no integer, and for one that is left and that the page lacks.
     """
     tabulated, kept = _split(source, plan)
+    check_operations(kept, source.read_file)
     needed = {*outputs}.union(*map(_reads_with_flags, kept))
     rows, arrays = {}, {}
     for name in dict.fromkeys(tabulated.values()):
-        operations = [operation for operation in plan if tabulated.get(operation.node, name) in ("", name)]
-        operations = [operation for operation in operations if operation.node in tabulated]
-        produced = {
-            output for item in operations if tabulated[item.node] == name for output in item.outputs if output in needed
-        }
-        rows[name], values = _tabulate(source, name, operations, kept, sorted(produced))
+        operations = [operation for operation in plan if tabulated.get(operation.node) in ("", name)]
+        own = [operation for operation in operations if tabulated[operation.node] == name]
+        names = sorted(needed.intersection(output for item in own for output in item.outputs))
+        rows[name], values = _tabulate(source, name, operations, kept, names)
         arrays |= values
     if constants := sorted(needed & source.tables.keys()):
         before = rows[""].names if "" in rows else ()

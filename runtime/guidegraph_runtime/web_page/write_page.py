@@ -20,7 +20,7 @@ from guidegraph_runtime.running.operation_order import select_operations
 from guidegraph_runtime.running.tensor_inputs import read_tables
 from guidegraph_runtime.running.unread_values import find_unread
 from guidegraph_runtime.web_page.onnxruntime_web import GLUE, MODULE, WASM, OnnxruntimeWeb
-from guidegraph_runtime.web_page.support import PageError, check_inputs, check_operations, check_parts, check_providers
+from guidegraph_runtime.web_page.support import PageError, check_inputs, check_parts, check_providers
 from guidegraph_runtime.web_page.table_rows import PageTables, PlanSource, make_tables
 
 FORMAT, VERSION = "guidegraph-page", 1
@@ -53,9 +53,7 @@ def plan_page(source: PlanSource, plan: Sequence[Operation], outputs: Mapping[st
         raise PageError("it has no output that is a picture, and a page shows pictures")
     check_inputs(source.inputs)
     targets = [*outputs.values()]
-    tables = make_tables(source, select_operations(plan, targets), targets)
-    check_operations(tables.plan, source.read_file)
-    return tables
+    return make_tables(source, select_operations(plan, targets), targets)
 
 
 def write_page(folder: Path, web: OnnxruntimeWeb) -> Page:
