@@ -25,8 +25,8 @@ def check_inputs(inputs: Mapping[str, Input]) -> None:
     for name, spec in inputs.items():
         if spec.type not in PAGE_INPUTS:
             raise PageError(
-                f"the input '{name}' has the type {spec.type}, and a page has fields for texts, numbers and choices only: "
-                "export a bundle without --page, or a workflow that does not read it"
+                f"the input '{name}' has the type {spec.type}, and a page has fields for texts, numbers and choices "
+                "only: export a bundle without --page, or a workflow that does not read it"
             )
 
 
