@@ -13,6 +13,7 @@ from guidegraph_runtime.bundle.manifest_types import Input, Operation, walk_oper
 from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.running.operation_order import reads
 from guidegraph_runtime.running.plan import PlanRun, check_guards, refuse_part
+from guidegraph_runtime.running.unread_values import read_flags
 from guidegraph_runtime.running.values import Values
 from guidegraph_runtime.web_page.support import PAGE_OPERATIONS, PageError, check_operations
 
@@ -63,7 +64,8 @@ def make_tables(source: PlanSource, plan: Sequence[Operation], outputs: Sequence
     tabulated, kept = _split(source, plan)
     check_operations(kept, source.read_file)
     needed = {*outputs}.union(*map(_reads_with_flags, kept))
-    rows, arrays = {}, {}
+    rows: dict[str, InputRange] = {}
+    arrays: dict[str, Array] = {}
     for name in dict.fromkeys(tabulated.values()):
         operations = [operation for operation in plan if tabulated.get(operation.node) in ("", name)]
         own = [operation for operation in operations if tabulated[operation.node] == name]
@@ -115,8 +117,8 @@ def _tabulate(
 ) -> tuple[InputRange, dict[str, Array]]:
     """The values of some names for each valid value of an input around its default."""
     if not name:
-        values = _compute(source, {}, operations, kept)
-        return InputRange(0, 0, tuple(names)), {item: _to_array(item, values[item]) for item in names}
+        table = _compute(source, {}, operations, kept)
+        return InputRange(0, 0, tuple(names)), {item: _to_array(item, table[item]) for item in names}
     default: Any = source.inputs[name].default
     tables = {default: _compute(source, {name: default}, operations, kept)}
     for values in (range(default - 1, 0, -1), range(default + 1, HIGHEST + 1)):
@@ -146,11 +148,7 @@ def _compute(
 
 def _reads_with_flags(operation: Operation) -> set[str]:
     """The values that an operation, or its body, reads, and those that say whether another is read."""
-    flags = {
-        flag["field"]
-        for item in walk_operations([operation])
-        for flag in dict(item.settings.get("unread") or {} if item.op == "part" else {}).values()  # type: ignore[call-overload]
-    }
+    flags = {field for item in walk_operations([operation]) for field, _ in read_flags(item).values()}
     return reads(operation) | flags
 
 

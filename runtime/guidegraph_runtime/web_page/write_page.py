@@ -159,7 +159,7 @@ def _static_files() -> Iterator[tuple[str, bytes]]:
 
 def _bundle_files(manifest: Manifest, plan: Sequence[Operation]) -> list[str]:
     """The files of the bundle that a browser loads: the graphs, and those that settings name."""
-    names = []
+    names: list[object] = []
     for operation in walk_operations(plan):
         if operation.op == "part":
             names.append(manifest.parts[operation.node].file)

@@ -23,7 +23,7 @@ from tests.nodejs import install_packages
 
 pytestmark = NEEDS_BROWSER
 
-NPM = Path(__file__).with_name("web")
+NPM = Path(__file__).with_name("npm")
 WORKFLOW = ROOT / "workflows" / "text_to_image.yaml"
 SECONDS = 120
 RUNS: list[dict[str, Any]] = [
