@@ -77,10 +77,10 @@ def export(
     beside FILE.onnx are FILE.json, which says what its inputs are, and FILE.bin with an example of each.
     With --page it is a folder for any web server: a page that draws in the reader's browser with onnxruntime-web.
     """
-    from guidegraph.commands.export_bundle import export_bundle
-    from guidegraph.commands.export_page import check_page_options, export_page
-    from guidegraph.commands.export_single_file import export_single_file
-    from guidegraph.commands.export_steps import ExportArguments
+    from guidegraph.commands.exports.bundle import export_bundle
+    from guidegraph.commands.exports.page import check_page_options, export_page
+    from guidegraph.commands.exports.single_file import export_single_file
+    from guidegraph.commands.exports.steps import ExportArguments
     from guidegraph.commands.shared.open_workflow import WorkflowRequest
     from guidegraph.commands.shared.run_settings import apply_limits
 

@@ -1,1 +1,1 @@
-"""A page that runs a bundle in a browser: the files of the page, and what a bundle needs so that it can be one."""
+"""Make a bundle a page that runs in a browser: check it, tabulate its samplers, and write the page's files."""

@@ -1,4 +1,4 @@
-"""What the page computes itself: its operations, inputs, element types and tokenizers."""
+"""The operations, inputs, element types and tokenizers that the page supports."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PAGE_INPUTS = frozenset({"str", "int", "float", "bool"})
 
 
 class PageError(ValueError):
-    """A bundle cannot be a page: the node or part, what it needs, and what to do."""
+    """A bundle cannot be a page, because of a node, part or input; the message has a remedy."""
 
 
 def check_inputs(inputs: Mapping[str, Input]) -> None:

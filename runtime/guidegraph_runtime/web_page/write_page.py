@@ -31,7 +31,7 @@ MAX_SAFE_INT = 2**53 - 1
 
 @dataclass(frozen=True)
 class Page:
-    """What was written: the size of each file that a browser loads, and the ranges of inputs in the tables."""
+    """The size of each file that a browser loads, and the ranges of inputs in the tables."""
 
     sizes: Mapping[str, int]
     ranges: Mapping[str, tuple[int, int]]

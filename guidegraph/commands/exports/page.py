@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from guidegraph.commands.export_bundle import export_bundle
-from guidegraph.commands.export_steps import ExportArguments
+from guidegraph.commands.exports.bundle import export_bundle
+from guidegraph.commands.exports.steps import ExportArguments
 from guidegraph.commands.shared.errors import argument_problem
 from guidegraph.commands.shared.printing import print_text
 from guidegraph.graph.errors import WorkflowError
@@ -83,7 +83,7 @@ def name_page_problems(option: str) -> Iterator[None]:
 
 
 def _check_exported(exported: Exported, kinds: Mapping[str, str]) -> None:
-    """Raise ``WorkflowError`` if what was exported cannot be a page."""
+    """Raise ``WorkflowError`` for an export that cannot be a page."""
     from guidegraph_runtime.web_page.support import check_providers
     from guidegraph_runtime.web_page.table_rows import PlanSource
     from guidegraph_runtime.web_page.write_page import plan_page

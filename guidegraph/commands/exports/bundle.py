@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import typer
 
-from guidegraph.commands.export_steps import (
+from guidegraph.commands.exports.steps import (
     ExportArguments,
     bundle_kind,
     check_extra,
