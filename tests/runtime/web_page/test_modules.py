@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,14 @@ TEXTS = [
     "",
     " ".join(["a tiger in a meadow"] * 9),
 ]
+
+
+def test_the_page_is_small_and_names_no_other_host() -> None:
+    pages = [file for file in files("guidegraph_runtime.web_page").joinpath("static").iterdir() if file.is_file()]
+    texts = {file.name: file.read_text(encoding="utf-8") for file in pages}
+    assert {"index.html", "worker.js"} <= texts.keys()
+    assert [name for name, text in texts.items() if re.search(r"https?:|//[a-z]", text)] == []
+    assert sum(len(text.encode()) for text in texts.values()) <= 60_000
 
 
 def test_noise_bits_are_those_of_numpy(tmp_path: Path) -> None:

@@ -53,8 +53,10 @@ def test_the_page_s_folder_lists_every_file_that_a_browser_loads(cli: Command) -
     assert [item["op"] for item in page["plan"]] == ["noise.gaussian", "part", "image.from_sample"]
     assert page["digest"] == Bundle(cli.folder / "site" / "bundle").digest
     # A page is replaced by the next one, and nothing else is.
-    assert cli(*arguments, "--set", "by=3.0").code == 0
-    assert json.loads((cli.folder / "site" / "page.json").read_text())["inputs"]["by"]["default"] == 3.0
+    assert cli(*arguments, "--set", "by=3.0", "--set", f"seed={2**60 + 1}").code == 0
+    inputs = json.loads((cli.folder / "site" / "page.json").read_text())["inputs"]
+    assert inputs["by"]["default"] == 3.0
+    assert inputs["seed"]["default"] == "1152921504606846977"  # a text: JavaScript would round the number
 
 
 def test_nothing_is_written_where_a_page_cannot_draw_the_workflow(cli: Command) -> None:
