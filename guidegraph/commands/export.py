@@ -19,6 +19,7 @@ from guidegraph.commands.shared.root import app, examples, select_plugins
         "export draw.yaml -o bundle --precision fp16 --check",
         "export draw.yaml -o denoiser --only denoiser",
         "export draw.yaml -o draw.onnx --single-file --check",
+        "export draw.yaml -o site --page --onnxruntime-web node_modules/onnxruntime-web",
     )
 )
 def export(
@@ -30,6 +31,13 @@ def export(
         bool,
         typer.Option("--single-file", help="Write the whole workflow as one ONNX graph, BUNDLE being its FILE.onnx."),
     ] = False,
+    page: Annotated[
+        bool, typer.Option("--page", help="Write a page that draws in a browser, with the bundle in BUNDLE/bundle.")
+    ] = False,
+    onnxruntime_web: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="The npm package onnxruntime-web, whose files --page copies."),
+    ] = None,
     set: options.Settings = None,
     only: Annotated[
         list[str] | None,
@@ -67,15 +75,21 @@ def export(
     engine. --precision casts the steps of loops alone: text encoders and decoders stay fp32 unless they are named.
     With --single-file it is one ONNX graph, loops inside, that any onnxruntime runs, also in Node and in a browser;
     beside FILE.onnx are FILE.json, which says what its inputs are, and FILE.bin with an example of each.
+    With --page it is a folder for any web server: a page that draws in the reader's browser with onnxruntime-web.
     """
-    from guidegraph.commands.export_bundle import export_bundle
-    from guidegraph.commands.export_single_file import export_single_file
-    from guidegraph.commands.export_steps import ExportArguments
+    from guidegraph.commands.exports.bundle import export_bundle
+    from guidegraph.commands.exports.page import check_page_options, export_page
+    from guidegraph.commands.exports.single_file import export_single_file
+    from guidegraph.commands.exports.steps import ExportArguments
     from guidegraph.commands.shared.open_workflow import WorkflowRequest
     from guidegraph.commands.shared.run_settings import apply_limits
 
+    check_page_options(page, onnxruntime_web, single_file)
     grants = options.make_grants(allow_read, allow_write, allow_code)
     request = WorkflowRequest(workflow, set or [], select_plugins(plugin, no_plugins), grants)
     arguments = ExportArguments(request, output, only, check, not no_reference, precision or [])
     with apply_limits(limit):
-        (export_single_file if single_file else export_bundle)(arguments)
+        if onnxruntime_web is not None:
+            export_page(arguments, onnxruntime_web)
+        else:
+            (export_single_file if single_file else export_bundle)(arguments)

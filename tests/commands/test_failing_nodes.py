@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from guidegraph.commands.export_steps import _node_of
+from guidegraph.commands.exports.steps import _node_of
 from guidegraph.graph.events import NodeStarted
 from guidegraph.runs.observers import PlainLog
 from tests.commands.command import Command

@@ -9,7 +9,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from guidegraph.commands.export_steps import NEEDED
+from guidegraph.commands.exports.steps import NEEDED
 from tools.requirements import LOCK, PROJECTS, all_requirements, direct_requirements, lower_bounds
 
 PINNED = re.compile(

@@ -28,7 +28,7 @@ def find_unread(loop: Loop, body: Sequence[Operation]) -> dict[str, Flags]:
     for operation in walk_operations(body):
         if operation.op == "loop":
             read.update(Loop.of(operation).reads())
-        unread = _flags(operation)
+        unread = read_flags(operation)
         for source in operation.inputs.values():
             if source in unread:
                 flags.setdefault(source, []).append(unread[source])
@@ -59,8 +59,11 @@ def _like(operation: Operation) -> str | None:
     return next((operation.inputs[port] for port in ports if port in operation.inputs), None)
 
 
-def _flags(operation: Operation) -> dict[str, tuple[str, bool]]:
-    """The inputs of a part that are unread under a flag."""
+def read_flags(operation: Operation) -> dict[str, tuple[str, bool]]:
+    """The inputs of a part that are unread under a flag, with the name of its value and its required truth value.
+
+    None of another operation. Raises ``ValueError`` for invalid flags.
+    """
     unread = operation.settings.get("unread", {}) if operation.op == "part" else {}
     if not isinstance(unread, dict):
         raise ValueError(f"'unread' of a part names inputs; found {unread!r:.80}")

@@ -225,7 +225,7 @@ def test_without_the_exporters_packages_one_line_says_what_to_install(
     cli: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "guidegraph.commands.export_steps.find_spec", lambda name: None if name == "onnxscript" else object()
+        "guidegraph.commands.exports.steps.find_spec", lambda name: None if name == "onnxscript" else object()
     )
     result = export(cli, TINY)
     assert (result.code, result.out) == (1, "")

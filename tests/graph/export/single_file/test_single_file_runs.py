@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,10 @@ from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.outputs import pixels
 from guidegraph_runtime.running.single_file import inputs_of, inputs_with, read_description
 from tests.commands.command import ROOT
-from tests.graph.export.nodejs import node_folder, run_in_node
 from tests.graph.export.partition.guided import WORKFLOW, with_models
+from tests.nodejs import install_packages, run_node
 
+NODE = Path(__file__).parent.with_name("node")
 TWO = 2 / 127.5
 """2/255 of a picture's range, from -1 to 1."""
 
@@ -50,6 +52,14 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
     exported = export_workflow(graph, values, one_graph=True)
     write_single(exported, folder / "small.onnx", kinds={"image": "image"}, versions={})
     return Small(graph, values, folder / "small.onnx")
+
+
+def call_in_node(config: pytest.Config, file: Path, out: Path) -> dict[str, np.ndarray[Any, Any]]:
+    """The outputs of one call of a single file on its examples."""
+    described = json.loads(run_node("run.mjs", file, out, cwd=install_packages(config, NODE)))
+    return {
+        name: np.fromfile(out / f"{name}.bin", item["type"]).reshape(item["dims"]) for name, item in described.items()
+    }
 
 
 def one_call(file: Path, inputs: dict[str, Any]) -> list[Any]:
@@ -137,7 +147,7 @@ def test_steps_of_another_precision_in_one_call(small: Small, tmp_path: Path, pr
 
 
 def test_node_gives_the_engines_picture(small: Small, tmp_path: Path, pytestconfig: pytest.Config) -> None:
-    actual = run_in_node(node_folder(pytestconfig), small.file, tmp_path / "out")
+    actual = call_in_node(pytestconfig, small.file, tmp_path / "out")
     expected = small.engine()
     assert actual.keys() == {"image", "image.uint8"}
     assert np.abs(actual["image"] - expected).max() <= TWO
@@ -167,5 +177,5 @@ def test_shipped_workflows_in_python_and_in_node(
         expected = workflow.run(**{**example, **params})["image"].numpy()
         assert picture.shape == expected.shape
         assert np.abs(picture - expected).max() <= TWO
-    actual = run_in_node(node_folder(pytestconfig), file, tmp_path / "out")
+    actual = call_in_node(pytestconfig, file, tmp_path / "out")
     assert np.abs(actual["image"] - workflow.run(**example)["image"].numpy()).max() <= TWO

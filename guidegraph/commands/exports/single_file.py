@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from guidegraph.commands.export_steps import (
+from guidegraph.commands.exports.steps import (
     ExportArguments,
     bundle_kind,
     check_extra,

@@ -6,15 +6,15 @@ import io
 import json
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import typer
 
-from guidegraph.commands.export_steps import (
+from guidegraph.commands.exports.steps import (
     ExportArguments,
     bundle_kind,
     check_extra,
@@ -47,16 +47,20 @@ if TYPE_CHECKING:
 REFERENCE = "reference"
 
 
-def export_bundle(arguments: ExportArguments) -> None:
+CheckExported: TypeAlias = "Callable[[Exported, Mapping[str, str]], None]"
+"""Checks what was exported, with the type of each output, before anything is written."""
+
+
+def export_bundle(arguments: ExportArguments, check_exported: CheckExported | None = None) -> None:
     """Export a workflow as a bundle.
 
     Raises ``WorkflowError`` if it cannot be exported, and ``typer.Exit`` if the check fails.
     """
     with ExitStack() as stack:
-        _export(arguments, stack)
+        _export(arguments, stack, check_exported)
 
 
-def _export(arguments: ExportArguments, stack: ExitStack) -> None:
+def _export(arguments: ExportArguments, stack: ExitStack, check_exported: CheckExported | None) -> None:
     """stack: holds the lock on the bundle's folder until the check is over."""
     check_extra()
     opened = arguments.request.open()
@@ -81,10 +85,12 @@ def _export(arguments: ExportArguments, stack: ExitStack) -> None:
             exported = export_workflow(
                 graph, values, only=arguments.only, precision=precision, on_part=print_part, policy=policy
             )
+        kinds = {name: bundle_kind(graph, name) for name in exported.outputs}
+        if check_exported is not None:
+            check_exported(exported, kinds)
         offered = deque[Any](maxlen=1)
         with use_viewer(offered.append):
             short, engine = _run_engine(exported, arguments, policy)
-        kinds = {name: bundle_kind(graph, name) for name in exported.outputs}
         reference, files = _reference(exported, short, engine) if arguments.reference else (None, {})
         versions = collect_bundle_versions(graph, opened.registry)
         preview = _fit_preview(exported, kinds, engine, offered)

@@ -1,0 +1,1 @@
+"""What ``export`` writes: a bundle, a single ONNX file, or a page."""

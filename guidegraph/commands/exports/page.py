@@ -1,0 +1,96 @@
+"""``export --page``: a page that draws in a browser, from a bundle and onnxruntime-web."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from guidegraph.commands.exports.bundle import export_bundle
+from guidegraph.commands.exports.steps import ExportArguments
+from guidegraph.commands.shared.errors import argument_problem
+from guidegraph.commands.shared.printing import print_text
+from guidegraph.graph.errors import WorkflowError
+from guidegraph.graph.trust.folder_locks import lock_output
+from guidegraph_runtime.bundle.manifest_types import has_pixels
+from guidegraph_runtime.machine.byte_sizes import show_size
+from guidegraph_runtime.web_page.onnxruntime_web import INSTALL, OnnxruntimeWeb, find_onnxruntime_web
+from guidegraph_runtime.web_page.support import PageError
+
+if TYPE_CHECKING:
+    from guidegraph.graph.export.workflow import Exported
+
+
+def check_page_options(page: bool, onnxruntime_web: Path | None, single_file: bool) -> None:
+    """Raise ``WorkflowError`` for options that do not go together."""
+    problem = None
+    if page and single_file:
+        problem = argument_problem(
+            "bad-value", "a page has a bundle, not a single file; leave one out", "--single-file"
+        )
+    elif page and onnxruntime_web is None:
+        message = (
+            f"a page computes with onnxruntime-web, which guidegraph does not contain; {INSTALL}, then name it here"
+        )
+        problem = argument_problem("bad-value", message, "--onnxruntime-web")
+    elif onnxruntime_web is not None and not page:
+        problem = argument_problem(
+            "bad-value", "only a page needs it; add --page, or leave it out", "--onnxruntime-web"
+        )
+    if problem is not None:
+        raise WorkflowError([problem])
+
+
+def export_page(arguments: ExportArguments, onnxruntime_web: Path) -> None:
+    """Export a workflow as a bundle, and write its page around it.
+
+    Raises ``WorkflowError`` if it cannot be exported or cannot be a page, and ``typer.Exit`` if the check fails.
+    """
+    from guidegraph_runtime.web_page.write_page import BUNDLE, check_page_folder, write_page
+
+    folder = arguments.bundle
+    web = _find_web(onnxruntime_web)
+    with name_page_problems("--output"):
+        check_page_folder(folder)
+    with lock_output(folder, "guidegraph export"):
+        export_bundle(replace(arguments, bundle=folder / BUNDLE), _check_exported)
+        with name_page_problems("--page"):
+            page = write_page(folder, web)
+    for name, (low, high) in page.ranges.items():
+        print_text(f"tables of {name}: {low} to {high}")
+    print_text(f"onnxruntime-web {web.version}, licence {web.license}; page.json has the sha256 of each file")
+    print_text(f"wrote {folder} (a browser loads {show_size(sum(page.sizes.values()))})")
+    print_text(f"open http://localhost:8000 after: python -m http.server 8000 --directory {shlex.quote(str(folder))}")
+
+
+def _find_web(folder: Path) -> OnnxruntimeWeb:
+    try:
+        return find_onnxruntime_web(folder)
+    except ValueError as error:
+        raise WorkflowError([argument_problem("bad-value", str(error), "--onnxruntime-web")]) from error
+
+
+@contextmanager
+def name_page_problems(option: str) -> Iterator[None]:
+    """Context manager: turn a ``PageError`` into a ``WorkflowError`` at an option."""
+    try:
+        yield
+    except PageError as error:
+        raise WorkflowError([argument_problem("no-page", str(error), option)]) from error
+
+
+def _check_exported(exported: Exported, kinds: Mapping[str, str]) -> None:
+    """Raise ``WorkflowError`` for an export that cannot be a page."""
+    from guidegraph_runtime.web_page.support import check_providers
+    from guidegraph_runtime.web_page.table_rows import PlanSource
+    from guidegraph_runtime.web_page.write_page import plan_page
+
+    tables = {name: tensor.detach().cpu().numpy() for name, tensor in exported.host.tables.items()}
+    source = PlanSource("the plan", exported.inputs, tables, lambda name: exported.host.files[name])
+    pictures = {name: value for name, value in exported.outputs.items() if has_pixels(kinds[name])}
+    with name_page_problems("--page"):
+        check_providers(exported.providers)
+        plan_page(source, exported.plan, pictures)

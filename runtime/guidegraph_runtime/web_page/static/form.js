@@ -1,0 +1,51 @@
+// The fields of a run's parameters, and their values.
+
+import { PageError } from "./tensors.js";
+
+/** A field for each input of the page, in a form. tables: the ranges of those that choose a table. */
+export function buildFields(form, inputs, tables) {
+  for (const [name, input] of Object.entries(inputs)) {
+    const label = document.createElement("label");
+    label.htmlFor = `input-${name}`;
+    label.textContent = name;
+    const field = makeField(input, tables[name]);
+    field.id = label.htmlFor;
+    field.name = name;
+    const help = document.createElement("p");
+    help.className = "help";
+    help.textContent = [input.help, tables[name] && `${tables[name].low} to ${tables[name].high}`].filter(Boolean).join("; ");
+    form.append(label, field, help);
+  }
+}
+
+function makeField({ type, default: value, choices }, range) {
+  if (choices || type === "bool") return makeSelect(choices ?? [false, true], value);
+  const field = document.createElement(type === "str" ? "textarea" : "input");
+  field.value = value ?? "";
+  if (type === "str") field.rows = 2;
+  else if (range) Object.assign(field, { type: "number", min: range.low, max: range.high, step: 1 });
+  else field.inputMode = type === "int" ? "numeric" : "decimal";
+  return field;
+}
+
+function makeSelect(choices, value) {
+  const field = document.createElement("select");
+  for (const choice of choices) field.append(new Option(choice, choice, choice === value, choice === value));
+  return field;
+}
+
+/** The values of the fields by name: BigInt for integers. */
+export function readFields(form, inputs) {
+  return Object.fromEntries(Object.entries(inputs).map(([name, input]) => [name, readValue(name, input, form.elements[name].value)]));
+}
+
+export function readValue(name, { type, choices }, text) {
+  if (type === "str") return text;
+  if (type === "bool") return text === "true";
+  const trimmed = text.trim();
+  const isNumber = type === "int" ? /^[+-]?\d+$/.test(trimmed) : trimmed !== "" && Number.isFinite(Number(trimmed));
+  if (!isNumber) throw new PageError(`${name}: expected ${type === "int" ? "an integer" : "a number"}, found '${text}'`);
+  const value = type === "int" ? BigInt(trimmed.replace("+", "")) : Number(trimmed);
+  if (choices && !choices.map(String).includes(String(value))) throw new PageError(`${name}: expected one of ${choices.join(", ")}`);
+  return value;
+}

@@ -1,0 +1,99 @@
+"""`guidegraph export --page`: the folder that it writes, and what it refuses."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from guidegraph_runtime import Bundle
+from guidegraph_runtime.web_page.onnxruntime_web import WASM
+from tests.commands.command import Command
+from tests.graph.export.test_export_command import NODES, TINY
+from tests.runtime.web_page.pages import write_onnxruntime_web
+
+NOISED = """
+guidegraph: 1
+params: {seed: 0}
+nodes:
+  schedule:  {use: schedule.linear}
+  scheduler: {use: scheduler.ddim, in: {schedule: schedule}, with: {steps: 5}}
+  first:     {use: noise.gaussian, in: {seed: params.seed}, with: {shape: [3, 8, 8]}}
+  second:    {use: noise.gaussian, with: {shape: [3, 8, 8], seed: 1}}
+  weight:    {use: tiny.weight}
+  times:     {use: tiny.times, in: {x: first, weight: weight}}
+  noisy:     {use: scheduler.add_noise, in: {scheduler: scheduler.scheduler, x0: times, noise: second}}
+  image:     {use: image.from_sample, in: {sample: noisy}}
+outputs: {image: image}
+"""
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    monkeypatch.chdir(tmp_path)
+    write_onnxruntime_web(tmp_path / "web")
+    return Command(tmp_path, capsys)
+
+
+def test_the_page_s_folder_lists_every_file_that_a_browser_loads(cli: Command) -> None:
+    workflow = cli.workflow("tiny.yaml", TINY)
+    arguments = ("export", workflow, "-o", "site", "--page", "--onnxruntime-web", "web", "--plugin", NODES)
+    result = cli(*arguments)
+    assert result.code == 0, result.err
+    assert "onnxruntime-web 1.30.0, licence MIT; page.json has the sha256 of each file" in result.out
+    assert "python -m http.server 8000 --directory site" in result.out
+    page = json.loads((cli.folder / "site" / "page.json").read_text())
+    files = page["files"]
+    assert {*files} >= {f"onnxruntime-web/{WASM}", "bundle/encode.onnx", "tables.safetensors"}
+    for name, item in files.items():
+        data = (cli.folder / "site" / name).read_bytes()
+        assert item == {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
+    assert [item["op"] for item in page["plan"]] == ["noise.gaussian", "part", "image.from_sample"]
+    assert page["digest"] == Bundle(cli.folder / "site" / "bundle").digest
+    # A page is replaced by the next one, and nothing else is.
+    assert cli(*arguments, "--set", "by=3.0", "--set", f"seed={2**60 + 1}").code == 0
+    inputs = json.loads((cli.folder / "site" / "page.json").read_text())["inputs"]
+    assert inputs["by"]["default"] == 3.0
+    assert inputs["seed"]["default"] == "1152921504606846977"  # a text: JavaScript would round the number
+
+
+def test_nothing_is_written_where_a_page_cannot_draw_the_workflow(cli: Command) -> None:
+    workflow = cli.workflow("noised.yaml", NOISED)
+    result = cli("export", workflow, "-o", "site", "--page", "--onnxruntime-web", "web", "--plugin", NODES)
+    assert result.code == 2
+    assert "--page: no-page: noisy (scheduler.add_noise): a page does not compute this operation" in result.err
+    assert not (cli.folder / "site").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--page"], "--onnxruntime-web: bad-value: a page computes with onnxruntime-web, which guidegraph does not"),
+        (["--onnxruntime-web", "web"], "--onnxruntime-web: bad-value: only a page needs it"),
+        (["--page", "--single-file", "--onnxruntime-web", "web"], "--single-file: bad-value: a page has a bundle"),
+        (["--page", "--onnxruntime-web", "none"], "--onnxruntime-web: bad-value: 'none/package.json' cannot be read"),
+        (["--page", "--onnxruntime-web", "other"], "describes 'other', not onnxruntime-web: 'npm install"),
+        (["--page", "--onnxruntime-web", "part"], f"{WASM}' is missing from onnxruntime-web 1.30.0: 'npm install"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused_before_anything_is_read(
+    cli: Command, options: list[str], message: str
+) -> None:
+    write_onnxruntime_web(cli.folder / "other", name="other")
+    (write_onnxruntime_web(cli.folder / "part") / "dist" / WASM).unlink()
+    result = cli("export", cli.workflow("tiny.yaml", TINY), "-o", "site", *options, "--plugin", NODES)
+    assert result.code == 2
+    assert message in result.err
+    assert not (cli.folder / "site").exists()
+
+
+def test_a_folder_with_something_else_is_left_alone(cli: Command) -> None:
+    (cli.folder / "site").mkdir()
+    (cli.folder / "site" / "notes.txt").write_text("mine")
+    workflow = cli.workflow("tiny.yaml", TINY)
+    result = cli("export", workflow, "-o", "site", "--page", "--onnxruntime-web", "web", "--plugin", NODES)
+    assert result.code == 2
+    assert "--output: no-page: 'site' is there and no page: choose a new folder, or remove it" in result.err
+    assert [path.name for path in (cli.folder / "site").iterdir()] == ["notes.txt"]

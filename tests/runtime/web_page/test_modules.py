@@ -1,0 +1,233 @@
+"""The page's modules compute what the runtime does: noise, tokens, shapes, pixels."""
+
+from __future__ import annotations
+
+import json
+import re
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from guidegraph_runtime import pixels
+from guidegraph_runtime.bundle.manifest import Part, Tensor
+from guidegraph_runtime.noise import gaussian, raw_bits
+from guidegraph_runtime.operations import OPERATIONS
+from guidegraph_runtime.sessions.broadcasting import broadcast
+from guidegraph_runtime.text.tokenizer import encode, load_tokenizer
+from guidegraph_runtime.text.unknown_words import list_vocabulary, unknown_words, unknown_words_message
+from tests.paths import ROOT
+from tests.runtime.web_page.modules import run_script
+
+TOKENIZER = ROOT / "workflows" / "models" / "scenes" / "tokenizer.json"
+TEXTS = [
+    "a tiger on grass under a night sky",
+    "A Penguin, near   snow.And [UNK] a saill boat!!",
+    "İstanbul ΑΣ naïve tiger️ 日本 x_1 ½ ² a‍b",
+    "",
+    " ".join(["a tiger in a meadow"] * 9),
+]
+
+
+def test_the_page_is_small_and_names_no_other_host() -> None:
+    pages = [file for file in files("guidegraph_runtime.web_page").joinpath("static").iterdir() if file.is_file()]
+    texts = {file.name: file.read_text(encoding="utf-8") for file in pages}
+    assert {"index.html", "worker.js"} <= texts.keys()
+    assert [name for name, text in texts.items() if re.search(r"https?:|//[a-z]", text)] == []
+    assert sum(len(text.encode()) for text in texts.values()) <= 60_000
+
+
+def test_noise_bits_are_those_of_numpy(tmp_path: Path) -> None:
+    draws = [("0", 8, None), (str(2**64 - 1), 1001, 0), ("12345678901234567", 400, 2**32), ("18", 5, 999)]
+    script = """
+    import { rawBits } from "./noise.js";
+    const toWords = (bits) => new BigUint64Array(bits.slice().buffer);
+    show(given.map(([seed, count, index]) => toWords(rawBits(BigInt(seed), count, index))));
+    """
+    for (seed, count, index), words in zip(draws, run_script(tmp_path, script, draws), strict=True):
+        assert [int(word) for word in words] == raw_bits(int(seed), count, index).tolist()
+
+
+def test_noise_is_the_engine_s_in_float32(tmp_path: Path) -> None:
+    script = """
+    import { OPERATIONS } from "./operations.js";
+    const draw = (seed) => OPERATIONS["noise.gaussian"]({ seed, shape: [3, 25, 19], batch: 2n, index: 4n });
+    show(given.map((seed) => draw(BigInt(seed))));
+    """
+    seeds = [0, 7, 2**63, 2**64 - 2]
+    for seed, drawn in zip(seeds, run_script(tmp_path, script, [str(seed) for seed in seeds]), strict=True):
+        values = np.array(drawn["data"], np.float32).reshape(drawn["dims"])
+        assert np.array_equal(values, gaussian(seed, (3, 25, 19), 2, 4))
+
+
+def test_seeds_that_do_not_fit_are_refused_as_in_the_runtime(tmp_path: Path) -> None:
+    script = """
+    import { OPERATIONS } from "./operations.js";
+    const draw = (seed) => OPERATIONS["noise.gaussian"]({ seed: BigInt(seed), shape: [2], batch: 2n }).dims;
+    show(given.map((seed) => catchMessage(() => draw(seed))));
+    """
+    accepted, negative, beyond = run_script(tmp_path, script, [str(2**64 - 2), "-1", str(2**64 - 1)])
+    assert accepted == [2, 2]
+    assert negative["message"] == "a seed is from 0 to 2⁶⁴ − 1, found -1"
+    assert beyond["message"].endswith(f"found {2**64}")
+
+
+@pytest.mark.parametrize("length", [None, 7])
+def test_tokens_and_unknown_words_are_those_of_the_tokenizers_package(tmp_path: Path, length: int | None) -> None:
+    script = """
+    import { Words } from "./words.js";
+    const words = new Words(given.tokenizer, given.length);
+    show(given.texts.map((text) => words.encode(text)));
+    """
+    given = {"tokenizer": json.loads(TOKENIZER.read_bytes()), "length": length, "texts": TEXTS}
+    tokenizer = load_tokenizer(TOKENIZER.read_bytes(), length)
+    ids, mask = encode(tokenizer, TEXTS)
+    encoded = run_script(tmp_path, script, given)
+    assert [text["ids"] for text in encoded] == ids.tolist()
+    assert [text["mask"] for text in encoded] == mask.astype(int).tolist()
+    assert [text["unknown"] for text in encoded] == [unknown_words(tokenizer, text) for text in TEXTS]
+
+
+def test_suggestions_for_unknown_words_are_the_runtime_s(tmp_path: Path) -> None:
+    script = """
+    import { Words, unknownWordsMessage } from "./words.js";
+    const own = new Words(given.tokenizer).list();
+    show([unknownWordsMessage(given.words, own), unknownWordsMessage(given.words, given.many), own]);
+    """
+    words = ["Tigger", "sunflowr", "treee", "umbrela", "beech", "xylophone", "seaside", "und", "ballon", "carr"]
+    known = list_vocabulary(load_tokenizer(TOKENIZER.read_bytes()))
+    many = sorted({*known, *(f"{first}{last}e" for first in known for last in known)})[:457]
+    given = {"tokenizer": json.loads(TOKENIZER.read_bytes()), "words": words, "many": many}
+    few_message, many_message, listed = run_script(tmp_path, script, given)
+    assert listed == known
+    assert few_message == unknown_words_message(words, known)
+    # A reader of the page has no folder of weights to look into.
+    many_words = unknown_words_message(words, many).removesuffix("; tokenizer.json beside its weights lists all")
+    assert many_message == many_words
+
+
+BROADCASTS: list[dict[str, tuple[str, list[Any]]]] = [
+    {"x": ("float32", [3, 2, 2, 4]), "t": ("float32", [1]), "slots": ("float32", [4]), "scale": ("float64", [])},
+    {
+        "x": ("float32", [1, 2, 2, 4]),
+        "t": ("float32", [1]),
+        "slots": ("float32", [4, 1, 2, 2, 4]),
+        "scale": ("int64", []),
+    },
+    {
+        "x": ("float64", [2, 2, 1, 3]),
+        "t": ("int64", [2]),
+        "slots": ("float32", [4, 2, 2, 1, 3]),
+        "scale": ("float64", [2]),
+    },
+    {"x": ("float32", [2, 2, 1, 3]), "t": ("float32", [3]), "slots": ("float32", [4]), "scale": ("float64", [])},
+    {"x": ("float32", [2, 5, 1, 3]), "t": ("float32", [1]), "slots": ("float32", [4]), "scale": ("float64", [])},
+]
+DUE = (
+    Tensor("x", "float32", ("batch", 2, "height", "width")),
+    Tensor("t", "float32", ("batch",)),
+    Tensor("slots", "float32", (4, "batch", 2, "height", "width")),
+    Tensor("scale", "float32", ("batch",)),
+)
+
+
+@pytest.mark.parametrize("shapes", BROADCASTS)
+def test_values_are_broadcast_to_a_graph_as_in_the_runtime(
+    tmp_path: Path, shapes: dict[str, tuple[str, list[Any]]]
+) -> None:
+    script = """
+    import { broadcast, cast } from "./tensors.js";
+    const toTensor = ({ dtype, dims, data }) => cast({ dtype: "float64", dims, data }, dtype);
+    const values = Object.fromEntries(Object.entries(given.values).map(([name, value]) => [name, toTensor(value)]));
+    show(catchMessage(() => broadcast(given.due, values)));
+    """
+    values = {
+        name: (np.arange(np.prod(dims, dtype=int)).reshape(dims) - 2).astype(dtype)
+        for name, (dtype, dims) in shapes.items()
+    }
+    given = {
+        "due": [{"name": tensor.name, "dtype": tensor.dtype, "dims": tensor.dims} for tensor in DUE],
+        "values": {
+            name: {"dtype": str(value.dtype), "dims": value.shape, "data": value.ravel().tolist()}
+            for name, value in values.items()
+        },
+    }
+    actual = run_script(tmp_path, script, given)
+    try:
+        expected = broadcast(Part("step.onnx", DUE, (), {}), values)
+    except ValueError:
+        assert [*actual] == ["message"]
+        return
+    assert actual.keys() == expected.keys()
+    for name, array in expected.items():
+        assert actual[name]["dtype"] == str(array.dtype)
+        assert np.array_equal(np.array(actual[name]["data"]).reshape(actual[name]["dims"]), array)
+
+
+def test_pixels_round_as_the_runtime_s(tmp_path: Path) -> None:
+    script = """
+    import { toPictures } from "./pictures.js";
+    const { dims, data } = given;
+    show(toPictures("image", { dtype: "float32", dims, data: Float32Array.from(data) }));
+    """
+    halves = (np.arange(-3, 259, dtype=np.float32) + np.float32(0.5)) / np.float32(127.5) - 1
+    values = np.concatenate([halves, np.random.default_rng(0).uniform(-1.2, 1.2, 26).astype(np.float32)])
+    image = values[: 3 * 8 * 12].reshape(1, 3, 8, 12)
+    (drawn,) = run_script(tmp_path, script, {"dims": image.shape, "data": image.ravel().tolist()})
+    actual = np.array(drawn["pixels"]).reshape(8, 12, 4)
+    assert (drawn["width"], drawn["height"]) == (12, 8)
+    assert np.array_equal(actual[..., :3], pixels(image[0]))
+    assert (actual[..., 3] == 255).all()
+
+
+@pytest.mark.parametrize("settings", [{}, {"columns": 3, "gap": 0, "background": -0.5}])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_samples_become_pictures_and_sheets_as_in_the_runtime(
+    tmp_path: Path, channels: int, settings: dict[str, Any]
+) -> None:
+    script = """
+    import { OPERATIONS } from "./operations.js";
+    const sample = { dtype: "float32", dims: given.dims, data: Float32Array.from(given.data) };
+    const image = OPERATIONS["image.from_sample"]({ sample });
+    show([image, OPERATIONS["image.grid"]({ image, ...given.settings })]);
+    """
+    sample = np.random.default_rng(1).normal(size=(5, channels, 4, 6)).astype(np.float32)
+    given = {"dims": sample.shape, "data": sample.ravel().tolist(), "settings": settings}
+    image = OPERATIONS["image.from_sample"](sample=sample)["out"]
+    sheet = OPERATIONS["image.grid"](image=image, **settings)["out"]
+    for actual, expected in zip(run_script(tmp_path, script, given), (image, sheet), strict=True):
+        assert actual["dims"] == [*expected.shape]
+        assert np.array_equal(np.array(actual["data"], np.float32).reshape(expected.shape), expected)
+
+
+def test_labels_are_checked(tmp_path: Path) -> None:
+    script = """
+    import { OPERATIONS } from "./operations.js";
+    const label = (value) => OPERATIONS["label.constant"]({ label: BigInt(value), batch: 3n, classes: 10 });
+    show(given.map((value) => catchMessage(() => label(value).data)));
+    """
+    accepted, refused = run_script(tmp_path, script, [9, 10])
+    assert accepted == ["9", "9", "9"]
+    assert refused["message"] == "the classes are 0 … 9, found label 10"
+
+
+@pytest.mark.parametrize(
+    ("type", "text", "expected"),
+    [
+        ("int", " 18446744073709551615 ", "18446744073709551615"),
+        ("int", "1.5", {"message": "x: expected an integer, found '1.5'"}),
+        ("int", "", {"message": "x: expected an integer, found ''"}),
+        ("float", "-2.5e1", -25.0),
+        ("float", "inf", {"message": "x: expected a number, found 'inf'"}),
+        ("str", " a, b ", " a, b "),
+        ("bool", "true", True),
+    ],
+)
+def test_a_field_has_a_value_of_its_type(tmp_path: Path, type: str, text: str, expected: Any) -> None:
+    script = """
+    import { readValue } from "./form.js";
+    show(catchMessage(() => readValue("x", { type: given.type, choices: null }, given.text)));
+    """
+    assert run_script(tmp_path, script, {"type": type, "text": text}) == expected
