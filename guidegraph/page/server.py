@@ -210,7 +210,7 @@ class PageServer:
     async def start_grid(self, request: Request) -> Response:
         """Queue a grid of runs. axes: the values of one or two parameters, by name."""
         body = await read_json(request)
-        name, texts, axes = body.get("name"), body.get("params", {}), body.get("axes")
+        name, texts, axes = body.get("name"), body.get("params", {}), body.get("axes", {})
         if not isinstance(name, str) or not is_texts(texts) or not is_texts(axes):
             return error_response(HTTPStatus.BAD_REQUEST, "expected a workflow's name and texts of parameters and axes")
         job = await run_in_threadpool(self.jobs.add_grid, name, self.views.find_source(name), texts, axes)
