@@ -78,4 +78,5 @@ def answer_images(entry: ShelfEntry, job: Job) -> dict[str, Any]:
     """The answer to a request whose job is done."""
     output = find_image_output(entry)
     assert output is not None
-    return {"created": int(job.created), "data": job.outputs[output]["data"]}
+    warnings = {"warnings": [*job.warnings]} if job.warnings else {}
+    return {"created": int(job.created), "data": job.outputs[output]["data"], **warnings}

@@ -27,6 +27,8 @@ def describe_job(job: Job, outputs: bool = True) -> dict[str, Any]:
         "steps": job.steps,
         "created": int(job.created),
     }
+    if job.warnings:
+        content["warnings"] = [*job.warnings]
     if job.status == "done" and outputs:
         content["outputs"] = dict(job.outputs)
     if job.failure is not None:

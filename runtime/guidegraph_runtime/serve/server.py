@@ -18,6 +18,7 @@ from guidegraph_runtime.serve.event_log import EventLog
 from guidegraph_runtime.serve.metrics import ServeMetrics
 from guidegraph_runtime.serve.routes import ServeRoutes
 from guidegraph_runtime.serve.service import ServeOptions, Service
+from guidegraph_runtime.serve.warning_texts import show_collected
 from guidegraph_runtime.sessions.sessions import SessionSettings
 
 PERIOD = 0.1
@@ -46,6 +47,7 @@ def serve(
 ) -> int:
     """Serve bundles until a signal, and return the exit code. Raises ``BundleError``."""
     log, metrics = EventLog(), ServeMetrics()
+    show_collected(lambda text: log.print("warning", message=text))
     service = Service(folders, settings, options, [metrics, log])
     with _bind(host, port) as listener:
         routes = ServeRoutes(service, metrics.read, int(time.time()))

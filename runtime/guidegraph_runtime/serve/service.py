@@ -23,6 +23,7 @@ from guidegraph_runtime.serve.jobs import Failure, Job, JobStore
 from guidegraph_runtime.serve.observers import ServeObserver, call_each
 from guidegraph_runtime.serve.previews import encode_preview
 from guidegraph_runtime.serve.shelf import BundleShelf, ShelfEntry
+from guidegraph_runtime.serve.warning_texts import collect_warnings
 from guidegraph_runtime.serve.worker import Worker, WorkerSettings
 from guidegraph_runtime.sessions.sessions import SessionSettings
 
@@ -51,7 +52,7 @@ class ServeOptions:
     queue: int = 64
     steps: int = 200
     seconds: float = 600.0
-    body_bytes: int = 1 << 20
+    body_bytes: int = 1 << 16
     bundle_memory: int | None = None
 
 
@@ -147,10 +148,10 @@ class Service:
         self._check_admission()
         seconds = self._check_terms(request)
         arrival = self._clock()
-        prepared = self._prepare(entry, request)
-        job = Job(
-            request.bundle, request.params, prepared, request.priority, arrival + seconds, nodes=request.nodes or {}
-        )
+        with collect_warnings() as warnings:
+            prepared = self._prepare(entry, request)
+        deadline, nodes = arrival + seconds, request.nodes or {}
+        job = Job(request.bundle, request.params, prepared, request.priority, deadline, nodes, warnings)
         with self._lock:  # so that `is_idle` sees each job that is accepted
             self._check_admission()
             if not self.jobs.add(job, self.options.queue):
