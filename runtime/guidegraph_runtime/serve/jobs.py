@@ -36,7 +36,8 @@ class Job:
     params, nodes: as the request has them. prepared: the checked run. priority: higher goes first. deadline: the
     monotonic time by which it must have ended. samples, nbytes: those of its run. step, steps: iterations done, of all.
     warnings: about the request, for its client. waited: rounds in which others were stepped and it was not. run: while
-    it is open. outputs: by name, as JSON. preview: the newest, as a PNG; previews: the number so far.
+    it is open. outputs: by name, as JSON. preview: the newest, as the step after which it was
+    made and a PNG, which is empty before the first.
     """
 
     bundle: str
@@ -56,8 +57,7 @@ class Job:
     outputs: Mapping[str, Any] = field(default_factory=dict)
     output_bytes: int = 0
     failure: Failure | None = None
-    preview: bytes = b""
-    previews: int = 0
+    preview: tuple[int, bytes] = (0, b"")
     ended: Event = field(default_factory=Event)
 
     def __post_init__(self) -> None:

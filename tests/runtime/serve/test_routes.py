@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import json
+import time
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -102,25 +104,35 @@ def test_a_job_that_nobody_waits_for(make_client: MakeClient) -> None:
 
 
 def test_events_tell_the_progress_with_previews_and_the_end(make_client: MakeClient, alone: Bundle) -> None:
-    client = make_client(started=False)
+    client = make_client(started=False, steps=1000)
     service = service_of(client)
-    key = client.post("/v1/workflows/pictures", json={"wait": False, "params": {"steps": 4}}).json()["id"]
-    service.start()
+    key = client.post("/v1/workflows/pictures", json={"wait": False, "params": {"steps": 500}}).json()["id"]
+    job = service.jobs.find(key)
+    assert job is not None
+
+    def start_when_watched() -> None:
+        while not job.needs_previews:
+            time.sleep(0.01)
+        service.start()
+
+    starter = Thread(target=start_when_watched)
+    starter.start()
     try:
         with client.stream("GET", f"/v1/jobs/{key}/events") as stream:
             assert stream.headers["content-type"].startswith("text/event-stream")
             blocks = "".join(stream.iter_text()).strip().split("\n\n")
     finally:
+        starter.join()
         service.stop()
     events = [dict(line.split(": ", 1) for line in block.splitlines()) for block in blocks]
     assert {event["event"] for event in events[:-1]} == {"progress", "preview"}
-    steps = [json.loads(event["data"])["step"] for event in events]
+    steps = [json.loads(event["data"])["step"] for event in events if event["event"] != "preview"]
     assert steps == sorted(steps)
     end = json.loads(events[-1]["data"])
-    assert (events[-1]["event"], end["status"], end["step"]) == ("end", "done", 4)
+    assert (events[-1]["event"], end["status"], end["step"]) == ("end", "done", 500)
     assert len(end["outputs"]["image"]["data"]) == 2
     preview = next(json.loads(event["data"]) for event in events if event["event"] == "preview")
-    run = alone.start(steps=4)
+    run = alone.start(steps=500)
     for _ in range(preview["step"]):
         alone.step([run])
     first, second = run.read_carries()["x"][0]
