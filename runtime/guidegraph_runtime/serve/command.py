@@ -79,8 +79,8 @@ def _command(options: argparse.Namespace) -> int:
     token = read_token(options.token, options.host)
     folders = read_folders(options.bundles)
     from guidegraph_runtime.serve.access import ServeAccess
+    from guidegraph_runtime.serve.request_checks import ServeOptions
     from guidegraph_runtime.serve.server import serve
-    from guidegraph_runtime.serve.service import ServeOptions
     from guidegraph_runtime.sessions.sessions import SessionSettings
 
     settings = SessionSettings.on(options.provider, intra_threads=options.threads)

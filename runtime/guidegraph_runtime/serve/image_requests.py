@@ -7,7 +7,7 @@ from typing import Any
 
 from guidegraph_runtime.serve.answers import take
 from guidegraph_runtime.serve.jobs import Job
-from guidegraph_runtime.serve.service import DrawRequest, RequestRefused
+from guidegraph_runtime.serve.request_checks import DrawRequest, RequestRefused
 from guidegraph_runtime.serve.shelf import ShelfEntry
 
 COUNT_INPUT = "batch"
