@@ -54,7 +54,7 @@ def fit_preview(plan: Sequence[Operation], source: str, sample: NDArray[Any], pi
 
 
 def draw_preview(preview: Preview, carries: Mapping[str, NDArray[Any]]) -> NDArray[Any] | None:
-    """Draw the carried sample of a run as float32 pictures (B, 3, h, w) in [-1, 1]; None if it carries none."""
+    """Draw a carried sample as pictures (B, 3, h, w) in [-1, 1], float32; None if the run carries no such sample."""
     sample = carries.get(preview.carry)
     weights = np.array(preview.matrix, np.float32)
     if sample is None or sample.ndim != 4 or sample.shape[1] != weights.shape[1] - 1:

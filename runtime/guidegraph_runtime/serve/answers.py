@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from guidegraph_runtime.serve.jobs import Failure, Job
-from guidegraph_runtime.serve.service import RequestRefused
+from guidegraph_runtime.serve.request_checks import RequestRefused
 
 BODY_SECONDS = 30.0
 """How long a client may take to send its request."""

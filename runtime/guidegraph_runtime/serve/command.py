@@ -64,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--queue", metavar="N", type=_count, default=64, help="the most requests that have not ended; then 429")
     add("--max-steps", metavar="N", type=_count, default=200, help="the most steps of a request")
     add("--max-seconds", metavar="S", type=_seconds, default=600.0, help="from a request's arrival to its end")
-    add("--max-body", metavar="SIZE", type=_size, default=1 << 20, help="of a request, such as 1MB")
+    add("--max-body", metavar="SIZE", type=_size, default=1 << 16, help="of a request, such as 1MB")
     add("--run-memory", metavar="SIZE", type=_size, default=1 << 30, help="for the values of a bundle's open runs")
     add("--memory", metavar="SIZE", type=_size, help="for the files of open bundles; by default all stay open")
     add("--provider", choices=PROVIDERS, default="auto", help="where to compute; auto takes the best that is there")
@@ -79,8 +79,8 @@ def _command(options: argparse.Namespace) -> int:
     token = read_token(options.token, options.host)
     folders = read_folders(options.bundles)
     from guidegraph_runtime.serve.access import ServeAccess
+    from guidegraph_runtime.serve.request_checks import ServeOptions
     from guidegraph_runtime.serve.server import serve
-    from guidegraph_runtime.serve.service import ServeOptions
     from guidegraph_runtime.sessions.sessions import SessionSettings
 
     settings = SessionSettings.on(options.provider, intra_threads=options.threads)

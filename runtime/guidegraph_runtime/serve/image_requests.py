@@ -7,7 +7,7 @@ from typing import Any
 
 from guidegraph_runtime.serve.answers import take
 from guidegraph_runtime.serve.jobs import Job
-from guidegraph_runtime.serve.service import DrawRequest, RequestRefused
+from guidegraph_runtime.serve.request_checks import DrawRequest, RequestRefused
 from guidegraph_runtime.serve.shelf import ShelfEntry
 
 COUNT_INPUT = "batch"
@@ -78,4 +78,5 @@ def answer_images(entry: ShelfEntry, job: Job) -> dict[str, Any]:
     """The answer to a request whose job is done."""
     output = find_image_output(entry)
     assert output is not None
-    return {"created": int(job.created), "data": job.outputs[output]["data"]}
+    warnings = {"warnings": [*job.warnings]} if job.warnings else {}
+    return {"created": int(job.created), "data": job.outputs[output]["data"], **warnings}

@@ -27,6 +27,8 @@ def describe_job(job: Job, outputs: bool = True) -> dict[str, Any]:
         "steps": job.steps,
         "created": int(job.created),
     }
+    if job.warnings:
+        content["warnings"] = [*job.warnings]
     if job.status == "done" and outputs:
         content["outputs"] = dict(job.outputs)
     if job.failure is not None:
@@ -89,13 +91,14 @@ async def _wait_for_disconnect(request: Request) -> None:
 
 async def iterate_events(job: Job) -> AsyncIterator[str]:
     """Server-sent events: ``progress`` after each step, ``preview`` with a picture, and one ``end``."""
-    previews = 0
+    previewed = 0
     with JobWatch(job) as watch:
         while True:
             has_ended = job.ended.is_set()
-            if job.previews > previews and not has_ended:
-                previews = job.previews
-                yield _format_event("preview", {"step": job.step, "b64_json": b64encode(job.preview).decode()})
+            step, png = job.preview
+            if step > previewed and not has_ended:
+                previewed = step
+                yield _format_event("preview", {"step": step, "b64_json": b64encode(png).decode()})
             if has_ended:
                 yield _format_event("end", describe_job(job))
                 return

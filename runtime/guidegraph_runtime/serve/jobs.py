@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import Event, Lock
 from typing import Any, Literal
@@ -35,8 +35,9 @@ class Job:
 
     params, nodes: as the request has them. prepared: the checked run. priority: higher goes first. deadline: the
     monotonic time by which it must have ended. samples, nbytes: those of its run. step, steps: iterations done, of all.
-    waited: rounds in which others were stepped and it was not. run: while it is open. outputs: by name, as JSON.
-    preview: the newest, as a PNG; previews: the number so far.
+    warnings: about the request, for its client. waited: rounds in which others were stepped and it was not. run: while
+    it is open. outputs: by name, as JSON. preview: the newest, as the step after which it was
+    made and a PNG, which is empty before the first.
     """
 
     bundle: str
@@ -45,6 +46,7 @@ class Job:
     priority: int = 0
     deadline: float = float("inf")
     nodes: Mapping[str, Any] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
     id: str = field(default_factory=lambda: secrets.token_hex(12))
     created: float = field(default_factory=time.time)
     status: Status = "queued"
@@ -55,8 +57,7 @@ class Job:
     outputs: Mapping[str, Any] = field(default_factory=dict)
     output_bytes: int = 0
     failure: Failure | None = None
-    preview: bytes = b""
-    previews: int = 0
+    preview: tuple[int, bytes] = (0, b"")
     ended: Event = field(default_factory=Event)
 
     def __post_init__(self) -> None:

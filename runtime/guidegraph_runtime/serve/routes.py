@@ -30,8 +30,9 @@ from guidegraph_runtime.serve.answers import (
 )
 from guidegraph_runtime.serve.image_requests import answer_images, read_image_request
 from guidegraph_runtime.serve.job_answers import describe_job, iterate_events, wait_for_end
+from guidegraph_runtime.serve.job_service import JobService
 from guidegraph_runtime.serve.jobs import Job
-from guidegraph_runtime.serve.service import DrawRequest, RequestRefused, Service
+from guidegraph_runtime.serve.request_checks import DrawRequest, RequestRefused
 from guidegraph_runtime.serve.shelf import ShelfEntry
 
 
@@ -39,7 +40,7 @@ from guidegraph_runtime.serve.shelf import ShelfEntry
 class ServeRoutes:
     """The routes over a service. read_metrics: the metrics as text, and their media type."""
 
-    service: Service
+    service: JobService
     read_metrics: Callable[[], tuple[bytes, str]]
     started: int = 0
 
@@ -71,14 +72,14 @@ class ServeRoutes:
     async def generate_images(self, request: Request) -> Response:
         """Draw pictures in the dialect of OpenAI's clients."""
         body = await read_json(request, self.service.options.body_bytes)
-        entry = self.service.find_entry(self._read_model_name(body))
+        entry = self.service.checks.find_entry(self._read_model_name(body))
         draw_request = read_image_request(entry, body)
         job = await self._submit(draw_request)
         return await self._wait(request, job, lambda: answer_images(entry, job))
 
     def _read_model_name(self, body: dict[str, Any]) -> str:
         """The bundle that a body names; it may be left out where there is one only."""
-        names = [*self.service.shelf.entries]
+        names = [*self.service.entries]
         name = take(body, "model", (str,), "the name of a bundle", names[0] if len(names) == 1 else None)
         if name is None:
             raise RequestRefused(f"expected the name of a bundle: {', '.join(names)}", "model")
@@ -119,19 +120,19 @@ class ServeRoutes:
 
     async def list_models(self, request: Request) -> Response:
         """The bundles, in the dialect of OpenAI's clients."""
-        models = [self._describe_model(name) for name in self.service.shelf.entries]
+        models = [self._describe_model(name) for name in self.service.entries]
         return StrictJson({"object": "list", "data": models})
 
     async def read_model(self, request: Request) -> Response:
         """One bundle, in the dialect of OpenAI's clients."""
-        return StrictJson(self._describe_model(self.service.find_entry(request.path_params["name"]).name))
+        return StrictJson(self._describe_model(self.service.checks.find_entry(request.path_params["name"]).name))
 
     def _describe_model(self, name: str) -> dict[str, Any]:
         return {"id": name, "object": "model", "created": self.started, "owned_by": "guidegraph"}
 
     async def read_workflow(self, request: Request) -> Response:
         """The parameters and outputs of a bundle."""
-        return StrictJson(_describe_workflow(self.service.find_entry(request.path_params["name"])))
+        return StrictJson(_describe_workflow(self.service.checks.find_entry(request.path_params["name"])))
 
     def _find_job(self, request: Request) -> Job:
         job = self.service.jobs.find(request.path_params["id"])

@@ -16,8 +16,10 @@ from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.serve.access import ServeAccess
 from guidegraph_runtime.serve.event_log import EventLog
 from guidegraph_runtime.serve.metrics import ServeMetrics
+from guidegraph_runtime.serve.request_checks import ServeOptions
 from guidegraph_runtime.serve.routes import ServeRoutes
-from guidegraph_runtime.serve.service import ServeOptions, Service
+from guidegraph_runtime.serve.service import Service
+from guidegraph_runtime.serve.warning_texts import show_collected
 from guidegraph_runtime.sessions.sessions import SessionSettings
 
 PERIOD = 0.1
@@ -46,6 +48,7 @@ def serve(
 ) -> int:
     """Serve bundles until a signal, and return the exit code. Raises ``BundleError``."""
     log, metrics = EventLog(), ServeMetrics()
+    show_collected(lambda text: log.print("warning", message=text))
     service = Service(folders, settings, options, [metrics, log])
     with _bind(host, port) as listener:
         routes = ServeRoutes(service, metrics.read, int(time.time()))
@@ -77,7 +80,7 @@ async def _serve(server: DrainingServer, service: Service, listener: socket.sock
         await asyncio.wait({serving}, timeout=PERIOD)
         if server.started and not is_ready:
             is_ready = True
-            log.print("ready", address=format_address(listener), bundles=[*service.shelf.entries])
+            log.print("ready", address=format_address(listener), bundles=[*service.entries])
         if server.signals and not service.is_draining:
             service.drain()
             log.print("draining", jobs=len(service.jobs.list_open()))

@@ -208,7 +208,7 @@ class Worker:
             job.step = run.count
             if not run.done:
                 if job.needs_previews and (preview := self._settings.preview(job)):
-                    job.preview, job.previews = preview, job.previews + 1
+                    job.preview = job.step, preview
                 job.report()
                 return
             outputs = run.finish()

@@ -5,6 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import json
+import time
+from dataclasses import replace
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -14,6 +17,7 @@ from safetensors.numpy import load
 from starlette.testclient import TestClient
 
 from guidegraph_runtime import Bundle, pixels
+from guidegraph_runtime.bundle.manifest_types import Operation
 from guidegraph_runtime.serve.access import ServeAccess
 from guidegraph_runtime.serve.service import Service
 from tests.runtime.serve.conftest import MakeClient
@@ -102,25 +106,36 @@ def test_a_job_that_nobody_waits_for(make_client: MakeClient) -> None:
 
 
 def test_events_tell_the_progress_with_previews_and_the_end(make_client: MakeClient, alone: Bundle) -> None:
-    client = make_client(started=False)
+    client = make_client(started=False, steps=1000)
     service = service_of(client)
-    key = client.post("/v1/workflows/pictures", json={"wait": False, "params": {"steps": 4}}).json()["id"]
-    service.start()
+    key = client.post("/v1/workflows/pictures", json={"wait": False, "params": {"steps": 500}}).json()["id"]
+    job = service.jobs.find(key)
+    assert job is not None
+
+    def start_when_watched() -> None:
+        while not job.needs_previews and not job.ended.is_set():
+            time.sleep(0.01)
+        service.start()
+
+    starter = Thread(target=start_when_watched)
+    starter.start()
     try:
         with client.stream("GET", f"/v1/jobs/{key}/events") as stream:
             assert stream.headers["content-type"].startswith("text/event-stream")
             blocks = "".join(stream.iter_text()).strip().split("\n\n")
     finally:
+        service.cancel(job)  # so that the starter ends also if nobody has watched
+        starter.join()
         service.stop()
     events = [dict(line.split(": ", 1) for line in block.splitlines()) for block in blocks]
     assert {event["event"] for event in events[:-1]} == {"progress", "preview"}
-    steps = [json.loads(event["data"])["step"] for event in events]
+    steps = [json.loads(event["data"])["step"] for event in events if event["event"] != "preview"]
     assert steps == sorted(steps)
     end = json.loads(events[-1]["data"])
-    assert (events[-1]["event"], end["status"], end["step"]) == ("end", "done", 4)
+    assert (events[-1]["event"], end["status"], end["step"]) == ("end", "done", 500)
     assert len(end["outputs"]["image"]["data"]) == 2
     preview = next(json.loads(event["data"]) for event in events if event["event"] == "preview")
-    run = alone.start(steps=4)
+    run = alone.start(steps=500)
     for _ in range(preview["step"]):
         alone.step([run])
     first, second = run.read_carries()["x"][0]
@@ -170,6 +185,18 @@ def test_a_bad_request_is_refused_before_it_is_queued(
     assert text in error["message"]
     assert (error["param"], error["type"]) == (param, "invalid_request_error")
     assert service_of(client).is_idle
+
+
+def test_a_node_reads_no_file_of_the_machine(make_client: MakeClient) -> None:
+    client = make_client(started=False)
+    entry = service_of(client).entries["pictures"]
+    photo = Operation("image.load", "photo", settings={"path": {"file": "photo.png"}}, outputs=("photo",))
+    manifest = replace(entry.manifest, plan=(photo, *entry.manifest.plan))
+    entry.checks._verified = replace(entry.checks._verified, manifest=manifest)
+    body: dict[str, Any]
+    for body in ({"photo.path": "/etc/passwd"}, {"noise.use": "image.load", "noise.path": "/etc/passwd"}):
+        answer = client.post(IMAGES, json={"model": "pictures", "nodes": body})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "forbidden-read")
 
 
 def test_bodies_are_checked(make_client: MakeClient) -> None:

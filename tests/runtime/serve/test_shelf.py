@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -9,8 +10,10 @@ import pytest
 
 from guidegraph_runtime import BundleError
 from guidegraph_runtime.serve.observers import ServeObserver
-from guidegraph_runtime.serve.service import DrawRequest, ServeOptions, Service
+from guidegraph_runtime.serve.request_checks import DrawRequest, RequestRefused, ServeOptions
+from guidegraph_runtime.serve.service import Service
 from guidegraph_runtime.serve.shelf import TURN_SECONDS, BundleShelf
+from tests.runtime.running.bundles import seal_manifest
 from tests.runtime.running.loop_bundle import JOINS, write_loop_bundle
 from tests.runtime.serve.conftest import CPU
 
@@ -91,6 +94,22 @@ def test_who_no_longer_waits_lets_others_go_on(folders: dict[str, Path]) -> None
 def test_a_bundle_larger_than_the_memory_is_refused_at_the_start(folders: dict[str, Path]) -> None:
     with pytest.raises(BundleError, match=r"'a' has files of .*, and --memory is 100 bytes: raise it"):
         BundleShelf(folders, CPU, 100)
+
+
+@pytest.mark.parametrize("kind", ["path", "image"])
+def test_a_bundle_that_needs_a_file_is_refused_and_one_with_a_default_takes_none(tmp_path: Path, kind: str) -> None:
+    folder = write_loop_bundle(tmp_path / "a", joins=JOINS)
+    value = json.loads((folder / "bundle.json").read_text())
+    del value["digest"]
+    value["inputs"]["photo"] = {"type": kind, "required": True}
+    (folder / "bundle.json").write_bytes(seal_manifest(value))
+    with pytest.raises(BundleError, match="'photo' is a file that each run needs, and a server takes no files"):
+        BundleShelf({"a": folder}, CPU)
+    value["inputs"]["photo"] = {"type": kind, "default": "step.onnx"}
+    (folder / "bundle.json").write_bytes(seal_manifest(value))
+    service = Service({"a": folder}, CPU)
+    with pytest.raises(RequestRefused, match=r"'photo' is a file .*, and this server takes no files"):
+        service.submit(DrawRequest("a", {"photo": "/etc/passwd"}))
 
 
 def test_a_bundle_that_was_changed_on_disk_is_not_opened(folders: dict[str, Path], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Event
@@ -9,6 +10,7 @@ from threading import Event
 import pytest
 
 from guidegraph_runtime.serve.jobs import Job, JobStore
+from guidegraph_runtime.serve.warning_texts import collect_warnings, show_collected
 from guidegraph_runtime.serve.worker import Worker
 from tests.runtime.serve.fakes import FakeBundle, FakeShelf, make_job, make_worker
 
@@ -194,6 +196,17 @@ def test_listeners_hear_of_each_step_and_of_the_end() -> None:
     assert heard == [(0, "running"), (1, "running"), (2, "running"), (3, "done")]
     stop()
     assert not job.needs_previews
+
+
+def test_warnings_go_to_the_request_they_are_about() -> None:
+    others: list[str] = []
+    with warnings.catch_warnings():  # restores the filters, and how warnings are shown
+        show_collected(others.append)
+        with collect_warnings() as texts:
+            for _ in range(2):
+                warnings.warn("unknown word", stacklevel=1)
+        warnings.warn("an old file", stacklevel=1)
+    assert (texts, others) == (["unknown word"], ["an old file"])
 
 
 @pytest.mark.parametrize(("max_kept", "max_bytes", "kept"), [(3, 1000, 3), (100, 25, 2), (0, 0, 0)])

@@ -1,0 +1,213 @@
+"""Measure guidegraph-serve: throughput, waiting times and overload, with requests that have nothing in common.
+
+    guidegraph export workflows/text_to_image.yaml -o scenes
+    python benchmarks/serve.py scenes [--requests 64] [--batch 8] [--threads 1] [--poisson 40]
+
+The server runs in a process of its own, with --threads for each operator. The requests differ in prompt, seed, scale
+(1.5 to 8), steps (5 to 50) and sampler. They are sent one after the other, and then all at once, in the same order;
+each picture is compared with that of the bundle alone. Then: a request of 5 steps behind one of 200, against the order
+of arrival; the time to the first preview; and requests at random times (Poisson) at 0.5, 0.8 and 1.2 of the requests
+per second that were measured at once, with a queue of --queue.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import importlib.metadata
+import io
+import json
+import os
+import platform
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+from PIL import Image
+
+from guidegraph_runtime import Bundle, SessionSettings, pixels
+
+SAMPLERS = ("ddim", "dpmpp_2m", "heun")
+THINGS = ("cactus", "tiger", "rocket", "penguin", "pumpkin", "elephant", "house", "umbrella")
+PLACES = ("on snow", "on grass", "on sand under a day sky", "under a night sky")
+LOADS = (0.5, 0.8, 1.2)
+MODEL = "measured"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The status of an answer, its seconds, and its picture if it is one."""
+
+    status: int
+    seconds: float
+    picture: Any = None
+
+
+def make_requests(count: int, seed: int) -> list[dict[str, Any]]:
+    chance = random.Random(seed)
+    return [
+        {
+            "model": MODEL,
+            "prompt": f"a {chance.choice(THINGS)} {chance.choice(PLACES)}",
+            "seed": chance.randrange(10_000),
+            "scale": round(chance.uniform(1.5, 8), 2),
+            "steps": chance.randint(5, 50),
+            "nodes": {"scheduler.use": f"scheduler.{SAMPLERS[i % len(SAMPLERS)]}"},
+        }
+        for i in range(count)
+    ]
+
+
+@contextmanager
+def serve(bundle: Path, *options: str) -> Iterator[httpx.Client]:
+    """A client of a new server, which has drawn a picture."""
+    command = [sys.executable, "-c", "from guidegraph_runtime.serve.command import process; process()"]
+    arguments = [f"{MODEL}={bundle}", "--port", "0", "--provider", "cpu", *options]
+    process = subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    log = process.stdout
+    address = json.loads(log.readline())["address"]
+    threading.Thread(target=lambda: [None for _ in log], daemon=True).start()  # so that the pipe never fills up
+    limits = httpx.Limits(max_connections=None)
+    try:
+        with httpx.Client(base_url=address, timeout=3600, limits=limits) as client:
+            send(client, {"model": MODEL, "steps": 5})
+            yield client
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait()
+
+
+def send(client: httpx.Client, body: dict[str, Any]) -> Answer:
+    started = time.perf_counter()
+    answer = client.post("/v1/images/generations", json=body)
+    seconds = time.perf_counter() - started
+    if answer.status_code != 200:
+        return Answer(answer.status_code, seconds)
+    data = base64.b64decode(answer.json()["data"][0]["b64_json"])
+    return Answer(answer.status_code, seconds, np.asarray(Image.open(io.BytesIO(data))).astype(int))
+
+
+def send_at_once(client: httpx.Client, bodies: Sequence[dict[str, Any]]) -> list[Answer]:
+    with ThreadPoolExecutor(len(bodies)) as pool:
+        return [*pool.map(lambda body: send(client, body), bodies)]
+
+
+def send_at_times(client: httpx.Client, bodies: Sequence[dict[str, Any]], rate: float, seed: int) -> list[Answer]:
+    """Send requests at the times of a Poisson process of ``rate`` requests a second."""
+    chance = random.Random(seed)
+    with ThreadPoolExecutor(len(bodies)) as pool:
+        futures = []
+        for body in bodies:
+            time.sleep(chance.expovariate(rate))
+            futures.append(pool.submit(send, client, body))
+        return [future.result() for future in futures]
+
+
+def compare_alone(bundle: Bundle, bodies: Sequence[dict[str, Any]], answers: Sequence[Answer]) -> int:
+    """The largest difference of a pixel from the picture of the bundle alone, of 255."""
+    largest = 0
+    for body, answer in zip(bodies, answers, strict=True):
+        params = {name: value for name, value in body.items() if name not in ("model", "nodes")}
+        picture = pixels(bundle.run_with(params, nodes=body["nodes"])["image"][0])
+        largest = max(largest, int(np.abs(answer.picture - picture).max()))
+    return largest
+
+
+def measure_throughput(client: httpx.Client, bundle: Bundle, count: int) -> float:
+    """Print requests per second, one at a time and at once. Returns the second."""
+    bodies = make_requests(count, seed=1)
+    started = time.perf_counter()
+    for body in bodies:
+        send(client, body)
+    alone = count / (time.perf_counter() - started)
+    started = time.perf_counter()
+    answers = send_at_once(client, bodies)
+    rate = count / (time.perf_counter() - started)
+    print(f"{count} unlike requests: one at a time {alone:.3f}/s, at once {rate:.3f}/s: {rate / alone:.2f} times")
+    print(f"pictures differ by at most {compare_alone(bundle, bodies, answers)}/255 from those of the bundle alone")
+    return rate
+
+
+def measure_overtaking(client: httpx.Client) -> None:
+    """Print the time of a request of 5 steps behind one of 200, as a share of that in order of arrival."""
+    long, short = ({"model": MODEL, "prompt": "a tiger on grass", "steps": steps} for steps in (200, 5))
+    alone = send(client, long).seconds + send(client, short).seconds
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(send, client, long)
+        time.sleep(0.02 * alone)
+        waited = send(client, short).seconds
+        future.result()
+    in_order = 0.98 * alone
+    print(f"5 steps behind 200: {waited:.2f} s, in order of arrival {in_order:.2f} s: {waited / in_order:.3f}")
+
+
+def measure_preview(client: httpx.Client, rounds: int = 5) -> None:
+    """Print the time from a request to its first preview."""
+    seconds = []
+    for seed in range(rounds):
+        started = time.perf_counter()
+        body = {"params": {"steps": 30, "seed": seed}, "wait": False}
+        key = client.post(f"/v1/workflows/{MODEL}", json=body).json()["id"]
+        with client.stream("GET", f"/v1/jobs/{key}/events") as events:
+            if any(line == "event: preview" for line in events.iter_lines()):
+                seconds.append(time.perf_counter() - started)
+        client.delete(f"/v1/jobs/{key}")
+    print(f"first preview after {statistics.median(seconds):.3f} s" if seconds else "the bundle has no previews")
+
+
+def measure_load(client: httpx.Client, rate: float, count: int) -> None:
+    for load in LOADS:
+        answers = send_at_times(client, make_requests(count, seed=2), load * rate, seed=3)
+        drawn = sorted(answer.seconds for answer in answers if answer.status == 200)
+        refused = sum(answer.status == 429 for answer in answers)
+        failed = len(answers) - len(drawn) - refused
+        p50, p95, p99 = (float(np.percentile(drawn, q)) for q in (50, 95, 99))
+        print(f"load {load}: {len(drawn)} drawn, {refused} refused (429), {failed} failed; ", end="")
+        print(f"p50 {p50:.2f} s, p95 {p95:.2f} s, p99 {p99:.2f} s", flush=True)
+
+
+def describe_machine(threads: int) -> str:
+    names = ("guidegraph-runtime", "onnxruntime-gpu", "onnxruntime", "numpy", "starlette", "uvicorn")
+    versions = {dist.name: dist.version for dist in importlib.metadata.distributions()}
+    packages = [f"{name} {versions[name]}" for name in names if name in versions]
+    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    model = next((line.split(": ")[1] for line in info.splitlines() if line.startswith("model name")), "")
+    machine = f"{platform.machine()} {model}, {os.cpu_count()} cores"
+    return f"{machine}, Python {platform.python_version()}, {', '.join(packages)}; threads: {threads}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--requests", type=int, default=64)
+    parser.add_argument("--poisson", type=int, default=40, help="requests at each load")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--queue", type=int, default=16)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    print(describe_machine(options.threads))
+    bundle = Bundle(options.bundle, SessionSettings.on("cpu", intra_threads=options.threads))
+    limits = ["--batch", str(options.batch), "--threads", str(options.threads)]
+    with serve(options.bundle, *limits, "--queue", str(options.requests + 1)) as client:
+        rate = measure_throughput(client, bundle, options.requests)
+        measure_overtaking(client)
+        measure_preview(client)
+    with serve(options.bundle, *limits, "--queue", str(options.queue)) as client:
+        measure_load(client, rate, options.poisson)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""The jobs behind the server's routes: they are checked, queued and ended here. It knows nothing of HTTP."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from threading import Lock
+
+from guidegraph_runtime.serve.jobs import Failure, Job, JobStore
+from guidegraph_runtime.serve.observers import ServeObserver, call_each
+from guidegraph_runtime.serve.request_checks import DrawRequest, RequestChecks, RequestRefused, ServeOptions
+from guidegraph_runtime.serve.shelf import ShelfEntry
+
+
+class JobService(ABC):
+    """The jobs of some bundles. Its methods may be called in any thread."""
+
+    def __init__(
+        self,
+        entries: Mapping[str, ShelfEntry],
+        options: ServeOptions,
+        observers: Sequence[ServeObserver] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self.entries, self.options, self.observers, self.clock = entries, options, observers, clock
+        self.checks = RequestChecks(entries, options)
+        self.jobs = JobStore()
+        self.is_draining = False
+        self._lock = Lock()
+
+    @abstractmethod
+    def begin(self, job: Job, request: DrawRequest) -> None:
+        """Begin a job that was accepted; it is ended later, on another thread."""
+
+    @abstractmethod
+    def estimate_wait(self) -> int:
+        """Seconds after which a request that is refused now may be sent again."""
+
+    def drain(self) -> None:
+        """Refuse new requests from now on; those that were accepted go on."""
+        self.is_draining = True
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether all jobs have ended."""
+        with self._lock:
+            return not self.jobs.list_open()
+
+    def submit(self, request: DrawRequest) -> Job:
+        """Check a request, and queue it. Raises ``RequestRefused``."""
+        self._check_admission()
+        arrival = self.clock()
+        checked = self.checks.check(request)
+        job = Job(
+            request.bundle,
+            request.params,
+            checked.prepared,
+            request.priority,
+            arrival + checked.seconds,
+            request.nodes or {},
+            checked.warnings,
+        )
+        with self._lock:  # so that `is_idle` sees each job that is accepted
+            self._check_admission()
+            if not self.jobs.add(job, self.options.queue):
+                raise self._refuse_full()
+            call_each(self.observers, lambda observer: observer.on_accept(job))
+            self.begin(job, request)
+        return job
+
+    def cancel(self, job: Job) -> bool:
+        """End a job; its run is dropped between two steps. Returns whether it had not ended yet."""
+        return self.end_early(job, Failure("the request was cancelled", "cancelled", 409))
+
+    def end_jobs(self) -> None:
+        """End all jobs now."""
+        for job in self.jobs.list_open():
+            self.end_early(job, Failure("the server was stopped", "stopped", 503))
+
+    def end_early(self, job: Job, failure: Failure) -> bool:
+        """Cancel a job. Returns whether it had not ended yet."""
+        is_first = job.end("cancelled", failure)
+        if is_first:
+            self.report_end(job)
+        return is_first
+
+    def report_end(self, job: Job) -> None:
+        """Tell the observers that a job has ended."""
+        call_each(self.observers, lambda observer: observer.on_end(job, max(0.0, time.time() - job.created)))
+
+    def report_refusal(self, code: str) -> None:
+        """Tell the observers of a request that was refused."""
+        call_each(self.observers, lambda observer: observer.on_refuse(code))
+
+    def report_error(self, message: str) -> None:
+        """Tell the observers of an error of the server itself."""
+        call_each(self.observers, lambda observer: observer.on_error("", message))
+
+    def _check_admission(self) -> None:
+        if self.is_draining:
+            raise RequestRefused("the server is shutting down", code="draining", status=503, retry_after=1)
+        if len(self.jobs.list_open()) >= self.options.queue:
+            raise self._refuse_full()
+
+    def _refuse_full(self) -> RequestRefused:
+        message = f"{self.options.queue} requests are in the queue: try again later"
+        return RequestRefused(message, code="queue-full", status=429, retry_after=self.estimate_wait())

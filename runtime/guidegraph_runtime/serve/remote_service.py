@@ -1,0 +1,112 @@
+"""The jobs of bundles that other processes draw. A job whose replica is lost begins again at another one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TypeAlias
+
+from guidegraph_runtime.error_text import describe_error
+from guidegraph_runtime.serve.job_answers import JobWatch
+from guidegraph_runtime.serve.job_service import JobService
+from guidegraph_runtime.serve.jobs import Failure, Job
+from guidegraph_runtime.serve.observers import ServeObserver
+from guidegraph_runtime.serve.replica import ReplicaEvent
+from guidegraph_runtime.serve.request_checks import DrawRequest, ServeOptions
+from guidegraph_runtime.serve.shelf import ShelfEntry
+
+ATTEMPTS = 4
+"""How many replicas may be lost before a job fails with them."""
+PAUSE = 0.5
+"""Seconds between two attempts."""
+RETRY_SECONDS = 5
+
+Draw: TypeAlias = Callable[[DrawRequest], AsyncGenerator[ReplicaEvent, None]]
+"""Draws a request at some replica. Closing the generator cancels it. Raises ``ReplicaLost``."""
+
+
+class ReplicaLost(Exception):
+    """The process that drew a request has ended, or cannot be reached."""
+
+
+class RemoteService(JobService):
+    """Jobs that ``draw`` hands to replicas. attach: to call in the event loop before the first request."""
+
+    def __init__(
+        self,
+        entries: Mapping[str, ShelfEntry],
+        options: ServeOptions,
+        draw: Draw,
+        observers: Sequence[ServeObserver] = (),
+    ):
+        super().__init__(entries, options, observers)
+        self._draw = draw
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._tasks: set[asyncio.Future[None]] = set()
+
+    def attach(self) -> None:
+        """Follow jobs in the event loop that runs now."""
+        self._loop = asyncio.get_running_loop()
+
+    def begin(self, job: Job, request: DrawRequest) -> None:
+        assert self._loop is not None, "attach was not called"
+        self._loop.call_soon_threadsafe(self._spawn, job, request)
+
+    def estimate_wait(self) -> int:
+        return RETRY_SECONDS
+
+    def _spawn(self, job: Job, request: DrawRequest) -> None:
+        task = asyncio.ensure_future(self._follow(job, request))
+        self._tasks.add(task)  # the loop itself keeps no reference
+        task.add_done_callback(self._tasks.discard)
+
+    async def _follow(self, job: Job, request: DrawRequest) -> None:
+        """Draw a job until it has ended, here or at its replica."""
+        with JobWatch(job, previews=False) as watch:
+            drawing = asyncio.ensure_future(self._draw_somewhere(job, request))
+            ended = asyncio.ensure_future(watch.wait_for_end())
+            await asyncio.wait([drawing, ended], return_when=asyncio.FIRST_COMPLETED)
+            for task in (drawing, ended):
+                task.cancel()
+            (failure, *_) = await asyncio.gather(drawing, ended, return_exceptions=True)
+        if isinstance(failure, Exception):
+            self.report_error(describe_error(failure))
+            message = f"internal error: {type(failure).__name__}"
+            self._end(job, ReplicaEvent("failed", failure=Failure(message, "internal-error")))
+
+    async def _draw_somewhere(self, job: Job, request: DrawRequest) -> None:
+        for attempt in range(ATTEMPTS):
+            seconds = job.deadline - self.clock()
+            if seconds <= 0:
+                break
+            try:
+                await self._draw_once(job, replace(request, deadline=min(seconds, self.options.seconds)))
+                return
+            except ReplicaLost as error:
+                message = f"a replica was lost, attempt {attempt + 1} of {ATTEMPTS}: {error}"
+                self.report_error(message)
+                await asyncio.sleep(PAUSE)
+        else:
+            failure = Failure("the replicas that drew it were lost", "replica-lost", 503)
+            self._end(job, ReplicaEvent("failed", failure=failure))
+            return
+        self._end(job, ReplicaEvent("failed", failure=Failure("the deadline has passed", "deadline", 504)))
+
+    async def _draw_once(self, job: Job, request: DrawRequest) -> None:
+        events = self._draw(request)
+        try:
+            async for event in events:
+                job.step, job.steps = event.step, event.steps or job.steps
+                if event.is_last:
+                    self._end(job, event)
+                    return
+                job.status, job.preview = event.status, event.preview
+                job.report()
+        finally:
+            await events.aclose()
+        raise ReplicaLost("its events ended before the job")
+
+    def _end(self, job: Job, event: ReplicaEvent) -> None:
+        if job.end(event.status, event.failure, event.outputs, event.output_bytes):
+            self.report_end(job)

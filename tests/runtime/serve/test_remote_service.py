@@ -1,0 +1,135 @@
+"""Jobs that replicas draw: progress, the end, cancellation, and replicas that are lost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from guidegraph_runtime.serve import remote_service
+from guidegraph_runtime.serve.job_answers import JobWatch
+from guidegraph_runtime.serve.jobs import Failure, Job
+from guidegraph_runtime.serve.remote_service import RemoteService, ReplicaLost
+from guidegraph_runtime.serve.replica import ReplicaEvent, iterate_replica_events
+from guidegraph_runtime.serve.request_checks import DrawRequest, RequestRefused, ServeOptions
+from guidegraph_runtime.serve.service import Service
+from tests.runtime.serve.conftest import MakeService
+
+REQUEST = DrawRequest("pictures", {"seed": 3, "steps": 4})
+
+
+class Replicas:
+    """Draws with a service. The first ``lost`` requests lose their replica after their first event."""
+
+    def __init__(self, service: Service, lost: int = 0) -> None:
+        self.service, self.lost, self.requests = service, lost, 0
+
+    async def draw(self, request: DrawRequest) -> AsyncGenerator[ReplicaEvent, None]:
+        self.requests += 1
+        is_lost = self.requests <= self.lost
+        async for event in iterate_replica_events(self.service, request):
+            yield event
+            if is_lost:
+                raise ReplicaLost("killed")
+
+
+@pytest.fixture(autouse=True)
+def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote_service, "PAUSE", 0.0)
+
+
+def run(service: Service, replicas: Any, action: Callable[[RemoteService], Awaitable[Job]], **options: Any) -> Job:
+    """The job of an action, when it and all others have ended."""
+
+    async def run_action() -> Job:
+        remote = RemoteService(service.entries, ServeOptions(**options), replicas.draw)
+        remote.attach()
+        job = await action(remote)
+        with JobWatch(job) as watch:
+            await asyncio.wait_for(watch.wait_for_end(), 30)
+        while remote._tasks:
+            await asyncio.sleep(0.01)
+        return job
+
+    return asyncio.run(run_action())
+
+
+async def submit(remote: RemoteService) -> Job:
+    return await asyncio.to_thread(remote.submit, REQUEST)
+
+
+def test_a_replica_draws_what_a_service_of_its_own_draws(make_service: MakeService) -> None:
+    service = make_service()
+    job = run(service, Replicas(service), submit)
+    own = service.submit(REQUEST)
+    assert own.ended.wait(30)
+    assert (job.status, job.step, job.steps) == ("done", 4, 4)
+    assert job.outputs == own.outputs
+    assert job.output_bytes == own.output_bytes > 0
+
+
+def test_a_job_whose_replica_is_lost_begins_again(make_service: MakeService) -> None:
+    service = make_service()
+    replicas = Replicas(service, lost=2)
+    job = run(service, replicas, submit)
+    assert (job.status, replicas.requests) == ("done", 3)
+    assert service.is_idle, "what the lost replicas drew has ended"
+
+
+def test_a_job_fails_when_replica_after_replica_is_lost(make_service: MakeService) -> None:
+    service = make_service()
+    replicas = Replicas(service, lost=99)
+    job = run(service, replicas, submit)
+    assert replicas.requests == remote_service.ATTEMPTS
+    assert job.failure == Failure("the replicas that drew it were lost", "replica-lost", 503)
+
+
+def test_cancelling_reaches_the_replica(make_service: MakeService) -> None:
+    service = make_service(started=False)  # it never begins
+
+    async def submit_and_cancel(remote: RemoteService) -> Job:
+        job = await submit(remote)
+        while service.is_idle:
+            await asyncio.sleep(0.01)
+        remote.cancel(job)
+        return job
+
+    job = run(service, Replicas(service), submit_and_cancel)
+    assert job.status == "cancelled"
+    assert service.is_idle
+
+
+def test_a_refusal_of_the_replica_is_that_of_the_job(make_service: MakeService) -> None:
+    service = make_service(queue=1, started=False)
+    service.submit(REQUEST)
+    job = run(service, Replicas(service), submit)
+    assert job.failure is not None
+    assert (job.failure.code, job.failure.status) == ("queue-full", 429)
+
+
+def test_requests_are_checked_before_a_replica_sees_them(make_service: MakeService) -> None:
+    service = make_service(started=False)
+    replicas = Replicas(service)
+
+    async def submit_nonsense(remote: RemoteService) -> Job:
+        with pytest.raises(RequestRefused, match="'steps'"):
+            await asyncio.to_thread(remote.submit, DrawRequest("pictures", {"steps": "many"}))
+        job = await submit(remote)
+        remote.cancel(job)
+        return job
+
+    run(service, replicas, submit_nonsense)
+    assert replicas.requests <= 1
+
+
+def test_a_defect_ends_the_job(make_service: MakeService, pictures: Path) -> None:
+    class Broken:
+        async def draw(self, request: DrawRequest) -> AsyncGenerator[ReplicaEvent, None]:
+            yield ReplicaEvent("running", 1, 4)
+            raise RuntimeError("a defect")
+
+    job = run(make_service(started=False), Broken(), submit)
+    assert job.failure == Failure("internal error: RuntimeError", "internal-error")
