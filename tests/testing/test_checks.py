@@ -95,7 +95,7 @@ def test_each_check_catches_its_error(node: Callable[..., Any], check: str, expe
 
 
 def test_every_check_has_a_node_that_it_catches() -> None:
-    assert {check for _, check, _, _ in CAUGHT} == set(CHECKS)
+    assert {check for _, check, _, _ in CAUGHT} == set(CHECKS) - {"previews"}  # test_previews.py
 
 
 def test_onnxruntime_catches_a_number_fixed_during_tracing() -> None:
