@@ -50,9 +50,9 @@ def make_preview(
     for name, plugin in hooks.list_name_plugin():
         if (cls := find_own_type(kind, value, types.get(name, ()))) is None:
             continue
-        others = [other for other in hooks.get_plugins() if other is not plugin]
+        excluded = [other for other in hooks.get_plugins() if other is not plugin]
         try:
-            for preview in hooks.subset_hook_caller(HOOK, others)(value=value, port_type=cls):
+            for preview in hooks.subset_hook_caller(HOOK, excluded)(value=value, port_type=cls):
                 return check_preview(preview)
         except KeyboardInterrupt:
             raise

@@ -61,7 +61,7 @@ def take_picture(page: Browser, name: str) -> None:
 def run(page: Browser, number: int) -> None:
     """Press Run, watch, and wait for the picture."""
     page.evaluate("document.querySelector('button.primary').click()")
-    wait(page, f"document.querySelector('.job h3')?.textContent.startsWith('Run {number} ')")
+    wait(page, f"document.querySelector('.job h2')?.textContent.startsWith('Run {number} ')")
     wait(page, "document.querySelector('.job progress')?.value > 0")
     wait(page, "document.querySelector('.job img')?.naturalWidth > 0")  # the preview
     if number == 1:
