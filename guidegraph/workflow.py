@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any
 
 from guidegraph.graph.cancellation import CancelToken
 from guidegraph.graph.errors import GuidegraphError
@@ -98,28 +98,12 @@ class Workflow:
         """The compiled plan for these parameters."""
         return compile_plan(self.graph, self.bind(params), replace(self.config, only=only))
 
-    @overload
-    def run(
-        self, /, *, stop_at: None = None, resume: StoppedRun | str | Path | None = None, **params: object
-    ) -> dict[str, Any]: ...
-
-    @overload
-    def run(
-        self, /, *, stop_at: int | str, resume: StoppedRun | str | Path | None = None, **params: object
-    ) -> StoppedRun: ...
-
-    def run(
-        self,
-        /,
-        *,
-        stop_at: int | str | None = None,
-        resume: StoppedRun | str | Path | None = None,
-        **params: object,
-    ) -> dict[str, Any] | StoppedRun:
+    def run(self, /, *, stop_at: object = None, resume: object = None, **params: object) -> Any:
         """Run, and return the outputs by name.
 
-        stop_at: stop after so many iterations of the only loop, or at ``LOOP:ITERATIONS``, and return a ``StoppedRun``.
-        resume: a stopped run, or its file, to go on from with its parameters and those in ``params``.
+        stop_at: stop after so many iterations of the only loop, or at ``LOOP:ITERATIONS``, and return a ``StoppedRun``
+        in place of the outputs. resume: a stopped run, or the path of its file, to go on from with its parameters and
+        those in ``params``.
         A workflow with parameters of these names is stopped and resumed by ``run_with``.
         Raises ``WorkflowError`` before anything runs if a parameter is wrong or the stopped run cannot take a change,
         and ``NodeError`` if a node fails.
@@ -127,20 +111,22 @@ class Workflow:
         from guidegraph.graph.stopping.loop_state import LoopStopped
         from guidegraph.runs.stopped_run import StoppedRun, make_stopped_run
 
-        options: dict[str, Any] = {"stop_at": stop_at, "resume": resume}
-        own = {name: options.pop(name) for name in list(options) if name in self.graph.params}
+        options = {"stop_at": stop_at, "resume": resume}
+        own = {name: options.pop(name) for name in [*options] if name in self.graph.params}
         params |= {name: value for name, value in own.items() if value is not None}
-        stop_at, resume = options.get("stop_at"), options.get("resume")
-        stopped = StoppedRun.load(resume) if isinstance(resume, (str, Path)) else resume
+        place, earlier = options.get("stop_at"), options.get("resume")
+        stop = None if place is None else str(place)
+        if earlier is not None and not isinstance(earlier, (str, Path, StoppedRun)):
+            raise TypeError(f"resume is a StoppedRun, or the path of its file; found {type(earlier).__name__}")
+        stopped = StoppedRun.load(earlier) if isinstance(earlier, (str, Path)) else earlier
         if stopped is not None:
             params = stopped.fill_params(self.graph, params)
         try:
-            outputs = self.run_with(params, stop_at=stop_at, resume=stopped).outputs
+            outputs = self.run_with(params, stop_at=stop, resume=stopped).outputs
         except LoopStopped as error:
-            config = replace(self.config, stop_at=str(stop_at))
-            return make_stopped_run(self.graph, self.bind(params), config, error.state, stopped)
-        if stop_at is not None:
-            raise GuidegraphError(f"the run has ended, and did not reach the loop that it should stop in ({stop_at})")
+            return make_stopped_run(self.graph, self.bind(params), self.config, error.state, stopped)
+        if stop is not None:
+            raise GuidegraphError(f"the run has ended, and did not reach the loop that it should stop in ({stop})")
         return outputs
 
     def run_many(self, requests: Sequence[Mapping[str, object]]) -> list[dict[str, Any]]:

@@ -51,3 +51,11 @@ def guidegraph_commands(app: Any) -> None:
 @hookspec
 def guidegraph_observer(run: RunInfo) -> Observer | None:
     """An observer of the run that is about to start: a callable that takes each event; or None."""
+
+
+@hookspec
+def guidegraph_preview(value: Any, port_type: type) -> str | bytes | None:
+    """A preview of a value of one of the plugin's types: a text of a few lines, or the bytes of a small PNG; or None.
+
+    port_type: the one of ``guidegraph_types`` that the value has. The value belongs to a run and must not be changed.
+    """

@@ -24,6 +24,7 @@ from guidegraph.graph.events import Observer
 from guidegraph.graph.memory.pause_collector import pause_for_import
 from guidegraph.graph.node import NodeSpec
 from guidegraph.graph.registry import Registry
+from guidegraph.graph.types import PortType
 from guidegraph.plugins import builtin, hookspecs
 from guidegraph.plugins.builtin_nodes import BuiltinNodes
 from guidegraph.plugins.command_rollback import rollback_on_failure
@@ -45,6 +46,7 @@ from guidegraph.plugins.import_by_name import import_plugin_module, package_fold
 from guidegraph.plugins.import_guard import guard_import
 from guidegraph.plugins.import_watch import record_changes, watch_import
 from guidegraph.plugins.lazy_mapping import LazyMapping
+from guidegraph.plugins.previews import make_preview
 
 log = logging.getLogger(__name__)
 
@@ -211,6 +213,11 @@ class PluginManager:
             except BaseException as error:
                 self._report(name, error)
         return observers
+
+    def preview(self, value: Any, kind: PortType) -> str | bytes | None:
+        """The preview of a value at a port of a plugin's own type: a text or a PNG; ``None`` without one."""
+        types = {name: [self._types[t] for t in status.types] for name, status in self._status.items()}
+        return make_preview(self._hooks, types, value, kind, self._report)
 
     def _hook_of(self, hook: str, plugin: object) -> pluggy.HookCaller:
         """A hook that calls only this plugin."""

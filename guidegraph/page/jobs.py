@@ -196,6 +196,13 @@ class JobQueue:
         job = self.jobs.get(number)
         return self.cache.read_values(job.plan, key) if job is not None and job.plan is not None else {}
 
+    def make_preview(self, number: int, key: str, output: str, value: Any) -> str | bytes | None:
+        """A plugin's preview of a value of its own type: a text or a PNG; ``None`` without one."""
+        job = self.jobs.get(number)
+        if job is None or job.plan is None or key not in job.plan.ops:
+            return None
+        return self.manager.preview(value, job.plan.ops[key].outputs[output])
+
     def cancel(self, number: int) -> None:
         """Cancel a run that is queued or running; does nothing for any other."""
         with self._changed:

@@ -38,7 +38,7 @@ from guidegraph.page.gallery import compare_texts, list_runs, read_picture, read
 from guidegraph.page.grids import list_grids, read_grid
 from guidegraph.page.jobs import JobQueue
 from guidegraph.page.strangers import MAX_BYTES
-from guidegraph.page.values import describe_value
+from guidegraph.page.values import describe_preview, describe_value
 from guidegraph.page.view import SCOPE, Fingerprint, Views, read_fingerprint
 from guidegraph.page.wire_routes import WireRoutes
 
@@ -242,21 +242,28 @@ class PageServer:
 
     async def read_values(self, request: Request) -> Response:
         """The values of a node's outputs, each in a few lines. picture: whether it can be shown as one."""
-        values = self.jobs.read_values(request.path_params["number"], request.query_params.get("key", ""))
-        rows = await run_in_threadpool(
-            lambda: [
-                {"name": name, "lines": describe_value(value), "picture": is_picture(value)}
-                for name, value in values.items()
-            ]
-        )
-        return AsciiJson({"values": rows})
+        number, key = request.path_params["number"], request.query_params.get("key", "")
+        return AsciiJson({"values": await run_in_threadpool(self._describe_values, number, key)})
+
+    def _describe_values(self, number: int, key: str) -> list[dict[str, Any]]:
+        rows = []
+        for name, value in self.jobs.read_values(number, key).items():
+            preview = self.jobs.make_preview(number, key, name, value)
+            lines = [*describe_value(value), *describe_preview(preview)]
+            rows.append({"name": name, "lines": lines, "picture": isinstance(preview, bytes) or is_picture(value)})
+        return rows
 
     async def read_thumbnail(self, request: Request) -> Response:
-        query = request.query_params
-        value = self.jobs.read_values(request.path_params["number"], query.get("key", "")).get(query.get("output", ""))
-        if png := await run_in_threadpool(encode_first, value):
+        key, output = (request.query_params.get(name, "") for name in ("key", "output"))
+        if png := await run_in_threadpool(self._make_thumbnail, request.path_params["number"], key, output):
             return Response(png, media_type="image/png")
         return error_response(HTTPStatus.NOT_FOUND, "this value is no picture, or is not kept")
+
+    def _make_thumbnail(self, number: int, key: str, output: str) -> bytes:
+        """The PNG of a value: that of a plugin's preview, or its first picture; empty for any other."""
+        values = self.jobs.read_values(number, key)
+        preview = self.jobs.make_preview(number, key, output, values[output]) if output in values else None
+        return preview if isinstance(preview, bytes) else encode_first(values.get(output))
 
     async def list_runs(self, request: Request) -> Response:
         """The newest runs. The file of each is the name of its workflow if that is in the folder."""

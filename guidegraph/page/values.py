@@ -12,6 +12,7 @@ from guidegraph_runtime.printing import visible
 
 MAX_LENGTH = 80
 MAX_PARTS = 4
+MAX_LINES = 8
 MAX_ELEMENTS = 1 << 24
 """The range of a larger tensor is not computed: the run goes on meanwhile."""
 
@@ -29,6 +30,12 @@ def describe_value(value: Any) -> list[str]:
     if isinstance(value, Sequence | Mapping):
         return [f"{type(value).__name__} of {len(value)}", *lines]
     return [type(value).__name__, *lines]
+
+
+def describe_preview(preview: str | bytes | None) -> list[str]:
+    """The lines of a plugin's preview; none for a picture."""
+    lines = preview.splitlines() if isinstance(preview, str) else []
+    return [_shorten(line) for line in lines[:MAX_LINES]]
 
 
 def _iterate_parts(value: Any) -> Iterator[tuple[str, Any]]:

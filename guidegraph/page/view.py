@@ -157,7 +157,7 @@ class Views:
 
 
 def _list_notes(source: WorkflowSource) -> list[Row]:
-    """What the user should know of a picture's workflow, in the form of a problem."""
+    """The note on a picture's workflow, in the form of a problem."""
     if source.recipe is None:
         return []
     return [{"file": "", "here": False, "line": 0, "column": 0, "code": "stranger", "message": NOTE, "path": ""}]

@@ -96,6 +96,20 @@ def _gradients(case: NodeCase) -> str | None:
     return None if "float" in _output_contents(case.spec) else "no output is a tensor of floats"
 
 
+def list_plugin_types(plugin: object) -> list[type]:
+    """The port types of a plugin."""
+    hook = getattr(plugin, "guidegraph_types", None)
+    return [] if hook is None else [*hook()]
+
+
+def _previews(case: NodeCase) -> str | None:
+    if not hasattr(case.plugin, "guidegraph_preview"):
+        return "its plugin has no hook guidegraph_preview"
+    own = {*list_plugin_types(case.plugin)}
+    is_own = any(not own.isdisjoint(port.alternatives) for port in case.spec.outputs.values())
+    return None if is_own else "no output has a type of its plugin"
+
+
 def _onnx_export(case: NodeCase) -> str | None:
     if reason := why_untraceable(case.spec):
         return reason
@@ -119,6 +133,7 @@ _RULES: Mapping[str, Callable[[NodeCase], str | None]] = {
     "gradients": _gradients,
     "identity": lambda case: None if case.spec.identity is not None else "it declares no identity",
     "needs": lambda case: None if case.spec.needs is not None else "it declares no needs",
+    "previews": _previews,
     "ONNX export": _onnx_export,
 }
 """The rule of each check; a check without one, such as that of docs, always applies."""

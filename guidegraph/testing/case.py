@@ -20,7 +20,7 @@ class NodeCase:
     and settings get an example of their type, and the rest their defaults. name: distinguishes several cases of a node.
     skip: for each check that does not hold by design, the reason. detached: for each port without a gradient by design,
     the reason. tries: values of settings and ports to try in the checks of ``needs=`` and ``identity=``.
-    constant: numeric settings that stay fixed in an exported graph.
+    constant: numeric settings that stay fixed in an exported graph. plugin: the module with the plugin's hooks.
 
     Raises ``ValueError`` for a name that neither the node nor the kit has.
     """
@@ -33,6 +33,7 @@ class NodeCase:
     detached: Mapping[str, str] = field(default_factory=dict)
     tries: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     constant: Collection[str] = ()
+    plugin: object = None
 
     def __post_init__(self) -> None:
         spec = self.spec

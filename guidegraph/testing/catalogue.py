@@ -17,6 +17,7 @@ CHECKS: Mapping[str, tuple[str, str]] = {
     "gradients": ("gradients", "check_gradients"),
     "identity": ("traits", "check_identity"),
     "needs": ("traits", "check_needs"),
+    "previews": ("previews", "check_previews"),
     "ONNX export": ("onnx", "check_onnx_export"),
 }
 """Module and function of each check, in the order in which they run."""

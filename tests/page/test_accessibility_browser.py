@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from tests.browser import NEEDS_BROWSER, Browser
-from tests.page.conftest import CLICK, DRAW, NODE, Server, wait
+from tests.page.conftest import CLICK, DRAW, NODE, Server, type_into, wait
+from tests.page.test_grid_browser import CHOOSE, SUBMIT
+from tests.page.test_stopping_browser import BUTTON
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
@@ -66,3 +68,27 @@ def test_axe_finds_nothing_in_a_wire_a_form_a_menu_and_an_error(page: Browser, s
     page.evaluate(SHOW.format("Run"))
     assert find_violations(page) == []
     assert page.evaluate(NODE.format("nodes.start") + ".classList.contains('wrong')")
+
+
+def test_axe_finds_nothing_in_a_grid_and_a_stopped_run(page: Browser, server: Server) -> None:
+    page.driver.set_script_timeout(120)
+    page.evaluate("document.querySelector('.grid-form summary').click()")
+    page.evaluate(CHOOSE.format("across", "seed"))
+    type_into(page, '[aria-label="Values across"]', "1,2")
+    page.evaluate(SUBMIT)
+    wait(page, "document.querySelectorAll('.grid .cell img').length === 2")
+    page.evaluate("document.querySelector('.grid .cell').click()")
+    wait(page, "document.querySelector('[aria-label=\"Run of the cell\"]')")
+    assert find_violations(page) == []
+    page.evaluate(SHOW.format("Runs"))
+    wait(page, "document.querySelector('.opener')")
+    assert find_violations(page) == []
+    page.evaluate(SHOW.format("Run"))
+    type_into(page, "#param-count", "1000")
+    type_into(page, "#param-seconds", "0.05")
+    page.evaluate("document.querySelector('button.primary').click()")
+    wait(page, BUTTON.format("Stop after this step"))
+    assert find_violations(page) == []
+    page.evaluate(BUTTON.format("Stop after this step") + ".click()")
+    wait(page, "document.querySelector('.job .status.stopped')")
+    assert find_violations(page) == []

@@ -15,6 +15,7 @@ import pytest
 
 from guidegraph.graph.resolution.load import build
 from guidegraph.plugins.manager import PluginManager
+from guidegraph_runtime.run_json import RECORD, read_record
 from tests.browser import NEEDS_BROWSER, Browser
 from tests.page.conftest import CLICK, NODE, Server, serve_folder, type_into, wait
 from tests.page.test_wiring_browser import click, drop, find_middle, press_and_move
@@ -46,7 +47,7 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     yield from serve_folder(folder)
 
 
-def take_picture(page: Browser, number: int, title: str) -> None:
+def take_picture(page: Browser, name: str) -> None:
     """Save a picture for the docs if they are asked for."""
     from PIL import Image
 
@@ -54,17 +55,17 @@ def take_picture(page: Browser, number: int, title: str) -> None:
         return
     picture = Image.open(io.BytesIO(page.driver.get_screenshot_as_png())).convert("RGB")
     picture = picture.quantize(COLOURS, dither=Image.Dither.NONE)
-    picture.save(Path(folder) / f"first-page-{number}-{title}.png", optimize=True)
+    picture.save(Path(folder) / f"{name}.png", optimize=True)
 
 
 def run(page: Browser, number: int) -> None:
     """Press Run, watch, and wait for the picture."""
     page.evaluate("document.querySelector('button.primary').click()")
-    wait(page, f"document.querySelector('.job h3')?.textContent.startsWith('Run {number} ')")
+    wait(page, f"document.querySelector('.job h2')?.textContent.startsWith('Run {number} ')")
     wait(page, "document.querySelector('.job progress')?.value > 0")
     wait(page, "document.querySelector('.job img')?.naturalWidth > 0")  # the preview
     if number == 1:
-        take_picture(page, 1, "watch")
+        take_picture(page, "first-page-1-watch")
     wait(page, "document.querySelector('.job .status.done')")
     wait(page, "document.querySelector('.job img[alt=\"Output image\"]')?.naturalWidth > 0")
 
@@ -86,7 +87,7 @@ def test_a_newcomer_changes_runs_swaps_adds_compares_and_saves(chromium: Browser
     wait(page, "document.getElementById('use')")
     page.driver.find_element(By.ID, "use").send_keys("scheduler.dpmpp_2m")
     wait(page, "document.querySelector('.lines').textContent.includes('scheduler.dpmpp_2m')")
-    take_picture(page, 2, "swap")
+    take_picture(page, "first-page-2-swap")
 
     click(page, ".tabs button", "Add")
     wait(page, "document.getElementById('palette-text')")
@@ -94,7 +95,7 @@ def test_a_newcomer_changes_runs_swaps_adds_compares_and_saves(chromium: Browser
     wait(page, "document.querySelector('.nodes b')?.textContent === 'guidance.rescale'")
     press_and_move(page, find_middle(page, ".nodes button"), find_middle(page, WIRE))
     wait(page, f"document.querySelector('{WIRE}.fits')")
-    take_picture(page, 3, "drag")
+    take_picture(page, "first-page-3-drag")
     drop(page)
     wait(page, NODE.format("nodes.sample.body.rescale"))
 
@@ -112,7 +113,7 @@ def test_a_newcomer_changes_runs_swaps_adds_compares_and_saves(chromium: Browser
     lines = wait(page, "document.querySelector('.difference')?.textContent")
     assert "-  scheduler: {use: scheduler.ddim" in lines
     assert "+      rescale: {use: guidance.rescale, in: {guided: guided, cond: cond}}" in lines
-    take_picture(page, 4, "compare")
+    take_picture(page, "first-page-4-compare")
 
     click(page, ".tabs button", "Run")
     wait(page, "document.getElementById('param-prompt')")
@@ -123,3 +124,35 @@ def test_a_newcomer_changes_runs_swaps_adds_compares_and_saves(chromium: Browser
     changed = difflib.unified_diff(BEFORE.splitlines(), after.splitlines(), n=0, lineterm="")
     assert "".join(f"{line}\n" for line in changed if not line.startswith(("---", "+++", "@@"))) == DIFF
     build(studio.folder / NAME, PluginManager((), entry_points=False).registry)
+
+
+def test_a_run_is_stopped_amid_sampling_looked_at_changed_and_goes_on(chromium: Browser, studio: Server) -> None:
+    (studio.folder / NAME).write_text(BEFORE)
+    page = chromium
+    page.set_screen(1280)
+    page.driver.get("about:blank")
+    page.driver.get(studio.address)
+    wait(page, NODE.format("nodes.image"))
+    page.evaluate(CLICK.format("nodes.sample.body.guided"))
+    wait(page, "document.querySelector('.line.chosen')")
+    click(page, ".tabs button", "Run")
+    wait(page, "document.querySelector('button.primary')")
+    page.evaluate("document.querySelector('button.primary').click()")
+    wait(page, "document.querySelector('.job .status.running')")
+    wait(page, "document.querySelector('.job progress')?.value >= 12")
+    click(page, ".actions button", "Stop after this step")
+    wait(page, "document.querySelector('.job .status.stopped')")
+    wait(page, "document.querySelector('.job img')?.naturalWidth > 0")  # x̂0 of the step
+    step = int(page.evaluate("document.querySelector('.job progress').value"))
+    assert 12 <= step < 30
+    page.evaluate("document.querySelector('.panel').scrollTo(0, 1e5)")
+    take_picture(page, "page")
+
+    type_into(page, "#param-scale", "1.5")
+    click(page, ".actions button", f"Go on from step {step}")
+    wait(page, "document.querySelector('.job .status.done')")
+    wait(page, "document.querySelector('.job img[alt=\"Output image\"]')?.naturalWidth > 0")
+    stopped, ended = sorted((studio.folder / "runs").iterdir())[-2:]
+    assert (read_record(stopped / RECORD) or {})["status"] == "stopped"
+    record = read_record(ended / RECORD) or {}
+    assert (record["parameters"]["scale"], record["resumed"]["done"]) == (1.5, step)

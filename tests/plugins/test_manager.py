@@ -80,7 +80,8 @@ def status(manager: PluginManager, name: str) -> PluginStatus:
 
 
 def test_the_hooks_are_those_of_the_design() -> None:
-    assert set(HOOKS) == {"guidegraph_nodes", "guidegraph_types", "guidegraph_commands", "guidegraph_observer"}
+    names = ("nodes", "types", "commands", "observer", "preview")
+    assert set(HOOKS) == {f"guidegraph_{name}" for name in names}
 
 
 def test_built_in_types_and_nodes_come_through_the_same_hooks(installed: Installed) -> None:

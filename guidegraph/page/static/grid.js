@@ -54,10 +54,10 @@ export function GridTable({ folder, version, name, onUse }) {
       <div class="grid-scroller" tabindex="0" aria-label="Pictures of the grid"><table>
         <thead>
           <tr><td></td><th scope="colgroup" colspan=${across.values.length}>${across.name}</th></tr>
-          <tr><th>${down.name}</th>${across.values.map((value) => html`<th scope="col">${value}</th>`)}</tr>
+          <tr>${down.name ? html`<th>${down.name}</th>` : html`<td></td>`}${across.values.map((value) => html`<th scope="col">${value}</th>`)}</tr>
         </thead>
         <tbody>${down.values.map((value, y) => html`
-          <tr><th scope="row">${value}</th>${across.values.map((label, x) => html`
+          <tr>${down.name ? html`<th scope="row">${value}</th>` : html`<td></td>`}${across.values.map((label, x) => html`
             <td><${Cell} cell=${find(x, y)} title=${[`${across.name} ${label}`, down.name && `${down.name} ${value}`].filter(Boolean).join(", ")}
               isOpen=${!!cell && find(x, y) === cell} onOpen=${setOpened} /></td>`)}</tr>`)}
         </tbody></table></div>

@@ -60,8 +60,8 @@ function Job({ job }) {
   const current = Object.entries(job.nodes).find(([, node]) => node.state === "running");
   return html`
     <section class="job" aria-label="Run ${job.number}" aria-live="polite">
-      <h3>${job.cells ? "Grid" : "Run"} ${job.number} <span class=${`status ${job.status}`}>${STATUS[job.status]}</span>${" "}
-        ${job.status !== "queued" && html`<span class="faint">${formatSeconds(job.seconds)}</span>`}</h3>
+      <h2>${job.cells ? "Grid" : "Run"} ${job.number} <span class=${`status ${job.status}`}>${STATUS[job.status]}</span>${" "}
+        ${job.status !== "queued" && html`<span class="faint">${formatSeconds(job.seconds)}</span>`}</h2>
       ${job.cells?.[1] > 0 && html`<label class="loop-progress">${job.cells[0]} of ${job.cells[1]} cells<progress value=${job.cells[0]} max=${job.cells[1]}></progress></label>`}
       ${job.status === "running" && !job.cells && html`<p class="faint">${current ? shortPath(current[0]) : "starting"}</p>`}
       ${["running", "failed", "cancelled", "stopped"].includes(job.status) && loops.map(([path, node]) => html`
