@@ -68,11 +68,11 @@ class ComputePolicy:
         return KEY_LANES - tail if instructions.vectorises_in_avx512() else 0
 
     def takes_huge_pages(self, size: int) -> bool:
-        """Whether a weight of so many bytes that is made while loading is to lie in huge pages.
+        """Whether memory for a weight of so many bytes is to lie in huge pages.
 
-        On a CPU, few tokens read a large weight once for little arithmetic, and in pages of 4 KiB the look-up of
-        addresses takes a part of that: a linear layer of 132 MB in bfloat16 took 1.17 times as long with 64 tokens,
-        1.14 with 128 and 1.03 with 320.
+        With few tokens, a layer on a CPU reads a large weight once for little arithmetic, and with pages of 4 KiB
+        the translation of addresses is a part of that time: a linear layer of 132 MB in bfloat16 took 1.17 times as
+        long with 64 tokens, 1.14 with 128 and 1.03 with 320 (docs/understand/benchmarks.md).
         """
         return self.is_cpu and size >= HUGE_WEIGHT
 
