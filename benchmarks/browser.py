@@ -4,10 +4,11 @@
 
 Exports workflows/text_to_image.yaml as a page, and draws each of three prompts and seeds with the page and with the
 bundle in this process, which take turns. One thread each; --isolated sends the headers with which the page may use
-several. Prints the median seconds of both, without loading, and how far the page's pictures are from the engine's.
-On a busy machine compare the two only with each other; the load average is printed.
+several. Prints the median seconds of both, without loading, by the clock and of CPU time (for the page, of all
+processes of the browser), and how far the page's pictures are from the engine's. On a busy machine only CPU times mean
+something; the load average is printed.
 
-Needs chromium, chromedriver, selenium, and the npm package onnxruntime-web.
+Needs Linux, chromium, chromedriver, selenium, and the npm package onnxruntime-web.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -73,12 +74,28 @@ def wait_for_status(page: Browser, start: str) -> str:
     while not (status := str(page.evaluate(STATUS))).startswith(start):
         if page.evaluate("document.getElementById('status').className") == "failed":
             sys.exit(f"the page says: {status}")
-        time.sleep(0.02)
+        time.sleep(0.25)
     return status
 
 
-def draw_on_page(page: Browser, values: dict[str, Any]) -> tuple[float, Any]:
-    """The page's own seconds, and the pixels that it saves."""
+def cpu_seconds(root: int) -> float:
+    """The CPU time so far of a process and its descendants."""
+    parents, ticks = {}, {}
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has ended in between
+            fields = file.read_text().rpartition(")")[2].split()
+            parents[int(file.parent.name)] = int(fields[1])
+            ticks[int(file.parent.name)] = int(fields[11]) + int(fields[12])
+    total, members = 0, [root]
+    while members:
+        member = members.pop()
+        total += ticks.get(member, 0)
+        members += [pid for pid, parent in parents.items() if parent == member]
+    return total / os.sysconf("SC_CLK_TCK")
+
+
+def draw_on_page(page: Browser, values: dict[str, Any]) -> tuple[float, float, Any]:
+    """The seconds by the page's clock, the CPU seconds of the browser, and the pixels that the page saves."""
     import numpy as np
     from PIL import Image
 
@@ -86,12 +103,15 @@ def draw_on_page(page: Browser, values: dict[str, Any]) -> tuple[float, Any]:
         page.driver.execute_script(
             "document.getElementById('input-' + arguments[0]).value = arguments[1]", name, str(value)
         )
+    browser_process = page.driver.service.process.pid
+    before = cpu_seconds(browser_process)
     page.driver.find_element("id", "draw").click()
     status = wait_for_status(page, "drawn in")
+    cpu = cpu_seconds(browser_process) - before
     match = re.search(r"[\d.]+", status)
     assert match is not None
     picture = Image.open(io.BytesIO(base64.b64decode(page.evaluate(SAVED)))).convert("RGB")
-    return float(match[0]), np.asarray(picture).astype(int)
+    return float(match[0]), cpu, np.asarray(picture).astype(int)
 
 
 def time_call(call: Callable[[], Any]) -> tuple[float, Any]:
@@ -109,19 +129,19 @@ def measure(page: Browser, site: Path, runs: int) -> None:
     bundle, workflow = Bundle(site / "bundle", SessionSettings.on("cpu", intra_threads=1)), load_workflow(WORKFLOW)
     bundle.run(**{**DRAWN[0], "steps": 2})
     draw_on_page(page, {**DRAWN[0], "steps": 2})
-    print(f"{'seed':>20} {'steps':>5} {'page, s':>8} {'bundle, s':>9}  furthest value, of how many")
+    print(f"{'seed':>20} {'steps':>5}   page: s, CPU s   bundle: s, CPU s   furthest value, of how many")
     for values in DRAWN:
-        seconds: dict[str, list[float]] = {"page": [], "bundle": []}
+        rows: list[tuple[float, ...]] = []
         for _ in range(runs):
-            on_page, picture = draw_on_page(page, values)
+            by_clock, by_cpu, picture = draw_on_page(page, values)
+            before = time.process_time()
             in_bundle, _ = time_call(functools.partial(bundle.run, **values))
-            for side, taken in zip(seconds, (on_page, in_bundle), strict=True):
-                seconds[side].append(taken)
+            rows.append((by_clock, by_cpu, in_bundle, time.process_time() - before))
         difference = np.abs(picture - pixels(workflow.run(**values)["image"][0].numpy()))
-        medians = [median(taken) for taken in seconds.values()]
+        page_clock, page_cpu, bundle_clock, bundle_cpu = (median(column) for column in zip(*rows, strict=True))
         print(
-            f"{values['seed']:>20} {values['steps']:>5} {medians[0]:8.1f} {medians[1]:9.1f}  "
-            f"{difference.max()}/255, {np.count_nonzero(difference)} of {difference.size} differ"
+            f"{values['seed']:>20} {values['steps']:>5} {page_clock:9.1f} {page_cpu:6.1f} {bundle_clock:11.1f} "
+            f"{bundle_cpu:6.1f}   {difference.max()}/255, {np.count_nonzero(difference)} of {difference.size} differ"
         )
 
 

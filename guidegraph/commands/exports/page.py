@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from guidegraph.commands.exports.bundle import export_bundle
 from guidegraph.commands.exports.steps import ExportArguments
@@ -21,6 +21,7 @@ from guidegraph_runtime.web_page.onnxruntime_web import INSTALL, OnnxruntimeWeb,
 from guidegraph_runtime.web_page.support import PageError
 
 if TYPE_CHECKING:
+    from guidegraph.graph.export.trace_parts import ExportedPart
     from guidegraph.graph.export.workflow import Exported
 
 
@@ -84,13 +85,23 @@ def name_page_problems(option: str) -> Iterator[None]:
 
 def _check_exported(exported: Exported, kinds: Mapping[str, str]) -> None:
     """Raise ``WorkflowError`` for an export that cannot be a page."""
-    from guidegraph_runtime.web_page.support import check_providers
+    from guidegraph_runtime.bundle.manifest import Part, Tensor
+    from guidegraph_runtime.web_page.support import check_parts, check_providers
     from guidegraph_runtime.web_page.table_rows import PlanSource
     from guidegraph_runtime.web_page.write_page import plan_page
+
+    def describe_tensor(value: Any) -> Tensor:
+        return Tensor(str(value.name), str(value.dtype.numpy()), ())
+
+    def describe(part: ExportedPart) -> Part:
+        graph = part.traced.model.graph
+        inputs, outputs = (tuple(map(describe_tensor, values)) for values in (graph.inputs, graph.outputs))
+        return Part("", inputs, outputs, {}, ("weights",) if part.adaptable else ())
 
     tables = {name: tensor.detach().cpu().numpy() for name, tensor in exported.host.tables.items()}
     source = PlanSource("the plan", exported.inputs, tables, lambda name: exported.host.files[name])
     pictures = {name: value for name, value in exported.outputs.items() if has_pixels(kinds[name])}
     with name_page_problems("--page"):
         check_providers(exported.providers)
+        check_parts({part.plan.name: describe(part) for part in exported.parts})
         plan_page(source, exported.plan, pictures)
