@@ -20,16 +20,16 @@ from ray.exceptions import RayActorError
 from starlette.applications import Starlette
 
 from guidegraph_runtime.errors import BundleError
-from guidegraph_runtime.serve.access import ServeAccess
 from guidegraph_runtime.serve.command import read_folders, read_token
 from guidegraph_runtime.serve.event_log import EventLog
 from guidegraph_runtime.serve.metrics import ServeMetrics
 from guidegraph_runtime.serve.remote_service import RemoteService, ReplicaLost
 from guidegraph_runtime.serve.replica import ReplicaEvent, iterate_replica_events
 from guidegraph_runtime.serve.request_checks import DrawRequest, ServeOptions
-from guidegraph_runtime.serve.routes import ServeRoutes
 from guidegraph_runtime.serve.service import Service
 from guidegraph_runtime.serve.shelf import BundleShelf
+from guidegraph_runtime.serve.web.access import ServeAccess
+from guidegraph_runtime.serve.web.routes import ServeRoutes
 from guidegraph_runtime.sessions.sessions import SessionSettings
 
 DRAWER = "Drawer"

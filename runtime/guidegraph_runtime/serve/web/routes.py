@@ -19,8 +19,12 @@ from starlette.types import Lifespan
 
 from guidegraph_runtime.bundle.manifest_types import FILE_TYPES, Input
 from guidegraph_runtime.error_text import describe_error
-from guidegraph_runtime.serve.access import AccessGuard, ServeAccess
-from guidegraph_runtime.serve.answers import (
+from guidegraph_runtime.serve.job_service import JobService
+from guidegraph_runtime.serve.jobs import Job
+from guidegraph_runtime.serve.request_checks import DrawRequest, RequestRefused
+from guidegraph_runtime.serve.shelf import ShelfEntry
+from guidegraph_runtime.serve.web.access import AccessGuard, ServeAccess
+from guidegraph_runtime.serve.web.answers import (
     StrictJson,
     answer_failure,
     answer_http_error,
@@ -29,12 +33,8 @@ from guidegraph_runtime.serve.answers import (
     read_json,
     take,
 )
-from guidegraph_runtime.serve.image_requests import answer_images, read_image_request
-from guidegraph_runtime.serve.job_answers import describe_job, iterate_events, wait_for_end
-from guidegraph_runtime.serve.job_service import JobService
-from guidegraph_runtime.serve.jobs import Job
-from guidegraph_runtime.serve.request_checks import DrawRequest, RequestRefused
-from guidegraph_runtime.serve.shelf import ShelfEntry
+from guidegraph_runtime.serve.web.image_requests import answer_images, read_image_request
+from guidegraph_runtime.serve.web.job_answers import describe_job, iterate_events, wait_for_end
 
 
 @dataclass
