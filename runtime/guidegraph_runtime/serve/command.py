@@ -78,9 +78,9 @@ def _command(options: argparse.Namespace) -> int:
     _check_packages()
     token = read_token(options.token, options.host)
     folders = read_folders(options.bundles)
-    from guidegraph_runtime.serve.access import ServeAccess
     from guidegraph_runtime.serve.request_checks import ServeOptions
-    from guidegraph_runtime.serve.server import serve
+    from guidegraph_runtime.serve.web.access import ServeAccess
+    from guidegraph_runtime.serve.web.server import serve
     from guidegraph_runtime.sessions.sessions import SessionSettings
 
     settings = SessionSettings.on(options.provider, intra_threads=options.threads)
@@ -106,8 +106,8 @@ def _check_packages() -> None:
 
 
 def read_token(token: str | None, host: str) -> str | None:
-    """The token of the option or the environment. Raises ``BundleError`` where one is needed and there is none."""
-    from guidegraph_runtime.serve.access import is_loopback
+    """The token of the option or the environment. Raises ``BundleError`` where one is needed and absent."""
+    from guidegraph_runtime.serve.web.access import is_loopback
 
     token = os.environ.get(TOKEN) if token is None else token
     if token is not None and (not token.strip() or not token.isascii() or not token.isprintable()):

@@ -1,6 +1,6 @@
 """The order of the jobs of one bundle: which of them share the next step.
 
-Runs are held open between steps, so the order is decided anew before each step, and a run can be overtaken at any of
+Runs are held open between steps, so the order is decided again before each step, and a run can be overtaken at any of
 them. The job with the fewest iterations left goes first (shortest remaining processing time), and a job that waits
 ages, so that short jobs do not wait for long ones and long ones do not wait for ever.
 """

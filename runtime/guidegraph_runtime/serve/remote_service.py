@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import TypeAlias
 
 from guidegraph_runtime.error_text import describe_error
-from guidegraph_runtime.serve.job_answers import JobWatch
 from guidegraph_runtime.serve.job_service import JobService
+from guidegraph_runtime.serve.job_watch import JobWatch
 from guidegraph_runtime.serve.jobs import Failure, Job
 from guidegraph_runtime.serve.observers import ServeObserver
 from guidegraph_runtime.serve.replica import ReplicaEvent

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from guidegraph_runtime.serve.job_answers import HEARTBEAT, JobWatch
 from guidegraph_runtime.serve.job_service import JobService
+from guidegraph_runtime.serve.job_watch import HEARTBEAT, JobWatch
 from guidegraph_runtime.serve.jobs import Failure, Status
 from guidegraph_runtime.serve.request_checks import DrawRequest, RequestRefused
 

@@ -11,11 +11,11 @@ import pytest
 from starlette.testclient import TestClient
 
 from guidegraph_runtime import Bundle, SessionSettings
-from guidegraph_runtime.serve.access import ServeAccess
 from guidegraph_runtime.serve.metrics import ServeMetrics
 from guidegraph_runtime.serve.request_checks import ServeOptions
-from guidegraph_runtime.serve.routes import ServeRoutes
 from guidegraph_runtime.serve.service import Service
+from guidegraph_runtime.serve.web.access import ServeAccess
+from guidegraph_runtime.serve.web.routes import ServeRoutes
 from tests.runtime.running.loop_bundle import JOINS, write_loop_bundle
 
 CPU = SessionSettings.on("cpu", intra_threads=1)

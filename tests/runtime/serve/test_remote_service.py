@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from guidegraph_runtime.serve import remote_service
-from guidegraph_runtime.serve.job_answers import JobWatch
+from guidegraph_runtime.serve.job_watch import JobWatch
 from guidegraph_runtime.serve.jobs import Failure, Job
 from guidegraph_runtime.serve.remote_service import RemoteService, ReplicaLost
 from guidegraph_runtime.serve.replica import ReplicaEvent, iterate_replica_events

@@ -18,8 +18,8 @@ from starlette.testclient import TestClient
 
 from guidegraph_runtime import Bundle, pixels
 from guidegraph_runtime.bundle.manifest_types import Operation
-from guidegraph_runtime.serve.access import ServeAccess
 from guidegraph_runtime.serve.service import Service
+from guidegraph_runtime.serve.web.access import ServeAccess
 from tests.runtime.serve.conftest import MakeClient
 
 IMAGES = "/v1/images/generations"

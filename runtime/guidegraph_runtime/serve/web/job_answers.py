@@ -5,16 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 from base64 import b64encode
-from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator
 from typing import Any
 
 from starlette.requests import Request
 
+from guidegraph_runtime.serve.job_watch import HEARTBEAT, JobWatch
 from guidegraph_runtime.serve.jobs import Job
-
-HEARTBEAT = 15.0
-"""Seconds without an event after which a comment keeps the connection."""
 
 
 def describe_job(job: Job, outputs: bool = True) -> dict[str, Any]:
@@ -34,42 +31,6 @@ def describe_job(job: Job, outputs: bool = True) -> dict[str, Any]:
     if job.failure is not None:
         content["error"] = {"message": job.failure.message, "code": job.failure.code}
     return content
-
-
-class JobWatch:
-    """Waits, in an event loop, for the changes of a job that other threads report. previews: whether it needs them."""
-
-    def __init__(self, job: Job, previews: bool = True):
-        self._previews = previews
-        self._job, self._changed = job, asyncio.Event()
-        self._loop = asyncio.get_running_loop()
-        self._stop: Callable[[], None] = lambda: None
-
-    def __enter__(self) -> JobWatch:
-        self._stop = self._job.listen(self._notify, self._previews)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop()
-
-    def _notify(self) -> None:
-        with suppress(RuntimeError):  # the loop has ended with the server
-            self._loop.call_soon_threadsafe(self._changed.set)
-
-    async def wait(self, seconds: float) -> bool:
-        """Wait for a change; False if there is none within the time."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self._changed.wait()
-        except TimeoutError:
-            return False
-        self._changed.clear()
-        return True
-
-    async def wait_for_end(self) -> None:
-        """Wait until the job has ended."""
-        while not self._job.ended.is_set():
-            await self.wait(HEARTBEAT)
 
 
 async def wait_for_end(job: Job, request: Request) -> bool:

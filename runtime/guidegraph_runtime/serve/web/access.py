@@ -10,7 +10,7 @@ from ipaddress import ip_address
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from guidegraph_runtime.serve.answers import answer_refusal
+from guidegraph_runtime.serve.web.answers import answer_refusal
 
 OPEN_PATHS = ("/health/live", "/health/ready")
 """Paths that need no token, for probes."""

@@ -15,11 +15,16 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import Lifespan
 
 from guidegraph_runtime.bundle.manifest_types import FILE_TYPES, Input
 from guidegraph_runtime.error_text import describe_error
-from guidegraph_runtime.serve.access import AccessGuard, ServeAccess
-from guidegraph_runtime.serve.answers import (
+from guidegraph_runtime.serve.job_service import JobService
+from guidegraph_runtime.serve.jobs import Job
+from guidegraph_runtime.serve.request_checks import DrawRequest, RequestRefused
+from guidegraph_runtime.serve.shelf import ShelfEntry
+from guidegraph_runtime.serve.web.access import AccessGuard, ServeAccess
+from guidegraph_runtime.serve.web.answers import (
     StrictJson,
     answer_failure,
     answer_http_error,
@@ -28,12 +33,8 @@ from guidegraph_runtime.serve.answers import (
     read_json,
     take,
 )
-from guidegraph_runtime.serve.image_requests import answer_images, read_image_request
-from guidegraph_runtime.serve.job_answers import describe_job, iterate_events, wait_for_end
-from guidegraph_runtime.serve.job_service import JobService
-from guidegraph_runtime.serve.jobs import Job
-from guidegraph_runtime.serve.request_checks import DrawRequest, RequestRefused
-from guidegraph_runtime.serve.shelf import ShelfEntry
+from guidegraph_runtime.serve.web.image_requests import answer_images, read_image_request
+from guidegraph_runtime.serve.web.job_answers import describe_job, iterate_events, wait_for_end
 
 
 @dataclass
@@ -44,8 +45,8 @@ class ServeRoutes:
     read_metrics: Callable[[], tuple[bytes, str]]
     started: int = 0
 
-    def make_app(self, access: ServeAccess) -> Starlette:
-        """The application that answers to those with access alone."""
+    def make_app(self, access: ServeAccess, lifespan: Lifespan[Starlette] | None = None) -> Starlette:
+        """The application that answers to those with access alone. lifespan: its start and its end."""
         routes = [
             Route("/v1/images/generations", self.generate_images, methods=["POST"]),
             Route("/v1/models", self.list_models),
@@ -67,7 +68,7 @@ class ServeRoutes:
             HTTPException: answer_http_error,
             Exception: self.report_defect,
         }
-        return Starlette(routes=routes, middleware=middleware, exception_handlers=handlers)
+        return Starlette(routes=routes, middleware=middleware, exception_handlers=handlers, lifespan=lifespan)
 
     async def generate_images(self, request: Request) -> Response:
         """Draw pictures in the dialect of OpenAI's clients."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from guidegraph_runtime.serve.answers import take
 from guidegraph_runtime.serve.jobs import Job
 from guidegraph_runtime.serve.request_checks import DrawRequest, RequestRefused
 from guidegraph_runtime.serve.shelf import ShelfEntry
+from guidegraph_runtime.serve.web.answers import take
 
 COUNT_INPUT = "batch"
 """The input of a bundle that ``n`` sets."""
@@ -70,7 +70,7 @@ def _read_size(entry: ShelfEntry, size: str) -> dict[str, Any]:
 
 
 def find_image_output(entry: ShelfEntry) -> str | None:
-    """The first output of a bundle that is a picture; None if there is none."""
+    """The first output of a bundle that is a picture; None without one."""
     return next((name for name, output in entry.manifest.outputs.items() if output.type == "image"), None)
 
 

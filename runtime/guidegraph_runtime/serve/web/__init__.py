@@ -1,0 +1,1 @@
+"""The server over HTTP: its routes, answers and access."""

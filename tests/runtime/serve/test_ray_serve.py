@@ -1,0 +1,93 @@
+"""The server as an application of Ray Serve: its arguments, and replicas of which one is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+pytest.importorskip("ray.serve")
+
+import ray
+from ray import serve
+
+from guidegraph_runtime import Bundle, BundleError, pixels
+from guidegraph_runtime.ray_serve import DRAWER, RayArguments, build, read_arguments
+from tests.runtime.serve.test_routes import IMAGES, read_picture
+
+NAME = "drawn"
+
+
+def test_arguments_are_texts() -> None:
+    arguments = read_arguments({"bundles": "a=x,b=y", "replicas": "2", "gpus": "0.5", "provider": "cpu"})
+    assert arguments == RayArguments("a=x,b=y", replicas=2, gpus=0.5, provider="cpu")
+    assert arguments.folders == {"a": Path("x").absolute(), "b": Path("y").absolute()}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "expected bundles=FOLDER"),
+        ({"bundles": "a", "replica": "2"}, "there is no argument 'replica'; there is: bundles, replicas"),
+        ({"bundles": "a", "replicas": "two"}, "replicas: expected a number, found 'two'"),
+        ({"bundles": "a", "folders": "b"}, "there is no argument 'folders'"),
+    ],
+)
+def test_wrong_arguments_are_named(arguments: dict[str, str], message: str) -> None:
+    with pytest.raises(BundleError, match=message):
+        build(arguments)
+
+
+@pytest.fixture
+def client(pictures: Path) -> Iterator[httpx.Client]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    ray.init(num_cpus=2, include_dashboard=False, object_store_memory=100 << 20)
+    try:
+        serve.start(http_options={"host": "127.0.0.1", "port": port})
+        arguments: dict[str, Any] = {"bundles": str(pictures), "replicas": 2, "provider": "cpu", "max_steps": 1000}
+        serve.run(build(arguments), name=NAME)
+        limits = httpx.Limits(max_connections=None)
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120, limits=limits) as client:
+            yield client
+    finally:
+        serve.shutdown()
+        ray.shutdown()
+
+
+@pytest.mark.slow
+def test_a_replica_that_is_killed_loses_no_accepted_request(client: httpx.Client, alone: Bundle) -> None:
+    requests = [{"seed": seed, "steps": 900, "n": 1} for seed in range(12)]
+
+    def draw(request: dict[str, Any]) -> httpx.Response:
+        return client.post(IMAGES, json=request)
+
+    with ThreadPoolExecutor(len(requests)) as pool:
+        futures = [pool.submit(draw, request) for request in requests]
+        (replica, *_) = list_replicas()
+        os.kill(replica, signal.SIGKILL)
+        answers = [future.result() for future in futures]
+    assert [answer.status_code for answer in answers] == [200] * len(requests)
+    for request, answer in zip(requests, answers, strict=True):
+        image = alone.run(seed=request["seed"], steps=request["steps"], batch=1)["image"][0]
+        picture = np.asarray(read_picture(answer.json()["data"][0])).astype(int)
+        assert np.abs(picture - pixels(image)).max() <= 2
+
+
+def list_replicas() -> list[int]:
+    """The processes of the replicas that draw."""
+    numbers = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # the process has ended
+            if f"ServeReplica:{NAME}:{DRAWER}".encode() in path.read_bytes():
+                numbers.append(int(path.parent.name))
+    return numbers
