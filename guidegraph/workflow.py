@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 CacheChoice = str | Path | None
 
 _memory = MemoryCache()
+_NOWHERE = object()
 
 
 class Workflow:
@@ -98,7 +99,7 @@ class Workflow:
         """The compiled plan for these parameters."""
         return compile_plan(self.graph, self.bind(params), replace(self.config, only=only))
 
-    def run(self, /, *, stop_at: object = None, resume: object = None, **params: object) -> Any:
+    def run(self, /, *, stop_at: object = _NOWHERE, resume: object = _NOWHERE, **params: object) -> Any:
         """Run, and return the outputs by name.
 
         stop_at: stop after so many iterations of the only loop, or at ``LOOP:ITERATIONS``, and return a ``StoppedRun``
@@ -111,9 +112,8 @@ class Workflow:
         from guidegraph.graph.stopping.loop_state import LoopStopped
         from guidegraph.runs.stopped_run import StoppedRun, make_stopped_run
 
-        options = {"stop_at": stop_at, "resume": resume}
-        own = {name: options.pop(name) for name in [*options] if name in self.graph.params}
-        params |= {name: value for name, value in own.items() if value is not None}
+        options = {name: v for name, v in (("stop_at", stop_at), ("resume", resume)) if v is not _NOWHERE}
+        params |= {name: options.pop(name) for name in [*options] if name in self.graph.params}
         place, earlier = options.get("stop_at"), options.get("resume")
         stop = None if place is None else str(place)
         if earlier is not None and not isinstance(earlier, (str, Path, StoppedRun)):

@@ -22,6 +22,11 @@ from guidegraph.graph.values.serialise import NotSerialisable, encode
 Json: TypeAlias = dict[str, Any]
 
 
+def check_origin(origin: Json) -> None:
+    """Compare JSON with itself. Raises ``KeyError``, ``TypeError`` or ``AttributeError`` if it is no origin."""
+    OriginComparison("", origin, origin, frozenset()).compare()
+
+
 def describe_origin(ops: Mapping[str, Op], values: Mapping[str, Any], loop: Loop) -> Json:
     """The origin of a loop's state as JSON. ops: those of the top level that the run needs. values: of parameters."""
     upstream = _list_upstream(ops, [source for source in loop.sources() if isinstance(source, Output)])
@@ -212,6 +217,6 @@ def _describe_change(port: str, before: Json, now: Json) -> str:
 
 def _format(value: Any) -> str:
     if isinstance(value, dict) and "file" in value:
-        return f"'{value['name']}'"
+        return f"'{value.get('name')}'"
     text = str(value)
     return text if len(text) <= 60 else text[:59] + "…"

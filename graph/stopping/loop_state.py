@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from guidegraph.graph.errors import Cancelled, GuidegraphError
-from guidegraph.graph.values.checksum import file_checksum
+from guidegraph.graph.values.checksum import tensor_bytes
 from guidegraph.graph.values.serialise import NotSerialisable, decode, encode
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ class LoopState:
 
     tree: the values of its carries and its collected values so far, as ``encode`` writes them. tensors: those in the
     tree by name, on the CPU. host: the names of those that were on the CPU in the run, too.
-    digest: of all of that.
+    digest: of all of that; caches tell resumed loops apart by it.
     """
 
     loop: str
@@ -33,8 +34,12 @@ class LoopState:
     digest: str = field(init=False)
 
     def __post_init__(self) -> None:
-        metadata = {"loop": self.loop, "done": str(self.done), "total": str(self.total), "tree": json.dumps(self.tree)}
-        object.__setattr__(self, "digest", file_checksum(metadata, self.tensors))
+        shapes = {name: [str(tensor.dtype), *tensor.shape] for name, tensor in self.tensors.items()}
+        parts = [self.loop, self.done, self.total, self.tree, shapes]
+        digest = hashlib.blake2b(json.dumps(parts).encode(), digest_size=16)
+        for name in sorted(self.tensors):
+            digest.update(tensor_bytes(self.tensors[name]))
+        object.__setattr__(self, "digest", digest.hexdigest())
 
     def read_carry(self, device: torch.device | None = None) -> dict[str, Any]:
         """The values of the carries by name, with tensors on the device of a run; on the CPU without one."""

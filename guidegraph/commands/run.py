@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json as jsonlib
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -183,6 +184,10 @@ def _run_here(request: WorkflowRequest, settings: RunSettings, out: Path | None,
             with display.observe(recorded.writer) as progress, suppress(LoopStopped):
                 # One run per process: a memory cache would have no further use.
                 recorded.run([*progress, *plugins], token)
+        if display.json and recorded.stopped:
+            print_json(
+                jsonlib.dumps({"event": "run_stopped", **recorded.stopped.describe(), "file": recorded.stopped.file})
+            )
         if not (display.json or display.quiet):
             display.summarise(folder, recorded, request.workflow)
 

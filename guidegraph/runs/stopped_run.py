@@ -14,6 +14,7 @@ from guidegraph.graph.ir import Graph
 from guidegraph.graph.paths import PACKAGE
 from guidegraph.graph.run_config import RunConfig
 from guidegraph.graph.stopping.check_resume import REFUSED, check_resume, find_changed, read_origin
+from guidegraph.graph.stopping.loop_origin import check_origin
 from guidegraph.graph.stopping.loop_state import LoopState
 from guidegraph.graph.stopping.state_file import BAD_STATE, read_state_file, state_error, write_state_file
 from guidegraph.graph.trust.policy import OWN_WORKFLOW, Policy, is_shipped
@@ -54,8 +55,9 @@ class StoppedRun:
         state, run = read_state_file(Path(path))
         try:
             fields = {name: TypeAdapter(kind).validate_python(run[name]) for name, kind in _FIELDS.items()}
+            check_origin(fields["origin"])
             return cls(state, **fields, file=str(path))
-        except (KeyError, ValidationError) as error:
+        except (KeyError, TypeError, AttributeError, ValidationError) as error:
             raise state_error(Path(path), BAD_STATE, f"its description of the run is damaged: {error}") from error
 
     def describe(self) -> dict[str, Any]:
@@ -170,6 +172,8 @@ def _list_paths(value: Any) -> list[str]:
 
 
 def _is_allowed(path: str, policy: Policy) -> bool:
+    if "\0" in path:
+        return False
     allowed = [folder.resolve() for folder in policy.grants.read]
     resolved = Path(path).resolve()
     return path.startswith(PACKAGE) or is_shipped(resolved) or any(resolved.is_relative_to(a) for a in allowed)

@@ -11,11 +11,11 @@ from PIL import Image
 
 from guidegraph.commands import main
 from guidegraph_runtime.cli import main as main_of_bundles
-from tests.attacks import exports, files, plugins, recipes, resources
+from tests.attacks import exports, files, plugins, recipes, resources, stopped_runs
 from tests.attacks.arena import ATTACKS, EXPECTED, KEPT, SECRET, Arena, Outcome
 from tests.paths import ROOT
 
-MODULES = (recipes, exports, files, resources, plugins)
+MODULES = (recipes, exports, files, resources, plugins, stopped_runs)
 
 
 @pytest.fixture

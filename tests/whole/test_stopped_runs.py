@@ -120,6 +120,14 @@ def test_the_command_line_stops_and_goes_on(
     file = "part/stopped-sample-0003.safetensors"
     assert command("run", DRAW, "--resume", file, "--out", "same").code == 0
     assert Path("same/image.png").read_bytes() == Path("whole/image.png").read_bytes()
+    events = command("run", DRAW, "--resume", file, "--stop-at", "4", "--json", "--out", "events").out.splitlines()
+    last = json.loads(events[-1])
+    assert (last["event"], Path(last["file"]).name, last["done"]) == (
+        "run_stopped",
+        "stopped-sample-0004.safetensors",
+        4,
+    )
+    assert json.loads(events[-2])["status"] == "stopped"
     changed = command("run", DRAW, "--resume", file, "--set", "scale=1", "--out", "changed")
     assert (changed.code, Path("changed/image.png").read_bytes() != Path("whole/image.png").read_bytes()) == (0, True)
     record = json.loads(Path("changed/run.json").read_text())["resumed"]

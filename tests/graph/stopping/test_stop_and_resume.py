@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -245,3 +246,23 @@ def test_a_run_in_another_dtype_is_refused(make: Callable[..., Workflow]) -> Non
 def test_parameters_that_are_called_like_the_options_are_parameters(make: Callable[..., Workflow]) -> None:
     text = SUM.replace("params: {", "params: {stop_at: 1.0, ").replace("step: params.step", "step: params.stop_at")
     assert make(text).run(stop_at=2.0)["x"].item() == make().run(step=2.0)["x"].item()
+
+
+def test_a_file_whose_description_of_the_run_is_damaged_is_named(make: Callable[..., Workflow], tmp_path: Path) -> None:
+    from guidegraph.graph.values.checksummed_file import read_checked, write_checked
+
+    path = tmp_path / "sum.safetensors"
+    make().run(stop_at=2).save(path)
+    metadata, tensors, _ = read_checked(path)
+    run = json.loads(metadata["run"])
+    good = run["origin"]
+    wrong: list[Any] = [3, {}, {**good, "over": 3}, {**good, "nodes": {}}, {**good, "nodes": {"start": {}}}]
+    wrong += [
+        {**good, "carry": ["x"]},
+        {**good, "models": [{}]},
+        {**good, "nodes": {"start": {"use": 1, "version": 2}}},
+    ]
+    for origin in wrong:
+        write_checked(path, tensors, {**metadata, "run": json.dumps({**run, "origin": origin})})
+        with pytest.raises(WorkflowError, match=r"sum.safetensors:1:1: bad-state"):
+            make().run(resume=path)
