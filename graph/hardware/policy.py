@@ -71,7 +71,7 @@ class ComputePolicy:
         """Whether a linear layer without gradients is a product of its weight with a vector.
 
         It is for one row in bfloat16 with AMX, for which oneDNN rearranges the whole weight: layers of 57 and 113 MB
-        were 1.5 to 1.6 times as fast. Without AMX they gained nothing, and with AVX2 they took 3.4 times as long.
+        were 1.5 to 1.6 times as fast. With AVX-512 alone they took up to 1.5 times as long, with AVX2 3.5 times.
         """
         import torch
 
