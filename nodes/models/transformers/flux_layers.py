@@ -9,14 +9,45 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from guidegraph.graph.hardware.policy import CPU_POLICY
 from guidegraph.nodes.models.networks.attention import attention
 from guidegraph.nodes.models.networks.hooks import Attend, AttentionLayer
 from guidegraph.nodes.models.released.layers import timestep_embedding
 from guidegraph.nodes.models.transformers.layers import WAVES, modulate, normalise_rms
 from guidegraph.nodes.models.transformers.positions import rotate_pairs
+from guidegraph.nodes.shape_checks import has_values, is_transformed
 
 Projected = tuple[Tensor, Tensor, Tensor]
 """Query, key and value, each (B, heads, N, D)."""
+
+
+class VectorLinear(nn.Linear):
+    """A `Linear` of an embedding (B, C): a product with a vector where the device's policy has it (`policy.py`).
+
+    With gradients, while tracing, under transforms and with autocast it is `Linear`.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C) to (B, C′), as `Linear`, up to rounding from another order of sums."""
+        if not self._multiplies_by_vector(x):
+            return super().forward(x)
+        return torch.addmv(self.bias, self.weight, x[0])[None]
+
+    def _multiplies_by_vector(self, x: Tensor) -> bool:
+        weight = self.weight
+        return (
+            x.device.type == "cpu"
+            and weight.device.type == "cpu"
+            and has_values(x)
+            and x.ndim == 2
+            and type(weight) in (Tensor, nn.Parameter)
+            and x.dtype == weight.dtype
+            and x.shape[1] == weight.shape[1]
+            and not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
+            and not torch.is_autocast_enabled("cpu")
+            and CPU_POLICY.multiplies_by_vector(x.dtype, x.shape[0])
+            and not is_transformed()
+        )
 
 
 class VectorEmbedder(nn.Module):
@@ -24,8 +55,8 @@ class VectorEmbedder(nn.Module):
 
     def __init__(self, inputs: int, width: int) -> None:
         super().__init__()
-        self.in_layer = nn.Linear(inputs, width)
-        self.out_layer = nn.Linear(width, width)
+        self.in_layer = VectorLinear(inputs, width)
+        self.out_layer = VectorLinear(width, width)
 
     def forward(self, vector: Tensor) -> Tensor:
         embedding: Tensor = self.out_layer(F.silu(self.in_layer(vector)))
@@ -73,7 +104,7 @@ class EmbeddingModulation(nn.Module):
     def __init__(self, width: int, parts: int) -> None:
         super().__init__()
         self.parts = parts
-        self.lin = nn.Linear(width, parts * width)
+        self.lin = VectorLinear(width, parts * width)
 
     def forward(self, embedding: Tensor) -> tuple[Tensor, ...]:
         output: Tensor = self.lin(F.silu(embedding))
@@ -164,7 +195,7 @@ class PackedHead(nn.Module):
     def __init__(self, width: int, outputs: int) -> None:
         super().__init__()
         self.linear = nn.Linear(width, outputs)
-        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), VectorLinear(width, 2 * width))
 
     def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
         shift, scale = self.adaLN_modulation(embedding)[:, None].chunk(2, dim=2)

@@ -123,3 +123,16 @@ def test_a_run_in_an_emulated_dtype_warns(tmp_path: Path, monkeypatch: pytest.Mo
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         run_text(WORKFLOW, tmp_path, dtype="float64")
+
+
+def test_one_row_in_bfloat16_is_a_product_with_a_vector_where_amx_rearranges_weights(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(instructions, "uses_onednn", lambda: True)
+    for amx, avx512 in ((True, True), (False, True), (True, False)):
+        monkeypatch.setattr(instructions, "has_amx", lambda amx=amx: amx)
+        monkeypatch.setattr(instructions, "vectorises_in_avx512", lambda avx512=avx512: avx512)
+        assert CPU.multiplies_by_vector(torch.bfloat16, 1) == (amx and avx512)
+        assert not CPU.multiplies_by_vector(torch.bfloat16, 2)
+        assert not CPU.multiplies_by_vector(torch.float32, 1)
+        assert not ComputePolicy("cuda").multiplies_by_vector(torch.bfloat16, 1)
