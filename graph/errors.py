@@ -14,7 +14,7 @@ MAX_COMPARED = 300
 MAX_LENGTH = 100
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True, order=True, slots=True)
 class Mark:
     """A position in a file; line and column count from 1."""
 

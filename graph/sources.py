@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Output:
     """An output of another operation; ``op`` is its key."""
 
@@ -15,14 +15,14 @@ class Output:
     name: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Param:
     """The value of a workflow parameter, known once the run is bound."""
 
     name: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Carry:
     """The current value of a loop's carry, inside its body; ``loop`` is the loop's key."""
 
@@ -30,7 +30,7 @@ class Carry:
     name: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Item:
     """The loop's current item, or one field of it."""
 
@@ -38,14 +38,14 @@ class Item:
     field: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Index:
     """The iteration number, from 0."""
 
     loop: str
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class Literal:
     """A validated constant."""
 
@@ -55,7 +55,7 @@ class Literal:
 Source = Output | Param | Carry | Item | Index | Literal
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Many:
     """A list of links: the sources of a port that takes a sequence, in order."""
 

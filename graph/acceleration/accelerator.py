@@ -166,7 +166,7 @@ class PartStep:
         """Run the steps of the part one after the other."""
         for step in self.part.steps:
             self.accelerator.context.watch_op(step.op)
-            invoke(step, slots)
+            invoke(step, slots, self.accelerator.context.joins)
 
     def _store(self, ready: Ready, outputs: Sequence[Tensor], slots: list[Any]) -> None:
         position = 0

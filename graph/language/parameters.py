@@ -116,7 +116,7 @@ def convert_path_parameters(
     workflow: ParsedWorkflow, params: Mapping[str, Parameter], ops: Mapping[str, Op], problems: list[Problem]
 ) -> dict[str, Parameter]:
     """Convert text parameters that feed paths to paths; their defaults are relative to the workflow's file."""
-    uses = _list_uses(ops)
+    uses = _list_uses(ops) if params else {}
     result = dict(params)
     for name, parameter in params.items():
         paths = [location for location, port in uses.get(name, ()) if _is_path(port)]

@@ -27,7 +27,7 @@ def list_links(links: Links | None) -> list[Scalar]:
     return [] if links is None else [links]
 
 
-@dataclass
+@dataclass(slots=True)
 class ParsedNode:
     """A node as written: links by port and literals by port, each with its key's position.
 

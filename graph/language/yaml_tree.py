@@ -43,7 +43,7 @@ for _word in ("inf", "Inf", "INF"):
 _SPECIAL |= dict.fromkeys((".nan", ".NaN", ".NAN"), math.nan)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Scalar:
     """A scalar: ``text`` without its quotes, ``value`` as YAML interprets it. ``plain``: written without quotes."""
 
@@ -65,7 +65,7 @@ class Scalar:
         return self.text
 
 
-@dataclass
+@dataclass(slots=True)
 class YamlSequence:
     """A sequence. ``flow``: written in brackets. The span of one in block style ends with its last item."""
 
@@ -75,7 +75,7 @@ class YamlSequence:
     flow: bool = True
 
 
-@dataclass
+@dataclass(slots=True)
 class YamlMapping:
     """A mapping. ``flow``: written in braces. The span of one in block style ends with its last value."""
 
@@ -85,7 +85,7 @@ class YamlMapping:
     flow: bool = True
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class BrokenYaml:
     """A value that is not plain YAML; the problem is already reported."""
 

@@ -12,6 +12,10 @@ _lock = threading.Lock()
 _pauses: list[bool] = []
 """For each pause of any thread that has not ended: whether the collector was enabled when the first one began."""
 _exempts_imports = False
+MANY_OBJECTS = 20_000
+MANY_PROMOTED = 1_000_000
+_promoted = 0
+"""The objects that pauses have left to the next full collection."""
 
 
 @contextmanager
@@ -31,7 +35,27 @@ def pause_collector() -> Iterator[None]:
         with _lock:
             enabled = _pauses.pop()
             if enabled and not _pauses:
+                _promote_young()
                 gc.enable()
+
+
+def _promote_young() -> None:
+    """Count many objects that a pause leaves as old, which spares a look through all of them as soon as it ends.
+
+    Those among them that are no longer used, but refer to each other in a circle, wait for a full collection. After
+    ``MANY_PROMOTED`` objects there is one.
+    """
+    global _promoted
+    young = gc.get_count()[0]
+    if young < MANY_OBJECTS or _exempts_imports or gc.get_freeze_count():
+        return
+    if _promoted > MANY_PROMOTED:
+        gc.collect()
+        _promoted = 0
+        return
+    gc.freeze()
+    gc.unfreeze()
+    _promoted += young
 
 
 def exempt_imports() -> None:

@@ -35,7 +35,7 @@ class TypedSource(NamedTuple):
         return self.actual_type if self.actual_type is not None and narrows(self.actual_type, self.type) else self.type
 
 
-@dataclass
+@dataclass(slots=True)
 class ResolvedNode:
     """A resolved node that links can refer to.
 

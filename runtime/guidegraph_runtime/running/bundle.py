@@ -47,6 +47,13 @@ class Timings:
     sessions: float = 0.0
     parts: dict[str, float] = field(default_factory=dict)
     calls: dict[str, int] = field(default_factory=dict)
+    _lock: AbstractContextManager[Any] = field(default_factory=RLock, repr=False, compare=False)
+
+    def add_call(self, part: str, seconds: float) -> None:
+        """Count a call of a part. Runs in several threads may share a bundle."""
+        with self._lock:
+            self.parts[part] = self.parts.get(part, 0.0) + seconds
+            self.calls[part] = self.calls.get(part, 0) + 1
 
 
 @dataclass(frozen=True)
@@ -224,8 +231,7 @@ class Bundle:
             session = lora_sessions[part] if part in lora_sessions else self.session(part)
             started = time.perf_counter()
             results = session.run(inputs) if on_device is None else on_device(session, values)
-            self.timings.parts[part] = self.timings.parts.get(part, 0.0) + time.perf_counter() - started
-            self.timings.calls[part] = self.timings.calls.get(part, 0) + 1
+            self.timings.add_call(part, time.perf_counter() - started)
             return results
 
         return call

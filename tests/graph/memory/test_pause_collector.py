@@ -6,12 +6,13 @@ import gc
 import importlib
 import subprocess
 import sys
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from guidegraph.graph.memory.pause_collector import exempt_imports, pause_collector, pause_for_import
+from guidegraph.graph.memory.pause_collector import MANY_OBJECTS, exempt_imports, pause_collector, pause_for_import
 
 
 @pytest.fixture(autouse=True)
@@ -86,3 +87,48 @@ def test_a_command_exempts_its_imports() -> None:
     command = [sys.executable, "-c", f"{code}; from guidegraph.commands import main; main()", "--version"]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert int(output.split()[-1]) > 10_000
+
+
+@pytest.fixture
+def collections() -> Iterator[list[int]]:
+    """The generations that the collector has looked through."""
+    generations: list[int] = []
+
+    def count(phase: str, info: dict[str, int]) -> None:
+        if phase == "stop":
+            generations.append(info["generation"])
+
+    gc.collect()
+    gc.callbacks.append(count)
+    yield generations
+    gc.callbacks.remove(count)
+
+
+def test_many_objects_of_a_pause_are_old_at_once(collections: list[int]) -> None:
+    with pause_collector():
+        values = [[] for _ in range(MANY_OBJECTS + 1000)]  # type: ignore[var-annotated]
+    later = [[] for _ in range(100)]  # type: ignore[var-annotated]
+    assert collections == []
+    old = {*map(id, gc.get_objects(generation=2))}
+    assert {*map(id, values)} <= old
+    assert old.isdisjoint(map(id, later))
+
+
+def test_circles_that_pauses_left_are_freed_in_the_end(collections: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("guidegraph.graph.memory.pause_collector.MANY_PROMOTED", 3 * MANY_OBJECTS)
+    monkeypatch.setattr("guidegraph.graph.memory.pause_collector._promoted", 0)
+    unused: list[weakref.ref[Circle]] = []
+    for _ in range(5):
+        with pause_collector():
+            circles = [Circle() for _ in range(MANY_OBJECTS + 1000)]
+        unused.append(weakref.ref(circles[0]))
+        del circles
+    assert 2 in collections
+    assert unused[0]() is None
+
+
+class Circle:
+    """An object that refers to itself."""
+
+    def __init__(self) -> None:
+        self.itself = self

@@ -18,12 +18,22 @@ import pytest
 import torch
 
 from guidegraph import NodeError
-from guidegraph.graph.execution.run import run
+from guidegraph.graph.events import NodeFinished
+from guidegraph.graph.execution.run import Attachments, run
 from guidegraph.graph.node import get_spec, node
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.resolution.load import build
 from guidegraph.graph.trust import process_state
-from guidegraph.graph.trust.seed_detection import TwisterState, _is_philox_seeded, is_seeded
+from guidegraph.graph.trust.environment import make_version_reader
+from guidegraph.graph.trust.seed_detection import (
+    TwisterState,
+    _find_torch_offset,
+    _is_philox_seeded,
+    _pack_torch,
+    find_python_generator,
+    find_torch_state,
+    is_seeded,
+)
 
 CHANGES: dict[str, Callable[[], object]] = {
     "the current directory": lambda: os.chdir("/"),
@@ -159,6 +169,95 @@ def run_nodes_uncaught(folder: Path, nodes: str) -> None:
     path = folder / "w.yaml"
     path.write_text(f"guidegraph: 1\nnodes:\n{nodes}\noutputs: {{out: a}}\n")
     run(build(path, REGISTRY), {})
+
+
+@pytest.fixture
+def _unknown_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nothing is read from memory, as where its layout is unknown."""
+    cached = (process_state._get_readers, make_version_reader, find_torch_state, find_python_generator)
+    monkeypatch.setattr("guidegraph.graph.trust.environment._has_versions", lambda: False)
+    monkeypatch.setattr("guidegraph.graph.trust.seed_detection._has_known_layout", lambda: False)
+    monkeypatch.setattr("guidegraph.graph.trust.seed_detection._find_torch_offset", lambda: None)
+    for function in cached:
+        function.cache_clear()
+    yield
+    for function in cached:
+        function.cache_clear()
+
+
+@pytest.mark.usefixtures("_unknown_memory")
+@pytest.mark.parametrize("kind", CHANGES)
+def test_each_change_is_undone_where_no_memory_can_be_read(tmp_path: Path, kind: str) -> None:
+    before = read_state()
+    _, (message,) = run_nodes(tmp_path, f'  a: {{use: meddler.change, with: {{x: 1, kind: "{kind}"}}}}')
+    assert kind in message
+    assert read_state() == before
+
+
+@pytest.mark.parametrize("kind", CHANGES)
+def test_the_second_of_two_nodes_is_named_for_its_change(tmp_path: Path, kind: str) -> None:
+    """The state before it is the one that was read after the first."""
+    before = read_state()
+    nodes = "  a: {use: meddler.look, with: {x: 1}}\n"
+    nodes += f'  b: {{use: meddler.change, in: {{x: a}}, with: {{kind: "{kind}"}}}}'
+    _, (message,) = run_nodes(tmp_path, nodes, "b")
+    assert f"nodes.b (meddler.change) {'seeds' if 'generator' in kind else 'changes'} {kind}" in message
+    assert read_state() == before
+
+
+@pytest.mark.parametrize("kind", CHANGES)
+@pytest.mark.parametrize("way", ["observer", "output", "own node"])
+def test_a_change_between_two_nodes_stays_and_is_nobodys(tmp_path: Path, kind: str, way: str) -> None:
+    """Only changes by nodes are undone: not those of the caller's observers, of callbacks, or of built-in nodes."""
+    changes = [CHANGES[kind]]
+    for seed in (torch.manual_seed, random.seed, np.random.seed):
+        seed(1)
+
+    def change_once(*_: object) -> None:
+        if changes:
+            changes.pop()()
+
+    def observe(event: object) -> None:
+        if isinstance(event, NodeFinished) and event.path == "nodes.a":
+            change_once()
+
+    own = replace(get_spec(change), id="own.change", distribution="guidegraph==1")
+    registry = Registry({**REGISTRY.nodes, own.id: own}, {"Model": Model})
+    path = tmp_path / "w.yaml"
+    use = f'own.change, in: {{x: a}}, with: {{kind: "{kind}"}}' if way == "own node" else "meddler.look, in: {x: a}"
+    nodes = f"a: {{use: meddler.look, with: {{x: 1}}}}, b: {{use: {use}}}, c: {{use: meddler.look, in: {{x: b}}}}"
+    path.write_text(f"guidegraph: 1\nnodes: {{{nodes}}}\noutputs: {{a: a, c: c}}\n")
+    attachments = Attachments(
+        observers=[observe] if way == "observer" else [], on_output=change_once if way == "output" else None
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run(build(path, registry), {}, attachments=attachments)
+    assert seen[0] != seen[-1]
+
+
+def test_a_kept_normal_number_is_put_back_with_torchs_generator(tmp_path: Path) -> None:
+    """torch makes normal numbers in pairs, and keeps the second one beside the generator's state."""
+    torch.manual_seed(7)
+    expected = torch.randn(1), torch.randn(1), torch.rand(3)
+    torch.manual_seed(7)
+    first = torch.randn(1)
+    run_nodes(tmp_path, '  a: {use: meddler.change, with: {x: 1, kind: "torch\'s random generator"}}')
+    assert all(map(torch.equal, (first, torch.randn(1), torch.rand(3)), expected))
+
+
+def test_torchs_generator_is_read_from_memory_as_it_is() -> None:
+    draws: tuple[Callable[[], object], ...] = (
+        lambda: torch.manual_seed(3),
+        lambda: torch.randn(1),
+        lambda: torch.randn(1),
+        lambda: torch.randn(3, dtype=torch.float64),
+        lambda: torch.rand(700),
+    )
+    assert _find_torch_offset() is not None
+    for draw_numbers in draws:
+        draw_numbers()
+        assert _pack_torch(find_torch_state().raw) == torch.get_rng_state().numpy().tobytes()
 
 
 def test_a_node_in_a_loop_is_named_once(tmp_path: Path) -> None:

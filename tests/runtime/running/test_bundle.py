@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from guidegraph_runtime import Bundle, BundleError, SessionSettings
+from guidegraph_runtime.running.bundle import Timings
 from tests.runtime.running import bundles
 
 
@@ -24,3 +27,20 @@ def test_bytes_are_held_until_no_session_is_to_be_made_of_them(tmp_path: Path) -
             bundle.file(name)
     assert bundle.file("parts/total.onnx")
     assert bundle.session("step") is bundle.session("step")
+
+
+class SlowCounts(dict[str, int]):
+    """Counts whose readers are interrupted by other threads before they write."""
+
+    def get(self, key: str, default: Any = None) -> Any:
+        value = super().get(key, default)
+        time.sleep(1e-4)
+        return value
+
+
+def test_calls_in_several_threads_are_all_counted() -> None:
+    timings = Timings(calls=SlowCounts())
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: timings.add_call("step", 1.0), range(100)))
+    assert timings.calls == {"step": 100}
+    assert timings.parts == {"step": 100.0}
