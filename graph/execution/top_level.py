@@ -128,7 +128,7 @@ class TopLevel:
                 self.placement.finish(step, slots)
 
     def _compute(self, step: Step, slots: list[Any]) -> None:
-        """Compute a step under a memory budget, on a thread, or by what is faster."""
+        """Compute a step under a memory budget, on a thread, or accelerated."""
         if self.placement.residency is not None:
             self.placement.run(step, slots, self._await)
         else:

@@ -23,7 +23,7 @@ Json: TypeAlias = dict[str, Any]
 
 
 def check_origin(origin: Json) -> None:
-    """Compare JSON with itself. Raises ``KeyError``, ``TypeError`` or ``AttributeError`` if it is no origin."""
+    """Compare an origin with itself. Raises ``KeyError``, ``TypeError`` or ``AttributeError`` for other JSON."""
     OriginComparison("", origin, origin, frozenset()).compare()
 
 
