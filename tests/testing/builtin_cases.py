@@ -271,7 +271,12 @@ def overrides() -> list[NodeCase]:
         case("metric.inception_score", inputs={"logits": logits(7, 20)}, settings={"splits": 2}),
         case("metric.kid_subsets", inputs=two_sets(), settings={"subsets": 2, "subset_size": 4}),
         case("metric.kid", inputs={"features": logits(6, 30), "reference": logits(6, 40)}),
-        case("metric.grid_peaks", settings={"period": 2}, skip=METRIC),
+        case(
+            "metric.grid_peaks",
+            inputs={"image": draw_normal((2, 3, 24, 24), 1), "reference": draw_normal((2, 3, 24, 24), 2)},
+            settings={"period": 2},
+            skip=METRIC,
+        ),
         case("metric.mean", inputs={"values": draw_normal((6,), 1)}, skip=METRIC),
         case("metric.miou", inputs={"predicted": draw_normal(("B", "K", "H", "W"), 1)}, skip=METRIC),
         case("metric.perceptual", skip=METRIC),
