@@ -9,7 +9,7 @@ from guidegraph.graph.errors import Mark, Problem, WorkflowError, suggest
 from guidegraph.graph.ir import Call, Graph, Loop, Op, walk
 from guidegraph.graph.planning.plan import find_needed_ops
 from guidegraph.graph.sources import Param
-from guidegraph.graph.stopping.choose_loop import resume_loop
+from guidegraph.graph.stopping.choose_loop import find_run_ops, resume_loop
 from guidegraph.graph.stopping.loop_origin import Json, OriginComparison, describe_constant, describe_origin, is_same
 from guidegraph.graph.stopping.loop_state import LoopState
 from guidegraph.graph.training.fit import Fit
@@ -19,7 +19,7 @@ REFUSED = "cannot-resume"
 
 def read_origin(graph: Graph, values: Mapping[str, Any], only: Collection[str] | None, loop: str) -> Json:
     """The origin of the state of a loop in this run."""
-    needed = find_needed_ops(graph, only, values)
+    needed = find_run_ops(graph, values, only)
     op = needed[loop]
     assert isinstance(op, Loop)
     return describe_origin(needed, values, op)
@@ -37,7 +37,7 @@ def check_resume(
 
     origin: of the state. changed: the parameters whose values differ from those of the run that was stopped.
     """
-    needed = find_needed_ops(graph, only, values)
+    needed = find_run_ops(graph, values, only)
     loop = needed.get(state.loop)
     if not isinstance(loop, Loop) or isinstance(loop, Fit):
         loops = [key for key, op in needed.items() if isinstance(op, Loop) and not isinstance(op, Fit)]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
 from guidegraph.graph.errors import Mark, Problem, WorkflowError, suggest
-from guidegraph.graph.ir import Graph, Loop
+from guidegraph.graph.ir import Graph, Loop, Op
+from guidegraph.graph.planning.choice_branches import make_effect_test
+from guidegraph.graph.planning.dependencies import find_dependencies
 from guidegraph.graph.planning.plan import find_needed_ops
 from guidegraph.graph.run_config import RunConfig
 from guidegraph.graph.sources import Literal
@@ -28,7 +30,7 @@ def find_stop(graph: Graph, values: Mapping[str, Any], config: RunConfig) -> tup
     if match is None or int(match[2]) < 1:
         message = f"expected a number of iterations, or LOOP:ITERATIONS; found '{config.stop_at[:60]}'"
         raise WorkflowError([_problem("bad-stop", message)])
-    needed = find_needed_ops(graph, config.only, values)
+    needed = find_run_ops(graph, values, config.only)
     loops = [key for key, op in needed.items() if isinstance(op, Loop) and not isinstance(op, Fit)]
     if not loops:
         raise WorkflowError([_problem("no-loop", "this run has no loop that it could stop in")])
@@ -39,6 +41,16 @@ def find_stop(graph: Graph, values: Mapping[str, Any], config: RunConfig) -> tup
         choices = " or ".join(f"{key}:{match[2]}" for key in loops)
         raise WorkflowError([_problem("ambiguous-stop", f"this run has {len(loops)} loops: write {choices}")])
     return name or loops[0], int(match[2])
+
+
+def find_run_ops(graph: Graph, values: Mapping[str, Any], only: Collection[str] | None) -> dict[str, Op]:
+    """The operations that a run of some outputs, by default of all and of the nodes with effects, computes."""
+    ops = find_needed_ops(graph, only, values)
+    if only is not None:
+        return ops
+    reached = {*find_needed_ops(graph, [*graph.outputs], values)}
+    reached |= {*find_dependencies(ops, [], keep=make_effect_test(ops))}
+    return {key: op for key, op in ops.items() if key in reached}
 
 
 def stop_loop(graph: Graph, key: str, iterations: int) -> Graph:

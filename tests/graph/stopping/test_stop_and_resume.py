@@ -266,3 +266,22 @@ def test_a_file_whose_description_of_the_run_is_damaged_is_named(make: Callable[
         write_checked(path, tensors, {**metadata, "run": json.dumps({**run, "origin": origin})})
         with pytest.raises(WorkflowError, match=r"sum.safetensors:1:1: bad-state"):
             make().run(resume=path)
+
+
+def test_a_loop_whose_branch_is_not_taken_or_that_no_output_needs_does_not_count(make: Callable[..., Workflow]) -> None:
+    text = SUM.replace("params: {", "params: {which: a, ").replace(
+        "  scaled:",
+        "  other:\n    loop: {over: params.count, as: j}\n    carry: {y: start}\n    body:\n"
+        "      more: {use: stop.add, in: {x: carry.y, step: params.step}}\n    next: {y: more}\n"
+        "  chosen: {choose: {when: params.which, of: {a: sum.x, b: other.y}}}\n  scaled:",
+    )
+    text = text.replace("in: {x: sum.x, step: params.after}", "in: {x: chosen, step: params.after}")
+    text = text.replace(", all: sum.all", "")
+    assert make(text).run(stop_at=2).state.loop == "sum"
+    stopped = make(text).run(stop_at=2, which="b")
+    assert stopped.state.loop == "other"
+    assert make(text).run(resume=stopped)["x"].item() == make(text).run(which="b")["x"].item()
+    with pytest.raises(
+        WorkflowError, match=r"the state is of the loop 'other', which this run does not have; loops: sum"
+    ):
+        make(text).run(resume=stopped, which="a")
