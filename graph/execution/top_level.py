@@ -128,13 +128,14 @@ class TopLevel:
                 self.placement.finish(step, slots)
 
     def _compute(self, step: Step, slots: list[Any]) -> None:
-        """Compute a step under a memory budget, on a thread, or accelerated."""
+        """Compute a step that may need a memory budget, a thread or an accelerator."""
         if self.placement.residency is not None:
             self.placement.run(step, slots, self._await)
         else:
             self._await(step, slots)
 
     def _await(self, step: Step, slots: list[Any]) -> None:
+        """Run a step, or wait for the thread that runs it."""
         future = self.futures.get(id(step))
         if future is None:
             self._run_step(step, slots)

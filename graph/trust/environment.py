@@ -58,7 +58,7 @@ def _has_versions() -> bool:
 
 
 def restore_variables(before: Mapping[Any, Any]) -> str:
-    """Restore the variables, and describe the changes. before: a copy from ``read_variables``."""
+    """Restore the variables. Returns a message that names them. before: a copy from ``read_variables``."""
     now = dict(read_variables())
     names = sorted({_decode(name) for name in {*before, *now} if before.get(name) != now.get(name)})
     decoded = {_decode(name): _decode(value) for name, value in before.items()}
