@@ -108,11 +108,18 @@ class Worker:
     def _work(self) -> None:
         with enforce_limits(self._settings.limits):
             while self._wait_for_jobs():
-                with self._acquire() as bundle:
-                    while bundle is not None and self._has_work():
-                        self._run_round(bundle)
+                self._run_rounds()
         for job in self._list_jobs():
             self._end(job, "cancelled", Failure("the server was stopped", "stopped", 503))
+
+    def _run_rounds(self) -> None:
+        """Take the bundle, and run jobs until they have ended or others need its memory.
+
+        No reference to the bundle is left afterwards, so that its memory is free when the shelf drops it.
+        """
+        with self._acquire() as bundle:
+            while bundle is not None and self._has_work():
+                self._run_round(bundle)
 
     def _wait_for_jobs(self) -> bool:
         """Wait for a job; False when the worker is stopped."""

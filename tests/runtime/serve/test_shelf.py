@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 from pathlib import Path
+from weakref import ref
 
 import pytest
 
@@ -119,6 +121,23 @@ def test_a_bundle_that_was_changed_on_disk_is_not_opened(folders: dict[str, Path
     with pytest.raises(BundleError, match="was changed since the server started"):
         shelf.acquire("a", 0)
     assert shelf.open_bytes == 0
+
+
+def test_a_dropped_bundle_leaves_no_memory_behind(folders: dict[str, Path]) -> None:
+    service = Service(folders, CPU, ServeOptions(bundle_memory=size_of(folders["a"])))
+    service.start()
+    try:
+        assert service.submit(DrawRequest("a", {})).ended.wait(60)
+        bundle = service.entries["a"].bundle
+        assert bundle is not None
+        exists = ref(bundle)
+        del bundle
+        assert service.submit(DrawRequest("b", {})).ended.wait(60)
+        gc.collect()
+        assert service.entries["b"].bundle is not None
+        assert exists() is None
+    finally:
+        service.stop()
 
 
 def test_requests_to_more_bundles_than_fit_are_all_answered(folders: dict[str, Path]) -> None:
