@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,12 @@ def check_value(name: str, spec: Input, value: Any, location: str) -> Any:
     if value is None and not spec.required and spec.default is None:
         return None
     if spec.type == "float" and isinstance(value, int) and not isinstance(value, bool):
+        if abs(value) > sys.float_info.max:
+            raise BundleError(
+                location,
+                "bad-value",
+                f"'{name}': expected a number of floating point, found one of {len(str(abs(value)))} digits",
+            )
         value = float(value)
     if (expected := spec.wrong(value)) is not None:
         raise BundleError(location, "bad-value", f"'{name}': expected {expected}, found {value!r:.80}")

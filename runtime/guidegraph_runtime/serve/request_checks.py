@@ -103,10 +103,10 @@ class RequestChecks:
         """The seconds that the request may take. Raises ``RequestRefused``."""
         if request.priority not in PRIORITIES:
             ends = f"{PRIORITIES[0]} to {PRIORITIES[-1]}"
-            raise RequestRefused(f"expected a priority from {ends}, found {request.priority}", "priority")
+            raise RequestRefused(f"expected a priority from {ends}, found {request.priority!r:.40}", "priority")
         seconds = self.options.seconds if request.deadline is None else request.deadline
         if not 0 < seconds <= self.options.seconds:
-            message = f"expected a deadline above 0 and up to {self.options.seconds:g} seconds, found {seconds:g}"
+            message = f"expected a deadline above 0 and up to {self.options.seconds:g} seconds, found {seconds!r:.40}"
             raise RequestRefused(message, "deadline")
         return seconds
 

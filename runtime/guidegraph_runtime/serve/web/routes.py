@@ -188,7 +188,14 @@ class ServeRoutes:
 def _allow_origins(origins: tuple[str, ...]) -> Middleware:
     headers = ["authorization", "content-type"]
     methods = ["GET", "POST", "DELETE"]
-    return Middleware(CORSMiddleware, allow_origins=origins, allow_methods=methods, allow_headers=headers)
+    exposed = ["location", "retry-after", "x-job-id"]
+    return Middleware(
+        CORSMiddleware,
+        allow_origins=origins,
+        allow_methods=methods,
+        allow_headers=headers,
+        expose_headers=exposed,
+    )
 
 
 def _describe_workflow(entry: ShelfEntry) -> dict[str, Any]:
