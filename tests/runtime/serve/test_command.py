@@ -60,7 +60,7 @@ class Server:
 def serve(*arguments: str | Path, **environment: str) -> Iterator[Server]:
     path = os.pathsep.join([str(ROOT), str(ROOT / "runtime"), os.environ.get("PYTHONPATH", "")])
     process = subprocess.Popen(
-        [*COMMAND, *map(str, arguments), "--port", "0", "--provider", "cpu", "--threads", "1"],
+        [*COMMAND, "--port", "0", "--provider", "cpu", "--threads", "1", *map(str, arguments)],
         env=os.environ | {"PYTHONPATH": path} | environment,
         stdout=subprocess.PIPE,
         text=True,
@@ -125,6 +125,18 @@ def test_a_second_signal_ends_the_jobs(pictures: Path) -> None:
         while server.read_event("job_ended")["status"] != "cancelled":
             pass
         assert server.process.wait(TIMEOUT) == 130
+
+
+def test_a_server_that_was_killed_starts_again_at_its_port_without_its_jobs(pictures: Path) -> None:
+    with serve(pictures, "--max-steps", "100000") as server:
+        keys = [start_job(server, steps=1000, batch=8) for _ in range(3)]
+        server.process.send_signal(signal.SIGKILL)
+        server.process.wait(TIMEOUT)
+        port = server.address.rpartition(":")[2]
+    with serve(pictures, "--port", port) as server:
+        assert httpx.get(f"{server.address}/health/ready").status_code == 200
+        assert [httpx.get(f"{server.address}/v1/jobs/{key}").status_code for key in keys] == [404] * 3
+        assert httpx.post(f"{server.address}/v1/workflows/pictures", json={}, timeout=TIMEOUT).status_code == 200
 
 
 def test_a_client_that_goes_away_ends_its_job(pictures: Path) -> None:
