@@ -4,11 +4,12 @@
 
 Sampling: the loop of a shipped workflow, and the same sampler written by hand around the network's own `forward`, with
 plain numbers for its coefficients and without checks, hooks, events, or noise that DDIM does not read. Other models: a
-loop that calls the model's node for each of several batches, and a list comprehension. The sides take turns in one
-process. Their results are compared first. CPU time is measured, and that inside the networks apart: it is the same work
-on both sides, and most of what varies on a busy machine. Prints for a step, or for a call: the median time in the
-networks of all runs; the median time outside of them on each side; the ratio of the sums, (network + engine) : (network
-+ bare); and the median of the ratios of whole loops, round by round, with its range. Machine and versions come last.
+loop that calls the model's node for each of several batches, and a list comprehension; both stack the results, as
+`collect` does. The sides take turns in one process. Their results are compared first. CPU time is measured, and that
+inside the networks apart: it is the same work on both sides, and most of what varies on a busy machine. Prints for a
+step, or for a call: the median time in the networks of all runs; the median time outside of them on each side; the
+ratio of the sums, (network + engine) : (network + bare); and the median of the ratios of whole loops, round by round,
+with its range. Machine and versions come last.
 """
 
 from __future__ import annotations
@@ -306,10 +307,18 @@ outputs: {{out: calls.out}}
     def bare(turn: int) -> tuple[float, float, Any]:
         CLOCK.read()
         began = time.process_time()
-        outs = [single.call(model, item) for item in items]
-        return time.process_time() - began, CLOCK.read(), outs
+        out = stack([single.call(model, item) for item in items])
+        return time.process_time() - began, CLOCK.read(), out
 
     return {"engine": engine, "bare": bare}
+
+
+def stack(outs: list[Any]) -> Any:
+    """The results of all calls as one, as a loop of the engine collects them; a list if their sizes differ."""
+    if isinstance(outs[0], Tensor):
+        return torch.stack(outs) if all(out.shape == outs[0].shape for out in outs) else outs
+    columns = {name: [vars(out)[name] for out in outs] for name in vars(outs[0])}
+    return type(outs[0])(**{name: None if None in column else stack(column) for name, column in columns.items()})
 
 
 def first_values(result: Any) -> Tensor:
