@@ -366,10 +366,10 @@ def test_a_variable_of_one_call_does_not_outlive_an_overlapping_one(tmp_path: Pa
     """The second call begins while the first has set it, and ends after it was removed."""
     before = dict(os.environ)
     call = build_call(tmp_path)
+    first = process_state.save_state("everything")
+    os.environ["GG_TEST_LEFT"] = "1"
+    second = process_state.save_state("everything")
     with pytest.warns(UserWarning, match="GG_TEST_LEFT"):
-        first = process_state.save_state("everything")
-        os.environ["GG_TEST_LEFT"] = "1"
-        second = process_state.save_state("everything")
         process_state.restore_state(first, call)
     process_state.restore_state(second, call)
     assert os.environ == before
