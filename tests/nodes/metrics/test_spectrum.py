@@ -58,9 +58,9 @@ def test_values_that_are_not_finite_are_refused(value: float) -> None:
     image = draw_noise(2, 0)
     broken = image.clone()
     broken[1, 0, 5, 7] = value
-    with pytest.raises(ValueError, match="^image holds values that are not finite"):
+    with pytest.raises(ValueError, match=r"^image holds values that are not finite"):
         measure_grid_peaks(broken, image)
-    with pytest.raises(ValueError, match="^reference holds values that are not finite"):
+    with pytest.raises(ValueError, match=r"^reference holds values that are not finite"):
         measure_grid_peaks(image, broken)
 
 

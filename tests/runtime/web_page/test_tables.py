@@ -122,7 +122,7 @@ def test_a_constant_of_a_type_that_the_page_cannot_read_is_refused(dtype: str) -
 def test_an_input_with_a_default_beyond_all_tables_is_refused() -> None:
     source = source_with(height=Input("int", default=2**40))
     box = Operation("mask.box", "box", {"height": "params.height"}, {"width": 8}, ("box",))
-    with pytest.raises(PageError, match="results of box are .* the input height, .* 1099511627776: .* at most 1000"):
+    with pytest.raises(PageError, match=r"results of box are .* the input height, .* 1099511627776: .* at most 1000"):
         make_tables(source, [box], ["box"])
 
 
