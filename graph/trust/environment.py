@@ -29,7 +29,12 @@ def make_version_reader() -> Callable[[], int | None]:
     if type(variables) is not dict or not _has_versions():
         return lambda: None
     version = ctypes.c_uint64.from_address(id(variables) + _VERSION_OFFSET)
-    return lambda: version.value if os.environ is environment else None
+
+    def read_version() -> int | None:
+        is_same = os.environ is environment and read_variables() is variables
+        return version.value if is_same else None
+
+    return read_version
 
 
 def _has_versions() -> bool:

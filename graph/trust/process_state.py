@@ -15,9 +15,10 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -42,7 +43,8 @@ PROCESS, THREAD, FOLDER, GENERATORS, VERSION = slice(2), slice(2, 5), 5, slice(6
 third-party nodes alone."""
 
 
-class SavedState(NamedTuple):
+@dataclass(slots=True, eq=False)
+class SavedState:
     """The state before a call. variables: of the environment; ``None`` if only torch's settings are watched."""
 
     values: Values
@@ -73,27 +75,33 @@ class _Value(NamedTuple):
     set: Callable[[Any], object]
 
 
-_active: list[Values] = []
-"""For each active call, in all threads, the values before it or, where they are shared, before the first call."""
+_active: list[SavedState] = []
+"""For each active call, in all threads, the state before it or, where it is shared, before the first call."""
 _runs: list[None] = []
 _reported: ContextVar[set[tuple[str, str]] | None] = ContextVar("guidegraph_reported", default=None)
 
 
-def _begin(now: Values) -> Values:
-    """Begin a call. Returns the values before it; those that threads share are those before the first active call.
+def _begin(now: SavedState, earlier: Sequence[SavedState]) -> SavedState:
+    """Begin a call. Returns the state before it; what threads share is as it was before the first active call.
 
-    Operations of lists are atomic, so no lock is needed.
+    earlier: the calls that were active before ``now`` was read, which may have seen their changes. Operations of lists
+    are atomic, so no lock is needed.
     """
-    if _active:
-        first = next(iter(_active), now)
-        folder = next((values[FOLDER : GENERATORS.start] for values in [*_active, now] if len(values) > FOLDER), ())
-        now = (*first[PROCESS], *now[THREAD], *folder[: len(now) - FOLDER], *now[GENERATORS.start :])
+    calls = [*earlier, *_active]
+    if calls:
+        values = (*calls[0].values[PROCESS], *now.values[THREAD])
+        if now.variables is not None:
+            first = next((call for call in calls if call.variables is not None), now)
+            values = (*values, first.values[FOLDER], *now.values[GENERATORS.start :])
+            now = SavedState(values, first.variables, now.cuda)
+        else:
+            now = SavedState(values)
     _active.append(now)
     return now
 
 
-def _end(before: Values) -> None:
-    """End the call that began with these values."""
+def _end(before: SavedState) -> None:
+    """End the call that began with this state."""
     try:
         _active.remove(before)
     except ValueError:  # a run that began after an interrupt has cleared the list
@@ -116,30 +124,27 @@ def guard_run() -> Iterator[None]:
 
 def save_state(watch: Watch, keeper: StateKeeper | None = None) -> SavedState:
     """Save the state before a call. keeper: may know it from the step before."""
+    earlier = _active.copy()
     if watch == "torch":
-        return SavedState(_begin(_get_readers().torch()))
+        return _begin(SavedState(_get_readers().torch()), earlier)
     saved = None if keeper is None else keeper.saved
     if saved is None:
         saved = SavedState(_get_readers().everything(), dict(read_variables()), read_cuda_states())
-    elif not _active:
-        _active.append(saved.values)
-        return saved
-    values = _begin(saved.values)
-    return saved if values is saved.values else saved._replace(values=values)
+    return _begin(saved, earlier)
 
 
 def restore_state(saved: SavedState, call: Call, keeper: StateKeeper | None = None) -> None:
     """Restore state that changed since ``save_state``, with a warning that names the node."""
-    readers, (values, variables, cuda) = _get_readers(), saved
-    if variables is None:
+    readers, values = _get_readers(), saved.values
+    if saved.variables is None:
         now = readers.torch()
         changed = [] if now == values else list(_restore_changed(values, now, readers.settings))
-        _end(values)
+        _end(saved)
     else:
         now = readers.everything()
-        same_variables = now[VERSION] is not None or read_variables() == variables
-        if now == values and same_variables and not cuda and not readers.uses_cuda():
-            _end(values)
+        same_variables = now[VERSION] is not None or read_variables() == saved.variables
+        if now == values and same_variables and not saved.cuda and not readers.uses_cuda():
+            _end(saved)
             if keeper is not None:
                 keeper.saved = saved
             return
@@ -150,9 +155,9 @@ def restore_state(saved: SavedState, call: Call, keeper: StateKeeper | None = No
 
 def _restore_everything(saved: SavedState, now: Values, settings: tuple[_Value, ...]) -> list[str]:
     changed = list(_restore_changed(saved.values, now, settings))
-    _end(saved.values)
     if read_variables() != saved.variables:
         changed.append(restore_variables(saved.variables or {}))
+    _end(saved)
     seeded = restore_seeded(GeneratorStates(*saved.values[GENERATORS]), GeneratorStates(*now[GENERATORS]))
     seeded += restore_seeded_cuda(saved.cuda, read_cuda_states())
     return changed + [f"seeds {name}, which was put back" for name in seeded]

@@ -108,7 +108,7 @@ def restore_seeded(before: GeneratorStates, after: GeneratorStates) -> list[str]
     if (
         after.numpy != before.numpy
         and before.numpy
-        and is_seeded(_parse_numpy(before.numpy), _parse_numpy(after.numpy))
+        and (not after.numpy or is_seeded(_parse_numpy(before.numpy), _parse_numpy(after.numpy)))
     ):
         _set_numpy(before.numpy)
         seeded.append("NumPy's random generator")
@@ -270,5 +270,8 @@ def find_numpy_state(generator: Any) -> StateMemory:
 
 
 def _set_numpy(state: bytes) -> None:
-    generator = sys.modules["numpy.random"].get_bit_generator()
-    ctypes.memmove(generator.ctypes.state_address, state, _BYTES)
+    """Set the state of NumPy's generator; one of another kind is replaced by an MT19937."""
+    module = sys.modules["numpy.random"]
+    if type(module.get_bit_generator()).__name__ != "MT19937":
+        module.set_bit_generator(module.MT19937())
+    ctypes.memmove(module.get_bit_generator().ctypes.state_address, state, _BYTES)

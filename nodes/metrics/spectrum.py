@@ -26,14 +26,17 @@ def measure_grid_peaks(image: Image, reference: Image, *, period: int = 8) -> Gr
     A grid of `period` pixels adds power at exactly these frequencies, along either axis. The power spectrum is that of
     the mean of the channels under a Hann window, summed over the other axis and averaged over the pictures. A peak is
     the power at a multiple over the mean power 3 and 4 bins beside it; no grid gives the reference's peaks, a ratio of
-    1. The table has a row for each multiple up to half the sampling rate. Raises an error for pictures whose sides
-    are not multiples of `period`, or below 12 · period: the neighbours of a peak would belong to the next one.
+    1. The table has a row for each multiple up to half the sampling rate. Raises an error for values that are not
+    finite, and for pictures whose sides are not multiples of `period`, or below 12 · period: the neighbours of a peak
+    would belong to the next one.
     """
     if period < 2:
         raise ValueError(f"a grid has a period of at least 2 pixels, found {period}")
     for name, pictures in (("image", image), ("reference", reference)):
         if not pictures.shape[0]:
             raise ValueError(f"{name} holds no picture")
+        if not pictures.isfinite().all():
+            raise ValueError(f"{name} holds values that are not finite: look at the scale and the steps that made it")
         if any(side % period or side < 12 * period for side in pictures.shape[-2:]):
             size = "×".join(str(side) for side in pictures.shape[-2:])
             raise ValueError(f"expected sides that are multiples of {period}, {12 * period} or more; {name} is {size}")

@@ -15,12 +15,12 @@ from guidegraph_runtime.running.operation_order import reads
 from guidegraph_runtime.running.plan import PlanRun, check_guards, refuse_part
 from guidegraph_runtime.running.unread_values import read_flags
 from guidegraph_runtime.running.values import Values
-from guidegraph_runtime.web_page.support import PAGE_OPERATIONS, PageError, check_operations
+from guidegraph_runtime.web_page.support import PAGE_DTYPES, PAGE_OPERATIONS, PageError, check_operations
 
 Array = NDArray[Any]
 
-HIGHEST = 100
-"""Tables go up to this value of an input, or to its default if that is more."""
+HIGHEST, MAX_DEFAULT = 100, 1000
+"""Tables go up to the first value of an input, or to its default if that is more, but never beyond the second."""
 PARAMS = "params."
 
 
@@ -75,7 +75,7 @@ def make_tables(source: PlanSource, plan: Sequence[Operation], outputs: Sequence
     if constants := sorted(needed & source.tables.keys()):
         before = rows[""].names if "" in rows else ()
         rows[""] = InputRange(0, 0, (*before, *constants))
-        arrays |= {constant: source.tables[constant] for constant in constants}
+        arrays |= {constant: _to_array(constant, source.tables[constant]) for constant in constants}
     return PageTables(kept, rows, arrays)
 
 
@@ -120,6 +120,11 @@ def _tabulate(
         table = _compute(source, {}, operations, kept)
         return InputRange(0, 0, tuple(names)), {item: _to_array(item, table[item]) for item in names}
     default: Any = source.inputs[name].default
+    if default > MAX_DEFAULT:
+        raise PageError(
+            f"the results of {operations[-1].node} are computed for each value of the input {name}, up to its default, "
+            f"{default}: give it a default of at most {MAX_DEFAULT}, or write its value into the workflow"
+        )
     tables = {default: _compute(source, {name: default}, operations, kept)}
     for values in (range(default - 1, 0, -1), range(default + 1, HIGHEST + 1)):
         for value in values:
@@ -154,6 +159,11 @@ def _reads_with_flags(operation: Operation) -> set[str]:
 
 def _to_array(name: str, value: Any) -> Array:
     array = np.ascontiguousarray(value)
-    if array.dtype.kind not in "bif":
+    if array.dtype.kind not in "biuf":
         raise PageError(f"'{name}' is {value!r:.60}, and a page has numbers only: use guidegraph-run")
+    if str(array.dtype) not in PAGE_DTYPES:
+        raise PageError(
+            f"'{name}' is in {array.dtype}, and a page has tensors of {', '.join(sorted(PAGE_DTYPES))}: "
+            "use guidegraph-run"
+        )
     return array.reshape(np.shape(value))

@@ -24,7 +24,7 @@ from guidegraph.graph.node import get_spec, node
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.resolution.load import build
 from guidegraph.graph.trust import process_state
-from guidegraph.graph.trust.environment import make_version_reader
+from guidegraph.graph.trust.environment import make_version_reader, read_variables
 from guidegraph.graph.trust.seed_detection import (
     TwisterState,
     _find_torch_offset,
@@ -360,6 +360,61 @@ def test_overlapping_calls_restore_the_state_before_the_first(tmp_path: Path) ->
         process_state.restore_state(saved, call)
         thread.join()
     assert os.getcwd() == folder
+
+
+def test_a_variable_of_one_call_does_not_outlive_an_overlapping_one(tmp_path: Path) -> None:
+    """The second call begins while the first has set it, and ends after it was removed."""
+    before = dict(os.environ)
+    call = build_call(tmp_path)
+    first = process_state.save_state("everything")
+    os.environ["GG_TEST_LEFT"] = "1"
+    second = process_state.save_state("everything")
+    with pytest.warns(UserWarning, match="GG_TEST_LEFT"):
+        process_state.restore_state(first, call)
+    process_state.restore_state(second, call)
+    assert os.environ == before
+
+
+def test_a_call_that_ends_while_the_next_one_is_being_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second call has read the folder of the first, which is then put back before the second one begins."""
+    folder, call = os.getcwd(), build_call(tmp_path)
+    readers = process_state._get_readers()
+    first = process_state.save_state("everything")
+    os.chdir("/")
+
+    def read_and_end_first() -> Any:
+        values = readers.everything()
+        with monkeypatch.context() as patch:
+            patch.setattr(process_state, "_get_readers", lambda: readers)
+            process_state.restore_state(first, call)
+        return values
+
+    monkeypatch.setattr(process_state, "_get_readers", lambda: readers._replace(everything=read_and_end_first))
+    with pytest.warns(UserWarning, match="the current directory"):
+        second = process_state.save_state("everything")
+    monkeypatch.undo()
+    process_state.restore_state(second, call)
+    assert os.getcwd() == folder
+
+
+def test_variables_in_a_replaced_dict_are_restored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The version of the dict before says nothing of them."""
+    call, variables = build_call(tmp_path), read_variables()
+    saved = process_state.save_state("everything")
+    monkeypatch.setattr(os.environ, "_data", {**variables, os.fsencode("GG_TEST_LEFT"): b"1"})
+    with pytest.warns(UserWarning, match="GG_TEST_LEFT"):
+        process_state.restore_state(saved, call)
+    assert "GG_TEST_LEFT" not in os.environ
+
+
+def test_another_kind_of_generator_of_numpys_is_put_back(tmp_path: Path) -> None:
+    before: Any = np.random.get_state()
+    saved = process_state.save_state("everything")
+    np.random.set_bit_generator(np.random.PCG64(3))
+    with pytest.warns(UserWarning, match="seeds NumPy's random generator"):
+        process_state.restore_state(saved, build_call(tmp_path))
+    after: Any = np.random.get_state()
+    assert (after[0], [*after[1]], after[2]) == (before[0], [*before[1]], before[2])
 
 
 def build_call(folder: Path) -> Any:

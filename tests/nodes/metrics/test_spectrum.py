@@ -53,6 +53,17 @@ def test_a_wave_in_noise_makes_the_peak_of_its_power(period: float, row: int) ->
     assert others == pytest.approx([1.0] * 3, abs=0.15)
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_values_that_are_not_finite_are_refused(value: float) -> None:
+    image = draw_noise(2, 0)
+    broken = image.clone()
+    broken[1, 0, 5, 7] = value
+    with pytest.raises(ValueError, match=r"^image holds values that are not finite"):
+        measure_grid_peaks(broken, image)
+    with pytest.raises(ValueError, match=r"^reference holds values that are not finite"):
+        measure_grid_peaks(image, broken)
+
+
 @pytest.mark.parametrize("sides", [(96, 100), (88, 96)])
 def test_sides_that_the_grid_does_not_fit_are_refused(sides: tuple[int, int]) -> None:
     image = torch.zeros(1, 3, *sides)

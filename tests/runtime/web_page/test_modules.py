@@ -213,6 +213,22 @@ def test_labels_are_checked(tmp_path: Path) -> None:
     assert refused["message"] == "the classes are 0 … 9, found label 10"
 
 
+def test_inputs_may_have_the_names_of_a_form_s_properties_and_buttons(tmp_path: Path) -> None:
+    script = """
+    import { buildFields, readFields } from "./form.js";
+    globalThis.document = { createElement: (tag) => ({ tag }) };
+    const appended = [];
+    const fields = buildFields({ append: (...items) => appended.push(...items) }, given, {});
+    show([readFields(fields, given), appended.map(({ tag, type, textContent }) => [tag, type, textContent])]);
+    """
+    names = ["length", "draw", "action", "constructor"]
+    given = {name: {"type": "int", "default": str(value)} for value, name in enumerate(names)}
+    values, appended = run_script(tmp_path, script, given)
+    assert values == {name: str(value) for value, name in enumerate(names)}
+    field = [["input", None, None], ["p", None, ""]]
+    assert appended == [element for name in names for element in (["label", None, name], *field)]
+
+
 @pytest.mark.parametrize(
     ("type", "text", "expected"),
     [

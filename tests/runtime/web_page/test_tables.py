@@ -111,6 +111,21 @@ def test_steps_that_are_written_into_the_workflow_need_no_range() -> None:
     assert made.arrays["scheduler.steps"].shape == (6,)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "uint8", "int16"])
+def test_a_constant_of_a_type_that_the_page_cannot_read_is_refused(dtype: str) -> None:
+    source = replace(source_with(), tables={"picture": np.zeros((1, 3, 8, 8), dtype)})
+    message = f"'picture' is in {dtype}, and a page has tensors of bool, float32"
+    with pytest.raises(PageError, match=message):
+        make_tables(source, [], ["picture"])
+
+
+def test_an_input_with_a_default_beyond_all_tables_is_refused() -> None:
+    source = source_with(height=Input("int", default=2**40))
+    box = Operation("mask.box", "box", {"height": "params.height"}, {"width": 8}, ("box",))
+    with pytest.raises(PageError, match=r"results of box are .* the input height, .* 1099511627776: .* at most 1000"):
+        make_tables(source, [box], ["box"])
+
+
 def test_a_guard_of_a_graph_ends_the_range(monkeypatch: pytest.MonkeyPatch) -> None:
     """A table that the graph was not traced for is not offered."""
     guards = {"scheduler.scheduler.reads_noise": {"is": True}}  # the last step of an ancestral sampler draws none

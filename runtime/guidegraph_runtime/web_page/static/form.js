@@ -2,20 +2,26 @@
 
 import { PageError } from "./tensors.js";
 
-/** A field for each input of the page, in a form. tables: the ranges of those that choose a table. */
-export function buildFields(form, inputs, tables) {
+/**
+ * A field for each input of the page, in an element; returns them by name, since a form's own properties hide fields
+ * named `length` or `action`. tables: the ranges of those that choose a table.
+ */
+export function buildFields(element, inputs, tables) {
+  const fields = new Map();
   for (const [name, input] of Object.entries(inputs)) {
+    const range = Object.hasOwn(tables, name) ? tables[name] : null;
     const label = document.createElement("label");
     label.htmlFor = `input-${name}`;
     label.textContent = name;
-    const field = makeField(input, tables[name]);
+    const field = makeField(input, range);
     field.id = label.htmlFor;
-    field.name = name;
     const help = document.createElement("p");
     help.className = "help";
-    help.textContent = [input.help, tables[name] && `${tables[name].low} to ${tables[name].high}`].filter(Boolean).join("; ");
-    form.append(label, field, help);
+    help.textContent = [input.help, range && `${range.low} to ${range.high}`].filter(Boolean).join("; ");
+    element.append(label, field, help);
+    fields.set(name, field);
   }
+  return fields;
 }
 
 function makeField({ type, default: value, choices }, range) {
@@ -35,8 +41,8 @@ function makeSelect(choices, value) {
 }
 
 /** The values of the fields by name: BigInt for integers. */
-export function readFields(form, inputs) {
-  return Object.fromEntries(Object.entries(inputs).map(([name, input]) => [name, readValue(name, input, form.elements[name].value)]));
+export function readFields(fields, inputs) {
+  return Object.fromEntries(Object.entries(inputs).map(([name, input]) => [name, readValue(name, input, fields.get(name).value)]));
 }
 
 export function readValue(name, { type, choices }, text) {

@@ -6,6 +6,7 @@ const [form, status, bar, note, pictures, draw, stop] = ["form", "status", "bar"
   document.getElementById(id));
 const worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
 let page = null;
+let fields = null; // of the form, by the names of the inputs
 let drawing = null; // the number of the run that is going on
 let runs = 0;
 
@@ -23,7 +24,7 @@ const HANDLERS = {
     document.getElementById("about").textContent = `onnxruntime-web ${page.onnxruntime.version} (${page.onnxruntime.license}), `
       + `${threads} ${threads === 1 ? "thread" : "threads"}; bundle ${page.digest.slice(0, 12)}`
       + (checked ? "" : "; files not checked: browsers offer sha256 on https and localhost only");
-    buildFields(document.getElementById("fields"), page.inputs, page.tables.rows);
+    fields = buildFields(document.getElementById("fields"), page.inputs, page.tables.rows);
     show("ready", 0);
     setDrawing(null);
   },
@@ -54,7 +55,7 @@ form.addEventListener("submit", (event) => {
   event.preventDefault();
   note.textContent = "";
   try {
-    const values = readFields(form, page.inputs);
+    const values = readFields(fields, page.inputs);
     setDrawing((runs += 1));
     show("drawing", 0);
     worker.postMessage({ kind: "draw", id: drawing, values, previews: document.getElementById("previews").checked });
