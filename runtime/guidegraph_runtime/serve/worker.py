@@ -108,11 +108,15 @@ class Worker:
     def _work(self) -> None:
         with enforce_limits(self._settings.limits):
             while self._wait_for_jobs():
-                with self._acquire() as bundle:
-                    while bundle is not None and self._has_work():
-                        self._run_round(bundle)
+                self._work_with_bundle()
         for job in self._list_jobs():
             self._end(job, "cancelled", Failure("the server was stopped", "stopped", 503))
+
+    def _work_with_bundle(self) -> None:
+        """Run jobs while the bundle is open. Nothing refers to it afterwards, so that the shelf can free its memory."""
+        with self._acquire() as bundle:
+            while bundle is not None and self._has_work():
+                self._run_round(bundle)
 
     def _wait_for_jobs(self) -> bool:
         """Wait for a job; False when the worker is stopped."""
@@ -130,6 +134,8 @@ class Worker:
             self._fail_all(error.message, error.code)
         except OSError as error:
             self._fail_all(f"the bundle cannot be opened: {error.strerror}", "os-error")
+        except Exception as error:  # a defect, or no memory: later requests may fare better
+            self._fail_all(f"the bundle cannot be opened: {describe_error(error)}", "internal-error")
         self._remove_ended()
         if not self._list_jobs():
             self._shelf.leave_queue(self._name)
@@ -172,8 +178,11 @@ class Worker:
                 self._end(job, "failed", Failure(f"internal error: {type(error).__name__}", "internal-error"))
 
     def _open(self, bundle: SteppedBundle, job: Job) -> bool:
+        prepared = job.prepared
+        if prepared is None:
+            return False
         try:
-            run = bundle.start_with({}, prepared=job.prepared)
+            run = bundle.start_with({}, prepared=prepared)
         except BundleError as error:
             self._end(job, "failed", Failure(error.message, error.code))
             return False

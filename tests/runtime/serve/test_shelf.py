@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 from pathlib import Path
+from weakref import ref
 
 import pytest
 
@@ -119,6 +121,21 @@ def test_a_bundle_that_was_changed_on_disk_is_not_opened(folders: dict[str, Path
     with pytest.raises(BundleError, match="was changed since the server started"):
         shelf.acquire("a", 0)
     assert shelf.open_bytes == 0
+
+
+def test_a_bundle_that_was_dropped_takes_no_memory(folders: dict[str, Path]) -> None:
+    service = Service(folders, CPU, ServeOptions(bundle_memory=size_of(folders["a"])))
+    service.start()
+    try:
+        assert service.submit(DrawRequest("a", {})).ended.wait(60)
+        dropped = ref(service.entries["a"].bundle)
+        assert dropped() is not None
+        assert service.submit(DrawRequest("b", {})).ended.wait(60)
+        assert service.entries["a"].bundle is None
+        gc.collect()
+        assert dropped() is None
+    finally:
+        service.stop()
 
 
 def test_requests_to_more_bundles_than_fit_are_all_answered(folders: dict[str, Path]) -> None:
