@@ -79,7 +79,8 @@ def number_problem(value: object, *, infinite: bool = False) -> str | None:
         value = list(value.values())
     if isinstance(value, (list, tuple)):
         try:
-            return next((wrong for item in value if (wrong := number_problem(item, infinite=infinite)) is not None), None)
+            problems = (number_problem(item, infinite=infinite) for item in value)
+            return next((problem for problem in problems if problem is not None), None)
         except RecursionError:
             return "its lists have too many levels"
     return None

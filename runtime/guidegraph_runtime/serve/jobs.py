@@ -33,11 +33,11 @@ class Failure:
 class Job:
     """A request to one bundle.
 
-    params, nodes: as the request has them. prepared: the checked run, until the job has ended. priority: higher goes first. deadline: the
-    monotonic time by which it must have ended. samples, nbytes: those of its run. step, steps: iterations done, of all.
-    warnings: about the request, for its client. waited: rounds in which others were stepped and it was not. run: while
-    it is open. outputs: by name, as JSON. preview: the newest, as the step after which it was
-    made and a PNG, which is empty before the first.
+    params, nodes: as the request has them. prepared: the checked run, until the job has ended. priority: higher goes
+    first. deadline: the monotonic time by which it must have ended. samples, nbytes: those of its run. step, steps:
+    iterations done, of all. warnings: about the request, for its client. waited: rounds in which others were stepped
+    and it was not. run: while it is open. outputs: by name, as JSON. preview: the newest, as the step after which it
+    was made and a PNG, which is empty before the first.
     """
 
     bundle: str

@@ -207,11 +207,6 @@ def test_bodies_are_checked(make_client: MakeClient) -> None:
         (b"{", json_type, 400),
         (b'{"seed": NaN}', json_type, 400),
         (b"[" * 90, json_type, 400),
-        (b'{"deadline": ' + b"[" * 40 + b"]" * 40 + b"}", json_type, 400),
-        (b'{"deadline": ' + b"9" * 80 + b"}", json_type, 400),
-        (b'{"deadline": 1e400}', json_type, 400),
-        (b'{"seed": 1, "seed": 2}', json_type, 400),
-        (b'{"user": "\\ud800"}', json_type, 400),
         (b"[1]", json_type, 400),
         (b"\xff", json_type, 400),
         (b" " * 101, json_type, 413),
@@ -229,6 +224,27 @@ def test_bodies_are_checked(make_client: MakeClient) -> None:
         "param": "prompt",
         "code": "bad-request",
     }
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ('{"deadline": ' + "9" * 400 + "}", "expected an integer from -2**64 to 2**64, found '999"),
+        ('{"params": {"scale": ' + "9" * 400 + "}}", "expected an integer from -2**64"),
+        ('{"params": {"scale": 1e400}}', "expected a finite number, found '1e400'"),
+        ('{"params": {"scale": NaN}}', "expected a finite number, found NaN"),
+        ('{"params": {"seed": ' + "[" * 900 + "]" * 900 + "}}", "expected at most 32 levels of lists and objects"),
+        ('{"nodes": {"scheduler.steps": ' + "[" * 900 + "]" * 900 + "}}", "expected at most 32 levels"),
+        ('{"params": {"seed": 1, "seed": 2}}', "expected each key once, found 'seed' twice"),
+        ('{"params": {"seed": "\\ud800"}}', "expected text, found half a surrogate pair"),
+    ],
+)
+def test_json_that_no_request_needs_is_refused_by_name(make_client: MakeClient, content: str, words: str) -> None:
+    client = make_client(started=False)
+    answer = client.post("/v1/workflows/pictures", content=content, headers={"content-type": "application/json"})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"]) == (400, "bad-json")
+    assert error["message"].startswith(words)
 
 
 def test_beyond_the_queue_requests_are_told_when_to_come_again(make_client: MakeClient) -> None:
