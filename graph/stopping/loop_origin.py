@@ -1,7 +1,8 @@
 """The origin of a loop's state: its items, the starts of its carries, and the models that it uses.
 
 These belong to a state: another number of steps, sampler, batch, seed of the start or model has no meaning in the
-middle of a loop. Everything else that the body reads may change. An origin is plain JSON, kept with the state.
+middle of a loop. Everything else that the body reads may change; it is described too, so that a run that went on with a
+change can say so. An origin is plain JSON, kept with the state.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from guidegraph.graph.ir import Call, Loop, Op
+from guidegraph.graph.ir import Call, Loop, Op, walk
 from guidegraph.graph.planning.digest import path_digest
 from guidegraph.graph.sources import Literal, Many, Output, Param, Source, Sources
 from guidegraph.graph.types import PortType, SequenceOf
@@ -36,6 +37,7 @@ def describe_origin(ops: Mapping[str, Op], values: Mapping[str, Any], loop: Loop
         "collect": sorted(loop.collect),
         "nodes": {key: _describe_op(ops[key], values) for key in upstream},
         "models": _list_models(ops, upstream, loop),
+        "body": {op.key: _describe_op(op, values) for op in walk({loop.key: loop}) if isinstance(op, Call)},
     }
 
 
@@ -93,6 +95,11 @@ def describe_constant(value: Any) -> Any:
         return {"object": type(value).__qualname__}
     copies = {name: tensor.to("cpu").contiguous() for name, tensor in tensors.items()}
     return {"object": type(value).__qualname__, "checksum": file_checksum({"tree": str(tree)}, copies)}
+
+
+def is_same_origin(before: Json, now: Json) -> bool:
+    """Whether two origins are equal, also in what may change: files that the body reads, and versions of its nodes."""
+    return json.dumps(before, sort_keys=True) == json.dumps(now, sort_keys=True)
 
 
 def is_same(before: Any, now: Any) -> bool:

@@ -44,7 +44,7 @@ class RecordedRun:
         self.graph, self.values, self.config, self.folder = graph, values, config, folder
         self.earlier = earlier
         self.stopped: StoppedRun | None = None
-        segments = earlier.list_segments(graph, values) if earlier else []
+        segments = earlier.list_segments(graph, values, config.only) if earlier else []
         resumed = {**earlier.describe(), "segments": segments} if earlier else None
         recipe = Recipe(
             graph.file,

@@ -11,10 +11,10 @@ from typing import Any, Self
 
 from guidegraph.graph.errors import Mark, Problem, WorkflowError
 from guidegraph.graph.ir import Graph
-from guidegraph.graph.paths import PACKAGE
+from guidegraph.graph.paths import PACKAGE, resolve_path
 from guidegraph.graph.run_config import RunConfig
 from guidegraph.graph.stopping.check_resume import REFUSED, check_resume, find_changed, read_origin
-from guidegraph.graph.stopping.loop_origin import check_origin
+from guidegraph.graph.stopping.loop_origin import check_origin, is_same_origin
 from guidegraph.graph.stopping.loop_state import LoopState
 from guidegraph.graph.stopping.state_file import BAD_STATE, read_state_file, state_error, write_state_file
 from guidegraph.graph.trust.policy import OWN_WORKFLOW, Policy, is_shipped
@@ -80,10 +80,16 @@ class StoppedRun:
             raise WorkflowError(problems)
         return {**{name: value for name, value in self.params.items() if name in graph.params}, **arguments}
 
-    def list_segments(self, graph: Graph, values: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """The parts of the run before this graph with these values goes on; none if nothing was ever changed."""
-        params = portable_params(values)
-        if not self.segments and not find_changed(self.params, params) and self.digest == digest_texts(graph):
+    def list_segments(
+        self, graph: Graph, values: Mapping[str, Any], only: Collection[str] | None = None
+    ) -> list[dict[str, Any]]:
+        """The parts of the run before this graph with these values goes on; none if nothing was ever changed.
+
+        A file whose contents have changed, and another version of a node, are changes as well.
+        """
+        is_changed = find_changed(self.params, portable_params(values)) or self.digest != digest_texts(graph)
+        now = read_origin(graph, values, only, self.state.loop)
+        if not self.segments and not is_changed and is_same_origin(self.origin, now):
             return []
         return [*self.segments, {"until": self.state.done, "params": self.params, "workflow": self.digest}]
 
@@ -112,7 +118,7 @@ def make_stopped_run(
         config.dtype,
         graph.file.name,
         digest_texts(graph),
-        earlier.list_segments(graph, values) if earlier else [],
+        earlier.list_segments(graph, values, config.only) if earlier else [],
     )
 
 
@@ -174,6 +180,8 @@ def _list_paths(value: Any) -> list[str]:
 def _is_allowed(path: str, policy: Policy) -> bool:
     if "\0" in path:
         return False
+    if path.startswith(PACKAGE):
+        return True
     allowed = [folder.resolve() for folder in policy.grants.read]
-    resolved = Path(path).resolve()
-    return path.startswith(PACKAGE) or is_shipped(resolved) or any(resolved.is_relative_to(a) for a in allowed)
+    resolved = resolve_path(path, Path.cwd()).resolve()
+    return is_shipped(resolved) or any(resolved.is_relative_to(a) for a in allowed)

@@ -78,7 +78,11 @@ def number_problem(value: object, *, infinite: bool = False) -> str | None:
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, (list, tuple)):
-        return next((wrong for item in value if (wrong := number_problem(item, infinite=infinite)) is not None), None)
+        try:
+            problems = (number_problem(item, infinite=infinite) for item in value)
+            return next((problem for problem in problems if problem is not None), None)
+        except RecursionError:
+            return "its lists have too many levels"
     return None
 
 

@@ -139,7 +139,7 @@ def _nodes(settings: Sequence[str]) -> dict[str, Any]:
     for name, text in _pairs("--node", "NODE.SETTING=V", settings).items():
         try:
             nodes[name] = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             nodes[name] = text  # a name, such as scheduler.heun
     return nodes
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -172,6 +173,11 @@ outputs: {text: text, total: sum.x}
     assert command("run", workflow, "--set", "path=secret.txt", "--stop-at", "1", "--out", "part").code == 0
     file = "part/stopped-sum-0001.safetensors"
     assert StoppedRun.load(file).params["path"] == str(tmp_path / "secret.txt")
+    monkeypatch.setenv("HOME", str(tmp_path.parent))
+    at_home = replace(StoppedRun.load(file), params={"count": 3, "path": "~/none.txt"})
+    at_home.save("home.safetensors")
+    refused = command("run", workflow, "--resume", "home.safetensors", "--out", "none", "--allow-read", ".")
+    assert (refused.code, "forbidden-read: the file names '~/none.txt'" in refused.err) == (2, True)
     refused = command("run", workflow, "--resume", file, "--out", "none")
     assert (refused.code, f"the file names '{tmp_path}/secret.txt'; to allow it: --set path=" in refused.err) == (
         2,

@@ -19,19 +19,20 @@ MAX_INTEGER = 2**64
 """Seeds go up to 2**64 - 1; larger integers are mistakes, and may take minutes to read."""
 
 CODE = "bad-manifest"
+REMEDY = "; get the bundle again, or export the workflow again"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _DIGITS = 400  # of a number; more are useless
 
 
-def parse_json(data: bytes, location: str) -> Json:
-    """Parse JSON text in UTF-8.
+def parse_json(data: bytes, location: str, remedy: str = REMEDY) -> Json:
+    """Parse JSON text in UTF-8. remedy: the end of an error message.
 
     Raises ``BundleError`` for text larger than 16 MiB, duplicate keys, NaN and infinities, integers beyond ±2**64, lone
     surrogates, and more than 32 levels.
     """
 
     def fail(message: str) -> NoReturn:
-        raise BundleError(location, CODE, f"{message}; get the bundle again, or export the workflow again")
+        raise BundleError(location, CODE, f"{message}{remedy}")
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         result: dict[str, Any] = {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -85,19 +84,20 @@ def check_value(name: str, spec: Input, value: Any, location: str) -> Any:
         value = str(value)
     if isinstance(value, tuple):
         value = list(value)
-    value = _copy_lists(value)
+    try:
+        value = _copy_lists(value)
+    except RecursionError:
+        raise BundleError(location, "bad-value", f"'{name}': its lists have too many levels") from None
     if spec.type in FILE_TYPES and _are_bytes(value, spec.many):
         return value
     if value is None and not spec.required and spec.default is None:
         return None
     if spec.type == "float" and isinstance(value, int) and not isinstance(value, bool):
-        if abs(value) > sys.float_info.max:
-            raise BundleError(
-                location,
-                "bad-value",
-                f"'{name}': expected a number of floating point, found one of {len(str(abs(value)))} digits",
-            )
-        value = float(value)
+        try:
+            value = float(value)
+        except OverflowError:
+            message = f"'{name}': expected a number up to 1.8e308, found a larger one"
+            raise BundleError(location, "bad-value", message) from None
     if (expected := spec.wrong(value)) is not None:
         raise BundleError(location, "bad-value", f"'{name}': expected {expected}, found {value!r:.80}")
     if (reason := number_problem(value, infinite=is_infinite(spec.default))) is not None:
@@ -125,5 +125,5 @@ def parse_input(name: str, spec: Input, text: str, location: str) -> Any:
 def _json(name: str, text: str, location: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise BundleError(location, "bad-value", f"'{name}': no number, true, false or list: {text!r:.80}") from None

@@ -33,16 +33,16 @@ class Failure:
 class Job:
     """A request to one bundle.
 
-    params, nodes: as the request has them. prepared: the checked run. priority: higher goes first. deadline: the
-    monotonic time by which it must have ended. samples, nbytes: those of its run. step, steps: iterations done, of all.
-    warnings: about the request, for its client. waited: rounds in which others were stepped and it was not. run: while
-    it is open. outputs: by name, as JSON. preview: the newest, as the step after which it was
-    made and a PNG, which is empty before the first.
+    params, nodes: as the request has them. prepared: the checked run, until the job has ended. priority: higher goes
+    first. deadline: the monotonic time by which it must have ended. samples, nbytes: those of its run. step, steps:
+    iterations done, of all. warnings: about the request, for its client. waited: rounds in which others were stepped
+    and it was not. run: while it is open. outputs: by name, as JSON. preview: the newest, as the step after which it
+    was made and a PNG, which is empty before the first.
     """
 
     bundle: str
     params: Mapping[str, Any]
-    prepared: Prepared
+    prepared: Prepared | None
     priority: int = 0
     deadline: float = float("inf")
     nodes: Mapping[str, Any] = field(default_factory=dict)
@@ -61,8 +61,9 @@ class Job:
     ended: Event = field(default_factory=Event)
 
     def __post_init__(self) -> None:
-        self.samples, self.nbytes = self.prepared.demand.samples, self.prepared.demand.nbytes
-        self.steps = self.steps or self.prepared.demand.steps
+        assert self.prepared is not None
+        demand = self.prepared.demand
+        self.samples, self.nbytes, self.steps = demand.samples, demand.nbytes, self.steps or demand.steps
         self._lock = Lock()
         self._listeners: list[tuple[Callable[[], object], bool]] = []
 
@@ -111,6 +112,14 @@ class Job:
             self.run, self.status, self.steps = run, "running", run.total
         self.report()
 
+    def follow(self, status: Status, step: int, steps: int, preview: tuple[int, bytes]) -> None:
+        """Set the state that another process reports. A job that has ended stays as it is."""
+        with self._lock:
+            if self.ended.is_set():
+                return
+            self.status, self.step, self.steps, self.preview = status, step, steps or self.steps, preview
+        self.report()
+
     def end(
         self,
         status: Status,
@@ -122,9 +131,9 @@ class Job:
         with self._lock:
             if self.ended.is_set():
                 return False
-            self.status, self.failure = status, failure
-            self.outputs, self.output_bytes = outputs or {}, output_bytes
-            self.run = None
+            self.failure, self.outputs, self.output_bytes = failure, outputs or {}, output_bytes
+            self.status = status  # after the outputs, since others read both without the lock
+            self.run = self.prepared = None
             self.ended.set()
         self.report()
         return True

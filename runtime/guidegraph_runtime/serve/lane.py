@@ -49,7 +49,10 @@ class Lane(Generic[J]):
         self.jobs: list[J] = []
 
     def choose(self, admit: bool = True) -> list[J]:
-        """The jobs to step now; the others have waited one more round. admit: whether new ones may begin."""
+        """The jobs to step now; the others have waited one more round. admit: whether new ones may begin.
+
+        While the next job to begin waits for memory, none begins behind it.
+        """
         open_bytes = sum(job.nbytes for job in self.jobs if job.is_open)
         chosen: list[J] = []
         samples = 0
@@ -57,7 +60,10 @@ class Lane(Generic[J]):
             if samples + job.samples > self.batch:
                 continue
             if not job.is_open:
-                if not admit or (open_bytes and open_bytes + job.nbytes > self.memory):
+                if not admit:
+                    continue
+                if open_bytes and open_bytes + job.nbytes > self.memory:
+                    admit = False  # those behind it would take the memory that it waits for
                     continue
                 open_bytes += job.nbytes
             chosen.append(job)

@@ -13,7 +13,8 @@ from guidegraph_runtime.serve.jobs import Job
 
 def encode_preview(manifest: Manifest, job: Job) -> bytes:
     """The preview of the first picture of a job; empty if the bundle has none, or the run is at another loop."""
-    if manifest.preview is None or job.run is None:
+    run = job.run  # another thread may end the job meanwhile
+    if manifest.preview is None or run is None:
         return b""
-    pictures = draw_preview(manifest.preview, job.run.read_carries())
+    pictures = draw_preview(manifest.preview, run.read_carries())
     return b"" if pictures is None or not np.isfinite(pictures[0]).all() else encode_png(pixels(pictures[0]))

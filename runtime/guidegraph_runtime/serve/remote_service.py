@@ -97,12 +97,10 @@ class RemoteService(JobService):
         events = self._draw(request)
         try:
             async for event in events:
-                job.step, job.steps = event.step, event.steps or job.steps
+                job.follow(job.status if event.is_last else event.status, event.step, event.steps, event.preview)
                 if event.is_last:
                     self._end(job, event)
                     return
-                job.status, job.preview = event.status, event.preview
-                job.report()
         finally:
             await events.aclose()
         raise ReplicaLost("its events ended before the job")

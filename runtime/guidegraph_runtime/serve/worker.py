@@ -137,6 +137,8 @@ class Worker:
             self._fail_all(error.message, error.code)
         except OSError as error:
             self._fail_all(f"the bundle cannot be opened: {error.strerror}", "os-error")
+        except Exception as error:  # a defect, or no memory: later requests may fare better
+            self._fail_all(f"the bundle cannot be opened: {describe_error(error)}", "internal-error")
         self._remove_ended()
         if not self._list_jobs():
             self._shelf.leave_queue(self._name)
@@ -179,8 +181,11 @@ class Worker:
                 self._end(job, "failed", Failure(f"internal error: {type(error).__name__}", "internal-error"))
 
     def _open(self, bundle: SteppedBundle, job: Job) -> bool:
+        prepared = job.prepared
+        if prepared is None:
+            return False
         try:
-            run = bundle.start_with({}, prepared=job.prepared)
+            run = bundle.start_with({}, prepared=prepared)
         except BundleError as error:
             self._end(job, "failed", Failure(error.message, error.code))
             return False

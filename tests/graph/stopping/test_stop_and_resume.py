@@ -53,6 +53,12 @@ def function() -> Any:
     return lambda: 0
 
 
+@node("stop.read")
+def read(x: Tensor, *, path: Path) -> Tensor:
+    """x plus the number in a file."""
+    return x + float(path.read_text())
+
+
 @node("stop.keep")
 def keep(value: Any) -> Any:
     """The same value."""
@@ -60,7 +66,7 @@ def keep(value: Any) -> Any:
 
 
 NODES = replace(
-    REGISTRY, nodes={**REGISTRY.nodes, **{get_spec(f).id: get_spec(f) for f in (tensor, add, function, keep)}}
+    REGISTRY, nodes={**REGISTRY.nodes, **{get_spec(f).id: get_spec(f) for f in (tensor, add, read, function, keep)}}
 )
 
 
@@ -68,7 +74,7 @@ NODES = replace(
 def make(tmp_path: Path) -> Callable[..., Workflow]:
     def load(text: str = SUM, **options: Any) -> Workflow:
         (tmp_path / "sum.yaml").write_text(text)
-        return load_workflow(tmp_path / "sum.yaml", registry=NODES, **{"cache": "off", **options})
+        return load_workflow(tmp_path / "sum.yaml", **{"registry": NODES, "cache": "off", **options})
 
     return load
 
@@ -99,6 +105,26 @@ def test_a_run_is_stopped_again_and_its_parts_are_kept(make: Callable[..., Workf
     second = make().run(stop_at=4, resume=first, step=100.0)
     assert (second.state.done, [part["until"] for part in second.segments]) == (4, [2])
     assert make().run(resume=second)["all"].flatten().tolist() == [3.0, 5.0, 305.0, 705.0, 1205.0, 1805.0]
+
+
+def test_a_file_that_the_body_reads_counts_as_changed_when_its_contents_are(
+    make: Callable[..., Workflow], tmp_path: Path
+) -> None:
+    (tmp_path / "number.txt").write_text("1")
+    text = SUM.replace("{use: stop.add, in: {x: carry.x, step: params.step, index: loop.index}}", "READ")
+    text = text.replace("READ", "{use: stop.read, in: {x: carry.x}, with: {path: number.txt}}")
+    stopped = make(text).run(stop_at=2)
+    assert make(text).run(stop_at=3, resume=stopped).segments == []
+    (tmp_path / "number.txt").write_text("2")
+    again = make(text).run(stop_at=3, resume=stopped)
+    assert [segment["until"] for segment in again.segments] == [2]
+
+
+def test_another_version_of_a_node_of_the_body_counts_as_a_change(make: Callable[..., Workflow]) -> None:
+    stopped = make().run(stop_at=2)
+    newer = replace(NODES, nodes={**NODES.nodes, "stop.add": replace(NODES.nodes["stop.add"], version="2")})
+    assert make(registry=NODES).run(stop_at=3, resume=stopped).segments == []
+    assert [part["until"] for part in make(registry=newer).run(stop_at=3, resume=stopped).segments] == [2]
 
 
 def test_values_of_a_cache_do_not_hide_the_stop_nor_the_change(make: Callable[..., Workflow], tmp_path: Path) -> None:

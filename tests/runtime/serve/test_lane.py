@@ -131,3 +131,12 @@ def test_a_large_request_is_not_passed_over_for_ever(samples: int) -> None:
         lane.jobs += small[number] + ([large] if number == 1 else [])
         run_round(lane, number)
     assert 0 < large.ended < 60
+
+
+def test_a_request_that_needs_memory_is_not_passed_over_for_ever() -> None:
+    large = Ticket(4, nbytes=8)
+    lane: Lane[Ticket] = Lane(8, 10)
+    for number in range(300):
+        lane.jobs += [Ticket(6, nbytes=2)] + ([large] if number == 5 else [])
+        run_round(lane, number)
+    assert 0 < large.ended < 60

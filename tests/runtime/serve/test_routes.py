@@ -226,6 +226,27 @@ def test_bodies_are_checked(make_client: MakeClient) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ('{"deadline": ' + "9" * 400 + "}", "expected an integer from -2**64 to 2**64, found '999"),
+        ('{"params": {"scale": ' + "9" * 400 + "}}", "expected an integer from -2**64"),
+        ('{"params": {"scale": 1e400}}', "expected a finite number, found '1e400'"),
+        ('{"params": {"scale": NaN}}', "expected a finite number, found NaN"),
+        ('{"params": {"seed": ' + "[" * 900 + "]" * 900 + "}}", "expected at most 32 levels of lists and objects"),
+        ('{"nodes": {"scheduler.steps": ' + "[" * 900 + "]" * 900 + "}}", "expected at most 32 levels"),
+        ('{"params": {"seed": 1, "seed": 2}}', "expected each key once, found 'seed' twice"),
+        ('{"params": {"seed": "\\ud800"}}', "expected text, found half a surrogate pair"),
+    ],
+)
+def test_json_that_no_request_needs_is_refused_by_name(make_client: MakeClient, content: str, words: str) -> None:
+    client = make_client(started=False)
+    answer = client.post("/v1/workflows/pictures", content=content, headers={"content-type": "application/json"})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"]) == (400, "bad-json")
+    assert error["message"].startswith(words)
+
+
 def test_beyond_the_queue_requests_are_told_when_to_come_again(make_client: MakeClient) -> None:
     client = make_client(started=False, queue=2)
     body = {"wait": False}

@@ -9,7 +9,7 @@ from threading import Event
 
 import pytest
 
-from guidegraph_runtime.serve.jobs import Job, JobStore
+from guidegraph_runtime.serve.jobs import Failure, Job, JobStore
 from guidegraph_runtime.serve.warning_texts import collect_warnings, show_collected
 from guidegraph_runtime.serve.worker import Worker
 from tests.runtime.serve.fakes import FakeBundle, FakeShelf, make_job, make_worker
@@ -100,6 +100,64 @@ def test_a_defect_ends_the_jobs_of_its_round_and_the_worker_goes_on() -> None:
     assert first.failure is not None
     assert first.failure.code == "internal-error"
     assert second.status == "done"
+
+
+def test_a_bundle_that_cannot_be_opened_for_any_reason_ends_its_jobs_and_the_worker_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bundle = FakeBundle()
+    attempts = []
+
+    def acquire(shelf: FakeShelf, name: str, timeout: float) -> FakeBundle:
+        attempts.append(name)
+        if len(attempts) == 1:
+            raise MemoryError
+        return bundle
+
+    monkeypatch.setattr(FakeShelf, "acquire", acquire)
+    worker = make_worker(bundle)
+    first, second = make_job(3), make_job(4)
+    worker.add(first)
+    with run(worker):
+        wait(first)
+        worker.add(second)
+        wait(second)
+    assert first.failure is not None
+    assert (first.failure.code, second.status) == ("internal-error", "done")
+
+
+def test_a_job_that_has_ended_keeps_its_outputs_and_neither_its_run_nor_its_tables() -> None:
+    job = make_job(3)
+    worker = make_worker(FakeBundle())
+    worker.add(job)
+    with run(worker):
+        wait(job)
+    assert (job.outputs, job.run, job.prepared) == ({"steps": 3}, None, None)
+
+
+def test_a_job_is_done_only_when_its_outputs_are_there() -> None:
+    states: list[tuple[str, bool, bool]] = []
+
+    class WatchedJob(Job):
+        def __setattr__(self, name: str, value: object) -> None:
+            super().__setattr__(name, value)
+            if "ended" in vars(self):  # its last field
+                states.append((self.status, bool(self.outputs), self.failure is not None))
+
+    done, failed = (WatchedJob("fake", {}, make_job(3).prepared) for _ in range(2))
+    done.end("done", outputs={"steps": 3})
+    failed.end("failed", Failure("it failed"))
+    assert {state for state in states if state[0] == "done"} == {("done", True, False)}
+    assert {state for state in states if state[0] == "failed"} == {("failed", False, True)}
+
+
+def test_news_from_another_process_do_not_change_a_job_that_has_ended() -> None:
+    job = make_job(3)
+    job.follow("running", 1, 3, (1, b"png"))
+    assert (job.status, job.step, job.preview) == ("running", 1, (1, b"png"))
+    job.end("cancelled")
+    job.follow("running", 2, 3, (2, b"png"))
+    assert (job.status, job.step) == ("cancelled", 1)
 
 
 def test_a_job_that_is_cancelled_leaves_between_two_steps() -> None:

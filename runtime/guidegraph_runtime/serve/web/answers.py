@@ -12,6 +12,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
+from guidegraph_runtime.bundle.strict_json import parse_json
+from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.serve.jobs import Failure, Job
 from guidegraph_runtime.serve.request_checks import RequestRefused
 
@@ -20,7 +22,7 @@ BODY_SECONDS = 30.0
 
 
 class StrictJson(JSONResponse):
-    """JSON in ASCII, without NaN, which half of a surrogate pair in a prompt fits into as well."""
+    """JSON in ASCII, without NaN."""
 
     def render(self, content: Any) -> bytes:
         return json.dumps(content, allow_nan=False).encode()
@@ -78,16 +80,12 @@ async def read_json(request: Request, limit: int) -> dict[str, Any]:
         message = f"expected the body within {BODY_SECONDS:g} seconds"
         raise RequestRefused(message, code="timeout", status=408) from None
     try:
-        content = json.loads(body, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise RequestRefused(f"expected JSON: {error}", code="bad-json") from None
+        content = parse_json(body, "the request", remedy="")
+    except BundleError as error:
+        raise RequestRefused(error.message, code="bad-json") from None
     if not isinstance(content, dict):
         raise RequestRefused("expected a JSON object", code="bad-json")
     return content
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON")
 
 
 def take(body: dict[str, Any], name: str, kinds: tuple[type, ...], expected: str, default: Any = None) -> Any:
