@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from guidegraph.graph.trust.environment import make_version_reader, read_variables, restore_variables
@@ -87,11 +88,11 @@ def _begin(now: SavedState, earlier: Sequence[SavedState]) -> SavedState:
     earlier: the calls that were active before ``now`` was read, which may have seen their changes. Operations of lists
     are atomic, so no lock is needed.
     """
-    calls = [*earlier, *_active]
-    if calls:
+    if earlier or _active:
+        calls = [*earlier, *_active, now]
         values = (*calls[0].values[PROCESS], *now.values[THREAD])
         if now.variables is not None:
-            first = next((call for call in calls if call.variables is not None), now)
+            first = next(call for call in calls if call.variables is not None)
             values = (*values, first.values[FOLDER], *now.values[GENERATORS.start :])
             now = SavedState(values, first.variables, now.cuda)
         else:
@@ -124,11 +125,14 @@ def guard_run() -> Iterator[None]:
 
 def save_state(watch: Watch, keeper: StateKeeper | None = None) -> SavedState:
     """Save the state before a call. keeper: may know it from the step before."""
+    saved = None if keeper is None or watch == "torch" else keeper.saved
+    if saved is not None and not _active:
+        _active.append(saved)
+        return saved
     earlier = _active.copy()
     if watch == "torch":
-        return _begin(SavedState(_get_readers().torch()), earlier)
-    saved = None if keeper is None else keeper.saved
-    if saved is None:
+        saved = SavedState(_get_readers().torch())
+    elif saved is None:
         saved = SavedState(_get_readers().everything(), dict(read_variables()), read_cuda_states())
     return _begin(saved, earlier)
 
@@ -176,12 +180,17 @@ def _restore_changed(before: Values, now: Values, settings: tuple[_Value, ...]) 
     """Restore the settings that changed. before, now: they begin with the values of these settings."""
     for old_value, new_value, value in zip(before, now, settings, strict=False):
         if old_value != new_value:
+            old, new = (REMOVED if shown == "" else shown for shown in (old_value, new_value))
             try:
                 value.set(old_value)
             except Exception as error:
-                yield f"changes {value.name} to {new_value}, and it cannot be put back to {old_value}: {error}"
+                yield f"changes {value.name} to {new}, and it cannot be put back to {old}: {error}"
             else:
-                yield f"changes {value.name} to {new_value}; it was put back to {old_value}"
+                yield f"changes {value.name} to {new}; it was put back to {old}"
+
+
+REMOVED = "one that was removed"
+"""In messages: the current directory if it is no more."""
 
 
 class _Readers(NamedTuple):
@@ -207,7 +216,7 @@ def _get_readers() -> _Readers:
         return dtype(), precision(), threads(), gradients(), device()
 
     def read_everything() -> Values:
-        numpy = modules.get("numpy.random")
+        numpy = modules.get("numpy.random") or import_module("numpy.random")  # numpy imports it at its first use
         return (
             dtype(),
             precision(),
@@ -218,7 +227,7 @@ def _get_readers() -> _Readers:
             torch_state.raw,
             python_state.raw,
             python.gauss_next,
-            b"" if numpy is None else find_numpy_state(numpy.get_bit_generator()).raw,
+            find_numpy_state(numpy.get_bit_generator()).raw,
             version(),
         )
 

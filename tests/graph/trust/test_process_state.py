@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import struct
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -415,6 +416,31 @@ def test_another_kind_of_generator_of_numpys_is_put_back(tmp_path: Path) -> None
         process_state.restore_state(saved, build_call(tmp_path))
     after: Any = np.random.get_state()
     assert (after[0], [*after[1]], after[2]) == (before[0], [*before[1]], before[2])
+
+
+def test_numpys_generator_is_watched_before_anything_has_imported_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call, before = build_call(tmp_path), read_state()
+    monkeypatch.setattr(np, "random", np.random)  # puts the module back
+    monkeypatch.delitem(sys.modules, "numpy.random")
+    saved = process_state.save_state("everything")
+    np.random.seed(11)
+    with pytest.warns(UserWarning, match="seeds NumPy's random generator"):
+        process_state.restore_state(saved, call)
+    assert read_state() == before
+
+
+def test_a_folder_that_is_no_more_is_named_as_such(tmp_path: Path) -> None:
+    folder, call = os.getcwd(), build_call(tmp_path)
+    saved = process_state.save_state("everything")
+    (tmp_path / "gone").mkdir()
+    os.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    message = f"changes the current directory to one that was removed; it was put back to {folder}$"
+    with pytest.warns(UserWarning, match=message):
+        process_state.restore_state(saved, call)
+    assert os.getcwd() == folder
 
 
 def build_call(folder: Path) -> Any:
