@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from guidegraph_runtime.run_json import RECORD, read_record
 MAX_CELLS = 100
 MAX_READ = 400
 """A sweep of the command line may have more cells than one of the page."""
+MAX_LISTED = 100
 MAX_AXES = 2
 MAX_BYTES = 16 << 20
 LABEL = "grid"
@@ -39,12 +41,12 @@ def make_sweep(graph: Graph, config: RunConfig, texts: Mapping[str, str], axes: 
         problems.append(_problem(f"a grid has one or two parameters; found {len(axes)}"))
     parsed = [_parse_axis(name, values, problems) for name, values in axes.items()]
     settings = {name: text for name, text in texts.items() if name not in axes}
-    grid = make_grid(graph, settings, [axis for axis in parsed if axis is not None], problems)
-    if len(grid) > MAX_CELLS:
-        message = (
-            f"the grid has {len(grid)} cells, and the page makes at most {MAX_CELLS}: 'guidegraph sweep' makes more"
-        )
-        raise WorkflowError([_problem(message)])
+    axis_texts = [axis for axis in parsed if axis is not None]
+    count = math.prod(len(axis.rows) for axis in axis_texts)
+    if count > MAX_CELLS:
+        message = f"the grid has {count} cells, and the page makes at most {MAX_CELLS}: 'guidegraph sweep' makes more"
+        raise WorkflowError([*problems, _problem(message)])
+    grid = make_grid(graph, settings, axis_texts, problems)
     return Sweep(graph, config, grid, settings, PluginSelection(), None)
 
 
@@ -76,13 +78,8 @@ def run_grid(
 def read_grid(runs: Path, folder: str) -> dict[str, Any] | None:
     """A grid as JSON: its axes, and the cells that have ended, each with its indices; ``None`` if there is none."""
     description = _read_description(runs, folder)
-    if description is None:
-        return None
-    seeds = {} if description.get("seeds") is None else {SEED: description["seeds"]}
-    values = {**as_dict(description.get("grid")), **seeds}
-    order = [name for name in as_list(description.get("order")) if isinstance(name, str)]
-    axes = {name: values[name] for name in order if isinstance(values.get(name), list)}
-    if not 1 <= len(axes) <= MAX_AXES:
+    axes = _read_axes(description or {})
+    if description is None or axes is None:
         return None
     cells = []
     for path in sorted((runs / folder / CELLS).glob("[!.]*"))[:MAX_READ]:
@@ -95,9 +92,20 @@ def read_grid(runs: Path, folder: str) -> dict[str, Any] | None:
 
 
 def list_grids(runs: Path) -> list[dict[str, Any]]:
-    """The folders of sweeps, newest first, that ``read_grid`` may read."""
-    folders = sorted(runs.glob(f"*/{SWEEP}"), reverse=True) if runs.is_dir() else []
-    return [{"folder": path.parent.name} for path in folders[:MAX_CELLS]]
+    """The folders of sweeps, newest first, that ``read_grid`` can read."""
+    paths = sorted(runs.glob(f"*/{SWEEP}"), reverse=True) if runs.is_dir() else []
+    folders = [path.parent.name for path in paths[:MAX_LISTED]]
+    return [{"folder": name} for name in folders if _read_axes(_read_description(runs, name) or {}) is not None]
+
+
+def _read_axes(description: Mapping[str, Any]) -> dict[str, list[Any]] | None:
+    """The values of each parameter of a grid; ``None`` for a sweep that is none, or is too large for the page."""
+    seeds = {} if description.get("seeds") is None else {SEED: description["seeds"]}
+    values = {**as_dict(description.get("grid")), **seeds}
+    order = [name for name in as_list(description.get("order")) if isinstance(name, str)]
+    axes = {name: values[name] for name in order if isinstance(values.get(name), list)}
+    is_grid = 1 <= len(axes) <= MAX_AXES and 1 <= math.prod(map(len, axes.values())) <= MAX_READ
+    return axes if is_grid else None
 
 
 def _read_description(runs: Path, folder: str) -> dict[str, Any] | None:

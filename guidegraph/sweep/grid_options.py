@@ -50,7 +50,7 @@ def parse_seeds(text: str, problems: list[Problem]) -> AxisTexts | None:
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d{1,18})(?:\s*:\s*(\d{1,18}))?\s*", part, re.ASCII)
         first, end = (int(match[1]), int(match[2] or int(match[1]) + 1)) if match else (0, 0)
-        if end <= first or end - first > MOST_CELLS:
+        if end <= first or len(seeds) + end - first > MOST_CELLS:
             message = (
                 f"'{text}' is not a list of seeds: write FIRST:END, without END itself, or seeds and ranges with "
                 f"commas between them; at most {MOST_CELLS:,}"

@@ -320,8 +320,14 @@ def test_a_folder_that_is_no_grid_has_none(site: Site) -> None:
     for name, text in (("list", "[]"), ("odd", '{"grid": 3}'), ("wide", '{"grid": {"a": [1], "b": [1], "c": [1]}}')):
         (site.folder / "runs" / name).mkdir()
         (site.folder / "runs" / name / "sweep.json").write_text(text)
-    for name in (folder, "list", "odd", "wide", "..", "nothing", "../runs", "\0"):
+    large = {"grid": {"a": [*range(401)]}, "order": ["a"]}
+    several = {"grid": {"a": [1], "b": [1], "c": [1]}, "order": ["a", "b", "c"]}
+    for name, description in (("large", large), ("several", several)):
+        (site.folder / "runs" / name).mkdir()
+        (site.folder / "runs" / name / "sweep.json").write_text(json.dumps(description))
+    for name in (folder, "list", "odd", "wide", "large", "several", "..", "nothing", "../runs", "\0"):
         assert site.get("api/grids", folder=name).status_code == 404
+    assert site.get("api/grids").json() == []
     assert site.post("api/grids", name="draw.yaml", params={}, axes=[]).status_code == 400
     assert site.post("api/grids", name="draw.yaml", params={}, axes={"seed": 3}).status_code == 400
 

@@ -66,7 +66,7 @@ def test_seeds(text: str, seeds: list[str]) -> None:
     assert [row[0] for row in texts.rows] == seeds
 
 
-@pytest.mark.parametrize("text", ["", "a", "3:3", "5:1", "-1:4", "0:4:2", "0:99999999", "1,,2"])
+@pytest.mark.parametrize("text", ["", "a", "3:3", "5:1", "-1:4", "0:4:2", "0:99999999", "0:900000,0:900000", "1,,2"])
 def test_invalid_seeds(text: str) -> None:
     problems: list[Problem] = []
     assert parse_seeds(text, problems) is None

@@ -5,12 +5,23 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from threading import Lock
 
 from guidegraph_runtime.serve.jobs import Failure, Job, JobStore
 from guidegraph_runtime.serve.observers import ServeObserver, call_each
 from guidegraph_runtime.serve.request_checks import DrawRequest, RequestChecks, RequestRefused, ServeOptions
 from guidegraph_runtime.serve.shelf import ShelfEntry
+
+
+@dataclass(frozen=True)
+class ForgetEnded(ServeObserver):
+    """Forgets old jobs when one ends, so that their outputs take no more memory than allowed while nothing is sent."""
+
+    jobs: JobStore
+
+    def on_end(self, job: Job, seconds: float) -> None:
+        self.jobs.forget()
 
 
 class JobService(ABC):
@@ -23,9 +34,10 @@ class JobService(ABC):
         observers: Sequence[ServeObserver] = (),
         clock: Callable[[], float] = time.monotonic,
     ):
-        self.entries, self.options, self.observers, self.clock = entries, options, observers, clock
+        self.entries, self.options, self.clock = entries, options, clock
         self.checks = RequestChecks(entries, options)
         self.jobs = JobStore()
+        self.observers = (*observers, ForgetEnded(self.jobs))
         self.is_draining = False
         self._lock = Lock()
 

@@ -37,7 +37,7 @@ class Job:
     first. deadline: the monotonic time by which it must have ended. samples, nbytes: those of its run. step, steps:
     iterations done, of all. warnings: about the request, for its client. waited: rounds in which others were stepped
     and it was not. run: while it is open. outputs: by name, as JSON. preview: the newest, as the step after which it
-    was made and a PNG, which is empty before the first.
+    was made and a PNG, which is empty before the first. ended_at: the monotonic time of its end.
     """
 
     bundle: str
@@ -58,6 +58,7 @@ class Job:
     output_bytes: int = 0
     failure: Failure | None = None
     preview: tuple[int, bytes] = (0, b"")
+    ended_at: float = 0.0
     ended: Event = field(default_factory=Event)
 
     def __post_init__(self) -> None:
@@ -134,6 +135,7 @@ class Job:
             self.failure, self.outputs, self.output_bytes = failure, outputs or {}, output_bytes
             self.status = status  # after the outputs, since others read both without the lock
             self.run = self.prepared = None
+            self.ended_at = time.monotonic()
             self.ended.set()
         self.report()
         return True
@@ -167,14 +169,14 @@ class JobStore:
             return True
 
     def forget(self) -> None:
-        """Forget the oldest of the ended jobs beyond the limits."""
+        """Forget the jobs that ended first, beyond the limits; the last one that has ended stays."""
         with self._lock:
             self._forget()
 
     def _forget(self) -> None:
-        ended = [job for job in self._jobs.values() if job.ended.is_set()]
+        ended = sorted((job for job in self._jobs.values() if job.ended.is_set()), key=lambda job: job.ended_at)
         count, size = len(ended), sum(job.output_bytes for job in ended)
-        for job in ended:
+        for job in ended[:-1]:
             if count <= self._max_kept and size <= self._max_bytes:
                 break
             count, size = count - 1, size - job.output_bytes

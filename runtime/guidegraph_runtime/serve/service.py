@@ -38,7 +38,7 @@ class Service(JobService):
         worker_settings = WorkerSettings(
             options.batch, options.run_memory, self.checks.limits, options.steps, self._encode, self._preview
         )
-        self._workers = {name: Worker(name, self._shelf, worker_settings, observers, clock) for name in folders}
+        self._workers = {name: Worker(name, self._shelf, worker_settings, self.observers, clock) for name in folders}
 
     def start(self) -> None:
         """Start the workers."""

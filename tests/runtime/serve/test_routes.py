@@ -7,6 +7,7 @@ import io
 import json
 import time
 from dataclasses import replace
+from functools import partial
 from threading import Thread
 from typing import Any
 
@@ -18,9 +19,11 @@ from starlette.testclient import TestClient
 
 from guidegraph_runtime import Bundle, pixels
 from guidegraph_runtime.bundle.manifest_types import Operation
+from guidegraph_runtime.serve.jobs import JobStore
+from guidegraph_runtime.serve.request_checks import DrawRequest
 from guidegraph_runtime.serve.service import Service
 from guidegraph_runtime.serve.web.access import ServeAccess
-from tests.runtime.serve.conftest import MakeClient
+from tests.runtime.serve.conftest import MakeClient, MakeService
 
 IMAGES = "/v1/images/generations"
 
@@ -141,6 +144,21 @@ def test_events_tell_the_progress_with_previews_and_the_end(make_client: MakeCli
     first, second = run.read_carries()["x"][0]
     expected = pixels(np.stack([first, second / 2, np.full_like(first, 0.25)]).clip(-1, 1))
     assert np.abs(np.asarray(read_picture(preview)).astype(int) - expected).max() <= 2
+
+
+def test_old_outputs_are_forgotten_when_a_job_ends_also_if_nobody_sends_another(
+    make_service: MakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("guidegraph_runtime.serve.job_service.JobStore", partial(JobStore, max_bytes=1))
+    service = make_service(started=False)
+    jobs = [service.submit(DrawRequest("pictures", {})) for _ in range(3)]
+    assert all(service.jobs.find(job.id) for job in jobs)
+    service.start()
+    for job in jobs:
+        assert job.ended.wait(30)
+    service.stop()
+    assert [job.status for job in jobs] == ["done"] * 3
+    assert sum(service.jobs.find(job.id) is not None for job in jobs) == 1
 
 
 def test_a_job_is_cancelled(make_client: MakeClient) -> None:

@@ -267,7 +267,7 @@ def test_warnings_go_to_the_request_they_are_about() -> None:
     assert (texts, others) == (["unknown word"], ["an old file"])
 
 
-@pytest.mark.parametrize(("max_kept", "max_bytes", "kept"), [(3, 1000, 3), (100, 25, 2), (0, 0, 0)])
+@pytest.mark.parametrize(("max_kept", "max_bytes", "kept"), [(3, 1000, 3), (100, 25, 2), (0, 0, 1)])
 def test_the_oldest_ended_jobs_are_forgotten(max_kept: int, max_bytes: int, kept: int) -> None:
     store = JobStore(max_kept, max_bytes)
     jobs = [make_job(1) for _ in range(6)]
@@ -279,6 +279,17 @@ def test_the_oldest_ended_jobs_are_forgotten(max_kept: int, max_bytes: int, kept
     remembered = [job for job in jobs if store.find(job.id) is job]
     assert remembered == [*jobs[5 - kept : 5], jobs[5]]
     assert store.list_open() == [jobs[5]]
+
+
+def test_of_large_outputs_those_of_the_job_that_ended_last_stay() -> None:
+    store = JobStore(max_bytes=25)
+    first, second = make_job(1), make_job(1)
+    assert store.add(first, 10)
+    assert store.add(second, 10)
+    second.end("done", output_bytes=20)
+    first.end("done", output_bytes=20)
+    store.forget()
+    assert (store.find(first.id), store.find(second.id)) == (first, None)
 
 
 def test_a_store_takes_no_more_open_jobs_than_its_limit() -> None:
