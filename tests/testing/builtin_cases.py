@@ -275,7 +275,6 @@ def overrides() -> list[NodeCase]:
             "metric.grid_peaks",
             inputs={"image": draw_normal((2, 3, 24, 24), 1), "reference": draw_normal((2, 3, 24, 24), 2)},
             settings={"period": 2},
-            skip=METRIC,
         ),
         case("metric.mean", inputs={"values": draw_normal((6,), 1)}, skip=METRIC),
         case("metric.miou", inputs={"predicted": draw_normal(("B", "K", "H", "W"), 1)}, skip=METRIC),
