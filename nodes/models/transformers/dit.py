@@ -88,8 +88,7 @@ class DiTBlock(nn.Module):
         """The change (B, N, C) to add to tokens (B, N, C)."""
         shift1, scale1, gate1, shift2, scale2, gate2 = chunk_modulation(self.adaLN_modulation, embedding, 6)
         attended: Tensor = gate1 * self.attn(modulate(h, shift1, scale1), attend)
-        fed: Tensor = gate2 * self.mlp(modulate(h + attended, shift2, scale2, self.eps))
-        return attended + fed
+        return torch.addcmul(attended, gate2, self.mlp(modulate(h + attended, shift2, scale2, self.eps)))
 
 
 class DiT(nn.Module):

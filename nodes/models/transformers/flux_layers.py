@@ -231,5 +231,4 @@ def clip_half(h: Tensor) -> Tensor:
 def _compute_change(h: Tensor, attended: Tensor, parts: tuple[Tensor, ...], mlp: nn.Sequential) -> Tensor:
     """The change (B, N, C) by attended tokens (B, N, C) and the feed-forward after them."""
     change = parts[2] * attended
-    fed: Tensor = parts[5] * mlp(modulate(h + change, parts[3], parts[4]))
-    return change + fed
+    return torch.addcmul(change, parts[5], mlp(modulate(h + change, parts[3], parts[4])))

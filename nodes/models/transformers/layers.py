@@ -166,7 +166,7 @@ def chunk_modulation(layers: nn.Sequential, embedding: Tensor, parts: int) -> tu
 
 def modulate(h: Tensor, shift: Tensor, scale: Tensor, eps: float = NORM_EPS) -> Tensor:
     """(1 + scale) · LayerNorm(h) + shift, for tokens (B, N, C) (Peebles & Xie 2023, section 3.2)."""
-    return F.layer_norm(h, h.shape[-1:], eps=eps) * (1 + scale) + shift
+    return torch.addcmul(shift, F.layer_norm(h, h.shape[-1:], eps=eps), 1 + scale)
 
 
 def initialise(network: nn.Module) -> None:

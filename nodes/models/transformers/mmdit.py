@@ -101,8 +101,7 @@ class MMDiTStream(nn.Module):
         change = parts[2] * self.attn.merge(attended)
         if own is not None:
             change = change + parts[8] * own
-        fed: Tensor = parts[5] * self.mlp(modulate(h + change, parts[3], parts[4]))
-        return change + fed
+        return torch.addcmul(change, parts[5], self.mlp(modulate(h + change, parts[3], parts[4])))
 
 
 class MMDiTBlock(nn.Module):

@@ -119,8 +119,7 @@ class PixArtBlock(nn.Module):
         shift1, scale1, gate1, shift2, scale2, gate2 = (self.scale_shift_table + shared).chunk(6, dim=1)
         attended: Tensor = gate1 * self.attn(modulate(h, shift1, scale1), own)
         change: Tensor = attended + self.cross_attn(h + attended, text, mask, cross)
-        fed: Tensor = gate2 * self.mlp(modulate(h + change, shift2, scale2))
-        return change + fed
+        return torch.addcmul(change, gate2, self.mlp(modulate(h + change, shift2, scale2)))
 
 
 class PixArtHead(nn.Module):
