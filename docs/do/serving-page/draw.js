@@ -50,7 +50,7 @@ async function connect() {
 
 /** Sends a job with the values of the form, and follows it to its end. An empty field takes its default. */
 async function drawPictures() {
-  draw.disabled = true;
+  setDrawing(true);
   warnings.textContent = "";
   pictures.replaceChildren();
   show("sending", 0);
@@ -69,8 +69,12 @@ async function drawPictures() {
   } finally {
     jobPath = null;
     cancel.disabled = true;
-    draw.disabled = false;
+    setDrawing(false);
   }
+}
+
+function setDrawing(isDrawing) {
+  for (const field of [draw, fields.server, fields.token, fields.bundle]) field.disabled = isDrawing;
 }
 
 function readField(name) {
@@ -145,7 +149,8 @@ async function readError(answer) {
   const retry = answer.headers.get("retry-after");
   const again = retry ? `; try again in ${retry} s` : "";
   try {
-    return (await answer.json()).error.message + again;
+    const { message, param } = (await answer.json()).error;
+    return (param && !message.includes(`'${param}'`) ? `${param}: ` : "") + message + again;
   } catch {
     return `the server answered ${answer.status} ${answer.statusText}${again}`; // a proxy's page, for example
   }
