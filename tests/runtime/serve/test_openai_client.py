@@ -1,0 +1,71 @@
+"""The package ``openai`` as a client of the server."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from guidegraph_runtime import Bundle, pixels
+from tests.runtime.serve.test_command import TIMEOUT, serve
+
+openai = pytest.importorskip("openai")
+TOKEN = "secret"
+
+
+@pytest.fixture(scope="module")
+def address(pictures: Path) -> Iterator[str]:
+    """The base URL of a server with a token."""
+    with serve(pictures, GUIDEGRAPH_TOKEN=TOKEN) as server:
+        yield f"{server.address}/v1"
+
+
+def make_openai(address: str, token: str = TOKEN) -> Any:
+    """A client of the package, which repeats no request."""
+    return openai.OpenAI(base_url=address, api_key=token, max_retries=0, timeout=TIMEOUT)
+
+
+def test_openai_lists_the_bundles(address: str) -> None:
+    with make_openai(address) as client:
+        assert [model.id for model in client.models.list()] == ["pictures"]
+        assert client.models.retrieve("pictures").owned_by == "guidegraph"
+
+
+def test_openai_draws_the_pictures_of_the_bundle_alone(address: str, alone: Bundle) -> None:
+    with make_openai(address) as client:
+        answer = client.images.generate(
+            model="pictures",
+            prompt=openai.NOT_GIVEN,  # the bundle has no input of that name
+            n=2,
+            response_format="b64_json",
+            extra_body={"seed": 7, "steps": 4, "nodes": {"scheduler.use": "scheduler.heun"}},
+        )
+    images = alone.run_with({"seed": 7, "steps": 4, "batch": 2}, nodes={"scheduler.use": "scheduler.heun"})["image"]
+    assert len(answer.data) == 2
+    for entry, image in zip(answer.data, images, strict=True):
+        picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(entry.b64_json)))).astype(int)
+        assert np.abs(picture - pixels(image)).max() <= 2
+        assert picture.std() > 1
+
+
+def test_openai_names_the_parameter_of_an_error(address: str) -> None:
+    with make_openai(address) as client:
+        with pytest.raises(openai.BadRequestError, match="takes 999 steps, and this server allows 200") as caught:
+            client.images.generate(model="pictures", prompt=openai.NOT_GIVEN, extra_body={"steps": 999})
+        assert (caught.value.param, caught.value.code) == ("steps", "over-limit")
+        with pytest.raises(openai.BadRequestError, match="'prompt'") as caught:
+            client.images.generate(model="pictures", prompt="a fox")
+        assert caught.value.param == "prompt"
+        with pytest.raises(openai.NotFoundError, match="did you mean 'pictures'"):
+            client.models.retrieve("picture")
+
+
+def test_openai_reports_a_wrong_token(address: str) -> None:
+    with make_openai(address, "wrong") as client, pytest.raises(openai.AuthenticationError, match="server's token"):
+        client.models.list()
