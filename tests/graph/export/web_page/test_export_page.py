@@ -95,5 +95,5 @@ def test_a_folder_with_something_else_is_left_alone(cli: Command) -> None:
     workflow = cli.workflow("tiny.yaml", TINY)
     result = cli("export", workflow, "-o", "site", "--page", "--onnxruntime-web", "web", "--plugin", NODES)
     assert result.code == 2
-    assert "--output: no-page: 'site' is there and no page: choose a new folder, or remove it" in result.err
+    assert "--output: no-page: 'site' exists and is not a page: choose a new folder, or remove it" in result.err
     assert [path.name for path in (cli.folder / "site").iterdir()] == ["notes.txt"]
