@@ -19,11 +19,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from guidegraph.graph.trust.environment import make_version_reader, read_variables, restore_variables
+from guidegraph.graph.trust.matmul_precision import make_precision_reader, set_precision
 from guidegraph.graph.trust.seed_detection import (
     GeneratorStates,
     find_numpy_state,
@@ -207,7 +208,7 @@ def _get_readers() -> _Readers:
     """The readers and setters of the state. Imports torch, as the run does anyway."""
     import torch
 
-    dtype, threads, precision = torch.get_default_dtype, torch.get_num_threads, torch.get_float32_matmul_precision
+    dtype, threads, precision = torch.get_default_dtype, torch.get_num_threads, make_precision_reader(torch)
     gradients, device, folder, modules = torch.is_grad_enabled, _device_reader(torch), current_folder, sys.modules
     version = make_version_reader()
     torch_state, (python_state, python) = find_torch_state(), find_python_generator()
@@ -233,7 +234,7 @@ def _get_readers() -> _Readers:
 
     settings = (
         _Value("torch's default dtype", torch.set_default_dtype),
-        _Value("torch's precision of matrix products", torch.set_float32_matmul_precision),
+        _Value("torch's precision of matrix products", partial(set_precision, torch)),
         _Value("torch's number of threads", torch.set_num_threads),
         _Value("torch's recording of gradients", torch.set_grad_enabled),
         _Value("torch's default device", torch.set_default_device),

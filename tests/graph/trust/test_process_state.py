@@ -443,6 +443,52 @@ def test_a_folder_that_is_no_more_is_named_as_such(tmp_path: Path) -> None:
     assert os.getcwd() == folder
 
 
+@pytest.fixture
+def _precision_by_device() -> Iterator[None]:
+    """No precision is set for a device, neither before the test nor after it."""
+    places: tuple[Any, ...] = (torch.backends, torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+    for place in places:
+        place.fp32_precision = "none"
+    yield
+    for place in places:
+        place.fp32_precision = "none"
+
+
+@pytest.mark.usefixtures("_precision_by_device")
+@pytest.mark.parametrize(
+    ("place", "after"),
+    [
+        (torch.backends, "tf32 on CUDA and tf32 on the CPU"),
+        (torch.backends.cuda.matmul, "tf32 on CUDA and .* on the CPU"),
+    ],
+)
+def test_a_precision_that_is_set_for_a_device_is_put_back(tmp_path: Path, place: Any, after: str) -> None:
+    """torch refuses to tell the precision in its older words then."""
+    call = build_call(tmp_path)
+    saved = process_state.save_state("everything")
+    place.fp32_precision = "tf32"
+    message = f"changes torch's precision of matrix products to {after}; it was put back to highest"
+    with pytest.warns(UserWarning, match=message):
+        process_state.restore_state(saved, call)
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+@pytest.mark.usefixtures("_precision_by_device")
+def test_a_precision_that_the_caller_has_set_for_a_device_stays(tmp_path: Path) -> None:
+    call = build_call(tmp_path)
+    products: Any = torch.backends.cuda.matmul
+    products.fp32_precision = "tf32"
+    saved = process_state.save_state("torch")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        process_state.restore_state(saved, call)
+    saved = process_state.save_state("torch")
+    torch.set_float32_matmul_precision("highest")
+    with pytest.warns(UserWarning, match="to highest; it was put back to tf32 on CUDA and .* on the CPU"):
+        process_state.restore_state(saved, call)
+    assert products.fp32_precision == "tf32"
+
+
 def build_call(folder: Path) -> Any:
     path = folder / "w.yaml"
     path.write_text("guidegraph: 1\nnodes: {a: {use: meddler.look, with: {x: 1}}}\noutputs: {out: a}\n")
