@@ -13,14 +13,12 @@ of them is never saved as the state before another.
 from __future__ import annotations
 
 import os
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache, partial
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from guidegraph.graph.trust.environment import make_version_reader, read_variables, restore_variables
@@ -30,6 +28,7 @@ from guidegraph.graph.trust.seed_detection import (
     find_numpy_state,
     find_python_generator,
     find_torch_state,
+    import_numpy,
     read_cuda_states,
     restore_seeded,
     restore_seeded_cuda,
@@ -209,7 +208,7 @@ def _get_readers() -> _Readers:
     import torch
 
     dtype, threads, precision = torch.get_default_dtype, torch.get_num_threads, make_precision_reader(torch)
-    gradients, device, folder, modules = torch.is_grad_enabled, _device_reader(torch), current_folder, sys.modules
+    gradients, device, folder = torch.is_grad_enabled, _device_reader(torch), current_folder
     version = make_version_reader()
     torch_state, (python_state, python) = find_torch_state(), find_python_generator()
 
@@ -217,7 +216,6 @@ def _get_readers() -> _Readers:
         return dtype(), precision(), threads(), gradients(), device()
 
     def read_everything() -> Values:
-        numpy = modules.get("numpy.random") or import_module("numpy.random")  # numpy imports it at its first use
         return (
             dtype(),
             precision(),
@@ -228,7 +226,7 @@ def _get_readers() -> _Readers:
             torch_state.raw,
             python_state.raw,
             python.gauss_next,
-            find_numpy_state(numpy.get_bit_generator()).raw,
+            find_numpy_state(import_numpy()()).raw,
             version(),
         )
 

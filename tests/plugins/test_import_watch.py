@@ -73,8 +73,8 @@ def test_changed_state_of_torch_is_restored(installed: Installed, name: str) -> 
     import torch
 
     call, setting, before = CHANGES[name]
-    places: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
-    for place in places:
+    backends: Any = torch.backends
+    for place in (backends.cuda.matmul, backends.mkldnn.matmul):
         place.fp32_precision = "none"
     assert notes_of(installed, f"import torch\ntorch.{call}") == [
         f"changes {setting} when it is imported; it was put back to {before}"

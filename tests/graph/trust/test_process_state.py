@@ -33,6 +33,7 @@ from guidegraph.graph.trust.seed_detection import (
     _pack_torch,
     find_python_generator,
     find_torch_state,
+    import_numpy,
     is_seeded,
 )
 
@@ -411,7 +412,8 @@ def test_variables_in_a_replaced_dict_are_restored(tmp_path: Path, monkeypatch: 
 def test_another_kind_of_generator_of_numpys_is_put_back(tmp_path: Path) -> None:
     before: Any = np.random.get_state()
     saved = process_state.save_state("everything")
-    np.random.set_bit_generator(np.random.PCG64(3))
+    numpy_random: Any = np.random
+    numpy_random.set_bit_generator(np.random.PCG64(3))
     with pytest.warns(UserWarning, match="seeds NumPy's random generator"):
         process_state.restore_state(saved, build_call(tmp_path))
     after: Any = np.random.get_state()
@@ -424,6 +426,7 @@ def test_numpys_generator_is_watched_before_anything_has_imported_it(
     call, before = build_call(tmp_path), read_state()
     monkeypatch.setattr(np, "random", np.random)  # puts the module back
     monkeypatch.delitem(sys.modules, "numpy.random")
+    import_numpy.cache_clear()
     saved = process_state.save_state("everything")
     np.random.seed(11)
     with pytest.warns(UserWarning, match="seeds NumPy's random generator"):
@@ -443,10 +446,13 @@ def test_a_folder_that_is_no_more_is_named_as_such(tmp_path: Path) -> None:
     assert os.getcwd() == folder
 
 
+BACKENDS: Any = torch.backends
+
+
 @pytest.fixture
 def _precision_by_device() -> Iterator[None]:
     """No precision is set for a device, neither before the test nor after it."""
-    places: tuple[Any, ...] = (torch.backends, torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+    places = (BACKENDS, BACKENDS.cuda.matmul, BACKENDS.mkldnn.matmul)
     for place in places:
         place.fp32_precision = "none"
     yield
@@ -458,8 +464,8 @@ def _precision_by_device() -> Iterator[None]:
 @pytest.mark.parametrize(
     ("place", "after"),
     [
-        (torch.backends, "tf32 on CUDA and tf32 on the CPU"),
-        (torch.backends.cuda.matmul, "tf32 on CUDA and .* on the CPU"),
+        (BACKENDS, "tf32 on CUDA and tf32 on the CPU"),
+        (BACKENDS.cuda.matmul, "tf32 on CUDA and .* on the CPU"),
     ],
 )
 def test_a_precision_that_is_set_for_a_device_is_put_back(tmp_path: Path, place: Any, after: str) -> None:
@@ -476,8 +482,7 @@ def test_a_precision_that_is_set_for_a_device_is_put_back(tmp_path: Path, place:
 @pytest.mark.usefixtures("_precision_by_device")
 def test_a_precision_that_the_caller_has_set_for_a_device_stays(tmp_path: Path) -> None:
     call = build_call(tmp_path)
-    products: Any = torch.backends.cuda.matmul
-    products.fp32_precision = "tf32"
+    BACKENDS.cuda.matmul.fp32_precision = "tf32"
     saved = process_state.save_state("torch")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -486,7 +491,7 @@ def test_a_precision_that_the_caller_has_set_for_a_device_stays(tmp_path: Path) 
     torch.set_float32_matmul_precision("highest")
     with pytest.warns(UserWarning, match="to highest; it was put back to tf32 on CUDA and .* on the CPU"):
         process_state.restore_state(saved, call)
-    assert products.fp32_precision == "tf32"
+    assert BACKENDS.cuda.matmul.fp32_precision == "tf32"
 
 
 def build_call(folder: Path) -> Any:
