@@ -40,7 +40,7 @@ def check_providers(providers: Sequence[str]) -> None:
     """Raise ``PageError`` for graphs that need another device than the CPU."""
     if providers:
         raise PageError(
-            f"its graphs need {' or '.join(providers)}, and a page computes on the CPU: export it in fp32 or int8"
+            f"its graphs need {' or '.join(providers)}, and a page computes on the CPU: export it in fp32, fp16 or int8"
         )
 
 

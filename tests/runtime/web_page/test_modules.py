@@ -213,6 +213,18 @@ def test_labels_are_checked(tmp_path: Path) -> None:
     assert refused["message"] == "the classes are 0 … 9, found label 10"
 
 
+@pytest.mark.parametrize(("thrown", "reason"), [("new Error('no memory')", "no memory"), ("1234", "1234")])
+def test_an_error_of_onnxruntime_names_the_graph(tmp_path: Path, thrown: str, reason: str) -> None:
+    script = f"""
+    import {{ PlanRun }} from "./plan.js";
+    const call = async () => {{ throw {thrown}; }};
+    const run = new PlanRun({{ values: {{ x: 1 }}, parts: {{ encode: {{ inputs: [] }} }}, call }});
+    const error = await run.run([{{ op: "part", node: "encode", in: {{}}, out: [] }}]).catch((error) => error);
+    show([error.constructor.name, error.message]);
+    """
+    assert run_script(tmp_path, script) == ["PageError", f"encode (part): onnxruntime: {reason}"]
+
+
 def test_inputs_may_have_the_names_of_a_form_s_properties_and_buttons(tmp_path: Path) -> None:
     script = """
     import { buildFields, readFields } from "./form.js";

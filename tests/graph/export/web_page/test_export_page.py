@@ -67,6 +67,14 @@ def test_nothing_is_written_where_a_page_cannot_draw_the_workflow(cli: Command) 
     assert not (cli.folder / "site").exists()
 
 
+@pytest.mark.parametrize(("precision", "code"), [("fp16", 0), ("int8", 0), ("bf16", 2)])
+def test_a_page_has_the_precisions_that_a_cpu_computes_in(cli: Command, precision: str, code: int) -> None:
+    arguments = ("--page", "--onnxruntime-web", "web", "--plugin", NODES, "--precision", f"encode={precision}")
+    result = cli("export", cli.workflow("tiny.yaml", TINY), "-o", "site", *arguments, "--no-reference")
+    assert result.code == code, result.err
+    assert ("a page computes on the CPU: export it in fp32, fp16 or int8" in result.err) == bool(code)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
