@@ -202,6 +202,22 @@ def test_samples_become_pictures_and_sheets_as_in_the_runtime(
         assert np.array_equal(np.array(actual["data"], np.float32).reshape(expected.shape), expected)
 
 
+def test_settings_of_a_sheet_are_checked(tmp_path: Path) -> None:
+    script = """
+    import { OPERATIONS } from "./operations.js";
+    const image = { dtype: "float32", dims: [4, 3, 8, 8], data: new Float32Array(768) };
+    const grid = (settings) => OPERATIONS["image.grid"]({ image, ...settings }).dims;
+    const settings = [{ columns: 0n }, { gap: -8n }, { background: 2 }, { columns: 2n, gap: 0n }];
+    show(settings.map((item) => catchMessage(() => grid(item))));
+    """
+    assert run_script(tmp_path, script) == [
+        {"message": "columns: expected at least 1, found 0"},
+        {"message": "gap: expected at least 0, found -8"},
+        {"message": "background: expected -1 to 1, found 2"},
+        [1, 3, 16, 16],
+    ]
+
+
 def test_labels_are_checked(tmp_path: Path) -> None:
     script = """
     import { OPERATIONS } from "./operations.js";
