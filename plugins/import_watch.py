@@ -12,8 +12,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
+from functools import partial
 from typing import Any
 
+from guidegraph.graph.trust.matmul_precision import make_precision_reader, set_precision
 from guidegraph.graph.trust.process_state import current_folder
 from guidegraph.plugins.process_changes import Changes, compare_snapshots, record_exit_handlers, snapshot
 from guidegraph_runtime.printing import visible
@@ -128,8 +130,8 @@ def _torch_state(torch: Any, *, defaults: bool) -> State:
             torch.set_grad_enabled,
         ),
         "torch's precision of matrix products": (
-            "highest" if defaults else torch.get_float32_matmul_precision(),
-            torch.set_float32_matmul_precision,
+            "highest" if defaults else make_precision_reader(torch)(),
+            partial(set_precision, torch),
         ),
         "torch's use of deterministic algorithms": (
             False if defaults else torch.are_deterministic_algorithms_enabled(),

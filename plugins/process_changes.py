@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any, TypeAlias
 
+from guidegraph.graph.trust.matmul_precision import make_precision_reader
 from guidegraph.graph.trust.process_state import current_folder
 
 Snapshot: TypeAlias = dict[str, dict[str, object]]
@@ -202,7 +203,7 @@ def _torch() -> dict[str, object]:
         "recording of gradients": torch.is_grad_enabled(),
         "the number of threads": torch.get_num_threads(),
         "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
-        "precision of matrix products": torch.get_float32_matmul_precision(),
+        "precision of matrix products": str(make_precision_reader(torch)()),
         "cudnn.benchmark": torch.backends.cudnn.benchmark,
         "cudnn.deterministic": torch.backends.cudnn.deterministic,
         "the seed": torch.initial_seed(),

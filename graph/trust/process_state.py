@@ -13,22 +13,22 @@ of them is never saved as the state before another.
 from __future__ import annotations
 
 import os
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import cache
-from importlib import import_module
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from guidegraph.graph.trust.environment import make_version_reader, read_variables, restore_variables
+from guidegraph.graph.trust.matmul_precision import make_precision_reader, set_precision
 from guidegraph.graph.trust.seed_detection import (
     GeneratorStates,
     find_numpy_state,
     find_python_generator,
     find_torch_state,
+    import_numpy,
     read_cuda_states,
     restore_seeded,
     restore_seeded_cuda,
@@ -207,8 +207,8 @@ def _get_readers() -> _Readers:
     """The readers and setters of the state. Imports torch, as the run does anyway."""
     import torch
 
-    dtype, threads, precision = torch.get_default_dtype, torch.get_num_threads, torch.get_float32_matmul_precision
-    gradients, device, folder, modules = torch.is_grad_enabled, _device_reader(torch), current_folder, sys.modules
+    dtype, threads, precision = torch.get_default_dtype, torch.get_num_threads, make_precision_reader(torch)
+    gradients, device, folder = torch.is_grad_enabled, _device_reader(torch), current_folder
     version = make_version_reader()
     torch_state, (python_state, python) = find_torch_state(), find_python_generator()
 
@@ -216,7 +216,6 @@ def _get_readers() -> _Readers:
         return dtype(), precision(), threads(), gradients(), device()
 
     def read_everything() -> Values:
-        numpy = modules.get("numpy.random") or import_module("numpy.random")  # numpy imports it at its first use
         return (
             dtype(),
             precision(),
@@ -227,13 +226,13 @@ def _get_readers() -> _Readers:
             torch_state.raw,
             python_state.raw,
             python.gauss_next,
-            find_numpy_state(numpy.get_bit_generator()).raw,
+            find_numpy_state(import_numpy()()).raw,
             version(),
         )
 
     settings = (
         _Value("torch's default dtype", torch.set_default_dtype),
-        _Value("torch's precision of matrix products", torch.set_float32_matmul_precision),
+        _Value("torch's precision of matrix products", partial(set_precision, torch)),
         _Value("torch's number of threads", torch.set_num_threads),
         _Value("torch's recording of gradients", torch.set_grad_enabled),
         _Value("torch's default device", torch.set_default_device),

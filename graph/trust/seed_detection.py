@@ -13,8 +13,9 @@ import ctypes
 import random
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache, lru_cache
+from importlib import import_module
 from itertools import islice
 from typing import Any, NamedTuple, Protocol, cast
 
@@ -259,6 +260,16 @@ def _is_philox_seeded(before: Any, after: Any) -> bool:
     """Whether CUDA's generator was seeded. Its state is a seed and an offset, which grows with each draw."""
     (old_seed, old_offset), (seed, offset) = (struct.unpack("<QQ", s.numpy().tobytes()) for s in (before, after))
     return bool(seed != old_seed or offset < old_offset)
+
+
+@cache
+def import_numpy() -> Callable[[], Any]:
+    """The function that gives NumPy's generator, from a module that NumPy imports at its first use.
+
+    The import waits for one that another thread has begun.
+    """
+    get_generator: Callable[[], Any] = import_module("numpy.random").get_bit_generator
+    return get_generator
 
 
 @lru_cache(maxsize=1)

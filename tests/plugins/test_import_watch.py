@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -53,6 +54,11 @@ CHANGES = {
         "torch's precision of matrix products to medium",
         "highest",
     ),
+    "precision by device": (
+        "backends.cuda.matmul.fp32_precision = 'tf32'",
+        "torch's precision of matrix products to tf32 on CUDA and none on the CPU",
+        "highest",
+    ),
     "deterministic": (
         "use_deterministic_algorithms(True)",
         "torch's use of deterministic algorithms to True",
@@ -67,6 +73,9 @@ def test_changed_state_of_torch_is_restored(installed: Installed, name: str) -> 
     import torch
 
     call, setting, before = CHANGES[name]
+    backends: Any = torch.backends
+    for place in (backends.cuda.matmul, backends.mkldnn.matmul):
+        place.fp32_precision = "none"
     assert notes_of(installed, f"import torch\ntorch.{call}") == [
         f"changes {setting} when it is imported; it was put back to {before}"
     ]

@@ -18,6 +18,7 @@ from guidegraph.commands.exports.steps import (
     ExportArguments,
     bundle_kind,
     check_extra,
+    check_generators,
     collect_bundle_versions,
     describe_export_error,
     format_difference,
@@ -85,6 +86,7 @@ def _export(arguments: ExportArguments, stack: ExitStack, check_exported: CheckE
             exported = export_workflow(
                 graph, values, only=arguments.only, precision=precision, on_part=print_part, policy=policy
             )
+        check_generators(graph, exported)
         kinds = {name: bundle_kind(graph, name) for name in exported.outputs}
         if check_exported is not None:
             check_exported(exported, kinds)

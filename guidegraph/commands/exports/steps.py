@@ -20,6 +20,7 @@ from guidegraph.graph.port_kinds import port_kinds
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.trust.policy import Policy
 from guidegraph.runs.outputs import is_image
+from guidegraph_runtime.bundle.manifest_types import walk_operations
 from guidegraph_runtime.error_text import list_causes
 from guidegraph_runtime.machine.byte_sizes import show_size
 
@@ -88,6 +89,24 @@ def translate_export_errors(graph: Graph) -> Iterator[None]:
         raise WorkflowError([Problem(mark, "not-exportable", describe_export_error(error), path)]) from error
     finally:
         logging.disable(logging.NOTSET)
+
+
+def check_generators(graph: Graph, exported: Exported) -> None:
+    """Raise ``WorkflowError`` for noise from torch's own generator, which a run of a bundle lacks."""
+    calls = {op.key: op for op in walk(graph.ops) if isinstance(op, Call)}
+    problems = []
+    for operation in walk_operations(exported.plan):
+        source = operation.inputs.get("rng", "")
+        if "torch" not in (operation.settings.get("rng"), exported.values.get(source.removeprefix("params."))):
+            continue
+        call = calls.get(operation.node)
+        mark = Mark(str(graph.file), 1, 1) if call is None else call.marks.get("rng", call.mark)
+        message = (
+            "'rng: torch' draws from torch's own generator, and a bundle runs without torch; use 'philox', the default"
+        )
+        problems.append(Problem(mark, "not-exportable", message, f"nodes.{operation.node}"))
+    if problems:
+        raise WorkflowError(problems)
 
 
 def _node_of(error: BaseException) -> NodeError | None:

@@ -21,12 +21,18 @@ class PageError(ValueError):
 
 
 def check_inputs(inputs: Mapping[str, Input]) -> None:
-    """Raise ``PageError`` for an input that the page has no field for."""
+    """Raise ``PageError`` for an input that the page has no field for, or whose default a field cannot hold."""
     for name, spec in inputs.items():
         if spec.type not in PAGE_INPUTS:
             raise PageError(
                 f"the input '{name}' has the type {spec.type}, and a page has fields for texts, numbers and choices "
                 "only: export a bundle without --page, or a workflow that does not read it"
+            )
+        if isinstance(spec.default, list) or (spec.default is None and not spec.required):
+            kind = "null" if spec.default is None else "a list"
+            raise PageError(
+                f"the default of the input '{name}' is {kind}, and a field of a page holds one value: give one with "
+                f"--set {name}=VALUE"
             )
 
 
@@ -34,7 +40,7 @@ def check_providers(providers: Sequence[str]) -> None:
     """Raise ``PageError`` for graphs that need another device than the CPU."""
     if providers:
         raise PageError(
-            f"its graphs need {' or '.join(providers)}, and a page computes on the CPU: export it in fp32 or int8"
+            f"its graphs need {' or '.join(providers)}, and a page computes on the CPU: export it in fp32, fp16 or int8"
         )
 
 

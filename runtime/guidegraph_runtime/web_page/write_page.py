@@ -44,7 +44,7 @@ def check_page_folder(folder: Path) -> None:
     except (OSError, ValueError, AttributeError):
         is_page = False
     if folder.exists() and not is_page and not (folder.is_dir() and not any(folder.iterdir())):
-        raise PageError(f"'{folder}' is there and no page: choose a new folder, or remove it")
+        raise PageError(f"'{folder}' exists and is not a page: choose a new folder, or remove it")
 
 
 def plan_page(source: PlanSource, plan: Sequence[Operation], outputs: Mapping[str, str]) -> PageTables:

@@ -33,6 +33,7 @@ from guidegraph.graph.trust.seed_detection import (
     _pack_torch,
     find_python_generator,
     find_torch_state,
+    import_numpy,
     is_seeded,
 )
 
@@ -411,7 +412,8 @@ def test_variables_in_a_replaced_dict_are_restored(tmp_path: Path, monkeypatch: 
 def test_another_kind_of_generator_of_numpys_is_put_back(tmp_path: Path) -> None:
     before: Any = np.random.get_state()
     saved = process_state.save_state("everything")
-    np.random.set_bit_generator(np.random.PCG64(3))
+    numpy_random: Any = np.random
+    numpy_random.set_bit_generator(np.random.PCG64(3))
     with pytest.warns(UserWarning, match="seeds NumPy's random generator"):
         process_state.restore_state(saved, build_call(tmp_path))
     after: Any = np.random.get_state()
@@ -424,6 +426,7 @@ def test_numpys_generator_is_watched_before_anything_has_imported_it(
     call, before = build_call(tmp_path), read_state()
     monkeypatch.setattr(np, "random", np.random)  # puts the module back
     monkeypatch.delitem(sys.modules, "numpy.random")
+    import_numpy.cache_clear()
     saved = process_state.save_state("everything")
     np.random.seed(11)
     with pytest.warns(UserWarning, match="seeds NumPy's random generator"):
@@ -441,6 +444,54 @@ def test_a_folder_that_is_no_more_is_named_as_such(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match=message):
         process_state.restore_state(saved, call)
     assert os.getcwd() == folder
+
+
+BACKENDS: Any = torch.backends
+
+
+@pytest.fixture
+def _precision_by_device() -> Iterator[None]:
+    """No precision is set for a device, neither before the test nor after it."""
+    places = (BACKENDS, BACKENDS.cuda.matmul, BACKENDS.mkldnn.matmul)
+    for place in places:
+        place.fp32_precision = "none"
+    yield
+    for place in places:
+        place.fp32_precision = "none"
+
+
+@pytest.mark.usefixtures("_precision_by_device")
+@pytest.mark.parametrize(
+    ("place", "after"),
+    [
+        (BACKENDS, "tf32 on CUDA and tf32 on the CPU"),
+        (BACKENDS.cuda.matmul, "tf32 on CUDA and .* on the CPU"),
+    ],
+)
+def test_a_precision_that_is_set_for_a_device_is_put_back(tmp_path: Path, place: Any, after: str) -> None:
+    """torch refuses to tell the precision in its older words then."""
+    call = build_call(tmp_path)
+    saved = process_state.save_state("everything")
+    place.fp32_precision = "tf32"
+    message = f"changes torch's precision of matrix products to {after}; it was put back to highest"
+    with pytest.warns(UserWarning, match=message):
+        process_state.restore_state(saved, call)
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+@pytest.mark.usefixtures("_precision_by_device")
+def test_a_precision_that_the_caller_has_set_for_a_device_stays(tmp_path: Path) -> None:
+    call = build_call(tmp_path)
+    BACKENDS.cuda.matmul.fp32_precision = "tf32"
+    saved = process_state.save_state("torch")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        process_state.restore_state(saved, call)
+    saved = process_state.save_state("torch")
+    torch.set_float32_matmul_precision("highest")
+    with pytest.warns(UserWarning, match="to highest; it was put back to tf32 on CUDA and .* on the CPU"):
+        process_state.restore_state(saved, call)
+    assert BACKENDS.cuda.matmul.fp32_precision == "tf32"
 
 
 def build_call(folder: Path) -> Any:

@@ -202,6 +202,22 @@ def test_samples_become_pictures_and_sheets_as_in_the_runtime(
         assert np.array_equal(np.array(actual["data"], np.float32).reshape(expected.shape), expected)
 
 
+def test_settings_of_a_sheet_are_checked(tmp_path: Path) -> None:
+    script = """
+    import { OPERATIONS } from "./operations.js";
+    const image = { dtype: "float32", dims: [4, 3, 8, 8], data: new Float32Array(768) };
+    const grid = (settings) => OPERATIONS["image.grid"]({ image, ...settings }).dims;
+    const settings = [{ columns: 0n }, { gap: -8n }, { background: 2 }, { columns: 2n, gap: 0n }];
+    show(settings.map((item) => catchMessage(() => grid(item))));
+    """
+    assert run_script(tmp_path, script) == [
+        {"message": "columns: expected at least 1, found 0"},
+        {"message": "gap: expected at least 0, found -8"},
+        {"message": "background: expected -1 to 1, found 2"},
+        [1, 3, 16, 16],
+    ]
+
+
 def test_labels_are_checked(tmp_path: Path) -> None:
     script = """
     import { OPERATIONS } from "./operations.js";
@@ -211,6 +227,18 @@ def test_labels_are_checked(tmp_path: Path) -> None:
     accepted, refused = run_script(tmp_path, script, [9, 10])
     assert accepted == ["9", "9", "9"]
     assert refused["message"] == "the classes are 0 … 9, found label 10"
+
+
+@pytest.mark.parametrize(("thrown", "reason"), [("new Error('no memory')", "no memory"), ("1234", "1234")])
+def test_an_error_of_onnxruntime_names_the_graph(tmp_path: Path, thrown: str, reason: str) -> None:
+    script = f"""
+    import {{ PlanRun }} from "./plan.js";
+    const call = async () => {{ throw {thrown}; }};
+    const run = new PlanRun({{ values: {{ x: 1 }}, parts: {{ encode: {{ inputs: [] }} }}, call }});
+    const error = await run.run([{{ op: "part", node: "encode", in: {{}}, out: [] }}]).catch((error) => error);
+    show([error.constructor.name, error.message]);
+    """
+    assert run_script(tmp_path, script) == ["PageError", f"encode (part): onnxruntime: {reason}"]
 
 
 def test_inputs_may_have_the_names_of_a_form_s_properties_and_buttons(tmp_path: Path) -> None:

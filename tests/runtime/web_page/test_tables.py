@@ -231,7 +231,7 @@ def part_with(dtype: str = "float32", externals: Sequence[str] = ()) -> dict[str
 def test_graphs_and_inputs_that_the_page_cannot_load_are_refused() -> None:
     check_parts(part_with())
     check_providers(())
-    check_inputs({"prompt": Input("str"), "scale": Input("float")})
+    check_inputs({"prompt": Input("str", default=""), "scale": Input("float", default=1.0)})
     with pytest.raises(PageError, match="part 'step' has 'x' in float16"):
         check_parts(part_with("float16"))
     with pytest.raises(PageError, match="part 'step' keeps its weights in a file of their own"):
@@ -240,3 +240,8 @@ def test_graphs_and_inputs_that_the_page_cannot_load_are_refused() -> None:
         check_providers(("cuda", "tensorrt"))
     with pytest.raises(PageError, match="the input 'map' has the type image"):
         check_inputs({"map": Input("image")})
+    check_inputs({"prompt": Input("str", required=True)})
+    with pytest.raises(PageError, match=r"default of the input 'prompt' is a list, .* --set prompt=VALUE"):
+        check_inputs({"prompt": Input("str", default=["a cat", "a dog"], many=True)})
+    with pytest.raises(PageError, match=r"default of the input 'negative' is null, .* --set negative=VALUE"):
+        check_inputs({"negative": Input("str")})

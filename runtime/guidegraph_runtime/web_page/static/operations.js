@@ -60,8 +60,10 @@ export const OPERATIONS = {
 
   "image.grid": ({ image, columns = null, gap = 2, background = 1 }) => {
     const [batch, channels, height, width] = image.dims;
+    if (gap < 0) throw new PageError(`gap: expected at least 0, found ${gap}`);
+    if (background < -1 || background > 1) throw new PageError(`background: expected -1 to 1, found ${background}`);
     const space = Number(gap);
-    const across = Math.min(columns === null ? Math.ceil(Math.sqrt(batch)) : Number(columns), batch);
+    const across = Math.min(columns === null ? Math.ceil(Math.sqrt(batch)) : readCount("columns", columns), batch);
     const rows = space + Math.ceil(batch / across) * (height + space);
     const row = space + across * (width + space);
     checkElements(channels * rows * row);

@@ -61,7 +61,13 @@ export class PlanRun {
 
   async part({ node, in: inputs, out }) {
     const values = Object.fromEntries(Object.entries(inputs).map(([port, name]) => [port, this.read(name)]));
-    const results = await this.call(node, broadcast(this.parts[node].inputs, values));
+    const tensors = broadcast(this.parts[node].inputs, values);
+    let results;
+    try {
+      results = await this.call(node, tensors);
+    } catch (error) {
+      throw new PageError(`onnxruntime: ${error.message ?? error}`); // it throws numbers, too
+    }
     for (const name of out) this.values.set(name, results[name]);
   }
 

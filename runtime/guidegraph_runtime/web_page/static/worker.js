@@ -87,7 +87,7 @@ async function draw({ id, values, previews }) {
     post("pictures", { id, outputs: getPictures(run), seconds: getSeconds() });
   } catch (error) {
     if (error instanceof Stopped) post("stopped", { id });
-    else post("failed", { id, message: error instanceof PageError ? error.message : `onnxruntime: ${error.message ?? error}` });
+    else post("failed", { id, message: error instanceof PageError ? error.message : `the page failed: ${error}` });
   }
 }
 

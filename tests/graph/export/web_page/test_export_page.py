@@ -67,6 +67,14 @@ def test_nothing_is_written_where_a_page_cannot_draw_the_workflow(cli: Command) 
     assert not (cli.folder / "site").exists()
 
 
+@pytest.mark.parametrize(("precision", "code"), [("fp16", 0), ("int8", 0), ("bf16", 2)])
+def test_a_page_has_the_precisions_that_a_cpu_computes_in(cli: Command, precision: str, code: int) -> None:
+    arguments = ("--page", "--onnxruntime-web", "web", "--plugin", NODES, "--precision", f"encode={precision}")
+    result = cli("export", cli.workflow("tiny.yaml", TINY), "-o", "site", *arguments, "--no-reference")
+    assert result.code == code, result.err
+    assert ("a page computes on the CPU: export it in fp32, fp16 or int8" in result.err) == bool(code)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -95,5 +103,5 @@ def test_a_folder_with_something_else_is_left_alone(cli: Command) -> None:
     workflow = cli.workflow("tiny.yaml", TINY)
     result = cli("export", workflow, "-o", "site", "--page", "--onnxruntime-web", "web", "--plugin", NODES)
     assert result.code == 2
-    assert "--output: no-page: 'site' is there and no page: choose a new folder, or remove it" in result.err
+    assert "--output: no-page: 'site' exists and is not a page: choose a new folder, or remove it" in result.err
     assert [path.name for path in (cli.folder / "site").iterdir()] == ["notes.txt"]
