@@ -44,7 +44,7 @@ def test_invalid_sizes_are_refused(text: str | int) -> None:
         (51_300_000_000, "51.3 GB"),
         (512_300_000, "513 MB"),
         (10**24, "1e+12 TB"),
-        (2**5000, "over 1e+12 TB"),
+        (2**5000, "1e+12 TB"),
     ],
 )
 def test_a_formatted_size_is_never_too_small(size: int, text: str) -> None:
