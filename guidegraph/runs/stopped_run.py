@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -18,7 +18,7 @@ from guidegraph.graph.stopping.loop_origin import check_origin, is_same_origin
 from guidegraph.graph.stopping.loop_state import LoopState
 from guidegraph.graph.stopping.state_file import BAD_STATE, read_state_file, state_error, write_state_file
 from guidegraph.graph.trust.policy import OWN_WORKFLOW, Policy, is_shipped
-from guidegraph.runs.recipe import Recipe, portable_params
+from guidegraph.runs.recipe import Recipe, portable_params, recipe_params
 
 RESUME = "--resume"
 
@@ -120,6 +120,27 @@ def make_stopped_run(
         digest_texts(graph),
         earlier.list_segments(graph, values, config.only) if earlier else [],
     )
+
+
+def strip_folders(segments: Sequence[Mapping[str, Any]], graph: Graph) -> list[dict[str, Any]]:
+    """Segments for a picture, which may be published: as in its parameters, no path names a folder of this machine.
+
+    Parameters that the graph no longer has are left out.
+    """
+
+    def strip(name: str, value: Any) -> Any:
+        if not graph.params[name].port.type.is_path or value is None:
+            return value
+        if isinstance(value, list):
+            return [strip(name, element) for element in value]
+        return value if str(value).startswith(PACKAGE) else recipe_params({name: Path(str(value))})[name]
+
+    stripped = []
+    for segment in segments:
+        params = segment.get("params")  # a stranger's file may have anything here
+        present = {name: params[name] for name in params if name in graph.params} if isinstance(params, dict) else {}
+        stripped.append({**segment, "params": {name: strip(name, value) for name, value in present.items()}})
+    return stripped
 
 
 def digest_texts(graph: Graph) -> str:
