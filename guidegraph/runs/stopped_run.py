@@ -14,6 +14,7 @@ from guidegraph.graph.ir import Graph
 from guidegraph.graph.paths import PACKAGE, resolve_path
 from guidegraph.graph.run_config import RunConfig
 from guidegraph.graph.stopping.check_resume import REFUSED, check_resume, find_changed, read_origin
+from guidegraph.graph.stopping.choose_loop import STOP, find_stop
 from guidegraph.graph.stopping.loop_origin import check_origin, is_same_origin
 from guidegraph.graph.stopping.loop_state import LoopState
 from guidegraph.graph.stopping.state_file import BAD_STATE, read_state_file, state_error, write_state_file
@@ -156,6 +157,16 @@ def check_stopped_run(stopped: StoppedRun, graph: Graph, values: Mapping[str, An
         raise WorkflowError([Problem(Mark(RESUME, 1, 1), REFUSED, message)])
     changed = find_changed(stopped.params, portable_params(values))
     check_resume(graph, values, config.only, stopped.state, stopped.origin, changed)
+    if config.stop_at:
+        _check_next_stop(stopped.state, *find_stop(graph, values, config))
+
+
+def _check_next_stop(state: LoopState, loop: str, iterations: int) -> None:
+    """Raise ``WorkflowError`` if the loop of a state can no longer be stopped after so many iterations."""
+    if loop == state.loop and not state.done < iterations <= state.total:
+        rest = f"from {state.done + 1} to {state.total}" if state.done < state.total else "none, all are done"
+        message = f"the run goes on after {state.done} of {state.total} iterations of nodes.{loop}: expected {rest}"
+        raise WorkflowError([Problem(Mark(STOP, 1, 1), "bad-stop", f"{message}; found {iterations}")])
 
 
 def check_repeatable(recipe: Recipe | None, stopped: StoppedRun | None, picture: Path) -> None:

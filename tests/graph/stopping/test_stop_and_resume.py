@@ -120,6 +120,24 @@ def test_a_file_that_the_body_reads_counts_as_changed_when_its_contents_are(
     assert [segment["until"] for segment in again.segments] == [2]
 
 
+@pytest.mark.parametrize(
+    ("done", "stop_at", "words"),
+    [
+        (2, 1, "goes on after 2 of 6 iterations of nodes.sum: expected from 3 to 6; found 1"),
+        (2, 2, "expected from 3 to 6; found 2"),
+        (2, "sum:7", "expected from 3 to 6; found 7"),
+        (6, 6, "expected none, all are done; found 6"),
+    ],
+)
+def test_a_stop_that_the_run_has_passed_is_named_before_anything_runs(
+    make: Callable[..., Workflow], done: int, stop_at: int | str, words: str
+) -> None:
+    stopped = make().run(stop_at=done)
+    workflow = make(observers=[lambda event: pytest.fail(f"it ran: {event}")])
+    with pytest.raises(WorkflowError, match=f"--stop-at:1:1: bad-stop: the run .*{words}"):
+        workflow.run(stop_at=stop_at, resume=stopped)
+
+
 def test_a_node_of_the_start_that_is_read_later_too_may_change_and_the_run_says_so(
     make: Callable[..., Workflow],
 ) -> None:
