@@ -237,7 +237,7 @@ def test_bodies_are_checked(make_client: MakeClient) -> None:
     assert client.get("/v2").json()["error"]["message"] == "GET /v2: Not Found"
     answer = client.post("/v1/workflows/pictures", json={"prompt": "a cat"})
     assert answer.json()["error"] == {
-        "message": "there is no field 'prompt'; parameters belong into 'params'",
+        "message": "there is no field 'prompt'; parameters belong in 'params'",
         "type": "invalid_request_error",
         "param": "prompt",
         "code": "bad-request",
