@@ -164,8 +164,8 @@ def check_stopped_run(stopped: StoppedRun, graph: Graph, values: Mapping[str, An
 def _check_next_stop(state: LoopState, loop: str, iterations: int) -> None:
     """Raise ``WorkflowError`` if the loop of a state can no longer be stopped after so many iterations."""
     if loop == state.loop and not state.done < iterations <= state.total:
-        rest = f"from {state.done + 1} to {state.total}" if state.done < state.total else "none, all are done"
-        message = f"the run goes on after {state.done} of {state.total} iterations of nodes.{loop}: expected {rest}"
+        expected = f"from {state.done + 1} to {state.total}" if state.done < state.total else "none, all are done"
+        message = f"the run goes on after {state.done} of {state.total} iterations of nodes.{loop}: expected {expected}"
         raise WorkflowError([Problem(Mark(STOP, 1, 1), "bad-stop", f"{message}; found {iterations}")])
 
 
