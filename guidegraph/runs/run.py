@@ -16,7 +16,7 @@ from guidegraph.graph.stopping.loop_state import LoopState, LoopStopped, StopTok
 from guidegraph.runs.outputs import OutputWriter
 from guidegraph.runs.recipe import Recipe, find_seeds, recipe_params
 from guidegraph.runs.record import RunRecord, collect_versions
-from guidegraph.runs.stopped_run import StoppedRun, make_stopped_run
+from guidegraph.runs.stopped_run import StoppedRun, make_stopped_run, strip_folders
 
 if TYPE_CHECKING:
     from guidegraph.graph.execution.cache import MemoryCache
@@ -54,7 +54,9 @@ class RecordedRun:
             config.dtype,
             seeds=find_seeds(graph, values),
             versions=collect_versions(registry, config.accelerate),
-            resumed=resumed if segments else None,
+            resumed={**earlier.describe(), "segments": strip_folders(segments, graph)}
+            if earlier and segments
+            else None,
         )
         self.writer = OutputWriter(
             graph, registry, folder, lambda name, i, batch: replace(recipe, output=name, index=i, batch=batch).text()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -14,11 +14,12 @@ from guidegraph.graph.ir import Graph
 from guidegraph.graph.paths import PACKAGE, resolve_path
 from guidegraph.graph.run_config import RunConfig
 from guidegraph.graph.stopping.check_resume import REFUSED, check_resume, find_changed, read_origin
+from guidegraph.graph.stopping.choose_loop import STOP, find_stop
 from guidegraph.graph.stopping.loop_origin import check_origin, is_same_origin
 from guidegraph.graph.stopping.loop_state import LoopState
 from guidegraph.graph.stopping.state_file import BAD_STATE, read_state_file, state_error, write_state_file
 from guidegraph.graph.trust.policy import OWN_WORKFLOW, Policy, is_shipped
-from guidegraph.runs.recipe import Recipe, portable_params
+from guidegraph.runs.recipe import Recipe, portable_params, recipe_params
 
 RESUME = "--resume"
 
@@ -122,6 +123,27 @@ def make_stopped_run(
     )
 
 
+def strip_folders(segments: Sequence[Mapping[str, Any]], graph: Graph) -> list[dict[str, Any]]:
+    """Segments for a picture, which may be published: as in its parameters, no path names a folder of this machine.
+
+    Parameters that the graph no longer has are left out.
+    """
+
+    def strip(name: str, value: Any) -> Any:
+        if not graph.params[name].port.type.is_path or value is None:
+            return value
+        if isinstance(value, list):
+            return [strip(name, element) for element in value]
+        return value if str(value).startswith(PACKAGE) else recipe_params({name: Path(str(value))})[name]
+
+    stripped = []
+    for segment in segments:
+        params = segment.get("params")  # a stranger's file may have anything here
+        present = {name: params[name] for name in params if name in graph.params} if isinstance(params, dict) else {}
+        stripped.append({**segment, "params": {name: strip(name, value) for name, value in present.items()}})
+    return stripped
+
+
 def digest_texts(graph: Graph) -> str:
     """The digest of the texts of a workflow's files, wherever they are."""
     texts = [graph.sources.get(str(graph.file), ""), *sorted(graph.sources.values())]
@@ -135,6 +157,16 @@ def check_stopped_run(stopped: StoppedRun, graph: Graph, values: Mapping[str, An
         raise WorkflowError([Problem(Mark(RESUME, 1, 1), REFUSED, message)])
     changed = find_changed(stopped.params, portable_params(values))
     check_resume(graph, values, config.only, stopped.state, stopped.origin, changed)
+    if config.stop_at:
+        _check_next_stop(stopped.state, *find_stop(graph, values, config))
+
+
+def _check_next_stop(state: LoopState, loop: str, iterations: int) -> None:
+    """Raise ``WorkflowError`` if the loop of a state can no longer be stopped after so many iterations."""
+    if loop == state.loop and not state.done < iterations <= state.total:
+        expected = f"from {state.done + 1} to {state.total}" if state.done < state.total else "none, all are done"
+        message = f"the run goes on after {state.done} of {state.total} iterations of nodes.{loop}: expected {expected}"
+        raise WorkflowError([Problem(Mark(STOP, 1, 1), "bad-stop", f"{message}; found {iterations}")])
 
 
 def check_repeatable(recipe: Recipe | None, stopped: StoppedRun | None, picture: Path) -> None:

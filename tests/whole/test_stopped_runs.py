@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from guidegraph import StoppedRun, WorkflowError, load_workflow
+from guidegraph.runs.stopped_run import strip_folders
 from tests.commands.command import Command
 from tests.paths import ROOT
 
@@ -141,6 +144,38 @@ def test_the_command_line_stops_and_goes_on(
     assert (alone.code, "missing-state" in alone.err) == (2, True)
     assert command("run", "changed/image.png", "--resume", file, "--out", "again").code == 0
     assert Path("again/image.png").read_bytes() == Path("changed/image.png").read_bytes()
+
+
+def test_a_picture_that_went_on_with_a_change_names_no_folder_of_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command, workflow = Command(tmp_path, capfd), ROOT / "workflows" / "inpaint.yaml"
+    Path("private").mkdir()
+    masks = [Image.new("L", (64, 64), color) for color in (255, 0)]
+    masks[0].save("private/mask.png")
+    mask = ("--set", "mask=private/mask.png")
+    assert command("run", workflow, "--set", "steps=2", *mask, "--stop-at", "1", "--out", "part").code == 0
+    masks[1].save("private/mask.png")
+    assert (
+        command("run", workflow, *mask, "--resume", "part/stopped-sample-0001.safetensors", "--out", "done").code == 0
+    )
+    with Image.open("done/image.png") as picture:
+        text = picture.info["guidegraph"]
+    (segment,) = json.loads(text)["resumed"]["segments"]
+    assert (segment["until"], segment["params"]["mask"], segment["params"]["model"]) == (
+        1,
+        "private/mask.png",
+        "pkg:inpaint",
+    )
+    assert str(tmp_path) not in text
+
+
+def test_a_stranger_segment_of_another_form_is_kept_as_it_is() -> None:
+    graph = load_workflow(ROOT / "workflows" / "inpaint.yaml").graph
+    segments: list[dict[str, Any]] = [{}, {"params": 3}, {"params": {"mask": 3, "seed": 1, "gone": "/home/me/x"}}]
+    expected = [{"params": {}}, {"params": {}}, {"params": {"mask": "3", "seed": 1}}]
+    assert strip_folders(segments, graph) == expected
 
 
 def test_a_file_of_a_stranger_names_no_file_to_read(

@@ -6,6 +6,8 @@ import re
 
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+LARGEST = 10**24
+"""The largest size that is shown; larger ones are shown as this."""
 
 
 def parse_size(value: int | str) -> int:
@@ -26,6 +28,7 @@ def parse_size(value: int | str) -> int:
 
 def show_size(count: int) -> str:
     """Format a number of bytes, rounded up to three digits so that it is never too small."""
+    count = min(count, LARGEST)  # the product of a shape's sizes may be larger than any float
     for name, unit in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if count >= unit:
             scale = unit // (100 if count < 10 * unit else 10 if count < 100 * unit else 1)

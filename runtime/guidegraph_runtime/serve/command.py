@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -59,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--host", default="127.0.0.1", help="the address to listen on; one of other machines needs a token")
     add("--port", type=_port, default=8000, help="the port; 0 for any free one")
     add("--token", help=f"what requests must show as 'Authorization: Bearer TOKEN'; better: the variable {TOKEN}")
-    add("--allow-origin", metavar="ORIGIN", action="append", default=[], help="admit pages of a site, https://a.org")
+    add("--allow-origin", metavar="ORIGIN", type=_origin, action="append", default=[], help="admit the pages of a site")
     add("--batch", metavar="N", type=_count, default=8, help="the most samples in one step, and of one request")
     add("--queue", metavar="N", type=_count, default=64, help="the most requests that have not ended; then 429")
     add("--max-steps", metavar="N", type=_count, default=200, help="the most steps of a request")
@@ -137,6 +138,14 @@ def _port(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"expected a number from 0 to 65535, found {text!r}")
     return int(text)
+
+
+def _origin(text: str) -> str:
+    """A site as browsers write it in the header ``Origin``."""
+    match = re.fullmatch(r"https?://[a-z0-9.\-\[\]:]+", text.lower())
+    if match is None:
+        raise argparse.ArgumentTypeError(f"expected a site without a path, such as https://a.org, found {text!r}")
+    return match[0]
 
 
 def _count(text: str) -> int:

@@ -1,4 +1,4 @@
-"""Those who watch the server: its metrics and its log."""
+"""Observers of the server: its metrics and its log."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ RAISE_IT = re.compile(r"\. If that is right, raise it.*")
 """The end of a message about a limit, which tells the person who may raise it."""
 
 SETTING = re.compile(r"(\S+) \([\w.]+\): (\w+): ")
-"""The begin of a message about a setting of an operation: "scheduler (scheduler.ddim): steps: …"."""
+"""The start of a message about a setting of an operation: "scheduler (scheduler.ddim): steps: …"."""
 
 
 @dataclass(frozen=True)

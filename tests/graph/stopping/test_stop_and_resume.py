@@ -120,6 +120,34 @@ def test_a_file_that_the_body_reads_counts_as_changed_when_its_contents_are(
     assert [segment["until"] for segment in again.segments] == [2]
 
 
+@pytest.mark.parametrize(
+    ("done", "stop_at", "words"),
+    [
+        (2, 1, "goes on after 2 of 6 iterations of nodes.sum: expected from 3 to 6; found 1"),
+        (2, 2, "expected from 3 to 6; found 2"),
+        (2, "sum:7", "expected from 3 to 6; found 7"),
+        (6, 6, "expected none, all are done; found 6"),
+    ],
+)
+def test_a_stop_that_the_run_has_passed_is_named_before_anything_runs(
+    make: Callable[..., Workflow], done: int, stop_at: int | str, words: str
+) -> None:
+    stopped = make().run(stop_at=done)
+    workflow = make(observers=[lambda event: pytest.fail(f"it ran: {event}")])
+    with pytest.raises(WorkflowError, match=f"--stop-at:1:1: bad-stop: the run .*{words}"):
+        workflow.run(stop_at=stop_at, resume=stopped)
+
+
+def test_a_node_of_the_start_that_is_read_later_too_may_change_and_the_run_says_so(
+    make: Callable[..., Workflow],
+) -> None:
+    text = SUM.replace("outputs: {x: scaled", "outputs: {start: start, x: scaled")
+    stopped = make(text).run(stop_at=2)
+    outputs = make(text).run(resume=stopped, first=3.0)
+    assert (outputs["start"].item(), outputs["all"][0].item()) == (3.0, 3.0), "the sums are those of the first start"
+    assert [segment["until"] for segment in make(text).run(stop_at=3, resume=stopped, first=3.0).segments] == [2]
+
+
 def test_another_version_of_a_node_of_the_body_counts_as_a_change(make: Callable[..., Workflow]) -> None:
     stopped = make().run(stop_at=2)
     newer = replace(NODES, nodes={**NODES.nodes, "stop.add": replace(NODES.nodes["stop.add"], version="2")})

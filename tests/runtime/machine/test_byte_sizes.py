@@ -43,6 +43,8 @@ def test_invalid_sizes_are_refused(text: str | int) -> None:
         (5_134_567_890, "5.14 GB"),
         (51_300_000_000, "51.3 GB"),
         (512_300_000, "513 MB"),
+        (10**24, "1e+12 TB"),
+        (2**5000, "1e+12 TB"),
     ],
 )
 def test_a_formatted_size_is_never_too_small(size: int, text: str) -> None:

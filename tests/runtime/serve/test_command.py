@@ -165,6 +165,8 @@ def test_the_token_comes_from_the_environment(pictures: Path) -> None:
         (["{pictures}", "{pictures}"], "two bundles have the name 'pictures': write NAME=FOLDER"),
         (["{pictures}", "--token", " "], "--token: bad-token"),
         (["{pictures}", "--memory", "1KB"], "raise it"),
+        (["{pictures}", "--allow-origin", "https://a.org/"], "expected a site without a path, such as https://a.org"),
+        (["{pictures}", "--allow-origin", "*"], "expected a site without a path"),
         (["nothing"], "expected the folder of a bundle, found none"),
         (["a/b={pictures}"], "bad-name"),
         (["{pictures}", "--limit", "steps"], "is not NAME=VALUE"),

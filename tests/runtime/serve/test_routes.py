@@ -237,7 +237,7 @@ def test_bodies_are_checked(make_client: MakeClient) -> None:
     assert client.get("/v2").json()["error"]["message"] == "GET /v2: Not Found"
     answer = client.post("/v1/workflows/pictures", json={"prompt": "a cat"})
     assert answer.json()["error"] == {
-        "message": "there is no field 'prompt'; parameters belong into 'params'",
+        "message": "there is no field 'prompt'; parameters belong in 'params'",
         "type": "invalid_request_error",
         "param": "prompt",
         "code": "bad-request",
@@ -341,6 +341,9 @@ def test_without_a_token_it_answers_to_this_machine_alone(make_client: MakeClien
         ("localhost:8000", 200),
         ("127.0.0.1", 200),
         ("[::1]:8000", 200),
+        ("[::1]", 200),
+        ("LocalHost:8000", 200),
+        ("[2001:db8::1]", 403),
         ("evil.org:8000", 403),
         ("127.0.0.1.evil.org", 403),
         ("", 403),

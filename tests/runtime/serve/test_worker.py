@@ -151,7 +151,7 @@ def test_a_job_is_done_only_when_its_outputs_are_there() -> None:
     assert {state for state in states if state[0] == "failed"} == {("failed", False, True)}
 
 
-def test_news_from_another_process_do_not_change_a_job_that_has_ended() -> None:
+def test_news_from_another_process_does_not_change_a_job_that_has_ended() -> None:
     job = make_job(3)
     job.follow("running", 1, 3, (1, b"png"))
     assert (job.status, job.step, job.preview) == ("running", 1, (1, b"png"))

@@ -43,8 +43,9 @@ class ServeAccess:
         if origin is not None and origin not in self.origins and not _is_own_origin(origin, headers):
             return HTTPStatus.FORBIDDEN, "pages of other sites are refused: --allow-origin admits one"
         if self.token is None:
-            name = headers.get("host", "").rpartition(":")[0] or headers.get("host", "")
-            if not is_loopback(name):
+            host = headers.get("host", "")
+            name = host if host.endswith("]") else host.rpartition(":")[0] or host
+            if not is_loopback(name.lower()):
                 return HTTPStatus.FORBIDDEN, "without a token, this server answers to localhost alone"
             return None
         if path in OPEN_PATHS:

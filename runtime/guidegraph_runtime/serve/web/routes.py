@@ -100,7 +100,7 @@ class ServeRoutes:
         waits = take(body, "wait", (bool,), "true or false", True)
         if body:
             unknown = next(iter(body))
-            raise RequestRefused(f"there is no field '{unknown[:80]}'; parameters belong into 'params'", unknown)
+            raise RequestRefused(f"there is no field '{unknown[:80]}'; parameters belong in 'params'", unknown)
         job = await self._submit(draw_request)
         if not waits:
             return StrictJson(describe_job(job), HTTPStatus.ACCEPTED, headers={"location": f"/v1/jobs/{job.id}"})
