@@ -15,6 +15,7 @@ from guidegraph.commands.exports.steps import (
     ExportArguments,
     bundle_kind,
     check_extra,
+    check_generators,
     collect_bundle_versions,
     format_difference,
     format_table,
@@ -73,6 +74,7 @@ def _export(arguments: ExportArguments, stack: ExitStack) -> None:
         exported = export_workflow(
             graph, values, only=arguments.only, precision=precision, on_part=print_part, one_graph=True, policy=policy
         )
+        check_generators(graph, exported)
         kinds = {name: bundle_kind(graph, name) for name in exported.outputs}
         written = write_single(
             exported, arguments.bundle, kinds=kinds, versions=collect_bundle_versions(graph, opened.registry)

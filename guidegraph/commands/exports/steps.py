@@ -92,7 +92,7 @@ def translate_export_errors(graph: Graph) -> Iterator[None]:
 
 
 def check_generators(graph: Graph, exported: Exported) -> None:
-    """Raise ``WorkflowError`` for noise from torch's own generator, which a run of a bundle lacks."""
+    """Raise ``WorkflowError`` for noise from torch's own generator, which a run of an export lacks."""
     calls = {op.key: op for op in walk(graph.ops) if isinstance(op, Call)}
     problems = []
     for operation in walk_operations(exported.plan):
@@ -102,7 +102,7 @@ def check_generators(graph: Graph, exported: Exported) -> None:
         call = calls.get(operation.node)
         mark = Mark(str(graph.file), 1, 1) if call is None else call.marks.get("rng", call.mark)
         message = (
-            "'rng: torch' draws from torch's own generator, and a bundle runs without torch; use 'philox', the default"
+            "'rng: torch' draws from torch's own generator, and an export runs without torch; use 'philox', the default"
         )
         problems.append(Problem(mark, "not-exportable", message, f"nodes.{operation.node}"))
     if problems:

@@ -49,20 +49,22 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     return Command(tmp_path, capsys)
 
 
+@pytest.mark.parametrize(("output", "option"), [("bundle", "--no-reference"), ("tiny.onnx", "--single-file")])
 @pytest.mark.parametrize("rng", ["rng: torch", "rng: params.rng"])
-def test_noise_of_torch_s_generator_is_refused_before_anything_is_written(cli: Command, rng: str) -> None:
+def test_noise_of_torch_s_generator_is_refused_before_anything_is_written(
+    cli: Command, rng: str, output: str, option: str
+) -> None:
     text = TINY.replace("seed: 0\n", "seed: 0\n  rng: torch\n")
     if "params" in rng:
         text = text.replace("{seed: params.seed}", "{seed: params.seed, rng: params.rng}")
     else:
         text = text.replace("shape: [3, 8, 8]", "shape: [3, 8, 8], rng: torch")
-    result = export(cli, text, "--no-reference")
+    result = cli("export", cli.workflow("tiny.yaml", text), "-o", output, "--plugin", NODES, option)
     assert result.code == 2
-    assert (
-        "not-exportable: 'rng: torch' draws from torch's own generator, and a bundle runs without torch" in result.err
-    )
+    message = "not-exportable: 'rng: torch' draws from torch's own generator, and an export runs without torch"
+    assert message in result.err
     assert "[nodes.noise]" in result.err
-    assert not (cli.folder / "bundle").exists()
+    assert not (cli.folder / output).exists()
 
 
 def export(cli: Command, text: str, *arguments: str) -> Result:
