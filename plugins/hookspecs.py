@@ -20,6 +20,11 @@ hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
+def hook_of(hooks: pluggy.PluginManager, hook: str, plugin: object) -> pluggy.HookCaller:
+    """A hook that calls only this plugin."""
+    return hooks.subset_hook_caller(hook, [other for other in hooks.get_plugins() if other is not plugin])
+
+
 @dataclass(frozen=True)
 class RunInfo:
     """The run about to start, as an observer's plugin sees it. ``params`` are copies of its parameters by name."""

@@ -17,8 +17,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
-import pluggy
-
 from guidegraph import nodes
 from guidegraph.graph.events import Observer
 from guidegraph.graph.memory.pause_collector import pause_for_import
@@ -188,7 +186,7 @@ class PluginManager:
         for name, plugin in self._hooks.list_name_plugin():
             try:
                 with rollback_on_failure(app), redirect_stdout(sys.stderr):
-                    self._hook_of("guidegraph_commands", plugin)(app=app)
+                    hookspecs.hook_of(self._hooks, "guidegraph_commands", plugin)(app=app)
             except KeyboardInterrupt:
                 raise
             except BaseException as error:
@@ -204,7 +202,7 @@ class PluginManager:
         for name, plugin in self._hooks.list_name_plugin():
             try:
                 with redirect_stdout(sys.stderr):
-                    returned = self._hook_of("guidegraph_observer", plugin)(run=run)
+                    returned = hookspecs.hook_of(self._hooks, "guidegraph_observer", plugin)(run=run)
                 if unfit := [o for o in returned if not callable(o)]:
                     raise PluginError(f"guidegraph_observer returned {unfit[0]!r}", "return a callable, or None")
                 observers += [GuardedObserver(o, warn) for o in returned]
@@ -218,11 +216,6 @@ class PluginManager:
         """The preview of a value at a port of a plugin's own type: a text or a PNG; ``None`` without one."""
         types = {name: [self._types[t] for t in status.types] for name, status in self._status.items()}
         return make_preview(self._hooks, types, value, kind, self._report)
-
-    def _hook_of(self, hook: str, plugin: object) -> pluggy.HookCaller:
-        """A hook that calls only this plugin."""
-        excluded = [p for p in self._hooks.get_plugins() if p is not plugin]
-        return self._hooks.subset_hook_caller(hook, excluded)
 
     def _add_builtin(self) -> BuiltinNodes:
         version = str(sys.modules[__name__.partition(".")[0]].__version__)

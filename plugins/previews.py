@@ -9,6 +9,7 @@ import pluggy
 
 from guidegraph.graph.types import PortType
 from guidegraph.plugins.entry_points import PluginError
+from guidegraph.plugins.hookspecs import hook_of
 from guidegraph_runtime.error_text import describe_error
 
 HOOK = "guidegraph_preview"
@@ -50,9 +51,8 @@ def make_preview(
     for name, plugin in hooks.list_name_plugin():
         if (cls := find_own_type(kind, value, types.get(name, ()))) is None:
             continue
-        excluded = [other for other in hooks.get_plugins() if other is not plugin]
         try:
-            for preview in hooks.subset_hook_caller(HOOK, excluded)(value=value, port_type=cls):
+            for preview in hook_of(hooks, HOOK, plugin)(value=value, port_type=cls):
                 return check_preview(preview)
         except KeyboardInterrupt:
             raise

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import functools
-import http.server
 import io
 import shutil
 import socket
@@ -28,6 +26,7 @@ from guidegraph_runtime.serve.web.server import format_address
 from tests.browser import NEEDS_BROWSER, Browser, browser
 from tests.paths import ROOT
 from tests.runtime.serve.conftest import MakeService
+from tests.static_server import serve_files
 
 pytestmark = NEEDS_BROWSER
 
@@ -55,28 +54,6 @@ const [address, finish] = arguments;
 document.addEventListener('securitypolicyviolation', event => finish(event.violatedDirective), {once: true});
 fetch(address, {mode: 'no-cors'}).catch(() => {});
 """
-
-
-class Handler(http.server.SimpleHTTPRequestHandler):
-    """Serves a folder, as `python -m http.server` does, without a log."""
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-
-@contextmanager
-def serve_folder(folder: Path) -> Iterator[str]:
-    """The origin of a static server of a folder."""
-    handler = functools.partial(Handler, directory=str(folder))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +101,7 @@ def page(chromium: Browser, service: Service, tmp_path: Path) -> Iterator[Browse
     """The page, connected to the server."""
     folder = tmp_path / "site"
     shutil.copytree(PAGE, folder)
-    with serve_folder(folder) as site, serve_in_thread(service, ServeAccess(TOKEN, (site,))) as address:
+    with serve_files(folder) as site, serve_in_thread(service, ServeAccess(TOKEN, (site,))) as address:
         index = folder / "index.html"
         index.write_text(index.read_text().replace('value="http://localhost:8000"', f'value="{address}"'))
         chromium.driver.get(site)

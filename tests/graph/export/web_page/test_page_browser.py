@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import base64
-import functools
-import http.server
 import io
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +17,7 @@ from guidegraph_runtime import pixels
 from tests.browser import NEEDS_BROWSER, Browser, browser
 from tests.commands.command import ROOT, process
 from tests.nodejs import install_packages
+from tests.static_server import serve_files
 
 pytestmark = NEEDS_BROWSER
 
@@ -45,13 +43,6 @@ window.watch = setInterval(() => {
 """
 
 
-class Handler(http.server.SimpleHTTPRequestHandler):
-    """Serves a folder, as `python -m http.server` does, without a log."""
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[Browser]:
     package = install_packages(pytestconfig, NPM) / "node_modules" / "onnxruntime-web"
@@ -59,18 +50,10 @@ def page(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) 
     options = ("--page", "--onnxruntime-web", package, "--no-reference", "--no-plugins")
     result = process(["export", WORKFLOW, "-o", "site", *options], folder)
     assert result.returncode == 0, result.stderr
-    server = http.server.ThreadingHTTPServer(
-        ("127.0.0.1", 0), functools.partial(Handler, directory=str(folder / "site"))
-    )
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        with browser(folder / "profile") as opened:
-            opened.driver.get(f"http://127.0.0.1:{server.server_port}/")
-            wait_for_status(opened, "ready")
-            yield opened
-    finally:
-        server.shutdown()
-        server.server_close()
+    with serve_files(folder / "site") as site, browser(folder / "profile") as opened:
+        opened.driver.get(f"{site}/")
+        wait_for_status(opened, "ready")
+        yield opened
 
 
 def wait_for_status(page: Browser, *starts: str) -> str:
