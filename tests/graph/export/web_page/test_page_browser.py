@@ -19,7 +19,7 @@ from tests.commands.command import ROOT, process
 from tests.nodejs import install_packages
 from tests.static_server import serve_files
 
-pytestmark = NEEDS_BROWSER
+pytestmark = [NEEDS_BROWSER, pytest.mark.slow]
 
 NPM = Path(__file__).with_name("npm")
 WORKFLOW = ROOT / "workflows" / "text_to_image.yaml"
