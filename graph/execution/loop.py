@@ -120,7 +120,7 @@ def _iterate(
             context.cancel.check()
             context.iterations[-1] = watch.iteration = i
             item = to_device(fetch_item(step, items, i), device)
-            values = rows.get(i) or run_prologue(body_plan, outside, item, i, context, plan)
+            values = rows[i] if i in rows else run_prologue(body_plan, outside, item, i, context, plan)
             body_values: dict[Source, Any] = {**outside, **values, **carry}
             set_item(body_values, body_plan.item_sources, loop, item, i)
             new_needs = {s: body_values[s] for s in needs_of_iteration if s in body_values}
