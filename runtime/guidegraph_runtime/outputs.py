@@ -63,15 +63,24 @@ def write_output(folder: Path, name: str, kind: str, value: NDArray[Any], text: 
 def _write_pictures(folder: Path, name: str, value: NDArray[Any], text: PictureText) -> list[str]:
     from guidegraph_runtime.pictures.png import write_png
 
-    if value.ndim < 4 or value.shape[-3] != 3:
-        raise ValueError(f"is declared as an image (B, 3, H, W), found {value.shape}")
-    arrays = [pixels(picture) for picture in value.reshape(-1, *value.shape[-3:])]
-    if not arrays:
-        raise ValueError("is an empty batch: there is no picture to write")
+    arrays = split_pictures(value)
     files = picture_names(name, len(arrays))
     for i, (file, array) in enumerate(zip(files, arrays, strict=True)):
         write_png(folder / file, array, text(name, i, len(arrays)))
     return files
+
+
+def split_pictures(value: NDArray[Any]) -> list[NDArray[np.uint8]]:
+    """The pictures of an image (B, 3, H, W) or one with further leading axes, in [-1, 1], each (H, W, 3) in uint8.
+
+    Raises ``ValueError``, whose message follows the output's name, for another shape, no picture, or bad values.
+    """
+    if value.ndim < 4 or value.shape[-3] != 3:
+        raise ValueError(f"is declared as an image (B, 3, H, W), found {value.shape}")
+    pictures = [pixels(picture) for picture in value.reshape(-1, *value.shape[-3:])]
+    if not pictures:
+        raise ValueError("is an empty batch: there is no picture to write")
+    return pictures
 
 
 def plain_numbers(value: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from guidegraph_runtime.outputs import pixels, plain_numbers
+from guidegraph_runtime.outputs import plain_numbers, split_pictures
 from guidegraph_runtime.pictures.png import encode_png
 from guidegraph_runtime.record import make_record
 from guidegraph_runtime.running.bundle import Bundle
@@ -46,13 +46,10 @@ def encode_outputs(
 
 
 def _encode_pictures(name: str, value: NDArray[Any], text: Any) -> list[str]:
-    if value.ndim < 4 or value.shape[-3] != 3:
-        raise ValueError(f"output '{name}' is declared as an image (B, 3, H, W), found {value.shape}")
-    pictures = value.reshape(-1, *value.shape[-3:])
     try:
+        pictures = split_pictures(value)
         return [
-            b64encode(encode_png(pixels(picture), text(name, i, len(pictures)))).decode()
-            for i, picture in enumerate(pictures)
+            b64encode(encode_png(picture, text(name, i, len(pictures)))).decode() for i, picture in enumerate(pictures)
         ]
     except ValueError as error:
         raise ValueError(f"output '{name}' {error}") from error
