@@ -158,6 +158,17 @@ def test_the_token_comes_from_the_environment(pictures: Path) -> None:
         assert httpx.get(f"{server.address}/v1/models", headers=headers).json()["data"][0]["id"] == "pictures"
 
 
+@pytest.mark.parametrize("token", ["", " ", "süß"])
+def test_a_wrong_token_of_the_environment_is_named(
+    token: str, pictures: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GUIDEGRAPH_TOKEN", token)
+    with pytest.raises(SystemExit) as ended:
+        main([str(pictures)])
+    assert ended.value.code == 2
+    assert "GUIDEGRAPH_TOKEN: bad-token" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
