@@ -86,7 +86,7 @@ def read_arguments(arguments: Mapping[str, Any]) -> RayArguments:
     defaults = RayArguments("")
     values: dict[str, Any] = {}
     for name, text in arguments.items():
-        if not hasattr(defaults, name) or name in ("folders", "options", "make_settings"):
+        if name not in vars(defaults):
             names = ", ".join(vars(defaults))
             raise BundleError("serve run", "bad-setting", f"there is no argument '{name}'; there is: {names}")
         try:

@@ -40,6 +40,7 @@ def test_arguments_are_texts() -> None:
         ({"bundles": "a", "replica": "2"}, "there is no argument 'replica'; there is: bundles, replicas"),
         ({"bundles": "a", "replicas": "two"}, "replicas: expected a number, found 'two'"),
         ({"bundles": "a", "folders": "b"}, "there is no argument 'folders'"),
+        ({"bundles": "a", "__doc__": "b"}, "there is no argument '__doc__'"),
     ],
 )
 def test_wrong_arguments_are_named(arguments: dict[str, str], message: str) -> None:
