@@ -97,14 +97,9 @@ def describe_constant(value: Any) -> Any:
     return {"object": type(value).__qualname__, "checksum": file_checksum({"tree": str(tree)}, copies)}
 
 
-def is_same_origin(before: Json, now: Json) -> bool:
-    """Whether two origins are equal, also in what may change: files that the body reads, and versions of its nodes."""
-    return json.dumps(before, sort_keys=True) == json.dumps(now, sort_keys=True)
-
-
 def is_same(before: Any, now: Any) -> bool:
-    """Whether two descriptions of constants are equal; NaN equals itself."""
-    return json.dumps(before) == json.dumps(now)
+    """Whether two descriptions of constants or whole origins are equal, in any order of keys. NaN equals itself."""
+    return json.dumps(before, sort_keys=True) == json.dumps(now, sort_keys=True)
 
 
 def _list_models(ops: Mapping[str, Op], upstream: Iterable[str], loop: Loop) -> list[Json]:

@@ -15,7 +15,7 @@ from guidegraph.graph.paths import PACKAGE, resolve_path
 from guidegraph.graph.run_config import RunConfig
 from guidegraph.graph.stopping.check_resume import REFUSED, check_resume, find_changed, read_origin
 from guidegraph.graph.stopping.choose_loop import STOP, find_stop
-from guidegraph.graph.stopping.loop_origin import check_origin, is_same_origin
+from guidegraph.graph.stopping.loop_origin import check_origin, is_same
 from guidegraph.graph.stopping.loop_state import LoopState
 from guidegraph.graph.stopping.state_file import BAD_STATE, read_state_file, state_error, write_state_file
 from guidegraph.graph.trust.policy import OWN_WORKFLOW, Policy, is_shipped
@@ -90,7 +90,7 @@ class StoppedRun:
         """
         is_changed = find_changed(self.params, portable_params(values)) or self.digest != digest_texts(graph)
         now = read_origin(graph, values, only, self.state.loop)
-        if not self.segments and not is_changed and is_same_origin(self.origin, now):
+        if not self.segments and not is_changed and is_same(self.origin, now):
             return []
         return [*self.segments, {"until": self.state.done, "params": self.params, "workflow": self.digest}]
 

@@ -59,6 +59,12 @@ def read(x: Tensor, *, path: Path) -> Tensor:
     return x + float(path.read_text())
 
 
+@node("stop.sum")
+def add_weights(*, weights: dict[str, float]) -> Tensor:
+    """The sum of some numbers with names."""
+    return torch.tensor([sum(weights.values())])
+
+
 @node("stop.keep")
 def keep(value: Any) -> Any:
     """The same value."""
@@ -66,7 +72,11 @@ def keep(value: Any) -> Any:
 
 
 NODES = replace(
-    REGISTRY, nodes={**REGISTRY.nodes, **{get_spec(f).id: get_spec(f) for f in (tensor, add, read, function, keep)}}
+    REGISTRY,
+    nodes={
+        **REGISTRY.nodes,
+        **{get_spec(f).id: get_spec(f) for f in (tensor, add, add_weights, read, function, keep)},
+    },
 )
 
 
@@ -207,6 +217,15 @@ def test_a_change_that_the_state_cannot_take_is_named_before_anything_runs(
         workflow.run(resume=stopped, **params)
     assert words in str(refused.value)
     assert {problem.code for problem in refused.value.problems} == {"cannot-resume"}
+
+
+def test_the_order_of_the_keys_of_a_setting_is_no_change(make: Callable[..., Workflow]) -> None:
+    text = SUM.replace("start: {use: stop.tensor, in: {value: params.first}}", "start: {use: stop.sum, with: SETTING}")
+    stopped = make(text.replace("SETTING", "{weights: {a: 1.0, b: 2.0}}")).run(stop_at=2)
+    reordered = make(text.replace("SETTING", "{weights: {b: 2.0, a: 1.0}}"))
+    assert reordered.run(stop_at=3, resume=stopped).state.done == 3
+    with pytest.raises(WorkflowError, match="'weights' was"):
+        make(text.replace("SETTING", "{weights: {a: 2.0, b: 1.0}}")).run(resume=stopped)
 
 
 def test_a_parameter_that_only_finished_work_read_is_refused(make: Callable[..., Workflow]) -> None:
