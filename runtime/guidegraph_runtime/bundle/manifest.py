@@ -307,7 +307,7 @@ def _preview(cursor: Cursor) -> Preview:
     fields = cursor.fields(["carry", "matrix"])
     matrix = tuple(tuple(value.number() for value in row.items()) for row in fields["matrix"].items())
     if len(matrix) != 3 or len({len(row) for row in matrix}) != 1 or not 2 <= len(matrix[0]) <= MAX_CHANNELS + 1:
-        fields["matrix"].fail("three rows of as many numbers")
+        fields["matrix"].fail(f"three rows of equal length, from 2 to {MAX_CHANNELS + 1} numbers each")
     return Preview(fields["carry"].name(label_problem), matrix)
 
 
