@@ -47,9 +47,9 @@ export class PlanRun {
       this.values.set(node, zeros("float32", this.read(inputs.like).dims)); // no graph reads it
       return;
     }
-    const given = Object.fromEntries(Object.entries(settings).map(([name, value]) => [name, this.setting(value)]));
-    for (const [port, name] of Object.entries(inputs)) given[port] = this.read(name);
-    const result = OPERATIONS[op](given, this.note);
+    const operands = Object.fromEntries(Object.entries(settings).map(([name, value]) => [name, this.setting(value)]));
+    for (const [port, name] of Object.entries(inputs)) operands[port] = this.read(name);
+    const result = OPERATIONS[op](operands, this.note);
     if ("data" in result) this.values.set(node, result);
     else for (const [name, value] of Object.entries(result)) this.values.set(`${node}.${name}`, value);
   }
