@@ -110,10 +110,10 @@ def read_token(token: str | None, host: str) -> str | None:
     """The token of the option or the environment. Raises ``BundleError`` where one is needed and absent."""
     from guidegraph_runtime.serve.web.access import is_loopback
 
-    where = TOKEN if token is None else "--token"
+    source = TOKEN if token is None else "--token"
     token = os.environ.get(TOKEN) if token is None else token
     if token is not None and (not token.strip() or not token.isascii() or not token.isprintable()):
-        raise BundleError(where, "bad-token", "expected printable ASCII characters")
+        raise BundleError(source, "bad-token", "expected printable ASCII characters")
     if token is None and not is_loopback(host):
         message = f"other machines reach '{host}': set {TOKEN}, or listen on 127.0.0.1"
         raise BundleError("--host", "needs-token", message)
