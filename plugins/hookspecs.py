@@ -62,5 +62,6 @@ def guidegraph_observer(run: RunInfo) -> Observer | None:
 def guidegraph_preview(value: Any, port_type: type) -> str | bytes | None:
     """A preview of a value of one of the plugin's types: a text of a few lines, or the bytes of a small PNG; or None.
 
+    A text has at most 1,000 characters, and the page shows its first 8 lines; a PNG has at most 4 MiB.
     port_type: the one of ``guidegraph_types`` that the value has. The value belongs to a run and must not be changed.
     """

@@ -131,7 +131,7 @@ def _iterate(
                 collected[name].append(results[source])
             carry = {Carry(loop.key, name): results[source] for name, source in loop.next.items()}
             report_progress(context, loop, i + 1, total, {})
-            _stop_where_requested(loop, i + 1, total, carry, collected, context)
+            _stop_where_requested(loop, i + 1, total, carry, collected, _is_requested(loop, context, plan))
     watch.finish(total)
     context.iterations.pop()
     stacked = {name: stack(values, loop.outputs[name]) for name, values in collected.items()}
@@ -165,16 +165,21 @@ def _start_values(
     return {Carry(loop.key, name): value for name, value in start.items()}, collected
 
 
+def _is_requested(loop: Loop, context: LoopContext, plan: Plan) -> bool:
+    """Whether a token stops this loop: one of the workflow's top level, and not one that was moved out of another."""
+    return context.stop.requested and loop.key in plan.graph.ops
+
+
 def _stop_where_requested(
     loop: Loop,
     done: int,
     total: int,
     carry: Mapping[Source, Any],
     collected: Mapping[str, Sequence[Any]],
-    context: LoopContext,
+    requested: bool,
 ) -> None:
-    """Raise ``LoopStopped`` if the run ends after ``done`` iterations; a token stops a loop of the top level."""
-    if done == loop.stop_at or (context.stop.requested and len(context.iterations) == 1 and done < total):
+    """Raise ``LoopStopped`` if the run ends after ``done`` iterations. requested: by a token."""
+    if done == loop.stop_at or (requested and done < total):
         values = {name: carry[Carry(loop.key, name)] for name in loop.carry}
         raise LoopStopped(capture_state(loop.key, done, total, values, collected))
 

@@ -13,7 +13,9 @@ _pauses: list[bool] = []
 """For each pause of any thread that has not ended: whether the collector was enabled when the first one began."""
 _exempts_imports = False
 MANY_OBJECTS = 20_000
+"""The number of objects from which on a pause counts those that it leaves as old."""
 MANY_PROMOTED = 1_000_000
+"""The number of objects counted as old after which the end of a pause looks through all objects."""
 _promoted = 0
 """The objects that pauses have left to the next full collection."""
 

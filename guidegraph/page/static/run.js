@@ -30,7 +30,7 @@ export function RunPanel({ view, texts, onText, job, jobs, problems, resumable, 
     ${view.params.length > 0 && html`<${GridForm} view=${view} onGrid=${onGrid} />`}
     ${view.notes.map((note) => html`<p class="note-box"><b>${note.code}</b> ${note.message}</p>`)}
     ${job && html`<${Job} job=${job} />`}
-    ${job?.cells && job.folder && html`<${GridTable} folder=${job.folder} version=${job.cells[0]} name=${name} onUse=${onUse} />`}`;
+    ${job?.cells && job.folder && html`<${GridTable} folder=${job.folder} version=${job.cells.join("/")} name=${name} onUse=${onUse} />`}`;
 }
 
 function Parameter({ param, view, text, onText, onEdit, problems }) {

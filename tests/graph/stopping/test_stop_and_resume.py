@@ -185,6 +185,33 @@ def test_a_token_stops_the_loop_that_is_running(make: Callable[..., Workflow]) -
     assert stopped.value.state.read_carry()["x"].item() == 2 + 1 + 2 + 3 + 4
 
 
+def test_a_token_does_not_stop_in_an_inner_loop_that_runs_before_its_outer_one(make: Callable[..., Workflow]) -> None:
+    text = """
+guidegraph: 1
+params: {count: 3, trips: 5, step: 1.0, first: 2.0}
+nodes:
+  start: {use: stop.tensor, in: {value: params.first}}
+  outer:
+    loop: {over: params.count, as: i}
+    carry: {y: start}
+    body:
+      inner:
+        loop: {over: params.trips, as: j}
+        carry: {x: start}
+        body: {next: {use: stop.add, in: {x: carry.x, step: params.step}}}
+        next: {x: next}
+      grow: {use: stop.add, in: {x: carry.y, step: params.step}}
+    next: {y: grow}
+    collect: {all: inner.x}
+outputs: {y: outer.y, all: outer.all}
+"""
+    token = StopToken()
+    workflow = make(text, observers=[lambda event: token.stop() if getattr(event, "done", 0) else None])
+    workflow.attachments = replace(workflow.attachments, stop=token)
+    with pytest.raises(LoopStopped, match=r"stopped after 1 of 3 iterations of nodes.outer$"):
+        workflow.run_with({})
+
+
 @pytest.mark.parametrize(
     ("change", "params", "words"),
     [
