@@ -72,6 +72,7 @@ def run(page: Browser, number: int) -> None:
 
 def test_a_newcomer_changes_runs_swaps_adds_compares_and_saves(chromium: Browser, studio: Server) -> None:
     from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import Select
 
     page = chromium
     page.set_screen(1280)
@@ -85,7 +86,7 @@ def test_a_newcomer_changes_runs_swaps_adds_compares_and_saves(chromium: Browser
 
     page.evaluate(CLICK.format("nodes.scheduler"))
     wait(page, "document.getElementById('use')")
-    page.driver.find_element(By.ID, "use").send_keys("scheduler.dpmpp_2m")
+    Select(page.driver.find_element(By.ID, "use")).select_by_value("scheduler.dpmpp_2m")
     wait(page, "document.querySelector('.lines').textContent.includes('scheduler.dpmpp_2m')")
     take_picture(page, "first-page-2-swap")
 
@@ -156,3 +157,28 @@ def test_a_run_is_stopped_amid_sampling_looked_at_changed_and_goes_on(chromium: 
     assert (read_record(stopped / RECORD) or {})["status"] == "stopped"
     record = read_record(ended / RECORD) or {}
     assert (record["parameters"]["scale"], record["resumed"]["done"]) == (1.5, step)
+
+
+def test_a_choice_that_is_taken_back_at_once_is_taken_back_in_the_file(chromium: Browser, studio: Server) -> None:
+    (studio.folder / NAME).write_text(BEFORE)
+    page = chromium
+    page.set_screen(1280)
+    page.driver.get("about:blank")
+    page.driver.get(studio.address)
+    wait(page, NODE.format("nodes.scheduler"))
+    page.evaluate(CLICK.format("nodes.scheduler"))
+    wait(page, "document.getElementById('use')")
+    page.evaluate(
+        """(() => {
+             const use = document.getElementById('use');
+             for (const value of ['scheduler.dpmpp_2m', 'scheduler.ddim']) {
+               use.value = value;
+               use.dispatchEvent(new Event('change', {bubbles: true}));
+             }
+           })()"""
+    )
+    type_into(page, "[id='nodes.scheduler-steps']", "params.seed")
+    wait(page, "document.querySelector('.lines').textContent.includes('steps: params.seed')")
+    assert (studio.folder / NAME).read_text() == BEFORE.replace(
+        "{schedule: model.schedule, steps: params.steps}", "{schedule: model.schedule, steps: params.seed}"
+    )

@@ -6,7 +6,11 @@ import { html, useLayoutEffect, useRef, useState } from "./vendor/htm-preact.js"
 // onSuggest: promises texts to choose from, when the field is entered.
 export function Field({ id, field, value, placeholder = "", disabled = false, onInput, onCommit, onSuggest, described }) {
   const [text, setText] = useState(value);
-  useLayoutEffect(() => setText(value), [value]); // at once: later, it would undo what was typed meanwhile
+  const committed = useRef(value); // not the value: an edit on its way has not come back yet
+  useLayoutEffect(() => { // at once: later, it would undo what was typed meanwhile
+    setText(value);
+    committed.current = value;
+  }, [value]);
   const [suggestions, setSuggestions] = useState([]);
   const element = useRef(null);
   const isLong = useRef(false);
@@ -15,7 +19,11 @@ export function Field({ id, field, value, placeholder = "", disabled = false, on
     isLong.current = (field.kind === "text" && text.length > 32) || text.includes("\n");
   }
   const common = { id, disabled, ref: element, "aria-describedby": described };
-  const commit = (next) => next !== value && onCommit?.(next);
+  function commit(next) {
+    if (next === committed.current) return;
+    committed.current = next;
+    onCommit?.(next);
+  }
   function change(next) {
     setText(next);
     onInput?.(next);
