@@ -92,3 +92,24 @@ def _write_tokenizer(folder: Path) -> None:
     (folder / "merges.txt").write_text("#version: 0.2\n")
     made = transformers.CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=77)
     made.save_pretrained(str(folder))
+
+
+def write_clip(folder: Path) -> Path:
+    """Write a text encoder of Stable Diffusion 1.5's shape with random weights and a tokenizer. Returns its folder."""
+    import transformers
+
+    _write_tokenizer(folder / "tokenizer")
+    words = len(_words())
+    torch.manual_seed(0)
+    config = transformers.CLIPTextConfig(
+        vocab_size=49_408,
+        hidden_size=768,
+        intermediate_size=3072,
+        num_hidden_layers=12,
+        num_attention_heads=12,
+        bos_token_id=words - 2,
+        eos_token_id=words - 1,
+        pad_token_id=words - 1,
+    )
+    transformers.CLIPTextModel(config).save_pretrained(folder / "text_encoder")
+    return folder
