@@ -121,7 +121,7 @@ class PageServer:
         if request.headers.get("content-type") != "image/png" or content is None:
             return error_response(HTTPStatus.BAD_REQUEST, f"expected a PNG of at most {MAX_BYTES >> 20} MiB")
         file = request.query_params.get("file", "")
-        return AsciiJson({"name": await run_in_threadpool(self.views.strangers.add, file, content)})
+        return AsciiJson({"name": await run_in_threadpool(self.views.add_picture, file, content)})
 
     async def edit(self, request: Request) -> Response:
         """Set the value at a path, or remove it if the value is null."""

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.browser import NEEDS_BROWSER, Browser
-from tests.page.conftest import CLICK, DRAW, NODE, Server, type_into, wait
+from tests.page.conftest import CLICK, DRAW, NODE, SETTLED, Server, type_into, wait
 from tests.page.test_grid_browser import CHOOSE, SUBMIT
 from tests.page.test_stopping_browser import BUTTON
 
@@ -40,7 +40,6 @@ def test_axe_finds_a_mistake(page: Browser) -> None:
 @pytest.mark.parametrize("width", [400, 1600])
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_axe_finds_nothing_in_any_pane(page: Browser, server: Server, width: int, dark: bool) -> None:
-    page.driver.set_script_timeout(120)
     page.set_screen(width, dark)
     wait(page, f"innerWidth === {width}")
     page.evaluate(CLICK.format("nodes.start"))
@@ -48,11 +47,11 @@ def test_axe_finds_nothing_in_any_pane(page: Browser, server: Server, width: int
         page.evaluate(SHOW.format(pane))
         if pane == "Add":
             wait(page, "document.querySelector('.nodes button')")
+        wait(page, SETTLED)
         assert find_violations(page) == [], pane
 
 
 def test_axe_finds_nothing_in_a_wire_a_form_a_menu_and_an_error(page: Browser, server: Server) -> None:
-    page.driver.set_script_timeout(120)
     page.evaluate(CLICK.format("nodes.sum.body.next"))
     wait(page, "document.querySelector('[aria-label=\"Show the wire of x\"]')")
     page.evaluate("document.querySelector('[aria-label=\"Show the wire of x\"]').click()")
@@ -67,11 +66,10 @@ def test_axe_finds_nothing_in_a_wire_a_form_a_menu_and_an_error(page: Browser, s
     wait(page, "document.querySelector('.problems')")
     page.evaluate(SHOW.format("Run"))
     assert find_violations(page) == []
-    assert page.evaluate(NODE.format("nodes.start") + ".classList.contains('wrong')")
+    wait(page, NODE.format("nodes.start") + ".classList.contains('wrong')")
 
 
 def test_axe_finds_nothing_in_a_grid_and_a_stopped_run(page: Browser, server: Server) -> None:
-    page.driver.set_script_timeout(120)
     page.evaluate("document.querySelector('.grid-form summary').click()")
     page.evaluate(CHOOSE.format("across", "seed"))
     type_into(page, '[aria-label="Values across"]', "1,2")
@@ -84,7 +82,7 @@ def test_axe_finds_nothing_in_a_grid_and_a_stopped_run(page: Browser, server: Se
     wait(page, "document.querySelector('.opener')")
     assert find_violations(page) == []
     page.evaluate(SHOW.format("Run"))
-    type_into(page, "#param-count", "1000")
+    type_into(page, "#param-count", "100000")
     type_into(page, "#param-seconds", "0.05")
     page.evaluate("document.querySelector('button.primary').click()")
     wait(page, BUTTON.format("Stop after this step"))

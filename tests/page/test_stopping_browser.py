@@ -7,7 +7,7 @@ import json
 import pytest
 
 from tests.browser import NEEDS_BROWSER, Browser
-from tests.page.conftest import Server, type_into, wait
+from tests.page.conftest import Server, click_text, type_into, wait
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
@@ -17,7 +17,7 @@ BUTTON = "[...document.querySelectorAll('.panel button')].find(b => b.textConten
 
 
 def test_a_run_is_stopped_changed_and_goes_on(page: Browser, server: Server) -> None:
-    type_into(page, "#param-count", "200")
+    type_into(page, "#param-count", "2000")
     type_into(page, "#param-seconds", "0.05")
     page.evaluate("document.querySelector('button.primary').click()")
     wait(page, BUTTON.format("Stop after this step"))
@@ -25,14 +25,14 @@ def test_a_run_is_stopped_changed_and_goes_on(page: Browser, server: Server) -> 
     wait(page, "document.querySelector('.job .status.stopped')")
     type_into(page, "#param-count", "100")
     page.evaluate(BUTTON.format("Go on from step") + ".click()")
-    assert "'over' was 200, and is 100 now" in wait(page, "document.querySelector('.panel .problem')?.textContent")
-    type_into(page, "#param-count", "200")
+    assert "'over' was 2000, and is 100 now" in wait(page, "document.querySelector('.panel .problem')?.textContent")
+    type_into(page, "#param-count", "2000")
     type_into(page, "#param-seconds", "0")
     page.evaluate(BUTTON.format("Go on from step") + ".click()")
     wait(page, "document.querySelector('.job .status.done')")
     totals = sorted((server.folder / "runs").glob("*/total.json"))
-    assert json.loads(totals[-1].read_text()) == 201.5
-    page.evaluate("[...document.querySelectorAll('.tabs button')].find(b => b.textContent === 'Runs').click()")
+    assert json.loads(totals[-1].read_text()) == 2001.5
+    click_text(page, ".tabs button", "Runs")
     wait(page, BUTTON.format("go on from here"))
     page.evaluate(BUTTON.format("go on from here") + ".click()")
     assert wait(page, "document.getElementById('param-seconds')?.value") == "0.05"

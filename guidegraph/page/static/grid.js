@@ -38,14 +38,17 @@ export function GridForm({ view, onGrid }) {
 
 // The grid in a folder; it is read again when `version` changes. onUse takes the parameters of a cell.
 export function GridTable({ folder, version, name, onUse }) {
-  const [grid, setGrid] = useState(null);
+  const [answer, setAnswer] = useState({ folder: "" });
   const [opened, setOpened] = useState("");
   useEffect(() => {
     let isCurrent = true;
-    get("api/grids", { folder }).then((next) => isCurrent && setGrid(next), () => isCurrent && setGrid(null));
+    const set = (fields) => isCurrent && setAnswer({ folder, ...fields });
+    get("api/grids", { folder }).then((grid) => set({ grid }), (error) => set({ failure: error.message }));
     return () => { isCurrent = false; };
   }, [folder, version]);
-  if (grid?.folder !== folder) return html`<p class="hint">Reading the grid …</p>`;
+  if (answer.folder !== folder) return html`<p class="hint">Reading the grid …</p>`;
+  if (answer.failure) return html`<p class="problem" role="alert">The grid in runs/${folder} cannot be read: ${answer.failure}</p>`;
+  const { grid } = answer;
   const [across, down = { name: "", values: [""] }] = grid.axes;
   const find = (x, y) => grid.cells.find((cell) => cell.point[0] === x && (cell.point[1] ?? 0) === y);
   const cell = grid.cells.find((other) => other.folder === opened);
