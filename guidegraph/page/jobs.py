@@ -115,6 +115,8 @@ class Job:
 class JobQueue:
     """Runs of workflows, one at a time. version: counts the changes of any job, progress aside.
 
+    watchers: the number of pages that are told of the runs; without any, no previews are made.
+
     jobs: those that are queued or running, and the last ``MAX_KEPT`` that have ended, by number.
     """
 
@@ -123,6 +125,7 @@ class JobQueue:
     cache: RunCache
     jobs: dict[int, Job] = field(default_factory=dict)
     version: int = 0
+    watchers: int = 0
     _changed: threading.Condition = field(default_factory=threading.Condition)  # guards the jobs and their status
     _is_stopping: bool = False
     _thread: threading.Thread | None = None
@@ -269,7 +272,7 @@ class JobQueue:
 
     def _run(self, job: Job) -> Status:
         """Run a job, and return its status at the end. An exception becomes that and its error."""
-        job.frames = FrameMaker(job.graph, self.cache)
+        job.frames = FrameMaker(job.graph, self.cache, lambda: self.watchers > 0)
         status: Status = "done"
         try:
             if job.sweep is None:

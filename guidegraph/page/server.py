@@ -157,8 +157,17 @@ class PageServer:
     async def stream_events(self, request: Request) -> Response:
         name = request.query_params.get("name", "")
         self.views.find_source(name)
-        events = self.iterate_events(name, request.is_disconnected)
+        events = self.count_watcher(self.iterate_events(name, request.is_disconnected))
         return StreamingResponse(events, media_type="text/event-stream")
+
+    async def count_watcher(self, events: AsyncIterator[str]) -> AsyncIterator[str]:
+        """The events of a page, which watches the runs as long as it takes them."""
+        self.jobs.watchers += 1
+        try:
+            async for event in events:
+                yield event
+        finally:
+            self.jobs.watchers -= 1
 
     async def iterate_events(self, name: str, is_disconnected: Callable[[], Any]) -> AsyncIterator[str]:
         """Server-sent events: ``file`` when the workflow has changed on disk, ``jobs`` with the news of the runs."""
