@@ -31,6 +31,7 @@ def test_a_grid_is_chosen_run_and_opened(page: Browser, server: Server) -> None:
     assert headers == ["seed", "count", "1", "2", "3", "2", "5"]
     page.evaluate("""document.querySelector('.cell[title="seed 2, count 5"]').click()""")
     text = wait(page, "document.querySelector('[aria-label=\"Run of the cell\"]')?.textContent")
+    assert text.startswith("seed 2, count 5")
     assert "seed2" in text
     assert "count5" in text
     page.evaluate("document.querySelector('[aria-label=\"Run of the cell\"] > button').click()")

@@ -15,7 +15,8 @@ pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 pytestmark = NEEDS_BROWSER
 
-WIDE = """[...document.querySelectorAll('body *')].filter(e => !e.closest('.scroller, .text-pane, .panes')
+SCROLLED = ".scroller, .text-pane, .panes, .grid-scroller"
+WIDE = f"""[...document.querySelectorAll('body *')].filter(e => !e.closest('{SCROLLED}')
     && e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML.slice(0, 80))"""
 
 

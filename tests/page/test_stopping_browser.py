@@ -39,6 +39,7 @@ def test_a_run_is_stopped_changed_and_goes_on(page: Browser, server: Server) -> 
     wait(page, BUTTON.format("Stop after this step"))
     page.evaluate(BUTTON.format("Stop after this step") + ".click()")
     wait(page, "document.querySelector('.job .status.stopped')")
+    wait(page, f"!{NODE.format('nodes.sum')}.classList.contains('running')")
     type_into(page, "#param-count", "100")
     page.evaluate(BUTTON.format("Go on from step") + ".click()")
     assert "'over' was 2000, and is 100 now" in wait(page, "document.querySelector('.panel .problem')?.textContent")

@@ -284,7 +284,7 @@ function App() {
             <li><button onClick=${() => { setLine(problem.line); setSelected(nodeOf(view, problem.path)); }}>
               <span class="where">${problem.here ? "" : `${problem.file}:`}${problem.line}</span> <b>${problem.code}</b> ${problem.message}</button></li>`)}</ul>`}
           <${Graph} name=${name} svg=${view.svg} drawn=${view.drawn} readonly=${view.readonly} selected=${selected} onSelect=${select}
-            onWire=${wire} onOffer=${offer} onFailure=${(error) => setFailure(error.message)} run=${ended} find=${find} problems=${view.problems} nodes=${job?.nodes || {}} />
+            onWire=${wire} onOffer=${offer} onFailure=${(error) => setFailure(error.message)} run=${ended} find=${find} problems=${view.problems} nodes=${job?.nodes || {}} isRunning=${job?.status === "running"} />
           <${Text} text=${view.text} problems=${view.problems} nodes=${view.nodes} selected=${selected} line=${line || lineOfWire(view, selected)} onSelect=${select} />
         </div>
         <aside>

@@ -76,6 +76,6 @@ function Job({ job }) {
         <figure><a href=${`runs/${job.folder}/${file}`} target="_blank" rel="noopener"><img onLoad=${sharpen} src=${`runs/${job.folder}/${file}`} alt=${`Output ${output}`} /></a>
         <figcaption>${file}</figcaption></figure>`)}</div>
       ${files.length > 0 && html`<p class="faint">${files.join(", ")}</p>`}
-      ${job.folder && job.status !== "running" && html`<p class="faint">runs/${job.folder}</p>`}
+      ${job.folder && job.status !== "running" && !job.cells && html`<p class="faint">runs/${job.folder}</p>`}
     </section>`;
 }
