@@ -70,7 +70,7 @@ class Views:
         return self.strangers.find(name) or WorkflowSource(self.folder.locate(name))
 
     def add_picture(self, file: str, content: bytes) -> str:
-        """Add the workflow of a picture, as ``Strangers.add`` does, and forget what is kept of those that made room."""
+        """Add the workflow of a picture, as ``Strangers.add`` does. Views of pictures that made room are forgotten."""
         name = self.strangers.add(file, content)
         present = {*self.strangers.list_names()} - {name}  # a new picture may have the name of one that made room
         caches: list[dict[str, Any]] = [self.drawings, self.files, self._wirings]
