@@ -51,6 +51,15 @@ CLICK = NODE + ".dispatchEvent(new MouseEvent('click', {{bubbles: true}}))"
 LAST_RUN = "(document.querySelector('.job[aria-live]')?.getAttribute('aria-label') ?? '')"
 SETTLED = "!document.querySelector('.panel')?.textContent.includes('Reading the')"
 """Whether the panel has what it asked the server for."""
+HOLD = """
+window.plainFetch = fetch;
+window.fetch = async (path, options) => {
+    const response = await plainFetch(path, options);
+    if (path.startsWith(arguments[0])) await new Promise((resolve) => { window.release = resolve; });
+    return response;
+};
+"""
+"""Hold the answer to a request back until ``window.release`` is called."""
 OTHER_PLACES = "performance.getEntriesByType('resource').map(r => r.name).filter(n => !n.startsWith(location.origin))"
 BROKEN = DRAW.replace("toy.number", "toy.numer")
 

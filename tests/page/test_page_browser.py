@@ -9,7 +9,19 @@ from pathlib import Path
 import pytest
 
 from tests.browser import NEEDS_BROWSER, Browser
-from tests.page.conftest import CLICK, DRAW, LAST_RUN, NODE, SETTLED, Server, click_text, run_workflow, type_into, wait
+from tests.page.conftest import (
+    CLICK,
+    DRAW,
+    HOLD,
+    LAST_RUN,
+    NODE,
+    SETTLED,
+    Server,
+    click_text,
+    run_workflow,
+    type_into,
+    wait,
+)
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
@@ -103,11 +115,7 @@ def test_an_edit_that_ends_late_does_not_bring_its_workflow_back(page: Browser, 
     (server.folder / "other.yaml").write_text("# another\n" + DRAW)
     page.evaluate(CLICK.format("nodes.start"))
     wait(page, "document.getElementById('nodes.start-value')")
-    page.evaluate("""(window.plainFetch = fetch, window.fetch = async (path, options) => {
-        const response = await plainFetch(path, options);
-        if (path.startsWith('api/edits')) await new Promise((resolve) => window.release = resolve);
-        return response;
-    })""")
+    page.driver.execute_script(HOLD, "api/edits")
     type_into(page, "[id='nodes.start-value']", "2.5")
     wait(page, "!!window.release")
     page.evaluate("location.hash = 'other.yaml'")
@@ -115,6 +123,19 @@ def test_an_edit_that_ends_late_does_not_bring_its_workflow_back(page: Browser, 
     page.evaluate("window.release()")
     page.driver.execute_async_script("setTimeout(arguments[0], 1000)")
     assert page.evaluate("document.querySelector('.lines').textContent.includes('# another')")
+
+
+def test_an_answer_that_comes_after_the_run_has_ended_does_not_make_it_wait_again(
+    page: Browser, server: Server
+) -> None:
+    before = page.evaluate(LAST_RUN)
+    page.driver.execute_script(HOLD, "api/runs")
+    page.evaluate("document.querySelector('button.primary').click()")
+    wait(page, f"{LAST_RUN} !== {json.dumps(before)} && document.querySelector('.job .status.done')")
+    wait(page, "!!window.release")
+    page.evaluate("window.release()")
+    page.driver.execute_async_script("setTimeout(arguments[0], 500)")
+    assert page.evaluate("document.querySelector('.job .status').textContent") == "done"
 
 
 def test_a_long_text_is_typed_in_one_go(page: Browser, server: Server) -> None:

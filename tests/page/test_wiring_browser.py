@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.browser import NEEDS_BROWSER, Browser
-from tests.page.conftest import CLICK, DRAW, NODE, Server, click_text, run_workflow, type_into, wait
+from tests.page.conftest import CLICK, DRAW, HOLD, NODE, Server, click_text, run_workflow, type_into, wait
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
@@ -263,15 +263,28 @@ def test_links_are_suggested_in_their_field(wired: Browser, server: Server) -> N
     wait(wired, "document.querySelector('.lines').textContent.includes('{a: more, b: more}')")
 
 
-def test_values_stand_at_nodes_and_wires_after_a_run(wired: Browser, server: Server) -> None:
+def move(page: Browser, x: float, y: float) -> None:
     from selenium.webdriver.common.actions.action_builder import ActionBuilder
 
+    actions = ActionBuilder(page.driver, duration=20)
+    actions.pointer_action.move_to_location(round(x), round(y))
+    actions.perform()
+
+
+def test_values_stand_at_nodes_and_wires_after_a_run(wired: Browser, server: Server) -> None:
     run_workflow(wired)
     x, y = find_middle(wired, '.wire[data-path="nodes.sum.carry.x"]')
-    actions = ActionBuilder(wired.driver, duration=20)
-    actions.pointer_action.move_to_location(round(x) - 30, round(y) - 60).move_to_location(round(x), round(y))
-    actions.perform()
+    move(wired, x - 30, y - 60)
+    move(wired, x, y)
     wait(wired, "document.querySelector('.card')?.textContent === 'start1.5'")
+    wired.driver.execute_script(HOLD, "api/runs/")
+    move(wired, x + 2, y)
+    wait(wired, "!!window.release")
+    move(wired, *find_empty(wired))
+    wired.evaluate("window.release()")
+    wired.driver.execute_async_script("setTimeout(arguments[0], 500)")
+    assert not wired.evaluate("document.querySelector('.card')"), "the pointer has left the wire"
+    wired.driver.execute_script("window.fetch = plainFetch")
     wired.evaluate(CLICK.format("nodes.picture"))
     wait(wired, "document.querySelector('.node-panel .value img')?.naturalWidth === 2")
     assert "(1, 3, 2, 2) float32" in wired.evaluate("document.querySelector('.node-panel .value').textContent")
