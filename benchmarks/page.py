@@ -1,10 +1,12 @@
 """Measure the page of `guidegraph open` in headless Chromium: opening, panning, redrawing, and what it costs a run.
 
-    python benchmarks/page.py [--nodes 1000] [--runs 3] [--only open redraw run]
+    python benchmarks/page.py [--nodes 1000] [--runs 7] [--steps 100] [--only open redraw run]
 
 - open: milliseconds from the navigation until a graph of that many nodes is drawn, and frames a second while it pans.
 - redraw: milliseconds from the moment another program has written the file until the page has drawn the change.
-- run: seconds of text_to_image.yaml by its own clock, and of the server's CPU, in turns with the page open and without.
+- run: seconds of text_to_image.yaml by its own clock, and of the server's CPU, in pairs with the page open and without,
+  either first in turn; without a page no previews are made. The ratio is the median over the pairs, with its quartiles
+  and its range.
 
 On a busy machine only CPU times mean something; the load average is printed.
 
@@ -26,7 +28,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from statistics import median
+from statistics import median, quantiles
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -111,23 +113,25 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def run_once(address: str, pid: int, seed: int) -> tuple[float, float]:
-    """The server's CPU seconds for a run that the cache has not, and the seconds that the run took by its own clock."""
-    cpu = cpu_seconds(pid)
-    body = json.dumps({"name": "text_to_image.yaml", "params": {"seed": str(seed)}}).encode()
-    number = request(f"{address}api/runs", body)["number"]
-    while not (job := find_job(address, number)) or job["status"] in ("queued", "running"):
+def run_once(address: str, pid: int, seed: int, steps: int) -> tuple[float, float]:
+    """The server's CPU seconds for a run that the cache has not, and the seconds that the run took by its own clock.
+
+    The run is followed by its folder, since whoever takes the server's events counts as a page.
+    """
+    before, cpu = len(list_runs(address)), cpu_seconds(pid)
+    params = {"seed": str(seed), "steps": str(steps)}
+    request(f"{address}api/runs", json.dumps({"name": "text_to_image.yaml", "params": params}).encode())
+    while len(runs := list_runs(address)) == before or runs[0]["status"] == "running":
         time.sleep(0.25)
-    assert job["status"] == "done", job["error"]
-    return cpu_seconds(pid) - cpu, job["seconds"]
+    assert runs[0]["status"] == "done", runs[0]["error"]
+    return cpu_seconds(pid) - cpu, runs[0]["seconds"]
 
 
-def find_job(address: str, number: int) -> dict[str, Any] | None:
-    with urllib.request.urlopen(f"{address}api/events?name=text_to_image.yaml") as stream:
-        for line in stream:
-            if line.startswith(b"data: ["):
-                return next((job for job in json.loads(line[6:]) if job["number"] == number), None)
-    return None
+def list_runs(address: str) -> list[dict[str, Any]]:
+    """The runs in the folder, newest first."""
+    with urllib.request.urlopen(f"{address}api/runs") as response:
+        rows: list[dict[str, Any]] = json.load(response)
+    return rows
 
 
 def request(address: str, body: bytes) -> Any:
@@ -136,26 +140,33 @@ def request(address: str, body: bytes) -> Any:
         return json.load(response)
 
 
-def measure_run(page: Browser, folder: Path, runs: int) -> None:
+def measure_run(page: Browser, folder: Path, runs: int, steps: int) -> None:
     with serve(folder) as (address, pid):
-        run_once(address, pid, 1000)  # loads torch and the model
-        results: dict[bool, list[tuple[float, float]]] = {False: [], True: []}
-        for i in range(2 * runs):
-            is_open = bool(i % 2)
-            page.driver.get(f"{address}#text_to_image.yaml" if is_open else "about:blank")
-            if is_open:
-                wait_for(page, '[data-node="nodes.image"]', "0")
-            time.sleep(1)  # the page has loaded, or the one before is gone
-            results[is_open].append(run_once(address, pid, i))
+        run_once(address, pid, 1000, steps)  # loads torch and the model
+        pairs: list[dict[bool, tuple[float, float]]] = []
+        for i in range(runs):
+            pairs.append({})
+            for is_open in (False, True) if i % 2 else (True, False):
+                page.driver.get(f"{address}#text_to_image.yaml" if is_open else "about:blank")
+                if is_open:
+                    wait_for(page, '[data-node="nodes.image"]', "0")
+                time.sleep(1)  # the page has loaded, or the one before is gone
+                pairs[-1][is_open] = run_once(address, pid, 2 * i + is_open, steps)  # no seed that the cache has
     for name, column in (("CPU", 0), ("its own clock", 1)):
-        without, with_page = (median(result[column] for result in results[is_open]) for is_open in (False, True))
-        print(f"run: {name} {without:.2f} s without the page, {with_page:.2f} s with it: {with_page / without:.3f}×")
+        without, with_page = (median(pair[is_open][column] for pair in pairs) for is_open in (False, True))
+        ratios = sorted(pair[True][column] / pair[False][column] for pair in pairs)
+        low, middle, high = quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
+        print(
+            f"run: {name} {without:.2f} s without the page, {with_page:.2f} s with it: {middle:.3f}×, "
+            f"quartiles {low:.3f} to {high:.3f}, range {ratios[0]:.3f} to {ratios[-1]:.3f} of {len(ratios)} pairs"
+        )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nodes", type=int, default=1000)
-    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--runs", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--only", nargs="+", choices=("open", "redraw", "run"), default=["open", "redraw", "run"])
     options = parser.parse_args()
     if reason := why_unavailable():
@@ -173,7 +184,7 @@ def main() -> None:
             if "redraw" in options.only:
                 measure_redraw(page, folder)
             if "run" in options.only:
-                measure_run(page, folder, options.runs)
+                measure_run(page, folder, options.runs, options.steps)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,9 @@ FLAGS = (
     "--disable-sync",
 )
 
+SECONDS = 120.0
+"""How long an asynchronous script may take."""
+
 
 def why_unavailable() -> str:
     """Why no browser can be driven on this machine; "" if one can."""
@@ -88,6 +91,9 @@ def browser(profile: Path) -> Iterator[Browser]:
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+    driver.set_script_timeout(SECONDS)
+    # A page without the focus of the system has no events of focus.
+    driver.execute_cdp_cmd("Emulation.setFocusEmulationEnabled", {"enabled": True})
     try:
         yield Browser(driver)
     finally:

@@ -9,7 +9,7 @@ from guidegraph.graph.errors import Mark, Problem, WorkflowError, suggest
 from guidegraph.graph.ir import Call, Graph, Loop, Op, walk
 from guidegraph.graph.planning.plan import find_needed_ops
 from guidegraph.graph.sources import Param
-from guidegraph.graph.stopping.choose_loop import find_run_ops, resume_loop
+from guidegraph.graph.stopping.choose_loop import find_run_ops, list_stoppable_loops, resume_loop
 from guidegraph.graph.stopping.loop_origin import Json, OriginComparison, describe_constant, describe_origin, is_same
 from guidegraph.graph.stopping.loop_state import LoopState
 from guidegraph.graph.training.fit import Fit
@@ -40,8 +40,7 @@ def check_resume(
     needed = find_run_ops(graph, values, only)
     loop = needed.get(state.loop)
     if not isinstance(loop, Loop) or isinstance(loop, Fit):
-        loops = [key for key, op in needed.items() if isinstance(op, Loop) and not isinstance(op, Fit)]
-        remedy = suggest(state.loop, loops, "loops")
+        remedy = suggest(state.loop, list_stoppable_loops(needed), "loops")
         message = f"the state is of the loop '{state.loop}', which this run does not have; {remedy}"
         raise WorkflowError([Problem(Mark(str(graph.file), 1, 1), REFUSED, message)])
     now = describe_origin(needed, values, loop)

@@ -22,16 +22,12 @@ _STOP = re.compile(r"(?:(.+):)?(\d{1,9})")
 
 
 def find_stop(graph: Graph, values: Mapping[str, Any], config: RunConfig) -> tuple[str, int]:
-    """The key of the loop that ``config.stop_at`` names, and the number of iterations. Raises ``WorkflowError``.
-
-    Training loops have checkpoints of their own, and loops inside of loops cannot be stopped.
-    """
+    """The key of the loop that ``config.stop_at`` names, and the number of iterations. Raises ``WorkflowError``."""
     match = _STOP.fullmatch(config.stop_at)
     if match is None or int(match[2]) < 1:
         message = f"expected a number of iterations, or LOOP:ITERATIONS; found '{config.stop_at[:60]}'"
         raise WorkflowError([_problem("bad-stop", message)])
-    needed = find_run_ops(graph, values, config.only)
-    loops = [key for key, op in needed.items() if isinstance(op, Loop) and not isinstance(op, Fit)]
+    loops = list_stoppable_loops(find_run_ops(graph, values, config.only))
     if not loops:
         raise WorkflowError([_problem("no-loop", "this run has no loop that it could stop in")])
     name = (match[1] or "").removeprefix("nodes.")
@@ -41,6 +37,14 @@ def find_stop(graph: Graph, values: Mapping[str, Any], config: RunConfig) -> tup
         choices = " or ".join(f"{key}:{match[2]}" for key in loops)
         raise WorkflowError([_problem("ambiguous-stop", f"this run has {len(loops)} loops: write {choices}")])
     return name or loops[0], int(match[2])
+
+
+def list_stoppable_loops(ops: Mapping[str, Op]) -> list[str]:
+    """The keys of the loops that can be stopped. ops: those of a workflow's top level.
+
+    Training loops have checkpoints of their own, and loops inside of loops cannot be stopped.
+    """
+    return [key for key, op in ops.items() if isinstance(op, Loop) and not isinstance(op, Fit)]
 
 
 def find_run_ops(graph: Graph, values: Mapping[str, Any], only: Collection[str] | None) -> dict[str, Op]:

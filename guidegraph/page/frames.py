@@ -1,13 +1,15 @@
 """Previews of a run: the newest x̂0 that a sampler's step offered, as a PNG.
 
 A latent is decoded by the autoencoder that the workflow decodes the loop's result with, if it is in the cache. Making
-frames takes at most ``SHARE`` of the run's time: a step whose frame would take more is left out.
+frames takes at most ``SHARE`` of the run's time: a step whose frame would take more is left out. So are all steps while
+no page is open.
 """
 
 from __future__ import annotations
 
 import io
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from guidegraph.graph.execution.cache import MemoryCache
@@ -21,7 +23,7 @@ from guidegraph.runs.outputs import to_pixels
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-SHARE = 0.03
+SHARE = 0.02
 LARGEST_SIDE = 512
 CHANNELS = 3
 
@@ -69,17 +71,20 @@ def find_decoder(graph: Graph) -> Output | None:
 
 
 class FrameMaker:
-    """A viewer of a run that makes frames. png: the newest; count: their number so far; seconds: their time so far."""
+    """A viewer of a run that makes frames. png: the newest; count: their number so far; seconds: their time so far.
 
-    def __init__(self, graph: Graph, cache: RunCache):
-        self._decoder, self._cache = find_decoder(graph), cache
+    is_watched: whether anybody would see a frame now.
+    """
+
+    def __init__(self, graph: Graph, cache: RunCache, is_watched: Callable[[], bool] = lambda: True):
+        self._decoder, self._cache, self._is_watched = find_decoder(graph), cache, is_watched
         self._started, self._last = time.perf_counter(), 0.0
         self.png, self.count, self.seconds = b"", 0, 0.0
         self._pending: Any = None
 
     def __call__(self, value: Any) -> None:
         now = time.perf_counter()
-        if self.seconds + self._last > SHARE * (now - self._started):
+        if not self._is_watched() or self.seconds + self._last > SHARE * (now - self._started):
             self._pending = value
             return
         self._show(value)

@@ -22,6 +22,7 @@ from guidegraph.graph.language.bind_parameters import bind
 from guidegraph.graph.planning.admission import admission_problems
 from guidegraph.graph.planning.plan import Plan, find_needed_ops
 from guidegraph.graph.run_config import RunConfig
+from guidegraph.graph.stopping.choose_loop import list_stoppable_loops
 from guidegraph.graph.stopping.loop_state import LoopStopped, StopToken
 from guidegraph.graph.trust.folder_locks import lock_folder
 from guidegraph.graph.trust.limits import enforce_limits
@@ -86,14 +87,15 @@ class Job:
 
     def describe(self, since: int) -> dict[str, Any]:
         """The job as JSON, with the nodes that have changed after version ``since`` of its progress."""
+        status = self.status  # before its outputs and its state to go on from, which are complete when it has ended
         version, nodes = self.progress.changes(since)
-        running = self.status == "running"
+        running = status == "running"
         files = dict(self.recorded.writer.files) if self.recorded else {}
         stopped = self.recorded.stopped if self.recorded else None
         return {
             "number": self.number,
             "name": self.name,
-            "status": self.status,
+            "status": status,
             "error": self.error,
             "path": self.path,
             "folder": self.folder.name if self.folder else "",
@@ -103,6 +105,8 @@ class Job:
             "frame": self.frames.count if self.frames else 0,
             "outputs": files,
             "stopped": stopped.describe() if stopped else None,
+            "stoppable": [f"nodes.{key}" for key in list_stoppable_loops(self.graph.ops)],
+            "stopping": self.stop.requested,
             "cells": list(self.cells) if self.sweep else None,
         }
 
@@ -110,6 +114,8 @@ class Job:
 @dataclass
 class JobQueue:
     """Runs of workflows, one at a time. version: counts the changes of any job, progress aside.
+
+    watchers: the number of pages that are told of the runs; without any, no previews are made.
 
     jobs: those that are queued or running, and the last ``MAX_KEPT`` that have ended, by number.
     """
@@ -119,6 +125,7 @@ class JobQueue:
     cache: RunCache
     jobs: dict[int, Job] = field(default_factory=dict)
     version: int = 0
+    watchers: int = 0
     _changed: threading.Condition = field(default_factory=threading.Condition)  # guards the jobs and their status
     _is_stopping: bool = False
     _thread: threading.Thread | None = None
@@ -217,6 +224,7 @@ class JobQueue:
         with self._changed:
             if (job := self.jobs.get(number)) is not None and job.status == "running":
                 job.stop.stop()
+                self._report_change()
 
     def state(self) -> tuple[int, int, int]:
         """A value that changes whenever a job or the progress of one does, and every second while one runs."""
@@ -264,7 +272,7 @@ class JobQueue:
 
     def _run(self, job: Job) -> Status:
         """Run a job, and return its status at the end. An exception becomes that and its error."""
-        job.frames = FrameMaker(job.graph, self.cache)
+        job.frames = FrameMaker(job.graph, self.cache, lambda: self.watchers > 0)
         status: Status = "done"
         try:
             if job.sweep is None:

@@ -121,7 +121,7 @@ class PageServer:
         if request.headers.get("content-type") != "image/png" or content is None:
             return error_response(HTTPStatus.BAD_REQUEST, f"expected a PNG of at most {MAX_BYTES >> 20} MiB")
         file = request.query_params.get("file", "")
-        return AsciiJson({"name": await run_in_threadpool(self.views.strangers.add, file, content)})
+        return AsciiJson({"name": await run_in_threadpool(self.views.add_picture, file, content)})
 
     async def edit(self, request: Request) -> Response:
         """Set the value at a path, or remove it if the value is null."""
@@ -157,8 +157,17 @@ class PageServer:
     async def stream_events(self, request: Request) -> Response:
         name = request.query_params.get("name", "")
         self.views.find_source(name)
-        events = self.iterate_events(name, request.is_disconnected)
+        events = self.count_watcher(self.iterate_events(name, request.is_disconnected))
         return StreamingResponse(events, media_type="text/event-stream")
+
+    async def count_watcher(self, events: AsyncIterator[str]) -> AsyncIterator[str]:
+        """The events of a page, which watches the runs as long as it takes them."""
+        self.jobs.watchers += 1
+        try:
+            async for event in events:
+                yield event
+        finally:
+            self.jobs.watchers -= 1
 
     async def iterate_events(self, name: str, is_disconnected: Callable[[], Any]) -> AsyncIterator[str]:
         """Server-sent events: ``file`` when the workflow has changed on disk, ``jobs`` with the news of the runs."""

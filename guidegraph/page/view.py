@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from guidegraph.drawing.svg import draw_svg
 from guidegraph.graph.errors import Mark, Problem, WorkflowError
@@ -28,7 +28,7 @@ from guidegraph.graph.resolution.ports import TypeRecord
 from guidegraph.graph.trust.policy import Policy
 from guidegraph.page.folder import WorkflowFolder
 from guidegraph.page.forms import Row, describe_node_for_page, describe_parameter, format_tree
-from guidegraph.page.strangers import NOTE, Strangers, WorkflowSource
+from guidegraph.page.strangers import NOTE, SUFFIX, Strangers, WorkflowSource
 from guidegraph.page.wiring import Wiring
 from guidegraph.runs.check import check_workflow
 
@@ -68,6 +68,16 @@ class Views:
     def find_source(self, name: str) -> WorkflowSource:
         """The workflow with this name, of a picture or in the folder. Raises ``UnknownWorkflow``."""
         return self.strangers.find(name) or WorkflowSource(self.folder.locate(name))
+
+    def add_picture(self, file: str, content: bytes) -> str:
+        """Add the workflow of a picture, as ``Strangers.add`` does. Views of pictures that made room are forgotten."""
+        name = self.strangers.add(file, content)
+        present = {*self.strangers.list_names()} - {name}  # a new picture may have the name of one that made room
+        caches: list[dict[str, Any]] = [self.drawings, self.files, self._wirings]
+        for kept in caches:
+            for other in [other for other in [*kept] if other.endswith(SUFFIX) and other not in present]:
+                kept.pop(other, None)
+        return name
 
     def read_wiring(self, name: str) -> Wiring:
         """The wires of a workflow as it is on disk. Raises ``UnknownWorkflow``; ``WorkflowError`` if it has errors."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import signal
@@ -47,6 +48,18 @@ outputs: {image: picture, total: sum.x}
 """
 NODE = "document.querySelector('[data-node=\"{}\"]')"
 CLICK = NODE + ".dispatchEvent(new MouseEvent('click', {{bubbles: true}}))"
+LAST_RUN = "(document.querySelector('.job[aria-live]')?.getAttribute('aria-label') ?? '')"
+SETTLED = "!document.querySelector('.panel')?.textContent.includes('Reading the')"
+"""Whether the panel has what it asked the server for."""
+HOLD = """
+window.plainFetch = fetch;
+window.fetch = async (path, options) => {
+    const response = await plainFetch(path, options);
+    if (path.startsWith(arguments[0])) await new Promise((resolve) => { window.release = resolve; });
+    return response;
+};
+"""
+"""Hold the answer to a request back until ``window.release`` is called."""
 OTHER_PLACES = "performance.getEntriesByType('resource').map(r => r.name).filter(n => !n.startsWith(location.origin))"
 BROKEN = DRAW.replace("toy.number", "toy.numer")
 
@@ -126,7 +139,10 @@ class Server:
     process: subprocess.Popen[str]
 
     def write(self, text: str) -> None:
-        (self.folder / "draw.yaml").write_text(text)
+        """Write draw.yaml in one go, so that nobody reads a part of it."""
+        whole = self.folder / "draw.yaml.new"
+        whole.write_text(text)
+        whole.replace(self.folder / "draw.yaml")
 
     def read(self) -> str:
         return (self.folder / "draw.yaml").read_text()
@@ -181,6 +197,19 @@ def wait(page: Browser, script: str) -> Any:
     from selenium.webdriver.support.ui import WebDriverWait
 
     return WebDriverWait(page.driver, 120, 0.05).until(lambda _: page.evaluate(script), script)
+
+
+def run_workflow(page: Browser) -> None:
+    """Press Run, and wait until that run is done, whatever runs there were before."""
+    before = page.evaluate(LAST_RUN)
+    page.evaluate("document.querySelector('button.primary').click()")
+    wait(page, f"{LAST_RUN} !== {json.dumps(before)} && document.querySelector('.job .status.done')")
+
+
+def click_text(page: Browser, selector: str, text: str) -> None:
+    """Click the first element that has a text, as soon as there is one."""
+    find = f"[...document.querySelectorAll('{selector}')].find(e => e.textContent.includes({json.dumps(text)}))"
+    wait(page, f"(element => element && (element.click(), true))({find})")
 
 
 def type_into(page: Browser, selector: str, text: str) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.browser import NEEDS_BROWSER, Browser
-from tests.page.conftest import CLICK, DRAW, NODE, Server, type_into, wait
+from tests.page.conftest import CLICK, DRAW, NODE, SETTLED, Server, run_workflow, type_into, wait
+from tests.page.test_drop_browser import DROP
 from tests.page.test_grid_browser import CHOOSE, SUBMIT
+from tests.page.test_page_browser import WIDE
 from tests.page.test_stopping_browser import BUTTON
 
 pytest.importorskip("starlette")
@@ -40,7 +43,6 @@ def test_axe_finds_a_mistake(page: Browser) -> None:
 @pytest.mark.parametrize("width", [400, 1600])
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_axe_finds_nothing_in_any_pane(page: Browser, server: Server, width: int, dark: bool) -> None:
-    page.driver.set_script_timeout(120)
     page.set_screen(width, dark)
     wait(page, f"innerWidth === {width}")
     page.evaluate(CLICK.format("nodes.start"))
@@ -48,11 +50,11 @@ def test_axe_finds_nothing_in_any_pane(page: Browser, server: Server, width: int
         page.evaluate(SHOW.format(pane))
         if pane == "Add":
             wait(page, "document.querySelector('.nodes button')")
+        wait(page, SETTLED)
         assert find_violations(page) == [], pane
 
 
 def test_axe_finds_nothing_in_a_wire_a_form_a_menu_and_an_error(page: Browser, server: Server) -> None:
-    page.driver.set_script_timeout(120)
     page.evaluate(CLICK.format("nodes.sum.body.next"))
     wait(page, "document.querySelector('[aria-label=\"Show the wire of x\"]')")
     page.evaluate("document.querySelector('[aria-label=\"Show the wire of x\"]').click()")
@@ -67,28 +69,54 @@ def test_axe_finds_nothing_in_a_wire_a_form_a_menu_and_an_error(page: Browser, s
     wait(page, "document.querySelector('.problems')")
     page.evaluate(SHOW.format("Run"))
     assert find_violations(page) == []
-    assert page.evaluate(NODE.format("nodes.start") + ".classList.contains('wrong')")
+    wait(page, NODE.format("nodes.start") + ".classList.contains('wrong')")
 
 
-def test_axe_finds_nothing_in_a_grid_and_a_stopped_run(page: Browser, server: Server) -> None:
-    page.driver.set_script_timeout(120)
+def check_looks(page: Browser, name: str) -> None:
+    """Nothing is wider than the page at any width, and axe finds nothing on a dark phone and on a wide screen."""
+    for width in (400, 1000, 1600):
+        for dark in (False, True):
+            page.set_screen(width, dark)
+            wait(page, f"innerWidth === {width}")
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            assert page.evaluate(WIDE) == []
+            if (width, dark) in ((400, True), (1600, False)):
+                assert find_violations(page) == []
+            if shots := os.environ.get("GUIDEGRAPH_SCREENSHOTS"):
+                Path(shots).mkdir(parents=True, exist_ok=True)
+                page.save_screenshot(Path(shots) / f"{name}-{width}-{'dark' if dark else 'light'}.png")
+    page.set_screen(1600)
+    wait(page, "innerWidth === 1600")
+
+
+def test_a_grid_a_stopped_run_and_a_dropped_picture_fit_and_axe_finds_nothing(page: Browser, server: Server) -> None:
+    page.evaluate(SHOW.format("Run"))
     page.evaluate("document.querySelector('.grid-form summary').click()")
     page.evaluate(CHOOSE.format("across", "seed"))
-    type_into(page, '[aria-label="Values across"]', "1,2")
+    page.evaluate(CHOOSE.format("down", "count"))
+    type_into(page, '[aria-label="Values across"]', "1:7")
+    type_into(page, '[aria-label="Values down"]', "2,5")
     page.evaluate(SUBMIT)
-    wait(page, "document.querySelectorAll('.grid .cell img').length === 2")
+    wait(page, "document.querySelectorAll('.grid .cell img').length === 12")
     page.evaluate("document.querySelector('.grid .cell').click()")
     wait(page, "document.querySelector('[aria-label=\"Run of the cell\"]')")
-    assert find_violations(page) == []
+    check_looks(page, "grid")
     page.evaluate(SHOW.format("Runs"))
     wait(page, "document.querySelector('.opener')")
     assert find_violations(page) == []
     page.evaluate(SHOW.format("Run"))
-    type_into(page, "#param-count", "1000")
+    type_into(page, "#param-count", "100000")
     type_into(page, "#param-seconds", "0.05")
     page.evaluate("document.querySelector('button.primary').click()")
     wait(page, BUTTON.format("Stop after this step"))
     assert find_violations(page) == []
     page.evaluate(BUTTON.format("Stop after this step") + ".click()")
     wait(page, "document.querySelector('.job .status.stopped')")
-    assert find_violations(page) == []
+    check_looks(page, "stopped")
+    type_into(page, "#param-count", "3")
+    type_into(page, "#param-seconds", "0")
+    run_workflow(page)
+    page.evaluate(DROP.format("content"))
+    wait(page, "document.querySelector('.note-box')?.textContent.includes('came in a picture')")
+    page.evaluate(SHOW.format("Run"))
+    check_looks(page, "dropped")

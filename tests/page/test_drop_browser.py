@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.browser import NEEDS_BROWSER, Browser
-from tests.page.conftest import NODE, Server, type_into, wait
+from tests.page.conftest import NODE, Server, run_workflow, type_into, wait
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
@@ -22,18 +22,16 @@ DROP = """(async () => {{
 
 def test_a_dropped_picture_opens_its_workflow_read_only(page: Browser, server: Server) -> None:
     type_into(page, "#param-seed", "12")
-    page.evaluate("document.querySelector('button.primary').click()")
-    wait(page, "document.querySelector('.job .status.done')")
+    run_workflow(page)
     page.evaluate(DROP.format("'no picture'"))
     assert "cat.png: cannot be read as a PNG" in wait(page, "document.querySelector('.banner')?.textContent")
     page.evaluate(DROP.format("content"))
     wait(page, "location.hash === '#cat.png'")
-    wait(page, NODE.format("nodes.sum.body.next"))
-    assert wait(page, "document.getElementById('param-seed')?.value") == "12"
     assert "came in a picture" in wait(page, "document.querySelector('.note-box')?.textContent")
+    wait(page, NODE.format("nodes.sum.body.next"))
+    assert page.evaluate("document.getElementById('param-seed').value") == "12"
     assert "read-only" in page.evaluate("document.querySelector('header').textContent")
-    page.evaluate("document.querySelector('button.primary').click()")
-    wait(page, "document.querySelector('.job .status.done')")
+    run_workflow(page)
     page.driver.refresh()
     wait(page, NODE.format("nodes.sum.body.next"))
     assert page.evaluate("location.hash") == "#cat.png"

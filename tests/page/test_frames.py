@@ -42,6 +42,18 @@ def test_a_picture_is_shown_as_it_is() -> None:
     assert shown[..., 0].tolist() == [[0, 128], [255, 255]]
 
 
+def test_no_frames_are_made_while_nobody_watches() -> None:
+    watching = iter([False, False, True, False])
+    maker = FrameMaker(EMPTY, RunCache(1 << 20), lambda: next(watching))
+    counts = []
+    for _ in range(4):
+        maker(torch.zeros(1, 3, 2, 2))
+        counts.append(maker.count)
+    assert counts == [0, 0, 1, 1]
+    maker.finish()
+    assert maker.count == 2
+
+
 @pytest.mark.parametrize(
     "value",
     [torch.zeros(1, 4, 2, 2), torch.zeros(1, 3, 0, 2), torch.zeros(3, 2, 2), torch.full((1, 3, 2, 2), float("nan"))],

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from guidegraph.plugins.manager import PluginManager
 from tests.page.conftest import DRAW, Site
 
 LONG = {"seconds": "0.02", "count": "100000"}
@@ -253,6 +254,48 @@ def test_a_run_is_stopped_after_a_step_and_goes_on_with_other_values(site: Site)
     site.post("api/runs/99/stop")
     site.post(f"api/runs/{resumed}/stop")
     assert site.page.jobs.jobs[resumed].status == "done"
+
+
+TRAIN = """\
+guidegraph: 1
+params: {count: 2}
+nodes:
+  one: {use: toy.number}
+  sum:
+    loop: {over: params.count, as: i}
+    carry: {x: one}
+    body: {next: {use: toy.add, in: {a: carry.x, b: one}}}
+    next: {x: next}
+  line: {use: toy.line}
+  data: {use: toy.batches}
+  fit:
+    loop: {over: data, as: batch}
+    carry: {net: line}
+    body: {loss: {use: toy.loss, in: {model: carry.net, x: loop.batch.x, y: loop.batch.y}}}
+    train: [{model: net, loss: loss}]
+    steps: 3
+    collect: {loss: loss}
+outputs: {total: sum.x, loss: fit.loss}
+"""
+
+
+def test_only_loops_that_can_be_stopped_are_offered(site: Site) -> None:
+    (site.folder / "draw.yaml").write_text(TRAIN)
+    site.page.jobs.manager = PluginManager(("tests.graph.engine_nodes",), entry_points=False)
+    job = site.run_to_end()
+    assert (job["status"], job["error"], job["stoppable"]) == ("done", "", ["nodes.sum"])
+    assert job["nodes"]["nodes.fit"]["total"] == 3
+
+
+def test_the_page_knows_that_a_run_is_about_to_stop(site: Site) -> None:
+    number = site.post("api/runs", name="draw.yaml", params={"seconds": "0.5", "count": "100000"}).json()["number"]
+    wait_for(lambda: site.page.jobs.jobs[number].describe(0)["nodes"].get("nodes.sum"))
+    before = site.page.jobs.version
+    assert site.page.jobs.jobs[number].describe(0)["stopping"] is False
+    site.post(f"api/runs/{number}/stop")
+    assert site.page.jobs.jobs[number].describe(0)["stopping"] is True
+    assert site.page.jobs.version > before
+    site.page.jobs.wait(number, timeout=60)
 
 
 def test_a_folder_without_a_stopped_run_cannot_be_resumed(site: Site) -> None:

@@ -1,39 +1,96 @@
-"""The page in a real browser: a run is stopped after a step, looked at, changed, and goes on."""
+"""The page in a real browser: a run is stopped after a step and goes on; one that trains is not; a page is reopened."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
 from tests.browser import NEEDS_BROWSER, Browser
-from tests.page.conftest import Server, type_into, wait
+from tests.page.conftest import NODE, Server, click_text, serve_folder, type_into, wait
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 pytestmark = NEEDS_BROWSER
 
+TRAIN = """\
+guidegraph: 1
+nodes:
+  start: {use: toy.line}
+  data: {use: toy.batches}
+  fit:
+    loop: {over: data, as: batch}
+    carry: {net: start}
+    body: {loss: {use: toy.loss, in: {model: carry.net, x: loop.batch.x, y: loop.batch.y}}}
+    train: [{model: net, loss: loss}]
+    steps: 10000000
+    collect: {loss: loss}
+outputs: {loss: fit.loss}
+"""
+PROGRESS = "(document.querySelector('.job .status.running') && document.querySelector('.job progress')?.value || 0)"
 BUTTON = "[...document.querySelectorAll('.panel button')].find(b => b.textContent.startsWith('{}'))"
 
 
 def test_a_run_is_stopped_changed_and_goes_on(page: Browser, server: Server) -> None:
-    type_into(page, "#param-count", "200")
+    type_into(page, "#param-count", "2000")
     type_into(page, "#param-seconds", "0.05")
     page.evaluate("document.querySelector('button.primary').click()")
     wait(page, BUTTON.format("Stop after this step"))
     page.evaluate(BUTTON.format("Stop after this step") + ".click()")
     wait(page, "document.querySelector('.job .status.stopped')")
+    wait(page, f"!{NODE.format('nodes.sum')}.classList.contains('running')")
     type_into(page, "#param-count", "100")
     page.evaluate(BUTTON.format("Go on from step") + ".click()")
-    assert "'over' was 200, and is 100 now" in wait(page, "document.querySelector('.panel .problem')?.textContent")
-    type_into(page, "#param-count", "200")
+    assert "'over' was 2000, and is 100 now" in wait(page, "document.querySelector('.panel .problem')?.textContent")
+    type_into(page, "#param-count", "2000")
     type_into(page, "#param-seconds", "0")
     page.evaluate(BUTTON.format("Go on from step") + ".click()")
     wait(page, "document.querySelector('.job .status.done')")
     totals = sorted((server.folder / "runs").glob("*/total.json"))
-    assert json.loads(totals[-1].read_text()) == 201.5
-    page.evaluate("[...document.querySelectorAll('.tabs button')].find(b => b.textContent === 'Runs').click()")
+    assert json.loads(totals[-1].read_text()) == 2001.5
+    click_text(page, ".tabs button", "Runs")
     wait(page, BUTTON.format("go on from here"))
     page.evaluate(BUTTON.format("go on from here") + ".click()")
     assert wait(page, "document.getElementById('param-seconds')?.value") == "0.05"
     assert wait(page, BUTTON.format("Go on") + "?.textContent") == "Go on"
+
+
+def test_a_page_that_is_opened_again_shows_the_run_that_goes_on(page: Browser, server: Server) -> None:
+    type_into(page, "#param-count", "100000")
+    type_into(page, "#param-seconds", "0.01")
+    page.evaluate("document.querySelector('button.primary').click()")
+    wait(page, f"{PROGRESS} > 0")
+    step = page.evaluate("document.querySelector('.job progress').value")
+    page.driver.get("about:blank")
+    page.driver.get(server.address)
+    wait(
+        page,
+        f"{PROGRESS} > {step}",
+    )
+    wait(page, NODE.format("nodes.sum") + "?.classList.contains('running')")
+    wait(page, NODE.format("nodes.picture") + ".querySelector('.time')?.textContent")
+    assert "is running" in page.evaluate("document.querySelector('header').textContent")
+    click_text(page, ".actions button", "Stop after this step")
+    wait(page, "document.querySelector('.job .status.stopped')")
+    assert page.evaluate(BUTTON.format("Go on from step") + ".disabled") is False
+
+
+def test_no_stop_is_offered_while_a_run_trains(chromium: Browser, tmp_path: Path) -> None:
+    (tmp_path / "train.yaml").write_text(TRAIN)
+    for server in serve_folder(tmp_path, "--plugin", "tests.graph.engine_nodes"):
+        chromium.set_screen(1600)
+        chromium.driver.get(server.address)
+        wait(chromium, NODE.format("nodes.fit"))
+        chromium.evaluate("document.querySelector('button.primary').click()")
+        wait(
+            chromium,
+            f"{PROGRESS} > 0",
+        )
+        assert chromium.evaluate("[...document.querySelectorAll('.actions button')].map(e => e.textContent)") == [
+            "Run",
+            "Cancel",
+        ]
+        click_text(chromium, ".actions button", "Cancel")
+        wait(chromium, "document.querySelector('.job .status.cancelled')")
+        chromium.driver.get("about:blank")

@@ -132,3 +132,30 @@ def test_names_are_unique_and_the_oldest_pictures_are_forgotten(site: Site, monk
     monkeypatch.setattr(strangers, "MAX_PICTURES", 2)
     assert drop(site, first, "\0/..").json()["name"] == "...png"
     assert Path("cat.png").name not in site.get("api/workflows").json()["names"]
+
+
+def test_nothing_is_kept_of_forgotten_pictures(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    from guidegraph.page import strangers
+
+    monkeypatch.setattr(strangers, "MAX_PICTURES", 1)
+    views = site.page.views
+    site.get("api/view", name="draw.yaml")
+    caches: list[dict[str, Any]] = [views.drawings, views.files, views._wirings]
+    for seed in "12":
+        name = drop(site, draw(site, seed=seed), f"{seed}.png").json()["name"]
+        site.get("api/view", name=name)
+        site.get("api/links", name=name, path="nodes.sum.body.next.in.x")
+        assert [sorted(cache) for cache in caches] == 3 * [[f"{seed}.png", "draw.yaml"]]
+
+
+def test_a_picture_with_the_name_of_a_forgotten_one_has_its_own_wires(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from guidegraph.page import strangers
+
+    monkeypatch.setattr(strangers, "MAX_PICTURES", 1)
+    other = DRAW.replace("start", "first")
+    for file, text, link in (("cat.png", DRAW, "start"), ("dog.png", DRAW, "start"), ("cat.png", other, "first")):
+        name = drop(site, with_text(site, text), file).json()["name"]
+        assert name == file
+        assert site.get("api/links", name=name, path="nodes.sum.carry.x").json()["links"] == [link]

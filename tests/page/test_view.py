@@ -204,6 +204,24 @@ def collect_events(site: Site, count: int, act: Any = None, name: str = "draw.ya
     return asyncio.run(asyncio.wait_for(collect(), timeout=30))
 
 
+def test_pages_that_take_events_are_counted(site: Site) -> None:
+    async def watch() -> list[int]:
+        async def is_disconnected() -> bool:
+            return False
+
+        pages = [site.page.count_watcher(site.page.iterate_events("draw.yaml", is_disconnected)) for _ in range(2)]
+        counts = [site.page.jobs.watchers]
+        for page in pages:
+            await anext(page)
+            counts.append(site.page.jobs.watchers)
+        for page in pages:
+            await page.aclose()  # type: ignore[attr-defined]
+            counts.append(site.page.jobs.watchers)
+        return counts
+
+    assert asyncio.run(watch()) == [0, 1, 2, 1, 0]
+
+
 def test_a_change_of_the_file_is_an_event(site: Site) -> None:
     site.get("api/view", name="draw.yaml")
     first, second = collect_events(site, 2, lambda: (site.folder / "draw.yaml").write_text(DRAW + "# more\n"))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.browser import NEEDS_BROWSER, Browser
-from tests.page.conftest import CLICK, DRAW, NODE, Server, type_into, wait
+from tests.page.conftest import CLICK, DRAW, HOLD, NODE, Server, click_text, run_workflow, type_into, wait
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
@@ -38,15 +38,40 @@ def find_middle(page: Browser, selector: str) -> Sequence[float]:
     )
 
 
-def press_and_move(page: Browser, start: Sequence[float], end: Sequence[float]) -> None:
+def find_empty(page: Browser) -> Sequence[float]:
+    """A point of the drawing where nothing is, away from its edges."""
+    return page.evaluate(
+        """(() => {
+            const box = document.querySelector('.scroller').getBoundingClientRect();
+            for (let y = box.bottom - 60; y > box.top + 60; y -= 10) {
+                for (let x = box.right - 60; x > box.left + 60; x -= 10) {
+                    const near = [-20, 0, 20].flatMap(d => [[x + d, y], [x, y + d]]);
+                    const isFree = ([a, b]) => document.elementFromPoint(a, b)?.matches('.scroller, svg, .page');
+                    if (near.every(isFree)) return [x, y];
+                }
+            }
+        })()"""
+    )
+
+
+def press_and_move(page: Browser, start: str, end: str = "") -> None:
+    """Drag from the middle of an element to that of another, or to an empty place, without dropping."""
     from selenium.webdriver.common.actions.action_builder import ActionBuilder
 
+    source, target = find_middle(page, start), find_middle(page, end) if end else find_empty(page)
     actions = ActionBuilder(page.driver, duration=20)
-    actions.pointer_action.move_to_location(round(start[0]), round(start[1])).pointer_down()
+    actions.pointer_action.move_to_location(round(source[0]), round(source[1])).pointer_down()
     for part in (0.3, 0.6, 1.0):
-        x, y = (a + (b - a) * part for a, b in zip(start, end, strict=True))
+        x, y = (a + (b - a) * part for a, b in zip(source, target, strict=True))
         actions.pointer_action.move_to_location(round(x), round(y))
     actions.perform()
+    for _ in range(9):
+        if not end or (moved := find_middle(page, end)) == target:
+            break
+        target = moved  # the drawing scrolls where a drag crosses its edge
+        actions = ActionBuilder(page.driver, duration=20)
+        actions.pointer_action.move_to_location(round(target[0]), round(target[1]))
+        actions.perform()
 
 
 def drop(page: Browser) -> None:
@@ -70,11 +95,6 @@ def wired(page: Browser, server: Server) -> Browser:
     return page
 
 
-def click(page: Browser, selector: str, text: str) -> None:
-    """Click the first element that has a text."""
-    page.evaluate(f"[...document.querySelectorAll('{selector}')].find(e => e.textContent.includes('{text}')).click()")
-
-
 def wait_for_texts(page: Browser, selector: str) -> list[str]:
     """The texts of all elements of a kind, as soon as there are any."""
     every = f"[...document.querySelectorAll('{selector}')]"
@@ -87,8 +107,7 @@ def read_line(server: Server, name: str) -> str:
 
 
 def test_ports_that_fit_light_up_and_a_wire_is_moved_by_dragging(wired: Browser, server: Server) -> None:
-    start, end = (find_middle(wired, f".dot[{key}]") for key in ('data-link="more"', 'data-path="nodes.rest.in.a"'))
-    press_and_move(wired, start, end)
+    press_and_move(wired, '.dot[data-link="more"]', '.dot[data-path="nodes.rest.in.a"]')
     lit: list[str] = wait(wired, f"({LIT}).length && {LIT}")
     assert {"nodes.rest.in.a", "nodes.rest.in.b", "nodes.sum.carry.x", f"{BODY}.in.x"} <= {*lit}
     assert not [path for path in lit if path.startswith(("nodes.more", "nodes.picture.in.shade"))]  # a cycle, a text
@@ -101,9 +120,7 @@ def test_ports_that_fit_light_up_and_a_wire_is_moved_by_dragging(wired: Browser,
 def test_escape_ends_a_drag(wired: Browser, server: Server) -> None:
     from selenium.webdriver.common.keys import Keys
 
-    press_and_move(
-        wired, find_middle(wired, '.dot[data-link="more"]'), find_middle(wired, '.dot[data-path="nodes.rest.in.a"]')
-    )
+    press_and_move(wired, '.dot[data-link="more"]', '.dot[data-path="nodes.rest.in.a"]')
     wait(wired, "document.querySelector('.loose')")
     press(wired, Keys.ESCAPE)
     wait(wired, "!document.querySelector('.loose')")
@@ -112,9 +129,7 @@ def test_escape_ends_a_drag(wired: Browser, server: Server) -> None:
 
 
 def test_a_wire_dropped_on_a_node_asks_for_the_port(wired: Browser, server: Server) -> None:
-    press_and_move(
-        wired, find_middle(wired, '.dot[data-link="more"]'), find_middle(wired, '[data-node="nodes.rest"] .title')
-    )
+    press_and_move(wired, '.dot[data-link="more"]', '[data-node="nodes.rest"] .title')
     drop(wired)
     items = wait_for_texts(wired, ".menu button")
     assert [item.split()[0] for item in items] == ["a", "b"]
@@ -123,17 +138,13 @@ def test_a_wire_dropped_on_a_node_asks_for_the_port(wired: Browser, server: Serv
 
 
 def test_a_wire_dropped_on_nothing_offers_nodes_that_take_it(wired: Browser, server: Server) -> None:
-    start = find_middle(wired, '.dot[data-link="more"]')
-    empty = find_middle(wired, ".graph .sub")
-    press_and_move(wired, start, (empty[0] + 200, empty[1]))
+    press_and_move(wired, '.dot[data-link="more"]')
     drop(wired)
     assert "that take more" in wait(wired, "document.querySelector('.filter')?.textContent")
     ids = wait_for_texts(wired, ".nodes b")
     assert {"toy.add", "toy.divide", "toy.sleep"} <= {*ids}
     assert not {"autoencoder.decode", "toy.read"} & {*ids}
-    wired.evaluate(
-        "[...document.querySelectorAll('.nodes button')].find(b => b.textContent.includes('toy.sleep')).click()"
-    )
+    click_text(wired, ".nodes button", "toy.sleep")
     wait(wired, "document.querySelector('.draft button.primary')")
     assert wired.evaluate("document.querySelector('[aria-label=\"Link for x\"]').value") == "more"
     wired.evaluate("document.querySelector('.draft button.primary').click()")
@@ -142,32 +153,42 @@ def test_a_wire_dropped_on_nothing_offers_nodes_that_take_it(wired: Browser, ser
 
 
 def test_a_port_dragged_to_nothing_loses_its_wire_if_it_may(wired: Browser, server: Server) -> None:
-    empty = find_middle(wired, ".graph .sub")
-    press_and_move(wired, find_middle(wired, f'.dot[data-path="{BODY}.in.seconds"]'), (empty[0] + 200, empty[1]))
+    press_and_move(wired, f'.dot[data-path="{BODY}.in.seconds"]')
     drop(wired)
     wait(wired, "document.querySelector('.lines').textContent.includes('in: {x: carry.x}}')")
-    press_and_move(wired, find_middle(wired, '.dot[data-path="nodes.rest.in.a"]'), (empty[0] + 200, empty[1]))
+    press_and_move(wired, '.dot[data-path="nodes.rest.in.a"]')
     drop(wired)
     assert "needs its port 'a'" in wait(wired, "document.querySelector('.banner')?.textContent")
     assert read_line(server, "rest") == "rest:    {use: toy.divide, in: {a: start, b: more}}"
 
 
+def test_a_drag_of_a_node_that_the_system_ends_changes_nothing(wired: Browser, server: Server) -> None:
+    click_text(wired, ".tabs button", "Add")
+    wait(wired, "document.querySelectorAll('.nodes button').length")
+    press_and_move(wired, ".nodes button", ".graph .sub")
+    wait(wired, "document.querySelector('.ghost') && document.querySelector('.graph.placing')")
+    wired.evaluate("dispatchEvent(new PointerEvent('pointercancel'))")
+    assert wired.evaluate("document.querySelectorAll('.ghost, .placing, .fits, .over').length") == 0
+    drop(wired)
+    assert server.read() == WIRED
+
+
 def test_a_node_dropped_on_a_wire_is_put_into_it(wired: Browser, server: Server) -> None:
     from selenium.webdriver.common.by import By
 
-    click(wired, ".tabs button", "Add")
+    click_text(wired, ".tabs button", "Add")
     wait(wired, "document.getElementById('palette-text')")
     wired.driver.find_element(By.ID, "palette-text").send_keys("toy.sleep")
     wait(wired, "document.querySelectorAll('.nodes button').length === 1")
     wire = '.wire[data-path="nodes.rest.in.b"]'
-    press_and_move(wired, find_middle(wired, ".nodes button"), find_middle(wired, wire))
+    press_and_move(wired, ".nodes button", wire)
     wait(wired, f"document.querySelector('{wire}.fits')")
     drop(wired)
     wait(wired, NODE.format("nodes.sleep"))
     assert read_line(server, "sleep") == "sleep:   {use: toy.sleep, in: {x: more}}"
     assert read_line(server, "rest") == "rest:    {use: toy.divide, in: {a: start, b: sleep}}"
     wait(wired, "document.querySelector('.node-panel h2')?.textContent === 'sleep'")
-    click(wired, "header button", "Undo")
+    click_text(wired, "header button", "Undo")
     wait(wired, f"!{NODE.format('nodes.sleep')}")
     assert server.read() == WIRED
 
@@ -179,7 +200,7 @@ def test_the_keyboard_wires_inserts_and_removes(wired: Browser, server: Server) 
     wait(wired, "document.querySelector('[aria-label=\"Wire out to\"]')")
     wired.evaluate("document.querySelector('[aria-label=\"Wire out to\"]').focus()")
     wait(wired, "document.querySelectorAll('[aria-label=\"Wire out to\"] option').length > 1")
-    press(wired, "rest.a")
+    press(wired, "rest.a", Keys.ENTER)
     wait(wired, "document.querySelector('.lines').textContent.includes('{a: more, b: more}')")
 
     wired.evaluate(CLICK.format("nodes.rest"))
@@ -204,8 +225,30 @@ def test_the_keyboard_wires_inserts_and_removes(wired: Browser, server: Server) 
     wait(wired, "document.querySelector('[aria-label=\"Show the wire of seconds\"]')")
     wired.evaluate("document.querySelector('[aria-label=\"Show the wire of seconds\"]').click()")
     wait(wired, "document.querySelector('.wire-panel')")
-    click(wired, ".wire-panel button", "Remove")
+    click_text(wired, ".wire-panel button", "Remove")
     wait(wired, "document.querySelector('.lines').textContent.includes('in: {x: carry.x}}')")
+
+
+CHOOSE = """
+const field = document.querySelector('[aria-label="Wire out to"]');
+for (const [key, option] of [["r", "nodes.rest.in.a"], ["b", "nodes.rest.in.b"]]) {
+    field.dispatchEvent(new KeyboardEvent("keydown", {key, bubbles: true}));
+    field.value = option;
+    field.dispatchEvent(new Event("change", {bubbles: true}));
+}
+"""
+
+
+def test_options_that_keys_pass_on_the_way_are_not_wired(wired: Browser, server: Server) -> None:
+    server.write(WIRED.replace("{a: start, b: more}", "{a: start, b: start}"))
+    wait(wired, "document.querySelector('.lines').textContent.includes('{a: start, b: start}')")
+    wired.evaluate(CLICK.format("nodes.more"))
+    wait(wired, "document.querySelector('[aria-label=\"Wire out to\"]')")
+    wired.evaluate("document.querySelector('[aria-label=\"Wire out to\"]').focus()")
+    wait(wired, "document.querySelectorAll('[aria-label=\"Wire out to\"] option').length > 1")
+    wired.driver.execute_script(CHOOSE)
+    wait(wired, "!document.querySelector('.lines').textContent.includes('{a: start, b: start}')")
+    assert server.read() == WIRED
 
 
 def test_links_are_suggested_in_their_field(wired: Browser, server: Server) -> None:
@@ -220,16 +263,28 @@ def test_links_are_suggested_in_their_field(wired: Browser, server: Server) -> N
     wait(wired, "document.querySelector('.lines').textContent.includes('{a: more, b: more}')")
 
 
-def test_values_stand_at_nodes_and_wires_after_a_run(wired: Browser, server: Server) -> None:
+def move(page: Browser, x: float, y: float) -> None:
     from selenium.webdriver.common.actions.action_builder import ActionBuilder
 
-    wired.evaluate("document.querySelector('button.primary').click()")
-    wait(wired, "document.querySelector('.job .status.done')")
-    x, y = find_middle(wired, '.wire[data-path="nodes.sum.carry.x"]')
-    actions = ActionBuilder(wired.driver, duration=20)
-    actions.pointer_action.move_to_location(round(x) - 30, round(y) - 60).move_to_location(round(x), round(y))
+    actions = ActionBuilder(page.driver, duration=20)
+    actions.pointer_action.move_to_location(round(x), round(y))
     actions.perform()
-    assert wait(wired, "document.querySelector('.card')?.textContent") == "start1.5"
+
+
+def test_values_stand_at_nodes_and_wires_after_a_run(wired: Browser, server: Server) -> None:
+    run_workflow(wired)
+    x, y = find_middle(wired, '.wire[data-path="nodes.sum.carry.x"]')
+    move(wired, x - 30, y - 60)
+    move(wired, x, y)
+    wait(wired, "document.querySelector('.card')?.textContent === 'start1.5'")
+    wired.driver.execute_script(HOLD, "api/runs/")
+    move(wired, x + 2, y)
+    wait(wired, "!!window.release")
+    move(wired, *find_empty(wired))
+    wired.evaluate("window.release()")
+    wired.driver.execute_async_script("setTimeout(arguments[0], 500)")
+    assert not wired.evaluate("document.querySelector('.card')"), "the pointer has left the wire"
+    wired.driver.execute_script("window.fetch = plainFetch")
     wired.evaluate(CLICK.format("nodes.picture"))
     wait(wired, "document.querySelector('.node-panel .value img')?.naturalWidth === 2")
     assert "(1, 3, 2, 2) float32" in wired.evaluate("document.querySelector('.node-panel .value').textContent")

@@ -1,4 +1,4 @@
-// Requests to the server. A failure is an Error with the `problems` that the server found.
+// Requests to the server. A failure is an Error with the `problems` that the server found; `isTrouble`: it did not work.
 
 async function request(path, options) {
   let response, text;
@@ -6,12 +6,12 @@ async function request(path, options) {
     response = await fetch(path, options);
     text = await response.text();
   } catch {
-    throw Object.assign(new Error("the server does not answer: is 'guidegraph open' still running?"), { problems: [] });
+    throw Object.assign(new Error("the server does not answer: is 'guidegraph open' still running?"), { problems: [], isTrouble: true });
   }
   const isJson = response.headers.get("content-type")?.startsWith("application/json");
   const body = isJson ? JSON.parse(text) : { error: text.trim() };
   if (!response.ok) {
-    throw Object.assign(new Error(body.error || response.statusText), { problems: body.problems || [] });
+    throw Object.assign(new Error(body.error || response.statusText), { problems: body.problems || [], isTrouble: response.status >= 500 });
   }
   return body;
 }
@@ -24,6 +24,9 @@ export const post = (path, body = {}) =>
 // Promises the name of the workflow in a picture, a File.
 export const openPicture = async (file) =>
   (await request(`api/pictures?${new URLSearchParams({ file: file.name })}`, { method: "POST", headers: { "content-type": "image/png" }, body: file })).name;
+
+// Reports a server that does not work to the page. For requests whose refusal needs no words, as there is nothing to show.
+export const reportTrouble = (error) => error.isTrouble && dispatchEvent(new CustomEvent("trouble", { detail: error.message }));
 
 const RETRY = 1000; // milliseconds
 

@@ -42,7 +42,12 @@ function App() {
       if (!names.includes(readName())) location.replace(`#${encodeURIComponent(names[0] || "")}`);
       if (!names.length) setFailure("There is no workflow in this folder.");
     }, (error) => setFailure(error.message));
-    return () => removeEventListener("hashchange", onHash);
+    const onTrouble = (event) => setFailure(event.detail);
+    addEventListener("trouble", onTrouble);
+    return () => {
+      removeEventListener("hashchange", onHash);
+      removeEventListener("trouble", onTrouble);
+    };
   }, []);
 
   const load = useCallback(async () => {
@@ -95,6 +100,9 @@ function App() {
   // The texts in the form that differ from the defaults.
   const readParams = () => Object.fromEntries(Object.entries(own).filter(([key, value]) => value !== undefined && view.params.some((param) => param.name === key)));
 
+  // A job that was begun here. The events may have told of it already, and what they tell is newer.
+  const addJob = (job) => setJobs((old) => (old[job.number] ? old : mergeJobs(old, [job])));
+
   // Run, or go on from the stopped run in a folder.
   async function run(resume = "") {
     setPanel("run");
@@ -102,7 +110,7 @@ function App() {
       const job = await post("api/runs", { name, params: readParams(), resume });
       setProblems([]);
       setResumable(null);
-      setJobs((old) => mergeJobs(old, [job]));
+      addJob(job);
     } catch (error) {
       setProblems(error.problems.length ? error.problems : [{ code: "error", message: error.message, path: "" }]);
     }
@@ -111,8 +119,7 @@ function App() {
   // Run a grid over the values of one or two parameters; returns the problems for which it was refused.
   async function runGrid(axes) {
     try {
-      const job = await post("api/grids", { name, params: readParams(), axes });
-      setJobs((old) => mergeJobs(old, [job]));
+      addJob(await post("api/grids", { name, params: readParams(), axes }));
       return [];
     } catch (error) {
       return error.problems.length ? error.problems : [{ code: "error", message: error.message, path: "" }];
@@ -267,7 +274,7 @@ function App() {
       ${job?.status === "running" && html`<span class="faint">run ${job.number} is running</span>`}
     </header>
     ${!online && html`<p class="banner" role="alert">The server does not answer. The page goes on when it is back; if 'guidegraph open' was started again, open its new address.</p>`}
-    ${failure && html`<p class="banner" role="alert">${failure}</p>`}
+    ${online && failure && html`<p class="banner" role="alert">${failure}</p>`}
     <nav aria-label="Panes"><div class="panes" role="tablist" aria-label="Panes">${PANES.map(([key, title]) => html`
       <button role="tab" aria-selected=${pane === key} onClick=${() => choose(key)}>${title}</button>`)}</div></nav>
     ${view && html`
@@ -277,7 +284,7 @@ function App() {
             <li><button onClick=${() => { setLine(problem.line); setSelected(nodeOf(view, problem.path)); }}>
               <span class="where">${problem.here ? "" : `${problem.file}:`}${problem.line}</span> <b>${problem.code}</b> ${problem.message}</button></li>`)}</ul>`}
           <${Graph} name=${name} svg=${view.svg} drawn=${view.drawn} readonly=${view.readonly} selected=${selected} onSelect=${select}
-            onWire=${wire} onOffer=${offer} onFailure=${(error) => setFailure(error.message)} run=${ended} find=${find} problems=${view.problems} nodes=${job?.nodes || {}} />
+            onWire=${wire} onOffer=${offer} onFailure=${(error) => setFailure(error.message)} run=${ended} find=${find} problems=${view.problems} nodes=${job?.nodes || {}} isRunning=${job?.status === "running"} />
           <${Text} text=${view.text} problems=${view.problems} nodes=${view.nodes} selected=${selected} line=${line || lineOfWire(view, selected)} onSelect=${select} />
         </div>
         <aside>

@@ -1,6 +1,8 @@
 // One value in a form: its text is committed by Enter, by leaving the field, or by choosing.
 
 import { html, useLayoutEffect, useRef, useState } from "./vendor/htm-preact.js";
+import { reportTrouble } from "./api.js";
+import { Choice } from "./choice.js";
 
 // field: {kind, options} from the server. onInput: called while the text changes, onCommit: with the final text.
 // onSuggest: promises texts to choose from, when the field is entered.
@@ -30,10 +32,10 @@ export function Field({ id, field, value, placeholder = "", disabled = false, on
   }
   if (field.kind === "choice") {
     return html`
-      <select ...${common} value=${text} onChange=${(event) => { change(event.target.value); commit(event.target.value); }}>
+      <${Choice} ...${{ ...common, ref: undefined }} value=${text} onChange=${change} onChoose=${commit}>
         ${!field.options.includes(text) && html`<option value=${text}>${text || placeholder}</option>`}
         ${field.options.map((option) => html`<option value=${option}>${option}</option>`)}
-      </select>`;
+      <//>`;
   }
   if (field.kind === "flag") {
     const flip = (event) => { change(String(event.target.checked)); commit(String(event.target.checked)); };
@@ -45,7 +47,7 @@ export function Field({ id, field, value, placeholder = "", disabled = false, on
     spellcheck: false,
     onInput: (event) => change(event.target.value),
     onChange: (event) => commit(event.target.value),
-    onFocus: () => onSuggest?.().then(setSuggestions, () => setSuggestions([])),
+    onFocus: () => onSuggest?.().then(setSuggestions, (error) => { setSuggestions([]); reportTrouble(error); }),
   };
   if (isLong.current) {
     return html`<textarea ...${common} ...${handlers} rows=${Math.min(6, Math.ceil(text.length / 42) + text.split("\n").length - 1)}></textarea>`;

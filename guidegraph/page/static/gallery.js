@@ -1,7 +1,7 @@
 // The runs in the folder: their pictures and parameters, to repeat one or to compare two.
 
 import { html, useEffect, useState } from "./vendor/htm-preact.js";
-import { get } from "./api.js";
+import { get, reportTrouble } from "./api.js";
 import { formatSeconds, formatValue, sharpen } from "./format.js";
 import { GridTable } from "./grid.js";
 
@@ -18,7 +18,7 @@ export function Gallery({ finished, onUse, onResume, onPicture, name }) {
   const [grids, setGrids] = useState([]);
   const [grid, setGrid] = useState("");
   useEffect(() => {
-    get("api/grids").then(setGrids, () => setGrids([]));
+    get("api/grids").then(setGrids, reportTrouble);
   }, [finished]);
   const opener = html`<label class="opener">Open the workflow of a picture: drop it on the page, or choose it
     <input type="file" accept="image/png" onChange=${(event) => event.target.files.length && onPicture(event.target.files[0])} /></label>`;
@@ -52,8 +52,10 @@ function Comparison({ pair }) {
   const [lines, setLines] = useState([]);
   const [first, second] = pair.map((run) => run.folder);
   useEffect(() => {
+    let isCurrent = true;
     setLines([]);
-    get("api/comparison", { first, second }).then((answer) => setLines(answer.lines), () => setLines([]));
+    get("api/comparison", { first, second }).then((answer) => isCurrent && setLines(answer.lines), reportTrouble);
+    return () => { isCurrent = false; };
   }, [first, second]);
   const keys = [...new Set(pair.flatMap((run) => Object.keys(run.params)))];
   const different = keys.filter((key) => formatValue(pair[0].params[key] ?? null) !== formatValue(pair[1].params[key] ?? null));

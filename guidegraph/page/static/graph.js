@@ -12,7 +12,7 @@ const FIRST_ZOOM = [0.5, 1];
 const DRAG = 4;
 const SVG = "http://www.w3.org/2000/svg";
 
-export function Graph({ name, svg, drawn, readonly, selected, onSelect, onWire, onOffer, onFailure, run, find, problems, nodes }) {
+export function Graph({ name, svg, drawn, readonly, selected, onSelect, onWire, onOffer, onFailure, run, find, problems, nodes, isRunning }) {
   const scroller = useRef(null);
   const drawing = useRef(null);
   const shown = useRef("");
@@ -30,7 +30,7 @@ export function Graph({ name, svg, drawn, readonly, selected, onSelect, onWire, 
     }
   }, [svg]);
 
-  useEffect(() => markNodes(drawing.current, selected, problems, nodes), [svg, selected, problems, nodes]);
+  useEffect(() => markNodes(drawing.current, selected, problems, nodes, isRunning), [svg, selected, problems, nodes, isRunning]);
 
   useEffect(() => {
     const node = selected && findNode(drawing.current, selected);
@@ -166,7 +166,7 @@ function nearestNode(drawn, path) {
   return "";
 }
 
-function markNodes(drawing, selected, problems, nodes) {
+function markNodes(drawing, selected, problems, nodes, isRunning) {
   if (!drawing) return;
   const groups = new Map([...drawing.querySelectorAll("[data-node]")].map((node) => [node.dataset.node, node]));
   const wrong = new Set(problems.map((problem) => nearestNode(groups, problem.path)));
@@ -175,7 +175,7 @@ function markNodes(drawing, selected, problems, nodes) {
     const state = nodes[path];
     group.classList.toggle("selected", path === selected);
     group.classList.toggle("wrong", wrong.has(path));
-    group.classList.toggle("running", state?.state === "running");
+    group.classList.toggle("running", isRunning && state?.state === "running");
     group.classList.toggle("failed", state?.state === "failed");
     showTime(group, describeState(state));
   }

@@ -37,31 +37,35 @@ export function GridForm({ view, onGrid }) {
 }
 
 // The grid in a folder; it is read again when `version` changes. onUse takes the parameters of a cell.
-export function GridTable({ folder, version, name, onUse }) {
-  const [grid, setGrid] = useState(null);
+export function GridTable({ folder, version, name: workflow, onUse }) {
+  const [answer, setAnswer] = useState({ folder: "" });
   const [opened, setOpened] = useState("");
   useEffect(() => {
     let isCurrent = true;
-    get("api/grids", { folder }).then((next) => isCurrent && setGrid(next), () => isCurrent && setGrid(null));
+    const set = (fields) => isCurrent && setAnswer({ folder, ...fields });
+    get("api/grids", { folder }).then((grid) => set({ grid }), (error) => set({ failure: error.message }));
     return () => { isCurrent = false; };
   }, [folder, version]);
-  if (grid?.folder !== folder) return html`<p class="hint">Reading the grid …</p>`;
+  if (answer.folder !== folder) return html`<p class="hint">Reading the grid …</p>`;
+  if (answer.failure) return html`<p class="problem" role="alert">The grid in runs/${folder} cannot be read: ${answer.failure}</p>`;
+  const { grid } = answer;
   const [across, down = { name: "", values: [""] }] = grid.axes;
   const find = (x, y) => grid.cells.find((cell) => cell.point[0] === x && (cell.point[1] ?? 0) === y);
   const cell = grid.cells.find((other) => other.folder === opened);
+  const describePoint = (point) => grid.axes.map((axis, i) => `${axis.name} ${axis.values[point[i]]}`).join(", ");
   return html`
     <section class="grid" aria-label="Grid">
       <div class="grid-scroller" tabindex="0" aria-label="Pictures of the grid"><table>
         <thead>
-          <tr><td></td><th scope="colgroup" colspan=${across.values.length}>${across.name}</th></tr>
+          <tr><td></td><th scope="colgroup" colspan=${across.values.length}><span>${across.name}</span></th></tr>
           <tr>${down.name ? html`<th>${down.name}</th>` : html`<td></td>`}${across.values.map((value) => html`<th scope="col">${value}</th>`)}</tr>
         </thead>
         <tbody>${down.values.map((value, y) => html`
-          <tr>${down.name ? html`<th scope="row">${value}</th>` : html`<td></td>`}${across.values.map((label, x) => html`
-            <td><${Cell} cell=${find(x, y)} title=${[`${across.name} ${label}`, down.name && `${down.name} ${value}`].filter(Boolean).join(", ")}
+          <tr>${down.name ? html`<th scope="row">${value}</th>` : html`<td></td>`}${across.values.map((_, x) => html`
+            <td><${Cell} cell=${find(x, y)} title=${describePoint([x, y])}
               isOpen=${!!cell && find(x, y) === cell} onOpen=${setOpened} /></td>`)}</tr>`)}
         </tbody></table></div>
-      ${cell && html`<${OpenedCell} cell=${cell} onUse=${grid.file === name ? onUse : null} />`}
+      ${cell && html`<${OpenedCell} cell=${cell} title=${describePoint(cell.point)} onUse=${grid.file === workflow ? onUse : null} />`}
       <p class="faint">runs/${folder}</p>
     </section>`;
 }
@@ -75,10 +79,10 @@ function Cell({ cell, title, isOpen, onOpen }) {
 }
 
 // The run of a cell: its pictures, its parameters and where it is.
-function OpenedCell({ cell, onUse }) {
+function OpenedCell({ cell, title, onUse }) {
   return html`
     <section class="job" aria-label="Run of the cell">
-      <h3>${cell.folder.split("/").pop()} <span class=${`status ${cell.status}`}>${cell.status}</span>${" "}
+      <h3>${title} <span class=${`status ${cell.status}`}>${cell.status}</span>${" "}
         <span class="faint">${cell.seconds === null ? "" : formatSeconds(cell.seconds)}</span></h3>
       ${cell.error && html`<p class="problem">${cell.error}</p>`}
       <div class=${cell.pictures.length > 1 ? "pictures several" : "pictures"}>${cell.pictures.map((file) => html`

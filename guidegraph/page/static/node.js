@@ -1,7 +1,8 @@
 // The selected node: its documentation, ports, settings and outputs, with fields for literal values.
 
 import { html, useState } from "./vendor/htm-preact.js";
-import { get } from "./api.js";
+import { get, reportTrouble } from "./api.js";
+import { Choice } from "./choice.js";
 import { Field } from "./field.js";
 import { formatSeconds, formatValue, Prose, shortPath } from "./format.js";
 import { findTarget, splitLinks } from "./links.js";
@@ -73,21 +74,24 @@ function Use({ path, node, type, view, onEdit }) {
 // An output, with the places that it can be wired to.
 function Output({ name, path, node, type, output, view, run, onWire, onOffer }) {
   const [targets, setTargets] = useState([]);
+  const [target, setTarget] = useState("");
   const [problems, setProblems] = useState([]);
   const local = path.slice(path.lastIndexOf(".") + 1);
   const link = type.outputs.length === 1 ? local : `${local}.${output.name}`;
   const block = path.slice(0, path.lastIndexOf("."));
   const isWirable = node.kind === "node" && !view.readonly && view.drawn;
-  const find = () => get("api/targets", { name, link, block }).then((answer) => setTargets(answer.targets), () => setTargets([]));
-  async function choose(event) {
-    const chosen = event.target.value;
-    event.target.value = "";
-    setProblems(await onWire({ path: chosen, link, old: "" }));
+  const find = () => get("api/targets", { name, link, block }).then((answer) => setTargets(answer.targets), (error) => {
+    setTargets([]);
+    reportTrouble(error);
+  });
+  async function choose(chosen) {
+    if (chosen) setProblems(await onWire({ path: chosen, link, old: "" }));
+    setTarget("");
   }
   return html`
     <dt>${output.name} <span class="type">${output.type}</span></dt>
-    <dd>${isWirable && html`<span class="with-button"><select aria-label=${`Wire ${output.name} to`} onFocus=${find} onChange=${choose}>
-        <option value="">wire to …</option>${targets.map((target) => html`<option value=${target.path}>${shortPath(target.path).replace(".in.", ".")}</option>`)}</select>
+    <dd>${isWirable && html`<span class="with-button"><${Choice} aria-label=${`Wire ${output.name} to`} value=${target} onFocus=${find} onChange=${setTarget} onChoose=${choose}>
+        <option value="">wire to …</option>${targets.map(({ path: place }) => html`<option value=${place}>${shortPath(place).replace(".in.", ".")}</option>`)}<//>
       <button class="quiet" title="Add a node that takes this output" onClick=${() => onOffer({ block, link })}>add</button></span>`}
       <${Values} run=${run} path=${path} output=${output.name} />
       <${Problems} problems=${problems} /></dd>`;

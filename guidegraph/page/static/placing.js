@@ -1,6 +1,6 @@
 // Dragging a node from the palette into the drawing: onto a wire, or into a block.
 
-import { get } from "./api.js";
+import { get, reportTrouble } from "./api.js";
 import { scrollAtEdge, wireAt } from "./wiring.js";
 
 const START = 5;
@@ -21,7 +21,7 @@ export function startPlacing(event, use, name, onPlace) {
   function move(next) {
     const isNear = Math.hypot(next.clientX - origin.x, next.clientY - origin.y) < START;
     if (!ghost.isConnected && isNear) return;
-    if (!drawing.isConnected) return void finish(null); // the file has changed, and is drawn anew
+    if (!drawing.isConnected) return void abandon(); // the file has changed, and is drawn anew
     if (!ghost.isConnected) begin();
     next.preventDefault();
     ghost.style.transform = `translate(${next.clientX + 10}px, ${next.clientY + 10}px)`;
@@ -42,7 +42,7 @@ export function startPlacing(event, use, name, onPlace) {
       wires = new Set(answer.wires.map(({ path, link }) => `${path} ${link}`));
       if (!ghost.isConnected) return;
       for (const wire of drawing.querySelectorAll(".wire[data-path]")) wire.classList.toggle("fits", fits(wire));
-    }, () => {});
+    }, reportTrouble);
   }
 
   const fits = (wire) => wires.has(`${wire.dataset.path} ${wire.dataset.link}`);
@@ -60,6 +60,7 @@ export function startPlacing(event, use, name, onPlace) {
     const isPlaced = next && ghost.isConnected;
     removeEventListener("pointermove", move);
     removeEventListener("pointerup", finish);
+    removeEventListener("pointercancel", abandon);
     removeEventListener("keydown", cancel, true);
     ghost.remove();
     over?.classList.remove("over");
@@ -74,12 +75,15 @@ export function startPlacing(event, use, name, onPlace) {
     else onPlace({ block: over === drawing ? "nodes" : `${over.parentElement.dataset.node}.body` });
   }
 
+  const abandon = () => finish(null);
+
   function cancel(next) {
-    if (next.key === "Escape") finish(null);
+    if (next.key === "Escape") abandon();
   }
 
   addEventListener("pointermove", move);
   addEventListener("pointerup", finish);
+  addEventListener("pointercancel", abandon);
   addEventListener("keydown", cancel, true);
 }
 

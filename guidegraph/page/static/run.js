@@ -9,7 +9,7 @@ import { Problems } from "./node.js";
 const STATUS = { queued: "waiting", running: "running", done: "done", failed: "failed", cancelled: "cancelled", stopped: "stopped" };
 
 export function RunPanel({ view, texts, onText, job, jobs, problems, resumable, name, onRun, onGrid, onUse, onResume, onStop, onCancel, onEdit }) {
-  const inLoop = job?.status === "running" && Object.values(job.nodes).some((node) => node.total && node.done < node.total);
+  const inLoop = job?.status === "running" && job.stoppable.some((path) => job.nodes[path]?.done < job.nodes[path]?.total);
   const waiting = jobs.filter((other) => other.status === "queued").length;
   const others = problems.filter((problem) => !view.params.some((param) => problem.path === `params.${param.name}`));
   return html`
@@ -20,7 +20,8 @@ export function RunPanel({ view, texts, onText, job, jobs, problems, resumable, 
       <div class="actions">
         <button class="primary" type="submit" disabled=${!view.drawn} title="Ctrl+Enter">Run</button>
         ${job && ["queued", "running"].includes(job.status) && html`<button type="button" onClick=${() => onCancel(job.number)}>Cancel</button>`}
-        ${inLoop && html`<button type="button" title="End the run here; then change what you like, and go on" onClick=${() => onStop(job.number)}>Stop after this step</button>`}
+        ${inLoop && html`<button type="button" disabled=${job.stopping} title="End the run here; then change what you like, and go on"
+          onClick=${() => onStop(job.number)}>${job.stopping ? "Stopping …" : "Stop after this step"}</button>`}
         ${resumable && job?.status !== "running" && html`<button type="button" disabled=${!view.drawn} title=${`Go on from ${resumable.folder} with these values`}
           onClick=${() => onResume(resumable.folder)}>Go on${resumable.done ? ` from step ${resumable.done}` : ""}</button>`}
         ${waiting > 0 && html`<span class="faint">${waiting} waiting</span>`}
@@ -30,7 +31,7 @@ export function RunPanel({ view, texts, onText, job, jobs, problems, resumable, 
     ${view.params.length > 0 && html`<${GridForm} view=${view} onGrid=${onGrid} />`}
     ${view.notes.map((note) => html`<p class="note-box"><b>${note.code}</b> ${note.message}</p>`)}
     ${job && html`<${Job} job=${job} />`}
-    ${job?.cells && job.folder && html`<${GridTable} folder=${job.folder} version=${job.cells.join("/")} name=${name} onUse=${onUse} />`}`;
+    ${job?.cells?.[1] > 0 && html`<${GridTable} folder=${job.folder} version=${job.cells.join("/")} name=${name} onUse=${onUse} />`}`;
 }
 
 function Parameter({ param, view, text, onText, onEdit, problems }) {
@@ -75,6 +76,6 @@ function Job({ job }) {
         <figure><a href=${`runs/${job.folder}/${file}`} target="_blank" rel="noopener"><img onLoad=${sharpen} src=${`runs/${job.folder}/${file}`} alt=${`Output ${output}`} /></a>
         <figcaption>${file}</figcaption></figure>`)}</div>
       ${files.length > 0 && html`<p class="faint">${files.join(", ")}</p>`}
-      ${job.folder && job.status !== "running" && html`<p class="faint">runs/${job.folder}</p>`}
+      ${job.folder && job.status !== "running" && !job.cells && html`<p class="faint">runs/${job.folder}</p>`}
     </section>`;
 }

@@ -1,7 +1,7 @@
 // The values of the last run: below the outputs of the selected node, and in a card beside a wire under the pointer.
 
-import { html, useEffect, useState } from "./vendor/htm-preact.js";
-import { get } from "./api.js";
+import { html, useEffect, useRef, useState } from "./vendor/htm-preact.js";
+import { get, reportTrouble } from "./api.js";
 import { sharpen } from "./format.js";
 import { wireAt } from "./wiring.js";
 
@@ -20,7 +20,7 @@ export function Values({ run, path, output }) {
   useEffect(() => {
     let isCurrent = true;
     setValues([]);
-    if (run) readValues(run, path, output).then((next) => isCurrent && setValues(next), () => {});
+    if (run) readValues(run, path, output).then((next) => isCurrent && setValues(next), reportTrouble);
     return () => { isCurrent = false; };
   }, [run, path, output]);
   return values.map((value) => html`<${Value} key=${value.name} ...${{ run, path, value }} />`);
@@ -36,22 +36,29 @@ function Value({ run, path, value }) {
 // A card with the value of the wire at which the pointer rests. find: {path, output} of the source of a link, or null.
 export function Hover({ scroller, run, find }) {
   const [card, setCard] = useState(null);
+  const latest = useRef(null); // the run and the links when the pointer has rested, not when it came to rest
+  latest.current = { run, find };
+  useEffect(() => setCard(null), [run, find]);
   useEffect(() => {
     const box = scroller.current;
     let timer = 0;
+    let moves = 0;
     const hide = () => {
       clearTimeout(timer);
+      moves += 1;
       setCard(null);
     };
     function onMove(event) {
       hide();
-      if (run && !event.buttons) timer = setTimeout(() => show(event.target, event.clientX, event.clientY), WAIT);
+      if (!event.buttons) timer = setTimeout(() => show(event.target, event.clientX, event.clientY), WAIT);
     }
     function show(element, x, y) {
+      const [move, { run, find }] = [moves, latest.current];
       const end = element.closest(".dot[data-link]") || wireAt(x, y);
       const link = end?.dataset.link;
-      const source = link && find(link, end.dataset.path || `${end.dataset.block}.x`);
-      if (source) readValues(run, source.path, source.output).then((values) => values.length && setCard({ ...source, link, values, x, y }), () => {});
+      const source = run && link && find(link, end.dataset.path || `${end.dataset.block}.x`);
+      const isCurrent = () => move === moves && run === latest.current.run;
+      if (source) readValues(run, source.path, source.output).then((values) => isCurrent() && values.length && setCard({ ...source, run, link, values, x, y }), reportTrouble);
     }
     box.addEventListener("pointermove", onMove);
     box.addEventListener("pointerleave", hide);
@@ -60,10 +67,10 @@ export function Hover({ scroller, run, find }) {
       box.removeEventListener("pointermove", onMove);
       box.removeEventListener("pointerleave", hide);
     };
-  }, [run, find]);
+  }, []);
   if (!card) return null;
   const place = { left: `${Math.min(card.x + 14, innerWidth - 260)}px`, top: `${Math.min(card.y + 14, innerHeight - 140)}px` };
   return html`
     <div class="card" role="tooltip" style=${place}>
-      <b>${card.link}</b>${card.values.map((value) => html`<${Value} key=${value.name} run=${run} path=${card.path} value=${value} />`)}</div>`;
+      <b>${card.link}</b>${card.values.map((value) => html`<${Value} key=${value.name} run=${card.run} path=${card.path} value=${value} />`)}</div>`;
 }

@@ -1,7 +1,7 @@
 // The selected wire: its ends, another source for it, a node to put into it, or its removal.
 
 import { html, useEffect, useState } from "./vendor/htm-preact.js";
-import { get } from "./api.js";
+import { get, reportTrouble } from "./api.js";
 import { Field } from "./field.js";
 import { shortPath } from "./format.js";
 import { findTarget } from "./links.js";
@@ -12,10 +12,15 @@ export function WirePanel({ path, name, view, run, onWire, onInsert, onSelect })
   const [target, setTarget] = useState(null);
   const [problems, setProblems] = useState([]);
   useEffect(() => {
+    let isCurrent = true;
     setProblems([]);
-    get("api/links", { name, path }).then(setTarget, () => setTarget(null));
+    get("api/links", { name, path }).then((next) => isCurrent && setTarget(next), (error) => {
+      if (isCurrent) setTarget(null);
+      reportTrouble(error);
+    });
+    return () => { isCurrent = false; };
   }, [path, view]);
-  if (!target) return html`<p class="hint">Select a node or a wire in the graph, or a line of the text.</p>`;
+  if (target?.path !== path) return html`<p class="hint">Select a node or a wire in the graph, or a line of the text.</p>`;
   const change = async (link, old) => setProblems(await onWire({ path, link, old }));
   return html`
     <div class="node-panel wire-panel" key=${path}>

@@ -34,12 +34,14 @@ SAVED = "[...document.querySelectorAll('canvas')].map(canvas => canvas.toDataURL
 WATCH = """
 window.ticks = 0; window.statuses = new Set(); window.previews = new Set();
 clearInterval(window.watch);
-window.watch = setInterval(() => {
-  window.ticks++;
+window.watch = setInterval(() => { window.ticks++; }, 20);
+window.watcher?.disconnect();
+window.watcher = new MutationObserver(() => {
   window.statuses.add(document.getElementById('status').textContent);
   const canvas = document.querySelector('canvas');
   if (canvas) window.previews.add(canvas.toDataURL());
-}, 20);
+});
+watcher.observe(document.querySelector('main'), {childList: true, subtree: true, characterData: true});
 """
 
 
