@@ -32,10 +32,14 @@ class ShapeOnly:
 
 @dataclass(frozen=True)
 class SampleCount:
-    """The number of samples that a value is for (its leading axis) and its source, such as "'prompt' (2 values)"."""
+    """The number of samples that a value is for (its leading axis) and its source, such as "'prompt' (2 values)".
+
+    param: the input that is the source, "" if it is none.
+    """
 
     count: int
     source: str
+    param: str = ""
 
 
 def batch_problem(samples: SampleCount, counts: Iterable[SampleCount]) -> str | None:
@@ -44,15 +48,20 @@ def batch_problem(samples: SampleCount, counts: Iterable[SampleCount]) -> str | 
     Samples are never repeated to fill a batch: picture i of seed s is the picture of seed s + i, and a repeated sample
     would give a picture that no seed gives.
     """
-    for rows in counts:
-        if rows.count == 0:
-            return f"{rows.source} is for no sample: give one for all samples, or one for each"
-        if rows.count not in (1, samples.count):
-            return (
-                f"{rows.source} is for {_plural(rows.count, 'sample')} and {samples.source} makes "
-                f"{samples.count}: give one for all samples or one for each, or make the batch {rows.count}"
-            )
-    return None
+    rows = find_mismatch(samples, counts)
+    if rows is None:
+        return None
+    if rows.count == 0:
+        return f"{rows.source} is for no sample: give one for all samples, or one for each"
+    return (
+        f"{rows.source} is for {_plural(rows.count, 'sample')} and {samples.source} makes "
+        f"{samples.count}: give one for all samples or one for each, or make the batch {rows.count}"
+    )
+
+
+def find_mismatch(samples: SampleCount, counts: Iterable[SampleCount]) -> SampleCount | None:
+    """The first value that has neither one row for all samples nor one per sample; None if all have."""
+    return next((rows for rows in counts if rows.count not in {1, samples.count} - {0}), None)
 
 
 def common_batch(names: str, *counts: int) -> int:

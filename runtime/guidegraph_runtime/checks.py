@@ -15,6 +15,14 @@ from numpy.typing import NDArray
 _MAX_SHOWN = 80
 
 
+class SettingError(ValueError):
+    """A setting or a port has a wrong value. ``setting`` is its name."""
+
+    def __init__(self, setting: str, message: str):
+        self.setting = setting
+        super().__init__(message)
+
+
 def check_int(name: str, value: object, low: int | None = None, high: int | None = None) -> int:
     """Check for an integer from `low` to `high`; NumPy integers are accepted, bools are not."""
     try:
@@ -128,10 +136,10 @@ def _range(low: float | None, above: float | None, high: float | None, below: fl
     return start + (f" and at most {high}" if high is not None else f" and below {below}" if below is not None else "")
 
 
-def _mismatch(name: str, expected: str, value: object) -> ValueError:
+def _mismatch(name: str, expected: str, value: object) -> SettingError:
     if isinstance(value, np.ndarray) and value.ndim:
         description = f"an array {value.shape} of {value.dtype}"
     else:
         text = repr(value)
         description = f"{type(value).__name__} {text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + '…'}"
-    return ValueError(f"{name}: expected {expected}; found {description}")
+    return SettingError(name.partition("[")[0], f"{name}: expected {expected}; found {description}")

@@ -11,11 +11,12 @@ _MAX_LENGTH = 80
 class BundleError(Exception):
     """A bundle, or a request to it, is invalid. `where` is a file or an option; `path` is a location in the file.
 
-    The text is a single printable line, whatever names a bundle contains.
+    `param` is the input of the bundle whose value is wrong, if it is one. The text is a single printable line, whatever
+    names a bundle contains.
     """
 
-    def __init__(self, location: str, code: str, message: str, path: str = ""):
-        self.where, self.code, self.message, self.path = location, code, message, path
+    def __init__(self, location: str, code: str, message: str, path: str = "", param: str | None = None):
+        self.where, self.code, self.message, self.path, self.param = location, code, message, path, param
         super().__init__(_printable(f"{location}: {code}: {message}{f' [{path}]' if path else ''}"))
 
 

@@ -74,10 +74,13 @@ _OPTIONAL = (*_TIMED, "memory_bytes")
 
 
 class LimitExceeded(ValueError):
-    """A quantity exceeds a limit. ``limit`` is the name of the limit, ``amount`` the quantity."""
+    """A quantity exceeds a limit.
 
-    def __init__(self, limit: str, amount: float, message: str):
-        self.limit, self.amount = limit, amount
+    ``limit`` is the name of the limit, ``amount`` the quantity, ``setting`` the setting that determines it, "" for none.
+    """
+
+    def __init__(self, limit: str, amount: float, message: str, setting: str = ""):
+        self.limit, self.amount, self.setting = limit, amount, setting
         super().__init__(message)
 
 
@@ -113,10 +116,10 @@ def limit_message(name: str, amount: float, subject: str, limits: Limits | None 
     return f"{subject}; the limit is {show_limit(name, limit)}. If that is right, raise it: --limit {name}={raised}"
 
 
-def check_limit(name: str, amount: float, subject: str) -> None:
-    """Raise ``LimitExceeded`` if ``amount`` exceeds a limit in force."""
+def check_limit(name: str, amount: float, subject: str, setting: str = "") -> None:
+    """Raise ``LimitExceeded`` if ``amount`` exceeds a limit in force. setting: the one that determines the amount."""
     if (message := limit_message(name, amount, subject)) is not None:
-        raise LimitExceeded(name, amount, message)
+        raise LimitExceeded(name, amount, message, setting)
 
 
 class TripCount:

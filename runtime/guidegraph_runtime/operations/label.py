@@ -6,7 +6,7 @@ from typing import Annotated, Any, TypeAlias
 
 import numpy as np
 
-from guidegraph_runtime.checks import check_int
+from guidegraph_runtime.checks import SettingError, check_int
 from guidegraph_runtime.declare.operation import operation
 from guidegraph_runtime.declare.settings import Count, Label, NotEmpty, Range
 from guidegraph_runtime.limits import check_limit
@@ -45,7 +45,7 @@ def constant(
     else:
         labels = [check_int("label", label, low=0, high=MAX_LABEL)] * count
     if classes is not None and max(labels) >= classes:
-        raise ValueError(f"the classes are 0 … {classes - 1}; found label {max(labels)}")
+        raise SettingError("label", f"the classes are 0 … {classes - 1}; found label {max(labels)}")
     return np.array(labels, dtype=np.int64)
 
 

@@ -302,7 +302,7 @@ def _space_timesteps(
 
 
 def _count_steps(steps: int) -> int:
-    check_limit("steps", steps, f"there are {steps:,} steps")
+    check_limit("steps", steps, f"there are {steps:,} steps", "steps")
     return steps
 
 

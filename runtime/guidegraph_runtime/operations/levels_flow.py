@@ -86,7 +86,7 @@ def _parse_flow(schedule: Schedule) -> NoiseSchedule:
 
 
 def _count(steps: int) -> int:
-    check_limit("steps", steps, f"there are {steps:,} steps")
+    check_limit("steps", steps, f"there are {steps:,} steps", "steps")
     return steps
 
 

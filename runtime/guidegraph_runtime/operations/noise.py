@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 import numpy as np
 
 from guidegraph_runtime import noise
-from guidegraph_runtime.checks import check_int
+from guidegraph_runtime.checks import SettingError, check_int
 from guidegraph_runtime.declare.operation import operation
 from guidegraph_runtime.declare.settings import Noise, NotEmpty, Range, Sample
 
@@ -28,10 +28,10 @@ def noise_shape(like: Any, seed: Any, shape: Any, batch: Any) -> tuple[int, ...]
         seeds = check_int("seed", seed, low=0)
     count, sizes = noise.batch_and_shape(None if like is None else tuple(like.shape), shape, count, seeds)
     if isinstance(seeds, list) and (not seeds or count != len(seeds)):
-        raise ValueError(f"{len(seeds)} seeds cannot fill a batch of {count}")
+        raise SettingError("seed", f"{len(seeds)} seeds cannot fill a batch of {count}")
     last = max(seeds) if isinstance(seeds, list) else seeds + count - 1
     if last >= noise.SEED_LIMIT:
-        raise ValueError(f"a seed must be from 0 to 2**64 - 1, not {last}")
+        raise SettingError("seed", f"a seed must be from 0 to 2**64 - 1, not {last}")
     return count, *sizes
 
 
@@ -79,5 +79,5 @@ def gaussian(
 
 def _sequence(name: str, value: object) -> Sequence[Any]:
     if not isinstance(value, (list, tuple)) or not value:
-        raise ValueError(f"{name}: expected a list of one number or more; found {value!r:.80}")
+        raise SettingError(name, f"{name}: expected a list of one number or more; found {value!r:.80}")
     return value

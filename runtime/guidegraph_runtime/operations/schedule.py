@@ -191,7 +191,7 @@ def _to_fields(
 
 
 def _count_steps(train_steps: int) -> int:
-    check_limit("steps", train_steps, f"the schedule has {train_steps:,} steps")
+    check_limit("steps", train_steps, f"the schedule has {train_steps:,} steps", "train_steps")
     return train_steps
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from inspect import signature
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from guidegraph_runtime.admission import (
     ShapeOnly,
     batch_problem,
     count_rows,
+    find_mismatch,
     memory_problem,
     multiple_problem,
 )
@@ -27,12 +28,19 @@ from guidegraph_runtime.bundle.names import BATCH, MULTIPLES
 from guidegraph_runtime.operations import OPERATIONS
 from guidegraph_runtime.running.choices import Choice, has_choices
 from guidegraph_runtime.running.loops import Loop
-from guidegraph_runtime.running.plan import PlanRun, check_guards
+from guidegraph_runtime.running.plan import PARAMS, InputError, PlanRun, check_guards
 from guidegraph_runtime.running.single_file_shapes import evaluate_size
 from guidegraph_runtime.running.values import Values, build_arguments
 from guidegraph_runtime.sessions.broadcasting import axis_sizes, broadcast_shapes, check_broadcast
 
 REFUSED = "refused"
+
+
+class ValueSource(NamedTuple):
+    """The source of a value as text, and the input that it is; "" if it is none."""
+
+    text: str
+    param: str = ""
 
 
 class Unknown:
@@ -69,7 +77,7 @@ class DryRun(PlanRun):
     limit: int | None = None
     code: str = REFUSED
     limit_code: str = "over-limit"
-    sources: dict[str, str] = field(default_factory=dict)
+    sources: dict[str, ValueSource] = field(default_factory=dict)
     repeated: dict[str, SampleCount] = field(default_factory=dict)
     made: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     depth: int = 0
@@ -156,15 +164,15 @@ class DryRun(PlanRun):
     def _check_batch(self, operation: Operation, part: Part, shaped: Mapping[str, Any]) -> None:
         """Check that per-sample inputs agree on the batch, and record the inputs that are broadcast to it."""
         rows = {
-            item.name: SampleCount(int(shaped[item.name].shape[0]), self._source(operation.inputs[item.name]))
+            item.name: SampleCount(int(shaped[item.name].shape[0]), *self._source(operation.inputs[item.name]))
             for item in part.inputs
             if item.dims[:1] == (BATCH,) and len(shaped[item.name].shape) == len(item.dims)
         }
         many = [name for name, item in rows.items() if item.count != 1]
         # A carried value determines the samples; the others must match it.
         many.sort(key=lambda name: operation.inputs[name] not in self._carried)
-        if many and (reason := batch_problem(rows[many[0]], [rows[name] for name in many])) is not None:
-            raise ValueError(reason)
+        if many:
+            _check_counts(rows[many[0]], [rows[name] for name in many])
         if many:
             self.repeated |= {operation.inputs[name]: rows[many[0]] for name, item in rows.items() if item.count == 1}
 
@@ -209,17 +217,16 @@ class DryRun(PlanRun):
             and count_after is not None
             and count_after > count_before
         ):
-            samples = SampleCount(count_before, self._source(link))
-            raise ValueError(batch_problem(samples, [self.repeated[link]]))
+            _check_counts(SampleCount(count_before, *self._source(link)), [self.repeated[link]])
 
     _carried: frozenset[str] = frozenset()
 
-    def _source(self, name: str) -> str:
-        if name.startswith("params."):
-            value = self.memory.get(name)
+    def _source(self, name: str) -> ValueSource:
+        if name.startswith(PARAMS):
+            value, param = self.memory.get(name), name.removeprefix(PARAMS)
             many = f" ({len(value)} values)" if isinstance(value, (list, tuple)) else ""
-            return f"'{name.removeprefix('params.')}'{many}"
-        return self.sources.get(name, f"'{name}'")
+            return ValueSource(f"'{param}'{many}", param)
+        return self.sources.get(name, ValueSource(f"'{name}'"))
 
     def _name_sources(self, operation: Operation, results: Mapping[str, Any]) -> None:
         """Record the sources of values: an input with the same number of samples, or the operation itself."""
@@ -231,11 +238,18 @@ class DryRun(PlanRun):
                 if rows != 1 and count_rows(self.memory.get(source)) == rows
             ]
             # Prefer a parameter, which the user has set.
-            candidates.sort(key=lambda source: not source.startswith("params.") and source not in self.sources)
-            self.sources[name] = self._source(candidates[0]) if candidates else f"'{operation.node}'"
+            candidates.sort(key=lambda source: not source.startswith(PARAMS) and source not in self.sources)
+            self.sources[name] = self._source(candidates[0]) if candidates else ValueSource(f"'{operation.node}'")
 
 
 _RANDOM_OPERATIONS = frozenset({"noise.gaussian"})
+
+
+def _check_counts(samples: SampleCount, counts: Sequence[SampleCount]) -> None:
+    """Raise ``InputError`` if values are neither for all samples nor one for each."""
+    mismatch = find_mismatch(samples, counts)
+    if mismatch is not None:
+        raise InputError(mismatch.param or samples.param, str(batch_problem(samples, [mismatch])))
 
 
 def check_multiples(multiples: Any, sizes: Mapping[str, int]) -> None:

@@ -29,9 +29,8 @@ def resolve_inputs(
             values[name] = check_value(name, spec, params[name], location)
         elif spec.required:
             help = f" ({spec.help})" if spec.help else ""
-            raise BundleError(
-                location, "missing-input", f"'{name}' ({spec.type}) has no default and was not given{help}"
-            )
+            message = f"'{name}' ({spec.type}) has no default and was not given{help}"
+            raise BundleError(location, "missing-input", message, param=name)
         else:
             values[name] = load_value(spec, spec.default, data)
             if spec.type == "tensor" and values[name] is not None:
@@ -43,9 +42,10 @@ def find_spec(manifest: Manifest, name: str, location: str) -> Input:
     """The description of an input. Raises ``BundleError`` for one that is unknown or fixed."""
     if name in manifest.fixed:
         message = f"'{name}' was fixed when the bundle was made: {manifest.fixed[name]}; export again to change it"
-        raise BundleError(location, "fixed-input", message)
+        raise BundleError(location, "fixed-input", message, param=name)
     if name not in manifest.inputs:
-        raise BundleError(location, "unknown-input", f"no input '{name}'; {suggest_name(name, manifest.inputs)}")
+        message = f"no input '{name}'; {suggest_name(name, manifest.inputs)}"
+        raise BundleError(location, "unknown-input", message, param=name)
     return manifest.inputs[name]
 
 
@@ -70,9 +70,9 @@ def _tensor(name: str, spec: Input, value: Any, location: str) -> Any:
         else:
             array = read_tensor_input(name, spec, value)
     except ValueError as error:
-        raise BundleError(location, "bad-value", str(error)) from None
+        raise BundleError(location, "bad-value", str(error), param=name) from None
     if (reason := number_problem(array)) is not None:
-        raise BundleError(location, "bad-value", f"'{name}': {reason}")
+        raise BundleError(location, "bad-value", f"'{name}': {reason}", param=name)
     return array
 
 
@@ -87,7 +87,8 @@ def check_value(name: str, spec: Input, value: Any, location: str) -> Any:
     try:
         value = _copy_lists(value)
     except RecursionError:
-        raise BundleError(location, "bad-value", f"'{name}': its lists have too many levels") from None
+        message = f"'{name}': its lists have too many levels"
+        raise BundleError(location, "bad-value", message, param=name) from None
     if spec.type in FILE_TYPES and _are_bytes(value, spec.many):
         return value
     if value is None and not spec.required and spec.default is None:
@@ -97,13 +98,15 @@ def check_value(name: str, spec: Input, value: Any, location: str) -> Any:
             value = float(value)
         except OverflowError:
             message = f"'{name}': expected a number up to 1.8e308, found a larger one"
-            raise BundleError(location, "bad-value", message) from None
+            raise BundleError(location, "bad-value", message, param=name) from None
     if (expected := spec.wrong(value)) is not None:
-        raise BundleError(location, "bad-value", f"'{name}': expected {expected}, found {value!r:.80}")
+        message = f"'{name}': expected {expected}, found {value!r:.80}"
+        raise BundleError(location, "bad-value", message, param=name)
     if (reason := number_problem(value, infinite=is_infinite(spec.default))) is not None:
-        raise BundleError(location, "bad-value", f"'{name}': {reason}")
+        raise BundleError(location, "bad-value", f"'{name}': {reason}", param=name)
     if spec.choices is not None and value not in spec.choices:
-        raise BundleError(location, "bad-value", f"'{name}': {suggest_name(str(value), map(str, spec.choices))}")
+        message = f"'{name}': {suggest_name(str(value), map(str, spec.choices))}"
+        raise BundleError(location, "bad-value", message, param=name)
     return as_path(value) if spec.type in FILE_TYPES else value
 
 
@@ -126,4 +129,5 @@ def _json(name: str, text: str, location: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
-        raise BundleError(location, "bad-value", f"'{name}': no number, true, false or list: {text!r:.80}") from None
+        message = f"'{name}': no number, true, false or list: {text!r:.80}"
+        raise BundleError(location, "bad-value", message, param=name) from None

@@ -11,6 +11,7 @@ from typing import Any, NoReturn, Protocol
 from numpy.typing import NDArray
 
 from guidegraph_runtime.bundle.manifest_types import Operation
+from guidegraph_runtime.checks import SettingError
 from guidegraph_runtime.error_text import error_text
 from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.limits import LimitExceeded, TripCount, current_limits, show_limit
@@ -25,7 +26,21 @@ from guidegraph_runtime.running.values import Values, build_arguments
 from guidegraph_runtime.sessions.device_values import DeviceValue, to_host, to_placeholder
 
 Array = NDArray[Any]
+PARAMS = "params."
+"""The prefix of the names of inputs among the values of a plan."""
 Progress = Callable[[str, int, int], None]
+
+
+class InputError(ValueError):
+    """An input of the bundle has a wrong value. ``param`` is its name, "" if it is not known."""
+
+    def __init__(self, param: str, message: str):
+        self.param = param
+        super().__init__(message)
+
+
+class GuardError(InputError):
+    """A plain field differs from its value when the part was traced."""
 
 
 class PartRunner(Protocol):
@@ -71,10 +86,11 @@ class PlanRun:
         try:
             yield
         except LimitExceeded as error:
-            raise BundleError(self.location, self.limit_code, f"{operation.node} ({operation.op}): {error}") from error
+            message = f"{operation.node} ({operation.op}): {error}"
+            raise BundleError(self.location, self.limit_code, message, param=_find_param(operation, error)) from error
         except (ValueError, TypeError, OSError, KeyError, IndexError, ArithmeticError, MemoryError) as error:
             message = f"{operation.node} ({operation.op}): {with_shortage(error_text(error), error)}"
-            raise BundleError(self.location, self.code, message) from error
+            raise BundleError(self.location, self.code, message, param=_find_param(operation, error)) from error
 
     def _check_seconds(self) -> None:
         """Raise ``BundleError`` if the run has exceeded its limit of seconds."""
@@ -191,13 +207,24 @@ def refuse_part(part: str, inputs: Mapping[str, Any]) -> NoReturn:
     raise ValueError(f"part '{part}' is not run here: it belongs to a graph")
 
 
+def _find_param(operation: Operation, error: Exception) -> str | None:
+    """The input that an operation's error is about: the one it names, or the one that its setting is wired to."""
+    if isinstance(error, InputError):
+        return error.param or None
+    if not isinstance(error, (LimitExceeded, SettingError)):
+        return None
+    source = operation.inputs.get(error.setting, "")
+    return source.removeprefix(PARAMS) if source.startswith(PARAMS) else None
+
+
 def check_guards(operation: Operation, memory: Values) -> None:
-    """Check a part's guards. Raises ``ValueError`` if a plain field differs from its value when the part was traced."""
+    """Check a part's guards. Raises ``GuardError`` if a plain field differs from its value when the part was traced."""
     expected: Any = operation.settings.get("fields", {})
     for name, guard in expected.items():
         if name in memory and to_host(memory[name]) != guard["is"]:
             why = f": {guard['why']}" if "why" in guard else ""
-            raise ValueError(
+            raise GuardError(
+                name.removeprefix(PARAMS) if name.startswith(PARAMS) else "",
                 f"'{name}' is {memory[name]!r} and the graph was traced with {guard['is']!r}{why}; give settings that "
-                "keep it, or export the workflow with these"
+                "keep it, or export the workflow with these",
             )

@@ -6,9 +6,9 @@ import argparse
 import importlib.util
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from guidegraph_runtime.command import (
     PROVIDERS,
@@ -22,7 +22,10 @@ from guidegraph_runtime.command import (
 from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.limits import enforce_limits
 from guidegraph_runtime.machine.byte_sizes import parse_size
+from guidegraph_runtime.serve.options import ServeOptions, parse_count, parse_seconds
 
+T = TypeVar("T")
+DEFAULTS = ServeOptions()
 TOKEN = "GUIDEGRAPH_TOKEN"
 """The environment variable of the token, which other users of the machine do not see."""
 PACKAGES = ("starlette", "uvicorn", "prometheus_client")
@@ -61,13 +64,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--port", type=_port, default=8000, help="the port; 0 for any free one")
     add("--token", help=f"what requests must show as 'Authorization: Bearer TOKEN'; better: the variable {TOKEN}")
     add("--allow-origin", metavar="ORIGIN", type=_origin, action="append", default=[], help="admit the pages of a site")
-    add("--batch", metavar="N", type=_count, default=8, help="the most samples in one step, and of one request")
-    add("--queue", metavar="N", type=_count, default=64, help="the most requests that have not ended; then 429")
-    add("--max-steps", metavar="N", type=_count, default=200, help="the most steps of a request")
-    add("--max-seconds", metavar="S", type=_seconds, default=600.0, help="from a request's arrival to its end")
-    add("--max-body", metavar="SIZE", type=_size, default=1 << 16, help="of a request, such as 1MB")
-    add("--run-memory", metavar="SIZE", type=_size, default=1 << 30, help="for the values of a bundle's open runs")
-    add("--memory", metavar="SIZE", type=_size, help="for the files of open bundles; by default all stay open")
+    add("--batch", metavar="N", type=_argument(parse_count), default=DEFAULTS.batch, help="the most samples in one step, and of one request")
+    add("--queue", metavar="N", type=_argument(parse_count), default=DEFAULTS.queue, help="the most requests that have not ended; then 429")
+    add("--max-steps", metavar="N", type=_argument(parse_count), default=DEFAULTS.steps, help="the most steps of a request")
+    add("--max-seconds", metavar="S", type=_argument(parse_seconds), default=DEFAULTS.seconds, help="from a request's arrival to its end")
+    add("--max-body", metavar="SIZE", type=_argument(parse_size), default=DEFAULTS.body_bytes, help="of a request, such as 1MB")
+    add("--run-memory", metavar="SIZE", type=_argument(parse_size), default=DEFAULTS.run_memory, help="for the values of a bundle's open runs")
+    add("--memory", metavar="SIZE", type=_argument(parse_size), help="for the files of open bundles; by default all stay open")
     add("--provider", choices=PROVIDERS, default="auto", help="where to compute; auto takes the best that is there")
     add("--threads", metavar="N", type=parse_threads, default=0, help="threads of an operator; 0: one a core")
     add("--limit", metavar="NAME=VALUE", action="append", default=[], help="change a limit of all runs: trips=20M")
@@ -79,7 +82,6 @@ def _command(options: argparse.Namespace) -> int:
     _check_packages()
     token = read_token(options.token, options.host)
     folders = read_folders(options.bundles)
-    from guidegraph_runtime.serve.request_checks import ServeOptions
     from guidegraph_runtime.serve.web.access import ServeAccess
     from guidegraph_runtime.serve.web.server import serve
     from guidegraph_runtime.sessions.sessions import SessionSettings
@@ -135,6 +137,18 @@ def read_folders(bundles: Sequence[str]) -> dict[str, Path]:
     return folders
 
 
+def _argument(parse: Callable[[str], T]) -> Callable[[str], T]:
+    """A type of an argument, from a function that raises ``ValueError``."""
+
+    def parse_argument(text: str) -> T:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return parse_argument
+
+
 def _port(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"expected a number from 0 to 65535, found {text!r}")
@@ -147,26 +161,3 @@ def _origin(text: str) -> str:
     if match is None:
         raise argparse.ArgumentTypeError(f"expected a site without a path, such as https://a.org, found {text!r}")
     return match[0]
-
-
-def _count(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 1_000_000:
-        raise argparse.ArgumentTypeError(f"expected a number from 1 to 1000000, found {text!r}")
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds <= 1e6:
-        raise argparse.ArgumentTypeError(f"expected seconds above 0, found {text!r}")
-    return seconds
-
-
-def _size(text: str) -> int:
-    try:
-        return parse_size(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None

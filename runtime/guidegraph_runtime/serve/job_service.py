@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from threading import Lock
 
-from guidegraph_runtime.serve.jobs import Failure, Job, JobStore
-from guidegraph_runtime.serve.observers import ServeObserver, call_each
-from guidegraph_runtime.serve.request_checks import DrawRequest, RequestChecks, RequestRefused, ServeOptions
+from guidegraph_runtime.serve.jobs import STOPPED, Failure, Job, JobEnd, JobStore
+from guidegraph_runtime.serve.observers import ServeObserver, call_each, end_job
+from guidegraph_runtime.serve.options import ServeOptions
+from guidegraph_runtime.serve.request_checks import DrawRequest, RequestChecks, RequestRefused
 from guidegraph_runtime.serve.shelf import ShelfEntry
 
 
@@ -83,23 +84,16 @@ class JobService(ABC):
 
     def cancel(self, job: Job) -> bool:
         """End a job; its run is dropped between two steps. Returns whether it had not ended yet."""
-        return self.end_early(job, Failure("the request was cancelled", "cancelled", 409))
+        return self.end(job, JobEnd("cancelled", Failure("the request was cancelled", "cancelled", 409)))
 
     def end_jobs(self) -> None:
         """End all jobs now."""
         for job in self.jobs.list_open():
-            self.end_early(job, Failure("the server was stopped", "stopped", 503))
+            self.end(job, JobEnd("cancelled", STOPPED))
 
-    def end_early(self, job: Job, failure: Failure) -> bool:
-        """Cancel a job. Returns whether it had not ended yet."""
-        is_first = job.end("cancelled", failure)
-        if is_first:
-            self.report_end(job)
-        return is_first
-
-    def report_end(self, job: Job) -> None:
-        """Tell the observers that a job has ended."""
-        call_each(self.observers, lambda observer: observer.on_end(job, max(0.0, time.time() - job.created)))
+    def end(self, job: Job, end: JobEnd) -> bool:
+        """End a job. Returns whether it had not ended yet."""
+        return end_job(job, end, self.observers)
 
     def report_refusal(self, code: str) -> None:
         """Tell the observers of a request that was refused."""

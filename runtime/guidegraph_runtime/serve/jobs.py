@@ -22,11 +22,31 @@ MAX_KEPT_BYTES = 256 << 20
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a job failed. status: of the answer over HTTP. code: a word for programs."""
+    """Why a job failed.
+
+    status: of the answer over HTTP. code: a word for programs. retry_after: seconds after which it may be sent again; 0
+    if that is not known.
+    """
 
     message: str
     code: str = "operation-failed"
     status: int = 500
+    retry_after: int = 0
+
+
+@dataclass(frozen=True)
+class JobEnd:
+    """The end of a job. outputs: by name, as JSON, of a job that is done. output_bytes: their size."""
+
+    status: Literal["done", "failed", "cancelled"]
+    failure: Failure | None = None
+    outputs: Mapping[str, Any] = field(default_factory=dict)
+    output_bytes: int = 0
+
+
+STOPPED = Failure("the server was stopped", "stopped", 503)
+"""Why a job was cancelled when the server ended."""
+LATE = Failure("the deadline has passed", "deadline", 504)
 
 
 @dataclass(eq=False)
@@ -36,7 +56,7 @@ class Job:
     params, nodes: as the request has them. prepared: the checked run, until the job has ended. priority: higher goes
     first. deadline: the monotonic time by which it must have ended. samples, nbytes: those of its run. step, steps:
     iterations done, of all. warnings: about the request, for its client. waited: rounds in which others were stepped
-    and it was not. run: while it is open. outputs: by name, as JSON. preview: the newest, as the step after which it
+    and it was not. run: while it is open. result: how it ended. preview: the newest, as the step after which it
     was made and a PNG, which is empty before the first. ended_at: the monotonic time of its end.
     """
 
@@ -54,9 +74,7 @@ class Job:
     steps: int = 0
     waited: int = 0
     run: OpenRun | None = None
-    outputs: Mapping[str, Any] = field(default_factory=dict)
-    output_bytes: int = 0
-    failure: Failure | None = None
+    result: JobEnd | None = None
     preview: tuple[int, bytes] = (0, b"")
     ended_at: float = 0.0
     ended: Event = field(default_factory=Event)
@@ -77,6 +95,21 @@ class Job:
     def remaining(self) -> int:
         """The iterations that are left."""
         return self.steps - self.step
+
+    @property
+    def failure(self) -> Failure | None:
+        """Why it failed, if it has."""
+        return None if self.result is None else self.result.failure
+
+    @property
+    def outputs(self) -> Mapping[str, Any]:
+        """Its outputs by name, as JSON; empty before its end."""
+        return {} if self.result is None else self.result.outputs
+
+    @property
+    def output_bytes(self) -> int:
+        """The size of its outputs."""
+        return 0 if self.result is None else self.result.output_bytes
 
     @property
     def needs_previews(self) -> bool:
@@ -121,19 +154,13 @@ class Job:
             self.status, self.step, self.steps, self.preview = status, step, steps or self.steps, preview
         self.report()
 
-    def end(
-        self,
-        status: Status,
-        failure: Failure | None = None,
-        outputs: Mapping[str, Any] | None = None,
-        output_bytes: int = 0,
-    ) -> bool:
-        """End the job; its first end counts. Returns whether this was the first."""
+    def end(self, end: JobEnd) -> bool:
+        """End the job; its first end counts. Returns whether this was the first. See also ``end_job``."""
         with self._lock:
             if self.ended.is_set():
                 return False
-            self.failure, self.outputs, self.output_bytes = failure, outputs or {}, output_bytes
-            self.status = status  # after the outputs, since others read both without the lock
+            self.result = end
+            self.status = end.status  # after the result, since others read both without the lock
             self.run = self.prepared = None
             self.ended_at = time.monotonic()
             self.ended.set()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 
-from guidegraph_runtime.serve.jobs import Job
+from guidegraph_runtime.serve.jobs import Job, JobEnd
 
 
 class ServeObserver:
@@ -36,3 +37,12 @@ def call_each(observers: Sequence[ServeObserver], call: Callable[[ServeObserver]
     """Tell each observer of an event."""
     for observer in observers:
         call(observer)
+
+
+def end_job(job: Job, end: JobEnd, observers: Sequence[ServeObserver]) -> bool:
+    """End a job, and tell the observers unless it had ended before. Returns whether it had not."""
+    is_first = job.end(end)
+    if is_first:
+        seconds = max(0.0, time.time() - job.created)
+        call_each(observers, lambda observer: observer.on_end(job, seconds))
+    return is_first

@@ -10,10 +10,11 @@ from typing import TypeAlias
 from guidegraph_runtime.error_text import describe_error
 from guidegraph_runtime.serve.job_service import JobService
 from guidegraph_runtime.serve.job_watch import JobWatch
-from guidegraph_runtime.serve.jobs import Failure, Job
+from guidegraph_runtime.serve.jobs import LATE, Failure, Job, JobEnd
 from guidegraph_runtime.serve.observers import ServeObserver
 from guidegraph_runtime.serve.replica import ReplicaEvent
-from guidegraph_runtime.serve.request_checks import DrawRequest, ServeOptions
+from guidegraph_runtime.serve.options import ServeOptions
+from guidegraph_runtime.serve.request_checks import DrawRequest
 from guidegraph_runtime.serve.shelf import ShelfEntry
 
 ATTEMPTS = 4
@@ -73,7 +74,7 @@ class RemoteService(JobService):
         if isinstance(failure, Exception):
             self.report_error(describe_error(failure))
             message = f"internal error: {type(failure).__name__}"
-            self._end(job, ReplicaEvent("failed", failure=Failure(message, "internal-error")))
+            self.end(job, JobEnd("failed", Failure(message, "internal-error")))
 
     async def _draw_somewhere(self, job: Job, request: DrawRequest) -> None:
         for attempt in range(ATTEMPTS):
@@ -89,22 +90,18 @@ class RemoteService(JobService):
                 await asyncio.sleep(PAUSE)
         else:
             failure = Failure("the replicas that drew it were lost", "replica-lost", 503)
-            self._end(job, ReplicaEvent("failed", failure=failure))
+            self.end(job, JobEnd("failed", failure))
             return
-        self._end(job, ReplicaEvent("failed", failure=Failure("the deadline has passed", "deadline", 504)))
+        self.end(job, JobEnd("failed", LATE))
 
     async def _draw_once(self, job: Job, request: DrawRequest) -> None:
         events = self._draw(request)
         try:
             async for event in events:
-                job.follow(job.status if event.is_last else event.status, event.step, event.steps, event.preview)
-                if event.is_last:
-                    self._end(job, event)
+                job.follow(event.status if event.end is None else job.status, event.step, event.steps, event.preview)
+                if event.end is not None:
+                    self.end(job, event.end)
                     return
         finally:
             await events.aclose()
         raise ReplicaLost("its events ended before the job")
-
-    def _end(self, job: Job, event: ReplicaEvent) -> None:
-        if job.end(event.status, event.failure, event.outputs, event.output_bytes):
-            self.report_end(job)

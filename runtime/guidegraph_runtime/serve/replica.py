@@ -3,46 +3,46 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
 
 from guidegraph_runtime.serve.job_service import JobService
 from guidegraph_runtime.serve.job_watch import HEARTBEAT, JobWatch
-from guidegraph_runtime.serve.jobs import Failure, Status
+from guidegraph_runtime.serve.jobs import Failure, Job, JobEnd, Status
 from guidegraph_runtime.serve.request_checks import DrawRequest, RequestRefused
 
 
 @dataclass(frozen=True)
 class ReplicaEvent:
-    """The state of a job at a replica. Its fields are those of ``Job``; outputs are there at the end."""
+    """The state of a job at a replica, with the fields of ``Job``. end: in the last event alone."""
 
-    status: Status
+    status: Status = "queued"
     step: int = 0
     steps: int = 0
     preview: tuple[int, bytes] = (0, b"")
-    failure: Failure | None = None
-    outputs: Mapping[str, Any] = field(default_factory=dict)
-    output_bytes: int = 0
-
-    @property
-    def is_last(self) -> bool:
-        """Whether the job has ended."""
-        return self.status not in ("queued", "running")
+    end: JobEnd | None = None
 
 
 async def iterate_replica_events(service: JobService, request: DrawRequest) -> AsyncIterator[ReplicaEvent]:
-    """Draw a request, and yield its state after each change, up to its end. Whoever ends the iteration cancels it."""
+    """Draw a request, and yield its state after each change, up to its end. Whoever ends the iteration cancels it.
+
+    There are previews if the request is watched.
+    """
     try:
         job = await asyncio.to_thread(service.submit, request)
     except RequestRefused as refusal:
-        yield ReplicaEvent("failed", failure=Failure(refusal.message, refusal.code, refusal.status))
+        failure = Failure(refusal.message, refusal.code, refusal.status, refusal.retry_after)
+        yield ReplicaEvent(end=JobEnd("failed", failure))
         return
     try:
-        with JobWatch(job) as watch:
+        with JobWatch(job, request.is_watched) as watch:
             while not job.ended.is_set():
-                yield ReplicaEvent(job.status, job.step, job.steps, job.preview)
+                yield _make_event(job)
                 await watch.wait(HEARTBEAT)
-        yield ReplicaEvent(job.status, job.step, job.steps, job.preview, job.failure, job.outputs, job.output_bytes)
+        yield _make_event(job, job.result)
     finally:
         service.cancel(job)  # does nothing to a job that has ended
+
+
+def _make_event(job: Job, end: JobEnd | None = None) -> ReplicaEvent:
+    return ReplicaEvent(job.status, job.step, job.steps, job.preview, end)

@@ -14,6 +14,7 @@ from guidegraph_runtime.limits import current_limits, enforce_limits
 from guidegraph_runtime.running.bundle import Prepared
 from guidegraph_runtime.running.inputs import check_value, find_spec
 from guidegraph_runtime.running.overrides import host_operations
+from guidegraph_runtime.serve.options import ServeOptions
 from guidegraph_runtime.serve.shelf import ShelfEntry
 from guidegraph_runtime.serve.warning_texts import collect_warnings
 
@@ -23,37 +24,21 @@ MAX_TABLE_STEPS = 10_000
 RAISE_IT = re.compile(r"\. If that is right, raise it.*")
 """The end of a message about a limit, which tells the person who may raise it."""
 
-SETTING = re.compile(r"(\S+) \([\w.]+\): (\w+): ")
-"""The start of a message about a setting of an operation: "scheduler (scheduler.ddim): steps: …"."""
-
-
-@dataclass(frozen=True)
-class ServeOptions:
-    """Limits of a server.
-
-    batch: samples in one step, and of one request. run_memory: bytes of the values of all open runs of a bundle.
-    queue: requests that have not ended. steps: iterations of a request. seconds: from a request's arrival to its end.
-    body_bytes: of a request. bundle_memory: bytes of the files of all open bundles; None for no limit.
-    """
-
-    batch: int = 8
-    run_memory: int = 1 << 30
-    queue: int = 64
-    steps: int = 200
-    seconds: float = 600.0
-    body_bytes: int = 1 << 16
-    bundle_memory: int | None = None
-
 
 @dataclass(frozen=True)
 class DrawRequest:
-    """A request to a bundle. nodes: overrides by ``node.setting``. deadline: seconds from now; None for the longest."""
+    """A request to a bundle.
+
+    nodes: overrides by ``node.setting``. deadline: seconds from now; None for the longest. is_watched: whether anybody
+    may look at its previews: the id of a job that is waited for is not known before its end.
+    """
 
     bundle: str
     params: Mapping[str, Any]
     nodes: Mapping[str, Any] | None = None
     priority: int = 0
     deadline: float | None = None
+    is_watched: bool = False
 
 
 class RequestRefused(Exception):
@@ -119,7 +104,7 @@ class RequestChecks:
                 prepared = entry.checks.prepare(params, nodes)
         except BundleError as error:
             message = RAISE_IT.sub("", error.message)
-            raise RequestRefused(message, _find_param(entry, message), error.code) from error
+            raise RequestRefused(message, error.param, error.code) from error
         self._check_demand(entry, prepared)
         return prepared
 
@@ -154,15 +139,3 @@ def _check_nodes(entry: ShelfEntry, nodes: Mapping[str, Any]) -> None:
         uses = {operations.get(node, ""), str(nodes.get(f"{node}.use", ""))}
         if any(takes_file(operation, setting) for operation in uses):
             raise RequestRefused(f"'{name}' names a file, and this server takes no files", name, "forbidden-read")
-
-
-def _find_param(entry: ShelfEntry, message: str) -> str | None:
-    """The input that a message is about: one that it quotes, or that the setting it names is wired to."""
-    inputs = entry.manifest.inputs
-    if match := SETTING.match(message):
-        node, setting = match.groups()
-        for operation in host_operations(entry.manifest.plan):
-            source = operation.inputs.get(setting, "").removeprefix("params.")
-            if operation.node == node and source in inputs:
-                return source
-    return next((name for name in re.findall(r"'([^']+)'", message) if name in inputs), None)

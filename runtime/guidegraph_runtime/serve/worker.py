@@ -17,9 +17,9 @@ from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.limits import Limits, enforce_limits
 from guidegraph_runtime.open_runs.open_run import OpenRun
 from guidegraph_runtime.running.bundle import Prepared
-from guidegraph_runtime.serve.jobs import Failure, Job, Status
+from guidegraph_runtime.serve.jobs import LATE, STOPPED, Failure, Job, JobEnd
 from guidegraph_runtime.serve.lane import Lane
-from guidegraph_runtime.serve.observers import ServeObserver, call_each
+from guidegraph_runtime.serve.observers import ServeObserver, call_each, end_job
 
 ROOM_SECONDS = 0.2
 """How long to wait for the memory of another bundle before the deadlines of the waiting jobs are looked at."""
@@ -110,7 +110,7 @@ class Worker:
             while self._wait_for_jobs():
                 self._run_rounds()
         for job in self._list_jobs():
-            self._end(job, "cancelled", Failure("the server was stopped", "stopped", 503))
+            self._end(job, JobEnd("cancelled", STOPPED))
 
     def _run_rounds(self) -> None:
         """Take the bundle, and run jobs until they have ended or others need its memory.
@@ -178,7 +178,7 @@ class Worker:
             message = describe_error(error)
             call_each(self._observers, lambda observer: observer.on_error(self._name, message))
             for job in jobs:
-                self._end(job, "failed", Failure(f"internal error: {type(error).__name__}", "internal-error"))
+                self._fail(job, f"internal error: {type(error).__name__}", "internal-error")
 
     def _open(self, bundle: SteppedBundle, job: Job) -> bool:
         prepared = job.prepared
@@ -187,11 +187,11 @@ class Worker:
         try:
             run = bundle.start_with({}, prepared=prepared)
         except BundleError as error:
-            self._end(job, "failed", Failure(error.message, error.code))
+            self._fail(job, error.message, error.code)
             return False
         if run.total > self._settings.max_steps:
             message = f"the run takes {run.total} steps, and the server allows {self._settings.max_steps}"
-            self._end(job, "failed", Failure(message, "over-limit", 400))
+            self._fail(job, message, "over-limit", 400)
             return False
         job.begin(run)
         return True
@@ -225,7 +225,7 @@ class Worker:
                 return
             outputs = run.finish()
         except BundleError as error:
-            self._end(job, "failed", Failure(error.message, error.code))
+            self._fail(job, error.message, error.code)
             return
         self._remove(job)
         self._encoder.submit(self._finish, job, outputs)
@@ -236,9 +236,9 @@ class Worker:
             try:
                 encoded, size = self._settings.encode(job, outputs)
             except ValueError as error:
-                self._end(job, "failed", Failure(error_text(error), "output-failed"))
+                self._fail(job, error_text(error), "output-failed")
             else:
-                self._end(job, "done", outputs=encoded, output_bytes=size)
+                self._end(job, JobEnd("done", None, encoded, size))
 
     def _list_jobs(self) -> list[Job]:
         with self._changed:
@@ -254,23 +254,17 @@ class Worker:
         now = self._clock()
         for job in self._list_jobs():
             if now >= job.deadline:
-                self._end(job, "failed", Failure("the deadline has passed", "deadline", 504))
+                self._end(job, JobEnd("failed", LATE))
             if job.ended.is_set():
                 self._remove(job)
 
     def _fail_all(self, message: str, code: str) -> None:
         for job in self._list_jobs():
-            self._end(job, "failed", Failure(message, code))
+            self._fail(job, message, code)
         call_each(self._observers, lambda observer: observer.on_error(self._name, message))
 
-    def _end(
-        self,
-        job: Job,
-        status: Status,
-        failure: Failure | None = None,
-        outputs: Mapping[str, Any] | None = None,
-        output_bytes: int = 0,
-    ) -> None:
-        if job.end(status, failure, outputs, output_bytes):
-            seconds = max(0.0, time.time() - job.created)
-            call_each(self._observers, lambda observer: observer.on_end(job, seconds))
+    def _end(self, job: Job, end: JobEnd) -> None:
+        end_job(job, end, self._observers)
+
+    def _fail(self, job: Job, message: str, code: str, status: int = 500) -> None:
+        self._end(job, JobEnd("failed", Failure(message, code, status)))

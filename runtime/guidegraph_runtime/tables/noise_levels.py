@@ -215,7 +215,7 @@ def levels(
     final: the landing's ᾱ is 1, or ᾱ_0, for which a last step from t = 0 has length zero. strength: only the last
     fraction of the steps, for a start from a picture.
     """
-    check_limit("steps", steps, f"there are {steps:,} steps")
+    check_limit("steps", steps, f"there are {steps:,} steps", "steps")
     trained = noise if sigmas == "schedule" else noise.with_signal()
     if trained.low >= trained.high:
         raise ValueError(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from guidegraph_runtime.bundle.manifest_types import Input, Operation, walk_operations
 from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.running.operation_order import reads
-from guidegraph_runtime.running.plan import PlanRun, check_guards, refuse_part
+from guidegraph_runtime.running.plan import PARAMS, GuardError, PlanRun, check_guards, refuse_part
 from guidegraph_runtime.running.unread_values import read_flags
 from guidegraph_runtime.running.values import Values
 from guidegraph_runtime.web_page.support import PAGE_DTYPES, PAGE_OPERATIONS, PageError, check_operations
@@ -21,7 +21,6 @@ Array = NDArray[Any]
 
 HIGHEST, MAX_DEFAULT = 100, 1000
 """Tables go up to the first value of an input, or to its default if that is more, but never beyond the second."""
-PARAMS = "params."
 
 
 @dataclass(frozen=True)
@@ -130,7 +129,7 @@ def _tabulate(
         for value in values:
             try:
                 tables[value] = _compute(source, {name: value}, operations, kept)
-            except (BundleError, ValueError):  # this value and those beyond are refused, as in any other run
+            except (BundleError, GuardError):  # this value and those beyond are refused, as in any other run
                 break
     arrays = {
         f"{name}={value}/{item}": _to_array(item, table[item]) for value, table in tables.items() for item in names
@@ -141,7 +140,7 @@ def _tabulate(
 def _compute(
     source: PlanSource, values: Mapping[str, int], operations: Sequence[Operation], kept: Sequence[Operation]
 ) -> Values:
-    """The results of operations with a value of an input. Raises ``ValueError`` if a part was traced with others."""
+    """The results of operations with a value of an input. Raises ``GuardError`` if a part was traced with others."""
     memory = Values(source.tables)
     memory.update({PARAMS + name: value for name, value in values.items()})
     PlanRun(source.location, refuse_part, source.read_file, memory).run(operations)

@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 
 from guidegraph_runtime import Bundle, SessionSettings
 from guidegraph_runtime.serve.metrics import ServeMetrics
-from guidegraph_runtime.serve.request_checks import ServeOptions
+from guidegraph_runtime.serve.options import ServeOptions
 from guidegraph_runtime.serve.service import Service
 from guidegraph_runtime.serve.web.access import ServeAccess
 from guidegraph_runtime.serve.web.routes import ServeRoutes

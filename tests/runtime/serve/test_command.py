@@ -151,6 +151,18 @@ def test_a_client_that_goes_away_ends_its_job(pictures: Path) -> None:
         assert (ended["status"], ended["code"]) == ("cancelled", "cancelled")
 
 
+def test_a_job_ends_with_the_reader_of_its_events_if_that_is_asked_for(pictures: Path) -> None:
+    with serve(pictures, "--max-steps", "100000") as server:
+        left, owned = (start_job(server, steps=1000, batch=8) for _ in range(2))
+        for key, query in ((left, ""), (owned, "?cancel=true")):
+            with httpx.stream("GET", f"{server.address}/v1/jobs/{key}/events{query}", timeout=TIMEOUT) as events:
+                next(events.iter_lines())
+        while (ended := server.read_event("job_ended"))["id"] != owned:
+            pass
+        assert (ended["status"], ended["code"]) == ("cancelled", "cancelled")
+        assert httpx.get(f"{server.address}/v1/jobs/{left}").json()["status"] in ("queued", "running", "done")
+
+
 def test_the_token_comes_from_the_environment(pictures: Path) -> None:
     with serve(pictures, GUIDEGRAPH_TOKEN="secret") as server:
         assert httpx.get(f"{server.address}/v1/models").status_code == 401

@@ -14,8 +14,10 @@ from guidegraph_runtime.serve.job_watch import JobWatch
 from guidegraph_runtime.serve.jobs import Failure, Job
 from guidegraph_runtime.serve.remote_service import RemoteService, ReplicaLost
 from guidegraph_runtime.serve.replica import ReplicaEvent, iterate_replica_events
-from guidegraph_runtime.serve.request_checks import DrawRequest, RequestRefused, ServeOptions
+from guidegraph_runtime.serve.options import ServeOptions
+from guidegraph_runtime.serve.request_checks import DrawRequest, RequestRefused
 from guidegraph_runtime.serve.service import Service
+from guidegraph_runtime.serve.web.answers import answer_failure
 from tests.runtime.serve.conftest import MakeService
 
 REQUEST = DrawRequest("pictures", {"seed": 3, "steps": 4})
@@ -71,6 +73,17 @@ def test_a_replica_draws_what_a_service_of_its_own_draws(make_service: MakeServi
     assert job.output_bytes == own.output_bytes > 0
 
 
+@pytest.mark.parametrize("is_watched", [False, True])
+def test_a_replica_makes_previews_of_jobs_that_are_watched(make_service: MakeService, is_watched: bool) -> None:
+    service = make_service(steps=1000)
+    request = DrawRequest("pictures", {"steps": 500}, is_watched=is_watched)
+
+    async def count_previews() -> int:
+        return sum([bool(event.preview[1]) async for event in iterate_replica_events(service, request)])
+
+    assert (asyncio.run(count_previews()) > 0) == is_watched
+
+
 def test_a_job_whose_replica_is_lost_begins_again(make_service: MakeService) -> None:
     service = make_service()
     replicas = Replicas(service, lost=2)
@@ -108,6 +121,8 @@ def test_a_refusal_of_the_replica_is_that_of_the_job(make_service: MakeService) 
     job = run(service, Replicas(service), submit)
     assert job.failure is not None
     assert (job.failure.code, job.failure.status) == ("queue-full", 429)
+    assert job.failure.retry_after >= 1
+    assert answer_failure(job).headers["retry-after"] == str(job.failure.retry_after)
 
 
 def test_requests_are_checked_before_a_replica_sees_them(make_service: MakeService) -> None:

@@ -20,7 +20,7 @@ from starlette.testclient import TestClient
 from guidegraph_runtime import Bundle, pixels
 from guidegraph_runtime.bundle.manifest_types import Operation
 from guidegraph_runtime.serve.jobs import JobStore
-from guidegraph_runtime.serve.request_checks import DrawRequest
+from guidegraph_runtime.serve.request_checks import DrawRequest, RequestRefused
 from guidegraph_runtime.serve.service import Service
 from guidegraph_runtime.serve.web.access import ServeAccess
 from tests.runtime.serve.conftest import MakeClient, MakeService
@@ -184,6 +184,10 @@ def test_a_job_is_cancelled(make_client: MakeClient) -> None:
         ({"model": "pictures", "n": 9}, "batch", "draws 9 samples at once, and this server allows 8"),
         ({"model": "pictures", "steps": 300}, "steps", "takes 300 steps, and this server allows 200"),
         ({"model": "pictures", "steps": 0}, "steps", "a whole number of at least 1"),
+        ({"model": "pictures", "steps": 20_000}, "steps", "there are 20,000 steps; the limit is 10,000"),
+        ({"model": "pictures", "seed": 2**64 - 1, "n": 2}, "seed", "a seed must be from 0 to 2**64 - 1"),
+        ({"model": "pictures", "nodes": {"scheduler.eta": -1}}, None, "eta: expected a number of at least 0"),
+        ({"model": "pictures", "nodes": {"noise.steps": 1}}, None, "no setting 'steps'"),
         ({"model": "pictures", "response_format": "url"}, "response_format", "'b64_json'"),
         ({"model": "pictures", "size": "64x64"}, "size", "has no inputs width and height"),
         ({"model": "pictures", "stream": True}, "stream", "/events"),
@@ -359,3 +363,38 @@ def test_pages_of_other_sites_need_permission(make_client: MakeClient) -> None:
     assert answer.headers["access-control-allow-origin"] == "https://page.org"
     preflight = {"origin": "https://page.org", "access-control-request-method": "POST"}
     assert client.options(IMAGES, headers=preflight).status_code == 200
+
+
+def test_a_page_can_read_a_defect_of_the_server(make_client: MakeClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = make_client(ServeAccess(None, ("https://page.org",)), started=False)
+    monkeypatch.setattr(service_of(client), "submit", lambda request: 1 / 0)
+    answer = client.post(IMAGES, json={"model": "pictures"}, headers={"origin": "https://page.org"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal-error")
+    assert answer.json()["error"]["message"] == "internal error: ZeroDivisionError"
+    assert answer.headers["access-control-allow-origin"] == "https://page.org"
+    assert 'guidegraph_errors_total{bundle=""} 1.0' in client.get("/metrics").text
+
+
+def test_a_job_that_is_waited_for_makes_no_previews_elsewhere(make_client: MakeClient) -> None:
+    client = make_client(started=False)
+    requests = []
+
+    def submit(request: DrawRequest) -> None:
+        requests.append(request)
+        raise RequestRefused("enough")
+
+    service_of(client).submit = submit  # type: ignore[method-assign, assignment]
+    client.post(IMAGES, json={"model": "pictures"})
+    client.post("/v1/workflows/pictures", json={})
+    client.post("/v1/workflows/pictures", json={"wait": False})
+    assert [request.is_watched for request in requests] == [False, False, True]
+
+
+def test_events_that_may_cancel_say_so(make_client: MakeClient) -> None:
+    client = make_client()
+    key = client.post("/v1/workflows/pictures", json={"wait": False}).json()["id"]
+    with client.stream("GET", f"/v1/jobs/{key}/events?cancel=true") as stream:
+        assert "event: end" in [*stream.iter_lines()]
+    assert client.get(f"/v1/jobs/{key}").json()["status"] == "done", "the stream went on to the end of the job"
+    answer = client.get(f"/v1/jobs/{key}/events?cancel=maybe")
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "cancel")

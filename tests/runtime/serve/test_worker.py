@@ -9,7 +9,7 @@ from threading import Event
 
 import pytest
 
-from guidegraph_runtime.serve.jobs import Failure, Job, JobStore
+from guidegraph_runtime.serve.jobs import Failure, Job, JobEnd, JobStore
 from guidegraph_runtime.serve.warning_texts import collect_warnings, show_collected
 from guidegraph_runtime.serve.worker import Worker
 from tests.runtime.serve.fakes import FakeBundle, FakeShelf, make_job, make_worker
@@ -145,8 +145,8 @@ def test_a_job_is_done_only_when_its_outputs_are_there() -> None:
                 states.append((self.status, bool(self.outputs), self.failure is not None))
 
     done, failed = (WatchedJob("fake", {}, make_job(3).prepared) for _ in range(2))
-    done.end("done", outputs={"steps": 3})
-    failed.end("failed", Failure("it failed"))
+    done.end(JobEnd("done", None, {"steps": 3}))
+    failed.end(JobEnd("failed", Failure("it failed")))
     assert {state for state in states if state[0] == "done"} == {("done", True, False)}
     assert {state for state in states if state[0] == "failed"} == {("failed", False, True)}
 
@@ -155,7 +155,7 @@ def test_news_from_another_process_does_not_change_a_job_that_has_ended() -> Non
     job = make_job(3)
     job.follow("running", 1, 3, (1, b"png"))
     assert (job.status, job.step, job.preview) == ("running", 1, (1, b"png"))
-    job.end("cancelled")
+    job.end(JobEnd("cancelled"))
     job.follow("running", 2, 3, (2, b"png"))
     assert (job.status, job.step) == ("cancelled", 1)
 
@@ -165,7 +165,7 @@ def test_a_job_that_is_cancelled_leaves_between_two_steps() -> None:
 
     def cancel(count: int) -> None:
         if count == 7:
-            job.end("cancelled")
+            job.end(JobEnd("cancelled"))
 
     bundle = FakeBundle(cancel)
     worker = make_worker(bundle, batch=2)
@@ -274,7 +274,7 @@ def test_the_oldest_ended_jobs_are_forgotten(max_kept: int, max_bytes: int, kept
     for job in jobs:
         assert store.add(job, 10)
     for job in jobs[:5]:
-        job.end("done", output_bytes=10)
+        job.end(JobEnd("done", output_bytes=10))
     store.forget()
     remembered = [job for job in jobs if store.find(job.id) is job]
     assert remembered == [*jobs[5 - kept : 5], jobs[5]]
@@ -286,8 +286,8 @@ def test_of_large_outputs_those_of_the_job_that_ended_last_stay() -> None:
     first, second = make_job(1), make_job(1)
     assert store.add(first, 10)
     assert store.add(second, 10)
-    second.end("done", output_bytes=20)
-    first.end("done", output_bytes=20)
+    second.end(JobEnd("done", output_bytes=20))
+    first.end(JobEnd("done", output_bytes=20))
     store.forget()
     assert (store.find(first.id), store.find(second.id)) == (first, None)
 
@@ -297,5 +297,5 @@ def test_a_store_takes_no_more_open_jobs_than_its_limit() -> None:
     first = make_job(1)
     assert store.add(first, 1)
     assert not store.add(make_job(1), 1)
-    first.end("cancelled")
+    first.end(JobEnd("cancelled"))
     assert store.add(make_job(1), 1)

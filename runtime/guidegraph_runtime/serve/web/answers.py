@@ -46,8 +46,11 @@ def answer_refusal(status: HTTPStatus, message: str) -> StrictJson:
 
 def answer_refused(error: RequestRefused) -> StrictJson:
     """The answer to a request that was not queued."""
-    headers = {"retry-after": str(error.retry_after)} if error.retry_after else {}
-    return make_error(error.status, error.message, error.param, error.code, headers)
+    return make_error(error.status, error.message, error.param, error.code, _make_retry_header(error.retry_after))
+
+
+def _make_retry_header(seconds: int) -> dict[str, str]:
+    return {"retry-after": str(seconds)} if seconds else {}
 
 
 async def answer_http_error(request: Request, error: Exception) -> Response:
@@ -60,7 +63,8 @@ async def answer_http_error(request: Request, error: Exception) -> Response:
 def answer_failure(job: Job) -> StrictJson:
     """The answer to a request whose job did not end well."""
     failure = job.failure or Failure("the job has no outputs")
-    return make_error(failure.status, failure.message, None, failure.code, {"x-job-id": job.id})
+    headers = {"x-job-id": job.id, **_make_retry_header(failure.retry_after)}
+    return make_error(failure.status, failure.message, None, failure.code, headers)
 
 
 async def read_json(request: Request, limit: int) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -33,6 +33,7 @@ from guidegraph_runtime.serve.web.answers import (
     read_json,
     take,
 )
+from guidegraph_runtime.serve.web.defects import DefectGuard
 from guidegraph_runtime.serve.web.image_requests import answer_images, read_image_request
 from guidegraph_runtime.serve.web.job_answers import describe_job, iterate_events, wait_for_end
 
@@ -60,14 +61,9 @@ class ServeRoutes:
             Route("/health/ready", self.report_ready),
             Route("/metrics", self.report_metrics),
         ]
-        middleware = [Middleware(AccessGuard, access=access)]
-        if access.origins:
-            middleware.insert(0, _allow_origins(access.origins))
-        handlers: dict[Any, Any] = {
-            RequestRefused: self.refuse,
-            HTTPException: answer_http_error,
-            Exception: self.report_defect,
-        }
+        guards = [Middleware(DefectGuard, report=self.report_defect), Middleware(AccessGuard, access=access)]
+        middleware = [_allow_origins(access.origins), *guards] if access.origins else guards
+        handlers: dict[Any, Any] = {RequestRefused: self.refuse, HTTPException: answer_http_error}
         return Starlette(routes=routes, middleware=middleware, exception_handlers=handlers, lifespan=lifespan)
 
     async def generate_images(self, request: Request) -> Response:
@@ -96,8 +92,8 @@ class ServeRoutes:
             take(body, "nodes", (dict,), "an object of 'node.setting': value", {}),
             take(body, "priority", (int,), "a whole number", 0),
             take(body, "deadline", (int, float), "a number of seconds"),
+            is_watched=not (waits := take(body, "wait", (bool,), "true or false", True)),
         )
-        waits = take(body, "wait", (bool,), "true or false", True)
         if body:
             unknown = next(iter(body))
             raise RequestRefused(f"there is no field '{unknown[:80]}'; parameters belong in 'params'", unknown)
@@ -152,10 +148,24 @@ class ServeRoutes:
         return StrictJson(describe_job(job, outputs=False))
 
     async def stream_events(self, request: Request) -> Response:
-        """The progress, the previews and the end of a job as server-sent events."""
+        """The progress, the previews and the end of a job as server-sent events.
+
+        With ``?cancel=true`` the job is cancelled when the client goes away before its end.
+        """
         headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
-        events = iterate_events(self._find_job(request))
+        job, cancels = self._find_job(request), request.query_params.get("cancel", "false")
+        if cancels not in ("true", "false"):
+            raise RequestRefused(f"'cancel': expected true or false, found {cancels!r:.80}", "cancel")
+        events = self._iterate_owned(job) if cancels == "true" else iterate_events(job)
         return StreamingResponse(events, media_type="text/event-stream", headers=headers)
+
+    async def _iterate_owned(self, job: Job) -> AsyncIterator[str]:
+        """The events of a job that is cancelled when nobody reads them any more."""
+        try:
+            async for event in iterate_events(job):
+                yield event
+        finally:
+            self.service.cancel(job)  # does nothing to a job that has ended
 
     async def report_live(self, request: Request) -> Response:
         """Whether the process answers."""
@@ -173,7 +183,7 @@ class ServeRoutes:
         self.service.report_refusal(error.code)
         return answer_refused(error)
 
-    async def report_defect(self, request: Request, error: Exception) -> Response:
+    def report_defect(self, error: Exception) -> Response:
         """The answer where the server itself is wrong."""
         self.service.report_error(describe_error(error))
         message = f"internal error: {type(error).__name__}"

@@ -15,7 +15,7 @@ from guidegraph_runtime.command import CANCELLED, DONE
 from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.serve.event_log import EventLog
 from guidegraph_runtime.serve.metrics import ServeMetrics
-from guidegraph_runtime.serve.request_checks import ServeOptions
+from guidegraph_runtime.serve.options import ServeOptions
 from guidegraph_runtime.serve.service import Service
 from guidegraph_runtime.serve.warning_texts import show_collected
 from guidegraph_runtime.serve.web.access import ServeAccess
