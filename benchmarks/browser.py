@@ -16,17 +16,15 @@ from __future__ import annotations
 import argparse
 import base64
 import functools
-import http.server
 import io
 import os
 import re
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -37,6 +35,7 @@ for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
 
 from tests.browser import Browser, browser, why_unavailable  # noqa: E402
+from tests.static_server import serve_files  # noqa: E402
 
 WORKFLOW = ROOT / "workflows" / "text_to_image.yaml"
 DRAWN: list[dict[str, Any]] = [
@@ -45,29 +44,9 @@ DRAWN: list[dict[str, Any]] = [
     {"prompt": "an elephant and a pine tree on snow", "seed": 2**64 - 1, "steps": 12, "scale": 2.0},
 ]
 STATUS = "document.getElementById('status').textContent"
+ISOLATION = {"Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Embedder-Policy": "require-corp"}
+"""The headers with which a page may use several threads."""
 SAVED = "document.querySelector('canvas').toDataURL('image/png').split(',')[1]"
-
-
-@contextmanager
-def serve(folder: Path, isolated: bool) -> Iterator[str]:
-    """A server of static files: its address."""
-
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-        def end_headers(self) -> None:
-            if isolated:
-                self.send_header("Cross-Origin-Opener-Policy", "same-origin")
-                self.send_header("Cross-Origin-Embedder-Policy", "require-corp")
-            super().end_headers()
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(folder)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/"
-    finally:
-        server.shutdown()
 
 
 def wait_for_status(page: Browser, start: str) -> str:
@@ -159,7 +138,10 @@ def main() -> None:
         options = ["--page", "--onnxruntime-web", str(arguments.onnxruntime_web), "--no-reference", "--no-plugins"]
         command = [sys.executable, "-m", "guidegraph", "export", str(WORKFLOW), "-o", str(site), *options]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        with serve(site, arguments.isolated) as address, browser(Path(name, "profile")) as page:
+        with (
+            serve_files(site, ISOLATION if arguments.isolated else {}) as address,
+            browser(Path(name, "profile")) as page,
+        ):
             loading, _ = time_call(lambda: (page.driver.get(address), wait_for_status(page, "ready")))
             if not arguments.previews:
                 page.driver.find_element("id", "previews").click()

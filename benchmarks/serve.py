@@ -174,9 +174,9 @@ def measure_load(client: httpx.Client, rate: float, count: int) -> None:
         drawn = sorted(answer.seconds for answer in answers if answer.status == 200)
         refused = sum(answer.status == 429 for answer in answers)
         failed = len(answers) - len(drawn) - refused
-        p50, p95, p99 = (float(np.percentile(drawn, q)) for q in (50, 95, 99))
-        print(f"load {load}: {len(drawn)} drawn, {refused} refused (429), {failed} failed; ", end="")
-        print(f"p50 {p50:.2f} s, p95 {p95:.2f} s, p99 {p99:.2f} s", flush=True)
+        times = [f"p{q} {np.percentile(drawn, q):.2f} s" for q in (50, 95, 99)] if drawn else ["no times"]
+        counts = f"{len(drawn)} drawn, {refused} refused (429), {failed} failed"
+        print(f"load {load}: {counts}; {', '.join(times)}", flush=True)
 
 
 def describe_machine(threads: int) -> str:

@@ -76,7 +76,7 @@ _OPTIONAL = (*_TIMED, "memory_bytes")
 class LimitExceeded(ValueError):
     """A quantity exceeds a limit.
 
-    ``limit`` is the name of the limit, ``amount`` the quantity, ``setting`` the setting that determines it, "" for none.
+    ``limit`` is the name of the limit, ``amount`` the quantity, ``setting`` the setting that determines it, or "".
     """
 
     def __init__(self, limit: str, amount: float, message: str, setting: str = ""):

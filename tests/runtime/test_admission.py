@@ -48,6 +48,23 @@ def test_more_labels_than_samples_are_refused(bundle: Bundle, labels: list[int],
     assert message.endswith(f"or make the batch {count}")
 
 
+@pytest.mark.parametrize(
+    ("params", "param"),
+    [
+        ({"label": [1, 2], "batch": 3}, "label"),
+        ({"steps": 10_000_000}, "steps"),
+        ({"seed": [1, 2]}, "seed"),
+        ({"skale": 1}, "skale"),
+        ({}, None),
+    ],
+)
+def test_an_error_carries_the_input_that_it_is_about(bundle: Bundle, params: dict[str, Any], param: str | None) -> None:
+    nodes = None if params else {"noise.shape": [2, 0, 5]}
+    with pytest.raises(BundleError) as refused:
+        bundle.prepare(params, nodes)
+    assert refused.value.param == param
+
+
 @pytest.mark.parametrize(("label", "batch"), [(1, 3), ([1, 2, 3], 3), ([4], 2)])
 def test_a_picture_is_the_same_in_any_batch_that_is_admitted(bundle: Bundle, label: Any, batch: int) -> None:
     drawn = bundle.run(label=label, batch=batch, seed=7)["image"]

@@ -81,9 +81,12 @@ function readField(name) {
   return [name, fields[name].type === "number" ? fields[name].valueAsNumber : fields[name].value];
 }
 
-/** Shows the events of the job. Throws where it failed, and where the server goes away before its end. */
+/** Shows the events of the job, which ends with this page. Throws where it failed, and where the server goes away. */
 async function followJob() {
-  for await (const [name, content] of readEvents(await call(`${jobPath}/events`))) {
+  const leaving = new AbortController(); // since browsers may keep the connections of a page that was left
+  addEventListener("pagehide", () => leaving.abort(new Error("the page was left, and the job with it")), { once: true });
+  const answer = await call(`${jobPath}/events?cancel=true`, { signal: leaving.signal });
+  for await (const [name, content] of readEvents(answer)) {
     if (name === "preview") {
       showPictures([content], "preview");
     } else if (name === "progress") {

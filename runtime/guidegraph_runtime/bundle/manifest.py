@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from guidegraph_runtime.bundle.manifest_types import (
@@ -74,19 +74,20 @@ def read_manifest(data: bytes, location: str = MANIFEST) -> Manifest:
     requires = _requires(fields["requires"])
     _check_opsets(fields["parts"], parts, requires)
     reference = _reference(fields["reference"], inputs, outputs, files) if "reference" in fields else None
+    plan = _operations(fields["plan"], MAX_BODIES)
     return Manifest(
         name=fields["name"].name(label_problem),
         workflow=fields["workflow"].text(_LONG_TEXT),
         inputs=inputs,
         outputs=outputs,
         parts=parts,
-        plan=_operations(fields["plan"], MAX_BODIES),
+        plan=plan,
         files=files,
         versions={name: cursor.name(label_problem) for name, cursor in fields["versions"].entries(label_problem)},
         requires=requires,
         fixed={name: cursor.text() for name, cursor in fields["fixed"].entries(identifier_problem)},
         reference=reference,
-        preview=_preview(fields["preview"]) if "preview" in fields else None,
+        preview=_preview(fields["preview"], plan) if "preview" in fields else None,
     )
 
 
@@ -303,11 +304,16 @@ def _reference(
     return Reference(input_values, output_files, tolerance)
 
 
-def _preview(cursor: Cursor) -> Preview:
+def _preview(cursor: Cursor, plan: Sequence[Operation]) -> Preview:
     fields = cursor.fields(["carry", "matrix"])
     matrix = tuple(tuple(value.number() for value in row.items()) for row in fields["matrix"].items())
     if len(matrix) != 3 or len({len(row) for row in matrix}) != 1 or not 2 <= len(matrix[0]) <= MAX_CHANNELS + 1:
         fields["matrix"].fail(f"three rows of equal length, from 2 to {MAX_CHANNELS + 1} numbers each")
+    carries = {name for operation in plan if operation.op == "loop" for name in operation.inputs}
+    if fields["carry"].value not in carries:
+        fields["carry"].fail(
+            f"a value that a loop of the plan carries: {', '.join(sorted(carries)) or 'there is none'}"
+        )
     return Preview(fields["carry"].name(label_problem), matrix)
 
 

@@ -64,13 +64,54 @@ def _parser() -> argparse.ArgumentParser:
     add("--port", type=_port, default=8000, help="the port; 0 for any free one")
     add("--token", help=f"what requests must show as 'Authorization: Bearer TOKEN'; better: the variable {TOKEN}")
     add("--allow-origin", metavar="ORIGIN", type=_origin, action="append", default=[], help="admit the pages of a site")
-    add("--batch", metavar="N", type=_argument(parse_count), default=DEFAULTS.batch, help="the most samples in one step, and of one request")
-    add("--queue", metavar="N", type=_argument(parse_count), default=DEFAULTS.queue, help="the most requests that have not ended; then 429")
-    add("--max-steps", metavar="N", type=_argument(parse_count), default=DEFAULTS.steps, help="the most steps of a request")
-    add("--max-seconds", metavar="S", type=_argument(parse_seconds), default=DEFAULTS.seconds, help="from a request's arrival to its end")
-    add("--max-body", metavar="SIZE", type=_argument(parse_size), default=DEFAULTS.body_bytes, help="of a request, such as 1MB")
-    add("--run-memory", metavar="SIZE", type=_argument(parse_size), default=DEFAULTS.run_memory, help="for the values of a bundle's open runs")
-    add("--memory", metavar="SIZE", type=_argument(parse_size), help="for the files of open bundles; by default all stay open")
+    add(
+        "--batch",
+        metavar="N",
+        type=_argument(parse_count),
+        default=DEFAULTS.batch,
+        help="the most samples in one step, and of one request",
+    )
+    add(
+        "--queue",
+        metavar="N",
+        type=_argument(parse_count),
+        default=DEFAULTS.queue,
+        help="the most requests that have not ended; then 429",
+    )
+    add(
+        "--max-steps",
+        metavar="N",
+        type=_argument(parse_count),
+        default=DEFAULTS.steps,
+        help="the most steps of a request",
+    )
+    add(
+        "--max-seconds",
+        metavar="S",
+        type=_argument(parse_seconds),
+        default=DEFAULTS.seconds,
+        help="from a request's arrival to its end",
+    )
+    add(
+        "--max-body",
+        metavar="SIZE",
+        type=_argument(parse_size),
+        default=DEFAULTS.body_bytes,
+        help="of a request, such as 1MB",
+    )
+    add(
+        "--run-memory",
+        metavar="SIZE",
+        type=_argument(parse_size),
+        default=DEFAULTS.run_memory,
+        help="for the values of a bundle's open runs",
+    )
+    add(
+        "--memory",
+        metavar="SIZE",
+        type=_argument(parse_size),
+        help="for the files of open bundles; by default all stay open",
+    )
     add("--provider", choices=PROVIDERS, default="auto", help="where to compute; auto takes the best that is there")
     add("--threads", metavar="N", type=parse_threads, default=0, help="threads of an operator; 0: one a core")
     add("--limit", metavar="NAME=VALUE", action="append", default=[], help="change a limit of all runs: trips=20M")

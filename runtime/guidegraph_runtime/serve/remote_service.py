@@ -12,8 +12,8 @@ from guidegraph_runtime.serve.job_service import JobService
 from guidegraph_runtime.serve.job_watch import JobWatch
 from guidegraph_runtime.serve.jobs import LATE, Failure, Job, JobEnd
 from guidegraph_runtime.serve.observers import ServeObserver
-from guidegraph_runtime.serve.replica import ReplicaEvent
 from guidegraph_runtime.serve.options import ServeOptions
+from guidegraph_runtime.serve.replica import ReplicaEvent
 from guidegraph_runtime.serve.request_checks import DrawRequest
 from guidegraph_runtime.serve.shelf import ShelfEntry
 

@@ -12,8 +12,8 @@ from guidegraph_runtime.serve.encode_outputs import encode_outputs
 from guidegraph_runtime.serve.job_service import JobService
 from guidegraph_runtime.serve.jobs import Job
 from guidegraph_runtime.serve.observers import ServeObserver
-from guidegraph_runtime.serve.previews import encode_preview
 from guidegraph_runtime.serve.options import ServeOptions
+from guidegraph_runtime.serve.previews import encode_preview
 from guidegraph_runtime.serve.request_checks import DrawRequest
 from guidegraph_runtime.serve.shelf import BundleShelf
 from guidegraph_runtime.serve.worker import Worker, WorkerSettings

@@ -164,6 +164,15 @@ def test_the_page_cancels_a_job(page: Browser, service: Service) -> None:
     assert page.evaluate("document.getElementById('draw').disabled") is False
 
 
+def test_a_job_ends_with_its_page(page: Browser, service: Service) -> None:
+    click(page, "draw")
+    wait_for(page, STATUS, "queued")
+    (job,) = service.jobs.list_open()
+    page.driver.get("about:blank")
+    assert job.ended.wait(SECONDS)
+    assert job.status == "cancelled"
+
+
 def test_errors_are_shown_as_text(page: Browser, service: Service) -> None:
     fill(page, steps=700)
     click(page, "draw")

@@ -12,9 +12,9 @@ import pytest
 from guidegraph_runtime.serve import remote_service
 from guidegraph_runtime.serve.job_watch import JobWatch
 from guidegraph_runtime.serve.jobs import Failure, Job
+from guidegraph_runtime.serve.options import ServeOptions
 from guidegraph_runtime.serve.remote_service import RemoteService, ReplicaLost
 from guidegraph_runtime.serve.replica import ReplicaEvent, iterate_replica_events
-from guidegraph_runtime.serve.options import ServeOptions
 from guidegraph_runtime.serve.request_checks import DrawRequest, RequestRefused
 from guidegraph_runtime.serve.service import Service
 from guidegraph_runtime.serve.web.answers import answer_failure

@@ -13,6 +13,7 @@ import pytest
 
 from guidegraph_runtime.bundle.manifest_types import Input, Operation, Part, Tensor
 from guidegraph_runtime.operations import OPERATIONS
+from guidegraph_runtime.running.values import Values
 from guidegraph_runtime.web_page.support import PageError, check_inputs, check_operations, check_parts, check_providers
 from guidegraph_runtime.web_page.table_rows import PlanSource, make_tables
 from tests.paths import ROOT
@@ -133,6 +134,16 @@ def test_a_guard_of_a_graph_ends_the_range(monkeypatch: pytest.MonkeyPatch) -> N
     loop = replace(LOOP, body=(step,))
     plan = [*plan_with(sampler("scheduler.euler_ancestral"))[:-1], loop]
     assert make_tables(source_with(), plan, ["last"]).rows["steps"].low == 2
+
+
+def test_a_defect_does_not_end_the_range(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(operation: Operation, memory: Values) -> None:
+        if memory["params.steps"] > 33:
+            raise ValueError("a defect")
+
+    monkeypatch.setattr("guidegraph_runtime.web_page.table_rows.check_guards", fail)
+    with pytest.raises(ValueError, match="a defect"):
+        make_tables(source_with(), plan_with(sampler("scheduler.ddim")), ["last"])
 
 
 def test_rows_are_read_on_the_page_as_they_were_written(tmp_path: Path) -> None:
