@@ -1,4 +1,4 @@
-"""Errors of the server itself. They are answered within the layer that adds CORS headers, so that pages can read them."""
+"""Errors of the server itself, answered within the layer that adds CORS headers, so that pages can read them."""
 
 from __future__ import annotations
 

@@ -19,6 +19,7 @@ from guidegraph_runtime.serve.options import ServeOptions
 from guidegraph_runtime.serve.service import Service
 from guidegraph_runtime.serve.warning_texts import show_collected
 from guidegraph_runtime.serve.web.access import ServeAccess
+from guidegraph_runtime.serve.web.connections import LimitedConnection
 from guidegraph_runtime.serve.web.routes import ServeRoutes
 from guidegraph_runtime.sessions.sessions import SessionSettings
 
@@ -58,6 +59,7 @@ def serve(
             log_level="critical",
             access_log=False,
             lifespan="off",
+            http=LimitedConnection,
             ws="none",
             limit_concurrency=MAX_CONNECTIONS,
             timeout_graceful_shutdown=ANSWER_SECONDS,

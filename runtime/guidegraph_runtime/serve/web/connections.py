@@ -1,0 +1,60 @@
+"""Connections of the server: silent ones are closed, and make room for others where there are too many."""
+
+from __future__ import annotations
+
+import asyncio
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+HEAD_SECONDS = 20.0
+"""How long a client may take to send the head of a request."""
+
+
+class LimitedConnection(H11Protocol):
+    """A connection that is closed if it sends no whole head of a request in time.
+
+    One that would be above the server's limit takes the place of the one that has been idle longest, if any is idle.
+    """
+
+    _idle_since = 0.0
+    _timer: asyncio.TimerHandle | None = None
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it has no request that is being answered."""
+        return self.cycle is None or self.cycle.response_complete
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._begin_idle_time()
+        if self.limit_concurrency is not None and len(self.connections) >= self.limit_concurrency:
+            self._close_another()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._begin_idle_time()
+
+    def _begin_idle_time(self) -> None:
+        self._stop_timer()
+        self._idle_since = self.loop.time()
+        self._timer = self.loop.call_later(HEAD_SECONDS, self._close_if_idle)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _close_if_idle(self) -> None:
+        if self.is_idle:
+            self.transport.close()
+
+    def _close_another(self) -> None:
+        others = [other for other in self.connections if isinstance(other, LimitedConnection) and other is not self]
+        idle = [other for other in others if other.is_idle]
+        if idle:
+            longest = min(idle, key=lambda other: other._idle_since)
+            self.connections.discard(longest)  # now, and not when the loop tells of its end
+            longest.transport.close()
