@@ -6,6 +6,7 @@ neither torch nor pydantic, and `guidegraph --help` is instant.
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -99,6 +100,9 @@ if TYPE_CHECKING:  # for type checkers; a test compares it with _HOMES
     from guidegraph.workflow import load_workflow as load_workflow
 
 __version__ = "0.1.0"
+
+# Before anything imports onnxruntime: see guidegraph_runtime.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _HOMES = {
     "guidegraph.edit": ("WorkflowEditor",),

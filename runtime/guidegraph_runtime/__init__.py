@@ -5,6 +5,7 @@ Names are resolved on first use (PEP 562), so that ``import guidegraph_runtime``
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,10 @@ if TYPE_CHECKING:  # for type checkers; a test compares it with _HOMES
     from guidegraph_runtime.sessions.sessions import SessionSettings as SessionSettings
 
 __version__ = "0.1.0"
+
+# Official builds of onnxruntime send events to Microsoft, and keep a device id in the home folder, unless this is set
+# before onnxruntime is imported. See its Privacy.md.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _HOMES = {
     "guidegraph_runtime.errors": ("BundleError",),
