@@ -9,9 +9,11 @@ queues of its own. A job whose replica is lost begins again at another one. Need
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from argparse import ArgumentTypeError
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +21,15 @@ from ray import serve
 from ray.exceptions import RayActorError
 from starlette.applications import Starlette
 
+from guidegraph_runtime.command import PROVIDERS, parse_threads
 from guidegraph_runtime.errors import BundleError
-from guidegraph_runtime.serve.command import read_folders, read_token
+from guidegraph_runtime.serve.command import TOKEN, read_folders, read_token
 from guidegraph_runtime.serve.event_log import EventLog
 from guidegraph_runtime.serve.metrics import ServeMetrics
+from guidegraph_runtime.serve.options import ServeOptions, parse_amount, parse_count, parse_seconds
 from guidegraph_runtime.serve.remote_service import RemoteService, ReplicaLost
 from guidegraph_runtime.serve.replica import ReplicaEvent, iterate_replica_events
-from guidegraph_runtime.serve.request_checks import DrawRequest, ServeOptions
+from guidegraph_runtime.serve.request_checks import DrawRequest
 from guidegraph_runtime.serve.service import Service
 from guidegraph_runtime.serve.shelf import BundleShelf
 from guidegraph_runtime.serve.web.access import ServeAccess
@@ -33,14 +37,16 @@ from guidegraph_runtime.serve.web.routes import ServeRoutes
 from guidegraph_runtime.sessions.sessions import SessionSettings
 
 DRAWER = "Drawer"
+DEFAULTS = ServeOptions()
+MAX_DEVICES = 1024
 
 
 @dataclass(frozen=True)
 class RayArguments:
     """The arguments of ``build``. replicas: how many draw; max_replicas: more than that with load.
 
-    cpus, gpus: of each replica. queue: requests that have not ended, over all replicas. Others are those of
-    ``guidegraph-serve``.
+    cpus, gpus: of each replica. queue: requests that have not ended, over all replicas. without_token: whether the
+    front answers everybody. Others are those of ``guidegraph-serve``.
     """
 
     bundles: str
@@ -48,12 +54,13 @@ class RayArguments:
     max_replicas: int = 0
     cpus: float = 1.0
     gpus: float = 0.0
-    batch: int = 8
-    queue: int = 256
-    max_steps: int = 200
-    max_seconds: float = 600.0
+    batch: int = DEFAULTS.batch
+    queue: int = 4 * DEFAULTS.queue
+    max_steps: int = DEFAULTS.steps
+    max_seconds: float = DEFAULTS.seconds
     provider: str = "auto"
     threads: int = 1
+    without_token: bool = False
 
     @property
     def folders(self) -> dict[str, Path]:
@@ -66,6 +73,28 @@ class RayArguments:
 
     def make_settings(self) -> SessionSettings:
         return SessionSettings.on(self.provider, intra_threads=self.threads)
+
+
+def _parse_choice(text: str, choices: Sequence[str]) -> str:
+    if text not in choices:
+        raise ValueError(f"expected {' or '.join(choices)}, found {text!r:.80}")
+    return text
+
+
+_PARSERS: Mapping[str, Callable[[str], Any]] = {
+    "bundles": str,
+    "replicas": parse_count,
+    "max_replicas": partial(parse_count, low=0),
+    "cpus": partial(parse_amount, expected="a number of CPU cores, 0 or more", high=MAX_DEVICES, zero=True),
+    "gpus": partial(parse_amount, expected="a number of GPUs, 0 or more", high=MAX_DEVICES, zero=True),
+    "batch": parse_count,
+    "queue": parse_count,
+    "max_steps": parse_count,
+    "max_seconds": parse_seconds,
+    "provider": partial(_parse_choice, choices=PROVIDERS),
+    "threads": parse_threads,
+    "without_token": lambda text: _parse_choice(text.lower(), ("true", "false")) == "true",
+}
 
 
 class Drawer:
@@ -83,28 +112,43 @@ class Drawer:
 
 def read_arguments(arguments: Mapping[str, Any]) -> RayArguments:
     """The arguments of ``serve run``, which are texts. Raises ``BundleError``."""
-    defaults = RayArguments("")
     values: dict[str, Any] = {}
     for name, text in arguments.items():
-        if name not in vars(defaults):
-            names = ", ".join(vars(defaults))
-            raise BundleError("serve run", "bad-setting", f"there is no argument '{name}'; there is: {names}")
+        if name not in _PARSERS:
+            raise _refuse(f"there is no argument '{name}'; there is: {', '.join(_PARSERS)}")
         try:
-            values[name] = type(getattr(defaults, name))(text)
-        except ValueError:
-            raise BundleError("serve run", "bad-setting", f"{name}: expected a number, found {text!r:.80}") from None
+            values[name] = _PARSERS[name](str(text))
+        except (ValueError, ArgumentTypeError) as error:
+            raise _refuse(f"{name}: {error}") from None
     if "bundles" not in values:
-        raise BundleError("serve run", "bad-setting", "expected bundles=FOLDER or bundles=NAME=FOLDER,NAME=FOLDER")
-    return RayArguments(**values)
+        raise _refuse("expected bundles=FOLDER or bundles=NAME=FOLDER,NAME=FOLDER")
+    settings = RayArguments(**values)
+    if 0 < settings.max_replicas < settings.replicas:
+        message = f"max_replicas: expected {settings.replicas} or more, as replicas, found {settings.max_replicas}"
+        raise _refuse(message)
+    return settings
+
+
+def _refuse(message: str) -> BundleError:
+    return BundleError("serve run", "bad-setting", message)
+
+
+def _read_access(settings: RayArguments) -> ServeAccess:
+    """The access of the front, which does not know at which addresses Ray listens. Raises ``BundleError``."""
+    token = read_token(None, "localhost")
+    if token is None and not settings.without_token:
+        message = f"set {TOKEN}; if nobody else reaches the addresses where Ray listens: without_token=true"
+        raise BundleError("serve run", "needs-token", message)
+    return ServeAccess(token)
 
 
 def build(arguments: dict[str, Any]) -> serve.Application:
     """The application for ``serve run``. The token is that of GUIDEGRAPH_TOKEN. Raises ``BundleError``."""
     settings = read_arguments(arguments)
-    token = read_token(None, "localhost")
+    access = _read_access(settings)
 
     def make_app() -> Starlette:
-        return _make_front(settings, ServeAccess(token))
+        return _make_front(settings, access)
 
     scaling: dict[str, Any] = {"num_replicas": settings.replicas}
     if settings.max_replicas > settings.replicas:

@@ -28,7 +28,7 @@ from guidegraph_runtime.serve.command import main
 from tests.paths import ROOT
 
 TIMEOUT = 60.0
-COMMAND = [sys.executable, "-c", "from guidegraph_runtime.serve.command import process; process()"]
+START = "from guidegraph_runtime.serve.command import process; process()"
 
 
 @dataclass
@@ -57,15 +57,16 @@ class Server:
 
 
 @contextmanager
-def serve(*arguments: str | Path, **environment: str) -> Iterator[Server]:
+def serve(*arguments: str | Path, start: str = START, seconds: float = TIMEOUT, **environment: str) -> Iterator[Server]:
+    """Run a server. start: the code that starts it. seconds: after which it is killed."""
     path = os.pathsep.join([str(ROOT), str(ROOT / "runtime"), os.environ.get("PYTHONPATH", "")])
     process = subprocess.Popen(
-        [*COMMAND, "--port", "0", "--provider", "cpu", "--threads", "1", *map(str, arguments)],
+        [sys.executable, "-c", start, "--port", "0", "--provider", "cpu", "--threads", "1", *map(str, arguments)],
         env=os.environ | {"PYTHONPATH": path} | environment,
         stdout=subprocess.PIPE,
         text=True,
     )
-    watch = threading.Timer(TIMEOUT, process.kill)  # so that a server that hangs fails the test
+    watch = threading.Timer(seconds, process.kill)  # so that a server that hangs fails the test
     watch.start()
     server = Server(process)
     reader = threading.Thread(target=server.read_lines)

@@ -22,6 +22,7 @@ from ray import serve
 
 from guidegraph_runtime import Bundle, BundleError, pixels
 from guidegraph_runtime.ray_serve import DRAWER, RayArguments, build, read_arguments
+from guidegraph_runtime.serve.options import ServeOptions
 from tests.runtime.serve.test_routes import IMAGES, read_picture
 
 NAME = "drawn"
@@ -38,14 +39,38 @@ def test_arguments_are_texts() -> None:
     [
         ({}, "expected bundles=FOLDER"),
         ({"bundles": "a", "replica": "2"}, "there is no argument 'replica'; there is: bundles, replicas"),
-        ({"bundles": "a", "replicas": "two"}, "replicas: expected a number, found 'two'"),
+        ({"bundles": "a", "replicas": "two"}, "replicas: expected a number from 1 to 1000000, found 'two'"),
+        ({"bundles": "a", "replicas": 0}, "replicas: expected a number from 1"),
+        ({"bundles": "a", "replicas": 3, "max_replicas": 2}, "max_replicas: expected 3 or more, as replicas, found 2"),
+        ({"bundles": "a", "cpus": "-1"}, "cpus: expected a number of CPU cores, 0 or more, found '-1'"),
+        ({"bundles": "a", "gpus": "nan"}, "gpus: expected a number of GPUs, 0 or more, found 'nan'"),
+        ({"bundles": "a", "batch": "0"}, "batch: expected a number from 1"),
+        ({"bundles": "a", "queue": "1e3"}, "queue: expected a number from 1"),
+        ({"bundles": "a", "max_steps": "-5"}, "max_steps: expected a number from 1"),
+        ({"bundles": "a", "max_seconds": "inf"}, "max_seconds: expected seconds above 0, found 'inf'"),
+        ({"bundles": "a", "provider": "gpu"}, "provider: expected auto or cpu or cuda"),
+        ({"bundles": "a", "threads": "-1"}, "threads: expected a number from 0 to 1024"),
+        ({"bundles": "a", "without_token": "maybe"}, "without_token: expected true or false, found 'maybe'"),
         ({"bundles": "a", "folders": "b"}, "there is no argument 'folders'"),
         ({"bundles": "a", "__doc__": "b"}, "there is no argument '__doc__'"),
     ],
 )
-def test_wrong_arguments_are_named(arguments: dict[str, str], message: str) -> None:
+def test_wrong_arguments_are_named(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(BundleError, match=message):
         build(arguments)
+
+
+def test_defaults_are_those_of_the_server() -> None:
+    assert read_arguments({"bundles": "a"}).options == ServeOptions(queue=256)
+
+
+def test_without_a_token_it_has_to_be_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GUIDEGRAPH_TOKEN", raising=False)
+    with pytest.raises(BundleError, match=r"needs-token: set GUIDEGRAPH_TOKEN; if nobody else .* without_token=true"):
+        build({"bundles": "a"})
+    build({"bundles": "a", "without_token": "true"})
+    monkeypatch.setenv("GUIDEGRAPH_TOKEN", "secret")
+    build({"bundles": "a"})
 
 
 @pytest.fixture
@@ -56,6 +81,7 @@ def client(pictures: Path) -> Iterator[httpx.Client]:
     try:
         serve.start(http_options={"host": "127.0.0.1", "port": port})
         arguments: dict[str, Any] = {"bundles": str(pictures), "replicas": 2, "provider": "cpu", "max_steps": 1000}
+        arguments["without_token"] = True
         serve.run(build(arguments), name=NAME)
         limits = httpx.Limits(max_connections=None)
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120, limits=limits) as client:
