@@ -1,0 +1,207 @@
+"""Measure Ray Serve with one replica and with two: requests a second, and the processes that take the CPU.
+
+    pip install "./runtime[serve]" "ray[serve]" httpx psutil
+    guidegraph export workflows/text_to_image_128.yaml -o scenes
+    python benchmarks/ray_serve.py scenes [--requests 24] [--n 1] [--steps 10] [--rounds 2] [--cores 2]
+
+First the ceiling: two processes that run the bundle alone, with one thread each, one after the other and at once. Then
+the same requests, all at once, to one replica and to two, in turns. Each line has the requests a second, and the CPU
+seconds of a request by process. "by CPU" is the rate that these CPU seconds allow on --cores cores if nothing else
+runs: a replica uses one core, and all processes together no more than there are. It means something on a busy machine
+too, where the clock does not; the load average is printed.
+
+Needs Linux. All processes run on this machine, so the client, the front and Ray take CPU from the replicas.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import httpx
+import psutil
+import ray
+from ray import serve
+
+from guidegraph_runtime.ray_serve import DRAWER, build
+
+NAME = "measured"
+REPLICAS = "replicas"
+ROLES = {
+    f"ServeReplica:{NAME}:{DRAWER}": REPLICAS,
+    f"ServeReplica:{NAME}:": "front",
+    "ProxyActor": "proxy",
+    "ServeController": "controller",
+    "raylet": "raylet",
+    "gcs_server": "gcs",
+}
+"""What a process does, by a text of its command line; the first that matches."""
+PLAIN = """
+import sys, time
+from guidegraph_runtime import Bundle, SessionSettings
+bundle = Bundle(sys.argv[1], SessionSettings.on("cpu", intra_threads=1))
+params = {"steps": int(sys.argv[3]), "batch": int(sys.argv[4])}
+params = {name: value for name, value in params.items() if name in bundle.manifest.inputs}
+bundle.run_with(params)
+print("ready", flush=True)
+sys.stdin.readline()
+started, cpu = time.perf_counter(), time.process_time()
+for seed in range(int(sys.argv[2])):
+    bundle.run_with({**params, "seed": seed})
+print(time.perf_counter() - started, time.process_time() - cpu, flush=True)
+"""
+"""Runs a bundle some times, when a line is sent, and prints the seconds by the clock and of CPU time."""
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Requests a second by the clock, and the CPU seconds of a request by what the process does."""
+
+    by_clock: float
+    cpu: Counter[str]
+
+    def limit(self, replicas: int, cores: int) -> float:
+        """The requests a second that the CPU seconds allow."""
+        return min(replicas / self.cpu[REPLICAS], cores / self.cpu.total())
+
+
+def time_plain(bundle: Path, requests: int, options: argparse.Namespace, at_once: bool) -> tuple[float, float]:
+    """The seconds of two processes that run the bundle alone, and their CPU seconds."""
+    command = [sys.executable, "-c", PLAIN, str(bundle), str(requests), str(options.steps), str(options.n)]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen(command, **pipes) for _ in range(2)]
+    for process in processes:
+        assert process.stdout is not None
+        process.stdout.readline()
+    started = time.perf_counter()
+    if at_once:
+        for process in processes:
+            send_line(process)
+    texts = []
+    for process in processes:
+        if not at_once:
+            send_line(process)
+        assert process.stdout is not None
+        texts.append(process.stdout.readline())
+    seconds = time.perf_counter() - started
+    for process in processes:
+        process.communicate()
+    return seconds, sum(float(text.split()[1]) for text in texts)
+
+
+def send_line(process: subprocess.Popen[str]) -> None:
+    assert process.stdin is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+
+
+def measure_plain(bundle: Path, options: argparse.Namespace) -> None:
+    alone, alone_cpu = time_plain(bundle, options.requests // 2, options, at_once=False)
+    both, both_cpu = time_plain(bundle, options.requests // 2, options, at_once=True)
+    print(f"two processes without Ray: one after the other {alone:.1f} s, at once {both:.1f} s: ", end="")
+    print(f"{alone / both:.2f} times; CPU seconds {alone_cpu:.1f} and {both_cpu:.1f}", flush=True)
+
+
+@contextmanager
+def run_application(bundle: Path, replicas: int, port: int) -> Iterator[httpx.Client]:
+    arguments = {"bundles": f"{NAME}={bundle}", "replicas": replicas, "provider": "cpu", "without_token": "true"}
+    serve.run(build(arguments), name=NAME)
+    limits = httpx.Limits(max_connections=None)
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=3600, limits=limits) as client:
+            yield client
+    finally:
+        serve.delete(NAME)
+
+
+def send_at_once(client: httpx.Client, requests: Sequence[dict[str, Any]]) -> None:
+    """Send requests; end the measurement if one is not answered with pictures."""
+
+    def send(request: dict[str, Any]) -> None:
+        answer = client.post("/v1/images/generations", json=request)
+        if answer.status_code != 200:
+            sys.exit(f"{answer.status_code}: {answer.text}")
+
+    with ThreadPoolExecutor(len(requests)) as pool:
+        list(pool.map(send, requests))
+
+
+def measure_replicas(bundle: Path, replicas: int, port: int, options: argparse.Namespace) -> Rate:
+    fields = {"n": options.n, "steps": options.steps}
+    requests = [{"seed": seed * options.n, **fields} for seed in range(options.requests)]
+    with run_application(bundle, replicas, port) as client:
+        send_at_once(client, [{**fields, "steps": 2, "seed": seed} for seed in range(4 * replicas)])
+        before, started = read_cpu_seconds(), time.perf_counter()
+        send_at_once(client, requests)
+        seconds, after = time.perf_counter() - started, read_cpu_seconds()
+    used = Counter({role: (after[role] - before[role]) / len(requests) for role in after})
+    return Rate(len(requests) / seconds, used)
+
+
+def read_cpu_seconds() -> Counter[str]:
+    """The CPU seconds so far of this process, the client, and of those that Ray has started, by what they do."""
+    seconds = Counter({"client": time.process_time()})
+    for process in psutil.Process().children(recursive=True):
+        try:
+            line, times = " ".join(process.cmdline()), process.cpu_times()
+        except psutil.Error:  # it has ended in between
+            continue
+        role = next((role for text, role in ROLES.items() if text in line), "other")
+        seconds[role] += times.user + times.system
+    return seconds
+
+
+def describe_rate(rate: Rate, replicas: int, cores: int) -> str:
+    total = rate.cpu.total()
+    shares = ", ".join(f"{role} {value:.3f}" for role, value in rate.cpu.most_common() if value >= 0.0005)
+    limit = rate.limit(replicas, cores)
+    return (
+        f"{replicas} replicas: {rate.by_clock:.3f}/s by the clock, {limit:.3f}/s by CPU on {cores} cores; "
+        f"CPU seconds of a request {total:.3f}, of which {rate.cpu[REPLICAS] / total:.0%} in the replicas: {shares}"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--requests", type=int, default=24)
+    parser.add_argument("--n", type=int, default=1, help="pictures of each request")
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--cores", type=int, default=os.cpu_count())
+    options = parser.parse_args()
+    bundle = options.bundle.absolute()
+    print(f"load average {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores, Ray {ray.__version__}", flush=True)
+    measure_plain(bundle, options)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, object_store_memory=200 << 20)
+    try:
+        serve.start(http_options={"host": "127.0.0.1", "port": port})
+        rates: dict[int, list[Rate]] = {1: [], 2: []}
+        for _ in range(options.rounds):
+            for replicas, measured in rates.items():
+                measured.append(measure_replicas(bundle, replicas, port, options))
+                print(describe_rate(measured[-1], replicas, options.cores), flush=True)
+    finally:
+        serve.shutdown()
+        ray.shutdown()
+    one, two = (median(rate.by_clock for rate in rates[replicas]) for replicas in rates)
+    one_cpu, two_cpu = (median(rate.limit(n, options.cores) for rate in rates[n]) for n in rates)
+    print(f"two replicas against one: {two / one:.2f} times by the clock, {two_cpu / one_cpu:.2f} times by CPU")
+
+
+if __name__ == "__main__":
+    main()
