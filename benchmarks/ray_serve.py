@@ -5,10 +5,11 @@
     python benchmarks/ray_serve.py scenes [--requests 24] [--n 1] [--steps 10] [--rounds 2] [--cores 2]
 
 First the ceiling: two processes that run the bundle alone, with one thread each, one after the other and at once. Then
-the same requests, all at once, to one replica and to two, in turns. Each line has the requests a second, and the CPU
-seconds of a request by process. "by CPU" is the rate that these CPU seconds allow on --cores cores if nothing else
-runs: a replica uses one core, and all processes together no more than there are. It means something on a busy machine
-too, where the clock does not; the load average is printed.
+the same requests, all at once, to one replica and to two, in turns. Each line has the requests a second, the CPU
+seconds of a request by process, and those that Ray takes each second without requests, which are not counted in the
+others. "by CPU" is the rate that they allow on --cores cores if nothing else runs: a replica uses one core, and all
+processes together no more than there are. It means something on a busy machine too, where the clock does not; the load
+average is printed.
 
 Needs Linux. All processes run on this machine, so the client, the front and Ray take CPU from the replicas.
 """
@@ -22,7 +23,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ from guidegraph_runtime.ray_serve import DRAWER, build
 
 NAME = "measured"
 REPLICAS = "replicas"
+IDLE_SECONDS = 5.0
 ROLES = {
     f"ServeReplica:{NAME}:{DRAWER}": REPLICAS,
     f"ServeReplica:{NAME}:": "front",
@@ -67,14 +69,18 @@ print(time.perf_counter() - started, time.process_time() - cpu, flush=True)
 
 @dataclass(frozen=True)
 class Rate:
-    """Requests a second by the clock, and the CPU seconds of a request by what the process does."""
+    """Requests a second by the clock, and the CPU seconds of a request by what the process does.
+
+    idle: CPU seconds of all processes each second without requests.
+    """
 
     by_clock: float
-    cpu: Counter[str]
+    cpu: dict[str, float]
+    idle: float
 
     def limit(self, replicas: int, cores: int) -> float:
         """The requests a second that the CPU seconds allow."""
-        return min(replicas / self.cpu[REPLICAS], cores / self.cpu.total())
+        return min(replicas / self.cpu[REPLICAS], (cores - self.idle) / sum(self.cpu.values()))
 
 
 def time_plain(bundle: Path, requests: int, options: argparse.Namespace, at_once: bool) -> tuple[float, float]:
@@ -143,11 +149,19 @@ def measure_replicas(bundle: Path, replicas: int, port: int, options: argparse.N
     requests = [{"seed": seed * options.n, **fields} for seed in range(options.requests)]
     with run_application(bundle, replicas, port) as client:
         send_at_once(client, [{**fields, "steps": 2, "seed": seed} for seed in range(4 * replicas)])
-        before, started = read_cpu_seconds(), time.perf_counter()
-        send_at_once(client, requests)
-        seconds, after = time.perf_counter() - started, read_cpu_seconds()
-    used = Counter({role: (after[role] - before[role]) / len(requests) for role in after})
-    return Rate(len(requests) / seconds, used)
+        idle_seconds, idle = count_cpu_seconds(lambda: time.sleep(IDLE_SECONDS))
+        seconds, used = count_cpu_seconds(lambda: send_at_once(client, requests))
+    background = {role: value / idle_seconds for role, value in idle.items()}
+    cpu = {role: max(0.0, value - background[role] * seconds) / len(requests) for role, value in used.items()}
+    return Rate(len(requests) / seconds, cpu, sum(background.values()))
+
+
+def count_cpu_seconds(action: Callable[[], object]) -> tuple[float, Counter[str]]:
+    """The seconds of an action by the clock, and the CPU seconds meanwhile, by what the processes do."""
+    before, started = read_cpu_seconds(), time.perf_counter()
+    action()
+    seconds, after = time.perf_counter() - started, read_cpu_seconds()
+    return seconds, Counter({role: after[role] - before[role] for role in after})
 
 
 def read_cpu_seconds() -> Counter[str]:
@@ -164,12 +178,14 @@ def read_cpu_seconds() -> Counter[str]:
 
 
 def describe_rate(rate: Rate, replicas: int, cores: int) -> str:
-    total = rate.cpu.total()
-    shares = ", ".join(f"{role} {value:.3f}" for role, value in rate.cpu.most_common() if value >= 0.0005)
+    total = sum(rate.cpu.values())
+    ordered = sorted(rate.cpu.items(), key=lambda item: -item[1])
+    shares = ", ".join(f"{role} {value:.3f}" for role, value in ordered if value >= 0.0005)
     limit = rate.limit(replicas, cores)
     return (
         f"{replicas} replicas: {rate.by_clock:.3f}/s by the clock, {limit:.3f}/s by CPU on {cores} cores; "
-        f"CPU seconds of a request {total:.3f}, of which {rate.cpu[REPLICAS] / total:.0%} in the replicas: {shares}"
+        f"CPU seconds of a request {total:.3f}, of which {rate.cpu[REPLICAS] / total:.0%} in the replicas: {shares}; "
+        f"without requests {rate.idle:.3f} each second"
     )
 
 
