@@ -40,6 +40,21 @@ exit codes: 0 drained after SIGTERM or Ctrl-C, 1 the server failed, 2 the argume
 """
 
 
+def _argument(parse: Callable[[str], T]) -> Callable[[str], T]:
+    """A type of an argument, from a function that raises ``ValueError``."""
+
+    def parse_argument(text: str) -> T:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return parse_argument
+
+
+_count, _seconds, _size = _argument(parse_count), _argument(parse_seconds), _argument(parse_size)
+
+
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command, and exit with 0 (drained), 1 (failed), 2 (wrong arguments, a bad bundle) or 130 (ended)."""
     end_with_code("guidegraph-serve", lambda: _command(_parser().parse_args(arguments)))
@@ -64,59 +79,47 @@ def _parser() -> argparse.ArgumentParser:
     add("--port", type=_port, default=8000, help="the port; 0 for any free one")
     add("--token", help=f"what requests must show as 'Authorization: Bearer TOKEN'; better: the variable {TOKEN}")
     add("--allow-origin", metavar="ORIGIN", type=_origin, action="append", default=[], help="admit the pages of a site")
+    _add_limits(parser)
+    add("--provider", choices=PROVIDERS, default="auto", help="where to compute; auto takes the best that is there")
+    add("--threads", metavar="N", type=parse_threads, default=0, help="threads of an operator; 0: one a core")
+    add("--limit", metavar="NAME=VALUE", action="append", default=[], help="change a limit of all runs: trips=20M")
+    add("--version", action="version", version=f"guidegraph-serve {show_version()}")
+    return parser
+
+
+def _add_limits(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     add(
         "--batch",
         metavar="N",
-        type=_argument(parse_count),
+        type=_count,
         default=DEFAULTS.batch,
         help="the most samples in one step, and of one request",
     )
     add(
         "--queue",
         metavar="N",
-        type=_argument(parse_count),
+        type=_count,
         default=DEFAULTS.queue,
         help="the most requests that have not ended; then 429",
     )
-    add(
-        "--max-steps",
-        metavar="N",
-        type=_argument(parse_count),
-        default=DEFAULTS.steps,
-        help="the most steps of a request",
-    )
+    add("--max-steps", metavar="N", type=_count, default=DEFAULTS.steps, help="the most steps of a request")
     add(
         "--max-seconds",
         metavar="S",
-        type=_argument(parse_seconds),
+        type=_seconds,
         default=DEFAULTS.seconds,
         help="from a request's arrival to its end",
     )
-    add(
-        "--max-body",
-        metavar="SIZE",
-        type=_argument(parse_size),
-        default=DEFAULTS.body_bytes,
-        help="of a request, such as 1MB",
-    )
+    add("--max-body", metavar="SIZE", type=_size, default=DEFAULTS.body_bytes, help="of a request, such as 1MB")
     add(
         "--run-memory",
         metavar="SIZE",
-        type=_argument(parse_size),
+        type=_size,
         default=DEFAULTS.run_memory,
         help="for the values of a bundle's open runs",
     )
-    add(
-        "--memory",
-        metavar="SIZE",
-        type=_argument(parse_size),
-        help="for the files of open bundles; by default all stay open",
-    )
-    add("--provider", choices=PROVIDERS, default="auto", help="where to compute; auto takes the best that is there")
-    add("--threads", metavar="N", type=parse_threads, default=0, help="threads of an operator; 0: one a core")
-    add("--limit", metavar="NAME=VALUE", action="append", default=[], help="change a limit of all runs: trips=20M")
-    add("--version", action="version", version=f"guidegraph-serve {show_version()}")
-    return parser
+    add("--memory", metavar="SIZE", type=_size, help="for the files of open bundles; by default all stay open")
 
 
 def _command(options: argparse.Namespace) -> int:
@@ -176,18 +179,6 @@ def read_folders(bundles: Sequence[str]) -> dict[str, Path]:
             raise BundleError(text, "bad-name", "expected NAME=FOLDER with a name of printable characters and no '/'")
         folders[name] = path
     return folders
-
-
-def _argument(parse: Callable[[str], T]) -> Callable[[str], T]:
-    """A type of an argument, from a function that raises ``ValueError``."""
-
-    def parse_argument(text: str) -> T:
-        try:
-            return parse(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
-
-    return parse_argument
 
 
 def _port(text: str) -> int:

@@ -52,9 +52,9 @@ class LimitedConnection(H11Protocol):
             self.transport.close()
 
     def _close_another(self) -> None:
-        others = [other for other in self.connections if isinstance(other, LimitedConnection) and other is not self]
-        idle = [other for other in others if other.is_idle]
-        if idle:
-            longest = min(idle, key=lambda other: other._idle_since)
-            self.connections.discard(longest)  # now, and not when the loop tells of its end
-            longest.transport.close()
+        peers = [peer for peer in self.connections if isinstance(peer, LimitedConnection) and peer is not self]
+        idle_peers = [peer for peer in peers if peer.is_idle]
+        if idle_peers:
+            longest_idle = min(idle_peers, key=lambda peer: peer._idle_since)
+            self.connections.discard(longest_idle)  # now, and not when the loop tells of its end
+            longest_idle.transport.close()
