@@ -73,10 +73,9 @@ def _describe_plugin(status: PluginStatus, audit: Audit | None) -> str:
     if audit is not None and audit.changes:
         lines.append("  its import changes the process:")
         lines += [f"    {kind}: {', '.join(names)}" for kind, names in audit.changes.items()]
-    if status.nodes:
-        lines.append(f"  {len(status.nodes)} nodes: {', '.join(status.nodes)}")
-    if status.types:
-        lines.append(f"  {len(status.types)} types: {', '.join(status.types)}")
+    for noun, names in (("node", status.nodes), ("type", status.types)):
+        if names:
+            lines.append(f"  {len(names)} {noun}{'s' if len(names) > 1 else ''}: {', '.join(names)}")
     if status.traceback:
         lines += [f"  | {line}" for line in status.traceback.rstrip().splitlines()]
     return "\n".join(lines)

@@ -317,12 +317,17 @@ def test_a_module_given_twice_or_installed_too_counts_once(installed: Installed)
 
 
 @pytest.mark.parametrize(
-    ("module", "reason"), [("gg_test_absent", "No module named"), ("gg_test_absent.py", "no Python file")]
+    ("module", "reason", "fix"),
+    [
+        ("gg_test_absent", "No module named", "install what it needs; --plugin takes"),
+        ("gg_test_absent.py", "no Python file", "name a file that exists; --plugin takes"),
+    ],
 )
-def test_a_module_that_does_not_load_is_reported(installed: Installed, module: str, reason: str) -> None:
+def test_a_module_that_does_not_load_is_reported(installed: Installed, module: str, reason: str, fix: str) -> None:
     plugin = status(PluginManager([module]), module)
     assert plugin.state == "failed"
     assert reason in plugin.reason
+    assert plugin.fix.startswith(fix)
 
 
 def test_a_module_cannot_take_an_existing_namespace(installed: Installed) -> None:
