@@ -22,9 +22,9 @@ _encode = jsonlib.JSONEncoder(indent=2).encode
 
 @app.command(epilog=examples("plugins", "plugins --plugin my_nodes", "plugins --json"))
 def plugins(json: Json = False, plugin: Plugins = None, no_plugins: NoPlugins = False) -> None:
-    """List the plugins: what each brings, and why one could not be loaded.
+    """List the plugins: what each contributes, and why a failed one was not loaded.
 
-    The exit code is 0 also where plugins failed: --json gives the state of each.
+    The exit code is 0 even if plugins failed; --json has the state of each.
     """
     from guidegraph.plugins.entry_points import DISABLE
     from guidegraph.plugins.manager import PluginManager

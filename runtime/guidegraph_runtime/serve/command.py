@@ -68,8 +68,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--max-body", metavar="SIZE", type=_size, default=1 << 16, help="of a request, such as 1MB")
     add("--run-memory", metavar="SIZE", type=_size, default=1 << 30, help="for the values of a bundle's open runs")
     add("--memory", metavar="SIZE", type=_size, help="for the files of open bundles; by default all stay open")
-    add("--provider", choices=PROVIDERS, default="auto", help="where to compute; auto takes the best that is there")
-    add("--threads", metavar="N", type=parse_threads, default=0, help="threads of an operator; 0: one a core")
+    add("--provider", choices=PROVIDERS, default="auto", help="where to compute; auto takes the best one available")
+    add("--threads", metavar="N", type=parse_threads, default=0, help="threads per operator; 0 is one per core")
     add("--limit", metavar="NAME=VALUE", action="append", default=[], help="change a limit of all runs: trips=20M")
     add("--version", action="version", version=f"guidegraph-serve {show_version()}")
     return parser
