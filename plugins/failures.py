@@ -49,6 +49,6 @@ def explain_failure(error: BaseException) -> tuple[str, str, str]:
         return str(error), error.fix, "".join(traceback.format_exception(cause)) if cause else ""
     return (
         describe_error(error),
-        "repair the plugin, or leave it out with " + DISABLE,
+        f"repair the plugin{format_location(error)}, or leave it out with {DISABLE}",
         "".join(traceback.format_exception(error)),
     )

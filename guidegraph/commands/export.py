@@ -25,7 +25,10 @@ from guidegraph.commands.shared.root import app, examples, select_plugins
 def export(
     workflow: options.File,
     output: Annotated[
-        Path, typer.Option("-o", "--output", metavar="BUNDLE", help="The folder to write; a bundle in its place is replaced.")
+        Path,
+        typer.Option(
+            "-o", "--output", metavar="BUNDLE", help="The folder to write; a bundle in its place is replaced."
+        ),
     ],
     single_file: Annotated[
         bool,

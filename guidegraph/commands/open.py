@@ -22,7 +22,9 @@ def open(
         Path, typer.Argument(metavar="[WORKFLOW|FOLDER]", help="A workflow (.yaml), or a folder of workflows.")
     ] = Path("."),
     port: Annotated[int, typer.Option(min=0, max=65535, metavar="N", help="The port; 0 chooses a free one.")] = 0,
-    no_browser: Annotated[bool, typer.Option("--no-browser", help="Print the address without opening a browser.")] = False,
+    no_browser: Annotated[
+        bool, typer.Option("--no-browser", help="Print the address without opening a browser.")
+    ] = False,
     device: options.Device = "cpu",
     dtype: options.Dtype = None,
     plugin: options.Plugins = None,

@@ -28,7 +28,9 @@ PAGE = "report.html"
 def report(
     folder: Annotated[
         Path,
-        typer.Argument(metavar="DIR", show_default=False, help="A folder that run or sweep wrote, or a folder of several."),
+        typer.Argument(
+            metavar="DIR", show_default=False, help="A folder that run or sweep wrote, or a folder of several."
+        ),
     ],
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="FILE", help="The page.", show_default="DIR/report.html")

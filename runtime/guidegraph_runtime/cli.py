@@ -57,7 +57,13 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("bundle", metavar="BUNDLE", help="the folder of a bundle")
     add("--set", metavar="K=V", action="append", default=[], help="an input's value; a list as JSON: [1, 2]")
-    add("--node", metavar="NODE.SETTING=V", action="append", default=[], help="change a setting of a node (see --describe)")
+    add(
+        "--node",
+        metavar="NODE.SETTING=V",
+        action="append",
+        default=[],
+        help="change a setting of a node (see --describe)",
+    )
     add("--lora", metavar="FILE[:STRENGTH]", action="append", default=[], help="add a LoRA to the weights")
     add("--only", metavar="OUTPUT", action="append", help="compute only this output")
     add("--out", metavar="DIR", type=Path, help="where the files go; by default runs/<time>-<name>")

@@ -155,7 +155,11 @@ def test_a_bad_plugin_is_named_with_its_reason_and_leaves_nothing(installed: Ins
 
 def test_the_traceback_shows_the_plugins_own_line(installed: Installed) -> None:
     installed.add("raises", BAD["raises"][0])
-    assert "return [1 / 0]" in status(PluginManager(), "raises").traceback
+    plugin = status(PluginManager(), "raises")
+    assert "return [1 / 0]" in plugin.traceback
+    line = next(i for i, text in enumerate(BAD["raises"][0].splitlines(), 1) if "1 / 0" in text)
+    assert plugin.fix.startswith("repair the hook at ")
+    assert f"gg_test_raises.py:{line}; it must return a list of" in plugin.fix
 
 
 def test_all_bad_plugins_at_once_leave_the_good_one_working(installed: Installed) -> None:
