@@ -53,12 +53,16 @@ class WorkflowError(GuidegraphError):
 
 
 class NodeError(GuidegraphError):
-    """A node raised an exception. ``path`` is the node's path in the workflow; the cause is chained."""
+    """A node raised an exception. ``path`` is the node's path in the workflow; the cause is chained.
+
+    The message is one line, whatever the cause's text is.
+    """
 
     def __init__(self, path: str, node_id: str, mark: Mark, cause: BaseException, iteration: str = ""):
         self.path, self.node_id, self.mark, self.cause, self.iteration = path, node_id, mark, cause, iteration
         suffix = f" at iteration {iteration}" if iteration else ""
-        super().__init__(f"{mark}: node-failed: {path} ({node_id}){suffix}: {describe_failure(cause)}")
+        reason = " ".join(filter(None, map(str.strip, describe_failure(cause).splitlines())))
+        super().__init__(f"{mark}: node-failed: {path} ({node_id}){suffix}: {reason}")
 
 
 def describe_failure(error: BaseException) -> str:

@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias, TypeVar
 
+from guidegraph.graph.errors import suggest
 from guidegraph.graph.port_kinds import port_kinds
 from guidegraph.graph.types import ANY, PortType, is_tensor, namedtuple_fields, to_port_type
 from guidegraph.graph.values.output_check import OutputCheck, make_output_check
@@ -392,5 +393,8 @@ def _check_traits(
         allowed = {*settings} if trait in SETTINGS_ONLY else {*settings, *inputs}
         allowed |= {WIRED, SHAPES} if trait == "check" else set()
         if unknown := [a for a in _argument_names(function) if a not in allowed]:
-            kinds = "settings" if trait in SETTINGS_ONLY else "settings or ports"
-            raise NodeDefinitionError(f"{name}: {trait} asks for {unknown}, which are not its {kinds}")
+            kinds = "setting" if trait in SETTINGS_ONLY else "setting or port"
+            raise NodeDefinitionError(
+                f"{name}: {trait}= takes an argument '{unknown[0]}', but the node has no such {kinds}; "
+                f"{suggest(unknown[0], sorted(allowed), 'arguments')}"
+            )

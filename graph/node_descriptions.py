@@ -12,7 +12,8 @@ from guidegraph.graph.node import NodeSpec
 def read_parameter_docs(spec: NodeSpec) -> dict[str, str]:
     """Descriptions by port or setting: each follows ``name:`` at the start of a line or after a full stop.
 
-    Settings shared by several nodes are described once, in the docstring of their module.
+    One description may belong to several: ``low, high: the scales``. Settings shared by several nodes are described
+    once, in the docstring of their module.
     """
     module = sys.modules.get(spec.function.__module__)
     shared = _find_descriptions((module and module.__doc__) or "", spec.settings)
@@ -24,13 +25,16 @@ def _find_descriptions(text: str, names: Iterable[str]) -> dict[str, str]:
     pattern = "|".join(map(re.escape, names))
     if not pattern:
         return sentences
-    beginning = re.compile(rf"(?:^|(?<=[.;] )|(?<=[.;]\n))\s*`*({pattern})`*: ", re.MULTILINE)
+    name = rf"`*(?:{pattern})`*"
+    beginning = re.compile(rf"(?:^|(?<=[.;] )|(?<=[.;]\n))\s*({name}(?:(?:, | and ){name})*): ", re.MULTILINE)
     for paragraph in text.split("\n\n"):
         matches = list(beginning.finditer(paragraph))
         for i, match in enumerate(matches):
             end = matches[i + 1].start() if i + 1 < len(matches) else len(paragraph)
             sentence = " ".join(paragraph[match.end() : end].split())
-            sentences.setdefault(match[1], sentence.partition(". Raises ")[0].rstrip(".;"))
+            description = re.split(r"\. (?:Raises|Returns) ", sentence)[0].rstrip(".;")
+            for described in re.split(", | and ", match[1].replace("`", "")):
+                sentences.setdefault(described, description)
     return sentences
 
 

@@ -13,6 +13,7 @@ from guidegraph.graph.errors import suggest
 from guidegraph.graph.node import NodeDefinitionError, NodeSpec, get_spec
 from guidegraph.plugins import hookspecs
 from guidegraph.plugins.entry_points import PluginError
+from guidegraph.plugins.failures import format_location
 from guidegraph_runtime.error_text import describe_error
 
 HOOKS = tuple(name for name in vars(hookspecs) if name.startswith("guidegraph_"))
@@ -94,7 +95,7 @@ def _collect(hook: pluggy.HookCaller, expected: str) -> list[Any]:
     except PluginError:
         raise
     except (Exception, SystemExit) as error:
-        fix = "repair the hook; it must return a list of " + expected
+        fix = f"repair the hook{format_location(error)}; it must return a list of {expected}"
         raise PluginError(f"{hook.name} failed: {describe_error(error)}", fix) from error
 
 

@@ -20,16 +20,16 @@ def load_or_explain(load: Callable[[], Any], fix: str) -> Any:
     except KeyboardInterrupt:
         raise
     except NodeDefinitionError as error:
-        fix = f"repair the node's signature{_format_location(error)}"
+        fix = f"repair the node's signature{format_location(error)}"
         raise PluginError(f"cannot be imported: {error}", fix) from error
     except ImportError as error:
         raise PluginError(f"cannot be imported: {describe_error(error)}", fix) from error
     except BaseException as error:
-        fix = f"repair it{_format_location(error)}, or leave it out with {DISABLE}"
+        fix = f"repair it{format_location(error)}, or leave it out with {DISABLE}"
         raise PluginError(f"cannot be imported: {describe_error(error)}", fix) from error
 
 
-def _format_location(error: BaseException) -> str:
+def format_location(error: BaseException) -> str:
     """Format the error's location in the plugin's code: " at FILE:LINE", or an empty string if unknown."""
     if isinstance(error, SyntaxError) and error.filename:
         return f" at {error.filename}:{error.lineno}"
@@ -49,6 +49,6 @@ def explain_failure(error: BaseException) -> tuple[str, str, str]:
         return str(error), error.fix, "".join(traceback.format_exception(cause)) if cause else ""
     return (
         describe_error(error),
-        "repair the plugin, or leave it out with " + DISABLE,
+        f"repair the plugin{format_location(error)}, or leave it out with {DISABLE}",
         "".join(traceback.format_exception(error)),
     )

@@ -285,7 +285,9 @@ class PluginManager:
         distribution, version = namespace, "0"
         notes: list[str] = []
         try:
-            fix = "install what it needs; --plugin takes the name of a module or the path of a Python file (.py)"
+            takes = "--plugin takes the name of a module or the path of a Python file (.py)"
+            is_missing = name.endswith(".py") and not Path(name).is_file()
+            fix = f"name a file that exists; {takes}" if is_missing else f"install what it needs; {takes}"
             self._check_refused(name)
             with self._guard_import(name, distribution, notes):
                 module: ModuleType = load_or_explain(lambda: import_plugin_module(name), fix)

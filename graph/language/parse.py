@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from guidegraph.graph.errors import Mark, Problem
+from guidegraph.graph.errors import Mark, Problem, closest_match
 from guidegraph.graph.language.parse_block import read_block
 from guidegraph.graph.language.parse_node import read_links
 from guidegraph.graph.language.syntax import ParsedParam, ParsedWorkflow
@@ -36,6 +36,11 @@ def _read_workflow(reader: TreeReader, tree: Tree, text: str, path: Path, file: 
         reader.report_unexpected("a workflow, a mapping", tree, "not-a-mapping", "")
         return None
     top = reader.read_mapping(tree, "", "a workflow") or {}
+    if _is_something_else(top):
+        hint = "; it is the record of a run: name its workflow, or a picture of it" if "node_versions" in top else ""
+        message = f"this is not a workflow, which begins with 'guidegraph: {VERSION}'{hint}"
+        reader.report(tree.mark, "missing-key", message)
+        return None
     meant = reader.report_unknown_keys(top, WORKFLOW_KEYS, "")
     unread = set(meant)
     if "guidegraph" not in meant:
@@ -52,7 +57,7 @@ def _read_workflow(reader: TreeReader, tree: Tree, text: str, path: Path, file: 
     if "nodes" not in top and "nodes" not in meant:
         reader.report(tree.mark, "missing-key", "expected 'nodes': the workflow has none")
     outputs = read_links(reader, get_tree(top, "outputs"), "outputs")
-    if outputs == {} and "outputs" in top:
+    if outputs == {} and "outputs" in top and not _has_items(top["outputs"][1]):
         message = "expected at least one output, such as 'result: decode'"
         reader.report(top["outputs"][0].mark, "missing-key", message, "outputs")
     elif "outputs" not in top and "outputs" not in meant:
@@ -60,6 +65,16 @@ def _read_workflow(reader: TreeReader, tree: Tree, text: str, path: Path, file: 
     declared = {name: _read_param(reader, key, value) for name, (key, value) in (params or {}).items()}
     requires = _read_requires(reader, top)
     return ParsedWorkflow(path, file, text, declared, nodes or {}, outputs or {}, requires, frozenset(unread))
+
+
+def _has_items(tree: Tree) -> bool:
+    return isinstance(tree, YamlMapping) and bool(tree.items)
+
+
+def _is_something_else(top: Entries) -> bool:
+    """Whether a mapping is no workflow at all: it has no version, not even a misspelt one, and mostly unknown keys."""
+    unknown = top.keys() - set(WORKFLOW_KEYS)
+    return len(unknown) > len(top) / 2 and not any(closest_match(key, ["guidegraph"]) for key in top)
 
 
 def _check_version(reader: TreeReader, top: Entries, mark: Mark) -> None:

@@ -189,6 +189,14 @@ def read_tree(text: str, file: str) -> tuple[Tree | None, list[Problem]]:
         return None, builder.problems
 
 
+_SYNTAX_HINTS = {
+    "mapping values are not allowed": ": put a text that contains ': ' in quotes, and check the indentation",
+    "block mapping did not find expected key": ": check the indentation of this line",
+    "block collection did not find expected '-'": ": check the indentation of this line",
+}
+"""What to do about a mistake, by a part of the YAML library's message."""
+
+
 def _make_syntax_problem(error: yaml.YAMLError, text: str, file: str) -> Problem:
     location = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     if location is None:
@@ -206,7 +214,8 @@ def _make_syntax_problem(error: yaml.YAMLError, text: str, file: str) -> Problem
         return Problem(mark, "yaml-syntax", f"found {description}")
     start = getattr(error, "context_mark", None)
     suffix = f" (begun on line {start.line + 1})" if start is not None and start.line != location.line else ""
-    return Problem(mark, "yaml-syntax", " ".join(filter(None, (context, problem))) + suffix)
+    hint = next((hint for part, hint in _SYNTAX_HINTS.items() if part in f"{context} {problem}"), "")
+    return Problem(mark, "yaml-syntax", " ".join(filter(None, (context, problem))) + suffix + hint)
 
 
 def _span(event: Any) -> Span:

@@ -229,7 +229,9 @@ def _format_values(values: Mapping[str, Any]) -> str:
 def check_ports(call: Call, name: str, ports: Iterable[str]) -> None:
     if unknown := sorted(set(ports) - set(call.spec.inputs)):
         ports_text = ", ".join(call.spec.inputs)
-        cause = RuntimeError(f"its '{name}' names {', '.join(unknown)}, which are not its ports; ports: {ports_text}")
+        cause = RuntimeError(
+            f"its '{name}' names ports that it does not have: {', '.join(unknown)}; ports: {ports_text}"
+        )
         raise NodeError(f"nodes.{call.key}", call.spec.id, call.mark, cause)
 
 

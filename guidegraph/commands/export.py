@@ -25,7 +25,10 @@ from guidegraph.commands.shared.root import app, examples, select_plugins
 def export(
     workflow: options.File,
     output: Annotated[
-        Path, typer.Option("-o", "--output", metavar="BUNDLE", help="The folder to write; a bundle there is replaced.")
+        Path,
+        typer.Option(
+            "-o", "--output", metavar="BUNDLE", help="The folder to write; a bundle in its place is replaced."
+        ),
     ],
     single_file: Annotated[
         bool,
@@ -54,7 +57,7 @@ def export(
         ),
     ] = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Compare each part with torch too, and print how far they are apart.")
+        bool, typer.Option("--check", help="Compare each part with torch too, and print the differences.")
     ] = False,
     no_reference: Annotated[
         bool, typer.Option("--no-reference", help="Leave out the example's outputs, and the run that compares them.")
@@ -67,15 +70,15 @@ def export(
     allow_code: options.AllowCode = None,
     limit: options.LimitSettings = None,
 ) -> None:
-    """Write a workflow as a bundle of ONNX graphs, which guidegraph-run runs with no torch installed.
+    """Write a workflow as a bundle of ONNX graphs, which guidegraph-run runs without torch.
 
-    What --set gives is the example that is traced, and the bundle's defaults. Parameters that the graphs can take
-    stay inputs of the bundle; the others are fixed, and the end of the output says why. Nothing is written where a
-    part of the workflow cannot be exported. What was written is run once on the example, and compared with the
-    engine. --precision casts the steps of loops alone: text encoders and decoders stay fp32 unless they are named.
-    With --single-file it is one ONNX graph, loops inside, that any onnxruntime runs, also in Node and in a browser;
-    beside FILE.onnx are FILE.json, which says what its inputs are, and FILE.bin with an example of each.
-    With --page it is a folder for any web server: a page that draws in the reader's browser with onnxruntime-web.
+    The values of --set are the example that is traced, and the bundle's defaults. Parameters that the graphs can take
+    stay inputs of the bundle; the others are fixed, and the end of the output gives the reasons. If a part of the
+    workflow cannot be exported, nothing is written. The finished bundle runs once on the example, and the outputs are
+    compared with the engine's. --precision casts only the steps of loops: text encoders and decoders stay fp32 unless
+    they are named. --single-file writes one ONNX graph, loops included, that any onnxruntime runs, also in Node and in
+    a browser, with FILE.json, which describes its inputs, and FILE.bin, which has an example of each.
+    --page writes a folder for any web server: a page that draws in the reader's browser with onnxruntime-web.
     """
     from guidegraph.commands.exports.bundle import export_bundle
     from guidegraph.commands.exports.page import check_page_options, export_page

@@ -32,7 +32,7 @@ def new_plugin(
     plugin: Plugins = None,
     no_plugins: NoPlugins = False,
 ) -> None:
-    """Write a package with a guidance node, a workflow that draws with it, and tests: a start for a plugin of your own.
+    """Write a package with a guidance node, a workflow that draws with it, and tests: the start of your own plugin.
 
     It installs with pip, passes its tests and draws a picture as it is.
     """

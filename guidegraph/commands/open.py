@@ -21,8 +21,10 @@ def open(
     path: Annotated[
         Path, typer.Argument(metavar="[WORKFLOW|FOLDER]", help="A workflow (.yaml), or a folder of workflows.")
     ] = Path("."),
-    port: Annotated[int, typer.Option(min=0, max=65535, metavar="N", help="The port; 0 for any that is free.")] = 0,
-    no_browser: Annotated[bool, typer.Option("--no-browser", help="Print the address, and open no browser.")] = False,
+    port: Annotated[int, typer.Option(min=0, max=65535, metavar="N", help="The port; 0 chooses a free one.")] = 0,
+    no_browser: Annotated[
+        bool, typer.Option("--no-browser", help="Print the address without opening a browser.")
+    ] = False,
     device: options.Device = "cpu",
     dtype: options.Dtype = None,
     plugin: options.Plugins = None,
@@ -33,7 +35,7 @@ def open(
     """Show workflows in the browser: the graph beside its YAML, problems, runs, previews and pictures.
 
     The file on disk is the state: the page follows each change that an editor saves. Runs go to runs/ in the current
-    folder, as those of 'run'. The page is served on this machine only, at an address with a secret token.
+    folder, like those of 'run'. The page is served on this machine only, at an address with a secret token.
     Ctrl-C ends it.
     """
     from guidegraph.commands.shared.run_settings import RunSettings, apply_limits

@@ -38,8 +38,8 @@ def plan(
 ) -> None:
     """Show the passes, the flat plan that a run would follow, and the files that it would read and write.
 
-    It says what an emulated dtype costs. With --accelerate, also the parts of loops that would be accelerated, and why
-    other nodes are not.
+    The cost of an emulated dtype is shown too, and with --accelerate the parts of loops that would be accelerated, and
+    why other nodes would not.
     """
     from dataclasses import replace
     from json import dumps

@@ -22,9 +22,9 @@ _encode = jsonlib.JSONEncoder(indent=2).encode
 
 @app.command(epilog=examples("plugins", "plugins --plugin my_nodes", "plugins --json"))
 def plugins(json: Json = False, plugin: Plugins = None, no_plugins: NoPlugins = False) -> None:
-    """List the plugins: what each brings, and why one could not be loaded.
+    """List the plugins: what each contributes, and why a failed one was not loaded.
 
-    The exit code is 0 also where plugins failed: --json gives the state of each.
+    The exit code is 0 even if plugins failed; --json has the state of each.
     """
     from guidegraph.plugins.entry_points import DISABLE
     from guidegraph.plugins.manager import PluginManager
@@ -73,10 +73,9 @@ def _describe_plugin(status: PluginStatus, audit: Audit | None) -> str:
     if audit is not None and audit.changes:
         lines.append("  its import changes the process:")
         lines += [f"    {kind}: {', '.join(names)}" for kind, names in audit.changes.items()]
-    if status.nodes:
-        lines.append(f"  {len(status.nodes)} nodes: {', '.join(status.nodes)}")
-    if status.types:
-        lines.append(f"  {len(status.types)} types: {', '.join(status.types)}")
+    for noun, names in (("node", status.nodes), ("type", status.types)):
+        if names:
+            lines.append(f"  {len(names)} {noun}{'s' if len(names) > 1 else ''}: {', '.join(names)}")
     if status.traceback:
         lines += [f"  | {line}" for line in status.traceback.rstrip().splitlines()]
     return "\n".join(lines)

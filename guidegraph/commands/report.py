@@ -28,17 +28,19 @@ PAGE = "report.html"
 def report(
     folder: Annotated[
         Path,
-        typer.Argument(metavar="DIR", show_default=False, help="What run or sweep wrote, or a folder of several."),
+        typer.Argument(
+            metavar="DIR", show_default=False, help="A folder that run or sweep wrote, or a folder of several."
+        ),
     ],
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="FILE", help="The page.", show_default="DIR/report.html")
     ] = None,
     x: Annotated[
-        str | None, typer.Option(metavar="NAME", help="What curves are over: a parameter, an output or a column.")
+        str | None, typer.Option(metavar="NAME", help="The x axis of curves: a parameter, an output or a column.")
     ] = None,
     by: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="A parameter or column that tells lines apart; others tell plots apart."),
+        typer.Option(metavar="NAME", help="A parameter or column that distinguishes lines; others distinguish plots."),
     ] = None,
     plugin: Plugins = None,
     no_plugins: NoPlugins = False,
@@ -46,7 +48,7 @@ def report(
     """Write one HTML page of a run, a sweep, or several beside each other.
 
     It has the pictures, curves with intervals, tables, parameters, graph, time by node, versions and failures.
-    The page holds all that it shows: open it in a browser, or send it by mail. Needs pip install "guidegraph[plot]".
+    The page is self-contained: open it in a browser, or send it by mail. Needs pip install "guidegraph[plot]".
     """
     from guidegraph.report.collect import collect
     from guidegraph.report.curves import CurveChoice

@@ -99,11 +99,11 @@ def run(
 ) -> None:
     """Run a workflow and write its outputs: pictures to PNG, tensors to safetensors, the rest to JSON.
 
-    Each file is written as soon as its output is ready. Beside them run.json says what was run: workflow,
-    parameters, seeds, digests, versions, timings. Every PNG carries its workflow and parameters: a picture
-    given in place of a workflow is made again, with its whole batch.
+    Each file is written as soon as its output is ready. run.json records the run: workflow,
+    parameters, seeds, digests, versions, timings. Every PNG carries its workflow and parameters: give a picture in
+    place of a workflow to repeat its run, with the whole batch.
 
-    --resume goes on with the parameters in the file and those of --set. What the body of the loop reads may change:
+    --resume continues with the parameters in the file, changed by --set. What the body of the loop reads may change:
     prompt, scale, guidance. What the loop runs over and starts from may not: sampler, steps, model, batch.
     """
     from guidegraph.commands.launch_processes import Processes, check_processes, launch

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @app.command(epilog=examples("schema -o guidegraph.schema.json"))
 def schema(output: Output = None, plugin: Plugins = None, no_plugins: NoPlugins = False) -> None:
-    """Print the JSON Schema of workflows with the nodes that are installed, for an editor."""
+    """Print the JSON Schema of workflows with all installed nodes, for an editor."""
     listing = list_contributions("schema", select_plugins(plugin, no_plugins), _describe)
     text = json.dumps(listing, indent=2, ensure_ascii=False)
     write_or_print(text + "\n", output, print_json)

@@ -59,7 +59,7 @@ def sweep(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Where the files go; a sweep there is continued.",
+            help="Where the files go; a sweep in this folder is resumed.",
             show_default="runs/<time>-<name>-sweep",
         ),
     ] = None,
@@ -68,7 +68,7 @@ def sweep(
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option(metavar="N", help="How many cells run at once on Ray.", show_default="one a core"),
+        typer.Option(metavar="N", help="How many cells run at once on Ray.", show_default="one per core"),
     ] = None,
     device: options.Device = "cpu",
     dtype: options.Dtype = None,
@@ -83,8 +83,8 @@ def sweep(
 ) -> None:
     """Run a workflow for each cell of a grid of parameters: one folder of runs, one table, one contact sheet.
 
-    A cell that is done is not run again while nothing that it depends on has changed: a sweep that was broken off goes
-    on with what is missing. A cell that fails is reported, and the rest goes on; the exit code is 1 then.
+    A finished cell is not run again unless something that it depends on has changed, so an interrupted sweep resumes
+    with the missing cells. A failed cell is reported, and the others continue; the exit code is then 1.
     --ray needs pip install "guidegraph[ray]".
     """
     from guidegraph.commands.shared.open_workflow import WorkflowRequest

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def validate(
     workflows: Annotated[list[Path], typer.Argument(metavar="WORKFLOW...", show_default=False, help="Workflows.")],
     strict: Annotated[
-        bool, typer.Option("--strict", help="Exit with 2 also for a workflow that is right and cannot run here.")
+        bool, typer.Option("--strict", help="Exit with 2 also for a valid workflow that cannot run here.")
     ] = False,
     plugin: options.Plugins = None,
     no_plugins: options.NoPlugins = False,
@@ -39,9 +39,10 @@ def validate(
 ) -> None:
     """Check workflows without running them, and print every error of each.
 
-    With the defaults of its parameters: what cannot go together is an error. What only this machine lacks (an extra of
-    guidegraph, a file, a part of a model) is said, with what to do, and ends with 2 only with --strict. The files that
-    a workflow reads, writes or loads code from are listed, but for those that ship with guidegraph.
+    The parameters have their defaults, and values that do not fit together are an error. Whatever only this machine
+    lacks (an extra of guidegraph, a file, a part of a model) is reported with a fix, and is an error only with
+    --strict. The files that a workflow reads, writes or loads code from are listed, except those that ship with
+    guidegraph.
     """
     from guidegraph.commands.shared.open_workflow import WorkflowRequest
     from guidegraph.commands.shared.run_settings import apply_limits

@@ -155,7 +155,9 @@ def to_pixels(picture: Any) -> Any:
     try:
         return as_pixels(exact.numpy())
     except ValueError as error:
-        raise UnwritableOutput(f"{error}, or try --dtype float32") from None
+        is_half = picture.element_size() < 4
+        hint = "or try --dtype float32" if is_half else "and at the weights of the models"
+        raise UnwritableOutput(f"{error}, {hint}") from None
 
 
 def to_json(value: Any, name: str, tensors: dict[str, Any]) -> Any:

@@ -74,7 +74,8 @@ def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
     if not count:
         return []
     if config.get_verbosity() < 1:
-        return [f"guidegraph: {count} checks say nothing of their node and are left out; -v lists them"]
+        checks = "1 check does not apply and is" if count == 1 else f"{count} checks do not apply and are"
+        return [f"guidegraph: {checks} left out; -v shows why"]
     return [f"guidegraph: not checked, {node}: {'; '.join(checks)}" for node, checks in left_out.items() if checks]
 
 

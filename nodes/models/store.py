@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from guidegraph.nodes.models.checksums import CHECKSUMS, compute_checksums, read_checksums, verify_file
 from guidegraph.nodes.models.model_json import FORMAT, INDEX, locate_file, read_index, read_json
@@ -69,11 +69,29 @@ def load_part(folder: Path, name: str, *, device: torch.device, dtype: torch.dty
             weights = load_file(locate_verified_file(folder, part.get("weights")))
             with BoundedBuild(len(weights)):
                 module = build_part(folder, part)
-        module.load_state_dict(weights)
+        _fill(module, weights)
     except Exception as error:  # from the file, the tokenizer, or a config that fits no network
         raise ValueError(f"part '{name}' of '{folder}' cannot be loaded: {error}") from error
     frozen: nn.Module = module.to(device=device, dtype=dtype).eval().requires_grad_(False)
     return frozen
+
+
+def _fill(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Load the weights of a module. Raises ``ValueError`` with the names of those that do not fit."""
+    shapes = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    faults = {
+        "missing": sorted(shapes.keys() - weights.keys()),
+        "unknown": sorted(weights.keys() - shapes.keys()),
+        "of another shape": [
+            f"{name} {tuple(weights[name].shape)} instead of {shape}"
+            for name, shape in shapes.items()
+            if name in weights and tuple(weights[name].shape) != shape
+        ],
+    }
+    if any(faults.values()):
+        lists = [f"{fault}: {', '.join(names[:3])} ({len(names)} in all)" for fault, names in faults.items() if names]
+        raise ValueError(f"its weights do not fit its config in {INDEX}: {'; '.join(lists)}")
+    module.load_state_dict(weights)
 
 
 def describe_part(module: nn.Module) -> tuple[str, dict[str, Any]]:

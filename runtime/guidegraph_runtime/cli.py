@@ -57,17 +57,23 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("bundle", metavar="BUNDLE", help="the folder of a bundle")
     add("--set", metavar="K=V", action="append", default=[], help="an input's value; a list as JSON: [1, 2]")
-    add("--node", metavar="NODE.SETTING=V", action="append", default=[], help="another setting of a node (--describe)")
+    add(
+        "--node",
+        metavar="NODE.SETTING=V",
+        action="append",
+        default=[],
+        help="change a setting of a node (see --describe)",
+    )
     add("--lora", metavar="FILE[:STRENGTH]", action="append", default=[], help="add a LoRA to the weights")
-    add("--only", metavar="OUTPUT", action="append", help="make this output and what it needs, and nothing else")
+    add("--only", metavar="OUTPUT", action="append", help="compute only this output")
     add("--out", metavar="DIR", type=Path, help="where the files go; by default runs/<time>-<name>")
-    add("--provider", choices=PROVIDERS, default="auto", help="where to compute; auto takes the best that is there")
+    add("--provider", choices=PROVIDERS, default="auto", help="where to compute; auto takes the best one available")
     add(
         "--threads",
         metavar="N",
         type=parse_threads,
         default=0,
-        help="threads of an operator; 0, the default: one a core",
+        help="threads per operator; 0, the default, is one per core",
     )
     add("--cuda-graph", action="store_true", help="on a GPU, record the kernels of each part once and replay them")
     add("--limit", metavar="NAME=VALUE", action="append", default=[], help="change a limit: call_seconds=2h, trips=off")

@@ -29,6 +29,7 @@ FAILURES: dict[str, Callable[[], BaseException]] = {
     "exit": lambda: SystemExit(0),
     "generator exit": GeneratorExit,
     "interrupt": KeyboardInterrupt,
+    "lines": lambda: ValueError("the first line,\n\n\tthe second\n"),
     "huge": lambda: ValueError("x" * 10_000_000),
     "memory": lambda: MemoryError("Unable to allocate 20.1 TiB for an array"),
     "torch": lambda: RuntimeError(

@@ -43,13 +43,14 @@ MESSAGES = {
     "exit": "SystemExit: 0",
     "generator exit": "GeneratorExit",
     "interrupt": "KeyboardInterrupt",
+    "lines": "ValueError: the first line, the second",
     "huge": f"ValueError: {'x' * 4000}… (10000000 characters)",
     "memory": "there is not enough memory: 22.2 TB were asked for, ",
     "torch": "there is not enough memory: 10.8 TB were asked for, ",
 }
 
 
-@pytest.mark.parametrize("how", ["no text", "own", "generator exit", "interrupt", "huge", "memory", "torch"])
+@pytest.mark.parametrize("how", ["no text", "own", "generator exit", "interrupt", "lines", "huge", "memory", "torch"])
 def test_a_node_may_raise_anything(cli: Command, how: str) -> None:
     workflow = cli.workflow("fail.yaml", FAIL)
     result = cli("run", workflow, "--plugin", NODES, "--set", f"how={how}", "--out", "out")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -151,6 +152,8 @@ def test_the_printed_list_has_reasons_and_fixes(site: Site) -> None:
         assert bad.reason in blocks[f"guidegraph-{bad.name}"]
         assert "\n  to do: " in blocks[f"guidegraph-{bad.name}"]
     assert "Traceback (most recent call last)" in blocks["guidegraph-raises"]
+    assert re.search(r"to do: repair the plugin at .*odd_hook\.py:12, or leave", blocks["guidegraph-odd_hook"])
+    assert re.search(r"\n  1 node: good\.twice\n?", blocks["guidegraph-good"])
     assert "\n  note: prints when it is imported" in blocks["guidegraph-chatty"]
 
 

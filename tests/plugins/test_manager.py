@@ -155,7 +155,11 @@ def test_a_bad_plugin_is_named_with_its_reason_and_leaves_nothing(installed: Ins
 
 def test_the_traceback_shows_the_plugins_own_line(installed: Installed) -> None:
     installed.add("raises", BAD["raises"][0])
-    assert "return [1 / 0]" in status(PluginManager(), "raises").traceback
+    plugin = status(PluginManager(), "raises")
+    assert "return [1 / 0]" in plugin.traceback
+    line = next(i for i, text in enumerate(BAD["raises"][0].splitlines(), 1) if "1 / 0" in text)
+    assert plugin.fix.startswith("repair the hook at ")
+    assert f"gg_test_raises.py:{line}; it must return a list of" in plugin.fix
 
 
 def test_all_bad_plugins_at_once_leave_the_good_one_working(installed: Installed) -> None:
@@ -317,12 +321,17 @@ def test_a_module_given_twice_or_installed_too_counts_once(installed: Installed)
 
 
 @pytest.mark.parametrize(
-    ("module", "reason"), [("gg_test_absent", "No module named"), ("gg_test_absent.py", "no Python file")]
+    ("module", "reason", "fix"),
+    [
+        ("gg_test_absent", "No module named", "install what it needs; --plugin takes"),
+        ("gg_test_absent.py", "no Python file", "name a file that exists; --plugin takes"),
+    ],
 )
-def test_a_module_that_does_not_load_is_reported(installed: Installed, module: str, reason: str) -> None:
+def test_a_module_that_does_not_load_is_reported(installed: Installed, module: str, reason: str, fix: str) -> None:
     plugin = status(PluginManager([module]), module)
     assert plugin.state == "failed"
     assert reason in plugin.reason
+    assert plugin.fix.startswith(fix)
 
 
 def test_a_module_cannot_take_an_existing_namespace(installed: Installed) -> None:

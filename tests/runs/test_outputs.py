@@ -103,7 +103,8 @@ def test_pictures_stacked_by_a_loop_are_written_in_order(tmp_path: Path) -> None
     ("value", "message"),
     [
         (torch.tensor([float("nan")] * 2 + [0.0]).expand(1, 3, 1, 3), r"6 of 9 values are NaN"),
-        (torch.full((1, 3, 1, 1), float("inf")), "3 of 3 values are infinite"),
+        (torch.full((1, 3, 1, 1), float("inf")), "3 of 3 values are infinite; .* and at the weights of the models"),
+        (torch.full((1, 3, 1, 1), float("inf")).half(), "3 of 3 values are infinite; .* or try --dtype float32"),
         (torch.zeros(1, 4, 2, 2), r"declared as an image \(B, 3, H, W\), found \(1, 4, 2, 2\)"),
         (torch.zeros(1, 3, 2, 2, dtype=torch.uint8), "image of torch.uint8"),
         (torch.zeros(0, 3, 2, 2), "empty batch"),

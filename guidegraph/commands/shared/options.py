@@ -24,7 +24,9 @@ File: TypeAlias = Annotated[
 Plugins: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(
-        "--plugin", metavar="MODULE", help="A module with nodes, or a Python file, beside the installed plugins."
+        "--plugin",
+        metavar="MODULE",
+        help="A module with nodes, or a Python file, in addition to the installed plugins.",
     ),
 ]
 NoPlugins: TypeAlias = Annotated[

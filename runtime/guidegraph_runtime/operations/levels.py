@@ -238,6 +238,8 @@ def split(levels: Levels, *, at: Annotated[int, Range(low=1)]) -> Halves:
     """Split levels after the first `at` steps, for two samplers or two models in turn."""
     parsed = parse_levels(levels)
     steps = len(parsed.t) - 1
+    if steps < 2:
+        raise ValueError("levels of a single step cannot be split: ask for two steps or more")
     if not at < steps:
         raise ValueError(
             f"at: expected a step from 1 to {steps - 1} of {steps}, so that both halves have one; found {at}"

@@ -37,8 +37,9 @@ steps: steps of the solver; some solvers take several model calls, and rows, per
 et al. 2023, table 2), by default that of the sampler's reference implementation. offset: added to leading timesteps.
 final: ᾱ after the last step, 1 or ᾱ_0. sigmas: σ/α as in the schedule at those timesteps, or spaced as in Karras et
 al. (2022), or exponentially. clip: x̂0 is clipped to [−clip, clip] (true: 1). threshold: the quantile of dynamic
-thresholding (Saharia et al. 2022). threshold_max: upper bound of this quantile. strength: run only this last fraction
-of the steps, rounded down but at least one, for a start from a picture (scheduler.add_noise).
+thresholding (Saharia et al. 2022), which divides x̂0 by it; for pictures in [-1, 1], as it leaves latents grey.
+threshold_max: upper bound of this quantile. strength: run only this last fraction of the steps, rounded down but at
+least one, for a start from a picture (scheduler.add_noise).
 
 eta: how much of DDPM's noise a step adds, if the sampler has a choice; other samplers accept only their fixed value, so
 that one can replace another.

@@ -80,8 +80,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--token", help=f"what requests must show as 'Authorization: Bearer TOKEN'; better: the variable {TOKEN}")
     add("--allow-origin", metavar="ORIGIN", type=_origin, action="append", default=[], help="admit the pages of a site")
     _add_limits(parser)
-    add("--provider", choices=PROVIDERS, default="auto", help="where to compute; auto takes the best that is there")
-    add("--threads", metavar="N", type=parse_threads, default=0, help="threads of an operator; 0: one a core")
+    add("--provider", choices=PROVIDERS, default="auto", help="where to compute; auto takes the best one available")
+    add("--threads", metavar="N", type=parse_threads, default=0, help="threads per operator; 0 is one per core")
     add("--limit", metavar="NAME=VALUE", action="append", default=[], help="change a limit of all runs: trips=20M")
     add("--version", action="version", version=f"guidegraph-serve {show_version()}")
     return parser

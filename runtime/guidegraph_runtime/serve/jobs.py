@@ -143,8 +143,13 @@ class Job:
         with self._lock:
             if self.ended.is_set():
                 return
-            self.run, self.status, self.steps = run, "running", run.total
+            self.run, self.status = run, "running"
+            self.count_steps(run)
         self.report()
+
+    def count_steps(self, run: OpenRun) -> None:
+        """Set the steps done, and those in all: as foreseen, or more if the loops entered so far take more."""
+        self.step, self.steps = run.count, max(self.steps, run.total)
 
     def follow(self, status: Status, step: int, steps: int, preview: tuple[int, bytes]) -> None:
         """Set the state that another process reports. A job that has ended stays as it is."""

@@ -189,11 +189,17 @@ class Worker:
         except BundleError as error:
             self._fail(job, error.message, error.code)
             return False
-        if run.total > self._settings.max_steps:
-            message = f"the run takes {run.total} steps, and the server allows {self._settings.max_steps}"
-            self._fail(job, message, "over-limit", 400)
+        if self._end_if_too_long(job, run):
             return False
         job.begin(run)
+        return True
+
+    def _end_if_too_long(self, job: Job, run: OpenRun) -> bool:
+        """End a job whose loops, as far as they were entered, take more steps than the server allows."""
+        if run.total <= self._settings.max_steps:
+            return False
+        message = f"the run takes {run.total} steps, and the server allows {self._settings.max_steps}"
+        self._fail(job, message, "over-limit", 400)
         return True
 
     def _step(self, bundle: SteppedBundle, runs: Sequence[tuple[Job, OpenRun]]) -> None:
@@ -217,7 +223,9 @@ class Worker:
             return
         try:
             run.check_open()
-            job.step = run.count
+            job.count_steps(run)
+            if self._end_if_too_long(job, run):
+                return
             if not run.done:
                 if job.needs_previews and (preview := self._settings.preview(job)):
                     job.preview = job.step, preview

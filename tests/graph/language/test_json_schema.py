@@ -167,6 +167,21 @@ def test_port_descriptions_come_from_docstrings() -> None:
     )
 
 
+def test_one_description_may_belong_to_several_settings() -> None:
+    @node("toy.bounds")
+    def bounds(a: Tensor, *, low: float = 0.0, high: float = 1.0, mode: str = "x", other: int = 1) -> Tensor:
+        """Clamp a tensor.
+
+        low, high: ends of the range. `mode` and `other`: which way; none is kept.
+        Returns a copy.
+        """
+        return a
+
+    documented = dict.fromkeys(("low", "high"), "ends of the range")
+    documented |= dict.fromkeys(("mode", "other"), "which way; none is kept")
+    assert read_parameter_docs(get_spec(bounds)) == documented
+
+
 def test_every_built_in_node_has_a_definition() -> None:
     registry = default_registry(entry_points=False)
     definitions = json_schema(registry)["$defs"]

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from guidegraph.graph.node import get_spec
@@ -390,6 +391,22 @@ def test_the_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     shutil.copy(tmp_path / "1" / "denoiser.safetensors", tmp_path / "2")
     with pytest.raises(ValueError, match="belongs to another model"):
         model.load_model(path=tmp_path / "2")
+
+
+def test_weights_that_do_not_fit_the_config_are_named_on_one_line(tmp_path: Path) -> None:
+    network: Any = model.new_unet(seed=1, channels=16, multipliers=(1, 2), attention=(1,))
+    model.save_model(network, path=tmp_path)
+    weights = load_file(tmp_path / "denoiser.safetensors")
+    missing, cut = sorted(weights)[:2]
+    del weights[missing]
+    weights[cut] = weights[cut][:1].clone()
+    save_file(weights | {"extra": torch.zeros(1)}, tmp_path / "denoiser.safetensors")
+    index = tmp_path / "model.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"checksums": {}}))
+    with pytest.raises(ValueError, match=r"do not fit its config in model\.json") as error:
+        model.load_model(path=tmp_path)
+    assert f"missing: {missing} (1 in all); unknown: extra (1 in all); of another shape: {cut} (1," in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_shipped_models_state_checksums_of_all_their_files() -> None:

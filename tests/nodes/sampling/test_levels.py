@@ -184,6 +184,14 @@ def test_the_second_half_of_a_split_continues_the_first() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("steps", "message"), [(1, "a single step cannot be split: ask for two"), (4, "from 1 to 3 of 4, .* found 4")]
+)
+def test_levels_without_steps_for_both_halves_are_not_split(steps: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        grids.split(grids.karras(scaled_linear(), steps=steps), at=4)
+
+
 @pytest.mark.parametrize("name", ["ddim", "euler", "heun", "dpm2", "dpmpp_2m"])
 def test_reversed_levels_go_from_the_data_to_the_noise(name: str) -> None:
     schedule = scaled_linear()

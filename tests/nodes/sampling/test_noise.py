@@ -36,9 +36,14 @@ def test_batches_of_a_loop_have_the_noise_of_one_large_batch() -> None:
 
 @pytest.mark.parametrize("rng", ["philox", "torch"])
 def test_noise_is_standard_normal(rng: str) -> None:
-    noise = gaussian(seed=0, shape=[20000], rng=rng)  # type: ignore[arg-type]
+    noise = gaussian(seed=0, shape=[2, 100, 100], rng=rng)  # type: ignore[arg-type]
     assert float(noise.mean()) == pytest.approx(0, abs=0.03)
     assert float(noise.std()) == pytest.approx(1, abs=0.03)
+
+
+def test_a_shape_without_channels_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"\[C, H, W\], such as \[4, 16, 16\]; found \[16, 16\]"):
+        gaussian(shape=[16, 16])
 
 
 def test_a_single_sample_as_like_leaves_the_batch_to_the_setting() -> None:

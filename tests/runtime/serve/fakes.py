@@ -18,14 +18,22 @@ from guidegraph_runtime.serve.worker import SteppedBundle, Worker, WorkerSetting
 
 
 class FakeRun:
-    """A run of some steps that draws its own number of steps; it fails at step ``fails_at``."""
+    """A run of some steps that draws its own number of steps; it fails at step ``fails_at``.
 
-    def __init__(self, total: int, fails_at: int | None) -> None:
-        self.total, self.fails_at, self.count = total, fails_at, 0
+    loops: the steps of each of its loops, which it enters one after the other.
+    """
+
+    def __init__(self, loops: Sequence[int], fails_at: int | None) -> None:
+        self.loops, self.fails_at, self.count = loops, fails_at, 0
+
+    @property
+    def total(self) -> int:
+        entered = next((i for i in range(len(self.loops)) if self.count < sum(self.loops[: i + 1])), len(self.loops))
+        return sum(self.loops[: entered + 1])
 
     @property
     def done(self) -> bool:
-        return self.count >= self.total
+        return self.count >= sum(self.loops)
 
     @property
     def failed(self) -> bool:
@@ -49,7 +57,8 @@ class FakeBundle:
     def start_with(self, params: Mapping[str, Any], *, prepared: Prepared) -> OpenRun:
         if prepared.values.get("broken"):
             raise BundleError("fake", "operation-failed", "it cannot be started")
-        return cast(OpenRun, FakeRun(prepared.demand.steps, prepared.values.get("fails_at")))
+        loops = prepared.values.get("loops", [prepared.demand.steps])
+        return cast(OpenRun, FakeRun(loops, prepared.values.get("fails_at")))
 
     def step(self, runs: Sequence[OpenRun]) -> None:
         self.on_step(self.steps)

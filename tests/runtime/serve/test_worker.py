@@ -194,6 +194,29 @@ def test_a_deadline_ends_a_job_also_while_it_waits() -> None:
     assert bundle.steps == 20
 
 
+def test_the_steps_of_two_loops_are_counted_as_foreseen_or_as_they_are_entered() -> None:
+    seen: dict[str, list[tuple[int, int]]] = {"foreseen": [], "entered": []}
+    jobs = {"foreseen": make_job(5, loops=[2, 3]), "entered": make_job(2, loops=[2, 3])}
+    worker = make_worker(FakeBundle(), batch=2)
+    for name, job in jobs.items():
+        job.listen(lambda job=job, steps=seen[name]: steps.append((job.step, job.steps)))
+        worker.add(job)
+    with run(worker):
+        wait(*jobs.values())
+    assert list(dict.fromkeys(seen["foreseen"])) == [(0, 5), (1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]
+    assert list(dict.fromkeys(seen["entered"])) == [(0, 2), (1, 2), (2, 5), (3, 5), (4, 5), (5, 5)]
+
+
+def test_a_second_loop_with_more_steps_than_allowed_ends_the_job() -> None:
+    job = make_job(2, loops=[2, 1000])
+    worker = make_worker(FakeBundle())
+    worker.add(job)
+    with run(worker):
+        wait(job)
+    assert job.failure is not None
+    assert (job.failure.code, job.step) == ("over-limit", 2)
+
+
 def test_more_steps_than_allowed_are_refused_also_if_only_the_run_tells() -> None:
     job = make_job(1001)
     worker = make_worker(FakeBundle())
