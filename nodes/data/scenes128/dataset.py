@@ -80,6 +80,7 @@ def scene_128(*, seed: Seed = 0, batch: Count = 1, split: Split = "held_out") ->
         object=scenes.object.to(device),
         colour=scenes.colour.to(device),
         classes=scenes.classes.to(device),
+        sky=scenes.sky.to(device),
     )
 
 
@@ -121,6 +122,7 @@ def stack_scenes(scenes: Sequence[Scene128]) -> SceneBatch128:
         colour=torch.from_numpy(np.stack([entry.colour for entry in objects])),
         box=torch.from_numpy(np.stack([entry.box for entry in objects])),
         classes=torch.from_numpy(np.stack([pixel_classes(scene) for scene in scenes])),
+        sky=torch.tensor([scene.content.background.sky for scene in scenes]),
     )
 
 

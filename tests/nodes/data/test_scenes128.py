@@ -61,6 +61,7 @@ def test_a_scene_is_the_same_in_a_batch_of_any_size(train: list[Scene128], batch
     pixels = ((scenes.image.permute(0, 2, 3, 1) + 1) * 127.5).round().byte().numpy()
     assert np.array_equal(pixels, np.stack([scene.image for scene in expected]))
     assert np.array_equal(scenes.object, np.stack([scene.objects.object for scene in expected]))
+    assert scenes.sky.tolist() == [scene.content.background.sky for scene in expected]
     assert list(scenes.caption) == [scene.caption for scene in expected]
 
 
