@@ -23,9 +23,7 @@ def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_small_model(tmp_path_factory.mktemp("small_model"))
 
 
-def losses(
-    workflow: Path, steps: int, folder: Path, model: Path | None
-) -> tuple[torch.Tensor, list[dict[str, float]]]:
+def losses(workflow: Path, steps: int, folder: Path, model: Path | None) -> tuple[torch.Tensor, list[dict[str, float]]]:
     """The losses after training to `steps`, and the losses shown at each step. model: to start from."""
     is_lora = "lora.save" in (ROOT / workflow).read_text(encoding="utf-8")
     written = folder / ("lora.safetensors" if is_lora else "model")
