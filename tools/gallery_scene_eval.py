@@ -25,8 +25,7 @@ from typing import Any
 
 import torch
 
-CHECKOUT = Path(__file__).parents[1]
-sys.path[:0] = [str(CHECKOUT), *(str(folder) for folder in sorted((CHECKOUT / "plugins" / "gallery").glob("*/")))]
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from guidegraph import load_workflow
 from guidegraph.nodes.data.scenes128.tasks import CATEGORIES
@@ -49,6 +48,8 @@ def open_method(method: Method) -> Workflow:
         return load_workflow(ROOT / "workflows" / "text_to_image_128.yaml", cache="off")
     module = f"guidegraph_{method.plugin}"
     path = ROOT / "plugins" / "gallery" / method.plugin / module / "text_to_image.yaml"
+    if (folder := str(path.parents[1])) not in sys.path:
+        sys.path.insert(0, folder)  # a plugin of the checkout need not be installed
     text = path.read_text(encoding="utf-8")
     if SHAPES[0] not in text:
         raise ValueError(f"{path} has no '{SHAPES[0]}' to replace")
