@@ -338,6 +338,8 @@ QUICK = [
 
 
 UNTRAINED = (
+    "inpaint_128",
+    "super_resolution_128",
     "text_to_image_128",
     "text_to_image_dit",
     "text_to_image_mmdit",

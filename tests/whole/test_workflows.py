@@ -3,8 +3,8 @@
 Blocks run inside of others; those of checkpoints need a person's files, and run in the tests of each format; those
 of `own` need a person's pictures, and run in test_own_pictures.py; what asks for the bundle of an export runs in the
 tests of exports; what judges a model of 128 pixels, which is not shipped, in test_scene_eval_command.py, and what
-starts a training from one in test_training_workflows.py. The flow transformers of scenes are not shipped either: they
-are trained first.
+starts from one in test_training_workflows.py and test_loras_128_command.py. The flow transformers of scenes are not
+shipped either: they are trained first.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ UNTRAINED = (
     "evaluate/everyday.yaml",
     "evaluate/scene_eval.yaml",
     "evaluate/text_to_image_flow.yaml",
+    "workflows/inpaint_128.yaml",
+    "workflows/super_resolution_128.yaml",
     "workflows/text_to_image_128.yaml",
     "workflows/text_to_image_dit.yaml",
     "workflows/text_to_image_mmdit.yaml",
