@@ -31,8 +31,10 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=4.0)
     parser.add_argument("--model", type=Path, help="the folder of a model of scenes of 128 pixels")
     options = parser.parse_args()
-    name, model, numbers = "text_to_image.yaml", {}, range(COLUMNS * ROWS)
+    model: dict[str, Path] = {}
+    numbers = range(COLUMNS * ROWS)
     if options.model is None:
+        name = "text_to_image.yaml"
         prompts = [scenes.compose_scene(options.seed, i, split="held_out").caption for i in numbers]
     else:
         name, model = "text_to_image_128.yaml", {"model": options.model}

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from guidegraph.graph.training.live_models import live_copy
 from guidegraph.nodes.models.model_nodes import load_model, new_unet, save_model
+from guidegraph.nodes.models.model_transformers import new_mmdit
 from guidegraph.nodes.sampling.denoiser import predict
 from guidegraph.nodes.training.lora import apply_lora, new_lora, save_lora
 from guidegraph.nodes.training.spatial_input import add_spatial_channels
@@ -51,7 +52,7 @@ def test_an_earlier_condition_comes_first() -> None:
 def test_the_new_channels_learn() -> None:
     live: Any = live_copy(add_spatial_channels(unet(), channels=3), CPU).requires_grad_(True)
     before = output(live, MAP).detach()
-    output(live, MAP).square().mean().backward()  # type: ignore[no-untyped-call]
+    output(live, MAP).square().mean().backward()
     with torch.no_grad():
         live.network.stem.weight -= live.network.stem.weight.grad
     assert live.network.stem.weight[:, 4:].abs().sum() > 0
@@ -80,8 +81,6 @@ def test_a_lora_of_a_widened_model_is_applied_to_one_widened_again(tmp_path: Pat
 
 
 def test_other_networks_and_a_lora_are_refused() -> None:
-    from guidegraph.nodes.models.model_transformers import new_mmdit
-
     transformer = new_mmdit(in_channels=4, width=16, depth=1, heads=1, context_dim=8, vector_dim=8)
     with pytest.raises(ValueError, match="expected a U-Net"):
         add_spatial_channels(transformer, channels=1)
