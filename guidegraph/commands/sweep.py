@@ -55,6 +55,7 @@ def sweep(
         typer.Option("--from", metavar="FILE.csv", help="Rows of values; its first line names the parameters."),
     ] = None,
     set: options.Settings = None,
+    only: options.Only = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -92,7 +93,7 @@ def sweep(
 
     grants = options.make_grants(allow_read, allow_write, allow_code)
     request = WorkflowRequest(workflow, set or [], select_plugins(plugin, no_plugins), grants)
-    settings = RunSettings(device, dtype, accelerate=accelerate)
+    settings = RunSettings(device, dtype, only, accelerate=accelerate)
     arguments = SweepArguments(request, settings, grid or [], seeds, table, out, ray, workers)
     with apply_limits(limit):
         _sweep(arguments, json)
@@ -134,7 +135,7 @@ def _sweep(arguments: SweepArguments, json: bool) -> None:
 
 def _check_arguments(arguments: SweepArguments, registry: Registry) -> Sweep:
     """Check everything before the sweep. Raises ``WorkflowError`` that lists all problems."""
-    from guidegraph.commands.shared.open_workflow import parse_settings
+    from guidegraph.commands.shared.open_workflow import parse_settings, unknown_output_problems
     from guidegraph.runs.outputs import output_problems
     from guidegraph.runs.recipe import apply_recipe
     from guidegraph.runs.stopped_run import check_repeatable
@@ -156,6 +157,7 @@ def _check_arguments(arguments: SweepArguments, registry: Registry) -> Sweep:
     config = opened.complete(
         config, arguments.run.dtype, arguments.out, (name for texts in axes for name in texts.names)
     )
+    problems += unknown_output_problems(graph, config.only)
     problems += output_problems(graph, registry, config.only)
     grid = make_grid(graph, settings, axes, problems)
     # Workers have another current folder.

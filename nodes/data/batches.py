@@ -33,7 +33,8 @@ class SceneBatch128(NamedTuple):
 
     image (B, 3, 128, 128) in [-1, 1]; B captions; object (B, 4) and colour (B, 4), int64 indices into the scenes'
     objects and colours, −1 for none; box (B, 4, 4), left, top, right and lower edge in units of the side, −1 for none;
-    classes (B, 128, 128) uint8: the class of each pixel, see `data.scene_map`.
+    classes (B, 128, 128) uint8: the class of each pixel, see `data.scene_map`; sky (B), int64: 0 day, 1 morning,
+    2 sunset, 3 night.
     """
 
     image: Image
@@ -42,6 +43,7 @@ class SceneBatch128(NamedTuple):
     colour: Tensor
     box: Tensor
     classes: Tensor
+    sky: Tensor
 
 
 class EmojiBatch(NamedTuple):

@@ -28,7 +28,7 @@ from guidegraph.nodes.data.scenes128.tasks import (
     make_task,
 )
 from guidegraph.nodes.data.scenes128.vocabulary import ABOVE, IN_FRONT_OF, LEFT_OF
-from guidegraph.nodes.metrics.metrics import Z95, wilson
+from guidegraph.nodes.metrics.metrics import wilson
 from guidegraph.nodes.types import Image, Table
 
 MARGIN = 0.1
@@ -147,7 +147,8 @@ def scene_eval_scores(right: Tensor, category: Tensor, *, pictures: str = "drawn
 
     right (N) bool and category (N): of `scene_eval.judge` and the first column of the tasks; what a loop collected,
     (R, B), is taken as one batch. A category's interval is Wilson's of 95 %. The overall score is the mean of the
-    categories', as in GenEval; its interval takes them as independent. pictures: which ones they are, for the table.
+    categories', as in GenEval; its interval is made from theirs, taken as independent, by squaring and adding (Zou &
+    Donner 2008). pictures: which ones they are, for the table.
     """
     hits, kinds = right.flatten().bool().cpu(), category.flatten().cpu()
     if hits.shape != kinds.shape or not len(hits):
@@ -160,15 +161,16 @@ def scene_eval_scores(right: Tensor, category: Tensor, *, pictures: str = "drawn
             f"{kinds.min():g} to {kinds.max():g}"
         )
     rows: dict[str, list[Any]] = {name: [] for name in ("category", "count", "score", "low", "high")}
-    variance, present = 0.0, sorted(set(kinds.tolist()))
+    below, above, present = 0.0, 0.0, sorted(set(kinds.tolist()))
     for kind in present:
         chosen = hits[kinds == kind]
         score = wilson(int(chosen.sum()), len(chosen))
-        variance += score.value * (1 - score.value) / len(chosen)
+        below += (score.value - score.low) ** 2
+        above += (score.high - score.value) ** 2
         _add_row(rows, CATEGORIES[kind], len(chosen), score.value, score.low, score.high)
     overall = sum(rows["score"]) / len(present)
-    spread = Z95 * math.sqrt(variance) / len(present)
-    _add_row(rows, "overall", len(hits), overall, max(0.0, overall - spread), min(1.0, overall + spread))
+    low, high = overall - math.sqrt(below) / len(present), overall + math.sqrt(above) / len(present)
+    _add_row(rows, "overall", len(hits), overall, low, high)
     return Table({"pictures": [pictures] * len(rows["score"]), **rows})
 
 

@@ -107,6 +107,19 @@ def test_each_cell_equals_a_run(cli: Command) -> None:
     assert Path("out/sheet.png").exists()
 
 
+def test_only_one_output_of_each_cell_is_computed(cli: Command) -> None:
+    workflow = cli.workflow("draw.yaml", DRAW)
+    assert sweep(cli, workflow, "--grid", "b=1,4", "--only", "ratio").code == 0
+    assert [row["ratio"] for row in table()] == ["1.0", "0.25"]
+    assert not list(Path("out").rglob("*.png"))
+    result = sweep(cli, workflow, "--grid", "b=1,4")
+    assert (result.code, result.err) == (0, "")
+    assert len(list(Path("out/cells").rglob("image.png"))) == 2
+    result = sweep(cli, workflow, "--grid", "b=1,4", "--only", "ratoi")
+    assert result.code == 2
+    assert "there is no output 'ratoi'; did you mean 'ratio'?" in result.err
+
+
 def test_description(cli: Command) -> None:
     workflow = cli.workflow("draw.yaml", DRAW)
     Path("rows.csv").write_text("b,shade\n1,0.5\n2,-0.5\n")

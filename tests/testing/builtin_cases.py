@@ -45,6 +45,7 @@ NOT_BUILT = {
     "lora.apply": "needs a LoRA file for a released U-Net; tests/nodes/checkpoints makes them",
     "lora.merge": "needs a U-Net; tests/nodes/training/test_lora_training.py makes them",
     "lora.new": "needs a U-Net; tests/nodes/training/test_lora_training.py makes them",
+    "denoiser.add_spatial_channels": "needs a U-Net; tests/nodes/training/test_spatial_input.py makes them",
     "lora.save": "writes a file, of a U-Net; tests/nodes/training/test_lora_training.py reads it back",
     "features.inception": "needs a file of weights; tests/nodes/metrics/test_inception.py makes one",
     "features.onnx": "needs an ONNX file; tests/nodes/metrics/test_inception.py makes one",

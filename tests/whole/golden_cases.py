@@ -30,6 +30,7 @@ from torch.nn import functional as F
 from guidegraph import load_workflow
 from tests.commands.command import environment
 from tests.paths import ROOT
+from tests.whole.small_model_128 import TRAININGS
 
 WORKFLOWS = ROOT / "workflows"
 GOLDENS = Path(__file__).with_name("goldens")
@@ -337,12 +338,15 @@ QUICK = [
 
 
 UNTRAINED = (
+    "inpaint_128",
+    "super_resolution_128",
     "text_to_image_128",
     "text_to_image_dit",
     "text_to_image_mmdit",
     "evaluate/everyday",
     "evaluate/scene_eval",
     "evaluate/text_to_image_flow",
+    *(f"train/{name}" for name in TRAININGS),
 )
 """Workflows with a model that does not ship."""
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -70,10 +72,44 @@ def test_the_table_has_every_category_of_drawn_rebuilt_and_real_pictures(model: 
 
 @pytest.mark.slow
 def test_scores_are_swept_over_scales(model: Path, tmp_path: Path) -> None:
-    guidegraph("sweep", str(WORKFLOW), *settings(model), "--grid", "scale=1,4", "--out", str(tmp_path))
+    options = ["--grid", "scale=1,4", "--only", "scores", "--out", str(tmp_path)]
+    guidegraph("sweep", str(WORKFLOW), *settings(model), *options)
     tables = [json.loads(path.read_text()) for path in sorted(tmp_path.rglob("scores.json"))]
     assert len(tables) == 2
     assert all(table["category"] == CATEGORIES for table in tables)
+    assert not list(tmp_path.rglob("real.json"))
+
+
+def run_tool(name: str, *arguments: Path | str) -> list[list[str]]:
+    """The cells of the table that a tool prints, by rows, with those of its header."""
+    command = [sys.executable, f"tools/{name}.py", *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=True)
+    lines = done.stdout.splitlines()
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line]
+
+
+def test_a_sweep_is_printed_with_a_column_for_each_category(tmp_path: Path) -> None:
+    (tmp_path / "tables").mkdir()
+    lines = ["cell,scale,pictures,category,count,score,low,high"]
+    for cell, score in (("a", 0.25), ("b", 0.75)):
+        for category in CATEGORIES:
+            lines.append(f"{cell},{8 * score},drawn,{category},4,{score},{score - 0.1},{score + 0.1}")
+    (tmp_path / "tables" / "scores.csv").write_text("\n".join(lines))
+    header, _, *rows = run_tool("scene_eval_table", tmp_path)
+    assert header == ["scale", *CATEGORIES[:-1], "overall [95 %]"]
+    assert rows == [["2", *["25"] * 6, "25.0 [15.0, 35.0]"], ["6", *["75"] * 6, "75.0 [65.0, 85.0]"]]
+
+
+def test_the_gallerys_table_counts_the_pairs_that_differ(tmp_path: Path) -> None:
+    overall = {"no guidance": [0.2, 0.1, 0.3], "CFG, s = 2": [0.5, 0.4, 0.6], "CFG, s = 4": [0.55, 0.45, 0.65]}
+    rows = [
+        {"method": name, "gigaflops": 9.81, "count": 50, "scores": dict.fromkeys(CATEGORIES, score)}
+        for name, score in overall.items()
+    ]
+    (tmp_path / "gallery.json").write_text(json.dumps(rows))
+    printed = run_tool("gallery_scene_eval", tmp_path / "gallery.json", "--show")
+    assert printed[2] == ["no guidance", "9.8", "300", *["20"] * 6, "20.0 [10.0, 30.0]"]
+    assert printed[-1] == ["2 of 3 pairs differ by more than their intervals."]
 
 
 @pytest.mark.slow

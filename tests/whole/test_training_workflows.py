@@ -13,14 +13,24 @@ import yaml
 from safetensors.torch import load_file
 
 from tests.paths import ROOT
+from tests.whole.small_model_128 import TRAININGS, write_small_model
 
 WORKFLOWS = sorted(p.relative_to(ROOT) for p in (ROOT / "workflows" / "train").glob("*.yaml"))
 
 
-def losses(workflow: Path, steps: int, folder: Path) -> tuple[torch.Tensor, list[dict[str, float]]]:
-    """The losses after training to `steps`, and the losses shown at each step."""
-    settings = {"steps": steps, "batch": 2, "path": folder / "model", "checkpoint": folder / "checkpoint"}
+@pytest.fixture(scope="module")
+def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_small_model(tmp_path_factory.mktemp("small_model"))
+
+
+def losses(workflow: Path, steps: int, folder: Path, model: Path | None) -> tuple[torch.Tensor, list[dict[str, float]]]:
+    """The losses after training to `steps`, and the losses shown at each step. model: to start from."""
+    is_lora = "lora.save" in (ROOT / workflow).read_text(encoding="utf-8")
+    written = folder / ("lora.safetensors" if is_lora else "model")
+    settings: dict[str, object] = {"steps": steps, "batch": 2, "path": written, "checkpoint": folder / "checkpoint"}
     settings |= {"first_steps": 2, "first_checkpoint": folder / "first_checkpoint"}
+    if model is not None:
+        settings |= {"model": model, "times": 2}
     params = yaml.safe_load((ROOT / workflow).read_text(encoding="utf-8"))["params"]
     arguments = [part for name, value in settings.items() if name in params for part in ("--set", f"{name}={value}")]
     arguments += ["--json", "--out", str(folder / "out")]
@@ -34,11 +44,12 @@ def losses(workflow: Path, steps: int, folder: Path) -> tuple[torch.Tensor, list
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workflow", WORKFLOWS, ids=str)
-def test_a_training_workflow_resumes(workflow: Path, tmp_path: Path) -> None:
-    first, shown = losses(workflow, 2, tmp_path)
+def test_a_training_workflow_resumes(workflow: Path, tmp_path: Path, small_model: Path) -> None:
+    model = small_model if workflow.stem in TRAININGS else None
+    first, shown = losses(workflow, 2, tmp_path, model)
     assert len(shown) >= 2
     assert all("loss" in " ".join(values) for values in shown)
-    on, later = losses(workflow, 3, tmp_path)
+    on, later = losses(workflow, 3, tmp_path, model)
     assert len(on) == 3
     assert len(later) == 1
     torch.testing.assert_close(on[:2], first, rtol=0, atol=0)

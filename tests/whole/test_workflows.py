@@ -2,8 +2,9 @@
 
 Blocks run inside of others; those of checkpoints need a person's files, and run in the tests of each format; those
 of `own` need a person's pictures, and run in test_own_pictures.py; what asks for the bundle of an export runs in the
-tests of exports; and what judges a model of 128 pixels, which is not shipped, in test_scene_eval_command.py. The flow
-transformers of scenes are not shipped either: they are trained first.
+tests of exports; what judges a model of 128 pixels, which is not shipped, in test_scene_eval_command.py, and what
+starts from one in test_training_workflows.py and test_loras_128_command.py. The flow transformers of scenes are not
+shipped either: they are trained first.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import yaml
 
 from tests.commands.command import Command
 from tests.paths import ROOT
+from tests.whole.small_model_128 import TRAININGS
 
 FILES = (ROOT / "workflows").rglob("*.yaml")
 EXPORTED = ("text_to_image_onnx.yaml",)
@@ -24,9 +26,12 @@ UNTRAINED = (
     "evaluate/everyday.yaml",
     "evaluate/scene_eval.yaml",
     "evaluate/text_to_image_flow.yaml",
+    "workflows/inpaint_128.yaml",
+    "workflows/super_resolution_128.yaml",
     "workflows/text_to_image_128.yaml",
     "workflows/text_to_image_dit.yaml",
     "workflows/text_to_image_mmdit.yaml",
+    *(f"train/{name}.yaml" for name in TRAININGS),
 )
 WRITING = ("train", "experiments")
 ELSEWHERE = ("blocks", "checkpoints", "own")

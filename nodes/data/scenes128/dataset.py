@@ -80,12 +80,17 @@ def scene_128(*, seed: Seed = 0, batch: Count = 1, split: Split = "held_out") ->
         object=scenes.object.to(device),
         colour=scenes.colour.to(device),
         classes=scenes.classes.to(device),
+        sky=scenes.sky.to(device),
     )
 
 
 @node("data.scene_map")
-def scene_map(classes: Tensor) -> SemanticMap:
-    """The one-hot map (B, 76, 128, 128) of the classes (B, 128, 128) of pixels: 64 objects, 8 grounds and 4 skies."""
+def scene_map(classes: Tensor, *, size: Count | None = None) -> SemanticMap:
+    """The one-hot map (B, 76, H, W) of the classes (B, H, W) of pixels: 64 objects, 8 grounds and 4 skies.
+
+    size: of a map (B, 76, size, size) of the share of each class in squares of pixels, as the mean of a one-hot map,
+    without making that; it divides H and W.
+    """
     import torch
 
     low, high = (int(classes.min()), int(classes.max())) if classes.numel() else (0, 0)
@@ -94,9 +99,15 @@ def scene_map(classes: Tensor) -> SemanticMap:
             f"expected classes (B, H, W) from 0 to {len(CLASSES) - 1}, as of data.scenes_128; found shape "
             f"{tuple(classes.shape)} and values from {low} to {high}"
         )
-    index = classes.long()[:, None]
-    shape = (index.shape[0], len(CLASSES), *index.shape[2:])
-    return torch.zeros(shape, dtype=current_dtype(), device=classes.device).scatter_(1, index, 1)
+    batch, height, width = classes.shape
+    rows, columns = (height, width) if size is None else (size, size)
+    if height % rows or width % columns:
+        raise ValueError(f"'size' {size} does not divide the sides of a map of {height} × {width}: set it to a divisor")
+    squares = classes.long().reshape(batch, rows, height // rows, columns, width // columns)
+    index = squares.permute(0, 2, 4, 1, 3).flatten(1, 2)  # (B, pixels of a square, rows, columns)
+    share = torch.full((), 1 / index.shape[1], dtype=current_dtype(), device=classes.device).expand(index.shape)
+    shape = (batch, len(CLASSES), rows, columns)
+    return torch.zeros(shape, dtype=current_dtype(), device=classes.device).scatter_add_(1, index, share)
 
 
 def make_batch(seed: int, batch: int, index: int, *, split: Split, single: float, wording: Wording) -> SceneBatch128:
@@ -121,6 +132,7 @@ def stack_scenes(scenes: Sequence[Scene128]) -> SceneBatch128:
         colour=torch.from_numpy(np.stack([entry.colour for entry in objects])),
         box=torch.from_numpy(np.stack([entry.box for entry in objects])),
         classes=torch.from_numpy(np.stack([pixel_classes(scene) for scene in scenes])),
+        sky=torch.tensor([scene.content.background.sky for scene in scenes]),
     )
 
 

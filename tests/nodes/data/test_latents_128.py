@@ -23,20 +23,27 @@ class Encoder:
         self.encoded: Counter[int] = Counter()
 
     def encode(self, image: Tensor) -> Tensor:
-        self.encoded.update(image[:, 0, 0, 0].int().tolist())
-        return image[:, :, ::8, ::8]
+        numbers = ((image + 1) * 127.5).round()
+        self.encoded.update(numbers[:, 0, 0, 0].int().tolist())
+        return numbers[:, :, ::8, ::8]
+
+
+def level(number: Tensor) -> Tensor:
+    """The brightness in [-1, 1] of a byte."""
+    return number.float() / 127.5 - 1
 
 
 def number_scenes(index: int) -> SceneBatch128:
-    """Scenes whose every value is their number."""
+    """Scenes whose every value is their number, and in pictures `level` of it."""
     numbers = torch.arange(BATCH * index, BATCH * (index + 1))
     return SceneBatch128(
-        image=numbers[:, None, None, None].expand(BATCH, 3, 128, 128).float(),
+        image=level(numbers)[:, None, None, None].expand(BATCH, 3, 128, 128),
         caption=tuple(f"scene {number}" for number in numbers.tolist()),
         object=numbers[:, None].expand(BATCH, 4),
         colour=numbers[:, None].expand(BATCH, 4),
         box=numbers[:, None, None].expand(BATCH, 4, 4).float(),
         classes=numbers[:, None, None].expand(BATCH, 128, 128).to(torch.uint8),
+        sky=numbers,
     )
 
 
@@ -54,8 +61,9 @@ def test_a_batch_joins_the_scenes_of_earlier_ones_and_all_its_fields_agree() -> 
     assert batch.latent.dtype == torch.float32
     assert batch.latent[:, 0, 0, 0].tolist() == numbers
     assert batch.caption == tuple(f"scene {number}" for number in numbers)
-    for field in (batch.object, batch.colour, batch.box.flatten(1), batch.classes.flatten(1)):
+    for field in (batch.object, batch.colour, batch.box.flatten(1), batch.classes.flatten(1), batch.sky[:, None]):
         assert field[:, -1].tolist() == numbers
+    assert torch.equal(batch.image[:, 2, -1, -1], level(torch.tensor(numbers)))
 
 
 def test_each_scene_is_encoded_once_and_used_as_often_as_set() -> None:

@@ -61,6 +61,7 @@ def test_a_scene_is_the_same_in_a_batch_of_any_size(train: list[Scene128], batch
     pixels = ((scenes.image.permute(0, 2, 3, 1) + 1) * 127.5).round().byte().numpy()
     assert np.array_equal(pixels, np.stack([scene.image for scene in expected]))
     assert np.array_equal(scenes.object, np.stack([scene.objects.object for scene in expected]))
+    assert scenes.sky.tolist() == [scene.content.background.sky for scene in expected]
     assert list(scenes.caption) == [scene.caption for scene in expected]
 
 
@@ -350,6 +351,9 @@ def test_classes_of_pixels_are_those_of_the_scene(train: list[Scene128]) -> None
         expected = {g.object for g in scene.content.groups}
         expected |= {64 + background.ground, 64 + len(words.GROUNDS) + background.sky}
         assert set(classes.unique().tolist()) == expected
+    torch.testing.assert_close(scene_map(scenes.classes, size=16), torch.nn.functional.avg_pool2d(semantic, 8))
+    with pytest.raises(ValueError, match="'size' 24 does not divide the sides of a map of 128 × 128"):
+        scene_map(scenes.classes, size=24)
     with pytest.raises(ValueError, match="expected classes"):
         scene_map(torch.full((1, 4, 4), 200, dtype=torch.uint8))
     with pytest.raises(ValueError, match="values from -1 to -1"):

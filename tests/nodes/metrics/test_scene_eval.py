@@ -216,14 +216,30 @@ def test_scores_are_shares_with_intervals_and_their_mean() -> None:
     assert list(table["count"]) == [4, 4, 8]
     assert list(table["score"]) == [0.75, 0.25, 0.5]
     assert (table["low"][0], table["high"][0]) == tuple(wilson(3, 4)[1:])
-    error = 1.959964 * ((0.75 * 0.25 / 4 + 0.25 * 0.75 / 4) / 4) ** 0.5
-    assert table["high"][2] == pytest.approx(0.5 + error, abs=1e-6)
-    assert table["low"][2] == pytest.approx(0.5 - error, abs=1e-6)
+    (_, low, high), (_, other_low, other_high) = wilson(3, 4), wilson(1, 4)
+    assert table["low"][2] == pytest.approx(0.5 - ((0.75 - low) ** 2 + (0.25 - other_low) ** 2) ** 0.5 / 2)
+    assert table["high"][2] == pytest.approx(0.5 + ((high - 0.75) ** 2 + (other_high - 0.25) ** 2) ** 0.5 / 2)
     with pytest.raises(ValueError, match="a category for each judgement"):
         scene_eval_scores(right, torch.zeros(3))
     for kind in (-1, 6):
         with pytest.raises(ValueError, match=r"expected categories from 0 to 5, .* found (0 to 6|-1 to 0)"):
             scene_eval_scores(torch.tensor([True, False]), torch.tensor([0, kind]))
+
+
+def test_the_interval_of_the_overall_score_holds_it_in_nineteen_of_twenty_evaluations() -> None:
+    chances, count, evaluations = torch.tensor([0.99, 0.9, 0.7, 0.9, 0.7, 0.6]), 20, 400
+    draws = torch.rand(evaluations, len(chances), count, generator=torch.Generator().manual_seed(0))
+    category = torch.arange(len(chances))[:, None].expand(-1, count)
+    tables = [scene_eval_scores(right, category) for right in draws < chances[:, None]]
+    held = [table["low"][-1] <= chances.mean() <= table["high"][-1] for table in tables]
+    assert 0.92 <= sum(held) / evaluations <= 0.98
+
+
+def test_an_overall_score_of_zero_or_of_one_category_has_an_interval() -> None:
+    never = scene_eval_scores(torch.zeros(12, dtype=torch.bool), torch.arange(12) % 6)
+    assert never["low"][-1] == 0 < never["high"][-1] < never["high"][0]
+    single = scene_eval_scores(torch.arange(10) < 7, torch.zeros(10, dtype=torch.int64))
+    assert (single["low"][-1], single["high"][-1]) == pytest.approx(tuple(wilson(7, 10)[1:]))
 
 
 def test_other_tensors_and_detectors_are_refused() -> None:

@@ -1,0 +1,51 @@
+"""Inpainting and super-resolution of 128 pixels by command: LoRAs that are trained for two steps and drawn with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.paths import ROOT
+from tests.whole.commands import guidegraph, set_options
+from tests.whole.small_model_128 import write_small_model
+
+pytestmark = pytest.mark.slow
+EXAMPLES = ROOT / "workflows" / "data" / "examples"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_small_model(tmp_path_factory.mktemp("model"))
+
+
+def train_and_draw(name: str, model: Path, folder: Path, **settings: object) -> list[np.ndarray]:
+    """Train the LoRA of a workflow for two steps and draw with it; returns the pictures, uint8."""
+    lora = folder / "lora.safetensors"
+    paths = {"model": model, "path": lora, "checkpoint": folder / "checkpoint"}
+    training = set_options(**paths, steps=2, batch=1, times=2, rank=2)
+    guidegraph("run", f"workflows/train/{name}.yaml", "--out", folder / "trained", *training)
+    drawing = set_options(model=model, lora=lora, steps=2, **settings)
+    guidegraph("run", f"workflows/{name}.yaml", "--out", folder / "drawn", *drawing)
+    assert (folder / "trained" / "sheet.png").is_file()
+    return [np.asarray(Image.open(path)) for path in sorted((folder / "drawn").glob("image*.png"))]
+
+
+def test_inpainting_changes_the_hidden_part_alone_and_differently_for_each_seed(model: Path, tmp_path: Path) -> None:
+    pictures = train_and_draw("inpaint_128", model, tmp_path, prompt="a black cat", batch=2)
+    image = Image.open(EXAMPLES / "scene.png").convert("RGB").resize((128, 128), Image.Resampling.BICUBIC)
+    mask = np.asarray(Image.open(EXAMPLES / "mask.png").convert("L").resize((128, 128), Image.Resampling.NEAREST)) > 0
+    assert len(pictures) == 2
+    assert (pictures[0] != pictures[1])[mask].any()
+    for picture in pictures:
+        assert picture.shape == (128, 128, 3)
+        assert np.abs(picture[~mask].astype(int) - np.asarray(image)[~mask]).mean() < 8  # another filter enlarges
+    assert np.array_equal(pictures[0][~mask], pictures[1][~mask])
+
+
+def test_super_resolution_makes_a_picture_of_128_pixels(model: Path, tmp_path: Path) -> None:
+    (picture,) = train_and_draw("super_resolution_128", model, tmp_path)
+    assert picture.shape == (128, 128, 3)
+    assert picture.std() > 0

@@ -1,0 +1,171 @@
+"""Measure the gallery's text-to-image workflows by SceneEval, beside classifier-free guidance at the same cost.
+
+    python tools/gallery_scene_eval.py runs/gallery.json --model runs/scenes_128 --detector runs/detector_128
+    python tools/gallery_scene_eval.py runs/gallery.json --show  # the table, as Markdown
+
+Each workflow draws the prompts of evaluate/scene_eval.yaml with a model of scenes of 128 pixels, picture i from the
+noise of seed i. The cost is what torch's counter of floating-point operations counts in one picture; classifier-free
+guidance is given the steps that cost the same. --weak: a weaker model, such as one of an early checkpoint, for
+autoguidance, which is left out without one. A measurement that was stopped goes on where it was. The last line counts
+the pairs of rows whose intervals of the overall score do not overlap.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from guidegraph import load_workflow
+from guidegraph.nodes.data.scenes128.tasks import CATEGORIES
+from guidegraph.nodes.metrics.detector import detect_boxes
+from guidegraph.nodes.metrics.scene_eval import judge_scenes, scene_eval_scores, scene_eval_tasks
+from guidegraph.nodes.models.model_nodes import load_model
+from guidegraph.workflow import Workflow
+from guidegraph_runtime.files.atomic_write import atomic_path
+from tools.gallery_table import METHODS, ROOT, STEPS, Method, Operations
+
+CHUNK = 50
+PLAIN = "CFG, s = 4"
+SHAPES = ("shape: [4, 16, 16]", "shape: [8, 16, 16]")
+"""The latents of the gallery's workflows, and those of a model of scenes of 128 pixels."""
+
+
+def open_method(method: Method) -> Workflow:
+    """A workflow of the gallery for latents of 128 pixels, or workflows/text_to_image_128.yaml for a plain row."""
+    if method.plugin is None:
+        return load_workflow(ROOT / "workflows" / "text_to_image_128.yaml", cache="off")
+    module = f"guidegraph_{method.plugin}"
+    path = ROOT / "plugins" / "gallery" / method.plugin / module / "text_to_image.yaml"
+    if (folder := str(path.parents[1])) not in sys.path:
+        sys.path.insert(0, folder)  # a plugin of the checkout need not be installed
+    text = path.read_text(encoding="utf-8")
+    if SHAPES[0] not in text:
+        raise ValueError(f"{path} has no '{SHAPES[0]}' to replace")
+    return load_workflow(path, plugins=(module,), cache="off", sources={str(path): text.replace(*SHAPES)})
+
+
+def list_methods(model: Path, weak: Path | None) -> list[Method]:
+    """The methods, with the folders of the models among their parameters; plain rows guide at all levels."""
+    methods = []
+    for method in METHODS:
+        params = {"steps": STEPS, **method.params, "model": model}
+        if method.plugin is None:
+            params["low"] = 0.0
+        if method.plugin == "autoguidance":
+            if weak is None:
+                continue
+            params["weak"] = weak
+        methods.append(replace(method, params=params))
+    return methods
+
+
+def measure_cost(method: Method) -> float:
+    """Billions of floating-point operations for one picture."""
+    workflow, counter = open_method(method), Operations()
+    with counter:
+        workflow.run(**method.params)
+    return counter.total / 1e9
+
+
+def measure(method: Method, detector: Any, count: int) -> dict[str, Any]:
+    """Draw and judge `count` prompts of each category."""
+    workflow, right, category, started = open_method(method), [], [], time.perf_counter()
+    for number, tasks in enumerate(scene_eval_tasks(count=count, batch=count).batches):
+        for first in range(0, count, CHUNK):
+            prompts, task = list(tasks.prompt[first : first + CHUNK]), tasks.task[first : first + CHUNK]
+            settings = {"prompt": prompts, "batch": len(prompts), "seed": number * count + first}
+            boxes = detect_boxes(detector, workflow.run(**method.params, **settings)["image"])
+            right.append(judge_scenes(boxes.object, boxes.colour, boxes.box, task))
+            category.append(task[:, 0])
+    seconds = (time.perf_counter() - started) / (count * len(CATEGORIES))
+    table = scene_eval_scores(torch.cat(right), torch.cat(category))
+    scores = {row["category"]: [row["score"], row["low"], row["high"]] for row in table.records()}
+    params = {name: value for name, value in method.params.items() if name not in ("model", "weak")}
+    return {
+        "method": method.name,
+        "params": {name: str(value) if value in (math.inf, -math.inf) else value for name, value in params.items()},
+        "count": count,
+        "gigaflops": round(measure_cost(method), 2),
+        "scores": scores,
+        "seconds": round(seconds, 3),
+    }
+
+
+def list_equal_costs(rows: dict[str, dict[str, Any]], model: Path) -> Iterator[Method]:
+    """Plain guidance in the steps that cost as much as each dearer method."""
+    plain = rows.get(PLAIN)
+    for row in list(rows.values()):
+        if plain is None or row["gigaflops"] < 1.2 * plain["gigaflops"] or row["method"].startswith("CFG"):
+            continue
+        steps = round(STEPS * row["gigaflops"] / plain["gigaflops"])
+        yield Method(f"{PLAIN}, {steps} steps", None, {"scale": 4.0, "steps": steps, "low": 0.0, "model": model})
+
+
+def measure_missing(rows: dict[str, dict[str, Any]], arguments: argparse.Namespace) -> None:
+    """Measure the missing rows and add them; the file is written after each."""
+    detector = load_model(path=arguments.detector).detector
+
+    def add(method: Method) -> None:
+        if method.name in rows:
+            return
+        rows[method.name] = measure(method, detector, arguments.count)
+        print(json.dumps(rows[method.name]), file=sys.stderr, flush=True)
+        with atomic_path(arguments.table) as temporary:
+            temporary.write_text(json.dumps(list(rows.values()), indent=1) + "\n", encoding="utf-8")
+
+    for method in list_methods(arguments.model, arguments.weak):
+        if arguments.only is None or arguments.only in method.name:
+            add(method)
+    for method in list_equal_costs(rows, arguments.model):
+        add(method)
+
+
+def format_table(rows: list[dict[str, Any]]) -> str:
+    """The rows as a table in Markdown, in per cent, and the number of pairs that differ."""
+    header = ["method", "GFLOP a picture", "prompts", *CATEGORIES, "overall [95 %]"]
+    lines = [f"| {' | '.join(header)} |", f"| --- |{' ---: |' * (len(header) - 1)}"]
+    for row in rows:
+        value, low, high = (100 * share for share in row["scores"]["overall"])
+        shares = [f"{100 * row['scores'][name][0]:.0f}" for name in CATEGORIES]
+        cells = [row["method"], f"{row['gigaflops']:.1f}", str(row["count"] * len(CATEGORIES)), *shares]
+        lines.append(f"| {' | '.join(cells)} | {value:.1f} [{low:.1f}, {high:.1f}] |")
+    intervals = [row["scores"]["overall"][1:] for row in rows]
+    apart = sum(a[1] < b[0] or b[1] < a[0] for a, b in combinations(intervals, 2))
+    return "\n".join([*lines, "", f"{apart} of {math.comb(len(rows), 2)} pairs differ by more than their intervals."])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("table", type=Path)
+    parser.add_argument("--model", type=Path, help="the folder of the model, of train/text_to_image_128.yaml")
+    parser.add_argument("--detector", type=Path, help="the folder of the judge, of train/detector_128.yaml")
+    parser.add_argument("--weak", type=Path, help="the folder of a weaker model, for autoguidance")
+    parser.add_argument("--count", type=int, default=50, help="prompts in each of the six categories")
+    parser.add_argument("--only", help="measure the rows whose name contains this")
+    parser.add_argument("--show", action="store_true", help="print the table and measure nothing")
+    arguments = parser.parse_args()
+    rows: dict[str, dict[str, Any]] = {}
+    if arguments.table.exists():
+        rows = {row["method"]: row for row in json.loads(arguments.table.read_text(encoding="utf-8"))}
+    if not arguments.show:
+        if arguments.model is None or arguments.detector is None:
+            parser.error("name the folders of the model and of the detector: --model, --detector")
+        torch.set_num_threads(1)
+        measure_missing(rows, arguments)
+    print(format_table(list(rows.values())))
+
+
+if __name__ == "__main__":
+    main()
