@@ -7,7 +7,7 @@ from pathlib import Path
 from guidegraph.graph.errors import Mark, Problem, closest_match
 from guidegraph.graph.language.parse_block import read_block
 from guidegraph.graph.language.parse_node import read_links
-from guidegraph.graph.language.syntax import ParsedParam, ParsedWorkflow
+from guidegraph.graph.language.syntax import NamedLinks, ParsedParam, ParsedWorkflow
 from guidegraph.graph.language.tree_reader import Entries, TreeReader, get_tree
 from guidegraph.graph.language.yaml_tree import Scalar, Tree, YamlMapping, read_tree, shorten
 
@@ -37,7 +37,7 @@ def _read_workflow(reader: TreeReader, tree: Tree, text: str, path: Path, file: 
         return None
     top = reader.read_mapping(tree, "", "a workflow") or {}
     if _is_something_else(top):
-        hint = "; it is the record of a run: name its workflow, or a picture of it" if "node_versions" in top else ""
+        hint = "; it is the record of a run: name the workflow instead" if "node_versions" in top else ""
         message = f"this is not a workflow, which begins with 'guidegraph: {VERSION}'{hint}"
         reader.report(tree.mark, "missing-key", message)
         return None
@@ -56,15 +56,20 @@ def _read_workflow(reader: TreeReader, tree: Tree, text: str, path: Path, file: 
         unread.add("params")
     if "nodes" not in top and "nodes" not in meant:
         reader.report(tree.mark, "missing-key", "expected 'nodes': the workflow has none")
+    if "outputs" not in top and "outputs" not in meant:
+        reader.report(tree.mark, "missing-key", "expected 'outputs', the results by name, such as {result: decode}")
+    outputs = _read_outputs(reader, top)
+    declared = {name: _read_param(reader, key, value) for name, (key, value) in (params or {}).items()}
+    requires = _read_requires(reader, top)
+    return ParsedWorkflow(path, file, text, declared, nodes or {}, outputs, requires, frozenset(unread))
+
+
+def _read_outputs(reader: TreeReader, top: Entries) -> NamedLinks:
     outputs = read_links(reader, get_tree(top, "outputs"), "outputs")
     if outputs == {} and "outputs" in top and not _has_items(top["outputs"][1]):
         message = "expected at least one output, such as 'result: decode'"
         reader.report(top["outputs"][0].mark, "missing-key", message, "outputs")
-    elif "outputs" not in top and "outputs" not in meant:
-        reader.report(tree.mark, "missing-key", "expected 'outputs', the results by name, such as {result: decode}")
-    declared = {name: _read_param(reader, key, value) for name, (key, value) in (params or {}).items()}
-    requires = _read_requires(reader, top)
-    return ParsedWorkflow(path, file, text, declared, nodes or {}, outputs or {}, requires, frozenset(unread))
+    return outputs or {}
 
 
 def _has_items(tree: Tree) -> bool:
@@ -72,7 +77,7 @@ def _has_items(tree: Tree) -> bool:
 
 
 def _is_something_else(top: Entries) -> bool:
-    """Whether a mapping is no workflow at all: it has no version, not even a misspelt one, and mostly unknown keys."""
+    """Whether a mapping without a version, even a misspelt one, has mostly unknown keys."""
     unknown = top.keys() - set(WORKFLOW_KEYS)
     return len(unknown) > len(top) / 2 and not any(closest_match(key, ["guidegraph"]) for key in top)
 

@@ -27,10 +27,7 @@ PAGE = "report.html"
 @app.command(epilog=examples("report runs/20260131-120000-draw", "report runs/sweep --x steps --by sampler"))
 def report(
     folder: Annotated[
-        Path,
-        typer.Argument(
-            metavar="DIR", show_default=False, help="A folder that run or sweep wrote, or a folder of several."
-        ),
+        Path, typer.Argument(metavar="DIR", show_default=False, help="What run or sweep wrote, or a folder of several.")
     ],
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="FILE", help="The page.", show_default="DIR/report.html")
