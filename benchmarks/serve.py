@@ -136,6 +136,8 @@ def measure_throughput(client: httpx.Client, bundle: Bundle, count: int) -> floa
     started = time.perf_counter()
     answers = send_at_once(client, bodies)
     rate = count / (time.perf_counter() - started)
+    if refused := [answer.status for answer in answers if answer.status != 200]:
+        sys.exit(f"{len(refused)} of {count} requests were not drawn: {sorted({*refused})}")
     print(f"{count} unlike requests: one at a time {alone:.3f}/s, at once {rate:.3f}/s: {rate / alone:.2f} times")
     print(f"pictures differ by at most {compare_alone(bundle, bodies, answers)}/255 from those of the bundle alone")
     return rate

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -24,7 +25,9 @@ import pytest
 from PIL import Image
 
 from guidegraph_runtime import Bundle, pixels
+from guidegraph_runtime.machine.byte_sizes import parse_size
 from guidegraph_runtime.serve.command import main
+from guidegraph_runtime.serve.options import ServeOptions
 from tests.paths import ROOT
 
 TIMEOUT = 60.0
@@ -208,6 +211,21 @@ def test_wrong_arguments_are_named(
         main([argument.format(pictures=pictures) for argument in arguments])
     assert ended.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_documented_defaults_are_those_of_the_server() -> None:
+    table = re.findall(r"^\| `(--[a-z-]+)[^|]*\| ([^|]*) \|", (ROOT / "docs" / "do" / "serving.md").read_text(), re.M)
+    documented = {name: None if text == "none" else parse_size(text) for name, text in table if text.strip()}
+    defaults = ServeOptions()
+    assert documented == {
+        "--batch": defaults.batch,
+        "--queue": defaults.queue,
+        "--max-steps": defaults.steps,
+        "--max-seconds": defaults.seconds,
+        "--max-body": defaults.body_bytes,
+        "--run-memory": defaults.run_memory,
+        "--memory": defaults.bundle_memory,
+    }
 
 
 def test_a_port_that_is_in_use_is_named(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
