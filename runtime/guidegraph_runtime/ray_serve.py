@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from click import ClickException
 from ray import serve
 from ray.exceptions import RayActorError
 from starlette.applications import Starlette
@@ -143,9 +144,15 @@ def _read_access(settings: RayArguments) -> ServeAccess:
 
 
 def build(arguments: dict[str, Any]) -> serve.Application:
-    """The application for ``serve run``. The token is that of GUIDEGRAPH_TOKEN. Raises ``BundleError``."""
-    settings = read_arguments(arguments)
-    access = _read_access(settings)
+    """The application for ``serve run``. The token is that of GUIDEGRAPH_TOKEN.
+
+    Raises ``ClickException`` for wrong arguments, which ``serve run`` prints as a line.
+    """
+    try:
+        settings = read_arguments(arguments)
+        access = _read_access(settings)
+    except BundleError as error:
+        raise ClickException(str(error)) from error
 
     def make_app() -> Starlette:
         return _make_front(settings, access)
