@@ -216,9 +216,11 @@ def explain_mismatch(value: object, target: PortType) -> str | None:
     """
     if value is None:
         return None if target.optional or target.is_any else f"expected {target}, found None"
-    reasons = [_find_mismatch(value, a) for a in target.alternatives]
-    if None in reasons or not reasons:
+    if not target.alternatives:
         return None
+    for alternative in target.alternatives:
+        if _find_mismatch(value, alternative) is None:
+            return None
     return "; ".join([f"expected {target}, found {describe_value(value)}", *list_remedies(target)])
 
 

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     import torch
 
 PRECOMPUTE_LIMIT = 64 << 20
+MOST_ROWS = 1024
+"""Rows of a tensor that a loop separates at once, which is faster than one by one; each takes memory for a view."""
 
 
 def run_step(step: Step, slots: list[Any], context: LoopContext, plan: Plan, keeper: StateKeeper | None = None) -> None:
@@ -115,11 +117,14 @@ def _iterate(
     rows = _precompute(step, body_plan, outside, items, first, context, plan)
     carry, collected = _start_values(loop, outside, device)
     context.iterations.append(0)
+    items, on_cpu = separate_rows(items), device.type == "cpu"
     with _loop_state(context) as watch:
         for i in range(first, total):
             context.cancel.check()
             context.iterations[-1] = watch.iteration = i
-            item = to_device(fetch_item(step, items, i), device)
+            item = fetch_item(step, items, i)
+            if not on_cpu:
+                item = to_device(item, device)
             values = rows[i] if i in rows else run_prologue(body_plan, outside, item, i, context, plan)
             body_values: dict[Source, Any] = {**outside, **values, **carry}
             set_item(body_values, body_plan.item_sources, loop, item, i)
@@ -136,6 +141,15 @@ def _iterate(
     context.iterations.pop()
     stacked = {name: stack(values, loop.outputs[name]) for name, values in collected.items()}
     return {**{name: carry[Carry(loop.key, name)] for name in loop.carry}, **stacked}
+
+
+def separate_rows(items: Sequence[Any]) -> Sequence[Any]:
+    """The rows of a tensor, separated at once; other sequences, and tensors that record gradients, as they are."""
+    import torch
+
+    if type(items) is not torch.Tensor or len(items) > MOST_ROWS or torch.is_grad_enabled():
+        return items
+    return items.unbind() if items.layout == torch.strided else items
 
 
 def _find_first(step: Step, loop: Loop, total: int) -> int:
@@ -336,6 +350,9 @@ def stack(values: list[Any], kind: PortType = ANY) -> Any:
         return torch.empty(0)
     if not values or not any(is_tensor(v) or is_dataclass(v) for v in values):
         return values
+    if all(map(is_tensor, values)):  # without the pytrees, which take longer than the stack itself
+        stacked = _stack_leaves(values)
+        return values if stacked is _UNFIT else stacked
     from torch.utils._pytree import tree_flatten, tree_unflatten
 
     flat = [tree_flatten(v) for v in values]
