@@ -118,9 +118,10 @@ def gather_arguments(step: Step, slots: list[Any]) -> tuple[list[Any], dict[str,
         by_name |= {name: copy_value(by_name[name]) for name in layout.mutable}
     for name, slot in step.wired:
         by_name[name] = slots[slot] if isinstance(slot, int) else [slots[i] for i in slot]
-    for name, kind, position in layout.narrowed:
-        if reason := explain_mismatch(by_name[name] if position is None else args[position], kind):
-            raise PortError(name, reason)
+    for name, fits, position in layout.narrowed:
+        value = by_name[name] if position is None else args[position]
+        if not fits(value):
+            raise PortError(name, explain_mismatch(value, dict(call.checks)[name]) or "")
     for name in layout.validated:
         try:
             by_name[name] = call.spec.settings[name].check(by_name[name])

@@ -28,7 +28,7 @@ from guidegraph.graph.sources import Carry, Index, Item, Source
 from guidegraph.graph.stopping.loop_state import LoopStopped, capture_state
 from guidegraph.graph.training.fit import Fit
 from guidegraph.graph.trust.process_state import StateKeeper
-from guidegraph.graph.types import ANY, PortType, Tensor, describe_value, is_tensor
+from guidegraph.graph.types import ANY, PortType, Tensor, describe_value, fields_of_structure, is_tensor
 from guidegraph_runtime.error_text import describe_error
 
 if TYPE_CHECKING:
@@ -136,7 +136,8 @@ def _iterate(
                 collected[name].append(results[source])
             carry = {Carry(loop.key, name): results[source] for name, source in loop.next.items()}
             report_progress(context, loop, i + 1, total, {})
-            _stop_where_requested(loop, i + 1, total, carry, collected, _is_requested(loop, context, plan))
+            if loop.stop_at is not None or context.stop.requested:
+                _stop_where_requested(loop, i + 1, total, carry, collected, _is_requested(loop, context, plan))
     watch.finish(total)
     context.iterations.pop()
     stacked = {name: stack(values, loop.outputs[name]) for name, values in collected.items()}
@@ -350,17 +351,36 @@ def stack(values: list[Any], kind: PortType = ANY) -> Any:
         return torch.empty(0)
     if not values or not any(is_tensor(v) or is_dataclass(v) for v in values):
         return values
-    if all(map(is_tensor, values)):  # without the pytrees, which take longer than the stack itself
-        stacked = _stack_leaves(values)
-        return values if stacked is _UNFIT else stacked
+    stacked = _stack_column(values)
+    return values if stacked is _UNFIT else stacked
+
+
+def _stack_column(values: Sequence[Any]) -> Any:
+    """Values stacked leaf by leaf, or ``_UNFIT``. Pytrees take longer than the stack itself, so few go through them."""
+    first = values[0]
+    if is_tensor(first) or first is None:
+        return _stack_leaves(values)
+    cls = type(first)
+    names = fields_of_structure(cls)
+    if names is None or any(type(value) is not cls for value in values):
+        return _stack_pytrees(values)
+    columns: dict[str, Any] = {}
+    for name in names:
+        column = columns[name] = _stack_column([getattr(value, name) for value in values])
+        if column is _UNFIT:
+            return _UNFIT
+    return cls(**columns)
+
+
+def _stack_pytrees(values: Sequence[Any]) -> Any:
     from torch.utils._pytree import tree_flatten, tree_unflatten
 
     flat = [tree_flatten(v) for v in values]
     spec = flat[0][1]
     if any(s != spec for _, s in flat):
-        return values
+        return _UNFIT
     columns = [_stack_leaves(column) for column in zip(*(leaves for leaves, _ in flat), strict=True)]
-    return values if any(c is _UNFIT for c in columns) else tree_unflatten(columns, spec)
+    return _UNFIT if any(c is _UNFIT for c in columns) else tree_unflatten(columns, spec)
 
 
 _UNFIT = object()
