@@ -28,7 +28,8 @@ from guidegraph.graph.sources import Carry, Index, Item, Source
 from guidegraph.graph.stopping.loop_state import LoopStopped, capture_state
 from guidegraph.graph.training.fit import Fit
 from guidegraph.graph.trust.process_state import StateKeeper
-from guidegraph.graph.types import ANY, PortType, Tensor, describe_value, fields_of_structure, is_tensor
+from guidegraph.graph.types import ANY, PortType, Tensor, describe_value, is_tensor
+from guidegraph.graph.values.leaves import flatten, unflatten
 from guidegraph_runtime.error_text import describe_error
 
 if TYPE_CHECKING:
@@ -114,10 +115,10 @@ def _iterate(
     needs_values = {s: outside[s] for s in body_plan.needs_sources if s in outside}
     needs_of_iteration = [s for s in body_plan.needs_sources if s not in outside]
     phase: Phase | None = None
+    items, on_cpu = separate_rows(items), device.type == "cpu"
     rows = _precompute(step, body_plan, outside, items, first, context, plan)
     carry, collected = _start_values(loop, outside, device)
     context.iterations.append(0)
-    items, on_cpu = separate_rows(items), device.type == "cpu"
     with _loop_state(context) as watch:
         for i in range(first, total):
             context.cancel.check()
@@ -351,36 +352,12 @@ def stack(values: list[Any], kind: PortType = ANY) -> Any:
         return torch.empty(0)
     if not values or not any(is_tensor(v) or is_dataclass(v) for v in values):
         return values
-    stacked = _stack_column(values)
-    return values if stacked is _UNFIT else stacked
-
-
-def _stack_column(values: Sequence[Any]) -> Any:
-    """Values stacked leaf by leaf, or ``_UNFIT``. Pytrees take longer than the stack itself, so few go through them."""
-    first = values[0]
-    if is_tensor(first) or first is None:
-        return _stack_leaves(values)
-    cls = type(first)
-    names = fields_of_structure(cls)
-    if names is None or any(type(value) is not cls for value in values):
-        return _stack_pytrees(values)
-    columns: dict[str, Any] = {}
-    for name in names:
-        column = columns[name] = _stack_column([getattr(value, name) for value in values])
-        if column is _UNFIT:
-            return _UNFIT
-    return cls(**columns)
-
-
-def _stack_pytrees(values: Sequence[Any]) -> Any:
-    from torch.utils._pytree import tree_flatten, tree_unflatten
-
-    flat = [tree_flatten(v) for v in values]
-    spec = flat[0][1]
-    if any(s != spec for _, s in flat):
-        return _UNFIT
+    flat = [flatten(v) for v in values]
+    structure = flat[0][1]
+    if any(other != structure for _, other in flat):
+        return values
     columns = [_stack_leaves(column) for column in zip(*(leaves for leaves, _ in flat), strict=True)]
-    return _UNFIT if any(c is _UNFIT for c in columns) else tree_unflatten(columns, spec)
+    return values if any(c is _UNFIT for c in columns) else unflatten(columns, structure)
 
 
 _UNFIT = object()
