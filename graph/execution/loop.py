@@ -106,10 +106,9 @@ def _iterate(
     total, device = len(items), current_device()
     first = _find_first(step, loop, total)
     context.count_trips(step, total - first)
-    while total and (selected := body_plan.choose(outside)) is not body_plan:
-        body_plan, loop = selected, selected.loop
-        if body_plan.before is not None:
-            outside = {**outside, **run_region(body_plan.before, outside, context, plan)}
+    if total:
+        body_plan, outside = _choose_body(body_plan, outside, context, plan)
+        loop = body_plan.loop
     check_wiring(body_plan.loop.body.values(), outside)
     body_plan = body_plan.specialise(outside)
     needs_values = {s: outside[s] for s in body_plan.needs_sources if s in outside}
@@ -123,9 +122,7 @@ def _iterate(
         for i in range(first, total):
             context.cancel.check()
             context.iterations[-1] = watch.iteration = i
-            item = fetch_item(step, items, i)
-            if not on_cpu:
-                item = to_device(item, device)
+            item = fetch_item(step, items, i) if on_cpu else to_device(fetch_item(step, items, i), device)
             values = rows[i] if i in rows else run_prologue(body_plan, outside, item, i, context, plan)
             body_values: dict[Source, Any] = {**outside, **values, **carry}
             set_item(body_values, body_plan.item_sources, loop, item, i)
@@ -137,12 +134,22 @@ def _iterate(
                 collected[name].append(results[source])
             carry = {Carry(loop.key, name): results[source] for name, source in loop.next.items()}
             report_progress(context, loop, i + 1, total, {})
-            if loop.stop_at is not None or context.stop.requested:
-                _stop_where_requested(loop, i + 1, total, carry, collected, _is_requested(loop, context, plan))
+            _stop_where_requested(loop, i + 1, total, carry, collected, _is_requested(loop, context, plan))
     watch.finish(total)
     context.iterations.pop()
     stacked = {name: stack(values, loop.outputs[name]) for name, values in collected.items()}
     return {**{name: carry[Carry(loop.key, name)] for name in loop.carry}, **stacked}
+
+
+def _choose_body(
+    body_plan: BodyPlan, outside: dict[Source, Any], context: LoopContext, plan: Plan
+) -> tuple[BodyPlan, dict[Source, Any]]:
+    """The plan after all choices of the body whose value comes from outside, and with what runs before it computed."""
+    while (selected := body_plan.choose(outside)) is not body_plan:
+        body_plan = selected
+        if body_plan.before is not None:
+            outside = {**outside, **run_region(body_plan.before, outside, context, plan)}
+    return body_plan, outside
 
 
 def separate_rows(items: Sequence[Any]) -> Sequence[Any]:
