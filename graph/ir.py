@@ -30,7 +30,7 @@ from guidegraph.graph.sources import (
     list_sources,
     map_links,
 )
-from guidegraph.graph.types import PortType
+from guidegraph.graph.types import PortType, make_fit
 from guidegraph.graph.values.output_check import OutputCheck
 from guidegraph.graph.values.ownership import is_mutable
 
@@ -59,14 +59,16 @@ class CallLayout(NamedTuple):
     """How a call passes its arguments, which is the same in every plan.
 
     leading: the sources of the leading ports, which are passed by position. by_name: the other sources, passed by the
-    name of their port or setting. validated: the settings among those. constants: literal settings. mutable: those that
-    are copied for each call. checks: a type check for each output; ``None`` if any value fits.
+    name of their port or setting. validated: the settings among those. narrowed: the ports and settings to check,
+    each with its check and its position among the leading ones, or None. constants: literal settings. mutable: those
+    that are copied for each call. checks: a type check for each output; ``None`` if any value fits.
     flat: there are no named sources and no lists of links. plain: also, there is nothing to check or to copy.
     """
 
     leading: tuple[Sources, ...]
     by_name: tuple[tuple[str, Sources], ...]
     validated: tuple[str, ...]
+    narrowed: tuple[tuple[str, Callable[[Any], bool], int | None], ...]
     constants: dict[str, Any]
     mutable: tuple[str, ...]
     checks: tuple[OutputCheck | None, ...]
@@ -145,12 +147,14 @@ class Call:
         linked = [(name, source) for name, source in self.settings.items() if not isinstance(source, Literal)]
         constants = {name: source.value for name, source in self.settings.items() if isinstance(source, Literal)}
         constants = constants or _NO_CONSTANTS
+        positions = {name: i for i, name in enumerate(names[:count])} if self.checks else {}
         mutable = tuple([name for name, value in constants.items() if is_mutable(value)])
         flat = not by_name and not linked and not any(isinstance(sources, Many) for sources in leading)
         return CallLayout(
             leading,
             (*by_name, *linked),
             tuple([name for name, _ in linked]),
+            tuple([(name, make_fit(kind), positions.get(name)) for name, kind in self.checks]),
             constants,
             mutable,
             self.spec.output_checks,

@@ -114,15 +114,14 @@ def gather_arguments(step: Step, slots: list[Any]) -> tuple[list[Any], dict[str,
     assert layout is not None
     args = [slots[s] if isinstance(s, int) else [slots[i] for i in s] for s in step.args]
     by_name = dict(layout.constants)
-    by_name |= {name: copy_value(by_name[name]) for name in layout.mutable}
+    if layout.mutable:
+        by_name |= {name: copy_value(by_name[name]) for name in layout.mutable}
     for name, slot in step.wired:
         by_name[name] = slots[slot] if isinstance(slot, int) else [slots[i] for i in slot]
-    if call.checks:
-        positions = dict(zip(call.spec.inputs, args, strict=False))
-        for name, kind in call.checks:
-            value = by_name[name] if name in by_name else positions[name]
-            if reason := explain_mismatch(value, kind):
-                raise PortError(name, reason)
+    for name, fits, position in layout.narrowed:
+        value = by_name[name] if position is None else args[position]
+        if not fits(value):
+            raise PortError(name, explain_mismatch(value, dict(call.checks)[name]) or "")
     for name in layout.validated:
         try:
             by_name[name] = call.spec.settings[name].check(by_name[name])
@@ -130,7 +129,8 @@ def gather_arguments(step: Step, slots: list[Any]) -> tuple[list[Any], dict[str,
                 refuse_shipped(call.spec.settings[name], by_name[name])
         except ValueError as error:
             raise PortError(name, str(error)) from None
-    check_paths(by_name)
+    if by_name:
+        check_paths(by_name)
     return args, by_name
 
 

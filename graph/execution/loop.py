@@ -29,12 +29,15 @@ from guidegraph.graph.stopping.loop_state import LoopStopped, capture_state
 from guidegraph.graph.training.fit import Fit
 from guidegraph.graph.trust.process_state import StateKeeper
 from guidegraph.graph.types import ANY, PortType, Tensor, describe_value, is_tensor
+from guidegraph.graph.values.leaves import flatten, unflatten
 from guidegraph_runtime.error_text import describe_error
 
 if TYPE_CHECKING:
     import torch
 
 PRECOMPUTE_LIMIT = 64 << 20
+MOST_ROWS = 1024
+"""Rows of a tensor that a loop separates at once, which is faster than one by one; each takes memory for a view."""
 
 
 def run_step(step: Step, slots: list[Any], context: LoopContext, plan: Plan, keeper: StateKeeper | None = None) -> None:
@@ -103,15 +106,15 @@ def _iterate(
     total, device = len(items), current_device()
     first = _find_first(step, loop, total)
     context.count_trips(step, total - first)
-    while total and (selected := body_plan.choose(outside)) is not body_plan:
-        body_plan, loop = selected, selected.loop
-        if body_plan.before is not None:
-            outside = {**outside, **run_region(body_plan.before, outside, context, plan)}
+    if total:
+        body_plan, outside = _choose_body(body_plan, outside, context, plan)
+        loop = body_plan.loop
     check_wiring(body_plan.loop.body.values(), outside)
     body_plan = body_plan.specialise(outside)
     needs_values = {s: outside[s] for s in body_plan.needs_sources if s in outside}
     needs_of_iteration = [s for s in body_plan.needs_sources if s not in outside]
     phase: Phase | None = None
+    items, on_cpu = separate_rows(items), device.type == "cpu"
     rows = _precompute(step, body_plan, outside, items, first, context, plan)
     carry, collected = _start_values(loop, outside, device)
     context.iterations.append(0)
@@ -119,7 +122,7 @@ def _iterate(
         for i in range(first, total):
             context.cancel.check()
             context.iterations[-1] = watch.iteration = i
-            item = to_device(fetch_item(step, items, i), device)
+            item = fetch_item(step, items, i) if on_cpu else to_device(fetch_item(step, items, i), device)
             values = rows[i] if i in rows else run_prologue(body_plan, outside, item, i, context, plan)
             body_values: dict[Source, Any] = {**outside, **values, **carry}
             set_item(body_values, body_plan.item_sources, loop, item, i)
@@ -136,6 +139,26 @@ def _iterate(
     context.iterations.pop()
     stacked = {name: stack(values, loop.outputs[name]) for name, values in collected.items()}
     return {**{name: carry[Carry(loop.key, name)] for name in loop.carry}, **stacked}
+
+
+def _choose_body(
+    body_plan: BodyPlan, outside: dict[Source, Any], context: LoopContext, plan: Plan
+) -> tuple[BodyPlan, dict[Source, Any]]:
+    """The plan after all choices of the body whose value comes from outside, and with what runs before it computed."""
+    while (selected := body_plan.choose(outside)) is not body_plan:
+        body_plan = selected
+        if body_plan.before is not None:
+            outside = {**outside, **run_region(body_plan.before, outside, context, plan)}
+    return body_plan, outside
+
+
+def separate_rows(items: Sequence[Any]) -> Sequence[Any]:
+    """The rows of a tensor, separated at once; other sequences, and tensors that record gradients, as they are."""
+    import torch
+
+    if type(items) is not torch.Tensor or len(items) > MOST_ROWS or torch.is_grad_enabled():
+        return items
+    return items.unbind() if items.layout == torch.strided else items
 
 
 def _find_first(step: Step, loop: Loop, total: int) -> int:
@@ -336,14 +359,12 @@ def stack(values: list[Any], kind: PortType = ANY) -> Any:
         return torch.empty(0)
     if not values or not any(is_tensor(v) or is_dataclass(v) for v in values):
         return values
-    from torch.utils._pytree import tree_flatten, tree_unflatten
-
-    flat = [tree_flatten(v) for v in values]
-    spec = flat[0][1]
-    if any(s != spec for _, s in flat):
+    flat = [flatten(v) for v in values]
+    structure = flat[0][1]
+    if any(other != structure for _, other in flat):
         return values
     columns = [_stack_leaves(column) for column in zip(*(leaves for leaves, _ in flat), strict=True)]
-    return values if any(c is _UNFIT for c in columns) else tree_unflatten(columns, spec)
+    return values if any(c is _UNFIT for c in columns) else unflatten(columns, structure)
 
 
 _UNFIT = object()

@@ -321,7 +321,10 @@ def _step(op: Op | BatchCall, slots: Slots, passes: frozenset[str]) -> Step:
 
 
 def plan_body(loop: Loop, passes: frozenset[str]) -> BodyPlan:
-    """Split a body into a prologue, which depends on the loop's item alone, and the rest."""
+    """Split a body into a prologue, which depends on the loop's item alone, and the rest.
+
+    There is no prologue without the rest.
+    """
     prologue: dict[str, Op] = {}
     main_ops: dict[str, Op] = {}
     roots = loop.roots()
@@ -333,6 +336,8 @@ def plan_body(loop: Loop, passes: frozenset[str]) -> BodyPlan:
             (prologue if in_prologue else main_ops)[key] = op
     else:
         main_ops = dict(loop.body)
+    if not main_ops:  # computing every item before the loop would save nothing, and delay its progress
+        main_ops, prologue = prologue, {}
     if optional and "hoist" in passes:
         main_ops |= {
             key: cache_last_result(op)

@@ -205,6 +205,26 @@ def test_events_tell_start_nodes_progress_outputs_and_end(tmp_path: Path) -> Non
     assert seen[-1].status == "done"
 
 
+def test_a_loop_whose_nodes_read_its_item_alone_tells_its_progress_item_by_item(tmp_path: Path) -> None:
+    text = """
+params: {n: 4}
+nodes:
+  work:
+    loop: {over: params.n, as: t}
+    body: {r: {use: toy.ramp, in: {t: loop.t}, with: {low: 2}}}
+    collect: {seen: r}
+outputs: {seen: work.seen}
+"""
+    counts: list[int] = []
+
+    def observe(event: Event) -> None:
+        if isinstance(event, LoopProgress):
+            counts.append(calls["ramp"])
+
+    run_text(text, tmp_path, {"n": 4}, observers=[observe])
+    assert counts == [1, 2, 3, 4]
+
+
 def test_a_loop_that_ends_tells_what_the_nodes_of_its_body_took(tmp_path: Path) -> None:
     seen: list[Event] = []
     run_text(LOOP, tmp_path, observers=[seen.append])

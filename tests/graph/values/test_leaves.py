@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.utils._pytree import tree_leaves
 
+from guidegraph.graph.execution.loop import stack
 from guidegraph.graph.types import register_structured, structured
 from guidegraph.graph.values.leaves import flatten, unflatten
 
@@ -54,3 +55,22 @@ def test_values_of_one_class_have_equal_structures() -> None:
     _, second = flatten(Level(torch.nn.Parameter(tensor()), "v"))
     assert first == second
     assert first != flatten(tensor())[1]
+
+
+@pytest.mark.parametrize("value", [value for value in VALUES if isinstance(value, (torch.Tensor, Level))])
+def test_equal_structures_are_stacked_leaf_by_leaf(value: Any) -> None:
+    register_structured()
+    stacked = stack([value, value, value])
+    assert type(stacked) in (type(value), torch.Tensor)
+    for leaf, expected in zip(tree_leaves(stacked), tree_leaves(value), strict=True):
+        if isinstance(expected, torch.Tensor):
+            torch.testing.assert_close(leaf, torch.stack([expected] * 3), rtol=0, atol=0)
+        else:
+            assert leaf == expected
+
+
+def test_structures_with_other_leaves_stay_a_list() -> None:
+    register_structured()
+    for other in (Level(tensor(), "v"), Level(torch.ones(3, 3)), Level(tensor(), extra=tensor()), tensor(), 2.5):
+        values = [Level(tensor()), other]
+        assert stack(values) is values
