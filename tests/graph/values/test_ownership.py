@@ -352,12 +352,16 @@ nodes:
   t: {use: own.ones}
   s:
     loop: {over: params.steps, as: i}
-    body: {a: {use: own.spoil, in: {value: t}, with: {how: in place}}}
+    carry: {x: t}
+    body:
+      a: {use: own.spoil, in: {value: carry.x}, with: {how: in place}}
+      b: {use: own.through, in: {value: carry.x}}
+    next: {x: b}
     collect: {a: a}
 outputs: {t: t, s: s.a}
 """
     with pytest.raises(NodeError, match=r"nodes\.s \(loop\): .*port 't': .*in place by a node in the loop's body"):
-        go(text, tmp_path, MemoryCache())
+        go(text, tmp_path, MemoryCache(), steps=2)
 
 
 def test_a_cached_value_changed_without_torch_is_computed_again(tmp_path: Path) -> None:
