@@ -107,6 +107,9 @@ class Port:
 def _explain(error: Exception, value: object, expected: PortType) -> str:
     details = error.errors() if hasattr(error, "errors") else []
     reasons = list(dict.fromkeys(str(d["msg"]) for d in details if "tensor" not in str(d["msg"])))
+    start = "Input should be "
+    if reasons and " | " in str(expected) and all(reason.startswith(start) for reason in reasons):
+        reasons = [start + ", or ".join(reason.removeprefix(start) for reason in reasons)]
     reason = "; ".join(reasons) or f"expected {expected}"
     return f"{reason}; found {type(value).__name__} {value!r:.80}"
 

@@ -7,8 +7,9 @@ from dataclasses import fields, is_dataclass
 from typing import Any, TypeAlias
 
 from guidegraph.graph.execution.call import PortError
-from guidegraph.graph.ir import Call
+from guidegraph.graph.ir import Call, Loop
 from guidegraph.graph.planning.steps import Slot, Step
+from guidegraph.graph.sources import Output, Param, Source
 from guidegraph.graph.types import describe_value, is_tensor
 from guidegraph.graph.values.ownership import change_count
 
@@ -33,10 +34,11 @@ def check_unchanged(step: Step, slots: Sequence[Any], before: Mapping[Slot, Inpu
     """Raise ``PortError`` if a step has changed an input in place: its other readers would see the change."""
     for slot, state in before.items():
         if tuple(_change_counts(slots[slot], DEPTH)) != state:
+            culprit = " by a node in the loop's body" if isinstance(step.op, Loop) else ""
             raise PortError(
                 _find_port(step, slot),
-                f"this input was changed in place ({describe_value(slots[slot])}), and others read it too: work on "
-                "a copy, such as x + y for x += y, x.clone() before x[…] = y, or list(values)",
+                f"this input was changed in place{culprit} ({describe_value(slots[slot])}), and others read it too: "
+                "work on a copy, such as x + y for x += y, x.clone() before x[…] = y, or list(values)",
             )
 
 
@@ -55,11 +57,17 @@ def _change_counts(value: Any, depth: int) -> Iterator[int]:
 
 
 def _find_port(step: Step, slot: Slot) -> str:
-    """The name of the port that reads a slot; for a loop, the source."""
+    """The name of the port that reads a slot; for a loop, the link to it."""
     for call_step in (step, *step.members):
         if not isinstance(call_step.op, Call):
             continue
         for name, slots in (*zip(call_step.op.spec.inputs, call_step.args, strict=False), *call_step.wired):
             if slot == slots or (isinstance(slots, tuple) and slot in slots):
                 return name
-    return next((str(source) for source, slots in step.closure if slots == slot), "over")
+    return next((_format_link(source) for source, slots in step.closure if slots == slot), "over")
+
+
+def _format_link(source: Source) -> str:
+    if isinstance(source, Output):
+        return source.op if source.name == "out" else f"{source.op}.{source.name}"
+    return f"params.{source.name}" if isinstance(source, Param) else str(source)

@@ -89,6 +89,7 @@ def test_text_from_the_command_line_is_parsed_by_type(tmp_path: Path, declared: 
         ("true", "yes", "valid boolean"),
         ("[1]", "3", "valid array"),
         ("{type: 'list[int]'}", "[1, x]", "valid integer"),
+        ("{type: 'int | list'}", "x", "should be a valid integer, or a valid array; found str 'x'"),
         ("{type: dict}", "{a: 1, a: 2}", "'a' appears in it twice"),
         ("{type: Picture}", "3", "expected Picture"),
         ("{type: Picture}", "text", "expected Picture"),

@@ -345,6 +345,25 @@ outputs: {{t: t, s: s}}
     assert describe(go(fine, tmp_path, memory).outputs["t"]) == describe(go(fine, tmp_path, MemoryCache()).outputs["t"])
 
 
+def test_a_node_in_a_loop_that_changes_a_value_from_outside_is_reported_with_its_link(tmp_path: Path) -> None:
+    text = """
+params: {steps: 2}
+nodes:
+  t: {use: own.ones}
+  s:
+    loop: {over: params.steps, as: i}
+    carry: {x: t}
+    body:
+      a: {use: own.spoil, in: {value: carry.x}, with: {how: in place}}
+      b: {use: own.through, in: {value: carry.x}}
+    next: {x: b}
+    collect: {a: a}
+outputs: {t: t, s: s.a}
+"""
+    with pytest.raises(NodeError, match=r"nodes\.s \(loop\): .*port 't': .*in place by a node in the loop's body"):
+        go(text, tmp_path, MemoryCache(), steps=2)
+
+
 def test_a_cached_value_changed_without_torch_is_computed_again(tmp_path: Path) -> None:
     memory = MemoryCache()
     text = "nodes: {t: {use: own.ones}, s: {use: own.spoil, in: {value: t}, with: {how: data}}}\noutputs: {s: s}"
