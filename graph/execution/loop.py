@@ -152,7 +152,7 @@ def _choose_body(
     return body_plan, outside
 
 
-def separate_rows(items: Sequence[Any]) -> Sequence[Any]:
+def separate_rows(items: Any) -> Any:
     """The rows of a tensor, separated at once; other sequences, and tensors that record gradients, as they are."""
     import torch
 
