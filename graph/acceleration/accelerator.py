@@ -120,7 +120,8 @@ class PartStep:
             outputs = ready.runner(tensors)
         except Exception as error:
             raise node_error(self.step, error) from error
-        self._store(ready, outputs, slots)
+        count = self.store_results(ready, outputs, slots)
+        self._watch(ready.runner.watched, outputs[count:])
 
     def _prepare(
         self, situation: tuple[Any, ...], flat: Sequence[FlatValue], tensors: Sequence[Tensor], slots: list[Any]
@@ -168,13 +169,14 @@ class PartStep:
             self.accelerator.context.watch_op(step.op)
             invoke(step, slots, self.accelerator.context.joins)
 
-    def _store(self, ready: Ready, outputs: Sequence[Tensor], slots: list[Any]) -> None:
+    def store_results(self, ready: Ready, outputs: Sequence[Tensor], slots: list[Any]) -> int:
+        """Put the results among a graph's outputs into the slots; returns their number."""
         position = 0
         for reading, template in zip(self.part.results, ready.results, strict=True):
             count = len(list_tensors(template))
             slots[reading.slot] = rebuild(template, outputs[position : position + count])
             position += count
-        self._watch(ready.runner.watched, outputs[position:])
+        return position
 
     def _watch(self, watched: Sequence[WatchedSize], outputs: Sequence[Tensor]) -> None:
         """Report the sizes that the part's calls watch."""
@@ -285,7 +287,8 @@ class Accelerator:
     ) -> tuple[Ready | None, bool]:
         """Run a part in torch, find or make its graph, and compare both. export: make one if there is none.
 
-        Returns the graph, None if the part goes on in torch, and whether that is final. Its results are in the slots.
+        Returns the graph, None if the part goes on in torch, and whether that is final. The slots have its results:
+        the graph's, so that this run equals later ones, which need no comparison.
         """
         part = step.part
         values = [slots[reading.slot] for reading in part.reads]
@@ -315,6 +318,7 @@ class Accelerator:
             self._refuse(part, Refusal(None, problem))
             return None, True
         ready = Ready(runner, tuple(map(empty_copy, results)))
+        step.store_results(ready, outputs, slots)
         self._keep_compared(part, flat, tensors, ready)
         if step.single:
             self.backend.note_compared(part, flat, tensors)

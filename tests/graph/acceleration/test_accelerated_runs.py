@@ -95,6 +95,14 @@ def test_the_network_is_called_in_torch_for_one_comparison_in_a_process(
     assert len(calls) == 1, "as in another process"
 
 
+def test_a_run_that_compares_its_graph_equals_a_later_one(prepare: Prepare) -> None:
+    both = prepare()
+    both.run()
+    forget_graphs()
+    compared, later = both.run_again(), both.run_again()
+    assert torch.equal(compared, later)
+
+
 def test_a_plain_value_has_a_graph_of_its_own(prepare: Prepare) -> None:
     both = prepare()
     both.run()
