@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import TYPE_CHECKING, NoReturn
 
@@ -19,21 +20,32 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one command, and exit with 0, 1 (a node failed), 2 (wrong workflow or arguments) or 130 (cancelled)."""
     if arguments is not None:  # called from Python: no child process
         _main(list(arguments))
-    from guidegraph.graph.memory.pause_collector import exempt_imports
-
-    exempt_imports()
     args = sys.argv[1:]
-    if {"-h", "--help"} & {*args[1:]} or args[:1] == ["--version"]:  # no plugin is imported
-        _main(args)
-    from guidegraph.commands.shared.supervised import run_supervised
+    with _exit_if_interrupted():
+        from guidegraph.graph.memory.pause_collector import exempt_imports
 
-    run_supervised(_main, args, _plugin_modules(args), "--no-plugins" not in args)
+        exempt_imports()
+        if {"-h", "--help"} & {*args[1:]} or args[:1] == ["--version"]:  # no plugin is imported
+            _main(args)
+        from guidegraph.commands.shared.supervised import run_supervised
+
+        run_supervised(_main, args, _plugin_modules(args), "--no-plugins" not in args)
+
+
+@contextmanager
+def _exit_if_interrupted() -> Iterator[None]:
+    """Exit with 130 at Ctrl-C during imports, when no command handles it yet."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.stderr.write("cancelled\n")
+        raise SystemExit(130) from None
 
 
 def _main(args: list[str]) -> NoReturn:
     from guidegraph.graph.memory.pause_collector import pause_for_import
 
-    with pause_for_import():
+    with _exit_if_interrupted(), pause_for_import():
         from guidegraph.commands.app import app
         from guidegraph.commands.shared.errors import exit_on_error, flush_output
         from guidegraph.commands.shared.printing import print_warning

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.commands.command import TOYS, start
+from tests.commands.command import TOYS, environment, start
 from tests.commands.test_run import LOOP
 
 
@@ -33,6 +35,23 @@ def test_a_signal_ends_the_loop_within_a_step(tmp_path: Path, number: signal.Sig
     record = json.loads((tmp_path / "out" / "run.json").read_text())
     assert record["status"] == "cancelled"
     assert record["outputs"]["before"]["files"] == ["before.png"]
+
+
+@pytest.mark.parametrize("module", ["guidegraph.commands.shared.supervised", "guidegraph.commands.app"])
+def test_ctrl_c_during_imports_ends_quietly(module: str) -> None:
+    code = f"""
+import sys
+class Interrupted:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupted())
+sys.argv = ["guidegraph", "nodes"]
+from guidegraph.commands import main
+main()
+"""
+    result = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True)
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", "cancelled\n")
 
 
 def test_the_second_signal_does_not_wait_for_the_node(tmp_path: Path) -> None:
