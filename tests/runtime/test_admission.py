@@ -52,6 +52,8 @@ def test_more_labels_than_samples_are_refused(bundle: Bundle, labels: list[int],
     ("params", "param"),
     [
         ({"label": [1, 2], "batch": 3}, "label"),
+        ({"label": []}, "label"),
+        ({"steps": 1500}, "steps"),
         ({"steps": 10_000_000}, "steps"),
         ({"seed": [1, 2]}, "seed"),
         ({"skale": 1}, "skale"),

@@ -21,10 +21,11 @@ def constant_shape(label: Any, batch: Any) -> tuple[int, ...]:
     if not isinstance(label, (list, tuple)) and not (isinstance(label, np.ndarray) and label.ndim):
         return (count or 1,)
     if not len(label):
-        raise ValueError("label: expected one label or more; found an empty list")
+        raise SettingError("label", "label: expected one label or more; found an empty list")
     if count is not None and len(label) != count:
-        raise ValueError(
-            f"{len(label)} labels do not make a batch of {count}: give one label, or a list with one for each picture"
+        raise SettingError(
+            "label",
+            f"{len(label)} labels do not make a batch of {count}: give one label, or a list with one for each picture",
         )
     return (len(label),)
 

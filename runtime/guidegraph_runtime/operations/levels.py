@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
-from guidegraph_runtime.checks import check_int, check_number
+from guidegraph_runtime.checks import SettingError, check_int, check_number
 from guidegraph_runtime.declare.operation import operation
 from guidegraph_runtime.declare.settings import (
     Fraction,
@@ -93,7 +93,8 @@ def simple(schedule: Schedule, *, steps: Steps = 30, final: Final = "one") -> Le
     """Whole timesteps from the last one down, T / steps apart, rounded up: ComfyUI's `simple`."""
     noise, steps = parse_schedule(schedule), _count_steps(steps)
     if steps > noise.whole_times:
-        raise ValueError(f"{steps} steps do not fit into the {noise.whole_times} timesteps that the model knows")
+        message = f"{steps} steps do not fit into the {noise.whole_times} timesteps that the model knows"
+        raise SettingError("steps", message)
     return _at_times(noise, spacings.simple(math.ceil(noise.low), math.floor(noise.high), steps), final)
 
 
@@ -241,8 +242,8 @@ def split(levels: Levels, *, at: Annotated[int, Range(low=1)]) -> Halves:
     if steps < 2:
         raise ValueError("levels of a single step cannot be split: ask for two steps or more")
     if not at < steps:
-        raise ValueError(
-            f"at: expected a step from 1 to {steps - 1} of {steps}, so that both halves have one; found {at}"
+        raise SettingError(
+            "at", f"at: expected a step from 1 to {steps - 1} of {steps}, so that both halves have one; found {at}"
         )
     return Halves(
         _to_fields(_slice(parsed, slice(at + 1))),

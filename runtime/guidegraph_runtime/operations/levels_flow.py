@@ -6,6 +6,7 @@ from typing import Annotated, Literal, TypeAlias
 
 import numpy as np
 
+from guidegraph_runtime.checks import SettingError
 from guidegraph_runtime.declare.operation import operation
 from guidegraph_runtime.declare.settings import Fraction, Levels, Range, Schedule, Steps
 from guidegraph_runtime.limits import check_limit
@@ -43,8 +44,8 @@ def flow(
     shifted = noise.shift_sigma(sigmas)
     if terminal is not None:
         if shifted[-1] >= 1:
-            raise ValueError(
-                "terminal: levels that start at σ = 1 and have one step cannot be stretched: use two steps"
+            raise SettingError(
+                "terminal", "terminal: levels that start at σ = 1 and have one step cannot be stretched: use two steps"
             )
         shifted = 1 - (1 - shifted) * (1 - terminal) / (1 - shifted[-1])
     return _at_sigmas(noise, shifted, final)

@@ -38,8 +38,9 @@ def noise_shape(like: Any, seed: Any, shape: Any, batch: Any) -> tuple[int, ...]
 def _runtime_shape(like: Any, seed: Any, shape: Any, batch: Any, rng: Any) -> tuple[int, ...]:
     """The same as `noise_shape`, but refuses torch's generator, which the runtime lacks."""
     if rng == "torch":
-        raise ValueError(
-            "rng: 'torch' draws from torch's own generator, and there is no torch here: use 'philox', the default"
+        raise SettingError(
+            "rng",
+            "rng: 'torch' draws from torch's own generator, and there is no torch here: use 'philox', the default",
         )
     return noise_shape(like, seed, shape, batch)
 

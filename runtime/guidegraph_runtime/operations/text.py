@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from guidegraph_runtime.checks import check_fields, check_flag, check_int
+from guidegraph_runtime.checks import SettingError, check_fields, check_flag, check_int
 from guidegraph_runtime.checks import check_texts as list_of_texts
 from guidegraph_runtime.declare.operation import operation
 from guidegraph_runtime.declare.settings import Count
@@ -34,10 +34,10 @@ def replace(text: str | Sequence[str], *, words: dict[str, str]) -> list[str]:
     words: a table from old words (in any case) to new ones. Raises an error for an empty word.
     """
     if not isinstance(words, Mapping) or not all(isinstance(word, str) for pair in words.items() for word in pair):
-        raise ValueError(f"words: expected a table from words to words; found {words!r:.80}")
+        raise SettingError("words", f"words: expected a table from words to words; found {words!r:.80}")
     table = {word.lower(): replacement for word, replacement in words.items()}
     if not all(table):
-        raise ValueError("an empty word cannot be replaced: take it out of `words`")
+        raise SettingError("words", "an empty word cannot be replaced: take it out of `words`")
     texts = list_of_texts("text", text)
     if not table:
         return texts
@@ -121,7 +121,7 @@ def _check_marks(name: str, marks: object) -> list[int]:
 def _check_texts(texts: str | Sequence[str]) -> list[str]:
     text_list = list_of_texts("texts", texts)
     if not text_list:
-        raise ValueError("there are no texts: give one, or a list of at least one")
+        raise SettingError("texts", "there are no texts: give one, or a list of at least one")
     return text_list
 
 
@@ -134,8 +134,9 @@ def _tokenizer(data: object, length: int | None) -> Tokenizer:
 def _without_weights(text: str) -> str:
     fragments = parse_prompt(text)
     if any(weight != 1 for _, weight in fragments):
-        raise ValueError(
+        raise SettingError(
+            "texts",
             f"'{text:.60}' gives a word a weight, which this model's text encoder does not know: write a backslash "
-            "before a bracket that is one"
+            "before a bracket that is one",
         )
     return "".join(fragment for fragment, _ in fragments)

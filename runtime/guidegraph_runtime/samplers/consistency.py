@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
+from guidegraph_runtime.checks import SettingError
 from guidegraph_runtime.declare.settings import Fraction, Offset, Positive, Steps
 from guidegraph_runtime.samplers.sampler import Eta, sampler
 from guidegraph_runtime.tables import noise_levels
@@ -28,9 +29,10 @@ def distillation_timesteps(train_steps: int, original_steps: int, steps: int) ->
     if original_steps > train_steps:
         raise ValueError(f"original_steps {original_steps} are more than the schedule's {train_steps} timesteps")
     if steps > original_steps:
-        raise ValueError(
+        raise SettingError(
+            "steps",
             f"{steps} steps are more than the {original_steps} that the model was distilled at: "
-            "take fewer, or say in original_steps how many those were"
+            "take fewer, or say in original_steps how many those were",
         )
     skip = train_steps // original_steps
     return [(original_steps - i * original_steps // steps) * skip - 1 for i in range(steps)]

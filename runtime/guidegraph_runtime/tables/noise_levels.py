@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 
-from guidegraph_runtime.checks import check_array, check_choice, check_fields, check_number
+from guidegraph_runtime.checks import SettingError, check_array, check_choice, check_fields, check_number
 from guidegraph_runtime.declare.settings import Fraction, Offset, Steps
 from guidegraph_runtime.limits import check_limit
 from guidegraph_runtime.tables.form import Form
@@ -302,8 +302,9 @@ def timesteps(noise: NoiseSchedule, rule: Rule, steps: int, spacing: Spacing, of
     points = steps + (rule.lands and spacing != "trailing")
     if points > train_steps and (rounds or spacing != "linspace"):
         most = train_steps - (points - steps)
-        raise ValueError(
-            f"{steps} steps do not fit into the schedule's {train_steps} timesteps, which hold {most} with this spacing"
+        raise SettingError(
+            "steps",
+            f"{steps} steps do not fit into the schedule's {train_steps} timesteps, which hold {most} with this spacing",
         )
     if rule.rounds and not rule.lands and offset == 0 and steps == noise.whole_times:
         return np.arange(math.floor(noise.high), math.ceil(noise.low) - 1, -1, dtype=np.float64)
@@ -319,8 +320,9 @@ def timesteps(noise: NoiseSchedule, rule: Rule, steps: int, spacing: Spacing, of
     if noise.form == "flow":
         spaced = spaced[:steps]  # σ is 0 at t = 0, where a flow lands
     if spaced[0] > noise.last:
-        raise ValueError(
-            f"offset {offset} moves the first timestep to {spaced[0]:g}, past the schedule's last, {noise.last:g}"
+        raise SettingError(
+            "offset",
+            f"offset {offset} moves the first timestep to {spaced[0]:g}, past the schedule's last, {noise.last:g}",
         )
     return fit_times(spaced, noise, rounds)[:steps]
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from guidegraph_runtime.checks import SettingError
 from guidegraph_runtime.operations import OPERATIONS, schedule
 from guidegraph_runtime.pictures.png import write_png
 from tests.paths import ROOT
@@ -163,6 +164,31 @@ def test_invalid_arguments_are_refused(id: str, arguments: dict[str, Any], messa
 def test_a_samplers_settings_are_checked(id: str, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         OPERATIONS[f"scheduler.{id}"](schedule=LINEAR, **settings)
+
+
+@pytest.mark.parametrize(
+    ("id", "arguments", "setting"),
+    [
+        ("label.constant", {"label": []}, "label"),
+        ("label.constant", {"label": [1, 2], "batch": 3}, "label"),
+        ("levels.flow", {"schedule": schedule.flow(), "steps": 1, "sigma_max": 1.0, "terminal": 0.1}, "terminal"),
+        ("levels.simple", {"schedule": LINEAR, "steps": 1001}, "steps"),
+        ("levels.split", {"levels": OPERATIONS["levels.simple"](schedule=LINEAR, steps=5)["out"], "at": 5}, "at"),
+        ("noise.gaussian", {"shape": [3], "seed": [1, 2], "batch": 3}, "seed"),
+        ("noise.gaussian", {"shape": [3], "rng": "torch"}, "rng"),
+        ("scheduler.ddim", {"schedule": LINEAR, "steps": 1001}, "steps"),
+        ("scheduler.ddim", {"schedule": LINEAR, "offset": 1000}, "offset"),
+        ("scheduler.lcm", {"schedule": LINEAR, "steps": 51}, "steps"),
+        ("text.replace", {"text": "a", "words": {"": "b"}}, "words"),
+        ("text.replace", {"text": "a", "words": {"a": 1}}, "words"),
+        ("text.tokenize", {"texts": [], "tokenizer": b""}, "texts"),
+        ("text.tokenize", {"texts": "(a:1.3)", "tokenizer": b"", "weighted": True}, "texts"),
+    ],
+)
+def test_an_error_carries_the_setting_that_it_is_about(id: str, arguments: dict[str, Any], setting: str) -> None:
+    with pytest.raises(SettingError) as refused:
+        OPERATIONS[id](**arguments)
+    assert refused.value.setting == setting
 
 
 def test_numbers_may_be_numpys() -> None:
