@@ -309,11 +309,9 @@ def _preview(cursor: Cursor, plan: Sequence[Operation]) -> Preview:
     matrix = tuple(tuple(value.number() for value in row.items()) for row in fields["matrix"].items())
     if len(matrix) != 3 or len({len(row) for row in matrix}) != 1 or not 2 <= len(matrix[0]) <= MAX_CHANNELS + 1:
         fields["matrix"].fail(f"three rows of equal length, from 2 to {MAX_CHANNELS + 1} numbers each")
-    carries = {name for operation in plan if operation.op == "loop" for name in operation.inputs}
+    carries = sorted({name for operation in plan if operation.op == "loop" for name in operation.inputs})
     if fields["carry"].value not in carries:
-        fields["carry"].fail(
-            f"a value that a loop of the plan carries: {', '.join(sorted(carries)) or 'there is none'}"
-        )
+        fields["carry"].fail(f"a value that a loop of the plan carries: {', '.join(carries) or 'there is none'}")
     return Preview(fields["carry"].name(label_problem), matrix)
 
 

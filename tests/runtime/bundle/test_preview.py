@@ -67,7 +67,7 @@ def test_values_that_do_not_fit_are_not_drawn() -> None:
     assert draw_preview(preview, {"x": np.zeros(3)}) is None
 
 
-@pytest.mark.parametrize("carry", ["noise", "last", 3])
+@pytest.mark.parametrize("carry", ["noise", "last", 3, ["x"], {}])
 def test_a_preview_is_of_a_value_that_a_loop_carries(tmp_path: Path, carry: object) -> None:
     message = r"expected a value that a loop of the plan carries: index, slots, x, found .*\[preview.carry\]"
     with pytest.raises(BundleError, match=message):
