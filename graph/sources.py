@@ -65,6 +65,13 @@ class Many:
 Sources = Source | Many
 
 
+def format_link(source: Output | Param) -> str:
+    """A link as the top level of a workflow has it: NODE, NODE.OUTPUT or params.NAME."""
+    if isinstance(source, Param):
+        return f"params.{source.name}"
+    return source.op if source.name == "out" else f"{source.op}.{source.name}"
+
+
 def list_sources(sources: Sources) -> tuple[Source, ...]:
     """All sources of a port: those of a list of links, or the only one."""
     return sources.sources if isinstance(sources, Many) else (sources,)

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from guidegraph.graph.execution.call import PortError
 from guidegraph.graph.ir import Call, Loop
 from guidegraph.graph.planning.steps import Slot, Step
-from guidegraph.graph.sources import Output, Param, Source
+from guidegraph.graph.sources import Output, Param, format_link
 from guidegraph.graph.types import describe_value, is_tensor
 from guidegraph.graph.values.ownership import change_count
 
@@ -64,10 +64,5 @@ def _find_port(step: Step, slot: Slot) -> str:
         for name, slots in (*zip(call_step.op.spec.inputs, call_step.args, strict=False), *call_step.wired):
             if slot == slots or (isinstance(slots, tuple) and slot in slots):
                 return name
-    return next((_format_link(source) for source, slots in step.closure if slots == slot), "over")
-
-
-def _format_link(source: Source) -> str:
-    if isinstance(source, Output):
-        return source.op if source.name == "out" else f"{source.op}.{source.name}"
-    return f"params.{source.name}" if isinstance(source, Param) else str(source)
+    sources = [source for source, slots in step.closure if slots == slot]
+    return next((format_link(source) for source in sources if isinstance(source, (Output, Param))), "over")

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
-from guidegraph.graph.sources import Carry, Index, Item, Output, Param, Source
+from guidegraph.graph.sources import Carry, Index, Item, Output, Param, Source, format_link
 from guidegraph.graph.types import PortType, SequenceOf, Tensor, is_tensor
 
 DYNAMIC: Mapping[str, str] = {
@@ -44,10 +44,8 @@ class Leaf:
 
 def base_name(source: Source, items: Mapping[str, str]) -> str:
     """The name of a value in a bundle. items: the name of each loop's item by the loop's key."""
-    if isinstance(source, Output):
-        return source.op if source.name == "out" else f"{source.op}.{source.name}"
-    if isinstance(source, Param):
-        return f"params.{source.name}"
+    if isinstance(source, (Output, Param)):
+        return format_link(source)
     if isinstance(source, Carry):
         return f"{source.loop}.carry.{source.name}"
     if isinstance(source, Item):
