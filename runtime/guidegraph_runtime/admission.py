@@ -49,19 +49,22 @@ def batch_problem(samples: SampleCount, counts: Iterable[SampleCount]) -> str | 
     would give a picture that no seed gives.
     """
     rows = find_mismatch(samples, counts)
-    if rows is None:
-        return None
+    return None if rows is None else describe_mismatch(samples, rows)
+
+
+def find_mismatch(samples: SampleCount, counts: Iterable[SampleCount]) -> SampleCount | None:
+    """The first value that has neither one row for all samples nor one per sample; None if all have."""
+    return next((rows for rows in counts if rows.count not in {1, samples.count} - {0}), None)
+
+
+def describe_mismatch(samples: SampleCount, rows: SampleCount) -> str:
+    """The message about a value that `find_mismatch` returned."""
     if rows.count == 0:
         return f"{rows.source} is for no sample: give one for all samples, or one for each"
     return (
         f"{rows.source} is for {_plural(rows.count, 'sample')} and {samples.source} makes "
         f"{samples.count}: give one for all samples or one for each, or make the batch {rows.count}"
     )
-
-
-def find_mismatch(samples: SampleCount, counts: Iterable[SampleCount]) -> SampleCount | None:
-    """The first value that has neither one row for all samples nor one per sample; None if all have."""
-    return next((rows for rows in counts if rows.count not in {1, samples.count} - {0}), None)
 
 
 def common_batch(names: str, *counts: int) -> int:

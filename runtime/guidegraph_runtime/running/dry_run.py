@@ -17,8 +17,8 @@ from guidegraph_runtime.admission import (
     SampleCount,
     Shape,
     ShapeOnly,
-    batch_problem,
     count_rows,
+    describe_mismatch,
     find_mismatch,
     memory_problem,
     multiple_problem,
@@ -173,7 +173,6 @@ class DryRun(PlanRun):
         many.sort(key=lambda name: operation.inputs[name] not in self._carried)
         if many:
             _check_counts(rows[many[0]], [rows[name] for name in many])
-        if many:
             self.repeated |= {operation.inputs[name]: rows[many[0]] for name, item in rows.items() if item.count == 1}
 
     def _loop(self, operation: Operation) -> None:
@@ -249,7 +248,7 @@ def _check_counts(samples: SampleCount, counts: Sequence[SampleCount]) -> None:
     """Raise ``InputError`` if values are neither for all samples nor one for each."""
     mismatch = find_mismatch(samples, counts)
     if mismatch is not None:
-        raise InputError(mismatch.param or samples.param, str(batch_problem(samples, [mismatch])))
+        raise InputError(mismatch.param or samples.param, describe_mismatch(samples, mismatch))
 
 
 def check_multiples(multiples: Any, sizes: Mapping[str, int]) -> None:

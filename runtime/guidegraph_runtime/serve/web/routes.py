@@ -86,13 +86,14 @@ class ServeRoutes:
         """Run a bundle with the parameters of its workflow."""
         body = await read_json(request, self.service.options.body_bytes)
         name = request.path_params["name"]
+        waits = take(body, "wait", (bool,), "true or false", True)
         draw_request = DrawRequest(
             name,
             take(body, "params", (dict,), "an object of parameters", {}),
             take(body, "nodes", (dict,), "an object of 'node.setting': value", {}),
             take(body, "priority", (int,), "a whole number", 0),
             take(body, "deadline", (int, float), "a number of seconds"),
-            is_watched=not (waits := take(body, "wait", (bool,), "true or false", True)),
+            is_watched=not waits,
         )
         if body:
             unknown = next(iter(body))
