@@ -82,8 +82,17 @@ def _parse_choice(text: str, choices: Sequence[str]) -> str:
     return text
 
 
+def _check_bundles(text: str) -> str:
+    """The text, if it names bundles; whether their folders are there shows at the replicas. Raises ``ValueError``."""
+    try:
+        read_folders(text.split(","))
+    except BundleError as error:
+        raise ValueError(f"{error.message}; found {text!r:.80}") from None
+    return text
+
+
 _PARSERS: Mapping[str, Callable[[str], Any]] = {
-    "bundles": str,
+    "bundles": _check_bundles,
     "replicas": parse_count,
     "max_replicas": partial(parse_count, low=0),
     "cpus": partial(parse_amount, expected="a number of CPU cores, 0 or more", high=MAX_DEVICES, zero=True),

@@ -39,6 +39,8 @@ def test_arguments_are_texts() -> None:
     ("arguments", "message"),
     [
         ({}, "expected bundles=FOLDER"),
+        ({"bundles": "a,b/a"}, "bundles: two bundles have the name 'a': write NAME=FOLDER for one; found 'a,b/a'"),
+        ({"bundles": "a/b=c"}, "bundles: expected NAME=FOLDER with a name"),
         ({"bundles": "a", "replica": "2"}, "there is no argument 'replica'; there is: bundles, replicas"),
         ({"bundles": "a", "replicas": "two"}, "replicas: expected a number from 1 to 1000000, found 'two'"),
         ({"bundles": "a", "replicas": 0}, "replicas: expected a number from 1"),
