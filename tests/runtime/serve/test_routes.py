@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import time
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from functools import partial
 from threading import Thread
@@ -19,7 +20,7 @@ from starlette.testclient import TestClient
 
 from guidegraph_runtime import Bundle, pixels
 from guidegraph_runtime.bundle.manifest_types import Operation
-from guidegraph_runtime.serve.jobs import JobStore
+from guidegraph_runtime.serve.jobs import Job, JobStore
 from guidegraph_runtime.serve.request_checks import DrawRequest, RequestRefused
 from guidegraph_runtime.serve.service import Service
 from guidegraph_runtime.serve.web.access import ServeAccess
@@ -398,3 +399,18 @@ def test_events_that_may_cancel_say_so(make_client: MakeClient) -> None:
     assert client.get(f"/v1/jobs/{key}").json()["status"] == "done", "the stream went on to the end of the job"
     answer = client.get(f"/v1/jobs/{key}/events?cancel=maybe")
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "cancel")
+
+
+def test_a_defect_after_the_answer_has_begun_is_counted_and_ends_it(
+    make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(job: Job) -> AsyncIterator[str]:
+        yield "event: progress\n"
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("guidegraph_runtime.serve.web.routes.iterate_events", fail)
+    client = make_client(started=False)
+    key = client.post("/v1/workflows/pictures", json={"wait": False}).json()["id"]
+    with pytest.raises(ZeroDivisionError):
+        TestClient(client.app, base_url="http://127.0.0.1:8000").get(f"/v1/jobs/{key}/events")
+    assert 'guidegraph_errors_total{bundle=""} 1.0' in client.get("/metrics").text
