@@ -114,7 +114,7 @@ def _iterate(
     needs_values = {s: outside[s] for s in body_plan.needs_sources if s in outside}
     needs_of_iteration = [s for s in body_plan.needs_sources if s not in outside]
     phase: Phase | None = None
-    items, on_cpu = separate_rows(items), device.type == "cpu"
+    items = _separate_rows(items)
     rows = _precompute(step, body_plan, outside, items, first, context, plan)
     carry, collected = _start_values(loop, outside, device)
     context.iterations.append(0)
@@ -122,7 +122,7 @@ def _iterate(
         for i in range(first, total):
             context.cancel.check()
             context.iterations[-1] = watch.iteration = i
-            item = fetch_item(step, items, i) if on_cpu else to_device(fetch_item(step, items, i), device)
+            item = to_device(fetch_item(step, items, i), device)
             values = rows[i] if i in rows else run_prologue(body_plan, outside, item, i, context, plan)
             body_values: dict[Source, Any] = {**outside, **values, **carry}
             set_item(body_values, body_plan.item_sources, loop, item, i)
@@ -152,7 +152,7 @@ def _choose_body(
     return body_plan, outside
 
 
-def separate_rows(items: Any) -> Any:
+def _separate_rows(items: Any) -> Any:
     """The rows of a tensor, separated at once; other sequences, and tensors that record gradients, as they are."""
     import torch
 
