@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_orig
 import numpy as np
 from numpy.typing import NDArray
 
-from guidegraph_runtime.checks import check_choice, check_flag, check_int, check_number, is_flag
+from guidegraph_runtime.checks import SettingError, check_choice, check_flag, check_int, check_number, is_flag
 
 Check: TypeAlias = Callable[[str, Any], Any]
 """Takes a setting's name and value; returns the value, or raises ``ValueError``."""
@@ -165,7 +165,7 @@ def _make_single_check(annotation: Any) -> Check | None:
     if base is bool:
         return check_flag
     if isinstance(mark, Fixed):
-        return lambda name, value: mark.check(check_number(name, value))
+        return _make_fixed_check(mark)
     if base is int:
         low, high = mark.integers
         return lambda name, value: check_int(name, value, low, high)
@@ -174,6 +174,17 @@ def _make_single_check(annotation: Any) -> Check | None:
             name, value, low=mark.low, above=mark.above, high=mark.high, below=mark.below
         )
     return None
+
+
+def _make_fixed_check(mark: Fixed) -> Check:
+    def check(name: str, value: Any) -> float:
+        number = check_number(name, value)
+        try:
+            return mark.check(number)
+        except ValueError as error:
+            raise SettingError(name, str(error)) from None
+
+    return check
 
 
 def _flag_or(check: Check) -> Check:

@@ -178,6 +178,7 @@ def test_a_samplers_settings_are_checked(id: str, settings: dict[str, Any], mess
         ("noise.gaussian", {"shape": [3], "rng": "torch"}, "rng"),
         ("scheduler.ddim", {"schedule": LINEAR, "steps": 1001}, "steps"),
         ("scheduler.ddim", {"schedule": LINEAR, "offset": 1000}, "offset"),
+        ("scheduler.euler", {"schedule": LINEAR, "eta": 0.5}, "eta"),
         ("scheduler.lcm", {"schedule": LINEAR, "steps": 51}, "steps"),
         ("text.replace", {"text": "a", "words": {"": "b"}}, "words"),
         ("text.replace", {"text": "a", "words": {"a": 1}}, "words"),
