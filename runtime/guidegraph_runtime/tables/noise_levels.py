@@ -301,11 +301,8 @@ def timesteps(noise: NoiseSchedule, rule: Rule, steps: int, spacing: Spacing, of
     train_steps, rounds = noise.train_steps, rule.rounds and noise.form != "flow"
     points = steps + (rule.lands and spacing != "trailing")
     if points > train_steps and (rounds or spacing != "linspace"):
-        most = train_steps - (points - steps)
-        raise SettingError(
-            "steps",
-            f"{steps} steps do not fit into the schedule's {train_steps} timesteps, which hold {most} with this spacing",
-        )
+        most = f"which hold {train_steps - (points - steps)} with this spacing"
+        raise SettingError("steps", f"{steps} steps do not fit into the schedule's {train_steps} timesteps, {most}")
     if rule.rounds and not rule.lands and offset == 0 and steps == noise.whole_times:
         return np.arange(math.floor(noise.high), math.ceil(noise.low) - 1, -1, dtype=np.float64)
     if spacing == "linspace":
