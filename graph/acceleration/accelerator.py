@@ -312,9 +312,7 @@ class Accelerator:
                 self.backend.keep_refusal(part, flat, refusal)
             self._refuse(part, refusal)
             return None, True
-        expected = [tensor for result in results for tensor in list_tensors(result)]
-        watched_count = sum(1 + size.has_decisive for size in runner.watched)
-        if problem := compare(outputs[: len(outputs) - watched_count], expected):
+        if problem := _compare_results(runner, outputs, results):
             self._refuse(part, Refusal(None, problem))
             return None, True
         ready = Ready(runner, tuple(map(empty_copy, results)))
@@ -367,6 +365,13 @@ class Accelerator:
     def _emit(self, event: PartAccelerated) -> None:
         for observer in self.observers:
             observer(event)
+
+
+def _compare_results(runner: PartRunner, outputs: Sequence[Tensor], results: Sequence[Any]) -> str:
+    """The difference between the results among a graph's outputs and those of torch; empty if they agree."""
+    watched_count = sum(1 + size.has_decisive for size in runner.watched)
+    expected = [tensor for result in results for tensor in list_tensors(result)]
+    return compare(outputs[: len(outputs) - watched_count], expected)
 
 
 def make_backend(config: RunConfig) -> Backend:
