@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from guidegraph_runtime.error_text import describe_error, error_text
+from guidegraph_runtime.errors import SettingError
 from guidegraph_runtime.machine.shortages import with_shortage
 
 MAX_COMPARED = 300
@@ -66,8 +67,11 @@ class NodeError(GuidegraphError):
 
 
 def describe_failure(error: BaseException) -> str:
-    """The cause of a failure in words: a full disk or memory with its remedy, else the error's class and text."""
-    own = error_text(error) if isinstance(error, GuidegraphError) else ""
+    """The cause of a failure in words: a full disk or memory with its remedy, else the error's class and text.
+
+    ``GuidegraphError`` and ``SettingError`` are told by their text alone.
+    """
+    own = error_text(error) if isinstance(error, (GuidegraphError, SettingError)) else ""
     return with_shortage(own or describe_error(error), error)
 
 

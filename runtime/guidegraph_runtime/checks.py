@@ -12,15 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from guidegraph_runtime.errors import SettingError
+
 _MAX_SHOWN = 80
-
-
-class SettingError(ValueError):
-    """A setting or a port has a wrong value. ``setting`` is its name."""
-
-    def __init__(self, setting: str, message: str):
-        self.setting = setting
-        super().__init__(message)
 
 
 def check_int(name: str, value: object, low: int | None = None, high: int | None = None) -> int:

@@ -1,4 +1,4 @@
-"""The runtime's error: the location, the expected and the actual value, and a remedy."""
+"""The runtime's errors: the location, the expected and the actual value, and a remedy."""
 
 from __future__ import annotations
 
@@ -18,6 +18,14 @@ class BundleError(Exception):
     def __init__(self, location: str, code: str, message: str, path: str = "", param: str | None = None):
         self.where, self.code, self.message, self.path, self.param = location, code, message, path, param
         super().__init__(_printable(f"{location}: {code}: {message}{f' [{path}]' if path else ''}"))
+
+
+class SettingError(ValueError):
+    """A setting or a port has a wrong value. ``setting`` is its name."""
+
+    def __init__(self, setting: str, message: str):
+        self.setting = setting
+        super().__init__(message)
 
 
 def format_value(value: object) -> str:

@@ -79,7 +79,7 @@ def test_the_command_line_prints_one_line_and_writes_no_picture(tmp_path: Path) 
     command = [sys.executable, "-m", "guidegraph", "run", str(WORKFLOWS / "class_cfg.yaml"), "--set", "label=10"]
     done = subprocess.run([*command, "--out", str(tmp_path)], capture_output=True, text=True, timeout=300)
     assert done.returncode == 1
-    assert done.stderr.strip().endswith("ValueError: the classes are 0 … 9; found label 10")
+    assert done.stderr.strip().endswith("(label.constant): the classes are 0 … 9; found label 10")
     assert len(done.stderr.strip().splitlines()) == 1
     assert [file.name for file in tmp_path.iterdir()] == ["run.json"]
     assert json.loads((tmp_path / "run.json").read_text())["status"] == "failed"

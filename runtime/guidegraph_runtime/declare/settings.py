@@ -15,7 +15,8 @@ from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_orig
 import numpy as np
 from numpy.typing import NDArray
 
-from guidegraph_runtime.checks import SettingError, check_choice, check_flag, check_int, check_number, is_flag
+from guidegraph_runtime.checks import check_choice, check_flag, check_int, check_number, is_flag
+from guidegraph_runtime.errors import SettingError
 
 Check: TypeAlias = Callable[[str, Any], Any]
 """Takes a setting's name and value; returns the value, or raises ``ValueError``."""

@@ -6,9 +6,10 @@ from typing import Annotated, Any, TypeAlias
 
 import numpy as np
 
-from guidegraph_runtime.checks import SettingError, check_int
+from guidegraph_runtime.checks import check_int
 from guidegraph_runtime.declare.operation import operation
 from guidegraph_runtime.declare.settings import Count, Label, NotEmpty, Range
+from guidegraph_runtime.errors import SettingError
 from guidegraph_runtime.limits import check_limit
 
 MAX_LABEL = 2**63 - 1

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
-from guidegraph_runtime.checks import SettingError, check_int, check_number
+from guidegraph_runtime.checks import check_int, check_number
 from guidegraph_runtime.declare.operation import operation
 from guidegraph_runtime.declare.settings import (
     Fraction,
@@ -31,6 +31,7 @@ from guidegraph_runtime.declare.settings import (
     Schedule,
     Steps,
 )
+from guidegraph_runtime.errors import SettingError
 from guidegraph_runtime.limits import check_limit
 from guidegraph_runtime.tables import noise_levels, spacings
 from guidegraph_runtime.tables.noise_levels import (

@@ -6,9 +6,9 @@ from typing import Annotated, Literal, TypeAlias
 
 import numpy as np
 
-from guidegraph_runtime.checks import SettingError
 from guidegraph_runtime.declare.operation import operation
 from guidegraph_runtime.declare.settings import Fraction, Levels, Range, Schedule, Steps
+from guidegraph_runtime.errors import SettingError
 from guidegraph_runtime.limits import check_limit
 from guidegraph_runtime.operations.levels import table_shape
 from guidegraph_runtime.tables import noise_levels

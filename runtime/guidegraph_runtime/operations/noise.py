@@ -8,9 +8,10 @@ from typing import Annotated, Any, Literal, TypeAlias
 import numpy as np
 
 from guidegraph_runtime import noise
-from guidegraph_runtime.checks import SettingError, check_int
+from guidegraph_runtime.checks import check_int
 from guidegraph_runtime.declare.operation import operation
 from guidegraph_runtime.declare.settings import Noise, NotEmpty, Range, Sample
+from guidegraph_runtime.errors import SettingError
 
 Seed: TypeAlias = Annotated[int, Range(low=0)]
 Side: TypeAlias = Annotated[int, Range(low=1)]

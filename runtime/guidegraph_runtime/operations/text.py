@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from guidegraph_runtime.checks import SettingError, check_fields, check_flag, check_int
+from guidegraph_runtime.checks import check_fields, check_flag, check_int
 from guidegraph_runtime.checks import check_texts as list_of_texts
 from guidegraph_runtime.declare.operation import operation
 from guidegraph_runtime.declare.settings import Count
+from guidegraph_runtime.errors import SettingError
 from guidegraph_runtime.text.chunks import Chunker, make_chunk_tables
 from guidegraph_runtime.text.prompt_weights import parse_prompt
 from guidegraph_runtime.text.tokenizer import encode, load_tokenizer

@@ -11,9 +11,8 @@ from typing import Any, NoReturn, Protocol
 from numpy.typing import NDArray
 
 from guidegraph_runtime.bundle.manifest_types import Operation
-from guidegraph_runtime.checks import SettingError
 from guidegraph_runtime.error_text import error_text
-from guidegraph_runtime.errors import BundleError
+from guidegraph_runtime.errors import BundleError, SettingError
 from guidegraph_runtime.limits import LimitExceeded, TripCount, current_limits, show_limit
 from guidegraph_runtime.machine.shortages import with_shortage
 from guidegraph_runtime.operations import OPERATIONS

@@ -9,8 +9,8 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from guidegraph_runtime.checks import SettingError
 from guidegraph_runtime.declare.settings import Fraction, Offset, Positive, Steps
+from guidegraph_runtime.errors import SettingError
 from guidegraph_runtime.samplers.sampler import Eta, sampler
 from guidegraph_runtime.tables import noise_levels
 from guidegraph_runtime.tables.noise_levels import SUBSEQUENCE, Final, NoiseSchedule, Rule, Sigmas

@@ -10,8 +10,9 @@ from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 
-from guidegraph_runtime.checks import SettingError, check_array, check_choice, check_fields, check_number
+from guidegraph_runtime.checks import check_array, check_choice, check_fields, check_number
 from guidegraph_runtime.declare.settings import Fraction, Offset, Steps
+from guidegraph_runtime.errors import SettingError
 from guidegraph_runtime.limits import check_limit
 from guidegraph_runtime.tables.form import Form
 from guidegraph_runtime.tables.rows import Array, Level

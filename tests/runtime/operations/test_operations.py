@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from guidegraph_runtime.checks import SettingError
+from guidegraph_runtime.errors import SettingError
 from guidegraph_runtime.operations import OPERATIONS, schedule
 from guidegraph_runtime.pictures.png import write_png
 from tests.paths import ROOT
