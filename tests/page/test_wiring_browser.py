@@ -54,6 +54,21 @@ def find_empty(page: Browser) -> Sequence[float]:
     )
 
 
+SLOW_POSTS = """(() => {
+  const real = fetch;
+  let end;
+  window.answered = new Promise(resolve => { end = resolve; });
+  window.fetch = async (...request) => {
+    const answer = await real(...request);
+    if (request[1]?.method === 'POST') {
+      await new Promise(resolve => setTimeout(resolve, 1500));
+      end();
+    }
+    return answer;
+  };
+})()"""
+
+
 def press_and_move(page: Browser, start: str, end: str = "") -> None:
     """Drag from the middle of an element to that of another, or to an empty place, without dropping."""
     from selenium.webdriver.common.actions.action_builder import ActionBuilder
@@ -227,6 +242,17 @@ def test_the_keyboard_wires_inserts_and_removes(wired: Browser, server: Server) 
     wait(wired, "document.querySelector('.wire-panel')")
     click_text(wired, ".wire-panel button", "Remove")
     wait(wired, "document.querySelector('.lines').textContent.includes('in: {x: carry.x}}')")
+
+
+def test_an_edit_that_ends_late_selects_nothing_after_another_selection(wired: Browser, server: Server) -> None:
+    wired.evaluate(CLICK.format("nodes.rest"))
+    wait(wired, "document.getElementById('node-name')")
+    wired.evaluate(SLOW_POSTS)
+    type_into(wired, "#node-name", "quotient")
+    wait(wired, NODE.format("nodes.quotient"))  # the file's event comes before the answer
+    wired.evaluate(CLICK.format("nodes.more"))
+    wired.driver.execute_async_script("window.answered.then(() => setTimeout(arguments[0], 200))")
+    assert wired.evaluate("document.querySelector('.panel h2').textContent") == "more"
 
 
 CHOOSE = """

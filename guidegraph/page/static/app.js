@@ -33,6 +33,8 @@ function App() {
   const [draft, setDraft] = useState(null);
   const [resumable, setResumable] = useState(null);
   const latest = useRef(0);
+  const shown = useRef(""); // an edit that ends after the person has gone elsewhere selects nothing
+  shown.current = [name, selected, pane, panel].join("\n");
 
   useEffect(() => {
     const onHash = () => setName(readName());
@@ -131,8 +133,9 @@ function App() {
 
   // Rename the selected node, or remove it if its new name is null.
   async function changeNode(path, newName) {
+    const before = shown.current;
     const problems = await send("api/nodes", { path, new_name: newName });
-    if (!problems.length) setSelected(newName === null ? "" : path.slice(0, path.lastIndexOf(".") + 1) + newName);
+    if (!problems.length && shown.current === before) setSelected(newName === null ? "" : path.slice(0, path.lastIndexOf(".") + 1) + newName);
     return problems;
   }
 
@@ -143,12 +146,21 @@ function App() {
     return problems;
   }
 
+  // Remove a link of the selected wire, and select the node at its end.
+  async function removeLink(path, link, node) {
+    const before = shown.current;
+    const problems = await wire({ path, link: null, old: link });
+    if (!problems.length && shown.current === before) select(node);
+    return problems;
+  }
+
   async function addNode(node) {
+    const before = shown.current;
     const problems = await send("api/add", node);
     if (problems.length) return problems;
     setDraft(null);
     setPlace({ block: node.block });
-    select(`${node.block}.${node.label}`);
+    if (shown.current === before) select(`${node.block}.${node.label}`);
     return [];
   }
 
@@ -297,7 +309,7 @@ function App() {
               onCancel=${(number) => post(`api/runs/${number}/cancel`).catch((error) => setFailure(error.message))} onEdit=${async (change) => setProblems(await edit(change))} />`}
             ${panel === "node" && (!isWire(view, selected)
               ? html`<${NodePanel} name=${name} path=${selected} view=${view} run=${ended} state=${job?.nodes[selected]} onSelect=${select} onEdit=${edit} onChange=${changeNode} onWire=${wire} onOffer=${openPalette} />`
-              : html`<${WirePanel} name=${name} path=${selected} view=${view} run=${ended} onSelect=${select} onWire=${wire} onInsert=${openPalette} />`)}
+              : html`<${WirePanel} name=${name} path=${selected} view=${view} run=${ended} onSelect=${select} onWire=${wire} onRemove=${removeLink} onInsert=${openPalette} />`)}
             ${panel === "add" && html`<${Palette} ...${{ name, view, place, draft }} onDraft=${setDraft} onAdd=${addNode}
               onPlace=${(next, use) => (use ? dropNode(next, use) : setPlace(next))} />`}
             ${panel === "runs" && html`<${Gallery} finished=${finished} onUse=${use} name=${name}

@@ -8,7 +8,7 @@ import { findTarget } from "./links.js";
 import { Problems } from "./node.js";
 import { Values } from "./values.js";
 
-export function WirePanel({ path, name, view, run, onWire, onInsert, onSelect }) {
+export function WirePanel({ path, name, view, run, onWire, onRemove, onInsert, onSelect }) {
   const [target, setTarget] = useState(null);
   const [problems, setProblems] = useState([]);
   useEffect(() => {
@@ -33,7 +33,7 @@ export function WirePanel({ path, name, view, run, onWire, onInsert, onSelect })
             onCommit=${(next) => change(next, link)} />
           ${!view.readonly && html`<span class="actions-row">
             <button onClick=${() => onInsert({ path, link })}>Insert a node</button>
-            <button onClick=${async () => { const refusals = await onWire({ path, link: null, old: link }); setProblems(refusals); if (!refusals.length) onSelect(target.node); }}>Remove</button></span>`}
+            <button onClick=${async () => setProblems(await onRemove(path, link, target.node))}>Remove</button></span>`}
         </dd></dl>`)}
       ${target.links.map((link) => findTarget(link, path, view) && html`<${Values} key=${link} run=${run} path=${findTarget(link, path, view)} output=${link.split(".")[1] || ""} />`)}
       ${!view.readonly && html`<p class="hint">Drag from a port to wire it anew, or drop a node from <b>Add</b> on the wire.</p>`}
