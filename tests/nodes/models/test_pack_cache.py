@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import itertools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -197,6 +197,15 @@ def test_without_spare_memory_only_the_last_layout_is_kept(packed_shapes: list[l
         assert len(packed_convolution.CACHE.copies(layer.weight.untyped_storage()._cdata)) == 1
 
 
+@pytest.fixture
+def quick_collections() -> Iterator[None]:
+    """The objects of the process so far, in a whole run of the tests millions, are left out of collections."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.mark.usefixtures("quick_collections")
 @pytest.mark.parametrize("method", ["forget_unused", "copies"])
 def test_a_collection_in_the_middle_may_forget_weights(method: str) -> None:
     """Layers in reference cycles are finalised by a collection, which any allocation may start."""
