@@ -45,7 +45,7 @@ def widen_stem(network: UNet, channels: int) -> None:
 
     old = network.stem
     added = channels * network.config.patch**2
-    with torch.device(old.weight.device):
+    with torch.device("meta"):  # random weights would be discarded, and take numbers of torch's generator
         stem = PackedConv2d(old.in_channels + added, old.out_channels, 3, padding=1)
     stem.weight = torch.nn.Parameter(functional.pad(old.weight, (0, 0, 0, 0, 0, added)), requires_grad=False)
     stem.bias = old.bias
