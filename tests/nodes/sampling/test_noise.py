@@ -44,6 +44,8 @@ def test_noise_is_standard_normal(rng: str) -> None:
 def test_a_shape_without_channels_is_refused() -> None:
     with pytest.raises(ValueError, match=r"\[C, H, W\], such as \[4, 16, 16\]; found \[16, 16\]"):
         gaussian(shape=[16, 16])
+    with pytest.raises(ValueError, match=r"'like' has the shape of samples, \(B, C, H, W\); found \(2, 16\)"):
+        gaussian(torch.zeros(2, 16))
 
 
 def test_a_single_sample_as_like_leaves_the_batch_to_the_setting() -> None:
