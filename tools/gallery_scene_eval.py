@@ -17,7 +17,6 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -33,11 +32,18 @@ from guidegraph.nodes.metrics.detector import detect_boxes
 from guidegraph.nodes.metrics.scene_eval import judge_scenes, scene_eval_scores, scene_eval_tasks
 from guidegraph.nodes.models.model_nodes import load_model
 from guidegraph.workflow import Workflow
-from guidegraph_runtime.files.atomic_write import atomic_path
-from tools.gallery_table import METHODS, ROOT, STEPS, Method, Operations
+from tools.gallery_table import (
+    CHUNK,
+    METHODS,
+    ROOT,
+    STEPS,
+    Method,
+    describe_params,
+    list_equal_costs,
+    measure_cost,
+    save,
+)
 
-CHUNK = 50
-PLAIN = "CFG, s = 4"
 SHAPES = ("shape: [4, 16, 16]", "shape: [8, 16, 16]")
 """The latents of the gallery's workflows, and those of a model of scenes of 128 pixels."""
 
@@ -57,26 +63,20 @@ def open_method(method: Method) -> Workflow:
 
 
 def list_methods(model: Path, weak: Path | None) -> list[Method]:
-    """The methods, with the folders of the models among their parameters; plain rows guide at all levels."""
+    """The methods, with the folders of the models among their parameters."""
     methods = []
     for method in METHODS:
-        params = {"steps": STEPS, **method.params, "model": model}
-        if method.plugin is None:
-            params["low"] = 0.0
-        if method.plugin == "autoguidance":
-            if weak is None:
-                continue
-            params["weak"] = weak
-        methods.append(replace(method, params=params))
+        if method.plugin != "autoguidance":
+            methods.append(set_model(method, model))
+        elif weak is not None:
+            methods.append(set_model(replace(method, params={**method.params, "weak": weak}), model))
     return methods
 
 
-def measure_cost(method: Method) -> float:
-    """Billions of floating-point operations for one picture."""
-    workflow, counter = open_method(method), Operations()
-    with counter:
-        workflow.run(**method.params)
-    return counter.total / 1e9
+def set_model(method: Method, model: Path) -> Method:
+    """A method that draws with a model of 128 pixels; plain rows guide at all levels."""
+    low = {"low": 0.0} if method.plugin is None else {}
+    return replace(method, params={"steps": STEPS, **method.params, **low, "model": model})
 
 
 def measure(method: Method, detector: Any, count: int) -> dict[str, Any]:
@@ -95,22 +95,12 @@ def measure(method: Method, detector: Any, count: int) -> dict[str, Any]:
     params = {name: value for name, value in method.params.items() if name not in ("model", "weak")}
     return {
         "method": method.name,
-        "params": {name: str(value) if value in (math.inf, -math.inf) else value for name, value in params.items()},
+        "params": describe_params(params),
         "count": count,
-        "gigaflops": round(measure_cost(method), 2),
+        "gigaflops": measure_cost(workflow, method.params),
         "scores": scores,
         "seconds": round(seconds, 3),
     }
-
-
-def list_equal_costs(rows: dict[str, dict[str, Any]], model: Path) -> Iterator[Method]:
-    """Plain guidance in the steps that cost as much as each dearer method."""
-    plain = rows.get(PLAIN)
-    for row in list(rows.values()):
-        if plain is None or row["gigaflops"] < 1.2 * plain["gigaflops"] or row["method"].startswith("CFG"):
-            continue
-        steps = round(STEPS * row["gigaflops"] / plain["gigaflops"])
-        yield Method(f"{PLAIN}, {steps} steps", None, {"scale": 4.0, "steps": steps, "low": 0.0, "model": model})
 
 
 def measure_missing(rows: dict[str, dict[str, Any]], arguments: argparse.Namespace) -> None:
@@ -122,14 +112,13 @@ def measure_missing(rows: dict[str, dict[str, Any]], arguments: argparse.Namespa
             return
         rows[method.name] = measure(method, detector, arguments.count)
         print(json.dumps(rows[method.name]), file=sys.stderr, flush=True)
-        with atomic_path(arguments.table) as temporary:
-            temporary.write_text(json.dumps(list(rows.values()), indent=1) + "\n", encoding="utf-8")
+        save(rows, arguments.table)
 
     for method in list_methods(arguments.model, arguments.weak):
         if arguments.only is None or arguments.only in method.name:
             add(method)
-    for method in list_equal_costs(rows, arguments.model):
-        add(method)
+    for method in list_equal_costs(rows):
+        add(set_model(method, arguments.model))
 
 
 def format_table(rows: list[dict[str, Any]]) -> str:
