@@ -6,13 +6,15 @@
 Each workflow draws the prompts of evaluate/scene_eval.yaml with a model of scenes of 128 pixels, picture i from the
 noise of seed i. The cost is what torch's counter of floating-point operations counts in one picture; classifier-free
 guidance is given the steps that cost the same. --weak: a weaker model, such as one of an early checkpoint, for
-autoguidance, which is left out without one. A measurement that was stopped goes on where it was. The last line counts
-the pairs of rows whose intervals of the overall score do not overlap.
+autoguidance, which is left out without one. A measurement that was stopped goes on where it was; rows of another model
+or detector, also of one that was trained again, are refused. The last line counts the pairs of rows whose intervals of
+the overall score do not overlap.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import sys
@@ -30,6 +32,7 @@ from guidegraph import load_workflow
 from guidegraph.nodes.data.scenes128.tasks import CATEGORIES
 from guidegraph.nodes.metrics.detector import detect_boxes
 from guidegraph.nodes.metrics.scene_eval import judge_scenes, scene_eval_scores, scene_eval_tasks
+from guidegraph.nodes.models.model_json import INDEX
 from guidegraph.nodes.models.model_nodes import load_model
 from guidegraph.workflow import Workflow
 from tools.gallery_table import (
@@ -79,6 +82,27 @@ def set_model(method: Method, model: Path) -> Method:
     return replace(method, params={"steps": STEPS, **method.params, **low, "model": model})
 
 
+def digest_models(arguments: argparse.Namespace) -> dict[str, str]:
+    """Digests of the model and of the detector: of their model.json, which has checksums of all files."""
+    folders = {"model": arguments.model, "detector": arguments.detector}
+    return {role: hashlib.sha256((folder / INDEX).read_bytes()).hexdigest() for role, folder in folders.items()}
+
+
+def find_problem(rows: dict[str, dict[str, Any]], arguments: argparse.Namespace) -> str:
+    """Why no row can be added to those of a table; empty if one can."""
+    folders = (arguments.model, arguments.detector)
+    if None in folders:
+        return "name the folders of the model and of the detector: --model, --detector"
+    for folder in folders:
+        if not (folder / INDEX).is_file():
+            return f"there is no model in '{folder}': a folder that model.save wrote has a {INDEX}"
+    models = digest_models(arguments)
+    for row in rows.values():
+        if row.get("models") != models:
+            return f"'{arguments.table}' has a row of another model or detector, '{row['method']}': name another file"
+    return ""
+
+
 def measure(method: Method, detector: Any, count: int) -> dict[str, Any]:
     """Draw and judge `count` prompts of each category."""
     workflow, right, category, started = open_method(method), [], [], time.perf_counter()
@@ -105,12 +129,12 @@ def measure(method: Method, detector: Any, count: int) -> dict[str, Any]:
 
 def measure_missing(rows: dict[str, dict[str, Any]], arguments: argparse.Namespace) -> None:
     """Measure the missing rows and add them; the file is written after each."""
-    detector = load_model(path=arguments.detector).detector
+    detector, models = load_model(path=arguments.detector).detector, digest_models(arguments)
 
     def add(method: Method) -> None:
         if method.name in rows:
             return
-        rows[method.name] = measure(method, detector, arguments.count)
+        rows[method.name] = {**measure(method, detector, arguments.count), "models": models}
         print(json.dumps(rows[method.name]), file=sys.stderr, flush=True)
         save(rows, arguments.table)
 
@@ -149,8 +173,8 @@ def main() -> None:
     if arguments.table.exists():
         rows = {row["method"]: row for row in json.loads(arguments.table.read_text(encoding="utf-8"))}
     if not arguments.show:
-        if arguments.model is None or arguments.detector is None:
-            parser.error("name the folders of the model and of the detector: --model, --detector")
+        if problem := find_problem(rows, arguments):
+            parser.error(problem)
         torch.set_num_threads(1)
         measure_missing(rows, arguments)
     print(format_table(list(rows.values())))

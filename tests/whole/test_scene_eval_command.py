@@ -112,6 +112,20 @@ def test_the_gallerys_table_counts_the_pairs_that_differ(tmp_path: Path) -> None
     assert printed[-1] == ["2 of 3 pairs differ by more than their intervals."]
 
 
+def test_no_row_is_added_to_those_of_another_model(tmp_path: Path) -> None:
+    folders = [tmp_path / "model", tmp_path / "detector"]
+    for folder in folders:
+        folder.mkdir()
+        (folder / "model.json").write_text("{}")
+    table = tmp_path / "gallery.json"
+    table.write_text(json.dumps([{"method": "no guidance", "models": {"model": "of a month ago", "detector": ""}}]))
+    command = [sys.executable, "tools/gallery_scene_eval.py", str(table)]
+    command += ["--model", str(folders[0]), "--detector", str(folders[1])]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 2
+    assert "has a row of another model or detector, 'no guidance': name another file" in done.stderr
+
+
 @pytest.mark.slow
 def test_the_ceiling_needs_no_denoiser(tmp_path: Path) -> None:
     parts = write_model(MODEL.replace("denoiser: denoiser, text: text, schedule: schedule, ", ""), tmp_path)
