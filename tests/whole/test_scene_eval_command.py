@@ -90,14 +90,14 @@ def run_tool(name: str, *arguments: Path | str) -> list[list[str]]:
 
 def test_a_sweep_is_printed_with_a_column_for_each_category(tmp_path: Path) -> None:
     (tmp_path / "tables").mkdir()
-    lines = ["cell,scale,pictures,category,count,score,low,high"]
+    lines = ["cell,scale,count,pictures,category,scores.count,score,low,high"]
     for cell, score in (("a", 0.25), ("b", 0.75)):
         for category in CATEGORIES:
-            lines.append(f"{cell},{8 * score},drawn,{category},4,{score},{score - 0.1},{score + 0.1}")
+            lines.append(f"{cell},{8 * score},4,drawn,{category},4,{score},{score - 0.1},{score + 0.1}")
     (tmp_path / "tables" / "scores.csv").write_text("\n".join(lines))
     header, _, *rows = run_tool("scene_eval_table", tmp_path)
-    assert header == ["scale", *CATEGORIES[:-1], "overall [95 %]"]
-    assert rows == [["2", *["25"] * 6, "25.0 [15.0, 35.0]"], ["6", *["75"] * 6, "75.0 [65.0, 85.0]"]]
+    assert header == ["scale", "count", *CATEGORIES[:-1], "overall [95 %]"]
+    assert rows == [["2", "4", *["25"] * 6, "25.0 [15.0, 35.0]"], ["6", "4", *["75"] * 6, "75.0 [65.0, 85.0]"]]
 
 
 def test_the_gallerys_table_counts_the_pairs_that_differ(tmp_path: Path) -> None:
