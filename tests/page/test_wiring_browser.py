@@ -251,7 +251,7 @@ def test_options_that_keys_pass_on_the_way_are_not_wired(wired: Browser, server:
     assert server.read() == WIRED
 
 
-def test_a_choice_by_keys_counts_for_its_workflow_if_another_is_opened_meanwhile(wired: Browser, server: Server) -> None:
+def test_a_choice_by_keys_counts_for_its_workflow_if_another_is_opened(wired: Browser, server: Server) -> None:
     text = WIRED.replace("{a: start, b: more}", "{a: start, b: start}")
     other = server.folder / "other.yaml"
     other.write_text("# another\n" + text)
