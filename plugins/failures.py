@@ -5,7 +5,10 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any
+
+import pluggy
 
 from guidegraph import graph
 from guidegraph.graph.node import NodeDefinitionError
@@ -30,16 +33,28 @@ def load_or_explain(load: Callable[[], Any], fix: str) -> Any:
 
 
 def format_location(error: BaseException) -> str:
-    """Format the error's location in the plugin's code: " at FILE:LINE", or an empty string if unknown."""
+    """Format the error's location in the plugin's code: " at FILE:LINE", or an empty string if unknown.
+
+    It is the last line of the package that the loader called, also if a library that it uses raised the error.
+    """
     if isinstance(error, SyntaxError) and error.filename:
         return f" at {error.filename}:{error.lineno}"
-    loader, engine = Path(__file__).parent, Path(str(graph.__file__)).parent
-    frames = traceback.extract_tb(error.__traceback__)
-    plugin_frames = [f for f in frames if f.filename[:1] != "<" and "importlib" not in f.filename]
-    plugin_frames = [
-        f for f in plugin_frames if Path(f.filename).parent != loader and not Path(f.filename).is_relative_to(engine)
-    ]
-    return f" at {plugin_frames[-1].filename}:{plugin_frames[-1].lineno}" if plugin_frames else ""
+    frames = [(frame, line) for frame, line in traceback.walk_tb(error.__traceback__) if not _is_loaders(frame)]
+    packages = [str(frame.f_globals.get("__name__", "")).partition(".")[0] for frame, _ in frames]
+    own = [entry for entry, package in zip(frames, packages, strict=True) if package == packages[0]]
+    return f" at {own[-1][0].f_code.co_filename}:{own[-1][1]}" if own else ""
+
+
+def _is_loaders(frame: FrameType) -> bool:
+    """Whether a frame is one of the loader, of the engine, of pluggy or of Python's import."""
+    file = frame.f_code.co_filename
+    folders = [Path(str(module.__file__)).parent for module in (graph, pluggy)]
+    return (
+        file[:1] == "<"
+        or "importlib" in file
+        or Path(file).parent == Path(__file__).parent
+        or any(map(Path(file).is_relative_to, folders))
+    )
 
 
 def explain_failure(error: BaseException) -> tuple[str, str, str]:

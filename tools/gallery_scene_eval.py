@@ -6,18 +6,19 @@
 Each workflow draws the prompts of evaluate/scene_eval.yaml with a model of scenes of 128 pixels, picture i from the
 noise of seed i. The cost is what torch's counter of floating-point operations counts in one picture; classifier-free
 guidance is given the steps that cost the same. --weak: a weaker model, such as one of an early checkpoint, for
-autoguidance, which is left out without one. A measurement that was stopped goes on where it was. The last line counts
-the pairs of rows whose intervals of the overall score do not overlap.
+autoguidance, which is left out without one. A measurement that was stopped goes on where it was; rows of another model
+or detector, also of one that was trained again, are refused. The last line counts the pairs of rows whose intervals of
+the overall score do not overlap.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -31,13 +32,21 @@ from guidegraph import load_workflow
 from guidegraph.nodes.data.scenes128.tasks import CATEGORIES
 from guidegraph.nodes.metrics.detector import detect_boxes
 from guidegraph.nodes.metrics.scene_eval import judge_scenes, scene_eval_scores, scene_eval_tasks
+from guidegraph.nodes.models.model_json import INDEX
 from guidegraph.nodes.models.model_nodes import load_model
 from guidegraph.workflow import Workflow
-from guidegraph_runtime.files.atomic_write import atomic_path
-from tools.gallery_table import METHODS, ROOT, STEPS, Method, Operations
+from tools.gallery_table import (
+    CHUNK,
+    METHODS,
+    ROOT,
+    STEPS,
+    Method,
+    describe_params,
+    list_equal_costs,
+    measure_cost,
+    save,
+)
 
-CHUNK = 50
-PLAIN = "CFG, s = 4"
 SHAPES = ("shape: [4, 16, 16]", "shape: [8, 16, 16]")
 """The latents of the gallery's workflows, and those of a model of scenes of 128 pixels."""
 
@@ -57,26 +66,41 @@ def open_method(method: Method) -> Workflow:
 
 
 def list_methods(model: Path, weak: Path | None) -> list[Method]:
-    """The methods, with the folders of the models among their parameters; plain rows guide at all levels."""
+    """The methods, with the folders of the models among their parameters."""
     methods = []
     for method in METHODS:
-        params = {"steps": STEPS, **method.params, "model": model}
-        if method.plugin is None:
-            params["low"] = 0.0
-        if method.plugin == "autoguidance":
-            if weak is None:
-                continue
-            params["weak"] = weak
-        methods.append(replace(method, params=params))
+        if method.plugin != "autoguidance":
+            methods.append(set_model(method, model))
+        elif weak is not None:
+            methods.append(set_model(replace(method, params={**method.params, "weak": weak}), model))
     return methods
 
 
-def measure_cost(method: Method) -> float:
-    """Billions of floating-point operations for one picture."""
-    workflow, counter = open_method(method), Operations()
-    with counter:
-        workflow.run(**method.params)
-    return counter.total / 1e9
+def set_model(method: Method, model: Path) -> Method:
+    """A method that draws with a model of 128 pixels; plain rows guide at all levels."""
+    low = {"low": 0.0} if method.plugin is None else {}
+    return replace(method, params={"steps": STEPS, **method.params, **low, "model": model})
+
+
+def digest_models(arguments: argparse.Namespace) -> dict[str, str]:
+    """Digests of the model and of the detector: of their model.json, which has checksums of all files."""
+    folders = {"model": arguments.model, "detector": arguments.detector}
+    return {role: hashlib.sha256((folder / INDEX).read_bytes()).hexdigest() for role, folder in folders.items()}
+
+
+def find_problem(rows: dict[str, dict[str, Any]], arguments: argparse.Namespace) -> str:
+    """Why no row can be added to those of a table; empty if one can."""
+    folders = (arguments.model, arguments.detector)
+    if None in folders:
+        return "name the folders of the model and of the detector: --model, --detector"
+    for folder in folders:
+        if not (folder / INDEX).is_file():
+            return f"there is no model in '{folder}': a folder that model.save wrote has a {INDEX}"
+    models = digest_models(arguments)
+    for row in rows.values():
+        if row.get("models") != models:
+            return f"'{arguments.table}' has a row of another model or detector, '{row['method']}': name another file"
+    return ""
 
 
 def measure(method: Method, detector: Any, count: int) -> dict[str, Any]:
@@ -95,41 +119,30 @@ def measure(method: Method, detector: Any, count: int) -> dict[str, Any]:
     params = {name: value for name, value in method.params.items() if name not in ("model", "weak")}
     return {
         "method": method.name,
-        "params": {name: str(value) if value in (math.inf, -math.inf) else value for name, value in params.items()},
+        "params": describe_params(params),
         "count": count,
-        "gigaflops": round(measure_cost(method), 2),
+        "gigaflops": measure_cost(workflow, method.params),
         "scores": scores,
         "seconds": round(seconds, 3),
     }
 
 
-def list_equal_costs(rows: dict[str, dict[str, Any]], model: Path) -> Iterator[Method]:
-    """Plain guidance in the steps that cost as much as each dearer method."""
-    plain = rows.get(PLAIN)
-    for row in list(rows.values()):
-        if plain is None or row["gigaflops"] < 1.2 * plain["gigaflops"] or row["method"].startswith("CFG"):
-            continue
-        steps = round(STEPS * row["gigaflops"] / plain["gigaflops"])
-        yield Method(f"{PLAIN}, {steps} steps", None, {"scale": 4.0, "steps": steps, "low": 0.0, "model": model})
-
-
 def measure_missing(rows: dict[str, dict[str, Any]], arguments: argparse.Namespace) -> None:
     """Measure the missing rows and add them; the file is written after each."""
-    detector = load_model(path=arguments.detector).detector
+    detector, models = load_model(path=arguments.detector).detector, digest_models(arguments)
 
     def add(method: Method) -> None:
         if method.name in rows:
             return
-        rows[method.name] = measure(method, detector, arguments.count)
+        rows[method.name] = {**measure(method, detector, arguments.count), "models": models}
         print(json.dumps(rows[method.name]), file=sys.stderr, flush=True)
-        with atomic_path(arguments.table) as temporary:
-            temporary.write_text(json.dumps(list(rows.values()), indent=1) + "\n", encoding="utf-8")
+        save(rows, arguments.table)
 
     for method in list_methods(arguments.model, arguments.weak):
         if arguments.only is None or arguments.only in method.name:
             add(method)
-    for method in list_equal_costs(rows, arguments.model):
-        add(method)
+    for method in list_equal_costs(rows):
+        add(set_model(method, arguments.model))
 
 
 def format_table(rows: list[dict[str, Any]]) -> str:
@@ -160,8 +173,8 @@ def main() -> None:
     if arguments.table.exists():
         rows = {row["method"]: row for row in json.loads(arguments.table.read_text(encoding="utf-8"))}
     if not arguments.show:
-        if arguments.model is None or arguments.detector is None:
-            parser.error("name the folders of the model and of the detector: --model, --detector")
+        if problem := find_problem(rows, arguments):
+            parser.error(problem)
         torch.set_num_threads(1)
         measure_missing(rows, arguments)
     print(format_table(list(rows.values())))

@@ -18,6 +18,7 @@ import argparse
 import json
 import math
 import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ from guidegraph_runtime.files.atomic_write import atomic_path
 
 ROOT = Path(__file__).parents[1]
 STEPS, CHUNK = 30, 50
+PLAIN = "CFG, s = 4"
+"""The row with whose cost the dearer methods are compared."""
 CAPTIONS, REFERENCES = 20_000, 30_000  # the seeds of the two sets of scenes
 
 
@@ -142,12 +145,17 @@ class Operations(TorchDispatchMode):
         return out
 
 
-def cost(method: Method) -> float:
-    """Billions of floating-point operations for one picture."""
-    workflow, counter = method.workflow, Operations()
+def measure_cost(workflow: Workflow, params: Mapping[str, Any]) -> float:
+    """Billions of floating-point operations for one picture, to two places."""
+    counter = Operations()
     with counter:
-        workflow.run(**{"steps": STEPS, **method.params})
-    return counter.total / 1e9
+        workflow.run(**params)
+    return round(counter.total / 1e9, 2)
+
+
+def describe_params(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters as JSON has them, which has no infinity."""
+    return {name: str(value) if value in (math.inf, -math.inf) else value for name, value in params.items()}
 
 
 def measure(method: Method, count: int, reference: torch.Tensor) -> dict[str, Any]:
@@ -165,11 +173,9 @@ def measure(method: Method, count: int, reference: torch.Tensor) -> dict[str, An
     kid = kernel_distance(extract_features(efficientnet(), image), reference)
     return {
         "method": method.name,
-        "params": {
-            name: str(value) if value in (math.inf, -math.inf) else value for name, value in method.params.items()
-        },
+        "params": describe_params(method.params),
         "count": count,
-        "gigaflops": round(cost(method), 2),
+        "gigaflops": measure_cost(method.workflow, {"steps": STEPS, **method.params}),
         "objects": [objects.value, objects.low, objects.high],
         "background": background.value,
         "kid": [kid.value, kid.error],
@@ -206,22 +212,28 @@ def measure_missing(rows: dict[str, dict[str, Any]], arguments: argparse.Namespa
         rows[method.name] = measure(method, arguments.count, reference)
         print(json.dumps(rows[method.name]), flush=True)
         save(rows, arguments.table)
-    plain = rows.get("CFG, s = 4")
-    for row in list(rows.values()):
-        if plain is None or row["gigaflops"] < 1.2 * plain["gigaflops"] or row["method"].startswith("CFG"):
-            continue
-        steps = round(STEPS * row["gigaflops"] / plain["gigaflops"])
-        same = Method(f"CFG, s = 4, {steps} steps", None, {"scale": 4.0, "steps": steps}, arguments.flow)
+    for same in list_equal_costs(rows):
         if same.name not in rows:
-            rows[same.name] = measure(same, arguments.count, reference)
+            rows[same.name] = measure(replace(same, flow=arguments.flow), arguments.count, reference)
             print(json.dumps(rows[same.name]), flush=True)
             save(rows, arguments.table)
     return rows
 
 
+def list_equal_costs(rows: Mapping[str, Mapping[str, Any]]) -> Iterator[Method]:
+    """Plain guidance in the steps that cost as much as each dearer method."""
+    plain = rows.get(PLAIN)
+    for row in list(rows.values()):
+        if plain is None or row["gigaflops"] < 1.2 * plain["gigaflops"] or row["method"].startswith("CFG"):
+            continue
+        steps = round(STEPS * row["gigaflops"] / plain["gigaflops"])
+        yield Method(f"{PLAIN}, {steps} steps", None, {"scale": 4.0, "steps": steps})
+
+
 def save(rows: dict[str, dict[str, Any]], path: Path) -> None:
+    """Write the rows to a file of JSON. Either all of it is there, or the file as it was."""
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(list(rows.values()), indent=1) + "\n")
+        temporary.write_text(json.dumps(list(rows.values()), indent=1) + "\n", encoding="utf-8")
 
 
 def sort_rows(rows: dict[str, dict[str, Any]]) -> list[str]:

@@ -12,8 +12,6 @@ import argparse
 import csv
 from pathlib import Path
 
-FIXED = ("cell", "pictures", "category", "count", "score", "low", "high")
-"""The columns of the sweep's table that are no swept parameter."""
 OVERALL = "overall"
 
 
@@ -28,7 +26,8 @@ def read_cells(path: Path) -> dict[str, list[dict[str, str]]]:
 
 def format_table(cells: list[list[dict[str, str]]]) -> str:
     """The table in Markdown."""
-    swept = [name for name in cells[0][0] if name not in FIXED]
+    columns = [*cells[0][0]]
+    swept = columns[1 : columns.index("pictures")]  # between the cell and the columns of the output
     categories = [row["category"] for row in cells[0] if row["category"] != OVERALL]
     header = [*swept, *categories, "overall [95 %]"]
     lines = [f"| {' | '.join(header)} |", f"|{' --- |' * len(swept)}{' ---: |' * (len(categories) + 1)}"]

@@ -150,10 +150,10 @@ def interval(
 ) -> Scale:
     """The guidance scale inside an interval of noise levels, and 1, no guidance, outside (Kynkäänniemi et al. 2024).
 
-    low, high: ends of the interval, both included, as timesteps, or as σ/α like in the paper if a schedule is wired; a
-    flow schedule has σ, from 0 to 1.
-    t (1) or (B). Returns a number if t is one timestep and scale a number, so that guidance.cfg can skip a call;
-    otherwise a tensor (B).
+    t (1) or (B). low, high: ends of the interval, both included, as timesteps, or as σ/α like in the paper if a
+    schedule is wired; a flow schedule has σ, from 0 to 1.
+    Returns a number if t is one timestep and scale a number, so that guidance.cfg can skip a call; otherwise a tensor
+    (B).
     Raises an error if low is above high; in a graph, where they are tensors, such an interval is empty.
     """
     import torch

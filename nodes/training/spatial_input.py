@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 def add_spatial_channels(denoiser: Denoiser, *, channels: Annotated[int, Ge(1)]) -> Denoiser:
     """A U-Net that also takes a spatial condition of `channels` channels, to fine-tune a trained model on it.
 
-    denoiser: of `model.load` or `model.unet`; its own spatial condition, if it has one, comes first. The weights of the
-    new channels are zero, so that predictions are unchanged at first, whatever the condition (Brooks et al. 2023,
-    section 3.2). All other tensors are shared, and the input does not change.
+    The weights of the new channels are zero, so that predictions are unchanged at first, whatever the condition (Brooks
+    et al. 2023, section 3.2). All other tensors are shared, and the input does not change.
+    denoiser: of `model.load` or `model.unet`; its own spatial condition, if it has one, comes first.
     Raises an error for a denoiser that is no U-Net of `model.unet`, or has a LoRA that is not merged.
     """
     from guidegraph.nodes.models.networks.low_rank import low_rank_layers
@@ -45,7 +45,7 @@ def widen_stem(network: UNet, channels: int) -> None:
 
     old = network.stem
     added = channels * network.config.patch**2
-    with torch.device(old.weight.device):
+    with torch.device("meta"):  # random weights would be discarded, and take numbers of torch's generator
         stem = PackedConv2d(old.in_channels + added, old.out_channels, 3, padding=1)
     stem.weight = torch.nn.Parameter(functional.pad(old.weight, (0, 0, 0, 0, 0, added)), requires_grad=False)
     stem.bias = old.bias

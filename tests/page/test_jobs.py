@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import pytest
+import torch
 
 from guidegraph.plugins.manager import PluginManager
 from tests.page.conftest import DRAW, Site
@@ -296,6 +297,17 @@ def test_the_page_knows_that_a_run_is_about_to_stop(site: Site) -> None:
     assert site.page.jobs.jobs[number].describe(0)["stopping"] is True
     assert site.page.jobs.version > before
     site.page.jobs.wait(number, timeout=60)
+
+
+def test_previews_are_made_only_while_a_page_takes_events(site: Site) -> None:
+    frames = site.page.jobs.jobs[site.run_to_end()["number"]].frames
+    assert frames is not None
+    counts = []
+    for watchers in (0, 1, 0):
+        site.page.jobs.watchers = watchers
+        frames(torch.zeros(1, 3, 2, 2))
+        counts.append(frames.count)
+    assert counts == [0, 1, 1]
 
 
 def test_a_folder_without_a_stopped_run_cannot_be_resumed(site: Site) -> None:

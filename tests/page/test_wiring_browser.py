@@ -277,6 +277,22 @@ def test_options_that_keys_pass_on_the_way_are_not_wired(wired: Browser, server:
     assert server.read() == WIRED
 
 
+def test_a_choice_by_keys_counts_for_its_workflow_if_another_is_opened(wired: Browser, server: Server) -> None:
+    text = WIRED.replace("{a: start, b: more}", "{a: start, b: start}")
+    other = server.folder / "other.yaml"
+    other.write_text("# another\n" + text)
+    server.write(text)
+    wait(wired, "document.querySelector('.lines').textContent.includes('{a: start, b: start}')")
+    wired.evaluate(CLICK.format("nodes.more"))
+    wait(wired, "document.querySelector('[aria-label=\"Wire out to\"]')")
+    wired.evaluate("document.querySelector('[aria-label=\"Wire out to\"]').focus()")
+    wait(wired, "document.querySelectorAll('[aria-label=\"Wire out to\"] option').length > 1")
+    wired.driver.execute_script(CHOOSE + "location.hash = 'other.yaml';")
+    wait(wired, "document.querySelector('.lines')?.textContent.includes('# another')")
+    wired.driver.execute_async_script("setTimeout(arguments[0], 1500)")  # longer than keys rest
+    assert (server.read(), other.read_text()) == (WIRED, "# another\n" + text)
+
+
 def test_links_are_suggested_in_their_field(wired: Browser, server: Server) -> None:
     wired.evaluate(CLICK.format("nodes.rest"))
     wait(wired, "document.getElementById('nodes.rest-a')")

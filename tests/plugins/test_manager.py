@@ -162,6 +162,15 @@ def test_the_traceback_shows_the_plugins_own_line(installed: Installed) -> None:
     assert f"gg_test_raises.py:{line}; it must return a list of" in plugin.fix
 
 
+def test_the_fix_names_the_plugins_own_line_if_a_library_raised_the_error(installed: Installed) -> None:
+    installed.add("reads", "import json\n" + GOOD.replace("return [twice]", "return json.loads('{')"))
+    code = "import json\n" + GOOD + "json.loads('{')\n"
+    installed.add("early", code)
+    manager = PluginManager()
+    assert "gg_test_reads.py:12; it must return" in status(manager, "reads").fix
+    assert f"gg_test_early.py:{len(code.splitlines())}, or leave it out" in status(manager, "early").fix
+
+
 def test_all_bad_plugins_at_once_leave_the_good_one_working(installed: Installed) -> None:
     for name, (code, _) in BAD.items():
         installed.add(name, code)

@@ -90,14 +90,14 @@ def run_tool(name: str, *arguments: Path | str) -> list[list[str]]:
 
 def test_a_sweep_is_printed_with_a_column_for_each_category(tmp_path: Path) -> None:
     (tmp_path / "tables").mkdir()
-    lines = ["cell,scale,pictures,category,count,score,low,high"]
+    lines = ["cell,scale,count,pictures,category,scores.count,score,low,high"]
     for cell, score in (("a", 0.25), ("b", 0.75)):
         for category in CATEGORIES:
-            lines.append(f"{cell},{8 * score},drawn,{category},4,{score},{score - 0.1},{score + 0.1}")
+            lines.append(f"{cell},{8 * score},4,drawn,{category},4,{score},{score - 0.1},{score + 0.1}")
     (tmp_path / "tables" / "scores.csv").write_text("\n".join(lines))
     header, _, *rows = run_tool("scene_eval_table", tmp_path)
-    assert header == ["scale", *CATEGORIES[:-1], "overall [95 %]"]
-    assert rows == [["2", *["25"] * 6, "25.0 [15.0, 35.0]"], ["6", *["75"] * 6, "75.0 [65.0, 85.0]"]]
+    assert header == ["scale", "count", *CATEGORIES[:-1], "overall [95 %]"]
+    assert rows == [["2", "4", *["25"] * 6, "25.0 [15.0, 35.0]"], ["6", "4", *["75"] * 6, "75.0 [65.0, 85.0]"]]
 
 
 def test_the_gallerys_table_counts_the_pairs_that_differ(tmp_path: Path) -> None:
@@ -110,6 +110,20 @@ def test_the_gallerys_table_counts_the_pairs_that_differ(tmp_path: Path) -> None
     printed = run_tool("gallery_scene_eval", tmp_path / "gallery.json", "--show")
     assert printed[2] == ["no guidance", "9.8", "300", *["20"] * 6, "20.0 [10.0, 30.0]"]
     assert printed[-1] == ["2 of 3 pairs differ by more than their intervals."]
+
+
+def test_no_row_is_added_to_those_of_another_model(tmp_path: Path) -> None:
+    folders = [tmp_path / "model", tmp_path / "detector"]
+    for folder in folders:
+        folder.mkdir()
+        (folder / "model.json").write_text("{}")
+    table = tmp_path / "gallery.json"
+    table.write_text(json.dumps([{"method": "no guidance", "models": {"model": "of a month ago", "detector": ""}}]))
+    command = [sys.executable, "tools/gallery_scene_eval.py", str(table)]
+    command += ["--model", str(folders[0]), "--detector", str(folders[1])]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 2
+    assert "has a row of another model or detector, 'no guidance': name another file" in done.stderr
 
 
 @pytest.mark.slow

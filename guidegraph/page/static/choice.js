@@ -7,24 +7,23 @@ const REST = 1000; // milliseconds without a key; so long does a browser take le
 // onChange: called with each option that is passed, onChoose: with the one that is chosen. Letters and arrows pass others
 // on the way, so a choice by keys is made when they rest, by Enter, or on leaving.
 export function Choice({ onChange, onChoose, children, ...attributes }) {
-  const pending = useRef(null);
+  const pending = useRef(null); // a function, of the time of the choice: by the end of the wait the page may show another workflow
   const timer = useRef(0);
   const byKeys = useRef(false);
-  const choose = useRef(null);
-  choose.current = onChoose;
   function settle() {
     clearTimeout(timer.current);
-    const text = pending.current;
+    const choose = pending.current;
     pending.current = null;
-    if (text !== null) choose.current(text);
+    choose?.();
   }
   function wait() {
     clearTimeout(timer.current);
     timer.current = setTimeout(settle, REST);
   }
   function change(event) {
-    pending.current = event.target.value;
-    onChange?.(event.target.value);
+    const text = event.target.value;
+    pending.current = () => onChoose(text);
+    onChange?.(text);
     if (byKeys.current) wait();
     else settle();
   }

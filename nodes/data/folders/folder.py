@@ -91,7 +91,7 @@ def folder_sample(
 ) -> FolderBatch:
     """Up to `count` rows of a folder in an order set by `seed`, from row `start` on, for example as a reference set.
 
-    path, kind, size, map_classes and part: as for `data.folder`. Pictures are not mirrored, and no row occurs twice.
+    Pictures are not mirrored, and no row occurs twice. path, kind, size, map_classes and part: as for `data.folder`.
     Raises an error if the folder has no row `start`.
     """
     data = read_folder(path, kind, size, map_classes, part)

@@ -88,8 +88,8 @@ def scene_128(*, seed: Seed = 0, batch: Count = 1, split: Split = "held_out") ->
 def scene_map(classes: Tensor, *, size: Count | None = None) -> SemanticMap:
     """The one-hot map (B, 76, H, W) of the classes (B, H, W) of pixels: 64 objects, 8 grounds and 4 skies.
 
-    size: of a map (B, 76, size, size) of the share of each class in squares of pixels, as the mean of a one-hot map,
-    without making that; it divides H and W.
+    size: makes a map (B, 76, size, size) with the share of each class in equal rectangles of pixels, the means of the
+    one-hot map, which is not made. Raises an error for other classes, and for a size that does not divide H and W.
     """
     import torch
 

@@ -62,9 +62,16 @@ def test_the_new_channels_learn() -> None:
 def test_other_tensors_are_shared_and_the_model_is_saved_and_loaded(tmp_path: Path) -> None:
     before = unet()
     widened: Any = add_spatial_channels(before, channels=3)
+    assert widened.network.stem.bias is before.network.stem.bias
     assert widened.network.head.weight is before.network.head.weight
     save_model(denoiser=widened, path=tmp_path, dtype="float32")
     assert torch.equal(output(load_model(path=tmp_path).denoiser, MAP), output(widened, MAP))
+
+
+def test_no_random_numbers_of_the_caller_are_taken() -> None:
+    before, state = unet(), torch.get_rng_state()
+    add_spatial_channels(before, channels=3)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_a_lora_of_a_widened_model_is_applied_to_one_widened_again(tmp_path: Path) -> None:
