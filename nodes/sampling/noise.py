@@ -30,6 +30,10 @@ def gaussian(
     import torch
 
     batch, sizes = philox.batch_and_shape(None if like is None else tuple(like.shape), shape, batch, seed)
+    if len(sizes) != 3 and like is not None:
+        raise ValueError(f"'like' has the shape of samples, (B, C, H, W); found {tuple(like.shape)}")
+    if len(sizes) != 3:
+        raise ValueError(f"'shape' is that of one sample, [C, H, W], such as [4, 16, 16]; found {list(sizes)}")
     if like is not None:
         device, dtype_like = like.device, like.dtype
     else:

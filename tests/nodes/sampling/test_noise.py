@@ -41,6 +41,13 @@ def test_noise_is_standard_normal(rng: str) -> None:
     assert float(noise.std()) == pytest.approx(1, abs=0.03)
 
 
+def test_a_shape_that_is_not_of_samples_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"\[C, H, W\], such as \[4, 16, 16\]; found \[16, 16\]"):
+        gaussian(shape=[16, 16])
+    with pytest.raises(ValueError, match=r"'like' has the shape of samples, \(B, C, H, W\); found \(2, 16\)"):
+        gaussian(torch.zeros(2, 16))
+
+
 def test_a_single_sample_as_like_leaves_the_batch_to_the_setting() -> None:
     like = torch.zeros(1, 4, 6, 6)
     assert torch.equal(gaussian(like, batch=3, seed=5), gaussian(shape=[4, 6, 6], batch=3, seed=5))

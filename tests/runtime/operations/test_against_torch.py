@@ -75,9 +75,9 @@ def test_a_picture_is_noised_to_the_same_level(dtype: str) -> None:
     [
         {"shape": [4, 5, 3]},
         {"shape": [4, 5, 3], "seed": 7, "batch": 3},
-        {"shape": [3, 2], "seed": [5, 1, 2**64 - 1]},
-        {"shape": [3], "seed": 2, "index": 0},
-        {"shape": [3], "seed": 2, "index": 41, "batch": 2},
+        {"shape": [3, 2, 2], "seed": [5, 1, 2**64 - 1]},
+        {"shape": [3, 1, 1], "seed": 2, "index": 0},
+        {"shape": [3, 1, 1], "seed": 2, "index": 41, "batch": 2},
         {"like": np.zeros((2, 4, 3, 3), np.float32), "seed": 3, "shape": [9], "batch": 5},
         {"like": np.zeros((1, 4, 3, 3), np.float64), "index": 2, "batch": 3},
         {"like": np.zeros((1, 4, 3, 3), np.float16), "seed": [4, 9]},
