@@ -125,6 +125,34 @@ def test_an_edit_that_ends_late_does_not_bring_its_workflow_back(page: Browser, 
     assert page.evaluate("document.querySelector('.lines').textContent.includes('# another')")
 
 
+DELAY = """
+window.plainFetch = fetch;
+let isFirst = true;
+window.fetch = async (path, options) => {
+    if (isFirst && path.startsWith("api/edits")) {
+        isFirst = false;
+        await new Promise((resolve) => setTimeout(resolve, 500));
+    }
+    return plainFetch(path, options);
+};
+const field = document.getElementById("nodes.start-value");
+for (const value of ["2.5", "3.5"]) {
+    field.value = value;
+    field.dispatchEvent(new Event("input", {bubbles: true}));
+    field.dispatchEvent(new Event("change", {bubbles: true}));
+}
+setTimeout(arguments[0], 1500);
+"""
+
+
+def test_edits_reach_the_file_in_their_order(page: Browser, server: Server) -> None:
+    page.evaluate(CLICK.format("nodes.start"))
+    wait(page, "document.getElementById('nodes.start-value')")
+    page.driver.execute_async_script(DELAY)
+    wait(page, "document.querySelector('.lines').textContent.includes('value: 3.5')")
+    assert server.read() == DRAW.replace("value: 1.5", "value: 3.5")
+
+
 def test_an_answer_that_comes_after_the_run_has_ended_does_not_make_it_wait_again(
     page: Browser, server: Server
 ) -> None:

@@ -21,6 +21,15 @@ export const get = (path, query = {}) => request(`${path}?${new URLSearchParams(
 export const post = (path, body = {}) =>
   request(path, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) });
 
+let latest = Promise.resolve();
+
+// Posts when the posts before it in turn are answered: edits and runs, for the server may take requests in any order.
+export function postInTurn(path, body) {
+  const answer = latest.then(() => post(path, body));
+  latest = answer.catch(() => {});
+  return answer;
+}
+
 // Promises the name of the workflow in a picture, a File.
 export const openPicture = async (file) =>
   (await request(`api/pictures?${new URLSearchParams({ file: file.name })}`, { method: "POST", headers: { "content-type": "image/png" }, body: file })).name;

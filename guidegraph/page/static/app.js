@@ -1,7 +1,7 @@
 // The page: the workflow's file is the state; this shows it, and asks the server for edits and runs.
 
 import { html, render, useCallback, useEffect, useRef, useState } from "./vendor/htm-preact.js";
-import { get, listen, openPicture, post } from "./api.js";
+import { get, listen, openPicture, post, postInTurn } from "./api.js";
 import { formatValue } from "./format.js";
 import { Gallery } from "./gallery.js";
 import { Graph } from "./graph.js";
@@ -109,7 +109,7 @@ function App() {
   async function run(resume = "") {
     setPanel("run");
     try {
-      const job = await post("api/runs", { name, params: readParams(), resume });
+      const job = await postInTurn("api/runs", { name, params: readParams(), resume });
       setProblems([]);
       setResumable(null);
       addJob(job);
@@ -121,7 +121,7 @@ function App() {
   // Run a grid over the values of one or two parameters; returns the problems for which it was refused.
   async function runGrid(axes) {
     try {
-      addJob(await post("api/grids", { name, params: readParams(), axes }));
+      addJob(await postInTurn("api/grids", { name, params: readParams(), axes }));
       return [];
     } catch (error) {
       return error.problems.length ? error.problems : [{ code: "error", message: error.message, path: "" }];
@@ -200,7 +200,7 @@ function App() {
 
   async function send(address, change) {
     try {
-      await post(address, { name, ...change });
+      await postInTurn(address, { name, ...change });
       await load();
       return [];
     } catch (error) {
@@ -210,7 +210,7 @@ function App() {
 
   async function undo() {
     try {
-      await post("api/undo", { name });
+      await postInTurn("api/undo", { name });
       await load();
     } catch (error) {
       setFailure(error.problems[0]?.message || error.message);
