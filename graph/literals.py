@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from guidegraph.graph.node import Port
 from guidegraph.graph.paths import resolve_path
+from guidegraph.graph.port import Port
 from guidegraph.graph.types import PortType, takes_literal
 from guidegraph_runtime.admission import number_problem
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from guidegraph.graph.node import NodeSpec, Port
+from guidegraph.graph.node import NodeSpec
 from guidegraph.graph.node_descriptions import format_signature, read_parameter_docs
+from guidegraph.graph.port import Port
 from guidegraph.graph.types import takes_literal
 
 NodeRow = dict[str, Any]

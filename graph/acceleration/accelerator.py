@@ -126,7 +126,7 @@ class PartStep:
     def _prepare(
         self, situation: tuple[Any, ...], flat: Sequence[FlatValue], tensors: Sequence[Tensor], slots: list[Any]
     ) -> bool:
-        """Find the graph for a situation. False: the part has run for it in torch.
+        """Find the graph for a situation. False: the part has run for it, for a comparison or in torch.
 
         In a loop, a graph is exported when the same guards and ranks come for the second time: the first iteration
         often has values of other shapes than all later ones.

@@ -11,7 +11,7 @@ from guidegraph.graph.errors import Mark, Problem, WorkflowError, suggest
 from guidegraph.graph.ir import Call, Graph, Loop, Op, Parameter, walk
 from guidegraph.graph.language.yaml_tree import Scalar, find_repeated_keys, read_tree, shorten, to_python
 from guidegraph.graph.literals import convert_literal, is_plain_data
-from guidegraph.graph.node import Port
+from guidegraph.graph.port import Port
 from guidegraph.graph.sources import Param
 from guidegraph.graph.trust.limits import find_trip_problems
 from guidegraph.graph.types import describe_value, explain_mismatch, is_tensor, takes_literal

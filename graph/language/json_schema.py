@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, TypeAlias
 
-from guidegraph.graph.node import NodeSpec, Port
+from guidegraph.graph.node import NodeSpec
 from guidegraph.graph.node_descriptions import format_signature, read_parameter_docs
+from guidegraph.graph.port import Port
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.training import precision as training_precision
 from guidegraph.graph.types import takes_literal

@@ -12,7 +12,7 @@ from guidegraph.graph.ir import Call, Op, Parameter, walk
 from guidegraph.graph.language.syntax import ParsedParam, ParsedWorkflow
 from guidegraph.graph.language.yaml_tree import shorten, to_python
 from guidegraph.graph.literals import convert_literal, is_text_type, to_absolute_path
-from guidegraph.graph.node import REQUIRED, Port
+from guidegraph.graph.port import REQUIRED, Port
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.sources import Param
 from guidegraph.graph.types import Tensor, takes_literal, to_port_type

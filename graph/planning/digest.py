@@ -20,7 +20,8 @@ from typing import Any
 
 import guidegraph_runtime
 from guidegraph.graph.ir import Call, Loop, Op
-from guidegraph.graph.node import NodeSpec, Port
+from guidegraph.graph.node import NodeSpec
+from guidegraph.graph.port import Port
 from guidegraph.graph.sources import Carry, Item, Literal, Many, Output, Param, Sources
 from guidegraph.graph.trust.effects import list_companions
 from guidegraph.graph.trust.file_checks import open_regular

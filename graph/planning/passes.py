@@ -14,10 +14,11 @@ from guidegraph.graph.cancellation import is_interrupt
 from guidegraph.graph.errors import NodeError
 from guidegraph.graph.ir import Call, Loop, Op
 from guidegraph.graph.literals import is_plain_data
-from guidegraph.graph.node import REQUIRED, NodeSpec
+from guidegraph.graph.node import NodeSpec
 from guidegraph.graph.planning.choice_branches import find_optional_operations, make_effect_test
 from guidegraph.graph.planning.dependencies import find_dependencies
 from guidegraph.graph.planning.digest import is_pure
+from guidegraph.graph.port import REQUIRED
 from guidegraph.graph.sources import Carry, Index, Item, Literal, Many, Output, Param, Source, Sources, map_sources
 from guidegraph.graph.types import is_tensor, takes_literal
 from guidegraph_runtime.error_text import describe_error

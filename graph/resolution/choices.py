@@ -8,8 +8,9 @@ from typing import Any, Literal
 from guidegraph.graph.ir import OTHERWISE, WHEN, Choice, Op
 from guidegraph.graph.language.syntax import ParsedChoice
 from guidegraph.graph.language.yaml_tree import Scalar, shorten
-from guidegraph.graph.node import NodeSpec, Port
+from guidegraph.graph.node import NodeSpec
 from guidegraph.graph.planning.choice_branches import branch_label
+from guidegraph.graph.port import Port
 from guidegraph.graph.resolution.link_rule import have_common_type, join
 from guidegraph.graph.resolution.ports import PortResolver
 from guidegraph.graph.resolution.scope import ResolvedNode, Scope, TypedSource

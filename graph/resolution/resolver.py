@@ -19,7 +19,8 @@ from guidegraph.graph.language.syntax import (
     ParsedOp,
 )
 from guidegraph.graph.language.yaml_tree import Scalar, shorten
-from guidegraph.graph.node import NodeSpec, Port
+from guidegraph.graph.node import NodeSpec
+from guidegraph.graph.port import Port
 from guidegraph.graph.resolution.block_resolver import BlockContext, BlockResolver
 from guidegraph.graph.resolution.choices import resolve_choice
 from guidegraph.graph.resolution.link_rule import narrows

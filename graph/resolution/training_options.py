@@ -13,7 +13,7 @@ from guidegraph.graph.errors import Mark, suggest
 from guidegraph.graph.language.syntax import ParsedLoop, ParsedTrain
 from guidegraph.graph.language.yaml_tree import Scalar, shorten, to_python
 from guidegraph.graph.literals import convert_literal
-from guidegraph.graph.node import Port
+from guidegraph.graph.port import Port
 from guidegraph.graph.resolution.block_resolver import BlockContext, BlockResolver
 from guidegraph.graph.resolution.link_rule import can_link
 from guidegraph.graph.resolution.scope import INT, Scope

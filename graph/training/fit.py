@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
 from guidegraph.graph.ir import Block, GraphOutput, Loop, Op
-from guidegraph.graph.node import Port
+from guidegraph.graph.port import Port
 from guidegraph.graph.sources import Literal, Source, map_links
 from guidegraph.graph.training.options import CHECKPOINT, PREVIEW_EVERY, linkable_options
 

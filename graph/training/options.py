@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Len, Lt
 
-from guidegraph.graph.node import Port
+from guidegraph.graph.port import Port
 from guidegraph.graph.types import Written, to_port_type
 
 OWN_OPTIONS = {"adamw": ("betas", "eps"), "adam": ("betas", "eps"), "sgd": ("momentum",)}

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from guidegraph.graph.errors import Mark
 from guidegraph.graph.ir import Call, Choice, Loop, Op, walk
-from guidegraph.graph.node import Port
+from guidegraph.graph.port import Port
 from guidegraph.graph.sources import Item, Output, Param, Source, Sources, list_sources
 from guidegraph.graph.sources import Literal as Constant
 from guidegraph.graph.types import Beside, RunsCode, Written

@@ -17,8 +17,8 @@ from typing import Any
 
 from guidegraph.graph.errors import Problem, WorkflowError
 from guidegraph.graph.ir import Op
-from guidegraph.graph.node import Port
 from guidegraph.graph.paths import find_shipped_folders
+from guidegraph.graph.port import Port
 from guidegraph.graph.trust.effects import Effect, EffectKind, is_written, list_effects
 
 

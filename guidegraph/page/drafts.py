@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from guidegraph.graph.errors import GuidegraphError, suggest
 from guidegraph.graph.language.edit.links import RESERVED
 from guidegraph.graph.language.syntax import ParsedNode, list_links
-from guidegraph.graph.node import NodeSpec, Port
+from guidegraph.graph.node import NodeSpec
+from guidegraph.graph.port import Port
 from guidegraph.graph.resolution.ports import accepts
 from guidegraph.graph.resolution.scope import TypedSource
 from guidegraph.graph.sources import Output

@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from guidegraph.edit import parse_value
 from guidegraph.graph.language.bind_parameters import parse_list_or_text
-from guidegraph.graph.node import Port
+from guidegraph.graph.port import Port
 from guidegraph.graph.resolution.ports import accepts
 from guidegraph.page.answers import AsciiJson, error_response, is_texts, read_json
 from guidegraph.page.drafts import (

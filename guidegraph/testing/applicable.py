@@ -7,7 +7,8 @@ import typing
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Literal, TypeAlias
 
-from guidegraph.graph.node import NodeSpec, Port
+from guidegraph.graph.node import NodeSpec
+from guidegraph.graph.port import Port
 from guidegraph.graph.port_kinds import port_kinds
 from guidegraph.graph.types import PortType, SequenceOf, Tensor, structured_types, to_port_type
 from guidegraph.nodes.types import Levels, Schedule, Scheduler, Timesteps

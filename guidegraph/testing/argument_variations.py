@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
-from guidegraph.graph.node import Port
+from guidegraph.graph.port import Port
 from guidegraph.graph.types import SequenceOf
 from guidegraph.testing.arguments import Arguments, call_node
 from guidegraph.testing.batches import batch_size, take_sample

@@ -14,7 +14,7 @@ from guidegraph.graph.device_context import use_device
 from guidegraph.graph.export.partition.leaves import Leaf, rebuild, tensor_leaves
 from guidegraph.graph.frozen_models import freeze, is_module
 from guidegraph.graph.memory.weights import find_models
-from guidegraph.graph.node import Port
+from guidegraph.graph.port import Port
 from guidegraph.graph.port_kinds import port_kinds
 from guidegraph.graph.types import PortType, SequenceOf, is_tensor, register_structured
 from guidegraph.testing.case import NodeCase

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from guidegraph.graph.export.partition.leaves import Leaf
-from guidegraph.graph.node import Port
+from guidegraph.graph.port import Port
 from guidegraph.graph.types import PortType, SequenceOf
 from guidegraph.graph.types import Tensor as AnyTensor
 from guidegraph.testing.arguments import Arguments

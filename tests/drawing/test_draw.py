@@ -16,7 +16,8 @@ from guidegraph.drawing.layout import Size, Wire, lay_out
 from guidegraph.drawing.svg import draw_svg
 from guidegraph.graph.errors import Mark
 from guidegraph.graph.ir import Call, Graph, GraphOutput, Loop, Parameter
-from guidegraph.graph.node import Port, get_spec
+from guidegraph.graph.node import get_spec
+from guidegraph.graph.port import Port
 from guidegraph.graph.sources import Carry, Index, Item, Literal, Many, Output, Param
 from guidegraph.graph.types import ANY, to_port_type
 from tests.paths import ROOT

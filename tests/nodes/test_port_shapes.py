@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from guidegraph.graph.export.partition.leaves import tensor_leaves
-from guidegraph.graph.node import NodeSpec, Port
+from guidegraph.graph.node import NodeSpec
+from guidegraph.graph.port import Port
 from guidegraph.graph.types import is_tensor, takes_literal
 from guidegraph.nodes import port_shapes
 from guidegraph.nodes.conditioning.mask import apply_mask

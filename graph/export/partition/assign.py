@@ -12,7 +12,7 @@ from pathlib import Path
 
 from guidegraph.graph.export.errors import ExportError
 from guidegraph.graph.ir import Call, Choice, Loop, Op, walk
-from guidegraph.graph.node import Port
+from guidegraph.graph.port import Port
 from guidegraph.graph.sources import Carry, Index, Item, Output, Param, Source, list_sources
 from guidegraph.graph.training.fit import Fit
 from guidegraph_runtime.operations import shapes_read_by

@@ -13,7 +13,8 @@ from guidegraph.graph.export.partition.example_values import ExampleValues
 from guidegraph.graph.export.partition.leaves import plain_fields, tensor_leaves
 from guidegraph.graph.export_recipe import ExportRecipe
 from guidegraph.graph.ir import Call
-from guidegraph.graph.node import NodeSpec, Port
+from guidegraph.graph.node import NodeSpec
+from guidegraph.graph.port import Port
 from guidegraph.graph.sources import Literal, Many, Output, Source, Sources, list_sources
 from guidegraph.graph.trust.file_checks import read_regular
 from guidegraph.graph.types import PortType, Tensor

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from guidegraph.graph.export.partition.leaves import Leaf
-from guidegraph.graph.node import Port
+from guidegraph.graph.port import Port
 from guidegraph.nodes.types import Levels, Schedule, Scheduler, Timesteps
 from guidegraph.testing.arguments import Arguments, call_node, make_arguments, move_models, output_leaves
 from guidegraph.testing.case import NodeCase

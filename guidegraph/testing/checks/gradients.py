@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from guidegraph.graph.export.partition.leaves import Leaf
-from guidegraph.graph.node import Port
+from guidegraph.graph.port import Port
 from guidegraph.nodes.types import Timesteps
 from guidegraph.testing.arguments import Arguments, call_node, make_arguments, output_leaves, perturb, require_traceable
 from guidegraph.testing.case import NodeCase

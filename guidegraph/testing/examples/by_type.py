@@ -9,7 +9,7 @@ from enum import Enum
 from functools import cache
 from typing import Any
 
-from guidegraph.graph.node import Port
+from guidegraph.graph.port import Port
 from guidegraph.graph.types import PortType, SequenceOf, Tensor, to_port_type, type_name
 from guidegraph.testing.examples.sizes import BATCH, TEXTS, Maker, draw_normal, make_integers
 from guidegraph.testing.outcome import NoExample

@@ -1,0 +1,91 @@
+"""Input ports and settings: the literals and values that they take."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from guidegraph.graph.types import PortType, is_tensor
+from guidegraph.graph.values.simple_values import UNDECIDED, Converter, make_converter
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+REQUIRED = inspect.Parameter.empty
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input port or a setting of a node."""
+
+    name: str
+    annotation: Any
+    type: PortType
+    default: Any = REQUIRED
+    setting: bool = False
+    infinite: bool = False
+    """Whether infinities are valid; true if the default is infinite."""
+
+    @property
+    def required(self) -> bool:
+        return self.default is REQUIRED
+
+    @cached_property
+    def adapter(self) -> TypeAdapter[Any]:
+        """pydantic's validator for the annotation."""
+        from pydantic import ConfigDict, TypeAdapter
+
+        try:
+            return TypeAdapter(self.annotation, config=ConfigDict(arbitrary_types_allowed=True))
+        except Exception:  # a type that carries a configuration of its own, such as a model or a dataclass
+            return TypeAdapter(self.annotation)
+
+    @cached_property
+    def convert_simple(self) -> Converter:
+        """The function that converts valid values of a simple annotation, so that most workflows need no pydantic."""
+        return make_converter(self.annotation) or (lambda value: UNDECIDED)
+
+    def literal(self, value: object) -> object:
+        """Convert a YAML or command-line literal to this port's Python type.
+
+        The only implicit conversions are int to float and string to path. Raises ``ValueError`` with the expected
+        and the actual value.
+        """
+        if isinstance(value, Path):
+            value = str(value)
+        if (converted := self.convert_simple(value)) is not UNDECIDED:
+            return converted
+        import json
+
+        from pydantic import ValidationError
+
+        try:
+            return self.adapter.validate_json(json.dumps(value), strict=True)
+        except (ValidationError, TypeError) as error:
+            raise ValueError(_explain(error, value, self.type)) from None
+
+    def check(self, value: object) -> object:
+        """Validate the value of a linked setting. Raises ``ValueError``; tensors are returned unchecked."""
+        if is_tensor(value):
+            return value
+        if (converted := self.convert_simple(value)) is not UNDECIDED:
+            return converted
+        from pydantic import ValidationError
+
+        try:
+            return self.adapter.validate_python(value)
+        except ValidationError as error:
+            raise ValueError(_explain(error, value, self.type)) from None
+
+
+def _explain(error: Exception, value: object, expected: PortType) -> str:
+    details = error.errors() if hasattr(error, "errors") else []
+    reasons = list(dict.fromkeys(str(d["msg"]) for d in details if "tensor" not in str(d["msg"])))
+    start = "Input should be "
+    if reasons and " | " in str(expected) and all(reason.startswith(start) for reason in reasons):
+        reasons = [start + ", or ".join(reason.removeprefix(start) for reason in reasons)]
+    reason = "; ".join(reasons) or f"expected {expected}"
+    return f"{reason}; found {type(value).__name__} {value!r:.80}"
