@@ -36,6 +36,7 @@ import psutil
 import ray
 from ray import serve
 
+from guidegraph_runtime.bundle.names import MANIFEST
 from guidegraph_runtime.ray_serve import DRAWER, build
 
 NAME = "measured"
@@ -198,6 +199,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--cores", type=int, default=os.cpu_count())
     options = parser.parse_args()
+    if not (options.bundle / MANIFEST).is_file():
+        parser.error(f"there is no bundle in '{options.bundle}': name a folder that guidegraph export wrote")
     bundle = options.bundle.absolute()
     print(f"load average {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores, Ray {ray.__version__}", flush=True)
     measure_plain(bundle, options)
