@@ -2,17 +2,19 @@
 
     serve run guidegraph_runtime.ray_serve:build bundles=scenes,portraits=bundles/portraits-v2 replicas=2 batch=8
 
-The front checks requests, holds the jobs and answers; it hands each job to a replica, which has bundles, workers and
-queues of its own. A job whose replica is lost begins again at another one. Needs ``pip install "ray[serve]"``.
+The front checks requests, holds the jobs and answers; it hands each job to the replica with the least open work, which
+has bundles, workers and queues of its own. A job whose replica is lost begins again at another one. Needs
+``pip install "ray[serve]>=2.49"``.
 """
 
 from __future__ import annotations
 
 import time
+import weakref
 from argparse import ArgumentTypeError
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,8 @@ from typing import Any
 from click import ClickException
 from ray import serve
 from ray.exceptions import RayActorError
+from ray.serve.config import RequestRouterConfig
+from ray.serve.request_router import PendingRequest, ReplicaID, ReplicaResult, RequestRouter, RunningReplica
 from starlette.applications import Starlette
 
 from guidegraph_runtime.command import PROVIDERS, parse_threads
@@ -30,9 +34,10 @@ from guidegraph_runtime.serve.metrics import ServeMetrics
 from guidegraph_runtime.serve.options import ServeOptions, parse_amount, parse_count, parse_seconds
 from guidegraph_runtime.serve.remote_service import RemoteService, ReplicaLost
 from guidegraph_runtime.serve.replica import ReplicaEvent, iterate_replica_events
+from guidegraph_runtime.serve.replica_loads import ReplicaLoads
 from guidegraph_runtime.serve.request_checks import DrawRequest
 from guidegraph_runtime.serve.service import Service
-from guidegraph_runtime.serve.shelf import BundleShelf
+from guidegraph_runtime.serve.shelf import BundleShelf, ShelfEntry
 from guidegraph_runtime.serve.web.access import ServeAccess
 from guidegraph_runtime.serve.web.routes import ServeRoutes
 from guidegraph_runtime.sessions.sessions import SessionSettings
@@ -40,6 +45,34 @@ from guidegraph_runtime.sessions.sessions import SessionSettings
 DRAWER = "Drawer"
 DEFAULTS = ServeOptions()
 MAX_DEVICES = 1024
+
+
+def _parse_choice(text: str, choices: Sequence[str]) -> str:
+    if text not in choices:
+        raise ValueError(f"expected {' or '.join(choices)}, found {text!r:.80}")
+    return text
+
+
+def _parse_flag(text: str) -> bool:
+    return _parse_choice(text.lower(), ("true", "false")) == "true"
+
+
+def _check_bundles(text: str) -> str:
+    """The text, if it names bundles. Raises ``ValueError``."""
+    try:
+        read_folders(text.split(","))
+    except BundleError as error:
+        raise ValueError(f"{error.message}; found {text!r:.80}") from None
+    return text
+
+
+_parse_cpus = partial(parse_amount, expected="a number of CPU cores, 0 or more", high=MAX_DEVICES, zero=True)
+_parse_gpus = partial(parse_amount, expected="a number of GPUs, 0 or more", high=MAX_DEVICES, zero=True)
+
+
+def _argument(parse: Callable[[str], Any], default: Any) -> Any:
+    """An argument of ``serve run``. parse: reads its text; raises ``ValueError`` or ``ArgumentTypeError``."""
+    return field(default=default, metadata={"parse": parse})
 
 
 @dataclass(frozen=True)
@@ -50,18 +83,18 @@ class RayArguments:
     front answers everybody. Others are those of ``guidegraph-serve``.
     """
 
-    bundles: str
-    replicas: int = 1
-    max_replicas: int = 0
-    cpus: float = 1.0
-    gpus: float = 0.0
-    batch: int = DEFAULTS.batch
-    queue: int = 4 * DEFAULTS.queue
-    max_steps: int = DEFAULTS.steps
-    max_seconds: float = DEFAULTS.seconds
-    provider: str = "auto"
-    threads: int = 1
-    without_token: bool = False
+    bundles: str = field(metadata={"parse": _check_bundles})
+    replicas: int = _argument(parse_count, 1)
+    max_replicas: int = _argument(partial(parse_count, low=0), 0)
+    cpus: float = _argument(_parse_cpus, 1.0)
+    gpus: float = _argument(_parse_gpus, 0.0)
+    batch: int = _argument(parse_count, DEFAULTS.batch)
+    queue: int = _argument(parse_count, 4 * DEFAULTS.queue)
+    max_steps: int = _argument(parse_count, DEFAULTS.steps)
+    max_seconds: float = _argument(parse_seconds, DEFAULTS.seconds)
+    provider: str = _argument(partial(_parse_choice, choices=PROVIDERS), "auto")
+    threads: int = _argument(parse_threads, 1)
+    without_token: bool = _argument(_parse_flag, False)
 
     @property
     def folders(self) -> dict[str, Path]:
@@ -73,38 +106,50 @@ class RayArguments:
         return ServeOptions(batch=self.batch, queue=self.queue, steps=self.max_steps, seconds=self.max_seconds)
 
     def make_settings(self) -> SessionSettings:
+        """The settings of the replicas."""
         return SessionSettings.on(self.provider, intra_threads=self.threads)
 
-
-def _parse_choice(text: str, choices: Sequence[str]) -> str:
-    if text not in choices:
-        raise ValueError(f"expected {' or '.join(choices)}, found {text!r:.80}")
-    return text
-
-
-def _check_bundles(text: str) -> str:
-    """The text, if it names bundles; whether their folders are there shows at the replicas. Raises ``ValueError``."""
-    try:
-        read_folders(text.split(","))
-    except BundleError as error:
-        raise ValueError(f"{error.message}; found {text!r:.80}") from None
-    return text
+    def check_bundles(self) -> dict[str, ShelfEntry]:
+        """The bundles, which check requests here and compute nothing. Raises ``BundleError`` for an invalid one."""
+        return BundleShelf(self.folders, SessionSettings.on("cpu", intra_threads=1)).entries
 
 
 _PARSERS: Mapping[str, Callable[[str], Any]] = {
-    "bundles": _check_bundles,
-    "replicas": parse_count,
-    "max_replicas": partial(parse_count, low=0),
-    "cpus": partial(parse_amount, expected="a number of CPU cores, 0 or more", high=MAX_DEVICES, zero=True),
-    "gpus": partial(parse_amount, expected="a number of GPUs, 0 or more", high=MAX_DEVICES, zero=True),
-    "batch": parse_count,
-    "queue": parse_count,
-    "max_steps": parse_count,
-    "max_seconds": parse_seconds,
-    "provider": partial(_parse_choice, choices=PROVIDERS),
-    "threads": parse_threads,
-    "without_token": lambda text: _parse_choice(text.lower(), ("true", "false")) == "true",
+    argument.name: argument.metadata["parse"] for argument in fields(RayArguments)
 }
+
+
+class LeastWorkRouter(RequestRouter):  # type: ignore[misc]  # Ray has no types
+    """Sends each request to the replica with the least open work; Ray makes one in each process that sends.
+
+    Ray's own router compares the requests that a replica last said it has. It sends what arrives at once to the same
+    replica, since it counts a request when that is sent, and forgets counts after ten seconds, within a request.
+    """
+
+    queue_len_response_deadline_s = 1.0
+    """Seconds within which a replica answers whether it takes requests; drawing takes its time."""
+
+    def initialize_state(self) -> None:
+        self._loads = ReplicaLoads()
+
+    async def choose_replicas(
+        self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
+    ) -> list[list[RunningReplica]]:
+        """The replicas, one in each rank, that with the least work first."""
+        if pending_request is None:
+            return [candidate_replicas]
+        pending_request.routing_context.should_backoff = True  # before it asks again, where no replica takes it
+        replicas = {str(replica.replica_id): replica for replica in candidate_replicas}
+        (request,) = pending_request.args
+        pending = weakref.ref(pending_request)
+        key = pending_request.metadata.internal_request_id
+        return [[replicas[name]] for name in self._loads.assign(key, request.work, replicas, lambda: pending() is None)]
+
+    def on_request_routed(self, pending_request: PendingRequest, replica_id: ReplicaID, result: ReplicaResult) -> None:
+        """Count a request that a replica has taken until its events end."""
+        key = pending_request.metadata.internal_request_id
+        self._loads.send(key, str(replica_id))
+        result.add_done_callback(lambda _: self._loads.release(key))
 
 
 class Drawer:
@@ -155,11 +200,12 @@ def _read_access(settings: RayArguments) -> ServeAccess:
 def build(arguments: dict[str, Any]) -> serve.Application:
     """The application for ``serve run``. The token is that of GUIDEGRAPH_TOKEN.
 
-    Raises ``ClickException`` for wrong arguments, which ``serve run`` prints as a line.
+    Raises ``ClickException`` for wrong arguments and bundles, which ``serve run`` prints as a line.
     """
     try:
         settings = read_arguments(arguments)
         access = _read_access(settings)
+        settings.check_bundles()
     except BundleError as error:
         raise ClickException(str(error)) from error
 
@@ -173,6 +219,7 @@ def build(arguments: dict[str, Any]) -> serve.Application:
     drawer = serve.deployment(Drawer).options(
         name=DRAWER,
         max_ongoing_requests=settings.queue,
+        request_router_config=RequestRouterConfig(request_router_class=LeastWorkRouter),
         ray_actor_options={"num_cpus": settings.cpus, "num_gpus": settings.gpus},
         **scaling,
     )
@@ -199,8 +246,7 @@ def _make_front(settings: RayArguments, access: ServeAccess) -> Starlette:
             events.cancel()
 
     metrics = ServeMetrics()
-    entries = BundleShelf(settings.folders, settings.make_settings()).entries
-    service = RemoteService(entries, settings.options, draw, [metrics, EventLog()])
+    service = RemoteService(settings.check_bundles(), settings.options, draw, [metrics, EventLog()])
     routes = ServeRoutes(service, metrics.read, int(time.time()))
 
     @asynccontextmanager

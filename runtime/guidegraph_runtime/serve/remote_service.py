@@ -77,6 +77,7 @@ class RemoteService(JobService):
             self.end(job, JobEnd("failed", Failure(message, "internal-error")))
 
     async def _draw_somewhere(self, job: Job, request: DrawRequest) -> None:
+        request = replace(request, work=max(job.remaining, 1) * job.samples)
         for attempt in range(ATTEMPTS):
             seconds = job.deadline - self.clock()
             if seconds <= 0:

@@ -24,9 +24,10 @@ class ReplicaEvent:
 
 
 async def iterate_replica_events(service: JobService, request: DrawRequest) -> AsyncIterator[ReplicaEvent]:
-    """Draw a request, and yield its state after each change, up to its end. Whoever ends the iteration cancels it.
+    """Draw a request, and yield its state, up to its end. Whoever ends the iteration cancels it.
 
-    There are previews if the request is watched.
+    A request that is watched yields an event with a preview after each change; of another one nobody asks for the
+    progress, so it yields its first and its last state.
     """
     try:
         job = await asyncio.to_thread(service.submit, request)
@@ -38,7 +39,7 @@ async def iterate_replica_events(service: JobService, request: DrawRequest) -> A
         with JobWatch(job, request.is_watched) as watch:
             while not job.ended.is_set():
                 yield _make_event(job)
-                await watch.wait(HEARTBEAT)
+                await (watch.wait(HEARTBEAT) if request.is_watched else watch.wait_for_end())
         yield _make_event(job, job.result)
     finally:
         service.cancel(job)  # does nothing to a job that has ended

@@ -30,7 +30,8 @@ class DrawRequest:
     """A request to a bundle.
 
     nodes: overrides by ``node.setting``. deadline: seconds from now; None for the longest. is_watched: whether anybody
-    may look at its previews: the id of a job that is waited for is not known before its end.
+    may look at its previews: the id of a job that is waited for is not known before its end. work: its iterations times
+    its samples, by which a front chooses a replica.
     """
 
     bundle: str
@@ -39,6 +40,7 @@ class DrawRequest:
     priority: int = 0
     deadline: float | None = None
     is_watched: bool = False
+    work: int = 1
 
 
 class RequestRefused(Exception):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +22,13 @@ pytest.importorskip("ray.serve")
 import ray
 from click import ClickException
 from ray import serve
+from ray.serve._private.common import DeploymentHandleSource, DeploymentID, RequestMetadata
+from ray.serve.request_router import PendingRequest
 
 from guidegraph_runtime import Bundle, pixels
-from guidegraph_runtime.ray_serve import DRAWER, RayArguments, build, read_arguments
+from guidegraph_runtime.ray_serve import DRAWER, LeastWorkRouter, RayArguments, build, read_arguments
 from guidegraph_runtime.serve.options import ServeOptions
+from guidegraph_runtime.serve.request_checks import DrawRequest
 from tests.runtime.serve.test_routes import IMAGES, read_picture
 
 NAME = "drawn"
@@ -67,13 +72,56 @@ def test_defaults_are_those_of_the_server() -> None:
     assert read_arguments({"bundles": "a"}).options == ServeOptions(queue=256)
 
 
-def test_without_a_token_it_has_to_be_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_token_it_has_to_be_said(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GUIDEGRAPH_TOKEN", raising=False)
+    bundles = str(pictures)
     with pytest.raises(ClickException, match=r"needs-token: set GUIDEGRAPH_TOKEN; .* without_token=true"):
-        build({"bundles": "a"})
-    build({"bundles": "a", "without_token": "true"})
+        build({"bundles": bundles})
+    build({"bundles": bundles, "without_token": "true"})
     monkeypatch.setenv("GUIDEGRAPH_TOKEN", "secret")
-    build({"bundles": "a"})
+    build({"bundles": bundles})
+
+
+def test_a_folder_without_a_bundle_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    with pytest.raises(ClickException, match=rf"{tmp_path}/bundle.json: bad-file: expected a file, found nothing"):
+        build({"bundles": str(tmp_path), "without_token": True})
+    assert not ray.is_initialized()
+
+
+def make_pending(key: str, work: int) -> PendingRequest:
+    metadata = RequestMetadata(request_id=key, internal_request_id=key)
+    return PendingRequest(args=[DrawRequest("drawn", {}, work=work)], kwargs={}, metadata=metadata)
+
+
+@dataclass
+class FakeReplica:
+    """A replica of which the router reads the name alone."""
+
+    replica_id: str
+
+
+class FakeResult:
+    """The events of a request, which end when ``end`` is called."""
+
+    def add_done_callback(self, callback: Callable[[Any], object]) -> None:
+        self.end = lambda: callback(self)
+
+
+def test_the_router_sends_to_the_replica_with_the_least_open_work() -> None:
+    replicas: list[Any] = [FakeReplica("a"), FakeReplica("b")]
+
+    async def route() -> tuple[list[str], str]:
+        router = LeastWorkRouter(DeploymentID(DRAWER, NAME), DeploymentHandleSource.REPLICA)
+        router.initialize_state()
+        pending = [make_pending(str(i), work) for i, work in enumerate([100, 10, 10, 10])]
+        chosen = [await router.choose_replicas(replicas, request) for request in pending]
+        result = FakeResult()
+        router.on_request_routed(pending[0], chosen[0][0][0].replica_id, result)
+        result.end()
+        last = await router.choose_replicas(replicas, make_pending("4", 10))
+        return [ranks[0][0].replica_id for ranks in chosen], last[0][0].replica_id
+
+    assert asyncio.run(route()) == (["a", "b", "b", "b"], "a")
 
 
 @pytest.fixture
@@ -113,6 +161,23 @@ def test_a_replica_that_is_killed_loses_no_accepted_request(client: httpx.Client
         assert np.abs(picture - pixels(image)).max() <= 2
 
 
+@pytest.mark.slow
+def test_requests_that_arrive_at_once_keep_both_replicas_busy(client: httpx.Client) -> None:
+    before = [read_cpu_seconds(replica) for replica in list_replicas()]
+    with ThreadPoolExecutor(16) as pool:
+        answers = [*pool.map(lambda seed: client.post(IMAGES, json={"seed": seed, "steps": 900}), range(16))]
+    assert [answer.status_code for answer in answers] == [200] * 16
+    used = [read_cpu_seconds(replica) - start for replica, start in zip(list_replicas(), before, strict=True)]
+    assert len(used) == 2
+    assert min(used) > 0.35 * sum(used)
+
+
+def read_cpu_seconds(process: int) -> float:
+    """The CPU seconds of a process."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def list_replicas() -> list[int]:
     """The processes of the replicas that draw."""
     numbers = []
@@ -120,4 +185,4 @@ def list_replicas() -> list[int]:
         with suppress(OSError):  # the process has ended
             if f"ServeReplica:{NAME}:{DRAWER}".encode() in path.read_bytes():
                 numbers.append(int(path.parent.name))
-    return numbers
+    return sorted(numbers)
