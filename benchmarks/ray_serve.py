@@ -1,17 +1,21 @@
 """Measure Ray Serve with one replica and with two: requests a second, and the processes that take the CPU.
 
-    pip install "./runtime[serve]" "ray[serve]" httpx psutil
+    pip install "./runtime[serve]" "ray[serve]>=2.49" httpx psutil
     guidegraph export workflows/text_to_image_128.yaml -o scenes
-    python benchmarks/ray_serve.py scenes [--requests 24] [--n 1] [--steps 10] [--rounds 2] [--cores 2]
+    python benchmarks/ray_serve.py scenes [--requests 32] [--n 4] [--steps 30] [--rounds 3] [--cores 2]
 
 First the ceiling: two processes that run the bundle alone, with one thread each, one after the other and at once. Then
-the same requests, all at once, to one replica and to two, in turns. Each line has the requests a second, the CPU
-seconds of a request by process, and those that Ray takes each second without requests, which are not counted in the
-others. "by CPU" is the rate that they allow on --cores cores if nothing else runs: a replica uses one core, and all
-processes together no more than there are. It means something on a busy machine too, where the clock does not; the load
-average is printed.
+the same requests to one replica and to two, in turns. Always the same number of requests is under way, twice as many as
+two replicas draw at once, and --requests is a multiple of it, so no replica waits for the other at the end.
 
-Needs Linux. All processes run on this machine, so the client, the front and Ray take CPU from the replicas.
+Each line has the requests a second, the CPU seconds of a request by process, those that Ray takes each second without
+requests, which are not counted in the others, and the share of the CPU seconds that each replica has used. "by CPU" is
+the rate that they allow on --cores cores if nothing else runs: a replica uses one core, and all processes together no
+more than there are. It means something on a busy machine too, where the clock does not; the load average is printed.
+
+Needs Linux. All processes run on --cores cores of this machine, so the client, the front and Ray take CPU from the
+replicas. Ray's controller and metrics, which look for changes ten times a second by default, do so once in one and in
+five seconds.
 """
 
 from __future__ import annotations
@@ -33,11 +37,15 @@ from typing import Any
 
 import httpx
 import psutil
+from _serving import IMAGES, open_bundle, open_client
+
+os.environ["RAY_SERVE_CONTROL_LOOP_INTERVAL_S"] = "1"
+os.environ["RAY_SERVE_METRICS_EXPORT_INTERVAL_MS"] = "5000"
 import ray
 from ray import serve
 
-from guidegraph_runtime.bundle.names import MANIFEST
 from guidegraph_runtime.ray_serve import DRAWER, build
+from guidegraph_runtime.serve.options import ServeOptions
 
 NAME = "measured"
 REPLICAS = "replicas"
@@ -72,12 +80,13 @@ print(time.perf_counter() - started, time.process_time() - cpu, flush=True)
 class Rate:
     """Requests a second by the clock, and the CPU seconds of a request by what the process does.
 
-    idle: CPU seconds of all processes each second without requests.
+    idle: CPU seconds of all processes each second without requests. shares: of each replica in their CPU seconds.
     """
 
     by_clock: float
     cpu: dict[str, float]
     idle: float
+    shares: Sequence[float]
 
     def limit(self, replicas: int, cores: int) -> float:
         """The requests a second that the CPU seconds allow."""
@@ -125,56 +134,65 @@ def measure_plain(bundle: Path, options: argparse.Namespace) -> None:
 def run_application(bundle: Path, replicas: int, port: int) -> Iterator[httpx.Client]:
     arguments = {"bundles": f"{NAME}={bundle}", "replicas": replicas, "provider": "cpu", "without_token": "true"}
     serve.run(build(arguments), name=NAME)
-    limits = httpx.Limits(max_connections=None)
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=3600, limits=limits) as client:
+        with open_client(f"http://127.0.0.1:{port}") as client:
             yield client
     finally:
         serve.delete(NAME)
 
 
-def send_at_once(client: httpx.Client, requests: Sequence[dict[str, Any]]) -> None:
-    """Send requests; end the measurement if one is not answered with pictures."""
+def send_all(client: httpx.Client, requests: Sequence[dict[str, Any]], under_way: int) -> None:
+    """Send requests, so many at a time; end the measurement if one is not answered with pictures."""
 
     def send(request: dict[str, Any]) -> None:
-        answer = client.post("/v1/images/generations", json=request)
+        answer = client.post(IMAGES, json=request)
         if answer.status_code != 200:
             sys.exit(f"{answer.status_code}: {answer.text}")
 
-    with ThreadPoolExecutor(len(requests)) as pool:
+    with ThreadPoolExecutor(under_way) as pool:
         list(pool.map(send, requests))
+
+
+def count_under_way(options: argparse.Namespace) -> int:
+    """Twice as many requests as two replicas draw at once."""
+    return 4 * max(1, ServeOptions().batch // options.n)
 
 
 def measure_replicas(bundle: Path, replicas: int, port: int, options: argparse.Namespace) -> Rate:
     fields = {"n": options.n, "steps": options.steps}
     requests = [{"seed": seed * options.n, **fields} for seed in range(options.requests)]
     with run_application(bundle, replicas, port) as client:
-        send_at_once(client, [{**fields, "steps": 2, "seed": seed} for seed in range(4 * replicas)])
-        idle_seconds, idle = count_cpu_seconds(lambda: time.sleep(IDLE_SECONDS))
-        seconds, used = count_cpu_seconds(lambda: send_at_once(client, requests))
+        send_all(client, [{**fields, "steps": 2, "seed": seed} for seed in range(4 * replicas)], 4 * replicas)
+        idle_seconds, idle, _ = count_cpu_seconds(lambda: time.sleep(IDLE_SECONDS))
+        seconds, used, shares = count_cpu_seconds(lambda: send_all(client, requests, count_under_way(options)))
     background = {role: value / idle_seconds for role, value in idle.items()}
     cpu = {role: max(0.0, value - background[role] * seconds) / len(requests) for role, value in used.items()}
-    return Rate(len(requests) / seconds, cpu, sum(background.values()))
+    return Rate(len(requests) / seconds, cpu, sum(background.values()), shares)
 
 
-def count_cpu_seconds(action: Callable[[], object]) -> tuple[float, Counter[str]]:
-    """The seconds of an action by the clock, and the CPU seconds meanwhile, by what the processes do."""
+def count_cpu_seconds(action: Callable[[], object]) -> tuple[float, Counter[str], Sequence[float]]:
+    """The seconds of an action by the clock, the CPU seconds meanwhile by role, and the shares of the replicas."""
     before, started = read_cpu_seconds(), time.perf_counter()
     action()
     seconds, after = time.perf_counter() - started, read_cpu_seconds()
-    return seconds, Counter({role: after[role] - before[role] for role in after})
+    used = Counter({key: value - before[key] for key, value in after.items()})
+    roles: Counter[str] = Counter()
+    for (role, _), value in used.items():
+        roles[role] += value
+    shares = [value / roles[REPLICAS] for (role, _), value in used.items() if role == REPLICAS and roles[REPLICAS] > 0]
+    return seconds, roles, shares
 
 
-def read_cpu_seconds() -> Counter[str]:
-    """The CPU seconds so far of this process, the client, and of those that Ray has started, by what they do."""
-    seconds = Counter({"client": time.process_time()})
+def read_cpu_seconds() -> Counter[tuple[str, int]]:
+    """The CPU seconds so far of this process, the client, and of those that Ray has started, by role and process."""
+    seconds = Counter({("client", os.getpid()): time.process_time()})
     for process in psutil.Process().children(recursive=True):
         try:
             line, times = " ".join(process.cmdline()), process.cpu_times()
         except psutil.Error:  # it has ended in between
             continue
         role = next((role for text, role in ROLES.items() if text in line), "other")
-        seconds[role] += times.user + times.system
+        seconds[role, process.pid] += times.user + times.system
     return seconds
 
 
@@ -183,8 +201,9 @@ def describe_rate(rate: Rate, replicas: int, cores: int) -> str:
     ordered = sorted(rate.cpu.items(), key=lambda item: -item[1])
     shares = ", ".join(f"{role} {value:.3f}" for role, value in ordered if value >= 0.0005)
     limit = rate.limit(replicas, cores)
+    split = " and ".join(f"{share:.0%}" for share in rate.shares)
     return (
-        f"{replicas} replicas: {rate.by_clock:.3f}/s by the clock, {limit:.3f}/s by CPU on {cores} cores; "
+        f"{replicas} replicas ({split}): {rate.by_clock:.3f}/s by the clock, {limit:.3f}/s by CPU on {cores} cores; "
         f"CPU seconds of a request {total:.3f}, of which {rate.cpu[REPLICAS] / total:.0%} in the replicas: {shares}; "
         f"without requests {rate.idle:.3f} each second"
     )
@@ -193,16 +212,18 @@ def describe_rate(rate: Rate, replicas: int, cores: int) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path)
-    parser.add_argument("--requests", type=int, default=24)
-    parser.add_argument("--n", type=int, default=1, help="pictures of each request")
-    parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--requests", type=int, default=32)
+    parser.add_argument("--n", type=int, default=4, help="pictures of each request")
+    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--cores", type=int, default=os.cpu_count())
     options = parser.parse_args()
-    if not (options.bundle / MANIFEST).is_file():
-        parser.error(f"there is no bundle in '{options.bundle}': name a folder that guidegraph export wrote")
+    if options.requests < 1 or options.requests % count_under_way(options):
+        parser.error(f"--requests: expected a multiple of {count_under_way(options)}, found {options.requests}")
+    open_bundle(parser, options.bundle)
     bundle = options.bundle.absolute()
-    print(f"load average {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores, Ray {ray.__version__}", flush=True)
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.cores])  # also of the processes that it starts
+    print(f"load average {os.getloadavg()[0]:.1f}, {options.cores} cores, Ray {ray.__version__}", flush=True)
     measure_plain(bundle, options)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
@@ -210,10 +231,11 @@ def main() -> None:
     try:
         serve.start(http_options={"host": "127.0.0.1", "port": port})
         rates: dict[int, list[Rate]] = {1: [], 2: []}
-        for _ in range(options.rounds):
-            for replicas, measured in rates.items():
-                measured.append(measure_replicas(bundle, replicas, port, options))
-                print(describe_rate(measured[-1], replicas, options.cores), flush=True)
+        for number in range(options.rounds):
+            for replicas in (1, 2) if number % 2 == 0 else (2, 1):
+                rate = measure_replicas(bundle, replicas, port, options)
+                rates[replicas].append(rate)
+                print(describe_rate(rate, replicas, options.cores), flush=True)
     finally:
         serve.shutdown()
         ray.shutdown()

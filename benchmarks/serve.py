@@ -35,9 +35,10 @@ from typing import Any
 
 import httpx
 import numpy as np
+from _serving import IMAGES, open_bundle, open_client
 from PIL import Image
 
-from guidegraph_runtime import Bundle, SessionSettings, pixels
+from guidegraph_runtime import Bundle, pixels
 
 SAMPLERS = ("ddim", "dpmpp_2m", "heun")
 THINGS = ("cactus", "tiger", "rocket", "penguin", "pumpkin", "elephant", "house", "umbrella")
@@ -80,9 +81,8 @@ def serve(bundle: Path, *options: str) -> Iterator[httpx.Client]:
     log = process.stdout
     address = json.loads(log.readline())["address"]
     threading.Thread(target=lambda: [None for _ in log], daemon=True).start()  # so that the pipe never fills up
-    limits = httpx.Limits(max_connections=None)
     try:
-        with httpx.Client(base_url=address, timeout=3600, limits=limits) as client:
+        with open_client(address) as client:
             send(client, {"model": MODEL, "steps": 5})
             yield client
     finally:
@@ -92,7 +92,7 @@ def serve(bundle: Path, *options: str) -> Iterator[httpx.Client]:
 
 def send(client: httpx.Client, body: dict[str, Any]) -> Answer:
     started = time.perf_counter()
-    answer = client.post("/v1/images/generations", json=body)
+    answer = client.post(IMAGES, json=body)
     seconds = time.perf_counter() - started
     if answer.status_code != 200:
         return Answer(answer.status_code, seconds)
@@ -200,8 +200,8 @@ def main() -> None:
     parser.add_argument("--queue", type=int, default=16)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
+    bundle = open_bundle(parser, options.bundle, options.threads)
     print(describe_machine(options.threads))
-    bundle = Bundle(options.bundle, SessionSettings.on("cpu", intra_threads=options.threads))
     limits = ["--batch", str(options.batch), "--threads", str(options.threads)]
     with serve(options.bundle, *limits, "--queue", str(options.requests + 1)) as client:
         rate = measure_throughput(client, bundle, options.requests)

@@ -25,7 +25,7 @@ class ReplicaLoads:
     """The open work of replicas by name. Its methods may be called in any thread.
 
     Work is counted when a replica is chosen and not when it answers, so requests that arrive at once are spread, and it
-    is weighed, so a long request counts as several short ones. Bundles whose steps take unlike times are not told apart.
+    is weighed, so a long request counts as several short ones. The steps of all bundles count alike.
     """
 
     def __init__(self) -> None:
