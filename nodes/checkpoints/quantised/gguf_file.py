@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -90,12 +91,8 @@ def _read_tensor(info: TensorInfo, header: GgufHeader, data: NDArray[np.uint8], 
             .view(PLAIN[kind.name])
             .view(shape)
         )
-    try:
-        gguf.dequantize(np.zeros((1, block_bytes), dtype=np.uint8), kind)
-    except NotImplementedError:
-        raise DamagedHeader(
-            f"'{info.name:.60}' has the type {kind.name}, which this gguf package cannot read"
-        ) from None
+    if not _can_dequantise(kind, block_bytes):
+        raise DamagedHeader(f"'{info.name:.60}' has the type {kind.name}, which this gguf package cannot read")
     blocks = packed.reshape(-1, block_bytes)
     row = math.prod(shape[1:])
 
@@ -103,6 +100,18 @@ def _read_tensor(info: TensorInfo, header: GgufHeader, data: NDArray[np.uint8], 
         return dequantise_values(blocks, block, kind, start * row, stop * row, gguf).reshape(stop - start, *shape[1:])
 
     return DeferredTensor(shape, read_rows, size)
+
+
+@cache
+def _can_dequantise(kind: Any, block_bytes: int) -> bool:
+    """Whether the gguf package computes values of a type."""
+    import gguf
+
+    try:
+        gguf.dequantize(np.zeros((1, block_bytes), dtype=np.uint8), kind)
+    except NotImplementedError:
+        return False
+    return True
 
 
 def _find_shape(info: TensorInfo, header: GgufHeader) -> tuple[int, ...]:

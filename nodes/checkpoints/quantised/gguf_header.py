@@ -16,6 +16,9 @@ VERSIONS = (2, 3)
 ALIGNMENT = 32
 """Tensors begin at multiples of this, if the metadata has no `general.alignment`."""
 
+MAX_BYTES = 64 << 20
+"""Longest header; the vocabulary of a large language model, with the pairs that it joins, takes a quarter of it."""
+
 MAX_COUNT = 100_000
 """Most tensors, and most keys of metadata."""
 
@@ -88,20 +91,29 @@ def read_header(data: memoryview) -> GgufHeader:
 
 
 class _Reader:
-    """Reads values one after the other, none beyond the end of the file."""
+    """Reads values one after the other, none beyond the end of the file or of the longest header."""
 
     def __init__(self, data: memoryview) -> None:
         self.data = data
+        self.end = min(len(data), MAX_BYTES)
         self.position = 0
 
     def take(self, count: int) -> memoryview:
         """The next bytes."""
-        end = self.position + count
-        if end > len(self.data):
-            raise DamagedHeader(f"its header ends beyond its {len(self.data)} bytes")
-        piece = self.data[self.position : end]
-        self.position = end
-        return piece
+        start = self.position
+        self.move_to(start + count)
+        return self.data[start : self.position]
+
+    def move_to(self, position: int) -> None:
+        """Go on at a position."""
+        if position > self.end:
+            raise self.make_overrun()
+        self.position = position
+
+    def make_overrun(self) -> DamagedHeader:
+        """The error of a header that does not end in time."""
+        limit = f"the longest header, {MAX_BYTES}" if self.end < len(self.data) else f"its {self.end}"
+        return DamagedHeader(f"its header ends beyond {limit} bytes")
 
     def scalar(self, code: str) -> Any:
         """The next number or flag."""
@@ -135,9 +147,18 @@ class _Reader:
             return list(struct.unpack(f"<{length}{form}", piece)) if length <= MAX_NUMBERS else None
         if item != STRING or length > MAX_ITEMS:
             raise DamagedHeader(f"its metadata has a list of {length} values of type {item}, which is not read")
-        for _ in range(length):
-            self.take(self.scalar("Q"))
+        self.skip_texts(length)
         return None
+
+    def skip_texts(self, count: int) -> None:
+        """Go on behind a list of texts: each is its length, eight bytes, and its bytes."""
+        read_length = struct.Struct("<Q").unpack_from
+        position, last = self.position, self.end - 8
+        for _ in range(count):
+            if position > last:
+                raise self.make_overrun()
+            position += 8 + read_length(self.data, position)[0]
+        self.move_to(position)
 
     def tensor(self) -> TensorInfo:
         """The next tensor; its offset counts from the end of the header."""

@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 import torch
 
+from guidegraph.nodes.checkpoints.quantised import gguf_header
 from guidegraph.nodes.checkpoints.quantised.deferred import DeferredTensor, count_stored_bytes
+from guidegraph.nodes.checkpoints.quantised.gguf_header import DamagedHeader, read_header
 from guidegraph.nodes.checkpoints.read_tensors import read_tensors
 from tests.nodes.checkpoints.quantised.gguf_reference import FORMATS, random_blocks, values_of
 from tests.nodes.checkpoints.quantised.mutants import load_mutants
+from tests.work_counter import count_calls
 
 gguf: Any = pytest.importorskip("gguf")
 
@@ -184,6 +187,32 @@ def test_a_damaged_header_is_one_line(tmp_path: Path, content: bytes, reason: st
         read_tensors(tmp_path / "a.gguf")
     assert "a.gguf" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_each_text_of_a_long_list_is_passed_over_in_one_call() -> None:
+    def read(count: int) -> None:
+        read_header(memoryview(header(*ONE_KEY, ("I", 9), ("I", 8), ("Q", count)) + bytes(8 * count)))
+
+    calls = [count_calls(lambda count=count: read(count)) for count in (10, 100_000)]
+    assert calls[1] - calls[0] <= 100_000, "one for the length of each text"
+
+
+def test_a_header_has_a_longest_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = header(*ONE_KEY, ("I", 9), ("I", 8), ("Q", 100)) + bytes(8 * 100)
+    assert read_header(memoryview(texts)).metadata == {"k": None}
+    monkeypatch.setattr(gguf_header, "MAX_BYTES", len(texts))
+    assert read_header(memoryview(texts + bytes(64))).metadata == {"k": None}
+    for size in (len(texts) - 1, len(texts) - 8, 100, 30):
+        monkeypatch.setattr(gguf_header, "MAX_BYTES", size)
+        with pytest.raises(DamagedHeader, match=f"^its header ends beyond the longest header, {size} bytes$"):
+            read_header(memoryview(texts))
+
+
+@pytest.mark.parametrize("length", [1, 8, (1 << 63) - 1, (1 << 64) - 1])
+def test_a_text_in_a_list_ends_within_the_header(length: int) -> None:
+    content = header(*ONE_KEY, ("I", 9), ("I", 8), ("Q", 2), ("Q", 0), ("Q", length))
+    with pytest.raises(DamagedHeader, match=f"ends beyond its {len(content)} bytes"):
+        read_header(memoryview(content))
 
 
 def test_mutants_load_or_are_refused(tmp_path: Path) -> None:
