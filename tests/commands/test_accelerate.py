@@ -100,3 +100,19 @@ def test_the_record_of_a_run_has_the_accelerator_and_its_version(cli: Command) -
     assert (fast["accelerate"], plain["accelerate"]) == ("onnx", None)
     assert fast["versions"]["onnxruntime"] == onnxruntime.__version__
     assert "onnxruntime" not in plain["versions"]
+
+
+@pytest.mark.parametrize("command", ["run", "plan", "sweep"])
+def test_an_unknown_accelerator_is_named_with_those_that_exist(cli: Command, command: str) -> None:
+    for arguments in (["--accelerate", "magic"], ["--accelerate=magic"]):
+        result = cli(command, WORKFLOW, "--no-plugins", *arguments)
+        assert result.code == 2
+        assert "there is no accelerator 'magic'; accelerators: onnx, compile" in result.err
+
+
+@pytest.mark.parametrize("arguments", [["--accelerate"], ["--accelerate", "--json"], []])
+def test_an_extra_argument_is_refused(cli: Command, arguments: list[str]) -> None:
+    result = cli("plan", WORKFLOW, "other.yaml", "--no-plugins", *arguments)
+    assert result.code == 2
+    assert "unexpected extra argument" in result.err
+    assert "other.yaml" in result.err

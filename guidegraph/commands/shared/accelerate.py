@@ -24,10 +24,26 @@ Accelerate: TypeAlias = Annotated[
 
 
 class AcceleratedCommand(TyperCommand):
-    """A command with the option ``--accelerate``, which means ``--accelerate onnx`` if no value follows."""
+    """A command with the option ``--accelerate``, which means ``--accelerate onnx`` if no value follows.
+
+    Where that leaves more arguments than the command has, the word behind the option was meant as its value.
+    """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, insert_value(args))
+        complete = insert_value(args)
+        ctx.allow_extra_args = True
+        super().parse_args(ctx, [*complete])
+        ctx.allow_extra_args = False
+        if not ctx.args:
+            return []
+        ctx.params.clear()
+        return super().parse_args(ctx, [*args] if _has_word_behind(args) else complete)
+
+
+def _has_word_behind(arguments: Sequence[str]) -> bool:
+    """Whether a word that is no option follows ``--accelerate``."""
+    words = [*arguments, "-"]
+    return OPTION in words and not words[words.index(OPTION) + 1].startswith("-")
 
 
 def insert_value(arguments: Sequence[str]) -> list[str]:
