@@ -25,6 +25,7 @@ def test_a_folder_without_a_bundle_is_one_line(tmp_path: Path, name: str, has_ma
     result = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert (result.returncode, result.stdout) == (2, "")
     last = result.stderr.splitlines()[-1]
-    assert last.startswith(f"{name}: error: ") and str(folder) in last, result.stderr
+    assert last.startswith(f"{name}: error: "), result.stderr
+    assert str(folder) in last
     assert last.endswith("(BUNDLE is a folder that guidegraph export wrote)")
     assert "Traceback" not in result.stderr
