@@ -11,8 +11,8 @@ _MAX_LENGTH = 80
 class BundleError(Exception):
     """A bundle, or a request to it, is invalid. `where` is a file or an option; `path` is a location in the file.
 
-    `param` is the input of the bundle whose value is wrong, if it is one. The text is a single printable line, whatever
-    names a bundle contains.
+    `param` is the input of the bundle whose value is wrong, or the override ``node.setting``, if it is one. The text is
+    a single printable line, whatever names a bundle contains.
     """
 
     def __init__(self, location: str, code: str, message: str, path: str = "", param: str | None = None):

@@ -22,38 +22,33 @@ CODE = "bad-manifest"
 REMEDY = "; get the bundle again, or export the workflow again"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _DIGITS = 400  # of a number; more are useless
+_TOO_DEEP = f"expected at most {MAX_DEPTH} levels of lists and objects, found more"
+
+
+@dataclass(frozen=True)
+class _Rejected:
+    """A number that is refused once its key is known."""
+
+    message: str
 
 
 def parse_json(data: bytes, location: str, remedy: str = REMEDY) -> Json:
     """Parse JSON text in UTF-8. remedy: the end of an error message.
 
     Raises ``BundleError`` for text larger than 16 MiB, duplicate keys, NaN and infinities, integers beyond ±2**64, lone
-    surrogates, and more than 32 levels.
+    surrogates, and more than 32 levels. Its ``param`` is the key around what is wrong.
     """
 
-    def fail(message: str) -> NoReturn:
-        raise BundleError(location, CODE, f"{message}{remedy}")
+    def fail(message: str, key: str | None = None) -> NoReturn:
+        raise BundleError(location, CODE, f"{message}{remedy}", param=key)
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         result: dict[str, Any] = {}
         for key, value in pairs:
             if key in result:
-                fail(f"expected each key once, found {format_value(key)} twice in one object")
+                fail(f"expected each key once, found {format_value(key)} twice in one object", key)
             result[key] = value
         return result
-
-    def constant(text: str) -> NoReturn:
-        fail(f"expected a finite number, found {text}")
-
-    def number(text: str) -> float:
-        if len(text) > _DIGITS or not math.isfinite(value := float(text)):
-            fail(f"expected a finite number, found {format_value(text)}")
-        return value
-
-    def integer(text: str) -> int:
-        if len(text) > 21 or abs(value := int(text)) > MAX_INTEGER:
-            fail(f"expected an integer from -2**64 to 2**64, found {format_value(text)}")
-        return value
 
     if len(data) > MAX_BYTES:
         fail(f"expected at most {MAX_BYTES} bytes, found {len(data)}")
@@ -61,35 +56,59 @@ def parse_json(data: bytes, location: str, remedy: str = REMEDY) -> Json:
         value = json.loads(
             data.decode("utf-8"),
             object_pairs_hook=unique,
-            parse_constant=constant,
-            parse_float=number,
-            parse_int=integer,
+            parse_constant=_reject_number,
+            parse_float=_parse_number,
+            parse_int=_parse_integer,
         )
     except RecursionError:
-        fail(f"expected at most {MAX_DEPTH} levels of lists and objects, found more")
+        fail(_TOO_DEEP)
     except UnicodeDecodeError as error:
         fail(f"expected UTF-8, found the byte {data[error.start]:#04x} at {error.start}")
     except json.JSONDecodeError as error:
         fail(f"expected JSON, found none at line {error.lineno}, column {error.colno} ({error.msg})")
-    _check(value, fail)
+    if (problem := _find_problem(value)) is not None:
+        fail(*problem)
     return value  # type: ignore[no-any-return]
 
 
-def _check(value: Any, fail: Callable[[str], NoReturn]) -> None:
-    nodes = [value]
+def _reject_number(text: str) -> _Rejected:
+    return _Rejected(f"expected a finite number, found {text}")
+
+
+def _parse_number(text: str) -> float | _Rejected:
+    if len(text) > _DIGITS or not math.isfinite(value := float(text)):
+        return _Rejected(f"expected a finite number, found {format_value(text)}")
+    return value
+
+
+def _parse_integer(text: str) -> int | _Rejected:
+    if len(text) > 21 or abs(value := int(text)) > MAX_INTEGER:
+        return _Rejected(f"expected an integer from -2**64 to 2**64, found {format_value(text)}")
+    return value
+
+
+def _find_problem(value: Any) -> tuple[str, str | None] | None:
+    """A message about the first value that is refused, and the key around it; None without one."""
+    nodes: list[tuple[str | None, Any]] = [(None, value)]
     for _ in range(MAX_DEPTH):
-        children: list[Any] = []
-        for node in nodes:
+        children: list[tuple[str | None, Any]] = []
+        for key, node in nodes:
             if isinstance(node, dict):
-                children += [*node.keys(), *node.values()]
+                children += [*((key, name) for name in node), *node.items()]
             elif isinstance(node, list):
-                children += node
+                children += [(key, item) for item in node]
+            elif isinstance(node, _Rejected):
+                return _name_key(key, node.message), key
             elif isinstance(node, str) and _SURROGATE.search(node):
-                fail(f"expected text, found half a surrogate pair in {format_value(node)}")
+                return _name_key(key, f"expected text, found half a surrogate pair in {format_value(node)}"), key
         if not children:
-            return
+            return None
         nodes = children
-    fail(f"expected at most {MAX_DEPTH} levels of lists and objects, found more")
+    return _name_key(nodes[0][0], _TOO_DEEP), nodes[0][0]
+
+
+def _name_key(key: str | None, message: str) -> str:
+    return message if key is None else f"{message} (in {format_value(key)})"
 
 
 @dataclass(frozen=True)

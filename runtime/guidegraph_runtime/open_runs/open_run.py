@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -198,11 +199,18 @@ class OpenRun:
         try:
             yield
         except BaseException as error:
-            self._failure = self._failure or str(error) or type(error).__name__
+            self._failure = self._failure or _describe_failure(error)
             raise
         finally:
             self._elapsed += time.monotonic() - started
 
     def fail(self, error: BaseException) -> None:
         """Mark the run as failed by an error."""
-        self._failure = self._failure or str(error) or type(error).__name__
+        self._failure = self._failure or _describe_failure(error)
+
+
+def _describe_failure(error: BaseException) -> str:
+    """An error as a line, with the name of the file that it is about, and not its folder."""
+    if isinstance(error, BundleError):
+        return f"{os.path.basename(error.where)}: {error.code}: {error.message}"
+    return str(error) or type(error).__name__

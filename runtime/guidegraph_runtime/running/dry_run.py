@@ -25,6 +25,7 @@ from guidegraph_runtime.admission import (
 )
 from guidegraph_runtime.bundle.manifest_types import Operation, Part
 from guidegraph_runtime.bundle.names import BATCH, MULTIPLES
+from guidegraph_runtime.errors import SettingError
 from guidegraph_runtime.operations import OPERATIONS
 from guidegraph_runtime.running.choices import Choice, has_choices
 from guidegraph_runtime.running.loops import Loop
@@ -92,9 +93,10 @@ class DryRun(PlanRun):
     def _host(self, operation: Operation) -> None:
         OPERATIONS[operation.op].check_settings(operation.settings)  # it may not be called in a dry run
         inputs = {port: self.memory.read(name) for port, name in operation.inputs.items()}
-        shape = self._shape(operation, inputs)
+        rule_arguments = self._read_rule_arguments(operation, inputs)
+        shape = self._shape(operation, rule_arguments)
         if shape is not None and (reason := memory_problem([ShapeOnly(shape)], self.limit)) is not None:
-            raise ValueError(reason)
+            raise SettingError(_find_largest(rule_arguments), reason)
         if all(map(self.is_known, inputs.values())) and operation.op not in _RANDOM_OPERATIONS:
             results = self._compute(operation, inputs)
             if not self.depth:
@@ -106,18 +108,21 @@ class DryRun(PlanRun):
         self._name_sources(operation, results)
         self.memory.update(results)
 
-    def _shape(self, operation: Operation, inputs: Mapping[str, Any]) -> Shape | None:
-        """The shape of an operation's result, or None if its rule needs unknown values."""
+    def _read_rule_arguments(self, operation: Operation, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """The values that the rule for the shape of an operation's result reads; {} without a rule."""
         declared = OPERATIONS[operation.op]
         if declared.shape is None:
-            return None
-        rule, defaults = declared.shape, declared.signature.parameters
-        ports = build_arguments(inputs)
-        rule_arguments = {
+            return {}
+        ports, defaults = build_arguments(inputs), declared.signature.parameters
+        return {
             name: ports[name] if name in ports else operation.settings.get(name, defaults[name].default)
-            for name in signature(rule).parameters
+            for name in signature(declared.shape).parameters
         }
-        if any(_holds_unknown(value) for value in rule_arguments.values()):
+
+    def _shape(self, operation: Operation, rule_arguments: Mapping[str, Any]) -> Shape | None:
+        """The shape of an operation's result, or None if its rule needs unknown values."""
+        rule = OPERATIONS[operation.op].shape
+        if rule is None or any(_holds_unknown(value) for value in rule_arguments.values()):
             return None
         shape = rule(**rule_arguments)
         return None if shape is None or None in shape else cast(Shape, shape)
@@ -145,7 +150,8 @@ class DryRun(PlanRun):
         sizes = axis_sizes(part, shaped)
         if self.depth:
             self.samples = max(self.samples, sizes.get(BATCH, 1))
-        check_multiples(operation.settings.get(MULTIPLES, {}), sizes)
+        smallest = {dim: 1 for tensor in part.inputs for dim in tensor.dims if isinstance(dim, str)}
+        check_multiples(operation.settings.get(MULTIPLES, {}), {**smallest, **sizes})
         due = broadcast_shapes(part, shaped)
         for tensor, shape in zip(part.inputs, due, strict=True):
             check_broadcast(tensor, tuple(shaped[tensor.name].shape), shape)
@@ -242,6 +248,13 @@ class DryRun(PlanRun):
 
 
 _RANDOM_OPERATIONS = frozenset({"noise.gaussian"})
+
+
+def _find_largest(rule_arguments: Mapping[str, Any]) -> str:
+    """The setting with the largest number among those that determine a shape; "" if none is a number."""
+    items = {name: value if isinstance(value, list) else [value] for name, value in rule_arguments.items()}
+    sizes = {name: max((item for item in items[name] if isinstance(item, int)), default=0) for name in items}
+    return max(sizes, key=lambda name: sizes[name], default="")
 
 
 def _check_counts(samples: SampleCount, counts: Sequence[SampleCount]) -> None:

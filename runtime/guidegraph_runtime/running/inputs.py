@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from guidegraph_runtime.admission import is_infinite, number_problem
 from guidegraph_runtime.allowed_files import as_path
 from guidegraph_runtime.bundle.manifest_types import FILE_TYPES, Input, Manifest
 from guidegraph_runtime.errors import BundleError, suggest_name
+
+FLOAT_LIMIT = float(np.finfo(np.float32).max)
+"""The graphs compute in float32."""
 
 
 def resolve_inputs(
@@ -104,10 +110,20 @@ def check_value(name: str, spec: Input, value: Any, location: str) -> Any:
         raise BundleError(location, "bad-value", message, param=name)
     if (reason := number_problem(value, infinite=is_infinite(spec.default))) is not None:
         raise BundleError(location, "bad-value", f"'{name}': {reason}", param=name)
+    if spec.type == "float" and (largest := _find_overflow(value)) is not None:
+        message = f"'{name}': expected numbers from -{FLOAT_LIMIT:.2g} to {FLOAT_LIMIT:.2g}, found {largest!r}"
+        raise BundleError(location, "bad-value", message, param=name)
     if spec.choices is not None and value not in spec.choices:
         message = f"'{name}': {suggest_name(str(value), map(str, spec.choices))}"
         raise BundleError(location, "bad-value", message, param=name)
     return as_path(value) if spec.type in FILE_TYPES else value
+
+
+def _find_overflow(value: Any) -> float | None:
+    """The first finite number of a value that float32, in which the graphs compute, cannot hold."""
+    numbers = value if isinstance(value, list) else [value]
+    overflows = (item for item in numbers if isinstance(item, float) and FLOAT_LIMIT < abs(item) < math.inf)
+    return next(overflows, None)
 
 
 def _are_bytes(value: Any, many: bool) -> bool:

@@ -25,7 +25,8 @@ def override_settings(plan: Sequence[Operation], changes: Mapping[str, Any], loc
     for name, value in changes.items():
         node, _, setting = name.rpartition(".")
         if node not in nodes:
-            raise BundleError(location, "unknown-node", f"no host node '{node}'; {suggest_name(node, nodes)}")
+            message = f"no host node '{node}'; {suggest_name(node, nodes)}"
+            raise BundleError(location, "unknown-node", message, param=name)
         by_node.setdefault(node, {})[setting] = value
     return tuple(_override(operation, by_node, location) for operation in plan)
 
@@ -71,16 +72,16 @@ def _override(operation: Operation, changes: Mapping[str, Mapping[str, Any]], lo
     settings_to_change = dict(changes[operation.node])
     use = settings_to_change.pop("use", operation.op)
     if use not in (group := find_alternatives(operation.op)):
-        raise BundleError(
-            location, "unknown-operation", f"{operation.node}: no '{use}'; {suggest_name(str(use), group)}"
-        )
+        message = f"{operation.node}: no '{use}'; {suggest_name(str(use), group)}"
+        raise BundleError(location, "unknown-operation", message, param=f"{operation.node}.use")
     parameters = OPERATIONS[use].signature.parameters
     if unknown := [name for name in settings_to_change if name not in parameters]:
         message = f"{operation.node} ({use}): no setting '{unknown[0]}'; {suggest_name(unknown[0], parameters)}"
-        raise BundleError(location, "unknown-setting", message)
+        raise BundleError(location, "unknown-setting", message, param=f"{operation.node}.{unknown[0]}")
     for name, value in settings_to_change.items():
         if (reason := number_problem(value, infinite=is_infinite(parameters[name].default))) is not None:
-            raise BundleError(location, "bad-value", f"{operation.node} ({use}): {name}: {reason}")
+            message = f"{operation.node} ({use}): {name}: {reason}"
+            raise BundleError(location, "bad-value", message, param=f"{operation.node}.{name}")
     # Links and settings that the new operation lacks, such as DDIM's eta, are dropped.
     links = {
         name: source

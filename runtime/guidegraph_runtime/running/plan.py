@@ -207,13 +207,18 @@ def refuse_part(part: str, inputs: Mapping[str, Any]) -> NoReturn:
 
 
 def _find_param(operation: Operation, error: Exception) -> str | None:
-    """The input that an operation's error is about: the one it names, or the one that its setting is wired to."""
+    """The input that an operation's error is about: the one it names, or the one that its setting is wired to.
+
+    A setting of the plan is ``node.setting``, as in an override.
+    """
     if isinstance(error, InputError):
         return error.param or None
     if not isinstance(error, (LimitExceeded, SettingError)):
         return None
     source = operation.inputs.get(error.setting, "")
-    return source.removeprefix(PARAMS) if source.startswith(PARAMS) else None
+    if source.startswith(PARAMS):
+        return source.removeprefix(PARAMS)
+    return f"{operation.node}.{error.setting}" if error.setting in operation.settings else None
 
 
 def check_guards(operation: Operation, memory: Values) -> None:

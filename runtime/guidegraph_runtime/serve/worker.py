@@ -244,7 +244,7 @@ class Worker:
             try:
                 encoded, size = self._settings.encode(job, outputs)
             except ValueError as error:
-                self._fail(job, error_text(error), "output-failed")
+                self._fail(job, error_text(error), "output-failed", 422)
             else:
                 self._end(job, JobEnd("done", None, encoded, size))
 

@@ -63,3 +63,29 @@ def test_any_body_is_answered(make_client: MakeClient, body: dict[str, Any], nod
     ]:
         answer = client.post(path, content=json.dumps(content), headers={"content-type": "application/json"})
         assert answer.status_code in (202, 400), answer.text
+
+
+@pytest.mark.parametrize(
+    ("content", "param", "words"),
+    [
+        ('{"deadline": ' + "9" * 400 + "}", "deadline", "expected an integer from -2**64 to 2**64, found '999"),
+        ('{"params": {"scale": ' + "9" * 400 + "}}", "scale", "expected an integer from -2**64"),
+        ('{"params": {"scale": 1e400}}', "scale", "expected a finite number, found '1e400'"),
+        ('{"params": {"scale": NaN}}', "scale", "expected a finite number, found NaN (in 'scale')"),
+        ('{"nodes": {"noise.shape": [[-Infinity]]}}', "noise.shape", "expected a finite number, found -Infinity"),
+        ('{"params": {"seed": ' + "[" * 90 + "]" * 90 + "}}", "seed", "expected at most 32 levels of lists"),
+        ('{"nodes": {"a.b": ' + "[" * 50 + "]" * 50 + "}}", "a.b", "expected at most 32 levels"),
+        ('{"params": {"seed": 1, "seed": 2}}', "seed", "expected each key once, found 'seed' twice"),
+        ('{"params": {"seed": "\\ud800"}}', "seed", "expected text, found half a surrogate pair"),
+        ('{"params": {"\\ud800": 1}}', "params", "expected text, found half a surrogate pair"),
+        ("NaN", None, "expected a finite number, found NaN"),
+    ],
+)
+def test_json_that_no_request_needs_is_refused_by_name(
+    make_client: MakeClient, content: str, param: str | None, words: str
+) -> None:
+    client = make_client(started=False)
+    answer = client.post("/v1/workflows/pictures", content=content, headers={"content-type": "application/json"})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["param"]) == (400, "bad-json", param)
+    assert error["message"].startswith(words)

@@ -86,7 +86,7 @@ async def read_json(request: Request, limit: int) -> dict[str, Any]:
     try:
         content = parse_json(body, "the request", remedy="")
     except BundleError as error:
-        raise RequestRefused(error.message, code="bad-json") from None
+        raise RequestRefused(error.message, error.param, "bad-json") from None
     if not isinstance(content, dict):
         raise RequestRefused("expected a JSON object", code="bad-json")
     return content
