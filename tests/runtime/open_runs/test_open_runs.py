@@ -312,7 +312,7 @@ def test_a_run_that_fails_leaves_the_others_whole(bundle: Bundle, monkeypatch: p
 
     def fail_for_the_second(run: OpenRun) -> Any:
         if run is runs[1] and run.count == 1:
-            raise BundleError("b", "operation-failed", "its noise is no noise")
+            raise BundleError("folders/b", "operation-failed", "its noise is no noise")
         return end(run)
 
     monkeypatch.setattr(OpenRun, "run_to_part", fail_for_the_second)

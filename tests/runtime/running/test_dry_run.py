@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from guidegraph_runtime.bundle.manifest_types import Operation
+from guidegraph_runtime.bundle.manifest_types import Operation, Part, Tensor
 from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.running.dry_run import UNKNOWN, DryRun
+from guidegraph_runtime.running.plan import refuse_part
 from guidegraph_runtime.running.values import Values
 
 
@@ -30,6 +31,31 @@ def rehearse(operation: Operation, **values: Any) -> DryRun:
 def test_a_wrong_setting_is_refused(operation: Operation, message: str) -> None:
     with pytest.raises(BundleError, match=rf"here: refused: a \({operation.op}\): {message}"):
         rehearse(operation, picture=UNKNOWN)
+
+
+def test_an_axis_that_no_value_has_is_of_size_1_and_must_be_a_multiple_too() -> None:
+    part = Part("p.onnx", (Tensor("x", "float32", ("batch", 3, "height")),), (), {})
+    operation = Operation("part", "p", {"x": "x"}, {"multiples": {"height": 4}}, ())
+    for shape, size in (((1, 3, 6), 6), ((1, 3), 1), ((1,), 1)):
+        run = DryRun("here", refuse_part, lambda name: b"", Values(x=np.zeros(shape)), parts={"p": part})
+        with pytest.raises(BundleError, match=rf"'height': expected sides that are multiples of 4; found {size}:"):
+            run.run([operation])
+    DryRun("here", refuse_part, lambda name: b"", Values(x=np.zeros((1, 3, 8))), parts={"p": part}).run([operation])
+
+
+@pytest.mark.parametrize(
+    ("operation", "param"),
+    [
+        (Operation("noise.gaussian", "a", {}, {"shape": [4, 10**6], "batch": 2}, ("a",)), "a.shape"),
+        (Operation("noise.gaussian", "a", {"batch": "params.n"}, {"shape": [4]}, ("a",)), "n"),
+        (Operation("noise.gaussian", "a", {}, {"shape": [4], "rng": "xor"}, ("a",)), "a.rng"),
+    ],
+)
+def test_the_setting_that_is_wrong_is_named(operation: Operation, param: str) -> None:
+    run = DryRun("here", refuse_part, lambda name: b"", Values({"params.n": 10**6}), limit=10**6)
+    with pytest.raises(BundleError) as caught:
+        run.run([operation])
+    assert caught.value.param == param
 
 
 def test_a_sampler_with_a_step_for_each_timestep_is_admitted() -> None:
