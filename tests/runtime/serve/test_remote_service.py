@@ -84,6 +84,36 @@ def test_a_replica_makes_previews_of_jobs_that_are_watched(make_service: MakeSer
     assert (asyncio.run(count_previews()) > 0) == is_watched
 
 
+@pytest.mark.parametrize(("is_watched", "progress"), [(False, 0), (True, 1)])
+def test_a_replica_tells_the_progress_of_jobs_that_are_watched(
+    make_service: MakeService, is_watched: bool, progress: int
+) -> None:
+    service = make_service(steps=1000)
+    request = DrawRequest("pictures", {"steps": 500}, is_watched=is_watched)
+
+    async def list_events() -> list[ReplicaEvent]:
+        return [event async for event in iterate_replica_events(service, request)]
+
+    first, *between, last = asyncio.run(list_events())
+    assert (first.end, len(between) >= progress, last.end is not None) == (None, True, True)
+    assert is_watched or not between
+    assert (last.step, last.steps) == (500, 500)
+
+
+def test_a_request_tells_a_replica_its_work(make_service: MakeService) -> None:
+    service = make_service()
+    works = []
+
+    class Recording(Replicas):
+        async def draw(self, request: DrawRequest) -> AsyncGenerator[ReplicaEvent, None]:
+            works.append(request.work)
+            async for event in super().draw(request):
+                yield event
+
+    run(service, Recording(service), submit)
+    assert works == [4 * 2], "four steps of a batch of two"
+
+
 def test_a_job_whose_replica_is_lost_begins_again(make_service: MakeService) -> None:
     service = make_service()
     replicas = Replicas(service, lost=2)

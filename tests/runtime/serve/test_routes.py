@@ -247,6 +247,8 @@ def test_bodies_are_checked(make_client: MakeClient) -> None:
         (b"[1]", json_type, 400),
         (b"\xff", json_type, 400),
         (b" " * 101, json_type, 413),
+        (b"{}", {**json_type, "content-length": "101"}, 413),
+        (b"{}", {**json_type, "content-length": "9" * 5000}, 413),
     ]:
         answer = client.post(IMAGES, content=content, headers=headers)
         assert answer.status_code == status, content
