@@ -145,11 +145,13 @@ class LeastWorkRouter(RequestRouter):  # type: ignore[misc]  # Ray has no types
         key = pending_request.metadata.internal_request_id
         return [[replicas[name]] for name in self._loads.assign(key, request.work, replicas, lambda: pending() is None)]
 
-    def on_request_routed(self, pending_request: PendingRequest, replica_id: ReplicaID, result: ReplicaResult) -> None:
+    def count_request(self, pending_request: PendingRequest, replica_id: ReplicaID, result: ReplicaResult) -> None:
         """Count a request that a replica has taken until its events end."""
         key = pending_request.metadata.internal_request_id
         self._loads.send(key, str(replica_id))
         result.add_done_callback(lambda _: self._loads.release(key))
+
+    on_request_routed = count_request  # the name that Ray calls
 
 
 class Drawer:
@@ -160,7 +162,7 @@ class Drawer:
         self._service.start()
 
     async def draw(self, request: DrawRequest) -> AsyncIterator[ReplicaEvent]:
-        """Draw a request, and yield its state after each change."""
+        """Draw a request, and yield its state. See ``iterate_replica_events``."""
         async for event in iterate_replica_events(self._service, request):
             yield event
 

@@ -41,7 +41,7 @@ class AcceleratedCommand(TyperCommand):
 
 
 def _has_word_behind(arguments: Sequence[str]) -> bool:
-    """Whether a word that is no option follows ``--accelerate``."""
+    """Whether ``--accelerate`` has a word behind it, and no option."""
     words = [*arguments, "-"]
     return OPTION in words and not words[words.index(OPTION) + 1].startswith("-")
 
