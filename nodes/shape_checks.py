@@ -67,6 +67,9 @@ def check_compatible(label: str, *tensors: Tensor, start: int = 1) -> None:
 
     `label`: their name in the error, such as "x0 and noise".
     """
+    first = tensors[0].shape
+    if all(tensor.shape == first for tensor in tensors[1:]):
+        return
     batch = max(tensor.shape[0] for tensor in tensors)
     size = tensors[0].shape[start:]
     if any(tensor.shape[start:] != size or tensor.shape[0] not in (batch, 1) for tensor in tensors):

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
 from guidegraph.graph.types import Tensor, is_tensor, structured
+from guidegraph.nodes.kept_levels import keep_level
 from guidegraph.nodes.noise_level import NoiseLevel, check_kind
 from guidegraph.nodes.noise_level import PredictionKind as PredictionKind
 from guidegraph.nodes.sampler_types import Levels as Levels
@@ -207,6 +208,9 @@ class Schedule:
 
     def along(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """α and σ in shapes that broadcast to x, (1, 1, …) or (B, 1, …), in the dtype of the computation."""
+        return keep_level(self, x, t, self._compute_along)
+
+    def _compute_along(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         import torch
 
         alpha, sigma = self.alpha_sigma(t.to(device=x.device, dtype=torch.float64))

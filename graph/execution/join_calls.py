@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from guidegraph.graph.values.leaves import flatten, unflatten
@@ -87,7 +86,7 @@ class Sizes:
                 f"a batchable node must give outputs along the batch axis: expected leading size {total}, "
                 f"found shape {tuple(tensor.shape)}"
             )
-        return [tensor[end - length : end] for end, length in zip(accumulate(lengths), lengths, strict=True)]
+        return tensor.split_with_sizes(lengths)
 
 
 def _batch_size(leaves: Sequence[Any]) -> int:

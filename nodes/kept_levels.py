@@ -1,0 +1,62 @@
+"""The levels of timesteps that samplers visit again and again: computed once for a schedule.
+
+A conversion between predictions reads α and σ at the timestep of its step. They are about thirty small tensor
+operations, which take longer than the conversion of a small sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from weakref import WeakKeyDictionary
+
+from guidegraph.graph.types import Tensor
+from guidegraph.graph.values.ownership import change_count
+from guidegraph.nodes.shape_checks import has_values, is_transformed
+
+if TYPE_CHECKING:
+    from guidegraph.nodes.types import Schedule
+
+MOST_TIMESTEPS = 4096
+Level: TypeAlias = "tuple[Tensor, Tensor]"
+"""α and σ."""
+
+
+class _KeptLevel(NamedTuple):
+    """α and σ, and how often these two and the schedule's table had been changed in place when they were made."""
+
+    level: Level
+    changes: tuple[int, int, int]
+
+
+_kept: WeakKeyDictionary[Schedule, dict[tuple[object, ...], _KeptLevel]] = WeakKeyDictionary()
+
+
+def keep_level(schedule: Schedule, x: Tensor, t: Tensor, compute: Callable[[Tensor, Tensor], Level]) -> Level:
+    """`compute(x, t)`, or what it gave for an equal timestep and another x of the same dtype, device and rank.
+
+    Only for one concrete timestep on the CPU, and not where gradients of it are taken or calls are recorded.
+    """
+    import torch
+
+    if t.shape != (1,) or t.device.type != "cpu" or t.requires_grad or not (has_values(t) and has_values(x)):
+        return compute(x, t)
+    table = schedule.alphas_bar
+    if not has_values(table) or table.requires_grad or is_transformed():
+        return compute(x, t)
+    levels = _kept.get(schedule)
+    if levels is None:
+        levels = _kept[schedule] = {}
+    key = (float(t), x.dtype, x.device, x.ndim)
+    kept = levels.get(key)
+    if kept is None or kept.changes != _count_changes(kept.level, table):
+        if len(levels) >= MOST_TIMESTEPS:
+            levels.clear()
+        with torch.inference_mode(False), torch.no_grad():  # later steps may take gradients
+            level = compute(x, t)
+        kept = levels[key] = _KeptLevel(level, _count_changes(level, table))
+    return kept.level
+
+
+def _count_changes(level: Level, table: Tensor) -> tuple[int, int, int]:
+    return change_count(level[0]), change_count(level[1]), change_count(table)
