@@ -39,10 +39,10 @@ def keep_level(schedule: Schedule, x: Tensor, t: Tensor, compute: Callable[[Tens
     """
     import torch
 
-    if t.shape != (1,) or t.device.type != "cpu" or t.requires_grad or not (has_values(t) and has_values(x)):
-        return compute(x, t)
     table = schedule.alphas_bar
-    if not has_values(table) or table.requires_grad or is_transformed():
+    if t.shape != (1,) or t.device.type != "cpu" or t.requires_grad or table.requires_grad:
+        return compute(x, t)
+    if not has_values(t, x, table) or is_transformed():
         return compute(x, t)
     levels = _kept.get(schedule)
     if levels is None:
