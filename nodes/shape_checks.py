@@ -70,7 +70,7 @@ def check_compatible(label: str, *tensors: Tensor, start: int = 1) -> None:
     `label`: their name in the error, such as "x0 and noise".
     """
     first = tensors[0].shape
-    if all([tensor.shape == first for tensor in tensors]):
+    if all(tensor.shape == first for tensor in tensors):
         return
     batch = max(tensor.shape[0] for tensor in tensors)
     size = tensors[0].shape[start:]

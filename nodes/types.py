@@ -88,7 +88,8 @@ class Prediction:
     def _check_addable(self, other: Prediction) -> None:
         if self.kind != other.kind:
             raise ValueError(f"predictions of kinds '{self.kind}' and '{other.kind}' do not add: convert one first")
-        check_compatible("predictions that are added", self.value, other.value)
+        if self.value.shape != other.value.shape:
+            check_compatible("predictions that are added", self.value, other.value)
 
     def __add__(self, other: Prediction) -> Prediction:
         self._check_addable(other)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Decisive: TypeAlias = "Callable[[], Tensor]"
 """Whether a size that is the last one counts: a flag that is computed after the loop."""
 Measure: TypeAlias = "Callable[[Tensor], Tensor]"
-"""Computes a size from a value."""
+"""Computes the size of each sample (B) from a value (B, …)."""
 KEPT_BYTES, MOST_KEPT_BYTES = 64 << 10, 1 << 20
 """The largest value that is kept to be measured later, and the most that all of a node's are."""
 
@@ -31,7 +31,7 @@ class WatchedSizes:
     """The sizes that calls of one node reported, with their iterations, the limit, and the message of the warning.
 
     Small values are measured later, several in a row: a few operations in the middle of a step, between the weights of
-    a network, take several times as long. unmeasured: how to measure the sizes, by position, that are still values.
+    a network, take several times as long. unmeasured: the positions of the sizes that are still values, all alike.
     kept: the bytes of those.
     """
 
@@ -41,24 +41,39 @@ class WatchedSizes:
     iterations: list[int] = field(default_factory=list)
     sizes: list[Tensor] = field(default_factory=list)
     decisive: Decisive | None = None
-    unmeasured: dict[int, Measure] = field(default_factory=dict)
+    measure: Measure | None = None
+    unmeasured: list[int] = field(default_factory=list)
     kept: int = 0
 
     def add(self, value: Tensor, measure: Measure | None) -> None:
         """Add a size or, with ``measure``, a value to compute one from."""
-        if measure is not None:
-            self.unmeasured[len(self.sizes)] = measure
-            self.kept += value.nbytes
+        size = value.nbytes
+        if measure is not None and size > KEPT_BYTES:
+            value = measure(value)
+        elif measure is not None:
+            if self.unmeasured and not _is_alike(self.sizes[self.unmeasured[-1]], value):
+                self.measure_kept()
+            self.unmeasured.append(len(self.sizes))
+            self.measure, self.kept = measure, self.kept + size
         self.sizes.append(value)
-        if measure is not None and (value.nbytes > KEPT_BYTES or self.kept > MOST_KEPT_BYTES):
-            self.measure()
+        if self.kept > MOST_KEPT_BYTES:
+            self.measure_kept()
 
-    def measure(self) -> None:
-        """Measure all values that were kept for it."""
-        for i, measure in self.unmeasured.items():
-            self.sizes[i] = measure(self.sizes[i])
-        self.unmeasured.clear()
-        self.kept = 0
+    def measure_kept(self) -> None:
+        """Measure the values that were kept for it, as one batch."""
+        import torch
+
+        if self.measure is None or not self.unmeasured:
+            return
+        values = [self.sizes[i] for i in self.unmeasured]
+        for i, size in zip(self.unmeasured, self.measure(torch.cat(values)).split(len(values[0])), strict=True):
+            self.sizes[i] = size
+        self.unmeasured, self.kept = [], 0
+
+
+def _is_alike(value: Tensor, other: Tensor) -> bool:
+    """Whether two values can be measured as one batch."""
+    return value.shape == other.shape and value.dtype == other.dtype and value.device == other.device
 
 
 @dataclass
@@ -89,7 +104,7 @@ class LoopWatch:
         import torch
 
         for key, watched_sizes in self.watched.items():
-            watched_sizes.measure()
+            watched_sizes.measure_kept()
             sizes: list[float] = torch.stack([size.max() for size in watched_sizes.sizes]).tolist()
             first = _beyond_since(sizes, watched_sizes.limit)
             if first is not None and (watched_sizes.decisive is None or bool(watched_sizes.decisive())):
@@ -133,7 +148,7 @@ def watch_size(
 
     value: the size, a tensor of any shape, of which the largest value counts. decisive: called after the loop if this
     size is the last one; without the flag that it returns, a tensor, there is no warning. measure: computes the size
-    from the value, now or later; nothing may change the value in place.
+    of each sample from the value, now or later; nothing may change the value in place.
     message: continues "from step 3 of 30 on"; ``{size:.3g}`` in it is the last size. Does nothing outside of a loop.
     """
     if (watch := _watch.get()) is not None:

@@ -29,7 +29,7 @@ from guidegraph.nodes.types import (
     Timesteps,
 )
 from guidegraph_runtime.operations.scheduler import noisy_shape
-from guidegraph_runtime.tables.rows import INPUTS
+from guidegraph_runtime.tables.rows import INPUTS, K
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -227,8 +227,8 @@ class _Row:
             return moved[:, 0], moved[:, 1:].transpose(0, 1)
         shape = self.x.shape
         inputs = torch.cat([self.x, x0, eps, drawn, self.slots.reshape(-1, *shape[1:])])
-        outputs = (self.matrix @ inputs.reshape(len(INPUTS), -1)).reshape(-1, *shape)
-        return outputs[0], outputs[1:]
+        outputs = torch.mm(self.matrix, inputs.reshape(len(INPUTS), -1)).reshape(-1, *shape)
+        return outputs.select(0, 0), outputs.narrow(0, 1, K)
 
     def spread(self, prediction: Prediction) -> Tensor | float:
         """The standard deviation of a learned variance (Nichol & Dhariwal 2021, eq. 15); 1 without one."""

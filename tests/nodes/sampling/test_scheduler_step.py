@@ -203,7 +203,12 @@ def test_one_traced_step_serves_every_row_and_a_change_of_sampler_is_a_change_of
 
     x = normal(1, 3, 4, 4).float()
     example = samplers.ddim(scaled_linear(), steps=10)
-    arguments = (example.scheduler, x, SchedulerState(example.state.index, example.state.sized_slots(x)), example.steps[:1])
+    arguments = (
+        example.scheduler,
+        x,
+        SchedulerState(example.state.index, example.state.sized_slots(x)),
+        example.steps[:1],
+    )
     program = torch.export.export(Body(), arguments, strict=False).module()
     for name, steps in (("ddim", 10), ("pndm", 9), ("dpmpp_2m", 10), ("unipc", 10)):
         sampler: Sampler = getattr(samplers, name)(scaled_linear(), steps=steps)
