@@ -7,19 +7,23 @@ operations, which take longer than the conversion of a small sample.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 from weakref import WeakKeyDictionary
 
 from guidegraph.graph.types import Tensor
 from guidegraph.graph.values.ownership import change_count
 from guidegraph.nodes.shape_checks import has_values, is_transformed
 
-if TYPE_CHECKING:
-    from guidegraph.nodes.types import Schedule
-
 MOST_TIMESTEPS = 4096
 Level: TypeAlias = "tuple[Tensor, Tensor]"
 """α and σ."""
+
+
+class LevelTable(Protocol):
+    """A schedule: whatever has ᾱ for each of its timesteps."""
+
+    @property
+    def alphas_bar(self) -> Tensor: ...
 
 
 class _KeptLevel(NamedTuple):
@@ -29,10 +33,10 @@ class _KeptLevel(NamedTuple):
     changes: tuple[int, int, int]
 
 
-_kept: WeakKeyDictionary[Schedule, dict[tuple[object, ...], _KeptLevel]] = WeakKeyDictionary()
+_kept: WeakKeyDictionary[LevelTable, dict[tuple[object, ...], _KeptLevel]] = WeakKeyDictionary()
 
 
-def keep_level(schedule: Schedule, x: Tensor, t: Tensor, compute: Callable[[Tensor, Tensor], Level]) -> Level:
+def keep_level(schedule: LevelTable, x: Tensor, t: Tensor, compute: Callable[[Tensor, Tensor], Level]) -> Level:
     """`compute(x, t)`, or what it gave for an equal timestep and another x of the same dtype, device and rank.
 
     Only for one concrete timestep on the CPU, and not where gradients of it are taken or calls are recorded.

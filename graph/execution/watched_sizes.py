@@ -66,8 +66,9 @@ class WatchedSizes:
         if self.measure is None or not self.unmeasured:
             return
         values = [self.sizes[i] for i in self.unmeasured]
-        for i, size in zip(self.unmeasured, self.measure(torch.cat(values)).split(len(values[0])), strict=True):
-            self.sizes[i] = size
+        measured = self.measure(torch.cat(values)).reshape(len(values), -1)
+        for i, sizes in zip(self.unmeasured, measured.unbind(), strict=True):
+            self.sizes[i] = sizes
         self.unmeasured, self.kept = [], 0
 
 
