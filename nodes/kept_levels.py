@@ -37,9 +37,10 @@ _kept: WeakKeyDictionary[LevelTable, dict[tuple[object, ...], _KeptLevel]] = Wea
 
 
 def keep_level(schedule: LevelTable, x: Tensor, t: Tensor, compute: Callable[[Tensor, Tensor], Level]) -> Level:
-    """`compute(x, t)`, or what it gave for an equal timestep and another x of the same dtype, device and rank.
+    """α and σ of `compute(x, t)`, made once for equal timesteps and any x of one dtype, device and rank.
 
-    Only for one concrete timestep on the CPU, and not where gradients of it are taken or calls are recorded.
+    Levels are computed anew unless t is one concrete timestep on the CPU, and where gradients of it are taken or calls
+    are recorded.
     """
     import torch
 
