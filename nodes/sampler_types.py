@@ -98,12 +98,7 @@ class SchedulerState:
     index: Tensor
     slots: Tensor
 
-    def sized(self, x: Tensor) -> SchedulerState:
-        """The same state with its slots expanded to (K, …x), as a traced step needs it."""
-        import torch
-
-        dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-        slots = self.slots.to(device=x.device, dtype=dtype)
-        if slots.ndim == 1:
-            slots = slots.reshape(-1, *(1,) * x.ndim).expand(-1, *x.shape)
-        return SchedulerState(self.index.to(x.device), slots)
+    def sized_slots(self, like: Tensor) -> Tensor:
+        """The slots expanded to (K, …), in the shape and dtype and on the device of ``like``."""
+        slots = self.slots.to(like)
+        return slots.reshape(-1, *(1,) * like.ndim).expand(-1, *like.shape) if slots.ndim == 1 else slots

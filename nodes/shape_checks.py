@@ -41,23 +41,25 @@ def cast_mask(mask: Tensor, like: Tensor) -> Tensor:
     return mask.to(like)
 
 
-def has_values(tensor: Tensor) -> bool:
-    """Whether a tensor is concrete (not traced)."""
+def has_values(*tensors: Tensor) -> bool:
+    """Whether tensors are concrete (not traced)."""
     import torch
 
-    return type(tensor) is torch.Tensor and not torch.compiler.is_compiling()
+    for tensor in tensors:
+        if type(tensor) is not torch.Tensor:
+            return False
+    return not torch.compiler.is_compiling()
 
 
 def is_transformed() -> bool:
     """Whether tracing, a dispatch mode, `torch.func` or forward-mode derivatives record or transform calls."""
     import torch
-    from torch.autograd import forward_ad
 
     core: Any = torch._C
     return bool(
         core._len_torch_dispatch_stack()
         or core._are_functorch_transforms_active()
-        or forward_ad._current_level >= 0
+        or torch.autograd.forward_ad._current_level >= 0
         or core._is_tracing()
     )
 
@@ -67,6 +69,9 @@ def check_compatible(label: str, *tensors: Tensor, start: int = 1) -> None:
 
     `label`: their name in the error, such as "x0 and noise".
     """
+    first = tensors[0].shape
+    if all(tensor.shape == first for tensor in tensors):
+        return
     batch = max(tensor.shape[0] for tensor in tensors)
     size = tensors[0].shape[start:]
     if any(tensor.shape[start:] != size or tensor.shape[0] not in (batch, 1) for tensor in tensors):

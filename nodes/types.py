@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
 from guidegraph.graph.types import Tensor, is_tensor, structured
-from guidegraph.nodes.noise_level import NoiseLevel, check_kind
+from guidegraph.nodes.kept_levels import keep_level
+from guidegraph.nodes.noise_level import KINDS, NoiseLevel, check_kind
 from guidegraph.nodes.noise_level import PredictionKind as PredictionKind
 from guidegraph.nodes.sampler_types import Levels as Levels
 from guidegraph.nodes.sampler_types import Scheduler as Scheduler
@@ -56,7 +57,7 @@ def per_sample(scale: Any, like: Any) -> Any:
 
     Raises ``ValueError`` for a tensor with any other number of scales.
     """
-    if not is_tensor(scale) or scale.ndim != 1:
+    if isinstance(scale, (int, float)) or not is_tensor(scale) or scale.ndim != 1:
         return scale
     if scale.shape[0] not in (like.shape[0], 1):
         raise ValueError(f"{scale.shape[0]} scales do not fit {like.shape[0]} samples: give one for all or for each")
@@ -81,12 +82,14 @@ class Prediction:
     variance: Tensor | None = None
 
     def __post_init__(self) -> None:
-        check_kind(self.kind)
+        if self.kind not in KINDS:
+            check_kind(self.kind)
 
     def _check_addable(self, other: Prediction) -> None:
         if self.kind != other.kind:
             raise ValueError(f"predictions of kinds '{self.kind}' and '{other.kind}' do not add: convert one first")
-        check_compatible("predictions that are added", self.value, other.value)
+        if self.value.shape != other.value.shape:
+            check_compatible("predictions that are added", self.value, other.value)
 
     def __add__(self, other: Prediction) -> Prediction:
         self._check_addable(other)
@@ -207,6 +210,9 @@ class Schedule:
 
     def along(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """α and σ in shapes that broadcast to x, (1, 1, …) or (B, 1, …), in the dtype of the computation."""
+        return keep_level(self, x, t, self._compute_along)
+
+    def _compute_along(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         import torch
 
         alpha, sigma = self.alpha_sigma(t.to(device=x.device, dtype=torch.float64))

@@ -8,7 +8,7 @@ from typing import Any
 
 from guidegraph.graph.acceleration.part_values import FlatValue, Reading
 from guidegraph.graph.acceleration.parts import StepGroup, list_part_calls
-from guidegraph.graph.execution.watched_sizes import Decisive, LoopWatch, use_watch
+from guidegraph.graph.execution.watched_sizes import Decisive, LoopWatch, Measure, use_watch
 from guidegraph.graph.export.partition.example_values import ItemType
 from guidegraph.graph.export.partition.leaves import tensor_leaves
 from guidegraph.graph.export.partition.subgraph import ExampleValue, PartPlan, plan_part
@@ -180,8 +180,11 @@ class _SizeRecorder(LoopWatch):
     sizes: list[tuple[Any, Any]] = field(default_factory=list)
     described: list[WatchedSize] = field(default_factory=list)
 
-    def add(self, size: Any, limit: float, message: str, decisive: Decisive | None) -> None:
+    def add(
+        self, value: Any, limit: float, message: str, decisive: Decisive | None, measure: Measure | None = None
+    ) -> None:
         assert isinstance(self.op, int)
+        size = value if measure is None else measure(value)
         self.sizes.append((size, None if decisive is None else decisive()))
         self.described.append(WatchedSize(self.op, float(limit), message, decisive is not None))
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from guidegraph.graph.values.leaves import flatten, unflatten
@@ -42,10 +41,11 @@ class JoinedValue:
     def fits(self, values: Sequence[FlatValue], lengths: Sequence[int]) -> bool:
         """Whether other arguments are the same tensors and plain values, and neither they nor `joined` changed."""
         for (leaves, structure), (new_leaves, new_structure) in zip(self.values, values, strict=True):
-            if len(leaves) != len(new_leaves) or any(a is not b for a, b in zip(leaves, new_leaves, strict=True)):
+            if len(leaves) != len(new_leaves) or (structure is not new_structure and structure != new_structure):
                 return False
-            if structure is not new_structure and structure != new_structure:
-                return False
+            for leaf, new_leaf in zip(leaves, new_leaves, strict=True):
+                if leaf is not new_leaf:
+                    return False
         return self.lengths == lengths and self.changes == _count_changes([*values, flatten(self.joined)])
 
 
@@ -54,9 +54,9 @@ KeptJoins: TypeAlias = "dict[int | str, JoinedValue | None]"
 
 
 def _count_changes(values: Sequence[FlatValue]) -> list[int]:
-    from torch import Tensor
+    import torch
 
-    return [change_count(leaf) for leaves, _ in values for leaf in leaves if isinstance(leaf, Tensor)]
+    return [change_count(leaf) for leaves, _ in values for leaf in leaves if isinstance(leaf, torch.Tensor)]
 
 
 class Sizes:
@@ -73,7 +73,8 @@ class Sizes:
 
     def expand(self, tensor: Tensor, length: Any) -> Tensor:
         """The tensor with its leading axis, of 1 or the length, expanded to the length."""
-        return tensor if tensor.shape[0] == length else tensor.expand(length, *tensor.shape[1:])
+        sides = tensor.shape
+        return tensor if sides[0] == length else tensor.expand(length, *sides[1:])
 
     def has_batch(self, tensor: Tensor, length: Any) -> bool:
         """Whether a tensor has as many entries on its leading axis as a batch of several samples."""
@@ -87,15 +88,15 @@ class Sizes:
                 f"a batchable node must give outputs along the batch axis: expected leading size {total}, "
                 f"found shape {tuple(tensor.shape)}"
             )
-        return [tensor[end - length : end] for end, length in zip(accumulate(lengths), lengths, strict=True)]
+        return tensor.split_with_sizes(lengths)
 
 
 def _batch_size(leaves: Sequence[Any]) -> int:
     """The leading size of the first tensor; 0 if there is none, or if another tensor's is neither that nor 1."""
-    from torch import Tensor
+    import torch
 
-    sizes = [leaf.shape[0] if leaf.ndim else 0 for leaf in leaves if isinstance(leaf, Tensor)]
-    return sizes[0] if sizes and all(size in (1, sizes[0]) for size in sizes) else 0
+    sizes = [leaf.shape[0] if leaf.ndim else 0 for leaf in leaves if isinstance(leaf, torch.Tensor)]
+    return sizes[0] if sizes and {1, sizes[0]}.issuperset(sizes) else 0
 
 
 def call_as_batch(
@@ -137,11 +138,11 @@ def _has_sample_entries(
     sizes: Sizes,
 ) -> bool:
     """Whether an argument that is not joined is a tensor with an entry for each sample of some call."""
-    from torch import Tensor
+    import torch
 
     arguments: list[tuple[int | str, Any]] = [*enumerate(args), *by_name.items()]
-    kept_apart = [value for port, value in arguments if isinstance(value, Tensor) and port not in batchable]
-    return any(sizes.has_batch(value, length) for value in kept_apart for length in lengths)
+    kept_apart = [value for port, value in arguments if isinstance(value, torch.Tensor) and port not in batchable]
+    return bool(kept_apart) and any(sizes.has_batch(value, length) for value in kept_apart for length in lengths)
 
 
 _UNFIT = object()
@@ -171,8 +172,9 @@ def _join(flat: Sequence[FlatValue], lengths: Sequence[Any], sizes: Sizes) -> An
     import torch
 
     structure = flat[0][1]
-    if any(other is not structure and other != structure for _, other in flat[1:]):
-        return _UNFIT
+    for _, other in flat[1:]:
+        if other is not structure and other != structure:
+            return _UNFIT
     columns = list(zip(*(leaves for leaves, _ in flat), strict=True))
     if not all(_can_join(column, sizes) for column in columns):
         return _UNFIT
@@ -187,24 +189,27 @@ def _join(flat: Sequence[FlatValue], lengths: Sequence[Any], sizes: Sizes) -> An
 
 def _can_join(leaves: Sequence[Any], sizes: Sizes) -> bool:
     """Whether leaves are tensors that differ in the leading axis alone, or equal values of another type."""
-    from torch import Tensor
+    import torch
 
     first = leaves[0]
-    if not isinstance(first, Tensor):
+    if not isinstance(first, torch.Tensor):
         return all(type(leaf) is type(first) and (leaf is first or leaf == first) for leaf in leaves[1:])
-    return all(
-        isinstance(leaf, Tensor)
-        and leaf.dtype == first.dtype
-        and leaf.device == first.device
-        and sizes.are_equal(first, leaf)
-        for leaf in leaves[1:]
-    )
+    for leaf in leaves[1:]:
+        if leaf is first:
+            continue
+        if not isinstance(leaf, torch.Tensor) or leaf.dtype != first.dtype or leaf.device != first.device:
+            return False
+        if not sizes.are_equal(first, leaf):
+            return False
+    return True
 
 
 def _split(value: Any, lengths: Sequence[Any], sizes: Sizes) -> list[Any]:
     """The result of each call; values other than tensors are the same in all of them."""
-    from torch import Tensor
+    import torch
 
     leaves, structure = flatten(value)
-    divided = [sizes.divide(leaf, lengths) if isinstance(leaf, Tensor) else [leaf] * len(lengths) for leaf in leaves]
+    divided = [
+        sizes.divide(leaf, lengths) if isinstance(leaf, torch.Tensor) else [leaf] * len(lengths) for leaf in leaves
+    ]
     return [unflatten([rows[i] for rows in divided], structure) for i in range(len(lengths))]

@@ -20,11 +20,20 @@ if TYPE_CHECKING:
 
 Decisive: TypeAlias = "Callable[[], Tensor]"
 """Whether a size that is the last one counts: a flag that is computed after the loop."""
+Measure: TypeAlias = "Callable[[Tensor], Tensor]"
+"""Computes the size of each sample (B) from a value (B, …)."""
+KEPT_BYTES, MOST_KEPT_BYTES = 64 << 10, 1 << 20
+"""The largest value that is kept to be measured later, and the most that all of a node's are."""
 
 
 @dataclass
 class WatchedSizes:
-    """The sizes that calls of one node reported, with their iterations, the limit, and the message of the warning."""
+    """The sizes that calls of one node reported, with their iterations, the limit, and the message of the warning.
+
+    Small values are measured later, several in a row: a few operations in the middle of a step, between the weights of
+    a network, take several times as long. unmeasured: the positions of the sizes that are still values, all alike.
+    kept: the bytes of those.
+    """
 
     call: Call
     limit: float
@@ -32,6 +41,40 @@ class WatchedSizes:
     iterations: list[int] = field(default_factory=list)
     sizes: list[Tensor] = field(default_factory=list)
     decisive: Decisive | None = None
+    measure: Measure | None = None
+    unmeasured: list[int] = field(default_factory=list)
+    kept: int = 0
+
+    def add(self, value: Tensor, measure: Measure | None) -> None:
+        """Add a size or, with ``measure``, a value to compute one from."""
+        size = value.nbytes
+        if measure is not None and size > KEPT_BYTES:
+            value = measure(value)
+        elif measure is not None:
+            if self.unmeasured and not _is_alike(self.sizes[self.unmeasured[-1]], value):
+                self.measure_kept()
+            self.unmeasured.append(len(self.sizes))
+            self.measure, self.kept = measure, self.kept + size
+        self.sizes.append(value)
+        if self.kept > MOST_KEPT_BYTES:
+            self.measure_kept()
+
+    def measure_kept(self) -> None:
+        """Measure the values that were kept for it, as one batch."""
+        import torch
+
+        if self.measure is None or not self.unmeasured:
+            return
+        values = [self.sizes[i] for i in self.unmeasured]
+        measured = self.measure(torch.cat(values)).reshape(len(values), -1)
+        for i, sizes in zip(self.unmeasured, measured.unbind(), strict=True):
+            self.sizes[i] = sizes
+        self.unmeasured, self.kept = [], 0
+
+
+def _is_alike(value: Tensor, other: Tensor) -> bool:
+    """Whether two values can be measured as one batch."""
+    return value.shape == other.shape and value.dtype == other.dtype and value.device == other.device
 
 
 @dataclass
@@ -43,7 +86,10 @@ class LoopWatch:
     iteration: int = 0
     watched: dict[str, WatchedSizes] = field(default_factory=dict)
 
-    def add(self, size: Tensor, limit: float, message: str, decisive: Decisive | None) -> None:
+    def add(
+        self, value: Tensor, limit: float, message: str, decisive: Decisive | None, measure: Measure | None = None
+    ) -> None:
+        """Add a size of the current operation or, with ``measure``, a value to compute it from."""
         call = self.op
         if not isinstance(call, Call) or call.key in self.warned:
             return
@@ -51,7 +97,7 @@ class LoopWatch:
         if watched_sizes is None:
             watched_sizes = self.watched[call.key] = WatchedSizes(call, limit, message)
         watched_sizes.iterations.append(self.iteration)
-        watched_sizes.sizes.append(size.detach())
+        watched_sizes.add(value.detach() if value.requires_grad else value, measure)
         watched_sizes.decisive = decisive
 
     def finish(self, total: int) -> None:
@@ -59,6 +105,7 @@ class LoopWatch:
         import torch
 
         for key, watched_sizes in self.watched.items():
+            watched_sizes.measure_kept()
             sizes: list[float] = torch.stack([size.max() for size in watched_sizes.sizes]).tolist()
             first = _beyond_since(sizes, watched_sizes.limit)
             if first is not None and (watched_sizes.decisive is None or bool(watched_sizes.decisive())):
@@ -95,12 +142,15 @@ def is_watching() -> bool:
     return _watch.get() is not None
 
 
-def watch_size(size: Tensor, limit: float, message: str, decisive: Decisive | None = None) -> None:
+def watch_size(
+    value: Tensor, limit: float, message: str, decisive: Decisive | None = None, measure: Measure | None = None
+) -> None:
     """Warn once after the loop if a size is above a limit or NaN from some step to the end.
 
-    size: a tensor of any shape, of which the largest value counts. decisive: called after the loop if this size is the
-    last one; without the flag that it returns, a tensor, there is no warning.
+    value: the size, a tensor of any shape, of which the largest value counts. decisive: called after the loop if this
+    size is the last one; without the flag that it returns, a tensor, there is no warning. measure: computes the size
+    of each sample from the value, now or later; nothing may change the value in place.
     message: continues "from step 3 of 30 on"; ``{size:.3g}`` in it is the last size. Does nothing outside of a loop.
     """
     if (watch := _watch.get()) is not None:
-        watch.add(size, limit, message, decisive)
+        watch.add(value, limit, message, decisive, measure)

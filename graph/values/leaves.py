@@ -17,26 +17,27 @@ def flatten(value: Any) -> tuple[list[Any], Any]:
     A tensor, and a structured value whose fields are tensors and plain values, are taken apart here, with fewer calls.
     Structures are comparable; that of the second kind is its class.
     """
-    from torch import Tensor
-    from torch.utils._pytree import tree_flatten
+    import torch
 
-    if isinstance(value, Tensor):
+    if isinstance(value, torch.Tensor):
         return [value], _TENSOR
     names = fields_of_structure(type(value))
     if names is not None:
         leaves = [getattr(value, name) for name in names]
-        if all(isinstance(leaf, Tensor) or type(leaf) in PLAIN_LEAVES for leaf in leaves):
+        if not [leaf for leaf in leaves if type(leaf) not in PLAIN_LEAVES and not isinstance(leaf, torch.Tensor)]:
             return leaves, type(value)
+    from torch.utils._pytree import tree_flatten
+
     return tree_flatten(value)
 
 
 def unflatten(leaves: list[Any], structure: Any) -> Any:
     """The value with a structure from `flatten` and these leaves."""
-    from torch.utils._pytree import tree_unflatten
-
     if structure is _TENSOR:
         return leaves[0]
     names = fields_of_structure(structure) if isinstance(structure, type) else None
     if names is not None:
         return structure(**dict(zip(names, leaves, strict=True)))
+    from torch.utils._pytree import tree_unflatten
+
     return tree_unflatten(leaves, structure)

@@ -29,7 +29,7 @@ from guidegraph.nodes.types import (
     Timesteps,
 )
 from guidegraph_runtime.operations.scheduler import noisy_shape
-from guidegraph_runtime.tables.rows import INPUTS
+from guidegraph_runtime.tables.rows import INPUTS, K
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -87,6 +87,8 @@ def _check_ports(
     scheduler: Scheduler, x: Sample, score: Score | None, noise: Noise | None, renoise: Prediction | None
 ) -> None:
     """Raise ``ValueError`` if an optional port does not fit the sampler's table or the shape of x."""
+    if score is None and noise is None and renoise is None and not scheduler.reads_noise:
+        return
     optional = {"score": score, "noise": noise, "renoise": renoise}
     wired = [name for name, value in optional.items() if value is not None]
     for name, message in _wiring_problems(scheduler, wired).items():
@@ -128,7 +130,7 @@ def step(
     drawn = torch.zeros_like(row.x) if noise is None else noise.to(row.x).expand_as(x) * spread
     x0, eps = row.x0_and_eps(prediction, renoise)
     if data_rms is not None:
-        _watch_range(x0, data_rms, row)
+        _watch_range(x0, prediction, data_rms, row)
     if has_values(x0):
         offer_value(x0)
     moved, slots = row.apply(x0, eps, drawn)
@@ -190,7 +192,13 @@ class _Row:
         import torch
 
         dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-        self.scheduler, self.x, self.slots = scheduler, x.to(dtype), state.sized(x).slots
+        self.scheduler, self.x = scheduler, x.to(dtype)
+        self.slots = state.sized_slots(self.x)
+        if self.slots.shape[1:] != self.x.shape:
+            raise ValueError(
+                f"the sampler's state has kept values of shape {tuple(self.slots.shape[1:])} and x has shape "
+                f"{tuple(self.x.shape)}: wire the state that the last step of this x returned"
+            )
         self._index, self._shared = state.index, is_shared(state.index)
         if not self._shared and state.index.shape[0] != x.shape[0]:
             raise ValueError(
@@ -217,9 +225,10 @@ class _Row:
             values = torch.cat([torch.stack([self.x, x0, eps, drawn], 1), self.slots.transpose(0, 1)], 1)
             moved = (self.matrix @ values.flatten(2)).unflatten(2, self.x.shape[1:])
             return moved[:, 0], moved[:, 1:].transpose(0, 1)
-        inputs = torch.cat([torch.stack([self.x, x0, eps, drawn]), self.slots])
-        outputs = (self.matrix @ inputs.flatten(1)).reshape(-1, *self.x.shape)
-        return outputs[0], outputs[1:]
+        shape = self.x.shape
+        inputs = torch.cat([self.x, x0, eps, drawn, self.slots.reshape(-1, *shape[1:])])
+        outputs = torch.mm(self.matrix, inputs.reshape(len(INPUTS), -1)).reshape(-1, *shape)
+        return outputs.select(0, 0), outputs.narrow(0, 1, K)
 
     def spread(self, prediction: Prediction) -> Tensor | float:
         """The standard deviation of a learned variance (Nichol & Dhariwal 2021, eq. 15); 1 without one."""
@@ -275,14 +284,15 @@ class _Row:
         return prediction.value.to(self.x)
 
 
-def _watch_range(x0: Tensor, data_rms: float, row: _Row) -> None:
+def _watch_range(x0: Tensor, prediction: Prediction, data_rms: float, row: _Row) -> None:
     """Report the root mean square of each sample's x̂0, so that the run warns if one ends far above the data's.
 
     A loop that ends with σ > α does not warn: its x̂0 is a guess, and another sampler may continue from there.
     """
     if is_watching():
         alpha, sigma = row.alpha, row.sigma
-        watch_size(_rms(x0), DIVERGED * data_rms, _range_message(data_rms), decisive=lambda: (sigma <= alpha).all())
+        value = x0.clone() if x0 is prediction.value else x0  # the memory of a network's output may be used again
+        watch_size(value, DIVERGED * data_rms, _range_message(data_rms), lambda: (sigma <= alpha).all(), _rms)
 
 
 def _rms(x0: Tensor) -> Tensor:

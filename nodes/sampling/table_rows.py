@@ -28,7 +28,7 @@ def take_row(scheduler: Scheduler, index: Tensor, like: Tensor) -> TableRow:
     A concrete index (1) on the CPU takes it from a list of all rows, which is made once; others select it in a graph,
     or on their device, without waiting for the value. Raises ``ValueError`` if the table has no such row.
     """
-    concrete = index.device.type == "cpu" and is_shared(index) and has_values(index) and has_values(like)
+    concrete = index.device.type == "cpu" and is_shared(index) and has_values(index, like)
     rows = _list_rows(scheduler, like) if concrete else None
     if rows is not None:
         position = int(index)

@@ -63,7 +63,8 @@ class NetworkDenoiser(HookedModel, ABC):
         Raises ``ValueError`` for a size of x, or a condition, that the network does not take. A vector beside tokens
         may be left unused, as Stable Diffusion leaves the pooled one of CLIP.
         """
-        config, dtype = self.config, self.network.dtype
+        network = self.network
+        config, dtype = self.config, network.dtype
         self.check_shape(x.shape)
         check_spatial(config, x, condition.spatial)
         check_fields(config, condition)
@@ -71,7 +72,7 @@ class NetworkDenoiser(HookedModel, ABC):
         def cast(tensor: Tensor | None) -> Tensor | None:
             return None if tensor is None else tensor.to(dtype)
 
-        out = self.network(
+        out = network(
             x.to(dtype),
             t,
             vector=None if config.vector_dim is None else cast(condition.vector),

@@ -203,12 +203,17 @@ def test_one_traced_step_serves_every_row_and_a_change_of_sampler_is_a_change_of
 
     x = normal(1, 3, 4, 4).float()
     example = samplers.ddim(scaled_linear(), steps=10)
-    arguments = (example.scheduler, x, example.state.sized(x), example.steps[:1])
+    arguments = (
+        example.scheduler,
+        x,
+        SchedulerState(example.state.index, example.state.sized_slots(x)),
+        example.steps[:1],
+    )
     program = torch.export.export(Body(), arguments, strict=False).module()
     for name, steps in (("ddim", 10), ("pndm", 9), ("dpmpp_2m", 10), ("unipc", 10)):
         sampler: Sampler = getattr(samplers, name)(scaled_linear(), steps=steps)
         tables = {column: getattr(sampler.scheduler, column) for column in Table._fields}
-        y, state = x, sampler.state.sized(x)
+        y, state = x, SchedulerState(sampler.state.index, sampler.state.sized_slots(x))
         for t in sampler.steps.split(1):
             y, state = program(replace(example.scheduler, **tables), y, state, t)
         torch.testing.assert_close(y, sample(sampler, x), atol=1e-5, rtol=1e-5)

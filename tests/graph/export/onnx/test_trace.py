@@ -195,7 +195,7 @@ def test_a_step_with_two_kinds_of_guidance() -> None:
 
     def inputs(batch: int, tokens: int, index: int) -> list[Tensor]:
         x, _, label, scale = labelled(batch)
-        kept = table.state.sized(x).slots
+        kept = table.state.sized_slots(x)
         row = torch.tensor([index])
         return [x, torch.randn(batch, tokens, 6), label, scale, row, kept, table.scheduler.matrix]
 
