@@ -1,8 +1,9 @@
-"""The page's runs: a queue, one worker thread, and one cache, so that models stay loaded from run to run."""
+"""The page's runs: a queue, one worker thread, one cache, so that models stay loaded from run to run, and the news."""
 
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import threading
 import time
@@ -11,25 +12,23 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from guidegraph.graph.cancellation import CancelToken
 from guidegraph.graph.errors import Cancelled, GuidegraphError, NodeError, WorkflowError
 from guidegraph.graph.events import Observer
 from guidegraph.graph.execution.intermediates import use_viewer
 from guidegraph.graph.ir import Graph
 from guidegraph.graph.language.bind_parameters import bind
 from guidegraph.graph.planning.admission import admission_problems
-from guidegraph.graph.planning.plan import Plan, find_needed_ops
+from guidegraph.graph.planning.plan import find_needed_ops
 from guidegraph.graph.run_config import RunConfig
-from guidegraph.graph.stopping.choose_loop import list_stoppable_loops
-from guidegraph.graph.stopping.loop_state import LoopStopped, StopToken
+from guidegraph.graph.stopping.loop_state import LoopStopped
 from guidegraph.graph.trust.folder_locks import lock_folder
 from guidegraph.graph.trust.limits import enforce_limits
 from guidegraph.graph.trust.policy import check_effects
 from guidegraph.page.frames import FrameMaker, RunCache
 from guidegraph.page.grids import make_sweep, run_grid
-from guidegraph.page.progress import JobProgress
+from guidegraph.page.job import Job, Status
 from guidegraph.page.strangers import WorkflowSource
 from guidegraph.plugins.hookspecs import RunInfo
 from guidegraph.plugins.manager import PluginManager
@@ -41,10 +40,10 @@ from guidegraph_runtime.error_text import describe_error, error_text
 from guidegraph_runtime.files.run_folders import make_run_folder
 from guidegraph_runtime.limits import LimitExceeded
 
-Status = Literal["queued", "running", "done", "failed", "cancelled", "stopped"]
-
 MAX_QUEUED = 20
 MAX_KEPT = 50
+PROGRESS_PERIOD = 0.2
+"""Seconds between two news of progress. A page draws each, with the processors that the run computes on."""
 LABEL = "parameters"
 """The name of the form in error messages."""
 
@@ -53,62 +52,6 @@ class QueueFull(GuidegraphError):
     """There are too many runs in the queue."""
 
     status = HTTPStatus.TOO_MANY_REQUESTS
-
-
-@dataclass
-class Job:
-    """One run of a workflow, or a grid of runs. path: of the node that failed, if any.
-
-    config: its settings. earlier: the stopped run that it goes on from. sweep: the grid. cells: how many of it have
-    ended, and all.
-    """
-
-    number: int
-    name: str
-    graph: Graph
-    values: dict[str, Any]
-    config: RunConfig
-    earlier: StoppedRun | None = None
-    sweep: Sweep | None = None
-    cells: tuple[int, int] = (0, 0)
-    status: Status = "queued"
-    error: str = ""
-    path: str = ""
-    folder: Path | None = None
-    started: float = 0.0
-    seconds: float = 0.0
-    token: CancelToken = field(default_factory=CancelToken)
-    stop: StopToken = field(default_factory=StopToken)
-    progress: JobProgress = field(default_factory=JobProgress)
-    frames: FrameMaker | None = None
-    recorded: RecordedRun | None = None
-    plan: Plan | None = None
-    ended: threading.Event = field(default_factory=threading.Event)
-
-    def describe(self, since: int) -> dict[str, Any]:
-        """The job as JSON, with the nodes that have changed after version ``since`` of its progress."""
-        status = self.status  # before its outputs and its state to go on from, which are complete when it has ended
-        version, nodes = self.progress.changes(since)
-        running = status == "running"
-        files = dict(self.recorded.writer.files) if self.recorded else {}
-        stopped = self.recorded.stopped if self.recorded else None
-        return {
-            "number": self.number,
-            "name": self.name,
-            "status": status,
-            "error": self.error,
-            "path": self.path,
-            "folder": self.folder.name if self.folder else "",
-            "seconds": time.perf_counter() - self.started if running else self.seconds,
-            "version": version,
-            "nodes": nodes,
-            "frame": self.frames.count if self.frames else 0,
-            "outputs": files,
-            "stopped": stopped.describe() if stopped else None,
-            "stoppable": [f"nodes.{key}" for key in list_stoppable_loops(self.graph.ops)],
-            "stopping": self.stop.requested,
-            "cells": list(self.cells) if self.sweep else None,
-        }
 
 
 @dataclass
@@ -128,6 +71,7 @@ class JobQueue:
     watchers: int = 0
     _changed: threading.Condition = field(default_factory=threading.Condition)  # guards the jobs and their status
     _is_stopping: bool = False
+    _running: Job | None = None
     _thread: threading.Thread | None = None
     _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
@@ -227,11 +171,15 @@ class JobQueue:
                 self._report_change()
 
     def state(self) -> tuple[int, int, int]:
-        """A value that changes whenever a job or the progress of one does, and every second while one runs."""
-        jobs = self.list_jobs()
-        progress = sum(job.progress.version + (job.frames.count if job.frames else 0) for job in jobs)
-        running = sum(int(time.perf_counter() - job.started) for job in jobs if job.status == "running")
-        return self.version, progress, running
+        """A value that changes whenever a job or the progress of one does, and every second while one runs.
+
+        Its first part changes with the jobs, the others with the progress of the running one.
+        """
+        version, job = self.version, self._running
+        if job is None:
+            return version, 0, 0
+        progress = job.progress.version + (job.frames.count if job.frames else 0)
+        return version, progress, int(time.perf_counter() - job.started)
 
     def list_jobs(self) -> list[Job]:
         """The jobs that the page shows, oldest first."""
@@ -260,6 +208,7 @@ class JobQueue:
                 return None
             job = self._list_queued()[0]
             job.started, job.status = time.perf_counter(), "running"
+            self._running = job
             self._report_change()
             return job
 
@@ -268,6 +217,7 @@ class JobQueue:
             status = self._run(job)
             job.seconds = time.perf_counter() - job.started
             with self._changed:
+                self._running = None
                 self._end(job, status)
 
     def _run(self, job: Job) -> Status:
@@ -315,3 +265,45 @@ class JobQueue:
                 job.recorded.run(observers, job.token, self.cache, job.stop)
             finally:
                 job.plan = self.cache.plan
+
+
+class JobNews:
+    """What a page has been told of the jobs, so that it is told each change once.
+
+    A job that begins, ends or is about to stop is news at once. The progress of the running one waits until
+    ``PROGRESS_PERIOD`` has passed since the last news, and only its newest state is told.
+    """
+
+    def __init__(self, jobs: JobQueue):
+        self._jobs = jobs
+        self._told: dict[int, dict[str, Any]] = {}  # without nodes, by number
+        self._ended: set[int] = set()
+        self._state = (-1, -1, -1)
+        self._told_at = 0.0
+
+    def read(self) -> str:
+        """The jobs that have changed, as JSON, each with its nodes that have; empty without news that is due."""
+        state, now = self._jobs.state(), time.monotonic()
+        if state == self._state or (state[0] == self._state[0] and now - self._told_at < PROGRESS_PERIOD):
+            return ""
+        self._state, self._told_at = state, now
+        return json.dumps(self._describe_changes())
+
+    def _describe_changes(self) -> list[dict[str, Any]]:
+        jobs = self._jobs.list_jobs()
+        numbers = {job.number for job in jobs}
+        self._told = {number: row for number, row in self._told.items() if number in numbers}
+        self._ended &= numbers
+        changed = []
+        for job in jobs:
+            if job.number in self._ended:
+                continue
+            is_ended = job.ended.is_set()
+            told = self._told.get(job.number)
+            row = job.describe(told["version"] if told else 0)
+            if is_ended:
+                self._ended.add(job.number)
+            if told != row:
+                changed.append(row)
+            self._told[job.number] = {**row, "nodes": {}}
+        return changed

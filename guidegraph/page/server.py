@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -36,7 +35,7 @@ from guidegraph.page.folder import WorkflowFolder
 from guidegraph.page.frames import encode_first, is_picture
 from guidegraph.page.gallery import compare_texts, list_runs, read_picture, read_stopped_run
 from guidegraph.page.grids import list_grids, read_grid
-from guidegraph.page.jobs import JobQueue
+from guidegraph.page.jobs import JobNews, JobQueue
 from guidegraph.page.strangers import MAX_BYTES
 from guidegraph.page.values import describe_preview, describe_value
 from guidegraph.page.view import SCOPE, Fingerprint, Views, read_fingerprint
@@ -172,8 +171,7 @@ class PageServer:
     async def iterate_events(self, name: str, is_disconnected: Callable[[], Any]) -> AsyncIterator[str]:
         """Server-sent events: ``file`` when the workflow has changed on disk, ``jobs`` with the news of the runs."""
         seen: dict[Path, Fingerprint] = {}
-        sent: dict[int, dict[str, Any]] = {}
-        state = (-1, -1, -1)
+        news = JobNews(self.jobs)
         quiet = 0.0
         yield "retry: 500\n\n"
         while not self.is_stopping() and not await is_disconnected():
@@ -184,26 +182,14 @@ class PageServer:
             if is_changed:
                 quiet = 0.0
                 yield "event: file\ndata: {}\n\n"
-            if (now := self.jobs.state()) != state:
-                state, quiet = now, 0.0
-                yield f"event: jobs\ndata: {json.dumps(self._describe_jobs(sent))}\n\n"
+            if rows := news.read():
+                quiet = 0.0
+                yield f"event: jobs\ndata: {rows}\n\n"
             if quiet >= HEARTBEAT:
                 quiet = 0.0
                 yield ": nothing new\n\n"
             await asyncio.sleep(PERIOD)
             quiet += PERIOD
-
-    def _describe_jobs(self, sent: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:
-        """The jobs that differ from those sent, each with the nodes that have changed; ``sent`` is brought up to date.
-
-        sent: descriptions without nodes, by number.
-        """
-        jobs = self.jobs.list_jobs()
-        rows = [job.describe(sent[job.number]["version"] if job.number in sent else 0) for job in jobs]
-        changed = [row for row in rows if row != sent.get(row["number"])]
-        sent.clear()
-        sent.update({row["number"]: {**row, "nodes": {}} for row in rows})
-        return changed
 
     async def start_run(self, request: Request) -> Response:
         """Queue a run. resume: the folder of a stopped run to go on from."""

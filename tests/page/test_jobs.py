@@ -133,7 +133,7 @@ def test_only_jobs_that_have_changed_are_sent(site: Site) -> None:
 
 def test_only_changes_of_the_progress_are_sent(site: Site) -> None:
     from guidegraph.graph import events
-    from guidegraph.page.progress import JobProgress
+    from guidegraph.page.job import JobProgress
 
     progress = JobProgress()
     progress(events.NodeStarted("nodes.a", "toy.number"))

@@ -1,6 +1,6 @@
 // The page: the workflow's file is the state; this shows it, and asks the server for edits and runs.
 
-import { html, render, useCallback, useEffect, useRef, useState } from "./vendor/htm-preact.js";
+import { html, render, useCallback, useEffect, useMemo, useRef, useState } from "./vendor/htm-preact.js";
 import { get, listen, openPicture, post, postInTurn } from "./api.js";
 import { formatValue } from "./format.js";
 import { Gallery } from "./gallery.js";
@@ -14,6 +14,7 @@ import { WirePanel } from "./wire.js";
 
 const PANES = [["graph", "Graph"], ["text", "Text"], ["run", "Run"], ["node", "Node"], ["add", "Add"], ["runs", "Runs"]];
 const EVERYWHERE = { block: "nodes" };
+const NO_TEXTS = {};
 const readName = () => decodeURIComponent(location.hash.slice(1));
 
 function App() {
@@ -88,7 +89,7 @@ function App() {
     });
   }, [name]);
 
-  const own = texts[name] || {};
+  const own = texts[name] || NO_TEXTS;
   const select = (path) => {
     setSelected(path);
     setLine(0);
@@ -273,6 +274,18 @@ function App() {
     choose("run");
   };
 
+  // What shows nothing of a run's progress stays as it is while the progress comes in.
+  const text = useMemo(() => view && html`<${Text} text=${view.text} problems=${view.problems} nodes=${view.nodes} selected=${selected} line=${line || lineOfWire(view, selected)} onSelect=${select} />`, [view, selected, line]);
+  const state = job?.nodes[selected];
+  const otherPanel = useMemo(() => view && html`
+    ${panel === "node" && (!isWire(view, selected)
+      ? html`<${NodePanel} name=${name} path=${selected} view=${view} run=${ended} state=${state} onSelect=${select} onEdit=${edit} onChange=${changeNode} onWire=${wire} onOffer=${openPalette} />`
+      : html`<${WirePanel} name=${name} path=${selected} view=${view} run=${ended} onSelect=${select} onWire=${wire} onRemove=${removeLink} onInsert=${openPalette} />`)}
+    ${panel === "add" && html`<${Palette} ...${{ name, view, place, draft }} onDraft=${setDraft} onAdd=${addNode}
+      onPlace=${(next, use) => (use ? dropNode(next, use) : setPlace(next))} />`}
+    ${panel === "runs" && html`<${Gallery} finished=${finished} onUse=${use} name=${name}
+      onPicture=${open} onResume=${(row) => { use(row.params); setResumable({ folder: row.folder }); }} />`}`, [name, view, panel, selected, ended, state, place, draft, finished]);
+
   return html`
     <header>
       <h1 class="mark">guidegraph</h1>
@@ -297,7 +310,7 @@ function App() {
               <span class="where">${problem.here ? "" : `${problem.file}:`}${problem.line}</span> <b>${problem.code}</b> ${problem.message}</button></li>`)}</ul>`}
           <${Graph} name=${name} svg=${view.svg} drawn=${view.drawn} readonly=${view.readonly} selected=${selected} onSelect=${select}
             onWire=${wire} onOffer=${offer} onFailure=${(error) => setFailure(error.message)} run=${ended} find=${find} problems=${view.problems} nodes=${job?.nodes || {}} isRunning=${job?.status === "running"} />
-          <${Text} text=${view.text} problems=${view.problems} nodes=${view.nodes} selected=${selected} line=${line || lineOfWire(view, selected)} onSelect=${select} />
+          ${text}
         </div>
         <aside>
           <div class="tabs" role="tablist" aria-label="Panel">${PANES.slice(2).map(([key, title]) => html`
@@ -307,13 +320,7 @@ function App() {
               resumable=${resumable || job?.stopped && { folder: job.folder, done: job.stopped.done }} onResume=${run}
               onStop=${(number) => post(`api/runs/${number}/stop`).catch((error) => setFailure(error.message))}
               onCancel=${(number) => post(`api/runs/${number}/cancel`).catch((error) => setFailure(error.message))} onEdit=${async (change) => setProblems(await edit(change))} />`}
-            ${panel === "node" && (!isWire(view, selected)
-              ? html`<${NodePanel} name=${name} path=${selected} view=${view} run=${ended} state=${job?.nodes[selected]} onSelect=${select} onEdit=${edit} onChange=${changeNode} onWire=${wire} onOffer=${openPalette} />`
-              : html`<${WirePanel} name=${name} path=${selected} view=${view} run=${ended} onSelect=${select} onWire=${wire} onRemove=${removeLink} onInsert=${openPalette} />`)}
-            ${panel === "add" && html`<${Palette} ...${{ name, view, place, draft }} onDraft=${setDraft} onAdd=${addNode}
-              onPlace=${(next, use) => (use ? dropNode(next, use) : setPlace(next))} />`}
-            ${panel === "runs" && html`<${Gallery} finished=${finished} onUse=${use} name=${name}
-              onPicture=${open} onResume=${(row) => { use(row.params); setResumable({ folder: row.folder }); }} />`}
+            ${panel !== "run" && otherPanel}
           </div>
         </aside>
       </main>`}`;

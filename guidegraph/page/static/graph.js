@@ -15,6 +15,7 @@ const SVG = "http://www.w3.org/2000/svg";
 export function Graph({ name, svg, drawn, readonly, selected, onSelect, onWire, onOffer, onFailure, run, find, problems, nodes, isRunning }) {
   const scroller = useRef(null);
   const drawing = useRef(null);
+  const groups = useRef(new Map()); // the drawn nodes by path
   const shown = useRef("");
   const [zoom, setZoom] = useState(1);
   const [menu, setMenu] = useState(null);
@@ -22,6 +23,7 @@ export function Graph({ name, svg, drawn, readonly, selected, onSelect, onWire, 
 
   useLayoutEffect(() => {
     drawing.current = insertDrawing(scroller.current, svg);
+    groups.current = new Map([...(drawing.current?.querySelectorAll("[data-node]") || [])].map((node) => [node.dataset.node, node]));
     if (drawing.current && shown.current !== name) {
       shown.current = name;
       fit(FIRST_ZOOM);
@@ -30,7 +32,8 @@ export function Graph({ name, svg, drawn, readonly, selected, onSelect, onWire, 
     }
   }, [svg]);
 
-  useEffect(() => markNodes(drawing.current, selected, problems, nodes, isRunning), [svg, selected, problems, nodes, isRunning]);
+  useEffect(() => markSelection(drawing.current, groups.current, selected, problems), [svg, selected, problems]);
+  useLayoutEffect(() => markProgress(groups.current, nodes, isRunning), [svg, nodes, isRunning]); // in the frame of the panel's
 
   useEffect(() => {
     const node = selected && findNode(drawing.current, selected);
@@ -166,18 +169,27 @@ function nearestNode(drawn, path) {
   return "";
 }
 
-function markNodes(drawing, selected, problems, nodes, isRunning) {
+function markSelection(drawing, groups, selected, problems) {
   if (!drawing) return;
-  const groups = new Map([...drawing.querySelectorAll("[data-node]")].map((node) => [node.dataset.node, node]));
   const wrong = new Set(problems.map((problem) => nearestNode(groups, problem.path)));
   for (const wire of drawing.querySelectorAll(".wire[data-path]")) wire.classList.toggle("selected", wire.dataset.path === selected);
   for (const [path, group] of groups) {
-    const state = nodes[path];
     group.classList.toggle("selected", path === selected);
     group.classList.toggle("wrong", wrong.has(path));
-    group.classList.toggle("running", isRunning && state?.state === "running");
-    group.classList.toggle("failed", state?.state === "failed");
-    showTime(group, describeState(state));
+  }
+}
+
+const marks = new WeakMap(); // what a drawn node shows of a run, so that only what has changed is drawn
+
+function markProgress(groups, nodes, isRunning) {
+  for (const [path, group] of groups) {
+    const state = nodes[path];
+    const mark = [isRunning && state?.state === "running", state?.state === "failed", describeState(state)];
+    if (String(mark) === marks.get(group)) continue;
+    marks.set(group, String(mark));
+    group.classList.toggle("running", mark[0]);
+    group.classList.toggle("failed", mark[1]);
+    showTime(group, mark[2]);
   }
 }
 

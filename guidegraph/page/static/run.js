@@ -1,6 +1,6 @@
 // Parameters, the current run with its preview, and its outputs.
 
-import { html } from "./vendor/htm-preact.js";
+import { html, useMemo } from "./vendor/htm-preact.js";
 import { Field } from "./field.js";
 import { formatSeconds, sharpen, shortPath } from "./format.js";
 import { GridForm, GridTable } from "./grid.js";
@@ -12,11 +12,15 @@ export function RunPanel({ view, texts, onText, job, jobs, problems, resumable, 
   const inLoop = job?.status === "running" && job.stoppable.some((path) => job.nodes[path]?.done < job.nodes[path]?.total);
   const waiting = jobs.filter((other) => other.status === "queued").length;
   const others = problems.filter((problem) => !view.params.some((param) => problem.path === `params.${param.name}`));
+  // The forms stay as they are while the progress of a run comes in.
+  const fields = useMemo(() => html`
+    ${view.params.map((param) => html`<${Parameter} key=${param.name} ...${{ param, view, onText, onEdit }} text=${texts[param.name]}
+      problems=${problems.filter((problem) => problem.path === `params.${param.name}`)} />`)}
+    ${!view.params.length && view.drawn && html`<p class="hint">This workflow has no parameters.</p>`}`, [name, view, texts, problems]);
+  const grid = useMemo(() => view.params.length > 0 && html`<${GridForm} view=${view} onGrid=${onGrid} />`, [name, view, texts]);
   return html`
     <form class="parameters" onSubmit=${(event) => { event.preventDefault(); onRun(); }}>
-      ${view.params.map((param) => html`<${Parameter} key=${param.name} ...${{ param, view, onText, onEdit }} text=${texts[param.name]}
-        problems=${problems.filter((problem) => problem.path === `params.${param.name}`)} />`)}
-      ${!view.params.length && view.drawn && html`<p class="hint">This workflow has no parameters.</p>`}
+      ${fields}
       <div class="actions">
         <button class="primary" type="submit" disabled=${!view.drawn} title="Ctrl+Enter">Run</button>
         ${job && ["queued", "running"].includes(job.status) && html`<button type="button" onClick=${() => onCancel(job.number)}>Cancel</button>`}
@@ -28,7 +32,7 @@ export function RunPanel({ view, texts, onText, job, jobs, problems, resumable, 
       </div>
       <${Problems} problems=${others} />
     </form>
-    ${view.params.length > 0 && html`<${GridForm} view=${view} onGrid=${onGrid} />`}
+    ${grid}
     ${view.notes.map((note) => html`<p class="note-box"><b>${note.code}</b> ${note.message}</p>`)}
     ${job && html`<${Job} job=${job} />`}
     ${job?.cells?.[1] > 0 && html`<${GridTable} folder=${job.folder} version=${job.cells.join("/")} name=${name} onUse=${onUse} />`}`;
