@@ -6,7 +6,7 @@
 - redraw: milliseconds from the moment another program has written the file until the page has drawn the change.
 - run: seconds of text_to_image.yaml by its own clock, and of the server's CPU, in pairs with the page open and without,
   either first in turn; without a page no previews are made. The ratio is the median over the pairs, with its quartiles
-  and its range.
+  and its range. The browser's CPU is printed beside it: on few processors, the threads of the run wait for it.
 
 On a busy machine only CPU times mean something; the load average is printed.
 
@@ -26,7 +26,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
@@ -109,22 +109,36 @@ def measure_redraw(page: Browser, folder: Path) -> None:
 
 
 def cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    """The CPU time of a process, its ended threads included, in nanoseconds' resolution: its clock, as Linux names it."""
+    return time.clock_gettime((~pid << 3) | 2)
 
 
-def run_once(address: str, pid: int, seed: int, steps: int) -> tuple[float, float]:
-    """The server's CPU seconds for a run that the cache has not, and the seconds that the run took by its own clock.
+def list_processes(root: int) -> list[int]:
+    """A process and all that it has started."""
+    children: dict[int, list[int]] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(int(folder.name))
+    processes = [root]
+    for process in processes:
+        processes += children.get(process, [])
+    return processes
+
+
+def run_once(address: str, pid: int, browser_pid: int, seed: int, steps: int) -> tuple[float, float, float]:
+    """Seconds of a run that the cache has not: of the server's CPU, by the run's own clock, and of the browser's CPU.
 
     The run is followed by its folder, since whoever takes the server's events counts as a page.
     """
-    before, cpu = list_runs(address)[:1], cpu_seconds(pid)
+    browsers = list_processes(browser_pid)
+    before, cpu, browser_cpu = list_runs(address)[:1], cpu_seconds(pid), sum(map(cpu_seconds, browsers))
     params = {"seed": str(seed), "steps": str(steps)}
     request(f"{address}api/runs", json.dumps({"name": "text_to_image.yaml", "params": params}).encode())
     while (runs := list_runs(address))[:1] == before or runs[0]["status"] == "running":
         time.sleep(0.25)
     assert runs[0]["status"] == "done", runs[0]["error"]
-    return cpu_seconds(pid) - cpu, runs[0]["seconds"]
+    return cpu_seconds(pid) - cpu, runs[0]["seconds"], sum(map(cpu_seconds, browsers)) - browser_cpu
 
 
 def list_runs(address: str) -> list[dict[str, Any]]:
@@ -142,8 +156,9 @@ def request(address: str, body: bytes) -> Any:
 
 def measure_run(page: Browser, folder: Path, runs: int, steps: int) -> None:
     with serve(folder) as (address, pid):
-        run_once(address, pid, 1000, steps)  # loads torch and the model
-        pairs: list[dict[bool, tuple[float, float]]] = []
+        browser_pid = page.driver.service.process.pid
+        run_once(address, pid, browser_pid, 1000, steps)  # loads torch and the model
+        pairs: list[dict[bool, tuple[float, float, float]]] = []
         for i in range(runs):
             pairs.append({})
             for is_open in (False, True) if i % 2 else (True, False):
@@ -151,7 +166,8 @@ def measure_run(page: Browser, folder: Path, runs: int, steps: int) -> None:
                 if is_open:
                     wait_for(page, '[data-node="nodes.image"]', "0")
                 time.sleep(1)  # the page has loaded, or the one before is gone
-                pairs[-1][is_open] = run_once(address, pid, 2 * i + is_open, steps)  # no seed that the cache has
+                seed = 2 * i + is_open  # that the cache has not
+                pairs[-1][is_open] = run_once(address, pid, browser_pid, seed, steps)
     for name, column in (("CPU", 0), ("its own clock", 1)):
         without, with_page = (median(pair[is_open][column] for pair in pairs) for is_open in (False, True))
         ratios = sorted(pair[True][column] / pair[False][column] for pair in pairs)
@@ -160,6 +176,8 @@ def measure_run(page: Browser, folder: Path, runs: int, steps: int) -> None:
             f"run: {name} {without:.2f} s without the page, {with_page:.2f} s with it: {middle:.3f}×, "
             f"quartiles {low:.3f} to {high:.3f}, range {ratios[0]:.3f} to {ratios[-1]:.3f} of {len(ratios)} pairs"
         )
+    without, with_page = (median(pair[is_open][2] for pair in pairs) for is_open in (False, True))
+    print(f"run: CPU of the browser {without:.2f} s without the page, {with_page:.2f} s with it")
 
 
 def main() -> None:

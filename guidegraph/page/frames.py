@@ -1,8 +1,8 @@
 """Previews of a run: the newest x̂0 that a sampler's step offered, as a PNG.
 
-A latent is decoded by the autoencoder that the workflow decodes the loop's result with, if it is in the cache. Making
-frames takes at most ``SHARE`` of the run's time: a step whose frame would take more is left out. So are all steps while
-no page is open.
+A latent is decoded by the autoencoder that the workflow decodes the loop's result with, if it is in the cache. Frames
+take at most ``SHARE`` of the run's time, the time to send and draw them included: a step whose frame would take more
+is left out. So are all steps while no page is open.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SHARE = 0.02
+SENDING = 0.01
+"""Seconds of a processor, about, to send a frame and to draw it in a browser on the same machine."""
 LARGEST_SIDE = 512
 CHANNELS = 3
 
@@ -71,7 +73,8 @@ def find_decoder(graph: Graph) -> Output | None:
 
 
 class FrameMaker:
-    """A viewer of a run that makes frames. png: the newest; count: their number so far; seconds: their time so far.
+    """A viewer of a run that makes frames. png: the newest; count: their number so far; seconds: their time so far,
+    sending included.
 
     is_watched: whether anybody would see a frame now.
     """
@@ -88,7 +91,7 @@ class FrameMaker:
             self._pending = value
             return
         self._show(value)
-        self._last = time.perf_counter() - now
+        self._last = time.perf_counter() - now + SENDING
         self.seconds += self._last
 
     def finish(self) -> None:

@@ -1,9 +1,8 @@
-"""The page's runs: a queue, one worker thread, one cache, so that models stay loaded from run to run, and the news."""
+"""The page's runs: a queue, one worker thread, and one cache, so that models stay loaded from run to run."""
 
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import threading
 import time
@@ -42,8 +41,6 @@ from guidegraph_runtime.limits import LimitExceeded
 
 MAX_QUEUED = 20
 MAX_KEPT = 50
-PROGRESS_PERIOD = 0.2
-"""Seconds between two news of progress. A page draws each, with the processors that the run computes on."""
 LABEL = "parameters"
 """The name of the form in error messages."""
 
@@ -265,45 +262,3 @@ class JobQueue:
                 job.recorded.run(observers, job.token, self.cache, job.stop)
             finally:
                 job.plan = self.cache.plan
-
-
-class JobNews:
-    """What a page has been told of the jobs, so that it is told each change once.
-
-    A job that begins, ends or is about to stop is news at once. The progress of the running one waits until
-    ``PROGRESS_PERIOD`` has passed since the last news, and only its newest state is told.
-    """
-
-    def __init__(self, jobs: JobQueue):
-        self._jobs = jobs
-        self._told: dict[int, dict[str, Any]] = {}  # without nodes, by number
-        self._ended: set[int] = set()
-        self._state = (-1, -1, -1)
-        self._told_at = 0.0
-
-    def read(self) -> str:
-        """The jobs that have changed, as JSON, each with its nodes that have; empty without news that is due."""
-        state, now = self._jobs.state(), time.monotonic()
-        if state == self._state or (state[0] == self._state[0] and now - self._told_at < PROGRESS_PERIOD):
-            return ""
-        self._state, self._told_at = state, now
-        return json.dumps(self._describe_changes())
-
-    def _describe_changes(self) -> list[dict[str, Any]]:
-        jobs = self._jobs.list_jobs()
-        numbers = {job.number for job in jobs}
-        self._told = {number: row for number, row in self._told.items() if number in numbers}
-        self._ended &= numbers
-        changed = []
-        for job in jobs:
-            if job.number in self._ended:
-                continue
-            is_ended = job.ended.is_set()
-            told = self._told.get(job.number)
-            row = job.describe(told["version"] if told else 0)
-            if is_ended:
-                self._ended.add(job.number)
-            if told != row:
-                changed.append(row)
-            self._told[job.number] = {**row, "nodes": {}}
-        return changed

@@ -35,7 +35,8 @@ from guidegraph.page.folder import WorkflowFolder
 from guidegraph.page.frames import encode_first, is_picture
 from guidegraph.page.gallery import compare_texts, list_runs, read_picture, read_stopped_run
 from guidegraph.page.grids import list_grids, read_grid
-from guidegraph.page.jobs import JobNews, JobQueue
+from guidegraph.page.jobs import JobQueue
+from guidegraph.page.news import JobNews
 from guidegraph.page.strangers import MAX_BYTES
 from guidegraph.page.values import describe_preview, describe_value
 from guidegraph.page.view import SCOPE, Fingerprint, Views, read_fingerprint

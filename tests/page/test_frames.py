@@ -90,7 +90,18 @@ def test_frames_take_their_share_of_the_time_alone(monkeypatch: pytest.MonkeyPat
         clock.now += 1.0
         maker(None)
     assert 0.5 * frames.SHARE < maker.seconds / clock.now <= frames.SHARE
-    assert maker.count == pytest.approx(maker.seconds)
+    assert maker.count == pytest.approx(maker.seconds / (1.0 + frames.SENDING))
+
+
+def test_frames_that_are_made_fast_wait_for_what_it_takes_to_send_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(0.0)
+    monkeypatch.setattr(frames, "time", clock)
+    monkeypatch.setattr(frames.FrameMaker, "_make", lambda self, value: b"png")
+    maker = FrameMaker(EMPTY, RunCache(1 << 20))
+    for _ in range(1000):  # 20 s of steps of 20 ms
+        clock.now += 0.02
+        maker(None)
+    assert 20 * frames.SHARE / frames.SENDING - 2 <= maker.count <= 20 * frames.SHARE / frames.SENDING
 
 
 def test_values_are_offered_to_the_viewer_of_the_block_alone() -> None:

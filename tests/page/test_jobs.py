@@ -121,31 +121,6 @@ def test_an_idle_queue_stops_at_once(site: Site) -> None:
     assert not site.page.jobs._thread.is_alive()
 
 
-def test_only_jobs_that_have_changed_are_sent(site: Site) -> None:
-    sent: dict[int, Any] = {}
-    site.run_to_end(seed="5")
-    (first,) = site.page._describe_jobs(sent)
-    assert (first["number"], first["status"], len(first["nodes"])) == (1, "done", 4)
-    assert site.page._describe_jobs(sent) == []
-    site.run_to_end(seed="6")
-    assert [row["number"] for row in site.page._describe_jobs(sent)] == [2]
-
-
-def test_only_changes_of_the_progress_are_sent(site: Site) -> None:
-    from guidegraph.graph import events
-    from guidegraph.page.job import JobProgress
-
-    progress = JobProgress()
-    progress(events.NodeStarted("nodes.a", "toy.number"))
-    progress(events.NodeStarted("nodes.b", "toy.number"))
-    version, nodes = progress.changes(0)
-    assert [*nodes] == ["nodes.a", "nodes.b"]
-    progress(events.NodeFinished("nodes.b", "toy.number", 0.5, "computed", "d"))
-    _, changed = progress.changes(version)
-    assert [*changed] == ["nodes.b"]
-    assert (changed["nodes.b"]["state"], changed["nodes.b"]["seconds"]) == ("done", 0.5)
-
-
 def test_the_gallery_lists_runs_and_skips_damaged_records(site: Site) -> None:
     job = site.run_to_end(seed="7")
     for name, record in (

@@ -1,0 +1,54 @@
+"""The news of the runs for one page: the jobs that have changed since it was last told of them."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+from guidegraph.page.jobs import JobQueue
+
+PROGRESS_PERIOD = 0.3
+"""Seconds between two news of progress. A page draws each, with the processors that the run computes on."""
+
+
+class JobNews:
+    """What a page has been told of the jobs, so that it is told each change once.
+
+    A job that begins, ends or is about to stop is news at once. The progress of the running one waits until
+    ``PROGRESS_PERIOD`` has passed since the last news, and only its newest state is told.
+    """
+
+    def __init__(self, jobs: JobQueue):
+        self._jobs = jobs
+        self._told: dict[int, dict[str, Any]] = {}  # without nodes, by number
+        self._ended: set[int] = set()
+        self._state = (-1, -1, -1)
+        self._told_at = 0.0
+
+    def read(self) -> str:
+        """The jobs that have changed, as JSON, each with its nodes that have; empty without news that is due."""
+        state, now = self._jobs.state(), time.monotonic()
+        if state == self._state or (state[0] == self._state[0] and now - self._told_at < PROGRESS_PERIOD):
+            return ""
+        self._state, self._told_at = state, now
+        return json.dumps(self._describe_changes())
+
+    def _describe_changes(self) -> list[dict[str, Any]]:
+        jobs = self._jobs.list_jobs()
+        numbers = {job.number for job in jobs}
+        self._told = {number: row for number, row in self._told.items() if number in numbers}
+        self._ended &= numbers
+        changed = []
+        for job in jobs:
+            if job.number in self._ended:
+                continue
+            is_ended = job.ended.is_set()
+            told = self._told.get(job.number)
+            row = job.describe(told["version"] if told else 0)
+            if is_ended:
+                self._ended.add(job.number)
+            if told != row:
+                changed.append(row)
+            self._told[job.number] = {**row, "nodes": {}}
+        return changed
