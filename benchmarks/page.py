@@ -109,7 +109,7 @@ def measure_redraw(page: Browser, folder: Path) -> None:
 
 
 def cpu_seconds(pid: int) -> float:
-    """The CPU time of a process, its ended threads included, in nanoseconds' resolution: its clock, as Linux names it."""
+    """The CPU time of a process, ended threads included, from its clock in Linux, which counts nanoseconds."""
     return time.clock_gettime((~pid << 3) | 2)
 
 

@@ -84,6 +84,33 @@ def test_a_node_is_renamed_and_a_linked_one_is_not_removed(page: Browser, server
     assert server.read() == DRAW
 
 
+CHANGES = """
+window.changes = new Map();
+window.observer = new MutationObserver((records) => {
+    for (const { target } of records) {
+        const element = target.nodeType === Node.TEXT_NODE ? target.parentElement : target;
+        const node = element?.closest("[data-node]")?.dataset.node;
+        const part = node || element?.closest(".text-pane, .grid-form, .parameter, .job")?.className || "";
+        window.changes.set(part, (window.changes.get(part) || 0) + 1);
+    }
+});
+observer.observe(document.querySelector("main"), {subtree: true, childList: true, characterData: true, attributes: true});
+"""
+
+
+def test_the_progress_of_a_run_changes_what_it_shows_alone(page: Browser, server: Server) -> None:
+    type_into(page, "#param-seconds", "0.01")
+    type_into(page, "#param-count", "100000")
+    page.evaluate("document.querySelector('button.primary').click()")
+    wait(page, "document.querySelector('.loop-progress progress')?.value > 1")
+    page.driver.execute_script(CHANGES)
+    before = page.evaluate("document.querySelector('.loop-progress progress').value")
+    wait(page, f"document.querySelector('.loop-progress progress').value > {before} + 100")
+    assert set(page.evaluate("[...window.changes.keys()]")) == {"job", "nodes.sum"}
+    click_text(page, ".actions button", "Cancel")
+    wait(page, "document.querySelector('.job .status.cancelled')")
+
+
 def test_a_change_in_another_editor_redraws_the_page(page: Browser, server: Server) -> None:
     server.write(DRAW.replace("  start:", "  extra:   {use: toy.number}\n  start:"))
     wait(page, NODE.format("nodes.extra"))
