@@ -113,17 +113,19 @@ def cpu_seconds(pid: int) -> float:
     return time.clock_gettime((~pid << 3) | 2)
 
 
-def list_processes(root: int) -> list[int]:
-    """A process and all that it has started."""
+def read_cpu_seconds(root: int) -> dict[int, float]:
+    """The CPU time of a process and of all that it has started and that run now, by process id."""
     children: dict[int, list[int]] = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
             children.setdefault(parent, []).append(int(folder.name))
-    processes = [root]
+    processes, seconds = [root], {}
     for process in processes:
         processes += children.get(process, [])
-    return processes
+        with suppress(OSError):  # it has ended
+            seconds[process] = cpu_seconds(process)
+    return seconds
 
 
 def run_once(address: str, pid: int, browser_pid: int, seed: int, steps: int) -> tuple[float, float, float]:
@@ -131,14 +133,15 @@ def run_once(address: str, pid: int, browser_pid: int, seed: int, steps: int) ->
 
     The run is followed by its folder, since whoever takes the server's events counts as a page.
     """
-    browsers = list_processes(browser_pid)
-    before, cpu, browser_cpu = list_runs(address)[:1], cpu_seconds(pid), sum(map(cpu_seconds, browsers))
+    before, cpu, browser_cpu = list_runs(address)[:1], cpu_seconds(pid), read_cpu_seconds(browser_pid)
     params = {"seed": str(seed), "steps": str(steps)}
     request(f"{address}api/runs", json.dumps({"name": "text_to_image.yaml", "params": params}).encode())
     while (runs := list_runs(address))[:1] == before or runs[0]["status"] == "running":
         time.sleep(0.25)
     assert runs[0]["status"] == "done", runs[0]["error"]
-    return cpu_seconds(pid) - cpu, runs[0]["seconds"], sum(map(cpu_seconds, browsers)) - browser_cpu
+    cpu = cpu_seconds(pid) - cpu
+    browser_total = sum(total - browser_cpu.get(key, 0.0) for key, total in read_cpu_seconds(browser_pid).items())
+    return cpu, runs[0]["seconds"], browser_total
 
 
 def list_runs(address: str) -> list[dict[str, Any]]:
