@@ -31,7 +31,8 @@ def test_a_fast_run_is_told_a_few_times_a_second_with_its_last_state(
     from guidegraph.page.job import JobProgress
     from guidegraph.page.news import PROGRESS_PERIOD, JobNews
 
-    now, texts, news = 0.0, [], JobNews(site.page.jobs)
+    texts: list[str] = []
+    now, news = 0.0, JobNews(site.page.jobs)
     record = JobProgress.__call__
 
     def record_and_read(progress: JobProgress, event: events.Event) -> None:
