@@ -94,7 +94,8 @@ window.observer = new MutationObserver((records) => {
         window.changes.set(part, (window.changes.get(part) || 0) + 1);
     }
 });
-observer.observe(document.querySelector("main"), {subtree: true, childList: true, characterData: true, attributes: true});
+const kinds = {subtree: true, childList: true, characterData: true, attributes: true};
+observer.observe(document.querySelector("main"), kinds);
 """
 
 
