@@ -13,7 +13,7 @@ PROGRESS_PERIOD = 0.3
 
 
 class JobNews:
-    """What a page has been told of the jobs, so that it is told each change once.
+    """The jobs as a page knows them, so that it is told each change once.
 
     A job that begins, ends or is about to stop is news at once. The progress of the running one waits until
     ``PROGRESS_PERIOD`` has passed since the last news, and only its newest state is told.
@@ -21,7 +21,7 @@ class JobNews:
 
     def __init__(self, jobs: JobQueue):
         self._jobs = jobs
-        self._told: dict[int, dict[str, Any]] = {}  # without nodes, by number
+        self._rows: dict[int, dict[str, Any]] = {}  # without nodes, by number
         self._ended: set[int] = set()
         self._state = (-1, -1, -1)
         self._told_at = 0.0
@@ -37,18 +37,18 @@ class JobNews:
     def _describe_changes(self) -> list[dict[str, Any]]:
         jobs = self._jobs.list_jobs()
         numbers = {job.number for job in jobs}
-        self._told = {number: row for number, row in self._told.items() if number in numbers}
+        self._rows = {number: row for number, row in self._rows.items() if number in numbers}
         self._ended &= numbers
         changed = []
         for job in jobs:
             if job.number in self._ended:
                 continue
-            is_ended = job.ended.is_set()
-            told = self._told.get(job.number)
-            row = job.describe(told["version"] if told else 0)
+            is_ended = job.ended.is_set()  # before its description, which is complete then
+            known_row = self._rows.get(job.number)
+            row = job.describe(known_row["version"] if known_row else 0)
             if is_ended:
                 self._ended.add(job.number)
-            if told != row:
+            if row != known_row:
                 changed.append(row)
-            self._told[job.number] = {**row, "nodes": {}}
+            self._rows[job.number] = {**row, "nodes": {}}
         return changed
