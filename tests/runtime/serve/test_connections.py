@@ -17,7 +17,7 @@ from starlette.routing import Route
 
 from guidegraph_runtime.serve.web import connections
 from guidegraph_runtime.serve.web.connections import LimitedConnection
-from guidegraph_runtime.serve.web.server import format_address
+from guidegraph_runtime.serve.web.server import format_address, make_config
 
 SECONDS = 20.0
 LIMIT = 4
@@ -123,3 +123,10 @@ def test_beyond_the_limit_of_busy_connections_requests_are_refused() -> None:
         assert slow.started.wait(SECONDS)
         assert httpx.get(address, timeout=SECONDS).status_code == 503
         slow.finish.set()
+
+
+def test_an_idle_connection_outlives_the_patience_of_its_client() -> None:
+    """A client that closes first never sends a request into a connection that the server is closing."""
+    patience = httpx.Limits().keepalive_expiry
+    assert patience is not None
+    assert min(make_config(SlowApp().app).timeout_keep_alive, connections.HEAD_SECONDS) > patience

@@ -8,6 +8,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEAD_SECONDS = 20.0
 """How long a client may take to send the head of a request."""
+IDLE_SECONDS = 20
+"""How long a connection is kept between requests. Clients close an idle one after 5 s (httpx, and so OpenAI's) or 15 s
+(aiohttp); a server that closes it first may do so while the next request is on its way, which is lost."""
 
 
 class LimitedConnection(H11Protocol):

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import FrameType
 
 import uvicorn
+from starlette.applications import Starlette
 
 from guidegraph_runtime.command import CANCELLED, DONE
 from guidegraph_runtime.errors import BundleError
@@ -19,7 +20,7 @@ from guidegraph_runtime.serve.options import ServeOptions
 from guidegraph_runtime.serve.service import Service
 from guidegraph_runtime.serve.warning_texts import show_collected
 from guidegraph_runtime.serve.web.access import ServeAccess
-from guidegraph_runtime.serve.web.connections import LimitedConnection
+from guidegraph_runtime.serve.web.connections import IDLE_SECONDS, LimitedConnection
 from guidegraph_runtime.serve.web.routes import ServeRoutes
 from guidegraph_runtime.sessions.sessions import SessionSettings
 
@@ -53,25 +54,31 @@ def serve(
     service = Service(folders, settings, options, [metrics, log])
     with _bind(host, port) as listener:
         routes = ServeRoutes(service, metrics.read, int(time.time()))
-        config = uvicorn.Config(
-            routes.make_app(access),
-            log_config=None,
-            log_level="critical",
-            access_log=False,
-            lifespan="off",
-            http=LimitedConnection,
-            ws="none",
-            limit_concurrency=MAX_CONNECTIONS,
-            timeout_graceful_shutdown=ANSWER_SECONDS,
-            server_header=False,
-        )
+        server = DrainingServer(make_config(routes.make_app(access)))
         service.start()
         try:
-            code = asyncio.run(_serve(DrainingServer(config), service, listener, log))
+            code = asyncio.run(_serve(server, service, listener, log))
         finally:
             service.stop()
         log.print("stopped", code=code)
         return code
+
+
+def make_config(app: Starlette) -> uvicorn.Config:
+    """The settings of the HTTP server of an application."""
+    return uvicorn.Config(
+        app,
+        log_config=None,
+        log_level="critical",
+        access_log=False,
+        lifespan="off",
+        http=LimitedConnection,
+        ws="none",
+        limit_concurrency=MAX_CONNECTIONS,
+        timeout_keep_alive=IDLE_SECONDS,
+        timeout_graceful_shutdown=ANSWER_SECONDS,
+        server_header=False,
+    )
 
 
 async def _serve(server: DrainingServer, service: Service, listener: socket.socket, log: EventLog) -> int:
