@@ -1,13 +1,13 @@
 """Measure guidegraph-serve: throughput, waiting times and overload, with requests that have nothing in common.
 
     guidegraph export workflows/text_to_image.yaml -o scenes
-    python benchmarks/serve.py scenes [--requests 64] [--batch 8] [--threads 1] [--poisson 40]
+    python benchmarks/serve.py scenes [--requests 64] [--batch 8] [--threads 1] [--poisson 120]
 
 The server runs in a process of its own, with --threads for each operator. The requests differ in prompt, seed, scale
 (1.5 to 8), steps (5 to 50) and sampler. They are sent one after the other, and then all at once, in the same order;
 each picture is compared with that of the bundle alone. Then: a request of 5 steps behind one of 200, against the order
-of arrival; the time to the first preview; and requests at random times (Poisson) at 0.5, 0.8 and 1.2 of the requests
-per second that were measured at once, with a queue of --queue.
+of arrival; the time to the first preview; and --poisson requests at random times (Poisson) at 0.5, 0.8 and 1.2 of the
+capacity, with a queue of --queue. The capacity is the rate while twice as many requests as share a step are under way.
 """
 
 from __future__ import annotations
@@ -126,8 +126,8 @@ def compare_alone(bundle: Bundle, bodies: Sequence[dict[str, Any]], answers: Seq
     return largest
 
 
-def measure_throughput(client: httpx.Client, bundle: Bundle, count: int) -> float:
-    """Print requests per second, one at a time and at once. Returns the second."""
+def measure_throughput(client: httpx.Client, bundle: Bundle, count: int) -> None:
+    """Print requests per second, one at a time and at once."""
     bodies = make_requests(count, seed=1)
     started = time.perf_counter()
     for body in bodies:
@@ -139,8 +139,30 @@ def measure_throughput(client: httpx.Client, bundle: Bundle, count: int) -> floa
     if refused := [answer.status for answer in answers if answer.status != 200]:
         sys.exit(f"{len(refused)} of {count} requests were not drawn: {sorted({*refused})}")
     print(f"{count} unlike requests: one at a time {alone:.3f}/s, at once {rate:.3f}/s: {rate / alone:.2f} times")
-    print(f"pictures differ by at most {compare_alone(bundle, bodies, answers)}/255 from those of the bundle alone")
-    return rate
+    print(
+        f"pictures differ by at most {compare_alone(bundle, bodies, answers)}/255 from those of the bundle alone",
+        flush=True,
+    )
+
+
+def measure_capacity(client: httpx.Client, batch: int, count: int) -> float:
+    """Print and return the requests per second while twice as many as share a step are under way.
+
+    The clock stops when ``count`` have ended, with as many still under way, so it has no slow end.
+    """
+    under_way = 2 * batch
+
+    def end(body: dict[str, Any]) -> float:
+        if (status := send(client, body).status) != 200:
+            sys.exit(f"a request was not drawn: {status}")
+        return time.perf_counter()
+
+    started = time.perf_counter()
+    with ThreadPoolExecutor(under_way) as pool:
+        ends = sorted(pool.map(end, make_requests(count + under_way, seed=4)))
+    capacity = count / (ends[count - 1] - started)
+    print(f"capacity: {capacity:.3f}/s", flush=True)
+    return capacity
 
 
 def measure_overtaking(client: httpx.Client) -> None:
@@ -170,9 +192,9 @@ def measure_preview(client: httpx.Client, rounds: int = 5) -> None:
     print(f"first preview after {statistics.median(seconds):.3f} s" if seconds else "the bundle has no previews")
 
 
-def measure_load(client: httpx.Client, rate: float, count: int) -> None:
+def measure_load(client: httpx.Client, capacity: float, count: int) -> None:
     for load in LOADS:
-        answers = send_at_times(client, make_requests(count, seed=2), load * rate, seed=3)
+        answers = send_at_times(client, make_requests(count, seed=2), load * capacity, seed=3)
         drawn = sorted(answer.seconds for answer in answers if answer.status == 200)
         refused = sum(answer.status == 429 for answer in answers)
         failed = len(answers) - len(drawn) - refused
@@ -195,20 +217,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--requests", type=int, default=64)
-    parser.add_argument("--poisson", type=int, default=40, help="requests at each load")
+    parser.add_argument("--poisson", type=int, default=120, help="requests at each load")
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--queue", type=int, default=16)
+    parser.add_argument("--queue", type=int, default=8)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     bundle = open_bundle(parser, options.bundle, options.threads)
     print(describe_machine(options.threads))
     limits = ["--batch", str(options.batch), "--threads", str(options.threads)]
     with serve(options.bundle, *limits, "--queue", str(options.requests + 1)) as client:
-        rate = measure_throughput(client, bundle, options.requests)
+        measure_throughput(client, bundle, options.requests)
         measure_overtaking(client)
         measure_preview(client)
+        capacity = measure_capacity(client, options.batch, options.requests)
     with serve(options.bundle, *limits, "--queue", str(options.queue)) as client:
-        measure_load(client, rate, options.poisson)
+        measure_load(client, capacity, options.poisson)
 
 
 if __name__ == "__main__":
