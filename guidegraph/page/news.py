@@ -8,7 +8,7 @@ from typing import Any
 
 from guidegraph.page.jobs import JobQueue
 
-PROGRESS_PERIOD = 0.3
+PROGRESS_PERIOD = 0.5
 """Seconds between two news of progress. A page draws each, with the processors that the run computes on."""
 
 
