@@ -284,7 +284,7 @@ def _train_entry_schema() -> Schema:
         "properties": {
             "model": {"type": "string", "description": "The carry that is trained."},
             "loss": {"$ref": "#/$defs/link"},
-            "optimizer": {"enum": ["adamw", "adam", "sgd"]},
+            "optimizer": {"enum": ["adamw", "adam", "sgd", "muon"]},
             "lr": _number_schema("number", "The learning rate.", exclusiveMinimum=0),
             "ema": _number_schema("number", "Decay of the average.", minimum=0, exclusiveMaximum=1),
             "start": _number_schema("integer", "The step at which training of this model begins.", minimum=0),

@@ -114,7 +114,7 @@ def _check_option(port: Port, mark: Mark, value: Any, location: str, report: Rep
 
 
 def _parse_optimiser_options(entry: ParsedTrain, loss: Source, location: str, report: Report) -> OptimisedModel:
-    """Parse an entry of ``train``: optimizer (adamw, adam, sgd), lr, ema, start, and the optimizer's own options."""
+    """Parse an entry of ``train``: the optimizer, lr, ema, start, and the optimizer's own options."""
     ports = optimiser_ports()
     values: dict[str, Any] = {}
     for name, (key, mark, value) in entry.options.items():

@@ -18,7 +18,7 @@ from guidegraph.graph.training.resume import (
     TrainingState,
     optimiser_tensors,
     read_state,
-    restore_optimiser,
+    restore_optimisers,
     write_state,
 )
 from guidegraph.graph.training.trained_model import TrainedModel
@@ -78,7 +78,7 @@ class Checkpoint:
             self._warn(state)
         for name, t in progress.models.items():
             load_trained_state(t.model, state.part(f"model.{name}."))
-            restore_optimiser(t.optimiser, state.part(f"optimiser.{name}."))
+            restore_optimisers(t.optimisers, state.part(f"optimiser.{name}."))
             if t.average is not None:
                 load_trained_state(t.average, state.part(f"ema.{name}."))
         values_on_device = to_device(state.values, device)
@@ -115,7 +115,7 @@ class Checkpoint:
         state = TrainingState(done, dict(progress.generators), precision=self.precision)
         for name, t in progress.models.items():
             state.tensors |= {f"model.{name}.{k}": v for k, v in get_trained_state(t.model).items()}
-            state.tensors |= {f"optimiser.{name}.{k}": v for k, v in optimiser_tensors(t.optimiser).items()}
+            state.tensors |= {f"optimiser.{name}.{k}": v for k, v in optimiser_tensors(t.optimisers).items()}
             if t.average is not None:
                 state.tensors |= {f"ema.{name}.{k}": v for k, v in get_trained_state(t.average).items()}
         state.values = {"history": {n: _pack(v) for n, v in progress.history.items()}, "carry": progress.carry}

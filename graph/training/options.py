@@ -10,7 +10,12 @@ from annotated_types import Ge, Gt, Len, Lt
 from guidegraph.graph.port import Port
 from guidegraph.graph.types import Written, to_port_type
 
-OWN_OPTIONS = {"adamw": ("betas", "eps"), "adam": ("betas", "eps"), "sgd": ("momentum",)}
+OWN_OPTIONS = {
+    "adamw": ("betas", "eps"),
+    "adam": ("betas", "eps"),
+    "sgd": ("momentum",),
+    "muon": ("betas", "eps", "momentum"),
+}
 
 
 def make_port(name: str, annotation: Any, default: Any = None) -> Port:
@@ -27,7 +32,7 @@ def optimiser_ports() -> dict[str, Port]:
     positive: Any = Annotated[float, Gt(0)]
     fraction: Any = Annotated[float, Ge(0), Lt(1)]
     return {
-        "optimizer": make_port("optimizer", Literal["adamw", "adam", "sgd"], "adamw"),
+        "optimizer": make_port("optimizer", Literal["adamw", "adam", "sgd", "muon"], "adamw"),
         "lr": make_port("lr", positive, 1e-4),
         "ema": make_port("ema", fraction | None),
         "start": make_port("start", Annotated[int, Ge(0)], 0),

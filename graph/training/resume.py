@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -123,22 +123,33 @@ def read_state(folder: Path, key: str, *, check: bool = True) -> TrainingState |
         raise CheckpointError(f"{path} is damaged ({error}): {remedy}") from error
 
 
-def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """An optimiser's state as flat tensors."""
+def optimiser_tensors(optimisers: Sequence[torch.optim.Optimizer]) -> dict[str, torch.Tensor]:
+    """The states of optimisers as flat tensors. Their parameters are numbered through."""
     import torch
 
-    return {
-        f"{index}.{name}": value
-        for index, entry in optimiser.state_dict()["state"].items()
-        for name, value in entry.items()
-        if isinstance(value, torch.Tensor)
-    }
+    tensors: dict[str, torch.Tensor] = {}
+    first = 0
+    for optimiser in optimisers:
+        for index, entry in optimiser.state_dict()["state"].items():
+            fields = {name: value for name, value in entry.items() if isinstance(value, torch.Tensor)}
+            tensors |= {f"{first + index}.{name}": value for name, value in fields.items()}
+        first += _count_parameters(optimiser)
+    return tensors
 
 
-def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Load the state that ``optimiser_tensors`` returned."""
+def restore_optimisers(optimisers: Sequence[torch.optim.Optimizer], tensors: Mapping[str, torch.Tensor]) -> None:
+    """Load the states that ``optimiser_tensors`` returned."""
     state: dict[int, dict[str, Any]] = {}
     for name, value in tensors.items():
         index, _, field_name = name.partition(".")
         state.setdefault(int(index), {})[field_name] = value
-    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+    first = 0
+    for optimiser in optimisers:
+        count = _count_parameters(optimiser)
+        entries = {index - first: entry for index, entry in state.items() if first <= index < first + count}
+        optimiser.load_state_dict({"state": entries, "param_groups": optimiser.state_dict()["param_groups"]})
+        first += count
+
+
+def _count_parameters(optimiser: torch.optim.Optimizer) -> int:
+    return sum(len(group["params"]) for group in optimiser.param_groups)

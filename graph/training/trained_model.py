@@ -1,4 +1,4 @@
-"""A model in training: its optimiser, its gradients, and one step of it."""
+"""A model in training: its optimisers, its gradients, and one step of it."""
 
 from __future__ import annotations
 
@@ -19,17 +19,15 @@ from guidegraph.graph.training.process_group import ProcessGroup
 if TYPE_CHECKING:
     import torch
 
-OPTIMISERS = {"adamw": "AdamW", "adam": "Adam", "sgd": "SGD"}
-
 
 @dataclass
 class TrainedModel:
-    """One live model with its optimiser and, if requested, its moving average."""
+    """One live model with its optimisers and, if requested, its moving average."""
 
     spec: OptimisedModel
     model: torch.nn.Module
     parameters: list[torch.nn.Parameter]
-    optimiser: torch.optim.Optimizer
+    optimisers: list[torch.optim.Optimizer]
     average: torch.nn.Module | None
 
     @property
@@ -54,8 +52,10 @@ def apply_links(model: OptimisedModel, values: Mapping[Source, Any]) -> Optimise
 
 
 def prepare_model(spec: OptimisedModel, value: Any, device: torch.device) -> TrainedModel:
-    """A live copy of a model with a new optimiser. Raises ``PortError`` for any other value."""
+    """A live copy of a model with new optimisers. Raises ``PortError`` for any other value."""
     import torch
+
+    from guidegraph.graph.training.optimisers import make_optimisers
 
     if not isinstance(value, torch.nn.Module):
         raise PortError(spec.model, f"only a torch module can be trained; found {type(value).__name__}")
@@ -64,11 +64,7 @@ def prepare_model(spec: OptimisedModel, value: Any, device: torch.device) -> Tra
     parameters = list_trained_parameters(model)
     for parameter in parameters:
         parameter.requires_grad_(True)
-    keywords = {k: v for k, v in spec.options.items() if k in ("betas", "weight_decay", "eps", "momentum")}
-    if "betas" in keywords:
-        keywords["betas"] = tuple(keywords["betas"])
-    optimiser = getattr(torch.optim, OPTIMISERS[spec.optimizer])(parameters, lr=spec.lr, **keywords)
-    return TrainedModel(spec, model, parameters, optimiser, average)
+    return TrainedModel(spec, model, parameters, make_optimisers(spec, model, parameters), average)
 
 
 def learning_rate(spec: OptimisedModel, step: int, total: int) -> float:
@@ -106,10 +102,11 @@ def step_model(t: TrainedModel, i: int, total: int) -> None:
 
     if clip := t.spec.options.get("clip"):
         torch.nn.utils.clip_grad_norm_(t.parameters, float(clip))
-    for group in t.optimiser.param_groups:
-        group["lr"] = learning_rate(t.spec, i, total)
-    t.optimiser.step()
-    t.optimiser.zero_grad(set_to_none=True)
+    for optimiser in t.optimisers:
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate(t.spec, i, total)
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
     _step_average(t, i)
 
 

@@ -130,6 +130,11 @@ def test_a_broken_run_resumes_to_the_losses_of_the_unbroken_one(tmp_path: Path) 
     assert torch.equal(whole["net"].weight, resumed["net"].weight)
 
 
+def test_muon_is_an_optimizer_of_a_workflow(tmp_path: Path) -> None:
+    out = run_text(text(400, extra=", momentum: 0.9, betas: [0.9, 0.95]").replace("adamw", "muon"), tmp_path).outputs
+    assert out["loss"][-1] < 1e-3 * out["loss"][0]
+
+
 def test_a_run_broken_off_within_a_step_resumes_to_the_same_losses(tmp_path: Path) -> None:
     inner = """
       more:
