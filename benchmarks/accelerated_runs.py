@@ -5,8 +5,9 @@
 The embedded model's text_to_image.yaml at batch 1 and 8, classifier guidance, and a workflow with a plugin of the
 gallery. Both ways have the models in memory, so a run is the sampling loop and the decoder. The parts are exported
 first, into the usual folder, which is not part of the times. Prints the median CPU seconds of each, the median and the
-range of the ratios of neighbours, and the largest difference of the pictures in levels of 255. `--start`: also how much
-longer a second process takes until the end of a run of two steps, with its CPU seconds.
+range of the ratios of neighbours, and the largest difference of the pictures in levels of 255. A part that could run as
+a graph and runs in torch is an error. `--start`: also how much longer a second process takes until the end of a run of
+two steps, with its CPU seconds.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,6 +108,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     sys.path.append(str(APG.parent))
+    warnings.filterwarnings("error", message=".*not accelerated")
     print(machine(1))
     for case in CASES:
         if options.only in case.name:

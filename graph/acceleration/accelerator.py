@@ -22,6 +22,7 @@ from guidegraph.graph.acceleration.part_values import (
     Unsuitable,
     compare,
     empty_copy,
+    find_repeated,
     flatten_value,
     list_tensors,
 )
@@ -60,14 +61,21 @@ MOST_COMPARED = 256
 
 @dataclass(frozen=True)
 class Ready:
-    """A graph that was compared with torch for some sizes and plain values. results: their structures, without data."""
+    """A graph that was compared with torch for some sizes and plain values.
+
+    results: their structures, without data. repeated: the tensors among them that the graph has for each sample, and
+    torch once.
+    """
 
     runner: PartRunner
     results: tuple[Any, ...]
+    repeated: tuple[bool, ...]
 
 
-_compared: OrderedDict[tuple[Any, ...], tuple[weakref.ref[PartRunner], tuple[Any, ...]]] = OrderedDict()
-"""The graphs of this process that were compared and their results' structures, by part, device and sizes."""
+_compared: OrderedDict[tuple[Any, ...], tuple[weakref.ref[PartRunner], tuple[Any, ...], tuple[bool, ...]]] = (
+    OrderedDict()
+)
+"""The graphs of this process that were compared, with ``Ready.results`` and ``repeated``, by part, device and sizes."""
 
 
 def forget_graphs() -> None:
@@ -173,9 +181,10 @@ class PartStep:
         """Put the results among a graph's outputs into the slots; returns their number."""
         position = 0
         for reading, template in zip(self.part.results, ready.results, strict=True):
-            count = len(list_tensors(template))
-            slots[reading.slot] = rebuild(template, outputs[position : position + count])
-            position += count
+            end = position + len(list_tensors(template))
+            pairs = zip(outputs[position:end], ready.repeated[position:end], strict=True)
+            slots[reading.slot] = rebuild(template, [output[:1] if repeat else output for output, repeat in pairs])
+            position = end
         return position
 
     def _watch(self, watched: Sequence[WatchedSize], outputs: Sequence[Tensor]) -> None:
@@ -265,7 +274,7 @@ class Accelerator:
         entry = _compared.get(key)
         runner = None if entry is None else entry[0]()
         if entry is not None and runner is not None:
-            return Ready(runner, entry[1])
+            return Ready(runner, *entry[1:])
         if step.single and self.backend.was_compared(step.part, flat, tensors):
             return self._find_compared(step.part, flat, tensors)
         return None
@@ -278,7 +287,7 @@ class Accelerator:
             return None
         if runner is None:
             return None
-        ready = Ready(runner, tuple(torch.empty(0) for _ in part.results))
+        ready = Ready(runner, tuple(torch.empty(0) for _ in part.results), (False,) * len(part.results))
         self._keep_compared(part, flat, tensors, ready)
         return ready
 
@@ -312,18 +321,21 @@ class Accelerator:
                 self.backend.keep_refusal(part, flat, refusal)
             self._refuse(part, refusal)
             return None, True
-        if problem := _compare_results(runner, outputs, results):
+        expected = [tensor for result in results for tensor in list_tensors(result)]
+        own = outputs[: len(outputs) - sum(1 + size.has_decisive for size in runner.watched)]
+        if problem := compare(own, expected):
             self._refuse(part, Refusal(None, problem))
             return None, True
-        ready = Ready(runner, tuple(map(empty_copy, results)))
+        repeated = find_repeated(own, expected)
+        ready = Ready(runner, tuple(map(empty_copy, results)), repeated)
         step.store_results(ready, outputs, slots)
         self._keep_compared(part, flat, tensors, ready)
-        if step.single:
+        if step.single and not any(repeated):
             self.backend.note_compared(part, flat, tensors)
         return ready, True
 
     def _keep_compared(self, part: Part, flat: Sequence[FlatValue], tensors: Sequence[Tensor], ready: Ready) -> None:
-        _compared[self._identify(part, flat, tensors)] = weakref.ref(ready.runner), ready.results
+        _compared[self._identify(part, flat, tensors)] = weakref.ref(ready.runner), ready.results, ready.repeated
         while len(_compared) > MOST_COMPARED:
             _compared.popitem(last=False)
 
@@ -365,13 +377,6 @@ class Accelerator:
     def _emit(self, event: PartAccelerated) -> None:
         for observer in self.observers:
             observer(event)
-
-
-def _compare_results(runner: PartRunner, outputs: Sequence[Tensor], results: Sequence[Any]) -> str:
-    """The difference between the results among a graph's outputs and those of torch; empty if they agree."""
-    watched_count = sum(1 + size.has_decisive for size in runner.watched)
-    expected = [tensor for result in results for tensor in list_tensors(result)]
-    return compare(outputs[: len(outputs) - watched_count], expected)
 
 
 def make_backend(config: RunConfig) -> Backend:

@@ -106,11 +106,27 @@ def empty_copy(value: Any) -> Any:
     return tree_map(lambda leaf: torch.empty(0) if is_tensor(leaf) else leaf, value)
 
 
+def find_repeated(outputs: Sequence[Tensor], expected: Sequence[Tensor]) -> tuple[bool, ...]:
+    """Which outputs of a graph have for each sample what torch has once, (1, …), for the whole batch.
+
+    A graph takes a leading axis of 1 repeated for the batch, as a sampler's state with one row for all samples, and
+    may return it so.
+    """
+    return tuple(
+        output.ndim == target.ndim > 0 and output.shape[1:] == target.shape[1:] and len(target) == 1 < len(output)
+        for output, target in zip(outputs, expected, strict=False)
+    )
+
+
 def compare(outputs: Sequence[Tensor], expected: Sequence[Tensor]) -> str:
-    """The difference between the results of a graph and of torch, if it is too large; empty if they agree."""
+    """The difference between the results of a graph and of torch, if it is too large; empty if they agree.
+
+    A result that a graph has repeated must agree in each sample.
+    """
     if len(outputs) != len(expected):
         return f"its graph gives {len(outputs)} tensors in place of {len(expected)}"
-    for output, target in zip(outputs, expected, strict=True):
+    for output, result, repeat in zip(outputs, expected, find_repeated(outputs, expected), strict=True):
+        target = result.expand(output.shape) if repeat else result
         if output.shape != target.shape or output.dtype != target.dtype:
             sizes = [f"{tensor.dtype} {tuple(tensor.shape)}" for tensor in (output, target)]
             return f"its graph gives {sizes[0]} in place of {sizes[1]}"

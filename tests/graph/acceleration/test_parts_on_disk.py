@@ -11,7 +11,7 @@ import torch
 
 from guidegraph.graph.acceleration.onnx_runner import fit_shapes
 from guidegraph.graph.acceleration.part import WatchedSize
-from guidegraph.graph.acceleration.part_values import TOLERANCE, compare
+from guidegraph.graph.acceleration.part_values import TOLERANCE, compare, find_repeated
 from guidegraph.graph.acceleration.store import (
     COMPARED,
     DESCRIPTION,
@@ -136,6 +136,15 @@ def test_results_must_be_close_of_the_same_shape_and_finite_at_the_same_places()
     assert "in place of" in compare([x.double()], [x])
     assert compare([], [x]) == "its graph gives 0 tensors in place of 1"
     assert "from torch's" in compare([torch.tensor([2])], [torch.tensor([1])])
+
+
+def test_a_result_that_torch_has_once_may_be_repeated_for_each_sample() -> None:
+    once = torch.tensor([[4, 5]])
+    assert compare([once.repeat(3, 1)], [once]) == ""
+    assert find_repeated([once.repeat(3, 1), once], [once, once]) == (True, False)
+    assert "from torch's" in compare([torch.tensor([[4, 5], [4, 5], [4, 6]])], [once])
+    assert "in place of" in compare([torch.tensor([[4], [4]])], [once])
+    assert "in place of" in compare([torch.tensor(4).repeat(3)], [torch.tensor(4)])
 
 
 def test_the_situations_in_which_a_graph_was_compared_are_noted_until_another_is_added(tmp_path: Path) -> None:

@@ -1,0 +1,82 @@
+"""Accelerated runs with the built-in samplers, whose state has one row for all samples of a batch."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from guidegraph import load_workflow
+from guidegraph.graph.acceleration.accelerator import forget_graphs
+from guidegraph.graph.events import Event, PartAccelerated
+from tests.graph.acceleration.conftest import LEVEL
+
+WORKFLOW = """
+guidegraph: 1
+params: {sampler: ddim, batch: {default: 1}, seed: {default: 0}, steps: {default: 5}, scale: {default: 2.0}}
+nodes:
+  denoiser:
+    use: model.unet
+    with: {channels: 16, multipliers: [1], attention: [0], heads: 2, context_dim: null, vector_dim: null, seed: 3}
+  schedule: {use: schedule.cosine}
+  scheduler: {use: scheduler.named, in: {schedule: schedule, sampler: params.sampler, steps: params.steps}}
+  noise: {use: noise.gaussian, in: {seed: params.seed, batch: params.batch}, with: {shape: [4, 8, 8]}}
+  sample:
+    loop: {over: scheduler.steps, as: t}
+    carry: {x: noise, state: scheduler.state}
+    body:
+      a: {use: denoiser.predict, in: {denoiser: denoiser, x: carry.x, t: loop.t}}
+      fresh: {use: noise.gaussian, in: {like: carry.x, index: loop.index, seed: params.seed}}
+      step:
+        use: scheduler.step
+        in: {scheduler: scheduler.scheduler, x: carry.x, prediction: a, noise: fresh, state: carry.state, t: loop.t}
+    next: {x: step.x, state: step.state}
+outputs: {x: sample.x, state: sample.state}
+"""
+
+
+@pytest.fixture
+def workflow(parts_folder: Path, tmp_path: Path) -> Iterator[Path]:
+    path = tmp_path / "sampler.yaml"
+    path.write_text(WORKFLOW, encoding="utf-8")
+    forget_graphs()
+    yield path
+    forget_graphs()
+
+
+def run(path: Path, accelerate: str, events: list[PartAccelerated], **params: Any) -> dict[str, Any]:
+    def observe(event: Event) -> None:
+        if isinstance(event, PartAccelerated):
+            events.append(event)
+
+    workflow = load_workflow(path, cache="off", observers=[observe], accelerate=accelerate)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return workflow.run(**params)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "euler_ancestral", "dpmpp_2m", "unipc", "heun"])
+def test_a_batch_of_any_size_is_accelerated(workflow: Path, sampler: str) -> None:
+    for batch in (3, 1, 2):
+        events: list[PartAccelerated] = []
+        params = {"sampler": sampler, "batch": batch, "seed": 4}
+        eager, fast = (run(workflow, accelerate, events, **params) for accelerate in ("", "onnx"))
+        torch.testing.assert_close(fast["x"], eager["x"], atol=LEVEL, rtol=0)
+        assert "refused" not in {event.state for event in events}
+        assert torch.equal(fast["state"].index, eager["state"].index)
+
+
+def test_the_network_runs_in_the_graph_for_a_batch(workflow: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from guidegraph.graph.acceleration.onnx_runner import OnnxRunner
+
+    calls: list[int] = []
+    call = OnnxRunner.__call__
+    monkeypatch.setattr(OnnxRunner, "__call__", lambda self, tensors: calls.append(0) or call(self, tensors))
+    run(workflow, "onnx", [], batch=3, steps=6)
+    calls.clear()
+    run(workflow, "onnx", [], batch=3, steps=6)
+    assert len(calls) >= 5  # the first iteration, with an empty state, may run in torch
