@@ -12,6 +12,9 @@ import torch
 from guidegraph import Sample, Tensor, Timesteps, hookimpl, node
 from guidegraph.graph.execution.watched_sizes import watch_size
 from guidegraph.graph.types import structured
+from guidegraph.nodes.models.own.denoiser import UNetDenoiser
+from guidegraph.nodes.models.own.unet import UNet, UNetConfig
+from guidegraph.nodes.types import Denoiser
 
 
 class Rows(Tensor):
@@ -61,6 +64,21 @@ def model(*, seed: int = 0) -> torch.nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Network()
+
+
+@node("quick.denoiser")
+def denoiser() -> Denoiser:
+    """A U-Net of random weights, without layers of zeros, which predicts x0 of samples (B, 4, H, W)."""
+    config = UNetConfig(
+        in_channels=4, out_channels=4, channels=16, multipliers=(1,), attention=(0,), heads=2, context_dim=None,
+        vector_dim=None, kind="x0",
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = UNet(config)
+        for parameter in network.parameters():
+            torch.nn.init.normal_(parameter, std=0.1)
+    return UNetDenoiser(network).eval()
 
 
 @node("quick.unknown_model", pure=False)
@@ -205,6 +223,7 @@ def guidegraph_nodes() -> list[Callable[..., Any]]:
     return [
         model,
         unknown_model,
+        denoiser,
         start,
         steps,
         condition,
