@@ -15,6 +15,7 @@ from guidegraph.graph.planning.digest import Digests
 from guidegraph.graph.planning.plan import Plan
 from guidegraph.graph.training.live_models import get_trained_state, load_trained_state
 from guidegraph.graph.training.resume import (
+    CheckpointError,
     TrainingState,
     optimiser_tensors,
     read_state,
@@ -67,13 +68,22 @@ class Checkpoint:
     check: bool
     is_first: bool
 
-    def load(self, progress: TrainingProgress, device: torch.device) -> int:
-        """Load the checkpoint, if there is one, and return the step to resume from."""
+    def load(self, progress: TrainingProgress, device: torch.device, total: int) -> int:
+        """Load the checkpoint, if there is one, and return the step to resume from.
+
+        total: the steps of the training. Raises ``CheckpointError`` for a checkpoint after more steps.
+        """
         if self.folder is None:
             return 0
         state = read_state(self.folder, self.key, check=self.check)
         if state is None:
             return 0
+        if state.step > total:
+            raise CheckpointError(
+                f"the checkpoint in '{self.folder}' is of {state.step} steps, and this training has {total}: set 'steps' "
+                f"to {state.step} for its models as they are, or to more to go on; for fewer, choose another checkpoint "
+                "path"
+            )
         if self.is_first:
             self._warn(state)
         for name, t in progress.models.items():

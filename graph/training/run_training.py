@@ -8,9 +8,10 @@ divide the rows of every batch among them.
 
 from __future__ import annotations
 
+import contextvars
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from itertools import chain
 from typing import Any
@@ -108,7 +109,7 @@ class _TrainingRun:
     def run(self) -> dict[str, Any]:
         """Run all steps that are left, and return the loop's outputs."""
         progress, checkpoint = self.progress, self.checkpoint
-        first_step = done = checkpoint.load(progress, self.device)
+        first_step = done = checkpoint.load(progress, self.device, self.total)
         started = TrainingStarted(f"nodes.{self.fit.key}", self.precision, self.training.precision, first_step)
         for observer in self.context.observers:
             observer(started)
@@ -247,11 +248,16 @@ def _iterate_items(step: Step, items: Sequence[Any], begin: int, end: int) -> It
                 item = fetch_item(step, items, i % len(items))
             yield i, item
         return
+    context = contextvars.copy_context()  # with the run's device, its limits, and the files that it may read
     with ThreadPoolExecutor(1, thread_name_prefix="guidegraph-batch") as pool:
-        next_item = pool.submit(fetch_item, step, items, begin % len(items)) if begin < end else None
+
+        def prepare(i: int) -> Future[Any]:
+            return pool.submit(context.run, fetch_item, step, items, i % len(items))
+
+        next_item = prepare(begin) if begin < end else None
         for i in range(begin, end):
             assert next_item is not None
             item = next_item.result()
             if i + 1 < end:
-                next_item = pool.submit(fetch_item, step, items, (i + 1) % len(items))
+                next_item = prepare(i + 1)
             yield i, item
