@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from guidegraph.graph.values.leaves import flatten, unflatten
+from guidegraph.graph.values.leaves import flatten, is_equal_leaf, unflatten
 from guidegraph.graph.values.ownership import change_count
 
 if TYPE_CHECKING:
@@ -193,7 +193,7 @@ def _can_join(leaves: Sequence[Any], sizes: Sizes) -> bool:
 
     first = leaves[0]
     if not isinstance(first, torch.Tensor):
-        return all(type(leaf) is type(first) and (leaf is first or leaf == first) for leaf in leaves[1:])
+        return all(is_equal_leaf(leaf, first) for leaf in leaves[1:])
     for leaf in leaves[1:]:
         if leaf is first:
             continue

@@ -29,7 +29,7 @@ from guidegraph.graph.stopping.loop_state import LoopStopped, capture_state
 from guidegraph.graph.training.fit import Fit
 from guidegraph.graph.trust.process_state import StateKeeper
 from guidegraph.graph.types import ANY, PortType, Tensor, describe_value, is_tensor
-from guidegraph.graph.values.leaves import flatten, unflatten
+from guidegraph.graph.values.leaves import flatten, is_equal_leaf, unflatten
 from guidegraph_runtime.error_text import describe_error
 
 if TYPE_CHECKING:
@@ -375,7 +375,7 @@ def _stack_leaves(column: Sequence[Any]) -> Any:
 
     first = column[0]
     if not all(is_tensor(v) for v in column):
-        same = not any(is_tensor(v) for v in column) and all(type(v) is type(first) and v == first for v in column)
+        same = not any(is_tensor(v) for v in column) and all(is_equal_leaf(v, first) for v in column)
         return first if same else _UNFIT
     if any(v.shape != first.shape or v.dtype != first.dtype for v in column):
         return _UNFIT

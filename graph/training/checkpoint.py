@@ -92,8 +92,10 @@ class Checkpoint:
             if t.average is not None:
                 load_trained_state(t.average, state.part(f"ema.{name}."))
         values_on_device = to_device(state.values, device)
-        progress.history = {name: _unpack(packed) for name, packed in values_on_device["history"].items()}
-        progress.carry.update(values_on_device["carry"])
+        # Without a check of the key, the loop may carry and collect other names than it did.
+        history, carry = values_on_device["history"], values_on_device["carry"]
+        progress.history |= {name: _unpack(history[name]) for name in progress.history if name in history}
+        progress.carry |= {name: carry[name] for name in progress.carry if name in carry}
         restore_generators(device, state.tensors)
         return state.step
 

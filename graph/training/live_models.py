@@ -8,7 +8,7 @@ device already, the live model shares the original's tensors.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -57,6 +57,26 @@ def load_trained_state(module: torch.nn.Module, state: Mapping[str, torch.Tensor
     missing = [name for name in result.missing_keys if name not in list_frozen_names(module)]
     if missing or result.unexpected_keys:
         raise RuntimeError(f"missing: {', '.join(missing)}; unexpected: {', '.join(result.unexpected_keys)}")
+
+
+def save_buffers(modules: Iterable[torch.nn.Module]) -> Callable[[], None]:
+    """Copy the buffers of modules, such as running means. Returns a function that puts the copies back."""
+    import torch
+
+    owners = [owner._buffers for module in modules for owner in module.modules()]
+    saved = [
+        (buffers, name, buffer, buffer.clone())
+        for buffers in owners
+        for name, buffer in buffers.items()
+        if buffer is not None
+    ]
+
+    def restore() -> None:
+        with torch.no_grad():
+            for buffers, name, buffer, copied in saved:
+                buffers[name] = buffer.copy_(copied)
+
+    return restore
 
 
 def update_average(average: torch.nn.Module, model: torch.nn.Module, decay: float) -> None:

@@ -12,6 +12,7 @@ import contextvars
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain
 from typing import Any
@@ -26,11 +27,13 @@ from guidegraph.graph.execution.loop_context import LoopContext
 from guidegraph.graph.execution.preview import is_due, run_preview
 from guidegraph.graph.execution.to_device import to_device
 from guidegraph.graph.hardware.policy import ComputePolicy
+from guidegraph.graph.ir import Loop, walk
 from guidegraph.graph.planning.plan import Plan
 from guidegraph.graph.planning.steps import BodyPlan, Step
 from guidegraph.graph.sources import Carry, Source
 from guidegraph.graph.training.checkpoint import Checkpoint, TrainingProgress, resume_key
 from guidegraph.graph.training.fit import Fit, Training
+from guidegraph.graph.training.live_models import save_buffers
 from guidegraph.graph.training.precision import autocast, resolve_precision
 from guidegraph.graph.training.process_group import ProcessGroup
 from guidegraph.graph.training.ranks import take_rank_rows, use_rank
@@ -77,6 +80,7 @@ class _TrainingRun:
         self.step, self.fit, self.body_plan = step, fit, body_plan
         self.outside, self.context, self.plan = outside, context, plan
         self.training = training = _apply_all_links(fit.training, outside)
+        self.has_loops = any(isinstance(op, Loop) for op in walk(fit.body))
         self.items = list_items(step, outside[fit.over])
         self.total = len(self.items) if fit.steps is None else int(outside[fit.steps])
         context.count_trips(step, self.total)
@@ -155,7 +159,8 @@ class _TrainingRun:
 
     def _iterate(self, i: int, item: Any) -> dict[str, float]:
         """Run one step, and return its losses by name."""
-        results = self._run_body(i, item)
+        with self._keep_buffers():
+            results = self._run_body(i, item)
         self._check_losses(results, i)
         groups = self._group_models(i)
         for loss, group in groups.items():
@@ -164,6 +169,19 @@ class _TrainingRun:
         for t in chain.from_iterable(groups.values()):
             step_model(t, i, self.total)
         return self._keep_results(results)
+
+    @contextmanager
+    def _keep_buffers(self) -> Iterator[None]:
+        """Put the models' buffers back as they were if the run is cancelled in the block, inside a loop of the body."""
+        if not self.has_loops:
+            yield
+            return
+        restore = save_buffers(t.model for t in self.progress.models.values())
+        try:
+            yield
+        except Cancelled:
+            restore()
+            raise
 
     def _run_body(self, i: int, item: Any) -> dict[Source, Any]:
         models = {name: t.model for name, t in self.progress.models.items()}

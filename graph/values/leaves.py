@@ -41,3 +41,18 @@ def unflatten(leaves: list[Any], structure: Any) -> Any:
     from torch.utils._pytree import tree_unflatten
 
     return tree_unflatten(leaves, structure)
+
+
+def is_equal_leaf(leaf: Any, other: Any) -> bool:
+    """Whether two leaves that are no tensors are the same, or equal values of one type.
+
+    Values whose comparison is no truth value, such as arrays and objects that hold tensors, count as different.
+    """
+    if leaf is other:
+        return True
+    if type(leaf) is not type(other):
+        return False
+    try:
+        return bool(leaf == other)
+    except Exception:  # of an array, of a tensor inside, or of a class of a plugin
+        return False

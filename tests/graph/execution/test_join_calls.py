@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -67,6 +68,13 @@ def test_plain_values_are_joined_only_if_equal_and_of_one_type(sizes: Sizes, val
     results = join(same, [{}, {}], sizes, 0, 1)
     assert results is not None
     assert len(calls) == 1
+
+
+@BOTH
+def test_arrays_are_joined_only_if_they_are_the_same_object(sizes: Sizes) -> None:
+    shift = np.ones(3, np.float32)
+    assert join([[filled(2, 1.0), shift], [filled(2, 1.0), shift.copy()]], [{}, {}], sizes, 0, 1) is None
+    assert calls == []
 
 
 @BOTH

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.utils._pytree import tree_leaves
@@ -74,3 +75,25 @@ def test_structures_with_other_leaves_stay_a_list() -> None:
     for other in (Level(tensor(), "v"), Level(torch.ones(3, 3)), Level(tensor(), extra=tensor()), tensor(), 2.5):
         values = [Level(tensor()), other]
         assert stack(values) is values
+
+
+@dataclass(frozen=True)
+class Plain:
+    """A value of a class that the engine does not know."""
+
+    value: Any
+
+
+@pytest.mark.parametrize("make", [np.ones, torch.ones], ids=["array", "tensor"])
+def test_objects_that_hold_arrays_do_not_stack_and_stay_a_list(make: Any) -> None:
+    values = [Plain(make(3)), Plain(make(3))]
+    stacked = stack(values)
+    assert [value.value is other.value for value, other in zip(stacked, values, strict=True)] == [True, True]
+
+
+def test_equal_objects_beside_a_tensor_stack_and_unequal_ones_do_not() -> None:
+    register_structured()
+    equal = stack([Level(tensor(), "v", Plain(2)), Level(tensor(), "v", Plain(2))])
+    assert (equal.value.shape, equal.extra) == ((2, 2, 3), Plain(2))
+    unequal = [Level(tensor(), "v", Plain(np.ones(2))), Level(tensor(), "v", Plain(np.ones(2)))]
+    assert stack(unequal) is unequal

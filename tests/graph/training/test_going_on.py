@@ -1,0 +1,100 @@
+"""Trainings that go on from a checkpoint: fewer steps, another loop, and a run that ended in the middle of a step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from guidegraph import Cancelled, NodeError, node
+from guidegraph.graph.cancellation import CancelToken
+from guidegraph.graph.events import Event, LoopProgress
+from guidegraph.graph.node import get_spec
+from guidegraph.graph.registry import Registry
+from guidegraph.graph.resolution.load import build
+from tests.graph.engine_nodes import REGISTRY, run_text
+from tests.graph.running import run_graph
+from tests.graph.training.test_fit import CARRIES, text
+
+
+def test_a_checkpoint_of_more_steps_is_refused_and_stays(tmp_path: Path) -> None:
+    longer = run_text(text(20, checkpoint=True), tmp_path).outputs
+    with pytest.raises(NodeError, match=r"ckpt' is of 20 steps, and this training has 10: set 'steps' to 20"):
+        run_text(text(10, checkpoint=True), tmp_path)
+    again = run_text(text(20, checkpoint=True), tmp_path).outputs
+    assert torch.equal(again["loss"], longer["loss"])
+    assert torch.equal(again["net"].weight, longer["net"].weight)
+
+
+UNCHECKED = CARRIES.replace("DATA", "toy.batches").replace("path: ckpt,", "path: ckpt, check: false,")
+
+
+def test_a_loop_that_collects_more_than_its_checkpoint_has_goes_on(tmp_path: Path) -> None:
+    run_text(UNCHECKED.replace("STEPS", "4"), tmp_path)
+    more = UNCHECKED.replace("STEPS", "6").replace("count: n}", "count: n, again: loss}")
+    resumed = run_text(more.replace("outputs: {", "outputs: {again: fit.again, "), tmp_path).outputs
+    assert resumed["count"] == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
+    assert torch.equal(resumed["again"], resumed["loss"][4:])
+
+
+def test_a_loop_that_collects_less_than_its_checkpoint_has_goes_on(tmp_path: Path) -> None:
+    whole = run_text(UNCHECKED.replace("STEPS", "4"), tmp_path).outputs
+    fewer = UNCHECKED.replace("STEPS", "6").replace(", count: n}", "}").replace("count: fit.count, ", "")
+    resumed = run_text(fewer, tmp_path).outputs
+    assert torch.equal(resumed["loss"][:4], whole["loss"])
+    assert (len(resumed["loss"]), resumed["n"]) == (6, 6.0)
+
+
+@node("toy.normalised")
+def normalised() -> Any:
+    """A linear model of inputs that a layer with running statistics has normalised."""
+    linear = torch.nn.utils.skip_init(torch.nn.Linear, 3, 1)
+    torch.nn.init.constant_(linear.weight, 0.5)
+    torch.nn.init.zeros_(linear.bias)
+    return torch.nn.Sequential(torch.nn.BatchNorm1d(3), linear).eval().requires_grad_(False)
+
+
+NESTED = (
+    text(8, checkpoint=True)
+    .replace("net, loss: loss", "net, loss: more.value")
+    .replace("use: toy.line, with: {seed: 3}", "use: toy.normalised")
+    .replace("use: toy.batches}", "use: toy.batches, with: {count: 3}}")
+    .replace(
+        "\n    train:",
+        """
+      more:
+        loop: {over: data, as: again}
+        carry: {value: loss}
+        body:
+          other: {use: toy.loss, in: {model: carry.net, x: loop.again.x, y: loop.again.y}}
+        next: {value: other}
+    train:""",
+    )
+)
+
+
+def test_a_run_that_ends_within_a_step_keeps_the_buffers_from_before_it(tmp_path: Path) -> None:
+    registry = Registry({**REGISTRY.nodes, "toy.normalised": get_spec(normalised)})
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    token, inner_steps = CancelToken(), []
+
+    def observe(event: Event) -> None:
+        if isinstance(event, LoopProgress) and event.path.endswith("more"):
+            inner_steps.append(event)
+            if len(inner_steps) == 11:
+                token.cancel()
+
+    def train(folder: Path, **options: Any) -> dict[str, Any]:
+        folder.mkdir(exist_ok=True)
+        path = folder / "workflow.yaml"
+        path.write_text("guidegraph: 1\n" + NESTED)
+        return run_graph(build(path, registry), **options).outputs
+
+    with pytest.raises(Cancelled):
+        train(broken, cancel=token, observers=[observe])
+    expected, resumed = train(whole), train(broken)
+    assert torch.equal(resumed["loss"], expected["loss"])
+    assert torch.equal(resumed["net"][0].running_mean, expected["net"][0].running_mean)
+    assert int(resumed["net"][0].num_batches_tracked) == 8 * 4
