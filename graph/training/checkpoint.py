@@ -79,10 +79,10 @@ class Checkpoint:
         if state is None:
             return 0
         if state.step > total:
+            done = f"the checkpoint in '{self.folder}' is of {state.step} steps, and this training has {total}"
             raise CheckpointError(
-                f"the checkpoint in '{self.folder}' is of {state.step} steps, and this training has {total}: set 'steps' "
-                f"to {state.step} for its models as they are, or to more to go on; for fewer, choose another checkpoint "
-                "path"
+                f"{done}: set 'steps' to {state.step} for its models as they are, or to more to go on; for fewer, "
+                "choose another checkpoint path"
             )
         if self.is_first:
             self._warn(state)

@@ -99,6 +99,10 @@ class FrameMaker:
         if self._pending is not None:
             self._show(self._pending)
 
+    def forget(self) -> None:
+        """Let go of the newest value: a run that has ended is kept with its frame, and not with its samples."""
+        self._pending = None
+
     def _show(self, value: Any) -> None:
         self._pending = None
         png = self._make(value)

@@ -36,7 +36,6 @@ def list_runs(runs: Path) -> list[dict[str, Any]]:
 def describe_run(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
     """A run's record for the page. folder: of the run."""
     workflow, outputs = as_dict(record.get("workflow")), as_dict(record.get("outputs"))
-    seconds = record.get("seconds")
     names = [str(name) for output in outputs.values() for name in as_list(as_dict(output).get("files"))]
     return {
         "folder": folder.name,
@@ -45,11 +44,20 @@ def describe_run(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
         "status": str(record.get("status", "")),
         "error": str(record.get("error") or ""),
         "started": str(record.get("started", "")),
-        "seconds": seconds if isinstance(seconds, (int, float)) and math.isfinite(seconds) else None,
+        "seconds": _read_seconds(record.get("seconds")),
         "params": json.loads(json.dumps(as_dict(record.get("parameters"))), parse_constant=str),
         "stopped": bool(as_dict(record.get("stopped"))),
         "pictures": [name for name in names if name.endswith(".png")][:MAX_PICTURES],
     }
+
+
+def _read_seconds(value: Any) -> float | None:
+    """The seconds of a record; ``None`` for what is no finite number."""
+    try:
+        seconds = float(value) if isinstance(value, (int, float)) else math.nan
+    except OverflowError:  # of a whole number with hundreds of digits
+        return None
+    return seconds if math.isfinite(seconds) else None
 
 
 def read_stopped_run(runs: Path, folder: str) -> StoppedRun:

@@ -237,6 +237,8 @@ class JobQueue:
             status, job.error = "failed", error_text(error)
         except Exception as error:  # code of a node or of a plugin: the server goes on
             status, job.error = "failed", describe_error(error)
+        finally:
+            job.frames.forget()
         return status
 
     def _execute_grid(self, job: Job, sweep: Sweep) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import time
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from guidegraph.plugins.manager import PluginManager
+from tests.commands.command import TOYS
 from tests.page.conftest import DRAW, Site
 
 LONG = {"seconds": "0.02", "count": "100000"}
@@ -62,6 +64,48 @@ def test_a_node_that_fails_is_named(site: Site) -> None:
     assert (job["status"], job["path"]) == ("failed", "nodes.start")
     assert "ZeroDivisionError" in job["error"]
     assert site.run_to_end.__self__.page.jobs.jobs[1].status == "failed"  # type: ignore[attr-defined]
+
+
+def test_a_node_that_fails_after_some_iterations_stays_marked_as_failed(site: Site) -> None:
+    use_plugin(site, "failing", "assert x < 2.5, 'no further'")
+    job = site.run_to_end()
+    assert (job["status"], job["path"]) == ("failed", "nodes.sum.body.next")
+    node = job["nodes"]["nodes.sum.body.next"]
+    assert (node["state"], node["calls"]) == ("failed", 1)
+    assert "no further" in node["error"]
+
+
+def test_a_run_that_has_ended_holds_no_samples(site: Site) -> None:
+    use_plugin(site, "offering", "offer_value(torch.zeros(1, 1, 2, 77))")
+    assert site.run_to_end()["status"] == "done"
+    gc.collect()
+    shapes = [tuple(value.shape) for value in gc.get_objects() if type(value) is torch.Tensor]
+    assert (1, 1, 2, 77) not in shapes
+
+
+def use_plugin(site: Site, name: str, body: str) -> None:
+    """Give the page a plugin with the node ``NAME.next``, whose function has this body."""
+    path = site.folder / f"{name}.py"
+    path.write_text(PLUGIN.replace("NAME", name).replace("BODY", body))
+    site.page.jobs.manager = PluginManager((TOYS, str(path)), entry_points=False)
+    (site.folder / "draw.yaml").write_text(DRAW.replace("toy.sleep", f"{name}.next"))
+
+
+PLUGIN = """
+import torch
+from guidegraph import hookimpl, node
+from guidegraph.graph.execution.intermediates import offer_value
+
+@node("NAME.next")
+def count(x: float, *, seconds: float = 0.0) -> float:
+    \"\"\"x + 1.\"\"\"
+    BODY
+    return x + 1
+
+@hookimpl
+def guidegraph_nodes():
+    return [count]
+"""
 
 
 def test_a_running_and_a_waiting_run_are_cancelled(site: Site) -> None:
@@ -127,16 +171,18 @@ def test_the_gallery_lists_runs_and_skips_damaged_records(site: Site) -> None:
         ("zz-damaged", "{"),
         ("zz-list", "[]"),
         ("zz-nan", '{"parameters": {"a": [NaN, 1e999], "b": "\\ud800"}, "seconds": Infinity}'),
+        ("zz-long", '{"seconds": 1' + "0" * 400 + "}"),
         ("zz-odd", '{"outputs": 3, "workflow": [], "parameters": null}'),
     ):
         (site.folder / "runs" / name).mkdir()
         (site.folder / "runs" / name / "run.json").write_text(record)
     rows = {row["folder"]: row for row in site.get("api/runs").json()}
-    assert {*rows} == {job["folder"], "zz-odd", "zz-nan"}
+    assert {*rows} == {job["folder"], "zz-odd", "zz-nan", "zz-long"}
     row = rows[job["folder"]]
     assert (row["name"], row["status"], row["pictures"], row["params"]["seed"]) == ("draw", "done", ["image.png"], 7)
     assert row["file"] == "draw.yaml"
     assert rows["zz-odd"]["pictures"] == []
+    assert rows["zz-long"]["seconds"] is None
     assert (rows["zz-nan"]["params"], rows["zz-nan"]["seconds"]) == ({"a": ["NaN", "Infinity"], "b": "\ud800"}, None)
 
 
