@@ -30,7 +30,7 @@ async def iterate_replica_events(service: JobService, request: DrawRequest) -> A
     progress, so it yields its first and its last state.
     """
     try:
-        job = await asyncio.to_thread(service.submit, request)
+        job = await _submit(service, request)
     except RequestRefused as refusal:
         failure = Failure(refusal.message, refusal.code, refusal.status, refusal.retry_after)
         yield ReplicaEvent(end=JobEnd("failed", failure))
@@ -43,6 +43,21 @@ async def iterate_replica_events(service: JobService, request: DrawRequest) -> A
         yield _make_event(job, job.result)
     finally:
         service.cancel(job)  # does nothing to a job that has ended
+
+
+async def _submit(service: JobService, request: DrawRequest) -> Job:
+    """Queue a request, on a thread. If this is cancelled meanwhile, the job ends as soon as there is one."""
+    submission = asyncio.ensure_future(asyncio.to_thread(service.submit, request))
+    try:
+        return await asyncio.shield(submission)
+    except asyncio.CancelledError:
+        submission.add_done_callback(lambda _: _cancel_submitted(service, submission))
+        raise
+
+
+def _cancel_submitted(service: JobService, submission: asyncio.Future[Job]) -> None:
+    if not submission.cancelled() and submission.exception() is None:
+        service.cancel(submission.result())
 
 
 def _make_event(job: Job, end: JobEnd | None = None) -> ReplicaEvent:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,33 @@ def test_a_replica_tells_the_progress_of_jobs_that_are_watched(
     assert (first.end, len(between) >= progress, last.end is not None) == (None, True, True)
     assert is_watched or not between
     assert (last.step, last.steps) == (500, 500)
+
+
+def test_a_request_that_is_given_up_while_a_replica_checks_it_is_cancelled(
+    make_service: MakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = make_service(started=False)
+    submit, is_checking, may_go_on = service.submit, threading.Event(), threading.Event()
+
+    def check_slowly(request: DrawRequest) -> Job:
+        is_checking.set()
+        assert may_go_on.wait(30)
+        return submit(request)
+
+    monkeypatch.setattr(service, "submit", check_slowly)
+
+    async def give_up() -> None:
+        reading = asyncio.ensure_future(anext(iterate_replica_events(service, REQUEST)))
+        assert await asyncio.to_thread(is_checking.wait, 30)
+        reading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+        may_go_on.set()
+        while not (jobs := [*service.jobs._jobs.values()]) or not jobs[0].ended.is_set():
+            await asyncio.sleep(0.01)
+        assert jobs[0].status == "cancelled"
+
+    asyncio.run(asyncio.wait_for(give_up(), 30))
 
 
 def test_a_request_tells_a_replica_its_work(make_service: MakeService) -> None:

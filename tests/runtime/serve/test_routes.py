@@ -59,6 +59,11 @@ def test_pictures_are_those_of_the_bundle_alone(make_client: MakeClient, alone: 
         assert pixels(image).std() > 1
 
 
+def test_the_number_of_pictures_may_be_said_twice(make_client: MakeClient) -> None:
+    answer = make_client().post(IMAGES, json={"model": "pictures", "n": 2, "batch": 2, "steps": 2})
+    assert len(answer.json()["data"]) == 2
+
+
 def test_the_picture_carries_what_repeats_it(make_client: MakeClient) -> None:
     client = make_client()
     nodes = {"scheduler.use": "scheduler.heun"}
@@ -182,6 +187,8 @@ def test_a_job_is_cancelled(make_client: MakeClient) -> None:
         ({"model": "pictures", "skale": 1}, "skale", "did you mean 'scale'"),
         ({"model": "pictures", "n": 0}, "n", "at least 1"),
         ({"model": "pictures", "n": True}, "n", "a whole number"),
+        ({"model": "pictures", "n": 2, "batch": 3}, "n", "sets 'batch' to 2, and the request has 3"),
+        ({"model": "pictures", "n": 1, "batch": 3}, "n", "sets 'batch' to 1, and the request has 3"),
         ({"model": "pictures", "n": 9}, "batch", "draws 9 samples at once, and this server allows 8"),
         ({"model": "pictures", "steps": 300}, "steps", "takes 300 steps, and this server allows 200"),
         ({"model": "pictures", "steps": 0}, "steps", "a whole number of at least 1"),

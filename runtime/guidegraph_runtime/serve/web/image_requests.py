@@ -22,7 +22,8 @@ def read_image_request(entry: ShelfEntry, body: dict[str, Any]) -> DrawRequest:
     """The request for pictures of a bundle that a body without its ``model`` describes. Raises ``RequestRefused``.
 
     A field that is an input of the bundle sets that input. Else ``n`` sets the batch, ``size`` the inputs width and
-    height, and ``user`` is ignored, as is everything that asks for what the server does in any case.
+    height, and ``user`` is ignored, as is everything that asks for what the server does in any case. A field that sets
+    an input to another value than the request does is refused.
     """
     if find_image_output(entry) is None:
         raise RequestRefused(f"'{entry.name}' draws no picture: use /v1/workflows/{entry.name}", "model")
@@ -31,8 +32,8 @@ def read_image_request(entry: ShelfEntry, body: dict[str, Any]) -> DrawRequest:
     nodes = take(body, "nodes", (dict,), "an object of 'node.setting': value", {})
     priority = take(body, "priority", (int,), "a whole number", 0)
     deadline = take(body, "deadline", (int, float), "a number of seconds")
-    params |= _read_count(entry, take(body, "n", (int,), "a whole number", 1))
-    params |= _read_size(entry, take(body, "size", (str,), "WIDTHxHEIGHT or auto", "auto"))
+    _add(params, "n", _read_count(entry, take(body, "n", (int,), "a whole number")))
+    _add(params, "size", _read_size(entry, take(body, "size", (str,), "WIDTHxHEIGHT or auto", "auto")))
     take(body, "user", (str,), "a text")
     if take(body, "stream", (bool,), "true or false", False):
         raise RequestRefused("expected no stream: /v1/jobs/ID/events has the progress of a job", "stream")
@@ -44,12 +45,22 @@ def read_image_request(entry: ShelfEntry, body: dict[str, Any]) -> DrawRequest:
     return DrawRequest(entry.name, params, nodes, priority, deadline)
 
 
+def _add(params: dict[str, Any], field: str, values: dict[str, int]) -> None:
+    """Add the inputs that a field sets. Raises ``RequestRefused`` if one has another value already."""
+    for name, value in values.items():
+        if params.setdefault(name, value) != value:
+            message = (
+                f"'{field}' sets '{name}' to {value}, and the request has {params[name]!r:.80}: leave one of them out"
+            )
+            raise RequestRefused(message, field)
+
+
 def _name_same(name: str) -> str:
     return " or ".join(map(repr, ("auto", *SAME.get(name, ()))))
 
 
-def _read_count(entry: ShelfEntry, count: int) -> dict[str, Any]:
-    if count == 1:
+def _read_count(entry: ShelfEntry, count: int | None) -> dict[str, int]:
+    if count is None or (count == 1 and COUNT_INPUT not in entry.manifest.inputs):
         return {}
     if COUNT_INPUT not in entry.manifest.inputs:
         raise RequestRefused(f"expected n = 1: '{entry.name}' has no input '{COUNT_INPUT}'; found {count}", "n")
@@ -58,7 +69,7 @@ def _read_count(entry: ShelfEntry, count: int) -> dict[str, Any]:
     return {COUNT_INPUT: count}
 
 
-def _read_size(entry: ShelfEntry, size: str) -> dict[str, Any]:
+def _read_size(entry: ShelfEntry, size: str) -> dict[str, int]:
     if size == "auto":
         return {}
     match = _SIZE.fullmatch(size)
