@@ -38,7 +38,14 @@ from guidegraph.graph.training.precision import autocast, resolve_precision
 from guidegraph.graph.training.process_group import ProcessGroup
 from guidegraph.graph.training.ranks import take_rank_rows, use_rank
 from guidegraph.graph.training.resume import lock_state
-from guidegraph.graph.training.trained_model import TrainedModel, apply_links, prepare_model, set_gradients, step_model
+from guidegraph.graph.training.trained_model import (
+    TrainedModel,
+    apply_links,
+    check_weights,
+    prepare_model,
+    set_gradients,
+    step_model,
+)
 from guidegraph.graph.types import describe_value, is_tensor
 from guidegraph.graph.values.torch_generators import preserve_generators, read_generators
 
@@ -131,16 +138,22 @@ class _TrainingRun:
                 done = i + 1
                 report_progress(self.context, self.fit, done, self.total, losses)
                 if done % self.training.every == 0 and done < self.total:
-                    checkpoint.save(progress, done)
+                    self._save(done)
                 self._preview(done)
         except Cancelled:
             if done > first_step:
-                checkpoint.save(progress, done)
+                self._save(done)
             raise
         if done > first_step:
-            checkpoint.save(progress, done)
+            self._save(done)
         self.context.iterations.pop()
         return self._collect_results()
+
+    def _save(self, done: int) -> None:
+        """Write the checkpoint after ``done`` steps. Raises ``ValueError`` for weights that are not finite."""
+        for t in self.progress.models.values():
+            check_weights(t, done)
+        self.checkpoint.save(self.progress, done)
 
     def _preview(self, done: int) -> None:
         """Run the preview if it is due, in the first process only, with the moving averages of models that have one."""

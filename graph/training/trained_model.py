@@ -110,6 +110,15 @@ def step_model(t: TrainedModel, i: int, total: int) -> None:
     _step_average(t, i)
 
 
+def check_weights(t: TrainedModel, done: int) -> None:
+    """Raise ``ValueError`` if the weights are not finite after step ``done``: no training can go on from them."""
+    if not all(bool(parameter.isfinite().all()) for parameter in t.parameters):
+        raise ValueError(
+            f"the weights of '{t.spec.model}' are not finite after step {done}: the training has diverged, and an "
+            "earlier checkpoint stays as it is; choose a lower 'lr', a 'warmup' or a 'clip'"
+        )
+
+
 def _step_average(t: TrainedModel, i: int) -> None:
     """Update the moving average; with ``ema_warmup`` its decay is lower at first, so that the start is forgotten."""
     if t.average is None or t.spec.ema is None:

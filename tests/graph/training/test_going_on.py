@@ -28,6 +28,20 @@ def test_a_checkpoint_of_more_steps_is_refused_and_stays(tmp_path: Path) -> None
     assert torch.equal(again["net"].weight, longer["net"].weight)
 
 
+def test_weights_that_are_not_finite_do_not_replace_a_checkpoint(tmp_path: Path) -> None:
+    unchecked = text(4, checkpoint=True).replace("path: ckpt", "path: ckpt, check: false")
+    whole = run_text(unchecked, tmp_path).outputs["loss"]
+    diverging = unchecked.replace("lr: 0.05", "lr: 1e38").replace("adamw", "sgd").replace("steps: 4", "steps: 5")
+    with pytest.raises(NodeError, match="the weights of 'net' are not finite after step 5: the training has diverged"):
+        run_text(diverging, tmp_path)
+    assert torch.equal(run_text(unchecked, tmp_path).outputs["loss"], whole)
+
+
+def test_weights_that_are_not_finite_are_no_result(tmp_path: Path) -> None:
+    with pytest.raises(NodeError, match="the weights of 'net' are not finite after step 1"):
+        run_text(text(1).replace("lr: 0.05", "lr: 1e38").replace("adamw", "sgd"), tmp_path)
+
+
 UNCHECKED = CARRIES.replace("DATA", "toy.batches").replace("path: ckpt,", "path: ckpt, check: false,")
 
 
