@@ -52,7 +52,7 @@ def describe_run(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read_seconds(value: Any) -> float | None:
-    """The seconds of a record; ``None`` for what is no finite number."""
+    """A finite number of seconds in a record; ``None`` for any other value."""
     try:
         seconds = float(value) if isinstance(value, (int, float)) else math.nan
     except OverflowError:  # of a whole number with hundreds of digits
