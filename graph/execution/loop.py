@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import is_dataclass
@@ -25,7 +26,7 @@ from guidegraph.graph.planning.plan import Plan
 from guidegraph.graph.planning.steps import BodyPlan, Phase, RegionPlan, Step
 from guidegraph.graph.resolution.wiring_checks import check_wiring
 from guidegraph.graph.sources import Carry, Index, Item, Source
-from guidegraph.graph.stopping.loop_state import LoopStopped, capture_state
+from guidegraph.graph.stopping.loop_state import LoopStopped, StopToken, capture_state
 from guidegraph.graph.training.fit import Fit
 from guidegraph.graph.trust.process_state import StateKeeper
 from guidegraph.graph.types import ANY, PortType, Tensor, describe_value, is_tensor
@@ -134,7 +135,7 @@ def _iterate(
                 collected[name].append(results[source])
             carry = {Carry(loop.key, name): results[source] for name, source in loop.next.items()}
             report_progress(context, loop, i + 1, total, {})
-            _stop_where_requested(loop, i + 1, total, carry, collected, _is_requested(loop, context, plan))
+            _stop_where_requested(loop, i + 1, total, carry, collected, _find_token(loop, context, plan))
     watch.finish(total)
     context.iterations.pop()
     stacked = {name: stack(values, loop.outputs[name]) for name, values in collected.items()}
@@ -188,9 +189,9 @@ def _start_values(
     return {Carry(loop.key, name): value for name, value in start.items()}, collected
 
 
-def _is_requested(loop: Loop, context: LoopContext, plan: Plan) -> bool:
-    """Whether a token stops this loop: one of the workflow's top level, and not one that was moved out of another."""
-    return context.stop.requested and loop.key in plan.graph.ops
+def _find_token(loop: Loop, context: LoopContext, plan: Plan) -> StopToken | None:
+    """The token that stops this loop: one of the workflow's top level, and not one that was moved out of another."""
+    return context.stop if loop.key in plan.graph.ops else None
 
 
 def _stop_where_requested(
@@ -199,12 +200,25 @@ def _stop_where_requested(
     total: int,
     carry: Mapping[Source, Any],
     collected: Mapping[str, Sequence[Any]],
-    requested: bool,
+    token: StopToken | None,
 ) -> None:
-    """Raise ``LoopStopped`` if the run ends after ``done`` iterations. requested: by a token."""
-    if done == loop.stop_at or (requested and done < total):
-        values = {name: carry[Carry(loop.key, name)] for name in loop.carry}
-        raise LoopStopped(capture_state(loop.key, done, total, values, collected))
+    """Raise ``LoopStopped`` if the run ends after ``done`` iterations.
+
+    If a token asks for it and no file can hold the state, the request is withdrawn with a warning, and the run goes on.
+    """
+    is_asked = token is not None and token.requested and done < total
+    if done != loop.stop_at and not is_asked:
+        return
+    values = {name: carry[Carry(loop.key, name)] for name in loop.carry}
+    try:
+        state = capture_state(loop.key, done, total, values, collected)
+    except GuidegraphError as error:
+        if token is None or done == loop.stop_at:
+            raise
+        token.withdraw()
+        warnings.warn(f"{loop.mark}: {error}; the run goes on", stacklevel=2)
+        return
+    raise LoopStopped(state)
 
 
 @contextmanager

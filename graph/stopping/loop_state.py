@@ -93,3 +93,7 @@ class StopToken:
 
     def stop(self) -> None:
         self.requested = True
+
+    def withdraw(self) -> None:
+        """Take the request back, of a loop that cannot be stopped."""
+        self.requested = False

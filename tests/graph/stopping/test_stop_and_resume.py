@@ -286,15 +286,30 @@ def test_more_iterations_than_the_loop_has_are_named(make: Callable[..., Workflo
         make().run(stop_at=7)
 
 
+FUNCTION = (
+    SUM.replace("carry: {x: start}", "carry: {x: start, f: made}")
+    .replace("  start:", "  made: {use: stop.function}\n  start:")
+    .replace("next: {x: next}\n", "next: {x: next, f: kept}\n")
+    .replace("      next:", "      kept: {use: stop.keep, in: {value: carry.f}}\n      next:")
+)
+"""A loop with a carry that no file can hold."""
+
+
+def test_a_token_does_not_end_a_run_whose_state_no_file_can_hold(make: Callable[..., Workflow]) -> None:
+    token = StopToken()
+    workflow = make(FUNCTION, observers=[lambda event: token.stop() if getattr(event, "done", 0) == 4 else None])
+    workflow.attachments = replace(workflow.attachments, stop=token)
+    with pytest.warns(UserWarning, match=r"nodes.sum cannot be stopped: its carry 'f' (.*); the run goes on"):
+        values = workflow.run()
+    assert torch.equal(values["x"], make(FUNCTION).run()["x"])
+    assert not token.requested
+
+
 def test_a_carry_that_no_file_can_hold_is_named_before_the_first_iteration(make: Callable[..., Workflow]) -> None:
-    text = SUM.replace("carry: {x: start}", "carry: {x: start, f: made}").replace(
-        "  start:", "  made: {use: stop.function}\n  start:"
-    )
-    text = text.replace("next: {x: next}\n", "next: {x: next, f: kept}\n").replace(
-        "      next:", "      kept: {use: stop.keep, in: {value: carry.f}}\n      next:"
-    )
     with pytest.raises(GuidegraphError, match="its carry 'f' cannot be kept in a file: function"):
-        make(text, observers=[lambda event: pytest.fail("it ran") if hasattr(event, "done") else None]).run(stop_at=3)
+        make(FUNCTION, observers=[lambda event: pytest.fail("it ran") if hasattr(event, "done") else None]).run(
+            stop_at=3
+        )
 
 
 def test_a_damaged_or_foreign_file_is_an_error_that_names_it(make: Callable[..., Workflow], tmp_path: Path) -> None:
