@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections import OrderedDict
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
@@ -25,30 +26,59 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Values = tuple[Any, ...]
+DEPTH = 9
+"""How many levels of containers and objects are searched for memory."""
 
 
-def nbytes(value: Any, depth: int = 8) -> int:
-    """The approximate size of a value in bytes: all of its tensors and parameters, or its own ``nbytes``."""
-    if is_tensor(value):
-        return int(value.untyped_storage().nbytes())
-    if isinstance(held := getattr(value, "nbytes", None), int):
-        return held
+def nbytes(value: Any) -> int:
+    """The approximate size of a value in bytes: all of its tensors and parameters, or its own ``nbytes``.
+
+    Memory that it holds several times, such as that of a tensor and its views, counts once.
+    """
+    return _count_bytes(value, DEPTH, set())
+
+
+def _count_bytes(value: Any, depth: int, seen: set[int]) -> int:
+    """The size of a value without what is in ``seen``, the identities of objects and of tensors' memory."""
     if value is None or isinstance(value, (bool, int, float)):
         return 32
     if isinstance(value, (str, bytes)):
         return len(value)
+    if is_tensor(value):
+        return _count_tensor(value, seen)
+    if isinstance(held := getattr(value, "nbytes", None), int):
+        return held
     if depth == 0:
         return 64
+    if id(value) in seen:
+        return 0
+    seen.add(id(value))
     if hasattr(value, "parameters") and hasattr(value, "buffers"):
-        return sum(int(p.nbytes) for p in (*value.parameters(), *value.buffers()))
+        return sum(_count_tensor(tensor, seen) for tensor in (*value.parameters(), *value.buffers()))
     if isinstance(value, dict):
-        return sum(nbytes(v, depth - 1) for v in value.values())
-    if isinstance(value, (list, tuple)):
-        return sum(nbytes(v, depth - 1) for v in value)
-    if is_dataclass(value):
-        return sum(nbytes(getattr(value, f.name), depth - 1) for f in fields(value))
-    inner = getattr(value, "__dict__", None)
-    return sum(nbytes(v, depth - 1) for v in inner.values()) if inner else sys.getsizeof(value)
+        inner: Iterable[Any] = value.values()
+    elif isinstance(value, (list, tuple)):
+        inner = value
+    elif is_dataclass(value):
+        inner = [getattr(value, f.name) for f in fields(value)]
+    elif attributes := getattr(value, "__dict__", None):
+        inner = attributes.values()
+    else:
+        return sys.getsizeof(value)
+    return sum(_count_bytes(item, depth - 1, seen) for item in inner)
+
+
+def _count_tensor(tensor: Any, seen: set[int]) -> int:
+    """The bytes of a tensor's memory, unless they were counted; of a sparse tensor, those that it would have as a dense
+    one."""
+    try:
+        storage = tensor.untyped_storage()
+    except (NotImplementedError, RuntimeError):  # of another layout
+        return int(tensor.numel() * tensor.element_size())
+    if storage._cdata in seen:
+        return 0
+    seen.add(storage._cdata)
+    return int(storage.nbytes())
 
 
 class MemoryCache:
@@ -74,7 +104,7 @@ class MemoryCache:
         return values
 
     def put(self, digest: str, values: Values) -> None:
-        size = 64 + sum(map(nbytes, values))
+        size = 64 + nbytes(values)
         if size > self.limit or digest in self._entries:
             return
         self._entries[digest] = (values, Seal.of(values), size)

@@ -230,7 +230,7 @@ def _checksum(value: Any) -> int:
 def _pieces(value: Any, depth: int) -> Iterator[Any]:
     """The bytes of a value and its contents, piece by piece."""
     if is_tensor(value):
-        yield f"{value.dtype} {tuple(value.shape)}".encode()
+        yield f"{value.dtype} {'nested' if value.is_nested else tuple(value.shape)}".encode()
         if _is_dense(value):
             yield tensor_bytes(value)
     elif _is_array(value):
@@ -256,4 +256,5 @@ def _is_dense(tensor: Any) -> bool:
     import torch
 
     plain = type(tensor) in (torch.Tensor, torch.nn.Parameter)
-    return plain and tensor.device.type == "cpu" and tensor.layout is torch.strided and not tensor.is_quantized
+    is_strided = tensor.layout is torch.strided and not (tensor.is_quantized or tensor.is_nested)
+    return plain and tensor.device.type == "cpu" and is_strided

@@ -40,6 +40,10 @@ def _encode(value: Any, tensors: dict[str, Any]) -> Any:
     if is_tensor(value) and type(value).__name__ == "Tensor":
         if value.layout != sys.modules["torch"].strided or value.is_quantized:
             raise NotSerialisable(f"a tensor of layout {value.layout} cannot be written to safetensors")
+        if value.is_nested or value.is_meta:
+            raise NotSerialisable(
+                f"a {'nested' if value.is_nested else 'meta'} tensor cannot be written to safetensors"
+            )
         name = f"t{len(tensors)}"
         tensors[name] = value.detach().contiguous()
         return {"tensor": name}

@@ -5,17 +5,23 @@ from __future__ import annotations
 import importlib
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from guidegraph import node
 from guidegraph.graph.execution.cache import DiskCache, MemoryCache, nbytes
 from guidegraph.graph.execution.run import RunResult
+from guidegraph.graph.node import get_spec
 from guidegraph.graph.planning import digest
+from guidegraph.graph.registry import Registry
+from guidegraph.graph.resolution.load import build
 from guidegraph.nodes.types import Condition, Prediction
-from tests.graph.engine_nodes import calls, run_text
+from tests.graph.engine_nodes import REGISTRY, calls, run_text
+from tests.graph.running import run_graph
 
 TEXT = """
 params: {by: 2.0, rows: 2}
@@ -211,6 +217,49 @@ def test_memory_stays_below_its_limit_and_keeps_the_recent() -> None:
 def test_the_size_of_models_and_structures_is_counted() -> None:
     assert nbytes(torch.nn.Linear(10, 10)) == 440
     assert nbytes(Prediction(torch.zeros(4), "eps", torch.zeros(4))) >= 32
+
+
+class Linked:
+    """An object that leads to all others of its kind."""
+
+    links: list[Linked]
+
+
+def test_memory_that_a_value_holds_several_times_counts_once() -> None:
+    tensor = torch.zeros(4, 256)
+    assert nbytes(tensor) == nbytes([tensor, *tensor, {"again": tensor[1]}]) == 4096
+    objects = [Linked() for _ in range(300)]
+    for item in objects:
+        item.links = objects
+    assert nbytes(objects) < 300 * 1000
+
+
+UNUSUAL: dict[str, Callable[[], torch.Tensor]] = {
+    "sparse": lambda: torch.eye(3).to_sparse(),
+    "rows": lambda: torch.eye(3).to_sparse_csr(),
+    "nested": lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
+    "meta": lambda: torch.empty(3, device="meta"),
+    "quantised": lambda: torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8),
+}
+
+
+@node("toy.unusual")
+def unusual(*, kind: str) -> Any:
+    """A tensor that has no dense values."""
+    return UNUSUAL[kind]()
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's, about layouts that may change
+@pytest.mark.parametrize("kind", UNUSUAL)
+def test_a_tensor_of_any_layout_passes_the_caches(tmp_path: Path, kind: str) -> None:
+    registry = Registry({**REGISTRY.nodes, "toy.unusual": get_spec(unusual)})
+    path = tmp_path / "workflow.yaml"
+    path.write_text(f"guidegraph: 1\nnodes: {{a: {{use: toy.unusual, with: {{kind: {kind}}}}}}}\noutputs: {{a: a}}\n")
+    memory = MemoryCache()
+    for _ in range(2):
+        value = run_graph(build(path, registry), memory=memory, cache=tmp_path / "cache").outputs["a"]
+        assert value.layout == UNUSUAL[kind]().layout
+    assert 0 < memory.size < 1000
 
 
 def test_structured_values_come_back_from_disk(tmp_path: Path) -> None:
