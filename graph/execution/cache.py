@@ -39,7 +39,7 @@ def nbytes(value: Any) -> int:
 
 
 def _count_bytes(value: Any, depth: int, seen: set[int]) -> int:
-    """The size of a value. seen: the identities of the objects, and of the memory of tensors, that were counted already."""
+    """The size of a value. seen: the identities of objects, and of tensors' memory, that were counted already."""
     if value is None or isinstance(value, (bool, int, float)):
         return 32
     if isinstance(value, (str, bytes)):
