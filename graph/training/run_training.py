@@ -156,13 +156,22 @@ class _TrainingRun:
         self.checkpoint.save(self.progress, done)
 
     def _preview(self, done: int) -> None:
-        """Run the preview if it is due, in the first process only, with the moving averages of models that have one."""
+        """Run the preview if it is due, in the first process only, with the moving averages of models that have one.
+
+        If it fails, the checkpoint after ``done`` steps is written before the error leaves.
+        """
         preview, progress = self.fit.preview, self.progress
         if preview is None or not self.processes.is_first:
             return
         if is_due(int(self.outside[preview.every]), done, self.total):
             carry = {**progress.carry, **{name: t.result for name, t in progress.models.items()}}
-            run_preview(self.fit, preview, done, carry, self.outside, self.context, self.plan, self.device)
+            try:
+                run_preview(self.fit, preview, done, carry, self.outside, self.context, self.plan, self.device)
+            except Cancelled:
+                raise
+            except Exception:
+                self._save(done)
+                raise
 
     def _check_cancelled(self) -> None:
         """Raise ``Cancelled`` in all processes at the same step, so that none waits for the others."""

@@ -28,6 +28,22 @@ def test_a_checkpoint_of_more_steps_is_refused_and_stays(tmp_path: Path) -> None
     assert torch.equal(again["net"].weight, longer["net"].weight)
 
 
+def test_a_preview_that_fails_loses_no_steps(tmp_path: Path) -> None:
+    failing = text(20, checkpoint=True).replace(
+        "    steps: 20", "    preview: {every: 8, use: toy.unwrap, in: {a: carry.net}}\n    steps: 20"
+    )
+    seen: list[int] = []
+    with pytest.raises(NodeError, match=r"nodes.fit.preview"):
+        run_text(failing, tmp_path)
+    with pytest.raises(NodeError, match=r"nodes.fit.preview"):
+        run_text(
+            failing,
+            tmp_path,
+            observers=[lambda event: seen.append(event.done) if isinstance(event, LoopProgress) else None],
+        )
+    assert seen == [*range(9, 17)]
+
+
 def test_weights_that_are_not_finite_do_not_replace_a_checkpoint(tmp_path: Path) -> None:
     unchecked = text(4, checkpoint=True).replace("path: ckpt", "path: ckpt, check: false")
     whole = run_text(unchecked, tmp_path).outputs["loss"]
