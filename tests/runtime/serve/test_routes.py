@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import json
@@ -24,6 +25,7 @@ from guidegraph_runtime.serve.jobs import Job, JobStore
 from guidegraph_runtime.serve.request_checks import DrawRequest, RequestRefused
 from guidegraph_runtime.serve.service import Service
 from guidegraph_runtime.serve.web.access import ServeAccess
+from guidegraph_runtime.serve.web.routes import ServeRoutes
 from tests.runtime.serve.conftest import MakeClient, MakeService
 
 IMAGES = "/v1/images/generations"
@@ -393,6 +395,34 @@ def test_a_job_that_is_waited_for_makes_no_previews_elsewhere(make_client: MakeC
     assert [request.is_watched for request in requests] == [False, False, True]
 
 
+@pytest.mark.parametrize(("query", "status"), [(b"cancel=true", "cancelled"), (b"", "queued")])
+def test_a_reader_that_goes_away_before_the_first_event_ends_the_job_where_asked(
+    make_service: MakeService, query: bytes, status: str
+) -> None:
+    service = make_service(started=False)
+    app = ServeRoutes(service, lambda: (b"", "")).make_app(ServeAccess())
+    job = service.submit(DrawRequest("pictures", {}))
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        await asyncio.sleep(0)  # as servers do whose sending waits
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": f"/v1/jobs/{job.id}/events",
+        "query_string": query,
+        "headers": [(b"host", b"127.0.0.1:8000")],
+    }
+    asyncio.run(app(scope, receive, send))
+    assert sent == []
+    assert job.status == status
+
+
 def test_events_that_may_cancel_say_so(make_client: MakeClient) -> None:
     client = make_client()
     key = client.post("/v1/workflows/pictures", json={"wait": False}).json()["id"]
@@ -410,7 +440,7 @@ def test_a_defect_after_the_answer_has_begun_is_counted_and_ends_it(
         yield "event: progress\n"
         raise ZeroDivisionError
 
-    monkeypatch.setattr("guidegraph_runtime.serve.web.routes.iterate_events", fail)
+    monkeypatch.setattr("guidegraph_runtime.serve.web.job_answers.iterate_events", fail)
     client = make_client(started=False)
     key = client.post("/v1/workflows/pictures", json={"wait": False}).json()["id"]
     with pytest.raises(ZeroDivisionError):

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 from base64 import b64encode
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 from starlette.requests import Request
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from guidegraph_runtime.serve.job_watch import HEARTBEAT, JobWatch
 from guidegraph_runtime.serve.jobs import Job
@@ -48,6 +50,20 @@ async def wait_for_end(job: Job, request: Request) -> bool:
 async def _wait_for_disconnect(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+class EventStream(StreamingResponse):
+    """The events of a job. on_end: called when the answer has ended, even if its reader went away before the first."""
+
+    def __init__(self, job: Job, headers: Mapping[str, str], on_end: Callable[[], object]):
+        super().__init__(iterate_events(job), media_type="text/event-stream", headers=headers)
+        self._on_end = on_end
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._on_end()
 
 
 async def iterate_events(job: Job) -> AsyncIterator[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Lifespan
 
@@ -35,7 +35,7 @@ from guidegraph_runtime.serve.web.answers import (
 )
 from guidegraph_runtime.serve.web.defects import DefectGuard
 from guidegraph_runtime.serve.web.image_requests import answer_images, read_image_request
-from guidegraph_runtime.serve.web.job_answers import describe_job, iterate_events, wait_for_end
+from guidegraph_runtime.serve.web.job_answers import EventStream, describe_job, wait_for_end
 
 
 @dataclass
@@ -157,16 +157,12 @@ class ServeRoutes:
         job, cancels = self._find_job(request), request.query_params.get("cancel", "false")
         if cancels not in ("true", "false"):
             raise RequestRefused(f"'cancel': expected true or false, found {cancels!r:.80}", "cancel")
-        events = self._iterate_owned(job) if cancels == "true" else iterate_events(job)
-        return StreamingResponse(events, media_type="text/event-stream", headers=headers)
 
-    async def _iterate_owned(self, job: Job) -> AsyncIterator[str]:
-        """The events of a job that is cancelled when nobody reads them any more."""
-        try:
-            async for event in iterate_events(job):
-                yield event
-        finally:
-            self.service.cancel(job)  # does nothing to a job that has ended
+        def end() -> None:
+            if cancels == "true":
+                self.service.cancel(job)  # does nothing to a job that has ended
+
+        return EventStream(job, headers, end)
 
     async def report_live(self, request: Request) -> Response:
         """Whether the process answers."""
