@@ -18,6 +18,7 @@ from guidegraph.graph.planning.plan import Plan
 from guidegraph.graph.sources import Output
 from guidegraph.graph.types import is_tensor
 from guidegraph.nodes.types import Autoencoder
+from guidegraph.page.values import has_numbers
 from guidegraph.runs.outputs import to_pixels
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ class FrameMaker:
 
 def is_picture(value: Any) -> bool:
     """Whether a value has the form of pictures, (B, 3, H, W)."""
-    if not is_tensor(value) or not value.is_floating_point():
+    if not is_tensor(value) or not has_numbers(value) or not value.is_floating_point():
         return False
     return bool(value.ndim == 4 and value.shape[1] == CHANNELS and value.numel())
 

@@ -49,16 +49,25 @@ def _iterate_parts(value: Any) -> Iterator[tuple[str, Any]]:
         yield from ((item.name, getattr(value, item.name, None)) for item in fields(value))
 
 
+def has_numbers(tensor: Any) -> bool:
+    """Whether the elements of a tensor can be read one by one: it is dense, and neither quantised, nested nor meta."""
+    is_special = tensor.is_meta or tensor.is_quantized or tensor.is_nested
+    return str(tensor.layout) == "torch.strided" and not is_special
+
+
 def _describe_tensor(tensor: Any) -> str:
     """Shape and dtype; the range of the finite elements of a tensor that is dense, real and not too large."""
-    shape = f"({', '.join(map(str, tensor.shape))})"
+    has_shape = not tensor.is_nested or str(tensor.layout) != "torch.strided"
+    shape = f"({', '.join(map(str, tensor.shape))})" if has_shape else "nested"
     text = f"{shape} {str(tensor.dtype).removeprefix('torch.')}"
-    has_order = str(tensor.layout) == "torch.strided" and not tensor.is_complex() and not tensor.is_meta
-    if not has_order or not 0 < tensor.numel() <= MAX_ELEMENTS:
+    if not has_numbers(tensor) or tensor.is_complex() or not 0 < tensor.numel() <= MAX_ELEMENTS:
         return text
     numbers = tensor.detach()
-    if not numbers.is_floating_point() or numbers.itemsize < 4:  # float8 has no isfinite
-        numbers = numbers.float()
+    try:
+        if not numbers.is_floating_point() or numbers.itemsize < 4:  # float8 has no isfinite
+            numbers = numbers.float()
+    except NotImplementedError:  # of a dtype that is only storage
+        return text
     if numbers.numel() == 1:
         return f"{text}, {numbers.item():.4g}"
     finite = numbers[numbers.isfinite()]

@@ -16,7 +16,7 @@ from guidegraph.graph.execution.intermediates import offer_value, use_viewer
 from guidegraph.graph.ir import Graph
 from guidegraph.graph.sources import Output
 from guidegraph.page import frames
-from guidegraph.page.frames import FrameMaker, RunCache, find_decoder
+from guidegraph.page.frames import FrameMaker, RunCache, encode_first, find_decoder
 from tests.paths import ROOT
 
 EMPTY = Graph(Path("empty.yaml"), {}, {}, {}, {})
@@ -62,6 +62,11 @@ def test_what_is_no_picture_is_not_shown(value: Any) -> None:
     maker = FrameMaker(EMPTY, RunCache(1 << 20))
     maker(value)
     assert (maker.png, maker.count) == (b"", 0)
+
+
+@pytest.mark.parametrize("value", [torch.ones(1, 3, 2, 2).to_sparse(), torch.empty(1, 3, 2, 2, device="meta")])
+def test_a_tensor_without_numbers_is_no_picture(value: Any) -> None:
+    assert encode_first(value) == b""
 
 
 def test_a_latent_that_the_autoencoder_refuses_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -241,6 +241,9 @@ def test_a_run_that_fails_before_it_begins_has_no_values(site: Site, monkeypatch
         (lambda torch: torch.ones(2).to(torch.float8_e4m3fn), ["(2) float8_e4m3fn, 1 to 1"]),
         (lambda torch: torch.ones(2, dtype=torch.complex64), ["(2) complex64"]),
         (lambda torch: torch.eye(2).to_sparse(), ["(2, 2) float32"]),
+        (lambda torch: torch.nested.nested_tensor([torch.ones(2)]), ["nested float32"]),
+        (lambda torch: torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8), ["(2) qint8"]),
+        (lambda torch: torch.empty(2, dtype=torch.bits8), ["(2) bits8"]),
         (lambda torch: torch.tensor(2), ["() int64, 2"]),
         (lambda torch: torch.zeros(0, 3), ["(0, 3) float32"]),
         (lambda torch: {"a": torch.ones(2)}, ["dict of 1", "a: (2) float32, 1 to 1"]),
@@ -248,6 +251,7 @@ def test_a_run_that_fails_before_it_begins_has_no_values(site: Site, monkeypatch
         (lambda torch: object(), ["object"]),
     ],
 )
+@pytest.mark.filterwarnings("ignore")  # of torch, about kinds of tensors that may change
 def test_a_value_is_described_in_a_few_lines(make: Any, lines: list[str]) -> None:
     import torch
 
