@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 from guidegraph.graph.node import NodeSpec
@@ -14,7 +15,7 @@ NodeRow = dict[str, Any]
 
 
 def describe_node(spec: NodeSpec) -> NodeRow:
-    """A node's full description, as JSON."""
+    """A node's full description, as JSON. An infinite default is the text that YAML has for it."""
     docs = read_parameter_docs(spec)
     traits = [name for name in ("io", "host", "runtime") if getattr(spec, name)] + ([] if spec.pure else ["impure"])
     return {
@@ -39,12 +40,20 @@ def _port(port: Port, docs: dict[str, str]) -> NodeRow:
         "literal": takes_literal(port.type),
     }
     if not port.required:
-        row["default"] = (
-            port.default if isinstance(port.default, (bool, int, float, str, type(None))) else repr(port.default)
-        )
+        row["default"] = _default(port.default)
     if limits := _limits(port):
         row["limits"] = limits
     return row | ({"doc": docs[port.name]} if port.name in docs else {})
+
+
+INFINITIES = {math.inf: ".inf", -math.inf: "-.inf"}
+"""Infinite defaults as YAML has them: JSON has none."""
+
+
+def _default(value: Any) -> Any:
+    if isinstance(value, float) and value in INFINITIES:
+        return INFINITIES[value]
+    return value if isinstance(value, (bool, int, float, str, type(None))) else repr(value)
 
 
 _LIMIT_FORMATS = {
@@ -79,4 +88,7 @@ def format_default(port: NodeRow) -> str:
     """The default as written in YAML, or "required"; "" for an output."""
     if "required" not in port:
         return ""
-    return "required" if port["required"] else json.dumps(port["default"], ensure_ascii=False)
+    if port["required"]:
+        return "required"
+    default = port["default"]
+    return default if default in INFINITIES.values() else json.dumps(default, ensure_ascii=False)

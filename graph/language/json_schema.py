@@ -6,6 +6,7 @@ are checked by ``guidegraph validate``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any, TypeAlias
 
@@ -344,7 +345,10 @@ def _literal_schemas(specs: Iterable[NodeSpec]) -> tuple[dict[str, Schema], dict
 
 
 def _default_schema_value(port: Port) -> Any:
-    return port.default if isinstance(port.default, (bool, int, float, str, list)) else None
+    """A port's default, if JSON has it."""
+    is_plain = isinstance(port.default, (bool, int, float, str, list))
+    is_finite = not isinstance(port.default, float) or math.isfinite(port.default)
+    return port.default if is_plain and is_finite else None
 
 
 def _drop_title(schema: Schema) -> Schema:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from enum import Enum
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -20,13 +19,8 @@ Row: TypeAlias = dict[str, Any]
 
 
 def describe_finite(spec: NodeSpec) -> Row:
-    """A node's description, in which an infinite default is the text that YAML has for it: JSON has no infinity."""
-    row = describe_node(spec)
-    for port in (*row["ports"], *row["settings"]):
-        default = port.get("default")
-        if isinstance(default, float) and math.isinf(default):
-            port["default"] = ".inf" if default > 0 else "-.inf"
-    return row
+    """A node's description; an infinite default is the text that YAML has for it."""
+    return describe_node(spec)
 
 
 def describe_node_for_page(spec: NodeSpec, registry: Registry) -> Row:

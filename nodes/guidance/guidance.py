@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any
@@ -146,12 +147,12 @@ def interval(
     *,
     scale: Scale = 7.5,
     low: Annotated[float, Ge(0)] = 0.0,
-    high: Annotated[float, Ge(0)] = 1000.0,
+    high: Annotated[float, Ge(0)] = math.inf,
 ) -> Scale:
     """The guidance scale inside an interval of noise levels, and 1, no guidance, outside (Kynkäänniemi et al. 2024).
 
     t (1) or (B). low, high: ends of the interval, both included, as timesteps, or as σ/α like in the paper if a
-    schedule is wired; a flow schedule has σ, from 0 to 1.
+    schedule is wired; a flow schedule has σ, from 0 to 1. By default they include all noise levels.
     Returns a number if t is one timestep and scale a number, so that guidance.cfg can skip a call; otherwise a tensor
     (B).
     Raises an error if low is above high; in a graph, where they are tensors, such an interval is empty.

@@ -105,6 +105,22 @@ def test_nodes_lists_one_line_per_node(cli: Command) -> None:
     assert any(line.startswith("toy.add") and line.rstrip().endswith("a + b.") for line in lines)
 
 
+@pytest.mark.parametrize("command", [["nodes", "scheduler.edm", "--json"], ["nodes", "--json"], ["schema"]])
+def test_a_setting_that_is_infinite_by_default_is_in_valid_json(cli: Command, command: list[str]) -> None:
+    text = cli(*command).out
+
+    def refuse(constant: str) -> None:
+        pytest.fail(f"{constant} is not JSON")
+
+    assert "s_max" in text
+    json.loads(text, parse_constant=refuse)
+
+
+def test_an_infinite_default_is_shown_as_yaml_has_it(cli: Command) -> None:
+    row = json.loads(cli("nodes", "scheduler.edm", "--json").out)
+    assert {setting["name"]: setting.get("default") for setting in row["settings"]}["s_max"] == ".inf"
+
+
 def test_nodes_shows_the_details_of_one_node(cli: Command) -> None:
     text = cli("nodes", "toy.picture").out
     for part in ("Plain pictures", "seed", "int", "≥ 1", "one value for all of them", "Image", "version 1", "toys==0"):

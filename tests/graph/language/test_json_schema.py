@@ -72,7 +72,8 @@ BROKEN = {
 @pytest.fixture(scope="module")
 def schema_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("schema") / "schema.json"
-    path.write_text(json.dumps(json_schema(default_registry(SHIPPED_PLUGINS, entry_points=False))), encoding="utf-8")
+    schema = json_schema(default_registry(SHIPPED_PLUGINS, entry_points=False))
+    path.write_text(json.dumps(schema, allow_nan=False), encoding="utf-8")  # JSON has no infinity
     return path
 
 

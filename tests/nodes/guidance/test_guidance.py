@@ -301,6 +301,14 @@ def test_interval_over_sigma_and_over_samples() -> None:
     torch.testing.assert_close(guidance.interval(times[1:], scale=scales, low=100.0), scales)
 
 
+def test_an_interval_without_an_upper_end_has_none() -> None:
+    cosine, last = schedules.cosine(), torch.tensor([999.0])
+    alpha, sigma = cosine.alpha_sigma(last)
+    assert float(sigma / alpha) > 20_000
+    assert guidance.interval(last, cosine, scale=3.0, low=0.3) == 3.0
+    assert guidance.interval(torch.tensor([3999.0]), scale=3.0, low=100.0) == 3.0, "of 4,000 timesteps"
+
+
 def test_interval_of_a_flow_is_over_its_sigma() -> None:
     schedule, t = schedules.flow(), torch.tensor([1000.0])
     assert guidance.interval(t, schedule, scale=3.0) == 3.0, "by default everywhere, also where σ/α is infinite"
