@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -224,8 +225,12 @@ def _all_operations(plan: tuple[Operation, ...]) -> list[Operation]:
 def input_type(kind: PortType, value: Any) -> tuple[str, bool] | None:
     """The type of a parameter as a bundle's input, and whether it takes a list; None if it cannot be an input.
 
-    If the type only says that it is a list, the type of its elements at export counts.
+    If the type only says that it is a list, the type of its elements at export counts. A parameter that is infinite at
+    export cannot be an input, since the file of a bundle has finite numbers only.
     """
+    numbers = value if isinstance(value, (list, tuple)) else [value]
+    if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
+        return None
     plain = [
         alternative
         for alternative in kind.alternatives

@@ -49,7 +49,11 @@ def partition_operations(
 
     Raises ``ExportError`` for an operation that must run in a loop and can neither be traced nor done by the runtime.
     """
-    fixed = {name: "a bundle takes no input of its type" for name, fits in params.items() if not fits}
+    fixed = {
+        name: "a bundle takes no input of its type, or that is infinite at export"
+        for name, fits in params.items()
+        if not fits
+    }
     fixed |= fixed_before or {}
     on_host = all_host_calls = find_host_calls(ops, numbers)
     while True:

@@ -16,6 +16,7 @@ from PIL import Image
 
 from guidegraph_runtime import Bundle, SessionSettings
 from guidegraph_runtime.bundle.preview import draw_preview
+from guidegraph_runtime.noise import gaussian
 from tests.commands.command import ROOT, Command, Result, environment
 
 NODES = str(Path(__file__).with_name("tiny_nodes.py"))
@@ -76,6 +77,20 @@ def manifest(folder: Path) -> Any:
 
 
 # --- a small workflow ----------------------------------------------------------------------------------------------
+
+
+def test_a_parameter_that_is_infinite_is_fixed(cli: Command) -> None:
+    text = TINY.replace('by: {default: 2.0, help: "how much"}', "by: {default: .inf, type: float}")
+    text = text.replace(
+        "tiny.times, in: {x: noise, weight: weight, by: params.by}", "tiny.bound, in: {x: noise, most: params.by}"
+    )
+    text = text.replace("outputs: {image: image}", "outputs: {times: times}")
+    result = export(cli, text, "--no-reference")
+    assert (result.code, result.err) == (0, "")
+    assert 'fixed by = "Infinity": a bundle takes no input of its type, or that is infinite at export' in result.out
+    assert list(manifest(cli.folder / "bundle")["inputs"]) == ["seed"]
+    times = Bundle(cli.folder / "bundle").run(seed=1)["times"]
+    np.testing.assert_allclose(times, gaussian(1, (3, 8, 8)), rtol=1e-6)
 
 
 def test_a_bundle_gives_the_engines_numbers_and_says_what_is_fixed(cli: Command) -> None:

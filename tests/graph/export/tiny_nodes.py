@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -52,6 +53,12 @@ def mix(x: Sample, other: Sample, *, amount: Scale = 0.0) -> Sample:
     return x + amount * (other - x)
 
 
+@node("tiny.bound")
+def bound(x: Sample, *, most: float = math.inf) -> Sample:
+    """x, up to a bound."""
+    return x.clamp(max=most)
+
+
 @node("tiny.outside", host=True)
 def outside(x: Sample) -> Sample:
     """Something that runs in Python alone."""
@@ -60,4 +67,4 @@ def outside(x: Sample) -> Sample:
 
 @hookimpl
 def guidegraph_nodes() -> list[Callable[..., Any]]:
-    return [times, weight, branch, late, amount, mix, outside]
+    return [times, weight, branch, late, amount, mix, bound, outside]
