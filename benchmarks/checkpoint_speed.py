@@ -1,7 +1,7 @@
 """Measure steps per second of Stable Diffusion's U-Net in a workflow and in diffusers' pipeline, with the same weights.
 
     python benchmarks/checkpoint_speed.py [--models tiny large] [--latents 8 16 32] [--rounds 5] [--steps 20 2]
-        [--no-peaks]
+        [--no-peaks] [--cpu]
 
 Both sides get the same prompt embeddings and the same noise, and draw with DDIM and classifier-free guidance; their
 results are compared first. They take turns in one process with equal threads. `large` has the shape of Stable Diffusion
@@ -146,7 +146,7 @@ def memory_of(side: str, model: str, latent: int, options: argparse.Namespace) -
 def compare(model: str, latent: int, steps: int, options: argparse.Namespace) -> None:
     """Print one model's figures at one size."""
     draws = {name: make() for name, make in sides(model, latent).items()}
-    print_speed(f"{model:<6} {latent:>2}×{latent:<2}", draws, steps, options.rounds)
+    print_speed(f"{model:<6} {latent:>2}×{latent:<2}", draws, steps, options.rounds, options.cpu)
     if options.peaks:
         print_peaks(*(memory_of(name, model, latent, options) for name in SIDES))
 
@@ -159,6 +159,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--latents", type=int, nargs="+", default=[8, 16, 32], help="sides of the latent")
     parser.add_argument("--no-peaks", dest="peaks", action="store_false", help="leave out the peaks of memory")
+    parser.add_argument("--cpu", action="store_true", help="seconds of the processor, for a machine with other work")
     parser.add_argument("--memory", choices=tuple(SIDES), help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

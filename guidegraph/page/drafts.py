@@ -9,12 +9,13 @@ from guidegraph.graph.errors import GuidegraphError, suggest
 from guidegraph.graph.language.edit.links import RESERVED
 from guidegraph.graph.language.syntax import ParsedNode, list_links
 from guidegraph.graph.node import NodeSpec
+from guidegraph.graph.node_json import describe_node
 from guidegraph.graph.port import Port
 from guidegraph.graph.resolution.ports import accepts
 from guidegraph.graph.resolution.scope import TypedSource
 from guidegraph.graph.sources import Output
 from guidegraph.graph.types import takes_literal
-from guidegraph.page.forms import Row, describe_field, describe_finite
+from guidegraph.page.forms import Row, describe_field
 from guidegraph.page.wiring import Target, Wiring, iterate_outwards
 
 MAX_SHOWN = 60
@@ -93,7 +94,7 @@ def make_draft(wiring: Wiring, use: str, place: Place) -> Row:
     spec = _find_spec(wiring, use)
     through = next((port.name for port in _find_ports(spec, wiring.resolve(place.link, place.block))), "")
     neighbours = [*_list_neighbours(wiring, place)]
-    description = describe_finite(spec)
+    description = describe_node(spec)
     docs = {row["name"]: row for row in (*description["ports"], *description["settings"])}
     ports = []
     for port in spec.ports.values():

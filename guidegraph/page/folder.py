@@ -62,8 +62,8 @@ class WorkflowFolder:
         path = self.root / name
         if self.file is not None and path != self.file:
             raise UnknownWorkflow(f"the page shows '{self.file.name}' alone")
-        is_plain = ".." not in Path(name).parts and not Path(name).is_absolute() and "\0" not in name
-        is_workflow = is_plain and path.suffix.lower() in SUFFIXES and os.path.isfile(path)
+        is_plain = Path(name).as_posix() == name and ".." not in Path(name).parts and not Path(name).is_absolute()
+        is_workflow = is_plain and "\0" not in name and path.suffix.lower() in SUFFIXES and os.path.isfile(path)
         if not is_workflow or not (self.file or self._is_inside(path)):
             raise UnknownWorkflow(f"there is no workflow '{name[:100]}' in '{self.root}'")
         return path

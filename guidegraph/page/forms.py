@@ -18,17 +18,12 @@ from guidegraph.graph.types import SequenceOf, takes_literal
 Row: TypeAlias = dict[str, Any]
 
 
-def describe_finite(spec: NodeSpec) -> Row:
-    """A node's description; an infinite default is the text that YAML has for it."""
-    return describe_node(spec)
-
-
 def describe_node_for_page(spec: NodeSpec, registry: Registry) -> Row:
     """A node's description with the field of each port and setting that takes a literal.
 
     ``alternatives``: the ids of its chapter whose nodes have the same outputs.
     """
-    row = describe_finite(spec)
+    row = describe_node(spec)
     chapter = spec.id.partition(".")[0]
     row["alternatives"] = sorted(
         other.id

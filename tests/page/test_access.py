@@ -82,6 +82,8 @@ def test_tokens_differ_and_are_long() -> None:
     [
         "../secret.yaml",
         "more/../../secret.yaml",
+        "draw.yaml/",
+        "./draw.yaml",
         "/etc/passwd",
         "..%2fsecret.yaml",
         "link.yaml",

@@ -118,6 +118,12 @@ def test_a_change_in_another_editor_redraws_the_page(page: Browser, server: Serv
     assert page.evaluate("document.querySelector('header .status').textContent") == "valid"
 
 
+def test_an_address_that_is_no_name_shows_a_workflow(page: Browser, server: Server) -> None:
+    page.evaluate("location.hash = '%'")
+    page.driver.refresh()
+    wait(page, NODE.format("nodes.start"))
+
+
 def test_a_removed_workflow_is_named_and_shown_again_when_it_is_back(page: Browser, server: Server) -> None:
     page.evaluate("location.hash = 'later.yaml'")
     assert "there is no workflow 'later.yaml'" in wait(page, "document.querySelector('.banner')?.textContent")

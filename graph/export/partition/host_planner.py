@@ -108,6 +108,7 @@ class HostPlanner:
         outside_sources = [s for op in ops if op.key not in keys for s in op.sources()]
         results = [s for s in dict.fromkeys([*outside_sources, *required]) if isinstance(s, Output) and s.op in keys]
         result_examples = [examples.example(s) for s in results]
+        _check_results(stage, result_examples)
 
         def build(values: Sequence[ExampleValue]) -> PartPlan:
             return plan_part(name, stage.ops, values, constants, result_examples, in_loop=in_loop)
@@ -204,6 +205,17 @@ def _check_inputs(stage: Stage, inputs: Sequence[ExampleValue]) -> None:
                 f"nodes.{', nodes.'.join(op.key for op in stage.ops)} would be traced with it, though it may be "
                 "another at run time",
                 "give the node a number or a tensor, or leave it out of the exported outputs (--only)",
+                place=str(stage.ops[0].mark),
+            )
+
+
+def _check_results(stage: Stage, results: Sequence[ExampleValue]) -> None:
+    """Raise ``ExportError`` for a number that a part would compute from tensors, and others read."""
+    for example in results:
+        if is_number(example.value):
+            raise ExportError(
+                f"'{example.name}' is a number that is computed from tensors, and a graph returns tensors",
+                "do not collect or return it, or let its node return a tensor",
                 place=str(stage.ops[0].mark),
             )
 

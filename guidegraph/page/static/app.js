@@ -15,7 +15,13 @@ import { WirePanel } from "./wire.js";
 const PANES = [["graph", "Graph"], ["text", "Text"], ["run", "Run"], ["node", "Node"], ["add", "Add"], ["runs", "Runs"]];
 const EVERYWHERE = { block: "nodes" };
 const NO_TEXTS = {};
-const readName = () => decodeURIComponent(location.hash.slice(1));
+function readName() {
+  try {
+    return decodeURIComponent(location.hash.slice(1));
+  } catch {
+    return ""; // a lone % is no name
+  }
+}
 
 function App() {
   const [names, setNames] = useState([]);

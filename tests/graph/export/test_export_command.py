@@ -93,6 +93,31 @@ def test_a_parameter_that_is_infinite_is_fixed(cli: Command) -> None:
     np.testing.assert_allclose(times, gaussian(1, (3, 8, 8)), rtol=1e-6)
 
 
+COLLECTED = """
+guidegraph: 1
+nodes:
+  schedule: {use: schedule.cosine}
+  scheduler: {use: scheduler.ddim, in: {schedule: schedule}, with: {steps: 3}}
+  noise: {use: noise.gaussian, with: {shape: [1, 4, 4]}}
+  sample:
+    loop: {over: scheduler.steps, as: t}
+    carry: {x: noise}
+    body:
+      scale: {use: guidance.interval, in: {t: loop.t}, with: {low: 100, high: 600}}
+      noisy: {use: schedule.add_noise, in: {x0: carry.x, noise: noise, t: loop.t, schedule: schedule}}
+    next: {x: noisy}
+    collect: {scale: scale}
+outputs: {x: sample.x, scale: sample.scale}
+"""
+
+
+def test_a_number_that_depends_on_the_step_cannot_be_collected(cli: Command) -> None:
+    result = cli("export", cli.workflow("collected.yaml", COLLECTED), "-o", "bundle")
+    assert result.code == 2
+    assert "'sample.body.scale' is a number that is computed from tensors" in result.err
+    assert not (cli.folder / "bundle").exists()
+
+
 def test_a_bundle_gives_the_engines_numbers_and_says_what_is_fixed(cli: Command) -> None:
     result = export(cli, TINY, "--set", "name=whole", "--set", "seed=3", "--check")
     assert (result.code, result.err) == (0, "")
@@ -196,7 +221,7 @@ def test_a_file_that_a_parameter_names_travels_with_the_bundle(cli: Command, tmp
         (
             "use: tiny.times, in: {x: noise, weight: weight, by: params.by}",
             "use: tiny.branch, in: {x: noise}",
-            "tiny_nodes.py:28:1: not-exportable: nodes.times (tiny.branch): a tensor's value decides what happens here",
+            "tiny_nodes.py:29:1: not-exportable: nodes.times (tiny.branch): a tensor's value decides what happens here",
         ),
         (
             "image:  {use: image.from_sample, in: {sample: times}}",
