@@ -2,7 +2,7 @@
 
     pip install "./runtime[serve]" "ray[serve]>=2.49" httpx psutil
     guidegraph export workflows/text_to_image_128.yaml -o scenes
-    python benchmarks/ray_serve.py scenes [--requests 32] [--n 4] [--steps 30] [--rounds 3] [--cores 2]
+    python benchmarks/ray_serve.py scenes [--requests 32] [--n 4] [--steps 30] [--rounds 3] [--cores 2] [--limit 0.6]
 
 First the ceiling: two processes that run the bundle alone, with one thread each, one after the other and at once. Then
 the same requests to one replica and to two, in turns. Always the same number of requests is under way, twice as many as
@@ -14,8 +14,9 @@ the rate that they allow on --cores cores if nothing else runs: a replica uses o
 more than there are. It means something on a busy machine too, where the clock does not; the load average is printed.
 
 Needs Linux. All processes run on --cores cores of this machine, so the client, the front and Ray take CPU from the
-replicas. Ray's controller and metrics, which look for changes ten times a second by default, do so once in one and in
-five seconds.
+replicas. With --limit, which needs root and the cpu controller of cgroups, each replica may use only that share of a
+core, and the rest is left to them, as on a machine with more cores. Ray's controller and metrics, which look for
+changes ten times a second by default, do so once in one and in five seconds.
 """
 
 from __future__ import annotations
@@ -50,6 +51,8 @@ from guidegraph_runtime.serve.options import ServeOptions
 NAME = "measured"
 REPLICAS = "replicas"
 IDLE_SECONDS = 5.0
+PERIOD = 20_000
+"""Microseconds in which a replica with a limit uses its share."""
 ROLES = {
     f"ServeReplica:{NAME}:{DRAWER}": REPLICAS,
     f"ServeReplica:{NAME}:": "front",
@@ -88,9 +91,9 @@ class Rate:
     idle: float
     shares: Sequence[float]
 
-    def limit(self, replicas: int, cores: int) -> float:
-        """The requests a second that the CPU seconds allow."""
-        return min(replicas / self.cpu[REPLICAS], (cores - self.idle) / sum(self.cpu.values()))
+    def limit(self, replicas: int, cores: int, share: float) -> float:
+        """The requests a second that the CPU seconds allow. share: of a core, that a replica may use."""
+        return min(replicas * share / self.cpu[REPLICAS], (cores - self.idle) / sum(self.cpu.values()))
 
 
 def time_plain(bundle: Path, requests: int, options: argparse.Namespace, at_once: bool) -> tuple[float, float]:
@@ -164,7 +167,8 @@ def measure_replicas(bundle: Path, replicas: int, port: int, options: argparse.N
     with run_application(bundle, replicas, port) as client:
         send_all(client, [{**fields, "steps": 2, "seed": seed} for seed in range(4 * replicas)], 4 * replicas)
         idle_seconds, idle, _ = count_cpu_seconds(lambda: time.sleep(IDLE_SECONDS))
-        seconds, used, shares = count_cpu_seconds(lambda: send_all(client, requests, count_under_way(options)))
+        with limit_replicas(options.limit):
+            seconds, used, shares = count_cpu_seconds(lambda: send_all(client, requests, count_under_way(options)))
     background = {role: value / idle_seconds for role, value in idle.items()}
     cpu = {role: max(0.0, value - background[role] * seconds) / len(requests) for role, value in used.items()}
     return Rate(len(requests) / seconds, cpu, sum(background.values()), shares)
@@ -183,6 +187,33 @@ def count_cpu_seconds(action: Callable[[], object]) -> tuple[float, Counter[str]
     return seconds, roles, shares
 
 
+@contextmanager
+def limit_replicas(share: float) -> Iterator[None]:
+    """Let each replica use a share of a core, by the cpu controller of cgroups, version 1 or 2; 1 is no limit."""
+    folders = []
+    if share < 1:
+        version_1 = Path("/sys/fs/cgroup/cpu")
+        parent = version_1 if version_1.is_dir() else Path("/sys/fs/cgroup")
+        quota = round(share * PERIOD)
+        for _, pid in (key for key in read_cpu_seconds() if key[0] == REPLICAS):
+            folder = parent / f"ray_serve_{pid}"
+            folder.mkdir()
+            folders.append(folder)
+            if parent == version_1:
+                (folder / "cpu.cfs_period_us").write_text(f"{PERIOD}")
+                (folder / "cpu.cfs_quota_us").write_text(f"{quota}")
+            else:
+                (folder / "cpu.max").write_text(f"{quota} {PERIOD}")
+            (folder / "cgroup.procs").write_text(f"{pid}")
+    try:
+        yield
+    finally:
+        for folder in folders:
+            for pid in (folder / "cgroup.procs").read_text().split():
+                (folder.parent / "cgroup.procs").write_text(pid)
+            folder.rmdir()
+
+
 def read_cpu_seconds() -> Counter[tuple[str, int]]:
     """The CPU seconds so far of this process, the client, and of those that Ray has started, by role and process."""
     seconds = Counter({("client", os.getpid()): time.process_time()})
@@ -196,11 +227,11 @@ def read_cpu_seconds() -> Counter[tuple[str, int]]:
     return seconds
 
 
-def describe_rate(rate: Rate, replicas: int, cores: int) -> str:
+def describe_rate(rate: Rate, replicas: int, cores: int, share: float) -> str:
     total = sum(rate.cpu.values())
     ordered = sorted(rate.cpu.items(), key=lambda item: -item[1])
     shares = ", ".join(f"{role} {value:.3f}" for role, value in ordered if value >= 0.0005)
-    limit = rate.limit(replicas, cores)
+    limit = rate.limit(replicas, cores, share)
     split = " and ".join(f"{share:.0%}" for share in rate.shares)
     return (
         f"{replicas} replicas ({split}): {rate.by_clock:.3f}/s by the clock, {limit:.3f}/s by CPU on {cores} cores; "
@@ -217,6 +248,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--cores", type=int, default=os.cpu_count())
+    parser.add_argument("--limit", type=float, default=1.0, help="the share of a core that a replica may use")
     options = parser.parse_args()
     if options.requests < 1 or options.requests % count_under_way(options):
         parser.error(f"--requests: expected a multiple of {count_under_way(options)}, found {options.requests}")
@@ -235,12 +267,12 @@ def main() -> None:
             for replicas in (1, 2) if number % 2 == 0 else (2, 1):
                 rate = measure_replicas(bundle, replicas, port, options)
                 rates[replicas].append(rate)
-                print(describe_rate(rate, replicas, options.cores), flush=True)
+                print(describe_rate(rate, replicas, options.cores, options.limit), flush=True)
     finally:
         serve.shutdown()
         ray.shutdown()
     one, two = (median(rate.by_clock for rate in rates[replicas]) for replicas in rates)
-    one_cpu, two_cpu = (median(rate.limit(n, options.cores) for rate in rates[n]) for n in rates)
+    one_cpu, two_cpu = (median(rate.limit(n, options.cores, options.limit) for rate in rates[n]) for n in rates)
     print(f"two replicas against one: {two / one:.2f} times by the clock, {two_cpu / one_cpu:.2f} times by CPU")
 
 
