@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+
+from guidegraph.graph.training.muon import Muon
 
 if TYPE_CHECKING:
     from guidegraph.graph.training.fit import OptimisedModel
@@ -21,42 +23,6 @@ LEAST_SIDE = 32
 WEIGHT_DECAY = 0.01
 """Of Muon and its AdamW, if an entry has none, as AdamW's own. torch's Muon has 0.1."""
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-
-
-class WeightMuon(torch.optim.Muon):
-    """Muon (Jordan et al. 2024) for weights of linear layers and convolutions, (rows, …), as matrices (rows, columns).
-
-    An update is scaled by 0.2 √max(rows, columns), so that its root mean square is that of AdamW's, and both take
-    the same learning rate (Liu et al. 2025, equation 4). The weights share their memory with the matrices.
-    """
-
-    def __init__(self, weights: Iterable[nn.Parameter], **options: Any) -> None:
-        self._weights = [*weights]
-        matrices = [nn.Parameter(_as_matrix(weight, weight.detach())) for weight in self._weights]
-        super().__init__(matrices, adjust_lr_fn="match_rms_adamw", **options)
-
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> Any:
-        """Update the weights from their gradients. closure: not called."""
-        for matrix, weight in zip(self.param_groups[0]["params"], self._weights, strict=True):
-            matrix.grad = None if weight.grad is None else _as_matrix(weight, weight.grad)
-        super().step()  # type: ignore[no-untyped-call]  # torch's
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Remove the gradients of the weights."""
-        super().zero_grad(set_to_none)
-        for weight in self._weights:
-            weight.grad = None
-
-
-def _as_matrix(weight: Tensor, values: Tensor) -> Tensor:
-    """Values (rows, …) as a matrix (rows, columns), with the columns in the order in which the weight is stored.
-
-    It shares memory with the weight's own values. The order of columns changes nothing in an orthogonalised update but
-    their order.
-    """
-    axes = sorted(range(1, weight.ndim), key=weight.stride, reverse=True)
-    return values.permute(0, *axes).reshape(len(values), -1)
 
 
 def make_optimisers(
@@ -75,7 +41,7 @@ def make_optimisers(
     remaining = [parameter for parameter in parameters if id(parameter) not in hidden]
     optimisers: list[torch.optim.Optimizer] = []
     if weights:
-        optimisers.append(WeightMuon(weights, lr=spec.lr, weight_decay=options["weight_decay"], **momentum))
+        optimisers.append(Muon(weights, lr=spec.lr, weight_decay=options["weight_decay"], **momentum))
     if remaining:
         optimisers.append(torch.optim.AdamW(remaining, lr=spec.lr, **options))
     return optimisers

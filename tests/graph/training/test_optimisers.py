@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from guidegraph.graph.sources import Literal
 from guidegraph.graph.training.fit import OptimisedModel
+from guidegraph.graph.training.muon import Muon
 from guidegraph.graph.training.optimisers import make_optimisers
 from guidegraph.graph.training.resume import optimiser_tensors, restore_optimisers
 
@@ -55,14 +56,14 @@ def test_muon_takes_hidden_matrices_and_adamw_the_rest() -> None:
     net = Net()
     muon, adamw = make(net)
     shapes = [tuple(p.shape) for p in muon.param_groups[0]["params"]]
-    assert shapes == [(48, 64 * 9), (96, 48)]  # the stem has 27 columns, the head 4 rows
+    assert shapes == [(48, 64, 3, 3), (96, 48)]  # the stem has 27 columns, the head 4 rows
     taken = {id(p) for p in adamw.param_groups[0]["params"]}
     names = [name for name, p in net.named_parameters() if id(p) not in taken]
     assert names == ["mixed.weight", "wide.weight"]
     (only,) = make(nn.Linear(3, 4))
     assert type(only) is torch.optim.AdamW
     (only,) = make(nn.Linear(64, 64, bias=False))
-    assert isinstance(only, torch.optim.Muon)
+    assert isinstance(only, Muon)
 
 
 def test_a_weight_moves_by_an_orthogonal_matrix_with_the_root_mean_square_of_an_update_of_adamw() -> None:
@@ -103,7 +104,7 @@ def test_the_layout_of_a_weight_changes_nothing() -> None:
         muon.step()
         assert net.mixed.weight.is_contiguous(memory_format=layout)
         updates.append((net.mixed.weight - Net().mixed.weight).detach())
-    torch.testing.assert_close(*updates, rtol=0, atol=0.05 * float(updates[0].abs().max()))
+    torch.testing.assert_close(*updates, rtol=0, atol=1e-3 * float(updates[0].abs().max()))
 
 
 def test_a_weight_without_a_gradient_stays() -> None:
