@@ -293,6 +293,31 @@ def test_a_choice_by_keys_counts_for_its_workflow_if_another_is_opened(wired: Br
     assert (server.read(), other.read_text()) == (WIRED, "# another\n" + text)
 
 
+SLOW = """
+const answer = window.fetch;
+window.fetch = (address, options) => {
+    const wait = options?.method === "POST" ? 300 : String(address).startsWith("api/view") ? 900 : 0;
+    return answer(address, options).then((response) => new Promise((done) => setTimeout(() => done(response), wait)));
+};
+"""
+
+
+def test_an_edit_that_ends_after_another_workflow_is_opened_does_not_keep_it_from_being_shown(
+    wired: Browser, server: Server
+) -> None:
+    text = WIRED.replace("{a: start, b: more}", "{a: start, b: start}")
+    (server.folder / "other.yaml").write_text("# another\n" + text)
+    server.write(text)
+    wait(wired, "document.querySelector('.lines').textContent.includes('{a: start, b: start}')")
+    wired.evaluate(CLICK.format("nodes.more"))
+    wait(wired, "document.querySelector('[aria-label=\"Wire out to\"]')")
+    wired.evaluate("document.querySelector('[aria-label=\"Wire out to\"]').focus()")
+    wait(wired, "document.querySelectorAll('[aria-label=\"Wire out to\"] option').length > 1")
+    wired.driver.execute_script(SLOW + CHOOSE + "setTimeout(() => { location.hash = 'other.yaml'; }, 0);")
+    wait(wired, "document.querySelector('.lines')?.textContent.includes('# another')")
+    assert server.read() == WIRED
+
+
 def test_links_are_suggested_in_their_field(wired: Browser, server: Server) -> None:
     wired.evaluate(CLICK.format("nodes.rest"))
     wait(wired, "document.getElementById('nodes.rest-a')")

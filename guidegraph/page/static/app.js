@@ -60,6 +60,7 @@ function App() {
   }, []);
 
   const load = useCallback(async () => {
+    if (name !== readName()) return; // an edit has ended whose workflow is no longer open
     const number = ++latest.current;
     const isCurrent = () => number === latest.current && name === readName();
     try {
