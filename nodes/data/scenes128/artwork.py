@@ -62,8 +62,8 @@ def palette_of(sprite: int, colour: int) -> NDArray[np.uint8]:
 
 
 @lru_cache(maxsize=4096)
-def cut_out(sprite: int, colour: int, longer: int, flipped: bool) -> ScaledArtwork:
-    """Scale an artwork in a colour so that its longer side is `longer` pixels; `flipped` mirrors it.
+def cut_out(sprite: int, colour: int, longer: int) -> ScaledArtwork:
+    """Scale an artwork in a colour so that its longer side is `longer` pixels.
 
     Pillow premultiplies colours while it scales, so that edges do not darken.
     """
@@ -75,7 +75,5 @@ def cut_out(sprite: int, colour: int, longer: int, flipped: bool) -> ScaledArtwo
     full = np.concatenate([pixels, artwork.alpha[sprite, :height, :width, None]], -1)
     image = Image.fromarray(full).resize(sides_of(sprite, longer)[::-1], Image.Resampling.LANCZOS)
     scaled = np.array(image, dtype=np.float32)
-    if flipped:
-        scaled = scaled[:, ::-1]
-    alpha = scaled[..., 3:] / np.float32(255)
-    return ScaledArtwork(np.ascontiguousarray(scaled[..., :3] * alpha), np.ascontiguousarray(alpha))
+    alpha = np.ascontiguousarray(scaled[..., 3:] / np.float32(255))
+    return ScaledArtwork(np.ascontiguousarray(scaled[..., :3] * alpha), alpha)

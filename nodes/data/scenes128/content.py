@@ -23,6 +23,8 @@ from guidegraph.nodes.data.scenes128.vocabulary import (
     WEATHERS,
 )
 
+ARTWORK = 0
+"""Of the two of each object in the file: with one, half as many latents are to be learnt."""
 ATTEMPTS = 24
 """Draws of groups until they belong to the split; each draw has a stream of its own."""
 PATTERNS: tuple[tuple[tuple[int, ...], float], ...] = (
@@ -115,7 +117,7 @@ def choose_group(draws: Draws, kind: int, count: int, total: int) -> Group:
     """Choose the looks of `count` equal objects in a scene of `total` objects. Of four, none differs in size."""
     colour = draws.integer(0, len(COLOURS) - 1) if draws.chance(COLOURED) else NATURAL
     size = draws.choose((SMALL, LARGE)) if draws.chance(SIZED) and total < 4 else NORMAL
-    return Group(kind, count, colour, size, draws.integer(0, 1))
+    return Group(kind, count, colour, size, ARTWORK)
 
 
 def choose_relation(draws: Draws, groups: tuple[Group, ...]) -> int:

@@ -32,7 +32,7 @@ def draw_scene(content: Content, layout: Layout, draws: Draws) -> tuple[NDArray[
     on_water = GROUNDS[content.background.ground] == "water"
     light = OWN_LIGHT + (1 - OWN_LIGHT) * backdrop.light
     for number, placement in enumerate(layout.placements, 1):
-        cutout = cut_out(placement.sprite, content.groups[placement.group].colour, placement.longer, placement.flipped)
+        cutout = cut_out(placement.sprite, content.groups[placement.group].colour, placement.longer)
         if not placement.flies:
             cast_reflection(picture, cutout, placement) if on_water else cast_shadow(picture, placement)
         blend(picture, cutout.colour * light, cutout.alpha, placement.top, placement.left)

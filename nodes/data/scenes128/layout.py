@@ -1,4 +1,8 @@
-"""Where the objects of a scene are: their sizes, positions and depth, so that the caption is true."""
+"""Where the objects of a scene are: their sizes, positions and depth, so that the caption is true.
+
+Objects have a few sizes and lie in whole cells of an autoencoder's latent, so that one of a size has one latent wherever
+it is. A small network learns that; with any position and size it has to learn some thousand latents of each object.
+"""
 
 from __future__ import annotations
 
@@ -10,26 +14,32 @@ from guidegraph.nodes.data.scenes128.draws import Draws
 from guidegraph.nodes.data.scenes128.vocabulary import ABOVE, AIR, IN_FRONT_OF, LARGE, LEFT_OF, NORMAL, SMALL
 
 SIZE = 128
-MARGIN = 2
+CELL = 8
+"""The side of a cell in pixels: an autoencoder with f = 8 has one latent for each."""
+CELLS = SIZE // CELL
+LOWEST = CELLS - 1
+"""The lowest row of cells under an object's feet, which leaves room for its shadow."""
 STANDING = 10
 """Pixels below the horizon where the feet of the farthest object are."""
-LARGEST_OVERLAP = 1 / 6
+LARGEST_COVER = 0.4
+"""The largest part of an object's box that one in front of it covers."""
 LONGER_SIDES = {
-    1: {SMALL: (28, 36), NORMAL: (52, 66), LARGE: (78, 90)},
-    2: {SMALL: (22, 28), NORMAL: (40, 50), LARGE: (60, 68)},
-    3: {SMALL: (19, 23), NORMAL: (32, 40), LARGE: (46, 52)},
-    4: {NORMAL: (26, 33)},
+    1: {SMALL: 40, NORMAL: 64, LARGE: 96},
+    2: {SMALL: 24, NORMAL: 40, LARGE: 64},
+    3: {SMALL: 24, NORMAL: 32, LARGE: 48},
+    4: {NORMAL: 32},
 }
-"""The range of an object's longer side in pixels, by the number of objects and their size."""
+"""An object's longer side in pixels, by the number of objects and their size."""
+SIDES = (16, 24, 32, 40, 48, 64, 96)
+"""All longer sides. Objects that find no room take the next smaller one."""
 
 
 class PlacedObject(NamedTuple):
-    """One object in a scene: its group, artwork, mirroring, and box in pixels. `flies`: it is in the air."""
+    """One object in a scene: its group, artwork, and box in pixels. `flies`: it is in the air."""
 
     group: int
     sprite: int
     longer: int
-    flipped: bool
     left: int
     top: int
     width: int
@@ -40,6 +50,25 @@ class PlacedObject(NamedTuple):
     def bottom(self) -> int:
         """The row below the object."""
         return self.top + self.height
+
+    @property
+    def columns(self) -> int:
+        """The number of cells that the object lies in, from left to right."""
+        return count_cells(self.width)
+
+    @property
+    def rows(self) -> int:
+        """The number of cells that the object lies in, from top to bottom."""
+        return count_cells(self.height)
+
+    @property
+    def padding(self) -> int:
+        """The pixels between the object and the left side of its cells, in the middle of which it lies."""
+        return (self.columns * CELL - self.width) // 2
+
+    def place(self, column: int, bottom: int) -> PlacedObject:
+        """The object in the cells from `column` on, with its feet at the lower side of the cells above row `bottom`."""
+        return self._replace(left=column * CELL + self.padding, top=bottom * CELL - self.height)
 
 
 class Layout(NamedTuple):
@@ -53,6 +82,11 @@ class Layout(NamedTuple):
     in_order: bool
 
 
+def count_cells(pixels: int) -> int:
+    """The least number of cells that have so many pixels side by side."""
+    return -(-pixels // CELL)
+
+
 def lay_out(content: Content, draws: Draws) -> Layout:
     """Place the objects of a scene: one above another, one in front of another, or side by side in any order."""
     horizon = draws.integer(46, 70)
@@ -64,121 +98,98 @@ def lay_out(content: Content, draws: Draws) -> Layout:
         placements = place_in_front(members, horizon, draws)
     else:
         in_order = content.relation == LEFT_OF or draws.chance(0.5)
-        may_overlap = content.relation != LEFT_OF and len(members) > 2
-        overlap = draws.uniform(0, LARGEST_OVERLAP) if may_overlap else 0.0
-        placements = place_in_a_row(members if in_order else draws.shuffle(members), overlap, horizon, draws)
+        placements = place_in_a_row(members if in_order else draws.shuffle(members), horizon, draws)
     depth = sorted(placements, key=lambda placement: (placement.flies, placement.bottom))
     return Layout(horizon, tuple(depth), in_order)
 
 
 def choose_members(content: Content, draws: Draws) -> list[PlacedObject]:
-    """The objects of all groups with their sizes, in the order of the groups, not yet placed.
-
-    Objects of a group have one size up to 6 %, and one artwork.
-    """
+    """The objects of all groups with their sizes, in the order of the groups, not yet placed."""
     total = sum(group.number for group in content.groups)
     members = []
     for number, group in enumerate(content.groups):
-        low, high = LONGER_SIDES[total][group.size]
-        longer = draws.uniform(low, high)
         flies = group.object in AIR and draws.chance(0.75)
-        for _ in range(group.number):
-            members.append(make_member(number, group, round(longer * draws.uniform(0.97, 1.03)), flies, draws))
+        members += [make_member(number, group, LONGER_SIDES[total][group.size], flies)] * group.number
     return members
 
 
-def make_member(number: int, group: Group, longer: int, flies: bool, draws: Draws) -> PlacedObject:
+def make_member(number: int, group: Group, longer: int, flies: bool) -> PlacedObject:
     """An object of a group, at the upper left corner until it is placed."""
     sprite = ARTWORKS * group.object + group.artwork
     height, width = sides_of(sprite, longer)
-    return PlacedObject(number, sprite, longer, draws.chance(0.5), 0, 0, width, height, flies)
+    return PlacedObject(number, sprite, longer, 0, 0, width, height, flies)
 
 
-def shrink(member: PlacedObject, factor: float) -> PlacedObject:
-    """The object with its sides multiplied by `factor`."""
-    longer = max(8, int(member.longer * factor))
-    height, width = sides_of(member.sprite, longer)
-    return member._replace(longer=longer, height=height, width=width)
+def shrink_largest(members: list[PlacedObject]) -> list[PlacedObject]:
+    """The objects, of which the largest have the next smaller size."""
+    largest = max(member.longer for member in members)
+    longer = SIDES[SIDES.index(largest) - 1]
+    shrunk = []
+    for member in members:
+        height, width = sides_of(member.sprite, longer)
+        is_largest = member.longer == largest
+        shrunk.append(member._replace(longer=longer, height=height, width=width) if is_largest else member)
+    return shrunk
 
 
-def place_in_a_row(members: list[PlacedObject], overlap: float, horizon: int, draws: Draws) -> list[PlacedObject]:
-    """Place objects from left to right, those that fly in the sky.
-
-    overlap: the part of an object's width that its right neighbour may share.
-    """
-    room = SIZE - 2 * MARGIN
-    extent = row_width(members, overlap)
-    if extent > room:
-        members = [shrink(member, room / extent) for member in members]
-        extent = row_width(members, overlap)
-    cuts = sorted(draws.uniform(0, max(0.0, room - extent)) for _ in members)
-    placed, edge = [], 0.0
-    for member, gap in zip(members, cuts, strict=True):
-        left = min(MARGIN + int(gap + edge), SIZE - member.width)  # shrunk widths may be rounded up
-        edge += (1 - overlap) * member.width
-        placed.append(member._replace(left=left, top=choose_top(member, horizon, draws)))
+def place_in_a_row(members: list[PlacedObject], horizon: int, draws: Draws) -> list[PlacedObject]:
+    """Place objects from left to right, those that fly in the sky."""
+    while sum(member.columns for member in members) > CELLS:
+        members = shrink_largest(members)
+    room = CELLS - sum(member.columns for member in members)
+    gaps = sorted(draws.integer(0, room) for _ in members)
+    placed, edge = [], 0
+    for member, gap in zip(members, gaps, strict=True):
+        placed.append(member.place(gap + edge, choose_bottom(member, horizon, draws)))
+        edge += member.columns
     return placed
 
 
-def row_width(members: list[PlacedObject], overlap: float) -> float:
-    """The width of objects side by side that share a part `overlap` of their widths with their right neighbours."""
-    return sum(member.width for member in members) - overlap * sum(member.width for member in members[:-1])
-
-
-def choose_top(member: PlacedObject, horizon: int, draws: Draws) -> int:
-    """The upper row of an object in the air, or of one that stands on the ground."""
+def choose_bottom(member: PlacedObject, horizon: int, draws: Draws) -> int:
+    """The row of cells below an object in the air, or below one that stands on the ground."""
     if member.flies:
-        return draws.integer(MARGIN, max(MARGIN, horizon + 8 - member.height))
-    lowest = SIZE - MARGIN
-    bottom = draws.integer(min(lowest, max(horizon + STANDING, member.height + MARGIN)), lowest)
-    return bottom - member.height
+        return draws.integer(member.rows, max(member.rows, (horizon + CELL) // CELL))
+    return draws.integer(max(count_cells(horizon + STANDING), member.rows), LOWEST)
 
 
 def place_above(members: list[PlacedObject], horizon: int, draws: Draws) -> list[PlacedObject]:
     """Place the first object in the air above the second, which stands on the ground."""
+    while sum(member.rows for member in members) > LOWEST:
+        members = shrink_largest(members)
     flier, stander = members[0]._replace(flies=True), members[1]._replace(flies=False)
-    room = SIZE - 3 * MARGIN
-    if flier.height + stander.height > room:
-        factor = room / (flier.height + stander.height)
-        flier, stander = shrink(flier, factor), shrink(stander, factor)
-    lowest = SIZE - MARGIN
-    bottom = draws.integer(min(lowest, max(horizon + STANDING, flier.height + stander.height + 3 * MARGIN)), lowest)
-    top = bottom - stander.height
-    left = draws.integer(MARGIN, SIZE - MARGIN - stander.width)
-    shift = draws.uniform(-0.35, 0.35) * stander.width
-    middle = left + stander.width / 2 + shift
-    flier_left = min(max(int(middle - flier.width / 2), MARGIN), SIZE - MARGIN - flier.width)
-    flier_top = draws.integer(MARGIN, max(MARGIN, min(top - flier.height - MARGIN, horizon)))
-    return [flier._replace(left=flier_left, top=flier_top), stander._replace(left=left, top=top)]
+    bottom = draws.integer(max(count_cells(horizon + STANDING), flier.rows + stander.rows), LOWEST)
+    column = draws.integer(0, CELLS - stander.columns)
+    shift = draws.uniform(-0.35, 0.35) * stander.columns
+    middle = column + (stander.columns - flier.columns) / 2 + shift
+    flier_column = min(max(round(middle), 0), CELLS - flier.columns)
+    highest, lowest = flier.rows, min(bottom - stander.rows, max(flier.rows, horizon // CELL))
+    return [flier.place(flier_column, draws.integer(highest, lowest)), stander.place(column, bottom)]
 
 
 def place_in_front(members: list[PlacedObject], horizon: int, draws: Draws) -> list[PlacedObject]:
     """Place the first object nearer than the second, of which it hides up to two fifths; both stand on the ground."""
+    while sum(member.columns for member in members) > CELLS:
+        members = shrink_largest(members)
     front, back = (member._replace(flies=False) for member in members)
-    overlap = draws.uniform(0.25, 0.5) * min(front.width, back.width)
-    room, extent = SIZE - 2 * MARGIN, front.width + back.width - overlap
-    if extent > room:
-        front, back = shrink(front, room / extent), shrink(back, room / extent)
-        overlap *= room / extent
-    lowest = SIZE - MARGIN
-    front_bottom = draws.integer(max(horizon + STANDING + 14, front.height + MARGIN, back.height + MARGIN + 8), lowest)
-    highest = max(horizon + STANDING - 4, back.height + MARGIN, front_bottom - front.height * 3 // 5)
-    back_bottom = draws.integer(min(highest, front_bottom - 8), front_bottom - 8)
-    overlap = min(overlap, overlap_limit(front, back, front_bottom, back_bottom))
-    extent = front.width + back.width - overlap
-    left = MARGIN + draws.uniform(0, max(0.0, room - extent))
+    farthest = max(count_cells(horizon + STANDING) + 1, front.rows, back.rows + 1)
+    front_bottom = draws.integer(farthest, LOWEST)
+    back_bottom = max(front_bottom - draws.integer(1, 2), count_cells(horizon + STANDING), back.rows)
     front_is_left = draws.chance(0.5)
-    first, second = (front, back) if front_is_left else (back, front)
-    lefts = int(left), min(int(left + first.width - overlap), SIZE - second.width)
-    front_left, back_left = lefts if front_is_left else lefts[::-1]
-    return [
-        front._replace(left=front_left, top=front_bottom - front.height),
-        back._replace(left=back_left, top=back_bottom - back.height),
-    ]
+    left, right = (front, back) if front_is_left else (back, front)
+    shared = choose_shared_columns(front, back, front_bottom, back_bottom)
+    column = draws.integer(0, CELLS - front.columns - back.columns + shared)
+    columns = column, column + left.columns - shared
+    front_column, back_column = columns if front_is_left else columns[::-1]
+    return [front.place(front_column, front_bottom), back.place(back_column, back_bottom)]
 
 
-def overlap_limit(front: PlacedObject, back: PlacedObject, front_bottom: int, back_bottom: int) -> float:
-    """The width of overlap at which the front object's box covers two fifths of the back object's."""
-    top = max(front_bottom - front.height, back_bottom - back.height)
-    rows = max(1, back_bottom - top)
-    return 0.4 * back.width * back.height / rows
+def choose_shared_columns(front: PlacedObject, back: PlacedObject, front_bottom: int, back_bottom: int) -> int:
+    """How many columns of cells both objects lie in, so that the boxes overlap, if they can without hiding too much."""
+    top = max(front_bottom * CELL - front.height, back_bottom * CELL - back.height)
+    rows = max(1, back_bottom * CELL - top)
+    most = LARGEST_COVER * back.width * back.height / rows
+    gap = ((front.columns + back.columns) * CELL - front.width - back.width) // 2
+    shared = 0
+    while (shared + 1) * CELL - gap <= min(most, 0.6 * front.width, 0.6 * back.width):
+        shared += 1
+    return shared

@@ -7,7 +7,7 @@ from itertools import product
 from typing import NamedTuple
 
 from guidegraph.nodes.data.scenes128.captions import HELD_OUT_FORM_RATE, Wording
-from guidegraph.nodes.data.scenes128.content import Content, Group, choose_background
+from guidegraph.nodes.data.scenes128.content import ARTWORK, Content, Group, choose_background
 from guidegraph.nodes.data.scenes128.draws import TASK, Draws
 from guidegraph.nodes.data.scenes128.held_out import (
     Split,
@@ -111,7 +111,7 @@ def build_task(
     relation = NO_RELATION
     if category == POSITION:
         items, relation = choose_position(draws, items)
-    groups = tuple(Group(item.object, item.number, item.colour, NORMAL, draws.integer(0, 1)) for item in items)
+    groups = tuple(Group(item.object, item.number, item.colour, NORMAL, ARTWORK) for item in items)
     content = Content(groups, relation, choose_background(draws, groups))
     forms = 0.0 if split == "train" else HELD_OUT_FORM_RATE
     wording = Wording(place=0.5, time=0.25, weather=0.25, colour=1, natural=0, size=0, relation=1, held_out_form=forms)
