@@ -25,9 +25,7 @@ class Muon(torch.optim.Optimizer):
     AdamW's.
     """
 
-    def __init__(
-        self, weights: Iterable[nn.Parameter], lr: float, weight_decay: float, momentum: float = 0.95
-    ) -> None:
+    def __init__(self, weights: Iterable[nn.Parameter], lr: float, weight_decay: float, momentum: float = 0.95) -> None:
         super().__init__(weights, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
 
     @torch.no_grad()
@@ -52,7 +50,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalise(matrix: Tensor) -> Tensor:
-    """A matrix (rows, columns) with its singular values moved to 0.7 to 1.2 by Newton and Schulz's iteration, float32."""
+    """A matrix (rows, columns) with singular values moved to 0.7 to 1.2 by Newton and Schulz's iteration; float32."""
     a, b, c = COEFFICIENTS
     tall = len(matrix) > matrix.shape[1]
     x = (matrix.T if tall else matrix).float()

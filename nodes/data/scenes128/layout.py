@@ -1,7 +1,7 @@
 """Where the objects of a scene are: their sizes, positions and depth, so that the caption is true.
 
-Objects have a few sizes and lie in whole cells of an autoencoder's latent, so that one of a size has one latent wherever
-it is. A small network learns that; with any position and size it has to learn some thousand latents of each object.
+Objects have a few sizes and lie in whole cells of an autoencoder's latent, so that one of a size has the same latent
+wherever it is. A small network learns that; with any position and size it would have to learn thousands of each object.
 """
 
 from __future__ import annotations
@@ -96,8 +96,10 @@ def lay_out(content: Content, draws: Draws) -> Layout:
         placements = place_above(members, horizon, draws)
     elif content.relation == IN_FRONT_OF:
         placements = place_in_front(members, horizon, draws)
+    elif content.relation == LEFT_OF:
+        placements = place_beside(members, horizon, draws)
     else:
-        in_order = content.relation == LEFT_OF or draws.chance(0.5)
+        in_order = draws.chance(0.5)
         placements = place_in_a_row(members if in_order else draws.shuffle(members), horizon, draws)
     depth = sorted(placements, key=lambda placement: (placement.flies, placement.bottom))
     return Layout(horizon, tuple(depth), in_order)
@@ -145,6 +147,14 @@ def place_in_a_row(members: list[PlacedObject], horizon: int, draws: Draws) -> l
     return placed
 
 
+def place_beside(members: list[PlacedObject], horizon: int, draws: Draws) -> list[PlacedObject]:
+    """Place objects from left to right and about level, so that none is rather above another; all fly or none."""
+    flies = all(member.flies for member in members)
+    placed = place_in_a_row([member._replace(flies=flies) for member in members], horizon, draws)
+    level = max(member.bottom for member in placed)
+    return [member._replace(top=max(member.top, level - CELL - member.height)) for member in placed]
+
+
 def choose_bottom(member: PlacedObject, horizon: int, draws: Draws) -> int:
     """The row of cells below an object in the air, or below one that stands on the ground."""
     if member.flies:
@@ -168,28 +178,31 @@ def place_above(members: list[PlacedObject], horizon: int, draws: Draws) -> list
 
 def place_in_front(members: list[PlacedObject], horizon: int, draws: Draws) -> list[PlacedObject]:
     """Place the first object nearer than the second, of which it hides up to two fifths; both stand on the ground."""
-    while sum(member.columns for member in members) > CELLS:
+    while not (overlaps := list_overlaps(*members)):
         members = shrink_largest(members)
     front, back = (member._replace(flies=False) for member in members)
-    farthest = max(count_cells(horizon + STANDING) + 1, front.rows, back.rows + 1)
-    front_bottom = draws.integer(farthest, LOWEST)
-    back_bottom = max(front_bottom - draws.integer(1, 2), count_cells(horizon + STANDING), back.rows)
+    lower, shared = draws.choose(overlaps)
+    highest = max(count_cells(horizon + STANDING) + lower, back.rows + lower, front.rows)
+    bottom = draws.integer(highest, LOWEST)
     front_is_left = draws.chance(0.5)
     left, right = (front, back) if front_is_left else (back, front)
-    shared = choose_shared_columns(front, back, front_bottom, back_bottom)
-    column = draws.integer(0, CELLS - front.columns - back.columns + shared)
+    column = draws.integer(0, CELLS - left.columns - right.columns + shared)
     columns = column, column + left.columns - shared
     front_column, back_column = columns if front_is_left else columns[::-1]
-    return [front.place(front_column, front_bottom), back.place(back_column, back_bottom)]
+    return [front.place(front_column, bottom), back.place(back_column, bottom - lower)]
 
 
-def choose_shared_columns(front: PlacedObject, back: PlacedObject, front_bottom: int, back_bottom: int) -> int:
-    """How many columns of cells both objects lie in, so that the boxes overlap, if they can without hiding too much."""
-    top = max(front_bottom * CELL - front.height, back_bottom * CELL - back.height)
-    rows = max(1, back_bottom * CELL - top)
-    most = LARGEST_COVER * back.width * back.height / rows
+def list_overlaps(front: PlacedObject, back: PlacedObject) -> list[tuple[int, int]]:
+    """Where the front object may lie before the back one, as cells: rows by which it is lower, and columns of both.
+
+    The boxes overlap by three pixels or more, and the front one covers at most `LARGEST_COVER` of the back one.
+    """
     gap = ((front.columns + back.columns) * CELL - front.width - back.width) // 2
-    shared = 0
-    while (shared + 1) * CELL - gap <= min(most, 0.6 * front.width, 0.6 * back.width):
-        shared += 1
-    return shared
+    overlaps = []
+    for lower in (1, 2, 3):
+        tall = min(front.height - lower * CELL, back.height)
+        for shared in range(1, min(front.columns, back.columns) + 1):
+            wide = shared * CELL - gap
+            if wide > 2 and tall > 2 and wide * tall <= LARGEST_COVER * back.width * back.height:
+                overlaps.append((lower, shared))
+    return overlaps
