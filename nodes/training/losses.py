@@ -52,11 +52,21 @@ def snr_weight(snr: Tensor, kind: str, weighting: Weighting, gamma: float, power
 
 
 def mean_error(
-    prediction: Prediction, target: Tensor, level: tuple[Tensor, Tensor], weighting: Weighting, gamma: float, form: Form
+    prediction: Prediction,
+    target: Tensor,
+    level: tuple[Tensor, Tensor],
+    weighting: Weighting,
+    gamma: float,
+    form: Form,
+    weight: Tensor | None = None,
 ) -> Tensor:
-    """Mean over the batch of the squared error to a target (B, C, H, W), weighted by `snr_weight` of level, α and σ."""
+    """Mean over the batch of the squared error to a target (B, C, H, W), weighted by `snr_weight` of level, α and σ.
+
+    weight: of each element too, as a tensor that broadcasts to the target.
+    """
     alpha, sigma = level
-    error = (prediction.value.float() - target).square().flatten(1).mean(1)
+    squares = (prediction.value.float() - target).square()
+    error = (squares if weight is None else squares * weight).flatten(1).mean(1)
     power = (alpha.square() + sigma.square()).flatten() if form == "flow" else 1.0
     return (snr_weight((alpha / sigma).square().flatten(), prediction.kind, weighting, gamma, power) * error).mean()
 
@@ -68,21 +78,34 @@ def denoising_loss(
     noise: Noise,
     t: Timesteps,
     schedule: Schedule,
+    focus: Tensor | None = None,
     *,
     weighting: Weighting = "uniform",
     gamma: Annotated[float, Ge(0)] = 5.0,
+    focus_weight: Weight = 0.0,
 ) -> Tensor:
     """Mean squared error of a prediction at x_t = α_t x0 + σ_t noise (Ho et al. 2020, eq. 14), in its own kind.
 
     For the kind flow it is the conditional flow matching loss ‖û − (noise − x0)‖² (Lipman et al. 2023, eq. 23).
     weighting: of noise levels, min_snr, truncated or, for any kind, that of the flow matching loss; gamma bounds the
     signal-to-noise ratio. `timesteps.logit_normal` and others weight by how often they draw a level.
-    Raises an error unless the shapes of prediction, x0 and noise match.
+    focus: where the error counts more, (B, 1, H, W) in [0, 1]: by 1 + focus_weight · α_t · focus. The factor α_t is for
+    high noise, where the place is unknown: errors that count more where x0 has an object would make objects likelier.
+    Raises an error unless the shapes of prediction, x0 and noise match, and that of focus.
     """
     check_compatible("the prediction, x0 and noise", prediction.value, x0, noise)
     alpha, sigma = schedule.along(x0, t)
     targets = {"eps": noise, "x0": x0, "v": alpha * noise - sigma * x0, "flow": noise - x0}
-    return mean_error(prediction, targets[prediction.kind], (alpha, sigma), weighting, gamma, schedule.form)
+    weight = None if focus is None else focus_weights(focus, x0, alpha, focus_weight)
+    return mean_error(prediction, targets[prediction.kind], (alpha, sigma), weighting, gamma, schedule.form, weight)
+
+
+def focus_weights(focus: Tensor, x0: Sample, alpha: Tensor, weight: float) -> Tensor:
+    """1 + weight · α · focus, (B, 1, H, W). Raises ``ValueError`` unless focus has one channel of x0's sides."""
+    expected = (x0.shape[0], 1, *x0.shape[2:])
+    if tuple(focus.shape) != expected:
+        raise ValueError(f"expected a focus {expected} for x0 {tuple(x0.shape)}; found {tuple(focus.shape)}")
+    return 1 + weight * alpha * focus.float()
 
 
 @node("loss.distillation")

@@ -110,6 +110,15 @@ def scene_map(classes: Tensor, *, size: Count | None = None) -> SemanticMap:
     return torch.zeros(shape, dtype=current_dtype(), device=classes.device).scatter_add_(1, index, share)
 
 
+@node("data.object_share")
+def object_share(classes: Tensor, *, size: Count = 16) -> Tensor:
+    """The share of the pixels that show an object in each cell of scenes of 128 pixels, (B, 1, size, size) in [0, 1].
+
+    classes (B, H, W): of `data.scenes_128`. Raises an error for a size that does not divide H and W.
+    """
+    return scene_map(classes, size=size)[:, : len(NAMES)].sum(1, keepdim=True)
+
+
 def make_batch(seed: int, batch: int, index: int, *, split: Split, single: float, wording: Wording) -> SceneBatch128:
     """The `batch` scenes from scene `index · batch` on of the data set `seed`."""
     from guidegraph.nodes.data.scenes128.scene import compose_scene
