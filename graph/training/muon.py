@@ -1,7 +1,7 @@
 """Muon (Jordan et al. 2024): updates of matrices that are orthogonal, computed in float32.
 
 torch's own ``torch.optim.Muon`` iterates in bfloat16, which processors without it emulate: there a training step of a
-U-Net took three times as long as here.
+U-Net took four times as long as with this one.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Muon(torch.optim.Optimizer):
             for weight in group["params"]:
                 if weight.grad is not None:
                     weight.mul_(1 - group["lr"] * group["weight_decay"])
-                    weight.add_(self._compute_update(weight, group["momentum"]), alpha=-group["lr"])
+                    weight.sub_(group["lr"] * self._compute_update(weight, group["momentum"]))
 
     def _compute_update(self, weight: nn.Parameter, momentum: float) -> Tensor:
         """The scaled orthogonal matrix of a weight's momentum, in the weight's shape."""
@@ -57,5 +57,5 @@ def orthogonalise(matrix: Tensor) -> Tensor:
     x = x / x.norm().clamp(min=EPS)
     for _ in range(ITERATIONS):
         gram = x @ x.T
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+        x = a * x + (b * gram + c * (gram @ gram)) @ x
     return x.T if tall else x

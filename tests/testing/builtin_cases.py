@@ -196,6 +196,12 @@ def overrides() -> list[NodeCase]:
             inputs={"classes": torch.arange(2 * 8 * 12).reshape(2, 8, 12) % 76},
             skip={"ONNX export": "it checks the classes, which are data of a training"},
         ),
+        case(
+            "data.object_share",
+            inputs={"classes": torch.arange(2 * 16 * 16).reshape(2, 16, 16) % 76},
+            settings={"size": 4},
+            skip={"ONNX export": "it checks the classes, which are data of a training"},
+        ),
         case("data.scenes_128", settings={"batch": 2, "count": 2}),
         case("data.soil", skip=WHOLE_BATCH),
         case(

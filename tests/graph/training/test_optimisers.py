@@ -82,6 +82,23 @@ def test_a_weight_moves_by_an_orthogonal_matrix_with_the_root_mean_square_of_an_
     assert update.square().mean().sqrt() == pytest.approx(0.2 * 0.9, abs=0.04)
 
 
+def test_it_trains_as_torchs_muon_does_up_to_bfloat16() -> None:
+    ours, theirs = (nn.Linear(96, 48, bias=False) for _ in range(2))
+    theirs.load_state_dict(ours.state_dict())
+    (muon,) = make(ours)
+    reference = torch.optim.Muon(
+        theirs.parameters(), lr=RATE, weight_decay=0.01, momentum=0.95, adjust_lr_fn="match_rms_adamw"
+    )
+    start = ours.weight.detach().clone()
+    for i in range(5):
+        gradient = torch.randn(48, 96, generator=torch.Generator().manual_seed(i))
+        for layer, optimiser in ((ours, muon), (theirs, reference)):
+            layer.weight.grad = gradient.clone()
+            optimiser.step()
+    moved, expected = ours.weight.detach() - start, theirs.weight.detach() - start
+    assert (moved - expected).norm() < 0.03 * expected.norm()
+
+
 def test_both_decay_weights_by_the_same() -> None:
     net = Net()
     before = {name: p.detach().clone() for name, p in net.named_parameters()}

@@ -16,7 +16,7 @@ from guidegraph.nodes.data.scenes128 import vocabulary as words
 from guidegraph.nodes.data.scenes128.artwork import cut_out, load_artwork
 from guidegraph.nodes.data.scenes128.captions import choose_wording
 from guidegraph.nodes.data.scenes128.content import Background, Content, Group, choose_content
-from guidegraph.nodes.data.scenes128.dataset import scene_128, scene_map, scenes_128
+from guidegraph.nodes.data.scenes128.dataset import object_share, scene_128, scene_map, scenes_128
 from guidegraph.nodes.data.scenes128.draws import CONTENT, LAYOUT, Draws
 from guidegraph.nodes.data.scenes128.layout import CELL, SIDES, SIZE, Layout, PlacedObject, lay_out
 from guidegraph.nodes.data.scenes128.recolour import TINTS, to_oklab
@@ -369,6 +369,13 @@ def test_classes_of_pixels_are_those_of_the_scene(train: list[Scene128]) -> None
         scene_map(torch.full((1, 4, 4), -1))
     with pytest.raises(ValueError, match=r"found shape \(0, 4\)"):
         scene_map(torch.zeros(0, 4))
+
+
+def test_object_shares_are_the_means_of_the_owned_pixels(train: list[Scene128]) -> None:
+    (batch,) = scenes_128(batch=8, count=1).batches
+    owned = torch.from_numpy(np.stack([scene.owner > 0 for scene in train[:8]])).float()
+    expected = torch.nn.functional.avg_pool2d(owned[:, None], 8)
+    torch.testing.assert_close(object_share(batch.classes, size=16), expected)
 
 
 def test_a_seed_beyond_the_random_stream_is_refused_with_the_range() -> None:

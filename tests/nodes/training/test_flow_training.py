@@ -136,3 +136,29 @@ def test_a_constant_network_learns_the_mean_of_u() -> None:
         loss.backward()
         optimiser.step()
     assert float(value) == pytest.approx(-0.7, abs=0.06)
+
+
+def loss_with_focus(t: float, focus: Tensor | None, **settings: float) -> Tensor:
+    """The loss of a prediction that is off by one in the left half and right in the other, on a flow."""
+    x0, noise = torch.zeros(2, 3, 4, 4), torch.ones(2, 3, 4, 4)
+    value = noise - x0
+    value[..., :2] += 1
+    return losses.denoising_loss(
+        Prediction(value, "flow"), x0, noise, torch.tensor([t]), schedules.flow(), focus, **settings
+    )
+
+
+@pytest.mark.parametrize("t", [0.0, 250.0, 900.0])
+def test_errors_in_the_focus_count_more_the_less_noise_there_is(t: float) -> None:
+    focus = torch.zeros(2, 1, 4, 4)
+    focus[..., :1] = 1.0  # half of the wrong half
+    alpha = float(schedules.flow().along(focus, torch.tensor([t]))[0])
+    expected = 0.5 * (1 + 6 * alpha / 2)
+    assert float(loss_with_focus(t, focus, focus_weight=6.0)) == pytest.approx(expected, rel=1e-5)
+    assert float(loss_with_focus(t, focus.flip(3), focus_weight=6.0)) == pytest.approx(0.5, rel=1e-5)
+    assert torch.equal(loss_with_focus(t, focus), loss_with_focus(t, None))
+
+
+def test_a_focus_of_other_sides_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"expected a focus \(2, 1, 4, 4\).*found \(2, 1, 8, 8\)"):
+        loss_with_focus(500.0, torch.zeros(2, 1, 8, 8))
