@@ -15,6 +15,7 @@ from guidegraph.graph.training.fit import OptimisedModel
 from guidegraph.graph.training.live_models import list_trained_parameters, live_copy, update_average
 from guidegraph.graph.training.options import linkable_options
 from guidegraph.graph.training.process_group import ProcessGroup
+from guidegraph.graph.values.output_check import ABSENT
 
 if TYPE_CHECKING:
     import torch
@@ -52,11 +53,13 @@ def apply_links(model: OptimisedModel, values: Mapping[Source, Any]) -> Optimise
 
 
 def prepare_model(spec: OptimisedModel, value: Any, device: torch.device) -> TrainedModel:
-    """A live copy of a model with new optimisers. Raises ``PortError`` for any other value."""
+    """A live copy of a model with new optimisers. Raises ``PortError`` for any other value, such as an absent part."""
     import torch
 
     from guidegraph.graph.training.optimisers import make_optimisers
 
+    if getattr(type(value), ABSENT, False):
+        raise PortError(spec.model, repr(value))
     if not isinstance(value, torch.nn.Module):
         raise PortError(spec.model, f"only a torch module can be trained; found {type(value).__name__}")
     model = live_copy(value, device).train()

@@ -12,9 +12,13 @@ import torch
 from guidegraph import Cancelled, NodeError, WorkflowError
 from guidegraph.graph.cancellation import CancelToken
 from guidegraph.graph.events import Event, LoopProgress
+from guidegraph.graph.execution.call import PortError
 from guidegraph.graph.execution.run import Attachments, RunConfig, run
 from guidegraph.graph.language.bind_parameters import bind
 from guidegraph.graph.resolution.load import build
+from guidegraph.graph.sources import Literal
+from guidegraph.graph.training.fit import OptimisedModel
+from guidegraph.graph.training.trained_model import prepare_model
 from tests.graph.engine_nodes import REGISTRY, run_text
 
 
@@ -378,3 +382,22 @@ def test_a_batch_that_cannot_be_had_names_the_loop(tmp_path: Path) -> None:
     broken = text(10).replace("use: toy.batches", "use: toy.batches, with: {broken: 3}")
     with pytest.raises(NodeError, match=r"nodes\.fit \(loop\)(.*)entry 3 cannot be had: OSError: disk gone"):
         run_text(broken, tmp_path)
+
+
+class Missing:
+    """What a loaded model has in the place of a part that its folder lacks."""
+
+    __guidegraph_absent__ = True
+
+    def __repr__(self) -> str:
+        return "the model 'm' has no part 'net'"
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [(Missing(), "the model 'm' has no part 'net'"), (3, "only a torch module can be trained; found int")],
+)
+def test_what_cannot_be_trained_is_refused_with_the_reason(value: object, message: str) -> None:
+    spec = OptimisedModel("net", Literal(None), "adamw", 0.1, None, 0, {})
+    with pytest.raises(PortError, match=message):
+        prepare_model(spec, value, torch.device("cpu"))
