@@ -53,7 +53,7 @@ def orthogonalise(matrix: Tensor) -> Tensor:
     """A matrix (rows, columns) with singular values moved to 0.7 to 1.2 by Newton and Schulz's iteration; float32."""
     a, b, c = COEFFICIENTS
     tall = len(matrix) > matrix.shape[1]
-    x = (matrix.T if tall else matrix).float()
+    x: Tensor = (matrix.T if tall else matrix).float()
     x = x / x.norm().clamp(min=EPS)
     for _ in range(ITERATIONS):
         gram = x @ x.T

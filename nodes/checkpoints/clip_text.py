@@ -1,20 +1,25 @@
-"""Builds CLIP text models of transformers from the tensors of a file, under its own names or OpenCLIP's."""
+"""Builds CLIP text models from the tensors of a file, under its own names or OpenCLIP's."""
 
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from guidegraph.graph.device_context import current_device
-from guidegraph.nodes.checkpoints.filling import build_text_model, check_fit, fill
-from guidegraph.nodes.conditioning.text_pretrained import import_transformers
+from guidegraph.nodes.checkpoints.config_values import read_integer, read_number
+from guidegraph.nodes.checkpoints.filling import build_filled, check_fit
 from guidegraph.nodes.models.networks.bounded_build import check_depth
+from guidegraph.nodes.models.released.clip_text_model import ACTIVATIONS, ClipTextConfig, ClipTextModel
 from guidegraph.nodes.models.released.pretrained_text import tokenizer_from_folder
+
+LARGEST_SIZE = 1 << 20
+"""The largest vocabulary or width that is accepted."""
 
 HEAD = 64
 """The width of a head in every CLIP and OpenCLIP text model that was released."""
@@ -37,29 +42,52 @@ OPENCLIP_LAYER = {
 }
 
 
-def build_clip(tensors: Mapping[str, Tensor], settings: Mapping[str, Any], source: str) -> nn.Module:
-    """Build a frozen `CLIPTextModel`, with a projection if the tensors have one, on the run's device and in its dtype.
+def build_clip(tensors: Mapping[str, Tensor], settings: Mapping[str, Any], source: str) -> ClipTextModel:
+    """Build a frozen `ClipTextModel`, with a projection if the tensors have one, on the run's device and in its dtype.
 
-    settings: fields of transformers' CLIPTextConfig. Raises ``ValueError`` if transformers is missing, or the tensors
-    do not fit the model that the settings describe.
+    settings: fields of transformers' CLIPTextConfig. Raises ``ValueError`` if the settings describe no such model, or
+    the tensors do not fit it.
     """
-    transformers = import_transformers("clip")
-    plain_weights = _weights(tensors)
-    projected = "text_projection.weight" in plain_weights
-    kind = transformers.CLIPTextModelWithProjection if projected else transformers.CLIPTextModel
-    config_class = transformers.CLIPTextConfig
-    model: nn.Module = build_text_model(config_class, kind, settings, tensors, "CLIP text model", source)
-    prefix = "text_model." if any(name.startswith("text_model.") for name in model.state_dict()) else ""
-    weights = {
-        name if name.startswith("text_projection.") else prefix + name: tensor for name, tensor in plain_weights.items()
+    config = read_clip_config(settings, Path(source))
+    check_depth(config.num_hidden_layers, len(tensors), source)
+    weights = _weights(tensors)
+    return build_filled(partial(ClipTextModel, config, projected="text_projection.weight" in weights), weights, source)
+
+
+def read_clip_config(settings: Mapping[str, Any], path: Path) -> ClipTextConfig:
+    """The config of the fields of transformers' CLIPTextConfig. Raises ``ValueError`` that names `path`."""
+    base = ClipTextConfig()
+    sizes = {
+        name: read_integer(settings, name, getattr(base, name), path, high=LARGEST_SIZE)
+        for name in (
+            "vocab_size",
+            "hidden_size",
+            "intermediate_size",
+            "projection_dim",
+            "num_attention_heads",
+            "max_position_embeddings",
+        )
     }
-    fill(model, weights, source)
-    build_positions(model)
-    return model
+    config = ClipTextConfig(
+        **sizes,
+        num_hidden_layers=read_integer(settings, "num_hidden_layers", base.num_hidden_layers, path, high=sys.maxsize),
+        hidden_act=str(settings.get("hidden_act", base.hidden_act)),
+        layer_norm_eps=read_number(settings, "layer_norm_eps", base.layer_norm_eps, path),
+        eos_token_id=read_integer(settings, "eos_token_id", base.eos_token_id, path, low=0, high=LARGEST_SIZE),
+    )
+    if config.hidden_act not in ACTIVATIONS:
+        names = ", ".join(ACTIVATIONS)
+        raise ValueError(f"'{path}': 'hidden_act' is '{config.hidden_act:.60}'; a CLIP text model has one of {names}")
+    if config.hidden_size % config.num_attention_heads:
+        raise ValueError(
+            f"'{path}': a CLIP text model of width {config.hidden_size} does not divide into "
+            f"{config.num_attention_heads} heads"
+        )
+    return config
 
 
 def load_tokenizer(kind: Any, folder: Path, model: Any) -> Any:
-    """Load the tokenizer of a text model of transformers. Raises ``ValueError`` if it lacks start, end or padding."""
+    """Load the tokenizer of a text model. Raises ``ValueError`` if it lacks start, end or padding."""
     words = tokenizer_from_folder(kind, folder, int(model.config.vocab_size))
     if None in (words.bos_token_id, words.eos_token_id, words.pad_token_id):
         raise ValueError(f"the tokenizer in '{folder}' has no token for start, end or padding")
@@ -106,18 +134,6 @@ def _weights(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         for name, tensor in tensors.items()
         if name.rpartition(".")[2] not in NO_WEIGHTS
     }
-
-
-def build_positions(model: nn.Module) -> None:
-    """Build the buffers of positions and token types, which are not in files, in place on the run's device."""
-    for owner in model.modules():
-        for name, buffer in list(owner.named_buffers(recurse=False)):
-            if not buffer.is_meta:
-                continue
-            if name not in ("position_ids", "token_type_ids"):
-                raise ValueError(f"this version of transformers has a buffer '{name}' that is not known: take another")
-            steps = torch.arange(buffer.shape[-1], device=current_device()).expand(buffer.shape).clone()
-            setattr(owner, name, steps if name == "position_ids" else torch.zeros_like(steps))
 
 
 def from_openclip(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

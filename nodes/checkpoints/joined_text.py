@@ -35,11 +35,10 @@ def build_sd3_text(towers: Sequence[ClipTower], t5: T5Tower | None, config: MMDi
 
     Raises ``ValueError`` that names `source` if the towers are not of the denoiser's widths.
     """
-    models: list[Any] = [tower.model for tower in towers]
-    widths = [int(model.config.hidden_size) for model in models]
+    widths = [tower.clip.config.hidden_size for tower in towers]
     pooled = sum(
-        int(model.config.projection_dim) if hasattr(model, "text_projection") else width
-        for model, width in zip(models, widths, strict=True)
+        width if tower.clip.text_projection is None else tower.clip.config.projection_dim
+        for tower, width in zip(towers, widths, strict=True)
     )
     fits = sum(widths) <= config.context_dim and (t5 is None or t5.width == config.context_dim)
     if not fits or pooled != config.vector_dim:

@@ -11,14 +11,12 @@ from torch import Tensor
 
 from guidegraph.nodes.checkpoints.read_tensors import read_nested
 from guidegraph.nodes.models.networks.shared_tensors import copy_sharing_tensors
+from guidegraph.nodes.models.released.clip_text_model import LARGEST_ID
 from guidegraph.nodes.models.released.prompt_embedder import TowerText
 from guidegraph.nodes.models.released.towers import ClipTower
 
 SDXL_NAMES = ("clip_l", "clip_g")
 """Names of SDXL's embeddings, in the order of its encoders."""
-
-LARGEST_ID = 2
-"""As `eos_token_id` this tells transformers that a text ends at its largest id; new words have larger ones."""
 
 
 Embedder = TypeVar("Embedder", bound=TowerText)
@@ -35,7 +33,7 @@ def add_embedding(embedder: Embedder, path: Path, token: str) -> Embedder:
     towers = [tower for tower in embedder.towers if isinstance(tower, ClipTower)]
     if not towers:
         raise ValueError(f"the embedding '{path}' is for CLIP text encoders, and this model has none")
-    widths = [tower.trunk.embeddings.token_embedding.weight.shape[1] for tower in towers]
+    widths = [tower.clip.embeddings.token_embedding.weight.shape[1] for tower in towers]
     if [value.shape[1] for value in vectors] != widths:
         raise ValueError(
             f"the embedding '{path}' is for text encoders of width {' and '.join(str(v.shape[1]) for v in vectors)}, "
@@ -56,12 +54,12 @@ def _add_word(tower: ClipTower, vectors: Tensor, token: str, path: Path) -> Clip
     vocabulary = tower.tokenizer.get_vocab()
     if token in tower.words or token in vocabulary or f"{token}</w>" in vocabulary:
         raise ValueError(f"the word '{token}' for '{path}' is a word of this model already: give another")
-    table = tower.trunk.embeddings.token_embedding.weight
+    table = tower.clip.embeddings.token_embedding.weight
     name = next(name for name, value in tower.named_parameters() if value is table)
     extended = copy_sharing_tensors(tower, {name: torch.cat([table, vectors.to(table)])})
-    extended.trunk.embeddings.token_embedding.num_embeddings = table.shape[0] + vectors.shape[0]
-    if extended.trunk.eos_token_id == LARGEST_ID:
-        extended.trunk.eos_token_id = int(tower.tokenizer.eos_token_id)
+    extended.clip.embeddings.token_embedding.num_embeddings = table.shape[0] + vectors.shape[0]
+    if extended.clip.eos_token_id == LARGEST_ID:  # new words have larger ids
+        extended.clip.eos_token_id = int(tower.tokenizer.eos_token_id)
     extended.words = {**tower.words, token: tuple(range(table.shape[0], table.shape[0] + vectors.shape[0]))}
     return extended
 

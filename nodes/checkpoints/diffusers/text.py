@@ -56,7 +56,7 @@ def load_text(folder: Path, classes: Mapping[str, str], index: Mapping[str, Any]
     path = folder / "unet" / "config.json"
     unet = read_json(path)
     width, sides = int(unet.get("addition_time_embed_dim") or 0), unet.get("sample_size") or 128
-    pooled = int(getattr(towers[1].model.config, "projection_dim", 0))
+    pooled = towers[1].clip.config.projection_dim
     total = unet.get("projection_class_embeddings_input_dim")
     if pooled + 6 * width != total:
         raise ValueError(
@@ -99,8 +99,7 @@ def load_flux_text(folder: Path, classes: Mapping[str, str], config: FluxConfig)
         )
     clip = load_tower(folder, "text_encoder", "tokenizer", "last")
     t5 = load_t5(folder, "text_encoder_2", "tokenizer_2", FLUX_LENGTHS[config.guidance], attend_padding=True)
-    model: Any = clip.model
-    widths = (int(model.config.hidden_size), t5.width)
+    widths = (clip.clip.config.hidden_size, t5.width)
     if widths != (config.vector_dim, config.context_dim):
         raise ValueError(
             f"'{folder}': the denoiser takes a vector of {config.vector_dim} and tokens of width {config.context_dim}; "

@@ -1,15 +1,16 @@
-"""Text encoders of transformers with their tokenizers, the towers of a prompt: CLIP's, T5's and a chat's."""
+"""Text encoders with their tokenizers, the towers of a prompt: CLIP's, T5's and a chat's."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from guidegraph.nodes.models.released.clip_text_model import ClipOutput, ClipTextModel
 from guidegraph_runtime.text.chunks import Chunker
 
 Hidden = Literal["last", "penultimate", "penultimate_normed"]
@@ -24,7 +25,7 @@ class TowerOutput(NamedTuple):
 
 
 class Tower(nn.Module, ABC):
-    """A text model of transformers with its tokenizer; a call takes ids (B, n, length) int64 of n chunks."""
+    """A text model with its tokenizer of transformers; a call takes ids (B, n, length) int64 of n chunks."""
 
     restores_mean: bool
     """After weights, a prompt's tokens are scaled to the mean that they had."""
@@ -60,7 +61,7 @@ class Tower(nn.Module, ABC):
 
 
 class ClipTower(Tower):
-    """A CLIP text model of transformers with its tokenizer.
+    """A CLIP text model with its tokenizer.
 
     hidden: which tokens to use: after the last layer and the final norm (Stable Diffusion 1), after the penultimate
     layer (SDXL), or that with the final norm (OpenCLIP in Stable Diffusion 2). pad: the id that fills a chunk.
@@ -69,21 +70,21 @@ class ClipTower(Tower):
 
     restores_mean = True
 
-    def __init__(self, model: nn.Module, tokenizer: Any, hidden: Hidden, pad: int) -> None:
+    def __init__(self, model: ClipTextModel, tokenizer: Any, hidden: Hidden, pad: int) -> None:
         super().__init__(model, tokenizer)
         self.hidden = hidden
         self.pad = pad
         self.words: dict[str, tuple[int, ...]] = {}
 
     @property
-    def trunk(self) -> Any:
-        """The module that holds embeddings, layers and norm, one level deeper in transformers 4."""
-        return getattr(self.model, "text_model", self.model)
+    def clip(self) -> ClipTextModel:
+        """The text model."""
+        return cast("ClipTextModel", self.model)
 
     @property
     def length(self) -> int:
         """Number of tokens of a chunk, including the start and end tokens."""
-        return int(self.trunk.embeddings.position_embedding.num_embeddings)
+        return self.clip.config.max_position_embeddings
 
     @property
     def chunker(self) -> Chunker:
@@ -94,14 +95,12 @@ class ClipTower(Tower):
     def forward(self, ids: Tensor) -> TowerOutput:
         """Tokens (B, n · length, D) and the pooled vector (B, D) of the first of n chunks; ids (B, n, length) int64."""
         batch, count = ids.shape[:2]
-        out = self.model(input_ids=ids.flatten(0, 1), output_hidden_states=self.hidden != "last")
-        tokens: Tensor = out.last_hidden_state if self.hidden == "last" else out.hidden_states[-2]
+        out: ClipOutput = self.clip(ids.flatten(0, 1))
+        tokens = out.tokens if self.hidden == "last" else out.penultimate
         if self.hidden == "penultimate_normed":
-            tokens = self.trunk.final_layer_norm(tokens)
-        projected = getattr(out, "text_embeds", None)
-        pooled: Tensor = out.pooler_output if projected is None else projected
+            tokens = self.clip.final_layer_norm(tokens)
         tokens = tokens.unflatten(0, (batch, count)).flatten(1, 2)
-        return TowerOutput(tokens, pooled.unflatten(0, (batch, count))[:, 0])
+        return TowerOutput(tokens, out.pooled.unflatten(0, (batch, count))[:, 0])
 
 
 class T5Tower(Tower):

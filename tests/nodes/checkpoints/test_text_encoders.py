@@ -13,6 +13,7 @@ from guidegraph.nodes.checkpoints.clip_text import build_clip, from_openclip, in
 from guidegraph.nodes.conditioning import text_prompt as prompts
 from guidegraph.nodes.conditioning.text import encode_text
 from guidegraph.nodes.models.own.text_encoder import build_tokenizer
+from guidegraph.nodes.models.released.clip_text_model import ACTIVATIONS, ClipTextModel
 from guidegraph.nodes.models.released.prompt_embedder import PictureSize, ReleasedText
 from guidegraph.nodes.models.released.towers import ClipTower
 from guidegraph_runtime.operations import OPERATIONS
@@ -36,8 +37,12 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def embedder(tokenizer: Any, **settings: Any) -> ReleasedText:
-    model = tiny.clip()
-    return ReleasedText([ClipTower(model, tokenizer, "last", tokenizer.eos_token_id)], **settings).eval()
+    return ReleasedText([ClipTower(own(tiny.clip()), tokenizer, "last", tokenizer.eos_token_id)], **settings).eval()
+
+
+def own(model: Any) -> ClipTextModel:
+    """The weights of a model of transformers in guidegraph's."""
+    return build_clip(model.state_dict(), model.config.to_dict(), "file")
 
 
 def transformers_ids(tokenizer: Any, texts: list[str], pad: int | None = None) -> torch.Tensor:
@@ -58,11 +63,42 @@ def test_clip_loads_with_and_without_text_model_in_its_names(
     settings = infer_clip_settings(tensors, "file", "quick_gelu")
     actual = build_clip(tensors, settings, "file")
     ids = transformers_ids(tokenizer, TEXTS)
-    expected, out = model(ids, output_hidden_states=True), actual(ids, output_hidden_states=True)
-    torch.testing.assert_close(out.last_hidden_state, expected.last_hidden_state, rtol=0, atol=1e-5)
-    torch.testing.assert_close(out.hidden_states[-2], expected.hidden_states[-2], rtol=0, atol=1e-5)
-    if projection:
-        torch.testing.assert_close(out.text_embeds, expected.text_embeds, rtol=0, atol=1e-5)
+    expected, out = model(ids, output_hidden_states=True), actual(ids)
+    torch.testing.assert_close(out.tokens, expected.last_hidden_state, rtol=0, atol=1e-5)
+    torch.testing.assert_close(out.penultimate, expected.hidden_states[-2], rtol=0, atol=1e-5)
+    pooled = expected.text_embeds if projection else expected.pooler_output
+    torch.testing.assert_close(out.pooled, pooled, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_clip_computes_every_activation_as_transformers_does(tokenizer: Any, activation: str) -> None:
+    model = tiny.clip(activation=activation)
+    ids = transformers_ids(tokenizer, TEXTS)
+    torch.testing.assert_close(own(model)(ids).tokens, model(ids).last_hidden_state, rtol=0, atol=1e-5)
+
+
+def test_a_text_of_an_old_config_ends_at_its_largest_id(tokenizer: Any) -> None:
+    model = tiny.clip()
+    trunk = getattr(model, "text_model", model)
+    model.config.eos_token_id = trunk.eos_token_id = 2
+    ids = transformers_ids(tokenizer, TEXTS)
+    torch.testing.assert_close(own(model)(ids).pooled, model(ids).pooler_output, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"hidden_act": "mish"}, "'hidden_act' is 'mish'; a CLIP text model has one of quick_gelu, gelu"),
+        ({"num_attention_heads": 3}, "width 64 does not divide into 3 heads"),
+        ({"num_hidden_layers": "many"}, "'num_hidden_layers'.*'many'.*a whole number"),
+        ({"num_hidden_layers": 10**5}, "does not fit"),
+        ({"hidden_size": 128}, "of another shape"),
+    ],
+)
+def test_a_config_that_is_none_of_clips_is_refused_by_name(change: dict[str, Any], message: str) -> None:
+    model = tiny.clip()
+    with pytest.raises(ValueError, match=f"'some/config'.*{message}"):
+        build_clip(model.state_dict(), model.config.to_dict() | change, "some/config")
 
 
 def test_openclip_is_mapped_with_its_fused_layers_and_its_projection(tokenizer: Any) -> None:
@@ -81,7 +117,7 @@ def test_openclip_is_mapped_with_its_fused_layers_and_its_projection(tokenizer: 
 def test_plain_prompts_are_those_of_transformers(tokenizer: Any) -> None:
     text_embedder = embedder(tokenizer)
     actual = encode_text(text_embedder, TEXTS)
-    expected = text_embedder.towers[0].model(transformers_ids(tokenizer, TEXTS)).last_hidden_state
+    expected = text_embedder.towers[0].model(transformers_ids(tokenizer, TEXTS)).tokens
     torch.testing.assert_close(actual.tokens, expected, rtol=0, atol=1e-5)
     assert actual.vector is None
     assert actual.mask is None
@@ -149,8 +185,8 @@ def test_a_weight_multiplies_tokens_and_keeps_the_mean(tokenizer: Any) -> None:
 
 
 def two_towers(tokenizer: Any, **settings: Any) -> ReleasedText:
-    first = ClipTower(tiny.clip(), tokenizer, "penultimate", tokenizer.eos_token_id)
-    second = ClipTower(tiny.clip(width=128, projection=32, activation="gelu"), tokenizer, "penultimate", 0)
+    first = ClipTower(own(tiny.clip()), tokenizer, "penultimate", tokenizer.eos_token_id)
+    second = ClipTower(own(tiny.clip(width=128, projection=32, activation="gelu")), tokenizer, "penultimate", 0)
     return ReleasedText([first, second], size=PictureSize(), size_width=8, **settings)
 
 
@@ -158,8 +194,9 @@ def test_two_encoders_are_concatenated_and_the_vector_has_the_sizes(tokenizer: A
     text_embedder = two_towers(tokenizer, zero_empty=True)
     condition = text_embedder(["a b", ""])
     ids = transformers_ids(tokenizer, ["a b"])
-    first = text_embedder.towers[0].model(ids, output_hidden_states=True).hidden_states[-2]
-    out = text_embedder.towers[1].model(transformers_ids(tokenizer, ["a b"], pad=0), output_hidden_states=True)
+    first = tiny.clip()(ids, output_hidden_states=True).hidden_states[-2]
+    second = tiny.clip(width=128, projection=32, activation="gelu")
+    out = second(transformers_ids(tokenizer, ["a b"], pad=0), output_hidden_states=True)
     assert condition.tokens is not None
     assert condition.vector is not None
     torch.testing.assert_close(
@@ -195,7 +232,7 @@ def test_other_text_encoders_are_refused(tokenizer: Any) -> None:
 
 
 def test_the_runtime_reads_prompts_as_the_engine_does(tokenizer: Any) -> None:
-    two = [ClipTower(tiny.clip(), tokenizer, "penultimate", pad) for pad in (tokenizer.eos_token_id, 0)]
+    two = [ClipTower(own(tiny.clip()), tokenizer, "penultimate", pad) for pad in (tokenizer.eos_token_id, 0)]
     two[1].words = {"zebra": (3, 4)}
     text_embedder = ReleasedText(two, size=PictureSize(), size_width=8, zero_empty=True).eval()
     texts = ["a (zebra:1.5) c", "", " ".join(tiny.LETTERS * 4), "[x]"]

@@ -75,7 +75,7 @@ def test_two_learned_words_in_one_prompt_can_be_weighted(folder: Path, tmp_path:
     taught = prompts.add_word_embedding(taught, path=write(tmp_path / "2", second, "bin"), token="cat2")
     released: Any = taught
     rows = [token for token, _ in released.towers[0].chunker.tokens([("a cat cat2 cats", 1.0)])]
-    table = released.towers[0].trunk.embeddings.token_embedding.weight
+    table = released.towers[0].clip.embeddings.token_embedding.weight
     torch.testing.assert_close(table[rows[1:4]], torch.cat([first, second]))
     assert max(rows[4:]) < table.shape[0] - 3  # 'cats' is another word
     weights = [weight for _, weight in released.towers[0].chunker.tokens(parse_prompt("(cat:1.5) a"))]
@@ -89,7 +89,7 @@ def test_an_embedding_of_sdxl_is_added_to_both_encoders(tmp_path: Path) -> None:
     save_file(content, tmp_path / "cat.safetensors")
     taught: Any = prompts.add_word_embedding(text(tmp_path), path=tmp_path / "cat.safetensors", token=WORD)
     for tower, name in zip(taught.towers, ("clip_l", "clip_g"), strict=True):
-        assert torch.equal(tower.trunk.embeddings.token_embedding.weight[-2:], content[name])
+        assert torch.equal(tower.clip.embeddings.token_embedding.weight[-2:], content[name])
     actual = encode_text(taught, ["a <cat>", "a <cat>"])
     assert actual.tokens is not None
     assert actual.tokens.isfinite().all()
