@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -48,10 +48,18 @@ def build_clip(tensors: Mapping[str, Tensor], settings: Mapping[str, Any], sourc
     settings: fields of transformers' CLIPTextConfig. Raises ``ValueError`` if the settings describe no such model, or
     the tensors do not fit it.
     """
+    make, weights = _plan_clip(tensors, settings, source)
+    return build_filled(make, weights, source)
+
+
+def _plan_clip(
+    tensors: Mapping[str, Tensor], settings: Mapping[str, Any], source: str
+) -> tuple[Callable[[], ClipTextModel], dict[str, Tensor]]:
+    """A function that makes the model that the settings describe, and its weights among the tensors, by its names."""
     config = read_clip_config(settings, Path(source))
     check_depth(config.num_hidden_layers, len(tensors), source)
     weights = _weights(tensors)
-    return build_filled(partial(ClipTextModel, config, projected="text_projection.weight" in weights), weights, source)
+    return partial(ClipTextModel, config, projected="text_projection.weight" in weights), weights
 
 
 def read_clip_config(settings: Mapping[str, Any], path: Path) -> ClipTextConfig:
@@ -99,31 +107,9 @@ def check_clip(tensors: Mapping[str, Tensor], settings: Mapping[str, Any], sourc
 
     Does not need transformers or read values. Raises one ``ValueError`` that names all differences.
     """
-    check_depth(settings["num_hidden_layers"], len(tensors), source)
-    width, inner = settings["hidden_size"], settings["intermediate_size"]
-    norm, square = {"weight": (width,), "bias": (width,)}, {"weight": (width, width), "bias": (width,)}
-    layer = {
-        "layer_norm1": norm,
-        "layer_norm2": norm,
-        **{f"self_attn.{name}_proj": square for name in ("q", "k", "v", "out")},
-        "mlp.fc1": {"weight": (inner, width), "bias": (inner,)},
-        "mlp.fc2": {"weight": (width, inner), "bias": (width,)},
-    }
-    parts: dict[str, Mapping[str, tuple[int, ...]]] = {
-        "embeddings.token_embedding": {"weight": (settings["vocab_size"], width)},
-        "embeddings.position_embedding": {"weight": (settings["max_position_embeddings"], width)},
-        "final_layer_norm": norm,
-    }
-    for number in range(settings["num_hidden_layers"]):
-        parts |= {f"encoder.layers.{number}.{name}": shapes for name, shapes in layer.items()}
-    weights = _weights(tensors)
-    if "text_projection.weight" in weights:
-        parts["text_projection"] = {"weight": (settings["projection_dim"], width)}
-    expected = {
-        f"{part}.{name}": torch.empty(shape, device="meta")
-        for part, shapes in parts.items()
-        for name, shape in shapes.items()
-    }
+    make, weights = _plan_clip(tensors, settings, source)
+    with torch.device("meta"):
+        expected = make().state_dict()
     check_fit(expected, weights, source)
 
 

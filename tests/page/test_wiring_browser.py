@@ -211,10 +211,7 @@ def test_a_node_dropped_on_a_wire_is_put_into_it(wired: Browser, server: Server)
 def test_the_keyboard_wires_inserts_and_removes(wired: Browser, server: Server) -> None:
     from selenium.webdriver.common.keys import Keys
 
-    wired.evaluate(CLICK.format("nodes.more"))
-    wait(wired, "document.querySelector('[aria-label=\"Wire out to\"]')")
-    wired.evaluate("document.querySelector('[aria-label=\"Wire out to\"]').focus()")
-    wait(wired, "document.querySelectorAll('[aria-label=\"Wire out to\"] option').length > 1")
+    focus_choice(wired)
     press(wired, "rest.a", Keys.ENTER)
     wait(wired, "document.querySelector('.lines').textContent.includes('{a: more, b: more}')")
 
@@ -265,13 +262,18 @@ for (const [key, option] of [["r", "nodes.rest.in.a"], ["b", "nodes.rest.in.b"]]
 """
 
 
-def test_options_that_keys_pass_on_the_way_are_not_wired(wired: Browser, server: Server) -> None:
-    server.write(WIRED.replace("{a: start, b: more}", "{a: start, b: start}"))
-    wait(wired, "document.querySelector('.lines').textContent.includes('{a: start, b: start}')")
+def focus_choice(wired: Browser) -> None:
+    """Open the node `more` and go to its field of places to wire to, by keys."""
     wired.evaluate(CLICK.format("nodes.more"))
     wait(wired, "document.querySelector('[aria-label=\"Wire out to\"]')")
     wired.evaluate("document.querySelector('[aria-label=\"Wire out to\"]').focus()")
     wait(wired, "document.querySelectorAll('[aria-label=\"Wire out to\"] option').length > 1")
+
+
+def test_options_that_keys_pass_on_the_way_are_not_wired(wired: Browser, server: Server) -> None:
+    server.write(WIRED.replace("{a: start, b: more}", "{a: start, b: start}"))
+    wait(wired, "document.querySelector('.lines').textContent.includes('{a: start, b: start}')")
+    focus_choice(wired)
     wired.driver.execute_script(CHOOSE)
     wait(wired, "!document.querySelector('.lines').textContent.includes('{a: start, b: start}')")
     assert server.read() == WIRED
@@ -283,10 +285,7 @@ def test_a_choice_by_keys_counts_for_its_workflow_if_another_is_opened(wired: Br
     other.write_text("# another\n" + text)
     server.write(text)
     wait(wired, "document.querySelector('.lines').textContent.includes('{a: start, b: start}')")
-    wired.evaluate(CLICK.format("nodes.more"))
-    wait(wired, "document.querySelector('[aria-label=\"Wire out to\"]')")
-    wired.evaluate("document.querySelector('[aria-label=\"Wire out to\"]').focus()")
-    wait(wired, "document.querySelectorAll('[aria-label=\"Wire out to\"] option').length > 1")
+    focus_choice(wired)
     wired.driver.execute_script(CHOOSE + "location.hash = 'other.yaml';")
     wait(wired, "document.querySelector('.lines')?.textContent.includes('# another')")
     wired.driver.execute_async_script("setTimeout(arguments[0], 1500)")  # longer than keys rest
@@ -309,10 +308,7 @@ def test_an_edit_that_ends_after_another_workflow_is_opened_does_not_keep_it_fro
     (server.folder / "other.yaml").write_text("# another\n" + text)
     server.write(text)
     wait(wired, "document.querySelector('.lines').textContent.includes('{a: start, b: start}')")
-    wired.evaluate(CLICK.format("nodes.more"))
-    wait(wired, "document.querySelector('[aria-label=\"Wire out to\"]')")
-    wired.evaluate("document.querySelector('[aria-label=\"Wire out to\"]').focus()")
-    wait(wired, "document.querySelectorAll('[aria-label=\"Wire out to\"] option').length > 1")
+    focus_choice(wired)
     wired.driver.execute_script(SLOW + CHOOSE + "setTimeout(() => { location.hash = 'other.yaml'; }, 0);")
     wait(wired, "document.querySelector('.lines')?.textContent.includes('# another')")
     assert server.read() == WIRED

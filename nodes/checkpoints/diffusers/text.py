@@ -97,15 +97,15 @@ def load_flux_text(folder: Path, classes: Mapping[str, str], config: FluxConfig)
             f"'{folder}' has the text encoders {listing}: Flux.1 has CLIPTextModel as 'text_encoder' and "
             "T5EncoderModel as 'text_encoder_2'"
         )
-    clip = load_tower(folder, "text_encoder", "tokenizer", "last")
+    tower = load_tower(folder, "text_encoder", "tokenizer", "last")
     t5 = load_t5(folder, "text_encoder_2", "tokenizer_2", FLUX_LENGTHS[config.guidance], attend_padding=True)
-    widths = (clip.clip.config.hidden_size, t5.width)
+    widths = (tower.clip.config.hidden_size, t5.width)
     if widths != (config.vector_dim, config.context_dim):
         raise ValueError(
             f"'{folder}': the denoiser takes a vector of {config.vector_dim} and tokens of width {config.context_dim}; "
             f"found CLIP of width {widths[0]} and T5 of width {widths[1]}: they belong to another model"
         )
-    embedder = FluxText(clip, t5)
+    embedder = FluxText(tower, t5)
     embedder.eval()
     return embedder
 

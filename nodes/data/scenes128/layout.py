@@ -148,7 +148,7 @@ def place_in_a_row(members: list[PlacedObject], horizon: int, draws: Draws) -> l
 
 
 def place_beside(members: list[PlacedObject], horizon: int, draws: Draws) -> list[PlacedObject]:
-    """Place objects from left to right and about level, so that none is rather above another; all fly or none."""
+    """Place objects from left to right and about level, so that none is above another; all fly or none."""
     flies = all(member.flies for member in members)
     placed = place_in_a_row([member._replace(flies=flies) for member in members], horizon, draws)
     level = max(member.bottom for member in placed)
