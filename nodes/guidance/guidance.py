@@ -131,12 +131,15 @@ def rescale(guided: Prediction, cond: Prediction, *, phi: Annotated[float, Ge(0)
     phi: 0 changes nothing, 1 gives it cond's deviation. The deviation is computed over all values of each sample.
     Raises an error for predictions of different kinds or shapes.
     """
+    import torch
+
     if guided.kind != cond.kind:
         raise ValueError(f"guided is of kind '{guided.kind}' and cond of kind '{cond.kind}': convert one first")
     check_compatible("guided and cond", guided.value, cond.value)
     axes = tuple(range(1, guided.value.ndim))
     target, deviation = (p.value.std(dim=axes, keepdim=True, correction=0) for p in (cond, guided))
-    ratio = target / deviation.clamp(min=1e-12)
+    # float16's smallest normal number is larger than 1e-12, which it rounds to zero
+    ratio = target / deviation.clamp(min=max(1e-12, torch.finfo(deviation.dtype).tiny))
     return replace(guided, value=guided.value * (phi * ratio + (1 - phi)))
 
 

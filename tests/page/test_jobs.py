@@ -248,6 +248,7 @@ def test_a_run_that_fails_before_it_begins_has_no_values(site: Site, monkeypatch
         (lambda torch: torch.zeros(0, 3), ["(0, 3) float32"]),
         (lambda torch: {"a": torch.ones(2)}, ["dict of 1", "a: (2) float32, 1 to 1"]),
         (lambda torch: "x" * 100, ["x" * 79 + "…"]),
+        (lambda torch: 10**5000, ["an integer of 16610 bits"]),
         (lambda torch: object(), ["object"]),
     ],
 )

@@ -263,9 +263,13 @@ def test_rescale_blends_the_deviation_of_each_sample(phi: float) -> None:
         torch.testing.assert_close(rescaled.value[i].std(), target)
 
 
-def test_rescale_of_zeros_is_zeros() -> None:
-    zero = Prediction(torch.zeros(1, 1, 2, 2), "eps")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_rescale_of_zeros_is_zeros(dtype: torch.dtype) -> None:
+    zero = Prediction(torch.zeros(1, 1, 2, 2, dtype=dtype), "eps")
     assert torch.equal(guidance.rescale(zero, zero, phi=1.0).value, zero.value)
+
+
+def test_rescale_needs_no_condition_where_it_changes_nothing() -> None:
     spec = get_spec(guidance.rescale)
     assert spec.needs is not None
     assert spec.needs(phi=0) == {"guided"}
