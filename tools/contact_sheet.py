@@ -1,7 +1,7 @@
 """Draw one picture for each of 64 held-out prompts and put them on one sheet, with the prompts beside it.
 
     python tools/contact_sheet.py docs/pictures/contact-sheet.png
-    python tools/contact_sheet.py docs/pictures/contact-sheet-128.png --model runs/scenes_128
+    python tools/contact_sheet.py docs/pictures/contact-sheet-128.png --model workflows/models/scenes_128
 
 Writes the sheet and, under the same name with .txt, the prompts in reading order. Their compositions are held out of
 training. --model: the folder of a model of scenes of 128 pixels; without it, pkg:scenes draws in 64.
