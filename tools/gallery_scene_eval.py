@@ -1,6 +1,6 @@
 """Measure the gallery's text-to-image workflows by SceneEval, beside classifier-free guidance at the same cost.
 
-    python tools/gallery_scene_eval.py runs/gallery.json --model workflows/models/scenes_128 --detector runs/detector_128
+    python tools/gallery_scene_eval.py runs/gallery.json --model runs/scenes_128 --detector runs/detector_128
     python tools/gallery_scene_eval.py runs/gallery.json --show  # the table, as Markdown
 
 Each workflow draws the prompts of evaluate/scene_eval.yaml with a model of scenes of 128 pixels, picture i from the

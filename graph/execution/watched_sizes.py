@@ -46,9 +46,11 @@ class WatchedSizes:
     kept: int = 0
 
     def add(self, value: Tensor, measure: Measure | None) -> None:
-        """Add a size or, with ``measure``, a value to compute one from."""
+        """Add a size or, with ``measure``, a value to compute one from. A subclass of tensor is measured at once."""
+        import torch
+
         size = value.nbytes
-        if measure is not None and size > KEPT_BYTES:
+        if measure is not None and (size > KEPT_BYTES or type(value) is not torch.Tensor):
             value = measure(value)
         elif measure is not None:
             if self.unmeasured and not _is_alike(self.sizes[self.unmeasured[-1]], value):

@@ -76,3 +76,14 @@ def test_a_value_that_records_gradients_is_kept_without_them() -> None:
     watch = LoopWatch(set(), op=CALL)
     watch.add(torch.ones(1, 3, requires_grad=True) * 2, 1.0, "", None, largest)
     assert not watch.watched["step"].sizes[0].requires_grad
+
+
+def test_a_subclass_of_tensor_is_measured_at_once() -> None:
+    class OfADevice(Tensor):
+        """Its ``measure`` may be another one, such as that of a graph."""
+
+    watch = LoopWatch(set(), op=CALL)
+    for _ in range(2):
+        watch.add(torch.zeros(2, 3).as_subclass(OfADevice), 1.0, "", None, lambda value: largest(value).amax())
+    assert [size.shape for size in watch.watched["step"].sizes] == [(), ()]
+    watch.finish(2)
