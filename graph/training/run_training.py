@@ -188,8 +188,9 @@ class _TrainingRun:
         for loss, group in groups.items():
             set_gradients(results[loss], group, self.processes)
         # After all gradients: a step changes weights in place that the gradient of another loss may need.
-        for t in chain.from_iterable(groups.values()):
-            step_model(t, i, self.total)
+        with autocast(self.precision, self.device):
+            for t in chain.from_iterable(groups.values()):
+                step_model(t, i, self.total)
         return self._keep_results(results)
 
     @contextmanager

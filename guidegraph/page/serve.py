@@ -21,6 +21,7 @@ from guidegraph.page.server import PageServer
 from guidegraph.page.view import Views
 from guidegraph.plugins.manager import PluginManager
 from guidegraph_runtime.files.run_folders import RUNS
+from guidegraph_runtime.machine.listener import open_listener
 from guidegraph_runtime.machine.memory import available_memory
 
 CACHE_SHARE = 0.5
@@ -69,12 +70,7 @@ def serve(
 
 
 def _bind(port: int) -> socket.socket:
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((LOOPBACK, port))
-        listener.listen()  # a browser that is faster than the server waits, and is not refused
+        return open_listener(LOOPBACK, port)
     except OSError as error:
-        listener.close()
         raise GuidegraphError(f"port-busy: port {port} of {LOOPBACK} cannot be used: {error.strerror}") from error
-    return listener

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from guidegraph.drawing.svg import draw_svg
 from guidegraph.graph.errors import Mark, Problem, WorkflowError
@@ -49,6 +49,16 @@ def read_fingerprint(path: Path) -> Fingerprint:
     return stat.st_mtime_ns, stat.st_size, stat.st_ino
 
 
+class _Reading(NamedTuple):
+    """A workflow as read: graph and wiring are None if it has problems, workflow too if it cannot be parsed."""
+
+    text: str
+    workflow: ParsedWorkflow | None
+    graph: Graph | None
+    wiring: Wiring | None
+    problems: list[Problem]
+
+
 @dataclass
 class Views:
     """Reads workflows for the page, those in pictures too. drawings: the last good drawing of each, by name.
@@ -64,6 +74,7 @@ class Views:
     drawings: dict[str, str] = field(default_factory=dict)
     files: dict[str, dict[Path, Fingerprint]] = field(default_factory=dict)
     _wirings: dict[str, tuple[dict[Path, Fingerprint], Wiring | None]] = field(default_factory=dict)
+    _types: dict[str, Row] = field(default_factory=dict)
 
     def find_source(self, name: str) -> WorkflowSource:
         """The workflow with this name, of a picture or in the folder. Raises ``UnknownWorkflow``."""
@@ -81,14 +92,13 @@ class Views:
 
     def read_wiring(self, name: str) -> Wiring:
         """The wires of a workflow as it is on disk. Raises ``UnknownWorkflow``; ``WorkflowError`` if it has errors."""
-        path = self.find_source(name).path
+        source = self.find_source(name)
         # Another thread may read it meanwhile: the wires are taken together with the files that they are from.
         files, wiring = self._wirings.get(name, ({}, None))
         if wiring is None or any(read_fingerprint(file) != mark for file, mark in files.items()):
-            self.read(name)
-            _, wiring = self._wirings[name]
+            wiring = self._read_graph(name, source).wiring
         if wiring is None:
-            raise WorkflowError([Problem(Mark(str(path), 1, 1), "not-editable", BROKEN, name)])
+            raise WorkflowError([Problem(Mark(str(source.path), 1, 1), "not-editable", BROKEN, name)])
         return wiring
 
     def read(self, name: str) -> Row:
@@ -98,25 +108,13 @@ class Views:
         """
         source = self.find_source(name)
         path, policy = source.path, source.make_policy(self.policy)
-        problems: list[Problem] = []
+        text, workflow, graph, _, problems = self._read_graph(name, source)
         notes: list[Problem] = []
-        graph, workflow, text = None, None, ""
-        files, types = set() if source.recipe else {path}, TypeRecord()
-        before = {file: read_fingerprint(file) for file in (*files, *self.files.get(name, {}))}
-        try:
-            text = source.read_text()
-            workflow, _ = parse(text, path)
-            graph = source.build(self.registry, {os.path.normpath(path.absolute()): text}, files, types)
-            notes = check_workflow(graph, self.registry, policy).machine_problems
-        except WorkflowError as error:
-            problems = error.problems
-        marks = {file: before.get(file) or read_fingerprint(file) for file in files}
-        self.files[name] = marks
-        self._wirings[name] = (
-            marks,
-            None if graph is None or workflow is None else Wiring(workflow, self.registry, types),
-        )
         if graph is not None:
+            try:
+                notes = check_workflow(graph, self.registry, policy).machine_problems
+            except WorkflowError as error:
+                problems = error.problems
             self.drawings[name] = draw_svg(graph, SCOPE, live=True)
         return {
             "name": name,
@@ -130,6 +128,24 @@ class Views:
             "nodes": {**_describe_nodes(workflow, text), **self._describe_inlined(graph, path)},
             "types": self._describe_types(graph, workflow),
         }
+
+    def _read_graph(self, name: str, source: WorkflowSource) -> _Reading:
+        """Read and resolve a workflow. Its wires and the fingerprints of its files are kept."""
+        path = source.path
+        problems: list[Problem] = []
+        graph, workflow, text = None, None, ""
+        files, types = set() if source.recipe else {path}, TypeRecord()
+        before = {file: read_fingerprint(file) for file in (*files, *self.files.get(name, {}))}
+        try:
+            text = source.read_text()
+            workflow, _ = parse(text, path)
+            graph = source.build(self.registry, {os.path.normpath(path.absolute()): text}, files, types)
+        except WorkflowError as error:
+            problems = error.problems
+        marks = {file: before.get(file) or read_fingerprint(file) for file in files}
+        wiring = None if graph is None or workflow is None else Wiring(workflow, self.registry, types)
+        self.files[name], self._wirings[name] = marks, (marks, wiring)
+        return _Reading(text, workflow, graph, wiring, problems)
 
     def _describe_problem(self, problem: Problem, path: Path) -> Row:
         return {
@@ -163,7 +179,9 @@ class Views:
         if graph is not None:
             ids |= {op.spec.id for op in walk(graph.ops, previews=False) if isinstance(op, Call)}
         nodes = self.registry.nodes
-        return {id: describe_node_for_page(nodes[id], self.registry) for id in sorted(ids & {*nodes})}
+        for id in ids & {*nodes} - {*self._types}:
+            self._types[id] = describe_node_for_page(nodes[id], self.registry)
+        return {id: self._types[id] for id in sorted(ids & {*nodes})}
 
 
 def _list_notes(source: WorkflowSource) -> list[Row]:

@@ -42,13 +42,13 @@ TEXTS = [
 ]
 # Each script sends an edit by the page's own functions. They answer with its body, and the answer or the refusal.
 SCRIPT = """
-const [query, route, given, pick, done] = arguments;
+const [query, route, given, pick] = arguments;
 const collect = (ports) => Object.fromEntries(ports.filter((port) => port.link).map((port) => [port.name, port.link]));
 const choose = (list) => list[Math.floor(pick * list.length)];
-import("./api.js").then(async ({get, post}) => {
+return import("./api.js").then(async ({get, post}) => {
     async function send(route, body) {
         const refuse = ({message, problems}) => ({body, error: message, problems});
-        return done(await post(route, {...body, name: query.name}).then((answer) => ({body, answer}), refuse));
+        return await post(route, {...body, name: query.name}).then((answer) => ({body, answer}), refuse);
     }
 """
 SEND = SCRIPT + "return send(route, given); });"
@@ -56,21 +56,21 @@ ADD = (
     SCRIPT
     + """
     const {nodes} = await get("api/palette", query);
-    if (!nodes.length) return done({body: null});
+    if (!nodes.length) return {body: null};
     const {name, ...draft} = await get("api/draft", {...query, use: choose(nodes).id});
     const {use, block, path, output, link, ports} = draft;
     const body = {label: name, use, block, path, output, old: path && link, inputs: collect(ports), settings: {}};
     return send(route, body);
-}).catch(() => done({body: null}));
+}).catch(() => ({body: null}));
 """
 )
 REWIRE = (
     SCRIPT
     + """
     const {path, links, options} = await get("api/links", query);
-    if (!options.length || links.length !== 1) return done({body: null});
+    if (!options.length || links.length !== 1) return {body: null};
     return send(route, {path, link: choose(options), old: links[0]});
-}).catch(() => done({body: null}));
+}).catch(() => ({body: null}));
 """
 )
 HIDE = """
@@ -116,7 +116,7 @@ class Sender:
     def _run(self, script: str, query: dict[str, str], *arguments: Any) -> dict[str, Any]:
         route, body, pick = (*arguments, 0.0)[:3]
         query = {"name": self.name, **query}
-        answer: dict[str, Any] = self.page.driver.execute_async_script(script, query, route, body, pick)
+        answer: dict[str, Any] = self.page.driver.execute_script(script, query, route, body, pick)
         return answer
 
 

@@ -38,6 +38,7 @@ EXCEPTIONS = {
     ("graph/export/onnx/decompositions.py", "output_mask"): "a parameter of torch's operator",
     ("graph/export/onnx/gradients.py", "attn_mask"): "a parameter of torch's operator",
     ("graph/export/one_node.py", "MASKS"): "the runtime's name for a key of a bundle",
+    ("graph/training/muon.py", "alpha"): "a parameter of torch's addmm",
     ("graph/trust/seed_detection.py", "_is_philox_seeded"): "a generator of NumPy and torch",
     ("graph/values/ownership.py", "PIL.Image"): "a class of Pillow",
     ("graph/values/ownership.py", "Image"): "a class of Pillow",

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from guidegraph.graph.sources import Literal
 from guidegraph.graph.training.fit import OptimisedModel
-from guidegraph.graph.training.muon import Muon
+from guidegraph.graph.training.muon import Muon, orthogonalise
 from guidegraph.graph.training.optimisers import make_optimisers
 from guidegraph.graph.training.resume import optimiser_tensors, restore_optimisers
 
@@ -97,6 +97,22 @@ def test_it_trains_as_torchs_muon_does_up_to_bfloat16() -> None:
             optimiser.step()
     moved, expected = ours.weight.detach() - start, theirs.weight.detach() - start
     assert (moved - expected).norm() < 0.03 * expected.norm()
+
+
+def test_in_mixed_precision_it_iterates_in_bfloat16_and_the_weights_stay() -> None:
+    matrix = torch.randn(48, 96, generator=torch.Generator().manual_seed(3))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = orthogonalise(matrix)
+    assert rounded.dtype == torch.bfloat16
+    exact = orthogonalise(matrix)
+    assert exact.dtype == torch.float32
+    assert (rounded - exact).norm() < 0.03 * exact.norm()
+    net = Net()
+    (muon, _) = make(net)
+    net.wide.weight.grad = torch.randn(96, 48)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        muon.step()
+    assert net.wide.weight.dtype == muon.state[net.wide.weight]["momentum_buffer"].dtype == torch.float32
 
 
 def test_both_decay_weights_by_the_same() -> None:

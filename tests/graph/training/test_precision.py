@@ -20,6 +20,8 @@ from guidegraph.graph.hardware.instructions import ISA_LIMITS, computes_bf16
 from guidegraph.graph.hardware.policy import ComputePolicy
 from guidegraph.graph.resolution.load import build
 from guidegraph.graph.run_config import RunConfig
+from guidegraph.graph.training import optimisers
+from guidegraph.graph.training.muon import Muon
 from guidegraph.graph.training.precision import resolve_precision
 from guidegraph.runs.run import RecordedRun
 from tests.graph.engine_nodes import REGISTRY, run_text
@@ -158,6 +160,21 @@ def test_auto_trains_to_the_losses_of_what_it_chose(tmp_path: Path, monkeypatch:
     assert torch.equal(run_text(training("auto", 5), tmp_path).outputs["loss"], losses["bf16"])
     without_bf16(monkeypatch)
     assert torch.equal(run_text(training("auto", 5), tmp_path).outputs["loss"], losses["fp32"])
+
+
+def test_mixed_precision_holds_for_the_optimisers_products_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bool] = []
+    step = Muon.step
+
+    def record(self: Muon) -> None:
+        seen.append(torch.is_autocast_enabled("cpu"))
+        step(self)
+
+    monkeypatch.setattr(Muon, "step", record)
+    monkeypatch.setattr(optimisers, "LEAST_SIDE", 1)
+    for precision in ("fp32", "bf16"):
+        run_text(training(precision, 1).replace("adamw", "muon"), tmp_path)
+    assert seen == [False, True]
 
 
 def test_a_whole_training_warns_once_of_an_emulated_bf16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

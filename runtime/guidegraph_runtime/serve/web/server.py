@@ -14,6 +14,7 @@ from starlette.applications import Starlette
 
 from guidegraph_runtime.command import CANCELLED, DONE
 from guidegraph_runtime.errors import BundleError
+from guidegraph_runtime.machine.listener import open_listener
 from guidegraph_runtime.serve.event_log import EventLog
 from guidegraph_runtime.serve.metrics import ServeMetrics
 from guidegraph_runtime.serve.options import ServeOptions
@@ -108,8 +109,7 @@ def format_address(listener: socket.socket) -> str:
 
 def _bind(host: str, port: int) -> socket.socket:
     try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=128)
+        return open_listener(host, port)
     except OSError as error:
         message = f"{host}, port {port}, cannot be used: {error.strerror or error}"
         raise BundleError("--port", "port-busy", message) from error
