@@ -145,7 +145,9 @@ def overrides() -> list[NodeCase]:
     """In the order of the nodes' ids."""
     return [
         case("autoencoder.codebook_usage", inputs={"autoencoder": autoencoder(vq=True)}),
+        case("autoencoder.freeze_encoder", inputs={"autoencoder": autoencoder()}),
         case("autoencoder.measure_scale", inputs={"autoencoder": autoencoder()}),
+        case("autoencoder.renew_decoder", inputs={"autoencoder": autoencoder()}),
         case(
             "coding.prior",
             skip={

@@ -303,6 +303,7 @@ PACKAGES = dict.fromkeys(
 PERCEPTUAL = (
     "train/autoencoder_vq",
     "train/autoencoder_128",
+    "train/decoder_128",
     "experiments/first_stage_vq",
     "evaluate/autoencoder_128",
 )

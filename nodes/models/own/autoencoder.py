@@ -23,7 +23,8 @@ class AutoencoderConfig:
     `patch` folds patch × patch pixels into channels before the first convolution, and unfolds them
     after the last, which saves most of the work at full resolution. `detail`: with 0, the unfolded pixels are the
     picture; otherwise they have `detail` channels, and a last convolution at full resolution mixes them, so that the
-    borders of patches do not show as a grid.
+    borders of patches do not show as a grid. `decoder_channels` and `decoder_blocks` are for a decoder of another size
+    than the encoder; 0 stands for the encoder's.
     """
 
     in_channels: int = 3
@@ -33,6 +34,8 @@ class AutoencoderConfig:
     blocks: int = 1
     patch: int = 2
     detail: int = 0
+    decoder_channels: int = 0
+    decoder_blocks: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "multipliers", tuple(self.multipliers))
@@ -51,14 +54,14 @@ class VQConfig(AutoencoderConfig):
     decay: float | None = None
 
 
-def level_widths(config: AutoencoderConfig) -> list[int]:
-    """The width of each resolution, finest first."""
-    return [config.channels * multiplier for multiplier in config.multipliers]
+def level_widths(config: AutoencoderConfig, channels: int) -> list[int]:
+    """The width of each resolution, finest first, of a part with that many channels at the finest."""
+    return [channels * multiplier for multiplier in config.multipliers]
 
 
 def build_encoder(config: AutoencoderConfig, outputs: int) -> nn.Sequential:
     """Picture (B, 3, H, W) to (B, outputs, H/f, W/f)."""
-    widths = level_widths(config)
+    widths = level_widths(config, config.channels)
     layers: list[nn.Module] = [
         nn.PixelUnshuffle(config.patch),
         nn.Conv2d(config.in_channels * config.patch**2, widths[0], 3, padding=1),
@@ -76,13 +79,13 @@ def build_encoder(config: AutoencoderConfig, outputs: int) -> nn.Sequential:
 
 def build_decoder(config: AutoencoderConfig) -> nn.Sequential:
     """Latent (B, c, H/f, W/f) to picture (B, 3, H, W)."""
-    widths = level_widths(config)[::-1]
-    width = widths[0]
+    widths = level_widths(config, config.decoder_channels or config.channels)[::-1]
+    width, blocks = widths[0], config.decoder_blocks or config.blocks
     layers: list[nn.Module] = [nn.Conv2d(config.latent_channels, width, 3, padding=1), ResidualBlock(width, width)]
     for level, next_width in enumerate(widths):
         if level:
             layers.append(Upsample(width))
-        for _ in range(config.blocks + 1):
+        for _ in range(blocks + 1):
             layers.append(ResidualBlock(width, next_width))
             width = next_width
     unfolded = config.detail or config.in_channels
