@@ -1,10 +1,10 @@
 """Measure guidegraph-serve: throughput, waiting times and overload, with requests that have nothing in common.
 
     guidegraph export workflows/text_to_image.yaml -o scenes
-    python benchmarks/serve.py scenes [--requests 64] [--batch 8] [--threads 1] [--poisson 120]
+    python benchmarks/serve.py scenes [--requests 64] [--rounds 5] [--batch 8] [--threads 1] [--poisson 120]
 
 The server runs in a process of its own, with --threads for each operator. The requests differ in prompt, seed, scale
-(1.5 to 8), steps (5 to 50) and sampler. They are sent one after the other, and then all at once, in the same order;
+(1.5 to 8), steps (5 to 50) and sampler. They are sent one after the other and all at once, by turns, in the same order;
 each picture is compared with that of the bundle alone. Then: a request of 5 steps behind one of 200, against the order
 of arrival; the time to the first preview; and --poisson requests at random times (Poisson) at 0.5, 0.8 and 1.2 of the
 capacity, with a queue of --queue. The capacity is the rate while twice as many requests as share a step are under way.
@@ -126,23 +126,37 @@ def compare_alone(bundle: Bundle, bodies: Sequence[dict[str, Any]], answers: Seq
     return largest
 
 
-def measure_throughput(client: httpx.Client, bundle: Bundle, count: int) -> None:
-    """Print requests per second, one at a time and at once."""
+def measure_throughput(client: httpx.Client, bundle: Bundle, count: int, rounds: int) -> None:
+    """Print requests per second, one at a time and at once, and the median ratio of the rounds.
+
+    In a round, half of the requests are sent one at a time before all are sent at once, and half after, so that both
+    sides meet a machine of the same speed.
+    """
     bodies = make_requests(count, seed=1)
+    half = count // 2
+    print(f"{count} unlike requests, one at a time and at once:")
+    ratios: list[float] = []
+    for _ in range(rounds):
+        seconds = time_one_by_one(client, bodies[:half])
+        started = time.perf_counter()
+        answers = send_at_once(client, bodies)
+        at_once = time.perf_counter() - started
+        seconds += time_one_by_one(client, bodies[half:])
+        if refused := [answer.status for answer in answers if answer.status != 200]:
+            sys.exit(f"{len(refused)} of {count} requests were not drawn: {sorted({*refused})}")
+        ratios.append(seconds / at_once)
+        print(f"  {count / seconds:.3f}/s and {count / at_once:.3f}/s: {ratios[-1]:.3f} times", flush=True)
+    print(f"  median of {rounds} rounds: {statistics.median(ratios):.3f} times")
+    largest = compare_alone(bundle, bodies, answers)
+    print(f"pictures differ by at most {largest}/255 from those of the bundle alone", flush=True)
+
+
+def time_one_by_one(client: httpx.Client, bodies: Sequence[dict[str, Any]]) -> float:
+    """The seconds for requests, each of which waits for the answer to the one before."""
     started = time.perf_counter()
     for body in bodies:
         send(client, body)
-    alone = count / (time.perf_counter() - started)
-    started = time.perf_counter()
-    answers = send_at_once(client, bodies)
-    rate = count / (time.perf_counter() - started)
-    if refused := [answer.status for answer in answers if answer.status != 200]:
-        sys.exit(f"{len(refused)} of {count} requests were not drawn: {sorted({*refused})}")
-    print(f"{count} unlike requests: one at a time {alone:.3f}/s, at once {rate:.3f}/s: {rate / alone:.2f} times")
-    print(
-        f"pictures differ by at most {compare_alone(bundle, bodies, answers)}/255 from those of the bundle alone",
-        flush=True,
-    )
+    return time.perf_counter() - started
 
 
 def measure_capacity(client: httpx.Client, batch: int, count: int) -> float:
@@ -217,6 +231,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--requests", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=5, help="in which requests are sent one at a time and at once")
     parser.add_argument("--poisson", type=int, default=120, help="requests at each load")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--queue", type=int, default=8)
@@ -226,7 +241,7 @@ def main() -> None:
     print(describe_machine(options.threads))
     limits = ["--batch", str(options.batch), "--threads", str(options.threads)]
     with serve(options.bundle, *limits, "--queue", str(options.requests + 1)) as client:
-        measure_throughput(client, bundle, options.requests)
+        measure_throughput(client, bundle, options.requests, options.rounds)
         measure_overtaking(client)
         measure_preview(client)
         capacity = measure_capacity(client, options.batch, options.requests)

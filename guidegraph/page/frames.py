@@ -24,7 +24,7 @@ from guidegraph.runs.outputs import to_pixels
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-SHARE = 0.02
+SHARE = 0.01
 SENDING = 0.01
 """Seconds of a processor, about, to send a frame and to draw it in a browser on the same machine."""
 LARGEST_SIDE = 512

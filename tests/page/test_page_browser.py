@@ -251,3 +251,31 @@ def test_the_page_fits(page: Browser, server: Server, width: int, dark: bool) ->
             page.save_screenshot(Path(shots) / f"page-{pane}-{width}-{'dark' if dark else 'light'}.png")
     background = page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
     assert background == ("rgb(14, 17, 21)" if dark else "rgb(244, 245, 247)")
+
+
+def test_progress_is_drawn_at_a_pace_and_the_rest_at_once(page: Browser) -> None:
+    # drawing takes 30 ms here, so that progress waits for three seconds after the run's beginning
+    begin = """
+    const done = arguments[arguments.length - 1];
+    import("./pace.js").then(({paceNews}) => {
+        window.drawn = [];
+        window.tell = paceNews((rows) => {
+            const end = performance.now() + 30;
+            while (performance.now() < end);
+            window.drawn.push(rows.map((row) => row.step ?? row.status));
+        });
+        tell([{number: 1, status: "running", stopping: false}]);
+        for (let step = 1; step <= 3; step++) {
+            setTimeout(() => tell([{number: 1, status: "running", stopping: false, step}]), 100 * step);
+        }
+        setTimeout(done, 500);
+    });
+    """
+    page.driver.execute_async_script(begin)
+    assert page.evaluate("drawn") == [["running"]]
+
+    page.driver.execute_script("tell([{number: 1, status: 'done', stopping: false}])")
+    assert page.evaluate("drawn") == [["running"], [1, 2, 3, "done"]]
+
+    page.driver.execute_script("tell([{number: 1, status: 'done', stopping: false, step: 4}])")
+    wait(page, "drawn.length === 3 && drawn[2][0] === 4")

@@ -7,6 +7,7 @@ import { Gallery } from "./gallery.js";
 import { Graph } from "./graph.js";
 import { findTarget } from "./links.js";
 import { NodePanel } from "./node.js";
+import { paceNews } from "./pace.js";
 import { Palette } from "./palette.js";
 import { RunPanel } from "./run.js";
 import { Text } from "./text.js";
@@ -84,7 +85,7 @@ function App() {
     setResumable(null);
     return listen(name, {
       file: load,
-      jobs: (rows) => setJobs((old) => mergeJobs(old, rows)),
+      jobs: paceNews((rows) => setJobs((old) => mergeJobs(old, rows))),
       online: (state) => {
         setOnline(state);
         if (state) load();
