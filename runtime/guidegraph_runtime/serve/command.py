@@ -35,7 +35,7 @@ examples:
   guidegraph-serve scenes portraits=bundles/portraits-v2 --memory 8GB --batch 16
   GUIDEGRAPH_TOKEN=… guidegraph-serve scenes --host 0.0.0.0 --port 8080
 
-exit codes: 0 drained after SIGTERM or Ctrl-C, 1 the server failed, 2 the arguments or a bundle are wrong,
+exit codes: 0 drained after SIGTERM, SIGHUP or Ctrl-C, 1 the server failed, 2 the arguments or a bundle are wrong,
 130 ended by a second signal
 """
 

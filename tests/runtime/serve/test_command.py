@@ -91,7 +91,8 @@ def start_job(server: Server, **params: Any) -> str:
     return str(answer.json()["id"])
 
 
-def test_a_server_draws_and_drains_on_sigterm(pictures: Path, alone: Bundle) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_server_draws_and_drains_on_a_signal(pictures: Path, alone: Bundle, number: int) -> None:
     with serve(pictures, "--max-steps", "100000", "--limit", "steps=100000") as server:
         assert httpx.get(f"{server.address}/health/ready").status_code == 200
         body = {"seed": 4, "steps": 6, "n": 1}
@@ -109,7 +110,7 @@ def test_a_server_draws_and_drains_on_sigterm(pictures: Path, alone: Bundle) -> 
 
         waiting = threading.Thread(target=wait)
         waiting.start()
-        server.process.send_signal(signal.SIGTERM)
+        server.process.send_signal(number)
         server.read_event("draining")
         refused = httpx.post(f"{server.address}/v1/workflows/pictures", json={})
         assert (refused.status_code, httpx.get(f"{server.address}/health/ready").status_code) == (503, 503)
@@ -117,6 +118,19 @@ def test_a_server_draws_and_drains_on_sigterm(pictures: Path, alone: Bundle) -> 
         assert answers[0]["status"] == "done"
         assert server.read_event("stopped")["code"] == 0
         assert server.process.wait(TIMEOUT) == 0
+
+
+def test_a_server_under_nohup_goes_on_after_sighup(pictures: Path) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup sets it, and processes inherit it
+    try:
+        with serve(pictures) as server:
+            server.process.send_signal(signal.SIGHUP)
+            key = start_job(server, steps=2)
+            with httpx.stream("GET", f"{server.address}/v1/jobs/{key}/events", timeout=TIMEOUT) as events:
+                assert '"status": "done"' in [*events.iter_lines()][-2]
+            assert httpx.get(f"{server.address}/health/ready").status_code == 200
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_second_signal_ends_the_jobs(pictures: Path) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -39,6 +42,24 @@ class DrainingServer(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.signals += 1
+
+    def handle_hang_up(self, sig: int, frame: FrameType | None) -> None:
+        self.signals = max(self.signals, 1)  # a closed terminal can send it twice
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Take SIGINT and SIGTERM for the block, and SIGHUP, which a closed terminal sends, unless it is ignored."""
+        with super().capture_signals():
+            if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGHUP"):
+                yield
+                return
+            handler = signal.getsignal(signal.SIGHUP)
+            if handler is not signal.SIG_IGN:  # as nohup leaves it
+                signal.signal(signal.SIGHUP, self.handle_hang_up)
+            try:
+                yield
+            finally:
+                signal.signal(signal.SIGHUP, handler)
 
 
 def serve(
