@@ -17,6 +17,8 @@ from guidegraph_runtime.run_json import RECORD, read_record
 MAX_RUNS = 200
 MAX_PICTURES = 8
 MAX_BYTES = 64 << 20
+EXACT = 2**53
+"""JavaScript tells whole numbers below this from each other."""
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
@@ -45,10 +47,20 @@ def describe_run(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
         "error": str(record.get("error") or ""),
         "started": str(record.get("started", "")),
         "seconds": _read_seconds(record.get("seconds")),
-        "params": json.loads(json.dumps(as_dict(record.get("parameters"))), parse_constant=str),
+        "params": _read_params(as_dict(record.get("parameters"))),
         "stopped": bool(as_dict(record.get("stopped"))),
         "pictures": [name for name in names if name.endswith(".png")][:MAX_PICTURES],
     }
+
+
+def _read_params(params: dict[str, Any]) -> dict[str, Any]:
+    """Parameters as JSON for a page: numbers that JavaScript has not, such as NaN and 2**53 + 1, as texts."""
+
+    def read_int(digits: str) -> int | str:
+        return int(digits) if len(digits) < 20 and abs(int(digits)) < EXACT else digits
+
+    values: dict[str, Any] = json.loads(json.dumps(params), parse_constant=str, parse_int=read_int)
+    return values
 
 
 def _read_seconds(value: Any) -> float | None:

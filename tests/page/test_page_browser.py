@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -279,3 +280,15 @@ def test_progress_is_drawn_at_a_pace_and_the_rest_at_once(page: Browser) -> None
 
     page.driver.execute_script("tell([{number: 1, status: 'done', stopping: false, step: 4}])")
     wait(page, "drawn.length === 3 && drawn[2][0] === 4")
+
+
+def test_pictures_of_a_workflow_whose_name_has_signs_of_an_address_are_shown(page: Browser, server: Server) -> None:
+    (server.folder / "cat #2, 50%25?.yaml").write_text(DRAW)
+    page.driver.get("about:blank")
+    page.driver.get(f"{server.address}#{quote('cat #2, 50%25?.yaml')}")
+    wait(page, NODE.format("nodes.picture"))
+    run_workflow(page)
+    wait(page, "document.querySelector('.job img[alt=\"Output image\"]')?.naturalWidth > 0")
+    click_text(page, ".tabs button", "Runs")
+    wait(page, "document.querySelector('.runs img')?.naturalWidth > 0")
+    (server.folder / "cat #2, 50%25?.yaml").unlink()

@@ -1,4 +1,4 @@
-"""The page in a real browser: a run is stopped after a step and goes on; one that trains is not; a page is reopened."""
+"""The page in a real browser: runs are stopped, go on, wait for others, and are repeated; a page is reopened."""
 
 from __future__ import annotations
 
@@ -7,8 +7,20 @@ from pathlib import Path
 
 import pytest
 
+from guidegraph_runtime.run_json import RECORD, read_record
 from tests.browser import NEEDS_BROWSER, Browser
-from tests.page.conftest import NODE, Server, click_text, serve_folder, type_into, wait
+from tests.page.conftest import (
+    CLICK,
+    DRAW,
+    LAST_RUN,
+    NODE,
+    Server,
+    click_text,
+    run_workflow,
+    serve_folder,
+    type_into,
+    wait,
+)
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
@@ -29,6 +41,7 @@ nodes:
 outputs: {loss: fit.loss}
 """
 PROGRESS = "(document.querySelector('.job .status.running') && document.querySelector('.job progress')?.value || 0)"
+POSTS = "performance.getEntriesByType('resource').filter(entry => entry.name.endsWith('api/runs')).length"
 BUTTON = "[...document.querySelectorAll('.panel button')].find(b => b.textContent.startsWith('{}'))"
 
 
@@ -94,3 +107,50 @@ def test_no_stop_is_offered_while_a_run_trains(chromium: Browser, tmp_path: Path
         click_text(chromium, ".actions button", "Cancel")
         wait(chromium, "document.querySelector('.job .status.cancelled')")
         chromium.driver.get("about:blank")
+
+
+def test_a_run_that_waits_hides_not_the_one_that_runs(page: Browser) -> None:
+    type_into(page, "#param-count", "100000")
+    type_into(page, "#param-seconds", "0.01")
+    for posted in (1, 2):
+        page.evaluate("document.querySelector('button.primary').click()")
+        wait(
+            page, f"performance.getEntriesByType('resource').filter(e => /api.runs$/.test(e.name)).length === {posted}"
+        )
+        wait(page, "document.querySelector('.job .status.running')")
+    first = page.evaluate(LAST_RUN)
+    click_text(page, ".actions button", "Cancel")
+    second = wait(page, f"document.querySelector('.job .status.running') && {LAST_RUN} !== '{first}' && {LAST_RUN}")
+    assert int(second.removeprefix("Run ")) == int(first.removeprefix("Run ")) + 1
+    click_text(page, ".actions button", "Cancel")
+    wait(page, "document.querySelector('.job .status.cancelled')")
+
+
+def test_ctrl_enter_in_a_field_of_a_node_runs_with_its_text(page: Browser, server: Server) -> None:
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    page.evaluate(CLICK.format("nodes.start"))
+    wait(page, "document.getElementById('nodes.start-value')")
+    field = page.driver.find_element(By.ID, "nodes.start-value")
+    field.send_keys(Keys.CONTROL, "a")
+    field.send_keys("20")
+    field.send_keys(Keys.CONTROL, Keys.ENTER)
+    wait(page, "document.querySelector('.job .status.done')")
+    assert "value: 20" in server.read()
+    assert json.loads(sorted((server.folder / "runs").glob("*/total.json"))[-1].read_text()) == 24.0
+
+
+def test_parameters_of_a_run_are_used_again_as_they_were(page: Browser, server: Server) -> None:
+    server.write(DRAW.replace("  count: 4", "  count: 4\n  note: {default: null, type: str}"))
+    wait(page, "document.getElementById('param-note')")
+    type_into(page, "#param-seed", str(2**53 + 1))
+    run_workflow(page)
+    click_text(page, ".tabs button", "Runs")
+    wait(page, BUTTON.format("use these parameters"))
+    page.evaluate(BUTTON.format("use these parameters") + ".click()")
+    wait(page, "document.getElementById('param-note')")
+    run_workflow(page)
+    records = [read_record(path) or {} for path in sorted((server.folder / "runs").glob(f"*/{RECORD}"))[-2:]]
+    for record in records:
+        assert record["parameters"] | {"seed": 2**53 + 1, "note": None} == record["parameters"]

@@ -24,6 +24,9 @@ function readName() {
   }
 }
 
+// The run that the panel shows: the one that runs, else the next to run, else the last.
+const chooseJob = (rows) => rows.find((job) => job.status === "running") || rows.find((job) => job.status === "queued") || rows.at(-1);
+
 function App() {
   const [names, setNames] = useState([]);
   const [name, setName] = useState(readName());
@@ -74,6 +77,8 @@ function App() {
     }
   }, [name]);
 
+  const drawNews = useMemo(() => paceNews((rows) => setJobs((old) => mergeJobs(old, rows))), []); // one, so that old news never follows new
+
   useEffect(() => {
     if (!name) return undefined;
     document.title = `${name} · guidegraph`;
@@ -85,7 +90,7 @@ function App() {
     setResumable(null);
     return listen(name, {
       file: load,
-      jobs: paceNews((rows) => setJobs((old) => mergeJobs(old, rows))),
+      jobs: drawNews,
       online: (state) => {
         setOnline(state);
         if (state) load();
@@ -109,7 +114,10 @@ function App() {
   const setText = (param, value) => setTexts((old) => ({ ...old, [name]: { ...old[name], [param]: value } }));
 
   // The texts in the form that differ from the defaults.
-  const readParams = () => Object.fromEntries(Object.entries(own).filter(([key, value]) => value !== undefined && view.params.some((param) => param.name === key)));
+  const readParams = () => Object.fromEntries(Object.entries(own).filter(([key, value]) => value !== undefined && view.params.some((param) => param.name === key && param.default !== value)));
+
+  // Whether the person is still at the workflow to which an answer belongs.
+  const isHere = () => name === readName();
 
   // A job that was begun here. The events may have told of it already, and what they tell is newer.
   const addJob = (job) => setJobs((old) => (old[job.number] ? old : mergeJobs(old, [job])));
@@ -118,12 +126,12 @@ function App() {
   async function run(resume = "") {
     setPanel("run");
     try {
-      const job = await postInTurn("api/runs", { name, params: readParams(), resume });
+      addJob(await postInTurn("api/runs", { name, params: readParams(), resume }));
+      if (!isHere()) return;
       setProblems([]);
       setResumable(null);
-      addJob(job);
     } catch (error) {
-      setProblems(error.problems.length ? error.problems : [{ code: "error", message: error.message, path: "" }]);
+      if (isHere()) setProblems(error.problems.length ? error.problems : [{ code: "error", message: error.message, path: "" }]);
     }
   }
 
@@ -151,7 +159,7 @@ function App() {
   // Wire a place to a link, or remove its link `old` if the new one is null; a refusal is also shown above the graph.
   async function wire(change) {
     const problems = await send("api/wires", change);
-    setFailure(problems[0]?.message || "");
+    if (isHere()) setFailure(problems[0]?.message || "");
     return problems;
   }
 
@@ -166,7 +174,7 @@ function App() {
   async function addNode(node) {
     const before = shown.current;
     const problems = await send("api/add", node);
-    if (problems.length) return problems;
+    if (problems.length || !isHere()) return problems;
     setDraft(null);
     setPlace({ block: node.block });
     if (shown.current === before) select(`${node.block}.${node.label}`);
@@ -177,14 +185,15 @@ function App() {
   async function dropNode(next, use) {
     try {
       const drafted = await get("api/draft", { name, use, ...next });
+      if (!isHere()) return undefined;
       setPlace({ block: drafted.block, ...next });
       if (!drafted.complete || !drafted.path) return setDraft(drafted);
       const inputs = Object.fromEntries(drafted.ports.filter((port) => port.link).map((port) => [port.name, port.link]));
       const { block, path, output } = drafted;
       const problems = await addNode({ label: drafted.name, use, block, path, old: drafted.link, output, inputs, settings: {} });
-      if (problems.length) setDraft(drafted);
+      if (problems.length && isHere()) setDraft(drafted);
     } catch (error) {
-      setFailure(error.message);
+      if (isHere()) setFailure(error.message);
     }
     return undefined;
   }
@@ -222,14 +231,15 @@ function App() {
       await postInTurn("api/undo", { name });
       await load();
     } catch (error) {
-      setFailure(error.problems[0]?.message || error.message);
+      if (isHere()) setFailure(error.problems[0]?.message || error.message);
     }
   }
 
   useEffect(() => {
     const onKey = (event) => {
-      if ((event.ctrlKey || event.metaKey) && event.key === "Enter" && view?.drawn) {
+      if ((event.ctrlKey || event.metaKey) && event.key === "Enter" && !event.repeat && view?.drawn) {
         event.preventDefault();
+        if (document.activeElement?.closest(".node-panel")) document.activeElement.blur(); // its edit comes before the run
         run();
       }
     };
@@ -266,7 +276,7 @@ function App() {
   }, []);
 
   const rows = Object.values(jobs);
-  const job = rows.filter((other) => other.name === name).at(-1);
+  const job = chooseJob(rows.filter((other) => other.name === name));
   const ended = job && !["queued", "running"].includes(job.status) ? job.number : 0;
   const find = useCallback((link, at) => {
     const path = findTarget(link, at, view);

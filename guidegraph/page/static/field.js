@@ -39,7 +39,7 @@ export function Field({ id, field, value, placeholder = "", disabled = false, on
   }
   if (field.kind === "flag") {
     const flip = (event) => { change(String(event.target.checked)); commit(String(event.target.checked)); };
-    return html`<input type="checkbox" ...${common} checked=${(text || placeholder) === "true"} onChange=${flip} />`;
+    return html`<input type="checkbox" ...${common} checked=${(text || placeholder).toLowerCase() === "true"} onChange=${flip} />`;
   }
   const handlers = {
     value: text,

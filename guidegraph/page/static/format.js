@@ -6,9 +6,13 @@ export function formatSeconds(seconds) {
   if (seconds < 0.0095) return `${(seconds * 1000).toFixed(1)} ms`;
   if (seconds < 0.995) return `${Math.round(seconds * 1000)} ms`;
   if (seconds < 99.5) return `${seconds.toFixed(1)} s`;
-  const minutes = Math.floor(seconds / 60);
-  return minutes < 60 ? `${minutes} min ${Math.round(seconds % 60)} s` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
+  const whole = Math.round(seconds);
+  const minutes = Math.floor(whole / 60);
+  return minutes < 60 ? `${minutes} min ${whole % 60} s` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
 }
+
+// The address of a file in a run's folder, whose names may hold signs that mean something in an address.
+export const fileAddress = (folder, file) => `runs/${`${folder}/${file}`.split("/").map(encodeURIComponent).join("/")}`;
 
 export const shortPath = (path) => path.replace(/^nodes\./, "").replaceAll(".body.", " › ");
 

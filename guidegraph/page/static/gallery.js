@@ -2,7 +2,7 @@
 
 import { html, useEffect, useState } from "./vendor/htm-preact.js";
 import { get, reportTrouble } from "./api.js";
-import { formatSeconds, formatValue, sharpen } from "./format.js";
+import { fileAddress, formatSeconds, formatValue, sharpen } from "./format.js";
 import { GridTable } from "./grid.js";
 
 export function Gallery({ finished, onUse, onResume, onPicture, name }) {
@@ -10,10 +10,13 @@ export function Gallery({ finished, onUse, onResume, onPicture, name }) {
   const [chosen, setChosen] = useState([]);
   const [failure, setFailure] = useState("");
   useEffect(() => {
+    let isCurrent = true;
     get("api/runs").then((rows) => {
+      if (!isCurrent) return;
       setRuns(rows);
       setFailure("");
-    }, (error) => setFailure(error.message));
+    }, (error) => isCurrent && setFailure(error.message));
+    return () => { isCurrent = false; };
   }, [finished]);
   const [grids, setGrids] = useState([]);
   const [grid, setGrid] = useState("");
@@ -37,7 +40,7 @@ export function Gallery({ finished, onUse, onResume, onPicture, name }) {
       <li key=${run.folder}>
         <label class=${chosen.includes(run.folder) ? "run chosen" : "run"}>
           <input type="checkbox" checked=${chosen.includes(run.folder)} onChange=${() => flip(run.folder)} />
-          ${run.pictures.length > 0 && html`<img loading="lazy" src=${`runs/${run.folder}/${run.pictures[0]}`} alt="" />`}
+          ${run.pictures.length > 0 && html`<img loading="lazy" src=${fileAddress(run.folder, run.pictures[0])} alt="" />`}
           <span><b>${run.name}</b> <span class=${`status ${run.status}`}>${run.status}</span>
             <span class="faint">${run.started.replace("T", " ").slice(0, 16)}${run.seconds !== null ? ` · ${formatSeconds(run.seconds)}` : ""}</span>
             <span class="values">${Object.entries(run.params).map(([key, value]) => html`<span><i>${key}</i> ${formatValue(value)}</span>`)}</span>
@@ -62,7 +65,7 @@ function Comparison({ pair }) {
   return html`
     <section class="comparison" aria-label="Comparison">
       <div class="pictures several">${pair.map((run) => html`<figure>
-        ${run.pictures.length > 0 && html`<img onLoad=${sharpen} src=${`runs/${run.folder}/${run.pictures[0]}`} alt=${`First picture of ${run.folder}`} />`}
+        ${run.pictures.length > 0 && html`<img onLoad=${sharpen} src=${fileAddress(run.folder, run.pictures[0])} alt=${`First picture of ${run.folder}`} />`}
         <figcaption>${run.folder}</figcaption></figure>`)}</div>
       ${different.length ? html`<table><tbody>${different.map((key) => html`
         <tr><th scope="row">${key}</th>${pair.map((run) => html`<td>${formatValue(run.params[key] ?? "—")}</td>`)}</tr>`)}</tbody></table>`

@@ -76,6 +76,7 @@ export function Graph({ name, svg, drawn, readonly, selected, onSelect, onWire, 
   });
 
   function onKeyDown(event) {
+    if (event.ctrlKey || event.metaKey || event.altKey) return; // the browser's own, such as its zoom
     const node = event.target.closest("[data-node]");
     if (node && (event.key === "Enter" || event.key === " ")) onSelect(node.dataset.node);
     else if (event.key === "+" || event.key === "=") setScale(zoom * 1.25);

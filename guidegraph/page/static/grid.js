@@ -2,7 +2,7 @@
 
 import { html, useEffect, useState } from "./vendor/htm-preact.js";
 import { get } from "./api.js";
-import { formatSeconds, formatValue, sharpen } from "./format.js";
+import { fileAddress, formatSeconds, formatValue, sharpen } from "./format.js";
 import { Problems } from "./node.js";
 
 const AXES = ["across", "down"];
@@ -74,7 +74,7 @@ function Cell({ cell, title, isOpen, onOpen }) {
   if (!cell) return html`<span class="faint" aria-label=${`${title}: not there`}>·</span>`;
   return html`
     <button class=${isOpen ? "cell chosen" : "cell"} title=${title} aria-label=${title} aria-pressed=${isOpen} onClick=${() => onOpen(isOpen ? "" : cell.folder)}>
-      ${cell.pictures.length > 0 ? html`<img onLoad=${sharpen} src=${`runs/${cell.folder}/${cell.pictures[0]}`} alt="" />` : html`<span class=${`status ${cell.status}`}>${cell.status}</span>`}
+      ${cell.pictures.length > 0 ? html`<img onLoad=${sharpen} src=${fileAddress(cell.folder, cell.pictures[0])} alt="" />` : html`<span class=${`status ${cell.status}`}>${cell.status}</span>`}
     </button>`;
 }
 
@@ -86,7 +86,7 @@ function OpenedCell({ cell, title, onUse }) {
         <span class="faint">${cell.seconds === null ? "" : formatSeconds(cell.seconds)}</span></h3>
       ${cell.error && html`<p class="problem">${cell.error}</p>`}
       <div class=${cell.pictures.length > 1 ? "pictures several" : "pictures"}>${cell.pictures.map((file) => html`
-        <figure><a href=${`runs/${cell.folder}/${file}`} target="_blank" rel="noopener"><img onLoad=${sharpen} src=${`runs/${cell.folder}/${file}`} alt=${file} /></a></figure>`)}</div>
+        <figure><a href=${fileAddress(cell.folder, file)} target="_blank" rel="noopener"><img onLoad=${sharpen} src=${fileAddress(cell.folder, file)} alt=${file} /></a></figure>`)}</div>
       <table><tbody>${Object.entries(cell.params).map(([key, value]) => html`<tr><th scope="row">${key}</th><td>${formatValue(value)}</td></tr>`)}</tbody></table>
       ${onUse && html`<button onClick=${() => onUse(cell.params)}>use these parameters</button>`}
       <p class="faint">runs/${cell.folder}</p>

@@ -20,6 +20,7 @@ export function paceNews(draw) {
     waiting = [];
     const begun = performance.now();
     draw(rows);
+    if (document.hidden) return; // nothing is drawn until it is shown
     requestAnimationFrame(() => setTimeout(() => {
       const drawn = performance.now();
       free = drawn + Math.min((drawn - begun) / SHARE, LONGEST);

@@ -27,7 +27,9 @@ function Search({ name, view, place, onPlace, onDraft }) {
     return () => { isCurrent = false; };
   }, [text, place, view]);
   const blocks = ["nodes", ...Object.entries(view.nodes).filter(([, node]) => node.kind === "loop").map(([path]) => `${path}.body`)];
-  const choose = (use) => get("api/draft", { name, use, ...place }).then(onDraft, (error) => setFailure(error.message));
+  const isShown = useRef(true); // another workflow may be open when the answer comes
+  useEffect(() => () => { isShown.current = false; }, []);
+  const choose = (use) => get("api/draft", { name, use, ...place }).then((drafted) => isShown.current && onDraft(drafted), (error) => setFailure(error.message));
   return html`
     <div class="palette">
       <label class="visually-hidden" for="palette-text">Search nodes</label>

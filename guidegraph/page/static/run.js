@@ -2,7 +2,7 @@
 
 import { html, useMemo } from "./vendor/htm-preact.js";
 import { Field } from "./field.js";
-import { formatSeconds, sharpen, shortPath } from "./format.js";
+import { fileAddress, formatSeconds, sharpen, shortPath } from "./format.js";
 import { GridForm, GridTable } from "./grid.js";
 import { Problems } from "./node.js";
 
@@ -77,7 +77,7 @@ function Job({ job }) {
       ${["running", "stopped"].includes(job.status) && job.frame > 0 && !pictures.length && html`
         <figure><img onLoad=${sharpen} src=${`api/runs/${job.number}/frame?${job.frame}`} alt="Preview of the current run" /><figcaption>preview</figcaption></figure>`}
       <div class=${pictures.length > 1 ? "pictures several" : "pictures"}>${pictures.map(([output, file]) => html`
-        <figure><a href=${`runs/${job.folder}/${file}`} target="_blank" rel="noopener"><img onLoad=${sharpen} src=${`runs/${job.folder}/${file}`} alt=${`Output ${output}`} /></a>
+        <figure><a href=${fileAddress(job.folder, file)} target="_blank" rel="noopener"><img onLoad=${sharpen} src=${fileAddress(job.folder, file)} alt=${`Output ${output}`} /></a>
         <figcaption>${file}</figcaption></figure>`)}</div>
       ${files.length > 0 && html`<p class="faint">${files.join(", ")}</p>`}
       ${job.folder && job.status !== "running" && !job.cells && html`<p class="faint">runs/${job.folder}</p>`}

@@ -5,10 +5,11 @@ import { html, useEffect, useMemo, useRef } from "./vendor/htm-preact.js";
 const MAX_COLOURED = 1500; // lines
 const MAX_LENGTH = 2000; // characters of a coloured line: a word without a colon costs their square
 const TOKEN = /("(?:[^"\\]|\\.)*"|'(?:[^']|'')*')|((?<=^|\s)#.*$)|([\w.+-]+)(?=\s*:(?:\s|$))|((?<![\w.])-?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?(?![\w.]))/g;
+const LINE_BREAK = /\r\n|[\n\r\x85\u2028\u2029]/; // those of YAML
 const CLASSES = ["", "string", "comment", "key", "digits"];
 
 export function Text({ text, problems, nodes, selected, line, onSelect }) {
-  const lines = useMemo(() => text.replace(/\n$/, "").split("\n"), [text]);
+  const lines = useMemo(() => text.replace(/\n$/, "").split(LINE_BREAK), [text]);
   const body = useRef(null);
   const [first, last] = selected && nodes[selected]?.last ? [nodes[selected].line, nodes[selected].last] : [0, -1];
   const target = line || first;
