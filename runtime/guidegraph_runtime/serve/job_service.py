@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from threading import Lock
 
-from guidegraph_runtime.serve.jobs import STOPPED, Failure, Job, JobEnd, JobStore
+from guidegraph_runtime.serve.jobs import LATE, STOPPED, Failure, Job, JobEnd, JobStore
 from guidegraph_runtime.serve.observers import ServeObserver, call_each, end_job
 from guidegraph_runtime.serve.options import ServeOptions
 from guidegraph_runtime.serve.request_checks import DrawRequest, RequestChecks, RequestRefused
@@ -90,6 +90,13 @@ class JobService(ABC):
         """End all jobs now."""
         for job in self.jobs.list_open():
             self.end(job, JobEnd("cancelled", STOPPED))
+
+    def end_late(self) -> None:
+        """End the jobs whose deadline has passed, whatever computes them now."""
+        now = self.clock()
+        for job in self.jobs.list_open():
+            if now >= job.deadline:
+                self.end(job, JobEnd("failed", LATE))
 
     def end(self, job: Job, end: JobEnd) -> bool:
         """End a job. Returns whether it had not ended yet."""

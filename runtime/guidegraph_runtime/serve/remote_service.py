@@ -63,11 +63,14 @@ class RemoteService(JobService):
         task.add_done_callback(self._tasks.discard)
 
     async def _follow(self, job: Job, request: DrawRequest) -> None:
-        """Draw a job until it has ended, here or at its replica."""
+        """Draw a job until it has ended, here or at its replica, or its deadline has passed."""
         with JobWatch(job, previews=False) as watch:
             drawing = asyncio.ensure_future(self._draw_somewhere(job, request))
             ended = asyncio.ensure_future(watch.wait_for_end())
-            await asyncio.wait([drawing, ended], return_when=asyncio.FIRST_COMPLETED)
+            seconds = max(job.deadline - self.clock(), 0.0)
+            await asyncio.wait([drawing, ended], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            if not drawing.done():
+                self.end_late()
             for task in (drawing, ended):
                 task.cancel()
             (failure, *_) = await asyncio.gather(drawing, ended, return_exceptions=True)

@@ -20,7 +20,7 @@ from guidegraph_runtime.serve.warning_texts import collect_warnings
 
 PRIORITIES = range(-10, 11)
 MAX_TABLE_STEPS = 10_000
-"""The longest table of a sampler or schedule that is computed to check a request."""
+"""The longest table of a sampler or schedule that is computed to check a request, if no more steps are allowed."""
 RAISE_IT = re.compile(r"\. If that is right, raise it.*")
 """The end of a message about a limit, which tells the person who may raise it."""
 
@@ -70,8 +70,13 @@ class RequestChecks:
 
     def __init__(self, entries: Mapping[str, ShelfEntry], options: ServeOptions):
         self.entries, self.options = entries, options
-        limits, seconds = current_limits(), options.seconds
-        self.limits = replace(limits, steps=min(limits.steps, MAX_TABLE_STEPS), seconds=seconds, call_seconds=seconds)
+        limits = current_limits()
+        self.limits = replace(
+            limits,
+            steps=min(limits.steps, max(MAX_TABLE_STEPS, options.steps)),
+            seconds=min(limits.seconds or options.seconds, options.seconds),
+            call_seconds=min(limits.call_seconds or options.seconds, options.seconds),
+        )
 
     def find_entry(self, name: str) -> ShelfEntry:
         """A bundle by name. Raises ``RequestRefused``."""

@@ -91,8 +91,8 @@ def start_job(server: Server, **params: Any) -> str:
     return str(answer.json()["id"])
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_server_draws_and_drains_on_a_signal(pictures: Path, alone: Bundle, number: int) -> None:
+@pytest.mark.parametrize("numbers", [[signal.SIGTERM], [signal.SIGHUP, signal.SIGHUP], [signal.SIGTERM, signal.SIGHUP]])
+def test_a_server_draws_and_drains_on_signals(pictures: Path, alone: Bundle, numbers: list[int]) -> None:
     with serve(pictures, "--max-steps", "100000", "--limit", "steps=100000") as server:
         assert httpx.get(f"{server.address}/health/ready").status_code == 200
         body = {"seed": 4, "steps": 6, "n": 1}
@@ -110,7 +110,8 @@ def test_a_server_draws_and_drains_on_a_signal(pictures: Path, alone: Bundle, nu
 
         waiting = threading.Thread(target=wait)
         waiting.start()
-        server.process.send_signal(number)
+        for number in numbers:
+            server.process.send_signal(number)
         server.read_event("draining")
         refused = httpx.post(f"{server.address}/v1/workflows/pictures", json={})
         assert (refused.status_code, httpx.get(f"{server.address}/health/ready").status_code) == (503, 503)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +14,16 @@ import pytest
 
 from guidegraph_runtime.serve import remote_service
 from guidegraph_runtime.serve.job_watch import JobWatch
-from guidegraph_runtime.serve.jobs import Failure, Job
+from guidegraph_runtime.serve.jobs import LATE, Failure, Job
 from guidegraph_runtime.serve.options import ServeOptions
 from guidegraph_runtime.serve.remote_service import RemoteService, ReplicaLost
 from guidegraph_runtime.serve.replica import ReplicaEvent, iterate_replica_events
 from guidegraph_runtime.serve.request_checks import DrawRequest, RequestRefused
 from guidegraph_runtime.serve.service import Service
 from guidegraph_runtime.serve.web.answers import answer_failure
+from guidegraph_runtime.serve.web.job_answers import iterate_events
 from tests.runtime.serve.conftest import MakeService
+from tests.runtime.serve.fakes import make_job
 
 REQUEST = DrawRequest("pictures", {"seed": 3, "steps": 4})
 
@@ -206,3 +210,39 @@ def test_a_defect_ends_the_job(make_service: MakeService, pictures: Path) -> Non
 
     job = run(make_service(started=False), Broken(), submit)
     assert job.failure == Failure("internal error: RuntimeError", "internal-error")
+
+
+def test_the_deadline_ends_a_job_whose_replica_does_not_answer(make_service: MakeService) -> None:
+    class Silent:
+        is_closed = False
+
+        async def draw(self, request: DrawRequest) -> AsyncGenerator[ReplicaEvent, None]:
+            try:
+                await asyncio.sleep(1000)
+                yield ReplicaEvent("running", 0, 0, (0, b""))
+            finally:
+                self.is_closed = True
+
+    async def submit_short(remote: RemoteService) -> Job:
+        return await asyncio.to_thread(remote.submit, replace(REQUEST, deadline=0.2))
+
+    silent = Silent()
+    job = run(make_service(), silent, submit_short)
+    assert job.failure == LATE
+    assert silent.is_closed
+
+
+def test_previews_of_a_job_that_begins_again_are_sent(make_service: MakeService) -> None:
+    job = make_job(20)
+
+    async def read_steps() -> list[int]:
+        events = iterate_events(job)
+        steps = []
+        for preview in [(10, b"first"), (10, b"first"), (1, b"again"), (2, b"again")]:
+            job.follow("running", preview[0], 20, preview)
+            while "event: progress" not in (event := await anext(events)):
+                steps += [json.loads(event.splitlines()[1].removeprefix("data: "))["step"]]
+        await events.aclose()  # type: ignore[attr-defined]
+        return steps
+
+    assert asyncio.run(read_steps()) == [10, 1, 2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,9 +10,13 @@ from threading import Event
 
 import pytest
 
-from guidegraph_runtime.serve.jobs import Failure, Job, JobEnd, JobStore
+from guidegraph_runtime.limits import Limits, enforce_limits
+from guidegraph_runtime.serve.jobs import LATE, Failure, Job, JobEnd, JobStore
+from guidegraph_runtime.serve.options import ServeOptions
+from guidegraph_runtime.serve.request_checks import DrawRequest, RequestChecks
 from guidegraph_runtime.serve.warning_texts import collect_warnings, show_collected
 from guidegraph_runtime.serve.worker import Worker
+from tests.runtime.serve.conftest import MakeService
 from tests.runtime.serve.fakes import FakeBundle, FakeShelf, make_job, make_worker
 
 TIMEOUT = 30.0
@@ -322,3 +327,19 @@ def test_a_store_takes_no_more_open_jobs_than_its_limit() -> None:
     assert not store.add(make_job(1), 1)
     first.end(JobEnd("cancelled"))
     assert store.add(make_job(1), 1)
+
+
+def test_a_late_job_ends_whatever_is_computed(make_service: MakeService) -> None:
+    service = make_service(started=False)  # as if a long call went on in its worker
+    late, early = (service.submit(DrawRequest("pictures", {}, deadline=deadline)) for deadline in (1e-3, 100.0))
+    time.sleep(0.01)
+    service.end_late()
+    assert (late.failure, early.ended.is_set()) == (LATE, False)
+
+
+def test_limits_of_all_runs_hold_beside_those_of_the_server() -> None:
+    with enforce_limits(Limits(seconds=0.2, call_seconds=0.1)):
+        limits = RequestChecks({}, ServeOptions(steps=20_000, seconds=10.0)).limits
+    assert (limits.seconds, limits.call_seconds, limits.steps) == (0.2, 0.1, 20_000)
+    limits = RequestChecks({}, ServeOptions(seconds=10.0)).limits
+    assert (limits.seconds, limits.call_seconds, limits.steps) == (10.0, 10.0, 10_000)

@@ -31,7 +31,7 @@ def describe_job(job: Job, outputs: bool = True) -> dict[str, Any]:
     if job.status == "done" and outputs:
         content["outputs"] = dict(job.outputs)
     if job.failure is not None:
-        content["error"] = {"message": job.failure.message, "code": job.failure.code}
+        content["error"] = {"message": job.failure.message, "code": job.failure.code, "status": job.failure.status}
     return content
 
 
@@ -68,14 +68,14 @@ class EventStream(StreamingResponse):
 
 async def iterate_events(job: Job) -> AsyncIterator[str]:
     """Server-sent events: ``progress`` after each step, ``preview`` with a picture, and one ``end``."""
-    previewed = 0
+    shown = (0, b"")
     with JobWatch(job) as watch:
         while True:
             has_ended = job.ended.is_set()
-            step, png = job.preview
-            if step > previewed and not has_ended:
-                previewed = step
-                yield _format_event("preview", {"step": step, "b64_json": b64encode(png).decode()})
+            preview = job.preview
+            if preview != shown and preview[1] and not has_ended:
+                shown = preview
+                yield _format_event("preview", {"step": preview[0], "b64_json": b64encode(preview[1]).decode()})
             if has_ended:
                 yield _format_event("end", describe_job(job))
                 return

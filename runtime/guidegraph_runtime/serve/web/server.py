@@ -36,15 +36,19 @@ MAX_CONNECTIONS = 1000
 
 
 class DrainingServer(uvicorn.Server):
-    """A server whose signals are counted, while it goes on to answer."""
+    """A server whose signals are counted, while it goes on to answer. is_hung_up: whether SIGHUP was one of them.
+
+    SIGHUP does not count: a closed terminal sends it twice, and service managers send it beside SIGTERM.
+    """
 
     signals = 0
+    is_hung_up = False
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.signals += 1
 
     def handle_hang_up(self, sig: int, frame: FrameType | None) -> None:
-        self.signals = max(self.signals, 1)  # a closed terminal can send it twice
+        self.is_hung_up = True
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -112,7 +116,8 @@ async def _serve(server: DrainingServer, service: Service, listener: socket.sock
         if server.started and not is_ready:
             is_ready = True
             log.print("ready", address=format_address(listener), bundles=[*service.entries])
-        if server.signals and not service.is_draining:
+        service.end_late()
+        if (server.signals or server.is_hung_up) and not service.is_draining:
             service.drain()
             log.print("draining", jobs=len(service.jobs.list_open()))
         if server.signals > 1:
