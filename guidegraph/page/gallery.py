@@ -54,7 +54,7 @@ def describe_run(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read_params(params: dict[str, Any]) -> dict[str, Any]:
-    """Parameters as JSON for a page: numbers that JavaScript has not, such as NaN and 2**53 + 1, as texts."""
+    """Parameters as JSON for a page: numbers that JavaScript cannot hold, such as NaN and 2**53 + 1, as texts."""
 
     def read_int(digits: str) -> int | str:
         return int(digits) if len(digits) < 20 and abs(int(digits)) < EXACT else digits

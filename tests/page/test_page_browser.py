@@ -282,7 +282,7 @@ def test_progress_is_drawn_at_a_pace_and_the_rest_at_once(page: Browser) -> None
     wait(page, "drawn.length === 3 && drawn[2][0] === 4")
 
 
-def test_pictures_of_a_workflow_whose_name_has_signs_of_an_address_are_shown(page: Browser, server: Server) -> None:
+def test_pictures_of_a_workflow_with_special_characters_in_its_name_are_shown(page: Browser, server: Server) -> None:
     (server.folder / "cat #2, 50%25?.yaml").write_text(DRAW)
     page.driver.get("about:blank")
     page.driver.get(f"{server.address}#{quote('cat #2, 50%25?.yaml')}")

@@ -109,7 +109,7 @@ def test_no_stop_is_offered_while_a_run_trains(chromium: Browser, tmp_path: Path
         chromium.driver.get("about:blank")
 
 
-def test_a_run_that_waits_hides_not_the_one_that_runs(page: Browser) -> None:
+def test_the_panel_shows_the_running_job_while_another_waits(page: Browser) -> None:
     type_into(page, "#param-count", "100000")
     type_into(page, "#param-seconds", "0.01")
     for posted in (1, 2):

@@ -77,7 +77,7 @@ function App() {
     }
   }, [name]);
 
-  const drawNews = useMemo(() => paceNews((rows) => setJobs((old) => mergeJobs(old, rows))), []); // one, so that old news never follows new
+  const drawNews = useMemo(() => paceNews((rows) => setJobs((old) => mergeJobs(old, rows))), []); // one for all workflows, so that rows stay in order
 
   useEffect(() => {
     if (!name) return undefined;

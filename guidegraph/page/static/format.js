@@ -11,7 +11,7 @@ export function formatSeconds(seconds) {
   return minutes < 60 ? `${minutes} min ${whole % 60} s` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
 }
 
-// The address of a file in a run's folder, whose names may hold signs that mean something in an address.
+// The URL path of a file in a run's folder; a workflow may be called "cat #2".
 export const fileAddress = (folder, file) => `runs/${`${folder}/${file}`.split("/").map(encodeURIComponent).join("/")}`;
 
 export const shortPath = (path) => path.replace(/^nodes\./, "").replaceAll(".body.", " › ");

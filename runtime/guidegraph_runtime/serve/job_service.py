@@ -92,7 +92,7 @@ class JobService(ABC):
             self.end(job, JobEnd("cancelled", STOPPED))
 
     def end_late(self) -> None:
-        """End the jobs whose deadline has passed, whatever computes them now."""
+        """End the jobs whose deadline has passed, even while a graph call of theirs goes on."""
         now = self.clock()
         for job in self.jobs.list_open():
             if now >= job.deadline:
