@@ -90,7 +90,8 @@ async function followJob() {
     if (name === "preview") {
       showPictures([content], "preview");
     } else if (name === "progress") {
-      show(content.status === "queued" ? "queued" : `step ${content.step} of ${content.steps}`, content.step / content.steps);
+      const steps = content.steps ? `step ${content.step} of ${content.steps}` : "running"; // a bundle without a loop has none
+      show(content.status === "queued" ? "queued" : steps, content.steps ? content.step / content.steps : 0);
     } else if (name === "end") {
       showEnd(content);
       return;

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from guidegraph.graph.errors import Mark
-from guidegraph.graph.language.edit.document import Document, Replacement, refuse
+from guidegraph.graph.language.edit.document import WHITE_SPACE, Document, Replacement, refuse
 from guidegraph.graph.language.edit.entries import INDENT, has_comment, insert_entry, remove_item, replace_value
 from guidegraph.graph.language.edit.paths import PathStep, locate_value
 from guidegraph.graph.language.edit.render import plain_text, render
@@ -40,7 +40,7 @@ def take_entry(document: Document, step: PathStep) -> Entry:
         lines = _lines(document, value.span[0], end, document.column(start))
         if len(lines) > 1:  # lines within braces may begin anywhere
             lines = (
-                [lines[0], *(" " * INDENT + line.lstrip() for line in lines[1:])]
+                [lines[0], *(" " * INDENT + line.lstrip(" \t") for line in lines[1:])]
                 if commented
                 else [render(value, flow=True, quote="")]
             )
@@ -50,13 +50,14 @@ def take_entry(document: Document, step: PathStep) -> Entry:
     colon = key.span[1] + gap.index(":") + 1
     lines = _lines(document, colon, document.line_end(end), column)
     comments, first = _comments_above(document, start)
-    return Entry(key.text, value, (lines[0].strip(), *lines[1:]), tuple(comments), first, key.mark, commented)
+    lines[0] = lines[0].strip(WHITE_SPACE)
+    return Entry(key.text, value, tuple(lines), tuple(comments), first, key.mark, commented)
 
 
 def _lines(document: Document, start: int, end: int, column: int) -> list[str]:
     """The lines of a span; those after the first without the indentation of their key."""
     first, *following = document.text[start:end].splitlines() or [""]
-    return [first, *(line[min(column, len(line) - len(line.lstrip())) :] for line in following)]
+    return [first, *(line[min(column, len(line) - len(line.lstrip(" "))) :] for line in following)]
 
 
 def _comments_above(document: Document, start: int) -> tuple[list[str], int]:

@@ -21,6 +21,8 @@ from guidegraph.graph.language.yaml_tree import (
 )
 
 BYTE_ORDER_MARK = "\ufeff"
+WHITE_SPACE = " \t\r\n\x85\u2028\u2029"
+"""White space of YAML. Other Unicode spaces belong to a value."""
 
 
 class Replacement(NamedTuple):
@@ -98,7 +100,7 @@ class Document:
     def value_end(self, tree: Tree) -> int:
         """The offset after a value's last visible character: a block scalar's span includes empty lines after it."""
         start, end = tree.span
-        return start + len(self.text[start:end].rstrip()) if end > start else end
+        return start + len(self.text[start:end].rstrip(WHITE_SPACE)) if end > start else end
 
     def is_one_line(self, span: Span) -> bool:
         return LINE_BREAK.search(self.text, *span) is None

@@ -17,7 +17,8 @@ def replace_value(document: Document, key: Scalar | None, old: Tree, text: str) 
     """Write ``text``, a value on one line, in place of a value. key: that of its entry, None for an item of a list."""
     start, end = old.span[0], document.value_end(old)
     if key is None:
-        return [Replacement(start, end, text)]
+        is_bare_dash = start == end and document.text[start - 1 : start] == "-"
+        return [Replacement(start, end, f" {text}" if is_bare_dash else text)]
     gap = document.text[key.span[1] : start]
     if start == end:  # an empty value
         colon = ":" if ":" not in gap else ""
@@ -66,12 +67,22 @@ def insert_entry(
 
 def _keeps_empty_lines(document: Document, tree: Tree) -> bool:
     """Whether a value ends with a block scalar whose empty lines at the end count (``|+``)."""
+    header = _block_header(document, tree)
+    return "+" in header and document.text[: tree.span[1]].endswith("\n")
+
+
+def _block_header(document: Document, tree: Tree) -> str:
+    """The header of the block scalar with which a value ends, such as ``|+``; empty if it ends otherwise."""
+    start = _last_leaf(tree).span[0]
+    header = document.text[start : document.line_end(start)].partition("#")[0]
+    return header if header.startswith(("|", ">")) else ""
+
+
+def _last_leaf(tree: Tree) -> Tree:
     while not isinstance(tree, (Scalar, BrokenYaml)) and tree.items:
         last = tree.items[-1]
         tree = last[1] if isinstance(last, tuple) else last
-    start, end = tree.span
-    header = document.text[start : document.line_end(start)].partition("#")[0]
-    return header.startswith(("|", ">")) and "+" in header and document.text[:end].endswith("\n")
+    return tree
 
 
 def _insert_in_flow(document: Document, mapping: YamlMapping, index: int, entry: str) -> Replacement:
@@ -140,7 +151,34 @@ def remove_item(
     first, last = document.line_start(start) if first is None else first, document.next_line(end)
     if last == len(document.text) and document.line_end(end) == last and first > 0:  # no line end at the end
         return [Replacement(document.line_end(_previous_line(document, first)), last, "")]
+    if index > 0 and (header := _block_header(document, _value_at(collection, index - 1))):
+        return [_remove_after_block_scalar(document, header, (first, last), document.column(spans[0][0]))]
     return [Replacement(first, last, "")]
+
+
+def _value_at(collection: YamlMapping | YamlSequence, index: int) -> Tree:
+    return collection.items[index][1] if isinstance(collection, YamlMapping) else collection.items[index]
+
+
+def _remove_after_block_scalar(document: Document, header: str, span: Span, column: int) -> Replacement:
+    """Remove lines after a block scalar. Comments and empty lines that follow must not become part of its text.
+
+    Indented comments move to the column of the entries; empty lines go where the text keeps them (``+``).
+    """
+    first, last = span
+    kept: list[str] = []
+    end = last
+    while end < len(document.text):
+        line = document.text[end : document.next_line(end)]
+        if line.strip() and not line.lstrip(" ").startswith("#"):
+            break
+        end += len(line)
+        if line.strip():
+            kept.append(line[max(len(line) - len(line.lstrip(" ")) - column, 0) :])
+        elif "+" not in header:
+            kept.append(line)
+    text = "".join(kept)
+    return Replacement(first, last, "") if text == document.text[last:end] else Replacement(first, end, text)
 
 
 def _previous_line(document: Document, line_start: int) -> int:
@@ -153,5 +191,6 @@ def _remove_from_flow(document: Document, spans: list[Span], index: int) -> Repl
         return Replacement(start, spans[index + 1][0], "")
     previous = spans[index - 1][1]
     if has_comment(document, (previous, start)):  # the comment stays, and with it the comma before it
-        return Replacement(start, end, "")
+        comma = re.match(r"\s*,", document.text[end:])
+        return Replacement(start, end + (comma.end() if comma else 0), "")
     return Replacement(previous, end, "")

@@ -8,12 +8,20 @@ from typing import NamedTuple
 from guidegraph.graph.language.edit.blocks import cut_entry, paste_entry, take_entry
 from guidegraph.graph.language.edit.document import Document, find_value, refuse
 from guidegraph.graph.language.edit.entries import replace_key
-from guidegraph.graph.language.edit.links import Block, Link, block_path, list_links, relink, sees
+from guidegraph.graph.language.edit.links import (
+    Block,
+    Link,
+    block_path,
+    defines,
+    find_block_tree,
+    list_links,
+    relink,
+    sees,
+)
 from guidegraph.graph.language.edit.nodes import check_new_name, locate_node, make_node, node_block, write_node
 from guidegraph.graph.language.edit.paths import Location, locate_value
 from guidegraph.graph.language.edit.render import plain_text, render
 from guidegraph.graph.language.parse import VERSION
-from guidegraph.graph.language.yaml_tree import Tree
 
 
 class Extraction(NamedTuple):
@@ -82,24 +90,10 @@ def _is_internal(document: Document, link: Link, home: Block, names: Sequence[st
         return any(defines(document, link.block[: len(home) + i + 1], link.head, link.rest) for i in range(len(loops)))
     if link.head == "params":
         return False
-    inside = (find_value(_block_tree(document, link.block[: len(home) + i + 1]), link.head) for i in range(len(loops)))
-    return link.head in names or any(tree is not None for tree in inside)
-
-
-def defines(document: Document, block: Block, head: str, name: str) -> bool:
-    """Whether the innermost loop of a block gives a carry or a loop value its meaning."""
-    loop = find_value(_block_tree(document, block[:-1]), block[-1])
-    if head == "carry":
-        return find_value(find_value(loop, "carry"), name) is not None
-    item = find_value(find_value(loop, "loop"), "as")
-    return name == "index" or getattr(item, "text", None) == name.partition(".")[0]
-
-
-def _block_tree(document: Document, block: Block) -> Tree | None:
-    tree = find_value(document.root, "nodes")
-    for loop in block:
-        tree = find_value(find_value(tree, loop), "body")
-    return tree
+    blocks = (link.block[: len(home) + i + 1] for i in range(len(loops)))
+    return link.head in names or any(
+        find_value(find_block_tree(document, block), link.head) is not None for block in blocks
+    )
 
 
 def _name_values(texts: Iterable[str]) -> dict[str, str]:

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from guidegraph.graph.language.edit.blocks import paste_entry, take_entry
 from guidegraph.graph.language.edit.document import Document, find_entry, find_value, refuse
 from guidegraph.graph.language.edit.entries import replace_key
-from guidegraph.graph.language.edit.extract import defines
-from guidegraph.graph.language.edit.links import Block, Link, block_path, links_to_node, list_links, relink
+from guidegraph.graph.language.edit.links import Block, Link, block_path, defines, links_to_node, list_links, relink
 from guidegraph.graph.language.edit.nodes import list_nodes, locate_node, node_block, rename_node
 from guidegraph.graph.language.edit.parameters import add_parameter
 from guidegraph.graph.language.edit.paths import Location, locate_value

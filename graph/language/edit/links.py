@@ -83,7 +83,9 @@ def _links_in_node(node: YamlMapping, block: Block, path: str, name: str) -> Ite
             yield from _links_in_training(value, inner, group_path)
         elif group == "checkpoint":
             yield from _option_links(value, ("path", "every", "check"), block, group_path)
-        elif group in ("steps", "precision", "seed") and isinstance(value, Scalar) and _is_parameter(value):
+        elif group == "steps":
+            yield from _step_links(value, block, group_path)
+        elif group in ("precision", "seed") and isinstance(value, Scalar) and _is_parameter(value):
             yield Link(value, block, group_path)
 
 
@@ -107,15 +109,46 @@ def _option_links(tree: Tree, names: tuple[str, ...], block: Block, path: str) -
     return (link for link in _links_under(tree, names, block, path) if _is_parameter(link.scalar))
 
 
+def _step_links(tree: Tree, block: Block, path: str) -> Iterator[Link]:
+    """The number of steps of a training may come from a node too."""
+    if isinstance(tree, Scalar) and isinstance(tree.value, str):
+        yield Link(tree, block, path)
+
+
 def _links_in_training(tree: Tree, block: Block, path: str) -> Iterator[Link]:
     for i, entry in enumerate(tree.items if isinstance(tree, YamlSequence) else ()):
         for key, value in entry.items if isinstance(entry, YamlMapping) else ():
-            if isinstance(value, Scalar) and (key.text == "loss" or (key.text != "model" and _is_parameter(value))):
+            if not isinstance(value, Scalar) or key.text == "model":
+                continue
+            if key.text == "loss" or value.text.startswith("params."):  # here also where it is quoted
                 yield Link(value, block, f"{path}.{i}.{key.text}")
 
 
 def _is_parameter(scalar: Scalar) -> bool:
     return scalar.plain and scalar.text.startswith("params.")
+
+
+def defines(document: Document, block: Block, head: str, name: str) -> bool:
+    """Whether the innermost loop of a block gives a carry or a loop value its meaning."""
+    loop = find_value(find_block_tree(document, block[:-1]), block[-1])
+    if head == "carry":
+        return find_value(find_value(loop, "carry"), name) is not None
+    item = find_value(find_value(loop, "loop"), "as")
+    return name == "index" or getattr(item, "text", None) == name.partition(".")[0]
+
+
+def find_definer(document: Document, block: Block, link: Link) -> Block | None:
+    """The innermost loop around a place that gives a link to a carry or a loop value its meaning; None without one."""
+    prefixes = (block[:length] for length in range(len(block), 0, -1))
+    return next((prefix for prefix in prefixes if defines(document, prefix, link.head, link.rest)), None)
+
+
+def find_block_tree(document: Document, block: Block) -> Tree | None:
+    """The nodes of a block."""
+    tree = find_value(document.root, "nodes")
+    for loop in block:
+        tree = find_value(find_value(tree, loop), "body")
+    return tree
 
 
 def sees(link: Link, block: Block) -> bool:
@@ -130,6 +163,6 @@ def links_to_node(document: Document, block: Block, name: str) -> list[Link]:
 
 def relink(document: Document, link: Link, text: str) -> Replacement:
     """Write another link in place of one, with the quotes of that."""
-    start, end = link.scalar.span
+    start, end = link.scalar.span[0], document.value_end(link.scalar)
     quote = document.text[start] if not link.scalar.plain and document.text[start] in "\"'" else ""
     return Replacement(start, end, render(Scalar(text, False, link.scalar.mark), flow=True, quote=quote))

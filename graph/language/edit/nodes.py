@@ -8,7 +8,16 @@ from typing import Any
 from guidegraph.graph.language.edit.blocks import cut_entry, paste_entry, take_entry
 from guidegraph.graph.language.edit.document import Document, find_value, refuse
 from guidegraph.graph.language.edit.entries import INDENT, insert_entry, replace_key
-from guidegraph.graph.language.edit.links import RESERVED, Block, Link, block_path, links_to_node, relink
+from guidegraph.graph.language.edit.links import (
+    RESERVED,
+    Block,
+    Link,
+    block_path,
+    find_definer,
+    links_to_node,
+    list_links,
+    relink,
+)
 from guidegraph.graph.language.edit.paths import Location, locate_value
 from guidegraph.graph.language.edit.render import plain_text, render_entry, to_tree
 from guidegraph.graph.language.edit.values import remove_step, render_value, set_value, unquote_links, usual_quote
@@ -134,8 +143,23 @@ def move_node(document: Document, path: str, block: str) -> Document:
     if outside:
         refuse_linked(location, outside, f"only links inside '{shorten(block)}' could follow it")
     check_new_name(document, name, target, moved=location)
+    _check_loop_links(document, location, home, new_home)
     entry = take_entry(document, location.steps[-1])
     return paste_entry(cut_entry(document, location.steps, entry), block, entry)
+
+
+def _check_loop_links(document: Document, location: Location, home: Block, new_home: Block) -> None:
+    """Raise ``WorkflowError`` if a link of a node to a carry or a loop value would mean another loop there."""
+    for link in list_links(document):
+        if not link.is_inside(location.path) or link.head not in ("carry", "loop"):
+            continue
+        before = find_definer(document, link.block, link)
+        if before is None or len(before) > len(home):
+            continue
+        after = find_definer(document, new_home, link)
+        if after is not None and after != before:
+            message = f"'{link.scalar.text}' is a value of the loop '{before[-1]}', and would be one of '{after[-1]}'"
+            refuse(location.mark, "bad-move", f"{message}: rename that first", location.path)
 
 
 def locate_block(document: Document, path: str) -> Location:

@@ -37,10 +37,11 @@ def add_parameter(
     entries |= {"type": plain_text(type)} if type else {}
     entries |= {"help": help} if help else {}
     short = set(entries) == {"default"} and not isinstance(default, (dict, YamlMapping))
-    return _insert(document, name, to_tree(default if short else entries))
+    return _insert(document, name, to_tree(default if short else entries), short)
 
 
-def _insert(document: Document, name: str, tree: Tree) -> Document:
+def _insert(document: Document, name: str, tree: Tree, short: bool) -> Document:
+    """Add a declaration. short: whether it is the default alone."""
     params = find_value(document.root, "params")
     if isinstance(params, YamlMapping) and params.items:
         text = render_value(document, "literal", tree, None, flow=params.flow)
@@ -48,7 +49,8 @@ def _insert(document: Document, name: str, tree: Tree) -> Document:
     if params is None and not document.root.flow:
         lines = ["", f"  {name}: {render_value(document, 'literal', tree, None, flow=False)}"]
         return document.replace(insert_entry(document, document.root, "params", lines, WORKFLOW_KEYS))
-    return set_value(document, f"params.{name}", YamlMapping([(plain_text("default"), tree)], tree.mark))
+    declaration = YamlMapping([(plain_text("default"), tree)], tree.mark) if short else tree
+    return set_value(document, f"params.{name}", declaration)
 
 
 def remove_parameter(document: Document, name: str) -> Document:

@@ -191,7 +191,7 @@ def test_a_job_is_cancelled(make_client: MakeClient) -> None:
         ({"model": "pictures", "n": True}, "n", "a whole number"),
         ({"model": "pictures", "n": 2, "batch": 3}, "n", "sets 'batch' to 2, and the request has 3"),
         ({"model": "pictures", "n": 1, "batch": 3}, "n", "sets 'batch' to 1, and the request has 3"),
-        ({"model": "pictures", "n": 9}, "batch", "draws 9 samples at once, and this server allows 8"),
+        ({"model": "pictures", "n": 9}, "n", "draws 9 samples at once, and this server allows 8"),
         ({"model": "pictures", "steps": 300}, "steps", "takes 300 steps, and this server allows 200"),
         ({"model": "pictures", "steps": 0}, "steps", "a whole number of at least 1"),
         ({"model": "pictures", "steps": 20_000}, "steps", "there are 20,000 steps; the limit is 10,000"),
@@ -367,7 +367,10 @@ def test_pages_of_other_sites_need_permission(make_client: MakeClient) -> None:
     answer = client.get("/v1/models", headers={"origin": "https://page.org"})
     assert answer.headers["access-control-allow-origin"] == "https://page.org"
     preflight = {"origin": "https://page.org", "access-control-request-method": "POST"}
-    assert client.options(IMAGES, headers=preflight).status_code == 200
+    for headers in ("content-type, authorization", "x-stainless-lang", "cache-control, last-event-id"):
+        asked = {**preflight, "access-control-request-headers": headers}
+        assert client.options(IMAGES, headers=asked).status_code == 200
+    assert client.options(IMAGES, headers={**preflight, "origin": "https://evil.org"}).status_code in (400, 403)
 
 
 def test_a_page_can_read_a_defect_of_the_server(make_client: MakeClient, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -446,3 +449,11 @@ def test_a_defect_after_the_answer_has_begun_is_counted_and_ends_it(
     with pytest.raises(ZeroDivisionError):
         TestClient(client.app, base_url="http://127.0.0.1:8000").get(f"/v1/jobs/{key}/events")
     assert 'guidegraph_errors_total{bundle=""} 1.0' in client.get("/metrics").text
+
+
+def test_the_head_of_a_jobs_events_cancels_nothing(make_client: MakeClient) -> None:
+    client = make_client(started=False)
+    key = client.post("/v1/workflows/pictures", json={"wait": False}).json()["id"]
+    answer = client.head(f"/v1/jobs/{key}/events?cancel=true")
+    assert (answer.status_code, answer.headers["content-type"].partition(";")[0]) == (200, "text/event-stream")
+    assert client.get(f"/v1/jobs/{key}").json()["status"] == "queued"

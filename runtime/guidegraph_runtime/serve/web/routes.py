@@ -34,7 +34,7 @@ from guidegraph_runtime.serve.web.answers import (
     take,
 )
 from guidegraph_runtime.serve.web.defects import DefectGuard
-from guidegraph_runtime.serve.web.image_requests import answer_images, read_image_request
+from guidegraph_runtime.serve.web.image_requests import COUNT_INPUT, answer_images, read_image_request
 from guidegraph_runtime.serve.web.job_answers import EventStream, describe_job, wait_for_end
 
 
@@ -70,8 +70,14 @@ class ServeRoutes:
         """Draw pictures in the dialect of OpenAI's clients."""
         body = await read_json(request, self.service.options.body_bytes)
         entry = self.service.checks.find_entry(self._read_model_name(body))
+        has_n = "n" in body
         draw_request = read_image_request(entry, body)
-        job = await self._submit(draw_request)
+        try:
+            job = await self._submit(draw_request)
+        except RequestRefused as error:
+            if has_n and error.param == COUNT_INPUT:
+                error.param = "n"  # as the client wrote it
+            raise
         return await self._wait(request, job, lambda: answer_images(entry, job))
 
     def _read_model_name(self, body: dict[str, Any]) -> str:
@@ -158,6 +164,9 @@ class ServeRoutes:
         if cancels not in ("true", "false"):
             raise RequestRefused(f"'cancel': expected true or false, found {cancels!r:.80}", "cancel")
 
+        if request.method == "HEAD":
+            return Response(media_type="text/event-stream", headers=headers)
+
         def end() -> None:
             if cancels == "true":
                 self.service.cancel(job)  # does nothing to a job that has ended
@@ -193,7 +202,7 @@ class ServeRoutes:
 
 
 def _allow_origins(origins: tuple[str, ...]) -> Middleware:
-    headers = ["authorization", "content-type"]
+    headers = ["*"]  # clients add their own, and the origin decides
     methods = ["GET", "POST", "DELETE"]
     exposed = ["location", "retry-after", "x-job-id"]
     return Middleware(

@@ -49,7 +49,7 @@ export function readValue(name, { type, choices }, text) {
   if (type === "str") return text;
   if (type === "bool") return text === "true";
   const trimmed = text.trim();
-  const isNumber = type === "int" ? /^[+-]?\d+$/.test(trimmed) : trimmed !== "" && Number.isFinite(Number(trimmed));
+  const isNumber = type === "int" ? /^[+-]?\d+$/.test(trimmed) : trimmed !== "" && Number.isFinite(Math.fround(Number(trimmed)));
   if (!isNumber) throw new PageError(`${name}: expected ${type === "int" ? "an integer" : "a number"}, found '${text}'`);
   const value = type === "int" ? BigInt(trimmed.replace("+", "")) : Number(trimmed);
   if (choices && !choices.map(String).includes(String(value))) throw new PageError(`${name}: expected one of ${choices.join(", ")}`);

@@ -63,8 +63,12 @@ async function draw({ id, values, previews }) {
   let nextPreview = 0; // seconds
   const showPreview = async (loop) => {
     const before = getSeconds();
-    const early = await run.endEarly(page.plan, loop);
-    if (early) post("preview", { id, outputs: getPictures(early) });
+    try {
+      const early = await run.endEarly(page.plan, loop);
+      if (early) post("preview", { id, outputs: getPictures(early) });
+    } catch {
+      // An early sample may come out as NaN where the last one does not: this step has no preview.
+    }
     nextPreview = getSeconds() + (getSeconds() - before) / PREVIEW_SHARE;
   };
   let run = null;

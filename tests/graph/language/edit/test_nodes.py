@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from guidegraph.graph.errors import WorkflowError
-from guidegraph.graph.language.edit.document import Document
+from guidegraph.graph.language.edit.document import Document, find_value
 from guidegraph.graph.language.edit.links import list_links
 from guidegraph.graph.language.edit.nodes import add_node, move_node, remove_node, rename_node
 from guidegraph.graph.language.edit.parameters import add_parameter, remove_parameter, rename_parameter
@@ -177,3 +177,87 @@ def test_a_file_without_a_last_line_end_stays_so() -> None:
     assert added == f"{text}\n  new: {{use: a.b}}"
     assert remove_node(Document.parse(added), "nodes.new").text == text
     assert remove_node(Document.parse(text), "nodes.d").text == text.removesuffix("\n  d: {use: b.c}")
+
+
+NESTED = """\
+guidegraph: 1
+params: {n: 3}
+nodes:
+  zero: {use: a.b}
+  outer:
+    loop: {over: params.n, as: i}
+    carry: {x: zero}
+    body:
+      own: {use: a.b, in: {p: loop.index}}
+      carried: {use: a.b, in: {p: carry.x}}
+      inner:
+        loop: {over: params.n, as: j}
+        carry: {y: carry.x}
+        body:
+          last: {use: a.b, in: {p: carry.y}}
+        next: {y: last}
+    next: {x: inner.y}
+outputs: {out: outer.x}
+"""
+
+
+def test_a_node_that_reads_a_value_of_its_loop_does_not_move_to_where_another_loop_gives_it() -> None:
+    document = Document.parse(NESTED)
+    with pytest.raises(WorkflowError, match=r"'loop.index' is a value of the loop 'outer', and would be one"):
+        move_node(document, "nodes.outer.body.own", "nodes.outer.body.inner.body")
+    moved = move_node(document, "nodes.outer.body.carried", "nodes.outer.body.inner.body").text
+    assert "          carried: {use: a.b, in: {p: carry.x}}\n" in moved
+
+
+def test_links_to_nodes_in_steps_and_quoted_options_are_renamed() -> None:
+    text = """\
+params: {lr: 0.1}
+nodes:
+  count: {use: a.b}
+  fit:
+    loop: {over: data, as: batch}
+    steps: count
+    train: [{model: net, loss: loss, lr: "params.lr", optimizer: adam}]
+outputs:
+  out: >-
+    count
+  other: fit.net
+"""
+    renamed = rename_node(Document.parse(text), "nodes.count", "number").text
+    assert renamed == text.replace("  count: {", "  number: {").replace("steps: count", "steps: number").replace(
+        ">-\n    count", "number"
+    )
+    assert '"params.rate"' in rename_parameter(Document.parse(text), "lr", "rate").text
+
+
+@pytest.mark.parametrize("params", ["params: {}\n", "params:\n"])
+def test_a_parameter_with_a_type_is_declared_where_there_is_none(params: str) -> None:
+    added = add_parameter(Document.parse(f"{params}nodes: {{}}\n"), "scale", 4.0, type="float", help="x").text
+    assert 'scale: {default: 4.0, type: float, help: "x"}' in added
+    assert add_parameter(Document.parse(f"{params}nodes: {{}}\n"), "n", 4).text.count("default") == 1
+
+
+@pytest.mark.parametrize(
+    ("after", "kept"),
+    [
+        ("    # raise n\n  z: 1\n", "  # raise n\n  z: 1\n"),
+        ("\n    # raise n\n\n  z: 1\n", "\n  # raise n\n\n  z: 1\n"),
+        ("  # of z\n  z: 1\n", "  # of z\n  z: 1\n"),
+        ("    # end\n", "  # end\n"),
+    ],
+)
+@pytest.mark.parametrize("header", ["|", ">", "|-", "|+"])
+def test_comments_after_a_removed_entry_do_not_become_text(header: str, after: str, kept: str) -> None:
+    text = f"params:\n  prompt: {header}\n    a cat\n  n: {{default: 1}}\n{after}"
+    removed = remove_parameter(Document.parse(text), "n").text
+    kept = kept.replace("\n\n", "\n").removeprefix("\n") if header == "|+" else kept
+    assert removed == f"params:\n  prompt: {header}\n    a cat\n{kept}"
+    assert find_value(find_value(Document.parse(removed).root, "params"), "prompt").text == (
+        "a cat" if header == "|-" else "a cat\n"
+    )
+
+
+def test_the_last_entry_within_braces_is_removed_with_its_comma() -> None:
+    text = "nodes: {\n  a: {use: toy.number}, # first\n  b: {use: toy.number}, # second\n}\n"
+    removed = remove_node(Document.parse(text), "nodes.b").text
+    assert removed == "nodes: {\n  a: {use: toy.number}, # first\n   # second\n}\n"

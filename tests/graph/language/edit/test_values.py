@@ -322,3 +322,16 @@ def test_block_texts_stay_as_they_are_beside_an_edit(head: str) -> None:
     changed = set_value(document, "params.a.default", "new\ntext")
     assert to_python(changed.root)["params"]["a"]["default"] == "new\ntext"
     assert 'default: "new\\ntext"' in changed.text
+
+
+def test_an_empty_item_of_a_list_gets_a_space_after_its_dash() -> None:
+    text = "params:\n  size:\n    -\n    - 3\n"
+    assert set_value(Document.parse(text), "params.size.0", 6).text == "params:\n  size:\n    - 6\n    - 3\n"
+
+
+@pytest.mark.parametrize("space", ["\u3000", "\u00a0"])
+def test_unicode_spaces_belong_to_a_value(space: str) -> None:
+    text = set_value(Document.parse(f"params:\n  text: 猫{space}\n"), "params.text", "犬").text
+    assert text == "params:\n  text: 犬\n"
+    flow = set_value(Document.parse(f"requires: {{a: foo{space}}}\n"), "requires.b", "1").text
+    assert flow == f'requires: {{a: foo{space}, b: "1"}}\n'
