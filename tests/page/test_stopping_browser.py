@@ -114,9 +114,7 @@ def test_the_panel_shows_the_running_job_while_another_waits(page: Browser) -> N
     type_into(page, "#param-seconds", "0.01")
     for posted in (1, 2):
         page.evaluate("document.querySelector('button.primary').click()")
-        wait(
-            page, f"performance.getEntriesByType('resource').filter(e => /api.runs$/.test(e.name)).length === {posted}"
-        )
+        wait(page, f"{POSTS} === {posted}")
         wait(page, "document.querySelector('.job .status.running')")
     first = page.evaluate(LAST_RUN)
     click_text(page, ".actions button", "Cancel")
