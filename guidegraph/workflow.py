@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from guidegraph.graph.cancellation import CancelToken
-from guidegraph.graph.errors import GuidegraphError
+from guidegraph.graph.errors import GuidegraphError, Mark, Problem, WorkflowError, suggest
 from guidegraph.graph.events import Observer
 from guidegraph.graph.execution.attachments import Attachments
 from guidegraph.graph.execution.cache import MemoryCache
@@ -96,7 +96,8 @@ class Workflow:
             return bind(self.graph, params)
 
     def plan(self, params: Mapping[str, object], only: Collection[str] | None = None) -> Plan:
-        """The compiled plan for these parameters."""
+        """The compiled plan for these parameters. Raises ``WorkflowError``, also for outputs that do not exist."""
+        _check_outputs(self.graph, only)
         return compile_plan(self.graph, self.bind(params), replace(self.config, only=only))
 
     def run(self, /, *, stop_at: object = _NOWHERE, resume: object = _NOWHERE, **params: object) -> Any:
@@ -177,13 +178,17 @@ class Workflow:
         stop_at: where to stop, as for ``run``; raises ``LoopStopped`` there. resume: a stopped run to go on from, with
         all parameters from ``params``.
         """
+        from guidegraph.graph.stopping.choose_loop import check_stop
         from guidegraph.plugins.hookspecs import RunInfo
         from guidegraph.runs.stopped_run import check_stopped_run
 
         values = self.bind(params)
+        _check_outputs(self.graph, only)
         config = replace(self.config, only=only, stop_at="" if stop_at is None else str(stop_at))
         if resume is not None:
             check_stopped_run(resume, self.graph, values, config)
+        elif config.stop_at:
+            check_stop(self.graph, values, config)
         plugins: Sequence[Observer] = ()
         if self.manager is not None:
             plugins = self.manager.observers(RunInfo(self.graph, values, config.device, config.dtype))
@@ -196,6 +201,19 @@ class Workflow:
             resume=None if resume is None else resume.state,
         )
         return run(self.graph, values, config, attachments)
+
+
+def _check_outputs(graph: Graph, only: Collection[str] | None) -> None:
+    """Raise ``TypeError`` for a text in place of a list of outputs, and ``WorkflowError`` for names of none."""
+    if isinstance(only, str):
+        raise TypeError(f"only lists names of outputs; found the text '{only}': write ['{only}']")
+    problems = [
+        Problem(Mark("only", 1, 1), "unknown-output", f"no output '{name}'; {suggest(name, graph.outputs, 'outputs')}")
+        for name in only or ()
+        if name not in graph.outputs
+    ]
+    if problems:
+        raise WorkflowError(problems)
 
 
 @pause_collector()

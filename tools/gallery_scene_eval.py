@@ -7,8 +7,8 @@ Each workflow draws the prompts of evaluate/scene_eval.yaml with a model of scen
 noise of seed i. The cost is what torch's counter of floating-point operations counts in one picture; classifier-free
 guidance is given the steps that cost the same. --weak: a weaker model, such as one of an early checkpoint, for
 autoguidance, which is left out without one. A measurement that was stopped goes on where it was; rows of another model
-or detector, also of one that was trained again, are refused. The last line counts the pairs of rows whose intervals of
-the overall score do not overlap.
+or detector, also of one that was trained again, and of another number of prompts are refused. The last line counts the
+pairs of rows whose intervals of the overall score do not overlap.
 """
 
 from __future__ import annotations
@@ -83,8 +83,10 @@ def set_model(method: Method, model: Path) -> Method:
 
 
 def digest_models(arguments: argparse.Namespace) -> dict[str, str]:
-    """Digests of the model and of the detector: of their model.json, which has checksums of all files."""
+    """Digests of the models and of the detector: of their model.json, which has checksums of all files."""
     folders = {"model": arguments.model, "detector": arguments.detector}
+    if arguments.weak is not None:
+        folders["weak"] = arguments.weak
     return {role: hashlib.sha256((folder / INDEX).read_bytes()).hexdigest() for role, folder in folders.items()}
 
 
@@ -93,13 +95,18 @@ def find_problem(rows: dict[str, dict[str, Any]], arguments: argparse.Namespace)
     folders = (arguments.model, arguments.detector)
     if None in folders:
         return "name the folders of the model and of the detector: --model, --detector"
-    for folder in folders:
+    for folder in (*folders, *([] if arguments.weak is None else [arguments.weak])):
         if not (folder / INDEX).is_file():
             return f"there is no model in '{folder}': a folder that model.save wrote has a {INDEX}"
     models = digest_models(arguments)
     for row in rows.values():
-        if row.get("models") != models:
+        used = row.get("models", {})
+        if not {"model", "detector"} <= {*used} or not used.items() <= models.items():
             return f"'{arguments.table}' has a row of another model or detector, '{row['method']}': name another file"
+        if (count := row["count"]) != arguments.count:
+            return (
+                f"'{arguments.table}' has a row of {count} prompts in a category: use --count {count} or another file"
+            )
     return ""
 
 
@@ -134,7 +141,8 @@ def measure_missing(rows: dict[str, dict[str, Any]], arguments: argparse.Namespa
     def add(method: Method) -> None:
         if method.name in rows:
             return
-        rows[method.name] = {**measure(method, detector, arguments.count), "models": models}
+        used = {role: digest for role, digest in models.items() if role in method.params or role != "weak"}
+        rows[method.name] = {**measure(method, detector, arguments.count), "models": used}
         print(json.dumps(rows[method.name]), file=sys.stderr, flush=True)
         save(rows, arguments.table)
 

@@ -12,10 +12,12 @@ import hashlib
 import importlib.metadata
 import os
 import sys
+import sysconfig
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
+from types import FunctionType, ModuleType
 from typing import Any
 
 import guidegraph_runtime
@@ -23,7 +25,7 @@ from guidegraph.graph.ir import Call, Loop, Op
 from guidegraph.graph.node import NodeSpec
 from guidegraph.graph.port import Port
 from guidegraph.graph.sources import Carry, Item, Literal, Many, Output, Param, Sources
-from guidegraph.graph.trust.effects import list_companions
+from guidegraph.graph.trust.effects import is_written, list_companions
 from guidegraph.graph.trust.file_checks import open_regular
 from guidegraph_runtime.limits import LimitExceeded
 
@@ -118,6 +120,13 @@ def value_digest(value: Any) -> str:
     return fresh_digest()
 
 
+def _absolute(value: Any) -> Any:
+    """A path, or a list of paths, from the root."""
+    if isinstance(value, (list, tuple)):
+        return [_absolute(element) for element in value]
+    return os.path.abspath(value) if isinstance(value, Path) else value
+
+
 @cache
 def torch_version() -> str:
     return importlib.metadata.version("torch")
@@ -133,23 +142,48 @@ def _outermost_package(module: str) -> str:
 def source_digest(module: str) -> str:
     """The digest of the sources that a node may use: all ``.py`` files of its module's outermost package.
 
-    For our own nodes this is `guidegraph.nodes` as a whole. A module without a package counts alone.
+    For our own nodes this is `guidegraph.nodes` as a whole. A module without a package counts with the modules of its
+    own folder that it has imported.
     """
     top = sys.modules.get(_outermost_package(module))
     loaded = top if getattr(top, "__file__", None) else sys.modules.get(module)
     file = getattr(loaded, "__file__", None)
     if file is None:
         return fresh_digest()
-    return _digest_sources(file, alone="." not in module and not hasattr(loaded, "__path__"))
+    folder = Path(file).parent
+    if "." not in module and not hasattr(loaded, "__path__"):
+        return _digest_sources(folder, tuple(sorted(_list_imported_files(loaded, folder))))
+    return _digest_sources(folder, None)
+
+
+def _list_imported_files(module: Any, folder: Path) -> set[Path]:
+    """The file of a module, and those in its folder of the modules that it uses, directly or through others."""
+    is_library = any(Path(sysconfig.get_path(name)) == folder for name in ("purelib", "platlib", "stdlib"))
+    files: set[Path] = set()
+    waiting = [module]
+    while waiting:
+        used = waiting.pop()
+        path = getattr(used, "__file__", None)
+        file = None if path is None else Path(path)
+        if (
+            file is None
+            or file in files
+            or not (file.parent == folder or (file.is_relative_to(folder) and not is_library))
+        ):
+            continue
+        files.add(file)
+        values = [value for value in vars(used).values() if isinstance(value, (ModuleType, FunctionType, type))]
+        names = [value.__name__ if isinstance(value, ModuleType) else value.__module__ for value in values]
+        waiting += [sys.modules[name] for name in names if name in sys.modules]
+    return files
 
 
 @cache
-def _digest_sources(file: str, *, alone: bool) -> str:
-    """The digest of a module's file or, unless ``alone``, of all ``.py`` files of the folder that it is in."""
-    folder = Path(file).parent
+def _digest_sources(folder: Path, files: tuple[Path, ...] | None) -> str:
+    """The digest of files in a folder, by default of all of its ``.py`` files."""
     try:
-        files = [Path(file)] if alone else sorted(folder.rglob("*.py"))
-        return digest_pairs((f.relative_to(folder).as_posix(), file_digest(f)) for f in files)
+        chosen = sorted(folder.rglob("*.py")) if files is None else files
+        return digest_pairs((f.relative_to(folder).as_posix(), file_digest(f)) for f in chosen)
     except OSError:
         return fresh_digest()
 
@@ -174,7 +208,8 @@ class Digests(dict[str, str]):
     """Digests by operation key. device_key: the names of device and dtype.
 
     structural: describe the graph alone. Impure nodes and objects then count by id or type instead of being fresh, so
-    that a resumed training is recognised although its data set reads files by itself.
+    that a resumed training is recognised although its data set reads files by itself. A path that a node writes counts
+    by its name: what lies there before and after a run differs.
     """
 
     def __init__(self, device_key: str, *, structural: bool = False):
@@ -215,13 +250,23 @@ class Digests(dict[str, str]):
         if not spec.pure and not self.structural:
             return fresh_digest()
         pairs = [("node", self._specs.get(id(spec)) or self._add_spec(spec))]
+        by_name = self._list_written_paths(spec)
         for name, sources in call.arguments():
-            digest = f"{self[sources.op]}.{sources.name}" if type(sources) is Output else self.source(sources)
+            if name in by_name and isinstance(sources, Literal):
+                digest = digest_strings("written", repr(_absolute(sources.value)))
+            else:
+                digest = f"{self[sources.op]}.{sources.name}" if type(sources) is Output else self.source(sources)
             pairs.append((name, digest))
         if spec.path_ports:
             for name, sources in call.settings.items():
                 pairs += companion_digests(spec.settings[name], sources)
         return digest_pairs(pairs)
+
+    def _list_written_paths(self, spec: NodeSpec) -> frozenset[str]:
+        """The ports of a node whose paths count by name."""
+        if spec.pure or not self.structural or not spec.path_ports:
+            return frozenset()
+        return frozenset(name for name in spec.path_ports if is_written(spec.ports[name]))
 
     def _add_spec(self, spec: NodeSpec) -> str:
         """Compute the digest of a node, and keep it for its other calls."""

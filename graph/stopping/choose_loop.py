@@ -13,7 +13,7 @@ from guidegraph.graph.planning.choice_branches import make_effect_test
 from guidegraph.graph.planning.dependencies import find_dependencies
 from guidegraph.graph.planning.plan import find_needed_ops
 from guidegraph.graph.run_config import RunConfig
-from guidegraph.graph.sources import Literal
+from guidegraph.graph.sources import Literal, Param
 from guidegraph.graph.stopping.loop_state import LoopState
 from guidegraph.graph.training.fit import Fit
 
@@ -37,6 +37,27 @@ def find_stop(graph: Graph, values: Mapping[str, Any], config: RunConfig) -> tup
         choices = " or ".join(f"{key}:{match[2]}" for key in loops)
         raise WorkflowError([_problem("ambiguous-stop", f"this run has {len(loops)} loops: write {choices}")])
     return name or loops[0], int(match[2])
+
+
+def check_stop(graph: Graph, values: Mapping[str, Any], config: RunConfig) -> None:
+    """Check ``config.stop_at`` of a run from the beginning. Raises ``WorkflowError``."""
+    key, iterations = find_stop(graph, values, config)
+    loop = graph.ops[key]
+    assert isinstance(loop, Loop)
+    total = _count_iterations(loop, values)
+    if total is not None and iterations > total:
+        message = f"nodes.{key} has {total} iterations with these parameters; found {iterations}"
+        raise WorkflowError([_problem("bad-stop", message)])
+
+
+def _count_iterations(loop: Loop, values: Mapping[str, Any]) -> int | None:
+    """The iterations of a loop, if they are known before the run: it runs over a literal or a parameter."""
+    over = values.get(loop.over.name) if isinstance(loop.over, Param) else None
+    if isinstance(loop.over, Literal):
+        over = loop.over.value
+    if isinstance(over, int):
+        return max(over, 0)
+    return len(over) if isinstance(over, (list, tuple)) else None
 
 
 def list_stoppable_loops(ops: Mapping[str, Op]) -> list[str]:

@@ -27,7 +27,11 @@ def export(
     output: Annotated[
         Path,
         typer.Option(
-            "-o", "--output", metavar="BUNDLE", help="The folder to write; a bundle in its place is replaced."
+            "-o",
+            "--output",
+            parser=options.user_path,
+            metavar="BUNDLE",
+            help="The folder to write; a bundle in its place is replaced.",
         ),
     ],
     single_file: Annotated[
@@ -39,7 +43,11 @@ def export(
     ] = False,
     onnxruntime_web: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="The npm package onnxruntime-web, whose files --page copies."),
+        typer.Option(
+            parser=options.user_path,
+            metavar="FOLDER",
+            help="The npm package onnxruntime-web, whose files --page copies.",
+        ),
     ] = None,
     set: options.Settings = None,
     only: Annotated[

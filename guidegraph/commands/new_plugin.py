@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from guidegraph.commands.shared.errors import NAME, argument_problem
-from guidegraph.commands.shared.options import NoPlugins, Plugins
+from guidegraph.commands.shared.options import NoPlugins, PluginFolder, Plugins
 from guidegraph.commands.shared.plugins import load_plugins
 from guidegraph.commands.shared.printing import print_text
 from guidegraph.commands.shared.root import app, examples, select_plugins
@@ -25,10 +25,7 @@ def new_plugin(
     name: Annotated[
         str, typer.Argument(metavar="NAME", show_default=False, help="Its namespace: node ids begin with it.")
     ],
-    output: Annotated[
-        Path | None,
-        typer.Option("-o", "--output", metavar="DIR", help="The folder to write.", show_default="guidegraph-NAME"),
-    ] = None,
+    output: PluginFolder = None,
     plugin: Plugins = None,
     no_plugins: NoPlugins = False,
 ) -> None:

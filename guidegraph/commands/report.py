@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from guidegraph.commands.shared.errors import argument_problem
-from guidegraph.commands.shared.options import NoPlugins, Plugins
+from guidegraph.commands.shared.options import NoPlugins, PageFile, Plugins
 from guidegraph.commands.shared.plugins import require_all_plugins
 from guidegraph.commands.shared.printing import print_text
 from guidegraph.commands.shared.root import app, examples, select_plugins
@@ -29,9 +29,7 @@ def report(
     folder: Annotated[
         Path, typer.Argument(metavar="DIR", show_default=False, help="What run or sweep wrote, or a folder of several.")
     ],
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="FILE", help="The page.", show_default="DIR/report.html")
-    ] = None,
+    output: PageFile = None,
     x: Annotated[
         str | None, typer.Option(metavar="NAME", help="The x axis of curves: a parameter, an output or a column.")
     ] = None,
@@ -54,10 +52,13 @@ def report(
 
     selection, names = select_plugins(plugin, no_plugins), by or []
     check_extra()
+    target = output if output is not None else folder / PAGE
+    if target.is_dir():
+        problem = argument_problem("not-a-file", f"'{target}' is a folder; name the file to write", "--output")
+        raise WorkflowError([problem])
     results, notes = collect(folder)
     _check_columns(dict.fromkeys(names, "--by") | ({x: "--x"} if x else {}), results)
     registry = require_all_plugins(selection).registry
-    target = output if output is not None else folder / PAGE
     command = _command_line(folder, output, x, names, selection.modules)
     text = render_page(results, notes, folder.resolve().name, command, registry, CurveChoice(x, tuple(names)))
     text = text.encode("utf-8", "replace").decode()  # a file's name may hold a byte that is not UTF-8

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json as jsonlib
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -54,7 +53,10 @@ def run(
     set: options.Settings = None,
     only: options.Only = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where the files go.", show_default="runs/<time>-<name>")
+        Path | None,
+        typer.Option(
+            parser=options.user_path, metavar="DIR", help="Where the files go.", show_default="runs/<time>-<name>"
+        ),
     ] = None,
     device: options.Device = "cpu",
     dtype: options.Dtype = None,
@@ -73,7 +75,8 @@ def run(
         typer.Option(metavar="[LOOP:]K", help="Stop after K iterations of the loop, and write a file to go on from."),
     ] = "",
     resume: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Go on from the file of a run that was stopped.")
+        Path | None,
+        typer.Option(parser=options.user_path, metavar="FILE", help="Go on from the file of a run that was stopped."),
     ] = None,
     passes: options.Passes = "all",
     json: options.Events = False,
@@ -123,7 +126,7 @@ def run(
                 raise WorkflowError([argument_problem("bad-stop", message, "--devices")])
             launch(processes, sys.argv[1:], prepare_run_folder(out, opened.graph.name))
         else:
-            _run_here(request, settings, out, Display(json, quiet, verbose))
+            _run_here(request, settings, out, Display(json, quiet, verbose), limit or [])
 
 
 def _check_arguments(
@@ -134,7 +137,7 @@ def _check_arguments(
     from guidegraph.commands.shared.run_settings import check_folder
     from guidegraph.graph.planning.admission import admission_problems
     from guidegraph.graph.planning.plan import find_needed_ops
-    from guidegraph.graph.stopping.choose_loop import find_stop
+    from guidegraph.graph.stopping.choose_loop import check_stop
     from guidegraph.runs.outputs import output_problems
     from guidegraph.runs.stopped_run import check_repeatable, check_stopped_run
 
@@ -153,13 +156,16 @@ def _check_arguments(
     check_repeatable(opened.recipe, opened.stopped, request.workflow)
     if opened.stopped is not None:
         check_stopped_run(opened.stopped, opened.graph, values, config)
-    if config.stop_at:
-        find_stop(opened.graph, values, config)
+    elif config.stop_at:
+        check_stop(opened.graph, values, config)
     return opened, values, config
 
 
-def _run_here(request: WorkflowRequest, settings: RunSettings, out: Path | None, display: Display) -> None:
+def _run_here(
+    request: WorkflowRequest, settings: RunSettings, out: Path | None, display: Display, limits: Sequence[str]
+) -> None:
     """Run in this process; signals cancel the run."""
+    from guidegraph.commands.shared.resume_command import write_resume_command
     from guidegraph.commands.shared.run_settings import prepare_run_folder
     from guidegraph.commands.shared.signals import cancel_on_signals
     from guidegraph.graph.cancellation import CancelToken
@@ -189,7 +195,10 @@ def _run_here(request: WorkflowRequest, settings: RunSettings, out: Path | None,
                 jsonlib.dumps({"event": "run_stopped", **recorded.stopped.describe(), "file": recorded.stopped.file})
             )
         if not (display.json or display.quiet):
-            display.summarise(folder, recorded, request.workflow)
+            command = ""
+            if recorded.stopped:
+                command = write_resume_command(request, settings, limits, opened.graph, recorded.stopped)
+            display.summarise(folder, recorded, command)
 
 
 def _run_silently(graph: Graph, values: Mapping[str, Any], config: RunConfig, token: CancelToken) -> None:
@@ -246,8 +255,8 @@ class Display:
             with Bars(Console(stderr=True)) as bars:
                 yield [bars]
 
-    def summarise(self, folder: Path, recorded: RecordedRun, workflow: Path) -> None:
-        """Print the tables, and a line with the files that were written, or with the file to go on from."""
+    def summarise(self, folder: Path, recorded: RecordedRun, resume_command: str) -> None:
+        """Print the tables, and a line with the files that were written, or with the command to go on by."""
         writer = recorded.writer
         for name, text in writer.tables.items():
             print_text(f"{name}\n\n{text}\n")
@@ -256,4 +265,4 @@ class Display:
         if recorded.stopped:
             state = recorded.stopped.state
             print_text(f"stopped after {state.done} of {state.total} iterations of nodes.{state.loop}")
-            print_text(f"to go on: guidegraph run {quote(str(workflow))} --resume {quote(recorded.stopped.file)}")
+            print_text(f"to go on: {resume_command}")

@@ -48,17 +48,23 @@ def sweep(
         typer.Option(metavar="K=V,V,…", help="The values of a parameter; all combinations of several are run."),
     ] = None,
     seeds: Annotated[
-        str | None, typer.Option(metavar="FIRST:END", help="The values of the parameter seed: 0:64, or 1,5,9.")
+        list[str] | None, typer.Option(metavar="FIRST:END", help="The values of the parameter seed: 0:64, or 1,5,9.")
     ] = None,
     table: Annotated[
-        Path | None,
-        typer.Option("--from", metavar="FILE.csv", help="Rows of values; its first line names the parameters."),
+        list[Path] | None,
+        typer.Option(
+            "--from",
+            parser=options.user_path,
+            metavar="FILE.csv",
+            help="Rows of values; its first line names the parameters.",
+        ),
     ] = None,
     set: options.Settings = None,
     only: options.Only = None,
     out: Annotated[
         Path | None,
         typer.Option(
+            parser=options.user_path,
             metavar="DIR",
             help="Where the files go; a sweep in this folder is resumed.",
             show_default="runs/<time>-<name>-sweep",
@@ -94,7 +100,7 @@ def sweep(
     grants = options.make_grants(allow_read, allow_write, allow_code)
     request = WorkflowRequest(workflow, set or [], select_plugins(plugin, no_plugins), grants)
     settings = RunSettings(device, dtype, only, accelerate=accelerate)
-    arguments = SweepArguments(request, settings, grid or [], seeds, table, out, ray, workers)
+    arguments = SweepArguments(request, settings, grid or [], seeds or [], table or [], out, ray, workers)
     with apply_limits(limit):
         _sweep(arguments, json)
 
@@ -106,8 +112,8 @@ class SweepArguments:
     request: WorkflowRequest
     run: RunSettings
     grid: Sequence[str]
-    seeds: str | None
-    table: Path | None
+    seeds: Sequence[str]
+    tables: Sequence[Path]
     out: Path | None
     ray: str | None
     workers: int | None
@@ -189,14 +195,23 @@ def _axes(arguments: SweepArguments, registry: Registry, problems: list[Problem]
     from guidegraph.sweep.grid_options import parse_grid, parse_seeds, parse_table
 
     axes: list[AxisTexts | None] = []
-    if arguments.table is not None:
+    _refuse_repeated("--from", arguments.tables, "put all columns into one file", problems)
+    _refuse_repeated("--seeds", arguments.seeds, "write all seeds in one, such as 0:4 or 1,5,9", problems)
+    for table in arguments.tables[:1]:
         try:
-            axes = [parse_table(locate_workflow(arguments.table, registry), problems)]
+            axes = [parse_table(locate_workflow(table, registry), problems)]
         except WorkflowError as error:
             problems += error.problems
     axes += [parse_grid(text, problems) for text in arguments.grid]
-    axes += [parse_seeds(arguments.seeds, problems)] if arguments.seeds is not None else []
+    axes += [parse_seeds(text, problems) for text in arguments.seeds[:1]]
     return [texts for texts in axes if texts is not None]
+
+
+def _refuse_repeated(option: str, values: Sequence[object], hint: str, problems: list[Problem]) -> None:
+    """Append a problem for an option that is given more than once."""
+    if len(values) > 1:
+        message = f"it is given {len(values)} times ({', '.join(map(str, values))}): {hint}"
+        problems.append(argument_problem("repeated-option", message, option))
 
 
 class _Progress:

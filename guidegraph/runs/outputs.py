@@ -26,6 +26,9 @@ from guidegraph_runtime.outputs import PictureText, picture_names
 from guidegraph_runtime.outputs import pixels as as_pixels
 from guidegraph_runtime.run_json import RECORD
 
+TAKEN = {Path(RECORD).stem: RECORD, "sweep": "sweep.json"}
+"""Names of outputs whose files would be taken for the records of a run or of a sweep."""
+
 if TYPE_CHECKING:
     from guidegraph.graph.execution.loop_context import Previewed
 
@@ -225,8 +228,8 @@ def output_problems(graph: Graph, registry: Registry, only: Collection[str] | No
         if only is not None and name not in only:
             continue
         path = f"outputs.{name}"
-        if name == Path(RECORD).stem:
-            message = f"the name '{name}' is taken by the file {RECORD}: call the output otherwise"
+        if taken := TAKEN.get(name):
+            message = f"the name '{name}' is taken by the file {taken}: call the output otherwise"
             problems.append(Problem(output.mark, "output-name", message, path))
         elif not _has_format(output.type):
             message = f"output '{name}' is of type {output.type}, for which there is no file format"

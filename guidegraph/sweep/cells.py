@@ -34,8 +34,8 @@ def cell_key(graph: Graph, run_values: Mapping[str, Any], config: RunConfig) -> 
 
     It covers the parameters, device and dtype, and each operation with the versions and sources of its node, and the
     contents of the files that its settings name. An impure node counts by its settings; anything
-    that it reads on its own is ignored. A node that only has an effect, such as saving, counts without the contents
-    of its paths, because it writes there.
+    that it reads on its own is ignored. A path that a node writes counts by its name, as do all paths of a node that
+    only has an effect.
     """
     only = config.only
     check_effects(find_needed_ops(graph, only, run_values), run_values, config.policy)

@@ -33,6 +33,8 @@ from guidegraph.nodes.types import Image, Table
 
 MARGIN = 0.1
 """Two centres differ in a direction if they are farther apart than this share of the objects' sides, as in GenEval."""
+SAME = 0.7
+"""Boxes with more than this intersection over union are one thing, which does not count as two objects."""
 CONE = 0.5
 """The least cosine of the angle between the line of two centres and the direction."""
 
@@ -94,9 +96,10 @@ def judge_scenes(object: Tensor, colour: Tensor, box: Tensor, task: Tensor) -> T
     """Judge for each picture whether it fulfils its task, bool (B).
 
     object, colour, box: of `detector.boxes`, best first; task (B, 8): of `scene_eval.tasks`. Every named object must be
-    found. Counting: exactly that many of it. Colours and binding: the best detection of each object has its colour.
-    Position: the centre of the first best detection lies in that direction of the other's, within 60° and farther than
-    0.1 of the objects' sides; in front: the boxes overlap, and the front one reaches lower. Other objects do not count.
+    found, two objects in two places: a thing that passes for both is none. Counting: exactly that many of it. Colours
+    and binding: the best detection of each object has its colour. Position: the centre of the first best detection lies
+    in that direction of the other's, within 60° and farther than 0.1 of the objects' sides; in front: the boxes
+    overlap, and the front one reaches lower. Other objects do not count.
     """
     import torch
 
@@ -118,12 +121,23 @@ def _shows(kinds: Tensor, colours: Tensor, boxes: Tensor, columns: list[int]) ->
     best = [rows[0] for rows in detections]
     if category == COUNTING:
         return len(detections[0]) == count
+    if len(best) == 2 and intersection_over_union(*(boxes[row].tolist() for row in best)) > SAME:
+        return False
     if category in (COLOUR, BINDING):
         expected = [value for value in (colour, second_colour) if value >= 0]
         return [int(colours[row]) for row in best] == expected
     if category == POSITION:
         return lies(boxes[best[0]].tolist(), boxes[best[1]].tolist(), relation)
     return True
+
+
+def intersection_over_union(first: Sequence[float], second: Sequence[float]) -> float:
+    """The area of two boxes (left, top, right, lower edge) that both have, in units of the area that either has."""
+    across = min(first[2], second[2]) - max(first[0], second[0])
+    down = min(first[3], second[3]) - max(first[1], second[1])
+    shared = max(across, 0.0) * max(down, 0.0)
+    area = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (first, second))
+    return shared / (area - shared) if shared else 0.0
 
 
 def lies(first: Sequence[float], second: Sequence[float], relation: int) -> bool:

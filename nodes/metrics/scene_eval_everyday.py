@@ -20,7 +20,7 @@ from guidegraph.nodes.data.scenes128.vocabulary import (
     LEFT_OF,
     OBJECTS,
 )
-from guidegraph.nodes.metrics.scene_eval import lies
+from guidegraph.nodes.metrics.scene_eval import SAME, intersection_over_union, lies
 
 NOTHING = -1
 FIELDS = ("object", "count", "colour")
@@ -182,8 +182,9 @@ def judge_everyday(object: Tensor, colour: Tensor, box: Tensor, task: Tensor) ->
 
     object, colour, box: of `detector.boxes`, best first; task (B, 13): of `scene_eval.everyday`. Of each group that is
     asked for in the number 1, at least one object of its kind, and its colour if it has one, is found; in a larger
-    number, exactly that many. The relation holds between the best detections of the first two groups, by the rules of
-    `scene_eval.judge`; next to: left of it or right of it. Other objects do not count.
+    number, exactly that many. A thing that passes for two objects is none of them. The relation holds between the best
+    detections of the first two groups, by the rules of `scene_eval.judge`; next to: left of it or right of it. Other
+    objects do not count.
     """
     import torch
 
@@ -208,6 +209,8 @@ def _shows(kinds: Tensor, colours: Tensor, boxes: Tensor, columns: list[int]) ->
         if number == 0 or (count > 1 and number != count):
             return False
         best.append(boxes[int(matches.nonzero()[0])].tolist())
+    if any(intersection_over_union(*pair) > SAME for pair in combinations(best, 2)):
+        return False
     if columns[-1] == NOTHING:
         return True
     first, second = best[:2]

@@ -226,6 +226,26 @@ def test_a_file_in_place_of_a_folder_is_refused(cli: Command, option: str) -> No
     assert f"{option}: not-a-folder: 'taken' is not a folder" in result.err
 
 
+@pytest.mark.parametrize("option", ["--out", "--cache"])
+def test_a_name_that_no_file_system_takes_is_refused(cli: Command, option: str) -> None:
+    result = cli("run", cli.workflow("draw.yaml", DRAW), option, 300 * "a")
+    assert result.code == 2
+    assert f"{option}: bad-folder: File name too long: 'aaa" in result.err
+
+
+def test_a_tilde_is_the_home_folder(cli: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert cli("run", cli.workflow("draw.yaml", DRAW), "--out=~/out").code == 0
+    assert (tmp_path / "home" / "out" / "image.png").exists()
+    assert not Path("~").exists()
+
+
+@pytest.mark.parametrize(("name", "file"), [("run", "run.json"), ("sweep", "sweep.json")])
+def test_an_output_with_the_name_of_a_record_is_refused(cli: Command, name: str, file: str) -> None:
+    result = cli("run", cli.workflow("draw.yaml", DRAW.replace("table: table", f"{name}: table")))
+    assert (result.code, f"the name '{name}' is taken by the file {file}" in result.err) == (2, True)
+
+
 @pytest.mark.parametrize("arguments", [["run"], ["run", "x.yaml", "--frob"], ["frob"], ["run", "missing.yaml"]])
 def test_wrong_usage_exits_with_2(cli: Command, arguments: list[str]) -> None:
     result = cli(*arguments)

@@ -25,9 +25,9 @@ def test_the_examples_of_the_documentation(cli: Command) -> None:
         "+++ a.yaml",
         "@@ -8 +8 @@",
         '-  scale: {default: 4.0, help: "guidance scale s of eps_u + s (eps_c - eps_u); 1 is no guidance"}',
-        '+  scale: {default: 6, help: "guidance scale s of eps_u + s (eps_c - eps_u); 1 is no guidance"}',
+        '+  scale: {default: 6.0, help: "guidance scale s of eps_u + s (eps_c - eps_u); 1 is no guidance"}',
     ]
-    assert path.read_text() == SHIPPED.replace("default: 4.0", "default: 6")
+    assert path.read_text() == SHIPPED.replace("default: 4.0", "default: 6.0")
     assert cli("set", "a.yaml", "nodes.sample.body.guided.in.scale", "params.steps").code == 0
     assert cli("set", "a.yaml", "nodes.sample.body.guided.in.scale", "params.scale").code == 0
     assert cli("set", "a.yaml", "params.scale.default", "4.0").code == 0
@@ -85,6 +85,21 @@ def test_values_that_begin_with_a_dash_and_texts(cli: Command) -> None:
     assert "default: -1.5," in text
     assert '    default: "a cat: on # grass"\n' in text
     assert '  eta: {default: 0.5, help: "noise"}\nnodes:' in text
+
+
+def test_a_default_stays_a_number_with_a_point(cli: Command) -> None:
+    text = DRAW.replace("batch: 1", "batch: 1\n  x: 2.5\n  y: {default: 2.5, type: float}\n  z: {default: 2.5}")
+    file = cli.workflow("a.yaml", text)
+    for name in ("x", "y", "z", "batch"):
+        assert cli("set", "a.yaml", f"params.{name}", "3").code == 0
+    assert "batch: 3\n  x: 3.0\n  y: {default: 3, type: float}\n  z: {default: 3.0}\n" in file.read_text()
+    assert cli("run", file, "--set", "x=0.5", "--set", "y=0.5", "--set", "z=0.5", "--out", "out").code == 0
+
+
+def test_nothing_is_an_empty_text(cli: Command) -> None:
+    file = cli.workflow("a.yaml", SHIPPED)
+    assert cli("set", "a.yaml", "params.prompt.default", "").code == 0
+    assert 'default: ""' in file.read_text()
 
 
 def test_what_is_not_a_workflow_file_is_refused(cli: Command) -> None:

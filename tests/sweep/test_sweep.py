@@ -175,6 +175,31 @@ def test_the_path_of_a_written_file_is_not_in_the_key(cli: Command) -> None:
     assert "2 of 2 cells are done already" in sweep(cli, workflow, *arguments).err
 
 
+def test_a_folder_that_a_node_writes_and_outputs_is_not_in_the_key(cli: Command) -> None:
+    text = """
+guidegraph: 1
+params: {path: {type: Path}}
+nodes:
+  schedule: {use: schedule.linear}
+  saved: {use: model.save, in: {schedule: schedule, path: params.path}}
+outputs: {folder: saved}
+"""
+    workflow = cli.workflow("train.yaml", text)
+    arguments = ("--grid", "path=a,b")
+    assert sweep(cli, workflow, *arguments).code == 0
+    assert "2 of 2 cells are done already" in sweep(cli, workflow, *arguments).err
+    assert "1 of 2 cells are done already" in sweep(cli, workflow, "--grid", "path=b,c").err
+
+
+def test_an_option_that_is_repeated_is_refused(cli: Command) -> None:
+    workflow = cli.workflow("draw.yaml", DRAW)
+    result = sweep(cli, workflow, "--seeds", "0:2", "--seeds", "2:3")
+    assert result.code == 2
+    assert "--seeds: repeated-option: it is given 2 times (0:2, 2:3): write all seeds in one" in result.err
+    result = sweep(cli, workflow, "--from", "a.csv", "--from", "b.csv")
+    assert (result.code, "--from: repeated-option: it is given 2 times (a.csv, b.csv)" in result.err) == (2, True)
+
+
 def test_a_failing_cell_is_reported_and_the_others_run(cli: Command) -> None:
     workflow = cli.workflow("draw.yaml", DRAW)
     result = sweep(cli, workflow, "--grid", "b=0,1", "--seeds", "0:2")

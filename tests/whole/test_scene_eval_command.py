@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -112,18 +114,31 @@ def test_the_gallerys_table_counts_the_pairs_that_differ(tmp_path: Path) -> None
     assert printed[-1] == ["2 of 3 pairs differ by more than their intervals."]
 
 
-def test_no_row_is_added_to_those_of_another_model(tmp_path: Path) -> None:
-    folders = [tmp_path / "model", tmp_path / "detector"]
-    for folder in folders:
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"models": {"model": "of a month ago"}}, "has a row of another model or detector, 'APG': name another file"),
+        ({"models": {"weak": "of a month ago"}}, "has a row of another model or detector, 'APG': name another file"),
+        ({"count": 10}, "has a row of 10 prompts in a category: use --count 10 or another file"),
+    ],
+)
+def test_no_row_is_added_to_those_that_differ_in_more_than_the_method(
+    tmp_path: Path, row: dict[str, Any], message: str
+) -> None:
+    folders = {role: tmp_path / role for role in ("model", "detector", "weak")}
+    for folder in folders.values():
         folder.mkdir()
         (folder / "model.json").write_text("{}")
+    models = dict.fromkeys(folders, hashlib.sha256(b"{}").hexdigest()) | row.get("models", {})
     table = tmp_path / "gallery.json"
-    table.write_text(json.dumps([{"method": "no guidance", "models": {"model": "of a month ago", "detector": ""}}]))
-    command = [sys.executable, "tools/gallery_scene_eval.py", str(table)]
-    command += ["--model", str(folders[0]), "--detector", str(folders[1])]
+    table.write_text(json.dumps([{"method": "APG", "count": 50, **row, "models": models}]))
+    options = [word for role, folder in folders.items() for word in (f"--{role}", str(folder))]
+    command = [sys.executable, "tools/gallery_scene_eval.py", str(table), *options]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
-    assert done.returncode == 2
-    assert "has a row of another model or detector, 'no guidance': name another file" in done.stderr
+    assert (done.returncode, message in done.stderr) == (2, True)
+    (folders["weak"] / "model.json").unlink()
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert (done.returncode, "there is no model in" in done.stderr) == (2, True)
 
 
 @pytest.mark.slow

@@ -31,8 +31,10 @@ def parse_value(text: str) -> Tree:
     """Read a value as a person writes it: a list, a mapping and a quoted text are YAML.
 
     Anything else is a number, true, false or null, or else a text, so ``a tiger: on grass`` is one. ``"6"`` is a text
-    too. Raises ``WorkflowError``.
+    too, and so is nothing at all. Raises ``WorkflowError``.
     """
+    if not text.strip():
+        return Scalar(text, False, _NO_MARK)
     if not text.lstrip().startswith(_OPENING):
         return Scalar(text, True, _NO_MARK)
     tree, problems = read_tree(text, VALUE)

@@ -40,7 +40,7 @@ def set_value(document: Document, path: str, value: Any) -> Document:
     if (kind := location.kind) is None or (location.missing and not _can_be_added(location, kind, tree)):
         _refuse_path(location, kind)
     _check_value(location, kind, tree)
-    document = document.replace(_write(location, kind, tree))
+    document = document.replace(_write(location, kind, _keep_float(location, tree)))
     return _remove_alternative(document, location)
 
 
@@ -77,6 +77,18 @@ def _in_parameter(location: Location, tree: Tree) -> Location:
     if len(names) > 2 and names[2] == "default" and not isinstance(written, YamlMapping):  # params: {scale: 4.0}
         return locate(location.document, ".".join((*names[:2], *names[3:])))
     return location
+
+
+def _keep_float(location: Location, tree: Tree) -> Tree:
+    """A whole number as ``6.0`` where it takes the place of a default with a point, which is the parameter's type."""
+    names, steps = location.names, location.steps
+    is_default = names[:1] == ("params",) and not location.missing and (len(names) == 2 or names[2:] == ("default",))
+    if not is_default or not isinstance(tree, Scalar) or type(tree.value) is not int:
+        return tree
+    old, declaration = steps[-1].value, steps[-1].collection if len(names) == 3 else None
+    has_type = isinstance(declaration, YamlMapping) and find_value(declaration, "type") is not None
+    was_float = isinstance(old, Scalar) and isinstance(old.value, float)
+    return to_tree(float(tree.value)) if was_float and not has_type else tree
 
 
 def _declares(tree: Tree) -> bool:

@@ -10,9 +10,14 @@ import typer
 from guidegraph.graph.trust.policy import Grants
 
 
+def user_path(text: str) -> Path:
+    """A path, in which ``~`` stands for the home folder: shells leave it as it is in ``--out=~/x``."""
+    return Path(text).expanduser()
+
+
 def make_grants(read: list[Path] | None, write: list[Path] | None, code: list[Path] | None) -> Grants:
     """The grants of --allow-read, --allow-write and --allow-code, as absolute paths."""
-    return Grants(*(tuple(path.expanduser().absolute() for path in paths or ()) for paths in (read, write, code)))
+    return Grants(*(tuple(user_path(str(path)).absolute() for path in paths or ()) for paths in (read, write, code)))
 
 
 File: TypeAlias = Annotated[
@@ -73,4 +78,19 @@ LimitSettings: TypeAlias = Annotated[
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Output: TypeAlias = Annotated[
     Path | None, typer.Option("-o", "--output", metavar="FILE", help="Where to write it; by default it is printed.")
+]
+PageFile: TypeAlias = Annotated[
+    Path | None,
+    typer.Option("-o", "--output", parser=user_path, metavar="FILE", help="The page.", show_default="DIR/report.html"),
+]
+PluginFolder: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "-o",
+        "--output",
+        parser=user_path,
+        metavar="DIR",
+        help="The folder to write.",
+        show_default="guidegraph-NAME",
+    ),
 ]

@@ -11,6 +11,7 @@ from pathlib import Path
 from guidegraph.commands.shared.errors import argument_problem
 from guidegraph.graph.device_context import DTYPES
 from guidegraph.graph.errors import Problem, WorkflowError, suggest
+from guidegraph.graph.language.yaml_tree import shorten
 from guidegraph.graph.planning.passes import ALL_PASSES, PASSES
 from guidegraph.graph.run_config import ACCELERATORS, RunConfig
 from guidegraph.graph.trust.limits import Limits, current_limits, enforce_limits, parse_limits
@@ -71,7 +72,12 @@ class RunSettings:
 
 def check_folder(option: str, folder: Path | None, problems: list[Problem]) -> None:
     """Append a problem if a path for a folder is something else."""
-    if folder is not None and folder.exists() and not folder.is_dir():
+    try:
+        is_other = folder is not None and folder.exists() and not folder.is_dir()
+    except OSError as error:  # a name that no file system takes
+        problems.append(argument_problem("bad-folder", f"{error.strerror}: '{shorten(str(folder))}'", option))
+        return
+    if is_other:
         problems.append(argument_problem("not-a-folder", f"'{folder}' is not a folder", option))
 
 

@@ -77,3 +77,9 @@ def cut_out(sprite: int, colour: int, longer: int) -> ScaledArtwork:
     scaled = np.array(image, dtype=np.float32)
     alpha = np.ascontiguousarray(scaled[..., 3:] / np.float32(255))
     return ScaledArtwork(np.ascontiguousarray(scaled[..., :3] * alpha), alpha)
+
+
+@lru_cache(maxsize=1024)
+def mask_of(sprite: int, longer: int) -> NDArray[np.bool_]:
+    """The opaque pixels (h, w) of an artwork whose longer side is `longer`."""
+    return np.asarray(cut_out(sprite, NATURAL, longer).alpha[..., 0] >= 0.5)

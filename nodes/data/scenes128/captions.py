@@ -63,10 +63,14 @@ def choose_wording(split: Split, partial: float = PARTIAL, everyday: float = 0.0
 
 
 class LayoutFacts(NamedTuple):
-    """Facts of a layout that captions use: which groups fly, and whether groups are in order from left to right."""
+    """Facts of a layout that captions use: which groups fly, whether they are in order from left to right, and near.
+
+    is_near: whether the first two groups are next to each other.
+    """
 
     flies: tuple[bool, ...]
     in_order: bool
+    is_near: bool
 
 
 RELATION_NAMES = {LEFT_OF: "beside", ABOVE: "above", IN_FRONT_OF: "in front"}
@@ -132,7 +136,7 @@ def write_subject(content: Content, facts: LayoutFacts, draws: Draws, wording: W
     if len(names) == 1:
         return names[0], singular[0]
     if len(names) == 2:
-        form = choose_pair_form(content.relation, draws, wording)
+        form = choose_pair_form(content.relation, facts.is_near, draws, wording)
         if form not in phrases.RELATION_FORMS.get(RELATION_NAMES.get(content.relation, ""), ()) and draws.chance(0.5):
             names, singular = names[::-1], singular[::-1]
         return form.format(a=names[0], b=names[1]), singular[form.index("{b}") < form.index("{a}")]
@@ -142,11 +146,11 @@ def write_subject(content: Content, facts: LayoutFacts, draws: Draws, wording: W
     return join_names([names[i] for i in order]), singular[order[0]]
 
 
-def choose_pair_form(relation: int, draws: Draws, wording: Wording) -> str:
-    """How to name two groups: with their relation, as neighbours, or one after the other."""
+def choose_pair_form(relation: int, is_near: bool, draws: Draws, wording: Wording) -> str:
+    """How to name two groups: with their relation, as neighbours if they are near, or one after the other."""
     if relation in RELATION_NAMES and draws.chance(wording.relation):
         return draws.choose(phrases.RELATION_FORMS[RELATION_NAMES[relation]])
-    forms = phrases.UNRELATED_FORMS + (phrases.BESIDE_FORMS if relation == LEFT_OF else ())
+    forms = phrases.UNRELATED_FORMS + (phrases.BESIDE_FORMS if relation == LEFT_OF and is_near else ())
     return forms[0] if draws.chance(0.6) else draws.choose(forms)
 
 

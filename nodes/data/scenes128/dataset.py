@@ -53,11 +53,12 @@ def scenes_128(
     are sentences of many forms, with synonyms, and true of the picture.
     batch: scenes in each batch. split: pairs of objects (16 %), colours of objects (18 %), counts of some objects and
     three sentence forms are held out, and never occur in `train`; every scene of `held_out` has a held-out pair, colour
-    or count, and half of its captions a held-out form. single: the fraction of scenes with one object; smaller in
-    `held_out`, as of single objects only some colours are held out. partial: how often a caption leaves out the place,
-    and the time or the weather a little more often; colours, sizes and positions are left out at times too, unless it
-    is 0. everyday: how often a caption is in everyday English: wishes and questions, "my happy dog", other words for
-    objects, places and times, verbs. unknown: how often one or two words of no vocabulary, [UNK], stand in a caption.
+    or count, and half of its captions in plain English have a held-out form. single: the fraction of scenes with one
+    object; smaller in `held_out`, as of single objects only some colours are held out. partial: how often a caption
+    leaves out the place, and the time or the weather a little more often; colours, sizes and positions are left out at
+    times too, unless it is 0. everyday: how often a caption is in everyday English: wishes and questions, "my happy
+    dog", other words for objects, places and times, verbs. unknown: how often one or two words of no vocabulary, [UNK],
+    stand in a caption.
     Raises an error for a seed of 2⁶⁴ or more when a batch is read.
     """
     wording = choose_wording(split, partial, everyday, unknown)

@@ -156,7 +156,7 @@ def write_everyday_circumstances(background: Background, draws: Draws, wording: 
 
 def write_subject(content: Content, facts: LayoutFacts, draws: Draws, wording: Wording, verb: float) -> Subject:
     """The objects of a scene and how they lie to each other. verb: how often a group has one."""
-    form = choose_form(content.relation, draws, wording) if len(content.groups) == 2 else ""
+    form = choose_form(content.relation, facts.is_near, draws, wording) if len(content.groups) == 2 else ""
     if re.search(r"(fly|hid|hover)ing", form):
         verb = 0
     names = [
@@ -190,11 +190,11 @@ def join_row(names: list[str], singular: list[bool], draws: Draws) -> Subject:
     return Subject(text, singular[first], False)
 
 
-def choose_form(relation: int, draws: Draws, wording: Wording) -> str:
-    """How to name two groups: with their relation, as neighbours, or one after the other."""
+def choose_form(relation: int, is_near: bool, draws: Draws, wording: Wording) -> str:
+    """How to name two groups: with their relation, as neighbours if they are near, or one after the other."""
     if relation in RELATION_NAMES and draws.chance(wording.relation):
         return draws.choose(phrases.PAIRS[RELATION_NAMES[relation]])
-    if relation == LEFT_OF and draws.chance(0.4):
+    if relation == LEFT_OF and is_near and draws.chance(0.4):
         return draws.choose(phrases.NEIGHBOURS)
     return phrases.COMPANIONS[0] if draws.chance(0.4) else draws.choose(phrases.COMPANIONS)
 

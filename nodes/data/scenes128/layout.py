@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from guidegraph.nodes.data.scenes128.artwork import ARTWORKS, sides_of
+import numpy as np
+
+from guidegraph.nodes.data.scenes128.artwork import ARTWORKS, mask_of, sides_of
 from guidegraph.nodes.data.scenes128.content import Content, Group
 from guidegraph.nodes.data.scenes128.draws import Draws
 from guidegraph.nodes.data.scenes128.vocabulary import ABOVE, AIR, IN_FRONT_OF, LARGE, LEFT_OF, NORMAL, SMALL
@@ -21,8 +23,10 @@ LOWEST = CELLS - 1
 """The lowest row of cells under an object's feet, which leaves room for its shadow."""
 STANDING = 10
 """Pixels below the horizon where the feet of the farthest object are."""
-LARGEST_COVER = 0.4
-"""The largest part of an object's box that one in front of it covers."""
+LEAST_HIDDEN, LARGEST_COVER = 0.04, 0.4
+"""The part of an object that one in front of it hides: at least, and at most. The largest holds for their boxes too."""
+NEAR = 24
+"""Pixels between two groups up to which they are said to be next to each other."""
 LONGER_SIDES = {
     1: {SMALL: 40, NORMAL: 64, LARGE: 96},
     2: {SMALL: 24, NORMAL: 40, LARGE: 64},
@@ -80,6 +84,14 @@ class Layout(NamedTuple):
     horizon: int
     placements: tuple[PlacedObject, ...]
     in_order: bool
+
+    @property
+    def is_near(self) -> bool:
+        """Whether at most `NEAR` pixels lie between the first two groups, from left to right."""
+        first, second = ([p for p in self.placements if p.group == group] for group in (0, 1))
+        return any(
+            a.left - b.left - b.width <= NEAR and b.left - a.left - a.width <= NEAR for a in first for b in second
+        )
 
 
 def count_cells(pixels: int) -> int:
@@ -177,14 +189,14 @@ def place_above(members: list[PlacedObject], horizon: int, draws: Draws) -> list
 
 
 def place_in_front(members: list[PlacedObject], horizon: int, draws: Draws) -> list[PlacedObject]:
-    """Place the first object nearer than the second, of which it hides up to two fifths; both stand on the ground."""
-    while not (overlaps := list_overlaps(*members)):
+    """Place the first object nearer than the second, of which it hides a part; both stand on the ground."""
+    front_is_left = draws.chance(0.5)
+    while not (overlaps := list_overlaps(members[0], members[1], front_is_left)):
         members = shrink_largest(members)
     front, back = (member._replace(flies=False) for member in members)
     lower, shared = draws.choose(overlaps)
     highest = max(count_cells(horizon + STANDING) + lower, back.rows + lower, front.rows)
     bottom = draws.integer(highest, LOWEST)
-    front_is_left = draws.chance(0.5)
     left, right = (front, back) if front_is_left else (back, front)
     column = draws.integer(0, CELLS - left.columns - right.columns + shared)
     columns = column, column + left.columns - shared
@@ -192,17 +204,45 @@ def place_in_front(members: list[PlacedObject], horizon: int, draws: Draws) -> l
     return [front.place(front_column, bottom), back.place(back_column, bottom - lower)]
 
 
-def list_overlaps(front: PlacedObject, back: PlacedObject) -> list[tuple[int, int]]:
+def list_overlaps(front: PlacedObject, back: PlacedObject, front_is_left: bool) -> list[tuple[int, int]]:
     """Where the front object may lie before the back one, as cells: rows by which it is lower, and columns of both.
 
-    The boxes overlap by three pixels or more, and the front one covers at most `LARGEST_COVER` of the back one.
+    It hides a part of the back object's pixels from `LEAST_HIDDEN` to `LARGEST_COVER`, and if it can, its box covers at
+    most `LARGEST_COVER` of the back one's. If nothing hides as much as that, it lies where it hides most.
     """
     gap = ((front.columns + back.columns) * CELL - front.width - back.width) // 2
-    overlaps = []
+    hidden: dict[tuple[int, int], float] = {}
+    covered: dict[tuple[int, int], float] = {}
     for lower in (1, 2, 3):
         tall = min(front.height - lower * CELL, back.height)
         for shared in range(1, min(front.columns, back.columns) + 1):
             wide = shared * CELL - gap
-            if wide > 2 and tall > 2 and wide * tall <= LARGEST_COVER * back.width * back.height:
-                overlaps.append((lower, shared))
-    return overlaps
+            if wide > 2 and tall > 2:
+                covered[lower, shared] = wide * tall / (back.width * back.height)
+                hidden[lower, shared] = measure_hidden(front, back, lower, shared, front_is_left)
+    shown = {overlap: share for overlap, share in hidden.items() if share <= LARGEST_COVER}
+    visible = [overlap for overlap, share in shown.items() if share >= LEAST_HIDDEN]
+    return (
+        [overlap for overlap in visible if covered[overlap] <= LARGEST_COVER]
+        or visible
+        or [overlap for overlap, share in shown.items() if share == max(shown.values())]
+    )
+
+
+def measure_hidden(front: PlacedObject, back: PlacedObject, lower: int, shared: int, front_is_left: bool) -> float:
+    """The part of the back object's pixels that the front one hides, `lower` rows lower and with `shared` columns."""
+    left, right = (front, back) if front_is_left else (back, front)
+    left, right = left.place(0, CELLS), right.place(left.columns - shared, CELLS)
+    placed_front, placed_back = (left, right) if front_is_left else (right, left)
+    down = placed_front.top + lower * CELL - placed_back.top
+    across = placed_front.left - placed_back.left
+    mask, covered = mask_of(back.sprite, back.longer), np.zeros((back.height, back.width), dtype=bool)
+    rows, columns = overlap_of(down, front.height, back.height), overlap_of(across, front.width, back.width)
+    shifted = slice(rows.start - down, rows.stop - down), slice(columns.start - across, columns.stop - across)
+    covered[rows, columns] = mask_of(front.sprite, front.longer)[shifted]
+    return float((mask & covered).sum() / mask.sum())
+
+
+def overlap_of(start: int, length: int, end: int) -> slice:
+    """The part of [0, end) in [start, start + length)."""
+    return slice(max(start, 0), max(min(start + length, end), start, 0))

@@ -56,7 +56,7 @@ SHADING = 0.6
 """How much of the artwork's contrast around its body's lightness stays."""
 DARK_END, LIGHT_END = 0.16, 0.985
 """Lightness of what is black and what is white in the artwork, whatever the colour."""
-WHITE_BODY = 0.86
+WHITE_BODY = 0.84
 """Lightness from which a body is white, so that its white is recoloured and not kept."""
 
 

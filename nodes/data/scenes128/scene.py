@@ -76,7 +76,7 @@ def finish_scene(content: Content, seed: int, index: int, wording: Wording) -> S
     flies = [False] * len(content.groups)
     for placement in layout.placements:
         flies[placement.group] = placement.flies
-    caption = describe_scene(content, LayoutFacts(tuple(flies), layout.in_order), seed, index, wording)
+    caption = describe_scene(content, LayoutFacts(tuple(flies), layout.in_order, layout.is_near), seed, index, wording)
     return Scene128(image, owner, caption, content, layout)
 
 

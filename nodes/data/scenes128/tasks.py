@@ -34,6 +34,8 @@ SINGLE, TWO, COUNTING, COLOUR, POSITION, BINDING = range(6)
 TASK_FIELDS = ("category", "object", "count", "colour", "other", "other_count", "other_colour", "relation")
 """The columns of a task; −1 is what the prompt does not ask for."""
 NOTHING = -1
+LOOK_ALIKES = frozenset({("panda", "white"), ("zebra", "grey"), ("bicycle", "grey"), ("ball", "white")})
+"""Coloured objects that can hardly be told from the object in its own colours, which are named otherwise."""
 
 
 class AskedObject(NamedTuple):
@@ -85,7 +87,11 @@ def list_options(category: int, split: Split) -> tuple[tuple[AskedObject, ...], 
         return tuple((AskedObject(k, n),) for k, n in counted if _belongs(is_held_out_count(k, n), split))
     if category == COLOUR:
         coloured = product(objects, range(len(COLOURS)))
-        return tuple((AskedObject(k, 1, c),) for k, c in coloured if _belongs(is_held_out_colour(k, c), split))
+        return tuple(
+            (AskedObject(k, 1, c),)
+            for k, c in coloured
+            if _belongs(is_held_out_colour(k, c), split) and not is_look_alike(k, c)
+        )
     return tuple((AskedObject(a), AskedObject(b)) for a, b in _pairs_of(split))
 
 
@@ -121,9 +127,16 @@ def build_task(
     return SceneTask(scene, (category, *padded, relation))
 
 
+def is_look_alike(kind: int, colour: int) -> bool:
+    """Whether an object in a colour looks like the object in its own colours and is not named so."""
+    return (OBJECTS[kind].name, COLOURS[colour]) in LOOK_ALIKES
+
+
 def choose_colour(draws: Draws, item: AskedObject, unlike: int = NATURAL) -> AskedObject:
-    """Give an object a colour that it may have in training scenes, other than `unlike`."""
-    colours = [c for c in range(len(COLOURS)) if c != unlike and not is_held_out_colour(item.object, c)]
+    """Give an object a colour that it may have in training scenes and is told by, other than `unlike`."""
+    kind = item.object
+    colours = [c for c in range(len(COLOURS)) if c != unlike and not is_held_out_colour(kind, c)]
+    colours = [c for c in colours if not is_look_alike(kind, c)]
     return item._replace(colour=draws.choose(colours))
 
 

@@ -154,6 +154,29 @@ def test_all_sources_of_a_package_count(tmp_path: Path, monkeypatch: pytest.Monk
         sys.modules.pop(name)
 
 
+def test_modules_that_a_single_file_imports_from_its_folder_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = {
+        "single": "import helper_of_single\nfrom json import dumps\n",
+        "helper_of_single": "from deeper_of_single import double\n",
+        "deeper_of_single": "def double(x): return 2 * x\n",
+        "stranger": "VALUE = 1\n",
+    }
+    for name, text in texts.items():
+        (tmp_path / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("single", "stranger"):
+        importlib.import_module(name)
+    before = read_source_digest("single")
+    (tmp_path / "stranger.py").write_text("VALUE = 22\n")
+    assert read_source_digest("single") == before
+    (tmp_path / "deeper_of_single.py").write_text("def double(x): return 22 * x\n")
+    assert read_source_digest("single") != before
+    for name in texts:
+        sys.modules.pop(name)
+
+
 def test_the_sources_of_a_built_in_node_are_all_of_guidegraph_nodes(tmp_path: Path) -> None:
     """A node in one room may use any other room: an edit in nodes/models makes a sampler's value stale."""
     package = importlib.import_module("guidegraph.nodes")

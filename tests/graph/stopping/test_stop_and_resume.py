@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from guidegraph import LoopStopped, StoppedRun, Tensor, WorkflowError, load_workflow, node
-from guidegraph.graph.errors import GuidegraphError, NodeError
+from guidegraph.graph.errors import GuidegraphError
 from guidegraph.graph.node import get_spec
 from guidegraph.graph.stopping.loop_state import StopToken
 from guidegraph.workflow import Workflow
@@ -282,7 +282,7 @@ def test_a_wrong_place_to_stop_is_named(make: Callable[..., Workflow], stop_at: 
 
 
 def test_more_iterations_than_the_loop_has_are_named(make: Callable[..., Workflow]) -> None:
-    with pytest.raises(NodeError, match="it can be stopped after 1 to 6 iterations; found 7"):
+    with pytest.raises(WorkflowError, match=r"bad-stop: nodes\.sum has 6 iterations with these parameters; found 7"):
         make().run(stop_at=7)
 
 

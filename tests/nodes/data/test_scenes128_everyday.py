@@ -38,7 +38,7 @@ def describe(index: int, everyday: float, unknown: float = 0.0, partial: float =
     flies = [False] * len(content.groups)
     for placement in layout.placements:
         flies[placement.group] = placement.flies
-    facts = LayoutFacts(tuple(flies), layout.in_order)
+    facts = LayoutFacts(tuple(flies), layout.in_order, layout.is_near)
     wording = choose_wording("train", partial, everyday, unknown)
     return Described(content, facts, describe_scene(content, facts, SEED, index, wording))
 

@@ -12,6 +12,8 @@ from torch import Tensor
 from guidegraph.graph.node import get_spec
 from guidegraph.nodes.data.scenes128 import held_out
 from guidegraph.nodes.data.scenes128 import vocabulary as words
+from guidegraph.nodes.data.scenes128.artwork import ARTWORKS, load_artwork, palette_of
+from guidegraph.nodes.data.scenes128.content import ARTWORK
 from guidegraph.nodes.data.scenes128.tasks import (
     BINDING,
     CATEGORIES,
@@ -21,6 +23,7 @@ from guidegraph.nodes.data.scenes128.tasks import (
     SINGLE,
     TWO,
     SceneTask,
+    is_look_alike,
     list_options,
     make_task,
 )
@@ -86,7 +89,7 @@ def test_tasks_ask_for_what_is_held_out(tasks: dict[int, list[SceneTask]]) -> No
 
 
 def test_tasks_of_a_category_differ_as_long_as_there_are_others(tasks: dict[int, list[SceneTask]]) -> None:
-    assert [len(list_options(category, "held_out")) for category in ALL] == [64, 320, 32, 128, 320, 320]
+    assert [len(list_options(category, "held_out")) for category in ALL] == [64, 320, 32, 127, 320, 320]
     for category in (TWO, COLOUR, POSITION, BINDING):
         assert len({(t.columns[1], t.columns[3], t.columns[4]) for t in tasks[category]}) == 100
     assert len({task.columns[1] for task in tasks[SINGLE]}) == 64
@@ -156,6 +159,7 @@ def verdict(task: list[int], rows: list[tuple[int, int, tuple[float, ...]]]) -> 
 
 
 BOX = (0.1, 0.1, 0.3, 0.3)
+OTHER_BOX = (0.5, 0.1, 0.7, 0.3)
 NONE = (-1, -1, (-1.0,) * 4)
 
 
@@ -173,10 +177,34 @@ def test_the_best_detection_has_the_colour() -> None:
     assert not verdict(task, [(6, 3, BOX), NONE])
 
 
+def test_one_thing_is_not_two_objects() -> None:
+    almost = (0.11, 0.1, 0.31, 0.3)
+    for task in ([TWO, 5, 1, -1, 6, 1, -1, 0], [BINDING, 5, 1, 3, 6, 1, 4, 0]):
+        assert verdict(task, [(5, 3, BOX), (6, 4, OTHER_BOX)])
+        assert not verdict(task, [(5, 3, BOX), (6, 4, BOX)])
+        assert not verdict(task, [(5, 3, BOX), (6, 4, almost)])
+
+
+def test_no_task_asks_for_a_colour_that_looks_like_the_natural_one_under_another_name(
+    tasks: dict[int, list[SceneTask]],
+) -> None:
+    artwork = load_artwork()
+    for kind in range(len(words.OBJECTS)):
+        sprite = ARTWORKS * kind + ARTWORK
+        opaque = artwork.pixels[sprite][artwork.alpha[sprite] > 127]
+        natural = palette_of(sprite, words.NATURAL)[opaque].astype(float)
+        for colour in range(len(words.COLOURS)):
+            difference = abs(palette_of(sprite, colour)[opaque] - natural).mean()
+            is_named_otherwise = colour != words.natural_colour(kind, ARTWORK)
+            assert is_look_alike(kind, colour) == (difference < 22 and is_named_otherwise)
+    coloured = [pair for task in tasks[COLOUR] + tasks[BINDING] for pair in (task.columns[1:4:2], task.columns[4:7:2])]
+    assert not any(is_look_alike(kind, colour) for kind, colour in coloured if kind >= 0)
+
+
 def test_binding_does_not_accept_colours_that_are_exchanged() -> None:
     task = [BINDING, 5, 1, 3, 6, 1, 4, 0]
-    assert verdict(task, [(6, 4, BOX), (5, 3, BOX)])
-    assert not verdict(task, [(6, 3, BOX), (5, 4, BOX)])
+    assert verdict(task, [(6, 4, OTHER_BOX), (5, 3, BOX)])
+    assert not verdict(task, [(6, 3, OTHER_BOX), (5, 4, BOX)])
     assert not verdict(task, [(5, 3, BOX), NONE])
 
 

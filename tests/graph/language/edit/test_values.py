@@ -72,7 +72,7 @@ SETS = [
     ("params.prompt", "a cat", '  prompt: {default: "a cat", help: "what to draw"}   # said aloud'),
     ("params.prompt.help", 'a "word"', '  prompt: {default: "a tiger", help: "a \\"word\\""}   # said aloud'),
     ("params.prompt.type", "str", '  prompt: {default: "a tiger", type: str, help: "what to draw"}   # said aloud'),
-    ("params.scale", 6, "  scale: 6"),
+    ("params.scale", 6, "  scale: 6.0"),
     ("params.scale.default", 1e-07, "  scale: 1e-07"),
     ("params.scale.help", "s", '  scale: {default: 4.0, help: "s"}'),
     ("params.mode", "it's", "  mode: 'it''s'"),
@@ -254,7 +254,8 @@ def test_any_value_is_read_back(value: object) -> None:
         ("a tiger: on # grass", "a tiger: on # grass"),
         ("[1, a, 'b c']", [1, "a", "b c"]),
         ("{a: {b: 1}}", {"a": {"b": 1}}),
-        ("", None),
+        ("", ""),
+        (" ", " "),
     ],
 )
 def test_a_value_on_the_command_line(text: str, value: object) -> None:
