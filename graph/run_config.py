@@ -25,7 +25,8 @@ class RunConfig:
     cache: the folder of the disk cache.
     memory_budget: bytes of model weights that may be on the device at once; ``None``: models stay where they are made.
     stop_at: where to stop: after so many iterations of the only loop, or ``LOOP:ITERATIONS``; empty: nowhere.
-    accelerate: what runs the traceable parts of loops: ``onnx``, onnxruntime; ``compile``, torch.compile; or nothing.
+    accelerate: what runs the traceable parts of loops: ``onnx``, onnxruntime; ``compile``, torch.compile, also for the
+    networks of trainings; or nothing.
     policy: which files the workflow may read, write and load code from.
     limits: on the run's resources; by default those in force when the settings are made.
     Raises ``ValueError`` for an unknown dtype, pass or accelerator.

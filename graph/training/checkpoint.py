@@ -35,7 +35,7 @@ def resume_key(plan: Plan, loop: Loop) -> str:
     """The key of a training's checkpoint: a digest of its graph, without number of steps, precision and device.
 
     The device is left out because each of several processes has its own, and one process names its device differently.
-    So is the accelerator, which does not act in a training.
+    So is the accelerator: what it computes is the same within rounding.
     """
     digests = Digests(plan.config.dtype, structural=True)
     digests.add(plan.bound)

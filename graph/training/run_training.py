@@ -32,6 +32,7 @@ from guidegraph.graph.planning.plan import Plan
 from guidegraph.graph.planning.steps import BodyPlan, Step
 from guidegraph.graph.sources import Carry, Source
 from guidegraph.graph.training.checkpoint import Checkpoint, TrainingProgress, resume_key
+from guidegraph.graph.training.compile_models import COMPILE, compile_models, restore_model
 from guidegraph.graph.training.fit import Fit, Training
 from guidegraph.graph.training.live_models import save_buffers
 from guidegraph.graph.training.precision import autocast, resolve_precision
@@ -97,6 +98,8 @@ class _TrainingRun:
         self.processes = ProcessGroup(device)
         self.precision = self._choose_precision(training.precision)
         trained = {spec.model: prepare_model(spec, outside[fit.carry[spec.model]], device) for spec in training.models}
+        if plan.config.accelerate == COMPILE:
+            compile_models(t.model for t in trained.values())
         carry = {name: outside[source] for name, source in fit.carry.items() if name not in trained}
         self.progress = TrainingProgress(trained, carry, {name: [] for name in fit.collect})
         self.checkpoint = Checkpoint(
@@ -185,8 +188,8 @@ class _TrainingRun:
             results = self._run_body(i, item)
         self._check_losses(results, i)
         groups = self._group_models(i)
-        for loss, group in groups.items():
-            set_gradients(results[loss], group, self.processes)
+        for number, (loss, group) in enumerate(groups.items(), 1):
+            set_gradients(results[loss], group, self.processes, keep_graph=number < len(groups))
         # After all gradients: a step changes weights in place that the gradient of another loss may need.
         with autocast(self.precision, self.device):
             for t in chain.from_iterable(groups.values()):
@@ -254,7 +257,8 @@ class _TrainingRun:
 
     def _collect_results(self) -> dict[str, Any]:
         results = dict(self.progress.carry)
-        results |= {name: t.result.eval().requires_grad_(False) for name, t in self.progress.models.items()}
+        for name, t in self.progress.models.items():
+            results[name] = restore_model(t.result).eval().requires_grad_(False)
         history = self.progress.history
         return results | {name: stack(values, self.fit.outputs[name]) for name, values in history.items()}
 

@@ -83,14 +83,17 @@ def learning_rate(spec: OptimisedModel, step: int, total: int) -> float:
     return spec.lr * (1 - min(progress_fraction, 1.0)) if shape == "linear" else spec.lr
 
 
-def set_gradients(loss: Any, group: Sequence[TrainedModel], processes: ProcessGroup) -> None:
-    """Set the gradients of a loss for its own models' parameters. Raises ``ValueError`` if a model has none."""
+def set_gradients(loss: Any, group: Sequence[TrainedModel], processes: ProcessGroup, *, keep_graph: bool) -> None:
+    """Set the gradients of a loss for its own models' parameters. Raises ``ValueError`` if a model has none.
+
+    keep_graph: the gradient of another loss is still to be computed, which may need the same values.
+    """
     import torch
 
     parameters = [p for t in group for p in t.parameters]
     gradients: Sequence[torch.Tensor | None] = [None] * len(parameters)
     if loss.requires_grad:
-        gradients = torch.autograd.grad(loss.reshape(()), parameters, retain_graph=True, allow_unused=True)
+        gradients = torch.autograd.grad(loss.reshape(()), parameters, retain_graph=keep_graph, allow_unused=True)
     with_gradient = {id(p) for p, g in zip(parameters, gradients, strict=True) if g is not None}
     for t in group:
         if not any(id(p) in with_gradient for p in t.parameters):

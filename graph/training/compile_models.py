@@ -1,0 +1,43 @@
+"""torch.compile for the models of a training, which ``--accelerate compile`` asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+COMPILE = "compile"
+"""The accelerator that acts in trainings too."""
+
+
+def compile_models(models: Iterable[torch.nn.Module]) -> None:
+    """Compile the networks of models in place, forward and backward. Names, weights and copies stay as they are.
+
+    The networks that a model is made of are compiled, and not the model: nodes may call it by a method of its own.
+    """
+    for model in models:
+        for network in _list_networks(model):
+            network.compile()
+
+
+def _list_networks(model: torch.nn.Module) -> Iterator[torch.nn.Module]:
+    """The outermost modules in a model that are called, or the model itself if it has none."""
+    from torch import nn
+
+    children = [*model.children()]
+    if not children:
+        yield model
+    for child in children:
+        if isinstance(child, (nn.ModuleList, nn.ModuleDict)):
+            yield from _list_networks(child) if len(child) else ()
+        else:
+            yield child
+
+
+def restore_model(model: torch.nn.Module) -> torch.nn.Module:
+    """The model as it was before ``compile_models``."""
+    for module in model.modules():
+        module.__dict__.pop("_compiled_call_impl", None)
+    return model
