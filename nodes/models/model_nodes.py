@@ -131,11 +131,12 @@ def save_model(
     detector: Any = None,
     *,
     path: Annotated[Path, Written()],
-    dtype: Literal["float16", "bfloat16", "float32"] = "float16",
+    dtype: Literal["float16", "bfloat16", "float32", "int8"] = "float16",
 ) -> str:
     """Write the wired parts as a model folder that `model.load` reads, and return its path.
 
-    Parts that the folder already holds and that are not wired stay unchanged. dtype: of the weights in the files.
+    Parts that the folder already holds and that are not wired stay unchanged. dtype: of the weights in the files; int8:
+    of their matrices, with a scale for every 64 values, and float16 for the rest.
     """
     import torch
     from safetensors.torch import save_file

@@ -24,6 +24,7 @@ from guidegraph.nodes.models.networks.bounded_build import BoundedBuild
 from guidegraph.nodes.models.networks.hooks import HookedModel
 from guidegraph.nodes.models.networks.low_rank import low_rank_layers
 from guidegraph.nodes.models.part_kinds import KINDS, TEXT, load_class
+from guidegraph.nodes.models.weight_storage import pack_weights, unpack_weights
 from guidegraph_runtime.files.atomic_write import atomic_path
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def load_part(folder: Path, name: str, *, device: torch.device, dtype: torch.dty
         )
     try:
         with torch.random.fork_rng(devices=[]):  # the initial weights are random, and torch's generator is the caller's
-            weights = load_file(locate_verified_file(folder, part.get("weights")))
+            weights = unpack_weights(load_file(locate_verified_file(folder, part.get("weights"))))
             with BoundedBuild(len(weights)):
                 module = build_part(folder, part)
         _fill(module, weights)
@@ -122,7 +123,7 @@ def save_parts(
 ) -> None:
     """Write networks to a model folder; other parts that are already in the folder stay.
 
-    Floating weights are written in `dtype`. Every file is written under a temporary name and renamed, model.json last.
+    dtype: as for `pack_weights`. Every file is written under a temporary name and renamed, model.json last.
     """
     folder.mkdir(parents=True, exist_ok=True)
     index = folder / INDEX
@@ -133,8 +134,7 @@ def save_parts(
         kind, config = describe_part(module)
         weights = f"{name}.safetensors"
         parts[name] = {"kind": kind, "config": config, "weights": weights}
-        tensors = {key: to_storage(value, dtype) for key, value in module.state_dict().items()}
-        write_atomic(folder / weights, partial(save_file, tensors))
+        write_atomic(folder / weights, partial(save_file, pack_weights(module.state_dict(), dtype)))
         written.append(weights)
         if kind == TEXT:
             parts[name]["tokenizer"] = "tokenizer.json"
@@ -151,12 +151,6 @@ def save_parts(
 def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
     """`Tokenizer.save`, for a path."""
     tokenizer.save(str(path))
-
-
-def to_storage(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """A contiguous copy on the CPU; floating tensors of at least one axis in `dtype`, single numbers as they are."""
-    narrow = tensor.is_floating_point() and tensor.ndim > 0
-    return tensor.detach().to(device="cpu", dtype=dtype if narrow else tensor.dtype).contiguous()
 
 
 def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
