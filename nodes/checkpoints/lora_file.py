@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from guidegraph.nodes.checkpoints.diffusers.config import read_json
 from guidegraph.nodes.checkpoints.read_tensors import read_tensors
-from guidegraph_runtime.lora.pairs import find_adapter_file, pair_factors, read_metadata
+from guidegraph_runtime.lora.pairs import find_adapter_file, pair_factors
+from guidegraph_runtime.lora.peft_settings import read_folder_settings, read_header_settings
 
 
 @dataclass(frozen=True)
@@ -34,12 +33,12 @@ class Factors:
 def read_lora(path: Path) -> dict[str, Factors]:
     """Read the factors of a LoRA file or a peft folder, by its names of the layers.
 
-    Raises one ``ValueError`` that names the file for unpaired keys, and for other kinds of adapters.
+    Raises one ``ValueError`` that names the file for unpaired keys, for settings of wrong types, and for other kinds of
+    adapters.
     """
-    settings: dict[str, Any]
     if path.is_dir():
-        settings, file = read_json(path / "adapter_config.json"), find_adapter_file(path)
+        settings, file = read_folder_settings(path), find_adapter_file(path)
     else:
-        settings, file = read_metadata(path), path
+        settings, file = read_header_settings(path), path
     pairs = pair_factors(read_tensors(file), settings, file)
     return {layer: Factors(pair.down, pair.up, pair.scale) for layer, pair in pairs.items()}

@@ -23,7 +23,7 @@ from guidegraph.nodes.models.transformers.flux import Flux
 from guidegraph.nodes.models.transformers.mmdit import MMDiT
 from guidegraph.nodes.models.transformers.pixart import PixArt
 from guidegraph.nodes.models.transformers.z_image import ZImage
-from guidegraph_runtime.lora.pairs import METADATA
+from guidegraph_runtime.lora.peft_settings import METADATA
 
 
 def denoiser_layers(network: nn.Module) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, NamedTuple, TypeVar
 
@@ -57,10 +56,11 @@ def apply_lora(
     from guidegraph.nodes.models.networks.low_rank import merge_low_rank
     from guidegraph.nodes.models.networks.shared_tensors import copy_sharing_tensors
     from guidegraph.nodes.models.released.prompt_embedder import TowerText
+    from guidegraph_runtime.lora.pairs import LARGEST_SCALE
 
     denoiser = merge_low_rank(_adaptable(denoiser, "lora.apply"))
-    if not math.isfinite(strength):
-        raise ValueError(f"the strength of a LoRA is a finite number; found {strength}")
+    if not abs(strength) <= LARGEST_SCALE:
+        raise ValueError(f"the strength of a LoRA is a finite number of float32; found {strength}")
     factors = read_lora(path)
     denoiser_names = denoiser_rows(denoiser.network)
     text_names = text_layers(text.models) if isinstance(text, TowerText) else {}

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from guidegraph_runtime.bundle.manifest_types import Operation
+    from guidegraph_runtime.lora.lora_files import Lora
     from guidegraph_runtime.running.bundle import Bundle, Prepared
 
 
@@ -38,12 +39,16 @@ def run(
     as_json: bool = False,
     quiet: bool = False,
 ) -> None:
-    """Run a bundle and write its outputs into ``out``, or a new folder under ``runs/``. Raises ``BundleError``."""
+    """Run a bundle and write its outputs into ``out``, or a new folder under ``runs/``.
+
+    Raises ``BundleError``; for wrong arguments before anything is written.
+    """
     record = make_record(bundle, params, nodes, only, lora)
     prepared = bundle.prepare(params, nodes, only)
+    loras = bundle.read_loras(lora)
     folder = _folder(out, bundle.manifest.name, Path(bundle.where))
     with _lock_output(folder, quiet or as_json):
-        _run_into(folder, bundle, record, params, prepared, lora=lora, as_json=as_json, quiet=quiet)
+        _run_into(folder, bundle, record, params, prepared, loras=loras, as_json=as_json, quiet=quiet)
 
 
 @contextmanager
@@ -65,7 +70,7 @@ def _run_into(
     params: Mapping[str, Any],
     prepared: Prepared,
     *,
-    lora: Sequence[str],
+    loras: Sequence[Lora],
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -95,7 +100,7 @@ def _run_into(
         with record.keep(folder):
             bundle.run_with(
                 params,
-                lora=lora,
+                lora=loras,
                 prepared=prepared,
                 on_output=write,
                 finished=record_operation,

@@ -5,13 +5,10 @@ So the graph runs as fast as without LoRA, and takes a LoRA of any rank, or seve
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,22 +17,11 @@ from guidegraph_runtime.bundle.names import ADAPTABLE_TABLE
 from guidegraph_runtime.bundle.strict_json import Cursor, parse_json
 from guidegraph_runtime.bundle.verify import VerifiedBundle
 from guidegraph_runtime.errors import BundleError, suggest_name
-from guidegraph_runtime.files.regular_files import read_regular
-from guidegraph_runtime.lora.pairs import Pair, find_adapter_file, pair_factors, read_metadata
-from guidegraph_runtime.running.tensor_inputs import read_safetensors
+from guidegraph_runtime.lora.lora_files import Lora
+from guidegraph_runtime.lora.pairs import Pair
 
 Array = NDArray[Any]
 _STORED = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}
-
-
-@dataclass(frozen=True)
-class Lora:
-    """A LoRA file, or a folder written by peft, and its strength. digest: the sha256 of the file."""
-
-    path: Path
-    strength: float
-    pairs: Mapping[str, Pair[Array]]
-    digest: str
 
 
 @dataclass(frozen=True)
@@ -50,42 +36,8 @@ class _Weight:
     swapped: bool = False
 
 
-def read_loras(loras: Any, location: str) -> tuple[Lora, ...]:
-    """Read one LoRA or a list: a path, ``path:strength`` or (path, strength). The default strength is 1.
-
-    Raises ``BundleError`` for a file that is not a LoRA.
-    """
-    single = isinstance(loras, (str, os.PathLike)) or (
-        isinstance(loras, tuple) and len(loras) == 2 and isinstance(loras[1], (int, float))
-    )
-    return tuple(_read(*_split_strength(lora), location) for lora in ([loras] if single else list(loras)))
-
-
-def _split_strength(lora: Any) -> tuple[Path, float]:
-    if isinstance(lora, tuple):
-        return Path(lora[0]), float(lora[1])
-    path, colon, strength = os.fspath(lora).rpartition(":")
-    try:
-        return (Path(path), float(strength)) if colon and path else (Path(lora), 1.0)
-    except ValueError:  # the colon belongs to the path
-        return Path(lora), 1.0
-
-
-def _read(path: Path, strength: float, location: str) -> Lora:
-    try:
-        if path.is_dir():
-            settings, file = json.loads(read_regular(path / "adapter_config.json")), find_adapter_file(path)
-        else:
-            settings, file = read_metadata(path), path
-        if file.suffix != ".safetensors":
-            raise ValueError(f"'{file}' is not a .safetensors file, the only supported format: convert it")
-        data = read_regular(file, limit="file_bytes")
-        pairs = pair_factors(read_safetensors(data), settings if isinstance(settings, dict) else {}, file)
-    except OSError as error:
-        raise BundleError(location, "bad-lora", f"'{path}' cannot be read: {error.strerror or error}") from None
-    except ValueError as error:
-        raise BundleError(location, "bad-lora", str(error)) from None
-    return Lora(path, strength, pairs, hashlib.sha256(data).hexdigest())
+Changes: TypeAlias = "dict[str, dict[_Weight, list[tuple[Lora, Pair[Array]]]]]"
+"""For each part, its weights that change, each with the pairs that are added to it."""
 
 
 def adapt_weights(bundle: VerifiedBundle, loras: Sequence[Lora]) -> dict[str, dict[str, bytes]]:
@@ -93,9 +45,17 @@ def adapt_weights(bundle: VerifiedBundle, loras: Sequence[Lora]) -> dict[str, di
 
     Raises one ``BundleError`` for a LoRA with a layer that is not in the bundle, or of another shape.
     """
+    return {part: _apply_loras(bundle, part, weights) for part, weights in match_layers(bundle, loras).items()}
+
+
+def match_layers(bundle: VerifiedBundle, loras: Sequence[Lora]) -> Changes:
+    """Find the weights that LoRAs change, without a change.
+
+    Raises one ``BundleError`` for a LoRA with a layer that is not in the bundle, or of another shape.
+    """
     tables, frozen = _read_table(bundle)
     location = str(bundle.path)
-    changes: dict[str, dict[_Weight, list[tuple[Lora, Pair[Array]]]]] = {}
+    changes: Changes = {}
     for lora in loras:
         unknown = [layer for layer in lora.pairs if not any(layer in table for table in tables.values())]
         if unknown:
@@ -103,8 +63,9 @@ def adapt_weights(bundle: VerifiedBundle, loras: Sequence[Lora]) -> dict[str, di
         for layer, pair in lora.pairs.items():
             for part, table in tables.items():
                 if layer in table:
+                    _check_shapes(location, lora, table[layer], pair)
                     changes.setdefault(part, {}).setdefault(table[layer], []).append((lora, pair))
-    return {part: _apply_loras(bundle, part, weights) for part, weights in changes.items()}
+    return changes
 
 
 def _unknown_layers_message(
@@ -148,24 +109,32 @@ def _apply_loras(
         matrix = values.T if weight.transposed else values  # (out, in, …), a view
         first, count = weight.rows or (0, len(matrix))
         for lora, pair in pairs:
-            matrix[first : first + count] += np.float32(lora.strength) * _weight_update(bundle, lora, weight, pair)
+            matrix[first : first + count] += np.float32(lora.strength) * _weight_update(weight, pair)
         array[...] = _bfloat16(values) if weight.dtype == "bfloat16" else values.astype(stored)
     return {**files, **{name: bytes(data) for name, data in changed.items()}}
 
 
-def _weight_update(bundle: VerifiedBundle, lora: Lora, weight: _Weight, pair: Pair[Array]) -> Array:
-    """α/r · BA (out, in, …) of the weight, or of those of its rows that the layer is."""
+def _changed_shape(weight: _Weight) -> tuple[int, ...]:
+    """The shape (out, in, …) of the weight, or of those of its rows that the layer is."""
     shape = weight.shape[::-1] if weight.transposed else weight.shape
-    if weight.rows is not None:
-        shape = (weight.rows[1], *shape[1:])
-    up, down = (factor.astype(np.float32).reshape(factor.shape[0], -1) for factor in (pair.up, pair.down))
-    if (up.shape[0], down.shape[1], up.shape[1]) != (shape[0], int(np.prod(shape[1:])), down.shape[0]):
+    return shape if weight.rows is None else (weight.rows[1], *shape[1:])
+
+
+def _check_shapes(location: str, lora: Lora, weight: _Weight, pair: Pair[Array]) -> None:
+    """Raise ``BundleError`` unless the product of the factors has the shape of the weight."""
+    shape, up, down = _changed_shape(weight), pair.up.shape, pair.down.shape
+    if (up[0], math.prod(down[1:]), math.prod(up[1:])) != (shape[0], math.prod(shape[1:]), down[0]):
         message = (
-            f"the LoRA '{lora.path}' is for another model: its factors {pair.up.shape} and {pair.down.shape} do not "
-            f"make a weight {shape}; nothing was applied"
+            f"the LoRA '{lora.path}' is for another model: its factors {up} and {down} do not make a weight {shape}; "
+            "nothing was applied"
         )
-        raise BundleError(str(bundle.path), "bad-lora", message)
-    product: Array = (np.float32(pair.scale) * (up @ down)).reshape(shape)
+        raise BundleError(location, "bad-lora", message)
+
+
+def _weight_update(weight: _Weight, pair: Pair[Array]) -> Array:
+    """α/r · BA (out, in, …) of the weight, or of those of its rows that the layer is."""
+    up, down = (factor.astype(np.float32).reshape(factor.shape[0], -1) for factor in (pair.up, pair.down))
+    product: Array = (np.float32(pair.scale) * (up @ down)).reshape(_changed_shape(weight))
     return np.concatenate(np.array_split(product, 2)[::-1]) if weight.swapped else product
 
 

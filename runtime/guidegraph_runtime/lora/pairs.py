@@ -5,7 +5,6 @@ The tensors may be of NumPy or torch: only the values of α are read here.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -13,13 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import numpy as np
+
+from guidegraph_runtime.lora.peft_settings import PeftSettings
+
 Array = TypeVar("Array")
-
-METADATA = "lora_adapter_metadata"
-"""The key of the safetensors header under which diffusers stores peft's settings."""
-
-PREFIXES = ("unet.", "transformer.", "text_encoder.", "text_encoder_2.")
-"""Prefixes of the networks in names of layers, and of their settings in the header."""
 
 DOWN, UP = (
     ("lora_A", "lora_down", "lora.down", "lora_linear_layer.down"),
@@ -36,6 +33,10 @@ OTHERS = {
 """Kinds of adapters that are not low-rank pairs, by a fragment of their keys."""
 
 
+LARGEST_SCALE = float(np.finfo(np.float32).max)
+"""The largest number of float32, in which the updates are computed."""
+
+
 @dataclass(frozen=True)
 class Pair(Generic[Array]):
     """The update of a layer's weight: scale · up · down, with up (out, r, …) and down (r, in, …)."""
@@ -45,28 +46,11 @@ class Pair(Generic[Array]):
     scale: float
 
 
-@dataclass(frozen=True)
-class Alphas:
-    """peft's settings of one network: α, and how the rank enters the scale. α defaults to the rank."""
-
-    alpha: float | None = None
-    patterns: Mapping[str, float] | None = None
-    square_root: bool = False
-
-    def scale(self, layer: str, rank: int, alpha: float | None) -> float:
-        """α/r of a layer, or α/√r (Kalajdzievski 2023). alpha: the value in the file, which overrides the settings."""
-        if alpha is None:
-            matching = [value for key, value in (self.patterns or {}).items() if re.match(rf"(.*\.)?({key})$", layer)]
-            alpha = float(matching[0]) if matching else self.alpha
-        if alpha is None:
-            return 1.0
-        return alpha / (math.sqrt(rank) if self.square_root else rank)
-
-
-def pair_factors(tensors: Mapping[str, Any], settings: Mapping[str, Any], file: Path) -> dict[str, Pair[Any]]:
+def pair_factors(tensors: Mapping[str, Any], settings: PeftSettings, file: Path) -> dict[str, Pair[Any]]:
     """Pair the factors among the tensors of a file by layer name. settings: peft's settings in the file.
 
-    Raises one ``ValueError`` that names the file for keys outside any pair and for other kinds of adapters.
+    Raises one ``ValueError`` that names the file for keys outside any pair, for settings of wrong types, and for other
+    kinds of adapters.
     """
     down: dict[str, Any] = {}
     up: dict[str, Any] = {}
@@ -87,11 +71,20 @@ def pair_factors(tensors: Mapping[str, Any], settings: Mapping[str, Any], file: 
         problem = f"{', '.join(unpaired[:4])} lacks a factor" if unpaired else "it holds no factors"
         raise ValueError(f"'{file}' is not a complete LoRA: {problem}; fetch or save it again")
     _check_factors(down, up, file)
-    scales = {
-        layer: _alphas(settings, layer, file).scale(layer, factor.shape[0], alphas.get(layer))
-        for layer, factor in down.items()
-    }
+    networks = settings.alphas(down)
+    scales = {layer: networks[layer].scale(layer, factor.shape[0], alphas.get(layer)) for layer, factor in down.items()}
+    _check_scales(scales, file)
     return {layer: Pair(down[layer], up[layer], scale) for layer, scale in scales.items()}
+
+
+def _check_scales(scales: Mapping[str, float], file: Path) -> None:
+    """Raise ``ValueError`` for a scale that float32 cannot hold."""
+    for layer, scale in scales.items():
+        if abs(scale) > LARGEST_SCALE:
+            raise ValueError(
+                f"'{file}' is damaged: the α of {layer} makes the scale {scale:.3g}, and float32 has numbers up to "
+                f"{LARGEST_SCALE:.2g}"
+            )
 
 
 def _read_alpha(tensor: Any, key: str, file: Path) -> float:
@@ -144,30 +137,3 @@ def find_adapter_file(folder: Path) -> Path:
         if (folder / name).is_file():
             return folder / name
     raise ValueError(f"'{folder}' holds no adapter_model.safetensors: peft did not write this folder")
-
-
-def read_metadata(path: Path) -> dict[str, Any]:
-    """Read peft's settings from the header of a safetensors file written by diffusers; {} for other files."""
-    from safetensors import safe_open
-
-    if path.suffix != ".safetensors" or not path.is_file():
-        return {}
-    try:
-        with safe_open(path, framework="numpy") as file:
-            text = (file.metadata() or {}).get(METADATA)
-        settings = json.loads(text) if text else {}
-    except Exception:  # a damaged file: reading its tensors raises a better error
-        return {}
-    return settings if isinstance(settings, dict) else {}
-
-
-def _alphas(settings: Mapping[str, Any], layer: str, path: Path) -> Alphas:
-    """The settings for a layer: those with the prefix of its network, or all, in a folder for one network."""
-    prefix = next((name for name in PREFIXES if layer.startswith(name)), "")
-    own = {key.removeprefix(prefix): value for key, value in settings.items() if key.startswith(prefix)}
-    if own.get("use_dora"):
-        raise ValueError(
-            f"'{path}' is not a LoRA that can be applied: it is a DoRA, and only pairs of low rank are read"
-        )
-    alpha = own.get("lora_alpha")
-    return Alphas(None if alpha is None else float(alpha), own.get("alpha_pattern") or {}, bool(own.get("use_rslora")))

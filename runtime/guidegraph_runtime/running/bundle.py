@@ -14,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from guidegraph_runtime.allowed_files import check_plan
-from guidegraph_runtime.bundle.manifest_types import Manifest, Operation
+from guidegraph_runtime.bundle.manifest_types import Manifest, Operation, walk_operations
 from guidegraph_runtime.bundle.names import ADAPTABLE_TABLE, TABLES
 from guidegraph_runtime.bundle.verify import open_bundle
 from guidegraph_runtime.errors import BundleError, suggest_name
-from guidegraph_runtime.lora.apply import Lora, adapt_weights, read_loras
+from guidegraph_runtime.lora.apply import adapt_weights, match_layers
+from guidegraph_runtime.lora.lora_files import Lora, read_loras
 from guidegraph_runtime.open_runs.joined_calls import JoinCache
 from guidegraph_runtime.open_runs.open_run import OpenRun
 from guidegraph_runtime.open_runs.step_together import TogetherStep
@@ -34,7 +35,7 @@ from guidegraph_runtime.running.values import Values
 from guidegraph_runtime.sessions.broadcasting import broadcast
 from guidegraph_runtime.sessions.device_runner import CudaGraphs, DeviceRunner
 from guidegraph_runtime.sessions.device_values import DeviceValue, to_host
-from guidegraph_runtime.sessions.sessions import Session, SessionSettings, make_session
+from guidegraph_runtime.sessions.sessions import Session, SessionSettings, check_provider, make_session
 
 Array = NDArray[Any]
 
@@ -144,6 +145,15 @@ class Bundle:
         needed_files = {name for other in waiting for name in (other.file, *other.externals)}
         self._verified.release({parts[part].file, *parts[part].externals} - needed_files)
 
+    def read_loras(self, loras: Any) -> tuple[Lora, ...]:
+        """Read LoRAs as ``run_with`` takes them, and check that they fit the weights of this bundle.
+
+        ``run_with`` takes what this returns, and reads no file again. Raises ``BundleError``.
+        """
+        found = read_loras(loras, self.where)
+        match_layers(self._verified, found)
+        return found
+
     def sessions_with_lora(self, loras: Sequence[Lora]) -> Mapping[str, Session]:
         """The sessions of the parts that LoRAs change; the last set is cached. Raises ``BundleError``."""
         key = tuple((lora.digest, lora.strength) for lora in loras)
@@ -182,11 +192,11 @@ class Bundle:
         params: values of the bundle's inputs; omitted ones take their defaults. nodes: overrides of the plan's host
         operations: ``node.setting`` sets a setting, and ``node.use`` replaces the operation, for example by another
         sampler. lora: LoRA files, or folders written by peft, that are added to the weights for this run: a path,
-        ``path:strength``, (path, strength), or a list of these. only: the outputs to compute. prepared: the result of
-        `prepare`, instead of params, nodes and only. on_output: called with each output as soon as it is ready.
-        finished: called with each operation outside loops and its seconds. progress: called after each iteration of a
-        loop. observer: called with the inputs and outputs of each part. Raises ``BundleError`` for invalid arguments,
-        before anything runs if possible.
+        ``path:strength``, (path, strength), a list of these, or the result of `read_loras`. only: the outputs to
+        compute. prepared: the result of `prepare`, instead of params, nodes and only. on_output: called with each
+        output as soon as it is ready. finished: called with each operation outside loops and its seconds. progress:
+        called after each iteration of a loop. observer: called with the inputs and outputs of each part. Raises
+        ``BundleError`` for invalid arguments, before anything runs if possible.
         """
         manifest = self.manifest
         run_plan = prepared or self.prepare(params, nodes, only)
@@ -282,11 +292,14 @@ class Bundle:
     ) -> Prepared:
         """Check a run, and compute the host operations that need no graph. See ``run_with`` for the arguments.
 
-        Raises ``BundleError`` with the expected value, the actual one and a remedy.
+        Raises ``BundleError`` with the expected value, the actual one and a remedy; also without a provider that the
+        bundle needs.
         """
         sources = {name: self.manifest.outputs[name].source for name in self.check_outputs(only)}
         values = resolve_inputs(self.manifest, params, self.where, self._verified.data)
         plan = select_operations(override_settings(self.manifest.plan, nodes or {}, self.where), [*sources.values()])
+        if part := next((operation.node for operation in walk_operations(plan) if operation.op == "part"), ""):
+            check_provider(self._verified, part, self.settings)
         rehearsal = self._rehearse(plan, values, [*sources.values()])
         return Prepared(sources, plan, values, rehearsal.made, rehearsal.measure(self._start(values)))
 

@@ -171,7 +171,7 @@ def make_session(
     settings = settings or SessionSettings()
     described = bundle.manifest.parts[part]
     location = str(bundle.path / described.file)
-    _check_provider(location, bundle, settings)
+    check_provider(bundle, part, settings)
     weights = bundle.externals(part) if weights is None else weights
     session = create_session(location, bundle.data(described.file), weights, settings)
     for kind, nodes, tensors in (
@@ -180,6 +180,15 @@ def make_session(
     ):
         _check_signature(location, kind, nodes, tensors)
     return Session(location, described, session, settings, onnxruntime)
+
+
+def check_provider(bundle: VerifiedBundle, part: str, settings: SessionSettings) -> None:
+    """Raise ``BundleError`` if a bundle needs other providers for its parts than those of the settings."""
+    required = bundle.manifest.requires.providers
+    names = [provider.name for provider in settings.providers]
+    if required and names[0] not in required:
+        message = f"expected one of the providers {', '.join(required)}, found {names[0]}; ask for one of them"
+        raise BundleError(str(bundle.path / bundle.manifest.parts[part].file), "no-provider", message)
 
 
 def create_session(location: str, data: bytes, weights: Mapping[str, bytes], settings: SessionSettings) -> Any:
@@ -253,14 +262,6 @@ def _add_weights(location: str, options: Any, weights: Mapping[str, bytes]) -> N
     options.add_external_initializers_from_files_in_memory(
         list(weights), list(weights.values()), [len(data) for data in weights.values()]
     )
-
-
-def _check_provider(location: str, bundle: VerifiedBundle, settings: SessionSettings) -> None:
-    required = bundle.manifest.requires.providers
-    names = [provider.name for provider in settings.providers]
-    if required and names[0] not in required:
-        message = f"expected one of the providers {', '.join(required)}, found {names[0]}; ask for one of them"
-        raise BundleError(location, "no-provider", message)
 
 
 def _check_signature(location: str, kind: str, nodes: Sequence[Any], tensors: Sequence[Tensor]) -> None:

@@ -25,7 +25,8 @@ from guidegraph.graph.export.workflow import export_workflow
 from guidegraph.nodes.checkpoints.checkpoint import load_checkpoint
 from guidegraph.nodes.training.lora import apply_lora
 from guidegraph_runtime import Bundle, BundleError, SessionSettings
-from guidegraph_runtime.lora.apply import _bfloat16, read_loras
+from guidegraph_runtime.lora.apply import _bfloat16
+from guidegraph_runtime.lora.lora_files import read_loras
 from guidegraph_runtime.running.tensor_inputs import read_safetensors
 from tests.commands.command import environment
 from tests.nodes.checkpoints.diffusers import pipelines

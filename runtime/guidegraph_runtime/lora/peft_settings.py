@@ -1,0 +1,149 @@
+"""peft's settings of a LoRA, from its folder or from the header of a file: α, and how the rank enters the scale."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from guidegraph_runtime.errors import format_value
+from guidegraph_runtime.files.regular_files import read_regular
+
+METADATA = "lora_adapter_metadata"
+"""The key of the safetensors header under which diffusers stores peft's settings."""
+
+PREFIXES = ("unet.", "transformer.", "text_encoder.", "text_encoder_2.")
+"""Prefixes of the networks in names of layers, and of their settings in the header."""
+
+CONFIG = "adapter_config.json"
+
+
+@dataclass(frozen=True)
+class Alphas:
+    """peft's settings of one network: α, and how the rank enters the scale. α defaults to the rank.
+
+    patterns: the α of the layers whose names end as the pattern says.
+    """
+
+    alpha: float | None = None
+    patterns: Mapping[re.Pattern[str], float] | None = None
+    square_root: bool = False
+
+    def scale(self, layer: str, rank: int, alpha: float | None) -> float:
+        """α/r of a layer, or α/√r (Kalajdzievski 2023). alpha: the value in the file, which overrides the settings."""
+        if alpha is None:
+            matching = [value for pattern, value in (self.patterns or {}).items() if pattern.match(layer)]
+            alpha = matching[0] if matching else self.alpha
+        if alpha is None:
+            return 1.0
+        return alpha / (math.sqrt(rank) if self.square_root else rank)
+
+
+@dataclass(frozen=True)
+class PeftSettings:
+    """The settings as they were read. source: the file that holds them, for messages."""
+
+    fields: Mapping[str, Any]
+    source: str
+
+    def alphas(self, layers: Mapping[str, Any]) -> dict[str, Alphas]:
+        """The settings for each layer: those with the prefix of its network, or all, in a folder for one network.
+
+        Raises ``ValueError``, which names the file, for a setting of a wrong type, and for a DoRA.
+        """
+        prefixes = {layer: next((name for name in PREFIXES if layer.startswith(name)), "") for layer in layers}
+        networks = {prefix: self._network(prefix) for prefix in {*prefixes.values()}}
+        return {layer: networks[prefix] for layer, prefix in prefixes.items()}
+
+    def _network(self, prefix: str) -> Alphas:
+        own = {name.removeprefix(prefix): name for name in self.fields if name.startswith(prefix)}
+        if "use_dora" in own and self._flag(own["use_dora"]):
+            raise ValueError(
+                f"'{self.source}' is not a LoRA that can be applied: it is a DoRA, and only pairs of low rank are read"
+            )
+        return Alphas(
+            self._alpha(own["lora_alpha"]) if "lora_alpha" in own else None,
+            self._patterns(own["alpha_pattern"]) if "alpha_pattern" in own else None,
+            "use_rslora" in own and self._flag(own["use_rslora"]),
+        )
+
+    def _flag(self, name: str) -> bool:
+        value = self.fields[name]
+        if value is not None and not isinstance(value, bool):
+            raise self._wrong(name, "true or false", value)
+        return value is True
+
+    def _alpha(self, name: str) -> float | None:
+        value = self.fields[name]
+        return None if value is None else self._number(name, value)
+
+    def _number(self, name: str, value: object) -> float:
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            try:
+                number = float(value)
+            except OverflowError:
+                number = math.inf
+            if math.isfinite(number):
+                return number
+        raise self._wrong(name, "a finite number", value)
+
+    def _patterns(self, name: str) -> dict[re.Pattern[str], float]:
+        patterns = self.fields[name] or {}
+        if not isinstance(patterns, dict):
+            raise self._wrong(name, "an object of patterns and numbers", patterns)
+        return {self._pattern(name, key): self._number(f"{name}.{key}", value) for key, value in patterns.items()}
+
+    def _pattern(self, name: str, text: str) -> re.Pattern[str]:
+        try:
+            return re.compile(rf"(.*\.)?({text})$")
+        except (re.error, OverflowError, RecursionError):
+            raise self._wrong(name, "regular expressions for the names of layers", text) from None
+
+    def _wrong(self, name: str, expected: str, value: object) -> ValueError:
+        return ValueError(
+            f"'{self.source}': '{name}': expected {expected}, found {format_value(value)}; correct it, or save the "
+            "LoRA again"
+        )
+
+
+def read_folder_settings(folder: Path) -> PeftSettings:
+    """Read the settings in a folder written by peft. Raises ``ValueError`` that names the file, and ``OSError``."""
+    path = folder / CONFIG
+    if not path.is_file():
+        raise ValueError(f"'{folder}' holds no {CONFIG}: peft did not write this folder, or its copy is incomplete")
+    return PeftSettings(_parse(read_regular(path), str(path)), str(path))
+
+
+def read_header_settings(path: Path) -> PeftSettings:
+    """Read the settings in the header of a safetensors file written by diffusers; other files have none.
+
+    Raises ``ValueError`` that names the file for settings that are damaged.
+    """
+    from safetensors import safe_open
+
+    source = f"{path} ({METADATA} in its header)"
+    if path.suffix != ".safetensors" or not path.is_file():
+        return PeftSettings({}, source)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            text = (file.metadata() or {}).get(METADATA)
+    except Exception:  # a damaged file: reading its tensors raises a better error
+        text = None
+    return PeftSettings(_parse(text, source) if text else {}, source)
+
+
+def _parse(text: str | bytes, source: str) -> dict[str, Any]:
+    """The settings in a text. Raises ``ValueError`` unless it is a JSON object."""
+    try:
+        fields = json.loads(text)
+    except RecursionError:
+        raise ValueError(f"'{source}' holds lists within lists, too deep to read: it is damaged") from None
+    except ValueError as error:
+        raise ValueError(f"'{source}' is not JSON: {error}; save the LoRA again") from None
+    if not isinstance(fields, dict):
+        raise ValueError(f"'{source}': expected an object of settings, found {format_value(fields)}")
+    return fields
