@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from guidegraph.graph.export.errors import ExportError
+from guidegraph.graph.export.file_stems import choose_stems
 from guidegraph.graph.export.onnx.adaptable_weights import make_weight_table
 from guidegraph.graph.export.onnx.model import EMBEDDED_LIMIT, save_part
 from guidegraph.graph.export.onnx.program import OPSET
@@ -28,6 +29,7 @@ from guidegraph_runtime.bundle.manifest import (
     write_manifest,
 )
 from guidegraph_runtime.bundle.names import ADAPTABLE_TABLE, MANIFEST, TABLES
+from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.files.atomic_write import atomic_folder
 from guidegraph_runtime.files.temporary_names import remove_stale, stale_paths
 
@@ -46,10 +48,11 @@ def write_bundle(
 
     kinds: one of `OUTPUT_TYPES` for each output. reference: a run to repeat, with its files in ``more``. preview: what
     shows a run while it is under way.
-    Raises ``ExportError`` if something else is at ``out``.
+    Raises ``ExportError`` if something else is at ``out``, and for a bundle that a runtime would refuse.
     """
     with _replace_folder(out) as folder:
-        parts = {part.plan.name: _save_graph(part, folder) for part in exported.parts}
+        stems = choose_stems(part.plan.name for part in exported.parts)
+        parts = {part.plan.name: _save_graph(part, folder, stems[part.plan.name]) for part in exported.parts}
         if exported.host.tables:
             _save_tables(exported.host.tables, folder / TABLES)
         for name, data in {**exported.host.files, **_weight_table(exported), **(more or {})}.items():
@@ -70,8 +73,17 @@ def write_bundle(
             reference=reference,
             preview=preview,
         )
-        (folder / MANIFEST).write_bytes(write_manifest(manifest))
+        (folder / MANIFEST).write_bytes(_write_manifest(manifest))
     return manifest
+
+
+def _write_manifest(manifest: Manifest) -> bytes:
+    """The bytes of a manifest. Raises ``ExportError`` for one that a runtime would refuse."""
+    try:
+        return write_manifest(manifest)
+    except BundleError as error:
+        reason = f"a runtime would refuse the bundle: {error.path}: {error.message}"
+        raise ExportError(reason, "give the workflow other names or values there") from error
 
 
 def _weight_table(exported: Exported) -> dict[str, bytes]:
@@ -80,10 +92,10 @@ def _weight_table(exported: Exported) -> dict[str, bytes]:
     return {ADAPTABLE_TABLE: make_weight_table(adaptable, exported.frozen)} if adaptable or exported.frozen else {}
 
 
-def _save_graph(part: ExportedPart, folder: Path) -> Part:
+def _save_graph(part: ExportedPart, folder: Path, stem: str) -> Part:
     # Weights that may be changed at run time are in a separate file, at known offsets.
     limit = 0 if part.adaptable else EMBEDDED_LIMIT
-    written = save_part(part.traced, folder / f"{part.plan.name}.onnx", limit)
+    written = save_part(part.traced, folder / f"{stem}.onnx", limit)
     graph = part.traced.model.graph
     return Part(
         file=written[0].name,

@@ -31,6 +31,13 @@ class FixedSizeError(ExportError):
         )
 
 
+class NoSuchPart(ExportError):
+    """A precision was given for a part that the export does not have."""
+
+    def __init__(self, reason: str, remedy: str) -> None:
+        super().__init__(reason, remedy)
+
+
 class NotPassedOn(ExportError):
     """The result of operation ``key`` ("" for no operation), such as a model, cannot be passed to a graph in a run."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -67,8 +68,8 @@ def export_call(
     """Run a workflow up to one call, and trace that call alone.
 
     Its tensors become inputs, named after the ports or the fields of structured values: ``x``, ``t``, ``tokens``. Wired
-    numbers become inputs with defaults; models and everything else become part of the graph. Raises ``ExportError`` for
-    a name that means no call or several, and for the same reasons as `export_workflow`.
+    finite numbers become inputs with defaults; models and everything else become part of the graph. Raises
+    ``ExportError`` for a name that means no call or several, and for the same reasons as `export_workflow`.
     """
     import torch
 
@@ -163,7 +164,7 @@ def _plan_call(call: Call, examples: ExampleValues, label: str) -> tuple[PartPla
         if isinstance(source, Literal):
             return source
         value, param = examples.value(source), Param(port)
-        if tensor_leaves(value) or isinstance(value, float):
+        if tensor_leaves(value) or (isinstance(value, float) and math.isfinite(value)):
             inputs_read.append(ExampleValue(param, port, value, kind))
         else:
             constants[param] = value

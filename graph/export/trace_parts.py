@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from guidegraph.graph.device_context import use_device
 from guidegraph.graph.errors import NodeError, suggest
-from guidegraph.graph.export.errors import ExportError, FixedSizeError
+from guidegraph.graph.export.errors import ExportError, FixedSizeError, NoSuchPart
 from guidegraph.graph.export.onnx.adaptable_weights import AdaptableWeight, find_adaptable_weights
 from guidegraph.graph.export.onnx.axes import Axis
 from guidegraph.graph.export.onnx.quantise import quantise_weights
@@ -58,14 +58,14 @@ def trace_parts(
 
     dtype: of the run in which they are traced, as nodes read it.
 
-    Raises ``ExportError`` for a precision of an unknown part.
+    Raises ``NoSuchPart`` for a precision of an unknown part, and ``ExportError`` for one that cannot be traced.
     """
     names = [plan.name for plan in plans]
     if unknown := [name for name in precision if name != EVERY_STEP and name not in names]:
-        raise ExportError(f"there is no part '{unknown[0]}'", suggest(unknown[0], names, "parts"))
+        raise NoSuchPart(f"there is no part '{unknown[0]}'", suggest(unknown[0], names, "parts"))
     if EVERY_STEP in precision and not any(plan.in_loop for plan in plans):
         precision_name = precision[EVERY_STEP]
-        raise ExportError(
+        raise NoSuchPart(
             f"{precision_name} is for parts in loops, and there is none", f"name a part: PART={precision_name}"
         )
     parts = {}

@@ -2,38 +2,33 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from guidegraph.graph.device_context import use_device
+from guidegraph.graph.export.bundle_inputs import input_type, make_inputs
 from guidegraph.graph.export.errors import ExportError, NotPassedOn
 from guidegraph.graph.export.onnx.adaptable_weights import ADAPTABLE_METHOD
 from guidegraph.graph.export.partition.assign import find_host_calls, partition_operations
 from guidegraph.graph.export.partition.example_run import ExampleRun
 from guidegraph.graph.export.partition.example_values import ExampleValues, HostPlan
-from guidegraph.graph.export.partition.host_operations import file_suffix
 from guidegraph.graph.export.partition.host_planner import HostPlanner
 from guidegraph.graph.export.partition.precision import PROVIDERS
 from guidegraph.graph.export.partition.subgraph import is_number
 from guidegraph.graph.export.trace_parts import ExportedPart, OnPart, multiples, trace_parts
-from guidegraph.graph.ir import Graph, Loop, Op, Parameter
+from guidegraph.graph.ir import Graph, Loop, Op
 from guidegraph.graph.memory.pause_collector import pause_collector
 from guidegraph.graph.planning.make_choices import make_choices
 from guidegraph.graph.planning.passes import bind_params, hoist, prune
 from guidegraph.graph.planning.plan import compile_plan
 from guidegraph.graph.run_config import RunConfig
 from guidegraph.graph.sources import Literal, Output, Param, Source
-from guidegraph.graph.trust.file_checks import read_regular
 from guidegraph.graph.trust.policy import OWN_WORKFLOW, Policy
-from guidegraph.graph.types import PortType, SequenceOf, register_structured
+from guidegraph.graph.types import register_structured
 from guidegraph_runtime.bundle.manifest import Input, Operation
 from guidegraph_runtime.bundle.names import MULTIPLES
 from guidegraph_runtime.running.choices import CHOOSE, OTHERWISE, WHEN
-
-KINDS: Mapping[type, str] = {str: "str", int: "int", float: "float", bool: "bool", Path: "path"}
 
 
 @dataclass(frozen=True)
@@ -99,7 +94,7 @@ def export_workflow(
         str(operation.settings.get("over", "")).removeprefix("params.") for operation in _all_operations(plan)
     }
     free_values = {name: value for name, value in values.items() if name in names_read and name not in fixed}
-    inputs = {name: _make_input(graph.params[name], name, value, host) for name, value in free_values.items()}
+    inputs = make_inputs({name: graph.params[name] for name in free_values}, free_values, plan, host)
     for name, labels in _find_branches(plan).items():
         if name in inputs and inputs[name].type in ("str", "int"):
             allowed: Any = labels if inputs[name].type == "str" else tuple(map(int, labels))
@@ -220,51 +215,3 @@ def _find_branches(plan: tuple[Operation, ...]) -> dict[str, tuple[str, ...]]:
 
 def _all_operations(plan: tuple[Operation, ...]) -> list[Operation]:
     return [inner for operation in plan for inner in (operation, *_all_operations(operation.body or ()))]
-
-
-def input_type(kind: PortType, value: Any) -> tuple[str, bool] | None:
-    """The type of a parameter as a bundle's input, and whether it takes a list; None if it cannot be an input.
-
-    If the type only says that it is a list, the type of its elements at export counts. A parameter that is infinite at
-    export cannot be an input, since the file of a bundle has finite numbers only.
-    """
-    numbers = value if isinstance(value, (list, tuple)) else [value]
-    if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
-        return None
-    plain = [
-        alternative
-        for alternative in kind.alternatives
-        if not isinstance(alternative, SequenceOf) and alternative not in (list, tuple)
-    ]
-    many = len(plain) < len(kind.alternatives)
-    if not plain and isinstance(value, (list, tuple)):
-        plain = list({type(alternative) for alternative in value})
-    if len(plain) != 1 or plain[0] not in KINDS:
-        return None
-    return KINDS[plain[0]], many
-
-
-def _make_input(parameter: Parameter, name: str, value: Any, host: HostPlan) -> Input:
-    type_and_many = input_type(parameter.port.type, value)
-    assert type_and_many is not None
-    if isinstance(value, Path):
-        value = _keep_file(parameter, name, value, host)
-    elif isinstance(value, (list, tuple)):
-        numbered = enumerate(value)
-        value = [_keep_file(parameter, f"{name}-{i}", v, host) if isinstance(v, Path) else v for i, v in numbered]
-    return replace(
-        Input(type_and_many[0], default=value, help=parameter.help),
-        many=type_and_many[1],
-        required=value is None and not parameter.port.type.optional,
-    )
-
-
-def _keep_file(parameter: Parameter, name: str, path: Path, host: HostPlan) -> str:
-    """Copy the file that a parameter names into the bundle, as the default of the input, and return its name there."""
-    file = f"inputs/{name}{file_suffix(path)}"
-    try:
-        host.files[file] = read_regular(path, limit="file_bytes")
-    except OSError as error:
-        reason = f"parameter '{parameter.name}' names '{path}', which cannot be read: {error.strerror}"
-        raise ExportError(reason, "give it a file", place=str(parameter.mark)) from error
-    return file

@@ -37,6 +37,7 @@ from guidegraph.graph.ir import Graph
 from guidegraph.graph.memory.pause_collector import pause_for_import
 from guidegraph.graph.trust.folder_locks import lock_output
 from guidegraph.graph.trust.policy import check_effects
+from guidegraph.runs.outputs import output_problems
 from guidegraph.runs.recipe import portable_params
 from guidegraph_runtime.machine.byte_sizes import show_size
 
@@ -69,6 +70,7 @@ def _export(arguments: ExportArguments, stack: ExitStack, check_exported: CheckE
     problems: list[Problem] = []
     target = find_single_node(graph, arguments.only, problems)
     precision = parse_precision(arguments, problems)
+    problems += output_problems(graph, opened.registry, arguments.only)
     values = opened.bind(problems)
     policy = opened.policy(arguments.bundle)
     check_effects(graph.ops, values, policy)
@@ -171,13 +173,21 @@ def _reference(
     from guidegraph.graph.export.compare_outputs import choose_tolerance, to_array
     from guidegraph_runtime.bundle.manifest import Reference
 
-    files = {f"{REFERENCE}/input-{name}.npy": _npy(to_array(example)) for name, example in exported.examples.items()}
+    files = _name_arrays({name: to_array(example) for name, example in exported.examples.items()}, "input-")
+    results = _name_arrays({name: to_array(engine[name]) for name in exported.outputs})
     inputs = {name: short.get(name, example.default) for name, example in exported.inputs.items()}
-    inputs |= {name: f"{REFERENCE}/input-{name}.npy" for name in exported.examples}
-    for name in exported.outputs:
-        files[f"{REFERENCE}/{name}.npy"] = _npy(to_array(engine[name]))
-    outputs = {name: f"{REFERENCE}/{name}.npy" for name in exported.outputs}
-    return Reference(inputs, outputs, choose_tolerance(exported)), files
+    inputs |= {name: file for name, (file, _) in files.items()}
+    outputs = {name: file for name, (file, _) in results.items()}
+    contents = dict([*files.values(), *results.values()])
+    return Reference(inputs, outputs, choose_tolerance(exported)), contents
+
+
+def _name_arrays(arrays: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[str, bytes]]:
+    """For each array, the name of its file in the bundle and the contents."""
+    from guidegraph.graph.export.file_stems import choose_stems
+
+    stems = choose_stems(arrays)
+    return {name: (f"{REFERENCE}/{prefix}{stems[name]}.npy", _npy(array)) for name, array in arrays.items()}
 
 
 def _fit_preview(
@@ -204,7 +214,7 @@ def _npy(array: Any) -> bytes:
 def summary(exported: Exported, manifest: Manifest) -> Iterator[str]:
     """Lines that list the bundle's inputs, and the fixed parameters with their reasons."""
     for name, input_ in manifest.inputs.items():
-        kind = f"{input_.type} or list" if input_.many else input_.type
+        kind = " or ".join((input_.type, *input_.other_kinds))
         yield f"input {name}: {kind}, " + (
             "required" if input_.required else f"default {json.dumps(input_.default, ensure_ascii=False)}"
         )

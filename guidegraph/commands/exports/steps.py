@@ -76,12 +76,15 @@ def check_extra() -> None:
 
 @contextmanager
 def translate_export_errors(graph: Graph) -> Iterator[None]:
-    """Context manager: turn an ``ExportError`` into a ``WorkflowError`` at the node or the line of its code."""
-    from guidegraph.graph.export.errors import ExportError
+    """Context manager: turn an ``ExportError`` into a ``WorkflowError`` at the node, its line of code or the option."""
+    from guidegraph.graph.export.errors import ExportError, NoSuchPart
 
     logging.disable(logging.ERROR)  # torch's own messages and stack traces
     try:
         yield
+    except NoSuchPart as error:
+        problem = argument_problem("unknown-precision", describe_export_error(error), "--precision")
+        raise WorkflowError([problem]) from error
     except ExportError as error:
         node = _node_of(error)
         mark = node.mark if node is not None and not error.place else _parse_location(error.place, graph)

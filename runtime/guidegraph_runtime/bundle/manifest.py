@@ -27,6 +27,7 @@ from guidegraph_runtime.bundle.manifest_types import (
 )
 from guidegraph_runtime.bundle.names import MANIFEST, file_name_problem, identifier_problem, label_problem
 from guidegraph_runtime.bundle.strict_json import Cursor, parse_json
+from guidegraph_runtime.run_json import RECORD
 from guidegraph_runtime.running.choices import CHOOSE, Choice
 from guidegraph_runtime.running.loops import Loop
 
@@ -70,6 +71,7 @@ def read_manifest(data: bytes, location: str = MANIFEST) -> Manifest:
     _check_case(fields["files"], files)
     inputs = {name: _input(cursor, files) for name, cursor in fields["inputs"].entries(identifier_problem)}
     outputs = {name: _output(cursor) for name, cursor in fields["outputs"].entries(identifier_problem)}
+    _check_record(fields["outputs"], outputs)
     parts = {name: _part(cursor, files) for name, cursor in fields["parts"].entries(label_problem)}
     requires = _requires(fields["requires"])
     _check_opsets(fields["parts"], parts, requires)
@@ -169,9 +171,12 @@ def _file_reference(cursor: Cursor, files: Mapping[str, File]) -> str:
 def _input(cursor: Cursor, files: Mapping[str, File]) -> Input:
     kind = cursor.at("type").choice(INPUT_TYPES) if isinstance(cursor.value, dict) and "type" in cursor.value else ""
     tensor = ["dtype", "dims"] if kind == "tensor" else []
-    fields = cursor.fields(["type", *tensor], ["required", "default", "help", "choices", "many"])
+    fields = cursor.fields(["type", *tensor], ["required", "default", "help", "choices", "many", "optional"])
     if ("required" in fields) == ("default" in fields) or ("required" in fields and not fields["required"].boolean()):
         cursor.fail("either a default or required: true")
+    optional = "optional" in fields and fields["optional"].boolean()
+    if optional and "required" in fields:
+        fields["optional"].fail("an input with a default")
     result = Input(
         type=kind,
         required="required" in fields,
@@ -181,6 +186,7 @@ def _input(cursor: Cursor, files: Mapping[str, File]) -> Input:
         many="many" in fields and fields["many"].boolean(),
         dtype=fields["dtype"].choice(DTYPES) if tensor else None,
         dims=_dims(fields["dims"]) if tensor else None,
+        optional=optional,
     )
     if result.default is not None:
         _check_default(fields["default"], result, files)
@@ -209,6 +215,13 @@ def _check_default(cursor: Cursor, spec: Input, files: Mapping[str, File]) -> No
 def _output(cursor: Cursor) -> Output:
     fields = cursor.fields(["type", "source"])
     return Output(fields["type"].choice(OUTPUT_TYPES), fields["source"].name(label_problem))
+
+
+def _check_record(cursor: Cursor, outputs: Mapping[str, Output]) -> None:
+    """Refuse a table whose file is the record of a run."""
+    name = RECORD.removesuffix(".json")
+    if name in outputs and outputs[name].type == "table":
+        cursor.at(name).fail(f"another name for a table, since a run writes {RECORD}", f"'{name}'")
 
 
 def _dims(cursor: Cursor) -> Dims:
@@ -351,6 +364,7 @@ def _plain_input(spec: Input) -> dict[str, Any]:
     fields |= {"help": spec.help} if spec.help else {}
     fields |= {"choices": list(spec.choices)} if spec.choices is not None else {}
     fields |= {"many": True} if spec.many else {}
+    fields |= {"optional": True} if spec.optional else {}
     fields |= {"dtype": spec.dtype} if spec.dtype is not None else {}
     return fields | ({"dims": list(spec.dims)} if spec.dims is not None else {})
 

@@ -56,7 +56,8 @@ class Input:
     """A parameter of the workflow that a run can set.
 
     `default` applies if no value is given, unless `required`; for a path, picture, map or tensor it is a file of the
-    bundle. `many`: a list of such values is accepted too. `dtype` and `dims` belong to tensors.
+    bundle. `many`: a list of such values is accepted too. `optional`: null is accepted too, as it always is if the
+    default is null. `dtype` and `dims` belong to tensors.
     """
 
     type: str
@@ -67,6 +68,17 @@ class Input:
     many: bool = False
     dtype: str | None = None
     dims: Dims | None = None
+    optional: bool = False
+
+    @property
+    def takes_null(self) -> bool:
+        """Whether a run may set the input to null."""
+        return self.optional or (self.default is None and not self.required)
+
+    @property
+    def other_kinds(self) -> tuple[str, ...]:
+        """What fits beside one value of the type, for listings: `list` and `null`."""
+        return ("list",) * self.many + ("null",) * self.takes_null
 
     def wrong(self, value: Json) -> str | None:
         """The expected kind of value if `value` does not fit this input; else None."""

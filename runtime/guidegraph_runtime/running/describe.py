@@ -49,7 +49,7 @@ def _section(title: str, rows: Iterable[tuple[str, str]]) -> list[str]:
 def _input(entry: tuple[str, Input]) -> tuple[str, str]:
     name, spec = entry
     kind = spec.type if spec.dims is None else f"{spec.type} {spec.dtype} ({', '.join(map(str, spec.dims))})"
-    kind = f"{kind} or list" if spec.many else kind
+    kind = " or ".join((kind, *spec.other_kinds))
     if spec.required:
         default = "required"
     elif spec.type in FILE_TYPES and spec.default is not None:

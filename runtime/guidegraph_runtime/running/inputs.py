@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,7 @@ def check_value(name: str, spec: Input, value: Any, location: str) -> Any:
         raise BundleError(location, "bad-value", message, param=name) from None
     if spec.type in FILE_TYPES and _are_bytes(value, spec.many):
         return value
-    if value is None and not spec.required and spec.default is None:
+    if value is None and spec.takes_null:
         return None
     if spec.type == "float" and isinstance(value, int) and not isinstance(value, bool):
         try:
@@ -133,12 +134,41 @@ def _are_bytes(value: Any, many: bool) -> bool:
 
 
 def parse_input(name: str, spec: Input, text: str, location: str) -> Any:
-    """Parse a value from the command line by the type of its input; a list is JSON."""
-    if spec.many and text.lstrip().startswith("["):
+    """Parse a value from the command line by the type of its input; a list is JSON.
+
+    For a text that may be a list, it is one where the engine finds one: ``[oil painting] a tiger`` is a text. Raises
+    ``BundleError`` for a value that is not of the type, and for a list that is not JSON.
+    """
+    if spec.type not in ("str", *FILE_TYPES):
         return _json(name, text, location)
-    if spec.type in ("str", *FILE_TYPES):
+    if not spec.many or not text.startswith("["):
         return text
-    return _json(name, text, location)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        if not is_bracketed(text):
+            return text
+    message = (
+        f'\'{name}\': a list is JSON, such as ["a fox", "a house"], found {text!r:.80}; write a text in brackets as a '
+        'list too: ["[a fox]"]'
+    )
+    raise BundleError(location, "bad-value", message, param=name)
+
+
+_QUOTED = re.compile(r"""(?<=[\[,{:])\s*(?:"(?:[^"\\]|\\.)*"|'(?:[^']|'')*')""", re.DOTALL)
+"""A quoted entry of a list in YAML: a quote within a word is a character like others."""
+
+
+def is_bracketed(text: str) -> bool:
+    """Whether a text that begins with a bracket ends with the one that closes it, as a list in YAML does."""
+    depth = 0
+    bare = _QUOTED.sub("", text)
+    for i, character in enumerate(bare):
+        depth += (character in "[{") - (character in "]}")
+        if depth == 0:
+            rest = bare[i + 1 :]
+            return not rest.strip() or (rest[0].isspace() and rest.lstrip().startswith("#"))
+    return False
 
 
 def _json(name: str, text: str, location: str) -> Any:

@@ -225,4 +225,5 @@ def _describe_input(spec: Input) -> dict[str, Any]:
     fields: dict[str, Any] = {"type": spec.type, "required": spec.required, "help": spec.help}
     fields |= {} if spec.required else {"default": spec.default}
     fields |= {"many": True} if spec.many else {}
+    fields |= {"optional": True} if spec.takes_null else {}
     return fields | ({} if spec.choices is None else {"choices": list(spec.choices)})
